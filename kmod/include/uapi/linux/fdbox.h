@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * FDBox: hand named file descriptors to the kernel, across the exit of the
+ * program and across a kexec.
+ *
+ * The control node is /dev/fdbox/fdbox; every box is /dev/fdbox/NAME.
+ *
+ * Errors every ioctl shares, each with one meaning:
+ *
+ *   EFAULT      the argument is not readable or writable memory
+ *   EINVAL      a flag or pad is set, a size is wrong, or a name is not a name
+ *               (empty, ".", "..", with "/", or without a NUL in its array)
+ *   ENODEV      the box was deleted while this descriptor was open
+ *   ENOMEM      out of memory; nothing changed
+ *   ENOTTY      unknown command for this node
+ *   EPERM       the caller has no CAP_SYS_ADMIN
+ *
+ * What an ioctl adds to these stands beside it. A failed call changes nothing.
+ */
+#ifndef _UAPI_LINUX_FDBOX_H
+#define _UAPI_LINUX_FDBOX_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define FDBOX_TYPE		'.'
+#define FDBOX_BASE		0
+
+/* Bytes in a name, its terminating NUL included. */
+#define FDBOX_NAME_LEN		256
+/* Bytes in a compatible string, its terminating NUL included. */
+#define FDBOX_COMPATIBLE_LEN	48
+/* Bytes in the message of struct fdbox_seal_error, its NUL included. */
+#define FDBOX_MESSAGE_LEN	256
+
+/* On the control node. */
+
+/* Creates /dev/fdbox/NAME. EEXIST: the name is taken ("fdbox" always is). */
+#define FDBOX_CREATE_BOX	_IO(FDBOX_TYPE, FDBOX_BASE + 0)
+struct fdbox_create_box {
+	__u64 flags;			/* none defined: must be 0 */
+	__u8 name[FDBOX_NAME_LEN];
+};
+
+/*
+ * Deletes a box and drops the descriptors still in it.
+ * ENOENT: no such box. EBUSY: the box is sealed.
+ */
+#define FDBOX_DELETE_BOX	_IO(FDBOX_TYPE, FDBOX_BASE + 1)
+struct fdbox_delete_box {
+	__u64 flags;			/* none defined: must be 0 */
+	__u8 name[FDBOX_NAME_LEN];
+};
+
+/* On a box. */
+
+/*
+ * Moves a descriptor from the caller into the box. EBADF: no such descriptor.
+ * EOPNOTSUPP: a kind that nobody enlightened. EBUSY: the box is sealed.
+ * EEXIST: the name is taken in this box.
+ */
+#define FDBOX_PUT_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 2)
+struct fdbox_put_fd {
+	__u64 flags;			/* none defined: must be 0 */
+	__u32 fd;
+	__u32 pad;			/* must be 0 */
+	__u8 name[FDBOX_NAME_LEN];
+};
+
+/*
+ * Moves a descriptor out of the box; returns its number, close-on-exec.
+ * ENOENT: no such name. EBUSY: the box is sealed. EMFILE: no free descriptor
+ * number. EOPNOTSUPP: it came from another kernel and nothing here restores
+ * its kind yet. EIO: what it was saved as cannot be restored.
+ */
+#define FDBOX_GET_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 3)
+struct fdbox_get_fd {
+	__u64 flags;			/* none defined: must be 0 */
+	__u8 name[FDBOX_NAME_LEN];
+};
+
+/*
+ * Freezes the shape of what is in the box, checks what it depends on and, where
+ * KHO is on, registers it for the next kernel. Content may go on changing.
+ * EBUSY: already sealed, or one of the files is held by another sealed box or
+ * by LUO. ENOENT: something a descriptor depends on is not in the box.
+ * EOPNOTSUPP: a descriptor is in a state its kind cannot carry. EFBIG: too
+ * large. FDBOX_SEAL_ERROR tells which descriptor and why.
+ */
+#define FDBOX_SEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 4)
+
+/* The inverse of FDBOX_SEAL. EINVAL: the box is not sealed. */
+#define FDBOX_UNSEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 5)
+
+/*
+ * Growable structs: the caller sets @size to the size it knows. A kernel that
+ * knows less accepts a larger struct whose tail is zero (E2BIG otherwise); one
+ * that knows more fills in what fits.
+ */
+
+/* On the control node: what this kernel and module can do. */
+#define FDBOX_INFO		_IO(FDBOX_TYPE, FDBOX_BASE + 6)
+struct fdbox_info {
+	__u32 size;
+	__u32 flags;			/* none defined: must be 0 */
+	__u32 uapi_version;		/* FDBOX_UAPI_VERSION of the module */
+	__u32 handover_version;		/* major version of the handover ABI */
+	__u64 features;			/* FDBOX_FEATURE_* */
+	__u64 boxes;			/* number of boxes */
+	__u64 handover_bytes;		/* size of the blob for the next kernel */
+	__u64 handover_extents;		/* page extents that blob keeps */
+	__u64 handover_pages;		/* 4 KiB pages in those extents */
+};
+#define FDBOX_UAPI_VERSION		1
+
+#define FDBOX_FEATURE_KHO		(1ULL << 0) /* SEAL reaches the next kernel */
+#define FDBOX_FEATURE_KHO_BOOT		(1ULL << 1) /* this kernel came by handover */
+#define FDBOX_FEATURE_MEMFD		(1ULL << 2)
+#define FDBOX_FEATURE_KVM_VM		(1ULL << 3)
+#define FDBOX_FEATURE_GUEST_MEMFD	(1ULL << 4)
+#define FDBOX_FEATURE_REFUSED		(1ULL << 5) /* a handover came and was refused: see the log */
+
+/*
+ * On the control node: the first box whose cursor is @cursor or more.
+ * ENOENT: there is none.
+ */
+#define FDBOX_NEXT_BOX		_IO(FDBOX_TYPE, FDBOX_BASE + 7)
+struct fdbox_next_box {
+	__u32 size;
+	__u32 flags;			/* none defined: must be 0 */
+	__u64 cursor;			/* in: 0 to start; out: where to go on */
+	__u32 state;			/* FDBOX_STATE_* */
+	__u32 fds;			/* descriptors in the box */
+	__u8 name[FDBOX_NAME_LEN];
+};
+#define FDBOX_STATE_OPEN		0
+#define FDBOX_STATE_SEALED		1
+
+/*
+ * On a box: the first descriptor whose cursor is @cursor or more.
+ * ENOENT: there is none.
+ */
+#define FDBOX_NEXT_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 8)
+struct fdbox_next_fd {
+	__u32 size;
+	__u32 flags;			/* none defined: must be 0 */
+	__u64 cursor;			/* in: 0 to start; out: where to go on */
+	__u32 state;			/* FDBOX_FD_* */
+	__u32 pad;			/* must be 0 */
+	__u64 bytes;			/* of memory it holds; 0 if it holds none */
+	__u8 name[FDBOX_NAME_LEN];
+	__u8 compatible[FDBOX_COMPATIBLE_LEN];	/* its kind */
+};
+#define FDBOX_FD_LIVE			0 /* an open file of this kernel */
+#define FDBOX_FD_INCOMING		1 /* from the last kernel, restored by GET_FD */
+#define FDBOX_FD_UNKNOWN		2 /* from the last kernel, of a kind not registered */
+
+/*
+ * On a box: why the last FDBOX_SEAL of this box failed. ENOENT: it did not.
+ */
+#define FDBOX_SEAL_ERROR	_IO(FDBOX_TYPE, FDBOX_BASE + 9)
+struct fdbox_seal_error {
+	__u32 size;
+	__u32 flags;			/* none defined: must be 0 */
+	__s32 error;			/* the errno, positive */
+	__u32 reason;			/* FDBOX_REASON_* */
+	__u8 name[FDBOX_NAME_LEN];	/* the descriptor that could not be sealed */
+	__u8 message[FDBOX_MESSAGE_LEN]; /* what is missing and what to do, English */
+};
+#define FDBOX_REASON_OTHER		0
+#define FDBOX_REASON_MISSING_DEPENDENCY	1
+#define FDBOX_REASON_SHARED_FILE	2
+#define FDBOX_REASON_UNSUPPORTED_STATE	3
+#define FDBOX_REASON_NO_MEMORY		4
+
+#endif /* _UAPI_LINUX_FDBOX_H */

@@ -1,0 +1,1 @@
+//! Keep a VM alive across a kexec of its host.
