@@ -1,0 +1,206 @@
+//! The UAPI of `include/uapi/linux/fdbox.h`: opcodes, structs and constants.
+//!
+//! Names are the header's, without the `FDBOX_` prefix where a module would say
+//! it twice. Every size, offset and number is compared with the header by
+//! `tests/header.rs`. Meant for tests and for tools that try the ioctls one by
+//! one; a VMM uses [`Control`](crate::Control).
+
+use rustix::ioctl::{Opcode, opcode};
+
+/// Bytes in a name, its terminating NUL included.
+pub const FDBOX_NAME_LEN: usize = 256;
+/// Bytes in a compatible string, its terminating NUL included.
+pub const FDBOX_COMPATIBLE_LEN: usize = 48;
+/// Bytes in the message of [`SealError`], its NUL included.
+pub const FDBOX_MESSAGE_LEN: usize = 256;
+
+/// The ioctl type of every FDBox command.
+pub const FDBOX_TYPE: u8 = b'.';
+/// The number of the first command.
+pub const FDBOX_BASE: u8 = 0;
+
+/// Creates a box; takes [`CreateBox`].
+pub const FDBOX_CREATE_BOX: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE);
+/// Deletes a box; takes [`DeleteBox`].
+pub const FDBOX_DELETE_BOX: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 1);
+/// Moves a descriptor into a box; takes [`PutFd`].
+pub const FDBOX_PUT_FD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 2);
+/// Moves a descriptor out of a box; takes [`GetFd`], returns its number.
+pub const FDBOX_GET_FD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 3);
+/// Seals a box; takes nothing.
+pub const FDBOX_SEAL: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 4);
+/// Unseals a box; takes nothing.
+pub const FDBOX_UNSEAL: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 5);
+/// What kernel and module can do; takes [`Info`].
+pub const FDBOX_INFO: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 6);
+/// Lists boxes, one a call; takes [`NextBox`].
+pub const FDBOX_NEXT_BOX: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 7);
+/// Lists descriptors of a box, one a call; takes [`NextFd`].
+pub const FDBOX_NEXT_FD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 8);
+/// Why the last seal failed; takes [`SealError`].
+pub const FDBOX_SEAL_ERROR: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 9);
+
+/// The UAPI version that this crate was written against.
+pub const FDBOX_UAPI_VERSION: u32 = 1;
+
+/// SEAL reaches the next kernel.
+pub const FDBOX_FEATURE_KHO: u64 = 1 << 0;
+/// This kernel came by handover.
+pub const FDBOX_FEATURE_KHO_BOOT: u64 = 1 << 1;
+/// The module keeps memfds.
+pub const FDBOX_FEATURE_MEMFD: u64 = 1 << 2;
+/// The module keeps KVM VMs.
+pub const FDBOX_FEATURE_KVM_VM: u64 = 1 << 3;
+/// The module keeps guest_memfds.
+pub const FDBOX_FEATURE_GUEST_MEMFD: u64 = 1 << 4;
+/// A handover came and was refused; the kernel log says why.
+pub const FDBOX_FEATURE_REFUSED: u64 = 1 << 5;
+
+/// The box takes and gives descriptors.
+pub const FDBOX_STATE_OPEN: u32 = 0;
+/// The box is sealed.
+pub const FDBOX_STATE_SEALED: u32 = 1;
+
+/// An open file of this kernel.
+pub const FDBOX_FD_LIVE: u32 = 0;
+/// From the last kernel; GET_FD restores it.
+pub const FDBOX_FD_INCOMING: u32 = 1;
+/// From the last kernel, of a kind that is not registered.
+pub const FDBOX_FD_UNKNOWN: u32 = 2;
+
+/// No more precise reason.
+pub const FDBOX_REASON_OTHER: u32 = 0;
+/// What the descriptor depends on is not in the box.
+pub const FDBOX_REASON_MISSING_DEPENDENCY: u32 = 1;
+/// The file is held by another sealed box or by LUO.
+pub const FDBOX_REASON_SHARED_FILE: u32 = 2;
+/// The descriptor is in a state that its kind cannot carry.
+pub const FDBOX_REASON_UNSUPPORTED_STATE: u32 = 3;
+/// Out of memory.
+pub const FDBOX_REASON_NO_MEMORY: u32 = 4;
+
+/// Argument of [`FDBOX_CREATE_BOX`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct CreateBox {
+    /// None defined: 0.
+    pub flags: u64,
+    /// The box's name, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+}
+
+/// Argument of [`FDBOX_DELETE_BOX`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct DeleteBox {
+    /// None defined: 0.
+    pub flags: u64,
+    /// The box's name, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+}
+
+/// Argument of [`FDBOX_PUT_FD`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct PutFd {
+    /// None defined: 0.
+    pub flags: u64,
+    /// The descriptor's number in the caller.
+    pub fd: u32,
+    /// 0.
+    pub pad: u32,
+    /// The descriptor's name in the box, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+}
+
+/// Argument of [`FDBOX_GET_FD`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct GetFd {
+    /// None defined: 0.
+    pub flags: u64,
+    /// The descriptor's name in the box, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+}
+
+/// Argument of [`FDBOX_INFO`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Info {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// UAPI version of the module.
+    pub uapi_version: u32,
+    /// Major version of the handover ABI.
+    pub handover_version: u32,
+    /// `FDBOX_FEATURE_*`.
+    pub features: u64,
+    /// Number of boxes.
+    pub boxes: u64,
+    /// Size of the blob for the next kernel.
+    pub handover_bytes: u64,
+    /// Page extents which that blob keeps.
+    pub handover_extents: u64,
+    /// 4 KiB pages in those extents.
+    pub handover_pages: u64,
+}
+
+/// Argument of [`FDBOX_NEXT_BOX`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct NextBox {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// In: 0 to start; out: where to go on.
+    pub cursor: u64,
+    /// `FDBOX_STATE_*`.
+    pub state: u32,
+    /// Descriptors in the box.
+    pub fds: u32,
+    /// The box's name, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+}
+
+/// Argument of [`FDBOX_NEXT_FD`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct NextFd {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// In: 0 to start; out: where to go on.
+    pub cursor: u64,
+    /// `FDBOX_FD_*`.
+    pub state: u32,
+    /// 0.
+    pub pad: u32,
+    /// Bytes of memory it holds; 0 if it holds none.
+    pub bytes: u64,
+    /// The descriptor's name in the box, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+    /// Its kind, NUL-terminated.
+    pub compatible: [u8; FDBOX_COMPATIBLE_LEN],
+}
+
+/// Argument of [`FDBOX_SEAL_ERROR`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct SealError {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// The errno, positive.
+    pub error: i32,
+    /// `FDBOX_REASON_*`.
+    pub reason: u32,
+    /// The descriptor that could not be sealed, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+    /// What is missing and what to do, NUL-terminated.
+    pub message: [u8; FDBOX_MESSAGE_LEN],
+}

@@ -1,0 +1,214 @@
+//! The control node: making, deleting, listing and opening boxes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::abi;
+use crate::boxes::{AnyBox, DIRECTORY, OpenBox, SealedBox, advance};
+use crate::error::{BoxError, Operation};
+use crate::name::BoxName;
+use crate::sys;
+
+/// What kernel and module can do: `FDBOX_FEATURE_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features(u64);
+
+impl Features {
+    /// Features from the bits of `FDBOX_INFO`.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The bits, those this library does not know included.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    const fn has(self, bit: u64) -> bool {
+        self.0 & bit != 0
+    }
+
+    /// A sealed box reaches the next kernel: KHO is on.
+    #[must_use]
+    pub const fn kho(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_KHO)
+    }
+
+    /// This kernel came by handover.
+    #[must_use]
+    pub const fn kho_boot(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_KHO_BOOT)
+    }
+
+    /// memfds can be kept.
+    #[must_use]
+    pub const fn memfd(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_MEMFD)
+    }
+
+    /// KVM VMs can be kept.
+    #[must_use]
+    pub const fn kvm_vm(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_KVM_VM)
+    }
+
+    /// guest_memfds can be kept.
+    #[must_use]
+    pub const fn guest_memfd(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_GUEST_MEMFD)
+    }
+
+    /// A handover came and was refused; the kernel log says why.
+    #[must_use]
+    pub const fn handover_refused(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_REFUSED)
+    }
+}
+
+/// The answer of `FDBOX_INFO`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Info {
+    /// UAPI version of the module; this library knows
+    /// [`FDBOX_UAPI_VERSION`](abi::FDBOX_UAPI_VERSION).
+    pub uapi_version: u32,
+    /// Major version of the handover ABI.
+    pub handover_version: u32,
+    /// What works here.
+    pub features: Features,
+    /// Number of boxes.
+    pub boxes: u64,
+    /// Size of the blob for the next kernel, in bytes.
+    pub handover_bytes: u64,
+    /// Page extents that the blob keeps.
+    pub handover_extents: u64,
+    /// 4 KiB pages in those extents.
+    pub handover_pages: u64,
+}
+
+/// A box, as listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoxInfo {
+    /// Its name.
+    pub name: BoxName,
+    /// Whether it is sealed.
+    pub sealed: bool,
+    /// Descriptors in it.
+    pub fds: u32,
+}
+
+/// The control node, `/dev/fdbox/fdbox`.
+///
+/// ```no_run
+/// use vmm_fdbox::{BoxName, Control, FdName};
+///
+/// let control = Control::open()?;
+/// let open = control.create(&BoxName::new("vm0")?)?;
+/// let ram = rustix::fs::memfd_create("ram", rustix::fs::MemfdFlags::CLOEXEC)?;
+/// open.put(&FdName::new("ram")?, ram)?;
+/// let sealed = open.seal()?; // survives a kexec from here on
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Control(OwnedFd);
+
+impl Control {
+    /// Opens the control node.
+    ///
+    /// # Errors
+    /// ENOENT when the module is not loaded, EACCES when the caller is not root.
+    pub fn open() -> Result<Self, BoxError> {
+        let path = format!("{DIRECTORY}/fdbox");
+        rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map(Self)
+            .map_err(|errno| BoxError::new(Operation::OpenControl, path, errno))
+    }
+
+    /// Creates a box and opens it. If it cannot be opened, it is deleted again.
+    ///
+    /// # Errors
+    /// EEXIST when the name is taken.
+    pub fn create(&self, name: &BoxName) -> Result<OpenBox, BoxError> {
+        sys::create_box(self.0.as_fd(), name.to_kernel())
+            .map_err(|errno| box_error(Operation::Create, name, errno))?;
+        OpenBox::open(name.clone()).inspect_err(|_| {
+            // The open failed, which is the error to tell; the box is empty.
+            let _ = self.delete(name);
+        })
+    }
+
+    /// Deletes a box and drops the descriptors still in it.
+    ///
+    /// # Errors
+    /// ENOENT no such box, EBUSY it is sealed.
+    pub fn delete(&self, name: &BoxName) -> Result<(), BoxError> {
+        sys::delete_box(self.0.as_fd(), name.to_kernel())
+            .map_err(|errno| box_error(Operation::Delete, name, errno))
+    }
+
+    /// Every box there is.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN.
+    pub fn boxes(&self) -> Result<Vec<BoxInfo>, BoxError> {
+        let error = |errno| BoxError::new(Operation::List, "boxes", errno);
+        let mut boxes = Vec::new();
+        let mut cursor = 0;
+        while let Some(next) = sys::next_box(self.0.as_fd(), cursor).map_err(error)? {
+            let name = BoxName::from_kernel(&next.name)
+                .map_err(|error| BoxError::bad_name("boxes", &error))?;
+            let sealed = next.state == abi::FDBOX_STATE_SEALED;
+            boxes.push(BoxInfo {
+                name,
+                sealed,
+                fds: next.fds,
+            });
+            cursor = advance(cursor, next.cursor).ok_or_else(|| error(Errno::PROTO))?;
+        }
+        Ok(boxes)
+    }
+
+    /// What this kernel and module can do.
+    ///
+    /// # Errors
+    /// ENOTTY when the module is older than the command.
+    pub fn info(&self) -> Result<Info, BoxError> {
+        let info = sys::info(self.0.as_fd())
+            .map_err(|errno| BoxError::new(Operation::Info, "the fdbox module", errno))?;
+        Ok(Info {
+            uapi_version: info.uapi_version,
+            handover_version: info.handover_version,
+            features: Features::from_bits(info.features),
+            boxes: info.boxes,
+            handover_bytes: info.handover_bytes,
+            handover_extents: info.handover_extents,
+            handover_pages: info.handover_pages,
+        })
+    }
+
+    /// Opens a box in the state it is in.
+    ///
+    /// # Errors
+    /// ENOENT when there is no such box.
+    pub fn open_box(&self, name: &BoxName) -> Result<AnyBox, BoxError> {
+        let info = self.boxes()?.into_iter().find(|info| info.name == *name);
+        match info {
+            None => Err(box_error(Operation::OpenBox, name, Errno::NOENT)),
+            Some(info) if info.sealed => SealedBox::open(info.name).map(AnyBox::Sealed),
+            Some(info) => OpenBox::open(info.name).map(AnyBox::Open),
+        }
+    }
+}
+
+fn box_error(operation: Operation, name: &BoxName, errno: Errno) -> BoxError {
+    BoxError::new(operation, format!("box {name}"), errno)
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,177 @@
+//! What can go wrong with a box, in words.
+
+use rustix::io::Errno;
+
+use crate::name::NameError;
+
+/// What was being done to a box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Opening `/dev/fdbox/fdbox`.
+    OpenControl,
+    /// `FDBOX_CREATE_BOX`.
+    Create,
+    /// `FDBOX_DELETE_BOX`.
+    Delete,
+    /// Opening `/dev/fdbox/NAME`.
+    OpenBox,
+    /// `FDBOX_PUT_FD`.
+    Put,
+    /// `FDBOX_GET_FD`.
+    Get,
+    /// `FDBOX_SEAL`.
+    Seal,
+    /// `FDBOX_UNSEAL`.
+    Unseal,
+    /// `FDBOX_NEXT_BOX` or `FDBOX_NEXT_FD`.
+    List,
+    /// `FDBOX_INFO`.
+    Info,
+}
+
+impl Operation {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::OpenControl | Self::OpenBox => "open",
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::Put => "put",
+            Self::Get => "take",
+            Self::Seal => "seal",
+            Self::Unseal => "unseal",
+            Self::List => "list",
+            Self::Info => "query",
+        }
+    }
+}
+
+/// A box operation that failed. A failed operation changes nothing.
+///
+/// Its text says what failed and what to do; [`BoxError::errno`] is for
+/// programs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Cannot {} {target}: {}", operation.verb(), self.explanation())]
+pub struct BoxError {
+    operation: Operation,
+    target: String,
+    errno: Errno,
+}
+
+impl BoxError {
+    /// An error of `operation` on `target`, such as `box vm0` or
+    /// `'ram' in box vm0`. For implementations of the box traits.
+    pub fn new(operation: Operation, target: impl Into<String>, errno: Errno) -> Self {
+        Self {
+            operation,
+            target: target.into(),
+            errno,
+        }
+    }
+
+    /// The kernel's errno.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        self.errno
+    }
+
+    /// What was being done.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    pub(crate) fn bad_name(target: impl Into<String>, _: &NameError) -> Self {
+        Self::new(Operation::List, target, Errno::PROTO)
+    }
+
+    fn explanation(&self) -> String {
+        match explain(self.operation, self.errno) {
+            Some(text) => text.to_owned(),
+            None => std::io::Error::from(self.errno).to_string(),
+        }
+    }
+}
+
+/// The one meaning of an errno of an operation, and what to do.
+fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
+    use Operation::{Create, Delete, Get, List, OpenBox, OpenControl, Put, Seal, Unseal};
+    Some(match (operation, errno) {
+        (OpenControl, Errno::NOENT) => "the fdbox module is not loaded: insmod fdbox.ko",
+        (OpenControl | OpenBox, Errno::ACCESS) => {
+            "only its owner, normally root, may: run as root or change the node's mode"
+        }
+        (OpenBox, Errno::NOENT) => "there is no such box: list the boxes to see what there is",
+        (OpenBox, Errno::NXIO | Errno::NODEV) => "the box was deleted meanwhile",
+        (OpenBox, Errno::BUSY) => "the box is sealed: unseal it first",
+        (OpenBox, Errno::INVAL) => "the box is not sealed",
+        (Create, Errno::EXIST) => "the name is taken: choose another or delete that box",
+        (Create, Errno::INVAL) => "the module refuses the name: choose another",
+        (Delete, Errno::NOENT) => "there is no such box",
+        (Delete, Errno::BUSY) => "the box is sealed: unseal it first",
+        (Put, Errno::BADF) => "it is not an open descriptor of this process",
+        (Put, Errno::OPNOTSUPP) => {
+            "no module knows how to keep this kind of file: load the module for it, or leave it out"
+        }
+        (Put, Errno::BUSY) => "the box is sealed: unseal it first",
+        (Put, Errno::EXIST) => "the name is taken in this box: choose another",
+        (Get, Errno::NOENT) => {
+            "nothing in the box has this name: list the box to see what there is"
+        }
+        (Get, Errno::BUSY) => "the box is sealed: unseal it first",
+        (Get, Errno::MFILE) => {
+            "the process has no free descriptor number: raise its limit (ulimit -n)"
+        }
+        (Get, Errno::OPNOTSUPP) => {
+            "it came from the last kernel and nothing here restores its kind yet: load the module for it and try again"
+        }
+        (Get, Errno::IO) => {
+            "what the last kernel saved cannot be restored: see the kernel log; it stays in the box"
+        }
+        (Seal, Errno::BUSY) => {
+            "it is sealed already, or one of its files is held by another sealed box or by LUO"
+        }
+        (Seal, Errno::NOENT) => {
+            "something that a descriptor depends on is not in the box: put it in"
+        }
+        (Seal, Errno::OPNOTSUPP) => "a descriptor is in a state that its kind cannot carry",
+        (Seal, Errno::FBIG) => "it is too large to hand over",
+        (Unseal, Errno::INVAL) => "it is not sealed",
+        (List, Errno::PROTO) => {
+            "the module sent a name that is not a name: module and library disagree"
+        }
+        (_, Errno::NODEV) => "the box was deleted meanwhile",
+        (_, Errno::PERM) => "it needs CAP_SYS_ADMIN: run as root",
+        (_, Errno::NOMEM) => "the kernel is out of memory: free some and try again",
+        (_, Errno::NOTTY) => {
+            "the module does not know this command: load the fdbox.ko of this version"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_says_what_and_what_to_do() {
+        let error = BoxError::new(Operation::OpenControl, "/dev/fdbox/fdbox", Errno::NOENT);
+        assert_eq!(
+            error.to_string(),
+            "Cannot open /dev/fdbox/fdbox: the fdbox module is not loaded: insmod fdbox.ko"
+        );
+        let error = BoxError::new(Operation::Put, "'ram' in box vm0", Errno::EXIST);
+        assert!(
+            error
+                .to_string()
+                .starts_with("Cannot put 'ram' in box vm0: the name is taken")
+        );
+    }
+
+    #[test]
+    fn an_unexpected_errno_keeps_its_own_text() {
+        let error = BoxError::new(Operation::Info, "fdbox", Errno::XDEV);
+        assert!(error.to_string().contains("os error 18"), "{error}");
+    }
+}

@@ -1,0 +1,71 @@
+//! What a check found: something that stops an update, or something to know.
+
+use std::fmt;
+
+/// How bad a [`Finding`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The update would fail: it is not started.
+    Blocker,
+    /// The update may go on; the operator should know.
+    Warning,
+}
+
+/// One thing that a check found, made for an operator to read.
+///
+/// ```
+/// use vmm_fdbox::Finding;
+/// let finding = Finding::blocker("net0", "a tap cannot be kept", "detach it first");
+/// assert_eq!(finding.to_string(), "net0: a tap cannot be kept: detach it first");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether it stops the update.
+    pub severity: Severity,
+    /// What it is about: a device, a section, a file.
+    pub subject: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Finding {
+    /// Something that would make the update fail.
+    pub fn blocker(
+        subject: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity: Severity::Blocker,
+            subject: subject.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// Something to know, which does not stop the update.
+    pub fn warning(
+        subject: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::blocker(subject, problem, remedy)
+        }
+    }
+
+    /// Whether it stops the update.
+    #[must_use]
+    pub fn is_blocker(&self) -> bool {
+        self.severity == Severity::Blocker
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.subject, self.problem, self.remedy)
+    }
+}

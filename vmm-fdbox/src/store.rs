@@ -1,0 +1,153 @@
+//! The boxes as traits, so that what is built on them needs no kernel to test.
+
+use std::fmt::Debug;
+use std::os::fd::OwnedFd;
+
+use crate::boxes::{AnyBox, FdInfo, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
+use crate::control::{BoxInfo, Control, Info};
+use crate::error::BoxError;
+use crate::name::{BoxName, FdName};
+
+/// Where boxes live: [`Control`], or [`FakeStore`](crate::fake::FakeStore).
+/// The methods mean what [`Control`]'s mean.
+pub trait BoxStore {
+    /// A box that takes and gives descriptors.
+    type Open: OpenFdBox<Sealed = Self::Sealed>;
+    /// A sealed box.
+    type Sealed: SealedFdBox<Open = Self::Open>;
+
+    /// See [`Control::create`].
+    ///
+    /// # Errors
+    /// As there.
+    fn create(&self, name: &BoxName) -> Result<Self::Open, BoxError>;
+
+    /// See [`Control::delete`].
+    ///
+    /// # Errors
+    /// As there.
+    fn delete(&self, name: &BoxName) -> Result<(), BoxError>;
+
+    /// See [`Control::boxes`].
+    ///
+    /// # Errors
+    /// As there.
+    fn boxes(&self) -> Result<Vec<BoxInfo>, BoxError>;
+
+    /// See [`Control::info`].
+    ///
+    /// # Errors
+    /// As there.
+    fn info(&self) -> Result<Info, BoxError>;
+
+    /// See [`Control::open_box`].
+    ///
+    /// # Errors
+    /// As there.
+    fn open_box(&self, name: &BoxName) -> Result<AnyBox<Self::Open, Self::Sealed>, BoxError>;
+}
+
+/// A box that takes and gives descriptors; see [`OpenBox`].
+pub trait OpenFdBox: Debug + Sized {
+    /// What it becomes when sealed.
+    type Sealed: SealedFdBox<Open = Self>;
+
+    /// See [`OpenBox::put`].
+    ///
+    /// # Errors
+    /// As there.
+    fn put(&self, name: &FdName, fd: OwnedFd) -> Result<(), PutError>;
+
+    /// See [`OpenBox::get`].
+    ///
+    /// # Errors
+    /// As there.
+    fn get(&self, name: &FdName) -> Result<OwnedFd, BoxError>;
+
+    /// See [`OpenBox::fds`].
+    ///
+    /// # Errors
+    /// As there.
+    fn fds(&self) -> Result<Vec<FdInfo>, BoxError>;
+
+    /// See [`OpenBox::seal`].
+    ///
+    /// # Errors
+    /// As there.
+    fn seal(self) -> Result<Self::Sealed, SealFailed<Self>>;
+}
+
+/// A sealed box; see [`SealedBox`].
+pub trait SealedFdBox: Debug + Sized {
+    /// What it becomes when unsealed.
+    type Open: OpenFdBox<Sealed = Self>;
+
+    /// See [`SealedBox::fds`].
+    ///
+    /// # Errors
+    /// As there.
+    fn fds(&self) -> Result<Vec<FdInfo>, BoxError>;
+
+    /// See [`SealedBox::unseal`].
+    ///
+    /// # Errors
+    /// As there.
+    fn unseal(self) -> Result<Self::Open, UnsealFailed<Self>>;
+}
+
+impl BoxStore for Control {
+    type Open = OpenBox;
+    type Sealed = SealedBox;
+
+    fn create(&self, name: &BoxName) -> Result<OpenBox, BoxError> {
+        Self::create(self, name)
+    }
+
+    fn delete(&self, name: &BoxName) -> Result<(), BoxError> {
+        Self::delete(self, name)
+    }
+
+    fn boxes(&self) -> Result<Vec<BoxInfo>, BoxError> {
+        Self::boxes(self)
+    }
+
+    fn info(&self) -> Result<Info, BoxError> {
+        Self::info(self)
+    }
+
+    fn open_box(&self, name: &BoxName) -> Result<AnyBox, BoxError> {
+        Self::open_box(self, name)
+    }
+}
+
+impl OpenFdBox for OpenBox {
+    type Sealed = SealedBox;
+
+    fn put(&self, name: &FdName, fd: OwnedFd) -> Result<(), PutError> {
+        Self::put(self, name, fd)
+    }
+
+    fn get(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
+        Self::get(self, name)
+    }
+
+    fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
+        Self::fds(self)
+    }
+
+    fn seal(self) -> Result<SealedBox, SealFailed> {
+        Self::seal(self)
+    }
+}
+
+impl SealedFdBox for SealedBox {
+    type Open = OpenBox;
+
+    fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
+        Self::fds(self)
+    }
+
+    fn unseal(self) -> Result<OpenBox, UnsealFailed> {
+        Self::unseal(self)
+    }
+}
