@@ -3,17 +3,22 @@
 
 pub mod abi;
 mod boxes;
+pub mod clock;
 mod control;
 mod error;
 mod finding;
+pub mod frame;
 mod name;
+pub mod statefd;
 mod store;
 mod sys;
+pub mod timeline;
 
 pub use boxes::{
     AnyBox, FdInfo, FdState, OpenBox, PutError, SealError, SealFailed, SealReason, SealReport,
     SealedBox, UnsealFailed,
 };
+pub use clock::Clock;
 pub use control::{BoxInfo, Control, Features, Info};
 pub use error::{BoxError, Operation};
 pub use finding::{Finding, Severity};

@@ -1,0 +1,243 @@
+//! Reading a frame: everything is checked before anything is used.
+
+use std::env::consts::ARCH;
+
+use serde::de::DeserializeOwned;
+
+use super::layout::{Entry, Header};
+use super::{FrameError, Need};
+use crate::finding::Finding;
+
+/// A section that a program can read.
+///
+/// ```
+/// use vmm_fdbox::frame::KnownSection;
+/// const KNOWN: [KnownSection; 2] =
+///     [KnownSection::new("clock", 1, 1), KnownSection::new("serial", 1, 3)];
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownSection {
+    /// Its name.
+    pub name: &'static str,
+    /// The oldest version that the program reads.
+    pub oldest: u32,
+    /// The newest version that the program reads.
+    pub newest: u32,
+}
+
+impl KnownSection {
+    /// A section that is known in versions `oldest` to `newest`.
+    #[must_use]
+    pub const fn new(name: &'static str, oldest: u32, newest: u32) -> Self {
+        Self {
+            name,
+            oldest,
+            newest,
+        }
+    }
+}
+
+/// A section as the table describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// Whether a reader must know it.
+    pub need: Need,
+    /// Its payload's length in bytes.
+    pub bytes: usize,
+}
+
+/// A frame whose header, table and checksums have been verified.
+///
+/// `B` is where the bytes live: a slice, or a `Vec<u8>` to own them.
+#[derive(Debug, Clone)]
+pub struct Frame<B> {
+    bytes: B,
+    header: Header,
+    entries: Vec<Entry>,
+}
+
+impl<B: AsRef<[u8]>> Frame<B> {
+    /// Verifies a frame at the start of `bytes`; what follows it is ignored.
+    ///
+    /// # Errors
+    /// [`FrameError`] says whether there is none, an incomplete one, one of
+    /// another format, or a corrupt one.
+    pub fn parse(bytes: B) -> Result<Self, FrameError> {
+        let frame = bytes.as_ref();
+        let header = Header::decode(frame)?;
+        let table = &frame[header.table_at..header.frame_bytes];
+        let mut entries: Vec<Entry> = Vec::with_capacity(header.sections);
+        for raw in table.chunks_exact(header.entry_bytes) {
+            let entry = Entry::decode(raw, &header)?;
+            if entries.iter().any(|other| other.name == entry.name) {
+                return Err(FrameError::DuplicateSection { name: entry.name });
+            }
+            if crc32fast::hash(&frame[entry.at..entry.at + entry.bytes]) != entry.checksum {
+                return Err(FrameError::BadSectionChecksum { name: entry.name });
+            }
+            entries.push(entry);
+        }
+        Ok(Self {
+            bytes,
+            header,
+            entries,
+        })
+    }
+
+    /// The architecture of the writer, as Rust and Linux call it: `x86_64`.
+    #[must_use]
+    pub fn architecture(&self) -> &str {
+        &self.header.architecture
+    }
+
+    /// The program that wrote the frame, and its version.
+    #[must_use]
+    pub fn producer(&self) -> &str {
+        &self.header.producer
+    }
+
+    /// How many times this state was written.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.header.generation
+    }
+
+    /// The format, as major and minor version.
+    #[must_use]
+    pub fn format(&self) -> (u16, u16) {
+        (super::FORMAT_MAJOR, self.header.minor)
+    }
+
+    /// Bytes of the whole frame.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.header.frame_bytes
+    }
+
+    /// The table.
+    pub fn sections(&self) -> impl Iterator<Item = Section> + '_ {
+        self.entries.iter().map(|entry| Section {
+            name: entry.name.clone(),
+            version: entry.version,
+            need: entry.need,
+            bytes: entry.bytes,
+        })
+    }
+
+    /// Whether a program that knows `known` can resume from this frame. Looks at
+    /// the table only, so a new binary can be asked before anything is paused.
+    ///
+    /// # Errors
+    /// One blocker per required section that is unknown or has an unknown
+    /// version, and one for another architecture.
+    pub fn check(&self, known: &[KnownSection]) -> Result<(), Vec<Finding>> {
+        let mut blockers = Vec::new();
+        if self.architecture() != ARCH {
+            blockers.push(Finding::blocker(
+                "VM state",
+                format!(
+                    "it is of a {} host, this one is {ARCH}",
+                    self.architecture()
+                ),
+                "resume it where it was written",
+            ));
+        }
+        let required = self
+            .entries
+            .iter()
+            .filter(|entry| entry.need == Need::Required);
+        blockers.extend(required.filter_map(|entry| self.blocker(entry, known)));
+        if blockers.is_empty() {
+            Ok(())
+        } else {
+            Err(blockers)
+        }
+    }
+
+    fn blocker(&self, entry: &Entry, known: &[KnownSection]) -> Option<Finding> {
+        let subject = format!("Section '{}'", entry.name);
+        let version = entry.version;
+        let Some(section) = known.iter().find(|section| section.name == entry.name) else {
+            return Some(Finding::blocker(
+                subject,
+                format!(
+                    "{} wrote it as required and this binary does not know it",
+                    self.producer()
+                ),
+                "resume with that version or a newer one",
+            ));
+        };
+        if (section.oldest..=section.newest).contains(&version) {
+            return None;
+        }
+        let remedy = if version > section.newest {
+            "newer"
+        } else {
+            "older"
+        };
+        Some(Finding::blocker(
+            subject,
+            format!(
+                "it has version {version}, this binary reads {} to {}",
+                section.oldest, section.newest
+            ),
+            format!("resume with a {remedy} binary"),
+        ))
+    }
+
+    /// A section's version, if there is such a section.
+    #[must_use]
+    pub fn version(&self, name: &str) -> Option<u32> {
+        self.entry(name).map(|entry| entry.version)
+    }
+
+    /// A section's payload, if there is such a section.
+    #[must_use]
+    pub fn payload(&self, name: &str) -> Option<&[u8]> {
+        let entry = self.entry(name)?;
+        self.bytes.as_ref().get(entry.at..entry.at + entry.bytes)
+    }
+
+    /// Decodes a section.
+    ///
+    /// # Errors
+    /// [`FrameError::MissingSection`], [`FrameError::Decode`] or
+    /// [`FrameError::TrailingBytes`].
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, FrameError> {
+        let missing = || FrameError::MissingSection {
+            name: name.to_owned(),
+        };
+        let mut rest = self.payload(name).ok_or_else(missing)?;
+        let value = ciborium::from_reader(&mut rest).map_err(|source| FrameError::Decode {
+            name: name.to_owned(),
+            source,
+        })?;
+        if rest.is_empty() {
+            Ok(value)
+        } else {
+            Err(FrameError::TrailingBytes {
+                name: name.to_owned(),
+                bytes: rest.len(),
+            })
+        }
+    }
+
+    /// Decodes a section that may be missing.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), a missing section apart.
+    pub fn read_optional<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FrameError> {
+        match self.entry(name) {
+            Some(_) => self.read(name).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.name == name)
+    }
+}

@@ -1,0 +1,247 @@
+//! The state memfd: timeline and frame in memory of a fixed size.
+//!
+//! ```text
+//! 0     timeline, one page (see `timeline`)
+//! 4096  frame (see `frame`), up to the end
+//! ```
+//!
+//! Its size never changes and all its pages exist from the start: it is sealed
+//! in its box while the guest runs, and written, through a mapping, after the
+//! guest stopped.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+
+use crate::frame::{Frame, FrameError, FrameWriter, HEADER_BYTES, MAX_FRAME_BYTES};
+use crate::sys::SharedMapping;
+use crate::timeline::{TIMELINE_BYTES, Timeline, TimelineError};
+
+/// The size of the state memfd is a multiple of this many bytes.
+const GRAIN_BYTES: usize = 4096;
+
+/// Why the state memfd cannot be made, written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// A system call failed.
+    #[error("Cannot {what} the state memfd: {errno}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+    /// A size that no state memfd has.
+    #[error(
+        "State memfd of {bytes} bytes: it has to be more than {TIMELINE_BYTES} and at most {MAX_STATE_BYTES}"
+    )]
+    BadSize {
+        /// The size.
+        bytes: u64,
+    },
+    /// The frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// The largest state memfd in bytes.
+pub const MAX_STATE_BYTES: usize = TIMELINE_BYTES + MAX_FRAME_BYTES;
+
+fn system(what: &'static str) -> impl FnOnce(Errno) -> StateError {
+    move |errno| StateError::System { what, errno }
+}
+
+/// The state memfd of the host that is left: mapped, to be written last.
+#[derive(Debug)]
+pub struct StateFd {
+    mapping: SharedMapping,
+    /// Where frames are built, before the mapping sees any of it.
+    scratch: Vec<u8>,
+    generation: u64,
+}
+
+impl StateFd {
+    /// Creates a memfd with room for a timeline and a frame of
+    /// `frame_capacity` bytes, maps it and makes every page present. The
+    /// descriptor is for the box; the mapping stays when it is gone.
+    ///
+    /// # Errors
+    /// [`StateError::BadSize`], or [`StateError::System`] such as ENOMEM.
+    pub fn create(frame_capacity: usize) -> Result<(Self, OwnedFd), StateError> {
+        let bytes = frame_capacity
+            .checked_next_multiple_of(GRAIN_BYTES)
+            .and_then(|frame| frame.checked_add(TIMELINE_BYTES))
+            .filter(|bytes| (TIMELINE_BYTES + 1..=MAX_STATE_BYTES).contains(bytes))
+            .ok_or(StateError::BadSize {
+                bytes: frame_capacity as u64,
+            })?;
+        let fd =
+            rustix::fs::memfd_create("vm-state", MemfdFlags::CLOEXEC).map_err(system("create"))?;
+        rustix::fs::ftruncate(&fd, bytes as u64).map_err(system("size"))?;
+        let mut mapping = SharedMapping::new(&fd, bytes).map_err(system("map"))?;
+        let scratch = vec![0; bytes - TIMELINE_BYTES];
+        // Written once, every page exists before the box freezes its shape.
+        mapping.write(TIMELINE_BYTES, &scratch);
+        mapping.write(0, &[0; TIMELINE_BYTES]);
+        Ok((
+            Self {
+                mapping,
+                scratch,
+                generation: 0,
+            },
+            fd,
+        ))
+    }
+
+    /// Bytes of the memfd.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// Writes a frame: `fill` adds the sections. The header reaches the memfd
+    /// last, so a reader never takes half a frame for a whole one. Returns the
+    /// frame's bytes.
+    ///
+    /// # Errors
+    /// What `fill` returns, or [`FrameError`]; the memfd holds no frame then.
+    pub fn write_frame<E: From<FrameError>>(
+        &mut self,
+        producer: &str,
+        fill: impl FnOnce(&mut FrameWriter<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        self.mapping.write(TIMELINE_BYTES, &[0; HEADER_BYTES]);
+        self.generation += 1;
+        let mut writer = FrameWriter::new(&mut self.scratch, producer)?.generation(self.generation);
+        fill(&mut writer)?;
+        let bytes = writer.finish()?;
+        let (header, body) = self.scratch[..bytes].split_at(HEADER_BYTES);
+        self.mapping.write(TIMELINE_BYTES + HEADER_BYTES, body);
+        self.mapping.write(TIMELINE_BYTES, header);
+        Ok(bytes)
+    }
+
+    /// Writes the timeline, whether or not there is a frame.
+    pub fn write_timeline(&mut self, timeline: &Timeline) {
+        self.mapping.write(0, &timeline.encode());
+    }
+}
+
+/// What a state memfd held when it was read.
+#[derive(Debug)]
+pub struct SavedState {
+    /// The frame, verified.
+    pub frame: Frame<Vec<u8>>,
+    /// The timeline. An update goes on without one; only its report suffers.
+    pub timeline: Result<Timeline, TimelineError>,
+}
+
+impl SavedState {
+    /// Reads and verifies the state memfd, in the host that takes over.
+    ///
+    /// # Errors
+    /// [`StateError`] when it cannot be read or its frame is not complete and
+    /// correct. The descriptor's content and position stay as they are.
+    pub fn read(fd: impl AsFd) -> Result<Self, StateError> {
+        let mut bytes = read_all(fd.as_fd())?;
+        let frame = bytes.split_off(TIMELINE_BYTES);
+        Ok(Self {
+            frame: Frame::parse(frame)?,
+            timeline: Timeline::decode(&bytes),
+        })
+    }
+}
+
+fn read_all(fd: BorrowedFd<'_>) -> Result<Vec<u8>, StateError> {
+    let stat = rustix::fs::fstat(fd).map_err(system("query"))?;
+    let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+    let size = usize::try_from(bytes)
+        .ok()
+        .filter(|size| (TIMELINE_BYTES + 1..=MAX_STATE_BYTES).contains(size))
+        .ok_or(StateError::BadSize { bytes })?;
+    let mut content = vec![0; size];
+    let mut done = 0;
+    while done < size {
+        let read = rustix::io::pread(fd, &mut content[done..], done as u64);
+        match read {
+            Ok(0) => return Err(StateError::BadSize { bytes: done as u64 }),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(system("read")(errno)),
+        }
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::frame::Need;
+    use crate::timeline::phase;
+
+    fn write(state: &mut StateFd, value: u32) -> Result<usize, FrameError> {
+        state.write_frame("test 1", |frame| {
+            frame.add("value", 1, Need::Required, &value)
+        })
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (mut state, fd) = StateFd::create(10_000).unwrap();
+        assert_eq!(state.size(), 4096 + 12288);
+        let mut timeline = Timeline::new(NonZeroU32::MIN);
+        timeline.mark(phase::PAUSE, 5).unwrap();
+        write(&mut state, 1).unwrap();
+        state.write_timeline(&timeline);
+        write(&mut state, 2).unwrap();
+        drop(state);
+
+        let saved = SavedState::read(&fd).unwrap();
+        assert_eq!(saved.frame.read::<u32>("value").unwrap(), 2);
+        assert_eq!(saved.frame.generation(), 2);
+        assert_eq!(saved.timeline.unwrap(), timeline);
+    }
+
+    #[test]
+    fn a_state_never_written_is_empty() {
+        let (_state, fd) = StateFd::create(4096).unwrap();
+        let error = SavedState::read(&fd).unwrap_err();
+        assert!(
+            matches!(error, StateError::Frame(FrameError::Empty)),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_failed_write_leaves_no_frame() {
+        let (mut state, fd) = StateFd::create(4096).unwrap();
+        write(&mut state, 1).unwrap();
+        let big = vec![0u8; 5000];
+        let result: Result<usize, FrameError> = state.write_frame("test 1", |frame| {
+            frame.add_bytes("big", 1, Need::Required, &big)
+        });
+        assert!(matches!(result, Err(FrameError::TooLarge { .. })));
+        assert!(SavedState::read(&fd).is_err());
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        assert!(matches!(
+            StateFd::create(0),
+            Err(StateError::BadSize { .. })
+        ));
+        assert!(matches!(
+            StateFd::create(usize::MAX),
+            Err(StateError::BadSize { .. })
+        ));
+        let small = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
+        assert!(matches!(
+            SavedState::read(&small),
+            Err(StateError::BadSize { bytes: 0 })
+        ));
+    }
+}
