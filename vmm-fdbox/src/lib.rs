@@ -8,11 +8,13 @@ mod control;
 mod error;
 mod finding;
 pub mod frame;
+pub mod kexec;
 mod name;
 pub mod statefd;
 mod store;
 mod sys;
 pub mod timeline;
+pub mod update;
 
 pub use boxes::{
     AnyBox, FdInfo, FdState, OpenBox, PutError, SealError, SealFailed, SealReason, SealReport,

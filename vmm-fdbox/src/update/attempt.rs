@@ -1,0 +1,410 @@
+//! One attempt at an update: what was done so far, and how to undo it.
+
+use std::os::fd::OwnedFd;
+
+use super::outcome::{Outcome, UpdateError};
+use super::parties::{Guest, Host, NamedFd};
+use super::step::Step;
+use super::watch::{Event, Observer};
+use super::{Plan, state_fd_name};
+use crate::finding::Finding;
+use crate::name::FdName;
+use crate::statefd::StateFd;
+use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
+use crate::timeline::{Timeline, phase};
+
+/// The box of this attempt.
+enum Slot<S: BoxStore> {
+    None,
+    Open(S::Open),
+    Sealed(S::Sealed),
+}
+
+/// A step that failed.
+pub(super) struct Failure {
+    step: Step,
+    error: UpdateError,
+}
+
+pub(super) struct Attempt<'a, S: BoxStore, H, G> {
+    store: &'a S,
+    host: &'a mut H,
+    guest: &'a mut G,
+    plan: Plan,
+    observer: Option<&'a mut dyn Observer>,
+    timeline: Timeline,
+    /// The kernel is loaded.
+    loaded: bool,
+    slot: Slot<S>,
+    state: Option<StateFd>,
+    /// Taken from the guest, not yet in the box.
+    held: Vec<NamedFd>,
+    /// Taken from the guest and now in the box.
+    boxed: Vec<FdName>,
+    /// The guest gave descriptors away, or was asked to.
+    touched: bool,
+    paused_at: Option<u64>,
+}
+
+fn guest_error(what: &'static str) -> impl FnOnce(super::PartyError) -> UpdateError {
+    move |source| UpdateError::Guest { what, source }
+}
+
+fn host_error(what: &'static str) -> impl FnOnce(super::PartyError) -> UpdateError {
+    move |source| UpdateError::Host { what, source }
+}
+
+/// Going forward.
+impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
+    pub(super) fn new(store: &'a S, host: &'a mut H, guest: &'a mut G, plan: Plan) -> Self {
+        Self {
+            store,
+            host,
+            guest,
+            timeline: Timeline::new(plan.clock.khz()),
+            plan,
+            observer: None,
+            loaded: false,
+            slot: Slot::None,
+            state: None,
+            held: Vec::new(),
+            boxed: Vec::new(),
+            touched: false,
+            paused_at: None,
+        }
+    }
+
+    pub(super) fn observe(&mut self, observer: &'a mut dyn Observer) {
+        self.observer = Some(observer);
+    }
+
+    fn tell(&mut self, event: &Event) {
+        let ticks = self.plan.clock.now();
+        if let Some(observer) = &mut self.observer {
+            observer.event(ticks, event);
+        }
+    }
+
+    /// Marks the beginning of a phase.
+    fn mark(&mut self, name: &str) -> u64 {
+        let ticks = self.plan.clock.now();
+        // The few names marked here fit; without a mark only the report suffers.
+        let _ = self.timeline.mark(name, ticks);
+        ticks
+    }
+
+    /// Carries out a step, unless it is cancelled or made to fail.
+    fn step(
+        &mut self,
+        step: Step,
+        work: impl FnOnce(&mut Self) -> Result<(), UpdateError>,
+    ) -> Result<(), Failure> {
+        self.tell(&Event::Started(step));
+        let result = if self.plan.cancel.is_cancelled() {
+            Err(UpdateError::Cancelled)
+        } else if self.plan.fail_at == Some(step) {
+            Err(UpdateError::Injected(step))
+        } else {
+            work(self)
+        };
+        match result {
+            Ok(()) => {
+                self.tell(&Event::Done(step));
+                Ok(())
+            }
+            Err(error) => {
+                self.tell(&Event::Failed(step, error.to_string()));
+                Err(Failure { step, error })
+            }
+        }
+    }
+
+    pub(super) fn preflight(&mut self) -> Result<(), Failure> {
+        self.mark(phase::PREFLIGHT);
+        self.step(Step::Preflight, |attempt| {
+            let mut findings = attempt.box_findings()?;
+            findings.extend(attempt.host.preflight());
+            findings.extend(attempt.guest.preflight());
+            let (blockers, warnings): (Vec<_>, Vec<_>) =
+                findings.into_iter().partition(Finding::is_blocker);
+            for warning in warnings {
+                attempt.tell(&Event::Warning(warning));
+            }
+            if blockers.is_empty() {
+                Ok(())
+            } else {
+                Err(UpdateError::Blocked(blockers))
+            }
+        })
+    }
+
+    fn box_findings(&self) -> Result<Vec<Finding>, UpdateError> {
+        let mut findings = Vec::new();
+        if self.host.leaves_kernel() && !self.store.info()?.features.kho() {
+            findings.push(Finding::blocker(
+                "KHO",
+                "it is off, and a box would not reach the next kernel",
+                "boot this kernel with kho=on",
+            ));
+        }
+        let name = &self.plan.box_name;
+        if self.store.boxes()?.iter().any(|info| info.name == *name) {
+            findings.push(Finding::blocker(
+                format!("Box {name}"),
+                "there is one of this name already",
+                "resume or delete what it holds, or choose another name",
+            ));
+        }
+        Ok(findings)
+    }
+
+    pub(super) fn prepare(&mut self) -> Result<(), Failure> {
+        self.mark(phase::PREPARE);
+        self.step(Step::LoadKernel, |attempt| {
+            attempt
+                .host
+                .load()
+                .map_err(host_error("Cannot load the next kernel"))?;
+            attempt.loaded = true;
+            Ok(())
+        })?;
+        self.step(Step::CreateBox, Self::create_box)?;
+        self.step(Step::PutFds, Self::put_fds)?;
+        self.step(Step::Seal, Self::seal)
+    }
+
+    fn create_box(&mut self) -> Result<(), UpdateError> {
+        let (state, fd) = StateFd::create(self.plan.state_bytes)?;
+        let open = self.store.create(&self.plan.box_name)?;
+        let put = open.put(&state_fd_name(), fd);
+        self.slot = Slot::Open(open);
+        self.state = Some(state);
+        put.map_err(|refused| refused.error.into())
+    }
+
+    fn put_fds(&mut self) -> Result<(), UpdateError> {
+        self.touched = true;
+        let mut fds = self
+            .guest
+            .take_fds()
+            .map_err(guest_error("The guest cannot give its descriptors"))?
+            .into_iter();
+        let result = fds.by_ref().try_for_each(|fd| self.put_one(fd));
+        self.held.extend(fds);
+        result
+    }
+
+    fn put_one(&mut self, NamedFd { name, fd }: NamedFd) -> Result<(), UpdateError> {
+        let refuse = |attempt: &mut Self, name: FdName, fd: OwnedFd, error| {
+            attempt.held.push(NamedFd { name, fd });
+            Err(error)
+        };
+        if self.plan.cancel.is_cancelled() {
+            return refuse(self, name, fd, UpdateError::Cancelled);
+        }
+        if name == state_fd_name() || self.boxed.contains(&name) {
+            let error = UpdateError::NameTwice(name.clone());
+            return refuse(self, name, fd, error);
+        }
+        let Slot::Open(open) = &self.slot else {
+            let error = UpdateError::NoGuest(self.plan.box_name.clone());
+            return refuse(self, name, fd, error);
+        };
+        match open.put(&name, fd) {
+            Ok(()) => {
+                self.boxed.push(name);
+                Ok(())
+            }
+            Err(refused) => refuse(self, name, refused.fd, refused.error.into()),
+        }
+    }
+
+    fn seal(&mut self) -> Result<(), UpdateError> {
+        match std::mem::replace(&mut self.slot, Slot::None) {
+            Slot::Open(open) => match open.seal() {
+                Ok(sealed) => {
+                    self.slot = Slot::Sealed(sealed);
+                    Ok(())
+                }
+                Err(failed) => {
+                    self.slot = Slot::Open(failed.open);
+                    Err(failed.error.into())
+                }
+            },
+            other => {
+                self.slot = other;
+                Err(UpdateError::NoGuest(self.plan.box_name.clone()))
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self) -> Result<(), Failure> {
+        self.step(Step::Pause, |attempt| {
+            attempt.paused_at = Some(attempt.mark(phase::PAUSE));
+            attempt
+                .guest
+                .pause()
+                .map_err(guest_error("The guest cannot be paused"))
+        })?;
+        self.step(Step::Save, |attempt| {
+            attempt.mark(phase::SAVE);
+            let Self {
+                guest, state, plan, ..
+            } = attempt;
+            let state = state
+                .as_mut()
+                .ok_or_else(|| UpdateError::NoGuest(plan.box_name.clone()))?;
+            state.write_frame(&plan.producer, |frame| {
+                guest
+                    .save(frame)
+                    .map_err(guest_error("The guest's state cannot be saved"))
+            })?;
+            Ok(())
+        })
+    }
+
+    pub(super) fn jump(&mut self) -> Result<(), Failure> {
+        self.step(Step::Jump, |attempt| {
+            attempt.mark(phase::JUMP);
+            if let Some(state) = &mut attempt.state {
+                state.write_timeline(&attempt.timeline);
+            }
+            attempt
+                .host
+                .jump()
+                .map_err(host_error("Cannot leave this host"))
+        })
+    }
+}
+
+/// Going back.
+impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
+    /// The failure of a step that never began, because somebody asked to stop.
+    pub(super) fn cancelled(step: Step) -> Failure {
+        Failure {
+            step,
+            error: UpdateError::Cancelled,
+        }
+    }
+
+    /// Undoes what was done, the guest's part first: it may be waiting.
+    pub(super) fn roll_back(mut self, Failure { step, error }: Failure) -> Outcome {
+        if !(self.loaded || self.touched || self.paused_at.is_some())
+            && matches!(self.slot, Slot::None)
+        {
+            return Outcome::NothingChanged { step, error };
+        }
+        self.tell(&Event::RollingBack);
+        let mut problems = Vec::new();
+        self.unseal(&mut problems);
+        self.return_fds(&mut problems);
+        let resumed = self.resume(&mut problems);
+        self.delete_box(&mut problems);
+        if self.loaded
+            && let Err(error) = self.host.unload()
+        {
+            self.problem(
+                &mut problems,
+                format!("The next kernel stays loaded: {error}"),
+            );
+        }
+        match resumed {
+            Err(()) => Outcome::GuestLost {
+                step,
+                error,
+                problems,
+            },
+            Ok(None) if !self.touched && problems.is_empty() => {
+                Outcome::NothingChanged { step, error }
+            }
+            Ok(paused_ns) => Outcome::RolledBack {
+                step,
+                error,
+                problems,
+                paused_ns,
+            },
+        }
+    }
+
+    fn problem(&mut self, problems: &mut Vec<String>, problem: String) {
+        self.tell(&Event::Problem(problem.clone()));
+        problems.push(problem);
+    }
+
+    fn unseal(&mut self, problems: &mut Vec<String>) {
+        self.slot = match std::mem::replace(&mut self.slot, Slot::None) {
+            Slot::Sealed(sealed) => match sealed.unseal() {
+                Ok(open) => Slot::Open(open),
+                Err(failed) => {
+                    self.problem(problems, failed.error.to_string());
+                    Slot::Sealed(failed.sealed)
+                }
+            },
+            other => other,
+        };
+    }
+
+    fn return_fds(&mut self, problems: &mut Vec<String>) {
+        let mut back = std::mem::take(&mut self.held);
+        if let Slot::Open(open) = &self.slot {
+            let mut errors = Vec::new();
+            self.boxed.retain(|name| match open.get(name) {
+                Ok(fd) => {
+                    back.push(NamedFd {
+                        name: name.clone(),
+                        fd,
+                    });
+                    false
+                }
+                Err(error) => {
+                    errors.push(error.to_string());
+                    true
+                }
+            });
+            errors
+                .into_iter()
+                .for_each(|error| self.problem(problems, error));
+        }
+        for NamedFd { name, fd } in back {
+            if let Err(error) = self.guest.give_back(&name, fd) {
+                self.problem(
+                    problems,
+                    format!("The guest refused '{name}' back: {error}"),
+                );
+            }
+        }
+    }
+
+    /// Runs the guest on if it was paused, and says for how long it was.
+    fn resume(&mut self, problems: &mut Vec<String>) -> Result<Option<u64>, ()> {
+        let Some(paused_at) = self.paused_at else {
+            return Ok(None);
+        };
+        match self.guest.resume_in_place() {
+            Ok(()) => {
+                let clock = &self.plan.clock;
+                Ok(Some(clock.to_ns(clock.now().saturating_sub(paused_at))))
+            }
+            Err(error) => {
+                self.problem(problems, format!("The guest cannot run on: {error}"));
+                Err(())
+            }
+        }
+    }
+
+    /// Deletes the box unless something of the guest's is still in it.
+    fn delete_box(&mut self, problems: &mut Vec<String>) {
+        let name = self.plan.box_name.clone();
+        match &self.slot {
+            Slot::None => {}
+            Slot::Open(_) if self.boxed.is_empty() => {
+                if let Err(error) = self.store.delete(&name) {
+                    self.problem(problems, error.to_string());
+                }
+            }
+            Slot::Open(_) | Slot::Sealed(_) => {
+                self.problem(problems, format!("Box {name} stays, with what is in it"));
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The other side: taking a guest over from a box.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::outcome::UpdateError;
+use super::parties::{NamedFd, PartyError};
+use super::state_fd_name;
+use super::step::{ExitStatus, Step};
+use crate::boxes::{AnyBox, FdInfo};
+use crate::clock::Clock;
+use crate::error::{BoxError, Operation};
+use crate::frame::{Frame, KnownSection};
+use crate::name::{BoxName, FdName};
+use crate::statefd::SavedState;
+use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
+use crate::timeline::{Report, Timeline, TimelineError, phase};
+
+/// What a resume is to do.
+#[derive(Debug, Clone)]
+pub struct ResumePlan<'a> {
+    /// The guest's box.
+    pub box_name: BoxName,
+    /// The sections that this program reads.
+    pub known: &'a [KnownSection],
+    /// The clock to mark phases with. Default: the cycle counter, at the
+    /// frequency that the old host wrote down.
+    pub clock: Option<Clock>,
+    /// When userspace of this host started, in nanoseconds of its
+    /// `CLOCK_BOOTTIME`. Default: not known, and no such phase.
+    pub userspace_boottime_ns: Option<u64>,
+    /// The step that is made to fail, for tests. Default: none.
+    pub fail_at: Option<Step>,
+}
+
+impl<'a> ResumePlan<'a> {
+    /// A plan with the defaults.
+    #[must_use]
+    pub fn new(box_name: BoxName, known: &'a [KnownSection]) -> Self {
+        Self {
+            box_name,
+            known,
+            clock: None,
+            userspace_boottime_ns: None,
+            fail_at: None,
+        }
+    }
+}
+
+/// A resume that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} failed: {error}{}", self.aftermath())]
+pub struct ResumeFailed {
+    /// The step that failed.
+    pub step: Step,
+    /// Why.
+    pub error: UpdateError,
+    /// What could not be put back; if nothing, the box is as it was.
+    pub problems: Vec<String>,
+}
+
+impl ResumeFailed {
+    /// Whether the box is as it was, so that another try can succeed.
+    #[must_use]
+    pub fn can_retry(&self) -> bool {
+        self.problems.is_empty() && !matches!(self.error, UpdateError::NoGuest(_))
+    }
+
+    /// What the program exits with.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        if self.problems.is_empty() {
+            ExitStatus::NothingChanged
+        } else {
+            ExitStatus::GuestLost
+        }
+    }
+
+    fn aftermath(&self) -> String {
+        if self.can_retry() {
+            return "; the box is as it was: put it right and try again".to_owned();
+        }
+        self.problems
+            .iter()
+            .map(|problem| format!("; {problem}"))
+            .collect()
+    }
+}
+
+/// A guest being taken over. Dropped before [`restore`](Self::restore) or
+/// [`commit`](Self::commit), it puts everything back and seals the box again.
+///
+/// ```no_run
+/// use vmm_fdbox::frame::KnownSection;
+/// use vmm_fdbox::update::{Incoming, ResumePlan};
+/// use vmm_fdbox::{BoxName, Control, FdName};
+///
+/// let control = Control::open()?;
+/// let known = [KnownSection::new("vcpu0", 1, 1)];
+/// let incoming = Incoming::open(&control, ResumePlan::new(BoxName::new("vm0")?, &known))?;
+/// let (ram, mut resumed) = incoming.restore(|incoming| {
+///     let ram = incoming.take(&FdName::new("ram")?)?;
+///     // ... build the VM from `ram` and `incoming.frame()` ...
+///     Ok(ram)
+/// })?;
+/// resumed.running(); // with the first KVM_RUN
+/// println!("{:?}", resumed.finish().report);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Incoming<'a, S: BoxStore> {
+    store: &'a S,
+    name: BoxName,
+    fail_at: Option<Step>,
+    clock: Clock,
+    timeline: Timeline,
+    frame: Frame<Vec<u8>>,
+    contents: Contents<S>,
+}
+
+/// What came out of the box, as duplicates that can go back in.
+#[derive(Debug)]
+struct Contents<S: BoxStore> {
+    /// `None` once committed or put back.
+    open: Option<S::Open>,
+    was_sealed: bool,
+    taken: Vec<NamedFd>,
+}
+
+impl<S: BoxStore> Contents<S> {
+    /// Opens and unseals the box; on failure it is as it was.
+    fn open(store: &S, name: &BoxName) -> Result<Self, UpdateError> {
+        let found = store.open_box(name).map_err(|error| match error.errno() {
+            Errno::NOENT => UpdateError::NoGuest(name.clone()),
+            _ => error.into(),
+        })?;
+        let (open, was_sealed) = match found {
+            AnyBox::Sealed(sealed) => (sealed.unseal().map_err(|failed| failed.error)?, true),
+            AnyBox::Open(open) => (open, false),
+        };
+        Ok(Self {
+            open: Some(open),
+            was_sealed,
+            taken: Vec::new(),
+        })
+    }
+
+    fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
+        let gone = || BoxError::new(Operation::Get, format!("'{name}'"), Errno::NODEV);
+        let open = self.open.as_ref().ok_or_else(gone)?;
+        let fd = open.get(name)?;
+        let copy = fd.try_clone();
+        self.taken.push(NamedFd {
+            name: name.clone(),
+            fd,
+        });
+        copy.map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
+            BoxError::new(Operation::Get, format!("'{name}'"), errno).into()
+        })
+    }
+
+    /// Puts everything back and seals, returning what went wrong.
+    fn put_back(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let Some(open) = self.open.take() else {
+            return problems;
+        };
+        for NamedFd { name, fd } in self.taken.drain(..) {
+            if let Err(refused) = open.put(&name, fd) {
+                problems.push(refused.error.to_string());
+            }
+        }
+        if self.was_sealed
+            && let Err(failed) = open.seal()
+        {
+            problems.push(failed.error.to_string());
+        }
+        problems
+    }
+}
+
+impl<S: BoxStore> Drop for Contents<S> {
+    fn drop(&mut self) {
+        // Whoever wants to know what went wrong calls `abort`.
+        let _ = self.put_back();
+    }
+}
+
+impl<'a, S: BoxStore> Incoming<'a, S> {
+    /// Opens the guest's box, unseals it, and reads and checks the state.
+    ///
+    /// A box that is open, because a try before this one was killed, will do:
+    /// it is left open then, if this one fails too.
+    ///
+    /// # Errors
+    /// [`ResumeFailed`]; unless it reports problems, the box is as it was.
+    pub fn open(store: &'a S, plan: ResumePlan<'_>) -> Result<Self, Box<ResumeFailed>> {
+        let start = plan
+            .clock
+            .map_or_else(crate::sys::ticks, |clock| clock.now());
+        let failed = |error, problems| {
+            Box::new(ResumeFailed {
+                step: Step::Open,
+                error,
+                problems,
+            })
+        };
+        let mut contents =
+            Contents::open(store, &plan.box_name).map_err(|error| failed(error, Vec::new()))?;
+        let saved = match Self::read(&mut contents, &plan) {
+            Ok(saved) => saved,
+            Err(error) => return Err(failed(error, contents.put_back())),
+        };
+        // Without a timeline the report fails; the resume does not.
+        let timeline = saved
+            .timeline
+            .unwrap_or(Timeline::new(std::num::NonZeroU32::MIN));
+        let mut incoming = Self {
+            store,
+            name: plan.box_name,
+            fail_at: plan.fail_at,
+            clock: plan.clock.unwrap_or_else(|| Clock::tsc(timeline.khz())),
+            timeline,
+            frame: saved.frame,
+            contents,
+        };
+        incoming.mark_boot(plan.userspace_boottime_ns);
+        incoming.mark_at(phase::TAKE_OUT, start);
+        Ok(incoming)
+    }
+
+    fn read(contents: &mut Contents<S>, plan: &ResumePlan<'_>) -> Result<SavedState, UpdateError> {
+        let state = contents.take(&state_fd_name())?;
+        if plan.fail_at == Some(Step::Open) {
+            return Err(UpdateError::Injected(Step::Open));
+        }
+        let saved = SavedState::read(state.as_fd())?;
+        saved
+            .frame
+            .check(plan.known)
+            .map_err(UpdateError::Blocked)?;
+        Ok(saved)
+    }
+
+    /// Marks where this kernel and its userspace started, if it is another
+    /// kernel than the one that was left.
+    fn mark_boot(&mut self, userspace_boottime_ns: Option<u64>) {
+        let left = self
+            .timeline
+            .marks()
+            .iter()
+            .map(|mark| mark.ticks)
+            .max()
+            .unwrap_or(0);
+        let kernel = self.clock.at_boottime(0);
+        if kernel > left {
+            self.mark_at(phase::KERNEL, kernel);
+            if let Some(ns) = userspace_boottime_ns {
+                self.mark_at(phase::USERSPACE, self.clock.at_boottime(ns));
+            }
+        }
+    }
+
+    /// The VM's state.
+    #[must_use]
+    pub fn frame(&self) -> &Frame<Vec<u8>> {
+        &self.frame
+    }
+
+    /// The old host's marks, and this one's so far.
+    #[must_use]
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// What is still in the box.
+    ///
+    /// # Errors
+    /// As [`OpenBox::fds`](crate::OpenBox::fds).
+    pub fn remaining(&self) -> Result<Vec<FdInfo>, BoxError> {
+        self.contents
+            .open
+            .as_ref()
+            .map_or_else(|| Ok(Vec::new()), OpenFdBox::fds)
+    }
+
+    /// Takes a descriptor out. A duplicate is kept until the commit, to be put
+    /// back if something fails.
+    ///
+    /// # Errors
+    /// As [`OpenBox::get`](crate::OpenBox::get).
+    pub fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
+        self.contents.take(name)
+    }
+
+    /// Marks the beginning of a phase, now.
+    pub fn mark(&mut self, name: &str) {
+        self.mark_at(name, self.clock.now());
+    }
+
+    /// Marks the beginning of a phase. A mark too many, or with a bad name, is
+    /// left out: only the report suffers.
+    pub fn mark_at(&mut self, name: &str, ticks: u64) {
+        let _ = self.timeline.mark(name, ticks);
+    }
+
+    /// Rebuilds the VM with `build` and commits. `build` must not run the guest
+    /// yet; whatever it made is dropped before descriptors are put back.
+    ///
+    /// # Errors
+    /// What `build` returns, or a descriptor that it left in the box: everything
+    /// is put back and the box sealed again.
+    pub fn restore<T>(
+        mut self,
+        build: impl FnOnce(&mut Self) -> Result<T, PartyError>,
+    ) -> Result<(T, Resumed<'a, S>), Box<ResumeFailed>> {
+        self.mark(phase::RESTORE);
+        let built = build(&mut self)
+            .map_err(|source| UpdateError::Guest {
+                what: "The VM cannot be rebuilt",
+                source,
+            })
+            .and_then(|built| match self.fail_at {
+                Some(Step::Restore) => Err(UpdateError::Injected(Step::Restore)),
+                _ => Ok(built),
+            })
+            .and_then(|built| self.nothing_left().map(|()| built));
+        match built {
+            Ok(built) => Ok((built, self.commit())),
+            Err(error) => Err(self.abort(error)),
+        }
+    }
+
+    fn nothing_left(&self) -> Result<(), UpdateError> {
+        let left: Vec<FdName> = self
+            .remaining()?
+            .into_iter()
+            .map(|info| info.name)
+            .collect();
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(UpdateError::LeftInBox(left))
+        }
+    }
+
+    /// Past this, nothing can be put back: the guest may run. Cheap, for it
+    /// stands in the blackout.
+    pub fn commit(mut self) -> Resumed<'a, S> {
+        self.contents.taken.clear();
+        self.contents.open = None;
+        Resumed {
+            store: self.store,
+            name: self.name.clone(),
+            clock: self.clock,
+            timeline: self.timeline.clone(),
+        }
+    }
+
+    /// Puts everything back and seals the box again. Close first what was made
+    /// from the descriptors.
+    pub fn abort(mut self, error: UpdateError) -> Box<ResumeFailed> {
+        let problems = self.contents.put_back();
+        Box::new(ResumeFailed {
+            step: Step::Restore,
+            error,
+            problems,
+        })
+    }
+}
+
+/// A guest that was taken over and may run.
+#[derive(Debug)]
+#[must_use = "its box has to be deleted: call finish"]
+pub struct Resumed<'a, S: BoxStore> {
+    store: &'a S,
+    name: BoxName,
+    clock: Clock,
+    timeline: Timeline,
+}
+
+/// The end of an update.
+#[derive(Debug)]
+pub struct Finished {
+    /// The blackout by phase.
+    pub report: Result<Report, TimelineError>,
+    /// Whether the empty box is gone.
+    pub deleted: Result<(), BoxError>,
+    /// Every mark of both hosts.
+    pub timeline: Timeline,
+}
+
+impl<S: BoxStore> Resumed<'_, S> {
+    /// Marks the beginning of a phase, now.
+    pub fn mark(&mut self, name: &str) {
+        self.mark_at(name, self.clock.now());
+    }
+
+    /// Marks the beginning of a phase.
+    pub fn mark_at(&mut self, name: &str, ticks: u64) {
+        let _ = self.timeline.mark(name, ticks);
+    }
+
+    /// Marks the first KVM_RUN, now: the end of the blackout.
+    pub fn running(&mut self) {
+        self.mark(phase::RUNNING);
+    }
+
+    /// Marks the first KVM_RUN, at `ticks` of the cycle counter, when another
+    /// thread noted it.
+    pub fn running_at(&mut self, ticks: u64) {
+        self.mark_at(phase::RUNNING, ticks);
+    }
+
+    /// Deletes the box and reports. The guest runs meanwhile.
+    pub fn finish(self) -> Finished {
+        Finished {
+            report: self.timeline.report(),
+            deleted: self.store.delete(&self.name),
+            timeline: self.timeline,
+        }
+    }
+}

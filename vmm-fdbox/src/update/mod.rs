@@ -1,0 +1,93 @@
+//! The update: from one host into the next, with the guest either running on
+//! there or running on here.
+//!
+//! ```text
+//! Update ─preflight─▶ Ready ─prepare─▶ Prepared ─pause─▶ Paused ─jump─▶ (kexec)
+//!   │                   │                 │                 │              │
+//!   │ nothing changed   │  guest runs     │  guest runs     │ guest waits  │
+//!   ▼                   ▼                 ▼                 ▼              ▼
+//! NothingChanged     NothingChanged    RolledBack       RolledBack     Incoming
+//!                    or RolledBack                                        │ restore
+//!                                                                         ▼
+//!                                                    (guest runs)      Resumed ─finish
+//! ```
+//!
+//! - **preflight** asks guest, host and module for whatever could fail later.
+//! - **prepare** loads the kernel, creates the box, puts and seals. This is the
+//!   slow part, and the guest runs through it.
+//! - **pause** stops the vCPUs and writes the state, from where the blackout
+//!   counts.
+//! - **jump** leaves.
+//! - **[`Incoming`]** is the other side: it unseals, reads and checks the state
+//!   and hands out the descriptors. Until it is committed any failure puts all
+//!   of them back and seals the box again, for another try.
+//!
+//! Every failure before the jump goes through one place, which undoes exactly
+//! what was done: unseal, take everything back, run the guest on, delete the
+//! box, unload the kernel. Each state is a type that the next one consumes, so
+//! steps cannot be left out or repeated.
+//!
+//! The module knows guests and hosts only as [`Guest`] and [`Host`], and boxes
+//! as [`BoxStore`](crate::BoxStore).
+
+mod attempt;
+mod incoming;
+mod outcome;
+mod outgoing;
+mod parties;
+mod step;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use incoming::{Finished, Incoming, ResumeFailed, ResumePlan, Resumed};
+pub use outcome::{Outcome, UpdateError};
+pub use outgoing::{Paused, Prepared, Ready, Update};
+pub use parties::{Guest, Host, KexecHost, NamedFd, NextKernel, PartyError, SameHost};
+pub use step::{ExitStatus, Step, UnknownStep};
+pub use watch::{CancelFlag, Event, Observer};
+
+use crate::clock::Clock;
+use crate::name::{BoxName, FdName};
+
+/// The name of the state memfd in its box. No other descriptor may have it.
+pub const STATE_FD: &str = "vm-state";
+
+/// Room for a VM's state, in bytes, unless a plan says otherwise.
+pub const DEFAULT_STATE_BYTES: usize = 1 << 20;
+
+fn state_fd_name() -> FdName {
+    FdName::from_static(STATE_FD)
+}
+
+/// What an update is to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The box to create: there must be none of this name.
+    pub box_name: BoxName,
+    /// The clock of the timeline.
+    pub clock: Clock,
+    /// Name and version of the program, written into the state.
+    pub producer: String,
+    /// Room for the VM's state, in bytes. Default: [`DEFAULT_STATE_BYTES`].
+    pub state_bytes: usize,
+    /// Stops the update when set. Default: nobody sets it.
+    pub cancel: CancelFlag,
+    /// The step that is made to fail instead of being carried out, for tests.
+    /// Default: none.
+    pub fail_at: Option<Step>,
+}
+
+impl Plan {
+    /// A plan with the defaults.
+    pub fn new(box_name: BoxName, clock: Clock, producer: impl Into<String>) -> Self {
+        Self {
+            box_name,
+            clock,
+            producer: producer.into(),
+            state_bytes: DEFAULT_STATE_BYTES,
+            cancel: CancelFlag::new(),
+            fail_at: None,
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! How an update ended.
+
+use super::parties::PartyError;
+use super::step::{ExitStatus, Step};
+use crate::boxes::SealError;
+use crate::error::BoxError;
+use crate::finding::Finding;
+use crate::frame::FrameError;
+use crate::name::{BoxName, FdName};
+use crate::statefd::StateError;
+
+/// Why an update, or a resume, failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// Preflight found blockers.
+    #[error("{}", join(.0))]
+    Blocked(Vec<Finding>),
+    /// Somebody asked to stop.
+    #[error("Cancelled")]
+    Cancelled,
+    /// A failure that a test asked for.
+    #[error("Step '{0}' failed because a test asked for it")]
+    Injected(Step),
+    /// A box.
+    #[error(transparent)]
+    Box(#[from] BoxError),
+    /// The box could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The state memfd.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Two descriptors of one name, or one of the state memfd's.
+    #[error("The guest gave two descriptors the name '{0}'")]
+    NameTwice(FdName),
+    /// The guest.
+    #[error("{what}: {source}")]
+    Guest {
+        /// What it was asked to do.
+        what: &'static str,
+        /// Its own error.
+        source: PartyError,
+    },
+    /// The host.
+    #[error("{what}: {source}")]
+    Host {
+        /// What it was asked to do.
+        what: &'static str,
+        /// Its own error.
+        source: PartyError,
+    },
+    /// Descriptors that a resume did not take out.
+    #[error("Still in the box after the VM was rebuilt: {}", join(.0))]
+    LeftInBox(Vec<FdName>),
+    /// There is no box of a guest to resume.
+    #[error("No box '{0}': the guest was not handed over, or was resumed already")]
+    NoGuest(BoxName),
+}
+
+impl From<FrameError> for UpdateError {
+    fn from(error: FrameError) -> Self {
+        Self::State(error.into())
+    }
+}
+
+fn join(items: &[impl ToString]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// How the half of an update that runs in the old host ended.
+#[derive(Debug)]
+#[must_use = "tells whether the guest still runs in this process"]
+pub enum Outcome {
+    /// The jump was made. Only a [`Host`](super::Host) that stays in its kernel
+    /// returns from one: the program exits, and another resumes the guest.
+    HandedOver,
+    /// It failed before anything of the guest was touched.
+    NothingChanged {
+        /// The step that failed.
+        step: Step,
+        /// Why.
+        error: UpdateError,
+    },
+    /// It failed or was cancelled; the guest runs on in this process.
+    RolledBack {
+        /// The step that failed.
+        step: Step,
+        /// Why.
+        error: UpdateError,
+        /// What did not go smoothly in the rollback.
+        problems: Vec<String>,
+        /// How long the guest stood still, in nanoseconds; `None` if not at all.
+        paused_ns: Option<u64>,
+    },
+    /// It failed and the guest could not be run on.
+    GuestLost {
+        /// The step that failed.
+        step: Step,
+        /// Why.
+        error: UpdateError,
+        /// What went wrong in the rollback.
+        problems: Vec<String>,
+    },
+}
+
+impl Outcome {
+    /// What the program exits with, if it exits.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::HandedOver => ExitStatus::Done,
+            Self::NothingChanged { .. } => ExitStatus::NothingChanged,
+            Self::RolledBack { .. } => ExitStatus::RolledBack,
+            Self::GuestLost { .. } => ExitStatus::GuestLost,
+        }
+    }
+
+    /// The step that failed and why, if one did.
+    #[must_use]
+    pub fn error(&self) -> Option<(Step, &UpdateError)> {
+        match self {
+            Self::HandedOver => None,
+            Self::NothingChanged { step, error }
+            | Self::RolledBack { step, error, .. }
+            | Self::GuestLost { step, error, .. } => Some((*step, error)),
+        }
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::HandedOver => f.write_str("Handed over"),
+            Self::NothingChanged { step, error } => {
+                write!(f, "Nothing changed: {step} failed: {error}")
+            }
+            Self::RolledBack {
+                step,
+                error,
+                problems,
+                ..
+            } => {
+                write!(f, "Rolled back, the guest runs on: {step} failed: {error}")?;
+                write_problems(f, problems)
+            }
+            Self::GuestLost {
+                step,
+                error,
+                problems,
+            } => {
+                write!(f, "Guest lost: {step} failed: {error}")?;
+                write_problems(f, problems)
+            }
+        }
+    }
+}
+
+fn write_problems(f: &mut std::fmt::Formatter<'_>, problems: &[String]) -> std::fmt::Result {
+    problems
+        .iter()
+        .try_for_each(|problem| write!(f, "; {problem}"))
+}

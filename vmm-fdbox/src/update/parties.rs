@@ -1,0 +1,224 @@
+//! The two sides an update works on: the guest, and the host it leaves.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use crate::finding::Finding;
+use crate::frame::FrameWriter;
+use crate::kexec::{self, KexecError, KexecImage};
+use crate::name::FdName;
+
+/// An error of a [`Guest`] or a [`Host`].
+pub type PartyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A descriptor and the name it gets in the box.
+#[derive(Debug)]
+pub struct NamedFd {
+    /// The name.
+    pub name: FdName,
+    /// The descriptor.
+    pub fd: OwnedFd,
+}
+
+/// The VMM's side of an update. All methods are called from one thread, in the
+/// order they stand here but for the last two, which undo.
+pub trait Guest {
+    /// Whatever would make the update fail later: a device that cannot be saved,
+    /// memory that cannot be kept. Called while the guest runs; changes nothing.
+    fn preflight(&mut self) -> Vec<Finding>;
+
+    /// What goes into the box, dependencies first. Duplicates of the VMM's own
+    /// descriptors, or those themselves: after a rollback each comes back
+    /// through [`give_back`](Self::give_back). The guest runs on meanwhile.
+    ///
+    /// # Errors
+    /// Rolls the update back.
+    fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError>;
+
+    /// Stops the vCPUs and everything else that changes the guest. The blackout
+    /// starts here.
+    ///
+    /// # Errors
+    /// Rolls the update back, with [`resume_in_place`](Self::resume_in_place).
+    fn pause(&mut self) -> Result<(), PartyError>;
+
+    /// Writes the state that the new host needs. Kilobytes, and quickly: the
+    /// guest waits.
+    ///
+    /// # Errors
+    /// Rolls the update back.
+    fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError>;
+
+    /// Takes back a descriptor that went into the box and came out again, or
+    /// never went in. Guests that gave away duplicates drop it.
+    ///
+    /// # Errors
+    /// Is reported; the rollback goes on.
+    fn give_back(&mut self, name: &FdName, fd: OwnedFd) -> Result<(), PartyError>;
+
+    /// Runs the guest on in this process, as if nothing had happened. Called
+    /// after every [`pause`](Self::pause) that no jump followed, one that failed
+    /// included.
+    ///
+    /// # Errors
+    /// The guest is lost.
+    fn resume_in_place(&mut self) -> Result<(), PartyError>;
+}
+
+/// The host that the update leaves.
+pub trait Host {
+    /// Whatever would make loading or jumping fail. Changes nothing.
+    fn preflight(&mut self) -> Vec<Finding>;
+
+    /// Whether the jump goes into another kernel, so that boxes need KHO.
+    fn leaves_kernel(&self) -> bool {
+        true
+    }
+
+    /// Loads the next kernel, and does whatever else is slow. The guest runs.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    fn load(&mut self) -> Result<(), PartyError>;
+
+    /// The inverse of [`load`](Self::load).
+    ///
+    /// # Errors
+    /// Is reported; the rollback goes on.
+    fn unload(&mut self) -> Result<(), PartyError>;
+
+    /// Leaves. Into another kernel this returns only on failure.
+    ///
+    /// # Errors
+    /// Rolls the update back.
+    fn jump(&mut self) -> Result<(), PartyError>;
+}
+
+/// What [`KexecHost`] jumps into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NextKernel {
+    /// Files to load.
+    Files {
+        /// The kernel image.
+        kernel: PathBuf,
+        /// The initramfs, if any.
+        initramfs: Option<PathBuf>,
+        /// The kernel's command line.
+        cmdline: String,
+    },
+    /// What something else loaded, such as `kexec -l -s`.
+    Loaded,
+}
+
+/// A [`Host`] that kexecs.
+#[derive(Debug)]
+pub struct KexecHost {
+    next: NextKernel,
+    image: Option<KexecImage>,
+}
+
+impl KexecHost {
+    /// A host that jumps into `next`.
+    #[must_use]
+    pub fn new(next: NextKernel) -> Self {
+        Self { next, image: None }
+    }
+
+    fn load_image(&self) -> Result<KexecImage, KexecError> {
+        match &self.next {
+            NextKernel::Loaded => KexecImage::loaded(),
+            NextKernel::Files {
+                kernel,
+                initramfs,
+                cmdline,
+            } => {
+                let kernel = kexec::open(kernel)?;
+                let initramfs = initramfs.as_deref().map(kexec::open).transpose()?;
+                let initramfs = initramfs.as_ref().map(AsFd::as_fd);
+                KexecImage::load(kernel.as_fd(), initramfs, cmdline)
+            }
+        }
+    }
+}
+
+impl Host for KexecHost {
+    fn preflight(&mut self) -> Vec<Finding> {
+        let NextKernel::Files {
+            kernel,
+            initramfs,
+            cmdline,
+        } = &self.next
+        else {
+            let loaded = KexecImage::loaded();
+            return loaded
+                .err()
+                .map(|error| Finding::blocker("kexec", error.to_string(), "then try again"))
+                .into_iter()
+                .collect();
+        };
+        let mut findings = kexec::preflight();
+        findings.extend(kexec::check_cmdline(cmdline));
+        for path in [Some(kernel), initramfs.as_ref()].into_iter().flatten() {
+            if let Err(KexecError::Open { path, source }) = kexec::open(path) {
+                let subject = path.display().to_string();
+                findings.push(Finding::blocker(
+                    subject,
+                    format!("cannot be opened ({source})"),
+                    "name a file that can",
+                ));
+            }
+        }
+        findings
+    }
+
+    /// Loads the image and flushes the file systems, which the jump does not.
+    fn load(&mut self) -> Result<(), PartyError> {
+        self.image = Some(self.load_image()?);
+        rustix::fs::sync();
+        Ok(())
+    }
+
+    /// Leaves alone what something else loaded.
+    fn unload(&mut self) -> Result<(), PartyError> {
+        match (self.image.take(), &self.next) {
+            (Some(image), NextKernel::Files { .. }) => Ok(image.unload()?),
+            _ => Ok(()),
+        }
+    }
+
+    fn jump(&mut self) -> Result<(), PartyError> {
+        match self
+            .image
+            .as_ref()
+            .ok_or(KexecError::NothingLoaded)?
+            .jump()? {}
+    }
+}
+
+/// A [`Host`] that stays: the jump only ends the old VMM, and a new one takes the
+/// box in the same kernel. Updates a VMM without its host.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SameHost;
+
+impl Host for SameHost {
+    fn preflight(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    fn leaves_kernel(&self) -> bool {
+        false
+    }
+
+    fn load(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
+
+    /// Returns at once; the program exits next.
+    fn jump(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
+}

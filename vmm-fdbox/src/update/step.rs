@@ -1,0 +1,144 @@
+//! The steps of an update, and what a program's exit status says of it.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// A step of an update, on either side of the kexec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// Ask guest, host and module for blockers.
+    Preflight,
+    /// Load the next kernel.
+    LoadKernel,
+    /// Create the state memfd and the box.
+    CreateBox,
+    /// Move the descriptors into the box.
+    PutFds,
+    /// Seal the box.
+    Seal,
+    /// Stop the vCPUs.
+    Pause,
+    /// Write the VM's state.
+    Save,
+    /// Jump into the next kernel.
+    Jump,
+    /// In the new host: open the box, unseal it and read the state.
+    Open,
+    /// In the new host: take out the descriptors and rebuild the VM.
+    Restore,
+    /// In the new host: delete the box.
+    Finish,
+}
+
+impl Step {
+    /// Every step, in the order they happen.
+    pub const ALL: [Self; 11] = [
+        Self::Preflight,
+        Self::LoadKernel,
+        Self::CreateBox,
+        Self::PutFds,
+        Self::Seal,
+        Self::Pause,
+        Self::Save,
+        Self::Jump,
+        Self::Open,
+        Self::Restore,
+        Self::Finish,
+    ];
+
+    /// The step's name, for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight",
+            Self::LoadKernel => "load-kernel",
+            Self::CreateBox => "create-box",
+            Self::PutFds => "put-fds",
+            Self::Seal => "seal",
+            Self::Pause => "pause",
+            Self::Save => "save",
+            Self::Jump => "jump",
+            Self::Open => "open",
+            Self::Restore => "restore",
+            Self::Finish => "finish",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that no [`Step`] has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("There is no step '{0}'")]
+pub struct UnknownStep(pub String);
+
+impl std::str::FromStr for Step {
+    type Err = UnknownStep;
+
+    fn from_str(name: &str) -> Result<Self, UnknownStep> {
+        let step = Self::ALL.into_iter().find(|step| step.name() == name);
+        step.ok_or_else(|| UnknownStep(name.to_owned()))
+    }
+}
+
+/// What a program that updates or resumes a guest exits with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// 0: the update, or its half on this host, is done.
+    Done = 0,
+    /// 1: wrong usage, or an error that has nothing to do with an update.
+    Error = 1,
+    /// 10: it failed and nothing changed. Before a kexec the guest was not
+    /// touched; after one the box is as it was, for another try.
+    NothingChanged = 10,
+    /// 11: it failed or was cancelled, and was rolled back: the guest runs on in
+    /// its old process.
+    RolledBack = 11,
+    /// 12: it failed and the guest is lost.
+    GuestLost = 12,
+}
+
+impl ExitStatus {
+    /// The number.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(status.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for step in Step::ALL {
+            assert_eq!(step.name().parse::<Step>().unwrap(), step);
+        }
+        assert!("".parse::<Step>().is_err());
+    }
+
+    #[test]
+    fn exit_statuses_are_fixed() {
+        let all = [
+            ExitStatus::Done,
+            ExitStatus::Error,
+            ExitStatus::NothingChanged,
+            ExitStatus::RolledBack,
+            ExitStatus::GuestLost,
+        ];
+        assert_eq!(all.map(ExitStatus::code), [0, 1, 10, 11, 12]);
+    }
+}
