@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The handover ABI: every byte that FDBox carries from one kernel to the next.
+//!
+//! # Concept
+//!
+//! The KHO subtree `fdbox` points at one page, the *root*. The root has a
+//! checksum of its own and tells where the *body* is: a list of all page extents
+//! that the handover keeps, then the boxes with their descriptors and what each
+//! descriptor's kind saved.
+//!
+//! Magic, version, lengths, checksums and the extent list are the same in every
+//! version, so a kernel that cannot read the boxes can still carry the memory on
+//! through another kexec. Whatever changes the meaning or the place of a byte
+//! behind the extents changes [`VERSION`].
+//!
+//! # Lifecycle
+//!
+//! Written at SEAL, read once when the module loads. Nothing is trusted before
+//! [`Root::decode`] and [`Body::check`] have passed.
+//!
+//! This file holds no logic but encoding and has no dependency: the project's
+//! tests build it on the host. All numbers are little-endian, all records start
+//! at a multiple of 8 bytes. docs/handover-abi.md has the tables.
+
+/// Name of the KHO subtree.
+pub(crate) const SUBTREE: &core::ffi::CStr = c"fdbox";
+/// First bytes of the root.
+pub(crate) const MAGIC: [u8; 8] = *b"FDBOXKHO";
+/// Layout of what follows the extents.
+pub(crate) const VERSION: u32 = 1;
+/// Bytes of the root that are in use, its checksum included.
+pub(crate) const ROOT_LEN: usize = 256;
+/// Bytes of the kernel release in the root.
+pub(crate) const PRODUCER_LEN: usize = 64;
+/// Bytes of a box or descriptor name, its NUL included.
+pub(crate) const NAME_LEN: usize = 256;
+/// Bytes of a compatible string, its NUL included.
+pub(crate) const COMPATIBLE_LEN: usize = 48;
+/// Bytes of a box record before its descriptors.
+pub(crate) const BOX_LEN: usize = 24 + NAME_LEN;
+/// Bytes of a descriptor record before its data.
+pub(crate) const FD_LEN: usize = 24 + NAME_LEN + COMPATIBLE_LEN;
+/// The largest data one descriptor may carry.
+pub(crate) const MAX_DATA_LEN: usize = 1 << 20;
+
+/// CRC-32 (IEEE 802.3) over a byte slice, with the usual initial value and final inversion.
+pub(crate) type Crc = fn(&[u8]) -> u32;
+
+/// What is wrong with a handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// Shorter than its header says.
+    Truncated,
+    /// Not an FDBox handover.
+    Magic,
+    /// The root's checksum does not match.
+    RootChecksum,
+    /// The body's checksum does not match.
+    BodyChecksum,
+    /// The extent list is longer than the body or has an impossible extent.
+    Extents,
+    /// A box record is impossible.
+    Box,
+    /// A descriptor record is impossible.
+    Fd,
+    /// A name is not one.
+    Name,
+    /// Bytes that belong to nothing.
+    Trailing,
+}
+
+impl Malformed {
+    /// For the log.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Malformed::Truncated => "truncated",
+            Malformed::Magic => "not an fdbox handover",
+            Malformed::RootChecksum => "root checksum mismatch",
+            Malformed::BodyChecksum => "body checksum mismatch",
+            Malformed::Extents => "impossible page extents",
+            Malformed::Box => "impossible box record",
+            Malformed::Fd => "impossible descriptor record",
+            Malformed::Name => "impossible name",
+            Malformed::Trailing => "bytes that belong to nothing",
+        }
+    }
+}
+
+/// Where encoded bytes go; growing may fail.
+pub(crate) trait Sink {
+    /// The error of running out of memory.
+    type Error;
+    /// Appends `bytes`.
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}
+
+/// Whether `name` can name a box or a descriptor.
+pub(crate) fn name_is_valid(name: &[u8]) -> bool {
+    !name.is_empty()
+        && name.len() < NAME_LEN
+        && name != b"."
+        && name != b".."
+        && !name.contains(&b'/')
+        && !name.contains(&0)
+}
+
+/// The string in a NUL-padded array; `None` without a NUL.
+pub(crate) fn until_nul(array: &[u8]) -> Option<&[u8]> {
+    let end = array.iter().position(|&byte| byte == 0)?;
+    array.get(..end)
+}
+
+/// The fixed-size page that KHO points at.
+///
+/// | offset | bytes | what |
+/// |---|---|---|
+/// | 0 | 8 | magic |
+/// | 8 | 4 | version |
+/// | 12 | 4 | length of the root |
+/// | 16 | 8 | length of the body |
+/// | 24 | 4 | checksum of the body |
+/// | 28 | 4 | number of boxes |
+/// | 32 | 8 | number of extents |
+/// | 40 | 16 | the body's `struct kho_vmalloc` |
+/// | 56 | 64 | release of the kernel that wrote it |
+/// | 120 | 132 | zero |
+/// | 252 | 4 | checksum of bytes 0 to 251 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Root {
+    pub(crate) version: u32,
+    pub(crate) body_len: u64,
+    pub(crate) body_crc: u32,
+    pub(crate) nr_boxes: u32,
+    pub(crate) nr_extents: u64,
+    pub(crate) body_vmalloc: [u8; 16],
+    pub(crate) producer: [u8; PRODUCER_LEN],
+}
+
+impl Root {
+    pub(crate) fn encode(&self, crc: Crc) -> [u8; ROOT_LEN] {
+        let mut out = [0; ROOT_LEN];
+        out[0..8].copy_from_slice(&MAGIC);
+        out[8..12].copy_from_slice(&self.version.to_le_bytes());
+        out[12..16].copy_from_slice(&(ROOT_LEN as u32).to_le_bytes());
+        out[16..24].copy_from_slice(&self.body_len.to_le_bytes());
+        out[24..28].copy_from_slice(&self.body_crc.to_le_bytes());
+        out[28..32].copy_from_slice(&self.nr_boxes.to_le_bytes());
+        out[32..40].copy_from_slice(&self.nr_extents.to_le_bytes());
+        out[40..56].copy_from_slice(&self.body_vmalloc);
+        out[56..120].copy_from_slice(&self.producer);
+        let sum = crc(&out[..ROOT_LEN - 4]);
+        out[ROOT_LEN - 4..].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    /// Checks everything but the version, which only the boxes depend on.
+    pub(crate) fn decode(bytes: &[u8], crc: Crc) -> Result<Root, Malformed> {
+        let bytes = bytes.get(..ROOT_LEN).ok_or(Malformed::Truncated)?;
+        if bytes[0..8] != MAGIC {
+            return Err(Malformed::Magic);
+        }
+        let word = |at| u32_at(bytes, at).ok_or(Malformed::Truncated);
+        let long = |at| u64_at(bytes, at).ok_or(Malformed::Truncated);
+        if word(12)? as usize != ROOT_LEN {
+            return Err(Malformed::Truncated);
+        }
+        if word(ROOT_LEN - 4)? != crc(&bytes[..ROOT_LEN - 4]) {
+            return Err(Malformed::RootChecksum);
+        }
+        let root = Root {
+            version: word(8)?,
+            body_len: long(16)?,
+            body_crc: word(24)?,
+            nr_boxes: word(28)?,
+            nr_extents: long(32)?,
+            body_vmalloc: bytes[40..56].try_into().map_err(|_| Malformed::Truncated)?,
+            producer: bytes[56..120].try_into().map_err(|_| Malformed::Truncated)?,
+        };
+        match root.nr_extents.checked_mul(8) {
+            Some(len) if len <= root.body_len => Ok(root),
+            _ => Err(Malformed::Extents),
+        }
+    }
+}
+
+/// A run of physically consecutive folios of one order, in eight bytes: from the
+/// top, 6 bits of order, 18 bits of their number minus one, 40 bits of the first
+/// page frame number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) pfn: u64,
+    pub(crate) folios: u64,
+    pub(crate) order: u32,
+}
+
+impl Extent {
+    /// The most folios one extent holds.
+    pub(crate) const MAX_FOLIOS: u64 = 1 << 18;
+    const PFN_BITS: u32 = 40;
+    /// KHO keeps nothing larger than this order.
+    const MAX_ORDER: u32 = 30;
+
+    /// Pages of 4 KiB in it.
+    pub(crate) fn pages(&self) -> u64 {
+        self.folios << self.order
+    }
+
+    pub(crate) fn encode(&self) -> u64 {
+        u64::from(self.order) << 58 | (self.folios - 1) << Self::PFN_BITS | self.pfn
+    }
+
+    pub(crate) fn decode(raw: u64) -> Result<Extent, Malformed> {
+        let extent = Extent {
+            pfn: raw & ((1 << Self::PFN_BITS) - 1),
+            folios: (raw >> Self::PFN_BITS & (Self::MAX_FOLIOS - 1)) + 1,
+            order: (raw >> 58) as u32,
+        };
+        let aligned = extent.order <= Self::MAX_ORDER && extent.pfn % (1 << extent.order) == 0;
+        if extent.pfn == 0 || !aligned {
+            return Err(Malformed::Extents);
+        }
+        Ok(extent)
+    }
+}
+
+/// A box, as far as it crosses a kexec: its name, and owner and mode of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BoxRecord<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) nr_fds: u32,
+    fds: &'a [u8],
+}
+
+/// Writes the head of a box whose descriptors take `fds_len` bytes.
+///
+/// | offset | bytes | what |
+/// |---|---|---|
+/// | 0 | 4 | length of the record, its descriptors included |
+/// | 4 | 4 | number of descriptors |
+/// | 8 | 4 | mode of the node |
+/// | 12 | 4 | owner |
+/// | 16 | 4 | group |
+/// | 20 | 4 | zero |
+/// | 24 | 256 | name, NUL-padded |
+pub(crate) fn put_box<S: Sink>(
+    out: &mut S,
+    name: &[u8],
+    (mode, uid, gid): (u32, u32, u32),
+    nr_fds: u32,
+    fds_len: usize,
+) -> Result<(), S::Error> {
+    out.put(&((BOX_LEN + fds_len) as u32).to_le_bytes())?;
+    for word in [nr_fds, mode, uid, gid, 0] {
+        out.put(&word.to_le_bytes())?;
+    }
+    put_padded(out, name, NAME_LEN)
+}
+
+/// A descriptor: its name, its kind, which extents are its own, what its kind saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FdRecord<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) compatible: &'a [u8],
+    pub(crate) first_extent: u64,
+    pub(crate) nr_extents: u64,
+    pub(crate) data: &'a [u8],
+}
+
+impl FdRecord<'_> {
+    /// Bytes it takes in the body.
+    pub(crate) fn encoded_len(data_len: usize) -> usize {
+        FD_LEN + data_len.next_multiple_of(8)
+    }
+
+    /// Writes it.
+    ///
+    /// | offset | bytes | what |
+    /// |---|---|---|
+    /// | 0 | 4 | length of the record, data and padding included |
+    /// | 4 | 4 | length of the data |
+    /// | 8 | 8 | index of its first extent |
+    /// | 16 | 8 | number of its extents |
+    /// | 24 | 256 | name, NUL-padded |
+    /// | 280 | 48 | compatible string of its kind, NUL-padded |
+    /// | 328 | | data, NUL-padded to a multiple of 8 |
+    pub(crate) fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
+        let len = Self::encoded_len(self.data.len());
+        out.put(&(len as u32).to_le_bytes())?;
+        out.put(&(self.data.len() as u32).to_le_bytes())?;
+        out.put(&self.first_extent.to_le_bytes())?;
+        out.put(&self.nr_extents.to_le_bytes())?;
+        put_padded(out, self.name, NAME_LEN)?;
+        put_padded(out, self.compatible, COMPATIBLE_LEN)?;
+        put_padded(out, self.data, len - FD_LEN)
+    }
+}
+
+fn put_padded<S: Sink>(out: &mut S, bytes: &[u8], len: usize) -> Result<(), S::Error> {
+    const ZERO: [u8; NAME_LEN] = [0; NAME_LEN];
+    out.put(bytes)?;
+    out.put(&ZERO[..len - bytes.len()])
+}
+
+/// What the root points at: extents, then boxes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Body<'a> {
+    bytes: &'a [u8],
+    root: Root,
+}
+
+impl<'a> Body<'a> {
+    /// Checks length, checksum and extents, and for a [`VERSION`] that this code
+    /// knows every record. Only then may anything be taken from it.
+    pub(crate) fn check(root: Root, bytes: &'a [u8], crc: Crc) -> Result<Self, Malformed> {
+        let len = usize::try_from(root.body_len).map_err(|_| Malformed::Truncated)?;
+        let bytes = bytes.get(..len).ok_or(Malformed::Truncated)?;
+        if crc(bytes) != root.body_crc {
+            return Err(Malformed::BodyChecksum);
+        }
+        let body = Body { bytes, root };
+        for index in 0..root.nr_extents {
+            body.extent(index)?;
+        }
+        if root.version == VERSION {
+            body.check_records()?;
+        }
+        Ok(body)
+    }
+
+    fn check_records(&self) -> Result<(), Malformed> {
+        let mut next_extent = 0u64;
+        let mut boxes = 0;
+        for record in self.boxes() {
+            let record = record?;
+            boxes += 1;
+            let mut fds = 0;
+            for fd in record.fds() {
+                let fd = fd?;
+                fds += 1;
+                if fd.first_extent != next_extent {
+                    return Err(Malformed::Fd);
+                }
+                next_extent = next_extent.checked_add(fd.nr_extents).ok_or(Malformed::Fd)?;
+            }
+            if fds != record.nr_fds {
+                return Err(Malformed::Box);
+            }
+        }
+        if boxes != self.root.nr_boxes || next_extent != self.root.nr_extents {
+            return Err(Malformed::Trailing);
+        }
+        Ok(())
+    }
+
+    /// The extent at `index`, which [`Root::decode`] made sure lies in the body.
+    pub(crate) fn extent(&self, index: u64) -> Result<Extent, Malformed> {
+        let raw = usize::try_from(index)
+            .ok()
+            .filter(|_| index < self.root.nr_extents)
+            .and_then(|index| u64_at(self.bytes, index * 8));
+        Extent::decode(raw.ok_or(Malformed::Extents)?)
+    }
+
+    /// The boxes, in the order they were sealed.
+    pub(crate) fn boxes(&self) -> impl Iterator<Item = Result<BoxRecord<'a>, Malformed>> + use<'a> {
+        let start = self.root.nr_extents as usize * 8;
+        records(self.bytes.get(start..).unwrap_or(&[]), decode_box)
+    }
+}
+
+impl<'a> BoxRecord<'a> {
+    /// Its descriptors, in the order they were put in.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = Result<FdRecord<'a>, Malformed>> + use<'a> {
+        records(self.fds, decode_fd)
+    }
+}
+
+/// Splits `bytes` into records that begin with their length; ends after an error.
+fn records<'a, T: 'a>(
+    mut bytes: &'a [u8],
+    decode: fn(&'a [u8]) -> Result<T, Malformed>,
+) -> impl Iterator<Item = Result<T, Malformed>> + use<'a, T> {
+    core::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let len = u32_at(bytes, 0).map(|len| len as usize).unwrap_or(0);
+        if len == 0 || len % 8 != 0 || len > bytes.len() {
+            bytes = &[];
+            return Some(Err(Malformed::Truncated));
+        }
+        let (record, rest) = bytes.split_at(len);
+        bytes = rest;
+        Some(decode(record))
+    })
+}
+
+fn decode_box(bytes: &[u8]) -> Result<BoxRecord<'_>, Malformed> {
+    let word = |at| u32_at(bytes, at).ok_or(Malformed::Box);
+    let name = bytes.get(24..BOX_LEN).and_then(until_nul).ok_or(Malformed::Box)?;
+    if !name_is_valid(name) {
+        return Err(Malformed::Name);
+    }
+    Ok(BoxRecord {
+        name,
+        nr_fds: word(4)?,
+        mode: word(8)?,
+        uid: word(12)?,
+        gid: word(16)?,
+        fds: &bytes[BOX_LEN..],
+    })
+}
+
+fn decode_fd(bytes: &[u8]) -> Result<FdRecord<'_>, Malformed> {
+    let long = |at| u64_at(bytes, at).ok_or(Malformed::Fd);
+    let data_len = u32_at(bytes, 4).ok_or(Malformed::Fd)? as usize;
+    let name = bytes.get(24..24 + NAME_LEN).and_then(until_nul);
+    let compatible = bytes.get(24 + NAME_LEN..FD_LEN).and_then(until_nul);
+    let (Some(name), Some(compatible)) = (name, compatible) else {
+        return Err(Malformed::Fd);
+    };
+    if !name_is_valid(name) || compatible.is_empty() {
+        return Err(Malformed::Name);
+    }
+    if data_len > MAX_DATA_LEN || FdRecord::encoded_len(data_len) != bytes.len() {
+        return Err(Malformed::Fd);
+    }
+    Ok(FdRecord {
+        name,
+        compatible,
+        first_extent: long(8)?,
+        nr_extents: long(16)?,
+        data: &bytes[FD_LEN..FD_LEN + data_len],
+    })
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The list of all boxes, and their device nodes.
+
+use crate::bx::FdBox;
+use crate::ffi;
+use crate::file::NodeOwner;
+use crate::name::Name;
+use kernel::{
+    error::from_err_ptr,
+    prelude::*,
+    sync::Arc,
+    types::ForeignOwnable, //
+};
+
+/// The name of the control node, which shares a directory with the boxes.
+const CONTROL: &[u8] = b"fdbox";
+
+/// The device node of a box; it owns a reference to the box.
+///
+/// # Invariants
+///
+/// Points at a node that `fdbox_shim_node_create()` made and nobody else destroys.
+struct Node(*mut ffi::Node);
+
+// SAFETY: A device can be removed from any task.
+unsafe impl Send for Node {}
+
+impl Node {
+    fn new(bx: &Arc<FdBox>, owner: NodeOwner) -> Result<Node> {
+        let name = bx.name.to_array();
+        let foreign = bx.clone().into_foreign();
+        // SAFETY: The name has a NUL. The function takes over the reference, also when it fails,
+        // and gives it back through `fdbox_rs_box_put()`.
+        let node = unsafe {
+            ffi::fdbox_shim_node_create(
+                name.as_ptr().cast(),
+                foreign,
+                owner.mode,
+                owner.uid,
+                owner.gid,
+            )
+        };
+        // INVARIANT: Just made.
+        Ok(Node(from_err_ptr(node)?))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { ffi::fdbox_shim_node_destroy(self.0) };
+    }
+}
+
+struct Listed {
+    bx: Arc<FdBox>,
+    _node: Node,
+    _module: ModuleHold,
+}
+
+/// A hold of this module: with a box, there is something to lose.
+struct ModuleHold(());
+
+impl ModuleHold {
+    fn new() -> Result<ModuleHold> {
+        // SAFETY: No precondition.
+        match unsafe { ffi::fdbox_shim_self_get() } {
+            true => Ok(ModuleHold(())),
+            false => Err(ENODEV),
+        }
+    }
+}
+
+impl Drop for ModuleHold {
+    fn drop(&mut self) {
+        // SAFETY: Held since `new()`; the control node's open file, or module init, still holds
+        // the module while this runs.
+        unsafe { ffi::fdbox_shim_self_put() };
+    }
+}
+
+struct Boxes {
+    list: KVec<Listed>,
+    next_id: u64,
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Initialised in `init()`, before the module offers anything.
+    unsafe(uninit) static BOXES: Mutex<Boxes> = Boxes {
+        list: KVec::new(),
+        next_id: 1,
+    };
+}
+
+/// Called once, when the module loads.
+pub(crate) fn init() -> Result {
+    // SAFETY: Called once, before any other use.
+    unsafe { BOXES.init() };
+    // SAFETY: Called once, before any node.
+    kernel::error::to_result(unsafe { ffi::fdbox_shim_nodes_init() })
+}
+
+/// When the module goes: there are no boxes any more, for a box holds the module.
+pub(crate) fn exit() {
+    forget_all();
+    // SAFETY: The last node is gone.
+    unsafe { ffi::fdbox_shim_nodes_exit() };
+}
+
+/// FDBOX_CREATE_BOX.
+pub(crate) fn create(name: Name, owner: NodeOwner) -> Result<Arc<FdBox>> {
+    let mut boxes = BOXES.lock();
+    let taken = |listed: &Listed| listed.bx.name == name;
+    if name.as_bytes() == CONTROL || boxes.list.iter().any(taken) {
+        return Err(EEXIST);
+    }
+    boxes.list.reserve(1, GFP_KERNEL)?;
+    let bx = FdBox::new(name, boxes.next_id, owner)?;
+    boxes.next_id += 1;
+    let listed = Listed {
+        bx: bx.clone(),
+        _module: ModuleHold::new()?,
+        _node: Node::new(&bx, owner)?,
+    };
+    boxes.list.push(listed, GFP_KERNEL)?;
+    Ok(bx)
+}
+
+/// FDBOX_DELETE_BOX.
+pub(crate) fn delete(name: &Name) -> Result {
+    let mut boxes = BOXES.lock();
+    let found = boxes.list.iter().position(|listed| listed.bx.name == *name);
+    let at = found.ok_or(ENOENT)?;
+    boxes.list[at].bx.kill()?;
+    let removed = boxes.list.remove(at);
+    drop(boxes);
+    drop(removed);
+    Ok(())
+}
+
+/// Drops all boxes without touching what the last kernel left in them.
+pub(crate) fn forget_all() {
+    BOXES.lock().list = KVec::new();
+}
+
+/// Number of boxes.
+pub(crate) fn count() -> u64 {
+    BOXES.lock().list.len() as u64
+}
+
+/// The first box with this id or a higher one.
+pub(crate) fn next(cursor: u64) -> Option<Arc<FdBox>> {
+    let boxes = BOXES.lock();
+    let found = boxes.list.iter().find(|listed| listed.bx.id >= cursor);
+    found.map(|listed| listed.bx.clone())
+}
+
+/// Hands on boxes that arrived and that nobody unsealed.
+pub(crate) fn carry_all() {
+    let boxes = BOXES.lock();
+    for listed in boxes.list.iter() {
+        if let Err(err) = listed.bx.carry() {
+            pr_err!("box {} is lost at this kexec: {:?}\n", listed.bx.name, err);
+        }
+    }
+}
+
+/// Gives back the reference of a node.
+///
+/// # Safety
+///
+/// `bx` is what `fdbox_shim_node_create()` got, and the node is gone.
+#[no_mangle]
+unsafe extern "C" fn fdbox_rs_box_put(bx: *mut c_void) {
+    // SAFETY: As promised by the caller, `into_foreign()` made it.
+    drop(unsafe { Arc::<FdBox>::from_foreign(bx) });
+}

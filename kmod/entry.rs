@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One named descriptor of a box.
+
+use crate::file::FileRef;
+use crate::kind::KindRef;
+use crate::name::Name;
+use crate::record::{
+    Progress,
+    Record, //
+};
+use kernel::{
+    fs::File,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// A descriptor in a box.
+pub(crate) struct Entry {
+    /// Never reused within a box: the cursor of a listing.
+    pub(crate) id: u64,
+    pub(crate) name: Name,
+    pub(crate) content: Content,
+}
+
+/// What stands behind the name.
+pub(crate) enum Content {
+    /// An open file of this kernel.
+    Live(Live),
+    /// What the last kernel left.
+    Incoming(Incoming),
+    /// On its way out, while GET_FD has the box locked.
+    Taken,
+}
+
+/// An open file, its kind, and while it is sealed with KHO what it wrote.
+pub(crate) struct Live {
+    pub(crate) file: FileRef,
+    pub(crate) kind: KindRef,
+    pub(crate) record: Option<Arc<Record>>,
+}
+
+/// A descriptor that nobody has taken yet. Its kind is looked up when it is taken: it may be
+/// registered later.
+pub(crate) struct Incoming {
+    pub(crate) compatible: KVec<u8>,
+    pub(crate) record: Arc<Record>,
+    pub(crate) progress: Progress,
+}
+
+impl Entry {
+    /// The file, if it is one of this kernel.
+    pub(crate) fn live_file(&self) -> Option<&File> {
+        match &self.content {
+            Content::Live(live) => Some(&live.file),
+            _ => None,
+        }
+    }
+
+    /// Compatible string of its kind.
+    pub(crate) fn compatible(&self) -> &[u8] {
+        match &self.content {
+            Content::Live(live) => live.kind.compatible(),
+            Content::Incoming(incoming) => &incoming.compatible,
+            Content::Taken => b"",
+        }
+    }
+
+    /// What the next kernel gets, while the box is sealed.
+    pub(crate) fn record(&self) -> Option<&Arc<Record>> {
+        match &self.content {
+            Content::Live(live) => live.record.as_ref(),
+            Content::Incoming(incoming) => Some(&incoming.record),
+            Content::Taken => None,
+        }
+    }
+
+    /// Bytes of memory it holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        match &self.content {
+            Content::Live(live) => live.kind.bytes(&live.file),
+            Content::Incoming(incoming) => {
+                incoming.record.pages() * kernel::page::PAGE_SIZE as u64
+            }
+            Content::Taken => 0,
+        }
+    }
+}

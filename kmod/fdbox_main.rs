@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! FDBox: hand named file descriptors to the kernel, across the exit of the program and across a
+//! kexec.
+//!
+//! `control` has the ioctls, `boxes` the list of boxes, `bx` one box, `entry` one descriptor.
+//! `registry` finds the `kind` of a file; the kinds are in `kinds`. `handover` turns sealed boxes
+//! into the bytes of `abi`, which `kho` hands to the next kernel. `ffi` declares the C shim.
+
+#![crate_name = "fdbox"]
+
+mod abi;
+mod boxes;
+mod bx;
+mod control;
+mod entry;
+mod ffi;
+mod file;
+mod handover;
+mod kho;
+mod kind;
+mod kinds;
+mod name;
+mod record;
+mod registry;
+mod uapi;
+
+use kernel::{
+    error::to_result,
+    miscdevice::{
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*,
+};
+
+module! {
+    type: FdboxModule,
+    name: "fdbox",
+    authors: ["The FDBox developers"],
+    description: "File descriptors that outlive their program and their kernel",
+    license: "GPL",
+}
+
+/// The loaded module. Fields drop in order: first nobody can come in, then the lists go.
+#[pin_data]
+struct FdboxModule {
+    #[pin]
+    _control: MiscDeviceRegistration<control::Control>,
+    _reboot: RebootNotifier,
+    _lists: Lists,
+}
+
+/// The global lists, initialised.
+struct Lists;
+
+impl Lists {
+    fn new() -> Result<Lists> {
+        registry::init();
+        handover::init();
+        boxes::init()?;
+        handover::receive();
+        Ok(Lists)
+    }
+}
+
+impl Drop for Lists {
+    fn drop(&mut self) {
+        boxes::exit();
+        handover::exit();
+        registry::exit();
+    }
+}
+
+/// Hears of a reboot before devices are shut down.
+struct RebootNotifier;
+
+impl RebootNotifier {
+    fn new() -> Result<RebootNotifier> {
+        // SAFETY: Called once, and unregistered when the module goes.
+        to_result(unsafe { ffi::fdbox_shim_reboot_register() })?;
+        Ok(RebootNotifier)
+    }
+}
+
+impl Drop for RebootNotifier {
+    fn drop(&mut self) {
+        // SAFETY: Registered in `new()`.
+        unsafe { ffi::fdbox_shim_reboot_unregister() };
+    }
+}
+
+impl kernel::InPlaceModule for FdboxModule {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let options = MiscDeviceOptions {
+            // '/' makes a directory in /dev.
+            name: c"fdbox/fdbox",
+        };
+        try_pin_init!(Self {
+            // Before the control node: whoever finds it finds the boxes.
+            _lists: Lists::new()?,
+            _reboot: RebootNotifier::new()?,
+            _control <- MiscDeviceRegistration::register(options),
+        })
+    }
+}
+
+/// The reboot notifier.
+#[no_mangle]
+extern "C" fn fdbox_rs_reboot() {
+    handover::carry();
+}
+
+/// `fdbox_register_kind()`.
+///
+/// # Safety
+///
+/// `desc` points at a description that is valid until it is unregistered.
+#[no_mangle]
+unsafe extern "C" fn fdbox_rs_register_kind(desc: *const ffi::DriverKindDesc) -> c_int {
+    // SAFETY: As promised by the caller.
+    kernel::error::from_result(|| unsafe { registry::register(desc) }.map(|()| 0))
+}
+
+/// `fdbox_unregister_kind()`.
+#[no_mangle]
+extern "C" fn fdbox_rs_unregister_kind(desc: *const ffi::DriverKindDesc) {
+    registry::unregister(desc);
+}

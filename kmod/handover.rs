@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What goes to the next kernel, and what came from the last one.
+//!
+//! # Concept
+//!
+//! The host hands over one blob, which has all sealed boxes. Each SEAL and UNSEAL makes a new one
+//! beside the old and swaps them, so that a kexec at any moment finds a complete blob, and a
+//! failure leaves the old one.
+//!
+//! # Locking
+//!
+//! One mutex, the innermost of the module: it is taken with a box locked, and nothing is taken
+//! under it but KHO's own locks.
+
+use crate::abi::{
+    self,
+    FdRecord,
+    Sink, //
+};
+use crate::boxes;
+use crate::entry::{
+    Entry,
+    Incoming, //
+};
+use crate::file::NodeOwner;
+use crate::kho::{
+    self,
+    Blob,
+    Body, //
+};
+use crate::name::Name;
+use crate::record::{
+    Progress,
+    Record, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// A descriptor of a sealed box.
+struct SealedFd {
+    name: Name,
+    compatible: KVec<u8>,
+    record: Arc<Record>,
+}
+
+/// A sealed box.
+struct SealedBox {
+    id: u64,
+    name: Name,
+    owner: NodeOwner,
+    fds: KVec<SealedFd>,
+}
+
+/// Everything that goes to the next kernel.
+struct Outgoing {
+    boxes: KVec<SealedBox>,
+    blob: Option<Blob>,
+    /// A handover that this module cannot read, on its way through.
+    foreign: Option<(abi::Root, Option<Body>)>,
+    refused: bool,
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Initialised in `init()`, before the module offers anything.
+    unsafe(uninit) static OUTGOING: Mutex<Outgoing> = Outgoing {
+        boxes: KVec::new(),
+        blob: None,
+        foreign: None,
+        refused: false,
+    };
+}
+
+/// Called once, when the module loads.
+pub(crate) fn init() {
+    // SAFETY: Called once, before any other use.
+    unsafe { OUTGOING.init() };
+}
+
+/// Frees what is left when the module goes: no box is, for a box holds the module.
+pub(crate) fn exit() {
+    let mut outgoing = OUTGOING.lock();
+    outgoing.blob = None;
+    outgoing.boxes = KVec::new();
+}
+
+/// Figures for FDBOX_INFO.
+#[derive(Default)]
+pub(crate) struct Stats {
+    pub(crate) bytes: u64,
+    pub(crate) extents: u64,
+    pub(crate) pages: u64,
+    pub(crate) refused: bool,
+}
+
+/// What the next kernel would get now.
+pub(crate) fn stats() -> Stats {
+    let outgoing = OUTGOING.lock();
+    let records = || outgoing.boxes.iter().flat_map(|sealed| sealed.fds.iter());
+    Stats {
+        bytes: outgoing.blob.as_ref().map_or(0, |blob| blob.len() as u64),
+        extents: records().map(|fd| fd.record.extents().len() as u64).sum(),
+        pages: records().map(|fd| fd.record.pages()).sum(),
+        refused: outgoing.refused,
+    }
+}
+
+/// Adds a box whose records are written and whose pages are registered.
+pub(crate) fn add(id: u64, name: &Name, owner: NodeOwner, entries: &[Entry]) -> Result {
+    let mut fds = KVec::with_capacity(entries.len(), GFP_KERNEL)?;
+    for entry in entries {
+        let mut compatible = KVec::new();
+        compatible.extend_from_slice(entry.compatible(), GFP_KERNEL)?;
+        let fd = SealedFd {
+            name: entry.name.try_clone()?,
+            compatible,
+            record: entry.record().ok_or(EIO)?.clone(),
+        };
+        fds.push(fd, GFP_KERNEL)?;
+    }
+    let sealed = SealedBox {
+        id,
+        name: name.try_clone()?,
+        owner,
+        fds,
+    };
+
+    let mut outgoing = OUTGOING.lock();
+    if outgoing.foreign.is_some() {
+        pr_err!("a handover of another version is on its way through this kernel: no box can be handed over beside it\n");
+        return Err(EOPNOTSUPP);
+    }
+    outgoing.boxes.push(sealed, GFP_KERNEL)?;
+    let published = outgoing.publish();
+    if published.is_err() {
+        outgoing.boxes.pop();
+    }
+    published
+}
+
+/// Removes a box, before its pages are unregistered.
+pub(crate) fn remove(id: u64) -> Result {
+    let mut outgoing = OUTGOING.lock();
+    let Some(at) = outgoing.boxes.iter().position(|sealed| sealed.id == id) else {
+        return Ok(());
+    };
+    let sealed = outgoing.boxes.remove(at).map_err(|_| EIO)?;
+    let published = outgoing.publish();
+    if published.is_err() {
+        // Removing it made room for it.
+        let _ = outgoing.boxes.push_within_capacity(sealed);
+    }
+    published
+}
+
+impl Outgoing {
+    /// Makes the blob of the boxes as they are now and puts it in the place of the old one.
+    fn publish(&mut self) -> Result {
+        let mut new = match self.boxes.is_empty() {
+            true => None,
+            false => Some(encode(&self.boxes)?),
+        };
+        if let Some(old) = &mut self.blob {
+            old.withdraw();
+        }
+        if let Some(new) = &mut new {
+            if let Err(err) = new.publish() {
+                if let Some(Err(err)) = self.blob.as_mut().map(Blob::publish) {
+                    pr_err!("the boxes sealed before are lost at the next kexec: {:?}\n", err);
+                }
+                return Err(err);
+            }
+        }
+        self.blob = new;
+        Ok(())
+    }
+}
+
+fn encode(boxes: &[SealedBox]) -> Result<Blob> {
+    let fd_len = |fd: &SealedFd| FdRecord::encoded_len(fd.record.data().len());
+    let fds_len = |sealed: &SealedBox| sealed.fds.iter().map(fd_len).sum::<usize>();
+    let extents = boxes.iter().flat_map(|sealed| sealed.fds.iter());
+    let nr_extents: usize = extents.map(|fd| fd.record.extents().len()).sum();
+    let boxes_len: usize = boxes.iter().map(|sealed| abi::BOX_LEN + fds_len(sealed)).sum();
+    let len = nr_extents * 8 + boxes_len;
+
+    let fill = |out: &mut kho::Filler<'_>| {
+        for fd in boxes.iter().flat_map(|sealed| sealed.fds.iter()) {
+            for extent in fd.record.extents() {
+                out.put(&extent.to_le_bytes())?;
+            }
+        }
+        let mut first_extent = 0;
+        for sealed in boxes {
+            let owner = (sealed.owner.mode, sealed.owner.uid, sealed.owner.gid);
+            let nr_fds = sealed.fds.len() as u32;
+            abi::put_box(out, sealed.name.as_bytes(), owner, nr_fds, fds_len(sealed))?;
+            for fd in sealed.fds.iter() {
+                put_fd(out, fd, &mut first_extent)?;
+            }
+        }
+        Ok(())
+    };
+    Blob::new(len, fill, |body| abi::Root {
+        version: abi::VERSION,
+        body_len: body.len() as u64,
+        body_crc: kho::crc32(body),
+        nr_boxes: boxes.len() as u32,
+        nr_extents: nr_extents as u64,
+        body_vmalloc: [0; 16],
+        producer: kho::release(),
+    })
+}
+
+fn put_fd(out: &mut kho::Filler<'_>, fd: &SealedFd, first_extent: &mut u64) -> Result {
+    let nr_extents = fd.record.extents().len() as u64;
+    let record = FdRecord {
+        name: fd.name.as_bytes(),
+        compatible: &fd.compatible,
+        first_extent: *first_extent,
+        nr_extents,
+        data: fd.record.data(),
+    };
+    *first_extent += nr_extents;
+    record.put(out)
+}
+
+/// Makes boxes of what the last kernel left. Never fails: what cannot be used is kept and said.
+pub(crate) fn receive() {
+    match kho::incoming() {
+        None => {}
+        Some(Err(why)) => refuse(why),
+        Some(Ok((root, body))) => accept(root, body),
+    }
+}
+
+fn refuse(why: abi::Malformed) {
+    pr_err!("handover from the last kernel refused: {}; its memory stays reserved until reboot\n", why.as_str());
+    OUTGOING.lock().refused = true;
+}
+
+fn accept(root: abi::Root, body: Body) {
+    let producer = abi::until_nul(&root.producer).unwrap_or(b"?");
+    let producer = kernel::str::BStr::from_bytes(producer);
+    let checked = match abi::Body::check(root, body.bytes(), kho::crc32) {
+        Ok(checked) => checked,
+        Err(why) => return refuse(why),
+    };
+    if root.version != abi::VERSION {
+        pr_err!("handover of version {} from kernel {}, this module reads version {}: it is kept, kexec back to the kernel that reads it\n", root.version, producer, abi::VERSION);
+    } else {
+        match boxes_from(&checked) {
+            Ok(()) => {
+                pr_info!("{} boxes from kernel {}\n", root.nr_boxes, producer);
+                return;
+            }
+            Err(err) => {
+                pr_err!("no memory for the boxes from kernel {}: {:?}; they are kept, kexec again\n", producer, err);
+                boxes::forget_all();
+            }
+        }
+    }
+    let mut outgoing = OUTGOING.lock();
+    outgoing.refused = true;
+    outgoing.foreign = Some((root, Some(body)));
+}
+
+fn boxes_from(body: &abi::Body<'_>) -> Result {
+    for record in body.boxes() {
+        let record = record.map_err(|_| EIO)?;
+        let owner = NodeOwner {
+            mode: record.mode,
+            uid: record.uid,
+            gid: record.gid,
+        };
+        let bx = boxes::create(Name::new(record.name)?, owner)?;
+        for fd in record.fds() {
+            let fd = fd.map_err(|_| EIO)?;
+            bx.put_incoming(Name::new(fd.name)?, incoming_from(body, &fd)?)?;
+        }
+        bx.arrived();
+    }
+    Ok(())
+}
+
+fn incoming_from(body: &abi::Body<'_>, fd: &FdRecord<'_>) -> Result<Incoming> {
+    let mut extents = KVVec::with_capacity(fd.nr_extents as usize, GFP_KERNEL)?;
+    for index in fd.first_extent..fd.first_extent + fd.nr_extents {
+        let extent = body.extent(index).map_err(|_| EIO)?;
+        extents.push(extent.encode(), GFP_KERNEL)?;
+    }
+    let mut compatible = KVec::new();
+    compatible.extend_from_slice(fd.compatible, GFP_KERNEL)?;
+    Ok(Incoming {
+        compatible,
+        record: Arc::new(Record::new(fd.data, extents)?, GFP_KERNEL)?,
+        progress: Progress::default(),
+    })
+}
+
+/// When the machine reboots: hands on what nobody took.
+pub(crate) fn carry() {
+    if !kho::enabled() {
+        return;
+    }
+    boxes::carry_all();
+    let mut outgoing = OUTGOING.lock();
+    let Some((root, body)) = &mut outgoing.foreign else {
+        return;
+    };
+    let Some(body) = body.take() else {
+        return;
+    };
+    match carry_foreign(*root, body) {
+        // On purpose never freed: this kernel is about to end.
+        Ok(blob) => outgoing.blob = Some(blob),
+        Err(err) => pr_err!("handover of another version lost: {:?}\n", err),
+    }
+}
+
+fn carry_foreign(root: abi::Root, body: Body) -> Result<Blob> {
+    let extents = abi::Body::check(root, body.bytes(), kho::crc32).map_err(|_| EIO)?;
+    for index in 0..root.nr_extents {
+        let extent = extents.extent(index).map_err(|_| EIO)?;
+        kho::preserve(&[extent.encode()])?;
+    }
+    let mut blob = Blob::from_body(body, root)?;
+    blob.publish()?;
+    Ok(blob)
+}

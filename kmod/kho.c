@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Kexec handover: keep folios and one blob for the next kernel, and take them
+ * over from the last one.
+ */
+#include <linux/io.h>
+#include <linux/kexec_handover.h>
+#include <linux/kho/abi/kexec_handover.h>
+#include <linux/mm.h>
+#include <linux/vmalloc.h>
+
+#include "shim.h"
+
+bool fdbox_shim_kho_enabled(void)
+{
+	return kho_is_enabled();
+}
+
+bool fdbox_shim_kho_boot(void)
+{
+	return is_kho_boot();
+}
+
+/*
+ * Runs of order 0 go to KHO as ranges, so that it keeps one entry for each
+ * power of two instead of one for each page. A larger folio goes as the pages
+ * it consists of: the entry is the one of kho_preserve_folio(), and it works as
+ * well for memory that is only passing through this kernel, which has no folio
+ * that KHO could read an order from.
+ */
+int fdbox_shim_kho_preserve(u64 pfn, u64 folios, u32 order)
+{
+	u64 i;
+	int err;
+
+	if (!order)
+		return kho_preserve_pages(pfn_to_page(pfn), folios);
+
+	for (i = 0; i < folios; i++) {
+		err = kho_preserve_pages(pfn_to_page(pfn + (i << order)), 1UL << order);
+		if (err) {
+			fdbox_shim_kho_unpreserve(pfn, i, order);
+			return err;
+		}
+	}
+	return 0;
+}
+
+void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order)
+{
+	u64 i;
+
+	if (!folios)
+		return;
+	if (!order) {
+		kho_unpreserve_pages(pfn_to_page(pfn), folios);
+		return;
+	}
+	for (i = 0; i < folios; i++)
+		kho_unpreserve_pages(pfn_to_page(pfn + (i << order)), 1UL << order);
+}
+
+/* Each folio then has one reference, the caller's. */
+bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
+{
+	u64 i;
+
+	if (!order)
+		return kho_restore_pages(PFN_PHYS(pfn), folios);
+
+	for (i = 0; i < folios; i++)
+		if (!kho_restore_folio(PFN_PHYS(pfn + (i << order))))
+			return false;
+	return true;
+}
+
+void fdbox_shim_put_folios(u64 pfn, u64 folios, u32 order)
+{
+	u64 i;
+
+	for (i = 0; i < folios; i++) {
+		folio_put(pfn_folio(pfn + (i << order)));
+		cond_resched();
+	}
+}
+
+struct folio *fdbox_shim_folio_at(u64 pfn)
+{
+	return pfn_folio(pfn);
+}
+
+void *fdbox_shim_vmalloc(size_t len)
+{
+	return vmalloc(len);
+}
+
+void fdbox_shim_vfree(void *body)
+{
+	vfree(body);
+}
+
+int fdbox_shim_kho_publish(const char *subtree, void *root, size_t len)
+{
+	return kho_add_subtree(subtree, root, len);
+}
+
+void fdbox_shim_kho_withdraw(void *root)
+{
+	kho_remove_subtree(root);
+}
+
+void *fdbox_shim_kho_alloc_root(void)
+{
+	void *root = kho_alloc_preserve(PAGE_SIZE);
+
+	return IS_ERR(root) ? NULL : root;
+}
+
+void fdbox_shim_kho_free_root(void *root)
+{
+	kho_unpreserve_free(root);
+}
+
+static_assert(sizeof(struct kho_vmalloc) == 16);
+
+int fdbox_shim_kho_preserve_body(void *body, u8 descriptor[16])
+{
+	struct kho_vmalloc vm = {};
+	int err = kho_preserve_vmalloc(body, &vm);
+
+	memcpy(descriptor, &vm, sizeof(vm));
+	return err;
+}
+
+void fdbox_shim_kho_unpreserve_body(const u8 descriptor[16])
+{
+	struct kho_vmalloc vm;
+
+	memcpy(&vm, descriptor, sizeof(vm));
+	kho_unpreserve_vmalloc(&vm);
+}
+
+void *fdbox_shim_kho_restore_body(const u8 descriptor[16])
+{
+	struct kho_vmalloc vm;
+
+	memcpy(&vm, descriptor, sizeof(vm));
+	return kho_restore_vmalloc(&vm);
+}
+
+/* The root that the last kernel left, or NULL; still KHO's. */
+const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len)
+{
+	phys_addr_t phys;
+
+	if (kho_retrieve_subtree(subtree, &phys, len))
+		return NULL;
+	return phys_to_virt(phys);
+}
+
+void fdbox_shim_kho_free_incoming(const void *root)
+{
+	kho_restore_free((void *)root);
+}

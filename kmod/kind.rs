@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The one trait by which boxes know kinds of files, and what its methods get.
+
+use crate::entry::{
+    Content,
+    Entry, //
+};
+use crate::file::{
+    self,
+    FileRef, //
+};
+use crate::kinds::driver::DriverKind;
+use crate::name::Name;
+use crate::record::{
+    Progress,
+    Record, //
+};
+use kernel::{
+    fs::File,
+    prelude::*,
+    str::CString, //
+};
+
+/// A kind of file that can be in a box. Methods may sleep; the box is locked.
+pub(crate) trait Kind: Sync {
+    /// Names the layout of what [`Kind::write`] writes.
+    fn compatible(&self) -> &[u8];
+
+    /// Whether `file` is of this kind.
+    fn matches(&self, file: &File) -> bool;
+
+    /// `Err` names what this kernel lacks to serve the kind.
+    fn supported(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// Bytes of memory that `file` holds.
+    fn bytes(&self, _file: &File) -> u64 {
+        0
+    }
+
+    /// Freezes the shape of the file and checks what it depends on.
+    fn seal(&self, cx: &mut SealCx<'_>) -> Result;
+
+    /// Says what the next kernel needs. Called after [`Kind::seal`], and only with KHO; the rwsem
+    /// of the file's inode is held exclusively. What is in `record` after an error is ignored:
+    /// the method takes back itself what it did.
+    fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result;
+
+    /// The inverse of [`Kind::seal`], and of [`Kind::write`] where it was called.
+    fn unseal(&self, file: &File, record: Option<&Record>);
+
+    /// The file for whoever takes it out again in the kernel it was put in.
+    fn take(&self, _cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
+        Ok(file.clone())
+    }
+
+    /// The file made from what the last kernel wrote. After an error it is called again at the
+    /// next attempt, with `progress` as it left it.
+    fn restore(&self, cx: &mut TakeCx<'_>, record: &Record, progress: &mut Progress)
+        -> Result<FileRef>;
+}
+
+/// A kind in use. A driver's kind holds the driver's module.
+pub(crate) enum KindRef {
+    Builtin(&'static dyn Kind),
+    Driver(DriverKind),
+}
+
+impl core::ops::Deref for KindRef {
+    type Target = dyn Kind;
+
+    fn deref(&self) -> &(dyn Kind + 'static) {
+        match self {
+            KindRef::Builtin(kind) => *kind,
+            KindRef::Driver(kind) => kind,
+        }
+    }
+}
+
+/// Why a SEAL failed, beside its errno.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Other = 0,
+    MissingDependency = 1,
+    SharedFile = 2,
+    UnsupportedState = 3,
+    NoMemory = 4,
+}
+
+impl Reason {
+    /// What an errno of a kind means when the kind did not say more.
+    pub(crate) fn of(err: Error) -> Reason {
+        match err {
+            ENOMEM => Reason::NoMemory,
+            EBUSY => Reason::SharedFile,
+            EOPNOTSUPP | EFBIG => Reason::UnsupportedState,
+            _ => Reason::Other,
+        }
+    }
+}
+
+/// What FDBOX_SEAL_ERROR returns.
+pub(crate) struct SealError {
+    pub(crate) error: Error,
+    pub(crate) reason: Reason,
+    pub(crate) name: Name,
+    pub(crate) message: Option<CString>,
+}
+
+/// A SEAL, at one descriptor.
+pub(crate) struct SealCx<'a> {
+    pub(crate) entries: &'a [Entry],
+    pub(crate) index: usize,
+    pub(crate) file: &'a File,
+    /// Set by [`SealCx::refuse`].
+    pub(crate) said: Option<(Reason, CString)>,
+}
+
+impl SealCx<'_> {
+    /// The other files of the box.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (&Name, &File)> + '_ {
+        let me = self.index;
+        let live = move |(at, entry): (usize, &'_ Entry)| match &entry.content {
+            Content::Live(_) if at == me => None,
+            _ => Some(entry).and_then(Entry::live_file).map(|_| at),
+        };
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(live)
+            .filter_map(|at| Some((&self.entries[at].name, self.entries[at].live_file()?)))
+    }
+
+    /// Whether the box has `wanted`.
+    pub(crate) fn has(&self, wanted: &File) -> bool {
+        self.others().any(|(_, other)| file::same(other, wanted))
+    }
+
+    /// Refuses the SEAL and says why.
+    pub(crate) fn refuse(
+        &mut self,
+        error: Error,
+        reason: Reason,
+        message: kernel::fmt::Arguments<'_>,
+    ) -> Error {
+        match CString::try_from_fmt(message) {
+            Ok(message) => {
+                self.said = Some((reason, message));
+                error
+            }
+            Err(err) => err,
+        }
+    }
+}
+
+/// A VM that a box gave out in place of one that another process or kernel made.
+pub(crate) struct Link {
+    /// The VM's name in the box.
+    pub(crate) name: Name,
+    /// Address of the VM it stands for; 0 for one of the last kernel. Only compared.
+    pub(crate) stands_for: usize,
+    pub(crate) file: FileRef,
+}
+
+/// A GET_FD.
+pub(crate) struct TakeCx<'a> {
+    /// The box, whose entry that is being taken is [`Content::Taken`].
+    pub(crate) entries: &'a [Entry],
+    pub(crate) links: &'a mut KVec<Link>,
+    /// Name of the entry that is being taken.
+    pub(crate) name: &'a Name,
+    /// The number that the descriptor will have.
+    pub(crate) fd: u32,
+}

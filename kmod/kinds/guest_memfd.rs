@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! guest_memfd: guest memory that belongs to one VM.
+//!
+//! Preserved: content, size, creation flags. Only fully shared files (created with
+//! `GUEST_MEMFD_FLAG_INIT_SHARED`): SEAL refuses others.
+//!
+//! Not preserved: holes (SEAL fills them), memory slot bindings (the VMM's), NUMA policy.
+//!
+//! Depends on: the VM it belongs to. Whoever takes it out gets a file that belongs to the VM that
+//! the box gives to the same process: the same pages, in this kernel, or the restored ones.
+//!
+//! While sealed: no page can be removed. Content may change.
+//!
+//! Data: u64 size, u64 flags, u32 length of the VM's name in the box, the name. Extents: the whole
+//! file, from its first page on.
+
+use super::{
+    kvm_vm::{
+        self,
+        Vm, //
+    },
+    take_u32,
+    take_u64, //
+};
+use crate::ffi;
+use crate::file::{
+    self,
+    FileRef, //
+};
+use crate::kind::{
+    Kind,
+    Reason,
+    SealCx,
+    TakeCx, //
+};
+use crate::name::Name;
+use crate::record::{
+    Progress,
+    Record, //
+};
+use kernel::{
+    error::to_result,
+    fs::File,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+const PATCH: &str = "kvm.ko loaded before fdbox.ko, with kmod/patches/0004-KVM-guest_memfd-let-other-modules-hold-and-rebuild-file.patch";
+
+pub(crate) struct GuestMemfd;
+
+/// The VM that `file` belongs to, if it is a guest_memfd.
+fn vm_of(file: &File) -> Option<Vm> {
+    // SAFETY: `file` is a live file.
+    let vm = unsafe { ffi::fdbox_shim_gmem_vm_of(file.as_ptr()) };
+    // SAFETY: A guest_memfd holds its VM.
+    (!vm.is_null()).then(|| unsafe { Vm::from_raw(vm) })
+}
+
+/// Name of the VM of `cx`'s file in the box.
+fn vm_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
+    let wanted = vm_of(cx.file)?.address();
+    let is_it = |file| Vm::of(file).is_some_and(|vm| vm.address() == wanted);
+    cx.others().find(|(_, file)| is_it(file)).map(|(name, _)| name)
+}
+
+impl Kind for GuestMemfd {
+    fn compatible(&self) -> &[u8] {
+        b"fdbox,guest-memfd-v1"
+    }
+
+    fn matches(&self, file: &File) -> bool {
+        vm_of(file).is_some()
+    }
+
+    fn supported(&self) -> Result<(), &'static str> {
+        // SAFETY: No precondition.
+        match unsafe { ffi::fdbox_shim_gmem_supported() } {
+            true => Ok(()),
+            false => Err(PATCH),
+        }
+    }
+
+    fn bytes(&self, file: &File) -> u64 {
+        file::size(file)
+    }
+
+    fn seal(&self, cx: &mut SealCx<'_>) -> Result {
+        if vm_name(cx).is_none() {
+            return Err(cx.refuse(
+                ENOENT,
+                Reason::MissingDependency,
+                fmt!("the KVM VM that the guest_memfd belongs to is not in the box; put it in"),
+            ));
+        }
+        // SAFETY: The file is of this kind.
+        to_result(unsafe { ffi::fdbox_shim_gmem_freeze(cx.file.as_ptr()) }).map_err(|err| {
+            match err {
+                EOPNOTSUPP => cx.refuse(
+                    err,
+                    Reason::UnsupportedState,
+                    fmt!("only fully shared guest_memfds: create it with GUEST_MEMFD_FLAG_INIT_SHARED"),
+                ),
+                EBUSY => cx.refuse(
+                    err,
+                    Reason::SharedFile,
+                    fmt!("the memory is sealed already, under another name or in another box"),
+                ),
+                _ => err,
+            }
+        })
+    }
+
+    fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
+        let name = vm_name(cx).ok_or(ENOENT)?.as_bytes();
+        let size = file::size(cx.file);
+        // SAFETY: The file is of this kind.
+        let flags = unsafe { ffi::fdbox_shim_gmem_flags(cx.file.as_ptr()) };
+        record.write(&size.to_le_bytes())?;
+        record.write(&flags.to_le_bytes())?;
+        record.write(&(name.len() as u32).to_le_bytes())?;
+        record.write(name)?;
+        write_folios(cx.file, size / PAGE_SIZE as u64, record)
+    }
+
+    fn unseal(&self, file: &File, _record: Option<&Record>) {
+        // SAFETY: The file is of this kind and was frozen by `seal()`.
+        unsafe { ffi::fdbox_shim_gmem_thaw(file.as_ptr()) };
+    }
+
+    fn take(&self, cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
+        let vm = vm_of(file).ok_or(EIO)?;
+        if vm.is_mine() {
+            return Ok(file.clone());
+        }
+        let Some((name, source)) = kvm_vm::source_by_vm(cx, vm)? else {
+            return Ok(file.clone());
+        };
+        let new = kvm_vm::vm_for_taker(cx, name, source)?;
+        let vm = Vm::of(&new).ok_or(EIO)?;
+        // SAFETY: The file is of this kind, `new` holds its VM; the result is ours.
+        unsafe { file::from_c(ffi::fdbox_shim_gmem_link(file.as_ptr(), vm.as_ptr())) }
+    }
+
+    fn restore(
+        &self,
+        cx: &mut TakeCx<'_>,
+        record: &Record,
+        progress: &mut Progress,
+    ) -> Result<FileRef> {
+        let (size, flags, vm_name) = read_state(record.data())?;
+        let source = kvm_vm::source_by_name(cx, vm_name)?;
+        let vm_file = kvm_vm::vm_for_taker(cx, Name::new(vm_name)?, source)?;
+        let vm = Vm::of(&vm_file).ok_or(EIO)?;
+        let file = open(progress, vm, size, flags)?;
+        while let Some(run) = progress.run(record)? {
+            // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
+            let added = unsafe {
+                ffi::fdbox_shim_gmem_add(file.as_ptr(), run.index, run.pfn, run.folios)
+            };
+            progress.advance(&run, added);
+            if added < run.folios {
+                return Err(ENOMEM);
+            }
+        }
+        Ok(file)
+    }
+}
+
+/// The file that pages go to: a new one, or what an earlier attempt got to, seen from `vm`.
+fn open(progress: &mut Progress, vm: Vm, size: u64, flags: u64) -> Result<FileRef> {
+    let raw = match &progress.file {
+        // SAFETY: The file is of this kind, the caller holds the VM.
+        Some(file) => unsafe { ffi::fdbox_shim_gmem_link(file.as_ptr(), vm.as_ptr()) },
+        // SAFETY: The caller holds the VM.
+        None => unsafe { ffi::fdbox_shim_gmem_create(vm.as_ptr(), size, flags) },
+    };
+    // SAFETY: Both return a file that is ours, or an error.
+    let file = unsafe { file::from_c(raw) }?;
+    progress.file = Some(file.clone());
+    Ok(file)
+}
+
+fn read_state(mut data: &[u8]) -> Result<(u64, u64, &[u8])> {
+    let size = take_u64(&mut data)?;
+    let flags = take_u64(&mut data)?;
+    let len = take_u32(&mut data)? as usize;
+    if len != data.len() {
+        return Err(EIO);
+    }
+    Ok((size, flags, data))
+}
+
+fn write_folios(file: &File, pages: u64, record: &mut Record) -> Result {
+    let mut index = 0;
+    while index < pages {
+        let mut folio = core::ptr::null_mut();
+        // SAFETY: The file is of this kind and frozen, so it is full; `folio` is valid for writing.
+        to_result(unsafe { ffi::fdbox_shim_gmem_folio(file.as_ptr(), index, &mut folio) })?;
+        let (mut pfn, mut order) = (0, 0);
+        // SAFETY: We hold the folio, and the three places are valid for writing.
+        unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut index) };
+        // SAFETY: The reference of `fdbox_shim_gmem_folio()`; the page cache has its own.
+        unsafe { ffi::fdbox_shim_put_folios(pfn, 1, order) };
+        record.push(pfn, order)?;
+    }
+    Ok(())
+}

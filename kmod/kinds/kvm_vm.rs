@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM VM.
+//!
+//! Preserved: the type of the VM.
+//!
+//! Not preserved: vCPUs, interrupt controllers, clock, memory slots. They are the VMM's: it saves
+//! them and builds them again in the VM that it takes out.
+//!
+//! KVM serves only the process whose address space the VM was created in. So whoever takes out a
+//! VM that another process, or a process of the last kernel, put in, gets a new VM of the same
+//! type; the process that put it in gets its own VM back.
+//!
+//! Data: u64 type, u32 ELF machine number of the architecture. No extents.
+
+use super::{
+    take_u32,
+    take_u64, //
+};
+use crate::entry::{
+    Content,
+    Entry, //
+};
+use crate::ffi;
+use crate::file::{
+    self,
+    FileRef, //
+};
+use crate::kind::{
+    Kind,
+    Link,
+    SealCx,
+    TakeCx, //
+};
+use crate::name::Name;
+use crate::record::{
+    Progress,
+    Record, //
+};
+use kernel::{
+    fs::File,
+    prelude::*, //
+};
+
+/// What a kernel without our patches lacks.
+pub(super) const PATCH: &str = "kvm.ko loaded before fdbox.ko, with kmod/patches/0003-KVM-create-VM-files-for-other-modules.patch";
+
+#[cfg(CONFIG_X86_64)]
+const MACHINE: u32 = 62;
+#[cfg(CONFIG_ARM64)]
+const MACHINE: u32 = 183;
+
+pub(crate) struct KvmVm;
+
+/// A VM as long as a file of it is held.
+#[derive(Clone, Copy)]
+pub(super) struct Vm(*mut c_void);
+
+impl Vm {
+    /// The VM behind `file`, if it is one.
+    pub(super) fn of(file: &File) -> Option<Vm> {
+        // SAFETY: `file` is a live file.
+        let vm = unsafe { ffi::fdbox_shim_vm_of(file.as_ptr()) };
+        (!vm.is_null()).then_some(Vm(vm))
+    }
+
+    /// # Safety
+    ///
+    /// `vm` is a `struct kvm` that lives as long as the value is used.
+    pub(super) unsafe fn from_raw(vm: *mut c_void) -> Vm {
+        Vm(vm)
+    }
+
+    /// For comparison.
+    pub(super) fn address(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Its address as KVM knows it.
+    pub(super) fn as_ptr(self) -> *mut c_void {
+        self.0
+    }
+
+    /// Whether KVM serves the current task on it.
+    pub(super) fn is_mine(self) -> bool {
+        // SAFETY: The file that `self` came from is held.
+        unsafe { ffi::fdbox_shim_vm_is_mine(self.0) }
+    }
+
+    fn kind(self) -> u64 {
+        // SAFETY: As above.
+        unsafe { ffi::fdbox_shim_vm_type(self.0) }
+    }
+}
+
+impl Kind for KvmVm {
+    fn compatible(&self) -> &[u8] {
+        b"fdbox,kvm-vm-v1"
+    }
+
+    fn matches(&self, file: &File) -> bool {
+        Vm::of(file).is_some()
+    }
+
+    fn supported(&self) -> Result<(), &'static str> {
+        // SAFETY: No precondition.
+        match unsafe { ffi::fdbox_shim_kvm_vm_supported() } {
+            true => Ok(()),
+            false => Err(PATCH),
+        }
+    }
+
+    fn seal(&self, _cx: &mut SealCx<'_>) -> Result {
+        Ok(())
+    }
+
+    fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
+        let vm = Vm::of(cx.file).ok_or(EIO)?;
+        record.write(&vm.kind().to_le_bytes())?;
+        record.write(&MACHINE.to_le_bytes())
+    }
+
+    fn unseal(&self, _file: &File, _record: Option<&Record>) {}
+
+    fn take(&self, cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
+        let vm = Vm::of(file).ok_or(EIO)?;
+        if vm.is_mine() {
+            return Ok(file.clone());
+        }
+        vm_for_taker(cx, cx.name.try_clone()?, Source::Here(vm))
+    }
+
+    fn restore(
+        &self,
+        cx: &mut TakeCx<'_>,
+        record: &Record,
+        _progress: &mut Progress,
+    ) -> Result<FileRef> {
+        vm_for_taker(cx, cx.name.try_clone()?, Source::Saved(saved_type(record)?))
+    }
+}
+
+fn saved_type(record: &Record) -> Result<u64> {
+    let mut data = record.data();
+    let kind = take_u64(&mut data)?;
+    if take_u32(&mut data)? != MACHINE || !data.is_empty() {
+        return Err(EIO);
+    }
+    Ok(kind)
+}
+
+/// What a new VM stands for.
+pub(super) enum Source {
+    /// A VM of another process.
+    Here(Vm),
+    /// The type of a VM of the last kernel.
+    Saved(u64),
+}
+
+/// The VM called `name`, for the current task: the one it got already, or a new one.
+pub(super) fn vm_for_taker(cx: &mut TakeCx<'_>, name: Name, source: Source) -> Result<FileRef> {
+    let (kind, stands_for) = match source {
+        Source::Here(vm) => (vm.kind(), vm.address()),
+        Source::Saved(kind) => (kind, 0),
+    };
+    let given = |link: &&Link| link.name == name && link.stands_for == stands_for;
+    let mine = |link: &&Link| Vm::of(&link.file).is_some_and(Vm::is_mine);
+    if let Some(link) = cx.links.iter().filter(given).find(mine) {
+        return Ok(link.file.clone());
+    }
+    // SAFETY: `supported()` has made sure that the symbols are there; the file is ours.
+    let file = unsafe { file::from_c(ffi::fdbox_shim_vm_create(kind, cx.fd)) }?;
+    let link = Link {
+        name,
+        stands_for,
+        file: file.clone(),
+    };
+    cx.links.push(link, GFP_KERNEL)?;
+    Ok(file)
+}
+
+/// The source of the VM called `name`, which is in the box or was.
+pub(super) fn source_by_name(cx: &TakeCx<'_>, name: &[u8]) -> Result<Source> {
+    let called = |entry: &&Entry| entry.name.as_bytes() == name;
+    if let Some(entry) = cx.entries.iter().find(called) {
+        return match &entry.content {
+            Content::Live(live) => Vm::of(&live.file).map(Source::Here).ok_or(EIO),
+            Content::Incoming(incoming) => saved_type(&incoming.record).map(Source::Saved),
+            Content::Taken => Err(EIO),
+        };
+    }
+    let given = |link: &&Link| link.name.as_bytes() == name && link.stands_for == 0;
+    let link = cx.links.iter().find(given).ok_or(EIO)?;
+    Vm::of(&link.file).map(|vm| Source::Saved(vm.kind())).ok_or(EIO)
+}
+
+/// Name and source of the VM at address `vm` of another process, which is in the box or was.
+pub(super) fn source_by_vm(cx: &TakeCx<'_>, vm: Vm) -> Result<Option<(Name, Source)>> {
+    let is_it = |entry: &&Entry| {
+        let found = entry.live_file().and_then(Vm::of);
+        found.is_some_and(|found| found.address() == vm.address())
+    };
+    if let Some(entry) = cx.entries.iter().find(is_it) {
+        return Ok(Some((entry.name.try_clone()?, Source::Here(vm))));
+    }
+    match cx.links.iter().find(|link| link.stands_for == vm.address()) {
+        Some(link) => Ok(Some((link.name.try_clone()?, Source::Here(vm)))),
+        None => Ok(None),
+    }
+}

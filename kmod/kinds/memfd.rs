@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! memfd: an unlinked shmem file.
+//!
+//! Preserved: content, size, position of the file, seals, owner and mode, the name that `/proc`
+//! shows; large folios stay large.
+//!
+//! Not preserved: holes (SEAL fills them), `FD_CLOEXEC` and file status flags, timestamps, which
+//! pages were swapped out, NUMA policy. hugetlb memfds are another kind, which nobody serves yet.
+//!
+//! While sealed: the size cannot change, no page can be removed, all pages are pinned. Content
+//! may change, by mapping and by `write()` within the size.
+//!
+//! Data: u64 size, u64 position, u32 seals, u32 mode, u32 owner, u32 group, u32 length of the
+//! name, the name. Extents: the whole file, from its first page on.
+
+use super::{
+    take_u32,
+    take_u64, //
+};
+use crate::ffi::{
+    self,
+    MemfdState, //
+};
+use crate::file::{
+    self,
+    FileRef, //
+};
+use crate::kind::{
+    Kind,
+    Reason,
+    SealCx,
+    TakeCx, //
+};
+use crate::record::{
+    Progress,
+    Record, //
+};
+use kernel::{
+    bindings,
+    error::to_result,
+    fs::File,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+/// Folios pinned at a time.
+const BATCH: usize = 512;
+/// Longest name that is kept; tmpfs allows no longer one.
+const NAME_MAX: usize = 255;
+
+pub(crate) struct Memfd;
+
+impl Kind for Memfd {
+    fn compatible(&self) -> &[u8] {
+        b"fdbox,memfd-v1"
+    }
+
+    fn matches(&self, file: &File) -> bool {
+        // SAFETY: `file` is a live file.
+        unsafe { ffi::fdbox_shim_is_memfd(file.as_ptr()) }
+    }
+
+    fn supported(&self) -> Result<(), &'static str> {
+        // SAFETY: No precondition.
+        match unsafe { ffi::fdbox_shim_memfd_supported() } {
+            true => Ok(()),
+            false => Err("kmod/patches/0002-mm-shmem-add-runs-of-folios.patch"),
+        }
+    }
+
+    fn bytes(&self, file: &File) -> u64 {
+        file::size(file)
+    }
+
+    fn seal(&self, cx: &mut SealCx<'_>) -> Result {
+        // SAFETY: The file is live and of this kind.
+        to_result(unsafe { ffi::fdbox_shim_memfd_freeze(cx.file.as_ptr()) }).map_err(|err| {
+            match err {
+                EBUSY => cx.refuse(
+                    err,
+                    Reason::SharedFile,
+                    fmt!("the file is sealed already, here under another name, in another box, or by LUO; put it into one box once"),
+                ),
+                _ => cx.refuse(
+                    err,
+                    Reason::UnsupportedState,
+                    fmt!("the file has seals that this module does not know"),
+                ),
+            }
+        })
+    }
+
+    fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
+        write_state(cx.file, record)?;
+        let written = pin_all(cx.file, record);
+        if written.is_err() {
+            unpin_all(record);
+        }
+        written
+    }
+
+    fn unseal(&self, file: &File, record: Option<&Record>) {
+        if let Some(record) = record {
+            unpin_all(record);
+        }
+        // SAFETY: The file is live and was frozen by `seal()`.
+        unsafe { ffi::fdbox_shim_memfd_thaw(file.as_ptr()) };
+    }
+
+    fn restore(
+        &self,
+        _cx: &mut TakeCx<'_>,
+        record: &Record,
+        progress: &mut Progress,
+    ) -> Result<FileRef> {
+        let (state, name) = read_state(record.data())?;
+        let file = match &progress.file {
+            Some(file) => file.clone(),
+            None => {
+                let file = create(&state, name)?;
+                progress.file = Some(file.clone());
+                file
+            }
+        };
+        while let Some(run) = progress.run(record)? {
+            // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
+            let added = unsafe {
+                ffi::fdbox_shim_memfd_add(file.as_ptr(), run.index, run.pfn, run.folios)
+            };
+            progress.advance(&run, added);
+            if added < run.folios {
+                return Err(ENOMEM);
+            }
+        }
+        // SAFETY: As above, and all pages are in.
+        to_result(unsafe { ffi::fdbox_shim_memfd_finish(file.as_ptr(), &state) })?;
+        Ok(file)
+    }
+}
+
+fn write_state(file: &File, record: &mut Record) -> Result {
+    let mut state = MemfdState::default();
+    let mut name = [0; NAME_MAX];
+    // SAFETY: The file is of this kind; both places are valid for writing.
+    let name_len = unsafe {
+        ffi::fdbox_shim_memfd_state(file.as_ptr(), &mut state);
+        ffi::fdbox_shim_memfd_name(file.as_ptr(), name.as_mut_ptr(), name.len())
+    };
+    let name = name.get(..name_len as usize).ok_or(EIO)?;
+    record.write(&state.size.to_le_bytes())?;
+    record.write(&state.pos.to_le_bytes())?;
+    for number in [state.seals, state.mode, state.uid, state.gid, name.len() as u32] {
+        record.write(&number.to_le_bytes())?;
+    }
+    record.write(name)
+}
+
+fn read_state(mut data: &[u8]) -> Result<(MemfdState, &[u8])> {
+    let state = MemfdState {
+        size: take_u64(&mut data)?,
+        pos: take_u64(&mut data)?,
+        seals: take_u32(&mut data)?,
+        mode: take_u32(&mut data)?,
+        uid: take_u32(&mut data)?,
+        gid: take_u32(&mut data)?,
+    };
+    let len = take_u32(&mut data)? as usize;
+    if len > NAME_MAX || len != data.len() || state.size > i64::MAX as u64 {
+        return Err(EIO);
+    }
+    Ok((state, data))
+}
+
+fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {
+    let mut terminated = [0; NAME_MAX + 1];
+    terminated[..name.len()].copy_from_slice(name);
+    // SAFETY: The name has a NUL, the state is valid for reading; the file is ours.
+    unsafe { file::from_c(ffi::fdbox_shim_memfd_create(terminated.as_ptr(), state)) }
+}
+
+/// Pins every page of `file` and notes it in `record`; after an error the record has what is
+/// pinned so far.
+fn pin_all(file: &File, record: &mut Record) -> Result {
+    let pages = file::size(file).div_ceil(PAGE_SIZE as u64);
+    let mut folios: KVec<*mut bindings::folio> = KVec::new();
+    for _ in 0..BATCH.min(pages as usize) {
+        folios.push(core::ptr::null_mut(), GFP_KERNEL)?;
+    }
+    let mut index = 0;
+    while index < pages {
+        // SAFETY: The file is of this kind and `folios` has room for its length.
+        let pinned = unsafe {
+            ffi::fdbox_shim_memfd_pin(
+                file.as_ptr(),
+                index,
+                folios.as_mut_ptr(),
+                folios.len() as c_uint,
+            )
+        };
+        to_result(pinned.min(0) as c_int)?;
+        index = note(&folios[..pinned as usize], record)?;
+    }
+    Ok(())
+}
+
+/// Appends pinned folios to `record`, unpins those that it has no memory for, and returns the
+/// index of the page after the last.
+fn note(folios: &[*mut bindings::folio], record: &mut Record) -> Result<u64> {
+    let mut next = 0;
+    let mut result = Ok(());
+    for &folio in folios {
+        let (mut pfn, mut order) = (0, 0);
+        // SAFETY: The folio is pinned, and the three places are valid for writing.
+        unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut next) };
+        result = result.and_then(|()| record.push(pfn, order));
+        if result.is_err() {
+            // SAFETY: Pinned by the caller, not noted.
+            unsafe { ffi::fdbox_shim_unpin(pfn, 1, order) };
+        }
+    }
+    result.map(|()| next)
+}
+
+fn unpin_all(record: &Record) {
+    for extent in record.decoded() {
+        // SAFETY: A record has what `pin_all()` pinned.
+        unsafe { ffi::fdbox_shim_unpin(extent.pfn, extent.folios, extent.order) };
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * KVM VMs and guest_memfd, through what kmod/patches exports. The symbols are
+ * weak: on a kernel without the patches, or before kvm.ko is loaded, they are
+ * NULL and the kinds are not supported.
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/kvm_host.h>
+#include <linux/pagemap.h>
+
+#include "shim.h"
+
+struct kvm *kvm_file_vm(struct file *file) __weak;
+struct file *kvm_create_vm_file(unsigned long type, const char *name) __weak;
+struct kvm *kvm_gmem_file_vm(struct file *file) __weak;
+u64 kvm_gmem_file_flags(struct file *file) __weak;
+int kvm_gmem_freeze(struct file *file) __weak;
+void kvm_gmem_thaw(struct file *file) __weak;
+struct file *kvm_gmem_create_file(struct kvm *kvm, loff_t size, u64 flags) __weak;
+struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm) __weak;
+unsigned long filemap_add_run(struct address_space *mapping, pgoff_t index,
+			      struct folio *folio, unsigned long nr, gfp_t gfp) __weak;
+
+bool fdbox_shim_kvm_vm_supported(void)
+{
+	return kvm_file_vm && kvm_create_vm_file;
+}
+
+bool fdbox_shim_gmem_supported(void)
+{
+	return kvm_gmem_file_vm && kvm_gmem_file_flags && kvm_gmem_freeze &&
+	       kvm_gmem_thaw && kvm_gmem_create_file && kvm_gmem_link_file &&
+	       filemap_add_run && fdbox_shim_kvm_vm_supported();
+}
+
+void *fdbox_shim_vm_of(struct file *file)
+{
+	return kvm_file_vm ? kvm_file_vm(file) : NULL;
+}
+
+u64 fdbox_shim_vm_type(void *vm)
+{
+	return ((struct kvm *)vm)->arch.vm_type;
+}
+
+/* KVM serves only the process whose address space the VM was created in. */
+bool fdbox_shim_vm_is_mine(void *vm)
+{
+	return ((struct kvm *)vm)->mm == current->mm;
+}
+
+struct file *fdbox_shim_vm_create(u64 type, unsigned int fd)
+{
+	char name[16];
+
+	snprintf(name, sizeof(name), "%u", fd);
+	return kvm_create_vm_file(type, name);
+}
+
+void *fdbox_shim_gmem_vm_of(struct file *file)
+{
+	return kvm_gmem_file_vm ? kvm_gmem_file_vm(file) : NULL;
+}
+
+u64 fdbox_shim_gmem_flags(struct file *file)
+{
+	return kvm_gmem_file_flags(file);
+}
+
+int fdbox_shim_gmem_freeze(struct file *file)
+{
+	return kvm_gmem_freeze(file);
+}
+
+void fdbox_shim_gmem_thaw(struct file *file)
+{
+	kvm_gmem_thaw(file);
+}
+
+/*
+ * The folio at @index of a frozen file, with content and one reference.
+ * guest_memfd clears a page on its first use; after a kexec nobody will know
+ * that it has not been used.
+ */
+int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **out)
+{
+	struct folio *folio = filemap_get_folio(file->f_mapping, index);
+
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+	if (!folio_test_uptodate(folio)) {
+		folio_lock(folio);
+		if (!folio_test_uptodate(folio)) {
+			folio_zero_range(folio, 0, folio_size(folio));
+			folio_mark_uptodate(folio);
+		}
+		folio_unlock(folio);
+	}
+	*out = folio;
+	return 0;
+}
+
+struct file *fdbox_shim_gmem_create(void *vm, u64 size, u64 flags)
+{
+	return kvm_gmem_create_file(vm, size, flags);
+}
+
+struct file *fdbox_shim_gmem_link(struct file *file, void *vm)
+{
+	return kvm_gmem_link_file(file, vm);
+}
+
+/* guest_memfd is unevictable and unmovable: it needs no LRU. */
+u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios)
+{
+	struct address_space *mapping = file->f_mapping;
+
+	return filemap_add_run(mapping, index, pfn_folio(pfn), folios,
+			       mapping_gfp_mask(mapping));
+}

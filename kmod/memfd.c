@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * shmem files: freeze, pin, and rebuild from folios that outlived a kexec.
+ */
+#include <linux/dcache.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/memfd.h>
+#include <linux/mm.h>
+#include <linux/shmem_fs.h>
+#include <uapi/linux/fcntl.h>
+
+#include "shim.h"
+
+/* Seals that a restored file can be given. */
+#define FDBOX_MEMFD_SEALS	(F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | \
+				 F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC)
+
+/* kmod/patches adds it; an unpatched kernel has none. */
+unsigned long shmem_add_run(struct inode *inode, pgoff_t index,
+			    struct folio *folio, unsigned long nr) __weak;
+
+bool fdbox_shim_memfd_supported(void)
+{
+	return shmem_add_run;
+}
+
+bool fdbox_shim_is_memfd(struct file *file)
+{
+	return shmem_mapping(file->f_mapping) && S_ISREG(file_inode(file)->i_mode) &&
+	       !file_inode(file)->i_nlink;
+}
+
+u64 fdbox_shim_file_size(struct file *file)
+{
+	return i_size_read(file_inode(file));
+}
+
+/*
+ * The flag also belongs to LUO, which sets it on files it holds: whoever comes
+ * first has the file.
+ */
+int fdbox_shim_memfd_freeze(struct file *file)
+{
+	struct inode *inode = file_inode(file);
+	int err = 0;
+
+	inode_lock(inode);
+	if (SHMEM_I(inode)->seals & ~FDBOX_MEMFD_SEALS)
+		err = -EOPNOTSUPP;
+	else if (SHMEM_I(inode)->flags & SHMEM_F_MAPPING_FROZEN)
+		err = -EBUSY;
+	else
+		shmem_freeze(inode, true);
+	inode_unlock(inode);
+	return err;
+}
+
+void fdbox_shim_memfd_thaw(struct file *file)
+{
+	struct inode *inode = file_inode(file);
+
+	inode_lock(inode);
+	shmem_freeze(inode, false);
+	inode_unlock(inode);
+}
+
+void fdbox_shim_memfd_state(struct file *file, struct fdbox_memfd_state *state)
+{
+	struct inode *inode = file_inode(file);
+
+	*state = (struct fdbox_memfd_state) {
+		.size = i_size_read(inode),
+		.pos = file->f_pos,
+		.seals = SHMEM_I(inode)->seals,
+		.mode = inode->i_mode & 07777,
+		.uid = from_kuid_munged(&init_user_ns, inode->i_uid),
+		.gid = from_kgid_munged(&init_user_ns, inode->i_gid),
+	};
+}
+
+/* Copies the name that /proc shows, without a NUL; returns its length. */
+long fdbox_shim_memfd_name(struct file *file, u8 *out, size_t len)
+{
+	struct name_snapshot name;
+
+	take_dentry_name_snapshot(&name, file->f_path.dentry);
+	len = min_t(size_t, len, name.name.len);
+	memcpy(out, name.name.name, len);
+	release_dentry_name_snapshot(&name);
+	return len;
+}
+
+/* A folio that was allocated but never written has no content yet. */
+static void fdbox_memfd_settle(struct folio *folio)
+{
+	if (folio_test_uptodate(folio))
+		return;
+	folio_lock(folio);
+	if (!folio_test_uptodate(folio)) {
+		folio_zero_range(folio, 0, folio_size(folio));
+		flush_dcache_folio(folio);
+		folio_mark_uptodate(folio);
+	}
+	folio_unlock(folio);
+}
+
+/*
+ * Pins up to @max folios from page @index on, filling holes. Pinned folios stay
+ * where they are, and out of the memory that KHO wants for the next kernel.
+ */
+long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
+			  unsigned int max)
+{
+	pgoff_t offset;
+	long i, pinned;
+
+	pinned = memfd_pin_folios(file, index << PAGE_SHIFT,
+				  i_size_read(file_inode(file)) - 1,
+				  folios, max, &offset);
+	for (i = 0; i < pinned; i++)
+		fdbox_memfd_settle(folios[i]);
+	cond_resched();
+	return pinned;
+}
+
+void fdbox_shim_folio_span(struct folio *folio, u64 *pfn, u32 *order, u64 *next)
+{
+	*pfn = folio_pfn(folio);
+	*order = folio_order(folio);
+	*next = folio_next_index(folio);
+}
+
+void fdbox_shim_unpin(u64 pfn, u64 folios, u32 order)
+{
+	u64 i;
+
+	for (i = 0; i < folios; i++)
+		unpin_folio(pfn_folio(pfn + (i << order)));
+	cond_resched();
+}
+
+/* An empty file of the right size that nobody else can see yet. */
+struct file *fdbox_shim_memfd_create(const u8 *name,
+				     const struct fdbox_memfd_state *state)
+{
+	struct file *file;
+	struct inode *inode;
+
+	if (state->seals & ~FDBOX_MEMFD_SEALS)
+		return ERR_PTR(-EOPNOTSUPP);
+
+	file = shmem_file_setup(name, 0, mk_vma_flags(VMA_NORESERVE_BIT));
+	if (IS_ERR(file))
+		return file;
+
+	inode = file_inode(file);
+	inode->i_mode = S_IFREG | (state->mode & 07777);
+	inode->i_uid = make_kuid(&init_user_ns, state->uid);
+	inode->i_gid = make_kgid(&init_user_ns, state->gid);
+	i_size_write(inode, state->size);
+	file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
+	file->f_flags |= O_LARGEFILE;
+	return file;
+}
+
+u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios)
+{
+	return shmem_add_run(file_inode(file), index, pfn_folio(pfn), folios);
+}
+
+int fdbox_shim_memfd_finish(struct file *file,
+			    const struct fdbox_memfd_state *state)
+{
+	int err;
+
+	if (state->seals & F_SEAL_WRITE) {
+		err = mapping_deny_writable(file->f_mapping);
+		if (err)
+			return err;
+	}
+	SHMEM_I(file_inode(file))->seals = state->seals;
+	vfs_setpos(file, state->pos, MAX_LFS_FILESIZE);
+	return 0;
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Names of boxes and descriptors.
+
+use crate::abi;
+use kernel::prelude::*;
+
+/// A name: 1 to 255 bytes, no NUL, no `/`, not `.` or `..`.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Name(KVec<u8>);
+
+impl Name {
+    /// `EINVAL` when `bytes` is not a name.
+    pub(crate) fn new(bytes: &[u8]) -> Result<Name> {
+        if !abi::name_is_valid(bytes) {
+            return Err(EINVAL);
+        }
+        let mut name = KVec::new();
+        name.extend_from_slice(bytes, GFP_KERNEL)?;
+        Ok(Name(name))
+    }
+
+    /// No name: where there is no memory for one.
+    pub(crate) fn empty() -> Name {
+        Name(KVec::new())
+    }
+
+    /// The name in the array of an ioctl's argument.
+    pub(crate) fn from_array(array: &[u8]) -> Result<Name> {
+        Name::new(abi::until_nul(array).ok_or(EINVAL)?)
+    }
+
+    /// Its bytes, without a NUL.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As an ioctl carries it: NUL-padded.
+    pub(crate) fn to_array(&self) -> [u8; abi::NAME_LEN] {
+        let mut array = [0; abi::NAME_LEN];
+        array[..self.0.len()].copy_from_slice(&self.0);
+        array
+    }
+
+    /// A second copy.
+    pub(crate) fn try_clone(&self) -> Result<Name> {
+        Name::new(&self.0)
+    }
+}
+
+impl kernel::fmt::Display for Name {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        kernel::fmt::Display::fmt(kernel::str::BStr::from_bytes(&self.0), f)
+    }
+}

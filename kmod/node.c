@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The device node of a box: /dev/fdbox/NAME.
+ *
+ * Names are the user's and known only at run time, which the Rust abstraction
+ * of a misc device does not allow. A node owns one reference to its box; it
+ * lives until it is destroyed and the last file opened through it is closed.
+ */
+#include <linux/cdev.h>
+#include <linux/device.h>
+#include <linux/fs.h>
+#include <linux/idr.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/uidgid.h>
+
+#include "shim.h"
+
+/* Boxes at a time; a minor number each. */
+#define FDBOX_MAX_BOXES		(1 << 16)
+
+struct fdbox_node {
+	struct device dev;
+	struct cdev cdev;
+	void *box;
+	char *name;
+	umode_t mode;
+	kuid_t uid;
+	kgid_t gid;
+};
+
+static dev_t fdbox_devt;
+static DEFINE_IDA(fdbox_minors);
+
+static const struct class fdbox_class = { .name = "fdbox" };
+
+static char *fdbox_devnode(const struct device *dev, umode_t *mode,
+			   kuid_t *uid, kgid_t *gid)
+{
+	const struct fdbox_node *node = container_of(dev, struct fdbox_node, dev);
+
+	if (mode)
+		*mode = node->mode;
+	if (uid)
+		*uid = node->uid;
+	if (gid)
+		*gid = node->gid;
+	return kasprintf(GFP_KERNEL, "fdbox/%s", node->name);
+}
+
+static const struct device_type fdbox_node_type = {
+	.name = "fdbox",
+	.devnode = fdbox_devnode,
+};
+
+static void fdbox_node_release(struct device *dev)
+{
+	struct fdbox_node *node = container_of(dev, struct fdbox_node, dev);
+
+	ida_free(&fdbox_minors, MINOR(dev->devt));
+	fdbox_rs_box_put(node->box);
+	kfree(node->name);
+	kfree(node);
+}
+
+static int fdbox_open(struct inode *inode, struct file *filp)
+{
+	/* The open file holds the cdev, which holds the node. */
+	filp->private_data = container_of(inode->i_cdev, struct fdbox_node, cdev);
+	return nonseekable_open(inode, filp);
+}
+
+static long fdbox_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
+{
+	struct fdbox_node *node = filp->private_data;
+
+	return fdbox_rs_box_ioctl(node->box, filp, cmd, arg);
+}
+
+static const struct file_operations fdbox_fops = {
+	.owner = THIS_MODULE,
+	.open = fdbox_open,
+	.unlocked_ioctl = fdbox_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+int fdbox_shim_nodes_init(void)
+{
+	int err = alloc_chrdev_region(&fdbox_devt, 0, FDBOX_MAX_BOXES, "fdbox");
+
+	if (err)
+		return err;
+	err = class_register(&fdbox_class);
+	if (err)
+		unregister_chrdev_region(fdbox_devt, FDBOX_MAX_BOXES);
+	return err;
+}
+
+void fdbox_shim_nodes_exit(void)
+{
+	class_unregister(&fdbox_class);
+	unregister_chrdev_region(fdbox_devt, FDBOX_MAX_BOXES);
+	ida_destroy(&fdbox_minors);
+}
+
+/* Takes over the caller's reference to @box, on failure too. */
+struct fdbox_node *fdbox_shim_node_create(const char *name, void *box,
+					  u32 mode, u32 uid, u32 gid)
+{
+	struct fdbox_node *node;
+	int minor, err;
+
+	node = kzalloc_obj(*node);
+	if (!node) {
+		fdbox_rs_box_put(box);
+		return ERR_PTR(-ENOMEM);
+	}
+
+	minor = ida_alloc_max(&fdbox_minors, FDBOX_MAX_BOXES - 1, GFP_KERNEL);
+	if (minor < 0) {
+		kfree(node);
+		fdbox_rs_box_put(box);
+		return ERR_PTR(minor);
+	}
+
+	/* From here on fdbox_node_release() cleans up. */
+	device_initialize(&node->dev);
+	node->dev.class = &fdbox_class;
+	node->dev.type = &fdbox_node_type;
+	node->dev.devt = MKDEV(MAJOR(fdbox_devt), MINOR(fdbox_devt) + minor);
+	node->dev.release = fdbox_node_release;
+	node->box = box;
+	node->mode = mode & 0777;
+	node->uid = make_kuid(&init_user_ns, uid);
+	node->gid = make_kgid(&init_user_ns, gid);
+	cdev_init(&node->cdev, &fdbox_fops);
+	node->cdev.owner = THIS_MODULE;
+
+	err = -ENOMEM;
+	node->name = kstrdup(name, GFP_KERNEL);
+	if (!node->name)
+		goto put;
+	/* Not the box's name: sysfs is stricter than /dev about characters. */
+	err = dev_set_name(&node->dev, "box%d", minor);
+	if (err)
+		goto put;
+	err = cdev_device_add(&node->cdev, &node->dev);
+	if (err)
+		goto put;
+	return node;
+
+put:
+	put_device(&node->dev);
+	return ERR_PTR(err);
+}
+
+/* Open files go on; the box answers them with -ENODEV. */
+void fdbox_shim_node_destroy(struct fdbox_node *node)
+{
+	cdev_device_del(&node->cdev, &node->dev);
+	put_device(&node->dev);
+}

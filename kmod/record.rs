@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a descriptor's kind saves for the next kernel, and what it takes back.
+
+use crate::abi::{
+    Extent,
+    MAX_DATA_LEN, //
+};
+use crate::file::FileRef;
+use crate::kho;
+use kernel::prelude::*;
+
+/// Bytes and page extents of one descriptor, in the order of writing.
+#[derive(Default)]
+pub(crate) struct Record {
+    data: KVVec<u8>,
+    extents: KVVec<u64>,
+}
+
+impl Record {
+    /// Copies what a handover says.
+    pub(crate) fn new(data: &[u8], extents: KVVec<u64>) -> Result<Record> {
+        let mut record = Record {
+            data: KVVec::new(),
+            extents,
+        };
+        record.write(data)?;
+        Ok(record)
+    }
+
+    /// Appends bytes; `EFBIG` beyond 1 MiB.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result {
+        if self.data.len() + bytes.len() > MAX_DATA_LEN {
+            return Err(EFBIG);
+        }
+        Ok(self.data.extend_from_slice(bytes, GFP_KERNEL)?)
+    }
+
+    /// Appends a folio, to the last extent where it continues that one.
+    pub(crate) fn push(&mut self, pfn: u64, order: u32) -> Result {
+        if let Some(last) = self.extents.last_mut() {
+            let mut extent = kho::decode(*last)?;
+            let continues = extent.order == order && extent.pfn + extent.pages() == pfn;
+            if continues && extent.folios < Extent::MAX_FOLIOS {
+                extent.folios += 1;
+                *last = extent.encode();
+                return Ok(());
+            }
+        }
+        let extent = Extent {
+            pfn,
+            folios: 1,
+            order,
+        };
+        Ok(self.extents.push(extent.encode(), GFP_KERNEL)?)
+    }
+
+    /// What was written.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The extents, as the handover has them.
+    pub(crate) fn extents(&self) -> &[u64] {
+        &self.extents
+    }
+
+    /// Pages of 4 KiB in all extents.
+    pub(crate) fn pages(&self) -> u64 {
+        self.decoded().map(|extent| extent.pages()).sum()
+    }
+
+    /// The extents, decoded.
+    pub(crate) fn decoded(&self) -> impl Iterator<Item = Extent> + '_ {
+        self.extents.iter().filter_map(|&raw| kho::decode(raw).ok())
+    }
+}
+
+/// How far the restore of one descriptor has come. It may stop for lack of memory and go on when
+/// the descriptor is asked for again; nothing is lost in between.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// The file that has what is restored so far.
+    pub(crate) file: Option<FileRef>,
+    extent: usize,
+    /// Folios of the current extent that KHO gave back; all or none.
+    restored: bool,
+    /// Folios of the current extent that the file has.
+    used: u64,
+    /// Pages before the next folio.
+    index: u64,
+}
+
+/// Folios that belong to the caller, who has not yet put them anywhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) pfn: u64,
+    pub(crate) folios: u64,
+    pub(crate) order: u32,
+    /// Pages of the descriptor before them.
+    pub(crate) index: u64,
+}
+
+impl Progress {
+    /// Whether anything was taken over from KHO.
+    pub(crate) fn started(&self) -> bool {
+        self.restored || self.index > 0
+    }
+
+    /// The next folios of `record`, or `None` after the last.
+    pub(crate) fn run(&mut self, record: &Record) -> Result<Option<Run>> {
+        let Some(&raw) = record.extents.get(self.extent) else {
+            return Ok(None);
+        };
+        let extent = kho::decode(raw)?;
+        if !self.restored {
+            kho::restore(&extent)?;
+            self.restored = true;
+        }
+        Ok(Some(Run {
+            pfn: extent.pfn + (self.used << extent.order),
+            folios: extent.folios - self.used,
+            order: extent.order,
+            index: self.index,
+        }))
+    }
+
+    /// Notes that the first `folios` folios of `run` went somewhere.
+    pub(crate) fn advance(&mut self, run: &Run, folios: u64) {
+        self.used += folios;
+        self.index += folios << run.order;
+        if folios == run.folios {
+            self.extent += 1;
+            self.used = 0;
+            self.restored = false;
+        }
+    }
+
+    /// Frees what no file has got.
+    pub(crate) fn discard(&mut self, record: &Record) {
+        while let Ok(Some(run)) = self.run(record) {
+            // SAFETY: `run()` gave us these references, and no file took them.
+            unsafe { kho::put_folios(run.pfn, run.folios, run.order) };
+            self.advance(&run, run.folios);
+        }
+        self.file = None;
+    }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kinds of files that can be in a box: the built-in ones and those of drivers.
+
+use crate::ffi::DriverKindDesc;
+use crate::kind::{
+    Kind,
+    KindRef, //
+};
+use crate::kinds::{
+    driver::DriverKind,
+    guest_memfd::GuestMemfd,
+    kvm_vm::KvmVm,
+    memfd::Memfd, //
+};
+use kernel::{
+    fs::File,
+    prelude::*, //
+};
+
+static BUILTIN: [&(dyn Kind); 3] = [&Memfd, &KvmVm, &GuestMemfd];
+
+/// A registered driver kind.
+///
+/// # Invariants
+///
+/// The description is valid until the driver unregisters it, which takes [`DRIVERS`].
+struct Driver(*const DriverKindDesc);
+
+// SAFETY: By the type invariants the description may be read from any task under the lock.
+unsafe impl Send for Driver {}
+
+kernel::sync::global_lock! {
+    // SAFETY: Initialised in `init()`, before the module offers anything.
+    unsafe(uninit) static DRIVERS: Mutex<KVec<Driver>> = KVec::new();
+}
+
+/// Called once, when the module loads.
+pub(crate) fn init() {
+    // SAFETY: Called once, before any other use.
+    unsafe { DRIVERS.init() };
+}
+
+/// Frees the list, when the module goes: each driver that was in it used our symbols.
+pub(crate) fn exit() {
+    *DRIVERS.lock() = KVec::new();
+}
+
+fn find(wanted: impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
+    if let Some(kind) = BUILTIN.iter().find(|kind| wanted(**kind)) {
+        return Some(KindRef::Builtin(*kind));
+    }
+    let drivers = DRIVERS.lock();
+    for driver in drivers.iter() {
+        // SAFETY: By the type invariants of `Driver`, with the lock held.
+        if let Some(kind) = unsafe { DriverKind::get(driver.0) } {
+            if wanted(&kind) {
+                return Some(KindRef::Driver(kind));
+            }
+        }
+    }
+    None
+}
+
+/// The kind of `file`; `EOPNOTSUPP` when nobody enlightened it or this kernel cannot serve it.
+pub(crate) fn of_file(file: &File) -> Result<KindRef> {
+    let kind = find(|kind| kind.matches(file)).ok_or(EOPNOTSUPP)?;
+    supported(kind)
+}
+
+/// The kind with this compatible string; `EOPNOTSUPP` when there is none, or not yet.
+pub(crate) fn of_compatible(compatible: &[u8]) -> Result<KindRef> {
+    let kind = find(|kind| kind.compatible() == compatible).ok_or(EOPNOTSUPP)?;
+    supported(kind)
+}
+
+fn supported(kind: KindRef) -> Result<KindRef> {
+    if let Err(lack) = kind.supported() {
+        let name = kernel::str::BStr::from_bytes(kind.compatible());
+        pr_warn!("{} needs {}\n", name, lack);
+        return Err(EOPNOTSUPP);
+    }
+    Ok(kind)
+}
+
+/// Whether this kernel serves the built-in kind number `index`.
+pub(crate) fn serves(index: usize) -> bool {
+    BUILTIN.get(index).is_some_and(|kind| kind.supported().is_ok())
+}
+
+/// Adds a driver's kind.
+///
+/// # Safety
+///
+/// `desc` points at a description that is valid until it is unregistered.
+pub(crate) unsafe fn register(desc: *const DriverKindDesc) -> Result {
+    // SAFETY: Valid, as promised by the caller.
+    let kind = unsafe { DriverKind::get(desc) }.ok_or(EINVAL)?;
+    let taken = |other: &dyn Kind| other.compatible() == kind.compatible();
+    if find(taken).is_some() {
+        return Err(EEXIST);
+    }
+    // INVARIANT: As promised by the caller.
+    DRIVERS.lock().push(Driver(desc), GFP_KERNEL)?;
+    pr_info!("kind {} registered\n", kernel::str::BStr::from_bytes(kind.compatible()));
+    Ok(())
+}
+
+/// Removes a driver's kind; descriptors that wait for it go on waiting.
+pub(crate) fn unregister(desc: *const DriverKindDesc) {
+    DRIVERS.lock().retain(|driver| driver.0 != desc);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What C offers to Rust and Rust to C inside fdbox.ko. Rust's view of the same
+ * functions is ffi.rs; the two are kept side by side, in the same order.
+ */
+#ifndef _FDBOX_SHIM_H
+#define _FDBOX_SHIM_H
+
+#include <linux/types.h>
+
+struct fdbox_kind;
+struct fdbox_fd;
+struct file;
+struct folio;
+struct inode;
+
+/* node.c: the device node of a box. */
+struct fdbox_node;
+int fdbox_shim_nodes_init(void);
+void fdbox_shim_nodes_exit(void);
+struct fdbox_node *fdbox_shim_node_create(const char *name, void *box,
+					  u32 mode, u32 uid, u32 gid);
+void fdbox_shim_node_destroy(struct fdbox_node *node);
+
+/* shim.c: files and the caller. */
+bool fdbox_shim_capable(void);
+bool fdbox_shim_close_fd(unsigned int fd);
+void fdbox_shim_inode_lock(struct file *file);
+void fdbox_shim_inode_unlock(struct file *file);
+void fdbox_shim_node_owner(struct file *file, u32 *mode, u32 *uid, u32 *gid);
+const struct file_operations *fdbox_shim_fops(struct file *file);
+bool fdbox_shim_module_get(struct module *owner);
+void fdbox_shim_module_put(struct module *owner);
+bool fdbox_shim_self_get(void);
+void fdbox_shim_self_put(void);
+u32 fdbox_shim_crc32(const u8 *data, size_t len);
+void fdbox_shim_release(u8 *out, size_t len);
+int fdbox_shim_reboot_register(void);
+void fdbox_shim_reboot_unregister(void);
+
+/* kho.c: kexec handover. */
+bool fdbox_shim_kho_enabled(void);
+bool fdbox_shim_kho_boot(void);
+int fdbox_shim_kho_preserve(u64 pfn, u64 folios, u32 order);
+void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order);
+bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order);
+void fdbox_shim_put_folios(u64 pfn, u64 folios, u32 order);
+struct folio *fdbox_shim_folio_at(u64 pfn);
+void *fdbox_shim_vmalloc(size_t len);
+void fdbox_shim_vfree(void *body);
+int fdbox_shim_kho_publish(const char *subtree, void *root, size_t len);
+void fdbox_shim_kho_withdraw(void *root);
+void *fdbox_shim_kho_alloc_root(void);
+void fdbox_shim_kho_free_root(void *root);
+int fdbox_shim_kho_preserve_body(void *body, u8 descriptor[16]);
+void fdbox_shim_kho_unpreserve_body(const u8 descriptor[16]);
+void *fdbox_shim_kho_restore_body(const u8 descriptor[16]);
+const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len);
+void fdbox_shim_kho_free_incoming(const void *root);
+
+/* memfd.c: shmem files. */
+struct fdbox_memfd_state {
+	u64 size;
+	u64 pos;
+	u32 seals;
+	u32 mode;
+	u32 uid;
+	u32 gid;
+};
+
+bool fdbox_shim_memfd_supported(void);
+bool fdbox_shim_is_memfd(struct file *file);
+u64 fdbox_shim_file_size(struct file *file);
+int fdbox_shim_memfd_freeze(struct file *file);
+void fdbox_shim_memfd_thaw(struct file *file);
+void fdbox_shim_memfd_state(struct file *file, struct fdbox_memfd_state *state);
+long fdbox_shim_memfd_name(struct file *file, u8 *out, size_t len);
+long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
+			  unsigned int max);
+void fdbox_shim_folio_span(struct folio *folio, u64 *pfn, u32 *order, u64 *next);
+void fdbox_shim_unpin(u64 pfn, u64 folios, u32 order);
+struct file *fdbox_shim_memfd_create(const u8 *name,
+				     const struct fdbox_memfd_state *state);
+u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios);
+int fdbox_shim_memfd_finish(struct file *file,
+			    const struct fdbox_memfd_state *state);
+
+/* kvm.c: VM and guest_memfd files. */
+bool fdbox_shim_kvm_vm_supported(void);
+bool fdbox_shim_gmem_supported(void);
+void *fdbox_shim_vm_of(struct file *file);
+u64 fdbox_shim_vm_type(void *vm);
+bool fdbox_shim_vm_is_mine(void *vm);
+struct file *fdbox_shim_vm_create(u64 type, unsigned int fd);
+void *fdbox_shim_gmem_vm_of(struct file *file);
+u64 fdbox_shim_gmem_flags(struct file *file);
+int fdbox_shim_gmem_freeze(struct file *file);
+void fdbox_shim_gmem_thaw(struct file *file);
+int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **folio);
+struct file *fdbox_shim_gmem_create(void *vm, u64 size, u64 flags);
+struct file *fdbox_shim_gmem_link(struct file *file, void *vm);
+u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios);
+
+/* What Rust offers to C. */
+long fdbox_rs_box_ioctl(void *box, struct file *filp, unsigned int cmd,
+			unsigned long arg);
+void fdbox_rs_box_put(void *box);
+void fdbox_rs_reboot(void);
+int fdbox_rs_register_kind(const struct fdbox_kind *kind);
+void fdbox_rs_unregister_kind(const struct fdbox_kind *kind);
+struct file *fdbox_rs_fd_file(struct fdbox_fd *fd);
+int fdbox_rs_fd_needs(struct fdbox_fd *fd, struct file *file, const char *what);
+int fdbox_rs_fd_write(struct fdbox_fd *fd, const void *data, size_t len);
+int fdbox_rs_fd_preserve(struct fdbox_fd *fd, struct folio *folio);
+const void *fdbox_rs_fd_data(struct fdbox_fd *fd, size_t *len);
+struct folio *fdbox_rs_fd_take_folio(struct fdbox_fd *fd);
+
+#endif /* _FDBOX_SHIM_H */
