@@ -10,68 +10,19 @@
 //! A box outlives its values: dropping an [`OpenBox`] closes a handle, and the
 //! box stays until [`Control::delete`](crate::Control::delete) or a reboot.
 
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::abi;
 use crate::error::{BoxError, Operation};
+use crate::listing::{FdInfo, advance, text};
 use crate::name::{BoxName, FdName};
+use crate::seal_error::{SealError, SealReport};
 use crate::sys;
 
 /// The directory with the control node and every box.
 pub(crate) const DIRECTORY: &str = "/dev/fdbox";
-
-/// How a descriptor lies in its box.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FdState {
-    /// An open file of this kernel.
-    Live,
-    /// From the last kernel; taking it out restores it.
-    Incoming,
-    /// From the last kernel, of a kind that nothing here restores yet.
-    UnknownKind,
-    /// A state that a newer module reports.
-    Other(u32),
-}
-
-impl fmt::Display for FdState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Live => f.write_str("live"),
-            Self::Incoming => f.write_str("incoming"),
-            Self::UnknownKind => f.write_str("unknown kind"),
-            Self::Other(state) => write!(f, "state {state}"),
-        }
-    }
-}
-
-impl From<u32> for FdState {
-    fn from(state: u32) -> Self {
-        match state {
-            abi::FDBOX_FD_LIVE => Self::Live,
-            abi::FDBOX_FD_INCOMING => Self::Incoming,
-            abi::FDBOX_FD_UNKNOWN => Self::UnknownKind,
-            other => Self::Other(other),
-        }
-    }
-}
-
-/// A descriptor in a box, as listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FdInfo {
-    /// Its name in the box.
-    pub name: FdName,
-    /// Its kind: the compatible string under which it crosses a kexec.
-    pub kind: String,
-    /// How it lies there.
-    pub state: FdState,
-    /// Memory that it holds, in bytes; 0 if it holds none.
-    pub bytes: u64,
-}
 
 /// A descriptor that a box refused; it comes back, still open.
 #[derive(Debug, thiserror::Error)]
@@ -82,77 +33,6 @@ pub struct PutError {
     /// Why.
     pub error: BoxError,
 }
-
-/// Why a descriptor, or the box as a whole, could not be sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SealReason {
-    /// What the descriptor depends on is not in the box.
-    MissingDependency,
-    /// The file is held by another sealed box or by LUO.
-    SharedFile,
-    /// The descriptor is in a state that its kind cannot carry.
-    UnsupportedState,
-    /// The kernel is out of memory.
-    NoMemory,
-    /// Anything else.
-    Other,
-}
-
-impl From<u32> for SealReason {
-    fn from(reason: u32) -> Self {
-        match reason {
-            abi::FDBOX_REASON_MISSING_DEPENDENCY => Self::MissingDependency,
-            abi::FDBOX_REASON_SHARED_FILE => Self::SharedFile,
-            abi::FDBOX_REASON_UNSUPPORTED_STATE => Self::UnsupportedState,
-            abi::FDBOX_REASON_NO_MEMORY => Self::NoMemory,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// Which descriptor kept a box from being sealed, as the kernel tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealReport {
-    /// The descriptor; `None` when it was the box as a whole.
-    pub name: Option<FdName>,
-    /// What kind of trouble it is.
-    pub reason: SealReason,
-    /// What is missing and what to do, in English.
-    pub message: String,
-}
-
-/// Why a box was not sealed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealError {
-    /// The ioctl's error.
-    pub error: BoxError,
-    /// Which descriptor, and why, when the kernel tells.
-    pub report: Option<SealReport>,
-}
-
-impl fmt::Display for SealError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.report {
-            Some(SealReport {
-                name: Some(name),
-                message,
-                ..
-            }) if !message.is_empty() => {
-                write!(f, "{}: '{name}': {message}", self.error)
-            }
-            Some(SealReport {
-                name: Some(name), ..
-            }) => write!(f, "{}: '{name}'", self.error),
-            Some(SealReport { message, .. }) if !message.is_empty() => {
-                write!(f, "{}: {message}", self.error)
-            }
-            _ => write!(f, "{}", self.error),
-        }
-    }
-}
-
-impl std::error::Error for SealError {}
 
 /// A box that was not sealed; it comes back as it was, open.
 #[derive(Debug, thiserror::Error)]
@@ -225,18 +105,6 @@ impl Node {
             message: text(&report.message),
         })
     }
-}
-
-/// The next cursor; `None` if the module did not advance it, which would loop
-/// for ever.
-pub(crate) fn advance(old: u64, new: u64) -> Option<u64> {
-    (new > old).then_some(new)
-}
-
-/// The text before the first NUL of a kernel array.
-fn text(array: &[u8]) -> String {
-    let end = array.iter().position(|&b| b == 0).unwrap_or(array.len());
-    String::from_utf8_lossy(&array[..end]).into_owned()
 }
 
 /// A box that takes and gives descriptors.
@@ -386,36 +254,5 @@ impl<O, S> AnyBox<O, S> {
             Self::Sealed(sealed) => Some(sealed),
             Self::Open(_) => None,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seal_error_names_the_descriptor() {
-        let error = BoxError::new(Operation::Seal, "box vm0", Errno::NOENT);
-        let report = SealReport {
-            name: Some(FdName::new("ram").unwrap()),
-            reason: SealReason::MissingDependency,
-            message: "its VM is not in the box: put the VM in too".to_owned(),
-        };
-        let text = SealError {
-            error,
-            report: Some(report),
-        }
-        .to_string();
-        assert!(text.starts_with("Cannot seal box vm0: "), "{text}");
-        assert!(
-            text.ends_with("'ram': its VM is not in the box: put the VM in too"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_cursor_that_stands_still_is_refused() {
-        assert_eq!(advance(3, 4), Some(4));
-        assert_eq!(advance(3, 3), None);
     }
 }

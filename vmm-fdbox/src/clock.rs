@@ -74,10 +74,21 @@ impl Clock {
     /// before it, since the jump, is shutdown, purgatory and decompression.
     #[must_use]
     pub fn at_boottime(&self, ns: u64) -> u64 {
-        let ago = nanoseconds(ClockId::Boottime).saturating_sub(ns);
-        let ticks = u128::from(ago) * u128::from(self.khz.get()) / 1_000_000;
-        self.now()
-            .saturating_sub(u64::try_from(ticks).unwrap_or(u64::MAX))
+        let (now, boottime) = self.now_and_boottime();
+        let ticks = u128::from(boottime.saturating_sub(ns)) * u128::from(self.khz.get());
+        now.saturating_sub(u64::try_from(ticks / 1_000_000).unwrap_or(u64::MAX))
+    }
+
+    /// The counter and `CLOCK_BOOTTIME` in nanoseconds, of the same moment: the
+    /// closest of a few tries, since one can be interrupted between the two.
+    fn now_and_boottime(&self) -> (u64, u64) {
+        let read = || {
+            let before = self.now();
+            let boottime = nanoseconds(ClockId::Boottime);
+            (self.now().saturating_sub(before), before, boottime)
+        };
+        let (width, before, boottime) = (0..3).map(|_| read()).min().unwrap_or_else(read);
+        (before.saturating_add(width / 2), boottime)
     }
 }
 
@@ -113,8 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_started_before_now() {
+    fn both_clocks_tell_one_moment() {
         let clock = Clock::measure(Duration::from_millis(20));
-        assert!(clock.at_boottime(0) < clock.at_boottime(1_000_000));
+        let boottime = nanoseconds(ClockId::Boottime);
+        let then = clock.at_boottime(boottime);
+        let ago = clock.to_ns(clock.now().saturating_sub(then));
+        assert!(ago < 2_000_000_000, "{ago}");
+    }
+
+    #[test]
+    fn a_counter_younger_than_the_kernel_starts_at_0() {
+        let clock = Clock::with_source(NonZeroU32::MAX, || 5);
+        assert_eq!(clock.at_boottime(0), 0);
+        assert_eq!(clock.at_boottime(u64::MAX), 5);
     }
 }

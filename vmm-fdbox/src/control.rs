@@ -6,8 +6,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::abi;
-use crate::boxes::{AnyBox, DIRECTORY, OpenBox, SealedBox, advance};
+use crate::boxes::{AnyBox, DIRECTORY, OpenBox, SealedBox};
 use crate::error::{BoxError, Operation};
+use crate::listing::advance;
 use crate::name::BoxName;
 use crate::sys;
 

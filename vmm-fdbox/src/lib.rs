@@ -1,4 +1,47 @@
 //! Keep a VM alive across a kexec of its host.
+//!
+//! FDBox is a kernel module that keeps named file descriptors: across the exit
+//! of the program that had them and, on KHO, across a kexec. This library is
+//! what a VMM links to hand its guest over to the next host:
+//!
+//! - [`Control`], [`OpenBox`], [`SealedBox`]: the boxes, with descriptors going
+//!   in and out as [`OwnedFd`](std::os::fd::OwnedFd).
+//! - [`frame`]: the VM's state in a form that another version can judge before
+//!   it decodes it; [`statefd`]: the memfd that carries it.
+//! - [`timeline`], [`clock`]: when each phase began, across the kexec.
+//! - [`kexec`]: loading the next kernel and jumping into it.
+//! - [`update`]: all of it in order, with one rollback for every failure.
+//! - [`BoxStore`] and, with feature `fake`, `fake`: boxes without a kernel, for
+//!   a VMM's own tests.
+//!
+//! It knows nothing of KVM: the VMM says which descriptors to keep and what its
+//! state is, by implementing [`update::Guest`].
+//!
+//! # A program that leaves something behind
+//!
+//! ```no_run
+//! use rustix::fs::{MemfdFlags, memfd_create};
+//! use vmm_fdbox::{BoxName, Control, FdName};
+//!
+//! let control = Control::open()?;
+//! let name = BoxName::new("notes")?;
+//! let open = control.create(&name)?;
+//! open.put(&FdName::new("page")?, memfd_create("page", MemfdFlags::CLOEXEC)?)?;
+//! let sealed = open.seal()?;
+//! // The program may exit and the host may kexec here.
+//! let open = sealed.unseal()?;
+//! let page = open.get(&FdName::new("page")?)?;
+//! control.delete(&name)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # A VMM
+//!
+//! implements [`update::Guest`], runs [`update::Update`] in the host that is
+//! left and [`update::Incoming`] in the one that takes over; both have examples.
+//!
+//! The library never prints, exits or panics on what it reads. Everything it
+//! does needs CAP_SYS_ADMIN, and CAP_SYS_BOOT to kexec.
 #![deny(missing_docs, unsafe_code)]
 
 pub mod abi;
@@ -6,23 +49,26 @@ mod boxes;
 pub mod clock;
 mod control;
 mod error;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod finding;
 pub mod frame;
 pub mod kexec;
+mod listing;
 mod name;
+mod seal_error;
 pub mod statefd;
 mod store;
 mod sys;
 pub mod timeline;
 pub mod update;
 
-pub use boxes::{
-    AnyBox, FdInfo, FdState, OpenBox, PutError, SealError, SealFailed, SealReason, SealReport,
-    SealedBox, UnsealFailed,
-};
+pub use boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
 pub use clock::Clock;
 pub use control::{BoxInfo, Control, Features, Info};
 pub use error::{BoxError, Operation};
 pub use finding::{Finding, Severity};
+pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};
+pub use seal_error::{SealError, SealReason, SealReport};
 pub use store::{BoxStore, OpenFdBox, SealedFdBox};

@@ -3,12 +3,13 @@
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
-use crate::boxes::{AnyBox, FdInfo, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
+use crate::boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
 use crate::control::{BoxInfo, Control, Info};
 use crate::error::BoxError;
+use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 
-/// Where boxes live: [`Control`], or [`FakeStore`](crate::fake::FakeStore).
+/// Where boxes live: [`Control`], or with feature `fake` a `FakeStore`.
 /// The methods mean what [`Control`]'s mean.
 pub trait BoxStore {
     /// A box that takes and gives descriptors.

@@ -1,8 +1,8 @@
-//! One attempt at an update: what was done so far, and how to undo it.
+//! One attempt at an update: what was done so far, and what comes next.
 
 use std::os::fd::OwnedFd;
 
-use super::outcome::{Outcome, UpdateError};
+use super::outcome::UpdateError;
 use super::parties::{Guest, Host, NamedFd};
 use super::step::Step;
 use super::watch::{Event, Observer};
@@ -10,11 +10,11 @@ use super::{Plan, state_fd_name};
 use crate::finding::Finding;
 use crate::name::FdName;
 use crate::statefd::StateFd;
-use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
+use crate::store::{BoxStore, OpenFdBox};
 use crate::timeline::{Timeline, phase};
 
 /// The box of this attempt.
-enum Slot<S: BoxStore> {
+pub(super) enum Slot<S: BoxStore> {
     None,
     Open(S::Open),
     Sealed(S::Sealed),
@@ -22,28 +22,28 @@ enum Slot<S: BoxStore> {
 
 /// A step that failed.
 pub(super) struct Failure {
-    step: Step,
-    error: UpdateError,
+    pub(super) step: Step,
+    pub(super) error: UpdateError,
 }
 
 pub(super) struct Attempt<'a, S: BoxStore, H, G> {
-    store: &'a S,
-    host: &'a mut H,
-    guest: &'a mut G,
-    plan: Plan,
-    observer: Option<&'a mut dyn Observer>,
-    timeline: Timeline,
+    pub(super) store: &'a S,
+    pub(super) host: &'a mut H,
+    pub(super) guest: &'a mut G,
+    pub(super) plan: Plan,
+    pub(super) observer: Option<&'a mut dyn Observer>,
+    pub(super) timeline: Timeline,
     /// The kernel is loaded.
-    loaded: bool,
-    slot: Slot<S>,
-    state: Option<StateFd>,
+    pub(super) loaded: bool,
+    pub(super) slot: Slot<S>,
+    pub(super) state: Option<StateFd>,
     /// Taken from the guest, not yet in the box.
-    held: Vec<NamedFd>,
+    pub(super) held: Vec<NamedFd>,
     /// Taken from the guest and now in the box.
-    boxed: Vec<FdName>,
+    pub(super) boxed: Vec<FdName>,
     /// The guest gave descriptors away, or was asked to.
-    touched: bool,
-    paused_at: Option<u64>,
+    pub(super) touched: bool,
+    pub(super) paused_at: Option<u64>,
 }
 
 fn guest_error(what: &'static str) -> impl FnOnce(super::PartyError) -> UpdateError {
@@ -54,7 +54,6 @@ fn host_error(what: &'static str) -> impl FnOnce(super::PartyError) -> UpdateErr
     move |source| UpdateError::Host { what, source }
 }
 
-/// Going forward.
 impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
     pub(super) fn new(store: &'a S, host: &'a mut H, guest: &'a mut G, plan: Plan) -> Self {
         Self {
@@ -78,7 +77,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
         self.observer = Some(observer);
     }
 
-    fn tell(&mut self, event: &Event) {
+    pub(super) fn tell(&mut self, event: &Event) {
         let ticks = self.plan.clock.now();
         if let Some(observer) = &mut self.observer {
             observer.event(ticks, event);
@@ -274,137 +273,5 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
                 .jump()
                 .map_err(host_error("Cannot leave this host"))
         })
-    }
-}
-
-/// Going back.
-impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
-    /// The failure of a step that never began, because somebody asked to stop.
-    pub(super) fn cancelled(step: Step) -> Failure {
-        Failure {
-            step,
-            error: UpdateError::Cancelled,
-        }
-    }
-
-    /// Undoes what was done, the guest's part first: it may be waiting.
-    pub(super) fn roll_back(mut self, Failure { step, error }: Failure) -> Outcome {
-        if !(self.loaded || self.touched || self.paused_at.is_some())
-            && matches!(self.slot, Slot::None)
-        {
-            return Outcome::NothingChanged { step, error };
-        }
-        self.tell(&Event::RollingBack);
-        let mut problems = Vec::new();
-        self.unseal(&mut problems);
-        self.return_fds(&mut problems);
-        let resumed = self.resume(&mut problems);
-        self.delete_box(&mut problems);
-        if self.loaded
-            && let Err(error) = self.host.unload()
-        {
-            self.problem(
-                &mut problems,
-                format!("The next kernel stays loaded: {error}"),
-            );
-        }
-        match resumed {
-            Err(()) => Outcome::GuestLost {
-                step,
-                error,
-                problems,
-            },
-            Ok(None) if !self.touched && problems.is_empty() => {
-                Outcome::NothingChanged { step, error }
-            }
-            Ok(paused_ns) => Outcome::RolledBack {
-                step,
-                error,
-                problems,
-                paused_ns,
-            },
-        }
-    }
-
-    fn problem(&mut self, problems: &mut Vec<String>, problem: String) {
-        self.tell(&Event::Problem(problem.clone()));
-        problems.push(problem);
-    }
-
-    fn unseal(&mut self, problems: &mut Vec<String>) {
-        self.slot = match std::mem::replace(&mut self.slot, Slot::None) {
-            Slot::Sealed(sealed) => match sealed.unseal() {
-                Ok(open) => Slot::Open(open),
-                Err(failed) => {
-                    self.problem(problems, failed.error.to_string());
-                    Slot::Sealed(failed.sealed)
-                }
-            },
-            other => other,
-        };
-    }
-
-    fn return_fds(&mut self, problems: &mut Vec<String>) {
-        let mut back = std::mem::take(&mut self.held);
-        if let Slot::Open(open) = &self.slot {
-            let mut errors = Vec::new();
-            self.boxed.retain(|name| match open.get(name) {
-                Ok(fd) => {
-                    back.push(NamedFd {
-                        name: name.clone(),
-                        fd,
-                    });
-                    false
-                }
-                Err(error) => {
-                    errors.push(error.to_string());
-                    true
-                }
-            });
-            errors
-                .into_iter()
-                .for_each(|error| self.problem(problems, error));
-        }
-        for NamedFd { name, fd } in back {
-            if let Err(error) = self.guest.give_back(&name, fd) {
-                self.problem(
-                    problems,
-                    format!("The guest refused '{name}' back: {error}"),
-                );
-            }
-        }
-    }
-
-    /// Runs the guest on if it was paused, and says for how long it was.
-    fn resume(&mut self, problems: &mut Vec<String>) -> Result<Option<u64>, ()> {
-        let Some(paused_at) = self.paused_at else {
-            return Ok(None);
-        };
-        match self.guest.resume_in_place() {
-            Ok(()) => {
-                let clock = &self.plan.clock;
-                Ok(Some(clock.to_ns(clock.now().saturating_sub(paused_at))))
-            }
-            Err(error) => {
-                self.problem(problems, format!("The guest cannot run on: {error}"));
-                Err(())
-            }
-        }
-    }
-
-    /// Deletes the box unless something of the guest's is still in it.
-    fn delete_box(&mut self, problems: &mut Vec<String>) {
-        let name = self.plan.box_name.clone();
-        match &self.slot {
-            Slot::None => {}
-            Slot::Open(_) if self.boxed.is_empty() => {
-                if let Err(error) = self.store.delete(&name) {
-                    self.problem(problems, error.to_string());
-                }
-            }
-            Slot::Open(_) | Slot::Sealed(_) => {
-                self.problem(problems, format!("Box {name} stays, with what is in it"));
-            }
-        }
     }
 }

@@ -2,20 +2,20 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::io::Errno;
-
+use super::contents::{Contents, Undone};
 use super::outcome::UpdateError;
-use super::parties::{NamedFd, PartyError};
+use super::parties::PartyError;
+use super::resumed::Resumed;
 use super::state_fd_name;
 use super::step::{ExitStatus, Step};
-use crate::boxes::{AnyBox, FdInfo};
 use crate::clock::Clock;
-use crate::error::{BoxError, Operation};
+use crate::error::BoxError;
 use crate::frame::{Frame, KnownSection};
+use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 use crate::statefd::SavedState;
-use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
-use crate::timeline::{Report, Timeline, TimelineError, phase};
+use crate::store::{BoxStore, OpenFdBox};
+use crate::timeline::{Timeline, phase};
 
 /// What a resume is to do.
 #[derive(Debug, Clone)]
@@ -56,21 +56,34 @@ pub struct ResumeFailed {
     pub step: Step,
     /// Why.
     pub error: UpdateError,
-    /// What could not be put back; if nothing, the box is as it was.
+    /// What did not go smoothly in putting things back; if nothing, the box is
+    /// as it was.
     pub problems: Vec<String>,
+    /// The descriptors that could not be put back.
+    pub lost: Vec<FdName>,
 }
 
 impl ResumeFailed {
-    /// Whether the box is as it was, so that another try can succeed.
+    fn new(step: Step, error: UpdateError, undone: Undone) -> Box<Self> {
+        let Undone { problems, lost } = undone;
+        Box::new(Self {
+            step,
+            error,
+            problems,
+            lost,
+        })
+    }
+
+    /// Whether everything is in the box, so that another try can succeed.
     #[must_use]
     pub fn can_retry(&self) -> bool {
-        self.problems.is_empty() && !matches!(self.error, UpdateError::NoGuest(_))
+        self.lost.is_empty() && !matches!(self.error, UpdateError::NoGuest(_))
     }
 
     /// What the program exits with.
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
-        if self.problems.is_empty() {
+        if self.lost.is_empty() {
             ExitStatus::NothingChanged
         } else {
             ExitStatus::GuestLost
@@ -78,13 +91,20 @@ impl ResumeFailed {
     }
 
     fn aftermath(&self) -> String {
-        if self.can_retry() {
-            return "; the box is as it was: put it right and try again".to_owned();
-        }
-        self.problems
+        let mut text: String = self
+            .problems
             .iter()
             .map(|problem| format!("; {problem}"))
-            .collect()
+            .collect();
+        if self.can_retry() {
+            let state = if self.problems.is_empty() {
+                "is as it was"
+            } else {
+                "is complete"
+            };
+            text += &format!("; the box {state}: put it right and try again");
+        }
+        text
     }
 }
 
@@ -119,75 +139,6 @@ pub struct Incoming<'a, S: BoxStore> {
     contents: Contents<S>,
 }
 
-/// What came out of the box, as duplicates that can go back in.
-#[derive(Debug)]
-struct Contents<S: BoxStore> {
-    /// `None` once committed or put back.
-    open: Option<S::Open>,
-    was_sealed: bool,
-    taken: Vec<NamedFd>,
-}
-
-impl<S: BoxStore> Contents<S> {
-    /// Opens and unseals the box; on failure it is as it was.
-    fn open(store: &S, name: &BoxName) -> Result<Self, UpdateError> {
-        let found = store.open_box(name).map_err(|error| match error.errno() {
-            Errno::NOENT => UpdateError::NoGuest(name.clone()),
-            _ => error.into(),
-        })?;
-        let (open, was_sealed) = match found {
-            AnyBox::Sealed(sealed) => (sealed.unseal().map_err(|failed| failed.error)?, true),
-            AnyBox::Open(open) => (open, false),
-        };
-        Ok(Self {
-            open: Some(open),
-            was_sealed,
-            taken: Vec::new(),
-        })
-    }
-
-    fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
-        let gone = || BoxError::new(Operation::Get, format!("'{name}'"), Errno::NODEV);
-        let open = self.open.as_ref().ok_or_else(gone)?;
-        let fd = open.get(name)?;
-        let copy = fd.try_clone();
-        self.taken.push(NamedFd {
-            name: name.clone(),
-            fd,
-        });
-        copy.map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
-            BoxError::new(Operation::Get, format!("'{name}'"), errno).into()
-        })
-    }
-
-    /// Puts everything back and seals, returning what went wrong.
-    fn put_back(&mut self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let Some(open) = self.open.take() else {
-            return problems;
-        };
-        for NamedFd { name, fd } in self.taken.drain(..) {
-            if let Err(refused) = open.put(&name, fd) {
-                problems.push(refused.error.to_string());
-            }
-        }
-        if self.was_sealed
-            && let Err(failed) = open.seal()
-        {
-            problems.push(failed.error.to_string());
-        }
-        problems
-    }
-}
-
-impl<S: BoxStore> Drop for Contents<S> {
-    fn drop(&mut self) {
-        // Whoever wants to know what went wrong calls `abort`.
-        let _ = self.put_back();
-    }
-}
-
 impl<'a, S: BoxStore> Incoming<'a, S> {
     /// Opens the guest's box, unseals it, and reads and checks the state.
     ///
@@ -200,15 +151,9 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         let start = plan
             .clock
             .map_or_else(crate::sys::ticks, |clock| clock.now());
-        let failed = |error, problems| {
-            Box::new(ResumeFailed {
-                step: Step::Open,
-                error,
-                problems,
-            })
-        };
-        let mut contents =
-            Contents::open(store, &plan.box_name).map_err(|error| failed(error, Vec::new()))?;
+        let failed = |error, undone| ResumeFailed::new(Step::Open, error, undone);
+        let mut contents = Contents::open(store, &plan.box_name)
+            .map_err(|error| failed(error, Undone::default()))?;
         let saved = match Self::read(&mut contents, &plan) {
             Ok(saved) => saved,
             Err(error) => return Err(failed(error, contents.put_back())),
@@ -362,64 +307,6 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     /// Puts everything back and seals the box again. Close first what was made
     /// from the descriptors.
     pub fn abort(mut self, error: UpdateError) -> Box<ResumeFailed> {
-        let problems = self.contents.put_back();
-        Box::new(ResumeFailed {
-            step: Step::Restore,
-            error,
-            problems,
-        })
-    }
-}
-
-/// A guest that was taken over and may run.
-#[derive(Debug)]
-#[must_use = "its box has to be deleted: call finish"]
-pub struct Resumed<'a, S: BoxStore> {
-    store: &'a S,
-    name: BoxName,
-    clock: Clock,
-    timeline: Timeline,
-}
-
-/// The end of an update.
-#[derive(Debug)]
-pub struct Finished {
-    /// The blackout by phase.
-    pub report: Result<Report, TimelineError>,
-    /// Whether the empty box is gone.
-    pub deleted: Result<(), BoxError>,
-    /// Every mark of both hosts.
-    pub timeline: Timeline,
-}
-
-impl<S: BoxStore> Resumed<'_, S> {
-    /// Marks the beginning of a phase, now.
-    pub fn mark(&mut self, name: &str) {
-        self.mark_at(name, self.clock.now());
-    }
-
-    /// Marks the beginning of a phase.
-    pub fn mark_at(&mut self, name: &str, ticks: u64) {
-        let _ = self.timeline.mark(name, ticks);
-    }
-
-    /// Marks the first KVM_RUN, now: the end of the blackout.
-    pub fn running(&mut self) {
-        self.mark(phase::RUNNING);
-    }
-
-    /// Marks the first KVM_RUN, at `ticks` of the cycle counter, when another
-    /// thread noted it.
-    pub fn running_at(&mut self, ticks: u64) {
-        self.mark_at(phase::RUNNING, ticks);
-    }
-
-    /// Deletes the box and reports. The guest runs meanwhile.
-    pub fn finish(self) -> Finished {
-        Finished {
-            report: self.timeline.report(),
-            deleted: self.store.delete(&self.name),
-            timeline: self.timeline,
-        }
+        ResumeFailed::new(Step::Restore, error, self.contents.put_back())
     }
 }

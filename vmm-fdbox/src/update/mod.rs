@@ -31,19 +31,23 @@
 //! as [`BoxStore`](crate::BoxStore).
 
 mod attempt;
+mod contents;
 mod incoming;
 mod outcome;
 mod outgoing;
 mod parties;
+mod resumed;
+mod rollback;
 mod step;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-pub use incoming::{Finished, Incoming, ResumeFailed, ResumePlan, Resumed};
+pub use incoming::{Incoming, ResumeFailed, ResumePlan};
 pub use outcome::{Outcome, UpdateError};
 pub use outgoing::{Paused, Prepared, Ready, Update};
 pub use parties::{Guest, Host, KexecHost, NamedFd, NextKernel, PartyError, SameHost};
+pub use resumed::{Finished, Resumed};
 pub use step::{ExitStatus, Step, UnknownStep};
 pub use watch::{CancelFlag, Event, Observer};
 

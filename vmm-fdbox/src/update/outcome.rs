@@ -2,11 +2,11 @@
 
 use super::parties::PartyError;
 use super::step::{ExitStatus, Step};
-use crate::boxes::SealError;
 use crate::error::BoxError;
 use crate::finding::Finding;
 use crate::frame::FrameError;
 use crate::name::{BoxName, FdName};
+use crate::seal_error::SealError;
 use crate::statefd::StateError;
 
 /// Why an update, or a resume, failed.

@@ -1,1 +1,5 @@
+//! The update against fakes: every way forward, and every way back.
 
+mod rollback;
+mod takeover;
+mod world;

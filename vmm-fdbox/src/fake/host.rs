@@ -1,0 +1,54 @@
+//! A host that only takes notes.
+
+use crate::finding::Finding;
+use crate::update::{Host, PartyError};
+
+/// What a [`FakeHost`] was asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostCall {
+    /// [`Host::load`].
+    Load,
+    /// [`Host::unload`].
+    Unload,
+    /// [`Host::jump`].
+    Jump,
+}
+
+/// A host that notes what it is asked to do.
+#[derive(Debug, Default)]
+pub struct FakeHost {
+    /// The calls, in order, those that failed included.
+    pub calls: Vec<HostCall>,
+    /// The calls that fail.
+    pub failing: Vec<HostCall>,
+    /// What preflight finds.
+    pub findings: Vec<Finding>,
+}
+
+impl FakeHost {
+    fn call(&mut self, call: HostCall) -> Result<(), PartyError> {
+        self.calls.push(call);
+        if self.failing.contains(&call) {
+            return Err(format!("{call:?} was made to fail").into());
+        }
+        Ok(())
+    }
+}
+
+impl Host for FakeHost {
+    fn preflight(&mut self) -> Vec<Finding> {
+        self.findings.clone()
+    }
+
+    fn load(&mut self) -> Result<(), PartyError> {
+        self.call(HostCall::Load)
+    }
+
+    fn unload(&mut self) -> Result<(), PartyError> {
+        self.call(HostCall::Unload)
+    }
+
+    fn jump(&mut self) -> Result<(), PartyError> {
+        self.call(HostCall::Jump)
+    }
+}

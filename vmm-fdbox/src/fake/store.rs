@@ -1,0 +1,244 @@
+//! The box traits over boxes in memory.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::world::{Content, Fault, World};
+use crate::abi;
+use crate::boxes::{AnyBox, PutError, SealFailed, UnsealFailed};
+use crate::control::{BoxInfo, Features, Info};
+use crate::error::{BoxError, Operation};
+use crate::listing::FdInfo;
+use crate::name::{BoxName, FdName};
+use crate::seal_error::SealError;
+use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
+
+/// Boxes in memory. Clones share them.
+#[derive(Debug, Clone)]
+pub struct FakeStore(Arc<Mutex<World>>);
+
+impl Default for FakeStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeStore {
+    /// No boxes, KHO on, every kind kept.
+    #[must_use]
+    pub fn new() -> Self {
+        let features = abi::FDBOX_FEATURE_KHO
+            | abi::FDBOX_FEATURE_MEMFD
+            | abi::FDBOX_FEATURE_KVM_VM
+            | abi::FDBOX_FEATURE_GUEST_MEMFD;
+        let info = Info {
+            uapi_version: abi::FDBOX_UAPI_VERSION,
+            handover_version: 1,
+            features: Features::from_bits(features),
+            ..Info::default()
+        };
+        let (boxes, faults, dependencies) = Default::default();
+        Self(Arc::new(Mutex::new(World {
+            boxes,
+            faults,
+            dependencies,
+            info,
+        })))
+    }
+
+    /// What [`BoxStore::info`] answers from now on.
+    pub fn set_info(&self, info: Info) {
+        self.world().info = info;
+    }
+
+    /// Makes an operation fail once, after it went well `skip` times.
+    pub fn fail(&self, operation: Operation, skip: usize, errno: Errno) {
+        self.world().faults.push(Fault {
+            operation,
+            skip,
+            errno,
+        });
+    }
+
+    /// Makes `dependent` impossible to seal unless `on` is in the box too.
+    pub fn depends(&self, dependent: &FdName, on: &FdName) {
+        self.world()
+            .dependencies
+            .push((dependent.clone(), on.clone()));
+    }
+
+    /// Whether a box is sealed and what is in it; `None` if there is none.
+    #[must_use]
+    pub fn content(&self, name: &BoxName) -> Option<(bool, Vec<FdName>)> {
+        let world = self.world();
+        let content = world.boxes.get(name)?;
+        Some((
+            content.sealed,
+            content.fds.iter().map(|(name, _)| name.clone()).collect(),
+        ))
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn on_box(operation: Operation, name: &BoxName) -> impl FnOnce(Errno) -> BoxError {
+    move |errno| BoxError::new(operation, format!("box {name}"), errno)
+}
+
+impl BoxStore for FakeStore {
+    type Open = FakeOpenBox;
+    type Sealed = FakeSealedBox;
+
+    fn create(&self, name: &BoxName) -> Result<FakeOpenBox, BoxError> {
+        self.world()
+            .create(name)
+            .map_err(on_box(Operation::Create, name))?;
+        Ok(FakeOpenBox {
+            store: self.clone(),
+            name: name.clone(),
+        })
+    }
+
+    fn delete(&self, name: &BoxName) -> Result<(), BoxError> {
+        self.world()
+            .delete(name)
+            .map_err(on_box(Operation::Delete, name))
+    }
+
+    fn boxes(&self) -> Result<Vec<BoxInfo>, BoxError> {
+        let mut world = self.world();
+        let list = |errno| BoxError::new(Operation::List, "boxes", errno);
+        world.fault(Operation::List).map_err(list)?;
+        let info = |(name, content): (&BoxName, &Content)| BoxInfo {
+            name: name.clone(),
+            sealed: content.sealed,
+            fds: u32::try_from(content.fds.len()).unwrap_or(u32::MAX),
+        };
+        Ok(world.boxes.iter().map(info).collect())
+    }
+
+    fn info(&self) -> Result<Info, BoxError> {
+        let mut world = self.world();
+        let info = |errno| BoxError::new(Operation::Info, "the fdbox module", errno);
+        world.fault(Operation::Info).map_err(info)?;
+        Ok(Info {
+            boxes: world.boxes.len() as u64,
+            ..world.info
+        })
+    }
+
+    fn open_box(&self, name: &BoxName) -> Result<AnyBox<FakeOpenBox, FakeSealedBox>, BoxError> {
+        let mut world = self.world();
+        world
+            .fault(Operation::OpenBox)
+            .map_err(on_box(Operation::OpenBox, name))?;
+        let content = world.boxes.get(name).ok_or(Errno::NOENT);
+        let sealed = content.map_err(on_box(Operation::OpenBox, name))?.sealed;
+        let (store, name) = (self.clone(), name.clone());
+        Ok(if sealed {
+            AnyBox::Sealed(FakeSealedBox { store, name })
+        } else {
+            AnyBox::Open(FakeOpenBox { store, name })
+        })
+    }
+}
+
+/// An open box of a [`FakeStore`].
+#[derive(Debug)]
+pub struct FakeOpenBox {
+    store: FakeStore,
+    name: BoxName,
+}
+
+impl OpenFdBox for FakeOpenBox {
+    type Sealed = FakeSealedBox;
+
+    fn put(&self, name: &FdName, fd: OwnedFd) -> Result<(), PutError> {
+        match self.store.world().put(&self.name, name) {
+            Ok(content) => {
+                content.fds.push((name.clone(), fd));
+                Ok(())
+            }
+            Err(errno) => {
+                let target = format!("'{name}' in box {}", self.name);
+                Err(PutError {
+                    fd,
+                    error: BoxError::new(Operation::Put, target, errno),
+                })
+            }
+        }
+    }
+
+    fn get(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
+        self.store.world().get(&self.name, name).map_err(|errno| {
+            BoxError::new(
+                Operation::Get,
+                format!("'{name}' in box {}", self.name),
+                errno,
+            )
+        })
+    }
+
+    fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
+        self.store
+            .world()
+            .list(&self.name)
+            .map_err(on_box(Operation::List, &self.name))
+    }
+
+    fn seal(self) -> Result<FakeSealedBox, SealFailed<Self>> {
+        let sealed = self.store.world().seal(&self.name);
+        match sealed {
+            Ok(()) => Ok(FakeSealedBox {
+                store: self.store,
+                name: self.name,
+            }),
+            Err((errno, report)) => {
+                let error = on_box(Operation::Seal, &self.name)(errno);
+                Err(SealFailed {
+                    open: self,
+                    error: SealError { error, report },
+                })
+            }
+        }
+    }
+}
+
+/// A sealed box of a [`FakeStore`].
+#[derive(Debug)]
+pub struct FakeSealedBox {
+    store: FakeStore,
+    name: BoxName,
+}
+
+impl SealedFdBox for FakeSealedBox {
+    type Open = FakeOpenBox;
+
+    fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
+        self.store
+            .world()
+            .list(&self.name)
+            .map_err(on_box(Operation::List, &self.name))
+    }
+
+    fn unseal(self) -> Result<FakeOpenBox, UnsealFailed<Self>> {
+        let unsealed = self.store.world().unseal(&self.name);
+        match unsealed {
+            Ok(()) => Ok(FakeOpenBox {
+                store: self.store,
+                name: self.name,
+            }),
+            Err(errno) => {
+                let error = on_box(Operation::Unseal, &self.name)(errno);
+                Err(UnsealFailed {
+                    sealed: self,
+                    error,
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The boxes themselves: what the module would do, with the same errnos.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+
+use crate::control::Info;
+use crate::error::Operation;
+use crate::listing::{FdInfo, FdState};
+use crate::name::{BoxName, FdName};
+use crate::seal_error::{SealReason, SealReport};
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) boxes: BTreeMap<BoxName, Content>,
+    pub(super) faults: Vec<Fault>,
+    pub(super) dependencies: Vec<(FdName, FdName)>,
+    pub(super) info: Info,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    pub(super) sealed: bool,
+    pub(super) fds: Vec<(FdName, OwnedFd)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) operation: Operation,
+    pub(super) skip: usize,
+    pub(super) errno: Errno,
+}
+
+impl World {
+    /// Fails if a test asked for it.
+    pub(super) fn fault(&mut self, operation: Operation) -> Result<(), Errno> {
+        let Some(at) = self
+            .faults
+            .iter()
+            .position(|fault| fault.operation == operation)
+        else {
+            return Ok(());
+        };
+        if self.faults[at].skip == 0 {
+            return Err(self.faults.remove(at).errno);
+        }
+        self.faults[at].skip -= 1;
+        Ok(())
+    }
+
+    /// The box, if it is there and open.
+    pub(super) fn open(&mut self, name: &BoxName) -> Result<&mut Content, Errno> {
+        let content = self.boxes.get_mut(name).ok_or(Errno::NODEV)?;
+        if content.sealed {
+            Err(Errno::BUSY)
+        } else {
+            Ok(content)
+        }
+    }
+
+    pub(super) fn create(&mut self, name: &BoxName) -> Result<(), Errno> {
+        self.fault(Operation::Create)?;
+        if self.boxes.contains_key(name) {
+            return Err(Errno::EXIST);
+        }
+        self.boxes.insert(name.clone(), Content::default());
+        Ok(())
+    }
+
+    pub(super) fn delete(&mut self, name: &BoxName) -> Result<(), Errno> {
+        self.fault(Operation::Delete)?;
+        if self.boxes.get(name).ok_or(Errno::NOENT)?.sealed {
+            return Err(Errno::BUSY);
+        }
+        self.boxes.remove(name);
+        Ok(())
+    }
+
+    pub(super) fn put(&mut self, name: &BoxName, fd_name: &FdName) -> Result<&mut Content, Errno> {
+        self.fault(Operation::Put)?;
+        let content = self.open(name)?;
+        let taken = content.fds.iter().any(|(other, _)| other == fd_name);
+        if taken {
+            Err(Errno::EXIST)
+        } else {
+            Ok(content)
+        }
+    }
+
+    pub(super) fn get(&mut self, name: &BoxName, fd_name: &FdName) -> Result<OwnedFd, Errno> {
+        self.fault(Operation::Get)?;
+        let content = self.open(name)?;
+        let at = content
+            .fds
+            .iter()
+            .position(|(other, _)| other == fd_name)
+            .ok_or(Errno::NOENT)?;
+        Ok(content.fds.remove(at).1)
+    }
+
+    pub(super) fn seal(&mut self, name: &BoxName) -> Result<(), (Errno, Option<SealReport>)> {
+        self.fault(Operation::Seal).map_err(|errno| (errno, None))?;
+        let dependencies = self.dependencies.clone();
+        let content = self.open(name).map_err(|errno| (errno, None))?;
+        let has = |wanted: &FdName| content.fds.iter().any(|(name, _)| name == wanted);
+        let missing = dependencies
+            .into_iter()
+            .find(|(who, on)| has(who) && !has(on));
+        if let Some((who, on)) = missing {
+            let report = SealReport {
+                name: Some(who),
+                reason: SealReason::MissingDependency,
+                message: format!("it needs '{on}': put that in too"),
+            };
+            return Err((Errno::NOENT, Some(report)));
+        }
+        content.sealed = true;
+        Ok(())
+    }
+
+    pub(super) fn unseal(&mut self, name: &BoxName) -> Result<(), Errno> {
+        self.fault(Operation::Unseal)?;
+        let content = self.boxes.get_mut(name).ok_or(Errno::NODEV)?;
+        if !content.sealed {
+            return Err(Errno::INVAL);
+        }
+        content.sealed = false;
+        Ok(())
+    }
+
+    pub(super) fn list(&mut self, name: &BoxName) -> Result<Vec<FdInfo>, Errno> {
+        self.fault(Operation::List)?;
+        let content = self.boxes.get(name).ok_or(Errno::NODEV)?;
+        let info = |(name, _): &(FdName, OwnedFd)| FdInfo {
+            name: name.clone(),
+            kind: "fake".to_owned(),
+            state: FdState::Live,
+            bytes: 0,
+        };
+        Ok(content.fds.iter().map(info).collect())
+    }
+}

@@ -1,0 +1,106 @@
+//! Why a box cannot be sealed, and which descriptor is at fault.
+
+use std::fmt;
+
+use crate::abi;
+use crate::error::BoxError;
+use crate::name::FdName;
+
+/// Why a descriptor, or the box as a whole, could not be sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SealReason {
+    /// What the descriptor depends on is not in the box.
+    MissingDependency,
+    /// The file is held by another sealed box or by LUO.
+    SharedFile,
+    /// The descriptor is in a state that its kind cannot carry.
+    UnsupportedState,
+    /// The kernel is out of memory.
+    NoMemory,
+    /// Anything else.
+    Other,
+}
+
+impl From<u32> for SealReason {
+    fn from(reason: u32) -> Self {
+        match reason {
+            abi::FDBOX_REASON_MISSING_DEPENDENCY => Self::MissingDependency,
+            abi::FDBOX_REASON_SHARED_FILE => Self::SharedFile,
+            abi::FDBOX_REASON_UNSUPPORTED_STATE => Self::UnsupportedState,
+            abi::FDBOX_REASON_NO_MEMORY => Self::NoMemory,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Which descriptor kept a box from being sealed, as the kernel tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealReport {
+    /// The descriptor; `None` when it was the box as a whole.
+    pub name: Option<FdName>,
+    /// What kind of trouble it is.
+    pub reason: SealReason,
+    /// What is missing and what to do, in English.
+    pub message: String,
+}
+
+/// Why a box was not sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealError {
+    /// The ioctl's error.
+    pub error: BoxError,
+    /// Which descriptor, and why, when the kernel tells.
+    pub report: Option<SealReport>,
+}
+
+impl fmt::Display for SealError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.report {
+            Some(SealReport {
+                name: Some(name),
+                message,
+                ..
+            }) if !message.is_empty() => {
+                write!(f, "{}: '{name}': {message}", self.error)
+            }
+            Some(SealReport {
+                name: Some(name), ..
+            }) => write!(f, "{}: '{name}'", self.error),
+            Some(SealReport { message, .. }) if !message.is_empty() => {
+                write!(f, "{}: {message}", self.error)
+            }
+            _ => write!(f, "{}", self.error),
+        }
+    }
+}
+
+impl std::error::Error for SealError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    use crate::error::Operation;
+
+    #[test]
+    fn a_seal_error_names_the_descriptor() {
+        let error = BoxError::new(Operation::Seal, "box vm0", Errno::NOENT);
+        let report = SealReport {
+            name: Some(FdName::new("ram").unwrap()),
+            reason: SealReason::MissingDependency,
+            message: "its VM is not in the box: put the VM in too".to_owned(),
+        };
+        let text = SealError {
+            error,
+            report: Some(report),
+        }
+        .to_string();
+        assert!(text.starts_with("Cannot seal box vm0: "), "{text}");
+        assert!(
+            text.ends_with("'ram': its VM is not in the box: put the VM in too"),
+            "{text}"
+        );
+    }
+}

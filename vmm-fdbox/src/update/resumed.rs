@@ -1,0 +1,60 @@
+//! The end of an update: the guest runs in its new host.
+
+use crate::clock::Clock;
+use crate::error::BoxError;
+use crate::name::BoxName;
+use crate::store::BoxStore;
+use crate::timeline::{Report, Timeline, TimelineError, phase};
+
+/// A guest that was taken over and may run.
+#[derive(Debug)]
+#[must_use = "its box has to be deleted: call finish"]
+pub struct Resumed<'a, S: BoxStore> {
+    pub(super) store: &'a S,
+    pub(super) name: BoxName,
+    pub(super) clock: Clock,
+    pub(super) timeline: Timeline,
+}
+
+/// The end of an update.
+#[derive(Debug)]
+pub struct Finished {
+    /// The blackout by phase.
+    pub report: Result<Report, TimelineError>,
+    /// Whether the empty box is gone.
+    pub deleted: Result<(), BoxError>,
+    /// Every mark of both hosts.
+    pub timeline: Timeline,
+}
+
+impl<S: BoxStore> Resumed<'_, S> {
+    /// Marks the beginning of a phase, now.
+    pub fn mark(&mut self, name: &str) {
+        self.mark_at(name, self.clock.now());
+    }
+
+    /// Marks the beginning of a phase.
+    pub fn mark_at(&mut self, name: &str, ticks: u64) {
+        let _ = self.timeline.mark(name, ticks);
+    }
+
+    /// Marks the first KVM_RUN, now: the end of the blackout.
+    pub fn running(&mut self) {
+        self.mark(phase::RUNNING);
+    }
+
+    /// Marks the first KVM_RUN, at `ticks` of the cycle counter, when another
+    /// thread noted it.
+    pub fn running_at(&mut self, ticks: u64) {
+        self.mark_at(phase::RUNNING, ticks);
+    }
+
+    /// Deletes the box and reports. The guest runs meanwhile.
+    pub fn finish(self) -> Finished {
+        Finished {
+            report: self.timeline.report(),
+            deleted: self.store.delete(&self.name),
+            timeline: self.timeline,
+        }
+    }
+}

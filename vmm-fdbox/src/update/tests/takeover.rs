@@ -1,0 +1,227 @@
+//! The other side: the guest runs on, or the box is as it was.
+
+use rustix::io::Errno;
+
+use super::world::{KNOWN, World, box_name, clock, fd_name, inode, plan};
+use crate::error::Operation;
+use crate::fake::FakeStore;
+use crate::frame::KnownSection;
+use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
+use crate::timeline::phase;
+use crate::update::{
+    ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan, Resumed, Step, UpdateError,
+};
+
+fn handed_over() -> World {
+    let mut world = World::new();
+    let outcome = world.update(plan());
+    assert_eq!(outcome.exit_status(), ExitStatus::Done);
+    world
+}
+
+fn resume_plan() -> ResumePlan<'static> {
+    ResumePlan {
+        clock: Some(clock()),
+        ..ResumePlan::new(box_name(), &KNOWN)
+    }
+}
+
+type Resume<'a> = Result<(Vec<u64>, Resumed<'a, FakeStore>), Box<ResumeFailed>>;
+
+fn build(incoming: &mut Incoming<'_, FakeStore>) -> Result<Vec<u64>, PartyError> {
+    assert_eq!(incoming.frame().read::<u32>("cpu")?, 1234);
+    let vm = incoming.take(&fd_name("vm"))?;
+    let ram = incoming.take(&fd_name("ram"))?;
+    Ok(vec![inode(&vm), inode(&ram)])
+}
+
+fn resume<'a>(store: &'a FakeStore, plan: ResumePlan<'_>) -> Resume<'a> {
+    Incoming::open(store, plan)?.restore(build)
+}
+
+/// The box is sealed with everything in it.
+fn assert_intact(store: &FakeStore) {
+    let (sealed, mut names) = store.content(&box_name()).expect("the box is gone");
+    names.sort_unstable();
+    assert!(sealed);
+    assert_eq!(names, ["ram", "vm", "vm-state"].map(fd_name));
+}
+
+#[test]
+fn a_guest_goes_over() {
+    let world = handed_over();
+    let (inodes, mut resumed) = resume(&world.store, resume_plan()).unwrap();
+    assert_eq!(inodes, world.guest.inodes);
+    resumed.running();
+    let finished = resumed.finish();
+    finished.deleted.unwrap();
+    assert_eq!(world.store.content(&box_name()), None);
+    let report = finished.report.unwrap();
+    let names: Vec<_> = report
+        .phases
+        .iter()
+        .map(|phase| phase.name.as_str())
+        .collect();
+    let expected = [
+        phase::PAUSE,
+        phase::SAVE,
+        phase::JUMP,
+        phase::TAKE_OUT,
+        phase::RESTORE,
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(
+        report.total_ns,
+        report.phases.iter().map(|phase| phase.ns).sum::<u64>()
+    );
+    assert_eq!(report.before.len(), 2);
+}
+
+#[test]
+fn whatever_fails_another_try_succeeds() {
+    // What can go wrong in the box, and how many times it goes well before.
+    let cases = [
+        (Operation::OpenBox, 0),
+        (Operation::Unseal, 0),
+        (Operation::Get, 0),
+        (Operation::Get, 2),
+    ];
+    for (operation, skip) in cases {
+        let world = handed_over();
+        world.store.fail(operation, skip, Errno::NOMEM);
+        let failed = resume(&world.store, resume_plan()).unwrap_err();
+        assert!(failed.can_retry(), "{failed}");
+        assert_eq!(failed.exit_status(), ExitStatus::NothingChanged);
+        assert_intact(&world.store);
+        assert!(resume(&world.store, resume_plan()).is_ok());
+    }
+    for step in [Step::Open, Step::Restore] {
+        let world = handed_over();
+        let plan = ResumePlan {
+            fail_at: Some(step),
+            ..resume_plan()
+        };
+        let failed = resume(&world.store, plan).unwrap_err();
+        assert!(
+            matches!(failed.error, UpdateError::Injected(at) if at == step),
+            "{failed}"
+        );
+        assert_eq!(failed.step, step);
+        assert_intact(&world.store);
+        assert!(resume(&world.store, resume_plan()).is_ok());
+    }
+}
+
+#[test]
+fn a_vm_that_cannot_be_rebuilt_goes_back() {
+    let world = handed_over();
+    let incoming = Incoming::open(&world.store, resume_plan()).unwrap();
+    let failed = incoming
+        .restore(|incoming| {
+            build(incoming)?;
+            Err::<(), _>("no such CPU feature".into())
+        })
+        .unwrap_err();
+    assert!(
+        failed
+            .to_string()
+            .contains("no such CPU feature; the box is as it was"),
+        "{failed}"
+    );
+    assert_intact(&world.store);
+}
+
+#[test]
+fn a_descriptor_left_behind_is_named() {
+    let world = handed_over();
+    let incoming = Incoming::open(&world.store, resume_plan()).unwrap();
+    let failed = incoming
+        .restore(|incoming| Ok(incoming.take(&fd_name("vm"))?))
+        .unwrap_err();
+    assert!(matches!(&failed.error, UpdateError::LeftInBox(names) if *names == [fd_name("ram")]));
+    assert_intact(&world.store);
+}
+
+#[test]
+fn a_required_section_that_is_unknown_is_refused_by_name() {
+    let world = handed_over();
+    let known = [KnownSection::new("gpu", 1, 1)];
+    let plan = ResumePlan {
+        known: &known,
+        ..resume_plan()
+    };
+    let failed = Incoming::open(&world.store, plan).unwrap_err();
+    assert!(failed.to_string().contains("Section 'cpu'"), "{failed}");
+    assert_intact(&world.store);
+}
+
+#[test]
+fn dropping_it_puts_everything_back() {
+    let world = handed_over();
+    let mut incoming = Incoming::open(&world.store, resume_plan()).unwrap();
+    drop(incoming.take(&fd_name("ram")).unwrap());
+    assert_eq!(incoming.remaining().unwrap().len(), 1);
+    drop(incoming);
+    assert_intact(&world.store);
+}
+
+#[test]
+fn a_box_found_open_is_left_open() {
+    let world = handed_over();
+    let sealed = world
+        .store
+        .open_box(&box_name())
+        .unwrap()
+        .into_sealed()
+        .unwrap();
+    let open = sealed.unseal().unwrap();
+    drop(Incoming::open(&world.store, resume_plan()).unwrap());
+    assert!(!world.store.content(&box_name()).unwrap().0);
+    assert_eq!(open.fds().unwrap().len(), 3);
+    assert!(resume(&world.store, resume_plan()).is_ok());
+}
+
+#[test]
+fn no_box_is_no_guest() {
+    let failed = resume(&FakeStore::new(), resume_plan())
+        .unwrap_err()
+        .to_string();
+    assert!(failed.contains("No box 'vm0'"), "{failed}");
+}
+
+#[test]
+fn what_cannot_be_put_back_is_told() {
+    let world = handed_over();
+    world.store.fail(Operation::Put, 1, Errno::NOMEM);
+    let plan = ResumePlan {
+        fail_at: Some(Step::Restore),
+        ..resume_plan()
+    };
+    let failed = resume(&world.store, plan).unwrap_err();
+    assert!(!failed.can_retry());
+    assert_eq!(failed.exit_status(), ExitStatus::GuestLost);
+    assert_eq!(failed.lost, [fd_name("vm")]);
+    assert!(
+        failed.to_string().contains("Cannot put 'vm' in box vm0"),
+        "{failed}"
+    );
+    // The rest is back all the same.
+    assert_eq!(world.store.content(&box_name()).unwrap().1.len(), 2);
+}
+
+#[test]
+fn a_box_that_cannot_be_sealed_again_is_not_lost() {
+    let world = handed_over();
+    world.store.fail(Operation::Seal, 0, Errno::NOMEM);
+    let plan = ResumePlan {
+        fail_at: Some(Step::Restore),
+        ..resume_plan()
+    };
+    let failed = resume(&world.store, plan).unwrap_err();
+    assert!(failed.can_retry());
+    assert!(
+        failed.to_string().contains("Cannot seal box vm0"),
+        "{failed}"
+    );
+    assert!(resume(&world.store, resume_plan()).is_ok());
+}
