@@ -1,0 +1,123 @@
+//! What the emulated host tells the lab: one JSON object a line, on its second serial port.
+//!
+//! The first port carries the kernel's console, so a program's output and a kernel message never
+//! share a line.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+/// The serial port the events travel on, in the host.
+pub const PORT: &str = "/dev/ttyS1";
+
+/// One thing that happened in the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A kernel booted and `lab-init` is about to follow its plan.
+    Hello(Hello),
+    /// A line that a command wrote.
+    Output { stream: Stream, text: String },
+    /// A command of the plan ended. A status above 128 is 128 plus the signal that killed it.
+    Exit { command: usize, status: i32 },
+    /// `lab-init` is about to kexec.
+    Jump,
+    /// A line the guest wrote on its console.
+    Guest { text: String },
+    /// One half (`before` or `after` the kexec) of a scenario ended.
+    Scenario {
+        name: String,
+        half: Half,
+        error: Option<String>,
+        millis: u64,
+    },
+    /// A result that is data: the demo's and the scenarios' figures.
+    Value {
+        name: String,
+        value: serde_json::Value,
+    },
+    /// The last event of a run: the plan was followed to its end, or why it was not.
+    Verdict { error: Option<String> },
+}
+
+/// How the host introduces itself. Stages are told apart by all of it, not by `stage` alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// 1 for the first kernel, 2 after one kexec, and so on; from the kernel command line.
+    pub stage: usize,
+    /// `uname -r`.
+    pub release: String,
+    /// /proc/version.
+    pub version: String,
+    pub boot_id: String,
+    /// CLOCK_BOOTTIME.
+    pub uptime_ns: u64,
+    /// Raw TSC, which runs on across a kexec.
+    pub tsc: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Which side of the kexec a scenario's function runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Half {
+    Before,
+    After,
+}
+
+/// The host's end of the event port. Each event is written by one `write`, so that the tty layer
+/// keeps the lines of several programs apart.
+#[derive(Debug)]
+pub struct EventPort(Mutex<File>);
+
+impl EventPort {
+    /// Opens the port and takes the line discipline's hands off it.
+    pub fn open() -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(PORT)?;
+        let mut settings = rustix::termios::tcgetattr(&file)?;
+        settings.make_raw();
+        rustix::termios::tcsetattr(&file, rustix::termios::OptionalActions::Now, &settings)?;
+        Ok(Self(Mutex::new(file)))
+    }
+
+    pub fn send(&self, event: &Event) -> io::Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        self.0
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .write_all(&line)
+    }
+
+    /// Waits until everything written has left the machine: a kexec would cut it off.
+    pub fn drain(&self) -> io::Result<()> {
+        let file = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        Ok(rustix::termios::tcdrain(&*file)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_one_line_and_survive_the_wire() {
+        let event = Event::Scenario {
+            name: "memfd/holes".into(),
+            half: Half::After,
+            error: Some("page 3 is 1,\nnot 0".into()),
+            millis: 12,
+        };
+        let line = serde_json::to_string(&event).unwrap();
+        assert!(!line.contains('\n'));
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+    }
+}

@@ -1,0 +1,136 @@
+//! Runs the plan's commands: each line they write becomes an event.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use fdbox_lab::event::{Event, EventPort, Stream};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// Runs `command` by /bin/sh and returns its exit status as a shell would. What it leaves running
+/// may go on, unheard.
+pub(crate) fn run(command: &str, port: &EventPort) -> Result<i32> {
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .env("PATH", "/bin")
+        .env("HOME", "/root")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("Run /bin/sh")?;
+    let stdout = child.stdout.take().map(OwnedFd::from);
+    let stderr = child.stderr.take().map(OwnedFd::from);
+    let mut pipes = [
+        Lines::new(stdout, Stream::Stdout)?,
+        Lines::new(stderr, Stream::Stderr)?,
+    ];
+    let ended = pidfd_open(pid(&child)?, PidfdFlags::empty()).context("Watch the command")?;
+    loop {
+        let mut watched = vec![PollFd::new(&ended, PollFlags::IN)];
+        for pipe in pipes.iter().filter_map(|lines| lines.pipe.as_ref()) {
+            watched.push(PollFd::new(pipe, PollFlags::IN));
+        }
+        poll(&mut watched, None).context("Wait for the command")?;
+        let over = !watched[0].revents().is_empty();
+        for pipe in &mut pipes {
+            pipe.forward(port)?;
+        }
+        if over {
+            break;
+        }
+    }
+    for pipe in &mut pipes {
+        pipe.flush(port)?;
+    }
+    let status = child.wait()?;
+    Ok(status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+}
+
+/// A shell on the console, with job control.
+pub(crate) fn shell() -> Result<()> {
+    let status = Command::new("/bin/setsid")
+        .args(["cttyhack", "/bin/sh", "-l"])
+        .env("PATH", "/bin")
+        .env("HOME", "/root")
+        .env("PS1", "host# ")
+        .status()
+        .context("Run a shell")?;
+    if !status.success() {
+        eprintln!("lab-init: the shell ended: {status}");
+    }
+    Ok(())
+}
+
+fn pid(child: &Child) -> Result<Pid> {
+    match Pid::from_raw(child.id() as i32) {
+        Some(pid) => Ok(pid),
+        None => bail!("A child without a process id"),
+    }
+}
+
+/// One pipe of a command, cut into lines.
+struct Lines {
+    pipe: Option<File>,
+    stream: Stream,
+    unfinished: Vec<u8>,
+}
+
+impl Lines {
+    fn new(pipe: Option<OwnedFd>, stream: Stream) -> Result<Self> {
+        if let Some(pipe) = &pipe {
+            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
+        }
+        Ok(Self {
+            pipe: pipe.map(File::from),
+            stream,
+            unfinished: Vec::new(),
+        })
+    }
+
+    /// Sends on what is there, and does not wait for more.
+    fn forward(&mut self, port: &EventPort) -> Result<()> {
+        let mut buffer = [0; 4096];
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(count) => {
+                    self.unfinished.extend_from_slice(&buffer[..count]);
+                    while let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = self.unfinished.drain(..=end).collect();
+                        self.send(port, &line[..end])?;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("Read what the command writes"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends on a last line without an end.
+    fn flush(&mut self, port: &EventPort) -> Result<()> {
+        let rest = std::mem::take(&mut self.unfinished);
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            self.send(port, &rest)
+        }
+    }
+
+    fn send(&self, port: &EventPort, line: &[u8]) -> Result<()> {
+        let text = String::from_utf8_lossy(line).into_owned();
+        Ok(port.send(&Event::Output {
+            stream: self.stream,
+            text,
+        })?)
+    }
+}

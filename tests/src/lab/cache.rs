@@ -1,0 +1,230 @@
+//! The cache outside the checkout: each artifact in a directory keyed by what it is made from.
+//!
+//! An artifact is made in a temporary directory beside its place and renamed into it, so what is
+//! found under a key is always complete. A lock per artifact keeps two runs from making it twice.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
+use sha2::{Digest, Sha256};
+
+/// How many artifacts of one kind are kept, the most recently used first.
+const KEEP: usize = 4;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// `$FDBOX_LAB_CACHE`, or `fdbox-lab` in the user's cache directory.
+    pub(crate) fn open() -> Result<Self> {
+        let root = match std::env::var_os("FDBOX_LAB_CACHE") {
+            Some(dir) => PathBuf::from(dir),
+            None => match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
+                (Some(dir), _) => Path::new(&dir).join("fdbox-lab"),
+                (None, Some(home)) => Path::new(&home).join(".cache/fdbox-lab"),
+                (None, None) => bail!("Neither HOME nor FDBOX_LAB_CACHE is set: set one"),
+            },
+        };
+        let root = std::path::absolute(root)?;
+        fs::create_dir_all(&root).with_context(|| format!("Create {}", root.display()))?;
+        Ok(Self { root })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A directory that is not keyed: for what keeps itself up to date, and for logs.
+    pub(crate) fn dir(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.root.join(name);
+        fs::create_dir_all(&dir).with_context(|| format!("Create {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// The artifact of this kind and key; `make` fills an empty directory with it when missing.
+    pub(crate) fn get(
+        &self,
+        kind: &str,
+        key: &Key,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let place = self.root.join(format!("{kind}-{}", key.0));
+        let lock_path = self.root.join(format!(".lock-{kind}-{}", key.0));
+        let lock = File::create(&lock_path).context("Create a lock in the cache")?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("Lock the cache")?;
+        if !place.is_dir() {
+            let unfinished = self.root.join(format!(".making-{kind}-{}", key.0));
+            if unfinished.exists() {
+                fs::remove_dir_all(&unfinished).context("Remove an unfinished artifact")?;
+            }
+            fs::create_dir(&unfinished).context("Create a directory in the cache")?;
+            make(&unfinished)?;
+            fs::rename(&unfinished, &place).context("Put the artifact in its place")?;
+            self.prune(kind, &place)?;
+        }
+        // The directory's time is when it was last of use: pruning goes by it.
+        let now = rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        rustix::fs::utimensat(
+            rustix::fs::CWD,
+            &place,
+            &times,
+            rustix::fs::AtFlags::empty(),
+        )?;
+        Ok(place)
+    }
+
+    /// Removes the artifacts of `kind` that were not used for longest.
+    fn prune(&self, kind: &str, newest: &Path) -> Result<()> {
+        let prefix = format!("{kind}-");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_key = |s: &str| s.len() == Key::LEN && s.bytes().all(|b| b.is_ascii_hexdigit());
+            if name
+                .to_string_lossy()
+                .strip_prefix(&prefix)
+                .is_some_and(is_key)
+                && entry.path() != newest
+            {
+                found.push((entry.metadata()?.modified()?, entry.path()));
+            }
+        }
+        found.sort();
+        for (_, path) in found.iter().rev().skip(KEEP - 1) {
+            fs::remove_dir_all(path).with_context(|| format!("Remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What an artifact is made from, hashed. Parts are labelled, so that moving a byte from one part
+/// to the next gives another key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key(String);
+
+impl Key {
+    const LEN: usize = 16;
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct KeyBuilder(Sha256);
+
+impl KeyBuilder {
+    pub(crate) fn new(recipe: &str) -> Self {
+        Self(Sha256::new()).text("recipe", recipe)
+    }
+
+    pub(crate) fn text(self, label: &str, value: &str) -> Self {
+        self.bytes(label, value.as_bytes())
+    }
+
+    pub(crate) fn file(self, path: &Path) -> Result<Self> {
+        let mut content = Vec::new();
+        File::open(path)
+            .and_then(|mut file| file.read_to_end(&mut content))
+            .with_context(|| format!("Read {}", path.display()))?;
+        Ok(self.bytes("file", &content))
+    }
+
+    /// Every file under `dir`, by name and content; what a build leaves behind is not looked at.
+    pub(crate) fn tree(mut self, dir: &Path) -> Result<Self> {
+        for path in crate::files::sources(dir)? {
+            let name = path
+                .strip_prefix(dir)
+                .unwrap_or(&path)
+                .to_string_lossy()
+                .into_owned();
+            self = self.text("name", &name).file(&path)?;
+        }
+        Ok(self)
+    }
+
+    pub(crate) fn build(self) -> Key {
+        let digest = self.0.finalize();
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Key(hex[..Key::LEN].to_owned())
+    }
+
+    fn bytes(mut self, label: &str, value: &[u8]) -> Self {
+        for part in [label.as_bytes(), value] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(dir: &Path) -> Cache {
+        Cache {
+            root: dir.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_key_depends_on_every_part_and_its_place() {
+        let key = |a, b| KeyBuilder::new("r").text("a", a).text("b", b).build();
+        assert_eq!(key("x", "y"), key("x", "y"));
+        assert_ne!(key("x", "y"), key("y", "x"));
+        assert_ne!(key("xy", ""), key("x", "y"));
+        assert_ne!(KeyBuilder::new("r").build(), KeyBuilder::new("s").build());
+    }
+
+    #[test]
+    fn an_artifact_is_made_once_and_never_found_half_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path());
+        let key = KeyBuilder::new("test").build();
+        let failed = cache.get("thing", &key, |tmp| {
+            fs::write(tmp.join("half"), "x")?;
+            bail!("no disk")
+        });
+        assert!(failed.is_err());
+        let place = dir.path().join(format!("thing-{}", key.as_str()));
+        assert!(!place.exists());
+
+        let made = cache
+            .get("thing", &key, |tmp| Ok(fs::write(tmp.join("whole"), "x")?))
+            .unwrap();
+        assert!(made.join("whole").exists());
+        assert!(!made.join("half").exists());
+        let again = cache.get("thing", &key, |_| bail!("made twice")).unwrap();
+        assert_eq!(again, made);
+    }
+
+    #[test]
+    fn only_the_last_few_of_a_kind_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path());
+        let make = |kind: &str, n: usize| {
+            let key = KeyBuilder::new(&n.to_string()).build();
+            cache.get(kind, &key, |_| Ok(())).unwrap()
+        };
+        let other = make("thing-else", 0);
+        let places: Vec<_> = (0..KEEP + 2).map(|n| make("thing", n)).collect();
+        let left = places.iter().filter(|place| place.exists()).count();
+        assert_eq!(left, KEEP);
+        assert!(places.last().unwrap().exists());
+        assert!(other.exists());
+    }
+}

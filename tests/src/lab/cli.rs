@@ -1,0 +1,112 @@
+//! What can be typed after `cargo lab`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A host that can be updated under its guests, on any machine: it runs in QEMU, with a kernel and
+/// a module built here.
+///
+/// Everything missing is installed or built once, into $FDBOX_LAB_CACHE (default:
+/// ~/.cache/fdbox-lab). The first run builds three kernels and takes about half an hour on two
+/// cores; later ones start at once.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", help_expected = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Boots a host with your files added, runs a command, kexecs, runs another.
+    ///
+    /// The module is loaded in both kernels. The exit status is that of the first command that
+    /// fails, or 70 when the host itself goes wrong.
+    ///
+    /// Example: cargo lab host --file ./client:/bin/client --before '/bin/client before'
+    /// --after '/bin/client after'
+    Host(HostArgs),
+    /// Opens a shell in the host; its end powers the host off.
+    Shell(ShellArgs),
+    /// Builds everything that is missing and runs nothing.
+    Build,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MachineArgs {
+    /// Memory of the host, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    pub memory: u64,
+    /// CPUs of the host.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u32,
+    /// Add a file to the host: path here, colon, path there. May be repeated. A program must be
+    /// linked statically.
+    #[arg(long = "file", value_name = "SRC:DST", value_parser = parse_file)]
+    pub files: Vec<(PathBuf, String)>,
+    /// Add to the host's kernel command line.
+    #[arg(long, value_name = "S", default_value = "", allow_hyphen_values = true)]
+    pub cmdline_extra: String,
+    /// Leave the module out.
+    #[arg(long)]
+    pub no_module: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Run this by /bin/sh in the first kernel. May be repeated.
+    #[arg(long, value_name = "CMD")]
+    pub before: Vec<String>,
+    /// Run this by /bin/sh in the second kernel. May be repeated.
+    #[arg(long, value_name = "CMD")]
+    pub after: Vec<String>,
+    /// Stay in the first kernel: run both there.
+    #[arg(long)]
+    pub no_kexec: bool,
+    /// Give up when one kernel's commands take longer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+    /// Write what happened to a file, for machines.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
+    match text.split_once(':') {
+        Some((source, place)) if !source.is_empty() && place.starts_with('/') => {
+            Ok((PathBuf::from(source), place.to_owned()))
+        }
+        _ => Err("write it as SRC:DST with an absolute DST, as in ./client:/bin/client".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_argument_explained() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_needs_two_paths() {
+        assert_eq!(
+            parse_file("a:/b").unwrap(),
+            (PathBuf::from("a"), "/b".to_owned())
+        );
+        for wrong in ["a", "a:", ":/b", "a:b"] {
+            assert!(parse_file(wrong).is_err(), "{wrong}");
+        }
+    }
+}

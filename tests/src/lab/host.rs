@@ -1,0 +1,167 @@
+//! A host to boot: its stages' kernels, files and commands, put together into images.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fdbox_lab::plan::{Plan, STAGE_WORD, Stage, Then};
+
+use crate::image::Image;
+use crate::kernel::{Flavour, Kernel};
+use crate::lab::Lab;
+use crate::programs::{self, Programs};
+use crate::qemu::{Line, Machine};
+use crate::run::{Record, Run};
+
+/// Every host's command line. `loglevel=5` shows warnings: `quiet` would hide them from the judge.
+/// `tsc=reliable`: under emulation the clock watchdog measures the emulator, not the TSC.
+const CMDLINE: &str =
+    "console=ttyS0 loglevel=5 panic=-1 kho=on liveupdate=on intel_iommu=on tsc=reliable";
+
+/// One kernel of the host's life.
+#[derive(Debug, Clone)]
+pub(crate) struct StageSpec {
+    pub kernel: Flavour,
+    /// Modules to load at once, by name without .ko.
+    pub modules: Vec<String>,
+    /// Run one after the other by /bin/sh.
+    pub commands: Vec<String>,
+    pub then: Ending,
+}
+
+/// How a stage ends; what the next one's command line is, the image knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    PowerOff,
+    Kexec,
+    CommandJumps,
+    Shell,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct HostSpec {
+    pub name: String,
+    pub memory_mib: u64,
+    pub cpus: u32,
+    /// Added to every stage's command line.
+    pub cmdline: String,
+    /// (file here, path there), in every stage.
+    pub files: Vec<(PathBuf, String)>,
+    /// Whether the modules lie in /lib/modules, for a stage or a command to load.
+    pub with_modules: bool,
+    pub stages: Vec<StageSpec>,
+    pub stage_limit: Duration,
+}
+
+/// A host whose images are written.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub machine: Machine,
+    pub dir: PathBuf,
+    releases: Vec<String>,
+    stage_limit: Duration,
+}
+
+impl HostSpec {
+    /// The command line of stage `index` (from 0).
+    pub(crate) fn cmdline(&self, index: usize) -> String {
+        let line = format!("{CMDLINE} {} {STAGE_WORD}={}", self.cmdline, index + 1);
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Builds what is missing and writes the images, the last stage's first: each lies in the one
+    /// before.
+    pub(crate) fn prepare(&self, lab: &Lab, programs: &Programs) -> Result<Host> {
+        let kernels = lab.kernels()?;
+        let dir = crate::run::folder(&lab.cache, &self.name)?;
+        let plan = Plan {
+            stages: (0..self.stages.len()).map(|n| self.stage(n)).collect(),
+        };
+        let mut next: Option<(Kernel, PathBuf)> = None;
+        let mut releases = Vec::new();
+        for (index, stage) in self.stages.iter().enumerate().rev() {
+            let kernel = kernels.get(stage.kernel)?;
+            let initramfs = dir.join(format!("stage{}.cpio", index + 1));
+            let mut files = self.files.clone();
+            if self.with_modules {
+                files.extend(modules(lab, &kernel)?);
+            }
+            let image = next.as_ref().map(|(kernel, _)| kernel.image());
+            Image {
+                busybox: &lab.busybox(),
+                init: &programs.path(programs::INIT),
+                plan: &plan,
+                files: &files,
+                next: next
+                    .as_ref()
+                    .zip(image.as_deref())
+                    .map(|((_, cpio), image)| (image, cpio.as_path())),
+            }
+            .write(&initramfs)?;
+            if let Some((_, inner)) = &next {
+                // It is inside the one just written.
+                std::fs::remove_file(inner)?;
+            }
+            releases.insert(0, kernel.release.clone());
+            next = Some((kernel, initramfs));
+        }
+        let (kernel, initramfs) = next.context("A host has at least one stage")?;
+        let machine = Machine {
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            kernel: kernel.image(),
+            initramfs,
+            cmdline: self.cmdline(0),
+        };
+        Ok(Host {
+            machine,
+            dir,
+            releases,
+            stage_limit: self.stage_limit,
+        })
+    }
+
+    fn stage(&self, index: usize) -> Stage {
+        let spec = &self.stages[index];
+        Stage {
+            modules: spec.modules.iter().map(|name| module_place(name)).collect(),
+            commands: spec.commands.clone(),
+            then: match spec.then {
+                Ending::PowerOff => Then::PowerOff,
+                Ending::Kexec => Then::Kexec {
+                    cmdline: self.cmdline(index + 1),
+                },
+                Ending::CommandJumps => Then::CommandJumps,
+                Ending::Shell => Then::Shell,
+            },
+        }
+    }
+}
+
+impl Host {
+    /// Runs it to its end; its images are then removed, its logs stay.
+    pub(crate) fn run(&self, lab: &Lab, seen: impl FnMut(&Line)) -> Result<Record> {
+        let run = Run {
+            machine: &self.machine,
+            releases: &self.releases,
+            stage_limit: self.stage_limit,
+        };
+        let record = run.follow(&lab.toolchain, &self.dir, seen);
+        std::fs::remove_file(&self.machine.initramfs)?;
+        record
+    }
+}
+
+fn module_place(name: &str) -> String {
+    format!("/lib/modules/{name}.ko")
+}
+
+fn modules(lab: &Lab, kernel: &Kernel) -> Result<Vec<(PathBuf, String)>> {
+    let modules = lab.modules(kernel)?;
+    let place = |path: &Path| module_place(&path.file_stem().unwrap_or_default().to_string_lossy());
+    Ok(modules
+        .paths()?
+        .into_iter()
+        .map(|path| (path.clone(), place(&path)))
+        .collect())
+}

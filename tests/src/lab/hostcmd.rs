@@ -1,0 +1,207 @@
+//! `cargo lab host` and `cargo lab shell`.
+
+use std::io::Write;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use fdbox_lab::event::{Event, Stream};
+use serde_json::json;
+
+use crate::cli::{HostArgs, MachineArgs, ShellArgs};
+use crate::host::{Ending, HostSpec, StageSpec};
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::programs;
+use crate::qemu::{Line, Said};
+use crate::run::Record;
+
+/// Exit status when the host itself goes wrong, beside the commands' own statuses.
+pub(crate) const HOST_FAILED: u8 = 70;
+
+pub(crate) fn host(args: &HostArgs) -> Result<ExitCode> {
+    let lab = Lab::open()?;
+    let spec = spec(args);
+    let host = spec.prepare(&lab, &lab.programs(&[programs::INIT])?)?;
+    let record = host.run(&lab, show)?;
+    for failure in &record.failures {
+        eprintln!("lab: {failure}");
+    }
+    let status = status(&record);
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report(&record, status))?;
+        std::fs::write(path, text).with_context(|| format!("Write {}", path.display()))?;
+    }
+    if !record.failures.is_empty() {
+        eprintln!("lab: the logs are in {}", host.dir.display());
+    }
+    Ok(ExitCode::from(status))
+}
+
+fn spec(args: &HostArgs) -> HostSpec {
+    let stage = |kernel, commands: &[&[String]], then| StageSpec {
+        kernel,
+        modules: modules(&args.machine),
+        commands: commands.concat(),
+        then,
+    };
+    let stages = if args.no_kexec {
+        vec![stage(
+            Flavour::A,
+            &[&args.before, &args.after],
+            Ending::PowerOff,
+        )]
+    } else {
+        vec![
+            stage(Flavour::A, &[&args.before], Ending::Kexec),
+            stage(Flavour::B, &[&args.after], Ending::PowerOff),
+        ]
+    };
+    host_spec(
+        "host",
+        &args.machine,
+        stages,
+        Duration::from_secs(args.timeout),
+    )
+}
+
+fn host_spec(
+    name: &str,
+    args: &MachineArgs,
+    stages: Vec<StageSpec>,
+    stage_limit: Duration,
+) -> HostSpec {
+    HostSpec {
+        name: name.to_owned(),
+        memory_mib: args.memory,
+        cpus: args.cpus,
+        cmdline: args.cmdline_extra.clone(),
+        files: args.files.clone(),
+        with_modules: !args.no_module,
+        stages,
+        stage_limit,
+    }
+}
+
+fn modules(args: &MachineArgs) -> Vec<String> {
+    if args.no_module {
+        Vec::new()
+    } else {
+        vec!["fdbox".to_owned()]
+    }
+}
+
+/// Shows a line of the host's: what its commands write as they write it, all else on stderr.
+fn show(line: &Line) {
+    let at = line.at.as_secs_f64();
+    match &line.said {
+        Said::Console(text) => eprintln!("console| {text}"),
+        Said::Noise(text) => eprintln!("events | {text}"),
+        Said::Closed => {}
+        Said::Event(event) => match event {
+            Event::Output {
+                stream: Stream::Stdout,
+                text,
+            } => {
+                // Nobody left to read it: the exit status still tells.
+                let _ = writeln!(std::io::stdout(), "{text}");
+            }
+            Event::Output {
+                stream: Stream::Stderr,
+                text,
+            } => eprintln!("{text}"),
+            Event::Hello(hello) => {
+                eprintln!(
+                    "lab: [{at:7.2} s] kernel {}: {}",
+                    hello.stage, hello.release
+                );
+            }
+            Event::Jump => eprintln!("lab: [{at:7.2} s] kexec"),
+            Event::Exit { command, status } if *status != 0 => {
+                eprintln!(
+                    "lab: [{at:7.2} s] command {}: exit status {status}",
+                    command + 1
+                );
+            }
+            _ => {}
+        },
+    }
+}
+
+/// The first exit status that is not 0; a host that went wrong has its own.
+fn status(record: &Record) -> u8 {
+    if !record.failures.is_empty() {
+        return HOST_FAILED;
+    }
+    let failed = record
+        .exits
+        .iter()
+        .map(|(_, _, status)| *status)
+        .find(|status| *status != 0);
+    failed.map_or(0, |status| u8::try_from(status).unwrap_or(u8::MAX))
+}
+
+fn report(record: &Record, status: u8) -> serde_json::Value {
+    json!({
+        "status": status,
+        "failures": record.failures,
+        "kernels": record.hellos.iter().map(|(_, hello)| hello).collect::<Vec<_>>(),
+        "commands": record.exits.iter().map(|(stage, command, status)| {
+            json!({ "kernel": stage, "command": command, "status": status })
+        }).collect::<Vec<_>>(),
+    })
+}
+
+pub(crate) fn shell(args: &ShellArgs) -> Result<ExitCode> {
+    let lab = Lab::open()?;
+    let stage = StageSpec {
+        kernel: Flavour::A,
+        modules: modules(&args.machine),
+        commands: Vec::new(),
+        then: Ending::Shell,
+    };
+    let update = StageSpec {
+        kernel: Flavour::B,
+        ..stage.clone()
+    };
+    let spec = host_spec("shell", &args.machine, vec![stage, update], Duration::MAX);
+    let host = spec.prepare(&lab, &lab.programs(&[programs::INIT])?)?;
+    eprintln!("lab: `exit` ends it, Ctrl-A X kills it. The next kernel is in /update.");
+    let mut qemu = host.machine.command(&lab.toolchain, &host.dir)?;
+    qemu.args([
+        "-chardev",
+        "stdio,id=console,signal=off,mux=on",
+        "-serial",
+        "chardev:console",
+    ]);
+    qemu.args([
+        "-mon",
+        "chardev=console",
+        "-chardev",
+        "file,id=events,path=/lab/run/events.log",
+    ]);
+    qemu.args(["-serial", "chardev:events"]);
+    let status = qemu.stdin(Stdio::inherit()).status().context("Run QEMU")?;
+    std::fs::remove_file(&host.machine.initramfs)?;
+    if !status.success() {
+        bail!("QEMU: {status}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failing_command_decides_unless_the_host_failed() {
+        let mut record = Record::default();
+        assert_eq!(status(&record), 0);
+        record.exits = vec![(1, 0, 0), (1, 1, 3), (2, 0, 4)];
+        assert_eq!(status(&record), 3);
+        record.exits[1].2 = 137;
+        assert_eq!(status(&record), 137);
+        record.failures.push("lost".into());
+        assert_eq!(status(&record), HOST_FAILED);
+    }
+}

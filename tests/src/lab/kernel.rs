@@ -1,0 +1,249 @@
+//! The kernels: one as it comes, and two host kernels with the project's patches that differ by
+//! their version string only.
+//!
+//! The unpatched one is built from nothing. The others start from a copy of its objects, so that a
+//! changed patch costs a rebuild of what it touches and no more.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{Cache, Key, KeyBuilder};
+use crate::progress::Progress;
+use crate::source::Source;
+use crate::toolchain::Toolchain;
+use crate::{command, kconfig};
+
+/// Lines a build prints: from nothing, and over another kernel's objects. For progress only.
+const LINES_FULL: u64 = 2745;
+const LINES_INCREMENTAL: u64 = 700;
+
+/// Which kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// As it comes. The guest's kernel, and what the patched ones are compared with.
+    Stock,
+    /// The host's first kernel.
+    A,
+    /// The kernel the host is updated to.
+    B,
+}
+
+impl Flavour {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::A => "fdbox-a",
+            Self::B => "fdbox-b",
+        }
+    }
+}
+
+/// A kernel that was built.
+#[derive(Debug, Clone)]
+pub(crate) struct Kernel {
+    /// Holds bzImage, System.map and obj.
+    dir: PathBuf,
+    /// `uname -r`.
+    pub release: String,
+    pub key: Key,
+    source: PathBuf,
+}
+
+impl Kernel {
+    pub(crate) fn image(&self) -> PathBuf {
+        self.dir.join("bzImage")
+    }
+
+    /// Where the sources and the objects are seen in the toolchain.
+    pub(crate) fn mounts(&self) -> [(PathBuf, &'static str); 2] {
+        [
+            (self.source.clone(), "/lab/linux"),
+            (self.dir.join("obj"), "/lab/obj"),
+        ]
+    }
+}
+
+/// What kernels are made of.
+#[derive(Debug)]
+pub(crate) struct Kernels<'a> {
+    pub cache: &'a Cache,
+    pub toolchain: &'a Toolchain,
+    pub source: Source,
+    /// tests/kernel/host.config.
+    pub config: PathBuf,
+    /// kmod/patches.
+    pub patches: PathBuf,
+}
+
+impl Kernels<'_> {
+    pub(crate) fn get(&self, flavour: Flavour) -> Result<Kernel> {
+        let base = match flavour {
+            Flavour::Stock => None,
+            Flavour::A => Some(self.get(Flavour::Stock)?),
+            Flavour::B => Some(self.get(Flavour::A)?),
+        };
+        let source = match flavour {
+            Flavour::Stock => self.source.clone(),
+            Flavour::A | Flavour::B => self.patched()?,
+        };
+        let key = KeyBuilder::new("kernel 1")
+            .text("toolchain", self.toolchain.key().as_str())
+            .text("source", source.key.as_str())
+            .file(&self.config)?
+            .text("flavour", flavour.name())
+            .build();
+        let kind = format!("kernel-{}", flavour.name());
+        let dir = self.cache.get(&kind, &key, |dir| {
+            self.build(flavour, &source, base.as_ref(), dir)
+        })?;
+        let release = fs::read_to_string(dir.join("obj/include/config/kernel.release"))?;
+        Ok(Kernel {
+            dir,
+            release: release.trim().to_owned(),
+            key,
+            source: source.dir,
+        })
+    }
+
+    /// The patches, in the order of their names.
+    pub(crate) fn patch_files(&self) -> Result<Vec<PathBuf>> {
+        let mut patches = Vec::new();
+        for entry in fs::read_dir(&self.patches).context("Read kmod/patches")? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "patch")
+            {
+                patches.push(path);
+            }
+        }
+        patches.sort();
+        Ok(patches)
+    }
+
+    /// The source with the patches applied. It shares its unchanged files with the original.
+    fn patched(&self) -> Result<Source> {
+        let patches = self.patch_files()?;
+        if patches.is_empty() {
+            return Ok(self.source.clone());
+        }
+        let mut key = KeyBuilder::new("patched 1").text("source", self.source.key.as_str());
+        for patch in &patches {
+            key = key.file(patch)?;
+        }
+        let key = key.build();
+        let dir = self.cache.get("patched", &key, |dir| {
+            self.apply(&patches, &dir.join("linux"))
+        })?;
+        Ok(Source {
+            dir: dir.join("linux"),
+            key,
+        })
+    }
+
+    fn apply(&self, patches: &[PathBuf], dir: &Path) -> Result<()> {
+        let log = self.cache.dir("logs")?.join("patch.log");
+        let progress = Progress::start(&format!("Applying {} patches", patches.len()), None);
+        let copy = |how: &str| {
+            let mut cp = std::process::Command::new("cp");
+            command::logged(
+                cp.args(["-a", how]).arg(&self.source.dir).arg(dir),
+                &log,
+                |_| {},
+            )
+        };
+        // Links where possible: `patch` replaces a file rather than writing into it.
+        if copy("--link").is_err() {
+            let _ = fs::remove_dir_all(dir);
+            copy("--reflink=auto").context("Copy the kernel source")?;
+        }
+        for patch in patches {
+            let file = fs::File::open(patch)?;
+            let mounts = [
+                (dir, "/lab/linux"),
+                (self.patches.as_path(), "/lab/patches"),
+            ];
+            let name = patch
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let mut sh = self.toolchain.command(&mounts, "sh");
+            let script = "exec 2>&1; cd /lab/linux; \
+                patch -p1 --batch --forward --fuzz=0 -i \"/lab/patches/$1\"";
+            command::logged(sh.args(["-ec", script, "sh", &name]), &log, |_| {})
+                .with_context(|| format!("Apply kmod/patches/{name}"))?;
+            drop(file);
+        }
+        progress.done();
+        Ok(())
+    }
+
+    fn build(
+        &self,
+        flavour: Flavour,
+        source: &Source,
+        base: Option<&Kernel>,
+        dir: &Path,
+    ) -> Result<()> {
+        let name = flavour.name();
+        let log = self.cache.dir("logs")?.join(format!("kernel-{name}.log"));
+        let obj = dir.join("obj");
+        let lines = if base.is_some() {
+            LINES_INCREMENTAL
+        } else {
+            LINES_FULL
+        };
+        let mut progress = Progress::start(&format!("Kernel {name}"), Some(lines));
+
+        match base {
+            Some(base) => {
+                let mut cp = std::process::Command::new("cp");
+                cp.args(["-a", "--reflink=auto"])
+                    .arg(base.dir.join("obj"))
+                    .arg(&obj);
+                command::logged(&mut cp, &log, |_| {}).context("Copy the kernel's objects")?;
+            }
+            None => fs::create_dir(&obj)?,
+        }
+        let fragment = dir.join("fragment");
+        fs::copy(&self.config, &fragment)?;
+        let mounts = [
+            (source.dir.as_path(), "/lab/linux"),
+            (obj.as_path(), "/lab/obj"),
+            (dir, "/lab/work"),
+        ];
+        let mut run = |script: &str| {
+            let mut sh = self.toolchain.command(&mounts, "sh");
+            let script = format!("exec 2>&1; {script}");
+            sh.args(["-ec", &script, "sh", &format!("-{name}")]);
+            sh.envs([("KBUILD_BUILD_USER", "lab"), ("KBUILD_BUILD_HOST", "lab")]);
+            sh.env("KBUILD_BUILD_TIMESTAMP", "2026-01-01");
+            command::counted(&mut sh, &log, &mut progress)
+        };
+        if base.is_none() {
+            run("make -C /lab/linux O=/lab/obj tinyconfig; cd /lab/obj; \
+                 KCONFIG_CONFIG=/lab/obj/.config /lab/linux/scripts/kconfig/merge_config.sh \
+                 -m -O /lab/obj /lab/obj/.config /lab/work/fragment")?;
+        }
+        run("make -C /lab/linux O=/lab/obj olddefconfig")?;
+        let missing = kconfig::missing(
+            &fs::read_to_string(&fragment)?,
+            &fs::read_to_string(obj.join(".config"))?,
+        );
+        if !missing.is_empty() {
+            bail!(
+                "The kernel does not take these options: {}",
+                missing.join(" ")
+            );
+        }
+        run("make -C /lab/linux O=/lab/obj LOCALVERSION=\"$1\" -j\"$(nproc)\" bzImage modules")
+            .with_context(|| format!("Build the kernel {name}"))?;
+        fs::copy(obj.join("arch/x86/boot/bzImage"), dir.join("bzImage"))?;
+        fs::copy(obj.join("System.map"), dir.join("System.map"))?;
+        progress.done();
+        Ok(())
+    }
+}

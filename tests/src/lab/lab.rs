@@ -1,0 +1,68 @@
+//! What every command of the lab starts from: the checkout, the cache and what is made in it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::cache::Cache;
+use crate::kernel::{Kernel, Kernels};
+use crate::machine;
+use crate::module::Modules;
+use crate::programs::{Program, Programs};
+use crate::source::Source;
+use crate::toolchain::Toolchain;
+
+#[derive(Debug)]
+pub(crate) struct Lab {
+    pub cache: Cache,
+    pub checkout: PathBuf,
+    pub toolchain: Toolchain,
+}
+
+impl Lab {
+    /// Checks the machine and makes the toolchain when it is missing.
+    pub(crate) fn open() -> Result<Self> {
+        machine::check()?;
+        let cache = Cache::open()?;
+        let toolchain = Toolchain::get(&cache)?;
+        // cargo says where the crate is; run by hand, it is where it was compiled.
+        let tests = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let checkout = tests
+            .parent()
+            .context("tests/ is in a checkout")?
+            .to_owned();
+        Ok(Self {
+            cache,
+            checkout,
+            toolchain,
+        })
+    }
+
+    pub(crate) fn kernels(&self) -> Result<Kernels<'_>> {
+        let kernel = self.checkout.join("tests/kernel");
+        Ok(Kernels {
+            cache: &self.cache,
+            toolchain: &self.toolchain,
+            source: Source::get(&self.cache, &self.toolchain, &kernel.join("version"))?,
+            config: kernel.join("host.config"),
+            patches: self.kmod().join("patches"),
+        })
+    }
+
+    pub(crate) fn modules(&self, kernel: &Kernel) -> Result<Modules> {
+        Modules::get(&self.cache, &self.toolchain, kernel, &self.kmod())
+    }
+
+    pub(crate) fn programs(&self, programs: &[Program]) -> Result<Programs> {
+        Programs::get(&self.cache, &self.checkout, programs)
+    }
+
+    pub(crate) fn busybox(&self) -> PathBuf {
+        self.toolchain.root().join("bin/busybox")
+    }
+
+    fn kmod(&self) -> PathBuf {
+        self.checkout.join("kmod")
+    }
+}

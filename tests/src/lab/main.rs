@@ -1,0 +1,68 @@
+//! `cargo lab`: builds, boots and judges a host that can be updated under its guests.
+
+mod cache;
+mod cli;
+mod command;
+mod cpio;
+mod debian;
+mod files;
+mod host;
+mod hostcmd;
+mod image;
+mod kconfig;
+mod kernel;
+mod lab;
+mod machine;
+mod module;
+mod programs;
+mod progress;
+mod qemu;
+mod qmp;
+mod run;
+mod source;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match act(&cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::from(hostcmd::HOST_FAILED)
+        }
+    }
+}
+
+fn act(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Host(args) => hostcmd::host(args),
+        Command::Shell(args) => hostcmd::shell(args),
+        Command::Build => build(),
+    }
+}
+
+fn build() -> Result<ExitCode> {
+    let lab = lab::Lab::open()?;
+    let kernels = lab.kernels()?;
+    for flavour in [
+        kernel::Flavour::Stock,
+        kernel::Flavour::A,
+        kernel::Flavour::B,
+    ] {
+        lab.modules(&kernels.get(flavour)?)?;
+    }
+    lab.programs(&[
+        programs::INIT,
+        programs::SCENARIOS,
+        programs::WITNESS,
+        programs::VMM,
+    ])?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,82 @@
+//! The FDBox module and its sample driver, built out of tree for one kernel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cache::{Cache, KeyBuilder};
+use crate::kernel::Kernel;
+use crate::progress::Progress;
+use crate::toolchain::Toolchain;
+use crate::{command, files};
+
+/// Modules for one kernel, by path.
+#[derive(Debug, Clone)]
+pub(crate) struct Modules(PathBuf);
+
+impl Modules {
+    pub(crate) fn get(
+        cache: &Cache,
+        toolchain: &Toolchain,
+        kernel: &Kernel,
+        kmod: &Path,
+    ) -> Result<Self> {
+        let key = KeyBuilder::new("modules 1")
+            .text("kernel", kernel.key.as_str())
+            .tree(kmod)?
+            .build();
+        let dir = cache.get("modules", &key, |dir| {
+            build(cache, toolchain, kernel, kmod, dir)
+        })?;
+        Ok(Self(dir.join("ko")))
+    }
+
+    pub(crate) fn paths(&self) -> Result<Vec<PathBuf>> {
+        let entries: std::io::Result<Vec<_>> = fs::read_dir(&self.0)?.collect();
+        let mut paths: Vec<_> = entries?.iter().map(fs::DirEntry::path).collect();
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+fn build(
+    cache: &Cache,
+    toolchain: &Toolchain,
+    kernel: &Kernel,
+    kmod: &Path,
+    dir: &Path,
+) -> Result<()> {
+    let log = cache.dir("logs")?.join("module.log");
+    let mut progress = Progress::start(&format!("Module for {}", kernel.release), Some(40));
+    let work = dir.join("kmod");
+    files::copy_sources(kmod, &work)?;
+    let mounts = kernel.mounts();
+    let mut mounts: Vec<_> = mounts
+        .iter()
+        .map(|(path, place)| (path.as_path(), *place))
+        .collect();
+    mounts.push((&work, "/lab/kmod"));
+    let mut sh = toolchain.command(&mounts, "sh");
+    sh.args([
+        "-ec",
+        "exec 2>&1; make -C /lab/obj M=/lab/kmod -j\"$(nproc)\" modules",
+    ]);
+    command::counted(&mut sh, &log, &mut progress).context("Build the module")?;
+
+    let ko = dir.join("ko");
+    fs::create_dir(&ko)?;
+    let mut left = vec![work];
+    while let Some(folder) = left.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                left.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "ko") {
+                fs::copy(&path, ko.join(path.file_name().unwrap_or_default()))?;
+            }
+        }
+    }
+    progress.done();
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! Shows what a long step does: a bar on a terminal, a line now and then elsewhere.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often a step reports when there is no terminal.
+const PLAIN_PERIOD: Duration = Duration::from_secs(30);
+
+/// One long step.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    title: String,
+    bar: Option<ProgressBar>,
+    total: Option<u64>,
+    done: u64,
+    started: Instant,
+    reported: Instant,
+}
+
+impl Progress {
+    /// Starts a step of `total` units of work, if that is known.
+    pub(crate) fn start(title: &str, total: Option<u64>) -> Self {
+        let target = ProgressDrawTarget::stderr();
+        let bar = (!target.is_hidden()).then(|| {
+            let bar = ProgressBar::with_draw_target(total, target);
+            let style = match total {
+                Some(_) => "{msg:32} [{bar:30}] {percent:>3} %  {elapsed}",
+                None => "{msg:32} {spinner} {elapsed}",
+            };
+            bar.set_style(ProgressStyle::with_template(style).expect("the template is valid"));
+            bar.set_message(title.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        if bar.is_none() {
+            eprintln!("{title} ...");
+        }
+        let started = Instant::now();
+        Self {
+            title: title.to_owned(),
+            bar,
+            total,
+            done: 0,
+            started,
+            reported: started,
+        }
+    }
+
+    /// One unit of work is done. More than expected is shown as not quite finished.
+    pub(crate) fn step(&mut self) {
+        self.done += 1;
+        let shown = self
+            .total
+            .map_or(self.done, |total| self.done.min(total * 99 / 100));
+        match &self.bar {
+            Some(bar) => bar.set_position(shown),
+            None if self.reported.elapsed() >= PLAIN_PERIOD => {
+                self.reported = Instant::now();
+                let part = match self.total {
+                    Some(total) => format!("{} %, ", shown * 100 / total.max(1)),
+                    None => String::new(),
+                };
+                eprintln!("{} ... {part}{}", self.title, human(self.started.elapsed()));
+            }
+            None => {}
+        }
+    }
+
+    pub(crate) fn done(self) -> u64 {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        eprintln!("{:32} {}", self.title, human(self.started.elapsed()));
+        self.done
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A duration as a person says it.
+pub(crate) fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", duration.as_secs_f64()),
+        10..60 => format!("{seconds} s"),
+        _ => format!("{} min {:02} s", seconds / 60, seconds % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(human(Duration::from_millis(2340)), "2.3 s");
+        assert_eq!(human(Duration::from_secs(42)), "42 s");
+        assert_eq!(human(Duration::from_secs(754)), "12 min 34 s");
+    }
+}

@@ -1,0 +1,298 @@
+//! One emulated machine: its consoles read line by line, every wait with an end.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use fdbox_lab::event::Event;
+use fdbox_lab::scan;
+
+use crate::qmp::Qmp;
+use crate::toolchain::Toolchain;
+
+/// How long QEMU may take to open its sockets.
+const OPEN_LIMIT: Duration = Duration::from_secs(20);
+/// How long a wedged machine gets to print what its CPUs and tasks do.
+const EVIDENCE_LIMIT: Duration = Duration::from_secs(20);
+
+/// What the machine consists of.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    pub memory_mib: u64,
+    pub cpus: u32,
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    pub cmdline: String,
+}
+
+impl Machine {
+    /// QEMU in the toolchain, with everything but the two serial ports and the monitor. `dir` is
+    /// the run's folder.
+    pub(crate) fn command(&self, toolchain: &Toolchain, dir: &Path) -> Result<Command> {
+        let folder = |path: &Path| {
+            path.parent()
+                .map(Path::to_owned)
+                .context("A path of a file")
+        };
+        let kernel_dir = folder(&self.kernel)?;
+        let initramfs_dir = folder(&self.initramfs)?;
+        let name = |path: &Path| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
+        let mounts = [
+            (dir, "/lab/run"),
+            (kernel_dir.as_path(), "/lab/boot"),
+            (initramfs_dir.as_path(), "/lab/image"),
+        ];
+        let mut qemu = toolchain.command(&mounts, "qemu-system-x86_64");
+        qemu.args(["-nodefaults", "-no-reboot", "-display", "none"]);
+        // AMD SVM is what TCG emulates of hardware virtualisation; VT-d is the IOMMU it does best.
+        qemu.args([
+            "-machine",
+            "q35,kernel-irqchip=split",
+            "-accel",
+            "tcg,thread=multi",
+        ]);
+        qemu.args([
+            "-cpu",
+            "EPYC-v4,+svm,+npt",
+            "-device",
+            "intel-iommu,intremap=on",
+        ]);
+        qemu.arg("-smp").arg(self.cpus.to_string());
+        qemu.arg("-m").arg(self.memory_mib.to_string());
+        qemu.arg("-kernel")
+            .arg(format!("/lab/boot/{}", name(&self.kernel)));
+        qemu.arg("-initrd")
+            .arg(format!("/lab/image/{}", name(&self.initramfs)));
+        qemu.arg("-append").arg(&self.cmdline);
+        Ok(qemu)
+    }
+
+    /// Starts it with its consoles connected to the lab.
+    pub(crate) fn start(&self, toolchain: &Toolchain, dir: &Path) -> Result<Running> {
+        let mut qemu = self.command(toolchain, dir)?;
+        for (id, socket) in [("console", "console.sock"), ("events", "events.sock")] {
+            qemu.arg("-chardev");
+            qemu.arg(format!(
+                "socket,id={id},path=/lab/run/{socket},server=on,wait=on"
+            ));
+            qemu.arg("-serial").arg(format!("chardev:{id}"));
+        }
+        qemu.args(["-qmp", "unix:/lab/run/qmp.sock,server=on,wait=off"]);
+        let log = File::create(dir.join("qemu.log"))?;
+        qemu.stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let started = Instant::now();
+        let child = qemu.spawn().context("Start QEMU")?;
+        let mut machine = Process(child);
+
+        // QEMU opens its sockets one after the other, each when the one before is connected.
+        let console = connect(dir, "console.sock", &mut machine)?;
+        let events = connect(dir, "events.sock", &mut machine)?;
+        let (sender, lines) = mpsc::channel();
+        let keys = console.try_clone()?;
+        read_lines(
+            console,
+            dir.join("console.log"),
+            started,
+            sender.clone(),
+            Said::console,
+        )?;
+        read_lines(events, dir.join("events.log"), started, sender, Said::event)?;
+        Ok(Running {
+            machine,
+            lines,
+            started,
+            keys,
+            dir: dir.to_owned(),
+            closed: 0,
+        })
+    }
+}
+
+/// A line from the machine, and when it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    /// Since QEMU was started.
+    pub at: Duration,
+    pub said: Said,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Said {
+    /// The kernel's console.
+    Console(String),
+    /// The event port.
+    Event(Event),
+    /// The event port, but no event: a program wrote to the wrong place.
+    Noise(String),
+    /// One of the two ports closed: the machine is gone.
+    Closed,
+}
+
+impl Said {
+    fn console(line: String) -> Self {
+        Self::Console(scan::plain(&line))
+    }
+
+    fn event(line: String) -> Self {
+        match serde_json::from_str(&line) {
+            Ok(event) => Self::Event(event),
+            Err(_) => Self::Noise(line),
+        }
+    }
+}
+
+/// A machine that runs. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    machine: Process,
+    lines: Receiver<Line>,
+    started: Instant,
+    /// The console's input.
+    keys: UnixStream,
+    dir: PathBuf,
+    closed: usize,
+}
+
+/// Why no line came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// The machine is off, and everything it said was read.
+    Off,
+    /// The time was up.
+    Timeout,
+}
+
+impl Running {
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The next line, until `deadline` (since the start).
+    pub(crate) fn line(&mut self, deadline: Duration) -> Result<Line, Silence> {
+        loop {
+            if self.closed == 2 {
+                return Err(Silence::Off);
+            }
+            let left = deadline.saturating_sub(self.started.elapsed());
+            match self.lines.recv_timeout(left) {
+                Ok(Line {
+                    said: Said::Closed, ..
+                }) => self.closed += 1,
+                Ok(line) => return Ok(line),
+                Err(RecvTimeoutError::Timeout) => return Err(Silence::Timeout),
+                Err(RecvTimeoutError::Disconnected) => return Err(Silence::Off),
+            }
+        }
+    }
+
+    /// Asks a machine that hangs where it hangs, and writes it into the run's folder.
+    pub(crate) fn collect_evidence(&mut self) -> Result<PathBuf> {
+        let place = self.dir.join("evidence.txt");
+        let mut out = File::create(&place)?;
+        let mut qmp = Qmp::connect(open_socket(&self.dir, "qmp.sock")?)?;
+        for command in ["info status", "info registers -a", "info lapic", "info pic"] {
+            writeln!(out, "## {command}\n{}", qmp.human(command)?)?;
+        }
+        writeln!(
+            out,
+            "## console, after SysRq l (CPUs), w (blocked tasks) and t (tasks)"
+        )?;
+        for key in [b"l", b"w", b"t"] {
+            qmp.human("chardev-send-break console")?;
+            self.keys.write_all(key)?;
+        }
+        let deadline = self.started.elapsed() + EVIDENCE_LIMIT;
+        while let Ok(line) = self.line(deadline) {
+            if let Said::Console(text) = line.said {
+                writeln!(out, "{text}")?;
+            }
+        }
+        Ok(place)
+    }
+}
+
+/// QEMU's process, killed when dropped.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Connects to a socket in the run's folder, which may have a path too long for a socket address.
+fn open_socket(dir: &Path, name: &str) -> std::io::Result<UnixStream> {
+    use std::os::fd::AsRawFd;
+    let dir = File::open(dir)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
+}
+
+fn connect(dir: &Path, name: &str, machine: &mut Process) -> Result<UnixStream> {
+    let deadline = Instant::now() + OPEN_LIMIT;
+    loop {
+        match open_socket(dir, name) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).context("QEMU does not open its sockets");
+            }
+            Err(_) => {}
+        }
+        if let Some(status) = machine.0.try_wait()? {
+            let log = std::fs::read_to_string(dir.join("qemu.log")).unwrap_or_default();
+            bail!("QEMU ended: {status}\n{}", log.trim_end());
+        }
+        // A socket that another process is about to make offers nothing to wait on.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn read_lines(
+    stream: UnixStream,
+    log: PathBuf,
+    started: Instant,
+    sender: Sender<Line>,
+    said: fn(String) -> Said,
+) -> Result<()> {
+    let mut log = File::create(log)?;
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n') {
+            let Ok(line) = line else { break };
+            let at = started.elapsed();
+            let text = String::from_utf8_lossy(&line)
+                .trim_end_matches('\r')
+                .to_owned();
+            // A full disk must not look like a silent machine: the line still goes to the lab.
+            let _ = writeln!(log, "{:9.3} {text}", at.as_secs_f64());
+            if !text.is_empty()
+                && sender
+                    .send(Line {
+                        at,
+                        said: said(text),
+                    })
+                    .is_err()
+            {
+                break;
+            }
+        }
+        let _ = sender.send(Line {
+            at: started.elapsed(),
+            said: Said::Closed,
+        });
+    });
+    Ok(())
+}

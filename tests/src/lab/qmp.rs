@@ -1,0 +1,53 @@
+//! As much of QEMU's monitor protocol as it takes to question a machine that hangs.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Qmp {
+    input: BufReader<UnixStream>,
+    output: UnixStream,
+}
+
+impl Qmp {
+    pub(crate) fn connect(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(LIMIT))?;
+        let mut qmp = Self {
+            input: BufReader::new(stream.try_clone()?),
+            output: stream,
+        };
+        qmp.execute("qmp_capabilities", json!({}))?;
+        Ok(qmp)
+    }
+
+    /// Runs a command of the monitor made for people and returns what it prints.
+    pub(crate) fn human(&mut self, command: &str) -> Result<String> {
+        let answer = self.execute("human-monitor-command", json!({ "command-line": command }))?;
+        Ok(answer.as_str().unwrap_or_default().replace("\r\n", "\n"))
+    }
+
+    fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let request = json!({ "execute": command, "arguments": arguments });
+        self.output.write_all(format!("{request}\n").as_bytes())?;
+        loop {
+            let mut line = String::new();
+            if self.input.read_line(&mut line)? == 0 {
+                bail!("QEMU closed its monitor");
+            }
+            // The greeting and events are neither.
+            let mut answer: Value = serde_json::from_str(&line)?;
+            if let Some(error) = answer.get("error") {
+                bail!("QEMU refuses {command}: {error}");
+            }
+            if answer.get("return").is_some() {
+                return Ok(answer["return"].take());
+            }
+        }
+    }
+}

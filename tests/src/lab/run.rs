@@ -1,0 +1,308 @@
+//! Follows one host from power-on to its verdict, across every kexec, and judges what it said.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fdbox_lab::event::{Event, Half, Hello};
+use fdbox_lab::scan;
+
+use crate::qemu::{Line, Machine, Running, Said, Silence};
+use crate::toolchain::Toolchain;
+
+/// From power-on, or from the jump, to the first word of lab-init.
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+/// From the verdict to power-off.
+const OFF_LIMIT: Duration = Duration::from_secs(30);
+
+/// What is to be run and what must come of it.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    pub machine: &'a Machine,
+    /// `uname -r` of each stage, in order.
+    pub releases: &'a [String],
+    /// Within which each stage must be done with its commands.
+    pub stage_limit: Duration,
+}
+
+/// All that the host said.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    pub hellos: Vec<(Duration, Hello)>,
+    /// (stage, command, status), in order.
+    pub exits: Vec<(usize, usize, i32)>,
+    pub scenarios: Vec<ScenarioHalf>,
+    pub values: Vec<(String, serde_json::Value)>,
+    pub guest: Vec<(Duration, String)>,
+    /// What is wrong with the run itself: each makes it worthless.
+    pub failures: Vec<String>,
+    verdict: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ScenarioHalf {
+    pub name: String,
+    pub half: Half,
+    pub error: Option<String>,
+    pub millis: u64,
+}
+
+impl Record {
+    pub(crate) fn value(&self, name: &str) -> Result<&serde_json::Value> {
+        let found = self.values.iter().rev().find(|(found, _)| found == name);
+        found
+            .map(|(_, value)| value)
+            .with_context(|| format!("The host reported no {name}"))
+    }
+}
+
+impl Run<'_> {
+    /// Runs the host to its end. `seen` is shown each line as it comes. An error is one of the
+    /// lab's own; what the host did wrong is in the record.
+    pub(crate) fn follow(
+        &self,
+        toolchain: &Toolchain,
+        dir: &Path,
+        mut seen: impl FnMut(&Line),
+    ) -> Result<Record> {
+        let mut running = self.machine.start(toolchain, dir)?;
+        let mut record = Record::default();
+        let mut deadline = BOOT_LIMIT;
+        let mut waiting_for = "the first word of the host's init".to_owned();
+        loop {
+            match running.line(deadline) {
+                Ok(line) => {
+                    seen(&line);
+                    if let Some((limit, what)) = self.take(&mut record, &line) {
+                        deadline = running.elapsed() + limit;
+                        waiting_for = what;
+                    }
+                }
+                Err(Silence::Off) => break,
+                Err(Silence::Timeout) => {
+                    let evidence = evidence(&mut running);
+                    record
+                        .failures
+                        .push(format!("Timeout waiting for {waiting_for}; {evidence}"));
+                    return Ok(record);
+                }
+            }
+        }
+        if !record.verdict {
+            record
+                .failures
+                .push(format!("The machine went off waiting for {waiting_for}"));
+        }
+        self.check_stages(&mut record);
+        Ok(record)
+    }
+
+    /// Notes one line. Returns what is waited for from now on, and for how long, if that changes.
+    fn take(&self, record: &mut Record, line: &Line) -> Option<(Duration, String)> {
+        let text = match &line.said {
+            Said::Console(text) => {
+                if let Some(word) = scan::complaint(text) {
+                    record
+                        .failures
+                        .push(format!("Host kernel ({word}): {text}"));
+                }
+                return None;
+            }
+            Said::Noise(text) => {
+                record
+                    .failures
+                    .push(format!("Not an event, on the event port: {text}"));
+                return None;
+            }
+            Said::Closed => return None,
+            Said::Event(event) => event,
+        };
+        match text {
+            Event::Hello(hello) => {
+                record.hellos.push((line.at, hello.clone()));
+                let what = format!("the end of stage {}", hello.stage);
+                return Some((self.stage_limit, what));
+            }
+            Event::Jump => {
+                return Some((
+                    BOOT_LIMIT,
+                    "the first word of the next kernel's init".to_owned(),
+                ));
+            }
+            Event::Exit { command, status } => {
+                let stage = record.hellos.len();
+                record.exits.push((stage, *command, *status));
+            }
+            Event::Guest { text } => {
+                if let Some(word) = scan::complaint(text) {
+                    record
+                        .failures
+                        .push(format!("Guest kernel ({word}): {text}"));
+                }
+                record.guest.push((line.at, text.clone()));
+            }
+            Event::Scenario {
+                name,
+                half,
+                error,
+                millis,
+            } => record.scenarios.push(ScenarioHalf {
+                name: name.clone(),
+                half: *half,
+                error: error.clone(),
+                millis: *millis,
+            }),
+            Event::Value { name, value } => record.values.push((name.clone(), value.clone())),
+            Event::Verdict { error } => {
+                if record.verdict {
+                    record.failures.push("A second verdict".to_owned());
+                }
+                record.verdict = true;
+                record.failures.extend(error.clone());
+                return Some((OFF_LIMIT, "power-off".to_owned()));
+            }
+            Event::Output { .. } => {}
+        }
+        None
+    }
+
+    /// The stages must be the planned ones: a lost kexec, or one into the same kernel, is caught
+    /// here however the command line was numbered.
+    fn check_stages(&self, record: &mut Record) {
+        let hellos: Vec<&Hello> = record.hellos.iter().map(|(_, hello)| hello).collect();
+        let mut wrong = Vec::new();
+        if hellos.len() != self.releases.len() {
+            wrong.push(format!(
+                "{} kernels booted, not {}",
+                hellos.len(),
+                self.releases.len()
+            ));
+        }
+        for (index, (hello, release)) in hellos.iter().zip(self.releases).enumerate() {
+            if hello.stage != index + 1 {
+                wrong.push(format!(
+                    "Kernel {} says it is stage {}",
+                    index + 1,
+                    hello.stage
+                ));
+            }
+            if hello.release != *release {
+                wrong.push(format!(
+                    "Stage {} runs {}, not {release}",
+                    hello.stage, hello.release
+                ));
+            }
+            if hellos[..index]
+                .iter()
+                .any(|earlier| earlier.boot_id == hello.boot_id)
+            {
+                wrong.push(format!(
+                    "Stage {} has an earlier stage's boot_id",
+                    hello.stage
+                ));
+            }
+        }
+        record.failures.extend(wrong);
+    }
+}
+
+fn evidence(running: &mut Running) -> String {
+    match running.collect_evidence() {
+        Ok(path) => format!("where it hangs: {}", path.display()),
+        Err(error) => format!("and it does not say where it hangs: {error:#}"),
+    }
+}
+
+/// A folder for one run's logs, the oldest ones removed.
+pub(crate) fn folder(cache: &crate::cache::Cache, name: &str) -> Result<PathBuf> {
+    const KEEP: usize = 40;
+    let runs = cache.dir("runs")?;
+    let mut old: Vec<_> = std::fs::read_dir(&runs)?
+        .filter_map(|entry| {
+            Some((
+                entry.as_ref().ok()?.metadata().ok()?.modified().ok()?,
+                entry.ok()?.path(),
+            ))
+        })
+        .collect();
+    old.sort();
+    for (_, path) in old.iter().rev().skip(KEEP) {
+        std::fs::remove_dir_all(path)?;
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let name = name.replace('/', "-");
+    let dir = runs.join(format!("{}-{name}-{}", now.as_secs(), std::process::id()));
+    std::fs::create_dir(&dir).context("Create a folder for the run")?;
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(stage: usize, release: &str, boot_id: &str) -> Line {
+        let hello = Hello {
+            stage,
+            release: release.into(),
+            version: String::new(),
+            boot_id: boot_id.into(),
+            uptime_ns: 0,
+            tsc: 0,
+        };
+        Line {
+            at: Duration::ZERO,
+            said: Said::Event(Event::Hello(hello)),
+        }
+    }
+
+    fn judge(lines: &[Line]) -> Vec<String> {
+        let machine = Machine {
+            memory_mib: 1,
+            cpus: 1,
+            kernel: PathBuf::new(),
+            initramfs: PathBuf::new(),
+            cmdline: String::new(),
+        };
+        let run = Run {
+            machine: &machine,
+            releases: &["a".to_owned(), "b".to_owned()],
+            stage_limit: Duration::ZERO,
+        };
+        let mut record = Record::default();
+        for line in lines {
+            run.take(&mut record, line);
+        }
+        run.check_stages(&mut record);
+        record.failures
+    }
+
+    #[test]
+    fn two_planned_kernels_pass() {
+        assert!(judge(&[hello(1, "a", "x"), hello(2, "b", "y")]).is_empty());
+    }
+
+    #[test]
+    fn a_lost_kexec_is_caught() {
+        assert!(!judge(&[hello(1, "a", "x")]).is_empty());
+        assert!(!judge(&[hello(1, "a", "x"), hello(1, "b", "y")]).is_empty());
+        assert!(!judge(&[hello(1, "a", "x"), hello(2, "a", "y")]).is_empty());
+        assert!(!judge(&[hello(1, "a", "x"), hello(2, "b", "x")]).is_empty());
+    }
+
+    #[test]
+    fn a_kernel_that_complains_fails_the_run() {
+        let at = Duration::ZERO;
+        let mut lines = vec![hello(1, "a", "x"), hello(2, "b", "y")];
+        lines.push(Line {
+            at,
+            said: Said::Console("WARNING: CPU: 0 PID: 1 at foo.c:1".into()),
+        });
+        assert_eq!(judge(&lines).len(), 1);
+        let text = "rcu: INFO: rcu_sched self-detected stall on CPU".to_owned();
+        lines.push(Line {
+            at,
+            said: Said::Event(Event::Guest { text }),
+        });
+        assert_eq!(judge(&lines).len(), 2);
+    }
+}

@@ -1,0 +1,16 @@
+//! What the programs of the lab share: the plan the emulated host follows, the events it reports
+//! and the rules by which a console is judged.
+//!
+//! The lab has four programs. `lab` runs on the developer's machine: it builds, boots and judges.
+//! `lab-init` is PID 1 of the emulated host, `lab-scenarios` the tests that run in it, and
+//! `lab-witness` PID 1 of the guest.
+
+pub mod event;
+pub mod plan;
+pub mod scan;
+
+/// The CPU's time stamp counter, which runs on across a kexec.
+pub fn tsc() -> u64 {
+    // SAFETY: every x86-64 CPU has the instruction, and it touches no memory.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}

@@ -1,0 +1,69 @@
+//! What the emulated host is to do, stage by stage. The lab writes it into the host's initramfs,
+//! `lab-init` follows it.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the plan lies in the host.
+pub const PATH: &str = "/lab/plan.json";
+/// Where the next stage's kernel and initramfs lie in the host.
+pub const NEXT_KERNEL: &str = "/update/kernel";
+pub const NEXT_INITRAMFS: &str = "/update/initramfs";
+
+/// Stages in order: the first boots, each later one is entered by a kexec.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Plan {
+    pub stages: Vec<Stage>,
+}
+
+/// One kernel's share of the plan.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stage {
+    /// Modules to load first, in order. Loading is an error when it fails.
+    pub modules: Vec<String>,
+    /// Run one after the other by /bin/sh. The plan goes on whatever their status is.
+    pub commands: Vec<String>,
+    pub then: Then,
+}
+
+/// How a stage ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// The run is over.
+    PowerOff,
+    /// `lab-init` loads the next stage's kernel and jumps into it, with this command line.
+    Kexec { cmdline: String },
+    /// The last command jumps by itself; that it returns is an error.
+    CommandJumps,
+    /// A person has the console: run a shell on it, then power off.
+    Shell,
+}
+
+/// The word on the kernel command line that says which stage this is: `stage=2`.
+pub const STAGE_WORD: &str = "stage";
+
+/// Reads the stage out of a kernel command line. The last one counts, as for any kernel option.
+pub fn stage_of(cmdline: &str) -> Option<usize> {
+    cmdline
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix(STAGE_WORD)?.strip_prefix('='))
+        .next_back()?
+        .parse()
+        .ok()
+        .filter(|stage| *stage > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_stage_on_the_command_line_counts() {
+        assert_eq!(stage_of("console=ttyS0 stage=1 quiet"), Some(1));
+        assert_eq!(stage_of("stage=1 kho=on stage=2"), Some(2));
+        assert_eq!(stage_of("console=ttyS0"), None);
+        assert_eq!(stage_of("stage=0"), None);
+        assert_eq!(stage_of("stage=two"), None);
+        assert_eq!(stage_of("backstage=2"), None);
+    }
+}

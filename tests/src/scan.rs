@@ -1,0 +1,158 @@
+//! Judges a console: any line by which a kernel complains fails the run.
+
+/// What a kernel says when something is wrong with it. Matched without regard to case.
+const COMPLAINTS: &[&str] = &[
+    "warning:",
+    "bug:",
+    "oops",
+    "call trace",
+    "------------[ cut here",
+    "lockdep",
+    "possible recursive locking",
+    "possible circular locking",
+    "inconsistent lock state",
+    "bad unlock balance",
+    "held lock freed",
+    "suspicious rcu usage",
+    "sleeping function called from invalid",
+    "scheduling while atomic",
+    "stall",
+    "soft lockup",
+    "hard lockup",
+    "hung task",
+    "blocked for more than",
+    "leak",
+    "unreferenced object",
+    "kernel panic",
+    "refcount_t",
+    "kasan",
+    "kcsan",
+    "ubsan",
+    "kfence",
+    "general protection fault",
+    "unable to handle",
+    "double fault",
+    "segfault",
+    "bad page",
+    "list_add corruption",
+    "list_del corruption",
+    "out of memory",
+    "invoked oom-killer",
+    "clocksource: timekeeping watchdog",
+    "marking tsc unstable",
+    "clock skew",
+];
+
+/// A line that looks like a complaint and is none.
+struct Allowed {
+    line: &'static str,
+    /// Why it is harmless.
+    #[allow(
+        dead_code,
+        reason = "read by people: an allowance without a reason is refused in review"
+    )]
+    reason: &'static str,
+}
+
+const ALLOWED: &[Allowed] = &[Allowed {
+    line: "warning: TCG doesn't support requested feature",
+    reason: "QEMU's own, before any kernel runs: its CPU model has features TCG cannot emulate",
+}];
+
+/// The complaint in `line`, if there is one.
+pub fn complaint(line: &str) -> Option<&'static str> {
+    if ALLOWED.iter().any(|allowed| line.contains(allowed.line)) {
+        return None;
+    }
+    let lower = line.to_ascii_lowercase();
+    COMPLAINTS
+        .iter()
+        .find(|complaint| begins_a_word(&lower, complaint))
+        .copied()
+}
+
+/// Whether `wanted` is in `text` where a word begins: "bug:" is not in "debug:".
+fn begins_a_word(text: &str, wanted: &str) -> bool {
+    text.match_indices(wanted)
+        .any(|(at, _)| !text[..at].ends_with(|before: char| before.is_ascii_alphanumeric()))
+}
+
+/// Takes terminal colours and other control bytes out of a console line.
+pub fn plain(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            // An escape sequence: ESC [ parameters, ended by a letter.
+            '\u{1b}' => {
+                if chars.next() == Some('[') {
+                    chars.find(|c| c.is_ascii_alphabetic());
+                }
+            }
+            '\t' => out.push(' '),
+            c if c.is_control() => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_a_kernel_complains_is_caught() {
+        for line in [
+            "[    3.1] WARNING: CPU: 0 PID: 1 at mm/page_alloc.c:4321 foo+0x1/0x2",
+            "[    3.1] ------------[ cut here ]------------",
+            "[    3.1] BUG: kernel NULL pointer dereference, address: 0000000000000000",
+            "[    3.1] Oops: 0000 [#1] SMP NOPTI",
+            "[    3.1] Call Trace:",
+            "WARNING: possible recursive locking detected",
+            "WARNING: possible circular locking dependency detected",
+            "rcu: INFO: rcu_sched self-detected stall on CPU",
+            "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:1]",
+            "INFO: task foo:12 blocked for more than 120 seconds.",
+            "Kernel panic - not syncing: Attempted to kill init!",
+            "refcount_t: underflow; use-after-free.",
+            "BUG: KASAN: slab-use-after-free in foo",
+            "UBSAN: array-index-out-of-bounds in foo.c:1:2",
+            "BUG: sleeping function called from invalid context at kernel/locking/mutex.c:1",
+            "BUG: scheduling while atomic: sh/1/0x00000002",
+            "lab[12]: segfault at 0 ip 0 sp 0 error 4",
+            "BUG: Bad page state in process sh  pfn:00001",
+            "general protection fault, probably for non-canonical address 0x1",
+            "fdbox: memory leak: 3 folios",
+        ] {
+            assert!(complaint(line).is_some(), "missed: {line}");
+        }
+    }
+
+    #[test]
+    fn ordinary_lines_pass() {
+        for line in [
+            "Linux version 7.3.4-fdbox-a (lab@lab) (gcc 14.2) #1 SMP",
+            "[    0.0] KHO: Failed to reserve scratch buffer for zone Normal",
+            "DMAR-IR: IRQ remapping was enabled on dmar0 but we are not in kdump mode",
+            "fdbox: box \"vm\" sealed, 5 descriptors",
+            "the module was installed",
+            "[    0.0] debug: ignoring loglevel setting.",
+        ] {
+            assert_eq!(complaint(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_allowance_covers_its_own_line_only() {
+        let allowed = "qemu: warning: TCG doesn't support requested feature: CPUID.01H:ECX.pcid";
+        assert_eq!(complaint(allowed), None);
+        assert!(complaint("qemu: warning: something else").is_some());
+    }
+
+    #[test]
+    fn control_bytes_are_removed() {
+        assert_eq!(plain("\u{1b}[0;32mok\u{1b}[m\r"), "ok");
+        assert_eq!(plain("\u{1b}[2J\u{1b}[01;00Ha\tb"), "a b");
+    }
+}
