@@ -1,0 +1,83 @@
+//! The side of the commands.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::protocol::{Reply, Request};
+
+/// Why a VMM could not be asked.
+#[derive(Debug, Error)]
+pub(crate) enum ClientError {
+    #[error("No VMM answers on {}: is the guest running, and is this its --api-socket?", path.display())]
+    Connect { path: PathBuf, source: io::Error },
+    #[error("Cannot send the request")]
+    Send(#[source] io::Error),
+    #[error("Cannot read the answer")]
+    Receive(#[source] io::Error),
+    #[error("The VMM went away before it answered")]
+    Gone,
+    #[error("The VMM's answer makes no sense to this version: {line:?}")]
+    Nonsense {
+        line: String,
+        source: serde_json::Error,
+    },
+}
+
+/// A connection to a VMM.
+#[derive(Debug)]
+pub(crate) struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    pub(crate) fn connect(path: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(path).map_err(|source| ClientError::Connect {
+            path: path.into(),
+            source,
+        })?;
+        Ok(Self {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Sends a request, shows each reply to `watch`, and returns the final one.
+    pub(crate) fn ask(
+        &mut self,
+        request: &Request,
+        mut watch: impl FnMut(&Reply),
+    ) -> Result<Reply, ClientError> {
+        let mut line = serde_json::to_string(request)
+            .map_err(|error| ClientError::Send(io::Error::other(error)))?;
+        line.push('\n');
+        self.stream
+            .get_mut()
+            .write_all(line.as_bytes())
+            .map_err(ClientError::Send)?;
+        loop {
+            let reply = self.receive()?;
+            if reply.is_final() {
+                return Ok(reply);
+            }
+            watch(&reply);
+        }
+    }
+
+    /// Waits until the VMM has closed the connection, which it does at its end.
+    pub(crate) fn wait_for_end(mut self) {
+        while self.receive().is_ok() {}
+    }
+
+    fn receive(&mut self) -> Result<Reply, ClientError> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(0) => Err(ClientError::Gone),
+            Ok(_) => {
+                serde_json::from_str(&line).map_err(|source| ClientError::Nonsense { line, source })
+            }
+            Err(error) => Err(ClientError::Receive(error)),
+        }
+    }
+}

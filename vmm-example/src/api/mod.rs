@@ -1,0 +1,8 @@
+//! Talking to a running VMM over a Unix socket.
+
+mod client;
+pub(crate) mod protocol;
+mod server;
+
+pub(crate) use client::Client;
+pub(crate) use server::Server;

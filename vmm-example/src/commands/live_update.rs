@@ -1,0 +1,139 @@
+//! `live-update`: have a VMM update the host under its guest.
+
+use std::fs;
+use std::path::{Path, PathBuf, absolute};
+
+use anyhow::{Context, bail};
+use vmm_fdbox::update::ExitStatus;
+
+use crate::api::Client;
+use crate::api::protocol::{
+    EventKind, NextKernelFiles, Reply, Request, UpdateEnd, UpdateEvent, UpdateRequest,
+};
+use crate::cli::LiveUpdateArgs;
+
+pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
+    let json = args.json;
+    let mut client = Client::connect(&args.api_socket)?;
+    let request = Request::LiveUpdate(request(args)?);
+    let reply = client.ask(&request, |reply| match (reply, json) {
+        (reply, true) => print_json(reply),
+        (Reply::Event(event), false) => println!("{}", describe(event)),
+        _ => {}
+    })?;
+    let end = match &reply {
+        Reply::UpdateEnd(end) => end.clone(),
+        Reply::Error { message } => bail!("{message}"),
+        other => bail!("The VMM gave an unexpected answer: {other:?}"),
+    };
+    if json {
+        print_json(&reply);
+    } else {
+        print_end(&end);
+    }
+    if end.is_handed_over() {
+        // Whoever takes the guest over finds its old VMM gone.
+        client.wait_for_end();
+    }
+    exit_status(end.exit_status)
+}
+
+fn request(args: LiveUpdateArgs) -> anyhow::Result<UpdateRequest> {
+    let next = args
+        .kernel
+        .map(|kernel| next_kernel(&kernel, args.initramfs, args.cmdline));
+    Ok(UpdateRequest {
+        next: next.transpose()?,
+        box_name: args.box_name.map(|name| name.to_string()),
+        dry_run: args.dry_run,
+        fail_at: args.fail_at.map(|step| step.name().into()),
+        cancel_after: args.cancel_after.map(|step| step.name().into()),
+    })
+}
+
+/// The VMM has another working directory: it gets absolute paths.
+fn next_kernel(
+    kernel: &Path,
+    initramfs: Option<PathBuf>,
+    cmdline: Option<String>,
+) -> anyhow::Result<NextKernelFiles> {
+    let cmdline = match cmdline {
+        Some(cmdline) => cmdline,
+        None => fs::read_to_string("/proc/cmdline")
+            .context("Cannot read this kernel's command line: give --cmdline")?
+            .trim_end()
+            .into(),
+    };
+    Ok(NextKernelFiles {
+        kernel: absolute(kernel)?,
+        initramfs: initramfs.map(absolute).transpose()?,
+        cmdline,
+    })
+}
+
+fn print_json(reply: &Reply) {
+    if let Ok(line) = serde_json::to_string(reply) {
+        println!("{line}");
+    }
+}
+
+/// An event as a line.
+fn describe(event: &UpdateEvent) -> String {
+    let step = event.step.as_deref().unwrap_or_default();
+    let message = event.message.as_deref().unwrap_or_default();
+    let what = match event.event {
+        EventKind::Warning => format!("warning: {message}"),
+        EventKind::Started => format!("{step} ..."),
+        EventKind::Done => format!("{step} done"),
+        EventKind::Failed => format!("{step} failed: {message}"),
+        EventKind::RollingBack => "rolling back".into(),
+        EventKind::Problem => format!("problem: {message}"),
+        EventKind::Other => message.into(),
+    };
+    format!("{:>10.3} ms  {what}", event.ns as f64 / 1e6)
+}
+
+/// What an operator reads last: on standard output if it went well.
+fn print_end(end: &UpdateEnd) {
+    if end.exit_status == ExitStatus::Done.code() {
+        println!("{}", end.message);
+        return;
+    }
+    eprintln!("vmm-example: {}", end.message);
+    if let Some(ns) = end.paused_ns {
+        eprintln!("The guest stood still for {:.3} ms", ns as f64 / 1e6);
+    }
+}
+
+fn exit_status(code: u8) -> anyhow::Result<ExitStatus> {
+    let all = [
+        ExitStatus::Done,
+        ExitStatus::Error,
+        ExitStatus::NothingChanged,
+        ExitStatus::RolledBack,
+        ExitStatus::GuestLost,
+    ];
+    all.into_iter()
+        .find(|status| status.code() == code)
+        .with_context(|| format!("The VMM reports exit status {code}, which means nothing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_reach_the_vmm_absolute() {
+        let next = next_kernel(Path::new("k"), Some("i".into()), Some("kho=on".into())).unwrap();
+        assert!(next.kernel.is_absolute() && next.initramfs.unwrap().is_absolute());
+        assert_eq!(next.cmdline, "kho=on");
+    }
+
+    #[test]
+    fn every_exit_status_has_its_number() {
+        for code in [0, 1, 10, 11, 12] {
+            assert_eq!(exit_status(code).unwrap().code(), code);
+        }
+        assert!(exit_status(2).is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! The commands, one file each.
+
+mod control;
+mod live_update;
+mod resume;
+mod run;
+mod serve;
+mod status;
+
+use vmm_fdbox::update::ExitStatus;
+
+use crate::api::protocol::Request;
+use crate::cli::Command;
+
+/// Carries out a command.
+pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::LiveUpdate(args) => live_update::live_update(args),
+        Command::Resume(args) => resume::resume(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Cancel(args) => control::ask(&args, &Request::Cancel),
+        Command::Pause(args) => control::ask(&args, &Request::Pause),
+        Command::Continue(args) => control::ask(&args, &Request::Resume),
+        Command::Shutdown(args) => control::ask(&args, &Request::Shutdown),
+    }
+}

@@ -1,0 +1,122 @@
+//! `resume`: run a guest on that an update handed over.
+//!
+//! Until the guest runs, every line here is part of the blackout: what can be opened
+//! before the box is, and reports come after the first entry into the guest.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use vmm_fdbox::update::{ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan, Resumed};
+use vmm_fdbox::{BoxStore, Control, FdName};
+
+use super::serve::Surroundings;
+use crate::cli::ResumeArgs;
+use crate::kvm::Host;
+use crate::kvm::vcpu::RestoreNotes;
+use crate::live_update::{MEMORY_FD, VM_FD, party_error};
+use crate::machine::Machine;
+use crate::memory::GuestRam;
+use crate::report::ResumeReport;
+use crate::state::{self, GuestState};
+use crate::vmm::Vmm;
+
+pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
+    let host = Host::open()?;
+    let control = Control::open()?;
+    let around = Surroundings::open(&args.console, args.api_socket.as_deref())?;
+    let ((machine, notes), resumed) = match rebuild(args, &control, &host, &around) {
+        Ok(rebuilt) => rebuilt,
+        Err(failed) => {
+            eprintln!("vmm-example: Cannot resume {}: {failed}", args.box_name);
+            return Ok(failed.exit_status());
+        }
+    };
+    let vmm = Vmm::start(machine, around.end.clone());
+    report(args, vmm.machine(), notes, resumed)?;
+    around.serve(vmm)
+}
+
+type Rebuilt<'a, S> = ((Machine, RestoreNotes), Resumed<'a, S>);
+
+fn rebuild<'a, S: BoxStore>(
+    args: &ResumeArgs,
+    store: &'a S,
+    host: &Host,
+    around: &Surroundings,
+) -> Result<Rebuilt<'a, S>, Box<ResumeFailed>> {
+    let mut plan = ResumePlan::new(args.box_name.clone(), &state::KNOWN);
+    plan.userspace_boottime_ns = args.init_uptime.map(|seconds| (seconds * 1e9) as u64);
+    plan.fail_at = args.fail_at;
+    Incoming::open(store, plan)?.restore(|incoming| build(incoming, host, around))
+}
+
+/// Takes everything out of the box and makes a parked guest of it.
+fn build<S: BoxStore>(
+    incoming: &mut Incoming<'_, S>,
+    host: &Host,
+    around: &Surroundings,
+) -> Result<(Machine, RestoreNotes), PartyError> {
+    let state = GuestState::read(incoming.frame()).map_err(party_error)?;
+    let machine = &state.machine;
+    // The VM first: a guest_memfd comes out bound to it.
+    let vm = incoming.take(&FdName::new(VM_FD)?)?;
+    let vm = host.adopt_vm(vm).map_err(party_error)?;
+    let ram = incoming.take(&FdName::new(MEMORY_FD)?)?;
+    let ram =
+        GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
+    Machine::restore(
+        host,
+        vm,
+        ram,
+        &state,
+        around.console.clone(),
+        &around.on_end,
+    )
+    .map_err(party_error)
+}
+
+/// Reports and deletes the box, once the guest runs.
+fn report<S: BoxStore>(
+    args: &ResumeArgs,
+    machine: &Machine,
+    notes: RestoreNotes,
+    mut resumed: Resumed<'_, S>,
+) -> anyhow::Result<()> {
+    resumed.running_at(wait_for_entry(machine));
+    let finished = resumed.finish();
+    if let Err(error) = &finished.deleted {
+        eprintln!("vmm-example: The guest runs, but its empty box stays: {error}");
+    }
+    let report = ResumeReport::new(&args.box_name, machine, &notes, &finished);
+    let json = serde_json::to_string(&report).context("Cannot write the report")?;
+    if let Some(path) = &args.report {
+        write_report(path, &json)?;
+    }
+    if args.json {
+        println!("{json}");
+    } else {
+        eprint!("{report}");
+    }
+    Ok(())
+}
+
+/// Waits until a vCPU has entered the guest and returns the TSC of that moment.
+fn wait_for_entry(machine: &Machine) -> u64 {
+    loop {
+        match machine.first_entry_tsc() {
+            0 => thread::sleep(Duration::from_micros(100)),
+            tsc => return tsc,
+        }
+    }
+}
+
+/// In one piece: a reader that waits for the file finds all of it.
+fn write_report(path: &Path, json: &str) -> anyhow::Result<()> {
+    let context = || format!("Cannot write the report to {}", path.display());
+    let partial = path.with_extension("partial");
+    fs::write(&partial, format!("{json}\n")).with_context(context)?;
+    fs::rename(&partial, path).with_context(context)
+}

@@ -1,0 +1,28 @@
+//! `run`: boot a guest.
+
+use vmm_fdbox::update::ExitStatus;
+
+use super::serve::Surroundings;
+use crate::boot::BootSpec;
+use crate::cli::RunArgs;
+use crate::kvm::Host;
+use crate::machine::{Machine, NewGuest};
+use crate::vmm::Vmm;
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
+    let host = Host::open()?;
+    let around = Surroundings::open(&args.console, Some(&args.api_socket))?;
+    let guest = NewGuest {
+        name: &args.name.to_string(),
+        memory: args.memory,
+        boot: BootSpec {
+            kernel: &args.kernel,
+            initramfs: args.initramfs.as_deref(),
+            cmdline: &args.cmdline,
+            cpus: args.cpus,
+        },
+    };
+    let machine = Machine::boot(&host, guest, around.console.clone(), &around.on_end)?;
+    let vmm = Vmm::start(machine, around.end.clone());
+    around.serve(vmm)
+}

@@ -1,0 +1,113 @@
+//! `status`: show a guest, or the boxes of this host.
+
+use anyhow::bail;
+use serde::Serialize;
+use vmm_fdbox::update::ExitStatus;
+use vmm_fdbox::{AnyBox, BoxInfo, BoxStore, Control, FdInfo, OpenFdBox, SealedFdBox};
+
+use crate::api::Client;
+use crate::api::protocol::{GuestStatus, Reply, Request};
+use crate::cli::StatusArgs;
+
+/// A box as `status --json` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct BoxStatus {
+    name: String,
+    state: &'static str,
+    fds: Vec<FdStatus>,
+}
+
+/// A descriptor in a box.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct FdStatus {
+    name: String,
+    kind: String,
+    state: String,
+    bytes: u64,
+}
+
+impl From<FdInfo> for FdStatus {
+    fn from(fd: FdInfo) -> Self {
+        Self {
+            name: fd.name.to_string(),
+            kind: fd.kind,
+            state: fd.state.to_string(),
+            bytes: fd.bytes,
+        }
+    }
+}
+
+pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitStatus> {
+    if let Some(path) = &args.api_socket {
+        let guest = match Client::connect(path)?.ask(&Request::Status, |_| {})? {
+            Reply::Status(guest) => guest,
+            Reply::Error { message } => bail!(message),
+            other => bail!("The VMM gave an unexpected answer: {other:?}"),
+        };
+        print(args.json, &guest, || describe_guest(&guest))?;
+    } else {
+        let boxes = list(&Control::open()?)?;
+        print(args.json, &boxes, || describe_boxes(&boxes))?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn print<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let text = if json {
+        serde_json::to_string(value)?
+    } else {
+        text()
+    };
+    println!("{}", text.trim_end());
+    Ok(())
+}
+
+fn list<S: BoxStore>(store: &S) -> anyhow::Result<Vec<BoxStatus>> {
+    let boxes = store.boxes()?;
+    boxes.into_iter().map(|info| one_box(store, info)).collect()
+}
+
+fn one_box<S: BoxStore>(store: &S, info: BoxInfo) -> anyhow::Result<BoxStatus> {
+    let fds = match store.open_box(&info.name)? {
+        AnyBox::Open(open) => open.fds()?,
+        AnyBox::Sealed(sealed) => sealed.fds()?,
+    };
+    Ok(BoxStatus {
+        name: info.name.to_string(),
+        state: if info.sealed { "sealed" } else { "open" },
+        fds: fds.into_iter().map(FdStatus::from).collect(),
+    })
+}
+
+fn describe_guest(guest: &GuestStatus) -> String {
+    format!(
+        "{}: {}, {} vCPUs, {} MiB of {}, process {}",
+        guest.name,
+        serde_json::to_value(guest.state)
+            .ok()
+            .and_then(|s| s.as_str().map(str::to_owned))
+            .unwrap_or_default(),
+        guest.vcpus,
+        guest.ram_mib,
+        guest.ram_kind,
+        guest.pid
+    )
+}
+
+fn describe_boxes(boxes: &[BoxStatus]) -> String {
+    if boxes.is_empty() {
+        return "No boxes".into();
+    }
+    let mut text = String::new();
+    for one in boxes {
+        text += &format!("{} ({})\n", one.name, one.state);
+        for fd in &one.fds {
+            let mib = fd.bytes as f64 / f64::from(1 << 20);
+            text += &format!(
+                "  {:<16} {:<24} {:<10} {mib:>10.1} MiB\n",
+                fd.name, fd.kind, fd.state
+            );
+        }
+    }
+    text
+}

@@ -1,0 +1,163 @@
+//! The console in the event loop: input, and who comes and goes on the socket.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
+use super::terminal::RawTerminal;
+use super::{Console, ConsoleError};
+use crate::devices::serial::SerialPort;
+use crate::socket;
+use crate::spec::ConsoleSpec;
+
+/// Where input comes from.
+#[derive(Debug)]
+enum Source {
+    Stdin {
+        _terminal: Option<RawTerminal>,
+    },
+    Socket {
+        listener: UnixListener,
+        path: PathBuf,
+        client: Option<UnixStream>,
+    },
+    /// A file takes output only.
+    Nothing,
+}
+
+/// Feeds the serial port from the console.
+#[derive(Debug)]
+pub(crate) struct ConsoleEvents {
+    source: Source,
+    console: Arc<Console>,
+    serial: Arc<SerialPort>,
+}
+
+impl ConsoleEvents {
+    /// Starts to listen, if the console is a socket.
+    pub(crate) fn new(
+        spec: &ConsoleSpec,
+        console: Arc<Console>,
+        serial: Arc<SerialPort>,
+    ) -> Result<Self, ConsoleError> {
+        let source = match spec {
+            ConsoleSpec::File(_) => Source::Nothing,
+            ConsoleSpec::Stdio => Source::Stdin {
+                _terminal: RawTerminal::enter(),
+            },
+            ConsoleSpec::Socket(path) => {
+                let listener = socket::listen(path)
+                    .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+                    .map_err(|source| ConsoleError::Listen {
+                        path: path.clone(),
+                        source,
+                    })?;
+                Source::Socket {
+                    listener,
+                    path: path.clone(),
+                    client: None,
+                }
+            }
+        };
+        Ok(Self {
+            source,
+            console,
+            serial,
+        })
+    }
+
+    fn on_stdin(&mut self, fd: RawFd, ops: &mut EventOps) {
+        let mut buffer = [0; 4096];
+        match io::stdin().read(&mut buffer) {
+            Ok(0) | Err(_) => drop(ops.remove(Events::empty_raw(fd))),
+            Ok(count) => self.serial.input(&buffer[..count]),
+        }
+    }
+
+    fn on_listener(&mut self, ops: &mut EventOps) {
+        // The one before may have gone without our having heard of it yet.
+        self.read_client(ops);
+        let Source::Socket {
+            listener, client, ..
+        } = &mut self.source
+        else {
+            return;
+        };
+        let Ok((new, _)) = listener.accept() else {
+            return;
+        };
+        // One client at a time: the next one finds the line closed at once.
+        if client.is_some() || new.set_nonblocking(true).is_err() {
+            return;
+        }
+        let interest = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
+        let (Ok(writer), Ok(())) = (new.try_clone(), ops.add(Events::new(&new, interest))) else {
+            return;
+        };
+        *client = Some(new);
+        self.console.connect(Some(writer));
+    }
+
+    fn on_client(&mut self, events: Events, ops: &mut EventOps) {
+        if events.event_set().contains(EventSet::OUT) {
+            self.console.flush();
+        }
+        self.read_client(ops);
+    }
+
+    /// Takes all input there is, and notices when the client has gone.
+    fn read_client(&mut self, ops: &mut EventOps) {
+        let Source::Socket { client: slot, .. } = &mut self.source else {
+            return;
+        };
+        let mut buffer = [0; 4096];
+        while let Some(client) = slot {
+            match client.read(&mut buffer) {
+                Ok(count @ 1..) => self.serial.input(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    let _ = ops.remove(Events::empty(client));
+                    *slot = None;
+                    self.console.connect(None);
+                }
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for ConsoleEvents {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match &self.source {
+            Source::Stdin { .. } => self.on_stdin(events.fd(), ops),
+            Source::Socket { listener, .. } if listener.as_raw_fd() == events.fd() => {
+                self.on_listener(ops);
+            }
+            Source::Socket { .. } => self.on_client(events, ops),
+            Source::Nothing => {}
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let interest = match &self.source {
+            Source::Stdin { .. } => Events::new(&io::stdin(), EventSet::IN),
+            Source::Socket { listener, .. } => Events::new(listener, EventSet::IN),
+            Source::Nothing => return,
+        };
+        // A standard input that cannot be polled, such as a file, gives no input.
+        let _ = ops.add(interest);
+    }
+}
+
+impl Drop for ConsoleEvents {
+    fn drop(&mut self) {
+        if let Source::Socket { path, .. } = &self.source {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

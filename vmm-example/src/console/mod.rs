@@ -1,0 +1,179 @@
+//! The other end of the guest's serial line: standard input and output, a file, or a socket.
+//!
+//! Output never blocks the guest for a socket: it goes through a bounded buffer, which
+//! also holds what the guest says while nobody is connected.
+
+mod events;
+mod ring;
+mod terminal;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+
+use crate::spec::ConsoleSpec;
+pub(crate) use events::ConsoleEvents;
+use ring::Ring;
+
+/// Bytes kept while nobody reads them.
+const BUFFER: usize = 64 << 10;
+
+/// Why there is no console.
+#[derive(Debug, Error)]
+pub(crate) enum ConsoleError {
+    #[error("Cannot open the console file {}", path.display())]
+    OpenFile { path: PathBuf, source: io::Error },
+    #[error("Cannot listen on the console socket {}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+}
+
+/// Where output goes.
+#[derive(Debug)]
+enum Sink {
+    Stdout,
+    File(File),
+    /// Whoever is connected to the socket.
+    Client(Option<UnixStream>),
+}
+
+/// The live console.
+#[derive(Debug)]
+pub(crate) struct Console {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    sink: Sink,
+    unsent: Ring,
+}
+
+impl Console {
+    /// Opens where output goes. Input and clients are the event loop's: see [`ConsoleEvents`].
+    pub(crate) fn open(spec: &ConsoleSpec) -> Result<Self, ConsoleError> {
+        let sink = match spec {
+            ConsoleSpec::Stdio => Sink::Stdout,
+            ConsoleSpec::Socket(_) => Sink::Client(None),
+            ConsoleSpec::File(path) => Sink::File(
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .map_err(|source| ConsoleError::OpenFile {
+                        path: path.clone(),
+                        source,
+                    })?,
+            ),
+        };
+        Ok(Self::with(sink))
+    }
+
+    /// A console that nobody is connected to.
+    #[cfg(test)]
+    pub(crate) fn buffer() -> Self {
+        Self::with(Sink::Client(None))
+    }
+
+    fn with(sink: Sink) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                sink,
+                unsent: Ring::new(BUFFER),
+            }),
+        }
+    }
+
+    /// Takes output of the guest and sends what can be sent.
+    pub(crate) fn output(&self, bytes: &[u8]) {
+        let mut inner = self.lock();
+        inner.unsent.push(bytes);
+        inner.send();
+    }
+
+    /// Output that could not be sent yet.
+    pub(crate) fn unsent(&self) -> Vec<u8> {
+        self.lock().unsent.to_vec()
+    }
+
+    /// Connects a client in place of the last one and gives it what is waiting.
+    fn connect(&self, client: Option<UnixStream>) {
+        let mut inner = self.lock();
+        inner.sink = Sink::Client(client);
+        inner.send();
+    }
+
+    /// Sends what waited for the client to take it.
+    fn flush(&self) {
+        self.lock().send();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Sends what can be sent without waiting for a client.
+    fn send(&mut self) {
+        while !self.unsent.is_empty() {
+            let sent = match &mut self.sink {
+                Sink::Stdout => write_through(&mut io::stdout().lock(), self.unsent.front()),
+                Sink::File(file) => write_through(file, self.unsent.front()),
+                Sink::Client(Some(client)) => client.write(self.unsent.front()),
+                Sink::Client(None) => return,
+            };
+            match sent {
+                Ok(0) => return,
+                Ok(count) => self.unsent.consume(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The event loop comes back when there is room, or finds the client gone.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn write_through(to: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
+    let count = to.write(bytes)?;
+    to.flush()?;
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn what_was_said_before_a_client_came_reaches_it() {
+        let console = Console::buffer();
+        console.output(b"early ");
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        console.connect(Some(ours));
+        console.output(b"late");
+        let mut got = [0; 10];
+        theirs.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"early late");
+        assert!(console.unsent().is_empty());
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_stops_nobody() {
+        let console = Console::buffer();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        console.connect(Some(ours));
+        for _ in 0..1000 {
+            console.output(&[b'x'; 1024]);
+        }
+        assert_eq!(console.unsent().len(), BUFFER);
+        let mut got = vec![0; 1 << 20];
+        assert!(theirs.read(&mut got).unwrap() > 0);
+        console.flush();
+        assert!(console.unsent().len() < BUFFER);
+    }
+}

@@ -1,0 +1,72 @@
+//! Bytes on their way out, bounded: when it is full, the oldest give way.
+
+use std::collections::VecDeque;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Ring {
+    bytes: VecDeque<u8>,
+    capacity: usize,
+}
+
+impl Ring {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            bytes: VecDeque::new(),
+            capacity,
+        }
+    }
+
+    /// Appends bytes; what does not fit pushes out what is oldest.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(self.capacity)..];
+        let excess = (self.bytes.len() + bytes.len()).saturating_sub(self.capacity);
+        self.bytes.drain(..excess);
+        self.bytes.extend(bytes);
+    }
+
+    /// The oldest bytes, as many as lie in one piece.
+    pub(super) fn front(&self) -> &[u8] {
+        self.bytes.as_slices().0
+    }
+
+    /// Drops bytes that have been sent.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.bytes.drain(..count.min(self.bytes.len()));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// A copy of everything, oldest first.
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        self.bytes.iter().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_bytes_stay() {
+        let mut ring = Ring::new(4);
+        ring.push(b"abc");
+        ring.push(b"de");
+        assert_eq!(ring.to_vec(), b"bcde");
+        ring.push(b"0123456789");
+        assert_eq!(ring.to_vec(), b"6789");
+    }
+
+    #[test]
+    fn consuming_goes_from_the_oldest() {
+        let mut ring = Ring::new(8);
+        ring.push(b"abcdef");
+        ring.consume(2);
+        assert_eq!(ring.front(), b"cdef");
+        ring.consume(100);
+        assert!(ring.is_empty());
+        assert_eq!(ring.front(), b"");
+    }
+}

@@ -1,0 +1,260 @@
+//! The serial port: a 16550 at COM1 whose output goes to the console.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use vm_superio::serial::{NoEvents, SerialState};
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::Console;
+
+const BASE: u16 = 0x3f8;
+const PORTS: u16 = 8;
+/// The interrupt line of COM1.
+pub(crate) const IRQ: u32 = 4;
+/// Input that waits for room in the device; what comes on top is dropped, as on a real line.
+const MAX_PENDING_INPUT: usize = 64 << 10;
+
+/// The register that `port` is, if it is one of COM1's.
+pub(super) fn offset(port: u16) -> Option<u8> {
+    let offset = port.checked_sub(BASE).filter(|offset| *offset < PORTS)?;
+    u8::try_from(offset).ok()
+}
+
+/// A saved state that no serial port can have.
+#[derive(Debug, Error)]
+#[error("The saved serial port holds more input than its buffer")]
+pub(crate) struct SerialStateError;
+
+/// The serial port, version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SerialStateV1 {
+    pub(crate) baud_divisor_low: u8,
+    pub(crate) baud_divisor_high: u8,
+    pub(crate) interrupt_enable: u8,
+    pub(crate) interrupt_identification: u8,
+    pub(crate) line_control: u8,
+    pub(crate) line_status: u8,
+    pub(crate) modem_control: u8,
+    pub(crate) modem_status: u8,
+    pub(crate) scratch: u8,
+    /// Input that the guest can read now.
+    #[serde(with = "serde_bytes")]
+    pub(crate) in_buffer: Vec<u8>,
+    /// Input that has found no room in the device yet.
+    #[serde(with = "serde_bytes", default)]
+    pub(crate) pending_input: Vec<u8>,
+}
+
+/// Raises the port's interrupt line.
+#[derive(Debug)]
+struct Irq(EventFd);
+
+impl Trigger for Irq {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// The port's end of the console.
+#[derive(Debug)]
+struct Line(Arc<Console>);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.output(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The live device.
+#[derive(Debug)]
+pub(crate) struct SerialPort {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    uart: Serial<Irq, NoEvents, Line>,
+    pending: VecDeque<u8>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("pending", &self.pending.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Moves waiting input into the device as far as it has room.
+    fn feed(&mut self) {
+        while !self.pending.is_empty() && self.uart.fifo_capacity() > 0 {
+            let (front, _) = self.pending.as_slices();
+            match self.uart.enqueue_raw_bytes(front) {
+                // In loopback mode the line is cut.
+                Ok(0) | Err(_) => return,
+                Ok(count) => drop(self.pending.drain(..count)),
+            }
+        }
+    }
+}
+
+impl SerialPort {
+    pub(crate) fn new(irq: EventFd, console: Arc<Console>) -> Self {
+        let uart = Serial::new(Irq(irq), Line(console));
+        Self {
+            inner: Mutex::new(Inner {
+                uart,
+                pending: VecDeque::new(),
+            }),
+        }
+    }
+
+    /// A port as it was saved. An interrupt that was on its way is raised again.
+    pub(crate) fn from_state(
+        state: &SerialStateV1,
+        irq: EventFd,
+        console: Arc<Console>,
+    ) -> Result<Self, SerialStateError> {
+        let saved = SerialState {
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.in_buffer.clone(),
+        };
+        let uart = Serial::from_state(&saved, Irq(irq), NoEvents, Line(console))
+            .map_err(|_| SerialStateError)?;
+        let pending = state.pending_input.iter().copied().collect();
+        Ok(Self {
+            inner: Mutex::new(Inner { uart, pending }),
+        })
+    }
+
+    pub(crate) fn state(&self) -> SerialStateV1 {
+        let inner = self.lock();
+        let state = inner.uart.state();
+        SerialStateV1 {
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.in_buffer,
+            pending_input: inner.pending.iter().copied().collect(),
+        }
+    }
+
+    /// Bytes that came in over the console.
+    pub(crate) fn input(&self, bytes: &[u8]) {
+        let mut inner = self.lock();
+        let room = MAX_PENDING_INPUT - inner.pending.len().min(MAX_PENDING_INPUT);
+        inner.pending.extend(bytes.iter().take(room));
+        inner.feed();
+    }
+
+    pub(super) fn read(&self, offset: u8) -> u8 {
+        let mut inner = self.lock();
+        let value = inner.uart.read(offset);
+        inner.feed();
+        value
+    }
+
+    pub(super) fn write(&self, offset: u8, value: u8) {
+        // A failed interrupt is all that can go wrong, and the guest cannot be told.
+        let _ = self.lock().uart.write(offset, value);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    const DATA: u8 = 0;
+    const INTERRUPT_ENABLE: u8 = 1;
+    const SCRATCH: u8 = 7;
+
+    fn irq() -> EventFd {
+        EventFd::new(EFD_NONBLOCK).unwrap()
+    }
+
+    #[test]
+    fn input_beyond_the_fifo_waits_and_arrives_in_order() {
+        let port = SerialPort::new(irq(), Arc::new(Console::buffer()));
+        let sent: Vec<u8> = (0..200).collect();
+        port.input(&sent);
+        let got: Vec<u8> = sent.iter().map(|_| port.read(DATA)).collect();
+        assert_eq!(got, sent);
+    }
+
+    #[test]
+    fn a_restored_port_has_the_state_of_the_saved_one() {
+        let port = SerialPort::new(irq(), Arc::new(Console::buffer()));
+        port.write(INTERRUPT_ENABLE, 1);
+        port.write(SCRATCH, 0xa5);
+        port.input(&[7; 100]);
+        let state = port.state();
+        assert_eq!(state.in_buffer.len() + state.pending_input.len(), 100);
+
+        let line = irq();
+        let console = Arc::new(Console::buffer());
+        let restored = SerialPort::from_state(&state, line.try_clone().unwrap(), console).unwrap();
+        assert_eq!(restored.state(), state);
+        assert_eq!(restored.read(SCRATCH), 0xa5);
+        assert!(
+            line.read().is_ok(),
+            "the interrupt of the waiting input was lost"
+        );
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_is_refused() {
+        let port = SerialPort::new(irq(), Arc::new(Console::buffer()));
+        let state = SerialStateV1 {
+            in_buffer: vec![0; 1000],
+            ..port.state()
+        };
+        assert!(SerialPort::from_state(&state, irq(), Arc::new(Console::buffer())).is_err());
+    }
+
+    #[test]
+    fn output_reaches_the_console() {
+        let console = Arc::new(Console::buffer());
+        let port = SerialPort::new(irq(), console.clone());
+        b"hello".iter().for_each(|&byte| port.write(DATA, byte));
+        assert_eq!(console.unsent(), b"hello");
+    }
+
+    #[test]
+    fn only_com1_is_there() {
+        assert_eq!(offset(0x3f8), Some(0));
+        assert_eq!(offset(0x3ff), Some(7));
+        assert_eq!(offset(0x3f7), None);
+        assert_eq!(offset(0x400), None);
+    }
+}

@@ -1,0 +1,44 @@
+//! Showing errors.
+
+use std::error::Error;
+
+/// An error and its causes, in one line. A cause that its error quotes already is left out.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thiserror::Error;
+
+    #[derive(Debug, Error)]
+    #[error("No such file")]
+    struct Cause;
+
+    #[derive(Debug, Error)]
+    enum Outer {
+        #[error("Cannot open it")]
+        Plain(#[source] Cause),
+        #[error("Cannot open it: {0}")]
+        Quoting(#[source] Cause),
+    }
+
+    #[test]
+    fn every_cause_is_shown_once() {
+        let expected = "Cannot open it: No such file";
+        assert_eq!(chain(&Outer::Plain(Cause)), expected);
+        assert_eq!(chain(&Outer::Quoting(Cause)), expected);
+        assert_eq!(chain(&Cause), "No such file");
+    }
+}

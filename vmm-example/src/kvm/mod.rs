@@ -1,0 +1,187 @@
+//! KVM as this VMM uses it: a thin, safe layer over kvm-ioctls.
+
+pub(crate) mod irqchip;
+mod sys;
+pub(crate) mod vcpu;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use kvm_bindings::CpuId;
+use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::errno;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS, RamRange};
+
+pub(crate) use sys::XsaveLen;
+
+/// What KVM refused.
+#[derive(Debug, Error)]
+pub(crate) enum KvmError {
+    #[error(
+        "Cannot open /dev/kvm: load kvm_intel or kvm_amd, or, in a VM, switch on nested \
+         virtualisation; it takes root or membership of the kvm group"
+    )]
+    Open(#[source] errno::Error),
+    #[error("This KVM speaks API version {found}, this program 12")]
+    ApiVersion { found: i32 },
+    #[error("This KVM lacks {what}")]
+    Lacks { what: &'static str },
+    #[error("{name} failed")]
+    Ioctl {
+        name: &'static str,
+        source: errno::Error,
+    },
+    #[error("Cannot duplicate the VM's descriptor")]
+    Duplicate(#[source] std::io::Error),
+}
+
+/// Names the ioctl that failed.
+pub(crate) fn named<T>(name: &'static str, result: errno::Result<T>) -> Result<T, KvmError> {
+    result.map_err(|source| KvmError::Ioctl { name, source })
+}
+
+/// An open and suitable /dev/kvm.
+#[derive(Debug)]
+pub(crate) struct Host {
+    kvm: Kvm,
+}
+
+impl Host {
+    /// Opens /dev/kvm and checks for what every guest here needs.
+    pub(crate) fn open() -> Result<Self, KvmError> {
+        let kvm = Kvm::new().map_err(KvmError::Open)?;
+        let found = kvm.get_api_version();
+        if found != KVM_API_VERSION as i32 {
+            return Err(KvmError::ApiVersion { found });
+        }
+        let needed = [
+            (Cap::Irqchip, "an in-kernel interrupt controller"),
+            (Cap::Irqfd, "irqfd"),
+            (Cap::Pit2, "an in-kernel timer (PIT)"),
+            (Cap::UserMemory2, "KVM_SET_USER_MEMORY_REGION2 (Linux 6.8)"),
+            (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+        ];
+        match needed.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+            Some((_, what)) => Err(KvmError::Lacks { what }),
+            None => Ok(Self { kvm }),
+        }
+    }
+
+    /// The CPUID leaves that this host can give to a guest.
+    pub(crate) fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
+        named(
+            "KVM_GET_SUPPORTED_CPUID",
+            self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES),
+        )
+    }
+
+    /// The MSRs that make up a vCPU's state on this host.
+    pub(crate) fn msr_indices(&self) -> Result<Vec<u32>, KvmError> {
+        let list = named("KVM_GET_MSR_INDEX_LIST", self.kvm.get_msr_index_list())?;
+        Ok(list.as_slice().to_vec())
+    }
+
+    /// Whether the CPU can run guests of guests.
+    pub(crate) fn has_nested_state(&self) -> bool {
+        self.kvm.check_extension(Cap::NestedState)
+    }
+
+    /// How many vCPUs a VM can have.
+    pub(crate) fn max_vcpus(&self) -> usize {
+        self.kvm.get_max_vcpus()
+    }
+
+    /// Creates an empty VM.
+    pub(crate) fn create_vm(&self) -> Result<Vm, KvmError> {
+        Ok(Vm {
+            fd: named("KVM_CREATE_VM", self.kvm.create_vm())?,
+        })
+    }
+
+    /// Makes a VM of a descriptor that a box gave back.
+    pub(crate) fn adopt_vm(&self, fd: OwnedFd) -> Result<Vm, KvmError> {
+        Ok(Vm {
+            fd: named("KVM_GET_VCPU_MMAP_SIZE", sys::adopt_vm(&self.kvm, fd))?,
+        })
+    }
+}
+
+/// A VM. Memory and vCPUs are added by who owns them.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    fd: VmFd,
+}
+
+impl Vm {
+    /// Builds what must exist before the first vCPU: KVM's own pages, the interrupt
+    /// controllers and the timer.
+    pub(crate) fn create_platform(&self) -> Result<(), KvmError> {
+        named(
+            "KVM_SET_IDENTITY_MAP_ADDR",
+            self.fd.set_identity_map_address(KVM_IDENTITY_MAP),
+        )?;
+        named(
+            "KVM_SET_TSS_ADDR",
+            self.fd.set_tss_address(KVM_TSS as usize),
+        )?;
+        named("KVM_CREATE_IRQCHIP", self.fd.create_irq_chip())?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        named("KVM_CREATE_PIT2", self.fd.create_pit2(pit))
+    }
+
+    /// Creates a guest_memfd that belongs to this VM, can be mapped and is fully shared.
+    pub(crate) fn create_guest_memfd(&self, bytes: u64) -> Result<OwnedFd, KvmError> {
+        if self.fd.check_extension_raw(sys::KVM_CAP_GUEST_MEMFD_FLAGS) <= 0 {
+            return Err(KvmError::Lacks {
+                what: "mappable guest_memfd",
+            });
+        }
+        named(
+            "KVM_CREATE_GUEST_MEMFD",
+            sys::create_guest_memfd(&self.fd, bytes),
+        )
+    }
+
+    /// Gives a range of guest RAM to the VM.
+    pub(crate) fn set_memory(
+        &self,
+        slot: u32,
+        range: RamRange,
+        memory: &GuestMemoryMmap,
+        guest_memfd: Option<BorrowedFd<'_>>,
+    ) -> Result<(), KvmError> {
+        let set = sys::set_memory_region(&self.fd, slot, range, memory, guest_memfd);
+        named("KVM_SET_USER_MEMORY_REGION2", set)
+    }
+
+    /// Creates a vCPU. Its APIC ID is its number.
+    pub(crate) fn create_vcpu(&self, id: u8) -> Result<VcpuFd, KvmError> {
+        named("KVM_CREATE_VCPU", self.fd.create_vcpu(id.into()))
+    }
+
+    /// Makes an event raise an interrupt line.
+    pub(crate) fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
+        named("KVM_IRQFD", self.fd.register_irqfd(event, gsi))
+    }
+
+    /// Another descriptor of the VM, for a box.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd, KvmError> {
+        sys::duplicate_vm(&self.fd).map_err(KvmError::Duplicate)
+    }
+
+    /// Bytes of the XSAVE area of this VM's vCPUs.
+    pub(crate) fn xsave_len(&self) -> XsaveLen {
+        XsaveLen::of(&self.fd)
+    }
+
+    fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+}

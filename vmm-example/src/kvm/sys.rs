@@ -1,0 +1,199 @@
+//! What kvm-ioctls and kvm-bindings lack, and what of them is unsafe, behind safe functions.
+//!
+//! Opcodes are checked against their documented numbers in the tests below.
+
+#![allow(
+    unsafe_code,
+    reason = "this file is the thin layer around KVM's ioctls"
+)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use kvm_bindings::{
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_create_guest_memfd, kvm_device_attr,
+    kvm_sregs2, kvm_userspace_memory_region2, kvm_xsave,
+};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::errno;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref};
+use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
+
+use crate::memory::layout::RamRange;
+
+/// `GUEST_MEMFD_FLAG_MMAP`, include/uapi/linux/kvm.h since Linux 6.18.
+const GUEST_MEMFD_FLAG_MMAP: u64 = 1 << 0;
+/// `GUEST_MEMFD_FLAG_INIT_SHARED`, include/uapi/linux/kvm.h since Linux 6.18.
+const GUEST_MEMFD_FLAG_INIT_SHARED: u64 = 1 << 1;
+/// `KVM_CAP_GUEST_MEMFD_FLAGS`, include/uapi/linux/kvm.h since Linux 6.18.
+pub(super) const KVM_CAP_GUEST_MEMFD_FLAGS: u64 = 244;
+
+ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
+ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
+ioctl_ior_nr!(KVM_GET_XSAVE2, KVMIO, 0xcf, kvm_xsave);
+ioctl_iow_nr!(KVM_SET_XSAVE, KVMIO, 0xa5, kvm_xsave);
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
+
+/// Bytes of `struct kvm_sregs2`.
+pub(super) const SREGS2_LEN: usize = size_of::<kvm_sregs2>();
+
+/// Turns an ioctl's return value into a result.
+fn check(ret: i32) -> errno::Result<()> {
+    if ret < 0 {
+        Err(errno::Error::last())
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes a VM of a descriptor that a box gave back.
+pub(super) fn adopt_vm(kvm: &Kvm, fd: OwnedFd) -> errno::Result<VmFd> {
+    // Without an own mapping size there is nothing that could fail after the descriptor was given away.
+    kvm.get_vcpu_mmap_size()?;
+    // SAFETY: `fd` is open and owned by this function; `into_raw_fd` gives up that
+    // ownership, so that the new `VmFd` is its only owner.
+    unsafe { kvm.create_vmfd_from_rawfd(fd.into_raw_fd()) }
+}
+
+/// Creates a mappable, fully shared guest_memfd.
+pub(super) fn create_guest_memfd(vm: &VmFd, bytes: u64) -> errno::Result<OwnedFd> {
+    let fd = vm.create_guest_memfd(kvm_create_guest_memfd {
+        size: bytes,
+        flags: GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
+        ..Default::default()
+    })?;
+    // SAFETY: the ioctl has just created this descriptor; nothing else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Another descriptor of the same VM.
+pub(super) fn duplicate_vm(vm: &VmFd) -> std::io::Result<OwnedFd> {
+    // SAFETY: the descriptor stays open for as long as `vm` is borrowed.
+    let fd = unsafe { BorrowedFd::borrow_raw(vm.as_raw_fd()) };
+    fd.try_clone_to_owned()
+}
+
+/// Gives a range of mapped guest memory to a VM.
+pub(super) fn set_memory_region(
+    vm: &VmFd,
+    slot: u32,
+    range: RamRange,
+    memory: &GuestMemoryMmap,
+    guest_memfd: Option<BorrowedFd<'_>>,
+) -> errno::Result<()> {
+    let region = memory
+        .iter()
+        .find(|region| region.start_addr().0 == range.gpa && region.len() == range.len)
+        .ok_or_else(|| errno::Error::new(libc::EINVAL))?;
+    let slot = kvm_userspace_memory_region2 {
+        slot,
+        flags: if guest_memfd.is_some() {
+            kvm_bindings::KVM_MEM_GUEST_MEMFD
+        } else {
+            0
+        },
+        guest_phys_addr: range.gpa,
+        memory_size: range.len,
+        userspace_addr: region.as_ptr() as u64,
+        guest_memfd_offset: if guest_memfd.is_some() {
+            range.file_offset
+        } else {
+            0
+        },
+        guest_memfd: guest_memfd.map_or(0, |fd| fd.as_raw_fd() as u32),
+        ..Default::default()
+    };
+    // SAFETY: the addresses are those of a live mapping of exactly this length, made to
+    // be shared with a guest: Rust code reaches it through volatile accesses only. The
+    // VMM drops the mapping after the VM (see `GuestRam`).
+    unsafe { vm.set_user_memory_region2(slot) }
+}
+
+/// `KVM_GET_SREGS2` as bytes.
+pub(super) fn get_sregs2(vcpu: &VcpuFd) -> errno::Result<[u8; SREGS2_LEN]> {
+    let mut bytes = [0; SREGS2_LEN];
+    // SAFETY: the kernel writes one `struct kvm_sregs2`, which is what `bytes` holds.
+    check(unsafe { ioctl_with_mut_ref(vcpu, KVM_GET_SREGS2(), &mut bytes) })?;
+    Ok(bytes)
+}
+
+/// `KVM_SET_SREGS2` from bytes.
+pub(super) fn set_sregs2(vcpu: &VcpuFd, bytes: &[u8; SREGS2_LEN]) -> errno::Result<()> {
+    // SAFETY: the kernel reads one `struct kvm_sregs2`, which is what `bytes` holds.
+    check(unsafe { ioctl_with_ref(vcpu, KVM_SET_SREGS2(), bytes) })
+}
+
+/// Bytes of the XSAVE area of the vCPUs of a VM, as this kernel says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct XsaveLen(usize);
+
+impl XsaveLen {
+    pub(super) fn of(vm: &VmFd) -> Self {
+        let len = vm.check_extension_int(kvm_ioctls::Cap::Xsave2);
+        Self(
+            usize::try_from(len)
+                .unwrap_or(0)
+                .max(size_of::<kvm_xsave>()),
+        )
+    }
+}
+
+/// `KVM_GET_XSAVE2` as bytes.
+pub(super) fn get_xsave(vcpu: &VcpuFd, len: XsaveLen) -> errno::Result<Vec<u8>> {
+    let mut bytes = vec![0u8; len.0];
+    // SAFETY: the kernel writes KVM_CAP_XSAVE2 bytes, or 4096 if that is more, which is
+    // how an `XsaveLen` is made and so what `bytes` has.
+    check(unsafe { ioctl_with_mut_ptr(vcpu, KVM_GET_XSAVE2(), bytes.as_mut_ptr()) })?;
+    Ok(bytes)
+}
+
+/// `KVM_SET_XSAVE` from bytes; what the saved area lacks is zero.
+pub(super) fn set_xsave(vcpu: &VcpuFd, saved: &[u8], len: XsaveLen) -> errno::Result<()> {
+    let mut bytes = saved.to_vec();
+    bytes.resize(len.0.max(saved.len()), 0);
+    // SAFETY: the kernel reads KVM_CAP_XSAVE2 bytes, or 4096 if that is more, which is
+    // how an `XsaveLen` is made; `bytes` has at least that many.
+    check(unsafe { ioctl_with_ptr(vcpu, KVM_SET_XSAVE(), bytes.as_ptr()) })
+}
+
+fn tsc_offset_attr(value: *mut u64) -> kvm_device_attr {
+    kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: value as u64,
+        flags: 0,
+    }
+}
+
+/// What is added to the host's TSC to make the guest's.
+pub(super) fn get_tsc_offset(vcpu: &VcpuFd) -> errno::Result<u64> {
+    let mut offset = 0u64;
+    let attr = tsc_offset_attr(&mut offset);
+    // SAFETY: the kernel writes the eight bytes at `addr`, which are `offset`'s.
+    check(unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attr) })?;
+    Ok(offset)
+}
+
+/// Sets what is added to the host's TSC to make the guest's.
+pub(super) fn set_tsc_offset(vcpu: &VcpuFd, mut offset: u64) -> errno::Result<()> {
+    let attr = tsc_offset_attr(&mut offset);
+    // SAFETY: the kernel reads the eight bytes at `addr`, which are `offset`'s.
+    check(unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attr) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of include/uapi/linux/kvm.h, computed by hand from its macros.
+    #[test]
+    fn opcodes_are_the_documented_ones() {
+        assert_eq!(KVM_GET_SREGS2(), 0x8140_aecc);
+        assert_eq!(KVM_SET_SREGS2(), 0x4140_aecd);
+        assert_eq!(KVM_GET_XSAVE2(), 0x9000_aecf);
+        assert_eq!(KVM_SET_XSAVE(), 0x5000_aea5);
+        assert_eq!(KVM_SET_DEVICE_ATTR(), 0x4018_aee1);
+        assert_eq!(KVM_GET_DEVICE_ATTR(), 0x4018_aee2);
+    }
+}

@@ -1,0 +1,285 @@
+//! A guest: its VM, memory, vCPUs and devices; built to boot or from a saved state.
+
+use std::sync::Arc;
+
+use kvm_ioctls::VcpuFd;
+use thiserror::Error;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::boot::{self, BootCpuError, BootError, BootSpec};
+use crate::console::Console;
+use crate::cpuid::{self, CpuidError};
+use crate::devices::PortBus;
+use crate::devices::serial::{self, SerialPort, SerialStateError};
+use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
+use crate::kvm::{Host, KvmError, Vm, named};
+use crate::memory::{GuestRam, MemoryError};
+use crate::spec::MemorySpec;
+use crate::state::{ConsoleStateV1, GuestState, MachineStateV1};
+use crate::vcpu::{OnEnd, VcpuError, Vcpus};
+
+/// Why a guest could not be built, saved or restored.
+#[derive(Debug, Error)]
+pub(crate) enum MachineError {
+    #[error("KVM cannot run this guest")]
+    Kvm(#[from] KvmError),
+    #[error("No memory for the guest")]
+    Memory(#[from] MemoryError),
+    #[error("Cannot load the guest's kernel")]
+    Boot(#[from] BootError),
+    #[error("Cannot start the guest's CPUs")]
+    BootCpu(#[from] BootCpuError),
+    #[error("Cannot describe the CPU to the guest")]
+    Cpuid(#[from] CpuidError),
+    #[error("Cannot run the guest's CPUs")]
+    Vcpu(#[from] VcpuError),
+    #[error("This host's KVM runs {max} vCPUs per guest at most: use --cpus {max} or fewer")]
+    TooManyCpus { max: usize },
+    #[error("Cannot restore vCPU {id}")]
+    RestoreVcpu { id: u8, source: KvmError },
+    #[error("Cannot save vCPU {id}")]
+    SaveVcpu { id: u8, source: KvmError },
+    #[error("Cannot restore the serial port")]
+    RestoreSerial(#[from] SerialStateError),
+    #[error("Cannot create an event for an interrupt")]
+    CreateEvent(#[source] std::io::Error),
+}
+
+/// A new guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewGuest<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) memory: MemorySpec,
+    pub(crate) boot: BootSpec<'a>,
+}
+
+/// A guest, parked or running. The vCPUs go first, memory that KVM knows goes last.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    vcpus: Vcpus,
+    serial: Arc<SerialPort>,
+    console: Arc<Console>,
+    vm: Vm,
+    ram: GuestRam,
+    shape: StateShape,
+    host_tsc_khz: u32,
+    name: String,
+}
+
+impl Machine {
+    /// Builds a guest about to enter its kernel, parked.
+    pub(crate) fn boot(
+        host: &Host,
+        guest: NewGuest<'_>,
+        console: Arc<Console>,
+        end: &OnEnd,
+    ) -> Result<Self, MachineError> {
+        let cpus = guest.boot.cpus;
+        check_cpus(host, cpus)?;
+        let vm = host.create_vm()?;
+        vm.create_platform()?;
+        let ram = GuestRam::create(&vm, guest.memory.bytes(), guest.memory.kind)?;
+        ram.attach(&vm)?;
+        let entry = boot::load(&ram, guest.boot)?;
+        let supported = host.supported_cpuid()?;
+        let fds = create_vcpus(&vm, cpus)?;
+        for (id, fd) in (0u8..).zip(&fds) {
+            named(
+                "KVM_SET_CPUID2",
+                fd.set_cpuid2(&cpuid::for_vcpu(&supported, id, cpus)?),
+            )?;
+            boot::setup_cpu(fd, id, entry)?;
+        }
+        let irq = serial_irq(&vm)?;
+        let serial = SerialPort::new(irq, console.clone());
+        let parts = Parts {
+            host,
+            vm,
+            ram,
+            fds,
+            name: guest.name.into(),
+        };
+        Self::assemble(parts, serial, console, end)
+    }
+
+    /// Builds a guest as it was saved, on memory that is still there; parked.
+    pub(crate) fn restore(
+        host: &Host,
+        vm: Vm,
+        ram: GuestRam,
+        state: &GuestState,
+        console: Arc<Console>,
+        end: &OnEnd,
+    ) -> Result<(Self, RestoreNotes), MachineError> {
+        let cpus = state.vcpus.len();
+        check_cpus(host, u8::try_from(cpus).unwrap_or(u8::MAX))?;
+        vm.create_platform()?;
+        ram.attach(&vm)?;
+        let fds = create_vcpus(&vm, cpus as u8)?;
+        let shape = StateShape::of(host, &vm)?;
+        let mut notes = RestoreNotes::default();
+        for (fd, state) in fds.iter().zip(&state.vcpus) {
+            let new = vcpu_state::restore(fd, state, &shape).map_err(|source| {
+                MachineError::RestoreVcpu {
+                    id: state.id,
+                    source,
+                }
+            })?;
+            notes.refused_msrs.extend(new.refused_msrs);
+        }
+        vm.restore_pit(&state.pit)?;
+        vm.restore_irqchip(&state.irqchip)?;
+        vm.restore_clock(&state.clock)?;
+        fds.iter().for_each(vcpu_state::notify_stopped);
+        console.output(&state.console.unsent);
+        // Last: it may raise its interrupt.
+        let serial = SerialPort::from_state(&state.serial, serial_irq(&vm)?, console.clone())?;
+        let parts = Parts {
+            host,
+            vm,
+            ram,
+            fds,
+            name: state.machine.name.clone(),
+        };
+        Ok((Self::assemble(parts, serial, console, end)?, notes))
+    }
+
+    fn assemble(
+        parts: Parts<'_>,
+        serial: SerialPort,
+        console: Arc<Console>,
+        end: &OnEnd,
+    ) -> Result<Self, MachineError> {
+        let Parts {
+            host,
+            vm,
+            ram,
+            fds,
+            name,
+        } = parts;
+        let shape = StateShape::of(host, &vm)?;
+        let host_tsc_khz = fds
+            .first()
+            .and_then(|fd| fd.get_tsc_khz().ok())
+            .unwrap_or(0);
+        let serial = Arc::new(serial);
+        let bus = Arc::new(PortBus::new(serial.clone()));
+        let vcpus = Vcpus::spawn(fds, &bus, end)?;
+        Ok(Self {
+            vcpus,
+            serial,
+            console,
+            vm,
+            ram,
+            shape,
+            host_tsc_khz,
+            name,
+        })
+    }
+
+    /// Lets the guest run.
+    pub(crate) fn run(&self) {
+        self.vcpus.unpark();
+    }
+
+    /// Stops all vCPUs, with no access of theirs half done.
+    pub(crate) fn park(&self) {
+        self.vcpus.park();
+    }
+
+    /// Tells a parked guest that it was stopped, so that its watchdogs forgive the gap.
+    pub(crate) fn notify_stopped(&self) {
+        self.vcpus
+            .fds()
+            .for_each(|(_, fd)| vcpu_state::notify_stopped(&fd));
+    }
+
+    /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
+    pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
+        let clock = self.vm.save_clock(self.host_tsc_khz)?;
+        let serial = self.serial.state();
+        let console = ConsoleStateV1 {
+            unsent: self.console.unsent(),
+        };
+        let vcpus = self
+            .vcpus
+            .fds()
+            .map(|(id, fd)| {
+                vcpu_state::save(&fd, id, &self.shape)
+                    .map_err(|source| MachineError::SaveVcpu { id, source })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(GuestState {
+            machine: MachineStateV1 {
+                name: self.name.clone(),
+                memory_kind: self.ram.kind(),
+                ram: self.ram.ranges().to_vec(),
+            },
+            vcpus,
+            irqchip: self.vm.save_irqchip()?,
+            pit: self.vm.save_pit()?,
+            clock,
+            serial,
+            console,
+        })
+    }
+
+    pub(crate) fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    pub(crate) fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    pub(crate) fn serial(&self) -> &Arc<SerialPort> {
+        &self.serial
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn cpus(&self) -> usize {
+        self.vcpus.count()
+    }
+
+    /// Frequency of the host's TSC; 0 if KVM does not know.
+    pub(crate) fn host_tsc_khz(&self) -> u32 {
+        self.host_tsc_khz
+    }
+
+    /// The host's TSC when the first vCPU entered the guest; 0 before that.
+    pub(crate) fn first_entry_tsc(&self) -> u64 {
+        self.vcpus.first_entry_tsc()
+    }
+}
+
+/// What both ways of building a guest end with.
+struct Parts<'a> {
+    host: &'a Host,
+    vm: Vm,
+    ram: GuestRam,
+    fds: Vec<VcpuFd>,
+    name: String,
+}
+
+fn check_cpus(host: &Host, cpus: u8) -> Result<(), MachineError> {
+    let max = host.max_vcpus();
+    if usize::from(cpus) > max {
+        Err(MachineError::TooManyCpus { max })
+    } else {
+        Ok(())
+    }
+}
+
+fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, KvmError> {
+    (0..cpus).map(|id| vm.create_vcpu(id)).collect()
+}
+
+/// An event that raises the serial port's interrupt line.
+fn serial_irq(vm: &Vm) -> Result<EventFd, MachineError> {
+    let event = EventFd::new(EFD_NONBLOCK).map_err(MachineError::CreateEvent)?;
+    vm.register_irqfd(&event, serial::IRQ)?;
+    Ok(event)
+}

@@ -1,0 +1,164 @@
+//! The guest's physical address space.
+//!
+//! RAM starts at 0 and leaves a hole below 4 GiB, where the local APICs, the
+//! I/O APIC and KVM's own pages are; what does not fit below the hole goes on
+//! at 4 GiB. One file backs all of it, without a gap.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the hole below 4 GiB starts.
+pub(crate) const HOLE_START: u64 = 3 << 30;
+/// Where RAM goes on behind the hole.
+pub(crate) const HIGH_RAM_START: u64 = 4 << 30;
+
+/// The zero page: `struct boot_params`.
+pub(crate) const ZERO_PAGE: u64 = 0x7000;
+/// The stack pointer at entry; the kernel sets up its own at once.
+pub(crate) const BOOT_STACK: u64 = 0x8ff0;
+/// Page tables at entry: one page each for the top three levels.
+pub(crate) const PAGE_TABLES: u64 = 0x9000;
+/// The descriptor table at entry.
+pub(crate) const GDT: u64 = 0x500;
+/// The kernel command line.
+pub(crate) const CMDLINE: u64 = 0x2_0000;
+/// Bytes for the command line, its NUL included.
+pub(crate) const CMDLINE_MAX: usize = 0x1000;
+/// End of the conventional memory that the kernel may use.
+pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
+/// The MP tables: in the area that kernels search for them.
+pub(crate) const MP_TABLE: u64 = 0xf_0000;
+/// Start of the memory above the legacy area.
+pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
+
+/// KVM needs three pages for real mode on some CPUs, and one for its identity map.
+pub(crate) const KVM_TSS: u64 = 0xfffb_d000;
+pub(crate) const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
+
+/// A piece of guest RAM and where in its file it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RamRange {
+    pub(crate) gpa: u64,
+    pub(crate) len: u64,
+    pub(crate) file_offset: u64,
+}
+
+/// Lays out `bytes` of RAM around the hole.
+pub(crate) fn ram_ranges(bytes: u64) -> Vec<RamRange> {
+    let low = bytes.min(HOLE_START);
+    let mut ranges = vec![RamRange {
+        gpa: 0,
+        len: low,
+        file_offset: 0,
+    }];
+    if bytes > low {
+        ranges.push(RamRange {
+            gpa: HIGH_RAM_START,
+            len: bytes - low,
+            file_offset: low,
+        });
+    }
+    ranges
+}
+
+/// What an entry of the memory map tells the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum E820Kind {
+    Ram,
+    Reserved,
+}
+
+/// An entry of the memory map that the guest kernel gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct E820Entry {
+    pub(crate) addr: u64,
+    pub(crate) len: u64,
+    pub(crate) kind: E820Kind,
+}
+
+/// The memory map of a guest with this RAM.
+pub(crate) fn e820(ranges: &[RamRange]) -> Vec<E820Entry> {
+    let mut map = vec![
+        E820Entry {
+            addr: 0,
+            len: LOW_RAM_END,
+            kind: E820Kind::Ram,
+        },
+        E820Entry {
+            addr: LOW_RAM_END,
+            len: HIGH_MEMORY - LOW_RAM_END,
+            kind: E820Kind::Reserved,
+        },
+    ];
+    map.extend(ranges.iter().map(|range| {
+        let addr = range.gpa.max(HIGH_MEMORY);
+        E820Entry {
+            addr,
+            len: range.gpa + range.len - addr,
+            kind: E820Kind::Ram,
+        }
+    }));
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_ram_is_one_range() {
+        assert_eq!(
+            ram_ranges(256 << 20),
+            [RamRange {
+                gpa: 0,
+                len: 256 << 20,
+                file_offset: 0
+            }]
+        );
+        assert_eq!(ram_ranges(HOLE_START).len(), 1);
+    }
+
+    #[test]
+    fn large_ram_goes_around_the_hole_and_leaves_none_in_the_file() {
+        let ranges = ram_ranges(8 << 30);
+        assert_eq!(ranges.len(), 2);
+        assert_eq!(ranges[0].gpa + ranges[0].len, HOLE_START);
+        assert_eq!(ranges[1].gpa, HIGH_RAM_START);
+        assert_eq!(ranges[1].file_offset, ranges[0].len);
+        assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), 8 << 30);
+    }
+
+    #[test]
+    fn the_map_is_sorted_without_overlap_and_hides_the_mp_table() {
+        let map = e820(&ram_ranges(8 << 30));
+        for pair in map.windows(2) {
+            assert!(pair[0].addr + pair[0].len <= pair[1].addr, "{pair:x?}");
+        }
+        let holder = map
+            .iter()
+            .find(|e| (e.addr..e.addr + e.len).contains(&MP_TABLE))
+            .unwrap();
+        assert_eq!(holder.kind, E820Kind::Reserved);
+        let ram: u64 = map
+            .iter()
+            .filter(|e| e.kind == E820Kind::Ram)
+            .map(|e| e.len)
+            .sum();
+        assert_eq!(ram, (8 << 30) - (HIGH_MEMORY - LOW_RAM_END));
+    }
+
+    #[test]
+    fn boot_structures_lie_in_conventional_memory_and_apart() {
+        let mut areas = [
+            (GDT, 0x100),
+            (ZERO_PAGE, 0x1000),
+            (BOOT_STACK - 0x10, 0x20),
+            (PAGE_TABLES, 0x3000),
+            (CMDLINE, CMDLINE_MAX as u64),
+        ];
+        areas.sort();
+        for pair in areas.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
+        }
+        assert!(areas.iter().all(|(start, len)| start + len <= LOW_RAM_END));
+    }
+}

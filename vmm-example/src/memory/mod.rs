@@ -1,0 +1,153 @@
+//! Guest RAM: one file, mapped here and given to KVM.
+
+pub(crate) mod layout;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::MemfdFlags;
+use thiserror::Error;
+use vm_memory::mmap::FromRangesError;
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap,
+};
+
+use crate::kvm::{self, Vm};
+use crate::spec::{MIB, MemoryKind};
+use layout::{RamRange, ram_ranges};
+
+/// Why there is no guest RAM.
+#[derive(Debug, Error)]
+pub(crate) enum MemoryError {
+    #[error("Cannot create a memfd of {mib} MiB for guest RAM")]
+    CreateMemfd { mib: u64, source: rustix::io::Errno },
+    #[error(
+        "Cannot create a guest_memfd of {mib} MiB for guest RAM: it takes Linux 6.18 or later; \
+         --memory kind=memfd works without"
+    )]
+    CreateGuestMemfd { mib: u64, source: kvm::KvmError },
+    #[error("Cannot duplicate the file of guest RAM")]
+    Duplicate(#[source] std::io::Error),
+    #[error("Cannot map guest RAM at {gpa:#x}, {len} bytes")]
+    Map {
+        gpa: u64,
+        len: u64,
+        source: FromRangesError,
+    },
+    #[error("Cannot put the ranges of guest RAM together")]
+    Join(#[source] GuestRegionCollectionError),
+    #[error("The file of guest RAM has {found} bytes instead of {expected}")]
+    WrongSize { expected: u64, found: u64 },
+    #[error("Cannot give the range at {gpa:#x} to KVM")]
+    SetRegion { gpa: u64, source: kvm::KvmError },
+}
+
+/// Guest RAM, mapped. The file is what a box keeps: the mapping ends with the process.
+#[derive(Debug)]
+pub(crate) struct GuestRam {
+    kind: MemoryKind,
+    ranges: Vec<RamRange>,
+    file: File,
+    mapped: GuestMemoryMmap,
+}
+
+impl GuestRam {
+    /// Creates zeroed RAM for a new guest of `vm`.
+    pub(crate) fn create(vm: &Vm, bytes: u64, kind: MemoryKind) -> Result<Self, MemoryError> {
+        let mib = bytes / MIB;
+        let file = match kind {
+            MemoryKind::Memfd => {
+                create_memfd(bytes).map_err(|source| MemoryError::CreateMemfd { mib, source })?
+            }
+            MemoryKind::GuestMemfd => vm
+                .create_guest_memfd(bytes)
+                .map_err(|source| MemoryError::CreateGuestMemfd { mib, source })?,
+        };
+        Self::adopt(file, ram_ranges(bytes), kind)
+    }
+
+    /// Maps RAM that another process or kernel left in `file`.
+    pub(crate) fn adopt(
+        file: OwnedFd,
+        ranges: Vec<RamRange>,
+        kind: MemoryKind,
+    ) -> Result<Self, MemoryError> {
+        let file = File::from(file);
+        let expected = ranges.iter().map(|range| range.len).sum();
+        let found = file.metadata().map_err(MemoryError::Duplicate)?.len();
+        if found != expected {
+            return Err(MemoryError::WrongSize { expected, found });
+        }
+        let regions = ranges
+            .iter()
+            .map(|range| map(&file, range))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mapped = GuestMemoryMmap::from_regions(regions).map_err(MemoryError::Join)?;
+        Ok(Self {
+            kind,
+            ranges,
+            file,
+            mapped,
+        })
+    }
+
+    /// Makes the RAM the memory of `vm`, at the same guest addresses as ever.
+    pub(crate) fn attach(&self, vm: &Vm) -> Result<(), MemoryError> {
+        for (slot, range) in (0u32..).zip(&self.ranges) {
+            let guest_memfd = match self.kind {
+                MemoryKind::GuestMemfd => Some(self.file.as_fd()),
+                MemoryKind::Memfd => None,
+            };
+            vm.set_memory(slot, *range, &self.mapped, guest_memfd)
+                .map_err(|source| MemoryError::SetRegion {
+                    gpa: range.gpa,
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Another descriptor of the RAM's file, for a box.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd, MemoryError> {
+        self.file
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(MemoryError::Duplicate)
+    }
+
+    /// The RAM as the boot code sees it.
+    pub(crate) fn mapped(&self) -> &GuestMemoryMmap {
+        &self.mapped
+    }
+
+    pub(crate) fn ranges(&self) -> &[RamRange] {
+        &self.ranges
+    }
+
+    pub(crate) fn kind(&self) -> MemoryKind {
+        self.kind
+    }
+
+    pub(crate) fn mib(&self) -> u64 {
+        self.ranges.iter().map(|range| range.len).sum::<u64>() / MIB
+    }
+}
+
+fn create_memfd(bytes: u64) -> Result<OwnedFd, rustix::io::Errno> {
+    let file = rustix::fs::memfd_create("guest-ram", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&file, bytes)?;
+    Ok(file)
+}
+
+/// Maps one range, shared.
+fn map(file: &File, range: &RamRange) -> Result<GuestRegionMmap, MemoryError> {
+    let file = file.try_clone().map_err(MemoryError::Duplicate)?;
+    let offset = FileOffset::new(file, range.file_offset);
+    let fail = |source| MemoryError::Map {
+        gpa: range.gpa,
+        len: range.len,
+        source,
+    };
+    let len = usize::try_from(range.len).map_err(|_| fail(FromRangesError::InvalidGuestRegion))?;
+    GuestRegionMmap::from_range(GuestAddress(range.gpa), len, Some(offset)).map_err(fail)
+}

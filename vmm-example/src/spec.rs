@@ -1,0 +1,276 @@
+//! What an operator asks for, parsed and checked: plain values, no resource.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Bytes in a MiB.
+pub(crate) const MIB: u64 = 1 << 20;
+/// The smallest guest that boots a Linux kernel, in MiB.
+const MIN_MEMORY_MIB: u64 = 64;
+/// The largest guest, in MiB: what every x86-64 CPU that runs KVM can address.
+const MAX_MEMORY_MIB: u64 = 512 << 10;
+/// APIC IDs are 8 bits in the MP table and one of them is the I/O APIC's.
+pub(crate) const MAX_CPUS: u8 = 254;
+
+/// Why an option's value cannot be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum SpecError {
+    #[error("Unknown key {key:?}: the keys are {known}")]
+    UnknownKey { key: String, known: &'static str },
+    #[error("{part:?} is not key=value")]
+    NotKeyValue { part: String },
+    #[error("Size {value:?} is not a number with a K, M or G suffix, like 512M")]
+    BadSize { value: String },
+    #[error("Memory size {mib} MiB is out of range: {MIN_MEMORY_MIB}M to {MAX_MEMORY_MIB}M")]
+    SizeOutOfRange { mib: u64 },
+    #[error("Memory size {bytes} is not a whole number of MiB")]
+    SizeNotMib { bytes: u64 },
+    #[error("Memory kind {value:?} is unknown: use guest_memfd or memfd")]
+    BadKind { value: String },
+    #[error("Console {value:?} is unknown: use stdio, file=PATH or socket=PATH")]
+    BadConsole { value: String },
+}
+
+/// What guest RAM is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MemoryKind {
+    /// KVM's own file: the memory belongs to the VM; mappable and fully shared.
+    GuestMemfd,
+    /// A shmem file.
+    Memfd,
+}
+
+impl fmt::Display for MemoryKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GuestMemfd => "guest_memfd",
+            Self::Memfd => "memfd",
+        })
+    }
+}
+
+impl FromStr for MemoryKind {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        match value {
+            "guest_memfd" => Ok(Self::GuestMemfd),
+            "memfd" => Ok(Self::Memfd),
+            _ => Err(SpecError::BadKind {
+                value: value.into(),
+            }),
+        }
+    }
+}
+
+/// `size=256M,kind=guest_memfd`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemorySpec {
+    /// In MiB. Default: 256.
+    pub(crate) mib: u64,
+    /// Default: guest_memfd.
+    pub(crate) kind: MemoryKind,
+}
+
+impl MemorySpec {
+    /// The size in bytes.
+    pub(crate) fn bytes(self) -> u64 {
+        self.mib * MIB
+    }
+}
+
+impl Default for MemorySpec {
+    fn default() -> Self {
+        Self {
+            mib: 256,
+            kind: MemoryKind::GuestMemfd,
+        }
+    }
+}
+
+impl fmt::Display for MemorySpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "size={}M,kind={}", self.mib, self.kind)
+    }
+}
+
+impl FromStr for MemorySpec {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        let mut spec = Self::default();
+        for part in value.split(',') {
+            let (key, value) = part
+                .split_once('=')
+                .ok_or_else(|| SpecError::NotKeyValue { part: part.into() })?;
+            match key {
+                "size" => spec.mib = parse_mib(value)?,
+                "kind" => spec.kind = value.parse()?,
+                _ => {
+                    return Err(SpecError::UnknownKey {
+                        key: key.into(),
+                        known: "size, kind",
+                    });
+                }
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// Reads a size with its suffix and checks that a guest of that size can be built.
+fn parse_mib(value: &str) -> Result<u64, SpecError> {
+    let bad = || SpecError::BadSize {
+        value: value.into(),
+    };
+    let (digits, unit) = match value.as_bytes().last() {
+        Some(b'K' | b'k') => (&value[..value.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&value[..value.len() - 1], MIB),
+        Some(b'G' | b'g') => (&value[..value.len() - 1], 1 << 30),
+        _ => (value, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    let bytes = number.checked_mul(unit).ok_or_else(bad)?;
+    if bytes % MIB != 0 {
+        return Err(SpecError::SizeNotMib { bytes });
+    }
+    let mib = bytes / MIB;
+    if (MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&mib) {
+        Ok(mib)
+    } else {
+        Err(SpecError::SizeOutOfRange { mib })
+    }
+}
+
+/// Where the guest's serial port goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ConsoleSpec {
+    /// The VMM's own standard input and output.
+    #[default]
+    Stdio,
+    /// Appended to a file; no input.
+    File(PathBuf),
+    /// A Unix socket that serves one client at a time.
+    Socket(PathBuf),
+}
+
+impl FromStr for ConsoleSpec {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        let bad = || SpecError::BadConsole {
+            value: value.into(),
+        };
+        match value.split_once('=') {
+            None if value == "stdio" => Ok(Self::Stdio),
+            Some((_, "")) => Err(bad()),
+            Some(("file", path)) => Ok(Self::File(path.into())),
+            Some(("socket", path)) => Ok(Self::Socket(path.into())),
+            _ => Err(bad()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_defaults_for_what_is_not_said() {
+        assert_eq!(
+            "size=1G".parse(),
+            Ok(MemorySpec {
+                mib: 1024,
+                kind: MemoryKind::GuestMemfd
+            })
+        );
+        assert_eq!(
+            "kind=memfd".parse(),
+            Ok(MemorySpec {
+                mib: 256,
+                kind: MemoryKind::Memfd
+            })
+        );
+        assert_eq!(
+            "kind=memfd,size=524288K".parse(),
+            Ok(MemorySpec {
+                mib: 512,
+                kind: MemoryKind::Memfd
+            })
+        );
+    }
+
+    #[test]
+    fn memory_names_what_is_wrong() {
+        let parse = |value: &str| value.parse::<MemorySpec>().unwrap_err();
+        assert_eq!(
+            parse("512M"),
+            SpecError::NotKeyValue {
+                part: "512M".into()
+            }
+        );
+        assert_eq!(
+            parse("size=lots"),
+            SpecError::BadSize {
+                value: "lots".into()
+            }
+        );
+        assert_eq!(parse("size="), SpecError::BadSize { value: "".into() });
+        assert_eq!(parse("size=é"), SpecError::BadSize { value: "é".into() });
+        assert_eq!(parse("size=1M"), SpecError::SizeOutOfRange { mib: 1 });
+        assert_eq!(
+            parse("size=8192G"),
+            SpecError::SizeOutOfRange { mib: 8 << 20 }
+        );
+        assert_eq!(
+            parse("size=65537K"),
+            SpecError::SizeNotMib { bytes: 65537 << 10 }
+        );
+        assert_eq!(
+            parse("size=99999999999999999G"),
+            SpecError::BadSize {
+                value: "99999999999999999G".into()
+            }
+        );
+        assert_eq!(
+            parse("kind=ram"),
+            SpecError::BadKind {
+                value: "ram".into()
+            }
+        );
+        assert!(matches!(
+            parse("hugepages=on"),
+            SpecError::UnknownKey { .. }
+        ));
+    }
+
+    #[test]
+    fn a_memory_spec_prints_as_it_is_parsed() {
+        let spec = MemorySpec {
+            mib: 640,
+            kind: MemoryKind::Memfd,
+        };
+        assert_eq!(spec.to_string().parse(), Ok(spec));
+    }
+
+    #[test]
+    fn consoles_parse() {
+        assert_eq!("stdio".parse(), Ok(ConsoleSpec::Stdio));
+        assert_eq!(
+            "file=/tmp/log".parse(),
+            Ok(ConsoleSpec::File("/tmp/log".into()))
+        );
+        assert_eq!(
+            "socket=/run/c".parse(),
+            Ok(ConsoleSpec::Socket("/run/c".into()))
+        );
+        for bad in ["", "file", "file=", "tty=/dev/ttyS0"] {
+            assert!(bad.parse::<ConsoleSpec>().is_err(), "{bad:?} parsed");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What a guest consists of beside its memory, as sections of the VM state frame.
+//!
+//! Each section is a type of its own, apart from the live thing it is of. A field that
+//! readers may ignore is added with a default; any other change is a new version.
+
+use serde::{Deserialize, Serialize};
+use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
+
+use crate::devices::serial::SerialStateV1;
+use crate::kvm::irqchip::{ClockStateV1, IrqchipStateV1, PitStateV1};
+use crate::kvm::vcpu::VcpuStateV1;
+use crate::memory::layout::RamRange;
+use crate::spec::MemoryKind;
+
+const MACHINE: &str = "machine";
+const VCPUS: &str = "vcpus";
+const IRQCHIP: &str = "irqchip";
+const PIT: &str = "pit";
+const CLOCK: &str = "clock";
+const SERIAL: &str = "serial";
+const CONSOLE: &str = "console";
+
+/// All sections that this program reads.
+pub(crate) const KNOWN: [KnownSection; 7] = [
+    KnownSection::new(MACHINE, 1, 1),
+    KnownSection::new(VCPUS, 1, 1),
+    KnownSection::new(IRQCHIP, 1, 1),
+    KnownSection::new(PIT, 1, 1),
+    KnownSection::new(CLOCK, 1, 1),
+    KnownSection::new(SERIAL, 1, 1),
+    KnownSection::new(CONSOLE, 1, 1),
+];
+
+/// What the frame says wrote it.
+pub(crate) const PRODUCER: &str = concat!("vmm-example ", env!("CARGO_PKG_VERSION"));
+
+/// Bytes that a vCPU's state can take: with every XSAVE component there is, and a nested guest.
+const BYTES_PER_VCPU: usize = 64 << 10;
+/// Bytes for all other sections, a full console buffer included.
+const BYTES_BESIDE: usize = 192 << 10;
+
+/// Bytes that the frame of a guest needs at most.
+pub(crate) fn frame_capacity(cpus: usize) -> usize {
+    cpus * BYTES_PER_VCPU + BYTES_BESIDE
+}
+
+/// What the guest is, version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MachineStateV1 {
+    pub(crate) name: String,
+    pub(crate) memory_kind: MemoryKind,
+    pub(crate) ram: Vec<RamRange>,
+}
+
+/// Output that nobody has read yet, version 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConsoleStateV1 {
+    #[serde(with = "serde_bytes")]
+    pub(crate) unsent: Vec<u8>,
+}
+
+/// A guest without its memory.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestState {
+    pub(crate) machine: MachineStateV1,
+    pub(crate) vcpus: Vec<VcpuStateV1>,
+    pub(crate) irqchip: IrqchipStateV1,
+    pub(crate) pit: PitStateV1,
+    pub(crate) clock: ClockStateV1,
+    pub(crate) serial: SerialStateV1,
+    pub(crate) console: ConsoleStateV1,
+}
+
+impl GuestState {
+    /// Adds all sections to a frame.
+    pub(crate) fn write(&self, frame: &mut FrameWriter<'_>) -> Result<(), FrameError> {
+        frame.add(MACHINE, 1, Need::Required, &self.machine)?;
+        frame.add(VCPUS, 1, Need::Required, &self.vcpus)?;
+        frame.add(IRQCHIP, 1, Need::Required, &self.irqchip)?;
+        frame.add(PIT, 1, Need::Required, &self.pit)?;
+        frame.add(CLOCK, 1, Need::Required, &self.clock)?;
+        frame.add(SERIAL, 1, Need::Required, &self.serial)?;
+        frame.add(CONSOLE, 1, Need::Optional, &self.console)
+    }
+
+    /// Reads all sections of a frame that [`KNOWN`] has passed.
+    pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Self, FrameError> {
+        Ok(Self {
+            machine: frame.read(MACHINE)?,
+            vcpus: frame.read(VCPUS)?,
+            irqchip: frame.read(IRQCHIP)?,
+            pit: frame.read(PIT)?,
+            clock: frame.read(CLOCK)?,
+            serial: frame.read(SERIAL)?,
+            console: frame.read_optional(CONSOLE)?.unwrap_or_default(),
+        })
+    }
+}

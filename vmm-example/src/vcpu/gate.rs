@@ -1,0 +1,114 @@
+//! The gate that all vCPU threads of a guest pass: open to run, shut to park them.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// What the vCPU threads are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Order {
+    Park = 0,
+    Run = 1,
+    Quit = 2,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// Read without the lock by threads between two entries into the guest.
+    order: AtomicU8,
+    parked: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Gate {
+    /// A shut gate.
+    pub(crate) fn new() -> Self {
+        Self {
+            order: AtomicU8::new(Order::Park as u8),
+            parked: Mutex::new(0),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The order in force.
+    pub(crate) fn order(&self) -> Order {
+        match self.order.load(Ordering::SeqCst) {
+            0 => Order::Park,
+            1 => Order::Run,
+            _ => Order::Quit,
+        }
+    }
+
+    /// Gives an order. Quit is final.
+    pub(crate) fn give(&self, order: Order) {
+        let _guard = self.lock();
+        if self.order() != Order::Quit {
+            self.order.store(order as u8, Ordering::SeqCst);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Parks the calling vCPU thread until it may run (true) or must quit (false).
+    pub(crate) fn park(&self) -> bool {
+        let mut parked = self.lock();
+        *parked += 1;
+        self.changed.notify_all();
+        let mut parked = self
+            .changed
+            .wait_while(parked, |_| self.order() == Order::Park)
+            .unwrap_or_else(PoisonError::into_inner);
+        *parked -= 1;
+        self.order() == Order::Run
+    }
+
+    /// Waits until `count` threads are parked.
+    pub(crate) fn wait_parked(&self, count: usize) {
+        let parked = self.lock();
+        let _parked = self
+            .changed
+            .wait_while(parked, |parked| *parked < count)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::thread;
+
+    #[test]
+    fn threads_park_run_and_quit_as_ordered() {
+        let gate = Arc::new(Gate::new());
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let gate = gate.clone();
+                thread::spawn(move || {
+                    let mut runs = 0;
+                    while gate.park() {
+                        runs += 1;
+                        while gate.order() == Order::Run {
+                            thread::yield_now();
+                        }
+                    }
+                    runs
+                })
+            })
+            .collect();
+        gate.wait_parked(3);
+        gate.give(Order::Run);
+        gate.give(Order::Park);
+        gate.wait_parked(3);
+        gate.give(Order::Quit);
+        gate.give(Order::Run);
+        assert_eq!(gate.order(), Order::Quit);
+        for thread in threads {
+            assert!(thread.join().unwrap() <= 1);
+        }
+    }
+}

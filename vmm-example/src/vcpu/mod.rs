@@ -1,0 +1,240 @@
+//! vCPU threads: running the guest, parking, and state in between.
+//!
+//! A vCPU's descriptor lies behind a mutex that its thread holds while it runs the guest
+//! and gives back while it is parked: who has parked a vCPU can save it.
+
+mod gate;
+mod kick;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use thiserror::Error;
+use vmm_sys_util::errno;
+
+use crate::devices::PortBus;
+use crate::tsc;
+use gate::{Gate, Order};
+
+/// Why the vCPU threads could not be set up.
+#[derive(Debug, Error)]
+pub(crate) enum VcpuError {
+    #[error("Cannot install the signal handler of the vCPU threads")]
+    InstallHandler(#[source] errno::Error),
+    #[error("Cannot start the thread of vCPU {id}")]
+    Spawn { id: u8, source: std::io::Error },
+}
+
+/// How a guest came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum GuestEnd {
+    /// It asked for a reset or shut down.
+    Reset,
+    /// Another VMM has it now.
+    HandedOver,
+    /// The operator asked for it.
+    Stopped,
+    /// KVM cannot go on.
+    Broken(String),
+}
+
+/// Called by a vCPU thread when the guest is at its end.
+pub(crate) type OnEnd = Arc<dyn Fn(GuestEnd) + Send + Sync>;
+
+/// All vCPUs of a guest.
+pub(crate) struct Vcpus {
+    gate: Arc<Gate>,
+    first_entry: Arc<AtomicU64>,
+    vcpus: Vec<Vcpu>,
+}
+
+struct Vcpu {
+    fd: Arc<Mutex<VcpuFd>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Vcpus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vcpus")
+            .field("count", &self.vcpus.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vcpus {
+    /// Starts a thread for each vCPU, parked.
+    pub(crate) fn spawn(
+        fds: Vec<VcpuFd>,
+        bus: &Arc<PortBus>,
+        end: &OnEnd,
+    ) -> Result<Self, VcpuError> {
+        kick::install_handler().map_err(VcpuError::InstallHandler)?;
+        let mut all = Self {
+            gate: Arc::new(Gate::new()),
+            first_entry: Arc::new(AtomicU64::new(0)),
+            vcpus: Vec::with_capacity(fds.len()),
+        };
+        for (id, fd) in (0u8..).zip(fds) {
+            let fd = Arc::new(Mutex::new(fd));
+            let runner = Runner {
+                gate: all.gate.clone(),
+                first_entry: all.first_entry.clone(),
+                fd: fd.clone(),
+                bus: bus.clone(),
+                end: end.clone(),
+            };
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{id}"))
+                .spawn(move || runner.run())
+                .map_err(|source| VcpuError::Spawn { id, source })?;
+            all.vcpus.push(Vcpu {
+                fd,
+                thread: Some(thread),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Takes all vCPUs out of the guest, with no access of theirs pending.
+    pub(crate) fn park(&self) {
+        self.gate.give(Order::Park);
+        self.kick();
+        self.gate.wait_parked(self.vcpus.len());
+    }
+
+    /// Lets all vCPUs run.
+    pub(crate) fn unpark(&self) {
+        self.gate.give(Order::Run);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.vcpus.len()
+    }
+
+    /// The host's TSC when the first vCPU entered the guest; 0 before that.
+    pub(crate) fn first_entry_tsc(&self) -> u64 {
+        self.first_entry.load(Ordering::Acquire)
+    }
+
+    /// The vCPUs, in order of their IDs. Blocks while they run: park them first.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = (u8, MutexGuard<'_, VcpuFd>)> {
+        (0u8..).zip(self.vcpus.iter().map(|vcpu| lock(&vcpu.fd)))
+    }
+
+    fn kick(&self) {
+        self.vcpus
+            .iter()
+            .filter_map(|vcpu| vcpu.thread.as_ref())
+            .for_each(kick::kick);
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.gate.give(Order::Quit);
+        self.kick();
+        for thread in self.vcpus.iter_mut().filter_map(|vcpu| vcpu.thread.take()) {
+            // A vCPU thread that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(fd: &Mutex<VcpuFd>) -> MutexGuard<'_, VcpuFd> {
+    fd.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a vCPU's thread owns.
+struct Runner {
+    gate: Arc<Gate>,
+    first_entry: Arc<AtomicU64>,
+    fd: Arc<Mutex<VcpuFd>>,
+    bus: Arc<PortBus>,
+    end: OnEnd,
+}
+
+impl Runner {
+    fn run(self) {
+        while self.gate.park() {
+            let mut fd = lock(&self.fd);
+            let mut target = kick::Target::new(&mut fd);
+            let end = self.run_until_ordered(target.vcpu());
+            drop(target);
+            drop(fd);
+            if let Some(end) = end {
+                (self.end)(end);
+                // The machine is taken down by who hears of it.
+                self.gate.give(Order::Park);
+            }
+        }
+    }
+
+    /// Runs the guest until it ends or the gate shuts.
+    fn run_until_ordered(&self, vcpu: &mut VcpuFd) -> Option<GuestEnd> {
+        if self.first_entry.load(Ordering::Relaxed) == 0 {
+            let now = tsc::read();
+            let _ = self
+                .first_entry
+                .compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        while self.gate.order() == Order::Run {
+            match self.enter(vcpu) {
+                Entered::Again => {}
+                Entered::Interrupted => vcpu.set_kvm_immediate_exit(0),
+                Entered::End(end) => return Some(end),
+            }
+        }
+        self.retire_pending(vcpu)
+    }
+
+    /// Lets KVM finish the access that the last exit was about, without running the guest:
+    /// until then the registers are those of an instruction half done.
+    fn retire_pending(&self, vcpu: &mut VcpuFd) -> Option<GuestEnd> {
+        loop {
+            vcpu.set_kvm_immediate_exit(1);
+            match self.enter(vcpu) {
+                // A string instruction exits once for each of its parts.
+                Entered::Again => {}
+                Entered::Interrupted => {
+                    vcpu.set_kvm_immediate_exit(0);
+                    return None;
+                }
+                Entered::End(end) => return Some(end),
+            }
+        }
+    }
+
+    fn enter(&self, vcpu: &mut VcpuFd) -> Entered {
+        match vcpu.run() {
+            Ok(VcpuExit::IoIn(port, data)) => self.bus.read(port, data),
+            Ok(VcpuExit::IoOut(port, data)) => {
+                if self.bus.write(port, data).is_reset() {
+                    return Entered::End(GuestEnd::Reset);
+                }
+            }
+            // Nothing is mapped outside RAM: reads float high.
+            Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xff),
+            Ok(VcpuExit::MmioWrite(..)) => {}
+            Ok(VcpuExit::Intr) => return Entered::Interrupted,
+            // A triple fault is how a PC without a keyboard controller resets.
+            Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(..)) => {
+                return Entered::End(GuestEnd::Reset);
+            }
+            Ok(exit) => return Entered::End(GuestEnd::Broken(format!("KVM_RUN exit: {exit:?}"))),
+            Err(error) if error.errno() == libc::EINTR => return Entered::Interrupted,
+            // A vCPU that was waiting for its start got an INIT.
+            Err(error) if error.errno() == libc::EAGAIN => {}
+            Err(error) => return Entered::End(GuestEnd::Broken(format!("KVM_RUN: {error}"))),
+        }
+        Entered::Again
+    }
+}
+
+/// Why a vCPU came back.
+enum Entered {
+    Again,
+    Interrupted,
+    End(GuestEnd),
+}
