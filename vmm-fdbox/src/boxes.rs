@@ -84,7 +84,7 @@ impl Node {
             .map_err(|errno| self.error(Operation::List, errno))?
         {
             let name = FdName::from_kernel(&next.name)
-                .map_err(|error| BoxError::bad_name(format!("box {}", self.name), &error))?;
+                .map_err(|_| BoxError::bad_name(format!("box {}", self.name)))?;
             fds.push(FdInfo {
                 name,
                 kind: text(&next.compatible),
@@ -97,8 +97,13 @@ impl Node {
         Ok(fds)
     }
 
-    fn seal_report(&self) -> Option<SealReport> {
+    /// What the kernel says of the seal that just failed with `errno`. A seal
+    /// that was refused at once leaves the report of the one before it.
+    fn seal_report(&self, errno: Errno) -> Option<SealReport> {
         let report = sys::seal_error(self.fd.as_fd()).ok().flatten()?;
+        if report.error != errno.raw_os_error() {
+            return None;
+        }
         Some(SealReport {
             name: FdName::from_kernel(&report.name).ok(),
             reason: report.reason.into(),
@@ -164,7 +169,7 @@ impl OpenBox {
             Ok(()) => Ok(SealedBox(self.0)),
             Err(errno) => {
                 let error = self.0.error(Operation::Seal, errno);
-                let report = self.0.seal_report();
+                let report = self.0.seal_report(errno);
                 Err(SealFailed {
                     open: self,
                     error: SealError { error, report },

@@ -159,8 +159,7 @@ impl Control {
         let mut boxes = Vec::new();
         let mut cursor = 0;
         while let Some(next) = sys::next_box(self.0.as_fd(), cursor).map_err(error)? {
-            let name = BoxName::from_kernel(&next.name)
-                .map_err(|error| BoxError::bad_name("boxes", &error))?;
+            let name = BoxName::from_kernel(&next.name).map_err(|_| BoxError::bad_name("boxes"))?;
             let sealed = next.state == abi::FDBOX_STATE_SEALED;
             boxes.push(BoxInfo {
                 name,

@@ -1,8 +1,9 @@
 //! What can go wrong with a box, in words.
 
-use rustix::io::Errno;
+use std::error::Error;
+use std::fmt;
 
-use crate::name::NameError;
+use rustix::io::Errno;
 
 /// What was being done to a box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,8 @@ impl BoxError {
         self.operation
     }
 
-    pub(crate) fn bad_name(target: impl Into<String>, _: &NameError) -> Self {
+    /// A listing that holds a name which is not one.
+    pub(crate) fn bad_name(target: impl Into<String>) -> Self {
         Self::new(Operation::List, target, Errno::PROTO)
     }
 
@@ -90,6 +92,31 @@ impl BoxError {
             Some(text) => text.to_owned(),
             None => std::io::Error::from(self.errno).to_string(),
         }
+    }
+}
+
+/// An error with everything that caused it, on one line.
+///
+/// ```
+/// use vmm_fdbox::{Chain, kexec::KexecError};
+/// let error = KexecError::Open {
+///     path: "/boot/none".into(),
+///     source: std::io::Error::other("no such file"),
+/// };
+/// assert_eq!(Chain(&error).to_string(), "Cannot open /boot/none: no such file");
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 

@@ -66,7 +66,7 @@ pub mod update;
 pub use boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
 pub use clock::Clock;
 pub use control::{BoxInfo, Control, Features, Info};
-pub use error::{BoxError, Operation};
+pub use error::{BoxError, Chain, Operation};
 pub use finding::{Finding, Severity};
 pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};

@@ -286,3 +286,27 @@ fn a_long_producer_is_cut_between_characters() {
         .unwrap();
     assert_eq!(Frame::parse(&buffer).unwrap().producer(), "x".repeat(47));
 }
+
+#[test]
+fn hostile_payloads_are_refused_without_harm() {
+    let deep = vec![0x81; 100_000];
+    let huge_bytes = [0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    let huge_array = [0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    for payload in [
+        &deep[..],
+        &huge_bytes,
+        &huge_array,
+        &[0xff],
+        &[0xbf],
+        &[0x1c],
+    ] {
+        let mut buffer = vec![0; 200_000];
+        let mut writer = FrameWriter::new(&mut buffer, "x").unwrap();
+        writer.add_bytes("bad", 1, Need::Optional, payload).unwrap();
+        writer.finish().unwrap();
+        let frame = Frame::parse(&buffer).unwrap();
+        assert!(frame.read::<ciborium::Value>("bad").is_err());
+        assert!(frame.read::<Opaque>("bad").is_err());
+        assert!(frame.read::<Clock>("bad").is_err());
+    }
+}

@@ -7,6 +7,8 @@ use super::parties::{Guest, Host, NamedFd};
 use super::step::Step;
 use super::watch::{Event, Observer};
 use super::{Plan, state_fd_name};
+use crate::abi::FDBOX_UAPI_VERSION;
+use crate::error::Chain;
 use crate::finding::Finding;
 use crate::name::FdName;
 use crate::statefd::StateFd;
@@ -26,7 +28,7 @@ pub(super) struct Failure {
     pub(super) error: UpdateError,
 }
 
-pub(super) struct Attempt<'a, S: BoxStore, H, G> {
+pub(super) struct Attempt<'a, S: BoxStore, H: Host, G: Guest> {
     pub(super) store: &'a S,
     pub(super) host: &'a mut H,
     pub(super) guest: &'a mut G,
@@ -44,6 +46,8 @@ pub(super) struct Attempt<'a, S: BoxStore, H, G> {
     /// The guest gave descriptors away, or was asked to.
     pub(super) touched: bool,
     pub(super) paused_at: Option<u64>,
+    /// Neither handed over nor rolled back yet.
+    pub(super) unfinished: bool,
 }
 
 fn guest_error(what: &'static str) -> impl FnOnce(super::PartyError) -> UpdateError {
@@ -70,6 +74,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             boxed: Vec::new(),
             touched: false,
             paused_at: None,
+            unfinished: true,
         }
     }
 
@@ -112,7 +117,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
                 Ok(())
             }
             Err(error) => {
-                self.tell(&Event::Failed(step, error.to_string()));
+                self.tell(&Event::Failed(step, Chain(&error).to_string()));
                 Err(Failure { step, error })
             }
         }
@@ -139,7 +144,15 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
 
     fn box_findings(&self) -> Result<Vec<Finding>, UpdateError> {
         let mut findings = Vec::new();
-        if self.host.leaves_kernel() && !self.store.info()?.features.kho() {
+        let info = self.store.info()?;
+        if info.uapi_version < FDBOX_UAPI_VERSION || !info.features.memfd() {
+            findings.push(Finding::blocker(
+                "The fdbox module",
+                "it is too old for this VMM, or its kernel lacks the patches for memfd",
+                "load the module and boot the kernel that this VMM came with",
+            ));
+        }
+        if self.host.leaves_kernel() && !info.features.kho() {
             findings.push(Finding::blocker(
                 "KHO",
                 "it is off, and a box would not reach the next kernel",
@@ -271,7 +284,9 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             attempt
                 .host
                 .jump()
-                .map_err(host_error("Cannot leave this host"))
+                .map_err(host_error("Cannot leave this host"))?;
+            attempt.unfinished = false;
+            Ok(())
         })
     }
 }

@@ -18,6 +18,17 @@ pub(super) struct Undone {
     pub(super) lost: Vec<FdName>,
 }
 
+/// Why there is no box: the module knows whether it refused one.
+fn no_guest<S: BoxStore>(store: &S, name: &BoxName) -> UpdateError {
+    if store
+        .info()
+        .is_ok_and(|info| info.features.handover_refused())
+    {
+        return UpdateError::HandoverRefused(name.clone());
+    }
+    UpdateError::NoGuest(name.clone())
+}
+
 /// What came out of the box, as duplicates that can go back in.
 #[derive(Debug)]
 pub(super) struct Contents<S: BoxStore> {
@@ -31,7 +42,7 @@ impl<S: BoxStore> Contents<S> {
     /// Opens and unseals the box; on failure it is as it was.
     pub(super) fn open(store: &S, name: &BoxName) -> Result<Self, UpdateError> {
         let found = store.open_box(name).map_err(|error| match error.errno() {
-            Errno::NOENT => UpdateError::NoGuest(name.clone()),
+            Errno::NOENT => no_guest(store, name),
             _ => error.into(),
         })?;
         let (open, was_sealed) = match found {

@@ -9,7 +9,7 @@ use super::resumed::Resumed;
 use super::state_fd_name;
 use super::step::{ExitStatus, Step};
 use crate::clock::Clock;
-use crate::error::BoxError;
+use crate::error::{BoxError, Chain};
 use crate::frame::{Frame, KnownSection};
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
@@ -50,7 +50,7 @@ impl<'a> ResumePlan<'a> {
 
 /// A resume that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{step} failed: {error}{}", self.aftermath())]
+#[error("{step} failed: {}{}", Chain(error), self.aftermath())]
 pub struct ResumeFailed {
     /// The step that failed.
     pub step: Step,
@@ -77,7 +77,7 @@ impl ResumeFailed {
     /// Whether everything is in the box, so that another try can succeed.
     #[must_use]
     pub fn can_retry(&self) -> bool {
-        self.lost.is_empty() && !matches!(self.error, UpdateError::NoGuest(_))
+        self.lost.is_empty() && !self.error.is_no_guest()
     }
 
     /// What the program exits with.

@@ -2,7 +2,7 @@
 
 use super::parties::PartyError;
 use super::step::{ExitStatus, Step};
-use crate::error::BoxError;
+use crate::error::{BoxError, Chain};
 use crate::finding::Finding;
 use crate::frame::FrameError;
 use crate::name::{BoxName, FdName};
@@ -35,7 +35,7 @@ pub enum UpdateError {
     #[error("The guest gave two descriptors the name '{0}'")]
     NameTwice(FdName),
     /// The guest.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Guest {
         /// What it was asked to do.
         what: &'static str,
@@ -43,7 +43,7 @@ pub enum UpdateError {
         source: PartyError,
     },
     /// The host.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Host {
         /// What it was asked to do.
         what: &'static str,
@@ -53,9 +53,21 @@ pub enum UpdateError {
     /// Descriptors that a resume did not take out.
     #[error("Still in the box after the VM was rebuilt: {}", join(.0))]
     LeftInBox(Vec<FdName>),
+    /// The last kernel handed something over that this one did not take.
+    #[error(
+        "No box '{0}': what the last kernel handed over was refused, see the kernel log; kexec into a kernel that reads it"
+    )]
+    HandoverRefused(BoxName),
     /// There is no box of a guest to resume.
     #[error("No box '{0}': the guest was not handed over, or was resumed already")]
     NoGuest(BoxName),
+}
+
+impl UpdateError {
+    /// There was no box to begin with.
+    pub(super) fn is_no_guest(&self) -> bool {
+        matches!(self, Self::NoGuest(_) | Self::HandoverRefused(_))
+    }
 }
 
 impl From<FrameError> for UpdateError {
@@ -137,7 +149,7 @@ impl std::fmt::Display for Outcome {
         match self {
             Self::HandedOver => f.write_str("Handed over"),
             Self::NothingChanged { step, error } => {
-                write!(f, "Nothing changed: {step} failed: {error}")
+                write!(f, "Nothing changed: {step} failed: {}", Chain(error))
             }
             Self::RolledBack {
                 step,
@@ -145,7 +157,11 @@ impl std::fmt::Display for Outcome {
                 problems,
                 ..
             } => {
-                write!(f, "Rolled back, the guest runs on: {step} failed: {error}")?;
+                write!(
+                    f,
+                    "Rolled back, the guest runs on: {step} failed: {}",
+                    Chain(error)
+                )?;
                 write_problems(f, problems)
             }
             Self::GuestLost {
@@ -153,7 +169,7 @@ impl std::fmt::Display for Outcome {
                 error,
                 problems,
             } => {
-                write!(f, "Guest lost: {step} failed: {error}")?;
+                write!(f, "Guest lost: {step} failed: {}", Chain(error))?;
                 write_problems(f, problems)
             }
         }

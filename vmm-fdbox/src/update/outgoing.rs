@@ -13,7 +13,7 @@ use crate::store::BoxStore;
 macro_rules! state {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[must_use = "an update that is dropped half-way is not rolled back"]
+        #[must_use = "an update that is dropped half-way is rolled back"]
         pub struct $name<'a, S: BoxStore, H: Host, G: Guest>(Attempt<'a, S, H, G>);
 
         impl<S: BoxStore, H: Host, G: Guest> fmt::Debug for $name<'_, S, H, G> {
@@ -127,7 +127,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Prepared<'a, S, H, G> {
     }
 
     /// Gives the update up; the guest never noticed.
-    pub fn cancel(self) -> Outcome {
+    pub fn cancel(mut self) -> Outcome {
         self.0.roll_back(Attempt::<S, H, G>::cancelled(Step::Pause))
     }
 }
@@ -142,7 +142,7 @@ impl<S: BoxStore, H: Host, G: Guest> Paused<'_, S, H, G> {
     }
 
     /// Gives the update up and runs the guest on.
-    pub fn cancel(self) -> Outcome {
+    pub fn cancel(mut self) -> Outcome {
         self.0.roll_back(Attempt::<S, H, G>::cancelled(Step::Jump))
     }
 }

@@ -5,6 +5,7 @@ use super::outcome::{Outcome, UpdateError};
 use super::parties::{Guest, Host, NamedFd};
 use super::step::Step;
 use super::watch::Event;
+use crate::error::Chain;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
 impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
@@ -17,7 +18,8 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
     }
 
     /// Undoes what was done, the guest's part first: it may be waiting.
-    pub(super) fn roll_back(mut self, Failure { step, error }: Failure) -> Outcome {
+    pub(super) fn roll_back(&mut self, Failure { step, error }: Failure) -> Outcome {
+        self.unfinished = false;
         if !(self.loaded || self.touched || self.paused_at.is_some())
             && matches!(self.slot, Slot::None)
         {
@@ -34,7 +36,7 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
         {
             self.problem(
                 &mut problems,
-                format!("The next kernel stays loaded: {error}"),
+                format!("The next kernel stays loaded: {}", Chain(&*error)),
             );
         }
         match resumed {
@@ -98,7 +100,7 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
             if let Err(error) = self.guest.give_back(&name, fd) {
                 self.problem(
                     problems,
-                    format!("The guest refused '{name}' back: {error}"),
+                    format!("The guest refused '{name}' back: {}", Chain(&*error)),
                 );
             }
         }
@@ -115,7 +117,10 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
                 Ok(Some(clock.to_ns(clock.now().saturating_sub(paused_at))))
             }
             Err(error) => {
-                self.problem(problems, format!("The guest cannot run on: {error}"));
+                self.problem(
+                    problems,
+                    format!("The guest cannot run on: {}", Chain(&*error)),
+                );
                 Err(())
             }
         }
@@ -134,6 +139,15 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
             Slot::Open(_) | Slot::Sealed(_) => {
                 self.problem(problems, format!("Box {name} stays, with what is in it"));
             }
+        }
+    }
+}
+
+impl<S: BoxStore, H: Host, G: Guest> Drop for Attempt<'_, S, H, G> {
+    /// An update that is dropped half-way is given up.
+    fn drop(&mut self) {
+        if self.unfinished {
+            let _ = self.roll_back(Self::cancelled(Step::Preflight));
         }
     }
 }

@@ -345,3 +345,31 @@ fn a_box_that_is_deleted_under_the_update_is_told() {
     store.delete(&box_name()).unwrap();
     assert_eq!(open.fds().unwrap_err().errno(), Errno::NODEV);
 }
+
+#[test]
+fn an_update_that_is_dropped_is_rolled_back() {
+    let mut world = World::new();
+    let update = Update::new(&world.store, &mut world.host, &mut world.guest, plan());
+    drop(
+        update
+            .preflight()
+            .unwrap()
+            .prepare()
+            .unwrap()
+            .pause()
+            .unwrap(),
+    );
+    world.assert_untouched();
+}
+
+#[test]
+fn a_module_that_cannot_keep_the_state_is_told() {
+    let mut world = World::new();
+    world.store.set_info(crate::Info::default());
+    let outcome = world.update(plan());
+    assert!(
+        outcome.to_string().contains("The fdbox module"),
+        "{outcome}"
+    );
+    world.assert_untouched();
+}

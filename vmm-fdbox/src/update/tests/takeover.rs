@@ -11,6 +11,7 @@ use crate::timeline::phase;
 use crate::update::{
     ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan, Resumed, Step, UpdateError,
 };
+use crate::{Features, Info, abi};
 
 fn handed_over() -> World {
     let mut world = World::new();
@@ -186,7 +187,21 @@ fn no_box_is_no_guest() {
     let failed = resume(&FakeStore::new(), resume_plan())
         .unwrap_err()
         .to_string();
-    assert!(failed.contains("No box 'vm0'"), "{failed}");
+    assert!(
+        failed.contains("No box 'vm0': the guest was not handed over"),
+        "{failed}"
+    );
+    let store = FakeStore::new();
+    let features = Features::from_bits(abi::FDBOX_FEATURE_REFUSED);
+    store.set_info(Info {
+        features,
+        ..Info::default()
+    });
+    let failed = resume(&store, resume_plan()).unwrap_err();
+    assert!(
+        !failed.can_retry() && failed.to_string().contains("was refused"),
+        "{failed}"
+    );
 }
 
 #[test]

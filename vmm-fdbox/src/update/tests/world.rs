@@ -11,7 +11,7 @@ use crate::finding::Finding;
 use crate::frame::{FrameWriter, KnownSection, Need};
 use crate::name::{BoxName, FdName};
 use crate::update::{Guest, NamedFd, Outcome, PartyError, Plan, Update};
-use crate::{Clock, Features, Info};
+use crate::{Clock, Features, Info, abi};
 
 /// What a guest can be made to fail at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,8 +152,10 @@ impl World {
 
     pub(super) fn without_kho() -> Self {
         let world = Self::new();
+        let features = Features::from_bits(abi::FDBOX_FEATURE_MEMFD);
         world.store.set_info(Info {
-            features: Features::from_bits(0),
+            uapi_version: 1,
+            features,
             ..Info::default()
         });
         world
