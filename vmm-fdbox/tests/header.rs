@@ -32,12 +32,19 @@ macro_rules! constants {
     };
 }
 
-fn layouts() -> Vec<Value> {
+/// The structs whose size is fixed.
+fn fixed_layouts() -> Vec<Value> {
     let mut values = Vec::new();
     layout!(values, CreateBox, "struct fdbox_create_box", [flags, name]);
     layout!(values, DeleteBox, "struct fdbox_delete_box", [flags, name]);
     layout!(values, PutFd, "struct fdbox_put_fd", [flags, fd, pad, name]);
     layout!(values, GetFd, "struct fdbox_get_fd", [flags, name]);
+    values
+}
+
+/// The structs that can grow.
+fn growable_layouts() -> Vec<Value> {
+    let mut values = Vec::new();
     layout!(
         values,
         Info,
@@ -73,6 +80,10 @@ fn layouts() -> Vec<Value> {
         [size, flags, error, reason, name, message]
     );
     values
+}
+
+fn layouts() -> Vec<Value> {
+    [fixed_layouts(), growable_layouts()].concat()
 }
 
 fn numbers() -> Vec<Value> {
