@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS, RamRange};
 
-pub(crate) use sys::XsaveLen;
+pub(crate) use sys::{NestedLen, XsaveLen};
 
 /// What KVM refused.
 #[derive(Debug, Error)]
@@ -85,9 +85,9 @@ impl Host {
         Ok(list.as_slice().to_vec())
     }
 
-    /// Whether the CPU can run guests of guests.
-    pub(crate) fn has_nested_state(&self) -> bool {
-        self.kvm.check_extension(Cap::NestedState)
+    /// How much state a guest's guest can have.
+    pub(crate) fn nested_len(&self) -> NestedLen {
+        NestedLen::of(&self.kvm)
     }
 
     /// How many vCPUs a VM can have.

@@ -7,17 +7,18 @@
     reason = "this file is the thin layer around KVM's ioctls"
 )]
 
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_create_guest_memfd, kvm_device_attr,
-    kvm_sregs2, kvm_userspace_memory_region2, kvm_xsave,
+    kvm_nested_state, kvm_sregs2, kvm_userspace_memory_region2, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref};
-use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
+use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
 use crate::memory::layout::RamRange;
 
@@ -32,9 +33,13 @@ ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
 ioctl_ior_nr!(KVM_GET_XSAVE2, KVMIO, 0xcf, kvm_xsave);
 ioctl_iow_nr!(KVM_SET_XSAVE, KVMIO, 0xa5, kvm_xsave);
+ioctl_iowr_nr!(KVM_GET_NESTED_STATE, KVMIO, 0xbe, kvm_nested_state);
+ioctl_iow_nr!(KVM_SET_NESTED_STATE, KVMIO, 0xbf, kvm_nested_state);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
+/// Where `struct kvm_nested_state` holds its size.
+const NESTED_SIZE_AT: usize = offset_of!(kvm_nested_state, size);
 /// Bytes of `struct kvm_sregs2`.
 pub(super) const SREGS2_LEN: usize = size_of::<kvm_sregs2>();
 
@@ -157,6 +162,49 @@ pub(super) fn set_xsave(vcpu: &VcpuFd, saved: &[u8], len: XsaveLen) -> errno::Re
     check(unsafe { ioctl_with_ptr(vcpu, KVM_SET_XSAVE(), bytes.as_ptr()) })
 }
 
+/// Bytes of the state of a guest's guest that this KVM can have; 0 if it can have none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NestedLen(usize);
+
+impl NestedLen {
+    pub(super) fn of(kvm: &Kvm) -> Self {
+        let len = kvm.check_extension_int(kvm_ioctls::Cap::NestedState);
+        Self(usize::try_from(len).unwrap_or(0))
+    }
+}
+
+/// `KVM_GET_NESTED_STATE` as bytes, as many as there are; None if this KVM has no such state.
+pub(super) fn get_nested(vcpu: &VcpuFd, len: NestedLen) -> errno::Result<Option<Vec<u8>>> {
+    if len.0 < size_of::<kvm_nested_state>() {
+        return Ok(None);
+    }
+    let mut bytes = vec![0u8; len.0];
+    bytes[NESTED_SIZE_AT..NESTED_SIZE_AT + 4].copy_from_slice(&(len.0 as u32).to_ne_bytes());
+    // SAFETY: the kernel writes at most as many bytes as the size field says, which is
+    // what `bytes` has.
+    check(unsafe { ioctl_with_mut_ptr(vcpu, KVM_GET_NESTED_STATE(), bytes.as_mut_ptr()) })?;
+    bytes.truncate(nested_size(&bytes));
+    Ok(Some(bytes))
+}
+
+/// `KVM_SET_NESTED_STATE` from bytes.
+pub(super) fn set_nested(vcpu: &VcpuFd, bytes: &[u8]) -> errno::Result<()> {
+    if bytes.len() < size_of::<kvm_nested_state>() || nested_size(bytes) > bytes.len() {
+        return Err(errno::Error::new(libc::EINVAL));
+    }
+    // SAFETY: the kernel reads the header and at most as many bytes as its size field
+    // says; `bytes` has both.
+    check(unsafe { ioctl_with_ptr(vcpu, KVM_SET_NESTED_STATE(), bytes.as_ptr()) })
+}
+
+/// What the size field of a `struct kvm_nested_state` says.
+fn nested_size(bytes: &[u8]) -> usize {
+    let field = bytes
+        .get(NESTED_SIZE_AT..NESTED_SIZE_AT + 4)
+        .and_then(|field| field.try_into().ok());
+    field.map_or(0, |field| u32::from_ne_bytes(field) as usize)
+}
+
 fn tsc_offset_attr(value: *mut u64) -> kvm_device_attr {
     kvm_device_attr {
         group: KVM_VCPU_TSC_CTRL,
@@ -193,6 +241,8 @@ mod tests {
         assert_eq!(KVM_SET_SREGS2(), 0x4140_aecd);
         assert_eq!(KVM_GET_XSAVE2(), 0x9000_aecf);
         assert_eq!(KVM_SET_XSAVE(), 0x5000_aea5);
+        assert_eq!(KVM_GET_NESTED_STATE(), 0xc080_aebe);
+        assert_eq!(KVM_SET_NESTED_STATE(), 0x4080_aebf);
         assert_eq!(KVM_SET_DEVICE_ATTR(), 0x4018_aee1);
         assert_eq!(KVM_GET_DEVICE_ATTR(), 0x4018_aee2);
     }

@@ -6,11 +6,11 @@ use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state,
     kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
-use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
+use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{Host, KvmError, Vm, XsaveLen, named, sys};
+use super::{Host, KvmError, NestedLen, Vm, XsaveLen, named, sys};
 
 /// The TSC: kept by its offset from the host's.
 const MSR_IA32_TSC: u32 = 0x10;
@@ -30,7 +30,7 @@ pub(crate) struct VcpuStateV1 {
     pub(crate) xcrs: kvm_xcrs,
     pub(crate) debug_regs: kvm_debugregs,
     pub(crate) lapic: kvm_lapic_state,
-    pub(crate) nested: Option<KvmNestedStateBuffer>,
+    pub(crate) nested: Option<ByteBuf>,
     pub(crate) cpuid: Vec<kvm_cpuid_entry2>,
     pub(crate) tsc_khz: Option<u32>,
     pub(crate) tsc_offset: Option<u64>,
@@ -63,7 +63,7 @@ pub(crate) enum SregsV1 {
 pub(crate) struct StateShape {
     xsave_len: XsaveLen,
     msr_indices: Vec<u32>,
-    nested: bool,
+    nested_len: NestedLen,
 }
 
 impl StateShape {
@@ -71,7 +71,7 @@ impl StateShape {
         Ok(Self {
             xsave_len: vm.xsave_len(),
             msr_indices: host.msr_indices()?,
-            nested: host.has_nested_state(),
+            nested_len: host.nested_len(),
         })
     }
 }
@@ -86,7 +86,11 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
     let xcrs = named("KVM_GET_XCRS", fd.get_xcrs())?;
     let debug_regs = named("KVM_GET_DEBUGREGS", fd.get_debug_regs())?;
     let lapic = named("KVM_GET_LAPIC", fd.get_lapic())?;
-    let nested = if shape.nested { get_nested(fd)? } else { None };
+    // Also without a nested guest: its header holds the global interrupt flag.
+    let nested = named(
+        "KVM_GET_NESTED_STATE",
+        sys::get_nested(fd, shape.nested_len),
+    )?;
     let cpuid = named("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
     Ok(VcpuStateV1 {
         id,
@@ -97,7 +101,7 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
         xcrs,
         debug_regs,
         lapic,
-        nested,
+        nested: nested.map(ByteBuf::from),
         cpuid: cpuid.as_slice().to_vec(),
         // A host with an unstable TSC has neither.
         tsc_khz: fd.get_tsc_khz().ok(),
@@ -137,7 +141,7 @@ pub(crate) fn restore(
     named("KVM_SET_LAPIC", fd.set_lapic(&state.lapic))?;
     if let Some(nested) = &state.nested {
         // After SREGS: EFER.SVME must be set before a guest's guest can be.
-        named("KVM_SET_NESTED_STATE", fd.set_nested_state(nested))?;
+        named("KVM_SET_NESTED_STATE", sys::set_nested(fd, nested))?;
     }
     let (deadline, others): (Vec<_>, Vec<_>) = state
         .msrs
@@ -183,13 +187,6 @@ fn set_sregs(fd: &VcpuFd, sregs: &SregsV1) -> Result<(), KvmError> {
             named("KVM_SET_SREGS2", sys::set_sregs2(fd, bytes))
         }
     }
-}
-
-fn get_nested(fd: &VcpuFd) -> Result<Option<KvmNestedStateBuffer>, KvmError> {
-    let mut nested = KvmNestedStateBuffer::empty();
-    named("KVM_GET_NESTED_STATE", fd.nested_state(&mut nested))?;
-    // The header counts too: it holds the global interrupt flag.
-    Ok(Some(nested))
 }
 
 /// Only a TSC of another speed is set: within KVM's tolerance the guest keeps the host's.
@@ -239,20 +236,56 @@ fn get_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, KvmError
     Ok(found)
 }
 
-/// Writes all that can be written and returns the ones that are not what they were.
-fn set_msrs(fd: &VcpuFd, entries: &[&kvm_msr_entry]) -> Result<Vec<u32>, KvmError> {
-    let entries: Vec<kvm_msr_entry> = entries.iter().map(|&&entry| entry).collect();
+/// Writes what is not as it was saved, as far as it can be written, and returns the MSRs
+/// that stay different.
+///
+/// One that is at its saved value already is left alone: KVM lists MSRs that it lets
+/// nobody write, and logs each try.
+fn set_msrs(fd: &VcpuFd, saved: &[&kvm_msr_entry]) -> Result<Vec<u32>, KvmError> {
+    let indices: Vec<u32> = saved.iter().map(|msr| msr.index).collect();
+    let now = get_msrs(fd, &indices)?;
+    let differing: Vec<kvm_msr_entry> = saved
+        .iter()
+        .filter(|msr| !holds(&now, msr))
+        .map(|&&msr| msr)
+        .collect();
     let mut refused = Vec::new();
-    let mut rest = entries.as_slice();
+    let mut rest = differing.as_slice();
     while !rest.is_empty() {
         let written = named("KVM_SET_MSRS", fd.set_msrs(&msrs_of(rest)?))?;
-        if let Some(failed) = rest.get(written) {
-            let now = get_msrs(fd, &[failed.index])?;
-            if now.first().is_none_or(|msr| msr.data != failed.data) {
-                refused.push(failed.index);
-            }
-        }
+        refused.extend(rest.get(written).map(|msr| msr.index));
         rest = rest.get(written + 1..).unwrap_or(&[]);
     }
     Ok(refused)
+}
+
+/// Whether an MSR has the saved value.
+fn holds(now: &[kvm_msr_entry], saved: &kvm_msr_entry) -> bool {
+    now.iter()
+        .any(|msr| msr.index == saved.index && msr.data == saved.data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_drifts_of_calibration_are_one_frequency() {
+        assert!(!is_other_frequency(2_596_092, 2_596_112));
+        assert!(is_other_frequency(2_596_092, 2_600_000));
+        assert!(is_other_frequency(1, 0));
+    }
+
+    #[test]
+    fn an_msr_holds_its_value_or_not() {
+        let msr = |index, data| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        };
+        let now = [msr(0x10, 1), msr(0x1d9, 0)];
+        assert!(holds(&now, &msr(0x1d9, 0)));
+        assert!(!holds(&now, &msr(0x1d9, 1)));
+        assert!(!holds(&now, &msr(0x11, 0)));
+    }
 }
