@@ -96,11 +96,15 @@ pub(crate) trait Sink {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_le_bytes(
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+    Some(u64::from_le_bytes(
+        bytes.get(at..at.checked_add(8)?)?.try_into().ok()?,
+    ))
 }
 
 /// Whether `name` can name a box or a descriptor.
@@ -183,7 +187,9 @@ impl Root {
             nr_boxes: word(28)?,
             nr_extents: long(32)?,
             body_vmalloc: bytes[40..56].try_into().map_err(|_| Malformed::Truncated)?,
-            producer: bytes[56..120].try_into().map_err(|_| Malformed::Truncated)?,
+            producer: bytes[56..120]
+                .try_into()
+                .map_err(|_| Malformed::Truncated)?,
         };
         match root.nr_extents.checked_mul(8) {
             Some(len) if len <= root.body_len => Ok(root),
@@ -352,7 +358,9 @@ impl<'a> Body<'a> {
                 if fd.first_extent != next_extent {
                     return Err(Malformed::Fd);
                 }
-                next_extent = next_extent.checked_add(fd.nr_extents).ok_or(Malformed::Fd)?;
+                next_extent = next_extent
+                    .checked_add(fd.nr_extents)
+                    .ok_or(Malformed::Fd)?;
             }
             if fds != record.nr_fds {
                 return Err(Malformed::Box);
@@ -409,7 +417,10 @@ fn records<'a, T: 'a>(
 
 fn decode_box(bytes: &[u8]) -> Result<BoxRecord<'_>, Malformed> {
     let word = |at| u32_at(bytes, at).ok_or(Malformed::Box);
-    let name = bytes.get(24..BOX_LEN).and_then(until_nul).ok_or(Malformed::Box)?;
+    let name = bytes
+        .get(24..BOX_LEN)
+        .and_then(until_nul)
+        .ok_or(Malformed::Box)?;
     if !name_is_valid(name) {
         return Err(Malformed::Name);
     }

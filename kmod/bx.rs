@@ -76,7 +76,9 @@ pub(crate) enum State {
     Open,
     /// `handed_over`: the handover has the box, and KHO its pages. Not so without KHO, and not so
     /// for a box that arrived sealed, until the next reboot: see [`FdBox::carry`].
-    Sealed { handed_over: bool },
+    Sealed {
+        handed_over: bool,
+    },
     /// Deleted; only files opened before know it.
     Dead,
 }
@@ -102,7 +104,9 @@ impl Inner {
     }
 
     fn find(&self, name: &[u8]) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.name.as_bytes() == name)
+        self.entries
+            .iter()
+            .position(|entry| entry.name.as_bytes() == name)
     }
 
     fn push(&mut self, name: Name, content: Content) -> Result {

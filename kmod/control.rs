@@ -156,7 +156,11 @@ fn next_fd(bx: &FdBox, arg: usize) -> Result {
     if inner.state == State::Dead {
         return Err(ENODEV);
     }
-    let entry = inner.entries.iter().find(|entry| entry.id >= cursor).ok_or(ENOENT)?;
+    let entry = inner
+        .entries
+        .iter()
+        .find(|entry| entry.id >= cursor)
+        .ok_or(ENOENT)?;
     let compatible = entry.compatible();
     next.set_long(8, entry.id + 1);
     next.set_word(16, fd_state(entry));

@@ -79,9 +79,7 @@ impl Entry {
     pub(crate) fn bytes(&self) -> u64 {
         match &self.content {
             Content::Live(live) => live.kind.bytes(&live.file),
-            Content::Incoming(incoming) => {
-                incoming.record.pages() * kernel::page::PAGE_SIZE as u64
-            }
+            Content::Incoming(incoming) => incoming.record.pages() * kernel::page::PAGE_SIZE as u64,
             Content::Taken => 0,
         }
     }

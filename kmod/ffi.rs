@@ -117,8 +117,11 @@ extern "C" {
     pub(crate) fn fdbox_shim_memfd_freeze(file: *mut bindings::file) -> c_int;
     pub(crate) fn fdbox_shim_memfd_thaw(file: *mut bindings::file);
     pub(crate) fn fdbox_shim_memfd_state(file: *mut bindings::file, state: *mut MemfdState);
-    pub(crate) fn fdbox_shim_memfd_name(file: *mut bindings::file, out: *mut u8, len: usize)
-        -> c_long;
+    pub(crate) fn fdbox_shim_memfd_name(
+        file: *mut bindings::file,
+        out: *mut u8,
+        len: usize,
+    ) -> c_long;
     pub(crate) fn fdbox_shim_memfd_pin(
         file: *mut bindings::file,
         index: u64,

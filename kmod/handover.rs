@@ -168,7 +168,10 @@ impl Outgoing {
         if let Some(new) = &mut new {
             if let Err(err) = new.publish() {
                 if let Some(Err(err)) = self.blob.as_mut().map(Blob::publish) {
-                    pr_err!("the boxes sealed before are lost at the next kexec: {:?}\n", err);
+                    pr_err!(
+                        "the boxes sealed before are lost at the next kexec: {:?}\n",
+                        err
+                    );
                 }
                 return Err(err);
             }
@@ -183,7 +186,10 @@ fn encode(boxes: &[SealedBox]) -> Result<Blob> {
     let fds_len = |sealed: &SealedBox| sealed.fds.iter().map(fd_len).sum::<usize>();
     let extents = boxes.iter().flat_map(|sealed| sealed.fds.iter());
     let nr_extents: usize = extents.map(|fd| fd.record.extents().len()).sum();
-    let boxes_len: usize = boxes.iter().map(|sealed| abi::BOX_LEN + fds_len(sealed)).sum();
+    let boxes_len: usize = boxes
+        .iter()
+        .map(|sealed| abi::BOX_LEN + fds_len(sealed))
+        .sum();
     let len = nr_extents * 8 + boxes_len;
 
     let fill = |out: &mut kho::Filler<'_>| {
@@ -237,7 +243,10 @@ pub(crate) fn receive() {
 }
 
 fn refuse(why: abi::Malformed) {
-    pr_err!("handover from the last kernel refused: {}; its memory stays reserved until reboot\n", why.as_str());
+    pr_err!(
+        "handover from the last kernel refused: {}; its memory stays reserved until reboot\n",
+        why.as_str()
+    );
     OUTGOING.lock().refused = true;
 }
 
@@ -257,7 +266,11 @@ fn accept(root: abi::Root, body: Body) {
                 return;
             }
             Err(err) => {
-                pr_err!("no memory for the boxes from kernel {}: {:?}; they are kept, kexec again\n", producer, err);
+                pr_err!(
+                    "no memory for the boxes from kernel {}: {:?}; they are kept, kexec again\n",
+                    producer,
+                    err
+                );
                 boxes::forget_all();
             }
         }

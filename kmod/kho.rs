@@ -9,7 +9,8 @@ use crate::abi::{
 use crate::ffi;
 use kernel::{
     error::to_result,
-    prelude::*, //
+    prelude::*,
+    str::CStrExt, //
 };
 
 /// Whether this kernel hands memory over at its next kexec.
@@ -227,7 +228,7 @@ impl Blob {
         // SAFETY: By the type invariants the root is a preserved page.
         to_result(unsafe {
             ffi::fdbox_shim_kho_publish(
-                abi::SUBTREE.as_ptr().cast(),
+                abi::SUBTREE.as_char_ptr(),
                 self.root.as_ptr(),
                 abi::ROOT_LEN,
             )
@@ -262,7 +263,7 @@ impl Drop for Blob {
 pub(crate) fn incoming() -> Option<Result<(abi::Root, Body), abi::Malformed>> {
     let mut len = 0;
     // SAFETY: The name is a NUL-terminated string, `len` is valid for writing.
-    let page = unsafe { ffi::fdbox_shim_kho_incoming(abi::SUBTREE.as_ptr().cast(), &mut len) };
+    let page = unsafe { ffi::fdbox_shim_kho_incoming(abi::SUBTREE.as_char_ptr(), &mut len) };
     if page.is_null() {
         return None;
     }
@@ -271,10 +272,7 @@ pub(crate) fn incoming() -> Option<Result<(abi::Root, Body), abi::Malformed>> {
     Some(take_incoming(bytes, page))
 }
 
-fn take_incoming(
-    bytes: &[u8],
-    page: *const c_void,
-) -> Result<(abi::Root, Body), abi::Malformed> {
+fn take_incoming(bytes: &[u8], page: *const c_void) -> Result<(abi::Root, Body), abi::Malformed> {
     let root = abi::Root::decode(bytes, crc32)?;
     let len = usize::try_from(root.body_len).map_err(|_| abi::Malformed::Truncated)?;
     let pages = u32::from_le_bytes([8, 9, 10, 11].map(|at| root.body_vmalloc[at]));

@@ -58,8 +58,12 @@ pub(crate) trait Kind: Sync {
 
     /// The file made from what the last kernel wrote. After an error it is called again at the
     /// next attempt, with `progress` as it left it.
-    fn restore(&self, cx: &mut TakeCx<'_>, record: &Record, progress: &mut Progress)
-        -> Result<FileRef>;
+    fn restore(
+        &self,
+        cx: &mut TakeCx<'_>,
+        record: &Record,
+        progress: &mut Progress,
+    ) -> Result<FileRef>;
 }
 
 /// A kind in use. A driver's kind holds the driver's module.

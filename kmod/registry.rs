@@ -85,7 +85,9 @@ fn supported(kind: KindRef) -> Result<KindRef> {
 
 /// Whether this kernel serves the built-in kind number `index`.
 pub(crate) fn serves(index: usize) -> bool {
-    BUILTIN.get(index).is_some_and(|kind| kind.supported().is_ok())
+    BUILTIN
+        .get(index)
+        .is_some_and(|kind| kind.supported().is_ok())
 }
 
 /// Adds a driver's kind.
@@ -102,7 +104,10 @@ pub(crate) unsafe fn register(desc: *const DriverKindDesc) -> Result {
     }
     // INVARIANT: As promised by the caller.
     DRIVERS.lock().push(Driver(desc), GFP_KERNEL)?;
-    pr_info!("kind {} registered\n", kernel::str::BStr::from_bytes(kind.compatible()));
+    pr_info!(
+        "kind {} registered\n",
+        kernel::str::BStr::from_bytes(kind.compatible())
+    );
     Ok(())
 }
 

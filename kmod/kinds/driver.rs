@@ -172,7 +172,8 @@ impl Kind for DriverKind {
 unsafe extern "C" fn fdbox_rs_fd_file(fd: *mut DriverFd) -> *mut bindings::file {
     // SAFETY: As promised by the caller.
     let call = unsafe { Call::from_fd(fd) };
-    call.file().map_or(core::ptr::null_mut(), |file| file.as_ptr())
+    call.file()
+        .map_or(core::ptr::null_mut(), |file| file.as_ptr())
 }
 
 /// `fdbox_fd_needs()`.
@@ -233,10 +234,7 @@ unsafe extern "C" fn fdbox_rs_fd_write(
 ///
 /// As [`Call::from_fd`]; the caller holds `folio`.
 #[no_mangle]
-unsafe extern "C" fn fdbox_rs_fd_preserve(
-    fd: *mut DriverFd,
-    folio: *mut bindings::folio,
-) -> c_int {
+unsafe extern "C" fn fdbox_rs_fd_preserve(fd: *mut DriverFd, folio: *mut bindings::folio) -> c_int {
     // SAFETY: As promised by the caller.
     let Call::Write(_, record) = (unsafe { Call::from_fd(fd) }) else {
         return EINVAL.to_errno();

@@ -62,7 +62,9 @@ fn vm_of(file: &File) -> Option<Vm> {
 fn vm_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
     let wanted = vm_of(cx.file)?.address();
     let is_it = |file| Vm::of(file).is_some_and(|vm| vm.address() == wanted);
-    cx.others().find(|(_, file)| is_it(file)).map(|(name, _)| name)
+    cx.others()
+        .find(|(_, file)| is_it(file))
+        .map(|(name, _)| name)
 }
 
 impl Kind for GuestMemfd {
@@ -95,20 +97,19 @@ impl Kind for GuestMemfd {
             ));
         }
         // SAFETY: The file is of this kind.
-        to_result(unsafe { ffi::fdbox_shim_gmem_freeze(cx.file.as_ptr()) }).map_err(|err| {
-            match err {
-                EOPNOTSUPP => cx.refuse(
-                    err,
-                    Reason::UnsupportedState,
-                    fmt!("only fully shared guest_memfds: create it with GUEST_MEMFD_FLAG_INIT_SHARED"),
-                ),
-                EBUSY => cx.refuse(
-                    err,
-                    Reason::SharedFile,
-                    fmt!("the memory is sealed already, under another name or in another box"),
-                ),
-                _ => err,
-            }
+        to_result(unsafe { ffi::fdbox_shim_gmem_freeze(cx.file.as_ptr()) }).map_err(|err| match err
+        {
+            EOPNOTSUPP => cx.refuse(
+                err,
+                Reason::UnsupportedState,
+                fmt!("only fully shared guest_memfds: create it with GUEST_MEMFD_FLAG_INIT_SHARED"),
+            ),
+            EBUSY => cx.refuse(
+                err,
+                Reason::SharedFile,
+                fmt!("the memory is sealed already, under another name or in another box"),
+            ),
+            _ => err,
         })
     }
 
@@ -156,9 +157,8 @@ impl Kind for GuestMemfd {
         let file = open(progress, vm, size, flags)?;
         while let Some(run) = progress.run(record)? {
             // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
-            let added = unsafe {
-                ffi::fdbox_shim_gmem_add(file.as_ptr(), run.index, run.pfn, run.folios)
-            };
+            let added =
+                unsafe { ffi::fdbox_shim_gmem_add(file.as_ptr(), run.index, run.pfn, run.folios) };
             progress.advance(&run, added);
             if added < run.folios {
                 return Err(ENOMEM);

@@ -191,7 +191,9 @@ pub(super) fn source_by_name(cx: &TakeCx<'_>, name: &[u8]) -> Result<Source> {
     }
     let given = |link: &&Link| link.name.as_bytes() == name && link.stands_for == 0;
     let link = cx.links.iter().find(given).ok_or(EIO)?;
-    Vm::of(&link.file).map(|vm| Source::Saved(vm.kind())).ok_or(EIO)
+    Vm::of(&link.file)
+        .map(|vm| Source::Saved(vm.kind()))
+        .ok_or(EIO)
 }
 
 /// Name and source of the VM at address `vm` of another process, which is in the box or was.

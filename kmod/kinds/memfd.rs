@@ -26,6 +26,7 @@ use crate::file::{
     self,
     FileRef, //
 };
+use crate::kho;
 use crate::kind::{
     Kind,
     Reason,
@@ -62,8 +63,9 @@ impl Kind for Memfd {
     }
 
     fn supported(&self) -> Result<(), &'static str> {
+        // What a kernel may lack is needed for the way out of a handover only.
         // SAFETY: No precondition.
-        match unsafe { ffi::fdbox_shim_memfd_supported() } {
+        match !kho::enabled() || unsafe { ffi::fdbox_shim_memfd_supported() } {
             true => Ok(()),
             false => Err("kmod/patches/0002-mm-shmem-add-runs-of-folios.patch"),
         }
@@ -125,9 +127,8 @@ impl Kind for Memfd {
         };
         while let Some(run) = progress.run(record)? {
             // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
-            let added = unsafe {
-                ffi::fdbox_shim_memfd_add(file.as_ptr(), run.index, run.pfn, run.folios)
-            };
+            let added =
+                unsafe { ffi::fdbox_shim_memfd_add(file.as_ptr(), run.index, run.pfn, run.folios) };
             progress.advance(&run, added);
             if added < run.folios {
                 return Err(ENOMEM);
@@ -150,7 +151,13 @@ fn write_state(file: &File, record: &mut Record) -> Result {
     let name = name.get(..name_len as usize).ok_or(EIO)?;
     record.write(&state.size.to_le_bytes())?;
     record.write(&state.pos.to_le_bytes())?;
-    for number in [state.seals, state.mode, state.uid, state.gid, name.len() as u32] {
+    for number in [
+        state.seals,
+        state.mode,
+        state.uid,
+        state.gid,
+        name.len() as u32,
+    ] {
         record.write(&number.to_le_bytes())?;
     }
     record.write(name)
