@@ -230,7 +230,8 @@ impl Extent {
             folios: (raw >> Self::PFN_BITS & (Self::MAX_FOLIOS - 1)) + 1,
             order: (raw >> 58) as u32,
         };
-        let aligned = extent.order <= Self::MAX_ORDER && extent.pfn % (1 << extent.order) == 0;
+        let aligned =
+            extent.order <= Self::MAX_ORDER && extent.pfn & ((1 << extent.order) - 1) == 0;
         if extent.pfn == 0 || !aligned {
             return Err(Malformed::Extents);
         }
@@ -405,7 +406,7 @@ fn records<'a, T: 'a>(
             return None;
         }
         let len = u32_at(bytes, 0).map(|len| len as usize).unwrap_or(0);
-        if len == 0 || len % 8 != 0 || len > bytes.len() {
+        if len == 0 || len & 7 != 0 || len > bytes.len() {
             bytes = &[];
             return Some(Err(Malformed::Truncated));
         }

@@ -1,0 +1,206 @@
+//! The handover ABI, built on the host from the module's own file: golden bytes, and everything
+//! that can be wrong with them.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the file belongs to the kernel module, which uses all of it"
+)]
+
+#[path = "../../kmod/abi.rs"]
+mod abi;
+
+use abi::{Body, Extent, FdRecord, Malformed, Root, Sink};
+
+/// A handover of two boxes as version 1 writes it. Never edit it: a change of the layout is a new
+/// version with a file of its own, and this one must stay refused or read, never misread.
+const GOLDEN: &[u8] = include_bytes!("golden/handover-v1.bin");
+
+struct Out(Vec<u8>);
+
+impl Sink for Out {
+    type Error = std::convert::Infallible;
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+fn extent(pfn: u64, folios: u64, order: u32) -> Extent {
+    Extent { pfn, folios, order }
+}
+
+/// The sample: a box with a VM and its memory, and a box of another owner with a memfd.
+fn body() -> Vec<u8> {
+    let extents = [
+        extent(0x1000, 3, 0),
+        extent(0x20_0000, 2, 9),
+        extent(0x77, 1, 0),
+    ];
+    let fd = |name, compatible, first_extent, nr_extents, data| FdRecord {
+        name,
+        compatible,
+        first_extent,
+        nr_extents,
+        data,
+    };
+    let vm = fd(b"vm", b"fdbox,kvm-vm-v1", 0, 0, &[0; 12][..]);
+    let memory = fd(b"memory0", b"fdbox,guest-memfd-v1", 0, 2, &[7; 22][..]);
+    let notes = fd(b"notes", b"fdbox,memfd-v1", 2, 1, &[1; 41][..]);
+
+    let mut out = Out(Vec::new());
+    for extent in extents {
+        out.put(&extent.encode().to_le_bytes()).unwrap();
+    }
+    let len = |fds: &[&FdRecord<'_>]| {
+        fds.iter()
+            .map(|fd| FdRecord::encoded_len(fd.data.len()))
+            .sum()
+    };
+    abi::put_box(&mut out, b"guest", (0o600, 0, 0), 2, len(&[&vm, &memory])).unwrap();
+    vm.put(&mut out).unwrap();
+    memory.put(&mut out).unwrap();
+    abi::put_box(&mut out, b"other", (0o640, 1000, 100), 1, len(&[&notes])).unwrap();
+    notes.put(&mut out).unwrap();
+    out.0
+}
+
+fn root(body: &[u8]) -> Root {
+    let mut producer = [0; abi::PRODUCER_LEN];
+    producer[..5].copy_from_slice(b"7.3.4");
+    Root {
+        version: abi::VERSION,
+        body_len: body.len() as u64,
+        body_crc: crc(body),
+        nr_boxes: 2,
+        nr_extents: 3,
+        body_vmalloc: [0xab; 16],
+        producer,
+    }
+}
+
+fn split_golden() -> (Root, &'static [u8]) {
+    let (root, body) = GOLDEN.split_at(abi::ROOT_LEN);
+    (Root::decode(root, crc).unwrap(), body)
+}
+
+#[test]
+fn writes_the_golden_bytes() {
+    let body = body();
+    let mut bytes = root(&body).encode(crc).to_vec();
+    bytes.extend_from_slice(&body);
+    if std::env::var_os("FDBOX_WRITE_GOLDEN").is_some() {
+        std::fs::write("tests/golden/handover-v1.bin", &bytes).unwrap();
+    }
+    assert!(
+        bytes == GOLDEN,
+        "the layout changed: see docs/handover-abi.md on versions"
+    );
+}
+
+#[test]
+fn reads_the_golden_bytes() {
+    let (root, bytes) = split_golden();
+    let body = Body::check(root, bytes, crc).unwrap();
+    let boxes: Vec<_> = body.boxes().map(Result::unwrap).collect();
+    assert_eq!(boxes.len(), 2);
+    assert_eq!(boxes[0].name, b"guest");
+    assert_eq!(
+        (boxes[1].mode, boxes[1].uid, boxes[1].gid),
+        (0o640, 1000, 100)
+    );
+    let fds: Vec<_> = boxes[0].fds().map(Result::unwrap).collect();
+    assert_eq!(fds[1].name, b"memory0");
+    assert_eq!(fds[1].compatible, b"fdbox,guest-memfd-v1");
+    assert_eq!(fds[1].data, [7; 22]);
+    assert_eq!((fds[1].first_extent, fds[1].nr_extents), (0, 2));
+    assert_eq!(body.extent(1), Ok(extent(0x20_0000, 2, 9)));
+    assert_eq!(body.extent(3), Err(Malformed::Extents));
+}
+
+#[test]
+fn any_changed_byte_is_refused() {
+    for at in 0..GOLDEN.len() {
+        let mut bytes = GOLDEN.to_vec();
+        bytes[at] ^= 0x10;
+        let (root, body) = bytes.split_at(abi::ROOT_LEN);
+        let read = Root::decode(root, crc).and_then(|root| Body::check(root, body, crc).map(drop));
+        assert!(read.is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn any_truncation_is_refused() {
+    for len in 0..GOLDEN.len() {
+        let (root, body) = GOLDEN[..len].split_at(len.min(abi::ROOT_LEN));
+        let read = Root::decode(root, crc).and_then(|root| Body::check(root, body, crc).map(drop));
+        assert!(read.is_err(), "{len} bytes");
+    }
+}
+
+/// Structure is checked even where the checksums match: whoever wrote it made a mistake.
+#[test]
+fn impossible_structure_is_refused_and_never_panics() {
+    let (root, good) = split_golden();
+    let resealed = |bytes: &[u8]| {
+        let mut root = root;
+        root.body_crc = crc(bytes);
+        root.body_len = bytes.len() as u64;
+        Body::check(root, bytes, crc).map(drop)
+    };
+    for at in (24..good.len()).step_by(4) {
+        for word in [0u32, 1, 7, 8, 0x7fff_ffff, u32::MAX] {
+            let mut bytes = good.to_vec();
+            bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+            // Whatever it says, it says without a panic, and nothing lies outside.
+            let _ = resealed(&bytes);
+        }
+    }
+    let mut bytes = good.to_vec();
+    bytes[24 + 24] = b'/';
+    assert_eq!(resealed(&bytes), Err(Malformed::Name));
+    let mut bytes = good.to_vec();
+    bytes[24..28].copy_from_slice(&8u32.to_le_bytes());
+    assert_eq!(resealed(&bytes), Err(Malformed::Box));
+    let mut bytes = good.to_vec();
+    bytes[..8].copy_from_slice(&0u64.to_le_bytes());
+    assert_eq!(resealed(&bytes), Err(Malformed::Extents));
+    assert_eq!(resealed(&good[..24]), Err(Malformed::Trailing));
+}
+
+/// A version that this code does not know: its extents are read, its boxes are not looked at.
+#[test]
+fn extents_of_another_version_are_read() {
+    let (mut root, good) = split_golden();
+    let mut bytes = good.to_vec();
+    bytes[24..].fill(0xff);
+    root.version = 99;
+    root.body_crc = crc(&bytes);
+    let decoded = Root::decode(&root.encode(crc), crc).unwrap();
+    let body = Body::check(decoded, &bytes, crc).unwrap();
+    assert_eq!(body.extent(0), Ok(extent(0x1000, 3, 0)));
+}
+
+#[test]
+fn extents_survive_packing_at_their_limits() {
+    for sample in [
+        extent(1, 1, 0),
+        extent((1 << 40) - 1, Extent::MAX_FOLIOS, 0),
+        extent(1 << 30, Extent::MAX_FOLIOS, 30),
+    ] {
+        assert_eq!(Extent::decode(sample.encode()), Ok(sample));
+    }
+    // Misaligned for its order, page 0, an order beyond what KHO keeps.
+    for raw in [
+        extent(0x1001, 1, 1).encode(),
+        0,
+        extent(1 << 31, 1, 31).encode(),
+    ] {
+        assert_eq!(Extent::decode(raw), Err(Malformed::Extents));
+    }
+}
