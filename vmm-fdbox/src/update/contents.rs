@@ -1,4 +1,4 @@
-//! A box that is being emptied, and how to fill it again.
+//! A box that a guest is taken out of, and how to leave it as it was.
 
 use std::os::fd::OwnedFd;
 
@@ -8,6 +8,7 @@ use super::outcome::UpdateError;
 use super::parties::NamedFd;
 use crate::boxes::AnyBox;
 use crate::error::{BoxError, Operation};
+use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
@@ -29,13 +30,16 @@ fn no_guest<S: BoxStore>(store: &S, name: &BoxName) -> UpdateError {
     UpdateError::NoGuest(name.clone())
 }
 
-/// What came out of the box, as duplicates that can go back in.
+/// A box that somebody takes a guest out of. Of each descriptor taken a duplicate goes back at
+/// once: a program that is killed on the way leaves everything for the next one.
 #[derive(Debug)]
 pub(super) struct Contents<S: BoxStore> {
     /// `None` once committed or put back.
-    pub(super) open: Option<S::Open>,
+    open: Option<S::Open>,
     was_sealed: bool,
-    pub(super) taken: Vec<NamedFd>,
+    taken: Vec<FdName>,
+    /// Duplicates that the box did not take back.
+    stranded: Vec<NamedFd>,
 }
 
 impl<S: BoxStore> Contents<S> {
@@ -53,31 +57,73 @@ impl<S: BoxStore> Contents<S> {
             open: Some(open),
             was_sealed,
             taken: Vec::new(),
+            stranded: Vec::new(),
         })
+    }
+
+    fn opened(&self, name: &FdName) -> Result<&S::Open, BoxError> {
+        let gone = || BoxError::new(Operation::Get, format!("'{name}'"), Errno::NODEV);
+        self.open.as_ref().ok_or_else(gone)
     }
 
     pub(super) fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
-        let gone = || BoxError::new(Operation::Get, format!("'{name}'"), Errno::NODEV);
-        let open = self.open.as_ref().ok_or_else(gone)?;
+        let open = self.opened(name)?;
         let fd = open.get(name)?;
-        let copy = fd.try_clone();
-        self.taken.push(NamedFd {
-            name: name.clone(),
-            fd,
-        });
-        copy.map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
-            BoxError::new(Operation::Get, format!("'{name}'"), errno).into()
-        })
+        let copy = match fd.try_clone() {
+            Ok(copy) => copy,
+            Err(error) => {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
+                self.give_back(name, fd)?;
+                return Err(BoxError::new(Operation::Get, format!("'{name}'"), errno).into());
+            }
+        };
+        self.give_back(name, copy)?;
+        self.taken.push(name.clone());
+        Ok(fd)
     }
 
-    /// Puts everything back and seals.
+    fn give_back(&mut self, name: &FdName, fd: OwnedFd) -> Result<(), UpdateError> {
+        let refused = match self.opened(name)?.put(name, fd) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        self.stranded.push(NamedFd {
+            name: name.clone(),
+            fd: refused.fd,
+        });
+        Err(refused.error.into())
+    }
+
+    /// What is in the box.
+    pub(super) fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
+        self.open
+            .as_ref()
+            .map_or_else(|| Ok(Vec::new()), OpenFdBox::fds)
+    }
+
+    /// The descriptors that nobody has taken.
+    pub(super) fn untaken(&self) -> Result<Vec<FdInfo>, BoxError> {
+        let mut fds = self.fds()?;
+        fds.retain(|info| !self.taken.contains(&info.name));
+        Ok(fds)
+    }
+
+    /// Takes out for good what a resume cannot do without, so that nobody can run the guest a
+    /// second time. The rest goes with the box.
+    pub(super) fn commit(&mut self, state: &FdName) -> Result<(), UpdateError> {
+        drop(self.opened(state)?.get(state)?);
+        self.open = None;
+        self.stranded.clear();
+        Ok(())
+    }
+
+    /// Puts back what is not there, and seals.
     pub(super) fn put_back(&mut self) -> Undone {
         let mut undone = Undone::default();
         let Some(open) = self.open.take() else {
             return undone;
         };
-        for NamedFd { name, fd } in self.taken.drain(..) {
+        for NamedFd { name, fd } in self.stranded.drain(..) {
             if let Err(refused) = open.put(&name, fd) {
                 undone.problems.push(refused.error.to_string());
                 undone.lost.push(name);

@@ -14,7 +14,7 @@ use crate::frame::{Frame, KnownSection};
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 use crate::statefd::SavedState;
-use crate::store::{BoxStore, OpenFdBox};
+use crate::store::BoxStore;
 use crate::timeline::{Timeline, phase};
 
 /// What a resume is to do.
@@ -109,7 +109,7 @@ impl ResumeFailed {
 }
 
 /// A guest being taken over. Dropped before [`restore`](Self::restore) or
-/// [`commit`](Self::commit), it puts everything back and seals the box again.
+/// [`commit`](Self::commit), it seals the box again, with everything in it.
 ///
 /// ```no_run
 /// use vmm_fdbox::frame::KnownSection;
@@ -220,22 +220,21 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         &self.timeline
     }
 
-    /// What is still in the box.
+    /// What nobody has taken yet.
     ///
     /// # Errors
     /// As [`OpenBox::fds`](crate::OpenBox::fds).
     pub fn remaining(&self) -> Result<Vec<FdInfo>, BoxError> {
-        self.contents
-            .open
-            .as_ref()
-            .map_or_else(|| Ok(Vec::new()), OpenFdBox::fds)
+        self.contents.untaken()
     }
 
-    /// Takes a descriptor out. A duplicate is kept until the commit, to be put
-    /// back if something fails.
+    /// Takes a descriptor out. A duplicate stays in the box until
+    /// [`Resumed::finish`], so that a program which is killed before the
+    /// commit leaves everything for another try.
     ///
     /// # Errors
-    /// As [`OpenBox::get`](crate::OpenBox::get).
+    /// As [`OpenBox::get`](crate::OpenBox::get) and
+    /// [`OpenBox::put`](crate::OpenBox::put).
     pub fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
         self.contents.take(name)
     }
@@ -255,8 +254,8 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     /// yet; whatever it made is dropped before descriptors are put back.
     ///
     /// # Errors
-    /// What `build` returns, or a descriptor that it left in the box: everything
-    /// is put back and the box sealed again.
+    /// What `build` returns, or a descriptor that it left in the box: the box
+    /// is sealed again with everything in it.
     pub fn restore<T>(
         mut self,
         build: impl FnOnce(&mut Self) -> Result<T, PartyError>,
@@ -273,7 +272,7 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
             })
             .and_then(|built| self.nothing_left().map(|()| built));
         match built {
-            Ok(built) => Ok((built, self.commit())),
+            Ok(built) => self.commit().map(|resumed| (built, resumed)),
             Err(error) => Err(self.abort(error)),
         }
     }
@@ -291,17 +290,22 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         }
     }
 
-    /// Past this, nothing can be put back: the guest may run. Cheap, for it
-    /// stands in the blackout.
-    pub fn commit(mut self) -> Resumed<'a, S> {
-        self.contents.taken.clear();
-        self.contents.open = None;
-        Resumed {
+    /// Past this, nobody else can take the guest over, and it may run. Cheap,
+    /// for it stands in the blackout: the state goes out of the box, the rest
+    /// goes with the box in [`Resumed::finish`].
+    ///
+    /// # Errors
+    /// The state is not there: somebody else took the guest.
+    pub fn commit(mut self) -> Result<Resumed<'a, S>, Box<ResumeFailed>> {
+        if let Err(error) = self.contents.commit(&state_fd_name()) {
+            return Err(self.abort(error));
+        }
+        Ok(Resumed {
             store: self.store,
             name: self.name.clone(),
             clock: self.clock,
             timeline: self.timeline.clone(),
-        }
+        })
     }
 
     /// Puts everything back and seals the box again. Close first what was made

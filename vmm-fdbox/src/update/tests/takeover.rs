@@ -207,12 +207,10 @@ fn no_box_is_no_guest() {
 #[test]
 fn what_cannot_be_put_back_is_told() {
     let world = handed_over();
+    // Both when the VM is taken and when everything is put back.
     world.store.fail(Operation::Put, 1, Errno::NOMEM);
-    let plan = ResumePlan {
-        fail_at: Some(Step::Restore),
-        ..resume_plan()
-    };
-    let failed = resume(&world.store, plan).unwrap_err();
+    world.store.fail(Operation::Put, 1, Errno::NOMEM);
+    let failed = resume(&world.store, resume_plan()).unwrap_err();
     assert!(!failed.can_retry());
     assert_eq!(failed.exit_status(), ExitStatus::GuestLost);
     assert_eq!(failed.lost, [fd_name("vm")]);
@@ -222,6 +220,40 @@ fn what_cannot_be_put_back_is_told() {
     );
     // The rest is back all the same.
     assert_eq!(world.store.content(&box_name()).unwrap().1.len(), 2);
+}
+
+#[test]
+fn what_the_box_refuses_once_goes_back_later() {
+    let world = handed_over();
+    world.store.fail(Operation::Put, 1, Errno::NOMEM);
+    let failed = resume(&world.store, resume_plan()).unwrap_err();
+    assert!(failed.can_retry(), "{failed}");
+    assert_intact(&world.store);
+    assert!(resume(&world.store, resume_plan()).is_ok());
+}
+
+#[test]
+fn a_program_killed_on_the_way_leaves_everything() {
+    let world = handed_over();
+    let mut incoming = Incoming::open(&world.store, resume_plan()).unwrap();
+    incoming.take(&fd_name("vm")).unwrap();
+    incoming.take(&fd_name("ram")).unwrap();
+    // What a kill leaves: no destructor runs.
+    std::mem::forget(incoming);
+    let (sealed, names) = world.store.content(&box_name()).unwrap();
+    assert!(!sealed);
+    assert_eq!(names.len(), 3);
+    let (inodes, _resumed) = resume(&world.store, resume_plan()).unwrap();
+    assert_eq!(inodes, world.guest.inodes);
+}
+
+#[test]
+fn a_guest_that_runs_cannot_be_taken_again() {
+    let world = handed_over();
+    let (_, resumed) = resume(&world.store, resume_plan()).unwrap();
+    let failed = resume(&world.store, resume_plan()).unwrap_err();
+    assert!(failed.to_string().contains("vm-state"), "{failed}");
+    resumed.finish().deleted.unwrap();
 }
 
 #[test]
