@@ -71,7 +71,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) initramfs: Option<PathBuf>,
     /// The guest kernel's command line.
-    #[arg(long, value_name = "STRING", default_value = "console=ttyS0")]
+    #[arg(long, value_name = "STRING", default_value = "console=ttyS0 pci=off")]
     pub(crate) cmdline: String,
     /// Number of virtual CPUs.
     #[arg(long, value_name = "N", default_value_t = 1,
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!((args.cpus, args.memory.mib), (1, 256));
         assert_eq!(args.memory.kind, MemoryKind::GuestMemfd);
         assert_eq!(args.console, ConsoleSpec::Stdio);
-        assert_eq!(args.cmdline, "console=ttyS0");
+        assert_eq!(args.cmdline, "console=ttyS0 pci=off");
     }
 
     #[test]

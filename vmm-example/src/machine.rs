@@ -10,6 +10,7 @@ use crate::boot::{self, BootCpuError, BootError, BootSpec};
 use crate::console::Console;
 use crate::cpuid::{self, CpuidError};
 use crate::devices::PortBus;
+use crate::devices::pm::PowerManagement;
 use crate::devices::serial::{self, SerialPort, SerialStateError};
 use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
 use crate::kvm::{Host, KvmError, Vm, named};
@@ -57,7 +58,7 @@ pub(crate) struct NewGuest<'a> {
 #[derive(Debug)]
 pub(crate) struct Machine {
     vcpus: Vcpus,
-    serial: Arc<SerialPort>,
+    bus: Arc<PortBus>,
     console: Arc<Console>,
     vm: Vm,
     ram: GuestRam,
@@ -90,16 +91,19 @@ impl Machine {
             )?;
             boot::setup_cpu(fd, id, entry)?;
         }
-        let irq = serial_irq(&vm)?;
-        let serial = SerialPort::new(irq, console.clone());
-        let parts = Parts {
-            host,
+        let serial = SerialPort::new(serial_irq(&vm)?, console.clone());
+        let bus = PortBus::new(serial, PowerManagement::default());
+        let shape = StateShape::of(host, &vm)?;
+        let name = guest.name.into();
+        Parts {
             vm,
             ram,
+            shape,
             fds,
-            name: guest.name.into(),
-        };
-        Self::assemble(parts, serial, console, end)
+            bus,
+            name,
+        }
+        .assemble(console, end)
     }
 
     /// Builds a guest as it was saved, on memory that is still there; parked.
@@ -134,47 +138,18 @@ impl Machine {
         console.output(&state.console.unsent);
         // Last: it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq(&vm)?, console.clone())?;
-        let parts = Parts {
-            host,
-            vm,
-            ram,
-            fds,
-            name: state.machine.name.clone(),
-        };
-        Ok((Self::assemble(parts, serial, console, end)?, notes))
-    }
-
-    fn assemble(
-        parts: Parts<'_>,
-        serial: SerialPort,
-        console: Arc<Console>,
-        end: &OnEnd,
-    ) -> Result<Self, MachineError> {
-        let Parts {
-            host,
-            vm,
-            ram,
-            fds,
-            name,
-        } = parts;
-        let shape = StateShape::of(host, &vm)?;
-        let host_tsc_khz = fds
-            .first()
-            .and_then(|fd| fd.get_tsc_khz().ok())
-            .unwrap_or(0);
-        let serial = Arc::new(serial);
-        let bus = Arc::new(PortBus::new(serial.clone()));
-        let vcpus = Vcpus::spawn(fds, &bus, end)?;
-        Ok(Self {
-            vcpus,
-            serial,
-            console,
+        let bus = PortBus::new(serial, PowerManagement::from_state(state.pm));
+        let name = state.machine.name.clone();
+        let machine = Parts {
             vm,
             ram,
             shape,
-            host_tsc_khz,
+            fds,
+            bus,
             name,
-        })
+        }
+        .assemble(console, end)?;
+        Ok((machine, notes))
     }
 
     /// Lets the guest run.
@@ -197,7 +172,7 @@ impl Machine {
     /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
     pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
         let clock = self.vm.save_clock(self.host_tsc_khz)?;
-        let serial = self.serial.state();
+        let serial = self.bus.serial().state();
         let console = ConsoleStateV1 {
             unsent: self.console.unsent(),
         };
@@ -220,6 +195,7 @@ impl Machine {
             pit: self.vm.save_pit()?,
             clock,
             serial,
+            pm: self.bus.pm().state(),
             console,
         })
     }
@@ -233,7 +209,7 @@ impl Machine {
     }
 
     pub(crate) fn serial(&self) -> &Arc<SerialPort> {
-        &self.serial
+        self.bus.serial()
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -256,12 +232,43 @@ impl Machine {
 }
 
 /// What both ways of building a guest end with.
-struct Parts<'a> {
-    host: &'a Host,
+struct Parts {
     vm: Vm,
     ram: GuestRam,
+    shape: StateShape,
     fds: Vec<VcpuFd>,
+    bus: PortBus,
     name: String,
+}
+
+impl Parts {
+    /// Starts the vCPUs' threads, parked.
+    fn assemble(self, console: Arc<Console>, end: &OnEnd) -> Result<Machine, MachineError> {
+        let Self {
+            vm,
+            ram,
+            shape,
+            fds,
+            bus,
+            name,
+        } = self;
+        let host_tsc_khz = fds
+            .first()
+            .and_then(|fd| fd.get_tsc_khz().ok())
+            .unwrap_or(0);
+        let bus = Arc::new(bus);
+        let vcpus = Vcpus::spawn(fds, &bus, end)?;
+        Ok(Machine {
+            vcpus,
+            bus,
+            console,
+            vm,
+            ram,
+            shape,
+            host_tsc_khz,
+            name,
+        })
+    }
 }
 
 fn check_cpus(host: &Host, cpus: u8) -> Result<(), MachineError> {

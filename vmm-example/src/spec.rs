@@ -13,7 +13,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 const MIN_MEMORY_MIB: u64 = 64;
 /// The largest guest, in MiB: what every x86-64 CPU that runs KVM can address.
 const MAX_MEMORY_MIB: u64 = 512 << 10;
-/// APIC IDs are 8 bits in the MP table and one of them is the I/O APIC's.
+/// APIC IDs have 8 bits, one of them is the I/O APIC's, and one means all.
 pub(crate) const MAX_CPUS: u8 = 254;
 
 /// Why an option's value cannot be used.

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
 
+use crate::devices::pm::PmStateV1;
 use crate::devices::serial::SerialStateV1;
 use crate::kvm::irqchip::{ClockStateV1, IrqchipStateV1, PitStateV1};
 use crate::kvm::vcpu::VcpuStateV1;
@@ -18,16 +19,18 @@ const IRQCHIP: &str = "irqchip";
 const PIT: &str = "pit";
 const CLOCK: &str = "clock";
 const SERIAL: &str = "serial";
+const PM: &str = "acpi-pm";
 const CONSOLE: &str = "console";
 
 /// All sections that this program reads.
-pub(crate) const KNOWN: [KnownSection; 7] = [
+pub(crate) const KNOWN: [KnownSection; 8] = [
     KnownSection::new(MACHINE, 1, 1),
     KnownSection::new(VCPUS, 1, 1),
     KnownSection::new(IRQCHIP, 1, 1),
     KnownSection::new(PIT, 1, 1),
     KnownSection::new(CLOCK, 1, 1),
     KnownSection::new(SERIAL, 1, 1),
+    KnownSection::new(PM, 1, 1),
     KnownSection::new(CONSOLE, 1, 1),
 ];
 
@@ -68,6 +71,7 @@ pub(crate) struct GuestState {
     pub(crate) pit: PitStateV1,
     pub(crate) clock: ClockStateV1,
     pub(crate) serial: SerialStateV1,
+    pub(crate) pm: PmStateV1,
     pub(crate) console: ConsoleStateV1,
 }
 
@@ -80,6 +84,7 @@ impl GuestState {
         frame.add(PIT, 1, Need::Required, &self.pit)?;
         frame.add(CLOCK, 1, Need::Required, &self.clock)?;
         frame.add(SERIAL, 1, Need::Required, &self.serial)?;
+        frame.add(PM, 1, Need::Required, &self.pm)?;
         frame.add(CONSOLE, 1, Need::Optional, &self.console)
     }
 
@@ -92,6 +97,7 @@ impl GuestState {
             pit: frame.read(PIT)?,
             clock: frame.read(CLOCK)?,
             serial: frame.read(SERIAL)?,
+            pm: frame.read(PM)?,
             console: frame.read_optional(CONSOLE)?.unwrap_or_default(),
         })
     }

@@ -1,7 +1,7 @@
 //! Putting a Linux kernel into guest RAM, ready for its 64-bit entry.
 
+mod acpi;
 mod cpu;
-mod mptable;
 mod params;
 
 use std::fs::File;
@@ -91,7 +91,7 @@ pub(crate) fn load(ram: &GuestRam, spec: BootSpec<'_>) -> Result<u64, BootError>
     };
     write_cmdline(memory, spec.cmdline)?;
     params::write(memory, ram.ranges(), header, initramfs)?;
-    mptable::write(memory, spec.cpus)?;
+    acpi::write(memory, spec.cpus)?;
     cpu::write_tables(memory)?;
     Ok(kernel.kernel_load.0 + ENTRY_64)
 }

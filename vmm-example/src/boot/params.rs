@@ -6,7 +6,9 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, Initramfs};
-use crate::memory::layout::{CMDLINE, CMDLINE_MAX, E820Entry, E820Kind, RamRange, ZERO_PAGE, e820};
+use crate::memory::layout::{
+    ACPI_TABLES, CMDLINE, CMDLINE_MAX, E820Entry, E820Kind, RamRange, ZERO_PAGE, e820,
+};
 
 /// "Some other boot loader" in the kernel's list.
 const LOADER_TYPE_OTHER: u8 = 0xff;
@@ -42,6 +44,7 @@ fn build(ranges: &[RamRange], header: setup_header, initramfs: Option<Initramfs>
         hdr: header,
         ..Default::default()
     };
+    params.acpi_rsdp_addr = ACPI_TABLES;
     params.hdr.type_of_loader = LOADER_TYPE_OTHER;
     params.hdr.cmd_line_ptr = CMDLINE as u32;
     params.hdr.cmdline_size = CMDLINE_MAX as u32;

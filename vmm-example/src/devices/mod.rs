@@ -1,45 +1,61 @@
 //! Devices that the VMM emulates, and the I/O ports they are at.
 
+pub(crate) mod pm;
 pub(crate) mod reset;
 pub(crate) mod serial;
 
 use std::sync::Arc;
 
+use pm::PowerManagement;
 use serial::SerialPort;
 
 /// What a write to a port led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortWrite {
     Done,
-    /// The guest asked for a reset.
-    Reset,
-}
-
-impl PortWrite {
-    pub(crate) fn is_reset(self) -> bool {
-        self == Self::Reset
-    }
+    /// The guest reset itself or switched itself off.
+    Ended,
 }
 
 /// The I/O ports of a machine. KVM itself has the PICs, the timer and its speaker.
 #[derive(Debug)]
 pub(crate) struct PortBus {
     serial: Arc<SerialPort>,
+    pm: PowerManagement,
 }
 
 impl PortBus {
-    pub(crate) fn new(serial: Arc<SerialPort>) -> Self {
-        Self { serial }
+    pub(crate) fn new(serial: SerialPort, pm: PowerManagement) -> Self {
+        Self {
+            serial: Arc::new(serial),
+            pm,
+        }
+    }
+
+    pub(crate) fn serial(&self) -> &Arc<SerialPort> {
+        &self.serial
+    }
+
+    pub(crate) fn pm(&self) -> &PowerManagement {
+        &self.pm
     }
 
     pub(crate) fn read(&self, port: u16, data: &mut [u8]) {
         // Ports without a device float high.
         data.fill(0xff);
-        let [byte] = data else { return };
-        if let Some(offset) = serial::offset(port) {
-            *byte = self.serial.read(offset);
-        } else if let Some(value) = reset::read(port) {
-            *byte = value;
+        match data {
+            [byte] => {
+                let value = serial::offset(port)
+                    .map(|offset| self.serial.read(offset))
+                    .or_else(|| reset::read(port));
+                *byte = value.unwrap_or(*byte);
+            }
+            [_, _] => {
+                if let Some(value) = self.pm.read(port) {
+                    data.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            _ => {}
         }
     }
 
@@ -48,9 +64,60 @@ impl PortBus {
             // `rep outsb` brings several bytes for one port.
             data.iter()
                 .for_each(|&value| self.serial.write(offset, value));
-        } else if reset::is_reset(port, data) {
-            return PortWrite::Reset;
+            return PortWrite::Done;
         }
-        PortWrite::Done
+        let ended = match data {
+            [low, high] => self.pm.write(port, u16::from_le_bytes([*low, *high])),
+            _ => reset::is_reset(port, data),
+        };
+        if ended {
+            PortWrite::Ended
+        } else {
+            PortWrite::Done
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Console;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    fn bus() -> PortBus {
+        let console = Arc::new(Console::buffer());
+        let serial = SerialPort::new(EventFd::new(EFD_NONBLOCK).unwrap(), console);
+        PortBus::new(serial, PowerManagement::default())
+    }
+
+    #[test]
+    fn ports_without_a_device_float_high() {
+        for len in [1, 2, 4] {
+            let mut data = vec![0; len];
+            bus().read(0x2f8, &mut data);
+            assert!(data.iter().all(|&byte| byte == 0xff));
+        }
+    }
+
+    #[test]
+    fn devices_answer_at_their_width_only() {
+        let bus = bus();
+        let mut wide = [0; 2];
+        bus.read(pm::CONTROL, &mut wide);
+        assert_eq!(wide, [1, 0]);
+        let mut byte = [0];
+        bus.read(pm::CONTROL, &mut byte);
+        assert_eq!(byte, [0xff]);
+    }
+
+    #[test]
+    fn a_reset_and_a_switch_off_end_the_guest() {
+        let bus = bus();
+        assert_eq!(
+            bus.write(reset::COMMAND, &[reset::CMD_PULSE_RESET]),
+            PortWrite::Ended
+        );
+        assert_eq!(bus.write(pm::CONTROL, &[0, 0x34]), PortWrite::Ended);
+        assert_eq!(bus.write(0x80, &[0]), PortWrite::Done);
     }
 }

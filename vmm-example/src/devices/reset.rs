@@ -1,8 +1,8 @@
 //! As much of an i8042 as resets the machine. There is no keyboard.
 
 const DATA: u16 = 0x60;
-const COMMAND: u16 = 0x64;
-const CMD_PULSE_RESET: u8 = 0xfe;
+pub(crate) const COMMAND: u16 = 0x64;
+pub(crate) const CMD_PULSE_RESET: u8 = 0xfe;
 /// Output buffer full, input buffer empty. A kernel that looks for a controller finds a
 /// buffer that never drains and gives up at once; one that resets finds it ready.
 const STATUS: u8 = 0x01;

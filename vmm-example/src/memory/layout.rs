@@ -25,8 +25,8 @@ pub(crate) const CMDLINE: u64 = 0x2_0000;
 pub(crate) const CMDLINE_MAX: usize = 0x1000;
 /// End of the conventional memory that the kernel may use.
 pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
-/// The MP tables: in the area that kernels search for them.
-pub(crate) const MP_TABLE: u64 = 0xf_0000;
+/// The ACPI tables: in the area that kernels search for them.
+pub(crate) const ACPI_TABLES: u64 = 0xe_0000;
 /// Start of the memory above the legacy area.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 
@@ -128,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn the_map_is_sorted_without_overlap_and_hides_the_mp_table() {
+    fn the_map_is_sorted_without_overlap_and_hides_the_acpi_tables() {
         let map = e820(&ram_ranges(8 << 30));
         for pair in map.windows(2) {
             assert!(pair[0].addr + pair[0].len <= pair[1].addr, "{pair:x?}");
         }
         let holder = map
             .iter()
-            .find(|e| (e.addr..e.addr + e.len).contains(&MP_TABLE))
+            .find(|e| (e.addr..e.addr + e.len).contains(&ACPI_TABLES))
             .unwrap();
         assert_eq!(holder.kind, E820Kind::Reserved);
         let ram: u64 = map

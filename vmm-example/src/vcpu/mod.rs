@@ -14,7 +14,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
-use crate::devices::PortBus;
+use crate::devices::{PortBus, PortWrite};
 use crate::tsc;
 use gate::{Gate, Order};
 
@@ -30,7 +30,7 @@ pub(crate) enum VcpuError {
 /// How a guest came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GuestEnd {
-    /// It asked for a reset or shut down.
+    /// It reset itself or switched itself off.
     Reset,
     /// Another VMM has it now.
     HandedOver,
@@ -210,7 +210,7 @@ impl Runner {
         match vcpu.run() {
             Ok(VcpuExit::IoIn(port, data)) => self.bus.read(port, data),
             Ok(VcpuExit::IoOut(port, data)) => {
-                if self.bus.write(port, data).is_reset() {
+                if self.bus.write(port, data) == PortWrite::Ended {
                     return Entered::End(GuestEnd::Reset);
                 }
             }
