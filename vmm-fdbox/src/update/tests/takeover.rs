@@ -209,7 +209,7 @@ fn what_cannot_be_put_back_is_told() {
     let world = handed_over();
     // Both when the VM is taken and when everything is put back.
     world.store.fail(Operation::Put, 1, Errno::NOMEM);
-    world.store.fail(Operation::Put, 2, Errno::NOMEM);
+    world.store.fail(Operation::Put, 0, Errno::NOMEM);
     let failed = resume(&world.store, resume_plan()).unwrap_err();
     assert!(!failed.can_retry());
     assert_eq!(failed.exit_status(), ExitStatus::GuestLost);
