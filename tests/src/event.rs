@@ -26,10 +26,10 @@ pub enum Event {
     Jump,
     /// A line the guest wrote on its console.
     Guest { text: String },
-    /// One half (`before` or `after` the kexec) of a scenario ended.
+    /// A scenario's share of this stage ended.
     Scenario {
         name: String,
-        half: Half,
+        stage: usize,
         error: Option<String>,
         millis: u64,
     },
@@ -63,14 +63,6 @@ pub struct Hello {
 pub enum Stream {
     Stdout,
     Stderr,
-}
-
-/// Which side of the kexec a scenario's function runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Half {
-    Before,
-    After,
 }
 
 /// The host's end of the event port. Each event is written by one `write`, so that the tty layer
@@ -112,7 +104,7 @@ mod tests {
     fn events_are_one_line_and_survive_the_wire() {
         let event = Event::Scenario {
             name: "memfd/holes".into(),
-            half: Half::After,
+            stage: 2,
             error: Some("page 3 is 1,\nnot 0".into()),
             millis: 12,
         };

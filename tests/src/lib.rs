@@ -8,6 +8,8 @@
 pub mod event;
 pub mod plan;
 pub mod scan;
+pub mod scenario;
+pub mod witness;
 
 /// The CPU's time stamp counter, which runs on across a kexec.
 pub fn tsc() -> u64 {

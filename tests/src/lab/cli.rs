@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Host(HostArgs),
     /// Opens a shell in the host; its end powers the host off.
     Shell(ShellArgs),
+    /// Runs everything CI runs: formatting, lints, unit tests, module build, every scenario.
+    Test(TestArgs),
     /// Builds everything that is missing and runs nothing.
     Build,
 }
@@ -72,6 +74,19 @@ pub(crate) struct HostArgs {
     /// Write what happened to a file, for machines.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Run only tests with one of these in their names.
+    #[arg(value_name = "FILTER")]
+    pub(crate) filters: Vec<String>,
+    /// Show the consoles of the hosts as well.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// Write the verdicts to a file, for machines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

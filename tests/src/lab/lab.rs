@@ -62,6 +62,13 @@ impl Lab {
         self.toolchain.root().join("bin/busybox")
     }
 
+    /// An empty log of this name.
+    pub(crate) fn fresh_log(&self, name: &str) -> Result<PathBuf> {
+        let log = self.cache.dir("logs")?.join(format!("{name}.log"));
+        std::fs::write(&log, "").with_context(|| format!("Write {}", log.display()))?;
+        Ok(log)
+    }
+
     fn kmod(&self) -> PathBuf {
         self.checkout.join("kmod")
     }

@@ -20,6 +20,7 @@ mod qemu;
 mod qmp;
 mod run;
 mod source;
+mod suite;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ fn act(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Host(args) => hostcmd::host(args),
         Command::Shell(args) => hostcmd::shell(args),
+        Command::Test(args) => suite::run(args),
         Command::Build => build(),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::cache::{Cache, KeyBuilder};
 use crate::kernel::Kernel;
@@ -22,14 +22,25 @@ impl Modules {
         kernel: &Kernel,
         kmod: &Path,
     ) -> Result<Self> {
-        let key = KeyBuilder::new("modules 1")
+        let key = KeyBuilder::new("modules 2")
             .text("kernel", kernel.key.as_str())
             .tree(kmod)?
             .build();
-        let dir = cache.get("modules", &key, |dir| {
-            build(cache, toolchain, kernel, kmod, dir)
-        })?;
+        let dir = cache.get("modules", &key, |dir| build(toolchain, kernel, kmod, dir))?;
         Ok(Self(dir.join("ko")))
+    }
+
+    /// An error when the compilers warned.
+    pub(crate) fn no_warnings(&self) -> Result<()> {
+        let log = fs::read_to_string(self.0.with_file_name("build.log"))?;
+        let warnings: Vec<&str> = log
+            .lines()
+            .filter(|line| line.to_lowercase().contains("warning"))
+            .collect();
+        if !warnings.is_empty() {
+            bail!("The module builds with warnings:\n{}", warnings.join("\n"));
+        }
+        Ok(())
     }
 
     pub(crate) fn paths(&self) -> Result<Vec<PathBuf>> {
@@ -40,14 +51,8 @@ impl Modules {
     }
 }
 
-fn build(
-    cache: &Cache,
-    toolchain: &Toolchain,
-    kernel: &Kernel,
-    kmod: &Path,
-    dir: &Path,
-) -> Result<()> {
-    let log = cache.dir("logs")?.join("module.log");
+fn build(toolchain: &Toolchain, kernel: &Kernel, kmod: &Path, dir: &Path) -> Result<()> {
+    let log = dir.join("build.log");
     let mut progress = Progress::start(&format!("Module for {}", kernel.release), Some(40));
     let work = dir.join("kmod");
     files::copy_sources(kmod, &work)?;

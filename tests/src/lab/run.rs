@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use fdbox_lab::event::{Event, Half, Hello};
+use fdbox_lab::event::{Event, Hello};
 use fdbox_lab::scan;
 
 use crate::qemu::{Line, Machine, Running, Said, Silence};
@@ -31,7 +31,7 @@ pub(crate) struct Record {
     pub hellos: Vec<(Duration, Hello)>,
     /// (stage, command, status), in order.
     pub exits: Vec<(usize, usize, i32)>,
-    pub scenarios: Vec<ScenarioHalf>,
+    pub scenarios: Vec<ScenarioStage>,
     pub values: Vec<(String, serde_json::Value)>,
     pub guest: Vec<(Duration, String)>,
     /// What is wrong with the run itself: each makes it worthless.
@@ -40,9 +40,9 @@ pub(crate) struct Record {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct ScenarioHalf {
+pub(crate) struct ScenarioStage {
     pub name: String,
-    pub half: Half,
+    pub stage: usize,
     pub error: Option<String>,
     pub millis: u64,
 }
@@ -143,12 +143,12 @@ impl Run<'_> {
             }
             Event::Scenario {
                 name,
-                half,
+                stage,
                 error,
                 millis,
-            } => record.scenarios.push(ScenarioHalf {
+            } => record.scenarios.push(ScenarioStage {
                 name: name.clone(),
-                half: *half,
+                stage: *stage,
                 error: error.clone(),
                 millis: *millis,
             }),

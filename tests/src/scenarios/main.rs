@@ -1,1 +1,70 @@
-fn main() {}
+//! The tests that run in the emulated host: for each a function before the kexec and one after.
+
+mod cases;
+mod check;
+mod fdbox;
+mod host;
+mod kvm;
+mod memory;
+mod uapi;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use fdbox_lab::event::{Event, EventPort};
+
+use crate::cases::{Cx, Scenario};
+
+/// `lab-scenarios list`, or `lab-scenarios run STAGE NAME`.
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["list"] => list(),
+        ["run", stage, name] => run(stage, name),
+        ["help", helper, argument] => cases::help(helper, argument),
+        _ => Err(anyhow::anyhow!(
+            "Usage: lab-scenarios list | run STAGE NAME"
+        )),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list() -> Result<()> {
+    let listed: Vec<_> = cases::all().into_iter().map(Scenario::listed).collect();
+    println!("{}", serde_json::to_string(&listed)?);
+    Ok(())
+}
+
+/// Runs one scenario's function for this stage, and tells how it ended.
+fn run(stage: &str, name: &str) -> Result<()> {
+    let stage: usize = stage.parse().context("STAGE is a number from 1 up")?;
+    let all = cases::all();
+    let Some(scenario) = all.iter().find(|scenario| scenario.name == name) else {
+        bail!("There is no scenario {name}");
+    };
+    let Some(function) = stage
+        .checked_sub(1)
+        .and_then(|index| scenario.stages.get(index))
+    else {
+        bail!("{name} has no stage {stage}");
+    };
+    let port = EventPort::open().context("Open the event port")?;
+    let started = Instant::now();
+    let cx = Cx { port: &port };
+    let error = function(&cx).err().map(|error| format!("{error:#}"));
+    port.send(&Event::Scenario {
+        name: name.to_owned(),
+        stage,
+        error,
+        millis: started.elapsed().as_millis() as u64,
+    })?;
+    Ok(())
+}

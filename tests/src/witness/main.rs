@@ -1,1 +1,162 @@
-fn main() {}
+//! PID 1 of the guest: fills its memory with a pattern, watches its clocks, and tells.
+
+mod clocks;
+mod kmsg;
+mod memory;
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fdbox_lab::witness::{MARK, Report, Said, command};
+use rustix::mount::{MountFlags, mount};
+use rustix::system::RebootCommand;
+
+use crate::clocks::Clocks;
+use crate::kmsg::Kmsg;
+use crate::memory::Memory;
+
+const CONSOLE: &str = "/dev/ttyS0";
+/// Share of the free memory that is filled.
+const SHARE_PERCENT: u64 = 75;
+const BEAT: Duration = Duration::from_secs(1);
+
+fn main() {
+    if let Err(error) = witness() {
+        eprintln!("lab-witness: {error:#}");
+    }
+    rustix::fs::sync();
+    if let Err(error) = rustix::system::reboot(RebootCommand::Restart) {
+        eprintln!("lab-witness: cannot reset: {error}");
+    }
+}
+
+fn witness() -> Result<()> {
+    for (filesystem, place) in [
+        (c"devtmpfs", c"/dev"),
+        (c"proc", c"/proc"),
+        (c"sysfs", c"/sys"),
+    ] {
+        mount(filesystem, place, filesystem, MountFlags::empty(), None)
+            .with_context(|| format!("Mount {}", place.to_string_lossy()))?;
+    }
+    let console = OpenOptions::new().read(true).write(true).open(CONSOLE)?;
+    let mut settings = rustix::termios::tcgetattr(&console)?;
+    settings.make_raw();
+    rustix::termios::tcsetattr(&console, rustix::termios::OptionalActions::Now, &settings)?;
+    let commands = BufReader::new(console.try_clone()?);
+    let console = Console(Mutex::new(console));
+
+    let mut kmsg = Kmsg::open()?;
+    let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
+    let cpus = std::thread::available_parallelism()?.get();
+    let clocks = Clocks::new();
+    std::thread::scope(|scope| {
+        for cpu in 0..cpus {
+            let (clocks, memory) = (&clocks, &memory);
+            scope.spawn(move || clocks.watch(cpu, memory));
+        }
+        scope.spawn(|| beat(&console, &clocks));
+        let pages = lock(&memory).pages();
+        console.say(&Said::Ready {
+            pages,
+            cpus: cpus as u32,
+        })?;
+        for line in commands.lines() {
+            let line = line?;
+            match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+                (command::REPORT, "") => {
+                    let report = report(&clocks, &memory, &mut kmsg, cpus as u32)?;
+                    console.say(&Said::Report(report))?;
+                }
+                (command::RESET_GAP, "") => {
+                    clocks.reset_gap();
+                    console.say(&Said::Done)?;
+                }
+                (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
+                    lock(&memory).write_all(generation.parse()?);
+                    console.say(&Said::Done)?;
+                }
+                (command::POWER_OFF, "") => {
+                    console.say(&Said::Done)?;
+                    rustix::termios::tcdrain(&*lock(&console.0))?;
+                    rustix::system::reboot(RebootCommand::Restart)?;
+                }
+                ("", "") => {}
+                _ => console.say(&Said::What)?,
+            }
+        }
+        anyhow::bail!("The console was closed")
+    })
+}
+
+fn report(clocks: &Clocks, memory: &Mutex<Memory>, kmsg: &mut Kmsg, cpus: u32) -> Result<Report> {
+    // The gap is read first: checking every page is work that could make one.
+    let gap = clocks.gap();
+    let check = lock(memory).check();
+    let (kernel_warnings, warnings) = kmsg.complaints()?;
+    let backwards = clocks.backwards();
+    let trimmed = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
+    Ok(Report {
+        boot_id: trimmed("/proc/sys/kernel/random/boot_id")?,
+        release: trimmed("/proc/sys/kernel/osrelease")?,
+        cpus,
+        uptime_ns: clocks::boottime_ns(),
+        tsc: fdbox_lab::tsc(),
+        counter: clocks.counter(),
+        counter_went_back: !backwards.is_empty(),
+        backwards,
+        largest_gap_ns: gap.monotonic_ns,
+        largest_gap_tsc_ns: clocks.tsc_to_ns(gap.tsc),
+        largest_gap_at_ns: gap.ended_ns,
+        pages_checked: check.pages,
+        pages_bad: check.bad,
+        bad: check.examples,
+        rewritten: lock(memory).rewritten(),
+        kernel_warnings,
+        warnings,
+    })
+}
+
+fn beat(console: &Console, clocks: &Clocks) {
+    loop {
+        std::thread::sleep(BEAT);
+        let uptime_ms = clocks::boottime_ns() / 1_000_000;
+        let beat = Said::Beat {
+            uptime_ms,
+            counter: clocks.counter(),
+        };
+        if let Err(error) = console.say(&beat) {
+            eprintln!("lab-witness: {error:#}");
+        }
+    }
+}
+
+fn free_bytes() -> Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("No MemAvailable")?;
+    Ok(kib.parse::<u64>()? * 1024)
+}
+
+/// The console; each line goes out in one write.
+struct Console(Mutex<fs::File>);
+
+impl Console {
+    fn say(&self, said: &Said) -> Result<()> {
+        let line = format!("{MARK}{}\r\n", serde_json::to_string(said)?);
+        Ok(lock(&self.0).write_all(line.as_bytes())?)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}

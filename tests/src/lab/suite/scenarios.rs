@@ -1,0 +1,219 @@
+//! Tests that need a host: the scenarios of `lab-scenarios`, several of them in one boot.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fdbox_lab::event::Event;
+use fdbox_lab::scenario::{HostKind, Listed};
+
+use super::{Outcome, Suite};
+use crate::cli::TestArgs;
+use crate::command;
+use crate::host::{Ending, HostSpec, StageSpec};
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::programs::{self, Programs};
+use crate::qemu::{Line, Said};
+use crate::run::Record;
+
+/// Within which all scenarios of one boot must be done with one kernel.
+const STAGE_LIMIT: Duration = Duration::from_secs(240);
+
+/// Where the program with the scenarios lies in the host.
+const PROGRAM: &str = "/bin/lab-scenarios";
+
+pub(super) fn run(suite: &mut Suite<'_>, args: &TestArgs) -> Result<()> {
+    let programs = suite.lab.programs(&[programs::INIT, programs::SCENARIOS])?;
+    let wanted: Vec<Listed> = list(&programs)?
+        .into_iter()
+        .filter(|listed| suite.wants(&listed.name))
+        .collect();
+    for ((kind, kernels), group) in groups(wanted) {
+        let outcomes = match boot(suite.lab, &programs, kind, kernels, &group, args.verbose) {
+            Ok(outcomes) => outcomes,
+            // The host could not even be started: that is each one's failure.
+            Err(error) => group
+                .iter()
+                .map(|listed| Outcome {
+                    name: listed.name.clone(),
+                    error: Some(format!("{error:#}")),
+                    took: Duration::ZERO,
+                })
+                .collect(),
+        };
+        outcomes.into_iter().for_each(|outcome| suite.add(outcome));
+    }
+    Ok(())
+}
+
+/// The list is the program's own; it runs here as it does in the host.
+fn list(programs: &Programs) -> Result<Vec<Listed>> {
+    let program = programs.path(programs::SCENARIOS);
+    let text = command::output(Command::new(program).arg("list"))?;
+    serde_json::from_str(&text).context("The list of lab-scenarios")
+}
+
+/// Scenarios by the boot they share.
+fn groups(listed: Vec<Listed>) -> Vec<((HostKind, usize), Vec<Listed>)> {
+    let mut groups: BTreeMap<(HostKind, usize), Vec<Listed>> = BTreeMap::new();
+    for scenario in listed {
+        groups
+            .entry((scenario.host, scenario.kernels))
+            .or_default()
+            .push(scenario);
+    }
+    groups.into_iter().collect()
+}
+
+fn spec(kind: HostKind, kernels: usize, group: &[Listed], programs: &Programs) -> HostSpec {
+    let stages = (0..kernels).map(|index| StageSpec {
+        kernel: match kind {
+            HostKind::Unpatched => Flavour::Stock,
+            // Each kexec is into the other kernel.
+            _ if index % 2 == 0 => Flavour::A,
+            _ => Flavour::B,
+        },
+        modules: match kind {
+            HostKind::LateModule if index > 0 => Vec::new(),
+            _ => vec!["fdbox".to_owned()],
+        },
+        commands: group
+            .iter()
+            .map(|listed| format!("{PROGRAM} run {} {}", index + 1, listed.name))
+            .collect(),
+        then: if index + 1 < kernels {
+            Ending::Kexec
+        } else {
+            Ending::PowerOff
+        },
+    });
+    HostSpec {
+        name: format!("test-{kind:?}-{kernels}"),
+        memory_mib: if kind == HostKind::LargeKexec {
+            4096
+        } else {
+            2048
+        },
+        cpus: 1,
+        cmdline: match kind {
+            HostKind::WithoutKho => "kho=off".to_owned(),
+            _ => String::new(),
+        },
+        files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
+        with_modules: true,
+        stages: stages.collect(),
+        stage_limit: STAGE_LIMIT,
+    }
+}
+
+/// Runs the scenarios of one boot.
+fn boot(
+    lab: &Lab,
+    programs: &Programs,
+    kind: HostKind,
+    kernels: usize,
+    group: &[Listed],
+    verbose: bool,
+) -> Result<Vec<Outcome>> {
+    let host = spec(kind, kernels, group, programs).prepare(lab, programs)?;
+    let show = |line: &Line| match &line.said {
+        Said::Event(Event::Output { text, .. }) if verbose => eprintln!("    {text}"),
+        Said::Console(text) if verbose => eprintln!("    console| {text}"),
+        _ => {}
+    };
+    let record = host.run(lab, show)?;
+    let logs = host.dir.display().to_string();
+    Ok(group
+        .iter()
+        .map(|listed| judge(listed, &record, &logs))
+        .collect())
+}
+
+/// A scenario passes when each of its stages said so, in a host nothing else was wrong with.
+fn judge(listed: &Listed, record: &Record, logs: &str) -> Outcome {
+    let mut errors = Vec::new();
+    let mut took = Duration::ZERO;
+    for stage in 1..=listed.kernels {
+        let said = record
+            .scenarios
+            .iter()
+            .filter(|s| s.name == listed.name && s.stage == stage);
+        match said.collect::<Vec<_>>().as_slice() {
+            [said] => {
+                took += Duration::from_millis(said.millis);
+                errors.extend(
+                    said.error
+                        .iter()
+                        .map(|error| format!("Kernel {stage}: {error}")),
+                );
+            }
+            said => errors.push(format!("Kernel {stage}: it ended {} times", said.len())),
+        }
+    }
+    errors.extend(record.failures.iter().cloned());
+    let error = (!errors.is_empty()).then(|| format!("{}\nLogs: {logs}", errors.join("\n")));
+    Outcome {
+        name: listed.name.clone(),
+        error,
+        took,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::ScenarioStage;
+
+    fn listed(kernels: usize) -> Listed {
+        Listed {
+            name: "a/b".into(),
+            about: String::new(),
+            host: HostKind::Kexec,
+            kernels,
+        }
+    }
+
+    fn stage(stage: usize, error: Option<&str>) -> ScenarioStage {
+        let error = error.map(str::to_owned);
+        ScenarioStage {
+            name: "a/b".into(),
+            stage,
+            error,
+            millis: 5,
+        }
+    }
+
+    #[test]
+    fn a_scenario_needs_every_stage() {
+        let mut record = Record::default();
+        assert!(judge(&listed(2), &record, "").error.is_some());
+        record.scenarios = vec![stage(1, None)];
+        assert!(judge(&listed(2), &record, "").error.is_some());
+        record.scenarios.push(stage(2, None));
+        let outcome = judge(&listed(2), &record, "");
+        assert_eq!(outcome.error, None);
+        assert_eq!(outcome.took, Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_failed_stage_or_host_fails_it() {
+        let mut record = Record::default();
+        record.scenarios = vec![stage(1, None), stage(2, Some("wrong"))];
+        assert!(
+            judge(&listed(2), &record, "")
+                .error
+                .unwrap()
+                .contains("Kernel 2: wrong")
+        );
+        record.scenarios[1].error = None;
+        record.failures.push("Host kernel (bug:): BUG: x".into());
+        assert!(
+            judge(&listed(2), &record, "/logs")
+                .error
+                .unwrap()
+                .contains("/logs")
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! Tests that need no host: formatting, lints, unit tests, and the kernel's own style checks.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::Suite;
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::{command, files};
+
+pub(super) fn run(suite: &mut Suite<'_>) {
+    suite.check("source/rustfmt", |lab| {
+        cargo(lab, "rustfmt", &["fmt", "--all", "--check"])
+    });
+    suite.check("source/clippy", |lab| {
+        let arguments = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        cargo(lab, "clippy", &arguments)
+    });
+    suite.check("source/unit-tests", |lab| {
+        cargo(
+            lab,
+            "unit-tests",
+            &["test", "--workspace", "--locked", "--quiet"],
+        )
+    });
+    suite.check("module/rustfmt", module_rustfmt);
+    suite.check("module/checkpatch", module_checkpatch);
+    suite.check("module/build", |lab| {
+        let kernels = lab.kernels()?;
+        for flavour in [Flavour::Stock, Flavour::A, Flavour::B] {
+            lab.modules(&kernels.get(flavour)?)?.no_warnings()?;
+        }
+        Ok(())
+    });
+}
+
+fn cargo(lab: &Lab, what: &str, arguments: &[&str]) -> Result<()> {
+    let log = lab.fresh_log(what)?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.current_dir(&lab.checkout).args(arguments);
+    // Set by `cargo lab` itself, for this crate: it would have everything built again.
+    cargo.env_remove("CARGO_MANIFEST_DIR");
+    command::logged(&mut cargo, &log, |_| {})
+}
+
+/// The files of kmod/ with one of these endings, as paths in kmod/.
+fn kmod_files(lab: &Lab, endings: &[&str]) -> Result<Vec<PathBuf>> {
+    let kmod = lab.checkout.join("kmod");
+    let mut found = Vec::new();
+    for path in files::sources(&kmod)? {
+        let name = path.to_string_lossy();
+        if endings.iter().any(|ending| name.ends_with(ending)) {
+            found.push(path.strip_prefix(&kmod)?.to_owned());
+        }
+    }
+    if found.is_empty() {
+        bail!("kmod/ has no files that end in {}", endings.join(" or "));
+    }
+    Ok(found)
+}
+
+/// The kernel's own formatting, by the kernel's own rustfmt.
+fn module_rustfmt(lab: &Lab) -> Result<()> {
+    let log = lab.fresh_log("module-rustfmt")?;
+    let source = lab.kernels()?.source.dir;
+    let kmod = lab.checkout.join("kmod");
+    let mounts = [
+        (kmod.as_path(), "/lab/kmod"),
+        (source.as_path(), "/lab/linux"),
+    ];
+    let mut sh = lab.toolchain.command(&mounts, "sh");
+    let script = "exec 2>&1; cd /lab/kmod; \
+        rustfmt --check --config-path /lab/linux/.rustfmt.toml --edition 2021 \"$@\"";
+    sh.args(["-ec", script, "sh"])
+        .args(kmod_files(lab, &[".rs"])?);
+    command::logged(&mut sh, &log, |_| {}).context("rustfmt on kmod/")
+}
+
+/// Warnings of checkpatch that do not apply to a tree outside the kernel's.
+const CHECKPATCH_IGNORED: &str = "FILE_PATH_CHANGES,NO_AUTHOR_SIGN_OFF,MISSING_SIGN_OFF,\
+    CONFIG_DESCRIPTION,EMAIL_SUBJECT";
+
+fn module_checkpatch(lab: &Lab) -> Result<()> {
+    let kernels = lab.kernels()?;
+    let kmod = lab.checkout.join("kmod");
+    let mounts = [
+        (kmod.as_path(), "/lab/kmod"),
+        (kernels.source.dir.as_path(), "/lab/linux"),
+    ];
+    let checkpatch = |arguments: &[&str], files: &[PathBuf]| {
+        let log = lab.fresh_log("module-checkpatch")?;
+        let mut sh = lab.toolchain.command(&mounts, "sh");
+        let script = "exec 2>&1; cd /lab/kmod; \
+            perl /lab/linux/scripts/checkpatch.pl --root=/lab/linux --no-summary --terse --strict \
+            --show-types --ignore \"$0\" \"$@\"";
+        sh.args(["-ec", script, CHECKPATCH_IGNORED])
+            .args(arguments)
+            .args(files);
+        command::logged(&mut sh, &log, |_| {})
+    };
+    checkpatch(&["--file"], &kmod_files(lab, &[".c", ".h"])?).context("checkpatch on kmod/")?;
+    let patches = kernels.patch_files()?;
+    let in_kmod = |path: &PathBuf| path.strip_prefix(&kmod).map(Path::to_owned);
+    let patches: Vec<PathBuf> = patches.iter().map(in_kmod).collect::<Result<_, _>>()?;
+    if patches.is_empty() {
+        return Ok(());
+    }
+    checkpatch(&["--patch"], &patches).context("checkpatch on kmod/patches")
+}

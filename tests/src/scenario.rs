@@ -1,0 +1,40 @@
+//! What the lab must know of a scenario to give it a host.
+//!
+//! The scenarios live in `lab-scenarios`, which prints this list: it is the only place where they
+//! are named.
+
+use serde::{Deserialize, Serialize};
+
+/// One scenario, as `lab-scenarios list` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Listed {
+    pub name: String,
+    pub about: String,
+    pub host: HostKind,
+    /// How many kernels it runs in: 1 without a kexec.
+    pub kernels: usize,
+}
+
+/// The host a scenario runs in. Scenarios of one kind may share one boot, unless it says not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostKind {
+    /// One kernel, the module loaded.
+    OneBoot,
+    /// A kexec between two halves, the module loaded in both kernels.
+    Kexec,
+    /// The same with memory to spare: 4 GiB.
+    LargeKexec,
+    /// The second kernel starts without the module; scenarios load it.
+    LateModule,
+    /// One kernel, KHO switched off.
+    WithoutKho,
+    /// One kernel without the project's patches.
+    Unpatched,
+    /// A guest whose VMM does the kexec: a host of its own for each scenario.
+    Guest,
+    /// The same with two CPUs in the host.
+    GuestSmp,
+    /// A guest in one kernel: the update is to fail or to be called off.
+    GuestOneBoot,
+}

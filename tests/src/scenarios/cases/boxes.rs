@@ -1,0 +1,362 @@
+//! Boxes: what keeps them, what they keep, and what ends them.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use rustix::fs::fstat;
+use rustix::io::Errno;
+
+use super::{Cx, Scenario};
+use crate::check::{equal, fails};
+use crate::fdbox::{self, FdBox};
+use crate::host;
+use crate::memory::{self, MIB, PAGE, check_pages, memfd, write_pages};
+use crate::uapi;
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "boxes/sealed-and-open",
+        about: "of two boxes the sealed one arrives, the open one does not",
+        host: HostKind::Kexec,
+        stages: &[two_before, two_after],
+    },
+    &Scenario {
+        name: "boxes/owner-and-mode",
+        about: "a box's node keeps its owner and mode",
+        host: HostKind::Kexec,
+        stages: &[owner_before, owner_after],
+    },
+    &Scenario {
+        name: "boxes/empty",
+        about: "an empty sealed box arrives empty and sealed",
+        host: HostKind::Kexec,
+        stages: &[empty_before, empty_after],
+    },
+    &Scenario {
+        name: "boxes/longest-names",
+        about: "names of 255 bytes, of any byte but NUL and slash, arrive",
+        host: HostKind::Kexec,
+        stages: &[names_before, names_after],
+    },
+    &Scenario {
+        name: "boxes/carried-on",
+        about: "a sealed box that nobody opens goes through two kexecs",
+        host: HostKind::Kexec,
+        stages: &[carried_before, carried_between, carried_after],
+    },
+    &Scenario {
+        name: "boxes/late-module",
+        about: "a host boots without the module: what it was handed is there when it is loaded",
+        host: HostKind::LateModule,
+        stages: &[late_before, late_after],
+    },
+    &Scenario {
+        name: "boxes/outlive-their-program",
+        about: "a program puts a memfd and exits; another takes it",
+        host: HostKind::OneBoot,
+        stages: &[outlive],
+    },
+    &Scenario {
+        name: "boxes/unsealed-leaves-nothing",
+        about: "UNSEAL is the exact inverse of SEAL: the handover is as before",
+        host: HostKind::OneBoot,
+        stages: &[inverse],
+    },
+    &Scenario {
+        name: "boxes/seal-is-all-or-nothing",
+        about: "a SEAL that fails at one descriptor names it and undoes the ones before",
+        host: HostKind::OneBoot,
+        stages: &[all_or_nothing],
+    },
+    &Scenario {
+        name: "boxes/without-kho",
+        about: "without KHO a program puts a memfd, seals and exits; another takes it",
+        host: HostKind::WithoutKho,
+        stages: &[without_kho],
+    },
+];
+
+fn two_before(_: &Cx<'_>) -> Result<()> {
+    for (name, seed) in [("two-sealed", 20), ("two-open", 21)] {
+        let fdbox = FdBox::create(name)?;
+        let file = memfd(c"two", 8 * PAGE)?;
+        write_pages(&file, seed, 8)?;
+        fdbox.put(file, "memory")?;
+    }
+    FdBox::open("two-sealed")?.seal()
+}
+
+fn two_after(_: &Cx<'_>) -> Result<()> {
+    equal(
+        "The open box in the list",
+        fdbox::listed("two-open")?.is_some(),
+        false,
+    )?;
+    ensure!(
+        !Path::new(&fdbox::node_path("two-open")).exists(),
+        "The open box has a node"
+    );
+    let Some(listed) = fdbox::listed("two-sealed")? else {
+        anyhow::bail!("The sealed box is not in the list");
+    };
+    equal("Its state", listed.state, uapi::STATE_SEALED)?;
+    equal("Its number of descriptors", listed.fds, 1)?;
+    let fdbox = FdBox::open("two-sealed")?;
+    fdbox.unseal()?;
+    check_pages(&memory::file(fdbox.get("memory")?), 20, 8)?;
+    fdbox.delete()
+}
+
+fn owner_before(_: &Cx<'_>) -> Result<()> {
+    let fresh = FdBox::create("owner")?;
+    let metadata = fresh.node.metadata()?;
+    equal("The mode of a new node", metadata.mode() & 0o777, 0o600)?;
+    equal(
+        "The owner of a new node",
+        (metadata.uid(), metadata.gid()),
+        (0, 0),
+    )?;
+    ensure!(
+        metadata.file_type().is_char_device(),
+        "The node is no character device"
+    );
+    fchown(&fresh.node, Some(7), Some(8))?;
+    fresh
+        .node
+        .set_permissions(PermissionsExt::from_mode(0o640))?;
+    // SEAL notes what the node is like, by the node it is called on.
+    FdBox::open("owner")?.seal()
+}
+
+fn owner_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open("owner")?;
+    let metadata = fdbox.node.metadata()?;
+    equal("The mode", metadata.mode() & 0o777, 0o640)?;
+    equal("The owner", (metadata.uid(), metadata.gid()), (7, 8))?;
+    fdbox.unseal()?;
+    fdbox.delete()
+}
+
+fn empty_before(_: &Cx<'_>) -> Result<()> {
+    FdBox::create("nothing")?.seal()
+}
+
+fn empty_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open("nothing")?;
+    equal("The number of descriptors", fdbox.entries()?.len(), 0)?;
+    fails(
+        "DELETE_BOX of a sealed box",
+        fdbox.try_delete(),
+        Errno::BUSY,
+    )?;
+    fdbox.unseal()?;
+    fdbox.delete()
+}
+
+fn longest_name(first: char) -> String {
+    let rest = "!\"#$%&'()*+,-.0123456789:;<=>?@[\\]^_`{|}~ \u{e4}\u{20ac}";
+    let mut name: String = first.to_string();
+    while name.len() + rest.len() <= 255 {
+        name.push_str(rest);
+    }
+    while name.len() < 255 {
+        name.push('x');
+    }
+    name
+}
+
+fn names_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create(&longest_name('b'))?;
+    fdbox.put(memfd(c"name", PAGE)?, &longest_name('f'))?;
+    fdbox.seal()
+}
+
+fn names_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open(&longest_name('b'))?;
+    let names: Vec<String> = fdbox
+        .entries()?
+        .iter()
+        .map(|entry| entry.name.text())
+        .collect();
+    equal("The names in the box", names, vec![longest_name('f')])?;
+    fdbox.unseal()?;
+    fdbox.get(&longest_name('f'))?;
+    fdbox.delete()
+}
+
+fn carried_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("carried")?;
+    let file = memfd(c"carried", MIB)?;
+    write_pages(&file, 22, MIB / PAGE)?;
+    fdbox.put(file, "memory")?;
+    fdbox.seal()
+}
+
+fn carried_between(_: &Cx<'_>) -> Result<()> {
+    let listed = fdbox::listed("carried")?;
+    equal(
+        "The box in the list",
+        listed.map(|listed| listed.state),
+        Some(uapi::STATE_SEALED),
+    )
+}
+
+fn carried_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open("carried")?;
+    fdbox.unseal()?;
+    check_pages(&memory::file(fdbox.get("memory")?), 22, MIB / PAGE)?;
+    fdbox.delete()
+}
+
+/// More than the kernel leaves alone by chance.
+const LATE_PAGES: u64 = 256 * MIB / PAGE;
+
+fn late_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("late")?;
+    let file = memfd(c"late", LATE_PAGES * PAGE)?;
+    write_pages(&file, 23, LATE_PAGES)?;
+    fdbox.put(file, "memory")?;
+    fdbox.seal()
+}
+
+fn late_after(_: &Cx<'_>) -> Result<()> {
+    ensure!(
+        !Path::new(fdbox::CONTROL).exists(),
+        "The module was loaded by somebody else"
+    );
+    // The new kernel works as usual: what it hands out must not be what it was handed.
+    let other = memfd(c"other", LATE_PAGES * PAGE)?;
+    write_pages(&other, 24, LATE_PAGES)?;
+    host::load_module("fdbox")?;
+    let fdbox = FdBox::open("late")?;
+    fdbox.unseal()?;
+    check_pages(&memory::file(fdbox.get("memory")?), 23, LATE_PAGES)?;
+    check_pages(&other, 24, LATE_PAGES)?;
+    fdbox.delete()
+}
+
+fn outlive(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("outlive")?;
+    host::in_another_process("put-memfd", &["outlive"])?;
+    let entries = fdbox.entries()?;
+    equal("The number of descriptors", entries.len(), 1)?;
+    equal("The state in the list", entries[0].state, uapi::FD_LIVE)?;
+    equal(
+        "The kind in the list",
+        uapi::text(&entries[0].compatible),
+        "fdbox,memfd-v1".into(),
+    )?;
+    check_pages(&memory::file(fdbox.get("memory")?), 25, 4)?;
+    fdbox.delete()
+}
+
+/// The helper `put-memfd BOX`: puts a memfd with known content into a box, and exits.
+pub(crate) fn put_memfd(name: &str) -> Result<()> {
+    let file = memfd(c"helper", 4 * PAGE)?;
+    write_pages(&file, 25, 4)?;
+    FdBox::open(name)?.put(file, "memory")
+}
+
+fn inverse(_: &Cx<'_>) -> Result<()> {
+    let before = fdbox::info()?;
+    let fdbox = FdBox::create("inverse")?;
+    let file = memfd(c"inverse", 64 * PAGE)?;
+    write_pages(&file, 26, 64)?;
+    let kept = file.try_clone()?;
+    fdbox.put(file, "memory")?;
+    for _ in 0..20 {
+        fdbox.seal()?;
+        let sealed = fdbox::info()?;
+        ensure!(
+            sealed.handover_pages >= before.handover_pages + 64,
+            "The handover keeps {} pages, {} before",
+            sealed.handover_pages,
+            before.handover_pages
+        );
+        fdbox.unseal()?;
+        let open = fdbox::info()?;
+        equal(
+            "What the handover keeps",
+            open.handover_pages,
+            before.handover_pages,
+        )?;
+        equal(
+            "Its extents",
+            open.handover_extents,
+            before.handover_extents,
+        )?;
+    }
+    let taken = memory::file(fdbox.get("memory")?);
+    equal("The file taken out", inode(&taken)?, inode(&kept)?)?;
+    check_pages(&taken, 26, 64)?;
+    rustix::fs::ftruncate(&taken, PAGE)?;
+    fdbox.delete()?;
+    equal("The number of boxes", fdbox::info()?.boxes, before.boxes)
+}
+
+fn inode(file: &File) -> Result<u64> {
+    Ok(fstat(file)?.st_ino)
+}
+
+fn all_or_nothing(_: &Cx<'_>) -> Result<()> {
+    let shared = memfd(c"shared", PAGE)?;
+    let (first, second) = (FdBox::create("all-1")?, FdBox::create("all-2")?);
+    first.put(shared.try_clone()?, "shared")?;
+    first.seal()?;
+
+    let own = memfd(c"own", PAGE)?;
+    second.put(own.try_clone()?, "own")?;
+    second.put(shared, "the-shared-one")?;
+    let before = fdbox::info()?;
+    fails(
+        "SEAL with a file that another sealed box holds",
+        second.try_seal(),
+        Errno::BUSY,
+    )?;
+    let why = second.seal_error()?;
+    equal(
+        "The descriptor named",
+        why.name.text(),
+        "the-shared-one".into(),
+    )?;
+    equal("The reason", why.reason, uapi::REASON_SHARED_FILE)?;
+    equal("The errno", why.error, Errno::BUSY.raw_os_error())?;
+    ensure!(!uapi::text(&why.message).is_empty(), "No message");
+    equal("What the handover keeps", fdbox::info()?, before)?;
+    // The one before it is as it was: not frozen, and still in an open box.
+    rustix::fs::ftruncate(&own, 2 * PAGE)?;
+    let taken: OwnedFd = second.get("the-shared-one")?;
+    second.seal()?;
+    fails(
+        "SEAL_ERROR after a SEAL that worked",
+        second.seal_error().map(drop),
+        Errno::NOENT,
+    )?;
+    drop(taken);
+    for fdbox in [first, second] {
+        fdbox.unseal()?;
+        fdbox.delete()?;
+    }
+    Ok(())
+}
+
+fn without_kho(_: &Cx<'_>) -> Result<()> {
+    let features = fdbox::info()?.features;
+    equal("The feature KHO", features & uapi::FEATURE_KHO, 0)?;
+    let fdbox = FdBox::create("without-kho")?;
+    host::in_another_process("put-memfd", &["without-kho"])?;
+    fdbox.seal()?;
+    fails(
+        "GET_FD from a sealed box",
+        fdbox.try_get("memory"),
+        Errno::BUSY,
+    )?;
+    equal("What the handover keeps", fdbox::info()?.handover_pages, 0)?;
+    fdbox.unseal()?;
+    check_pages(&memory::file(fdbox.get("memory")?), 25, 4)?;
+    fdbox.delete()
+}

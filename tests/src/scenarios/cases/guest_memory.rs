@@ -1,0 +1,193 @@
+//! VMs and guest_memfds, without a guest.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use anyhow::{Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use rustix::io::Errno;
+
+use super::{Cx, Scenario};
+use crate::check::{equal, fails};
+use crate::fdbox::{self, FdBox};
+use crate::kvm::{INIT_SHARED, MMAP, Mapped, Vm};
+use crate::memory::{MIB, PAGE, check_size, page_content};
+use crate::{host, uapi};
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "guest-memory/missing-vm",
+        about: "SEAL of guest memory without its VM fails, names it, and changes nothing",
+        host: HostKind::OneBoot,
+        stages: &[missing_vm],
+    },
+    &Scenario {
+        name: "guest-memory/across-a-kexec",
+        about: "guest memory arrives in a new VM, with what was written after SEAL",
+        host: HostKind::Kexec,
+        stages: &[before, after],
+    },
+    &Scenario {
+        name: "guest-memory/two-vms",
+        about: "each memory goes to its own VM",
+        host: HostKind::Kexec,
+        stages: &[two_vms_before, two_vms_after],
+    },
+    &Scenario {
+        name: "guest-memory/to-another-process",
+        about: "without a kexec another process gets the same pages in a VM of its own",
+        host: HostKind::OneBoot,
+        stages: &[another_process],
+    },
+    &Scenario {
+        name: "guest-memory/unpatched",
+        about: "an unpatched kernel refuses what it cannot serve, and the log names the patch",
+        host: HostKind::Unpatched,
+        stages: &[unpatched],
+    },
+];
+
+const SHARED: u64 = MMAP | INIT_SHARED;
+const PAGES: u64 = 4 * MIB / PAGE;
+
+fn fill(memory: &OwnedFd, seed: u64, pages: u64) -> Result<Mapped> {
+    let mut mapped = Mapped::new(&File::from(memory.try_clone()?), pages * PAGE)?;
+    for (index, page) in mapped.bytes().chunks_mut(PAGE as usize).enumerate() {
+        page.copy_from_slice(&page_content(seed, index as u64));
+    }
+    Ok(mapped)
+}
+
+fn check(memory: &OwnedFd, seed: u64, pages: u64) -> Result<()> {
+    let mut mapped = Mapped::new(&File::from(memory.try_clone()?), pages * PAGE)?;
+    for (index, page) in mapped.bytes().chunks(PAGE as usize).enumerate() {
+        ensure!(
+            page == page_content(seed, index as u64),
+            "Page {index} is not what was written"
+        );
+    }
+    Ok(())
+}
+
+fn missing_vm(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("missing-vm")?;
+    let (vm, other) = (Vm::create()?, Vm::create()?);
+    let memory = vm.guest_memfd(MIB, SHARED)?;
+    fill(&memory, 40, MIB / PAGE)?;
+    fdbox.put(memory, "ram")?;
+    // Another VM is not the one.
+    fdbox.put(other.into_fd(), "other-vm")?;
+    let before = fdbox::info()?;
+    fails("SEAL without the VM", fdbox.try_seal(), Errno::NOENT)?;
+    let why = fdbox.seal_error()?;
+    equal("The descriptor named", why.name.text(), "ram".into())?;
+    equal("The reason", why.reason, uapi::REASON_MISSING_DEPENDENCY)?;
+    ensure!(
+        uapi::text(&why.message).contains("VM"),
+        "The message does not say what is missing"
+    );
+    equal("What the handover keeps", fdbox::info()?, before)?;
+    equal("The number of descriptors", fdbox.entries()?.len(), 2)?;
+
+    fdbox.put(vm.try_clone()?, "vm")?;
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    fdbox.get("vm")?;
+    check(&fdbox.get("ram")?, 40, MIB / PAGE)?;
+    fdbox.delete()
+}
+
+fn before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("guest-memory")?;
+    let vm = Vm::create()?;
+    let memory = vm.guest_memfd(PAGES * PAGE, SHARED)?;
+    let mut mapped = fill(&memory, 41, PAGES)?;
+    fdbox.put(memory, "ram")?;
+    fdbox.put(vm.into_fd(), "vm")?;
+    fdbox.seal()?;
+    // The guest would run on: its writes must arrive.
+    mapped.bytes()[..PAGE as usize].copy_from_slice(&page_content(42, 0));
+    Ok(())
+}
+
+fn after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open("guest-memory")?;
+    fdbox.unseal()?;
+    let vm = Vm::from_fd(fdbox.get("vm")?);
+    ensure!(vm.works()?, "KVM does not serve this process by the VM");
+    let memory = fdbox.get("ram")?;
+    check_size(&memory, PAGES * PAGE)?;
+    let mut mapped = Mapped::new(&File::from(memory.try_clone()?), PAGES * PAGE)?;
+    for (index, page) in mapped.bytes().chunks(PAGE as usize).enumerate() {
+        let seed = if index == 0 { 42 } else { 41 };
+        ensure!(
+            page == page_content(seed, index as u64),
+            "Page {index} is wrong"
+        );
+    }
+    fdbox.delete()
+}
+
+fn two_vms_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("two-vms")?;
+    for (number, seed) in [(1, 43), (2, 44)] {
+        let vm = Vm::create()?;
+        let memory = vm.guest_memfd(MIB, SHARED)?;
+        fill(&memory, seed, MIB / PAGE)?;
+        fdbox.put(memory, &format!("ram-{number}"))?;
+        fdbox.put(vm.into_fd(), &format!("vm-{number}"))?;
+    }
+    fdbox.seal()
+}
+
+fn two_vms_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open("two-vms")?;
+    fdbox.unseal()?;
+    let vms = [fdbox.get("vm-2")?, fdbox.get("vm-1")?];
+    check(&fdbox.get("ram-1")?, 43, MIB / PAGE)?;
+    check(&fdbox.get("ram-2")?, 44, MIB / PAGE)?;
+    drop(vms);
+    fdbox.delete()
+}
+
+fn another_process(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("another-process")?;
+    let vm = Vm::create()?;
+    let memory = vm.guest_memfd(MIB, SHARED)?;
+    fill(&memory, 45, MIB / PAGE)?;
+    fdbox.put(memory, "ram")?;
+    fdbox.put(vm.into_fd(), "vm")?;
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    host::in_another_process("take-guest", &["another-process"])?;
+    equal("The number of descriptors", fdbox.entries()?.len(), 0)?;
+    fdbox.delete()
+}
+
+/// The helper `take-guest BOX`: takes a VM and its memory out of a box, in a process of its own.
+pub(crate) fn take_guest(name: &str) -> Result<()> {
+    let fdbox = FdBox::open(name)?;
+    let vm = Vm::from_fd(fdbox.get("vm")?);
+    ensure!(vm.works()?, "KVM does not serve this process by the VM");
+    check(&fdbox.get("ram")?, 45, MIB / PAGE)
+}
+
+fn unpatched(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("unpatched")?;
+    let vm = Vm::create()?;
+    let memory = vm.guest_memfd(MIB, SHARED)?;
+    let features = fdbox::info()?.features;
+    equal(
+        "The feature guest_memfd",
+        features & uapi::FEATURE_GUEST_MEMFD,
+        0,
+    )?;
+    let refused = fdbox.try_put(memory, "ram").map_err(|(error, _)| error);
+    fails("PUT_FD of a guest_memfd", refused, Errno::OPNOTSUPP)?;
+    let log = host::kernel_log()?;
+    ensure!(
+        log.iter().any(|line| line.contains("kmod/patches/")),
+        "No line of the log names a patch: {log:?}"
+    );
+    fdbox.delete()
+}

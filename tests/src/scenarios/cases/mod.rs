@@ -1,0 +1,88 @@
+//! Every scenario, by subject.
+
+mod boxes;
+mod errnos;
+mod guest_memory;
+mod memfd;
+mod sample;
+
+use anyhow::Result;
+use fdbox_lab::event::{Event, EventPort};
+use fdbox_lab::scenario::{HostKind, Listed};
+
+/// What a scenario is given.
+pub(crate) struct Cx<'a> {
+    pub(crate) port: &'a EventPort,
+}
+
+impl Cx<'_> {
+    /// Hands a result to the lab.
+    pub(crate) fn value(&self, name: &str, value: impl serde::Serialize) -> Result<()> {
+        let value = serde_json::to_value(value)?;
+        Ok(self.port.send(&Event::Value {
+            name: name.to_owned(),
+            value,
+        })?)
+    }
+}
+
+/// One scenario: a function for each kernel it runs in.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) host: HostKind,
+    pub(crate) stages: &'static [Stage],
+}
+
+pub(crate) type Stage = fn(&Cx<'_>) -> Result<()>;
+
+impl Scenario {
+    pub(crate) fn listed(&self) -> Listed {
+        Listed {
+            name: self.name.to_owned(),
+            about: self.about.to_owned(),
+            host: self.host,
+            kernels: self.stages.len(),
+        }
+    }
+}
+
+pub(crate) fn all() -> Vec<&'static Scenario> {
+    [
+        errnos::ALL,
+        boxes::ALL,
+        memfd::ALL,
+        guest_memory::ALL,
+        sample::ALL,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect()
+}
+
+/// Runs the helper of this name: what a scenario does in a process of its own.
+pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
+    match helper {
+        "put-memfd" => boxes::put_memfd(argument),
+        "take-guest" => guest_memory::take_guest(argument),
+        _ => anyhow::bail!("There is no helper {helper}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_scenario_has_a_kernel() {
+        let mut names: Vec<_> = all().iter().map(|scenario| scenario.name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for scenario in all() {
+            assert!(!scenario.stages.is_empty(), "{}", scenario.name);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Boxes, as the scenarios use them: the ioctls with the right arguments.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+
+use crate::uapi::{self, Info, Named, NextBox, NextFd, PutFd, SealError};
+
+pub(crate) const CONTROL: &str = "/dev/fdbox/fdbox";
+
+/// The control node.
+pub(crate) fn control() -> Result<File> {
+    open(CONTROL).context("Open the control node: is the module loaded?")
+}
+
+fn open(path: &str) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// An open node of a box.
+#[derive(Debug)]
+pub(crate) struct FdBox {
+    pub(crate) node: File,
+    pub(crate) name: String,
+}
+
+impl FdBox {
+    pub(crate) fn create(name: &str) -> Result<Self> {
+        let mut argument = Named::new(name);
+        uapi::call(control()?, uapi::CREATE_BOX, &mut argument)
+            .with_context(|| format!("Create the box {name}"))?;
+        Self::open(name)
+    }
+
+    pub(crate) fn open(name: &str) -> Result<Self> {
+        let node = open(&node_path(name)).with_context(|| format!("Open the box {name}"))?;
+        Ok(Self {
+            node,
+            name: name.to_owned(),
+        })
+    }
+
+    pub(crate) fn delete(&self) -> Result<()> {
+        self.try_delete()
+            .with_context(|| format!("Delete the box {}", self.name))
+    }
+
+    pub(crate) fn try_delete(&self) -> Result<(), Errno> {
+        let control = control().map_err(|_| Errno::NODEV)?;
+        uapi::call(control, uapi::DELETE_BOX, &mut Named::new(&self.name)).map(drop)
+    }
+
+    /// Moves `fd` into the box, or gives it back with the error.
+    pub(crate) fn try_put(&self, fd: OwnedFd, name: &str) -> Result<(), (Errno, OwnedFd)> {
+        let mut argument = PutFd {
+            flags: 0,
+            fd: fd.as_raw_fd(),
+            pad: 0,
+            name: uapi::NameArray::new(name),
+        };
+        match uapi::call(&self.node, uapi::PUT_FD, &mut argument) {
+            Ok(_) => {
+                // The number is the kernel's again: dropping it would close somebody else's.
+                let _ = fd.into_raw_fd();
+                Ok(())
+            }
+            Err(error) => Err((error, fd)),
+        }
+    }
+
+    pub(crate) fn put(&self, fd: impl Into<OwnedFd>, name: &str) -> Result<()> {
+        self.try_put(fd.into(), name)
+            .map_err(|(error, _)| error)
+            .with_context(|| format!("Put {name} into the box {}", self.name))
+    }
+
+    pub(crate) fn try_get(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let number = uapi::call(&self.node, uapi::GET_FD, &mut Named::new(name))?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<OwnedFd> {
+        self.try_get(name)
+            .with_context(|| format!("Get {name} out of the box {}", self.name))
+    }
+
+    pub(crate) fn try_seal(&self) -> Result<(), Errno> {
+        uapi::call_plain(&self.node, uapi::SEAL, 0).map(drop)
+    }
+
+    pub(crate) fn seal(&self) -> Result<()> {
+        self.try_seal().with_context(|| match self.seal_error() {
+            Ok(why) => format!(
+                "Seal the box {}: {}: {}",
+                self.name,
+                why.name.text(),
+                uapi::text(&why.message)
+            ),
+            Err(_) => format!("Seal the box {}", self.name),
+        })
+    }
+
+    pub(crate) fn try_unseal(&self) -> Result<(), Errno> {
+        uapi::call_plain(&self.node, uapi::UNSEAL, 0).map(drop)
+    }
+
+    pub(crate) fn unseal(&self) -> Result<()> {
+        self.try_unseal()
+            .with_context(|| format!("Unseal the box {}", self.name))
+    }
+
+    pub(crate) fn seal_error(&self) -> Result<SealError, Errno> {
+        let mut out = SealError {
+            size: size_of::<SealError>() as u32,
+            flags: 0,
+            error: 0,
+            reason: 0,
+            name: uapi::NameArray::new(""),
+            message: [0; 256],
+        };
+        uapi::call(&self.node, uapi::SEAL_ERROR, &mut out)?;
+        Ok(out)
+    }
+
+    /// What is in the box.
+    pub(crate) fn entries(&self) -> Result<Vec<NextFd>, Errno> {
+        let mut entries = Vec::new();
+        let mut cursor = 0;
+        loop {
+            let mut next = next_fd(cursor);
+            match uapi::call(&self.node, uapi::NEXT_FD, &mut next) {
+                Ok(_) => {
+                    cursor = next.cursor;
+                    entries.push(next);
+                }
+                Err(Errno::NOENT) => return Ok(entries),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsFd for FdBox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.node.as_fd()
+    }
+}
+
+pub(crate) fn node_path(name: &str) -> String {
+    format!("/dev/fdbox/{name}")
+}
+
+pub(crate) fn next_fd(cursor: u64) -> NextFd {
+    NextFd {
+        size: size_of::<NextFd>() as u32,
+        flags: 0,
+        cursor,
+        state: 0,
+        pad: 0,
+        bytes: 0,
+        name: uapi::NameArray::new(""),
+        compatible: [0; 48],
+    }
+}
+
+pub(crate) fn next_box(cursor: u64) -> NextBox {
+    NextBox {
+        size: size_of::<NextBox>() as u32,
+        flags: 0,
+        cursor,
+        state: 0,
+        fds: 0,
+        name: uapi::NameArray::new(""),
+    }
+}
+
+/// Every box of the host.
+pub(crate) fn boxes() -> Result<Vec<NextBox>> {
+    let control = control()?;
+    let mut boxes = Vec::new();
+    let mut cursor = 0;
+    loop {
+        let mut next = next_box(cursor);
+        match uapi::call(&control, uapi::NEXT_BOX, &mut next) {
+            Ok(_) => {
+                cursor = next.cursor;
+                boxes.push(next);
+            }
+            Err(Errno::NOENT) => return Ok(boxes),
+            Err(error) => return Err(error).context("List the boxes"),
+        }
+    }
+}
+
+/// The box of this name in the listing.
+pub(crate) fn listed(name: &str) -> Result<Option<NextBox>> {
+    Ok(boxes()?.into_iter().find(|found| found.name.text() == name))
+}
+
+pub(crate) fn info() -> Result<Info> {
+    let mut info = Info {
+        size: size_of::<Info>() as u32,
+        ..Info::default()
+    };
+    uapi::call(control()?, uapi::INFO, &mut info).context("Ask the module what it can do")?;
+    Ok(info)
+}

@@ -1,0 +1,63 @@
+//! What a scenario does to the host it runs in.
+
+use std::fs::File;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+/// Loads a module of the image's, if it is not loaded.
+pub(crate) fn load_module(name: &str) -> Result<()> {
+    let path = format!("/lib/modules/{name}.ko");
+    let file = File::open(&path).with_context(|| format!("Open {path}"))?;
+    match rustix::system::finit_module(&file, c"", 0) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("Load {path}")),
+    }
+}
+
+/// Runs one of the helpers (see [`help`]) in a process of its own, to its end.
+pub(crate) fn in_another_process(helper: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new("/proc/self/exe")
+        .arg("help")
+        .arg(helper)
+        .args(arguments)
+        .output()?;
+    if !output.status.success() {
+        bail!(
+            "{helper} {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+/// Runs `act` in a thread without CAP_SYS_ADMIN.
+pub(crate) fn without_cap_sys_admin<T: Send>(act: impl FnOnce() -> T + Send) -> Result<T> {
+    let thread = || -> Result<T> {
+        let here = rustix::thread::capabilities(None)?;
+        let sets = CapabilitySets {
+            effective: here.effective - CapabilitySet::SYS_ADMIN,
+            permitted: here.permitted,
+            inheritable: here.inheritable,
+        };
+        rustix::thread::set_capabilities(None, sets).context("Drop CAP_SYS_ADMIN")?;
+        Ok(act())
+    };
+    std::thread::scope(|scope| match scope.spawn(thread).join() {
+        Ok(result) => result,
+        Err(_) => bail!("The thread without CAP_SYS_ADMIN panicked"),
+    })
+}
+
+/// The lines of the kernel's log that name fdbox.
+pub(crate) fn kernel_log() -> Result<Vec<String>> {
+    let output = Command::new("/bin/dmesg").output().context("Run dmesg")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text
+        .lines()
+        .filter(|line| line.contains("fdbox"))
+        .map(str::to_owned)
+        .collect())
+}

@@ -1,0 +1,119 @@
+//! As much of KVM as it takes to have guest memory without a VMM.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+
+const KVM_CREATE_VM: u64 = 0xae01;
+/// `_IOWR(KVMIO, 0xd4, struct kvm_create_guest_memfd)`.
+const KVM_CREATE_GUEST_MEMFD: u64 = 0xc040_aed4;
+
+/// Userspace may map the file.
+pub(crate) const MMAP: u64 = 1 << 0;
+/// All of it is shared with the host from the start.
+pub(crate) const INIT_SHARED: u64 = 1 << 1;
+
+/// `struct kvm_create_guest_memfd`.
+#[repr(C)]
+struct CreateGuestMemfd {
+    size: u64,
+    flags: u64,
+    reserved: [u64; 6],
+}
+
+/// A VM without anything in it.
+#[derive(Debug)]
+pub(crate) struct Vm(OwnedFd);
+
+impl Vm {
+    pub(crate) fn create() -> Result<Self> {
+        let kvm = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .context("Open KVM")?;
+        // SAFETY: the argument is the type of the VM, a number.
+        let number = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_CREATE_VM as _, 0) };
+        Ok(Self(descriptor(number).context("Create a VM")?))
+    }
+
+    /// A VM that came out of a box.
+    pub(crate) fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    pub(crate) fn try_clone(&self) -> Result<OwnedFd> {
+        Ok(self.0.try_clone()?)
+    }
+
+    /// Guest memory that belongs to this VM.
+    pub(crate) fn guest_memfd(&self, size: u64, flags: u64) -> Result<OwnedFd> {
+        let argument = CreateGuestMemfd {
+            size,
+            flags,
+            reserved: [0; 6],
+        };
+        let pointer: *const CreateGuestMemfd = &argument;
+        // SAFETY: the pointer is to the struct that the command reads.
+        let number =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), KVM_CREATE_GUEST_MEMFD as _, pointer) };
+        descriptor(number).context("Create a guest_memfd")
+    }
+
+    /// Whether KVM serves this process by it: a VM works in the process that made it only.
+    pub(crate) fn works(&self) -> Result<bool> {
+        match self.guest_memfd(crate::memory::PAGE, MMAP | INIT_SHARED) {
+            Ok(_) => Ok(true),
+            Err(error) if error.downcast_ref() == Some(&Errno::IO) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Vm {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn descriptor(number: i32) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        let code = std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or_default();
+        return Err(Errno::from_raw_os_error(code));
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Guest memory, mapped: guest_memfd has no read and write.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    bytes: &'static mut [u8],
+}
+
+impl Mapped {
+    pub(crate) fn new(file: &File, len: u64) -> Result<Self> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        let null = std::ptr::null_mut();
+        // SAFETY: a new mapping at no particular address takes nothing from anyone.
+        let start = unsafe { mmap(null, len as usize, protection, flags, file, 0) };
+        let start = start.context("Map the guest memory")?;
+        // SAFETY: the mapping is of this length, is never unmapped, and this process, which has
+        // the only reference to it, runs no vCPU that could write to it.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(start.cast(), len as usize) };
+        Ok(Self { bytes })
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        self.bytes
+    }
+}

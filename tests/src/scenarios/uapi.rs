@@ -1,0 +1,234 @@
+//! The ioctls, written down from the header by hand: the tests must not share a mistake with the
+//! library. Every argument can be made wrong on purpose.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::Errno;
+
+const TYPE: u32 = b'.' as u32;
+
+/// `_IO('.', nr)`.
+pub(crate) const fn io(nr: u32) -> u32 {
+    (TYPE << 8) | nr
+}
+
+pub(crate) const CREATE_BOX: u32 = io(0);
+pub(crate) const DELETE_BOX: u32 = io(1);
+pub(crate) const PUT_FD: u32 = io(2);
+pub(crate) const GET_FD: u32 = io(3);
+pub(crate) const SEAL: u32 = io(4);
+pub(crate) const UNSEAL: u32 = io(5);
+pub(crate) const INFO: u32 = io(6);
+pub(crate) const NEXT_BOX: u32 = io(7);
+pub(crate) const NEXT_FD: u32 = io(8);
+pub(crate) const SEAL_ERROR: u32 = io(9);
+
+/// A NUL-terminated name in its array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct NameArray(pub(crate) [u8; 256]);
+
+impl NameArray {
+    pub(crate) fn new(name: &str) -> Self {
+        Self::of_bytes(name.as_bytes())
+    }
+
+    /// Any bytes, cut off at the array's end: without a NUL when they fill it.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+        let mut array = [0; 256];
+        let len = bytes.len().min(array.len());
+        array[..len].copy_from_slice(&bytes[..len]);
+        Self(array)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        text(&self.0)
+    }
+}
+
+/// CREATE_BOX, DELETE_BOX and GET_FD.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Named {
+    pub(crate) flags: u64,
+    pub(crate) name: NameArray,
+}
+
+impl Named {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            flags: 0,
+            name: NameArray::new(name),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct PutFd {
+    pub(crate) flags: u64,
+    pub(crate) fd: i32,
+    pub(crate) pad: u32,
+    pub(crate) name: NameArray,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Info {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) uapi_version: u32,
+    pub(crate) handover_version: u32,
+    pub(crate) features: u64,
+    pub(crate) boxes: u64,
+    pub(crate) handover_bytes: u64,
+    pub(crate) handover_extents: u64,
+    pub(crate) handover_pages: u64,
+}
+
+pub(crate) const FEATURE_KHO: u64 = 1 << 0;
+pub(crate) const FEATURE_KHO_BOOT: u64 = 1 << 1;
+pub(crate) const FEATURE_MEMFD: u64 = 1 << 2;
+pub(crate) const FEATURE_KVM_VM: u64 = 1 << 3;
+pub(crate) const FEATURE_GUEST_MEMFD: u64 = 1 << 4;
+pub(crate) const FEATURE_REFUSED: u64 = 1 << 5;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct NextBox {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) cursor: u64,
+    pub(crate) state: u32,
+    pub(crate) fds: u32,
+    pub(crate) name: NameArray,
+}
+
+pub(crate) const STATE_OPEN: u32 = 0;
+pub(crate) const STATE_SEALED: u32 = 1;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct NextFd {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) cursor: u64,
+    pub(crate) state: u32,
+    pub(crate) pad: u32,
+    pub(crate) bytes: u64,
+    pub(crate) name: NameArray,
+    pub(crate) compatible: [u8; 48],
+}
+
+pub(crate) const FD_LIVE: u32 = 0;
+pub(crate) const FD_INCOMING: u32 = 1;
+pub(crate) const FD_UNKNOWN: u32 = 2;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct SealError {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) error: i32,
+    pub(crate) reason: u32,
+    pub(crate) name: NameArray,
+    pub(crate) message: [u8; 256],
+}
+
+pub(crate) const REASON_MISSING_DEPENDENCY: u32 = 1;
+pub(crate) const REASON_SHARED_FILE: u32 = 2;
+
+/// Bytes to make a struct of any size from.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(8))]
+pub(crate) struct Bytes([u8; 1024]);
+
+impl Bytes {
+    /// A growable struct of `size`, all zero but its flags and the last byte.
+    pub(crate) fn growable(size: u32, flags: u32, last: u8) -> Self {
+        let mut bytes = [0; 1024];
+        if size > 0 {
+            bytes[size as usize - 1] = last;
+        }
+        bytes[..4].copy_from_slice(&size.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
+        Self(bytes)
+    }
+}
+
+/// Structs without padding, all of whose bytes are plain data.
+///
+/// # Safety
+///
+/// Any bytes make a valid value, and every byte of a value is initialised.
+pub(crate) unsafe trait Plain: Copy {}
+// SAFETY: integers and byte arrays without gaps between them (the sizes are checked below).
+unsafe impl Plain for Named {}
+// SAFETY: as above.
+unsafe impl Plain for PutFd {}
+// SAFETY: as above.
+unsafe impl Plain for Info {}
+// SAFETY: as above.
+unsafe impl Plain for NextBox {}
+// SAFETY: as above.
+unsafe impl Plain for NextFd {}
+// SAFETY: as above.
+unsafe impl Plain for SealError {}
+// SAFETY: a byte array.
+unsafe impl Plain for Bytes {}
+const _: () = {
+    assert!(size_of::<Named>() == 8 + 256);
+    assert!(size_of::<PutFd>() == 8 + 4 + 4 + 256);
+    assert!(size_of::<Info>() == 4 * 4 + 5 * 8);
+    assert!(size_of::<NextBox>() == 4 * 4 + 8 + 256);
+    assert!(size_of::<NextFd>() == 4 * 4 + 2 * 8 + 256 + 48);
+    assert!(size_of::<SealError>() == 4 * 4 + 256 + 256);
+};
+
+/// Calls `command` on `fd` with a struct, which the kernel may fill in.
+pub(crate) fn call<T: Plain>(fd: impl AsFd, command: u32, argument: &mut T) -> Result<i32, Errno> {
+    let pointer: *mut T = argument;
+    // SAFETY: the pointer is to memory of the size that the command's struct has, all plain bytes.
+    // For a growable struct the size is the one in its first field, which callers never exceed.
+    unsafe { call_raw(fd, command, pointer as usize) }
+}
+
+/// Calls a command that takes no argument, or a number that is no address.
+pub(crate) fn call_plain(fd: impl AsFd, command: u32, argument: usize) -> Result<i32, Errno> {
+    assert!(
+        argument < 4096,
+        "a small number cannot be an address that is mapped"
+    );
+    // SAFETY: no memory is mapped there, so the kernel can touch none.
+    unsafe { call_raw(fd, command, argument) }
+}
+
+/// # Safety
+///
+/// What the command reads or writes at `argument` must be there to be read or written.
+unsafe fn call_raw(fd: impl AsFd, command: u32, argument: usize) -> Result<i32, Errno> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open; the rest is promised by the caller.
+    let result = unsafe { libc::ioctl(fd, command as libc::c_ulong as _, argument) };
+    if result < 0 {
+        Err(last_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn last_error() -> Errno {
+    let code = std::io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or_default();
+    Errno::from_raw_os_error(code)
+}
+
+/// The bytes up to the first NUL, as text.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}

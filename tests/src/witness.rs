@@ -1,0 +1,119 @@
+//! What the guest's witness says on its console, and what it is told.
+//!
+//! The guest is the witness of an update, not the host's log: it checks its own memory and its own
+//! clocks. A line of its is [`MARK`] and one JSON object; a line to it is one of the commands.
+
+use serde::{Deserialize, Serialize};
+
+/// Begins each line of the witness's, to tell it from its kernel's.
+pub const MARK: &str = "WITNESS ";
+
+/// What can be asked of the witness, one a line on its console.
+pub mod command {
+    /// Check every page and say [`Said::Report`](super::Said::Report).
+    pub const REPORT: &str = "report";
+    /// Forget the gaps so far.
+    pub const RESET_GAP: &str = "reset-gap";
+    /// `write N`: fill every page with the pattern of generation N.
+    pub const WRITE: &str = "write";
+    pub const POWER_OFF: &str = "poweroff";
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "said", rename_all = "kebab-case")]
+pub enum Said {
+    /// The pattern is written, the clocks are watched.
+    Ready {
+        pages: u64,
+        cpus: u32,
+    },
+    /// About once a second.
+    Beat {
+        uptime_ms: u64,
+        counter: u64,
+    },
+    Report(Report),
+    /// A command that has no answer of its own was carried out.
+    Done,
+    /// The command is not one.
+    What,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub boot_id: String,
+    pub release: String,
+    pub cpus: u32,
+    /// CLOCK_BOOTTIME.
+    pub uptime_ns: u64,
+    /// Raw TSC at about the same time.
+    pub tsc: u64,
+    /// Samples taken of the clocks, on all CPUs.
+    pub counter: u64,
+    /// Whether a clock, the TSC or the counter was ever seen to be less than before, on the same
+    /// CPU or another.
+    pub counter_went_back: bool,
+    /// The first few times that happened, in words.
+    pub backwards: Vec<String>,
+    /// The longest time between two samples on one CPU, by CLOCK_MONOTONIC.
+    pub largest_gap_ns: u64,
+    /// The same by the raw TSC, at the frequency measured when the witness started.
+    pub largest_gap_tsc_ns: u64,
+    /// CLOCK_BOOTTIME when that gap ended.
+    pub largest_gap_at_ns: u64,
+    /// Pages filled with the pattern, all of them checked for this report.
+    pub pages_checked: u64,
+    pub pages_bad: u64,
+    /// The first few bad pages, in words.
+    pub bad: Vec<String>,
+    /// Pages rewritten in the background so far, a few each millisecond.
+    pub rewritten: u64,
+    /// Suspicious lines in the guest kernel's log.
+    pub kernel_warnings: u64,
+    pub warnings: Vec<String>,
+}
+
+/// What the witness said on this line of its console, if it is one of its.
+pub fn parse(line: &str) -> Option<Said> {
+    let (_, json) = line.split_once(MARK)?;
+    serde_json::from_str(json.trim_end()).ok()
+}
+
+/// The word at `index` of a page, by the pattern.
+pub fn pattern(seed: u64, page: u64, generation: u32, index: u64) -> u64 {
+    // Any bit of the input changes about half of the output's: SplitMix64's finisher.
+    let mut word = seed ^ (page << 20) ^ (u64::from(generation) << 52) ^ index;
+    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_witness_are_told_from_the_kernels() {
+        let said = Said::Ready { pages: 3, cpus: 2 };
+        let line = format!("{MARK}{}", serde_json::to_string(&said).unwrap());
+        assert_eq!(parse(&line), Some(said.clone()));
+        assert_eq!(parse(&format!("{line}\r")), Some(said));
+        assert_eq!(parse("[    1.0] Linux version 7.3.4"), None);
+        assert_eq!(parse("WITNESS {\"said\":\"re"), None);
+    }
+
+    #[test]
+    fn the_pattern_tells_pages_generations_and_words_apart() {
+        let words = [
+            pattern(1, 0, 0, 0),
+            pattern(1, 1, 0, 0),
+            pattern(1, 0, 1, 0),
+            pattern(1, 0, 0, 1),
+            pattern(2, 0, 0, 0),
+        ];
+        for (n, word) in words.iter().enumerate() {
+            assert!(!words[..n].contains(word));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Watches every clock on every CPU: how long it stood still, and that it never went back.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::thread::{ClockId, CpuSet};
+use rustix::time::clock_gettime;
+
+use crate::lock;
+use crate::memory::Memory;
+
+/// Pause between two samples on one CPU: it proves that timers work, and leaves the CPU to others.
+const PAUSE: Duration = Duration::from_micros(500);
+/// Over which the TSC's frequency is measured.
+const CALIBRATION: Duration = Duration::from_millis(250);
+/// How many steps back are told in words.
+const EXAMPLES: usize = 8;
+
+#[derive(Debug)]
+pub(crate) struct Clocks {
+    counter: AtomicU64,
+    /// The latest value any CPU saw.
+    monotonic: AtomicU64,
+    boottime: AtomicU64,
+    tsc: AtomicU64,
+    tsc_hz: f64,
+    gap: Mutex<Gap>,
+    backwards: Mutex<Vec<String>>,
+}
+
+/// The longest pause between two samples on one CPU.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gap {
+    pub(crate) monotonic_ns: u64,
+    pub(crate) tsc: u64,
+    pub(crate) ended_ns: u64,
+    /// Counts the resets: a sample older than the last one is not part of a gap.
+    resets: u64,
+}
+
+impl Clocks {
+    pub(crate) fn new() -> Self {
+        let (start_ns, start_tsc) = (now_ns(ClockId::Monotonic), fdbox_lab::tsc());
+        std::thread::sleep(CALIBRATION);
+        let ns = now_ns(ClockId::Monotonic) - start_ns;
+        let tsc_hz = (fdbox_lab::tsc() - start_tsc) as f64 * 1e9 / ns as f64;
+        Self {
+            counter: AtomicU64::new(0),
+            monotonic: AtomicU64::new(0),
+            boottime: AtomicU64::new(0),
+            tsc: AtomicU64::new(0),
+            tsc_hz,
+            gap: Mutex::default(),
+            backwards: Mutex::default(),
+        }
+    }
+
+    /// Samples the clocks on `cpu` for ever, rewriting a page of `memory` each time.
+    pub(crate) fn watch(&self, cpu: usize, memory: &Mutex<Memory>) {
+        let mut only_this = CpuSet::new();
+        only_this.set(cpu);
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &only_this) {
+            self.note(format!("CPU {cpu} cannot be watched: {error}"));
+        }
+        let mut last: Option<(u64, u64, u64)> = None;
+        loop {
+            let resets = lock(&self.gap).resets;
+            let monotonic = self.sample(cpu, "CLOCK_MONOTONIC", &self.monotonic, || {
+                now_ns(ClockId::Monotonic)
+            });
+            let tsc = self.sample(cpu, "TSC", &self.tsc, fdbox_lab::tsc);
+            self.sample(cpu, "CLOCK_BOOTTIME", &self.boottime, boottime_ns);
+            if let Some((last_monotonic, last_tsc, last_resets)) = last {
+                let mut gap = lock(&self.gap);
+                let length = monotonic.saturating_sub(last_monotonic);
+                if last_resets == gap.resets && length > gap.monotonic_ns {
+                    gap.monotonic_ns = length;
+                    gap.ended_ns = boottime_ns();
+                }
+                if last_resets == gap.resets {
+                    gap.tsc = gap.tsc.max(tsc.saturating_sub(last_tsc));
+                }
+            }
+            last = Some((monotonic, tsc, resets));
+            self.counter.fetch_add(1, Ordering::Relaxed);
+            // The check of a report holds it longer than a sample may wait.
+            if let Ok(mut memory) = memory.try_lock() {
+                memory.rewrite_one();
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Reads a clock and compares it with the latest value seen before, on whatever CPU.
+    fn sample(&self, cpu: usize, name: &str, latest: &AtomicU64, read: impl Fn() -> u64) -> u64 {
+        let before = latest.load(Ordering::SeqCst);
+        let now = read();
+        if now < before {
+            self.note(format!("{name} on CPU {cpu}: {now} after {before}"));
+        }
+        latest.fetch_max(now, Ordering::SeqCst);
+        now
+    }
+
+    fn note(&self, text: String) {
+        let mut backwards = lock(&self.backwards);
+        if backwards.len() < EXAMPLES {
+            backwards.push(text);
+        }
+    }
+
+    pub(crate) fn gap(&self) -> Gap {
+        *lock(&self.gap)
+    }
+
+    pub(crate) fn reset_gap(&self) {
+        let mut gap = lock(&self.gap);
+        *gap = Gap {
+            resets: gap.resets + 1,
+            ..Gap::default()
+        };
+    }
+
+    pub(crate) fn counter(&self) -> u64 {
+        self.counter.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn backwards(&self) -> Vec<String> {
+        lock(&self.backwards).clone()
+    }
+
+    pub(crate) fn tsc_to_ns(&self, ticks: u64) -> u64 {
+        (ticks as f64 * 1e9 / self.tsc_hz) as u64
+    }
+}
+
+pub(crate) fn boottime_ns() -> u64 {
+    now_ns(ClockId::Boottime)
+}
+
+fn now_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_goes_back_is_noted() {
+        let clocks = Clocks::new();
+        let latest = AtomicU64::new(0);
+        clocks.sample(0, "X", &latest, || 10);
+        clocks.sample(1, "X", &latest, || 10);
+        assert!(clocks.backwards().is_empty());
+        clocks.sample(1, "X", &latest, || 9);
+        assert_eq!(clocks.backwards(), ["X on CPU 1: 9 after 10"]);
+    }
+
+    #[test]
+    fn the_tsc_is_measured_in_the_right_unit() {
+        let clocks = Clocks::new();
+        let second = clocks.tsc_to_ns(clocks.tsc_hz as u64);
+        assert!((999_999_000..=1_000_001_000).contains(&second), "{second}");
+        assert!(clocks.tsc_hz > 1e8, "{} Hz", clocks.tsc_hz);
+    }
+}
