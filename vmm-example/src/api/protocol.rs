@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::update::{Event, ExitStatus, Outcome};
 
+use crate::error::chain;
 use crate::spec::MemoryKind;
 
 /// What a client asks for.
@@ -199,7 +200,7 @@ impl UpdateEnd {
             exit_status: outcome.exit_status().code(),
             message: outcome.to_string(),
             failed_step: outcome.error().map(|(step, _)| step.name().into()),
-            error: outcome.error().map(|(_, error)| error.to_string()),
+            error: outcome.error().map(|(_, error)| chain(error)),
             problems: problems.to_vec(),
             paused_ns,
         }

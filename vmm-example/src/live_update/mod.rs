@@ -239,3 +239,6 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
         Err(outcome) => UpdateEnd::new(&outcome),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,3 +102,8 @@ impl GuestState {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;

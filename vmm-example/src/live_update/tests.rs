@@ -1,0 +1,209 @@
+//! The guest's side of an update against boxes in memory.
+
+use std::cell::RefCell;
+use std::num::NonZeroU32;
+
+use vmm_fdbox::fake::{FakeHost, FakeStore, HostCall};
+use vmm_fdbox::statefd::SavedState;
+use vmm_fdbox::update::{Incoming, ResumePlan};
+use vmm_fdbox::{BoxStore, OpenFdBox, Operation};
+
+use super::*;
+use crate::api::protocol::{EventKind, UpdateResult};
+use crate::state::KNOWN;
+use crate::state::sample::guest_v1;
+
+/// A machine that notes what is done with it.
+#[derive(Default)]
+struct FakeMachine {
+    calls: RefCell<Vec<&'static str>>,
+    save_fails: bool,
+}
+
+impl FakeMachine {
+    fn note(&self, call: &'static str) {
+        self.calls.borrow_mut().push(call);
+    }
+}
+
+impl Movable for FakeMachine {
+    fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError> {
+        let file = || OwnedFd::from(tempfile::tempfile().unwrap());
+        Ok(vec![(VM_FD, file()), (MEMORY_FD, file())])
+    }
+
+    fn park(&self) {
+        self.note("park");
+    }
+
+    fn save(&self) -> Result<GuestState, MachineError> {
+        self.note("save");
+        if self.save_fails {
+            Err(MachineError::TooManyCpus { max: 1 })
+        } else {
+            Ok(guest_v1())
+        }
+    }
+
+    fn run_on(&self) {
+        self.note("run on");
+    }
+
+    fn has_steady_tsc(&self) -> bool {
+        true
+    }
+}
+
+fn name() -> BoxName {
+    BoxName::new("vm0").unwrap()
+}
+
+fn an_order() -> Order {
+    let clock = Clock::tsc(NonZeroU32::new(1_000_000).unwrap());
+    let mut plan = Plan::new(name(), clock, state::PRODUCER);
+    plan.state_bytes = state::frame_capacity(2);
+    Order {
+        plan,
+        dry_run: false,
+        cancel_after: None,
+    }
+}
+
+/// Runs an update and returns its end and its events.
+fn update(
+    store: &FakeStore,
+    host: &mut FakeHost,
+    machine: &FakeMachine,
+    order: Order,
+) -> (UpdateEnd, Vec<UpdateEvent>) {
+    let mut events = Vec::new();
+    let end = drive(store, host, machine, order, &mut |reply| match reply {
+        Reply::Event(event) => events.push(event.clone()),
+        other => panic!("{other:?} among the events"),
+    });
+    (end, events)
+}
+
+#[test]
+fn an_update_leaves_a_sealed_box_that_another_vmm_can_read() {
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
+    let (end, events) = update(&store, &mut FakeHost::default(), &machine, an_order());
+    assert_eq!((end.result, end.exit_status), (UpdateResult::HandedOver, 0));
+    assert!(events.iter().all(|event| event.event != EventKind::Failed));
+    assert_eq!(*machine.calls.borrow(), ["park", "save"]);
+
+    let (sealed, fds) = store.content(&name()).unwrap();
+    assert_eq!((sealed, fds.len()), (true, 3));
+    let mut incoming = Incoming::open(&store, ResumePlan::new(name(), &KNOWN)).unwrap();
+    let state = GuestState::read(incoming.frame()).unwrap();
+    assert_eq!(state.machine, guest_v1().machine);
+    incoming.take(&FdName::new(VM_FD).unwrap()).unwrap();
+    incoming.take(&FdName::new(MEMORY_FD).unwrap()).unwrap();
+}
+
+#[test]
+fn a_jump_that_fails_runs_the_guest_on() {
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
+    let mut host = FakeHost {
+        failing: vec![HostCall::Jump],
+        ..FakeHost::default()
+    };
+    let (end, _) = update(&store, &mut host, &machine, an_order());
+    assert_eq!(
+        (end.result, end.exit_status),
+        (UpdateResult::RolledBack, 11)
+    );
+    assert_eq!(end.failed_step.as_deref(), Some("jump"));
+    assert!(
+        end.paused_ns.is_some() && end.problems.is_empty(),
+        "{end:?}"
+    );
+    assert_eq!(*machine.calls.borrow(), ["park", "save", "run on"]);
+    assert_eq!(store.content(&name()), None);
+}
+
+#[test]
+fn a_state_that_cannot_be_saved_runs_the_guest_on_and_says_why() {
+    let store = FakeStore::new();
+    let machine = FakeMachine {
+        save_fails: true,
+        ..FakeMachine::default()
+    };
+    let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
+    assert_eq!(end.failed_step.as_deref(), Some("save"));
+    assert!(end.error.unwrap().contains("1 vCPUs per guest"));
+    assert_eq!(*machine.calls.borrow(), ["park", "save", "run on"]);
+}
+
+#[test]
+fn a_guest_that_cannot_be_sealed_never_stops() {
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
+    store.fail(Operation::Seal, 0, rustix::io::Errno::NOMEM);
+    let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
+    assert_eq!(
+        (end.result, end.paused_ns),
+        (UpdateResult::RolledBack, None)
+    );
+    assert!(machine.calls.borrow().is_empty());
+}
+
+#[test]
+fn cancelling_after_the_seal_leaves_the_guest_alone() {
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
+    let order = Order {
+        cancel_after: Some(Step::Seal),
+        ..an_order()
+    };
+    let (end, events) = update(&store, &mut FakeHost::default(), &machine, order);
+    assert_eq!(
+        (end.result, end.exit_status),
+        (UpdateResult::RolledBack, 11)
+    );
+    assert!(
+        events
+            .iter()
+            .any(|event| event.event == EventKind::RollingBack)
+    );
+    assert!(machine.calls.borrow().is_empty());
+    assert_eq!(store.content(&name()), None);
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
+    let mut host = FakeHost::default();
+    let order = Order {
+        dry_run: true,
+        ..an_order()
+    };
+    let (end, _) = update(&store, &mut host, &machine, order);
+    assert_eq!((end.result, end.exit_status), (UpdateResult::Ready, 0));
+    assert!(host.calls.is_empty() && machine.calls.borrow().is_empty());
+    assert_eq!(store.content(&name()), None);
+}
+
+#[test]
+fn blockers_are_named_and_nothing_changes() {
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
+    let taken = store.create(&name()).unwrap();
+    let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
+    assert_eq!(
+        (end.result, end.exit_status),
+        (UpdateResult::NothingChanged, 10)
+    );
+    assert!(end.message.contains("vm0"), "{}", end.message);
+    assert!(taken.fds().unwrap().is_empty());
+}
+
+#[test]
+fn the_state_fits_what_the_plan_reserves() {
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
+    let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
+    assert!(end.is_handed_over(), "{end:?}");
+    let sealed = store.open_box(&name()).unwrap().into_sealed().unwrap();
+    let open = vmm_fdbox::SealedFdBox::unseal(sealed).unwrap();
+    let state = open
+        .get(&FdName::new(vmm_fdbox::update::STATE_FD).unwrap())
+        .unwrap();
+    assert!(SavedState::read(&state).is_ok());
+}
