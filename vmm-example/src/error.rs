@@ -1,6 +1,7 @@
 //! Showing errors.
 
 use std::error::Error;
+use std::io::{self, Write};
 
 /// An error and its causes, in one line. A cause that its error quotes already is left out.
 pub(crate) fn chain(error: &dyn Error) -> String {
@@ -15,6 +16,12 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Tells the operator something, if anyone listens: a guest does not end because its VMM's
+/// standard error is closed.
+pub(crate) fn warn(message: &str) {
+    let _ = writeln!(io::stderr(), "vmm-example: {message}");
 }
 
 #[cfg(test)]

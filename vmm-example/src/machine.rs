@@ -84,6 +84,7 @@ impl Machine {
         let entry = boot::load(&ram, guest.boot)?;
         let supported = host.supported_cpuid()?;
         let fds = create_vcpus(&vm, cpus)?;
+        let host_tsc_khz = host_tsc_khz(&fds);
         for (id, fd) in (0u8..).zip(&fds) {
             named(
                 "KVM_SET_CPUID2",
@@ -100,6 +101,7 @@ impl Machine {
             ram,
             shape,
             fds,
+            host_tsc_khz,
             bus,
             name,
         }
@@ -120,6 +122,8 @@ impl Machine {
         vm.create_platform()?;
         ram.attach(&vm)?;
         let fds = create_vcpus(&vm, cpus as u8)?;
+        // Before a saved frequency is set: it is the host's own.
+        let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
         let mut notes = RestoreNotes::default();
         for (fd, state) in fds.iter().zip(&state.vcpus) {
@@ -145,6 +149,7 @@ impl Machine {
             ram,
             shape,
             fds,
+            host_tsc_khz,
             bus,
             name,
         }
@@ -155,6 +160,11 @@ impl Machine {
     /// Lets the guest run.
     pub(crate) fn run(&self) {
         self.vcpus.unpark();
+    }
+
+    /// Sends what the console could not send when the guest was stopped.
+    pub(crate) fn flush_console(&self) {
+        self.console.flush();
     }
 
     /// Stops all vCPUs, with no access of theirs half done.
@@ -200,6 +210,11 @@ impl Machine {
         })
     }
 
+    /// Whether the guest reset itself, switched itself off or broke down.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.vcpus.have_ended()
+    }
+
     pub(crate) fn vm(&self) -> &Vm {
         &self.vm
     }
@@ -237,6 +252,7 @@ struct Parts {
     ram: GuestRam,
     shape: StateShape,
     fds: Vec<VcpuFd>,
+    host_tsc_khz: u32,
     bus: PortBus,
     name: String,
 }
@@ -249,13 +265,10 @@ impl Parts {
             ram,
             shape,
             fds,
+            host_tsc_khz,
             bus,
             name,
         } = self;
-        let host_tsc_khz = fds
-            .first()
-            .and_then(|fd| fd.get_tsc_khz().ok())
-            .unwrap_or(0);
         let bus = Arc::new(bus);
         let vcpus = Vcpus::spawn(fds, &bus, end)?;
         Ok(Machine {
@@ -282,6 +295,13 @@ fn check_cpus(host: &Host, cpus: u8) -> Result<(), MachineError> {
 
 fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, KvmError> {
     (0..cpus).map(|id| vm.create_vcpu(id)).collect()
+}
+
+/// The frequency of the host's TSC, as new vCPUs have it; 0 if KVM does not know.
+fn host_tsc_khz(fds: &[VcpuFd]) -> u32 {
+    fds.first()
+        .and_then(|fd| fd.get_tsc_khz().ok())
+        .unwrap_or(0)
 }
 
 /// An event that raises the serial port's interrupt line.

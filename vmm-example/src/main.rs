@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     match commands::execute(cli.command) {
         Ok(status) => status.into(),
         Err(error) => {
-            eprintln!("vmm-example: {}", error::chain(error.as_ref()));
+            error::warn(&error::chain(error.as_ref()));
             ExitStatus::Error.into()
         }
     }

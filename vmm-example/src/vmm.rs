@@ -1,7 +1,7 @@
 //! A running guest and what can be asked of it.
 
 use std::process;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use vmm_fdbox::update::CancelFlag;
 
@@ -17,6 +17,7 @@ pub(crate) struct Vmm {
     machine: Machine,
     end: EndSignal,
     state: Mutex<State>,
+    update_ended: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +61,7 @@ impl Vmm {
             machine,
             end,
             state: Mutex::default(),
+            update_ended: Condvar::new(),
         }
     }
 
@@ -110,6 +112,18 @@ impl Vmm {
 
     pub(crate) fn end_update(&self) {
         self.lock().update = None;
+        self.update_ended.notify_all();
+    }
+
+    /// Gives up an update that is on and waits for it to be undone: for when the guest has
+    /// come to its end.
+    pub(crate) fn abandon_update(&self) {
+        let state = self.lock();
+        state.update.iter().for_each(CancelFlag::cancel);
+        let waited = self
+            .update_ended
+            .wait_while(state, |state| state.update.is_some());
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn status(&self) -> GuestStatus {
@@ -143,6 +157,7 @@ impl Vmm {
         if state.paused {
             self.machine.notify_stopped();
             self.machine.run();
+            self.machine.flush_console();
             state.paused = false;
         }
         Ok(())

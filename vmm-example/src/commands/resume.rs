@@ -4,6 +4,7 @@
 //! before the box is, and reports come after the first entry into the guest.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use vmm_fdbox::{BoxStore, Control, FdName};
 
 use super::serve::Surroundings;
 use crate::cli::ResumeArgs;
+use crate::error::{chain, warn};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::live_update::{MEMORY_FD, VM_FD, party_error};
@@ -30,12 +32,12 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     let ((machine, notes), resumed) = match rebuild(args, &control, &host, &around) {
         Ok(rebuilt) => rebuilt,
         Err(failed) => {
-            eprintln!("vmm-example: Cannot resume {}: {failed}", args.box_name);
+            warn(&format!("Cannot resume {}: {failed}", args.box_name));
             return Ok(failed.exit_status());
         }
     };
     let vmm = Vmm::start(machine, around.end.clone());
-    report(args, vmm.machine(), notes, resumed)?;
+    report(args, vmm.machine(), &notes, resumed);
     around.serve(vmm)
 }
 
@@ -78,27 +80,36 @@ fn build<S: BoxStore>(
     .map_err(party_error)
 }
 
-/// Reports and deletes the box, once the guest runs.
+/// Reports and deletes the box, once the guest runs. Whatever fails here, the guest goes on.
 fn report<S: BoxStore>(
     args: &ResumeArgs,
     machine: &Machine,
-    notes: RestoreNotes,
+    notes: &RestoreNotes,
     mut resumed: Resumed<'_, S>,
-) -> anyhow::Result<()> {
+) {
     resumed.running_at(wait_for_entry(machine));
     let finished = resumed.finish();
     if let Err(error) = &finished.deleted {
-        eprintln!("vmm-example: The guest runs, but its empty box stays: {error}");
+        warn(&format!("The guest runs, but its empty box stays: {error}"));
     }
-    let report = ResumeReport::new(&args.box_name, machine, &notes, &finished);
-    let json = serde_json::to_string(&report).context("Cannot write the report")?;
+    let report = ResumeReport::new(&args.box_name, machine, notes, &finished);
+    if let Err(error) = show(args, &report) {
+        warn(&format!(
+            "The guest runs, but its report is lost: {}",
+            chain(error.as_ref())
+        ));
+    }
+}
+
+fn show(args: &ResumeArgs, report: &ResumeReport) -> anyhow::Result<()> {
+    let json = serde_json::to_string(report)?;
     if let Some(path) = &args.report {
         write_report(path, &json)?;
     }
     if args.json {
-        println!("{json}");
+        writeln!(io::stdout(), "{json}")?;
     } else {
-        eprint!("{report}");
+        write!(io::stderr(), "{report}")?;
     }
     Ok(())
 }
@@ -115,7 +126,7 @@ fn wait_for_entry(machine: &Machine) -> u64 {
 
 /// In one piece: a reader that waits for the file finds all of it.
 fn write_report(path: &Path, json: &str) -> anyhow::Result<()> {
-    let context = || format!("Cannot write the report to {}", path.display());
+    let context = || format!("Cannot write {}", path.display());
     let partial = path.with_extension("partial");
     fs::write(&partial, format!("{json}\n")).with_context(context)?;
     fs::rename(&partial, path).with_context(context)

@@ -8,7 +8,8 @@ use event_manager::MutEventSubscriber;
 use vmm_fdbox::update::ExitStatus;
 
 use crate::api::Server;
-use crate::console::{Console, ConsoleEvents};
+use crate::console::{Console, ConsoleEvents, ConsoleSource};
+use crate::error::{chain, warn};
 use crate::event_loop::{self, EndSignal};
 use crate::spec::ConsoleSpec;
 use crate::vcpu::{GuestEnd, OnEnd};
@@ -16,7 +17,7 @@ use crate::vmm::Vmm;
 
 /// What must be there before the guest runs.
 pub(super) struct Surroundings {
-    spec: ConsoleSpec,
+    source: ConsoleSource,
     pub(super) console: Arc<Console>,
     pub(super) end: EndSignal,
     pub(super) on_end: OnEnd,
@@ -29,7 +30,7 @@ impl Surroundings {
         let end = EndSignal::new()?;
         let sender = end.clone();
         Ok(Self {
-            spec: console.clone(),
+            source: ConsoleSource::open(console)?,
             console: Arc::new(Console::open(console)?),
             end,
             on_end: Arc::new(move |end| sender.send(end)),
@@ -41,12 +42,16 @@ impl Surroundings {
     pub(super) fn serve(self, vmm: Vmm) -> anyhow::Result<ExitStatus> {
         let vmm = Arc::new(vmm);
         let serial = vmm.machine().serial().clone();
-        let events = ConsoleEvents::new(&self.spec, self.console, serial)?;
+        let events = ConsoleEvents::new(self.source, self.console, serial);
         if let Some(server) = &self.server {
-            server.start(vmm.clone())?;
+            // A guest without an API is better than none.
+            if let Err(error) = server.start(vmm.clone()) {
+                warn(&chain(&error));
+            }
         }
         let subscriber: Box<dyn MutEventSubscriber> = Box::new(events);
         let end = event_loop::run(&self.end, vec![subscriber])?;
+        vmm.abandon_update();
         // Before anyone hears of the end: nothing of the guest's runs any more.
         vmm.machine().park();
         match end {

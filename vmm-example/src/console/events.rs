@@ -15,9 +15,9 @@ use crate::devices::serial::SerialPort;
 use crate::socket;
 use crate::spec::ConsoleSpec;
 
-/// Where input comes from.
+/// Where input comes from, opened.
 #[derive(Debug)]
-enum Source {
+pub(crate) enum ConsoleSource {
     Stdin {
         _terminal: Option<RawTerminal>,
     },
@@ -30,24 +30,12 @@ enum Source {
     Nothing,
 }
 
-/// Feeds the serial port from the console.
-#[derive(Debug)]
-pub(crate) struct ConsoleEvents {
-    source: Source,
-    console: Arc<Console>,
-    serial: Arc<SerialPort>,
-}
-
-impl ConsoleEvents {
+impl ConsoleSource {
     /// Starts to listen, if the console is a socket.
-    pub(crate) fn new(
-        spec: &ConsoleSpec,
-        console: Arc<Console>,
-        serial: Arc<SerialPort>,
-    ) -> Result<Self, ConsoleError> {
-        let source = match spec {
-            ConsoleSpec::File(_) => Source::Nothing,
-            ConsoleSpec::Stdio => Source::Stdin {
+    pub(crate) fn open(spec: &ConsoleSpec) -> Result<Self, ConsoleError> {
+        Ok(match spec {
+            ConsoleSpec::File(_) => Self::Nothing,
+            ConsoleSpec::Stdio => Self::Stdin {
                 _terminal: RawTerminal::enter(),
             },
             ConsoleSpec::Socket(path) => {
@@ -57,18 +45,43 @@ impl ConsoleEvents {
                         path: path.clone(),
                         source,
                     })?;
-                Source::Socket {
+                Self::Socket {
                     listener,
                     path: path.clone(),
                     client: None,
                 }
             }
-        };
-        Ok(Self {
+        })
+    }
+}
+
+impl Drop for ConsoleSource {
+    fn drop(&mut self) {
+        if let Self::Socket { path, .. } = self {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Feeds the serial port from the console.
+#[derive(Debug)]
+pub(crate) struct ConsoleEvents {
+    source: ConsoleSource,
+    console: Arc<Console>,
+    serial: Arc<SerialPort>,
+}
+
+impl ConsoleEvents {
+    pub(crate) fn new(
+        source: ConsoleSource,
+        console: Arc<Console>,
+        serial: Arc<SerialPort>,
+    ) -> Self {
+        Self {
             source,
             console,
             serial,
-        })
+        }
     }
 
     fn on_stdin(&mut self, fd: RawFd, ops: &mut EventOps) {
@@ -82,7 +95,7 @@ impl ConsoleEvents {
     fn on_listener(&mut self, ops: &mut EventOps) {
         // The one before may have gone without our having heard of it yet.
         self.read_client(ops);
-        let Source::Socket {
+        let ConsoleSource::Socket {
             listener, client, ..
         } = &mut self.source
         else {
@@ -112,7 +125,7 @@ impl ConsoleEvents {
 
     /// Takes all input there is, and notices when the client has gone.
     fn read_client(&mut self, ops: &mut EventOps) {
-        let Source::Socket { client: slot, .. } = &mut self.source else {
+        let ConsoleSource::Socket { client: slot, .. } = &mut self.source else {
             return;
         };
         let mut buffer = [0; 4096];
@@ -134,30 +147,22 @@ impl ConsoleEvents {
 impl MutEventSubscriber for ConsoleEvents {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match &self.source {
-            Source::Stdin { .. } => self.on_stdin(events.fd(), ops),
-            Source::Socket { listener, .. } if listener.as_raw_fd() == events.fd() => {
+            ConsoleSource::Stdin { .. } => self.on_stdin(events.fd(), ops),
+            ConsoleSource::Socket { listener, .. } if listener.as_raw_fd() == events.fd() => {
                 self.on_listener(ops);
             }
-            Source::Socket { .. } => self.on_client(events, ops),
-            Source::Nothing => {}
+            ConsoleSource::Socket { .. } => self.on_client(events, ops),
+            ConsoleSource::Nothing => {}
         }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
         let interest = match &self.source {
-            Source::Stdin { .. } => Events::new(&io::stdin(), EventSet::IN),
-            Source::Socket { listener, .. } => Events::new(listener, EventSet::IN),
-            Source::Nothing => return,
+            ConsoleSource::Stdin { .. } => Events::new(&io::stdin(), EventSet::IN),
+            ConsoleSource::Socket { listener, .. } => Events::new(listener, EventSet::IN),
+            ConsoleSource::Nothing => return,
         };
         // A standard input that cannot be polled, such as a file, gives no input.
         let _ = ops.add(interest);
-    }
-}
-
-impl Drop for ConsoleEvents {
-    fn drop(&mut self) {
-        if let Source::Socket { path, .. } = &self.source {
-            let _ = fs::remove_file(path);
-        }
     }
 }

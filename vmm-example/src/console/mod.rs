@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 use crate::spec::ConsoleSpec;
-pub(crate) use events::ConsoleEvents;
+pub(crate) use events::{ConsoleEvents, ConsoleSource};
 use ring::Ring;
 
 /// Bytes kept while nobody reads them.
@@ -53,7 +53,7 @@ struct Inner {
 }
 
 impl Console {
-    /// Opens where output goes. Input and clients are the event loop's: see [`ConsoleEvents`].
+    /// Opens where output goes. Input and clients are the event loop's: see [`ConsoleSource`].
     pub(crate) fn open(spec: &ConsoleSpec) -> Result<Self, ConsoleError> {
         let sink = match spec {
             ConsoleSpec::Stdio => Sink::Stdout,
@@ -106,8 +106,8 @@ impl Console {
         inner.send();
     }
 
-    /// Sends what waited for the client to take it.
-    fn flush(&self) {
+    /// Sends what could not be sent before.
+    pub(crate) fn flush(&self) {
         self.lock().send();
     }
 
@@ -129,8 +129,8 @@ impl Inner {
             match sent {
                 Ok(0) => return,
                 Ok(count) => self.unsent.consume(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The event loop comes back when there is room, or finds the client gone.
+                // Interrupted: somebody wants to stop this vCPU, and it must not wait here.
+                // A full socket: the event loop comes back when there is room.
                 Err(_) => return,
             }
         }

@@ -31,6 +31,8 @@ pub(crate) trait Movable {
     fn save(&self) -> Result<GuestState, MachineError>;
     /// Runs the parked guest on.
     fn run_on(&self);
+    /// Whether the guest reset itself, switched itself off or broke down.
+    fn has_ended(&self) -> bool;
     /// Whether the host's TSC can measure the time that passes.
     fn has_steady_tsc(&self) -> bool;
 }
@@ -55,6 +57,11 @@ impl Movable for Machine {
     fn run_on(&self) {
         self.notify_stopped();
         self.run();
+        self.flush_console();
+    }
+
+    fn has_ended(&self) -> bool {
+        Self::has_ended(self)
     }
 
     fn has_steady_tsc(&self) -> bool {
@@ -94,7 +101,11 @@ impl<M: Movable> Guest for Moving<'_, M> {
 
     fn pause(&mut self) -> Result<(), PartyError> {
         self.0.park();
-        Ok(())
+        if self.0.has_ended() {
+            Err("The guest has come to its end".into())
+        } else {
+            Ok(())
+        }
     }
 
     fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError> {
@@ -220,23 +231,62 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
         dry_run,
         cancel_after,
     } = order;
-    let (clock, cancel) = (plan.clock, plan.cancel.clone());
-    let begin = clock.now();
+    let mut reporter = Reporter::new(plan.clock, send);
+    let cancel = plan.cancel.clone();
     let mut observer = |ticks: u64, event: &Event| {
         if matches!(event, Event::Done(step) if Some(*step) == cancel_after) {
             cancel.cancel();
         }
-        let ns = clock.to_ns(ticks.saturating_sub(begin));
-        send(&Reply::Event(UpdateEvent::new(ns, event)));
+        reporter.report(ticks, event);
     };
     let mut guest = Moving(machine);
     let update = Update::new(store, host, &mut guest, plan).observed_by(&mut observer);
-    if !dry_run {
-        return UpdateEnd::new(&update.run());
+    let end = if dry_run {
+        update
+            .preflight()
+            .map_or_else(|outcome| UpdateEnd::new(&outcome), |_| UpdateEnd::ready())
+    } else {
+        UpdateEnd::new(&update.run())
+    };
+    reporter.flush();
+    end
+}
+
+/// Sends events to a client, but nothing while the guest waits.
+struct Reporter<'a> {
+    clock: Clock,
+    begin: u64,
+    send: &'a mut dyn FnMut(&Reply),
+    /// The guest is being paused, or is.
+    blackout: bool,
+    held: Vec<Reply>,
+}
+
+impl<'a> Reporter<'a> {
+    fn new(clock: Clock, send: &'a mut dyn FnMut(&Reply)) -> Self {
+        Self {
+            clock,
+            begin: clock.now(),
+            send,
+            blackout: false,
+            held: Vec::new(),
+        }
     }
-    match update.preflight() {
-        Ok(_) => UpdateEnd::ready(),
-        Err(outcome) => UpdateEnd::new(&outcome),
+
+    fn report(&mut self, ticks: u64, event: &Event) {
+        let ns = self.clock.to_ns(ticks.saturating_sub(self.begin));
+        let reply = Reply::Event(UpdateEvent::new(ns, event));
+        if self.blackout {
+            self.held.push(reply);
+        } else {
+            (self.send)(&reply);
+        }
+        // What follows is known when the guest runs again, here or elsewhere.
+        self.blackout |= *event == Event::Started(Step::Pause);
+    }
+
+    fn flush(&mut self) {
+        self.held.drain(..).for_each(|reply| (self.send)(&reply));
     }
 }
 

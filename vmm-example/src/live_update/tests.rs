@@ -18,6 +18,7 @@ use crate::state::sample::guest_v1;
 struct FakeMachine {
     calls: RefCell<Vec<&'static str>>,
     save_fails: bool,
+    ended: bool,
 }
 
 impl FakeMachine {
@@ -47,6 +48,10 @@ impl Movable for FakeMachine {
 
     fn run_on(&self) {
         self.note("run on");
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended
     }
 
     fn has_steady_tsc(&self) -> bool {
@@ -133,6 +138,37 @@ fn a_state_that_cannot_be_saved_runs_the_guest_on_and_says_why() {
     assert_eq!(end.failed_step.as_deref(), Some("save"));
     assert!(end.error.unwrap().contains("1 vCPUs per guest"));
     assert_eq!(*machine.calls.borrow(), ["park", "save", "run on"]);
+}
+
+#[test]
+fn a_guest_that_ends_meanwhile_is_not_handed_over() {
+    let store = FakeStore::new();
+    let machine = FakeMachine {
+        ended: true,
+        ..FakeMachine::default()
+    };
+    let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
+    assert_eq!(
+        (end.result, end.failed_step.as_deref()),
+        (UpdateResult::RolledBack, Some("pause"))
+    );
+    assert_eq!(store.content(&name()), None);
+}
+
+#[test]
+fn events_of_the_blackout_come_after_it_and_in_order() {
+    let machine = FakeMachine::default();
+    let mut host = FakeHost {
+        failing: vec![HostCall::Jump],
+        ..FakeHost::default()
+    };
+    let (_, events) = update(&FakeStore::new(), &mut host, &machine, an_order());
+    assert!(
+        events
+            .iter()
+            .any(|event| event.step.as_deref() == Some("save"))
+    );
+    assert!(events.is_sorted_by_key(|event| event.ns));
 }
 
 #[test]

@@ -53,8 +53,6 @@ fn vcpu(id: u8) -> VcpuStateV1 {
         data,
         ..Default::default()
     };
-    let mut debug_regs = kvm_debugregs::default();
-    debug_regs.dr7 = 0x400;
     let mut lapic = kvm_lapic_state::default();
     lapic.regs[0x20] = id.cast_signed();
     VcpuStateV1 {
@@ -76,7 +74,10 @@ fn vcpu(id: u8) -> VcpuStateV1 {
             nr_xcrs: 1,
             ..Default::default()
         },
-        debug_regs,
+        debug_regs: kvm_debugregs {
+            dr7: 0x400,
+            ..Default::default()
+        },
         lapic,
         nested: Some(ByteBuf::from(vec![1; 128])),
         cpuid: vec![kvm_cpuid_entry2 {

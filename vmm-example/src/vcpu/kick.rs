@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
 
 thread_local! {
     /// The flag of this thread's vCPU; null in threads without one.
@@ -35,6 +35,12 @@ extern "C" fn on_kick(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
 /// Installs the handler. Once per process, before the first vCPU runs.
 pub(super) fn install_handler() -> errno::Result<()> {
     register_signal_handler(SIGRTMIN(), on_kick)
+}
+
+/// Lets kicks reach the calling thread, whatever mask the VMM was started with.
+pub(super) fn unblock() {
+    // It fails for bad signal numbers only.
+    let _ = unblock_signal(SIGRTMIN());
 }
 
 /// Interrupts a vCPU thread, in the guest or on its way there.

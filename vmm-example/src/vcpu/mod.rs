@@ -6,7 +6,7 @@
 mod gate;
 mod kick;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -47,6 +47,7 @@ pub(crate) type OnEnd = Arc<dyn Fn(GuestEnd) + Send + Sync>;
 pub(crate) struct Vcpus {
     gate: Arc<Gate>,
     first_entry: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
     vcpus: Vec<Vcpu>,
 }
 
@@ -73,7 +74,8 @@ impl Vcpus {
         kick::install_handler().map_err(VcpuError::InstallHandler)?;
         let mut all = Self {
             gate: Arc::new(Gate::new()),
-            first_entry: Arc::new(AtomicU64::new(0)),
+            first_entry: Arc::default(),
+            ended: Arc::default(),
             vcpus: Vec::with_capacity(fds.len()),
         };
         for (id, fd) in (0u8..).zip(fds) {
@@ -81,6 +83,7 @@ impl Vcpus {
             let runner = Runner {
                 gate: all.gate.clone(),
                 first_entry: all.first_entry.clone(),
+                ended: all.ended.clone(),
                 fd: fd.clone(),
                 bus: bus.clone(),
                 end: end.clone(),
@@ -118,6 +121,11 @@ impl Vcpus {
         self.first_entry.load(Ordering::Acquire)
     }
 
+    /// Whether a vCPU found the guest at its end.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     /// The vCPUs, in order of their IDs. Blocks while they run: park them first.
     pub(crate) fn fds(&self) -> impl Iterator<Item = (u8, MutexGuard<'_, VcpuFd>)> {
         (0u8..).zip(self.vcpus.iter().map(|vcpu| lock(&vcpu.fd)))
@@ -150,6 +158,7 @@ fn lock(fd: &Mutex<VcpuFd>) -> MutexGuard<'_, VcpuFd> {
 struct Runner {
     gate: Arc<Gate>,
     first_entry: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
     fd: Arc<Mutex<VcpuFd>>,
     bus: Arc<PortBus>,
     end: OnEnd,
@@ -157,6 +166,7 @@ struct Runner {
 
 impl Runner {
     fn run(self) {
+        kick::unblock();
         while self.gate.park() {
             let mut fd = lock(&self.fd);
             let mut target = kick::Target::new(&mut fd);
@@ -164,6 +174,7 @@ impl Runner {
             drop(target);
             drop(fd);
             if let Some(end) = end {
+                self.ended.store(true, Ordering::Release);
                 (self.end)(end);
                 // The machine is taken down by who hears of it.
                 self.gate.give(Order::Park);
