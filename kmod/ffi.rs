@@ -144,6 +144,7 @@ extern "C" {
         index: u64,
         pfn: u64,
         folios: u64,
+        down: bool,
     ) -> u64;
     pub(crate) fn fdbox_shim_memfd_finish(
         file: *mut bindings::file,
@@ -180,5 +181,6 @@ extern "C" {
         index: u64,
         pfn: u64,
         folios: u64,
+        down: bool,
     ) -> u64;
 }

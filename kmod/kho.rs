@@ -46,7 +46,7 @@ pub(crate) fn preserve(extents: &[u64]) -> Result {
             // SAFETY: An extent of a record names folios that a pinned file, a driver or the last
             // kernel's handover keeps where they are.
             to_result(unsafe {
-                ffi::fdbox_shim_kho_preserve(extent.pfn, extent.folios, extent.order)
+                ffi::fdbox_shim_kho_preserve(extent.lowest_pfn(), extent.folios, extent.order)
             })
         });
         if result.is_err() {
@@ -62,7 +62,9 @@ pub(crate) fn unpreserve(extents: &[u64]) {
     for &raw in extents {
         if let Ok(extent) = decode(raw) {
             // SAFETY: Registered by `preserve()` with the same numbers.
-            unsafe { ffi::fdbox_shim_kho_unpreserve(extent.pfn, extent.folios, extent.order) };
+            unsafe {
+                ffi::fdbox_shim_kho_unpreserve(extent.lowest_pfn(), extent.folios, extent.order)
+            };
         }
     }
 }
@@ -71,20 +73,23 @@ pub(crate) fn unpreserve(extents: &[u64]) {
 pub(crate) fn restore(extent: &Extent) -> Result {
     // SAFETY: Extents are checked when the handover is read, and a record restores each of them
     // once.
-    match unsafe { ffi::fdbox_shim_kho_restore(extent.pfn, extent.folios, extent.order) } {
+    let restored = unsafe {
+        ffi::fdbox_shim_kho_restore(extent.lowest_pfn(), extent.folios, extent.order)
+    };
+    match restored {
         true => Ok(()),
         false => Err(EIO),
     }
 }
 
-/// Drops one reference of each of `folios` folios from `pfn` on.
+/// Drops one reference of each folio of `extent`.
 ///
 /// # Safety
 ///
 /// The references belong to the caller.
-pub(crate) unsafe fn put_folios(pfn: u64, folios: u64, order: u32) {
+pub(crate) unsafe fn put_folios(extent: &Extent) {
     // SAFETY: As promised by the caller.
-    unsafe { ffi::fdbox_shim_put_folios(pfn, folios, order) };
+    unsafe { ffi::fdbox_shim_put_folios(extent.lowest_pfn(), extent.folios, extent.order) };
 }
 
 /// An extent of a record, which was checked when it got there.

@@ -21,7 +21,8 @@ void kvm_gmem_thaw(struct file *file) __weak;
 struct file *kvm_gmem_create_file(struct kvm *kvm, loff_t size, u64 flags) __weak;
 struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm) __weak;
 unsigned long filemap_add_run(struct address_space *mapping, pgoff_t index,
-			      struct folio *folio, unsigned long nr, gfp_t gfp) __weak;
+			      struct folio *folio, unsigned long nr, bool down,
+			      gfp_t gfp) __weak;
 
 bool fdbox_shim_kvm_vm_supported(void)
 {
@@ -113,10 +114,11 @@ struct file *fdbox_shim_gmem_link(struct file *file, void *vm)
 }
 
 /* guest_memfd is unevictable and unmovable: it needs no LRU. */
-u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios)
+u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
+			bool down)
 {
 	struct address_space *mapping = file->f_mapping;
 
-	return filemap_add_run(mapping, index, pfn_folio(pfn), folios,
+	return filemap_add_run(mapping, index, pfn_folio(pfn), folios, down,
 			       mapping_gfp_mask(mapping));
 }

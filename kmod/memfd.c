@@ -18,7 +18,7 @@
 
 /* kmod/patches adds it; an unpatched kernel has none. */
 unsigned long shmem_add_run(struct inode *inode, pgoff_t index,
-			    struct folio *folio, unsigned long nr) __weak;
+			    struct folio *folio, unsigned long nr, bool down) __weak;
 
 bool fdbox_shim_memfd_supported(void)
 {
@@ -164,9 +164,10 @@ struct file *fdbox_shim_memfd_create(const u8 *name,
 	return file;
 }
 
-u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios)
+u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
+			 bool down)
 {
-	return shmem_add_run(file_inode(file), index, pfn_folio(pfn), folios);
+	return shmem_add_run(file_inode(file), index, pfn_folio(pfn), folios, down);
 }
 
 int fdbox_shim_memfd_finish(struct file *file,

@@ -39,11 +39,9 @@ impl Record {
     /// Appends a folio, to the last extent where it continues that one.
     pub(crate) fn push(&mut self, pfn: u64, order: u32) -> Result {
         if let Some(last) = self.extents.last_mut() {
-            let mut extent = kho::decode(*last)?;
-            let continues = extent.order == order && extent.pfn + extent.pages() == pfn;
-            if continues && extent.folios < Extent::MAX_FOLIOS {
-                extent.folios += 1;
-                *last = extent.encode();
+            let extent = kho::decode(*last)?;
+            if let Some(longer) = continued(extent, pfn, order) {
+                *last = longer.encode();
                 return Ok(());
             }
         }
@@ -51,6 +49,7 @@ impl Record {
             pfn,
             folios: 1,
             order,
+            down: false,
         };
         Ok(self.extents.push(extent.encode(), GFP_KERNEL)?)
     }
@@ -76,6 +75,22 @@ impl Record {
     }
 }
 
+/// `extent` with the folio at `pfn` behind it, if that one continues it.
+fn continued(extent: Extent, pfn: u64, order: u32) -> Option<Extent> {
+    if extent.order != order || extent.folios == Extent::MAX_FOLIOS {
+        return None;
+    }
+    // One folio alone has no direction yet.
+    let may = |down| extent.folios == 1 || extent.down == down;
+    let up = may(false) && extent.pfn + extent.pages() == pfn;
+    let down = may(true) && pfn + extent.pages() == extent.pfn;
+    (up || down).then_some(Extent {
+        folios: extent.folios + 1,
+        down,
+        ..extent
+    })
+}
+
 /// How far the restore of one descriptor has come. It may stop for lack of memory and go on when
 /// the descriptor is asked for again; nothing is lost in between.
 #[derive(Default)]
@@ -94,9 +109,7 @@ pub(crate) struct Progress {
 /// Folios that belong to the caller, who has not yet put them anywhere.
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
-    pub(crate) pfn: u64,
-    pub(crate) folios: u64,
-    pub(crate) order: u32,
+    pub(crate) extent: Extent,
     /// Pages of the descriptor before them.
     pub(crate) index: u64,
 }
@@ -117,10 +130,17 @@ impl Progress {
             kho::restore(&extent)?;
             self.restored = true;
         }
-        Ok(Some(Run {
-            pfn: extent.pfn + (self.used << extent.order),
+        let used = self.used << extent.order;
+        let rest = Extent {
+            pfn: match extent.down {
+                true => extent.pfn - used,
+                false => extent.pfn + used,
+            },
             folios: extent.folios - self.used,
-            order: extent.order,
+            ..extent
+        };
+        Ok(Some(Run {
+            extent: rest,
             index: self.index,
         }))
     }
@@ -128,8 +148,8 @@ impl Progress {
     /// Notes that the first `folios` folios of `run` went somewhere.
     pub(crate) fn advance(&mut self, run: &Run, folios: u64) {
         self.used += folios;
-        self.index += folios << run.order;
-        if folios == run.folios {
+        self.index += folios << run.extent.order;
+        if folios == run.extent.folios {
             self.extent += 1;
             self.used = 0;
             self.restored = false;
@@ -140,8 +160,8 @@ impl Progress {
     pub(crate) fn discard(&mut self, record: &Record) {
         while let Ok(Some(run)) = self.run(record) {
             // SAFETY: `run()` gave us these references, and no file took them.
-            unsafe { kho::put_folios(run.pfn, run.folios, run.order) };
-            self.advance(&run, run.folios);
+            unsafe { kho::put_folios(&run.extent) };
+            self.advance(&run, run.extent.folios);
         }
         self.file = None;
     }

@@ -81,7 +81,8 @@ void fdbox_shim_folio_span(struct folio *folio, u64 *pfn, u32 *order, u64 *next)
 void fdbox_shim_unpin(u64 pfn, u64 folios, u32 order);
 struct file *fdbox_shim_memfd_create(const u8 *name,
 				     const struct fdbox_memfd_state *state);
-u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios);
+u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
+			 bool down);
 int fdbox_shim_memfd_finish(struct file *file,
 			    const struct fdbox_memfd_state *state);
 
@@ -99,7 +100,8 @@ void fdbox_shim_gmem_thaw(struct file *file);
 int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **folio);
 struct file *fdbox_shim_gmem_create(void *vm, u64 size, u64 flags);
 struct file *fdbox_shim_gmem_link(struct file *file, void *vm);
-u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios);
+u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
+			bool down);
 
 /* What Rust offers to C. */
 long fdbox_rs_box_ioctl(void *box, struct file *filp, unsigned int cmd,

@@ -277,7 +277,7 @@ unsafe extern "C" fn fdbox_rs_fd_take_folio(fd: *mut DriverFd) -> *mut bindings:
         Ok(Some(run)) => {
             progress.advance(&run, 1);
             // SAFETY: The folio's reference, ours by `run()`, becomes the driver's.
-            unsafe { ffi::fdbox_shim_folio_at(run.pfn) }
+            unsafe { ffi::fdbox_shim_folio_at(run.extent.pfn) }
         }
         _ => core::ptr::null_mut(),
     }

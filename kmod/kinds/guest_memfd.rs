@@ -156,11 +156,13 @@ impl Kind for GuestMemfd {
         let vm = Vm::of(&vm_file).ok_or(EIO)?;
         let file = open(progress, vm, size, flags)?;
         while let Some(run) = progress.run(record)? {
+            let extent = run.extent;
             // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
-            let added =
-                unsafe { ffi::fdbox_shim_gmem_add(file.as_ptr(), run.index, run.pfn, run.folios) };
+            let added = unsafe {
+                ffi::fdbox_shim_gmem_add(file.as_ptr(), run.index, extent.pfn, extent.folios, extent.down)
+            };
             progress.advance(&run, added);
-            if added < run.folios {
+            if added < extent.folios {
                 return Err(ENOMEM);
             }
         }

@@ -126,11 +126,13 @@ impl Kind for Memfd {
             }
         };
         while let Some(run) = progress.run(record)? {
+            let extent = run.extent;
             // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
-            let added =
-                unsafe { ffi::fdbox_shim_memfd_add(file.as_ptr(), run.index, run.pfn, run.folios) };
+            let added = unsafe {
+                ffi::fdbox_shim_memfd_add(file.as_ptr(), run.index, extent.pfn, extent.folios, extent.down)
+            };
             progress.advance(&run, added);
-            if added < run.folios {
+            if added < extent.folios {
                 return Err(ENOMEM);
             }
         }
@@ -232,6 +234,6 @@ fn note(folios: &[*mut bindings::folio], record: &mut Record) -> Result<u64> {
 fn unpin_all(record: &Record) {
     for extent in record.decoded() {
         // SAFETY: A record has what `pin_all()` pinned.
-        unsafe { ffi::fdbox_shim_unpin(extent.pfn, extent.folios, extent.order) };
+        unsafe { ffi::fdbox_shim_unpin(extent.lowest_pfn(), extent.folios, extent.order) };
     }
 }

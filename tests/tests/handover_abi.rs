@@ -32,14 +32,26 @@ fn crc(bytes: &[u8]) -> u32 {
 }
 
 fn extent(pfn: u64, folios: u64, order: u32) -> Extent {
-    Extent { pfn, folios, order }
+    Extent {
+        pfn,
+        folios,
+        order,
+        down: false,
+    }
+}
+
+fn down(extent: Extent) -> Extent {
+    Extent {
+        down: true,
+        ..extent
+    }
 }
 
 /// The sample: a box with a VM and its memory, and a box of another owner with a memfd.
 fn body() -> Vec<u8> {
     let extents = [
         extent(0x1000, 3, 0),
-        extent(0x20_0000, 2, 9),
+        down(extent(0x20_0000, 2, 9)),
         extent(0x77, 1, 0),
     ];
     let fd = |name, compatible, first_extent, nr_extents, data| FdRecord {
@@ -119,7 +131,7 @@ fn reads_the_golden_bytes() {
     assert_eq!(fds[1].compatible, b"fdbox,guest-memfd-v1");
     assert_eq!(fds[1].data, [7; 22]);
     assert_eq!((fds[1].first_extent, fds[1].nr_extents), (0, 2));
-    assert_eq!(body.extent(1), Ok(extent(0x20_0000, 2, 9)));
+    assert_eq!(body.extent(1), Ok(down(extent(0x20_0000, 2, 9))));
     assert_eq!(body.extent(3), Err(Malformed::Extents));
 }
 
@@ -192,13 +204,15 @@ fn extents_survive_packing_at_their_limits() {
         extent(1, 1, 0),
         extent((1 << 40) - 1, Extent::MAX_FOLIOS, 0),
         extent(1 << 30, Extent::MAX_FOLIOS, 30),
+        down(extent(Extent::MAX_FOLIOS, Extent::MAX_FOLIOS, 0)),
     ] {
         assert_eq!(Extent::decode(sample.encode()), Ok(sample));
     }
-    // Misaligned for its order, page 0, an order beyond what KHO keeps.
+    // Misaligned for its order, page 0, down to page 0, an order beyond what KHO keeps.
     for raw in [
         extent(0x1001, 1, 1).encode(),
         0,
+        down(extent(9, 10, 0)).encode(),
         extent(1 << 31, 1, 31).encode(),
     ] {
         assert_eq!(Extent::decode(raw), Err(Malformed::Extents));
