@@ -106,10 +106,7 @@ fn every_fdbox_name_is_in_the_header() {
         .collect();
     let lab = words(&lab);
     for (path, text) in pages() {
-        for name in words(&text)
-            .into_iter()
-            .filter(|w| w.starts_with("FDBOX_"))
-        {
+        for name in words(&text).into_iter().filter(|w| w.starts_with("FDBOX_")) {
             let prefix_of_some =
                 name.ends_with('_') && defined.iter().any(|word| word.starts_with(name));
             let of_lab = name.starts_with("FDBOX_LAB_") && lab.contains(name);
@@ -147,6 +144,21 @@ fn commands_have_their_numbers_and_their_errnos() {
                 "docs/uapi.md, {name}: kmod never says {errno}"
             );
         }
+    }
+}
+
+#[test]
+fn the_table_of_patches_is_right() {
+    let design = read("docs/design.md");
+    for path in files(&["kmod/patches"], &[".patch"]) {
+        let name = path.rsplit('/').next().unwrap();
+        let is_added = |line: &&str| line.starts_with('+') && !line.starts_with("+++");
+        let added = read(&path).lines().filter(is_added).count();
+        let row = design.lines().find(|line| line.contains(name));
+        assert!(
+            row.is_some_and(|row| row.contains(&format!("| {added} |"))),
+            "docs/design.md: {name} adds {added} lines"
+        );
     }
 }
 
