@@ -8,6 +8,8 @@ pub const PATH: &str = "/lab/plan.json";
 /// Where the next stage's kernel and initramfs lie in the host.
 pub const NEXT_KERNEL: &str = "/update/kernel";
 pub const NEXT_INITRAMFS: &str = "/update/initramfs";
+/// The environment variable with the next stage's command line.
+pub const NEXT_CMDLINE: &str = "LAB_NEXT_CMDLINE";
 
 /// Stages in order: the first boots, each later one is entered by a kexec.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub struct Stage {
     pub modules: Vec<String>,
     /// Run one after the other by /bin/sh. The plan goes on whatever their status is.
     pub commands: Vec<String>,
+    /// The next stage's command line; its kernel and initramfs lie in [`NEXT_KERNEL`] and
+    /// [`NEXT_INITRAMFS`]. Commands find it in the variable [`NEXT_CMDLINE`].
+    pub next_cmdline: Option<String>,
     pub then: Then,
 }
 
@@ -31,8 +36,8 @@ pub struct Stage {
 pub enum Then {
     /// The run is over.
     PowerOff,
-    /// `lab-init` loads the next stage's kernel and jumps into it, with this command line.
-    Kexec { cmdline: String },
+    /// `lab-init` loads the next stage's kernel and jumps into it.
+    Kexec,
     /// The last command jumps by itself; that it returns is an error.
     CommandJumps,
     /// A person has the console: run a shell on it, then power off.

@@ -8,17 +8,19 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::{Event, EventPort, Stream};
+use fdbox_lab::plan;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Runs `command` by /bin/sh and returns its exit status as a shell would. What it leaves running
 /// may go on, unheard.
-pub(crate) fn run(command: &str, port: &EventPort) -> Result<i32> {
+pub(crate) fn run(command: &str, next_cmdline: Option<&str>, port: &EventPort) -> Result<i32> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
         .env("PATH", "/bin")
         .env("HOME", "/root")
+        .envs(next_cmdline.map(|cmdline| (plan::NEXT_CMDLINE, cmdline)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

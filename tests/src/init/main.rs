@@ -41,14 +41,18 @@ fn follow(port: &EventPort) -> Result<()> {
         setup::load_module(module)?;
     }
     for (command, text) in plan.commands.iter().enumerate() {
-        let status = child::run(text, port)?;
+        let status = child::run(text, plan.next_cmdline.as_deref(), port)?;
         port.send(&Event::Exit { command, status })?;
     }
     match &plan.then {
         Then::PowerOff => Ok(()),
         Then::CommandJumps => bail!("The last command should have jumped into another kernel"),
         Then::Shell => child::shell(),
-        Then::Kexec { cmdline } => {
+        Then::Kexec => {
+            let cmdline = plan
+                .next_cmdline
+                .as_deref()
+                .context("The plan has no next stage")?;
             kexec::load(plan::NEXT_KERNEL, plan::NEXT_INITRAMFS, cmdline)?;
             port.send(&Event::Jump)?;
             port.drain()?;

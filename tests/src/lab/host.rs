@@ -12,11 +12,14 @@ use crate::lab::Lab;
 use crate::programs::{self, Programs};
 use crate::qemu::{Line, Machine};
 use crate::run::{Record, Run};
+use crate::tsc;
 
 /// Every host's command line. `loglevel=5` shows warnings: `quiet` would hide them from the judge.
-/// `tsc=reliable`: under emulation the clock watchdog measures the emulator, not the TSC.
-const CMDLINE: &str =
-    "console=ttyS0 loglevel=5 panic=-1 kho=on liveupdate=on intel_iommu=on tsc=reliable";
+/// The TSC is the machine's own: it needs no watchdog (`tsc=reliable`), and its frequency is told
+/// and not measured (`tsc_early_khz`, and `pmtmr=0` against a second guess). Emulation makes each
+/// kernel measure another one, and a guest's TSC would change its pace at every update.
+const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 kho=on liveupdate=on intel_iommu=on \
+    tsc=reliable pmtmr=0";
 
 /// One kernel of the host's life.
 #[derive(Debug, Clone)]
@@ -26,10 +29,12 @@ pub(crate) struct StageSpec {
     pub modules: Vec<String>,
     /// Run one after the other by /bin/sh.
     pub commands: Vec<String>,
+    /// (file here, path there), in this stage only.
+    pub files: Vec<(PathBuf, String)>,
     pub then: Ending,
 }
 
-/// How a stage ends; what the next one's command line is, the image knows.
+/// How a stage ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     PowerOff,
@@ -65,7 +70,12 @@ pub(crate) struct Host {
 impl HostSpec {
     /// The command line of stage `index` (from 0).
     pub(crate) fn cmdline(&self, index: usize) -> String {
-        let line = format!("{CMDLINE} {} {STAGE_WORD}={}", self.cmdline, index + 1);
+        let line = format!(
+            "{CMDLINE} tsc_early_khz={} {} {STAGE_WORD}={}",
+            tsc::khz(),
+            self.cmdline,
+            index + 1
+        );
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
@@ -82,7 +92,7 @@ impl HostSpec {
         for (index, stage) in self.stages.iter().enumerate().rev() {
             let kernel = kernels.get(stage.kernel)?;
             let initramfs = dir.join(format!("stage{}.cpio", index + 1));
-            let mut files = self.files.clone();
+            let mut files = [self.files.as_slice(), &stage.files].concat();
             if self.with_modules {
                 files.extend(modules(lab, &kernel)?);
             }
@@ -105,6 +115,12 @@ impl HostSpec {
             releases.insert(0, kernel.release.clone());
             next = Some((kernel, initramfs));
         }
+        // Stages behind a power-off are there to be loaded, not to be reached.
+        let last = self
+            .stages
+            .iter()
+            .position(|stage| stage.then == Ending::PowerOff);
+        releases.truncate(last.map_or(releases.len(), |last| last + 1));
         let (kernel, initramfs) = next.context("A host has at least one stage")?;
         let machine = Machine {
             memory_mib: self.memory_mib,
@@ -126,11 +142,10 @@ impl HostSpec {
         Stage {
             modules: spec.modules.iter().map(|name| module_place(name)).collect(),
             commands: spec.commands.clone(),
+            next_cmdline: (index + 1 < self.stages.len()).then(|| self.cmdline(index + 1)),
             then: match spec.then {
                 Ending::PowerOff => Then::PowerOff,
-                Ending::Kexec => Then::Kexec {
-                    cmdline: self.cmdline(index + 1),
-                },
+                Ending::Kexec => Then::Kexec,
                 Ending::CommandJumps => Then::CommandJumps,
                 Ending::Shell => Then::Shell,
             },

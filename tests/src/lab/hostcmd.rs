@@ -43,6 +43,7 @@ fn spec(args: &HostArgs) -> HostSpec {
         kernel,
         modules: modules(&args.machine),
         commands: commands.concat(),
+        files: Vec::new(),
         then,
     };
     let stages = if args.no_kexec {
@@ -92,7 +93,7 @@ fn modules(args: &MachineArgs) -> Vec<String> {
 }
 
 /// Shows a line of the host's: what its commands write as they write it, all else on stderr.
-fn show(line: &Line) {
+pub(crate) fn show(line: &Line) {
     let at = line.at.as_secs_f64();
     match &line.said {
         Said::Console(text) => eprintln!("console| {text}"),
@@ -115,6 +116,15 @@ fn show(line: &Line) {
                     "lab: [{at:7.2} s] kernel {}: {}",
                     hello.stage, hello.release
                 );
+            }
+            Event::Guest { text } => eprintln!("guest  | {text}"),
+            Event::Scenario {
+                name,
+                stage,
+                error: Some(error),
+                ..
+            } => {
+                eprintln!("lab: [{at:7.2} s] {name}, kernel {stage}: {error}");
             }
             Event::Jump => eprintln!("lab: [{at:7.2} s] kexec"),
             Event::Exit { command, status } if *status != 0 => {
@@ -158,6 +168,7 @@ pub(crate) fn shell(args: &ShellArgs) -> Result<ExitCode> {
         kernel: Flavour::A,
         modules: modules(&args.machine),
         commands: Vec::new(),
+        files: Vec::new(),
         then: Ending::Shell,
     };
     let update = StageSpec {

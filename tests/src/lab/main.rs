@@ -6,6 +6,7 @@ mod command;
 mod cpio;
 mod debian;
 mod files;
+mod guest;
 mod host;
 mod hostcmd;
 mod image;
@@ -16,12 +17,14 @@ mod machine;
 mod module;
 mod programs;
 mod progress;
+mod proof;
 mod qemu;
 mod qmp;
 mod run;
 mod source;
 mod suite;
 mod toolchain;
+mod tsc;
 
 use std::process::ExitCode;
 

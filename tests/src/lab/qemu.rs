@@ -57,7 +57,7 @@ impl Machine {
         // AMD SVM is what TCG emulates of hardware virtualisation; VT-d is the IOMMU it does best.
         qemu.args([
             "-machine",
-            "q35,kernel-irqchip=split",
+            "q35,kernel-irqchip=split,hpet=off",
             "-accel",
             "tcg,thread=multi",
         ]);

@@ -32,10 +32,12 @@ pub(crate) struct Record {
     /// (stage, command, status), in order.
     pub exits: Vec<(usize, usize, i32)>,
     pub scenarios: Vec<ScenarioStage>,
-    pub values: Vec<(String, serde_json::Value)>,
+    pub values: Vec<Value>,
     pub guest: Vec<(Duration, String)>,
     /// What is wrong with the run itself: each makes it worthless.
     pub failures: Vec<String>,
+    /// When the machine was off.
+    pub ended: Option<Duration>,
     verdict: bool,
 }
 
@@ -47,13 +49,12 @@ pub(crate) struct ScenarioStage {
     pub millis: u64,
 }
 
-impl Record {
-    pub(crate) fn value(&self, name: &str) -> Result<&serde_json::Value> {
-        let found = self.values.iter().rev().find(|(found, _)| found == name);
-        found
-            .map(|(_, value)| value)
-            .with_context(|| format!("The host reported no {name}"))
-    }
+/// A result that is data.
+#[derive(Debug, Clone)]
+pub(crate) struct Value {
+    pub at: Duration,
+    pub name: String,
+    pub value: serde_json::Value,
 }
 
 impl Run<'_> {
@@ -88,6 +89,7 @@ impl Run<'_> {
                 }
             }
         }
+        record.ended = Some(running.elapsed());
         if !record.verdict {
             record
                 .failures
@@ -152,7 +154,11 @@ impl Run<'_> {
                 error: error.clone(),
                 millis: *millis,
             }),
-            Event::Value { name, value } => record.values.push((name.clone(), value.clone())),
+            Event::Value { name, value } => record.values.push(Value {
+                at: line.at,
+                name: name.clone(),
+                value: value.clone(),
+            }),
             Event::Verdict { error } => {
                 if record.verdict {
                     record.failures.push("A second verdict".to_owned());

@@ -10,6 +10,24 @@ const KVM_CREATE_VM: u64 = 0xae01;
 /// `_IOWR(KVMIO, 0xd4, struct kvm_create_guest_memfd)`.
 const KVM_CREATE_GUEST_MEMFD: u64 = 0xc040_aed4;
 
+/// `_IOW(KVMIO, 0x49, struct kvm_userspace_memory_region2)`.
+const KVM_SET_USER_MEMORY_REGION2: u64 = 0x40a0_ae49;
+const KVM_MEM_GUEST_MEMFD: u32 = 1 << 2;
+
+/// `struct kvm_userspace_memory_region2`.
+#[repr(C)]
+struct MemoryRegion2 {
+    slot: u32,
+    flags: u32,
+    guest_phys_addr: u64,
+    memory_size: u64,
+    userspace_addr: u64,
+    guest_memfd_offset: u64,
+    guest_memfd: u32,
+    pad1: u32,
+    pad2: [u64; 14],
+}
+
 /// Userspace may map the file.
 pub(crate) const MMAP: u64 = 1 << 0;
 /// All of it is shared with the host from the start.
@@ -64,6 +82,37 @@ impl Vm {
         let number =
             unsafe { libc::ioctl(self.0.as_raw_fd(), KVM_CREATE_GUEST_MEMFD as _, pointer) };
         descriptor(number).context("Create a guest_memfd")
+    }
+
+    /// Makes `memory`, which is mapped, the guest's memory from address 0 on. KVM takes only memory
+    /// that belongs to this VM.
+    pub(crate) fn bind(&self, memory: &OwnedFd, mapped: &mut Mapped) -> Result<()> {
+        let bytes = mapped.bytes();
+        let region = MemoryRegion2 {
+            slot: 0,
+            flags: KVM_MEM_GUEST_MEMFD,
+            guest_phys_addr: 0,
+            memory_size: bytes.len() as u64,
+            userspace_addr: bytes.as_mut_ptr().addr() as u64,
+            guest_memfd_offset: 0,
+            guest_memfd: memory.as_raw_fd() as u32,
+            pad1: 0,
+            pad2: [0; 14],
+        };
+        let pointer: *const MemoryRegion2 = &region;
+        // SAFETY: the pointer is to the struct that the command reads; no vCPU exists that could
+        // use the memory it names.
+        let result = unsafe {
+            libc::ioctl(
+                self.0.as_raw_fd(),
+                KVM_SET_USER_MEMORY_REGION2 as _,
+                pointer,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()).context("Give the VM its memory"),
+        }
     }
 
     /// Whether KVM serves this process by it: a VM works in the process that made it only.

@@ -2,7 +2,9 @@
 
 mod cases;
 mod check;
+mod console;
 mod fdbox;
+mod guest;
 mod host;
 mod kvm;
 mod memory;

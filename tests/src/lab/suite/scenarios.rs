@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use fdbox_lab::event::Event;
 use fdbox_lab::scenario::{HostKind, Listed};
 
 use super::{Outcome, Suite};
 use crate::cli::TestArgs;
-use crate::command;
+use crate::guest::GuestFiles;
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
-use crate::qemu::{Line, Said};
+use crate::progress::human;
 use crate::run::Record;
+use crate::{command, hostcmd, proof};
 
 /// Within which all scenarios of one boot must be done with one kernel.
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
@@ -31,7 +31,7 @@ pub(super) fn run(suite: &mut Suite<'_>, args: &TestArgs) -> Result<()> {
         .filter(|listed| suite.wants(&listed.name))
         .collect();
     for ((kind, kernels), group) in groups(wanted) {
-        let outcomes = match boot(suite.lab, &programs, kind, kernels, &group, args.verbose) {
+        let outcomes = match boot(suite.lab, kind, kernels, &group, args.verbose) {
             Ok(outcomes) => outcomes,
             // The host could not even be started: that is each one's failure.
             Err(error) => group
@@ -55,55 +55,93 @@ fn list(programs: &Programs) -> Result<Vec<Listed>> {
     serde_json::from_str(&text).context("The list of lab-scenarios")
 }
 
-/// Scenarios by the boot they share.
+/// Scenarios by the boot they share; one with a guest that takes the host with it shares none.
 fn groups(listed: Vec<Listed>) -> Vec<((HostKind, usize), Vec<Listed>)> {
-    let mut groups: BTreeMap<(HostKind, usize), Vec<Listed>> = BTreeMap::new();
+    let mut groups: BTreeMap<(HostKind, usize, String), Vec<Listed>> = BTreeMap::new();
     for scenario in listed {
+        let alone = if jumps(scenario.host) {
+            scenario.name.clone()
+        } else {
+            String::new()
+        };
         groups
-            .entry((scenario.host, scenario.kernels))
+            .entry((scenario.host, scenario.kernels, alone))
             .or_default()
             .push(scenario);
     }
-    groups.into_iter().collect()
+    groups
+        .into_iter()
+        .map(|((kind, kernels, _), group)| ((kind, kernels), group))
+        .collect()
 }
 
-fn spec(kind: HostKind, kernels: usize, group: &[Listed], programs: &Programs) -> HostSpec {
-    let stages = (0..kernels).map(|index| StageSpec {
-        kernel: match kind {
-            HostKind::Unpatched => Flavour::Stock,
-            // Each kexec is into the other kernel.
-            _ if index % 2 == 0 => Flavour::A,
-            _ => Flavour::B,
-        },
-        modules: match kind {
-            HostKind::LateModule if index > 0 => Vec::new(),
-            _ => vec!["fdbox".to_owned()],
-        },
-        commands: group
-            .iter()
-            .map(|listed| format!("{PROGRAM} run {} {}", index + 1, listed.name))
-            .collect(),
-        then: if index + 1 < kernels {
-            Ending::Kexec
-        } else {
-            Ending::PowerOff
-        },
-    });
+/// Whether the scenario itself jumps into the next kernel.
+fn jumps(kind: HostKind) -> bool {
+    matches!(kind, HostKind::Guest | HostKind::GuestSmp)
+}
+
+fn has_guest(kind: HostKind) -> bool {
+    jumps(kind) || kind == HostKind::GuestOneBoot
+}
+
+fn spec(
+    kind: HostKind,
+    kernels: usize,
+    group: &[Listed],
+    programs: &Programs,
+    guest: Option<&GuestFiles>,
+) -> HostSpec {
+    let mut stages: Vec<StageSpec> = (0..kernels)
+        .map(|index| StageSpec {
+            kernel: match kind {
+                HostKind::Unpatched => Flavour::Stock,
+                // Each kexec is into the other kernel.
+                _ if index % 2 == 0 => Flavour::A,
+                _ => Flavour::B,
+            },
+            modules: match kind {
+                HostKind::LateModule if index > 0 => Vec::new(),
+                _ => vec!["fdbox".to_owned()],
+            },
+            commands: group
+                .iter()
+                .map(|listed| format!("{PROGRAM} run {} {}", index + 1, listed.name))
+                .collect(),
+            files: guest.map(|guest| guest.of_stage(index)).unwrap_or_default(),
+            then: match kind {
+                _ if index + 1 == kernels => Ending::PowerOff,
+                kind if jumps(kind) => Ending::CommandJumps,
+                _ => Ending::Kexec,
+            },
+        })
+        .collect();
+    if kind == HostKind::GuestOneBoot {
+        // A kernel to load, which is not to be reached.
+        let next = StageSpec {
+            kernel: Flavour::B,
+            commands: Vec::new(),
+            ..stages[0].clone()
+        };
+        stages.push(StageSpec {
+            files: Vec::new(),
+            ..next
+        });
+    }
     HostSpec {
-        name: format!("test-{kind:?}-{kernels}"),
+        name: format!("test-{}", group.first().map_or("", |listed| &listed.name)),
         memory_mib: if kind == HostKind::LargeKexec {
             4096
         } else {
             2048
         },
-        cpus: 1,
+        cpus: if kind == HostKind::GuestSmp { 2 } else { 1 },
         cmdline: match kind {
             HostKind::WithoutKho => "kho=off".to_owned(),
             _ => String::new(),
         },
         files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
         with_modules: true,
-        stages: stages.collect(),
+        stages,
         stage_limit: STAGE_LIMIT,
     }
 }
@@ -111,24 +149,51 @@ fn spec(kind: HostKind, kernels: usize, group: &[Listed], programs: &Programs) -
 /// Runs the scenarios of one boot.
 fn boot(
     lab: &Lab,
-    programs: &Programs,
     kind: HostKind,
     kernels: usize,
     group: &[Listed],
     verbose: bool,
 ) -> Result<Vec<Outcome>> {
-    let host = spec(kind, kernels, group, programs).prepare(lab, programs)?;
-    let show = |line: &Line| match &line.said {
-        Said::Event(Event::Output { text, .. }) if verbose => eprintln!("    {text}"),
-        Said::Console(text) if verbose => eprintln!("    console| {text}"),
-        _ => {}
+    let started = Instant::now();
+    let guest_programs = [
+        programs::INIT,
+        programs::SCENARIOS,
+        programs::VMM,
+        programs::WITNESS,
+    ];
+    let needed = if has_guest(kind) {
+        &guest_programs[..]
+    } else {
+        &guest_programs[..2]
     };
-    let record = host.run(lab, show)?;
+    let programs = lab.programs(needed)?;
+    let guest = match has_guest(kind) {
+        true => Some(GuestFiles::get(lab, &programs)?),
+        false => None,
+    };
+    let host = spec(kind, kernels, group, &programs, guest.as_ref()).prepare(lab, &programs)?;
+    let record = host.run(lab, |line| {
+        if verbose {
+            hostcmd::show(line);
+        }
+    })?;
     let logs = host.dir.display().to_string();
+    eprintln!(
+        "host {kind:?}: {} in {}",
+        count(group.len()),
+        human(started.elapsed())
+    );
     Ok(group
         .iter()
         .map(|listed| judge(listed, &record, &logs))
         .collect())
+}
+
+fn count(scenarios: usize) -> String {
+    match scenarios {
+        1 => "1 scenario".to_owned(),
+        many => format!("{many} scenarios"),
+    }
 }
 
 /// A scenario passes when each of its stages said so, in a host nothing else was wrong with.
@@ -149,10 +214,24 @@ fn judge(listed: &Listed, record: &Record, logs: &str) -> Outcome {
                         .map(|error| format!("Kernel {stage}: {error}")),
                 );
             }
+            // Its jump cut it off; that the next kernel came is checked for every host.
+            [] if jumps(listed.host) && stage < listed.kernels => {}
             said => errors.push(format!("Kernel {stage}: it ended {} times", said.len())),
         }
     }
     errors.extend(record.failures.iter().cloned());
+    if jumps(listed.host) && errors.is_empty() {
+        match proof::updates(record) {
+            Ok(updates) if updates.len() + 1 == listed.kernels => {}
+            Ok(updates) => errors.push(format!("{} updates were seen", updates.len())),
+            Err(error) => errors.push(format!("{error:#}")),
+        }
+    }
+    if let (true, Some((first, _)), Some(end)) =
+        (jumps(listed.host), record.hellos.first(), record.ended)
+    {
+        took = end.saturating_sub(*first);
+    }
     let error = (!errors.is_empty()).then(|| format!("{}\nLogs: {logs}", errors.join("\n")));
     Outcome {
         name: listed.name.clone(),

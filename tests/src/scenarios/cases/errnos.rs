@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
-use rustix::fs::fstat;
+use rustix::fs::{Mode, OFlags, fstat};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -227,6 +227,13 @@ fn put_fd(_: &Cx<'_>) -> Result<()> {
         )?;
         rustix::io::fcntl_getfd(&other).with_context(|| format!("PUT_FD closed {which}"))?;
     }
+    // A descriptor of a path only is not one of a file.
+    let path = rustix::fs::open("/tmp", OFlags::PATH, Mode::empty())?;
+    let argument = PutFd {
+        fd: path.as_raw_fd(),
+        ..good
+    };
+    fails("PUT_FD of a path", put(argument), Errno::BADF)?;
     needs_cap_sys_admin("PUT_FD", || put(good))?;
     fails(
         "PUT_FD into a deleted box",
@@ -283,7 +290,6 @@ fn other_kinds(fdbox: &FdBox) -> Result<Vec<(&'static str, OwnedFd)>> {
     let (pipe, _) = rustix::pipe::pipe()?;
     let (socket, _) = std::os::unix::net::UnixStream::pair()?;
     let huge = rustix::fs::memfd_create(c"huge", rustix::fs::MemfdFlags::HUGETLB)?;
-    let path = rustix::fs::OFlags::PATH;
     Ok(vec![
         ("a pipe", pipe),
         ("a socket", socket.into()),
@@ -297,10 +303,6 @@ fn other_kinds(fdbox: &FdBox) -> Result<Vec<(&'static str, OwnedFd)>> {
         ("the control node", fdbox::control()?.into()),
         ("/dev/kvm", File::open("/dev/kvm")?.into()),
         ("a hugetlb memfd", huge),
-        (
-            "a path",
-            rustix::fs::open("/tmp/errno", path, rustix::fs::Mode::empty())?,
-        ),
     ])
 }
 
@@ -486,7 +488,7 @@ fn unknown(_: &Cx<'_>) -> Result<()> {
         .map(uapi::io)
         .chain([1 << 30 | uapi::io(0), uapi::io(4) | 8 << 16])
     {
-        let boxes = command >= uapi::PUT_FD && command <= uapi::UNSEAL
+        let boxes = (uapi::PUT_FD..=uapi::UNSEAL).contains(&command)
             || [uapi::NEXT_FD, uapi::SEAL_ERROR].contains(&command);
         if !on_control.contains(&command) {
             let result = uapi::call_plain(&control, command, 0);

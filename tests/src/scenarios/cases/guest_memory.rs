@@ -143,10 +143,17 @@ fn two_vms_before(_: &Cx<'_>) -> Result<()> {
 fn two_vms_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open("two-vms")?;
     fdbox.unseal()?;
-    let vms = [fdbox.get("vm-2")?, fdbox.get("vm-1")?];
-    check(&fdbox.get("ram-1")?, 43, MIB / PAGE)?;
-    check(&fdbox.get("ram-2")?, 44, MIB / PAGE)?;
-    drop(vms);
+    // Memory first or VM first: it must not matter.
+    let second = Vm::from_fd(fdbox.get("vm-2")?);
+    let (ram1, ram2) = (fdbox.get("ram-1")?, fdbox.get("ram-2")?);
+    let first = Vm::from_fd(fdbox.get("vm-1")?);
+    check(&ram1, 43, MIB / PAGE)?;
+    check(&ram2, 44, MIB / PAGE)?;
+    let mapped = |ram: &OwnedFd| Mapped::new(&File::from(ram.try_clone()?), MIB);
+    let crossed = first.bind(&ram2, &mut mapped(&ram2)?);
+    ensure!(crossed.is_err(), "A VM takes the other VM's memory");
+    first.bind(&ram1, &mut mapped(&ram1)?)?;
+    second.bind(&ram2, &mut mapped(&ram2)?)?;
     fdbox.delete()
 }
 
@@ -169,25 +176,34 @@ pub(crate) fn take_guest(name: &str) -> Result<()> {
     let fdbox = FdBox::open(name)?;
     let vm = Vm::from_fd(fdbox.get("vm")?);
     ensure!(vm.works()?, "KVM does not serve this process by the VM");
-    check(&fdbox.get("ram")?, 45, MIB / PAGE)
+    let memory = fdbox.get("ram")?;
+    check(&memory, 45, MIB / PAGE)?;
+    vm.bind(
+        &memory,
+        &mut Mapped::new(&File::from(memory.try_clone()?), MIB)?,
+    )
 }
 
 fn unpatched(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("unpatched")?;
+    let features = fdbox::info()?.features;
+    let kinds = uapi::FEATURE_KVM_VM | uapi::FEATURE_GUEST_MEMFD;
+    equal("The features of KVM", features & kinds, 0)?;
     let vm = Vm::create()?;
     let memory = vm.guest_memfd(MIB, SHARED)?;
-    let features = fdbox::info()?.features;
-    equal(
-        "The feature guest_memfd",
-        features & uapi::FEATURE_GUEST_MEMFD,
-        0,
-    )?;
-    let refused = fdbox.try_put(memory, "ram").map_err(|(error, _)| error);
-    fails("PUT_FD of a guest_memfd", refused, Errno::OPNOTSUPP)?;
-    let log = host::kernel_log()?;
-    ensure!(
-        log.iter().any(|line| line.contains("kmod/patches/")),
-        "No line of the log names a patch: {log:?}"
-    );
+    for (name, fd, patch) in [
+        ("VM", vm.into_fd(), "0003-"),
+        ("guest_memfd", memory, "0004-"),
+    ] {
+        let refused = fdbox.try_put(fd, name).map_err(|(error, _)| error);
+        fails(&format!("PUT_FD of a {name}"), refused, Errno::OPNOTSUPP)?;
+        let log = host::kernel_log()?;
+        let wanted = format!("kmod/patches/{patch}");
+        let named = log.iter().any(|line| line.contains(&wanted));
+        ensure!(
+            named,
+            "No line of the log names the patch that a {name} needs: {log:?}"
+        );
+    }
     fdbox.delete()
 }

@@ -268,8 +268,9 @@ fn huge_bytes(file: &File, len: u64) -> Result<u64> {
         )?;
     }
     for at in (0..len).step_by(PAGE as usize) {
+        let byte = start.cast::<u8>().wrapping_add(at);
         // SAFETY: the byte lies in the mapping, which is readable; nobody writes to it.
-        unsafe { start.cast::<u8>().add(at).read_volatile() };
+        unsafe { byte.read_volatile() };
     }
     let smaps = std::fs::read_to_string("/proc/self/smaps")?;
     // SAFETY: both mappings are this function's own, and nothing refers to them any more.

@@ -2,6 +2,7 @@
 
 mod boxes;
 mod errnos;
+mod guest;
 mod guest_memory;
 mod memfd;
 mod sample;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         boxes::ALL,
         memfd::ALL,
         guest_memory::ALL,
+        guest::ALL,
         sample::ALL,
     ]
     .into_iter()

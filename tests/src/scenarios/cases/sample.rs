@@ -1,7 +1,7 @@
 //! Another driver's descriptors: the sample driver that is built beside the module.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 
 use anyhow::{Context, Result};
 use fdbox_lab::scenario::HostKind;
@@ -43,7 +43,6 @@ fn device(state: &[u8]) -> Result<File> {
 }
 
 fn state_of(mut file: File) -> Result<Vec<u8>> {
-    file.seek(SeekFrom::Start(0)).context("Seek to its start")?;
     let mut state = Vec::new();
     file.read_to_end(&mut state)?;
     Ok(state)

@@ -1,0 +1,45 @@
+//! What a host needs to run guests: the VMM, and the guest's kernel and initramfs.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::cache::KeyBuilder;
+use crate::image;
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::programs::{self, Programs};
+
+/// The files, by where they are here.
+#[derive(Debug, Clone)]
+pub(crate) struct GuestFiles {
+    vmm: PathBuf,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+}
+
+impl GuestFiles {
+    /// The guest runs the kernel as it comes: the project changes hosts, not guests.
+    pub(crate) fn get(lab: &Lab, programs: &Programs) -> Result<Self> {
+        let witness = programs.path(programs::WITNESS);
+        let key = KeyBuilder::new("guest 1").file(&witness)?.build();
+        let image = lab.cache.get("guest", &key, |dir| {
+            image::write_guest(&witness, &dir.join("guest.cpio"))
+        })?;
+        Ok(Self {
+            vmm: programs.path(programs::VMM),
+            kernel: lab.kernels()?.get(Flavour::Stock)?.image(),
+            initramfs: image.join("guest.cpio"),
+        })
+    }
+
+    /// What the stage at `index` (from 0) needs: only the first boots a guest.
+    pub(crate) fn of_stage(&self, index: usize) -> Vec<(PathBuf, String)> {
+        let mut files = vec![(self.vmm.clone(), "/bin/vmm-example".to_owned())];
+        if index == 0 {
+            files.push((self.kernel.clone(), "/guest/kernel".to_owned()));
+            files.push((self.initramfs.clone(), "/guest/initramfs".to_owned()));
+        }
+        files
+    }
+}

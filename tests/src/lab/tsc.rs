@@ -1,0 +1,45 @@
+//! The frequency of the machine's TSC, which is also the emulated host's.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Over which it is measured: the clocks are read to a microsecond or so.
+const SPAN: Duration = Duration::from_millis(300);
+
+/// In kHz, measured once.
+pub(crate) fn khz() -> u64 {
+    static KHZ: OnceLock<u64> = OnceLock::new();
+    *KHZ.get_or_init(|| {
+        let (start_ns, start_tsc) = read();
+        std::thread::sleep(SPAN);
+        let (end_ns, end_tsc) = read();
+        (end_tsc - start_tsc) * 1_000_000 / (end_ns - start_ns)
+    })
+}
+
+/// Both clocks at about the same time: of a few readings, the least disturbed.
+fn read() -> (u64, u64) {
+    let once = || {
+        let before = fdbox_lab::tsc();
+        let now = clock_gettime(ClockId::Monotonic);
+        let after = fdbox_lab::tsc();
+        let ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        (after - before, ns, before + (after - before) / 2)
+    };
+    let (_, ns, tsc) = (0..16).map(|_| once()).min().unwrap_or_else(once);
+    (ns, tsc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_frequency_is_one_that_cpus_have() {
+        let khz = khz();
+        assert!((500_000..10_000_000).contains(&khz), "{khz} kHz");
+        assert_eq!(khz, super::khz());
+    }
+}

@@ -1,0 +1,269 @@
+//! A guest that is updated under: the point of it all.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use fdbox_lab::event::EventPort;
+use fdbox_lab::scenario::HostKind;
+use fdbox_lab::witness::Report;
+
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox;
+use crate::guest::{Guest, Spec};
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "guest/guest-memfd",
+        about: "a guest whose memory is a guest_memfd goes on under a new kernel",
+        host: HostKind::Guest,
+        stages: &[demo_before, demo_after],
+    },
+    &Scenario {
+        name: "guest/memfd",
+        about: "a guest whose memory is a memfd goes on under a new kernel",
+        host: HostKind::Guest,
+        stages: &[memfd_before, memfd_after],
+    },
+    &Scenario {
+        name: "guest/two-cpus",
+        about: "a guest with two CPUs goes on, both of them",
+        host: HostKind::GuestSmp,
+        stages: &[two_cpus_before, two_cpus_after],
+    },
+    &Scenario {
+        name: "guest/two-updates",
+        about: "two updates in a row, back to the kernel it began with",
+        host: HostKind::Guest,
+        stages: &[twice_first, twice_second, twice_third],
+    },
+    &Scenario {
+        name: "guest/another-vmm",
+        about: "without a kexec another process of the VMM takes the guest",
+        host: HostKind::GuestOneBoot,
+        stages: &[another_vmm],
+    },
+    &Scenario {
+        name: "guest/dry-run",
+        about: "a dry run says yes and changes nothing",
+        host: HostKind::GuestOneBoot,
+        stages: &[dry_run],
+    },
+    &Scenario {
+        name: "guest/cancelled-after-seal",
+        about: "an update called off after SEAL: same process, guest unaffected",
+        host: HostKind::GuestOneBoot,
+        stages: &[cancelled],
+    },
+    &Scenario {
+        name: "guest/failures-before-the-jump",
+        about: "whatever step fails before the jump, the guest runs on in its process",
+        host: HostKind::GuestOneBoot,
+        stages: &[failures],
+    },
+];
+
+/// The guest of the demo; `cargo lab demo` asks for another by the environment.
+fn demo_guest() -> Spec {
+    let variable = |name: &str| std::env::var(name).ok();
+    let number = |name: &str, default| {
+        variable(name)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(default)
+    };
+    Spec {
+        name: "demo",
+        ram: variable("LAB_GUEST_RAM").unwrap_or_else(|| "guest_memfd".to_owned()),
+        mib: number("LAB_GUEST_MIB", 256),
+        cpus: number("LAB_GUEST_CPUS", 1) as u32,
+    }
+}
+
+fn spec(name: &'static str, ram: &str, cpus: u32) -> Spec {
+    Spec {
+        name,
+        ram: ram.to_owned(),
+        mib: 256,
+        cpus,
+    }
+}
+
+/// Boots a guest, sees that all is well, and updates the host under it. Returns only on failure.
+fn update_under(cx: &Cx<'_>, spec: Spec) -> Result<()> {
+    let mut guest = Guest::boot(spec, &port()?)?;
+    healthy(&guest.report()?)?;
+    // From now on, gaps are the update's.
+    guest.reset_gap()?;
+    cx.value("witness", guest.report()?)?;
+    let ended = guest.live_update(&[])?;
+    anyhow::bail!("The host was not updated: exit status {:?}", ended.status)
+}
+
+/// Takes the guest over on the other side, and lets the lab compare.
+fn take_over(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
+    let name = spec.name;
+    let mut guest = Guest::resume(spec, &port()?)?;
+    let report = guest.report()?;
+    healthy(&report)?;
+    cx.value("witness", &report)?;
+    cx.value("resume", guest.resume_report()?)?;
+    // It is no half-dead guest: it takes new content everywhere.
+    guest.write(77)?;
+    healthy(&guest.report()?)?;
+    equal("The box in the list", fdbox::listed(name)?.is_some(), false)?;
+    Ok(guest)
+}
+
+/// What must hold whenever the witness is asked.
+fn healthy(report: &Report) -> Result<()> {
+    equal(
+        "The number of bad pages",
+        (report.pages_bad, &report.bad),
+        (0, &Vec::new()),
+    )?;
+    ensure!(
+        !report.counter_went_back,
+        "A clock went back: {:?}",
+        report.backwards
+    );
+    ensure!(
+        report.kernel_warnings == 0,
+        "The guest's kernel warned: {:?}",
+        report.warnings
+    );
+    Ok(())
+}
+
+fn port() -> Result<Arc<EventPort>> {
+    Ok(Arc::new(EventPort::open()?))
+}
+
+fn demo_before(cx: &Cx<'_>) -> Result<()> {
+    update_under(cx, demo_guest())
+}
+
+fn demo_after(cx: &Cx<'_>) -> Result<()> {
+    take_over(cx, demo_guest())?.power_off()
+}
+
+fn memfd_before(cx: &Cx<'_>) -> Result<()> {
+    update_under(cx, spec("memfd", "memfd", 1))
+}
+
+fn memfd_after(cx: &Cx<'_>) -> Result<()> {
+    take_over(cx, spec("memfd", "memfd", 1))?.power_off()
+}
+
+fn two_cpus_before(cx: &Cx<'_>) -> Result<()> {
+    update_under(cx, spec("smp", "guest_memfd", 2))
+}
+
+fn two_cpus_after(cx: &Cx<'_>) -> Result<()> {
+    take_over(cx, spec("smp", "guest_memfd", 2))?.power_off()
+}
+
+fn twice() -> Spec {
+    spec("twice", "guest_memfd", 1)
+}
+
+fn twice_first(cx: &Cx<'_>) -> Result<()> {
+    update_under(cx, twice())
+}
+
+fn twice_second(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = take_over(cx, twice())?;
+    guest.reset_gap()?;
+    let ended = guest.live_update(&[])?;
+    anyhow::bail!(
+        "The host was not updated again: exit status {:?}",
+        ended.status
+    )
+}
+
+fn twice_third(cx: &Cx<'_>) -> Result<()> {
+    take_over(cx, twice())?.power_off()
+}
+
+fn another_vmm(_: &Cx<'_>) -> Result<()> {
+    let port = port()?;
+    let mut guest = Guest::boot(spec("another", "guest_memfd", 1), &port)?;
+    let before = guest.report()?;
+    let (spec, status) = guest.hand_over_here()?;
+    ensure!(status.success(), "The old VMM ended with {status}");
+    let mut guest = Guest::resume(spec, &port)?;
+    same_guest(&before, &guest.report()?)?;
+    guest.power_off()
+}
+
+fn dry_run(_: &Cx<'_>) -> Result<()> {
+    let mut guest = Guest::boot(spec("dry-run", "guest_memfd", 1), &port()?)?;
+    let (before, info) = (guest.report()?, fdbox::info()?);
+    guest.live_update(&["--dry-run"])?.expect(0)?;
+    equal("The module's figures", fdbox::info()?, info)?;
+    same_guest(&before, &guest.report()?)?;
+    guest.power_off()
+}
+
+fn cancelled(_: &Cx<'_>) -> Result<()> {
+    let mut guest = Guest::boot(spec("cancelled", "guest_memfd", 1), &port()?)?;
+    let (before, info, pid) = (guest.report()?, fdbox::info()?, guest.pid());
+    guest.live_update(&["--cancel-after", "seal"])?.expect(11)?;
+    equal("The module's figures", fdbox::info()?, info)?;
+    guest.wait_for_beat()?;
+    same_guest(&before, &guest.report()?)?;
+    equal("The VMM's process", guest.pid(), pid)?;
+    guest.spec.status()?;
+    // Nothing is left that would stand in the way of a next try.
+    guest.live_update(&["--dry-run"])?.expect(0)?;
+    guest.power_off()
+}
+
+/// Steps that can fail before the host is another, and what the operator is told.
+const FAILURES: &[(&str, i32)] = &[
+    ("preflight", 10),
+    ("load-kernel", 10),
+    ("create-box", 11),
+    ("put-fds", 11),
+    ("seal", 11),
+    ("pause", 11),
+    ("save", 11),
+    ("jump", 11),
+];
+
+fn failures(_: &Cx<'_>) -> Result<()> {
+    let mut guest = Guest::boot(spec("failures", "guest_memfd", 1), &port()?)?;
+    let (before, info) = (guest.report()?, fdbox::info()?);
+    for (step, _status) in FAILURES {
+        let ended = guest.live_update(&["--fail-at", step])?;
+        let told = matches!(ended.status, Some(10 | 11));
+        ensure!(
+            told,
+            "Failing at {step}: exit status {:?}: {}",
+            ended.status,
+            ended.text
+        );
+        equal(
+            &format!("The module's figures after {step}"),
+            fdbox::info()?,
+            info,
+        )?;
+        guest.wait_for_beat()?;
+        same_guest(&before, &guest.report()?)?;
+    }
+    guest.power_off()
+}
+
+/// The guest is the one it was, and has gone on.
+fn same_guest(before: &Report, after: &Report) -> Result<()> {
+    healthy(after)?;
+    equal("The guest's boot_id", &after.boot_id, &before.boot_id)?;
+    ensure!(
+        after.counter > before.counter,
+        "The guest's counter stands still"
+    );
+    ensure!(
+        after.uptime_ns > before.uptime_ns,
+        "The guest's clock stands still"
+    );
+    Ok(())
+}

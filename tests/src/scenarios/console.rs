@@ -1,0 +1,110 @@
+//! The guest's console: a Unix socket of the VMM's, on which the witness speaks.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use fdbox_lab::event::{Event, EventPort};
+use fdbox_lab::witness::{self, Said};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+
+/// What the witness says, as it says it.
+#[derive(Debug)]
+pub(crate) struct Console {
+    input: UnixStream,
+    said: Receiver<Said>,
+}
+
+impl Console {
+    /// Connects to the console at `path`, which is about to appear. `alive` is asked meanwhile
+    /// whether that can still happen.
+    pub(crate) fn connect(
+        path: &Path,
+        port: Arc<EventPort>,
+        limit: Duration,
+        mut alive: impl FnMut() -> Result<()>,
+    ) -> Result<Self> {
+        let dir = path
+            .parent()
+            .context("The console's path has a directory")?;
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+        inotify::add_watch(&watch, dir, inotify::WatchFlags::CREATE)?;
+        let deadline = Instant::now() + limit;
+        let input = loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => break stream,
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error).context("Connect to the guest's console");
+                }
+                Err(_) => {}
+            }
+            alive()?;
+            // The socket is there before it listens: look again soon, whatever happens.
+            let soon = Timespec {
+                tv_sec: 0,
+                tv_nsec: 10_000_000,
+            };
+            poll(
+                &mut [PollFd::new(&watch.as_fd(), PollFlags::IN)],
+                Some(&soon),
+            )?;
+        };
+        let (sender, said) = mpsc::channel();
+        let output = BufReader::new(input.try_clone()?);
+        std::thread::spawn(move || {
+            for line in output.split(b'\n') {
+                let Ok(line) = line else { break };
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if text.is_empty() {
+                    continue;
+                }
+                if let Some(said) = witness::parse(&text) {
+                    // Nobody waits for it any more: the line still goes to the lab.
+                    let _ = sender.send(said);
+                }
+                if port.send(&Event::Guest { text }).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { input, said })
+    }
+
+    /// Waits until the witness says something that `wanted` takes.
+    pub(crate) fn wait<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut wanted: impl FnMut(Said) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.said.recv_timeout(left) {
+                Ok(said) => {
+                    if let Some(found) = wanted(said) {
+                        return Ok(found);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => bail!("The guest gave no {what} in {limit:?}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("The guest's console closed while waiting for its {what}")
+                }
+            }
+        }
+    }
+
+    /// Sends the witness a command.
+    pub(crate) fn say(&mut self, command: &str) -> Result<()> {
+        let line = format!("{command}\n");
+        self.input
+            .write_all(line.as_bytes())
+            .context("Write to the guest's console")
+    }
+}

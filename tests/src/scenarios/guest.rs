@@ -1,0 +1,299 @@
+//! A guest under the VMM, with the witness in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use fdbox_lab::event::EventPort;
+use fdbox_lab::plan;
+use fdbox_lab::witness::{Report, Said, command};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::Value;
+
+use crate::check::equal;
+use crate::console::Console;
+
+const VMM: &str = "/bin/vmm-example";
+const KERNEL: &str = "/guest/kernel";
+const INITRAMFS: &str = "/guest/initramfs";
+/// `reboot=t`: the guest ends by a triple fault, which any VMM understands.
+const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=t";
+
+/// A guest's boot under two layers of emulation, and the writing of its pattern.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+/// Checking every page.
+const REPORT_LIMIT: Duration = Duration::from_secs(60);
+const BEAT_LIMIT: Duration = Duration::from_secs(20);
+const END_LIMIT: Duration = Duration::from_secs(20);
+
+/// What kind of guest.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// Names box, sockets and files, so that guests can run side by side.
+    pub(crate) name: &'static str,
+    /// `guest_memfd` or `memfd`.
+    pub(crate) ram: String,
+    pub(crate) mib: u64,
+    pub(crate) cpus: u32,
+}
+
+impl Spec {
+    fn path(&self, ending: &str) -> PathBuf {
+        PathBuf::from(format!("/run/{}{ending}", self.name))
+    }
+
+    fn api(&self) -> PathBuf {
+        self.path(".api")
+    }
+}
+
+/// A guest, and the process that runs it. Both end when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) spec: Spec,
+    vmm: Vmm,
+    console: Console,
+}
+
+impl Guest {
+    /// Boots it and waits until the witness has written its pattern.
+    pub(crate) fn boot(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        let mut run = Command::new(VMM);
+        run.args([
+            "run",
+            "--kernel",
+            KERNEL,
+            "--initramfs",
+            INITRAMFS,
+            "--cmdline",
+            CMDLINE,
+        ]);
+        run.arg("--memory")
+            .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
+        run.arg("--cpus")
+            .arg(spec.cpus.to_string())
+            .args(["--name", spec.name]);
+        let guest = Self::start(run, spec, port)?;
+        let cpus = guest
+            .console
+            .wait("pattern", READY_LIMIT, |said| match said {
+                Said::Ready { cpus, .. } => Some(cpus),
+                _ => None,
+            })?;
+        equal("The number of the guest's CPUs", cpus, guest.spec.cpus)?;
+        Ok(guest)
+    }
+
+    /// Takes over the guest that an update left in a box, and waits for a sign of life.
+    pub(crate) fn resume(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        let mut resume = Command::new(VMM);
+        resume
+            .args(["resume", "--box", spec.name])
+            .arg("--report")
+            .arg(spec.path(".report"));
+        let guest = Self::start(resume, spec, port)?;
+        guest.wait_for_beat()?;
+        Ok(guest)
+    }
+
+    fn start(mut command: Command, spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        let console = spec.path(".console");
+        command.arg("--api-socket").arg(spec.api());
+        command
+            .arg("--console")
+            .arg(format!("socket={}", console.display()));
+        let mut vmm = Vmm(command
+            .stdin(Stdio::null())
+            .spawn()
+            .context("Run the VMM")?);
+        let limit = Duration::from_secs(20);
+        let console = Console::connect(&console, Arc::clone(port), limit, || vmm.still_runs())?;
+        Ok(Self { spec, vmm, console })
+    }
+
+    /// What the VMM says of the update it took over.
+    pub(crate) fn resume_report(&self) -> Result<Value> {
+        let path = self.spec.path(".report");
+        let text = std::fs::read(&path).with_context(|| format!("Read {}", path.display()))?;
+        serde_json::from_slice(&text).context("The report of the resume")
+    }
+
+    pub(crate) fn wait_for_beat(&self) -> Result<()> {
+        let is_beat = |said| matches!(said, Said::Beat { .. }).then_some(());
+        self.console.wait("heartbeat", BEAT_LIMIT, is_beat)
+    }
+
+    /// Has the witness check all its memory.
+    pub(crate) fn report(&mut self) -> Result<Report> {
+        self.console.say(command::REPORT)?;
+        self.console
+            .wait("report", REPORT_LIMIT, |said| match said {
+                Said::Report(report) => Some(report),
+                _ => None,
+            })
+    }
+
+    /// Has the witness write every page anew.
+    pub(crate) fn write(&mut self, generation: u32) -> Result<()> {
+        self.tell(&format!("{} {generation}", command::WRITE))
+    }
+
+    pub(crate) fn reset_gap(&mut self) -> Result<()> {
+        self.tell(command::RESET_GAP)
+    }
+
+    fn tell(&mut self, command: &str) -> Result<()> {
+        self.console.say(command)?;
+        let is_done = |said| matches!(said, Said::Done).then_some(());
+        self.console.wait(command, REPORT_LIMIT, is_done)
+    }
+
+    /// The process that runs the guest.
+    pub(crate) fn pid(&self) -> u32 {
+        self.vmm.0.id()
+    }
+
+    /// `vmm-example live-update` to the host's next kernel, with more arguments; returns if the
+    /// host is still this one.
+    pub(crate) fn live_update(&self, arguments: &[&str]) -> Result<Ended> {
+        let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
+        let mut update = Command::new(VMM);
+        update
+            .arg("live-update")
+            .arg("--api-socket")
+            .arg(self.spec.api());
+        update.args([
+            "--kernel",
+            plan::NEXT_KERNEL,
+            "--initramfs",
+            plan::NEXT_INITRAMFS,
+        ]);
+        update
+            .arg("--cmdline")
+            .arg(cmdline)
+            .args(["--box", self.spec.name])
+            .args(arguments);
+        Ended::of(&mut update)
+    }
+
+    /// Hands the guest to a VMM of this kernel, and waits for the old one to end.
+    pub(crate) fn hand_over_here(mut self) -> Result<(Spec, ExitStatus)> {
+        let mut update = Command::new(VMM);
+        update
+            .arg("live-update")
+            .arg("--api-socket")
+            .arg(self.spec.api());
+        update.args(["--no-kexec", "--box", self.spec.name]);
+        Ended::of(&mut update)?.expect(0)?;
+        let status = self.vmm.wait(END_LIMIT)?;
+        Ok((self.spec.clone(), status))
+    }
+
+    /// Ends the guest from inside and returns how the VMM ended.
+    pub(crate) fn power_off(mut self) -> Result<()> {
+        self.console.say(command::POWER_OFF)?;
+        let status = self.vmm.wait(END_LIMIT)?;
+        ensure!(
+            status.success(),
+            "The VMM ended with {status} after the guest powered off"
+        );
+        Ok(())
+    }
+}
+
+/// A command of the VMM's that came to its end.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: Option<i32>,
+    /// What it wrote, both streams.
+    pub(crate) text: String,
+}
+
+impl Ended {
+    fn of(command: &mut Command) -> Result<Self> {
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .context("Run vmm-example")?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        print!("{text}");
+        Ok(Self {
+            status: output.status.code(),
+            text,
+        })
+    }
+
+    /// The exit status must be this one.
+    pub(crate) fn expect(&self, status: i32) -> Result<()> {
+        if self.status != Some(status) {
+            bail!(
+                "vmm-example ended with {:?}, not {status}: {}",
+                self.status,
+                self.text.trim()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// `vmm-example status --json`, of a guest or of the host's boxes.
+pub(crate) fn status(api: Option<&Path>) -> Result<Value> {
+    let mut status = Command::new(VMM);
+    status.args(["status", "--json"]);
+    if let Some(api) = api {
+        status.arg("--api-socket").arg(api);
+    }
+    let output = status.output().context("Run vmm-example status")?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    serde_json::from_slice(&output.stdout).context("The status is JSON")
+}
+
+impl Spec {
+    pub(crate) fn status(&self) -> Result<Value> {
+        status(Some(&self.api()))
+    }
+}
+
+#[derive(Debug)]
+struct Vmm(Child);
+
+impl Vmm {
+    fn still_runs(&mut self) -> Result<()> {
+        match self.0.try_wait()? {
+            Some(status) => bail!("The VMM ended: {status}"),
+            None => Ok(()),
+        }
+    }
+
+    fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let pid = Pid::from_raw(self.0.id() as i32).context("A process has a number")?;
+        let ended = pidfd_open(pid, PidfdFlags::empty())?;
+        let deadline = Instant::now() + limit;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&left))?;
+        match self.0.try_wait()? {
+            Some(status) => Ok(status),
+            None => bail!("The VMM has not ended in {limit:?}"),
+        }
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
