@@ -122,7 +122,6 @@ impl Machine {
         vm.create_platform()?;
         ram.attach(&vm)?;
         let fds = create_vcpus(&vm, cpus as u8)?;
-        // Before a saved frequency is set: it is the host's own.
         let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
         let mut notes = RestoreNotes::default();

@@ -44,7 +44,9 @@ pub(crate) struct ResumeReport {
     ram_kind: MemoryKind,
     ram_mib: u64,
     vcpus: usize,
+    /// The frequency of the host's TSC as this kernel measured it, and the last one.
     tsc_khz: u32,
+    tsc_khz_before: u32,
     /// None when the old host's marks could not be read.
     blackout: Option<Blackout>,
     /// What was done before it, while the guest ran.
@@ -71,6 +73,7 @@ impl ResumeReport {
             ram_mib: machine.ram().mib(),
             vcpus: machine.cpus(),
             tsc_khz: machine.host_tsc_khz(),
+            tsc_khz_before: finished.timeline.khz().get(),
             blackout: timeline.map(|report| Blackout {
                 total_ns: report.total_ns,
                 phases: phases(&report.phases),
@@ -128,6 +131,7 @@ mod tests {
             ram_mib: 256,
             vcpus: 2,
             tsc_khz: 2_500_000,
+            tsc_khz_before: 2_500_100,
             blackout: Some(Blackout {
                 total_ns: 3_000_000,
                 phases: vec![PhaseReport {

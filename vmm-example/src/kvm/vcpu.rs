@@ -16,9 +16,6 @@ use super::{Host, KvmError, NestedLen, Vm, XsaveLen, named, sys};
 const MSR_IA32_TSC: u32 = 0x10;
 /// The local APIC timer's deadline: compared with the guest's TSC.
 const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
-/// KVM's own tolerance between two frequencies of one TSC, in parts per million.
-const TSC_TOLERANCE_PPM: u64 = 250;
-
 /// A vCPU's state, version 1. KVM's structs are opaque bytes on the wire.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct VcpuStateV1 {
@@ -32,6 +29,8 @@ pub(crate) struct VcpuStateV1 {
     pub(crate) lapic: kvm_lapic_state,
     pub(crate) nested: Option<ByteBuf>,
     pub(crate) cpuid: Vec<kvm_cpuid_entry2>,
+    /// What the host took its TSC's frequency for. Never set on a new vCPU: each kernel
+    /// measures it anew, but the counter is the same, and so must be the guest's.
     pub(crate) tsc_khz: Option<u32>,
     pub(crate) tsc_offset: Option<u64>,
     pub(crate) msrs: Vec<kvm_msr_entry>,
@@ -127,7 +126,6 @@ pub(crate) fn restore(
 ) -> Result<RestoreNotes, KvmError> {
     // First: what KVM accepts from here on depends on it.
     named("KVM_SET_CPUID2", fd.set_cpuid2(&cpuid_of(&state.cpuid)?))?;
-    restore_tsc_khz(fd, state.tsc_khz)?;
     named("KVM_SET_MP_STATE", fd.set_mp_state(state.mp_state))?;
     named("KVM_SET_REGS", fd.set_regs(&state.regs))?;
     set_sregs(fd, &state.sregs)?;
@@ -187,21 +185,6 @@ fn set_sregs(fd: &VcpuFd, sregs: &SregsV1) -> Result<(), KvmError> {
             named("KVM_SET_SREGS2", sys::set_sregs2(fd, bytes))
         }
     }
-}
-
-/// Only a TSC of another speed is set: within KVM's tolerance the guest keeps the host's.
-fn restore_tsc_khz(fd: &VcpuFd, saved: Option<u32>) -> Result<(), KvmError> {
-    let (Some(saved), Ok(own)) = (saved, fd.get_tsc_khz()) else {
-        return Ok(());
-    };
-    if is_other_frequency(saved, own) {
-        named("KVM_SET_TSC_KHZ", fd.set_tsc_khz(saved))?;
-    }
-    Ok(())
-}
-
-fn is_other_frequency(saved_khz: u32, own_khz: u32) -> bool {
-    u64::from(saved_khz.abs_diff(own_khz)) * 1_000_000 > u64::from(own_khz) * TSC_TOLERANCE_PPM
 }
 
 fn cpuid_of(entries: &[kvm_cpuid_entry2]) -> Result<CpuId, KvmError> {
@@ -268,13 +251,6 @@ fn holds(now: &[kvm_msr_entry], saved: &kvm_msr_entry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn small_drifts_of_calibration_are_one_frequency() {
-        assert!(!is_other_frequency(2_596_092, 2_596_112));
-        assert!(is_other_frequency(2_596_092, 2_600_000));
-        assert!(is_other_frequency(1, 0));
-    }
 
     #[test]
     fn an_msr_holds_its_value_or_not() {
