@@ -160,7 +160,11 @@ impl FdBox {
 
     /// Adds what the last kernel left. Only while the module loads.
     pub(crate) fn put_incoming(&self, name: Name, incoming: Incoming) -> Result {
-        self.inner.lock().push(name, Content::Incoming(incoming))
+        let mut inner = self.inner.lock();
+        if inner.find(name.as_bytes()).is_some() {
+            return Err(EEXIST);
+        }
+        inner.push(name, Content::Incoming(incoming))
     }
 
     /// Marks a box from the last kernel as what it was there.
@@ -213,7 +217,7 @@ impl FdBox {
 
     /// Seals every descriptor, or none; true when the next kernel will get the box.
     fn try_seal(&self, inner: &mut Inner) -> Result<bool, SealError> {
-        inner.finish_started(&self.name)?;
+        inner.finish_started()?;
         inner.freeze_all()?;
         if !kho::enabled() {
             return Ok(false);
@@ -223,7 +227,7 @@ impl FdBox {
             added.map_err(|err| {
                 let written = inner.entries.len();
                 inner.unwrite(written);
-                failure(&self.name, err, None)
+                failure(&Name::empty(), err, None)
             })
         });
         if let Err(err) = handed_over {
@@ -309,7 +313,7 @@ impl Inner {
 
     /// A descriptor whose restore stopped half-way belongs partly to this kernel: finish it, so
     /// that it is sealed as any other file.
-    fn finish_started(&mut self, box_name: &Name) -> Result<(), SealError> {
+    fn finish_started(&mut self) -> Result<(), SealError> {
         for at in 0..self.entries.len() {
             let started = |content: &Content| match content {
                 Content::Incoming(incoming) => incoming.progress.started(),
@@ -319,7 +323,7 @@ impl Inner {
                 continue;
             }
             let name = self.entries[at].name.try_clone();
-            let name = name.map_err(|err| failure(box_name, err, None))?;
+            let name = name.map_err(|err| failure(&Name::empty(), err, None))?;
             let mut content = core::mem::replace(&mut self.entries[at].content, Content::Taken);
             let live = self.take(&name, &mut content, 0).and_then(|file| {
                 let kind = registry::of_file(&file)?;
@@ -408,11 +412,12 @@ fn failure(name: &Name, error: Error, said: Option<(Reason, kernel::str::CString
         Some((reason, message)) => (reason, Some(message)),
         None => (Reason::of(error), None),
     };
+    let copy = name.try_clone();
     SealError {
         error,
         reason,
         // Without memory for the name the errno has to do.
-        name: name.try_clone().unwrap_or_else(|_| Name::empty()),
+        name: copy.unwrap_or_else(|_| Name::empty()),
         message,
     }
 }

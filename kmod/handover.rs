@@ -130,7 +130,7 @@ pub(crate) fn add(id: u64, name: &Name, owner: NodeOwner, entries: &[Entry]) -> 
     let mut outgoing = OUTGOING.lock();
     if outgoing.foreign.is_some() {
         pr_err!("a handover of another version is on its way through this kernel: no box can be handed over beside it\n");
-        return Err(EOPNOTSUPP);
+        return Err(EAGAIN);
     }
     outgoing.boxes.push(sealed, GFP_KERNEL)?;
     let published = outgoing.publish();
@@ -264,6 +264,10 @@ fn accept(root: abi::Root, body: Body) {
             Ok(()) => {
                 pr_info!("{} boxes from kernel {}\n", root.nr_boxes, producer);
                 return;
+            }
+            Err(EEXIST) => {
+                boxes::forget_all();
+                return refuse(abi::Malformed::Name);
             }
             Err(err) => {
                 pr_err!(

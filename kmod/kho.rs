@@ -73,9 +73,8 @@ pub(crate) fn unpreserve(extents: &[u64]) {
 pub(crate) fn restore(extent: &Extent) -> Result {
     // SAFETY: Extents are checked when the handover is read, and a record restores each of them
     // once.
-    let restored = unsafe {
-        ffi::fdbox_shim_kho_restore(extent.lowest_pfn(), extent.folios, extent.order)
-    };
+    let restored =
+        unsafe { ffi::fdbox_shim_kho_restore(extent.lowest_pfn(), extent.folios, extent.order) };
     match restored {
         true => Ok(()),
         false => Err(EIO),

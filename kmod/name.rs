@@ -20,7 +20,7 @@ impl Name {
         Ok(Name(name))
     }
 
-    /// No name: where there is no memory for one.
+    /// No name: where no descriptor is at fault, or there is no memory for its name.
     pub(crate) fn empty() -> Name {
         Name(KVec::new())
     }

@@ -2,6 +2,7 @@
 
 //! Kinds of other drivers: the adapter between [`Kind`] and `include/linux/fdbox.h`.
 
+use crate::abi::COMPATIBLE_LEN;
 use crate::ffi::{
     self,
     DriverFd,
@@ -55,7 +56,12 @@ impl DriverKind {
     pub(crate) unsafe fn get(desc: *const DriverKindDesc) -> Option<DriverKind> {
         // SAFETY: Valid, as promised by the caller.
         let found = unsafe { desc.as_ref() }?;
-        let complete = !found.compatible.is_null()
+        if found.compatible.is_null() {
+            return None;
+        }
+        // SAFETY: Not null, and a NUL-terminated string by the driver's contract.
+        let compatible = unsafe { CStr::from_char_ptr(found.compatible) };
+        let complete = (1..COMPATIBLE_LEN).contains(&compatible.to_bytes().len())
             && !found.fops.is_null()
             && !found.ops.is_null()
             && found.restore.is_some();

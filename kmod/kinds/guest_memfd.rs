@@ -151,6 +151,9 @@ impl Kind for GuestMemfd {
         progress: &mut Progress,
     ) -> Result<FileRef> {
         let (size, flags, vm_name) = read_state(record.data())?;
+        if record.pages() != size / PAGE_SIZE as u64 {
+            return Err(EIO);
+        }
         let source = kvm_vm::source_by_name(cx, vm_name)?;
         let vm_file = kvm_vm::vm_for_taker(cx, Name::new(vm_name)?, source)?;
         let vm = Vm::of(&vm_file).ok_or(EIO)?;
@@ -159,7 +162,13 @@ impl Kind for GuestMemfd {
             let extent = run.extent;
             // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
             let added = unsafe {
-                ffi::fdbox_shim_gmem_add(file.as_ptr(), run.index, extent.pfn, extent.folios, extent.down)
+                ffi::fdbox_shim_gmem_add(
+                    file.as_ptr(),
+                    run.index,
+                    extent.pfn,
+                    extent.folios,
+                    extent.down,
+                )
             };
             progress.advance(&run, added);
             if added < extent.folios {

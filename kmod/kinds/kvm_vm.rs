@@ -149,17 +149,20 @@ fn saved_type(record: &Record) -> Result<u64> {
     Ok(kind)
 }
 
-/// What a new VM stands for.
+/// Where the VM for the current task comes from.
 pub(super) enum Source {
-    /// A VM of another process.
+    /// It is in the box: whoever took it out has put a duplicate back.
+    Mine(FileRef),
+    /// A new one that stands for a VM of another process.
     Here(Vm),
-    /// The type of a VM of the last kernel.
+    /// A new one of this type, that of a VM of the last kernel.
     Saved(u64),
 }
 
 /// The VM called `name`, for the current task: the one it got already, or a new one.
 pub(super) fn vm_for_taker(cx: &mut TakeCx<'_>, name: Name, source: Source) -> Result<FileRef> {
     let (kind, stands_for) = match source {
+        Source::Mine(file) => return Ok(file),
         Source::Here(vm) => (vm.kind(), vm.address()),
         Source::Saved(kind) => (kind, 0),
     };
@@ -184,7 +187,10 @@ pub(super) fn source_by_name(cx: &TakeCx<'_>, name: &[u8]) -> Result<Source> {
     let called = |entry: &&Entry| entry.name.as_bytes() == name;
     if let Some(entry) = cx.entries.iter().find(called) {
         return match &entry.content {
-            Content::Live(live) => Vm::of(&live.file).map(Source::Here).ok_or(EIO),
+            Content::Live(live) => match Vm::of(&live.file).ok_or(EIO)? {
+                vm if vm.is_mine() => Ok(Source::Mine(live.file.clone())),
+                vm => Ok(Source::Here(vm)),
+            },
             Content::Incoming(incoming) => saved_type(&incoming.record).map(Source::Saved),
             Content::Taken => Err(EIO),
         };

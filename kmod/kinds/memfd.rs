@@ -117,6 +117,9 @@ impl Kind for Memfd {
         progress: &mut Progress,
     ) -> Result<FileRef> {
         let (state, name) = read_state(record.data())?;
+        if record.pages() < state.size.div_ceil(PAGE_SIZE as u64) {
+            return Err(EIO);
+        }
         let file = match &progress.file {
             Some(file) => file.clone(),
             None => {
@@ -129,7 +132,13 @@ impl Kind for Memfd {
             let extent = run.extent;
             // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
             let added = unsafe {
-                ffi::fdbox_shim_memfd_add(file.as_ptr(), run.index, extent.pfn, extent.folios, extent.down)
+                ffi::fdbox_shim_memfd_add(
+                    file.as_ptr(),
+                    run.index,
+                    extent.pfn,
+                    extent.folios,
+                    extent.down,
+                )
             };
             progress.advance(&run, added);
             if added < extent.folios {

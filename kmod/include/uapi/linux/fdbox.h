@@ -35,7 +35,10 @@
 
 /* On the control node. */
 
-/* Creates /dev/fdbox/NAME. EEXIST: the name is taken ("fdbox" always is). */
+/*
+ * Creates /dev/fdbox/NAME. EEXIST: the name is taken ("fdbox" always is).
+ * ENOSPC: there are 65536 boxes.
+ */
 #define FDBOX_CREATE_BOX	_IO(FDBOX_TYPE, FDBOX_BASE + 0)
 struct fdbox_create_box {
 	__u64 flags;			/* none defined: must be 0 */
@@ -85,7 +88,8 @@ struct fdbox_get_fd {
  * EBUSY: already sealed, or one of the files is held by another sealed box or
  * by LUO. ENOENT: something a descriptor depends on is not in the box.
  * EOPNOTSUPP: a descriptor is in a state its kind cannot carry. EFBIG: too
- * large. FDBOX_SEAL_ERROR tells which descriptor and why.
+ * large. EAGAIN: a handover of another version is on its way through this
+ * kernel. FDBOX_SEAL_ERROR tells which descriptor and why.
  */
 #define FDBOX_SEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 4)
 
@@ -164,7 +168,7 @@ struct fdbox_seal_error {
 	__u32 flags;			/* none defined: must be 0 */
 	__s32 error;			/* the errno, positive */
 	__u32 reason;			/* FDBOX_REASON_* */
-	__u8 name[FDBOX_NAME_LEN];	/* the descriptor that could not be sealed */
+	__u8 name[FDBOX_NAME_LEN];	/* the descriptor that could not be sealed, or empty */
 	__u8 message[FDBOX_MESSAGE_LEN]; /* what is missing and what to do, English */
 };
 #define FDBOX_REASON_OTHER		0
