@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use vmm_fdbox::update::CancelFlag;
 
+use crate::api::Service;
 use crate::api::protocol::{GuestStatus, Reply, Request, RunState};
 use crate::event_loop::EndSignal;
 use crate::live_update;
@@ -67,28 +68,6 @@ impl Vmm {
 
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine
-    }
-
-    /// Answers a request through `send`, the final reply last.
-    pub(crate) fn serve(&self, request: Request, send: &mut dyn FnMut(&Reply)) {
-        let done = match request {
-            Request::Status => {
-                send(&Reply::Status(self.status()));
-                return;
-            }
-            Request::LiveUpdate(request) => {
-                live_update::serve(self, &request, send);
-                return;
-            }
-            Request::Pause => self.pause(),
-            Request::Resume => self.resume(),
-            Request::Cancel => self.cancel(),
-            Request::Shutdown => {
-                self.end(GuestEnd::Stopped);
-                Ok(())
-            }
-        };
-        send(&done.map_or_else(Reply::from, |()| Reply::Ok));
     }
 
     /// Ends the VMM.
@@ -181,5 +160,28 @@ impl Vmm {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service for Vmm {
+    fn serve(&self, request: Request, send: &mut dyn FnMut(&Reply)) {
+        let done = match request {
+            Request::Status => {
+                send(&Reply::Status(self.status()));
+                return;
+            }
+            Request::LiveUpdate(request) => {
+                live_update::serve(self, &request, send);
+                return;
+            }
+            Request::Pause => self.pause(),
+            Request::Resume => self.resume(),
+            Request::Cancel => self.cancel(),
+            Request::Shutdown => {
+                self.end(GuestEnd::Stopped);
+                Ok(())
+            }
+        };
+        send(&done.map_or_else(Reply::from, |()| Reply::Ok));
     }
 }

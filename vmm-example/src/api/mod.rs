@@ -5,4 +5,4 @@ pub(crate) mod protocol;
 mod server;
 
 pub(crate) use client::Client;
-pub(crate) use server::Server;
+pub(crate) use server::{Server, Service};

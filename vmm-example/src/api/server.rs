@@ -6,15 +6,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use super::protocol::{Reply, Request};
 use crate::socket;
-use crate::vmm::Vmm;
 
 /// The longest request in bytes.
 const MAX_REQUEST: u64 = 64 << 10;
+/// How long to wait after a client that could not be accepted.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Why the API is not there.
 #[derive(Debug, Error)]
@@ -23,6 +25,12 @@ pub(crate) enum ServerError {
     Listen { path: PathBuf, source: io::Error },
     #[error("Cannot start the API's thread")]
     Spawn(#[source] io::Error),
+}
+
+/// Who answers.
+pub(crate) trait Service: Send + Sync {
+    /// Answers a request through `send`, the final reply last. Called from many threads.
+    fn serve(&self, request: Request, send: &mut dyn FnMut(&Reply));
 }
 
 /// The API socket, bound; it goes when this does.
@@ -45,17 +53,22 @@ impl Server {
     }
 
     /// Starts to serve.
-    pub(crate) fn start(&self, vmm: Arc<Vmm>) -> Result<(), ServerError> {
+    pub(crate) fn start(&self, service: Arc<dyn Service>) -> Result<(), ServerError> {
         let listener = self.listener.try_clone().map_err(ServerError::Spawn)?;
         thread::Builder::new()
             .name("api".into())
             .spawn(move || {
-                for client in listener.incoming().filter_map(Result::ok) {
-                    let vmm = vmm.clone();
+                for client in listener.incoming() {
+                    let Ok(client) = client else {
+                        // Out of descriptors, most likely: not for ever.
+                        thread::sleep(RETRY);
+                        continue;
+                    };
+                    let service = service.clone();
                     // A client that finds no thread finds its connection closed.
                     let _ = thread::Builder::new()
                         .name("api-client".into())
-                        .spawn(move || serve(&vmm, client));
+                        .spawn(move || serve(&*service, client));
                 }
             })
             .map(drop)
@@ -70,7 +83,7 @@ impl Drop for Server {
 }
 
 /// Serves a client until it hangs up.
-fn serve(vmm: &Vmm, mut client: UnixStream) {
+fn serve(service: &dyn Service, mut client: UnixStream) {
     let Ok(reader) = client.try_clone() else {
         return;
     };
@@ -83,7 +96,7 @@ fn serve(vmm: &Vmm, mut client: UnixStream) {
         // A client that no longer listens does not stop what it asked for.
         let mut send = |reply: &Reply| drop(send_line(&mut client, reply));
         match serde_json::from_str::<Request>(&line) {
-            Ok(request) => vmm.serve(request, &mut send),
+            Ok(request) => service.serve(request, &mut send),
             Err(error) => send(&Reply::Error {
                 message: format!("Not a request: {error}"),
             }),
@@ -96,4 +109,69 @@ fn send_line(client: &mut UnixStream, reply: &Reply) -> io::Result<()> {
     let mut line = serde_json::to_string(reply)?;
     line.push('\n');
     client.write_all(line.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Client;
+    use crate::api::protocol::{UpdateEnd, UpdateEvent, UpdateRequest};
+    use vmm_fdbox::update::Event;
+
+    /// Answers updates with an event and an end, all else with a refusal.
+    struct Fake;
+
+    impl Service for Fake {
+        fn serve(&self, request: Request, send: &mut dyn FnMut(&Reply)) {
+            if matches!(request, Request::LiveUpdate(_)) {
+                send(&Reply::Event(UpdateEvent::new(1, &Event::RollingBack)));
+                send(&Reply::UpdateEnd(UpdateEnd::ready()));
+            } else {
+                send(&Reply::Error {
+                    message: "no".into(),
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_sees_every_reply_of_each_of_its_requests() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let server = Server::bind(&path).unwrap();
+        server.start(Arc::new(Fake)).unwrap();
+        let mut client = Client::connect(&path).unwrap();
+        for _ in 0..2 {
+            let mut events = 0;
+            let request = Request::LiveUpdate(UpdateRequest::default());
+            let end = client.ask(&request, |_| events += 1).unwrap();
+            assert_eq!((end, events), (Reply::UpdateEnd(UpdateEnd::ready()), 1));
+        }
+        let refused = client.ask(&Request::Pause, |_| {}).unwrap();
+        assert_eq!(
+            refused,
+            Reply::Error {
+                message: "no".into()
+            }
+        );
+        drop(server);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_request_gets_an_answer() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let thread = thread::spawn(move || serve(&Fake, theirs));
+        let mut ours = BufReader::new(ours);
+        for line in ["{}", "status", "{\"verb\":\"explode\"}"] {
+            ours.get_mut()
+                .write_all(format!("{line}\n").as_bytes())
+                .unwrap();
+            let mut answer = String::new();
+            ours.read_line(&mut answer).unwrap();
+            assert!(answer.contains("Not a request"), "{answer}");
+        }
+        drop(ours);
+        thread.join().unwrap();
+    }
 }

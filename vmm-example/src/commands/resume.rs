@@ -25,6 +25,9 @@ use crate::report::ResumeReport;
 use crate::state::{self, GuestState};
 use crate::vmm::Vmm;
 
+/// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
+const REBUILD: &str = "rebuild";
+
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     let host = Host::open()?;
     let control = Control::open()?;
@@ -68,6 +71,7 @@ fn build<S: BoxStore>(
     // comes, and the memory bound to yet another one.
     let ram = incoming.take(&FdName::new(MEMORY_FD)?)?;
     let vm = incoming.take(&FdName::new(VM_FD)?)?;
+    incoming.mark(REBUILD);
     let vm = host.adopt_vm(vm).map_err(party_error)?;
     let ram =
         GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;

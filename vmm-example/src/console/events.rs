@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use rustix::io::Errno;
 
 use super::terminal::RawTerminal;
 use super::{Console, ConsoleError};
@@ -86,7 +87,9 @@ impl ConsoleEvents {
 
     fn on_stdin(&mut self, fd: RawFd, ops: &mut EventOps) {
         let mut buffer = [0; 4096];
-        match io::stdin().read(&mut buffer) {
+        // Not through Rust's own buffer: what stays in there, no event tells of.
+        match rustix::io::read(io::stdin(), &mut buffer) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
             Ok(0) | Err(_) => drop(ops.remove(Events::empty_raw(fd))),
             Ok(count) => self.serial.input(&buffer[..count]),
         }
@@ -164,5 +167,84 @@ impl MutEventSubscriber for ConsoleEvents {
         };
         // A standard input that cannot be polled, such as a file, gives no input.
         let _ = ops.add(interest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::PortBus;
+    use crate::devices::pm::PowerManagement;
+    use crate::event_loop::{self, EndSignal};
+    use crate::vcpu::GuestEnd;
+    use std::io::Write;
+    use std::thread;
+    use std::time::{Duration, Instant};
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    const DATA: u16 = 0x3f8;
+
+    /// Reads from the port until `count` bytes came in.
+    fn read_port(bus: &PortBus, count: usize) -> Vec<u8> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut got = Vec::new();
+        while got.len() < count && Instant::now() < deadline {
+            let mut status = [0];
+            bus.read(DATA + 5, &mut status);
+            if status[0] & 1 == 0 {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            let mut byte = [0];
+            bus.read(DATA, &mut byte);
+            got.extend(byte);
+        }
+        got
+    }
+
+    fn read_client(client: &mut UnixStream, count: usize) -> Vec<u8> {
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut got = vec![0; count];
+        client.read_exact(&mut got).unwrap();
+        got
+    }
+
+    #[test]
+    fn clients_come_and_go_and_nothing_said_meanwhile_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        let spec = ConsoleSpec::Socket(path.clone());
+        let console = Arc::new(Console::open(&spec).unwrap());
+        let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+        let port = SerialPort::new(irq, console.clone());
+        let bus = PortBus::new(port, PowerManagement::default());
+        let source = ConsoleSource::open(&spec).unwrap();
+        let events = ConsoleEvents::new(source, console.clone(), bus.serial().clone());
+        let end = EndSignal::new().unwrap();
+        let signal = end.clone();
+        let events_loop = thread::spawn(move || event_loop::run(&signal, vec![Box::new(events)]));
+
+        console.output(b"early ");
+        let mut first = UnixStream::connect(&path).unwrap();
+        first.write_all(&[b'x'; 200]).unwrap();
+        assert_eq!(read_port(&bus, 200), [b'x'; 200]);
+        assert_eq!(read_client(&mut first, 6), b"early ");
+        // A second client finds the line closed; the first one keeps it.
+        let mut second = UnixStream::connect(&path).unwrap();
+        assert_eq!(second.read(&mut [0; 1]).unwrap(), 0);
+        console.output(b"on");
+        assert_eq!(read_client(&mut first, 2), b"on");
+        drop(first);
+        let mut third = UnixStream::connect(&path).unwrap();
+        third.write_all(b"y").unwrap();
+        assert_eq!(read_port(&bus, 1), b"y");
+        console.output(b"late");
+        assert_eq!(read_client(&mut third, 4), b"late");
+
+        end.send(GuestEnd::Stopped);
+        assert_eq!(events_loop.join().unwrap().unwrap(), GuestEnd::Stopped);
+        assert!(!path.exists());
     }
 }
