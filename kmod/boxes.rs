@@ -59,11 +59,12 @@ struct Listed {
     _module: ModuleHold,
 }
 
-/// A hold of this module: with a box, there is something to lose.
-struct ModuleHold(());
+/// A hold of this module: there is something to lose.
+pub(crate) struct ModuleHold(());
 
 impl ModuleHold {
-    fn new() -> Result<ModuleHold> {
+    /// Fails only while the module goes.
+    pub(crate) fn new() -> Result<ModuleHold> {
         // SAFETY: No precondition.
         match unsafe { ffi::fdbox_shim_self_get() } {
             true => Ok(ModuleHold(())),

@@ -108,7 +108,7 @@ extern "C" {
     pub(crate) fn fdbox_shim_kho_restore_body(descriptor: *const u8) -> *mut c_void;
     pub(crate) fn fdbox_shim_kho_incoming(subtree: *const c_char, len: *mut usize)
         -> *const c_void;
-    pub(crate) fn fdbox_shim_kho_free_incoming(root: *const c_void);
+    pub(crate) fn fdbox_shim_kho_mark_incoming(root: *const c_void, mark: *const u8, len: usize);
 
     // memfd.c
     pub(crate) fn fdbox_shim_memfd_supported() -> bool;

@@ -59,8 +59,16 @@ struct Outgoing {
     boxes: KVec<SealedBox>,
     blob: Option<Blob>,
     /// A handover that this module cannot read, on its way through.
-    foreign: Option<(abi::Root, Option<Body>)>,
+    foreign: Option<Foreign>,
     refused: bool,
+}
+
+/// Such a handover; it holds the module, for nobody else knows of it.
+struct Foreign {
+    root: abi::Root,
+    /// `None` once it is on its way.
+    body: Option<Body>,
+    _module: boxes::ModuleHold,
 }
 
 kernel::sync::global_lock! {
@@ -281,7 +289,12 @@ fn accept(root: abi::Root, body: Body) {
     }
     let mut outgoing = OUTGOING.lock();
     outgoing.refused = true;
-    outgoing.foreign = Some((root, Some(body)));
+    // Cannot fail: the module is just being loaded.
+    outgoing.foreign = boxes::ModuleHold::new().ok().map(|_module| Foreign {
+        root,
+        body: Some(body),
+        _module,
+    });
 }
 
 fn boxes_from(body: &abi::Body<'_>) -> Result {
@@ -324,13 +337,13 @@ pub(crate) fn carry() {
     }
     boxes::carry_all();
     let mut outgoing = OUTGOING.lock();
-    let Some((root, body)) = &mut outgoing.foreign else {
+    let Some(foreign) = &mut outgoing.foreign else {
         return;
     };
-    let Some(body) = body.take() else {
+    let (root, Some(body)) = (foreign.root, foreign.body.take()) else {
         return;
     };
-    match carry_foreign(*root, body) {
+    match carry_foreign(root, body) {
         // On purpose never freed: this kernel is about to end.
         Ok(blob) => outgoing.blob = Some(blob),
         Err(err) => pr_err!("handover of another version lost: {:?}\n", err),

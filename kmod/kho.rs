@@ -263,7 +263,8 @@ impl Drop for Blob {
     }
 }
 
-/// What the last kernel left: its root, checked, and the body that goes with it.
+/// What the last kernel left, unless it has been taken: its root, checked, and the body that goes
+/// with it.
 pub(crate) fn incoming() -> Option<Result<(abi::Root, Body), abi::Malformed>> {
     let mut len = 0;
     // SAFETY: The name is a NUL-terminated string, `len` is valid for writing.
@@ -273,6 +274,9 @@ pub(crate) fn incoming() -> Option<Result<(abi::Root, Body), abi::Malformed>> {
     }
     // SAFETY: KHO keeps the page that the subtree points at; we read at most one page of it.
     let bytes = unsafe { core::slice::from_raw_parts(page.cast::<u8>(), len.min(abi::ROOT_LEN)) };
+    if bytes.starts_with(&abi::MAGIC_TAKEN) {
+        return None;
+    }
     Some(take_incoming(bytes, page))
 }
 
@@ -286,8 +290,9 @@ fn take_incoming(bytes: &[u8], page: *const c_void) -> Result<(abi::Root, Body),
     // SAFETY: The descriptor has passed the root's checksum.
     let ptr = unsafe { ffi::fdbox_shim_kho_restore_body(root.body_vmalloc.as_ptr()) };
     let ptr = core::ptr::NonNull::new(ptr.cast::<u8>()).ok_or(abi::Malformed::Truncated)?;
-    // SAFETY: The root is decoded, nobody looks at the page any more.
-    unsafe { ffi::fdbox_shim_kho_free_incoming(page) };
+    let taken = &abi::MAGIC_TAKEN;
+    // SAFETY: The root is decoded and the page, which KHO keeps, is longer than the mark.
+    unsafe { ffi::fdbox_shim_kho_mark_incoming(page, taken.as_ptr(), taken.len()) };
     // INVARIANT: The area has `pages` pages, which is `len` bytes or more.
     Ok((root, Body { ptr, len }))
 }

@@ -56,7 +56,7 @@ int fdbox_shim_kho_preserve_body(void *body, u8 descriptor[16]);
 void fdbox_shim_kho_unpreserve_body(const u8 descriptor[16]);
 void *fdbox_shim_kho_restore_body(const u8 descriptor[16]);
 const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len);
-void fdbox_shim_kho_free_incoming(const void *root);
+void fdbox_shim_kho_mark_incoming(const void *root, const u8 *mark, size_t len);
 
 /* memfd.c: shmem files. */
 struct fdbox_memfd_state {
