@@ -80,6 +80,14 @@ impl EventPort {
         Ok(Self(Mutex::new(file)))
     }
 
+    /// Ends a line that the last kernel may have left unfinished.
+    pub fn begin(&self) -> io::Result<()> {
+        self.0
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .write_all(b"\n")
+    }
+
     pub fn send(&self, event: &Event) -> io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');

@@ -27,6 +27,8 @@ pub enum HostKind {
     LargeKexec,
     /// The second kernel starts without the module; scenarios load it.
     LateModule,
+    /// No kernel starts with the module, and no other scenario shares the host.
+    Forged,
     /// One kernel, KHO switched off.
     WithoutKho,
     /// One kernel without the project's patches.
@@ -37,4 +39,21 @@ pub enum HostKind {
     GuestSmp,
     /// A guest in one kernel: the update is to fail or to be called off.
     GuestOneBoot,
+}
+
+impl HostKind {
+    /// Whether a scenario itself jumps into the next kernel.
+    pub fn jumps(self) -> bool {
+        matches!(self, Self::Guest | Self::GuestSmp)
+    }
+
+    /// Whether a scenario has a host of its own.
+    pub fn is_alone(self) -> bool {
+        self.jumps() || self == Self::Forged
+    }
+
+    /// Whether guests run in the host.
+    pub fn has_guest(self) -> bool {
+        self.jumps() || self == Self::GuestOneBoot
+    }
 }

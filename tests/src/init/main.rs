@@ -32,6 +32,7 @@ fn main() {
 fn follow(port: &EventPort) -> Result<()> {
     let cmdline = std::fs::read_to_string("/proc/cmdline")?;
     let stage = plan::stage_of(&cmdline).context("The command line has no stage")?;
+    port.begin()?;
     port.send(&Event::Hello(hello(stage)?))?;
     let plan: Plan = serde_json::from_slice(&std::fs::read(plan::PATH)?)?;
     let Some(plan) = plan.stages.get(stage - 1) else {

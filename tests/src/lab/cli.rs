@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A host that can be updated under its guests, on any machine: it runs in QEMU, with a kernel and
 /// a module built here.
@@ -19,6 +19,12 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Updates a host under a running guest, and shows what both saw.
+    ///
+    /// Boots a host, boots a Linux guest in it, updates the host under it by a kexec into another
+    /// kernel, and has the guest check every byte of its memory and its clocks. Exit status 0 when
+    /// all of it holds.
+    Demo(DemoArgs),
     /// Boots a host with your files added, runs a command, kexecs, runs another.
     ///
     /// The module is loaded in both kernels. The exit status is that of the first command that
@@ -53,6 +59,47 @@ pub(crate) struct MachineArgs {
     /// Leave the module out.
     #[arg(long)]
     pub no_module: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Memory of the guest, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256,
+          value_parser = clap::value_parser!(u64).range(128..=16384))]
+    pub memory: u64,
+    /// CPUs of the guest.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..=8))]
+    pub cpus: u64,
+    /// What the guest's memory is.
+    #[arg(long, value_enum, default_value_t = Ram::GuestMemfd)]
+    pub ram: Ram,
+    /// Show the consoles of host and guest as well.
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Write what was seen to a file, for machines.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// A kind of guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ram {
+    /// KVM's own.
+    #[value(name = "guest_memfd")]
+    GuestMemfd,
+    /// Shared memory of the kernel's.
+    #[value(name = "memfd")]
+    Memfd,
+}
+
+impl Ram {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::GuestMemfd => "guest_memfd",
+            Self::Memfd => "memfd",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ mod cli;
 mod command;
 mod cpio;
 mod debian;
+mod demo;
 mod files;
 mod guest;
 mod host;
@@ -21,6 +22,7 @@ mod proof;
 mod qemu;
 mod qmp;
 mod run;
+mod scenario_host;
 mod source;
 mod suite;
 mod toolchain;
@@ -48,6 +50,7 @@ fn act(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Host(args) => hostcmd::host(args),
         Command::Shell(args) => hostcmd::shell(args),
+        Command::Demo(args) => demo::run(args),
         Command::Test(args) => suite::run(args),
         Command::Build => build(),
     }

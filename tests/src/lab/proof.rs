@@ -99,11 +99,11 @@ fn last_beat(record: &Record, before: Duration) -> Option<(u64, u64)> {
         .map(|(at, _)| *at)
         .rfind(|at| *at < before)?;
     let beats = record.guest.iter().filter(|(at, _)| *at < jumped);
-    let beats = beats.filter_map(|(_, line)| match parse(line)? {
+    let mut beats = beats.filter_map(|(_, line)| match parse(line)? {
         Said::Beat { uptime_ms, counter } => Some((uptime_ms, counter)),
         _ => None,
     });
-    beats.last()
+    beats.next_back()
 }
 
 impl Update {

@@ -110,7 +110,7 @@ impl Machine {
         )?;
         read_lines(events, dir.join("events.log"), started, sender, Said::event)?;
         Ok(Running {
-            machine,
+            _process: machine,
             lines,
             started,
             keys,
@@ -156,7 +156,7 @@ impl Said {
 /// A machine that runs. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
-    machine: Process,
+    _process: Process,
     lines: Receiver<Line>,
     started: Instant,
     /// The console's input.

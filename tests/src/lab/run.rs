@@ -38,6 +38,8 @@ pub(crate) struct Record {
     pub failures: Vec<String>,
     /// When the machine was off.
     pub ended: Option<Duration>,
+    /// What came on the event port and was no event.
+    noise: Vec<String>,
     verdict: bool,
 }
 
@@ -96,6 +98,12 @@ impl Run<'_> {
                 .push(format!("The machine went off waiting for {waiting_for}"));
         }
         self.check_stages(&mut record);
+        let noise = std::mem::take(&mut record.noise);
+        record.failures.extend(
+            noise
+                .iter()
+                .map(|text| format!("Not an event, on the event port: {text}")),
+        );
         Ok(record)
     }
 
@@ -111,9 +119,7 @@ impl Run<'_> {
                 return None;
             }
             Said::Noise(text) => {
-                record
-                    .failures
-                    .push(format!("Not an event, on the event port: {text}"));
+                record.noise.push(text.clone());
                 return None;
             }
             Said::Closed => return None,
@@ -121,6 +127,15 @@ impl Run<'_> {
         };
         match text {
             Event::Hello(hello) => {
+                // A kexec that a command did cuts off what was being said: that is no fault.
+                if hello.stage > 1
+                    && record
+                        .noise
+                        .last()
+                        .is_some_and(|noise| noise.starts_with('{'))
+                {
+                    record.noise.pop();
+                }
                 record.hellos.push((line.at, hello.clone()));
                 let what = format!("the end of stage {}", hello.stage);
                 return Some((self.stage_limit, what));

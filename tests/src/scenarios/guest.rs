@@ -99,6 +99,14 @@ impl Guest {
         Ok(guest)
     }
 
+    /// A resume that is to fail, in the way a test asks for.
+    pub(crate) fn fail_to_resume(spec: &Spec, step: &str) -> Result<Ended> {
+        let mut resume = Command::new(VMM);
+        resume.args(["resume", "--box", spec.name, "--fail-at", step]);
+        resume.arg("--api-socket").arg(spec.api());
+        Ended::of(&mut resume)
+    }
+
     fn start(mut command: Command, spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
         let console = spec.path(".console");
         command.arg("--api-socket").arg(spec.api());
@@ -156,27 +164,35 @@ impl Guest {
         self.vmm.0.id()
     }
 
-    /// `vmm-example live-update` to the host's next kernel, with more arguments; returns if the
-    /// host is still this one.
+    /// Updates the host; returns only on failure.
+    pub(crate) fn update_host(&self) -> Result<()> {
+        // Its output is seen as it comes: nobody is left to read it at the end.
+        let status = self.update_command(&[])?.stdin(Stdio::null()).status()?;
+        bail!("The host was not updated: vmm-example live-update ended: {status}")
+    }
+
+    /// `vmm-example live-update` with more arguments, which must leave the host as it is.
     pub(crate) fn live_update(&self, arguments: &[&str]) -> Result<Ended> {
+        Ended::of(&mut self.update_command(arguments)?)
+    }
+
+    fn update_command(&self, arguments: &[&str]) -> Result<Command> {
         let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
         let mut update = Command::new(VMM);
         update
             .arg("live-update")
             .arg("--api-socket")
             .arg(self.spec.api());
-        update.args([
-            "--kernel",
-            plan::NEXT_KERNEL,
-            "--initramfs",
-            plan::NEXT_INITRAMFS,
-        ]);
+        if !arguments.contains(&"--kernel") {
+            update.args(["--kernel", plan::NEXT_KERNEL]);
+        }
+        update.args(["--initramfs", plan::NEXT_INITRAMFS]);
         update
             .arg("--cmdline")
             .arg(cmdline)
             .args(["--box", self.spec.name])
             .args(arguments);
-        Ended::of(&mut update)
+        Ok(update)
     }
 
     /// Hands the guest to a VMM of this kernel, and waits for the old one to end.

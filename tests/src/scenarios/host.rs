@@ -1,5 +1,6 @@
 //! What a scenario does to the host it runs in.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::process::Command;
 
@@ -9,11 +10,16 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// Loads a module of the image's, if it is not loaded.
 pub(crate) fn load_module(name: &str) -> Result<()> {
+    load_module_with(name, "")
+}
+
+/// The same with parameters.
+pub(crate) fn load_module_with(name: &str, parameters: &str) -> Result<()> {
     let path = format!("/lib/modules/{name}.ko");
     let file = File::open(&path).with_context(|| format!("Open {path}"))?;
-    match rustix::system::finit_module(&file, c"", 0) {
+    match rustix::system::finit_module(&file, &CString::new(parameters)?, 0) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("Load {path}")),
+        Err(error) => Err(error).with_context(|| format!("Load {path} {parameters}")),
     }
 }
 

@@ -9,20 +9,12 @@ use fdbox_lab::scenario::{HostKind, Listed};
 
 use super::{Outcome, Suite};
 use crate::cli::TestArgs;
-use crate::guest::GuestFiles;
-use crate::host::{Ending, HostSpec, StageSpec};
-use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
 use crate::progress::human;
 use crate::run::Record;
+use crate::scenario_host::Group;
 use crate::{command, hostcmd, proof};
-
-/// Within which all scenarios of one boot must be done with one kernel.
-const STAGE_LIMIT: Duration = Duration::from_secs(240);
-
-/// Where the program with the scenarios lies in the host.
-const PROGRAM: &str = "/bin/lab-scenarios";
 
 pub(super) fn run(suite: &mut Suite<'_>, args: &TestArgs) -> Result<()> {
     let programs = suite.lab.programs(&[programs::INIT, programs::SCENARIOS])?;
@@ -55,11 +47,11 @@ fn list(programs: &Programs) -> Result<Vec<Listed>> {
     serde_json::from_str(&text).context("The list of lab-scenarios")
 }
 
-/// Scenarios by the boot they share; one with a guest that takes the host with it shares none.
+/// Scenarios by the boot they share.
 fn groups(listed: Vec<Listed>) -> Vec<((HostKind, usize), Vec<Listed>)> {
     let mut groups: BTreeMap<(HostKind, usize, String), Vec<Listed>> = BTreeMap::new();
     for scenario in listed {
-        let alone = if jumps(scenario.host) {
+        let alone = if scenario.host.is_alone() {
             scenario.name.clone()
         } else {
             String::new()
@@ -75,77 +67,6 @@ fn groups(listed: Vec<Listed>) -> Vec<((HostKind, usize), Vec<Listed>)> {
         .collect()
 }
 
-/// Whether the scenario itself jumps into the next kernel.
-fn jumps(kind: HostKind) -> bool {
-    matches!(kind, HostKind::Guest | HostKind::GuestSmp)
-}
-
-fn has_guest(kind: HostKind) -> bool {
-    jumps(kind) || kind == HostKind::GuestOneBoot
-}
-
-fn spec(
-    kind: HostKind,
-    kernels: usize,
-    group: &[Listed],
-    programs: &Programs,
-    guest: Option<&GuestFiles>,
-) -> HostSpec {
-    let mut stages: Vec<StageSpec> = (0..kernels)
-        .map(|index| StageSpec {
-            kernel: match kind {
-                HostKind::Unpatched => Flavour::Stock,
-                // Each kexec is into the other kernel.
-                _ if index % 2 == 0 => Flavour::A,
-                _ => Flavour::B,
-            },
-            modules: match kind {
-                HostKind::LateModule if index > 0 => Vec::new(),
-                _ => vec!["fdbox".to_owned()],
-            },
-            commands: group
-                .iter()
-                .map(|listed| format!("{PROGRAM} run {} {}", index + 1, listed.name))
-                .collect(),
-            files: guest.map(|guest| guest.of_stage(index)).unwrap_or_default(),
-            then: match kind {
-                _ if index + 1 == kernels => Ending::PowerOff,
-                kind if jumps(kind) => Ending::CommandJumps,
-                _ => Ending::Kexec,
-            },
-        })
-        .collect();
-    if kind == HostKind::GuestOneBoot {
-        // A kernel to load, which is not to be reached.
-        let next = StageSpec {
-            kernel: Flavour::B,
-            commands: Vec::new(),
-            ..stages[0].clone()
-        };
-        stages.push(StageSpec {
-            files: Vec::new(),
-            ..next
-        });
-    }
-    HostSpec {
-        name: format!("test-{}", group.first().map_or("", |listed| &listed.name)),
-        memory_mib: if kind == HostKind::LargeKexec {
-            4096
-        } else {
-            2048
-        },
-        cpus: if kind == HostKind::GuestSmp { 2 } else { 1 },
-        cmdline: match kind {
-            HostKind::WithoutKho => "kho=off".to_owned(),
-            _ => String::new(),
-        },
-        files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
-        with_modules: true,
-        stages,
-        stage_limit: STAGE_LIMIT,
-    }
-}
-
 /// Runs the scenarios of one boot.
 fn boot(
     lab: &Lab,
@@ -155,23 +76,14 @@ fn boot(
     verbose: bool,
 ) -> Result<Vec<Outcome>> {
     let started = Instant::now();
-    let guest_programs = [
-        programs::INIT,
-        programs::SCENARIOS,
-        programs::VMM,
-        programs::WITNESS,
-    ];
-    let needed = if has_guest(kind) {
-        &guest_programs[..]
-    } else {
-        &guest_programs[..2]
+    let group_of = Group {
+        kind,
+        kernels,
+        names: group.iter().map(|listed| listed.name.as_str()).collect(),
+        environment: String::new(),
+        more_memory_mib: 0,
     };
-    let programs = lab.programs(needed)?;
-    let guest = match has_guest(kind) {
-        true => Some(GuestFiles::get(lab, &programs)?),
-        false => None,
-    };
-    let host = spec(kind, kernels, group, &programs, guest.as_ref()).prepare(lab, &programs)?;
+    let host = group_of.prepare(lab)?;
     let record = host.run(lab, |line| {
         if verbose {
             hostcmd::show(line);
@@ -215,12 +127,12 @@ fn judge(listed: &Listed, record: &Record, logs: &str) -> Outcome {
                 );
             }
             // Its jump cut it off; that the next kernel came is checked for every host.
-            [] if jumps(listed.host) && stage < listed.kernels => {}
+            [] if listed.host.jumps() && stage < listed.kernels => {}
             said => errors.push(format!("Kernel {stage}: it ended {} times", said.len())),
         }
     }
     errors.extend(record.failures.iter().cloned());
-    if jumps(listed.host) && errors.is_empty() {
+    if listed.host.jumps() && errors.is_empty() {
         match proof::updates(record) {
             Ok(updates) if updates.len() + 1 == listed.kernels => {}
             Ok(updates) => errors.push(format!("{} updates were seen", updates.len())),
@@ -228,7 +140,7 @@ fn judge(listed: &Listed, record: &Record, logs: &str) -> Outcome {
         }
     }
     if let (true, Some((first, _)), Some(end)) =
-        (jumps(listed.host), record.hellos.first(), record.ended)
+        (listed.host.jumps(), record.hellos.first(), record.ended)
     {
         took = end.saturating_sub(*first);
     }

@@ -25,6 +25,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[two_before, two_after],
     },
     &Scenario {
+        name: "boxes/info",
+        about: "the module says what it and its kernel can do, and what it keeps",
+        host: HostKind::Kexec,
+        stages: &[info_before, info_after],
+    },
+    &Scenario {
         name: "boxes/owner-and-mode",
         about: "a box's node keeps its owner and mode",
         host: HostKind::Kexec,
@@ -79,6 +85,42 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[without_kho],
     },
 ];
+
+const KINDS: u64 =
+    uapi::FEATURE_MEMFD | uapi::FEATURE_KVM_VM | uapi::FEATURE_GUEST_MEMFD | uapi::FEATURE_KHO;
+
+fn info_before(_: &Cx<'_>) -> Result<()> {
+    equal("The features", fdbox::info()?.features, KINDS)?;
+    let fdbox = FdBox::create("info")?;
+    equal(
+        "The state in the list",
+        state("info")?,
+        Some(uapi::STATE_OPEN),
+    )?;
+    fdbox.seal()?;
+    equal(
+        "The state in the list",
+        state("info")?,
+        Some(uapi::STATE_SEALED),
+    )
+}
+
+fn info_after(_: &Cx<'_>) -> Result<()> {
+    let info = fdbox::info()?;
+    equal(
+        "The features",
+        info.features,
+        KINDS | uapi::FEATURE_KHO_BOOT,
+    )?;
+    let fdbox = FdBox::open("info")?;
+    fdbox.unseal()?;
+    fdbox.delete()?;
+    equal("The number of boxes", fdbox::info()?.boxes, info.boxes - 1)
+}
+
+fn state(name: &str) -> Result<Option<u32>> {
+    Ok(fdbox::listed(name)?.map(|listed| listed.state))
+}
 
 fn two_before(_: &Cx<'_>) -> Result<()> {
     for (name, seed) in [("two-sealed", 20), ("two-open", 21)] {

@@ -2,6 +2,7 @@
 
 mod boxes;
 mod errnos;
+mod forged;
 mod guest;
 mod guest_memory;
 mod memfd;
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         memfd::ALL,
         guest_memory::ALL,
         guest::ALL,
+        forged::ALL,
         sample::ALL,
     ]
     .into_iter()

@@ -1,0 +1,127 @@
+//! The host that a kind of scenario needs.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use fdbox_lab::scenario::HostKind;
+
+use crate::guest::GuestFiles;
+use crate::host::{Ending, Host, HostSpec, StageSpec};
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::programs;
+
+/// Within which all scenarios of one boot must be done with one kernel.
+const STAGE_LIMIT: Duration = Duration::from_secs(240);
+/// Where the program with the scenarios lies in the host.
+const PROGRAM: &str = "/bin/lab-scenarios";
+/// A host's memory, in MiB, beside what a guest takes.
+const MEMORY_MIB: u64 = 2048;
+const LARGE_MEMORY_MIB: u64 = 4096;
+
+/// Scenarios that share one boot.
+#[derive(Debug)]
+pub(crate) struct Group<'a> {
+    pub(crate) kind: HostKind,
+    /// How many kernels they run in.
+    pub(crate) kernels: usize,
+    pub(crate) names: Vec<&'a str>,
+    /// Set for each command: `NAME=VALUE ...`, or nothing.
+    pub(crate) environment: String,
+    /// What the guests take beyond the usual 256 MiB.
+    pub(crate) more_memory_mib: u64,
+}
+
+impl Group<'_> {
+    /// Builds what is missing and writes the host's images.
+    pub(crate) fn prepare(&self, lab: &Lab) -> Result<Host> {
+        let all = [
+            programs::INIT,
+            programs::SCENARIOS,
+            programs::VMM,
+            programs::WITNESS,
+        ];
+        let needed = if self.kind.has_guest() {
+            &all[..]
+        } else {
+            &all[..2]
+        };
+        let programs = lab.programs(needed)?;
+        let guest = match self.kind.has_guest() {
+            true => Some(GuestFiles::get(lab, &programs)?),
+            false => None,
+        };
+        let spec = HostSpec {
+            name: self
+                .names
+                .first()
+                .copied()
+                .unwrap_or("scenarios")
+                .to_owned(),
+            memory_mib: self.more_memory_mib
+                + match self.kind {
+                    HostKind::LargeKexec => LARGE_MEMORY_MIB,
+                    _ => MEMORY_MIB,
+                },
+            cpus: if self.kind == HostKind::GuestSmp {
+                2
+            } else {
+                1
+            },
+            cmdline: match self.kind {
+                HostKind::WithoutKho => "kho=off".to_owned(),
+                _ => String::new(),
+            },
+            files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
+            with_modules: true,
+            stages: self.stages(guest.as_ref()),
+            stage_limit: STAGE_LIMIT,
+        };
+        spec.prepare(lab, &programs)
+    }
+
+    fn stages(&self, guest: Option<&GuestFiles>) -> Vec<StageSpec> {
+        let mut stages: Vec<_> = (0..self.kernels)
+            .map(|index| self.stage(index, guest))
+            .collect();
+        if self.kind == HostKind::GuestOneBoot {
+            // A kernel to load, which is not to be reached.
+            stages.push(StageSpec {
+                kernel: Flavour::B,
+                modules: Vec::new(),
+                commands: Vec::new(),
+                files: Vec::new(),
+                then: Ending::PowerOff,
+            });
+        }
+        stages
+    }
+
+    fn stage(&self, index: usize, guest: Option<&GuestFiles>) -> StageSpec {
+        let run = |name: &&str| {
+            format!("{} {PROGRAM} run {} {name}", self.environment, index + 1)
+                .trim()
+                .to_owned()
+        };
+        StageSpec {
+            kernel: match self.kind {
+                HostKind::Unpatched => Flavour::Stock,
+                // Each kexec is into the other kernel.
+                _ if index.is_multiple_of(2) => Flavour::A,
+                _ => Flavour::B,
+            },
+            modules: match self.kind {
+                HostKind::Forged => Vec::new(),
+                HostKind::LateModule if index > 0 => Vec::new(),
+                _ => vec!["fdbox".to_owned()],
+            },
+            commands: self.names.iter().map(run).collect(),
+            files: guest.map(|guest| guest.of_stage(index)).unwrap_or_default(),
+            then: match self.kind {
+                _ if index + 1 == self.kernels => Ending::PowerOff,
+                kind if kind.jumps() => Ending::CommandJumps,
+                _ => Ending::Kexec,
+            },
+        }
+    }
+}

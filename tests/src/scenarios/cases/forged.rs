@@ -1,0 +1,126 @@
+//! Handovers that are wrong in one way: refused with a line in the log, never worse.
+//!
+//! The module `fdbox_forge` leaves them for the next kernel.
+
+use anyhow::{Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use rustix::io::Errno;
+
+use super::{Cx, Scenario, Stage};
+use crate::check::{equal, fails};
+use crate::fdbox::{self, FdBox};
+use crate::memory::{PAGE, memfd};
+use crate::{host, uapi};
+
+const FORGE: &str = "fdbox_forge";
+
+/// A scenario for one way to be wrong.
+const fn wrong(name: &'static str, about: &'static str, stages: &'static [Stage]) -> Scenario {
+    Scenario {
+        name,
+        about,
+        host: HostKind::Forged,
+        stages,
+    }
+}
+
+pub(super) const ALL: &[&Scenario] = &[
+    &wrong(
+        "forged/none",
+        "a handover written from the ABI's description is taken",
+        &[|_| forge("none"), taken],
+    ),
+    &wrong(
+        "forged/magic",
+        "another magic is refused",
+        &[|_| forge("magic"), refused],
+    ),
+    &wrong(
+        "forged/short",
+        "a truncated root is refused",
+        &[|_| forge("short"), refused],
+    ),
+    &wrong(
+        "forged/root",
+        "a root whose checksum is wrong is refused",
+        &[|_| forge("root"), refused],
+    ),
+    &wrong(
+        "forged/body",
+        "a body whose checksum is wrong is refused",
+        &[|_| forge("body"), refused],
+    ),
+    &wrong(
+        "forged/extent",
+        "an extent that cannot be is refused",
+        &[|_| forge("extent"), refused],
+    ),
+    &wrong(
+        "forged/name",
+        "a name that is none is refused",
+        &[|_| forge("name"), refused],
+    ),
+    &wrong(
+        "forged/trailing",
+        "bytes too many are refused",
+        &[|_| forge("trailing"), refused],
+    ),
+    &wrong(
+        "forged/version",
+        "a newer version is kept, and goes through this kernel to the next",
+        &[|_| forge("version"), refused, verified],
+    ),
+];
+
+fn forge(how: &str) -> Result<()> {
+    host::load_module_with(FORGE, &format!("how={how}"))
+}
+
+fn taken(_: &Cx<'_>) -> Result<()> {
+    host::load_module("fdbox")?;
+    equal(
+        "The feature REFUSED",
+        fdbox::info()?.features & uapi::FEATURE_REFUSED,
+        0,
+    )?;
+    let fdbox = FdBox::open("forged")?;
+    let entries = fdbox.entries()?;
+    equal("The number of descriptors", entries.len(), 1)?;
+    equal("The descriptor's state", entries[0].state, uapi::FD_UNKNOWN)?;
+    equal(
+        "The descriptor's name",
+        entries[0].name.text(),
+        "fd".to_owned(),
+    )?;
+    fdbox.unseal()?;
+    fails(
+        "GET_FD of a kind that nobody serves",
+        fdbox.try_get("fd"),
+        Errno::OPNOTSUPP,
+    )?;
+    fdbox.delete()
+}
+
+fn refused(_: &Cx<'_>) -> Result<()> {
+    host::load_module("fdbox")?;
+    let info = fdbox::info()?;
+    ensure!(
+        info.features & uapi::FEATURE_REFUSED != 0,
+        "The handover was not refused"
+    );
+    equal("The number of boxes", info.boxes, 0)?;
+    let log = host::kernel_log()?;
+    ensure!(
+        log.iter().any(|line| line.contains("handover")),
+        "No line of the log says so: {log:?}"
+    );
+    // The module is of use all the same.
+    let fdbox = FdBox::create("after-a-refusal")?;
+    fdbox.put(memfd(c"after", PAGE)?, "memory")?;
+    fdbox.get("memory")?;
+    fdbox.delete()
+}
+
+fn verified(_: &Cx<'_>) -> Result<()> {
+    forge("verify")
+}
