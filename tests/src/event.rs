@@ -20,6 +20,8 @@ pub enum Event {
     Hello(Hello),
     /// A line that a command wrote.
     Output { stream: Stream, text: String },
+    /// A command of the plan is about to run.
+    Start { command: usize },
     /// A command of the plan ended. A status above 128 is 128 plus the signal that killed it.
     Exit { command: usize, status: i32 },
     /// `lab-init` is about to kexec.

@@ -42,6 +42,7 @@ fn follow(port: &EventPort) -> Result<()> {
         setup::load_module(module)?;
     }
     for (command, text) in plan.commands.iter().enumerate() {
+        port.send(&Event::Start { command })?;
         let status = child::run(text, plan.next_cmdline.as_deref(), port)?;
         port.send(&Event::Exit { command, status })?;
     }

@@ -71,7 +71,12 @@ fn judge(record: &Record) -> Result<Update> {
         .scenarios
         .iter()
         .filter_map(|stage| stage.error.clone());
-    let wrong: Vec<String> = record.failures.iter().cloned().chain(failed).collect();
+    let wrong: Vec<String> = record
+        .failures
+        .iter()
+        .map(ToString::to_string)
+        .chain(failed)
+        .collect();
     if !wrong.is_empty() {
         anyhow::bail!("{}", wrong.join("\nlab: "));
     }
@@ -203,12 +208,14 @@ fn millis(ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::Failure;
 
     #[test]
     fn a_run_with_a_failure_is_no_success() {
         let mut record = Record::default();
         assert!(judge(&record).is_err(), "a run that showed nothing");
-        record.failures.push("Host kernel (bug:): BUG: x".into());
+        let text = "Host kernel (bug:): BUG: x".into();
+        record.failures.push(Failure { text, during: None });
         let update = judge(&record);
         let report = report(&record, &update);
         assert_eq!(report["result"], "failed");

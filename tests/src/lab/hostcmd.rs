@@ -154,7 +154,7 @@ fn status(record: &Record) -> u8 {
 fn report(record: &Record, status: u8) -> serde_json::Value {
     json!({
         "status": status,
-        "failures": record.failures,
+        "failures": record.failures.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "kernels": record.hellos.iter().map(|(_, hello)| hello).collect::<Vec<_>>(),
         "commands": record.exits.iter().map(|(stage, command, status)| {
             json!({ "kernel": stage, "command": command, "status": status })
@@ -203,6 +203,7 @@ pub(crate) fn shell(args: &ShellArgs) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::Failure;
 
     #[test]
     fn the_first_failing_command_decides_unless_the_host_failed() {
@@ -212,7 +213,10 @@ mod tests {
         assert_eq!(status(&record), 3);
         record.exits[1].2 = 137;
         assert_eq!(status(&record), 137);
-        record.failures.push("lost".into());
+        record.failures.push(Failure {
+            text: "lost".into(),
+            during: None,
+        });
         assert_eq!(status(&record), HOST_FAILED);
     }
 }

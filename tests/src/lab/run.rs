@@ -34,10 +34,11 @@ pub(crate) struct Record {
     pub scenarios: Vec<ScenarioStage>,
     pub values: Vec<Value>,
     pub guest: Vec<(Duration, String)>,
-    /// What is wrong with the run itself: each makes it worthless.
-    pub failures: Vec<String>,
+    /// What is wrong with the run itself.
+    pub failures: Vec<Failure>,
     /// When the machine was off.
     pub ended: Option<Duration>,
+    running: Option<(usize, usize)>,
     /// What came on the event port and was no event.
     noise: Vec<String>,
     verdict: bool,
@@ -49,6 +50,29 @@ pub(crate) struct ScenarioStage {
     pub stage: usize,
     pub error: Option<String>,
     pub millis: u64,
+}
+
+/// Something that went wrong beside what the commands say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub text: String,
+    /// The command that ran at that time: its stage, and its number in it. None while none ran.
+    pub during: Option<(usize, usize)>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Record {
+    fn fail(&mut self, text: String) {
+        self.failures.push(Failure {
+            text,
+            during: self.running,
+        });
+    }
 }
 
 /// A result that is data.
@@ -84,26 +108,20 @@ impl Run<'_> {
                 Err(Silence::Off) => break,
                 Err(Silence::Timeout) => {
                     let evidence = evidence(&mut running);
-                    record
-                        .failures
-                        .push(format!("Timeout waiting for {waiting_for}; {evidence}"));
+                    record.fail(format!("Timeout waiting for {waiting_for}; {evidence}"));
                     return Ok(record);
                 }
             }
         }
         record.ended = Some(running.elapsed());
         if !record.verdict {
-            record
-                .failures
-                .push(format!("The machine went off waiting for {waiting_for}"));
+            record.fail(format!("The machine went off waiting for {waiting_for}"));
         }
         self.check_stages(&mut record);
         let noise = std::mem::take(&mut record.noise);
-        record.failures.extend(
-            noise
-                .iter()
-                .map(|text| format!("Not an event, on the event port: {text}")),
-        );
+        for text in noise {
+            record.fail(format!("Not an event, on the event port: {text}"));
+        }
         Ok(record)
     }
 
@@ -112,9 +130,7 @@ impl Run<'_> {
         let text = match &line.said {
             Said::Console(text) => {
                 if let Some(word) = scan::complaint(text) {
-                    record
-                        .failures
-                        .push(format!("Host kernel ({word}): {text}"));
+                    record.fail(format!("Host kernel ({word}): {text}"));
                 }
                 return None;
             }
@@ -136,6 +152,7 @@ impl Run<'_> {
                 {
                     record.noise.pop();
                 }
+                record.running = None;
                 record.hellos.push((line.at, hello.clone()));
                 let what = format!("the end of stage {}", hello.stage);
                 return Some((self.stage_limit, what));
@@ -146,15 +163,14 @@ impl Run<'_> {
                     "the first word of the next kernel's init".to_owned(),
                 ));
             }
+            Event::Start { command } => record.running = Some((record.hellos.len(), *command)),
             Event::Exit { command, status } => {
-                let stage = record.hellos.len();
-                record.exits.push((stage, *command, *status));
+                record.running = None;
+                record.exits.push((record.hellos.len(), *command, *status));
             }
             Event::Guest { text } => {
                 if let Some(word) = scan::complaint(text) {
-                    record
-                        .failures
-                        .push(format!("Guest kernel ({word}): {text}"));
+                    record.fail(format!("Guest kernel ({word}): {text}"));
                 }
                 record.guest.push((line.at, text.clone()));
             }
@@ -176,10 +192,12 @@ impl Run<'_> {
             }),
             Event::Verdict { error } => {
                 if record.verdict {
-                    record.failures.push("A second verdict".to_owned());
+                    record.fail("A second verdict".to_owned());
                 }
                 record.verdict = true;
-                record.failures.extend(error.clone());
+                if let Some(error) = error {
+                    record.fail(error.clone());
+                }
                 return Some((OFF_LIMIT, "power-off".to_owned()));
             }
             Event::Output { .. } => {}
@@ -223,7 +241,7 @@ impl Run<'_> {
                 ));
             }
         }
-        record.failures.extend(wrong);
+        wrong.into_iter().for_each(|text| record.fail(text));
     }
 }
 
@@ -276,7 +294,7 @@ mod tests {
         }
     }
 
-    fn judge(lines: &[Line]) -> Vec<String> {
+    fn judge(lines: &[Line]) -> Vec<Failure> {
         let machine = Machine {
             memory_mib: 1,
             cpus: 1,
@@ -308,6 +326,37 @@ mod tests {
         assert!(!judge(&[hello(1, "a", "x"), hello(1, "b", "y")]).is_empty());
         assert!(!judge(&[hello(1, "a", "x"), hello(2, "a", "y")]).is_empty());
         assert!(!judge(&[hello(1, "a", "x"), hello(2, "b", "x")]).is_empty());
+    }
+
+    #[test]
+    fn a_complaint_is_blamed_on_the_command_that_ran() {
+        let at = Duration::ZERO;
+        let event = |event| Line {
+            at,
+            said: Said::Event(event),
+        };
+        let warning = Line {
+            at,
+            said: Said::Console("WARNING: at foo.c:1".into()),
+        };
+        let failures = judge(&[
+            hello(1, "a", "x"),
+            event(Event::Start { command: 0 }),
+            event(Event::Exit {
+                command: 0,
+                status: 0,
+            }),
+            event(Event::Start { command: 1 }),
+            warning.clone(),
+            event(Event::Exit {
+                command: 1,
+                status: 0,
+            }),
+            warning,
+            hello(2, "b", "y"),
+        ]);
+        let blamed: Vec<_> = failures.iter().map(|failure| failure.during).collect();
+        assert_eq!(blamed, [Some((1, 1)), None]);
     }
 
     #[test]

@@ -63,6 +63,12 @@ impl Clocks {
         if let Err(error) = rustix::thread::sched_setaffinity(None, &only_this) {
             self.note(format!("CPU {cpu} cannot be watched: {error}"));
         }
+        // A gap must be the host's, not one that another thread of the guest's makes.
+        let priority = libc::sched_param { sched_priority: 1 };
+        // SAFETY: the parameter is valid for the call; 0 is this thread.
+        if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) } != 0 {
+            self.note(format!("CPU {cpu} is not watched with priority"));
+        }
         let mut last: Option<(u64, u64, u64)> = None;
         loop {
             let resets = lock(&self.gap).resets;

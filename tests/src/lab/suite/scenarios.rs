@@ -95,10 +95,8 @@ fn boot(
         count(group.len()),
         human(started.elapsed())
     );
-    Ok(group
-        .iter()
-        .map(|listed| judge(listed, &record, &logs))
-        .collect())
+    let judge = |(command, listed)| judge(listed, command, &record, &logs);
+    Ok(group.iter().enumerate().map(judge).collect())
 }
 
 fn count(scenarios: usize) -> String {
@@ -108,8 +106,9 @@ fn count(scenarios: usize) -> String {
     }
 }
 
-/// A scenario passes when each of its stages said so, in a host nothing else was wrong with.
-fn judge(listed: &Listed, record: &Record, logs: &str) -> Outcome {
+/// A scenario passes when each of its stages said so, and nothing else was wrong with the host
+/// meanwhile: `command` is its number in each stage's plan.
+fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcome {
     let mut errors = Vec::new();
     let mut took = Duration::ZERO;
     for stage in 1..=listed.kernels {
@@ -131,7 +130,12 @@ fn judge(listed: &Listed, record: &Record, logs: &str) -> Outcome {
             said => errors.push(format!("Kernel {stage}: it ended {} times", said.len())),
         }
     }
-    errors.extend(record.failures.iter().cloned());
+    let mine = |during: Option<(usize, usize)>| during.is_none_or(|(_, other)| other == command);
+    let failures = record
+        .failures
+        .iter()
+        .filter(|failure| mine(failure.during));
+    errors.extend(failures.map(ToString::to_string));
     if listed.host.jumps() && errors.is_empty() {
         match proof::updates(record) {
             Ok(updates) if updates.len() + 1 == listed.kernels => {}
@@ -155,7 +159,7 @@ fn judge(listed: &Listed, record: &Record, logs: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::ScenarioStage;
+    use crate::run::{Failure, ScenarioStage};
 
     fn listed(kernels: usize) -> Listed {
         Listed {
@@ -179,11 +183,11 @@ mod tests {
     #[test]
     fn a_scenario_needs_every_stage() {
         let mut record = Record::default();
-        assert!(judge(&listed(2), &record, "").error.is_some());
+        assert!(judge(&listed(2), 1, &record, "").error.is_some());
         record.scenarios = vec![stage(1, None)];
-        assert!(judge(&listed(2), &record, "").error.is_some());
+        assert!(judge(&listed(2), 1, &record, "").error.is_some());
         record.scenarios.push(stage(2, None));
-        let outcome = judge(&listed(2), &record, "");
+        let outcome = judge(&listed(2), 1, &record, "");
         assert_eq!(outcome.error, None);
         assert_eq!(outcome.took, Duration::from_millis(10));
     }
@@ -193,15 +197,27 @@ mod tests {
         let mut record = Record::default();
         record.scenarios = vec![stage(1, None), stage(2, Some("wrong"))];
         assert!(
-            judge(&listed(2), &record, "")
+            judge(&listed(2), 1, &record, "")
                 .error
                 .unwrap()
                 .contains("Kernel 2: wrong")
         );
         record.scenarios[1].error = None;
-        record.failures.push("Host kernel (bug:): BUG: x".into());
+        let failure = |during| Failure {
+            text: "BUG: x".into(),
+            during,
+        };
+        record.failures = vec![failure(Some((1, 0)))];
+        assert_eq!(
+            judge(&listed(2), 1, &record, "").error,
+            None,
+            "another's failure"
+        );
+        record.failures = vec![failure(Some((1, 1)))];
+        assert!(judge(&listed(2), 1, &record, "").error.is_some());
+        record.failures = vec![failure(None)];
         assert!(
-            judge(&listed(2), &record, "/logs")
+            judge(&listed(2), 1, &record, "/logs")
                 .error
                 .unwrap()
                 .contains("/logs")

@@ -261,10 +261,13 @@ fn failures(_: &Cx<'_>) -> Result<()> {
 fn no_kernel(_: &Cx<'_>) -> Result<()> {
     let mut guest = Guest::boot(spec("no-kernel", "guest_memfd", 1), &port()?)?;
     let (before, info) = (guest.report()?, fdbox::info()?);
-    for file in ["/guest/initramfs", "/no/such/file"] {
+    for (file, told) in [
+        ("/guest/initramfs", "not a kernel"),
+        ("/no/such/file", "/no/such/file"),
+    ] {
         let ended = guest.live_update(&["--kernel", file])?;
         ensure!(
-            matches!(ended.status, Some(1 | 10)) && ended.text.contains(file),
+            matches!(ended.status, Some(1 | 10)) && ended.text.contains(told),
             "{file} as a kernel: exit status {:?}: {}",
             ended.status,
             ended.text
