@@ -28,6 +28,9 @@ use crate::vmm::Vmm;
 /// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
 const REBUILD: &str = "rebuild";
 
+/// How long the guest runs undisturbed before its VMM cleans up and reports.
+const HEAD_START: Duration = Duration::from_millis(200);
+
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     let host = Host::open()?;
     let control = Control::open()?;
@@ -94,6 +97,8 @@ fn report<S: BoxStore>(
     mut resumed: Resumed<'_, S>,
 ) {
     resumed.running_at(wait_for_entry(machine));
+    // The guest has a backlog, and perhaps only this CPU.
+    thread::sleep(HEAD_START);
     let finished = resumed.finish();
     if let Err(error) = &finished.deleted {
         warn(&format!("The guest runs, but its empty box stays: {error}"));
