@@ -23,6 +23,7 @@ mod qemu;
 mod qmp;
 mod run;
 mod scenario_host;
+mod selftests;
 mod source;
 mod suite;
 mod toolchain;

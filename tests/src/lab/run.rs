@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub hellos: Vec<(Duration, Hello)>,
     /// (stage, command, status), in order.
     pub exits: Vec<(usize, usize, i32)>,
+    /// Each line the commands wrote, and which of them was running.
+    pub output: Vec<(Option<(usize, usize)>, String)>,
     pub scenarios: Vec<ScenarioStage>,
     pub values: Vec<Value>,
     pub guest: Vec<(Duration, String)>,
@@ -67,6 +69,16 @@ impl std::fmt::Display for Failure {
 }
 
 impl Record {
+    /// What a command wrote.
+    pub(crate) fn output_of(&self, stage: usize, command: usize) -> Vec<&str> {
+        let its = |line: &&(Option<(usize, usize)>, String)| line.0 == Some((stage, command));
+        self.output
+            .iter()
+            .filter(its)
+            .map(|(_, text)| text.as_str())
+            .collect()
+    }
+
     fn fail(&mut self, text: String) {
         self.failures.push(Failure {
             text,
@@ -200,7 +212,7 @@ impl Run<'_> {
                 }
                 return Some((OFF_LIMIT, "power-off".to_owned()));
             }
-            Event::Output { .. } => {}
+            Event::Output { text, .. } => record.output.push((record.running, text.clone())),
         }
         None
     }

@@ -1,6 +1,7 @@
 //! `cargo lab test`: everything CI runs, each test with its verdict and its time.
 
 mod scenarios;
+mod selftests;
 mod source;
 
 use std::io::Write;
@@ -87,6 +88,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     };
     source::run(&mut suite);
     scenarios::run(&mut suite, args)?;
+    selftests::run(&mut suite, args.verbose);
     if suite.outcomes.is_empty() {
         bail!("No test has {} in its name", args.filters.join(" or "));
     }
