@@ -133,7 +133,13 @@ impl Vm {
             flags: KVM_PIT_SPEAKER_DUMMY,
             ..Default::default()
         };
-        named("KVM_CREATE_PIT2", self.fd.create_pit2(pit))
+        named("KVM_CREATE_PIT2", self.fd.create_pit2(pit))?;
+        // KVM gives vCPUs the frequency that it saw when it was loaded. If the kernel has
+        // measured it anew since, and found more of a difference than KVM tolerates, a CPU
+        // without TSC scaling would run them with a TSC that stands still (Linux 7.3). A KVM
+        // that cannot be told is as good as can be.
+        let _ = sys::follow_host_tsc(&self.fd);
+        Ok(())
     }
 
     /// Creates a guest_memfd that belongs to this VM, can be mapped and is fully shared.

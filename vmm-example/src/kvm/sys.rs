@@ -17,8 +17,10 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno;
-use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref};
-use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
+use vmm_sys_util::ioctl::{
+    ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val,
+};
+use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
 use crate::memory::layout::RamRange;
 
@@ -29,6 +31,7 @@ const GUEST_MEMFD_FLAG_INIT_SHARED: u64 = 1 << 1;
 /// `KVM_CAP_GUEST_MEMFD_FLAGS`, include/uapi/linux/kvm.h since Linux 6.18.
 pub(super) const KVM_CAP_GUEST_MEMFD_FLAGS: u64 = 244;
 
+ioctl_io_nr!(KVM_SET_TSC_KHZ, KVMIO, 0xa2);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
 ioctl_ior_nr!(KVM_GET_XSAVE2, KVMIO, 0xcf, kvm_xsave);
@@ -70,6 +73,12 @@ pub(super) fn create_guest_memfd(vm: &VmFd, bytes: u64) -> errno::Result<OwnedFd
     })?;
     // SAFETY: the ioctl has just created this descriptor; nothing else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives vCPUs to come the frequency that the host's TSC has now, as far as it knows.
+pub(super) fn follow_host_tsc(vm: &VmFd) -> errno::Result<()> {
+    // SAFETY: the argument is a number, not a pointer; 0 stands for the host's frequency.
+    check(unsafe { ioctl_with_val(vm, KVM_SET_TSC_KHZ(), 0) })
 }
 
 /// Another descriptor of the same VM.
@@ -237,6 +246,7 @@ mod tests {
     /// The numbers of include/uapi/linux/kvm.h, computed by hand from its macros.
     #[test]
     fn opcodes_are_the_documented_ones() {
+        assert_eq!(KVM_SET_TSC_KHZ(), 0xaea2);
         assert_eq!(KVM_GET_SREGS2(), 0x8140_aecc);
         assert_eq!(KVM_SET_SREGS2(), 0x4140_aecd);
         assert_eq!(KVM_GET_XSAVE2(), 0x9000_aecf);
