@@ -69,11 +69,9 @@ fn build<S: BoxStore>(
 ) -> Result<(Machine, RestoreNotes), PartyError> {
     let state = GuestState::read(incoming.frame()).map_err(party_error)?;
     let machine = &state.machine;
-    // The memory first: it comes out bound to a new VM, which the box then gives for the old
-    // one. Taken first, the VM would be in the box again as this process' own when the memory
-    // comes, and the memory bound to yet another one.
-    let ram = incoming.take(&FdName::new(MEMORY_FD)?)?;
+    // The VM first: a guest_memfd comes out bound to it.
     let vm = incoming.take(&FdName::new(VM_FD)?)?;
+    let ram = incoming.take(&FdName::new(MEMORY_FD)?)?;
     incoming.mark(REBUILD);
     let vm = host.adopt_vm(vm).map_err(party_error)?;
     let ram =
