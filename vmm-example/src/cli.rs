@@ -29,6 +29,32 @@ Exit status:
   11  it failed or was cancelled, and was rolled back: the guest runs on
   12  it failed and the guest is lost";
 
+const RUN_EXAMPLES: &str = "\
+Examples:
+  vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock
+  vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
+      --cpus 4 --memory size=2G,kind=memfd --console socket=/run/vm0.console --name vm0";
+
+const LIVE_UPDATE_EXAMPLES: &str = "\
+Examples, the first one only a check:
+  vmm-example live-update --api-socket /run/vm0.sock --kernel /boot/vmlinuz-new \\
+      --initramfs /boot/initrd-new --dry-run
+  vmm-example live-update --api-socket /run/vm0.sock --kernel /boot/vmlinuz-new \\
+      --initramfs /boot/initrd-new
+  vmm-example live-update --api-socket /run/vm0.sock --no-kexec && \\
+      vmm-example resume --box vm0 --api-socket /run/vm0.sock
+
+Into another kernel this command does not return: it goes with the host. Its exit status tells what
+became of an update that did not get that far: 10 nothing changed, 11 rolled back, 12 guest lost.";
+
+const RESUME_EXAMPLES: &str = "\
+Examples:
+  vmm-example status
+  vmm-example resume --box vm0 --api-socket /run/vm0.sock --report /run/vm0.json
+
+Exit status 10: the guest was not resumed and its box is as it was; put right what the message
+says and try again. 12: the guest is lost.";
+
 /// A small VMM whose guests survive a kexec of their host.
 ///
 /// A guest's memory, VM and state go into a box of the FDBox kernel module, which keeps
@@ -43,13 +69,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Boot a guest and run it until it shuts down or resets.
     Run(RunArgs),
-    /// Update the host under a running guest.
     LiveUpdate(LiveUpdateArgs),
-    /// Run a guest on that an update handed over.
     Resume(ResumeArgs),
-    /// Show a guest, or the boxes of this host.
     Status(StatusArgs),
     /// Give up an update that has not left the host yet; the guest runs on.
     Cancel(ApiArgs),
@@ -62,7 +84,11 @@ pub(crate) enum Command {
 }
 
 /// Boot a guest and run it until it shuts down or resets.
+///
+/// Stays in the foreground as the guest's VMM and ends with 0 when the guest does. The guest
+/// is a Linux kernel with its initramfs; it has CPUs, memory and a serial port.
 #[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
     /// The guest's kernel: an x86-64 bzImage, such as /boot/vmlinuz-*.
     #[arg(long, value_name = "BZIMAGE")]
@@ -100,6 +126,7 @@ pub(crate) struct RunArgs {
 /// a box and seals it, all while the guest runs. Then stops the guest, writes its state
 /// and jumps. Any failure before the jump is undone and the guest runs on.
 #[derive(Debug, Args)]
+#[command(after_help = LIVE_UPDATE_EXAMPLES)]
 pub(crate) struct LiveUpdateArgs {
     /// The API socket of the guest's VMM.
     #[arg(long, value_name = "PATH")]
@@ -139,6 +166,7 @@ pub(crate) struct LiveUpdateArgs {
 /// reports, deletes the box and stays in the foreground as the guest's VMM. If the guest
 /// cannot be rebuilt, everything goes back into the box, for another try.
 #[derive(Debug, Args)]
+#[command(after_help = RESUME_EXAMPLES)]
 pub(crate) struct ResumeArgs {
     /// The guest's box.
     #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name)]
