@@ -17,7 +17,7 @@
 #include "shim.h"
 
 /* Boxes at a time; a minor number each. */
-#define FDBOX_MAX_BOXES		(1 << 16)
+#define FDBOX_MAX_BOXES		65536
 
 struct fdbox_node {
 	struct device dev;

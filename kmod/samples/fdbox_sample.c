@@ -74,6 +74,7 @@ static const struct file_operations sample_fops = {
 	.owner = THIS_MODULE,
 	.open = sample_open,
 	.release = sample_release,
+	.llseek = default_llseek,
 	.read = sample_read,
 	.write = sample_write,
 };

@@ -115,6 +115,7 @@ struct fdbox_info {
 	__u64 handover_extents;		/* page extents that blob keeps */
 	__u64 handover_pages;		/* 4 KiB pages in those extents */
 };
+
 #define FDBOX_UAPI_VERSION		1
 
 #define FDBOX_FEATURE_KHO		(1ULL << 0) /* SEAL reaches the next kernel */
@@ -122,7 +123,8 @@ struct fdbox_info {
 #define FDBOX_FEATURE_MEMFD		(1ULL << 2)
 #define FDBOX_FEATURE_KVM_VM		(1ULL << 3)
 #define FDBOX_FEATURE_GUEST_MEMFD	(1ULL << 4)
-#define FDBOX_FEATURE_REFUSED		(1ULL << 5) /* a handover came and was refused: see the log */
+/* A handover came and was refused: the kernel's log says why. */
+#define FDBOX_FEATURE_REFUSED		(1ULL << 5)
 
 /*
  * On the control node: the first box whose cursor is @cursor or more.
@@ -137,6 +139,7 @@ struct fdbox_next_box {
 	__u32 fds;			/* descriptors in the box */
 	__u8 name[FDBOX_NAME_LEN];
 };
+
 #define FDBOX_STATE_OPEN		0
 #define FDBOX_STATE_SEALED		1
 
@@ -155,6 +158,7 @@ struct fdbox_next_fd {
 	__u8 name[FDBOX_NAME_LEN];
 	__u8 compatible[FDBOX_COMPATIBLE_LEN];	/* its kind */
 };
+
 #define FDBOX_FD_LIVE			0 /* an open file of this kernel */
 #define FDBOX_FD_INCOMING		1 /* from the last kernel, restored by GET_FD */
 #define FDBOX_FD_UNKNOWN		2 /* from the last kernel, of a kind not registered */
@@ -171,6 +175,7 @@ struct fdbox_seal_error {
 	__u8 name[FDBOX_NAME_LEN];	/* the descriptor that could not be sealed, or empty */
 	__u8 message[FDBOX_MESSAGE_LEN]; /* what is missing and what to do, English */
 };
+
 #define FDBOX_REASON_OTHER		0
 #define FDBOX_REASON_MISSING_DEPENDENCY	1
 #define FDBOX_REASON_SHARED_FILE	2
