@@ -7,6 +7,7 @@ mod fdbox;
 mod guest;
 mod host;
 mod kvm;
+mod luo;
 mod memory;
 mod uapi;
 

@@ -5,6 +5,7 @@ mod errnos;
 mod forged;
 mod guest;
 mod guest_memory;
+mod luo;
 mod memfd;
 mod sample;
 
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         boxes::ALL,
         memfd::ALL,
         guest_memory::ALL,
+        luo::ALL,
         guest::ALL,
         forged::ALL,
         sample::ALL,

@@ -1,0 +1,225 @@
+//! Errnos of the ioctls that move and seal descriptors.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{Mode, OFlags, fstat};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::super::Cx;
+use super::{NOWHERE, deleted_box, needs_cap_sys_admin, refuses_bad_named, wrong_names};
+use crate::check::{equal, fails};
+use crate::fdbox::{self, FdBox};
+use crate::kvm;
+use crate::memory::{PAGE, memfd};
+use crate::uapi::{self, NameArray, Named, PutFd};
+
+pub(super) fn put_fd(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("errno-put")?;
+    let file = memfd(c"errno", PAGE)?;
+    let inode = fstat(&file)?.st_ino;
+    let good = PutFd {
+        flags: 0,
+        fd: file.as_raw_fd(),
+        pad: 0,
+        name: NameArray::new("memory"),
+    };
+    refuses_bad_put(&fdbox, good)?;
+    refuses_other_kinds(&fdbox, good)?;
+    needs_cap_sys_admin("PUT_FD", || put(&fdbox, good))?;
+    let gone = deleted_box("errno-gone")?;
+    fails("PUT_FD into a deleted box", put(&gone, good), Errno::NODEV)?;
+
+    fdbox.put(memfd(c"other", PAGE)?, "taken")?;
+    let taken = PutFd {
+        name: NameArray::new("taken"),
+        ..good
+    };
+    fails(
+        "PUT_FD of a name that is taken",
+        put(&fdbox, taken),
+        Errno::EXIST,
+    )?;
+    fdbox.seal()?;
+    fails("PUT_FD into a sealed box", put(&fdbox, good), Errno::BUSY)?;
+    fdbox.unseal()?;
+
+    // After all these refusals the descriptor is the caller's as before, and can be put.
+    equal("The file", fstat(&file)?.st_ino, inode)?;
+    equal("The number of descriptors", fdbox.entries()?.len(), 1)?;
+    fdbox.put(file, "memory")?;
+    let again = PutFd {
+        name: NameArray::new("again"),
+        ..good
+    };
+    fails(
+        "PUT_FD of a descriptor that is in the box",
+        put(&fdbox, again),
+        Errno::BADF,
+    )?;
+    fdbox.delete()
+}
+
+fn put(fdbox: &FdBox, mut argument: PutFd) -> Result<i32, Errno> {
+    uapi::call(fdbox, uapi::PUT_FD, &mut argument)
+}
+
+/// Everything that is wrong with the argument alone.
+fn refuses_bad_put(fdbox: &FdBox, good: PutFd) -> Result<()> {
+    let nowhere = uapi::call_plain(fdbox, uapi::PUT_FD, NOWHERE);
+    fails("PUT_FD at no address", nowhere, Errno::FAULT)?;
+    for flags in [1, 1 << 63] {
+        let argument = PutFd { flags, ..good };
+        fails(
+            &format!("PUT_FD with flags {flags:#x}"),
+            put(fdbox, argument),
+            Errno::INVAL,
+        )?;
+    }
+    let argument = PutFd { pad: 1, ..good };
+    fails("PUT_FD with pad set", put(fdbox, argument), Errno::INVAL)?;
+    for (which, name) in wrong_names() {
+        let argument = PutFd { name, ..good };
+        fails(
+            &format!("PUT_FD of {which}"),
+            put(fdbox, argument),
+            Errno::INVAL,
+        )?;
+    }
+    for fd in [-1, 9999, i32::MAX, i32::MIN] {
+        let argument = PutFd { fd, ..good };
+        fails(
+            &format!("PUT_FD of {fd}"),
+            put(fdbox, argument),
+            Errno::BADF,
+        )?;
+    }
+    // A descriptor of a path only is not one of a file.
+    let path = rustix::fs::open("/tmp", OFlags::PATH, Mode::empty())?;
+    let argument = PutFd {
+        fd: path.as_raw_fd(),
+        ..good
+    };
+    fails("PUT_FD of a path", put(fdbox, argument), Errno::BADF)
+}
+
+/// Kinds that nobody enlightened; the descriptor stays open.
+fn refuses_other_kinds(fdbox: &FdBox, good: PutFd) -> Result<()> {
+    for (which, other) in other_kinds(fdbox)? {
+        let argument = PutFd {
+            fd: other.as_raw_fd(),
+            ..good
+        };
+        fails(
+            &format!("PUT_FD of {which}"),
+            put(fdbox, argument),
+            Errno::OPNOTSUPP,
+        )?;
+        rustix::io::fcntl_getfd(&other).with_context(|| format!("PUT_FD closed {which}"))?;
+    }
+    Ok(())
+}
+
+/// Descriptors of kinds that nobody enlightened.
+fn other_kinds(fdbox: &FdBox) -> Result<Vec<(&'static str, OwnedFd)>> {
+    let (pipe, _) = rustix::pipe::pipe()?;
+    let (socket, _) = std::os::unix::net::UnixStream::pair()?;
+    let huge = rustix::fs::memfd_create(c"huge", rustix::fs::MemfdFlags::HUGETLB)?;
+    Ok(vec![
+        ("a pipe", pipe),
+        ("a socket", socket.into()),
+        ("/dev/null", File::open("/dev/null")?.into()),
+        ("a directory", File::open("/")?.into()),
+        (
+            "a file of a tmpfs with a name",
+            File::create("/tmp/errno")?.into(),
+        ),
+        ("the box itself", fdbox.node.try_clone()?.into()),
+        ("the control node", fdbox::control()?.into()),
+        ("/dev/kvm", File::open("/dev/kvm")?.into()),
+        ("a hugetlb memfd", huge),
+    ])
+}
+
+pub(super) fn get_fd(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("errno-get")?;
+    refuses_bad_named("GET_FD", &fdbox, uapi::GET_FD)?;
+    fails(
+        "GET_FD from an empty box",
+        fdbox.try_get("memory"),
+        Errno::NOENT,
+    )?;
+    fdbox.put(memfd(c"errno", PAGE)?, "memory")?;
+    fails(
+        "GET_FD of another name",
+        fdbox.try_get("memor"),
+        Errno::NOENT,
+    )?;
+    let get = |node: BorrowedFd<'_>| uapi::call(node, uapi::GET_FD, &mut Named::new("memory"));
+    needs_cap_sys_admin("GET_FD", || get(fdbox.as_fd()))?;
+    fails(
+        "GET_FD from a deleted box",
+        get(deleted_box("errno-gone")?.as_fd()),
+        Errno::NODEV,
+    )?;
+    fdbox.seal()?;
+    fails(
+        "GET_FD from a sealed box",
+        fdbox.try_get("memory"),
+        Errno::BUSY,
+    )?;
+    fdbox.unseal()?;
+
+    let limit = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(0),
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, none)?;
+    let result = fdbox.try_get("memory");
+    setrlimit(Resource::Nofile, limit)?;
+    fails("GET_FD without a free number", result, Errno::MFILE)?;
+
+    let fd = fdbox.get("memory")?;
+    let flags = rustix::io::fcntl_getfd(&fd)?;
+    ensure!(
+        flags.contains(rustix::io::FdFlags::CLOEXEC),
+        "The descriptor is not close-on-exec"
+    );
+    fails(
+        "GET_FD a second time",
+        fdbox.try_get("memory"),
+        Errno::NOENT,
+    )?;
+    fdbox.delete()
+}
+
+pub(super) fn seal(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("errno-seal")?;
+    fails("UNSEAL of an open box", fdbox.try_unseal(), Errno::INVAL)?;
+    let plain = |node: BorrowedFd<'_>, command| uapi::call_plain(node, command, 0);
+    needs_cap_sys_admin("SEAL", || plain(fdbox.as_fd(), uapi::SEAL))?;
+    fdbox.seal()?;
+    fails("SEAL of a sealed box", fdbox.try_seal(), Errno::BUSY)?;
+    needs_cap_sys_admin("UNSEAL", || plain(fdbox.as_fd(), uapi::UNSEAL))?;
+    fdbox.unseal()?;
+    fails("UNSEAL a second time", fdbox.try_unseal(), Errno::INVAL)?;
+    let gone = deleted_box("errno-gone")?;
+    fails("SEAL of a deleted box", gone.try_seal(), Errno::NODEV)?;
+    fails("UNSEAL of a deleted box", gone.try_unseal(), Errno::NODEV)?;
+
+    // A guest_memfd that is not shared cannot be carried; its VM can.
+    let vm = kvm::Vm::create()?;
+    fdbox.put(vm.guest_memfd(PAGE, 0)?, "private")?;
+    fdbox.put(vm.into_fd(), "vm")?;
+    fails(
+        "SEAL with private guest memory",
+        fdbox.try_seal(),
+        Errno::OPNOTSUPP,
+    )?;
+    let why = fdbox.seal_error()?;
+    equal("The descriptor named", why.name.text(), "private".into())?;
+    fdbox.delete()
+}

@@ -1,0 +1,48 @@
+//! Beside LUO, which may hold files too.
+
+use anyhow::{Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use rustix::io::Errno;
+
+use super::{Cx, Scenario};
+use crate::check::{equal, fails};
+use crate::fdbox::FdBox;
+use crate::luo::Session;
+use crate::memory::{PAGE, check_pages, memfd, write_pages};
+use crate::{memory, uapi};
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "luo/one-holder-at-a-time",
+    about: "a memfd is held by LUO or by a sealed box, never by both",
+    host: HostKind::OneBoot,
+    stages: &[one_holder],
+}];
+
+fn one_holder(_: &Cx<'_>) -> Result<()> {
+    let file = memfd(c"luo", 4 * PAGE)?;
+    write_pages(&file, 60, 4)?;
+    let fdbox = FdBox::create("luo")?;
+    fdbox.put(file.try_clone()?, "memory")?;
+
+    let session = Session::create("fdbox")?;
+    session.preserve(&file, 1)?;
+    fails(
+        "SEAL of a file that LUO holds",
+        fdbox.try_seal(),
+        Errno::BUSY,
+    )?;
+    let why = fdbox.seal_error()?;
+    equal("The descriptor named", why.name.text(), "memory".into())?;
+    equal("The reason", why.reason, uapi::REASON_SHARED_FILE)?;
+    // Given up by LUO, it can be sealed.
+    drop(session);
+    fdbox.seal()?;
+
+    let session = Session::create("fdbox")?;
+    let refused = session.preserve(&file, 1);
+    ensure!(refused.is_err(), "LUO takes a file that a sealed box holds");
+    drop(session);
+    fdbox.unseal()?;
+    check_pages(&memory::file(fdbox.get("memory")?), 60, 4)?;
+    fdbox.delete()
+}
