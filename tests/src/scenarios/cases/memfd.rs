@@ -365,9 +365,10 @@ fn gib_before(cx: &Cx<'_>) -> Result<()> {
         "The handover keeps {} pages",
         info.handover_pages
     );
-    // By page it would be 262144 entries and at least 2 MiB.
+    // By page it would be 262144 entries and at least 2 MiB. How few there are depends on what the
+    // page allocator has: some 80 from fresh memory, 16608 seen where pages had to move out of CMA.
     ensure!(
-        info.handover_extents < GIB_PAGES / 16,
+        info.handover_extents < GIB_PAGES / 4,
         "The handover takes {} extents for {GIB_PAGES} pages",
         info.handover_extents
     );
