@@ -27,11 +27,14 @@
 //! box, unload the kernel. Each state is a type that the next one consumes, so
 //! steps cannot be left out or repeated.
 //!
+//! A [`Fleet`] does the same for many guests at once, with one jump.
+//!
 //! The module knows guests and hosts only as [`Guest`] and [`Host`], and boxes
 //! as [`BoxStore`](crate::BoxStore).
 
 mod attempt;
 mod contents;
+mod fleet;
 mod incoming;
 mod outcome;
 mod outgoing;
@@ -43,6 +46,9 @@ mod step;
 mod tests;
 mod watch;
 
+pub use fleet::{
+    Fleet, FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Stopped,
+};
 pub use incoming::{Incoming, ResumeFailed, ResumePlan};
 pub use outcome::{Outcome, UpdateError};
 pub use outgoing::{Paused, Prepared, Ready, Update};

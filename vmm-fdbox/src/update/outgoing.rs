@@ -115,6 +115,12 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Ready<'a, S, H, G> {
     pub fn prepare(self) -> Result<Prepared<'a, S, H, G>, Box<Outcome>> {
         advance(self.0, Attempt::prepare).map(Prepared)
     }
+
+    /// Gives the update up, with nothing changed.
+    pub fn cancel(mut self) -> Outcome {
+        let step = Step::LoadKernel;
+        self.0.roll_back(Attempt::<S, H, G>::cancelled(step))
+    }
 }
 
 impl<'a, S: BoxStore, H: Host, G: Guest> Prepared<'a, S, H, G> {

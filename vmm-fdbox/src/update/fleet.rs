@@ -1,0 +1,267 @@
+//! Many guests in one update: one process drives all of them, and makes the one jump.
+//!
+//! ```text
+//! all preflight ─▶ load ─▶ all prepare ─▶ all pause ─▶ jump
+//!                          (guests run)   (in parallel)
+//! ```
+//!
+//! Each guest is a [`Member`]: its VMM does the work of its [`Update`](super::Update) and is
+//! told when, by whatever channel the program has. The [`Host`] is the fleet's: the VMMs
+//! load nothing and do not jump. A guest that is not ready stops the update, or is left
+//! behind, as the [`FleetPlan`] says; any other failure before the jump rolls back every
+//! guest.
+
+use std::thread;
+
+use super::parties::Host;
+use super::step::Step;
+use crate::error::Chain;
+use crate::finding::Finding;
+
+mod terms;
+
+pub use terms::{FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Stopped};
+
+struct Failure {
+    step: Step,
+    message: String,
+}
+
+struct Place<M> {
+    member: M,
+    /// Something was asked of it.
+    begun: bool,
+    not_ready: bool,
+    stopped: Option<Stopped>,
+}
+
+/// The update of many guests.
+pub struct Fleet<'a, H: Host, M: Member> {
+    host: &'a mut H,
+    places: Vec<Place<M>>,
+    plan: FleetPlan,
+    observer: Box<dyn FnMut(&FleetEvent<'_>) + 'a>,
+    findings: Vec<Finding>,
+    loaded: bool,
+}
+
+impl<H: Host, M: Member> std::fmt::Debug for Fleet<'_, H, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").finish_non_exhaustive()
+    }
+}
+
+impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
+    /// An update of `members` out of `host`.
+    pub fn new(host: &'a mut H, members: Vec<M>, plan: FleetPlan) -> Self {
+        let place = |member| Place {
+            member,
+            begun: false,
+            not_ready: false,
+            stopped: None,
+        };
+        Self {
+            host,
+            places: members.into_iter().map(place).collect(),
+            plan,
+            observer: Box::new(|_| {}),
+            findings: Vec::new(),
+            loaded: false,
+        }
+    }
+
+    /// Who is told what happens. Nothing is told while guests stand still.
+    pub fn observed_by(mut self, observer: impl FnMut(&FleetEvent<'_>) + 'a) -> Self {
+        self.observer = Box::new(observer);
+        self
+    }
+
+    /// Looks for blockers, of the host and of every guest; changes nothing.
+    pub fn dry_run(mut self) -> FleetOutcome {
+        let failure = self.preflight().err();
+        let mut outcome = self.give_up(failure);
+        for member in outcome.members.iter_mut().filter(|m| !m.not_ready) {
+            member.stopped = None;
+        }
+        outcome
+    }
+
+    /// The whole update. Into another kernel it returns only if it failed.
+    pub fn run(mut self) -> FleetOutcome {
+        let done = self
+            .preflight()
+            .and_then(|()| self.prepare())
+            .and_then(|()| self.pause())
+            .and_then(|()| self.jump());
+        match done {
+            Ok(()) => self.outcome(None, Vec::new()),
+            Err(failure) => {
+                (self.observer)(&FleetEvent::RollingBack);
+                self.give_up(Some(failure))
+            }
+        }
+    }
+
+    /// Whether a step may begin.
+    fn check(&self, step: Step) -> Result<(), Failure> {
+        let fail = |message: String| Err(Failure { step, message });
+        if self.plan.cancel.is_cancelled() {
+            fail("Cancelled".into())
+        } else if self.plan.fail_at == Some(step) {
+            fail(super::UpdateError::Injected(step).to_string())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn preflight(&mut self) -> Result<(), Failure> {
+        self.check(Step::Preflight)?;
+        (self.observer)(&FleetEvent::Started(Step::Preflight));
+        self.findings = self.host.preflight();
+        for finding in &self.findings {
+            if !finding.is_blocker() {
+                (self.observer)(&FleetEvent::Warning(finding));
+            }
+        }
+        // Every guest is asked, whatever is in the way: one try tells all.
+        let guests = self.all(Step::Preflight, M::preflight);
+        let mut blockers = self.findings.iter().filter(|finding| finding.is_blocker());
+        if let Some(blocker) = blockers.next() {
+            return Err(Failure {
+                step: Step::Preflight,
+                message: blocker.to_string(),
+            });
+        }
+        guests
+    }
+
+    fn prepare(&mut self) -> Result<(), Failure> {
+        let step = Step::LoadKernel;
+        self.check(step)?;
+        (self.observer)(&FleetEvent::Started(step));
+        self.host.load().map_err(|error| Failure {
+            step,
+            message: format!("Cannot load the next kernel: {}", Chain(&*error)),
+        })?;
+        self.loaded = true;
+        (self.observer)(&FleetEvent::Done(step));
+        self.check(Step::Seal)?;
+        (self.observer)(&FleetEvent::Started(Step::Seal));
+        self.all(Step::Seal, M::prepare)
+    }
+
+    fn pause(&mut self) -> Result<(), Failure> {
+        self.check(Step::Pause)?;
+        (self.observer)(&FleetEvent::Started(Step::Pause));
+        self.all(Step::Pause, M::pause)
+    }
+
+    fn jump(&mut self) -> Result<(), Failure> {
+        let step = Step::Jump;
+        self.check(step)?;
+        let mut going = self.places.iter_mut().filter(|p| p.stopped.is_none());
+        if going.any(|place| place.member.cancel_asked()) {
+            return Err(Failure {
+                step,
+                message: "Cancelled".into(),
+            });
+        }
+        self.host.jump().map_err(|error| Failure {
+            step,
+            message: format!("Cannot leave this host: {}", Chain(&*error)),
+        })?;
+        // Still here: a new VMM of this kernel takes each guest. No way back from here.
+        for place in self.places.iter_mut().filter(|p| p.stopped.is_none()) {
+            place.stopped = place.member.hand_over().err();
+        }
+        Ok(())
+    }
+
+    /// Has all guests that go on do their share of a step, in parallel.
+    fn all(
+        &mut self,
+        step: Step,
+        act: impl Fn(&mut M) -> Result<(), Stopped> + Copy + Send,
+    ) -> Result<(), Failure> {
+        let going = self.places.iter_mut().filter(|p| p.stopped.is_none());
+        let asked = in_parallel(going, move |place| {
+            place.begun = true;
+            place.stopped = act(&mut place.member).err();
+            place.not_ready = place.stopped.is_some();
+            Some((place.member.name().to_owned(), place.stopped.clone()?))
+        });
+        let not_ready: Vec<(String, Stopped)> = asked.into_iter().flatten().collect();
+        let fail = |message: String| Err(Failure { step, message });
+        let left = self.places.iter().any(|place| place.stopped.is_none());
+        if !not_ready.is_empty() && (self.plan.not_ready == NotReady::Abort || !left) {
+            let why = not_ready
+                .iter()
+                .map(|(name, stopped)| format!("{name}: {}", stopped.message));
+            return fail(why.collect::<Vec<_>>().join("; "));
+        }
+        if let Some((name, _)) = not_ready.iter().find(|(_, stopped)| stopped.cancelled) {
+            return fail(format!("Cancelled at {name}"));
+        }
+        if !left {
+            return fail("There is no guest to update".into());
+        }
+        // While guests stand still nobody is told anything: the jump comes first.
+        if step != Step::Pause {
+            for (name, stopped) in &not_ready {
+                (self.observer)(&FleetEvent::NotReady(name, stopped));
+            }
+            (self.observer)(&FleetEvent::Done(step));
+        }
+        Ok(())
+    }
+
+    /// Rolls back every guest that still takes part, and the host.
+    fn give_up(mut self, failure: Option<Failure>) -> FleetOutcome {
+        let going = self.places.iter_mut().filter(|p| p.stopped.is_none());
+        in_parallel(going, |place| {
+            place.stopped = Some(if place.begun {
+                place.member.roll_back()
+            } else {
+                Stopped::untouched("Nothing changed")
+            });
+        });
+        let mut problems = Vec::new();
+        if self.loaded
+            && let Err(error) = self.host.unload()
+        {
+            problems.push(format!("The next kernel stays loaded: {}", Chain(&*error)));
+        }
+        self.outcome(failure, problems)
+    }
+
+    fn outcome(self, failure: Option<Failure>, problems: Vec<String>) -> FleetOutcome {
+        let member = |place: Place<M>| MemberOutcome {
+            name: place.member.name().to_owned(),
+            stopped: place.stopped,
+            not_ready: place.not_ready,
+        };
+        FleetOutcome {
+            failure: failure.map(|failure| (failure.step, failure.message)),
+            members: self.places.into_iter().map(member).collect(),
+            findings: self.findings,
+            problems,
+        }
+    }
+}
+
+/// Does the same with all, each in a thread of its own.
+fn in_parallel<'p, M: Member + 'p, T: Send>(
+    places: impl Iterator<Item = &'p mut Place<M>>,
+    act: impl Fn(&mut Place<M>) -> T + Copy + Send,
+) -> Vec<T> {
+    thread::scope(|scope| {
+        let spawn = |place| scope.spawn(move || act(place));
+        let threads: Vec<_> = places.map(spawn).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, T>| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    })
+}

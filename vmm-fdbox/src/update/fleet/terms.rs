@@ -1,0 +1,155 @@
+//! What a fleet and its members say to each other.
+
+use crate::finding::Finding;
+use crate::update::{CancelFlag, ExitStatus, Step};
+
+/// One guest of a fleet: what its VMM does when it is told to.
+///
+/// A method that fails has undone all that was done to the guest, so nothing more is asked
+/// of it. The methods of different members are called in parallel.
+pub trait Member: Send {
+    /// The guest's name.
+    fn name(&self) -> &str;
+
+    /// Looks for blockers; changes nothing.
+    ///
+    /// # Errors
+    /// What is in the way.
+    fn preflight(&mut self) -> Result<(), Stopped>;
+
+    /// Fills and seals the guest's box. The guest runs.
+    ///
+    /// # Errors
+    /// The guest is not ready.
+    fn prepare(&mut self) -> Result<(), Stopped>;
+
+    /// Stops the guest and writes its state. It stays stopped, whatever happens, until
+    /// [`roll_back`](Self::roll_back): the jump may come at any moment.
+    ///
+    /// # Errors
+    /// The guest is not ready.
+    fn pause(&mut self) -> Result<(), Stopped>;
+
+    /// Whether somebody asked this guest's VMM to stop the update since it paused, or it is
+    /// gone. Called between the last pause and the jump: be quick.
+    fn cancel_asked(&mut self) -> bool {
+        false
+    }
+
+    /// Undoes all that was done.
+    fn roll_back(&mut self) -> Stopped;
+
+    /// The guest is its new VMM's now. Only for a host that stays in its kernel.
+    ///
+    /// # Errors
+    /// The guest is not handed over.
+    fn hand_over(&mut self) -> Result<(), Stopped>;
+}
+
+/// How the update of one guest ended without a jump.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// What became of the guest.
+    pub status: ExitStatus,
+    /// In words.
+    pub message: String,
+    /// Somebody asked for it.
+    pub cancelled: bool,
+    /// How long the guest stood still, in nanoseconds; `None` if not at all.
+    pub paused_ns: Option<u64>,
+    /// What preflight found.
+    pub findings: Vec<Finding>,
+}
+
+impl Stopped {
+    /// A guest that was not touched, and why.
+    pub fn untouched(message: impl Into<String>) -> Self {
+        Self {
+            status: ExitStatus::NothingChanged,
+            message: message.into(),
+            cancelled: false,
+            paused_ns: None,
+            findings: Vec::new(),
+        }
+    }
+}
+
+/// What happens when a guest is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NotReady {
+    /// Nobody is updated: every guest is rolled back and runs on.
+    #[default]
+    Abort,
+    /// The others are updated. The guest runs until the jump, which ends it.
+    Leave,
+}
+
+/// What the update of a fleet is to do.
+#[derive(Debug, Clone, Default)]
+pub struct FleetPlan {
+    /// What happens when a guest is not ready. Default: abort.
+    pub not_ready: NotReady,
+    /// Stops the update when set. Default: nobody sets it.
+    pub cancel: CancelFlag,
+    /// The step that the fleet itself is made to fail at, for tests. Default: none.
+    pub fail_at: Option<Step>,
+}
+
+/// Something that happened to a fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FleetEvent<'a> {
+    /// A step begins, for all guests at once.
+    Started(Step),
+    /// A step is done, by all guests that go on.
+    Done(Step),
+    /// A guest is not ready.
+    NotReady(&'a str, &'a Stopped),
+    /// Preflight of the host found something that does not stop the update.
+    Warning(&'a Finding),
+    /// Every guest is rolled back.
+    RollingBack,
+}
+
+/// What became of one guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberOutcome {
+    /// Its name.
+    pub name: String,
+    /// `None`: handed over or, after a dry run, ready.
+    pub stopped: Option<Stopped>,
+    /// It was not ready: the others went on without it, or back because of it.
+    pub not_ready: bool,
+}
+
+/// How the update of a fleet ended, in a host that it did not leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "tells whether the guests still run"]
+pub struct FleetOutcome {
+    /// The step that failed and why; `None`: done.
+    pub failure: Option<(Step, String)>,
+    /// Each guest.
+    pub members: Vec<MemberOutcome>,
+    /// What preflight of the host found.
+    pub findings: Vec<Finding>,
+    /// What did not go smoothly in a rollback.
+    pub problems: Vec<String>,
+}
+
+impl FleetOutcome {
+    /// What the program exits with: what became of the guest that fared worst.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        let floor = match self.failure {
+            Some(_) => ExitStatus::NothingChanged,
+            None => ExitStatus::Done,
+        };
+        let counts = |member: &&MemberOutcome| self.failure.is_some() || !member.not_ready;
+        let members = self.members.iter().filter(counts);
+        let statuses = members.filter_map(|member| Some(member.stopped.as_ref()?.status));
+        statuses
+            .chain([floor])
+            .max_by_key(|status| status.code())
+            .unwrap_or(floor)
+    }
+}
