@@ -8,6 +8,10 @@ use vmm_fdbox::update::Step;
 
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 
+mod ops;
+
+pub(crate) use ops::{CompletionsArgs, FleetArgs, ManArgs, ResumeAllArgs};
+
 const EXAMPLES: &str = "\
 A guest's life, with an update of its host:
 
@@ -21,6 +25,11 @@ The host boots the new kernel. There, as early as possible:
 
   modprobe fdbox
   vmm-example resume --box vm0 --api-socket /run/vm0.sock
+
+Every guest of a host, in one update:
+
+  vmm-example live-update --all --kernel /boot/vmlinuz-new
+  vmm-example resume --all
 
 Exit status:
   0   done
@@ -81,6 +90,14 @@ pub(crate) enum Command {
     Continue(ApiArgs),
     /// End a guest, as if its power was cut.
     Shutdown(ApiArgs),
+    /// Show what happens to a guest as it happens, as JSON, one object a line.
+    Events(ApiArgs),
+    /// Show a guest's figures, as Prometheus reads them.
+    Metrics(ApiArgs),
+    /// Print what a shell needs to complete this command's options.
+    Completions(CompletionsArgs),
+    /// Write the man pages into a directory.
+    Man(ManArgs),
 }
 
 /// Boot a guest and run it until it shuts down or resets.
@@ -125,12 +142,17 @@ pub(crate) struct RunArgs {
 /// Checks for whatever could fail, loads the kernel, moves the guest's memory and VM into
 /// a box and seals it, all while the guest runs. Then stops the guest, writes its state
 /// and jumps. Any failure before the jump is undone and the guest runs on.
+///
+/// With --all, or with several --api-socket, does so for many guests: all are prepared while
+/// they run, all are paused at once, and one kexec takes all of them along.
 #[derive(Debug, Args)]
 #[command(after_help = LIVE_UPDATE_EXAMPLES)]
 pub(crate) struct LiveUpdateArgs {
-    /// The API socket of the guest's VMM.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) api_socket: PathBuf,
+    /// The API socket of the guest's VMM. Several: their guests are updated together.
+    #[arg(long, value_name = "PATH", required_unless_present = "all")]
+    pub(crate) api_socket: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
     /// The host's next kernel.
     #[arg(long, value_name = "IMAGE", required_unless_present = "no_kexec")]
     pub(crate) kernel: Option<PathBuf>,
@@ -144,7 +166,8 @@ pub(crate) struct LiveUpdateArgs {
     #[arg(long, conflicts_with_all = ["kernel", "initramfs", "cmdline"])]
     pub(crate) no_kexec: bool,
     /// The box to use. Default: the guest's name.
-    #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name)]
+    #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name,
+          conflicts_with = "all")]
     pub(crate) box_name: Option<BoxName>,
     /// Only check: change nothing.
     #[arg(long)]
@@ -169,8 +192,11 @@ pub(crate) struct LiveUpdateArgs {
 #[command(after_help = RESUME_EXAMPLES)]
 pub(crate) struct ResumeArgs {
     /// The guest's box.
-    #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name)]
-    pub(crate) box_name: BoxName,
+    #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name,
+          required_unless_present = "all")]
+    pub(crate) box_name: Option<BoxName>,
+    #[command(flatten)]
+    pub(crate) all: ResumeAllArgs,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
@@ -180,8 +206,9 @@ pub(crate) struct ResumeArgs {
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Write the report to a file, as JSON.
-    #[arg(long, value_name = "FILE")]
+    /// Write the report to a file, as JSON. A directory gets a file NAME.json for the guest
+    /// and, with --all, total.json for all of them.
+    #[arg(long, value_name = "FILE|DIR")]
     pub(crate) report: Option<PathBuf>,
     /// What /proc/uptime said when this host's userspace started, to tell it from the
     /// kernel's boot in the report.
@@ -261,6 +288,14 @@ mod tests {
             "vmm live-update --api-socket s",
             "vmm live-update --api-socket s --kernel k --no-kexec",
             "vmm live-update --api-socket s --kernel k --fail-at nowhere",
+            "vmm live-update --kernel k",
+            "vmm live-update --all --api-socket s --kernel k",
+            "vmm live-update --all --kernel k --box b",
+            "vmm live-update --all --kernel k --not-ready ask",
+            "vmm resume",
+            "vmm resume --all --box b",
+            "vmm resume --all --console stdio",
+            "vmm completions basic",
         ] {
             assert!(parse(line).is_err(), "{line} was accepted");
         }

@@ -15,6 +15,7 @@ use crate::devices::serial::{self, SerialPort, SerialStateError};
 use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
 use crate::kvm::{Host, KvmError, Vm, named};
 use crate::memory::{GuestRam, MemoryError};
+use crate::metrics::{Counted, Metrics};
 use crate::spec::MemorySpec;
 use crate::state::{ConsoleStateV1, GuestState, MachineStateV1};
 use crate::vcpu::{OnEnd, VcpuError, Vcpus};
@@ -242,6 +243,14 @@ impl Machine {
     /// The host's TSC when the first vCPU entered the guest; 0 before that.
     pub(crate) fn first_entry_tsc(&self) -> u64 {
         self.vcpus.first_entry_tsc()
+    }
+}
+
+impl Counted for Machine {
+    /// Every device that has figures is asked here.
+    fn count(&self, metrics: &mut Metrics) {
+        Counted::count(&self.vcpus, metrics);
+        self.serial().count(metrics);
     }
 }
 

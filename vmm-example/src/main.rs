@@ -11,12 +11,14 @@
 //! | `devices`, `console` | the serial port and where it leads |
 //! | `state` | a guest as sections of a state frame |
 //! | `vmm`, `api`, `event_loop` | a running guest and what can be asked of it |
+//! | `events`, `chronicle`, `metrics` | what happened to it, for who watches |
 //! | `live_update` | the guest's side of an update |
 
 #![deny(unsafe_code)]
 
 mod api;
 mod boot;
+mod chronicle;
 mod cli;
 mod commands;
 mod console;
@@ -24,10 +26,13 @@ mod cpuid;
 mod devices;
 mod error;
 mod event_loop;
+mod events;
+mod interrupt;
 mod kvm;
 mod live_update;
 mod machine;
 mod memory;
+mod metrics;
 mod report;
 mod socket;
 mod spec;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vmm_fdbox::BoxName;
 use vmm_fdbox::timeline::Phase;
 use vmm_fdbox::update::Finished;
@@ -12,10 +12,10 @@ use crate::machine::Machine;
 use crate::spec::MemoryKind;
 
 /// A phase and how long it took.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PhaseReport {
-    name: String,
-    ns: u64,
+    pub(crate) name: String,
+    pub(crate) ns: u64,
 }
 
 impl From<&Phase> for PhaseReport {
@@ -28,16 +28,16 @@ impl From<&Phase> for PhaseReport {
 }
 
 /// The time in which the guest stood still.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Blackout {
-    total_ns: u64,
-    phases: Vec<PhaseReport>,
+    pub(crate) total_ns: u64,
+    pub(crate) phases: Vec<PhaseReport>,
 }
 
 /// A resume that is done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ResumeReport {
-    result: &'static str,
+    result: String,
     #[serde(rename = "box")]
     box_name: String,
     guest: String,
@@ -66,7 +66,7 @@ impl ResumeReport {
         let timeline = finished.report.as_ref().ok();
         let phases = |phases: &[Phase]| phases.iter().map(PhaseReport::from).collect();
         Self {
-            result: "done",
+            result: "done".into(),
             box_name: name.to_string(),
             guest: machine.name().into(),
             ram_kind: machine.ram().kind(),
@@ -86,6 +86,12 @@ impl ResumeReport {
                 .collect(),
             box_deleted: finished.deleted.is_ok(),
         }
+    }
+}
+
+impl ResumeReport {
+    pub(crate) fn blackout(&self) -> Option<&Blackout> {
+        self.blackout.as_ref()
     }
 }
 
@@ -124,7 +130,7 @@ mod tests {
 
     fn report() -> ResumeReport {
         ResumeReport {
-            result: "done",
+            result: "done".into(),
             box_name: "vm0".into(),
             guest: "vm0".into(),
             ram_kind: MemoryKind::GuestMemfd,

@@ -1,15 +1,19 @@
 //! A running guest and what can be asked of it.
 
 use std::process;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vmm_fdbox::update::CancelFlag;
 
 use crate::api::Service;
-use crate::api::protocol::{GuestStatus, Reply, Request, RunState};
+use crate::api::peer::Peer;
+use crate::api::protocol::{GuestStatus, Reply, Request, RunState, UpdateEnd};
+use crate::chronicle::Chronicle;
 use crate::event_loop::EndSignal;
-use crate::live_update;
+use crate::live_update::{self, OnEvent};
 use crate::machine::Machine;
+use crate::metrics::{Counted, Metrics};
+use crate::spec::MIB;
 use crate::vcpu::GuestEnd;
 
 /// See the module's documentation.
@@ -19,6 +23,7 @@ pub(crate) struct Vmm {
     end: EndSignal,
     state: Mutex<State>,
     update_ended: Condvar,
+    chronicle: Arc<Chronicle>,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +39,7 @@ pub(crate) enum Refusal {
     UpdateIsOn,
     NoUpdate,
     Paused,
+    NotJoined,
 }
 
 impl Refusal {
@@ -42,6 +48,7 @@ impl Refusal {
             Self::UpdateIsOn => "An update is on: wait for it, or cancel it",
             Self::NoUpdate => "No update is on",
             Self::Paused => "The guest is paused: let it run first, with `continue`",
+            Self::NotJoined => "No update was joined on this connection",
         }
     }
 }
@@ -58,11 +65,13 @@ impl Vmm {
     /// Takes a parked guest and runs it.
     pub(crate) fn start(machine: Machine, end: EndSignal) -> Self {
         machine.run();
+        let chronicle = Arc::new(Chronicle::new(machine.name()));
         Self {
             machine,
             end,
             state: Mutex::default(),
             update_ended: Condvar::new(),
+            chronicle,
         }
     }
 
@@ -70,8 +79,20 @@ impl Vmm {
         &self.machine
     }
 
+    /// What has happened to the guest.
+    pub(crate) fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
+    }
+
+    /// Hears of each event of an update.
+    pub(crate) fn update_watch(&self) -> OnEvent {
+        let chronicle = self.chronicle.clone();
+        Arc::new(move |event| chronicle.update_event(event))
+    }
+
     /// Ends the VMM.
     pub(crate) fn end(&self, end: GuestEnd) {
+        self.chronicle.note("ended");
         self.end.send(end);
     }
 
@@ -86,11 +107,13 @@ impl Vmm {
         }
         let cancel = CancelFlag::new();
         state.update = Some(cancel.clone());
+        self.chronicle.update_begin();
         Ok(cancel)
     }
 
-    pub(crate) fn end_update(&self) {
+    pub(crate) fn end_update(&self, end: &UpdateEnd) {
         self.lock().update = None;
+        self.chronicle.update_end(end);
         self.update_ended.notify_all();
     }
 
@@ -121,23 +144,51 @@ impl Vmm {
             ram_kind: self.machine.ram().kind(),
             ram_mib: self.machine.ram().mib(),
             tsc_khz: self.machine.host_tsc_khz(),
+            step: self.chronicle.step(),
+            last_update: self.chronicle.last_update(),
+            blackout: self.chronicle.blackout(),
         }
+    }
+
+    fn metrics(&self) -> String {
+        let machine = &self.machine;
+        let mut metrics = Metrics::of(machine.name());
+        let status = self.status();
+        let is = |state| f64::from(u8::from(status.state == state));
+        metrics.gauge(
+            "state",
+            "What the guest does: 1 for the state it is in.",
+            &[
+                (&[("state", "running")], is(RunState::Running)),
+                (&[("state", "paused")], is(RunState::Paused)),
+                (&[("state", "updating")], is(RunState::Updating)),
+            ],
+        );
+        let bytes = machine.ram().mib() as f64 * MIB as f64;
+        metrics.gauge("memory_bytes", "The guest's memory.", &[(&[], bytes)]);
+        self.chronicle.count(&mut metrics);
+        machine.count(&mut metrics);
+        metrics.finish()
     }
 
     fn pause(&self) -> Result<(), Refusal> {
         let mut state = self.free()?;
+        self.chronicle.note("pausing");
         self.machine.park();
         state.paused = true;
+        self.chronicle.note("paused");
         Ok(())
     }
 
     fn resume(&self) -> Result<(), Refusal> {
         let mut state = self.free()?;
         if state.paused {
+            self.chronicle.note("resuming");
             self.machine.notify_stopped();
             self.machine.run();
             self.machine.flush_console();
             state.paused = false;
+            self.chronicle.note("resumed");
         }
         Ok(())
     }
@@ -164,15 +215,22 @@ impl Vmm {
 }
 
 impl Service for Vmm {
-    fn serve(&self, request: Request, send: &mut dyn FnMut(&Reply)) {
+    fn serve(&self, request: Request, peer: &mut dyn Peer) {
         let done = match request {
             Request::Status => {
-                send(&Reply::Status(self.status()));
+                peer.send(&Reply::Status(Box::new(self.status())));
                 return;
             }
-            Request::LiveUpdate(request) => {
-                live_update::serve(self, &request, send);
+            Request::Metrics => {
+                let text = self.metrics();
+                peer.send(&Reply::Metrics { text });
                 return;
+            }
+            Request::Events => return self.chronicle.stream(peer),
+            Request::LiveUpdate(request) => return live_update::serve(self, &request, peer),
+            Request::JoinUpdate(request) => return live_update::joint::serve(self, &request, peer),
+            Request::Prepare | Request::PauseAndSave | Request::RollBack | Request::HandOver => {
+                Err(Refusal::NotJoined)
             }
             Request::Pause => self.pause(),
             Request::Resume => self.resume(),
@@ -182,6 +240,6 @@ impl Service for Vmm {
                 Ok(())
             }
         };
-        send(&done.map_or_else(Reply::from, |()| Reply::Ok));
+        peer.send(&done.map_or_else(Reply::from, |()| Reply::Ok));
     }
 }

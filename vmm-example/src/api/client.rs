@@ -49,13 +49,7 @@ impl Client {
         request: &Request,
         mut watch: impl FnMut(&Reply),
     ) -> Result<Reply, ClientError> {
-        let mut line = serde_json::to_string(request)
-            .map_err(|error| ClientError::Send(io::Error::other(error)))?;
-        line.push('\n');
-        self.stream
-            .get_mut()
-            .write_all(line.as_bytes())
-            .map_err(ClientError::Send)?;
+        self.send(request)?;
         loop {
             let reply = self.receive()?;
             if reply.is_final() {
@@ -68,6 +62,45 @@ impl Client {
     /// Waits until the VMM has closed the connection, which it does at its end.
     pub(crate) fn wait_for_end(mut self) {
         while self.receive().is_ok() {}
+    }
+
+    /// Whether the VMM has said something, or has hung up. Waits for nothing.
+    pub(crate) fn has_something_to_say(&mut self) -> bool {
+        if !self.stream.buffer().is_empty() || self.stream.get_ref().set_nonblocking(true).is_err()
+        {
+            return true;
+        }
+        let read = self.stream.fill_buf().map(<[u8]>::len);
+        let blocking = self.stream.get_ref().set_nonblocking(false);
+        let nothing = read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        !nothing || blocking.is_err()
+    }
+
+    /// Sends a request that is answered until the VMM hangs up.
+    pub(crate) fn listen(
+        &mut self,
+        request: &Request,
+        mut watch: impl FnMut(&Reply) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
+        self.send(request)?;
+        loop {
+            match self.receive() {
+                Ok(reply) => match watch(&reply) {
+                    Ok(()) if !reply.is_final() => {}
+                    _ => return Ok(()),
+                },
+                Err(ClientError::Gone) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        let mut line = serde_json::to_string(request)
+            .map_err(|error| ClientError::Send(io::Error::other(error)))?;
+        line.push('\n');
+        let stream = self.stream.get_mut();
+        stream.write_all(line.as_bytes()).map_err(ClientError::Send)
     }
 
     fn receive(&mut self) -> Result<Reply, ClientError> {

@@ -1,6 +1,8 @@
 //! Talking to a running VMM over a Unix socket.
 
 mod client;
+pub(crate) mod joint;
+pub(crate) mod peer;
 pub(crate) mod protocol;
 mod server;
 

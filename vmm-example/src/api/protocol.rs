@@ -3,14 +3,25 @@
 //! ```text
 //! {"verb":"status"}                 {"reply":"status","name":"vm0",...}
 //! {"verb":"live-update",...}        {"reply":"event",...} ... {"reply":"update-end",...}
+//! {"verb":"join-update",...}        {"reply":"step-done","step":"preflight"}
+//! {"verb":"prepare"}                {"reply":"event",...} ... {"reply":"step-done","step":"seal"}
+//! {"verb":"pause-and-save"}         {"reply":"step-done","step":"save"}
+//! {"verb":"roll-back"}              {"reply":"event",...} ... {"reply":"update-end",...}
+//! {"verb":"events"}                 {"reply":"notice",...} ...
 //! ```
+//!
+//! An update that was joined belongs to its connection: when that closes, it is rolled back.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vmm_fdbox::update::{Event, ExitStatus, Outcome};
+use vmm_fdbox::Finding;
+use vmm_fdbox::update::{Event, ExitStatus, Outcome, UpdateError};
 
+use super::joint::JoinRequest;
 use crate::error::chain;
+use crate::events::Notice;
+use crate::report::Blackout;
 use crate::spec::MemoryKind;
 
 /// What a client asks for.
@@ -23,6 +34,19 @@ pub(crate) enum Request {
     Shutdown,
     Cancel,
     LiveUpdate(UpdateRequest),
+    /// Take part in an update that the client carries out, up to preflight.
+    JoinUpdate(JoinRequest),
+    /// In an update that was joined: fill the box and seal it.
+    Prepare,
+    /// In an update that was joined: stop the guest and write its state.
+    PauseAndSave,
+    /// In an update that was joined: undo all of it.
+    RollBack,
+    /// In an update that was joined and is paused: the guest is another VMM's now.
+    HandOver,
+    /// Everything that happens from now on, until the client hangs up.
+    Events,
+    Metrics,
 }
 
 /// An update. Paths are absolute.
@@ -59,17 +83,25 @@ pub(crate) enum Reply {
     /// Final: it could not be done.
     Error { message: String },
     /// Final: the guest.
-    Status(GuestStatus),
+    Status(Box<GuestStatus>),
     /// Something happened in an update.
     Event(UpdateEvent),
     /// Final: how the update ended.
     UpdateEnd(UpdateEnd),
+    /// Final: this VMM's share of a step is done.
+    StepDone { step: String },
+    /// Somebody wants the update cancelled, and the guest waits for the jump: roll back.
+    CancelAsked,
+    /// Something happened to the guest.
+    Notice(Notice),
+    /// Final: figures, as Prometheus reads them.
+    Metrics { text: String },
 }
 
 impl Reply {
-    /// Whether no other reply follows.
+    /// Whether this ends what was asked for.
     pub(crate) fn is_final(&self) -> bool {
-        !matches!(self, Self::Event(_))
+        !matches!(self, Self::Event(_) | Self::CancelAsked | Self::Notice(_))
     }
 }
 
@@ -92,6 +124,15 @@ pub(crate) struct GuestStatus {
     pub(crate) ram_kind: MemoryKind,
     pub(crate) ram_mib: u64,
     pub(crate) tsc_khz: u32,
+    /// The step of the update that is on.
+    #[serde(default)]
+    pub(crate) step: Option<String>,
+    /// How this VMM's last update ended.
+    #[serde(default)]
+    pub(crate) last_update: Option<UpdateResult>,
+    /// The blackout of the update that brought the guest here.
+    #[serde(default)]
+    pub(crate) blackout: Option<Blackout>,
 }
 
 /// Something that happened in an update.
@@ -113,6 +154,7 @@ pub(crate) enum EventKind {
     Failed,
     RollingBack,
     Problem,
+    Progress,
     Other,
 }
 
@@ -124,6 +166,15 @@ impl UpdateEvent {
             Event::Done(step) => (EventKind::Done, Some(*step), None),
             Event::Failed(step, why) => (EventKind::Failed, Some(*step), Some(why.clone())),
             Event::RollingBack => (EventKind::RollingBack, None, None),
+            Event::Progress {
+                step,
+                done,
+                total,
+                next,
+            } => {
+                let message = format!("{next} ({} of {total})", done + 1);
+                (EventKind::Progress, Some(*step), Some(message))
+            }
             Event::Problem(problem) => (EventKind::Problem, None, Some(problem.clone())),
             _ => (EventKind::Other, None, None),
         };
@@ -144,12 +195,56 @@ pub(crate) struct UpdateEnd {
     pub(crate) exit_status: u8,
     /// The whole of it, for a person.
     pub(crate) message: String,
+    /// Somebody asked for it.
+    #[serde(default)]
+    pub(crate) cancelled: bool,
     pub(crate) failed_step: Option<String>,
     pub(crate) error: Option<String>,
     /// What did not go smoothly in a rollback.
     pub(crate) problems: Vec<String>,
     /// How long the guest stood still, if it did.
     pub(crate) paused_ns: Option<u64>,
+    /// What preflight found.
+    #[serde(default)]
+    pub(crate) findings: Vec<FindingReport>,
+}
+
+/// What preflight found, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FindingReport {
+    /// Whether it stops the update.
+    pub(crate) blocker: bool,
+    pub(crate) subject: String,
+    pub(crate) problem: String,
+    /// What to do.
+    pub(crate) remedy: String,
+}
+
+impl From<&Finding> for FindingReport {
+    fn from(finding: &Finding) -> Self {
+        Self {
+            blocker: finding.is_blocker(),
+            subject: finding.subject.clone(),
+            problem: finding.problem.clone(),
+            remedy: finding.remedy.clone(),
+        }
+    }
+}
+
+impl From<FindingReport> for Finding {
+    fn from(report: FindingReport) -> Self {
+        let FindingReport {
+            blocker,
+            subject,
+            problem,
+            remedy,
+        } = report;
+        if blocker {
+            Self::blocker(subject, problem, remedy)
+        } else {
+            Self::warning(subject, problem, remedy)
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,10 +266,12 @@ impl UpdateEnd {
             result: UpdateResult::Ready,
             exit_status: ExitStatus::Done.code(),
             message: "Nothing is in the way of this update; nothing was changed".into(),
+            cancelled: false,
             failed_step: None,
             error: None,
             problems: Vec::new(),
             paused_ns: None,
+            findings: Vec::new(),
         }
     }
 
@@ -199,10 +296,15 @@ impl UpdateEnd {
             result,
             exit_status: outcome.exit_status().code(),
             message: outcome.to_string(),
+            cancelled: matches!(outcome.error(), Some((_, UpdateError::Cancelled))),
             failed_step: outcome.error().map(|(step, _)| step.name().into()),
             error: outcome.error().map(|(_, error)| chain(error)),
             problems: problems.to_vec(),
             paused_ns,
+            findings: match outcome.error() {
+                Some((_, UpdateError::Blocked(found))) => found.iter().map(Into::into).collect(),
+                _ => Vec::new(),
+            },
         }
     }
 }

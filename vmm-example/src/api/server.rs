@@ -1,7 +1,7 @@
 //! The side of the VMM: a thread that listens, and one for each client.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::peer::{Connection, Peer, Received};
 use super::protocol::{Reply, Request};
 use crate::socket;
 
-/// The longest request in bytes.
-const MAX_REQUEST: u64 = 64 << 10;
 /// How long to wait after a client that could not be accepted.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -29,8 +28,8 @@ pub(crate) enum ServerError {
 
 /// Who answers.
 pub(crate) trait Service: Send + Sync {
-    /// Answers a request through `send`, the final reply last. Called from many threads.
-    fn serve(&self, request: Request, send: &mut dyn FnMut(&Reply));
+    /// Answers a client's request, the final reply last. Called from many threads.
+    fn serve(&self, request: Request, peer: &mut dyn Peer);
 }
 
 /// The API socket, bound; it goes when this does.
@@ -83,32 +82,17 @@ impl Drop for Server {
 }
 
 /// Serves a client until it hangs up.
-fn serve(service: &dyn Service, mut client: UnixStream) {
-    let Ok(reader) = client.try_clone() else {
-        return;
-    };
-    let mut reader = BufReader::new(reader);
-    let mut line = String::new();
-    while matches!(
-        reader.by_ref().take(MAX_REQUEST).read_line(&mut line),
-        Ok(1..)
-    ) {
-        // A client that no longer listens does not stop what it asked for.
-        let mut send = |reply: &Reply| drop(send_line(&mut client, reply));
-        match serde_json::from_str::<Request>(&line) {
-            Ok(request) => service.serve(request, &mut send),
-            Err(error) => send(&Reply::Error {
-                message: format!("Not a request: {error}"),
-            }),
+fn serve(service: &dyn Service, client: UnixStream) {
+    let mut peer = Connection::new(client);
+    loop {
+        match peer.receive(None) {
+            // A client that no longer listens does not stop what it asked for.
+            Received::Request(request) => service.serve(request, &mut peer),
+            Received::Nonsense(message) => drop(peer.send(&Reply::Error { message })),
+            Received::Nothing => {}
+            Received::Gone => return,
         }
-        line.clear();
     }
-}
-
-fn send_line(client: &mut UnixStream, reply: &Reply) -> io::Result<()> {
-    let mut line = serde_json::to_string(reply)?;
-    line.push('\n');
-    client.write_all(line.as_bytes())
 }
 
 #[cfg(test)]
@@ -116,18 +100,19 @@ mod tests {
     use super::*;
     use crate::api::Client;
     use crate::api::protocol::{UpdateEnd, UpdateEvent, UpdateRequest};
+    use std::io::{BufRead, BufReader, Write};
     use vmm_fdbox::update::Event;
 
     /// Answers updates with an event and an end, all else with a refusal.
     struct Fake;
 
     impl Service for Fake {
-        fn serve(&self, request: Request, send: &mut dyn FnMut(&Reply)) {
+        fn serve(&self, request: Request, peer: &mut dyn Peer) {
             if matches!(request, Request::LiveUpdate(_)) {
-                send(&Reply::Event(UpdateEvent::new(1, &Event::RollingBack)));
-                send(&Reply::UpdateEnd(UpdateEnd::ready()));
+                peer.send(&Reply::Event(UpdateEvent::new(1, &Event::RollingBack)));
+                peer.send(&Reply::UpdateEnd(UpdateEnd::ready()));
             } else {
-                send(&Reply::Error {
+                peer.send(&Reply::Error {
                     message: "no".into(),
                 });
             }

@@ -1,5 +1,7 @@
 //! Commands that a VMM answers with yes or no.
 
+use std::io::{self, Write};
+
 use anyhow::bail;
 use vmm_fdbox::update::ExitStatus;
 
@@ -11,6 +13,33 @@ use crate::cli::ApiArgs;
 pub(super) fn ask(args: &ApiArgs, request: &Request) -> anyhow::Result<ExitStatus> {
     match Client::connect(&args.api_socket)?.ask(request, |_| {})? {
         Reply::Ok => Ok(ExitStatus::Done),
+        Reply::Error { message } => bail!(message),
+        other => bail!("The VMM gave an unexpected answer: {other:?}"),
+    }
+}
+
+/// Prints all that happens to a guest, until its VMM ends or nobody reads.
+pub(super) fn events(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
+    let mut client = Client::connect(&args.api_socket)?;
+    client.listen(&Request::Events, |reply| match reply {
+        Reply::Notice(notice) => {
+            let mut out = io::stdout().lock();
+            writeln!(out, "{}", serde_json::to_string(notice)?)?;
+            out.flush()
+        }
+        Reply::Error { message } => Err(io::Error::other(message.clone())),
+        _ => Ok(()),
+    })?;
+    Ok(ExitStatus::Done)
+}
+
+/// Prints a guest's figures.
+pub(super) fn metrics(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
+    match Client::connect(&args.api_socket)?.ask(&Request::Metrics, |_| {})? {
+        Reply::Metrics { text } => {
+            print!("{text}");
+            Ok(ExitStatus::Done)
+        }
         Reply::Error { message } => bail!(message),
         other => bail!("The VMM gave an unexpected answer: {other:?}"),
     }

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context, bail};
 use vmm_fdbox::update::ExitStatus;
 
+use super::fleet;
+use super::progress::Progress;
+use super::table::table;
 use crate::api::Client;
 use crate::api::protocol::{
     EventKind, NextKernelFiles, Reply, Request, UpdateEnd, UpdateEvent, UpdateRequest,
@@ -13,14 +16,21 @@ use crate::api::protocol::{
 use crate::cli::LiveUpdateArgs;
 
 pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
+    if fleet::is_meant(&args) {
+        return fleet::live_update(args);
+    }
     let json = args.json;
-    let mut client = Client::connect(&args.api_socket)?;
+    let socket = args.api_socket.first().context("No --api-socket")?;
+    let mut client = Client::connect(socket)?;
     let request = Request::LiveUpdate(request(args)?);
-    let reply = client.ask(&request, |reply| match (reply, json) {
-        (reply, true) => print_json(reply),
-        (Reply::Event(event), false) => println!("{}", describe(event)),
+    let progress = (!json).then(Progress::start);
+    let reply = client.ask(&request, |reply| match (reply, &progress) {
+        (reply, None) => print_json(reply),
+        (Reply::Event(event), Some(progress)) => show(event, progress),
         _ => {}
-    })?;
+    });
+    drop(progress);
+    let reply = reply?;
     let end = match &reply {
         Reply::UpdateEnd(end) => end.clone(),
         Reply::Error { message } => bail!("{message}"),
@@ -52,7 +62,7 @@ fn request(args: LiveUpdateArgs) -> anyhow::Result<UpdateRequest> {
 }
 
 /// The VMM has another working directory: it gets absolute paths.
-fn next_kernel(
+pub(super) fn next_kernel(
     kernel: &Path,
     initramfs: Option<PathBuf>,
     cmdline: Option<String>,
@@ -77,8 +87,27 @@ fn print_json(reply: &Reply) {
     }
 }
 
+/// Shows an event, and what goes on after it.
+fn show(event: &UpdateEvent, progress: &Progress) {
+    progress.clear();
+    println!("{}", describe(event));
+    let step = event.step.as_deref().unwrap_or_default();
+    match (event.event, step) {
+        // Nothing is written while the guest stands.
+        (EventKind::Started, "pause") => progress.say(""),
+        (EventKind::Started, step) => progress.say(step),
+        (EventKind::Progress, step) => {
+            progress.say(&format!(
+                "{step}: {}",
+                event.message.as_deref().unwrap_or_default()
+            ));
+        }
+        _ => progress.say(""),
+    }
+}
+
 /// An event as a line.
-fn describe(event: &UpdateEvent) -> String {
+pub(super) fn describe(event: &UpdateEvent) -> String {
     let step = event.step.as_deref().unwrap_or_default();
     let message = event.message.as_deref().unwrap_or_default();
     let what = match event.event {
@@ -88,6 +117,7 @@ fn describe(event: &UpdateEvent) -> String {
         EventKind::Failed => format!("{step} failed: {message}"),
         EventKind::RollingBack => "rolling back".into(),
         EventKind::Problem => format!("problem: {message}"),
+        EventKind::Progress => format!("{step}: {message}"),
         EventKind::Other => message.into(),
     };
     format!("{:>10.3} ms  {what}", event.ns as f64 / 1e6)
@@ -95,6 +125,25 @@ fn describe(event: &UpdateEvent) -> String {
 
 /// What an operator reads last: on standard output if it went well.
 fn print_end(end: &UpdateEnd) {
+    let severity = |blocker| if blocker { "blocker" } else { "warning" };
+    let rows: Vec<_> = end
+        .findings
+        .iter()
+        .map(|found| {
+            [
+                severity(found.blocker).to_owned(),
+                found.subject.clone(),
+                found.problem.clone(),
+                found.remedy.clone(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        print!(
+            "{}",
+            table(["SEVERITY", "WHAT", "PROBLEM", "WHAT TO DO"], &rows)
+        );
+    }
     if end.exit_status == ExitStatus::Done.code() {
         println!("{}", end.message);
         return;

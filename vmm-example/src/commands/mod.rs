@@ -1,11 +1,16 @@
 //! The commands, one file each.
 
 mod control;
+mod fleet;
 mod live_update;
+mod manual;
+mod progress;
 mod resume;
+mod resume_all;
 mod run;
 mod serve;
 mod status;
+mod table;
 
 use vmm_fdbox::update::ExitStatus;
 
@@ -23,5 +28,9 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Pause(args) => control::ask(&args, &Request::Pause),
         Command::Continue(args) => control::ask(&args, &Request::Resume),
         Command::Shutdown(args) => control::ask(&args, &Request::Shutdown),
+        Command::Events(args) => control::events(&args),
+        Command::Metrics(args) => control::metrics(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }
 }

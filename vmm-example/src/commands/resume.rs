@@ -5,14 +5,15 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use vmm_fdbox::update::{ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan, Resumed};
-use vmm_fdbox::{BoxStore, Control, FdName};
+use vmm_fdbox::{BoxName, BoxStore, Control, FdName};
 
+use super::resume_all;
 use super::serve::Surroundings;
 use crate::cli::ResumeArgs;
 use crate::error::{chain, warn};
@@ -32,18 +33,26 @@ const REBUILD: &str = "rebuild";
 const HEAD_START: Duration = Duration::from_millis(200);
 
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
+    if args.all.all {
+        return resume_all::resume(args);
+    }
+    let box_name = args.box_name.as_ref().context("No --box")?;
     let host = Host::open()?;
     let control = Control::open()?;
     let around = Surroundings::open(&args.console, args.api_socket.as_deref())?;
-    let ((machine, notes), resumed) = match rebuild(args, &control, &host, &around) {
+    let ((machine, notes), resumed) = match rebuild(args, box_name, &control, &host, &around) {
         Ok(rebuilt) => rebuilt,
         Err(failed) => {
-            warn(&format!("Cannot resume {}: {failed}", args.box_name));
+            warn(&format!("Cannot resume {box_name}: {failed}"));
+            if args.all.supervised {
+                resume_all::tell_failure(&failed.to_string());
+            }
             return Ok(failed.exit_status());
         }
     };
     let vmm = Vmm::start(machine, around.end.clone());
-    report(args, vmm.machine(), &notes, resumed);
+    let report = report(args, box_name, &vmm, &notes, resumed);
+    vmm.chronicle().arrived(report.blackout());
     around.serve(vmm)
 }
 
@@ -51,14 +60,19 @@ type Rebuilt<'a, S> = ((Machine, RestoreNotes), Resumed<'a, S>);
 
 fn rebuild<'a, S: BoxStore>(
     args: &ResumeArgs,
+    box_name: &BoxName,
     store: &'a S,
     host: &Host,
     around: &Surroundings,
 ) -> Result<Rebuilt<'a, S>, Box<ResumeFailed>> {
-    let mut plan = ResumePlan::new(args.box_name.clone(), &state::KNOWN);
+    let mut plan = ResumePlan::new(box_name.clone(), &state::KNOWN);
     plan.userspace_boottime_ns = args.init_uptime.map(|seconds| (seconds * 1e9) as u64);
     plan.fail_at = args.fail_at;
-    Incoming::open(store, plan)?.restore(|incoming| build(incoming, host, around))
+    let incoming = Incoming::open(store, plan)?;
+    if args.all.supervised {
+        resume_all::wait_for_turn(state::position(incoming.frame()));
+    }
+    incoming.restore(|incoming| build(incoming, host, around))
 }
 
 /// Takes everything out of the box and makes a parked guest of it.
@@ -90,10 +104,12 @@ fn build<S: BoxStore>(
 /// Reports and deletes the box, once the guest runs. Whatever fails here, the guest goes on.
 fn report<S: BoxStore>(
     args: &ResumeArgs,
-    machine: &Machine,
+    box_name: &BoxName,
+    vmm: &Vmm,
     notes: &RestoreNotes,
     mut resumed: Resumed<'_, S>,
-) {
+) -> ResumeReport {
+    let machine = vmm.machine();
     resumed.running_at(wait_for_entry(machine));
     // The guest has a backlog, and perhaps only this CPU.
     thread::sleep(HEAD_START);
@@ -101,21 +117,24 @@ fn report<S: BoxStore>(
     if let Err(error) = &finished.deleted {
         warn(&format!("The guest runs, but its empty box stays: {error}"));
     }
-    let report = ResumeReport::new(&args.box_name, machine, notes, &finished);
-    if let Err(error) = show(args, &report) {
+    let report = ResumeReport::new(box_name, machine, notes, &finished);
+    if let Err(error) = show(args, box_name, &report) {
         warn(&format!(
             "The guest runs, but its report is lost: {}",
             chain(error.as_ref())
         ));
     }
+    report
 }
 
-fn show(args: &ResumeArgs, report: &ResumeReport) -> anyhow::Result<()> {
+fn show(args: &ResumeArgs, box_name: &BoxName, report: &ResumeReport) -> anyhow::Result<()> {
     let json = serde_json::to_string(report)?;
     if let Some(path) = &args.report {
-        write_report(path, &json)?;
+        write_report(&report_path(path, &box_name.to_string()), &json)?;
     }
-    if args.json {
+    if args.all.supervised {
+        resume_all::tell_report(report)?;
+    } else if args.json {
         writeln!(io::stdout(), "{json}")?;
     } else {
         write!(io::stderr(), "{report}")?;
@@ -133,8 +152,17 @@ fn wait_for_entry(machine: &Machine) -> u64 {
     }
 }
 
+/// Where the report of `name` goes: a directory gets a file for it.
+pub(super) fn report_path(path: &Path, name: &str) -> PathBuf {
+    if path.is_dir() {
+        path.join(format!("{name}.json"))
+    } else {
+        path.into()
+    }
+}
+
 /// In one piece: a reader that waits for the file finds all of it.
-fn write_report(path: &Path, json: &str) -> anyhow::Result<()> {
+pub(super) fn write_report(path: &Path, json: &str) -> anyhow::Result<()> {
     let context = || format!("Cannot write {}", path.display());
     let partial = path.with_extension("partial");
     fs::write(&partial, format!("{json}\n")).with_context(context)?;

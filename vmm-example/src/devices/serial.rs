@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Console;
+use crate::metrics::{Counted, Metrics};
 
 const BASE: u16 = 0x3f8;
 const PORTS: u16 = 8;
@@ -64,11 +66,28 @@ impl Trigger for Irq {
 
 /// The port's end of the console.
 #[derive(Debug)]
-struct Line(Arc<Console>);
+struct Line {
+    console: Arc<Console>,
+    /// Bytes that the guest has written.
+    written: Arc<AtomicU64>,
+}
+
+impl Line {
+    fn new(console: Arc<Console>) -> (Self, Arc<AtomicU64>) {
+        let written = Arc::<AtomicU64>::default();
+        let line = Self {
+            console,
+            written: written.clone(),
+        };
+        (line, written)
+    }
+}
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.output(bytes);
+        self.console.output(bytes);
+        self.written
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes.len())
     }
 
@@ -81,6 +100,7 @@ impl Write for Line {
 #[derive(Debug)]
 pub(crate) struct SerialPort {
     inner: Mutex<Inner>,
+    written: Arc<AtomicU64>,
 }
 
 struct Inner {
@@ -110,14 +130,27 @@ impl Inner {
     }
 }
 
+impl Counted for SerialPort {
+    fn count(&self, metrics: &mut Metrics) {
+        let written = self.written.load(Ordering::Relaxed);
+        metrics.counter(
+            "serial_written_bytes_total",
+            "Bytes that the guest wrote to its serial port.",
+            &[(&[], written)],
+        );
+    }
+}
+
 impl SerialPort {
     pub(crate) fn new(irq: EventFd, console: Arc<Console>) -> Self {
-        let uart = Serial::new(Irq(irq), Line(console));
+        let (line, written) = Line::new(console);
+        let uart = Serial::new(Irq(irq), line);
         Self {
             inner: Mutex::new(Inner {
                 uart,
                 pending: VecDeque::new(),
             }),
+            written,
         }
     }
 
@@ -139,11 +172,13 @@ impl SerialPort {
             scratch: state.scratch,
             in_buffer: state.in_buffer.clone(),
         };
-        let uart = Serial::from_state(&saved, Irq(irq), NoEvents, Line(console))
-            .map_err(|_| SerialStateError)?;
+        let (line, written) = Line::new(console);
+        let uart =
+            Serial::from_state(&saved, Irq(irq), NoEvents, line).map_err(|_| SerialStateError)?;
         let pending = state.pending_input.iter().copied().collect();
         Ok(Self {
             inner: Mutex::new(Inner { uart, pending }),
+            written,
         })
     }
 

@@ -1,7 +1,10 @@
 //! The guest's side of an update, and running one for a client.
 
+pub(crate) mod joint;
+
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use vmm_fdbox::frame::FrameWriter;
@@ -11,7 +14,8 @@ use vmm_fdbox::update::{
 };
 use vmm_fdbox::{BoxName, BoxStore, Clock, Control, FdName, Finding};
 
-use crate::api::protocol::{Reply, UpdateEnd, UpdateEvent, UpdateRequest};
+use crate::api::peer::Peer;
+use crate::api::protocol::{FindingReport, Reply, UpdateEnd, UpdateEvent, UpdateRequest};
 use crate::error::chain;
 use crate::machine::{Machine, MachineError};
 use crate::state::{self, GuestState};
@@ -73,11 +77,15 @@ impl Movable for Machine {
 ///
 /// The box gets duplicates: mappings, vCPUs and events stay, so the guest runs on while the
 /// box is sealed, and what a rollback gives back can be dropped.
-struct Moving<'a, M>(&'a M);
+struct Moving<'a, M> {
+    machine: &'a M,
+    /// The guest's place in the order in which guests are resumed.
+    position: Option<u32>,
+}
 
 impl<M: Movable> Guest for Moving<'_, M> {
     fn preflight(&mut self) -> Vec<Finding> {
-        if self.0.has_steady_tsc() {
+        if self.machine.has_steady_tsc() {
             return Vec::new();
         }
         vec![Finding::warning(
@@ -88,7 +96,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
     }
 
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
-        let fds = self.0.duplicate_fds().map_err(party_error)?;
+        let fds = self.machine.duplicate_fds().map_err(party_error)?;
         fds.into_iter()
             .map(|(name, fd)| {
                 Ok(NamedFd {
@@ -100,8 +108,8 @@ impl<M: Movable> Guest for Moving<'_, M> {
     }
 
     fn pause(&mut self) -> Result<(), PartyError> {
-        self.0.park();
-        if self.0.has_ended() {
+        self.machine.park();
+        if self.machine.has_ended() {
             Err("The guest has come to its end".into())
         } else {
             Ok(())
@@ -109,11 +117,12 @@ impl<M: Movable> Guest for Moving<'_, M> {
     }
 
     fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError> {
-        self.0
-            .save()
-            .map_err(party_error)?
-            .write(frame)
-            .map_err(party_error)
+        let state = self.machine.save().map_err(party_error)?;
+        state.write(frame).map_err(party_error)?;
+        if let Some(position) = self.position {
+            state::write_position(frame, position).map_err(party_error)?;
+        }
+        Ok(())
     }
 
     fn give_back(&mut self, _: &FdName, _: OwnedFd) -> Result<(), PartyError> {
@@ -121,7 +130,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
     }
 
     fn resume_in_place(&mut self) -> Result<(), PartyError> {
-        self.0.run_on();
+        self.machine.run_on();
         Ok(())
     }
 }
@@ -146,43 +155,107 @@ struct Order {
     plan: Plan,
     dry_run: bool,
     cancel_after: Option<Step>,
+    /// The guest's place in the order in which guests are resumed.
+    position: Option<u32>,
+    watch: Watch,
+}
+
+/// Hears of each event at once, in the blackout too.
+#[derive(Clone, Default)]
+struct Watch(Option<OnEvent>);
+
+/// Something that hears of events, whatever thread they are on.
+pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+impl Watch {
+    fn tell(&self, event: &Event) {
+        if let Some(watch) = &self.0 {
+            watch(event);
+        }
+    }
 }
 
 /// Runs an update for a client.
-pub(crate) fn serve(vmm: &Vmm, request: &UpdateRequest, send: &mut dyn FnMut(&Reply)) {
-    let cancel = match vmm.begin_update() {
-        Ok(cancel) => cancel,
-        Err(refusal) => return send(&refusal.into()),
+pub(crate) fn serve(vmm: &Vmm, request: &UpdateRequest, peer: &mut dyn Peer) {
+    let machine = vmm.machine();
+    let order = plan(machine, request.box_name.as_deref(), &request.fail_at)
+        .and_then(|plan| Order::new(plan, request));
+    // A client that no longer listens does not stop what it asked for.
+    let mut send = |reply: &Reply| {
+        peer.send(reply);
     };
-    let order = order(vmm.machine(), request).map(|mut order| {
-        order.plan.cancel = cancel;
-        order
+    let reply = in_update(vmm, order, |order| {
+        execute(machine, order, request, &mut send)
     });
-    let reply = match order {
-        Ok(order) => Reply::UpdateEnd(execute(vmm.machine(), order, request, send)),
-        Err(error) => Reply::Error {
-            message: chain(&error),
-        },
+    finish(vmm, &reply, peer);
+}
+
+/// Carries out an order of this VMM's, with everything else kept away from the guest.
+fn in_update(
+    vmm: &Vmm,
+    order: Result<Order, BadRequest>,
+    execute: impl FnOnce(Order) -> UpdateEnd,
+) -> Reply {
+    let mut order = match order {
+        Ok(order) => order,
+        Err(error) => {
+            return Reply::Error {
+                message: chain(&error),
+            };
+        }
     };
-    vmm.end_update();
-    send(&reply);
-    if matches!(&reply, Reply::UpdateEnd(end) if end.is_handed_over()) {
+    order.plan.cancel = match vmm.begin_update() {
+        Ok(cancel) => cancel,
+        Err(refusal) => return refusal.into(),
+    };
+    order.watch = Watch(Some(vmm.update_watch()));
+    let end = execute(order);
+    vmm.end_update(&end);
+    Reply::UpdateEnd(end)
+}
+
+/// Tells the client how it ended, and ends the VMM if the guest is another's.
+fn finish(vmm: &Vmm, reply: &Reply, peer: &mut dyn Peer) {
+    peer.send(reply);
+    if matches!(reply, Reply::UpdateEnd(end) if end.is_handed_over()) {
         vmm.end(GuestEnd::HandedOver);
     }
 }
 
-fn order(machine: &Machine, request: &UpdateRequest) -> Result<Order, BadRequest> {
-    let step = |name: &Option<String>| name.as_deref().map(str::parse::<Step>).transpose();
-    let name = request.box_name.as_deref().unwrap_or(machine.name());
+fn step(name: &Option<String>) -> Result<Option<Step>, BadRequest> {
+    Ok(name.as_deref().map(str::parse).transpose()?)
+}
+
+/// The library's plan for this guest.
+fn plan(
+    machine: &Machine,
+    box_name: Option<&str>,
+    fail_at: &Option<String>,
+) -> Result<Plan, BadRequest> {
+    let name = box_name.unwrap_or(machine.name());
     let name = BoxName::new(name).map_err(|_| BadRequest::Name(name.into()))?;
     let mut plan = Plan::new(name, clock(machine.host_tsc_khz()), state::PRODUCER);
     plan.state_bytes = state::frame_capacity(machine.cpus());
-    plan.fail_at = step(&request.fail_at)?;
-    Ok(Order {
-        plan,
-        dry_run: request.dry_run,
-        cancel_after: step(&request.cancel_after)?,
-    })
+    plan.fail_at = step(fail_at)?;
+    Ok(plan)
+}
+
+impl Order {
+    fn new(plan: Plan, request: &UpdateRequest) -> Result<Self, BadRequest> {
+        Ok(Self {
+            plan,
+            dry_run: request.dry_run,
+            cancel_after: step(&request.cancel_after)?,
+            position: None,
+            watch: Watch::default(),
+        })
+    }
 }
 
 /// The host's TSC, with the frequency that KVM knows, or else a measured one.
@@ -230,6 +303,8 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
         plan,
         dry_run,
         cancel_after,
+        position,
+        watch,
     } = order;
     let mut reporter = Reporter::new(plan.clock, send);
     let cancel = plan.cancel.clone();
@@ -237,9 +312,10 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
         if matches!(event, Event::Done(step) if Some(*step) == cancel_after) {
             cancel.cancel();
         }
+        watch.tell(event);
         reporter.report(ticks, event);
     };
-    let mut guest = Moving(machine);
+    let mut guest = Moving { machine, position };
     let update = Update::new(store, host, &mut guest, plan).observed_by(&mut observer);
     let end = if dry_run {
         update
@@ -248,8 +324,7 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
     } else {
         UpdateEnd::new(&update.run())
     };
-    reporter.flush();
-    end
+    reporter.end(end)
 }
 
 /// Sends events to a client, but nothing while the guest waits.
@@ -260,6 +335,7 @@ struct Reporter<'a> {
     /// The guest is being paused, or is.
     blackout: bool,
     held: Vec<Reply>,
+    warnings: Vec<FindingReport>,
 }
 
 impl<'a> Reporter<'a> {
@@ -270,10 +346,14 @@ impl<'a> Reporter<'a> {
             send,
             blackout: false,
             held: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
     fn report(&mut self, ticks: u64, event: &Event) {
+        if let Event::Warning(finding) = event {
+            self.warnings.push(finding.into());
+        }
         let ns = self.clock.to_ns(ticks.saturating_sub(self.begin));
         let reply = Reply::Event(UpdateEvent::new(ns, event));
         if self.blackout {
@@ -285,8 +365,11 @@ impl<'a> Reporter<'a> {
         self.blackout |= *event == Event::Started(Step::Pause);
     }
 
-    fn flush(&mut self) {
+    /// Sends what was held back, and returns the end with all that preflight found.
+    fn end(&mut self, mut end: UpdateEnd) -> UpdateEnd {
         self.held.drain(..).for_each(|reply| (self.send)(&reply));
+        end.findings.append(&mut self.warnings);
+        end
     }
 }
 

@@ -15,8 +15,8 @@ use crate::state::sample::guest_v1;
 
 /// A machine that notes what is done with it.
 #[derive(Default)]
-struct FakeMachine {
-    calls: RefCell<Vec<&'static str>>,
+pub(super) struct FakeMachine {
+    pub(super) calls: RefCell<Vec<&'static str>>,
     save_fails: bool,
     ended: bool,
 }
@@ -59,11 +59,11 @@ impl Movable for FakeMachine {
     }
 }
 
-fn name() -> BoxName {
+pub(super) fn name() -> BoxName {
     BoxName::new("vm0").unwrap()
 }
 
-fn an_order() -> Order {
+pub(super) fn an_order() -> Order {
     let clock = Clock::tsc(NonZeroU32::new(1_000_000).unwrap());
     let mut plan = Plan::new(name(), clock, state::PRODUCER);
     plan.state_bytes = state::frame_capacity(2);
@@ -71,6 +71,8 @@ fn an_order() -> Order {
         plan,
         dry_run: false,
         cancel_after: None,
+        position: None,
+        watch: Watch::default(),
     }
 }
 

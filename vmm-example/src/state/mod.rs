@@ -21,9 +21,10 @@ const CLOCK: &str = "clock";
 const SERIAL: &str = "serial";
 const PM: &str = "acpi-pm";
 const CONSOLE: &str = "console";
+const RESUME_ORDER: &str = "resume-order";
 
 /// All sections that this program reads.
-pub(crate) const KNOWN: [KnownSection; 8] = [
+pub(crate) const KNOWN: [KnownSection; 9] = [
     KnownSection::new(MACHINE, 1, 1),
     KnownSection::new(VCPUS, 1, 1),
     KnownSection::new(IRQCHIP, 1, 1),
@@ -32,6 +33,7 @@ pub(crate) const KNOWN: [KnownSection; 8] = [
     KnownSection::new(SERIAL, 1, 1),
     KnownSection::new(PM, 1, 1),
     KnownSection::new(CONSOLE, 1, 1),
+    KnownSection::new(RESUME_ORDER, 1, 1),
 ];
 
 /// What the frame says wrote it.
@@ -60,6 +62,25 @@ pub(crate) struct MachineStateV1 {
 pub(crate) struct ConsoleStateV1 {
     #[serde(with = "serde_bytes")]
     pub(crate) unsent: Vec<u8>,
+}
+
+/// When the guest is resumed among others, version 1. Only there if somebody set an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ResumeOrderV1 {
+    /// 0 is resumed first.
+    position: u32,
+}
+
+/// Notes the guest's place in the order in which guests are resumed.
+pub(crate) fn write_position(frame: &mut FrameWriter<'_>, position: u32) -> Result<(), FrameError> {
+    let order = ResumeOrderV1 { position };
+    frame.add(RESUME_ORDER, 1, Need::Optional, &order)
+}
+
+/// The guest's place in the order; none if nobody set one, or if this program cannot read it.
+pub(crate) fn position<B: AsRef<[u8]>>(frame: &Frame<B>) -> Option<u32> {
+    let order: Option<ResumeOrderV1> = frame.read_optional(RESUME_ORDER).unwrap_or_default();
+    order.map(|order| order.position)
 }
 
 /// A guest without its memory.

@@ -15,6 +15,7 @@ use thiserror::Error;
 use vmm_sys_util::errno;
 
 use crate::devices::{PortBus, PortWrite};
+use crate::metrics::{Counted, Metrics};
 use crate::tsc;
 use gate::{Gate, Order};
 
@@ -53,6 +54,7 @@ pub(crate) struct Vcpus {
 
 struct Vcpu {
     fd: Arc<Mutex<VcpuFd>>,
+    exits: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,8 +82,10 @@ impl Vcpus {
         };
         for (id, fd) in (0u8..).zip(fds) {
             let fd = Arc::new(Mutex::new(fd));
+            let exits = Arc::<AtomicU64>::default();
             let runner = Runner {
                 gate: all.gate.clone(),
+                exits: exits.clone(),
                 first_entry: all.first_entry.clone(),
                 ended: all.ended.clone(),
                 fd: fd.clone(),
@@ -94,6 +98,7 @@ impl Vcpus {
                 .map_err(|source| VcpuError::Spawn { id, source })?;
             all.vcpus.push(Vcpu {
                 fd,
+                exits,
                 thread: Some(thread),
             });
         }
@@ -139,6 +144,23 @@ impl Vcpus {
     }
 }
 
+impl Counted for Vcpus {
+    fn count(&self, metrics: &mut Metrics) {
+        let names: Vec<String> = (0..self.vcpus.len()).map(|id| id.to_string()).collect();
+        let labels: Vec<_> = names.iter().map(|id| [("vcpu", id.as_str())]).collect();
+        let samples: Vec<_> = labels
+            .iter()
+            .zip(&self.vcpus)
+            .map(|(labels, vcpu)| (&labels[..], vcpu.exits.load(Ordering::Relaxed)))
+            .collect();
+        metrics.counter(
+            "vcpu_exits_total",
+            "Times that the vCPU left the guest for this process.",
+            &samples,
+        );
+    }
+}
+
 impl Drop for Vcpus {
     fn drop(&mut self) {
         self.gate.give(Order::Quit);
@@ -157,6 +179,8 @@ fn lock(fd: &Mutex<VcpuFd>) -> MutexGuard<'_, VcpuFd> {
 /// What a vCPU's thread owns.
 struct Runner {
     gate: Arc<Gate>,
+    /// Times that the guest was left.
+    exits: Arc<AtomicU64>,
     first_entry: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
     fd: Arc<Mutex<VcpuFd>>,
@@ -218,7 +242,9 @@ impl Runner {
     }
 
     fn enter(&self, vcpu: &mut VcpuFd) -> Entered {
-        match vcpu.run() {
+        let exit = vcpu.run();
+        self.exits.fetch_add(1, Ordering::Relaxed);
+        match exit {
             Ok(VcpuExit::IoIn(port, data)) => self.bus.read(port, data),
             Ok(VcpuExit::IoOut(port, data)) => {
                 if self.bus.write(port, data) == PortWrite::Ended {

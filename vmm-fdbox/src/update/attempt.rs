@@ -201,7 +201,16 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             .take_fds()
             .map_err(guest_error("The guest cannot give its descriptors"))?
             .into_iter();
-        let result = fds.by_ref().try_for_each(|fd| self.put_one(fd));
+        let total = fds.len();
+        let result = fds.by_ref().try_for_each(|fd| {
+            self.tell(&Event::Progress {
+                step: Step::PutFds,
+                done: self.boxed.len(),
+                total,
+                next: fd.name.to_string(),
+            });
+            self.put_one(fd)
+        });
         self.held.extend(fds);
         result
     }

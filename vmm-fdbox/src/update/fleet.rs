@@ -237,6 +237,10 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     fn outcome(self, failure: Option<Failure>, problems: Vec<String>) -> FleetOutcome {
         let member = |place: Place<M>| MemberOutcome {
             name: place.member.name().to_owned(),
+            findings: place
+                .stopped
+                .as_ref()
+                .map_or_else(Vec::new, |stopped| stopped.findings.clone()),
             stopped: place.stopped,
             not_ready: place.not_ready,
         };

@@ -14,6 +14,17 @@ pub enum Event {
     Warning(Finding),
     /// A step begins.
     Started(Step),
+    /// A step goes on: so much of it is done, and this is next.
+    Progress {
+        /// The step.
+        step: Step,
+        /// Parts that are done.
+        done: usize,
+        /// Parts in all.
+        total: usize,
+        /// The part that is next.
+        next: String,
+    },
     /// A step succeeded.
     Done(Step),
     /// A step failed, and why.

@@ -120,6 +120,8 @@ pub struct MemberOutcome {
     pub stopped: Option<Stopped>,
     /// It was not ready: the others went on without it, or back because of it.
     pub not_ready: bool,
+    /// What preflight found.
+    pub findings: Vec<Finding>,
 }
 
 /// How the update of a fleet ended, in a host that it did not leave.

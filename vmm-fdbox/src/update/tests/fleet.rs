@@ -353,6 +353,7 @@ fn a_lost_guest_is_the_worst_that_is_told() {
                 ..Stopped::untouched("")
             }),
             not_ready: false,
+            findings: Vec::new(),
         };
         FleetOutcome {
             failure: Some((Step::Seal, String::new())),

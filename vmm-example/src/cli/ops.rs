@@ -1,0 +1,82 @@
+//! Options of what concerns more than one guest, and of what helps an operator.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use clap_complete::Shell;
+use vmm_fdbox::update::NotReady;
+
+/// Where the API sockets of a host's guests are, unless somebody says otherwise.
+pub(crate) const RUN_DIR: &str = "/run/vmm-example";
+
+/// What `live-update` needs to know of many guests.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FleetArgs {
+    /// Update all guests whose VMMs listen on *.sock in the run directory.
+    #[arg(long, conflicts_with = "api_socket")]
+    pub(crate) all: bool,
+    /// The directory of the API sockets.
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
+    pub(crate) run_dir: PathBuf,
+    /// When a guest is not ready: update nobody, or leave that guest behind. It then runs
+    /// until the jump, which ends it as if its power was cut.
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "abort")]
+    pub(crate) not_ready: NotReadyArg,
+    /// The order in which the guests are resumed, by name. The others follow, together.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) order: Vec<String>,
+    /// The guest that --fail-at is about, for tests.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub(crate) fail_guest: Option<String>,
+}
+
+/// What happens when a guest is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NotReadyArg {
+    Abort,
+    Leave,
+}
+
+impl From<NotReadyArg> for NotReady {
+    fn from(arg: NotReadyArg) -> Self {
+        match arg {
+            NotReadyArg::Abort => Self::Abort,
+            NotReadyArg::Leave => Self::Leave,
+        }
+    }
+}
+
+/// What `resume` needs to know of many guests.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ResumeAllArgs {
+    /// Resume every guest that waits in a sealed box, each in a process of its own, and
+    /// exit when all of them run. The exit status is that of the guest that fared worst.
+    #[arg(long, conflicts_with_all = ["box_name", "api_socket", "console"])]
+    pub(crate) all: bool,
+    /// The directory for API sockets (NAME.sock) and consoles (NAME.console) with --all.
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
+    pub(crate) run_dir: PathBuf,
+    /// With --all in an initramfs with systemd: mark the VMMs so that systemd does not end
+    /// them when it leaves the initramfs.
+    #[arg(long, requires = "all")]
+    pub(crate) from_initramfs: bool,
+    /// Say when the state is read, wait to be told to go on, then report: for --all.
+    #[arg(long, hide = true, conflicts_with = "all")]
+    pub(crate) supervised: bool,
+}
+
+/// Print what a shell needs to complete this command's options.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: Shell,
+}
+
+/// Write the man pages into a directory.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The directory; it is created if need be.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}

@@ -1,0 +1,153 @@
+//! A guest of the update, reached over the API socket of its VMM.
+
+use std::path::{Path, PathBuf};
+
+use vmm_fdbox::update::{ExitStatus, Member, Stopped};
+
+use super::output::Output;
+use crate::api::Client;
+use crate::api::joint::JoinRequest;
+use crate::api::protocol::{Reply, Request, UpdateEnd, UpdateResult};
+use crate::error::chain;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct RemoteMember {
+    name: String,
+    socket: PathBuf,
+    /// Or why the VMM cannot be asked.
+    client: Result<Client, String>,
+    /// What it is asked to join.
+    pub(super) order: JoinRequest,
+    output: Output,
+}
+
+impl RemoteMember {
+    /// Asks the VMM for its guest's name. A VMM that does not answer is a guest that is not
+    /// ready, named by its socket.
+    pub(super) fn connect(socket: &Path, output: &Output) -> Self {
+        let asked = Client::connect(socket).and_then(|mut client| {
+            let reply = client.ask(&Request::Status, |_| {})?;
+            Ok((client, reply))
+        });
+        let stem = || socket.file_stem().unwrap_or_default().to_string_lossy();
+        let (name, client) = match asked {
+            Ok((client, Reply::Status(status))) => (status.name, Ok(client)),
+            Ok((_, reply)) => (stem().into(), Err(unexpected(&reply))),
+            Err(error) => (stem().into(), Err(chain(&error))),
+        };
+        Self {
+            name,
+            socket: socket.into(),
+            client,
+            order: JoinRequest::default(),
+            output: output.clone(),
+        }
+    }
+
+    pub(super) fn guest(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.socket.clone()
+    }
+
+    /// Has the VMM do its share of a step.
+    fn ask(&mut self, request: &Request) -> Result<Reply, Stopped> {
+        let client = self
+            .client
+            .as_mut()
+            .map_err(|why| Stopped::untouched(&*why))?;
+        let (output, name) = (&self.output, &self.name);
+        client
+            .ask(request, |reply| output.guest_event(name, reply))
+            .map_err(|error| {
+                // Nobody can tell what became of it; its VMM gave no sign of life.
+                let why = chain(&error);
+                self.client = Err(why.clone());
+                Stopped {
+                    status: ExitStatus::GuestLost,
+                    ..Stopped::untouched(why)
+                }
+            })
+    }
+
+    fn go_on(&mut self, request: &Request) -> Result<(), Stopped> {
+        match self.ask(request)? {
+            Reply::StepDone { .. } => {
+                self.output.member_done();
+                Ok(())
+            }
+            Reply::UpdateEnd(end) => Err(stopped(end)),
+            Reply::Error { message } => Err(Stopped::untouched(message)),
+            other => Err(Stopped::untouched(unexpected(&other))),
+        }
+    }
+}
+
+fn unexpected(reply: &Reply) -> String {
+    format!("The VMM gave an unexpected answer: {reply:?}")
+}
+
+fn stopped(end: UpdateEnd) -> Stopped {
+    Stopped {
+        status: match end.result {
+            UpdateResult::Ready | UpdateResult::NothingChanged => ExitStatus::NothingChanged,
+            UpdateResult::RolledBack => ExitStatus::RolledBack,
+            UpdateResult::GuestLost => ExitStatus::GuestLost,
+            UpdateResult::HandedOver => ExitStatus::Done,
+        },
+        message: end.message,
+        cancelled: end.cancelled,
+        paused_ns: end.paused_ns,
+        findings: end.findings.into_iter().map(Into::into).collect(),
+    }
+}
+
+impl Member for RemoteMember {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn preflight(&mut self) -> Result<(), Stopped> {
+        self.go_on(&Request::JoinUpdate(self.order.clone()))
+    }
+
+    fn prepare(&mut self) -> Result<(), Stopped> {
+        self.go_on(&Request::Prepare)
+    }
+
+    fn pause(&mut self) -> Result<(), Stopped> {
+        self.go_on(&Request::PauseAndSave)
+    }
+
+    /// A VMM that waits for the jump says nothing unless it has to.
+    fn cancel_asked(&mut self) -> bool {
+        self.client.as_mut().is_ok_and(Client::has_something_to_say)
+    }
+
+    fn roll_back(&mut self) -> Stopped {
+        match self.ask(&Request::RollBack) {
+            Ok(Reply::UpdateEnd(end)) => stopped(end),
+            Ok(Reply::Error { message }) => Stopped::untouched(message),
+            Ok(other) => Stopped::untouched(unexpected(&other)),
+            Err(stopped) => stopped,
+        }
+    }
+
+    fn hand_over(&mut self) -> Result<(), Stopped> {
+        match self.ask(&Request::HandOver)? {
+            Reply::UpdateEnd(end) if end.is_handed_over() => {
+                let gone = Err("The VMM has ended".into());
+                if let Ok(client) = std::mem::replace(&mut self.client, gone) {
+                    // Whoever takes the guest over finds its old VMM gone.
+                    client.wait_for_end();
+                }
+                Ok(())
+            }
+            Reply::UpdateEnd(end) => Err(stopped(end)),
+            other => Err(Stopped::untouched(unexpected(&other))),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `live-update` of many guests: this process tells their VMMs when, and jumps.
+
+mod discover;
+mod member;
+mod output;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::bail;
+use vmm_fdbox::update::{
+    CancelFlag, ExitStatus, Fleet, FleetOutcome, FleetPlan, Host, KexecHost, NextKernel, SameHost,
+};
+
+use self::member::RemoteMember;
+use self::output::Output;
+use super::live_update::next_kernel;
+use crate::api::joint::JoinRequest;
+use crate::cli::LiveUpdateArgs;
+use crate::interrupt;
+
+/// Whether the options are about more than one guest.
+pub(super) fn is_meant(args: &LiveUpdateArgs) -> bool {
+    args.fleet.all || args.api_socket.len() != 1
+}
+
+pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
+    let output = Output::new(args.json);
+    let members = members(&args, &output)?;
+    let cancel = CancelFlag::new();
+    watch_for_interrupt(&members, &cancel)?;
+    let plan = FleetPlan {
+        not_ready: args.fleet.not_ready.into(),
+        cancel,
+        fail_at: args.fail_at.filter(|_| args.fleet.fail_guest.is_none()),
+    };
+    let dry_run = args.dry_run;
+    let outcome = match args.kernel {
+        Some(kernel) => {
+            let next = next_kernel(&kernel, args.initramfs, args.cmdline)?;
+            let mut host = KexecHost::new(NextKernel::Files {
+                kernel: next.kernel,
+                initramfs: next.initramfs,
+                cmdline: next.cmdline,
+            });
+            drive(&mut host, members, plan, dry_run, &output)
+        }
+        None => drive(&mut SameHost, members, plan, dry_run, &output),
+    };
+    output.end(&outcome, dry_run);
+    Ok(outcome.exit_status())
+}
+
+fn drive<H: Host>(
+    host: &mut H,
+    members: Vec<RemoteMember>,
+    plan: FleetPlan,
+    dry_run: bool,
+    output: &Output,
+) -> FleetOutcome {
+    let _ticker = output.ticker();
+    let fleet = Fleet::new(host, members, plan).observed_by(|event| output.fleet_event(event));
+    if dry_run {
+        fleet.dry_run()
+    } else {
+        fleet.run()
+    }
+}
+
+/// The guests that take part, each with its order to join.
+fn members(args: &LiveUpdateArgs, output: &Output) -> anyhow::Result<Vec<RemoteMember>> {
+    let sockets = if args.fleet.all {
+        discover::sockets(&args.fleet.run_dir)?
+    } else {
+        args.api_socket.clone()
+    };
+    let same_kernel = args.kernel.is_none();
+    let members: Vec<_> = sockets
+        .iter()
+        .map(|socket| RemoteMember::connect(socket, output))
+        .collect();
+    let names: Vec<&str> = members.iter().map(RemoteMember::guest).collect();
+    check_names(&names, &args.fleet.order)?;
+    if args.box_name.is_some() && names.len() > 1 {
+        bail!("--box names one box, for one guest");
+    }
+    let join = |mut member: RemoteMember| {
+        let name = member.guest().to_owned();
+        let fails = args.fleet.fail_guest.as_ref() == Some(&name);
+        member.order = JoinRequest {
+            box_name: args.box_name.as_ref().map(ToString::to_string),
+            same_kernel,
+            position: position(&args.fleet.order, &name),
+            fail_at: args
+                .fail_at
+                .filter(|_| fails)
+                .map(|step| step.name().into()),
+        };
+        member
+    };
+    Ok(members.into_iter().map(join).collect())
+}
+
+/// A guest's place in the order; none if nobody set one. Guests that are not named follow.
+fn position(order: &[String], name: &str) -> Option<u32> {
+    let named = order.iter().position(|other| other == name);
+    let last = (!order.is_empty()).then_some(order.len());
+    named.or(last).and_then(|at| u32::try_from(at).ok())
+}
+
+fn check_names(names: &[&str], order: &[String]) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = names.iter().find(|name| !seen.insert(**name)) {
+        bail!("Two guests are named {twice}: their boxes would be the same");
+    }
+    if let Some(unknown) = order.iter().find(|name| !seen.contains(name.as_str())) {
+        bail!("--order names {unknown}, and there is no such guest here");
+    }
+    Ok(())
+}
+
+/// An interrupt cancels the update: here between the steps, and in the VMMs within one.
+fn watch_for_interrupt(members: &[RemoteMember], cancel: &CancelFlag) -> anyhow::Result<()> {
+    let sockets: Vec<_> = members.iter().map(RemoteMember::socket).collect();
+    let cancel = cancel.clone();
+    interrupt::then(move || {
+        cancel.cancel();
+        sockets.iter().for_each(|socket| ask_to_cancel(socket));
+    })
+}
+
+fn ask_to_cancel(socket: &Path) {
+    // Whoever has no update on says so; nothing is to be done about either.
+    let client = crate::api::Client::connect(socket);
+    let _ = client.map(|mut client| client.ask(&crate::api::protocol::Request::Cancel, |_| {}));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! What the operator of a fleet reads.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use vmm_fdbox::Finding;
+use vmm_fdbox::update::{ExitStatus, FleetEvent, FleetOutcome, MemberOutcome};
+
+use super::super::live_update::describe;
+use super::super::progress::Progress;
+use super::super::table::table;
+use crate::api::protocol::{FindingReport, Reply};
+
+/// Shows what happens, to a person or a program.
+#[derive(Clone, Debug)]
+pub(super) struct Output {
+    json: bool,
+    /// In tests nobody reads it.
+    silent: bool,
+    screen: Arc<Mutex<Screen>>,
+}
+
+#[derive(Debug, Default)]
+struct Screen {
+    step: String,
+    done: usize,
+    progress: Option<Progress>,
+}
+
+/// Shows progress until it is dropped.
+#[derive(Debug)]
+pub(super) struct Ticker(Output);
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.0.screen().progress = None;
+    }
+}
+
+/// A guest's event, for a program.
+#[derive(Serialize)]
+struct GuestLine<'a> {
+    guest: &'a str,
+    #[serde(flatten)]
+    reply: &'a Reply,
+}
+
+/// The end, for a program.
+#[derive(Debug, Serialize)]
+struct End<'a> {
+    reply: &'static str,
+    result: &'static str,
+    exit_status: u8,
+    message: String,
+    failed_step: Option<&'static str>,
+    guests: Vec<GuestEnd<'a>>,
+    findings: Vec<FindingReport>,
+    problems: &'a [String],
+}
+
+#[derive(Debug, Serialize)]
+struct GuestEnd<'a> {
+    name: &'a str,
+    result: &'static str,
+    message: Option<&'a str>,
+    paused_ns: Option<u64>,
+    findings: Vec<FindingReport>,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self {
+            json,
+            silent: cfg!(test),
+            screen: Arc::default(),
+        }
+    }
+
+    pub(super) fn ticker(&self) -> Ticker {
+        if !self.json {
+            self.screen().progress = Some(Progress::start());
+        }
+        Ticker(self.clone())
+    }
+
+    /// A guest has done its share of the step.
+    pub(super) fn member_done(&self) {
+        let mut screen = self.screen();
+        screen.done += 1;
+        let text = format!("{}: {} guests done", screen.step, screen.done);
+        if let Some(progress) = &screen.progress {
+            progress.say(&text);
+        }
+    }
+
+    pub(super) fn guest_event(&self, guest: &str, reply: &Reply) {
+        if self.json {
+            self.json_line(&GuestLine { guest, reply });
+        } else if let Reply::Event(event) = reply {
+            self.line(&format!("{guest}: {}", describe(event)));
+        }
+    }
+
+    pub(super) fn fleet_event(&self, event: &FleetEvent<'_>) {
+        if let FleetEvent::Started(step) = event {
+            let mut screen = self.screen();
+            (screen.step, screen.done) = (step.name().into(), 0);
+        }
+        let (kind, guest, text) = match event {
+            FleetEvent::Started(step) => ("started", None, format!("{step} ...")),
+            FleetEvent::Done(step) => ("done", None, format!("{step} done")),
+            FleetEvent::NotReady(name, stopped) => {
+                let text = format!("{name} is not ready and left behind: {}", stopped.message);
+                ("left-behind", Some(*name), text)
+            }
+            FleetEvent::Warning(finding) => ("warning", None, format!("warning: {finding}")),
+            FleetEvent::RollingBack => ("rolling-back", None, "rolling back".into()),
+            _ => return,
+        };
+        if self.json {
+            self.json_line(&serde_json::json!({
+                "reply": "fleet-event", "event": kind, "guest": guest, "message": text,
+            }));
+        } else {
+            self.line(&format!("all: {text}"));
+        }
+    }
+
+    /// The end of it all, in a host that was not left.
+    pub(super) fn end(&self, outcome: &FleetOutcome, dry_run: bool) {
+        let end = end(outcome, dry_run);
+        if self.json {
+            self.json_line(&end);
+            return;
+        }
+        let text = text(outcome, &end);
+        if end.exit_status == ExitStatus::Done.code() {
+            self.line(text.trim_end());
+        } else {
+            let _ = write!(io::stderr(), "{text}");
+        }
+    }
+
+    fn json_line(&self, value: &impl Serialize) {
+        if let Ok(line) = serde_json::to_string(value) {
+            self.line(&line);
+        }
+    }
+
+    fn line(&self, line: &str) {
+        let screen = self.screen();
+        if let Some(progress) = &screen.progress {
+            progress.clear();
+        }
+        if !self.silent {
+            // Nobody reads it: the update goes on.
+            let _ = writeln!(io::stdout(), "{line}");
+        }
+    }
+
+    fn screen(&self) -> std::sync::MutexGuard<'_, Screen> {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn end(outcome: &FleetOutcome, dry_run: bool) -> End<'_> {
+    let status = outcome.exit_status();
+    let message = match &outcome.failure {
+        Some((step, why)) => format!("{step} failed: {why}"),
+        None if dry_run => "Nothing is in the way of this update; nothing was changed".into(),
+        None => "Handed over".into(),
+    };
+    End {
+        reply: "fleet-end",
+        result: match status {
+            ExitStatus::Done if dry_run => "ready",
+            status => result(status),
+        },
+        exit_status: status.code(),
+        message,
+        failed_step: outcome.failure.as_ref().map(|(step, _)| step.name()),
+        guests: outcome
+            .members
+            .iter()
+            .map(|member| guest_end(member, outcome, dry_run))
+            .collect(),
+        findings: outcome.findings.iter().map(Into::into).collect(),
+        problems: &outcome.problems,
+    }
+}
+
+fn guest_end<'a>(member: &'a MemberOutcome, outcome: &FleetOutcome, dry_run: bool) -> GuestEnd<'a> {
+    let stopped = member.stopped.as_ref();
+    GuestEnd {
+        name: &member.name,
+        result: match stopped {
+            None if dry_run => "ready",
+            None => "handed-over",
+            Some(_) if member.not_ready && outcome.failure.is_none() => "left-behind",
+            Some(stopped) => result(stopped.status),
+        },
+        message: stopped.map(|stopped| stopped.message.as_str()),
+        paused_ns: stopped.and_then(|stopped| stopped.paused_ns),
+        findings: member.findings.iter().map(Into::into).collect(),
+    }
+}
+
+fn result(status: ExitStatus) -> &'static str {
+    match status {
+        ExitStatus::Done => "handed-over",
+        ExitStatus::Error => "error",
+        ExitStatus::NothingChanged => "nothing-changed",
+        ExitStatus::RolledBack => "rolled-back",
+        ExitStatus::GuestLost => "guest-lost",
+    }
+}
+
+fn text(outcome: &FleetOutcome, end: &End<'_>) -> String {
+    let mut text = format!("{}: {}\n", end.result, end.message);
+    let findings: Vec<_> = outcome
+        .members
+        .iter()
+        .flat_map(|member| member.findings.iter().map(|f| (member.name.as_str(), f)))
+        .collect();
+    let of_host = outcome.findings.iter().map(|finding| ("(host)", finding));
+    let rows: Vec<_> = of_host.chain(findings).map(finding_row).collect();
+    if !rows.is_empty() {
+        let heading = ["GUEST", "SEVERITY", "WHAT", "PROBLEM", "WHAT TO DO"];
+        text += &table(heading, &rows);
+    }
+    let rows: Vec<_> = end
+        .guests
+        .iter()
+        .map(|guest| {
+            let stood = guest
+                .paused_ns
+                .map(|ns| format!("{:.3} ms", ns as f64 / 1e6));
+            [
+                guest.name.into(),
+                guest.result.into(),
+                stood.unwrap_or_else(|| "-".into()),
+                guest.message.unwrap_or_default().into(),
+            ]
+        })
+        .collect();
+    text += &table(["GUEST", "RESULT", "STOOD STILL", "MESSAGE"], &rows);
+    for problem in end.problems {
+        text += &format!("{problem}\n");
+    }
+    text
+}
+
+fn finding_row((guest, finding): (&str, &Finding)) -> [String; 5] {
+    let severity = if finding.is_blocker() {
+        "blocker"
+    } else {
+        "warning"
+    };
+    [
+        guest.into(),
+        severity.into(),
+        finding.subject.clone(),
+        finding.problem.clone(),
+        finding.remedy.clone(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_fdbox::update::{Step, Stopped};
+
+    fn outcome() -> FleetOutcome {
+        let blocker = Finding::blocker("Box vm1", "there is one already", "delete it");
+        let stopped = Stopped {
+            findings: vec![blocker.clone()],
+            ..Stopped::untouched("Nothing changed: preflight failed")
+        };
+        FleetOutcome {
+            failure: Some((Step::Preflight, "vm1: no".into())),
+            members: vec![
+                MemberOutcome {
+                    name: "vm0".into(),
+                    stopped: None,
+                    not_ready: false,
+                    findings: Vec::new(),
+                },
+                MemberOutcome {
+                    name: "vm1".into(),
+                    stopped: Some(stopped),
+                    not_ready: true,
+                    findings: vec![blocker],
+                },
+            ],
+            findings: vec![Finding::blocker("kexec", "it is off", "switch it on")],
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_dry_run_names_every_blocker_as_table_and_json() {
+        let outcome = outcome();
+        let end = end(&outcome, true);
+        let json = serde_json::to_value(&end).unwrap();
+        assert_eq!(json["exit_status"], 10);
+        assert_eq!(json["guests"][0]["result"], "ready");
+        assert_eq!(json["guests"][1]["result"], "nothing-changed");
+        assert_eq!(json["guests"][1]["findings"][0]["subject"], "Box vm1");
+        assert_eq!(json["findings"][0]["remedy"], "switch it on");
+        let text = text(&outcome, &end);
+        assert!(
+            text.contains("(host)  blocker   kexec    it is off"),
+            "{text}"
+        );
+        assert!(text.contains("vm1     blocker   Box vm1"), "{text}");
+    }
+
+    #[test]
+    fn who_is_left_behind_is_named() {
+        let outcome = FleetOutcome {
+            failure: None,
+            findings: Vec::new(),
+            ..outcome()
+        };
+        let json = serde_json::to_value(end(&outcome, false)).unwrap();
+        assert_eq!(json["exit_status"], 0);
+        assert_eq!(json["guests"][0]["result"], "handed-over");
+        assert_eq!(json["guests"][1]["result"], "left-behind");
+    }
+}

@@ -1,0 +1,190 @@
+//! `resume --all`: every guest that waits, each in a process of its own.
+//!
+//! A guest's process reads its state, says its place in the order and waits for its turn;
+//! then it rebuilds the guest, runs it, reports, and stays as its VMM. All of that over its
+//! standard input and output, one JSON object a line. If this process dies the guests do
+//! not wait for ever: a turn that nobody gives is taken.
+
+mod child;
+mod report;
+
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::{fs, thread};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use vmm_fdbox::update::{ExitStatus, STATE_FD};
+use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, SealedFdBox};
+
+use self::child::Child;
+use self::report::Total;
+use super::resume::{report_path, write_report};
+use crate::cli::ResumeArgs;
+use crate::error::{chain, warn};
+use crate::report::ResumeReport;
+
+/// What a guest's process says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "said", rename_all = "kebab-case")]
+enum Said {
+    /// The state is read; the guest's place in the order.
+    Ready {
+        position: Option<u32>,
+    },
+    /// The guest runs.
+    Runs {
+        report: Box<ResumeReport>,
+    },
+    Failed {
+        message: String,
+    },
+}
+
+fn say(said: &Said) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(said)?)?;
+    out.flush()
+}
+
+/// In the guest's process: says that it could go on, and waits until it may.
+pub(super) fn wait_for_turn(position: Option<u32>) {
+    // Whatever goes wrong with this, the guest is not to wait for it.
+    if say(&Said::Ready { position }).is_ok() {
+        let _ = io::stdin().lock().read_line(&mut String::new());
+    }
+}
+
+/// In the guest's process: the guest runs.
+pub(super) fn tell_report(report: &ResumeReport) -> io::Result<()> {
+    let report = Box::new(report.clone());
+    say(&Said::Runs { report })
+}
+
+/// In the guest's process: the guest cannot run.
+pub(super) fn tell_failure(message: &str) {
+    let message = message.into();
+    // The exit status says so too.
+    let _ = say(&Said::Failed { message });
+}
+
+pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
+    let control = Control::open()?;
+    let boxes = waiting(&control)?;
+    let dir = &args.all.run_dir;
+    fs::create_dir_all(dir).with_context(|| format!("Cannot create {}", dir.display()))?;
+    let (sender, heard) = channel();
+    let children: Vec<_> = boxes
+        .iter()
+        .enumerate()
+        .map(|(at, name)| Child::spawn(name, args, listener(at, &sender)))
+        .collect();
+    drop(sender);
+    let total = supervise(children, &heard);
+    show(args, &total)?;
+    Ok(total.exit_status())
+}
+
+/// The sealed boxes with the state of a VM in them.
+fn waiting<S: BoxStore>(store: &S) -> anyhow::Result<Vec<BoxName>> {
+    let mut found = Vec::new();
+    for info in store.boxes()?.into_iter().filter(|info| info.sealed) {
+        let fds = match store.open_box(&info.name)? {
+            AnyBox::Sealed(sealed) => sealed.fds()?,
+            // Somebody unsealed it just now: it is theirs.
+            AnyBox::Open(_) => continue,
+        };
+        if fds.iter().any(|fd| fd.name.to_string() == STATE_FD) {
+            found.push(info.name);
+        }
+    }
+    Ok(found)
+}
+
+/// Something that a guest's process said; `None`: it says nothing more.
+type Word = (usize, Option<Said>);
+
+/// Passes on what a guest's process says.
+fn listener(at: usize, sender: &Sender<Word>) -> impl FnOnce(Box<dyn BufRead + Send>) + use<> {
+    let sender = sender.clone();
+    move |reader| {
+        thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if let Ok(said) = serde_json::from_str(&line) {
+                    let runs = matches!(said, Said::Runs { .. });
+                    // Who listens has nothing else to do.
+                    let _ = sender.send((at, Some(said)));
+                    if runs {
+                        return;
+                    }
+                }
+            }
+            let _ = sender.send((at, None));
+        });
+    }
+}
+
+/// Gives each guest its turn and gathers how it went.
+fn supervise(mut children: Vec<Child>, heard: &Receiver<Word>) -> Total {
+    // Who has not said its place might be first.
+    while children.iter().any(Child::is_silent) {
+        hear(&mut children, heard);
+    }
+    loop {
+        let turn = turns(&children);
+        for &at in &turn {
+            children[at].go();
+        }
+        while children.iter().any(Child::is_on) {
+            hear(&mut children, heard);
+        }
+        if turn.is_empty() {
+            return Total::of(children.into_iter().map(Child::finish).collect());
+        }
+    }
+}
+
+fn hear(children: &mut [Child], heard: &Receiver<Word>) {
+    match heard.recv() {
+        Ok((at, Some(said))) => children[at].said(said),
+        Ok((at, None)) => children[at].ended(),
+        // Nobody is left to say anything.
+        Err(_) => children.iter_mut().for_each(Child::ended),
+    }
+}
+
+/// Who goes next: the first place that waits, with all that share it. Those without a place
+/// come together, last.
+fn turns(children: &[Child]) -> Vec<usize> {
+    let key = |position: Option<u32>| position.map_or(u64::MAX, u64::from);
+    let waiting = children.iter().enumerate();
+    let waiting: Vec<_> = waiting
+        .filter_map(|(at, child)| Some((at, key(child.place()?))))
+        .collect();
+    let first = waiting.iter().map(|(_, key)| *key).min();
+    let same = waiting.into_iter().filter(|(_, key)| Some(*key) == first);
+    same.map(|(at, _)| at).collect()
+}
+
+fn show(args: &ResumeArgs, total: &Total) -> anyhow::Result<()> {
+    let json = serde_json::to_string(total)?;
+    if let Some(path) = &args.report
+        && let Err(error) = write_total(path, &json)
+    {
+        warn(&format!("The report is lost: {}", chain(error.as_ref())));
+    }
+    if args.json {
+        writeln!(io::stdout(), "{json}")?;
+    } else {
+        write!(io::stderr(), "{total}")?;
+    }
+    Ok(())
+}
+
+fn write_total(path: &Path, json: &str) -> anyhow::Result<()> {
+    write_report(&report_path(path, "total"), json)
+}
+
+#[cfg(test)]
+mod tests;

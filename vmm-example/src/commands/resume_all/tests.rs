@@ -1,0 +1,93 @@
+//! Whose turn it is, and what is told at the end.
+
+use vmm_fdbox::fake::FakeStore;
+use vmm_fdbox::{FdName, OpenFdBox};
+
+use super::*;
+
+fn child(name: &str, position: Option<u32>) -> Child {
+    let mut child = Child::fake(name);
+    child.said(Said::Ready { position });
+    child
+}
+
+fn failed(message: &str) -> Said {
+    Said::Failed {
+        message: message.into(),
+    }
+}
+
+#[test]
+fn named_guests_come_one_after_the_other_and_the_rest_together() {
+    let places = [Some(1), None, Some(0), None, Some(2), Some(2)];
+    let mut children: Vec<_> = places.map(|place| child("x", place)).into();
+    let mut order = Vec::new();
+    loop {
+        let turn = turns(&children);
+        if turn.is_empty() {
+            break;
+        }
+        for &at in &turn {
+            children[at].go();
+            children[at].ended();
+        }
+        order.push(turn);
+    }
+    assert_eq!(order, [vec![2], vec![0], vec![4, 5], vec![1, 3]]);
+}
+
+#[test]
+fn without_an_order_all_go_at_once() {
+    let children: Vec<_> = (0..4).map(|_| child("x", None)).collect();
+    assert_eq!(turns(&children), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_guest_that_fails_holds_nobody_up() {
+    let (sender, heard) = channel();
+    let words: [Word; 6] = [
+        (0, Some(Said::Ready { position: Some(1) })),
+        (1, Some(failed("no state"))),
+        (1, None),
+        (2, Some(Said::Ready { position: Some(0) })),
+        (2, Some(failed("no KVM"))),
+        (0, None),
+    ];
+    words
+        .into_iter()
+        .for_each(|word| sender.send(word).unwrap());
+    let children = ["a", "b", "c"].map(Child::fake).into();
+    let total = supervise(children, &heard);
+    assert_eq!(total.exit_status(), ExitStatus::NothingChanged);
+    let json = serde_json::to_value(&total).unwrap();
+    assert_eq!((&json["failed"], &json["resumed"]), (&3.into(), &0.into()));
+    assert_eq!(json["guests"][1]["error"], "no state");
+    assert_eq!(json["guests"][2]["position"], 0);
+    assert!(total.to_string().contains("failed (10)"), "{total}");
+}
+
+#[test]
+fn only_sealed_boxes_with_a_state_are_resumed() {
+    let store = FakeStore::new();
+    let file = || std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap());
+    let state = FdName::new(STATE_FD).unwrap();
+    for (name, fd, seal) in [
+        ("guest", &state, true),
+        ("open", &state, false),
+        ("other", &FdName::new("page").unwrap(), true),
+    ] {
+        let open = store.create(&BoxName::new(name).unwrap()).unwrap();
+        open.put(fd, file()).unwrap();
+        if seal {
+            open.seal().unwrap();
+        }
+    }
+    assert_eq!(waiting(&store).unwrap(), [BoxName::new("guest").unwrap()]);
+}
+
+#[test]
+fn nobody_to_resume_is_no_failure() {
+    let total = Total::of(Vec::new());
+    assert_eq!(total.exit_status(), ExitStatus::Done);
+    assert!(total.to_string().contains("No guest waits"));
+}
