@@ -8,6 +8,8 @@ use vmm_fdbox::update::Step;
 
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 
+#[cfg(test)]
+mod dist;
 mod ops;
 
 pub(crate) use ops::{CompletionsArgs, FleetArgs, ManArgs, ResumeAllArgs};

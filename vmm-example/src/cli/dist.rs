@@ -1,0 +1,102 @@
+//! What is installed beside the program uses commands and options that there are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
+
+use clap::Parser;
+
+use super::{Cli, Command};
+
+fn dist() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("dist")
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The lines of a file that run the program, from its name on.
+fn calls(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| {
+            let line = line.strip_prefix("ExecStart=").unwrap_or(line).trim();
+            let line = line.strip_prefix("/usr/bin/").unwrap_or(line);
+            let line = line.strip_suffix(" || true").unwrap_or(line);
+            line.starts_with("vmm-example ").then(|| line.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn every_call_of_the_program_parses() {
+    let mut commands = Vec::new();
+    for path in files(&dist()) {
+        for call in calls(&fs::read_to_string(&path).unwrap()) {
+            let call = call.replace("\"$uptime\"", "1.5").replace("%I", "7.3");
+            let parsed = Cli::try_parse_from(call.split(' '));
+            let cli = parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            commands.push(cli.command);
+        }
+    }
+    let resumes = |command: &&Command| matches!(command, Command::Resume(args) if args.all.all);
+    let updates = |command: &&Command| matches!(command, Command::LiveUpdate(a) if a.fleet.all);
+    assert_eq!(commands.iter().filter(resumes).count(), 3);
+    assert_eq!(commands.iter().filter(updates).count(), 1);
+}
+
+#[test]
+fn scripts_are_shell() {
+    let scripts = files(&dist())
+        .into_iter()
+        .filter(|path| path.extension().is_none_or(|end| end == "sh"));
+    for script in scripts {
+        let text = fs::read_to_string(&script).unwrap();
+        assert!(text.starts_with("#!/bin/sh\n"), "{}", script.display());
+        let checked = Process::new("sh").arg("-n").arg(&script).status().unwrap();
+        assert!(checked.success(), "{}", script.display());
+    }
+}
+
+/// systemd's own opinion, where there is a systemd.
+#[test]
+fn systemd_understands_the_units() {
+    let dir = tempfile::tempdir().unwrap();
+    let units = files(&dist())
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "service"));
+    for unit in units {
+        let name = unit.file_name().unwrap().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&unit).unwrap();
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            let known = line.starts_with(['#', '[']) || line.contains('=');
+            assert!(known, "{name}: {line}");
+        }
+        // What is installed elsewhere is not here: any program does.
+        let text = text
+            .replace("/usr/bin/vmm-example", "/bin/true")
+            .replace("/sbin/modprobe", "/bin/true");
+        let copy = dir.path().join(name.replace("@.", "@7.3."));
+        fs::write(&copy, text).unwrap();
+        let verify = Process::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(&copy)
+            .output();
+        let Ok(verify) = verify else {
+            continue;
+        };
+        let said = String::from_utf8_lossy(&verify.stderr);
+        let ours: Vec<&str> = said.lines().filter(|line| line.contains(&name)).collect();
+        assert!(ours.is_empty(), "{name}: {}", ours.join("\n"));
+    }
+}
