@@ -72,3 +72,8 @@ pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};
 pub use seal_error::{SealError, SealReason, SealReport};
 pub use store::{BoxStore, OpenFdBox, SealedFdBox};
+
+/// The code in the guide is tested as the library's own.
+#[cfg(all(doctest, feature = "fake"))]
+#[doc = include_str!("../../docs/integrating.md")]
+struct Integrating;
