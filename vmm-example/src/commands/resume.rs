@@ -111,6 +111,9 @@ fn report<S: BoxStore>(
 ) -> ResumeReport {
     let machine = vmm.machine();
     resumed.running_at(wait_for_entry(machine));
+    if args.all.supervised {
+        resume_all::tell_entry();
+    }
     // The guest has a backlog, and perhaps only this CPU.
     thread::sleep(HEAD_START);
     let finished = resumed.finish();

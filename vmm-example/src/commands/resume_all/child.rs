@@ -21,6 +21,9 @@ enum State {
     Waits(Option<u32>),
     /// It rebuilds the guest.
     On,
+    /// The guest runs.
+    Entered,
+    /// And it has said how that went.
     Runs(Box<ResumeReport>),
     Failed(String),
 }
@@ -70,6 +73,11 @@ impl Child {
         matches!(self.state, State::On)
     }
 
+    /// Whether its guest runs and it has not said how that went.
+    pub(super) fn owes_report(&self) -> bool {
+        matches!(self.state, State::Entered)
+    }
+
     /// Its place in the order, if it waits for its turn.
     pub(super) fn place(&self) -> Option<Option<u32>> {
         match self.state {
@@ -93,6 +101,7 @@ impl Child {
                 self.position = position;
                 State::Waits(position)
             }
+            Said::Entered => State::Entered,
             Said::Runs { report } => State::Runs(report),
             Said::Failed { message } => State::Failed(message),
         };
@@ -101,7 +110,7 @@ impl Child {
     /// It says nothing more.
     pub(super) fn ended(&mut self) {
         if !matches!(self.state, State::Runs(_) | State::Failed(_)) {
-            let message = "Its VMM ended before the guest ran; see what it wrote to standard error";
+            let message = "Its VMM ended before it reported; see what it wrote to standard error";
             self.state = State::Failed(message.into());
         }
     }

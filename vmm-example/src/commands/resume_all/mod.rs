@@ -33,7 +33,9 @@ enum Said {
     Ready {
         position: Option<u32>,
     },
-    /// The guest runs.
+    /// The guest runs: the next one may.
+    Entered,
+    /// How it went.
     Runs {
         report: Box<ResumeReport>,
     },
@@ -57,6 +59,12 @@ pub(super) fn wait_for_turn(position: Option<u32>) {
 }
 
 /// In the guest's process: the guest runs.
+pub(super) fn tell_entry() {
+    // Who does not hear this hears the report.
+    let _ = say(&Said::Entered);
+}
+
+/// In the guest's process: how it went.
 pub(super) fn tell_report(report: &ResumeReport) -> io::Result<()> {
     let report = Box::new(report.clone());
     say(&Said::Runs { report })
@@ -140,6 +148,9 @@ fn supervise(mut children: Vec<Child>, heard: &Receiver<Word>) -> Total {
             hear(&mut children, heard);
         }
         if turn.is_empty() {
+            while children.iter().any(Child::owes_report) {
+                hear(&mut children, heard);
+            }
             return Total::of(children.into_iter().map(Child::finish).collect());
         }
     }

@@ -67,6 +67,30 @@ fn a_guest_that_fails_holds_nobody_up() {
 }
 
 #[test]
+fn the_next_guest_waits_for_the_one_before_to_run_and_not_for_its_report() {
+    let (sender, heard) = channel();
+    let words: [Word; 5] = [
+        (0, Some(Said::Ready { position: Some(1) })),
+        (1, Some(Said::Ready { position: Some(0) })),
+        (1, Some(Said::Entered)),
+        (0, Some(failed("no KVM"))),
+        (1, None),
+    ];
+    words
+        .into_iter()
+        .for_each(|word| sender.send(word).unwrap());
+    let total = supervise(["a", "b"].map(Child::fake).into(), &heard);
+    let json = serde_json::to_value(&total).unwrap();
+    assert_eq!(json["guests"][0]["error"], "no KVM");
+    assert!(
+        json["guests"][1]["error"]
+            .as_str()
+            .unwrap()
+            .contains("report")
+    );
+}
+
+#[test]
 fn only_sealed_boxes_with_a_state_are_resumed() {
     let store = FakeStore::new();
     let file = || std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap());
