@@ -37,6 +37,10 @@ pub enum HostKind {
     Guest,
     /// The same with two CPUs in the host.
     GuestSmp,
+    /// Several guests that one kexec takes along: two CPUs, and a host of its own.
+    Guests,
+    /// Several guests in one kernel.
+    GuestsOneBoot,
     /// A guest in one kernel: the update is to fail or to be called off.
     GuestOneBoot,
 }
@@ -44,7 +48,7 @@ pub enum HostKind {
 impl HostKind {
     /// Whether a scenario itself jumps into the next kernel.
     pub fn jumps(self) -> bool {
-        matches!(self, Self::Guest | Self::GuestSmp)
+        matches!(self, Self::Guest | Self::GuestSmp | Self::Guests)
     }
 
     /// Whether a scenario has a host of its own.
@@ -52,8 +56,13 @@ impl HostKind {
         self.jumps() || self == Self::Forged
     }
 
+    /// Whether guests run in a host that an update must not leave.
+    pub fn stays_with_guest(self) -> bool {
+        matches!(self, Self::GuestOneBoot | Self::GuestsOneBoot)
+    }
+
     /// Whether guests run in the host.
     pub fn has_guest(self) -> bool {
-        self.jumps() || self == Self::GuestOneBoot
+        self.jumps() || self.stays_with_guest()
     }
 }

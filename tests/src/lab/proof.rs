@@ -1,5 +1,6 @@
 //! What a run proves: the guest's own reports before and after, compared.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -53,11 +54,41 @@ pub(crate) struct Update {
 
 /// The updates that a record holds, each of them checked.
 pub(crate) fn updates(record: &Record) -> Result<Vec<Update>> {
+    updates_of(record, "", |at| last_beat(record, at))
+}
+
+/// The one update of each of several guests, by the guest's name.
+pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
+    let names = record
+        .values
+        .iter()
+        .filter_map(|value| value.name.strip_prefix("resume "));
+    let mut found = Vec::new();
+    for name in names {
+        // Whose heartbeats are whose, the consoles do not tell.
+        let updates = updates_of(record, &format!(" {name}"), |_| None);
+        let mut updates = updates.with_context(|| format!("Guest {name}"))?;
+        ensure!(updates.len() == 1, "Guest {name}: more than one update");
+        found.extend(updates.pop().map(|update| (name.to_owned(), update)));
+    }
+    let boots: BTreeSet<&str> = found
+        .iter()
+        .map(|(_, update)| update.after.boot_id.as_str())
+        .collect();
+    ensure!(boots.len() == found.len(), "Two guests are the same one");
+    Ok(found)
+}
+
+fn updates_of(
+    record: &Record,
+    ending: &str,
+    last_beat: impl Fn(Duration) -> Option<(u64, u64)>,
+) -> Result<Vec<Update>> {
     let named = |name: &str| -> Vec<&Value> {
         record
             .values
             .iter()
-            .filter(|value| value.name == name)
+            .filter(|value| value.name.strip_suffix(ending) == Some(name))
             .collect()
     };
     let (witnesses, resumes) = (named("witness"), named("resume"));
@@ -85,10 +116,7 @@ pub(crate) fn updates(record: &Record) -> Result<Vec<Update>> {
             resume,
             blackout,
         };
-        update.check(
-            after.at.saturating_sub(before.at),
-            last_beat(record, after.at),
-        )?;
+        update.check(after.at.saturating_sub(before.at), last_beat(after.at))?;
         updates.push(update);
     }
     Ok(updates)

@@ -63,10 +63,9 @@ impl Group<'_> {
                     HostKind::LargeKexec => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
                 },
-            cpus: if self.kind == HostKind::GuestSmp {
-                2
-            } else {
-                1
+            cpus: match self.kind {
+                HostKind::GuestSmp | HostKind::Guests | HostKind::GuestsOneBoot => 2,
+                _ => 1,
             },
             cmdline: match self.kind {
                 HostKind::WithoutKho => "kho=off".to_owned(),
@@ -84,7 +83,7 @@ impl Group<'_> {
         let mut stages: Vec<_> = (0..self.kernels)
             .map(|index| self.stage(index, guest))
             .collect();
-        if self.kind == HostKind::GuestOneBoot {
+        if self.kind.stays_with_guest() {
             // A kernel to load, which is not to be reached.
             stages.push(StageSpec {
                 kernel: Flavour::B,

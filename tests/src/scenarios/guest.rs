@@ -16,18 +16,18 @@ use serde_json::Value;
 use crate::check::equal;
 use crate::console::Console;
 
-const VMM: &str = "/bin/vmm-example";
-const KERNEL: &str = "/guest/kernel";
-const INITRAMFS: &str = "/guest/initramfs";
+pub(crate) const VMM: &str = "/bin/vmm-example";
+pub(crate) const KERNEL: &str = "/guest/kernel";
+pub(crate) const INITRAMFS: &str = "/guest/initramfs";
 /// `reboot=t`: the guest ends by a triple fault, which any VMM understands.
-const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=t";
+pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=t";
 
 /// A guest's boot under two layers of emulation, and the writing of its pattern.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
 /// Checking every page.
-const REPORT_LIMIT: Duration = Duration::from_secs(60);
-const BEAT_LIMIT: Duration = Duration::from_secs(20);
-const END_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const BEAT_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// What kind of guest.
 #[derive(Debug, Clone)]
@@ -229,7 +229,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    fn of(command: &mut Command) -> Result<Self> {
+    pub(crate) fn of(command: &mut Command) -> Result<Self> {
         let output = command
             .stdin(Stdio::null())
             .output()
@@ -240,6 +240,16 @@ impl Ended {
         Ok(Self {
             status: output.status.code(),
             text,
+        })
+    }
+
+    /// The same for a command that leaves processes behind: they have its streams, which are
+    /// not waited for.
+    pub(crate) fn of_long_lived(command: &mut Command) -> Result<Self> {
+        let status = command.stdin(Stdio::null()).status();
+        Ok(Self {
+            status: status.context("Run vmm-example")?.code(),
+            text: String::new(),
         })
     }
 
@@ -279,17 +289,22 @@ impl Spec {
 }
 
 #[derive(Debug)]
-struct Vmm(Child);
+pub(crate) struct Vmm(Child);
 
 impl Vmm {
-    fn still_runs(&mut self) -> Result<()> {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn();
+        Ok(Self(child.context("Run the VMM")?))
+    }
+
+    pub(crate) fn still_runs(&mut self) -> Result<()> {
         match self.0.try_wait()? {
             Some(status) => bail!("The VMM ended: {status}"),
             None => Ok(()),
         }
     }
 
-    fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let pid = Pid::from_raw(self.0.id() as i32).context("A process has a number")?;
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
         let deadline = Instant::now() + limit;

@@ -4,6 +4,7 @@ mod cases;
 mod check;
 mod console;
 mod fdbox;
+mod fleet;
 mod guest;
 mod host;
 mod kvm;

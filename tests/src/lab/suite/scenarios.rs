@@ -137,7 +137,15 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
         .filter(|failure| mine(failure.during));
     errors.extend(failures.map(ToString::to_string));
     if listed.host.jumps() && errors.is_empty() {
-        match proof::updates(record) {
+        let updates = match listed.host {
+            // Each of them had its own.
+            HostKind::Guests => proof::of_guests(record).map(|guests| {
+                let all = guests.into_iter().map(|(_, update)| update);
+                all.take(listed.kernels - 1).collect()
+            }),
+            _ => proof::updates(record),
+        };
+        match updates {
             Ok(updates) if updates.len() + 1 == listed.kernels => {}
             Ok(updates) => errors.push(format!("{} updates were seen", updates.len())),
             Err(error) => errors.push(format!("{error:#}")),

@@ -5,6 +5,7 @@ mod errnos;
 mod forged;
 mod guest;
 mod guest_memory;
+mod guests;
 mod luo;
 mod memfd;
 mod sample;
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guest_memory::ALL,
         luo::ALL,
         guest::ALL,
+        guests::ALL,
         forged::ALL,
         sample::ALL,
     ]

@@ -1,0 +1,153 @@
+//! Several guests of one host, updated together.
+
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Result, bail, ensure};
+use fdbox_lab::event::EventPort;
+use fdbox_lab::scenario::HostKind;
+use fdbox_lab::witness::Report;
+
+use super::guest::{healthy, same_guest};
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox;
+use crate::fleet::{Member, read_report, resume_all, update_all};
+use crate::guest::Ended;
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "guests/four-in-one-kexec",
+        about: "four guests go on under a new kernel, in the order that was asked for",
+        host: HostKind::Guests,
+        stages: &[four_before, four_after],
+    },
+    &Scenario {
+        name: "guests/failures-before-the-jump",
+        about: "whichever guest fails at whatever step, every guest runs on",
+        host: HostKind::GuestsOneBoot,
+        stages: &[failures],
+    },
+];
+
+/// Both kinds of memory, side by side.
+const GUESTS: [(&str, &str); 4] = [
+    ("vm0", "guest_memfd"),
+    ("vm1", "memfd"),
+    ("vm2", "guest_memfd"),
+    ("vm3", "guest_memfd"),
+];
+/// Who is resumed first.
+const ORDER: [&str; 2] = ["vm2", "vm1"];
+/// Where reports go.
+const FOLDER: &str = "/run/reports";
+
+fn boot(guests: &[(&str, &str)]) -> Result<Vec<Member>> {
+    let port = Arc::new(EventPort::open()?);
+    let mut members = Vec::new();
+    for (name, kind) in guests {
+        let member = Member::start(name, kind, &port)?;
+        // One after the other: together they would be no faster.
+        member.wait_until_ready()?;
+        members.push(member);
+    }
+    Ok(members)
+}
+
+fn four_before(cx: &Cx<'_>) -> Result<()> {
+    let mut members = boot(&GUESTS)?;
+    for member in &mut members {
+        healthy(&member.report()?)?;
+        // From now on, gaps are the update's.
+        member.tell(fdbox_lab::witness::command::RESET_GAP)?;
+        let report = member.report()?;
+        cx.value(&format!("witness {}", member.name), report)?;
+    }
+    for member in &members {
+        member.wait_for_beat()?;
+    }
+    let mut update = update_all(&["--order", &ORDER.join(",")])?;
+    let status = update.stdin(Stdio::null()).status()?;
+    bail!("The host was not updated: {status}")
+}
+
+fn four_after(cx: &Cx<'_>) -> Result<()> {
+    resume_all(FOLDER, &[])?.expect(0)?;
+    let total = read_report(FOLDER, "total")?;
+    equal("Guests that run", &total["resumed"], &4.into())?;
+    check_order()?;
+    let port = Arc::new(EventPort::open()?);
+    let mut members = Vec::new();
+    for (name, _) in GUESTS {
+        let mut member = Member::attach(name, &port)?;
+        member.wait_for_beat()?;
+        let report = member.report()?;
+        healthy(&report)?;
+        cx.value(&format!("witness {name}"), report)?;
+        cx.value(&format!("resume {name}"), read_report(FOLDER, name)?)?;
+        equal("The box in the list", fdbox::listed(name)?.is_some(), false)?;
+        members.push(member);
+    }
+    for mut member in members {
+        // It is no half-dead guest: it takes new content everywhere.
+        member.tell("write 77")?;
+        healthy(&member.report()?)?;
+        member.power_off()?;
+    }
+    resume_all(FOLDER, &[])?.expect(0)
+}
+
+/// Who was to come first has its report first.
+fn check_order() -> Result<()> {
+    let mut before = None;
+    for name in ORDER {
+        let written = std::fs::metadata(format!("{FOLDER}/{name}.json"))?.modified()?;
+        ensure!(before < Some(written), "{name} was resumed too early");
+        before = Some(written);
+    }
+    for (name, _) in GUESTS.iter().filter(|(name, _)| !ORDER.contains(name)) {
+        let written = std::fs::metadata(format!("{FOLDER}/{name}.json"))?.modified()?;
+        ensure!(before < Some(written), "{name} was resumed too early");
+    }
+    Ok(())
+}
+
+fn failures(_: &Cx<'_>) -> Result<()> {
+    let mut members = boot(&GUESTS[..2])?;
+    let before: Vec<Report> = members
+        .iter_mut()
+        .map(Member::report)
+        .collect::<Result<_>>()?;
+    let info = fdbox::info()?;
+    let dry_run = |arguments: &[&str]| Ended::of(&mut update_all(arguments)?);
+    dry_run(&["--dry-run"])?.expect(0)?;
+    let steps = [
+        ("preflight", 10),
+        ("create-box", 10),
+        ("seal", 11),
+        ("pause", 11),
+        ("save", 11),
+        ("jump", 11),
+    ];
+    for (step, status) in steps {
+        for guest in [None, Some("vm1")] {
+            if guest.is_none() && matches!(step, "create-box" | "save") {
+                // These steps are the guests' own.
+                continue;
+            }
+            let mut arguments = vec!["--fail-at", step];
+            arguments.extend(guest.iter().flat_map(|name| ["--fail-guest", name]));
+            let ended = Ended::of(&mut update_all(&arguments)?)?;
+            let told = ended.status == Some(status)
+                || guest.is_some() && step == "create-box" && ended.status == Some(11);
+            ensure!(told, "{arguments:?}: {:?}: {}", ended.status, ended.text);
+            equal("The module's figures", fdbox::info()?, info)?;
+            for (member, before) in members.iter_mut().zip(&before) {
+                member.wait_for_beat()?;
+                same_guest(before, &member.report()?)?;
+            }
+        }
+    }
+    dry_run(&["--dry-run"])?.expect(0)?;
+    members.into_iter().try_for_each(Member::power_off)
+}

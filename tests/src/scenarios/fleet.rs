@@ -1,0 +1,142 @@
+//! Several guests of one host, with the witness in each.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use fdbox_lab::event::EventPort;
+use fdbox_lab::plan;
+use fdbox_lab::witness::{Report, Said, command};
+use serde_json::Value;
+
+use crate::console::Console;
+use crate::guest::{
+    BEAT_LIMIT, CMDLINE, END_LIMIT, Ended, INITRAMFS, KERNEL, READY_LIMIT, REPORT_LIMIT, VMM, Vmm,
+};
+
+/// Where the VMMs listen.
+const RUN_DIR: &str = "/run/vmm-example";
+/// Each guest's memory.
+const MIB: u32 = 128;
+
+/// One guest of several.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    /// `None` when another process started its VMM.
+    vmm: Option<Vmm>,
+    console: Console,
+}
+
+fn path(name: &str, ending: &str) -> PathBuf {
+    PathBuf::from(format!("{RUN_DIR}/{name}.{ending}"))
+}
+
+impl Member {
+    /// Starts a guest, and does not wait for it.
+    pub(crate) fn start(name: &str, kind: &str, port: &Arc<EventPort>) -> Result<Self> {
+        std::fs::create_dir_all(RUN_DIR)?;
+        let mut run = Command::new(VMM);
+        run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
+        run.args(["--cmdline", CMDLINE, "--name", name]);
+        run.arg(format!("--memory=size={MIB}M,kind={kind}"));
+        run.arg("--api-socket").arg(path(name, "sock"));
+        let console = path(name, "console");
+        run.arg(format!("--console=socket={}", console.display()));
+        let mut vmm = Vmm::start(&mut run)?;
+        let alive = || vmm.still_runs();
+        let console = Console::connect(&console, Arc::clone(port), END_LIMIT, alive)?;
+        Ok(Self {
+            name: name.to_owned(),
+            vmm: Some(vmm),
+            console,
+        })
+    }
+
+    pub(crate) fn wait_until_ready(&self) -> Result<()> {
+        let ready = |said| matches!(said, Said::Ready { .. }).then_some(());
+        self.console.wait("pattern", READY_LIMIT, ready)
+    }
+
+    /// A guest that `resume --all` has brought here.
+    pub(crate) fn attach(name: &str, port: &Arc<EventPort>) -> Result<Self> {
+        let console = path(name, "console");
+        Ok(Self {
+            name: name.to_owned(),
+            vmm: None,
+            console: Console::connect(&console, Arc::clone(port), END_LIMIT, || Ok(()))?,
+        })
+    }
+
+    pub(crate) fn wait_for_beat(&self) -> Result<()> {
+        let beat = |said| matches!(said, Said::Beat { .. }).then_some(());
+        self.console.wait("heartbeat", BEAT_LIMIT, beat)
+    }
+
+    pub(crate) fn report(&mut self) -> Result<Report> {
+        self.console.say(command::REPORT)?;
+        self.console
+            .wait("report", REPORT_LIMIT, |said| match said {
+                Said::Report(report) => Some(report),
+                _ => None,
+            })
+    }
+
+    /// Has the witness do something that it answers with a word.
+    pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
+        self.console.say(command)?;
+        let done = |said| matches!(said, Said::Done).then_some(());
+        self.console.wait(command, REPORT_LIMIT, done)
+    }
+
+    pub(crate) fn api(&self) -> PathBuf {
+        path(&self.name, "sock")
+    }
+
+    /// Ends the guest from inside, and waits for its VMM to be gone.
+    pub(crate) fn power_off(mut self) -> Result<()> {
+        self.console.say(command::POWER_OFF)?;
+        if let Some(mut vmm) = self.vmm.take() {
+            let status = vmm.wait(END_LIMIT)?;
+            ensure!(status.success(), "{}: the VMM ended: {status}", self.name);
+            return Ok(());
+        }
+        // Its socket goes with it.
+        let deadline = Instant::now() + END_LIMIT;
+        while self.api().exists() {
+            if Instant::now() > deadline {
+                bail!("{}: the VMM has not ended", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+/// `live-update --all` to the host's next kernel, with more arguments.
+pub(crate) fn update_all(arguments: &[&str]) -> Result<Command> {
+    let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
+    let mut update = Command::new(VMM);
+    update.args(["live-update", "--all", "--kernel", plan::NEXT_KERNEL]);
+    update.args(["--initramfs", plan::NEXT_INITRAMFS, "--cmdline", &cmdline]);
+    update.args(arguments);
+    Ok(update)
+}
+
+/// `resume --all`; each guest's report and the total, in a folder.
+pub(crate) fn resume_all(folder: &str, arguments: &[&str]) -> Result<Ended> {
+    std::fs::create_dir_all(folder)?;
+    let mut resume = Command::new(VMM);
+    resume.args(["resume", "--all", "--report", folder]);
+    resume.args(arguments);
+    Ended::of_long_lived(&mut resume)
+}
+
+/// A report that `resume --all` wrote.
+pub(crate) fn read_report(folder: &str, name: &str) -> Result<Value> {
+    let path = format!("{folder}/{name}.json");
+    let text = std::fs::read(&path).with_context(|| format!("Read {path}"))?;
+    serde_json::from_slice(&text).with_context(|| path)
+}
