@@ -71,6 +71,12 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=8))]
     pub cpus: u64,
+    /// Number of guests, all of them taken along by one kexec. With more than one each has
+    /// 128 MiB and one CPU, and one of them memory of the other kind.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..=8),
+          conflicts_with_all = ["memory", "cpus", "ram"])]
+    pub guests: u64,
     /// What the guest's memory is.
     #[arg(long, value_enum, default_value_t = Ram::GuestMemfd)]
     pub ram: Ram,

@@ -22,6 +22,9 @@ use crate::scenario_host::Group;
 const SCENARIO: &str = "guest/guest-memfd";
 
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+    if args.guests > 1 {
+        return crate::demo_guests::run(args);
+    }
     let lab = Lab::open()?;
     let group = Group {
         kind: if args.cpus > 1 {
@@ -83,13 +86,13 @@ fn judge(record: &Record) -> Result<Update> {
     proof::updates(record)?.pop().context("No update was seen")
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     // Nobody left to read it: the exit status still tells.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// One line of the timeline, if this is worth one.
-fn tell(line: &Line) {
+pub(crate) fn tell(line: &Line) {
     let Said::Event(event) = &line.said else {
         return;
     };
@@ -164,20 +167,35 @@ fn summary(record: &Record, update: &Update) {
 
 /// What a machine reads, whole or, after a failure, as much as is known.
 fn report(record: &Record, update: &Result<Update>) -> Value {
+    let mut report = head(record, update.is_ok());
+    match update {
+        Ok(update) => {
+            report["guest"] = guest(update);
+            report["blackout"] = json!(update.blackout);
+        }
+        Err(error) => report["error"] = json!(format!("{error:#}")),
+    }
+    report
+}
+
+/// What a machine reads of the run and the host.
+pub(crate) fn head(record: &Record, done: bool) -> Value {
     let hello = |index: usize| record.hellos.get(index).map(|(_, hello)| hello);
-    let mut report = json!({
-        "result": if update.is_ok() { "done" } else { "failed" },
+    json!({
+        "result": if done { "done" } else { "failed" },
         "host": {
             "kernel_before": hello(0).map(|hello| &hello.release),
             "kernel_after": hello(1).map(|hello| &hello.release),
             "boot_id_before": hello(0).map(|hello| &hello.boot_id),
             "boot_id_after": hello(1).map(|hello| &hello.boot_id),
         },
-    });
-    match update {
-        Ok(update) => {
-            let (before, after) = (&update.before, &update.after);
-            report["guest"] = json!({
+    })
+}
+
+/// What a machine reads of the guest.
+pub(crate) fn guest(update: &Update) -> Value {
+    let (before, after) = (&update.before, &update.after);
+    json!({
                 "boot_id": after.boot_id,
                 "boot_id_same": before.boot_id == after.boot_id,
                 "kernel": after.release,
@@ -193,15 +211,10 @@ fn report(record: &Record, update: &Result<Update>) -> Value {
                 "largest_gap_ns": after.largest_gap_ns,
                 "largest_gap_tsc_ns": after.largest_gap_tsc_ns,
                 "kernel_warnings": after.kernel_warnings,
-            });
-            report["blackout"] = json!(update.blackout);
-        }
-        Err(error) => report["error"] = json!(format!("{error:#}")),
-    }
-    report
+    })
 }
 
-fn millis(ns: u64) -> f64 {
+pub(crate) fn millis(ns: u64) -> f64 {
     ns as f64 / 1e6
 }
 

@@ -6,6 +6,7 @@ mod command;
 mod cpio;
 mod debian;
 mod demo;
+mod demo_guests;
 mod files;
 mod guest;
 mod host;
