@@ -92,7 +92,6 @@ impl Vmm {
 
     /// Ends the VMM.
     pub(crate) fn end(&self, end: GuestEnd) {
-        self.chronicle.note("ended");
         self.end.send(end);
     }
 

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -17,6 +18,8 @@ pub(crate) enum ClientError {
     Send(#[source] io::Error),
     #[error("Cannot read the answer")]
     Receive(#[source] io::Error),
+    #[error("The VMM did not answer in time")]
+    Late,
     #[error("The VMM went away before it answered")]
     Gone,
     #[error("The VMM's answer makes no sense to this version: {line:?}")]
@@ -41,6 +44,12 @@ impl Client {
         Ok(Self {
             stream: BufReader::new(stream),
         })
+    }
+
+    /// How long to wait for each reply; `None`: for ever.
+    pub(crate) fn set_limit(&mut self, limit: Option<Duration>) -> Result<(), ClientError> {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(limit).map_err(ClientError::Send)
     }
 
     /// Sends a request, shows each reply to `watch`, and returns the final one.
@@ -110,6 +119,7 @@ impl Client {
             Ok(_) => {
                 serde_json::from_str(&line).map_err(|source| ClientError::Nonsense { line, source })
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ClientError::Late),
             Err(error) => Err(ClientError::Receive(error)),
         }
     }

@@ -6,5 +6,5 @@ pub(crate) mod peer;
 pub(crate) mod protocol;
 mod server;
 
-pub(crate) use client::Client;
+pub(crate) use client::{Client, ClientError};
 pub(crate) use server::{Server, Service};

@@ -22,6 +22,10 @@ pub(crate) struct FleetArgs {
     /// until the jump, which ends it as if its power was cut.
     #[arg(long, value_name = "WHAT", value_enum, default_value = "abort")]
     pub(crate) not_ready: NotReadyArg,
+    /// How long a guest may take to pause, while the others stand still, until it is not ready.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) pause_timeout: u64,
     /// The order in which the guests are resumed, by name. The others follow, together.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) order: Vec<String>,

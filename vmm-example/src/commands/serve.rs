@@ -52,6 +52,7 @@ impl Surroundings {
         let subscriber: Box<dyn MutEventSubscriber> = Box::new(events);
         let end = event_loop::run(&self.end, vec![subscriber])?;
         vmm.abandon_update();
+        vmm.chronicle().note("ended");
         // Before anyone hears of the end: nothing of the guest's runs any more.
         vmm.machine().park();
         match end {

@@ -80,6 +80,22 @@ fn one_box<S: BoxStore>(store: &S, info: BoxInfo) -> anyhow::Result<BoxStatus> {
 }
 
 fn describe_guest(guest: &GuestStatus) -> String {
+    let mut text = describe_state(guest);
+    if let Some(step) = &guest.step {
+        text += &format!("\nThe update that is on is at {step}");
+    }
+    if let Some(blackout) = &guest.blackout {
+        let millis = |ns: u64| ns as f64 / 1e6;
+        let total = millis(blackout.total_ns);
+        text += &format!("\nIt came here by an update and stood still for {total:.1} ms:");
+        for phase in &blackout.phases {
+            text += &format!("\n  {:<12} {:>10.3} ms", phase.name, millis(phase.ns));
+        }
+    }
+    text
+}
+
+fn describe_state(guest: &GuestStatus) -> String {
     format!(
         "{}: {}, {} vCPUs, {} MiB of {}, process {}",
         guest.name,

@@ -1,13 +1,14 @@
 //! A guest of the update, reached over the API socket of its VMM.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use vmm_fdbox::update::{ExitStatus, Member, Stopped};
 
 use super::output::Output;
-use crate::api::Client;
 use crate::api::joint::JoinRequest;
 use crate::api::protocol::{Reply, Request, UpdateEnd, UpdateResult};
+use crate::api::{Client, ClientError};
 use crate::error::chain;
 
 /// See the module's documentation.
@@ -19,6 +20,8 @@ pub(super) struct RemoteMember {
     client: Result<Client, String>,
     /// What it is asked to join.
     pub(super) order: JoinRequest,
+    /// How long it may take to pause, while the others stand still.
+    pub(super) pause_limit: Option<Duration>,
     output: Output,
 }
 
@@ -41,6 +44,7 @@ impl RemoteMember {
             socket: socket.into(),
             client,
             order: JoinRequest::default(),
+            pause_limit: None,
             output: output.clone(),
         }
     }
@@ -65,9 +69,15 @@ impl RemoteMember {
             .map_err(|error| {
                 // Nobody can tell what became of it; its VMM gave no sign of life.
                 let why = chain(&error);
+                // A VMM that is only late rolls back when it finds the connection closed.
+                let late = matches!(error, ClientError::Late);
                 self.client = Err(why.clone());
                 Stopped {
-                    status: ExitStatus::GuestLost,
+                    status: if late {
+                        ExitStatus::RolledBack
+                    } else {
+                        ExitStatus::GuestLost
+                    },
                     ..Stopped::untouched(why)
                 }
             })
@@ -119,7 +129,18 @@ impl Member for RemoteMember {
     }
 
     fn pause(&mut self) -> Result<(), Stopped> {
-        self.go_on(&Request::PauseAndSave)
+        let limit = self.pause_limit;
+        let set = |client: &mut Client, limit| client.set_limit(limit).map_err(|e| chain(&e));
+        let limited = self.client.as_mut().map(|client| set(client, limit));
+        if let Ok(Err(why)) = limited {
+            return Err(Stopped::untouched(why));
+        }
+        self.go_on(&Request::PauseAndSave)?;
+        // Undoing takes as long as it takes.
+        match self.client.as_mut().map(|client| set(client, None)) {
+            Ok(Err(why)) => Err(Stopped::untouched(why)),
+            _ => Ok(()),
+        }
     }
 
     /// A VMM that waits for the jump says nothing unless it has to.

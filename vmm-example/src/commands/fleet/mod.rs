@@ -6,6 +6,7 @@ mod output;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::bail;
 use vmm_fdbox::update::{
@@ -87,6 +88,7 @@ fn members(args: &LiveUpdateArgs, output: &Output) -> anyhow::Result<Vec<RemoteM
     let join = |mut member: RemoteMember| {
         let name = member.guest().to_owned();
         let fails = args.fleet.fail_guest.as_ref() == Some(&name);
+        member.pause_limit = Some(Duration::from_secs(args.fleet.pause_timeout));
         member.order = JoinRequest {
             box_name: args.box_name.as_ref().map(ToString::to_string),
             same_kernel,

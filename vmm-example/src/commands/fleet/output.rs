@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use vmm_fdbox::Finding;
-use vmm_fdbox::update::{ExitStatus, FleetEvent, FleetOutcome, MemberOutcome};
+use vmm_fdbox::update::{ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Step};
 
 use super::super::live_update::describe;
 use super::super::progress::Progress;
@@ -26,6 +26,9 @@ struct Screen {
     step: String,
     done: usize,
     progress: Option<Progress>,
+    /// Guests stand still: nobody waits for a terminal now.
+    hold: bool,
+    held: Vec<String>,
 }
 
 /// Shows progress until it is dropped.
@@ -88,6 +91,9 @@ impl Output {
     pub(super) fn member_done(&self) {
         let mut screen = self.screen();
         screen.done += 1;
+        if screen.hold {
+            return;
+        }
         let text = format!("{}: {} guests done", screen.step, screen.done);
         if let Some(progress) = &screen.progress {
             progress.say(&text);
@@ -125,10 +131,25 @@ impl Output {
         } else {
             self.line(&format!("all: {text}"));
         }
+        match event {
+            FleetEvent::Started(Step::Pause) => self.screen().hold = true,
+            FleetEvent::RollingBack => self.release(),
+            _ => {}
+        }
+    }
+
+    /// Shows what was held back.
+    fn release(&self) {
+        let mut screen = self.screen();
+        screen.hold = false;
+        let held = std::mem::take(&mut screen.held);
+        drop(screen);
+        held.iter().for_each(|line| self.line(line));
     }
 
     /// The end of it all, in a host that was not left.
     pub(super) fn end(&self, outcome: &FleetOutcome, dry_run: bool) {
+        self.release();
         let end = end(outcome, dry_run);
         if self.json {
             self.json_line(&end);
@@ -149,7 +170,11 @@ impl Output {
     }
 
     fn line(&self, line: &str) {
-        let screen = self.screen();
+        let mut screen = self.screen();
+        if screen.hold {
+            screen.held.push(line.into());
+            return;
+        }
         if let Some(progress) = &screen.progress {
             progress.clear();
         }
@@ -269,7 +294,7 @@ fn finding_row((guest, finding): (&str, &Finding)) -> [String; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmm_fdbox::update::{Step, Stopped};
+    use vmm_fdbox::update::Stopped;
 
     fn outcome() -> FleetOutcome {
         let blocker = Finding::blocker("Box vm1", "there is one already", "delete it");

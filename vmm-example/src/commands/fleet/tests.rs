@@ -19,6 +19,8 @@ enum Fault {
     At(&'static str),
     /// Its process dies.
     Dies(&'static str),
+    /// It does not answer, until it finds the connection closed.
+    Hangs(&'static str),
     /// Somebody cancels while the guest stands.
     CancelAsked,
 }
@@ -79,6 +81,7 @@ fn serve(listener: &UnixListener, name: &str, fault: Option<Fault>) -> Asked {
         let rolled_back = end(UpdateResult::RolledBack, ExitStatus::RolledBack);
         let reply = match verb {
             _ if fault == Some(Fault::Dies(verb)) => return asked,
+            _ if fault == Some(Fault::Hangs(verb)) => continue,
             "join" if fault == Some(Fault::At(verb)) => untouched,
             _ if fault == Some(Fault::At(verb)) => rolled_back,
             "roll back" if asked.contains(&"prepare") => rolled_back,
@@ -127,7 +130,9 @@ impl World {
         let members = NAMES
             .map(|name| {
                 let socket = self.dir.path().join(format!("{name}.sock"));
-                RemoteMember::connect(&socket, &output)
+                let mut member = RemoteMember::connect(&socket, &output);
+                member.pause_limit = Some(Duration::from_millis(300));
+                member
             })
             .into();
         let plan = FleetPlan {
@@ -204,6 +209,22 @@ fn a_vmm_that_dies_is_a_lost_guest_and_the_others_run_on() {
         assert_eq!(outcome.exit_status(), ExitStatus::GuestLost, "{outcome:?}");
         let asked = world.asked();
         assert_eq!(asked[0].last(), Some(&"roll back"));
+    }
+}
+
+#[test]
+fn a_vmm_that_hangs_does_not_keep_the_others_standing() {
+    for (not_ready, last, status) in [
+        (NotReady::Abort, "roll back", ExitStatus::RolledBack),
+        (NotReady::Leave, "hand over", ExitStatus::Done),
+    ] {
+        let mut world = World::new(Some(Fault::Hangs("pause")));
+        let outcome = world.update(not_ready);
+        assert_eq!(outcome.exit_status(), status, "{outcome:?}");
+        assert!(outcome.members[1].not_ready);
+        let asked = world.asked();
+        assert_eq!(asked[1].last(), Some(&"pause"));
+        assert_eq!(asked[0].last(), Some(&last));
     }
 }
 
