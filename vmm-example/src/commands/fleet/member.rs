@@ -100,6 +100,10 @@ fn unexpected(reply: &Reply) -> String {
     format!("The VMM gave an unexpected answer: {reply:?}")
 }
 
+fn runs_on(end: &UpdateEnd) -> bool {
+    end.result != UpdateResult::GuestLost
+}
+
 fn stopped(end: UpdateEnd) -> Stopped {
     Stopped {
         status: match end.result {
@@ -150,6 +154,11 @@ impl Member for RemoteMember {
 
     fn roll_back(&mut self) -> Stopped {
         match self.ask(&Request::RollBack) {
+            // It did not fail: that it was called off is all there is to say.
+            Ok(Reply::UpdateEnd(end)) if end.problems.is_empty() && runs_on(&end) => Stopped {
+                message: "Runs on".into(),
+                ..stopped(end)
+            },
             Ok(Reply::UpdateEnd(end)) => stopped(end),
             Ok(Reply::Error { message }) => Stopped::untouched(message),
             Ok(other) => Stopped::untouched(unexpected(&other)),
