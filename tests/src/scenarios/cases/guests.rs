@@ -3,10 +3,11 @@
 use std::process::Stdio;
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Report;
+use serde_json::Value;
 
 use super::guest::{healthy, same_guest};
 use super::{Cx, Scenario};
@@ -92,7 +93,7 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
     resume_all(FOLDER, &[])?.expect(0)?;
     let total = read_report(FOLDER, "total")?;
     equal("Guests that run", &total["resumed"], &guests().len().into())?;
-    check_order()?;
+    check_order(&total)?;
     let port = Arc::new(EventPort::open()?);
     let mut members = Vec::new();
     for (name, _) in guests() {
@@ -114,18 +115,25 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
     resume_all(FOLDER, &[])?.expect(0)
 }
 
-/// Who was to come first has its report first.
-fn check_order() -> Result<()> {
-    let mut before = None;
+/// Whoever was to come first ran first, and the others after all of those.
+fn check_order(total: &Value) -> Result<()> {
+    let ran = |name: &str| -> Result<u64> {
+        let guests = total["guests"].as_array().into_iter().flatten();
+        let mut guests = guests.filter(|guest| guest["box"] == name);
+        let when = guests
+            .next()
+            .and_then(|guest| guest["ran_after_ns"].as_u64());
+        when.with_context(|| format!("When {name} ran"))
+    };
     let order = order();
+    let mut before = 0;
     for name in &order {
-        let written = std::fs::metadata(format!("{FOLDER}/{name}.json"))?.modified()?;
-        ensure!(before < Some(written), "{name} was resumed too early");
-        before = Some(written);
+        let when = ran(name)?;
+        ensure!(before < when, "{name} was resumed too early");
+        before = when;
     }
     for (name, _) in guests().iter().filter(|(name, _)| !order.contains(name)) {
-        let written = std::fs::metadata(format!("{FOLDER}/{name}.json"))?.modified()?;
-        ensure!(before < Some(written), "{name} was resumed too early");
+        ensure!(before < ran(name)?, "{name} was resumed too early");
     }
     Ok(())
 }

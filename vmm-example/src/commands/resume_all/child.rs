@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{self, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use vmm_fdbox::BoxName;
 use vmm_fdbox::update::ExitStatus;
@@ -36,6 +37,10 @@ pub(super) struct Child {
     turn: Option<ChildStdin>,
     position: Option<u32>,
     state: State,
+    /// When the whole resume began.
+    began: Instant,
+    /// How long after that the guest ran.
+    ran_after: Option<Duration>,
 }
 
 impl Child {
@@ -43,6 +48,7 @@ impl Child {
     pub(super) fn spawn(
         name: &BoxName,
         args: &ResumeArgs,
+        began: Instant,
         listen: impl FnOnce(Box<dyn BufRead + Send>),
     ) -> Self {
         let mut child = Self {
@@ -51,6 +57,8 @@ impl Child {
             turn: None,
             position: None,
             state: State::Silent,
+            began,
+            ran_after: None,
         };
         match command(name, args).and_then(|mut command| command.spawn()) {
             Ok(mut process) => {
@@ -101,7 +109,10 @@ impl Child {
                 self.position = position;
                 State::Waits(position)
             }
-            Said::Entered => State::Entered,
+            Said::Entered => {
+                self.ran_after = Some(self.began.elapsed());
+                State::Entered
+            }
             Said::Runs { report } => State::Runs(report),
             Said::Failed { message } => State::Failed(message),
         };
@@ -131,6 +142,7 @@ impl Child {
         GuestEnd {
             name: self.name,
             position: self.position,
+            ran_after_ns: self.ran_after.map(|time| time.as_nanos() as u64),
             exit_status: status.code(),
             error: message,
             report,
@@ -184,6 +196,8 @@ impl Child {
             turn: None,
             position: None,
             state: State::Silent,
+            began: Instant::now(),
+            ran_after: None,
         }
     }
 }

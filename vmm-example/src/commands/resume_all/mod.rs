@@ -11,6 +11,7 @@ mod report;
 use std::io::{self, BufRead, Write};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 use std::{fs, thread};
 
 use anyhow::Context;
@@ -78,6 +79,7 @@ pub(super) fn tell_failure(message: &str) {
 }
 
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
+    let began = Instant::now();
     let control = Control::open()?;
     let boxes = waiting(&control)?;
     let dir = &args.all.run_dir;
@@ -86,7 +88,7 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     let children: Vec<_> = boxes
         .iter()
         .enumerate()
-        .map(|(at, name)| Child::spawn(name, args, listener(at, &sender)))
+        .map(|(at, name)| Child::spawn(name, args, began, listener(at, &sender)))
         .collect();
     drop(sender);
     let total = supervise(children, &heard);

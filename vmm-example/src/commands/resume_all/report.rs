@@ -16,6 +16,8 @@ pub(super) struct GuestEnd {
     pub(super) name: String,
     /// Its place in the order, if somebody set one.
     pub(super) position: Option<u32>,
+    /// When the guest ran, since the resume of all of them began.
+    pub(super) ran_after_ns: Option<u64>,
     pub(super) exit_status: u8,
     pub(super) error: Option<String>,
     /// What `resume` reports of it.
