@@ -27,9 +27,14 @@
 //! box, unload the kernel. Each state is a type that the next one consumes, so
 //! steps cannot be left out or repeated.
 //!
+//! A host that stays in its kernel and starts the new VMM itself does not seal:
+//! in place of that the new VMM gets ready, with an [`Arriving`] guest, and the
+//! blackout holds no more than state written and read.
+//!
 //! The module knows guests and hosts only as [`Guest`] and [`Host`], and boxes
 //! as [`BoxStore`](crate::BoxStore).
 
+mod arriving;
 mod attempt;
 mod contents;
 mod incoming;
@@ -43,6 +48,7 @@ mod step;
 mod tests;
 mod watch;
 
+pub use arriving::Arriving;
 pub use incoming::{Incoming, ResumeFailed, ResumePlan};
 pub use outcome::{Outcome, UpdateError};
 pub use outgoing::{Paused, Prepared, Ready, Update};

@@ -1,5 +1,6 @@
 //! The update against fakes: every way forward, and every way back.
 
+mod handover;
 mod rollback;
 mod takeover;
 mod world;
