@@ -12,6 +12,7 @@
 //! | `state` | a guest as sections of a state frame |
 //! | `vmm`, `api`, `event_loop` | a running guest and what can be asked of it |
 //! | `live_update` | the guest's side of an update |
+//! | `handover` | another build of this VMM takes the guest over |
 
 #![deny(unsafe_code)]
 
@@ -24,6 +25,7 @@ mod cpuid;
 mod devices;
 mod error;
 mod event_loop;
+mod handover;
 mod kvm;
 mod live_update;
 mod machine;

@@ -8,6 +8,7 @@ use vmm_fdbox::update::CancelFlag;
 use crate::api::Service;
 use crate::api::protocol::{GuestStatus, Reply, Request, RunState};
 use crate::event_loop::EndSignal;
+use crate::handover::Estate;
 use crate::live_update;
 use crate::machine::Machine;
 use crate::vcpu::GuestEnd;
@@ -17,6 +18,8 @@ use crate::vcpu::GuestEnd;
 pub(crate) struct Vmm {
     machine: Machine,
     end: EndSignal,
+    /// What another binary would take over beside the guest.
+    estate: Option<Estate>,
     state: Mutex<State>,
     update_ended: Condvar,
 }
@@ -61,9 +64,18 @@ impl Vmm {
         Self {
             machine,
             end,
+            estate: None,
             state: Mutex::default(),
             update_ended: Condvar::new(),
         }
+    }
+
+    pub(crate) fn set_estate(&mut self, estate: Estate) {
+        self.estate = Some(estate);
+    }
+
+    pub(crate) fn estate(&self) -> Option<&Estate> {
+        self.estate.as_ref()
     }
 
     pub(crate) fn machine(&self) -> &Machine {

@@ -8,9 +8,11 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vmm_fdbox::update::{Event, ExitStatus, Outcome};
 
 use crate::error::chain;
+use crate::handover::Running;
 use crate::spec::MemoryKind;
 
 /// What a client asks for.
@@ -31,6 +33,13 @@ pub(crate) enum Request {
 pub(crate) struct UpdateRequest {
     /// The host's next kernel; none to stay in this one.
     pub(crate) next: Option<NextKernelFiles>,
+    /// Another build of this VMM that is to take the guest over, in this kernel. Left out
+    /// otherwise, as is what goes with it: older VMMs do not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) binary: Option<PathBuf>,
+    /// How many seconds it may take for each answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<u64>,
     /// The box to use. Default: the guest's name.
     #[serde(rename = "box")]
     pub(crate) box_name: Option<String>,
@@ -150,6 +159,9 @@ pub(crate) struct UpdateEnd {
     pub(crate) problems: Vec<String>,
     /// How long the guest stood still, if it did.
     pub(crate) paused_ns: Option<u64>,
+    /// What the VMM that took the guest over reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) report: Option<Value>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +169,8 @@ pub(crate) struct UpdateEnd {
 pub(crate) enum UpdateResult {
     /// A dry run found nothing in the way.
     Ready,
+    /// Another VMM of this host runs the guest.
+    Done,
     /// Another VMM of this host can resume the guest.
     HandedOver,
     NothingChanged,
@@ -175,11 +189,23 @@ impl UpdateEnd {
             error: None,
             problems: Vec::new(),
             paused_ns: None,
+            report: None,
         }
     }
 
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.result == UpdateResult::HandedOver
+    /// The end of an update after which another process runs the guest.
+    pub(crate) fn done(running: &Running) -> Self {
+        Self {
+            result: UpdateResult::Done,
+            message: running.text.clone(),
+            report: Some(running.report.clone()),
+            ..Self::ready()
+        }
+    }
+
+    /// Whether this process is not the guest's any more.
+    pub(crate) fn has_left(&self) -> bool {
+        matches!(self.result, UpdateResult::HandedOver | UpdateResult::Done)
     }
 
     pub(crate) fn new(outcome: &Outcome) -> Self {
@@ -203,6 +229,7 @@ impl UpdateEnd {
             error: outcome.error().map(|(_, error)| chain(error)),
             problems: problems.to_vec(),
             paused_ns,
+            report: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context, bail};
 use vmm_fdbox::update::ExitStatus;
 
+use super::resume::write_report;
 use crate::api::Client;
 use crate::api::protocol::{
     EventKind, NextKernelFiles, Reply, Request, UpdateEnd, UpdateEvent, UpdateRequest,
@@ -13,7 +14,7 @@ use crate::api::protocol::{
 use crate::cli::LiveUpdateArgs;
 
 pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
-    let json = args.json;
+    let (json, report) = (args.json, args.report.clone());
     let mut client = Client::connect(&args.api_socket)?;
     let request = Request::LiveUpdate(request(args)?);
     let reply = client.ask(&request, |reply| match (reply, json) {
@@ -26,13 +27,16 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
         Reply::Error { message } => bail!("{message}"),
         other => bail!("The VMM gave an unexpected answer: {other:?}"),
     };
+    if let (Some(path), Some(content)) = (&report, &end.report) {
+        write_report(path, &content.to_string())?;
+    }
     if json {
         print_json(&reply);
     } else {
         print_end(&end);
     }
-    if end.is_handed_over() {
-        // Whoever takes the guest over finds its old VMM gone.
+    if end.has_left() {
+        // Whoever looks for the old VMM finds it gone.
         client.wait_for_end();
     }
     exit_status(end.exit_status)
@@ -44,6 +48,8 @@ fn request(args: LiveUpdateArgs) -> anyhow::Result<UpdateRequest> {
         .map(|kernel| next_kernel(&kernel, args.initramfs, args.cmdline));
     Ok(UpdateRequest {
         next: next.transpose()?,
+        timeout: args.binary.is_some().then_some(args.timeout),
+        binary: args.binary.map(absolute).transpose()?,
         box_name: args.box_name.map(|name| name.to_string()),
         dry_run: args.dry_run,
         fail_at: args.fail_at.map(|step| step.name().into()),
@@ -96,7 +102,7 @@ fn describe(event: &UpdateEvent) -> String {
 /// What an operator reads last: on standard output if it went well.
 fn print_end(end: &UpdateEnd) {
     if end.exit_status == ExitStatus::Done.code() {
-        println!("{}", end.message);
+        println!("{}", end.message.trim_end());
         return;
     }
     eprintln!("vmm-example: {}", end.message);

@@ -19,11 +19,10 @@ use crate::error::{chain, warn};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::live_update::{MEMORY_FD, VM_FD, party_error};
-use crate::machine::Machine;
+use crate::machine::{Machine, Shell};
 use crate::memory::GuestRam;
 use crate::report::ResumeReport;
 use crate::state::{self, GuestState};
-use crate::vmm::Vmm;
 
 /// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
 const REBUILD: &str = "rebuild";
@@ -42,7 +41,7 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
             return Ok(failed.exit_status());
         }
     };
-    let vmm = Vmm::start(machine, around.end.clone());
+    let vmm = around.start(machine);
     report(args, vmm.machine(), &notes, resumed);
     around.serve(vmm)
 }
@@ -76,24 +75,32 @@ fn build<S: BoxStore>(
     let vm = host.adopt_vm(vm).map_err(party_error)?;
     let ram =
         GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
-    Machine::restore(
-        host,
-        vm,
-        ram,
-        &state,
-        around.console.clone(),
-        &around.on_end,
-    )
-    .map_err(party_error)
+    let shell = Shell::build(host, vm, ram, state.vcpus.len()).map_err(party_error)?;
+    Machine::restore(shell, &state, around.console.clone(), &around.on_end).map_err(party_error)
 }
 
-/// Reports and deletes the box, once the guest runs. Whatever fails here, the guest goes on.
 fn report<S: BoxStore>(
     args: &ResumeArgs,
     machine: &Machine,
     notes: &RestoreNotes,
-    mut resumed: Resumed<'_, S>,
+    resumed: Resumed<'_, S>,
 ) {
+    let report = finish(args, machine, notes, resumed);
+    if let Err(error) = show(args, &report) {
+        warn(&format!(
+            "The guest runs, but its report is lost: {}",
+            chain(error.as_ref())
+        ));
+    }
+}
+
+/// Waits until the guest runs and deletes its box. Whatever fails here, the guest goes on.
+pub(super) fn finish<S: BoxStore>(
+    args: &ResumeArgs,
+    machine: &Machine,
+    notes: &RestoreNotes,
+    mut resumed: Resumed<'_, S>,
+) -> ResumeReport {
     resumed.running_at(wait_for_entry(machine));
     // The guest has a backlog, and perhaps only this CPU.
     thread::sleep(HEAD_START);
@@ -101,13 +108,7 @@ fn report<S: BoxStore>(
     if let Err(error) = &finished.deleted {
         warn(&format!("The guest runs, but its empty box stays: {error}"));
     }
-    let report = ResumeReport::new(&args.box_name, machine, notes, &finished);
-    if let Err(error) = show(args, &report) {
-        warn(&format!(
-            "The guest runs, but its report is lost: {}",
-            chain(error.as_ref())
-        ));
-    }
+    ResumeReport::new(&args.box_name, machine, notes, &finished)
 }
 
 fn show(args: &ResumeArgs, report: &ResumeReport) -> anyhow::Result<()> {
@@ -134,7 +135,7 @@ fn wait_for_entry(machine: &Machine) -> u64 {
 }
 
 /// In one piece: a reader that waits for the file finds all of it.
-fn write_report(path: &Path, json: &str) -> anyhow::Result<()> {
+pub(super) fn write_report(path: &Path, json: &str) -> anyhow::Result<()> {
     let context = || format!("Cannot write {}", path.display());
     let partial = path.with_extension("partial");
     fs::write(&partial, format!("{json}\n")).with_context(context)?;

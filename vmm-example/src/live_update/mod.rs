@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use vmm_fdbox::frame::FrameWriter;
@@ -11,8 +12,9 @@ use vmm_fdbox::update::{
 };
 use vmm_fdbox::{BoxName, BoxStore, Clock, Control, FdName, Finding};
 
-use crate::api::protocol::{Reply, UpdateEnd, UpdateEvent, UpdateRequest};
+use crate::api::protocol::{Reply, UpdateEnd, UpdateEvent, UpdateRequest, UpdateResult};
 use crate::error::chain;
+use crate::handover::{self, Heir, Successor};
 use crate::machine::{Machine, MachineError};
 use crate::state::{self, GuestState};
 use crate::vcpu::GuestEnd;
@@ -47,6 +49,8 @@ impl Movable for Machine {
     }
 
     fn park(&self) {
+        // Input that comes from now on is for whoever runs the guest next.
+        self.console().gate().shut();
         Self::park(self);
     }
 
@@ -58,6 +62,7 @@ impl Movable for Machine {
         self.notify_stopped();
         self.run();
         self.flush_console();
+        self.console().gate().open();
     }
 
     fn has_ended(&self) -> bool {
@@ -159,15 +164,19 @@ pub(crate) fn serve(vmm: &Vmm, request: &UpdateRequest, send: &mut dyn FnMut(&Re
         order
     });
     let reply = match order {
-        Ok(order) => Reply::UpdateEnd(execute(vmm.machine(), order, request, send)),
+        Ok(order) => Reply::UpdateEnd(execute(vmm, order, request, send)),
         Err(error) => Reply::Error {
             message: chain(&error),
         },
     };
     vmm.end_update();
     send(&reply);
-    if matches!(&reply, Reply::UpdateEnd(end) if end.is_handed_over()) {
-        vmm.end(GuestEnd::HandedOver);
+    if let Reply::UpdateEnd(end) = &reply {
+        match end.result {
+            UpdateResult::HandedOver | UpdateResult::Done => vmm.end(GuestEnd::HandedOver),
+            UpdateResult::GuestLost => vmm.end(GuestEnd::Broken(end.message.clone())),
+            _ => {}
+        }
     }
 }
 
@@ -191,7 +200,7 @@ fn clock(khz: u32) -> Clock {
 }
 
 fn execute(
-    machine: &Machine,
+    vmm: &Vmm,
     order: Order,
     request: &UpdateRequest,
     send: &mut dyn FnMut(&Reply),
@@ -205,8 +214,9 @@ fn execute(
             });
         }
     };
-    match &request.next {
-        Some(next) => {
+    let machine = vmm.machine();
+    match (&request.next, &request.binary) {
+        (Some(next), _) => {
             let mut host = KexecHost::new(NextKernel::Files {
                 kernel: next.kernel.clone(),
                 initramfs: next.initramfs.clone(),
@@ -214,8 +224,62 @@ fn execute(
             });
             drive(&control, &mut host, machine, order, send)
         }
-        None => drive(&control, &mut SameHost, machine, order, send),
+        (None, Some(binary)) => hand_over(&control, vmm, order, heir(binary, request), send),
+        (None, None) => drive(&control, &mut SameHost, machine, order, send),
     }
+}
+
+fn heir(binary: &Path, request: &UpdateRequest) -> Heir {
+    let step = request
+        .fail_at
+        .as_deref()
+        .and_then(|step| step.parse().ok());
+    Heir {
+        binary: binary.into(),
+        limit: request
+            .timeout
+            .map_or(handover::DEFAULT_LIMIT, Duration::from_secs),
+        fail_at: step
+            .filter(|step| *step > Step::Jump)
+            .map(|step: Step| step.name()),
+    }
+}
+
+/// Has another binary take the guest over.
+fn hand_over<S: BoxStore>(
+    store: &S,
+    vmm: &Vmm,
+    order: Order,
+    heir: Heir,
+    send: &mut dyn FnMut(&Reply),
+) -> UpdateEnd {
+    let machine = vmm.machine();
+    let Some(estate) = vmm.estate() else {
+        let error = "This VMM could not prepare for it when it started".into();
+        return UpdateEnd::new(&Outcome::NothingChanged {
+            step: Step::Preflight,
+            error: UpdateError::Host {
+                what: "Another binary cannot take over",
+                source: error,
+            },
+        });
+    };
+    let mut host = Successor::new(
+        heir,
+        order.plan.box_name.clone(),
+        estate,
+        machine.description(),
+        machine.cpus(),
+        order.plan.cancel.clone(),
+    );
+    let mut end = drive(store, &mut host, machine, order, send);
+    if let Some(running) = host.running() {
+        end = UpdateEnd::done(running);
+    }
+    if matches!(end.result, UpdateResult::Done | UpdateResult::GuestLost) {
+        host.leave();
+    }
+    end
 }
 
 /// Runs the update and streams what happens.

@@ -292,10 +292,12 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
                 state.write_timeline(&attempt.timeline);
             }
             attempt.jumped = true;
-            attempt
-                .host
-                .jump()
-                .map_err(host_error("Cannot leave this host"))?;
+            let what = if attempt.host.leaves_kernel() {
+                "Cannot leave this host"
+            } else {
+                "Cannot hand the guest over"
+            };
+            attempt.host.jump().map_err(host_error(what))?;
             attempt.unfinished = false;
             Ok(())
         })
