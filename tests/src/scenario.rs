@@ -39,6 +39,8 @@ pub enum HostKind {
     GuestSmp,
     /// A guest in one kernel: the update is to fail or to be called off.
     GuestOneBoot,
+    /// A guest in one kernel and a host of its own, with time for it.
+    GuestAlone,
 }
 
 impl HostKind {
@@ -49,11 +51,11 @@ impl HostKind {
 
     /// Whether a scenario has a host of its own.
     pub fn is_alone(self) -> bool {
-        self.jumps() || self == Self::Forged
+        self.jumps() || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
     /// Whether guests run in the host.
     pub fn has_guest(self) -> bool {
-        self.jumps() || self == Self::GuestOneBoot
+        self.jumps() || matches!(self, Self::GuestOneBoot | Self::GuestAlone)
     }
 }

@@ -1,5 +1,7 @@
 //! A guest under the VMM, with the witness in it.
 
+mod upgrade;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;

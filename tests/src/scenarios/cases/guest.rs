@@ -129,7 +129,7 @@ fn take_over(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
 }
 
 /// What must hold whenever the witness is asked.
-fn healthy(report: &Report) -> Result<()> {
+pub(super) fn healthy(report: &Report) -> Result<()> {
     equal(
         "The number of bad pages",
         (report.pages_bad, &report.bad),
@@ -301,7 +301,7 @@ fn second_try_after(cx: &Cx<'_>) -> Result<()> {
 }
 
 /// The guest is the one it was, and has gone on.
-fn same_guest(before: &Report, after: &Report) -> Result<()> {
+pub(super) fn same_guest(before: &Report, after: &Report) -> Result<()> {
     healthy(after)?;
     equal("The guest's boot_id", &after.boot_id, &before.boot_id)?;
     ensure!(

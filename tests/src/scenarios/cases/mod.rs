@@ -8,6 +8,7 @@ mod guest_memory;
 mod luo;
 mod memfd;
 mod sample;
+mod upgrade;
 
 use anyhow::Result;
 use fdbox_lab::event::{Event, EventPort};
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guest_memory::ALL,
         luo::ALL,
         guest::ALL,
+        upgrade::ALL,
         forged::ALL,
         sample::ALL,
     ]
