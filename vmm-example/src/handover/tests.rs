@@ -55,6 +55,26 @@ fn packets_and_descriptors_arrive_whole() {
     assert!(matches!(gone, Err(LinkError::Gone)));
 }
 
+/// What version 1 says, from the first release on.
+const GOLDEN_V1: &str = include_str!("golden-v1.jsonl");
+
+#[test]
+fn what_version_1_says_is_understood() {
+    for (at, line) in GOLDEN_V1.lines().enumerate() {
+        let again = if at < 5 {
+            serde_json::from_str::<Order>(line).map(|order| serde_json::to_value(order).unwrap())
+        } else {
+            serde_json::from_str::<Word>(line).map(|word| serde_json::to_value(word).unwrap())
+        };
+        let said: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(again.unwrap(), said);
+    }
+    // A binary of version 1 is asked about state in this form.
+    let described = include_str!("../state/description-v1.json");
+    let described: vmm_fdbox::frame::Description = serde_json::from_str(described).unwrap();
+    assert!(described.check(&state::KNOWN).is_empty());
+}
+
 #[test]
 fn what_a_newer_vmm_adds_is_ignored() {
     let said = r#"{"say":"running","report":{},"text":"","mood":"fine"}"#;

@@ -1,5 +1,7 @@
 //! The guest's side of an update against boxes in memory.
 
+mod successor;
+
 use std::cell::RefCell;
 use std::num::NonZeroU32;
 
