@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::check::equal;
 use crate::console::Console;
+pub(crate) use upgrade::ApiClient;
 
 const VMM: &str = "/bin/vmm-example";
 const KERNEL: &str = "/guest/kernel";

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::event::EventPort;
@@ -13,7 +16,7 @@ use super::guest::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;
-use crate::guest::{Guest, Spec};
+use crate::guest::{ApiClient, Guest, Spec};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -86,6 +89,26 @@ fn upgrade(guest: &Guest) -> Result<Value> {
     Ok(report)
 }
 
+/// Upgrades while clients come and go, each of which has to get an answer.
+fn upgrade_while_asked(guest: &Guest) -> Result<(Value, u64)> {
+    let (path, done) = (guest.api_path(), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&done);
+    let asking = thread::spawn(move || -> Result<u64> {
+        let mut asked = 0;
+        while !seen.load(Ordering::SeqCst) {
+            ApiClient::connect(&path)?.status()?;
+            asked += 1;
+            // The host may have one CPU only.
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(asked)
+    });
+    let report = upgrade(guest);
+    done.store(true, Ordering::SeqCst);
+    let asked = asking.join().ok().context("The clients' thread")?;
+    Ok((report?, asked.context("A client during the upgrade")?))
+}
+
 fn blackout(report: &Value) -> Result<u64> {
     let total = &report["blackout"]["total_ns"];
     total.as_u64().context("The report has a blackout")
@@ -97,7 +120,8 @@ fn takes_over(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     let mut client = guest.api_client()?;
     equal("The process", &client.status()?["pid"], &json!(old.pid()))?;
     guest.reset_gap()?;
-    let report = upgrade(&guest)?;
+    let (report, asked) = upgrade_while_asked(&guest)?;
+    cx.value("asked", asked)?;
     equal("The RAM", &report["ram_kind"], &json!(guest.spec.ram))?;
     equal("Its size", &report["ram_mib"], &json!(guest.spec.mib))?;
     equal("The vCPUs", &report["vcpus"], &json!(guest.spec.cpus))?;

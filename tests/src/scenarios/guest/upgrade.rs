@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -94,9 +94,12 @@ impl Guest {
 
     /// A connection to the API that asks nothing yet.
     pub(crate) fn api_client(&self) -> Result<ApiClient> {
-        let stream = UnixStream::connect(self.spec.api())?;
-        stream.set_read_timeout(Some(END_LIMIT))?;
-        Ok(ApiClient(BufReader::new(stream)))
+        ApiClient::connect(&self.spec.api())
+    }
+
+    /// Where its API is.
+    pub(crate) fn api_path(&self) -> PathBuf {
+        self.spec.api()
     }
 
     /// A program that answers `check-state` as the VMM does and else is `script`.
@@ -131,6 +134,12 @@ impl Guest {
 pub(crate) struct ApiClient(BufReader<UnixStream>);
 
 impl ApiClient {
+    pub(crate) fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).context("Connect to the API")?;
+        stream.set_read_timeout(Some(END_LIMIT))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
     pub(crate) fn status(&mut self) -> Result<Value> {
         self.0.get_mut().write_all(b"{\"verb\":\"status\"}\n")?;
         let mut line = String::new();
