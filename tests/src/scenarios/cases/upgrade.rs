@@ -1,6 +1,5 @@
 //! Another build of the VMM takes a guest over, in the same kernel.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,12 +172,10 @@ fn hundred(cx: &Cx<'_>) -> Result<()> {
             "anonymous_kib": {"first": first.anonymous_kib, "last": last.anonymous_kib},
         }),
     )?;
-    let fds: BTreeSet<usize> = held.iter().map(|held| held.fds).collect();
-    equal("The numbers of descriptors", fds.len(), 1)?;
-    let threads: BTreeSet<usize> = held.iter().map(|held| held.threads).collect();
+    // A client may be on its way out when one looks; what leaks leaks a hundred times.
     ensure!(
-        threads.last() <= Some(&(first.threads + 1)),
-        "Threads: {threads:?}"
+        last.fds <= first.fds + 4 && last.threads <= first.threads + 2,
+        "The first VMM held {first:?}, the last one {last:?}"
     );
     ensure!(
         last.anonymous_kib <= first.anonymous_kib + 256,
