@@ -169,8 +169,9 @@ fn prebuild<S: BoxStore>(
     host: &Host,
     hello: &Hello,
 ) -> anyhow::Result<Shell> {
-    let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
+    // The VM first: a guest_memfd comes out bound to it.
     let vm = host.adopt_vm(arriving.take(&FdName::new(VM_FD)?)?)?;
+    let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
     let machine = &hello.machine;
     let ram = GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind)?;
     Ok(Shell::build(host, vm, ram, hello.vcpus)?)
