@@ -154,6 +154,7 @@ extern "C" {
     // kvm.c
     pub(crate) fn fdbox_shim_kvm_vm_supported() -> bool;
     pub(crate) fn fdbox_shim_gmem_supported() -> bool;
+    pub(crate) fn fdbox_shim_is_named(file: *mut bindings::file, name: *const c_char) -> bool;
     pub(crate) fn fdbox_shim_vm_of(file: *mut bindings::file) -> *mut c_void;
     pub(crate) fn fdbox_shim_vm_type(vm: *mut c_void) -> u64;
     pub(crate) fn fdbox_shim_vm_is_mine(vm: *mut c_void) -> bool;

@@ -4,6 +4,7 @@
  * weak: on a kernel without the patches, or before kvm.ko is loaded, they are
  * NULL and the kinds are not supported.
  */
+#include <linux/dcache.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
@@ -34,6 +35,21 @@ bool fdbox_shim_gmem_supported(void)
 	return kvm_gmem_file_vm && kvm_gmem_file_flags && kvm_gmem_freeze &&
 	       kvm_gmem_thaw && kvm_gmem_create_file && kvm_gmem_link_file &&
 	       filemap_add_run && fdbox_shim_kvm_vm_supported();
+}
+
+/*
+ * What a kernel without the patches can tell of a file: enough to name in the
+ * log what it lacks, not enough to touch it.
+ */
+bool fdbox_shim_is_named(struct file *file, const char *name)
+{
+	struct name_snapshot snapshot;
+	bool is;
+
+	take_dentry_name_snapshot(&snapshot, file->f_path.dentry);
+	is = !strcmp(snapshot.name.name, name);
+	release_dentry_name_snapshot(&snapshot);
+	return is;
 }
 
 void *fdbox_shim_vm_of(struct file *file)

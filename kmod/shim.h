@@ -89,6 +89,7 @@ int fdbox_shim_memfd_finish(struct file *file,
 /* kvm.c: VM and guest_memfd files. */
 bool fdbox_shim_kvm_vm_supported(void);
 bool fdbox_shim_gmem_supported(void);
+bool fdbox_shim_is_named(struct file *file, const char *name);
 void *fdbox_shim_vm_of(struct file *file);
 u64 fdbox_shim_vm_type(void *vm);
 bool fdbox_shim_vm_is_mine(void *vm);

@@ -73,7 +73,7 @@ impl Kind for GuestMemfd {
     }
 
     fn matches(&self, file: &File) -> bool {
-        vm_of(file).is_some()
+        vm_of(file).is_some() || kvm_vm::unserved(self, file, c"[kvm-gmem]")
     }
 
     fn supported(&self) -> Result<(), &'static str> {

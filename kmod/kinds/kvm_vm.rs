@@ -39,7 +39,11 @@ use crate::record::{
 };
 use kernel::{
     fs::File,
-    prelude::*, //
+    prelude::*,
+    str::{
+        CStr,
+        CStrExt, //
+    },
 };
 
 /// What a kernel without our patches lacks.
@@ -93,13 +97,23 @@ impl Vm {
     }
 }
 
+/// Whether `file` looks like one of `kind` in a kernel that does not serve the kind: so that PUT_FD
+/// can say what is missing.
+pub(super) fn unserved(kind: &dyn Kind, file: &File, name: &CStr) -> bool {
+    if kind.supported().is_ok() {
+        return false;
+    }
+    // SAFETY: `file` is a live file, `name` a NUL-terminated string.
+    unsafe { ffi::fdbox_shim_is_named(file.as_ptr(), name.as_char_ptr()) }
+}
+
 impl Kind for KvmVm {
     fn compatible(&self) -> &[u8] {
         b"fdbox,kvm-vm-v1"
     }
 
     fn matches(&self, file: &File) -> bool {
-        Vm::of(file).is_some()
+        Vm::of(file).is_some() || unserved(self, file, c"kvm-vm")
     }
 
     fn supported(&self) -> Result<(), &'static str> {

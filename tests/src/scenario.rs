@@ -43,6 +43,8 @@ pub enum HostKind {
     GuestsOneBoot,
     /// A guest in one kernel: the update is to fail or to be called off.
     GuestOneBoot,
+    /// A guest in one kernel and a host of its own, with time for it.
+    GuestAlone,
 }
 
 impl HostKind {
@@ -53,7 +55,7 @@ impl HostKind {
 
     /// Whether a scenario has a host of its own.
     pub fn is_alone(self) -> bool {
-        self.jumps() || self == Self::Forged
+        self.jumps() || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
     /// Whether guests run in a host that an update must not leave.
@@ -63,6 +65,6 @@ impl HostKind {
 
     /// Whether guests run in the host.
     pub fn has_guest(self) -> bool {
-        self.jumps() || self.stays_with_guest()
+        self.jumps() || self.stays_with_guest() || self == Self::GuestAlone
     }
 }

@@ -16,8 +16,9 @@ use crate::report::Blackout;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Results of updates, by the name that figures give them.
-const RESULTS: [(UpdateResult, &str); 5] = [
+const RESULTS: [(UpdateResult, &str); 6] = [
     (UpdateResult::Ready, "ready"),
+    (UpdateResult::Done, "done"),
     (UpdateResult::HandedOver, "handed-over"),
     (UpdateResult::NothingChanged, "nothing-changed"),
     (UpdateResult::RolledBack, "rolled-back"),
@@ -89,6 +90,16 @@ impl Chronicle {
         let at = RESULTS.iter().position(|(result, _)| *result == end.result);
         past.ends[at.unwrap_or_default()] += 1;
         drop(past);
+        self.tell_end(end);
+    }
+
+    /// Tells how the update ended that takes the guest away from here, and nothing after it.
+    pub(crate) fn leave(&self, end: &UpdateEnd) {
+        self.tell_end(end);
+        self.hub.close();
+    }
+
+    fn tell_end(&self, end: &UpdateEnd) {
         if end.paused_ns.is_some() {
             self.note("resumed");
         }

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use vmm_fdbox::BoxName;
 use vmm_fdbox::update::Step;
 
+use crate::handover::DEFAULT_LIMIT;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 
 #[cfg(test)]
@@ -33,6 +34,10 @@ Every guest of a host, in one update:
   vmm-example live-update --all --kernel /boot/vmlinuz-new
   vmm-example resume --all
 
+Another build of the VMM, under the same kernel:
+
+  vmm-example live-update --api-socket /run/vm0.sock --binary /usr/bin/vmm-example-new
+
 Exit status:
   0   done
   1   wrong usage, or an error that has nothing to do with an update
@@ -52,6 +57,7 @@ Examples, the first one only a check:
       --initramfs /boot/initrd-new --dry-run
   vmm-example live-update --api-socket /run/vm0.sock --kernel /boot/vmlinuz-new \\
       --initramfs /boot/initrd-new
+  vmm-example live-update --api-socket /run/vm0.sock --binary /usr/bin/vmm-example-new
   vmm-example live-update --api-socket /run/vm0.sock --no-kexec && \\
       vmm-example resume --box vm0 --api-socket /run/vm0.sock
 
@@ -83,6 +89,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     LiveUpdate(LiveUpdateArgs),
     Resume(ResumeArgs),
+    CheckState(CheckStateArgs),
     Status(StatusArgs),
     /// Give up an update that has not left the host yet; the guest runs on.
     Cancel(ApiArgs),
@@ -156,7 +163,7 @@ pub(crate) struct LiveUpdateArgs {
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
     /// The host's next kernel.
-    #[arg(long, value_name = "IMAGE", required_unless_present = "no_kexec")]
+    #[arg(long, value_name = "IMAGE", required_unless_present_any = ["no_kexec", "binary"])]
     pub(crate) kernel: Option<PathBuf>,
     /// The host's next initramfs.
     #[arg(long, value_name = "FILE")]
@@ -167,6 +174,20 @@ pub(crate) struct LiveUpdateArgs {
     /// Hand the guest over to another VMM in this kernel, instead of a kexec.
     #[arg(long, conflicts_with_all = ["kernel", "initramfs", "cmdline"])]
     pub(crate) no_kexec: bool,
+    /// Have another build of this VMM take the guest over, in this kernel.
+    ///
+    /// It is asked first whether it reads the guest's state, and gets ready while the guest
+    /// runs. API socket and console go over with the guest.
+    #[arg(long, value_name = "PATH",
+          conflicts_with_all = ["kernel", "initramfs", "cmdline", "no_kexec", "all"])]
+    pub(crate) binary: Option<PathBuf>,
+    /// How long the new binary may take for each answer before the update is rolled back.
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LIMIT.as_secs(),
+          requires = "binary", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
+    /// Write the report of an update with --binary to a file, as JSON.
+    #[arg(long, value_name = "FILE", requires = "binary")]
+    pub(crate) report: Option<PathBuf>,
     /// The box to use. Default: the guest's name.
     #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name,
           conflicts_with = "all")]
@@ -205,6 +226,9 @@ pub(crate) struct ResumeArgs {
     /// Where the serial port goes: stdio, file=PATH or socket=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) console: ConsoleSpec,
+    /// Take the guest over from the VMM at the other end of standard input.
+    #[arg(long, hide = true, conflicts_with = "all")]
+    pub(crate) handover: bool,
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -219,6 +243,20 @@ pub(crate) struct ResumeArgs {
     /// Make a step fail, for tests.
     #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
     pub(crate) fail_at: Option<Step>,
+}
+
+/// Say whether this binary reads the state that another one would write.
+///
+/// Prints its name, its version and its findings as JSON. Exits with 0 if it reads the
+/// state and with 10 if not.
+#[derive(Debug, Args)]
+pub(crate) struct CheckStateArgs {
+    /// What would be written, as JSON; - reads it from standard input.
+    ///
+    /// {"architecture":"x86_64","format":1,"producer":"...",
+    /// "sections":[{"name":"...","version":1,"required":true}]}
+    #[arg(long, value_name = "JSON")]
+    pub(crate) sections: String,
 }
 
 /// Show a guest, or the boxes of this host.
@@ -298,6 +336,11 @@ mod tests {
             "vmm resume --all --box b",
             "vmm resume --all --console stdio",
             "vmm completions basic",
+            "vmm live-update --api-socket s --kernel k --binary b",
+            "vmm live-update --api-socket s --binary b --timeout 0",
+            "vmm live-update --all --binary b",
+            "vmm resume --all --handover",
+            "vmm check-state",
         ] {
             assert!(parse(line).is_err(), "{line} was accepted");
         }

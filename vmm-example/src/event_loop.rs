@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use thiserror::Error;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::vcpu::GuestEnd;
 
@@ -28,7 +28,7 @@ pub(crate) struct EndSignal {
 
 impl EndSignal {
     pub(crate) fn new() -> Result<Self, LoopError> {
-        let event = EventFd::new(EFD_NONBLOCK).map_err(LoopError::CreateEvent)?;
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(LoopError::CreateEvent)?;
         Ok(Self {
             event: Arc::new(event),
             end: Arc::default(),

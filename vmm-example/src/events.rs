@@ -77,6 +77,12 @@ impl EventHub {
         listeners.retain(|listener| listener.try_send(notice.clone()).is_ok());
     }
 
+    /// Tells everybody that nothing more comes.
+    pub(crate) fn close(&self) {
+        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.clear();
+    }
+
     pub(crate) fn listen(&self) -> Receiver<Notice> {
         let (sender, receiver) = sync_channel(BACKLOG);
         let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,6 +106,15 @@ mod tests {
         (0..2 * BACKLOG).for_each(|_| hub.tell(&Notice::now("vm0", "resumed")));
         assert!(hub.0.lock().unwrap().is_empty());
         assert_eq!(second.iter().count(), BACKLOG);
+    }
+
+    #[test]
+    fn a_hub_that_closes_leaves_what_was_told() {
+        let hub = EventHub::default();
+        let listener = hub.listen();
+        hub.tell(&Notice::now("vm0", "update-end"));
+        hub.close();
+        assert_eq!(listener.iter().count(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kvm_ioctls::VcpuFd;
 use thiserror::Error;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::{self, BootCpuError, BootError, BootSpec};
 use crate::console::Console;
@@ -37,6 +37,8 @@ pub(crate) enum MachineError {
     Vcpu(#[from] VcpuError),
     #[error("This host's KVM runs {max} vCPUs per guest at most: use --cpus {max} or fewer")]
     TooManyCpus { max: usize },
+    #[error("The guest was said to have {built} vCPUs and has {saved}")]
+    OtherCpus { built: usize, saved: usize },
     #[error("Cannot restore vCPU {id}")]
     RestoreVcpu { id: u8, source: KvmError },
     #[error("Cannot save vCPU {id}")]
@@ -111,20 +113,25 @@ impl Machine {
 
     /// Builds a guest as it was saved, on memory that is still there; parked.
     pub(crate) fn restore(
-        host: &Host,
-        vm: Vm,
-        ram: GuestRam,
+        shell: Shell,
         state: &GuestState,
         console: Arc<Console>,
         end: &OnEnd,
     ) -> Result<(Self, RestoreNotes), MachineError> {
-        let cpus = state.vcpus.len();
-        check_cpus(host, u8::try_from(cpus).unwrap_or(u8::MAX))?;
-        vm.create_platform()?;
-        ram.attach(&vm)?;
-        let fds = create_vcpus(&vm, cpus as u8)?;
-        let host_tsc_khz = host_tsc_khz(&fds);
-        let shape = StateShape::of(host, &vm)?;
+        let Shell {
+            vm,
+            ram,
+            shape,
+            fds,
+            host_tsc_khz,
+            serial_irq,
+        } = shell;
+        if fds.len() != state.vcpus.len() {
+            return Err(MachineError::OtherCpus {
+                built: fds.len(),
+                saved: state.vcpus.len(),
+            });
+        }
         let mut notes = RestoreNotes::default();
         for (fd, state) in fds.iter().zip(&state.vcpus) {
             let new = vcpu_state::restore(fd, state, &shape).map_err(|source| {
@@ -139,9 +146,9 @@ impl Machine {
         vm.restore_irqchip(&state.irqchip)?;
         vm.restore_clock(&state.clock)?;
         fds.iter().for_each(vcpu_state::notify_stopped);
-        console.output(&state.console.unsent);
+        console.queue(&state.console.unsent);
         // Last: it may raise its interrupt.
-        let serial = SerialPort::from_state(&state.serial, serial_irq(&vm)?, console.clone())?;
+        let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm));
         let name = state.machine.name.clone();
         let machine = Parts {
@@ -195,11 +202,7 @@ impl Machine {
             })
             .collect::<Result<_, _>>()?;
         Ok(GuestState {
-            machine: MachineStateV1 {
-                name: self.name.clone(),
-                memory_kind: self.ram.kind(),
-                ram: self.ram.ranges().to_vec(),
-            },
+            machine: self.description(),
             vcpus,
             irqchip: self.vm.save_irqchip()?,
             pit: self.vm.save_pit()?,
@@ -208,6 +211,19 @@ impl Machine {
             pm: self.bus.pm().state(),
             console,
         })
+    }
+
+    /// What another process must know to build a [`Shell`].
+    pub(crate) fn description(&self) -> MachineStateV1 {
+        MachineStateV1 {
+            name: self.name.clone(),
+            memory_kind: self.ram.kind(),
+            ram: self.ram.ranges().to_vec(),
+        }
+    }
+
+    pub(crate) fn console(&self) -> &Arc<Console> {
+        &self.console
     }
 
     /// Whether the guest reset itself, switched itself off or broke down.
@@ -251,6 +267,43 @@ impl Counted for Machine {
     fn count(&self, metrics: &mut Metrics) {
         Counted::count(&self.vcpus, metrics);
         self.serial().count(metrics);
+    }
+}
+
+/// What of a saved guest can be built before its state is there: all that takes KVM long.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    fds: Vec<VcpuFd>,
+    vm: Vm,
+    ram: GuestRam,
+    shape: StateShape,
+    host_tsc_khz: u32,
+    serial_irq: EventFd,
+}
+
+impl Shell {
+    pub(crate) fn build(
+        host: &Host,
+        vm: Vm,
+        ram: GuestRam,
+        cpus: usize,
+    ) -> Result<Self, MachineError> {
+        let cpus = u8::try_from(cpus).unwrap_or(u8::MAX);
+        check_cpus(host, cpus)?;
+        vm.create_platform()?;
+        ram.attach(&vm)?;
+        let fds = create_vcpus(&vm, cpus)?;
+        let host_tsc_khz = host_tsc_khz(&fds);
+        let shape = StateShape::of(host, &vm)?;
+        let serial_irq = serial_irq(&vm)?;
+        Ok(Self {
+            fds,
+            vm,
+            ram,
+            shape,
+            host_tsc_khz,
+            serial_irq,
+        })
     }
 }
 
@@ -314,7 +367,7 @@ fn host_tsc_khz(fds: &[VcpuFd]) -> u32 {
 
 /// An event that raises the serial port's interrupt line.
 fn serial_irq(vm: &Vm) -> Result<EventFd, MachineError> {
-    let event = EventFd::new(EFD_NONBLOCK).map_err(MachineError::CreateEvent)?;
+    let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(MachineError::CreateEvent)?;
     vm.register_irqfd(&event, serial::IRQ)?;
     Ok(event)
 }

@@ -13,6 +13,7 @@
 //! | `vmm`, `api`, `event_loop` | a running guest and what can be asked of it |
 //! | `events`, `chronicle`, `metrics` | what happened to it, for who watches |
 //! | `live_update` | the guest's side of an update |
+//! | `handover` | another build of this VMM takes the guest over |
 
 #![deny(unsafe_code)]
 
@@ -27,6 +28,7 @@ mod devices;
 mod error;
 mod event_loop;
 mod events;
+mod handover;
 mod interrupt;
 mod kvm;
 mod live_update;

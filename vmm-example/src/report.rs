@@ -1,6 +1,7 @@
 //! What a resume reports: for a program as JSON, for a person as text.
 
 use std::fmt;
+use std::fs;
 
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::BoxName;
@@ -34,6 +35,22 @@ pub(crate) struct Blackout {
     pub(crate) phases: Vec<PhaseReport>,
 }
 
+/// The host that the guest runs in now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostReport {
+    /// Another one after each boot.
+    boot_id: Option<String>,
+}
+
+impl HostReport {
+    fn read() -> Self {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        Self {
+            boot_id: id.ok().map(|id| id.trim().into()),
+        }
+    }
+}
+
 /// A resume that is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ResumeReport {
@@ -46,6 +63,7 @@ pub(crate) struct ResumeReport {
     vcpus: usize,
     /// The frequency of the host's TSC as this kernel measured it, and the last one.
     tsc_khz: u32,
+    host: HostReport,
     tsc_khz_before: u32,
     /// None when the old host's marks could not be read.
     blackout: Option<Blackout>,
@@ -73,6 +91,7 @@ impl ResumeReport {
             ram_mib: machine.ram().mib(),
             vcpus: machine.cpus(),
             tsc_khz: machine.host_tsc_khz(),
+            host: HostReport::read(),
             tsc_khz_before: finished.timeline.khz().get(),
             blackout: timeline.map(|report| Blackout {
                 total_ns: report.total_ns,
@@ -137,6 +156,9 @@ mod tests {
             ram_mib: 256,
             vcpus: 2,
             tsc_khz: 2_500_000,
+            host: HostReport {
+                boot_id: Some("abc".into()),
+            },
             tsc_khz_before: 2_500_100,
             blackout: Some(Blackout {
                 total_ns: 3_000_000,
@@ -157,6 +179,7 @@ mod tests {
         assert_eq!(json["result"], "done");
         assert_eq!(json["box"], "vm0");
         assert_eq!(json["ram_kind"], "guest_memfd");
+        assert_eq!(json["host"]["boot_id"], "abc");
         assert_eq!(json["blackout"]["total_ns"], 3_000_000);
         assert_eq!(json["blackout"]["phases"][0]["name"], "pause");
     }

@@ -4,7 +4,56 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether what clients and terminal find is this process's to take down: not before a guest
+/// was taken over from another process, and no longer when it was handed on.
+#[derive(Clone, Debug)]
+pub(crate) struct Title(Arc<AtomicBool>);
+
+impl Title {
+    pub(crate) fn new(ours: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(ours)))
+    }
+
+    pub(crate) fn set(&self, ours: bool) {
+        self.0.store(ours, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Where a socket is in the file system; it goes when this does, if it is ours.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    title: Title,
+}
+
+impl Place {
+    pub(crate) fn new(path: &Path, title: &Title) -> Self {
+        Self {
+            path: path.into(),
+            title: title.clone(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.title.is_ours() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
 
 /// Listens on `path`, in place of a socket that nobody listens on any more.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {

@@ -159,6 +159,16 @@ pub(crate) enum ConsoleSpec {
     Socket(PathBuf),
 }
 
+impl fmt::Display for ConsoleSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdio => f.write_str("stdio"),
+            Self::File(path) => write!(f, "file={}", path.display()),
+            Self::Socket(path) => write!(f, "socket={}", path.display()),
+        }
+    }
+}
+
 impl FromStr for ConsoleSpec {
     type Err = SpecError;
 
@@ -269,6 +279,9 @@ mod tests {
             "socket=/run/c".parse(),
             Ok(ConsoleSpec::Socket("/run/c".into()))
         );
+        for spec in ["stdio", "file=/tmp/log", "socket=/run/c"] {
+            assert_eq!(spec.parse::<ConsoleSpec>().unwrap().to_string(), spec);
+        }
         for bad in ["", "file", "file=", "tty=/dev/ttyS0"] {
             assert!(bad.parse::<ConsoleSpec>().is_err(), "{bad:?} parsed");
         }

@@ -10,6 +10,7 @@ use crate::api::peer::Peer;
 use crate::api::protocol::{GuestStatus, Reply, Request, RunState, UpdateEnd};
 use crate::chronicle::Chronicle;
 use crate::event_loop::EndSignal;
+use crate::handover::Estate;
 use crate::live_update::{self, OnEvent};
 use crate::machine::Machine;
 use crate::metrics::{Counted, Metrics};
@@ -21,6 +22,8 @@ use crate::vcpu::GuestEnd;
 pub(crate) struct Vmm {
     machine: Machine,
     end: EndSignal,
+    /// What another binary would take over beside the guest.
+    estate: Option<Estate>,
     state: Mutex<State>,
     update_ended: Condvar,
     chronicle: Arc<Chronicle>,
@@ -69,10 +72,19 @@ impl Vmm {
         Self {
             machine,
             end,
+            estate: None,
             state: Mutex::default(),
             update_ended: Condvar::new(),
             chronicle,
         }
+    }
+
+    pub(crate) fn set_estate(&mut self, estate: Estate) {
+        self.estate = Some(estate);
+    }
+
+    pub(crate) fn estate(&self) -> Option<&Estate> {
+        self.estate.as_ref()
     }
 
     pub(crate) fn machine(&self) -> &Machine {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// How bad a [`Finding`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The update would fail: it is not started.
@@ -19,7 +19,7 @@ pub enum Severity {
 /// let finding = Finding::blocker("net0", "a tap cannot be kept", "detach it first");
 /// assert_eq!(finding.to_string(), "net0: a tap cannot be kept: detach it first");
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
     /// Whether it stops the update.
     pub severity: Severity,

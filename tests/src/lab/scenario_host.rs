@@ -13,6 +13,8 @@ use crate::programs;
 
 /// Within which all scenarios of one boot must be done with one kernel.
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
+/// The same for a scenario that has a host of its own for that.
+const LONG_STAGE_LIMIT: Duration = Duration::from_secs(900);
 /// Where the program with the scenarios lies in the host.
 const PROGRAM: &str = "/bin/lab-scenarios";
 /// A host's memory, in MiB, beside what a guest takes.
@@ -74,7 +76,10 @@ impl Group<'_> {
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
             stages: self.stages(guest.as_ref()),
-            stage_limit: STAGE_LIMIT,
+            stage_limit: match self.kind {
+                HostKind::GuestAlone => LONG_STAGE_LIMIT,
+                _ => STAGE_LIMIT,
+            },
         };
         spec.prepare(lab, &programs)
     }

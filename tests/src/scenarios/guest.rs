@@ -1,5 +1,7 @@
 //! A guest under the VMM, with the witness in it.
 
+mod upgrade;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use serde_json::Value;
 
 use crate::check::equal;
 use crate::console::Console;
+pub(crate) use upgrade::ApiClient;
 
 pub(crate) const VMM: &str = "/bin/vmm-example";
 pub(crate) const KERNEL: &str = "/guest/kernel";

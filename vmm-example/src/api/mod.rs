@@ -1,10 +1,12 @@
 //! Talking to a running VMM over a Unix socket.
 
 mod client;
+mod exit;
 pub(crate) mod joint;
 pub(crate) mod peer;
 pub(crate) mod protocol;
 mod server;
 
 pub(crate) use client::{Client, ClientError};
+pub(crate) use exit::Exit;
 pub(crate) use server::{Server, Service};

@@ -45,6 +45,19 @@ impl Connection {
         }
     }
 
+    /// Whether a part of a request is there that the socket does not have any more.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.line.is_empty() || !self.stream.buffer().is_empty()
+    }
+
+    pub(super) fn stream(&self) -> &UnixStream {
+        self.stream.get_ref()
+    }
+
+    pub(super) fn into_stream(self) -> UnixStream {
+        self.stream.into_inner()
+    }
+
     /// Reads on until a line is complete; `None` when the time is over.
     fn read_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {

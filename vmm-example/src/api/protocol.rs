@@ -15,12 +15,14 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vmm_fdbox::Finding;
 use vmm_fdbox::update::{Event, ExitStatus, Outcome, UpdateError};
 
 use super::joint::JoinRequest;
 use crate::error::chain;
 use crate::events::Notice;
+use crate::handover::Running;
 use crate::report::Blackout;
 use crate::spec::MemoryKind;
 
@@ -55,6 +57,13 @@ pub(crate) enum Request {
 pub(crate) struct UpdateRequest {
     /// The host's next kernel; none to stay in this one.
     pub(crate) next: Option<NextKernelFiles>,
+    /// Another build of this VMM that is to take the guest over, in this kernel. Left out
+    /// otherwise, as is what goes with it: older VMMs do not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) binary: Option<PathBuf>,
+    /// How many seconds it may take for each answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<u64>,
     /// The box to use. Default: the guest's name.
     #[serde(rename = "box")]
     pub(crate) box_name: Option<String>,
@@ -207,6 +216,9 @@ pub(crate) struct UpdateEnd {
     /// What preflight found.
     #[serde(default)]
     pub(crate) findings: Vec<FindingReport>,
+    /// What the VMM that took the guest over reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) report: Option<Value>,
 }
 
 /// What preflight found, as it is told.
@@ -252,6 +264,8 @@ impl From<FindingReport> for Finding {
 pub(crate) enum UpdateResult {
     /// A dry run found nothing in the way.
     Ready,
+    /// Another VMM of this host runs the guest.
+    Done,
     /// Another VMM of this host can resume the guest.
     HandedOver,
     NothingChanged,
@@ -272,11 +286,23 @@ impl UpdateEnd {
             problems: Vec::new(),
             paused_ns: None,
             findings: Vec::new(),
+            report: None,
         }
     }
 
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.result == UpdateResult::HandedOver
+    /// The end of an update after which another process runs the guest.
+    pub(crate) fn done(running: &Running) -> Self {
+        Self {
+            result: UpdateResult::Done,
+            message: running.text.clone(),
+            report: Some(running.report.clone()),
+            ..Self::ready()
+        }
+    }
+
+    /// Whether this process is not the guest's any more.
+    pub(crate) fn has_left(&self) -> bool {
+        matches!(self.result, UpdateResult::HandedOver | UpdateResult::Done)
     }
 
     pub(crate) fn new(outcome: &Outcome) -> Self {
@@ -305,6 +331,7 @@ impl UpdateEnd {
                 Some((_, UpdateError::Blocked(found))) => found.iter().map(Into::into).collect(),
                 _ => Vec::new(),
             },
+            report: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use vmm_fdbox::update::ExitStatus;
 
 use super::fleet;
 use super::progress::Progress;
+use super::resume::write_report;
 use super::table::table;
 use crate::api::Client;
 use crate::api::protocol::{
@@ -19,7 +20,7 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
     if fleet::is_meant(&args) {
         return fleet::live_update(args);
     }
-    let json = args.json;
+    let (json, report) = (args.json, args.report.clone());
     let socket = args.api_socket.first().context("No --api-socket")?;
     let mut client = Client::connect(socket)?;
     let request = Request::LiveUpdate(request(args)?);
@@ -36,13 +37,16 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
         Reply::Error { message } => bail!("{message}"),
         other => bail!("The VMM gave an unexpected answer: {other:?}"),
     };
+    if let (Some(path), Some(content)) = (&report, &end.report) {
+        write_report(path, &content.to_string())?;
+    }
     if json {
         print_json(&reply);
     } else {
         print_end(&end);
     }
-    if end.is_handed_over() {
-        // Whoever takes the guest over finds its old VMM gone.
+    if end.has_left() {
+        // Whoever looks for the old VMM finds it gone.
         client.wait_for_end();
     }
     exit_status(end.exit_status)
@@ -54,6 +58,8 @@ fn request(args: LiveUpdateArgs) -> anyhow::Result<UpdateRequest> {
         .map(|kernel| next_kernel(&kernel, args.initramfs, args.cmdline));
     Ok(UpdateRequest {
         next: next.transpose()?,
+        timeout: args.binary.is_some().then_some(args.timeout),
+        binary: args.binary.map(absolute).transpose()?,
         box_name: args.box_name.map(|name| name.to_string()),
         dry_run: args.dry_run,
         fail_at: args.fail_at.map(|step| step.name().into()),
@@ -145,7 +151,7 @@ fn print_end(end: &UpdateEnd) {
         );
     }
     if end.exit_status == ExitStatus::Done.code() {
-        println!("{}", end.message);
+        println!("{}", end.message.trim_end());
         return;
     }
     eprintln!("vmm-example: {}", end.message);

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod check_state;
 mod control;
 mod fleet;
 mod live_update;
@@ -11,6 +12,7 @@ mod run;
 mod serve;
 mod status;
 mod table;
+mod takeover;
 
 use vmm_fdbox::update::ExitStatus;
 
@@ -22,7 +24,9 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::LiveUpdate(args) => live_update::live_update(args),
+        Command::Resume(args) if args.handover => takeover::take_over(&args),
         Command::Resume(args) => resume::resume(&args),
+        Command::CheckState(args) => check_state::check_state(&args),
         Command::Status(args) => status::status(&args),
         Command::Cancel(args) => control::ask(&args, &Request::Cancel),
         Command::Pause(args) => control::ask(&args, &Request::Pause),

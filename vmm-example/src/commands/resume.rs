@@ -20,11 +20,10 @@ use crate::error::{chain, warn};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::live_update::{MEMORY_FD, VM_FD, party_error};
-use crate::machine::Machine;
+use crate::machine::{Machine, Shell};
 use crate::memory::GuestRam;
 use crate::report::ResumeReport;
 use crate::state::{self, GuestState};
-use crate::vmm::Vmm;
 
 /// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
 const REBUILD: &str = "rebuild";
@@ -50,9 +49,15 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
             return Ok(failed.exit_status());
         }
     };
-    let vmm = Vmm::start(machine, around.end.clone());
-    let report = report(args, box_name, &vmm, &notes, resumed);
+    let vmm = around.start(machine);
+    let report = finish(args, box_name, vmm.machine(), &notes, resumed);
     vmm.chronicle().arrived(report.blackout());
+    if let Err(error) = show(args, box_name, &report) {
+        warn(&format!(
+            "The guest runs, but its report is lost: {}",
+            chain(error.as_ref())
+        ));
+    }
     around.serve(vmm)
 }
 
@@ -90,26 +95,18 @@ fn build<S: BoxStore>(
     let vm = host.adopt_vm(vm).map_err(party_error)?;
     let ram =
         GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
-    Machine::restore(
-        host,
-        vm,
-        ram,
-        &state,
-        around.console.clone(),
-        &around.on_end,
-    )
-    .map_err(party_error)
+    let shell = Shell::build(host, vm, ram, state.vcpus.len()).map_err(party_error)?;
+    Machine::restore(shell, &state, around.console.clone(), &around.on_end).map_err(party_error)
 }
 
-/// Reports and deletes the box, once the guest runs. Whatever fails here, the guest goes on.
-fn report<S: BoxStore>(
+/// Waits until the guest runs and deletes its box. Whatever fails here, the guest goes on.
+pub(super) fn finish<S: BoxStore>(
     args: &ResumeArgs,
     box_name: &BoxName,
-    vmm: &Vmm,
+    machine: &Machine,
     notes: &RestoreNotes,
     mut resumed: Resumed<'_, S>,
 ) -> ResumeReport {
-    let machine = vmm.machine();
     resumed.running_at(wait_for_entry(machine));
     if args.all.supervised {
         resume_all::tell_entry();
@@ -120,14 +117,7 @@ fn report<S: BoxStore>(
     if let Err(error) = &finished.deleted {
         warn(&format!("The guest runs, but its empty box stays: {error}"));
     }
-    let report = ResumeReport::new(box_name, machine, notes, &finished);
-    if let Err(error) = show(args, box_name, &report) {
-        warn(&format!(
-            "The guest runs, but its report is lost: {}",
-            chain(error.as_ref())
-        ));
-    }
-    report
+    ResumeReport::new(box_name, machine, notes, &finished)
 }
 
 fn show(args: &ResumeArgs, box_name: &BoxName, report: &ResumeReport) -> anyhow::Result<()> {

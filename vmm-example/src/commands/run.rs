@@ -7,7 +7,6 @@ use crate::boot::BootSpec;
 use crate::cli::RunArgs;
 use crate::kvm::Host;
 use crate::machine::{Machine, NewGuest};
-use crate::vmm::Vmm;
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     let host = Host::open()?;
@@ -23,6 +22,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
         },
     };
     let machine = Machine::boot(&host, guest, around.console.clone(), &around.on_end)?;
-    let vmm = Vmm::start(machine, around.end.clone());
+    let vmm = around.start(machine);
     around.serve(vmm)
 }

@@ -1,30 +1,32 @@
 //! The console in the event loop: input, and who comes and goes on the socket.
 
-use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::io::Errno;
 
-use super::terminal::RawTerminal;
+use super::terminal::{RawTerminal, TerminalModes};
 use super::{Console, ConsoleError};
 use crate::devices::serial::SerialPort;
-use crate::socket;
+use crate::socket::{self, Place, Title};
 use crate::spec::ConsoleSpec;
+
+const CLIENT_INTEREST: EventSet = EventSet::from_bits_truncate(
+    EventSet::IN.bits() | EventSet::OUT.bits() | EventSet::EDGE_TRIGGERED.bits(),
+);
 
 /// Where input comes from, opened.
 #[derive(Debug)]
 pub(crate) enum ConsoleSource {
     Stdin {
-        _terminal: Option<RawTerminal>,
+        terminal: Option<RawTerminal>,
     },
     Socket {
         listener: UnixListener,
-        path: PathBuf,
+        _place: Place,
         client: Option<UnixStream>,
     },
     /// A file takes output only.
@@ -33,11 +35,11 @@ pub(crate) enum ConsoleSource {
 
 impl ConsoleSource {
     /// Starts to listen, if the console is a socket.
-    pub(crate) fn open(spec: &ConsoleSpec) -> Result<Self, ConsoleError> {
+    pub(crate) fn open(spec: &ConsoleSpec, title: &Title) -> Result<Self, ConsoleError> {
         Ok(match spec {
             ConsoleSpec::File(_) => Self::Nothing,
             ConsoleSpec::Stdio => Self::Stdin {
-                _terminal: RawTerminal::enter(),
+                terminal: RawTerminal::enter(title),
             },
             ConsoleSpec::Socket(path) => {
                 let listener = socket::listen(path)
@@ -48,18 +50,53 @@ impl ConsoleSource {
                     })?;
                 Self::Socket {
                     listener,
-                    path: path.clone(),
+                    _place: Place::new(path, title),
                     client: None,
                 }
             }
         })
     }
-}
 
-impl Drop for ConsoleSource {
-    fn drop(&mut self) {
-        if let Self::Socket { path, .. } = self {
-            let _ = fs::remove_file(path);
+    /// What another process opened.
+    pub(crate) fn adopt(
+        spec: &ConsoleSpec,
+        listener: Option<OwnedFd>,
+        terminal: Option<TerminalModes>,
+        title: &Title,
+    ) -> Result<Self, ConsoleError> {
+        Ok(match (spec, listener) {
+            (ConsoleSpec::Stdio, _) => Self::Stdin {
+                terminal: terminal.and_then(|modes| RawTerminal::adopt(modes, title)),
+            },
+            (ConsoleSpec::Socket(path), Some(listener)) => Self::Socket {
+                listener: listener.into(),
+                _place: Place::new(path, title),
+                client: None,
+            },
+            (spec, _) => Self::open(spec, title)?,
+        })
+    }
+
+    /// Takes over a client of another process.
+    pub(crate) fn adopt_client(&mut self, new: UnixStream) {
+        if let Self::Socket { client, .. } = self {
+            *client = Some(new);
+        }
+    }
+
+    /// Another descriptor of what listens, for another process.
+    pub(crate) fn listener(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Socket { listener, .. } => listener.try_clone().ok().map(OwnedFd::from),
+            _ => None,
+        }
+    }
+
+    /// How the terminal was before this VMM had it.
+    pub(crate) fn terminal(&self) -> Option<TerminalModes> {
+        match self {
+            Self::Stdin { terminal } => terminal.as_ref().map(RawTerminal::modes),
+            _ => None,
         }
     }
 }
@@ -111,8 +148,8 @@ impl ConsoleEvents {
         if client.is_some() || new.set_nonblocking(true).is_err() {
             return;
         }
-        let interest = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
-        let (Ok(writer), Ok(())) = (new.try_clone(), ops.add(Events::new(&new, interest))) else {
+        let added = ops.add(Events::new(&new, CLIENT_INTEREST));
+        let (Ok(writer), Ok(())) = (new.try_clone(), added) else {
             return;
         };
         *client = Some(new);
@@ -124,6 +161,17 @@ impl ConsoleEvents {
             self.console.flush();
         }
         self.read_client(ops);
+    }
+
+    fn serve(&mut self, events: Events, ops: &mut EventOps) {
+        match &self.source {
+            ConsoleSource::Stdin { .. } => self.on_stdin(events.fd(), ops),
+            ConsoleSource::Socket { listener, .. } if listener.as_raw_fd() == events.fd() => {
+                self.on_listener(ops);
+            }
+            ConsoleSource::Socket { .. } => self.on_client(events, ops),
+            ConsoleSource::Nothing => {}
+        }
     }
 
     /// Takes all input there is, and notices when the client has gone.
@@ -149,14 +197,8 @@ impl ConsoleEvents {
 
 impl MutEventSubscriber for ConsoleEvents {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        match &self.source {
-            ConsoleSource::Stdin { .. } => self.on_stdin(events.fd(), ops),
-            ConsoleSource::Socket { listener, .. } if listener.as_raw_fd() == events.fd() => {
-                self.on_listener(ops);
-            }
-            ConsoleSource::Socket { .. } => self.on_client(events, ops),
-            ConsoleSource::Nothing => {}
-        }
+        let console = self.console.clone();
+        console.gate().pass(|| self.serve(events, ops));
     }
 
     fn init(&mut self, ops: &mut EventOps) {
@@ -167,6 +209,13 @@ impl MutEventSubscriber for ConsoleEvents {
         };
         // A standard input that cannot be polled, such as a file, gives no input.
         let _ = ops.add(interest);
+        if let ConsoleSource::Socket {
+            client: Some(client),
+            ..
+        } = &self.source
+        {
+            let _ = ops.add(Events::new(client, CLIENT_INTEREST));
+        }
     }
 }
 
@@ -220,7 +269,7 @@ mod tests {
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let port = SerialPort::new(irq, console.clone());
         let bus = PortBus::new(port, PowerManagement::default());
-        let source = ConsoleSource::open(&spec).unwrap();
+        let source = ConsoleSource::open(&spec, &Title::new(true)).unwrap();
         let events = ConsoleEvents::new(source, console.clone(), bus.serial().clone());
         let end = EndSignal::new().unwrap();
         let signal = end.clone();

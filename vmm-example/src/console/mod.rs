@@ -4,11 +4,13 @@
 //! also holds what the guest says while nobody is connected.
 
 mod events;
+mod gate;
 mod ring;
 mod terminal;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +19,9 @@ use thiserror::Error;
 
 use crate::spec::ConsoleSpec;
 pub(crate) use events::{ConsoleEvents, ConsoleSource};
+use gate::InputGate;
 use ring::Ring;
+pub(crate) use terminal::TerminalModes;
 
 /// Bytes kept while nobody reads them.
 const BUFFER: usize = 64 << 10;
@@ -44,6 +48,7 @@ enum Sink {
 #[derive(Debug)]
 pub(crate) struct Console {
     inner: Mutex<Inner>,
+    gate: InputGate,
 }
 
 #[derive(Debug)]
@@ -84,6 +89,7 @@ impl Console {
                 sink,
                 unsent: Ring::new(BUFFER),
             }),
+            gate: InputGate::default(),
         }
     }
 
@@ -92,6 +98,30 @@ impl Console {
         let mut inner = self.lock();
         inner.unsent.push(bytes);
         inner.send();
+    }
+
+    /// Takes output of a guest that may not run in this process after all: what is sent is
+    /// sent by the next [`flush`](Self::flush).
+    pub(crate) fn queue(&self, bytes: &[u8]) {
+        self.lock().unsent.push(bytes);
+    }
+
+    /// Takes over whoever is connected from another process.
+    pub(crate) fn adopt_client(&self, client: UnixStream) {
+        self.lock().sink = Sink::Client(Some(client));
+    }
+
+    /// Whoever is connected, for another process.
+    pub(crate) fn client(&self) -> Option<OwnedFd> {
+        match &self.lock().sink {
+            Sink::Client(Some(client)) => client.try_clone().ok().map(OwnedFd::from),
+            _ => None,
+        }
+    }
+
+    /// The way in: shut it while the guest is saved.
+    pub(crate) fn gate(&self) -> &InputGate {
+        &self.gate
     }
 
     /// Output that could not be sent yet.

@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::{KvmError, Vm, named};
 use crate::tsc;
 
+/// How far the guest's clock may be off; its kernel's watchdog allows for some hundred µs.
+const CLOCK_TOLERANCE_NS: u64 = 50_000;
+/// How often to try, on a host that is busy with something else.
+const CLOCK_TRIES: u32 = 8;
+
 /// The interrupt controllers, version 1.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct IrqchipStateV1 {
@@ -98,12 +103,17 @@ impl Vm {
     /// Elapsed time comes from the host's TSC, which goes on across a kexec; the wall clock
     /// of a new host only knows whole seconds.
     pub(crate) fn restore_clock(&self, state: &ClockStateV1) -> Result<(), KvmError> {
-        self.set_clock(state.guest_ns_at(tsc::read()))?;
-        // KVM read its TSC a little later than we did: measure that, and correct for it.
-        let (guest_ns, host_tsc) = self.get_clock()?;
-        let late = state.guest_ns_at(host_tsc).saturating_sub(guest_ns);
-        if late > 0 {
-            self.set_clock(state.guest_ns_at(tsc::read()).saturating_add(late))?;
+        let mut lag = 0;
+        for _ in 0..CLOCK_TRIES {
+            self.set_clock(state.guest_ns_at(tsc::read()).saturating_add(lag))?;
+            let (guest_ns, host_tsc) = self.get_clock()?;
+            let due = state.guest_ns_at(host_tsc);
+            if guest_ns.abs_diff(due) <= CLOCK_TOLERANCE_NS {
+                break;
+            }
+            // KVM read its TSC a little later than we did; the next time by about as much,
+            // unless one of the two was interrupted.
+            lag = due.saturating_add(lag).saturating_sub(guest_ns);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ pub(crate) mod joint;
 
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ use vmm_fdbox::update::{
 use vmm_fdbox::{BoxName, BoxStore, Clock, Control, FdName, Finding};
 
 use crate::api::peer::Peer;
-use crate::api::protocol::{FindingReport, Reply, UpdateEnd, UpdateEvent, UpdateRequest};
+use crate::api::protocol::{
+    FindingReport, Reply, UpdateEnd, UpdateEvent, UpdateRequest, UpdateResult,
+};
 use crate::error::chain;
+use crate::handover::{self, Heir, Successor};
 use crate::machine::{Machine, MachineError};
 use crate::state::{self, GuestState};
 use crate::vcpu::GuestEnd;
@@ -51,6 +55,8 @@ impl Movable for Machine {
     }
 
     fn park(&self) {
+        // Input that comes from now on is for whoever runs the guest next.
+        self.console().gate().shut();
         Self::park(self);
     }
 
@@ -62,6 +68,7 @@ impl Movable for Machine {
         self.notify_stopped();
         self.run();
         self.flush_console();
+        self.console().gate().open();
     }
 
     fn has_ended(&self) -> bool {
@@ -190,9 +197,7 @@ pub(crate) fn serve(vmm: &Vmm, request: &UpdateRequest, peer: &mut dyn Peer) {
     let mut send = |reply: &Reply| {
         peer.send(reply);
     };
-    let reply = in_update(vmm, order, |order| {
-        execute(machine, order, request, &mut send)
-    });
+    let reply = in_update(vmm, order, |order| execute(vmm, order, request, &mut send));
     finish(vmm, &reply, peer);
 }
 
@@ -220,11 +225,16 @@ fn in_update(
     Reply::UpdateEnd(end)
 }
 
-/// Tells the client how it ended, and ends the VMM if the guest is another's.
+/// Tells the client how it ended, and ends the VMM if the guest is another's or nobody's.
 fn finish(vmm: &Vmm, reply: &Reply, peer: &mut dyn Peer) {
     peer.send(reply);
-    if matches!(reply, Reply::UpdateEnd(end) if end.is_handed_over()) {
+    let Reply::UpdateEnd(end) = reply else {
+        return;
+    };
+    if end.has_left() {
         vmm.end(GuestEnd::HandedOver);
+    } else if end.result == UpdateResult::GuestLost {
+        vmm.end(GuestEnd::Broken(end.message.clone()));
     }
 }
 
@@ -264,7 +274,7 @@ fn clock(khz: u32) -> Clock {
 }
 
 fn execute(
-    machine: &Machine,
+    vmm: &Vmm,
     order: Order,
     request: &UpdateRequest,
     send: &mut dyn FnMut(&Reply),
@@ -278,8 +288,9 @@ fn execute(
             });
         }
     };
-    match &request.next {
-        Some(next) => {
+    let machine = vmm.machine();
+    match (&request.next, &request.binary) {
+        (Some(next), _) => {
             let mut host = KexecHost::new(NextKernel::Files {
                 kernel: next.kernel.clone(),
                 initramfs: next.initramfs.clone(),
@@ -287,8 +298,63 @@ fn execute(
             });
             drive(&control, &mut host, machine, order, send)
         }
-        None => drive(&control, &mut SameHost, machine, order, send),
+        (None, Some(binary)) => hand_over(&control, vmm, order, heir(binary, request), send),
+        (None, None) => drive(&control, &mut SameHost, machine, order, send),
     }
+}
+
+fn heir(binary: &Path, request: &UpdateRequest) -> Heir {
+    let step = request
+        .fail_at
+        .as_deref()
+        .and_then(|step| step.parse().ok());
+    Heir {
+        binary: binary.into(),
+        limit: request
+            .timeout
+            .map_or(handover::DEFAULT_LIMIT, Duration::from_secs),
+        fail_at: step
+            .filter(|step| *step > Step::Jump)
+            .map(|step: Step| step.name()),
+    }
+}
+
+/// Has another binary take the guest over.
+fn hand_over<S: BoxStore>(
+    store: &S,
+    vmm: &Vmm,
+    order: Order,
+    heir: Heir,
+    send: &mut dyn FnMut(&Reply),
+) -> UpdateEnd {
+    let machine = vmm.machine();
+    let Some(estate) = vmm.estate() else {
+        let error = "This VMM could not prepare for it when it started".into();
+        return UpdateEnd::new(&Outcome::NothingChanged {
+            step: Step::Preflight,
+            error: UpdateError::Host {
+                what: "Another binary cannot take over",
+                source: error,
+            },
+        });
+    };
+    let mut host = Successor::new(
+        heir,
+        order.plan.box_name.clone(),
+        estate,
+        machine.description(),
+        machine.cpus(),
+        order.plan.cancel.clone(),
+    );
+    let mut end = drive(store, &mut host, machine, order, send);
+    if let Some(running) = host.running() {
+        end = UpdateEnd::done(running);
+    }
+    if matches!(end.result, UpdateResult::Done | UpdateResult::GuestLost) {
+        vmm.chronicle().leave(&end);
+        host.leave();
+    }
+    end
 }
 
 /// Runs the update and streams what happens.

@@ -1,5 +1,7 @@
 //! The guest's side of an update against boxes in memory.
 
+mod successor;
+
 use std::cell::RefCell;
 use std::num::NonZeroU32;
 
@@ -237,7 +239,7 @@ fn blockers_are_named_and_nothing_changes() {
 fn the_state_fits_what_the_plan_reserves() {
     let (store, machine) = (FakeStore::new(), FakeMachine::default());
     let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
-    assert!(end.is_handed_over(), "{end:?}");
+    assert!(end.has_left(), "{end:?}");
     let sealed = store.open_box(&name()).unwrap().into_sealed().unwrap();
     let open = vmm_fdbox::SealedFdBox::unseal(sealed).unwrap();
     let state = open

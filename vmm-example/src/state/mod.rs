@@ -4,7 +4,7 @@
 //! readers may ignore is added with a default; any other change is a new version.
 
 use serde::{Deserialize, Serialize};
-use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
+use vmm_fdbox::frame::{Description, Frame, FrameError, FrameWriter, KnownSection, Need};
 
 use crate::devices::pm::PmStateV1;
 use crate::devices::serial::SerialStateV1;
@@ -35,6 +35,23 @@ pub(crate) const KNOWN: [KnownSection; 9] = [
     KnownSection::new(CONSOLE, 1, 1),
     KnownSection::new(RESUME_ORDER, 1, 1),
 ];
+
+/// What [`GuestState::write`] writes, of any guest.
+const WRITTEN: [(&str, u32, Need); 8] = [
+    (MACHINE, 1, Need::Required),
+    (VCPUS, 1, Need::Required),
+    (IRQCHIP, 1, Need::Required),
+    (PIT, 1, Need::Required),
+    (CLOCK, 1, Need::Required),
+    (SERIAL, 1, Need::Required),
+    (PM, 1, Need::Required),
+    (CONSOLE, 1, Need::Optional),
+];
+
+/// What this program writes, for another one to say whether it can read it.
+pub(crate) fn description() -> Description {
+    Description::new(PRODUCER, WRITTEN)
+}
 
 /// What the frame says wrote it.
 pub(crate) const PRODUCER: &str = concat!("vmm-example ", env!("CARGO_PKG_VERSION"));

@@ -38,6 +38,21 @@ fn the_state_of_version_0_1_0_is_read() {
 }
 
 #[test]
+fn what_is_described_is_what_is_written() {
+    let bytes = encode(&guest_v1());
+    let frame = Frame::parse(bytes.as_slice()).unwrap();
+    let written = frame
+        .sections()
+        .map(|section| (section.name, section.version, section.need));
+    let written: Vec<_> = written.collect();
+    let written = written
+        .iter()
+        .map(|(name, version, need)| (name.as_str(), *version, *need));
+    assert_eq!(description(), Description::new(PRODUCER, written));
+    assert!(description().check(&KNOWN).is_empty());
+}
+
+#[test]
 fn a_frame_without_a_console_is_read() {
     let bytes = encode(&guest_v1());
     let full = Frame::parse(bytes.as_slice()).unwrap();

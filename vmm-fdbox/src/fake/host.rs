@@ -10,6 +10,8 @@ pub enum HostCall {
     Load,
     /// [`Host::unload`].
     Unload,
+    /// [`Host::prebuild`].
+    Prebuild,
     /// [`Host::jump`].
     Jump,
 }
@@ -23,6 +25,8 @@ pub struct FakeHost {
     pub failing: Vec<HostCall>,
     /// What preflight finds.
     pub findings: Vec<Finding>,
+    /// It hands boxes over itself, in this kernel, and does not seal them.
+    pub hands_over: bool,
 }
 
 impl FakeHost {
@@ -38,6 +42,18 @@ impl FakeHost {
 impl Host for FakeHost {
     fn preflight(&mut self) -> Vec<Finding> {
         self.findings.clone()
+    }
+
+    fn leaves_kernel(&self) -> bool {
+        !self.hands_over
+    }
+
+    fn seals(&self) -> bool {
+        !self.hands_over
+    }
+
+    fn prebuild(&mut self) -> Result<(), PartyError> {
+        self.call(HostCall::Prebuild)
     }
 
     fn load(&mut self) -> Result<(), PartyError> {

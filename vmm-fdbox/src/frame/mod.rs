@@ -38,11 +38,13 @@
 //!
 //! The checksums detect torn and corrupt memory. They do not authenticate.
 
+mod description;
 mod layout;
 mod opaque;
 mod reader;
 mod writer;
 
+pub use description::{DescribedSection, Description};
 pub use opaque::Opaque;
 pub use reader::{Frame, KnownSection, Section};
 pub use writer::FrameWriter;

@@ -1,9 +1,8 @@
 //! Reading a frame: everything is checked before anything is used.
 
-use std::env::consts::ARCH;
-
 use serde::de::DeserializeOwned;
 
+use super::description::{unreadable, wrong_architecture};
 use super::layout::{Entry, Header};
 use super::{FrameError, Need};
 use crate::finding::Finding;
@@ -135,58 +134,22 @@ impl<B: AsRef<[u8]>> Frame<B> {
     /// One blocker per required section that is unknown or has an unknown
     /// version, and one for another architecture.
     pub fn check(&self, known: &[KnownSection]) -> Result<(), Vec<Finding>> {
-        let mut blockers = Vec::new();
-        if self.architecture() != ARCH {
-            blockers.push(Finding::blocker(
-                "VM state",
-                format!(
-                    "it is of a {} host, this one is {ARCH}",
-                    self.architecture()
-                ),
-                "resume it where it was written",
-            ));
-        }
+        let mut blockers: Vec<_> = wrong_architecture(self.architecture())
+            .into_iter()
+            .collect();
         let required = self
             .entries
             .iter()
             .filter(|entry| entry.need == Need::Required);
-        blockers.extend(required.filter_map(|entry| self.blocker(entry, known)));
+        blockers
+            .extend(required.filter_map(|entry| {
+                unreadable(&entry.name, entry.version, self.producer(), known)
+            }));
         if blockers.is_empty() {
             Ok(())
         } else {
             Err(blockers)
         }
-    }
-
-    fn blocker(&self, entry: &Entry, known: &[KnownSection]) -> Option<Finding> {
-        let subject = format!("Section '{}'", entry.name);
-        let version = entry.version;
-        let Some(section) = known.iter().find(|section| section.name == entry.name) else {
-            return Some(Finding::blocker(
-                subject,
-                format!(
-                    "{} wrote it as required and this binary does not know it",
-                    self.producer()
-                ),
-                "resume with that version or a newer one",
-            ));
-        };
-        if (section.oldest..=section.newest).contains(&version) {
-            return None;
-        }
-        let remedy = if version > section.newest {
-            "newer"
-        } else {
-            "older"
-        };
-        Some(Finding::blocker(
-            subject,
-            format!(
-                "it has version {version}, this binary reads {} to {}",
-                section.oldest, section.newest
-            ),
-            format!("resume with a {remedy} binary"),
-        ))
     }
 
     /// A section's version, if there is such a section.

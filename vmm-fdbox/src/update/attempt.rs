@@ -46,6 +46,8 @@ pub(super) struct Attempt<'a, S: BoxStore, H: Host, G: Guest> {
     /// The guest gave descriptors away, or was asked to.
     pub(super) touched: bool,
     pub(super) paused_at: Option<u64>,
+    /// Somebody else may have taken the guest.
+    pub(super) jumped: bool,
     /// Neither handed over nor rolled back yet.
     pub(super) unfinished: bool,
 }
@@ -74,6 +76,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             boxed: Vec::new(),
             touched: false,
             paused_at: None,
+            jumped: false,
             unfinished: true,
         }
     }
@@ -182,7 +185,14 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
         })?;
         self.step(Step::CreateBox, Self::create_box)?;
         self.step(Step::PutFds, Self::put_fds)?;
-        self.step(Step::Seal, Self::seal)
+        if self.host.seals() {
+            self.step(Step::Seal, Self::seal)
+        } else {
+            self.step(Step::Prebuild, |attempt| {
+                let built = attempt.host.prebuild();
+                built.map_err(host_error("The new VMM cannot prepare"))
+            })
+        }
     }
 
     fn create_box(&mut self) -> Result<(), UpdateError> {
@@ -290,10 +300,13 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             if let Some(state) = &mut attempt.state {
                 state.write_timeline(&attempt.timeline);
             }
-            attempt
-                .host
-                .jump()
-                .map_err(host_error("Cannot leave this host"))?;
+            attempt.jumped = true;
+            let what = if attempt.host.leaves_kernel() {
+                "Cannot leave this host"
+            } else {
+                "Cannot hand the guest over"
+            };
+            attempt.host.jump().map_err(host_error(what))?;
             attempt.unfinished = false;
             Ok(())
         })

@@ -46,6 +46,11 @@ impl<'a> ResumePlan<'a> {
             fail_at: None,
         }
     }
+
+    pub(super) fn now(&self) -> u64 {
+        self.clock
+            .map_or_else(crate::sys::ticks, |clock| clock.now())
+    }
 }
 
 /// A resume that failed.
@@ -64,7 +69,7 @@ pub struct ResumeFailed {
 }
 
 impl ResumeFailed {
-    fn new(step: Step, error: UpdateError, undone: Undone) -> Box<Self> {
+    pub(super) fn new(step: Step, error: UpdateError, undone: Undone) -> Box<Self> {
         let Undone { problems, lost } = undone;
         Box::new(Self {
             step,
@@ -148,15 +153,24 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     /// # Errors
     /// [`ResumeFailed`]; unless it reports problems, the box is as it was.
     pub fn open(store: &'a S, plan: ResumePlan<'_>) -> Result<Self, Box<ResumeFailed>> {
-        let start = plan
-            .clock
-            .map_or_else(crate::sys::ticks, |clock| clock.now());
-        let failed = |error, undone| ResumeFailed::new(Step::Open, error, undone);
-        let mut contents = Contents::open(store, &plan.box_name)
-            .map_err(|error| failed(error, Undone::default()))?;
+        let start = plan.now();
+        let contents = Contents::open(store, &plan.box_name)
+            .map_err(|error| ResumeFailed::new(Step::Open, error, Undone::default()))?;
+        Self::arrived(store, plan, contents, start)
+    }
+
+    /// Goes on with a box that is open, since `start`.
+    pub(super) fn arrived(
+        store: &'a S,
+        plan: ResumePlan<'_>,
+        mut contents: Contents<S>,
+        start: u64,
+    ) -> Result<Self, Box<ResumeFailed>> {
         let saved = match Self::read(&mut contents, &plan) {
             Ok(saved) => saved,
-            Err(error) => return Err(failed(error, contents.put_back())),
+            Err(error) => {
+                return Err(ResumeFailed::new(Step::Open, error, contents.put_back()));
+            }
         };
         // Without a timeline the report fails; the resume does not.
         let timeline = saved

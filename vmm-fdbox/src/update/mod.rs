@@ -29,9 +29,14 @@
 //!
 //! A [`Fleet`] does the same for many guests at once, with one jump.
 //!
+//! A host that stays in its kernel and starts the new VMM itself does not seal:
+//! in place of that the new VMM gets ready, with an [`Arriving`] guest, and the
+//! blackout holds no more than state written and read.
+//!
 //! The module knows guests and hosts only as [`Guest`] and [`Host`], and boxes
 //! as [`BoxStore`](crate::BoxStore).
 
+mod arriving;
 mod attempt;
 mod contents;
 mod fleet;
@@ -46,6 +51,7 @@ mod step;
 mod tests;
 mod watch;
 
+pub use arriving::Arriving;
 pub use fleet::{
     Fleet, FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Stopped,
 };

@@ -75,6 +75,22 @@ pub trait Host {
         true
     }
 
+    /// Whether the box is sealed, to wait for whoever resumes the guest. Not if
+    /// the host starts the new VMM itself: sealing walks memory, and unsealing
+    /// would stand in the blackout. [`prebuild`](Self::prebuild) is called instead.
+    fn seals(&self) -> bool {
+        true
+    }
+
+    /// Has the new VMM build what it can while the guest runs. All but the state
+    /// is in the box. Only called if the box is not sealed.
+    ///
+    /// # Errors
+    /// Rolls the update back.
+    fn prebuild(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
+
     /// Loads the next kernel, and does whatever else is slow. The guest runs.
     ///
     /// # Errors
@@ -90,7 +106,8 @@ pub trait Host {
     /// Leaves. Into another kernel this returns only on failure.
     ///
     /// # Errors
-    /// Rolls the update back.
+    /// Rolls the update back, unless the state is no longer in the box: then
+    /// another VMM has taken the guest, and it must not run here too.
     fn jump(&mut self) -> Result<(), PartyError>;
 }
 

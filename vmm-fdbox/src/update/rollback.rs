@@ -1,11 +1,14 @@
 //! Undoing an attempt: all of what was done, whatever fails on the way.
 
 use super::attempt::{Attempt, Failure, Slot};
+use rustix::io::Errno;
+
 use super::outcome::{Outcome, UpdateError};
 use super::parties::{Guest, Host, NamedFd};
+use super::state_fd_name;
 use super::step::Step;
 use super::watch::Event;
-use crate::error::Chain;
+use crate::error::{BoxError, Chain};
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
 impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
@@ -28,6 +31,15 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
         self.tell(&Event::RollingBack);
         let mut problems = Vec::new();
         self.unseal(&mut problems);
+        if self.is_taken() {
+            let problem = "Another VMM has taken the guest out of its box".to_owned();
+            self.problem(&mut problems, problem);
+            return Outcome::GuestLost {
+                step,
+                error,
+                problems,
+            };
+        }
         self.return_fds(&mut problems);
         let resumed = self.resume(&mut problems);
         self.delete_box(&mut problems);
@@ -75,6 +87,16 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
         };
     }
 
+    /// Whether somebody took the guest for good. If not, nobody can any more: the
+    /// state is what a takeover commits with, and it leaves the box here.
+    fn is_taken(&self) -> bool {
+        let Slot::Open(open) = &self.slot else {
+            return false;
+        };
+        let gone = |error: BoxError| matches!(error.errno(), Errno::NOENT | Errno::NODEV);
+        self.jumped && open.get(&state_fd_name()).is_err_and(gone)
+    }
+
     fn return_fds(&mut self, problems: &mut Vec<String>) {
         let mut back = std::mem::take(&mut self.held);
         if let Slot::Open(open) = &self.slot {
@@ -89,7 +111,8 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
                 }
                 Err(error) => {
                     errors.push(error.to_string());
-                    true
+                    // What is not in the box is no reason to keep it.
+                    error.errno() != Errno::NOENT
                 }
             });
             errors

@@ -17,6 +17,9 @@ pub enum Step {
     PutFds,
     /// Seal the box.
     Seal,
+    /// Instead of sealing, where the host itself hands the box over: have the new
+    /// VMM build what it can before the guest stops.
+    Prebuild,
     /// Stop the vCPUs.
     Pause,
     /// Write the VM's state.
@@ -33,12 +36,13 @@ pub enum Step {
 
 impl Step {
     /// Every step, in the order they happen.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Preflight,
         Self::LoadKernel,
         Self::CreateBox,
         Self::PutFds,
         Self::Seal,
+        Self::Prebuild,
         Self::Pause,
         Self::Save,
         Self::Jump,
@@ -56,6 +60,7 @@ impl Step {
             Self::CreateBox => "create-box",
             Self::PutFds => "put-fds",
             Self::Seal => "seal",
+            Self::Prebuild => "prebuild",
             Self::Pause => "pause",
             Self::Save => "save",
             Self::Jump => "jump",

@@ -9,6 +9,7 @@ mod guests;
 mod luo;
 mod memfd;
 mod sample;
+mod upgrade;
 
 use anyhow::Result;
 use fdbox_lab::event::{Event, EventPort};
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         luo::ALL,
         guest::ALL,
         guests::ALL,
+        upgrade::ALL,
         forged::ALL,
         sample::ALL,
     ]

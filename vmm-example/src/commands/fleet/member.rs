@@ -110,7 +110,7 @@ fn stopped(end: UpdateEnd) -> Stopped {
             UpdateResult::Ready | UpdateResult::NothingChanged => ExitStatus::NothingChanged,
             UpdateResult::RolledBack => ExitStatus::RolledBack,
             UpdateResult::GuestLost => ExitStatus::GuestLost,
-            UpdateResult::HandedOver => ExitStatus::Done,
+            UpdateResult::HandedOver | UpdateResult::Done => ExitStatus::Done,
         },
         message: end.message,
         cancelled: end.cancelled,
@@ -168,7 +168,7 @@ impl Member for RemoteMember {
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
         match self.ask(&Request::HandOver)? {
-            Reply::UpdateEnd(end) if end.is_handed_over() => {
+            Reply::UpdateEnd(end) if end.has_left() => {
                 let gone = Err("The VMM has ended".into());
                 if let Ok(client) = std::mem::replace(&mut self.client, gone) {
                     // Whoever takes the guest over finds its old VMM gone.

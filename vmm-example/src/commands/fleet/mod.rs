@@ -26,6 +26,9 @@ pub(super) fn is_meant(args: &LiveUpdateArgs) -> bool {
 }
 
 pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
+    if args.binary.is_some() {
+        bail!("--binary is for one guest: give one --api-socket");
+    }
     let output = Output::new(args.json);
     let members = members(&args, &output)?;
     let cancel = CancelFlag::new();

@@ -11,8 +11,10 @@ use crate::update::{
     CancelFlag, Event, ExitStatus, Outcome, Plan, SameHost, Step, Update, UpdateError,
 };
 
+/// The steps of a host that leaves its kernel.
 fn before_the_jump() -> impl Iterator<Item = Step> {
-    Step::ALL.into_iter().filter(|step| *step <= Step::Jump)
+    let happens = |step: &Step| *step <= Step::Jump && *step != Step::Prebuild;
+    Step::ALL.into_iter().filter(happens)
 }
 
 /// What an update that failed in `step` ends with, if undoing it went well.

@@ -1,0 +1,297 @@
+//! Another build of the VMM takes a guest over, in the same kernel.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use fdbox_lab::event::EventPort;
+use fdbox_lab::scenario::HostKind;
+use serde_json::{Value, json};
+
+use super::guest::{healthy, same_guest};
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox;
+use crate::guest::{ApiClient, Guest, Spec};
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "upgrade/guest-memfd",
+        about: "another VMM takes a guest over, with its sockets and their clients",
+        host: HostKind::GuestAlone,
+        stages: &[guest_memfd],
+    },
+    &Scenario {
+        name: "upgrade/memfd",
+        about: "the same for a guest of two CPUs whose memory is a memfd",
+        host: HostKind::GuestAlone,
+        stages: &[memfd],
+    },
+    &Scenario {
+        name: "upgrade/hundred",
+        about: "a hundred VMMs, one after the other: nothing leaks",
+        host: HostKind::GuestAlone,
+        stages: &[hundred],
+    },
+    &Scenario {
+        name: "upgrade/sizes",
+        about: "the blackouts of a guest of 128 MiB and one of 1 GiB, to compare",
+        host: HostKind::GuestAlone,
+        stages: &[sizes],
+    },
+    &Scenario {
+        name: "upgrade/failures",
+        about: "whatever step fails, in the old VMM or the new one, the old one runs the guest on",
+        host: HostKind::GuestAlone,
+        stages: &[failures],
+    },
+    &Scenario {
+        name: "upgrade/bad-binaries",
+        about: "a new VMM that cannot be used is named, and the guest stays where it is",
+        host: HostKind::GuestAlone,
+        stages: &[bad_binaries],
+    },
+];
+
+const VMM: &str = "/bin/vmm-example";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+fn boot(name: &'static str, ram: &str, mib: u64, cpus: u32) -> Result<Guest> {
+    let port = Arc::new(EventPort::open()?);
+    let ram = ram.to_owned();
+    let spec = Spec {
+        name,
+        ram,
+        mib,
+        cpus,
+    };
+    let mut guest = Guest::boot(spec, &port)?;
+    healthy(&guest.report()?)?;
+    Ok(guest)
+}
+
+/// Upgrades once and returns the report.
+fn upgrade(guest: &Guest) -> Result<Value> {
+    guest.upgrade(VMM, &[])?.expect(0)?;
+    let report = guest.resume_report()?;
+    equal("The result", &report["result"], &json!("done"))?;
+    equal("The box is gone", &report["box_deleted"], &json!(true))?;
+    let boot_id = fs::read_to_string(BOOT_ID)?;
+    equal(
+        "The host's boot_id",
+        &report["host"]["boot_id"],
+        &json!(boot_id.trim()),
+    )?;
+    Ok(report)
+}
+
+/// Upgrades while clients come and go, each of which has to get an answer.
+fn upgrade_while_asked(guest: &Guest) -> Result<(Value, u64)> {
+    let (path, done) = (guest.api_path(), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&done);
+    let asking = thread::spawn(move || -> Result<u64> {
+        let mut asked = 0;
+        while !seen.load(Ordering::SeqCst) {
+            ApiClient::connect(&path)?.status()?;
+            asked += 1;
+            // The host may have one CPU only.
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(asked)
+    });
+    let report = upgrade(guest);
+    done.store(true, Ordering::SeqCst);
+    let asked = asking.join().ok().context("The clients' thread")?;
+    Ok((report?, asked.context("A client during the upgrade")?))
+}
+
+fn blackout(report: &Value) -> Result<u64> {
+    let total = &report["blackout"]["total_ns"];
+    total.as_u64().context("The report has a blackout")
+}
+
+fn takes_over(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
+    let before = guest.report()?;
+    let (old, info) = (guest.runner()?, fdbox::info()?);
+    let mut client = guest.api_client()?;
+    equal("The process", &client.status()?["pid"], &json!(old.pid()))?;
+    guest.reset_gap()?;
+    let (report, asked) = upgrade_while_asked(&guest)?;
+    cx.value("asked", asked)?;
+    equal("The RAM", &report["ram_kind"], &json!(guest.spec.ram))?;
+    equal("Its size", &report["ram_mib"], &json!(guest.spec.mib))?;
+    equal("The vCPUs", &report["vcpus"], &json!(guest.spec.cpus))?;
+    let new = guest.runner()?;
+    ensure!(new != old, "The VMM is still the old one");
+    // The same connections, to another process.
+    equal("The process", &client.status()?["pid"], &json!(new.pid()))?;
+    let after = guest.report()?;
+    same_guest(&before, &after)?;
+    cx.value("resume", report)?;
+    cx.value("witness", after)?;
+    // It is no half-dead guest: it takes new content everywhere.
+    guest.write(77)?;
+    healthy(&guest.report()?)?;
+    equal("The module's figures", fdbox::info()?, info)?;
+    guest.power_off_under(&new)
+}
+
+fn guest_memfd(cx: &Cx<'_>) -> Result<()> {
+    takes_over(cx, boot("upgrade", "guest_memfd", 256, 1)?)
+}
+
+fn memfd(cx: &Cx<'_>) -> Result<()> {
+    takes_over(cx, boot("upgrade-memfd", "memfd", 256, 2)?)
+}
+
+fn hundred(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = boot("hundred", "guest_memfd", 128, 1)?;
+    let (before, info) = (guest.report()?, fdbox::info()?);
+    let (mut held, mut blackouts) = (Vec::new(), Vec::new());
+    let mut runner = guest.runner()?;
+    for _ in 0..100 {
+        blackouts.push(blackout(&upgrade(&guest)?)?);
+        let new = guest.runner()?;
+        ensure!(new != runner, "The VMM is still the old one");
+        runner = new;
+        held.push(runner.holds()?);
+    }
+    same_guest(&before, &guest.report()?)?;
+    equal("The module's figures", fdbox::info()?, info)?;
+    blackouts.sort_unstable();
+    let (first, last) = (held[0], held[99]);
+    cx.value(
+        "upgrades",
+        json!({
+            "count": blackouts.len(),
+            "blackout_ns": {"median": blackouts[50], "largest": blackouts[99]},
+            "fds": {"first": first.fds, "last": last.fds},
+            "anonymous_kib": {"first": first.anonymous_kib, "last": last.anonymous_kib},
+        }),
+    )?;
+    // A client may be on its way out when one looks; what leaks leaks a hundred times.
+    ensure!(
+        last.fds <= first.fds + 4 && last.threads <= first.threads + 2,
+        "The first VMM held {first:?}, the last one {last:?}"
+    );
+    ensure!(
+        last.anonymous_kib <= first.anonymous_kib + 256,
+        "Memory went from {} KiB to {} KiB",
+        first.anonymous_kib,
+        last.anonymous_kib
+    );
+    guest.power_off_under(&runner)
+}
+
+/// Compares nothing: on a machine that others use, no two times are alike.
+fn sizes(cx: &Cx<'_>) -> Result<()> {
+    for (name, mib) in [("small", 128), ("large", 1024)] {
+        let guest = boot(name, "guest_memfd", mib, 1)?;
+        let mut runner = guest.runner()?;
+        let mut blackouts = Vec::new();
+        for _ in 0..10 {
+            blackouts.push(blackout(&upgrade(&guest)?)?);
+            runner = guest.runner()?;
+        }
+        blackouts.sort_unstable();
+        let value = json!({"ram_mib": mib, "least_ns": blackouts[0], "median_ns": blackouts[5]});
+        println!("{value}");
+        cx.value(name, value)?;
+        guest.power_off_under(&runner)?;
+    }
+    Ok(())
+}
+
+/// Steps that can fail, and what the operator is told.
+const FAILURES: &[(&str, i32)] = &[
+    ("preflight", 10),
+    ("load-kernel", 10),
+    ("create-box", 10),
+    ("put-fds", 10),
+    ("prebuild", 11),
+    ("pause", 11),
+    ("save", 11),
+    ("jump", 11),
+    ("open", 11),
+    ("restore", 11),
+];
+
+/// The guest is well, where it was, and nothing is left of the attempt.
+fn unharmed(guest: &mut Guest, before: &fdbox_lab::witness::Report, what: &str) -> Result<()> {
+    let check = |guest: &mut Guest| {
+        let pid = i64::from(guest.pid());
+        equal("The VMM", guest.spec.status()?["pid"].as_i64(), Some(pid))?;
+        equal("A box", fdbox::listed(guest.spec.name)?.is_some(), false)?;
+        guest.wait_for_beat()?;
+        same_guest(before, &guest.report()?)
+    };
+    check(guest).with_context(|| format!("After {what}"))
+}
+
+fn failures(_: &Cx<'_>) -> Result<()> {
+    let mut guest = boot("failures", "guest_memfd", 128, 1)?;
+    let before = guest.report()?;
+    for (step, status) in FAILURES {
+        guest.upgrade(VMM, &["--fail-at", step])?.expect(*status)?;
+        unharmed(&mut guest, &before, step)?;
+    }
+    // Nothing stands in the way of the one that is to succeed.
+    upgrade(&guest)?;
+    let runner = guest.runner()?;
+    same_guest(&before, &guest.report()?)?;
+    guest.power_off_under(&runner)
+}
+
+fn bad_binaries(_: &Cx<'_>) -> Result<()> {
+    let mut guest = boot("bad-binaries", "guest_memfd", 128, 1)?;
+    let before = guest.report()?;
+    let refuses = "#!/bin/sh\ncat >/dev/null\n\
+        echo '{\"program\":\"x\",\"handover\":1,\"findings\":[{\"severity\":\"blocker\",\
+        \"subject\":\"Section machine\",\"problem\":\"unknown\",\"remedy\":\"none\"}]}'\nexit 10\n";
+    // Those that are found out before anything happens.
+    let cases = [
+        ("/no/such/file".to_owned(), "No such file"),
+        (guest.binary("x", 0o644)?, "Permission denied"),
+        ("/bin/busybox".to_owned(), "no answer that makes sense"),
+    ];
+    for (binary, told) in cases {
+        refused(&mut guest, &before, &binary, told, 10)?;
+    }
+    for (content, told) in [
+        ("\u{7f}ELF, of no machine", "Exec format error"),
+        (refuses, "Section machine"),
+    ] {
+        let binary = guest.binary(content, 0o755)?;
+        refused(&mut guest, &before, &binary, told, 10)?;
+    }
+    // And those that are not, by when each of them ends or hangs.
+    for (script, told, status) in [
+        ("exit 3", "exited with status 3", 10),
+        ("kill -SEGV $$", "killed by signal 11", 10),
+        ("exec sleep 100", "no answer within", 10),
+    ] {
+        let binary = guest.bad_binary(script)?;
+        refused(&mut guest, &before, &binary, told, status)?;
+    }
+    guest.power_off()
+}
+
+fn refused(
+    guest: &mut Guest,
+    before: &fdbox_lab::witness::Report,
+    binary: &str,
+    told: &str,
+    status: i32,
+) -> Result<()> {
+    let ended = guest.upgrade(binary, &["--timeout", "3"])?;
+    ended.expect(status)?;
+    ensure!(
+        ended.text.contains(told),
+        "{binary}: not {told:?} but {}",
+        ended.text
+    );
+    unharmed(guest, before, told)
+}

@@ -1,0 +1,149 @@
+//! A guest whose VMM is replaced under it. The new VMM is nobody's child here.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use fdbox_lab::witness::command;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use serde_json::Value;
+
+use super::{END_LIMIT, Ended, Guest, VMM};
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holds {
+    pub(crate) fds: usize,
+    pub(crate) threads: usize,
+    /// Memory that is its own, without the guest's.
+    pub(crate) anonymous_kib: u64,
+}
+
+/// The process that runs a guest, whoever started it. It ends when this is dropped.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Runner(Pid);
+
+impl Runner {
+    pub(crate) fn pid(&self) -> i32 {
+        self.0.as_raw_nonzero().get()
+    }
+
+    pub(crate) fn holds(&self) -> Result<Holds> {
+        let of = |what: &str| format!("/proc/{}/{what}", self.pid());
+        let status = fs::read_to_string(of("status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(Holds {
+            fds: fs::read_dir(of("fd"))?.count(),
+            threads: fs::read_dir(of("task"))?.count(),
+            anonymous_kib: kib.context("/proc/PID/status has RssAnon")?.parse()?,
+        })
+    }
+
+    fn wait(&self, limit: Duration) -> Result<()> {
+        let Ok(ended) = pidfd_open(self.0, PidfdFlags::empty()) else {
+            return Ok(());
+        };
+        let limit = Timespec::try_from(limit)?;
+        match poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&limit))? {
+            0 => bail!("The VMM has not ended"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // It fails if the process is gone already, as it should be.
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+impl Guest {
+    /// `vmm-example live-update --binary`, with more arguments.
+    pub(crate) fn upgrade(&self, binary: &str, arguments: &[&str]) -> Result<Ended> {
+        let mut update = Command::new(VMM);
+        update
+            .arg("live-update")
+            .arg("--api-socket")
+            .arg(self.spec.api())
+            .args(["--binary", binary])
+            .arg("--report")
+            .arg(self.spec.path(".report"))
+            .args(arguments);
+        Ended::of(&mut update)
+    }
+
+    /// Who runs the guest, as the API says.
+    pub(crate) fn runner(&self) -> Result<Runner> {
+        let status = self.spec.status()?;
+        let pid = status["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw);
+        Ok(Runner(pid.context("The status has the VMM's process")?))
+    }
+
+    /// A connection to the API that asks nothing yet.
+    pub(crate) fn api_client(&self) -> Result<ApiClient> {
+        ApiClient::connect(&self.spec.api())
+    }
+
+    /// Where its API is.
+    pub(crate) fn api_path(&self) -> PathBuf {
+        self.spec.api()
+    }
+
+    /// A program that answers `check-state` as the VMM does and else is `script`.
+    pub(crate) fn bad_binary(&self, script: &str) -> Result<String> {
+        let checks = format!("[ \"$1\" = check-state ] && exec {VMM} \"$@\"");
+        self.binary(&format!("#!/bin/sh\n{checks}\n{script}\n"), 0o755)
+    }
+
+    /// A file to name as binary.
+    pub(crate) fn binary(&self, content: &str, mode: u32) -> Result<String> {
+        let path: PathBuf = self.spec.path(".binary");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        Ok(path.display().to_string())
+    }
+
+    /// Ends the guest from inside, which ends its runner.
+    pub(crate) fn power_off_under(mut self, runner: &Runner) -> Result<()> {
+        self.console.say(command::POWER_OFF)?;
+        runner.wait(END_LIMIT)?;
+        ensure!(
+            !self.spec.api().exists(),
+            "The API socket is there after the guest's end"
+        );
+        Ok(())
+    }
+}
+
+/// A client that stays connected.
+#[derive(Debug)]
+pub(crate) struct ApiClient(BufReader<UnixStream>);
+
+impl ApiClient {
+    pub(crate) fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).context("Connect to the API")?;
+        stream.set_read_timeout(Some(END_LIMIT))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    pub(crate) fn status(&mut self) -> Result<Value> {
+        self.0.get_mut().write_all(b"{\"verb\":\"status\"}\n")?;
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        serde_json::from_str(&line).with_context(|| format!("The answer {line:?}"))
+    }
+}

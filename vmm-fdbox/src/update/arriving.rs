@@ -1,0 +1,67 @@
+//! The other side, ahead of time: a guest that still runs in another process of this kernel.
+
+use std::os::fd::OwnedFd;
+
+use super::contents::{Contents, Undone};
+use super::incoming::{Incoming, ResumeFailed, ResumePlan};
+use super::outcome::UpdateError;
+use super::step::Step;
+use crate::name::{BoxName, FdName};
+use crate::store::BoxStore;
+
+/// A guest that another process is about to hand over through an open box. All but its state is
+/// in there already: what is built from that is built before the guest stops.
+///
+/// ```no_run
+/// use vmm_fdbox::frame::KnownSection;
+/// use vmm_fdbox::update::{Arriving, ResumePlan};
+/// use vmm_fdbox::{BoxName, Control, FdName};
+///
+/// let control = Control::open()?;
+/// let known = [KnownSection::new("vcpu0", 1, 1)];
+/// let name = BoxName::new("vm0")?;
+/// let mut arriving = Arriving::open(&control, &name)?;
+/// let ram = arriving.take(&FdName::new("ram")?)?;
+/// // ... build the VM around `ram`, then wait until the other process has paused the guest ...
+/// let incoming = arriving.arrive(&control, ResumePlan::new(name, &known))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Arriving<S: BoxStore> {
+    contents: Contents<S>,
+}
+
+impl<S: BoxStore> Arriving<S> {
+    /// Opens the guest's box.
+    ///
+    /// # Errors
+    /// [`ResumeFailed`]: the box is as it was.
+    pub fn open(store: &S, name: &BoxName) -> Result<Self, Box<ResumeFailed>> {
+        match Contents::open(store, name) {
+            Ok(contents) => Ok(Self { contents }),
+            Err(error) => Err(ResumeFailed::new(Step::Open, error, Undone::default())),
+        }
+    }
+
+    /// As [`Incoming::take`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
+        self.contents.take(name)
+    }
+
+    /// Reads and checks the state, once it is written. `store` and the plan's box are those of
+    /// [`open`](Self::open).
+    ///
+    /// # Errors
+    /// As [`Incoming::open`].
+    pub fn arrive<'a>(
+        self,
+        store: &'a S,
+        plan: ResumePlan<'_>,
+    ) -> Result<Incoming<'a, S>, Box<ResumeFailed>> {
+        let start = plan.now();
+        Incoming::arrived(store, plan, self.contents, start)
+    }
+}

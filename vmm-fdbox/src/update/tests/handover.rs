@@ -1,0 +1,206 @@
+//! Hosts that hand the box over themselves, in one kernel: who runs the guest, and that only one does.
+
+use rustix::io::Errno;
+
+use super::world::{KNOWN, World, box_name, clock, fd_name, inode, plan};
+use crate::error::Operation;
+use crate::fake::{FakeHost, FakeStore, HostCall};
+use crate::finding::Finding;
+use crate::store::{BoxStore, OpenFdBox};
+use crate::update::{
+    Arriving, ExitStatus, Host, Outcome, PartyError, Plan, ResumePlan, STATE_FD, Step, Update,
+    UpdateError,
+};
+
+fn world() -> World {
+    let mut world = World::without_kho();
+    world.host.hands_over = true;
+    world
+}
+
+fn resume_plan() -> ResumePlan<'static> {
+    ResumePlan {
+        clock: Some(clock()),
+        ..ResumePlan::new(box_name(), &KNOWN)
+    }
+}
+
+/// A host whose new VMM does as it is told in the blackout.
+struct NewVmm<'a> {
+    store: &'a FakeStore,
+    early: Option<Arriving<FakeStore>>,
+    /// What it took ahead of time.
+    inodes: Vec<u64>,
+    plan: ResumePlan<'static>,
+    /// It takes the guest, and is not heard of again.
+    vanishes: bool,
+}
+
+impl<'a> NewVmm<'a> {
+    fn new(store: &'a FakeStore) -> Self {
+        Self {
+            store,
+            early: None,
+            inodes: Vec::new(),
+            plan: resume_plan(),
+            vanishes: false,
+        }
+    }
+}
+
+impl Host for NewVmm<'_> {
+    fn preflight(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    fn leaves_kernel(&self) -> bool {
+        false
+    }
+
+    fn seals(&self) -> bool {
+        false
+    }
+
+    fn prebuild(&mut self) -> Result<(), PartyError> {
+        let mut early = Arriving::open(self.store, &box_name())?;
+        for name in ["vm", "ram"] {
+            self.inodes.push(inode(early.take(&fd_name(name))?));
+        }
+        self.early = Some(early);
+        Ok(())
+    }
+
+    fn load(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<(), PartyError> {
+        self.early = None;
+        Ok(())
+    }
+
+    fn jump(&mut self) -> Result<(), PartyError> {
+        let early = self.early.take().ok_or("nobody is there")?;
+        let incoming = early.arrive(self.store, self.plan.clone())?;
+        let ((), mut resumed) = incoming.restore(|_| Ok(()))?;
+        if self.vanishes {
+            return Err("it is gone".into());
+        }
+        resumed.running();
+        resumed.finish().deleted?;
+        Ok(())
+    }
+}
+
+fn run<H: Host>(store: &FakeStore, host: &mut H, world: &mut World, plan: Plan) -> Outcome {
+    Update::new(store, host, &mut world.guest, plan).run()
+}
+
+#[test]
+fn a_box_that_nobody_waits_for_sealed_is_not_sealed() {
+    let mut world = world();
+    let outcome = world.update(plan());
+    assert_eq!(outcome.exit_status(), ExitStatus::Done);
+    let (sealed, names) = world.store.content(&box_name()).unwrap();
+    assert_eq!((sealed, names.len()), (false, 3));
+    let calls = [HostCall::Load, HostCall::Prebuild, HostCall::Jump];
+    assert_eq!(world.host.calls, calls);
+}
+
+#[test]
+fn every_step_can_fail() {
+    let steps = Step::ALL.into_iter();
+    for step in steps.filter(|step| *step <= Step::Jump && *step != Step::Seal) {
+        let mut world = world();
+        let outcome = world.update(Plan {
+            fail_at: Some(step),
+            ..plan()
+        });
+        assert!(matches!(outcome.error(), Some((at, UpdateError::Injected(_))) if at == step));
+        world.assert_untouched();
+    }
+}
+
+#[test]
+fn a_new_vmm_that_cannot_prepare_stops_nobody() {
+    let mut world = world();
+    world.host = FakeHost {
+        failing: vec![HostCall::Prebuild],
+        hands_over: true,
+        ..FakeHost::default()
+    };
+    let outcome = world.update(plan());
+    let Outcome::RolledBack {
+        step, paused_ns, ..
+    } = outcome
+    else {
+        panic!("{outcome}")
+    };
+    assert_eq!((step, paused_ns), (Step::Prebuild, None));
+    world.assert_untouched();
+}
+
+#[test]
+fn what_was_taken_early_goes_over() {
+    let mut world = world();
+    let store = world.store.clone();
+    let mut host = NewVmm::new(&store);
+    let outcome = run(&store, &mut host, &mut world, plan());
+    assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome}");
+    assert_eq!(host.inodes, world.guest.inodes);
+    assert_eq!(store.content(&box_name()), None);
+}
+
+#[test]
+fn a_new_vmm_that_fails_in_the_blackout_leaves_the_guest_here() {
+    for step in [Step::Open, Step::Restore] {
+        let mut world = world();
+        let store = world.store.clone();
+        let mut host = NewVmm::new(&store);
+        host.plan.fail_at = Some(step);
+        let outcome = run(&store, &mut host, &mut world, plan());
+        assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome}");
+        world.assert_untouched();
+    }
+}
+
+#[test]
+fn a_guest_that_was_taken_does_not_run_twice() {
+    let mut world = world();
+    let store = world.store.clone();
+    let mut host = NewVmm {
+        vanishes: true,
+        ..NewVmm::new(&store)
+    };
+    let outcome = run(&store, &mut host, &mut world, plan());
+    assert_eq!(outcome.exit_status(), ExitStatus::GuestLost, "{outcome}");
+    assert!(!world.guest.running);
+}
+
+#[test]
+fn a_guest_that_was_rolled_back_cannot_be_taken() {
+    let mut world = world();
+    world.host.failing.push(HostCall::Jump);
+    // Its box stays, for the test to look into.
+    world.store.fail(Operation::Delete, 0, Errno::NOMEM);
+    let outcome = world.update(plan());
+    assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome}");
+    assert!(world.guest.running);
+    let open = world.store.open_box(&box_name()).unwrap().into_open();
+    let state = open.unwrap().get(&fd_name(STATE_FD));
+    assert!(state.is_err_and(|error| error.errno() == Errno::NOENT));
+}
+
+#[test]
+fn what_vanished_from_the_box_is_no_reason_to_keep_it() {
+    let mut world = world();
+    world.host.failing.push(HostCall::Jump);
+    // The state comes out, the VM does not.
+    world.store.fail(Operation::Get, 1, Errno::NOENT);
+    let outcome = world.update(plan());
+    let Outcome::RolledBack { problems, .. } = outcome else {
+        panic!("{outcome}")
+    };
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(world.store.content(&box_name()), None);
+}
