@@ -18,6 +18,7 @@ use crate::memory::{GuestRam, MemoryError};
 use crate::spec::MemorySpec;
 use crate::state::{ConsoleStateV1, GuestState, MachineStateV1};
 use crate::vcpu::{OnEnd, VcpuError, Vcpus};
+use crate::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 
 /// Why a guest could not be built, saved or restored.
 #[derive(Debug, Error)]
@@ -44,20 +45,25 @@ pub(crate) enum MachineError {
     RestoreSerial(#[from] SerialStateError),
     #[error("Cannot create an event for an interrupt")]
     CreateEvent(#[source] std::io::Error),
+    #[error("Cannot give the guest its devices")]
+    Virtio(#[from] VirtioError),
 }
 
 /// A new guest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct NewGuest<'a> {
     pub(crate) name: &'a str,
     pub(crate) memory: MemorySpec,
     pub(crate) boot: BootSpec<'a>,
+    /// At the places that `boot` tells the guest of.
+    pub(crate) devices: Vec<Opened>,
 }
 
 /// A guest, parked or running. The vCPUs go first, memory that KVM knows goes last.
 #[derive(Debug)]
 pub(crate) struct Machine {
     vcpus: Vcpus,
+    virtio: Arc<VirtioBus>,
     bus: Arc<PortBus>,
     console: Arc<Console>,
     vm: Vm,
@@ -92,6 +98,7 @@ impl Machine {
             )?;
             boot::setup_cpu(fd, id, entry)?;
         }
+        let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices)?;
         let serial = SerialPort::new(serial_irq(&vm)?, console.clone());
         let bus = PortBus::new(serial, PowerManagement::default());
         let shape = StateShape::of(host, &vm)?;
@@ -102,6 +109,7 @@ impl Machine {
             shape,
             fds,
             host_tsc_khz,
+            virtio,
             bus,
             name,
         }
@@ -114,6 +122,7 @@ impl Machine {
         vm: Vm,
         ram: GuestRam,
         state: &GuestState,
+        devices: Vec<Opened>,
         console: Arc<Console>,
         end: &OnEnd,
     ) -> Result<(Self, RestoreNotes), MachineError> {
@@ -139,6 +148,7 @@ impl Machine {
         vm.restore_clock(&state.clock)?;
         fds.iter().for_each(vcpu_state::notify_stopped);
         console.output(&state.console.unsent);
+        let virtio = VirtioBus::new(&vm, ram.mapped(), devices)?;
         // Last: it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq(&vm)?, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm));
@@ -149,6 +159,7 @@ impl Machine {
             shape,
             fds,
             host_tsc_khz,
+            virtio,
             bus,
             name,
         }
@@ -159,6 +170,7 @@ impl Machine {
     /// Lets the guest run.
     pub(crate) fn run(&self) {
         self.vcpus.unpark();
+        self.virtio.unpark();
     }
 
     /// Sends what the console could not send when the guest was stopped.
@@ -166,9 +178,11 @@ impl Machine {
         self.console.flush();
     }
 
-    /// Stops all vCPUs, with no access of theirs half done.
+    /// Stops all vCPUs, with no access of theirs half done, then all devices, with no
+    /// request half done.
     pub(crate) fn park(&self) {
         self.vcpus.park();
+        self.virtio.park();
     }
 
     /// Tells a parked guest that it was stopped, so that its watchdogs forgive the gap.
@@ -181,6 +195,7 @@ impl Machine {
     /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
     pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
         let clock = self.vm.save_clock(self.host_tsc_khz)?;
+        let virtio = self.virtio.save()?;
         let serial = self.bus.serial().state();
         let console = ConsoleStateV1 {
             unsent: self.console.unsent(),
@@ -206,7 +221,17 @@ impl Machine {
             serial,
             pm: self.bus.pm().state(),
             console,
+            virtio,
         })
+    }
+
+    pub(crate) fn virtio(&self) -> &VirtioBus {
+        &self.virtio
+    }
+
+    /// What the guest's devices have done since this process has them.
+    pub(crate) fn device_counts(&self) -> Vec<DeviceCounts> {
+        self.virtio.counts()
     }
 
     /// Whether the guest reset itself, switched itself off or broke down.
@@ -252,6 +277,7 @@ struct Parts {
     shape: StateShape,
     fds: Vec<VcpuFd>,
     host_tsc_khz: u32,
+    virtio: VirtioBus,
     bus: PortBus,
     name: String,
 }
@@ -265,13 +291,15 @@ impl Parts {
             shape,
             fds,
             host_tsc_khz,
+            virtio,
             bus,
             name,
         } = self;
-        let bus = Arc::new(bus);
-        let vcpus = Vcpus::spawn(fds, &bus, end)?;
+        let (bus, virtio) = (Arc::new(bus), Arc::new(virtio));
+        let vcpus = Vcpus::spawn(fds, &bus, &virtio, end)?;
         Ok(Machine {
             vcpus,
+            virtio,
             bus,
             console,
             vm,

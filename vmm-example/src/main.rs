@@ -9,6 +9,7 @@
 //! | `vcpu` | running, parking |
 //! | `kvm` | KVM, and the state of its objects |
 //! | `devices`, `console` | the serial port and where it leads |
+//! | `virtio` | disks, networks and other devices |
 //! | `state` | a guest as sections of a state frame |
 //! | `vmm`, `api`, `event_loop` | a running guest and what can be asked of it |
 //! | `live_update` | the guest's side of an update |
@@ -34,6 +35,7 @@ mod spec;
 mod state;
 mod tsc;
 mod vcpu;
+mod virtio;
 mod vmm;
 
 use std::process::ExitCode;

@@ -121,6 +121,7 @@ impl Vmm {
             ram_kind: self.machine.ram().kind(),
             ram_mib: self.machine.ram().mib(),
             tsc_khz: self.machine.host_tsc_khz(),
+            devices: self.machine.device_counts(),
         }
     }
 

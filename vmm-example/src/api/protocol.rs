@@ -12,6 +12,7 @@ use vmm_fdbox::update::{Event, ExitStatus, Outcome};
 
 use crate::error::chain;
 use crate::spec::MemoryKind;
+use crate::virtio::DeviceCounts;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +93,9 @@ pub(crate) struct GuestStatus {
     pub(crate) ram_kind: MemoryKind,
     pub(crate) ram_mib: u64,
     pub(crate) tsc_khz: u32,
+    /// What its devices have done.
+    #[serde(default)]
+    pub(crate) devices: Vec<DeviceCounts>,
 }
 
 /// Something that happened in an update.

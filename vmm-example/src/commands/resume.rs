@@ -23,6 +23,7 @@ use crate::machine::Machine;
 use crate::memory::GuestRam;
 use crate::report::ResumeReport;
 use crate::state::{self, GuestState};
+use crate::virtio;
 use crate::vmm::Vmm;
 
 /// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
@@ -58,17 +59,20 @@ fn rebuild<'a, S: BoxStore>(
     let mut plan = ResumePlan::new(args.box_name.clone(), &state::KNOWN);
     plan.userspace_boottime_ns = args.init_uptime.map(|seconds| (seconds * 1e9) as u64);
     plan.fail_at = args.fail_at;
-    Incoming::open(store, plan)?.restore(|incoming| build(incoming, host, around))
+    Incoming::open(store, plan)?.restore(|incoming| build(args, incoming, host, around))
 }
 
 /// Takes everything out of the box and makes a parked guest of it.
 fn build<S: BoxStore>(
+    args: &ResumeArgs,
     incoming: &mut Incoming<'_, S>,
     host: &Host,
     around: &Surroundings,
 ) -> Result<(Machine, RestoreNotes), PartyError> {
     let state = GuestState::read(incoming.frame()).map_err(party_error)?;
     let machine = &state.machine;
+    // Before anything is taken: what cannot be opened leaves the box as it is.
+    let devices = virtio::reopen(&state.virtio, &args.handed_in()).map_err(party_error)?;
     // The memory first: it comes out bound to a new VM, which the box then gives for the old
     // one. Taken first, the VM would be in the box again as this process' own when the memory
     // comes, and the memory bound to yet another one.
@@ -83,6 +87,7 @@ fn build<S: BoxStore>(
         vm,
         ram,
         &state,
+        devices,
         around.console.clone(),
         &around.on_end,
     )

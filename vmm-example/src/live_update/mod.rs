@@ -35,6 +35,10 @@ pub(crate) trait Movable {
     fn has_ended(&self) -> bool;
     /// Whether the host's TSC can measure the time that passes.
     fn has_steady_tsc(&self) -> bool;
+    /// What of its devices stands in the way, or an operator should know.
+    fn device_findings(&self) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 impl Movable for Machine {
@@ -67,6 +71,10 @@ impl Movable for Machine {
     fn has_steady_tsc(&self) -> bool {
         self.host_tsc_khz() != 0
     }
+
+    fn device_findings(&self) -> Vec<Finding> {
+        self.virtio().findings()
+    }
 }
 
 /// A machine as the library's state machine sees it.
@@ -77,14 +85,15 @@ struct Moving<'a, M>(&'a M);
 
 impl<M: Movable> Guest for Moving<'_, M> {
     fn preflight(&mut self) -> Vec<Finding> {
-        if self.0.has_steady_tsc() {
-            return Vec::new();
+        let mut findings = self.0.device_findings();
+        if !self.0.has_steady_tsc() {
+            findings.push(Finding::warning(
+                "TSC",
+                "KVM does not know its frequency, so the guest's clock will be off by the blackout",
+                "boot a host with a stable TSC",
+            ));
         }
-        vec![Finding::warning(
-            "TSC",
-            "KVM does not know its frequency, so the guest's clock will be off by the blackout",
-            "boot a host with a stable TSC",
-        )]
+        findings
     }
 
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
