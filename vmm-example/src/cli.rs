@@ -1,5 +1,6 @@
 //! The command line, parsed; nothing is done here.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -8,6 +9,7 @@ use vmm_fdbox::update::Step;
 
 use crate::handover::DEFAULT_LIMIT;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
+use crate::virtio::spec::{DeviceSpecs, DiskSpec, FdSpec, HvcSpec, NetSpec, VsockSpec};
 
 #[cfg(test)]
 mod dist;
@@ -112,7 +114,7 @@ pub(crate) enum Command {
 /// Boot a guest and run it until it shuts down or resets.
 ///
 /// Stays in the foreground as the guest's VMM and ends with 0 when the guest does. The guest
-/// is a Linux kernel with its initramfs; it has CPUs, memory and a serial port.
+/// is a Linux kernel with its initramfs; it has CPUs, memory, a serial port and virtio devices.
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
@@ -138,12 +140,51 @@ pub(crate) struct RunArgs {
     /// connected. Nothing on stdin is the VMM's: end a guest with `vmm-example shutdown`.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) console: ConsoleSpec,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,
     /// The guest's name, which its box gets too.
     #[arg(long, value_name = "NAME", default_value = "guest", value_parser = parse_box_name)]
     pub(crate) name: BoxName,
+}
+
+/// A guest's devices, eight at most.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Devices, eight at most")]
+pub(crate) struct DeviceArgs {
+    /// A disk in a file or on a block device; may be repeated. A resume opens the same path.
+    #[arg(long = "disk", value_name = "path=FILE[,readonly=on]")]
+    pub(crate) disks: Vec<DiskSpec>,
+    /// A network on a tap; may be repeated. A resume attaches to the tap of the same name; one
+    /// that was handed in must be handed in again.
+    #[arg(long = "net", value_name = "tap=NAME|fd=N[,mac=MAC]")]
+    pub(crate) nets: Vec<NetSpec>,
+    /// Sockets between guest and host. An update resets their connections.
+    ///
+    /// A program that connects to PATH and writes `CONNECT PORT` gets the guest's port. A guest
+    /// that connects to CID 2 gets the Unix socket PATH_PORT.
+    #[arg(long, value_name = "cid=N,socket=PATH")]
+    pub(crate) vsock: Option<VsockSpec>,
+    /// A second console, hvc0 in the guest.
+    #[arg(long, value_name = "file=PATH|socket=PATH")]
+    pub(crate) hvc: Option<HvcSpec>,
+    /// No source of random numbers.
+    #[arg(long)]
+    pub(crate) no_rng: bool,
+}
+
+impl DeviceArgs {
+    pub(crate) fn specs(&self) -> DeviceSpecs {
+        DeviceSpecs {
+            disks: self.disks.clone(),
+            nets: self.nets.clone(),
+            console: self.hvc.clone(),
+            rng: !self.no_rng,
+            vsock: self.vsock.clone(),
+        }
+    }
 }
 
 /// Update the host under a running guest.
@@ -229,6 +270,10 @@ pub(crate) struct ResumeArgs {
     /// Take the guest over from the VMM at the other end of standard input.
     #[arg(long, hide = true, conflicts_with = "all")]
     pub(crate) handover: bool,
+    /// A tap in place of one that was handed in before the update; may be repeated, in the
+    /// order of those. All other devices are opened as they were.
+    #[arg(long = "net", value_name = "fd=N", conflicts_with_all = ["all", "handover"])]
+    pub(crate) nets: Vec<FdSpec>,
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -243,6 +288,13 @@ pub(crate) struct ResumeArgs {
     /// Make a step fail, for tests.
     #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
     pub(crate) fail_at: Option<Step>,
+}
+
+impl ResumeArgs {
+    /// The descriptors of taps that were handed in.
+    pub(crate) fn handed_in(&self) -> Vec<RawFd> {
+        self.nets.iter().map(|net| net.0).collect()
+    }
 }
 
 /// Say whether this binary reads the state that another one would write.
@@ -340,6 +392,7 @@ mod tests {
             "vmm live-update --api-socket s --binary b --timeout 0",
             "vmm live-update --all --binary b",
             "vmm resume --all --handover",
+            "vmm resume --all --net fd=7",
             "vmm check-state",
         ] {
             assert!(parse(line).is_err(), "{line} was accepted");

@@ -19,6 +19,7 @@ use crate::metrics::{Counted, Metrics};
 use crate::spec::MemorySpec;
 use crate::state::{ConsoleStateV1, GuestState, MachineStateV1};
 use crate::vcpu::{OnEnd, VcpuError, Vcpus};
+use crate::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 
 /// Why a guest could not be built, saved or restored.
 #[derive(Debug, Error)]
@@ -47,20 +48,25 @@ pub(crate) enum MachineError {
     RestoreSerial(#[from] SerialStateError),
     #[error("Cannot create an event for an interrupt")]
     CreateEvent(#[source] std::io::Error),
+    #[error("Cannot give the guest its devices")]
+    Virtio(#[from] VirtioError),
 }
 
 /// A new guest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct NewGuest<'a> {
     pub(crate) name: &'a str,
     pub(crate) memory: MemorySpec,
     pub(crate) boot: BootSpec<'a>,
+    /// At the places that `boot` tells the guest of.
+    pub(crate) devices: Vec<Opened>,
 }
 
 /// A guest, parked or running. The vCPUs go first, memory that KVM knows goes last.
 #[derive(Debug)]
 pub(crate) struct Machine {
     vcpus: Vcpus,
+    virtio: Arc<VirtioBus>,
     bus: Arc<PortBus>,
     console: Arc<Console>,
     vm: Vm,
@@ -95,6 +101,7 @@ impl Machine {
             )?;
             boot::setup_cpu(fd, id, entry)?;
         }
+        let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices)?;
         let serial = SerialPort::new(serial_irq(&vm)?, console.clone());
         let bus = PortBus::new(serial, PowerManagement::default());
         let shape = StateShape::of(host, &vm)?;
@@ -105,16 +112,19 @@ impl Machine {
             shape,
             fds,
             host_tsc_khz,
+            virtio,
             bus,
             name,
         }
         .assemble(console, end)
     }
 
-    /// Builds a guest as it was saved, on memory that is still there; parked.
+    /// Builds a guest as it was saved, on memory that is still there; parked. `devices` are
+    /// those of `state`, opened.
     pub(crate) fn restore(
         shell: Shell,
         state: &GuestState,
+        devices: Vec<Opened>,
         console: Arc<Console>,
         end: &OnEnd,
     ) -> Result<(Self, RestoreNotes), MachineError> {
@@ -147,6 +157,7 @@ impl Machine {
         vm.restore_clock(&state.clock)?;
         fds.iter().for_each(vcpu_state::notify_stopped);
         console.queue(&state.console.unsent);
+        let virtio = VirtioBus::new(&vm, ram.mapped(), devices)?;
         // Last: it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm));
@@ -157,6 +168,7 @@ impl Machine {
             shape,
             fds,
             host_tsc_khz,
+            virtio,
             bus,
             name,
         }
@@ -167,6 +179,7 @@ impl Machine {
     /// Lets the guest run.
     pub(crate) fn run(&self) {
         self.vcpus.unpark();
+        self.virtio.unpark();
     }
 
     /// Sends what the console could not send when the guest was stopped.
@@ -174,9 +187,11 @@ impl Machine {
         self.console.flush();
     }
 
-    /// Stops all vCPUs, with no access of theirs half done.
+    /// Stops all vCPUs, with no access of theirs half done, then all devices, with no
+    /// request half done.
     pub(crate) fn park(&self) {
         self.vcpus.park();
+        self.virtio.park();
     }
 
     /// Tells a parked guest that it was stopped, so that its watchdogs forgive the gap.
@@ -189,6 +204,7 @@ impl Machine {
     /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
     pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
         let clock = self.vm.save_clock(self.host_tsc_khz)?;
+        let virtio = self.virtio.save();
         let serial = self.bus.serial().state();
         let console = ConsoleStateV1 {
             unsent: self.console.unsent(),
@@ -210,6 +226,7 @@ impl Machine {
             serial,
             pm: self.bus.pm().state(),
             console,
+            virtio,
         })
     }
 
@@ -224,6 +241,15 @@ impl Machine {
 
     pub(crate) fn console(&self) -> &Arc<Console> {
         &self.console
+    }
+
+    pub(crate) fn virtio(&self) -> &VirtioBus {
+        &self.virtio
+    }
+
+    /// What the guest's devices have done since this process has them.
+    pub(crate) fn device_counts(&self) -> Vec<DeviceCounts> {
+        self.virtio.counts()
     }
 
     /// Whether the guest reset itself, switched itself off or broke down.
@@ -267,6 +293,7 @@ impl Counted for Machine {
     fn count(&self, metrics: &mut Metrics) {
         Counted::count(&self.vcpus, metrics);
         self.serial().count(metrics);
+        self.virtio.count(metrics);
     }
 }
 
@@ -314,6 +341,7 @@ struct Parts {
     shape: StateShape,
     fds: Vec<VcpuFd>,
     host_tsc_khz: u32,
+    virtio: VirtioBus,
     bus: PortBus,
     name: String,
 }
@@ -327,13 +355,15 @@ impl Parts {
             shape,
             fds,
             host_tsc_khz,
+            virtio,
             bus,
             name,
         } = self;
-        let bus = Arc::new(bus);
-        let vcpus = Vcpus::spawn(fds, &bus, end)?;
+        let (bus, virtio) = (Arc::new(bus), Arc::new(virtio));
+        let vcpus = Vcpus::spawn(fds, &bus, &virtio, end)?;
         Ok(Machine {
             vcpus,
+            virtio,
             bus,
             console,
             vm,

@@ -9,6 +9,7 @@
 //! | `vcpu` | running, parking |
 //! | `kvm` | KVM, and the state of its objects |
 //! | `devices`, `console` | the serial port and where it leads |
+//! | `virtio` | disks, networks and other devices |
 //! | `state` | a guest as sections of a state frame |
 //! | `vmm`, `api`, `event_loop` | a running guest and what can be asked of it |
 //! | `events`, `chronicle`, `metrics` | what happened to it, for who watches |
@@ -41,6 +42,7 @@ mod spec;
 mod state;
 mod tsc;
 mod vcpu;
+mod virtio;
 mod vmm;
 
 use std::process::ExitCode;

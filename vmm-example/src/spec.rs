@@ -33,6 +33,14 @@ pub(crate) enum SpecError {
     BadKind { value: String },
     #[error("Console {value:?} is unknown: use stdio, file=PATH or socket=PATH")]
     BadConsole { value: String },
+    #[error("{what} {value:?} cannot be: it takes {expected}")]
+    BadValue {
+        what: &'static str,
+        value: String,
+        expected: &'static str,
+    },
+    #[error("{key} is missing")]
+    MissingKey { key: &'static str },
 }
 
 /// What guest RAM is made of.

@@ -158,6 +158,7 @@ impl Vmm {
             step: self.chronicle.step(),
             last_update: self.chronicle.last_update(),
             blackout: self.chronicle.blackout(),
+            devices: self.machine.device_counts(),
         }
     }
 

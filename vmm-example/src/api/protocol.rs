@@ -25,6 +25,7 @@ use crate::events::Notice;
 use crate::handover::Running;
 use crate::report::Blackout;
 use crate::spec::MemoryKind;
+use crate::virtio::DeviceCounts;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +143,9 @@ pub(crate) struct GuestStatus {
     /// The blackout of the update that brought the guest here.
     #[serde(default)]
     pub(crate) blackout: Option<Blackout>,
+    /// What its devices have done.
+    #[serde(default)]
+    pub(crate) devices: Vec<DeviceCounts>,
 }
 
 /// Something that happened in an update.

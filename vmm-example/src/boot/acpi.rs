@@ -7,6 +7,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::BootError;
 use crate::devices::{pm, reset};
 use crate::memory::layout::ACPI_TABLES;
+use crate::virtio::aml;
+use crate::virtio::slot::Slot;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
@@ -47,10 +49,11 @@ const S5: [u8; 14] = [
     0x00,
 ];
 
-/// Writes the tables for this many CPUs; the RSDP is at [`ACPI_TABLES`].
-pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<(), BootError> {
+/// Writes the tables for this many CPUs and these devices; the RSDP is at [`ACPI_TABLES`].
+pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8, devices: &[Slot]) -> Result<(), BootError> {
+    let tables = tables(ACPI_TABLES, cpus, devices);
     memory
-        .write_slice(&tables(ACPI_TABLES, cpus), GuestAddress(ACPI_TABLES))
+        .write_slice(&tables, GuestAddress(ACPI_TABLES))
         .map_err(|source| BootError::Write {
             what: "ACPI tables",
             source,
@@ -58,11 +61,12 @@ pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<(), BootError>
 }
 
 /// All tables as they lie from `base` on.
-fn tables(base: u64, cpus: u8) -> Vec<u8> {
+fn tables(base: u64, cpus: u8, devices: &[Slot]) -> Vec<u8> {
     // The first is the RSDP, which is written last: it points to the others.
     let mut image = vec![0; RSDP_LEN];
     let facs = append(&mut image, base, &facs());
-    let dsdt = append(&mut image, base, &table(b"DSDT", 2, &S5));
+    let dsdt = [&S5[..], &aml::devices(devices)].concat();
+    let dsdt = append(&mut image, base, &table(b"DSDT", 2, &dsdt));
     let fadt = append(&mut image, base, &table(b"FACP", 6, &fadt(facs, dsdt)));
     let madt = append(&mut image, base, &table(b"APIC", 5, &madt(cpus)));
     let pointers = [fadt.to_le_bytes(), madt.to_le_bytes()].concat();
@@ -193,7 +197,7 @@ mod tests {
 
     #[test]
     fn every_table_is_found_from_the_rsdp() {
-        let image = tables(ACPI_TABLES, 3);
+        let image = tables(ACPI_TABLES, 3, &[]);
         assert_eq!((sum(&image[..20]), sum(&image[..RSDP_LEN])), (0, 0));
         let xsdt = follow(&image, 24);
         assert_eq!((&xsdt[..4], xsdt.len()), (&b"XSDT"[..], HEADER_LEN + 16));
@@ -222,6 +226,8 @@ mod tests {
 
     #[test]
     fn the_largest_tables_fit_below_the_high_memory() {
-        assert!(ACPI_TABLES + tables(ACPI_TABLES, MAX_CPUS).len() as u64 <= HIGH_MEMORY);
+        let devices: Vec<_> = Slot::all().collect();
+        let len = tables(ACPI_TABLES, MAX_CPUS, &devices).len() as u64;
+        assert!(ACPI_TABLES + len <= HIGH_MEMORY);
     }
 }

@@ -17,6 +17,7 @@ use vm_memory::{
 
 use crate::memory::GuestRam;
 use crate::memory::layout::{CMDLINE, CMDLINE_MAX, HIGH_MEMORY};
+use crate::virtio::slot::Slot;
 
 pub(crate) use cpu::{BootCpuError, setup_cpu};
 
@@ -70,6 +71,8 @@ pub(crate) struct BootSpec<'a> {
     pub(crate) initramfs: Option<&'a Path>,
     pub(crate) cmdline: &'a str,
     pub(crate) cpus: u8,
+    /// Where its virtio devices are.
+    pub(crate) devices: &'a [Slot],
 }
 
 /// Loads everything and returns the address at which the first CPU starts.
@@ -91,7 +94,7 @@ pub(crate) fn load(ram: &GuestRam, spec: BootSpec<'_>) -> Result<u64, BootError>
     };
     write_cmdline(memory, spec.cmdline)?;
     params::write(memory, ram.ranges(), header, initramfs)?;
-    acpi::write(memory, spec.cpus)?;
+    acpi::write(memory, spec.cpus, spec.devices)?;
     cpu::write_tables(memory)?;
     Ok(kernel.kernel_load.0 + ENTRY_64)
 }

@@ -24,6 +24,7 @@ use crate::machine::{Machine, Shell};
 use crate::memory::GuestRam;
 use crate::report::ResumeReport;
 use crate::state::{self, GuestState};
+use crate::virtio;
 
 /// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
 const REBUILD: &str = "rebuild";
@@ -77,17 +78,21 @@ fn rebuild<'a, S: BoxStore>(
     if args.all.supervised {
         resume_all::wait_for_turn(state::position(incoming.frame()));
     }
-    incoming.restore(|incoming| build(incoming, host, around))
+    incoming.restore(|incoming| build(args, incoming, host, around))
 }
 
 /// Takes everything out of the box and makes a parked guest of it.
 fn build<S: BoxStore>(
+    args: &ResumeArgs,
     incoming: &mut Incoming<'_, S>,
     host: &Host,
     around: &Surroundings,
 ) -> Result<(Machine, RestoreNotes), PartyError> {
     let state = GuestState::read(incoming.frame()).map_err(party_error)?;
     let machine = &state.machine;
+    // Before anything is taken: what cannot be opened leaves the box as it is.
+    let devices = virtio::reopen(&state.virtio, &args.handed_in(), &around.title);
+    let devices = devices.map_err(party_error)?;
     // The VM first: a guest_memfd comes out bound to it.
     let vm = incoming.take(&FdName::new(VM_FD)?)?;
     let ram = incoming.take(&FdName::new(MEMORY_FD)?)?;
@@ -96,7 +101,8 @@ fn build<S: BoxStore>(
     let ram =
         GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
     let shell = Shell::build(host, vm, ram, state.vcpus.len()).map_err(party_error)?;
-    Machine::restore(shell, &state, around.console.clone(), &around.on_end).map_err(party_error)
+    let console = around.console.clone();
+    Machine::restore(shell, &state, devices, console, &around.on_end).map_err(party_error)
 }
 
 /// Waits until the guest runs and deletes its box. Whatever fails here, the guest goes on.

@@ -7,10 +7,13 @@ use crate::boot::BootSpec;
 use crate::cli::RunArgs;
 use crate::kvm::Host;
 use crate::machine::{Machine, NewGuest};
+use crate::virtio::{self, Opened};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     let host = Host::open()?;
     let around = Surroundings::open(&args.console, Some(&args.api_socket))?;
+    let devices = virtio::open(&args.devices.specs(), &around.title)?;
+    let slots: Vec<_> = devices.iter().map(Opened::slot).collect();
     let guest = NewGuest {
         name: &args.name.to_string(),
         memory: args.memory,
@@ -19,7 +22,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
             initramfs: args.initramfs.as_deref(),
             cmdline: &args.cmdline,
             cpus: args.cpus,
+            devices: &slots,
         },
+        devices,
     };
     let machine = Machine::boot(&host, guest, around.console.clone(), &around.on_end)?;
     let vmm = around.start(machine);

@@ -25,6 +25,7 @@ use crate::machine::{Machine, Shell};
 use crate::memory::GuestRam;
 use crate::socket::Title;
 use crate::state::{self, GuestState};
+use crate::virtio;
 
 pub(super) fn take_over(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     let link = Link::from_stdin().context("No VMM hands a guest over here")?;
@@ -100,19 +101,19 @@ impl<'a> Ready<'a> {
             arriving,
             shell,
         } = self;
-        let mut fds = match link.receive(None) {
-            Ok((Order::Go { fds: names }, fds)) => names.into_iter().zip(fds),
+        let mut fds: HashMap<String, OwnedFd> = match link.receive(None) {
+            Ok((Order::Go { fds: names }, fds)) => names.into_iter().zip(fds).collect(),
             // It gave up, or is gone with its guest.
             Ok(_) | Err(LinkError::Gone) => return Ok(ExitStatus::NothingChanged),
             Err(error) => return fail(&link, &error.into()),
         };
-        if let Some((_, client)) = fds.find(|(name, _)| name == fd::CONSOLE_CLIENT) {
+        if let Some(client) = fds.remove(fd::CONSOLE_CLIENT) {
             adopt_client(&mut around, client.into())?;
         }
         let mut plan = ResumePlan::new(box_name.clone(), &state::KNOWN);
         plan.fail_at = args.fail_at;
         let restored = arriving.arrive(control, plan).and_then(|incoming| {
-            incoming.restore(|incoming| restore(incoming, shell, &hello, &around, &link))
+            incoming.restore(|incoming| restore(incoming, shell, fds, &hello, &around, &link))
         });
         let ((machine, notes), resumed) = match restored {
             Ok(restored) => restored,
@@ -191,6 +192,7 @@ fn prebuild<S: BoxStore>(
 fn restore<S: BoxStore>(
     incoming: &mut Incoming<'_, S>,
     shell: Shell,
+    devices: HashMap<String, OwnedFd>,
     hello: &Hello,
     around: &Surroundings,
     link: &Link,
@@ -199,8 +201,10 @@ fn restore<S: BoxStore>(
     if state.machine != hello.machine {
         return Err("The guest is not the one that was announced".into());
     }
+    let devices = virtio::inherit(&state.virtio, devices, &around.title).map_err(party_error)?;
     let console = around.console.clone();
-    let restored = Machine::restore(shell, &state, console, &around.on_end).map_err(party_error)?;
+    let restored = Machine::restore(shell, &state, devices, console, &around.on_end);
+    let restored = restored.map_err(party_error)?;
     incoming.mark("commit");
     let asked = link.send(&Word::Restored, &[]);
     let answer = asked.and_then(|()| link.receive(None));

@@ -13,7 +13,7 @@
 //!   prebuild                          ─▶    takes VM and memory out, builds all but the state
 //!                                     ◀─  prebuilt
 //!   (stops the guest, writes its state: the blackout begins)
-//!   go, the console's client          ─▶    reads the state, restores it
+//!   go, console's client, devices     ─▶    reads the state, restores it
 //!                                     ◀─  restored
 //!   commit                            ─▶    takes the state out of the box, runs the guest
 //!                                     ◀─  running, with the report     (the blackout is over)
@@ -53,7 +53,8 @@ pub(crate) const VERSION: u32 = 1;
 /// How long each answer of the new process may take, unless the operator says otherwise.
 pub(crate) const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Names of descriptors that come with [`Order::Hello`] and [`Order::Go`].
+/// Names of descriptors that come with [`Order::Hello`] and [`Order::Go`]; those of devices
+/// come from [`VirtioBus::lend`](crate::virtio::VirtioBus::lend).
 pub(crate) mod fd {
     pub(crate) const STDIN: &str = "stdin";
     pub(crate) const API: &str = "api";

@@ -1,6 +1,6 @@
 //! The old side: a host that stays, and starts the VMM that takes the guest.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 
 use vmm_fdbox::update::{CancelFlag, Host, PartyError};
@@ -12,6 +12,7 @@ use super::link::{LinkError, MAX_FDS};
 use super::{Estate, Heir, Hello, Order, Running, Word};
 use crate::live_update::party_error;
 use crate::state;
+use crate::virtio::VirtioBus;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(crate) struct Successor<'a> {
     box_name: BoxName,
     estate: &'a Estate,
     hello: Hello,
+    devices: Option<&'a VirtioBus>,
     cancel: CancelFlag,
     child: Option<Successive>,
     /// The child may run the guest.
@@ -47,11 +49,18 @@ impl<'a> Successor<'a> {
                 fds: Vec::new(),
                 terminal: estate.terminal(),
             },
+            devices: None,
             cancel,
             child: None,
             committed: false,
             running: None,
         }
+    }
+
+    /// The guest's devices, which go along.
+    pub(crate) fn with_devices(mut self, devices: &'a VirtioBus) -> Self {
+        self.devices = Some(devices);
+        self
     }
 
     /// What the successor said when the guest ran; none if it does not.
@@ -125,12 +134,12 @@ impl<'a> Successor<'a> {
     /// Up to where the successor can run the guest.
     fn restore(&mut self) -> Result<(), PartyError> {
         let client = self.estate.console_client();
-        let fds: Vec<BorrowedFd<'_>> = client.iter().map(AsFd::as_fd).collect();
-        let names = fds.iter().map(|_| super::fd::CONSOLE_CLIENT.into());
-        let order = Order::Go {
-            fds: names.collect(),
-        };
-        self.say(&order, &fds)?;
+        let client = client.map(|client| (super::fd::CONSOLE_CLIENT.into(), client));
+        let devices = self.devices.map(VirtioBus::lend).transpose();
+        let devices = devices.map_err(party_error)?.unwrap_or_default();
+        let (names, fds): (Vec<String>, Vec<OwnedFd>) = client.into_iter().chain(devices).unzip();
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        self.say(&Order::Go { fds: names }, &fds)?;
         self.expect(&Word::Restored)?;
         if self.cancel.is_cancelled() {
             return Err("Cancelled".into());
@@ -151,7 +160,9 @@ impl Drop for Successor<'_> {
 impl Host for Successor<'_> {
     /// Asks the binary.
     fn preflight(&mut self) -> Vec<Finding> {
-        ask(&self.heir.binary, &state::description(), self.heir.limit)
+        let devices = self.devices.map(VirtioBus::sections).unwrap_or_default();
+        let described = state::description(&devices);
+        ask(&self.heir.binary, &described, self.heir.limit)
     }
 
     fn leaves_kernel(&self) -> bool {

@@ -26,7 +26,7 @@ fn script(dir: &Path, text: &str) -> PathBuf {
 }
 
 fn asked(binary: &Path) -> Vec<String> {
-    let found = ask(binary, &state::description(), Duration::from_millis(500));
+    let found = ask(binary, &state::description(&[]), Duration::from_millis(500));
     assert!(found.iter().all(Finding::is_blocker));
     found.iter().map(ToString::to_string).collect()
 }

@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use kvm_bindings::CpuId;
 use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::errno;
@@ -61,6 +61,7 @@ impl Host {
         let needed = [
             (Cap::Irqchip, "an in-kernel interrupt controller"),
             (Cap::Irqfd, "irqfd"),
+            (Cap::Ioeventfd, "ioeventfd"),
             (Cap::Pit2, "an in-kernel timer (PIT)"),
             (Cap::UserMemory2, "KVM_SET_USER_MEMORY_REGION2 (Linux 6.8)"),
             (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
@@ -175,6 +176,20 @@ impl Vm {
     /// Makes an event raise an interrupt line.
     pub(crate) fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
         named("KVM_IRQFD", self.fd.register_irqfd(event, gsi))
+    }
+
+    /// Makes a guest's write of `value`, four bytes wide, to an address wake who reads an event.
+    pub(crate) fn register_ioeventfd(
+        &self,
+        event: &EventFd,
+        addr: u64,
+        value: u32,
+    ) -> Result<(), KvmError> {
+        let addr = IoEventAddress::Mmio(addr);
+        named(
+            "KVM_IOEVENTFD",
+            self.fd.register_ioevent(event, &addr, value),
+        )
     }
 
     /// Another descriptor of the VM, for a box.

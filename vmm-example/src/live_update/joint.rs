@@ -155,7 +155,11 @@ fn take_part<S: BoxStore, M: Movable>(
         watch.tell(event);
         reporter.report(ticks, event);
     };
-    let mut guest = Moving { machine, position };
+    let mut guest = Moving {
+        machine,
+        position,
+        carried: false,
+    };
     let mut host = TheirHost {
         line: &line,
         same_kernel,

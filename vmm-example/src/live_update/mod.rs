@@ -43,6 +43,15 @@ pub(crate) trait Movable {
     fn has_ended(&self) -> bool;
     /// Whether the host's TSC can measure the time that passes.
     fn has_steady_tsc(&self) -> bool;
+    /// What of its devices stands in the way, or an operator should know. `carried`: their
+    /// descriptors go along.
+    fn device_findings(&self, _carried: bool) -> Vec<Finding> {
+        Vec::new()
+    }
+    /// Makes safe what the host holds for the parked guest and would lose with its kernel.
+    fn flush(&self) -> Result<(), MachineError> {
+        Ok(())
+    }
 }
 
 impl Movable for Machine {
@@ -78,6 +87,14 @@ impl Movable for Machine {
     fn has_steady_tsc(&self) -> bool {
         self.host_tsc_khz() != 0
     }
+
+    fn device_findings(&self, carried: bool) -> Vec<Finding> {
+        self.virtio().findings(carried)
+    }
+
+    fn flush(&self) -> Result<(), MachineError> {
+        Ok(self.virtio().flush()?)
+    }
 }
 
 /// A machine as the library's state machine sees it.
@@ -88,18 +105,21 @@ struct Moving<'a, M> {
     machine: &'a M,
     /// The guest's place in the order in which guests are resumed.
     position: Option<u32>,
+    /// What its devices have open goes to the next VMM, in this kernel.
+    carried: bool,
 }
 
 impl<M: Movable> Guest for Moving<'_, M> {
     fn preflight(&mut self) -> Vec<Finding> {
-        if self.machine.has_steady_tsc() {
-            return Vec::new();
+        let mut findings = self.machine.device_findings(self.carried);
+        if !self.machine.has_steady_tsc() {
+            findings.push(Finding::warning(
+                "TSC",
+                "KVM does not know its frequency, so the guest's clock will be off by the blackout",
+                "boot a host with a stable TSC",
+            ));
         }
-        vec![Finding::warning(
-            "TSC",
-            "KVM does not know its frequency, so the guest's clock will be off by the blackout",
-            "boot a host with a stable TSC",
-        )]
+        findings
     }
 
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
@@ -124,6 +144,9 @@ impl<M: Movable> Guest for Moving<'_, M> {
     }
 
     fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError> {
+        if !self.carried {
+            self.machine.flush().map_err(party_error)?;
+        }
         let state = self.machine.save().map_err(party_error)?;
         state.write(frame).map_err(party_error)?;
         if let Some(position) = self.position {
@@ -345,7 +368,8 @@ fn hand_over<S: BoxStore>(
         machine.description(),
         machine.cpus(),
         order.plan.cancel.clone(),
-    );
+    )
+    .with_devices(machine.virtio());
     let mut end = drive(store, &mut host, machine, order, send);
     if let Some(running) = host.running() {
         end = UpdateEnd::done(running);
@@ -381,7 +405,11 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
         watch.tell(event);
         reporter.report(ticks, event);
     };
-    let mut guest = Moving { machine, position };
+    let mut guest = Moving {
+        machine,
+        position,
+        carried: !host.seals(),
+    };
     let update = Update::new(store, host, &mut guest, plan).observed_by(&mut observer);
     let end = if dry_run {
         update

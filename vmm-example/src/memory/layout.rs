@@ -11,6 +11,9 @@ pub(crate) const HOLE_START: u64 = 3 << 30;
 /// Where RAM goes on behind the hole.
 pub(crate) const HIGH_RAM_START: u64 = 4 << 30;
 
+/// The registers of the virtio devices, in the hole.
+pub(crate) const VIRTIO_MMIO: u64 = 0xd000_0000;
+
 /// The zero page: `struct boot_params`.
 pub(crate) const ZERO_PAGE: u64 = 0x7000;
 /// The stack pointer at entry; the kernel sets up its own at once.

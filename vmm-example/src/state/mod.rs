@@ -12,6 +12,8 @@ use crate::kvm::irqchip::{ClockStateV1, IrqchipStateV1, PitStateV1};
 use crate::kvm::vcpu::VcpuStateV1;
 use crate::memory::layout::RamRange;
 use crate::spec::MemoryKind;
+use crate::virtio::slot::MAX_DEVICES;
+use crate::virtio::state::{self as virtio, VirtioStateV1};
 
 const MACHINE: &str = "machine";
 const VCPUS: &str = "vcpus";
@@ -24,7 +26,10 @@ const CONSOLE: &str = "console";
 const RESUME_ORDER: &str = "resume-order";
 
 /// All sections that this program reads.
-pub(crate) const KNOWN: [KnownSection; 9] = [
+pub(crate) const KNOWN: [KnownSection; MACHINE_SECTIONS.len() + virtio::SECTIONS] = known();
+
+/// Those that are no virtio devices.
+const MACHINE_SECTIONS: [KnownSection; 9] = [
     KnownSection::new(MACHINE, 1, 1),
     KnownSection::new(VCPUS, 1, 1),
     KnownSection::new(IRQCHIP, 1, 1),
@@ -35,6 +40,21 @@ pub(crate) const KNOWN: [KnownSection; 9] = [
     KnownSection::new(CONSOLE, 1, 1),
     KnownSection::new(RESUME_ORDER, 1, 1),
 ];
+
+const fn known() -> [KnownSection; MACHINE_SECTIONS.len() + virtio::SECTIONS] {
+    let (machine, devices) = (MACHINE_SECTIONS, virtio::known());
+    let mut known = [machine[0]; MACHINE_SECTIONS.len() + virtio::SECTIONS];
+    let mut at = 0;
+    while at < known.len() {
+        known[at] = if at < machine.len() {
+            machine[at]
+        } else {
+            devices[at - machine.len()]
+        };
+        at += 1;
+    }
+    known
+}
 
 /// What [`GuestState::write`] writes, of any guest.
 const WRITTEN: [(&str, u32, Need); 8] = [
@@ -48,9 +68,13 @@ const WRITTEN: [(&str, u32, Need); 8] = [
     (CONSOLE, 1, Need::Optional),
 ];
 
-/// What this program writes, for another one to say whether it can read it.
-pub(crate) fn description() -> Description {
-    Description::new(PRODUCER, WRITTEN)
+/// What this program writes of a guest whose devices have these sections, for another one to
+/// say whether it can read it.
+pub(crate) fn description(devices: &[&'static str]) -> Description {
+    let devices = devices
+        .iter()
+        .map(|name| (*name, virtio::VERSION, Need::Required));
+    Description::new(PRODUCER, WRITTEN.into_iter().chain(devices))
 }
 
 /// What the frame says wrote it.
@@ -58,8 +82,8 @@ pub(crate) const PRODUCER: &str = concat!("vmm-example ", env!("CARGO_PKG_VERSIO
 
 /// Bytes that a vCPU's state can take: with every XSAVE component there is, and a nested guest.
 const BYTES_PER_VCPU: usize = 64 << 10;
-/// Bytes for all other sections, a full console buffer included.
-const BYTES_BESIDE: usize = 192 << 10;
+/// Bytes for all other sections: a full console buffer, a waiting frame of every network.
+const BYTES_BESIDE: usize = (192 << 10) + MAX_DEVICES * (72 << 10);
 
 /// Bytes that the frame of a guest needs at most.
 pub(crate) fn frame_capacity(cpus: usize) -> usize {
@@ -111,6 +135,8 @@ pub(crate) struct GuestState {
     pub(crate) serial: SerialStateV1,
     pub(crate) pm: PmStateV1,
     pub(crate) console: ConsoleStateV1,
+    /// In the order of their places.
+    pub(crate) virtio: Vec<VirtioStateV1>,
 }
 
 impl GuestState {
@@ -123,7 +149,8 @@ impl GuestState {
         frame.add(CLOCK, 1, Need::Required, &self.clock)?;
         frame.add(SERIAL, 1, Need::Required, &self.serial)?;
         frame.add(PM, 1, Need::Required, &self.pm)?;
-        frame.add(CONSOLE, 1, Need::Optional, &self.console)
+        frame.add(CONSOLE, 1, Need::Optional, &self.console)?;
+        virtio::write(&self.virtio, frame)
     }
 
     /// Reads all sections of a frame that [`KNOWN`] has passed.
@@ -137,6 +164,7 @@ impl GuestState {
             serial: frame.read(SERIAL)?,
             pm: frame.read(PM)?,
             console: frame.read_optional(CONSOLE)?.unwrap_or_default(),
+            virtio: virtio::read(frame)?,
         })
     }
 }

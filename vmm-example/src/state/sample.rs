@@ -44,6 +44,7 @@ pub(crate) fn guest_v1() -> GuestState {
         console: ConsoleStateV1 {
             unsent: b"not read yet".to_vec(),
         },
+        virtio: Vec::new(),
     }
 }
 

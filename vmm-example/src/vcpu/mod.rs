@@ -17,6 +17,7 @@ use vmm_sys_util::errno;
 use crate::devices::{PortBus, PortWrite};
 use crate::metrics::{Counted, Metrics};
 use crate::tsc;
+use crate::virtio::VirtioBus;
 use gate::{Gate, Order};
 
 /// Why the vCPU threads could not be set up.
@@ -71,6 +72,7 @@ impl Vcpus {
     pub(crate) fn spawn(
         fds: Vec<VcpuFd>,
         bus: &Arc<PortBus>,
+        virtio: &Arc<VirtioBus>,
         end: &OnEnd,
     ) -> Result<Self, VcpuError> {
         kick::install_handler().map_err(VcpuError::InstallHandler)?;
@@ -90,6 +92,7 @@ impl Vcpus {
                 ended: all.ended.clone(),
                 fd: fd.clone(),
                 bus: bus.clone(),
+                virtio: virtio.clone(),
                 end: end.clone(),
             };
             let thread = thread::Builder::new()
@@ -185,6 +188,7 @@ struct Runner {
     ended: Arc<AtomicBool>,
     fd: Arc<Mutex<VcpuFd>>,
     bus: Arc<PortBus>,
+    virtio: Arc<VirtioBus>,
     end: OnEnd,
 }
 
@@ -251,9 +255,13 @@ impl Runner {
                     return Entered::End(GuestEnd::Reset);
                 }
             }
-            // Nothing is mapped outside RAM: reads float high.
-            Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xff),
-            Ok(VcpuExit::MmioWrite(..)) => {}
+            Ok(VcpuExit::MmioRead(addr, data)) => {
+                // Where nothing is mapped, reads float high.
+                if !self.virtio.read(addr, data) {
+                    data.fill(0xff);
+                }
+            }
+            Ok(VcpuExit::MmioWrite(addr, data)) => self.virtio.write(addr, data),
             Ok(VcpuExit::Intr) => return Entered::Interrupted,
             // A triple fault is how a PC without a keyboard controller resets.
             Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(..)) => {

@@ -40,6 +40,7 @@ fn status(name: &str) -> Reply {
         step: None,
         last_update: None,
         blackout: None,
+        devices: Vec::new(),
     }))
 }
 

@@ -1,0 +1,159 @@
+//! All virtio devices of a machine.
+
+use std::os::fd::OwnedFd;
+
+use vm_memory::GuestMemoryMmap;
+use vmm_fdbox::Finding;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::counters::DeviceCounts;
+use super::live::LiveDevice;
+use super::slot::{QUEUE_NOTIFY, Slot};
+use super::state::{VirtioStateV1, sections};
+use super::worker::Worker;
+use super::{Opened, VirtioError};
+use crate::kvm::Vm;
+use crate::metrics::{Counted, Metrics};
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct VirtioBus {
+    workers: Vec<Worker>,
+}
+
+impl VirtioBus {
+    /// Puts devices into a machine, parked: interrupts and kicks go through the kernel.
+    pub(crate) fn new(
+        vm: &Vm,
+        memory: &GuestMemoryMmap,
+        devices: Vec<Opened>,
+    ) -> Result<Self, VirtioError> {
+        let mut workers: Vec<Worker> = Vec::with_capacity(devices.len());
+        for opened in devices {
+            let (kind, slot) = (opened.device.kind(), opened.slot);
+            let number = workers
+                .iter()
+                .filter(|worker| worker.device.with_device(|device| device.kind()) == kind)
+                .count();
+            let line = EventFd::new(EFD_NONBLOCK).map_err(VirtioError::Event)?;
+            vm.register_irqfd(&line, slot.gsi())?;
+            let device = LiveDevice::new(format!("{kind}{number}"), opened, memory.clone(), line)?;
+            for (ring, kick) in (0u32..).zip(&device.kicks) {
+                vm.register_ioeventfd(kick, slot.base() + QUEUE_NOTIFY, ring)?;
+            }
+            workers.push(Worker::start(device)?);
+        }
+        Ok(Self { workers })
+    }
+
+    /// A vCPU reads from an address; false if no device is there.
+    pub(crate) fn read(&self, addr: u64, data: &mut [u8]) -> bool {
+        self.find(addr)
+            .map(|(device, offset)| device.read(offset, data))
+            .is_some()
+    }
+
+    /// A vCPU writes to an address.
+    pub(crate) fn write(&self, addr: u64, data: &[u8]) {
+        if let Some((device, offset)) = self.find(addr) {
+            device.write(offset, data);
+        }
+    }
+
+    fn find(&self, addr: u64) -> Option<(&LiveDevice, u32)> {
+        let (slot, offset) = Slot::at(addr)?;
+        let device = self.devices().find(|device| device.slot == slot)?;
+        Some((device, u32::try_from(offset).ok()?))
+    }
+
+    /// Finishes what devices have at hand and stops them. The vCPUs are parked already.
+    pub(crate) fn park(&self) {
+        self.devices().for_each(LiveDevice::park);
+    }
+
+    /// Lets the devices work.
+    pub(crate) fn unpark(&self) {
+        self.devices().for_each(LiveDevice::unpark);
+    }
+
+    /// The state of all devices, in the order of their slots. They are parked.
+    pub(crate) fn save(&self) -> Vec<VirtioStateV1> {
+        self.devices().map(LiveDevice::save).collect()
+    }
+
+    /// Makes safe what the host would lose with its kernel. They are parked.
+    pub(crate) fn flush(&self) -> Result<(), VirtioError> {
+        self.devices().try_for_each(LiveDevice::flush)
+    }
+
+    /// What they have open, by name, for another process of this host. They are parked.
+    pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, VirtioError> {
+        let mut lent = Vec::new();
+        for device in self.devices() {
+            lent.extend(device.lend()?);
+        }
+        Ok(lent)
+    }
+
+    /// The sections that their state would have.
+    pub(crate) fn sections(&self) -> Vec<&'static str> {
+        let kinds = self
+            .devices()
+            .map(|device| device.with_device(|device| device.kind()));
+        sections(kinds).into_iter().flatten().collect()
+    }
+
+    /// What an operator should know before an update. `carried`: what they have open goes along.
+    pub(crate) fn findings(&self, carried: bool) -> Vec<Finding> {
+        self.devices()
+            .flat_map(|device| device.findings(carried))
+            .collect()
+    }
+
+    pub(crate) fn counts(&self) -> Vec<DeviceCounts> {
+        self.devices().map(LiveDevice::counts).collect()
+    }
+
+    fn devices(&self) -> impl Iterator<Item = &LiveDevice> {
+        self.workers.iter().map(|worker| worker.device.as_ref())
+    }
+}
+
+impl Counted for VirtioBus {
+    fn count(&self, metrics: &mut Metrics) {
+        let counts = self.counts();
+        if counts.is_empty() {
+            return;
+        }
+        let labels: Vec<_> = counts
+            .iter()
+            .map(|counts| [("device", counts.device.as_str())])
+            .collect();
+        let mut family = |name, help, of: fn(&DeviceCounts) -> u64| {
+            let samples: Vec<_> = labels
+                .iter()
+                .zip(&counts)
+                .map(|(labels, counts)| (&labels[..], of(counts)))
+                .collect();
+            metrics.counter(name, help, &samples);
+        };
+        family("virtio_requests_total", "Requests of a device.", |counts| {
+            counts.requests
+        });
+        family(
+            "virtio_bytes_total",
+            "Bytes that went in or out of a device, headers apart.",
+            |counts| counts.bytes,
+        );
+        family(
+            "virtio_errors_total",
+            "Requests that failed and packets that were dropped.",
+            |counts| counts.errors,
+        );
+        family(
+            "virtio_interrupts_total",
+            "Interrupts that a device raised.",
+            |counts| counts.interrupts,
+        );
+    }
+}

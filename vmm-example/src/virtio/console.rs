@@ -1,0 +1,294 @@
+//! The console device: a second console (`hvc0`), on a socket or into a file of the host.
+//!
+//! Crosses an update: where it leads; without a kexec also who is connected. Does not: output that nobody has
+//! read; the serial port is the console whose every byte is kept.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf, absolute};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use serde::{Deserialize, Serialize};
+
+use super::device::Device;
+use super::kind::Kind;
+use super::open::{CLIENT, LISTENER};
+use super::ring::{RingError, Rings};
+use super::state::DeviceStateV1;
+use crate::socket::{self, Place, Title};
+
+const RECEIVE: usize = 0;
+/// The most bytes moved at a time.
+const CHUNK: usize = 4096;
+
+/// Where a console leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ConsoleTarget {
+    /// Appended to a file; no input.
+    File(PathBuf),
+    /// A Unix socket that serves one client at a time.
+    Socket(PathBuf),
+}
+
+/// The console device, version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConsoleDeviceStateV1 {
+    /// With an absolute path.
+    pub(crate) target: ConsoleTarget,
+}
+
+#[derive(Debug)]
+enum End {
+    File(File),
+    Socket {
+        /// Gone when this is, if it is ours.
+        _place: Place,
+        listener: UnixListener,
+        client: Option<UnixStream>,
+        epoll: OwnedFd,
+    },
+}
+
+/// The live device.
+#[derive(Debug)]
+pub(super) struct ConsoleDevice {
+    target: ConsoleTarget,
+    end: End,
+}
+
+impl ConsoleDevice {
+    pub(super) fn open(target: &ConsoleTarget, title: &Title) -> io::Result<Self> {
+        let (target, end) = match target {
+            ConsoleTarget::File(path) => {
+                let path = absolute(path)?;
+                let file = OpenOptions::new().create(true).append(true).open(&path)?;
+                (ConsoleTarget::File(path), End::File(file))
+            }
+            ConsoleTarget::Socket(path) => {
+                let path = absolute(path)?;
+                let end = End::socket(&path, socket::listen(&path)?, None, title)?;
+                (ConsoleTarget::Socket(path), end)
+            }
+        };
+        Ok(Self { target, end })
+    }
+
+    /// Takes the socket of another process of this host, and its client.
+    pub(super) fn inherit(
+        target: &ConsoleTarget,
+        listener: OwnedFd,
+        client: Option<OwnedFd>,
+        title: &Title,
+    ) -> io::Result<Self> {
+        let ConsoleTarget::Socket(path) = target else {
+            return Self::open(target, title);
+        };
+        let client = client.map(UnixStream::from);
+        Ok(Self {
+            target: target.clone(),
+            end: End::socket(path, listener.into(), client, title)?,
+        })
+    }
+
+    /// Gives the guest what the client types, as far as it has room.
+    fn receive(&mut self, rings: &mut Rings<'_>) -> Result<(), RingError> {
+        let counters = rings.counters();
+        self.end.accept();
+        let Some(mut ring) = rings.ring(RECEIVE) else {
+            return Ok(());
+        };
+        let mut buffer = [0; CHUNK];
+        let mut pushed = false;
+        while let Some(mut request) = ring.pop_or_ask()? {
+            let room = request.output.available_bytes().min(CHUNK);
+            if room == 0 {
+                return Err(RingError::Incomplete);
+            }
+            let count = self.end.read(&mut buffer[..room]);
+            if count == 0 {
+                ring.unpop();
+                break;
+            }
+            let written = request.output.write_all(&buffer[..count]);
+            written.map_err(|_| RingError::BrokenChain)?;
+            ring.push(&request, count)?;
+            counters.bytes(count);
+            pushed = true;
+        }
+        if pushed {
+            ring.signal()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the host what the guest says.
+    fn send(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError> {
+        let counters = rings.counters();
+        let Some(ring) = rings.ring(ring) else {
+            return Ok(());
+        };
+        let mut buffer = [0; CHUNK];
+        ring.serve(|request| {
+            while request.input.available_bytes() > 0 {
+                let count = request.input.read(&mut buffer);
+                let count = count.map_err(|_| RingError::BrokenChain)?;
+                match self.end.write(&buffer[..count]) {
+                    true => counters.bytes(count),
+                    false => counters.error(),
+                }
+            }
+            Ok(0)
+        })
+    }
+}
+
+impl End {
+    fn socket(
+        path: &Path,
+        listener: UnixListener,
+        client: Option<UnixStream>,
+        title: &Title,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let flags = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &listener, EventData::new_u64(0), flags)?;
+        if let Some(client) = &client {
+            epoll::add(&epoll, client, EventData::new_u64(1), flags)?;
+        }
+        Ok(Self::Socket {
+            _place: Place::new(path, title),
+            listener,
+            client,
+            epoll,
+        })
+    }
+
+    /// Connects who waits, in place of a client that has gone.
+    fn accept(&mut self) {
+        let Self::Socket {
+            listener,
+            client,
+            epoll,
+            ..
+        } = self
+        else {
+            return;
+        };
+        // Events of both are only there to wake us: all of them are taken.
+        let mut events = [const {
+            epoll::Event {
+                flags: EventFlags::empty(),
+                data: EventData::new_u64(0),
+            }
+        }; 2];
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let _ = epoll::wait(&*epoll, &mut events, Some(&now));
+        while client.is_none() {
+            let Ok((new, _)) = listener.accept() else {
+                return;
+            };
+            let flags = EventFlags::IN | EventFlags::ET;
+            let watched = epoll::add(&*epoll, &new, EventData::new_u64(1), flags);
+            if watched.is_ok() && new.set_nonblocking(true).is_ok() {
+                *client = Some(new);
+            }
+        }
+    }
+
+    /// Reads what the client says; 0 if it says nothing now.
+    fn read(&mut self, buffer: &mut [u8]) -> usize {
+        loop {
+            let Self::Socket { client: slot, .. } = self else {
+                return 0;
+            };
+            let Some(client) = slot else {
+                return 0;
+            };
+            match client.read(buffer) {
+                Ok(count @ 1..) => return count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return 0,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    *slot = None;
+                    self.accept();
+                }
+            }
+        }
+    }
+
+    /// False if bytes were dropped: nobody is there, or it does not read.
+    fn write(&mut self, bytes: &[u8]) -> bool {
+        match self {
+            Self::File(file) => file.write_all(bytes).is_ok(),
+            Self::Socket {
+                client: Some(client),
+                ..
+            } => client.write_all(bytes).is_ok(),
+            Self::Socket { client: None, .. } => false,
+        }
+    }
+}
+
+impl Device for ConsoleDevice {
+    fn kind(&self) -> Kind {
+        Kind::Console
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[64, 64]
+    }
+
+    /// `struct virtio_console_config`: no size, one port, no emergency writes.
+    fn config(&self) -> Vec<u8> {
+        vec![0; 12]
+    }
+
+    fn serve(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError> {
+        match ring {
+            RECEIVE => self.receive(rings),
+            _ => self.send(ring, rings),
+        }
+    }
+
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        match &self.end {
+            End::File(_) => None,
+            End::Socket { epoll, .. } => Some(epoll.as_fd()),
+        }
+    }
+
+    fn serve_source(&mut self, rings: &mut Rings<'_>) -> Result<(), RingError> {
+        self.receive(rings)
+    }
+
+    fn lend(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+        let End::Socket {
+            listener, client, ..
+        } = &self.end
+        else {
+            return Ok(Vec::new());
+        };
+        let mut lent = vec![(LISTENER, listener.try_clone()?.into())];
+        if let Some(client) = client {
+            lent.push((CLIENT, client.try_clone()?.into()));
+        }
+        Ok(lent)
+    }
+
+    fn state(&self) -> DeviceStateV1 {
+        DeviceStateV1::Console(ConsoleDeviceStateV1 {
+            target: self.target.clone(),
+        })
+    }
+}

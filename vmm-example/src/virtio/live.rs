@@ -1,0 +1,266 @@
+//! A device in a machine: its transport and itself behind one lock, its events and its
+//! interrupt beside it.
+//!
+//! A request is answered before the lock is given back, so whoever gets the lock finds
+//! nothing in flight: to park a device is to take the lock and to leave word.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS,
+};
+use vm_memory::GuestMemoryMmap;
+use vmm_fdbox::Finding;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::counters::DeviceCounts;
+use super::device::Device;
+use super::interrupt::{Interrupt, Reason};
+use super::mmio::{Effect, Transport};
+use super::open::heirloom;
+use super::ring::{RingError, Rings};
+use super::slot::Slot;
+use super::state::VirtioStateV1;
+use super::{Opened, VirtioError};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct LiveDevice {
+    pub(super) name: String,
+    pub(super) slot: Slot,
+    /// Written by the kernel when the guest has put something into the ring of that number.
+    pub(super) kicks: Vec<EventFd>,
+    interrupt: Interrupt,
+    stop: AtomicBool,
+    core: Mutex<Core>,
+}
+
+#[derive(Debug)]
+struct Core {
+    transport: Transport,
+    device: Box<dyn Device>,
+    memory: GuestMemoryMmap,
+    parked: bool,
+    /// Has a state that the device itself has not heard of.
+    restored: bool,
+}
+
+impl LiveDevice {
+    /// Puts a device into its slot, parked. `line` raises its interrupt.
+    pub(super) fn new(
+        name: String,
+        opened: Opened,
+        memory: GuestMemoryMmap,
+        line: EventFd,
+    ) -> Result<Self, VirtioError> {
+        let Opened {
+            slot,
+            mut device,
+            transport: state,
+        } = opened;
+        let (kind, features) = (device.kind(), device.features());
+        let sizes = device.queue_sizes();
+        let transport = match &state {
+            None => Transport::new(kind, features, sizes),
+            Some(state) => Transport::from_state(kind, features, sizes, state),
+        };
+        let transport = transport.map_err(|source| VirtioError::Transport {
+            device: name.clone(),
+            source,
+        })?;
+        if transport.is_working() {
+            device.activate(transport.features());
+        }
+        let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK));
+        let interrupt_status = state.as_ref().map_or(0, |state| state.interrupt_status);
+        Ok(Self {
+            name,
+            slot,
+            kicks: kicks
+                .collect::<Result<_, _>>()
+                .map_err(VirtioError::Event)?,
+            interrupt: Interrupt::new(line, interrupt_status),
+            stop: AtomicBool::new(true),
+            core: Mutex::new(Core {
+                transport,
+                device,
+                memory,
+                parked: true,
+                restored: state.is_some(),
+            }),
+        })
+    }
+
+    /// The guest reads registers or configuration.
+    pub(super) fn read(&self, offset: u32, data: &mut [u8]) {
+        if offset >= VIRTIO_MMIO_CONFIG {
+            let config = self.lock().device.config();
+            let from = config.get((offset - VIRTIO_MMIO_CONFIG) as usize..);
+            let from = from.unwrap_or_default();
+            data.fill(0);
+            data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            return;
+        }
+        let value = match offset {
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
+            _ => self.lock().transport.read(offset),
+        };
+        // Registers are read whole, or say nothing.
+        match <&mut [u8; 4]>::try_from(&mut *data) {
+            Ok(word) => *word = value.to_le_bytes(),
+            Err(_) => data.fill(0),
+        }
+    }
+
+    /// The guest writes a register. No device's configuration can be written.
+    pub(super) fn write(&self, offset: u32, data: &[u8]) {
+        let Ok(word) = <[u8; 4]>::try_from(data) else {
+            return;
+        };
+        let value = u32::from_le_bytes(word);
+        if offset == VIRTIO_MMIO_INTERRUPT_ACK {
+            return self.interrupt.acknowledge(value);
+        }
+        let mut core = self.lock();
+        let Core {
+            transport,
+            device,
+            memory,
+            ..
+        } = &mut *core;
+        match transport.write(offset, value, memory) {
+            Effect::Nothing => {}
+            Effect::Reset => {
+                device.reset();
+                self.interrupt.clear();
+            }
+            Effect::Ready => {
+                device.activate(transport.features());
+                self.kick_all();
+            }
+            Effect::Notify(ring) => self.kick(ring),
+        }
+    }
+
+    /// The kernel says that a ring has new buffers.
+    pub(super) fn on_kick(&self, ring: usize) {
+        let _ = self.kicks.get(ring).map(EventFd::read);
+        self.work(|device, rings| device.serve(ring, rings));
+    }
+
+    /// There is input from the host.
+    pub(super) fn on_source(&self) {
+        self.work(|device, rings| device.serve_source(rings));
+    }
+
+    /// Lets `watch` see what to watch for input from the host.
+    pub(super) fn with_device<T>(&self, watch: impl FnOnce(&dyn Device) -> T) -> T {
+        watch(self.lock().device.as_ref())
+    }
+
+    /// Lets the device work, if its driver is ready and nobody has parked it.
+    fn work(&self, task: impl FnOnce(&mut dyn Device, &mut Rings<'_>) -> Result<(), RingError>) {
+        let mut core = self.lock();
+        if !core.parked && core.transport.is_working() {
+            self.run(&mut core, task);
+        }
+    }
+
+    fn run(
+        &self,
+        core: &mut Core,
+        task: impl FnOnce(&mut dyn Device, &mut Rings<'_>) -> Result<(), RingError>,
+    ) {
+        let mut rings = Rings {
+            queues: core.transport.queues(),
+            memory: &core.memory,
+            interrupt: &self.interrupt,
+            stop: &self.stop,
+            kicks: &self.kicks,
+        };
+        if task(core.device.as_mut(), &mut rings).is_err() {
+            self.interrupt.counters.error();
+            if core.transport.set_broken() {
+                self.interrupt.raise(Reason::Config);
+            }
+        }
+    }
+
+    /// Finishes the request at hand and takes no other. The vCPUs are parked already.
+    pub(super) fn park(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.lock().parked = true;
+    }
+
+    /// Goes on, with a look into all rings and an interrupt: either may have been lost.
+    pub(super) fn unpark(&self) {
+        let mut core = self.lock();
+        self.stop.store(false, Ordering::Release);
+        core.parked = false;
+        if !core.transport.is_working() {
+            return;
+        }
+        if std::mem::take(&mut core.restored) {
+            self.run(&mut core, |device, rings| device.serve_restored(rings));
+        }
+        self.interrupt.raise(Reason::Used);
+        self.kick_all();
+    }
+
+    /// What crosses an update. The device is parked.
+    pub(super) fn save(&self) -> VirtioStateV1 {
+        let core = self.lock();
+        VirtioStateV1 {
+            slot: self.slot.index(),
+            transport: core.transport.state(self.interrupt.status()),
+            device: core.device.state(),
+        }
+    }
+
+    /// Makes safe what the host would lose with its kernel. The device is parked.
+    pub(super) fn flush(&self) -> Result<(), VirtioError> {
+        let flushed = self.lock().device.flush();
+        flushed.map_err(|source| VirtioError::Flush {
+            device: self.name.clone(),
+            source,
+        })
+    }
+
+    /// What the device has open, by its place and a name. The device is parked.
+    pub(super) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, VirtioError> {
+        let lent = self.lock().device.lend();
+        let lent = lent.map_err(|source| VirtioError::Lend {
+            device: self.name.clone(),
+            source,
+        })?;
+        let named = |(name, fd)| (heirloom(self.slot.index(), name), fd);
+        Ok(lent.into_iter().map(named).collect())
+    }
+
+    pub(super) fn findings(&self, carried: bool) -> Vec<Finding> {
+        let mut findings = self.lock().device.findings(carried);
+        for finding in &mut findings {
+            finding.subject.clone_from(&self.name);
+        }
+        findings
+    }
+
+    pub(super) fn counts(&self) -> DeviceCounts {
+        self.interrupt.counters.read(&self.name)
+    }
+
+    fn kick(&self, ring: usize) {
+        // A counter that is full wakes the device anyway.
+        let _ = self.kicks.get(ring).map(|kick| kick.write(1));
+    }
+
+    fn kick_all(&self) {
+        (0..self.kicks.len()).for_each(|ring| self.kick(ring));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

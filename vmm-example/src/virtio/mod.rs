@@ -1,0 +1,85 @@
+//! Virtio devices, over virtio-mmio: the guest finds them through ACPI.
+//!
+//! | module | is about |
+//! |---|---|
+//! | `spec`, `open` | what was asked for, and what it needs of the host |
+//! | `bus`, `live`, `worker` | the devices of a machine, parked or at work, a thread each |
+//! | `slot`, `aml` | where a device is, and how the guest learns of it |
+//! | `mmio`, `interrupt`, `ring` | what is between driver and device |
+//! | `device` | what every device has |
+//! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
+//! | `state` | what of all this crosses an update |
+//!
+//! A request is carried out and answered under the device's lock. An update parks the vCPUs,
+//! then the devices: each finishes the request at hand. Requests that are still in a ring are
+//! in guest memory, and stay there. When the guest runs again each device looks into all its
+//! rings and raises its interrupt once, so neither a kick nor an interrupt can be lost.
+//!
+//! Another process of this host gets what a device has open as descriptors; in another kernel
+//! it is opened again. What is in the file system stays as long as the title to it is held.
+
+pub(crate) mod aml;
+mod block;
+mod bus;
+mod console;
+mod counters;
+mod device;
+mod interrupt;
+mod kind;
+mod live;
+mod mmio;
+mod net;
+mod open;
+mod ring;
+mod rng;
+pub(crate) mod slot;
+pub(crate) mod spec;
+pub(crate) mod state;
+mod vsock;
+mod worker;
+
+use std::io;
+use std::os::fd::RawFd;
+
+use thiserror::Error;
+
+use crate::kvm::KvmError;
+
+pub(crate) use bus::VirtioBus;
+pub(crate) use counters::DeviceCounts;
+pub(crate) use open::{Opened, inherit, open, reopen};
+
+/// Why a machine cannot have its devices.
+#[derive(Debug, Error)]
+pub(crate) enum VirtioError {
+    #[error("A guest has {} devices at most, not {count}", slot::MAX_DEVICES)]
+    TooMany { count: usize },
+    #[error("Cannot open {what}")]
+    Open { what: String, source: io::Error },
+    #[error("A device has the place {slot}, which is taken or not there")]
+    BadSlot { slot: u8 },
+    #[error("No device of the guest takes fd={fd}")]
+    NotWanted { fd: RawFd },
+    #[error("{device} cannot be as it was")]
+    Transport {
+        device: String,
+        source: mmio::TransportError,
+    },
+    #[error("Cannot hand on what {device} has open")]
+    Lend { device: String, source: io::Error },
+    #[error("Cannot make safe what {device} has written")]
+    Flush { device: String, source: io::Error },
+    #[error("Cannot create an event of a device")]
+    Event(#[source] io::Error),
+    #[error("Cannot create the event loop of a device")]
+    Loop(#[source] event_manager::Error),
+    #[error("Cannot start the thread of a device")]
+    Spawn(#[source] io::Error),
+    #[error("Cannot connect a device to the guest")]
+    Kvm(#[from] KvmError),
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Opening what devices need of the host: for a new guest, or as a state says.
+
+use std::collections::HashMap;
+use std::io;
+use std::iter::empty;
+use std::os::fd::{OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::VirtioError;
+use super::block::{Block, BlockStateV1};
+use super::console::ConsoleDevice;
+use super::device::Device;
+use super::net::{Net, TapSource};
+use super::rng::Rng;
+use super::slot::Slot;
+use super::spec::{DeviceSpecs, TapSpec};
+use super::state::{DeviceStateV1, TransportStateV1, VirtioStateV1};
+use super::vsock::Vsock;
+use crate::socket::Title;
+
+/// How long an old VMM of this host may take to let go of what it had.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Names of what devices have open.
+pub(super) const DISK: &str = "disk";
+pub(super) const TAP: &str = "tap";
+pub(super) const LISTENER: &str = "listener";
+pub(super) const CLIENT: &str = "client";
+
+/// The name of what the device at a place has open, among those of all devices.
+pub(super) fn heirloom(slot: u8, name: &str) -> String {
+    format!("virtio{slot}-{name}")
+}
+
+/// A device with all it needs of the host, and where in the machine it goes.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(super) slot: Slot,
+    pub(super) device: Box<dyn Device>,
+    /// How its registers were; None for a new device.
+    pub(super) transport: Option<TransportStateV1>,
+}
+
+impl Opened {
+    pub(crate) fn slot(&self) -> Slot {
+        self.slot
+    }
+}
+
+/// Opens the devices of a new guest. `title` is the one to their sockets in the file system.
+pub(crate) fn open(specs: &DeviceSpecs, title: &Title) -> Result<Vec<Opened>, VirtioError> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    if !specs.fits() {
+        return Err(VirtioError::TooMany {
+            count: specs.count(),
+        });
+    }
+    for (number, disk) in specs.disks.iter().enumerate() {
+        let what = format!("the disk {}", disk.path.display());
+        let id = format!("fdbox-disk{number}");
+        devices.push(boxed(what, Block::open(&disk.path, disk.readonly, id))?);
+    }
+    for net in &specs.nets {
+        devices.push(match &net.tap {
+            TapSpec::Name(name) => boxed(format!("the tap {name}"), Net::open(name, net.mac))?,
+            TapSpec::Fd(fd) => boxed(format!("the tap of fd={fd}"), Net::adopt(*fd, net.mac))?,
+        });
+    }
+    if let Some(console) = &specs.console {
+        let opened = ConsoleDevice::open(&console.0, title);
+        devices.push(boxed(format!("the console {:?}", console.0), opened)?);
+    }
+    if specs.rng {
+        devices.push(Box::new(Rng));
+    }
+    if let Some(vsock) = &specs.vsock {
+        let what = format!("the vsock socket {}", vsock.socket.display());
+        devices.push(boxed(what, Vsock::open(vsock.cid, &vsock.socket, title))?);
+    }
+    Ok(Slot::all()
+        .zip(devices)
+        .map(|(slot, device)| Opened {
+            slot,
+            device,
+            transport: None,
+        })
+        .collect())
+}
+
+fn boxed<D: Device + 'static>(
+    what: String,
+    opened: io::Result<D>,
+) -> Result<Box<dyn Device>, VirtioError> {
+    match opened {
+        Ok(device) => Ok(Box::new(device)),
+        Err(source) => Err(VirtioError::Open { what, source }),
+    }
+}
+
+/// Opens the devices of a saved guest. `handed_in` are the taps without a name, in order.
+pub(crate) fn reopen(
+    states: &[VirtioStateV1],
+    handed_in: &[RawFd],
+    title: &Title,
+) -> Result<Vec<Opened>, VirtioError> {
+    let mut handed_in = handed_in.iter().copied();
+    let devices = each(states, |state| {
+        reopen_one(&state.device, &mut handed_in, title)
+    })?;
+    match handed_in.next() {
+        Some(fd) => Err(VirtioError::NotWanted { fd }),
+        None => Ok(devices),
+    }
+}
+
+/// Takes the devices of a saved guest over from another process of this host, which had all
+/// of `heirlooms` open. What is not among them is opened again.
+pub(crate) fn inherit(
+    states: &[VirtioStateV1],
+    mut heirlooms: HashMap<String, OwnedFd>,
+    title: &Title,
+) -> Result<Vec<Opened>, VirtioError> {
+    each(states, |state| {
+        let mut take = |name| heirlooms.remove(&heirloom(state.slot, name));
+        match &state.device {
+            DeviceStateV1::Block(block) => match take(DISK) {
+                Some(disk) => boxed(disk_name(block), Block::inherit(block, disk)),
+                None => reopen_one(&state.device, &mut empty(), title),
+            },
+            DeviceStateV1::Net(net) => match take(TAP) {
+                Some(tap) => boxed("the tap of a network device".into(), Net::inherit(net, tap)),
+                None => reopen_one(&state.device, &mut empty(), title),
+            },
+            DeviceStateV1::Console(console) => match take(LISTENER) {
+                Some(listener) => boxed(
+                    format!("the console {:?}", console.target),
+                    ConsoleDevice::inherit(&console.target, listener, take(CLIENT), title),
+                ),
+                None => reopen_one(&state.device, &mut empty(), title),
+            },
+            DeviceStateV1::Vsock(vsock) => match take(LISTENER) {
+                Some(listener) => boxed(
+                    format!("the vsock socket {}", vsock.socket.display()),
+                    Vsock::inherit(vsock, listener, title),
+                ),
+                None => reopen_one(&state.device, &mut empty(), title),
+            },
+            DeviceStateV1::Rng(_) => Ok(Box::new(Rng)),
+        }
+    })
+}
+
+/// Opens each device, in a place of its own.
+fn each(
+    states: &[VirtioStateV1],
+    mut open: impl FnMut(&VirtioStateV1) -> Result<Box<dyn Device>, VirtioError>,
+) -> Result<Vec<Opened>, VirtioError> {
+    let mut devices: Vec<Opened> = Vec::with_capacity(states.len());
+    for state in states {
+        let slot = Slot::new(state.slot)
+            .filter(|slot| devices.iter().all(|other| other.slot != *slot))
+            .ok_or(VirtioError::BadSlot { slot: state.slot })?;
+        devices.push(Opened {
+            slot,
+            device: open(state)?,
+            transport: Some(state.transport.clone()),
+        });
+    }
+    Ok(devices)
+}
+
+fn disk_name(state: &BlockStateV1) -> String {
+    format!("the disk {}", state.path.display())
+}
+
+fn reopen_one(
+    state: &DeviceStateV1,
+    handed_in: &mut impl Iterator<Item = RawFd>,
+    title: &Title,
+) -> Result<Box<dyn Device>, VirtioError> {
+    match state {
+        DeviceStateV1::Block(state) => boxed(disk_name(state), patiently(|| Block::reopen(state))),
+        DeviceStateV1::Net(state) => match &state.tap {
+            TapSource::Name(name) => {
+                let opened = patiently(|| Net::reopen(state, None));
+                boxed(format!("the tap {name}"), opened)
+            }
+            TapSource::Descriptor => {
+                let opened = Net::reopen(state, handed_in.next());
+                boxed("the tap of a network device".into(), opened)
+            }
+        },
+        DeviceStateV1::Console(state) => boxed(
+            format!("the console {:?}", state.target),
+            patiently(|| ConsoleDevice::open(&state.target, title)),
+        ),
+        DeviceStateV1::Rng(_) => Ok(Box::new(Rng)),
+        DeviceStateV1::Vsock(state) => {
+            let what = format!("the vsock socket {}", state.socket.display());
+            boxed(what, patiently(|| Vsock::reopen(state, title)))
+        }
+    }
+}
+
+/// Tries until it is not busy any more: the VMM before this one may be about to end.
+fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let begin = Instant::now();
+    loop {
+        match open() {
+            Err(error) if is_busy(&error) && begin.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            done => return done,
+        }
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ResourceBusy | io::ErrorKind::AddrInUse
+    )
+}

@@ -1,0 +1,167 @@
+//! A device's rings while it is at work: requests come out, answers go in.
+//!
+//! Everything in a ring is the guest's word and may be wrong. A chain of buffers is checked
+//! when it is taken; what fails the check breaks the device until the guest resets it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use thiserror::Error;
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT, Reader, Writer};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::counters::Counters;
+use super::interrupt::{Interrupt, Reason};
+
+/// What a guest did that no driver does.
+#[derive(Debug, Error)]
+pub(crate) enum RingError {
+    #[error("The ring is broken")]
+    Queue(#[from] virtio_queue::Error),
+    #[error("A chain of buffers loops, or leads out of its table or out of memory")]
+    BrokenChain,
+    #[error("A chain has a buffer to read behind one to write")]
+    WrongOrder,
+    #[error("A request lacks a part that it must have")]
+    Incomplete,
+}
+
+/// A chain of buffers that the guest has made available.
+pub(super) struct Request<'a> {
+    head: u16,
+    /// What the guest says.
+    pub(super) input: Reader<'a>,
+    /// Room for the answer.
+    pub(super) output: Writer<'a>,
+}
+
+/// All rings of a device.
+pub(super) struct Rings<'a> {
+    pub(super) queues: &'a mut [Queue],
+    pub(super) memory: &'a GuestMemoryMmap,
+    pub(super) interrupt: &'a Interrupt,
+    /// Set when the device is wanted parked: it finishes the request at hand.
+    pub(super) stop: &'a AtomicBool,
+    /// What wakes the device's thread for each ring.
+    pub(super) kicks: &'a [EventFd],
+}
+
+impl<'a> Rings<'a> {
+    /// Has the device serve a ring once more, after whoever else wants it.
+    pub(super) fn again(&self, ring: usize) {
+        // A counter that is full wakes the device anyway.
+        let _ = self.kicks.get(ring).map(|kick| kick.write(1));
+    }
+
+    /// One ring; None while the driver has not set it up.
+    pub(super) fn ring(&mut self, index: usize) -> Option<Ring<'_, 'a>> {
+        let queue = self.queues.get_mut(index).filter(|queue| queue.ready())?;
+        Some(Ring {
+            queue,
+            memory: self.memory,
+            interrupt: self.interrupt,
+            stop: self.stop,
+        })
+    }
+
+    pub(super) fn counters(&self) -> &'a Counters {
+        &self.interrupt.counters
+    }
+}
+
+/// A ring that the driver has set up.
+pub(super) struct Ring<'r, 'a> {
+    queue: &'r mut Queue,
+    memory: &'a GuestMemoryMmap,
+    interrupt: &'a Interrupt,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Ring<'_, 'a> {
+    /// Answers all requests; `answer` returns how many bytes it wrote.
+    pub(super) fn serve(
+        mut self,
+        mut answer: impl FnMut(&mut Request<'a>) -> Result<usize, RingError>,
+    ) -> Result<(), RingError> {
+        loop {
+            self.queue.disable_notification(self.memory)?;
+            while let Some(mut request) = self.pop()? {
+                let written = answer(&mut request)?;
+                self.push(&request, written)?;
+                if self.is_stopped() {
+                    return self.signal();
+                }
+            }
+            if !self.queue.enable_notification(self.memory)? {
+                return self.signal();
+            }
+        }
+    }
+
+    /// Takes the next request.
+    pub(super) fn pop(&mut self) -> Result<Option<Request<'a>>, RingError> {
+        let Some(chain) = self.queue.iter(self.memory)?.next() else {
+            return Ok(None);
+        };
+        check(chain.clone())?;
+        Ok(Some(Request {
+            head: chain.head_index(),
+            input: chain.clone().reader(self.memory)?,
+            output: chain.writer(self.memory)?,
+        }))
+    }
+
+    /// Takes the next request, or asks the guest to say when there is one.
+    pub(super) fn pop_or_ask(&mut self) -> Result<Option<Request<'a>>, RingError> {
+        if let Some(request) = self.pop()? {
+            return Ok(Some(request));
+        }
+        match self.queue.enable_notification(self.memory)? {
+            true => self.pop(),
+            false => Ok(None),
+        }
+    }
+
+    /// Takes the last request back, as if it had not been taken.
+    pub(super) fn unpop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Gives a request back, with so many bytes written into it.
+    pub(super) fn push(&mut self, request: &Request<'_>, written: usize) -> Result<(), RingError> {
+        // A chain has less than 4 GiB: the iterator over it ends there.
+        let written = u32::try_from(written).unwrap_or(u32::MAX);
+        self.interrupt.counters.request();
+        Ok(self.queue.add_used(self.memory, request.head, written)?)
+    }
+
+    /// Tells the guest what was pushed, if it wants to know.
+    pub(super) fn signal(&mut self) -> Result<(), RingError> {
+        if self.queue.needs_notification(self.memory)? {
+            self.interrupt.raise(Reason::Used);
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// Walks a chain to its end: it must have one, and must not change direction twice.
+fn check(chain: DescriptorChain<&GuestMemoryMmap>) -> Result<(), RingError> {
+    let mut writable = false;
+    let mut ended = false;
+    for descriptor in chain {
+        if writable && !descriptor.is_write_only() {
+            return Err(RingError::WrongOrder);
+        }
+        writable = descriptor.is_write_only();
+        ended = !descriptor.has_next();
+    }
+    if ended {
+        Ok(())
+    } else {
+        Err(RingError::BrokenChain)
+    }
+}

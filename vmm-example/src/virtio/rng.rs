@@ -1,0 +1,71 @@
+//! The entropy device: random numbers of the host's kernel.
+//!
+//! Crosses an update: nothing of its own.
+
+use std::io::Write;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
+
+use super::device::Device;
+use super::kind::Kind;
+use super::ring::{Request, RingError, Rings};
+use super::state::DeviceStateV1;
+
+/// The most bytes that one request gets.
+const MAX_BYTES: usize = 4096;
+
+/// The entropy device, version 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RngStateV1 {}
+
+/// The live device.
+#[derive(Debug, Default)]
+pub(super) struct Rng;
+
+impl Device for Rng {
+    fn kind(&self) -> Kind {
+        Kind::Rng
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[64]
+    }
+
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn serve(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError> {
+        let counters = rings.counters();
+        let Some(ring) = rings.ring(ring) else {
+            return Ok(());
+        };
+        ring.serve(|request| {
+            let written = fill(request);
+            counters.bytes(written);
+            if written == 0 {
+                counters.error();
+            }
+            Ok(written)
+        })
+    }
+
+    fn state(&self) -> DeviceStateV1 {
+        DeviceStateV1::Rng(RngStateV1 {})
+    }
+}
+
+/// Fills as much of a request as it may get; 0 if there is no entropy.
+fn fill(request: &mut Request<'_>) -> usize {
+    let mut bytes = [0; MAX_BYTES];
+    let wanted = request.output.available_bytes().min(MAX_BYTES);
+    match getrandom(&mut bytes[..wanted], GetRandomFlags::empty()) {
+        Ok(count) => request.output.write(&bytes[..count]).unwrap_or(0),
+        Err(_) => 0,
+    }
+}

@@ -1,0 +1,75 @@
+//! Where in the machine a device is: its page of registers and its interrupt line.
+//!
+//! A slot's place is part of the guest's hardware: it never changes.
+
+use crate::memory::layout::VIRTIO_MMIO;
+
+/// How many devices a machine can have: each has a line of the I/O APIC that no ISA device has.
+pub(crate) const MAX_DEVICES: usize = 8;
+/// Bytes between the registers of two devices.
+pub(crate) const STRIDE: u64 = 0x1000;
+/// The first line behind those of ISA devices.
+const FIRST_GSI: u32 = 16;
+/// Where the guest tells the device of new buffers, from the start of its registers.
+pub(super) const QUEUE_NOTIFY: u64 = 0x50;
+
+/// The place of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot(u8);
+
+impl Slot {
+    /// None if the machine has no such slot.
+    pub(crate) fn new(index: u8) -> Option<Self> {
+        (usize::from(index) < MAX_DEVICES).then_some(Self(index))
+    }
+
+    /// All slots, in order.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..MAX_DEVICES as u8).map(Self)
+    }
+
+    /// The slot that an address belongs to, and the offset in it.
+    pub(super) fn at(addr: u64) -> Option<(Self, u64)> {
+        let offset = addr.checked_sub(VIRTIO_MMIO)?;
+        let slot = Self::new(u8::try_from(offset / STRIDE).ok()?)?;
+        Some((slot, offset % STRIDE))
+    }
+
+    pub(crate) fn index(self) -> u8 {
+        self.0
+    }
+
+    /// Where the registers start.
+    pub(crate) fn base(self) -> u64 {
+        VIRTIO_MMIO + u64::from(self.0) * STRIDE
+    }
+
+    /// The interrupt line.
+    pub(crate) fn gsi(self) -> u32 {
+        FIRST_GSI + u32::from(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::layout::{HIGH_RAM_START, HOLE_START};
+
+    #[test]
+    fn slots_lie_in_the_hole_and_on_pins_of_the_io_apic() {
+        for slot in Slot::all() {
+            assert!(slot.base() >= HOLE_START);
+            assert!(slot.base() + STRIDE <= 0xfec0_0000 && STRIDE < HIGH_RAM_START);
+            assert!((16..24).contains(&slot.gsi()));
+        }
+    }
+
+    #[test]
+    fn an_address_leads_to_its_slot() {
+        let slot = Slot::new(3).unwrap();
+        assert_eq!(Slot::at(slot.base() + 0x70), Some((slot, 0x70)));
+        assert_eq!(Slot::at(VIRTIO_MMIO - 1), None);
+        assert_eq!(Slot::at(VIRTIO_MMIO + MAX_DEVICES as u64 * STRIDE), None);
+        assert_eq!(Slot::new(8), None);
+    }
+}

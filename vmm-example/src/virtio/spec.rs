@@ -1,0 +1,317 @@
+//! Which devices an operator asks for, parsed and checked.
+
+use std::fmt;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::console::ConsoleTarget;
+use super::slot::MAX_DEVICES;
+use crate::spec::SpecError;
+
+/// A MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mac(pub(crate) [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        let bad = || {
+            bad(
+                "MAC address",
+                value,
+                "six bytes like 52:54:00:12:34:56, not a group's",
+            )
+        };
+        let mut mac = [0; 6];
+        let mut parts = value.split(':');
+        for byte in &mut mac {
+            let part = parts
+                .next()
+                .filter(|part| part.len() == 2)
+                .ok_or_else(bad)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+        }
+        if parts.next().is_some() || mac[0] & 1 != 0 {
+            return Err(bad());
+        }
+        Ok(Self(mac))
+    }
+}
+
+/// `path=FILE[,readonly=on]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DiskSpec {
+    pub(crate) path: PathBuf,
+    /// Default: off.
+    pub(crate) readonly: bool,
+}
+
+/// Where a network device's frames go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TapSpec {
+    Name(String),
+    Fd(RawFd),
+}
+
+/// `tap=NAME[,mac=MAC]` or `fd=N[,mac=MAC]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetSpec {
+    pub(crate) tap: TapSpec,
+    /// Default: one of its own, which the device keeps.
+    pub(crate) mac: Option<Mac>,
+}
+
+/// `fd=N`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FdSpec(pub(crate) RawFd);
+
+impl FromStr for FdSpec {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        match value.parse::<NetSpec>()? {
+            NetSpec {
+                tap: TapSpec::Fd(fd),
+                mac: None,
+            } => Ok(Self(fd)),
+            _ => Err(bad("Network", value, "fd=N: all else is as it was")),
+        }
+    }
+}
+
+/// `cid=N,socket=PATH`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VsockSpec {
+    pub(crate) cid: u64,
+    pub(crate) socket: PathBuf,
+}
+
+/// `file=PATH` or `socket=PATH`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HvcSpec(pub(crate) ConsoleTarget);
+
+/// All devices of a new guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DeviceSpecs {
+    pub(crate) disks: Vec<DiskSpec>,
+    pub(crate) nets: Vec<NetSpec>,
+    pub(crate) console: Option<HvcSpec>,
+    pub(crate) rng: bool,
+    pub(crate) vsock: Option<VsockSpec>,
+}
+
+impl DeviceSpecs {
+    /// How many devices these are.
+    pub(crate) fn count(&self) -> usize {
+        self.disks.len()
+            + self.nets.len()
+            + usize::from(self.console.is_some())
+            + usize::from(self.rng)
+            + usize::from(self.vsock.is_some())
+    }
+
+    /// Whether a machine has a place for each of them.
+    pub(crate) fn fits(&self) -> bool {
+        self.count() <= MAX_DEVICES
+    }
+}
+
+fn bad(what: &'static str, value: &str, expected: &'static str) -> SpecError {
+    SpecError::BadValue {
+        what,
+        value: value.into(),
+        expected,
+    }
+}
+
+/// Splits `key=value,key=value` and hands each pair to `set`, which says if it knows the key.
+fn each_pair<'v>(
+    value: &'v str,
+    known: &'static str,
+    mut set: impl FnMut(&str, &'v str) -> Result<bool, SpecError>,
+) -> Result<(), SpecError> {
+    for part in value.split(',') {
+        let (key, value) = part
+            .split_once('=')
+            .filter(|(_, value)| !value.is_empty())
+            .ok_or_else(|| SpecError::NotKeyValue { part: part.into() })?;
+        if !set(key, value)? {
+            let key = key.into();
+            return Err(SpecError::UnknownKey { key, known });
+        }
+    }
+    Ok(())
+}
+
+fn missing(key: &'static str) -> SpecError {
+    SpecError::MissingKey { key }
+}
+
+fn on_off(value: &str) -> Result<bool, SpecError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(bad("Switch", value, "on or off")),
+    }
+}
+
+impl FromStr for DiskSpec {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        let (mut path, mut readonly) = (None, false);
+        each_pair(value, "path, readonly", |key, value| {
+            match key {
+                "path" => path = Some(value.into()),
+                "readonly" => readonly = on_off(value)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        let path = path.ok_or_else(|| missing("path"))?;
+        Ok(Self { path, readonly })
+    }
+}
+
+impl FromStr for NetSpec {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        let (mut tap, mut mac) = (None, None);
+        each_pair(value, "tap, fd, mac", |key, value| {
+            match key {
+                "tap" => tap = Some(TapSpec::Name(value.into())),
+                "fd" => tap = Some(TapSpec::Fd(parse_fd(value)?)),
+                "mac" => mac = Some(value.parse()?),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        let tap = tap.ok_or_else(|| missing("tap or fd"))?;
+        Ok(Self { tap, mac })
+    }
+}
+
+fn parse_fd(value: &str) -> Result<RawFd, SpecError> {
+    let fd = value.parse().ok().filter(|fd| *fd > 2);
+    fd.ok_or_else(|| bad("Descriptor", value, "the number of an open one, above 2"))
+}
+
+impl FromStr for VsockSpec {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        let (mut cid, mut socket) = (None, None);
+        each_pair(value, "cid, socket", |key, value| {
+            match key {
+                "cid" => cid = Some(parse_cid(value)?),
+                "socket" => socket = Some(value.into()),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        Ok(Self {
+            cid: cid.ok_or_else(|| missing("cid"))?,
+            socket: socket.ok_or_else(|| missing("socket"))?,
+        })
+    }
+}
+
+/// 0 to 2 are the hypervisor, the local loop and the host; the highest means any.
+fn parse_cid(value: &str) -> Result<u64, SpecError> {
+    let cid = value.parse::<u32>().ok();
+    cid.filter(|cid| (3..u32::MAX).contains(cid))
+        .map(u64::from)
+        .ok_or_else(|| bad("CID", value, "a number from 3 to 4294967294"))
+}
+
+impl FromStr for HvcSpec {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        let mut target = None;
+        each_pair(value, "file, socket", |key, value| {
+            target = Some(match key {
+                "file" => ConsoleTarget::File(value.into()),
+                "socket" => ConsoleTarget::Socket(value.into()),
+                _ => return Ok(false),
+            });
+            Ok(true)
+        })?;
+        target.map(Self).ok_or_else(|| missing("file or socket"))
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = self.0.map(|byte| format!("{byte:02x}"));
+        f.write_str(&parts.join(":"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_parse() {
+        let disk: DiskSpec = "path=/d,readonly=on".parse().unwrap();
+        assert_eq!((disk.path, disk.readonly), ("/d".into(), true));
+        let net: NetSpec = "tap=tap0,mac=52:54:00:12:34:56".parse().unwrap();
+        assert_eq!(net.tap, TapSpec::Name("tap0".into()));
+        assert_eq!(net.mac.unwrap().to_string(), "52:54:00:12:34:56");
+        let net: NetSpec = "fd=7".parse().unwrap();
+        assert_eq!((net.tap, net.mac), (TapSpec::Fd(7), None));
+        let vsock: VsockSpec = "cid=3,socket=/v".parse().unwrap();
+        assert_eq!((vsock.cid, vsock.socket), (3, "/v".into()));
+        let hvc: HvcSpec = "file=/log".parse().unwrap();
+        assert_eq!(hvc.0, ConsoleTarget::File("/log".into()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        for bad in [
+            "",
+            "path=",
+            "readonly=on",
+            "path=/d,readonly=yes",
+            "path=/d,size=1",
+        ] {
+            assert!(bad.parse::<DiskSpec>().is_err(), "{bad:?}");
+        }
+        for bad in [
+            "mac=52:54:00:12:34:56",
+            "fd=1",
+            "fd=x",
+            "tap=t,mac=1",
+            "tap=t,mac=01:00:00:00:00:00",
+        ] {
+            assert!(bad.parse::<NetSpec>().is_err(), "{bad:?}");
+        }
+        for bad in ["cid=3", "cid=2,socket=/v", "socket=/v"] {
+            assert!(bad.parse::<VsockSpec>().is_err(), "{bad:?}");
+        }
+        assert!("stdio".parse::<HvcSpec>().is_err());
+    }
+
+    #[test]
+    fn a_machine_has_so_many_places() {
+        let disk = DiskSpec {
+            path: "/d".into(),
+            readonly: false,
+        };
+        let mut specs = DeviceSpecs {
+            disks: vec![disk; 7],
+            rng: true,
+            ..Default::default()
+        };
+        assert!(specs.fits());
+        specs.vsock = Some(VsockSpec {
+            cid: 3,
+            socket: "/v".into(),
+        });
+        assert!(!specs.fits());
+    }
+}

@@ -1,0 +1,187 @@
+//! What of the devices crosses an update: a section for each.
+//!
+//! A field that readers may ignore is added with a default; any other change is a new version.
+
+use serde::{Deserialize, Serialize};
+use virtio_queue::{Queue, QueueState};
+use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
+
+use super::block::BlockStateV1;
+use super::console::ConsoleDeviceStateV1;
+use super::kind::Kind;
+use super::net::NetStateV1;
+use super::rng::RngStateV1;
+use super::vsock::VsockStateV1;
+
+/// The version of all sections here.
+pub(crate) const VERSION: u32 = 1;
+
+/// The sections of devices, in the order in which they are looked for.
+const NAMES: [(Kind, &str); 19] = [
+    (Kind::Block, "virtio-blk0"),
+    (Kind::Block, "virtio-blk1"),
+    (Kind::Block, "virtio-blk2"),
+    (Kind::Block, "virtio-blk3"),
+    (Kind::Block, "virtio-blk4"),
+    (Kind::Block, "virtio-blk5"),
+    (Kind::Block, "virtio-blk6"),
+    (Kind::Block, "virtio-blk7"),
+    (Kind::Net, "virtio-net0"),
+    (Kind::Net, "virtio-net1"),
+    (Kind::Net, "virtio-net2"),
+    (Kind::Net, "virtio-net3"),
+    (Kind::Net, "virtio-net4"),
+    (Kind::Net, "virtio-net5"),
+    (Kind::Net, "virtio-net6"),
+    (Kind::Net, "virtio-net7"),
+    (Kind::Console, "virtio-console0"),
+    (Kind::Rng, "virtio-rng0"),
+    (Kind::Vsock, "virtio-vsock0"),
+];
+
+/// How many sections [`known`] returns.
+pub(crate) const SECTIONS: usize = NAMES.len();
+
+/// All sections of devices that this program reads.
+pub(crate) const fn known() -> [KnownSection; SECTIONS] {
+    let mut known = [KnownSection::new("", 0, 0); SECTIONS];
+    let mut at = 0;
+    while at < SECTIONS {
+        known[at] = KnownSection::new(NAMES[at].1, VERSION, VERSION);
+        at += 1;
+    }
+    known
+}
+
+/// A ring as its driver set it up, and how far it has got, version 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct QueueStateV1 {
+    pub(crate) max_size: u16,
+    pub(crate) size: u16,
+    pub(crate) ready: bool,
+    pub(crate) desc_table: u64,
+    pub(crate) avail_ring: u64,
+    pub(crate) used_ring: u64,
+    pub(crate) next_avail: u16,
+    pub(crate) next_used: u16,
+    pub(crate) event_idx: bool,
+}
+
+impl From<&Queue> for QueueStateV1 {
+    fn from(queue: &Queue) -> Self {
+        let state = queue.state();
+        Self {
+            max_size: state.max_size,
+            size: state.size,
+            ready: state.ready,
+            desc_table: state.desc_table,
+            avail_ring: state.avail_ring,
+            used_ring: state.used_ring,
+            next_avail: state.next_avail,
+            next_used: state.next_used,
+            event_idx: state.event_idx_enabled,
+        }
+    }
+}
+
+impl TryFrom<&QueueStateV1> for Queue {
+    type Error = virtio_queue::Error;
+
+    fn try_from(state: &QueueStateV1) -> Result<Self, Self::Error> {
+        Self::try_from(QueueState {
+            max_size: state.max_size,
+            next_avail: state.next_avail,
+            next_used: state.next_used,
+            event_idx_enabled: state.event_idx,
+            size: state.size,
+            ready: state.ready,
+            desc_table: state.desc_table,
+            avail_ring: state.avail_ring,
+            used_ring: state.used_ring,
+        })
+    }
+}
+
+/// The registers, version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TransportStateV1 {
+    /// What was offered: a driver that is probing must not see it change.
+    pub(crate) device_features: u64,
+    pub(crate) driver_features: u64,
+    pub(crate) device_features_sel: u32,
+    pub(crate) driver_features_sel: u32,
+    pub(crate) queue_sel: u32,
+    pub(crate) status: u32,
+    pub(crate) interrupt_status: u32,
+    pub(crate) config_generation: u32,
+    pub(crate) queues: Vec<QueueStateV1>,
+}
+
+/// What a kind of device has of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DeviceStateV1 {
+    Block(BlockStateV1),
+    Net(NetStateV1),
+    Console(ConsoleDeviceStateV1),
+    Rng(RngStateV1),
+    Vsock(VsockStateV1),
+}
+
+impl DeviceStateV1 {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Block(_) => Kind::Block,
+            Self::Net(_) => Kind::Net,
+            Self::Console(_) => Kind::Console,
+            Self::Rng(_) => Kind::Rng,
+            Self::Vsock(_) => Kind::Vsock,
+        }
+    }
+}
+
+/// A device, version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VirtioStateV1 {
+    /// Its place in the machine.
+    pub(crate) slot: u8,
+    pub(crate) transport: TransportStateV1,
+    pub(crate) device: DeviceStateV1,
+}
+
+/// The section of each of some devices; none for one too many of its kind.
+pub(super) fn sections(kinds: impl Iterator<Item = Kind>) -> Vec<Option<&'static str>> {
+    let mut names = NAMES.to_vec();
+    let section = |kind| {
+        let at = names.iter().position(|(of, _)| *of == kind);
+        at.map(|at| names.remove(at).1)
+    };
+    kinds.map(section).collect()
+}
+
+/// Adds a section for each device. The names of a kind are used in the order of its devices.
+pub(crate) fn write(
+    devices: &[VirtioStateV1],
+    frame: &mut FrameWriter<'_>,
+) -> Result<(), FrameError> {
+    let names = sections(devices.iter().map(|device| device.device.kind()));
+    for (device, name) in devices.iter().zip(names) {
+        // Who builds a machine has counted them: see `DeviceSpecs::check`.
+        let name = name.ok_or(FrameError::TooManySections)?;
+        frame.add(name, VERSION, Need::Required, device)?;
+    }
+    Ok(())
+}
+
+/// Reads the devices of a frame, in the order of their slots.
+pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Vec<VirtioStateV1>, FrameError> {
+    let mut devices = Vec::new();
+    for (_, name) in NAMES {
+        devices.extend(frame.read_optional::<VirtioStateV1>(name)?);
+    }
+    devices.sort_by_key(|device| device.slot);
+    Ok(devices)
+}
+
+#[cfg(test)]
+mod tests;

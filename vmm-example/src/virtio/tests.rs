@@ -1,0 +1,373 @@
+//! Registers and live devices, as a driver uses them.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use virtio_bindings::virtio_config::*;
+use virtio_bindings::virtio_mmio::*;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::console::{ConsoleDevice, ConsoleTarget};
+use super::device::Device;
+use super::kind::Kind;
+use super::live::LiveDevice;
+use super::mmio::{Transport, TransportError};
+use super::rng::Rng;
+use super::slot::Slot;
+use super::spec::{DeviceSpecs, DiskSpec, HvcSpec, VsockSpec};
+use super::state::{TransportStateV1, VirtioStateV1};
+use super::testing::{BUFFERS, Buffer, Dice, Driver, descriptor, event, memory, survives_nonsense};
+use super::{Opened, VirtioError, inherit, open};
+use crate::socket::Title;
+
+const TABLE: u32 = 0x4000;
+const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1;
+
+fn live(state: Option<VirtioStateV1>, memory: &GuestMemoryMmap) -> Result<LiveDevice, VirtioError> {
+    let opened = Opened {
+        slot: Slot::new(0).unwrap(),
+        device: Box::new(Rng),
+        transport: state.map(|state| state.transport),
+    };
+    LiveDevice::new("rng0".into(), opened, memory.clone(), event())
+}
+
+fn get(device: &LiveDevice, offset: u32) -> u32 {
+    let mut word = [0; 4];
+    device.read(offset, &mut word);
+    u32::from_le_bytes(word)
+}
+
+fn put(device: &LiveDevice, offset: u32, value: u32) {
+    device.write(offset, &value.to_le_bytes());
+}
+
+/// Brings a device up as a driver does.
+fn bring_up(device: &LiveDevice) {
+    let mut status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+    put(device, VIRTIO_MMIO_STATUS, 0);
+    put(device, VIRTIO_MMIO_STATUS, status);
+    put(device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+    put(device, VIRTIO_MMIO_DRIVER_FEATURES, (FEATURES >> 32) as u32);
+    status |= VIRTIO_CONFIG_S_FEATURES_OK;
+    put(device, VIRTIO_MMIO_STATUS, status);
+    assert_eq!(get(device, VIRTIO_MMIO_STATUS), status);
+    put(device, VIRTIO_MMIO_QUEUE_NUM, 16);
+    put(device, VIRTIO_MMIO_QUEUE_DESC_LOW, TABLE);
+    put(device, VIRTIO_MMIO_QUEUE_AVAIL_LOW, TABLE + 0x1000);
+    put(device, VIRTIO_MMIO_QUEUE_USED_LOW, TABLE + 0x2000);
+    put(device, VIRTIO_MMIO_QUEUE_READY, 1);
+    put(
+        device,
+        VIRTIO_MMIO_STATUS,
+        status | VIRTIO_CONFIG_S_DRIVER_OK,
+    );
+}
+
+/// Makes one buffer of 32 bytes available.
+fn offer(memory: &GuestMemoryMmap, index: u16) {
+    let table = GuestAddress(TABLE.into());
+    memory
+        .write_obj(descriptor(BUFFERS, 32, 2, 0), table)
+        .unwrap();
+    let avail = u64::from(TABLE) + 0x1002;
+    memory.write_obj(index, GuestAddress(avail)).unwrap();
+}
+
+fn used(memory: &GuestMemoryMmap) -> u16 {
+    let at = u64::from(TABLE) + 0x2002;
+    memory.read_obj(GuestAddress(at)).unwrap()
+}
+
+#[test]
+fn a_device_says_what_it_is() {
+    let device = live(None, &memory()).unwrap();
+    assert_eq!(
+        get(&device, VIRTIO_MMIO_MAGIC_VALUE).to_le_bytes(),
+        *b"virt"
+    );
+    assert_eq!(get(&device, VIRTIO_MMIO_VERSION), 2);
+    assert_eq!(get(&device, VIRTIO_MMIO_DEVICE_ID), 4);
+    assert_eq!(get(&device, VIRTIO_MMIO_QUEUE_NUM_MAX), 64);
+    put(&device, VIRTIO_MMIO_QUEUE_SEL, 1);
+    assert_eq!(get(&device, VIRTIO_MMIO_QUEUE_NUM_MAX), 0);
+    put(&device, VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
+    assert_eq!(get(&device, VIRTIO_MMIO_DEVICE_FEATURES), 1);
+    put(&device, VIRTIO_MMIO_DEVICE_FEATURES_SEL, 2);
+    assert_eq!(get(&device, VIRTIO_MMIO_DEVICE_FEATURES), 0);
+}
+
+#[test]
+fn registers_are_accessed_whole() {
+    let device = live(None, &memory()).unwrap();
+    let mut byte = [0xff];
+    device.read(VIRTIO_MMIO_MAGIC_VALUE, &mut byte);
+    assert_eq!(byte, [0]);
+    device.write(VIRTIO_MMIO_STATUS, &[1]);
+    assert_eq!(get(&device, VIRTIO_MMIO_STATUS), 0);
+    let mut beyond = [0xff; 8];
+    device.read(VIRTIO_MMIO_CONFIG + 0xe00, &mut beyond);
+    assert_eq!(beyond, [0; 8]);
+}
+
+#[test]
+fn features_that_were_not_offered_are_not_agreed_on() {
+    let device = live(None, &memory()).unwrap();
+    put(&device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+    // VERSION_1 is missing, then RING_PACKED is too much.
+    for features in [0, 0b101] {
+        put(&device, VIRTIO_MMIO_DRIVER_FEATURES, features);
+        put(&device, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_FEATURES_OK);
+        assert_eq!(get(&device, VIRTIO_MMIO_STATUS), 0);
+    }
+    put(&device, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_DRIVER_OK);
+    assert_eq!(get(&device, VIRTIO_MMIO_STATUS), 0);
+}
+
+#[test]
+fn a_ring_is_set_up_in_its_time_only() {
+    let device = live(None, &memory()).unwrap();
+    put(&device, VIRTIO_MMIO_QUEUE_READY, 1);
+    assert_eq!(get(&device, VIRTIO_MMIO_QUEUE_READY), 0);
+    bring_up(&device);
+    put(&device, VIRTIO_MMIO_QUEUE_READY, 0);
+    assert_eq!(get(&device, VIRTIO_MMIO_QUEUE_READY), 1);
+    put(&device, VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(get(&device, VIRTIO_MMIO_QUEUE_READY), 0);
+}
+
+#[test]
+fn a_parked_device_waits_and_looks_again() {
+    let memory = memory();
+    let device = live(None, &memory).unwrap();
+    bring_up(&device);
+    offer(&memory, 1);
+    device.on_kick(0);
+    assert_eq!(used(&memory), 0, "it worked before it was let");
+    device.unpark();
+    assert_eq!(get(&device, VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+    assert_eq!(device.kicks[0].read().unwrap(), 1);
+    device.on_kick(0);
+    assert_eq!(used(&memory), 1);
+    put(&device, VIRTIO_MMIO_INTERRUPT_ACK, 1);
+    assert_eq!(get(&device, VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    device.park();
+    offer(&memory, 2);
+    device.on_kick(0);
+    assert_eq!(used(&memory), 1);
+    assert_eq!(device.counts().requests, 1);
+}
+
+#[test]
+fn a_restored_device_goes_on_where_it_was() {
+    let memory = memory();
+    let old = live(None, &memory).unwrap();
+    old.unpark();
+    bring_up(&old);
+    offer(&memory, 1);
+    old.on_kick(0);
+    old.park();
+    // The kick of this one is lost with the host.
+    offer(&memory, 2);
+    let state = old.save();
+    assert_eq!(state.transport.interrupt_status, 1);
+    assert_eq!(state.transport.queues[0].next_avail, 1);
+
+    let new = live(Some(state.clone()), &memory).unwrap();
+    assert_eq!(new.save(), state);
+    new.unpark();
+    new.on_kick(0);
+    assert_eq!(used(&memory), 2);
+}
+
+#[test]
+fn a_state_that_a_device_cannot_have_is_refused() {
+    let memory = memory();
+    let good = live(None, &memory).unwrap().save();
+    let refused = |change: &dyn Fn(&mut TransportStateV1)| {
+        let mut state = good.clone();
+        change(&mut state.transport);
+        let made = Transport::from_state(Kind::Rng, 0, &[64], &state.transport);
+        made.map(drop).unwrap_err()
+    };
+    let features = refused(&|state| state.driver_features = 1 << 5);
+    assert!(matches!(
+        features,
+        TransportError::Features { features: 32 }
+    ));
+    let count = refused(&|state| state.queues.clear());
+    assert!(matches!(count, TransportError::QueueCount { found: 0, .. }));
+    let size = refused(&|state| state.queues[0].size = 3);
+    assert!(matches!(size, TransportError::Queue { index: 0, .. }));
+    let table = refused(&|state| state.queues[0].desc_table = 1);
+    assert!(matches!(table, TransportError::Queue { index: 0, .. }));
+}
+
+#[test]
+fn a_broken_ring_needs_a_reset_and_works_after_it() {
+    let memory = memory();
+    let device = live(None, &memory).unwrap();
+    device.unpark();
+    bring_up(&device);
+    offer(&memory, 1);
+    // A chain that leads out of its table.
+    let table = GuestAddress(TABLE.into());
+    let wrong = descriptor(BUFFERS, 32, 3, 99);
+    memory.write_obj(wrong, table).unwrap();
+    device.on_kick(0);
+    let status = get(&device, VIRTIO_MMIO_STATUS);
+    assert_ne!(status & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
+    assert_ne!(get(&device, VIRTIO_MMIO_INTERRUPT_STATUS) & 2, 0);
+    assert_eq!((used(&memory), device.counts().errors), (0, 1));
+    device.on_kick(0);
+    assert_eq!(device.counts().errors, 1, "it goes on while broken");
+    bring_up(&device);
+    offer(&memory, 1);
+    device.on_kick(0);
+    assert_eq!(used(&memory), 1);
+}
+
+#[test]
+fn rings_outside_of_memory_break_the_device() {
+    let memory = memory();
+    let device = live(None, &memory).unwrap();
+    device.unpark();
+    bring_up(&device);
+    put(&device, VIRTIO_MMIO_STATUS, 0);
+    put(&device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+    put(&device, VIRTIO_MMIO_DRIVER_FEATURES, 1);
+    put(&device, VIRTIO_MMIO_STATUS, 8);
+    put(&device, VIRTIO_MMIO_QUEUE_USED_HIGH, 0xffff_ffff);
+    put(&device, VIRTIO_MMIO_QUEUE_READY, 1);
+    put(&device, VIRTIO_MMIO_STATUS, 12);
+    let status = get(&device, VIRTIO_MMIO_STATUS);
+    assert_ne!(status & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
+}
+
+#[test]
+fn any_writes_to_registers_are_survived() {
+    let memory = memory();
+    let device = live(None, &memory).unwrap();
+    device.unpark();
+    let mut dice = Dice::new(3);
+    for _ in 0..20_000 {
+        let offset = (dice.roll() % 0x110) as u32 & !3;
+        let value = dice.one_of(&[0, 1, 2, 4, 8, 12, 15, 16, TABLE, u32::MAX]);
+        put(&device, offset, value);
+        get(&device, offset);
+        device.on_kick(0);
+    }
+}
+
+#[test]
+fn random_numbers_are_given() {
+    let mut driver = Driver::new(1);
+    driver.offer(0, &[Buffer::Room(64)]);
+    driver.serve(&mut Rng, 0).unwrap();
+    assert_eq!(driver.used(0), [(0, 64)]);
+    assert!(driver.bytes(0, 0, 64).iter().any(|&byte| byte != 0));
+    survives_nonsense(&mut Rng, 1);
+}
+
+#[test]
+fn a_console_takes_and_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hvc");
+    let target = ConsoleTarget::Socket(path.clone());
+    let mut console = ConsoleDevice::open(&target, &Title::new(true)).unwrap();
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"typed").unwrap();
+    let mut driver = Driver::new(2);
+    driver.offer(0, &[Buffer::Room(64)]);
+    driver.serve(&mut console, 0).unwrap();
+    assert_eq!(driver.bytes(0, 0, 5), b"typed");
+    driver.offer(1, &[Buffer::Says(b"said")]);
+    driver.serve(&mut console, 1).unwrap();
+    let mut got = [0; 4];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"said");
+    survives_nonsense(&mut console, 2);
+}
+
+#[test]
+fn who_is_connected_to_a_console_stays_when_another_process_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hvc");
+    let target = ConsoleTarget::Socket(path.clone());
+    let (old_title, new_title) = (Title::new(true), Title::new(false));
+    let mut old = ConsoleDevice::open(&target, &old_title).unwrap();
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"to the old").unwrap();
+    let mut driver = Driver::new(2);
+    driver.offer(0, &[Buffer::Room(64)]);
+    driver.serve(&mut old, 0).unwrap();
+    assert_eq!(driver.bytes(0, 0, 10), b"to the old");
+
+    let mut lent = old.lend().unwrap().into_iter().map(|(_, fd)| fd);
+    let listener = lent.next().unwrap();
+    let mut new = ConsoleDevice::inherit(&target, listener, lent.next(), &new_title).unwrap();
+    old_title.set(false);
+    drop(old);
+    client.write_all(b"to the new").unwrap();
+    let mut driver = Driver::new(2);
+    driver.offer(0, &[Buffer::Room(64)]);
+    driver.serve(&mut new, 0).unwrap();
+    assert_eq!(driver.bytes(0, 0, 10), b"to the new");
+    drop(new);
+    assert!(path.exists());
+}
+
+#[test]
+fn what_devices_have_open_goes_to_another_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let [image, hvc, vsock] = ["image", "hvc", "vsock"].map(|name| dir.path().join(name));
+    fs::write(&image, [0; 4096]).unwrap();
+    let specs = DeviceSpecs {
+        disks: vec![DiskSpec {
+            path: image.clone(),
+            readonly: false,
+        }],
+        console: Some(HvcSpec(ConsoleTarget::Socket(hvc.clone()))),
+        rng: true,
+        vsock: Some(VsockSpec {
+            cid: 3,
+            socket: vsock.clone(),
+        }),
+        ..DeviceSpecs::default()
+    };
+    let (old_title, new_title) = (Title::new(true), Title::new(false));
+    let memory = memory();
+    let live = |opened| LiveDevice::new("x".into(), opened, memory.clone(), event()).unwrap();
+    let old: Vec<_> = open(&specs, &old_title)
+        .unwrap()
+        .into_iter()
+        .map(live)
+        .collect();
+    let states: Vec<_> = old.iter().map(LiveDevice::save).collect();
+    let lent = old.iter().flat_map(|device| device.lend().unwrap());
+    let lent: HashMap<String, OwnedFd> = lent.collect();
+    let mut names: Vec<_> = lent.keys().cloned().collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["virtio0-disk", "virtio1-listener", "virtio3-listener"]
+    );
+
+    let new = inherit(&states, lent, &new_title).unwrap();
+    for (opened, state) in new.iter().zip(&states) {
+        assert_eq!(opened.device.state(), state.device);
+    }
+    old_title.set(false);
+    drop(old);
+    let other = File::open(&image).unwrap();
+    let lock = || rustix::fs::flock(&other, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    assert!(lock().is_err());
+    assert!(UnixStream::connect(&hvc).is_ok() && UnixStream::connect(&vsock).is_ok());
+    new_title.set(true);
+    drop(new);
+    assert!(lock().is_ok());
+    assert!(!hvc.exists() && !vsock.exists());
+}
