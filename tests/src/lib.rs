@@ -5,6 +5,7 @@
 //! `lab-init` is PID 1 of the emulated host, `lab-scenarios` the tests that run in it, and
 //! `lab-witness` PID 1 of the guest.
 
+pub mod bench;
 pub mod event;
 pub mod plan;
 pub mod scan;

@@ -16,6 +16,8 @@ pub mod command {
     pub const RESET_GAP: &str = "reset-gap";
     /// `write N`: fill every page with the pattern of generation N.
     pub const WRITE: &str = "write";
+    /// Work on all CPUs from now on, and say [`Said::Work`](super::Said::Work).
+    pub const WORK: &str = "work";
     pub const POWER_OFF: &str = "poweroff";
 }
 
@@ -33,6 +35,11 @@ pub enum Said {
         counter: u64,
     },
     Report(Report),
+    /// How much was done since the first time it was asked, and CLOCK_MONOTONIC.
+    Work {
+        units: u64,
+        at_ns: u64,
+    },
     /// A command that has no answer of its own was carried out.
     Done,
     /// The command is not one.

@@ -37,6 +37,11 @@ pub(crate) enum Command {
     Shell(ShellArgs),
     /// Runs everything CI runs: formatting, lints, unit tests, module build, every scenario.
     Test(TestArgs),
+    /// Measures how long a guest stands still, beside what others take for the same.
+    ///
+    /// Each figure has its baseline in the same run on the same host: on another machine the
+    /// figures are others, their ratios are not. Without a filter it takes an hour or two.
+    Bench(BenchArgs),
     /// Builds everything that is missing and runs nothing.
     Build,
 }
@@ -138,6 +143,28 @@ pub(crate) struct TestArgs {
     #[arg(long, short)]
     pub(crate) verbose: bool,
     /// Write the verdicts to a file, for machines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Measure only what has one of these in its name.
+    #[arg(value_name = "FILTER")]
+    pub(crate) filters: Vec<String>,
+    /// The smallest guests only, each figure once: to see that it works.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Measure guests and memfds of these sizes only, in MiB.
+    #[arg(long, value_name = "MIB", value_delimiter = ',')]
+    pub(crate) ram: Vec<u64>,
+    /// Take each figure so often. Default: 3, and once with --quick.
+    #[arg(long, value_name = "N")]
+    pub(crate) repeats: Option<usize>,
+    /// Write the figures to a file, for people: a page with pictures, complete in itself.
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the figures to a file, for machines.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

@@ -133,7 +133,7 @@ fn of_witness(said: Witness) -> Option<String> {
             report.pages_bad,
             millis(report.largest_gap_ns)
         )),
-        Witness::Done | Witness::What => None,
+        Witness::Work { .. } | Witness::Done | Witness::What => None,
     }
 }
 

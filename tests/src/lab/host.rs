@@ -155,6 +155,21 @@ impl HostSpec {
 }
 
 impl Host {
+    /// One whose images were written elsewhere.
+    pub(crate) fn of(
+        machine: Machine,
+        dir: PathBuf,
+        releases: Vec<String>,
+        stage_limit: Duration,
+    ) -> Self {
+        Self {
+            machine,
+            dir,
+            releases,
+            stage_limit,
+        }
+    }
+
     /// Runs it to its end; its images are then removed, its logs stay.
     pub(crate) fn run(&self, lab: &Lab, seen: impl FnMut(&Line)) -> Result<Record> {
         let run = Run {
@@ -168,11 +183,11 @@ impl Host {
     }
 }
 
-fn module_place(name: &str) -> String {
+pub(crate) fn module_place(name: &str) -> String {
     format!("/lib/modules/{name}.ko")
 }
 
-fn modules(lab: &Lab, kernel: &Kernel) -> Result<Vec<(PathBuf, String)>> {
+pub(crate) fn modules(lab: &Lab, kernel: &Kernel) -> Result<Vec<(PathBuf, String)>> {
     let modules = lab.modules(kernel)?;
     let place = |path: &Path| module_place(&path.file_stem().unwrap_or_default().to_string_lossy());
     Ok(modules

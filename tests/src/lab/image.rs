@@ -54,6 +54,21 @@ impl Image<'_> {
     }
 }
 
+/// A host's initramfs with these files (file here, path there) and nothing else.
+pub(crate) fn write_small(files: &[(PathBuf, String)], out: &Path) -> Result<()> {
+    let file = File::create(out).with_context(|| format!("Create {}", out.display()))?;
+    let mut cpio = Cpio::new(BufWriter::new(file));
+    for directory in ["dev", "proc", "sys", "run"] {
+        cpio.directory(directory)?;
+    }
+    cpio.character_device("dev/console", 5, 1)?;
+    for (source, place) in files {
+        add(&mut cpio, source, place)?;
+    }
+    cpio.finish()?;
+    Ok(())
+}
+
 /// The guest's initramfs: the witness alone.
 pub(crate) fn write_guest(witness: &Path, out: &Path) -> Result<()> {
     let file = File::create(out).with_context(|| format!("Create {}", out.display()))?;

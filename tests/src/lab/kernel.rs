@@ -13,7 +13,7 @@ use crate::cache::{Cache, Key, KeyBuilder};
 use crate::progress::Progress;
 use crate::source::Source;
 use crate::toolchain::Toolchain;
-use crate::{command, kconfig};
+use crate::{command, kconfig, lz4};
 
 /// Lines a build prints: from nothing, and over another kernel's objects. For progress only.
 const LINES_FULL: u64 = 2745;
@@ -28,6 +28,8 @@ pub(crate) enum Flavour {
     A,
     /// The kernel the host is updated to.
     B,
+    /// The same, built to be up soon: the fast-handover profile.
+    Fast,
 }
 
 impl Flavour {
@@ -36,6 +38,7 @@ impl Flavour {
             Self::Stock => "stock",
             Self::A => "fdbox-a",
             Self::B => "fdbox-b",
+            Self::Fast => "fdbox-fast",
         }
     }
 }
@@ -83,17 +86,21 @@ impl Kernels<'_> {
             Flavour::Stock => None,
             Flavour::A => Some(self.get(Flavour::Stock)?),
             Flavour::B => Some(self.get(Flavour::A)?),
+            Flavour::Fast => Some(self.get(Flavour::B)?),
         };
         let source = match flavour {
             Flavour::Stock => self.source.clone(),
-            Flavour::A | Flavour::B => self.patched()?,
+            Flavour::A | Flavour::B | Flavour::Fast => self.patched()?,
         };
-        let key = KeyBuilder::new("kernel 1")
+        let mut key = KeyBuilder::new("kernel 1")
             .text("toolchain", self.toolchain.key().as_str())
             .text("source", source.key.as_str())
             .file(&self.config)?
-            .text("flavour", flavour.name())
-            .build();
+            .text("flavour", flavour.name());
+        if flavour == Flavour::Fast {
+            key = key.file(&self.fast_config())?;
+        }
+        let key = key.build();
         let kind = format!("kernel-{}", flavour.name());
         let dir = self.cache.get(&kind, &key, |dir| {
             self.build(flavour, &source, base.as_ref(), dir)
@@ -105,6 +112,19 @@ impl Kernels<'_> {
             key,
             source: source.dir,
         })
+    }
+
+    fn fast_config(&self) -> PathBuf {
+        self.config.with_file_name("fast.config")
+    }
+
+    /// The options of a kernel. Of two lines for one option the later counts.
+    fn fragment(&self, flavour: Flavour) -> Result<String> {
+        let mut fragment = fs::read_to_string(&self.config)?;
+        if flavour == Flavour::Fast {
+            fragment += &fs::read_to_string(self.fast_config())?;
+        }
+        Ok(fragment)
     }
 
     /// The patches, in the order of their names.
@@ -209,22 +229,31 @@ impl Kernels<'_> {
             None => fs::create_dir(&obj)?,
         }
         let fragment = dir.join("fragment");
-        fs::copy(&self.config, &fragment)?;
-        let mounts = [
+        fs::write(&fragment, self.fragment(flavour)?)?;
+        let lz4 = match flavour {
+            Flavour::Fast => Some(lz4::get(self.cache, self.toolchain)?),
+            Flavour::Stock | Flavour::A | Flavour::B => None,
+        };
+        let mut mounts = vec![
             (source.dir.as_path(), "/lab/linux"),
             (obj.as_path(), "/lab/obj"),
             (dir, "/lab/work"),
         ];
+        mounts.extend(lz4.as_deref().map(|dir| (dir, lz4::PLACE)));
         let mut run = |script: &str| {
             let mut sh = self.toolchain.command(&mounts, "sh");
             let script = format!("exec 2>&1; {script}");
-            sh.args(["-ec", &script, "sh", &format!("-{name}")]);
+            let lz4 = format!("{}/{}", lz4::PLACE, lz4::PROGRAM);
+            sh.args(["-ec", &script, "sh", &format!("-{name}"), &lz4]);
             sh.envs([("KBUILD_BUILD_USER", "lab"), ("KBUILD_BUILD_HOST", "lab")]);
             sh.env("KBUILD_BUILD_TIMESTAMP", "2026-01-01");
             command::counted(&mut sh, &log, &mut progress)
         };
         if base.is_none() {
-            run("make -C /lab/linux O=/lab/obj tinyconfig; cd /lab/obj; \
+            run("make -C /lab/linux O=/lab/obj tinyconfig")?;
+        }
+        if base.is_none() || flavour == Flavour::Fast {
+            run("cd /lab/obj; \
                  KCONFIG_CONFIG=/lab/obj/.config /lab/linux/scripts/kconfig/merge_config.sh \
                  -m -O /lab/obj /lab/obj/.config /lab/work/fragment")?;
         }
@@ -239,8 +268,11 @@ impl Kernels<'_> {
                 missing.join(" ")
             );
         }
-        run("make -C /lab/linux O=/lab/obj LOCALVERSION=\"$1\" -j\"$(nproc)\" bzImage modules")
-            .with_context(|| format!("Build the kernel {name}"))?;
+        run(
+            "make -C /lab/linux O=/lab/obj LOCALVERSION=\"$1\" LZ4=\"$2\" -j\"$(nproc)\" \
+             bzImage modules",
+        )
+        .with_context(|| format!("Build the kernel {name}"))?;
         fs::copy(obj.join("arch/x86/boot/bzImage"), dir.join("bzImage"))?;
         fs::copy(obj.join("System.map"), dir.join("System.map"))?;
         progress.done();

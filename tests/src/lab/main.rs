@@ -1,5 +1,6 @@
 //! `cargo lab`: builds, boots and judges a host that can be updated under its guests.
 
+mod bench;
 mod cache;
 mod cli;
 mod command;
@@ -15,6 +16,7 @@ mod image;
 mod kconfig;
 mod kernel;
 mod lab;
+mod lz4;
 mod machine;
 mod module;
 mod programs;
@@ -54,6 +56,7 @@ fn act(command: &Command) -> Result<ExitCode> {
         Command::Shell(args) => hostcmd::shell(args),
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => suite::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Build => build(),
     }
 }

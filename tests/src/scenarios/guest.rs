@@ -51,6 +51,10 @@ impl Spec {
     fn api(&self) -> PathBuf {
         self.path(".api")
     }
+
+    fn console(&self) -> PathBuf {
+        self.path(".console")
+    }
 }
 
 /// A guest, and the process that runs it. Both end when this is dropped.
@@ -110,19 +114,20 @@ impl Guest {
         Ended::of(&mut resume)
     }
 
-    fn start(mut command: Command, spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
-        let console = spec.path(".console");
-        command.arg("--api-socket").arg(spec.api());
-        command
-            .arg("--console")
-            .arg(format!("socket={}", console.display()));
-        let mut vmm = Vmm(command
-            .stdin(Stdio::null())
-            .spawn()
-            .context("Run the VMM")?);
-        let limit = Duration::from_secs(20);
-        let console = Console::connect(&console, Arc::clone(port), limit, || vmm.still_runs())?;
-        Ok(Self { spec, vmm, console })
+    /// The same by an init that has `uptime` seconds behind it: first of all the VMM is started.
+    pub(crate) fn start_resume(spec: Spec, uptime: f64) -> Result<Starting> {
+        let mut resume = Command::new(VMM);
+        resume
+            .args(["resume", "--box", spec.name])
+            .arg("--report")
+            .arg(spec.path(".report"))
+            .arg("--init-uptime")
+            .arg(format!("{uptime:.9}"));
+        Starting::new(resume, spec)
+    }
+
+    fn start(command: Command, spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        Starting::new(command, spec)?.connect(port)
     }
 
     /// What the VMM says of the update it took over.
@@ -145,6 +150,15 @@ impl Guest {
                 Said::Report(report) => Some(report),
                 _ => None,
             })
+    }
+
+    /// Has the witness work without a pause, if it does not yet, and tell how much it has done.
+    pub(crate) fn work(&mut self) -> Result<(u64, u64)> {
+        self.console.say(command::WORK)?;
+        self.console.wait("work", REPORT_LIMIT, |said| match said {
+            Said::Work { units, at_ns } => Some((units, at_ns)),
+            _ => None,
+        })
     }
 
     /// Has the witness write every page anew.
@@ -220,6 +234,35 @@ impl Guest {
             "The VMM ended with {status} after the guest powered off"
         );
         Ok(())
+    }
+}
+
+/// A VMM that is about to offer its guest's console.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    spec: Spec,
+    vmm: Vmm,
+}
+
+impl Starting {
+    fn new(mut command: Command, spec: Spec) -> Result<Self> {
+        command.arg("--api-socket").arg(spec.api());
+        command
+            .arg("--console")
+            .arg(format!("socket={}", spec.console().display()));
+        let vmm = Vmm(command
+            .stdin(Stdio::null())
+            .spawn()
+            .context("Run the VMM")?);
+        Ok(Self { spec, vmm })
+    }
+
+    pub(crate) fn connect(self, port: &Arc<EventPort>) -> Result<Guest> {
+        let Self { spec, mut vmm } = self;
+        let limit = Duration::from_secs(20);
+        let alive = || vmm.still_runs();
+        let console = Console::connect(&spec.console(), Arc::clone(port), limit, alive)?;
+        Ok(Guest { spec, vmm, console })
     }
 }
 

@@ -145,7 +145,7 @@ pub(crate) fn boottime_ns() -> u64 {
     now_ns(ClockId::Boottime)
 }
 
-fn now_ns(clock: ClockId) -> u64 {
+pub(crate) fn now_ns(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

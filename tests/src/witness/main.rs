@@ -3,6 +3,7 @@
 mod clocks;
 mod kmsg;
 mod memory;
+mod work;
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -17,6 +18,7 @@ use rustix::system::RebootCommand;
 use crate::clocks::Clocks;
 use crate::kmsg::Kmsg;
 use crate::memory::Memory;
+use crate::work::Work;
 
 const CONSOLE: &str = "/dev/ttyS0";
 /// Share of the free memory that is filled.
@@ -53,6 +55,7 @@ fn witness() -> Result<()> {
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
     let clocks = Clocks::new();
+    let work = Work::default();
     std::thread::scope(|scope| {
         for cpu in 0..cpus {
             let (clocks, memory) = (&clocks, &memory);
@@ -74,6 +77,10 @@ fn witness() -> Result<()> {
                 (command::RESET_GAP, "") => {
                     clocks.reset_gap();
                     console.say(&Said::Done)?;
+                }
+                (command::WORK, "") => {
+                    work.start(scope, cpus);
+                    console.say(&work.done())?;
                 }
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     lock(&memory).write_all(generation.parse()?);

@@ -1,0 +1,220 @@
+//! `cargo lab bench`: how long a guest stands still, and what that time is made of.
+
+mod floor;
+mod html;
+mod memfd;
+mod report;
+mod runs;
+mod seal;
+mod stats;
+mod svg;
+mod table;
+mod twice;
+mod update;
+
+use std::cell::RefCell;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::report::Report;
+use crate::cli::BenchArgs;
+use crate::host::{Host, HostSpec};
+use crate::lab::Lab;
+use crate::programs::{self, Programs};
+use crate::run::Record;
+
+/// Where the program that measures lies in the host.
+const PROGRAM: &str = "/bin/lab-scenarios";
+/// How often each figure is taken.
+const REPEATS: usize = 3;
+
+/// What there is to measure, by the name that a filter goes by.
+const PARTS: &[(&str, Part)] = &[
+    ("memfd", |bench, report| {
+        report.memfd = memfd::run(bench)?;
+        Ok(())
+    }),
+    ("host_update", |bench, report| {
+        report.host_update = update::run(bench)?;
+        Ok(())
+    }),
+    ("seal_slowdown", |bench, report| {
+        report.seal = seal::run(bench)?;
+        report.seal_slowdown_percent = seal::worst(&report.seal);
+        Ok(())
+    }),
+    ("floor", |bench, report| {
+        report.floor = Some(floor::run(bench)?);
+        Ok(())
+    }),
+];
+
+/// What nothing here can measure yet, and why.
+const NEVER: &[(&str, &str)] = &[
+    (
+        "binary_upgrade",
+        "the VMM cannot be upgraded without a kexec yet",
+    ),
+    (
+        "host_update: network_gap_ns",
+        "the guest has no network yet",
+    ),
+    (
+        "host_update: guests 4",
+        "the VMM updates one guest at a time",
+    ),
+];
+
+type Part = fn(&Bench<'_>, &mut Report) -> Result<()>;
+
+/// What every part of the bench needs.
+#[derive(Debug)]
+pub(crate) struct Bench<'a> {
+    missing: RefCell<Vec<Missing>>,
+    lab: &'a Lab,
+    programs: Programs,
+    quick: bool,
+    repeats: usize,
+    /// The sizes to measure, if they are not the usual ones.
+    ram: &'a [u64],
+}
+
+/// A figure that is not there, and why.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Missing {
+    pub(crate) what: String,
+    pub(crate) reason: String,
+}
+
+impl Bench<'_> {
+    /// Measures something; what goes wrong costs this figure, not the others.
+    fn attempt<T>(&self, what: &str, measure: impl FnOnce() -> Result<T>) -> Option<T> {
+        eprintln!("bench: {what}");
+        match measure() {
+            Ok(figure) => Some(figure),
+            Err(error) => {
+                let reason = format!("{error:#}");
+                eprintln!("bench: {what}: {reason}");
+                self.miss(what, &reason);
+                None
+            }
+        }
+    }
+
+    fn miss(&self, what: &str, reason: &str) {
+        self.missing.borrow_mut().push(Missing {
+            what: what.to_owned(),
+            reason: reason.lines().next().unwrap_or_default().to_owned(),
+        });
+    }
+
+    /// The sizes to measure, of those that there are.
+    fn sizes<'b>(&'b self, usual: &'b [u64]) -> &'b [u64] {
+        match (self.ram, self.quick) {
+            ([], true) => &usual[..1],
+            ([], false) => usual,
+            (wanted, _) => wanted,
+        }
+    }
+
+    /// The program that measures, and its place in the host.
+    fn scenarios(&self) -> (std::path::PathBuf, String) {
+        (self.programs.path(programs::SCENARIOS), PROGRAM.to_owned())
+    }
+
+    fn boot(&self, spec: HostSpec) -> Result<Record> {
+        self.judge(&spec.prepare(self.lab, &self.programs)?)
+    }
+
+    /// Runs a host to its end. One that went wrong gives no figures.
+    fn judge(&self, host: &Host) -> Result<Record> {
+        let mut said = Vec::new();
+        let record = host.run(self.lab, |line| {
+            if let crate::qemu::Said::Event(fdbox_lab::event::Event::Output { text, .. }) =
+                &line.said
+            {
+                said.push(text.clone());
+            }
+        })?;
+        let failures = record.failures.iter();
+        let mut wrong: Vec<String> = failures.map(ToString::to_string).collect();
+        for (stage, command, status) in &record.exits {
+            if *status != 0 {
+                wrong.push(format!(
+                    "Kernel {stage}, command {command}: exit status {status}"
+                ));
+            }
+        }
+        if !wrong.is_empty() {
+            bail!(
+                "{}\n{}\nLogs: {}",
+                wrong.join("\n"),
+                said.join("\n"),
+                host.dir.display()
+            );
+        }
+        Ok(record)
+    }
+}
+
+/// The values of this name, in the order they were told.
+fn values<T: DeserializeOwned>(record: &Record, name: &str) -> Result<Vec<T>> {
+    let named = record.values.iter().filter(|value| value.name == name);
+    let parsed = named.map(|value| serde_json::from_value(value.value.clone()));
+    parsed
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("The values {name}"))
+}
+
+pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
+    let lab = Lab::open()?;
+    let parts: Vec<_> = PARTS
+        .iter()
+        .filter(|(name, _)| {
+            let filters = &args.filters;
+            filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+        })
+        .collect();
+    if parts.is_empty() {
+        let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "Nothing to measure has {} in its name: there are {}",
+            args.filters.join(" or "),
+            names.join(", ")
+        );
+    }
+    let bench = Bench {
+        lab: &lab,
+        programs: lab.programs(&[
+            programs::INIT,
+            programs::SCENARIOS,
+            programs::VMM,
+            programs::WITNESS,
+        ])?,
+        missing: RefCell::default(),
+        quick: args.quick,
+        ram: &args.ram,
+        repeats: args.repeats.unwrap_or(if args.quick { 1 } else { REPEATS }),
+    };
+    let mut report = Report::new(&bench)?;
+    NEVER.iter().for_each(|(what, why)| bench.miss(what, why));
+    for (name, part) in parts {
+        part(&bench, &mut report).with_context(|| format!("Measure {name}"))?;
+    }
+    report.missing = bench.missing.take();
+    for table in report.tables() {
+        println!("{}", table.text());
+    }
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, text).with_context(|| format!("Write {}", path.display()))?;
+    }
+    if let Some(path) = &args.report {
+        std::fs::write(path, html::page(&report))
+            .with_context(|| format!("Write {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

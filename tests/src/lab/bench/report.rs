@@ -1,0 +1,120 @@
+//! All that was measured, as `--json` writes it.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::table::Table;
+use super::{Bench, Missing, floor, memfd, seal, update};
+use crate::kernel::Flavour;
+
+/// The fields are what programs were promised: change none, add some.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) kernel: String,
+    pub(crate) repeats: usize,
+    pub(crate) host_update: Vec<update::Row>,
+    pub(crate) floor: Option<floor::Floor>,
+    pub(crate) seal_slowdown_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) seal: Vec<seal::Row>,
+    /// Nothing yet: the VMM has no such upgrade.
+    pub(crate) binary_upgrade: Vec<Never>,
+    /// Figures that are not there, and why.
+    pub(crate) missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) memfd: Vec<memfd::Row>,
+}
+
+/// No value has this type.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) enum Never {}
+
+/// The machine under the emulated host.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cpus: usize,
+    pub(crate) memory_mib: u64,
+    pub(crate) tsc_khz: u64,
+    pub(crate) emulator: String,
+    /// Others' work: the load average when the bench began.
+    pub(crate) load_average: String,
+}
+
+impl Report {
+    pub(crate) fn new(bench: &Bench<'_>) -> Result<Self> {
+        Ok(Self {
+            machine: Machine::this()?,
+            kernel: bench.lab.kernels()?.get(Flavour::A)?.release,
+            repeats: bench.repeats,
+            ..Self::default()
+        })
+    }
+
+    pub(crate) fn tables(&self) -> Vec<Table> {
+        let mut tables = Vec::new();
+        if !self.memfd.is_empty() {
+            tables.push(memfd::table(&self.memfd));
+        }
+        if !self.host_update.is_empty() {
+            tables.push(update::table(&self.host_update));
+            tables.push(update::phases(&self.host_update));
+        }
+        if !self.seal.is_empty() {
+            tables.push(seal::table(&self.seal));
+        }
+        tables.extend(self.floor.as_ref().map(floor::table));
+        tables
+    }
+}
+
+impl Machine {
+    fn this() -> Result<Self> {
+        let field = |file: &str, name: &str| -> Result<String> {
+            let text = std::fs::read_to_string(file)?;
+            let line = text.lines().find(|line| line.starts_with(name));
+            let value = line.and_then(|line| line.split_once(':'));
+            Ok(value.map_or_else(String::new, |(_, value)| value.trim().to_owned()))
+        };
+        let memory = field("/proc/meminfo", "MemTotal")?;
+        let kib = memory
+            .split(' ')
+            .next()
+            .and_then(|kib| kib.parse::<u64>().ok());
+        Ok(Self {
+            cpu: field("/proc/cpuinfo", "model name")?,
+            cpus: std::thread::available_parallelism()?.get(),
+            memory_mib: kib.unwrap_or_default() / 1024,
+            tsc_khz: crate::tsc::khz(),
+            emulator: "QEMU, TCG".to_owned(),
+            load_average: std::fs::read_to_string("/proc/loadavg")?.trim().to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_find_the_fields_they_were_promised() {
+        let report = Report {
+            floor: Some(floor::Floor {
+                stock_ns: Some(2),
+                fast_ns: None,
+                runs: Vec::new(),
+            }),
+            seal_slowdown_percent: Some(1.5),
+            ..Report::default()
+        };
+        let json = serde_json::to_value(report).unwrap();
+        for list in ["host_update", "binary_upgrade", "missing"] {
+            assert!(json[list].is_array(), "{list}");
+        }
+        assert_eq!(json["floor"]["stock_ns"], 2);
+        assert!(json["floor"]["fast_ns"].is_null());
+        assert_eq!(json["seal_slowdown_percent"], 1.5);
+        assert!(json["kernel"].is_string() && json["machine"]["cpu"].is_string());
+    }
+}

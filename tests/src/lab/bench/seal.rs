@@ -1,0 +1,141 @@
+//! What the preparation of an update costs a guest that runs meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fdbox_lab::bench::{WORKED, Worked};
+use serde::Serialize;
+
+use super::table::Table;
+use super::{Bench, PROGRAM, values};
+use crate::guest::GuestFiles;
+use crate::host::{Ending, HostSpec, StageSpec};
+use crate::kernel::Flavour;
+
+const LIMIT: Duration = Duration::from_secs(300);
+const RAM_MIB: u64 = 512;
+/// Seconds of quiet, and as many of preparations.
+const PERIOD: u64 = 10;
+const QUICK_PERIOD: u64 = 3;
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Row {
+    pub(crate) ram_kind: String,
+    pub(crate) ram_mib: u64,
+    /// By how much less the guest got done in the same time.
+    pub(crate) slowdown_percent: f64,
+    pub(crate) runs: Vec<f64>,
+    /// Updates prepared and called off in all runs.
+    pub(crate) prepared: u64,
+}
+
+pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for kind in ["guest_memfd", "memfd"] {
+        let rounds = 0..bench.repeats;
+        let worked: Vec<Worked> = rounds
+            .filter_map(|round| {
+                let what = format!("seal: a guest on {kind}, run {}", round + 1);
+                bench.attempt(&what, || measure(bench, kind))
+            })
+            .collect();
+        rows.extend(row(kind, &worked));
+    }
+    Ok(rows)
+}
+
+/// A host with a CPU for the guest and one for those who prepare.
+fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
+    let guest = GuestFiles::get(bench.lab, &bench.programs)?;
+    let period = if bench.quick { QUICK_PERIOD } else { PERIOD };
+    let stage = |kernel, commands, files| StageSpec {
+        kernel,
+        modules: vec!["fdbox".to_owned()],
+        commands,
+        files,
+        then: Ending::PowerOff,
+    };
+    let command = format!("{PROGRAM} bench work {kind} {RAM_MIB} {period}");
+    let spec = HostSpec {
+        name: "bench-seal".to_owned(),
+        memory_mib: 2048 + 2 * RAM_MIB,
+        cpus: 2,
+        cmdline: String::new(),
+        files: vec![bench.scenarios()],
+        with_modules: true,
+        stages: vec![
+            stage(Flavour::A, vec![command], guest.of_stage(0)),
+            // A kernel to load, which is not to be reached.
+            stage(Flavour::B, Vec::new(), Vec::new()),
+        ],
+        stage_limit: LIMIT,
+    };
+    let worked = values::<Worked>(&bench.boot(spec)?, WORKED)?;
+    worked.first().copied().context("The guest did no work")
+}
+
+fn row(kind: &str, worked: &[Worked]) -> Option<Row> {
+    let runs: Vec<f64> = worked.iter().map(slowdown_percent).collect();
+    let mut sorted = runs.clone();
+    sorted.sort_by(f64::total_cmp);
+    let lower = sorted.get(sorted.len().checked_sub(1)? / 2)?;
+    let upper = sorted.get(sorted.len() / 2)?;
+    Some(Row {
+        ram_kind: kind.to_owned(),
+        ram_mib: RAM_MIB,
+        slowdown_percent: (lower + upper) / 2.0,
+        prepared: worked.iter().map(|worked| worked.prepared).sum(),
+        runs,
+    })
+}
+
+fn slowdown_percent(worked: &Worked) -> f64 {
+    let rate = |units: u64, ns: u64| units as f64 / ns.max(1) as f64;
+    let quiet = rate(worked.quiet_units, worked.quiet_ns);
+    let busy = rate(worked.busy_units, worked.busy_ns);
+    100.0 * (1.0 - busy / quiet.max(f64::MIN_POSITIVE))
+}
+
+pub(super) fn table(rows: &[Row]) -> Table {
+    let heads = ["guest", "slower by", "runs", "updates prepared"];
+    let mut table = Table::new("A guest that works while updates are prepared", &heads);
+    for row in rows {
+        let runs: Vec<String> = row.runs.iter().map(|run| format!("{run:.1} %")).collect();
+        table.add([
+            format!("{} MiB of {}", row.ram_mib, row.ram_kind),
+            format!("{:.1} %", row.slowdown_percent),
+            runs.join(", "),
+            row.prepared.to_string(),
+        ]);
+    }
+    table
+}
+
+/// The worst of them: what is promised holds for all.
+pub(super) fn worst(rows: &[Row]) -> Option<f64> {
+    let worst = rows.iter().map(|row| row.slowdown_percent);
+    worst.max_by(f64::total_cmp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_done_in_the_same_time_is_slower() {
+        let worked = |busy_units| Worked {
+            quiet_units: 1000,
+            quiet_ns: 10,
+            busy_units,
+            busy_ns: 20,
+            prepared: 3,
+        };
+        assert!((slowdown_percent(&worked(2000))).abs() < 1e-9);
+        assert!((slowdown_percent(&worked(1000)) - 50.0).abs() < 1e-9);
+        let runs = [worked(1000), worked(2000), worked(1800)];
+        let row = row("memfd", &runs).unwrap();
+        assert!((row.slowdown_percent - 10.0).abs() < 1e-9);
+        assert_eq!(row.prepared, 9);
+        assert!(super::row("memfd", &[]).is_none());
+    }
+}

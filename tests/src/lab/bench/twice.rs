@@ -1,0 +1,165 @@
+//! A host that jumps from one kernel into another whose init has one thing to do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use fdbox_lab::bench::FIRST;
+use fdbox_lab::plan::{Plan, Stage, Then};
+use serde::Serialize;
+
+use super::{Bench, PROGRAM};
+use crate::guest::GuestFiles;
+use crate::host::{Host, HostSpec, module_place, modules};
+use crate::image::{self, Image};
+use crate::kernel::Flavour;
+use crate::programs;
+use crate::qemu::Machine;
+use crate::run::{self, Record};
+
+const LIMIT: Duration = Duration::from_secs(400);
+
+/// What the new host is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Profile {
+    /// The lab's usual kernel, command line and initramfs.
+    Stock,
+    /// All of them made to be up soon: docs/fast-handover.md.
+    Fast,
+}
+
+/// The words that a fast host's command line has more. The last word of a name counts.
+const FAST_WORDS: &str = "quiet loglevel=0";
+
+impl Profile {
+    fn kernel(self) -> Flavour {
+        match self {
+            Self::Stock => Flavour::B,
+            Self::Fast => Flavour::Fast,
+        }
+    }
+}
+
+/// A host that is left by its last command.
+#[derive(Debug)]
+pub(super) struct Twice {
+    pub(super) name: &'static str,
+    pub(super) memory_mib: u64,
+    pub(super) cpus: u32,
+    /// Run in the old kernel, by the program that measures.
+    pub(super) before: Vec<String>,
+    /// What the new kernel's init has to do.
+    pub(super) first: String,
+    pub(super) profile: Profile,
+    pub(super) with_guest: bool,
+}
+
+impl Twice {
+    pub(super) fn run(&self, bench: &Bench<'_>) -> Result<Record> {
+        bench.judge(&self.prepare(bench)?)
+    }
+
+    /// Writes both images, the new kernel's first: it lies in the other.
+    fn prepare(&self, bench: &Bench<'_>) -> Result<Host> {
+        let lab = bench.lab;
+        let kernels = lab.kernels()?;
+        let (old, new) = (
+            kernels.get(Flavour::A)?,
+            kernels.get(self.profile.kernel())?,
+        );
+        let dir = run::folder(&lab.cache, self.name)?;
+        let guest = match self.with_guest {
+            true => Some(GuestFiles::get(lab, &bench.programs)?),
+            false => None,
+        };
+        let files = |index: usize| -> Vec<(PathBuf, String)> {
+            let mut files = guest
+                .as_ref()
+                .map_or(Vec::new(), |guest| guest.of_stage(index));
+            files.push(bench.scenarios());
+            files
+        };
+        let plan = Plan {
+            stages: vec![self.stage()],
+        };
+        let (init, busybox) = (bench.programs.path(programs::INIT), lab.busybox());
+        let inner = dir.join("stage2.cpio");
+        let mut new_files = [files(1), modules(lab, &new)?].concat();
+        match self.profile {
+            Profile::Stock => Image {
+                busybox: &busybox,
+                init: &init,
+                plan: &plan,
+                files: &new_files,
+                next: None,
+            }
+            .write(&inner)?,
+            Profile::Fast => {
+                let sample = |place: &str| place.ends_with(".ko") && place != module_place("fdbox");
+                new_files.retain(|(_, place)| !sample(place));
+                image::write_small(&new_files, &inner)?;
+            }
+        }
+        let outer = dir.join("stage1.cpio");
+        Image {
+            busybox: &busybox,
+            init: &init,
+            plan: &plan,
+            files: &[files(0), modules(lab, &old)?].concat(),
+            next: Some((&new.image(), &inner)),
+        }
+        .write(&outer)?;
+        std::fs::remove_file(&inner)?;
+        let machine = Machine {
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            kernel: old.image(),
+            initramfs: outer,
+            cmdline: self.cmdline(0),
+        };
+        Ok(Host::of(
+            machine,
+            dir,
+            vec![old.release, new.release],
+            LIMIT,
+        ))
+    }
+
+    fn stage(&self) -> Stage {
+        let first = format!(
+            "{} rdinit={PROGRAM} {FIRST}={}",
+            self.cmdline(1),
+            self.first
+        );
+        let next_cmdline = match self.profile {
+            Profile::Stock => first,
+            Profile::Fast => format!("{first} {FAST_WORDS}"),
+        };
+        Stage {
+            modules: vec![module_place("fdbox")],
+            commands: self
+                .before
+                .iter()
+                .map(|words| format!("{PROGRAM} bench {words}"))
+                .collect(),
+            next_cmdline: Some(next_cmdline),
+            then: Then::CommandJumps,
+        }
+    }
+
+    /// The lab's own command line of the stage at `index`.
+    fn cmdline(&self, index: usize) -> String {
+        HostSpec {
+            name: String::new(),
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            cmdline: String::new(),
+            files: Vec::new(),
+            with_modules: true,
+            stages: Vec::new(),
+            stage_limit: LIMIT,
+        }
+        .cmdline(index)
+    }
+}

@@ -1,0 +1,76 @@
+//! What an update is compared with: the bare kexec, LUO, and a copy of the guest's memory.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use fdbox_lab::bench::{COPIED, Copied, JUMPED, Jumped, Keeper, Layout, MEMFD_BEFORE};
+use fdbox_lab::event::EventPort;
+use fdbox_lab::plan;
+use rustix::system::RebootCommand;
+
+use super::pages::fill_one;
+use super::{kexec, memfd, ns_since, number, say};
+use crate::memory::{self, MIB};
+
+/// What is copied at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Preserves one memfd with LUO, for the next kernel to retrieve.
+pub(super) fn luo(mib: &str, layout: &str) -> Result<()> {
+    let mib = number(mib)?;
+    let layout = Layout::named(layout).with_context(|| format!("There is no layout {layout}"))?;
+    let filled = fill_one(0, mib, layout)?;
+    let figures = memfd::hand_over(Keeper::Luo, mib, filled)?;
+    say(&EventPort::open()?, MEMFD_BEFORE, figures)
+}
+
+/// Copies as much memory into a file as a guest has, and back: what is done today where nothing
+/// is kept. The file lies in memory; a disk would take longer.
+pub(super) fn copy(mib: &str) -> Result<()> {
+    let mib = number(mib)?;
+    let memory = fill_one(0, mib, Layout::Sequential)?.file;
+    let mut saved = memory::memfd(c"saved", 0)?;
+    let start = Instant::now();
+    copy_all(memory, &mut saved)?;
+    let out_ns = ns_since(start);
+    let mut restored = memory::memfd(c"restored", mib * MIB)?;
+    let start = Instant::now();
+    copy_all(saved, &mut restored)?;
+    let figures = Copied {
+        out_ns,
+        in_ns: ns_since(start),
+    };
+    say(&EventPort::open()?, COPIED, figures)
+}
+
+fn copy_all(mut from: File, to: &mut File) -> Result<()> {
+    use std::io::{Read, Write};
+    let mut chunk = vec![0; CHUNK];
+    from.seek(SeekFrom::Start(0))?;
+    loop {
+        match from.read(&mut chunk)? {
+            0 => return Ok(()),
+            count => to.write_all(&chunk[..count])?,
+        }
+    }
+}
+
+/// Loads the next kernel and jumps into it, with nothing to hand over.
+pub(super) fn jump() -> Result<()> {
+    let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
+    kexec::load(plan::NEXT_KERNEL, plan::NEXT_INITRAMFS, &cmdline)?;
+    let port = EventPort::open()?;
+    let tell = |tsc| -> Result<u64> {
+        let start = fdbox_lab::tsc();
+        say(&port, JUMPED, Jumped { tsc })?;
+        port.drain()?;
+        Ok(fdbox_lab::tsc() - start)
+    };
+    // It takes its time to be told: told twice, the second time with what the first one took.
+    let took = tell(fdbox_lab::tsc())?;
+    tell(fdbox_lab::tsc() + took)?;
+    rustix::system::reboot(RebootCommand::Kexec).context("Jump into the next kernel")?;
+    bail!("The jump into the next kernel returned")
+}

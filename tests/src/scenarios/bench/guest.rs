@@ -1,0 +1,117 @@
+//! A guest, and what an update costs it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use fdbox_lab::bench::{HANDOVER, Handover, Layout, WORKED, Worked};
+use fdbox_lab::event::EventPort;
+
+use super::{number, pages, say};
+use crate::fdbox;
+use crate::guest::{Guest, Spec};
+
+/// Names the guest and its box.
+const NAME: &str = "bench";
+/// How often it is looked whether the guest is sealed.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// The guest to be taken over: of what kind it is, its box says.
+pub(super) fn taken_over() -> Spec {
+    Spec {
+        name: NAME,
+        ram: String::new(),
+        mib: 0,
+        cpus: 0,
+    }
+}
+
+fn boot(ram: &str, mib: &str, cpus: &str, layout: &str, port: &Arc<EventPort>) -> Result<Guest> {
+    let layout = Layout::named(layout).with_context(|| format!("There is no layout {layout}"))?;
+    pages::choose(layout)?;
+    let spec = Spec {
+        name: NAME,
+        ram: ram.to_owned(),
+        mib: number(mib)?,
+        cpus: number(cpus)? as u32,
+    };
+    Guest::boot(spec, port)
+}
+
+/// Boots a guest and updates the host under it. Returns on failure only. When it is to `ask`, it
+/// asks before, of a guest that is sealed, what describes it to the next kernel.
+pub(super) fn update(ram: &str, mib: &str, cpus: &str, layout: &str, ask: bool) -> Result<()> {
+    let port = Arc::new(EventPort::open()?);
+    let mut guest = boot(ram, mib, cpus, layout, &port)?;
+    if ask {
+        say(&port, HANDOVER, handover(&guest)?)?;
+    }
+    // From now on, gaps are the update's.
+    guest.reset_gap()?;
+    guest.update_host()
+}
+
+fn handover(guest: &Guest) -> Result<Handover> {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| look(&over));
+        let ended = guest.live_update(&["--fail-at", "jump"]);
+        over.store(true, Ordering::Relaxed);
+        ended?.expect(11)?;
+        match looking.join() {
+            Ok(most) => most,
+            Err(_) => bail!("The thread that looks panicked"),
+        }
+    })
+}
+
+/// The most that was to be handed over, until it is over.
+fn look(over: &AtomicBool) -> Result<Handover> {
+    let mut most = Handover {
+        bytes: 0,
+        extents: 0,
+        pages: 0,
+    };
+    while !over.load(Ordering::Relaxed) {
+        let info = fdbox::info()?;
+        if info.handover_bytes > most.bytes {
+            most = Handover {
+                bytes: info.handover_bytes,
+                extents: info.handover_extents,
+                pages: info.handover_pages,
+            };
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(most)
+}
+
+/// What a guest that works gets done while nothing happens, and while its update is prepared and
+/// called off again and again.
+pub(super) fn work(ram: &str, mib: &str, seconds: &str) -> Result<()> {
+    let port = Arc::new(EventPort::open()?);
+    let mut guest = boot(ram, mib, "1", "sequential", &port)?;
+    let period = Duration::from_secs(number(seconds)?);
+    guest.work()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let start = guest.work()?;
+    std::thread::sleep(period);
+    let quiet = guest.work()?;
+    let began = Instant::now();
+    let mut prepared = 0;
+    while began.elapsed() < period {
+        guest.live_update(&["--cancel-after", "seal"])?.expect(11)?;
+        prepared += 1;
+    }
+    let busy = guest.work()?;
+    let figures = Worked {
+        quiet_units: quiet.0 - start.0,
+        quiet_ns: quiet.1 - start.1,
+        busy_units: busy.0 - quiet.0,
+        busy_ns: busy.1 - quiet.1,
+        prepared,
+    };
+    say(&port, WORKED, figures)?;
+    guest.power_off()
+}
