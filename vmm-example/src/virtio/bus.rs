@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::counters::DeviceCounts;
 use super::live::LiveDevice;
@@ -35,7 +35,7 @@ impl VirtioBus {
                 .iter()
                 .filter(|worker| worker.device.with_device(|device| device.kind()) == kind)
                 .count();
-            let line = EventFd::new(EFD_NONBLOCK).map_err(VirtioError::Event)?;
+            let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(VirtioError::Event)?;
             vm.register_irqfd(&line, slot.gsi())?;
             let device = LiveDevice::new(format!("{kind}{number}"), opened, memory.clone(), line)?;
             for (ring, kick) in (0u32..).zip(&device.kicks) {

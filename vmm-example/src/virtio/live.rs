@@ -13,7 +13,7 @@ use virtio_bindings::virtio_mmio::{
 };
 use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::counters::DeviceCounts;
 use super::device::Device;
@@ -73,7 +73,7 @@ impl LiveDevice {
         if transport.is_working() {
             device.activate(transport.features());
         }
-        let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK));
+        let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC));
         let interrupt_status = state.as_ref().map_or(0, |state| state.interrupt_status);
         Ok(Self {
             name,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::VirtioError;
 use super::live::LiveDevice;
@@ -34,7 +34,7 @@ impl Worker {
         let device = Arc::new(device);
         let quit = Arc::new(Quit {
             wanted: AtomicBool::new(false),
-            event: EventFd::new(EFD_NONBLOCK).map_err(VirtioError::Event)?,
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(VirtioError::Event)?,
         });
         let mut manager = EventManager::new().map_err(VirtioError::Loop)?;
         manager.add_subscriber(Subscriber {
