@@ -1,5 +1,7 @@
 //! What every command of the lab starts from: the checkout, the cache and what is made in it.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -17,6 +19,7 @@ pub(crate) struct Lab {
     pub cache: Cache,
     pub checkout: PathBuf,
     pub toolchain: Toolchain,
+    built: RefCell<BTreeSet<Program>>,
 }
 
 impl Lab {
@@ -36,6 +39,7 @@ impl Lab {
             cache,
             checkout,
             toolchain,
+            built: RefCell::default(),
         })
     }
 
@@ -54,8 +58,17 @@ impl Lab {
         Modules::get(&self.cache, &self.toolchain, kernel, &self.kmod())
     }
 
+    /// Builds these programs, unless this run of the lab has.
     pub(crate) fn programs(&self, programs: &[Program]) -> Result<Programs> {
-        Programs::get(&self.cache, &self.checkout, programs)
+        let mut built = self.built.borrow_mut();
+        let new: Vec<Program> = programs
+            .iter()
+            .copied()
+            .filter(|program| !built.contains(program))
+            .collect();
+        let found = Programs::get(&self.cache, &self.checkout, &new)?;
+        built.extend(new);
+        Ok(found)
     }
 
     pub(crate) fn busybox(&self) -> PathBuf {

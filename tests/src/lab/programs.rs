@@ -31,6 +31,10 @@ impl Programs {
             .build();
         let target = cache.dir(&format!("target-{}", key.as_str()))?;
         let log = cache.dir("logs")?.join("programs.log");
+        let built = Self(target.join(TARGET).join("release"));
+        if programs.is_empty() {
+            return Ok(built);
+        }
         let mut progress = Progress::start("Programs for host and guest", None);
         for (package, program) in programs {
             let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
@@ -53,7 +57,7 @@ impl Programs {
                 .with_context(|| format!("Build {program} (a static build needs libc6-dev)"))?;
         }
         progress.done();
-        Ok(Self(target.join(TARGET).join("release")))
+        Ok(built)
     }
 
     pub(crate) fn path(&self, program: Program) -> PathBuf {
