@@ -73,7 +73,9 @@ impl LiveDevice {
         if transport.is_working() {
             device.activate(transport.features());
         }
-        let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC));
+        let kicks = sizes
+            .iter()
+            .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC));
         let interrupt_status = state.as_ref().map_or(0, |state| state.interrupt_status);
         Ok(Self {
             name,
