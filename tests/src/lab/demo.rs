@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fdbox_lab::event::{Event, Stream};
 use fdbox_lab::scenario::HostKind;
-use fdbox_lab::witness::{Said as Witness, parse};
+use fdbox_lab::witness::{Io, Said as Witness, parse};
 use serde_json::{Value, json};
 
 use crate::cli::DemoArgs;
@@ -19,7 +19,7 @@ use crate::run::Record;
 use crate::scenario_host::Group;
 
 /// The scenario that the demo is.
-const SCENARIO: &str = "guest/guest-memfd";
+const SCENARIO: &str = "devices/across-a-kexec";
 
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     if args.guests > 1 {
@@ -40,6 +40,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
             args.memory,
             args.cpus
         ),
+        guests: 1,
         more_memory_mib: args.memory.saturating_sub(256),
     };
     let host = group.prepare(&lab)?;
@@ -133,8 +134,20 @@ fn of_witness(said: Witness) -> Option<String> {
             report.pages_bad,
             millis(report.largest_gap_ns)
         )),
+        Witness::Io(io) => Some(of_io(&io)),
         Witness::Work { .. } | Witness::Done | Witness::What => None,
     }
+}
+
+fn of_io(io: &Io) -> String {
+    format!(
+        "disk: {} blocks written, {} read back, {} bad; TCP: {} KiB in, {} KiB out",
+        io.disk.writes,
+        io.disk.verified,
+        io.disk.bad,
+        io.tcp.received >> 10,
+        io.tcp.sent >> 10
+    )
 }
 
 fn summary(record: &Record, update: &Update) {

@@ -29,6 +29,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         kernels: 2,
         names: vec![SCENARIO],
         environment: format!("LAB_GUESTS={}", args.guests),
+        guests: args.guests as u8,
         more_memory_mib: (args.guests * MIB).saturating_sub(512),
     };
     let host = group.prepare(&lab)?;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use fdbox_lab::event::Event;
 use fdbox_lab::scan;
 
+use crate::outside::{Outside, Seen};
 use crate::qmp::Qmp;
 use crate::toolchain::Toolchain;
 
@@ -30,6 +31,9 @@ pub(crate) struct Machine {
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub cmdline: String,
+    /// Guests to come: there is a drive for each, and a network card if there are any. The images
+    /// are in the run's folder.
+    pub guests: u8,
 }
 
 impl Machine {
@@ -79,6 +83,13 @@ impl Machine {
         qemu.arg("-initrd")
             .arg(format!("/lab/image/{}", name(&self.initramfs)));
         qemu.arg("-append").arg(&self.cmdline);
+        for number in 0..self.guests {
+            qemu.arg("-drive").arg(format!(
+                "if=none,id=disk{number},format=raw,file=/lab/run/disk{number}.img"
+            ));
+            qemu.arg("-device")
+                .arg(format!("virtio-blk-pci,drive=disk{number}"));
+        }
         Ok(qemu)
     }
 
@@ -91,6 +102,12 @@ impl Machine {
                 "socket,id={id},path=/lab/run/{socket},server=on,wait=on"
             ));
             qemu.arg("-serial").arg(format!("chardev:{id}"));
+        }
+        if self.guests > 0 {
+            let cable = "stream,id=cable,server=on,addr.type=unix,addr.path=/lab/run/cable.sock";
+            qemu.args(["-netdev", cable]);
+            // No firmware of its own: the host boots without one.
+            qemu.args(["-device", "virtio-net-pci,netdev=cable,romfile="]);
         }
         qemu.args(["-qmp", "unix:/lab/run/qmp.sock,server=on,wait=off"]);
         let log = File::create(dir.join("qemu.log"))?;
@@ -106,6 +123,13 @@ impl Machine {
         let events = connect(dir, "events.sock", &mut machine)?;
         let (sender, lines) = mpsc::channel();
         let keys = console.try_clone()?;
+        let outside = match self.guests {
+            0 => None,
+            guests => {
+                let cable = connect(dir, "cable.sock", &mut machine)?;
+                Some(Outside::start(cable, guests)?)
+            }
+        };
         read_lines(
             console,
             dir.join("console.log"),
@@ -121,6 +145,7 @@ impl Machine {
             keys,
             dir: dir.to_owned(),
             closed: 0,
+            outside,
         })
     }
 }
@@ -168,6 +193,7 @@ pub(crate) struct Running {
     keys: UnixStream,
     dir: PathBuf,
     closed: usize,
+    outside: Option<Outside>,
 }
 
 /// Why no line came.
@@ -200,6 +226,11 @@ impl Running {
                 Err(RecvTimeoutError::Disconnected) => return Err(Silence::Off),
             }
         }
+    }
+
+    /// What the outside saw of each guest. The machine is off.
+    pub(crate) fn seen_from_outside(&mut self) -> Result<Vec<Seen>> {
+        self.outside.take().map_or(Ok(Vec::new()), Outside::end)
     }
 
     /// Asks a machine that hangs where it hangs, and writes it into the run's folder.

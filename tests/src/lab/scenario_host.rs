@@ -30,6 +30,8 @@ pub(crate) struct Group<'a> {
     pub(crate) names: Vec<&'a str>,
     /// Set for each command: `NAME=VALUE ...`, or nothing.
     pub(crate) environment: String,
+    /// How many guests there can be that have a disk and a network.
+    pub(crate) guests: u8,
     /// What the guests take beyond the usual 256 MiB.
     pub(crate) more_memory_mib: u64,
 }
@@ -76,6 +78,11 @@ impl Group<'_> {
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
             stages: self.stages(guest.as_ref()),
+            guests: if self.kind.has_guest() {
+                self.guests
+            } else {
+                0
+            },
             stage_limit: match self.kind {
                 HostKind::GuestAlone => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,

@@ -11,6 +11,8 @@ mod host;
 mod kvm;
 mod luo;
 mod memory;
+mod network;
+mod traffic;
 mod uapi;
 
 use std::process::ExitCode;

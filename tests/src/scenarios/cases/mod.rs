@@ -1,6 +1,7 @@
 //! Every scenario, by subject.
 
 mod boxes;
+mod devices;
 mod errnos;
 mod forged;
 mod guest;
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guest_memory::ALL,
         luo::ALL,
         guest::ALL,
+        devices::ALL,
         guests::ALL,
         upgrade::ALL,
         forged::ALL,

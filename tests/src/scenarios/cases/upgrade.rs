@@ -67,6 +67,7 @@ fn boot(name: &'static str, ram: &str, mib: u64, cpus: u32) -> Result<Guest> {
         ram,
         mib,
         cpus,
+        number: None,
     };
     let mut guest = Guest::boot(spec, &port)?;
     healthy(&guest.report()?)?;
