@@ -21,6 +21,7 @@ mod lz4;
 mod machine;
 mod module;
 mod outside;
+mod power;
 mod programs;
 mod progress;
 mod proof;

@@ -13,6 +13,7 @@ use fdbox_lab::event::Event;
 use fdbox_lab::scan;
 
 use crate::outside::{Outside, Seen};
+use crate::power::{self, Power};
 use crate::qmp::Qmp;
 use crate::toolchain::Toolchain;
 
@@ -110,6 +111,10 @@ impl Machine {
             qemu.args(["-device", "virtio-net-pci,netdev=cable,romfile="]);
         }
         qemu.args(["-qmp", "unix:/lab/run/qmp.sock,server=on,wait=off"]);
+        qemu.args(["-qmp", "unix:/lab/run/power.sock,server=on,wait=off"]);
+        qemu.args(["-action", "reboot=shutdown,shutdown=pause"]);
+        // Says that a CPU could not go on, and resets are few.
+        qemu.args(["-d", "cpu_reset,guest_errors", "-D", "/lab/run/cpu.log"]);
         let log = File::create(dir.join("qemu.log"))?;
         qemu.stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -123,6 +128,7 @@ impl Machine {
         let events = connect(dir, "events.sock", &mut machine)?;
         let (sender, lines) = mpsc::channel();
         let keys = console.try_clone()?;
+        let power = Power::watch(connect(dir, power::SOCKET, &mut machine)?, dir)?;
         let outside = match self.guests {
             0 => None,
             guests => {
@@ -146,6 +152,7 @@ impl Machine {
             dir: dir.to_owned(),
             closed: 0,
             outside,
+            power: Some(power),
         })
     }
 }
@@ -194,6 +201,7 @@ pub(crate) struct Running {
     dir: PathBuf,
     closed: usize,
     outside: Option<Outside>,
+    power: Option<Power>,
 }
 
 /// Why no line came.
@@ -231,6 +239,11 @@ impl Running {
     /// What the outside saw of each guest. The machine is off.
     pub(crate) fn seen_from_outside(&mut self) -> Result<Vec<Seen>> {
         self.outside.take().map_or(Ok(Vec::new()), Outside::end)
+    }
+
+    /// Where the evidence is, if the machine was reset. It is off.
+    pub(crate) fn reset(&mut self) -> Result<Option<PathBuf>> {
+        self.power.take().map_or(Ok(None), Power::end)
     }
 
     /// Asks a machine that hangs where it hangs, and writes it into the run's folder.

@@ -135,6 +135,12 @@ impl Run<'_> {
         }
         record.ended = Some(running.elapsed());
         record.outside = running.seen_from_outside()?;
+        if let Some(evidence) = running.reset()? {
+            record.fail(format!(
+                "The host was reset; where its CPUs were: {}",
+                evidence.display()
+            ));
+        }
         if !record.verdict {
             record.fail(format!("The machine went off waiting for {waiting_for}"));
         }

@@ -73,16 +73,7 @@ impl Guest {
     pub(crate) fn boot(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
-        match spec.number {
-            Some(number) => {
-                network::set_up(number)?;
-                run.args(network::devices(number));
-                run.args(["--cmdline", &network::cmdline(CMDLINE, number)]);
-            }
-            None => {
-                run.args(["--cmdline", CMDLINE]);
-            }
-        }
+        network::give(&mut run, CMDLINE, spec.number)?;
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")

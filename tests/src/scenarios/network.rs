@@ -1,5 +1,7 @@
 //! The host's part of the lab's network: its card, a tap for each guest, and the way between them.
 
+use std::process::Command;
+
 use anyhow::{Context, Result};
 use fdbox_lab::{interface, net};
 
@@ -12,20 +14,18 @@ pub(crate) fn set_up(number: u8) -> Result<()> {
     interface::configure(&tap, net::gateway(number)).with_context(|| format!("Set up {tap}"))
 }
 
-/// The drive that is guest `number`'s disk.
-pub(crate) fn disk(number: u8) -> String {
-    format!("/dev/vd{}", char::from(b'a' + number))
-}
-
-/// What the VMM is told of a guest's disk and network.
-pub(crate) fn devices(number: u8) -> [String; 2] {
-    [
-        format!("--disk=path={}", disk(number)),
-        format!("--net=tap={}", net::tap(number)),
-    ]
-}
-
-/// The guest's kernel command line.
-pub(crate) fn cmdline(base: &str, number: u8) -> String {
-    format!("{base} {}={number}", net::GUEST_WORD)
+/// Gives a guest that is about to be started guest `number`'s drive and tap, and its kernel a
+/// command line.
+pub(crate) fn give(run: &mut Command, cmdline: &str, number: Option<u8>) -> Result<()> {
+    let Some(number) = number else {
+        run.args(["--cmdline", cmdline]);
+        return Ok(());
+    };
+    set_up(number)?;
+    let drive = char::from(b'a' + number);
+    run.arg(format!("--disk=path=/dev/vd{drive}"));
+    run.arg(format!("--net=tap={}", net::tap(number)));
+    run.arg("--cmdline");
+    run.arg(format!("{cmdline} {}={number}", net::GUEST_WORD));
+    Ok(())
 }
