@@ -136,7 +136,8 @@ mod tests {
     fn lost_repeated_torn_and_foreign_sectors_are_told_apart() {
         let layout = Layout::new(7, DISK).unwrap();
         let (writes, last) = (200, layout.place(200) as usize);
-        let spoil: [(&str, fn(&Layout, &mut [u8; BLOCK_BYTES])); 4] = [
+        type Spoil = fn(&Layout, &mut [u8; BLOCK_BYTES]);
+        let spoil: [(&str, Spoil); 4] = [
             ("lost", |layout, block| layout.fill(136, block)),
             ("repeated", |layout, block| layout.fill(264, block)),
             ("torn", |layout, block| {

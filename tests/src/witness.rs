@@ -29,22 +29,14 @@ pub mod command {
 #[serde(tag = "said", rename_all = "kebab-case")]
 pub enum Said {
     /// The pattern is written, the clocks are watched.
-    Ready {
-        pages: u64,
-        cpus: u32,
-    },
+    Ready { pages: u64, cpus: u32 },
     /// About once a second.
-    Beat {
-        uptime_ms: u64,
-        counter: u64,
-    },
-    Report(Report),
+    Beat { uptime_ms: u64, counter: u64 },
+    /// Boxed, as is [`Io`](Self::Io): they are much larger than all the others.
+    Report(Box<Report>),
     /// How much was done since the first time it was asked, and CLOCK_MONOTONIC.
-    Work {
-        units: u64,
-        at_ns: u64,
-    },
-    /// Boxed: it is much larger than all the others.
+    Work { units: u64, at_ns: u64 },
+    /// What was done with disk and network.
     Io(Box<Io>),
     /// A command that has no answer of its own was carried out.
     Done,

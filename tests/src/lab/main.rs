@@ -7,7 +7,6 @@ mod command;
 mod cpio;
 mod debian;
 mod demo;
-mod demo_guests;
 mod drive;
 mod files;
 mod guest;

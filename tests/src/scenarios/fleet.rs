@@ -86,7 +86,7 @@ impl Member {
         self.console.say(command::REPORT)?;
         self.console
             .wait("report", REPORT_LIMIT, |said| match said {
-                Said::Report(report) => Some(report),
+                Said::Report(report) => Some(*report),
                 _ => None,
             })
     }

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::check::equal;
 use crate::console::Console;
 use crate::network;
-pub(crate) use upgrade::ApiClient;
+pub(crate) use upgrade::{ApiClient, Holds};
 
 pub(crate) const VMM: &str = "/bin/vmm-example";
 pub(crate) const KERNEL: &str = "/guest/kernel";
@@ -146,7 +146,7 @@ impl Guest {
         self.console.say(command::REPORT)?;
         self.console
             .wait("report", REPORT_LIMIT, |said| match said {
-                Said::Report(report) => Some(report),
+                Said::Report(report) => Some(*report),
                 _ => None,
             })
     }

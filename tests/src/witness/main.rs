@@ -84,7 +84,7 @@ fn witness() -> Result<()> {
                         io.check();
                         report.io = Some(io.done());
                     }
-                    console.say(&Said::Report(report))?;
+                    console.say(&Said::Report(Box::new(report)))?;
                 }
                 (command::RESET_GAP, "") => {
                     clocks.reset_gap();

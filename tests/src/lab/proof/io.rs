@@ -110,7 +110,7 @@ impl Traffic {
     }
 
     /// Numbers that were skipped, and what came at no time.
-    fn bytes_lost(&self) -> u64 {
+    pub(crate) fn bytes_lost(&self) -> u64 {
         let (guest, outside) = (&self.guest.tcp, &self.outside.tcp);
         let never_came =
             guest.sent.abs_diff(outside.received) + outside.sent.abs_diff(guest.received);
@@ -119,11 +119,6 @@ impl Traffic {
 
     fn bytes_repeated(&self) -> u64 {
         self.guest.tcp.repeated + self.outside.tcp.repeated
-    }
-
-    /// The longest time in which no data came out of the host.
-    pub(crate) fn largest_gap(&self) -> Duration {
-        self.outside.tcp.largest_gap
     }
 
     /// What a machine reads, as members `disk`, `tcp` and `ping` of a guest.

@@ -31,7 +31,14 @@ pub(crate) struct Resume {
     pub(crate) ram_kind: String,
     pub(crate) ram_mib: u64,
     pub(crate) vcpus: u32,
+    pub(crate) host: ResumeHost,
     pub(crate) blackout: Option<Blackout>,
+}
+
+/// The host in which the guest runs after.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ResumeHost {
+    pub(crate) boot_id: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -295,6 +302,9 @@ mod tests {
                 ram_kind: "memfd".into(),
                 ram_mib: 256,
                 vcpus: 1,
+                host: ResumeHost {
+                    boot_id: "h".into(),
+                },
                 blackout: Some(blackout.clone()),
             },
             blackout,

@@ -7,6 +7,7 @@ mod forged;
 mod guest;
 mod guest_memory;
 mod guests;
+mod hundred;
 mod luo;
 mod memfd;
 mod sample;
@@ -64,6 +65,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         devices::ALL,
         guests::ALL,
         upgrade::ALL,
+        hundred::ALL,
         forged::ALL,
         sample::ALL,
     ]
