@@ -18,7 +18,7 @@ pub mod command {
     pub const WRITE: &str = "write";
     /// Work on all CPUs from now on, and say [`Said::Work`](super::Said::Work).
     pub const WORK: &str = "work";
-    /// Say [`Said::Io`](super::Said::Io): what was done so far with disk and network.
+    /// Work with disk and network from now on, and say [`Said::Io`](super::Said::Io).
     pub const IO: &str = "io";
     /// End what is done with disk and network in good order, then the same.
     pub const END_IO: &str = "end-io";

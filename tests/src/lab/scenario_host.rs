@@ -85,7 +85,7 @@ impl Group<'_> {
                 0
             },
             stage_limit: match self.kind {
-                HostKind::GuestAlone => LONG_STAGE_LIMIT,
+                HostKind::GuestAlone | HostKind::Guests => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
         };

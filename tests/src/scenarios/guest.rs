@@ -23,8 +23,8 @@ pub(crate) use upgrade::{ApiClient, Holds};
 pub(crate) const VMM: &str = "/bin/vmm-example";
 pub(crate) const KERNEL: &str = "/guest/kernel";
 pub(crate) const INITRAMFS: &str = "/guest/initramfs";
-/// `reboot=t`: the guest ends by a triple fault, which any VMM understands.
-pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=t";
+/// `reboot=k`: the guest ends by the keyboard controller, so that a triple fault is a crash.
+pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=k";
 
 /// A guest's boot under two layers of emulation, and the writing of its pattern.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -73,7 +73,7 @@ impl Guest {
     pub(crate) fn boot(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
-        network::give(&mut run, CMDLINE, spec.number)?;
+        network::give(&mut run, CMDLINE, spec.number, 1)?;
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")

@@ -10,10 +10,11 @@ mod work;
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use fdbox_lab::net;
 use fdbox_lab::witness::{MARK, Report, Said, command};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::RebootCommand;
@@ -56,7 +57,9 @@ fn witness() -> Result<()> {
     let console = Console(Mutex::new(console));
 
     let mut kmsg = Kmsg::open()?;
-    let io = Io::open()?;
+    let cmdline = fs::read_to_string("/proc/cmdline")?;
+    let pace = net::pace_of(&cmdline);
+    let io: OnceLock<Io> = OnceLock::new();
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
     let clocks = Clocks::new();
@@ -64,12 +67,9 @@ fn witness() -> Result<()> {
     std::thread::scope(|scope| {
         for cpu in 0..cpus {
             let (clocks, memory) = (&clocks, &memory);
-            scope.spawn(move || clocks.watch(cpu, memory));
+            scope.spawn(move || clocks.watch(cpu, memory, pace));
         }
         scope.spawn(|| beat(&console, &clocks));
-        if let Some(io) = &io {
-            io.start(scope);
-        }
         let pages = lock(&memory).pages();
         console.say(&Said::Ready {
             pages,
@@ -80,7 +80,7 @@ fn witness() -> Result<()> {
             match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
                 (command::REPORT, "") => {
                     let mut report = report(&clocks, &memory, &mut kmsg, cpus as u32)?;
-                    if let Some(io) = &io {
+                    if let Some(io) = io.get() {
                         io.check();
                         report.io = Some(io.done());
                     }
@@ -94,15 +94,17 @@ fn witness() -> Result<()> {
                     work.start(scope, cpus);
                     console.say(&work.done())?;
                 }
-                (command::IO | command::END_IO, "") => console.say(&match &io {
-                    Some(io) => {
-                        if line.trim() == command::END_IO {
-                            io.end();
-                        }
-                        Said::Io(Box::new(io.done()))
+                (command::IO, "") => {
+                    if let (Some(guest), None) = (net::guest_of(&cmdline), io.get()) {
+                        let opened = Io::open(guest)?;
+                        io.get_or_init(|| opened).start(scope, pace);
                     }
-                    None => Said::What,
-                })?,
+                    console.say(&said_of(io.get()))?;
+                }
+                (command::END_IO, "") => {
+                    io.get().inspect(|io| io.end());
+                    console.say(&said_of(io.get()))?;
+                }
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     lock(&memory).write_all(generation.parse()?);
                     console.say(&Said::Done)?;
@@ -147,6 +149,11 @@ fn report(clocks: &Clocks, memory: &Mutex<Memory>, kmsg: &mut Kmsg, cpus: u32) -
         warnings,
         io: None,
     })
+}
+
+/// What was done with disk and network, if that has begun.
+fn said_of(io: Option<&Io>) -> Said {
+    io.map_or(Said::What, |io| Said::Io(Box::new(io.done())))
 }
 
 fn beat(console: &Console, clocks: &Clocks) {
