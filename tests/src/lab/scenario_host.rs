@@ -124,7 +124,7 @@ impl Group<'_> {
             },
             modules: match self.kind {
                 HostKind::Forged => Vec::new(),
-                HostKind::LateModule if index > 0 => Vec::new(),
+                HostKind::LateModule | HostKind::GuestsLateModule if index > 0 => Vec::new(),
                 _ => vec!["fdbox".to_owned()],
             },
             commands: self.names.iter().map(run).collect(),

@@ -2,6 +2,7 @@
 
 mod boxes;
 mod devices;
+mod dist;
 mod errnos;
 mod forged;
 mod guest;
@@ -63,6 +64,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         luo::ALL,
         guest::ALL,
         devices::ALL,
+        dist::ALL,
         guests::ALL,
         upgrade::ALL,
         hundred::ALL,
