@@ -71,6 +71,11 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots it and waits until the witness has written its pattern.
     pub(crate) fn boot(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        Self::boot_with(spec, &[], port)
+    }
+
+    /// The same with more arguments for the VMM.
+    pub(crate) fn boot_with(spec: Spec, more: &[String], port: &Arc<EventPort>) -> Result<Self> {
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
         network::give(&mut run, CMDLINE, spec.number, 1)?;
@@ -78,7 +83,8 @@ impl Guest {
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")
             .arg(spec.cpus.to_string())
-            .args(["--name", spec.name]);
+            .args(["--name", spec.name])
+            .args(more);
         let guest = Self::start(run, spec, port)?;
         let cpus = guest
             .console
@@ -169,7 +175,8 @@ impl Guest {
         self.tell(command::RESET_GAP)
     }
 
-    fn tell(&mut self, command: &str) -> Result<()> {
+    /// Has the witness do something that it answers with a word.
+    pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         self.console.say(command)?;
         let is_done = |said| matches!(said, Said::Done).then_some(());
         self.console.wait(command, REPORT_LIMIT, is_done)

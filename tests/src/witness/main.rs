@@ -5,6 +5,7 @@ mod disk;
 mod io;
 mod kmsg;
 mod memory;
+mod ports;
 mod talk;
 mod work;
 
@@ -79,11 +80,7 @@ fn witness() -> Result<()> {
             let line = line?;
             match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
                 (command::REPORT, "") => {
-                    let mut report = report(&clocks, &memory, &mut kmsg, cpus as u32)?;
-                    if let Some(io) = io.get() {
-                        io.check();
-                        report.io = Some(io.done());
-                    }
+                    let report = report(&clocks, &memory, &mut kmsg, cpus as u32, io.get())?;
                     console.say(&Said::Report(Box::new(report)))?;
                 }
                 (command::RESET_GAP, "") => {
@@ -109,6 +106,14 @@ fn witness() -> Result<()> {
                     lock(&memory).write_all(generation.parse()?);
                     console.say(&Said::Done)?;
                 }
+                (command::ECHO, "") => {
+                    ports::echo(scope)?;
+                    console.say(&Said::Done)?;
+                }
+                (command::RANDOM, "") => {
+                    ports::draw()?;
+                    console.say(&Said::Done)?;
+                }
                 (command::POWER_OFF, "") => {
                     console.say(&Said::Done)?;
                     rustix::termios::tcdrain(&*lock(&console.0))?;
@@ -122,10 +127,20 @@ fn witness() -> Result<()> {
     })
 }
 
-fn report(clocks: &Clocks, memory: &Mutex<Memory>, kmsg: &mut Kmsg, cpus: u32) -> Result<Report> {
+fn report(
+    clocks: &Clocks,
+    memory: &Mutex<Memory>,
+    kmsg: &mut Kmsg,
+    cpus: u32,
+    io: Option<&Io>,
+) -> Result<Report> {
     // The gap is read first: checking every page is work that could make one.
     let gap = clocks.gap();
     let check = lock(memory).check();
+    let io = io.map(|io| {
+        io.check();
+        io.done()
+    });
     let (kernel_warnings, warnings) = kmsg.complaints()?;
     let backwards = clocks.backwards();
     let trimmed = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
@@ -147,7 +162,7 @@ fn report(clocks: &Clocks, memory: &Mutex<Memory>, kmsg: &mut Kmsg, cpus: u32) -
         rewritten: lock(memory).rewritten(),
         kernel_warnings,
         warnings,
-        io: None,
+        io,
     })
 }
 

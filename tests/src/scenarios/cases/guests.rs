@@ -128,9 +128,7 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
         )?;
     }
     for mut member in members {
-        // It is no half-dead guest: it takes new content everywhere.
-        member.tell("write 77")?;
-        healthy(&member.report()?)?;
+        // It is no half-dead guest: it goes on with all it does.
         let io = member.console.io()?;
         member.console.wait_for_io(Some(&io))?;
         cx.value(&format!("io {}", member.name), member.console.end_io()?)?;

@@ -11,8 +11,10 @@ mod guests;
 mod hundred;
 mod luo;
 mod memfd;
+mod ports;
 mod sample;
 mod upgrade;
+mod watching;
 
 use anyhow::Result;
 use fdbox_lab::event::{Event, EventPort};
@@ -64,10 +66,12 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         luo::ALL,
         guest::ALL,
         devices::ALL,
+        ports::ALL,
         dist::ALL,
         guests::ALL,
         upgrade::ALL,
         hundred::ALL,
+        watching::ALL,
         forged::ALL,
         sample::ALL,
     ]
