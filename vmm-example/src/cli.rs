@@ -15,7 +15,7 @@ use crate::virtio::spec::{DeviceSpecs, DiskSpec, FdSpec, HvcSpec, NetSpec, Vsock
 mod dist;
 mod ops;
 
-pub(crate) use ops::{CompletionsArgs, FleetArgs, ManArgs, ResumeAllArgs};
+pub(crate) use ops::{CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
 
 const EXAMPLES: &str = "\
 A guest's life, with an update of its host:
@@ -93,6 +93,7 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     CheckState(CheckStateArgs),
     Status(StatusArgs),
+    Discard(DiscardArgs),
     /// Give up an update that has not left the host yet; the guest runs on.
     Cancel(ApiArgs),
     /// Stop a guest's CPUs.

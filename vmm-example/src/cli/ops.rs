@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use clap_complete::Shell;
+use vmm_fdbox::BoxName;
 use vmm_fdbox::update::NotReady;
 
 /// Where the API sockets of a host's guests are, unless somebody says otherwise.
@@ -32,6 +33,21 @@ pub(crate) struct FleetArgs {
     /// The guest that --fail-at is about, for tests.
     #[arg(long, value_name = "NAME", hide = true)]
     pub(crate) fail_guest: Option<String>,
+}
+
+/// Give up a box that nobody will resume: free the memory in it, and lose the guest.
+///
+/// A box whose guest was resumed is gone already. One that is left belongs to a guest that could not
+/// be resumed, or to a program that did not delete it. Without --yes a box that holds something is
+/// left alone, and what it holds is shown.
+#[derive(Debug, Args)]
+pub(crate) struct DiscardArgs {
+    /// The box, as `status` shows it.
+    #[arg(long = "box", value_name = "NAME", value_parser = super::parse_box_name)]
+    pub(crate) box_name: BoxName,
+    /// Lose what is in it.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// What happens when a guest is not ready.

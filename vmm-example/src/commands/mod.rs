@@ -2,6 +2,7 @@
 
 mod check_state;
 mod control;
+mod discard;
 mod fleet;
 mod live_update;
 mod manual;
@@ -28,6 +29,7 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Resume(args) => resume::resume(&args),
         Command::CheckState(args) => check_state::check_state(&args),
         Command::Status(args) => status::status(&args),
+        Command::Discard(args) => discard::discard(&args),
         Command::Cancel(args) => control::ask(&args, &Request::Cancel),
         Command::Pause(args) => control::ask(&args, &Request::Pause),
         Command::Continue(args) => control::ask(&args, &Request::Resume),
