@@ -41,6 +41,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
             args.cpus
         ),
         more_memory_mib: args.memory.saturating_sub(256),
+        debug: false,
     };
     let host = group.prepare(&lab)?;
     say("seconds  who    what");

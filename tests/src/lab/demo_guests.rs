@@ -30,6 +30,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         names: vec![SCENARIO],
         environment: format!("LAB_GUESTS={}", args.guests),
         more_memory_mib: (args.guests * MIB).saturating_sub(512),
+        debug: false,
     };
     let host = group.prepare(&lab)?;
     say("seconds  who    what");
