@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod event;
 pub mod plan;
+pub mod qmp;
 pub mod scan;
 pub mod scenario;
 pub mod witness;

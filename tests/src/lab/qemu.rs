@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::Event;
+use fdbox_lab::qmp::Qmp;
 use fdbox_lab::scan;
 
-use crate::qmp::Qmp;
 use crate::toolchain::Toolchain;
 
 /// How long QEMU may take to open its sockets.
