@@ -12,6 +12,7 @@ pub mod interface;
 pub mod net;
 pub mod numbers;
 pub mod plan;
+pub mod qmp;
 pub mod scan;
 pub mod scenario;
 pub mod witness;

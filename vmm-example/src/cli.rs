@@ -15,7 +15,7 @@ use crate::virtio::spec::{DeviceSpecs, DiskSpec, FdSpec, HvcSpec, NetSpec, Vsock
 mod dist;
 mod ops;
 
-pub(crate) use ops::{CompletionsArgs, FleetArgs, ManArgs, ResumeAllArgs};
+pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
 
 const EXAMPLES: &str = "\
 A guest's life, with an update of its host:
@@ -93,6 +93,7 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     CheckState(CheckStateArgs),
     Status(StatusArgs),
+    Discard(DiscardArgs),
     /// Give up an update that has not left the host yet; the guest runs on.
     Cancel(ApiArgs),
     /// Stop a guest's CPUs.
@@ -105,6 +106,7 @@ pub(crate) enum Command {
     Events(ApiArgs),
     /// Show a guest's figures, as Prometheus reads them.
     Metrics(ApiArgs),
+    Bench(BenchArgs),
     /// Print what a shell needs to complete this command's options.
     Completions(CompletionsArgs),
     /// Write the man pages into a directory.

@@ -46,6 +46,7 @@
 
 pub mod abi;
 mod boxes;
+mod bzimage;
 pub mod clock;
 mod control;
 mod error;

@@ -25,7 +25,7 @@ mod programs;
 mod progress;
 mod proof;
 mod qemu;
-mod qmp;
+mod qemu_files;
 mod run;
 mod scenario_host;
 mod selftests;

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use fdbox_lab::qmp::Qmp;
 use serde_json::Value;
-
-use crate::qmp::Qmp;
 
 /// The monitor of its own that this has.
 pub(crate) const SOCKET: &str = "power.sock";

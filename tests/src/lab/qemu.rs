@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::Event;
+use fdbox_lab::qmp::Qmp;
 use fdbox_lab::scan;
 
 use crate::outside::{Outside, Seen};
 use crate::power::{self, Power};
-use crate::qmp::Qmp;
 use crate::toolchain::Toolchain;
 
 /// How long QEMU may take to open its sockets.

@@ -15,6 +15,8 @@ use crate::programs;
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
 /// The same for a scenario that has a host of its own for that.
 const LONG_STAGE_LIMIT: Duration = Duration::from_secs(900);
+/// What a kernel that checks itself takes for its notes, in MiB.
+const DEBUG_MEMORY_MIB: u64 = 1024;
 /// Where the program with the scenarios lies in the host.
 const PROGRAM: &str = "/bin/lab-scenarios";
 /// A host's memory, in MiB, beside what a guest takes.
@@ -34,6 +36,8 @@ pub(crate) struct Group<'a> {
     pub(crate) guests: u8,
     /// What the guests take beyond the usual 256 MiB.
     pub(crate) more_memory_mib: u64,
+    /// In kernels that check themselves, and are asked at the end for what leaked.
+    pub(crate) debug: bool,
 }
 
 impl Group<'_> {
@@ -63,6 +67,7 @@ impl Group<'_> {
                 .unwrap_or("scenarios")
                 .to_owned(),
             memory_mib: self.more_memory_mib
+                + if self.debug { DEBUG_MEMORY_MIB } else { 0 }
                 + match self.kind {
                     HostKind::LargeKexec => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
@@ -85,6 +90,7 @@ impl Group<'_> {
                 0
             },
             stage_limit: match self.kind {
+                _ if self.debug => LONG_STAGE_LIMIT,
                 HostKind::GuestAlone | HostKind::Guests => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
@@ -115,8 +121,13 @@ impl Group<'_> {
                 .trim()
                 .to_owned()
         };
+        let mut commands: Vec<_> = self.names.iter().map(run).collect();
+        if self.debug && !(self.kind.jumps() && index + 1 < self.kernels) {
+            commands.push(format!("{PROGRAM} leaks {}", index + 1));
+        }
         StageSpec {
             kernel: match self.kind {
+                _ if self.debug => Flavour::Debug,
                 HostKind::Unpatched => Flavour::Stock,
                 // Each kexec is into the other kernel.
                 _ if index.is_multiple_of(2) => Flavour::A,
@@ -127,7 +138,7 @@ impl Group<'_> {
                 HostKind::LateModule | HostKind::GuestsLateModule if index > 0 => Vec::new(),
                 _ => vec!["fdbox".to_owned()],
             },
-            commands: self.names.iter().map(run).collect(),
+            commands,
             files: guest.map(|guest| guest.of_stage(index)).unwrap_or_default(),
             then: match self.kind {
                 _ if index + 1 == self.kernels => Ending::PowerOff,

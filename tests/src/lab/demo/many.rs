@@ -29,6 +29,7 @@ pub(super) fn run(lab: &Lab, args: &DemoArgs) -> Result<ExitCode> {
         environment: format!("LAB_GUESTS={}", args.guests),
         guests: u8::try_from(args.guests)?,
         more_memory_mib: (args.guests * MIB).saturating_sub(512),
+        debug: false,
     };
     let (record, dir) = follow(lab, &group, args.verbose)?;
     let updates = judge(&record, args.guests);

@@ -1,5 +1,6 @@
 //! `cargo lab test`: everything CI runs, each test with its verdict and its time.
 
+mod debug;
 mod scenarios;
 mod selftests;
 mod source;
