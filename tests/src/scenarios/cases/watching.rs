@@ -44,7 +44,7 @@ fn events_and_metrics(_: &Cx<'_>) -> Result<()> {
     let io = guest.console.wait_for_io(None)?;
     let before = guest.report()?;
     let figures = metrics(&guest)?;
-    for device in ["blk0", "net1"] {
+    for device in ["blk0", "net0"] {
         for of in ["requests", "bytes", "interrupts"] {
             let name = format!("virtio_{of}_total{{guest=\"watched\",device=\"{device}\"}}");
             ensure!(figure(&figures, &name)? > 0.0, "{name} is 0: {figures:?}");
