@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The list of all boxes, and their device nodes.
+//!
+//! A box is found by its name through a tree, and by its id through the list, which is in the order
+//! of the ids. A box is in both or in neither; one mutex covers the two.
 
 use crate::bx::FdBox;
 use crate::ffi;
@@ -9,6 +12,10 @@ use crate::name::Name;
 use kernel::{
     error::from_err_ptr,
     prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
     sync::Arc,
     types::ForeignOwnable, //
 };
@@ -82,14 +89,29 @@ impl Drop for ModuleHold {
 }
 
 struct Boxes {
-    list: KVec<Listed>,
+    /// By id, which only grows.
+    list: KVVec<Listed>,
+    /// The id that each name has; None before the first box, for a static has no tree.
+    ids: Option<RBTree<Name, u64>>,
     next_id: u64,
+}
+
+impl Boxes {
+    fn id_of(&self, name: &Name) -> Option<u64> {
+        self.ids.as_ref()?.get(name).copied()
+    }
+
+    /// Where in the list the first box with this id or a higher one is, or would be.
+    fn at(&self, id: u64) -> usize {
+        self.list.partition_point(|listed| listed.bx.id < id)
+    }
 }
 
 kernel::sync::global_lock! {
     // SAFETY: Initialised in `init()`, before the module offers anything.
     unsafe(uninit) static BOXES: Mutex<Boxes> = Boxes {
-        list: KVec::new(),
+        list: KVVec::new(),
+        ids: None,
         next_id: 1,
     };
 }
@@ -112,37 +134,47 @@ pub(crate) fn exit() {
 /// FDBOX_CREATE_BOX.
 pub(crate) fn create(name: Name, owner: NodeOwner) -> Result<Arc<FdBox>> {
     let mut boxes = BOXES.lock();
-    let taken = |listed: &Listed| listed.bx.name == name;
-    if name.as_bytes() == CONTROL || boxes.list.iter().any(taken) {
+    if name.as_bytes() == CONTROL || boxes.id_of(&name).is_some() {
         return Err(EEXIST);
     }
+    // SAFETY: No precondition.
+    if boxes.list.len() >= unsafe { ffi::fdbox_shim_max_boxes() } as usize {
+        return Err(ENOSPC);
+    }
+    let id = boxes.next_id;
+    // All that can fail comes before the first change.
     boxes.list.reserve(1, GFP_KERNEL)?;
-    let bx = FdBox::new(name, boxes.next_id, owner)?;
-    boxes.next_id += 1;
+    let by_name = RBTreeNode::new(name.try_clone()?, id, GFP_KERNEL)?;
+    let bx = FdBox::new(name, id, owner)?;
     let listed = Listed {
         bx: bx.clone(),
         _module: ModuleHold::new()?,
         _node: Node::new(&bx, owner)?,
     };
     boxes.list.push(listed, GFP_KERNEL)?;
+    boxes.ids.get_or_insert_with(RBTree::new).insert(by_name);
+    boxes.next_id += 1;
     Ok(bx)
 }
 
 /// FDBOX_DELETE_BOX.
 pub(crate) fn delete(name: &Name) -> Result {
     let mut boxes = BOXES.lock();
-    let found = boxes.list.iter().position(|listed| listed.bx.name == *name);
-    let at = found.ok_or(ENOENT)?;
-    boxes.list[at].bx.kill()?;
+    let id = boxes.id_of(name).ok_or(ENOENT)?;
+    let at = boxes.at(id);
+    boxes.list.get(at).ok_or(ENOENT)?.bx.kill()?;
     let removed = boxes.list.remove(at);
+    let by_name = boxes.ids.as_mut().and_then(|ids| ids.remove_node(name));
     drop(boxes);
-    drop(removed);
+    drop((removed, by_name));
     Ok(())
 }
 
 /// Drops all boxes without touching what the last kernel left in them.
 pub(crate) fn forget_all() {
-    BOXES.lock().list = KVec::new();
+    let mut boxes = BOXES.lock();
+    boxes.list = KVVec::new();
+    boxes.ids = None;
 }
 
 /// Number of boxes.
@@ -153,7 +185,7 @@ pub(crate) fn count() -> u64 {
 /// The first box with this id or a higher one.
 pub(crate) fn next(cursor: u64) -> Option<Arc<FdBox>> {
     let boxes = BOXES.lock();
-    let found = boxes.list.iter().find(|listed| listed.bx.id >= cursor);
+    let found = boxes.list.get(boxes.at(cursor));
     found.map(|listed| listed.bx.clone())
 }
 

@@ -53,6 +53,7 @@ pub(crate) struct MemfdState {
 )]
 extern "C" {
     // node.c
+    pub(crate) fn fdbox_shim_max_boxes() -> u32;
     pub(crate) fn fdbox_shim_nodes_init() -> c_int;
     pub(crate) fn fdbox_shim_nodes_exit();
     pub(crate) fn fdbox_shim_node_create(
@@ -67,6 +68,8 @@ extern "C" {
     // shim.c
     pub(crate) fn fdbox_shim_capable() -> bool;
     pub(crate) fn fdbox_shim_close_fd(fd: c_uint) -> bool;
+    pub(crate) fn fdbox_shim_file_holes(file: *mut bindings::file) -> u64;
+    pub(crate) fn fdbox_shim_available_pages() -> u64;
     pub(crate) fn fdbox_shim_inode_lock(file: *mut bindings::file);
     pub(crate) fn fdbox_shim_inode_unlock(file: *mut bindings::file);
     pub(crate) fn fdbox_shim_node_owner(

@@ -6,6 +6,7 @@ use crate::entry::{
     Content,
     Entry, //
 };
+use crate::ffi;
 use crate::file::{
     self,
     FileRef, //
@@ -18,6 +19,7 @@ use crate::record::{
 };
 use kernel::{
     fs::File,
+    page::PAGE_SIZE,
     prelude::*,
     str::CString, //
 };
@@ -140,6 +142,28 @@ impl SealCx<'_> {
     /// Whether the box has `wanted`.
     pub(crate) fn has(&self, wanted: &File) -> bool {
         self.others().any(|(_, other)| file::same(other, wanted))
+    }
+
+    /// Refuses a file whose holes are more than the host has memory for. Without this, filling them
+    /// would have the kernel kill programs until they fit.
+    pub(crate) fn needs_room(&mut self) -> Result {
+        // SAFETY: The file is live.
+        let holes = unsafe { ffi::fdbox_shim_file_holes(self.file.as_ptr()) };
+        // SAFETY: No precondition.
+        let available = unsafe { ffi::fdbox_shim_available_pages() };
+        if holes <= available {
+            return Ok(());
+        }
+        let mib = |pages: u64| pages / (1024 * 1024 / PAGE_SIZE as u64);
+        Err(self.refuse(
+            ENOMEM,
+            Reason::NoMemory,
+            fmt!(
+                "filling its holes takes {} MiB and the host has {} MiB left; make the file smaller, or free memory",
+                mib(holes),
+                mib(available)
+            ),
+        ))
     }
 
     /// Refuses the SEAL and says why.

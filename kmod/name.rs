@@ -3,6 +3,7 @@
 //! Names of boxes and descriptors.
 
 use crate::abi;
+use core::cmp::Ordering;
 use kernel::prelude::*;
 
 /// A name: 1 to 255 bytes, no NUL, no `/`, not `.` or `..`.
@@ -45,6 +46,18 @@ impl Name {
     /// A second copy.
     pub(crate) fn try_clone(&self) -> Result<Name> {
         Name::new(&self.0)
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Name) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Name) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

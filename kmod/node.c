@@ -10,7 +10,9 @@
 #include <linux/device.h>
 #include <linux/fs.h>
 #include <linux/idr.h>
+#include <linux/minmax.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/slab.h>
 #include <linux/uidgid.h>
 
@@ -18,6 +20,10 @@
 
 /* Boxes at a time; a minor number each. */
 #define FDBOX_MAX_BOXES		65536
+
+static unsigned int max_boxes = FDBOX_MAX_BOXES;
+module_param(max_boxes, uint, 0600);
+MODULE_PARM_DESC(max_boxes, "most boxes at a time, up to 65536 (default)");
 
 struct fdbox_node {
 	struct device dev;
@@ -83,6 +89,11 @@ static const struct file_operations fdbox_fops = {
 	.unlocked_ioctl = fdbox_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 };
+
+u32 fdbox_shim_max_boxes(void)
+{
+	return min(READ_ONCE(max_boxes), FDBOX_MAX_BOXES);
+}
 
 int fdbox_shim_nodes_init(void)
 {

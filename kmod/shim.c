@@ -9,6 +9,8 @@
 #include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/reboot.h>
 #include <linux/utsname.h>
@@ -30,6 +32,20 @@ bool fdbox_shim_close_fd(unsigned int fd)
 		return false;
 	filp_close(file, current->files);
 	return true;
+}
+
+/* Pages of a file in the page cache that would have to be allocated. */
+u64 fdbox_shim_file_holes(struct file *file)
+{
+	u64 pages = DIV_ROUND_UP_ULL(i_size_read(file_inode(file)), PAGE_SIZE);
+	u64 cached = READ_ONCE(file->f_mapping->nrpages);
+
+	return pages > cached ? pages - cached : 0;
+}
+
+u64 fdbox_shim_available_pages(void)
+{
+	return max(si_mem_available(), 0L);
 }
 
 void fdbox_shim_inode_lock(struct file *file)

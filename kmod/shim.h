@@ -16,6 +16,7 @@ struct inode;
 
 /* node.c: the device node of a box. */
 struct fdbox_node;
+u32 fdbox_shim_max_boxes(void);
 int fdbox_shim_nodes_init(void);
 void fdbox_shim_nodes_exit(void);
 struct fdbox_node *fdbox_shim_node_create(const char *name, void *box,
@@ -25,6 +26,8 @@ void fdbox_shim_node_destroy(struct fdbox_node *node);
 /* shim.c: files and the caller. */
 bool fdbox_shim_capable(void);
 bool fdbox_shim_close_fd(unsigned int fd);
+u64 fdbox_shim_file_holes(struct file *file);
+u64 fdbox_shim_available_pages(void);
 void fdbox_shim_inode_lock(struct file *file);
 void fdbox_shim_inode_unlock(struct file *file);
 void fdbox_shim_node_owner(struct file *file, u32 *mode, u32 *uid, u32 *gid);

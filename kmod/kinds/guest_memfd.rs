@@ -96,6 +96,7 @@ impl Kind for GuestMemfd {
                 fmt!("the KVM VM that the guest_memfd belongs to is not in the box; put it in"),
             ));
         }
+        cx.needs_room()?;
         // SAFETY: The file is of this kind.
         to_result(unsafe { ffi::fdbox_shim_gmem_freeze(cx.file.as_ptr()) }).map_err(|err| match err
         {

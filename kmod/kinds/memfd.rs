@@ -76,6 +76,9 @@ impl Kind for Memfd {
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
+        if kho::enabled() {
+            cx.needs_room()?;
+        }
         // SAFETY: The file is live and of this kind.
         to_result(unsafe { ffi::fdbox_shim_memfd_freeze(cx.file.as_ptr()) }).map_err(|err| {
             match err {

@@ -14,12 +14,19 @@
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/slab.h>
 
 /* What crosses the kexec beside the folio; the string names this layout. */
 #define SAMPLE_COMPATIBLE "fdbox,sample-v1"
 struct sample_state {
 	__le32 len;
 };
+
+/* For tests: what becomes of a driver that saves more than it may, or than it reads. */
+static unsigned int excess;
+module_param(excess, uint, 0600);
+MODULE_PARM_DESC(excess, "bytes to save beyond the state (default 0); restore refuses them");
 
 /* The page's length in use is in folio->private. */
 static struct folio *sample_folio(struct file *file)
@@ -79,14 +86,26 @@ static const struct file_operations sample_fops = {
 	.write = sample_write,
 };
 
+static int sample_write_excess(struct fdbox_fd *fd, size_t len)
+{
+	void *zeroes = kvzalloc(len, GFP_KERNEL);
+	int err = zeroes ? fdbox_fd_write(fd, zeroes, len) : -ENOMEM;
+
+	kvfree(zeroes);
+	return err;
+}
+
 static int sample_kho_write(struct fdbox_fd *fd)
 {
 	struct folio *folio = sample_folio(fdbox_fd_file(fd));
 	struct sample_state state = {
 		.len = cpu_to_le32((unsigned long)folio->private),
 	};
+	size_t len = READ_ONCE(excess);
 	int err = fdbox_fd_write(fd, &state, sizeof(state));
 
+	if (!err && len)
+		err = sample_write_excess(fd, len);
 	return err ?: fdbox_fd_preserve(fd, folio);
 }
 

@@ -29,10 +29,13 @@ pub(crate) struct FdBox {
 
 impl FdBox {
     pub(crate) fn create(name: &str) -> Result<Self> {
-        let mut argument = Named::new(name);
-        uapi::call(control()?, uapi::CREATE_BOX, &mut argument)
-            .with_context(|| format!("Create the box {name}"))?;
+        Self::try_create(name).with_context(|| format!("Create the box {name}"))?;
         Self::open(name)
+    }
+
+    pub(crate) fn try_create(name: &str) -> Result<(), Errno> {
+        let control = control().map_err(|_| Errno::NODEV)?;
+        uapi::call(control, uapi::CREATE_BOX, &mut Named::new(name)).map(drop)
     }
 
     pub(crate) fn open(name: &str) -> Result<Self> {

@@ -137,6 +137,8 @@ pub(crate) struct SealError {
 
 pub(crate) const REASON_MISSING_DEPENDENCY: u32 = 1;
 pub(crate) const REASON_SHARED_FILE: u32 = 2;
+pub(crate) const REASON_UNSUPPORTED_STATE: u32 = 3;
+pub(crate) const REASON_NO_MEMORY: u32 = 4;
 
 /// Bytes to make a struct of any size from.
 #[derive(Debug, Clone, Copy)]

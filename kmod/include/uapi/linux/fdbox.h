@@ -37,7 +37,7 @@
 
 /*
  * Creates /dev/fdbox/NAME. EEXIST: the name is taken ("fdbox" always is).
- * ENOSPC: there are 65536 boxes.
+ * ENOSPC: there are as many boxes as the module allows.
  */
 #define FDBOX_CREATE_BOX	_IO(FDBOX_TYPE, FDBOX_BASE + 0)
 struct fdbox_create_box {

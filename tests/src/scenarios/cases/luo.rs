@@ -1,5 +1,4 @@
-//! Beside LUO, which may hold files too. It does not look whether a sealed box holds one: nothing is
-//! tested of that.
+//! Beside LUO, which may hold files too: of the two, who comes first has the file.
 
 use anyhow::Result;
 use fdbox_lab::scenario::HostKind;
@@ -13,8 +12,8 @@ use crate::memory::{PAGE, check_pages, memfd, write_pages};
 use crate::{memory, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "luo/holds-a-memfd",
-    about: "SEAL refuses a memfd that LUO holds, until LUO gives it up",
+    name: "luo/one-holder",
+    about: "of a sealed box and LUO, the second is refused a memfd until the first gives it up",
     host: HostKind::OneBoot,
     stages: &[one_holder],
 }];
@@ -39,7 +38,21 @@ fn one_holder(_: &Cx<'_>) -> Result<()> {
     drop(session);
     fdbox.seal()?;
 
+    let session = Session::create("fdbox")?;
+    fails(
+        "PRESERVE_FD of a file that a sealed box holds",
+        session.preserve(&file, 1),
+        Errno::BUSY,
+    )?;
+    // The refusal left the file frozen, as the box needs it.
+    fails(
+        "Truncating it",
+        rustix::fs::ftruncate(&file, PAGE),
+        Errno::PERM,
+    )?;
     fdbox.unseal()?;
+    session.preserve(&file, 1)?;
+    drop(session);
     check_pages(&memory::file(fdbox.get("memory")?), 60, 4)?;
     fdbox.delete()
 }

@@ -1,10 +1,10 @@
 //! Every errno of every ioctl, as the header lists them.
 //!
-//! Not here: ENOMEM, which nothing short of breaking the kernel's allocator brings about; EFBIG, which
-//! no built-in kind can reach; ENOSPC, for which 65536 boxes take minutes to make; GET_FD's EIO. GET_FD's EOPNOTSUPP is in `sample`, SEAL's ENOENT in
-//! `guest_memory`, its EAGAIN in `forged`.
+//! Not here: GET_FD's EOPNOTSUPP and EIO and SEAL's EFBIG, which take another driver, are in `sample`;
+//! SEAL's ENOENT in `guest_memory`, its EAGAIN in `forged`.
 
 mod descriptors;
+mod limits;
 mod lists;
 
 use std::os::fd::AsFd;
@@ -55,6 +55,18 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "FDBOX_INFO, _NEXT_BOX, _NEXT_FD, _SEAL_ERROR: EFAULT EINVAL E2BIG ENOENT ENODEV EPERM",
         host: HostKind::OneBoot,
         stages: &[lists::lists],
+    },
+    &Scenario {
+        name: "errnos/no-space",
+        about: "FDBOX_CREATE_BOX: ENOSPC",
+        host: HostKind::OneBoot,
+        stages: &[limits::no_space],
+    },
+    &Scenario {
+        name: "errnos/no-memory",
+        about: "FDBOX_SEAL: ENOMEM for holes that the host has no memory for; nobody is killed for them",
+        host: HostKind::OneBoot,
+        stages: &[limits::no_memory],
     },
     &Scenario {
         name: "errnos/unknown",
