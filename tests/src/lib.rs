@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod event;
+pub mod frame;
 pub mod plan;
 pub mod scan;
 pub mod scenario;

@@ -55,6 +55,8 @@ pub(crate) struct HostSpec {
     pub files: Vec<(PathBuf, String)>,
     /// Whether the modules lie in /lib/modules, for a stage or a command to load.
     pub with_modules: bool,
+    /// How many devices it has that frames arrive at, see `frames.rs`.
+    pub nics: usize,
     pub stages: Vec<StageSpec>,
     pub stage_limit: Duration,
 }
@@ -129,6 +131,7 @@ impl HostSpec {
             kernel: kernel.image(),
             initramfs,
             cmdline: self.cmdline(0),
+            nics: self.nics,
         };
         Ok(Host {
             machine,

@@ -313,6 +313,7 @@ mod tests {
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             cmdline: String::new(),
+            nics: 0,
         };
         let run = Run {
             machine: &machine,

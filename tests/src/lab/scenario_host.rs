@@ -75,6 +75,7 @@ impl Group<'_> {
             },
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
+            nics: self.kind.nics(),
             stages: self.stages(guest.as_ref()),
             stage_limit: match self.kind {
                 HostKind::GuestAlone => LONG_STAGE_LIMIT,

@@ -11,6 +11,7 @@ mod host;
 mod kvm;
 mod luo;
 mod memory;
+mod passthrough;
 mod uapi;
 
 use std::process::ExitCode;

@@ -117,6 +117,7 @@ impl Twice {
             kernel: old.image(),
             initramfs: outer,
             cmdline: self.cmdline(0),
+            nics: 0,
         };
         Ok(Host::of(
             machine,
@@ -157,6 +158,7 @@ impl Twice {
             cmdline: String::new(),
             files: Vec::new(),
             with_modules: true,
+            nics: 0,
             stages: Vec::new(),
             stage_limit: LIMIT,
         }

@@ -8,6 +8,7 @@ mod guest_memory;
 mod guests;
 mod luo;
 mod memfd;
+mod passthrough;
 mod sample;
 mod upgrade;
 
@@ -63,6 +64,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guests::ALL,
         upgrade::ALL,
         forged::ALL,
+        passthrough::ALL,
         sample::ALL,
     ]
     .into_iter()
