@@ -125,6 +125,8 @@ struct fdbox_info {
 #define FDBOX_FEATURE_GUEST_MEMFD	(1ULL << 4)
 /* A handover came and was refused: the kernel's log says why. */
 #define FDBOX_FEATURE_REFUSED		(1ULL << 5)
+#define FDBOX_FEATURE_IOMMUFD		(1ULL << 6)
+#define FDBOX_FEATURE_VFIO_PCI		(1ULL << 7)
 
 /*
  * On the control node: the first box whose cursor is @cursor or more.
