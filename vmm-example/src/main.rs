@@ -18,6 +18,7 @@
 
 #![deny(unsafe_code)]
 
+mod aml;
 mod api;
 mod boot;
 mod chronicle;
