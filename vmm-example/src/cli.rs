@@ -280,7 +280,7 @@ pub(crate) struct CheckStateArgs {
     pub(crate) sections: String,
 }
 
-/// Show a guest, or the boxes of this host.
+/// Show a guest, or the boxes of this host and what in them needs what.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The API socket of a guest's VMM. Without: show the boxes and what is in them.
@@ -289,6 +289,9 @@ pub(crate) struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print what in the boxes needs what as a graph, for Graphviz's dot.
+    #[arg(long, conflicts_with_all = ["api_socket", "json"])]
+    pub(crate) dot: bool,
 }
 
 /// A command without options of its own.
@@ -363,6 +366,7 @@ mod tests {
             "vmm resume --all --handover",
             "vmm resume --all --net fd=7",
             "vmm check-state",
+            "vmm status --dot --json",
             "vmm run --kernel k --api-socket s --device 01:00.0",
         ] {
             assert!(parse(line).is_err(), "{line} was accepted");
