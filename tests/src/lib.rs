@@ -6,7 +6,11 @@
 //! `lab-witness` PID 1 of the guest.
 
 pub mod bench;
+pub mod disk;
 pub mod event;
+pub mod interface;
+pub mod net;
+pub mod numbers;
 pub mod plan;
 pub mod qmp;
 pub mod scan;

@@ -34,6 +34,27 @@ impl Qmp {
         Ok(answer.as_str().unwrap_or_default().replace("\r\n", "\n"))
     }
 
+    /// Waits for an event of this name, as long as it takes. `None` when QEMU has gone.
+    pub fn event(&mut self, name: &str) -> Result<Option<Value>> {
+        self.output.set_read_timeout(None)?;
+        let mut line = String::new();
+        while self.input.read_line(&mut line)? > 0 {
+            let event: Value = serde_json::from_str(&line)?;
+            if event["event"] == name {
+                self.output.set_read_timeout(Some(LIMIT))?;
+                return Ok(Some(event));
+            }
+            line.clear();
+        }
+        Ok(None)
+    }
+
+    /// Ends QEMU.
+    pub fn quit(&mut self) -> Result<()> {
+        self.execute("quit", json!({}))?;
+        Ok(())
+    }
+
     /// Runs a command and returns what it returns.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });

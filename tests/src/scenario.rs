@@ -37,7 +37,7 @@ pub enum HostKind {
     Guest,
     /// The same with two CPUs in the host.
     GuestSmp,
-    /// Several guests that one kexec takes along: two CPUs, and a host of its own.
+    /// Several guests that one kexec takes along: a host of its own.
     Guests,
     /// Several guests in one kernel.
     GuestsOneBoot,

@@ -81,6 +81,7 @@ fn host_spec(
         with_modules: !args.no_module,
         stages,
         stage_limit,
+        guests: 0,
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Group<'a> {
     pub(crate) names: Vec<&'a str>,
     /// Set for each command: `NAME=VALUE ...`, or nothing.
     pub(crate) environment: String,
+    /// How many guests there can be that have a disk and a network.
+    pub(crate) guests: u8,
     /// What the guests take beyond the usual 256 MiB.
     pub(crate) more_memory_mib: u64,
     /// In kernels that check themselves, and are asked at the end for what leaked.
@@ -71,7 +73,8 @@ impl Group<'_> {
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
-                HostKind::GuestSmp | HostKind::Guests | HostKind::GuestsOneBoot => 2,
+                // Several guests on two emulated CPUs take such a host down: docs/testing.md.
+                HostKind::GuestSmp => 2,
                 _ => 1,
             },
             cmdline: match self.kind {
@@ -81,6 +84,11 @@ impl Group<'_> {
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
             stages: self.stages(guest.as_ref()),
+            guests: if self.kind.has_guest() {
+                self.guests
+            } else {
+                0
+            },
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
                 HostKind::GuestAlone => LONG_STAGE_LIMIT,

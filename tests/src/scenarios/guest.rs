@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use crate::check::equal;
 use crate::console::Console;
-pub(crate) use upgrade::ApiClient;
+use crate::network;
+pub(crate) use upgrade::{ApiClient, Holds};
 
 pub(crate) const VMM: &str = "/bin/vmm-example";
 pub(crate) const KERNEL: &str = "/guest/kernel";
@@ -41,6 +42,8 @@ pub(crate) struct Spec {
     pub(crate) ram: String,
     pub(crate) mib: u64,
     pub(crate) cpus: u32,
+    /// Which of the host's drives and taps it has; `None` for neither.
+    pub(crate) number: Option<u8>,
 }
 
 impl Spec {
@@ -62,22 +65,15 @@ impl Spec {
 pub(crate) struct Guest {
     pub(crate) spec: Spec,
     vmm: Vmm,
-    console: Console,
+    pub(crate) console: Console,
 }
 
 impl Guest {
     /// Boots it and waits until the witness has written its pattern.
     pub(crate) fn boot(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
         let mut run = Command::new(VMM);
-        run.args([
-            "run",
-            "--kernel",
-            KERNEL,
-            "--initramfs",
-            INITRAMFS,
-            "--cmdline",
-            CMDLINE,
-        ]);
+        run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
+        network::give(&mut run, CMDLINE, spec.number)?;
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")
@@ -96,6 +92,9 @@ impl Guest {
 
     /// Takes over the guest that an update left in a box, and waits for a sign of life.
     pub(crate) fn resume(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        if let Some(number) = spec.number {
+            network::set_up(number)?;
+        }
         let mut resume = Command::new(VMM);
         resume
             .args(["resume", "--box", spec.name])
@@ -147,7 +146,7 @@ impl Guest {
         self.console.say(command::REPORT)?;
         self.console
             .wait("report", REPORT_LIMIT, |said| match said {
-                Said::Report(report) => Some(report),
+                Said::Report(report) => Some(*report),
                 _ => None,
             })
     }

@@ -12,6 +12,8 @@ mod kvm;
 mod leaks;
 mod luo;
 mod memory;
+mod network;
+mod traffic;
 mod uapi;
 
 use std::process::ExitCode;

@@ -1,8 +1,11 @@
 //! PID 1 of the guest: fills its memory with a pattern, watches its clocks, and tells.
 
 mod clocks;
+mod disk;
+mod io;
 mod kmsg;
 mod memory;
+mod talk;
 mod work;
 
 use std::fs::{self, OpenOptions};
@@ -16,6 +19,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::RebootCommand;
 
 use crate::clocks::Clocks;
+use crate::io::Io;
 use crate::kmsg::Kmsg;
 use crate::memory::Memory;
 use crate::work::Work;
@@ -52,6 +56,7 @@ fn witness() -> Result<()> {
     let console = Console(Mutex::new(console));
 
     let mut kmsg = Kmsg::open()?;
+    let io = Io::open()?;
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
     let clocks = Clocks::new();
@@ -62,6 +67,9 @@ fn witness() -> Result<()> {
             scope.spawn(move || clocks.watch(cpu, memory));
         }
         scope.spawn(|| beat(&console, &clocks));
+        if let Some(io) = &io {
+            io.start(scope);
+        }
         let pages = lock(&memory).pages();
         console.say(&Said::Ready {
             pages,
@@ -71,8 +79,12 @@ fn witness() -> Result<()> {
             let line = line?;
             match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
                 (command::REPORT, "") => {
-                    let report = report(&clocks, &memory, &mut kmsg, cpus as u32)?;
-                    console.say(&Said::Report(report))?;
+                    let mut report = report(&clocks, &memory, &mut kmsg, cpus as u32)?;
+                    if let Some(io) = &io {
+                        io.check();
+                        report.io = Some(io.done());
+                    }
+                    console.say(&Said::Report(Box::new(report)))?;
                 }
                 (command::RESET_GAP, "") => {
                     clocks.reset_gap();
@@ -82,6 +94,15 @@ fn witness() -> Result<()> {
                     work.start(scope, cpus);
                     console.say(&work.done())?;
                 }
+                (command::IO | command::END_IO, "") => console.say(&match &io {
+                    Some(io) => {
+                        if line.trim() == command::END_IO {
+                            io.end();
+                        }
+                        Said::Io(Box::new(io.done()))
+                    }
+                    None => Said::What,
+                })?,
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     lock(&memory).write_all(generation.parse()?);
                     console.say(&Said::Done)?;
@@ -124,6 +145,7 @@ fn report(clocks: &Clocks, memory: &Mutex<Memory>, kmsg: &mut Kmsg, cpus: u32) -
         rewritten: lock(memory).rewritten(),
         kernel_warnings,
         warnings,
+        io: None,
     })
 }
 

@@ -35,12 +35,27 @@ pub(crate) enum VcpuError {
 pub(crate) enum GuestEnd {
     /// It reset itself or switched itself off.
     Reset,
+    /// A CPU of its could not go on: a reset that it asked for in this way, or a crash.
+    TripleFault,
     /// Another VMM has it now.
     HandedOver,
     /// The operator asked for it.
     Stopped,
     /// KVM cannot go on.
     Broken(String),
+}
+
+impl GuestEnd {
+    /// Why, for people.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Reset => "the guest reset itself or switched itself off",
+            Self::TripleFault => "the guest reset by a triple fault",
+            Self::HandedOver => "another VMM has the guest",
+            Self::Stopped => "the operator asked for it",
+            Self::Broken(why) => why,
+        }
+    }
 }
 
 /// Called by a vCPU thread when the guest is at its end.
@@ -289,10 +304,9 @@ impl Runner {
             Ok(VcpuExit::MmioRead(addr, data)) => self.buses.read_memory(addr, data),
             Ok(VcpuExit::MmioWrite(addr, data)) => self.buses.write_memory(addr, data),
             Ok(VcpuExit::Intr) => return Entered::Interrupted,
-            // A triple fault is how a PC without a keyboard controller resets.
-            Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(..)) => {
-                return Entered::End(GuestEnd::Reset);
-            }
+            // How a PC without a keyboard controller resets, too.
+            Ok(VcpuExit::Shutdown) => return Entered::End(GuestEnd::TripleFault),
+            Ok(VcpuExit::SystemEvent(..)) => return Entered::End(GuestEnd::Reset),
             Ok(exit) => return Entered::End(GuestEnd::Broken(format!("KVM_RUN exit: {exit:?}"))),
             Err(error) if error.errno() == libc::EINTR => return Entered::Interrupted,
             // A vCPU that was waiting for its start got an INIT.

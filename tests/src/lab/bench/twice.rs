@@ -117,6 +117,7 @@ impl Twice {
             kernel: old.image(),
             initramfs: outer,
             cmdline: self.cmdline(0),
+            guests: 0,
         };
         Ok(Host::of(
             machine,
@@ -159,6 +160,7 @@ impl Twice {
             with_modules: true,
             stages: Vec::new(),
             stage_limit: LIMIT,
+            guests: 0,
         }
         .cmdline(index)
     }

@@ -90,6 +90,7 @@ impl Boot {
             kernels: self.kernels,
             names: self.group.iter().map(|each| each.name.as_str()).collect(),
             environment: String::new(),
+            guests: if self.kind == HostKind::Guests { 4 } else { 1 },
             more_memory_mib: 0,
             debug: self.debug,
         };
@@ -172,6 +173,13 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
             Ok(updates) => errors.push(format!("{} updates were seen", updates.len())),
             Err(error) => errors.push(format!("{error:#}")),
         }
+    }
+    if errors.is_empty() && listed.host.is_alone() && !listed.host.jumps() {
+        errors.extend(
+            proof::all_traffic(record)
+                .err()
+                .map(|error| format!("{error:#}")),
+        );
     }
     if let (true, Some((first, _)), Some(end)) =
         (listed.host.jumps(), record.hellos.first(), record.ended)

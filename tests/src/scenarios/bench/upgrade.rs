@@ -19,6 +19,7 @@ pub(super) fn binary(ram: &str, mib: &str, runs: &str) -> Result<()> {
         ram: ram.to_owned(),
         mib: number(mib)?,
         cpus: 1,
+        number: None,
     };
     let guest = Guest::boot(spec, &port)?;
     let mut runner = guest.runner()?;

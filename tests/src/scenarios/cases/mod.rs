@@ -1,11 +1,13 @@
 //! Every scenario, by subject.
 
 mod boxes;
+mod devices;
 mod errnos;
 mod forged;
 mod guest;
 mod guest_memory;
 mod guests;
+mod hundred;
 mod luo;
 mod memfd;
 mod sample;
@@ -60,8 +62,10 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guest_memory::ALL,
         luo::ALL,
         guest::ALL,
+        devices::ALL,
         guests::ALL,
         upgrade::ALL,
+        hundred::ALL,
         forged::ALL,
         sample::ALL,
     ]

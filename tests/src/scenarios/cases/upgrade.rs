@@ -31,12 +31,6 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[memfd],
     },
     &Scenario {
-        name: "upgrade/hundred",
-        about: "a hundred VMMs, one after the other: nothing leaks",
-        host: HostKind::GuestAlone,
-        stages: &[hundred],
-    },
-    &Scenario {
         name: "upgrade/sizes",
         about: "the blackouts of a guest of 128 MiB and one of 1 GiB, to compare",
         host: HostKind::GuestAlone,
@@ -60,21 +54,25 @@ const VMM: &str = "/bin/vmm-example";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 fn boot(name: &'static str, ram: &str, mib: u64, cpus: u32) -> Result<Guest> {
-    let port = Arc::new(EventPort::open()?);
     let ram = ram.to_owned();
-    let spec = Spec {
+    boot_spec(Spec {
         name,
         ram,
         mib,
         cpus,
-    };
+        number: None,
+    })
+}
+
+pub(super) fn boot_spec(spec: Spec) -> Result<Guest> {
+    let port = Arc::new(EventPort::open()?);
     let mut guest = Guest::boot(spec, &port)?;
     healthy(&guest.report()?)?;
     Ok(guest)
 }
 
 /// Upgrades once and returns the report.
-fn upgrade(guest: &Guest) -> Result<Value> {
+pub(super) fn upgrade(guest: &Guest) -> Result<Value> {
     guest.upgrade(VMM, &[])?.expect(0)?;
     let report = guest.resume_report()?;
     equal("The result", &report["result"], &json!("done"))?;
@@ -108,7 +106,7 @@ fn upgrade_while_asked(guest: &Guest) -> Result<(Value, u64)> {
     Ok((report?, asked.context("A client during the upgrade")?))
 }
 
-fn blackout(report: &Value) -> Result<u64> {
+pub(super) fn blackout(report: &Value) -> Result<u64> {
     let total = &report["blackout"]["total_ns"];
     total.as_u64().context("The report has a blackout")
 }
@@ -145,45 +143,6 @@ fn guest_memfd(cx: &Cx<'_>) -> Result<()> {
 
 fn memfd(cx: &Cx<'_>) -> Result<()> {
     takes_over(cx, boot("upgrade-memfd", "memfd", 256, 2)?)
-}
-
-fn hundred(cx: &Cx<'_>) -> Result<()> {
-    let mut guest = boot("hundred", "guest_memfd", 128, 1)?;
-    let (before, info) = (guest.report()?, fdbox::info()?);
-    let (mut held, mut blackouts) = (Vec::new(), Vec::new());
-    let mut runner = guest.runner()?;
-    for _ in 0..100 {
-        blackouts.push(blackout(&upgrade(&guest)?)?);
-        let new = guest.runner()?;
-        ensure!(new != runner, "The VMM is still the old one");
-        runner = new;
-        held.push(runner.holds()?);
-    }
-    same_guest(&before, &guest.report()?)?;
-    equal("The module's figures", fdbox::info()?, info)?;
-    blackouts.sort_unstable();
-    let (first, last) = (held[0], held[99]);
-    cx.value(
-        "upgrades",
-        json!({
-            "count": blackouts.len(),
-            "blackout_ns": {"median": blackouts[50], "largest": blackouts[99]},
-            "fds": {"first": first.fds, "last": last.fds},
-            "anonymous_kib": {"first": first.anonymous_kib, "last": last.anonymous_kib},
-        }),
-    )?;
-    // A client may be on its way out when one looks; what leaks leaks a hundred times.
-    ensure!(
-        last.fds <= first.fds + 4 && last.threads <= first.threads + 2,
-        "The first VMM held {first:?}, the last one {last:?}"
-    );
-    ensure!(
-        last.anonymous_kib <= first.anonymous_kib + 256,
-        "Memory went from {} KiB to {} KiB",
-        first.anonymous_kib,
-        last.anonymous_kib
-    );
-    guest.power_off_under(&runner)
 }
 
 /// Compares nothing: on a machine that others use, no two times are alike.

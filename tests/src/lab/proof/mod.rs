@@ -1,5 +1,7 @@
 //! What a run proves: the guest's own reports before and after, compared.
 
+mod io;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use fdbox_lab::witness::{Report, Said, parse};
 use serde::{Deserialize, Serialize};
 
 use crate::run::{Record, Value};
+pub(crate) use io::{Traffic, all as all_traffic};
 
 /// How much longer than the VMM's blackout the guest's own largest gap may be: it begins with the
 /// last sample before and ends with the first one after, for which the guest's CPU must get to run
@@ -28,7 +31,14 @@ pub(crate) struct Resume {
     pub(crate) ram_kind: String,
     pub(crate) ram_mib: u64,
     pub(crate) vcpus: u32,
+    pub(crate) host: ResumeHost,
     pub(crate) blackout: Option<Blackout>,
+}
+
+/// The host in which the guest runs after.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ResumeHost {
+    pub(crate) boot_id: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +60,8 @@ pub(crate) struct Update {
     pub(crate) after: Report,
     pub(crate) resume: Resume,
     pub(crate) blackout: Blackout,
+    /// Of a guest with disk and network; with its last update.
+    pub(crate) traffic: Option<Traffic>,
 }
 
 /// The updates that a record holds, each of them checked.
@@ -115,9 +127,17 @@ fn updates_of(
             after: serde_json::from_value(after.value.clone())?,
             resume,
             blackout,
+            traffic: None,
         };
         update.check(after.at.saturating_sub(before.at), last_beat(after.at))?;
         updates.push(update);
+    }
+    if let Some(last) = updates.last_mut() {
+        last.traffic = match (last.has_io(), named("io").as_slice()) {
+            (false, []) => None,
+            (true, [ended]) => Some(io::of(record, &ended.value)?),
+            (_, ended) => bail!("{} ends of disk and network work", ended.len()),
+        };
     }
     Ok(updates)
 }
@@ -139,6 +159,10 @@ fn last_beat(record: &Record, before: Duration) -> Option<(u64, u64)> {
 }
 
 impl Update {
+    fn has_io(&self) -> bool {
+        self.before.io.is_some()
+    }
+
     /// `elapsed` is the time between the two reports, by the lab's own clock.
     fn check(&self, elapsed: Duration, last_beat: Option<(u64, u64)>) -> Result<()> {
         let (before, after) = (&self.before, &self.after);
@@ -212,6 +236,11 @@ impl Update {
                 total / 1_000_000
             );
         }
+        match (&before.io, &after.io) {
+            (None, None) => {}
+            (Some(before), Some(after)) => io::went_on(before, after)?,
+            _ => bail!("The guest's disk and network are gone"),
+        }
         let phases: u64 = self.blackout.phases.iter().map(|phase| phase.ns).sum();
         ensure!(
             phases <= self.blackout.total_ns && !self.blackout.phases.is_empty(),
@@ -245,6 +274,7 @@ mod tests {
             rewritten: 1000,
             kernel_warnings: 0,
             warnings: Vec::new(),
+            io: None,
         }
     }
 
@@ -272,9 +302,13 @@ mod tests {
                 ram_kind: "memfd".into(),
                 ram_mib: 256,
                 vcpus: 1,
+                host: ResumeHost {
+                    boot_id: "h".into(),
+                },
                 blackout: Some(blackout.clone()),
             },
             blackout,
+            traffic: None,
         }
     }
 
