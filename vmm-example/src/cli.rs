@@ -17,7 +17,7 @@ mod dist;
 mod ops;
 
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
-pub(crate) use ops::{CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
+pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
 
 const EXAMPLES: &str = "\
 A guest's life, with an update of its host:
@@ -108,6 +108,7 @@ pub(crate) enum Command {
     Events(ApiArgs),
     /// Show a guest's figures, as Prometheus reads them.
     Metrics(ApiArgs),
+    Bench(BenchArgs),
     /// Print what a shell needs to complete this command's options.
     Completions(CompletionsArgs),
     /// Write the man pages into a directory.

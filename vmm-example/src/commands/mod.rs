@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod bench;
 mod check_state;
 mod control;
 mod discard;
@@ -36,6 +37,7 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Shutdown(args) => control::ask(&args, &Request::Shutdown),
         Command::Events(args) => control::events(&args),
         Command::Metrics(args) => control::metrics(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

@@ -1,6 +1,7 @@
 //! Another build of the VMM takes a guest over, in the same kernel.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,7 +16,7 @@ use super::guest::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;
-use crate::guest::{ApiClient, Guest, Spec};
+use crate::guest::{ApiClient, Guest, INITRAMFS, KERNEL, Spec};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -35,6 +36,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "the blackouts of a guest of 128 MiB and one of 1 GiB, to compare",
         host: HostKind::GuestAlone,
         stages: &[sizes],
+    },
+    &Scenario {
+        name: "upgrade/bench",
+        about: "vmm-example bench upgrades itself under guests and tells the blackouts as JSON",
+        host: HostKind::GuestAlone,
+        stages: &[bench],
     },
     &Scenario {
         name: "upgrade/failures",
@@ -162,6 +169,40 @@ fn sizes(cx: &Cx<'_>) -> Result<()> {
         guest.power_off_under(&runner)?;
     }
     Ok(())
+}
+
+fn bench(_: &Cx<'_>) -> Result<()> {
+    let mut bench = Command::new(VMM);
+    bench.args([
+        "bench",
+        "--json",
+        "--ram",
+        "64",
+        "--repeats",
+        "3",
+        "--settle",
+        "1",
+    ]);
+    bench.args(["--kernel", KERNEL, "--initramfs", INITRAMFS]);
+    let output = bench.output().context("Run vmm-example bench")?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {told}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let rows = report["binary_upgrade"].as_array().context("The rows")?;
+    let kinds: Vec<_> = rows.iter().map(|row| row["ram_kind"].as_str()).collect();
+    equal("The kinds", kinds, vec![Some("guest_memfd"), Some("memfd")])?;
+    for row in rows {
+        equal("The runs", &row["runs"], &json!(3))?;
+        ensure!(row["blackout_ns"]["min"].as_u64() > Some(0), "{row}");
+    }
+    // Neither a guest nor a file of it is left.
+    equal("The boxes", fdbox::boxes()?.len(), 0)?;
+    let left: Vec<_> = fs::read_dir("/run")?
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().starts_with("vmm-example-bench"))
+        .collect();
+    equal("The files that are left", left, Vec::new())
 }
 
 /// Steps that can fail, and what the operator is told.
