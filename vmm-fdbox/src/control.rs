@@ -63,13 +63,13 @@ impl Features {
         self.has(abi::FDBOX_FEATURE_GUEST_MEMFD)
     }
 
-    /// iommufds can be kept, with their mappings.
+    /// iommufds can be kept.
     #[must_use]
     pub const fn iommufd(self) -> bool {
         self.has(abi::FDBOX_FEATURE_IOMMUFD)
     }
 
-    /// VFIO PCI devices can be kept, at work.
+    /// VFIO PCI devices can be kept, with their DMA going on.
     #[must_use]
     pub const fn vfio_pci(self) -> bool {
         self.has(abi::FDBOX_FEATURE_VFIO_PCI)

@@ -123,10 +123,10 @@ struct fdbox_info {
 #define FDBOX_FEATURE_MEMFD		(1ULL << 2)
 #define FDBOX_FEATURE_KVM_VM		(1ULL << 3)
 #define FDBOX_FEATURE_GUEST_MEMFD	(1ULL << 4)
-/* A handover came and was refused: the kernel's log says why. */
-#define FDBOX_FEATURE_REFUSED		(1ULL << 5)
 #define FDBOX_FEATURE_IOMMUFD		(1ULL << 6)
 #define FDBOX_FEATURE_VFIO_PCI		(1ULL << 7)
+/* A handover came and was refused: the kernel's log says why. */
+#define FDBOX_FEATURE_REFUSED		(1ULL << 5)
 
 /*
  * On the control node: the first box whose cursor is @cursor or more.
