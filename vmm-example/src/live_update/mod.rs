@@ -143,7 +143,7 @@ fn plan(
     let name = box_name.unwrap_or(machine.name());
     let name = BoxName::new(name).map_err(|_| BadRequest::Name(name.into()))?;
     let mut plan = Plan::new(name, clock(machine.host_tsc_khz()), state::PRODUCER);
-    plan.state_bytes = state::frame_capacity(machine.cpus());
+    plan.state_bytes = state::frame_capacity(machine.cpus()) + machine.pci().state_capacity();
     plan.fail_at = step(fail_at)?;
     Ok(plan)
 }

@@ -184,6 +184,14 @@ impl PciBus {
         })
     }
 
+    /// Bytes that these sections need at most.
+    pub(crate) fn state_capacity(&self) -> usize {
+        match self.wired {
+            Some(_) => state::capacity(self.functions().map(Function::vectors)),
+            None => 0,
+        }
+    }
+
     /// Descriptors of the iommufd and the devices, by name and in this order: for a box, or for
     /// another process.
     pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, VfioError> {
@@ -242,6 +250,7 @@ mod tests {
         assert!(!bus.write_port(config_port::DATA, &[0; 4]));
         assert!(!bus.read(0xe000_0000, &mut [0; 4]));
         assert_eq!((bus.save(), bus.sections()), (None, Vec::new()));
+        assert_eq!(bus.state_capacity(), 0);
         assert!(names(None).is_empty());
     }
 

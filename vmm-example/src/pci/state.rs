@@ -16,8 +16,16 @@ const DEVICES: [&str; MAX_DEVICES] = [
     "vfio0", "vfio1", "vfio2", "vfio3", "vfio4", "vfio5", "vfio6", "vfio7",
 ];
 
-/// Bytes that all sections can take: 2048 vectors of a device, and its configuration space.
-pub(crate) const MAX_BYTES: usize = MAX_DEVICES * (120 << 10);
+/// Bytes that the section of a device can take, beside its vectors.
+const BYTES_PER_DEVICE: usize = 4 << 10;
+/// Bytes that a vector can take: three numbers and their names.
+const BYTES_PER_VECTOR: usize = 64;
+
+/// Bytes that the sections of the bus and of devices with so many vectors can take.
+pub(crate) fn capacity(vectors: impl Iterator<Item = usize>) -> usize {
+    let device = |vectors| BYTES_PER_DEVICE + vectors * BYTES_PER_VECTOR;
+    BYTES_PER_DEVICE + vectors.map(device).sum::<usize>()
+}
 
 /// How many sections [`known`] returns.
 pub(crate) const SECTIONS: usize = MAX_DEVICES + 1;

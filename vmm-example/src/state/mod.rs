@@ -92,11 +92,10 @@ pub(crate) const PRODUCER: &str = concat!("vmm-example ", env!("CARGO_PKG_VERSIO
 
 /// Bytes that a vCPU's state can take: with every XSAVE component there is, and a nested guest.
 const BYTES_PER_VCPU: usize = 64 << 10;
-/// Bytes for all other sections: a full console buffer, a waiting frame of every network, the
-/// interrupt table of every device of the host.
-const BYTES_BESIDE: usize = (192 << 10) + MAX_DEVICES * (72 << 10) + pci::MAX_BYTES;
+/// Bytes for all other sections: a full console buffer, a waiting frame of every network.
+const BYTES_BESIDE: usize = (192 << 10) + MAX_DEVICES * (72 << 10);
 
-/// Bytes that the frame of a guest needs at most.
+/// Bytes that the frame of a guest without a PCI bus needs at most.
 pub(crate) fn frame_capacity(cpus: usize) -> usize {
     cpus * BYTES_PER_VCPU + BYTES_BESIDE
 }

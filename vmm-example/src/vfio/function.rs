@@ -66,6 +66,11 @@ impl Function {
         self.identity.address
     }
 
+    /// How many interrupts it can have.
+    pub(crate) fn vectors(&self) -> usize {
+        self.lock().table.vectors().len()
+    }
+
     /// The guest reads configuration space.
     pub(crate) fn read_config(&self, offset: u8, data: &mut [u8]) {
         let (inner, offset) = (self.lock(), usize::from(offset));

@@ -103,6 +103,12 @@ pub(crate) enum VfioError {
     HeaderType { address: String, kind: u8 },
     #[error("{address} has no MSI-X: interrupt lines and MSI are not supported")]
     NoMsix { address: String },
+    #[error("The kernel offers {available} of the {vectors} MSI-X vectors of {address}")]
+    FewVectors {
+        address: String,
+        available: u32,
+        vectors: u16,
+    },
     #[error("{address} has {size} bytes of memory at BAR {bar}: there is no room for them")]
     NoRoom { address: String, bar: u8, size: u64 },
     #[error("{address} is not as it was when the guest got it: {what}")]

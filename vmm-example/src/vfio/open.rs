@@ -161,9 +161,13 @@ fn connect(
         page_table_id: device.page_table_id(),
     };
     let place = config.msix_place();
-    if device.vectors()? < u32::from(place.vectors) {
-        let address = identity.address.to_string();
-        return Err(VfioError::NoMsix { address });
+    let available = device.vectors()?;
+    if available < u32::from(place.vectors) {
+        return Err(VfioError::FewVectors {
+            address: identity.address.to_string(),
+            available,
+            vectors: place.vectors,
+        });
     }
     let vectors = Vectors::new(board.lines.clone(), *next_gsi, place.vectors);
     let vectors = vectors.map_err(|source| VfioError::Event {

@@ -78,7 +78,8 @@ fn the_largest_devices_fit() {
         devices: vec![largest; MAX_DEVICES],
         ..two_devices()
     };
-    let mut buffer = vec![0; MAX_BYTES];
+    let vectors = state.devices.iter().map(|_| 2048);
+    let mut buffer = vec![0; capacity(vectors)];
     let mut frame = FrameWriter::new(&mut buffer, "test").unwrap();
     write(&state, &mut frame).unwrap();
     assert!(frame.finish().is_ok());
