@@ -53,7 +53,11 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
-      --cpus 4 --memory size=2G,kind=memfd --console socket=/run/vm0.console --name vm0";
+      --cpus 4 --memory size=2G,kind=memfd --console socket=/run/vm0.console --name vm0
+
+A guest that drives a network card of the host, which vfio-pci has been given:
+  vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
+      --memory size=2G,kind=memfd --device vfio=0000:01:00.0";
 
 const LIVE_UPDATE_EXAMPLES: &str = "\
 Examples, the first one only a check:
@@ -118,7 +122,8 @@ pub(crate) enum Command {
 /// Boot a guest and run it until it shuts down or resets.
 ///
 /// Stays in the foreground as the guest's VMM and ends with 0 when the guest does. The guest
-/// is a Linux kernel with its initramfs; it has CPUs, memory, a serial port and virtio devices.
+/// is a Linux kernel with its initramfs; it has CPUs, memory, a serial port and virtio devices, and
+/// PCI devices of the host.
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
