@@ -33,6 +33,10 @@ pub enum HostKind {
     WithoutKho,
     /// One kernel without the project's patches.
     Unpatched,
+    /// A kexec between two halves, with two devices that frames arrive at: a host of its own.
+    Passthrough,
+    /// Such devices in one kernel: a host of its own.
+    PassthroughOneBoot,
     /// A guest whose VMM does the kexec: a host of its own for each scenario.
     Guest,
     /// The same with two CPUs in the host.
@@ -62,7 +66,15 @@ impl HostKind {
 
     /// Whether a scenario has a host of its own.
     pub fn is_alone(self) -> bool {
-        self.jumps() || matches!(self, Self::Forged | Self::GuestAlone)
+        self.jumps() || self.nics() > 0 || matches!(self, Self::Forged | Self::GuestAlone)
+    }
+
+    /// How many devices the host has that frames arrive at from outside.
+    pub fn nics(self) -> usize {
+        match self {
+            Self::Passthrough | Self::PassthroughOneBoot => 2,
+            _ => 0,
+        }
     }
 
     /// Whether guests run in a host that an update must not leave.

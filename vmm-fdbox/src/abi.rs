@@ -56,6 +56,11 @@ pub const FDBOX_FEATURE_GUEST_MEMFD: u64 = 1 << 4;
 /// A handover came and was refused; the kernel log says why.
 pub const FDBOX_FEATURE_REFUSED: u64 = 1 << 5;
 
+/// The module keeps iommufds.
+pub const FDBOX_FEATURE_IOMMUFD: u64 = 1 << 6;
+/// The module keeps VFIO PCI devices, and their DMA going on.
+pub const FDBOX_FEATURE_VFIO_PCI: u64 = 1 << 7;
+
 /// The box takes and gives descriptors.
 pub const FDBOX_STATE_OPEN: u32 = 0;
 /// The box is sealed.

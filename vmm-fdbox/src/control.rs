@@ -63,6 +63,18 @@ impl Features {
         self.has(abi::FDBOX_FEATURE_GUEST_MEMFD)
     }
 
+    /// iommufds can be kept.
+    #[must_use]
+    pub const fn iommufd(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_IOMMUFD)
+    }
+
+    /// VFIO PCI devices can be kept, with their DMA going on.
+    #[must_use]
+    pub const fn vfio_pci(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_VFIO_PCI)
+    }
+
     /// A handover came and was refused; the kernel log says why.
     #[must_use]
     pub const fn handover_refused(self) -> bool {

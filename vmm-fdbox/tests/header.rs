@@ -139,6 +139,7 @@ fn numbers() -> Vec<Value> {
             FDBOX_FEATURE_REFUSED
         ]
     );
+    constants!(values, [FDBOX_FEATURE_IOMMUFD, FDBOX_FEATURE_VFIO_PCI]);
     constants!(
         values,
         [FDBOX_REASON_OTHER, FDBOX_REASON_MISSING_DEPENDENCY]

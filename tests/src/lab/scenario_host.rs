@@ -83,6 +83,7 @@ impl Group<'_> {
             },
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
+            nics: self.kind.nics(),
             stages: self.stages(guest.as_ref()),
             guests: if self.kind.has_guest() {
                 self.guests

@@ -16,6 +16,7 @@ use vmm_sys_util::errno;
 
 use crate::devices::{PortBus, PortWrite};
 use crate::metrics::{Counted, Metrics};
+use crate::pci::PciBus;
 use crate::tsc;
 use crate::virtio::VirtioBus;
 use gate::{Gate, Order};
@@ -60,6 +61,43 @@ impl GuestEnd {
 /// Called by a vCPU thread when the guest is at its end.
 pub(crate) type OnEnd = Arc<dyn Fn(GuestEnd) + Send + Sync>;
 
+/// Where the accesses of vCPUs go that leave the guest.
+#[derive(Clone, Debug)]
+pub(crate) struct Buses {
+    pub(crate) ports: Arc<PortBus>,
+    pub(crate) virtio: Arc<VirtioBus>,
+    pub(crate) pci: Arc<PciBus>,
+}
+
+impl Buses {
+    fn read_port(&self, port: u16, data: &mut [u8]) {
+        if !self.pci.read_port(port, data) {
+            self.ports.read(port, data);
+        }
+    }
+
+    fn write_port(&self, port: u16, data: &[u8]) -> PortWrite {
+        if self.pci.write_port(port, data) {
+            PortWrite::Done
+        } else {
+            self.ports.write(port, data)
+        }
+    }
+
+    fn read_memory(&self, addr: u64, data: &mut [u8]) {
+        if !self.virtio.read(addr, data) && !self.pci.read(addr, data) {
+            // Where nothing is mapped, reads float high.
+            data.fill(0xff);
+        }
+    }
+
+    fn write_memory(&self, addr: u64, data: &[u8]) {
+        if !self.pci.write(addr, data) {
+            self.virtio.write(addr, data);
+        }
+    }
+}
+
 /// All vCPUs of a guest.
 pub(crate) struct Vcpus {
     gate: Arc<Gate>,
@@ -84,12 +122,7 @@ impl std::fmt::Debug for Vcpus {
 
 impl Vcpus {
     /// Starts a thread for each vCPU, parked.
-    pub(crate) fn spawn(
-        fds: Vec<VcpuFd>,
-        bus: &Arc<PortBus>,
-        virtio: &Arc<VirtioBus>,
-        end: &OnEnd,
-    ) -> Result<Self, VcpuError> {
+    pub(crate) fn spawn(fds: Vec<VcpuFd>, buses: &Buses, end: &OnEnd) -> Result<Self, VcpuError> {
         kick::install_handler().map_err(VcpuError::InstallHandler)?;
         let mut all = Self {
             gate: Arc::new(Gate::new()),
@@ -106,8 +139,7 @@ impl Vcpus {
                 first_entry: all.first_entry.clone(),
                 ended: all.ended.clone(),
                 fd: fd.clone(),
-                bus: bus.clone(),
-                virtio: virtio.clone(),
+                buses: buses.clone(),
                 end: end.clone(),
             };
             let thread = thread::Builder::new()
@@ -202,8 +234,7 @@ struct Runner {
     first_entry: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
     fd: Arc<Mutex<VcpuFd>>,
-    bus: Arc<PortBus>,
-    virtio: Arc<VirtioBus>,
+    buses: Buses,
     end: OnEnd,
 }
 
@@ -264,19 +295,14 @@ impl Runner {
         let exit = vcpu.run();
         self.exits.fetch_add(1, Ordering::Relaxed);
         match exit {
-            Ok(VcpuExit::IoIn(port, data)) => self.bus.read(port, data),
+            Ok(VcpuExit::IoIn(port, data)) => self.buses.read_port(port, data),
             Ok(VcpuExit::IoOut(port, data)) => {
-                if self.bus.write(port, data) == PortWrite::Ended {
+                if self.buses.write_port(port, data) == PortWrite::Ended {
                     return Entered::End(GuestEnd::Reset);
                 }
             }
-            Ok(VcpuExit::MmioRead(addr, data)) => {
-                // Where nothing is mapped, reads float high.
-                if !self.virtio.read(addr, data) {
-                    data.fill(0xff);
-                }
-            }
-            Ok(VcpuExit::MmioWrite(addr, data)) => self.virtio.write(addr, data),
+            Ok(VcpuExit::MmioRead(addr, data)) => self.buses.read_memory(addr, data),
+            Ok(VcpuExit::MmioWrite(addr, data)) => self.buses.write_memory(addr, data),
             Ok(VcpuExit::Intr) => return Entered::Interrupted,
             // How a PC without a keyboard controller resets, too.
             Ok(VcpuExit::Shutdown) => return Entered::End(GuestEnd::TripleFault),

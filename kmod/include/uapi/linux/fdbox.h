@@ -74,7 +74,8 @@ struct fdbox_put_fd {
  * Moves a descriptor out of the box; returns its number, close-on-exec.
  * ENOENT: no such name. EBUSY: the box is sealed. EMFILE: no free descriptor
  * number. EOPNOTSUPP: it came from another kernel and nothing here restores
- * its kind yet. EIO: what it was saved as cannot be restored.
+ * its kind yet. EIO: what it was saved as cannot be restored. EAGAIN: it is
+ * restored upon files that are still in the box: take them out first.
  */
 #define FDBOX_GET_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 3)
 struct fdbox_get_fd {
@@ -123,6 +124,8 @@ struct fdbox_info {
 #define FDBOX_FEATURE_MEMFD		(1ULL << 2)
 #define FDBOX_FEATURE_KVM_VM		(1ULL << 3)
 #define FDBOX_FEATURE_GUEST_MEMFD	(1ULL << 4)
+#define FDBOX_FEATURE_IOMMUFD		(1ULL << 6)
+#define FDBOX_FEATURE_VFIO_PCI		(1ULL << 7)
 /* A handover came and was refused: the kernel's log says why. */
 #define FDBOX_FEATURE_REFUSED		(1ULL << 5)
 

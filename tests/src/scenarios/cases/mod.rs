@@ -11,6 +11,7 @@ mod guests;
 mod hundred;
 mod luo;
 mod memfd;
+mod passthrough;
 mod ports;
 mod sample;
 mod upgrade;
@@ -73,6 +74,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         hundred::ALL,
         watching::ALL,
         forged::ALL,
+        passthrough::ALL,
         sample::ALL,
     ]
     .into_iter()
