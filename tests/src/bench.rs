@@ -121,6 +121,12 @@ pub const HANDOVER: &str = "bench_handover";
 /// What the VMM reports of an update, and the guest's witness.
 pub const RESUMED: &str = "bench_resumed";
 pub const WITNESS: &str = "bench_witness";
+/// How long a guest stood while its VMM was replaced, in ns: ours, and QEMU's.
+pub const UPGRADED: &str = "bench_upgraded";
+pub const CPR_TRANSFER: &str = "bench_cpr_transfer";
+
+/// Where QEMU lies in a host that has it: `ld.so`, the program, `lib` and `rom`.
+pub const QEMU: &str = "/qemu";
 
 /// The old kernel is left.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -41,8 +41,10 @@ pub enum HostKind {
     Guest,
     /// The same with two CPUs in the host.
     GuestSmp,
-    /// Several guests that one kexec takes along: two CPUs, and a host of its own.
+    /// Several guests that one kexec takes along: a host of its own.
     Guests,
+    /// The same; the second kernel starts without the module.
+    GuestsLateModule,
     /// Several guests in one kernel.
     GuestsOneBoot,
     /// A guest in one kernel: the update is to fail or to be called off.
@@ -54,7 +56,12 @@ pub enum HostKind {
 impl HostKind {
     /// Whether a scenario itself jumps into the next kernel.
     pub fn jumps(self) -> bool {
-        matches!(self, Self::Guest | Self::GuestSmp | Self::Guests)
+        self.has_fleet() || matches!(self, Self::Guest | Self::GuestSmp)
+    }
+
+    /// Whether its guests are resumed together, and report under their names.
+    pub fn has_fleet(self) -> bool {
+        matches!(self, Self::Guests | Self::GuestsLateModule)
     }
 
     /// Whether a scenario has a host of its own.

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Begins each line of the witness's, to tell it from its kernel's.
 pub const MARK: &str = "WITNESS ";
 
+/// The vsock port that the witness listens on.
+pub const VSOCK_PORT: u32 = 7000;
+
 /// What can be asked of the witness, one a line on its console.
 pub mod command {
     /// Check every page and say [`Said::Report`](super::Said::Report).
@@ -18,6 +21,14 @@ pub mod command {
     pub const WRITE: &str = "write";
     /// Work on all CPUs from now on, and say [`Said::Work`](super::Said::Work).
     pub const WORK: &str = "work";
+    /// Work with disk and network from now on, and say [`Said::Io`](super::Said::Io).
+    pub const IO: &str = "io";
+    /// End what is done with disk and network in good order, then the same.
+    pub const END_IO: &str = "end-io";
+    /// Return what comes on the second console and on sockets, from now on.
+    pub const ECHO: &str = "echo";
+    /// Read random numbers.
+    pub const RANDOM: &str = "random";
     pub const POWER_OFF: &str = "poweroff";
 }
 
@@ -25,21 +36,15 @@ pub mod command {
 #[serde(tag = "said", rename_all = "kebab-case")]
 pub enum Said {
     /// The pattern is written, the clocks are watched.
-    Ready {
-        pages: u64,
-        cpus: u32,
-    },
+    Ready { pages: u64, cpus: u32 },
     /// About once a second.
-    Beat {
-        uptime_ms: u64,
-        counter: u64,
-    },
-    Report(Report),
+    Beat { uptime_ms: u64, counter: u64 },
+    /// Boxed, as is [`Io`](Self::Io): they are much larger than all the others.
+    Report(Box<Report>),
     /// How much was done since the first time it was asked, and CLOCK_MONOTONIC.
-    Work {
-        units: u64,
-        at_ns: u64,
-    },
+    Work { units: u64, at_ns: u64 },
+    /// What was done with disk and network.
+    Io(Box<Io>),
     /// A command that has no answer of its own was carried out.
     Done,
     /// The command is not one.
@@ -78,6 +83,47 @@ pub struct Report {
     /// Suspicious lines in the guest kernel's log.
     pub kernel_warnings: u64,
     pub warnings: Vec<String>,
+    /// `None` for a guest without disk and network.
+    pub io: Option<Io>,
+}
+
+/// What a guest has done with its disk and its network since it was up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Io {
+    /// Which guest of its host it is.
+    pub guest: u8,
+    pub disk: DiskIo,
+    pub tcp: TcpIo,
+}
+
+/// See [`disk`](crate::disk) for what is written.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DiskIo {
+    pub seed: u64,
+    /// Blocks written; the last write's number.
+    pub writes: u64,
+    /// How often the disk was asked to make everything safe.
+    pub flushes: u64,
+    /// Blocks read back and compared.
+    pub verified: u64,
+    /// Those that were not as written, and requests that failed.
+    pub bad: u64,
+    /// The first few of them, in words.
+    pub examples: Vec<String>,
+}
+
+/// The guest's end of the connection from outside, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpIo {
+    pub sent: u64,
+    pub received: u64,
+    /// Of what came: numbers that were skipped, and numbers that had come before.
+    pub lost: u64,
+    pub repeated: u64,
+    /// Why the connection ended before its time.
+    pub error: Option<String>,
+    /// Whether both ends have closed it in good order.
+    pub ended: bool,
 }
 
 /// What the witness said on this line of its console, if it is one of its.

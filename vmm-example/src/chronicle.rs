@@ -58,6 +58,13 @@ impl Chronicle {
         self.hub.tell(&Notice::now(&self.guest, event));
     }
 
+    /// The guest is at its end, and why.
+    pub(crate) fn ended(&self, reason: &str) {
+        let mut notice = Notice::now(&self.guest, "ended");
+        notice.message = Some(reason.into());
+        self.hub.tell(&notice);
+    }
+
     /// The guest came here by an update.
     pub(crate) fn arrived(&self, blackout: Option<&Blackout>) {
         self.past().blackout = blackout.cloned();

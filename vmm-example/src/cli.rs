@@ -9,13 +9,15 @@ use vmm_fdbox::update::Step;
 
 use crate::handover::DEFAULT_LIMIT;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
-use crate::virtio::spec::{DeviceSpecs, DiskSpec, FdSpec, HvcSpec, NetSpec, VsockSpec};
+use crate::virtio::spec::FdSpec;
 
+mod devices;
 #[cfg(test)]
 mod dist;
 mod ops;
 
-pub(crate) use ops::{CompletionsArgs, FleetArgs, ManArgs, ResumeAllArgs};
+pub(crate) use devices::{DeviceArgs, PassthroughArgs};
+pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
 
 const EXAMPLES: &str = "\
 A guest's life, with an update of its host:
@@ -51,7 +53,11 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
-      --cpus 4 --memory size=2G,kind=memfd --console socket=/run/vm0.console --name vm0";
+      --cpus 4 --memory size=2G,kind=memfd --console socket=/run/vm0.console --name vm0
+
+A guest that drives a network card of the host, which vfio-pci has been given:
+  vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
+      --memory size=2G,kind=memfd --device vfio=0000:01:00.0";
 
 const LIVE_UPDATE_EXAMPLES: &str = "\
 Examples, the first one only a check:
@@ -93,6 +99,7 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     CheckState(CheckStateArgs),
     Status(StatusArgs),
+    Discard(DiscardArgs),
     /// Give up an update that has not left the host yet; the guest runs on.
     Cancel(ApiArgs),
     /// Stop a guest's CPUs.
@@ -105,6 +112,7 @@ pub(crate) enum Command {
     Events(ApiArgs),
     /// Show a guest's figures, as Prometheus reads them.
     Metrics(ApiArgs),
+    Bench(BenchArgs),
     /// Print what a shell needs to complete this command's options.
     Completions(CompletionsArgs),
     /// Write the man pages into a directory.
@@ -114,7 +122,8 @@ pub(crate) enum Command {
 /// Boot a guest and run it until it shuts down or resets.
 ///
 /// Stays in the foreground as the guest's VMM and ends with 0 when the guest does. The guest
-/// is a Linux kernel with its initramfs; it has CPUs, memory, a serial port and virtio devices.
+/// is a Linux kernel with its initramfs; it has CPUs, memory, a serial port and virtio devices, and
+/// PCI devices of the host.
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
@@ -124,9 +133,10 @@ pub(crate) struct RunArgs {
     /// The guest's initramfs.
     #[arg(long, value_name = "FILE")]
     pub(crate) initramfs: Option<PathBuf>,
-    /// The guest kernel's command line.
-    #[arg(long, value_name = "STRING", default_value = "console=ttyS0 pci=off")]
-    pub(crate) cmdline: String,
+    /// The guest kernel's command line. Default: `console=ttyS0 pci=off`, without `pci=off` for
+    /// a guest with --device.
+    #[arg(long, value_name = "STRING")]
+    pub(crate) cmdline: Option<String>,
     /// Number of virtual CPUs.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
@@ -142,49 +152,14 @@ pub(crate) struct RunArgs {
     pub(crate) console: ConsoleSpec,
     #[command(flatten)]
     pub(crate) devices: DeviceArgs,
+    #[command(flatten)]
+    pub(crate) passthrough: PassthroughArgs,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,
     /// The guest's name, which its box gets too.
     #[arg(long, value_name = "NAME", default_value = "guest", value_parser = parse_box_name)]
     pub(crate) name: BoxName,
-}
-
-/// A guest's devices, eight at most.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Devices, eight at most")]
-pub(crate) struct DeviceArgs {
-    /// A disk in a file or on a block device; may be repeated. A resume opens the same path.
-    #[arg(long = "disk", value_name = "path=FILE[,readonly=on]")]
-    pub(crate) disks: Vec<DiskSpec>,
-    /// A network on a tap; may be repeated. A resume attaches to the tap of the same name; one
-    /// that was handed in must be handed in again.
-    #[arg(long = "net", value_name = "tap=NAME|fd=N[,mac=MAC]")]
-    pub(crate) nets: Vec<NetSpec>,
-    /// Sockets between guest and host. An update resets their connections.
-    ///
-    /// A program that connects to PATH and writes `CONNECT PORT` gets the guest's port. A guest
-    /// that connects to CID 2 gets the Unix socket PATH_PORT.
-    #[arg(long, value_name = "cid=N,socket=PATH")]
-    pub(crate) vsock: Option<VsockSpec>,
-    /// A second console, hvc0 in the guest.
-    #[arg(long, value_name = "file=PATH|socket=PATH")]
-    pub(crate) hvc: Option<HvcSpec>,
-    /// No source of random numbers.
-    #[arg(long)]
-    pub(crate) no_rng: bool,
-}
-
-impl DeviceArgs {
-    pub(crate) fn specs(&self) -> DeviceSpecs {
-        DeviceSpecs {
-            disks: self.disks.clone(),
-            nets: self.nets.clone(),
-            console: self.hvc.clone(),
-            rng: !self.no_rng,
-            vsock: self.vsock.clone(),
-        }
-    }
 }
 
 /// Update the host under a running guest.
@@ -311,7 +286,7 @@ pub(crate) struct CheckStateArgs {
     pub(crate) sections: String,
 }
 
-/// Show a guest, or the boxes of this host.
+/// Show a guest, or the boxes of this host and what in them needs what.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The API socket of a guest's VMM. Without: show the boxes and what is in them.
@@ -320,6 +295,9 @@ pub(crate) struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print what in the boxes needs what as a graph, for Graphviz's dot.
+    #[arg(long, conflicts_with_all = ["api_socket", "json"])]
+    pub(crate) dot: bool,
 }
 
 /// A command without options of its own.
@@ -363,7 +341,7 @@ mod tests {
         assert_eq!((args.cpus, args.memory.mib), (1, 256));
         assert_eq!(args.memory.kind, MemoryKind::GuestMemfd);
         assert_eq!(args.console, ConsoleSpec::Stdio);
-        assert_eq!(args.cmdline, "console=ttyS0 pci=off");
+        assert_eq!(args.kernel_cmdline().unwrap(), "console=ttyS0 pci=off");
     }
 
     #[test]
@@ -394,6 +372,8 @@ mod tests {
             "vmm resume --all --handover",
             "vmm resume --all --net fd=7",
             "vmm check-state",
+            "vmm status --dot --json",
+            "vmm run --kernel k --api-socket s --device 01:00.0",
         ] {
             assert!(parse(line).is_err(), "{line} was accepted");
         }

@@ -1,25 +1,33 @@
 //! A guest: its VM, memory, vCPUs and devices; built to boot or from a saved state.
 
+mod parts;
+mod shell;
+
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kvm_ioctls::VcpuFd;
 use thiserror::Error;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::{self, BootCpuError, BootError, BootSpec};
 use crate::console::Console;
 use crate::cpuid::{self, CpuidError};
 use crate::devices::PortBus;
 use crate::devices::pm::PowerManagement;
-use crate::devices::serial::{self, SerialPort, SerialStateError};
+use crate::devices::serial::{SerialPort, SerialStateError};
 use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
 use crate::kvm::{Host, KvmError, Vm, named};
 use crate::memory::{GuestRam, MemoryError};
 use crate::metrics::{Counted, Metrics};
+use crate::pci::PciBus;
 use crate::spec::MemorySpec;
 use crate::state::{ConsoleStateV1, GuestState, MachineStateV1};
 use crate::vcpu::{OnEnd, VcpuError, Vcpus};
+use crate::vfio::{Inheritance, Passed, VfioError};
 use crate::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
+
+use parts::Parts;
+pub(crate) use shell::Shell;
+use shell::{check_cpus, create_vcpus, host_tsc_khz, serial_irq};
 
 /// Why a guest could not be built, saved or restored.
 #[derive(Debug, Error)]
@@ -50,6 +58,8 @@ pub(crate) enum MachineError {
     CreateEvent(#[source] std::io::Error),
     #[error("Cannot give the guest its devices")]
     Virtio(#[from] VirtioError),
+    #[error("Cannot give the guest a device of the host")]
+    Vfio(#[from] VfioError),
 }
 
 /// A new guest.
@@ -60,6 +70,17 @@ pub(crate) struct NewGuest<'a> {
     pub(crate) boot: BootSpec<'a>,
     /// At the places that `boot` tells the guest of.
     pub(crate) devices: Vec<Opened>,
+    /// Devices of the host, if `boot` tells the guest of a PCI bus.
+    pub(crate) passed: Vec<Passed>,
+}
+
+/// The devices of a saved guest.
+#[derive(Debug)]
+pub(crate) struct SavedDevices {
+    /// Those of its state, opened.
+    pub(crate) virtio: Vec<Opened>,
+    /// Descriptors of those that go on working.
+    pub(crate) passed: Inheritance,
 }
 
 /// A guest, parked or running. The vCPUs go first, memory that KVM knows goes last.
@@ -67,9 +88,10 @@ pub(crate) struct NewGuest<'a> {
 pub(crate) struct Machine {
     vcpus: Vcpus,
     virtio: Arc<VirtioBus>,
+    pci: Arc<PciBus>,
     bus: Arc<PortBus>,
     console: Arc<Console>,
-    vm: Vm,
+    vm: Arc<Vm>,
     ram: GuestRam,
     shape: StateShape,
     host_tsc_khz: u32,
@@ -86,7 +108,7 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let cpus = guest.boot.cpus;
         check_cpus(host, cpus)?;
-        let vm = host.create_vm()?;
+        let vm = Arc::new(host.create_vm()?);
         vm.create_platform()?;
         let ram = GuestRam::create(&vm, guest.memory.bytes(), guest.memory.kind)?;
         ram.attach(&vm)?;
@@ -102,6 +124,7 @@ impl Machine {
             boot::setup_cpu(fd, id, entry)?;
         }
         let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices)?;
+        let pci = PciBus::new(&vm, &ram, guest.passed)?;
         let serial = SerialPort::new(serial_irq(&vm)?, console.clone());
         let bus = PortBus::new(serial, PowerManagement::default());
         let shape = StateShape::of(host, &vm)?;
@@ -113,6 +136,7 @@ impl Machine {
             fds,
             host_tsc_khz,
             virtio,
+            pci,
             bus,
             name,
         }
@@ -124,7 +148,7 @@ impl Machine {
     pub(crate) fn restore(
         shell: Shell,
         state: &GuestState,
-        devices: Vec<Opened>,
+        devices: SavedDevices,
         console: Arc<Console>,
         end: &OnEnd,
     ) -> Result<(Self, RestoreNotes), MachineError> {
@@ -157,7 +181,9 @@ impl Machine {
         vm.restore_clock(&state.clock)?;
         fds.iter().for_each(vcpu_state::notify_stopped);
         console.queue(&state.console.unsent);
-        let virtio = VirtioBus::new(&vm, ram.mapped(), devices)?;
+        let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio)?;
+        let mut passed = devices.passed;
+        let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
         // Last: it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm));
@@ -169,6 +195,7 @@ impl Machine {
             fds,
             host_tsc_khz,
             virtio,
+            pci,
             bus,
             name,
         }
@@ -180,6 +207,7 @@ impl Machine {
     pub(crate) fn run(&self) {
         self.vcpus.unpark();
         self.virtio.unpark();
+        self.pci.unpark();
     }
 
     /// Sends what the console could not send when the guest was stopped.
@@ -188,10 +216,11 @@ impl Machine {
     }
 
     /// Stops all vCPUs, with no access of theirs half done, then all devices, with no
-    /// request half done.
+    /// request half done. Devices of the host go on; their interrupts wait.
     pub(crate) fn park(&self) {
         self.vcpus.park();
         self.virtio.park();
+        self.pci.park();
     }
 
     /// Tells a parked guest that it was stopped, so that its watchdogs forgive the gap.
@@ -204,7 +233,7 @@ impl Machine {
     /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
     pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
         let clock = self.vm.save_clock(self.host_tsc_khz)?;
-        let virtio = self.virtio.save();
+        let (virtio, pci) = (self.virtio.save(), self.pci.save());
         let serial = self.bus.serial().state();
         let console = ConsoleStateV1 {
             unsent: self.console.unsent(),
@@ -227,7 +256,29 @@ impl Machine {
             pm: self.bus.pm().state(),
             console,
             virtio,
+            pci,
         })
+    }
+
+    /// Makes safe what the host would lose with its kernel, and lets nothing of the guest's
+    /// interrupt it any more. The guest is parked.
+    pub(crate) fn leave_host(&self) -> Result<(), MachineError> {
+        self.virtio.flush()?;
+        Ok(self.pci.disarm()?)
+    }
+
+    /// What its devices have open, by name, for another process of this host. It is parked.
+    pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
+        let mut lent = self.virtio.lend()?;
+        lent.extend(self.pci.lend()?);
+        Ok(lent)
+    }
+
+    /// The sections that the state of its devices would have.
+    pub(crate) fn device_sections(&self) -> Vec<&'static str> {
+        let mut sections = self.virtio.sections();
+        sections.extend(self.pci.sections());
+        sections
     }
 
     /// What another process must know to build a [`Shell`].
@@ -245,6 +296,10 @@ impl Machine {
 
     pub(crate) fn virtio(&self) -> &VirtioBus {
         &self.virtio
+    }
+
+    pub(crate) fn pci(&self) -> &PciBus {
+        &self.pci
     }
 
     /// What the guest's devices have done since this process has them.
@@ -295,109 +350,4 @@ impl Counted for Machine {
         self.serial().count(metrics);
         self.virtio.count(metrics);
     }
-}
-
-/// What of a saved guest can be built before its state is there: all that takes KVM long.
-#[derive(Debug)]
-pub(crate) struct Shell {
-    fds: Vec<VcpuFd>,
-    vm: Vm,
-    ram: GuestRam,
-    shape: StateShape,
-    host_tsc_khz: u32,
-    serial_irq: EventFd,
-}
-
-impl Shell {
-    pub(crate) fn build(
-        host: &Host,
-        vm: Vm,
-        ram: GuestRam,
-        cpus: usize,
-    ) -> Result<Self, MachineError> {
-        let cpus = u8::try_from(cpus).unwrap_or(u8::MAX);
-        check_cpus(host, cpus)?;
-        vm.create_platform()?;
-        ram.attach(&vm)?;
-        let fds = create_vcpus(&vm, cpus)?;
-        let host_tsc_khz = host_tsc_khz(&fds);
-        let shape = StateShape::of(host, &vm)?;
-        let serial_irq = serial_irq(&vm)?;
-        Ok(Self {
-            fds,
-            vm,
-            ram,
-            shape,
-            host_tsc_khz,
-            serial_irq,
-        })
-    }
-}
-
-/// What both ways of building a guest end with.
-struct Parts {
-    vm: Vm,
-    ram: GuestRam,
-    shape: StateShape,
-    fds: Vec<VcpuFd>,
-    host_tsc_khz: u32,
-    virtio: VirtioBus,
-    bus: PortBus,
-    name: String,
-}
-
-impl Parts {
-    /// Starts the vCPUs' threads, parked.
-    fn assemble(self, console: Arc<Console>, end: &OnEnd) -> Result<Machine, MachineError> {
-        let Self {
-            vm,
-            ram,
-            shape,
-            fds,
-            host_tsc_khz,
-            virtio,
-            bus,
-            name,
-        } = self;
-        let (bus, virtio) = (Arc::new(bus), Arc::new(virtio));
-        let vcpus = Vcpus::spawn(fds, &bus, &virtio, end)?;
-        Ok(Machine {
-            vcpus,
-            virtio,
-            bus,
-            console,
-            vm,
-            ram,
-            shape,
-            host_tsc_khz,
-            name,
-        })
-    }
-}
-
-fn check_cpus(host: &Host, cpus: u8) -> Result<(), MachineError> {
-    let max = host.max_vcpus();
-    if usize::from(cpus) > max {
-        Err(MachineError::TooManyCpus { max })
-    } else {
-        Ok(())
-    }
-}
-
-fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, KvmError> {
-    (0..cpus).map(|id| vm.create_vcpu(id)).collect()
-}
-
-/// The frequency of the host's TSC, as new vCPUs have it; 0 if KVM does not know.
-fn host_tsc_khz(fds: &[VcpuFd]) -> u32 {
-    fds.first()
-        .and_then(|fd| fd.get_tsc_khz().ok())
-        .unwrap_or(0)
-}
-
-/// An event that raises the serial port's interrupt line.
-fn serial_irq(vm: &Vm) -> Result<EventFd, MachineError> {
-    let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(MachineError::CreateEvent)?;
-    vm.register_irqfd(&event, serial::IRQ)?;
-    Ok(event)
 }

@@ -10,6 +10,7 @@
 //! | `kvm` | KVM, and the state of its objects |
 //! | `devices`, `console` | the serial port and where it leads |
 //! | `virtio` | disks, networks and other devices |
+//! | `pci`, `vfio` | devices of the host that the guest drives itself |
 //! | `state` | a guest as sections of a state frame |
 //! | `vmm`, `api`, `event_loop` | a running guest and what can be asked of it |
 //! | `events`, `chronicle`, `metrics` | what happened to it, for who watches |
@@ -18,6 +19,7 @@
 
 #![deny(unsafe_code)]
 
+mod aml;
 mod api;
 mod boot;
 mod chronicle;
@@ -36,12 +38,14 @@ mod live_update;
 mod machine;
 mod memory;
 mod metrics;
+mod pci;
 mod report;
 mod socket;
 mod spec;
 mod state;
 mod tsc;
 mod vcpu;
+mod vfio;
 mod virtio;
 mod vmm;
 

@@ -109,6 +109,22 @@ impl ResumeReport {
 }
 
 impl ResumeReport {
+    pub(crate) fn ram_kind(&self) -> MemoryKind {
+        self.ram_kind
+    }
+
+    pub(crate) fn ram_mib(&self) -> u64 {
+        self.ram_mib
+    }
+
+    pub(crate) fn vcpus(&self) -> usize {
+        self.vcpus
+    }
+
+    pub(crate) fn host(&self) -> &HostReport {
+        &self.host
+    }
+
     pub(crate) fn blackout(&self) -> Option<&Blackout> {
         self.blackout.as_ref()
     }

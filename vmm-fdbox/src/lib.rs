@@ -46,6 +46,7 @@
 
 pub mod abi;
 mod boxes;
+mod bzimage;
 pub mod clock;
 mod control;
 mod error;
@@ -53,6 +54,7 @@ mod error;
 pub mod fake;
 mod finding;
 pub mod frame;
+mod graph;
 pub mod kexec;
 mod listing;
 mod name;
@@ -68,6 +70,7 @@ pub use clock::Clock;
 pub use control::{BoxInfo, Control, Features, Info};
 pub use error::{BoxError, Chain, Operation};
 pub use finding::{Finding, Severity};
+pub use graph::{Dependency, dependencies};
 pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};
 pub use seal_error::{SealError, SealReason, SealReport};

@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::{Event, EventPort, Stream};
 use fdbox_lab::plan;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait};
 
 /// Runs `command` by /bin/sh and returns its exit status as a shell would. What it leaves running
 /// may go on, unheard.
@@ -32,7 +33,9 @@ pub(crate) fn run(command: &str, next_cmdline: Option<&str>, port: &EventPort) -
         Lines::new(stdout, Stream::Stdout)?,
         Lines::new(stderr, Stream::Stderr)?,
     ];
-    let ended = pidfd_open(pid(&child)?, PidfdFlags::empty()).context("Watch the command")?;
+    let child = pid(&child)?;
+    let ended = pidfd_open(child, PidfdFlags::empty()).context("Watch the command")?;
+    let reaper = thread::spawn(move || reap_until(child));
     loop {
         let mut watched = vec![PollFd::new(&ended, PollFlags::IN)];
         for pipe in pipes.iter().filter_map(|lines| lines.pipe.as_ref()) {
@@ -50,10 +53,22 @@ pub(crate) fn run(command: &str, next_cmdline: Option<&str>, port: &EventPort) -
     for pipe in &mut pipes {
         pipe.flush(port)?;
     }
-    let status = child.wait()?;
+    let status = reaper.join().ok().context("The thread that reaps")??;
     Ok(status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+        .exit_status()
+        .unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or_default()))
+}
+
+/// Reaps whoever ends, up to and with this one: as PID 1 this process is the parent of all whose own
+/// one has gone, such as a VMM that another one was started by.
+fn reap_until(last: Pid) -> Result<WaitStatus> {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == last => return Ok(status),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("Wait for the end of a process"),
+        }
+    }
 }
 
 /// A shell on the console, with job control.

@@ -22,7 +22,8 @@ pub(crate) enum Command {
     /// Updates a host under a running guest, and shows what both saw.
     ///
     /// Boots a host, boots a Linux guest in it, updates the host under it by a kexec into another
-    /// kernel, and has the guest check every byte of its memory and its clocks. Exit status 0 when
+    /// kernel, and has the guest check every byte of its memory and its clocks. The guest works with
+    /// its disk all the while, and the lab talks to it over TCP from outside. Exit status 0 when
     /// all of it holds.
     Demo(DemoArgs),
     /// Boots a host with your files added, runs a command, kexecs, runs another.
@@ -82,6 +83,9 @@ pub(crate) struct DemoArgs {
           value_parser = clap::value_parser!(u64).range(1..=8),
           conflicts_with_all = ["memory", "cpus", "ram"])]
     pub guests: u64,
+    /// Replace the VMM under the guest by another process of its, and leave the host as it is.
+    #[arg(long, conflicts_with = "guests")]
+    pub binary: bool,
     /// What the guest's memory is.
     #[arg(long, value_enum, default_value_t = Ram::GuestMemfd)]
     pub ram: Ram,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fdbox_lab::plan::{Plan, STAGE_WORD, Stage, Then};
 
+use crate::drive;
 use crate::image::Image;
 use crate::kernel::{Flavour, Kernel};
 use crate::lab::Lab;
@@ -59,6 +60,8 @@ pub(crate) struct HostSpec {
     pub nics: usize,
     pub stages: Vec<StageSpec>,
     pub stage_limit: Duration,
+    /// How many guests there can be that have a disk and a network.
+    pub guests: u8,
 }
 
 /// A host whose images are written.
@@ -87,6 +90,9 @@ impl HostSpec {
     pub(crate) fn prepare(&self, lab: &Lab, programs: &Programs) -> Result<Host> {
         let kernels = lab.kernels()?;
         let dir = crate::run::folder(&lab.cache, &self.name)?;
+        for number in 0..self.guests {
+            drive::make(&dir, number)?;
+        }
         let plan = Plan {
             stages: (0..self.stages.len()).map(|n| self.stage(n)).collect(),
         };
@@ -131,6 +137,7 @@ impl HostSpec {
             kernel: kernel.image(),
             initramfs,
             cmdline: self.cmdline(0),
+            guests: self.guests,
             nics: self.nics,
         };
         Ok(Host {

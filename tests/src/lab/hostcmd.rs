@@ -82,6 +82,7 @@ fn host_spec(
         nics: 0,
         stages,
         stage_limit,
+        guests: 0,
     }
 }
 

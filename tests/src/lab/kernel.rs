@@ -15,7 +15,7 @@ use crate::source::Source;
 use crate::toolchain::Toolchain;
 use crate::{command, kconfig, lz4};
 
-/// Lines a build prints: from nothing, and over another kernel's objects. For progress only.
+/// Lines a build prints: of everything, and of what the patches change. For progress only.
 const LINES_FULL: u64 = 2745;
 const LINES_INCREMENTAL: u64 = 700;
 
@@ -30,6 +30,8 @@ pub(crate) enum Flavour {
     B,
     /// The same, built to be up soon: the fast-handover profile.
     Fast,
+    /// The same with the kernel's own checks: lockdep, kmemleak and others.
+    Debug,
 }
 
 impl Flavour {
@@ -39,6 +41,16 @@ impl Flavour {
             Self::A => "fdbox-a",
             Self::B => "fdbox-b",
             Self::Fast => "fdbox-fast",
+            Self::Debug => "fdbox-debug",
+        }
+    }
+
+    /// The file beside host.config with options of this flavour alone.
+    fn options(self) -> Option<&'static str> {
+        match self {
+            Self::Stock | Self::A | Self::B => None,
+            Self::Fast => Some("fast.config"),
+            Self::Debug => Some("debug.config"),
         }
     }
 }
@@ -86,19 +98,20 @@ impl Kernels<'_> {
             Flavour::Stock => None,
             Flavour::A => Some(self.get(Flavour::Stock)?),
             Flavour::B => Some(self.get(Flavour::A)?),
-            Flavour::Fast => Some(self.get(Flavour::B)?),
+            // Nearly nothing is left of the objects; the host programs are.
+            Flavour::Fast | Flavour::Debug => Some(self.get(Flavour::B)?),
         };
         let source = match flavour {
             Flavour::Stock => self.source.clone(),
-            Flavour::A | Flavour::B | Flavour::Fast => self.patched()?,
+            _ => self.patched()?,
         };
         let mut key = KeyBuilder::new("kernel 1")
             .text("toolchain", self.toolchain.key().as_str())
             .text("source", source.key.as_str())
             .file(&self.config)?
             .text("flavour", flavour.name());
-        if flavour == Flavour::Fast {
-            key = key.file(&self.fast_config())?;
+        if let Some(options) = self.options(flavour) {
+            key = key.file(&options)?;
         }
         let key = key.build();
         let kind = format!("kernel-{}", flavour.name());
@@ -114,15 +127,15 @@ impl Kernels<'_> {
         })
     }
 
-    fn fast_config(&self) -> PathBuf {
-        self.config.with_file_name("fast.config")
+    fn options(&self, flavour: Flavour) -> Option<PathBuf> {
+        Some(self.config.with_file_name(flavour.options()?))
     }
 
     /// The options of a kernel. Of two lines for one option the later counts.
     fn fragment(&self, flavour: Flavour) -> Result<String> {
         let mut fragment = fs::read_to_string(&self.config)?;
-        if flavour == Flavour::Fast {
-            fragment += &fs::read_to_string(self.fast_config())?;
+        if let Some(options) = self.options(flavour) {
+            fragment += &fs::read_to_string(options)?;
         }
         Ok(fragment)
     }
@@ -211,10 +224,10 @@ impl Kernels<'_> {
         let name = flavour.name();
         let log = self.cache.dir("logs")?.join(format!("kernel-{name}.log"));
         let obj = dir.join("obj");
-        let lines = if base.is_some() {
-            LINES_INCREMENTAL
-        } else {
-            LINES_FULL
+        let own_options = flavour.options().is_some();
+        let lines = match base {
+            Some(_) if !own_options => LINES_INCREMENTAL,
+            _ => LINES_FULL,
         };
         let mut progress = Progress::start(&format!("Kernel {name}"), Some(lines));
 
@@ -232,7 +245,7 @@ impl Kernels<'_> {
         fs::write(&fragment, self.fragment(flavour)?)?;
         let lz4 = match flavour {
             Flavour::Fast => Some(lz4::get(self.cache, self.toolchain)?),
-            Flavour::Stock | Flavour::A | Flavour::B => None,
+            _ => None,
         };
         let mut mounts = vec![
             (source.dir.as_path(), "/lab/linux"),
@@ -252,7 +265,7 @@ impl Kernels<'_> {
         if base.is_none() {
             run("make -C /lab/linux O=/lab/obj tinyconfig")?;
         }
-        if base.is_none() || flavour == Flavour::Fast {
+        if base.is_none() || own_options {
             run("cd /lab/obj; \
                  KCONFIG_CONFIG=/lab/obj/.config /lab/linux/scripts/kconfig/merge_config.sh \
                  -m -O /lab/obj /lab/obj/.config /lab/work/fragment")?;

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::Event;
+use fdbox_lab::qmp::Qmp;
 use fdbox_lab::scan;
 
 use crate::frames::{self, Frames};
-use crate::qmp::Qmp;
+use crate::outside::{Outside, Seen};
+use crate::power::{self, Power};
 use crate::toolchain::Toolchain;
 
 /// How long QEMU may take to open its sockets.
@@ -31,6 +33,9 @@ pub(crate) struct Machine {
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub cmdline: String,
+    /// Guests to come: there is a drive for each, and a network card if there are any. The images
+    /// are in the run's folder.
+    pub guests: u8,
     /// Devices, each behind a PCIe port of its own, to which the lab sends frames.
     pub nics: usize,
 }
@@ -94,6 +99,13 @@ impl Machine {
         qemu.arg("-initrd")
             .arg(format!("/lab/image/{}", name(&self.initramfs)));
         qemu.arg("-append").arg(&self.cmdline);
+        for number in 0..self.guests {
+            qemu.arg("-drive").arg(format!(
+                "if=none,id=disk{number},format=raw,file=/lab/run/disk{number}.img"
+            ));
+            qemu.arg("-device")
+                .arg(format!("virtio-blk-pci,drive=disk{number}"));
+        }
         Ok(qemu)
     }
 
@@ -107,7 +119,17 @@ impl Machine {
             ));
             qemu.arg("-serial").arg(format!("chardev:{id}"));
         }
+        if self.guests > 0 {
+            let cable = "stream,id=cable,server=on,addr.type=unix,addr.path=/lab/run/cable.sock";
+            qemu.args(["-netdev", cable]);
+            // No firmware of its own: the host boots without one.
+            qemu.args(["-device", "virtio-net-pci,netdev=cable,romfile="]);
+        }
         qemu.args(["-qmp", "unix:/lab/run/qmp.sock,server=on,wait=off"]);
+        qemu.args(["-qmp", "unix:/lab/run/power.sock,server=on,wait=off"]);
+        qemu.args(["-action", "reboot=shutdown,shutdown=pause"]);
+        // Says that a CPU could not go on, and resets are few.
+        qemu.args(["-d", "cpu_reset,guest_errors", "-D", "/lab/run/cpu.log"]);
         let log = File::create(dir.join("qemu.log"))?;
         qemu.stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -124,6 +146,14 @@ impl Machine {
             .collect::<Result<_>>()?;
         let (sender, lines) = mpsc::channel();
         let keys = console.try_clone()?;
+        let power = Power::watch(connect(dir, power::SOCKET, &mut machine)?, dir)?;
+        let outside = match self.guests {
+            0 => None,
+            guests => {
+                let cable = connect(dir, "cable.sock", &mut machine)?;
+                Some(Outside::start(cable, guests)?)
+            }
+        };
         read_lines(
             console,
             dir.join("console.log"),
@@ -140,6 +170,8 @@ impl Machine {
             keys,
             dir: dir.to_owned(),
             closed: 0,
+            outside,
+            power: Some(power),
         })
     }
 }
@@ -189,6 +221,8 @@ pub(crate) struct Running {
     keys: UnixStream,
     dir: PathBuf,
     closed: usize,
+    outside: Option<Outside>,
+    power: Option<Power>,
 }
 
 /// Why no line came.
@@ -221,6 +255,16 @@ impl Running {
                 Err(RecvTimeoutError::Disconnected) => return Err(Silence::Off),
             }
         }
+    }
+
+    /// What the outside saw of each guest. The machine is off.
+    pub(crate) fn seen_from_outside(&mut self) -> Result<Vec<Seen>> {
+        self.outside.take().map_or(Ok(Vec::new()), Outside::end)
+    }
+
+    /// Where the evidence is, if the machine was reset. It is off.
+    pub(crate) fn reset(&mut self) -> Result<Option<PathBuf>> {
+        self.power.take().map_or(Ok(None), Power::end)
     }
 
     /// Asks a machine that hangs where it hangs, and writes it into the run's folder.

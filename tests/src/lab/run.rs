@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use fdbox_lab::event::{Event, Hello};
 use fdbox_lab::scan;
 
+use crate::outside::Seen;
 use crate::qemu::{Line, Machine, Running, Said, Silence};
 use crate::toolchain::Toolchain;
 
@@ -36,6 +37,10 @@ pub(crate) struct Record {
     pub scenarios: Vec<ScenarioStage>,
     pub values: Vec<Value>,
     pub guest: Vec<(Duration, String)>,
+    /// What the outside saw of each guest, by the guest's number.
+    pub outside: Vec<Seen>,
+    /// Where the images of the host's drives are.
+    pub dir: PathBuf,
     /// What is wrong with the run itself.
     pub failures: Vec<Failure>,
     /// When the machine was off.
@@ -105,7 +110,10 @@ impl Run<'_> {
         mut seen: impl FnMut(&Line),
     ) -> Result<Record> {
         let mut running = self.machine.start(toolchain, dir)?;
-        let mut record = Record::default();
+        let mut record = Record {
+            dir: dir.to_owned(),
+            ..Record::default()
+        };
         let mut deadline = BOOT_LIMIT;
         let mut waiting_for = "the first word of the host's init".to_owned();
         loop {
@@ -126,6 +134,13 @@ impl Run<'_> {
             }
         }
         record.ended = Some(running.elapsed());
+        record.outside = running.seen_from_outside()?;
+        if let Some(evidence) = running.reset()? {
+            record.fail(format!(
+                "The host was reset; where its CPUs were: {}",
+                evidence.display()
+            ));
+        }
         if !record.verdict {
             record.fail(format!("The machine went off waiting for {waiting_for}"));
         }
@@ -313,6 +328,7 @@ mod tests {
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             cmdline: String::new(),
+            guests: 0,
             nics: 0,
         };
         let run = Run {

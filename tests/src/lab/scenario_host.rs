@@ -15,6 +15,8 @@ use crate::programs;
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
 /// The same for a scenario that has a host of its own for that.
 const LONG_STAGE_LIMIT: Duration = Duration::from_secs(900);
+/// What a kernel that checks itself takes for its notes, in MiB.
+const DEBUG_MEMORY_MIB: u64 = 1024;
 /// Where the program with the scenarios lies in the host.
 const PROGRAM: &str = "/bin/lab-scenarios";
 /// A host's memory, in MiB, beside what a guest takes.
@@ -30,8 +32,12 @@ pub(crate) struct Group<'a> {
     pub(crate) names: Vec<&'a str>,
     /// Set for each command: `NAME=VALUE ...`, or nothing.
     pub(crate) environment: String,
+    /// How many guests there can be that have a disk and a network.
+    pub(crate) guests: u8,
     /// What the guests take beyond the usual 256 MiB.
     pub(crate) more_memory_mib: u64,
+    /// In kernels that check themselves, and are asked at the end for what leaked.
+    pub(crate) debug: bool,
 }
 
 impl Group<'_> {
@@ -61,12 +67,14 @@ impl Group<'_> {
                 .unwrap_or("scenarios")
                 .to_owned(),
             memory_mib: self.more_memory_mib
+                + if self.debug { DEBUG_MEMORY_MIB } else { 0 }
                 + match self.kind {
                     HostKind::LargeKexec => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
-                HostKind::GuestSmp | HostKind::Guests | HostKind::GuestsOneBoot => 2,
+                // Several guests on two emulated CPUs take such a host down: docs/testing.md.
+                HostKind::GuestSmp => 2,
                 _ => 1,
             },
             cmdline: match self.kind {
@@ -77,8 +85,14 @@ impl Group<'_> {
             with_modules: true,
             nics: self.kind.nics(),
             stages: self.stages(guest.as_ref()),
+            guests: if self.kind.has_guest() {
+                self.guests
+            } else {
+                0
+            },
             stage_limit: match self.kind {
-                HostKind::GuestAlone => LONG_STAGE_LIMIT,
+                _ if self.debug => LONG_STAGE_LIMIT,
+                HostKind::GuestAlone | HostKind::Guests => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
         };
@@ -108,8 +122,13 @@ impl Group<'_> {
                 .trim()
                 .to_owned()
         };
+        let mut commands: Vec<_> = self.names.iter().map(run).collect();
+        if self.debug && !(self.kind.jumps() && index + 1 < self.kernels) {
+            commands.push(format!("{PROGRAM} leaks {}", index + 1));
+        }
         StageSpec {
             kernel: match self.kind {
+                _ if self.debug => Flavour::Debug,
                 HostKind::Unpatched => Flavour::Stock,
                 // Each kexec is into the other kernel.
                 _ if index.is_multiple_of(2) => Flavour::A,
@@ -117,10 +136,10 @@ impl Group<'_> {
             },
             modules: match self.kind {
                 HostKind::Forged => Vec::new(),
-                HostKind::LateModule if index > 0 => Vec::new(),
+                HostKind::LateModule | HostKind::GuestsLateModule if index > 0 => Vec::new(),
                 _ => vec!["fdbox".to_owned()],
             },
-            commands: self.names.iter().map(run).collect(),
+            commands,
             files: guest.map(|guest| guest.of_stage(index)).unwrap_or_default(),
             then: match self.kind {
                 _ if index + 1 == self.kernels => Ending::PowerOff,

@@ -15,6 +15,7 @@ use crate::console::Console;
 use crate::guest::{
     BEAT_LIMIT, CMDLINE, END_LIMIT, Ended, INITRAMFS, KERNEL, READY_LIMIT, REPORT_LIMIT, VMM, Vmm,
 };
+use crate::network;
 
 /// Where the VMMs listen.
 const RUN_DIR: &str = "/run/vmm-example";
@@ -27,7 +28,7 @@ pub(crate) struct Member {
     pub(crate) name: String,
     /// `None` when another process started its VMM.
     vmm: Option<Vmm>,
-    console: Console,
+    pub(crate) console: Console,
 }
 
 fn path(name: &str, ending: &str) -> PathBuf {
@@ -35,12 +36,20 @@ fn path(name: &str, ending: &str) -> PathBuf {
 }
 
 impl Member {
-    /// Starts a guest, and does not wait for it.
-    pub(crate) fn start(name: &str, kind: &str, port: &Arc<EventPort>) -> Result<Self> {
+    /// Starts a guest, with the drive and the tap of this `number`, as one of so many
+    /// `guests`, and does not wait for it.
+    pub(crate) fn start(
+        name: &str,
+        kind: &str,
+        number: Option<u8>,
+        guests: u8,
+        port: &Arc<EventPort>,
+    ) -> Result<Self> {
         std::fs::create_dir_all(RUN_DIR)?;
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
-        run.args(["--cmdline", CMDLINE, "--name", name]);
+        run.args(["--name", name]);
+        network::give(&mut run, CMDLINE, number, guests)?;
         run.arg(format!("--memory=size={MIB}M,kind={kind}"));
         run.arg("--api-socket").arg(path(name, "sock"));
         let console = path(name, "console");
@@ -79,7 +88,7 @@ impl Member {
         self.console.say(command::REPORT)?;
         self.console
             .wait("report", REPORT_LIMIT, |said| match said {
-                Said::Report(report) => Some(report),
+                Said::Report(report) => Some(*report),
                 _ => None,
             })
     }

@@ -17,13 +17,14 @@ use serde_json::Value;
 
 use crate::check::equal;
 use crate::console::Console;
-pub(crate) use upgrade::ApiClient;
+use crate::network;
+pub(crate) use upgrade::{ApiClient, Holds};
 
 pub(crate) const VMM: &str = "/bin/vmm-example";
 pub(crate) const KERNEL: &str = "/guest/kernel";
 pub(crate) const INITRAMFS: &str = "/guest/initramfs";
-/// `reboot=t`: the guest ends by a triple fault, which any VMM understands.
-pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=t";
+/// `reboot=k`: the guest ends by the keyboard controller, so that a triple fault is a crash.
+pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=k";
 
 /// A guest's boot under two layers of emulation, and the writing of its pattern.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -41,6 +42,8 @@ pub(crate) struct Spec {
     pub(crate) ram: String,
     pub(crate) mib: u64,
     pub(crate) cpus: u32,
+    /// Which of the host's drives and taps it has; `None` for neither.
+    pub(crate) number: Option<u8>,
 }
 
 impl Spec {
@@ -62,27 +65,26 @@ impl Spec {
 pub(crate) struct Guest {
     pub(crate) spec: Spec,
     vmm: Vmm,
-    console: Console,
+    pub(crate) console: Console,
 }
 
 impl Guest {
     /// Boots it and waits until the witness has written its pattern.
     pub(crate) fn boot(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        Self::boot_with(spec, &[], port)
+    }
+
+    /// The same with more arguments for the VMM.
+    pub(crate) fn boot_with(spec: Spec, more: &[String], port: &Arc<EventPort>) -> Result<Self> {
         let mut run = Command::new(VMM);
-        run.args([
-            "run",
-            "--kernel",
-            KERNEL,
-            "--initramfs",
-            INITRAMFS,
-            "--cmdline",
-            CMDLINE,
-        ]);
+        run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
+        network::give(&mut run, CMDLINE, spec.number, 1)?;
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")
             .arg(spec.cpus.to_string())
-            .args(["--name", spec.name]);
+            .args(["--name", spec.name])
+            .args(more);
         let guest = Self::start(run, spec, port)?;
         let cpus = guest
             .console
@@ -96,6 +98,9 @@ impl Guest {
 
     /// Takes over the guest that an update left in a box, and waits for a sign of life.
     pub(crate) fn resume(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        if let Some(number) = spec.number {
+            network::set_up(number)?;
+        }
         let mut resume = Command::new(VMM);
         resume
             .args(["resume", "--box", spec.name])
@@ -147,7 +152,7 @@ impl Guest {
         self.console.say(command::REPORT)?;
         self.console
             .wait("report", REPORT_LIMIT, |said| match said {
-                Said::Report(report) => Some(report),
+                Said::Report(report) => Some(*report),
                 _ => None,
             })
     }
@@ -170,7 +175,8 @@ impl Guest {
         self.tell(command::RESET_GAP)
     }
 
-    fn tell(&mut self, command: &str) -> Result<()> {
+    /// Has the witness do something that it answers with a word.
+    pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         self.console.say(command)?;
         let is_done = |said| matches!(said, Said::Done).then_some(());
         self.console.wait(command, REPORT_LIMIT, is_done)

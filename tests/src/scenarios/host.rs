@@ -87,3 +87,50 @@ pub(crate) fn wait_for_log(wanted: impl Fn(&[String]) -> bool) -> Result<()> {
     }
     Ok(())
 }
+
+/// What the kernel holds for others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KernelHolds {
+    /// Memory that is neither free nor a file's nor a process's.
+    pub(crate) kib: u64,
+    /// Virtual machines.
+    pub(crate) vms: usize,
+    /// Those that nobody has waited for, too.
+    pub(crate) processes: usize,
+}
+
+pub(crate) fn kernel_holds() -> Result<KernelHolds> {
+    /// Lines of /proc/meminfo.
+    const OF_THE_KERNEL: [&str; 5] = [
+        "Slab:",
+        "KernelStack:",
+        "PageTables:",
+        "VmallocUsed:",
+        "Percpu:",
+    ];
+    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+    let kib = |name: &str| -> Result<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        let number = number.with_context(|| format!("/proc/meminfo has no {name}"))?;
+        Ok(number.parse()?)
+    };
+    let mut sum = 0;
+    for name in OF_THE_KERNEL {
+        sum += kib(name)?;
+    }
+    // A directory for each, beside the files with the sums.
+    let vms = std::fs::read_dir("/sys/kernel/debug/kvm")?;
+    let is_number = |name: &str| name.parse::<u32>().is_ok();
+    let processes = std::fs::read_dir("/proc")?.filter_map(Result::ok);
+    Ok(KernelHolds {
+        kib: sum,
+        vms: vms
+            .filter_map(Result::ok)
+            .filter(|vm| vm.path().is_dir())
+            .count(),
+        processes: processes
+            .filter(|entry| is_number(&entry.file_name().to_string_lossy()))
+            .count(),
+    })
+}

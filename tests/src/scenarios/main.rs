@@ -9,9 +9,12 @@ mod fleet;
 mod guest;
 mod host;
 mod kvm;
+mod leaks;
 mod luo;
 mod memory;
+mod network;
 mod passthrough;
+mod traffic;
 mod uapi;
 
 use std::process::ExitCode;
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["list"] => list(),
         ["run", stage, name] => run(stage, name),
+        ["leaks", stage] => leaks(stage),
         ["bench", words @ ..] => bench::run(words),
         ["help", helper, argument] => cases::help(helper, argument),
         _ => Err(anyhow::anyhow!(
@@ -54,9 +58,18 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-/// Runs one scenario's function for this stage, and tells how it ended.
+/// Looks for leaks as a scenario of its own: whatever ran before it is to blame.
+fn leaks(stage: &str) -> Result<()> {
+    tell("leaks", stage_number(stage)?, |_| leaks::check())
+}
+
+fn stage_number(stage: &str) -> Result<usize> {
+    stage.parse().context("STAGE is a number from 1 up")
+}
+
+/// Runs one scenario's function for this stage.
 fn run(stage: &str, name: &str) -> Result<()> {
-    let stage: usize = stage.parse().context("STAGE is a number from 1 up")?;
+    let stage = stage_number(stage)?;
     let all = cases::all();
     let Some(scenario) = all.iter().find(|scenario| scenario.name == name) else {
         bail!("There is no scenario {name}");
@@ -67,10 +80,15 @@ fn run(stage: &str, name: &str) -> Result<()> {
     else {
         bail!("{name} has no stage {stage}");
     };
+    tell(name, stage, function)
+}
+
+/// Runs `act` and tells how it ended.
+fn tell(name: &str, stage: usize, act: impl FnOnce(&Cx<'_>) -> Result<()>) -> Result<()> {
     let port = EventPort::open().context("Open the event port")?;
     let started = Instant::now();
     let cx = Cx { port: &port };
-    let error = function(&cx).err().map(|error| format!("{error:#}"));
+    let error = act(&cx).err().map(|error| format!("{error:#}"));
     port.send(&Event::Scenario {
         name: name.to_owned(),
         stage,

@@ -4,10 +4,11 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::BootError;
+use super::{BootError, BootSpec};
 use crate::devices::{pm, reset};
 use crate::memory::layout::ACPI_TABLES;
-use crate::virtio::aml;
+use crate::pci;
+use crate::virtio;
 use crate::virtio::slot::Slot;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
@@ -50,8 +51,8 @@ const S5: [u8; 14] = [
 ];
 
 /// Writes the tables for this many CPUs and these devices; the RSDP is at [`ACPI_TABLES`].
-pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8, devices: &[Slot]) -> Result<(), BootError> {
-    let tables = tables(ACPI_TABLES, cpus, devices);
+pub(super) fn write(memory: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<(), BootError> {
+    let tables = tables(ACPI_TABLES, spec.cpus, spec.devices, spec.has_pci);
     memory
         .write_slice(&tables, GuestAddress(ACPI_TABLES))
         .map_err(|source| BootError::Write {
@@ -61,11 +62,14 @@ pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8, devices: &[Slot]) -> Res
 }
 
 /// All tables as they lie from `base` on.
-fn tables(base: u64, cpus: u8, devices: &[Slot]) -> Vec<u8> {
+fn tables(base: u64, cpus: u8, devices: &[Slot], has_pci: bool) -> Vec<u8> {
     // The first is the RSDP, which is written last: it points to the others.
     let mut image = vec![0; RSDP_LEN];
     let facs = append(&mut image, base, &facs());
-    let dsdt = [&S5[..], &aml::devices(devices)].concat();
+    let mut dsdt = [&S5[..], &virtio::aml::devices(devices)].concat();
+    if has_pci {
+        dsdt.extend(pci::aml::bus());
+    }
     let dsdt = append(&mut image, base, &table(b"DSDT", 2, &dsdt));
     let fadt = append(&mut image, base, &table(b"FACP", 6, &fadt(facs, dsdt)));
     let madt = append(&mut image, base, &table(b"APIC", 5, &madt(cpus)));
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn every_table_is_found_from_the_rsdp() {
-        let image = tables(ACPI_TABLES, 3, &[]);
+        let image = tables(ACPI_TABLES, 3, &[], false);
         assert_eq!((sum(&image[..20]), sum(&image[..RSDP_LEN])), (0, 0));
         let xsdt = follow(&image, 24);
         assert_eq!((&xsdt[..4], xsdt.len()), (&b"XSDT"[..], HEADER_LEN + 16));
@@ -227,7 +231,7 @@ mod tests {
     #[test]
     fn the_largest_tables_fit_below_the_high_memory() {
         let devices: Vec<_> = Slot::all().collect();
-        let len = tables(ACPI_TABLES, MAX_CPUS, &devices).len() as u64;
+        let len = tables(ACPI_TABLES, MAX_CPUS, &devices, true).len() as u64;
         assert!(ACPI_TABLES + len <= HIGH_MEMORY);
     }
 }

@@ -73,6 +73,8 @@ pub(crate) struct BootSpec<'a> {
     pub(crate) cpus: u8,
     /// Where its virtio devices are.
     pub(crate) devices: &'a [Slot],
+    /// Whether it has a PCI bus.
+    pub(crate) has_pci: bool,
 }
 
 /// Loads everything and returns the address at which the first CPU starts.
@@ -94,7 +96,7 @@ pub(crate) fn load(ram: &GuestRam, spec: BootSpec<'_>) -> Result<u64, BootError>
     };
     write_cmdline(memory, spec.cmdline)?;
     params::write(memory, ram.ranges(), header, initramfs)?;
-    acpi::write(memory, spec.cpus, spec.devices)?;
+    acpi::write(memory, &spec)?;
     cpu::write_tables(memory)?;
     Ok(kernel.kernel_load.0 + ENTRY_64)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use clap_complete::Shell;
+use vmm_fdbox::BoxName;
 use vmm_fdbox::update::NotReady;
 
 /// Where the API sockets of a host's guests are, unless somebody says otherwise.
@@ -32,6 +33,59 @@ pub(crate) struct FleetArgs {
     /// The guest that --fail-at is about, for tests.
     #[arg(long, value_name = "NAME", hide = true)]
     pub(crate) fail_guest: Option<String>,
+}
+
+/// Give up a box that nobody will resume: free the memory in it, and lose the guest.
+///
+/// A box whose guest was resumed is gone already. One that is left belongs to a guest that could not
+/// be resumed, or to a program that did not delete it. Without --yes a box that holds something is
+/// left alone, and what it holds is shown.
+#[derive(Debug, Args)]
+pub(crate) struct DiscardArgs {
+    /// The box, as `status` shows it.
+    #[arg(long = "box", value_name = "NAME", value_parser = super::parse_box_name)]
+    pub(crate) box_name: BoxName,
+    /// Lose what is in it.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  vmm-example bench --kernel /boot/vmlinuz --initramfs guest.cpio
+  vmm-example bench --json /var/log/updates/*.json";
+
+/// Measure what updates cost guests on this host.
+///
+/// With --kernel it boots guests, upgrades this VMM under each of them by itself and tells the
+/// blackouts. Of updates of the host it tells what the reports say that `resume --report` wrote.
+#[derive(Debug, Args)]
+#[command(after_help = BENCH_EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct BenchArgs {
+    /// Reports of resumes on this host.
+    #[arg(value_name = "REPORT")]
+    pub(crate) reports: Vec<PathBuf>,
+    /// A kernel for the guests to upgrade under.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Their initramfs. A guest has to stay up by itself.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initramfs: Option<PathBuf>,
+    /// Their sizes.
+    #[arg(long, value_name = "MIB,...", value_delimiter = ',', default_value = "128,512,1024",
+          value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    pub(crate) ram: Vec<u64>,
+    /// Upgrades under each guest.
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) repeats: u64,
+    /// How long a guest boots before the first of them.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) settle: u64,
+    /// Print JSON, in the form of `cargo lab bench`.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What happens when a guest is not ready.

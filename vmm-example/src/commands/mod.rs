@@ -1,7 +1,9 @@
 //! The commands, one file each.
 
+mod bench;
 mod check_state;
 mod control;
+mod discard;
 mod fleet;
 mod live_update;
 mod manual;
@@ -28,12 +30,14 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Resume(args) => resume::resume(&args),
         Command::CheckState(args) => check_state::check_state(&args),
         Command::Status(args) => status::status(&args),
+        Command::Discard(args) => discard::discard(&args),
         Command::Cancel(args) => control::ask(&args, &Request::Cancel),
         Command::Pause(args) => control::ask(&args, &Request::Pause),
         Command::Continue(args) => control::ask(&args, &Request::Resume),
         Command::Shutdown(args) => control::ask(&args, &Request::Shutdown),
         Command::Events(args) => control::events(&args),
         Command::Metrics(args) => control::metrics(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

@@ -20,10 +20,12 @@ use crate::error::{chain, warn};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::live_update::{MEMORY_FD, VM_FD, party_error};
-use crate::machine::{Machine, Shell};
+use crate::machine::{Machine, SavedDevices, Shell};
 use crate::memory::GuestRam;
+use crate::pci;
 use crate::report::ResumeReport;
 use crate::state::{self, GuestState};
+use crate::vfio::Inheritance;
 use crate::virtio;
 
 /// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
@@ -96,12 +98,22 @@ fn build<S: BoxStore>(
     // The VM first: a guest_memfd comes out bound to it.
     let vm = incoming.take(&FdName::new(VM_FD)?)?;
     let ram = incoming.take(&FdName::new(MEMORY_FD)?)?;
+    // What memory is behind goes before what reaches it.
+    let mut passed = Inheritance::new();
+    for name in pci::bus::names(state.pci.as_ref()) {
+        let fd = incoming.take(&FdName::new(&name)?)?;
+        passed.insert(name, fd);
+    }
     incoming.mark(REBUILD);
     let vm = host.adopt_vm(vm).map_err(party_error)?;
     let ram =
         GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
     let shell = Shell::build(host, vm, ram, state.vcpus.len()).map_err(party_error)?;
     let console = around.console.clone();
+    let devices = SavedDevices {
+        virtio: devices,
+        passed,
+    };
     Machine::restore(shell, &state, devices, console, &around.on_end).map_err(party_error)
 }
 
@@ -121,7 +133,11 @@ pub(super) fn finish<S: BoxStore>(
     thread::sleep(HEAD_START);
     let finished = resumed.finish();
     if let Err(error) = &finished.deleted {
-        warn(&format!("The guest runs, but its empty box stays: {error}"));
+        warn(&format!(
+            "The guest runs, but what is left of its box stays: {}; the name {box_name} is taken \
+             until the box is deleted",
+            chain(error)
+        ));
     }
     ResumeReport::new(box_name, machine, notes, &finished)
 }

@@ -7,11 +7,14 @@ use crate::boot::BootSpec;
 use crate::cli::RunArgs;
 use crate::kvm::Host;
 use crate::machine::{Machine, NewGuest};
+use crate::vfio;
 use crate::virtio::{self, Opened};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     let host = Host::open()?;
     let around = Surroundings::open(&args.console, Some(&args.api_socket))?;
+    let passed = vfio::claim(&args.passthrough.devices)?;
+    let cmdline = args.kernel_cmdline()?;
     let devices = virtio::open(&args.devices.specs(), &around.title)?;
     let slots: Vec<_> = devices.iter().map(Opened::slot).collect();
     let guest = NewGuest {
@@ -20,11 +23,13 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
         boot: BootSpec {
             kernel: &args.kernel,
             initramfs: args.initramfs.as_deref(),
-            cmdline: &args.cmdline,
+            cmdline: &cmdline,
             cpus: args.cpus,
             devices: &slots,
+            has_pci: !passed.is_empty(),
         },
         devices,
+        passed,
     };
     let machine = Machine::boot(&host, guest, around.console.clone(), &around.on_end)?;
     let vmm = around.start(machine);

@@ -108,10 +108,14 @@ impl Surroundings {
         let subscriber: Box<dyn MutEventSubscriber> = Box::new(events);
         let end = event_loop::run(&self.end, vec![subscriber])?;
         vmm.abandon_update();
-        vmm.chronicle().note("ended");
+        vmm.chronicle().ended(end.reason());
         // Before anyone hears of the end: nothing of the guest's runs any more.
         vmm.machine().park();
         match end {
+            GuestEnd::TripleFault => {
+                warn(&format!("{}: {}", vmm.machine().name(), end.reason()));
+                Ok(ExitStatus::Done)
+            }
             GuestEnd::Reset | GuestEnd::Stopped | GuestEnd::HandedOver => Ok(ExitStatus::Done),
             GuestEnd::Broken(why) => bail!("The guest cannot go on: {why}"),
         }

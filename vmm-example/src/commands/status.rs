@@ -1,9 +1,13 @@
 //! `status`: show a guest, or the boxes of this host.
 
+mod dot;
+
 use anyhow::bail;
 use serde::Serialize;
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{AnyBox, BoxInfo, BoxStore, Control, FdInfo, OpenFdBox, SealedFdBox};
+use vmm_fdbox::{
+    AnyBox, BoxInfo, BoxStore, Control, Dependency, FdInfo, OpenFdBox, SealedFdBox, dependencies,
+};
 
 use crate::api::Client;
 use crate::api::protocol::{GuestStatus, Reply, Request};
@@ -24,15 +28,19 @@ struct FdStatus {
     kind: String,
     state: String,
     bytes: u64,
+    /// The names of those in the box that it cannot be kept without.
+    needs: Vec<String>,
 }
 
-impl From<FdInfo> for FdStatus {
-    fn from(fd: FdInfo) -> Self {
+impl FdStatus {
+    fn new(fd: &FdInfo, dependencies: &[Dependency]) -> Self {
+        let needs = dependencies.iter().filter(|edge| edge.from == fd.name);
         Self {
             name: fd.name.to_string(),
-            kind: fd.kind,
+            kind: fd.kind.clone(),
             state: fd.state.to_string(),
             bytes: fd.bytes,
+            needs: needs.map(|edge| edge.to.to_string()).collect(),
         }
     }
 }
@@ -47,6 +55,10 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitStatus> {
         print(args.json, &guest, || describe_guest(&guest))?;
     } else {
         let boxes = list(&Control::open()?)?;
+        if args.dot {
+            print!("{}", dot::graph(&boxes));
+            return Ok(ExitStatus::Done);
+        }
         print(args.json, &boxes, || describe_boxes(&boxes))?;
     }
     Ok(ExitStatus::Done)
@@ -72,10 +84,11 @@ fn one_box<S: BoxStore>(store: &S, info: BoxInfo) -> anyhow::Result<BoxStatus> {
         AnyBox::Open(open) => open.fds()?,
         AnyBox::Sealed(sealed) => sealed.fds()?,
     };
+    let edges = dependencies(&fds);
     Ok(BoxStatus {
         name: info.name.to_string(),
         state: if info.sealed { "sealed" } else { "open" },
-        fds: fds.into_iter().map(FdStatus::from).collect(),
+        fds: fds.iter().map(|fd| FdStatus::new(fd, &edges)).collect(),
     })
 }
 
@@ -120,10 +133,43 @@ fn describe_boxes(boxes: &[BoxStatus]) -> String {
         for fd in &one.fds {
             let mib = fd.bytes as f64 / f64::from(1 << 20);
             text += &format!(
-                "  {:<16} {:<24} {:<10} {mib:>10.1} MiB\n",
+                "  {:<16} {:<24} {:<10} {mib:>10.1} MiB",
                 fd.name, fd.kind, fd.state
             );
+            if !fd.needs.is_empty() {
+                text += &format!("  needs {}", fd.needs.join(", "));
+            }
+            text.push('\n');
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn a_box() -> BoxStatus {
+        let fd = |name: &str, needs: &[&str]| FdStatus {
+            name: name.into(),
+            kind: format!("fdbox,{name}-v1"),
+            state: "live".into(),
+            bytes: 3 << 19,
+            needs: needs.iter().map(|name| (*name).into()).collect(),
+        };
+        BoxStatus {
+            name: "vm\"0".into(),
+            state: "sealed",
+            fds: vec![fd("iommufd", &[]), fd("vfio0", &["iommufd"])],
+        }
+    }
+
+    #[test]
+    fn a_person_reads_what_needs_what() {
+        let text = describe_boxes(&[a_box()]);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].ends_with("1.5 MiB"), "{text}");
+        assert!(lines[2].ends_with("1.5 MiB  needs iommufd"), "{text}");
+        assert_eq!(describe_boxes(&[]), "No boxes");
+    }
 }

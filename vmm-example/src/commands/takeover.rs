@@ -21,8 +21,9 @@ use crate::handover::{Hello, Link, LinkError, Order, Running, Word, fd};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::live_update::{MEMORY_FD, VM_FD, party_error};
-use crate::machine::{Machine, Shell};
+use crate::machine::{Machine, SavedDevices, Shell};
 use crate::memory::GuestRam;
+use crate::pci;
 use crate::socket::Title;
 use crate::state::{self, GuestState};
 use crate::virtio;
@@ -192,7 +193,7 @@ fn prebuild<S: BoxStore>(
 fn restore<S: BoxStore>(
     incoming: &mut Incoming<'_, S>,
     shell: Shell,
-    devices: HashMap<String, OwnedFd>,
+    mut fds: HashMap<String, OwnedFd>,
     hello: &Hello,
     around: &Surroundings,
     link: &Link,
@@ -201,7 +202,10 @@ fn restore<S: BoxStore>(
     if state.machine != hello.machine {
         return Err("The guest is not the one that was announced".into());
     }
-    let devices = virtio::inherit(&state.virtio, devices, &around.title).map_err(party_error)?;
+    let names = pci::bus::names(state.pci.as_ref()).into_iter();
+    let passed = names.filter_map(|name| fds.remove_entry(&name)).collect();
+    let virtio = virtio::inherit(&state.virtio, fds, &around.title).map_err(party_error)?;
+    let devices = SavedDevices { virtio, passed };
     let console = around.console.clone();
     let restored = Machine::restore(shell, &state, devices, console, &around.on_end);
     let restored = restored.map_err(party_error)?;

@@ -11,8 +11,8 @@ use super::child::Successive;
 use super::link::{LinkError, MAX_FDS};
 use super::{Estate, Heir, Hello, Order, Running, Word};
 use crate::live_update::party_error;
+use crate::machine::Machine;
 use crate::state;
-use crate::virtio::VirtioBus;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Successor<'a> {
     box_name: BoxName,
     estate: &'a Estate,
     hello: Hello,
-    devices: Option<&'a VirtioBus>,
+    guest: Option<&'a Machine>,
     cancel: CancelFlag,
     child: Option<Successive>,
     /// The child may run the guest.
@@ -49,7 +49,7 @@ impl<'a> Successor<'a> {
                 fds: Vec::new(),
                 terminal: estate.terminal(),
             },
-            devices: None,
+            guest: None,
             cancel,
             child: None,
             committed: false,
@@ -57,9 +57,9 @@ impl<'a> Successor<'a> {
         }
     }
 
-    /// The guest's devices, which go along.
-    pub(crate) fn with_devices(mut self, devices: &'a VirtioBus) -> Self {
-        self.devices = Some(devices);
+    /// The guest whose devices go along.
+    pub(crate) fn with_devices_of(mut self, guest: &'a Machine) -> Self {
+        self.guest = Some(guest);
         self
     }
 
@@ -135,7 +135,7 @@ impl<'a> Successor<'a> {
     fn restore(&mut self) -> Result<(), PartyError> {
         let client = self.estate.console_client();
         let client = client.map(|client| (super::fd::CONSOLE_CLIENT.into(), client));
-        let devices = self.devices.map(VirtioBus::lend).transpose();
+        let devices = self.guest.map(Machine::lend).transpose();
         let devices = devices.map_err(party_error)?.unwrap_or_default();
         let (names, fds): (Vec<String>, Vec<OwnedFd>) = client.into_iter().chain(devices).unzip();
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -160,7 +160,7 @@ impl Drop for Successor<'_> {
 impl Host for Successor<'_> {
     /// Asks the binary.
     fn preflight(&mut self) -> Vec<Finding> {
-        let devices = self.devices.map(VirtioBus::sections).unwrap_or_default();
+        let devices = self.guest.map(Machine::device_sections).unwrap_or_default();
         let described = state::description(&devices);
         ask(&self.heir.binary, &described, self.heir.limit)
     }

@@ -1,6 +1,7 @@
 //! KVM as this VMM uses it: a thin, safe layer over kvm-ioctls.
 
 pub(crate) mod irqchip;
+pub(crate) mod passthrough;
 mod sys;
 pub(crate) mod vcpu;
 

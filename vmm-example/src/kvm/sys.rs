@@ -22,6 +22,7 @@ use vmm_sys_util::ioctl::{
 };
 use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
+use crate::memory::device::DeviceMapping;
 use crate::memory::layout::RamRange;
 
 /// `GUEST_MEMFD_FLAG_MMAP`, include/uapi/linux/kvm.h since Linux 6.18.
@@ -122,6 +123,40 @@ pub(super) fn set_memory_region(
     // be shared with a guest: Rust code reaches it through volatile accesses only. The
     // VMM drops the mapping after the VM (see `GuestRam`).
     unsafe { vm.set_user_memory_region2(slot) }
+}
+
+/// Gives a part of a device's memory to a VM.
+pub(super) fn set_device_memory(
+    vm: &VmFd,
+    slot: u32,
+    gpa: u64,
+    mapping: &DeviceMapping,
+    offset: u64,
+    len: u64,
+) -> errno::Result<()> {
+    let userspace_addr = mapping
+        .range(offset, len)
+        .ok_or_else(|| errno::Error::new(libc::EINVAL))?;
+    let region = kvm_userspace_memory_region2 {
+        slot,
+        guest_phys_addr: gpa,
+        memory_size: len,
+        userspace_addr,
+        ..Default::default()
+    };
+    // SAFETY: the addresses are those of a live mapping of a device, which this process never
+    // reads or writes; it stays for as long as the slot (see `DeviceSlot`).
+    unsafe { vm.set_user_memory_region2(region) }
+}
+
+/// Takes a slot's memory away from a VM.
+pub(super) fn delete_memory(vm: &VmFd, slot: u32) -> errno::Result<()> {
+    let region = kvm_userspace_memory_region2 {
+        slot,
+        ..Default::default()
+    };
+    // SAFETY: a region without bytes deletes the slot; no address is passed.
+    unsafe { vm.set_user_memory_region2(region) }
 }
 
 /// `KVM_GET_SREGS2` as bytes.

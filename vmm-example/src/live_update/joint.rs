@@ -9,7 +9,7 @@ use std::time::Duration;
 use vmm_fdbox::update::{CancelFlag, Event, Host, Outcome, PartyError, Step, Update};
 use vmm_fdbox::{BoxStore, Control, Finding};
 
-use super::{Movable, Moving, Order, Reporter, Watch, finish, in_update, plan};
+use super::{Movable, Moving, Order, Reporter, Watch, finish, in_update, kept, plan};
 use crate::api::joint::JoinRequest;
 use crate::api::peer::{Peer, Received};
 use crate::api::protocol::{Reply, Request, UpdateEnd};
@@ -159,6 +159,7 @@ fn take_part<S: BoxStore, M: Movable>(
         machine,
         position,
         carried: false,
+        kept: kept(store),
     };
     let mut host = TheirHost {
         line: &line,

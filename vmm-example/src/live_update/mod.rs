@@ -1,19 +1,18 @@
 //! The guest's side of an update, and running one for a client.
 
 pub(crate) mod joint;
+mod moving;
 
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::update::{
-    Event, Guest, Host, KexecHost, NamedFd, NextKernel, Outcome, PartyError, Plan, SameHost, Step,
-    Update, UpdateError,
+    Event, Host, KexecHost, NextKernel, Outcome, PartyError, Plan, SameHost, Step, Update,
+    UpdateError,
 };
-use vmm_fdbox::{BoxName, BoxStore, Clock, Control, FdName, Finding};
+use vmm_fdbox::{BoxName, BoxStore, Clock, Control};
 
 use crate::api::peer::Peer;
 use crate::api::protocol::{
@@ -21,149 +20,19 @@ use crate::api::protocol::{
 };
 use crate::error::chain;
 use crate::handover::{self, Heir, Successor};
-use crate::machine::{Machine, MachineError};
-use crate::state::{self, GuestState};
+use crate::machine::Machine;
+use crate::state;
 use crate::vcpu::GuestEnd;
+use crate::vfio::Kept;
 use crate::vmm::Vmm;
+
+pub(crate) use moving::Movable;
+use moving::Moving;
 
 /// The name of the VM in its box.
 pub(crate) const VM_FD: &str = "vm";
 /// The name of guest RAM in its box.
 pub(crate) const MEMORY_FD: &str = "memory0";
-
-/// What an update needs of a machine.
-pub(crate) trait Movable {
-    /// Descriptors for the box, dependencies first.
-    fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError>;
-    fn park(&self);
-    fn save(&self) -> Result<GuestState, MachineError>;
-    /// Runs the parked guest on.
-    fn run_on(&self);
-    /// Whether the guest reset itself, switched itself off or broke down.
-    fn has_ended(&self) -> bool;
-    /// Whether the host's TSC can measure the time that passes.
-    fn has_steady_tsc(&self) -> bool;
-    /// What of its devices stands in the way, or an operator should know. `carried`: their
-    /// descriptors go along.
-    fn device_findings(&self, _carried: bool) -> Vec<Finding> {
-        Vec::new()
-    }
-    /// Makes safe what the host holds for the parked guest and would lose with its kernel.
-    fn flush(&self) -> Result<(), MachineError> {
-        Ok(())
-    }
-}
-
-impl Movable for Machine {
-    fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError> {
-        // A guest_memfd belongs to its VM: the VM goes first.
-        Ok(vec![
-            (VM_FD, self.vm().duplicate()?),
-            (MEMORY_FD, self.ram().duplicate()?),
-        ])
-    }
-
-    fn park(&self) {
-        // Input that comes from now on is for whoever runs the guest next.
-        self.console().gate().shut();
-        Self::park(self);
-    }
-
-    fn save(&self) -> Result<GuestState, MachineError> {
-        Self::save(self)
-    }
-
-    fn run_on(&self) {
-        self.notify_stopped();
-        self.run();
-        self.flush_console();
-        self.console().gate().open();
-    }
-
-    fn has_ended(&self) -> bool {
-        Self::has_ended(self)
-    }
-
-    fn has_steady_tsc(&self) -> bool {
-        self.host_tsc_khz() != 0
-    }
-
-    fn device_findings(&self, carried: bool) -> Vec<Finding> {
-        self.virtio().findings(carried)
-    }
-
-    fn flush(&self) -> Result<(), MachineError> {
-        Ok(self.virtio().flush()?)
-    }
-}
-
-/// A machine as the library's state machine sees it.
-///
-/// The box gets duplicates: mappings, vCPUs and events stay, so the guest runs on while the
-/// box is sealed, and what a rollback gives back can be dropped.
-struct Moving<'a, M> {
-    machine: &'a M,
-    /// The guest's place in the order in which guests are resumed.
-    position: Option<u32>,
-    /// What its devices have open goes to the next VMM, in this kernel.
-    carried: bool,
-}
-
-impl<M: Movable> Guest for Moving<'_, M> {
-    fn preflight(&mut self) -> Vec<Finding> {
-        let mut findings = self.machine.device_findings(self.carried);
-        if !self.machine.has_steady_tsc() {
-            findings.push(Finding::warning(
-                "TSC",
-                "KVM does not know its frequency, so the guest's clock will be off by the blackout",
-                "boot a host with a stable TSC",
-            ));
-        }
-        findings
-    }
-
-    fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
-        let fds = self.machine.duplicate_fds().map_err(party_error)?;
-        fds.into_iter()
-            .map(|(name, fd)| {
-                Ok(NamedFd {
-                    name: FdName::new(name)?,
-                    fd,
-                })
-            })
-            .collect()
-    }
-
-    fn pause(&mut self) -> Result<(), PartyError> {
-        self.machine.park();
-        if self.machine.has_ended() {
-            Err("The guest has come to its end".into())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError> {
-        if !self.carried {
-            self.machine.flush().map_err(party_error)?;
-        }
-        let state = self.machine.save().map_err(party_error)?;
-        state.write(frame).map_err(party_error)?;
-        if let Some(position) = self.position {
-            state::write_position(frame, position).map_err(party_error)?;
-        }
-        Ok(())
-    }
-
-    fn give_back(&mut self, _: &FdName, _: OwnedFd) -> Result<(), PartyError> {
-        Ok(())
-    }
-
-    fn resume_in_place(&mut self) -> Result<(), PartyError> {
-        self.machine.run_on();
-        Ok(())
-    }
-}
 
 /// An error with its causes, for the library to show.
 pub(crate) fn party_error(error: impl std::error::Error + Send + Sync + 'static) -> PartyError {
@@ -274,7 +143,7 @@ fn plan(
     let name = box_name.unwrap_or(machine.name());
     let name = BoxName::new(name).map_err(|_| BadRequest::Name(name.into()))?;
     let mut plan = Plan::new(name, clock(machine.host_tsc_khz()), state::PRODUCER);
-    plan.state_bytes = state::frame_capacity(machine.cpus());
+    plan.state_bytes = state::frame_capacity(machine.cpus()) + machine.pci().state_capacity();
     plan.fail_at = step(fail_at)?;
     Ok(plan)
 }
@@ -369,7 +238,7 @@ fn hand_over<S: BoxStore>(
         machine.cpus(),
         order.plan.cancel.clone(),
     )
-    .with_devices(machine.virtio());
+    .with_devices_of(machine);
     let mut end = drive(store, &mut host, machine, order, send);
     if let Some(running) = host.running() {
         end = UpdateEnd::done(running);
@@ -379,6 +248,15 @@ fn hand_over<S: BoxStore>(
         host.leave();
     }
     end
+}
+
+/// What of devices of the host a kernel keeps in a box: nothing if it does not say.
+fn kept<S: BoxStore>(store: &S) -> Kept {
+    let features = store.info().unwrap_or_default().features;
+    Kept {
+        iommufd: features.iommufd(),
+        vfio_pci: features.vfio_pci(),
+    }
 }
 
 /// Runs the update and streams what happens.
@@ -409,6 +287,7 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
         machine,
         position,
         carried: !host.seals(),
+        kept: kept(store),
     };
     let update = Update::new(store, host, &mut guest, plan).observed_by(&mut observer);
     let end = if dry_run {

@@ -4,16 +4,18 @@ mod successor;
 
 use std::cell::RefCell;
 use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 
 use vmm_fdbox::fake::{FakeHost, FakeStore, HostCall};
 use vmm_fdbox::statefd::SavedState;
 use vmm_fdbox::update::{Incoming, ResumePlan};
-use vmm_fdbox::{BoxStore, OpenFdBox, Operation};
+use vmm_fdbox::{BoxStore, FdName, Finding, OpenFdBox, Operation};
 
 use super::*;
 use crate::api::protocol::{EventKind, UpdateResult};
-use crate::state::KNOWN;
+use crate::machine::MachineError;
 use crate::state::sample::guest_v1;
+use crate::state::{GuestState, KNOWN};
 
 /// A machine that notes what is done with it.
 #[derive(Default)]
@@ -21,6 +23,8 @@ pub(super) struct FakeMachine {
     pub(super) calls: RefCell<Vec<&'static str>>,
     save_fails: bool,
     ended: bool,
+    /// It has a device of the host.
+    passed: bool,
 }
 
 impl FakeMachine {
@@ -58,6 +62,27 @@ impl Movable for FakeMachine {
 
     fn has_steady_tsc(&self) -> bool {
         true
+    }
+
+    fn passthrough_findings(&self, kept: Kept) -> Vec<Finding> {
+        if self.passed && !kept.vfio_pci {
+            vec![Finding::blocker("vfio0", "cannot be kept", "end it")]
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn duplicate_passed(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
+        let names = ["iommufd", "vfio0"]
+            .into_iter()
+            .take(2 * usize::from(self.passed));
+        let file = || OwnedFd::from(tempfile::tempfile().unwrap());
+        Ok(names.map(|name| (name.into(), file())).collect())
+    }
+
+    fn leave_host(&self) -> Result<(), MachineError> {
+        self.note("leave host");
+        Ok(())
     }
 }
 
@@ -99,7 +124,7 @@ fn an_update_leaves_a_sealed_box_that_another_vmm_can_read() {
     let (end, events) = update(&store, &mut FakeHost::default(), &machine, an_order());
     assert_eq!((end.result, end.exit_status), (UpdateResult::HandedOver, 0));
     assert!(events.iter().all(|event| event.event != EventKind::Failed));
-    assert_eq!(*machine.calls.borrow(), ["park", "save"]);
+    assert_eq!(*machine.calls.borrow(), ["park", "leave host", "save"]);
 
     let (sealed, fds) = store.content(&name()).unwrap();
     assert_eq!((sealed, fds.len()), (true, 3));
@@ -127,7 +152,10 @@ fn a_jump_that_fails_runs_the_guest_on() {
         end.paused_ns.is_some() && end.problems.is_empty(),
         "{end:?}"
     );
-    assert_eq!(*machine.calls.borrow(), ["park", "save", "run on"]);
+    assert_eq!(
+        *machine.calls.borrow(),
+        ["park", "leave host", "save", "run on"]
+    );
     assert_eq!(store.content(&name()), None);
 }
 
@@ -141,7 +169,10 @@ fn a_state_that_cannot_be_saved_runs_the_guest_on_and_says_why() {
     let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
     assert_eq!(end.failed_step.as_deref(), Some("save"));
     assert!(end.error.unwrap().contains("1 vCPUs per guest"));
-    assert_eq!(*machine.calls.borrow(), ["park", "save", "run on"]);
+    assert_eq!(
+        *machine.calls.borrow(),
+        ["park", "leave host", "save", "run on"]
+    );
 }
 
 #[test]
@@ -246,4 +277,34 @@ fn the_state_fits_what_the_plan_reserves() {
         .get(&FdName::new(vmm_fdbox::update::STATE_FD).unwrap())
         .unwrap();
     assert!(SavedState::read(&state).is_ok());
+}
+
+#[test]
+fn devices_of_the_host_go_into_the_box_behind_what_they_reach() {
+    let store = FakeStore::new();
+    let machine = FakeMachine {
+        passed: true,
+        ..FakeMachine::default()
+    };
+    let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
+    assert_eq!(end.result, UpdateResult::HandedOver, "{end:?}");
+    let (_, fds) = store.content(&name()).unwrap();
+    let mut names: Vec<_> = fds.iter().map(ToString::to_string).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["iommufd", "memory0", "vfio0", "vm", "vm-state"]);
+}
+
+#[test]
+fn a_kernel_that_cannot_keep_a_device_is_not_left() {
+    let store = FakeStore::new();
+    store.set_info(vmm_fdbox::Info::default());
+    let machine = FakeMachine {
+        passed: true,
+        ..FakeMachine::default()
+    };
+    let (end, _) = update(&store, &mut FakeHost::default(), &machine, an_order());
+    assert_eq!(end.exit_status, 10, "{end:?}");
+    let blockers: Vec<_> = end.findings.iter().map(|f| f.subject.as_str()).collect();
+    assert!(blockers.contains(&"vfio0"), "{blockers:?}");
+    assert!(machine.calls.borrow().is_empty());
 }

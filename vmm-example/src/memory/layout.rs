@@ -13,6 +13,10 @@ pub(crate) const HIGH_RAM_START: u64 = 4 << 30;
 
 /// The registers of the virtio devices, in the hole.
 pub(crate) const VIRTIO_MMIO: u64 = 0xd000_0000;
+/// Where devices on the PCI bus have their memory, in the hole.
+pub(crate) const PCI_WINDOW: u64 = 0xe000_0000;
+/// Bytes of it: up to where the interrupt controllers begin, and some way off.
+pub(crate) const PCI_WINDOW_LEN: u64 = 0x1e00_0000;
 
 /// The zero page: `struct boot_params`.
 pub(crate) const ZERO_PAGE: u64 = 0x7000;

@@ -1,9 +1,10 @@
 //! Guest RAM: one file, mapped here and given to KVM.
 
+pub(crate) mod device;
 pub(crate) mod layout;
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::MemfdFlags;
 use thiserror::Error;
@@ -113,6 +114,11 @@ impl GuestRam {
             .as_fd()
             .try_clone_to_owned()
             .map_err(MemoryError::Duplicate)
+    }
+
+    /// The RAM's file: what devices of the host reach it by.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// The RAM as the boot code sees it.

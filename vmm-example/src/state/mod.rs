@@ -11,6 +11,7 @@ use crate::devices::serial::SerialStateV1;
 use crate::kvm::irqchip::{ClockStateV1, IrqchipStateV1, PitStateV1};
 use crate::kvm::vcpu::VcpuStateV1;
 use crate::memory::layout::RamRange;
+use crate::pci::state::{self as pci, PciState};
 use crate::spec::MemoryKind;
 use crate::virtio::slot::MAX_DEVICES;
 use crate::virtio::state::{self as virtio, VirtioStateV1};
@@ -25,10 +26,13 @@ const PM: &str = "acpi-pm";
 const CONSOLE: &str = "console";
 const RESUME_ORDER: &str = "resume-order";
 
-/// All sections that this program reads.
-pub(crate) const KNOWN: [KnownSection; MACHINE_SECTIONS.len() + virtio::SECTIONS] = known();
+/// How many sections this program reads.
+const SECTIONS: usize = MACHINE_SECTIONS.len() + virtio::SECTIONS + pci::SECTIONS;
 
-/// Those that are no virtio devices.
+/// All sections that this program reads.
+pub(crate) const KNOWN: [KnownSection; SECTIONS] = known();
+
+/// Those that are no devices of the virtio or the PCI bus.
 const MACHINE_SECTIONS: [KnownSection; 9] = [
     KnownSection::new(MACHINE, 1, 1),
     KnownSection::new(VCPUS, 1, 1),
@@ -41,15 +45,17 @@ const MACHINE_SECTIONS: [KnownSection; 9] = [
     KnownSection::new(RESUME_ORDER, 1, 1),
 ];
 
-const fn known() -> [KnownSection; MACHINE_SECTIONS.len() + virtio::SECTIONS] {
-    let (machine, devices) = (MACHINE_SECTIONS, virtio::known());
-    let mut known = [machine[0]; MACHINE_SECTIONS.len() + virtio::SECTIONS];
+const fn known() -> [KnownSection; SECTIONS] {
+    let (machine, virtio, pci) = (MACHINE_SECTIONS, virtio::known(), pci::known());
+    let mut known = [machine[0]; SECTIONS];
     let mut at = 0;
-    while at < known.len() {
+    while at < SECTIONS {
         known[at] = if at < machine.len() {
             machine[at]
+        } else if at < machine.len() + virtio.len() {
+            virtio[at - machine.len()]
         } else {
-            devices[at - machine.len()]
+            pci[at - machine.len() - virtio.len()]
         };
         at += 1;
     }
@@ -73,9 +79,13 @@ const WRITTEN: [(&str, u32, Need); 8] = [
 pub(crate) fn description(devices: &[&'static str]) -> Description {
     let devices = devices
         .iter()
-        .map(|name| (*name, virtio::VERSION, Need::Required));
+        .map(|name| (*name, DEVICE_VERSION, Need::Required));
     Description::new(PRODUCER, WRITTEN.into_iter().chain(devices))
 }
+
+/// The version of the sections of devices, on whatever bus they are.
+const DEVICE_VERSION: u32 = virtio::VERSION;
+const _: () = assert!(virtio::VERSION == pci::VERSION);
 
 /// What the frame says wrote it.
 pub(crate) const PRODUCER: &str = concat!("vmm-example ", env!("CARGO_PKG_VERSION"));
@@ -85,7 +95,7 @@ const BYTES_PER_VCPU: usize = 64 << 10;
 /// Bytes for all other sections: a full console buffer, a waiting frame of every network.
 const BYTES_BESIDE: usize = (192 << 10) + MAX_DEVICES * (72 << 10);
 
-/// Bytes that the frame of a guest needs at most.
+/// Bytes that the frame of a guest without a PCI bus needs at most.
 pub(crate) fn frame_capacity(cpus: usize) -> usize {
     cpus * BYTES_PER_VCPU + BYTES_BESIDE
 }
@@ -137,6 +147,8 @@ pub(crate) struct GuestState {
     pub(crate) console: ConsoleStateV1,
     /// In the order of their places.
     pub(crate) virtio: Vec<VirtioStateV1>,
+    /// None if it has no PCI bus.
+    pub(crate) pci: Option<PciState>,
 }
 
 impl GuestState {
@@ -150,7 +162,11 @@ impl GuestState {
         frame.add(SERIAL, 1, Need::Required, &self.serial)?;
         frame.add(PM, 1, Need::Required, &self.pm)?;
         frame.add(CONSOLE, 1, Need::Optional, &self.console)?;
-        virtio::write(&self.virtio, frame)
+        virtio::write(&self.virtio, frame)?;
+        match &self.pci {
+            Some(state) => pci::write(state, frame),
+            None => Ok(()),
+        }
     }
 
     /// Reads all sections of a frame that [`KNOWN`] has passed.
@@ -165,6 +181,7 @@ impl GuestState {
             pm: frame.read(PM)?,
             console: frame.read_optional(CONSOLE)?.unwrap_or_default(),
             virtio: virtio::read(frame)?,
+            pci: pci::read(frame)?,
         })
     }
 }

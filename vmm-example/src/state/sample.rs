@@ -45,6 +45,7 @@ pub(crate) fn guest_v1() -> GuestState {
             unsent: b"not read yet".to_vec(),
         },
         virtio: Vec::new(),
+        pci: None,
     }
 }
 

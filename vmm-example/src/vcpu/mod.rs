@@ -16,6 +16,7 @@ use vmm_sys_util::errno;
 
 use crate::devices::{PortBus, PortWrite};
 use crate::metrics::{Counted, Metrics};
+use crate::pci::PciBus;
 use crate::tsc;
 use crate::virtio::VirtioBus;
 use gate::{Gate, Order};
@@ -34,6 +35,8 @@ pub(crate) enum VcpuError {
 pub(crate) enum GuestEnd {
     /// It reset itself or switched itself off.
     Reset,
+    /// A CPU of its could not go on: a reset that it asked for in this way, or a crash.
+    TripleFault,
     /// Another VMM has it now.
     HandedOver,
     /// The operator asked for it.
@@ -42,8 +45,58 @@ pub(crate) enum GuestEnd {
     Broken(String),
 }
 
+impl GuestEnd {
+    /// Why, for people.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Reset => "the guest reset itself or switched itself off",
+            Self::TripleFault => "the guest reset by a triple fault",
+            Self::HandedOver => "another VMM has the guest",
+            Self::Stopped => "the operator asked for it",
+            Self::Broken(why) => why,
+        }
+    }
+}
+
 /// Called by a vCPU thread when the guest is at its end.
 pub(crate) type OnEnd = Arc<dyn Fn(GuestEnd) + Send + Sync>;
+
+/// Where the accesses of vCPUs go that leave the guest.
+#[derive(Clone, Debug)]
+pub(crate) struct Buses {
+    pub(crate) ports: Arc<PortBus>,
+    pub(crate) virtio: Arc<VirtioBus>,
+    pub(crate) pci: Arc<PciBus>,
+}
+
+impl Buses {
+    fn read_port(&self, port: u16, data: &mut [u8]) {
+        if !self.pci.read_port(port, data) {
+            self.ports.read(port, data);
+        }
+    }
+
+    fn write_port(&self, port: u16, data: &[u8]) -> PortWrite {
+        if self.pci.write_port(port, data) {
+            PortWrite::Done
+        } else {
+            self.ports.write(port, data)
+        }
+    }
+
+    fn read_memory(&self, addr: u64, data: &mut [u8]) {
+        if !self.virtio.read(addr, data) && !self.pci.read(addr, data) {
+            // Where nothing is mapped, reads float high.
+            data.fill(0xff);
+        }
+    }
+
+    fn write_memory(&self, addr: u64, data: &[u8]) {
+        if !self.pci.write(addr, data) {
+            self.virtio.write(addr, data);
+        }
+    }
+}
 
 /// All vCPUs of a guest.
 pub(crate) struct Vcpus {
@@ -69,12 +122,7 @@ impl std::fmt::Debug for Vcpus {
 
 impl Vcpus {
     /// Starts a thread for each vCPU, parked.
-    pub(crate) fn spawn(
-        fds: Vec<VcpuFd>,
-        bus: &Arc<PortBus>,
-        virtio: &Arc<VirtioBus>,
-        end: &OnEnd,
-    ) -> Result<Self, VcpuError> {
+    pub(crate) fn spawn(fds: Vec<VcpuFd>, buses: &Buses, end: &OnEnd) -> Result<Self, VcpuError> {
         kick::install_handler().map_err(VcpuError::InstallHandler)?;
         let mut all = Self {
             gate: Arc::new(Gate::new()),
@@ -91,8 +139,7 @@ impl Vcpus {
                 first_entry: all.first_entry.clone(),
                 ended: all.ended.clone(),
                 fd: fd.clone(),
-                bus: bus.clone(),
-                virtio: virtio.clone(),
+                buses: buses.clone(),
                 end: end.clone(),
             };
             let thread = thread::Builder::new()
@@ -187,8 +234,7 @@ struct Runner {
     first_entry: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
     fd: Arc<Mutex<VcpuFd>>,
-    bus: Arc<PortBus>,
-    virtio: Arc<VirtioBus>,
+    buses: Buses,
     end: OnEnd,
 }
 
@@ -249,24 +295,18 @@ impl Runner {
         let exit = vcpu.run();
         self.exits.fetch_add(1, Ordering::Relaxed);
         match exit {
-            Ok(VcpuExit::IoIn(port, data)) => self.bus.read(port, data),
+            Ok(VcpuExit::IoIn(port, data)) => self.buses.read_port(port, data),
             Ok(VcpuExit::IoOut(port, data)) => {
-                if self.bus.write(port, data) == PortWrite::Ended {
+                if self.buses.write_port(port, data) == PortWrite::Ended {
                     return Entered::End(GuestEnd::Reset);
                 }
             }
-            Ok(VcpuExit::MmioRead(addr, data)) => {
-                // Where nothing is mapped, reads float high.
-                if !self.virtio.read(addr, data) {
-                    data.fill(0xff);
-                }
-            }
-            Ok(VcpuExit::MmioWrite(addr, data)) => self.virtio.write(addr, data),
+            Ok(VcpuExit::MmioRead(addr, data)) => self.buses.read_memory(addr, data),
+            Ok(VcpuExit::MmioWrite(addr, data)) => self.buses.write_memory(addr, data),
             Ok(VcpuExit::Intr) => return Entered::Interrupted,
-            // A triple fault is how a PC without a keyboard controller resets.
-            Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(..)) => {
-                return Entered::End(GuestEnd::Reset);
-            }
+            // How a PC without a keyboard controller resets, too.
+            Ok(VcpuExit::Shutdown) => return Entered::End(GuestEnd::TripleFault),
+            Ok(VcpuExit::SystemEvent(..)) => return Entered::End(GuestEnd::Reset),
             Ok(exit) => return Entered::End(GuestEnd::Broken(format!("KVM_RUN exit: {exit:?}"))),
             Err(error) if error.errno() == libc::EINTR => return Entered::Interrupted,
             // A vCPU that was waiting for its start got an INIT.

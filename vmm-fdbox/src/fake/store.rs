@@ -32,7 +32,9 @@ impl FakeStore {
         let features = abi::FDBOX_FEATURE_KHO
             | abi::FDBOX_FEATURE_MEMFD
             | abi::FDBOX_FEATURE_KVM_VM
-            | abi::FDBOX_FEATURE_GUEST_MEMFD;
+            | abi::FDBOX_FEATURE_GUEST_MEMFD
+            | abi::FDBOX_FEATURE_IOMMUFD
+            | abi::FDBOX_FEATURE_VFIO_PCI;
         let info = Info {
             uapi_version: abi::FDBOX_UAPI_VERSION,
             handover_version: 1,

@@ -1,8 +1,9 @@
 //! The two sides an update works on: the guest, and the host it leaves.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::bzimage;
 use crate::finding::Finding;
 use crate::frame::FrameWriter;
 use crate::kexec::{self, KexecError, KexecImage};
@@ -175,15 +176,13 @@ impl Host for KexecHost {
         };
         let mut findings = kexec::preflight();
         findings.extend(kexec::check_cmdline(cmdline));
-        for path in [Some(kernel), initramfs.as_ref()].into_iter().flatten() {
-            if let Err(KexecError::Open { path, source }) = kexec::open(path) {
-                let subject = path.display().to_string();
-                findings.push(Finding::blocker(
-                    subject,
-                    format!("cannot be opened ({source})"),
-                    "name a file that can",
-                ));
-            }
+        findings.extend(match kexec::open(kernel) {
+            Ok(file) => bzimage::check(kernel, &file),
+            Err(error) => Some(cannot_open(kernel, &error)),
+        });
+        if let Some(initramfs) = initramfs {
+            let opened = kexec::open(initramfs);
+            findings.extend(opened.err().map(|error| cannot_open(initramfs, &error)));
         }
         findings
     }
@@ -210,6 +209,15 @@ impl Host for KexecHost {
             .ok_or(KexecError::NothingLoaded)?
             .jump()? {}
     }
+}
+
+fn cannot_open(path: &Path, error: &KexecError) -> Finding {
+    let why = match error {
+        KexecError::Open { source, .. } => source.to_string(),
+        other => other.to_string(),
+    };
+    let problem = format!("cannot be opened ({why})");
+    Finding::blocker(path.display().to_string(), problem, "name a file that can")
 }
 
 /// A [`Host`] that stays: the jump only ends the old VMM, and a new one takes the

@@ -92,6 +92,7 @@ fn spec(mib: u64, layout: Layout, first: Keeper, bench: &Bench<'_>) -> HostSpec 
             stage(Flavour::B, after, Ending::PowerOff),
         ],
         stage_limit: LIMIT,
+        guests: 0,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `cargo lab bench`: how long a guest stands still, and what that time is made of.
 
+mod binary;
 mod floor;
 mod html;
 mod memfd;
@@ -41,6 +42,10 @@ const PARTS: &[(&str, Part)] = &[
         report.host_update = update::run(bench)?;
         Ok(())
     }),
+    ("binary_upgrade", |bench, report| {
+        report.binary_upgrade = binary::run(bench)?;
+        Ok(())
+    }),
     ("seal_slowdown", |bench, report| {
         report.seal = seal::run(bench)?;
         report.seal_slowdown_percent = seal::worst(&report.seal);
@@ -54,10 +59,6 @@ const PARTS: &[(&str, Part)] = &[
 
 /// What nothing here can measure yet, and why.
 const NEVER: &[(&str, &str)] = &[
-    (
-        "binary_upgrade",
-        "the VMM cannot be upgraded without a kexec yet",
-    ),
     (
         "host_update: network_gap_ns",
         "the guest has no network yet",

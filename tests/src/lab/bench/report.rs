@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::table::Table;
-use super::{Bench, Missing, floor, memfd, seal, update};
+use super::{Bench, Missing, binary, floor, memfd, seal, update};
 use crate::kernel::Flavour;
 
 /// The fields are what programs were promised: change none, add some.
@@ -18,17 +18,12 @@ pub(crate) struct Report {
     pub(crate) seal_slowdown_percent: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) seal: Vec<seal::Row>,
-    /// Nothing yet: the VMM has no such upgrade.
-    pub(crate) binary_upgrade: Vec<Never>,
+    pub(crate) binary_upgrade: Vec<binary::Row>,
     /// Figures that are not there, and why.
     pub(crate) missing: Vec<Missing>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) memfd: Vec<memfd::Row>,
 }
-
-/// No value has this type.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) enum Never {}
 
 /// The machine under the emulated host.
 #[derive(Debug, Default, Serialize)]
@@ -60,6 +55,9 @@ impl Report {
         if !self.host_update.is_empty() {
             tables.push(update::table(&self.host_update));
             tables.push(update::phases(&self.host_update));
+        }
+        if !self.binary_upgrade.is_empty() {
+            tables.push(binary::table(&self.binary_upgrade));
         }
         if !self.seal.is_empty() {
             tables.push(seal::table(&self.seal));

@@ -70,6 +70,7 @@ fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
             stage(Flavour::B, Vec::new(), Vec::new()),
         ],
         stage_limit: LIMIT,
+        guests: 0,
     };
     let worked = values::<Worked>(&bench.boot(spec)?, WORKED)?;
     worked.first().copied().context("The guest did no work")

@@ -117,6 +117,7 @@ impl Twice {
             kernel: old.image(),
             initramfs: outer,
             cmdline: self.cmdline(0),
+            guests: 0,
             nics: 0,
         };
         Ok(Host::of(
@@ -161,6 +162,7 @@ impl Twice {
             nics: 0,
             stages: Vec::new(),
             stage_limit: LIMIT,
+            guests: 0,
         }
         .cmdline(index)
     }

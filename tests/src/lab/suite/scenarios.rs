@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use fdbox_lab::scenario::{HostKind, Listed};
 
-use super::{Outcome, Suite};
+use super::{Outcome, Suite, debug};
 use crate::cli::TestArgs;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
@@ -18,15 +18,14 @@ use crate::{command, hostcmd, proof};
 
 pub(super) fn run(suite: &mut Suite<'_>, args: &TestArgs) -> Result<()> {
     let programs = suite.lab.programs(&[programs::INIT, programs::SCENARIOS])?;
-    let wanted: Vec<Listed> = list(&programs)?
-        .into_iter()
-        .filter(|listed| suite.wants(&listed.name))
-        .collect();
-    for ((kind, kernels), group) in groups(wanted) {
-        let outcomes = match boot(suite.lab, kind, kernels, &group, args.verbose) {
+    let listed = list(&programs)?;
+    let wanted = listed.iter().filter(|listed| suite.wants(&listed.name));
+    for boot in boots(wanted.cloned().collect()) {
+        let outcomes = match boot.judged(suite.lab, args.verbose) {
             Ok(outcomes) => outcomes,
             // The host could not even be started: that is each one's failure.
-            Err(error) => group
+            Err(error) => boot
+                .group
                 .iter()
                 .map(|listed| Outcome {
                     name: listed.name.clone(),
@@ -37,6 +36,7 @@ pub(super) fn run(suite: &mut Suite<'_>, args: &TestArgs) -> Result<()> {
         };
         outcomes.into_iter().for_each(|outcome| suite.add(outcome));
     }
+    debug::run(suite, &listed, args);
     Ok(())
 }
 
@@ -47,8 +47,17 @@ fn list(programs: &Programs) -> Result<Vec<Listed>> {
     serde_json::from_str(&text).context("The list of lab-scenarios")
 }
 
-/// Scenarios by the boot they share.
-fn groups(listed: Vec<Listed>) -> Vec<((HostKind, usize), Vec<Listed>)> {
+/// Scenarios that share one host.
+#[derive(Debug)]
+pub(super) struct Boot {
+    pub(super) kind: HostKind,
+    pub(super) kernels: usize,
+    pub(super) group: Vec<Listed>,
+    /// In kernels that check themselves.
+    pub(super) debug: bool,
+}
+
+fn boots(listed: Vec<Listed>) -> Vec<Boot> {
     let mut groups: BTreeMap<(HostKind, usize, String), Vec<Listed>> = BTreeMap::new();
     for scenario in listed {
         let alone = if scenario.host.is_alone() {
@@ -63,40 +72,48 @@ fn groups(listed: Vec<Listed>) -> Vec<((HostKind, usize), Vec<Listed>)> {
     }
     groups
         .into_iter()
-        .map(|((kind, kernels, _), group)| ((kind, kernels), group))
+        .map(|((kind, kernels, _), group)| Boot {
+            kind,
+            kernels,
+            group,
+            debug: false,
+        })
         .collect()
 }
 
-/// Runs the scenarios of one boot.
-fn boot(
-    lab: &Lab,
-    kind: HostKind,
-    kernels: usize,
-    group: &[Listed],
-    verbose: bool,
-) -> Result<Vec<Outcome>> {
-    let started = Instant::now();
-    let group_of = Group {
-        kind,
-        kernels,
-        names: group.iter().map(|listed| listed.name.as_str()).collect(),
-        environment: String::new(),
-        more_memory_mib: 0,
-    };
-    let host = group_of.prepare(lab)?;
-    let record = host.run(lab, |line| {
-        if verbose {
-            hostcmd::show(line);
-        }
-    })?;
-    let logs = host.dir.display().to_string();
-    eprintln!(
-        "host {kind:?}: {} in {}",
-        count(group.len()),
-        human(started.elapsed())
-    );
-    let judge = |(command, listed)| judge(listed, command, &record, &logs);
-    Ok(group.iter().enumerate().map(judge).collect())
+impl Boot {
+    /// Boots the host, runs the scenarios, and says where its logs are.
+    pub(super) fn run(&self, lab: &Lab, verbose: bool) -> Result<(Record, String)> {
+        let started = Instant::now();
+        let group = Group {
+            kind: self.kind,
+            kernels: self.kernels,
+            names: self.group.iter().map(|each| each.name.as_str()).collect(),
+            environment: String::new(),
+            guests: if self.kind == HostKind::Guests { 4 } else { 1 },
+            more_memory_mib: 0,
+            debug: self.debug,
+        };
+        let host = group.prepare(lab)?;
+        let record = host.run(lab, |line| {
+            if verbose {
+                hostcmd::show(line);
+            }
+        })?;
+        eprintln!(
+            "host {:?}: {} in {}",
+            self.kind,
+            count(self.group.len()),
+            human(started.elapsed())
+        );
+        Ok((record, host.dir.display().to_string()))
+    }
+
+    fn judged(&self, lab: &Lab, verbose: bool) -> Result<Vec<Outcome>> {
+        let (record, logs) = self.run(lab, verbose)?;
+        let judge = |(command, listed)| judge(listed, command, &record, &logs);
+        Ok(self.group.iter().enumerate().map(judge).collect())
+    }
 }
 
 fn count(scenarios: usize) -> String {
@@ -106,9 +123,8 @@ fn count(scenarios: usize) -> String {
     }
 }
 
-/// A scenario passes when each of its stages said so, and nothing else was wrong with the host
-/// meanwhile: `command` is its number in each stage's plan.
-fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcome {
+/// What a scenario's stages said, and how long they took.
+pub(super) fn stage_errors(listed: &Listed, record: &Record) -> (Vec<String>, Duration) {
     let mut errors = Vec::new();
     let mut took = Duration::ZERO;
     for stage in 1..=listed.kernels {
@@ -130,6 +146,13 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
             said => errors.push(format!("Kernel {stage}: it ended {} times", said.len())),
         }
     }
+    (errors, took)
+}
+
+/// A scenario passes when each of its stages said so, and nothing else was wrong with the host
+/// meanwhile: `command` is its number in each stage's plan.
+fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcome {
+    let (mut errors, mut took) = stage_errors(listed, record);
     let mine = |during: Option<(usize, usize)>| during.is_none_or(|(_, other)| other == command);
     let failures = record
         .failures
@@ -139,7 +162,7 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
     if listed.host.jumps() && errors.is_empty() {
         let updates = match listed.host {
             // Each of them had its own.
-            HostKind::Guests => proof::of_guests(record).map(|guests| {
+            kind if kind.has_fleet() => proof::of_guests(record).map(|guests| {
                 let all = guests.into_iter().map(|(_, update)| update);
                 all.take(listed.kernels - 1).collect()
             }),
@@ -150,6 +173,13 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
             Ok(updates) => errors.push(format!("{} updates were seen", updates.len())),
             Err(error) => errors.push(format!("{error:#}")),
         }
+    }
+    if errors.is_empty() && listed.host.is_alone() && !listed.host.jumps() {
+        errors.extend(
+            proof::all_traffic(record)
+                .err()
+                .map(|error| format!("{error:#}")),
+        );
     }
     if let (true, Some((first, _)), Some(end)) =
         (listed.host.jumps(), record.hellos.first(), record.ended)

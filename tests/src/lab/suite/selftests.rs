@@ -75,6 +75,7 @@ fn boot(lab: &Lab, kernels: [Flavour; 2], modules: &[&str], verbose: bool) -> Re
         .map(|(_, _, second)| second.map_or("true".into(), command))
         .collect();
     let spec = HostSpec {
+        guests: 0,
         name: format!("selftests-{:?}", kernels[0]),
         memory_mib: 2048,
         cpus: 1,

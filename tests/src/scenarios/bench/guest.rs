@@ -24,6 +24,7 @@ pub(super) fn taken_over() -> Spec {
         ram: String::new(),
         mib: 0,
         cpus: 0,
+        number: None,
     }
 }
 
@@ -35,6 +36,7 @@ fn boot(ram: &str, mib: &str, cpus: &str, layout: &str, port: &Arc<EventPort>) -
         ram: ram.to_owned(),
         mib: number(mib)?,
         cpus: number(cpus)? as u32,
+        number: None,
     };
     Guest::boot(spec, port)
 }

@@ -6,6 +6,8 @@ mod guest;
 mod luo;
 mod memfd;
 mod pages;
+mod qemu;
+mod upgrade;
 
 #[path = "../../init/kexec.rs"]
 mod kexec;
@@ -28,6 +30,8 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
         ["update", ram, mib, cpus, pages] => guest::update(ram, mib, cpus, pages, false),
         ["update", ram, mib, cpus, pages, "ask"] => guest::update(ram, mib, cpus, pages, true),
         ["work", ram, mib, seconds] => guest::work(ram, mib, seconds),
+        ["upgrade", ram, mib, runs] => upgrade::binary(ram, mib, runs),
+        ["cpr-transfer", mib, runs] => upgrade::cpr_transfer(mib, runs),
         ["hold"] => hold(),
         _ => bail!("There is no bench {}", words.join(" ")),
     }

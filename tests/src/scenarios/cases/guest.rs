@@ -17,7 +17,7 @@ pub(super) const ALL: &[&Scenario] = &[
         name: "guest/guest-memfd",
         about: "a guest whose memory is a guest_memfd goes on under a new kernel",
         host: HostKind::Guest,
-        stages: &[demo_before, demo_after],
+        stages: &[guest_memfd_before, guest_memfd_after],
     },
     &Scenario {
         name: "guest/memfd",
@@ -75,8 +75,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// The guest of the demo; `cargo lab demo` asks for another by the environment.
-fn demo_guest() -> Spec {
+/// A guest that `cargo lab demo` may ask to be another one, by the environment.
+pub(super) fn asked(name: &'static str) -> Spec {
     let variable = |name: &str| std::env::var(name).ok();
     let number = |name: &str, default| {
         variable(name)
@@ -84,10 +84,11 @@ fn demo_guest() -> Spec {
             .unwrap_or(default)
     };
     Spec {
-        name: "demo",
+        name,
         ram: variable("LAB_GUEST_RAM").unwrap_or_else(|| "guest_memfd".to_owned()),
         mib: number("LAB_GUEST_MIB", 256),
         cpus: number("LAB_GUEST_CPUS", 1) as u32,
+        number: None,
     }
 }
 
@@ -97,13 +98,21 @@ fn spec(name: &'static str, ram: &str, cpus: u32) -> Spec {
         ram: ram.to_owned(),
         mib: 256,
         cpus,
+        number: None,
     }
 }
 
 /// Boots a guest, sees that all is well, and updates the host under it. Returns only on failure.
-fn update_under(cx: &Cx<'_>, spec: Spec) -> Result<()> {
-    let mut guest = Guest::boot(spec, &port()?)?;
+pub(super) fn update_under(cx: &Cx<'_>, spec: Spec) -> Result<()> {
+    update_a(cx, Guest::boot(spec, &port()?)?)
+}
+
+/// The same under a guest that is there.
+pub(super) fn update_a(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     healthy(&guest.report()?)?;
+    if guest.spec.number.is_some() {
+        guest.console.wait_for_io(None)?;
+    }
     // From now on, gaps are the update's.
     guest.reset_gap()?;
     cx.value("witness", guest.report()?)?;
@@ -114,7 +123,7 @@ fn update_under(cx: &Cx<'_>, spec: Spec) -> Result<()> {
 }
 
 /// Takes the guest over on the other side, and lets the lab compare.
-fn take_over(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
+pub(super) fn take_over(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
     let name = spec.name;
     let mut guest = Guest::resume(spec, &port()?)?;
     let report = guest.report()?;
@@ -148,16 +157,16 @@ pub(super) fn healthy(report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn port() -> Result<Arc<EventPort>> {
+pub(super) fn port() -> Result<Arc<EventPort>> {
     Ok(Arc::new(EventPort::open()?))
 }
 
-fn demo_before(cx: &Cx<'_>) -> Result<()> {
-    update_under(cx, demo_guest())
+fn guest_memfd_before(cx: &Cx<'_>) -> Result<()> {
+    update_under(cx, spec("guest-memfd", "guest_memfd", 1))
 }
 
-fn demo_after(cx: &Cx<'_>) -> Result<()> {
-    take_over(cx, demo_guest())?.power_off()
+fn guest_memfd_after(cx: &Cx<'_>) -> Result<()> {
+    take_over(cx, spec("guest-memfd", "guest_memfd", 1))?.power_off()
 }
 
 fn memfd_before(cx: &Cx<'_>) -> Result<()> {

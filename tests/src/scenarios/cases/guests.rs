@@ -15,6 +15,7 @@ use crate::check::equal;
 use crate::fdbox;
 use crate::fleet::{Member, read_report, resume_all, update_all};
 use crate::guest::Ended;
+use crate::network;
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -60,11 +61,20 @@ fn order() -> Vec<&'static str> {
 /// Where reports go.
 const FOLDER: &str = "/run/reports";
 
-fn boot(guests: &[(&str, &str)]) -> Result<Vec<Member>> {
+/// Whether guests have a drive and a tap each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Devices {
+    Each,
+    None,
+}
+
+fn boot(guests: &[(&str, &str)], devices: Devices) -> Result<Vec<Member>> {
     let port = Arc::new(EventPort::open()?);
+    let count = u8::try_from(guests.len())?;
     let mut members = Vec::new();
-    for (name, kind) in guests {
-        let member = Member::start(name, kind, &port)?;
+    for (number, (name, kind)) in (0..).zip(guests) {
+        let number = (devices == Devices::Each).then_some(number);
+        let member = Member::start(name, kind, number, count, &port)?;
         // One after the other: together they would be no faster.
         member.wait_until_ready()?;
         members.push(member);
@@ -73,9 +83,10 @@ fn boot(guests: &[(&str, &str)]) -> Result<Vec<Member>> {
 }
 
 fn four_before(cx: &Cx<'_>) -> Result<()> {
-    let mut members = boot(guests())?;
+    let mut members = boot(guests(), Devices::Each)?;
     for member in &mut members {
         healthy(&member.report()?)?;
+        member.console.wait_for_io(None)?;
         // From now on, gaps are the update's.
         member.tell(fdbox_lab::witness::command::RESET_GAP)?;
         let report = member.report()?;
@@ -90,26 +101,37 @@ fn four_before(cx: &Cx<'_>) -> Result<()> {
 }
 
 fn four_after(cx: &Cx<'_>) -> Result<()> {
+    for (number, _) in (0..).zip(guests()) {
+        network::set_up(number)?;
+    }
     resume_all(FOLDER, &[])?.expect(0)?;
-    let total = read_report(FOLDER, "total")?;
-    equal("Guests that run", &total["resumed"], &guests().len().into())?;
-    check_order(&total)?;
+    // All of them first: what a guest has to say must not go unheard.
     let port = Arc::new(EventPort::open()?);
     let mut members = Vec::new();
     for (name, _) in guests() {
-        let mut member = Member::attach(name, &port)?;
+        members.push(Member::attach(name, &port)?);
+    }
+    let total = read_report(FOLDER, "total")?;
+    equal("Guests that run", &total["resumed"], &guests().len().into())?;
+    check_order(&total)?;
+    for member in &mut members {
+        let name = member.name.clone();
         member.wait_for_beat()?;
         let report = member.report()?;
         healthy(&report)?;
         cx.value(&format!("witness {name}"), report)?;
-        cx.value(&format!("resume {name}"), read_report(FOLDER, name)?)?;
-        equal("The box in the list", fdbox::listed(name)?.is_some(), false)?;
-        members.push(member);
+        cx.value(&format!("resume {name}"), read_report(FOLDER, &name)?)?;
+        equal(
+            "The box in the list",
+            fdbox::listed(&name)?.is_some(),
+            false,
+        )?;
     }
     for mut member in members {
-        // It is no half-dead guest: it takes new content everywhere.
-        member.tell("write 77")?;
-        healthy(&member.report()?)?;
+        // It is no half-dead guest: it goes on with all it does.
+        let io = member.console.io()?;
+        member.console.wait_for_io(Some(&io))?;
+        cx.value(&format!("io {}", member.name), member.console.end_io()?)?;
         member.power_off()?;
     }
     resume_all(FOLDER, &[])?.expect(0)
@@ -155,7 +177,7 @@ const FAILURES: &[(&str, Option<&str>, i32)] = &[
 ];
 
 fn failures(_: &Cx<'_>) -> Result<()> {
-    let mut members = boot(&GUESTS[..2])?;
+    let mut members = boot(&GUESTS[..2], Devices::None)?;
     let before: Vec<Report> = members
         .iter_mut()
         .map(Member::report)

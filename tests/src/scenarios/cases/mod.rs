@@ -1,16 +1,21 @@
 //! Every scenario, by subject.
 
 mod boxes;
+mod devices;
+mod dist;
 mod errnos;
 mod forged;
 mod guest;
 mod guest_memory;
 mod guests;
+mod hundred;
 mod luo;
 mod memfd;
 mod passthrough;
+mod ports;
 mod sample;
 mod upgrade;
+mod watching;
 
 use anyhow::Result;
 use fdbox_lab::event::{Event, EventPort};
@@ -61,8 +66,13 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guest_memory::ALL,
         luo::ALL,
         guest::ALL,
+        devices::ALL,
+        ports::ALL,
+        dist::ALL,
         guests::ALL,
         upgrade::ALL,
+        hundred::ALL,
+        watching::ALL,
         forged::ALL,
         passthrough::ALL,
         sample::ALL,

@@ -79,7 +79,7 @@ fn a_guest_goes_on_step_by_step_and_keeps_its_place_in_the_order() {
     let end = join(&mut script, &store, &machine, true);
     assert_eq!(end.result, UpdateResult::HandedOver, "{end:?}");
     assert_eq!(script.steps(), ["preflight", "seal", "save"]);
-    assert_eq!(*machine.calls.borrow(), ["park", "save"]);
+    assert_eq!(*machine.calls.borrow(), ["park", "leave host", "save"]);
 
     let sealed = store.open_box(&name()).unwrap().into_sealed().unwrap();
     let open = sealed.unseal().unwrap();
@@ -103,7 +103,7 @@ fn a_client_that_goes_at_any_step_leaves_the_guest_running() {
             assert_eq!(end.result, result, "{said}: {end:?}");
             assert_eq!(store.content(&name()), None, "a box is left");
             let stood = if said == 2 {
-                &["park", "save", "run on"][..]
+                &["park", "leave host", "save", "run on"][..]
             } else {
                 &[]
             };
@@ -117,7 +117,10 @@ fn a_kexec_is_never_handed_over_by_word() {
     let (store, machine) = (FakeStore::new(), FakeMachine::default());
     let end = join(&mut Script::new(ALL), &store, &machine, false);
     assert_eq!(end.result, UpdateResult::RolledBack);
-    assert_eq!(*machine.calls.borrow(), ["park", "save", "run on"]);
+    assert_eq!(
+        *machine.calls.borrow(),
+        ["park", "leave host", "save", "run on"]
+    );
 }
 
 #[test]
@@ -142,7 +145,10 @@ fn a_cancel_while_the_guest_stands_is_the_clients_to_honour() {
     let asked = script.heard.iter().filter(|r| **r == Reply::CancelAsked);
     assert_eq!(asked.count(), 1);
     assert_eq!(end.result, UpdateResult::RolledBack);
-    assert_eq!(*machine.calls.borrow(), ["park", "save", "run on"]);
+    assert_eq!(
+        *machine.calls.borrow(),
+        ["park", "leave host", "save", "run on"]
+    );
 }
 
 #[test]

@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::{Value, json};
 
+use super::{failed, follow, in_the_last_host, millis, report, say, sound, write_json};
 use crate::cli::DemoArgs;
-use crate::demo::{self, millis, say};
-use crate::hostcmd;
 use crate::lab::Lab;
 use crate::proof::{self, Update};
 use crate::run::Record;
@@ -22,54 +21,39 @@ const MIB: u64 = 128;
 /// The guests, by name.
 type Updates = Vec<(String, Update)>;
 
-pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
-    let lab = Lab::open()?;
+pub(super) fn run(lab: &Lab, args: &DemoArgs) -> Result<ExitCode> {
     let group = Group {
         kind: HostKind::Guests,
         kernels: 2,
         names: vec![SCENARIO],
         environment: format!("LAB_GUESTS={}", args.guests),
+        guests: u8::try_from(args.guests)?,
         more_memory_mib: (args.guests * MIB).saturating_sub(512),
+        debug: false,
     };
-    let host = group.prepare(&lab)?;
-    say("seconds  who    what");
-    let record = host.run(&lab, |line| match args.verbose {
-        true => hostcmd::show(line),
-        false => demo::tell(line),
-    })?;
+    let (record, dir) = follow(lab, &group, args.verbose)?;
     let updates = judge(&record, args.guests);
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report(&record, &updates))?;
-        std::fs::write(path, text).with_context(|| format!("Write {}", path.display()))?;
-    }
+    write_json(args.json.as_deref(), &describe(&record, &updates))?;
     match updates {
         Ok(updates) => {
             summary(&record, &updates);
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => {
-            let logs = host.dir.display();
-            eprintln!("lab: {error:#}\nlab: the logs are in {logs}");
-            Ok(ExitCode::FAILURE)
-        }
+        Err(error) => Ok(failed(&error, &dir)),
     }
 }
 
 fn judge(record: &Record, count: u64) -> Result<Updates> {
-    let failures = record.failures.iter().map(ToString::to_string);
-    let stages = record.scenarios.iter();
-    let wrong: Vec<String> = failures
-        .chain(stages.filter_map(|stage| stage.error.clone()))
-        .collect();
-    if !wrong.is_empty() {
-        bail!("{}", wrong.join("\nlab: "));
-    }
+    sound(record)?;
     let updates = proof::of_guests(record)?;
     ensure!(
         updates.len() as u64 == count,
         "{} guests of {count} were updated",
         updates.len()
     );
+    for (_, update) in &updates {
+        in_the_last_host(record, update)?;
+    }
     Ok(updates)
 }
 
@@ -85,13 +69,23 @@ fn summary(record: &Record, updates: &Updates) {
         kernels.join(" to "),
         updates.len()
     ));
-    say("guest  memory       pages checked  bad  stood still (guest)  (VMM)");
+    say("guest  memory       pages  bad  disk: writes  bad  TCP: KiB  lost  stood still    (VMM)");
     for (name, update) in updates {
+        let (mut writes, mut bad, mut kib) = (0, 0, 0);
+        if let Some(traffic) = &update.traffic {
+            writes = traffic.guest.disk.writes;
+            bad = traffic.guest.disk.bad + traffic.image.bad;
+            kib = traffic.bytes_sent() >> 10;
+        }
         say(&format!(
-            "{name:5}  {:11}  {:13}  {:3}  {:16.1} ms  {:.1} ms",
+            "{name:5}  {:11}  {:5}  {:3}  {writes:12}  {bad:3}  {kib:8}  {:4}  {:8.1} ms  {:.1} ms",
             update.resume.ram_kind,
             update.after.pages_checked,
             update.after.pages_bad,
+            update
+                .traffic
+                .as_ref()
+                .map_or(0, proof::Traffic::bytes_lost),
             millis(update.after.largest_gap_ns),
             millis(update.blackout.total_ns)
         ));
@@ -99,22 +93,25 @@ fn summary(record: &Record, updates: &Updates) {
     say("Emulation makes these figures many times larger than a real machine's.");
 }
 
-fn report(record: &Record, updates: &Result<Updates>) -> Value {
-    let mut report = demo::head(record, updates.is_ok());
+fn describe(record: &Record, updates: &Result<Updates>) -> Value {
     match updates {
         Ok(updates) => {
-            let guest = |(name, update): &(String, Update)| {
-                json!({
-                    "name": name,
-                    "guest": demo::guest(update),
-                    "blackout": update.blackout,
-                })
-            };
-            report["guests"] = updates.iter().map(guest).collect();
+            let first = updates.first().map(|(_, update)| update);
+            let mut report = report::head(record, first);
+            let guests = updates.iter().map(|(name, update)| {
+                let mut guest = report::of_guest(record, update);
+                guest["name"] = json!(name);
+                guest
+            });
+            report["guests"] = guests.collect();
+            report
         }
-        Err(error) => report["error"] = json!(format!("{error:#}")),
+        Err(error) => {
+            let mut report = report::head(record, None);
+            report["error"] = json!(format!("{error:#}"));
+            report
+        }
     }
-    report
 }
 
 #[cfg(test)]
@@ -126,6 +123,6 @@ mod tests {
         let record = Record::default();
         let updates = judge(&record, 4);
         assert!(updates.is_err());
-        assert_eq!(report(&record, &updates)["result"], "failed");
+        assert_eq!(describe(&record, &updates)["result"], "failed");
     }
 }

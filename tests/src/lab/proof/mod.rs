@@ -1,5 +1,7 @@
 //! What a run proves: the guest's own reports before and after, compared.
 
+mod io;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,12 +10,13 @@ use fdbox_lab::witness::{Report, Said, parse};
 use serde::{Deserialize, Serialize};
 
 use crate::run::{Record, Value};
+pub(crate) use io::{Traffic, all as all_traffic};
 
 /// How much longer than the VMM's blackout the guest's own largest gap may be: it begins with the
 /// last sample before and ends with the first one after, for which the guest's CPU must get to run
-/// in a host that is just coming up.
+/// in a host that is just coming up, and that has other guests to bring back.
 const LONGER_PERCENT: u64 = 25;
-const LONGER_NS: u64 = 250_000_000;
+const LONGER_NS_PER_GUEST: u64 = 250_000_000;
 /// How much shorter: the two clocks are read apart.
 const SHORTER_PERCENT: u64 = 2;
 /// How far the guest's clock may be from the lab's, over the time between two reports.
@@ -28,7 +31,14 @@ pub(crate) struct Resume {
     pub(crate) ram_kind: String,
     pub(crate) ram_mib: u64,
     pub(crate) vcpus: u32,
+    pub(crate) host: ResumeHost,
     pub(crate) blackout: Option<Blackout>,
+}
+
+/// The host in which the guest runs after.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ResumeHost {
+    pub(crate) boot_id: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,23 +60,27 @@ pub(crate) struct Update {
     pub(crate) after: Report,
     pub(crate) resume: Resume,
     pub(crate) blackout: Blackout,
+    /// Of a guest with disk and network; with its last update.
+    pub(crate) traffic: Option<Traffic>,
 }
 
 /// The updates that a record holds, each of them checked.
 pub(crate) fn updates(record: &Record) -> Result<Vec<Update>> {
-    updates_of(record, "", |at| last_beat(record, at))
+    updates_of(record, "", 1, |at| last_beat(record, at))
 }
 
 /// The one update of each of several guests, by the guest's name.
 pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
-    let names = record
+    let names: Vec<&str> = record
         .values
         .iter()
-        .filter_map(|value| value.name.strip_prefix("resume "));
+        .filter_map(|value| value.name.strip_prefix("resume "))
+        .collect();
+    let guests = names.len() as u64;
     let mut found = Vec::new();
     for name in names {
         // Whose heartbeats are whose, the consoles do not tell.
-        let updates = updates_of(record, &format!(" {name}"), |_| None);
+        let updates = updates_of(record, &format!(" {name}"), guests, |_| None);
         let mut updates = updates.with_context(|| format!("Guest {name}"))?;
         ensure!(updates.len() == 1, "Guest {name}: more than one update");
         found.extend(updates.pop().map(|update| (name.to_owned(), update)));
@@ -82,6 +96,7 @@ pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
 fn updates_of(
     record: &Record,
     ending: &str,
+    guests: u64,
     last_beat: impl Fn(Duration) -> Option<(u64, u64)>,
 ) -> Result<Vec<Update>> {
     let named = |name: &str| -> Vec<&Value> {
@@ -115,9 +130,18 @@ fn updates_of(
             after: serde_json::from_value(after.value.clone())?,
             resume,
             blackout,
+            traffic: None,
         };
-        update.check(after.at.saturating_sub(before.at), last_beat(after.at))?;
+        let elapsed = after.at.saturating_sub(before.at);
+        update.check(elapsed, guests, last_beat(after.at))?;
         updates.push(update);
+    }
+    if let Some(last) = updates.last_mut() {
+        last.traffic = match (last.has_io(), named("io").as_slice()) {
+            (false, []) => None,
+            (true, [ended]) => Some(io::of(record, &ended.value)?),
+            (_, ended) => bail!("{} ends of disk and network work", ended.len()),
+        };
     }
     Ok(updates)
 }
@@ -139,8 +163,13 @@ fn last_beat(record: &Record, before: Duration) -> Option<(u64, u64)> {
 }
 
 impl Update {
-    /// `elapsed` is the time between the two reports, by the lab's own clock.
-    fn check(&self, elapsed: Duration, last_beat: Option<(u64, u64)>) -> Result<()> {
+    fn has_io(&self) -> bool {
+        self.before.io.is_some()
+    }
+
+    /// `elapsed` is the time between the two reports, by the lab's own clock; so many `guests` came
+    /// along.
+    fn check(&self, elapsed: Duration, guests: u64, last_beat: Option<(u64, u64)>) -> Result<()> {
         let (before, after) = (&self.before, &self.after);
         ensure!(
             self.resume.result == "done",
@@ -206,11 +235,16 @@ impl Update {
             let total = self.blackout.total_ns;
             ensure!(
                 gap >= total - total * SHORTER_PERCENT / 100
-                    && gap <= total + total * LONGER_PERCENT / 100 + LONGER_NS,
+                    && gap <= total + total * LONGER_PERCENT / 100 + LONGER_NS_PER_GUEST * guests,
                 "By the guest's {clock} it stood still for {} ms, by the VMM for {} ms",
                 gap / 1_000_000,
                 total / 1_000_000
             );
+        }
+        match (&before.io, &after.io) {
+            (None, None) => {}
+            (Some(before), Some(after)) => io::went_on(before, after)?,
+            _ => bail!("The guest's disk and network are gone"),
         }
         let phases: u64 = self.blackout.phases.iter().map(|phase| phase.ns).sum();
         ensure!(
@@ -245,6 +279,7 @@ mod tests {
             rewritten: 1000,
             kernel_warnings: 0,
             warnings: Vec::new(),
+            io: None,
         }
     }
 
@@ -272,14 +307,18 @@ mod tests {
                 ram_kind: "memfd".into(),
                 ram_mib: 256,
                 vcpus: 1,
+                host: ResumeHost {
+                    boot_id: "h".into(),
+                },
                 blackout: Some(blackout.clone()),
             },
             blackout,
+            traffic: None,
         }
     }
 
     fn verdict(update: &Update) -> Result<()> {
-        update.check(Duration::from_secs(5), Some((11_000, 1200)))
+        update.check(Duration::from_secs(5), 1, Some((11_000, 1200)))
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! As much of QEMU's monitor protocol as it takes to question a machine that hangs.
+//! As much of QEMU's monitor protocol as it takes to give orders and to question a machine that hangs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -9,14 +9,16 @@ use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// A connection to QEMU's monitor, ready for commands.
 #[derive(Debug)]
-pub(crate) struct Qmp {
+pub struct Qmp {
     input: BufReader<UnixStream>,
     output: UnixStream,
 }
 
 impl Qmp {
-    pub(crate) fn connect(stream: UnixStream) -> Result<Self> {
+    /// Greets the monitor on the other end of `stream`.
+    pub fn connect(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(LIMIT))?;
         let mut qmp = Self {
             input: BufReader::new(stream.try_clone()?),
@@ -27,12 +29,34 @@ impl Qmp {
     }
 
     /// Runs a command of the monitor made for people and returns what it prints.
-    pub(crate) fn human(&mut self, command: &str) -> Result<String> {
+    pub fn human(&mut self, command: &str) -> Result<String> {
         let answer = self.execute("human-monitor-command", json!({ "command-line": command }))?;
         Ok(answer.as_str().unwrap_or_default().replace("\r\n", "\n"))
     }
 
-    fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+    /// Waits for an event of this name, as long as it takes. `None` when QEMU has gone.
+    pub fn event(&mut self, name: &str) -> Result<Option<Value>> {
+        self.output.set_read_timeout(None)?;
+        let mut line = String::new();
+        while self.input.read_line(&mut line)? > 0 {
+            let event: Value = serde_json::from_str(&line)?;
+            if event["event"] == name {
+                self.output.set_read_timeout(Some(LIMIT))?;
+                return Ok(Some(event));
+            }
+            line.clear();
+        }
+        Ok(None)
+    }
+
+    /// Ends QEMU.
+    pub fn quit(&mut self) -> Result<()> {
+        self.execute("quit", json!({}))?;
+        Ok(())
+    }
+
+    /// Runs a command and returns what it returns.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         self.output.write_all(format!("{request}\n").as_bytes())?;
         loop {

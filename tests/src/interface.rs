@@ -1,0 +1,159 @@
+//! Network interfaces, set up without a program to do it: a thin layer over the kernel's ioctls.
+
+use std::ffi::{c_char, c_int, c_short, c_uchar, c_ulong, c_ushort};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use libc::{__c_anonymous_ifr_ifru as Union, ifreq, sockaddr};
+
+use crate::net::NETMASK;
+
+/// `_IOW('T', 202, int)` and `_IOW('T', 203, int)` of linux/if_tun.h.
+const TUNSETIFF: c_ulong = 0x4004_54ca;
+const TUNSETPERSIST: c_ulong = 0x4004_54cb;
+/// linux/route.h.
+const RTF_UP: c_ushort = 1;
+const RTF_GATEWAY: c_ushort = 2;
+
+/// `struct rtentry` of linux/route.h.
+#[repr(C)]
+struct Route {
+    pad1: c_ulong,
+    destination: sockaddr,
+    gateway: sockaddr,
+    mask: sockaddr,
+    flags: c_ushort,
+    pad2: c_short,
+    pad3: c_ulong,
+    tos: c_uchar,
+    class: c_uchar,
+    pad4: [c_short; 3],
+    metric: c_short,
+    device: *mut c_char,
+    mtu: c_ulong,
+    window: c_ulong,
+    rtt: c_ushort,
+}
+
+/// Gives an interface an address and switches it on.
+pub fn configure(name: &str, address: Ipv4Addr) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let of = |address| Union {
+        ifru_addr: socket_address(address),
+    };
+    let up = Union {
+        ifru_flags: (libc::IFF_UP | libc::IFF_RUNNING) as c_short,
+    };
+    for (call, argument) in [
+        (libc::SIOCSIFADDR, of(address)),
+        (libc::SIOCSIFNETMASK, of(NETMASK)),
+        (libc::SIOCSIFFLAGS, up),
+    ] {
+        let request = request(name, argument)?;
+        // SAFETY: each of these calls reads one `struct ifreq`, which is what `request` is.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), call, &raw const request) })?;
+    }
+    Ok(())
+}
+
+/// Sends what is for nobody in reach to `gateway`.
+pub fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let any = socket_address(Ipv4Addr::UNSPECIFIED);
+    let route = Route {
+        pad1: 0,
+        destination: any,
+        gateway: socket_address(gateway),
+        mask: any,
+        flags: RTF_UP | RTF_GATEWAY,
+        pad2: 0,
+        pad3: 0,
+        tos: 0,
+        class: 0,
+        pad4: [0; 3],
+        metric: 0,
+        device: std::ptr::null_mut(),
+        mtu: 0,
+        window: 0,
+        rtt: 0,
+    };
+    // SAFETY: SIOCADDRT reads one `struct rtentry`, which is what `route` is; its device may be
+    // null.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw const route) })
+}
+
+/// Makes a tap that stays when nobody has it open.
+pub fn make_tap(name: &str) -> io::Result<()> {
+    let tun: File = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    let flags = Union {
+        ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as c_short,
+    };
+    let request = request(name, flags)?;
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`; what it writes is not looked at, and
+    // goes to a copy of the call's own.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &mut { request }) })?;
+    // SAFETY: TUNSETPERSIST takes a number.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETPERSIST, 1) })
+}
+
+fn request(name: &str, argument: Union) -> io::Result<ifreq> {
+    let mut request = ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: argument,
+    };
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as c_char;
+    }
+    Ok(request)
+}
+
+/// `struct sockaddr_in` in the shape of a `struct sockaddr`.
+fn socket_address(address: Ipv4Addr) -> sockaddr {
+    let mut data = [0; 14];
+    // The port comes first.
+    for (to, from) in data[2..].iter_mut().zip(address.octets()) {
+        *to = from as c_char;
+    }
+    sockaddr {
+        sa_family: libc::AF_INET as libc::sa_family_t,
+        sa_data: data,
+    }
+}
+
+fn check(result: c_int) -> io::Result<()> {
+    match result {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structs_are_those_of_the_headers() {
+        assert_eq!(size_of::<Route>(), 120);
+        assert_eq!(size_of::<ifreq>(), 40);
+        let address = socket_address(Ipv4Addr::new(10, 1, 2, 3));
+        assert_eq!(&address.sa_data[..6], &[0, 0, 10, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_name_that_linux_would_cut_is_refused() {
+        assert!(make_tap_name("tap-of-15-bytes").is_ok());
+        assert!(make_tap_name("a-tap-of-16-byte").is_err());
+    }
+
+    fn make_tap_name(name: &str) -> io::Result<ifreq> {
+        request(name, Union { ifru_flags: 0 })
+    }
+}

@@ -1,0 +1,220 @@
+//! `cargo lab demo`: a guest is updated under, and all who know of it tell what they saw.
+
+mod many;
+mod report;
+mod timeline;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use serde_json::Value;
+
+use crate::cli::DemoArgs;
+use crate::hostcmd;
+use crate::lab::Lab;
+use crate::proof::{self, Traffic, Update};
+use crate::run::Record;
+use crate::scenario_host::Group;
+
+pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+    let lab = Lab::open()?;
+    if args.guests > 1 {
+        return many::run(&lab, args);
+    }
+    let (record, dir) = follow(&lab, &group(args), args.verbose)?;
+    let update = judge(&record);
+    write_json(args.json.as_deref(), &report::of(&record, &update))?;
+    match update {
+        Ok(update) => {
+            summary(&record, &update);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => Ok(failed(&error, &dir)),
+    }
+}
+
+/// The scenario that the demo is, and its host.
+fn group(args: &DemoArgs) -> Group<'static> {
+    let kind = match (args.binary, args.cpus) {
+        (true, _) => HostKind::GuestAlone,
+        (false, 1) => HostKind::Guest,
+        (false, _) => HostKind::GuestSmp,
+    };
+    Group {
+        kind,
+        kernels: if args.binary { 1 } else { 2 },
+        names: vec![match args.binary {
+            true => "devices/another-binary",
+            false => "devices/across-a-kexec",
+        }],
+        environment: format!(
+            "LAB_GUEST_RAM={} LAB_GUEST_MIB={} LAB_GUEST_CPUS={}",
+            args.ram.name(),
+            args.memory,
+            args.cpus
+        ),
+        guests: 1,
+        more_memory_mib: args.memory.saturating_sub(256),
+        debug: false,
+    }
+}
+
+/// Runs a host to its end and tells of it meanwhile. Returns the folder of its logs as well.
+fn follow(lab: &Lab, group: &Group<'_>, verbose: bool) -> Result<(Record, std::path::PathBuf)> {
+    let host = group.prepare(lab)?;
+    timeline::head();
+    let record = host.run(lab, |line| match verbose {
+        true => hostcmd::show(line),
+        false => timeline::tell(line),
+    })?;
+    Ok((record, host.dir))
+}
+
+/// The run must have nothing wrong with it.
+fn sound(record: &Record) -> Result<()> {
+    let failures = record.failures.iter().map(ToString::to_string);
+    let stages = record.scenarios.iter();
+    let wrong: Vec<String> = failures
+        .chain(stages.filter_map(|stage| stage.error.clone()))
+        .collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("\nlab: "));
+    Ok(())
+}
+
+/// The one update of the run, if nothing was wrong with it.
+fn judge(record: &Record) -> Result<Update> {
+    sound(record)?;
+    let update = proof::updates(record)?.pop();
+    let update = update.context("No update was seen")?;
+    in_the_last_host(record, &update)?;
+    Ok(update)
+}
+
+/// A guest must run in the host that is there at the end.
+fn in_the_last_host(record: &Record, update: &Update) -> Result<()> {
+    let last = record.hellos.last().context("No host was seen")?;
+    ensure!(
+        update.resume.host.boot_id == last.1.boot_id,
+        "The guest runs in another host than the last one"
+    );
+    Ok(())
+}
+
+fn write_json(path: Option<&Path>, report: &Value) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report)?;
+    std::fs::write(path, text).with_context(|| format!("Write {}", path.display()))
+}
+
+fn failed(error: &anyhow::Error, dir: &Path) -> ExitCode {
+    let logs = dir.display();
+    eprintln!("lab: {error:#}\nlab: the logs are in {logs}");
+    ExitCode::FAILURE
+}
+
+fn say(text: &str) {
+    // Nobody left to read it: the exit status still tells.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn summary(record: &Record, update: &Update) {
+    let after = &update.after;
+    let kernels: Vec<&str> = record
+        .hellos
+        .iter()
+        .map(|(_, hello)| hello.release.as_str())
+        .collect();
+    let lived = Duration::from_nanos(after.uptime_ns - update.before.uptime_ns);
+    say("");
+    match kernels.as_slice() {
+        [kernel] => say(&format!(
+            "The host stayed in {kernel}: same boot_id. Another process runs the guest now."
+        )),
+        kernels => say(&format!(
+            "The host went from {}: another boot_id.",
+            kernels.join(" to ")
+        )),
+    }
+    say(&format!(
+        "The guest ({} CPU, {} MiB of {}) did not reboot: it has the same boot_id.",
+        update.resume.vcpus, update.resume.ram_mib, update.resume.ram_kind
+    ));
+    say("");
+    say(&format!(
+        "memory  {} pages checked by the guest, {} bad",
+        after.pages_checked, after.pages_bad
+    ));
+    say(&format!(
+        "clocks  none went back; the guest stood still for {:.1} ms of {:.1} s",
+        millis(after.largest_gap_ns),
+        lived.as_secs_f64()
+    ));
+    if let Some(traffic) = &update.traffic {
+        tell_traffic(traffic);
+    }
+    say(&format!(
+        "kernel  {} complaints in the guest, 0 in the host",
+        after.kernel_warnings
+    ));
+    say("");
+    say(&format!(
+        "The blackout, as the VMM measured it: {:.1} ms",
+        millis(update.blackout.total_ns)
+    ));
+    for phase in &update.blackout.phases {
+        say(&format!("  {:16} {:9.1} ms", phase.name, millis(phase.ns)));
+    }
+    say("Emulation makes these figures many times larger than a real machine's.");
+}
+
+fn tell_traffic(traffic: &Traffic) {
+    let (disk, image) = (&traffic.guest.disk, &traffic.image);
+    say(&format!(
+        "disk    {} blocks written, {} read back by the guest, {} bad; {} checked in the image \
+         afterwards, {} bad",
+        disk.writes, disk.verified, disk.bad, image.blocks, image.bad
+    ));
+    say(&format!(
+        "TCP     one connection from outside, {}: {} KiB both ways, {} bytes lost, {} twice; \
+         longest silence {:.1} ms",
+        if traffic.is_reset() {
+            "reset"
+        } else {
+            "never reset"
+        },
+        traffic.bytes_sent() >> 10,
+        traffic.bytes_lost(),
+        traffic.bytes_repeated(),
+        traffic.outside.tcp.largest_gap.as_secs_f64() * 1e3
+    ));
+    let ping = &traffic.outside.ping;
+    say(&format!(
+        "ping    {} of {} answered; longest silence {:.1} ms",
+        ping.answered,
+        ping.sent,
+        ping.largest_gap.as_secs_f64() * 1e3
+    ));
+}
+
+fn millis(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::Failure;
+
+    #[test]
+    fn a_run_with_a_failure_is_no_success() {
+        let mut record = Record::default();
+        assert!(judge(&record).is_err(), "a run that showed nothing");
+        let text = "Host kernel (bug:): BUG: x".into();
+        record.failures.push(Failure { text, during: None });
+        assert!(judge(&record).unwrap_err().to_string().contains("BUG: x"));
+    }
+}

@@ -1,0 +1,69 @@
+//! The timeline: what happens in the host and what the guests say, one line each, as it comes.
+
+use fdbox_lab::event::{Event, Stream};
+use fdbox_lab::witness::{Io, Said as Witness, parse};
+
+use super::{millis, say};
+use crate::qemu::{Line, Said};
+
+pub(super) fn head() {
+    say("seconds  who    what");
+}
+
+/// One line of the timeline, if this is worth one.
+pub(super) fn tell(line: &Line) {
+    let Said::Event(event) = &line.said else {
+        return;
+    };
+    let told = match event {
+        Event::Hello(hello) => Some(("host", format!("Linux {} is up", hello.release))),
+        Event::Output {
+            stream: Stream::Stdout,
+            text,
+        } => Some(("host", text.trim().to_owned())),
+        Event::Output {
+            stream: Stream::Stderr,
+            text,
+        } => Some(("host", text.clone())),
+        Event::Guest { text } => parse(text).and_then(of_witness).map(|text| ("guest", text)),
+        Event::Scenario {
+            error: Some(error), ..
+        } => Some(("host", error.clone())),
+        _ => None,
+    };
+    if let Some((who, text)) = told {
+        say(&format!("{:7.2}  {who:5}  {text}", line.at.as_secs_f64()));
+    }
+}
+
+fn of_witness(said: Witness) -> Option<String> {
+    match said {
+        Witness::Ready { pages, cpus } => Some(format!(
+            "up with {cpus} CPU{}; {pages} pages hold a pattern",
+            if cpus == 1 { "" } else { "s" }
+        )),
+        Witness::Beat { uptime_ms, counter } => Some(format!(
+            "alive for {:.1} s; its clocks were read {counter} times",
+            uptime_ms as f64 / 1e3
+        )),
+        Witness::Report(report) => Some(format!(
+            "checked {} pages: {} bad; longest standstill {:.1} ms",
+            report.pages_checked,
+            report.pages_bad,
+            millis(report.largest_gap_ns)
+        )),
+        Witness::Io(io) => Some(of_io(&io)),
+        Witness::Work { .. } | Witness::Done | Witness::What => None,
+    }
+}
+
+fn of_io(io: &Io) -> String {
+    format!(
+        "disk: {} blocks written, {} read back, {} bad; TCP: {} KiB in, {} KiB out",
+        io.disk.writes,
+        io.disk.verified,
+        io.disk.bad,
+        io.tcp.received >> 10,
+        io.tcp.sent >> 10
+    )
+}

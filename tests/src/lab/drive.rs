@@ -1,0 +1,88 @@
+//! A drive of the host's, and what a guest left on it: an image file that outlives every kernel.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use fdbox_lab::disk::{BLOCK_BYTES, Layout};
+use fdbox_lab::witness::DiskIo;
+
+/// Of each image.
+const BYTES: u64 = 4 << 20;
+/// How many bad blocks are told in words.
+const EXAMPLES: usize = 8;
+
+/// What the image of a drive showed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Checked {
+    pub(crate) blocks: u64,
+    pub(crate) bad: u64,
+    pub(crate) examples: Vec<String>,
+}
+
+/// The image of drive `number` in a run's folder.
+pub(crate) fn image(dir: &Path, number: u8) -> PathBuf {
+    dir.join(format!("disk{number}.img"))
+}
+
+/// Makes an empty one.
+pub(crate) fn make(dir: &Path, number: u8) -> Result<()> {
+    let path = image(dir, number);
+    let made = File::create(&path).and_then(|file| file.set_len(BYTES));
+    made.with_context(|| format!("Make {}", path.display()))
+}
+
+/// Compares an image with what a guest says it has written, block by block.
+pub(crate) fn check(image: &Path, guest: &DiskIo) -> Result<Checked> {
+    let file = File::open(image).with_context(|| format!("Open {}", image.display()))?;
+    let layout = Layout::new(guest.seed, BYTES).context("An image of some blocks")?;
+    let mut checked = Checked {
+        blocks: 0,
+        bad: 0,
+        examples: Vec::new(),
+    };
+    let mut block = [0; BLOCK_BYTES];
+    for (place, number) in layout.written(guest.writes) {
+        file.read_exact_at(&mut block, place * BLOCK_BYTES as u64)
+            .with_context(|| format!("Read {}", image.display()))?;
+        checked.blocks += 1;
+        if let Err(what) = layout.check(number, &block) {
+            checked.bad += 1;
+            if checked.examples.len() < EXAMPLES {
+                checked.examples.push(what);
+            }
+        }
+    }
+    Ok(checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_checked_against_the_number_of_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), 0).unwrap();
+        let path = image(dir.path(), 0);
+        let file = File::options().write(true).open(&path).unwrap();
+        let layout = Layout::new(5, BYTES).unwrap();
+        let mut block = [0; BLOCK_BYTES];
+        for number in 1..=1500 {
+            layout.fill(number, &mut block);
+            let place = layout.place(number) * BLOCK_BYTES as u64;
+            file.write_all_at(&block, place).unwrap();
+        }
+        let guest = |writes| DiskIo {
+            seed: 5,
+            writes,
+            ..DiskIo::default()
+        };
+        let checked = check(&path, &guest(1500)).unwrap();
+        assert_eq!((checked.blocks, checked.bad), (1024, 0));
+        // One that the guest made and the image has not.
+        let checked = check(&path, &guest(1501)).unwrap();
+        assert_eq!(checked.bad, 1, "{:?}", checked.examples);
+    }
+}

@@ -1,0 +1,109 @@
+//! How a machine goes off: by its own will, or because a CPU of its could not go on.
+//!
+//! QEMU stops a machine that goes off and keeps it until the lab lets it end, so that a host which
+//! resets without a word can still be asked where its CPUs were.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use fdbox_lab::qmp::Qmp;
+use serde_json::Value;
+
+/// The monitor of its own that this has.
+pub(crate) const SOCKET: &str = "power.sock";
+
+/// Waits for a machine's end.
+#[derive(Debug)]
+pub(crate) struct Power(JoinHandle<Result<Option<PathBuf>>>);
+
+impl Power {
+    /// `monitor` is connected to [`SOCKET`]; evidence goes into `dir`.
+    pub(crate) fn watch(monitor: UnixStream, dir: &Path) -> Result<Self> {
+        let place = dir.join("reset.txt");
+        let thread = std::thread::Builder::new().name("power".into());
+        Ok(Self(thread.spawn(move || wait(monitor, place))?))
+    }
+
+    /// Where the evidence is, if the machine was reset. It is off.
+    pub(crate) fn end(self) -> Result<Option<PathBuf>> {
+        self.0.join().ok().context("The watch over the machine")?
+    }
+}
+
+fn wait(monitor: UnixStream, place: PathBuf) -> Result<Option<PathBuf>> {
+    let mut qmp = Qmp::connect(monitor)?;
+    let Some(end) = qmp.event("SHUTDOWN")? else {
+        return Ok(None);
+    };
+    let evidence = match is_reset(&end) {
+        true => {
+            let mut out = File::create(&place)?;
+            writeln!(out, "## {end}")?;
+            for command in ["info registers -a", "info lapic", "info pic"] {
+                writeln!(out, "## {command}\n{}", qmp.human(command)?)?;
+            }
+            Some(place)
+        }
+        false => None,
+    };
+    qmp.quit()?;
+    Ok(evidence)
+}
+
+/// No host of the lab's resets itself: it kexecs, or switches itself off.
+fn is_reset(end: &Value) -> bool {
+    end["data"]["reason"] == "guest-reset"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    /// Says what QEMU would say, and notes what it is told.
+    fn qemu(stream: UnixStream, reason: &str) -> Vec<String> {
+        let mut told = Vec::new();
+        let mut out = stream.try_clone().unwrap();
+        writeln!(out, "{{\"QMP\":{{}}}}").unwrap();
+        for line in BufReader::new(stream).lines() {
+            let line = line.unwrap();
+            writeln!(out, "{{\"return\":\"registers\"}}").unwrap();
+            if line.contains("qmp_capabilities") {
+                writeln!(out, "{{\"event\":\"RESUME\"}}").unwrap();
+                let event = "{\"event\":\"SHUTDOWN\",\"data\":{\"reason\":\"REASON\"}}";
+                writeln!(out, "{}", event.replace("REASON", reason)).unwrap();
+            }
+            let quit = line.contains("\"quit\"");
+            told.push(line);
+            if quit {
+                break;
+            }
+        }
+        told
+    }
+
+    fn end(reason: &'static str) -> (Option<String>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        let qemu = std::thread::spawn(move || qemu(far, reason));
+        let evidence = Power::watch(near, dir.path()).unwrap().end().unwrap();
+        let text = evidence.map(|place| std::fs::read_to_string(place).unwrap());
+        (text, qemu.join().unwrap().len())
+    }
+
+    #[test]
+    fn a_machine_that_switches_itself_off_is_let_go() {
+        assert_eq!(end("guest-shutdown"), (None, 2));
+    }
+
+    #[test]
+    fn a_machine_that_is_reset_is_asked_first() {
+        let (text, told) = end("guest-reset");
+        assert!(text.unwrap().contains("info registers -a\nregisters"));
+        assert_eq!(told, 5);
+    }
+}

@@ -1,0 +1,78 @@
+//! Scenarios once more, in a kernel that checks itself: lockdep, kmemleak, and what else
+//! `tests/kernel/debug.config` lists.
+//!
+//! There is one verdict for each boot, since what such a kernel finds is seldom found while the one
+//! scenario runs that is to blame.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use fdbox_lab::scenario::{HostKind, Listed};
+
+use super::scenarios::{Boot, stage_errors};
+use super::{Outcome, Suite};
+use crate::cli::TestArgs;
+
+/// The scenario that ends each boot.
+const LEAKS: &str = "leaks";
+
+/// (the test's name, the kind of its scenarios, the one scenario if not all of the kind).
+const TESTS: &[(&str, HostKind, Option<&str>)] = &[
+    ("debug/one-kernel", HostKind::OneBoot, None),
+    ("debug/kexec", HostKind::Kexec, None),
+    ("debug/guest", HostKind::Guest, Some("guest/guest-memfd")),
+];
+
+pub(super) fn run(suite: &mut Suite<'_>, listed: &[Listed], args: &TestArgs) {
+    for (name, kind, only) in TESTS {
+        if !suite.wants(name) {
+            continue;
+        }
+        let is_in =
+            |listed: &&Listed| listed.host == *kind && only.is_none_or(|only| listed.name == only);
+        let group: Vec<Listed> = listed.iter().filter(is_in).cloned().collect();
+        // Those with the usual number of kernels share one boot; two are as good as three here.
+        let kernels = group.iter().map(|listed| listed.kernels).min().unwrap_or(1);
+        let group = group.into_iter().filter(|listed| listed.kernels == kernels);
+        let boot = Boot {
+            kind: *kind,
+            kernels,
+            group: group.collect(),
+            debug: true,
+        };
+        let started = Instant::now();
+        let error =
+            judge(suite, &boot, args.verbose).unwrap_or_else(|error| Some(format!("{error:#}")));
+        suite.add(Outcome {
+            name: (*name).to_owned(),
+            error,
+            took: started.elapsed(),
+        });
+    }
+}
+
+/// What was wrong with a boot, if anything was.
+fn judge(suite: &Suite<'_>, boot: &Boot, verbose: bool) -> Result<Option<String>> {
+    let (record, logs) = boot.run(suite.lab, verbose)?;
+    let mut errors = Vec::new();
+    for listed in &boot.group {
+        let said = stage_errors(listed, &record).0;
+        errors.extend(
+            said.into_iter()
+                .map(|error| format!("{}: {error}", listed.name)),
+        );
+    }
+    let last = boot.kernels;
+    let leaks = |stage| {
+        let said = record.scenarios.iter();
+        said.filter(move |said| said.name == LEAKS && said.stage == stage)
+    };
+    if leaks(last).count() != 1 {
+        errors.push("Nobody looked for leaks in the last kernel".into());
+    }
+    for stage in 1..=last {
+        errors.extend(leaks(stage).filter_map(|said| said.error.clone()));
+    }
+    errors.extend(record.failures.iter().map(ToString::to_string));
+    Ok((!errors.is_empty()).then(|| format!("{}\nLogs: {logs}", errors.join("\n"))))
+}

@@ -1,0 +1,74 @@
+//! The lab's network: who has which address. The host routes between its network card, behind which
+//! is the lab, and a tap for each guest.
+
+use std::net::Ipv4Addr;
+
+/// The lab, outside of the host.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The host's network card.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// All networks have this netmask.
+pub const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
+/// Where guests listen.
+pub const PORT: u16 = 7000;
+/// The network card, in the host and in a guest.
+pub const CARD: &str = "eth0";
+
+/// The word on a guest's kernel command line that says which it is: `lab_guest=2`.
+pub const GUEST_WORD: &str = "lab_guest";
+
+/// The word that says how many times slower than usual a guest is to work.
+pub const PACE_WORD: &str = "lab_pace";
+
+/// Guest `number` of its host.
+pub fn guest(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, number, 2)
+}
+
+/// The host's end of that guest's tap.
+pub fn gateway(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, number, 1)
+}
+
+/// That tap's name.
+pub fn tap(number: u8) -> String {
+    format!("tap{number}")
+}
+
+/// Reads which guest this is out of a kernel command line.
+pub fn guest_of(cmdline: &str) -> Option<u8> {
+    number_of(cmdline, GUEST_WORD)
+}
+
+/// Reads how many times slower than usual this guest is to work.
+pub fn pace_of(cmdline: &str) -> u32 {
+    number_of(cmdline, PACE_WORD).map_or(1, u32::from).max(1)
+}
+
+/// How many times slower than usual each of so many guests is to work that share an emulated CPU: it
+/// has less to give the more of them it switches between.
+pub fn pace_among(guests: u8) -> u32 {
+    u32::from(guests).pow(2).max(1)
+}
+
+fn number_of(cmdline: &str, name: &str) -> Option<u8> {
+    let words = cmdline.split_ascii_whitespace();
+    let mut numbers = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    numbers.next_back()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_knows_its_number() {
+        assert_eq!(guest_of("console=ttyS0 lab_guest=3 panic=-1"), Some(3));
+        assert_eq!(guest_of("console=ttyS0"), None);
+        assert_eq!(guest_of("lab_guest=x"), None);
+        assert_eq!(guest_of("lab_guests=1"), None);
+        assert_eq!(pace_of("lab_guest=3 lab_pace=4"), 4);
+        assert_eq!(pace_of("lab_guest=3"), 1);
+        assert_eq!(pace_of("lab_pace=0"), 1);
+    }
+}

@@ -1,0 +1,84 @@
+//! A guest with disk and network, both at work while it is updated under.
+
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use fdbox_lab::event::EventPort;
+use fdbox_lab::scenario::HostKind;
+use fdbox_lab::witness::Io;
+use serde_json::json;
+
+use super::guest::{asked, healthy, same_guest, take_over, update_under};
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::guest::{Guest, Spec, VMM};
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "devices/across-a-kexec",
+        about: "disk and TCP connection of a guest go on under a new kernel",
+        host: HostKind::Guest,
+        stages: &[kexec_before, kexec_after],
+    },
+    &Scenario {
+        name: "devices/another-binary",
+        about: "disk and TCP connection of a guest go on under another VMM",
+        host: HostKind::GuestAlone,
+        stages: &[binary],
+    },
+];
+
+/// The guest of the demo.
+fn spec() -> Spec {
+    Spec {
+        number: Some(0),
+        ..asked("demo")
+    }
+}
+
+fn kexec_before(cx: &Cx<'_>) -> Result<()> {
+    update_under(cx, spec())
+}
+
+fn kexec_after(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = take_over(cx, spec())?;
+    cx.value("io", end_io(&mut guest)?)?;
+    guest.power_off()
+}
+
+fn binary(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = Guest::boot(spec(), &Arc::new(EventPort::open()?))?;
+    healthy(&guest.report()?)?;
+    guest.console.wait_for_io(None)?;
+    guest.reset_gap()?;
+    let before = guest.report()?;
+    cx.value("witness", &before)?;
+    guest.upgrade(VMM, &[])?.expect(0)?;
+    let after = guest.report()?;
+    let report = guest.resume_report()?;
+    same_guest(&before, &after)?;
+    cx.value("witness", after)?;
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    equal(
+        "The host's boot_id",
+        &report["host"]["boot_id"],
+        &json!(boot_id.trim()),
+    )?;
+    cx.value("resume", report)?;
+    guest.write(77)?;
+    healthy(&guest.report()?)?;
+    cx.value("io", end_io(&mut guest)?)?;
+    let runner = guest.runner()?;
+    guest.power_off_under(&runner)
+}
+
+/// Has the guest go on for a while and then end its work.
+fn end_io(guest: &mut Guest) -> Result<Io> {
+    let io = guest.console.io()?;
+    guest.console.wait_for_io(Some(&io))?;
+    guest
+        .console
+        .end_io()
+        .context("The end of disk and network")
+}

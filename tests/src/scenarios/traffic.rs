@@ -1,0 +1,58 @@
+//! A guest's work with its disk and its network, seen on its console.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use fdbox_lab::witness::{Io, Said, command};
+
+use crate::console::Console;
+
+/// Some writes and some data both ways. The connection is made anew until the guest is up, and a
+/// host that is just coming up has other things to do.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(90);
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// What counts as progress.
+const WRITES: u64 = 16;
+const BYTES: u64 = 2048;
+
+impl Console {
+    /// What was done so far; it begins when it is first asked for.
+    pub(crate) fn io(&mut self) -> Result<Io> {
+        self.ask_io(command::IO)
+    }
+
+    /// Ends it in good order; everything that was written is read once more.
+    pub(crate) fn end_io(&mut self) -> Result<Io> {
+        self.ask_io(command::END_IO)
+    }
+
+    /// Waits until more was done than `before`, with the disk and both ways with the network.
+    pub(crate) fn wait_for_io(&mut self, before: Option<&Io>) -> Result<Io> {
+        let from = |of: fn(&Io) -> u64| before.map_or(0, of);
+        let deadline = Instant::now() + PROGRESS_LIMIT;
+        loop {
+            let io = self.io()?;
+            if io.disk.writes >= from(|io| io.disk.writes) + WRITES
+                && io.tcp.sent >= from(|io| io.tcp.sent) + BYTES
+                && io.tcp.received >= from(|io| io.tcp.received) + BYTES
+            {
+                return Ok(io);
+            }
+            if Instant::now() > deadline {
+                bail!("The guest does not go on with disk and network: {io:?}");
+            }
+            // It says something once a second.
+            self.wait("heartbeat", ANSWER_LIMIT, |said| {
+                matches!(said, Said::Beat { .. }).then_some(())
+            })?;
+        }
+    }
+
+    fn ask_io(&mut self, what: &str) -> Result<Io> {
+        self.say(what)?;
+        self.wait(what, ANSWER_LIMIT, |said| match said {
+            Said::Io(io) => Some(*io),
+            _ => None,
+        })
+    }
+}

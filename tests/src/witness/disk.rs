@@ -1,0 +1,179 @@
+//! The guest's disk: written and read back without a pause, past the page cache.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fdbox_lab::disk::{BLOCK_BYTES, Layout};
+use fdbox_lab::witness::DiskIo;
+use rustix::fs::{OFlags, SeekFrom, seek};
+
+use crate::lock;
+
+const DISK: &str = "/dev/vda";
+/// Between two requests of one kind: the CPU is the host's too, and that may have one only.
+const PAUSE: Duration = Duration::from_millis(4);
+/// Writes between two flushes.
+const FLUSH_EVERY: u64 = 8;
+/// How many bad blocks are told in words.
+const EXAMPLES: usize = 8;
+
+/// A block as O_DIRECT wants its memory.
+#[repr(align(4096))]
+struct Aligned([u8; BLOCK_BYTES]);
+
+impl Aligned {
+    fn new() -> Box<Self> {
+        Box::new(Self([0; BLOCK_BYTES]))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Disk {
+    file: File,
+    layout: Layout,
+    /// Held while a block is written.
+    writer: Mutex<Writer>,
+    done: Mutex<DiskIo>,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    writes: u64,
+    ended: bool,
+}
+
+impl Disk {
+    pub(crate) fn open() -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlags::DIRECT.bits() as i32)
+            .open(DISK)
+            .with_context(|| format!("Open {DISK}"))?;
+        let seed = fdbox_lab::tsc();
+        let bytes = seek(&file, SeekFrom::End(0)).context("The size of the disk")?;
+        let layout = Layout::new(seed, bytes).context("The disk has a size to work with")?;
+        let done = DiskIo {
+            seed,
+            ..DiskIo::default()
+        };
+        Ok(Self {
+            file,
+            layout,
+            writer: Mutex::default(),
+            done: Mutex::new(done),
+        })
+    }
+
+    /// Writes block after block, until the end is asked for.
+    pub(crate) fn write(&self, pace: u32) {
+        let mut block = Aligned::new();
+        loop {
+            let mut writer = lock(&self.writer);
+            if writer.ended {
+                return;
+            }
+            let number = writer.writes + 1;
+            self.layout.fill(number, &mut block.0);
+            let written = self
+                .file
+                .write_all_at(&block.0, self.offset(self.layout.place(number)));
+            self.note("write", written);
+            // A block that could not be written is found bad by whoever reads it.
+            writer.writes = number;
+            lock(&self.done).writes = number;
+            if number.is_multiple_of(FLUSH_EVERY) {
+                self.flush();
+            }
+            drop(writer);
+            std::thread::sleep(PAUSE * pace);
+        }
+    }
+
+    /// Reads back what was written not long ago, until the end is asked for.
+    pub(crate) fn read(&self, pace: u32) {
+        let mut block = Aligned::new();
+        loop {
+            let (writes, ended) = {
+                let writer = lock(&self.writer);
+                (writer.writes, writer.ended)
+            };
+            if ended {
+                return;
+            }
+            // Any of the younger half: the writer comes to it again only much later.
+            let age = fdbox_lab::tsc() % (self.layout.blocks() / 2).max(1);
+            if let Some(number) = writes.checked_sub(age).filter(|number| *number > 0) {
+                let found = self.look_at(number, &mut block);
+                if lock(&self.writer).writes < number + self.layout.blocks() {
+                    self.count(found);
+                }
+            }
+            std::thread::sleep(PAUSE * pace);
+        }
+    }
+
+    /// Reads every block that was written, while nobody writes.
+    pub(crate) fn check(&self) {
+        let writer = lock(&self.writer);
+        let mut block = Aligned::new();
+        for (_, number) in self.layout.written(writer.writes) {
+            let found = self.look_at(number, &mut block);
+            self.count(found);
+        }
+    }
+
+    /// No more writes; what was written is made safe.
+    pub(crate) fn end(&self) {
+        let mut writer = lock(&self.writer);
+        if !writer.ended {
+            writer.ended = true;
+            self.flush();
+        }
+    }
+
+    pub(crate) fn done(&self) -> DiskIo {
+        lock(&self.done).clone()
+    }
+
+    fn look_at(&self, number: u64, block: &mut Aligned) -> Result<(), String> {
+        let place = self.layout.place(number);
+        self.file
+            .read_exact_at(&mut block.0, self.offset(place))
+            .map_err(|error| format!("Reading block {place}: {error}"))?;
+        self.layout.check(number, &block.0)
+    }
+
+    fn offset(&self, place: u64) -> u64 {
+        place * BLOCK_BYTES as u64
+    }
+
+    fn flush(&self) {
+        self.note("flush", self.file.sync_data());
+        lock(&self.done).flushes += 1;
+    }
+
+    fn note(&self, what: &str, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            self.bad(format!("A {what} failed: {error}"));
+        }
+    }
+
+    fn count(&self, found: Result<(), String>) {
+        lock(&self.done).verified += 1;
+        if let Err(what) = found {
+            self.bad(what);
+        }
+    }
+
+    fn bad(&self, what: String) {
+        let mut done = lock(&self.done);
+        done.bad += 1;
+        if done.examples.len() < EXAMPLES {
+            done.examples.push(what);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Disk and network of the guest, if it has them: work for both, and what came of it.
+
+use std::thread::Scope;
+
+use anyhow::Result;
+use fdbox_lab::witness::Io as Done;
+
+use crate::disk::Disk;
+use crate::talk::Talk;
+
+#[derive(Debug)]
+pub(crate) struct Io {
+    guest: u8,
+    disk: Disk,
+    talk: Talk,
+}
+
+impl Io {
+    /// Those of guest number `guest`.
+    pub(crate) fn open(guest: u8) -> Result<Self> {
+        Ok(Self {
+            guest,
+            disk: Disk::open()?,
+            talk: Talk::open(guest)?,
+        })
+    }
+
+    /// Starts to work, `pace` times slower than usual.
+    pub(crate) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, pace: u32) {
+        scope.spawn(move || self.disk.write(pace));
+        scope.spawn(move || self.disk.read(pace));
+        scope.spawn(move || self.talk.serve(pace));
+    }
+
+    /// Reads all that was written to the disk.
+    pub(crate) fn check(&self) {
+        self.disk.check();
+    }
+
+    /// Ends both in good order.
+    pub(crate) fn end(&self) {
+        self.talk.end();
+        self.disk.end();
+        self.disk.check();
+    }
+
+    pub(crate) fn done(&self) -> Done {
+        Done {
+            guest: self.guest,
+            disk: self.disk.done(),
+            tcp: self.talk.done(),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The options that give a guest its devices.
+
+use clap::Args;
+
+use super::RunArgs;
+use crate::spec::SpecError;
+use crate::vfio::spec::VfioSpec;
+use crate::virtio::spec::{DeviceSpecs, DiskSpec, HvcSpec, NetSpec, VsockSpec};
+
+/// A guest's devices, eight at most.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Devices, eight at most")]
+pub(crate) struct DeviceArgs {
+    /// A disk in a file or on a block device; may be repeated. A resume opens the same path.
+    #[arg(long = "disk", value_name = "path=FILE[,readonly=on]")]
+    pub(crate) disks: Vec<DiskSpec>,
+    /// A network on a tap; may be repeated. A resume attaches to the tap of the same name; one
+    /// that was handed in must be handed in again.
+    #[arg(long = "net", value_name = "tap=NAME|fd=N[,mac=MAC]")]
+    pub(crate) nets: Vec<NetSpec>,
+    /// Sockets between guest and host. An update resets their connections.
+    ///
+    /// A program that connects to PATH and writes `CONNECT PORT` gets the guest's port. A guest
+    /// that connects to CID 2 gets the Unix socket PATH_PORT.
+    #[arg(long, value_name = "cid=N,socket=PATH")]
+    pub(crate) vsock: Option<VsockSpec>,
+    /// A second console, hvc0 in the guest.
+    #[arg(long, value_name = "file=PATH|socket=PATH")]
+    pub(crate) hvc: Option<HvcSpec>,
+    /// No source of random numbers.
+    #[arg(long)]
+    pub(crate) no_rng: bool,
+}
+
+impl DeviceArgs {
+    pub(crate) fn specs(&self) -> DeviceSpecs {
+        DeviceSpecs {
+            disks: self.disks.clone(),
+            nets: self.nets.clone(),
+            console: self.hvc.clone(),
+            rng: !self.no_rng,
+            vsock: self.vsock.clone(),
+        }
+    }
+}
+
+/// Devices of the host that the guest drives itself, eight at most.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Devices of the host, eight at most")]
+pub(crate) struct PassthroughArgs {
+    /// A PCI device of the host, by its address; may be repeated.
+    ///
+    /// The device must be bound to vfio-pci, have MSI-X, and be behind an IOMMU. It reaches all
+    /// of the guest's memory, which must be --memory kind=memfd, and nothing else. An update
+    /// with --kernel or --no-kexec keeps it in the guest's box, at work.
+    #[arg(long = "device", value_name = "vfio=BDF")]
+    pub(crate) devices: Vec<VfioSpec>,
+}
+
+impl RunArgs {
+    /// The guest kernel's command line. A guest with a device on its PCI bus must look for it.
+    pub(crate) fn kernel_cmdline(&self) -> Result<String, SpecError> {
+        let has_pci = !self.passthrough.devices.is_empty();
+        let given = self.cmdline.as_deref();
+        if has_pci
+            && let Some(cmdline) = given
+            && cmdline
+                .split_ascii_whitespace()
+                .any(|word| word == "pci=off")
+        {
+            return Err(SpecError::BadValue {
+                what: "Command line",
+                value: cmdline.into(),
+                expected: "one without pci=off: --device is on the guest's PCI bus",
+            });
+        }
+        let default = if has_pci {
+            "console=ttyS0"
+        } else {
+            "console=ttyS0 pci=off"
+        };
+        Ok(given.unwrap_or(default).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn run(line: &str) -> RunArgs {
+        let line = format!("vmm run --kernel k --api-socket s {line}");
+        match Cli::try_parse_from(line.split_ascii_whitespace()).map(|cli| cli.command) {
+            Ok(Command::Run(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_guest_with_a_device_looks_for_it() {
+        let args = run("--device vfio=01:00.0 --device vfio=0000:02:00.1");
+        assert_eq!(args.passthrough.devices.len(), 2);
+        assert_eq!(args.kernel_cmdline().unwrap(), "console=ttyS0");
+        let mut args = run("--device vfio=01:00.0 --cmdline quiet");
+        assert_eq!(args.kernel_cmdline().unwrap(), "quiet");
+        args.cmdline = Some("quiet pci=off".into());
+        let error = args.kernel_cmdline().unwrap_err();
+        assert!(error.to_string().contains("--device"), "{error}");
+    }
+}

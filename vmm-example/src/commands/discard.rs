@@ -1,0 +1,88 @@
+//! `discard`: give up a box that nobody will resume.
+
+use anyhow::{Context, bail};
+use vmm_fdbox::update::ExitStatus;
+use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, OpenFdBox, SealedFdBox};
+
+use crate::cli::DiscardArgs;
+
+pub(super) fn discard(args: &DiscardArgs) -> anyhow::Result<ExitStatus> {
+    let store = Control::open()?;
+    discard_from(&store, &args.box_name, args.yes)?;
+    println!("{}: given up", args.box_name);
+    Ok(ExitStatus::Done)
+}
+
+/// Without `sure` it only says what would be lost.
+fn discard_from<S: BoxStore>(store: &S, name: &BoxName, sure: bool) -> anyhow::Result<()> {
+    let found = store.open_box(name).with_context(|| {
+        format!("Cannot open the box {name}: `vmm-example status` lists those that there are")
+    })?;
+    let fds = match &found {
+        AnyBox::Open(open) => open.fds()?,
+        AnyBox::Sealed(sealed) => sealed.fds()?,
+    };
+    if !fds.is_empty() && !sure {
+        let names: Vec<_> = fds.iter().map(|fd| fd.name.to_string()).collect();
+        bail!(
+            "{name} holds {}: a guest in it would be lost. Say --yes if nobody will resume it",
+            names.join(", ")
+        );
+    }
+    if let AnyBox::Sealed(sealed) = found {
+        sealed.unseal().map_err(|failed| failed.error)?;
+    }
+    Ok(store.delete(name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use vmm_fdbox::FdName;
+    use vmm_fdbox::fake::FakeStore;
+
+    use super::*;
+
+    fn store_with(name: &BoxName, sealed: bool) -> FakeStore {
+        let store = FakeStore::new();
+        let open = store.create(name).unwrap();
+        let file = File::open("/dev/null").unwrap();
+        open.put(&FdName::new("memory").unwrap(), file.into())
+            .unwrap();
+        if sealed {
+            open.seal().unwrap();
+        }
+        store
+    }
+
+    #[test]
+    fn a_box_goes_only_when_told_twice() {
+        let name = BoxName::new("vm0").unwrap();
+        for sealed in [false, true] {
+            let store = store_with(&name, sealed);
+            let before = store.content(&name);
+            let refused = discard_from(&store, &name, false).unwrap_err().to_string();
+            assert!(refused.contains("vm0 holds memory"), "{refused}");
+            assert_eq!(store.content(&name), before);
+            discard_from(&store, &name, true).unwrap();
+            assert_eq!(store.content(&name), None);
+        }
+    }
+
+    #[test]
+    fn an_empty_box_loses_nothing() {
+        let name = BoxName::new("empty").unwrap();
+        let store = FakeStore::new();
+        store.create(&name).unwrap();
+        discard_from(&store, &name, false).unwrap();
+        assert_eq!(store.content(&name), None);
+    }
+
+    #[test]
+    fn no_such_box_is_told() {
+        let name = BoxName::new("none").unwrap();
+        let error = discard_from(&FakeStore::new(), &name, true).unwrap_err();
+        assert!(error.to_string().contains("box none"), "{error}");
+    }
+}

@@ -1,0 +1,66 @@
+//! Which message of a device becomes which interrupt: the routing table of the VM.
+//!
+//! The table is set as a whole, so it holds what KVM would have had by default too: the lines
+//! of the PICs and of the I/O APIC.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::kvm::{KvmError, Vm};
+
+/// The first interrupt number behind the lines of the I/O APIC.
+pub(crate) const FIRST_MSI: u32 = 24;
+
+/// What a device writes to interrupt: an address in the interrupt controllers, and data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) address: u64,
+    pub(crate) data: u32,
+}
+
+/// Where interrupts of a device go.
+pub(crate) trait InterruptLines: fmt::Debug + Send + Sync {
+    /// Makes an interrupt number stand for a message.
+    fn route(&self, gsi: u32, message: Message) -> Result<(), KvmError>;
+    /// From now on the kernel turns the event into the interrupt, at once if it is due.
+    fn connect(&self, gsi: u32, event: &EventFd) -> Result<(), KvmError>;
+    /// From now on the event keeps what comes.
+    fn disconnect(&self, gsi: u32, event: &EventFd) -> Result<(), KvmError>;
+}
+
+/// The routing table of a VM.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    vm: Arc<Vm>,
+    messages: Mutex<BTreeMap<u32, Message>>,
+}
+
+impl Routes {
+    pub(crate) fn new(vm: Arc<Vm>) -> Self {
+        Self {
+            vm,
+            messages: Mutex::default(),
+        }
+    }
+}
+
+impl InterruptLines for Routes {
+    fn route(&self, gsi: u32, message: Message) -> Result<(), KvmError> {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        if messages.insert(gsi, message) == Some(message) {
+            return Ok(());
+        }
+        self.vm.set_routes(&messages)
+    }
+
+    fn connect(&self, gsi: u32, event: &EventFd) -> Result<(), KvmError> {
+        self.vm.register_irqfd(event, gsi)
+    }
+
+    fn disconnect(&self, gsi: u32, event: &EventFd) -> Result<(), KvmError> {
+        self.vm.unregister_irqfd(event, gsi)
+    }
+}

@@ -1,0 +1,103 @@
+//! Which descriptors of a box need which others.
+
+use crate::listing::FdInfo;
+use crate::name::FdName;
+use crate::update::STATE_FD;
+
+/// Kinds, without their versions, and the kind that each needs in its box.
+const NEEDS: [(&str, &str); 3] = [
+    ("fdbox,guest-memfd", "fdbox,kvm-vm"),
+    ("fdbox,iommufd", "fdbox,memfd"),
+    ("fdbox,vfio-pci", "fdbox,iommufd"),
+];
+
+/// A descriptor that cannot be kept without another one of its box.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// The one that needs the other.
+    pub from: FdName,
+    /// The one that is needed.
+    pub to: FdName,
+}
+
+/// What the descriptors of one box need of each other, as their kinds tell.
+///
+/// A listing has kinds and no edges, so of several descriptors of a kind that
+/// is needed all are returned: a box with one VM and one iommufd has exactly
+/// these dependencies. Sealing checks the real ones.
+#[must_use]
+pub fn dependencies(fds: &[FdInfo]) -> Vec<Dependency> {
+    let mut found = Vec::new();
+    for fd in fds {
+        let needed = NEEDS.iter().filter(|(kind, _)| *kind == family(&fd.kind));
+        for (_, needed) in needed {
+            let others = fds
+                .iter()
+                // The VM state is memory of the library's own: nothing maps it.
+                .filter(|other| {
+                    family(&other.kind) == *needed && other.name.to_string() != STATE_FD
+                });
+            found.extend(others.map(|other| Dependency {
+                from: fd.name.clone(),
+                to: other.name.clone(),
+            }));
+        }
+    }
+    found
+}
+
+/// A compatible string without its version.
+fn family(kind: &str) -> &str {
+    match kind.rsplit_once("-v") {
+        Some((family, version)) if version.bytes().all(|byte| byte.is_ascii_digit()) => family,
+        _ => kind,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listing::FdState;
+
+    fn fd(name: &str, kind: &str) -> FdInfo {
+        FdInfo {
+            name: FdName::new(name).unwrap(),
+            kind: kind.into(),
+            state: FdState::Live,
+            bytes: 0,
+        }
+    }
+
+    fn edges(fds: &[FdInfo]) -> Vec<String> {
+        let edges = dependencies(fds).into_iter();
+        edges
+            .map(|edge| format!("{} -> {}", edge.from, edge.to))
+            .collect()
+    }
+
+    #[test]
+    fn a_device_needs_its_iommufd_and_that_the_memory() {
+        let fds = [
+            fd("vfio0", "fdbox,vfio-pci-v1"),
+            fd("vfio1", "fdbox,vfio-pci-v2"),
+            fd("iommufd", "fdbox,iommufd-v1"),
+            fd("memory0", "fdbox,memfd-v1"),
+            fd("vm", "fdbox,kvm-vm-v1"),
+            fd(STATE_FD, "fdbox,memfd-v1"),
+        ];
+        let expected = ["vfio0 -> iommufd", "vfio1 -> iommufd", "iommufd -> memory0"];
+        assert_eq!(edges(&fds), expected);
+    }
+
+    #[test]
+    fn a_guest_memfd_needs_its_vm_and_an_unknown_kind_nothing() {
+        let fds = [
+            fd("vm", "fdbox,kvm-vm-v1"),
+            fd("ram", "fdbox,guest-memfd-v1"),
+            fd("gpu", "acme,gpu-v3"),
+            fd("odd", "fdbox,vfio-pci"),
+        ];
+        assert_eq!(edges(&fds), ["ram -> vm"]);
+        assert_eq!(family("acme,tool-very"), "acme,tool-very");
+    }
+}
