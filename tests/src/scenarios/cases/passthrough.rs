@@ -30,6 +30,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[before, between, after],
     },
     &Scenario {
+        name: "passthrough/second-try",
+        about: "a taker stops half-way and puts back what it has: all of it goes on into another kernel",
+        host: HostKind::Passthrough,
+        stages: &[before, half_taken, after],
+    },
+    &Scenario {
         name: "passthrough/two-devices",
         about: "two devices of one iommufd, with one page table: one is taken out long before the other",
         host: HostKind::Passthrough,
@@ -99,6 +105,18 @@ fn between(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     equal("The number of descriptors", fdbox.entries()?.len(), 3)?;
     equal("Bus mastering", pci::is_master()?, true)
+}
+
+fn half_taken(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open(BOX)?;
+    fdbox.unseal()?;
+    let memory = fdbox.get("ring")?;
+    let iommufd = fdbox.get("iommufd")?;
+    does_not_seal(&fdbox, Errno::OPNOTSUPP, "nic", "put them in again")?;
+    fdbox.put(memory, "ring")?;
+    does_not_seal(&fdbox, Errno::OPNOTSUPP, "nic", "put them in again")?;
+    fdbox.put(iommufd, "iommufd")?;
+    fdbox.seal()
 }
 
 fn after(cx: &Cx<'_>) -> Result<()> {
