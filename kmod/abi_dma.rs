@@ -6,7 +6,7 @@
 //! by the project's tests. All numbers are little-endian. docs/handover-abi.md
 //! has the tables. A change of the layout is a new compatible string.
 
-use crate::abi::{Malformed, Sink, name_is_valid};
+use crate::abi::{self, Malformed, Sink};
 
 /// Compatible string of iommufd.
 pub(crate) const IOMMUFD: &[u8] = b"fdbox,iommufd-v1";
@@ -126,7 +126,7 @@ fn decode_item(bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
     mapping.start.checked_add(last)?;
     let known = mapping.prot & !(PROT_READ | PROT_WRITE) == 0;
     let rest = rest.get(name_len.next_multiple_of(8)..)?;
-    (known && name_is_valid(mapping.file)).then_some((Item::Mapping(mapping), rest))
+    (known && abi::name_is_valid(mapping.file)).then_some((Item::Mapping(mapping), rest))
 }
 
 /// A VFIO PCI device and what it is attached to.
@@ -189,7 +189,7 @@ impl<'a> Device<'a> {
             && device.bdf <= 0xffff
             && word(20)? & !DEVICE_AUTO_DOMAIN == 0
             && word(24)? as usize == device.iommufd.len()
-            && name_is_valid(device.iommufd);
+            && abi::name_is_valid(device.iommufd);
         possible.then_some(device).ok_or(Malformed::Fd)
     }
 }

@@ -345,10 +345,14 @@ impl Inner {
         let Some(entry) = self.entries.iter().find(|entry| entry.waits_for_files()) else {
             return Ok(());
         };
-        if self.given.is_empty() {
+        // A duplicate that was put in again is as good as what was never taken out.
+        let is_back = |given: &Given| self.entries.iter().any(|entry| given.is_in(entry));
+        if self.given.iter().all(is_back) {
             return Ok(());
         }
-        let message = CString::try_from_fmt(fmt!("files that it depends on were taken out of the box; take it out, too, and put all of them in again"));
+        let message = CString::try_from_fmt(fmt!(
+            "files that it depends on were taken out of the box; put them in again, or take it out, too"
+        ));
         Err(failure(
             &entry.name,
             EOPNOTSUPP,

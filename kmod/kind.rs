@@ -211,6 +211,14 @@ pub(crate) struct Given {
     file: FileRef,
 }
 
+impl Given {
+    /// Whether `entry` is the same file, under its name.
+    pub(crate) fn is_in(&self, entry: &Entry) -> bool {
+        let same = |file: &File| file::same(file, &self.file);
+        entry.name == self.name && entry.live_file().is_some_and(same)
+    }
+}
+
 /// A GET_FD.
 pub(crate) struct TakeCx<'a> {
     /// The box, whose entry that is being taken is [`Content::Taken`].

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use fdbox_lab::frame::frame;
@@ -22,6 +22,8 @@ pub(crate) fn socket(nic: usize) -> String {
     format!("net{nic}.sock")
 }
 
+/// How long QEMU may take to open its sockets.
+const OPEN_LIMIT: Duration = Duration::from_secs(20);
 /// Time between frames.
 const INTERVAL: Duration = Duration::from_millis(5);
 
@@ -33,11 +35,18 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Sends to a device whose socket is there.
+    /// Sends to a device whose socket will be there soon.
     pub(crate) fn send(socket: &Path) -> Result<Self> {
         let sender = UnixDatagram::unbound()?;
         sender.set_nonblocking(true)?;
-        connect(&sender, socket).context("Connect to the device's socket")?;
+        let deadline = Instant::now() + OPEN_LIMIT;
+        while let Err(error) = connect(&sender, socket) {
+            if Instant::now() > deadline {
+                return Err(error).context("QEMU does not open the device's socket");
+            }
+            // A socket that another process is about to make offers nothing to wait on.
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || send_all(&sender, &stopped));
