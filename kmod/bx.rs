@@ -28,21 +28,23 @@ use crate::entry::{
 use crate::file::{
     self,
     FileRef,
-    InodeLock,
     NodeOwner, //
 };
 use crate::handover;
 use crate::kho;
 use crate::kind::{
+    Given,
     Link,
     Reason,
-    SealCx,
     SealError,
     TakeCx, //
 };
 use crate::name::Name;
-use crate::record::Record;
 use crate::registry;
+use crate::sealing::{
+    failure,
+    incoming_kind, //
+};
 use kernel::{
     fs::{
         file::{
@@ -53,10 +55,10 @@ use kernel::{
     },
     new_mutex,
     prelude::*,
+    str::CString,
     sync::{
         Arc,
-        Mutex,
-        UniqueArc, //
+        Mutex, //
     },
 };
 
@@ -89,6 +91,7 @@ pub(crate) struct Inner {
     pub(crate) entries: KVec<Entry>,
     next_id: u64,
     links: KVec<Link>,
+    given: KVec<Given>,
     pub(crate) seal_error: Option<SealError>,
     owner: NodeOwner,
 }
@@ -125,6 +128,7 @@ impl FdBox {
             entries: KVec::new(),
             next_id: 1,
             links: KVec::new(),
+            given: KVec::new(),
             seal_error: None,
             owner,
         };
@@ -217,6 +221,7 @@ impl FdBox {
 
     /// Seals every descriptor, or none; true when the next kernel will get the box.
     fn try_seal(&self, inner: &mut Inner) -> Result<bool, SealError> {
+        inner.all_or_none_given()?;
         inner.finish_started()?;
         inner.freeze_all()?;
         if !kho::enabled() {
@@ -260,13 +265,10 @@ impl FdBox {
         let mut inner = self.inner.lock();
         inner.open()?;
         inner.state = State::Dead;
-        for entry in inner.entries.iter_mut() {
-            if let Content::Incoming(incoming) = &mut entry.content {
-                incoming.progress.discard(&incoming.record);
-            }
-        }
+        inner.discard();
         inner.entries.clear();
         inner.links.clear();
+        inner.given.clear();
         Ok(())
     }
 
@@ -286,11 +288,31 @@ impl FdBox {
 }
 
 impl Inner {
+    /// Gives up what the last kernel left: devices stop before memory is freed.
+    fn discard(&mut self) {
+        for entry in self.entries.iter() {
+            if let Some((kind, record)) = incoming_kind(entry) {
+                kind.discard(record);
+            }
+        }
+        for at in 0..self.entries.len() {
+            let (done, rest) = self.entries.split_at_mut(at + 1);
+            let Content::Incoming(incoming) = &mut done[at].content else {
+                continue;
+            };
+            let record = &incoming.record;
+            if !rest.iter().any(|entry| entry.shares_extents(record)) {
+                incoming.progress.discard(record);
+            }
+        }
+    }
+
     /// Takes a descriptor out of `content`, which stays usable on error.
     fn take(&mut self, name: &Name, content: &mut Content, fd: u32) -> Result<FileRef> {
         let mut cx = TakeCx {
             entries: &self.entries,
             links: &mut self.links,
+            given: &mut self.given,
             name,
             fd,
         };
@@ -305,10 +327,33 @@ impl Inner {
     }
 
     fn remove(&mut self, at: usize) {
-        if self.entries.remove(at).is_ok() && self.entries.is_empty() {
+        if self.entries.remove(at).is_err() {
+            return;
+        }
+        if self.entries.is_empty() {
             // No file is left that could belong to one of the VMs.
             self.links.clear();
         }
+        if !self.entries.iter().any(Entry::waits_for_files) {
+            self.given.clear();
+        }
+    }
+
+    /// Devices of the last kernel do DMA to memory that was taken out: it is no longer in the box,
+    /// so the next kernel would not keep it.
+    fn all_or_none_given(&self) -> Result<(), SealError> {
+        let Some(entry) = self.entries.iter().find(|entry| entry.waits_for_files()) else {
+            return Ok(());
+        };
+        if self.given.is_empty() {
+            return Ok(());
+        }
+        let message = CString::try_from_fmt(fmt!("files that it depends on were taken out of the box; take it out, too, and put all of them in again"));
+        Err(failure(
+            &entry.name,
+            EOPNOTSUPP,
+            message.ok().map(|said| (Reason::UnsupportedState, said)),
+        ))
     }
 
     /// A descriptor whose restore stopped half-way belongs partly to this kernel: finish it, so
@@ -343,114 +388,4 @@ impl Inner {
         }
         Ok(())
     }
-
-    /// Calls [`crate::kind::Kind::seal`] of each file.
-    fn freeze_all(&mut self) -> Result<(), SealError> {
-        for index in 0..self.entries.len() {
-            if let Err(failure) = freeze_one(&self.entries, index) {
-                self.thaw(index);
-                return Err(failure);
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets each file write its record and registers what the records keep.
-    fn write_all(&mut self) -> Result<(), SealError> {
-        for index in 0..self.entries.len() {
-            if let Err(err) = self.write_one(index) {
-                self.unwrite(index);
-                return Err(failure(&self.entries[index].name, err, None));
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets one file write its record, if it is one of this kernel, and registers what it keeps.
-    fn write_one(&mut self, index: usize) -> Result {
-        let record = record_of(&self.entries, index)?;
-        if let Content::Live(live) = &mut self.entries[index].content {
-            // Even if registering fails: it is how the file knows what to take back.
-            live.record = record;
-        }
-        match self.entries[index].record() {
-            Some(record) => kho::preserve(record.extents()),
-            None => Err(EIO),
-        }
-    }
-
-    /// The inverse of [`Inner::write_all`] for the first `count` descriptors. What a file did
-    /// beside its record it takes back when it is thawed.
-    fn unwrite(&mut self, count: usize) {
-        for entry in self.entries[..count].iter().rev() {
-            if let Some(record) = entry.record() {
-                kho::unpreserve(record.extents());
-            }
-        }
-    }
-
-    /// The inverse of [`Inner::freeze_all`] for the first `count` descriptors.
-    fn thaw(&mut self, count: usize) {
-        for entry in self.entries[..count].iter_mut().rev() {
-            if let Content::Live(live) = &mut entry.content {
-                let record = live.record.take();
-                live.kind.unseal(&live.file, record.as_deref());
-            }
-        }
-    }
-
-    fn undo(&mut self, count: usize, handed_over: bool) {
-        if handed_over {
-            self.unwrite(count);
-        }
-        self.thaw(count);
-    }
-}
-
-fn failure(name: &Name, error: Error, said: Option<(Reason, kernel::str::CString)>) -> SealError {
-    let (reason, message) = match said {
-        Some((reason, message)) => (reason, Some(message)),
-        None => (Reason::of(error), None),
-    };
-    let copy = name.try_clone();
-    SealError {
-        error,
-        reason,
-        // Without memory for the name the errno has to do.
-        name: copy.unwrap_or_else(|_| Name::empty()),
-        message,
-    }
-}
-
-fn freeze_one(entries: &[Entry], index: usize) -> Result<(), SealError> {
-    let entry = &entries[index];
-    let Content::Live(live) = &entry.content else {
-        return Ok(());
-    };
-    let mut cx = SealCx {
-        entries,
-        index,
-        file: &live.file,
-        said: None,
-    };
-    let sealed = live.kind.seal(&mut cx);
-    sealed.map_err(|err| failure(&entry.name, err, cx.said))
-}
-
-/// What a file of this kernel writes for the next one; `None` for any other content.
-fn record_of(entries: &[Entry], index: usize) -> Result<Option<Arc<Record>>> {
-    let Content::Live(live) = &entries[index].content else {
-        return Ok(None);
-    };
-    let cx = SealCx {
-        entries,
-        index,
-        file: &live.file,
-        said: None,
-    };
-    // Allocated first: once the file has written, nothing may get lost.
-    let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
-    let _locked = InodeLock::new(&live.file);
-    live.kind.write(&cx, &mut record)?;
-    Ok(Some(record.into()))
 }

@@ -93,8 +93,8 @@ fn info(arg: usize) -> Result {
     ] {
         features |= if set { bit } else { 0 };
     }
-    for kind in 0..uapi::BUILTIN_KINDS {
-        features |= u64::from(registry::serves(kind)) << (uapi::FEATURE_FIRST_KIND + kind as u32);
+    for (kind, bit) in uapi::FEATURE_KINDS.into_iter().enumerate() {
+        features |= if registry::serves(kind) { bit } else { 0 };
     }
     info.set_word(8, uapi::UAPI_VERSION);
     info.set_word(12, abi::VERSION);

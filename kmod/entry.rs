@@ -2,6 +2,7 @@
 
 //! One named descriptor of a box.
 
+use crate::abi_dma;
 use crate::file::FileRef;
 use crate::kind::KindRef;
 use crate::name::Name;
@@ -72,6 +73,28 @@ impl Entry {
             Content::Live(live) => live.record.as_ref(),
             Content::Incoming(incoming) => Some(&incoming.record),
             Content::Taken => None,
+        }
+    }
+
+    /// Whether it is a descriptor of the last kernel called `name`.
+    pub(crate) fn is_incoming(&self, name: &[u8]) -> bool {
+        matches!(self.content, Content::Incoming(_)) && self.name.as_bytes() == name
+    }
+
+    /// Whether it is to be restored upon files that are taken out of the box before it.
+    pub(crate) fn waits_for_files(&self) -> bool {
+        let compatible = self.compatible();
+        matches!(self.content, Content::Incoming(_))
+            && (compatible == abi_dma::IOMMUFD || compatible == abi_dma::VFIO_PCI)
+    }
+
+    /// Whether the last kernel left it with the extents of `record`, and it has any.
+    pub(crate) fn shares_extents(&self, record: &Record) -> bool {
+        match &self.content {
+            Content::Incoming(incoming) => {
+                !record.extents().is_empty() && incoming.record.extents() == record.extents()
+            }
+            _ => false,
         }
     }
 

@@ -10,6 +10,7 @@
 #![crate_name = "fdbox"]
 
 mod abi;
+mod abi_dma;
 mod boxes;
 mod bx;
 mod control;
@@ -23,6 +24,7 @@ mod kinds;
 mod name;
 mod record;
 mod registry;
+mod sealing;
 mod uapi;
 
 use kernel::{

@@ -47,6 +47,38 @@ pub(crate) struct MemfdState {
     pub(crate) gid: u32,
 }
 
+/// `struct fdbox_iommufd_map`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct IommufdMap {
+    pub(crate) ioas: u32,
+    pub(crate) prot: u32,
+    pub(crate) iova: u64,
+    pub(crate) length: u64,
+    pub(crate) start: u64,
+    pub(crate) file: *mut bindings::file,
+}
+
+/// `struct fdbox_iommufd_visitor`.
+#[repr(C)]
+pub(crate) struct IommufdVisitor {
+    pub(crate) ioas: unsafe extern "C" fn(*mut c_void, u32) -> c_int,
+    pub(crate) map: unsafe extern "C" fn(*mut c_void, *const IommufdMap) -> c_int,
+    pub(crate) other: unsafe extern "C" fn(*mut c_void, u32, *const c_char) -> c_int,
+}
+
+/// `struct fdbox_vfio_place`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct VfioPlace {
+    pub(crate) segment: u32,
+    pub(crate) bdf: u32,
+    pub(crate) device: u32,
+    pub(crate) hwpt: u32,
+    pub(crate) ioas: u32,
+    pub(crate) auto_domain: u32,
+}
+
 #[allow(
     improper_ctypes,
     reason = "only pointers cross; in some configurations what they point at has empty members"
@@ -187,4 +219,35 @@ extern "C" {
         folios: u64,
         down: bool,
     ) -> u64;
+
+    // passthrough.c
+    pub(crate) fn fdbox_shim_passthrough_supported() -> bool;
+    pub(crate) fn fdbox_shim_same_inode(a: *mut bindings::file, b: *mut bindings::file) -> bool;
+    pub(crate) fn fdbox_shim_iommufd_of(file: *mut bindings::file) -> *mut c_void;
+    pub(crate) fn fdbox_shim_iommufd_freeze(ctx: *mut c_void) -> c_int;
+    pub(crate) fn fdbox_shim_iommufd_thaw(ctx: *mut c_void);
+    pub(crate) fn fdbox_shim_iommufd_visit(
+        ctx: *mut c_void,
+        visitor: *const IommufdVisitor,
+        data: *mut c_void,
+    ) -> c_int;
+    pub(crate) fn fdbox_shim_iommufd_create() -> *mut bindings::file;
+    pub(crate) fn fdbox_shim_iommufd_add_ioas(ctx: *mut c_void, id: u32) -> c_int;
+    pub(crate) fn fdbox_shim_iommufd_add_map(ctx: *mut c_void, map: *const IommufdMap) -> c_int;
+    pub(crate) fn fdbox_shim_is_vfio_pci(file: *mut bindings::file) -> bool;
+    pub(crate) fn fdbox_shim_vfio_iommufd(file: *mut bindings::file) -> *mut c_void;
+    pub(crate) fn fdbox_shim_vfio_where(file: *mut bindings::file, place: *mut VfioPlace) -> c_int;
+    pub(crate) fn fdbox_shim_vfio_tables(
+        segment: u32,
+        bdf: u32,
+        visit: unsafe extern "C" fn(u64, *mut c_void) -> c_int,
+        data: *mut c_void,
+    ) -> c_int;
+    pub(crate) fn fdbox_shim_vfio_keep(segment: u32, bdf: u32) -> c_int;
+    pub(crate) fn fdbox_shim_vfio_unkeep(segment: u32, bdf: u32);
+    pub(crate) fn fdbox_shim_vfio_adopt(
+        ctx: *mut c_void,
+        place: *const VfioPlace,
+    ) -> *mut bindings::file;
+    pub(crate) fn fdbox_shim_vfio_stop(segment: u32, bdf: u32);
 }

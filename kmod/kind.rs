@@ -53,6 +53,19 @@ pub(crate) trait Kind: Sync {
     /// The inverse of [`Kind::seal`], and of [`Kind::write`] where it was called.
     fn unseal(&self, file: &File, record: Option<&Record>);
 
+    /// Takes what goes on beside `record` to the next kernel, for a descriptor of the last one that
+    /// nobody took.
+    fn carry(&self, _record: &Record) -> Result {
+        Ok(())
+    }
+
+    /// The inverse of [`Kind::carry`].
+    fn uncarry(&self, _record: &Record) {}
+
+    /// Ends what goes on beside `record`, for a descriptor of the last kernel that nobody takes any
+    /// more. Called before any memory of the box is freed.
+    fn discard(&self, _record: &Record) {}
+
     /// The file for whoever takes it out again in the kernel it was put in.
     fn take(&self, _cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
         Ok(file.clone())
@@ -192,13 +205,55 @@ pub(crate) struct Link {
     pub(crate) file: FileRef,
 }
 
+/// A file that was restored and taken out of a box in which something still depends on it.
+pub(crate) struct Given {
+    name: Name,
+    file: FileRef,
+}
+
 /// A GET_FD.
 pub(crate) struct TakeCx<'a> {
     /// The box, whose entry that is being taken is [`Content::Taken`].
     pub(crate) entries: &'a [Entry],
     pub(crate) links: &'a mut KVec<Link>,
+    pub(crate) given: &'a mut KVec<Given>,
     /// Name of the entry that is being taken.
     pub(crate) name: &'a Name,
     /// The number that the descriptor will have.
     pub(crate) fd: u32,
+}
+
+impl TakeCx<'_> {
+    /// Lets the box hold `file`, which is being taken out, as long as devices are in it: what they
+    /// do DMA to must stay, whatever its taker does.
+    pub(crate) fn remember(&mut self, file: &FileRef) -> Result {
+        if !self.entries.iter().any(Entry::waits_for_files) {
+            return Ok(());
+        }
+        let given = Given {
+            name: self.name.try_clone()?,
+            file: file.clone(),
+        };
+        Ok(self.given.push(given, GFP_KERNEL)?)
+    }
+
+    /// The file called `name` that was restored before; `EAGAIN` when it is still in the box.
+    pub(crate) fn taken(&self, name: &[u8]) -> Result<&FileRef> {
+        let given = self
+            .given
+            .iter()
+            .find(|given| given.name.as_bytes() == name);
+        match given {
+            Some(given) => Ok(&given.file),
+            None if self.entries.iter().any(|entry| entry.is_incoming(name)) => Err(EAGAIN),
+            None => Err(EIO),
+        }
+    }
+
+    /// Whether another descriptor has the same extents as `record`.
+    pub(crate) fn shared_extents(&self, record: &Record) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| entry.shares_extents(record))
+    }
 }

@@ -4,6 +4,7 @@
 
 use crate::abi::{
     Extent,
+    Sink,
     MAX_DATA_LEN, //
 };
 use crate::file::FileRef;
@@ -89,6 +90,14 @@ fn continued(extent: Extent, pfn: u64, order: u32) -> Option<Extent> {
         down,
         ..extent
     })
+}
+
+impl Sink for Record {
+    type Error = Error;
+
+    fn put(&mut self, bytes: &[u8]) -> Result {
+        self.write(bytes)
+    }
 }
 
 /// How far the restore of one descriptor has come. It may stop for lack of memory and go on when

@@ -10,15 +10,20 @@ use crate::kind::{
 use crate::kinds::{
     driver::DriverKind,
     guest_memfd::GuestMemfd,
+    iommufd::Iommufd,
     kvm_vm::KvmVm,
-    memfd::Memfd, //
+    memfd::Memfd,
+    vfio_pci::VfioPci, //
 };
+use crate::uapi;
 use kernel::{
     fs::File,
     prelude::*, //
 };
 
-static BUILTIN: [&(dyn Kind); 3] = [&Memfd, &KvmVm, &GuestMemfd];
+/// In the order of `uapi::FEATURE_KINDS`.
+static BUILTIN: [&(dyn Kind); uapi::FEATURE_KINDS.len()] =
+    [&Memfd, &KvmVm, &GuestMemfd, &Iommufd, &VfioPci];
 
 /// A registered driver kind.
 ///

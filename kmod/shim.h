@@ -107,6 +107,51 @@ struct file *fdbox_shim_gmem_link(struct file *file, void *vm);
 u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
 			bool down);
 
+/* passthrough.c: iommufd and VFIO PCI files. */
+struct fdbox_iommufd_map {
+	u32 ioas;
+	u32 prot;
+	u64 iova;
+	u64 length;
+	u64 start;
+	struct file *file;
+};
+
+struct fdbox_iommufd_visitor {
+	int (*ioas)(void *data, u32 id);
+	int (*map)(void *data, const struct fdbox_iommufd_map *map);
+	int (*other)(void *data, u32 id, const char *what);
+};
+
+struct fdbox_vfio_place {
+	u32 segment;
+	u32 bdf;
+	u32 device;
+	u32 hwpt;
+	u32 ioas;
+	u32 auto_domain;
+};
+
+bool fdbox_shim_passthrough_supported(void);
+bool fdbox_shim_same_inode(struct file *a, struct file *b);
+void *fdbox_shim_iommufd_of(struct file *file);
+int fdbox_shim_iommufd_freeze(void *ctx);
+void fdbox_shim_iommufd_thaw(void *ctx);
+int fdbox_shim_iommufd_visit(void *ctx, const struct fdbox_iommufd_visitor *visitor,
+			     void *data);
+struct file *fdbox_shim_iommufd_create(void);
+int fdbox_shim_iommufd_add_ioas(void *ctx, u32 id);
+int fdbox_shim_iommufd_add_map(void *ctx, const struct fdbox_iommufd_map *map);
+bool fdbox_shim_is_vfio_pci(struct file *file);
+void *fdbox_shim_vfio_iommufd(struct file *file);
+int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_place *place);
+int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *data),
+			   void *data);
+int fdbox_shim_vfio_keep(u32 segment, u32 bdf);
+void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf);
+struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place);
+void fdbox_shim_vfio_stop(u32 segment, u32 bdf);
+
 /* What Rust offers to C. */
 long fdbox_rs_box_ioctl(void *box, struct file *filp, unsigned int cmd,
 			unsigned long arg);

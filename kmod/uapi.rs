@@ -29,9 +29,8 @@ pub(crate) const SEAL_ERROR: u32 = _IO(TYPE, 9);
 pub(crate) const UAPI_VERSION: u32 = 1;
 pub(crate) const FEATURE_KHO: u64 = 1 << 0;
 pub(crate) const FEATURE_KHO_BOOT: u64 = 1 << 1;
-/// Followed by one bit for each built-in kind.
-pub(crate) const FEATURE_FIRST_KIND: u32 = 2;
-pub(crate) const BUILTIN_KINDS: usize = 3;
+/// One for each built-in kind.
+pub(crate) const FEATURE_KINDS: [u64; 5] = [1 << 2, 1 << 3, 1 << 4, 1 << 6, 1 << 7];
 pub(crate) const FEATURE_REFUSED: u64 = 1 << 5;
 
 pub(crate) const FD_LIVE: u32 = 0;

@@ -115,7 +115,7 @@ impl Kind for Memfd {
 
     fn restore(
         &self,
-        _cx: &mut TakeCx<'_>,
+        cx: &mut TakeCx<'_>,
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {
@@ -150,6 +150,7 @@ impl Kind for Memfd {
         }
         // SAFETY: As above, and all pages are in.
         to_result(unsafe { ffi::fdbox_shim_memfd_finish(file.as_ptr(), &state) })?;
+        cx.remember(&file)?;
         Ok(file)
     }
 }

@@ -4,8 +4,10 @@
 
 pub(crate) mod driver;
 pub(crate) mod guest_memfd;
+pub(crate) mod iommufd;
 pub(crate) mod kvm_vm;
 pub(crate) mod memfd;
+pub(crate) mod vfio_pci;
 
 use kernel::prelude::*;
 

@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod disk;
 pub mod event;
+pub mod frame;
 pub mod interface;
 pub mod net;
 pub mod numbers;

@@ -17,6 +17,9 @@ pub const CARD: &str = "eth0";
 /// The word on a guest's kernel command line that says which it is: `lab_guest=2`.
 pub const GUEST_WORD: &str = "lab_guest";
 
+/// The word that says how many times slower than usual a guest is to work.
+pub const PACE_WORD: &str = "lab_pace";
+
 /// Guest `number` of its host.
 pub fn guest(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, number, 2)
@@ -34,8 +37,23 @@ pub fn tap(number: u8) -> String {
 
 /// Reads which guest this is out of a kernel command line.
 pub fn guest_of(cmdline: &str) -> Option<u8> {
+    number_of(cmdline, GUEST_WORD)
+}
+
+/// Reads how many times slower than usual this guest is to work.
+pub fn pace_of(cmdline: &str) -> u32 {
+    number_of(cmdline, PACE_WORD).map_or(1, u32::from).max(1)
+}
+
+/// How many times slower than usual each of so many guests is to work that share an emulated CPU: it
+/// has less to give the more of them it switches between.
+pub fn pace_among(guests: u8) -> u32 {
+    u32::from(guests).pow(2).max(1)
+}
+
+fn number_of(cmdline: &str, name: &str) -> Option<u8> {
     let words = cmdline.split_ascii_whitespace();
-    let mut numbers = words.filter_map(|word| word.strip_prefix(GUEST_WORD)?.strip_prefix('='));
+    let mut numbers = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     numbers.next_back()?.parse().ok()
 }
 
@@ -49,5 +67,8 @@ mod tests {
         assert_eq!(guest_of("console=ttyS0"), None);
         assert_eq!(guest_of("lab_guest=x"), None);
         assert_eq!(guest_of("lab_guests=1"), None);
+        assert_eq!(pace_of("lab_guest=3 lab_pace=4"), 4);
+        assert_eq!(pace_of("lab_guest=3"), 1);
+        assert_eq!(pace_of("lab_pace=0"), 1);
     }
 }

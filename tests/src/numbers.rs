@@ -101,8 +101,10 @@ mod tests {
 
     #[test]
     fn what_is_no_number_of_the_stream_is_noticed() {
+        let mut all = stream(800);
+        all[87] = 0xff;
         let mut received = Received::default();
-        received.take(&[0xff; 24]);
+        received.take(&all);
         assert!(received.lost() > 0 && received.repeated() > 0);
     }
 }

@@ -33,12 +33,18 @@ pub enum HostKind {
     WithoutKho,
     /// One kernel without the project's patches.
     Unpatched,
+    /// A kexec between two halves, with two devices that frames arrive at: a host of its own.
+    Passthrough,
+    /// Such devices in one kernel: a host of its own.
+    PassthroughOneBoot,
     /// A guest whose VMM does the kexec: a host of its own for each scenario.
     Guest,
     /// The same with two CPUs in the host.
     GuestSmp,
     /// Several guests that one kexec takes along: a host of its own.
     Guests,
+    /// The same; the second kernel starts without the module.
+    GuestsLateModule,
     /// Several guests in one kernel.
     GuestsOneBoot,
     /// A guest in one kernel: the update is to fail or to be called off.
@@ -50,12 +56,25 @@ pub enum HostKind {
 impl HostKind {
     /// Whether a scenario itself jumps into the next kernel.
     pub fn jumps(self) -> bool {
-        matches!(self, Self::Guest | Self::GuestSmp | Self::Guests)
+        self.has_fleet() || matches!(self, Self::Guest | Self::GuestSmp)
+    }
+
+    /// Whether its guests are resumed together, and report under their names.
+    pub fn has_fleet(self) -> bool {
+        matches!(self, Self::Guests | Self::GuestsLateModule)
     }
 
     /// Whether a scenario has a host of its own.
     pub fn is_alone(self) -> bool {
-        self.jumps() || matches!(self, Self::Forged | Self::GuestAlone)
+        self.jumps() || self.nics() > 0 || matches!(self, Self::Forged | Self::GuestAlone)
+    }
+
+    /// How many devices the host has that frames arrive at from outside.
+    pub fn nics(self) -> usize {
+        match self {
+            Self::Passthrough | Self::PassthroughOneBoot => 2,
+            _ => 0,
+        }
     }
 
     /// Whether guests run in a host that an update must not leave.

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Begins each line of the witness's, to tell it from its kernel's.
 pub const MARK: &str = "WITNESS ";
 
+/// The vsock port that the witness listens on.
+pub const VSOCK_PORT: u32 = 7000;
+
 /// What can be asked of the witness, one a line on its console.
 pub mod command {
     /// Check every page and say [`Said::Report`](super::Said::Report).
@@ -18,10 +21,14 @@ pub mod command {
     pub const WRITE: &str = "write";
     /// Work on all CPUs from now on, and say [`Said::Work`](super::Said::Work).
     pub const WORK: &str = "work";
-    /// Say [`Said::Io`](super::Said::Io): what was done so far with disk and network.
+    /// Work with disk and network from now on, and say [`Said::Io`](super::Said::Io).
     pub const IO: &str = "io";
     /// End what is done with disk and network in good order, then the same.
     pub const END_IO: &str = "end-io";
+    /// Return what comes on the second console and on sockets, from now on.
+    pub const ECHO: &str = "echo";
+    /// Read random numbers.
+    pub const RANDOM: &str = "random";
     pub const POWER_OFF: &str = "poweroff";
 }
 

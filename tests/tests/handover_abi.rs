@@ -9,12 +9,19 @@
 
 #[path = "../../kmod/abi.rs"]
 mod abi;
+#[path = "../../kmod/abi_dma.rs"]
+mod abi_dma;
 
 use abi::{Body, Extent, FdRecord, Malformed, Root, Sink};
+use abi_dma::{Device, Item, Mapping};
 
 /// A handover of two boxes as version 1 writes it. Never edit it: a change of the layout is a new
 /// version with a file of its own, and this one must stay refused or read, never misread.
 const GOLDEN: &[u8] = include_bytes!("golden/handover-v1.bin");
+
+/// An iommufd with two IOASs, the first with two mappings, and a device attached to the first.
+const GOLDEN_IOMMUFD: &[u8] = include_bytes!("golden/iommufd-v1.bin");
+const GOLDEN_VFIO_PCI: &[u8] = include_bytes!("golden/vfio-pci-v1.bin");
 
 struct Out(Vec<u8>);
 
@@ -216,5 +223,115 @@ fn extents_survive_packing_at_their_limits() {
         extent(1 << 31, 1, 31).encode(),
     ] {
         assert_eq!(Extent::decode(raw), Err(Malformed::Extents));
+    }
+}
+
+fn passthrough_items() -> [Item<'static>; 4] {
+    let mapping = |iova, length, start, prot, file| {
+        Item::Mapping(Mapping {
+            ioas: 1,
+            iova,
+            length,
+            start,
+            prot,
+            file,
+        })
+    };
+    let both = abi_dma::PROT_READ | abi_dma::PROT_WRITE;
+    [
+        Item::Ioas(1),
+        mapping(0x1000_0000, 0x210_0000, 0, both, &b"ring"[..]),
+        mapping(
+            0x4000_0000,
+            0x1000,
+            0x3000,
+            abi_dma::PROT_READ,
+            b"firmware0",
+        ),
+        Item::Ioas(5),
+    ]
+}
+
+fn passthrough_device() -> Device<'static> {
+    Device {
+        segment: 0,
+        bdf: 0x100,
+        device: 2,
+        hwpt: 3,
+        ioas: 1,
+        auto_domain: true,
+        iommufd: b"iommufd",
+    }
+}
+
+#[test]
+fn passthrough_is_written_as_the_golden_bytes_and_read_back() {
+    let mut out = Out(Vec::new());
+    for item in passthrough_items() {
+        item.put(&mut out).unwrap();
+    }
+    assert_eq!(out.0, GOLDEN_IOMMUFD);
+    let read: Result<Vec<_>, _> = abi_dma::items(GOLDEN_IOMMUFD).collect();
+    assert_eq!(read.unwrap(), passthrough_items());
+
+    let mut out = Out(Vec::new());
+    passthrough_device().put(&mut out).unwrap();
+    assert_eq!(out.0, GOLDEN_VFIO_PCI);
+    assert_eq!(Device::decode(GOLDEN_VFIO_PCI), Ok(passthrough_device()));
+}
+
+#[test]
+fn a_cut_off_iommufd_is_refused_or_lacks_its_last_items() {
+    for len in 0..GOLDEN_IOMMUFD.len() {
+        let read: Vec<_> = abi_dma::items(&GOLDEN_IOMMUFD[..len]).collect();
+        let whole = read.iter().filter(|item| item.is_ok()).count();
+        assert!(whole < 4, "{len} bytes are no whole iommufd");
+        let at_an_end = [0, 8, 56, 112].contains(&len);
+        assert_eq!(read.iter().all(Result::is_ok), at_an_end, "{len} bytes");
+    }
+    for len in 0..GOLDEN_VFIO_PCI.len() {
+        assert!(Device::decode(&GOLDEN_VFIO_PCI[..len]).is_err());
+    }
+}
+
+#[test]
+fn impossible_passthrough_is_refused() {
+    let item = |at: usize, bytes: &[u8]| {
+        let mut changed = GOLDEN_IOMMUFD.to_vec();
+        changed[at..at + bytes.len()].copy_from_slice(bytes);
+        abi_dma::items(&changed).all(|item| item.is_ok())
+    };
+    assert!(item(8, &[2]));
+    for (at, bytes, what) in [
+        (0, &[3][..], "an item of another kind"),
+        (4, &[0], "an IOAS without an id"),
+        (
+            16,
+            &[0xff; 8],
+            "a mapping beyond the end of the address space",
+        ),
+        (24, &[0; 8], "an empty mapping"),
+        (32, &[0xff; 8], "a mapping beyond the end of any file"),
+        (40, &[4], "a right that nobody knows"),
+        (44, &[0], "no name"),
+        (44, &[0xff, 0xff, 0xff, 0xff], "a name without an end"),
+        (48, b"/", "a name with a slash"),
+    ] {
+        assert!(!item(at, bytes), "{what}");
+    }
+    let device = |at: usize, byte: u8| {
+        let mut changed = GOLDEN_VFIO_PCI.to_vec();
+        changed[at] = byte;
+        Device::decode(&changed).is_ok()
+    };
+    assert!(device(4, 8));
+    for (at, byte, what) in [
+        (2, 1, "a segment beyond 65535"),
+        (6, 1, "a requester id beyond 65535"),
+        (20, 2, "a flag that nobody knows"),
+        (24, 6, "another length of the name"),
+        (32, b'/', "a name with a slash"),
+    ] {
+        assert!(!device(at, byte), "{what}");
     }
 }

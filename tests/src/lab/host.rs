@@ -56,6 +56,8 @@ pub(crate) struct HostSpec {
     pub files: Vec<(PathBuf, String)>,
     /// Whether the modules lie in /lib/modules, for a stage or a command to load.
     pub with_modules: bool,
+    /// How many devices it has that frames arrive at, see `frames.rs`.
+    pub nics: usize,
     pub stages: Vec<StageSpec>,
     pub stage_limit: Duration,
     /// How many guests there can be that have a disk and a network.
@@ -136,6 +138,7 @@ impl HostSpec {
             initramfs,
             cmdline: self.cmdline(0),
             guests: self.guests,
+            nics: self.nics,
         };
         Ok(Host {
             machine,

@@ -79,6 +79,7 @@ fn host_spec(
         cmdline: args.cmdline_extra.clone(),
         files: args.files.clone(),
         with_modules: !args.no_module,
+        nics: 0,
         stages,
         stage_limit,
         guests: 0,

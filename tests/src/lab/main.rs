@@ -9,6 +9,7 @@ mod debian;
 mod demo;
 mod drive;
 mod files;
+mod frames;
 mod guest;
 mod host;
 mod hostcmd;

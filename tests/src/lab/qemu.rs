@@ -13,6 +13,7 @@ use fdbox_lab::event::Event;
 use fdbox_lab::qmp::Qmp;
 use fdbox_lab::scan;
 
+use crate::frames::{self, Frames};
 use crate::outside::{Outside, Seen};
 use crate::power::{self, Power};
 use crate::toolchain::Toolchain;
@@ -35,6 +36,8 @@ pub(crate) struct Machine {
     /// Guests to come: there is a drive for each, and a network card if there are any. The images
     /// are in the run's folder.
     pub guests: u8,
+    /// Devices, each behind a PCIe port of its own, to which the lab sends frames.
+    pub nics: usize,
 }
 
 impl Machine {
@@ -77,6 +80,18 @@ impl Machine {
             "-device",
             "intel-iommu,intremap=on",
         ]);
+        for nic in 0..self.nics {
+            // Nobody listens to what the device sends, but QEMU wants an address.
+            let backend = format!(
+                "dgram,id=net{nic},local.type=unix,local.path=/lab/run/{},\
+                 remote.type=unix,remote.path=/lab/run/nobody.sock",
+                frames::socket(nic)
+            );
+            let port = format!("pcie-root-port,id=port{nic},chassis={}", nic + 1);
+            // No boot ROM: it would take frames before the host does.
+            let device = format!("e1000e,netdev=net{nic},bus=port{nic},romfile=");
+            qemu.args(["-device", &port, "-netdev", &backend, "-device", &device]);
+        }
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory_mib.to_string());
         qemu.arg("-kernel")
@@ -126,6 +141,9 @@ impl Machine {
         // QEMU opens its sockets one after the other, each when the one before is connected.
         let console = connect(dir, "console.sock", &mut machine)?;
         let events = connect(dir, "events.sock", &mut machine)?;
+        let frames: Vec<_> = (0..self.nics)
+            .map(|nic| Frames::send(&dir.join(frames::socket(nic))))
+            .collect::<Result<_>>()?;
         let (sender, lines) = mpsc::channel();
         let keys = console.try_clone()?;
         let power = Power::watch(connect(dir, power::SOCKET, &mut machine)?, dir)?;
@@ -145,6 +163,7 @@ impl Machine {
         )?;
         read_lines(events, dir.join("events.log"), started, sender, Said::event)?;
         Ok(Running {
+            _frames: frames,
             _process: machine,
             lines,
             started,
@@ -193,6 +212,8 @@ impl Said {
 /// A machine that runs. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
+    /// Ends before the machine does.
+    _frames: Vec<Frames>,
     _process: Process,
     lines: Receiver<Line>,
     started: Instant,

@@ -329,6 +329,7 @@ mod tests {
             initramfs: PathBuf::new(),
             cmdline: String::new(),
             guests: 0,
+            nics: 0,
         };
         let run = Run {
             machine: &machine,

@@ -83,6 +83,7 @@ impl Group<'_> {
             },
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
+            nics: self.kind.nics(),
             stages: self.stages(guest.as_ref()),
             guests: if self.kind.has_guest() {
                 self.guests
@@ -91,7 +92,7 @@ impl Group<'_> {
             },
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
-                HostKind::GuestAlone => LONG_STAGE_LIMIT,
+                HostKind::GuestAlone | HostKind::Guests => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
         };
@@ -135,7 +136,7 @@ impl Group<'_> {
             },
             modules: match self.kind {
                 HostKind::Forged => Vec::new(),
-                HostKind::LateModule if index > 0 => Vec::new(),
+                HostKind::LateModule | HostKind::GuestsLateModule if index > 0 => Vec::new(),
                 _ => vec!["fdbox".to_owned()],
             },
             commands,

@@ -36,18 +36,20 @@ fn path(name: &str, ending: &str) -> PathBuf {
 }
 
 impl Member {
-    /// Starts a guest, with the drive and the tap of this `number`, and does not wait for it.
+    /// Starts a guest, with the drive and the tap of this `number`, as one of so many
+    /// `guests`, and does not wait for it.
     pub(crate) fn start(
         name: &str,
         kind: &str,
         number: Option<u8>,
+        guests: u8,
         port: &Arc<EventPort>,
     ) -> Result<Self> {
         std::fs::create_dir_all(RUN_DIR)?;
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
         run.args(["--name", name]);
-        network::give(&mut run, CMDLINE, number)?;
+        network::give(&mut run, CMDLINE, number, guests)?;
         run.arg(format!("--memory=size={MIB}M,kind={kind}"));
         run.arg("--api-socket").arg(path(name, "sock"));
         let console = path(name, "console");

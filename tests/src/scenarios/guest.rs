@@ -23,8 +23,8 @@ pub(crate) use upgrade::{ApiClient, Holds};
 pub(crate) const VMM: &str = "/bin/vmm-example";
 pub(crate) const KERNEL: &str = "/guest/kernel";
 pub(crate) const INITRAMFS: &str = "/guest/initramfs";
-/// `reboot=t`: the guest ends by a triple fault, which any VMM understands.
-pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=t";
+/// `reboot=k`: the guest ends by the keyboard controller, so that a triple fault is a crash.
+pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=k";
 
 /// A guest's boot under two layers of emulation, and the writing of its pattern.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -71,14 +71,20 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots it and waits until the witness has written its pattern.
     pub(crate) fn boot(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        Self::boot_with(spec, &[], port)
+    }
+
+    /// The same with more arguments for the VMM.
+    pub(crate) fn boot_with(spec: Spec, more: &[String], port: &Arc<EventPort>) -> Result<Self> {
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
-        network::give(&mut run, CMDLINE, spec.number)?;
+        network::give(&mut run, CMDLINE, spec.number, 1)?;
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")
             .arg(spec.cpus.to_string())
-            .args(["--name", spec.name]);
+            .args(["--name", spec.name])
+            .args(more);
         let guest = Self::start(run, spec, port)?;
         let cpus = guest
             .console
@@ -169,7 +175,8 @@ impl Guest {
         self.tell(command::RESET_GAP)
     }
 
-    fn tell(&mut self, command: &str) -> Result<()> {
+    /// Has the witness do something that it answers with a word.
+    pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         self.console.say(command)?;
         let is_done = |said| matches!(said, Said::Done).then_some(());
         self.console.wait(command, REPORT_LIMIT, is_done)

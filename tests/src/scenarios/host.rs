@@ -3,10 +3,14 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
+
+/// How long a line of the kernel's log may take: some are held back for 5 s when there are many.
+const LOG_LIMIT: Duration = Duration::from_secs(60);
 
 /// Loads a module of the image's, if it is not loaded.
 pub(crate) fn load_module(name: &str) -> Result<()> {
@@ -59,13 +63,29 @@ pub(crate) fn without_cap_sys_admin<T: Send>(act: impl FnOnce() -> T + Send) -> 
 
 /// The lines of the kernel's log that name fdbox.
 pub(crate) fn kernel_log() -> Result<Vec<String>> {
+    let mut log = whole_kernel_log()?;
+    log.retain(|line| line.contains("fdbox"));
+    Ok(log)
+}
+
+/// All lines of the kernel's log.
+pub(crate) fn whole_kernel_log() -> Result<Vec<String>> {
     let output = Command::new("/bin/dmesg").output().context("Run dmesg")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text
-        .lines()
-        .filter(|line| line.contains("fdbox"))
-        .map(str::to_owned)
-        .collect())
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Waits until the kernel's log is as `wanted`.
+pub(crate) fn wait_for_log(wanted: impl Fn(&[String]) -> bool) -> Result<()> {
+    let deadline = Instant::now() + LOG_LIMIT;
+    while !wanted(&whole_kernel_log()?) {
+        if Instant::now() > deadline {
+            bail!("The kernel does not log what was expected");
+        }
+        // Nothing tells that a line was added to what dmesg reads.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// What the kernel holds for others.

@@ -13,6 +13,7 @@ mod leaks;
 mod luo;
 mod memory;
 mod network;
+mod passthrough;
 mod traffic;
 mod uapi;
 

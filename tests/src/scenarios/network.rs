@@ -15,10 +15,11 @@ pub(crate) fn set_up(number: u8) -> Result<()> {
 }
 
 /// Gives a guest that is about to be started guest `number`'s drive and tap, and its kernel a
-/// command line.
-pub(crate) fn give(run: &mut Command, cmdline: &str, number: Option<u8>) -> Result<()> {
+/// command line. It shares the host with so many `guests`, itself among them.
+pub(crate) fn give(run: &mut Command, cmdline: &str, number: Option<u8>, guests: u8) -> Result<()> {
+    let pace = format!("{}={}", net::PACE_WORD, net::pace_among(guests));
     let Some(number) = number else {
-        run.args(["--cmdline", cmdline]);
+        run.arg("--cmdline").arg(format!("{cmdline} {pace}"));
         return Ok(());
     };
     set_up(number)?;
@@ -26,6 +27,6 @@ pub(crate) fn give(run: &mut Command, cmdline: &str, number: Option<u8>) -> Resu
     run.arg(format!("--disk=path=/dev/vd{drive}"));
     run.arg(format!("--net=tap={}", net::tap(number)));
     run.arg("--cmdline");
-    run.arg(format!("{cmdline} {}={number}", net::GUEST_WORD));
+    run.arg(format!("{cmdline} {pace} {}={number}", net::GUEST_WORD));
     Ok(())
 }

@@ -12,11 +12,11 @@ use crate::console::Console;
 const PROGRESS_LIMIT: Duration = Duration::from_secs(90);
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// What counts as progress.
-const WRITES: u64 = 64;
+const WRITES: u64 = 16;
 const BYTES: u64 = 2048;
 
 impl Console {
-    /// What was done so far.
+    /// What was done so far; it begins when it is first asked for.
     pub(crate) fn io(&mut self) -> Result<Io> {
         self.ask_io(command::IO)
     }

@@ -56,8 +56,9 @@ impl Clocks {
         }
     }
 
-    /// Samples the clocks on `cpu` for ever, rewriting a page of `memory` each time.
-    pub(crate) fn watch(&self, cpu: usize, memory: &Mutex<Memory>) {
+    /// Samples the clocks on `cpu` for ever, rewriting a page of `memory` each time; `pace` times
+    /// slower than usual.
+    pub(crate) fn watch(&self, cpu: usize, memory: &Mutex<Memory>, pace: u32) {
         let mut only_this = CpuSet::new();
         only_this.set(cpu);
         if let Err(error) = rustix::thread::sched_setaffinity(None, &only_this) {
@@ -94,7 +95,7 @@ impl Clocks {
             if let Ok(mut memory) = memory.try_lock() {
                 memory.rewrite_one();
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(PAUSE * pace);
         }
     }
 

@@ -69,7 +69,7 @@ impl Disk {
     }
 
     /// Writes block after block, until the end is asked for.
-    pub(crate) fn write(&self) {
+    pub(crate) fn write(&self, pace: u32) {
         let mut block = Aligned::new();
         loop {
             let mut writer = lock(&self.writer);
@@ -89,12 +89,12 @@ impl Disk {
                 self.flush();
             }
             drop(writer);
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(PAUSE * pace);
         }
     }
 
     /// Reads back what was written not long ago, until the end is asked for.
-    pub(crate) fn read(&self) {
+    pub(crate) fn read(&self, pace: u32) {
         let mut block = Aligned::new();
         loop {
             let (writes, ended) = {
@@ -112,7 +112,7 @@ impl Disk {
                     self.count(found);
                 }
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(PAUSE * pace);
         }
     }
 

@@ -3,7 +3,6 @@
 use std::thread::Scope;
 
 use anyhow::Result;
-use fdbox_lab::net;
 use fdbox_lab::witness::Io as Done;
 
 use crate::disk::Disk;
@@ -17,23 +16,20 @@ pub(crate) struct Io {
 }
 
 impl Io {
-    /// `None` for a guest whose command line gives it no number.
-    pub(crate) fn open() -> Result<Option<Self>> {
-        let cmdline = std::fs::read_to_string("/proc/cmdline")?;
-        let Some(guest) = net::guest_of(&cmdline) else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
+    /// Those of guest number `guest`.
+    pub(crate) fn open(guest: u8) -> Result<Self> {
+        Ok(Self {
             guest,
             disk: Disk::open()?,
             talk: Talk::open(guest)?,
-        }))
+        })
     }
 
-    pub(crate) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        scope.spawn(|| self.disk.write());
-        scope.spawn(|| self.disk.read());
-        scope.spawn(|| self.talk.serve());
+    /// Starts to work, `pace` times slower than usual.
+    pub(crate) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, pace: u32) {
+        scope.spawn(move || self.disk.write(pace));
+        scope.spawn(move || self.disk.read(pace));
+        scope.spawn(move || self.talk.serve(pace));
     }
 
     /// Reads all that was written to the disk.

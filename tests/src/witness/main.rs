@@ -5,15 +5,17 @@ mod disk;
 mod io;
 mod kmsg;
 mod memory;
+mod ports;
 mod talk;
 mod work;
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use fdbox_lab::net;
 use fdbox_lab::witness::{MARK, Report, Said, command};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::RebootCommand;
@@ -56,7 +58,9 @@ fn witness() -> Result<()> {
     let console = Console(Mutex::new(console));
 
     let mut kmsg = Kmsg::open()?;
-    let io = Io::open()?;
+    let cmdline = fs::read_to_string("/proc/cmdline")?;
+    let pace = net::pace_of(&cmdline);
+    let io: OnceLock<Io> = OnceLock::new();
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
     let clocks = Clocks::new();
@@ -64,12 +68,9 @@ fn witness() -> Result<()> {
     std::thread::scope(|scope| {
         for cpu in 0..cpus {
             let (clocks, memory) = (&clocks, &memory);
-            scope.spawn(move || clocks.watch(cpu, memory));
+            scope.spawn(move || clocks.watch(cpu, memory, pace));
         }
         scope.spawn(|| beat(&console, &clocks));
-        if let Some(io) = &io {
-            io.start(scope);
-        }
         let pages = lock(&memory).pages();
         console.say(&Said::Ready {
             pages,
@@ -79,11 +80,7 @@ fn witness() -> Result<()> {
             let line = line?;
             match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
                 (command::REPORT, "") => {
-                    let mut report = report(&clocks, &memory, &mut kmsg, cpus as u32)?;
-                    if let Some(io) = &io {
-                        io.check();
-                        report.io = Some(io.done());
-                    }
+                    let report = report(&clocks, &memory, &mut kmsg, cpus as u32, io.get())?;
                     console.say(&Said::Report(Box::new(report)))?;
                 }
                 (command::RESET_GAP, "") => {
@@ -94,17 +91,27 @@ fn witness() -> Result<()> {
                     work.start(scope, cpus);
                     console.say(&work.done())?;
                 }
-                (command::IO | command::END_IO, "") => console.say(&match &io {
-                    Some(io) => {
-                        if line.trim() == command::END_IO {
-                            io.end();
-                        }
-                        Said::Io(Box::new(io.done()))
+                (command::IO, "") => {
+                    if let (Some(guest), None) = (net::guest_of(&cmdline), io.get()) {
+                        let opened = Io::open(guest)?;
+                        io.get_or_init(|| opened).start(scope, pace);
                     }
-                    None => Said::What,
-                })?,
+                    console.say(&said_of(io.get()))?;
+                }
+                (command::END_IO, "") => {
+                    io.get().inspect(|io| io.end());
+                    console.say(&said_of(io.get()))?;
+                }
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     lock(&memory).write_all(generation.parse()?);
+                    console.say(&Said::Done)?;
+                }
+                (command::ECHO, "") => {
+                    ports::echo(scope)?;
+                    console.say(&Said::Done)?;
+                }
+                (command::RANDOM, "") => {
+                    ports::draw()?;
                     console.say(&Said::Done)?;
                 }
                 (command::POWER_OFF, "") => {
@@ -120,10 +127,20 @@ fn witness() -> Result<()> {
     })
 }
 
-fn report(clocks: &Clocks, memory: &Mutex<Memory>, kmsg: &mut Kmsg, cpus: u32) -> Result<Report> {
+fn report(
+    clocks: &Clocks,
+    memory: &Mutex<Memory>,
+    kmsg: &mut Kmsg,
+    cpus: u32,
+    io: Option<&Io>,
+) -> Result<Report> {
     // The gap is read first: checking every page is work that could make one.
     let gap = clocks.gap();
     let check = lock(memory).check();
+    let io = io.map(|io| {
+        io.check();
+        io.done()
+    });
     let (kernel_warnings, warnings) = kmsg.complaints()?;
     let backwards = clocks.backwards();
     let trimmed = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
@@ -145,8 +162,13 @@ fn report(clocks: &Clocks, memory: &Mutex<Memory>, kmsg: &mut Kmsg, cpus: u32) -
         rewritten: lock(memory).rewritten(),
         kernel_warnings,
         warnings,
-        io: None,
+        io,
     })
+}
+
+/// What was done with disk and network, if that has begun.
+fn said_of(io: Option<&Io>) -> Said {
+    io.map_or(Said::What, |io| Said::Io(Box::new(io.done())))
 }
 
 fn beat(console: &Console, clocks: &Clocks) {

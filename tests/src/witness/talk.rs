@@ -45,11 +45,11 @@ impl Talk {
 
     /// Serves the one connection. Those without a word do not count: whoever tried may have given
     /// up while this guest was still booting.
-    pub(crate) fn serve(&self) {
+    pub(crate) fn serve(&self, pace: u32) {
         let served = self.first_with_a_word().and_then(|(stream, word)| {
             std::thread::scope(|scope| {
                 let sender = stream.try_clone()?;
-                let sending = scope.spawn(move || self.send(&sender));
+                let sending = scope.spawn(move || self.send(&sender, PERIOD * pace));
                 let received = self.receive(stream, &word);
                 // It fails only with the connection.
                 let sent = sending.join().unwrap_or(Ok(()));
@@ -94,7 +94,7 @@ impl Talk {
         Ok(())
     }
 
-    fn send(&self, mut stream: &TcpStream) -> io::Result<()> {
+    fn send(&self, mut stream: &TcpStream, period: Duration) -> io::Result<()> {
         let mut sent = 0;
         let mut piece = [0; PIECE_BYTES];
         while !self.ending.load(Ordering::SeqCst) {
@@ -102,7 +102,7 @@ impl Talk {
             stream.write_all(&piece)?;
             sent += piece.len() as u64;
             lock(&self.done).sent = sent;
-            std::thread::sleep(PERIOD);
+            std::thread::sleep(period);
         }
         stream.shutdown(Shutdown::Write)
     }

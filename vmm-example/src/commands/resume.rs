@@ -133,7 +133,11 @@ pub(super) fn finish<S: BoxStore>(
     thread::sleep(HEAD_START);
     let finished = resumed.finish();
     if let Err(error) = &finished.deleted {
-        warn(&format!("The guest runs, but its empty box stays: {error}"));
+        warn(&format!(
+            "The guest runs, but what is left of its box stays: {}; the name {box_name} is taken \
+             until the box is deleted",
+            chain(error)
+        ));
     }
     ResumeReport::new(box_name, machine, notes, &finished)
 }

@@ -319,6 +319,7 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
             name: self.name.clone(),
             clock: self.clock,
             timeline: self.timeline.clone(),
+            fail_at: self.fail_at,
         })
     }
 

@@ -1,10 +1,10 @@
 //! The end of an update: the guest runs in its new host.
 
 use crate::clock::Clock;
-use crate::error::BoxError;
 use crate::name::BoxName;
 use crate::store::BoxStore;
 use crate::timeline::{Report, Timeline, TimelineError, phase};
+use crate::update::{Step, UpdateError};
 
 /// A guest that was taken over and may run.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub struct Resumed<'a, S: BoxStore> {
     pub(super) name: BoxName,
     pub(super) clock: Clock,
     pub(super) timeline: Timeline,
+    pub(super) fail_at: Option<Step>,
 }
 
 /// The end of an update.
@@ -21,8 +22,9 @@ pub struct Resumed<'a, S: BoxStore> {
 pub struct Finished {
     /// The blackout by phase.
     pub report: Result<Report, TimelineError>,
-    /// Whether the empty box is gone.
-    pub deleted: Result<(), BoxError>,
+    /// Whether the box is gone. If not, it holds duplicates of the guest's descriptors, and its
+    /// name, until somebody deletes it; nobody can take the guest out of it.
+    pub deleted: Result<(), UpdateError>,
     /// Every mark of both hosts.
     pub timeline: Timeline,
 }
@@ -51,9 +53,13 @@ impl<S: BoxStore> Resumed<'_, S> {
 
     /// Deletes the box and reports. The guest runs meanwhile.
     pub fn finish(self) -> Finished {
+        let deleted = match self.fail_at {
+            Some(Step::Finish) => Err(UpdateError::Injected(Step::Finish)),
+            _ => self.store.delete(&self.name).map_err(UpdateError::from),
+        };
         Finished {
             report: self.timeline.report(),
-            deleted: self.store.delete(&self.name),
+            deleted,
             timeline: self.timeline,
         }
     }

@@ -74,7 +74,8 @@ struct fdbox_put_fd {
  * Moves a descriptor out of the box; returns its number, close-on-exec.
  * ENOENT: no such name. EBUSY: the box is sealed. EMFILE: no free descriptor
  * number. EOPNOTSUPP: it came from another kernel and nothing here restores
- * its kind yet. EIO: what it was saved as cannot be restored.
+ * its kind yet. EIO: what it was saved as cannot be restored. EAGAIN: it is
+ * restored upon files that are still in the box: take them out first.
  */
 #define FDBOX_GET_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 3)
 struct fdbox_get_fd {

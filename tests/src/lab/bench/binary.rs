@@ -70,6 +70,7 @@ fn measure(bench: &Bench<'_>, mib: u64) -> Result<(Vec<u64>, Vec<u64>)> {
         name: "bench-upgrade".to_owned(),
         memory_mib: 2048 + mib + QEMU_MIB,
         cpus: 1,
+        nics: 0,
         guests: 0,
         cmdline: String::new(),
         files: files.concat(),

@@ -86,6 +86,7 @@ fn spec(mib: u64, layout: Layout, first: Keeper, bench: &Bench<'_>) -> HostSpec 
         cmdline: String::new(),
         files: vec![bench.scenarios()],
         with_modules: true,
+        nics: 0,
         stages: vec![
             stage(Flavour::A, before, Ending::Kexec),
             stage(Flavour::B, after, Ending::PowerOff),

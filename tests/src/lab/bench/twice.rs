@@ -118,6 +118,7 @@ impl Twice {
             initramfs: outer,
             cmdline: self.cmdline(0),
             guests: 0,
+            nics: 0,
         };
         Ok(Host::of(
             machine,
@@ -158,6 +159,7 @@ impl Twice {
             cmdline: String::new(),
             files: Vec::new(),
             with_modules: true,
+            nics: 0,
             stages: Vec::new(),
             stage_limit: LIMIT,
             guests: 0,

@@ -179,9 +179,16 @@ fn tell_traffic(traffic: &Traffic) {
         disk.writes, disk.verified, disk.bad, image.blocks, image.bad
     ));
     say(&format!(
-        "TCP     one connection from outside, not reset: {} KiB both ways, none lost, none twice; \
+        "TCP     one connection from outside, {}: {} KiB both ways, {} bytes lost, {} twice; \
          longest silence {:.1} ms",
+        if traffic.is_reset() {
+            "reset"
+        } else {
+            "never reset"
+        },
         traffic.bytes_sent() >> 10,
+        traffic.bytes_lost(),
+        traffic.bytes_repeated(),
         traffic.outside.tcp.largest_gap.as_secs_f64() * 1e3
     ));
     let ping = &traffic.outside.ping;

@@ -22,7 +22,7 @@ use wire::Wire;
 
 /// Locally administered, and no other's.
 const ADDRESS: EthernetAddress = EthernetAddress([0x02, 0x77, 0, 0, 0, 1]);
-/// How often something is sent.
+/// How often something is sent to a guest; less often to each of several.
 const TICK: Duration = Duration::from_millis(20);
 
 /// What the outside saw of one guest.
@@ -70,19 +70,20 @@ fn run(mut wire: Wire, guests: u8) -> Result<Vec<Seen>> {
     let mut conversations: Vec<Conversation> = (0..guests)
         .map(|guest| Conversation::new(guest, &mut sockets))
         .collect();
+    let period = TICK * net::pace_among(guests);
     let mut next_tick = Clock::now();
     while wire.pump()? {
         interface.poll(now(started), &mut wire, &mut sockets);
         let tick = Clock::now() >= next_tick;
         if tick {
-            next_tick = Clock::now() + TICK;
+            next_tick = Clock::now() + period;
         }
         for conversation in &mut conversations {
             conversation.go_on(&mut sockets, interface.context(), tick);
         }
         interface.poll(now(started), &mut wire, &mut sockets);
         let delay = interface.poll_delay(now(started), &sockets);
-        let delay = delay.map_or(TICK, |delay| Duration::from_micros(delay.total_micros()));
+        let delay = delay.map_or(period, |delay| Duration::from_micros(delay.total_micros()));
         wire.wait(delay.min(next_tick.saturating_duration_since(Clock::now())))?;
     }
     Ok(conversations.into_iter().map(Conversation::seen).collect())

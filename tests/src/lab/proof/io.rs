@@ -100,7 +100,7 @@ impl Traffic {
         Ok(())
     }
 
-    fn is_reset(&self) -> bool {
+    pub(crate) fn is_reset(&self) -> bool {
         self.outside.tcp.reset || self.guest.tcp.error.is_some()
     }
 
@@ -117,7 +117,7 @@ impl Traffic {
         guest.lost + outside.lost + never_came
     }
 
-    fn bytes_repeated(&self) -> u64 {
+    pub(crate) fn bytes_repeated(&self) -> u64 {
         self.guest.tcp.repeated + self.outside.tcp.repeated
     }
 

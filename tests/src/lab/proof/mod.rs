@@ -14,9 +14,9 @@ pub(crate) use io::{Traffic, all as all_traffic};
 
 /// How much longer than the VMM's blackout the guest's own largest gap may be: it begins with the
 /// last sample before and ends with the first one after, for which the guest's CPU must get to run
-/// in a host that is just coming up.
+/// in a host that is just coming up, and that has other guests to bring back.
 const LONGER_PERCENT: u64 = 25;
-const LONGER_NS: u64 = 250_000_000;
+const LONGER_NS_PER_GUEST: u64 = 250_000_000;
 /// How much shorter: the two clocks are read apart.
 const SHORTER_PERCENT: u64 = 2;
 /// How far the guest's clock may be from the lab's, over the time between two reports.
@@ -66,19 +66,21 @@ pub(crate) struct Update {
 
 /// The updates that a record holds, each of them checked.
 pub(crate) fn updates(record: &Record) -> Result<Vec<Update>> {
-    updates_of(record, "", |at| last_beat(record, at))
+    updates_of(record, "", 1, |at| last_beat(record, at))
 }
 
 /// The one update of each of several guests, by the guest's name.
 pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
-    let names = record
+    let names: Vec<&str> = record
         .values
         .iter()
-        .filter_map(|value| value.name.strip_prefix("resume "));
+        .filter_map(|value| value.name.strip_prefix("resume "))
+        .collect();
+    let guests = names.len() as u64;
     let mut found = Vec::new();
     for name in names {
         // Whose heartbeats are whose, the consoles do not tell.
-        let updates = updates_of(record, &format!(" {name}"), |_| None);
+        let updates = updates_of(record, &format!(" {name}"), guests, |_| None);
         let mut updates = updates.with_context(|| format!("Guest {name}"))?;
         ensure!(updates.len() == 1, "Guest {name}: more than one update");
         found.extend(updates.pop().map(|update| (name.to_owned(), update)));
@@ -94,6 +96,7 @@ pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
 fn updates_of(
     record: &Record,
     ending: &str,
+    guests: u64,
     last_beat: impl Fn(Duration) -> Option<(u64, u64)>,
 ) -> Result<Vec<Update>> {
     let named = |name: &str| -> Vec<&Value> {
@@ -129,7 +132,8 @@ fn updates_of(
             blackout,
             traffic: None,
         };
-        update.check(after.at.saturating_sub(before.at), last_beat(after.at))?;
+        let elapsed = after.at.saturating_sub(before.at);
+        update.check(elapsed, guests, last_beat(after.at))?;
         updates.push(update);
     }
     if let Some(last) = updates.last_mut() {
@@ -163,8 +167,9 @@ impl Update {
         self.before.io.is_some()
     }
 
-    /// `elapsed` is the time between the two reports, by the lab's own clock.
-    fn check(&self, elapsed: Duration, last_beat: Option<(u64, u64)>) -> Result<()> {
+    /// `elapsed` is the time between the two reports, by the lab's own clock; so many `guests` came
+    /// along.
+    fn check(&self, elapsed: Duration, guests: u64, last_beat: Option<(u64, u64)>) -> Result<()> {
         let (before, after) = (&self.before, &self.after);
         ensure!(
             self.resume.result == "done",
@@ -230,7 +235,7 @@ impl Update {
             let total = self.blackout.total_ns;
             ensure!(
                 gap >= total - total * SHORTER_PERCENT / 100
-                    && gap <= total + total * LONGER_PERCENT / 100 + LONGER_NS,
+                    && gap <= total + total * LONGER_PERCENT / 100 + LONGER_NS_PER_GUEST * guests,
                 "By the guest's {clock} it stood still for {} ms, by the VMM for {} ms",
                 gap / 1_000_000,
                 total / 1_000_000
@@ -313,7 +318,7 @@ mod tests {
     }
 
     fn verdict(update: &Update) -> Result<()> {
-        update.check(Duration::from_secs(5), Some((11_000, 1200)))
+        update.check(Duration::from_secs(5), 1, Some((11_000, 1200)))
     }
 
     #[test]

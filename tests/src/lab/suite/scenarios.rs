@@ -162,7 +162,7 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
     if listed.host.jumps() && errors.is_empty() {
         let updates = match listed.host {
             // Each of them had its own.
-            HostKind::Guests => proof::of_guests(record).map(|guests| {
+            kind if kind.has_fleet() => proof::of_guests(record).map(|guests| {
                 let all = guests.into_iter().map(|(_, update)| update);
                 all.take(listed.kernels - 1).collect()
             }),

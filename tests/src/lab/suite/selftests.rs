@@ -82,6 +82,7 @@ fn boot(lab: &Lab, kernels: [Flavour; 2], modules: &[&str], verbose: bool) -> Re
         cmdline: String::new(),
         files,
         with_modules: !modules.is_empty(),
+        nics: 0,
         stages: vec![
             stage(kernels[0], first, Ending::Kexec),
             stage(kernels[1], second, Ending::PowerOff),

@@ -104,7 +104,11 @@ fn spec(name: &'static str, ram: &str, cpus: u32) -> Spec {
 
 /// Boots a guest, sees that all is well, and updates the host under it. Returns only on failure.
 pub(super) fn update_under(cx: &Cx<'_>, spec: Spec) -> Result<()> {
-    let mut guest = Guest::boot(spec, &port()?)?;
+    update_a(cx, Guest::boot(spec, &port()?)?)
+}
+
+/// The same under a guest that is there.
+pub(super) fn update_a(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     healthy(&guest.report()?)?;
     if guest.spec.number.is_some() {
         guest.console.wait_for_io(None)?;
@@ -153,7 +157,7 @@ pub(super) fn healthy(report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn port() -> Result<Arc<EventPort>> {
+pub(super) fn port() -> Result<Arc<EventPort>> {
     Ok(Arc::new(EventPort::open()?))
 }
 

@@ -2,6 +2,7 @@
 
 mod boxes;
 mod devices;
+mod dist;
 mod errnos;
 mod forged;
 mod guest;
@@ -10,8 +11,11 @@ mod guests;
 mod hundred;
 mod luo;
 mod memfd;
+mod passthrough;
+mod ports;
 mod sample;
 mod upgrade;
+mod watching;
 
 use anyhow::Result;
 use fdbox_lab::event::{Event, EventPort};
@@ -63,10 +67,14 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         luo::ALL,
         guest::ALL,
         devices::ALL,
+        ports::ALL,
+        dist::ALL,
         guests::ALL,
         upgrade::ALL,
         hundred::ALL,
+        watching::ALL,
         forged::ALL,
+        passthrough::ALL,
         sample::ALL,
     ]
     .into_iter()

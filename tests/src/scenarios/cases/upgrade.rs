@@ -238,6 +238,15 @@ fn failures(_: &Cx<'_>) -> Result<()> {
         guest.upgrade(VMM, &["--fail-at", step])?.expect(*status)?;
         unharmed(&mut guest, &before, step)?;
     }
+    // After the guest runs nothing is rolled back: it goes on, and its box stays.
+    let old = guest.runner()?;
+    guest.upgrade(VMM, &["--fail-at", "finish"])?.expect(0)?;
+    let report = guest.resume_report()?;
+    equal("The box is gone", &report["box_deleted"], &json!(false))?;
+    let new = guest.runner()?;
+    ensure!(new != old, "The VMM is still the old one");
+    same_guest(&before, &guest.report()?)?;
+    fdbox::FdBox::open(guest.spec.name)?.delete()?;
     // Nothing stands in the way of the one that is to succeed.
     upgrade(&guest)?;
     let runner = guest.runner()?;

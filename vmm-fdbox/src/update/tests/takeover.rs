@@ -79,6 +79,25 @@ fn a_guest_goes_over() {
 }
 
 #[test]
+fn a_box_that_cannot_be_deleted_is_told_and_the_guest_is_over() {
+    let world = handed_over();
+    let mut plan = resume_plan();
+    plan.fail_at = Some(Step::Finish);
+    let (_, mut resumed) = resume(&world.store, plan).unwrap();
+    resumed.running();
+    let finished = resumed.finish();
+    assert!(matches!(
+        finished.deleted,
+        Err(UpdateError::Injected(Step::Finish))
+    ));
+    assert!(finished.report.is_ok());
+    // What is left of the box is no guest that could be taken twice.
+    assert!(resume(&world.store, resume_plan()).is_err());
+    let (sealed, names) = world.store.content(&box_name()).unwrap();
+    assert!(!sealed && !names.contains(&fd_name("vm-state")));
+}
+
+#[test]
 fn whatever_fails_another_try_succeeds() {
     // What can go wrong in the box, and how many times it goes well before.
     let cases = [

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VFIO PCI device: a function that vfio-pci drives, opened by its own node and bound to an
+//! iommufd.
+//!
+//! Preserved: the device as it is. It is not reset, its bus mastering stays on, and the IOMMU goes
+//! on translating for it with the tables of the last kernel until it has those of this one, which
+//! map the same. The ids of the device and of its HWPT in the iommufd.
+//!
+//! Not preserved: interrupts (off in the next kernel, and those that came in between are lost),
+//! what VFIO virtualises of config space, PM and migration state, ioeventfds, the KVM it was given.
+//!
+//! Depends on: the iommufd it is bound to. Only whole functions behind VT-d in legacy mode, each
+//! alone in its group, without ATS: SEAL refuses VFs, AMD-Vi and scalable mode.
+//!
+//! While sealed: attaching and detaching is EBUSY. Everything else goes on.
+//!
+//! In the next kernel vfio-pci and nobody else binds to the device, and nobody can open it but
+//! GET_FD, once, after the memory and the iommufd were taken out (EAGAIN before). DELETE_BOX with
+//! the device in it stops and resets it before any memory is freed.
+//!
+//! Data: see `abi_dma.rs`. Extents: the page tables of the IOMMU. Devices with one HWPT have the
+//! same, and the last that is taken out frees them.
+
+use super::iommufd::{
+    self,
+    Context, //
+};
+use crate::abi_dma::{
+    self,
+    Device, //
+};
+use crate::ffi::{
+    self,
+    VfioPlace, //
+};
+use crate::file::{
+    self,
+    FileRef, //
+};
+use crate::kho;
+use crate::kind::{
+    Kind,
+    Reason,
+    SealCx,
+    TakeCx, //
+};
+use crate::name::Name;
+use crate::record::{
+    Progress,
+    Record, //
+};
+use kernel::{
+    error::to_result,
+    fs::File,
+    prelude::*, //
+};
+
+pub(crate) struct VfioPci;
+
+/// Name of the iommufd of `cx`'s file in the box.
+fn iommufd_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
+    // SAFETY: The file is of this kind; the device holds its iommufd.
+    let wanted = unsafe { Context::from_raw(ffi::fdbox_shim_vfio_iommufd(cx.file.as_ptr())) };
+    cx.others()
+        .find(|(_, file)| Context::of(file) == Some(wanted))
+        .map(|(name, _)| name)
+}
+
+/// Where the device is and what it is attached to.
+fn place_of(file: &File) -> Result<VfioPlace> {
+    let mut place = VfioPlace::default();
+    // SAFETY: The file is of this kind, `place` is valid for writing.
+    to_result(unsafe { ffi::fdbox_shim_vfio_where(file.as_ptr(), &mut place) })?;
+    Ok(place)
+}
+
+/// Appends the page tables of a device to `record`, or finds out only whether they can be kept.
+fn tables(place: &VfioPlace, record: Option<&mut Record>) -> Result {
+    let data = record.map_or(core::ptr::null_mut(), core::ptr::from_mut);
+    // SAFETY: `push_table()` gets `data`, which outlives the call.
+    to_result(unsafe {
+        ffi::fdbox_shim_vfio_tables(place.segment, place.bdf, push_table, data.cast())
+    })
+}
+
+/// # Safety
+///
+/// `data` is the record of [`tables`], or null.
+unsafe extern "C" fn push_table(table: u64, data: *mut c_void) -> c_int {
+    // SAFETY: As promised by the caller; nobody else borrows it during the visit.
+    let record = unsafe { data.cast::<Record>().as_mut() };
+    let pushed = record.map_or(Ok(()), |record| {
+        record.push(table / kernel::page::PAGE_SIZE as u64, 0)
+    });
+    match pushed {
+        Ok(()) => 0,
+        Err(err) => err.to_errno(),
+    }
+}
+
+fn keep(place: &VfioPlace) -> Result {
+    // SAFETY: No precondition: the device is looked up.
+    to_result(unsafe { ffi::fdbox_shim_vfio_keep(place.segment, place.bdf) })
+}
+
+fn unkeep(record: &Record) {
+    if let Ok((place, _)) = saved(record) {
+        // SAFETY: No precondition: the device is looked up.
+        unsafe { ffi::fdbox_shim_vfio_unkeep(place.segment, place.bdf) };
+    }
+}
+
+/// What was saved: the place, and the name of the iommufd.
+fn saved(record: &Record) -> Result<(VfioPlace, &[u8])> {
+    let device = Device::decode(record.data()).map_err(|_| EIO)?;
+    let place = VfioPlace {
+        segment: device.segment,
+        bdf: device.bdf,
+        device: device.device,
+        hwpt: device.hwpt,
+        ioas: device.ioas,
+        auto_domain: device.auto_domain.into(),
+    };
+    Ok((place, device.iommufd))
+}
+
+impl Kind for VfioPci {
+    fn compatible(&self) -> &[u8] {
+        abi_dma::VFIO_PCI
+    }
+
+    fn matches(&self, file: &File) -> bool {
+        // SAFETY: `file` is a live file.
+        unsafe { ffi::fdbox_shim_is_vfio_pci(file.as_ptr()) }
+    }
+
+    fn supported(&self) -> Result<(), &'static str> {
+        // SAFETY: No precondition.
+        match unsafe { ffi::fdbox_shim_passthrough_supported() } {
+            true => Ok(()),
+            false => Err(iommufd::PATCH),
+        }
+    }
+
+    fn seal(&self, cx: &mut SealCx<'_>) -> Result {
+        if iommufd_name(cx).is_none() {
+            return Err(cx.refuse(
+                ENOENT,
+                Reason::MissingDependency,
+                fmt!("the iommufd that the device is bound to is not in the box; put it in"),
+            ));
+        }
+        let possible = place_of(cx.file).and_then(|place| match kho::enabled() {
+            true => tables(&place, None),
+            false => Ok(()),
+        });
+        possible.map_err(|err| match err {
+            ENOENT => cx.refuse(
+                EOPNOTSUPP,
+                Reason::UnsupportedState,
+                fmt!("the device is attached to no IOAS; attach it"),
+            ),
+            EOPNOTSUPP => cx.refuse(
+                EOPNOTSUPP,
+                Reason::UnsupportedState,
+                fmt!("DMA goes on only for a whole function, alone in its IOMMU group, behind VT-d in legacy mode without ATS: no VF, no AMD-Vi, no scalable mode"),
+            ),
+            _ => err,
+        })
+    }
+
+    fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
+        let place = place_of(cx.file)?;
+        Device {
+            segment: place.segment,
+            bdf: place.bdf,
+            device: place.device,
+            hwpt: place.hwpt,
+            ioas: place.ioas,
+            auto_domain: place.auto_domain != 0,
+            iommufd: iommufd_name(cx).ok_or(ENOENT)?.as_bytes(),
+        }
+        .put(record)?;
+        tables(&place, Some(record))?;
+        keep(&place)
+    }
+
+    fn unseal(&self, _file: &File, record: Option<&Record>) {
+        if let Some(record) = record {
+            unkeep(record);
+        }
+    }
+
+    fn carry(&self, record: &Record) -> Result {
+        let (place, _) = saved(record)?;
+        tables(&place, None)?;
+        keep(&place)
+    }
+
+    fn uncarry(&self, record: &Record) {
+        unkeep(record);
+    }
+
+    fn restore(
+        &self,
+        cx: &mut TakeCx<'_>,
+        record: &Record,
+        progress: &mut Progress,
+    ) -> Result<FileRef> {
+        let (place, iommufd) = saved(record)?;
+        let ctx = Context::of(cx.taken(iommufd)?).ok_or(EIO)?;
+        // SAFETY: The box holds the iommufd; the file is ours, or it is an error.
+        let file = unsafe { file::from_c(ffi::fdbox_shim_vfio_adopt(ctx.as_ptr(), &place)) };
+        // No such device, or it does not wait for anybody: to the caller ENODEV says something else.
+        let file = file.map_err(|err| if err == ENODEV { EIO } else { err })?;
+        if !cx.shared_extents(record) {
+            progress.discard(record);
+        }
+        Ok(file)
+    }
+
+    fn discard(&self, record: &Record) {
+        if let Ok((place, _)) = saved(record) {
+            // SAFETY: No precondition: the device is looked up.
+            unsafe { ffi::fdbox_shim_vfio_stop(place.segment, place.bdf) };
+        }
+    }
+}

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * iommufd and VFIO PCI devices, through what kmod/patches adds. A kernel without
+ * the patches has not the header, and the kinds are not supported.
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/iommu.h>
+#include <linux/iommufd.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/vfio.h>
+
+#include "shim.h"
+
+#if __has_include("linux/pci-keep.h") && IS_REACHABLE(CONFIG_VFIO_PCI_CORE) && \
+	IS_REACHABLE(CONFIG_IOMMUFD) && IS_ENABLED(CONFIG_VFIO_DEVICE_CDEV) && \
+	IS_ENABLED(CONFIG_INTEL_IOMMU) && IS_ENABLED(CONFIG_PCI_KEEP)
+
+#include <linux/pci-keep.h>
+#include <linux/vfio_pci_core.h>
+
+bool fdbox_shim_passthrough_supported(void)
+{
+	return true;
+}
+
+bool fdbox_shim_same_inode(struct file *a, struct file *b)
+{
+	return file_inode(a) == file_inode(b);
+}
+
+void *fdbox_shim_iommufd_of(struct file *file)
+{
+	return iommufd_file_ctx(file);
+}
+
+int fdbox_shim_iommufd_freeze(void *ctx)
+{
+	return iommufd_ctx_freeze(ctx);
+}
+
+void fdbox_shim_iommufd_thaw(void *ctx)
+{
+	iommufd_ctx_thaw(ctx);
+}
+
+struct fdbox_visit {
+	const struct fdbox_iommufd_visitor *visitor;
+	void *data;
+};
+
+static int fdbox_visit_ioas(void *data, u32 id)
+{
+	struct fdbox_visit *visit = data;
+
+	return visit->visitor->ioas(visit->data, id);
+}
+
+static int fdbox_visit_map(void *data, const struct iommufd_file_map *map)
+{
+	struct fdbox_visit *visit = data;
+	struct fdbox_iommufd_map out = {
+		.ioas = map->ioas_id,
+		.prot = map->prot & (IOMMU_READ | IOMMU_WRITE),
+		.iova = map->iova,
+		.length = map->length,
+		.start = map->start,
+		.file = map->file,
+	};
+
+	static_assert(IOMMU_READ == 1 && IOMMU_WRITE == 2);
+	if (map->prot & ~(IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE))
+		return visit->visitor->other(visit->data, map->ioas_id,
+					     "mapping with unusual rights");
+	return visit->visitor->map(visit->data, &out);
+}
+
+static int fdbox_visit_other(void *data, u32 id, const char *what)
+{
+	struct fdbox_visit *visit = data;
+
+	return visit->visitor->other(visit->data, id, what);
+}
+
+int fdbox_shim_iommufd_visit(void *ctx, const struct fdbox_iommufd_visitor *visitor,
+			     void *data)
+{
+	static const struct iommufd_visitor all = {
+		.ioas = fdbox_visit_ioas,
+		.map = fdbox_visit_map,
+		.other = fdbox_visit_other,
+	};
+	struct fdbox_visit visit = { .visitor = visitor, .data = data };
+
+	return iommufd_ctx_visit(ctx, &all, &visit);
+}
+
+struct file *fdbox_shim_iommufd_create(void)
+{
+	return iommufd_create();
+}
+
+int fdbox_shim_iommufd_add_ioas(void *ctx, u32 id)
+{
+	return iommufd_restore_ioas(ctx, id);
+}
+
+int fdbox_shim_iommufd_add_map(void *ctx, const struct fdbox_iommufd_map *map)
+{
+	struct iommufd_file_map in = {
+		.ioas_id = map->ioas,
+		.prot = map->prot | IOMMU_CACHE,
+		.iova = map->iova,
+		.length = map->length,
+		.start = map->start,
+		.file = map->file,
+	};
+
+	return iommufd_restore_map(ctx, &in);
+}
+
+/* The device behind @file, if its driver is vfio-pci itself. */
+static struct vfio_device *fdbox_vfio_device(struct file *file)
+{
+	struct vfio_device *vdev = vfio_device_file_device(file);
+
+	if (!vdev || !dev_is_pci(vdev->dev) || strcmp(vdev->dev->driver->name, "vfio-pci"))
+		return NULL;
+	return vdev;
+}
+
+bool fdbox_shim_is_vfio_pci(struct file *file)
+{
+	return fdbox_vfio_device(file);
+}
+
+void *fdbox_shim_vfio_iommufd(struct file *file)
+{
+	return vfio_iommufd_device_ictx(fdbox_vfio_device(file));
+}
+
+static int fdbox_another(struct device *dev, void *data)
+{
+	return dev != data;
+}
+
+int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_place *place)
+{
+	struct vfio_device *vdev = fdbox_vfio_device(file);
+	struct pci_dev *pdev = to_pci_dev(vdev->dev);
+	struct iommufd_attachment at;
+	struct iommu_group *group;
+	int err;
+
+	err = iommufd_device_attachment(vdev->iommufd_device, &at);
+	if (err)
+		return err;
+	group = iommu_group_get(vdev->dev);
+	if (!group)
+		return -EOPNOTSUPP;
+	err = iommu_group_for_each_dev(group, vdev->dev, fdbox_another);
+	iommu_group_put(group);
+	if (err)
+		return -EOPNOTSUPP;
+	*place = (struct fdbox_vfio_place) {
+		.segment = pci_domain_nr(pdev->bus),
+		.bdf = pci_dev_id(pdev),
+		.device = at.device_id,
+		.hwpt = at.hwpt_id,
+		.ioas = at.ioas_id,
+		.auto_domain = at.auto_domain,
+	};
+	return 0;
+}
+
+static struct pci_dev *fdbox_pci_dev(u32 segment, u32 bdf)
+{
+	return pci_get_domain_bus_and_slot(segment, PCI_BUS_NUM(bdf), bdf & 0xff);
+}
+
+/* Calls @table with the address of each table that translates for a device. */
+int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *data),
+			   void *data)
+{
+	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
+	int err;
+
+	if (!pdev)
+		return -ENODEV;
+	err = intel_iommu_keep(pdev, visit, data);
+	pci_dev_put(pdev);
+	return err;
+}
+
+int fdbox_shim_vfio_keep(u32 segment, u32 bdf)
+{
+	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
+	int err;
+
+	if (!pdev)
+		return -ENODEV;
+	err = pci_keep(pdev);
+	pci_dev_put(pdev);
+	return err;
+}
+
+void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf)
+{
+	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
+
+	if (!pdev)
+		return;
+	pci_unkeep(pdev);
+	pci_dev_put(pdev);
+}
+
+static struct file *fdbox_vfio_open(struct pci_dev *pdev, struct iommufd_ctx *ctx,
+				    const struct fdbox_vfio_place *place)
+{
+	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
+	struct iommufd_attachment at = {
+		.device_id = place->device,
+		.hwpt_id = place->hwpt,
+		.ioas_id = place->ioas,
+		.auto_domain = place->auto_domain,
+	};
+	struct vfio_device *vdev = &core->vdev;
+	struct file *file;
+	int err;
+
+	iommufd_restore_id(ctx, at.device_id);
+	file = vfio_device_open_bound(vdev, ctx);
+	iommufd_restore_id(ctx, 0);
+	pci_adopt_done(pdev, !IS_ERR(file));
+	if (IS_ERR(file))
+		return file;
+	err = iommufd_restore_hwpt(vdev->iommufd_device, &at);
+	if (!err) {
+		mutex_lock(&vdev->dev_set->lock);
+		err = vdev->ops->attach_ioas(vdev, &at.hwpt_id);
+		mutex_unlock(&vdev->dev_set->lock);
+	}
+	if (err) {
+		pci_err(pdev, "cannot go on where it was (%d), stopped\n", err);
+		fput(file);
+		return ERR_PTR(err);
+	}
+	return file;
+}
+
+/*
+ * Opens a device that came with its DMA going on, bound and attached as it was.
+ * When that fails after the opening, closing stops the device.
+ */
+struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place)
+{
+	struct pci_dev *pdev = fdbox_pci_dev(place->segment, place->bdf);
+	struct file *file;
+	int err;
+
+	if (!pdev)
+		return ERR_PTR(-ENODEV);
+	err = -ENODEV;
+	if (!pdev->driver || strcmp(pdev->driver->name, "vfio-pci"))
+		goto out;
+	err = iommufd_ctx_freeze(ctx);
+	if (err)
+		goto out;
+	err = pci_adopt(pdev);
+	if (err)
+		goto out_thaw;
+	file = fdbox_vfio_open(pdev, ctx, place);
+	iommufd_ctx_thaw(ctx);
+	pci_dev_put(pdev);
+	return file;
+
+out_thaw:
+	iommufd_ctx_thaw(ctx);
+out:
+	pci_dev_put(pdev);
+	return ERR_PTR(err);
+}
+
+/*
+ * Stops a device that nobody takes over: no bus mastering, a reset, and the
+ * IOMMU translates for it as for any other.
+ */
+void fdbox_shim_vfio_stop(u32 segment, u32 bdf)
+{
+	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
+
+	if (!pdev)
+		return;
+	if (!pci_adopt(pdev)) {
+		pci_clear_master(pdev);
+		if (pci_try_reset_function(pdev))
+			pci_warn(pdev, "stopped without a reset\n");
+		if (!iommu_device_claim_dma_owner(&pdev->dev, THIS_MODULE))
+			iommu_device_release_dma_owner(&pdev->dev);
+		pci_adopt_done(pdev, true);
+		pci_info(pdev, "nobody took it over, stopped\n");
+	}
+	pci_dev_put(pdev);
+}
+
+#else
+
+bool fdbox_shim_passthrough_supported(void)
+{
+	return false;
+}
+
+bool fdbox_shim_same_inode(struct file *a, struct file *b)
+{
+	return false;
+}
+
+void *fdbox_shim_iommufd_of(struct file *file)
+{
+	return NULL;
+}
+
+int fdbox_shim_iommufd_freeze(void *ctx)
+{
+	return -EOPNOTSUPP;
+}
+
+void fdbox_shim_iommufd_thaw(void *ctx)
+{
+}
+
+int fdbox_shim_iommufd_visit(void *ctx, const struct fdbox_iommufd_visitor *visitor,
+			     void *data)
+{
+	return -EOPNOTSUPP;
+}
+
+struct file *fdbox_shim_iommufd_create(void)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+int fdbox_shim_iommufd_add_ioas(void *ctx, u32 id)
+{
+	return -EOPNOTSUPP;
+}
+
+int fdbox_shim_iommufd_add_map(void *ctx, const struct fdbox_iommufd_map *map)
+{
+	return -EOPNOTSUPP;
+}
+
+/* Enough to say what is missing. */
+bool vfio_file_is_valid(struct file *file) __weak;
+
+bool fdbox_shim_is_vfio_pci(struct file *file)
+{
+	return vfio_file_is_valid && vfio_file_is_valid(file);
+}
+
+void *fdbox_shim_vfio_iommufd(struct file *file)
+{
+	return NULL;
+}
+
+int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_place *place)
+{
+	return -EOPNOTSUPP;
+}
+
+int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *data),
+			   void *data)
+{
+	return -EOPNOTSUPP;
+}
+
+int fdbox_shim_vfio_keep(u32 segment, u32 bdf)
+{
+	return -EOPNOTSUPP;
+}
+
+void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf)
+{
+}
+
+struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+void fdbox_shim_vfio_stop(u32 segment, u32 bdf)
+{
+}
+
+#endif

@@ -1,0 +1,326 @@
+//! A device that goes on with DMA while the host is replaced.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use rustix::io::Errno;
+
+use super::{Cx, Scenario};
+use crate::check::{equal, fails};
+use crate::fdbox::FdBox;
+use crate::memory::{self, MIB};
+use crate::passthrough::nic::{self, IOVA, MEMORY_LEN};
+use crate::passthrough::vfio::{Iommufd, VfioDevice};
+use crate::passthrough::{Rig, pci};
+use crate::{host, uapi};
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "passthrough/dma-through-a-kexec",
+        about: "a device receives all the time: not one frame is lost, repeated or torn",
+        host: HostKind::Passthrough,
+        stages: &[before, after],
+    },
+    &Scenario {
+        name: "passthrough/three-kernels",
+        about: "the same through two kexecs, the first of which nobody takes it out in",
+        host: HostKind::Passthrough,
+        stages: &[before, between, after],
+    },
+    &Scenario {
+        name: "passthrough/two-devices",
+        about: "two devices of one iommufd, with one page table: one is taken out long before the other",
+        host: HostKind::Passthrough,
+        stages: &[two_before, two_after],
+    },
+    &Scenario {
+        name: "passthrough/outside-the-mappings",
+        about: "DMA to where nothing is mapped faults in the next kernel, before and after the device is taken out",
+        host: HostKind::Passthrough,
+        stages: &[outside_before, outside_after],
+    },
+    &Scenario {
+        name: "passthrough/nobody-takes-it",
+        about: "a device whose box is deleted stops before its memory is freed",
+        host: HostKind::Passthrough,
+        stages: &[before, given_up],
+    },
+    &Scenario {
+        name: "passthrough/dependencies",
+        about: "a box that lacks what a device needs does not seal, and says what is missing",
+        host: HostKind::PassthroughOneBoot,
+        stages: &[dependencies],
+    },
+    &Scenario {
+        name: "passthrough/same-host",
+        about: "sealed, an iommufd and its devices cannot change; out of the box they are as before",
+        host: HostKind::PassthroughOneBoot,
+        stages: &[same_host],
+    },
+    &Scenario {
+        name: "passthrough/unpatched",
+        about: "an unpatched kernel refuses an iommufd, and the log names the patch",
+        host: HostKind::Unpatched,
+        stages: &[unpatched],
+    },
+];
+
+const BOX: &str = "passthrough";
+/// Frames that must come before anybody goes on.
+const FRAMES: u64 = 40;
+/// Where in the ring's memory a stage leaves how many frames it saw: before the ring.
+const NOTE_AT: u64 = 0;
+
+fn note(memory: &File, frames: u64) -> Result<()> {
+    Ok(memory.write_all_at(&frames.to_le_bytes(), NOTE_AT)?)
+}
+
+fn noted(memory: &File) -> Result<u64> {
+    let mut bytes = [0; 8];
+    memory.read_exact_at(&mut bytes, NOTE_AT)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn before(_: &Cx<'_>) -> Result<()> {
+    let rig = Rig::set_up()?;
+    let fdbox = FdBox::create(BOX)?;
+    rig.put(&fdbox)?;
+    let unsealed = nic::wait_for(&rig.memory, FRAMES)?;
+    fdbox.seal()?;
+    let sealed = nic::wait_for(&rig.memory, unsealed + FRAMES)?;
+    nic::check_frames(&rig.memory, sealed)?;
+    note(&rig.memory, nic::filled(&rig.memory)?)
+}
+
+/// The device goes on without anybody's touching it.
+fn between(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open(BOX)?;
+    equal("The number of descriptors", fdbox.entries()?.len(), 3)?;
+    equal("Bus mastering", pci::is_master()?, true)
+}
+
+fn after(cx: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open(BOX)?;
+    equal("The driver", pci::driver()?.as_deref(), Some("vfio-pci"))?;
+    equal("Bus mastering", pci::is_master()?, true)?;
+    fdbox.unseal()?;
+    // Nobody else gets at it, and it comes out last.
+    let other = Iommufd::open()?;
+    let stolen = VfioDevice::open(&pci::node(&pci::nic()?)?, &other);
+    ensure!(stolen.is_err(), "Somebody else could open the device");
+    fails(
+        "GET_FD of the device first",
+        fdbox.try_get("nic"),
+        Errno::AGAIN,
+    )?;
+    fails(
+        "GET_FD of the iommufd first",
+        fdbox.try_get("iommufd"),
+        Errno::AGAIN,
+    )?;
+
+    let memory = File::from(fdbox.get("ring")?);
+    let seen = noted(&memory)?;
+    let meanwhile = nic::wait_for(&memory, seen + FRAMES)? - seen;
+    let rig = Rig {
+        memory,
+        iommufd: Iommufd::from_fd(fdbox.get("iommufd")?),
+        ioas: 1,
+        device: VfioDevice::from_fd(fdbox.get("nic")?)?,
+    };
+    nic::check_untouched(&rig.device)?;
+    let taken = nic::filled(&rig.memory)?;
+    let received = nic::wait_for(&rig.memory, taken + FRAMES)?;
+    let first = nic::check_frames(&rig.memory, received)?;
+    cx.value(
+        "passthrough",
+        serde_json::json!({
+            "first": first, "received": received, "while_nobody_had_it": meanwhile,
+        }),
+    )?;
+
+    // It is the same IOAS, and an ordinary one.
+    let more = memory::memfd(c"more", MIB)?;
+    let elsewhere = IOVA + 2 * MEMORY_LEN;
+    let taken = rig.iommufd.map(rig.ioas, &more, MIB, IOVA);
+    fails("Mapping where the memory is", taken, Errno::EXIST)?;
+    rig.iommufd.map(rig.ioas, &more, MIB, elsewhere)?;
+    rig.iommufd.unmap(rig.ioas, elsewhere, MIB)?;
+    drop(rig);
+    equal("Bus mastering of a closed device", pci::is_master()?, false)?;
+    fdbox.delete()
+}
+
+/// Where the second device's memory is.
+const SECOND_IOVA: u64 = IOVA + 4 * MEMORY_LEN;
+
+fn two_before(_: &Cx<'_>) -> Result<()> {
+    let rig = Rig::set_up()?;
+    let second_memory = nic::memory(SECOND_IOVA)?;
+    rig.iommufd
+        .map(rig.ioas, &second_memory, MEMORY_LEN, SECOND_IOVA)?;
+    let places = pci::nics()?;
+    let place = places.get(1).context("The host has no second e1000e")?;
+    let second = VfioDevice::open(&pci::give_to_vfio(place)?, &rig.iommufd)?;
+    second.attach(rig.ioas)?;
+    nic::start(&second, SECOND_IOVA)?;
+
+    let fdbox = FdBox::create(BOX)?;
+    rig.put(&fdbox)?;
+    fdbox.put(second.into_fd(), "second-nic")?;
+    fdbox.put(second_memory.try_clone()?, "second-ring")?;
+    fdbox.seal()?;
+    note(&rig.memory, nic::wait_for(&rig.memory, FRAMES)?)?;
+    note(&second_memory, nic::wait_for(&second_memory, FRAMES)?)
+}
+
+fn two_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open(BOX)?;
+    fdbox.unseal()?;
+    let second_memory = File::from(fdbox.get("second-ring")?);
+    let rig = Rig::take(&fdbox, 1)?;
+    nic::check_untouched(&rig.device)?;
+    // The second goes on with the tables of the last kernel, which the first no longer uses.
+    for memory in [&rig.memory, &second_memory] {
+        let frames = nic::filled(memory)?;
+        ensure!(frames > noted(memory)?, "No frame came meanwhile");
+        nic::wait_for(memory, frames + FRAMES)?;
+    }
+    let second = VfioDevice::from_fd(fdbox.get("second-nic")?)?;
+    nic::check_untouched(&second)?;
+    for memory in [&rig.memory, &second_memory] {
+        let frames = nic::filled(memory)?;
+        let frames = nic::wait_for(memory, frames + FRAMES)?;
+        nic::check_frames(memory, frames)?;
+    }
+    drop((rig, second));
+    fdbox.delete()
+}
+
+/// From here on, counted from the frames that were there, the device is led astray.
+const ASTRAY: u64 = 40;
+
+fn outside_before(_: &Cx<'_>) -> Result<()> {
+    let rig = Rig::set_up()?;
+    let fdbox = FdBox::create(BOX)?;
+    rig.put(&fdbox)?;
+    fdbox.seal()?;
+    let astray = nic::wait_for(&rig.memory, FRAMES)? + ASTRAY;
+    nic::misdirect(&rig.memory, astray)?;
+    note(&rig.memory, astray)
+}
+
+fn outside_after(_: &Cx<'_>) -> Result<()> {
+    host::wait_for_log(|log| faults(log) > 0).context("Before the device is taken out")?;
+    let fdbox = FdBox::open(BOX)?;
+    fdbox.unseal()?;
+    let rig = Rig::take(&fdbox, 1)?;
+    nic::check_untouched(&rig.device)?;
+    let before = faults(&host::whole_kernel_log()?);
+    host::wait_for_log(|log| faults(log) > before).context("After it was taken out")?;
+    // What was well aimed arrived, and nothing else.
+    nic::check_frames(&rig.memory, noted(&rig.memory)?)?;
+    drop(rig);
+    fdbox.delete()
+}
+
+/// Lines by which VT-d tells that a device went astray.
+fn faults(log: &[String]) -> usize {
+    let is_fault =
+        |line: &&String| line.contains("DMAR: [DMA Write") && line.contains("fault addr");
+    log.iter().filter(is_fault).count()
+}
+
+fn given_up(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open(BOX)?;
+    equal("Bus mastering", pci::is_master()?, true)?;
+    fdbox.unseal()?;
+    fdbox.delete()?;
+    equal(
+        "Bus mastering of a device given up",
+        pci::is_master()?,
+        false,
+    )?;
+    // It is an ordinary device now: somebody else's frames come.
+    let rig = Rig::set_up()?;
+    let frames = nic::wait_for(&rig.memory, FRAMES)?;
+    nic::check_frames(&rig.memory, frames).map(drop)
+}
+
+/// That SEAL fails with `errno`, and says of `name` something with `words`.
+fn does_not_seal(fdbox: &FdBox, errno: Errno, name: &str, words: &str) -> Result<()> {
+    fails("SEAL", fdbox.try_seal(), errno)?;
+    let why = fdbox.seal_error()?;
+    equal("The descriptor", why.name.text(), name.to_owned())?;
+    let message = uapi::text(&why.message);
+    ensure!(message.contains(words), "The message is: {message}");
+    Ok(())
+}
+
+fn dependencies(_: &Cx<'_>) -> Result<()> {
+    let rig = Rig::set_up()?;
+    let fdbox = FdBox::create(BOX)?;
+    fdbox.put(rig.device.another()?.into_fd(), "nic")?;
+    does_not_seal(&fdbox, Errno::NOENT, "nic", "iommufd")?;
+    fdbox.put(rig.iommufd.another()?.into_fd(), "iommufd")?;
+    does_not_seal(&fdbox, Errno::NOENT, "iommufd", "memfd")?;
+    fdbox.put(rig.memory.try_clone()?, "ring")?;
+
+    let memory = vec![0; MIB as usize];
+    let aligned = memory.as_ptr().align_offset(4096);
+    let page = &memory[aligned..aligned + 4096];
+    let elsewhere = IOVA + 2 * MEMORY_LEN;
+    rig.iommufd.map_memory(rig.ioas, page, elsewhere)?;
+    does_not_seal(&fdbox, Errno::OPNOTSUPP, "iommufd", "other than a file")?;
+    rig.iommufd.unmap(rig.ioas, elsewhere, 4096)?;
+    // A SEAL that failed left everything as it was.
+    let frames = nic::filled(&rig.memory)?;
+    nic::wait_for(&rig.memory, frames + FRAMES)?;
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    fdbox.delete()
+}
+
+fn same_host(_: &Cx<'_>) -> Result<()> {
+    let rig = Rig::set_up()?;
+    let fdbox = FdBox::create(BOX)?;
+    rig.put(&fdbox)?;
+    fdbox.seal()?;
+    fails("A new IOAS", rig.iommufd.ioas(), Errno::BUSY)?;
+    fails("Attaching", rig.device.attach(rig.ioas), Errno::BUSY)?;
+    fails(
+        "UNMAP",
+        rig.iommufd.unmap(rig.ioas, IOVA, MEMORY_LEN),
+        Errno::BUSY,
+    )?;
+    // The guest runs on meanwhile.
+    nic::check_untouched(&rig.device)?;
+    let frames = nic::filled(&rig.memory)?;
+    nic::wait_for(&rig.memory, frames + FRAMES)?;
+
+    let ioas = rig.ioas;
+    drop(rig);
+    fdbox.unseal()?;
+    let rig = Rig::take(&fdbox, ioas)?;
+    nic::check_untouched(&rig.device)?;
+    let frames = nic::filled(&rig.memory)?;
+    let frames = nic::wait_for(&rig.memory, frames + FRAMES)?;
+    nic::check_frames(&rig.memory, frames)?;
+    rig.iommufd.ioas()?;
+    fdbox.delete()
+}
+
+fn unpatched(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("unpatched-passthrough")?;
+    let refused = fdbox.try_put(Iommufd::open()?.into_fd(), "iommufd");
+    let refused = refused.map_err(|(error, _)| error);
+    fails("PUT_FD of an iommufd", refused, Errno::OPNOTSUPP)?;
+    let log = host::kernel_log()?;
+    let named = log
+        .iter()
+        .any(|line| line.contains("fdbox,iommufd-v1 needs") && line.contains("kmod/patches"));
+    ensure!(named, "No line of the log names the patches: {log:?}");
+    fdbox.delete()
+}

@@ -1,0 +1,152 @@
+//! Who watches a guest hears of all that happens to it, with disk and network at work.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use fdbox_lab::scenario::HostKind;
+use serde_json::Value;
+
+use super::guest::same_guest;
+use super::upgrade::boot_spec;
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::guest::{Guest, Spec, VMM};
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "watching/events-and-metrics",
+    about: "events and figures tell of a guest's devices and of an update that is rolled back",
+    host: HostKind::GuestOneBoot,
+    stages: &[events_and_metrics],
+}];
+
+/// What must be told, in this order; other events may come between.
+const TOLD: &[&str] = &[
+    "update-begin",
+    "step-started",
+    "step-done",
+    "pausing",
+    "step-failed",
+    "rolling-back",
+    "update-end",
+    "ended",
+];
+
+fn events_and_metrics(_: &Cx<'_>) -> Result<()> {
+    let mut guest = boot_spec(Spec {
+        name: "watched",
+        ram: "guest_memfd".to_owned(),
+        mib: 128,
+        cpus: 1,
+        number: Some(0),
+    })?;
+    let io = guest.console.wait_for_io(None)?;
+    let before = guest.report()?;
+    let figures = metrics(&guest)?;
+    for device in ["blk0", "net1"] {
+        for of in ["requests", "bytes", "interrupts"] {
+            let name = format!("virtio_{of}_total{{guest=\"watched\",device=\"{device}\"}}");
+            ensure!(figure(&figures, &name)? > 0.0, "{name} is 0: {figures:?}");
+        }
+        let name = format!("virtio_errors_total{{guest=\"watched\",device=\"{device}\"}}");
+        equal(&name, figure(&figures, &name)?, 0.0)?;
+    }
+    let watch = Watch::start(&guest)?;
+    guest.live_update(&["--fail-at", "pause"])?.expect(11)?;
+    guest.console.wait_for_io(Some(&io))?;
+    same_guest(&before, &guest.report()?)?;
+    let later = metrics(&guest)?;
+    let requests = "virtio_requests_total{guest=\"watched\",device=\"blk0\"}";
+    ensure!(
+        figure(&later, requests)? > figure(&figures, requests)?,
+        "The disk's requests are not counted on"
+    );
+    let rolled_back = "updates_total{guest=\"watched\",result=\"rolled-back\"}";
+    equal(rolled_back, figure(&later, rolled_back)?, 1.0)?;
+    guest.console.end_io()?;
+    guest.power_off()?;
+    told(&watch.end()?)
+}
+
+type Figures = HashMap<String, f64>;
+
+/// `vmm-example metrics`, each line's name without its prefix.
+fn metrics(guest: &Guest) -> Result<Figures> {
+    let mut command = Command::new(VMM);
+    command
+        .args(["metrics", "--api-socket"])
+        .arg(guest.api_path());
+    let output = command.output()?;
+    ensure!(output.status.success(), "metrics: {output:?}");
+    let text = String::from_utf8(output.stdout)?;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').context("A figure has a value")?;
+            let name = name.strip_prefix("vmm_example_");
+            Ok((
+                name.context("A figure of the VMM's")?.to_owned(),
+                value.parse()?,
+            ))
+        })
+        .collect()
+}
+
+fn figure(figures: &Figures, name: &str) -> Result<f64> {
+    let found = figures.get(name).copied();
+    found.with_context(|| format!("There is no {name} in {figures:?}"))
+}
+
+/// `vmm-example events`, from its first word on.
+struct Watch {
+    process: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Watch {
+    fn start(guest: &Guest) -> Result<Self> {
+        let mut process = Command::new(VMM)
+            .args(["events", "--api-socket"])
+            .arg(guest.api_path())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let out = process.stdout.take().context("The events' pipe")?;
+        let mut lines = BufReader::new(out).lines();
+        let first = lines.next().context("events said nothing")??;
+        let first: Value = serde_json::from_str(&first)?;
+        equal("The first event", &first["event"], &"listening".into())?;
+        Ok(Self { process, lines })
+    }
+
+    /// All that was told until the guest's end.
+    fn end(mut self) -> Result<Vec<Value>> {
+        let mut told = Vec::new();
+        for line in self.lines {
+            told.push(serde_json::from_str(&line?)?);
+        }
+        let status = self.process.wait()?;
+        ensure!(status.success(), "events ended with {status}");
+        Ok(told)
+    }
+}
+
+fn told(events: &[Value]) -> Result<()> {
+    let mut last = 0;
+    let mut wanted = TOLD.iter().peekable();
+    for event in events {
+        let at = event["boottime_ns"].as_u64();
+        let at = at.with_context(|| format!("An event without a time: {event}"))?;
+        ensure!(at >= last, "Events are not in order: {events:?}");
+        last = at;
+        equal("The guest", &event["guest"], &"watched".into())?;
+        wanted.next_if(|name| event["event"] == **name);
+    }
+    if let Some(missing) = wanted.next() {
+        bail!("No event {missing}, or not in its place: {events:?}");
+    }
+    let end = events.last().context("There are events")?;
+    let reason = end["message"].as_str().unwrap_or_default();
+    ensure!(reason.contains("reset itself"), "The end's reason: {end}");
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The host's devices to pass through, as sysfs shows them.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+/// Vendor and device of an 82574, which QEMU's e1000e is.
+const NIC: [&str; 2] = ["0x8086", "0x10d3"];
+const VFIO_PCI: &str = "vfio-pci";
+
+fn text(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("Read {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The folders of all of them, in the order of their addresses.
+pub(crate) fn nics() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(DEVICES)? {
+        let place = entry?.path();
+        if [text(&place.join("vendor"))?, text(&place.join("device"))?] == NIC {
+            found.push(place);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The folder of the first: the one that a scenario with one device takes.
+pub(crate) fn nic() -> Result<PathBuf> {
+    nics()?.into_iter().next().context("The host has no e1000e")
+}
+
+/// The driver's name, if it has one.
+pub(crate) fn driver() -> Result<Option<String>> {
+    driver_of(&nic()?)
+}
+
+fn driver_of(place: &Path) -> Result<Option<String>> {
+    match fs::read_link(place.join("driver")) {
+        Ok(link) => Ok(link
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context("Read which driver the device has"),
+    }
+}
+
+/// Binds a device to vfio-pci: its node.
+pub(crate) fn give_to_vfio(place: &Path) -> Result<String> {
+    if driver_of(place)?.as_deref() != Some(VFIO_PCI) {
+        fs::write(place.join("driver_override"), VFIO_PCI).context("Set driver_override")?;
+        let name = place.file_name().unwrap_or_default().to_string_lossy();
+        fs::write("/sys/bus/pci/drivers_probe", name.as_bytes()).context("Probe the device")?;
+    }
+    node(place)
+}
+
+/// A device's node of VFIO.
+pub(crate) fn node(place: &Path) -> Result<String> {
+    let devices = fs::read_dir(place.join("vfio-dev")).context("vfio-pci has no such device")?;
+    let device = devices.last().context("vfio-pci has no such device")??;
+    let name = device.file_name().to_string_lossy().into_owned();
+    Ok(format!("/dev/vfio/devices/{name}"))
+}
+
+/// Whether the first may do DMA, by its own PCI_COMMAND.
+pub(crate) fn is_master() -> Result<bool> {
+    let config = fs::File::open(nic()?.join("config"))?;
+    let mut command = [0; 2];
+    config.read_exact_at(&mut command, 4)?;
+    Ok(u16::from_le_bytes(command) & 4 != 0)
+}
