@@ -85,6 +85,10 @@ impl Unbound {
             Errno::PERM => VfioError::NoInterruptRemapping {
                 address: name.clone(),
             },
+            // What vfio_df_open() and vfio_device_block_group() say of one that is open.
+            Errno::INVAL => VfioError::InUse {
+                address: name.clone(),
+            },
             _ => ioctl("VFIO_DEVICE_BIND_IOMMUFD", &name, source),
         })?;
         let page_table_id = iommu.page_table(id, &name)?;

@@ -104,6 +104,8 @@ pub(crate) enum VfioError {
          switch that on, in the firmware or with the kernel's intremap=on"
     )]
     NoInterruptRemapping { address: String },
+    #[error("{address} cannot be bound to an iommufd: another VMM has it or its group open")]
+    InUse { address: String },
     #[error("{address} is no ordinary PCI function, but of header type {kind}")]
     HeaderType { address: String, kind: u8 },
     #[error("{address} has no MSI-X: interrupt lines and MSI are not supported")]
