@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
 };
@@ -79,11 +80,20 @@ impl Unbound {
     pub(super) fn attach(self, iommu: &Iommu) -> Result<Device, VfioError> {
         let Self { file, address } = self;
         let name = address.to_string();
-        let failed = |what| move |source| ioctl(what, &address.to_string(), source);
-        let id = sys::bind(file.as_fd(), iommu.fd()).map_err(failed("VFIO_DEVICE_BIND_IOMMUFD"))?;
+        let id = sys::bind(file.as_fd(), iommu.fd()).map_err(|source| match source {
+            // iommufd_device_bind() says so of nothing else.
+            Errno::PERM => VfioError::NoInterruptRemapping {
+                address: name.clone(),
+            },
+            // What vfio_df_open() and vfio_device_block_group() say of one that is open.
+            Errno::INVAL => VfioError::InUse {
+                address: name.clone(),
+            },
+            _ => ioctl("VFIO_DEVICE_BIND_IOMMUFD", &name, source),
+        })?;
         let page_table_id = iommu.page_table(id, &name)?;
         sys::attach(file.as_fd(), page_table_id)
-            .map_err(failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT"))?;
+            .map_err(|source| ioctl("VFIO_DEVICE_ATTACH_IOMMUFD_PT", &name, source))?;
         Device::adopt(file.into(), address, id, page_table_id)
     }
 }

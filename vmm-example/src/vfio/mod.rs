@@ -99,6 +99,13 @@ pub(crate) enum VfioError {
         subject: String,
         source: Errno,
     },
+    #[error(
+        "{address} cannot be given to a guest safely: this host's IOMMU does not remap interrupts; \
+         switch that on, in the firmware or with the kernel's intremap=on"
+    )]
+    NoInterruptRemapping { address: String },
+    #[error("{address} cannot be bound to an iommufd: another VMM has it or its group open")]
+    InUse { address: String },
     #[error("{address} is no ordinary PCI function, but of header type {kind}")]
     HeaderType { address: String, kind: u8 },
     #[error("{address} has no MSI-X: interrupt lines and MSI are not supported")]
