@@ -17,6 +17,23 @@ const TUNSETPERSIST: c_ulong = 0x4004_54cb;
 const RTF_UP: c_ushort = 1;
 const RTF_GATEWAY: c_ushort = 2;
 
+/// linux/ethtool.h.
+const ETHTOOL_GRINGPARAM: u32 = 0x10;
+const ETHTOOL_SRINGPARAM: u32 = 0x11;
+
+/// `struct ethtool_ringparam` of linux/ethtool.h.
+#[derive(Default)]
+#[repr(C)]
+struct Rings {
+    command: u32,
+    /// The most that the card can, for each of the rings below.
+    most: [u32; 4],
+    receive: u32,
+    receive_small: u32,
+    receive_large: u32,
+    transmit: u32,
+}
+
 /// `struct rtentry` of linux/route.h.
 #[repr(C)]
 struct Route {
@@ -54,6 +71,33 @@ pub fn configure(name: &str, address: Ipv4Addr) -> io::Result<()> {
         let request = request(name, argument)?;
         // SAFETY: each of these calls reads one `struct ifreq`, which is what `request` is.
         check(unsafe { libc::ioctl(socket.as_raw_fd(), call, &raw const request) })?;
+    }
+    Ok(())
+}
+
+/// Switches an interface on, without an address.
+pub fn switch_on(name: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as c_short;
+    let request = request(name, Union { ifru_flags: flags })?;
+    // SAFETY: SIOCSIFFLAGS reads one `struct ifreq`, which is what `request` is.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+/// Lets a card's receive ring hold so many frames; the others of its rings stay as they are.
+pub fn set_receive_ring(name: &str, frames: u32) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut rings = Rings::default();
+    for command in [ETHTOOL_GRINGPARAM, ETHTOOL_SRINGPARAM] {
+        rings.command = command;
+        let data = Union {
+            ifru_data: (&raw mut rings).cast(),
+        };
+        let request = request(name, data)?;
+        // SAFETY: SIOCETHTOOL reads one `struct ifreq`, and with these two commands reads or
+        // writes one `struct ethtool_ringparam` where that points: `rings`, alive and ours alone.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw const request) })?;
+        rings.receive = frames;
     }
     Ok(())
 }
@@ -143,6 +187,7 @@ mod tests {
     fn structs_are_those_of_the_headers() {
         assert_eq!(size_of::<Route>(), 120);
         assert_eq!(size_of::<ifreq>(), 40);
+        assert_eq!(size_of::<Rings>(), 36);
         let address = socket_address(Ipv4Addr::new(10, 1, 2, 3));
         assert_eq!(&address.sa_data[..6], &[0, 0, 10, 1, 2, 3]);
     }

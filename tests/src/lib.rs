@@ -6,12 +6,14 @@
 //! `lab-witness` PID 1 of the guest.
 
 pub mod bench;
+pub mod device;
 pub mod disk;
 pub mod event;
 pub mod frame;
 pub mod interface;
 pub mod net;
 pub mod numbers;
+pub mod packet;
 pub mod plan;
 pub mod qmp;
 pub mod scan;

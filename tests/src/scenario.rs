@@ -41,6 +41,8 @@ pub enum HostKind {
     Guest,
     /// The same with two CPUs in the host.
     GuestSmp,
+    /// The same with a device that frames arrive at.
+    GuestPassthrough,
     /// Several guests that one kexec takes along: a host of its own.
     Guests,
     /// The same; the second kernel starts without the module.
@@ -56,7 +58,7 @@ pub enum HostKind {
 impl HostKind {
     /// Whether a scenario itself jumps into the next kernel.
     pub fn jumps(self) -> bool {
-        self.has_fleet() || matches!(self, Self::Guest | Self::GuestSmp)
+        self.has_fleet() || matches!(self, Self::Guest | Self::GuestSmp | Self::GuestPassthrough)
     }
 
     /// Whether its guests are resumed together, and report under their names.
@@ -73,6 +75,7 @@ impl HostKind {
     pub fn nics(self) -> usize {
         match self {
             Self::Passthrough | Self::PassthroughOneBoot => 2,
+            Self::GuestPassthrough => 1,
             _ => 0,
         }
     }

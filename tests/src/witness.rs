@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::frame::Counted;
+
 /// Begins each line of the witness's, to tell it from its kernel's.
 pub const MARK: &str = "WITNESS ";
 
@@ -25,6 +27,9 @@ pub mod command {
     pub const IO: &str = "io";
     /// End what is done with disk and network in good order, then the same.
     pub const END_IO: &str = "end-io";
+    /// Receive the frames of a card that is passed through from now on, and say
+    /// [`Said::Frames`](super::Said::Frames).
+    pub const FRAMES: &str = "frames";
     /// Return what comes on the second console and on sockets, from now on.
     pub const ECHO: &str = "echo";
     /// Read random numbers.
@@ -45,6 +50,8 @@ pub enum Said {
     Work { units: u64, at_ns: u64 },
     /// What was done with disk and network.
     Io(Box<Io>),
+    /// What came on the card that is passed through.
+    Frames(Counted),
     /// A command that has no answer of its own was carried out.
     Done,
     /// The command is not one.
@@ -85,6 +92,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// `None` for a guest without disk and network.
     pub io: Option<Io>,
+    /// `None` until a card that is passed through is asked for.
+    pub frames: Option<Counted>,
 }
 
 /// What a guest has done with its disk and its network since it was up.

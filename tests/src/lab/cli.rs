@@ -86,6 +86,10 @@ pub(crate) struct DemoArgs {
     /// Replace the VMM under the guest by another process of its, and leave the host as it is.
     #[arg(long, conflicts_with = "guests")]
     pub binary: bool,
+    /// Let the guest drive a device of the host's as well, at which numbered frames arrive from
+    /// outside all the time. Its memory is then a memfd.
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["guests", "binary", "ram"])]
+    pub device: Option<DeviceKind>,
     /// What the guest's memory is.
     #[arg(long, value_enum, default_value_t = Ram::GuestMemfd)]
     pub ram: Ram,
@@ -95,6 +99,13 @@ pub(crate) struct DemoArgs {
     /// Write what was seen to a file, for machines.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// A device that QEMU emulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceKind {
+    /// An Intel 82574 network card.
+    E1000e,
 }
 
 /// A kind of guest memory.
@@ -196,6 +207,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_every_argument_explained() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_device_needs_a_host_to_update_and_memory_that_it_can_reach() {
+        let parse = |more: &[&str]| {
+            let demo = ["lab", "demo", "--device", "e1000e"];
+            Cli::try_parse_from(demo.iter().chain(more))
+        };
+        assert!(parse(&["--memory", "512"]).is_ok());
+        for more in [
+            ["--ram", "guest_memfd"].as_slice(),
+            &["--guests", "2"],
+            &["--binary"],
+        ] {
+            assert!(parse(more).is_err(), "{more:?}");
+        }
     }
 
     #[test]

@@ -27,16 +27,20 @@ const OPEN_LIMIT: Duration = Duration::from_secs(20);
 /// Time between frames.
 const INTERVAL: Duration = Duration::from_millis(5);
 
+/// When each frame was taken, by its number: since the machine was started.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sent(pub(crate) Vec<Duration>);
+
 /// Sends until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Frames {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Sent>>,
 }
 
 impl Frames {
-    /// Sends to a device whose socket will be there soon.
-    pub(crate) fn send(socket: &Path) -> Result<Self> {
+    /// Sends to a device whose socket will be there soon, of a machine that was started then.
+    pub(crate) fn send(socket: &Path, started: Instant) -> Result<Self> {
         let sender = UnixDatagram::unbound()?;
         sender.set_nonblocking(true)?;
         let deadline = Instant::now() + OPEN_LIMIT;
@@ -49,22 +53,39 @@ impl Frames {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || send_all(&sender, &stopped));
+        let thread = std::thread::spawn(move || send_all(&sender, started, &stopped));
         Ok(Self {
             stop,
             thread: Some(thread),
         })
     }
+
+    /// Sends no more.
+    pub(crate) fn end(mut self) -> Sent {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Sent {
+        self.stop.store(true, Ordering::Relaxed);
+        // It has nothing to panic on.
+        let sent = self.thread.take().map(|thread| thread.join().ok());
+        sent.flatten().unwrap_or_default()
+    }
 }
 
 impl Drop for Frames {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to panic on, and nothing to say.
-            let _ = thread.join();
-        }
+        self.stop();
     }
+}
+
+/// How many frames the kernel holds for a device that takes none (net.unix.max_dgram_qlen), with the
+/// one that QEMU has read.
+pub(crate) fn most_on_the_way() -> Result<u64> {
+    let path = "/proc/sys/net/unix/max_dgram_qlen";
+    let text = std::fs::read_to_string(path).with_context(|| format!("Read {path}"))?;
+    // The queue's length is compared before one is added to it.
+    Ok(text.trim().parse::<u64>()? + 2)
 }
 
 /// The folder may have a path too long for a socket address.
@@ -75,15 +96,16 @@ fn connect(sender: &UnixDatagram, socket: &Path) -> Result<()> {
     Ok(sender.connect(short)?)
 }
 
-fn send_all(sender: &UnixDatagram, stop: &AtomicBool) {
-    let mut number = 0;
+fn send_all(sender: &UnixDatagram, started: Instant, stop: &AtomicBool) -> Sent {
+    let mut sent = Sent::default();
     while !stop.load(Ordering::Relaxed) {
-        match sender.send(&frame(number)) {
-            Ok(_) => number += 1,
+        match sender.send(&frame(sent.0.len() as u64)) {
+            Ok(_) => sent.0.push(started.elapsed()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             // The machine is gone.
-            Err(_) => return,
+            Err(_) => break,
         }
         std::thread::sleep(INTERVAL);
     }
+    sent
 }

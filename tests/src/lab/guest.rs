@@ -10,6 +10,9 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
 
+/// The driver of the card that is passed through, among the kernel's objects.
+const CARD_DRIVER: &str = "drivers/net/ethernet/intel/e1000e/e1000e.ko";
+
 /// The files, by where they are here.
 #[derive(Debug, Clone)]
 pub(crate) struct GuestFiles {
@@ -22,13 +25,18 @@ impl GuestFiles {
     /// The guest runs the kernel as it comes: the project changes hosts, not guests.
     pub(crate) fn get(lab: &Lab, programs: &Programs) -> Result<Self> {
         let witness = programs.path(programs::WITNESS);
-        let key = KeyBuilder::new("guest 1").file(&witness)?.build();
-        let image = lab.cache.get("guest", &key, |dir| {
-            image::write_guest(&witness, &dir.join("guest.cpio"))
+        let kernel = lab.kernels()?.get(Flavour::Stock)?;
+        let modules = [kernel.module(CARD_DRIVER)];
+        let mut key = KeyBuilder::new("guest 2").file(&witness)?;
+        for module in &modules {
+            key = key.file(module)?;
+        }
+        let image = lab.cache.get("guest", &key.build(), |dir| {
+            image::write_guest(&witness, &modules, &dir.join("guest.cpio"))
         })?;
         Ok(Self {
             vmm: programs.path(programs::VMM),
-            kernel: lab.kernels()?.get(Flavour::Stock)?.image(),
+            kernel: kernel.image(),
             initramfs: image.join("guest.cpio"),
         })
     }

@@ -69,8 +69,8 @@ pub(crate) fn write_small(files: &[(PathBuf, String)], out: &Path) -> Result<()>
     Ok(())
 }
 
-/// The guest's initramfs: the witness alone.
-pub(crate) fn write_guest(witness: &Path, out: &Path) -> Result<()> {
+/// The guest's initramfs: the witness, and the modules that it may load.
+pub(crate) fn write_guest(witness: &Path, modules: &[PathBuf], out: &Path) -> Result<()> {
     let file = File::create(out).with_context(|| format!("Create {}", out.display()))?;
     let mut cpio = Cpio::new(BufWriter::new(file));
     for directory in ["dev", "proc", "sys"] {
@@ -78,6 +78,10 @@ pub(crate) fn write_guest(witness: &Path, out: &Path) -> Result<()> {
     }
     cpio.character_device("dev/console", 5, 1)?;
     add(&mut cpio, witness, "init")?;
+    for module in modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        add(&mut cpio, module, &format!("lib/modules/{name}"))?;
+    }
     cpio.finish()?;
     Ok(())
 }

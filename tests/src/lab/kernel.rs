@@ -71,6 +71,11 @@ impl Kernel {
         self.dir.join("bzImage")
     }
 
+    /// A module of the kernel's own, by its path among the objects.
+    pub(crate) fn module(&self, path: &str) -> PathBuf {
+        self.dir.join("obj").join(path)
+    }
+
     /// Where the sources and the objects are seen in the toolchain.
     pub(crate) fn mounts(&self) -> [(PathBuf, &'static str); 2] {
         [

@@ -13,7 +13,7 @@ use fdbox_lab::event::Event;
 use fdbox_lab::qmp::Qmp;
 use fdbox_lab::scan;
 
-use crate::frames::{self, Frames};
+use crate::frames::{self, Frames, Sent};
 use crate::outside::{Outside, Seen};
 use crate::power::{self, Power};
 use crate::toolchain::Toolchain;
@@ -142,7 +142,7 @@ impl Machine {
         let console = connect(dir, "console.sock", &mut machine)?;
         let events = connect(dir, "events.sock", &mut machine)?;
         let frames: Vec<_> = (0..self.nics)
-            .map(|nic| Frames::send(&dir.join(frames::socket(nic))))
+            .map(|nic| Frames::send(&dir.join(frames::socket(nic)), started))
             .collect::<Result<_>>()?;
         let (sender, lines) = mpsc::channel();
         let keys = console.try_clone()?;
@@ -163,7 +163,7 @@ impl Machine {
         )?;
         read_lines(events, dir.join("events.log"), started, sender, Said::event)?;
         Ok(Running {
-            _frames: frames,
+            frames,
             _process: machine,
             lines,
             started,
@@ -213,7 +213,7 @@ impl Said {
 #[derive(Debug)]
 pub(crate) struct Running {
     /// Ends before the machine does.
-    _frames: Vec<Frames>,
+    frames: Vec<Frames>,
     _process: Process,
     lines: Receiver<Line>,
     started: Instant,
@@ -260,6 +260,11 @@ impl Running {
     /// What the outside saw of each guest. The machine is off.
     pub(crate) fn seen_from_outside(&mut self) -> Result<Vec<Seen>> {
         self.outside.take().map_or(Ok(Vec::new()), Outside::end)
+    }
+
+    /// What was sent to each device. The machine is off.
+    pub(crate) fn sent_frames(&mut self) -> Vec<Sent> {
+        self.frames.drain(..).map(Frames::end).collect()
     }
 
     /// Where the evidence is, if the machine was reset. It is off.

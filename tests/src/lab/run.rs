@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use fdbox_lab::event::{Event, Hello};
 use fdbox_lab::scan;
 
+use crate::frames::Sent;
 use crate::outside::Seen;
 use crate::qemu::{Line, Machine, Running, Said, Silence};
 use crate::toolchain::Toolchain;
@@ -39,6 +40,8 @@ pub(crate) struct Record {
     pub guest: Vec<(Duration, String)>,
     /// What the outside saw of each guest, by the guest's number.
     pub outside: Vec<Seen>,
+    /// What was sent to each of the host's devices.
+    pub frames: Vec<Sent>,
     /// Where the images of the host's drives are.
     pub dir: PathBuf,
     /// What is wrong with the run itself.
@@ -135,6 +138,7 @@ impl Run<'_> {
         }
         record.ended = Some(running.elapsed());
         record.outside = running.seen_from_outside()?;
+        record.frames = running.sent_frames();
         if let Some(evidence) = running.reset()? {
             record.fail(format!(
                 "The host was reset; where its CPUs were: {}",

@@ -92,7 +92,9 @@ impl Group<'_> {
             },
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
-                HostKind::GuestAlone | HostKind::Guests => LONG_STAGE_LIMIT,
+                HostKind::GuestAlone | HostKind::Guests | HostKind::GuestPassthrough => {
+                    LONG_STAGE_LIMIT
+                }
                 _ => STAGE_LIMIT,
             },
         };

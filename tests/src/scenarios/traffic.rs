@@ -1,8 +1,9 @@
-//! A guest's work with its disk and its network, seen on its console.
+//! A guest's work with its disk, its network and a card that is passed through, seen on its console.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use fdbox_lab::frame::Counted;
 use fdbox_lab::witness::{Io, Said, command};
 
 use crate::console::Console;
@@ -14,6 +15,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// What counts as progress.
 const WRITES: u64 = 16;
 const BYTES: u64 = 2048;
+const FRAMES: u64 = 200;
 
 impl Console {
     /// What was done so far; it begins when it is first asked for.
@@ -42,6 +44,29 @@ impl Console {
                 bail!("The guest does not go on with disk and network: {io:?}");
             }
             // It says something once a second.
+            self.wait("heartbeat", ANSWER_LIMIT, |said| {
+                matches!(said, Said::Beat { .. }).then_some(())
+            })?;
+        }
+    }
+
+    /// Waits until more frames came than `before` on the card that is passed through; it is switched on when
+    /// it is first asked for.
+    pub(crate) fn wait_for_frames(&mut self, before: Option<&Counted>) -> Result<Counted> {
+        let wanted = before.map_or(0, |before| before.received) + FRAMES;
+        let deadline = Instant::now() + PROGRESS_LIMIT;
+        loop {
+            self.say(command::FRAMES)?;
+            let counted = self.wait("count of frames", ANSWER_LIMIT, |said| match said {
+                Said::Frames(counted) => Some(counted),
+                _ => None,
+            })?;
+            if counted.received >= wanted {
+                return Ok(counted);
+            }
+            if Instant::now() > deadline {
+                bail!("No more frames come: {counted:?}");
+            }
             self.wait("heartbeat", ANSWER_LIMIT, |said| {
                 matches!(said, Said::Beat { .. }).then_some(())
             })?;

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod disk;
+mod frames;
 mod io;
 mod kmsg;
 mod memory;
@@ -21,6 +22,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::RebootCommand;
 
 use crate::clocks::Clocks;
+use crate::frames::Frames;
 use crate::io::Io;
 use crate::kmsg::Kmsg;
 use crate::memory::Memory;
@@ -61,6 +63,7 @@ fn witness() -> Result<()> {
     let cmdline = fs::read_to_string("/proc/cmdline")?;
     let pace = net::pace_of(&cmdline);
     let io: OnceLock<Io> = OnceLock::new();
+    let frames: OnceLock<Frames> = OnceLock::new();
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
     let clocks = Clocks::new();
@@ -80,7 +83,8 @@ fn witness() -> Result<()> {
             let line = line?;
             match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
                 (command::REPORT, "") => {
-                    let report = report(&clocks, &memory, &mut kmsg, cpus as u32, io.get())?;
+                    let mut report = report(&clocks, &memory, &mut kmsg, cpus as u32, io.get())?;
+                    report.frames = frames.get().map(Frames::counted);
                     console.say(&Said::Report(Box::new(report)))?;
                 }
                 (command::RESET_GAP, "") => {
@@ -101,6 +105,18 @@ fn witness() -> Result<()> {
                 (command::END_IO, "") => {
                     io.get().inspect(|io| io.end());
                     console.say(&said_of(io.get()))?;
+                }
+                (command::FRAMES, "") => {
+                    if frames.get().is_none() {
+                        let opened = Frames::open()?;
+                        let frames = frames.get_or_init(|| opened);
+                        scope.spawn(|| frames.receive());
+                    }
+                    console.say(
+                        &frames
+                            .get()
+                            .map_or(Said::What, |frames| Said::Frames(frames.counted())),
+                    )?;
                 }
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     lock(&memory).write_all(generation.parse()?);
@@ -163,6 +179,7 @@ fn report(
         kernel_warnings,
         warnings,
         io,
+        frames: None,
     })
 }
 

@@ -13,10 +13,10 @@ use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::Value;
 
-use crate::cli::DemoArgs;
+use crate::cli::{DemoArgs, DeviceKind};
 use crate::hostcmd;
 use crate::lab::Lab;
-use crate::proof::{self, Traffic, Update};
+use crate::proof::{self, Device, Traffic, Update};
 use crate::run::Record;
 use crate::scenario_host::Group;
 
@@ -26,7 +26,13 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         return many::run(&lab, args);
     }
     let (record, dir) = follow(&lab, &group(args), args.verbose)?;
-    let update = judge(&record);
+    let update = judge(&record).and_then(|update| {
+        ensure!(
+            args.device.is_some() == update.device.is_some(),
+            "The guest had no device that it was to have"
+        );
+        Ok(update)
+    });
     write_json(args.json.as_deref(), &report::of(&record, &update))?;
     match update {
         Ok(update) => {
@@ -39,18 +45,16 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
 
 /// The scenario that the demo is, and its host.
 fn group(args: &DemoArgs) -> Group<'static> {
-    let kind = match (args.binary, args.cpus) {
-        (true, _) => HostKind::GuestAlone,
-        (false, 1) => HostKind::Guest,
-        (false, _) => HostKind::GuestSmp,
+    let (kind, name) = match (args.device, args.binary, args.cpus) {
+        (Some(DeviceKind::E1000e), _, _) => (HostKind::GuestPassthrough, "passthrough/guest"),
+        (None, true, _) => (HostKind::GuestAlone, "devices/another-binary"),
+        (None, false, 1) => (HostKind::Guest, "devices/across-a-kexec"),
+        (None, false, _) => (HostKind::GuestSmp, "devices/across-a-kexec"),
     };
     Group {
         kind,
         kernels: if args.binary { 1 } else { 2 },
-        names: vec![match args.binary {
-            true => "devices/another-binary",
-            false => "devices/across-a-kexec",
-        }],
+        names: vec![name],
         environment: format!(
             "LAB_GUEST_RAM={} LAB_GUEST_MIB={} LAB_GUEST_CPUS={}",
             args.ram.name(),
@@ -156,6 +160,9 @@ fn summary(record: &Record, update: &Update) {
     if let Some(traffic) = &update.traffic {
         tell_traffic(traffic);
     }
+    if let Some(device) = &update.device {
+        tell_device(device);
+    }
     say(&format!(
         "kernel  {} complaints in the guest, 0 in the host",
         after.kernel_warnings
@@ -197,6 +204,21 @@ fn tell_traffic(traffic: &Traffic) {
         ping.answered,
         ping.sent,
         ping.largest_gap.as_secs_f64() * 1e3
+    ));
+}
+
+fn tell_device(device: &Device) {
+    say(&format!(
+        "device  {}, {}: {} frames sent, {} received, {} lost, {} repeated, {} torn; {} were sent \
+         in the blackout",
+        device.kind,
+        if device.reset { "reset" } else { "never reset" },
+        device.frames_sent,
+        device.frames_received,
+        device.frames_lost,
+        device.frames_repeated,
+        device.frames_torn,
+        device.frames_during_blackout
     ));
 }
 

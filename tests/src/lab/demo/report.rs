@@ -25,6 +25,9 @@ pub(super) fn of_guest(record: &Record, update: &Update) -> Value {
     if let Some(traffic) = &update.traffic {
         traffic.describe(&mut report);
     }
+    if let Some(device) = &update.device {
+        report["device"] = json!(device);
+    }
     report
 }
 

@@ -53,6 +53,10 @@ fn of_witness(said: Witness) -> Option<String> {
             millis(report.largest_gap_ns)
         )),
         Witness::Io(io) => Some(of_io(&io)),
+        Witness::Frames(frames) => Some(format!(
+            "e1000e: {} frames in, {} lost, {} repeated, {} torn",
+            frames.received, frames.lost, frames.repeated, frames.torn
+        )),
         Witness::Work { .. } | Witness::Done | Witness::What => None,
     }
 }

@@ -1,5 +1,6 @@
 //! What a run proves: the guest's own reports before and after, compared.
 
+mod device;
 mod io;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use fdbox_lab::witness::{Report, Said, parse};
 use serde::{Deserialize, Serialize};
 
 use crate::run::{Record, Value};
+pub(crate) use device::Device;
 pub(crate) use io::{Traffic, all as all_traffic};
 
 /// How much longer than the VMM's blackout the guest's own largest gap may be: it begins with the
@@ -62,6 +64,8 @@ pub(crate) struct Update {
     pub(crate) blackout: Blackout,
     /// Of a guest with disk and network; with its last update.
     pub(crate) traffic: Option<Traffic>,
+    /// Of a guest that drives a device; with its last update.
+    pub(crate) device: Option<Device>,
 }
 
 /// The updates that a record holds, each of them checked.
@@ -131,6 +135,7 @@ fn updates_of(
             resume,
             blackout,
             traffic: None,
+            device: None,
         };
         let elapsed = after.at.saturating_sub(before.at);
         update.check(elapsed, guests, last_beat(after.at))?;
@@ -142,6 +147,8 @@ fn updates_of(
             (true, [ended]) => Some(io::of(record, &ended.value)?),
             (_, ended) => bail!("{} ends of disk and network work", ended.len()),
         };
+        let reports = (&last.before, &last.after);
+        last.device = device::of(record, reports, &last.resume, &last.blackout)?;
     }
     Ok(updates)
 }
@@ -280,6 +287,7 @@ mod tests {
             kernel_warnings: 0,
             warnings: Vec::new(),
             io: None,
+            frames: None,
         }
     }
 
@@ -314,6 +322,7 @@ mod tests {
             },
             blackout,
             traffic: None,
+            device: None,
         }
     }
 

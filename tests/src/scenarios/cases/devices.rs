@@ -74,7 +74,7 @@ fn binary(cx: &Cx<'_>) -> Result<()> {
 }
 
 /// Has the guest go on for a while and then end its work.
-fn end_io(guest: &mut Guest) -> Result<Io> {
+pub(super) fn end_io(guest: &mut Guest) -> Result<Io> {
     let io = guest.console.io()?;
     guest.console.wait_for_io(Some(&io))?;
     guest

@@ -12,6 +12,7 @@ mod hundred;
 mod luo;
 mod memfd;
 mod passthrough;
+mod passthrough_guest;
 mod ports;
 mod sample;
 mod upgrade;
@@ -75,6 +76,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         watching::ALL,
         forged::ALL,
         passthrough::ALL,
+        passthrough_guest::ALL,
         sample::ALL,
     ]
     .into_iter()

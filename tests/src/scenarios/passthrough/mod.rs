@@ -2,6 +2,7 @@
 
 pub(crate) mod nic;
 pub(crate) mod pci;
+pub(crate) mod registers;
 pub(crate) mod vfio;
 
 use std::fs::File;

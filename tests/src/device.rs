@@ -1,0 +1,39 @@
+//! What the host sees of a device that a guest drives, noted by a scenario for the lab to compare.
+
+use serde::{Deserialize, Serialize};
+
+/// The name under which a scenario hands a [`Noted`] to the lab: before the update, in the next
+/// kernel before anybody has the device, and at the end.
+pub const NOTED: &str = "device";
+/// The name under which it hands over what the guest has counted in the end.
+pub const FRAMES: &str = "frames";
+
+/// The depth of the ring that the guest's driver is told to have: it holds all that arrives in a
+/// blackout under emulation.
+pub const RING_FRAMES: u32 = 4096;
+/// Bytes of the ring for each frame.
+pub const DESCRIPTOR_BYTES: u32 = 16;
+
+/// A device at one time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    pub registers: Registers,
+    /// Whether it may do DMA, by its PCI_COMMAND.
+    pub bus_master: bool,
+    /// Lines of this kernel's log that tell of a reset of a device.
+    pub resets_logged: usize,
+}
+
+/// Registers of an 82574 that its driver sets once, when it goes up, and that a reset clears (datasheet,
+/// chapter 10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registers {
+    /// Receive control.
+    pub rctl: u32,
+    /// Where the receive ring is, and its bytes.
+    pub rdbal: u32,
+    pub rdbah: u32,
+    pub rdlen: u32,
+    /// Where the transmit ring is.
+    pub tdbal: u32,
+}

@@ -1,0 +1,38 @@
+//! Frames as they arrive, past every protocol: a thin layer over packet sockets.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// Opens a socket that gets the frames of `ether_type` of the interface `name`, and has room for
+/// `buffer_bytes` of them.
+pub fn open(name: &str, ether_type: u16, buffer_bytes: u32) -> io::Result<OwnedFd> {
+    // No protocol before it is bound: nothing of another interface gets in.
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: the call takes three numbers.
+    let number = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: the call has just returned it, so it is open and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, buffer_bytes as usize)?;
+    let index = rustix::net::netdevice::name_to_index(socket.as_fd(), name)?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as libc::sa_family_t,
+        sll_protocol: ether_type.to_be(),
+        sll_ifindex: index.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is valid for the call and as long as is said.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    match result {
+        0.. => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,51 @@
+//! A guest that drives a device of the host's through an update, with the driver of its own kernel.
+
+use anyhow::{Context, Result};
+use fdbox_lab::device::{FRAMES, NOTED};
+use fdbox_lab::scenario::HostKind;
+
+use super::devices::end_io;
+use super::guest::{asked, port, take_over, update_a};
+use super::{Cx, Scenario};
+use crate::guest::{Guest, Spec};
+use crate::passthrough::{pci, registers};
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "passthrough/guest",
+    about: "a guest's card receives through the kexec: not one frame is lost, repeated or torn",
+    host: HostKind::GuestPassthrough,
+    stages: &[before, after],
+}];
+
+/// With disk and network, too: all of it goes on together.
+fn spec() -> Spec {
+    Spec {
+        number: Some(0),
+        // The other kind cannot be mapped for a device.
+        ram: "memfd".to_owned(),
+        ..asked("passthrough")
+    }
+}
+
+fn before(cx: &Cx<'_>) -> Result<()> {
+    let place = pci::nic()?;
+    pci::give_to_vfio(&place)?;
+    let address = place.file_name().context("A device has an address")?;
+    let device = format!("vfio={}", address.to_string_lossy());
+    let mut guest = Guest::boot_with(spec(), &["--device".to_owned(), device], &port()?)?;
+    guest.console.wait_for_frames(None)?;
+    cx.value(NOTED, registers::note()?)?;
+    update_a(cx, guest)
+}
+
+fn after(cx: &Cx<'_>) -> Result<()> {
+    // Nobody has touched it yet, and the guest stands still: all is as the driver left it.
+    cx.value(NOTED, registers::note()?)?;
+    let mut guest = take_over(cx, spec())?;
+    let frames = guest.console.wait_for_frames(None)?;
+    let frames = guest.console.wait_for_frames(Some(&frames))?;
+    cx.value(FRAMES, frames)?;
+    cx.value(NOTED, registers::note()?)?;
+    cx.value("io", end_io(&mut guest)?)?;
+    guest.power_off()
+}

@@ -1,0 +1,77 @@
+//! The card that is passed through to the guest: its stock driver is loaded, and what arrives is
+//! counted.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use fdbox_lab::device::RING_FRAMES;
+use fdbox_lab::frame::{Counted, ETHER_TYPE, FRAME_LEN};
+use fdbox_lab::{interface, packet};
+use rustix::net::RecvFlags;
+
+use crate::lock;
+
+const MODULE: &str = "/lib/modules/e1000e.ko";
+const DRIVER: &str = "e1000e";
+/// What waits for the witness while it has no CPU: some ten thousand frames with their headers.
+const BUFFER_BYTES: u32 = 8 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Frames {
+    socket: OwnedFd,
+    counted: Mutex<Counted>,
+}
+
+impl Frames {
+    /// Loads the driver and switches the card on, its ring as deep as can be.
+    pub(crate) fn open() -> Result<Self> {
+        let module = File::open(MODULE).with_context(|| format!("Open {MODULE}"))?;
+        rustix::system::finit_module(&module, c"", 0).with_context(|| format!("Load {MODULE}"))?;
+        let card = card()?;
+        // Before it is up: a change would stop it.
+        interface::set_receive_ring(&card, RING_FRAMES).context("Set the card's ring")?;
+        interface::switch_on(&card).context("Switch the card on")?;
+        // What came before does not count: the first that is counted is the first to be expected.
+        let socket =
+            packet::open(&card, ETHER_TYPE, BUFFER_BYTES).context("Open a packet socket")?;
+        Ok(Self {
+            socket,
+            counted: Mutex::default(),
+        })
+    }
+
+    /// Counts what comes, for ever.
+    pub(crate) fn receive(&self) {
+        // One more than a frame has: one that is too long is not taken for a whole one.
+        let mut bytes = [0; FRAME_LEN + 1];
+        loop {
+            match rustix::net::recv(&self.socket, &mut bytes[..], RecvFlags::empty()) {
+                Ok((count, _)) => lock(&self.counted).take(&bytes[..count]),
+                Err(error) => {
+                    // The next frame, which nobody counts, will be missed by who compares.
+                    eprintln!("lab-witness: The card: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn counted(&self) -> Counted {
+        lock(&self.counted).clone()
+    }
+}
+
+/// The interface that the driver has made.
+fn card() -> Result<String> {
+    for entry in fs::read_dir("/sys/class/net")? {
+        let entry = entry?;
+        let driver = fs::read_link(entry.path().join("device/driver")).unwrap_or_default();
+        if driver.file_name() == Some(Path::new(DRIVER).as_os_str()) {
+            return Ok(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    anyhow::bail!("The guest has no {DRIVER}")
+}
