@@ -4,7 +4,8 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
+use std::thread::Scope;
 
 use anyhow::{Context, Result};
 use fdbox_lab::device::RING_FRAMES;
@@ -27,7 +28,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// Loads the driver and switches the card on, its ring as deep as can be.
-    pub(crate) fn open() -> Result<Self> {
+    fn open() -> Result<Self> {
         let module = File::open(MODULE).with_context(|| format!("Open {MODULE}"))?;
         rustix::system::finit_module(&module, c"", 0).with_context(|| format!("Load {MODULE}"))?;
         let card = card()?;
@@ -44,7 +45,7 @@ impl Frames {
     }
 
     /// Counts what comes, for ever.
-    pub(crate) fn receive(&self) {
+    fn receive(&self) {
         // One more than a frame has: one that is too long is not taken for a whole one.
         let mut bytes = [0; FRAME_LEN + 1];
         loop {
@@ -62,6 +63,20 @@ impl Frames {
     pub(crate) fn counted(&self) -> Counted {
         lock(&self.counted).clone()
     }
+}
+
+/// What came so far; it begins when it is first asked for.
+pub(crate) fn counted<'scope>(
+    frames: &'scope OnceLock<Frames>,
+    scope: &'scope Scope<'scope, '_>,
+) -> Result<Counted> {
+    if let Some(frames) = frames.get() {
+        return Ok(frames.counted());
+    }
+    let opened = Frames::open()?;
+    let frames = frames.get_or_init(|| opened);
+    scope.spawn(|| frames.receive());
+    Ok(frames.counted())
 }
 
 /// The interface that the driver has made.

@@ -107,16 +107,8 @@ fn witness() -> Result<()> {
                     console.say(&said_of(io.get()))?;
                 }
                 (command::FRAMES, "") => {
-                    if frames.get().is_none() {
-                        let opened = Frames::open()?;
-                        let frames = frames.get_or_init(|| opened);
-                        scope.spawn(|| frames.receive());
-                    }
-                    console.say(
-                        &frames
-                            .get()
-                            .map_or(Said::What, |frames| Said::Frames(frames.counted())),
-                    )?;
+                    let counted = frames::counted(&frames, scope)?;
+                    console.say(&Said::Frames(counted))?;
                 }
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     lock(&memory).write_all(generation.parse()?);

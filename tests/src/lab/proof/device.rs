@@ -236,7 +236,7 @@ mod tests {
                     .iter_mut()
                     .for_each(|noted| noted.registers.rdlen = 4096)
             },
-            |e| drop(e.noted.pop()),
+            |e| e.noted.truncate(2),
             |e| e.most_on_the_way = 800,
             |e| e.blackout = (Duration::from_secs(60), Duration::from_secs(64)),
         ];
