@@ -103,7 +103,11 @@ impl Evidence<'_> {
             frames_repeated: end.repeated,
             frames_torn: end.torn,
         };
-        ensure!(!device.reset, "The device was reset: {:?}", self.noted);
+        ensure!(
+            !device.reset,
+            "The device was reset or switched off: {:?}",
+            self.noted
+        );
         ensure!(
             (end.lost, end.repeated, end.torn) == (0, 0, 0),
             "Not every frame came once and whole: {end:?}"
