@@ -92,6 +92,8 @@ pub(crate) const FEATURE_MEMFD: u64 = 1 << 2;
 pub(crate) const FEATURE_KVM_VM: u64 = 1 << 3;
 pub(crate) const FEATURE_GUEST_MEMFD: u64 = 1 << 4;
 pub(crate) const FEATURE_REFUSED: u64 = 1 << 5;
+pub(crate) const FEATURE_IOMMUFD: u64 = 1 << 6;
+pub(crate) const FEATURE_VFIO_PCI: u64 = 1 << 7;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]

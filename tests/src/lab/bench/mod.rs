@@ -57,15 +57,15 @@ const PARTS: &[(&str, Part)] = &[
     }),
 ];
 
-/// What nothing here can measure yet, and why.
+/// What nothing here measures yet, and why.
 const NEVER: &[(&str, &str)] = &[
     (
         "host_update: network_gap_ns",
-        "the guest has no network yet",
+        "the bench's guest has no network; that of cargo lab demo has",
     ),
     (
         "host_update: guests 4",
-        "the VMM updates one guest at a time",
+        "the bench updates one guest at a time; cargo lab demo --guests 4 four",
     ),
 ];
 

@@ -93,8 +93,12 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-const KINDS: u64 =
-    uapi::FEATURE_MEMFD | uapi::FEATURE_KVM_VM | uapi::FEATURE_GUEST_MEMFD | uapi::FEATURE_KHO;
+const KINDS: u64 = uapi::FEATURE_KHO
+    | uapi::FEATURE_MEMFD
+    | uapi::FEATURE_KVM_VM
+    | uapi::FEATURE_GUEST_MEMFD
+    | uapi::FEATURE_IOMMUFD
+    | uapi::FEATURE_VFIO_PCI;
 
 fn info_before(_: &Cx<'_>) -> Result<()> {
     equal("The features", fdbox::info()?.features, KINDS)?;
