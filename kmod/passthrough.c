@@ -261,6 +261,8 @@ struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *pla
 
 	if (!pdev)
 		return ERR_PTR(-ENODEV);
+	/* Its driver stays until the file holds the device. */
+	device_lock(&pdev->dev);
 	err = -ENODEV;
 	if (!pdev->driver || strcmp(pdev->driver->name, "vfio-pci"))
 		goto out;
@@ -272,12 +274,14 @@ struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *pla
 		goto out_thaw;
 	file = fdbox_vfio_open(pdev, ctx, place);
 	iommufd_ctx_thaw(ctx);
+	device_unlock(&pdev->dev);
 	pci_dev_put(pdev);
 	return file;
 
 out_thaw:
 	iommufd_ctx_thaw(ctx);
 out:
+	device_unlock(&pdev->dev);
 	pci_dev_put(pdev);
 	return ERR_PTR(err);
 }
