@@ -157,11 +157,15 @@ impl SealCx<'_> {
         self.others().any(|(_, other)| file::same(other, wanted))
     }
 
-    /// Refuses a file whose holes are more than the host has memory for. Without this, filling them
-    /// would have the kernel kill programs until they fit.
+    /// Refuses a file whose holes, with those of the files before it, are more than the host has
+    /// memory for: SEAL fills them all. Without this the kernel would kill programs until they fit.
     pub(crate) fn needs_room(&mut self) -> Result {
         // SAFETY: The file is live.
-        let holes = unsafe { ffi::fdbox_shim_file_holes(self.file.as_ptr()) };
+        let holes_of = |file: &File| unsafe { ffi::fdbox_shim_file_holes(file.as_ptr()) };
+        let files = self.entries[..=self.index]
+            .iter()
+            .filter_map(Entry::live_file);
+        let holes = files.fold(0u64, |sum, file| sum.saturating_add(holes_of(file)));
         // SAFETY: No precondition.
         let available = unsafe { ffi::fdbox_shim_available_pages() };
         if holes <= available {
@@ -172,7 +176,7 @@ impl SealCx<'_> {
             ENOMEM,
             Reason::NoMemory,
             fmt!(
-                "filling its holes takes {} MiB and the host has {} MiB left; make the file smaller, or free memory",
+                "filling its holes and those of the files before it takes {} MiB and the host has {} MiB left; make the files smaller, or free memory",
                 mib(holes),
                 mib(available)
             ),

@@ -59,6 +59,34 @@ pub(super) fn no_memory(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
+/// Two files, each of which the host has memory for, but not for both.
+pub(super) fn no_memory_for_all(_: &Cx<'_>) -> Result<()> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let line = meminfo
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    let available: u64 = kib.context("MemAvailable")?.parse()?;
+    let size = available * 1024 / 4 * 3 / PAGE * PAGE;
+    let fdbox = FdBox::create("errno-memory-all")?;
+    for name in ["first", "second"] {
+        fdbox.put(memfd(c"half", size)?, name)?;
+    }
+    let before = fdbox::info()?;
+    fails("SEAL of holes too many", fdbox.try_seal(), Errno::NOMEM)?;
+    equal(
+        "The reason",
+        fdbox.seal_error()?.reason,
+        uapi::REASON_NO_MEMORY,
+    )?;
+    equal("What the handover keeps", fdbox::info()?, before)?;
+    // Both are as they were: not frozen.
+    for name in ["first", "second"] {
+        rustix::fs::ftruncate(fdbox.get(name)?, PAGE)?;
+    }
+    fdbox.delete()
+}
+
 /// SEAL must fail for want of memory, at the descriptor `name`, and say how much it wants.
 fn refused(fdbox: &FdBox, name: &str) -> Result<()> {
     let before = fdbox::info()?;

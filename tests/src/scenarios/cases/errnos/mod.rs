@@ -69,6 +69,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[limits::no_memory],
     },
     &Scenario {
+        name: "errnos/no-memory-for-all",
+        about: "FDBOX_SEAL: ENOMEM for files whose holes are too many together",
+        host: HostKind::OneBoot,
+        stages: &[limits::no_memory_for_all],
+    },
+    &Scenario {
         name: "errnos/unknown",
         about: "ENOTTY for every command that is not the node's",
         host: HostKind::OneBoot,
