@@ -20,6 +20,7 @@ mod lab;
 mod lz4;
 mod machine;
 mod module;
+mod nudge;
 mod outside;
 mod power;
 mod programs;

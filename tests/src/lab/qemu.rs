@@ -14,6 +14,7 @@ use fdbox_lab::qmp::Qmp;
 use fdbox_lab::scan;
 
 use crate::frames::{self, Frames, Sent};
+use crate::nudge::{self, Nudge};
 use crate::outside::{Outside, Seen};
 use crate::power::{self, Power};
 use crate::toolchain::Toolchain;
@@ -146,6 +147,7 @@ impl Machine {
             .collect::<Result<_>>()?;
         let (sender, lines) = mpsc::channel();
         let keys = console.try_clone()?;
+        let nudge = Nudge::new(events.try_clone()?, dir)?;
         let power = Power::watch(connect(dir, power::SOCKET, &mut machine)?, dir)?;
         let outside = match self.guests {
             0 => None,
@@ -168,6 +170,7 @@ impl Machine {
             lines,
             started,
             keys,
+            nudge,
             dir: dir.to_owned(),
             closed: 0,
             outside,
@@ -219,6 +222,7 @@ pub(crate) struct Running {
     started: Instant,
     /// The console's input.
     keys: UnixStream,
+    nudge: Nudge,
     dir: PathBuf,
     closed: usize,
     outside: Option<Outside>,
@@ -246,11 +250,14 @@ impl Running {
                 return Err(Silence::Off);
             }
             let left = deadline.saturating_sub(self.started.elapsed());
-            match self.lines.recv_timeout(left) {
+            match self.lines.recv_timeout(left.min(nudge::SILENCE)) {
                 Ok(Line {
                     said: Said::Closed, ..
                 }) => self.closed += 1,
                 Ok(line) => return Ok(line),
+                Err(RecvTimeoutError::Timeout) if left > nudge::SILENCE => {
+                    self.nudge.give(self.started.elapsed());
+                }
                 Err(RecvTimeoutError::Timeout) => return Err(Silence::Timeout),
                 Err(RecvTimeoutError::Disconnected) => return Err(Silence::Off),
             }
