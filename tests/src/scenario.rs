@@ -71,6 +71,11 @@ impl HostKind {
         self.jumps() || self.nics() > 0 || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
+    /// Whether a host keeps more than one of the machine's CPUs busy.
+    pub fn fills_the_machine(self) -> bool {
+        self == Self::GuestSmp
+    }
+
     /// How many devices the host has that frames arrive at from outside.
     pub fn nics(self) -> usize {
         match self {

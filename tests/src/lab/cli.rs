@@ -154,9 +154,13 @@ pub(crate) struct TestArgs {
     /// Run only tests with one of these in their names.
     #[arg(value_name = "FILTER")]
     pub(crate) filters: Vec<String>,
-    /// Show the consoles of the hosts as well.
+    /// Show the consoles of the hosts as well; one host at a time, then, unless --lanes says more.
     #[arg(long, short)]
     pub(crate) verbose: bool,
+    /// How many hosts run at a time. Without it, as many as there are CPUs, at 6 GiB of available
+    /// memory each.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) lanes: Option<u8>,
     /// Write the verdicts to a file, for machines.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

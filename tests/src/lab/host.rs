@@ -88,6 +88,7 @@ impl HostSpec {
     /// Builds what is missing and writes the images, the last stage's first: each lies in the one
     /// before.
     pub(crate) fn prepare(&self, lab: &Lab, programs: &Programs) -> Result<Host> {
+        let _one_at_a_time = lab.preparing();
         let kernels = lab.kernels()?;
         let dir = crate::run::folder(&lab.cache, &self.name)?;
         for number in 0..self.guests {

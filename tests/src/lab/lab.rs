@@ -1,8 +1,8 @@
 //! What every command of the lab starts from: the checkout, the cache and what is made in it.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
 
 use anyhow::{Context, Result};
 
@@ -19,7 +19,8 @@ pub(crate) struct Lab {
     pub cache: Cache,
     pub checkout: PathBuf,
     pub toolchain: Toolchain,
-    built: RefCell<BTreeSet<Program>>,
+    built: Mutex<BTreeSet<Program>>,
+    preparing: Mutex<()>,
 }
 
 impl Lab {
@@ -39,7 +40,8 @@ impl Lab {
             cache,
             checkout,
             toolchain,
-            built: RefCell::default(),
+            built: Mutex::default(),
+            preparing: Mutex::default(),
         })
     }
 
@@ -58,9 +60,14 @@ impl Lab {
         Modules::get(&self.cache, &self.toolchain, kernel, &self.kmod())
     }
 
+    /// Held while a host is prepared: with hosts side by side, one thing is built at a time.
+    pub(crate) fn preparing(&self) -> MutexGuard<'_, ()> {
+        self.preparing.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// Builds these programs, unless this run of the lab has.
     pub(crate) fn programs(&self, programs: &[Program]) -> Result<Programs> {
-        let mut built = self.built.borrow_mut();
+        let mut built = self.built.lock().unwrap_or_else(|e| e.into_inner());
         let new: Vec<Program> = programs
             .iter()
             .copied()

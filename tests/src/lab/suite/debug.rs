@@ -9,9 +9,11 @@ use std::time::Instant;
 use anyhow::Result;
 use fdbox_lab::scenario::{HostKind, Listed};
 
-use super::scenarios::{Boot, stage_errors};
+use super::lanes::Job;
+use super::scenarios::{Boot, list, stage_errors};
 use super::{Outcome, Suite};
 use crate::cli::TestArgs;
+use crate::lab::Lab;
 
 /// The scenario that ends each boot.
 const LEAKS: &str = "leaks";
@@ -23,37 +25,57 @@ const TESTS: &[(&str, HostKind, Option<&str>)] = &[
     ("debug/guest", HostKind::Guest, Some("guest/guest-memfd")),
 ];
 
-pub(super) fn run(suite: &mut Suite<'_>, listed: &[Listed], args: &TestArgs) {
-    for (name, kind, only) in TESTS {
-        if !suite.wants(name) {
-            continue;
+/// One job for each boot.
+pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
+    let lab = suite.lab;
+    let verbose = args.verbose;
+    let wanted: Vec<_> = TESTS
+        .iter()
+        .filter(|(name, ..)| suite.wants(name))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let listed = list(lab)?;
+    let job = |(name, kind, only): &(&'static str, HostKind, Option<&str>)| {
+        let (name, boot) = (*name, boot(*kind, *only, &listed));
+        Job {
+            alone: false,
+            act: Box::new(move || vec![outcome(name, &boot, lab, verbose)]),
         }
-        let is_in =
-            |listed: &&Listed| listed.host == *kind && only.is_none_or(|only| listed.name == only);
-        let group: Vec<Listed> = listed.iter().filter(is_in).cloned().collect();
-        // Those with the usual number of kernels share one boot; two are as good as three here.
-        let kernels = group.iter().map(|listed| listed.kernels).min().unwrap_or(1);
-        let group = group.into_iter().filter(|listed| listed.kernels == kernels);
-        let boot = Boot {
-            kind: *kind,
-            kernels,
-            group: group.collect(),
-            debug: true,
-        };
-        let started = Instant::now();
-        let error =
-            judge(suite, &boot, args.verbose).unwrap_or_else(|error| Some(format!("{error:#}")));
-        suite.add(Outcome {
-            name: (*name).to_owned(),
-            error,
-            took: started.elapsed(),
-        });
+    };
+    Ok(wanted.into_iter().map(job).collect())
+}
+
+/// The scenarios of this kind, or the one of them.
+fn boot(kind: HostKind, only: Option<&str>, listed: &[Listed]) -> Boot {
+    let is_in =
+        |listed: &&Listed| listed.host == kind && only.is_none_or(|only| listed.name == only);
+    let group: Vec<Listed> = listed.iter().filter(is_in).cloned().collect();
+    // Those with the usual number of kernels share one boot; two are as good as three here.
+    let kernels = group.iter().map(|listed| listed.kernels).min().unwrap_or(1);
+    let group = group.into_iter().filter(|listed| listed.kernels == kernels);
+    Boot {
+        kind,
+        kernels,
+        group: group.collect(),
+        debug: true,
+    }
+}
+
+fn outcome(name: &str, boot: &Boot, lab: &Lab, verbose: bool) -> Outcome {
+    let started = Instant::now();
+    let error = judge(lab, boot, verbose).unwrap_or_else(|error| Some(format!("{error:#}")));
+    Outcome {
+        name: name.to_owned(),
+        error,
+        took: started.elapsed(),
     }
 }
 
 /// What was wrong with a boot, if anything was.
-fn judge(suite: &Suite<'_>, boot: &Boot, verbose: bool) -> Result<Option<String>> {
-    let (record, logs) = boot.run(suite.lab, verbose)?;
+fn judge(lab: &Lab, boot: &Boot, verbose: bool) -> Result<Option<String>> {
+    let (record, logs) = boot.run(lab, verbose)?;
     let mut errors = Vec::new();
     for listed in &boot.group {
         let said = stage_errors(listed, &record).0;

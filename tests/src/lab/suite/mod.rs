@@ -1,6 +1,7 @@
 //! `cargo lab test`: everything CI runs, each test with its verdict and its time.
 
 mod debug;
+mod lanes;
 mod scenarios;
 mod selftests;
 mod source;
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use self::lanes::Job;
 use crate::cli::TestArgs;
+use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::progress::human;
 
@@ -88,8 +91,14 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         outcomes: Vec::new(),
     };
     source::run(&mut suite);
-    scenarios::run(&mut suite, args)?;
-    selftests::run(&mut suite, args.verbose);
+    let jobs = jobs(&suite, args)?;
+    // Two consoles at a time are nothing to read.
+    let lanes = match (args.lanes, args.verbose) {
+        (Some(lanes), _) => lanes.into(),
+        (None, true) => 1,
+        (None, false) => lanes::of_this_machine(),
+    };
+    lanes::run(jobs, lanes, |outcome| suite.add(outcome));
     if suite.outcomes.is_empty() {
         bail!("No test has {} in its name", args.filters.join(" or "));
     }
@@ -105,6 +114,27 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     println!();
     println!("{passed} passed, {failed} failed");
     Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+/// All that needs a host. Kernels are built before the first of them runs: beside a build an emulated
+/// host is slow.
+fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
+    let mut jobs = scenarios::jobs(suite, args)?;
+    let debug = debug::jobs(suite, args)?;
+    jobs.extend(selftests::jobs(suite, args.verbose));
+    let mut flavours = vec![Flavour::Stock, Flavour::A, Flavour::B];
+    if !debug.is_empty() {
+        flavours.push(Flavour::Debug);
+    }
+    if jobs.is_empty() && debug.is_empty() {
+        return Ok(jobs);
+    }
+    let kernels = suite.lab.kernels()?;
+    for flavour in flavours {
+        suite.lab.modules(&kernels.get(flavour)?)?;
+    }
+    // They take long, and the lanes should end together.
+    Ok(debug.into_iter().chain(jobs).collect())
 }
 
 fn write_json(path: &Path, outcomes: &[Outcome], took: Duration) -> Result<()> {

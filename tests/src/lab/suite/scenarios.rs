@@ -7,41 +7,33 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use fdbox_lab::scenario::{HostKind, Listed};
 
-use super::{Outcome, Suite, debug};
+use super::lanes::Job;
+use super::{Outcome, Suite};
 use crate::cli::TestArgs;
 use crate::lab::Lab;
-use crate::programs::{self, Programs};
+use crate::programs;
 use crate::progress::human;
 use crate::run::Record;
 use crate::scenario_host::Group;
 use crate::{command, hostcmd, proof};
 
-pub(super) fn run(suite: &mut Suite<'_>, args: &TestArgs) -> Result<()> {
-    let programs = suite.lab.programs(&[programs::INIT, programs::SCENARIOS])?;
-    let listed = list(&programs)?;
-    let wanted = listed.iter().filter(|listed| suite.wants(&listed.name));
-    for boot in boots(wanted.cloned().collect()) {
-        let outcomes = match boot.judged(suite.lab, args.verbose) {
-            Ok(outcomes) => outcomes,
-            // The host could not even be started: that is each one's failure.
-            Err(error) => boot
-                .group
-                .iter()
-                .map(|listed| Outcome {
-                    name: listed.name.clone(),
-                    error: Some(format!("{error:#}")),
-                    took: Duration::ZERO,
-                })
-                .collect(),
-        };
-        outcomes.into_iter().for_each(|outcome| suite.add(outcome));
-    }
-    debug::run(suite, &listed, args);
-    Ok(())
+/// One job for each host.
+pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
+    let lab = suite.lab;
+    let verbose = args.verbose;
+    let wanted = list(lab)?
+        .into_iter()
+        .filter(|listed| suite.wants(&listed.name));
+    let job = |boot: Boot| Job {
+        alone: boot.kind.fills_the_machine(),
+        act: Box::new(move || boot.outcomes(lab, verbose)),
+    };
+    Ok(boots(wanted.collect()).into_iter().map(job).collect())
 }
 
 /// The list is the program's own; it runs here as it does in the host.
-fn list(programs: &Programs) -> Result<Vec<Listed>> {
+pub(super) fn list(lab: &Lab) -> Result<Vec<Listed>> {
+    let programs = lab.programs(&[programs::INIT, programs::SCENARIOS])?;
     let program = programs.path(programs::SCENARIOS);
     let text = command::output(Command::new(program).arg("list"))?;
     serde_json::from_str(&text).context("The list of lab-scenarios")
@@ -107,6 +99,19 @@ impl Boot {
             human(started.elapsed())
         );
         Ok((record, host.dir.display().to_string()))
+    }
+
+    /// Each scenario's verdict. That the host could not even be started is each one's failure.
+    fn outcomes(&self, lab: &Lab, verbose: bool) -> Vec<Outcome> {
+        let failed = |error: anyhow::Error| {
+            let one = |listed: &Listed| Outcome {
+                name: listed.name.clone(),
+                error: Some(format!("{error:#}")),
+                took: Duration::ZERO,
+            };
+            self.group.iter().map(one).collect()
+        };
+        self.judged(lab, verbose).unwrap_or_else(failed)
     }
 
     fn judged(&self, lab: &Lab, verbose: bool) -> Result<Vec<Outcome>> {

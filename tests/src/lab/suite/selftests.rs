@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use super::lanes::Job;
 use super::{Outcome, Suite};
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
@@ -28,33 +29,38 @@ const TESTS: &[(&str, &str, Option<&str>)] = &[
 
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
 
-pub(super) fn run(suite: &mut Suite<'_>, verbose: bool) {
-    if !TESTS.iter().any(|(name, ..)| suite.wants(name)) {
-        return;
-    }
+/// One job: all of them share two boots.
+pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Option<Job<'a>> {
+    let lab = suite.lab;
+    let wanted = |index: &usize| suite.wants(TESTS[*index].0);
+    let wanted: Vec<usize> = (0..TESTS.len()).filter(wanted).collect();
+    (!wanted.is_empty()).then(|| Job {
+        alone: false,
+        act: Box::new(move || outcomes(lab, &wanted, verbose)),
+    })
+}
+
+fn outcomes(lab: &Lab, wanted: &[usize], verbose: bool) -> Vec<Outcome> {
     let started = Instant::now();
-    let both = boot(suite.lab, [Flavour::Stock, Flavour::Stock], &[], verbose).and_then(|stock| {
+    let both = boot(lab, [Flavour::Stock, Flavour::Stock], &[], verbose).and_then(|stock| {
         Ok((
             stock,
-            boot(suite.lab, [Flavour::A, Flavour::B], &["fdbox"], verbose)?,
+            boot(lab, [Flavour::A, Flavour::B], &["fdbox"], verbose)?,
         ))
     });
     let took = started.elapsed() / TESTS.len() as u32;
-    for (index, (name, ..)) in TESTS.iter().enumerate() {
-        if !suite.wants(name) {
-            continue;
-        }
+    let outcome = |index: &usize| {
         let error = match &both {
-            Ok((stock, patched)) => compare(index, stock, patched).err(),
+            Ok((stock, patched)) => compare(*index, stock, patched).err(),
             Err(error) => Some(anyhow::anyhow!("{error:#}")),
         };
-        let error = error.map(|error| format!("{error:#}"));
-        suite.add(Outcome {
-            name: (*name).to_owned(),
-            error,
+        Outcome {
+            name: TESTS[*index].0.to_owned(),
+            error: error.map(|error| format!("{error:#}")),
             took,
-        });
-    }
+        }
+    };
+    wanted.iter().map(outcome).collect()
 }
 
 /// Runs all of them in a pair of kernels.
