@@ -1,6 +1,5 @@
 //! A guest: its VM, memory, vCPUs and devices; built to boot or from a saved state.
 
-mod parts;
 mod shell;
 
 use std::os::fd::OwnedFd;
@@ -21,11 +20,10 @@ use crate::metrics::{Counted, Metrics};
 use crate::pci::PciBus;
 use crate::spec::MemorySpec;
 use crate::state::{ConsoleStateV1, GuestState, MachineStateV1};
-use crate::vcpu::{OnEnd, VcpuError, Vcpus};
+use crate::vcpu::{Buses, IdleVcpus, OnEnd, VcpuError, Vcpus};
 use crate::vfio::{Inheritance, Passed, VfioError};
 use crate::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 
-use parts::Parts;
 pub(crate) use shell::Shell;
 use shell::{check_cpus, create_vcpus, host_tsc_khz, serial_irq};
 
@@ -87,9 +85,7 @@ pub(crate) struct SavedDevices {
 #[derive(Debug)]
 pub(crate) struct Machine {
     vcpus: Vcpus,
-    virtio: Arc<VirtioBus>,
-    pci: Arc<PciBus>,
-    bus: Arc<PortBus>,
+    buses: Buses,
     console: Arc<Console>,
     vm: Arc<Vm>,
     ram: GuestRam,
@@ -123,24 +119,22 @@ impl Machine {
             )?;
             boot::setup_cpu(fd, id, entry)?;
         }
-        let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices)?;
+        let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices, Vec::new())?;
         let pci = PciBus::new(&vm, &ram, guest.passed)?;
         let serial = SerialPort::new(serial_irq(&vm)?, console.clone());
         let bus = PortBus::new(serial, PowerManagement::default());
         let shape = StateShape::of(host, &vm)?;
-        let name = guest.name.into();
-        Parts {
+        let buses = Buses::new(bus, virtio, pci);
+        Ok(Self {
+            vcpus: IdleVcpus::spawn(fds, end)?.connect(&buses),
+            buses,
+            console,
             vm,
             ram,
             shape,
-            fds,
             host_tsc_khz,
-            virtio,
-            pci,
-            bus,
-            name,
-        }
-        .assemble(console, end)
+            name: guest.name.into(),
+        })
     }
 
     /// Builds a guest as it was saved, on memory that is still there; parked. `devices` are
@@ -150,25 +144,25 @@ impl Machine {
         state: &GuestState,
         devices: SavedDevices,
         console: Arc<Console>,
-        end: &OnEnd,
     ) -> Result<(Self, RestoreNotes), MachineError> {
         let Shell {
+            vcpus,
+            wires,
             vm,
             ram,
             shape,
-            fds,
             host_tsc_khz,
             serial_irq,
         } = shell;
-        if fds.len() != state.vcpus.len() {
+        if vcpus.count() != state.vcpus.len() {
             return Err(MachineError::OtherCpus {
-                built: fds.len(),
+                built: vcpus.count(),
                 saved: state.vcpus.len(),
             });
         }
         let mut notes = RestoreNotes::default();
-        for (fd, state) in fds.iter().zip(&state.vcpus) {
-            let new = vcpu_state::restore(fd, state, &shape).map_err(|source| {
+        for (fd, state) in vcpus.fds().zip(&state.vcpus) {
+            let new = vcpu_state::restore(&fd, state, &shape).map_err(|source| {
                 MachineError::RestoreVcpu {
                     id: state.id,
                     source,
@@ -179,35 +173,33 @@ impl Machine {
         vm.restore_pit(&state.pit)?;
         vm.restore_irqchip(&state.irqchip)?;
         vm.restore_clock(&state.clock)?;
-        fds.iter().for_each(vcpu_state::notify_stopped);
+        vcpus.fds().for_each(|fd| vcpu_state::notify_stopped(&fd));
         console.queue(&state.console.unsent);
-        let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio)?;
+        let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, wires)?;
         let mut passed = devices.passed;
         let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
         // Last: it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm));
-        let name = state.machine.name.clone();
-        let machine = Parts {
+        let buses = Buses::new(bus, virtio, pci);
+        let machine = Self {
+            vcpus: vcpus.connect(&buses),
+            buses,
+            console,
             vm,
             ram,
             shape,
-            fds,
             host_tsc_khz,
-            virtio,
-            pci,
-            bus,
-            name,
-        }
-        .assemble(console, end)?;
+            name: state.machine.name.clone(),
+        };
         Ok((machine, notes))
     }
 
     /// Lets the guest run.
     pub(crate) fn run(&self) {
         self.vcpus.unpark();
-        self.virtio.unpark();
-        self.pci.unpark();
+        self.buses.virtio.unpark();
+        self.buses.pci.unpark();
     }
 
     /// Sends what the console could not send when the guest was stopped.
@@ -219,8 +211,8 @@ impl Machine {
     /// request half done. Devices of the host go on; their interrupts wait.
     pub(crate) fn park(&self) {
         self.vcpus.park();
-        self.virtio.park();
-        self.pci.park();
+        self.buses.virtio.park();
+        self.buses.pci.park();
     }
 
     /// Tells a parked guest that it was stopped, so that its watchdogs forgive the gap.
@@ -233,8 +225,8 @@ impl Machine {
     /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
     pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
         let clock = self.vm.save_clock(self.host_tsc_khz)?;
-        let (virtio, pci) = (self.virtio.save(), self.pci.save());
-        let serial = self.bus.serial().state();
+        let (virtio, pci) = (self.buses.virtio.save(), self.buses.pci.save());
+        let serial = self.buses.ports.serial().state();
         let console = ConsoleStateV1 {
             unsent: self.console.unsent(),
         };
@@ -253,7 +245,7 @@ impl Machine {
             pit: self.vm.save_pit()?,
             clock,
             serial,
-            pm: self.bus.pm().state(),
+            pm: self.buses.ports.pm().state(),
             console,
             virtio,
             pci,
@@ -263,21 +255,21 @@ impl Machine {
     /// Makes safe what the host would lose with its kernel, and lets nothing of the guest's
     /// interrupt it any more. The guest is parked.
     pub(crate) fn leave_host(&self) -> Result<(), MachineError> {
-        self.virtio.flush()?;
-        Ok(self.pci.disarm()?)
+        self.buses.virtio.flush()?;
+        Ok(self.buses.pci.disarm()?)
     }
 
     /// What its devices have open, by name, for another process of this host. It is parked.
     pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
-        let mut lent = self.virtio.lend()?;
-        lent.extend(self.pci.lend()?);
+        let mut lent = self.buses.virtio.lend()?;
+        lent.extend(self.buses.pci.lend()?);
         Ok(lent)
     }
 
     /// The sections that the state of its devices would have.
     pub(crate) fn device_sections(&self) -> Vec<&'static str> {
-        let mut sections = self.virtio.sections();
-        sections.extend(self.pci.sections());
+        let mut sections = self.buses.virtio.sections();
+        sections.extend(self.buses.pci.sections());
         sections
     }
 
@@ -295,16 +287,16 @@ impl Machine {
     }
 
     pub(crate) fn virtio(&self) -> &VirtioBus {
-        &self.virtio
+        &self.buses.virtio
     }
 
     pub(crate) fn pci(&self) -> &PciBus {
-        &self.pci
+        &self.buses.pci
     }
 
     /// What the guest's devices have done since this process has them.
     pub(crate) fn device_counts(&self) -> Vec<DeviceCounts> {
-        self.virtio.counts()
+        self.buses.virtio.counts()
     }
 
     /// Whether the guest reset itself, switched itself off or broke down.
@@ -321,7 +313,7 @@ impl Machine {
     }
 
     pub(crate) fn serial(&self) -> &Arc<SerialPort> {
-        self.bus.serial()
+        self.buses.ports.serial()
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -348,6 +340,6 @@ impl Counted for Machine {
     fn count(&self, metrics: &mut Metrics) {
         Counted::count(&self.vcpus, metrics);
         self.serial().count(metrics);
-        self.virtio.count(metrics);
+        self.buses.virtio.count(metrics);
     }
 }

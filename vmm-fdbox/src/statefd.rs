@@ -14,7 +14,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
-use crate::frame::{Frame, FrameError, FrameWriter, HEADER_BYTES, MAX_FRAME_BYTES};
+use crate::frame::{
+    Frame, FrameError, FrameWriter, HEADER_BYTES, MAX_FRAME_BYTES, announced_bytes,
+};
 use crate::sys::SharedMapping;
 use crate::timeline::{TIMELINE_BYTES, Timeline, TimelineError};
 
@@ -145,28 +147,39 @@ impl SavedState {
     /// [`StateError`] when it cannot be read or its frame is not complete and
     /// correct. The descriptor's content and position stay as they are.
     pub fn read(fd: impl AsFd) -> Result<Self, StateError> {
-        let mut bytes = read_all(fd.as_fd())?;
-        let frame = bytes.split_off(TIMELINE_BYTES);
+        let fd = fd.as_fd();
+        let size = size_of(fd)?;
+        let timeline = read_at(fd, 0, TIMELINE_BYTES)?;
+        // The memfd has room for much more than a frame takes, and a guest waits.
+        let room = size - TIMELINE_BYTES;
+        let header = read_at(fd, TIMELINE_BYTES, room.min(HEADER_BYTES))?;
+        let frame = read_at(fd, TIMELINE_BYTES, announced_bytes(&header).min(room))?;
         Ok(Self {
             frame: Frame::parse(frame)?,
-            timeline: Timeline::decode(&bytes),
+            timeline: Timeline::decode(&timeline),
         })
     }
 }
 
-fn read_all(fd: BorrowedFd<'_>) -> Result<Vec<u8>, StateError> {
+fn size_of(fd: BorrowedFd<'_>) -> Result<usize, StateError> {
     let stat = rustix::fs::fstat(fd).map_err(system("query"))?;
     let bytes = u64::try_from(stat.st_size).unwrap_or(0);
-    let size = usize::try_from(bytes)
+    usize::try_from(bytes)
         .ok()
         .filter(|size| (TIMELINE_BYTES + 1..=MAX_STATE_BYTES).contains(size))
-        .ok_or(StateError::BadSize { bytes })?;
+        .ok_or(StateError::BadSize { bytes })
+}
+
+fn read_at(fd: BorrowedFd<'_>, at: usize, size: usize) -> Result<Vec<u8>, StateError> {
     let mut content = vec![0; size];
     let mut done = 0;
     while done < size {
-        let read = rustix::io::pread(fd, &mut content[done..], done as u64);
+        let read = rustix::io::pread(fd, &mut content[done..], (at + done) as u64);
         match read {
-            Ok(0) => return Err(StateError::BadSize { bytes: done as u64 }),
+            Ok(0) => {
+                let bytes = (at + done) as u64;
+                return Err(StateError::BadSize { bytes });
+            }
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
             Err(errno) => return Err(system("read")(errno)),
@@ -204,6 +217,17 @@ mod tests {
         assert_eq!(saved.frame.read::<u32>("value").unwrap(), 2);
         assert_eq!(saved.frame.generation(), 2);
         assert_eq!(saved.timeline.unwrap(), timeline);
+    }
+
+    #[test]
+    fn a_damaged_size_is_found() {
+        let (mut state, fd) = StateFd::create(10_000).unwrap();
+        write(&mut state, 1).unwrap();
+        let frame_bytes_at = TIMELINE_BYTES as u64 + 96;
+        for size in [0u64, 64, 129, 9_999, 1 << 40, u64::MAX] {
+            rustix::io::pwrite(&fd, &size.to_le_bytes(), frame_bytes_at).unwrap();
+            assert!(SavedState::read(&fd).is_err(), "{size}");
+        }
     }
 
     #[test]

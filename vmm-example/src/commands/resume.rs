@@ -108,13 +108,14 @@ fn build<S: BoxStore>(
     let vm = host.adopt_vm(vm).map_err(party_error)?;
     let ram =
         GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
-    let shell = Shell::build(host, vm, ram, state.vcpus.len()).map_err(party_error)?;
+    let cpus = state.vcpus.len();
+    let shell = Shell::build(host, vm, ram, cpus, &[], &around.on_end).map_err(party_error)?;
     let console = around.console.clone();
     let devices = SavedDevices {
         virtio: devices,
         passed,
     };
-    Machine::restore(shell, &state, devices, console, &around.on_end).map_err(party_error)
+    Machine::restore(shell, &state, devices, console).map_err(party_error)
 }
 
 /// Waits until the guest runs and deletes its box. Whatever fails here, the guest goes on.

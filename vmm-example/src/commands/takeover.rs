@@ -80,7 +80,7 @@ impl<'a> Ready<'a> {
             (order, _) => bail!("The old VMM said {order:?} instead of prebuild"),
         }
         let mut arriving = Arriving::open(control, box_name)?;
-        let shell = prebuild(&mut arriving, &host, &hello)?;
+        let shell = prebuild(&mut arriving, &host, &hello, &around)?;
         link.send(&Word::Prebuilt, &[])?;
         Ok(Self {
             control,
@@ -180,13 +180,15 @@ fn prebuild<S: BoxStore>(
     arriving: &mut Arriving<S>,
     host: &Host,
     hello: &Hello,
+    around: &Surroundings,
 ) -> anyhow::Result<Shell> {
     // The VM first: a guest_memfd comes out bound to it.
     let vm = host.adopt_vm(arriving.take(&FdName::new(VM_FD)?)?)?;
     let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
     let machine = &hello.machine;
     let ram = GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind)?;
-    Ok(Shell::build(host, vm, ram, hello.vcpus)?)
+    let (cpus, places) = (hello.vcpus, &hello.places);
+    Ok(Shell::build(host, vm, ram, cpus, places, &around.on_end)?)
 }
 
 /// Puts the state into what was built, and asks whether to go on.
@@ -207,7 +209,7 @@ fn restore<S: BoxStore>(
     let virtio = virtio::inherit(&state.virtio, fds, &around.title).map_err(party_error)?;
     let devices = SavedDevices { virtio, passed };
     let console = around.console.clone();
-    let restored = Machine::restore(shell, &state, devices, console, &around.on_end);
+    let restored = Machine::restore(shell, &state, devices, console);
     let restored = restored.map_err(party_error)?;
     incoming.mark("commit");
     let asked = link.send(&Word::Restored, &[]);

@@ -42,6 +42,7 @@ use vmm_fdbox::Finding;
 
 use crate::console::TerminalModes;
 use crate::state::MachineStateV1;
+use crate::virtio::Place;
 
 pub(crate) use estate::Estate;
 pub(crate) use link::{Link, LinkError};
@@ -101,6 +102,9 @@ pub(crate) enum Order {
 pub(crate) struct Hello {
     pub(crate) machine: MachineStateV1,
     pub(crate) vcpus: usize,
+    /// Where its virtio devices are; what is not told is found in the state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) places: Vec<Place>,
     /// What the descriptors are.
     pub(crate) fds: Vec<String>,
     /// How the terminal was before a VMM had it.

@@ -46,6 +46,7 @@ impl<'a> Successor<'a> {
             hello: Hello {
                 machine,
                 vcpus,
+                places: Vec::new(),
                 fds: Vec::new(),
                 terminal: estate.terminal(),
             },
@@ -59,6 +60,7 @@ impl<'a> Successor<'a> {
 
     /// The guest whose devices go along.
     pub(crate) fn with_devices_of(mut self, guest: &'a Machine) -> Self {
+        self.hello.places = guest.virtio().places();
         self.guest = Some(guest);
         self
     }

@@ -10,11 +10,14 @@ use crate::devices::serial;
 use crate::kvm::vcpu::StateShape;
 use crate::kvm::{Host, KvmError, Vm};
 use crate::memory::GuestRam;
+use crate::vcpu::{IdleVcpus, OnEnd};
+use crate::virtio::{Place, Wires};
 
 /// What of a saved guest can be built before its state is there: all that takes KVM long.
 #[derive(Debug)]
 pub(crate) struct Shell {
-    pub(super) fds: Vec<VcpuFd>,
+    pub(super) vcpus: IdleVcpus,
+    pub(super) wires: Vec<Wires>,
     pub(super) vm: Arc<Vm>,
     pub(super) ram: GuestRam,
     pub(super) shape: StateShape,
@@ -23,11 +26,14 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
+    /// Builds it of a VM and its memory. `places` are those of its devices, as far as they are known.
     pub(crate) fn build(
         host: &Host,
         vm: Vm,
         ram: GuestRam,
         cpus: usize,
+        places: &[Place],
+        end: &OnEnd,
     ) -> Result<Self, MachineError> {
         let cpus = u8::try_from(cpus).unwrap_or(u8::MAX);
         check_cpus(host, cpus)?;
@@ -37,8 +43,10 @@ impl Shell {
         let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
         let serial_irq = serial_irq(&vm)?;
+        let wires = places.iter().map(|place| Wires::connect(&vm, *place));
         Ok(Self {
-            fds,
+            wires: wires.collect::<Result<_, _>>()?,
+            vcpus: IdleVcpus::spawn(fds, end)?,
             vm: Arc::new(vm),
             ram,
             shape,

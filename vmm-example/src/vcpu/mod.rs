@@ -7,6 +7,7 @@ mod gate;
 mod kick;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -70,6 +71,14 @@ pub(crate) struct Buses {
 }
 
 impl Buses {
+    pub(crate) fn new(ports: PortBus, virtio: VirtioBus, pci: PciBus) -> Self {
+        Self {
+            ports: Arc::new(ports),
+            virtio: Arc::new(virtio),
+            pci: Arc::new(pci),
+        }
+    }
+
     fn read_port(&self, port: u16, data: &mut [u8]) {
         if !self.pci.read_port(port, data) {
             self.ports.read(port, data);
@@ -98,6 +107,55 @@ impl Buses {
     }
 }
 
+/// vCPUs that have threads, and nothing yet that their accesses could go to. To start a thread
+/// takes longer than to give it what it waits for.
+#[derive(Debug)]
+pub(crate) struct IdleVcpus {
+    /// Go first: a thread whose sender is gone ends.
+    starts: Vec<Sender<Buses>>,
+    vcpus: Vcpus,
+}
+
+impl IdleVcpus {
+    /// Starts a thread for each vCPU.
+    pub(crate) fn spawn(fds: Vec<VcpuFd>, end: &OnEnd) -> Result<Self, VcpuError> {
+        kick::install_handler().map_err(VcpuError::InstallHandler)?;
+        let mut all = Self {
+            starts: Vec::with_capacity(fds.len()),
+            vcpus: Vcpus {
+                gate: Arc::new(Gate::new()),
+                first_entry: Arc::default(),
+                ended: Arc::default(),
+                vcpus: Vec::with_capacity(fds.len()),
+            },
+        };
+        for (id, fd) in (0u8..).zip(fds) {
+            let (start, buses) = mpsc::channel();
+            all.vcpus.spawn(id, fd, buses, end)?;
+            all.starts.push(start);
+        }
+        Ok(all)
+    }
+
+    /// The vCPUs, in order of their IDs.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
+        self.vcpus.fds().map(|(_, fd)| fd)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.vcpus.count()
+    }
+
+    /// Makes them vCPUs of a machine, parked.
+    pub(crate) fn connect(self, buses: &Buses) -> Vcpus {
+        for start in self.starts {
+            // A thread waits for nothing else.
+            let _ = start.send(buses.clone());
+        }
+        self.vcpus
+    }
+}
+
 /// All vCPUs of a guest.
 pub(crate) struct Vcpus {
     gate: Arc<Gate>,
@@ -121,38 +179,38 @@ impl std::fmt::Debug for Vcpus {
 }
 
 impl Vcpus {
-    /// Starts a thread for each vCPU, parked.
-    pub(crate) fn spawn(fds: Vec<VcpuFd>, buses: &Buses, end: &OnEnd) -> Result<Self, VcpuError> {
-        kick::install_handler().map_err(VcpuError::InstallHandler)?;
-        let mut all = Self {
-            gate: Arc::new(Gate::new()),
-            first_entry: Arc::default(),
-            ended: Arc::default(),
-            vcpus: Vec::with_capacity(fds.len()),
+    /// Starts the thread of one vCPU, which parks as soon as it gets its buses.
+    fn spawn(
+        &mut self,
+        id: u8,
+        fd: VcpuFd,
+        buses: Receiver<Buses>,
+        end: &OnEnd,
+    ) -> Result<(), VcpuError> {
+        let fd = Arc::new(Mutex::new(fd));
+        let exits = Arc::<AtomicU64>::default();
+        let idle = Idle {
+            gate: self.gate.clone(),
+            exits: exits.clone(),
+            first_entry: self.first_entry.clone(),
+            ended: self.ended.clone(),
+            fd: fd.clone(),
+            end: end.clone(),
         };
-        for (id, fd) in (0u8..).zip(fds) {
-            let fd = Arc::new(Mutex::new(fd));
-            let exits = Arc::<AtomicU64>::default();
-            let runner = Runner {
-                gate: all.gate.clone(),
-                exits: exits.clone(),
-                first_entry: all.first_entry.clone(),
-                ended: all.ended.clone(),
-                fd: fd.clone(),
-                buses: buses.clone(),
-                end: end.clone(),
-            };
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{id}"))
-                .spawn(move || runner.run())
-                .map_err(|source| VcpuError::Spawn { id, source })?;
-            all.vcpus.push(Vcpu {
-                fd,
-                exits,
-                thread: Some(thread),
-            });
-        }
-        Ok(all)
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || {
+                if let Ok(buses) = buses.recv() {
+                    Runner { idle, buses }.run();
+                }
+            })
+            .map_err(|source| VcpuError::Spawn { id, source })?;
+        self.vcpus.push(Vcpu {
+            fd,
+            exits,
+            thread: Some(thread),
+        });
+        Ok(())
     }
 
     /// Takes all vCPUs out of the guest, with no access of theirs pending.
@@ -227,44 +285,50 @@ fn lock(fd: &Mutex<VcpuFd>) -> MutexGuard<'_, VcpuFd> {
 }
 
 /// What a vCPU's thread owns.
-struct Runner {
+struct Idle {
     gate: Arc<Gate>,
     /// Times that the guest was left.
     exits: Arc<AtomicU64>,
     first_entry: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
     fd: Arc<Mutex<VcpuFd>>,
-    buses: Buses,
     end: OnEnd,
+}
+
+/// The same, able to run.
+struct Runner {
+    idle: Idle,
+    buses: Buses,
 }
 
 impl Runner {
     fn run(self) {
         kick::unblock();
-        while self.gate.park() {
-            let mut fd = lock(&self.fd);
+        while self.idle.gate.park() {
+            let mut fd = lock(&self.idle.fd);
             let mut target = kick::Target::new(&mut fd);
             let end = self.run_until_ordered(target.vcpu());
             drop(target);
             drop(fd);
             if let Some(end) = end {
-                self.ended.store(true, Ordering::Release);
-                (self.end)(end);
+                self.idle.ended.store(true, Ordering::Release);
+                (self.idle.end)(end);
                 // The machine is taken down by who hears of it.
-                self.gate.give(Order::Park);
+                self.idle.gate.give(Order::Park);
             }
         }
     }
 
     /// Runs the guest until it ends or the gate shuts.
     fn run_until_ordered(&self, vcpu: &mut VcpuFd) -> Option<GuestEnd> {
-        if self.first_entry.load(Ordering::Relaxed) == 0 {
+        if self.idle.first_entry.load(Ordering::Relaxed) == 0 {
             let now = tsc::read();
-            let _ = self
-                .first_entry
-                .compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+            let _ =
+                self.idle
+                    .first_entry
+                    .compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
         }
-        while self.gate.order() == Order::Run {
+        while self.idle.gate.order() == Order::Run {
             match self.enter(vcpu) {
                 Entered::Again => {}
                 Entered::Interrupted => vcpu.set_kvm_immediate_exit(0),
@@ -293,7 +357,7 @@ impl Runner {
 
     fn enter(&self, vcpu: &mut VcpuFd) -> Entered {
         let exit = vcpu.run();
-        self.exits.fetch_add(1, Ordering::Relaxed);
+        self.idle.exits.fetch_add(1, Ordering::Relaxed);
         match exit {
             Ok(VcpuExit::IoIn(port, data)) => self.buses.read_port(port, data),
             Ok(VcpuExit::IoOut(port, data)) => {

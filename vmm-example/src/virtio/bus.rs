@@ -4,12 +4,12 @@ use std::os::fd::OwnedFd;
 
 use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::counters::DeviceCounts;
 use super::live::LiveDevice;
-use super::slot::{QUEUE_NOTIFY, Slot};
+use super::slot::Slot;
 use super::state::{VirtioStateV1, sections};
+use super::wires::{self, Place, Wires};
 use super::worker::Worker;
 use super::{Opened, VirtioError};
 use crate::kvm::Vm;
@@ -22,25 +22,27 @@ pub(crate) struct VirtioBus {
 }
 
 impl VirtioBus {
-    /// Puts devices into a machine, parked: interrupts and kicks go through the kernel.
+    /// Puts devices into a machine, parked: interrupts and kicks go through the kernel. `ready`
+    /// are wires that are registered already.
     pub(crate) fn new(
         vm: &Vm,
         memory: &GuestMemoryMmap,
         devices: Vec<Opened>,
+        mut ready: Vec<Wires>,
     ) -> Result<Self, VirtioError> {
         let mut workers: Vec<Worker> = Vec::with_capacity(devices.len());
         for opened in devices {
-            let (kind, slot) = (opened.device.kind(), opened.slot);
+            let kind = opened.device.kind();
             let number = workers
                 .iter()
                 .filter(|worker| worker.device.with_device(|device| device.kind()) == kind)
                 .count();
-            let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(VirtioError::Event)?;
-            vm.register_irqfd(&line, slot.gsi())?;
-            let device = LiveDevice::new(format!("{kind}{number}"), opened, memory.clone(), line)?;
-            for (ring, kick) in (0u32..).zip(&device.kicks) {
-                vm.register_ioeventfd(kick, slot.base() + QUEUE_NOTIFY, ring)?;
-            }
+            let place = opened.place();
+            let wires = match wires::take(&mut ready, place)? {
+                Some(wires) => wires,
+                None => Wires::connect(vm, place)?,
+            };
+            let device = LiveDevice::new(format!("{kind}{number}"), opened, memory.clone(), wires)?;
             workers.push(Worker::start(device)?);
         }
         Ok(Self { workers })
@@ -93,6 +95,11 @@ impl VirtioBus {
             lent.extend(device.lend()?);
         }
         Ok(lent)
+    }
+
+    /// Where they are.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.devices().map(LiveDevice::place).collect()
     }
 
     /// The sections that their state would have.

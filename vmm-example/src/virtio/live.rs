@@ -13,7 +13,7 @@ use virtio_bindings::virtio_mmio::{
 };
 use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::DeviceCounts;
 use super::device::Device;
@@ -23,6 +23,7 @@ use super::open::heirloom;
 use super::ring::{RingError, Rings};
 use super::slot::Slot;
 use super::state::VirtioStateV1;
+use super::wires::{Place, Wires};
 use super::{Opened, VirtioError};
 
 /// See the module's documentation.
@@ -30,7 +31,7 @@ use super::{Opened, VirtioError};
 pub(super) struct LiveDevice {
     pub(super) name: String,
     pub(super) slot: Slot,
-    /// Written by the kernel when the guest has put something into the ring of that number.
+    /// As in [`Wires`].
     pub(super) kicks: Vec<EventFd>,
     interrupt: Interrupt,
     stop: AtomicBool,
@@ -48,13 +49,14 @@ struct Core {
 }
 
 impl LiveDevice {
-    /// Puts a device into its slot, parked. `line` raises its interrupt.
+    /// Puts a device into its slot, parked.
     pub(super) fn new(
         name: String,
         opened: Opened,
         memory: GuestMemoryMmap,
-        line: EventFd,
+        wires: Wires,
     ) -> Result<Self, VirtioError> {
+        let Wires { line, kicks, .. } = wires;
         let Opened {
             slot,
             mut device,
@@ -73,16 +75,11 @@ impl LiveDevice {
         if transport.is_working() {
             device.activate(transport.features());
         }
-        let kicks = sizes
-            .iter()
-            .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC));
         let interrupt_status = state.as_ref().map_or(0, |state| state.interrupt_status);
         Ok(Self {
             name,
             slot,
-            kicks: kicks
-                .collect::<Result<_, _>>()
-                .map_err(VirtioError::Event)?,
+            kicks,
             interrupt: Interrupt::new(line, interrupt_status),
             stop: AtomicBool::new(true),
             core: Mutex::new(Core {
@@ -93,6 +90,13 @@ impl LiveDevice {
                 restored: state.is_some(),
             }),
         })
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place {
+            slot: self.slot.index(),
+            rings: u8::try_from(self.kicks.len()).unwrap_or(u8::MAX),
+        }
     }
 
     /// The guest reads registers or configuration.

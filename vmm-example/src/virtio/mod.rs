@@ -5,6 +5,7 @@
 //! | `spec`, `open` | what was asked for, and what it needs of the host |
 //! | `bus`, `live`, `worker` | the devices of a machine, parked or at work, a thread each |
 //! | `slot`, `aml` | where a device is, and how the guest learns of it |
+//! | `wires` | its interrupt and its kicks in KVM |
 //! | `mmio`, `interrupt`, `ring` | what is between driver and device |
 //! | `device` | what every device has |
 //! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
@@ -36,6 +37,7 @@ pub(crate) mod slot;
 pub(crate) mod spec;
 pub(crate) mod state;
 mod vsock;
+mod wires;
 mod worker;
 
 use std::io;
@@ -48,6 +50,7 @@ use crate::kvm::KvmError;
 pub(crate) use bus::VirtioBus;
 pub(crate) use counters::DeviceCounts;
 pub(crate) use open::{Opened, inherit, open, reopen};
+pub(crate) use wires::{Place, Wires};
 
 /// Why a machine cannot have its devices.
 #[derive(Debug, Error)]
@@ -58,6 +61,8 @@ pub(crate) enum VirtioError {
     Open { what: String, source: io::Error },
     #[error("A device has the place {slot}, which is taken or not there")]
     BadSlot { slot: u8 },
+    #[error("The device at place {slot} has not the rings that were announced")]
+    OtherRings { slot: u8 },
     #[error("No device of the guest takes fd={fd}")]
     NotWanted { fd: RawFd },
     #[error("{device} cannot be as it was")]

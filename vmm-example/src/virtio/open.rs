@@ -17,6 +17,7 @@ use super::slot::Slot;
 use super::spec::{DeviceSpecs, TapSpec};
 use super::state::{DeviceStateV1, TransportStateV1, VirtioStateV1};
 use super::vsock::Vsock;
+use super::wires::Place;
 use crate::socket::Title;
 
 /// How long an old VMM of this host may take to let go of what it had.
@@ -45,6 +46,14 @@ pub(crate) struct Opened {
 impl Opened {
     pub(crate) fn slot(&self) -> Slot {
         self.slot
+    }
+
+    /// Where it goes.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            slot: self.slot.index(),
+            rings: u8::try_from(self.device.queue_sizes().len()).unwrap_or(u8::MAX),
+        }
     }
 }
 

@@ -19,12 +19,17 @@ use super::rng::Rng;
 use super::slot::Slot;
 use super::spec::{DeviceSpecs, DiskSpec, HvcSpec, VsockSpec};
 use super::state::{TransportStateV1, VirtioStateV1};
-use super::testing::{BUFFERS, Buffer, Dice, Driver, descriptor, event, memory, survives_nonsense};
+use super::testing::{BUFFERS, Buffer, Dice, Driver, descriptor, memory, survives_nonsense};
+use super::wires::Wires;
 use super::{Opened, VirtioError, inherit, open};
 use crate::socket::Title;
 
 const TABLE: u32 = 0x4000;
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1;
+
+fn wires(opened: &Opened) -> Wires {
+    Wires::loose(opened.slot, opened.place().rings).unwrap()
+}
 
 fn live(state: Option<VirtioStateV1>, memory: &GuestMemoryMmap) -> Result<LiveDevice, VirtioError> {
     let opened = Opened {
@@ -32,7 +37,8 @@ fn live(state: Option<VirtioStateV1>, memory: &GuestMemoryMmap) -> Result<LiveDe
         device: Box::new(Rng),
         transport: state.map(|state| state.transport),
     };
-    LiveDevice::new("rng0".into(), opened, memory.clone(), event())
+    let wires = wires(&opened);
+    LiveDevice::new("rng0".into(), opened, memory.clone(), wires)
 }
 
 fn get(device: &LiveDevice, offset: u32) -> u32 {
@@ -340,7 +346,10 @@ fn what_devices_have_open_goes_to_another_process() {
     };
     let (old_title, new_title) = (Title::new(true), Title::new(false));
     let memory = memory();
-    let live = |opened| LiveDevice::new("x".into(), opened, memory.clone(), event()).unwrap();
+    let live = |opened| {
+        let wires = wires(&opened);
+        LiveDevice::new("x".into(), opened, memory.clone(), wires).unwrap()
+    };
     let old: Vec<_> = open(&specs, &old_title)
         .unwrap()
         .into_iter()

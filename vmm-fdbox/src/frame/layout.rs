@@ -78,6 +78,17 @@ fn within(
     }
 }
 
+/// The bytes of the frame that `header` begins, as it says itself; nothing is checked but that
+/// there are as many as a header has. For reading as much of a frame as there is.
+pub(crate) fn announced_bytes(header: &[u8]) -> usize {
+    let announced = header
+        .get(96..104)
+        .map_or(0, |bytes| u64::from_le_bytes(array(bytes, 0)));
+    usize::try_from(announced)
+        .unwrap_or(usize::MAX)
+        .max(HEADER_BYTES)
+}
+
 fn padded_text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()

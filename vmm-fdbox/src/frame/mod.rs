@@ -45,6 +45,7 @@ mod reader;
 mod writer;
 
 pub use description::{DescribedSection, Description};
+pub(crate) use layout::announced_bytes;
 pub use opaque::Opaque;
 pub use reader::{Frame, KnownSection, Section};
 pub use writer::FrameWriter;

@@ -2,10 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use super::contents::{Contents, Undone};
-use super::incoming::{Incoming, ResumeFailed, ResumePlan};
+use super::contents::Contents;
+use super::incoming::{self, Incoming, ResumeFailed, ResumePlan};
 use super::outcome::UpdateError;
-use super::step::Step;
 use crate::name::{BoxName, FdName};
 use crate::store::BoxStore;
 
@@ -29,6 +28,8 @@ use crate::store::BoxStore;
 #[derive(Debug)]
 pub struct Arriving<S: BoxStore> {
     contents: Contents<S>,
+    /// Where the state will be.
+    state: OwnedFd,
 }
 
 impl<S: BoxStore> Arriving<S> {
@@ -37,10 +38,8 @@ impl<S: BoxStore> Arriving<S> {
     /// # Errors
     /// [`ResumeFailed`]: the box is as it was.
     pub fn open(store: &S, name: &BoxName) -> Result<Self, Box<ResumeFailed>> {
-        match Contents::open(store, name) {
-            Ok(contents) => Ok(Self { contents }),
-            Err(error) => Err(ResumeFailed::new(Step::Open, error, Undone::default())),
-        }
+        let (contents, state) = incoming::open(store, name)?;
+        Ok(Self { contents, state })
     }
 
     /// As [`Incoming::take`].
@@ -62,6 +61,6 @@ impl<S: BoxStore> Arriving<S> {
         plan: ResumePlan<'_>,
     ) -> Result<Incoming<'a, S>, Box<ResumeFailed>> {
         let start = plan.now();
-        Incoming::arrived(store, plan, self.contents, start)
+        Incoming::arrived(store, plan, self.contents, &self.state, start)
     }
 }

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use super::outcome::UpdateError;
 use super::parties::NamedFd;
+use super::state_fd_name;
 use crate::boxes::AnyBox;
 use crate::error::{BoxError, Operation};
 use crate::listing::FdInfo;
@@ -37,6 +38,9 @@ pub(super) struct Contents<S: BoxStore> {
     /// `None` once committed or put back.
     open: Option<S::Open>,
     was_sealed: bool,
+    /// What was in the box when it was opened. From then on it is this program's: asking again
+    /// would only make a guest wait.
+    listed: Vec<FdInfo>,
     taken: Vec<FdName>,
     /// Duplicates that the box did not take back.
     stranded: Vec<NamedFd>,
@@ -53,12 +57,15 @@ impl<S: BoxStore> Contents<S> {
             AnyBox::Sealed(sealed) => (sealed.unseal().map_err(|failed| failed.error)?, true),
             AnyBox::Open(open) => (open, false),
         };
-        Ok(Self {
+        let mut contents = Self {
             open: Some(open),
             was_sealed,
+            listed: Vec::new(),
             taken: Vec::new(),
             stranded: Vec::new(),
-        })
+        };
+        contents.listed = contents.opened(&state_fd_name())?.fds()?;
+        Ok(contents)
     }
 
     fn opened(&self, name: &FdName) -> Result<&S::Open, BoxError> {
@@ -94,18 +101,11 @@ impl<S: BoxStore> Contents<S> {
         Err(refused.error.into())
     }
 
-    /// What is in the box.
-    pub(super) fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
-        self.open
-            .as_ref()
-            .map_or_else(|| Ok(Vec::new()), OpenFdBox::fds)
-    }
-
     /// The descriptors that nobody has taken.
-    pub(super) fn untaken(&self) -> Result<Vec<FdInfo>, BoxError> {
-        let mut fds = self.fds()?;
-        fds.retain(|info| !self.taken.contains(&info.name));
-        Ok(fds)
+    pub(super) fn untaken(&self) -> impl Iterator<Item = &FdInfo> {
+        self.listed
+            .iter()
+            .filter(|info| !self.taken.contains(&info.name))
     }
 
     /// Takes out for good what a resume cannot do without, so that nobody can run the guest a

@@ -1,6 +1,6 @@
 //! The other side: taking a guest over from a box.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::contents::{Contents, Undone};
 use super::outcome::UpdateError;
@@ -9,7 +9,7 @@ use super::resumed::Resumed;
 use super::state_fd_name;
 use super::step::{ExitStatus, Step};
 use crate::clock::Clock;
-use crate::error::{BoxError, Chain};
+use crate::error::Chain;
 use crate::frame::{Frame, KnownSection};
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
@@ -144,6 +144,20 @@ pub struct Incoming<'a, S: BoxStore> {
     contents: Contents<S>,
 }
 
+/// Opens a guest's box and takes its state out, written or not.
+pub(super) fn open<S: BoxStore>(
+    store: &S,
+    name: &BoxName,
+) -> Result<(Contents<S>, OwnedFd), Box<ResumeFailed>> {
+    let failed = |error, undone| ResumeFailed::new(Step::Open, error, undone);
+    let mut contents =
+        Contents::open(store, name).map_err(|error| failed(error, Undone::default()))?;
+    match contents.take(&state_fd_name()) {
+        Ok(state) => Ok((contents, state)),
+        Err(error) => Err(failed(error, contents.put_back())),
+    }
+}
+
 impl<'a, S: BoxStore> Incoming<'a, S> {
     /// Opens the guest's box, unseals it, and reads and checks the state.
     ///
@@ -154,19 +168,19 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     /// [`ResumeFailed`]; unless it reports problems, the box is as it was.
     pub fn open(store: &'a S, plan: ResumePlan<'_>) -> Result<Self, Box<ResumeFailed>> {
         let start = plan.now();
-        let contents = Contents::open(store, &plan.box_name)
-            .map_err(|error| ResumeFailed::new(Step::Open, error, Undone::default()))?;
-        Self::arrived(store, plan, contents, start)
+        let (contents, state) = open(store, &plan.box_name)?;
+        Self::arrived(store, plan, contents, &state, start)
     }
 
-    /// Goes on with a box that is open, since `start`.
+    /// Goes on with a box that is open, since `start`, and the state that was in it.
     pub(super) fn arrived(
         store: &'a S,
         plan: ResumePlan<'_>,
         mut contents: Contents<S>,
+        state: &OwnedFd,
         start: u64,
     ) -> Result<Self, Box<ResumeFailed>> {
-        let saved = match Self::read(&mut contents, &plan) {
+        let saved = match Self::read(state, &plan) {
             Ok(saved) => saved,
             Err(error) => {
                 return Err(ResumeFailed::new(Step::Open, error, contents.put_back()));
@@ -190,12 +204,11 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         Ok(incoming)
     }
 
-    fn read(contents: &mut Contents<S>, plan: &ResumePlan<'_>) -> Result<SavedState, UpdateError> {
-        let state = contents.take(&state_fd_name())?;
+    fn read(state: &OwnedFd, plan: &ResumePlan<'_>) -> Result<SavedState, UpdateError> {
         if plan.fail_at == Some(Step::Open) {
             return Err(UpdateError::Injected(Step::Open));
         }
-        let saved = SavedState::read(state.as_fd())?;
+        let saved = SavedState::read(state)?;
         saved
             .frame
             .check(plan.known)
@@ -235,11 +248,9 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     }
 
     /// What nobody has taken yet.
-    ///
-    /// # Errors
-    /// As [`OpenBox::fds`](crate::OpenBox::fds).
-    pub fn remaining(&self) -> Result<Vec<FdInfo>, BoxError> {
-        self.contents.untaken()
+    #[must_use]
+    pub fn remaining(&self) -> Vec<FdInfo> {
+        self.contents.untaken().cloned().collect()
     }
 
     /// Takes a descriptor out. A duplicate stays in the box until
@@ -293,9 +304,9 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
 
     fn nothing_left(&self) -> Result<(), UpdateError> {
         let left: Vec<FdName> = self
-            .remaining()?
-            .into_iter()
-            .map(|info| info.name)
+            .contents
+            .untaken()
+            .map(|info| info.name.clone())
             .collect();
         if left.is_empty() {
             Ok(())
