@@ -147,7 +147,7 @@ impl Machine {
     ) -> Result<(Self, RestoreNotes), MachineError> {
         let Shell {
             vcpus,
-            wires,
+            bays,
             vm,
             ram,
             shape,
@@ -175,7 +175,7 @@ impl Machine {
         vm.restore_clock(&state.clock)?;
         vcpus.fds().for_each(|fd| vcpu_state::notify_stopped(&fd));
         console.queue(&state.console.unsent);
-        let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, wires)?;
+        let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, bays)?;
         let mut passed = devices.passed;
         let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
         // Last: it may raise its interrupt.

@@ -1,5 +1,6 @@
 //! The socket between the old process and the new one: packets of JSON, with descriptors.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,6 +52,8 @@ impl From<Errno> for LinkError {
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: OwnedFd,
+    /// What comes in: one for all packets, for a guest may wait for the next.
+    packet: RefCell<Vec<u8>>,
 }
 
 impl Link {
@@ -59,18 +62,18 @@ impl Link {
         let flags = SocketFlags::CLOEXEC;
         let (socket, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .map_err(LinkError::Create)?;
-        Ok((Self { socket }, other))
+        Ok((Self::from_fd(socket), other))
     }
 
     /// The end that the old process made this one's standard input.
     pub(crate) fn from_stdin() -> io::Result<Self> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
-        Ok(Self { socket })
+        Ok(Self::from_fd(socket))
     }
 
-    #[cfg(test)]
-    pub(crate) fn from_fd(socket: OwnedFd) -> Self {
-        Self { socket }
+    pub(super) fn from_fd(socket: OwnedFd) -> Self {
+        let packet = RefCell::new(vec![0; MAX_PACKET]);
+        Self { socket, packet }
     }
 
     /// Says something.
@@ -105,7 +108,7 @@ impl Link {
         if let Some(limit) = limit {
             self.wait(limit)?;
         }
-        let mut packet = vec![0; MAX_PACKET];
+        let mut packet = self.packet.borrow_mut();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {

@@ -11,13 +11,13 @@ use crate::kvm::vcpu::StateShape;
 use crate::kvm::{Host, KvmError, Vm};
 use crate::memory::GuestRam;
 use crate::vcpu::{IdleVcpus, OnEnd};
-use crate::virtio::{Place, Wires};
+use crate::virtio::{Bay, Place};
 
 /// What of a saved guest can be built before its state is there: all that takes KVM long.
 #[derive(Debug)]
 pub(crate) struct Shell {
     pub(super) vcpus: IdleVcpus,
-    pub(super) wires: Vec<Wires>,
+    pub(super) bays: Vec<Bay>,
     pub(super) vm: Arc<Vm>,
     pub(super) ram: GuestRam,
     pub(super) shape: StateShape,
@@ -43,9 +43,9 @@ impl Shell {
         let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
         let serial_irq = serial_irq(&vm)?;
-        let wires = places.iter().map(|place| Wires::connect(&vm, *place));
+        let bays = places.iter().map(|place| Bay::prepare(&vm, *place));
         Ok(Self {
-            wires: wires.collect::<Result<_, _>>()?,
+            bays: bays.collect::<Result<_, _>>()?,
             vcpus: IdleVcpus::spawn(fds, end)?,
             vm: Arc::new(vm),
             ram,

@@ -126,6 +126,7 @@ impl IdleVcpus {
                 gate: Arc::new(Gate::new()),
                 first_entry: Arc::default(),
                 ended: Arc::default(),
+                waiting: Mutex::new(None),
                 vcpus: Vec::with_capacity(fds.len()),
             },
         };
@@ -148,11 +149,9 @@ impl IdleVcpus {
 
     /// Makes them vCPUs of a machine, parked.
     pub(crate) fn connect(self, buses: &Buses) -> Vcpus {
-        for start in self.starts {
-            // A thread waits for nothing else.
-            let _ = start.send(buses.clone());
-        }
-        self.vcpus
+        let Self { starts, mut vcpus } = self;
+        vcpus.waiting = Mutex::new(Some((starts, buses.clone())));
+        vcpus
     }
 }
 
@@ -161,6 +160,8 @@ pub(crate) struct Vcpus {
     gate: Arc<Gate>,
     first_entry: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
+    /// What the threads get when they run first, and how.
+    waiting: Mutex<Option<(Vec<Sender<Buses>>, Buses)>>,
     vcpus: Vec<Vcpu>,
 }
 
@@ -179,7 +180,7 @@ impl std::fmt::Debug for Vcpus {
 }
 
 impl Vcpus {
-    /// Starts the thread of one vCPU, which parks as soon as it gets its buses.
+    /// Starts the thread of one vCPU, which waits for its buses.
     fn spawn(
         &mut self,
         id: u8,
@@ -216,13 +217,26 @@ impl Vcpus {
     /// Takes all vCPUs out of the guest, with no access of theirs pending.
     pub(crate) fn park(&self) {
         self.gate.give(Order::Park);
-        self.kick();
-        self.gate.wait_parked(self.vcpus.len());
+        // A thread that never ran is not at the gate, and does nothing.
+        if self.waiting().is_none() {
+            self.kick();
+            self.gate.wait_parked(self.vcpus.len());
+        }
     }
 
     /// Lets all vCPUs run.
     pub(crate) fn unpark(&self) {
         self.gate.give(Order::Run);
+        if let Some((starts, buses)) = self.waiting().take() {
+            for start in starts {
+                // A thread waits for nothing else.
+                let _ = start.send(buses.clone());
+            }
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<(Vec<Sender<Buses>>, Buses)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -272,6 +286,7 @@ impl Counted for Vcpus {
 impl Drop for Vcpus {
     fn drop(&mut self) {
         self.gate.give(Order::Quit);
+        self.waiting().take();
         self.kick();
         for thread in self.vcpus.iter_mut().filter_map(|vcpu| vcpu.thread.take()) {
             // A vCPU thread that panicked has said so already.

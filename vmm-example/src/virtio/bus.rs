@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
 
+use super::bay::{self, Bay, Place};
 use super::counters::DeviceCounts;
 use super::live::LiveDevice;
 use super::slot::Slot;
 use super::state::{VirtioStateV1, sections};
-use super::wires::{self, Place, Wires};
 use super::worker::Worker;
 use super::{Opened, VirtioError};
 use crate::kvm::Vm;
@@ -23,12 +23,12 @@ pub(crate) struct VirtioBus {
 
 impl VirtioBus {
     /// Puts devices into a machine, parked: interrupts and kicks go through the kernel. `ready`
-    /// are wires that are registered already.
+    /// are bays that are there already.
     pub(crate) fn new(
         vm: &Vm,
         memory: &GuestMemoryMmap,
         devices: Vec<Opened>,
-        mut ready: Vec<Wires>,
+        mut ready: Vec<Bay>,
     ) -> Result<Self, VirtioError> {
         let mut workers: Vec<Worker> = Vec::with_capacity(devices.len());
         for opened in devices {
@@ -38,12 +38,19 @@ impl VirtioBus {
                 .filter(|worker| worker.device.with_device(|device| device.kind()) == kind)
                 .count();
             let place = opened.place();
-            let wires = match wires::take(&mut ready, place)? {
-                Some(wires) => wires,
-                None => Wires::connect(vm, place)?,
+            let bay = match bay::take(&mut ready, place)? {
+                Some(bay) => bay,
+                None => Bay::prepare(vm, place)?,
             };
-            let device = LiveDevice::new(format!("{kind}{number}"), opened, memory.clone(), wires)?;
-            workers.push(Worker::start(device)?);
+            let Bay {
+                line,
+                kicks,
+                worker,
+                ..
+            } = bay;
+            let name = format!("{kind}{number}");
+            let device = LiveDevice::new(name, opened, memory.clone(), line, kicks)?;
+            workers.push(worker.take(device));
         }
         Ok(Self { workers })
     }
@@ -75,7 +82,7 @@ impl VirtioBus {
 
     /// Lets the devices work.
     pub(crate) fn unpark(&self) {
-        self.devices().for_each(LiveDevice::unpark);
+        self.workers.iter().for_each(Worker::unpark);
     }
 
     /// The state of all devices, in the order of their slots. They are parked.

@@ -15,6 +15,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::bay::Place;
 use super::counters::DeviceCounts;
 use super::device::Device;
 use super::interrupt::{Interrupt, Reason};
@@ -23,7 +24,6 @@ use super::open::heirloom;
 use super::ring::{RingError, Rings};
 use super::slot::Slot;
 use super::state::VirtioStateV1;
-use super::wires::{Place, Wires};
 use super::{Opened, VirtioError};
 
 /// See the module's documentation.
@@ -31,7 +31,7 @@ use super::{Opened, VirtioError};
 pub(super) struct LiveDevice {
     pub(super) name: String,
     pub(super) slot: Slot,
-    /// As in [`Wires`].
+    /// As in [`Bay`](super::Bay).
     pub(super) kicks: Vec<EventFd>,
     interrupt: Interrupt,
     stop: AtomicBool,
@@ -49,14 +49,14 @@ struct Core {
 }
 
 impl LiveDevice {
-    /// Puts a device into its slot, parked.
+    /// Puts a device into its slot, parked, with the events of its bay.
     pub(super) fn new(
         name: String,
         opened: Opened,
         memory: GuestMemoryMmap,
-        wires: Wires,
+        line: EventFd,
+        kicks: Vec<EventFd>,
     ) -> Result<Self, VirtioError> {
-        let Wires { line, kicks, .. } = wires;
         let Opened {
             slot,
             mut device,

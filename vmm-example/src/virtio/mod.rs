@@ -5,7 +5,7 @@
 //! | `spec`, `open` | what was asked for, and what it needs of the host |
 //! | `bus`, `live`, `worker` | the devices of a machine, parked or at work, a thread each |
 //! | `slot`, `aml` | where a device is, and how the guest learns of it |
-//! | `wires` | its interrupt and its kicks in KVM |
+//! | `bay` | what waits for it there: events in KVM, a thread |
 //! | `mmio`, `interrupt`, `ring` | what is between driver and device |
 //! | `device` | what every device has |
 //! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
@@ -20,6 +20,7 @@
 //! it is opened again. What is in the file system stays as long as the title to it is held.
 
 pub(crate) mod aml;
+mod bay;
 mod block;
 mod bus;
 mod console;
@@ -37,7 +38,6 @@ pub(crate) mod slot;
 pub(crate) mod spec;
 pub(crate) mod state;
 mod vsock;
-mod wires;
 mod worker;
 
 use std::io;
@@ -47,10 +47,10 @@ use thiserror::Error;
 
 use crate::kvm::KvmError;
 
+pub(crate) use bay::{Bay, Place};
 pub(crate) use bus::VirtioBus;
 pub(crate) use counters::DeviceCounts;
 pub(crate) use open::{Opened, inherit, open, reopen};
-pub(crate) use wires::{Place, Wires};
 
 /// Why a machine cannot have its devices.
 #[derive(Debug, Error)]

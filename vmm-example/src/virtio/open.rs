@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::VirtioError;
+use super::bay::Place;
 use super::block::{Block, BlockStateV1};
 use super::console::ConsoleDevice;
 use super::device::Device;
@@ -17,7 +18,6 @@ use super::slot::Slot;
 use super::spec::{DeviceSpecs, TapSpec};
 use super::state::{DeviceStateV1, TransportStateV1, VirtioStateV1};
 use super::vsock::Vsock;
-use super::wires::Place;
 use crate::socket::Title;
 
 /// How long an old VMM of this host may take to let go of what it had.

@@ -10,6 +10,7 @@ use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::bay::Bay;
 use super::console::{ConsoleDevice, ConsoleTarget};
 use super::device::Device;
 use super::kind::Kind;
@@ -20,15 +21,14 @@ use super::slot::Slot;
 use super::spec::{DeviceSpecs, DiskSpec, HvcSpec, VsockSpec};
 use super::state::{TransportStateV1, VirtioStateV1};
 use super::testing::{BUFFERS, Buffer, Dice, Driver, descriptor, memory, survives_nonsense};
-use super::wires::Wires;
 use super::{Opened, VirtioError, inherit, open};
 use crate::socket::Title;
 
 const TABLE: u32 = 0x4000;
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1;
 
-fn wires(opened: &Opened) -> Wires {
-    Wires::loose(opened.slot, opened.place().rings).unwrap()
+fn bay(opened: &Opened) -> Bay {
+    Bay::of_no_vm(opened.slot, opened.place().rings).unwrap()
 }
 
 fn live(state: Option<VirtioStateV1>, memory: &GuestMemoryMmap) -> Result<LiveDevice, VirtioError> {
@@ -37,8 +37,8 @@ fn live(state: Option<VirtioStateV1>, memory: &GuestMemoryMmap) -> Result<LiveDe
         device: Box::new(Rng),
         transport: state.map(|state| state.transport),
     };
-    let wires = wires(&opened);
-    LiveDevice::new("rng0".into(), opened, memory.clone(), wires)
+    let bay = bay(&opened);
+    LiveDevice::new("rng0".into(), opened, memory.clone(), bay.line, bay.kicks)
 }
 
 fn get(device: &LiveDevice, offset: u32) -> u32 {
@@ -347,8 +347,8 @@ fn what_devices_have_open_goes_to_another_process() {
     let (old_title, new_title) = (Title::new(true), Title::new(false));
     let memory = memory();
     let live = |opened| {
-        let wires = wires(&opened);
-        LiveDevice::new("x".into(), opened, memory.clone(), wires).unwrap()
+        let bay = bay(&opened);
+        LiveDevice::new("x".into(), opened, memory.clone(), bay.line, bay.kicks).unwrap()
     };
     let old: Vec<_> = open(&specs, &old_title)
         .unwrap()

@@ -1,8 +1,9 @@
 //! The thread of a device: it sleeps until the guest or the host has something for it.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -10,15 +11,26 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::VirtioError;
 use super::live::LiveDevice;
+use super::slot::Slot;
 
 /// What an event is about: a ring by its number, or one of these.
 const SOURCE: u32 = u32::MAX;
 const QUIT: u32 = u32::MAX - 1;
 
+/// A thread that waits for its device. To start one takes longer than to give it what it waits for.
+#[derive(Debug)]
+pub(super) struct IdleWorker {
+    start: Sender<Arc<LiveDevice>>,
+    quit: Arc<Quit>,
+    thread: JoinHandle<()>,
+}
+
 /// A device and its thread, which ends with this.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) device: Arc<LiveDevice>,
+    /// None once the thread has its device: when the guest ran first.
+    start: Mutex<Option<Sender<Arc<LiveDevice>>>>,
     quit: Arc<Quit>,
     thread: Option<JoinHandle<()>>,
 }
@@ -29,38 +41,65 @@ struct Quit {
     event: EventFd,
 }
 
-impl Worker {
-    pub(super) fn start(device: LiveDevice) -> Result<Self, VirtioError> {
-        let device = Arc::new(device);
+impl IdleWorker {
+    pub(super) fn spawn(slot: Slot) -> Result<Self, VirtioError> {
         let quit = Arc::new(Quit {
             wanted: AtomicBool::new(false),
             event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(VirtioError::Event)?,
         });
         let mut manager = EventManager::new().map_err(VirtioError::Loop)?;
-        manager.add_subscriber(Subscriber {
-            device: device.clone(),
-            quit: quit.clone(),
-        });
-        let wanted = quit.clone();
+        let (start, device) = mpsc::channel();
+        let asked = quit.clone();
         let thread = thread::Builder::new()
-            .name(device.name.clone())
+            .name(format!("virtio{}", slot.index()))
             .spawn(move || {
+                let Ok(device) = device.recv() else {
+                    return;
+                };
+                let quit = asked.clone();
+                manager.add_subscriber(Subscriber { device, quit });
                 // The poll can only fail on a signal, of which the loop makes nothing.
-                while !wanted.wanted.load(Ordering::Acquire) {
+                while !asked.wanted.load(Ordering::Acquire) {
                     let _ = manager.run();
                 }
             })
             .map_err(VirtioError::Spawn)?;
         Ok(Self {
-            device,
+            start,
             quit,
-            thread: Some(thread),
+            thread,
         })
+    }
+
+    /// Makes it the worker of a device, which is parked.
+    pub(super) fn take(self, device: LiveDevice) -> Worker {
+        Worker {
+            device: Arc::new(device),
+            start: Mutex::new(Some(self.start)),
+            quit: self.quit,
+            thread: Some(self.thread),
+        }
+    }
+}
+
+impl Worker {
+    /// Lets the device work.
+    pub(super) fn unpark(&self) {
+        self.device.unpark();
+        if let Some(start) = self.start().take() {
+            // The thread waits for nothing else.
+            let _ = start.send(self.device.clone());
+        }
+    }
+
+    fn start(&self) -> MutexGuard<'_, Option<Sender<Arc<LiveDevice>>>> {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        self.start().take();
         self.quit.wanted.store(true, Ordering::Release);
         let _ = self.quit.event.write(1);
         if let Some(thread) = self.thread.take() {
