@@ -71,9 +71,10 @@ impl HostKind {
         self.jumps() || self.nics() > 0 || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
-    /// Whether a host keeps more than one of the machine's CPUs busy.
+    /// Whether a host wants the machine for itself: because it keeps more than one CPU busy, or
+    /// because four guests share its one, and are asked how long they stood still.
     pub fn fills_the_machine(self) -> bool {
-        self == Self::GuestSmp
+        matches!(self, Self::GuestSmp | Self::Guests)
     }
 
     /// How many devices the host has that frames arrive at from outside.
