@@ -56,6 +56,11 @@ pub(crate) struct Run {
     pub(crate) kernel_ns: Spread,
 }
 
+/// The bare kexec of a host of the usual size, as it comes.
+pub(super) fn stock(bench: &Bench<'_>) -> Result<Crossing> {
+    measure(bench, Profile::Stock, MEMORY_MIB)
+}
+
 /// Host memory, in MiB.
 const MEMORY_MIB: u64 = 2048;
 

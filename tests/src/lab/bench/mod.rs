@@ -10,6 +10,7 @@ mod seal;
 mod stats;
 mod svg;
 mod table;
+mod traffic;
 mod twice;
 mod update;
 
@@ -42,6 +43,10 @@ const PARTS: &[(&str, Part)] = &[
         report.host_update = update::run(bench)?;
         Ok(())
     }),
+    ("traffic", |bench, report| {
+        report.host_update.extend(traffic::run(bench)?);
+        Ok(())
+    }),
     ("binary_upgrade", |bench, report| {
         report.binary_upgrade = binary::run(bench)?;
         Ok(())
@@ -55,18 +60,6 @@ const PARTS: &[(&str, Part)] = &[
         report.floor = Some(floor::run(bench)?);
         Ok(())
     }),
-];
-
-/// What nothing here measures yet, and why.
-const NEVER: &[(&str, &str)] = &[
-    (
-        "host_update: network_gap_ns",
-        "the bench's guest has no network; that of cargo lab demo has",
-    ),
-    (
-        "host_update: guests 4",
-        "the bench updates one guest at a time; cargo lab demo --guests 4 four",
-    ),
 ];
 
 type Part = fn(&Bench<'_>, &mut Report) -> Result<()>;
@@ -201,7 +194,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         repeats: args.repeats.unwrap_or(if args.quick { 1 } else { REPEATS }),
     };
     let mut report = Report::new(&bench)?;
-    NEVER.iter().for_each(|(what, why)| bench.miss(what, why));
     for (name, part) in parts {
         part(&bench, &mut report).with_context(|| format!("Measure {name}"))?;
     }

@@ -156,7 +156,7 @@ impl Figures {
     }
 }
 
-fn median(figures: impl Iterator<Item = u64>) -> Option<u64> {
+pub(super) fn median(figures: impl Iterator<Item = u64>) -> Option<u64> {
     Spread::of(figures).map(|spread| spread.median)
 }
 
@@ -177,12 +177,16 @@ impl Row {
 
     fn guest(&self) -> String {
         let cpus = if self.vcpus == 1 { "CPU" } else { "CPUs" };
-        format!(
+        let one = format!(
             "{} MiB of {}, {} {cpus}",
             self.ram_mib,
             self.memory(),
             self.vcpus
-        )
+        );
+        match self.guests {
+            1 => one,
+            many => format!("each of {many}: {one}"),
+        }
     }
 }
 
@@ -191,6 +195,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
         "guest",
         "blackout, ms",
         "the guest's gap, ms",
+        "the network's, ms",
         "bare kexec, ms",
         "of it",
         "LUO: kexec, ms",
@@ -210,6 +215,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
             row.guest(),
             row.blackout_ns.millis(),
             millis(row.guest_gap_ns),
+            told(row.network_gap_ns),
             told(row.floor_ns),
             ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
             told(row.luo_kexec_ns),
