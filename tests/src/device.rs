@@ -3,20 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 /// The name under which a scenario hands a [`Noted`] to the lab: before the update, in the next
-/// kernel before anybody has the device, and at the end.
+/// kernel before anybody has the device, and at the end. Of several guests each adds its name.
 pub const NOTED: &str = "device";
-/// The name under which it hands over what the guest has counted in the end.
+/// The name under which it hands over what the guest has counted in the end; as above.
 pub const FRAMES: &str = "frames";
-
 /// The depth of the ring that the guest's driver is told to have: it holds all that arrives in a
 /// blackout under emulation.
 pub const RING_FRAMES: u32 = 4096;
 /// Bytes of the ring for each frame.
 pub const DESCRIPTOR_BYTES: u32 = 16;
 
-/// A device at one time.
+/// A device at one time, with the registers of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Noted {
+pub struct Noted<Registers> {
     pub registers: Registers,
     /// Whether it may do DMA, by its PCI_COMMAND.
     pub bus_master: bool,
@@ -27,7 +26,7 @@ pub struct Noted {
 /// Registers of an 82574 that its driver sets once, when it goes up, and that a reset clears (datasheet,
 /// chapter 10).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registers {
+pub struct CardRegisters {
     /// Receive control.
     pub rctl: u32,
     /// Where the receive ring is, and its bytes.

@@ -1,7 +1,8 @@
 //! Numbered frames: what a scenario's device receives from outside the host.
 //!
-//! Each says which one it is and is filled with a pattern of its number, so that one that is lost,
-//! came twice or is half of another is known by itself.
+//! Each says to which of the host's devices it was sent and which one it is, and is filled with a
+//! pattern of both, so that one that is lost, came twice, is half of another or was another device's is
+//! known by itself.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,31 +16,38 @@ const HEADER_LEN: usize = 14;
 /// The kind of pattern, see [`witness::pattern`].
 const SEED: u64 = 0xf3a3;
 
-/// The frame of this number, to everybody.
-pub fn frame(number: u64) -> [u8; FRAME_LEN] {
+/// Where the sender's address says which device it sends to.
+const DEVICE_AT: usize = 11;
+
+/// The frame of this number to this device, as a broadcast.
+pub fn frame(device: u8, number: u64) -> [u8; FRAME_LEN] {
     let mut frame = [0; FRAME_LEN];
     frame[..6].fill(0xff);
     // A unicast address, locally administered.
     frame[6] = 2;
+    frame[DEVICE_AT] = device;
     frame[12..HEADER_LEN].copy_from_slice(&ETHER_TYPE.to_be_bytes());
     frame[HEADER_LEN..HEADER_LEN + 8].copy_from_slice(&number.to_le_bytes());
     for (index, word) in frame[HEADER_LEN + 8..].chunks_mut(8).enumerate() {
-        let pattern = witness::pattern(SEED, number, 0, index as u64).to_le_bytes();
+        let pattern = witness::pattern(SEED, number, u32::from(device), index as u64).to_le_bytes();
         word.copy_from_slice(&pattern[..word.len()]);
     }
     frame
 }
 
-/// The number of a frame; `None` when it is torn or none of ours.
-pub fn number(bytes: &[u8]) -> Option<u64> {
+/// The device that a frame was sent to and its number; `None` when it is torn or none of ours.
+pub fn identify(bytes: &[u8]) -> Option<(u8, u64)> {
+    let device = *bytes.get(DEVICE_AT)?;
     let number = bytes.get(HEADER_LEN..HEADER_LEN + 8)?.try_into().ok()?;
     let number = u64::from_le_bytes(number);
-    (bytes == frame(number)).then_some(number)
+    (bytes == frame(device, number)).then_some((device, number))
 }
 
 /// What came, in the order in which it came.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
+    /// The device that the first one was sent to.
+    pub device: Option<u8>,
     /// The first number, and the highest.
     pub first: Option<u64>,
     pub last: Option<u64>,
@@ -49,16 +57,19 @@ pub struct Counted {
     pub lost: u64,
     /// Frames whose number was not higher than all before.
     pub repeated: u64,
-    /// Frames that are not as they were sent.
+    /// Frames that are not as they were sent, or were sent to another device.
     pub torn: u64,
 }
 
 impl Counted {
     /// Counts a frame of [`ETHER_TYPE`].
     pub fn take(&mut self, bytes: &[u8]) {
-        let Some(number) = number(bytes) else {
-            self.torn += 1;
-            return;
+        let number = match identify(bytes) {
+            Some((device, number)) if *self.device.get_or_insert(device) == device => number,
+            _ => {
+                self.torn += 1;
+                return;
+            }
         };
         match self.last {
             Some(last) if number <= last => {
@@ -81,26 +92,29 @@ mod tests {
     fn lost_repeated_and_torn_frames_are_told_apart() {
         let mut counted = Counted::default();
         for number in [5, 6, 9, 9, 7, 10] {
-            counted.take(&frame(number));
+            counted.take(&frame(1, number));
         }
-        counted.take(&frame(11)[..60]);
+        counted.take(&frame(1, 11)[..60]);
+        counted.take(&frame(0, 11));
         let expected = Counted {
+            device: Some(1),
             first: Some(5),
             last: Some(10),
             received: 4,
             lost: 2,
             repeated: 2,
-            torn: 1,
+            torn: 2,
         };
         assert_eq!(counted, expected);
     }
 
     #[test]
-    fn a_frame_tells_its_number_and_a_torn_one_does_not() {
-        assert_eq!(number(&frame(7)), Some(7));
-        let mut torn = frame(7);
-        torn[200..].copy_from_slice(&frame(8)[200..]);
-        assert_eq!(number(&torn), None);
-        assert_eq!(number(&frame(7)[..100]), None);
+    fn a_frame_tells_its_device_and_its_number_and_a_torn_one_does_not() {
+        assert_eq!(identify(&frame(1, 7)), Some((1, 7)));
+        let mut torn = frame(1, 7);
+        torn[200..].copy_from_slice(&frame(1, 8)[200..]);
+        assert_eq!(identify(&torn), None);
+        assert_eq!(identify(&frame(1, 7)[..100]), None);
+        assert_eq!(identify(&frame(1, 7)[..5]), None);
     }
 }

@@ -15,6 +15,15 @@ pub struct Listed {
     pub kernels: usize,
 }
 
+/// Devices of a host that are there to be passed through, each behind a PCIe port of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Devices {
+    #[default]
+    None,
+    /// So many e1000e, at which frames arrive from outside.
+    Cards(u8),
+}
+
 /// The host a scenario runs in. Scenarios of one kind may share one boot, unless it says not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -47,6 +56,8 @@ pub enum HostKind {
     Guests,
     /// The same; the second kernel starts without the module.
     GuestsLateModule,
+    /// Two guests that one kexec takes along, and a device for each at which frames arrive.
+    GuestsPassthrough,
     /// Several guests in one kernel.
     GuestsOneBoot,
     /// A guest in one kernel: the update is to fail or to be called off.
@@ -63,12 +74,17 @@ impl HostKind {
 
     /// Whether its guests are resumed together, and report under their names.
     pub fn has_fleet(self) -> bool {
-        matches!(self, Self::Guests | Self::GuestsLateModule)
+        matches!(
+            self,
+            Self::Guests | Self::GuestsLateModule | Self::GuestsPassthrough
+        )
     }
 
     /// Whether a scenario has a host of its own.
     pub fn is_alone(self) -> bool {
-        self.jumps() || self.nics() > 0 || matches!(self, Self::Forged | Self::GuestAlone)
+        self.jumps()
+            || self.devices() != Devices::None
+            || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
     /// Whether a host wants the machine for itself: because it keeps more than one CPU busy, or
@@ -77,12 +93,14 @@ impl HostKind {
         matches!(self, Self::GuestSmp | Self::Guests)
     }
 
-    /// How many devices the host has that frames arrive at from outside.
-    pub fn nics(self) -> usize {
+    /// What the host has to pass through.
+    pub fn devices(self) -> Devices {
         match self {
-            Self::Passthrough | Self::PassthroughOneBoot => 2,
-            Self::GuestPassthrough => 1,
-            _ => 0,
+            Self::Passthrough | Self::PassthroughOneBoot | Self::GuestsPassthrough => {
+                Devices::Cards(2)
+            }
+            Self::GuestPassthrough => Devices::Cards(1),
+            _ => Devices::None,
         }
     }
 

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use fdbox_lab::frame::frame;
 
 /// The end of device number `nic`, in the run's folder.
-pub(crate) fn socket(nic: usize) -> String {
+pub(crate) fn socket(nic: u8) -> String {
     format!("net{nic}.sock")
 }
 
@@ -39,12 +39,14 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Sends to a device whose socket will be there soon, of a machine that was started then.
-    pub(crate) fn send(socket: &Path, started: Instant) -> Result<Self> {
+    /// Sends to device number `nic`, whose socket will be in the run's folder soon, of a machine that was
+    /// started then.
+    pub(crate) fn send(dir: &Path, nic: u8, started: Instant) -> Result<Self> {
+        let socket = dir.join(socket(nic));
         let sender = UnixDatagram::unbound()?;
         sender.set_nonblocking(true)?;
         let deadline = Instant::now() + OPEN_LIMIT;
-        while let Err(error) = connect(&sender, socket) {
+        while let Err(error) = connect(&sender, &socket) {
             if Instant::now() > deadline {
                 return Err(error).context("QEMU does not open the device's socket");
             }
@@ -53,7 +55,7 @@ impl Frames {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || send_all(&sender, started, &stopped));
+        let thread = std::thread::spawn(move || send_all(&sender, nic, started, &stopped));
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -96,10 +98,10 @@ fn connect(sender: &UnixDatagram, socket: &Path) -> Result<()> {
     Ok(sender.connect(short)?)
 }
 
-fn send_all(sender: &UnixDatagram, started: Instant, stop: &AtomicBool) -> Sent {
+fn send_all(sender: &UnixDatagram, nic: u8, started: Instant, stop: &AtomicBool) -> Sent {
     let mut sent = Sent::default();
     while !stop.load(Ordering::Relaxed) {
-        match sender.send(&frame(sent.0.len() as u64)) {
+        match sender.send(&frame(nic, sent.0.len() as u64)) {
             Ok(_) => sent.0.push(started.elapsed()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             // The machine is gone.

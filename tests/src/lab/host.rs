@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fdbox_lab::plan::{Plan, STAGE_WORD, Stage, Then};
+use fdbox_lab::scenario::Devices;
 
 use crate::drive;
 use crate::image::Image;
@@ -56,8 +57,8 @@ pub(crate) struct HostSpec {
     pub files: Vec<(PathBuf, String)>,
     /// Whether the modules lie in /lib/modules, for a stage or a command to load.
     pub with_modules: bool,
-    /// How many devices it has that frames arrive at, see `frames.rs`.
-    pub nics: usize,
+    /// What it has to pass through.
+    pub devices: Devices,
     pub stages: Vec<StageSpec>,
     pub stage_limit: Duration,
     /// How many guests there can be that have a disk and a network.
@@ -139,7 +140,7 @@ impl HostSpec {
             initramfs,
             cmdline: self.cmdline(0),
             guests: self.guests,
-            nics: self.nics,
+            devices: self.devices,
         };
         Ok(Host {
             machine,

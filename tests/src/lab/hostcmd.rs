@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::{Event, Stream};
+use fdbox_lab::scenario::Devices;
 use serde_json::json;
 
 use crate::cli::{HostArgs, MachineArgs, ShellArgs};
@@ -79,7 +80,7 @@ fn host_spec(
         cmdline: args.cmdline_extra.clone(),
         files: args.files.clone(),
         with_modules: !args.no_module,
-        nics: 0,
+        devices: Devices::None,
         stages,
         stage_limit,
         guests: 0,

@@ -1,5 +1,6 @@
 //! `cargo lab`: builds, boots and judges a host that can be updated under its guests.
 
+mod attached;
 mod bench;
 mod cache;
 mod cli;

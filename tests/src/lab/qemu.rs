@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail};
 use fdbox_lab::event::Event;
 use fdbox_lab::qmp::Qmp;
 use fdbox_lab::scan;
+use fdbox_lab::scenario::Devices;
 
-use crate::frames::{self, Frames, Sent};
+use crate::attached::{self, Attached};
 use crate::nudge::{self, Nudge};
 use crate::outside::{Outside, Seen};
 use crate::power::{self, Power};
@@ -37,8 +38,8 @@ pub(crate) struct Machine {
     /// Guests to come: there is a drive for each, and a network card if there are any. The images
     /// are in the run's folder.
     pub guests: u8,
-    /// Devices, each behind a PCIe port of its own, to which the lab sends frames.
-    pub nics: usize,
+    /// What it has to pass through.
+    pub devices: Devices,
 }
 
 impl Machine {
@@ -81,18 +82,7 @@ impl Machine {
             "-device",
             "intel-iommu,intremap=on",
         ]);
-        for nic in 0..self.nics {
-            // Nobody listens to what the device sends, but QEMU wants an address.
-            let backend = format!(
-                "dgram,id=net{nic},local.type=unix,local.path=/lab/run/{},\
-                 remote.type=unix,remote.path=/lab/run/nobody.sock",
-                frames::socket(nic)
-            );
-            let port = format!("pcie-root-port,id=port{nic},chassis={}", nic + 1);
-            // No boot ROM: it would take frames before the host does.
-            let device = format!("e1000e,netdev=net{nic},bus=port{nic},romfile=");
-            qemu.args(["-device", &port, "-netdev", &backend, "-device", &device]);
-        }
+        qemu.args(attached::arguments(self.devices));
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory_mib.to_string());
         qemu.arg("-kernel")
@@ -142,9 +132,7 @@ impl Machine {
         // QEMU opens its sockets one after the other, each when the one before is connected.
         let console = connect(dir, "console.sock", &mut machine)?;
         let events = connect(dir, "events.sock", &mut machine)?;
-        let frames: Vec<_> = (0..self.nics)
-            .map(|nic| Frames::send(&dir.join(frames::socket(nic)), started))
-            .collect::<Result<_>>()?;
+        let attached = Attached::start(self.devices, dir, started)?;
         let (sender, lines) = mpsc::channel();
         let keys = console.try_clone()?;
         let nudge = Nudge::new(events.try_clone()?, dir)?;
@@ -165,7 +153,7 @@ impl Machine {
         )?;
         read_lines(events, dir.join("events.log"), started, sender, Said::event)?;
         Ok(Running {
-            frames,
+            attached,
             _process: machine,
             lines,
             started,
@@ -216,7 +204,7 @@ impl Said {
 #[derive(Debug)]
 pub(crate) struct Running {
     /// Ends before the machine does.
-    frames: Vec<Frames>,
+    pub(crate) attached: Attached,
     _process: Process,
     lines: Receiver<Line>,
     started: Instant,
@@ -267,11 +255,6 @@ impl Running {
     /// What the outside saw of each guest. The machine is off.
     pub(crate) fn seen_from_outside(&mut self) -> Result<Vec<Seen>> {
         self.outside.take().map_or(Ok(Vec::new()), Outside::end)
-    }
-
-    /// What was sent to each device. The machine is off.
-    pub(crate) fn sent_frames(&mut self) -> Vec<Sent> {
-        self.frames.drain(..).map(Frames::end).collect()
     }
 
     /// Where the evidence is, if the machine was reset. It is off.

@@ -138,7 +138,7 @@ impl Run<'_> {
         }
         record.ended = Some(running.elapsed());
         record.outside = running.seen_from_outside()?;
-        record.frames = running.sent_frames();
+        record.frames = running.attached.sent_frames();
         if let Some(evidence) = running.reset()? {
             record.fail(format!(
                 "The host was reset; where its CPUs were: {}",

@@ -84,7 +84,7 @@ impl Group<'_> {
             },
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
-            nics: self.kind.nics(),
+            devices: self.kind.devices(),
             stages: self.stages(guest.as_ref()),
             guests: if self.kind.has_guest() {
                 self.guests
@@ -93,9 +93,10 @@ impl Group<'_> {
             },
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
-                HostKind::GuestAlone | HostKind::Guests | HostKind::GuestPassthrough => {
-                    LONG_STAGE_LIMIT
-                }
+                HostKind::GuestAlone
+                | HostKind::Guests
+                | HostKind::GuestPassthrough
+                | HostKind::GuestsPassthrough => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
         };

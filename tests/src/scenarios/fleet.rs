@@ -37,12 +37,13 @@ fn path(name: &str, ending: &str) -> PathBuf {
 
 impl Member {
     /// Starts a guest, with the drive and the tap of this `number`, as one of so many
-    /// `guests`, and does not wait for it.
+    /// `guests`, with `more` arguments for the VMM, and does not wait for it.
     pub(crate) fn start(
         name: &str,
         kind: &str,
         number: Option<u8>,
         guests: u8,
+        more: &[String],
         port: &Arc<EventPort>,
     ) -> Result<Self> {
         std::fs::create_dir_all(RUN_DIR)?;
@@ -51,7 +52,7 @@ impl Member {
         run.args(["--name", name]);
         network::give(&mut run, CMDLINE, number, guests)?;
         run.arg(format!("--memory=size={MIB}M,kind={kind}"));
-        run.arg("--api-socket").arg(path(name, "sock"));
+        run.arg("--api-socket").arg(path(name, "sock")).args(more);
         let console = path(name, "console");
         run.arg(format!("--console=socket={}", console.display()));
         let mut vmm = Vmm::start(&mut run)?;

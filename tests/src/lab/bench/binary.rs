@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fdbox_lab::bench::{CPR_TRANSFER, UPGRADED};
+use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
 use super::stats::Spread;
@@ -70,7 +71,7 @@ fn measure(bench: &Bench<'_>, mib: u64) -> Result<(Vec<u64>, Vec<u64>)> {
         name: "bench-upgrade".to_owned(),
         memory_mib: 2048 + mib + QEMU_MIB,
         cpus: 1,
-        nics: 0,
+        devices: Devices::None,
         guests: 0,
         cmdline: String::new(),
         files: files.concat(),

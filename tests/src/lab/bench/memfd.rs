@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use fdbox_lab::bench::{Keeper, Layout, MEMFD_AFTER, MEMFD_BEFORE, MemfdAfter, MemfdBefore};
+use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
 use super::stats::{Spread, bytes, millis};
@@ -86,7 +87,7 @@ fn spec(mib: u64, layout: Layout, first: Keeper, bench: &Bench<'_>) -> HostSpec 
         cmdline: String::new(),
         files: vec![bench.scenarios()],
         with_modules: true,
-        nics: 0,
+        devices: Devices::None,
         stages: vec![
             stage(Flavour::A, before, Ending::Kexec),
             stage(Flavour::B, after, Ending::PowerOff),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fdbox_lab::bench::{WORKED, Worked};
+use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
 use super::table::Table;
@@ -63,7 +64,7 @@ fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
         cmdline: String::new(),
         files: vec![bench.scenarios()],
         with_modules: true,
-        nics: 0,
+        devices: Devices::None,
         stages: vec![
             stage(Flavour::A, vec![command], guest.of_stage(0)),
             // A kernel to load, which is not to be reached.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use fdbox_lab::bench::FIRST;
 use fdbox_lab::plan::{Plan, Stage, Then};
+use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
 use super::{Bench, PROGRAM};
@@ -118,7 +119,7 @@ impl Twice {
             initramfs: outer,
             cmdline: self.cmdline(0),
             guests: 0,
-            nics: 0,
+            devices: Devices::None,
         };
         Ok(Host::of(
             machine,
@@ -159,7 +160,7 @@ impl Twice {
             cmdline: String::new(),
             files: Vec::new(),
             with_modules: true,
-            nics: 0,
+            devices: Devices::None,
             stages: Vec::new(),
             stage_limit: LIMIT,
             guests: 0,

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::cli::{DemoArgs, DeviceKind};
 use crate::hostcmd;
 use crate::lab::Lab;
-use crate::proof::{self, Device, Traffic, Update};
+use crate::proof::{self, Card, Device, Traffic, Update};
 use crate::run::Record;
 use crate::scenario_host::Group;
 
@@ -160,8 +160,8 @@ fn summary(record: &Record, update: &Update) {
     if let Some(traffic) = &update.traffic {
         tell_traffic(traffic);
     }
-    if let Some(device) = &update.device {
-        tell_device(device);
+    if let Some(Device::Card(card)) = &update.device {
+        tell_card(card);
     }
     say(&format!(
         "kernel  {} complaints in the guest, 0 in the host",
@@ -207,18 +207,18 @@ fn tell_traffic(traffic: &Traffic) {
     ));
 }
 
-fn tell_device(device: &Device) {
+fn tell_card(card: &Card) {
     say(&format!(
         "device  {}, {}: {} frames sent, {} received, {} lost, {} repeated, {} torn; {} were sent \
          in the blackout",
-        device.kind,
-        if device.reset { "reset" } else { "never reset" },
-        device.frames_sent,
-        device.frames_received,
-        device.frames_lost,
-        device.frames_repeated,
-        device.frames_torn,
-        device.frames_during_blackout
+        card.kind,
+        if card.reset { "reset" } else { "never reset" },
+        card.frames_sent,
+        card.frames_received,
+        card.frames_lost,
+        card.frames_repeated,
+        card.frames_torn,
+        card.frames_during_blackout
     ));
 }
 

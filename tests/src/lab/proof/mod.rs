@@ -1,5 +1,6 @@
 //! What a run proves: the guest's own reports before and after, compared.
 
+mod card;
 mod device;
 mod io;
 
@@ -11,6 +12,7 @@ use fdbox_lab::witness::{Report, Said, parse};
 use serde::{Deserialize, Serialize};
 
 use crate::run::{Record, Value};
+pub(crate) use card::Card;
 pub(crate) use device::Device;
 pub(crate) use io::{Traffic, all as all_traffic};
 
@@ -94,6 +96,15 @@ pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
         .map(|(_, update)| update.after.boot_id.as_str())
         .collect();
     ensure!(boots.len() == found.len(), "Two guests are the same one");
+    let devices = found
+        .iter()
+        .filter_map(|(_, update)| update.device.as_ref());
+    let cards: Vec<u8> = devices.map(|Device::Card(card)| card.number).collect();
+    let distinct: BTreeSet<&u8> = cards.iter().collect();
+    ensure!(
+        distinct.len() == cards.len(),
+        "Two guests received the frames of one device"
+    );
     Ok(found)
 }
 
@@ -148,7 +159,13 @@ fn updates_of(
             (_, ended) => bail!("{} ends of disk and network work", ended.len()),
         };
         let reports = (&last.before, &last.after);
-        last.device = device::of(record, reports, &last.resume, &last.blackout)?;
+        let evidence = device::Evidence {
+            record,
+            ending,
+            resume: &last.resume,
+            blackout: &last.blackout,
+        };
+        last.device = card::of(&evidence, reports)?.map(Device::Card);
     }
     Ok(updates)
 }

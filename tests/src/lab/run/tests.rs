@@ -1,3 +1,5 @@
+use fdbox_lab::scenario::Devices;
+
 use super::*;
 
 fn hello(stage: usize, release: &str, boot_id: &str) -> Line {
@@ -23,7 +25,7 @@ fn judge(lines: &[Line]) -> Vec<Failure> {
         initramfs: PathBuf::new(),
         cmdline: String::new(),
         guests: 0,
-        nics: 0,
+        devices: Devices::None,
     };
     let run = Run {
         machine: &machine,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use fdbox_lab::scenario::Devices;
 
 use super::lanes::Job;
 use super::{Outcome, Suite};
@@ -88,7 +89,7 @@ fn boot(lab: &Lab, kernels: [Flavour; 2], modules: &[&str], verbose: bool) -> Re
         cmdline: String::new(),
         files,
         with_modules: !modules.is_empty(),
-        nics: 0,
+        devices: Devices::None,
         stages: vec![
             stage(kernels[0], first, Ending::Kexec),
             stage(kernels[1], second, Ending::PowerOff),

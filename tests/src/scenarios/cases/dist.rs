@@ -41,7 +41,7 @@ const FOLDER: &str = "/run/vmm-example";
 
 fn before(cx: &Cx<'_>) -> Result<()> {
     let port = Arc::new(EventPort::open()?);
-    let mut member = Member::start(NAME, "guest_memfd", None, 1, &port)?;
+    let mut member = Member::start(NAME, "guest_memfd", None, 1, &[], &port)?;
     member.wait_until_ready()?;
     healthy(&member.report()?)?;
     member.tell(RESET_GAP)?;

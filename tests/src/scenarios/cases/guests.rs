@@ -74,7 +74,7 @@ fn boot(guests: &[(&str, &str)], devices: Devices) -> Result<Vec<Member>> {
     let mut members = Vec::new();
     for (number, (name, kind)) in (0..).zip(guests) {
         let number = (devices == Devices::Each).then_some(number);
-        let member = Member::start(name, kind, number, count, &port)?;
+        let member = Member::start(name, kind, number, count, &[], &port)?;
         // One after the other: together they would be no faster.
         member.wait_until_ready()?;
         members.push(member);

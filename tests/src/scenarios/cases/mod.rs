@@ -13,6 +13,7 @@ mod luo;
 mod memfd;
 mod passthrough;
 mod passthrough_guest;
+mod passthrough_guests;
 mod ports;
 mod sample;
 mod upgrade;
@@ -77,6 +78,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         forged::ALL,
         passthrough::ALL,
         passthrough_guest::ALL,
+        passthrough_guests::ALL,
         sample::ALL,
     ]
     .into_iter()

@@ -104,7 +104,7 @@ fn before(_: &Cx<'_>) -> Result<()> {
 fn between(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     equal("The number of descriptors", fdbox.entries()?.len(), 3)?;
-    equal("Bus mastering", pci::is_master()?, true)
+    equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)
 }
 
 fn half_taken(_: &Cx<'_>) -> Result<()> {
@@ -122,7 +122,7 @@ fn half_taken(_: &Cx<'_>) -> Result<()> {
 fn after(cx: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     equal("The driver", pci::driver()?.as_deref(), Some("vfio-pci"))?;
-    equal("Bus mastering", pci::is_master()?, true)?;
+    equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)?;
     fdbox.unseal()?;
     // Nobody else gets at it, and it comes out last.
     let other = Iommufd::open()?;
@@ -167,7 +167,11 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     rig.iommufd.map(rig.ioas, &more, MIB, elsewhere)?;
     rig.iommufd.unmap(rig.ioas, elsewhere, MIB)?;
     drop(rig);
-    equal("Bus mastering of a closed device", pci::is_master()?, false)?;
+    equal(
+        "Bus mastering of a closed device",
+        pci::is_master(&pci::nic()?)?,
+        false,
+    )?;
     fdbox.delete()
 }
 
@@ -249,12 +253,12 @@ fn faults(log: &[String]) -> usize {
 
 fn given_up(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
-    equal("Bus mastering", pci::is_master()?, true)?;
+    equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)?;
     fdbox.unseal()?;
     fdbox.delete()?;
     equal(
         "Bus mastering of a device given up",
-        pci::is_master()?,
+        pci::is_master(&pci::nic()?)?,
         false,
     )?;
     // It is an ordinary device now: somebody else's frames come.

@@ -1,6 +1,6 @@
 //! A guest that drives a device of the host's through an update, with the driver of its own kernel.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fdbox_lab::device::{FRAMES, NOTED};
 use fdbox_lab::scenario::HostKind;
 
@@ -29,23 +29,21 @@ fn spec() -> Spec {
 
 fn before(cx: &Cx<'_>) -> Result<()> {
     let place = pci::nic()?;
-    pci::give_to_vfio(&place)?;
-    let address = place.file_name().context("A device has an address")?;
-    let device = format!("vfio={}", address.to_string_lossy());
-    let mut guest = Guest::boot_with(spec(), &["--device".to_owned(), device], &port()?)?;
+    let mut guest = Guest::boot_with(spec(), &pci::to_pass_through(&place)?, &port()?)?;
     guest.console.wait_for_frames(None)?;
-    cx.value(NOTED, registers::note()?)?;
+    cx.value(NOTED, registers::note_card(&place)?)?;
     update_a(cx, guest)
 }
 
 fn after(cx: &Cx<'_>) -> Result<()> {
     // Nobody has touched it yet, and the guest stands still: all is as the driver left it.
-    cx.value(NOTED, registers::note()?)?;
+    let place = pci::nic()?;
+    cx.value(NOTED, registers::note_card(&place)?)?;
     let mut guest = take_over(cx, spec())?;
     let frames = guest.console.wait_for_frames(None)?;
     let frames = guest.console.wait_for_frames(Some(&frames))?;
     cx.value(FRAMES, frames)?;
-    cx.value(NOTED, registers::note()?)?;
+    cx.value(NOTED, registers::note_card(&place)?)?;
     cx.value("io", end_io(&mut guest)?)?;
     guest.power_off()
 }

@@ -121,21 +121,23 @@ pub(crate) fn wait_for(memory: &File, count: u64) -> Result<u64> {
     }
 }
 
-/// Checks the first `count` frames: each whole, each the successor of the one before. Returns the
-/// number of the first.
+/// Checks the first `count` frames: each whole, each the successor of the one before and sent to the same
+/// device. Returns the number of the first.
 pub(crate) fn check_frames(memory: &File, count: u64) -> Result<u64> {
     let mut first = None;
     for index in 0..count {
         let mut bytes = [0; frame::FRAME_LEN];
         memory.read_exact_at(&mut bytes, BUFFERS_AT + index * BUFFER_LEN)?;
-        let Some(number) = frame::number(&bytes) else {
+        let Some((device, number)) = frame::identify(&bytes) else {
             bail!("Frame {index} is torn: it begins {:x?}", &bytes[..32]);
         };
-        let expected = *first.get_or_insert(number) + index;
+        let (first_device, first_number) = *first.get_or_insert((device, number));
+        let expected = (first_device, first_number + index);
         ensure!(
-            number == expected,
-            "Frame {number} came where {expected} was expected: lost, repeated or out of order"
+            (device, number) == expected,
+            "Frame {number} to device {device} came where {expected:?} was expected: lost, repeated or out of order"
         );
     }
-    first.context("No frame came")
+    let (_, number) = first.context("No frame came")?;
+    Ok(number)
 }

@@ -16,12 +16,12 @@ fn text(path: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// The folders of all of them, in the order of their addresses.
-pub(crate) fn nics() -> Result<Vec<PathBuf>> {
+/// The folders of all devices with these ids, in the order of their addresses.
+fn with_ids(ids: [&str; 2]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(DEVICES)? {
         let place = entry?.path();
-        if [text(&place.join("vendor"))?, text(&place.join("device"))?] == NIC {
+        if [text(&place.join("vendor"))?, text(&place.join("device"))?] == ids {
             found.push(place);
         }
     }
@@ -29,12 +29,17 @@ pub(crate) fn nics() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The folder of the first: the one that a scenario with one device takes.
+/// The folders of all cards, in the order of their addresses.
+pub(crate) fn nics() -> Result<Vec<PathBuf>> {
+    with_ids(NIC)
+}
+
+/// The folder of the first card: the one that a scenario with one device takes.
 pub(crate) fn nic() -> Result<PathBuf> {
     nics()?.into_iter().next().context("The host has no e1000e")
 }
 
-/// The driver's name, if it has one.
+/// The name of its driver, if it has one.
 pub(crate) fn driver() -> Result<Option<String>> {
     driver_of(&nic()?)
 }
@@ -59,6 +64,14 @@ pub(crate) fn give_to_vfio(place: &Path) -> Result<String> {
     node(place)
 }
 
+/// Binds a device to vfio-pci: the VMM's arguments to give it to a guest.
+pub(crate) fn to_pass_through(place: &Path) -> Result<[String; 2]> {
+    give_to_vfio(place)?;
+    let address = place.file_name().context("A device has an address")?;
+    let device = format!("vfio={}", address.to_string_lossy());
+    Ok(["--device".to_owned(), device])
+}
+
 /// A device's node of VFIO.
 pub(crate) fn node(place: &Path) -> Result<String> {
     let devices = fs::read_dir(place.join("vfio-dev")).context("vfio-pci has no such device")?;
@@ -67,9 +80,9 @@ pub(crate) fn node(place: &Path) -> Result<String> {
     Ok(format!("/dev/vfio/devices/{name}"))
 }
 
-/// Whether the first may do DMA, by its own PCI_COMMAND.
-pub(crate) fn is_master() -> Result<bool> {
-    let config = fs::File::open(nic()?.join("config"))?;
+/// Whether a device may do DMA, by its own PCI_COMMAND.
+pub(crate) fn is_master(place: &Path) -> Result<bool> {
+    let config = fs::File::open(place.join("config"))?;
     let mut command = [0; 2];
     config.read_exact_at(&mut command, 4)?;
     Ok(u16::from_le_bytes(command) & 4 != 0)

@@ -1,58 +1,78 @@
 //! The registers of a device that somebody else drives, read beside him: through sysfs, without opening the
 //! device.
 
+use std::ffi::c_void;
 use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use fdbox_lab::device::{Noted, Registers};
+use fdbox_lab::device::{CardRegisters, Noted};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::pci;
 use crate::host;
 
-/// What is mapped of BAR 0: up to the end of the transmit ring's registers.
+/// What is mapped of BAR 0: what is read lies in it.
 const LEN: usize = 0x4000;
 
-const RCTL: usize = 0x100;
-const RDBAL: usize = 0x2800;
-const RDBAH: usize = 0x2804;
-const RDLEN: usize = 0x2808;
-const TDBAL: usize = 0x3800;
-const _: () = assert!(TDBAL < LEN, "It is the last of them");
+/// See the 82574 datasheet, chapter 10.
+mod card {
+    pub(super) const RCTL: usize = 0x100;
+    pub(super) const RDBAL: usize = 0x2800;
+    pub(super) const RDBAH: usize = 0x2804;
+    pub(super) const RDLEN: usize = 0x2808;
+    pub(super) const TDBAL: usize = 0x3800;
+}
 
-/// Notes how the host's first device is. It must be in D0, its memory switched on.
-pub(crate) fn note() -> Result<Noted> {
-    let place = pci::nic()?;
+/// Notes how a card is. It must be in D0, its memory switched on.
+pub(crate) fn note_card(place: &Path) -> Result<Noted<CardRegisters>> {
+    let bar = Bar0::map(place)?;
+    let registers = CardRegisters {
+        rctl: bar.read(card::RCTL),
+        rdbal: bar.read(card::RDBAL),
+        rdbah: bar.read(card::RDBAH),
+        rdlen: bar.read(card::RDLEN),
+        tdbal: bar.read(card::TDBAL),
+    };
+    noted(place, registers)
+}
+
+fn noted<Registers>(place: &Path, registers: Registers) -> Result<Noted<Registers>> {
     let log = host::whole_kernel_log()?;
     let resets = log.iter().filter(|line| line.ends_with(": resetting"));
     Ok(Noted {
-        registers: read(&place.join("resource0"))?,
-        bus_master: pci::is_master()?,
+        registers,
+        bus_master: pci::is_master(place)?,
         resets_logged: resets.count(),
     })
 }
 
-fn read(bar: &Path) -> Result<Registers> {
-    let file = File::options().read(true).write(true).open(bar);
-    let file = file.with_context(|| format!("Open {}", bar.display()))?;
-    let null = std::ptr::null_mut();
-    // SAFETY: a new mapping at no particular address takes nothing from anyone.
-    let start = unsafe { mmap(null, LEN, ProtFlags::READ, MapFlags::SHARED, &file, 0) };
-    let start = start.context("Map the registers")?;
-    let register = |at: usize| {
-        // SAFETY: `at` is one of the above, so in the mapping, which is readable, and aligned. It is no
-        // memory that anybody has a reference to, and reading these registers changes nothing (datasheet, chapter 10).
-        unsafe { start.cast::<u32>().wrapping_add(at / 4).read_volatile() }
-    };
-    let registers = Registers {
-        rctl: register(RCTL),
-        rdbal: register(RDBAL),
-        rdbah: register(RDBAH),
-        rdlen: register(RDLEN),
-        tdbal: register(TDBAL),
-    };
-    // SAFETY: the mapping is ours alone and is not used any more.
-    unsafe { munmap(start, LEN) }?;
-    Ok(registers)
+/// The first [`LEN`] bytes of a device's BAR 0.
+struct Bar0(*mut c_void);
+
+impl Bar0 {
+    fn map(place: &Path) -> Result<Self> {
+        let bar = place.join("resource0");
+        let file = File::options().read(true).write(true).open(&bar);
+        let file = file.with_context(|| format!("Open {}", bar.display()))?;
+        let null = std::ptr::null_mut();
+        // SAFETY: a new mapping at no particular address takes nothing from anyone.
+        let start = unsafe { mmap(null, LEN, ProtFlags::READ, MapFlags::SHARED, &file, 0) };
+        Ok(Self(start.context("Map the registers")?))
+    }
+
+    fn read(&self, at: usize) -> u32 {
+        assert!(at < LEN && at.is_multiple_of(4), "No register");
+        // SAFETY: `at` is in the mapping, which is readable, and aligned. It is no memory that anybody has a
+        // reference to, and reading the registers above changes nothing, by what describes them.
+        unsafe { self.0.cast::<u32>().wrapping_add(at / 4).read_volatile() }
+    }
+}
+
+impl Drop for Bar0 {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is of this length and ours alone, and is not used any more.
+        let unmapped = unsafe { munmap(self.0, LEN) };
+        debug_assert!(unmapped.is_ok(), "A mapping of ours can be unmapped");
+    }
 }

@@ -1,0 +1,98 @@
+//! Two guests, each with a device of the host's, that one kexec takes along.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Result, bail};
+use fdbox_lab::device::{FRAMES, NOTED};
+use fdbox_lab::scenario::HostKind;
+use fdbox_lab::witness::command;
+
+use super::guest::{healthy, port};
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox;
+use crate::fleet::{Member, read_report, resume_all, update_all};
+use crate::passthrough::{pci, registers};
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "passthrough/two-guests",
+    about: "two guests' cards receive through one kexec: each guest misses no frame of its own",
+    host: HostKind::GuestsPassthrough,
+    stages: &[before, after],
+}];
+
+const GUESTS: [&str; 2] = ["g0", "g1"];
+/// Where reports go.
+const FOLDER: &str = "/run/reports";
+
+/// Each guest with its device.
+fn pairs() -> Result<Vec<(&'static str, PathBuf)>> {
+    let nics = pci::nics()?;
+    equal("Cards of the host", nics.len(), GUESTS.len())?;
+    Ok(GUESTS.into_iter().zip(nics).collect())
+}
+
+fn note_all(cx: &Cx<'_>) -> Result<()> {
+    for (name, place) in pairs()? {
+        cx.value(&format!("{NOTED} {name}"), registers::note_card(&place)?)?;
+    }
+    Ok(())
+}
+
+fn before(cx: &Cx<'_>) -> Result<()> {
+    let port = port()?;
+    let mut members = Vec::new();
+    for (name, place) in pairs()? {
+        let device = pci::to_pass_through(&place)?;
+        let count = GUESTS.len() as u8;
+        // The other kind of memory cannot be mapped for a device.
+        let member = Member::start(name, "memfd", None, count, &device, &port)?;
+        // One after the other: together they would be no faster.
+        member.wait_until_ready()?;
+        members.push(member);
+    }
+    for member in &mut members {
+        member.console.wait_for_frames(None)?;
+    }
+    note_all(cx)?;
+    for member in &mut members {
+        // From now on, gaps are the update's.
+        member.tell(command::RESET_GAP)?;
+        let report = member.report()?;
+        healthy(&report)?;
+        cx.value(&format!("witness {}", member.name), report)?;
+    }
+    let status = update_all(&[])?.stdin(Stdio::null()).status()?;
+    bail!("The host was not updated: {status}")
+}
+
+fn after(cx: &Cx<'_>) -> Result<()> {
+    // Nobody has touched them yet, and the guests stand still: all is as the drivers left it.
+    note_all(cx)?;
+    resume_all(FOLDER, &[])?.expect(0)?;
+    let port = port()?;
+    let mut members = Vec::new();
+    for name in GUESTS {
+        members.push(Member::attach(name, &port)?);
+    }
+    for member in &mut members {
+        let name = member.name.clone();
+        let report = member.report()?;
+        healthy(&report)?;
+        cx.value(&format!("witness {name}"), report)?;
+        cx.value(&format!("resume {name}"), read_report(FOLDER, &name)?)?;
+        equal(
+            "The box in the list",
+            fdbox::listed(&name)?.is_some(),
+            false,
+        )?;
+    }
+    for member in &mut members {
+        let frames = member.console.wait_for_frames(None)?;
+        let frames = member.console.wait_for_frames(Some(&frames))?;
+        cx.value(&format!("{FRAMES} {}", member.name), frames)?;
+    }
+    note_all(cx)?;
+    members.into_iter().try_for_each(Member::power_off)
+}
