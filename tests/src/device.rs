@@ -7,11 +7,18 @@ use serde::{Deserialize, Serialize};
 pub const NOTED: &str = "device";
 /// The name under which it hands over what the guest has counted in the end; as above.
 pub const FRAMES: &str = "frames";
+/// The name under which it hands over what the guest has done with an NVMe drive: before the update, after it,
+/// and at the end.
+pub const NVME: &str = "nvme";
+
 /// The depth of the ring that the guest's driver is told to have: it holds all that arrives in a
 /// blackout under emulation.
 pub const RING_FRAMES: u32 = 4096;
 /// Bytes of the ring for each frame.
 pub const DESCRIPTOR_BYTES: u32 = 16;
+
+/// How many writes to an NVMe drive the guest has in flight.
+pub const NVME_DEPTH: u32 = 64;
 
 /// A device at one time, with the registers of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,4 +42,19 @@ pub struct CardRegisters {
     pub rdlen: u32,
     /// Where the transmit ring is.
     pub tdbal: u32,
+}
+
+/// Registers of an NVMe controller that its driver sets once, and what the controller says of itself: a reset
+/// disables it (NVM Express Base Specification, "Controller Properties").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NvmeRegisters {
+    /// Configuration; bit 0: enabled.
+    pub cc: u32,
+    /// Status; bit 0: ready.
+    pub csts: u32,
+    /// Lengths of the admin queues.
+    pub aqa: u32,
+    /// Where the admin queues are.
+    pub asq: u64,
+    pub acq: u64,
 }

@@ -103,6 +103,13 @@ impl Layout {
     }
 }
 
+/// The write that a block says it is of, unchecked: 0 for one that was never written.
+pub fn number_of(block: &[u8; BLOCK_BYTES]) -> u64 {
+    let mut word = [0; WORD_BYTES];
+    word.copy_from_slice(&block[..WORD_BYTES]);
+    u64::from_le_bytes(word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +136,8 @@ mod tests {
             let disk = disk(&layout, writes);
             assert_eq!(layout.written(writes).count() as u64, writes.min(64));
             assert!(wrong(&layout, &disk, writes).is_empty());
+            let last = number_of(&disk[layout.place(writes) as usize]);
+            assert_eq!(last, writes);
         }
     }
 

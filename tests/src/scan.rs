@@ -41,6 +41,10 @@ const COMPLAINTS: &[&str] = &[
     "clocksource: timekeeping watchdog",
     "marking tsc unstable",
     "clock skew",
+    // A block device whose interrupt was lost, or that stopped.
+    "timeout, completion polled",
+    "timeout, aborting",
+    "timeout, reset controller",
 ];
 
 /// A line that looks like a complaint and is none.
@@ -124,6 +128,7 @@ mod tests {
             "BUG: Bad page state in process sh  pfn:00001",
             "general protection fault, probably for non-canonical address 0x1",
             "fdbox: memory leak: 3 folios",
+            "nvme nvme0: I/O tag 12 (100c) QID 1 timeout, completion polled",
         ] {
             assert!(complaint(line).is_some(), "missed: {line}");
         }

@@ -22,6 +22,8 @@ pub enum Devices {
     None,
     /// So many e1000e, at which frames arrive from outside.
     Cards(u8),
+    /// An NVMe drive.
+    Nvme,
 }
 
 /// The host a scenario runs in. Scenarios of one kind may share one boot, unless it says not.
@@ -52,6 +54,8 @@ pub enum HostKind {
     GuestSmp,
     /// The same with a device that frames arrive at.
     GuestPassthrough,
+    /// The same with an NVMe drive.
+    GuestNvme,
     /// Several guests that one kexec takes along: a host of its own.
     Guests,
     /// The same; the second kernel starts without the module.
@@ -69,7 +73,11 @@ pub enum HostKind {
 impl HostKind {
     /// Whether a scenario itself jumps into the next kernel.
     pub fn jumps(self) -> bool {
-        self.has_fleet() || matches!(self, Self::Guest | Self::GuestSmp | Self::GuestPassthrough)
+        self.has_fleet()
+            || matches!(
+                self,
+                Self::Guest | Self::GuestSmp | Self::GuestPassthrough | Self::GuestNvme
+            )
     }
 
     /// Whether its guests are resumed together, and report under their names.
@@ -100,6 +108,7 @@ impl HostKind {
                 Devices::Cards(2)
             }
             Self::GuestPassthrough => Devices::Cards(1),
+            Self::GuestNvme => Devices::Nvme,
             _ => Devices::None,
         }
     }

@@ -30,6 +30,11 @@ pub mod command {
     /// Receive the frames of a card that is passed through from now on, and say
     /// [`Said::Frames`](super::Said::Frames).
     pub const FRAMES: &str = "frames";
+    /// Keep writes to an NVMe drive that is passed through in flight from now on, and say
+    /// [`Said::Nvme`](super::Said::Nvme).
+    pub const NVME: &str = "nvme";
+    /// End that in good order, then the same.
+    pub const END_NVME: &str = "end-nvme";
     /// Return what comes on the second console and on sockets, from now on.
     pub const ECHO: &str = "echo";
     /// Read random numbers.
@@ -52,6 +57,8 @@ pub enum Said {
     Io(Box<Io>),
     /// What came on the card that is passed through.
     Frames(Counted),
+    /// What was done with the NVMe drive that is passed through.
+    Nvme(Box<NvmeIo>),
     /// A command that has no answer of its own was carried out.
     Done,
     /// The command is not one.
@@ -109,7 +116,7 @@ pub struct Io {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DiskIo {
     pub seed: u64,
-    /// Blocks written; the last write's number.
+    /// Blocks written, one after the other without a hole: up to this number.
     pub writes: u64,
     /// How often the disk was asked to make everything safe.
     pub flushes: u64,
@@ -119,6 +126,15 @@ pub struct DiskIo {
     pub bad: u64,
     /// The first few of them, in words.
     pub examples: Vec<String>,
+}
+
+/// What a guest has done with an NVMe drive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NvmeIo {
+    pub disk: DiskIo,
+    /// Writes that were begun before the longest gap (see [`Report`]) and over after it; while some of them
+    /// are not over yet, those are missing.
+    pub in_flight: Vec<u64>,
 }
 
 /// The guest's end of the connection from outside, in bytes.

@@ -5,15 +5,30 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
+use fdbox_lab::device::NVME_DEPTH;
 use fdbox_lab::scenario::Devices;
 
+use crate::drive;
 use crate::frames::{self, Frames, Sent};
+use crate::landings::{Landed, Landings};
+
+/// What the NVMe drive does: with as many requests as the guest has in flight, each takes four seconds, so
+/// that some of them outlive the old kernel. Reads and flushes are as fast as they can be.
+const NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH / 4;
 
 /// QEMU's arguments for them. The run's folder is /lab/run.
 pub(crate) fn arguments(devices: Devices) -> Vec<String> {
     match devices {
         Devices::None => Vec::new(),
         Devices::Cards(count) => (0..count).flat_map(card).collect(),
+        Devices::Nvme => {
+            let backend = format!(
+                "if=none,id=nvme,format=raw,file=/lab/run/{},\
+                 throttling.iops-write={NVME_WRITES_PER_SECOND}",
+                drive::NVME_IMAGE
+            );
+            behind_port(0, "-drive", backend, "nvme,serial=lab,drive=nvme").into()
+        }
     }
 }
 
@@ -45,23 +60,33 @@ fn behind_port(port: u8, option: &str, backend: String, device: &str) -> [String
 #[derive(Debug)]
 pub(crate) struct Attached {
     frames: Vec<Frames>,
+    landings: Option<Landings>,
 }
 
 impl Attached {
     /// Begins, with a machine that was started then.
     pub(crate) fn start(devices: Devices, dir: &Path, started: Instant) -> Result<Self> {
-        let cards = match devices {
-            Devices::None => 0,
-            Devices::Cards(count) => count,
+        let (cards, has_drive) = match devices {
+            Devices::None => (0, false),
+            Devices::Cards(count) => (count, false),
+            Devices::Nvme => (0, true),
         };
         let send = |nic| Frames::send(dir, nic, started);
+        let watch = || Landings::watch(&drive::nvme_image(dir), started);
         Ok(Self {
             frames: (0..cards).map(send).collect::<Result<_>>()?,
+            landings: has_drive.then(watch).transpose()?,
         })
     }
 
     /// What was sent to each card. The machine is off.
     pub(crate) fn sent_frames(&mut self) -> Vec<Sent> {
         self.frames.drain(..).map(Frames::end).collect()
+    }
+
+    /// When each write came to the drive's image. The machine is off.
+    pub(crate) fn landed(&mut self) -> Result<Landed> {
+        let landings = self.landings.take();
+        landings.map_or(Ok(Landed::default()), Landings::end)
     }
 }

@@ -86,8 +86,8 @@ pub(crate) struct DemoArgs {
     /// Replace the VMM under the guest by another process of its, and leave the host as it is.
     #[arg(long, conflicts_with = "guests")]
     pub binary: bool,
-    /// Let the guest drive a device of the host's as well, at which numbered frames arrive from
-    /// outside all the time. Its memory is then a memfd.
+    /// Let the guest drive a device of the host's as well: a card, at which numbered frames arrive from
+    /// outside all the time, or a drive, to which it has many writes in flight. Its memory is then a memfd.
     #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["guests", "binary", "ram"])]
     pub device: Option<DeviceKind>,
     /// What the guest's memory is.
@@ -106,6 +106,8 @@ pub(crate) struct DemoArgs {
 pub(crate) enum DeviceKind {
     /// An Intel 82574 network card.
     E1000e,
+    /// An NVMe drive.
+    Nvme,
 }
 
 /// A kind of guest memory.

@@ -26,10 +26,17 @@ pub(crate) fn image(dir: &Path, number: u8) -> PathBuf {
     dir.join(format!("disk{number}.img"))
 }
 
+/// The image of the host's NVMe drive, in a run's folder.
+pub(crate) const NVME_IMAGE: &str = "nvme.img";
+
+/// The same with the folder.
+pub(crate) fn nvme_image(dir: &Path) -> PathBuf {
+    dir.join(NVME_IMAGE)
+}
+
 /// Makes an empty one.
-pub(crate) fn make(dir: &Path, number: u8) -> Result<()> {
-    let path = image(dir, number);
-    let made = File::create(&path).and_then(|file| file.set_len(BYTES));
+pub(crate) fn make(path: &Path) -> Result<()> {
+    let made = File::create(path).and_then(|file| file.set_len(BYTES));
     made.with_context(|| format!("Make {}", path.display()))
 }
 
@@ -64,8 +71,8 @@ mod tests {
     #[test]
     fn an_image_is_checked_against_the_number_of_writes() {
         let dir = tempfile::tempdir().unwrap();
-        make(dir.path(), 0).unwrap();
         let path = image(dir.path(), 0);
+        make(&path).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
         let layout = Layout::new(5, BYTES).unwrap();
         let mut block = [0; BLOCK_BYTES];

@@ -10,8 +10,12 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
 
-/// The driver of the card that is passed through, among the kernel's objects.
-const CARD_DRIVER: &str = "drivers/net/ethernet/intel/e1000e/e1000e.ko";
+/// The drivers of what is passed through, among the kernel's objects.
+const DRIVERS: [&str; 3] = [
+    "drivers/net/ethernet/intel/e1000e/e1000e.ko",
+    "drivers/nvme/host/nvme-core.ko",
+    "drivers/nvme/host/nvme.ko",
+];
 
 /// The files, by where they are here.
 #[derive(Debug, Clone)]
@@ -26,8 +30,8 @@ impl GuestFiles {
     pub(crate) fn get(lab: &Lab, programs: &Programs) -> Result<Self> {
         let witness = programs.path(programs::WITNESS);
         let kernel = lab.kernels()?.get(Flavour::Stock)?;
-        let modules = [kernel.module(CARD_DRIVER)];
-        let mut key = KeyBuilder::new("guest 2").file(&witness)?;
+        let modules = DRIVERS.map(|driver| kernel.module(driver));
+        let mut key = KeyBuilder::new("guest 3").file(&witness)?;
         for module in &modules {
             key = key.file(module)?;
         }

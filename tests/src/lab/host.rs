@@ -93,7 +93,10 @@ impl HostSpec {
         let kernels = lab.kernels()?;
         let dir = crate::run::folder(&lab.cache, &self.name)?;
         for number in 0..self.guests {
-            drive::make(&dir, number)?;
+            drive::make(&drive::image(&dir, number))?;
+        }
+        if self.devices == Devices::Nvme {
+            drive::make(&drive::nvme_image(&dir))?;
         }
         let plan = Plan {
             stages: (0..self.stages.len()).map(|n| self.stage(n)).collect(),

@@ -18,6 +18,7 @@ mod image;
 mod kconfig;
 mod kernel;
 mod lab;
+mod landings;
 mod lz4;
 mod machine;
 mod module;

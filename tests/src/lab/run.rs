@@ -8,6 +8,7 @@ use fdbox_lab::event::{Event, Hello};
 use fdbox_lab::scan;
 
 use crate::frames::Sent;
+use crate::landings::Landed;
 use crate::outside::Seen;
 use crate::qemu::{Line, Machine, Running, Said, Silence};
 use crate::toolchain::Toolchain;
@@ -42,6 +43,8 @@ pub(crate) struct Record {
     pub outside: Vec<Seen>,
     /// What was sent to each of the host's devices.
     pub frames: Vec<Sent>,
+    /// When each write came to the image of the NVMe drive.
+    pub landed: Landed,
     /// Where the images of the host's drives are.
     pub dir: PathBuf,
     /// What is wrong with the run itself.
@@ -139,6 +142,7 @@ impl Run<'_> {
         record.ended = Some(running.elapsed());
         record.outside = running.seen_from_outside()?;
         record.frames = running.attached.sent_frames();
+        record.landed = running.attached.landed()?;
         if let Some(evidence) = running.reset()? {
             record.fail(format!(
                 "The host was reset; where its CPUs were: {}",

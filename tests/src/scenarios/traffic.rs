@@ -1,10 +1,10 @@
-//! A guest's work with its disk, its network and a card that is passed through, seen on its console.
+//! A guest's work with its disk, its network and a device that is passed through, seen on its console.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use fdbox_lab::frame::Counted;
-use fdbox_lab::witness::{Io, Said, command};
+use fdbox_lab::witness::{Io, NvmeIo, Said, command};
 
 use crate::console::Console;
 
@@ -71,6 +71,42 @@ impl Console {
                 matches!(said, Said::Beat { .. }).then_some(())
             })?;
         }
+    }
+
+    /// What was done with the NVMe drive that is passed through; it begins when it is first asked for.
+    pub(crate) fn nvme(&mut self) -> Result<NvmeIo> {
+        self.ask_nvme(command::NVME)
+    }
+
+    /// Ends it in good order; everything that was written is read once more.
+    pub(crate) fn end_nvme(&mut self) -> Result<NvmeIo> {
+        self.ask_nvme(command::END_NVME)
+    }
+
+    /// Waits until more was written to it than `before`.
+    pub(crate) fn wait_for_nvme(&mut self, before: Option<&NvmeIo>) -> Result<NvmeIo> {
+        let wanted = before.map_or(0, |before| before.disk.writes) + WRITES;
+        let deadline = Instant::now() + PROGRESS_LIMIT;
+        loop {
+            let nvme = self.nvme()?;
+            if nvme.disk.writes >= wanted {
+                return Ok(nvme);
+            }
+            if Instant::now() > deadline {
+                bail!("The guest does not go on writing to its drive: {nvme:?}");
+            }
+            self.wait("heartbeat", ANSWER_LIMIT, |said| {
+                matches!(said, Said::Beat { .. }).then_some(())
+            })?;
+        }
+    }
+
+    fn ask_nvme(&mut self, what: &str) -> Result<NvmeIo> {
+        self.say(what)?;
+        self.wait(what, ANSWER_LIMIT, |said| match said {
+            Said::Nvme(nvme) => Some(*nvme),
+            _ => None,
+        })
     }
 
     fn ask_io(&mut self, what: &str) -> Result<Io> {

@@ -1,8 +1,13 @@
-//! The guest's disk: written and read back without a pause, past the page cache.
+//! A disk of the guest's: written and read back without a pause, past the page cache.
+//!
+//! Each writer has one request in flight, so there are as many of them as there are writers. Whoever checks the
+//! whole disk takes the gate: that waits for the requests in flight and keeps new ones back. All other locks are
+//! held for a moment only, one at a time.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::Mutex;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,9 +15,10 @@ use fdbox_lab::disk::{BLOCK_BYTES, Layout};
 use fdbox_lab::witness::DiskIo;
 use rustix::fs::{OFlags, SeekFrom, seek};
 
+use crate::clocks::Gap;
 use crate::lock;
+use crate::requests::Requests;
 
-const DISK: &str = "/dev/vda";
 /// Between two requests of one kind: the CPU is the host's too, and that may have one only.
 const PAUSE: Duration = Duration::from_millis(4);
 /// Writes between two flushes.
@@ -34,25 +40,20 @@ impl Aligned {
 pub(crate) struct Disk {
     file: File,
     layout: Layout,
-    /// Held while a block is written.
-    writer: Mutex<Writer>,
+    /// Shared by those who write a block.
+    gate: RwLock<()>,
+    requests: Mutex<Requests>,
     done: Mutex<DiskIo>,
 }
 
-#[derive(Debug, Default)]
-struct Writer {
-    writes: u64,
-    ended: bool,
-}
-
 impl Disk {
-    pub(crate) fn open() -> Result<Self> {
+    pub(crate) fn open(device: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(OFlags::DIRECT.bits() as i32)
-            .open(DISK)
-            .with_context(|| format!("Open {DISK}"))?;
+            .open(device)
+            .with_context(|| format!("Open {}", device.display()))?;
         let seed = fdbox_lab::tsc();
         let bytes = seek(&file, SeekFrom::End(0)).context("The size of the disk")?;
         let layout = Layout::new(seed, bytes).context("The disk has a size to work with")?;
@@ -63,32 +64,35 @@ impl Disk {
         Ok(Self {
             file,
             layout,
-            writer: Mutex::default(),
+            gate: RwLock::default(),
+            requests: Mutex::default(),
             done: Mutex::new(done),
         })
     }
 
-    /// Writes block after block, until the end is asked for.
+    /// Writes block after block, until the end is asked for. Several may, each in a thread of its own; far fewer
+    /// than the disk has blocks, so that no two of them ever write the same one.
     pub(crate) fn write(&self, pace: u32) {
         let mut block = Aligned::new();
         loop {
-            let mut writer = lock(&self.writer);
-            if writer.ended {
+            let writing = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(number) = lock(&self.requests).begin() else {
                 return;
-            }
-            let number = writer.writes + 1;
+            };
             self.layout.fill(number, &mut block.0);
             let written = self
                 .file
                 .write_all_at(&block.0, self.offset(self.layout.place(number)));
             self.note("write", written);
             // A block that could not be written is found bad by whoever reads it.
-            writer.writes = number;
-            lock(&self.done).writes = number;
+            let settled = lock(&self.requests).end(number);
+            let mut done = lock(&self.done);
+            done.writes = done.writes.max(settled);
+            drop(done);
             if number.is_multiple_of(FLUSH_EVERY) {
                 self.flush();
             }
-            drop(writer);
+            drop(writing);
             std::thread::sleep(PAUSE * pace);
         }
     }
@@ -97,18 +101,18 @@ impl Disk {
     pub(crate) fn read(&self, pace: u32) {
         let mut block = Aligned::new();
         loop {
-            let (writes, ended) = {
-                let writer = lock(&self.writer);
-                (writer.writes, writer.ended)
+            let (settled, ended) = {
+                let requests = lock(&self.requests);
+                (requests.settled(), requests.finished())
             };
             if ended {
                 return;
             }
-            // Any of the younger half: the writer comes to it again only much later.
+            // Any of the younger half: the writers come to it again only much later.
             let age = fdbox_lab::tsc() % (self.layout.blocks() / 2).max(1);
-            if let Some(number) = writes.checked_sub(age).filter(|number| *number > 0) {
+            if let Some(number) = settled.checked_sub(age).filter(|number| *number > 0) {
                 let found = self.look_at(number, &mut block);
-                if lock(&self.writer).writes < number + self.layout.blocks() {
+                if lock(&self.requests).begun() < number + self.layout.blocks() {
                     self.count(found);
                 }
             }
@@ -118,9 +122,10 @@ impl Disk {
 
     /// Reads every block that was written, while nobody writes.
     pub(crate) fn check(&self) {
-        let writer = lock(&self.writer);
+        let _nobody_writes = self.close_gate();
+        let settled = lock(&self.requests).settled();
         let mut block = Aligned::new();
-        for (_, number) in self.layout.written(writer.writes) {
+        for (_, number) in self.layout.written(settled) {
             let found = self.look_at(number, &mut block);
             self.count(found);
         }
@@ -128,15 +133,23 @@ impl Disk {
 
     /// No more writes; what was written is made safe.
     pub(crate) fn end(&self) {
-        let mut writer = lock(&self.writer);
-        if !writer.ended {
-            writer.ended = true;
+        let _nobody_writes = self.close_gate();
+        if lock(&self.requests).finish() {
             self.flush();
         }
     }
 
     pub(crate) fn done(&self) -> DiskIo {
         lock(&self.done).clone()
+    }
+
+    /// The writes that were in flight while the guest stood still.
+    pub(crate) fn in_flight_over(&self, gap: Gap) -> Vec<u64> {
+        lock(&self.requests).in_flight_at(gap.ended_ns.saturating_sub(gap.monotonic_ns / 2))
+    }
+
+    fn close_gate(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn look_at(&self, number: u64, block: &mut Aligned) -> Result<(), String> {

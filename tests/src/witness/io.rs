@@ -1,5 +1,6 @@
 //! Disk and network of the guest, if it has them: work for both, and what came of it.
 
+use std::path::Path;
 use std::thread::Scope;
 
 use anyhow::Result;
@@ -7,6 +8,8 @@ use fdbox_lab::witness::Io as Done;
 
 use crate::disk::Disk;
 use crate::talk::Talk;
+
+const DISK: &str = "/dev/vda";
 
 #[derive(Debug)]
 pub(crate) struct Io {
@@ -20,7 +23,7 @@ impl Io {
     pub(crate) fn open(guest: u8) -> Result<Self> {
         Ok(Self {
             guest,
-            disk: Disk::open()?,
+            disk: Disk::open(Path::new(DISK))?,
             talk: Talk::open(guest)?,
         })
     }

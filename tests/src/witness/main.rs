@@ -6,7 +6,9 @@ mod frames;
 mod io;
 mod kmsg;
 mod memory;
+mod nvme;
 mod ports;
+mod requests;
 mod talk;
 mod work;
 
@@ -26,6 +28,7 @@ use crate::frames::Frames;
 use crate::io::Io;
 use crate::kmsg::Kmsg;
 use crate::memory::Memory;
+use crate::nvme::Nvme;
 use crate::work::Work;
 
 const CONSOLE: &str = "/dev/ttyS0";
@@ -64,6 +67,7 @@ fn witness() -> Result<()> {
     let pace = net::pace_of(&cmdline);
     let io: OnceLock<Io> = OnceLock::new();
     let frames: OnceLock<Frames> = OnceLock::new();
+    let nvme = Nvme::default();
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
     let clocks = Clocks::new();
@@ -109,6 +113,14 @@ fn witness() -> Result<()> {
                 (command::FRAMES, "") => {
                     let counted = frames::counted(&frames, scope)?;
                     console.say(&Said::Frames(counted))?;
+                }
+                (command::NVME, "") => {
+                    nvme.start(scope, pace)?;
+                    console.say(&nvme.said(&clocks))?;
+                }
+                (command::END_NVME, "") => {
+                    nvme.end();
+                    console.say(&nvme.said(&clocks))?;
                 }
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     lock(&memory).write_all(generation.parse()?);

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::cli::{DemoArgs, DeviceKind};
 use crate::hostcmd;
 use crate::lab::Lab;
-use crate::proof::{self, Card, Device, Traffic, Update};
+use crate::proof::{self, Card, Device, Nvme, Traffic, Update};
 use crate::run::Record;
 use crate::scenario_host::Group;
 
@@ -47,6 +47,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
 fn group(args: &DemoArgs) -> Group<'static> {
     let (kind, name) = match (args.device, args.binary, args.cpus) {
         (Some(DeviceKind::E1000e), _, _) => (HostKind::GuestPassthrough, "passthrough/guest"),
+        (Some(DeviceKind::Nvme), _, _) => (HostKind::GuestNvme, "passthrough/nvme"),
         (None, true, _) => (HostKind::GuestAlone, "devices/another-binary"),
         (None, false, 1) => (HostKind::Guest, "devices/across-a-kexec"),
         (None, false, _) => (HostKind::GuestSmp, "devices/across-a-kexec"),
@@ -160,8 +161,10 @@ fn summary(record: &Record, update: &Update) {
     if let Some(traffic) = &update.traffic {
         tell_traffic(traffic);
     }
-    if let Some(Device::Card(card)) = &update.device {
-        tell_card(card);
+    match &update.device {
+        Some(Device::Card(card)) => tell_card(card),
+        Some(Device::Nvme(nvme)) => tell_nvme(nvme),
+        None => {}
     }
     say(&format!(
         "kernel  {} complaints in the guest, 0 in the host",
@@ -219,6 +222,21 @@ fn tell_card(card: &Card) {
         card.frames_repeated,
         card.frames_torn,
         card.frames_during_blackout
+    ));
+}
+
+fn tell_nvme(nvme: &Nvme) {
+    say(&format!(
+        "device  {}, {}: {} blocks written, {} checked, {} bad; {} writes were in flight when the guest was \
+         stopped, {} of them came to the drive in the blackout, {} of those under the new kernel",
+        nvme.kind,
+        if nvme.reset { "reset" } else { "never reset" },
+        nvme.writes,
+        nvme.verified,
+        nvme.bad,
+        nvme.in_flight,
+        nvme.written_during_blackout,
+        nvme.written_under_the_new_kernel
     ));
 }
 

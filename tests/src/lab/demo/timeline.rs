@@ -57,6 +57,10 @@ fn of_witness(said: Witness) -> Option<String> {
             "e1000e: {} frames in, {} lost, {} repeated, {} torn",
             frames.received, frames.lost, frames.repeated, frames.torn
         )),
+        Witness::Nvme(nvme) => Some(format!(
+            "NVMe: {} blocks written, {} read back, {} bad",
+            nvme.disk.writes, nvme.disk.verified, nvme.disk.bad
+        )),
         Witness::Work { .. } | Witness::Done | Witness::What => None,
     }
 }

@@ -154,6 +154,7 @@ mod tests {
         let from = Duration::from_secs(from_seconds);
         Standstill {
             from,
+            kernel: from + Duration::from_secs(1),
             to: from + Duration::from_secs(4),
         }
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::card::Card;
+use super::nvme::Nvme;
 use super::{Blackout, Resume};
 use crate::run::{Record, Value};
 
@@ -21,6 +22,7 @@ const BEFORE_THE_KERNEL: [&str; 3] = ["pause", "save", "jump"];
 #[serde(untagged)]
 pub(crate) enum Device {
     Card(Card),
+    Nvme(Nvme),
 }
 
 /// What a record holds of one guest and its last update.
@@ -56,6 +58,7 @@ impl Evidence<'_> {
         let from = kernel.saturating_sub(Duration::from_nanos(old));
         Ok(Standstill {
             from,
+            kernel,
             to: from + Duration::from_nanos(self.blackout.total_ns),
         })
     }
@@ -71,6 +74,8 @@ impl Evidence<'_> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Standstill {
     pub(super) from: Duration,
+    /// When the new kernel's clock started.
+    pub(super) kernel: Duration,
     pub(super) to: Duration,
 }
 

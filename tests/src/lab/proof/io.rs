@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fdbox_lab::witness::Io;
+use fdbox_lab::witness::{DiskIo, Io};
 use serde_json::{Value, json};
 
 use crate::drive::{self, Checked};
@@ -57,26 +57,32 @@ pub(super) fn went_on(before: &Io, after: &Io) -> Result<()> {
     Ok(())
 }
 
+/// What a guest says of a disk, and the disk's image.
+pub(super) fn check_disk(disk: &DiskIo, image: &Checked) -> Result<()> {
+    ensure!(
+        disk.bad == 0,
+        "{} times the guest's disk was wrong: {:?}",
+        disk.bad,
+        disk.examples
+    );
+    ensure!(
+        disk.writes > 0 && disk.flushes > 0 && disk.verified > 0,
+        "The guest did not use its disk: {disk:?}"
+    );
+    ensure!(
+        image.bad == 0 && image.blocks > 0,
+        "{} of {} blocks in the disk's image are bad: {:?}",
+        image.bad,
+        image.blocks,
+        image.examples
+    );
+    Ok(())
+}
+
 impl Traffic {
     fn check(&self) -> Result<()> {
-        let (disk, tcp) = (&self.guest.disk, &self.guest.tcp);
-        ensure!(
-            disk.bad == 0,
-            "{} times the guest's disk was wrong: {:?}",
-            disk.bad,
-            disk.examples
-        );
-        ensure!(
-            disk.writes > 0 && disk.flushes > 0 && disk.verified > 0,
-            "The guest did not use its disk: {disk:?}"
-        );
-        ensure!(
-            self.image.bad == 0 && self.image.blocks > 0,
-            "{} of {} blocks in the disk's image are bad: {:?}",
-            self.image.bad,
-            self.image.blocks,
-            self.image.examples
-        );
+        let tcp = &self.guest.tcp;
+        check_disk(&self.guest.disk, &self.image)?;
         let outside = &self.outside.tcp;
         ensure!(
             outside.connected && !self.is_reset(),
@@ -157,7 +163,7 @@ fn nanos(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::outside::{Pinged, Talked};
-    use fdbox_lab::witness::{DiskIo, TcpIo};
+    use fdbox_lab::witness::TcpIo;
 
     fn good() -> Traffic {
         Traffic {

@@ -3,6 +3,7 @@
 mod card;
 mod device;
 mod io;
+mod nvme;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::run::{Record, Value};
 pub(crate) use card::Card;
 pub(crate) use device::Device;
 pub(crate) use io::{Traffic, all as all_traffic};
+pub(crate) use nvme::Nvme;
 
 /// How much longer than the VMM's blackout the guest's own largest gap may be: it begins with the
 /// last sample before and ends with the first one after, for which the guest's CPU must get to run
@@ -96,10 +98,13 @@ pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
         .map(|(_, update)| update.after.boot_id.as_str())
         .collect();
     ensure!(boots.len() == found.len(), "Two guests are the same one");
-    let devices = found
+    let cards: Vec<u8> = found
         .iter()
-        .filter_map(|(_, update)| update.device.as_ref());
-    let cards: Vec<u8> = devices.map(|Device::Card(card)| card.number).collect();
+        .filter_map(|(_, update)| match &update.device {
+            Some(Device::Card(card)) => Some(card.number),
+            _ => None,
+        })
+        .collect();
     let distinct: BTreeSet<&u8> = cards.iter().collect();
     ensure!(
         distinct.len() == cards.len(),
@@ -165,7 +170,11 @@ fn updates_of(
             resume: &last.resume,
             blackout: &last.blackout,
         };
-        last.device = card::of(&evidence, reports)?.map(Device::Card);
+        let card = card::of(&evidence, reports)?.map(Device::Card);
+        last.device = match card {
+            None => nvme::of(&evidence)?.map(Device::Nvme),
+            card => card,
+        };
     }
     Ok(updates)
 }

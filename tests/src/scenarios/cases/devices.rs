@@ -33,7 +33,7 @@ pub(super) const ALL: &[&Scenario] = &[
 fn spec() -> Spec {
     Spec {
         number: Some(0),
-        ..asked("demo")
+        ..asked("demo", 256)
     }
 }
 

@@ -75,8 +75,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// A guest that `cargo lab demo` may ask to be another one, by the environment.
-pub(super) fn asked(name: &'static str) -> Spec {
+/// A guest of so many MiB that `cargo lab demo` may ask to be another one, by the environment.
+pub(super) fn asked(name: &'static str, mib: u64) -> Spec {
     let variable = |name: &str| std::env::var(name).ok();
     let number = |name: &str, default| {
         variable(name)
@@ -86,7 +86,7 @@ pub(super) fn asked(name: &'static str) -> Spec {
     Spec {
         name,
         ram: variable("LAB_GUEST_RAM").unwrap_or_else(|| "guest_memfd".to_owned()),
-        mib: number("LAB_GUEST_MIB", 256),
+        mib: number("LAB_GUEST_MIB", mib),
         cpus: number("LAB_GUEST_CPUS", 1) as u32,
         number: None,
     }

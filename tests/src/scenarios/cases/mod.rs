@@ -14,6 +14,7 @@ mod memfd;
 mod passthrough;
 mod passthrough_guest;
 mod passthrough_guests;
+mod passthrough_nvme;
 mod ports;
 mod sample;
 mod upgrade;
@@ -78,6 +79,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         forged::ALL,
         passthrough::ALL,
         passthrough_guest::ALL,
+        passthrough_nvme::ALL,
         passthrough_guests::ALL,
         sample::ALL,
     ]

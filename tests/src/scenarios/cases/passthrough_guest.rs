@@ -23,7 +23,7 @@ fn spec() -> Spec {
         number: Some(0),
         // The other kind cannot be mapped for a device.
         ram: "memfd".to_owned(),
-        ..asked("passthrough")
+        ..asked("passthrough", 256)
     }
 }
 

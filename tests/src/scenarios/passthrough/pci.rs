@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 const DEVICES: &str = "/sys/bus/pci/devices";
 /// Vendor and device of an 82574, which QEMU's e1000e is.
 const NIC: [&str; 2] = ["0x8086", "0x10d3"];
+/// Of QEMU's NVMe controller.
+const NVME: [&str; 2] = ["0x1b36", "0x0010"];
 const VFIO_PCI: &str = "vfio-pci";
 
 fn text(path: &Path) -> Result<String> {
@@ -32,6 +34,15 @@ fn with_ids(ids: [&str; 2]) -> Result<Vec<PathBuf>> {
 /// The folders of all cards, in the order of their addresses.
 pub(crate) fn nics() -> Result<Vec<PathBuf>> {
     with_ids(NIC)
+}
+
+/// The folder of the NVMe drive.
+pub(crate) fn nvme() -> Result<PathBuf> {
+    let found = with_ids(NVME)?;
+    found
+        .into_iter()
+        .next()
+        .context("The host has no NVMe drive")
 }
 
 /// The folder of the first card: the one that a scenario with one device takes.

@@ -6,13 +6,13 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use fdbox_lab::device::{CardRegisters, Noted};
+use fdbox_lab::device::{CardRegisters, Noted, NvmeRegisters};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::pci;
 use crate::host;
 
-/// What is mapped of BAR 0: what is read lies in it.
+/// What is mapped of BAR 0: both kinds of device have that much, and what is read lies in it.
 const LEN: usize = 0x4000;
 
 /// See the 82574 datasheet, chapter 10.
@@ -24,6 +24,15 @@ mod card {
     pub(super) const TDBAL: usize = 0x3800;
 }
 
+/// See the NVM Express Base Specification, "Controller Properties".
+mod nvme {
+    pub(super) const CC: usize = 0x14;
+    pub(super) const CSTS: usize = 0x1c;
+    pub(super) const AQA: usize = 0x24;
+    pub(super) const ASQ: usize = 0x28;
+    pub(super) const ACQ: usize = 0x30;
+}
+
 /// Notes how a card is. It must be in D0, its memory switched on.
 pub(crate) fn note_card(place: &Path) -> Result<Noted<CardRegisters>> {
     let bar = Bar0::map(place)?;
@@ -33,6 +42,19 @@ pub(crate) fn note_card(place: &Path) -> Result<Noted<CardRegisters>> {
         rdbah: bar.read(card::RDBAH),
         rdlen: bar.read(card::RDLEN),
         tdbal: bar.read(card::TDBAL),
+    };
+    noted(place, registers)
+}
+
+/// The same for an NVMe drive.
+pub(crate) fn note_nvme(place: &Path) -> Result<Noted<NvmeRegisters>> {
+    let bar = Bar0::map(place)?;
+    let registers = NvmeRegisters {
+        cc: bar.read(nvme::CC),
+        csts: bar.read(nvme::CSTS),
+        aqa: bar.read(nvme::AQA),
+        asq: bar.read_64(nvme::ASQ),
+        acq: bar.read_64(nvme::ACQ),
     };
     noted(place, registers)
 }
@@ -66,6 +88,11 @@ impl Bar0 {
         // SAFETY: `at` is in the mapping, which is readable, and aligned. It is no memory that anybody has a
         // reference to, and reading the registers above changes nothing, by what describes them.
         unsafe { self.0.cast::<u32>().wrapping_add(at / 4).read_volatile() }
+    }
+
+    /// Low half first.
+    fn read_64(&self, at: usize) -> u64 {
+        u64::from(self.read(at)) | u64::from(self.read(at + 4)) << 32
     }
 }
 

@@ -1,0 +1,232 @@
+//! An NVMe drive that the guest drove through an update: the guest's account of its writes, the drive's image,
+//! when each write came to it, and the host's look at the drive's registers.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use fdbox_lab::device::{NVME, Noted, NvmeRegisters};
+use fdbox_lab::witness::NvmeIo;
+use serde::Serialize;
+
+use super::device::{Evidence, Standstill, is_reset};
+use super::io::check_disk;
+use crate::drive::{self, Checked};
+use crate::landings::Landed;
+
+/// What a machine reads of it, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Nvme {
+    pub(crate) kind: &'static str,
+    /// Whether its registers, its bus mastering or a kernel's log tell of a reset after the first note.
+    pub(crate) reset: bool,
+    /// Blocks that the guest wrote.
+    pub(crate) writes: u64,
+    /// Blocks that were compared, by the guest and in the image.
+    pub(crate) verified: u64,
+    /// Those that were not as written, and requests that failed.
+    pub(crate) bad: u64,
+    /// Writes that the guest had in flight when it was stopped.
+    pub(crate) in_flight: u64,
+    /// Those of them that came to the image while the guest stood still.
+    pub(crate) written_during_blackout: u64,
+    /// Those of them that did so after the new kernel had begun.
+    pub(crate) written_under_the_new_kernel: u64,
+}
+
+/// All that is known of it.
+struct Seen<'a> {
+    before: NvmeIo,
+    after: NvmeIo,
+    end: NvmeIo,
+    noted: Vec<Noted<NvmeRegisters>>,
+    image: Checked,
+    landed: &'a Landed,
+    standstill: Standstill,
+}
+
+/// What became of it; `None` for a guest without such a drive.
+pub(super) fn of(evidence: &Evidence<'_>) -> Result<Option<Nvme>> {
+    let mut told = evidence.named(NVME)?.into_iter();
+    let (before, after, end) = match (told.next(), told.next(), told.next(), told.next()) {
+        (None, ..) => return Ok(None),
+        (Some(before), Some(after), Some(end), None) => (before, after, end),
+        _ => bail!("The guest was to be asked three times for what it does with its drive"),
+    };
+    let end: NvmeIo = end;
+    let image = drive::nvme_image(&evidence.record.dir);
+    let seen = Seen {
+        before,
+        after,
+        image: drive::check(&image, &end.disk)?,
+        end,
+        noted: evidence.noted()?,
+        landed: &evidence.record.landed,
+        standstill: evidence.standstill()?,
+    };
+    seen.judge().map(Some)
+}
+
+impl Seen<'_> {
+    fn judge(&self) -> Result<Nvme> {
+        let (disk, Standstill { from, kernel, to }) = (&self.end.disk, self.standstill);
+        let nvme = Nvme {
+            kind: "nvme",
+            reset: is_reset(&self.noted, is_driven)?,
+            writes: disk.writes,
+            verified: disk.verified + self.image.blocks,
+            bad: disk.bad + self.image.bad,
+            in_flight: self.end.in_flight.len() as u64,
+            written_during_blackout: self.landed_between(from, to),
+            written_under_the_new_kernel: self.landed_between(kernel, to),
+        };
+        ensure!(
+            !nvme.reset,
+            "The drive was reset or switched off: {:?}",
+            self.noted
+        );
+        check_disk(disk, &self.image)?;
+        ensure!(
+            0 < self.before.disk.writes
+                && self.before.disk.writes < self.after.disk.writes
+                && self.after.disk.writes < disk.writes,
+            "The guest does not go on writing: {:?}, {:?}, {disk:?}",
+            self.before.disk,
+            self.after.disk
+        );
+        ensure!(
+            nvme.in_flight > 1,
+            "The guest had no more than {} writes in flight when it was stopped",
+            nvme.in_flight
+        );
+        // They were in flight at the jump, and the drive went on with them while no kernel had it.
+        ensure!(
+            nvme.written_under_the_new_kernel > 1,
+            "Of the writes in flight no more than {} came to the image between {kernel:?}, when the new kernel began, \
+             and {to:?}, when the guest went on. When each did: {:?}",
+            nvme.written_under_the_new_kernel,
+            self.arrivals()
+        );
+        Ok(nvme)
+    }
+
+    /// How many of the writes that were in flight came to the image then.
+    fn landed_between(&self, from: Duration, to: Duration) -> u64 {
+        let arrivals = self.arrivals().into_iter();
+        arrivals.filter(|(_, at)| (from..to).contains(at)).count() as u64
+    }
+
+    /// When each of the writes that were in flight came to the image.
+    fn arrivals(&self) -> Vec<(u64, Duration)> {
+        let numbers = self.end.in_flight.iter();
+        let seen = numbers.filter_map(|number| Some((*number, *self.landed.0.get(number)?)));
+        seen.collect()
+    }
+}
+
+/// Enabled and ready, with admin queues somewhere.
+fn is_driven(registers: &NvmeRegisters) -> bool {
+    registers.cc & registers.csts & 1 == 1
+        && registers.aqa != 0
+        && registers.asq != 0
+        && registers.acq != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fdbox_lab::witness::DiskIo;
+
+    fn told(writes: u64, in_flight: &[u64]) -> NvmeIo {
+        NvmeIo {
+            disk: DiskIo {
+                seed: 1,
+                writes,
+                flushes: 3,
+                verified: 50,
+                ..DiskIo::default()
+            },
+            in_flight: in_flight.to_vec(),
+        }
+    }
+
+    fn noted(resets_logged: usize) -> Noted<NvmeRegisters> {
+        Noted {
+            registers: NvmeRegisters {
+                cc: 0x46_0001,
+                csts: 1,
+                aqa: 0x1f_001f,
+                asq: 0x10_0000,
+                acq: 0x10_1000,
+            },
+            bus_master: true,
+            resets_logged,
+        }
+    }
+
+    /// The guest stood still for four seconds from second 10 on, and a write landed every second.
+    fn verdict(spoil: impl Fn(&mut Seen<'_>)) -> Result<Nvme> {
+        let landed = (1..=30).map(|number| (number, Duration::from_millis(1000 * number + 500)));
+        let landed = Landed(landed.collect());
+        let mut seen = Seen {
+            before: told(5, &[]),
+            after: told(15, &[9, 10]),
+            end: told(30, &[9, 10, 11, 12, 13, 14]),
+            noted: vec![noted(1), noted(0), noted(0)],
+            image: Checked {
+                blocks: 30,
+                bad: 0,
+                examples: Vec::new(),
+            },
+            landed: &landed,
+            standstill: Standstill {
+                from: Duration::from_secs(10),
+                kernel: Duration::from_secs(11),
+                to: Duration::from_secs(14),
+            },
+        };
+        spoil(&mut seen);
+        seen.judge()
+    }
+
+    #[test]
+    fn a_good_one_passes() {
+        let expected = Nvme {
+            kind: "nvme",
+            reset: false,
+            writes: 30,
+            verified: 80,
+            bad: 0,
+            in_flight: 6,
+            written_during_blackout: 4,
+            written_under_the_new_kernel: 3,
+        };
+        assert_eq!(verdict(|_| {}).unwrap(), expected);
+    }
+
+    #[test]
+    fn each_way_to_go_wrong_is_caught() {
+        let spoil: Vec<fn(&mut Seen<'_>)> = vec![
+            |s| s.end.disk.bad = 1,
+            |s| s.end.disk.verified = 0,
+            |s| s.image.bad = 1,
+            |s| s.image.blocks = 0,
+            |s| s.before.disk.writes = 0,
+            |s| s.after.disk.writes = 5,
+            |s| s.end.disk.writes = 15,
+            |s| s.end.in_flight.clear(),
+            |s| s.end.in_flight = vec![8, 9],
+            |s| s.standstill.kernel = Duration::from_secs(13),
+            |s| s.noted[1].registers.cc = 0,
+            |s| s.noted[1].registers.asq = 0,
+            |s| s.noted[1].bus_master = false,
+            |s| s.noted[1].resets_logged = 1,
+            |s| s.noted[2].registers.csts = 3,
+            |s| s.noted[0].registers.csts = 0,
+            |s| s.noted[0].resets_logged = 0,
+            |s| s.noted.truncate(2),
+        ];
+        for (number, spoil) in spoil.iter().enumerate() {
+            assert!(verdict(spoil).is_err(), "number {number} passed");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! A guest that drives an NVMe drive of the host's through an update, with the driver of its own kernel, and never
+//! waits until its requests are over.
+
+use anyhow::Result;
+use fdbox_lab::device::{NOTED, NVME};
+use fdbox_lab::scenario::HostKind;
+
+use super::guest::{asked, healthy, port, take_over, update_a};
+use super::{Cx, Scenario};
+use crate::guest::{Guest, Spec};
+use crate::passthrough::{pci, registers};
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "passthrough/nvme",
+    about: "a guest's NVMe drive ends through the kexec what was in flight: no block is lost, repeated or torn",
+    host: HostKind::GuestNvme,
+    stages: &[before, after],
+}];
+
+fn spec() -> Spec {
+    Spec {
+        // The other kind cannot be mapped for a device.
+        ram: "memfd".to_owned(),
+        ..asked("nvme", 128)
+    }
+}
+
+fn before(cx: &Cx<'_>) -> Result<()> {
+    let place = pci::nvme()?;
+    let mut guest = Guest::boot_with(spec(), &pci::to_pass_through(&place)?, &port()?)?;
+    cx.value(NVME, guest.console.wait_for_nvme(None)?)?;
+    cx.value(NOTED, registers::note_nvme(&place)?)?;
+    update_a(cx, guest)
+}
+
+fn after(cx: &Cx<'_>) -> Result<()> {
+    // Nobody has touched it yet, and the guest stands still: all is as the driver left it.
+    let place = pci::nvme()?;
+    cx.value(NOTED, registers::note_nvme(&place)?)?;
+    let mut guest = take_over(cx, spec())?;
+    let after = guest.console.nvme()?;
+    cx.value(NVME, &after)?;
+    guest.console.wait_for_nvme(Some(&after))?;
+    cx.value(NOTED, registers::note_nvme(&place)?)?;
+    cx.value(NVME, guest.console.end_nvme()?)?;
+    // A request that timed out would be in its kernel's log.
+    healthy(&guest.report()?)?;
+    guest.power_off()
+}
