@@ -95,10 +95,14 @@ impl HostKind {
             || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
-    /// Whether a host wants the machine for itself: because it keeps more than one CPU busy, or
-    /// because four guests share its one, and are asked how long they stood still.
+    /// Whether a host wants the machine for itself: because it keeps more than one CPU busy,
+    /// because several guests share its one and are asked how long they stood still, or because
+    /// something must come about while its kernel boots.
     pub fn fills_the_machine(self) -> bool {
-        matches!(self, Self::GuestSmp | Self::Guests)
+        matches!(
+            self,
+            Self::GuestSmp | Self::Guests | Self::GuestsPassthrough | Self::GuestNvme
+        )
     }
 
     /// What the host has to pass through.
