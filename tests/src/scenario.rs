@@ -49,6 +49,9 @@ pub enum HostKind {
     GuestsLateModule,
     /// Several guests in one kernel.
     GuestsOneBoot,
+    /// A guest in one kernel, under a VT-d unit in scalable mode: with a device at which frames
+    /// arrive, and another that uses ATS. A host of its own.
+    GuestScalable,
     /// A guest in one kernel: the update is to fail or to be called off.
     GuestOneBoot,
     /// A guest in one kernel and a host of its own, with time for it.
@@ -75,14 +78,17 @@ impl HostKind {
     pub fn nics(self) -> usize {
         match self {
             Self::Passthrough | Self::PassthroughOneBoot => 2,
-            Self::GuestPassthrough => 1,
+            Self::GuestPassthrough | Self::GuestScalable => 1,
             _ => 0,
         }
     }
 
     /// Whether guests run in a host that an update must not leave.
     pub fn stays_with_guest(self) -> bool {
-        matches!(self, Self::GuestOneBoot | Self::GuestsOneBoot)
+        matches!(
+            self,
+            Self::GuestOneBoot | Self::GuestsOneBoot | Self::GuestScalable
+        )
     }
 
     /// Whether guests run in the host.

@@ -11,7 +11,7 @@ use crate::lab::Lab;
 use crate::programs::{self, Programs};
 
 /// The driver of the card that is passed through, among the kernel's objects.
-const CARD_DRIVER: &str = "drivers/net/ethernet/intel/e1000e/e1000e.ko";
+pub(crate) const CARD_DRIVER: &str = "drivers/net/ethernet/intel/e1000e/e1000e.ko";
 
 /// The files, by where they are here.
 #[derive(Debug, Clone)]

@@ -58,6 +58,8 @@ pub(crate) struct HostSpec {
     pub with_modules: bool,
     /// How many devices it has that frames arrive at, see `frames.rs`.
     pub nics: usize,
+    /// Whether its VT-d unit has scalable mode, and a device uses ATS.
+    pub scalable: bool,
     pub stages: Vec<StageSpec>,
     pub stage_limit: Duration,
     /// How many guests there can be that have a disk and a network.
@@ -139,6 +141,7 @@ impl HostSpec {
             cmdline: self.cmdline(0),
             guests: self.guests,
             nics: self.nics,
+            scalable: self.scalable,
         };
         Ok(Host {
             machine,

@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     pub guests: u8,
     /// Devices, each behind a PCIe port of its own, to which the lab sends frames.
     pub nics: usize,
+    /// VT-d has scalable mode, and there is a device that uses ATS.
+    pub scalable: bool,
 }
 
 impl Machine {
@@ -75,12 +77,11 @@ impl Machine {
             "-accel",
             "tcg,thread=multi",
         ]);
-        qemu.args([
-            "-cpu",
-            "EPYC-v4,+svm,+npt",
-            "-device",
-            "intel-iommu,intremap=on",
-        ]);
+        qemu.args(["-cpu", "EPYC-v4,+svm,+npt", "-device"]);
+        qemu.arg(match self.scalable {
+            true => "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on",
+            false => "intel-iommu,intremap=on",
+        });
         for nic in 0..self.nics {
             // Nobody listens to what the device sends, but QEMU wants an address.
             let backend = format!(
@@ -92,6 +93,13 @@ impl Machine {
             // No boot ROM: it would take frames before the host does.
             let device = format!("e1000e,netdev=net{nic},bus=port{nic},romfile=");
             qemu.args(["-device", &port, "-netdev", &backend, "-device", &device]);
+        }
+        if self.scalable {
+            // Nothing is connected to it.
+            let device =
+                "virtio-net-pci,bus=ats,disable-legacy=on,iommu_platform=on,ats=on,romfile=";
+            let port = "pcie-root-port,id=ats,chassis=99";
+            qemu.args(["-device", port, "-device", device]);
         }
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory_mib.to_string());

@@ -83,6 +83,7 @@ fn boot(lab: &Lab, kernels: [Flavour; 2], modules: &[&str], verbose: bool) -> Re
         files,
         with_modules: !modules.is_empty(),
         nics: 0,
+        scalable: false,
         stages: vec![
             stage(kernels[0], first, Ending::Kexec),
             stage(kernels[1], second, Ending::PowerOff),

@@ -12,6 +12,7 @@ mod hundred;
 mod luo;
 mod memfd;
 mod passthrough;
+mod passthrough_blockers;
 mod passthrough_guest;
 mod ports;
 mod sample;
@@ -77,6 +78,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         forged::ALL,
         passthrough::ALL,
         passthrough_guest::ALL,
+        passthrough_blockers::ALL,
         sample::ALL,
     ]
     .into_iter()
