@@ -293,6 +293,7 @@ out:
 void fdbox_shim_vfio_stop(u32 segment, u32 bdf)
 {
 	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
+	int err;
 
 	if (!pdev)
 		return;
@@ -300,9 +301,13 @@ void fdbox_shim_vfio_stop(u32 segment, u32 bdf)
 		pci_clear_master(pdev);
 		if (pci_try_reset_function(pdev))
 			pci_warn(pdev, "stopped without a reset\n");
-		if (!iommu_device_claim_dma_owner(&pdev->dev, THIS_MODULE))
+		err = iommu_device_claim_dma_owner(&pdev->dev, THIS_MODULE);
+		if (!err)
 			iommu_device_release_dma_owner(&pdev->dev);
-		pci_adopt_done(pdev, true);
+		else
+			pci_warn(pdev, "keeps its old translation (%d), closed to VFIO\n", err);
+		/* What the old translation maps is freed: nobody may open it with that. */
+		pci_adopt_done(pdev, !err);
 		pci_info(pdev, "nobody took it over, stopped\n");
 	}
 	pci_dev_put(pdev);

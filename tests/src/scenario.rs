@@ -24,6 +24,8 @@ pub enum Devices {
     Cards(u8),
     /// An NVMe drive.
     Nvme,
+    /// One e1000e, and a device that uses ATS, behind a VT-d unit in scalable mode.
+    Scalable,
 }
 
 /// The host a scenario runs in. Scenarios of one kind may share one boot, unless it says not.
@@ -64,6 +66,9 @@ pub enum HostKind {
     GuestsPassthrough,
     /// Several guests in one kernel.
     GuestsOneBoot,
+    /// A guest in one kernel, under a VT-d unit in scalable mode: with a device at which frames
+    /// arrive, and another that uses ATS. A host of its own.
+    GuestScalable,
     /// A guest in one kernel: the update is to fail or to be called off.
     GuestOneBoot,
     /// A guest in one kernel and a host of its own, with time for it.
@@ -113,13 +118,17 @@ impl HostKind {
             }
             Self::GuestPassthrough => Devices::Cards(1),
             Self::GuestNvme => Devices::Nvme,
+            Self::GuestScalable => Devices::Scalable,
             _ => Devices::None,
         }
     }
 
     /// Whether guests run in a host that an update must not leave.
     pub fn stays_with_guest(self) -> bool {
-        matches!(self, Self::GuestOneBoot | Self::GuestsOneBoot)
+        matches!(
+            self,
+            Self::GuestOneBoot | Self::GuestsOneBoot | Self::GuestScalable
+        )
     }
 
     /// Whether guests run in the host.

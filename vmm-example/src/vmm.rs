@@ -159,6 +159,7 @@ impl Vmm {
             last_update: self.chronicle.last_update(),
             blackout: self.chronicle.blackout(),
             devices: self.machine.device_counts(),
+            host_devices: self.machine.pci().status(),
         }
     }
 

@@ -212,7 +212,7 @@ fn check_cmdlines(next: &str, running: &str) -> Vec<Finding> {
         let problem = format!("it holds a NUL at byte {at}");
         return vec![Finding::blocker(subject, problem, "leave it out")];
     }
-    match (kho_of(next), kho_of(running)) {
+    let mut findings = match (kho_of(next), kho_of(running)) {
         (Some(false), _) => vec![Finding::blocker(
             subject,
             "it turns KHO off, and every box would be lost",
@@ -224,7 +224,25 @@ fn check_cmdlines(next: &str, running: &str) -> Vec<Finding> {
             "add kho=on unless the next kernel has it by default",
         )],
         _ => Vec::new(),
+    };
+    let (there, here) = (iommu_options(next), iommu_options(running));
+    if there != here {
+        findings.push(Finding::warning(
+            subject,
+            format!("its IOMMU options are not this kernel's: {there:?} instead of {here:?}"),
+            "give it the same if a guest drives a device of the host: DMA goes on only if the \
+             next kernel translates in the same way",
+        ));
     }
+    findings
+}
+
+/// What a kernel command line says of IOMMUs.
+fn iommu_options(cmdline: &str) -> String {
+    const OPTIONS: [&str; 3] = ["iommu=", "intel_iommu=", "amd_iommu="];
+    let is_one = |word: &&str| OPTIONS.iter().any(|option| word.starts_with(option));
+    let words: Vec<_> = cmdline.split_whitespace().filter(is_one).collect();
+    words.join(" ")
 }
 
 /// Opens a file for kexec, naming it on failure.
@@ -255,6 +273,23 @@ mod tests {
         assert!(!check_cmdlines("quiet", "kho=on")[0].is_blocker());
         assert!(check_cmdlines("quiet", "quiet").is_empty());
         assert!(check_cmdlines("kho=on", "kho=on").is_empty());
+    }
+
+    #[test]
+    fn an_iommu_that_would_translate_otherwise_is_told() {
+        let running = "kho=on intel_iommu=on quiet iommu=strict";
+        for next in [
+            "kho=on",
+            "kho=on iommu=strict intel_iommu=off",
+            "kho=on intel_iommu=on,sm_on iommu=strict",
+        ] {
+            let findings = check_cmdlines(next, running);
+            assert_eq!(findings.len(), 1, "{next}: {findings:?}");
+            assert!(!findings[0].is_blocker());
+            assert!(findings[0].problem.contains("intel_iommu=on"));
+        }
+        let same = "intel_iommu=on iommu=strict kho=on stage=2 xiommu=off";
+        assert_eq!(check_cmdlines(same, running), []);
     }
 
     #[test]

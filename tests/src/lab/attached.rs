@@ -16,6 +16,14 @@ use crate::landings::{Landed, Landings};
 /// that some of them outlive the old kernel. Reads and flushes are as fast as they can be.
 const NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH / 4;
 
+/// The IOMMU that they are behind, as QEMU calls it: VT-d is the one that it does best.
+pub(crate) fn iommu(devices: Devices) -> &'static str {
+    match devices {
+        Devices::Scalable => "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on",
+        Devices::None | Devices::Cards(_) | Devices::Nvme => "intel-iommu,intremap=on",
+    }
+}
+
 /// QEMU's arguments for them. The run's folder is /lab/run.
 pub(crate) fn arguments(devices: Devices) -> Vec<String> {
     match devices {
@@ -28,6 +36,18 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
                 drive::NVME_IMAGE
             );
             behind_port(0, "-drive", backend, "nvme,serial=lab,drive=nvme").into()
+        }
+        Devices::Scalable => {
+            // Nothing is connected to it.
+            let uses_ats = [
+                "-device",
+                "pcie-root-port,id=port1,chassis=2",
+                "-device",
+                "virtio-net-pci,bus=port1,disable-legacy=on,iommu_platform=on,ats=on,romfile=",
+            ];
+            let mut arguments: Vec<String> = card(0).into();
+            arguments.extend(uses_ats.map(str::to_owned));
+            arguments
         }
     }
 }
@@ -69,6 +89,7 @@ impl Attached {
         let (cards, has_drive) = match devices {
             Devices::None => (0, false),
             Devices::Cards(count) => (count, false),
+            Devices::Scalable => (1, false),
             Devices::Nvme => (0, true),
         };
         let send = |nic| Frames::send(dir, nic, started);

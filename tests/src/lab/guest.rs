@@ -10,9 +10,11 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
 
-/// The drivers of what is passed through, among the kernel's objects.
+/// The driver of the card that is passed through, among the kernel's objects.
+pub(crate) const CARD_DRIVER: &str = "drivers/net/ethernet/intel/e1000e/e1000e.ko";
+/// The drivers of all that is passed through.
 const DRIVERS: [&str; 3] = [
-    "drivers/net/ethernet/intel/e1000e/e1000e.ko",
+    CARD_DRIVER,
     "drivers/nvme/host/nvme-core.ko",
     "drivers/nvme/host/nvme.ko",
 ];

@@ -69,19 +69,15 @@ impl Machine {
         let mut qemu = toolchain.command(&mounts, "nice");
         qemu.args(["-n", NICENESS, "qemu-system-x86_64"]);
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none"]);
-        // AMD SVM is what TCG emulates of hardware virtualisation; VT-d is the IOMMU it does best.
+        // AMD SVM is what TCG emulates of hardware virtualisation.
         qemu.args([
             "-machine",
             "q35,kernel-irqchip=split,hpet=off",
             "-accel",
             "tcg,thread=multi",
         ]);
-        qemu.args([
-            "-cpu",
-            "EPYC-v4,+svm,+npt",
-            "-device",
-            "intel-iommu,intremap=on",
-        ]);
+        qemu.args(["-cpu", "EPYC-v4,+svm,+npt"]);
+        qemu.args(["-device", attached::iommu(self.devices)]);
         qemu.args(attached::arguments(self.devices));
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory_mib.to_string());

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use fdbox_lab::scenario::HostKind;
 
-use crate::guest::GuestFiles;
-use crate::host::{Ending, Host, HostSpec, StageSpec};
+use crate::guest::{CARD_DRIVER, GuestFiles};
+use crate::host::{Ending, Host, HostSpec, StageSpec, module_place};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs;
@@ -60,6 +60,13 @@ impl Group<'_> {
             true => Some(GuestFiles::get(lab, &programs)?),
             false => None,
         };
+        let mut stages = self.stages(guest.as_ref());
+        if self.kind == HostKind::Passthrough {
+            for stage in &mut stages {
+                let driver = lab.kernels()?.get(stage.kernel)?.module(CARD_DRIVER);
+                stage.files.push((driver, module_place("e1000e")));
+            }
+        }
         let spec = HostSpec {
             name: self
                 .names
@@ -80,12 +87,13 @@ impl Group<'_> {
             },
             cmdline: match self.kind {
                 HostKind::WithoutKho => "kho=off".to_owned(),
+                HostKind::GuestScalable => "intel_iommu=sm_on".to_owned(),
                 _ => String::new(),
             },
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
             devices: self.kind.devices(),
-            stages: self.stages(guest.as_ref()),
+            stages,
             guests: if self.kind.has_guest() {
                 self.guests
             } else {

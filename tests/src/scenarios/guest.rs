@@ -51,7 +51,7 @@ impl Spec {
         PathBuf::from(format!("/run/{}{ending}", self.name))
     }
 
-    fn api(&self) -> PathBuf {
+    pub(crate) fn api(&self) -> PathBuf {
         self.path(".api")
     }
 

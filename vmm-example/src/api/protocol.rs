@@ -143,9 +143,21 @@ pub(crate) struct GuestStatus {
     /// The blackout of the update that brought the guest here.
     #[serde(default)]
     pub(crate) blackout: Option<Blackout>,
-    /// What its devices have done.
+    /// What its virtio devices have done.
     #[serde(default)]
     pub(crate) devices: Vec<DeviceCounts>,
+    /// The devices of the host that it drives itself.
+    #[serde(default)]
+    pub(crate) host_devices: Vec<HostDeviceStatus>,
+}
+
+/// A device of the host that a guest drives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostDeviceStatus {
+    /// Its name in a box, such as `vfio0`.
+    pub(crate) device: String,
+    /// Its PCI address in the host, such as `0000:01:00.0`.
+    pub(crate) address: String,
 }
 
 /// Something that happened in an update.

@@ -94,6 +94,15 @@ fn one_box<S: BoxStore>(store: &S, info: BoxInfo) -> anyhow::Result<BoxStatus> {
 
 fn describe_guest(guest: &GuestStatus) -> String {
     let mut text = describe_state(guest);
+    for counts in &guest.devices {
+        text += &format!(
+            "\n  {:<8} virtio: {} requests, {} bytes, {} errors",
+            counts.device, counts.requests, counts.bytes, counts.errors
+        );
+    }
+    for passed in &guest.host_devices {
+        text += &format!("\n  {:<8} {} of the host", passed.device, passed.address);
+    }
     if let Some(step) = &guest.step {
         text += &format!("\nThe update that is on is at {step}");
     }
@@ -148,6 +157,9 @@ fn describe_boxes(boxes: &[BoxStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::protocol::{HostDeviceStatus, RunState};
+    use crate::spec::MemoryKind;
+    use crate::virtio::DeviceCounts;
 
     pub(super) fn a_box() -> BoxStatus {
         let fd = |name: &str, needs: &[&str]| FdStatus {
@@ -162,6 +174,57 @@ mod tests {
             state: "sealed",
             fds: vec![fd("iommufd", &[]), fd("vfio0", &["iommufd"])],
         }
+    }
+
+    fn a_guest() -> GuestStatus {
+        GuestStatus {
+            name: "vm0".into(),
+            state: RunState::Running,
+            pid: 4711,
+            vcpus: 2,
+            ram_kind: MemoryKind::Memfd,
+            ram_mib: 512,
+            tsc_khz: 0,
+            step: None,
+            last_update: None,
+            blackout: None,
+            devices: vec![DeviceCounts {
+                device: "blk0".into(),
+                requests: 3,
+                bytes: 4096,
+                ..DeviceCounts::default()
+            }],
+            host_devices: vec![HostDeviceStatus {
+                device: "vfio0".into(),
+                address: "0000:01:00.0".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_guest_is_shown_with_its_devices() {
+        let text = describe_guest(&a_guest());
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "vm0: running, 2 vCPUs, 512 MiB of memfd, process 4711",
+                "  blk0     virtio: 3 requests, 4096 bytes, 0 errors",
+                "  vfio0    0000:01:00.0 of the host",
+            ]
+        );
+        let json = serde_json::to_value(a_guest()).unwrap();
+        assert_eq!(json["host_devices"][0]["device"], "vfio0");
+        assert_eq!(json["host_devices"][0]["address"], "0000:01:00.0");
+        assert_eq!(json["devices"][0]["device"], "blk0");
+    }
+
+    #[test]
+    fn an_older_vmm_does_not_know_devices_of_the_host() {
+        let mut json = serde_json::to_value(a_guest()).unwrap();
+        json.as_object_mut().unwrap().remove("host_devices");
+        let guest: GuestStatus = serde_json::from_value(json).unwrap();
+        assert!(guest.host_devices.is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::config_port::{self, Address, Register};
 use super::routes::{InterruptLines, Routes};
 use super::slot::PciSlot;
 use super::state::{self, PciBusStateV1, PciState};
+use crate::api::protocol::HostDeviceStatus;
 use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
 use crate::memory::GuestRam;
@@ -212,6 +213,15 @@ impl PciBus {
         vfio::findings(&devices, kept)
     }
 
+    /// The devices, as an operator is shown them.
+    pub(crate) fn status(&self) -> Vec<HostDeviceStatus> {
+        let status = |function: &Function| HostDeviceStatus {
+            device: vfio::device_name(function.slot().index()),
+            address: function.address().to_string(),
+        };
+        self.functions().map(status).collect()
+    }
+
     fn function(&self, register: Register) -> Option<&Function> {
         let slot = PciSlot::of_device(register.device).filter(|_| register.function == 0)?;
         self.functions().find(|function| function.slot() == slot)
@@ -251,7 +261,7 @@ mod tests {
         assert!(!bus.read(0xe000_0000, &mut [0; 4]));
         assert_eq!((bus.save(), bus.sections()), (None, Vec::new()));
         assert_eq!(bus.state_capacity(), 0);
-        assert!(names(None).is_empty());
+        assert!(names(None).is_empty() && bus.status().is_empty());
     }
 
     #[test]

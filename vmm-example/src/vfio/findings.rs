@@ -1,9 +1,22 @@
 //! What of a device stands in the way of an update.
+//!
+//! Preflight must name what SEAL would refuse, before anything is sealed. The kernel decides by
+//! what it knows of itself; this looks at the same things from outside, in sysfs. Of what cannot
+//! be seen there SEAL has the last word, while the guest still runs.
+
+use std::io;
 
 use vmm_fdbox::Finding;
 
 use super::host::{HostDevice, IommuKind};
+use super::services::{self, Service};
 use super::spec::PciAddress;
+use super::vtd::{self, KernelChoice, ScalableMode};
+
+/// What to do about most of it.
+const END_OR_BINARY: &str = "end the guest before the update, or use --binary";
+const SCALABLE_OFF: &str =
+    "boot the host with intel_iommu=sm_off, the next kernel too, or use --binary";
 
 /// What the kernel can keep in a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,103 +27,142 @@ pub(crate) struct Kept {
 
 /// What keeps the devices of a guest from going through a box.
 pub(crate) fn findings(devices: &[PciAddress], kept: Kept) -> Vec<Finding> {
-    if devices.is_empty() {
-        return Vec::new();
-    }
-    let mut findings = kernel(kept);
-    for address in devices {
+    let kernel = KernelChoice::read();
+    let of_device = |address: &PciAddress| {
+        let mut findings = Vec::from_iter(unkept(*address, kept));
         match HostDevice::find(*address) {
-            Ok(device) => findings.extend(host(&device)),
+            Ok(device) => findings.extend(host(&device, &kernel)),
             Err(error) => findings.push(Finding::blocker(
                 address.to_string(),
                 error.to_string(),
                 "put it right, then try again",
             )),
         }
-    }
-    findings
+        findings
+    };
+    devices.iter().flat_map(of_device).collect()
 }
 
-fn kernel(kept: Kept) -> Vec<Finding> {
-    let missing = [(kept.iommufd, "iommufd"), (kept.vfio_pci, "vfio-pci")];
-    missing
-        .into_iter()
-        .filter(|(kept, _)| !kept)
-        .map(|(_, kind)| {
-            Finding::blocker(
-                kind,
-                "this kernel cannot keep its descriptors in a box",
-                "boot a kernel with the patches of kmod/patches, or use --binary",
-            )
-        })
-        .collect()
+/// What a kernel without the patches says.
+fn unkept(address: PciAddress, kept: Kept) -> Option<Finding> {
+    let what = match (kept.iommufd, kept.vfio_pci) {
+        (true, true) => return None,
+        (false, true) => "iommufd",
+        (true, false) => "VFIO device",
+        (false, false) => "iommufd and no VFIO device",
+    };
+    Some(Finding::blocker(
+        address.to_string(),
+        format!("this kernel keeps no {what} in a box"),
+        "boot a kernel with the patches of kmod/patches, or use --binary",
+    ))
 }
 
 /// What the kernel would refuse of a device when it seals.
-fn host(device: &HostDevice) -> Vec<Finding> {
+fn host(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
     let name = device.address.to_string();
-    let mut findings = Vec::new();
-    let mut block = |problem: &str| {
-        findings.push(Finding::blocker(
-            &name,
-            problem,
-            "end the guest before the update, or use --binary",
-        ));
+    let block = |problem: &str| Finding::blocker(&name, problem, END_OR_BINARY);
+    let mut findings = match device.iommu {
+        IommuKind::Intel => translation(device, kernel),
+        IommuKind::Amd => vec![block("AMD-Vi cannot keep its tables across a kexec yet")],
+        IommuKind::Other => vec![block(
+            "its IOMMU is not known to keep its tables across a kexec",
+        )],
     };
-    match device.iommu {
-        IommuKind::Intel => {}
-        IommuKind::Amd => block("AMD-Vi cannot keep its tables across a kexec yet"),
-        IommuKind::Other => block("its IOMMU is not known to keep its tables across a kexec"),
-    }
     if device.is_virtual {
-        block("a virtual function (SR-IOV) cannot be kept: the next kernel would remove it");
+        findings.push(block(
+            "a virtual function (SR-IOV) cannot be kept: the next kernel would remove it",
+        ));
     }
     if device.group_size > 1 {
-        block("it shares its IOMMU group with other devices");
+        findings.push(block("it shares its IOMMU group with other devices"));
     }
     findings
+}
+
+/// What of the way VT-d translates for a device cannot be kept.
+fn translation(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
+    let name = device.address.to_string();
+    let unseen = |what: &str, error: &io::Error| {
+        let problem = format!("cannot find out {what}: {error}");
+        Finding::blocker(&name, problem, "put it right, then try again")
+    };
+    let scalable = match vtd::scalable_mode(&device.path, kernel) {
+        Ok(ScalableMode::Off) => None,
+        Ok(ScalableMode::On) => Some(Finding::blocker(
+            &name,
+            "its VT-d unit is in scalable mode, which cannot be kept across a kexec yet",
+            SCALABLE_OFF,
+        )),
+        Ok(ScalableMode::Unknown) => Some(Finding::warning(
+            &name,
+            "its VT-d unit has scalable mode, and whether this kernel uses it cannot be seen: if \
+             it does the box will not seal",
+            SCALABLE_OFF,
+        )),
+        Err(error) => Some(unseen("how its VT-d unit translates", &error)),
+    };
+    let services = match services::switched_on(&device.path) {
+        Ok(services) => services
+            .into_iter()
+            .map(|service| used(&name, service))
+            .collect(),
+        Err(error) => vec![unseen("whether ATS, PRI or PASID are on", &error)],
+    };
+    scalable.into_iter().chain(services).collect()
+}
+
+fn used(name: &str, service: Service) -> Finding {
+    let problem = format!(
+        "it uses {}, which cannot go on across a kexec",
+        service.name()
+    );
+    let remedy = match service {
+        Service::Ats => "boot the host with pci=noats, or use --binary",
+        Service::Pri | Service::Pasid => SCALABLE_OFF,
+    };
+    Finding::blocker(name, problem, remedy)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::super::services::{ATS_AND_PASID, config_with};
     use super::*;
 
     const KEPT: Kept = Kept {
         iommufd: true,
         vfio_pci: true,
     };
+    const NOTHING: Kept = Kept {
+        iommufd: false,
+        vfio_pci: false,
+    };
+    const SCALABLE: &str = "80000000000";
 
-    fn device() -> HostDevice {
-        HostDevice {
+    /// A device in good order, in a sysfs of its own.
+    fn device() -> (tempfile::TempDir, HostDevice) {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("iommu/intel-iommu");
+        fs::create_dir_all(&unit).unwrap();
+        fs::write(unit.join("ecap"), "f00f5a\n").unwrap();
+        fs::write(root.path().join("config"), config_with(&[])).unwrap();
+        let device = HostDevice {
             address: "0000:01:00.0".parse().unwrap(),
+            path: root.path().into(),
             cdev: "/dev/vfio/devices/vfio0".into(),
             iommu: IommuKind::Intel,
             is_virtual: false,
             group_size: 1,
-        }
+        };
+        (root, device)
     }
 
-    #[test]
-    fn a_device_in_good_order_is_no_obstacle() {
-        assert_eq!(host(&device()), []);
-        assert_eq!(kernel(KEPT), []);
-        let nothing = Kept {
-            iommufd: false,
-            vfio_pci: false,
-        };
-        assert_eq!(findings(&[], nothing), [], "without a device it matters");
-    }
-
-    #[test]
-    fn each_obstacle_is_named() {
-        let bad = HostDevice {
-            iommu: IommuKind::Amd,
-            is_virtual: true,
-            group_size: 2,
-            ..device()
-        };
-        let found = host(&bad);
-        for word in ["AMD-Vi", "virtual function", "IOMMU group"] {
+    /// That each word is in a blocker of the device, and that there are no more.
+    fn assert_blocked(found: &[Finding], words: &[&str]) {
+        assert_eq!(found.len(), words.len(), "{found:?}");
+        for word in words {
             let named = found.iter().find(|finding| finding.problem.contains(word));
             let named = named.unwrap_or_else(|| panic!("{word} is not in {found:?}"));
             assert!(named.is_blocker());
@@ -119,18 +171,83 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_the_patches_is_named() {
+    fn a_device_in_good_order_is_no_obstacle() {
+        let (_root, device) = device();
+        assert_eq!(host(&device, &KernelChoice::default()), []);
+        assert_eq!(unkept(device.address, KEPT), None);
+        assert_eq!(findings(&[], NOTHING), [], "without a device it matters");
+    }
+
+    #[test]
+    fn each_obstacle_is_named() {
+        let (_root, good) = device();
+        let bad = HostDevice {
+            iommu: IommuKind::Amd,
+            is_virtual: true,
+            group_size: 2,
+            ..good.clone()
+        };
+        let kernel = KernelChoice::default();
+        assert_blocked(
+            &host(&bad, &kernel),
+            &["AMD-Vi", "virtual function", "IOMMU group"],
+        );
+        let strange = HostDevice {
+            iommu: IommuKind::Other,
+            ..good
+        };
+        assert_blocked(&host(&strange, &kernel), &["not known"]);
+    }
+
+    #[test]
+    fn scalable_mode_ats_and_pasid_are_named() {
+        let (root, device) = device();
+        fs::write(root.path().join("iommu/intel-iommu/ecap"), SCALABLE).unwrap();
+        fs::write(root.path().join("config"), config_with(&ATS_AND_PASID)).unwrap();
+        let kernel = KernelChoice::of("intel_iommu=on,sm_on", None);
+        let found = host(&device, &kernel);
+        assert_blocked(&found, &["scalable mode", "(ATS)", "(PASID)"]);
+        assert!(found[0].remedy.contains("sm_off"), "{}", found[0]);
+        assert!(found[1].remedy.contains("noats"), "{}", found[1]);
+    }
+
+    #[test]
+    fn what_cannot_be_known_is_a_warning() {
+        let (root, device) = device();
+        fs::write(root.path().join("iommu/intel-iommu/ecap"), SCALABLE).unwrap();
+        let found = host(&device, &KernelChoice::default());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(!found[0].is_blocker());
+        assert!(found[0].remedy.contains("sm_off"), "{}", found[0]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_blocks() {
+        let (root, device) = device();
+        fs::remove_file(root.path().join("iommu/intel-iommu/ecap")).unwrap();
+        fs::write(root.path().join("config"), [0; 64]).unwrap();
+        let found = host(&device, &KernelChoice::default());
+        assert_blocked(&found, &["VT-d unit", "takes root"]);
+    }
+
+    #[test]
+    fn a_kernel_without_the_patches_is_named_for_each_device() {
+        let address = "0000:01:00.0".parse().unwrap();
         let old = Kept {
             vfio_pci: false,
             ..KEPT
         };
-        let found = kernel(old);
-        assert_eq!(found.len(), 1);
-        assert!(
-            found[0].to_string().contains("kmod/patches"),
-            "{}",
-            found[0]
-        );
+        let found = unkept(address, old).unwrap();
+        assert_blocked(std::slice::from_ref(&found), &["no VFIO device in a box"]);
+        assert!(found.remedy.contains("kmod/patches"), "{found}");
+        let two = [address, "ffff:ff:1f.7".parse().unwrap()];
+        let found = findings(&two, NOTHING);
+        for address in two {
+            let of_device = |finding: &&Finding| {
+                finding.subject == address.to_string() && finding.problem.contains("iommufd")
+            };
+            assert_eq!(found.iter().filter(of_device).count(), 1, "{found:?}");
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) enum IommuKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostDevice {
     pub(crate) address: PciAddress,
+    /// Its folder in sysfs.
+    pub(crate) path: PathBuf,
     /// Its file.
     pub(crate) cdev: PathBuf,
     pub(crate) iommu: IommuKind,
@@ -69,6 +71,7 @@ impl HostDevice {
         let group = path.join("iommu_group/devices");
         Ok(Self {
             address,
+            path: path.clone(),
             cdev: Path::new("/dev/vfio/devices").join(cdev),
             iommu: iommu_kind(target_name(&path.join("iommu")).map_err(look)?.as_deref()),
             is_virtual: path.join("physfn").exists(),

@@ -11,6 +11,7 @@
 //! | `function` | all of it together, as the PCI bus has it |
 //! | `open` | taking a device for a new guest, or as a state says |
 //! | `findings` | what stands in the way of an update |
+//! | `vtd`, `services` | how the host translates for a device: scalable mode, ATS, PRI, PASID |
 //! | `state` | what of all this crosses an update |
 //!
 //! The device is opened by its own file in /dev/vfio/devices and bound to an iommufd; there are
@@ -36,12 +37,14 @@ mod host;
 mod iommu;
 mod msix;
 mod open;
+mod services;
 pub(crate) mod spec;
 mod state;
 mod sys;
 #[cfg(test)]
 mod testing;
 mod vectors;
+mod vtd;
 mod windows;
 
 use std::io;

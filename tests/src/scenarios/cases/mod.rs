@@ -12,6 +12,7 @@ mod hundred;
 mod luo;
 mod memfd;
 mod passthrough;
+mod passthrough_blockers;
 mod passthrough_guest;
 mod passthrough_guests;
 mod passthrough_nvme;
@@ -81,6 +82,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough_guest::ALL,
         passthrough_nvme::ALL,
         passthrough_guests::ALL,
+        passthrough_blockers::ALL,
         sample::ALL,
     ]
     .into_iter()

@@ -1,6 +1,6 @@
 //! A device that goes on with DMA while the host is replaced.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,7 @@ use crate::check::{equal, fails};
 use crate::fdbox::FdBox;
 use crate::memory::{self, MIB};
 use crate::passthrough::nic::{self, IOVA, MEMORY_LEN};
-use crate::passthrough::vfio::{Iommufd, VfioDevice};
+use crate::passthrough::vfio::{self, Iommufd, VfioDevice};
 use crate::passthrough::{Rig, pci};
 use crate::{host, uapi};
 
@@ -52,6 +52,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a device whose box is deleted stops before its memory is freed",
         host: HostKind::Passthrough,
         stages: &[before, given_up],
+    },
+    &Scenario {
+        name: "passthrough/another-driver",
+        about: "a device that root gave to another driver is stopped all the same, and the log says what is left",
+        host: HostKind::Passthrough,
+        stages: &[before, another_driver],
     },
     &Scenario {
         name: "passthrough/dependencies",
@@ -267,8 +273,28 @@ fn given_up(_: &Cx<'_>) -> Result<()> {
     nic::check_frames(&rig.memory, frames).map(drop)
 }
 
+fn another_driver(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open(BOX)?;
+    fdbox.unseal()?;
+    let place = pci::nic()?;
+    host::load_module("e1000e")?;
+    pci::give_to(&place, "e1000e")?;
+    fdbox.delete()?;
+    equal("Bus mastering", pci::is_master(&place)?, false)?;
+    let wanted = format!("{}: keeps its old translation", pci::address(&place));
+    let named = |log: &[String]| log.iter().any(|line| line.contains(&wanted));
+    host::wait_for_log(named).context("What is left of the device")?;
+    // What that translation maps was freed: nobody gets at it.
+    let iommufd = Iommufd::open()?;
+    let node = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(pci::give_to_vfio(&place)?)?;
+    fails("Binding", vfio::bind(&node, &iommufd), Errno::BUSY)
+}
+
 /// That SEAL fails with `errno`, and says of `name` something with `words`.
-fn does_not_seal(fdbox: &FdBox, errno: Errno, name: &str, words: &str) -> Result<()> {
+pub(super) fn does_not_seal(fdbox: &FdBox, errno: Errno, name: &str, words: &str) -> Result<()> {
     fails("SEAL", fdbox.try_seal(), errno)?;
     let why = fdbox.seal_error()?;
     equal("The descriptor", why.name.text(), name.to_owned())?;

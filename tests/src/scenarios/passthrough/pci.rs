@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 /// Vendor and device of an 82574, which QEMU's e1000e is.
@@ -16,6 +16,17 @@ const VFIO_PCI: &str = "vfio-pci";
 fn text(path: &Path) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("Read {}", path.display()))?;
     Ok(text.trim().to_owned())
+}
+
+/// What a virtio network device is, which is the one that uses ATS where there is one.
+const USES_ATS: [&str; 2] = ["0x1af4", "0x1041"];
+
+/// The folder of the device that uses ATS.
+pub(crate) fn ats_user() -> Result<PathBuf> {
+    let mut found = with_ids(USES_ATS)?;
+    // The guests' network device is one too, but has no such capability.
+    found.retain(|place| fs::metadata(place.join("iommu")).is_ok());
+    found.pop().context("The host has no device that uses ATS")
 }
 
 /// The folders of all devices with these ids, in the order of their addresses.
@@ -67,20 +78,40 @@ fn driver_of(place: &Path) -> Result<Option<String>> {
 
 /// Binds a device to vfio-pci: its node.
 pub(crate) fn give_to_vfio(place: &Path) -> Result<String> {
-    if driver_of(place)?.as_deref() != Some(VFIO_PCI) {
-        fs::write(place.join("driver_override"), VFIO_PCI).context("Set driver_override")?;
-        let name = place.file_name().unwrap_or_default().to_string_lossy();
-        fs::write("/sys/bus/pci/drivers_probe", name.as_bytes()).context("Probe the device")?;
-    }
+    give_to(place, VFIO_PCI)?;
     node(place)
 }
 
 /// Binds a device to vfio-pci: the VMM's arguments to give it to a guest.
 pub(crate) fn to_pass_through(place: &Path) -> Result<[String; 2]> {
     give_to_vfio(place)?;
-    let address = place.file_name().context("A device has an address")?;
-    let device = format!("vfio={}", address.to_string_lossy());
-    Ok(["--device".to_owned(), device])
+    Ok(["--device".to_owned(), format!("vfio={}", address(place))])
+}
+
+/// Takes a device from its driver, if it has another one, and binds it to this one.
+pub(crate) fn give_to(place: &Path, driver: &str) -> Result<()> {
+    let bound = driver_of(place)?;
+    if bound.as_deref() == Some(driver) {
+        return Ok(());
+    }
+    fs::write(place.join("driver_override"), driver).context("Set driver_override")?;
+    let name = address(place);
+    if bound.is_some() {
+        fs::write(place.join("driver/unbind"), &name).context("Unbind the device")?;
+    }
+    fs::write("/sys/bus/pci/drivers_probe", &name).context("Probe the device")?;
+    let bound = driver_of(place)?;
+    ensure!(
+        bound.as_deref() == Some(driver),
+        "{name} is bound to {bound:?}, not to {driver}"
+    );
+    Ok(())
+}
+
+/// A device's PCI address.
+pub(crate) fn address(place: &Path) -> String {
+    let name = place.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// A device's node of VFIO.

@@ -41,6 +41,7 @@ fn status(name: &str) -> Reply {
         last_update: None,
         blackout: None,
         devices: Vec::new(),
+        host_devices: Vec::new(),
     }))
 }
 

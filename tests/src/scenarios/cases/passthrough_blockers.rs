@@ -1,0 +1,103 @@
+//! Devices that cannot go through a kexec: preflight names them, and the guest runs on.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use super::guest::{asked, port, same_guest};
+use super::passthrough::does_not_seal;
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox::{self, FdBox};
+use crate::fleet::update_all;
+use crate::guest::{Ended, Guest, Spec};
+use crate::passthrough::{Rig, pci};
+
+/// Where `live-update --all` looks for guests.
+const RUN_DIR: &str = "/run/blockers";
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "passthrough/blockers",
+    about: "a dry run names devices in scalable mode and with ATS, one guest's or all guests'; it runs on",
+    host: HostKind::GuestScalable,
+    stages: &[blockers],
+}];
+
+fn spec() -> Spec {
+    Spec {
+        ram: "memfd".to_owned(),
+        ..asked("blockers", 256)
+    }
+}
+
+fn blockers(_: &Cx<'_>) -> Result<()> {
+    let places = [pci::nic()?, pci::ats_user()?];
+    let mut more = Vec::new();
+    for place in &places {
+        more.extend(pci::to_pass_through(place)?);
+    }
+    let [nic, ats_user] = places.map(|place| pci::address(&place));
+    let mut guest = Guest::boot_with(spec(), &more, &port()?)?;
+    shown(&guest.spec.status()?, [&nic, &ats_user])?;
+
+    let (before, info) = (guest.report()?, fdbox::info()?);
+    let wanted = [
+        (nic.as_str(), "scalable mode"),
+        (ats_user.as_str(), "scalable mode"),
+        (ats_user.as_str(), "(ATS)"),
+    ];
+    // All guests whose VMMs listen there.
+    fs::create_dir(RUN_DIR)?;
+    fs::hard_link(guest.spec.api(), format!("{RUN_DIR}/blockers.sock"))?;
+    let of_all = ["--dry-run", "--run-dir", RUN_DIR];
+    for ended in [
+        guest.live_update(&["--dry-run"])?,
+        guest.live_update(&[])?,
+        Ended::of(&mut update_all(&of_all)?)?,
+    ] {
+        ended.expect(10)?;
+        for (address, problem) in wanted {
+            names(&ended.text, address, problem)?;
+        }
+    }
+    equal("The module's figures", fdbox::info()?, info)?;
+    guest.wait_for_beat()?;
+    same_guest(&before, &guest.report()?)?;
+    guest.power_off()?;
+    seal_agrees()
+}
+
+/// That one line of a table calls this a blocker of the device.
+fn names(text: &str, address: &str, problem: &str) -> Result<()> {
+    let named = |line: &str| {
+        ["blocker", address, problem]
+            .iter()
+            .all(|word| line.contains(word))
+    };
+    ensure!(
+        text.lines().any(named),
+        "No line names {problem} of {address}: {text}"
+    );
+    Ok(())
+}
+
+/// That it would not have sealed.
+fn seal_agrees() -> Result<()> {
+    let rig = Rig::set_up()?;
+    let fdbox = FdBox::create("blockers")?;
+    rig.put(&fdbox)?;
+    does_not_seal(&fdbox, Errno::OPNOTSUPP, "nic", "no scalable mode")?;
+    fdbox.delete()
+}
+
+/// That the status lists the devices of the host, in the order in which they were given.
+fn shown(status: &Value, addresses: [&str; 2]) -> Result<()> {
+    let wanted = json!([
+        {"device": "vfio0", "address": addresses[0]},
+        {"device": "vfio1", "address": addresses[1]},
+    ]);
+    equal("The list of devices", &status["host_devices"], &wanted)
+}

@@ -1,0 +1,125 @@
+//! Whether VT-d translates in scalable mode.
+//!
+//! The kernel uses it with units that have it (`ecap.SMTS`, bit 43; Intel VT-d specification,
+//! section 11.4.3), unless `intel_iommu=sm_off`; without such a word its build decides. sysfs
+//! shows what the unit has, not what the kernel made of it, so all three are looked at.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+const SMTS: u64 = 1 << 43;
+/// The option of the build that decides when the command line does not.
+const BUILD_OPTION: &str = "CONFIG_INTEL_IOMMU_SCALABLE_MODE_DEFAULT_ON";
+
+/// How a unit translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ScalableMode {
+    Off,
+    On,
+    /// The unit has it, and nothing says whether the kernel uses it.
+    Unknown,
+}
+
+/// What a kernel would do with a unit that has scalable mode, as far as it can be known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KernelChoice(Option<bool>);
+
+impl KernelChoice {
+    /// The running kernel's.
+    pub(super) fn read() -> Self {
+        let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        // Where distributions put it. Elsewhere it is not known.
+        let build = fs::read_to_string(format!("/boot/config-{}", release.trim())).ok();
+        Self::of(&cmdline, build.as_deref())
+    }
+
+    pub(super) fn of(cmdline: &str, build: Option<&str>) -> Self {
+        let built_in = |build: &str| {
+            let set = format!("{BUILD_OPTION}=y");
+            build.lines().any(|line| line.trim() == set)
+        };
+        Self(of_cmdline(cmdline).or(build.map(built_in)))
+    }
+}
+
+/// What a command line says; the last word counts. The kernel compares the beginnings of the words.
+fn of_cmdline(cmdline: &str) -> Option<bool> {
+    let options = cmdline
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("intel_iommu="))
+        .flat_map(|options| options.split(','));
+    options
+        .filter_map(|option| match option {
+            option if option.starts_with("sm_on") => Some(true),
+            option if option.starts_with("sm_off") => Some(false),
+            _ => None,
+        })
+        .next_back()
+}
+
+/// How the unit translates that the device of this folder of sysfs is behind.
+pub(super) fn scalable_mode(device: &Path, kernel: &KernelChoice) -> io::Result<ScalableMode> {
+    let text = fs::read_to_string(device.join("iommu/intel-iommu/ecap"))?;
+    let ecap = u64::from_str_radix(text.trim(), 16)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(match (ecap & SMTS != 0, kernel.0) {
+        (false, _) | (true, Some(false)) => ScalableMode::Off,
+        (true, Some(true)) => ScalableMode::On,
+        (true, None) => ScalableMode::Unknown,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A unit of QEMU's, and the same with scalable mode.
+    const LEGACY: &str = "f00f5a\n";
+    const SCALABLE: &str = "80000f00f5e\n";
+
+    fn mode(ecap: &str, cmdline: &str, build: Option<&str>) -> io::Result<ScalableMode> {
+        let device = tempfile::tempdir().unwrap();
+        let unit = device.path().join("iommu/intel-iommu");
+        fs::create_dir_all(&unit).unwrap();
+        fs::write(unit.join("ecap"), ecap).unwrap();
+        scalable_mode(device.path(), &KernelChoice::of(cmdline, build))
+    }
+
+    #[test]
+    fn a_unit_that_has_it_not_does_not_use_it() {
+        let mode = mode(LEGACY, "intel_iommu=on,sm_on", None);
+        assert_eq!(mode.unwrap(), ScalableMode::Off);
+    }
+
+    #[test]
+    fn the_command_line_decides_before_the_build() {
+        let (yes, no) = (format!("A=y\n{BUILD_OPTION}=y\n"), "A=y\n".to_owned());
+        let no_too = format!("# {BUILD_OPTION} is not set\n");
+        for (cmdline, build, expected) in [
+            ("quiet intel_iommu=on,sm_on", Some(&no), ScalableMode::On),
+            ("intel_iommu=sm_off,on", Some(&yes), ScalableMode::Off),
+            ("intel_iommu=sm_on,sm_off", None, ScalableMode::Off),
+            (
+                "intel_iommu=sm_off intel_iommu=sm_on",
+                None,
+                ScalableMode::On,
+            ),
+            ("intel_iommu=on", Some(&yes), ScalableMode::On),
+            ("xintel_iommu=sm_on", Some(&no), ScalableMode::Off),
+            ("", Some(&no_too), ScalableMode::Off),
+            ("intel_iommu=on", None, ScalableMode::Unknown),
+        ] {
+            let mode = mode(SCALABLE, cmdline, build.map(String::as_str)).unwrap();
+            assert_eq!(mode, expected, "{cmdline:?} {build:?}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_cannot_be_read_is_an_error() {
+        assert!(mode("none", "", None).is_err());
+        let kernel = KernelChoice::default();
+        assert!(scalable_mode(Path::new("/nowhere"), &kernel).is_err());
+    }
+}
