@@ -11,7 +11,8 @@
 //! (anonymous memory, MMIO, dma-buf, guest_memfd: only `IOMMU_IOAS_MAP_FILE` of a memfd), IOASs and
 //! HWPTs with options, and every other object.
 //!
-//! While sealed: every ioctl on it, and attaching and detaching its devices, is EBUSY.
+//! While sealed: every ioctl on it, binding a device to it, and attaching and detaching its devices,
+//! is EBUSY.
 //!
 //! GET_FD in the next kernel makes a new iommufd with the same ids, which maps the files that were
 //! taken out of the box before: EAGAIN while one of them is still in it.

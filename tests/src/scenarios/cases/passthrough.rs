@@ -1,6 +1,6 @@
 //! A device that goes on with DMA while the host is replaced.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
@@ -286,10 +286,7 @@ fn another_driver(_: &Cx<'_>) -> Result<()> {
     host::wait_for_log(named).context("What is left of the device")?;
     // What that translation maps was freed: nobody gets at it.
     let iommufd = Iommufd::open()?;
-    let node = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(pci::give_to_vfio(&place)?)?;
+    let node = vfio::open_node(&pci::give_to_vfio(&place)?)?;
     fails("Binding", vfio::bind(&node, &iommufd), Errno::BUSY)
 }
 
@@ -339,6 +336,14 @@ fn same_host(_: &Cx<'_>) -> Result<()> {
         rig.iommufd.unmap(rig.ioas, IOVA, MEMORY_LEN),
         Errno::BUSY,
     )?;
+    let places = pci::nics()?;
+    let second = places.get(1).context("The host has no second e1000e")?;
+    let second = vfio::open_node(&pci::give_to_vfio(second)?)?;
+    fails(
+        "Binding another device",
+        vfio::bind(&second, &rig.iommufd),
+        Errno::BUSY,
+    )?;
     // The guest runs on meanwhile.
     nic::check_untouched(&rig.device)?;
     let frames = nic::filled(&rig.memory)?;
@@ -353,6 +358,7 @@ fn same_host(_: &Cx<'_>) -> Result<()> {
     let frames = nic::wait_for(&rig.memory, frames + FRAMES)?;
     nic::check_frames(&rig.memory, frames)?;
     rig.iommufd.ioas()?;
+    vfio::bind(&second, &rig.iommufd).context("Bind the other device")?;
     fdbox.delete()
 }
 

@@ -194,8 +194,7 @@ pub(crate) struct VfioDevice {
 impl VfioDevice {
     /// Opens a device's node and binds it to `iommufd`.
     pub(crate) fn open(node: &str, iommufd: &Iommufd) -> Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(node);
-        let file = file.with_context(|| format!("Open {node}"))?;
+        let file = open_node(node)?;
         bind(&file, iommufd).with_context(|| format!("Bind {node}"))?;
         Self::from_fd(file.into())
     }
@@ -248,6 +247,12 @@ impl VfioDevice {
             .file
             .write_all_at(&value.to_le_bytes(), self.config + 4)?)
     }
+}
+
+/// Opens a device's node, which does nothing to the device.
+pub(crate) fn open_node(node: &str) -> Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(node);
+    file.with_context(|| format!("Open {node}"))
 }
 
 /// Binds an open node.
