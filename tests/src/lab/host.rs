@@ -58,6 +58,8 @@ pub(crate) struct HostSpec {
     pub with_modules: bool,
     /// How many devices it has that frames arrive at, see `frames.rs`.
     pub nics: usize,
+    /// Whether it has an 82576, which the kernel's VFIO selftests have a driver for.
+    pub igb: bool,
     pub stages: Vec<StageSpec>,
     pub stage_limit: Duration,
     /// How many guests there can be that have a disk and a network.
@@ -140,6 +142,7 @@ impl HostSpec {
             cmdline: self.cmdline(0),
             guests: self.guests,
             nics: self.nics,
+            igb: self.igb,
         };
         Ok(Host {
             machine,

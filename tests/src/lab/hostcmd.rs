@@ -80,6 +80,7 @@ fn host_spec(
         files: args.files.clone(),
         with_modules: !args.no_module,
         nics: 0,
+        igb: false,
         stages,
         stage_limit,
         guests: 0,

@@ -13,7 +13,7 @@ use crate::cache::{Cache, Key, KeyBuilder};
 use crate::progress::Progress;
 use crate::source::Source;
 use crate::toolchain::Toolchain;
-use crate::{command, kconfig, lz4};
+use crate::{command, kconfig, package};
 
 /// Lines a build prints: of everything, and of what the patches change. For progress only.
 const LINES_FULL: u64 = 2745;
@@ -249,7 +249,7 @@ impl Kernels<'_> {
         let fragment = dir.join("fragment");
         fs::write(&fragment, self.fragment(flavour)?)?;
         let lz4 = match flavour {
-            Flavour::Fast => Some(lz4::get(self.cache, self.toolchain)?),
+            Flavour::Fast => Some(package::LZ4.get(self.cache, self.toolchain)?),
             _ => None,
         };
         let mut mounts = vec![
@@ -257,11 +257,11 @@ impl Kernels<'_> {
             (obj.as_path(), "/lab/obj"),
             (dir, "/lab/work"),
         ];
-        mounts.extend(lz4.as_deref().map(|dir| (dir, lz4::PLACE)));
+        mounts.extend(lz4.as_deref().map(|dir| (dir, package::LZ4.place)));
         let mut run = |script: &str| {
             let mut sh = self.toolchain.command(&mounts, "sh");
             let script = format!("exec 2>&1; {script}");
-            let lz4 = format!("{}/{}", lz4::PLACE, lz4::PROGRAM);
+            let lz4 = format!("{}/usr/bin/lz4", package::LZ4.place);
             sh.args(["-ec", &script, "sh", &format!("-{name}"), &lz4]);
             sh.envs([("KBUILD_BUILD_USER", "lab"), ("KBUILD_BUILD_HOST", "lab")]);
             sh.env("KBUILD_BUILD_TIMESTAMP", "2026-01-01");

@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     pub guests: u8,
     /// Devices, each behind a PCIe port of its own, to which the lab sends frames.
     pub nics: usize,
+    /// Whether it has an 82576 behind such a port, without a cable.
+    pub igb: bool,
 }
 
 impl Machine {
@@ -92,6 +94,10 @@ impl Machine {
             // No boot ROM: it would take frames before the host does.
             let device = format!("e1000e,netdev=net{nic},bus=port{nic},romfile=");
             qemu.args(["-device", &port, "-netdev", &backend, "-device", &device]);
+        }
+        if self.igb {
+            let port = format!("pcie-root-port,id=igb,chassis={}", self.nics + 1);
+            qemu.args(["-device", &port, "-device", "igb,bus=igb,romfile="]);
         }
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory_mib.to_string());

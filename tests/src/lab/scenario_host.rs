@@ -85,6 +85,7 @@ impl Group<'_> {
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],
             with_modules: true,
             nics: self.kind.nics(),
+            igb: false,
             stages: self.stages(guest.as_ref()),
             guests: if self.kind.has_guest() {
                 self.guests

@@ -71,6 +71,7 @@ fn measure(bench: &Bench<'_>, mib: u64) -> Result<(Vec<u64>, Vec<u64>)> {
         memory_mib: 2048 + mib + QEMU_MIB,
         cpus: 1,
         nics: 0,
+        igb: false,
         guests: 0,
         cmdline: String::new(),
         files: files.concat(),

@@ -87,6 +87,7 @@ fn spec(mib: u64, layout: Layout, first: Keeper, bench: &Bench<'_>) -> HostSpec 
         files: vec![bench.scenarios()],
         with_modules: true,
         nics: 0,
+        igb: false,
         stages: vec![
             stage(Flavour::A, before, Ending::Kexec),
             stage(Flavour::B, after, Ending::PowerOff),

@@ -64,6 +64,7 @@ fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
         files: vec![bench.scenarios()],
         with_modules: true,
         nics: 0,
+        igb: false,
         stages: vec![
             stage(Flavour::A, vec![command], guest.of_stage(0)),
             // A kernel to load, which is not to be reached.

@@ -119,6 +119,7 @@ impl Twice {
             cmdline: self.cmdline(0),
             guests: 0,
             nics: 0,
+            igb: false,
         };
         Ok(Host::of(
             machine,
@@ -160,6 +161,7 @@ impl Twice {
             files: Vec::new(),
             with_modules: true,
             nics: 0,
+            igb: false,
             stages: Vec::new(),
             stage_limit: LIMIT,
             guests: 0,

@@ -24,6 +24,7 @@ fn judge(lines: &[Line]) -> Vec<Failure> {
         cmdline: String::new(),
         guests: 0,
         nics: 0,
+        igb: false,
     };
     let run = Run {
         machine: &machine,
