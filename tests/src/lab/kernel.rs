@@ -13,7 +13,7 @@ use crate::cache::{Cache, Key, KeyBuilder};
 use crate::progress::Progress;
 use crate::source::Source;
 use crate::toolchain::Toolchain;
-use crate::{command, kconfig, package};
+use crate::{command, kconfig, package, stale};
 
 /// Lines a build prints: of everything, and of what the patches change. For progress only.
 const LINES_FULL: u64 = 2745;
@@ -243,6 +243,10 @@ impl Kernels<'_> {
                     .arg(base.dir.join("obj"))
                     .arg(&obj);
                 command::logged(&mut cp, &log, |_| {}).context("Copy the kernel's objects")?;
+                if base.source != source.dir {
+                    stale::remove(&obj, &stale::changed(&self.patch_files()?)?)
+                        .context("Remove the objects that are out of date")?;
+                }
             }
             None => fs::create_dir(&obj)?,
         }

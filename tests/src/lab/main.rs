@@ -32,6 +32,7 @@ mod run;
 mod scenario_host;
 mod selftests;
 mod source;
+mod stale;
 mod suite;
 mod toolchain;
 mod tsc;
