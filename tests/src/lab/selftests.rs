@@ -25,6 +25,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
             "vfio_pci_driver_test",
         ],
     ),
+    ("iommu", &["iommufd", "iommufd_fail_nth"]),
 ];
 
 /// Arguments: FOLDER/PROGRAM... The KVM tests' library also has VFIO's, which these tests do not use.

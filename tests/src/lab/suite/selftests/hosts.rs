@@ -88,6 +88,24 @@ pub(super) const HOSTS: &[Host] = &[
             ),
         ],
     },
+    Host {
+        name: "iommufd",
+        unpatched: &[Flavour::StockDebug],
+        patched: &[Flavour::Debug],
+        memory_mib: 4096,
+        cmdline: "hugepagesz=2M hugepages=66",
+        igb: false,
+        set_up: "true",
+        tests: &[
+            // These two fail in both kernels: the mock that they ask for a dma-buf returns 0 in place of
+            // the file descriptor (iommufd_test_dmabuf_get() of Linux 7.3.4).
+            test(
+                "selftests/iommufd",
+                &["./iommufd -T dmabuf_simple -T dmabuf_revoke"],
+            ),
+            test("selftests/iommufd_fail_nth", &["./iommufd_fail_nth"]),
+        ],
+    },
 ];
 
 /// For the tests that map some. Taken at boot, they are not of the memory that KHO sets aside, where

@@ -23,15 +23,26 @@ const FIRST: usize = 1;
 /// One job for each host of which a test is wanted: it runs twice.
 pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
     let lab = suite.lab;
-    let job = |host: &'static Host| {
-        let wanted = |index: &usize| suite.wants(host.tests[*index].name);
-        let wanted: Vec<usize> = (0..host.tests.len()).filter(wanted).collect();
-        (!wanted.is_empty()).then(|| Job {
-            alone: false,
-            act: Box::new(move || outcomes(lab, host, &wanted, verbose)),
-        })
+    let job = |(host, wanted): (&'static Host, Vec<usize>)| Job {
+        alone: false,
+        act: Box::new(move || outcomes(lab, host, &wanted, verbose)),
     };
-    HOSTS.iter().filter_map(job).collect()
+    wanted(suite).map(job).collect()
+}
+
+/// The kernels that these hosts run.
+pub(super) fn kernels(suite: &Suite<'_>) -> Vec<Flavour> {
+    let of_host = |(host, _): (&Host, _)| [host.unpatched, host.patched].concat();
+    wanted(suite).flat_map(of_host).collect()
+}
+
+/// The hosts of which a test is wanted, and the numbers of these tests.
+fn wanted(suite: &Suite<'_>) -> impl Iterator<Item = (&'static Host, Vec<usize>)> {
+    HOSTS.iter().filter_map(|host| {
+        let is_wanted = |index: &usize| suite.wants(host.tests[*index].name);
+        let wanted: Vec<usize> = (0..host.tests.len()).filter(is_wanted).collect();
+        (!wanted.is_empty()).then_some((host, wanted))
+    })
 }
 
 fn outcomes(lab: &Lab, host: &Host, wanted: &[usize], verbose: bool) -> Vec<Outcome> {
