@@ -26,6 +26,8 @@ pub enum Devices {
     Nvme,
     /// One e1000e, and a device that uses ATS, behind a VT-d unit in scalable mode.
     Scalable,
+    /// An 82576 without a cable, which the kernel's VFIO selftests have a driver for.
+    Igb,
 }
 
 /// The host a scenario runs in. Scenarios of one kind may share one boot, unless it says not.

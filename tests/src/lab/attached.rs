@@ -20,7 +20,7 @@ const NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH / 4;
 pub(crate) fn iommu(devices: Devices) -> &'static str {
     match devices {
         Devices::Scalable => "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on",
-        Devices::None | Devices::Cards(_) | Devices::Nvme => "intel-iommu,intremap=on",
+        _ => "intel-iommu,intremap=on",
     }
 }
 
@@ -37,6 +37,14 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
             );
             behind_port(0, "-drive", backend, "nvme,serial=lab,drive=nvme").into()
         }
+        Devices::Igb => [
+            "-device",
+            "pcie-root-port,id=port0,chassis=1",
+            "-device",
+            "igb,bus=port0,romfile=",
+        ]
+        .map(str::to_owned)
+        .into(),
         Devices::Scalable => {
             // Nothing is connected to it.
             let uses_ats = [
@@ -87,7 +95,7 @@ impl Attached {
     /// Begins, with a machine that was started then.
     pub(crate) fn start(devices: Devices, dir: &Path, started: Instant) -> Result<Self> {
         let (cards, has_drive) = match devices {
-            Devices::None => (0, false),
+            Devices::None | Devices::Igb => (0, false),
             Devices::Cards(count) => (count, false),
             Devices::Scalable => (1, false),
             Devices::Nvme => (0, true),

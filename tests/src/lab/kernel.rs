@@ -1,8 +1,8 @@
 //! The kernels: one as it comes, and two host kernels with the project's patches that differ by
-//! their version string only.
+//! their version string only; and kernels of other configurations.
 //!
-//! The unpatched one is built from nothing. The others start from a copy of its objects, so that a
-//! changed patch costs a rebuild of what it touches and no more.
+//! The unpatched one is built from nothing. The others start from a copy of another one's objects, so
+//! that a changed patch costs a rebuild of what it touches and no more.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::cache::{Cache, Key, KeyBuilder};
 use crate::progress::Progress;
 use crate::source::Source;
 use crate::toolchain::Toolchain;
-use crate::{command, kconfig, lz4};
+use crate::{command, kconfig, package, stale};
 
 /// Lines a build prints: of everything, and of what the patches change. For progress only.
 const LINES_FULL: u64 = 2745;
@@ -32,6 +32,8 @@ pub(crate) enum Flavour {
     Fast,
     /// The same with the kernel's own checks: lockdep, kmemleak and others.
     Debug,
+    /// As it comes, with these checks: what the patched one is compared with.
+    StockDebug,
 }
 
 impl Flavour {
@@ -42,6 +44,7 @@ impl Flavour {
             Self::B => "fdbox-b",
             Self::Fast => "fdbox-fast",
             Self::Debug => "fdbox-debug",
+            Self::StockDebug => "stock-debug",
         }
     }
 
@@ -50,8 +53,31 @@ impl Flavour {
         match self {
             Self::Stock | Self::A | Self::B => None,
             Self::Fast => Some("fast.config"),
-            Self::Debug => Some("debug.config"),
+            Self::Debug | Self::StockDebug => Some("debug.config"),
         }
+    }
+
+    fn is_patched(self) -> bool {
+        !matches!(self, Self::Stock | Self::StockDebug)
+    }
+
+    /// Whose objects it starts from.
+    fn base(self) -> Option<Self> {
+        match self {
+            Self::Stock => None,
+            Self::A => Some(Self::Stock),
+            Self::B => Some(Self::A),
+            // Nearly nothing is left of the objects; the host programs are.
+            Self::Fast => Some(Self::B),
+            Self::StockDebug => Some(Self::Stock),
+            Self::Debug => Some(Self::StockDebug),
+        }
+    }
+
+    /// Whether its options are the same as those of the kernel that it starts from.
+    fn has_options_of_base(self) -> bool {
+        self.base()
+            .is_some_and(|base| base.options() == self.options())
     }
 }
 
@@ -99,16 +125,10 @@ pub(crate) struct Kernels<'a> {
 
 impl Kernels<'_> {
     pub(crate) fn get(&self, flavour: Flavour) -> Result<Kernel> {
-        let base = match flavour {
-            Flavour::Stock => None,
-            Flavour::A => Some(self.get(Flavour::Stock)?),
-            Flavour::B => Some(self.get(Flavour::A)?),
-            // Nearly nothing is left of the objects; the host programs are.
-            Flavour::Fast | Flavour::Debug => Some(self.get(Flavour::B)?),
-        };
-        let source = match flavour {
-            Flavour::Stock => self.source.clone(),
-            _ => self.patched()?,
+        let base = flavour.base().map(|base| self.get(base)).transpose()?;
+        let source = match flavour.is_patched() {
+            false => self.source.clone(),
+            true => self.patched()?,
         };
         let mut key = KeyBuilder::new("kernel 1")
             .text("toolchain", self.toolchain.key().as_str())
@@ -229,10 +249,10 @@ impl Kernels<'_> {
         let name = flavour.name();
         let log = self.cache.dir("logs")?.join(format!("kernel-{name}.log"));
         let obj = dir.join("obj");
-        let own_options = flavour.options().is_some();
-        let lines = match base {
-            Some(_) if !own_options => LINES_INCREMENTAL,
-            _ => LINES_FULL,
+        let own_options = !flavour.has_options_of_base();
+        let lines = match own_options {
+            false => LINES_INCREMENTAL,
+            true => LINES_FULL,
         };
         let mut progress = Progress::start(&format!("Kernel {name}"), Some(lines));
 
@@ -243,13 +263,17 @@ impl Kernels<'_> {
                     .arg(base.dir.join("obj"))
                     .arg(&obj);
                 command::logged(&mut cp, &log, |_| {}).context("Copy the kernel's objects")?;
+                if base.source != source.dir {
+                    stale::remove(&obj, &stale::changed(&self.patch_files()?)?)
+                        .context("Remove the objects that are out of date")?;
+                }
             }
             None => fs::create_dir(&obj)?,
         }
         let fragment = dir.join("fragment");
         fs::write(&fragment, self.fragment(flavour)?)?;
         let lz4 = match flavour {
-            Flavour::Fast => Some(lz4::get(self.cache, self.toolchain)?),
+            Flavour::Fast => Some(package::LZ4.get(self.cache, self.toolchain)?),
             _ => None,
         };
         let mut mounts = vec![
@@ -257,11 +281,11 @@ impl Kernels<'_> {
             (obj.as_path(), "/lab/obj"),
             (dir, "/lab/work"),
         ];
-        mounts.extend(lz4.as_deref().map(|dir| (dir, lz4::PLACE)));
+        mounts.extend(lz4.as_deref().map(|dir| (dir, package::LZ4.place)));
         let mut run = |script: &str| {
             let mut sh = self.toolchain.command(&mounts, "sh");
             let script = format!("exec 2>&1; {script}");
-            let lz4 = format!("{}/{}", lz4::PLACE, lz4::PROGRAM);
+            let lz4 = format!("{}/usr/bin/lz4", package::LZ4.place);
             sh.args(["-ec", &script, "sh", &format!("-{name}"), &lz4]);
             sh.envs([("KBUILD_BUILD_USER", "lab"), ("KBUILD_BUILD_HOST", "lab")]);
             sh.env("KBUILD_BUILD_TIMESTAMP", "2026-01-01");
@@ -270,7 +294,7 @@ impl Kernels<'_> {
         if base.is_none() {
             run("make -C /lab/linux O=/lab/obj tinyconfig")?;
         }
-        if base.is_none() || own_options {
+        if own_options {
             run("cd /lab/obj; \
                  KCONFIG_CONFIG=/lab/obj/.config /lab/linux/scripts/kconfig/merge_config.sh \
                  -m -O /lab/obj /lab/obj/.config /lab/work/fragment")?;

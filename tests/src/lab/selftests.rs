@@ -6,33 +6,49 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cache::{Cache, KeyBuilder};
-use crate::command;
 use crate::progress::Progress;
 use crate::source::Source;
 use crate::toolchain::Toolchain;
+use crate::{command, package};
 
-/// Of tools/testing/selftests/kvm.
-const KVM: &[&str] = &["guest_memfd_test", "pre_fault_memory_test"];
-/// Of tools/testing/selftests/liveupdate.
-const LIVEUPDATE: &[&str] = &["liveupdate", "luo_kexec_simple"];
+/// (folder in tools/testing/selftests, programs).
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("kvm", &["guest_memfd_test", "pre_fault_memory_test"]),
+    ("liveupdate", &["liveupdate", "luo_kexec_simple"]),
+    (
+        "vfio",
+        &[
+            "vfio_dma_mapping_test",
+            "vfio_dma_mapping_mmio_test",
+            "vfio_iommufd_setup_test",
+            "vfio_pci_device_test",
+            "vfio_pci_driver_test",
+        ],
+    ),
+    ("iommu", &["iommufd", "iommufd_fail_nth"]),
+];
 
-/// The KVM tests' library also has VFIO's, which these tests do not use and which needs libuuid.
+/// Arguments: FOLDER/PROGRAM... The KVM tests' library also has VFIO's, which these tests do not use.
 const BUILD: &str = r#"
 exec 2>&1
 make -s -C /lab/linux O=/lab/work/obj headers_install INSTALL_HDR_PATH=/lab/work/usr
 cd /lab/linux/tools/testing/selftests
 headers="-isystem /lab/work/usr/include"
-for test in $1; do
-    make -j"$(nproc)" -C kvm OUTPUT=/lab/work/kvm KHDR_INCLUDES="$headers" LDFLAGS=-static \
-        LIBVFIO_O= LDLIBS="-ldl -pthread -lnuma" "/lab/work/kvm/$test"
-    cp "/lab/work/kvm/$test" /lab/work/bin
+mkdir -p /lab/work/out
+for test in "$@"; do
+    folder=${test%/*}
+    out=/lab/work/out/$folder
+    mkdir -p "$out"
+    case $folder in
+    kvm) set -- LDFLAGS=-static LIBVFIO_O= LDLIBS="-ldl -pthread -lnuma" ;;
+    vfio) set -- LDFLAGS="-static -L/lab/uuid/usr/lib/x86_64-linux-gnu" \
+        EXTRA_CFLAGS=-I/lab/uuid/usr/include ;;
+    *) set -- LDFLAGS=-static ;;
+    esac
+    make -j"$(nproc)" -C "$folder" OUTPUT="$out" KHDR_INCLUDES="$headers" "$@" "$out/${test#*/}"
+    cp "$out/${test#*/}" /lab/work/bin
 done
-for test in $2; do
-    make -j"$(nproc)" -C liveupdate OUTPUT=/lab/work/liveupdate KHDR_INCLUDES="$headers" \
-        LDFLAGS=-static "/lab/work/liveupdate/$test"
-    cp "/lab/work/liveupdate/$test" /lab/work/bin
-done
-rm -r /lab/work/obj /lab/work/usr /lab/work/kvm /lab/work/liveupdate
+rm -r /lab/work/obj /lab/work/usr /lab/work/out
 "#;
 
 /// Where they are in the host.
@@ -47,23 +63,37 @@ pub(crate) fn get(
     let key = KeyBuilder::new("selftests 1")
         .text("source", source.key.as_str())
         .text("script", BUILD)
-        .text("tests", &[KVM, LIVEUPDATE].concat().join(" "))
+        .text("tests", &paths().join(" "))
         .build();
     let dir = cache.get("selftests", &key, |dir| {
         build(cache, toolchain, source, dir)
     })?;
-    let tests = [KVM, LIVEUPDATE].concat();
-    let place = |test: &&str| (dir.join("bin").join(test), format!("{FOLDER}/{test}"));
-    Ok(tests.iter().map(place).collect())
+    let programs = PROGRAMS.iter().flat_map(|(_, programs)| *programs);
+    let place = |program: &&str| (dir.join("bin").join(program), format!("{FOLDER}/{program}"));
+    Ok(programs.map(place).collect())
+}
+
+/// Each of them, as `folder/program`.
+fn paths() -> Vec<String> {
+    let of_folder = |(folder, programs): &(&str, &[&str])| {
+        let path = |program: &&str| format!("{folder}/{program}");
+        programs.iter().map(path).collect::<Vec<_>>()
+    };
+    PROGRAMS.iter().flat_map(of_folder).collect()
 }
 
 fn build(cache: &Cache, toolchain: &Toolchain, source: &Source, dir: &Path) -> Result<()> {
     let log = cache.dir("logs")?.join("selftests.log");
-    let mut progress = Progress::start("Kernel selftests", Some(140));
+    let uuid = package::UUID.get(cache, toolchain)?;
+    let mut progress = Progress::start("Kernel selftests", Some(180));
     fs::create_dir(dir.join("bin"))?;
-    let mounts = [(source.dir.as_path(), "/lab/linux"), (dir, "/lab/work")];
+    let mounts = [
+        (source.dir.as_path(), "/lab/linux"),
+        (dir, "/lab/work"),
+        (uuid.as_path(), package::UUID.place),
+    ];
     let mut sh = toolchain.command(&mounts, "sh");
-    sh.args(["-ec", BUILD, "sh", &KVM.join(" "), &LIVEUPDATE.join(" ")]);
+    sh.args(["-ec", BUILD, "sh"]).args(paths());
     command::counted(&mut sh, &log, &mut progress).context("Build the kernel's selftests")?;
     progress.done();
     Ok(())

@@ -23,6 +23,21 @@ const TESTS: &[(&str, HostKind, Option<&str>)] = &[
     ("debug/one-kernel", HostKind::OneBoot, None),
     ("debug/kexec", HostKind::Kexec, None),
     ("debug/guest", HostKind::Guest, Some("guest/guest-memfd")),
+    (
+        "debug/passthrough",
+        HostKind::Passthrough,
+        Some("passthrough/two-devices"),
+    ),
+    (
+        "debug/passthrough-given-up",
+        HostKind::Passthrough,
+        Some("passthrough/nobody-takes-it"),
+    ),
+    (
+        "debug/passthrough-one-kernel",
+        HostKind::PassthroughOneBoot,
+        Some("passthrough/same-host"),
+    ),
 ];
 
 /// One job for each boot.

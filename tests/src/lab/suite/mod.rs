@@ -133,6 +133,9 @@ fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
     for flavour in flavours {
         suite.lab.modules(&kernels.get(flavour)?)?;
     }
+    for flavour in selftests::kernels(suite) {
+        kernels.get(flavour)?;
+    }
     // They take long, and the lanes should end together.
     Ok(debug.into_iter().chain(jobs).collect())
 }

@@ -1,0 +1,125 @@
+//! Which of the kernel's selftests run, and in what host.
+
+use fdbox_lab::scenario::Devices;
+
+use crate::kernel::Flavour;
+
+/// Tests that share a host. It runs once with unpatched kernels and once with patched ones.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) name: &'static str,
+    /// The kernels of its life; a test has a command for some of them, from the first on.
+    pub(super) unpatched: &'static [Flavour],
+    pub(super) patched: &'static [Flavour],
+    pub(super) memory_mib: u64,
+    /// Added to the kernels' command line.
+    pub(super) cmdline: &'static str,
+    pub(super) devices: Devices,
+    /// What /bin/sh does in the first kernel before the tests.
+    pub(super) set_up: &'static str,
+    pub(super) tests: &'static [Test],
+}
+
+#[derive(Debug)]
+pub(super) struct Test {
+    pub(super) name: &'static str,
+    /// In each kernel, by /bin/sh in the folder of the selftests.
+    pub(super) commands: &'static [&'static str],
+}
+
+const fn test(name: &'static str, commands: &'static [&'static str]) -> Test {
+    Test { name, commands }
+}
+
+pub(super) const HOSTS: &[Host] = &[
+    Host {
+        name: "memory",
+        unpatched: &[Flavour::Stock, Flavour::Stock],
+        patched: &[Flavour::A, Flavour::B],
+        memory_mib: 2048,
+        cmdline: "",
+        devices: Devices::None,
+        set_up: "true",
+        tests: &[
+            test("selftests/guest_memfd", &["./guest_memfd_test"]),
+            test("selftests/pre_fault_memory", &["./pre_fault_memory_test"]),
+            test("selftests/liveupdate", &["./liveupdate"]),
+            // Last: it leaves a process behind that holds what is preserved.
+            test(
+                "selftests/luo_kexec",
+                &["./luo_kexec_simple -s 1", "./luo_kexec_simple -s 2"],
+            ),
+        ],
+    },
+    Host {
+        name: "vfio",
+        unpatched: &[Flavour::Stock],
+        patched: &[Flavour::A],
+        memory_mib: 4096,
+        cmdline: HUGE_PAGES,
+        devices: Devices::Igb,
+        set_up: GIVE_TO_VFIO,
+        tests: &[
+            test(
+                "selftests/vfio_iommufd_setup",
+                &["./vfio_iommufd_setup_test $(cat /run/igb)"],
+            ),
+            test(
+                "selftests/vfio_pci_device",
+                &["./vfio_pci_device_test $(cat /run/igb)"],
+            ),
+            // Filling a gigabyte takes seconds here: that size with iommufd only.
+            test(
+                "selftests/vfio_dma_mapping",
+                &["./vfio_dma_mapping_test \
+                    -V vfio_type1_iommu_anonymous_hugetlb_1gb \
+                    -V vfio_type1v2_iommu_anonymous_hugetlb_1gb \
+                    -V iommufd_compat_type1_anonymous_hugetlb_1gb \
+                    -V iommufd_compat_type1v2_anonymous_hugetlb_1gb $(cat /run/igb)"],
+            ),
+            test(
+                "selftests/vfio_dma_mapping_mmio",
+                &["./vfio_dma_mapping_mmio_test $(cat /run/igb)"],
+            ),
+            // The device does DMA, to where nothing is mapped as well. All of it takes 80 s: no other
+            // mode than iommufd, and not init_remove, which the others begin and end with.
+            test(
+                "selftests/vfio_pci_driver",
+                &["./vfio_pci_driver_test -T init_remove -v iommufd $(cat /run/igb)"],
+            ),
+        ],
+    },
+    Host {
+        name: "iommufd",
+        unpatched: &[Flavour::StockDebug],
+        patched: &[Flavour::Debug],
+        memory_mib: 4096,
+        cmdline: "hugepagesz=2M hugepages=66",
+        devices: Devices::None,
+        set_up: "true",
+        tests: &[
+            // These two fail in both kernels: the mock that they ask for a dma-buf returns 0 in place of
+            // the file descriptor (iommufd_test_dmabuf_get() of Linux 7.3.4).
+            test(
+                "selftests/iommufd",
+                &["./iommufd -T dmabuf_simple -T dmabuf_revoke"],
+            ),
+            test("selftests/iommufd_fail_nth", &["./iommufd_fail_nth"]),
+        ],
+    },
+];
+
+/// For the tests that map some. Taken at boot, they are not of the memory that KHO sets aside, where
+/// nothing may be pinned for long: with the others those tests fail in the unpatched kernel too.
+const HUGE_PAGES: &str = "hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=1";
+
+/// Gives the 82576 to vfio-pci and leaves its address in /run/igb. Each test of the driver shares a
+/// gigabyte with the device, which takes long in small pages.
+const GIVE_TO_VFIO: &str = "set -e
+    for device in /sys/bus/pci/devices/*; do
+        [ $(cat $device/vendor)$(cat $device/device) = 0x80860x10c9 ] || continue
+        echo vfio-pci >$device/driver_override
+        echo ${device##*/} | tee /run/igb >/sys/bus/pci/drivers_probe
+    done
+    ls -d /sys/bus/pci/devices/$(cat /run/igb)/vfio-dev/*
+    echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled";

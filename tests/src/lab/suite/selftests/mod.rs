@@ -1,0 +1,243 @@
+//! The kernel's own selftests: they pass in the patched kernels as they do in the unpatched one.
+
+mod hosts;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use self::hosts::{HOSTS, Host, Test};
+use super::lanes::Job;
+use super::{Outcome, Suite};
+use crate::host::{Ending, HostSpec, StageSpec};
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::run::Record;
+use crate::selftests::{self, FOLDER};
+use crate::{hostcmd, programs};
+
+const STAGE_LIMIT: Duration = Duration::from_secs(240);
+/// The number of a test's command in a stage's plan: the host is set up before.
+const FIRST: usize = 1;
+
+/// One job for each host of which a test is wanted: it runs twice.
+pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
+    let lab = suite.lab;
+    let job = |(host, wanted): (&'static Host, Vec<usize>)| Job {
+        alone: false,
+        act: Box::new(move || outcomes(lab, host, &wanted, verbose)),
+    };
+    wanted(suite).map(job).collect()
+}
+
+/// The kernels that these hosts run.
+pub(super) fn kernels(suite: &Suite<'_>) -> Vec<Flavour> {
+    let of_host = |(host, _): (&Host, _)| [host.unpatched, host.patched].concat();
+    wanted(suite).flat_map(of_host).collect()
+}
+
+/// The hosts of which a test is wanted, and the numbers of these tests.
+fn wanted(suite: &Suite<'_>) -> impl Iterator<Item = (&'static Host, Vec<usize>)> {
+    HOSTS.iter().filter_map(|host| {
+        let is_wanted = |index: &usize| suite.wants(host.tests[*index].name);
+        let wanted: Vec<usize> = (0..host.tests.len()).filter(is_wanted).collect();
+        (!wanted.is_empty()).then_some((host, wanted))
+    })
+}
+
+fn outcomes(lab: &Lab, host: &Host, wanted: &[usize], verbose: bool) -> Vec<Outcome> {
+    let started = Instant::now();
+    let both = boot(lab, host, host.unpatched, &[], verbose).and_then(|unpatched| {
+        let patched = boot(lab, host, host.patched, &["fdbox"], verbose)?;
+        Ok([("unpatched", unpatched), ("patched", patched)])
+    });
+    let took = started.elapsed() / host.tests.len() as u32;
+    let outcome = |index: &usize| {
+        let test = &host.tests[*index];
+        let error = match &both {
+            Ok(both) => compare(test, FIRST + index, both).err(),
+            Err(error) => Some(anyhow::anyhow!("{error:#}")),
+        };
+        Outcome {
+            name: test.name.to_owned(),
+            error: error.map(|error| format!("{error:#}")),
+            took,
+        }
+    };
+    wanted.iter().map(outcome).collect()
+}
+
+/// Runs all of a host's tests in these kernels.
+fn boot(
+    lab: &Lab,
+    host: &Host,
+    kernels: &[Flavour],
+    modules: &[&str],
+    verbose: bool,
+) -> Result<Record> {
+    let source = lab.kernels()?.source;
+    let stage = |(index, kernel): (usize, &Flavour)| StageSpec {
+        kernel: *kernel,
+        modules: modules.iter().map(|module| (*module).to_owned()).collect(),
+        commands: commands(host, index),
+        files: Vec::new(),
+        then: match index + 1 == kernels.len() {
+            true => Ending::PowerOff,
+            false => Ending::Kexec,
+        },
+    };
+    let spec = HostSpec {
+        guests: 0,
+        name: format!("selftests-{}-{:?}", host.name, kernels[0]),
+        memory_mib: host.memory_mib,
+        cpus: 1,
+        cmdline: host.cmdline.to_owned(),
+        files: selftests::get(&lab.cache, &lab.toolchain, &source)?,
+        with_modules: !modules.is_empty(),
+        devices: host.devices,
+        stages: kernels.iter().enumerate().map(stage).collect(),
+        stage_limit: STAGE_LIMIT,
+    };
+    let host = spec.prepare(lab, &lab.programs(&[programs::INIT])?)?;
+    host.run(lab, |line| {
+        if verbose {
+            hostcmd::show(line);
+        }
+    })
+}
+
+/// What is run in kernel `stage` (from 0): what sets the host up, then a command for each test.
+fn commands(host: &Host, stage: usize) -> Vec<String> {
+    let of_test = |test: &Test| match test.commands.get(stage) {
+        Some(command) => format!("cd {FOLDER} && {command}"),
+        None => "true".to_owned(),
+    };
+    let set_up = if stage == 0 { host.set_up } else { "true" };
+    let tests = host.tests.iter().map(of_test);
+    std::iter::once(set_up.to_owned()).chain(tests).collect()
+}
+
+/// A test, whose command has number `command`, must have passed in both, and have skipped no more
+/// in the patched kernels.
+fn compare(test: &Test, command: usize, both: &[(&str, Record); 2]) -> Result<()> {
+    for (which, record) in both {
+        passed(test, command, record).with_context(|| format!("In the {which} kernels"))?;
+    }
+    let [unpatched, patched] = [0, 1].map(|which| totals(&both[which].1.output_of(1, command)));
+    ensure!(
+        unpatched == patched,
+        "Unpatched: {unpatched:?}, patched: {patched:?}"
+    );
+    Ok(())
+}
+
+/// It, and what set its host up, ended well, and no kernel complained meanwhile.
+fn passed(test: &Test, command: usize, record: &Record) -> Result<()> {
+    let its = |number: usize| number < FIRST || number == command;
+    let failures = record
+        .failures
+        .iter()
+        .filter(|failure| failure.during.is_none_or(|(_, number)| its(number)));
+    let failures: Vec<_> = failures.map(ToString::to_string).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    for stage in 1..=test.commands.len() {
+        for number in (0..FIRST).chain([command]) {
+            let exit = record
+                .exits
+                .iter()
+                .find(|exit| (exit.0, exit.1) == (stage, number));
+            let status = exit.map(|(_, _, status)| *status);
+            ensure!(
+                status == Some(0),
+                "Kernel {stage}: exit status {status:?}\n{}",
+                record.output_of(stage, number).join("\n")
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What a test says it did not do, and how it counts.
+fn totals(output: &[&str]) -> Vec<String> {
+    let telling = |line: &&&str| line.contains("Totals:") || line.to_lowercase().contains("skip");
+    output
+        .iter()
+        .filter(telling)
+        .map(|line| (**line).to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEST: Test = Test {
+        name: "selftests/x",
+        commands: &["./x", "./x again"],
+    };
+    const GOOD: &str = "# Totals: pass:15 fail:0 skip:0";
+
+    /// A run in which every command said `line` and ended with `status`.
+    fn record(status: i32, line: &str) -> Record {
+        let mut record = Record::default();
+        for stage in [1, 2] {
+            for command in [0, FIRST, FIRST + 1] {
+                record.exits.push((stage, command, status));
+                record
+                    .output
+                    .push((Some((stage, command)), line.to_owned()));
+            }
+        }
+        record
+    }
+
+    fn judge(unpatched: Record, patched: Record) -> Result<()> {
+        let both = [("unpatched", unpatched), ("patched", patched)];
+        compare(&TEST, FIRST, &both)
+    }
+
+    #[test]
+    fn both_kernels_must_pass_alike() {
+        let good = || record(0, GOOD);
+        judge(good(), good()).unwrap();
+        assert!(judge(good(), record(1, GOOD)).is_err());
+        assert!(judge(record(4, "SKIP"), good()).is_err());
+        assert!(judge(good(), record(0, "# Totals: pass:14 fail:0 skip:1")).is_err());
+        assert!(judge(good(), Record::default()).is_err());
+    }
+
+    #[test]
+    fn a_host_that_was_not_set_up_fails_its_tests() {
+        let mut broken = record(0, GOOD);
+        broken.exits[0].2 = 1;
+        assert!(judge(broken, record(0, GOOD)).is_err());
+    }
+
+    #[test]
+    fn what_a_kernel_says_during_another_test_is_not_this_ones() {
+        let complains = |command| {
+            let mut record = record(0, GOOD);
+            record.failures.push(crate::run::Failure {
+                text: "BUG: x".into(),
+                during: Some((1, command)),
+            });
+            record
+        };
+        judge(record(0, GOOD), complains(FIRST + 1)).unwrap();
+        assert!(judge(record(0, GOOD), complains(FIRST)).is_err());
+        assert!(judge(record(0, GOOD), complains(0)).is_err());
+    }
+
+    #[test]
+    fn every_kernel_of_a_host_has_its_commands() {
+        for host in HOSTS {
+            assert_eq!(host.unpatched.len(), host.patched.len());
+            for test in host.tests {
+                assert!((1..=host.patched.len()).contains(&test.commands.len()));
+            }
+            let second = commands(host, 1);
+            assert_eq!(second.len(), FIRST + host.tests.len());
+            assert_eq!(second[0], "true", "set up once");
+        }
+    }
+}
