@@ -9,7 +9,7 @@ use crate::guest::{CARD_DRIVER, GuestFiles};
 use crate::host::{Ending, Host, HostSpec, StageSpec, module_place};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
-use crate::programs;
+use crate::programs::{self, Programs};
 
 /// Within which all scenarios of one boot must be done with one kernel.
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
@@ -23,6 +23,20 @@ const PROGRAM: &str = "/bin/lab-scenarios";
 /// A host's memory, in MiB, beside what a guest takes.
 const MEMORY_MIB: u64 = 2048;
 const LARGE_MEMORY_MIB: u64 = 4096;
+
+/// Builds what runs in a host of this kind.
+pub(crate) fn programs(lab: &Lab, kind: HostKind) -> Result<Programs> {
+    let all = [
+        programs::INIT,
+        programs::SCENARIOS,
+        programs::VMM,
+        programs::WITNESS,
+    ];
+    lab.programs(match kind.has_guest() {
+        true => &all,
+        false => &all[..2],
+    })
+}
 
 /// Scenarios that share one boot.
 #[derive(Debug)]
@@ -44,18 +58,7 @@ pub(crate) struct Group<'a> {
 impl Group<'_> {
     /// Builds what is missing and writes the host's images.
     pub(crate) fn prepare(&self, lab: &Lab) -> Result<Host> {
-        let all = [
-            programs::INIT,
-            programs::SCENARIOS,
-            programs::VMM,
-            programs::WITNESS,
-        ];
-        let needed = if self.kind.has_guest() {
-            &all[..]
-        } else {
-            &all[..2]
-        };
-        let programs = lab.programs(needed)?;
+        let programs = programs(lab, self.kind)?;
         let guest = match self.kind.has_guest() {
             true => Some(GuestFiles::get(lab, &programs)?),
             false => None,

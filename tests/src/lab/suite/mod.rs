@@ -116,17 +116,18 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-/// All that needs a host. Kernels are built before the first of them runs: beside a build an emulated
-/// host is slow.
+/// All that needs a host. Kernels and programs are built before the first of them runs: beside a build
+/// an emulated host is slow.
 fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
-    let mut jobs = scenarios::jobs(suite, args)?;
+    let scenarios = scenarios::jobs(suite, args)?;
     let debug = debug::jobs(suite, args)?;
-    jobs.extend(selftests::jobs(suite, args.verbose));
+    // What takes longest is begun first, for the lanes should end together.
+    let mut jobs = selftests::jobs(suite, args.verbose);
     let mut flavours = vec![Flavour::Stock, Flavour::A, Flavour::B];
     if !debug.is_empty() {
         flavours.push(Flavour::Debug);
     }
-    if jobs.is_empty() && debug.is_empty() {
+    if jobs.is_empty() && debug.is_empty() && scenarios.is_empty() {
         return Ok(jobs);
     }
     let kernels = suite.lab.kernels()?;
@@ -136,8 +137,9 @@ fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
     for flavour in selftests::kernels(suite) {
         kernels.get(flavour)?;
     }
-    // They take long, and the lanes should end together.
-    Ok(debug.into_iter().chain(jobs).collect())
+    jobs.extend(debug);
+    jobs.extend(scenarios);
+    Ok(jobs)
 }
 
 fn write_json(path: &Path, outcomes: &[Outcome], took: Duration) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::programs;
 use crate::progress::human;
 use crate::run::Record;
-use crate::scenario_host::Group;
+use crate::scenario_host::{self, Group};
 use crate::{command, hostcmd, proof};
 
 /// One job for each host.
@@ -28,7 +28,11 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
         alone: boot.kind.fills_the_machine(),
         act: Box::new(move || boot.outcomes(lab, verbose)),
     };
-    Ok(boots(wanted.collect()).into_iter().map(job).collect())
+    let boots = boots(wanted.collect());
+    for boot in &boots {
+        scenario_host::programs(lab, boot.kind)?;
+    }
+    Ok(boots.into_iter().map(job).collect())
 }
 
 /// The list is the program's own; it runs here as it does in the host.
