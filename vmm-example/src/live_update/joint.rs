@@ -150,7 +150,7 @@ fn take_part<S: BoxStore, M: Movable>(
         cancel: plan.cancel.clone(),
     };
     let mut send = |reply: &Reply| line.send(reply);
-    let mut reporter = Reporter::new(plan.clock, &mut send);
+    let mut reporter = Reporter::new(plan.clock, true, &mut send);
     let mut observer = |ticks: u64, event: &Event| {
         watch.tell(event);
         reporter.report(ticks, event);

@@ -274,7 +274,7 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
         position,
         watch,
     } = order;
-    let mut reporter = Reporter::new(plan.clock, send);
+    let mut reporter = Reporter::new(plan.clock, host.leaves_kernel(), send);
     let cancel = plan.cancel.clone();
     let mut observer = |ticks: u64, event: &Event| {
         if matches!(event, Event::Done(step) if Some(*step) == cancel_after) {
@@ -305,18 +305,27 @@ struct Reporter<'a> {
     clock: Clock,
     begin: u64,
     send: &'a mut dyn FnMut(&Reply),
-    /// The guest is being paused, or is.
+    /// The last step that is told of when it begins.
+    last: Step,
+    /// The guest is about to be paused, or is.
     blackout: bool,
     held: Vec<Reply>,
     warnings: Vec<FindingReport>,
 }
 
 impl<'a> Reporter<'a> {
-    fn new(clock: Clock, send: &'a mut dyn FnMut(&Reply)) -> Self {
+    /// Of an update that may leave the kernel, the last that a client hears is that the guest is being
+    /// paused. In the other case it soon hears more, and reading of the pause would take the CPU
+    /// that the guest waits for.
+    fn new(clock: Clock, leaves_kernel: bool, send: &'a mut dyn FnMut(&Reply)) -> Self {
         Self {
             clock,
             begin: clock.now(),
             send,
+            last: match leaves_kernel {
+                true => Step::Pause,
+                false => Step::Prebuild,
+            },
             blackout: false,
             held: Vec::new(),
             warnings: Vec::new(),
@@ -335,7 +344,7 @@ impl<'a> Reporter<'a> {
             (self.send)(&reply);
         }
         // What follows is known when the guest runs again, here or elsewhere.
-        self.blackout |= *event == Event::Started(Step::Pause);
+        self.blackout |= matches!(event, Event::Started(step) if *step >= self.last);
     }
 
     /// Sends what was held back, and returns the end with all that preflight found.
