@@ -11,6 +11,10 @@ use crate::progress::Progress;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// Nothing is there to link with in a host. What a new host runs first is not relocated page by page
+/// while a guest waits, and no symbols are hashed on the way into its kernel.
+const RUSTFLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static -C strip=symbols";
+
 /// A program, by package and name.
 pub(crate) type Program = (&'static str, &'static str);
 
@@ -49,7 +53,7 @@ impl Programs {
                 .args(["--package", package, "--bin", program])
                 .arg("--target-dir")
                 .arg(&target);
-            cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+            cargo.env("RUSTFLAGS", RUSTFLAGS);
             cargo
                 .env_remove("CARGO_TARGET_DIR")
                 .env_remove("CARGO_ENCODED_RUSTFLAGS");
