@@ -206,6 +206,31 @@ fn events_of_the_blackout_come_after_it_and_in_order() {
     assert!(events.is_sorted_by_key(|event| event.ns));
 }
 
+/// What a client has heard when the guest is paused.
+fn heard_before_the_pause(leaves_kernel: bool) -> usize {
+    let heard = RefCell::new(0);
+    let mut send = |_: &Reply| *heard.borrow_mut() += 1;
+    let clock = Clock::tsc(NonZeroU32::MIN);
+    let mut reporter = Reporter::new(clock, leaves_kernel, &mut send);
+    let events = [
+        Event::Started(Step::Prebuild),
+        Event::Done(Step::Prebuild),
+        Event::Started(Step::Pause),
+        Event::Done(Step::Pause),
+    ];
+    events.iter().for_each(|event| reporter.report(0, event));
+    let count = *heard.borrow();
+    reporter.end(UpdateEnd::ready());
+    assert_eq!(*heard.borrow(), events.len());
+    count
+}
+
+#[test]
+fn a_client_hears_of_the_pause_before_a_kexec_only() {
+    assert_eq!(heard_before_the_pause(true), 3);
+    assert_eq!(heard_before_the_pause(false), 1);
+}
+
 #[test]
 fn a_guest_that_cannot_be_sealed_never_stops() {
     let (store, machine) = (FakeStore::new(), FakeMachine::default());
