@@ -19,6 +19,15 @@ pub(crate) struct Place {
     pub(crate) rings: u8,
 }
 
+impl Place {
+    pub(super) fn of(slot: Slot, rings: usize) -> Self {
+        Self {
+            slot: slot.index(),
+            rings: u8::try_from(rings).unwrap_or(u8::MAX),
+        }
+    }
+}
+
 /// A place made ready for its device.
 #[derive(Debug)]
 pub(crate) struct Bay {
@@ -54,10 +63,7 @@ impl Bay {
     }
 
     pub(super) fn place(&self) -> Place {
-        Place {
-            slot: self.slot.index(),
-            rings: u8::try_from(self.kicks.len()).unwrap_or(u8::MAX),
-        }
+        Place::of(self.slot, self.kicks.len())
     }
 }
 

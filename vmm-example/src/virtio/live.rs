@@ -93,10 +93,7 @@ impl LiveDevice {
     }
 
     pub(super) fn place(&self) -> Place {
-        Place {
-            slot: self.slot.index(),
-            rings: u8::try_from(self.kicks.len()).unwrap_or(u8::MAX),
-        }
+        Place::of(self.slot, self.kicks.len())
     }
 
     /// The guest reads registers or configuration.

@@ -50,10 +50,7 @@ impl Opened {
 
     /// Where it goes.
     pub(super) fn place(&self) -> Place {
-        Place {
-            slot: self.slot.index(),
-            rings: u8::try_from(self.device.queue_sizes().len()).unwrap_or(u8::MAX),
-        }
+        Place::of(self.slot, self.device.queue_sizes().len())
     }
 }
 

@@ -115,17 +115,8 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
     equal("Guests that run", &total["resumed"], &guests().len().into())?;
     check_order(&total)?;
     for member in &mut members {
-        let name = member.name.clone();
         member.wait_for_beat()?;
-        let report = member.report()?;
-        healthy(&report)?;
-        cx.value(&format!("witness {name}"), report)?;
-        cx.value(&format!("resume {name}"), read_report(FOLDER, &name)?)?;
-        equal(
-            "The box in the list",
-            fdbox::listed(&name)?.is_some(),
-            false,
-        )?;
+        tell_of(cx, member, FOLDER)?;
     }
     for mut member in members {
         // It is no half-dead guest: it goes on with all it does.
@@ -198,4 +189,15 @@ fn failures(_: &Cx<'_>) -> Result<()> {
     }
     dry_run(&["--dry-run"])?.expect(0)?;
     members.into_iter().try_for_each(Member::power_off)
+}
+
+/// Tells the lab what a guest that was resumed says, and its VMM. Its box is gone.
+pub(super) fn tell_of(cx: &Cx<'_>, member: &mut Member, folder: &str) -> Result<()> {
+    let name = member.name.clone();
+    let report = member.report()?;
+    healthy(&report)?;
+    cx.value(&format!("witness {name}"), report)?;
+    cx.value(&format!("resume {name}"), read_report(folder, &name)?)?;
+    let listed = fdbox::listed(&name)?;
+    equal("The box in the list", listed.is_some(), false)
 }

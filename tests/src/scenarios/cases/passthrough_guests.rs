@@ -9,10 +9,10 @@ use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::command;
 
 use super::guest::{healthy, port};
+use super::guests::tell_of;
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::fdbox;
-use crate::fleet::{Member, read_report, resume_all, update_all};
+use crate::fleet::{Member, resume_all, update_all};
 use crate::passthrough::{pci, registers};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
@@ -77,16 +77,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
         members.push(Member::attach(name, &port)?);
     }
     for member in &mut members {
-        let name = member.name.clone();
-        let report = member.report()?;
-        healthy(&report)?;
-        cx.value(&format!("witness {name}"), report)?;
-        cx.value(&format!("resume {name}"), read_report(FOLDER, &name)?)?;
-        equal(
-            "The box in the list",
-            fdbox::listed(&name)?.is_some(),
-            false,
-        )?;
+        tell_of(cx, member, FOLDER)?;
     }
     for member in &mut members {
         let frames = member.console.wait_for_frames(None)?;

@@ -1,0 +1,57 @@
+//! vCPUs before they are a machine's: their state can be restored, their threads wait.
+
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use kvm_ioctls::VcpuFd;
+
+use super::gate::Gate;
+use super::{Buses, OnEnd, VcpuError, Vcpus, kick};
+
+/// vCPUs that have threads, and nothing yet that their accesses could go to. To start a thread
+/// takes longer than to give it what it waits for.
+#[derive(Debug)]
+pub(crate) struct IdleVcpus {
+    /// Go first: a thread whose sender is gone ends.
+    starts: Vec<Sender<Buses>>,
+    vcpus: Vcpus,
+}
+
+impl IdleVcpus {
+    /// Starts a thread for each vCPU.
+    pub(crate) fn spawn(fds: Vec<VcpuFd>, end: &OnEnd) -> Result<Self, VcpuError> {
+        kick::install_handler().map_err(VcpuError::InstallHandler)?;
+        let mut all = Self {
+            starts: Vec::with_capacity(fds.len()),
+            vcpus: Vcpus {
+                gate: Arc::new(Gate::new()),
+                first_entry: Arc::default(),
+                ended: Arc::default(),
+                waiting: Mutex::new(None),
+                vcpus: Vec::with_capacity(fds.len()),
+            },
+        };
+        for (id, fd) in (0u8..).zip(fds) {
+            let (start, buses) = mpsc::channel();
+            all.vcpus.spawn(id, fd, buses, end)?;
+            all.starts.push(start);
+        }
+        Ok(all)
+    }
+
+    /// The vCPUs, in order of their IDs.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
+        self.vcpus.fds().map(|(_, fd)| fd)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.vcpus.count()
+    }
+
+    /// Makes them vCPUs of a machine, parked.
+    pub(crate) fn connect(self, buses: &Buses) -> Vcpus {
+        let Self { starts, mut vcpus } = self;
+        vcpus.waiting = Mutex::new(Some((starts, buses.clone())));
+        vcpus
+    }
+}
