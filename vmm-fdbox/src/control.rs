@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use crate::abi;
 use crate::boxes::{AnyBox, DIRECTORY, OpenBox, SealedBox};
+use crate::claim::{BoxClaim, Hold};
 use crate::error::{BoxError, Operation};
 use crate::listing::advance;
 use crate::name::BoxName;
@@ -212,6 +213,15 @@ impl Control {
             Some(info) if info.sealed => SealedBox::open(info.name).map(AnyBox::Sealed),
             Some(info) => OpenBox::open(info.name).map(AnyBox::Open),
         }
+    }
+
+    /// Says that this process works on a box, for as long as the claim is there. Updates and
+    /// resumes do it, so that whoever looks for guests that wait leaves theirs alone.
+    ///
+    /// # Errors
+    /// ENOENT no such box, EAGAIN another process works on it.
+    pub fn claim(&self, name: &BoxName, hold: Hold) -> Result<BoxClaim, BoxError> {
+        BoxClaim::take(name, hold)
     }
 }
 

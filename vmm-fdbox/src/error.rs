@@ -29,6 +29,8 @@ pub enum Operation {
     List,
     /// `FDBOX_INFO`.
     Info,
+    /// Saying that this process works on a box.
+    Claim,
 }
 
 impl Operation {
@@ -43,6 +45,7 @@ impl Operation {
             Self::Unseal => "unseal",
             Self::List => "list",
             Self::Info => "query",
+            Self::Claim => "work on",
         }
     }
 }
@@ -122,7 +125,7 @@ impl fmt::Display for Chain<'_> {
 
 /// The one meaning of an errno of an operation, and what to do.
 fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
-    use Operation::{Create, Delete, Get, List, OpenBox, OpenControl, Put, Seal, Unseal};
+    use Operation::{Claim, Create, Delete, Get, List, OpenBox, OpenControl, Put, Seal, Unseal};
     Some(match (operation, errno) {
         (OpenControl, Errno::NOENT) => "the fdbox module is not loaded: insmod fdbox.ko",
         (OpenControl | OpenBox, Errno::ACCESS) => {
@@ -132,6 +135,10 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (OpenBox, Errno::NXIO | Errno::NODEV) => "the box was deleted meanwhile",
         (OpenBox, Errno::BUSY) => "the box is sealed: unseal it first",
         (OpenBox, Errno::INVAL) => "the box is not sealed",
+        (Claim, Errno::NOENT) => "there is no such box",
+        (Claim, Errno::AGAIN) => {
+            "another process does, an update or a resume: wait for it, or end it"
+        }
         (Create, Errno::EXIST) => "the name is taken: choose another or delete that box",
         (Create, Errno::INVAL) => "the module refuses the name: choose another",
         (Delete, Errno::NOENT) => "there is no such box",

@@ -47,6 +47,7 @@
 pub mod abi;
 mod boxes;
 mod bzimage;
+mod claim;
 pub mod clock;
 mod control;
 mod error;
@@ -66,6 +67,7 @@ pub mod timeline;
 pub mod update;
 
 pub use boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
+pub use claim::{BoxClaim, Hold};
 pub use clock::Clock;
 pub use control::{BoxInfo, Control, Features, Info};
 pub use error::{BoxError, Chain, Operation};

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
 use crate::boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
+use crate::claim::{BoxClaim, Hold};
 use crate::control::{BoxInfo, Control, Info};
 use crate::error::BoxError;
 use crate::listing::FdInfo;
@@ -16,6 +17,8 @@ pub trait BoxStore {
     type Open: OpenFdBox<Sealed = Self::Sealed>;
     /// A sealed box.
     type Sealed: SealedFdBox<Open = Self::Open>;
+    /// That somebody works on a box.
+    type Claim: Debug;
 
     /// See [`Control::create`].
     ///
@@ -46,6 +49,12 @@ pub trait BoxStore {
     /// # Errors
     /// As there.
     fn open_box(&self, name: &BoxName) -> Result<AnyBox<Self::Open, Self::Sealed>, BoxError>;
+
+    /// See [`Control::claim`].
+    ///
+    /// # Errors
+    /// As there.
+    fn claim(&self, name: &BoxName, hold: Hold) -> Result<Self::Claim, BoxError>;
 }
 
 /// A box that takes and gives descriptors; see [`OpenBox`].
@@ -99,6 +108,7 @@ pub trait SealedFdBox: Debug + Sized {
 impl BoxStore for Control {
     type Open = OpenBox;
     type Sealed = SealedBox;
+    type Claim = BoxClaim;
 
     fn create(&self, name: &BoxName) -> Result<OpenBox, BoxError> {
         Self::create(self, name)
@@ -118,6 +128,10 @@ impl BoxStore for Control {
 
     fn open_box(&self, name: &BoxName) -> Result<AnyBox, BoxError> {
         Self::open_box(self, name)
+    }
+
+    fn claim(&self, name: &BoxName, hold: Hold) -> Result<BoxClaim, BoxError> {
+        Self::claim(self, name, hold)
     }
 }
 

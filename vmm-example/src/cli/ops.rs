@@ -107,7 +107,7 @@ impl From<NotReadyArg> for NotReady {
 /// What `resume` needs to know of many guests.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ResumeAllArgs {
-    /// Resume every guest that waits in a sealed box, each in a process of its own, and
+    /// Resume every guest that waits in a box, each in a process of its own, and
     /// exit when all of them run. The exit status is that of the guest that fared worst.
     #[arg(long, conflicts_with_all = ["box_name", "api_socket", "console"])]
     pub(crate) all: bool,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, OpenFdBox, SealedFdBox};
+use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, Hold, OpenFdBox, SealedFdBox};
 
 use crate::cli::DiscardArgs;
 
@@ -15,9 +15,11 @@ pub(super) fn discard(args: &DiscardArgs) -> anyhow::Result<ExitStatus> {
 
 /// Without `sure` it only says what would be lost.
 fn discard_from<S: BoxStore>(store: &S, name: &BoxName, sure: bool) -> anyhow::Result<()> {
-    let found = store.open_box(name).with_context(|| {
-        format!("Cannot open the box {name}: `vmm-example status` lists those that there are")
+    // Nobody loses a guest that is being updated or resumed.
+    let _claim = store.claim(name, Hold::Exclusive).with_context(|| {
+        format!("Cannot give up {name}: `vmm-example status` lists the boxes that there are")
     })?;
+    let found = store.open_box(name)?;
     let fds = match &found {
         AnyBox::Open(open) => open.fds()?,
         AnyBox::Sealed(sealed) => sealed.fds()?,
@@ -83,6 +85,20 @@ mod tests {
     fn no_such_box_is_told() {
         let name = BoxName::new("none").unwrap();
         let error = discard_from(&FakeStore::new(), &name, true).unwrap_err();
-        assert!(error.to_string().contains("box none"), "{error}");
+        let told = format!("{error:#}");
+        assert!(told.contains("box none: there is no such box"), "{told}");
+    }
+
+    #[test]
+    fn a_box_that_somebody_works_on_stays() {
+        let name = BoxName::new("vm0").unwrap();
+        let store = store_with(&name, true);
+        let before = store.content(&name);
+        let update = store.claim(&name, Hold::Shared).unwrap();
+        let refused = format!("{:#}", discard_from(&store, &name, true).unwrap_err());
+        assert!(refused.contains("another process does"), "{refused}");
+        assert_eq!(store.content(&name), before);
+        drop(update);
+        discard_from(&store, &name, true).unwrap();
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::world::{Content, Fault, World};
 use crate::abi;
 use crate::boxes::{AnyBox, PutError, SealFailed, UnsealFailed};
+use crate::claim::Hold;
 use crate::control::{BoxInfo, Features, Info};
 use crate::error::{BoxError, Operation};
 use crate::listing::FdInfo;
@@ -41,12 +42,13 @@ impl FakeStore {
             features: Features::from_bits(features),
             ..Info::default()
         };
-        let (boxes, faults, dependencies) = Default::default();
+        let (boxes, faults, dependencies, claims) = Default::default();
         Self(Arc::new(Mutex::new(World {
             boxes,
             faults,
             dependencies,
             info,
+            claims,
         })))
     }
 
@@ -69,6 +71,11 @@ impl FakeStore {
         self.world()
             .dependencies
             .push((dependent.clone(), on.clone()));
+    }
+
+    /// Ends every claim, as when the processes that have them are killed.
+    pub fn end_claims(&self) {
+        self.world().claims.clear();
     }
 
     /// Whether a box is sealed and what is in it; `None` if there is none.
@@ -94,6 +101,7 @@ fn on_box(operation: Operation, name: &BoxName) -> impl FnOnce(Errno) -> BoxErro
 impl BoxStore for FakeStore {
     type Open = FakeOpenBox;
     type Sealed = FakeSealedBox;
+    type Claim = FakeClaim;
 
     fn create(&self, name: &BoxName) -> Result<FakeOpenBox, BoxError> {
         self.world()
@@ -147,6 +155,18 @@ impl BoxStore for FakeStore {
             AnyBox::Open(FakeOpenBox { store, name })
         })
     }
+
+    fn claim(&self, name: &BoxName, hold: Hold) -> Result<FakeClaim, BoxError> {
+        let holder = self.world().claim(name, hold);
+        let holder = holder.map_err(on_box(Operation::Claim, name))?;
+        Ok(FakeClaim { _holder: holder })
+    }
+}
+
+/// That somebody works on a box of a [`FakeStore`], until it is dropped.
+#[derive(Debug)]
+pub struct FakeClaim {
+    _holder: Arc<()>,
 }
 
 /// An open box of a [`FakeStore`].

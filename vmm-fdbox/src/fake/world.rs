@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 
+use crate::claim::Hold;
 use crate::control::Info;
 use crate::error::Operation;
 use crate::listing::{FdInfo, FdState};
@@ -17,6 +19,7 @@ pub(super) struct World {
     pub(super) faults: Vec<Fault>,
     pub(super) dependencies: Vec<(FdName, FdName)>,
     pub(super) info: Info,
+    pub(super) claims: Vec<(BoxName, Hold, Weak<()>)>,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +130,24 @@ impl World {
         }
         content.sealed = false;
         Ok(())
+    }
+
+    pub(super) fn claim(&mut self, name: &BoxName, hold: Hold) -> Result<Arc<()>, Errno> {
+        self.fault(Operation::Claim)?;
+        if !self.boxes.contains_key(name) {
+            return Err(Errno::NOENT);
+        }
+        self.claims
+            .retain(|(_, _, holder)| holder.strong_count() > 0);
+        let both_share = |other: Hold| (hold, other) == (Hold::Shared, Hold::Shared);
+        let mut claims = self.claims.iter();
+        if claims.any(|(of, other, _)| of == name && !both_share(*other)) {
+            return Err(Errno::AGAIN);
+        }
+        let holder = Arc::new(());
+        self.claims
+            .push((name.clone(), hold, Arc::downgrade(&holder)));
+        Ok(holder)
     }
 
     pub(super) fn list(&mut self, name: &BoxName) -> Result<Vec<FdInfo>, Errno> {

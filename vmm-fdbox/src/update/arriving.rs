@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use super::contents::Contents;
 use super::incoming::{self, Incoming, ResumeFailed, ResumePlan};
 use super::outcome::UpdateError;
+use crate::claim::Hold;
 use crate::name::{BoxName, FdName};
 use crate::store::BoxStore;
 
@@ -38,7 +39,7 @@ impl<S: BoxStore> Arriving<S> {
     /// # Errors
     /// [`ResumeFailed`]: the box is as it was.
     pub fn open(store: &S, name: &BoxName) -> Result<Self, Box<ResumeFailed>> {
-        let (contents, state) = incoming::open(store, name)?;
+        let (contents, state) = incoming::open(store, name, Hold::Shared)?;
         Ok(Self { contents, state })
     }
 

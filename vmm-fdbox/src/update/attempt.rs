@@ -8,6 +8,7 @@ use super::step::Step;
 use super::watch::{Event, Observer};
 use super::{Plan, state_fd_name};
 use crate::abi::FDBOX_UAPI_VERSION;
+use crate::claim::Hold;
 use crate::error::Chain;
 use crate::finding::Finding;
 use crate::name::FdName;
@@ -38,6 +39,8 @@ pub(super) struct Attempt<'a, S: BoxStore, H: Host, G: Guest> {
     /// The kernel is loaded.
     pub(super) loaded: bool,
     pub(super) slot: Slot<S>,
+    /// Nobody is to take the guest out meanwhile.
+    claim: Option<S::Claim>,
     pub(super) state: Option<StateFd>,
     /// Taken from the guest, not yet in the box.
     pub(super) held: Vec<NamedFd>,
@@ -71,6 +74,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             observer: None,
             loaded: false,
             slot: Slot::None,
+            claim: None,
             state: None,
             held: Vec::new(),
             boxed: Vec::new(),
@@ -201,7 +205,9 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
         let put = open.put(&state_fd_name(), fd);
         self.slot = Slot::Open(open);
         self.state = Some(state);
-        put.map_err(|refused| refused.error.into())
+        put.map_err(|refused| refused.error)?;
+        self.claim = Some(self.store.claim(&self.plan.box_name, Hold::Shared)?);
+        Ok(())
     }
 
     fn put_fds(&mut self) -> Result<(), UpdateError> {

@@ -8,6 +8,7 @@ use super::outcome::UpdateError;
 use super::parties::NamedFd;
 use super::state_fd_name;
 use crate::boxes::AnyBox;
+use crate::claim::Hold;
 use crate::error::{BoxError, Operation};
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
@@ -37,7 +38,10 @@ fn no_guest<S: BoxStore>(store: &S, name: &BoxName) -> UpdateError {
 pub(super) struct Contents<S: BoxStore> {
     /// `None` once committed or put back.
     open: Option<S::Open>,
-    was_sealed: bool,
+    /// Whether the box is sealed when everything is back.
+    seals: bool,
+    hold: Hold,
+    claim: Option<S::Claim>,
     /// What was in the box when it was opened. From then on it is this program's: asking again
     /// would only make a guest wait.
     listed: Vec<FdInfo>,
@@ -48,18 +52,21 @@ pub(super) struct Contents<S: BoxStore> {
 
 impl<S: BoxStore> Contents<S> {
     /// Opens and unseals the box; on failure it is as it was.
-    pub(super) fn open(store: &S, name: &BoxName) -> Result<Self, UpdateError> {
-        let found = store.open_box(name).map_err(|error| match error.errno() {
+    pub(super) fn open(store: &S, name: &BoxName, hold: Hold) -> Result<Self, UpdateError> {
+        let missing = |error: BoxError| match error.errno() {
             Errno::NOENT => no_guest(store, name),
             _ => error.into(),
-        })?;
-        let (open, was_sealed) = match found {
+        };
+        let claim = store.claim(name, hold).map_err(missing)?;
+        let (open, was_sealed) = match store.open_box(name).map_err(missing)? {
             AnyBox::Sealed(sealed) => (sealed.unseal().map_err(|failed| failed.error)?, true),
             AnyBox::Open(open) => (open, false),
         };
         let mut contents = Self {
             open: Some(open),
-            was_sealed,
+            seals: was_sealed,
+            hold,
+            claim: Some(claim),
             listed: Vec::new(),
             taken: Vec::new(),
             stranded: Vec::new(),
@@ -71,6 +78,12 @@ impl<S: BoxStore> Contents<S> {
     fn opened(&self, name: &FdName) -> Result<&S::Open, BoxError> {
         let gone = || BoxError::new(Operation::Get, format!("'{name}'"), Errno::NODEV);
         self.open.as_ref().ok_or_else(gone)
+    }
+
+    /// There is a guest in the box. If it was open though nobody else works on it, a program that
+    /// was killed left it so: it is sealed when everything is back, and can cross a kexec again.
+    pub(super) fn has_guest(&mut self) {
+        self.seals |= self.hold == Hold::Exclusive;
     }
 
     pub(super) fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
@@ -109,12 +122,12 @@ impl<S: BoxStore> Contents<S> {
     }
 
     /// Takes out for good what a resume cannot do without, so that nobody can run the guest a
-    /// second time. The rest goes with the box.
-    pub(super) fn commit(&mut self, state: &FdName) -> Result<(), UpdateError> {
+    /// second time. The rest goes with the box, which is this program's until then.
+    pub(super) fn commit(&mut self, state: &FdName) -> Result<Option<S::Claim>, UpdateError> {
         drop(self.opened(state)?.get(state)?);
         self.open = None;
         self.stranded.clear();
-        Ok(())
+        Ok(self.claim.take())
     }
 
     /// Puts back what is not there, and seals.
@@ -129,7 +142,7 @@ impl<S: BoxStore> Contents<S> {
                 undone.lost.push(name);
             }
         }
-        if self.was_sealed
+        if self.seals
             && let Err(failed) = open.seal()
         {
             undone.problems.push(failed.error.to_string());

@@ -8,6 +8,7 @@ use super::parties::PartyError;
 use super::resumed::Resumed;
 use super::state_fd_name;
 use super::step::{ExitStatus, Step};
+use crate::claim::Hold;
 use crate::clock::Clock;
 use crate::error::Chain;
 use crate::frame::{Frame, KnownSection};
@@ -148,10 +149,11 @@ pub struct Incoming<'a, S: BoxStore> {
 pub(super) fn open<S: BoxStore>(
     store: &S,
     name: &BoxName,
+    hold: Hold,
 ) -> Result<(Contents<S>, OwnedFd), Box<ResumeFailed>> {
     let failed = |error, undone| ResumeFailed::new(Step::Open, error, undone);
     let mut contents =
-        Contents::open(store, name).map_err(|error| failed(error, Undone::default()))?;
+        Contents::open(store, name, hold).map_err(|error| failed(error, Undone::default()))?;
     match contents.take(&state_fd_name()) {
         Ok(state) => Ok((contents, state)),
         Err(error) => Err(failed(error, contents.put_back())),
@@ -161,14 +163,15 @@ pub(super) fn open<S: BoxStore>(
 impl<'a, S: BoxStore> Incoming<'a, S> {
     /// Opens the guest's box, unseals it, and reads and checks the state.
     ///
-    /// A box that is open, because a try before this one was killed, will do:
-    /// it is left open then, if this one fails too.
+    /// A box that is open, because a try before this one was killed, will do;
+    /// it is sealed if this one fails too, so that it can cross a kexec. One
+    /// that another process works on is left alone.
     ///
     /// # Errors
     /// [`ResumeFailed`]; unless it reports problems, the box is as it was.
     pub fn open(store: &'a S, plan: ResumePlan<'_>) -> Result<Self, Box<ResumeFailed>> {
         let start = plan.now();
-        let (contents, state) = open(store, &plan.box_name)?;
+        let (contents, state) = open(store, &plan.box_name, Hold::Exclusive)?;
         Self::arrived(store, plan, contents, &state, start)
     }
 
@@ -180,7 +183,7 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         state: &OwnedFd,
         start: u64,
     ) -> Result<Self, Box<ResumeFailed>> {
-        let saved = match Self::read(state, &plan) {
+        let saved = match Self::read(state, &plan, &mut contents) {
             Ok(saved) => saved,
             Err(error) => {
                 return Err(ResumeFailed::new(Step::Open, error, contents.put_back()));
@@ -204,11 +207,16 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         Ok(incoming)
     }
 
-    fn read(state: &OwnedFd, plan: &ResumePlan<'_>) -> Result<SavedState, UpdateError> {
+    fn read(
+        state: &OwnedFd,
+        plan: &ResumePlan<'_>,
+        contents: &mut Contents<S>,
+    ) -> Result<SavedState, UpdateError> {
         if plan.fail_at == Some(Step::Open) {
             return Err(UpdateError::Injected(Step::Open));
         }
         let saved = SavedState::read(state)?;
+        contents.has_guest();
         saved
             .frame
             .check(plan.known)
@@ -322,15 +330,17 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     /// # Errors
     /// The state is not there: somebody else took the guest.
     pub fn commit(mut self) -> Result<Resumed<'a, S>, Box<ResumeFailed>> {
-        if let Err(error) = self.contents.commit(&state_fd_name()) {
-            return Err(self.abort(error));
-        }
+        let claim = match self.contents.commit(&state_fd_name()) {
+            Ok(claim) => claim,
+            Err(error) => return Err(self.abort(error)),
+        };
         Ok(Resumed {
             store: self.store,
             name: self.name.clone(),
             clock: self.clock,
             timeline: self.timeline.clone(),
             fail_at: self.fail_at,
+            _claim: claim,
         })
     }
 

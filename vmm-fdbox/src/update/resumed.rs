@@ -15,6 +15,8 @@ pub struct Resumed<'a, S: BoxStore> {
     pub(super) clock: Clock,
     pub(super) timeline: Timeline,
     pub(super) fail_at: Option<Step>,
+    /// Until the box is deleted.
+    pub(super) _claim: Option<S::Claim>,
 }
 
 /// The end of an update.

@@ -15,9 +15,12 @@ use std::time::Instant;
 use std::{fs, thread};
 
 use anyhow::Context;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::update::{ExitStatus, STATE_FD};
-use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, SealedFdBox};
+use vmm_fdbox::{
+    AnyBox, BoxError, BoxInfo, BoxName, BoxStore, Control, Hold, OpenFdBox, SealedFdBox,
+};
 
 use self::child::Child;
 use self::report::Total;
@@ -81,7 +84,12 @@ pub(super) fn tell_failure(message: &str) {
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     let began = Instant::now();
     let control = Control::open()?;
-    let boxes = waiting(&control)?;
+    let Waiting { boxes, busy } = waiting(&control)?;
+    for name in busy {
+        warn(&format!(
+            "{name}: another process works on this box, it is left alone"
+        ));
+    }
     let dir = &args.all.run_dir;
     fs::create_dir_all(dir).with_context(|| format!("Cannot create {}", dir.display()))?;
     let (sender, heard) = channel();
@@ -96,20 +104,40 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     Ok(total.exit_status())
 }
 
-/// The sealed boxes with the state of a VM in them.
-fn waiting<S: BoxStore>(store: &S) -> anyhow::Result<Vec<BoxName>> {
-    let mut found = Vec::new();
-    for info in store.boxes()?.into_iter().filter(|info| info.sealed) {
-        let fds = match store.open_box(&info.name)? {
-            AnyBox::Sealed(sealed) => sealed.fds()?,
-            // Somebody unsealed it just now: it is theirs.
-            AnyBox::Open(_) => continue,
-        };
-        if fds.iter().any(|fd| fd.name.to_string() == STATE_FD) {
-            found.push(info.name);
+/// The boxes with the state of a VM in them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Waiting {
+    /// Sealed, or left open by a resume that was killed.
+    boxes: Vec<BoxName>,
+    /// An update or a resume works on them.
+    busy: Vec<BoxName>,
+}
+
+fn waiting<S: BoxStore>(store: &S) -> Result<Waiting, BoxError> {
+    let mut found = Waiting::default();
+    for BoxInfo { name, .. } in store.boxes()? {
+        match look_into(store, &name) {
+            Ok(true) => found.boxes.push(name),
+            Ok(false) => {}
+            Err(error) => match error.errno() {
+                Errno::AGAIN => found.busy.push(name),
+                // Somebody deleted it just now.
+                Errno::NOENT | Errno::NODEV | Errno::NXIO => {}
+                _ => return Err(error),
+            },
         }
     }
     Ok(found)
+}
+
+/// Whether there is the state of a VM in a box.
+fn look_into<S: BoxStore>(store: &S, name: &BoxName) -> Result<bool, BoxError> {
+    let _claim = store.claim(name, Hold::Exclusive)?;
+    let fds = match store.open_box(name)? {
+        AnyBox::Sealed(sealed) => sealed.fds()?,
+        AnyBox::Open(open) => open.fds()?,
+    };
+    Ok(fds.iter().any(|fd| fd.name.to_string() == STATE_FD))
 }
 
 /// Something that a guest's process said; `None`: it says nothing more.

@@ -73,7 +73,7 @@ impl Total {
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.guests.is_empty() {
-            return writeln!(f, "No guest waits in a sealed box");
+            return writeln!(f, "No guest waits in a box");
         }
         let rows: Vec<_> = self.guests.iter().map(row).collect();
         let heading = ["GUEST", "RESULT", "STOOD STILL", "MESSAGE"];

@@ -90,23 +90,50 @@ fn the_next_guest_waits_for_the_one_before_to_run_and_not_for_its_report() {
     );
 }
 
-#[test]
-fn only_sealed_boxes_with_a_state_are_resumed() {
+/// Boxes with a state, or something else, in them, sealed or not.
+fn store(boxes: &[(&str, &str, bool)]) -> FakeStore {
     let store = FakeStore::new();
-    let file = || std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap());
-    let state = FdName::new(STATE_FD).unwrap();
-    for (name, fd, seal) in [
-        ("guest", &state, true),
-        ("open", &state, false),
-        ("other", &FdName::new("page").unwrap(), true),
-    ] {
-        let open = store.create(&BoxName::new(name).unwrap()).unwrap();
-        open.put(fd, file()).unwrap();
-        if seal {
+    for (name, fd, seal) in boxes {
+        let open = store.create(&name_of(name)).unwrap();
+        let file = std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap());
+        open.put(&FdName::new(*fd).unwrap(), file).unwrap();
+        if *seal {
             open.seal().unwrap();
         }
     }
-    assert_eq!(waiting(&store).unwrap(), [BoxName::new("guest").unwrap()]);
+    store
+}
+
+fn name_of(name: &str) -> BoxName {
+    BoxName::new(name).unwrap()
+}
+
+#[test]
+fn boxes_with_a_state_are_resumed_sealed_or_not() {
+    let store = store(&[
+        ("guest", STATE_FD, true),
+        ("killed", STATE_FD, false),
+        ("other", "page", true),
+        ("taken", "memory0", false),
+    ]);
+    let found = waiting(&store).unwrap();
+    assert_eq!(found.boxes, ["guest", "killed"].map(name_of));
+    assert_eq!(found.busy, []);
+    // Nothing was done with them.
+    let sealed = |name| store.content(&name_of(name)).unwrap().0;
+    assert!(sealed("guest") && !sealed("killed"));
+}
+
+#[test]
+fn a_box_that_somebody_works_on_is_theirs() {
+    let store = store(&[("prepared", STATE_FD, true), ("upgraded", STATE_FD, false)]);
+    let update = store.claim(&name_of("prepared"), Hold::Shared).unwrap();
+    let resume = store.claim(&name_of("upgraded"), Hold::Exclusive).unwrap();
+    let busy = ["prepared", "upgraded"].map(name_of).into();
+    let boxes = Vec::new();
+    assert_eq!(waiting(&store).unwrap(), Waiting { boxes, busy });
+    drop((update, resume));
+    assert_eq!(waiting(&store).unwrap().boxes.len(), 2);
 }
 
 #[test]

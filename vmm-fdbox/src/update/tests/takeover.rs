@@ -4,12 +4,13 @@ use rustix::io::Errno;
 
 use super::world::{KNOWN, World, box_name, clock, fd_name, inode, plan};
 use crate::error::Operation;
-use crate::fake::FakeStore;
+use crate::fake::{FakeHost, FakeOpenBox, FakeStore};
 use crate::frame::KnownSection;
+use crate::statefd::StateFd;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::timeline::phase;
 use crate::update::{
-    ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan, Resumed, Step, UpdateError,
+    ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan, Resumed, Step, Update, UpdateError,
 };
 use crate::{Features, Info, abi};
 
@@ -185,20 +186,66 @@ fn dropping_it_puts_everything_back() {
     assert_intact(&world.store);
 }
 
+fn unseal(store: &FakeStore) -> FakeOpenBox {
+    let sealed = store.open_box(&box_name()).unwrap().into_sealed().unwrap();
+    sealed.unseal().unwrap()
+}
+
 #[test]
-fn a_box_found_open_is_left_open() {
+fn a_guest_in_an_open_box_is_sealed_by_who_fails_to_resume_it() {
+    for known in [&KNOWN[..], &[]] {
+        let world = handed_over();
+        unseal(&world.store);
+        let plan = ResumePlan {
+            known,
+            fail_at: Some(Step::Restore),
+            ..resume_plan()
+        };
+        resume(&world.store, plan).unwrap_err();
+        // It can go back to the kernel that it came from.
+        assert_intact(&world.store);
+        assert!(resume(&world.store, resume_plan()).is_ok());
+    }
+}
+
+#[test]
+fn an_open_box_without_a_guest_is_left_open() {
+    let store = FakeStore::new();
+    let open = store.create(&box_name()).unwrap();
+    let (_state, fd) = StateFd::create(8192).unwrap();
+    open.put(&fd_name("vm-state"), fd).unwrap();
+    let failed = resume(&store, resume_plan()).unwrap_err();
+    assert!(failed.to_string().contains("empty"), "{failed}");
+    assert!(!store.content(&box_name()).unwrap().0);
+}
+
+#[test]
+fn a_box_that_somebody_works_on_is_left_alone() {
     let world = handed_over();
-    let sealed = world
-        .store
-        .open_box(&box_name())
-        .unwrap()
-        .into_sealed()
-        .unwrap();
-    let open = sealed.unseal().unwrap();
-    drop(Incoming::open(&world.store, resume_plan()).unwrap());
+    let mut first = Incoming::open(&world.store, resume_plan()).unwrap();
+    drop(first.take(&fd_name("ram")).unwrap());
+    let failed = resume(&world.store, resume_plan()).unwrap_err();
+    assert!(failed.to_string().contains("another process"), "{failed}");
+    assert!(failed.can_retry());
     assert!(!world.store.content(&box_name()).unwrap().0);
-    assert_eq!(open.fds().unwrap().len(), 3);
+    drop(first);
+    assert_intact(&world.store);
     assert!(resume(&world.store, resume_plan()).is_ok());
+}
+
+#[test]
+fn an_update_works_on_its_box_until_it_has_left() {
+    let mut world = World::new();
+    let store = world.store.clone();
+    let mut host = FakeHost::default();
+    let update = Update::new(&store, &mut host, &mut world.guest, plan());
+    let prepared = update.preflight().unwrap().prepare().unwrap();
+    let failed = resume(&store, resume_plan()).unwrap_err();
+    assert!(failed.to_string().contains("another process"), "{failed}");
+    assert_intact(&store);
+    let outcome = prepared.pause().unwrap().jump();
+    assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome}");
+    assert!(resume(&store, resume_plan()).is_ok());
 }
 
 #[test]
@@ -259,6 +306,7 @@ fn a_program_killed_on_the_way_leaves_everything() {
     incoming.take(&fd_name("ram")).unwrap();
     // What a kill leaves: no destructor runs.
     std::mem::forget(incoming);
+    world.store.end_claims();
     let (sealed, names) = world.store.content(&box_name()).unwrap();
     assert!(!sealed);
     assert_eq!(names.len(), 3);
@@ -270,6 +318,10 @@ fn a_program_killed_on_the_way_leaves_everything() {
 fn a_guest_that_runs_cannot_be_taken_again() {
     let world = handed_over();
     let (_, resumed) = resume(&world.store, resume_plan()).unwrap();
+    let failed = resume(&world.store, resume_plan()).unwrap_err();
+    assert!(failed.to_string().contains("another process"), "{failed}");
+    // Nor when that other process is gone.
+    world.store.end_claims();
     let failed = resume(&world.store, resume_plan()).unwrap_err();
     assert!(failed.to_string().contains("vm-state"), "{failed}");
     resumed.finish().deleted.unwrap();
