@@ -9,6 +9,7 @@ use vmm_fdbox::update::Step;
 
 use crate::handover::DEFAULT_LIMIT;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
+use crate::state::VERSION;
 use crate::virtio::spec::FdSpec;
 
 mod devices;
@@ -86,7 +87,7 @@ says and try again. 12: the guest is lost.";
 /// them while the host boots another kernel. The guest does not reboot: it stands still
 /// for the blackout and runs on.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, help_expected = true, subcommand_required = true)]
+#[command(version = VERSION, after_help = EXAMPLES, help_expected = true, subcommand_required = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

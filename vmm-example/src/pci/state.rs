@@ -88,4 +88,4 @@ pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Option<PciState>,
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,8 +3,12 @@
 //! Each section is a type of its own, apart from the live thing it is of. A field that
 //! readers may ignore is added with a default; any other change is a new version.
 
+mod later;
+
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::frame::{Description, Frame, FrameError, FrameWriter, KnownSection, Need};
+
+pub(crate) use later::{PRODUCER, VERSION};
 
 use crate::devices::pm::PmStateV1;
 use crate::devices::serial::SerialStateV1;
@@ -27,7 +31,7 @@ const CONSOLE: &str = "console";
 const RESUME_ORDER: &str = "resume-order";
 
 /// How many sections this program reads.
-const SECTIONS: usize = MACHINE_SECTIONS.len() + virtio::SECTIONS + pci::SECTIONS;
+const SECTIONS: usize = MACHINE_SECTIONS.len() + virtio::SECTIONS + pci::SECTIONS + later::SECTIONS;
 
 /// All sections that this program reads.
 pub(crate) const KNOWN: [KnownSection; SECTIONS] = known();
@@ -46,18 +50,18 @@ const MACHINE_SECTIONS: [KnownSection; 9] = [
 ];
 
 const fn known() -> [KnownSection; SECTIONS] {
-    let (machine, virtio, pci) = (MACHINE_SECTIONS, virtio::known(), pci::known());
-    let mut known = [machine[0]; SECTIONS];
-    let mut at = 0;
-    while at < SECTIONS {
-        known[at] = if at < machine.len() {
-            machine[at]
-        } else if at < machine.len() + virtio.len() {
-            virtio[at - machine.len()]
-        } else {
-            pci[at - machine.len() - virtio.len()]
-        };
-        at += 1;
+    let (virtio, pci, later) = (virtio::known(), pci::known(), later::known());
+    let parts: [&[KnownSection]; 4] = [&MACHINE_SECTIONS, &virtio, &pci, &later];
+    let mut known = [MACHINE_SECTIONS[0]; SECTIONS];
+    let (mut at, mut part) = (0, 0);
+    while part < parts.len() {
+        let mut next = 0;
+        while next < parts[part].len() {
+            known[at] = parts[part][next];
+            next += 1;
+            at += 1;
+        }
+        part += 1;
     }
     known
 }
@@ -80,15 +84,13 @@ pub(crate) fn description(devices: &[&'static str]) -> Description {
     let devices = devices
         .iter()
         .map(|name| (*name, DEVICE_VERSION, Need::Required));
-    Description::new(PRODUCER, WRITTEN.into_iter().chain(devices))
+    let written = WRITTEN.into_iter().chain(devices).chain(later::WRITTEN);
+    Description::new(PRODUCER, written)
 }
 
 /// The version of the sections of devices, on whatever bus they are.
 const DEVICE_VERSION: u32 = virtio::VERSION;
 const _: () = assert!(virtio::VERSION == pci::VERSION);
-
-/// What the frame says wrote it.
-pub(crate) const PRODUCER: &str = concat!("vmm-example ", env!("CARGO_PKG_VERSION"));
 
 /// Bytes that a vCPU's state can take: with every XSAVE component there is, and a nested guest.
 const BYTES_PER_VCPU: usize = 64 << 10;
@@ -163,10 +165,10 @@ impl GuestState {
         frame.add(PM, 1, Need::Required, &self.pm)?;
         frame.add(CONSOLE, 1, Need::Optional, &self.console)?;
         virtio::write(&self.virtio, frame)?;
-        match &self.pci {
-            Some(state) => pci::write(state, frame),
-            None => Ok(()),
+        if let Some(state) = &self.pci {
+            pci::write(state, frame)?;
         }
+        later::write(frame)
     }
 
     /// Reads all sections of a frame that [`KNOWN`] has passed.

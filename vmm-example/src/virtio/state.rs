@@ -184,4 +184,4 @@ pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Vec<VirtioStateV1
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
