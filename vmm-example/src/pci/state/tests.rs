@@ -7,7 +7,7 @@ use crate::vfio::sample;
 const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
 
 /// A bus with two devices. Never change it: add another.
-fn two_devices() -> PciState {
+pub(crate) fn two_devices() -> PciState {
     PciState {
         bus: PciBusStateV1 {
             config_address: 0x8000_0810,
