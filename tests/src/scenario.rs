@@ -56,7 +56,9 @@ pub enum HostKind {
     Guest,
     /// The same with two CPUs in the host.
     GuestSmp,
-    /// The same with a device that frames arrive at.
+    /// The same as the first, with a later build of the VMM there as well.
+    GuestTwoBuilds,
+    /// A guest whose VMM does the kexec, with a device that frames arrive at.
     GuestPassthrough,
     /// The same with an NVMe drive.
     GuestNvme,
@@ -83,7 +85,11 @@ impl HostKind {
         self.has_fleet()
             || matches!(
                 self,
-                Self::Guest | Self::GuestSmp | Self::GuestPassthrough | Self::GuestNvme
+                Self::Guest
+                    | Self::GuestSmp
+                    | Self::GuestTwoBuilds
+                    | Self::GuestPassthrough
+                    | Self::GuestNvme
             )
     }
 

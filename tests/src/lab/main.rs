@@ -83,6 +83,7 @@ fn build() -> Result<ExitCode> {
         programs::SCENARIOS,
         programs::WITNESS,
         programs::VMM,
+        programs::LATER_VMM,
     ])?;
     Ok(ExitCode::SUCCESS)
 }

@@ -31,10 +31,12 @@ pub(crate) fn programs(lab: &Lab, kind: HostKind) -> Result<Programs> {
         programs::SCENARIOS,
         programs::VMM,
         programs::WITNESS,
+        programs::LATER_VMM,
     ];
-    lab.programs(match kind.has_guest() {
-        true => &all,
-        false => &all[..2],
+    lab.programs(match kind {
+        HostKind::GuestTwoBuilds => &all,
+        _ if kind.has_guest() => &all[..4],
+        _ => &all[..2],
     })
 }
 
@@ -68,6 +70,14 @@ impl Group<'_> {
             for stage in &mut stages {
                 let driver = lab.kernels()?.get(stage.kernel)?.module(CARD_DRIVER);
                 stage.files.push((driver, module_place("e1000e")));
+            }
+        }
+        if self.kind == HostKind::GuestTwoBuilds {
+            for stage in &mut stages {
+                let later = programs.path(programs::LATER_VMM);
+                stage
+                    .files
+                    .push((later, "/bin/vmm-example-later".to_owned()));
             }
         }
         let spec = HostSpec {
@@ -105,6 +115,7 @@ impl Group<'_> {
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
                 HostKind::GuestAlone
+                | HostKind::GuestTwoBuilds
                 | HostKind::Guests
                 | HostKind::GuestPassthrough
                 | HostKind::GuestsPassthrough => LONG_STAGE_LIMIT,

@@ -18,6 +18,7 @@ mod passthrough_guests;
 mod passthrough_nvme;
 mod ports;
 mod sample;
+mod two_builds;
 mod upgrade;
 mod watching;
 
@@ -75,6 +76,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         dist::ALL,
         guests::ALL,
         upgrade::ALL,
+        two_builds::ALL,
         hundred::ALL,
         watching::ALL,
         forged::ALL,
