@@ -193,7 +193,7 @@ impl Vmm {
         Ok(())
     }
 
-    fn resume(&self) -> Result<(), Refusal> {
+    fn go_on(&self) -> Result<(), Refusal> {
         let mut state = self.free()?;
         if state.paused {
             self.chronicle.note("resuming");
@@ -246,7 +246,7 @@ impl Service for Vmm {
                 Err(Refusal::NotJoined)
             }
             Request::Pause => self.pause(),
-            Request::Resume => self.resume(),
+            Request::Continue => self.go_on(),
             Request::Cancel => self.cancel(),
             Request::Shutdown => {
                 self.end(GuestEnd::Stopped);

@@ -15,14 +15,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use vmm_fdbox::Finding;
-use vmm_fdbox::update::{Event, ExitStatus, Outcome, UpdateError};
 
 use super::joint::JoinRequest;
-use crate::error::chain;
+pub(crate) use super::told::{EventKind, FindingReport, UpdateEnd, UpdateEvent, UpdateResult};
 use crate::events::Notice;
-use crate::handover::Running;
 use crate::report::Blackout;
 use crate::spec::MemoryKind;
 use crate::virtio::DeviceCounts;
@@ -33,7 +29,9 @@ use crate::virtio::DeviceCounts;
 pub(crate) enum Request {
     Status,
     Pause,
-    Resume,
+    /// Clients of before it had its name of today call it `resume`.
+    #[serde(alias = "resume")]
+    Continue,
     Shutdown,
     Cancel,
     LiveUpdate(UpdateRequest),
@@ -160,202 +158,11 @@ pub(crate) struct HostDeviceStatus {
     pub(crate) address: String,
 }
 
-/// Something that happened in an update.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct UpdateEvent {
-    /// Since the update began.
-    pub(crate) ns: u64,
-    pub(crate) event: EventKind,
-    pub(crate) step: Option<String>,
-    pub(crate) message: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum EventKind {
-    Warning,
-    Started,
-    Done,
-    Failed,
-    RollingBack,
-    Problem,
-    Progress,
-    Other,
-}
-
-impl UpdateEvent {
-    pub(crate) fn new(ns: u64, event: &Event) -> Self {
-        let (event, step, message) = match event {
-            Event::Warning(finding) => (EventKind::Warning, None, Some(finding.to_string())),
-            Event::Started(step) => (EventKind::Started, Some(*step), None),
-            Event::Done(step) => (EventKind::Done, Some(*step), None),
-            Event::Failed(step, why) => (EventKind::Failed, Some(*step), Some(why.clone())),
-            Event::RollingBack => (EventKind::RollingBack, None, None),
-            Event::Progress {
-                step,
-                done,
-                total,
-                next,
-            } => {
-                let message = format!("{next} ({} of {total})", done + 1);
-                (EventKind::Progress, Some(*step), Some(message))
-            }
-            Event::Problem(problem) => (EventKind::Problem, None, Some(problem.clone())),
-            _ => (EventKind::Other, None, None),
-        };
-        Self {
-            ns,
-            event,
-            step: step.map(|step| step.name().into()),
-            message,
-        }
-    }
-}
-
-/// How an update ended, in a host that it did not leave.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct UpdateEnd {
-    pub(crate) result: UpdateResult,
-    /// What the client exits with.
-    pub(crate) exit_status: u8,
-    /// The whole of it, for a person.
-    pub(crate) message: String,
-    /// Somebody asked for it.
-    #[serde(default)]
-    pub(crate) cancelled: bool,
-    pub(crate) failed_step: Option<String>,
-    pub(crate) error: Option<String>,
-    /// What did not go smoothly in a rollback.
-    pub(crate) problems: Vec<String>,
-    /// How long the guest stood still, if it did.
-    pub(crate) paused_ns: Option<u64>,
-    /// What preflight found.
-    #[serde(default)]
-    pub(crate) findings: Vec<FindingReport>,
-    /// What the VMM that took the guest over reports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) report: Option<Value>,
-}
-
-/// What preflight found, as it is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FindingReport {
-    /// Whether it stops the update.
-    pub(crate) blocker: bool,
-    pub(crate) subject: String,
-    pub(crate) problem: String,
-    /// What to do.
-    pub(crate) remedy: String,
-}
-
-impl From<&Finding> for FindingReport {
-    fn from(finding: &Finding) -> Self {
-        Self {
-            blocker: finding.is_blocker(),
-            subject: finding.subject.clone(),
-            problem: finding.problem.clone(),
-            remedy: finding.remedy.clone(),
-        }
-    }
-}
-
-impl From<FindingReport> for Finding {
-    fn from(report: FindingReport) -> Self {
-        let FindingReport {
-            blocker,
-            subject,
-            problem,
-            remedy,
-        } = report;
-        if blocker {
-            Self::blocker(subject, problem, remedy)
-        } else {
-            Self::warning(subject, problem, remedy)
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum UpdateResult {
-    /// A dry run found nothing in the way.
-    Ready,
-    /// Another VMM of this host runs the guest.
-    Done,
-    /// Another VMM of this host can resume the guest.
-    HandedOver,
-    NothingChanged,
-    RolledBack,
-    GuestLost,
-}
-
-impl UpdateEnd {
-    /// The end of a dry run that found no blocker.
-    pub(crate) fn ready() -> Self {
-        Self {
-            result: UpdateResult::Ready,
-            exit_status: ExitStatus::Done.code(),
-            message: "Nothing is in the way of this update; nothing was changed".into(),
-            cancelled: false,
-            failed_step: None,
-            error: None,
-            problems: Vec::new(),
-            paused_ns: None,
-            findings: Vec::new(),
-            report: None,
-        }
-    }
-
-    /// The end of an update after which another process runs the guest.
-    pub(crate) fn done(running: &Running) -> Self {
-        Self {
-            result: UpdateResult::Done,
-            message: running.text.clone(),
-            report: Some(running.report.clone()),
-            ..Self::ready()
-        }
-    }
-
-    /// Whether this process is not the guest's any more.
-    pub(crate) fn has_left(&self) -> bool {
-        matches!(self.result, UpdateResult::HandedOver | UpdateResult::Done)
-    }
-
-    pub(crate) fn new(outcome: &Outcome) -> Self {
-        let (result, problems, paused_ns) = match outcome {
-            Outcome::HandedOver => (UpdateResult::HandedOver, &[][..], None),
-            Outcome::NothingChanged { .. } => (UpdateResult::NothingChanged, &[][..], None),
-            Outcome::RolledBack {
-                problems,
-                paused_ns,
-                ..
-            } => (UpdateResult::RolledBack, problems.as_slice(), *paused_ns),
-            Outcome::GuestLost { problems, .. } => {
-                (UpdateResult::GuestLost, problems.as_slice(), None)
-            }
-        };
-        Self {
-            result,
-            exit_status: outcome.exit_status().code(),
-            message: outcome.to_string(),
-            cancelled: matches!(outcome.error(), Some((_, UpdateError::Cancelled))),
-            failed_step: outcome.error().map(|(step, _)| step.name().into()),
-            error: outcome.error().map(|(_, error)| chain(error)),
-            problems: problems.to_vec(),
-            paused_ns,
-            findings: match outcome.error() {
-                Some((_, UpdateError::Blocked(found))) => found.iter().map(Into::into).collect(),
-                _ => Vec::new(),
-            },
-            report: None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use vmm_fdbox::update::{Event, Step};
+
     use super::*;
-    use vmm_fdbox::update::Step;
 
     #[test]
     fn requests_read_as_documented() {
@@ -378,6 +185,61 @@ mod tests {
     }
 
     #[test]
+    fn continue_has_the_name_of_its_command_and_its_old_one() {
+        let read = |line: &str| serde_json::from_str::<Request>(line).unwrap();
+        assert_eq!(read(r#"{"verb":"continue"}"#), Request::Continue);
+        assert_eq!(read(r#"{"verb":"resume"}"#), Request::Continue);
+        let said = serde_json::to_string(&Request::Continue).unwrap();
+        assert_eq!(said, r#"{"verb":"continue"}"#);
+    }
+
+    /// The names that an unknown one is told to be none of.
+    fn expected<T: serde::de::DeserializeOwned>(line: &str) -> Vec<String> {
+        let error = match serde_json::from_str::<T>(line) {
+            Ok(_) => panic!("{line} was read"),
+            Err(error) => error.to_string(),
+        };
+        let names = error.split('`').skip(3).step_by(2).map(String::from);
+        names.filter(|name| name != "resume").collect()
+    }
+
+    /// The first column of a section's table in the operator's guide.
+    fn documented(heading: &str) -> Vec<String> {
+        let guide = include_str!("../../../docs/operations.md");
+        let (_, section) = guide.split_once(&format!("\n### {heading}\n")).unwrap();
+        let section = section.split("\n#").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        rows.map(|row| row.split('`').next().unwrap().into())
+            .collect()
+    }
+
+    #[test]
+    fn every_request_and_reply_is_documented_and_no_other() {
+        let sorted = |mut names: Vec<String>| {
+            names.sort();
+            names
+        };
+        let requests = expected::<Request>(r#"{"verb":"?"}"#);
+        assert!(requests.len() >= 13, "{requests:?}");
+        assert_eq!(sorted(documented("Requests")), sorted(requests));
+        let replies = expected::<Reply>(r#"{"reply":"?"}"#);
+        assert_eq!(sorted(documented("Replies")), sorted(replies));
+    }
+
+    #[test]
+    fn every_field_of_a_request_is_documented() {
+        let guide = include_str!("../../../docs/operations.md");
+        let fields = expected::<UpdateRequest>(r#"{"?":1}"#)
+            .into_iter()
+            .chain(expected::<NextKernelFiles>(r#"{"?":1}"#))
+            .chain(expected::<JoinRequest>(r#"{"?":1}"#));
+        let (_, requests) = guide.split_once("\n### Requests\n").unwrap();
+        for field in fields {
+            assert!(requests.contains(&format!("`{field}`")), "{field}");
+        }
+    }
+
+    #[test]
     fn replies_round_trip() {
         let event = UpdateEvent::new(5, &Event::Failed(Step::Seal, "no".into()));
         for reply in [
@@ -391,12 +253,5 @@ mod tests {
             let line = serde_json::to_string(&reply).unwrap();
             assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
         }
-    }
-
-    #[test]
-    fn an_end_carries_the_exit_status_of_its_outcome() {
-        let end = UpdateEnd::new(&Outcome::HandedOver);
-        assert_eq!((end.result, end.exit_status), (UpdateResult::HandedOver, 0));
-        assert_eq!(end.failed_step, None);
     }
 }

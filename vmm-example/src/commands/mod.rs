@@ -33,7 +33,7 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Discard(args) => discard::discard(&args),
         Command::Cancel(args) => control::ask(&args, &Request::Cancel),
         Command::Pause(args) => control::ask(&args, &Request::Pause),
-        Command::Continue(args) => control::ask(&args, &Request::Resume),
+        Command::Continue(args) => control::ask(&args, &Request::Continue),
         Command::Shutdown(args) => control::ask(&args, &Request::Shutdown),
         Command::Events(args) => control::events(&args),
         Command::Metrics(args) => control::metrics(&args),
