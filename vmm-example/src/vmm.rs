@@ -242,6 +242,7 @@ impl Service for Vmm {
             Request::Events => return self.chronicle.stream(peer),
             Request::LiveUpdate(request) => return live_update::serve(self, &request, peer),
             Request::JoinUpdate(request) => return live_update::joint::serve(self, &request, peer),
+            Request::SetDown => return live_update::joint::set_down(self, peer),
             Request::Prepare | Request::PauseAndSave | Request::RollBack | Request::HandOver => {
                 Err(Refusal::NotJoined)
             }

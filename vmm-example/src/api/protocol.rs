@@ -6,6 +6,7 @@
 //! {"verb":"join-update",...}        {"reply":"step-done","step":"preflight"}
 //! {"verb":"prepare"}                {"reply":"event",...} ... {"reply":"step-done","step":"seal"}
 //! {"verb":"pause-and-save"}         {"reply":"step-done","step":"save"}
+//! {"verb":"set-down"}               {"reply":"ok"}
 //! {"verb":"roll-back"}              {"reply":"event",...} ... {"reply":"update-end",...}
 //! {"verb":"events"}                 {"reply":"notice",...} ...
 //! ```
@@ -45,6 +46,9 @@ pub(crate) enum Request {
     RollBack,
     /// In an update that was joined and is paused: the guest is another VMM's now.
     HandOver,
+    /// The client is about to leave this kernel without the guest: stop it, and make safe what
+    /// it wrote. Undone like an update that was joined.
+    SetDown,
     /// Everything that happens from now on, until the client hangs up.
     Events,
     Metrics,
@@ -220,7 +224,7 @@ mod tests {
             names
         };
         let requests = expected::<Request>(r#"{"verb":"?"}"#);
-        assert!(requests.len() >= 13, "{requests:?}");
+        assert!(requests.len() >= 14, "{requests:?}");
         assert_eq!(sorted(documented("Requests")), sorted(requests));
         let replies = expected::<Reply>(r#"{"reply":"?"}"#);
         assert_eq!(sorted(documented("Replies")), sorted(replies));

@@ -19,8 +19,8 @@ pub(crate) struct FleetArgs {
     /// The directory of the API sockets.
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub(crate) run_dir: PathBuf,
-    /// When a guest is not ready: update nobody, or leave that guest behind. It then runs
-    /// until the jump, which ends it as if its power was cut.
+    /// When a guest is not ready: update nobody, or leave that guest behind. It is then
+    /// stopped before the others are, with all that it wrote made safe, and the jump ends it.
     #[arg(long, value_name = "WHAT", value_enum, default_value = "abort")]
     pub(crate) not_ready: NotReadyArg,
     /// How long a guest may take to pause, while the others stand still, until it is not ready.

@@ -4,12 +4,12 @@
 //! guest is rolled back. The host is the client's to load and to leave.
 
 use std::cell::RefCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use vmm_fdbox::update::{CancelFlag, Event, Host, Outcome, PartyError, Step, Update};
+use vmm_fdbox::update::{CancelFlag, Event, Host, Outcome, PartyError, Step, Update, UpdateError};
 use vmm_fdbox::{BoxStore, Control, Finding};
 
-use super::{Movable, Moving, Order, Reporter, Watch, finish, in_update, kept, plan};
+use super::{Movable, Moving, Order, Reporter, Watch, finish, in_update, kept, party_error, plan};
 use crate::api::joint::JoinRequest;
 use crate::api::peer::{Peer, Received};
 use crate::api::protocol::{Reply, Request, UpdateEnd};
@@ -37,6 +37,53 @@ pub(crate) fn serve(vmm: &Vmm, request: &JoinRequest, peer: &mut dyn Peer) {
         }),
     });
     finish(vmm, &reply, peer);
+}
+
+/// Stops a guest that a client is about to leave behind, in the same way.
+pub(crate) fn set_down(vmm: &Vmm, peer: &mut dyn Peer) {
+    let cancel = match vmm.begin_update() {
+        Ok(cancel) => cancel,
+        Err(refusal) => {
+            peer.send(&refusal.into());
+            return;
+        }
+    };
+    let end = stand_by(vmm.machine(), cancel, peer);
+    vmm.end_update(&end);
+    finish(vmm, &Reply::UpdateEnd(end), peer);
+}
+
+/// Keeps the guest stopped until the kernel goes away, or the client wants it to run on.
+fn stand_by<M: Movable>(machine: &M, cancel: CancelFlag, peer: &mut dyn Peer) -> UpdateEnd {
+    let began = Instant::now();
+    let line = Line {
+        peer: RefCell::new(peer),
+        cancel,
+    };
+    machine.park();
+    let error = match machine.leave_host() {
+        _ if machine.has_ended() => UpdateError::Guest {
+            what: "The guest cannot be stopped",
+            source: "it has come to its end".into(),
+        },
+        Err(error) => UpdateError::Guest {
+            what: "What the guest wrote cannot be made safe",
+            source: party_error(error),
+        },
+        Ok(()) => {
+            line.send(&Reply::Ok);
+            // Saying it twice changes nothing.
+            while let Next::GoOn = line.next(&Request::SetDown, || line.pass_on_cancel()) {}
+            UpdateError::Cancelled
+        }
+    };
+    machine.run_on();
+    UpdateEnd::new(&Outcome::RolledBack {
+        step: Step::Jump,
+        error,
+        problems: Vec::new(),
+        paused_ns: Some(began.elapsed().as_nanos() as u64),
+    })
 }
 
 /// What the client wants next.
@@ -84,6 +131,12 @@ impl Line<'_> {
         }
     }
 
+    /// The client may be about to jump, and a guest that runs again would be lost.
+    fn pass_on_cancel(&self) -> Option<Next> {
+        self.send(&Reply::CancelAsked);
+        None
+    }
+
     fn refuse(&self, message: &str) {
         self.send(&Reply::Error {
             message: message.into(),
@@ -115,14 +168,10 @@ impl Host for TheirHost<'_> {
     }
 
     /// Tells the client that the guest stands still and waits: for the kernel to go away, or
-    /// for the client's word. A cancel is passed on and no more: the client may be about to
-    /// jump, and a guest that runs again would be lost.
+    /// for the client's word. A cancel is passed on and no more.
     fn jump(&mut self) -> Result<(), PartyError> {
         self.line.step_done(Step::Save);
-        let pass_on = || {
-            self.line.send(&Reply::CancelAsked);
-            None
-        };
+        let pass_on = || self.line.pass_on_cancel();
         match self.line.next(&Request::HandOver, pass_on) {
             Next::GoOn if self.same_kernel => Ok(()),
             Next::GoOn => Err("The client does not leave this kernel".into()),

@@ -28,6 +28,14 @@ pub(super) struct FakeMachine {
 }
 
 impl FakeMachine {
+    /// One whose guest has come to its end.
+    pub(super) fn at_its_end() -> Self {
+        Self {
+            ended: true,
+            ..Self::default()
+        }
+    }
+
     fn note(&self, call: &'static str) {
         self.calls.borrow_mut().push(call);
     }

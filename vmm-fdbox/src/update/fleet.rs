@@ -33,6 +33,15 @@ struct Place<M> {
     begun: bool,
     not_ready: bool,
     stopped: Option<Stopped>,
+    /// It waits for the end of this kernel.
+    down: bool,
+}
+
+impl<M> Place<M> {
+    /// Whether it stands still, or has something that has to be undone.
+    fn is_involved(&self) -> bool {
+        self.stopped.is_none() || self.down
+    }
 }
 
 /// The update of many guests.
@@ -59,6 +68,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             begun: false,
             not_ready: false,
             stopped: None,
+            down: false,
         };
         Self {
             host,
@@ -91,6 +101,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         let done = self
             .preflight()
             .and_then(|()| self.prepare())
+            .map(|()| self.set_down())
             .and_then(|()| self.pause())
             .and_then(|()| self.jump());
         match done {
@@ -150,6 +161,23 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.all(Step::Seal, M::prepare)
     }
 
+    /// Stops those in order who stay behind. After this they cost the others no time.
+    fn set_down(&mut self) {
+        if !self.host.leaves_kernel() {
+            return;
+        }
+        let left = self.places.iter_mut().filter(|place| place.not_ready);
+        let asked = in_parallel(left, |place| {
+            let done = place.member.set_down();
+            place.down = done.is_ok();
+            (place.member.name().to_owned(), done)
+        });
+        for (name, done) in &asked {
+            let done = done.as_ref().map_err(String::as_str).copied();
+            (self.observer)(&FleetEvent::SetDown(name, done));
+        }
+    }
+
     fn pause(&mut self) -> Result<(), Failure> {
         self.check(Step::Pause)?;
         (self.observer)(&FleetEvent::Started(Step::Pause));
@@ -159,8 +187,8 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     fn jump(&mut self) -> Result<(), Failure> {
         let step = Step::Jump;
         self.check(step)?;
-        let mut going = self.places.iter_mut().filter(|p| p.stopped.is_none());
-        if going.any(|place| place.member.cancel_asked()) {
+        let mut involved = self.places.iter_mut().filter(|place| place.is_involved());
+        if involved.any(|place| place.member.cancel_asked()) {
             return Err(Failure {
                 step,
                 message: "Cancelled".into(),
@@ -217,8 +245,13 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
 
     /// Rolls back every guest that still takes part, and the host.
     fn give_up(mut self, failure: Option<Failure>) -> FleetOutcome {
-        let going = self.places.iter_mut().filter(|p| p.stopped.is_none());
-        in_parallel(going, |place| {
+        let involved = self.places.iter_mut().filter(|place| place.is_involved());
+        in_parallel(involved, |place| {
+            if place.down {
+                let end = place.member.roll_back();
+                place.stopped = place.stopped.take().map(|why| why.and_then(end));
+                return;
+            }
             place.stopped = Some(if place.begun {
                 place.member.roll_back()
             } else {

@@ -83,6 +83,12 @@ impl RemoteMember {
             })
     }
 
+    /// How long the VMM may take for an answer.
+    fn set_limit(&mut self, limit: Option<Duration>) -> Result<(), String> {
+        let client = self.client.as_mut().map_err(|why| why.clone())?;
+        client.set_limit(limit).map_err(|error| chain(&error))
+    }
+
     fn go_on(&mut self, request: &Request) -> Result<(), Stopped> {
         match self.ask(request)? {
             Reply::StepDone { .. } => {
@@ -133,17 +139,22 @@ impl Member for RemoteMember {
     }
 
     fn pause(&mut self) -> Result<(), Stopped> {
-        let limit = self.pause_limit;
-        let set = |client: &mut Client, limit| client.set_limit(limit).map_err(|e| chain(&e));
-        let limited = self.client.as_mut().map(|client| set(client, limit));
-        if let Ok(Err(why)) = limited {
-            return Err(Stopped::untouched(why));
-        }
+        self.set_limit(self.pause_limit)
+            .map_err(Stopped::untouched)?;
         self.go_on(&Request::PauseAndSave)?;
         // Undoing takes as long as it takes.
-        match self.client.as_mut().map(|client| set(client, None)) {
-            Ok(Err(why)) => Err(Stopped::untouched(why)),
-            _ => Ok(()),
+        self.set_limit(None).map_err(Stopped::untouched)
+    }
+
+    /// Not for longer than it may take to pause: a VMM that hangs holds nobody up.
+    fn set_down(&mut self) -> Result<(), String> {
+        self.set_limit(self.pause_limit)?;
+        let reply = self.ask(&Request::SetDown);
+        match reply.map_err(|stopped| stopped.message)? {
+            Reply::Ok => self.set_limit(None),
+            Reply::UpdateEnd(end) => Err(end.message),
+            Reply::Error { message } => Err(message),
+            other => Err(unexpected(&other)),
         }
     }
 

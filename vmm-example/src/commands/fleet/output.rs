@@ -116,6 +116,14 @@ impl Output {
         let (kind, guest, text) = match event {
             FleetEvent::Started(step) => ("started", None, format!("{step} ...")),
             FleetEvent::Done(step) => ("done", None, format!("{step} done")),
+            FleetEvent::SetDown(name, Ok(())) => {
+                let text = format!("{name} is stopped, and all that it wrote is safe");
+                ("set-down", Some(*name), text)
+            }
+            FleetEvent::SetDown(name, Err(why)) => {
+                let text = format!("{name} runs until the jump cuts it off: {why}");
+                ("not-set-down", Some(*name), text)
+            }
             FleetEvent::NotReady(name, stopped) => {
                 let text = format!("{name} is not ready and left behind: {}", stopped.message);
                 ("left-behind", Some(*name), text)

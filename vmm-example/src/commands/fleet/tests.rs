@@ -76,6 +76,7 @@ fn serve(listener: &UnixListener, name: &str, fault: Option<Fault>) -> Asked {
             Request::PauseAndSave => "pause",
             Request::RollBack => "roll back",
             Request::HandOver => "hand over",
+            Request::SetDown => "set down",
             other => panic!("{other:?}"),
         };
         asked.push(verb);
@@ -88,6 +89,7 @@ fn serve(listener: &UnixListener, name: &str, fault: Option<Fault>) -> Asked {
             _ if fault == Some(Fault::At(verb)) => rolled_back,
             "roll back" if asked.contains(&"prepare") => rolled_back,
             "roll back" => untouched,
+            "set down" => Reply::Ok,
             "hand over" => end(UpdateResult::HandedOver, ExitStatus::Done),
             verb => Reply::StepDone { step: verb.into() },
         };
@@ -200,7 +202,23 @@ fn a_guest_that_fails_at_any_step_is_left_behind_if_so_told() {
         let asked = world.asked();
         assert_eq!(asked[0].last(), Some(&"hand over"));
         assert!(!asked[1].contains(&"roll back"));
+        // There is no time for it while the others stand still.
+        assert_eq!(asked[1].last() == Some(&"set down"), step != "pause");
     }
+}
+
+#[test]
+fn a_guest_that_was_left_behind_runs_on_when_the_jump_fails() {
+    let mut world = World::new(Some(Fault::At("prepare")));
+    world.host.failing = vec![HostCall::Jump];
+    let outcome = world.update(NotReady::Leave);
+    assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome:?}");
+    let told = &outcome.members[1].stopped.as_ref().unwrap().message;
+    assert_eq!(told, "the end; Runs on");
+    assert_eq!(
+        world.asked()[1],
+        ["join", "prepare", "set down", "roll back"]
+    );
 }
 
 #[test]

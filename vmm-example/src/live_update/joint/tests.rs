@@ -151,6 +151,41 @@ fn a_cancel_while_the_guest_stands_is_the_clients_to_honour() {
     );
 }
 
+fn set_down(script: &mut Script, machine: &FakeMachine) -> UpdateEnd {
+    stand_by(machine, script.cancel.clone(), script)
+}
+
+#[test]
+fn a_guest_that_is_set_down_is_safe_and_runs_on_when_nobody_leaves() {
+    for says in [vec![Request::RollBack], vec![Request::SetDown], vec![]] {
+        let machine = FakeMachine::default();
+        let mut script = Script::new(says);
+        let end = set_down(&mut script, &machine);
+        assert_eq!(script.heard, [Reply::Ok]);
+        assert_eq!(*machine.calls.borrow(), ["park", "leave host", "run on"]);
+        assert_eq!(end.result, UpdateResult::RolledBack);
+        assert!(end.paused_ns.is_some());
+    }
+}
+
+#[test]
+fn a_cancel_at_a_guest_that_is_set_down_is_passed_on() {
+    let machine = FakeMachine::default();
+    let mut script = Script::new([Request::RollBack]);
+    script.cancel.cancel();
+    set_down(&mut script, &machine);
+    assert_eq!(script.heard, [Reply::Ok, Reply::CancelAsked]);
+}
+
+#[test]
+fn a_guest_at_its_end_is_not_set_down() {
+    let machine = FakeMachine::at_its_end();
+    let mut script = Script::new([]);
+    let end = set_down(&mut script, &machine);
+    assert_eq!(script.heard, []);
+    assert!(end.message.contains("come to its end"), "{end:?}");
+}
+
 #[test]
 fn a_step_out_of_turn_is_refused_and_changes_nothing() {
     let (store, machine) = (FakeStore::new(), FakeMachine::default());

@@ -30,13 +30,24 @@ pub trait Member: Send {
     /// The guest is not ready.
     fn pause(&mut self) -> Result<(), Stopped>;
 
+    /// The others are about to leave this kernel without this guest, which was not ready: stops
+    /// it in order, with all that it wrote made safe. It stays stopped until
+    /// [`roll_back`](Self::roll_back). The others still run: take the time that it needs.
+    /// Default: it runs until the kernel ends.
+    ///
+    /// # Errors
+    /// Why it runs on.
+    fn set_down(&mut self) -> Result<(), String> {
+        Err("this VMM cannot stop it for that".into())
+    }
+
     /// Whether somebody asked this guest's VMM to stop the update since it paused, or it is
     /// gone. Called between the last pause and the jump: be quick.
     fn cancel_asked(&mut self) -> bool {
         false
     }
 
-    /// Undoes all that was done.
+    /// Undoes all that was done; a guest that was set down runs on.
     fn roll_back(&mut self) -> Stopped;
 
     /// The guest is its new VMM's now. Only for a host that stays in its kernel.
@@ -72,6 +83,16 @@ impl Stopped {
             findings: Vec::new(),
         }
     }
+
+    /// This, why it was not ready, and how it came to run on after it was set down.
+    pub(super) fn and_then(self, end: Self) -> Self {
+        Self {
+            status: end.status,
+            message: format!("{}; {}", self.message, end.message),
+            paused_ns: end.paused_ns,
+            ..self
+        }
+    }
 }
 
 /// What happens when a guest is not ready.
@@ -80,7 +101,9 @@ pub enum NotReady {
     /// Nobody is updated: every guest is rolled back and runs on.
     #[default]
     Abort,
-    /// The others are updated. The guest runs until the jump, which ends it.
+    /// The others are updated. The guest is [set down](Member::set_down) before they are paused,
+    /// and the jump ends it; one that turns out not to be ready while the others stand still
+    /// runs until then.
     Leave,
 }
 
@@ -105,6 +128,8 @@ pub enum FleetEvent<'a> {
     Done(Step),
     /// A guest is not ready.
     NotReady(&'a str, &'a Stopped),
+    /// A guest that is left behind is stopped in order; if not, why.
+    SetDown(&'a str, Result<(), &'a str>),
     /// Preflight of the host found something that does not stop the update.
     Warning(&'a Finding),
     /// Every guest is rolled back.

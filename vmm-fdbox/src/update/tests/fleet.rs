@@ -14,6 +14,7 @@ use crate::update::{
 enum Call {
     Preflight,
     Prepare,
+    SetDown,
     Pause,
     RollBack,
     HandOver,
@@ -23,6 +24,7 @@ enum Call {
 enum State {
     Running,
     Prepared,
+    Down,
     Paused,
     HandedOver,
 }
@@ -31,16 +33,19 @@ enum State {
 struct Guest {
     name: &'static str,
     fails_at: Option<Call>,
+    also_fails_at: Option<Call>,
     cancels: bool,
     cancel_asked: bool,
     state: Arc<Mutex<State>>,
+    /// Of every guest.
+    all: Vec<Arc<Mutex<State>>>,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
 impl Guest {
     fn call(&mut self, call: Call, state: State) -> Result<(), Stopped> {
         self.calls.lock().unwrap().push(call);
-        if self.fails_at != Some(call) {
+        if ![self.fails_at, self.also_fails_at].contains(&Some(call)) {
             *self.state.lock().unwrap() = state;
             return Ok(());
         }
@@ -80,6 +85,18 @@ impl Member for Guest {
         self.call(Call::Pause, State::Paused)
     }
 
+    fn set_down(&mut self) -> Result<(), String> {
+        // All others run: it costs them nothing.
+        assert!(
+            !self
+                .all
+                .iter()
+                .any(|state| *state.lock().unwrap() == State::Paused)
+        );
+        let why = |stopped: Stopped| stopped.message;
+        self.call(Call::SetDown, State::Down).map_err(why)
+    }
+
     fn cancel_asked(&mut self) -> bool {
         self.cancel_asked
     }
@@ -112,9 +129,11 @@ impl World {
         let member = |(at, name): (usize, &&'static str)| Guest {
             name,
             fails_at: None,
+            also_fails_at: None,
             cancels: false,
             cancel_asked: false,
             state: Arc::clone(&states[at]),
+            all: states.clone(),
             calls: Arc::clone(&calls[at]),
         };
         Self {
@@ -210,16 +229,78 @@ fn whoever_is_not_ready_is_left_behind_if_the_operator_says_so() {
             let mut world = World::failing(NotReady::Leave, guest, call);
             let outcome = world.run();
             assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
+            // Who is not ready while the others stand still is not waited for.
+            let left_as = match call {
+                Call::Pause => State::Running,
+                _ => State::Down,
+            };
             for (at, state) in world.states().into_iter().enumerate() {
                 let left = at == guest;
-                assert_eq!(state == State::Running, left);
-                assert_eq!(state == State::HandedOver, !left);
+                let expected = if left { left_as } else { State::HandedOver };
+                assert_eq!(state, expected);
                 assert_eq!(outcome.members[at].not_ready, left);
             }
             assert!(!world.calls(guest).contains(&Call::RollBack));
             assert_eq!(world.count(HostCall::Jump), 1);
         }
     }
+}
+
+#[test]
+fn who_was_left_behind_runs_on_when_nobody_leaves() {
+    for call in [Call::Preflight, Call::Prepare] {
+        let spoil: [fn(&mut World); 5] = [
+            |world| world.host.failing = vec![HostCall::Jump],
+            |world| world.plan.fail_at = Some(Step::Pause),
+            |world| world.plan.fail_at = Some(Step::Jump),
+            |world| world.members[2].cancel_asked = true,
+            |world| {
+                for member in &mut world.members[..2] {
+                    member.fails_at = Some(Call::Pause);
+                }
+            },
+        ];
+        for spoil in spoil {
+            let mut world = World::failing(NotReady::Leave, 2, call);
+            spoil(&mut world);
+            let outcome = world.run();
+            assert!(outcome.failure.is_some());
+            assert_eq!(world.states(), [State::Running; 3]);
+            assert!(world.calls(2).ends_with(&[Call::SetDown, Call::RollBack]));
+            let stopped = outcome.members[2].stopped.as_ref().unwrap();
+            assert_eq!(stopped.message, "was made to fail; rolled back");
+            assert_eq!(stopped.status, ExitStatus::RolledBack);
+        }
+    }
+}
+
+#[test]
+fn who_cannot_be_set_down_stops_nobody_and_is_told() {
+    for failing in [false, true] {
+        let mut world = World::failing(NotReady::Leave, 1, Call::Preflight);
+        world.members[1].also_fails_at = failing.then_some(Call::SetDown);
+        let mut told = Vec::new();
+        let members = std::mem::take(&mut world.members);
+        let outcome = Fleet::new(&mut world.host, members, world.plan.clone())
+            .observed_by(|event| {
+                if let FleetEvent::SetDown(name, done) = event {
+                    told.push((name.to_string(), done.is_err()));
+                }
+            })
+            .run();
+        assert_eq!(outcome.exit_status(), ExitStatus::Done);
+        assert_eq!(told, [("b".to_owned(), failing)]);
+    }
+}
+
+#[test]
+fn in_a_kernel_that_stays_nobody_is_set_down() {
+    let mut world = World::failing(NotReady::Leave, 0, Call::Prepare);
+    world.host.hands_over = true;
+    let outcome = world.run();
+    assert_eq!(outcome.exit_status(), ExitStatus::Done);
+    assert_eq!(world.states()[0], State::Running);
+    assert!(!world.calls(0).contains(&Call::SetDown));
 }
 
 #[test]
