@@ -18,6 +18,8 @@ use crate::spec::ConsoleSpec;
 
 /// What tells the peer what to do.
 const PEER: &str = "VMM_EXAMPLE_TEST_PEER";
+/// What a peer that waits waits at.
+const FIFO: &str = "VMM_EXAMPLE_TEST_FIFO";
 
 fn hang() -> ! {
     loop {
@@ -44,6 +46,11 @@ fn peer() {
     match play.as_str() {
         "crash" => std::process::abort(),
         "hang" => hang(),
+        "wait" => {
+            // Until somebody opens it too.
+            fs::read(env::var_os(FIFO).unwrap()).unwrap();
+            link.send(&Word::Restored, &[]).unwrap();
+        }
         "refuse" => link
             .send(
                 &Word::Failed {
@@ -72,7 +79,8 @@ fn binary(dir: &TempDir, play: &str) -> Heir {
     let test = "live_update::tests::successor::peer";
     let script = format!(
         "#!/bin/sh\n[ $1 = check-state ] && {{ cat >/dev/null; echo '{verdict}'; exit 0; }}\n\
-         {PEER}={play} exec '{}' --exact {test} --ignored >/dev/null 2>&1\n",
+         {FIFO}={} {PEER}={play} exec '{}' --exact {test} --ignored >/dev/null 2>&1\n",
+        dir.path().join("fifo").display(),
         this.display()
     );
     let path = dir.path().join("vmm");
@@ -92,14 +100,17 @@ struct Ended {
 }
 
 fn hand_over_to(play: &str) -> Ended {
-    let dir = tempfile::tempdir().unwrap();
+    hand_over_in(&tempfile::tempdir().unwrap(), play, an_order())
+}
+
+fn hand_over_in(dir: &TempDir, play: &str, order: Order) -> Ended {
     let (spec, title) = (ConsoleSpec::File("/dev/null".into()), Title::new(true));
     let console = Arc::new(Console::open(&spec).unwrap());
     let source = ConsoleSource::open(&spec, &title).unwrap();
     let estate = Estate::new(&spec, &console, &source, None, &title).unwrap();
-    let (store, machine, order) = (FakeStore::new(), FakeMachine::default(), an_order());
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
     let mut host = Successor::new(
-        binary(&dir, play),
+        binary(dir, play),
         name(),
         &estate,
         guest_v1().machine,
@@ -152,4 +163,26 @@ fn a_new_vmm_that_fails_in_the_blackout_leaves_the_guest_here() {
         assert_eq!(calls, ["park", "save", "run on"]);
         assert_eq!(store.content(&name()), None);
     }
+}
+
+#[test]
+fn a_cancel_while_the_new_vmm_restores_leaves_the_guest_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let (order, fifo) = (an_order(), dir.path().join("fifo"));
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+    let cancel = order.plan.cancel.clone();
+    let operator = thread::spawn(move || {
+        // The new VMM has been told to go when it opens the other end.
+        let end = fs::File::create(fifo).unwrap();
+        cancel.cancel();
+        drop(end);
+    });
+    let Ended { end, calls, store } = hand_over_in(&dir, "wait", order);
+    operator.join().unwrap();
+    assert_eq!(end.exit_status, 11, "{end:?}");
+    assert_eq!(end.failed_step.as_deref(), Some("jump"));
+    assert!(end.message.contains("Cancelled"), "{end:?}");
+    assert_eq!(calls, ["park", "save", "run on"]);
+    assert_eq!(store.content(&name()), None);
 }
