@@ -9,6 +9,7 @@ use thiserror::Error;
 pub(crate) struct CpuidError;
 
 const LEAF_FEATURES: u32 = 0x1;
+const LEAF_EXTENDED: u32 = 0x7;
 const LEAF_TOPOLOGY: u32 = 0xb;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
 const LEAF_AMD_SIZES: u32 = 0x8000_0008;
@@ -18,6 +19,9 @@ const LEAF_AMD_TOPOLOGY: u32 = 0x8000_0026;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 const EDX_HTT: u32 = 1 << 28;
+/// Leaf 7, subleaf 0: shadow stacks, and tracking of indirect branches.
+const ECX_SHSTK: u32 = 1 << 7;
+const EDX_IBT: u32 = 1 << 20;
 
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
@@ -38,6 +42,7 @@ pub(crate) fn for_vcpu(supported: &CpuId, id: u8, cpus: u8) -> Result<CpuId, Cpu
     for entry in &mut entries {
         match entry.function {
             LEAF_FEATURES => features(entry, id, cpus),
+            LEAF_EXTENDED if entry.index == 0 => hide_shadow_stacks(entry),
             LEAF_AMD_SIZES => {
                 entry.ecx = u32::from(cpus - 1) | (core_bits(cpus) << 12);
             }
@@ -67,6 +72,14 @@ fn features(entry: &mut kvm_cpuid_entry2, id: u8, cpus: u8) {
     } else {
         entry.edx &= !EDX_HTT;
     }
+}
+
+/// A shadow stack's pointer is in none of the structs and MSRs that are saved, but in a register of
+/// its own (`KVM_REG_GUEST_SSP`): a guest that uses it would not survive an update. IBT goes with it,
+/// for both are one feature (CET), with MSRs in common.
+fn hide_shadow_stacks(entry: &mut kvm_cpuid_entry2) {
+    entry.ecx &= !ECX_SHSTK;
+    entry.edx &= !EDX_IBT;
 }
 
 /// Bits of an APIC ID that tell cores apart.
@@ -145,6 +158,26 @@ mod tests {
         assert!(cpuid.iter().all(|e| e.function != 0x1f));
         assert_eq!(cpuid.iter().filter(|e| e.function == 0xb).count(), 3);
         assert_eq!(cpuid[1].edx & EDX_HTT, 0);
+    }
+
+    #[test]
+    fn what_no_update_carries_is_not_offered() {
+        let features = |index| kvm_cpuid_entry2 {
+            function: 7,
+            index,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+            ..Default::default()
+        };
+        let host = CpuId::from_entries(&[leaf(1, 0), features(0), features(1)]).unwrap();
+        let cpuid = for_vcpu(&host, 0, 1).unwrap();
+        let found = |index| {
+            let mut entries = cpuid.as_slice().iter().filter(|e| e.function == 7);
+            let entry = entries.find(|e| e.index == index).unwrap();
+            (entry.ecx, entry.edx)
+        };
+        assert_eq!(found(0), (!(1 << 7), !(1 << 20)));
+        assert_eq!(found(1), (u32::MAX, u32::MAX));
     }
 
     #[test]
