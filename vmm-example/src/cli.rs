@@ -12,11 +12,13 @@ use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 use crate::state::VERSION;
 use crate::virtio::spec::FdSpec;
 
+mod ask;
 mod devices;
 #[cfg(test)]
 mod dist;
 mod ops;
 
+pub(crate) use ask::{ApiArgs, CheckStateArgs, StatusArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
 pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
 
@@ -54,7 +56,7 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
-      --cpus 4 --memory size=2G,kind=memfd --console socket=/run/vm0.console --name vm0
+      --cpus 4 --memory size=2G,kind=memfd --console socket=/run/vm0.console --name vm0 --json
 
 A guest that drives a network card of the host, which vfio-pci has been given:
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
@@ -161,6 +163,22 @@ pub(crate) struct RunArgs {
     /// The guest's name, which its box gets too.
     #[arg(long, value_name = "NAME", default_value = "guest", value_parser = parse_box_name)]
     pub(crate) name: BoxName,
+    /// Print JSON, one object a line: when the API socket is there (`listening`), and how the guest
+    /// came to its end (`ended`, with the reason as its `message`). The console goes elsewhere.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl RunArgs {
+    /// Standard output is for one of the two.
+    pub(crate) fn check_output(&self) -> Result<(), &'static str> {
+        match self.console {
+            ConsoleSpec::Stdio if self.json => {
+                Err("--json needs standard output: give --console file=PATH or socket=PATH")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Update the host under a running guest.
@@ -273,42 +291,6 @@ impl ResumeArgs {
     }
 }
 
-/// Say whether this binary reads the state that another one would write.
-///
-/// Prints its name, its version and its findings as JSON. Exits with 0 if it reads the
-/// state and with 10 if not.
-#[derive(Debug, Args)]
-pub(crate) struct CheckStateArgs {
-    /// What would be written, as JSON; - reads it from standard input.
-    ///
-    /// {"architecture":"x86_64","format":1,"producer":"...",
-    /// "sections":[{"name":"...","version":1,"required":true}]}
-    #[arg(long, value_name = "JSON")]
-    pub(crate) sections: String,
-}
-
-/// Show a guest, or the boxes of this host and what in them needs what.
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// The API socket of a guest's VMM. Without: show the boxes and what is in them.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) api_socket: Option<PathBuf>,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Print what in the boxes needs what as a graph, for Graphviz's dot.
-    #[arg(long, conflicts_with_all = ["api_socket", "json"])]
-    pub(crate) dot: bool,
-}
-
-/// A command without options of its own.
-#[derive(Debug, Args)]
-pub(crate) struct ApiArgs {
-    /// The API socket of the guest's VMM.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) api_socket: PathBuf,
-}
-
 fn parse_box_name(name: &str) -> Result<BoxName, String> {
     BoxName::new(name).map_err(|error| error.to_string())
 }
@@ -343,6 +325,21 @@ mod tests {
         assert_eq!(args.memory.kind, MemoryKind::GuestMemfd);
         assert_eq!(args.console, ConsoleSpec::Stdio);
         assert_eq!(args.kernel_cmdline().unwrap(), "console=ttyS0 pci=off");
+    }
+
+    #[test]
+    fn standard_output_is_the_console_or_json() {
+        for (options, fits) in [
+            ("--json", false),
+            ("--console stdio", true),
+            ("--json --console socket=c", true),
+        ] {
+            let line = format!("vmm run --kernel k --api-socket s {options}");
+            let Ok(Command::Run(args)) = parse(&line) else {
+                panic!("{line} was not parsed");
+            };
+            assert_eq!(args.check_output().is_ok(), fits, "{line}");
+        }
     }
 
     #[test]

@@ -11,8 +11,12 @@ use crate::vfio;
 use crate::virtio::{self, Opened};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
+    args.check_output().map_err(anyhow::Error::msg)?;
     let host = Host::open()?;
-    let around = Surroundings::open(&args.console, Some(&args.api_socket))?;
+    let mut around = Surroundings::open(&args.console, Some(&args.api_socket))?;
+    if args.json {
+        around = around.announce();
+    }
     let passed = vfio::claim(&args.passthrough.devices)?;
     let cmdline = args.kernel_cmdline()?;
     let devices = virtio::open(&args.devices.specs(), &around.title)?;

@@ -1,5 +1,6 @@
 //! The part that `run` and `resume` share: being a guest's VMM until its end.
 
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::api::{Server, Service};
 use crate::console::{Console, ConsoleEvents, ConsoleSource};
 use crate::error::{chain, warn};
 use crate::event_loop::{self, EndSignal};
+use crate::events::Notice;
 use crate::handover::Estate;
 use crate::machine::Machine;
 use crate::socket::Title;
@@ -29,6 +31,8 @@ pub(super) struct Surroundings {
     server: Option<Server>,
     /// Sockets go and terminals come back with this process.
     pub(super) title: Title,
+    /// Whether standard output tells of the guest's beginning and end.
+    announces: bool,
 }
 
 impl Surroundings {
@@ -56,7 +60,14 @@ impl Surroundings {
             on_end: Arc::new(move |end| sender.send(end)),
             server,
             title,
+            announces: false,
         })
+    }
+
+    /// Tells on standard output of the guest's beginning and end.
+    pub(super) fn announce(mut self) -> Self {
+        self.announces = true;
+        self
     }
 
     /// Makes a VMM of a parked guest and runs it.
@@ -95,8 +106,13 @@ impl Surroundings {
         let events = ConsoleEvents::new(self.source, self.console, serial);
         if let Some(server) = &server {
             // A guest without an API is better than none.
-            if let Err(error) = server.start(vmm.clone()) {
-                warn(&chain(&error));
+            match server.start(vmm.clone()) {
+                Ok(()) if self.announces => {
+                    let path = server.path().display().to_string();
+                    announce(vmm.machine().name(), "listening", &path);
+                }
+                Ok(()) => {}
+                Err(error) => warn(&chain(&error)),
             }
             let (server, service): (_, Arc<dyn Service>) = (Arc::downgrade(server), vmm.clone());
             welcome(Box::new(move |client| {
@@ -111,6 +127,9 @@ impl Surroundings {
         vmm.chronicle().ended(end.reason());
         // Before anyone hears of the end: nothing of the guest's runs any more.
         vmm.machine().park();
+        if self.announces {
+            announce(vmm.machine().name(), "ended", end.reason());
+        }
         match end {
             GuestEnd::TripleFault => {
                 warn(&format!("{}: {}", vmm.machine().name(), end.reason()));
@@ -122,5 +141,38 @@ impl Surroundings {
     }
 }
 
+/// Tells the program that started this one, as `events` would.
+fn announce(guest: &str, event: &str, message: &str) {
+    // The guest does not end because nobody reads it.
+    let _ = writeln!(io::stdout(), "{}", announcement(guest, event, message));
+}
+
+fn announcement(guest: &str, event: &str, message: &str) -> String {
+    let notice = Notice {
+        message: Some(message.into()),
+        ..Notice::now(guest, event)
+    };
+    serde_json::to_string(&notice).unwrap_or_default()
+}
+
 /// Takes clients of the API that another process accepted.
 pub(super) type Welcome = Box<dyn Fn(UnixStream) + Send>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_is_one_object_on_one_line() {
+        let reason = GuestEnd::Broken("KVM said:\n\"no\"".into());
+        let line = announcement("vm0", "ended", reason.reason());
+        assert!(!line.contains('\n'), "{line}");
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&told["guest"], &told["event"]),
+            (&"vm0".into(), &"ended".into())
+        );
+        assert_eq!(told["message"], reason.reason());
+        assert!(told["unix_ns"].is_u64() && told["boottime_ns"].is_u64());
+    }
+}

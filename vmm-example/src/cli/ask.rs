@@ -1,0 +1,49 @@
+//! Options of what asks a VMM, or another build of it, and changes nothing.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Say whether this binary reads the state that another one would write.
+///
+/// Prints its name, its version and its findings as JSON. Exits with 0 if it reads the
+/// state and with 10 if not.
+#[derive(Debug, Args)]
+pub(crate) struct CheckStateArgs {
+    /// What would be written, as JSON; - reads it from standard input.
+    ///
+    /// {"architecture":"x86_64","format":1,"producer":"...",
+    /// "sections":[{"name":"...","version":1,"required":true}]}
+    #[arg(long, value_name = "JSON")]
+    pub(crate) sections: String,
+}
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  vmm-example status
+  vmm-example status --dot | dot -Tsvg > boxes.svg
+  vmm-example status --api-socket /run/vm0.sock
+  vmm-example status --api-socket /run/vm0.sock --json";
+
+/// Show a guest, or the boxes of this host and what in them needs what.
+#[derive(Debug, Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub(crate) struct StatusArgs {
+    /// The API socket of a guest's VMM. Without: show the boxes and what is in them.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) api_socket: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print what in the boxes needs what as a graph, for Graphviz's dot.
+    #[arg(long, conflicts_with_all = ["api_socket", "json"])]
+    pub(crate) dot: bool,
+}
+
+/// A command without options of its own.
+#[derive(Debug, Args)]
+pub(crate) struct ApiArgs {
+    /// The API socket of the guest's VMM.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) api_socket: PathBuf,
+}
