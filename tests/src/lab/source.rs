@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +14,11 @@ use crate::toolchain::Toolchain;
 
 /// Files in the source, about: what unpacking is measured against.
 const FILES: u64 = 102_350;
+/// The file beside the source that says which version it is.
+const VERSION: &str = "version";
+
+/// That another version was taken is told once in a run.
+static TOLD: Once = Once::new();
 
 /// An unpacked kernel source, not to be written to.
 #[derive(Debug, Clone)]
@@ -42,6 +48,27 @@ impl Pin {
             suite: get("suite")?,
         })
     }
+
+    /// Of this version's source, and so of all that is built from it.
+    fn key_of(&self, version: &str) -> Key {
+        KeyBuilder::new("source 1")
+            .text("package", &self.package)
+            .text("version", version)
+            .build()
+    }
+
+    /// What to tell when the mirror has another version only.
+    fn instead(&self, found: &str) -> String {
+        let Self {
+            package,
+            version,
+            suite,
+        } = self;
+        format!(
+            "{suite} has no {package}={version} any more; the kernels are of {found}. For the pinned \
+             one name its source tree in LINUX_SRC; for the new one pin it in tests/kernel/version"
+        )
+    }
 }
 
 impl Source {
@@ -50,11 +77,17 @@ impl Source {
             return Self::of_tree(Path::new(&dir));
         }
         let pin = Pin::parse(&fs::read_to_string(pin).context("Read kernel/version")?)?;
-        let key = KeyBuilder::new("source 1")
-            .text("package", &pin.package)
-            .text("version", &pin.version)
-            .build();
+        let key = pin.key_of(&pin.version);
         let dir = cache.get("source", &key, |dir| fetch(cache, toolchain, &pin, dir))?;
+        // What was unpacked before this was noted is what was pinned.
+        let found = fs::read_to_string(dir.join(VERSION)).ok();
+        let key = match found.as_deref().map(str::trim) {
+            Some(found) if found != pin.version => {
+                TOLD.call_once(|| eprintln!("lab: {}", pin.instead(found)));
+                pin.key_of(found)
+            }
+            _ => key,
+        };
         Ok(Self {
             dir: dir.join("linux"),
             key,
@@ -107,15 +140,11 @@ fn fetch(cache: &Cache, toolchain: &Toolchain, pin: &Pin, dir: &Path) -> Result<
     let exact = format!("{}={}", pin.package, pin.version);
     const DOWNLOAD: &str = "cd /lab/work; apt-get download \"$1\"";
     if run(DOWNLOAD, &[&exact]).is_err() {
-        eprintln!(
-            "{} is gone from {}: taking its newest version",
-            exact, pin.suite
-        );
         run(DOWNLOAD, &[&pin.package]).context("Download the kernel source")?;
     }
-    const UNPACK: &str = "cd /lab/work; dpkg-deb -x ./*.deb deb; rm ./*.deb; mkdir linux; \
+    const UNPACK: &str = "cd /lab/work; dpkg-deb -f ./*.deb Version >\"$1\"; dpkg-deb -x ./*.deb deb; rm ./*.deb; mkdir linux; \
         tar -xvf deb/usr/src/linux-source-*.tar.* -C linux --strip-components=1; rm -r deb";
-    run(UNPACK, &[]).context("Unpack the kernel source")?;
+    run(UNPACK, &[VERSION]).context("Unpack the kernel source")?;
     progress.done();
     Ok(())
 }
@@ -135,5 +164,20 @@ mod tests {
         );
         assert!(pin.suite.starts_with(crate::toolchain::SUITE));
         assert!(Pin::parse("package=x\nversion=1\n").is_err());
+    }
+
+    #[test]
+    fn another_version_is_named_and_has_a_key_of_its_own() {
+        let pin = Pin::parse("package=linux-source-7\nversion=7.3-1\nsuite=sid\n").unwrap();
+        assert_ne!(pin.key_of("7.4-1").as_str(), pin.key_of("7.3-1").as_str());
+        let told = pin.instead("7.4-1");
+        for word in [
+            "linux-source-7=7.3-1",
+            "7.4-1",
+            "LINUX_SRC",
+            "kernel/version",
+        ] {
+            assert!(told.contains(word), "{told}");
+        }
     }
 }
