@@ -250,24 +250,15 @@ impl Kernels<'_> {
         let log = self.cache.dir("logs")?.join(format!("kernel-{name}.log"));
         let obj = dir.join("obj");
         let own_options = !flavour.has_options_of_base();
-        let lines = match own_options {
-            false => LINES_INCREMENTAL,
-            true => LINES_FULL,
+        let lines = if own_options {
+            LINES_FULL
+        } else {
+            LINES_INCREMENTAL
         };
         let mut progress = Progress::start(&format!("Kernel {name}"), Some(lines));
 
         match base {
-            Some(base) => {
-                let mut cp = std::process::Command::new("cp");
-                cp.args(["-a", "--reflink=auto"])
-                    .arg(base.dir.join("obj"))
-                    .arg(&obj);
-                command::logged(&mut cp, &log, |_| {}).context("Copy the kernel's objects")?;
-                if base.source != source.dir {
-                    stale::remove(&obj, &stale::changed(&self.patch_files()?)?)
-                        .context("Remove the objects that are out of date")?;
-                }
-            }
+            Some(base) => self.start_from(base, source, &obj, &log)?,
             None => fs::create_dir(&obj)?,
         }
         let fragment = dir.join("fragment");
@@ -300,16 +291,7 @@ impl Kernels<'_> {
                  -m -O /lab/obj /lab/obj/.config /lab/work/fragment")?;
         }
         run("make -C /lab/linux O=/lab/obj olddefconfig")?;
-        let missing = kconfig::missing(
-            &fs::read_to_string(&fragment)?,
-            &fs::read_to_string(obj.join(".config"))?,
-        );
-        if !missing.is_empty() {
-            bail!(
-                "The kernel does not take these options: {}",
-                missing.join(" ")
-            );
-        }
+        check_options(&fragment, &obj.join(".config"))?;
         run(
             "make -C /lab/linux O=/lab/obj LOCALVERSION=\"$1\" LZ4=\"$2\" -j\"$(nproc)\" \
              bzImage modules",
@@ -320,4 +302,30 @@ impl Kernels<'_> {
         progress.done();
         Ok(())
     }
+
+    /// Copies another kernel's objects, without those that are out of date in this one.
+    fn start_from(&self, base: &Kernel, source: &Source, obj: &Path, log: &Path) -> Result<()> {
+        let mut cp = std::process::Command::new("cp");
+        cp.args(["-a", "--reflink=auto"])
+            .arg(base.dir.join("obj"))
+            .arg(obj);
+        command::logged(&mut cp, log, |_| {}).context("Copy the kernel's objects")?;
+        if base.source != source.dir {
+            stale::remove(obj, &stale::changed(&self.patch_files()?)?)
+                .context("Remove the objects that are out of date")?;
+        }
+        Ok(())
+    }
+}
+
+/// All that was asked for must have been taken.
+fn check_options(fragment: &Path, config: &Path) -> Result<()> {
+    let missing = kconfig::missing(&fs::read_to_string(fragment)?, &fs::read_to_string(config)?);
+    if !missing.is_empty() {
+        bail!(
+            "The kernel does not take these options: {}",
+            missing.join(" ")
+        );
+    }
+    Ok(())
 }
