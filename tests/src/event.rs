@@ -26,8 +26,8 @@ pub enum Event {
     Exit { command: usize, status: i32 },
     /// `lab-init` is about to kexec.
     Jump,
-    /// A line the guest wrote on its console.
-    Guest { text: String },
+    /// A line that the guest of this name wrote on its console.
+    Guest { guest: String, text: String },
     /// A scenario's share of this stage ended.
     Scenario {
         name: String,

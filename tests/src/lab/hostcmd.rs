@@ -120,7 +120,7 @@ pub(crate) fn show(line: &Line) {
                     hello.stage, hello.release
                 );
             }
-            Event::Guest { text } => eprintln!("guest  | {text}"),
+            Event::Guest { text, .. } => eprintln!("guest  | {text}"),
             Event::Scenario {
                 name,
                 stage,

@@ -38,7 +38,7 @@ pub(crate) struct Record {
     pub output: Vec<(Option<(usize, usize)>, String)>,
     pub scenarios: Vec<ScenarioStage>,
     pub values: Vec<Value>,
-    pub guest: Vec<(Duration, String)>,
+    pub guest: Vec<GuestLine>,
     /// What the outside saw of each guest, by the guest's number.
     pub outside: Vec<Seen>,
     /// What was sent to each of the host's devices.
@@ -96,6 +96,76 @@ impl Record {
             during: self.running,
         });
     }
+
+    /// Looks for a complaint in a line of the host's kernel or of a guest's.
+    fn scan(&mut self, whose: &str, text: &str) {
+        if let Some(word) = scan::complaint(text) {
+            self.fail(format!("{whose} kernel ({word}): {text}"));
+        }
+    }
+
+    /// A kernel is up.
+    fn greet(&mut self, at: Duration, hello: &Hello) {
+        // A kexec that a command did cuts off what was being said: that is no fault.
+        let cut_off = |noise: &String| noise.starts_with('{');
+        if hello.stage > 1 && self.noise.last().is_some_and(cut_off) {
+            self.noise.pop();
+        }
+        self.running = None;
+        self.hellos.push((at, hello.clone()));
+    }
+
+    fn judged(&mut self, error: Option<&str>) {
+        if self.verdict {
+            self.fail("A second verdict".to_owned());
+        }
+        self.verdict = true;
+        if let Some(error) = error {
+            self.fail(error.to_owned());
+        }
+    }
+
+    /// Notes what changes nothing of what is waited for.
+    fn note(&mut self, at: Duration, event: &Event) {
+        match event {
+            Event::Start { command } => self.running = Some((self.hellos.len(), *command)),
+            Event::Exit { command, status } => {
+                self.running = None;
+                self.exits.push((self.hellos.len(), *command, *status));
+            }
+            Event::Guest { guest, text } => {
+                self.scan("Guest", text);
+                let (guest, text) = (guest.clone(), text.clone());
+                self.guest.push(GuestLine { at, guest, text });
+            }
+            Event::Scenario {
+                name,
+                stage,
+                error,
+                millis,
+            } => self.scenarios.push(ScenarioStage {
+                name: name.clone(),
+                stage: *stage,
+                error: error.clone(),
+                millis: *millis,
+            }),
+            Event::Value { name, value } => self.values.push(Value {
+                at,
+                name: name.clone(),
+                value: value.clone(),
+            }),
+            Event::Output { text, .. } => self.output.push((self.running, text.clone())),
+            Event::Hello(_) | Event::Jump | Event::Verdict { .. } => {}
+        }
+    }
+}
+
+/// What a guest wrote on its console.
+#[derive(Debug, Clone)]
+pub(crate) struct GuestLine {
+    pub at: Duration,
+    pub guest: String,
+    pub text: String,
 }
 
 /// A result that is data.
@@ -162,11 +232,9 @@ impl Run<'_> {
 
     /// Notes one line. Returns what is waited for from now on, and for how long, if that changes.
     fn take(&self, record: &mut Record, line: &Line) -> Option<(Duration, String)> {
-        let text = match &line.said {
+        let event = match &line.said {
             Said::Console(text) => {
-                if let Some(word) = scan::complaint(text) {
-                    record.fail(format!("Host kernel ({word}): {text}"));
-                }
+                record.scan("Host", text);
                 return None;
             }
             Said::Noise(text) => {
@@ -176,68 +244,25 @@ impl Run<'_> {
             Said::Closed => return None,
             Said::Event(event) => event,
         };
-        match text {
+        match event {
             Event::Hello(hello) => {
-                // A kexec that a command did cuts off what was being said: that is no fault.
-                if hello.stage > 1
-                    && record
-                        .noise
-                        .last()
-                        .is_some_and(|noise| noise.starts_with('{'))
-                {
-                    record.noise.pop();
-                }
-                record.running = None;
-                record.hellos.push((line.at, hello.clone()));
+                record.greet(line.at, hello);
                 let what = format!("the end of stage {}", hello.stage);
-                return Some((self.stage_limit, what));
+                Some((self.stage_limit, what))
             }
-            Event::Jump => {
-                return Some((
-                    BOOT_LIMIT,
-                    "the first word of the next kernel's init".to_owned(),
-                ));
-            }
-            Event::Start { command } => record.running = Some((record.hellos.len(), *command)),
-            Event::Exit { command, status } => {
-                record.running = None;
-                record.exits.push((record.hellos.len(), *command, *status));
-            }
-            Event::Guest { text } => {
-                if let Some(word) = scan::complaint(text) {
-                    record.fail(format!("Guest kernel ({word}): {text}"));
-                }
-                record.guest.push((line.at, text.clone()));
-            }
-            Event::Scenario {
-                name,
-                stage,
-                error,
-                millis,
-            } => record.scenarios.push(ScenarioStage {
-                name: name.clone(),
-                stage: *stage,
-                error: error.clone(),
-                millis: *millis,
-            }),
-            Event::Value { name, value } => record.values.push(Value {
-                at: line.at,
-                name: name.clone(),
-                value: value.clone(),
-            }),
+            Event::Jump => Some((
+                BOOT_LIMIT,
+                "the first word of the next kernel's init".to_owned(),
+            )),
             Event::Verdict { error } => {
-                if record.verdict {
-                    record.fail("A second verdict".to_owned());
-                }
-                record.verdict = true;
-                if let Some(error) = error {
-                    record.fail(error.clone());
-                }
-                return Some((OFF_LIMIT, "power-off".to_owned()));
+                record.judged(error.as_deref());
+                Some((OFF_LIMIT, "power-off".to_owned()))
             }
-            Event::Output { text, .. } => record.output.push((record.running, text.clone())),
+            event => {
+                record.note(line.at, event);
+                None
+            }
         }
-        None
     }
 
     /// The stages must be the planned ones: a lost kexec, or one into the same kernel, is caught

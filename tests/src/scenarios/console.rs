@@ -55,6 +55,9 @@ impl Console {
                 Some(&soon),
             )?;
         };
+        // Each console is named after its guest.
+        let guest = path.file_stem().unwrap_or_default().to_string_lossy();
+        let guest = guest.into_owned();
         let (sender, said) = mpsc::channel();
         let output = BufReader::new(input.try_clone()?);
         std::thread::spawn(move || {
@@ -68,7 +71,8 @@ impl Console {
                     // Nobody waits for it any more: the line still goes to the lab.
                     let _ = sender.send(said);
                 }
-                if port.send(&Event::Guest { text }).is_err() {
+                let guest = guest.clone();
+                if port.send(&Event::Guest { guest, text }).is_err() {
                     break;
                 }
             }

@@ -25,7 +25,7 @@ pub(super) fn tell(line: &Line) {
             stream: Stream::Stderr,
             text,
         } => Some(("host", text.clone())),
-        Event::Guest { text } => parse(text).and_then(of_witness).map(|text| ("guest", text)),
+        Event::Guest { text, .. } => parse(text).and_then(of_witness).map(|text| ("guest", text)),
         Event::Scenario {
             error: Some(error), ..
         } => Some(("host", error.clone())),

@@ -160,12 +160,15 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+pub(super) use tests::good as sample;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::outside::{Pinged, Talked};
     use fdbox_lab::witness::TcpIo;
 
-    fn good() -> Traffic {
+    pub(in super::super) fn good() -> Traffic {
         Traffic {
             guest: Io {
                 guest: 0,

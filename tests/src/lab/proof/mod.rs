@@ -4,6 +4,8 @@ mod card;
 mod device;
 mod io;
 mod nvme;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,11 +14,13 @@ use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::witness::{Report, Said, parse};
 use serde::{Deserialize, Serialize};
 
-use crate::run::{Record, Value};
+use crate::run::{GuestLine, Record, Value};
 pub(crate) use card::Card;
 pub(crate) use device::Device;
 pub(crate) use io::{Traffic, all as all_traffic};
 pub(crate) use nvme::Nvme;
+#[cfg(test)]
+pub(crate) use tests::{two_guests, with_traffic};
 
 /// How much longer than the VMM's blackout the guest's own largest gap may be: it begins with the
 /// last sample before and ends with the first one after, for which the guest's CPU must get to run
@@ -74,25 +78,36 @@ pub(crate) struct Update {
 
 /// The updates that a record holds, each of them checked.
 pub(crate) fn updates(record: &Record) -> Result<Vec<Update>> {
-    updates_of(record, "", 1, |at| last_beat(record, at))
+    updates_of(record, None, 1)
 }
 
-/// The one update of each of several guests, by the guest's name.
-pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
-    let names: Vec<&str> = record
-        .values
-        .iter()
-        .filter_map(|value| value.name.strip_prefix("resume "))
-        .collect();
+/// The one update of each of several guests, by the guest's name, or what is wrong with it.
+pub(crate) fn each_guest(record: &Record) -> Vec<(String, Result<Update>)> {
+    let names = record.values.iter().filter_map(|value| {
+        let (what, name) = value.name.split_once(' ')?;
+        ["witness", "resume"].contains(&what).then_some(name)
+    });
+    let names: BTreeSet<&str> = names.collect();
     let guests = names.len() as u64;
-    let mut found = Vec::new();
-    for name in names {
-        // Whose heartbeats are whose, the consoles do not tell.
-        let updates = updates_of(record, &format!(" {name}"), guests, |_| None);
-        let mut updates = updates.with_context(|| format!("Guest {name}"))?;
-        ensure!(updates.len() == 1, "Guest {name}: more than one update");
-        found.extend(updates.pop().map(|update| (name.to_owned(), update)));
-    }
+    let update = |name: &&str| -> Result<Update> {
+        let mut updates = updates_of(record, Some(name), guests)?;
+        ensure!(updates.len() == 1, "More than one update");
+        updates.pop().context("There is one")
+    };
+    let named = |name: &&str| (str::to_owned(name), update(name));
+    names.iter().map(named).collect()
+}
+
+/// All of them, each sound.
+pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
+    let sound = |(name, update): (String, Result<Update>)| -> Result<(String, Update)> {
+        let update = update.with_context(|| format!("Guest {name}"))?;
+        Ok((name, update))
+    };
+    let found: Vec<(String, Update)> = each_guest(record)
+        .into_iter()
+        .map(sound)
+        .collect::<Result<_>>()?;
     let boots: BTreeSet<&str> = found
         .iter()
         .map(|(_, update)| update.after.boot_id.as_str())
@@ -113,17 +128,13 @@ pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
     Ok(found)
 }
 
-fn updates_of(
-    record: &Record,
-    ending: &str,
-    guests: u64,
-    last_beat: impl Fn(Duration) -> Option<(u64, u64)>,
-) -> Result<Vec<Update>> {
-    let named = |name: &str| -> Vec<&Value> {
-        record
-            .values
-            .iter()
-            .filter(|value| value.name.strip_suffix(ending) == Some(name))
+/// The updates of the guest of this name, one of so many `guests`; of the only one without a name.
+fn updates_of(record: &Record, name: Option<&str>, guests: u64) -> Result<Vec<Update>> {
+    let ending = name.map_or_else(String::new, |name| format!(" {name}"));
+    let named = |what: &str| -> Vec<&Value> {
+        let values = record.values.iter();
+        values
+            .filter(|value| value.name.strip_suffix(&*ending) == Some(what))
             .collect()
     };
     let (witnesses, resumes) = (named("witness"), named("resume"));
@@ -139,63 +150,72 @@ fn updates_of(
         let [before, after] = pair else {
             bail!("A pair has two")
         };
-        let resume: Resume = serde_json::from_value(resume.value.clone())
-            .context("The VMM's report is not what was agreed")?;
-        let blackout = resume
-            .blackout
-            .clone()
-            .context("The VMM reports no blackout")?;
-        let update = Update {
-            before: serde_json::from_value(before.value.clone())?,
-            after: serde_json::from_value(after.value.clone())?,
-            resume,
-            blackout,
-            traffic: None,
-            device: None,
-        };
+        let update = Update::new(before, after, resume)?;
         let elapsed = after.at.saturating_sub(before.at);
-        update.check(elapsed, guests, last_beat(after.at))?;
+        update.check(elapsed, guests, last_beat(record, name, after.at)?)?;
         updates.push(update);
     }
     if let Some(last) = updates.last_mut() {
-        last.traffic = match (last.has_io(), named("io").as_slice()) {
-            (false, []) => None,
-            (true, [ended]) => Some(io::of(record, &ended.value)?),
-            (_, ended) => bail!("{} ends of disk and network work", ended.len()),
-        };
-        let reports = (&last.before, &last.after);
-        let evidence = device::Evidence {
-            record,
-            ending,
-            resume: &last.resume,
-            blackout: &last.blackout,
-        };
-        let card = card::of(&evidence, reports)?.map(Device::Card);
-        last.device = match card {
-            None => nvme::of(&evidence)?.map(Device::Nvme),
-            card => card,
-        };
+        last.add_devices(record, &ending, &named("io"))?;
     }
     Ok(updates)
 }
 
-/// The last heartbeat before the guest stood still: the largest counter seen from outside before
-/// the host's last jump.
-fn last_beat(record: &Record, before: Duration) -> Option<(u64, u64)> {
-    let jumped = record
-        .hellos
-        .iter()
-        .map(|(at, _)| *at)
-        .rfind(|at| *at < before)?;
-    let beats = record.guest.iter().filter(|(at, _)| *at < jumped);
-    let mut beats = beats.filter_map(|(_, line)| match parse(line)? {
+/// The last heartbeat of the guest of this name in the host before the one it is in at this time: the
+/// largest counter that was seen from outside. None if it is still in its first host.
+fn last_beat(record: &Record, name: Option<&str>, at: Duration) -> Result<Option<(u64, u64)>> {
+    let mut kernels = record.hellos.iter().skip(1).map(|(up, _)| *up);
+    let Some(jumped) = kernels.rfind(|up| *up < at) else {
+        return Ok(None);
+    };
+    let its = |line: &&GuestLine| line.at < jumped && name.is_none_or(|name| line.guest == name);
+    let lines = record.guest.iter().filter(its);
+    let mut beats = lines.filter_map(|line| match parse(&line.text)? {
         Said::Beat { uptime_ms, counter } => Some((uptime_ms, counter)),
         _ => None,
     });
-    beats.next_back()
+    let last = beats.next_back();
+    last.map(Some)
+        .context("No heartbeat was seen before the host's jump")
 }
 
 impl Update {
+    /// As two reports of the guest and one of its VMM tell it, unchecked.
+    fn new(before: &Value, after: &Value, resume: &Value) -> Result<Self> {
+        let resume: Resume = serde_json::from_value(resume.value.clone())
+            .context("The VMM's report is not what was agreed")?;
+        let blackout = resume.blackout.clone();
+        Ok(Self {
+            before: serde_json::from_value(before.value.clone())?,
+            after: serde_json::from_value(after.value.clone())?,
+            resume,
+            blackout: blackout.context("The VMM reports no blackout")?,
+            traffic: None,
+            device: None,
+        })
+    }
+
+    /// What its disk, its network and a device of the host's showed in the end.
+    fn add_devices(&mut self, record: &Record, ending: &str, io: &[&Value]) -> Result<()> {
+        self.traffic = match (self.has_io(), io) {
+            (false, []) => None,
+            (true, [ended]) => Some(io::of(record, &ended.value)?),
+            (_, ended) => bail!("{} ends of disk and network work", ended.len()),
+        };
+        let evidence = device::Evidence {
+            record,
+            ending,
+            resume: &self.resume,
+            blackout: &self.blackout,
+        };
+        let card = card::of(&evidence, (&self.before, &self.after))?.map(Device::Card);
+        self.device = match card {
+            None => nvme::of(&evidence)?.map(Device::Nvme),
+            card => card,
+        };
+        Ok(())
+    }
+
     fn has_io(&self) -> bool {
         self.before.io.is_some()
     }
@@ -215,35 +235,8 @@ impl Update {
             before.boot_id,
             after.boot_id
         );
-        ensure!(after.pages_bad == 0, "Bad pages: {:?}", after.bad);
-        ensure!(
-            after.pages_checked == before.pages_checked,
-            "Not every page was checked"
-        );
-        ensure!(
-            !after.counter_went_back,
-            "A clock of the guest's went back: {:?}",
-            after.backwards
-        );
-        ensure!(
-            after.kernel_warnings == 0,
-            "The guest's kernel warned: {:?}",
-            after.warnings
-        );
-        ensure!(
-            after.cpus == before.cpus,
-            "{} CPUs, {} before",
-            after.cpus,
-            before.cpus
-        );
-        ensure!(
-            after.counter > before.counter,
-            "The guest's counter stands still"
-        );
-        ensure!(
-            after.rewritten > before.rewritten,
-            "The guest writes no more"
-        );
+        is_whole(before, after)?;
+        goes_on(before, after)?;
         if let Some((uptime_ms, counter)) = last_beat {
             // What the guest did last in the old host is part of what it knows in the new one.
             ensure!(
@@ -261,11 +254,16 @@ impl Update {
             lived.abs_diff(elapsed) <= slack,
             "The guest's clock went on by {lived:?} in {elapsed:?}"
         );
+        self.check_blackout(guests)
+    }
+
+    /// The guest's gap and the VMM's blackout must agree, and the phases be part of it.
+    fn check_blackout(&self, guests: u64) -> Result<()> {
+        let (after, total) = (&self.after, self.blackout.total_ns);
         for (clock, gap) in [
             ("clock", after.largest_gap_ns),
             ("TSC", after.largest_gap_tsc_ns),
         ] {
-            let total = self.blackout.total_ns;
             ensure!(
                 gap >= total - total * SHORTER_PERCENT / 100
                     && gap <= total + total * LONGER_PERCENT / 100 + LONGER_NS_PER_GUEST * guests,
@@ -274,119 +272,54 @@ impl Update {
                 total / 1_000_000
             );
         }
-        match (&before.io, &after.io) {
-            (None, None) => {}
-            (Some(before), Some(after)) => io::went_on(before, after)?,
-            _ => bail!("The guest's disk and network are gone"),
-        }
         let phases: u64 = self.blackout.phases.iter().map(|phase| phase.ns).sum();
         ensure!(
-            phases <= self.blackout.total_ns && !self.blackout.phases.is_empty(),
-            "The phases of the blackout add up to {phases} ns, it is {} ns",
-            self.blackout.total_ns
+            phases <= total && !self.blackout.phases.is_empty(),
+            "The phases of the blackout add up to {phases} ns, it is {total} ns"
         );
         Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Whether a guest has all that it had, as it was, and nothing complained.
+fn is_whole(before: &Report, after: &Report) -> Result<()> {
+    ensure!(after.pages_bad == 0, "Bad pages: {:?}", after.bad);
+    ensure!(
+        after.pages_checked == before.pages_checked,
+        "Not every page was checked"
+    );
+    ensure!(
+        !after.counter_went_back,
+        "A clock of the guest's went back: {:?}",
+        after.backwards
+    );
+    ensure!(
+        after.kernel_warnings == 0,
+        "The guest's kernel warned: {:?}",
+        after.warnings
+    );
+    ensure!(
+        after.cpus == before.cpus,
+        "{} CPUs, {} before",
+        after.cpus,
+        before.cpus
+    );
+    Ok(())
+}
 
-    fn report() -> Report {
-        Report {
-            boot_id: "x".into(),
-            release: "r".into(),
-            cpus: 1,
-            uptime_ns: 10_000_000_000,
-            tsc: 0,
-            counter: 1000,
-            counter_went_back: false,
-            backwards: Vec::new(),
-            largest_gap_ns: 1_000_000,
-            largest_gap_tsc_ns: 1_000_000,
-            largest_gap_at_ns: 0,
-            pages_checked: 100,
-            pages_bad: 0,
-            bad: Vec::new(),
-            rewritten: 1000,
-            kernel_warnings: 0,
-            warnings: Vec::new(),
-            io: None,
-            frames: None,
-        }
-    }
-
-    fn good() -> Update {
-        let phases = vec![Phase {
-            name: "boot".into(),
-            ns: 2_900_000_000,
-        }];
-        let blackout = Blackout {
-            total_ns: 3_000_000_000,
-            phases,
-        };
-        Update {
-            before: report(),
-            after: Report {
-                uptime_ns: 15_000_000_000,
-                counter: 1500,
-                rewritten: 1500,
-                largest_gap_ns: 3_010_000_000,
-                largest_gap_tsc_ns: 3_010_000_000,
-                ..report()
-            },
-            resume: Resume {
-                result: "done".into(),
-                ram_kind: "memfd".into(),
-                ram_mib: 256,
-                vcpus: 1,
-                host: ResumeHost {
-                    boot_id: "h".into(),
-                },
-                blackout: Some(blackout.clone()),
-            },
-            blackout,
-            traffic: None,
-            device: None,
-        }
-    }
-
-    fn verdict(update: &Update) -> Result<()> {
-        update.check(Duration::from_secs(5), 1, Some((11_000, 1200)))
-    }
-
-    #[test]
-    fn a_good_update_passes() {
-        verdict(&good()).unwrap();
-    }
-
-    #[test]
-    fn each_way_to_go_wrong_is_caught() {
-        let spoil: Vec<fn(&mut Update)> = vec![
-            |u| u.after.boot_id = "y".into(),
-            |u| u.after.pages_bad = 1,
-            |u| u.after.pages_checked = 99,
-            |u| u.after.counter_went_back = true,
-            |u| u.after.kernel_warnings = 1,
-            |u| u.after.counter = 1000,
-            |u| u.after.counter = 1199,
-            |u| u.after.rewritten = 1000,
-            |u| u.after.cpus = 2,
-            |u| u.after.uptime_ns = 12_000_000_000,
-            |u| u.after.uptime_ns = 18_000_000_000,
-            |u| u.after.largest_gap_ns = 40_000_000,
-            |u| u.after.largest_gap_tsc_ns = 40_000_000,
-            |u| u.after.largest_gap_ns = 4_100_000_000,
-            |u| u.after.largest_gap_ns = 2_900_000_000,
-            |u| u.blackout.phases.clear(),
-            |u| u.blackout.phases[0].ns = 4_000_000_000,
-            |u| u.resume.result = "lost".into(),
-        ];
-        for (number, spoil) in spoil.iter().enumerate() {
-            let mut update = good();
-            spoil(&mut update);
-            assert!(verdict(&update).is_err(), "number {number} passed");
-        }
+/// Whether a guest goes on with all that it did.
+fn goes_on(before: &Report, after: &Report) -> Result<()> {
+    ensure!(
+        after.counter > before.counter,
+        "The guest's counter stands still"
+    );
+    ensure!(
+        after.rewritten > before.rewritten,
+        "The guest writes no more"
+    );
+    match (&before.io, &after.io) {
+        (None, None) => Ok(()),
+        (Some(before), Some(after)) => io::went_on(before, after),
+        _ => bail!("The guest's disk and network are gone"),
     }
 }

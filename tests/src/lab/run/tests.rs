@@ -96,7 +96,10 @@ fn a_kernel_that_complains_fails_the_run() {
     let text = "rcu: INFO: rcu_sched self-detected stall on CPU".to_owned();
     lines.push(Line {
         at,
-        said: Said::Event(Event::Guest { text }),
+        said: Said::Event(Event::Guest {
+            guest: "vm0".into(),
+            text,
+        }),
     });
     assert_eq!(judge(&lines).len(), 2);
 }
