@@ -1,6 +1,7 @@
 //! `cargo lab demo --guests N`: one kexec takes several guests along.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fdbox_lab::scenario::HostKind;
@@ -69,49 +70,69 @@ fn summary(record: &Record, updates: &Updates) {
         kernels.join(" to "),
         updates.len()
     ));
-    say("guest  memory       pages  bad  disk: writes  bad  TCP: KiB  lost  stood still    (VMM)");
-    for (name, update) in updates {
-        let (mut writes, mut bad, mut kib) = (0, 0, 0);
-        if let Some(traffic) = &update.traffic {
-            writes = traffic.guest.disk.writes;
-            bad = traffic.guest.disk.bad + traffic.image.bad;
-            kib = traffic.bytes_sent() >> 10;
-        }
-        say(&format!(
-            "{name:5}  {:11}  {:5}  {:3}  {writes:12}  {bad:3}  {kib:8}  {:4}  {:8.1} ms  {:.1} ms",
-            update.resume.ram_kind,
-            update.after.pages_checked,
-            update.after.pages_bad,
-            update
-                .traffic
-                .as_ref()
-                .map_or(0, proof::Traffic::bytes_lost),
-            millis(update.after.largest_gap_ns),
-            millis(update.blackout.total_ns)
-        ));
-    }
+    say(HEADING);
+    updates
+        .iter()
+        .for_each(|(name, update)| say(&row(name, update)));
+    say("");
+    say(
+        "Stood still: as the guest says, and as its VMM does. Silent: how long TCP and ping gave no answer.",
+    );
     say("Emulation makes these figures many times larger than a real machine's.");
 }
 
-fn describe(record: &Record, updates: &Result<Updates>) -> Value {
-    match updates {
-        Ok(updates) => {
-            let first = updates.first().map(|(_, update)| update);
-            let mut report = report::head(record, first);
-            let guests = updates.iter().map(|(name, update)| {
-                let mut guest = report::of_guest(record, update);
-                guest["name"] = json!(name);
-                guest
-            });
-            report["guests"] = guests.collect();
-            report
-        }
-        Err(error) => {
-            let mut report = report::head(record, None);
-            report["error"] = json!(format!("{error:#}"));
-            report
-        }
+const HEADING: &str = "guest  memory       pages  bad  disk: writes  bad  TCP: KiB  lost  twice  \
+    stood still:  guest    VMM  silent:  TCP   ping";
+
+/// What a guest saw, in one line. Times are in milliseconds.
+fn row(name: &str, update: &Update) -> String {
+    let after = &update.after;
+    let mut row = format!(
+        "{name:5}  {:11}  {:5}  {:3}",
+        update.resume.ram_kind, after.pages_checked, after.pages_bad
+    );
+    row += &match &update.traffic {
+        Some(traffic) => format!(
+            "  {:12}  {:3}  {:8}  {:4}  {:5}",
+            traffic.guest.disk.writes,
+            traffic.guest.disk.bad + traffic.image.bad,
+            traffic.bytes_sent() >> 10,
+            traffic.bytes_lost(),
+            traffic.bytes_repeated()
+        ),
+        None => format!(
+            "  {:>12}  {:>3}  {:>8}  {:>4}  {:>5}",
+            "-", "-", "-", "-", "-"
+        ),
+    };
+    row += &format!(
+        "  {:19.0}  {:5.0}",
+        millis(after.largest_gap_ns),
+        millis(update.blackout.total_ns)
+    );
+    if let Some(traffic) = &update.traffic {
+        let silence = |gap: Duration| gap.as_secs_f64() * 1e3;
+        let seen = &traffic.outside;
+        row += &format!(
+            "  {:12.0}  {:5.0}",
+            silence(seen.tcp.largest_gap),
+            silence(seen.ping.largest_gap)
+        );
     }
+    row
+}
+
+/// Each guest is told of, also in a run that failed: as much as is known of it.
+fn describe(record: &Record, updates: &Result<Updates>) -> Value {
+    let first = updates.as_ref().ok().and_then(|updates| updates.first());
+    let mut report = report::head(record, first.map(|(_, update)| update));
+    let guests = proof::each_guest(record);
+    let guest = |(name, update): &(String, Result<Update>)| report::of(record, update, Some(name));
+    report["guests"] = guests.iter().map(guest).collect();
+    if let Err(error) = updates {
+        report["error"] = json!(format!("{error:#}"));
+    }
+    report
 }
 
 #[cfg(test)]
@@ -123,6 +144,38 @@ mod tests {
         let record = Record::default();
         let updates = judge(&record, 4);
         assert!(updates.is_err());
-        assert_eq!(describe(&record, &updates)["result"], "failed");
+        let report = describe(&record, &updates);
+        assert_eq!(report["result"], "failed");
+        assert_eq!(report["guests"], json!([]));
+    }
+
+    #[test]
+    fn every_guest_is_told_of_as_the_one_of_the_single_demo() {
+        let update = proof::with_traffic();
+        report::is_complete(&report::of(
+            &report::run(),
+            &Ok(update.clone()),
+            Some("vm0"),
+        ));
+        // Every heading has its figure below it, at the right.
+        let row = row("vm0", &update);
+        assert_eq!(row.len(), HEADING.len(), "\n{HEADING}\n{row}");
+        assert!(row.ends_with(" 1000"), "the ping's silence: {row}");
+    }
+
+    #[test]
+    fn a_run_that_failed_tells_of_the_guests_that_did_not() {
+        let record = proof::two_guests(1501);
+        let updates = judge(&record, 2);
+        let report = describe(&record, &updates);
+        assert_eq!(report["result"], "failed");
+        let guests = report["guests"].as_array().unwrap();
+        let told: Vec<_> = guests
+            .iter()
+            .map(|guest| (&guest["name"], &guest["result"]))
+            .collect();
+        assert_eq!(json!(told), json!([["vm0", "done"], ["vm1", "failed"]]));
+        assert!(guests[1]["error"].as_str().unwrap().contains("heartbeat"));
+        assert_eq!(guests[1]["guest"]["pages_bad"], 0);
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         );
         Ok(update)
     });
-    write_json(args.json.as_deref(), &report::of(&record, &update))?;
+    write_json(args.json.as_deref(), &report::of(&record, &update, None))?;
     match update {
         Ok(update) => {
             summary(&record, &update);

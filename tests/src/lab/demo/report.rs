@@ -5,20 +5,47 @@ use serde_json::{Value, json};
 use crate::proof::Update;
 use crate::run::Record;
 
-/// One guest's update, whole or, after a failure, as much as is known.
-pub(super) fn of(record: &Record, update: &anyhow::Result<Update>) -> Value {
-    match update {
+/// One guest's update, whole or, after a failure, as much as is known. Of several it is the one of this
+/// `name`.
+pub(super) fn of(record: &Record, update: &anyhow::Result<Update>, name: Option<&str>) -> Value {
+    let mut report = match update {
         Ok(update) => of_guest(record, update),
         Err(error) => {
             let mut report = head(record, None);
             report["error"] = json!(format!("{error:#}"));
+            report["guest"] = last_words(record, name);
             report
         }
+    };
+    if let Some(name) = name {
+        report["name"] = json!(name);
     }
+    report
+}
+
+/// What a guest said last of itself, of what [`guest`] would have told; null if it said nothing.
+fn last_words(record: &Record, name: Option<&str>) -> Value {
+    let said = name.map_or_else(|| "witness".into(), |name| format!("witness {name}"));
+    let mut reports = record.values.iter().filter(|value| value.name == said);
+    let Some(last) = reports.next_back() else {
+        return Value::Null;
+    };
+    let alike = [
+        "boot_id",
+        "cpus",
+        "pages_checked",
+        "pages_bad",
+        "counter_went_back",
+        "largest_gap_ns",
+        "largest_gap_tsc_ns",
+        "kernel_warnings",
+    ];
+    let member = |name: &str| (name.to_owned(), last.value[name].clone());
+    alike.into_iter().map(member).collect()
 }
 
 /// Of one guest that was updated under.
-pub(super) fn of_guest(record: &Record, update: &Update) -> Value {
+fn of_guest(record: &Record, update: &Update) -> Value {
     let mut report = head(record, Some(update));
     report["guest"] = guest(update);
     report["blackout"] = json!(update.blackout);
@@ -71,14 +98,91 @@ fn guest(update: &Update) -> Value {
 }
 
 #[cfg(test)]
+pub(super) use tests::{is_complete, run};
+
+#[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use fdbox_lab::event::Hello;
+
     use super::*;
+    use crate::proof;
 
     #[test]
     fn a_run_with_a_failure_says_so() {
         let error = Err(anyhow::anyhow!("Host kernel (bug:): BUG: x"));
-        let report = of(&Record::default(), &error);
+        let mut record = Record::default();
+        let report = of(&record, &error, None);
         assert_eq!(report["result"], "failed");
         assert!(report["error"].as_str().unwrap().contains("BUG: x"));
+        assert_eq!(report["guest"], Value::Null);
+        // And what the guest had said by then.
+        record.values.push(crate::run::Value {
+            at: Duration::ZERO,
+            name: "witness".into(),
+            value: json!({"pages_checked": 9, "pages_bad": 1}),
+        });
+        let report = of(&record, &error, None);
+        assert_eq!(report["guest"]["pages_bad"], 1);
+    }
+
+    /// What the issues that asked for the demo name, and what it must be in a run that went well.
+    const NAMES: &[(&str, &str)] = &[
+        ("/result", "\"done\""),
+        ("/host/kernel_before", "\"7.3-a\""),
+        ("/host/kernel_after", "\"7.3-b\""),
+        ("/host/boot_id_before", "\"g\""),
+        ("/host/boot_id_after", "\"h\""),
+        ("/guest/boot_id_same", "true"),
+        ("/guest/ram_kind", "\"memfd\""),
+        ("/guest/ram_mib", "256"),
+        ("/guest/pages_checked", "100"),
+        ("/guest/pages_bad", "0"),
+        ("/guest/counter_went_back", "false"),
+        ("/guest/largest_gap_ns", "3010000000"),
+        ("/guest/kernel_warnings", "0"),
+        ("/blackout/total_ns", "3000000000"),
+        ("/blackout/phases/0/name", "\"boot\""),
+        ("/blackout/phases/0/ns", "2900000000"),
+        ("/disk/writes", "100"),
+        ("/disk/verified", "250"),
+        ("/disk/bad", "0"),
+        ("/tcp/reset", "false"),
+        ("/tcp/bytes_sent", "768"),
+        ("/tcp/bytes_lost", "0"),
+        ("/tcp/bytes_repeated", "0"),
+        ("/tcp/largest_gap_ns", "0"),
+        ("/ping/largest_gap_ns", "1000000000"),
+    ];
+
+    /// A run from one kernel to another.
+    pub(in super::super) fn run() -> Record {
+        let hello = |stage, release: &str, boot_id: &str| Hello {
+            stage,
+            release: release.into(),
+            version: String::new(),
+            boot_id: boot_id.into(),
+            uptime_ns: 0,
+            tsc: 0,
+        };
+        let hellos = [hello(1, "7.3-a", "g"), hello(2, "7.3-b", "h")];
+        let mut record = Record::default();
+        record.hellos = hellos.map(|hello| (Duration::ZERO, hello)).into();
+        record
+    }
+
+    /// All that is demanded of a guest's report, and as it is.
+    pub(in super::super) fn is_complete(report: &Value) {
+        for (name, wanted) in NAMES {
+            let found = report.pointer(name);
+            let found = found.unwrap_or_else(|| panic!("{name} is missing in {report:#}"));
+            assert_eq!(found.to_string(), *wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_went_well_has_every_name_that_was_asked_for() {
+        is_complete(&of(&run(), &Ok(proof::with_traffic()), None));
     }
 }
