@@ -72,7 +72,10 @@ fn explain_load(errno: Errno) -> String {
 fn explain_jump(errno: Errno) -> String {
     let text = match errno {
         Errno::PERM => "it needs CAP_SYS_BOOT in the first PID namespace",
-        Errno::INVAL => "no kernel is loaded, or this one has no kexec: load one first",
+        Errno::INVAL => {
+            "no kernel is loaded (load one first), this one has no kexec, or the program is in a PID \
+             namespace other than the first (start it outside of the container)"
+        }
         Errno::BUSY => "another kexec is under way: try again",
         _ => return std::io::Error::from(errno).to_string(),
     };
