@@ -13,8 +13,24 @@ use crate::{command, package};
 
 /// (folder in tools/testing/selftests, programs).
 const PROGRAMS: &[(&str, &[&str])] = &[
-    ("kvm", &["guest_memfd_test", "pre_fault_memory_test"]),
-    ("liveupdate", &["liveupdate", "luo_kexec_simple"]),
+    (
+        "kvm",
+        &[
+            "guest_memfd_test",
+            "pre_fault_memory_test",
+            "set_memory_region_test",
+        ],
+    ),
+    (
+        "liveupdate",
+        &[
+            "liveupdate",
+            "luo_kexec_simple",
+            "luo_multi_session",
+            "luo_stress_files",
+            "luo_stress_sessions",
+        ],
+    ),
     (
         "vfio",
         &[

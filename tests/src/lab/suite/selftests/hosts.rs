@@ -101,10 +101,23 @@ pub(super) const HOSTS: &[Host] = &[
             test("selftests/guest_memfd", &["./guest_memfd_test"]),
             test("selftests/pre_fault_memory", &["./pre_fault_memory_test"]),
             test("selftests/liveupdate", &["./liveupdate"]),
-            // Last: it leaves a process behind that holds what is preserved.
+            test("selftests/set_memory_region", &["./set_memory_region_test"]),
+            // Last: each leaves a process behind that holds what is preserved. They share the kexec.
             test(
                 "selftests/luo_kexec",
                 &["./luo_kexec_simple -s 1", "./luo_kexec_simple -s 2"],
+            ),
+            test(
+                "selftests/luo_multi_session",
+                &["./luo_multi_session -s 1", "./luo_multi_session -s 2"],
+            ),
+            test(
+                "selftests/luo_stress_files",
+                &["./luo_stress_files -s 1", "./luo_stress_files -s 2"],
+            ),
+            test(
+                "selftests/luo_stress_sessions",
+                &["./luo_stress_sessions -s 1", "./luo_stress_sessions -s 2"],
             ),
         ],
     },
