@@ -1,6 +1,7 @@
 //! `cargo lab host` and `cargo lab shell`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -21,10 +22,7 @@ use crate::run::Record;
 pub(crate) const HOST_FAILED: u8 = 70;
 
 pub(crate) fn host(args: &HostArgs) -> Result<ExitCode> {
-    let lab = Lab::open()?;
-    let spec = spec(args);
-    let host = spec.prepare(&lab, &lab.programs(&[programs::INIT])?)?;
-    let record = host.run(&lab, show)?;
+    let (record, dir) = follow(&Lab::open()?, args, show)?;
     for failure in &record.failures {
         eprintln!("lab: {failure}");
     }
@@ -34,9 +32,20 @@ pub(crate) fn host(args: &HostArgs) -> Result<ExitCode> {
         std::fs::write(path, text).with_context(|| format!("Write {}", path.display()))?;
     }
     if !record.failures.is_empty() {
-        eprintln!("lab: the logs are in {}", host.dir.display());
+        eprintln!("lab: the logs are in {}", dir.display());
     }
     Ok(ExitCode::from(status))
+}
+
+/// Runs the host that the arguments ask for, to its end. Returns the folder of its logs as well.
+pub(crate) fn follow(
+    lab: &Lab,
+    args: &HostArgs,
+    seen: impl FnMut(&Line),
+) -> Result<(Record, PathBuf)> {
+    let host = spec(args).prepare(lab, &lab.programs(&[programs::INIT])?)?;
+    let record = host.run(lab, seen)?;
+    Ok((record, host.dir))
 }
 
 fn spec(args: &HostArgs) -> HostSpec {
@@ -142,7 +151,7 @@ pub(crate) fn show(line: &Line) {
 }
 
 /// The first exit status that is not 0; a host that went wrong has its own.
-fn status(record: &Record) -> u8 {
+pub(crate) fn status(record: &Record) -> u8 {
     if !record.failures.is_empty() {
         return HOST_FAILED;
     }

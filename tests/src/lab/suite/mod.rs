@@ -1,6 +1,7 @@
 //! `cargo lab test`: everything CI runs, each test with its verdict and its time.
 
 mod debug;
+mod host_command;
 mod lanes;
 mod scenarios;
 mod selftests;
@@ -127,7 +128,8 @@ fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
     if !debug.is_empty() {
         flavours.push(Flavour::Debug);
     }
-    if jobs.is_empty() && debug.is_empty() && scenarios.is_empty() {
+    let host = host_command::jobs(suite, args.verbose);
+    if jobs.is_empty() && debug.is_empty() && scenarios.is_empty() && host.is_empty() {
         return Ok(jobs);
     }
     let kernels = suite.lab.kernels()?;
@@ -139,6 +141,7 @@ fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
     }
     jobs.extend(debug);
     jobs.extend(scenarios);
+    jobs.extend(host);
     Ok(jobs)
 }
 

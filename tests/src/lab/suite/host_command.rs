@@ -1,0 +1,119 @@
+//! `cargo lab host` with the program in C of docs/uapi.md.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+
+use super::lanes::Job;
+use super::{Outcome, Suite};
+use crate::cli::{Cli, Command};
+use crate::lab::Lab;
+use crate::{command, hostcmd, run};
+
+/// One call of the command.
+struct Test {
+    name: &'static str,
+    /// Added to the arguments that put the page into a box and take it out.
+    more: &'static [&'static str],
+    kernels: usize,
+    /// What it exits with.
+    status: u8,
+}
+
+const TESTS: [Test; 2] = [
+    Test {
+        name: "host/c-example",
+        more: &[],
+        kernels: 2,
+        status: 0,
+    },
+    // The box is gone by then: the program fails, and the command with its status.
+    Test {
+        name: "host/c-example-no-kexec",
+        more: &["--no-kexec", "--after", "/bin/client after"],
+        kernels: 1,
+        status: 1,
+    },
+];
+
+/// What the program says when it has taken the page out of the box.
+const SAID: &str = "hello";
+
+/// One job for each host.
+pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
+    let lab = suite.lab;
+    let wanted = TESTS.into_iter().filter(|test| suite.wants(test.name));
+    let job = |test: Test| Job {
+        alone: false,
+        act: Box::new(move || {
+            let started = Instant::now();
+            let error = judge(lab, &test, verbose).err();
+            vec![Outcome {
+                name: test.name.to_owned(),
+                error: error.map(|error| format!("{error:#}")),
+                took: started.elapsed(),
+            }]
+        }),
+    };
+    wanted.map(job).collect()
+}
+
+fn judge(lab: &Lab, test: &Test, verbose: bool) -> Result<()> {
+    let dir = run::folder(&lab.cache, test.name)?;
+    build(lab, test.name, &dir)?;
+    let file = format!("{}:/bin/client", dir.join("client").display());
+    let words = ["lab", "host", "--file", &file];
+    let commands = [
+        "--before",
+        "/bin/client before",
+        "--after",
+        "/bin/client after",
+    ];
+    let cli = Cli::try_parse_from([&words[..], &commands, test.more].concat())?;
+    let Command::Host(args) = cli.command else {
+        bail!("These are not arguments of `cargo lab host`");
+    };
+    let (record, logs) = hostcmd::follow(lab, &args, |line| {
+        if verbose {
+            hostcmd::show(line);
+        }
+    })?;
+    let failures: Vec<_> = record.failures.iter().map(ToString::to_string).collect();
+    let logs = logs.display();
+    ensure!(failures.is_empty(), "{}\nLogs: {logs}", failures.join("\n"));
+    let kernels = record.hellos.len();
+    ensure!(kernels == test.kernels, "{kernels} kernels booted");
+    let status = hostcmd::status(&record);
+    ensure!(
+        status == test.status,
+        "Exit status {status}, not {}\nLogs: {logs}",
+        test.status
+    );
+    let said = record.output.iter().filter(|(_, text)| text == SAID);
+    ensure!(
+        said.count() == 1,
+        "It did not say {SAID} once: {:?}",
+        record.output
+    );
+    Ok(())
+}
+
+/// Builds the program, linked statically.
+fn build(lab: &Lab, name: &str, dir: &Path) -> Result<()> {
+    let page = fs::read_to_string(lab.checkout.join("docs/uapi.md"))?;
+    let example = page
+        .split_once("```c\n")
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .context("docs/uapi.md has no program in C")?;
+    fs::write(dir.join("client.c"), example.0)?;
+    let header = lab.checkout.join("kmod/include/uapi");
+    let mounts = [(dir, "/lab/work"), (header.as_path(), "/lab/uapi")];
+    let mut sh = lab.toolchain.command(&mounts, "sh");
+    let script = "exec 2>&1; cd /lab/work; \
+        gcc -static -Wall -Wextra -Werror -I/lab/uapi -o client client.c";
+    let log = lab.fresh_log(&name.replace('/', "-"))?;
+    command::logged(sh.args(["-ec", script]), &log, |_| {}).context("Build the program in C")
+}
