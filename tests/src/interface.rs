@@ -130,6 +130,13 @@ pub fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
 
 /// Makes a tap that stays when nobody has it open.
 pub fn make_tap(name: &str) -> io::Result<()> {
+    let tap = open_tap(name)?;
+    // SAFETY: TUNSETPERSIST takes a number.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETPERSIST, 1) })
+}
+
+/// Opens a tap, which is made if there is none of this name.
+pub fn open_tap(name: &str) -> io::Result<File> {
     let tun: File = OpenOptions::new()
         .read(true)
         .write(true)
@@ -141,8 +148,7 @@ pub fn make_tap(name: &str) -> io::Result<()> {
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`; what it writes is not looked at, and
     // goes to a copy of the call's own.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &mut { request }) })?;
-    // SAFETY: TUNSETPERSIST takes a number.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETPERSIST, 1) })
+    Ok(tun)
 }
 
 fn request(name: &str, argument: Union) -> io::Result<ifreq> {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::plan;
 use fdbox_lab::witness::{Report, Said, command};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::console::Console;
@@ -105,13 +106,26 @@ impl Member {
         path(&self.name, "sock")
     }
 
+    /// Holds its VMM, and the guest with it, until what is returned is dropped.
+    pub(crate) fn stop(&self) -> Result<Stopped> {
+        let vmm = self.vmm.as_ref().context("Its VMM is not ours")?;
+        vmm.signal(Signal::STOP)?;
+        Ok(Stopped(vmm.pid()?))
+    }
+
+    /// Waits for the VMM to have ended, well.
+    pub(crate) fn wait_for_vmm(mut self) -> Result<()> {
+        let mut vmm = self.vmm.take().context("Its VMM is not ours")?;
+        let status = vmm.wait(END_LIMIT)?;
+        ensure!(status.success(), "{}: the VMM ended: {status}", self.name);
+        Ok(())
+    }
+
     /// Ends the guest from inside, and waits for its VMM to be gone.
     pub(crate) fn power_off(mut self) -> Result<()> {
         self.console.say(command::POWER_OFF)?;
-        if let Some(mut vmm) = self.vmm.take() {
-            let status = vmm.wait(END_LIMIT)?;
-            ensure!(status.success(), "{}: the VMM ended: {status}", self.name);
-            return Ok(());
+        if self.vmm.is_some() {
+            return self.wait_for_vmm();
         }
         // Its socket goes with it.
         let deadline = Instant::now() + END_LIMIT;
@@ -122,6 +136,17 @@ impl Member {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+}
+
+/// A VMM that does nothing for now.
+#[derive(Debug)]
+pub(crate) struct Stopped(Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It fails only when it is gone already.
+        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A guest under the VMM, with the witness in it.
 
+mod control;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
@@ -12,13 +13,14 @@ use fdbox_lab::event::EventPort;
 use fdbox_lab::plan;
 use fdbox_lab::witness::{Report, Said, command};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 
 use crate::check::equal;
 use crate::console::Console;
-use crate::network;
-pub(crate) use upgrade::{ApiClient, Holds};
+use crate::network::{self, Links};
+pub(crate) use control::{Updating, Watch, command};
+pub(crate) use upgrade::{ApiClient, Holds, Runner};
 
 pub(crate) const VMM: &str = "/bin/vmm-example";
 pub(crate) const KERNEL: &str = "/guest/kernel";
@@ -76,9 +78,20 @@ impl Guest {
 
     /// The same with more arguments for the VMM.
     pub(crate) fn boot_with(spec: Spec, more: &[String], port: &Arc<EventPort>) -> Result<Self> {
-        let mut run = Command::new(VMM);
+        let links = spec.number.map(Links::by_name).transpose()?;
+        Self::boot_by(&mut Command::new(VMM), spec, links.as_ref(), more, port)
+    }
+
+    /// The same with a command that becomes the VMM, and with what the guest's disk and card are.
+    pub(crate) fn boot_by(
+        run: &mut Command,
+        spec: Spec,
+        links: Option<&Links>,
+        more: &[String],
+        port: &Arc<EventPort>,
+    ) -> Result<Self> {
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
-        network::give(&mut run, CMDLINE, spec.number, 1)?;
+        network::give_links(run, CMDLINE, spec.number.zip(links), 1);
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")
@@ -98,15 +111,23 @@ impl Guest {
 
     /// Takes over the guest that an update left in a box, and waits for a sign of life.
     pub(crate) fn resume(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
-        if let Some(number) = spec.number {
-            network::set_up(number)?;
-        }
+        let links = spec.number.map(Links::by_name).transpose()?;
+        Self::resume_with(spec, links.as_ref(), port)
+    }
+
+    /// The same with what its disk and its card are in the host.
+    pub(crate) fn resume_with(
+        spec: Spec,
+        links: Option<&Links>,
+        port: &Arc<EventPort>,
+    ) -> Result<Self> {
         let mut resume = Command::new(VMM);
         resume
             .args(["resume", "--box", spec.name])
+            .args(links.map(Links::net_for_resume).unwrap_or_default())
             .arg("--report")
             .arg(spec.path(".report"));
-        let guest = Self::start(resume, spec, port)?;
+        let guest = Self::start(&mut resume, spec, port)?;
         guest.wait_for_beat()?;
         Ok(guest)
     }
@@ -128,10 +149,10 @@ impl Guest {
             .arg(spec.path(".report"))
             .arg("--init-uptime")
             .arg(format!("{uptime:.9}"));
-        Starting::new(resume, spec)
+        Starting::new(&mut resume, spec)
     }
 
-    fn start(command: Command, spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+    fn start(command: &mut Command, spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
         Starting::new(command, spec)?.connect(port)
     }
 
@@ -251,7 +272,7 @@ pub(crate) struct Starting {
 }
 
 impl Starting {
-    fn new(mut command: Command, spec: Spec) -> Result<Self> {
+    fn new(command: &mut Command, spec: Spec) -> Result<Self> {
         command.arg("--api-socket").arg(spec.api());
         command
             .arg("--console")
@@ -349,6 +370,14 @@ impl Vmm {
         Ok(Self(child.context("Run the VMM")?))
     }
 
+    pub(crate) fn pid(&self) -> Result<Pid> {
+        Pid::from_raw(self.0.id() as i32).context("A process has a number")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.pid()?, signal)?)
+    }
+
     pub(crate) fn still_runs(&mut self) -> Result<()> {
         match self.0.try_wait()? {
             Some(status) => bail!("The VMM ended: {status}"),
@@ -357,8 +386,7 @@ impl Vmm {
     }
 
     pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let pid = Pid::from_raw(self.0.id() as i32).context("A process has a number")?;
-        let ended = pidfd_open(pid, PidfdFlags::empty())?;
+        let ended = pidfd_open(self.pid()?, PidfdFlags::empty())?;
         let deadline = Instant::now() + limit;
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec {

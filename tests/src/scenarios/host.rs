@@ -5,12 +5,15 @@ use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// How long a line of the kernel's log may take: some are held back for 5 s when there are many.
 const LOG_LIMIT: Duration = Duration::from_secs(60);
+
+/// linux/kexec.h.
+const KEXEC_FILE_UNLOAD: u64 = 1;
 
 /// Loads a module of the image's, if it is not loaded.
 pub(crate) fn load_module(name: &str) -> Result<()> {
@@ -59,6 +62,37 @@ pub(crate) fn without_cap_sys_admin<T: Send>(act: impl FnOnce() -> T + Send) -> 
         Ok(result) => result,
         Err(_) => bail!("The thread without CAP_SYS_ADMIN panicked"),
     })
+}
+
+/// Whether somebody could jump into another kernel.
+pub(crate) fn next_kernel_is_loaded() -> Result<bool> {
+    // Newer kernels have the first, older ones the second.
+    let read = std::fs::read_to_string("/sys/kernel/kexec/loaded")
+        .or_else(|_| std::fs::read_to_string("/sys/kernel/kexec_loaded"));
+    Ok(read.context("Whether a kernel is loaded")?.trim() == "1")
+}
+
+/// Unloads it, whoever has loaded it.
+pub(crate) fn unload_next_kernel() -> Result<()> {
+    let (none, no_text) = (-1_i64, std::ptr::null::<u8>());
+    // SAFETY: with KEXEC_FILE_UNLOAD the call takes nothing of its other arguments.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            none,
+            none,
+            0_usize,
+            no_text,
+            KEXEC_FILE_UNLOAD,
+        )
+    };
+    ensure!(
+        result == 0,
+        "Unload the next kernel: {}",
+        std::io::Error::last_os_error()
+    );
+    ensure!(!next_kernel_is_loaded()?, "The next kernel is still loaded");
+    Ok(())
 }
 
 /// The lines of the kernel's log that name fdbox.

@@ -1,5 +1,9 @@
 //! The host's part of the lab's network: its card, a tap for each guest, and the way between them.
 
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -14,19 +18,80 @@ pub(crate) fn set_up(number: u8) -> Result<()> {
     interface::configure(&tap, net::gateway(number)).with_context(|| format!("Set up {tap}"))
 }
 
+/// What a guest's disk and network card are in the host, as its VMM is told.
+#[derive(Debug)]
+pub(crate) struct Links {
+    pub(crate) disk: String,
+    pub(crate) net: String,
+    /// Open as long as this is there, for the VMM that is started meanwhile.
+    tap: Option<File>,
+}
+
+impl Links {
+    /// Guest `number`'s drive and tap, by name.
+    pub(crate) fn by_name(number: u8) -> Result<Self> {
+        set_up(number)?;
+        Ok(Self {
+            disk: format!("path={}", drive(number).display()),
+            net: format!("tap={}", net::tap(number)),
+            tap: None,
+        })
+    }
+
+    /// The same with a tap that is open already.
+    pub(crate) fn handed_in(number: u8) -> Result<Self> {
+        let links = Self::by_name(number)?;
+        let tap = interface::open_tap(&net::tap(number)).context("Open the tap")?;
+        rustix::io::fcntl_setfd(&tap, rustix::io::FdFlags::empty())?;
+        Ok(Self {
+            net: format!("fd={}", tap.as_raw_fd()),
+            tap: Some(tap),
+            ..links
+        })
+    }
+
+    /// The same with a regular file in place of the drive, as large.
+    pub(crate) fn on_file(self, number: u8, path: &Path) -> Result<Self> {
+        let bytes = File::open(drive(number))?.seek(SeekFrom::End(0))?;
+        File::create(path)?.set_len(bytes)?;
+        Ok(Self {
+            disk: format!("path={}", path.display()),
+            ..self
+        })
+    }
+
+    /// `--net` for a resume, which knows by itself what can be opened by name.
+    pub(crate) fn net_for_resume(&self) -> Vec<String> {
+        let net = self.tap.as_ref().map(|_| format!("--net={}", self.net));
+        net.into_iter().collect()
+    }
+}
+
+/// Guest `number`'s drive.
+pub(crate) fn drive(number: u8) -> PathBuf {
+    format!("/dev/vd{}", char::from(b'a' + number)).into()
+}
+
 /// Gives a guest that is about to be started guest `number`'s drive and tap, and its kernel a
 /// command line. It shares the host with so many `guests`, itself among them.
 pub(crate) fn give(run: &mut Command, cmdline: &str, number: Option<u8>, guests: u8) -> Result<()> {
-    let pace = format!("{}={}", net::PACE_WORD, net::pace_among(guests));
-    let Some(number) = number else {
-        run.arg("--cmdline").arg(format!("{cmdline} {pace}"));
-        return Ok(());
-    };
-    set_up(number)?;
-    let drive = char::from(b'a' + number);
-    run.arg(format!("--disk=path=/dev/vd{drive}"));
-    run.arg(format!("--net=tap={}", net::tap(number)));
-    run.arg("--cmdline");
-    run.arg(format!("{cmdline} {pace} {}={number}", net::GUEST_WORD));
+    let links = number.map(Links::by_name).transpose()?;
+    give_links(run, cmdline, number.zip(links.as_ref()), guests);
     Ok(())
+}
+
+/// The same with what the disk and the card are in the host.
+pub(crate) fn give_links(
+    run: &mut Command,
+    cmdline: &str,
+    links: Option<(u8, &Links)>,
+    guests: u8,
+) {
+    let mut cmdline = format!("{cmdline} {}={}", net::PACE_WORD, net::pace_among(guests));
+    if let Some((number, links)) = links {
+        run.arg(format!("--disk={}", links.disk));
+        run.arg(format!("--net={}", links.net));
+        cmdline += &format!(" {}={number}", net::GUEST_WORD);
+    }
+    run.arg("--cmdline").arg(cmdline);
 }

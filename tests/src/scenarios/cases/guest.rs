@@ -1,15 +1,18 @@
 //! A guest that is updated under: the point of it all.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Report;
+use serde_json::{Value, json};
 
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::guest::{Guest, Spec};
+use crate::guest::{Guest, Spec, Watch};
+use crate::network::Links;
 use crate::{fdbox, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -63,9 +66,15 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "guest/cancelled-after-seal",
-        about: "an update called off after SEAL: same process, guest unaffected",
+        about: "an update called off, after SEAL and by `cancel`: same process, guest unaffected",
         host: HostKind::GuestOneBoot,
         stages: &[cancelled],
+    },
+    &Scenario {
+        name: "guest/by-hand",
+        about: "`pause`, `continue` and `shutdown` do it, and a guest that is paused is not updated",
+        host: HostKind::GuestOneBoot,
+        stages: &[by_hand],
     },
     &Scenario {
         name: "guest/failures-before-the-jump",
@@ -124,8 +133,14 @@ pub(super) fn update_a(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
 
 /// Takes the guest over on the other side, and lets the lab compare.
 pub(super) fn take_over(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
+    let links = spec.number.map(Links::by_name).transpose()?;
+    take_over_with(cx, spec, links.as_ref())
+}
+
+/// The same with what its disk and its card are in this host.
+pub(super) fn take_over_with(cx: &Cx<'_>, spec: Spec, links: Option<&Links>) -> Result<Guest> {
     let name = spec.name;
-    let mut guest = Guest::resume(spec, &port()?)?;
+    let mut guest = Guest::resume_with(spec, links, &port()?)?;
     let report = guest.report()?;
     healthy(&report)?;
     cx.value("witness", &report)?;
@@ -226,16 +241,76 @@ fn dry_run(_: &Cx<'_>) -> Result<()> {
 
 fn cancelled(_: &Cx<'_>) -> Result<()> {
     let mut guest = Guest::boot(spec("cancelled", "guest_memfd", 1), &port()?)?;
-    let (before, info, pid) = (guest.report()?, fdbox::info()?, guest.pid());
+    let (before, info) = (guest.report()?, fdbox::info()?);
+    let mut watch = Watch::start(&guest.api_path())?;
+    // Right after SEAL.
+    guest.reset_gap()?;
+    let began = Instant::now();
     guest.live_update(&["--cancel-after", "seal"])?.expect(11)?;
+    let took = began.elapsed();
+    unaffected(&mut guest, &before, &mut watch)?;
+    let gap = Duration::from_nanos(guest.report()?.largest_gap_ns);
+    ensure!(gap < took, "The guest stood still for {gap:?} of {took:?}");
+    // By another process, as soon as there is an update to see.
+    guest.reset_gap()?;
+    // Were it too late, it would not leave the host either.
+    let update = guest.start_update(&["--json", "--fail-at", "pause"])?;
+    watch.until("step-started", Some("load-kernel"))?;
+    guest.command("cancel")?.expect(0)?;
+    let end = update.end()?;
+    let last: Value = serde_json::from_str(end.text.lines().last().context("It has an end")?)?;
+    equal("That it was cancelled", &last["cancelled"], &json!(true))?;
+    ensure!(
+        matches!(end.status, Some(10 | 11)) && last["exit_status"] == json!(end.status),
+        "The update ended with {:?}: {last}",
+        end.status
+    );
+    unaffected(&mut guest, &before, &mut watch)?;
+    // There is none to cancel any more, and nothing is left that would stand in the way of a next one.
+    guest.command("cancel")?.expect(1)?;
     equal("The module's figures", fdbox::info()?, info)?;
-    guest.wait_for_beat()?;
-    same_guest(&before, &guest.report()?)?;
-    equal("The VMM's process", guest.pid(), pid)?;
-    guest.spec.status()?;
-    // Nothing is left that would stand in the way of a next try.
     guest.live_update(&["--dry-run"])?.expect(0)?;
     guest.power_off()
+}
+
+/// After an update that was called off before the guest was paused.
+fn unaffected(guest: &mut Guest, before: &Report, watch: &mut Watch) -> Result<()> {
+    for event in watch.until("update-end", None)? {
+        let paused = event["event"] == "pausing" || event["event"] == "paused";
+        ensure!(!paused, "The guest was paused: {event}");
+    }
+    let status = guest.spec.status()?;
+    equal("The guest's state", &status["state"], &json!("running"))?;
+    equal("The VMM's process", &status["pid"], &json!(guest.pid()))?;
+    equal("A box", fdbox::listed(guest.spec.name)?.is_some(), false)?;
+    guest.wait_for_beat()?;
+    same_guest(before, &guest.report()?)
+}
+
+fn by_hand(_: &Cx<'_>) -> Result<()> {
+    let mut guest = Guest::boot(spec("by-hand", "guest_memfd", 1), &port()?)?;
+    let before = guest.report()?;
+    guest.reset_gap()?;
+    let state = |guest: &Guest| Ok::<_, anyhow::Error>(guest.spec.status()?["state"].clone());
+    guest.command("pause")?.expect(0)?;
+    let paused = Instant::now();
+    equal("The state", state(&guest)?, json!("paused"))?;
+    // Whoever paused it wants it so.
+    guest.live_update(&[])?.expect(1)?;
+    equal("The state", state(&guest)?, json!("paused"))?;
+    let stood_still = paused.elapsed();
+    guest.command("continue")?.expect(0)?;
+    equal("The state", state(&guest)?, json!("running"))?;
+    guest.wait_for_beat()?;
+    let after = guest.report()?;
+    same_guest(&before, &after)?;
+    let gap = Duration::from_nanos(after.largest_gap_ns);
+    // The two are read apart.
+    ensure!(
+        gap >= stood_still * 98 / 100,
+        "The guest says that it stood still for {gap:?}, it was paused for {stood_still:?}"
+    );
+    guest.shut_down()
 }
 
 /// Steps that can fail before the host is another, and what the operator is told: up to the seal

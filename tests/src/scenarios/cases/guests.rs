@@ -1,21 +1,21 @@
 //! Several guests of one host, updated together.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Report;
-use serde_json::Value;
+use fdbox_lab::witness::command::{RESET_GAP, WRITE};
+use serde_json::{Value, json};
 
 use super::guest::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::fdbox;
 use crate::fleet::{Member, read_report, resume_all, update_all};
-use crate::guest::Ended;
-use crate::network;
+use crate::guest::{self, Ended, Updating, VMM, Watch};
+use crate::{fdbox, host, network};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -29,6 +29,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "whichever guest fails at whatever step, every guest runs on",
         host: HostKind::GuestsOneBoot,
         stages: &[failures],
+    },
+    &Scenario {
+        name: "guests/called-off",
+        about: "`cancel`, SIGTERM and a jump that fails undo it all; a guest that is not ready can be left",
+        host: HostKind::GuestsOneBoot,
+        stages: &[called_off],
     },
 ];
 
@@ -88,7 +94,7 @@ fn four_before(cx: &Cx<'_>) -> Result<()> {
         healthy(&member.report()?)?;
         member.console.wait_for_io(None)?;
         // From now on, gaps are the update's.
-        member.tell(fdbox_lab::witness::command::RESET_GAP)?;
+        member.tell(RESET_GAP)?;
         let report = member.report()?;
         cx.value(&format!("witness {}", member.name), report)?;
     }
@@ -119,7 +125,9 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
         tell_of(cx, member, FOLDER)?;
     }
     for mut member in members {
-        // It is no half-dead guest: it goes on with all it does.
+        // It is no half-dead guest: it takes new content everywhere and goes on with all it does.
+        member.tell(&format!("{WRITE} 77"))?;
+        healthy(&member.report()?)?;
         let io = member.console.io()?;
         member.console.wait_for_io(Some(&io))?;
         cx.value(&format!("io {}", member.name), member.console.end_io()?)?;
@@ -189,6 +197,121 @@ fn failures(_: &Cx<'_>) -> Result<()> {
     }
     dry_run(&["--dry-run"])?.expect(0)?;
     members.into_iter().try_for_each(Member::power_off)
+}
+
+/// What happens to an update while it waits for one of its guests to be sealed.
+#[derive(Debug, Clone, Copy)]
+enum Mishap {
+    /// `vmm-example cancel` at the guest that is sealed by then.
+    CancelledAtAGuest,
+    /// SIGTERM to the coordinator.
+    CoordinatorInterrupted,
+    /// Somebody unloads the next kernel: reboot(KEXEC) itself fails, with all guests paused.
+    KernelUnloaded,
+}
+
+fn called_off(_: &Cx<'_>) -> Result<()> {
+    let mut members = boot(&GUESTS[..2], Devices::None)?;
+    let before: Vec<Report> = members
+        .iter_mut()
+        .map(Member::report)
+        .collect::<Result<_>>()?;
+    let info = fdbox::info()?;
+    for (mishap, told) in [
+        (Mishap::CancelledAtAGuest, "Cancelled"),
+        (Mishap::CoordinatorInterrupted, "Cancelled"),
+        (Mishap::KernelUnloaded, "Cannot jump into the next kernel"),
+    ] {
+        let end = undone(&members, mishap)?;
+        let of = |name: &str| -> Result<&Value> {
+            let mut guests = end["guests"].as_array().into_iter().flatten();
+            let guest = guests.find(|guest| guest["name"] == name);
+            guest.context("The guest's end")
+        };
+        let first = of("vm0")?;
+        let what = format!("{mishap:?}: the first guest's end");
+        equal(&what, &first["result"], &json!("rolled-back"))?;
+        let jumped = matches!(mishap, Mishap::KernelUnloaded);
+        equal("That it was paused", first["paused_ns"].is_u64(), jumped)?;
+        equal("The exit status", &end["exit_status"], &json!(11))?;
+        let message = end["message"].as_str().unwrap_or_default();
+        ensure!(message.contains(told), "Not {told:?}: {end}");
+        equal("The module's figures", fdbox::info()?, info)?;
+        equal("The next kernel", host::next_kernel_is_loaded()?, false)?;
+        for (member, before) in members.iter_mut().zip(&before) {
+            member.wait_for_beat()?;
+            same_guest(before, &member.report()?)?;
+        }
+    }
+    one_stays(members, &before)
+}
+
+/// Begins an update that cannot go on because one VMM does nothing, and has the mishap come when the other
+/// guest is sealed. Returns what the coordinator said last.
+fn undone(members: &[Member], mishap: Mishap) -> Result<Value> {
+    let [first, second] = members else {
+        bail!("It takes two guests")
+    };
+    let mut watch = Watch::start(&first.api())?;
+    let mut arguments = vec!["--json"];
+    if !matches!(mishap, Mishap::KernelUnloaded) {
+        // Were the cancel too late, it would not leave the host either.
+        arguments.extend(["--fail-at", "jump"]);
+    }
+    let mut update = Updating::start(&mut update_all(&arguments)?)?;
+    // Every guest has answered by then, and none is asked for more yet.
+    update.wait_for("loading a kernel", |line| line.contains("load-kernel ..."))?;
+    let stopped = second.stop()?;
+    watch.until("step-done", Some("seal"))?;
+    match mishap {
+        Mishap::CancelledAtAGuest => guest::command("cancel", &first.api())?.expect(0)?,
+        Mishap::CoordinatorInterrupted => update.interrupt()?,
+        Mishap::KernelUnloaded => host::unload_next_kernel()?,
+    }
+    if !matches!(mishap, Mishap::KernelUnloaded) {
+        // It is undone here whatever the other one does.
+        watch.until("update-end", None)?;
+    }
+    drop(stopped);
+    let ended = update.end()?;
+    ended.expect(11)?;
+    let last = ended.text.lines().last().context("It has an end")?;
+    Ok(serde_json::from_str(last)?)
+}
+
+/// One guest is not ready: another VMM of this kernel takes the other one, and it runs on where it is.
+fn one_stays(mut members: Vec<Member>, before: &[Report]) -> Result<()> {
+    let in_the_way = fdbox::FdBox::create("vm1")?;
+    let tried = Ended::of(&mut update_all(&["--not-ready", "leave", "--dry-run"])?)?;
+    for told in ["vm1 is not ready and left behind", "Box vm1"] {
+        ensure!(tried.text.contains(told), "Not {told:?}: {}", tried.text);
+    }
+    let mut update = Command::new(VMM);
+    update.args(["live-update", "--all", "--no-kexec", "--json"]);
+    let ended = Ended::of(update.args(["--not-ready", "leave"]))?;
+    ended.expect(0)?;
+    let end = ended.text.lines().find(|line| line.contains("fleet-end"));
+    let end: Value = serde_json::from_str(end.context("It has an end")?)?;
+    let mut results: Vec<_> = end["guests"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|guest| (guest["name"].clone(), guest["result"].clone()))
+        .collect();
+    results.sort_by_key(|(name, _)| name.to_string());
+    let wanted = [("vm0", "handed-over"), ("vm1", "left-behind")];
+    equal("The result", json!(results), json!(wanted))?;
+    equal("The exit status", &end["exit_status"], &json!(0))?;
+    let mut left = members.pop().context("There are two")?;
+    members.into_iter().try_for_each(Member::wait_for_vmm)?;
+    left.wait_for_beat()?;
+    same_guest(&before[1], &left.report()?)?;
+    in_the_way.delete()?;
+    resume_all(FOLDER, &[])?.expect(0)?;
+    let mut gone = Member::attach("vm0", &Arc::new(EventPort::open()?))?;
+    same_guest(&before[0], &gone.report()?)?;
+    gone.power_off()?;
+    left.power_off()
 }
 
 /// Tells the lab what a guest that was resumed says, and its VMM. Its box is gone.

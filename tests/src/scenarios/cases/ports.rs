@@ -1,21 +1,26 @@
-//! A guest's second console, its sockets and its source of random numbers, across an update.
+//! A guest's second console, its sockets, its source of random numbers and a tap that its VMM was handed,
+//! across an update.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::{VSOCK_PORT, command};
 
-use super::guest::{take_over, update_a};
+use super::devices::end_io;
+use super::guest::{take_over_with, update_a};
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::guest::{Guest, Spec};
+use crate::guest::{Guest, Spec, VMM};
+use crate::network::Links;
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "devices/console-sockets-random",
-    about: "a second console, listening sockets and random numbers are there under a new kernel",
+    about: "a second console, listening sockets, random numbers and a tap that was handed in are there \
+            under a new kernel",
     host: HostKind::Guest,
     stages: &[before, after],
 }];
@@ -30,38 +35,74 @@ fn spec() -> Spec {
         ram: "memfd".to_owned(),
         mib: 128,
         cpus: 1,
-        number: None,
+        number: Some(0),
     }
 }
 
-fn before(cx: &Cx<'_>) -> Result<()> {
-    let more = [
+/// What gives a guest the console and the sockets.
+pub(super) fn arguments() -> [String; 2] {
+    [
         format!("--hvc=socket={CONSOLE}"),
         format!("--vsock=cid=3,socket={SOCKETS}"),
-    ];
-    let mut guest = Guest::boot_with(spec(), &more, &super::guest::port()?)?;
+    ]
+}
+
+fn before(cx: &Cx<'_>) -> Result<()> {
+    let links = Links::handed_in(0)?;
+    let (vmm, port) = (&mut Command::new(VMM), super::guest::port()?);
+    let mut guest = Guest::boot_by(vmm, spec(), Some(&links), &arguments(), &port)?;
+    drop(links);
     guest.tell(command::ECHO)?;
-    all_work(&mut guest)?;
+    guest.tell(command::RANDOM)?;
+    Clients::connect()?.echo()?;
     update_a(cx, guest)
 }
 
 fn after(cx: &Cx<'_>) -> Result<()> {
-    let mut guest = take_over(cx, spec())?;
-    all_work(&mut guest)?;
+    let links = Links::handed_in(0)?;
+    let mut guest = take_over_with(cx, spec(), Some(&links))?;
+    drop(links);
+    guest.tell(command::RANDOM)?;
+    Clients::connect()?.echo()?;
+    cx.value("io", end_io(&mut guest)?)?;
     guest.power_off()
 }
 
-fn all_work(guest: &mut Guest) -> Result<()> {
-    guest.tell(command::RANDOM)?;
-    let console = connect(CONSOLE)?;
-    echoes(BufReader::new(console)).context("The second console")?;
-    let mut socket = connect(SOCKETS)?;
-    writeln!(socket, "CONNECT {VSOCK_PORT}")?;
-    let mut socket = BufReader::new(socket);
-    let mut answer = String::new();
-    socket.read_line(&mut answer)?;
-    ensure!(answer.starts_with("OK "), "The sockets say {answer:?}");
-    echoes(socket).context("A socket")
+/// Somebody at the console and somebody at a socket, both of whom the guest echoes.
+pub(super) struct Clients {
+    console: BufReader<UnixStream>,
+    socket: BufReader<UnixStream>,
+}
+
+impl Clients {
+    pub(super) fn connect() -> Result<Self> {
+        let console = BufReader::new(connect(CONSOLE)?);
+        let mut socket = connect(SOCKETS)?;
+        writeln!(socket, "CONNECT {VSOCK_PORT}")?;
+        let mut socket = BufReader::new(socket);
+        let mut answer = String::new();
+        socket.read_line(&mut answer)?;
+        ensure!(answer.starts_with("OK "), "The sockets say {answer:?}");
+        Ok(Self { console, socket })
+    }
+
+    pub(super) fn echo(&mut self) -> Result<()> {
+        self.console_echoes()?;
+        echoes(&mut self.socket).context("A socket")
+    }
+
+    pub(super) fn console_echoes(&mut self) -> Result<()> {
+        echoes(&mut self.console).context("The second console")
+    }
+
+    /// The connection to the socket must have ended.
+    pub(super) fn socket_was_reset(&mut self) -> Result<()> {
+        match self.socket.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+            other => bail!("The connection to a socket goes on: {other:?}"),
+        }
+    }
 }
 
 fn connect(path: &str) -> Result<UnixStream> {
@@ -70,7 +111,7 @@ fn connect(path: &str) -> Result<UnixStream> {
     Ok(stream)
 }
 
-fn echoes(mut end: BufReader<UnixStream>) -> Result<()> {
+fn echoes(end: &mut BufReader<UnixStream>) -> Result<()> {
     let said: Vec<u8> = (0..=255).collect();
     end.get_mut().write_all(&said)?;
     let mut heard = vec![0; said.len()];

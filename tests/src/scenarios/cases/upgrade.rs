@@ -1,6 +1,7 @@
 //! Another build of the VMM takes a guest over, in the same kernel.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +11,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::scenario::HostKind;
+use fdbox_lab::witness::command;
 use serde_json::{Value, json};
 
 use super::guest::{healthy, same_guest};
-use super::{Cx, Scenario};
+use super::{Cx, Scenario, ports};
 use crate::check::equal;
 use crate::fdbox;
-use crate::guest::{ApiClient, Guest, INITRAMFS, KERNEL, Spec};
+use crate::guest::{ApiClient, Ended, Guest, INITRAMFS, KERNEL, Runner, Spec, VMM};
+use crate::network::{self, Links};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -27,7 +30,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "upgrade/memfd",
-        about: "the same for a guest of two CPUs whose memory is a memfd",
+        about: "the same for two CPUs, a memfd, a disk that is a file, a tap that was handed in, a second \
+                console and sockets",
         host: HostKind::GuestAlone,
         stages: &[memfd],
     },
@@ -57,7 +61,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-const VMM: &str = "/bin/vmm-example";
+/// A disk on a tmpfs, which no kexec would leave there.
+const DISK: &str = "/run/upgrade.img";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 fn boot(name: &'static str, ram: &str, mib: u64, cpus: u32) -> Result<Guest> {
@@ -118,13 +123,14 @@ pub(super) fn blackout(report: &Value) -> Result<u64> {
     total.as_u64().context("The report has a blackout")
 }
 
-fn takes_over(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
+/// Returns who runs the guest after.
+fn takes_over(cx: &Cx<'_>, guest: &mut Guest) -> Result<Runner> {
     let before = guest.report()?;
     let (old, info) = (guest.runner()?, fdbox::info()?);
     let mut client = guest.api_client()?;
     equal("The process", &client.status()?["pid"], &json!(old.pid()))?;
     guest.reset_gap()?;
-    let (report, asked) = upgrade_while_asked(&guest)?;
+    let (report, asked) = upgrade_while_asked(guest)?;
     cx.value("asked", asked)?;
     equal("The RAM", &report["ram_kind"], &json!(guest.spec.ram))?;
     equal("Its size", &report["ram_mib"], &json!(guest.spec.mib))?;
@@ -141,15 +147,45 @@ fn takes_over(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     guest.write(77)?;
     healthy(&guest.report()?)?;
     equal("The module's figures", fdbox::info()?, info)?;
-    guest.power_off_under(&new)
+    Ok(new)
 }
 
 fn guest_memfd(cx: &Cx<'_>) -> Result<()> {
-    takes_over(cx, boot("upgrade", "guest_memfd", 256, 1)?)
+    let mut guest = boot("upgrade", "guest_memfd", 256, 1)?;
+    let runner = takes_over(cx, &mut guest)?;
+    guest.power_off_under(&runner)
 }
 
+/// With all that it can have been given: none of it can be opened a second time by name.
 fn memfd(cx: &Cx<'_>) -> Result<()> {
-    takes_over(cx, boot("upgrade-memfd", "memfd", 256, 2)?)
+    let spec = Spec {
+        name: "upgrade-memfd",
+        ram: "memfd".to_owned(),
+        mib: 256,
+        cpus: 2,
+        number: Some(0),
+    };
+    let links = Links::handed_in(0)?.on_file(0, Path::new(DISK))?;
+    let port = Arc::new(EventPort::open()?);
+    let vmm = &mut Command::new(VMM);
+    let mut guest = Guest::boot_by(vmm, spec, Some(&links), &ports::arguments(), &port)?;
+    drop(links);
+    guest.tell(command::ECHO)?;
+    let mut clients = ports::Clients::connect()?;
+    clients.echo()?;
+    let before = guest.console.wait_for_io(None)?;
+    let runner = takes_over(cx, &mut guest)?;
+    // Whoever is connected to the console stays; connections of sockets end, and can be made anew.
+    clients.console_echoes().context("The same client")?;
+    clients.socket_was_reset()?;
+    drop(clients);
+    ports::Clients::connect()?.echo()?;
+    guest.console.wait_for_io(Some(&before))?;
+    cx.value("io", guest.console.end_io()?)?;
+    guest.power_off_under(&runner)?;
+    // Where the lab looks for what the guest has written.
+    fs::copy(DISK, network::drive(0))?;
+    Ok(fs::File::open(network::drive(0))?.sync_all()?)
 }
 
 /// Compares nothing: on a machine that others use, no two times are alike.
@@ -246,12 +282,25 @@ fn failures(_: &Cx<'_>) -> Result<()> {
     let new = guest.runner()?;
     ensure!(new != old, "The VMM is still the old one");
     same_guest(&before, &guest.report()?)?;
-    fdbox::FdBox::open(guest.spec.name)?.delete()?;
+    discard(guest.spec.name)?;
+    same_guest(&before, &guest.report()?)?;
     // Nothing stands in the way of the one that is to succeed.
     upgrade(&guest)?;
     let runner = guest.runner()?;
     same_guest(&before, &guest.report()?)?;
     guest.power_off_under(&runner)
+}
+
+/// `vmm-example discard`, which wants to be told twice.
+fn discard(name: &str) -> Result<()> {
+    let discard = |more: &[&str]| {
+        let mut discard = Command::new(VMM);
+        Ended::of(discard.args(["discard", "--box", name]).args(more))
+    };
+    discard(&[])?.expect(1)?;
+    equal("The box", fdbox::listed(name)?.is_some(), true)?;
+    discard(&["--yes"])?.expect(0)?;
+    equal("The box", fdbox::listed(name)?.is_some(), false)
 }
 
 fn bad_binaries(_: &Cx<'_>) -> Result<()> {

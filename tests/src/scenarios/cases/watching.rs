@@ -1,8 +1,7 @@
 //! Who watches a guest hears of all that happens to it, with disk and network at work.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::scenario::HostKind;
@@ -12,7 +11,7 @@ use super::guest::same_guest;
 use super::upgrade::boot_spec;
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::guest::{Guest, Spec, VMM};
+use crate::guest::{Guest, Spec, VMM, Watch};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "watching/events-and-metrics",
@@ -52,7 +51,7 @@ fn events_and_metrics(_: &Cx<'_>) -> Result<()> {
         let name = format!("virtio_errors_total{{guest=\"watched\",device=\"{device}\"}}");
         equal(&name, figure(&figures, &name)?, 0.0)?;
     }
-    let watch = Watch::start(&guest)?;
+    let watch = Watch::start(&guest.api_path())?;
     guest.live_update(&["--fail-at", "pause"])?.expect(11)?;
     guest.console.wait_for_io(Some(&io))?;
     same_guest(&before, &guest.report()?)?;
@@ -96,39 +95,6 @@ fn metrics(guest: &Guest) -> Result<Figures> {
 fn figure(figures: &Figures, name: &str) -> Result<f64> {
     let found = figures.get(name).copied();
     found.with_context(|| format!("There is no {name} in {figures:?}"))
-}
-
-/// `vmm-example events`, from its first word on.
-struct Watch {
-    process: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Watch {
-    fn start(guest: &Guest) -> Result<Self> {
-        let mut process = Command::new(VMM)
-            .args(["events", "--api-socket"])
-            .arg(guest.api_path())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let out = process.stdout.take().context("The events' pipe")?;
-        let mut lines = BufReader::new(out).lines();
-        let first = lines.next().context("events said nothing")??;
-        let first: Value = serde_json::from_str(&first)?;
-        equal("The first event", &first["event"], &"listening".into())?;
-        Ok(Self { process, lines })
-    }
-
-    /// All that was told until the guest's end.
-    fn end(mut self) -> Result<Vec<Value>> {
-        let mut told = Vec::new();
-        for line in self.lines {
-            told.push(serde_json::from_str(&line?)?);
-        }
-        let status = self.process.wait()?;
-        ensure!(status.success(), "events ended with {status}");
-        Ok(told)
-    }
 }
 
 fn told(events: &[Value]) -> Result<()> {

@@ -1,0 +1,156 @@
+//! What an operator does to a guest and its update, from processes of their own.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{END_LIMIT, Ended, Guest, VMM};
+use crate::check::equal;
+
+/// `vmm-example VERB` with a guest's API socket.
+pub(crate) fn command(verb: &str, api: &Path) -> Result<Ended> {
+    let mut command = Command::new(VMM);
+    Ended::of(command.args([verb, "--api-socket"]).arg(api))
+}
+
+impl Guest {
+    /// The same for this guest.
+    pub(crate) fn command(&self, verb: &str) -> Result<Ended> {
+        command(verb, &self.spec.api())
+    }
+
+    /// Begins an update of the host, which must be called off or fail.
+    pub(crate) fn start_update(&self, arguments: &[&str]) -> Result<Updating> {
+        Updating::start(&mut self.update_command(arguments)?)
+    }
+
+    /// Has the guest's power cut, which ends its VMM.
+    pub(crate) fn shut_down(mut self) -> Result<()> {
+        self.command("shutdown")?.expect(0)?;
+        let status = self.vmm.wait(END_LIMIT)?;
+        ensure!(status.success(), "The VMM ended with {status}");
+        let left = self.spec.api().exists();
+        equal("The API socket after the guest's end", left, false)
+    }
+}
+
+/// An update that is on. It is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Updating {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Updating {
+    /// What it says of errors goes where this process's does.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = command.spawn().context("Run vmm-example")?;
+        let out = process.stdout.take().context("The update's pipe")?;
+        let lines = BufReader::new(out).lines();
+        Ok(Self { process, lines })
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub(crate) fn interrupt(&self) -> Result<()> {
+        let pid = Pid::from_raw(self.process.id() as i32).context("A process has a number")?;
+        Ok(kill_process(pid, Signal::TERM)?)
+    }
+
+    /// Reads on until a line is as `wanted`, and returns it.
+    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        for line in self.lines.by_ref() {
+            let line = line?;
+            println!("{line}");
+            if wanted(&line) {
+                return Ok(line);
+            }
+        }
+        bail!("The update ended without {what}")
+    }
+
+    /// Waits for its end. Of what it said there is the rest.
+    pub(crate) fn end(mut self) -> Result<Ended> {
+        let mut text = String::new();
+        for line in self.lines.by_ref() {
+            let line = line?;
+            println!("{line}");
+            writeln!(text, "{line}")?;
+        }
+        let status = self.process.wait()?.code();
+        Ok(Ended { status, text })
+    }
+}
+
+impl Drop for Updating {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// `vmm-example events`, from its first word on. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watch {
+    pub(crate) fn start(api: &Path) -> Result<Self> {
+        let mut process = Command::new(VMM)
+            .args(["events", "--api-socket"])
+            .arg(api)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let out = process.stdout.take().context("The events' pipe")?;
+        let lines = BufReader::new(out).lines();
+        let mut watch = Self { process, lines };
+        let first = watch.next()?.context("events said nothing")?;
+        equal("The first event", &first["event"], &"listening".into())?;
+        Ok(watch)
+    }
+
+    fn next(&mut self) -> Result<Option<Value>> {
+        let line = self.lines.next().transpose()?;
+        Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
+    }
+
+    /// All that is told until an event, of a step if that is named, and that as the last.
+    pub(crate) fn until(&mut self, event: &str, step: Option<&str>) -> Result<Vec<Value>> {
+        let mut told = Vec::new();
+        while let Some(next) = self.next()? {
+            let found = next["event"] == event && step.is_none_or(|step| next["step"] == step);
+            told.push(next);
+            if found {
+                return Ok(told);
+            }
+        }
+        bail!("The guest ended without {event} {step:?}: {told:?}")
+    }
+
+    /// All that is told until the guest's end.
+    pub(crate) fn end(mut self) -> Result<Vec<Value>> {
+        let mut told = Vec::new();
+        while let Some(next) = self.next()? {
+            told.push(next);
+        }
+        let status = self.process.wait()?;
+        ensure!(status.success(), "events ended with {status}");
+        Ok(told)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
