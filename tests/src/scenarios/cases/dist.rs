@@ -2,7 +2,7 @@
 //! has not loaded the module.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -11,11 +11,14 @@ use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::command::RESET_GAP;
+use serde_json::{Value, json};
 
 use super::guest::healthy;
 use super::{Cx, Scenario};
-use crate::fdbox;
+use crate::check::equal;
 use crate::fleet::{Member, read_report, update_all};
+use crate::guest::Updating;
+use crate::{fdbox, network};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -26,9 +29,9 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "dist/init-script",
-        about: "the script for an init of one's own runs a guest on",
+        about: "the script for an init of one's own runs a guest on, without one that was left behind",
         host: HostKind::GuestsLateModule,
-        stages: &[before, after_init_script],
+        stages: &[before_one_left_behind, after_init_script],
     },
 ];
 
@@ -36,18 +39,54 @@ const INITRAMFS_SCRIPT: &str =
     include_str!("../../../../vmm-example/dist/initramfs-tools/scripts/init-premount/vmm-example");
 const INIT_SCRIPT: &str = include_str!("../../../../vmm-example/dist/init/resume.sh");
 const NAME: &str = "vm0";
+const LEFT: &str = "vm1";
+/// Written to a drive when the operator was told that a guest is left behind.
+const TOLD: [u8; 512] = [0x4c; 512];
 /// Where both scripts have the reports go.
 const FOLDER: &str = "/run/vmm-example";
 
-fn before(cx: &Cx<'_>) -> Result<()> {
+fn boot(name: &str, guests: u8) -> Result<Member> {
     let port = Arc::new(EventPort::open()?);
-    let mut member = Member::start(NAME, "guest_memfd", None, 1, &[], &port)?;
+    let mut member = Member::start(name, "guest_memfd", None, guests, &[], &port)?;
     member.wait_until_ready()?;
     healthy(&member.report()?)?;
+    Ok(member)
+}
+
+/// From now on, gaps are the update's.
+fn begin(cx: &Cx<'_>, member: &mut Member) -> Result<()> {
     member.tell(RESET_GAP)?;
     cx.value(&format!("witness {NAME}"), member.report()?)?;
+    member.wait_for_beat()
+}
+
+fn before(cx: &Cx<'_>) -> Result<()> {
+    let mut member = boot(NAME, 1)?;
+    begin(cx, &mut member)?;
     let status = update_all(&[])?.stdin(Stdio::null()).status()?;
     bail!("The host was not updated: {status}")
+}
+
+/// Two guests, of which one cannot be sealed: its box's name is taken.
+fn before_one_left_behind(cx: &Cx<'_>) -> Result<()> {
+    let mut goes = boot(NAME, 2)?;
+    let mut stays = boot(LEFT, 2)?;
+    let _in_the_way = fdbox::FdBox::create(LEFT)?;
+    begin(cx, &mut goes)?;
+    healthy(&stays.report()?)?;
+    let mut update = Updating::start(&mut update_all(&["--not-ready", "leave", "--json"])?)?;
+    let told = update.wait_for("a word of who is left", |line| line.contains("left-behind"))?;
+    let told: Value = serde_json::from_str(&told)?;
+    equal("Who is left behind", &told["guest"], &json!(LEFT))?;
+    let message = told["message"].as_str().unwrap_or_default();
+    let why = format!("{LEFT} is not ready and left behind");
+    ensure!(message.contains(&why), "Not {why:?}: {message}");
+    // The one thing that the next kernel finds as it was.
+    let drive = fs::File::options().write(true).open(network::drive(0))?;
+    drive.write_all_at(&TOLD, 0)?;
+    drive.sync_all()?;
+    let ended = update.end()?;
+    bail!("The host was not updated: {ended:?}")
 }
 
 fn after_initramfs_script(cx: &Cx<'_>) -> Result<()> {
@@ -63,7 +102,15 @@ fn after_initramfs_script(cx: &Cx<'_>) -> Result<()> {
 }
 
 fn after_init_script(cx: &Cx<'_>) -> Result<()> {
-    runs_on(cx, INIT_SCRIPT)
+    let mut found = [0; TOLD.len()];
+    fs::File::open(network::drive(0))?.read_exact_at(&mut found, 0)?;
+    ensure!(found == TOLD, "Nobody was told that {LEFT} is left behind");
+    runs_on(cx, INIT_SCRIPT)?;
+    let total = read_report(FOLDER, "total")?;
+    equal("Guests that run", &total["resumed"], &json!(1))?;
+    equal("The other one's box", fdbox::listed(LEFT)?.is_some(), false)?;
+    let socket = Path::new(FOLDER).join(LEFT).with_extension("sock");
+    equal("Its API socket", socket.exists(), false)
 }
 
 /// Runs a script in a host that knows nothing of boxes yet; the guest must run on then.
