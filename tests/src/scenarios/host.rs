@@ -125,23 +125,37 @@ pub(crate) fn wait_for_log(wanted: impl Fn(&[String]) -> bool) -> Result<()> {
 /// What the kernel holds for others.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KernelHolds {
-    /// Memory that is neither free nor a file's nor a process's.
+    /// Memory of its own, as far as it says what for.
     pub(crate) kib: u64,
+    /// Files without a disk: memfds, those of a guest's state among them, and tmpfs.
+    pub(crate) shmem_kib: u64,
+    /// What is not free and is nobody's by any of its counts: pages that were allocated as they are.
+    pub(crate) raw_kib: u64,
     /// Virtual machines.
     pub(crate) vms: usize,
     /// Those that nobody has waited for, too.
     pub(crate) processes: usize,
 }
 
+/// Lines of /proc/meminfo: the kernel's own memory.
+const OF_THE_KERNEL: [&str; 5] = [
+    "Slab:",
+    "KernelStack:",
+    "PageTables:",
+    "VmallocUsed:",
+    "Percpu:",
+];
+/// All else that is in use, and free. Files are in Cached, a guest_memfd's pages and Shmem too.
+const OF_OTHERS: [&str; 6] = [
+    "MemFree:",
+    "Buffers:",
+    "Cached:",
+    "SwapCached:",
+    "AnonPages:",
+    "SecPageTables:",
+];
+
 pub(crate) fn kernel_holds() -> Result<KernelHolds> {
-    /// Lines of /proc/meminfo.
-    const OF_THE_KERNEL: [&str; 5] = [
-        "Slab:",
-        "KernelStack:",
-        "PageTables:",
-        "VmallocUsed:",
-        "Percpu:",
-    ];
     let meminfo = std::fs::read_to_string("/proc/meminfo")?;
     let kib = |name: &str| -> Result<u64> {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
@@ -149,16 +163,17 @@ pub(crate) fn kernel_holds() -> Result<KernelHolds> {
         let number = number.with_context(|| format!("/proc/meminfo has no {name}"))?;
         Ok(number.parse()?)
     };
-    let mut sum = 0;
-    for name in OF_THE_KERNEL {
-        sum += kib(name)?;
-    }
+    let sum = |names: &[&str]| names.iter().map(|name| kib(name)).sum::<Result<u64>>();
+    let kernel = sum(&OF_THE_KERNEL)?;
+    let known = kernel + sum(&OF_OTHERS)? + kept_at_hand_kib()?;
     // A directory for each, beside the files with the sums.
     let vms = std::fs::read_dir("/sys/kernel/debug/kvm")?;
     let is_number = |name: &str| name.parse::<u32>().is_ok();
     let processes = std::fs::read_dir("/proc")?.filter_map(Result::ok);
     Ok(KernelHolds {
-        kib: sum,
+        kib: kernel,
+        shmem_kib: kib("Shmem:")?,
+        raw_kib: kib("MemTotal:")?.saturating_sub(known),
         vms: vms
             .filter_map(Result::ok)
             .filter(|vm| vm.path().is_dir())
@@ -167,4 +182,18 @@ pub(crate) fn kernel_holds() -> Result<KernelHolds> {
             .filter(|entry| is_number(&entry.file_name().to_string_lossy()))
             .count(),
     })
+}
+
+/// Free pages that the CPUs keep at hand: MemFree does not count them.
+fn kept_at_hand_kib() -> Result<u64> {
+    let zoneinfo = std::fs::read_to_string("/proc/zoneinfo")?;
+    let count = |line: &str| {
+        line.trim()
+            .strip_prefix("count:")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let pages: u64 = zoneinfo.lines().filter_map(count).sum();
+    Ok(pages * 4)
 }
