@@ -125,6 +125,7 @@ extern "C" {
     pub(crate) fn fdbox_shim_kho_boot() -> bool;
     pub(crate) fn fdbox_shim_kho_preserve(pfn: u64, folios: u64, order: u32) -> c_int;
     pub(crate) fn fdbox_shim_kho_unpreserve(pfn: u64, folios: u64, order: u32);
+    pub(crate) fn fdbox_shim_kho_kept(pfn: u64, folios: u64, order: u32) -> bool;
     pub(crate) fn fdbox_shim_kho_restore(pfn: u64, folios: u64, order: u32) -> bool;
     pub(crate) fn fdbox_shim_put_folios(pfn: u64, folios: u64, order: u32);
     pub(crate) fn fdbox_shim_folio_at(pfn: u64) -> *mut bindings::folio;

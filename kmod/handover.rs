@@ -353,8 +353,9 @@ pub(crate) fn carry() {
 fn carry_foreign(root: abi::Root, body: Body) -> Result<Blob> {
     let extents = abi::Body::check(root, body.bytes(), kho::crc32).map_err(|_| EIO)?;
     for index in 0..root.nr_extents {
-        let extent = extents.extent(index).map_err(|_| EIO)?;
-        kho::preserve(&[extent.encode()])?;
+        let extent = [extents.extent(index).map_err(|_| EIO)?.encode()];
+        kho::check_kept(&extent)?;
+        kho::preserve(&extent)?;
     }
     let mut blob = Blob::from_body(body, root)?;
     blob.publish()?;

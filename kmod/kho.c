@@ -60,17 +60,74 @@ void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order)
 		kho_unpreserve_pages(pfn_to_page(pfn + (i << order)), 1UL << order);
 }
 
-/* Each folio then has one reference, the caller's. */
+/*
+ * KHO marks the first page of each block that the last kernel kept, in
+ * page->private: this above, the order of the block below. It takes the mark
+ * away when the block is restored. That is private to KHO, so it is believed
+ * only if the page of our root bears it, which surely is such a block; else no
+ * block is looked at before it is restored.
+ */
+#define FDBOX_KHO_MARK	(0x4b484f50UL << 32)
+
+static bool fdbox_kho_marks;
+
+/* The order of the block that starts at @pfn and waits to be restored, or -1. */
+static int fdbox_kho_block(u64 pfn)
+{
+	struct page *page = pfn_to_online_page(pfn);
+	unsigned long order;
+
+	if (!page)
+		return -1;
+	order = page_private(page) ^ FDBOX_KHO_MARK;
+	return order < BITS_PER_LONG - PAGE_SHIFT ? order : -1;
+}
+
+/*
+ * Whether KHO has all of these folios: KHO itself warns about those that it has
+ * not, and takes the order of the mark for that of the folio. A run of order 0
+ * consists of the blocks that kho_preserve_pages() made of it, which are smaller
+ * than they could be where a NUMA node ends.
+ */
+bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order)
+{
+	u64 end = pfn + (folios << order);
+	int block;
+
+	for (; fdbox_kho_marks && pfn < end; pfn += 1ULL << block) {
+		block = fdbox_kho_block(pfn);
+		if (block < 0 || (order && block != order) ||
+		    !IS_ALIGNED(pfn, 1ULL << block) || 1ULL << block > end - pfn)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Each folio then has one reference, the caller's. All or none: what bears the
+ * mark can be restored. (Without marks KHO may stop half-way, with a warning;
+ * what it has given out by then is lost until the next boot.)
+ */
 bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 {
-	u64 i;
+	u64 end = pfn + (folios << order);
+	int block = order;
 
-	if (!order)
+	if (!fdbox_shim_kho_kept(pfn, folios, order))
+		return false;
+	if (!order && !fdbox_kho_marks)
 		return kho_restore_pages(PFN_PHYS(pfn), folios);
 
-	for (i = 0; i < folios; i++)
-		if (!kho_restore_folio(PFN_PHYS(pfn + (i << order))))
+	for (; pfn < end; pfn += 1ULL << block) {
+		if (order) {
+			if (!kho_restore_folio(PFN_PHYS(pfn)))
+				return false;
+			continue;
+		}
+		block = fdbox_kho_block(pfn);
+		if (block < 0 || !kho_restore_pages(PFN_PHYS(pfn), 1UL << block))
 			return false;
+	}
 	return true;
 }
 
@@ -155,6 +212,7 @@ const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len)
 
 	if (kho_retrieve_subtree(subtree, &phys, len))
 		return NULL;
+	fdbox_kho_marks = !fdbox_kho_block(PHYS_PFN(phys));
 	return phys_to_virt(phys);
 }
 

@@ -43,8 +43,8 @@ pub(crate) fn release() -> [u8; abi::PRODUCER_LEN] {
 pub(crate) fn preserve(extents: &[u64]) -> Result {
     for (done, &raw) in extents.iter().enumerate() {
         let result = decode(raw).and_then(|extent| {
-            // SAFETY: An extent of a record names folios that a pinned file, a driver or the last
-            // kernel's handover keeps where they are.
+            // SAFETY: An extent of a record names folios that a pinned file or a driver keeps where
+            // they are, or that `check_kept()` has seen to be the last kernel's.
             to_result(unsafe {
                 ffi::fdbox_shim_kho_preserve(extent.lowest_pfn(), extent.folios, extent.order)
             })
@@ -69,10 +69,28 @@ pub(crate) fn unpreserve(extents: &[u64]) {
     }
 }
 
-/// Takes the folios of `extent` over from the last kernel; each then has one reference.
+/// Whether KHO keeps all of `extents` from the last kernel for whoever restores them; `EIO` when
+/// not. A look at each block, none at its pages.
+pub(crate) fn check_kept(extents: &[u64]) -> Result {
+    for &raw in extents {
+        let extent = decode(raw)?;
+        // SAFETY: No precondition: pages that do not exist are not kept.
+        let kept =
+            unsafe { ffi::fdbox_shim_kho_kept(extent.lowest_pfn(), extent.folios, extent.order) };
+        if !kept {
+            return Err(EIO);
+        }
+    }
+    Ok(())
+}
+
+/// Takes the folios of `extent` over from the last kernel, all or none; each then has one reference.
+/// `EIO` when KHO does not keep them for us, or somebody has taken them already.
 pub(crate) fn restore(extent: &Extent) -> Result {
-    // SAFETY: Extents are checked when the handover is read, and a record restores each of them
-    // once.
+    // SAFETY: The function looks first whether KHO keeps every one of the folios, in blocks of this
+    // order, and nobody has taken them: then they are no part of this kernel's memory yet. That
+    // they were kept for this record, not for somebody else, is what the record says: its checksum
+    // was right, and the kernel that wrote it is trusted. See docs/handover-abi.md.
     let restored =
         unsafe { ffi::fdbox_shim_kho_restore(extent.lowest_pfn(), extent.folios, extent.order) };
     match restored {

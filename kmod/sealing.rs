@@ -61,6 +61,10 @@ impl Inner {
         let record = entry.record().ok_or(EIO)?;
         kho::preserve(record.extents())?;
         let carried = match incoming_kind(entry) {
+        if let Content::Incoming(_) = entry.content {
+            // Else the next kernel would be handed what this one has in use, or what is no memory.
+            kho::check_kept(record.extents())?;
+        }
             Some((kind, record)) => kind.carry(record),
             None => Ok(()),
         };

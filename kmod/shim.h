@@ -46,6 +46,7 @@ bool fdbox_shim_kho_enabled(void);
 bool fdbox_shim_kho_boot(void);
 int fdbox_shim_kho_preserve(u64 pfn, u64 folios, u32 order);
 void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order);
+bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order);
 bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order);
 void fdbox_shim_put_folios(u64 pfn, u64 folios, u32 order);
 struct folio *fdbox_shim_folio_at(u64 pfn);

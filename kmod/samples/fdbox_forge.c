@@ -8,7 +8,9 @@
  * HOW is none of them, "magic", "short", "root", "body", "extent", "name",
  * "trailing", or "version" (a newer version, else correct), or "verify":
  * loading succeeds when this kernel was left what "version" had left, its page
- * included, and fails with EILSEQ when not.
+ * included, and fails with EILSEQ when not. With "records" the handover is right
+ * and what the kinds saved is wrong, in another way in each descriptor; with
+ * "carried" it names memory that KHO did not keep.
  *
  * It writes the handover from docs/handover-abi.md, not from the module's code.
  */
@@ -24,8 +26,8 @@
 #define ROOT_LEN	256
 #define BOX_LEN		280
 #define FD_LEN		328
-#define BODY_LEN	(8 + BOX_LEN + FD_LEN)
 #define PATTERN		0x5a
+#define BODY_MAX	SZ_16K
 
 static char *how = "none";
 module_param(how, charp, 0400);
@@ -41,35 +43,104 @@ static u32 sum(const void *data, size_t len)
 	return ~crc32_le(~0U, data, len);
 }
 
-/* One extent of one page, one box "forged" with one descriptor "fd". */
-static void fill_body(u8 *body, struct page *page)
-{
-	u8 *bx = body + 8, *fd = bx + BOX_LEN;
+/* A descriptor, with the data of its kind and up to two extents. */
+struct forged_fd {
+	const char *name;
+	const char *compatible;
+	const u8 *data;
+	u32 len;
+	u64 extents[2];
+};
 
-	put_unaligned_le64(page_to_pfn(page), body);
-	put_unaligned_le32(BOX_LEN + FD_LEN, bx);
-	put_unaligned_le32(1, bx + 4);
-	put_unaligned_le32(0600, bx + 8);
-	strscpy(bx + 24, is("name") ? "a/b" : "forged", 256);
-	put_unaligned_le32(FD_LEN, fd);
-	put_unaligned_le64(1, fd + 16);
-	strscpy(fd + 24, "fd", 256);
-	strscpy(fd + 24 + 256, "fdbox,forged-v1", 48);
-	if (is("extent"))
-		put_unaligned_le64(0, body);
-	if (is("trailing"))
-		put_unaligned_le64(0, fd + 16);
+/* A memfd of two pages, without owner, group and name. */
+static const u8 memfd[36] = { 0, 0x20 };
+/* The same with a name of 255 bytes, none of which is there. */
+static const u8 memfd_named[36] = { 0, 0x20, [32] = 255 };
+/* A machine that is none. */
+static const u8 vm_machine[12] = { [8] = 1 };
+/* A guest_memfd of two pages, of the VM "vm". */
+static const u8 guest[22] = { 0, 0x20, [8] = 3, [16] = 2, [20] = 'v', 'm' };
+
+#define MEMFD	"fdbox,memfd-v1"
+#define VM	"fdbox,kvm-vm-v1"
+#define GUEST	"fdbox,guest-memfd-v1"
+
+/*
+ * An extent of one page is its page frame number. @kept is the first of four, of
+ * which KHO keeps two. This is one of two pages, beyond any memory.
+ */
+#define NOT_KEPT	(BIT_ULL(40) | BIT_ULL(30))
+
+static u32 forged_fds(struct forged_fd *fds, u64 kept)
+{
+	const struct forged_fd records[] = {
+		{ "memfd-short", MEMFD, memfd, 35 },
+		{ "memfd-name", MEMFD, memfd_named, 36 },
+		{ "memfd-few", MEMFD, memfd, 36, { kept } },
+		{ "memfd-twice", MEMFD, memfd, 36, { kept + 1, kept + 1 } },
+		{ "memfd-nowhere", MEMFD, memfd, 36, { NOT_KEPT } },
+		{ "memfd-in-use", MEMFD, memfd, 36, { kept + 2, kept + 3 } },
+		{ "memfd-order", MEMFD, memfd, 36, { BIT_ULL(58) | kept } },
+		{ "vm-short", VM, vm_machine, 11 },
+		{ "vm-machine", VM, vm_machine, 12 },
+		{ "guest-short", GUEST, guest, 19 },
+		{ "guest-name", GUEST, guest, 21 },
+		{ "guest-few", GUEST, guest, 22, { kept } },
+	};
+	const struct forged_fd carried = { "fd", "fdbox,forged-v1", NULL, 0, { NOT_KEPT } };
+	const struct forged_fd one = { "fd", "fdbox,forged-v1", NULL, 0, { kept } };
+
+	if (is("records")) {
+		memcpy(fds, records, sizeof(records));
+		return ARRAY_SIZE(records);
+	}
+	fds[0] = is("carried") ? carried : one;
+	return 1;
 }
 
-static void fill_root(u8 *root, const u8 *body, const struct kho_vmalloc *vm)
+/* One box "forged"; returns the length. */
+static u32 fill_body(u8 *body, u64 kept, u32 *extents)
+{
+	struct forged_fd fds[16];
+	u32 len, i, at, nr = forged_fds(fds, kept);
+	u8 *bx, *fd;
+
+	for (i = 0, *extents = 0; i < nr; i++)
+		for (at = 0; at < 2 && fds[i].extents[at]; at++)
+			put_unaligned_le64(fds[i].extents[at], body + 8 * (*extents)++);
+	bx = body + 8 * *extents;
+	put_unaligned_le32(nr, bx + 4);
+	put_unaligned_le32(0600, bx + 8);
+	strscpy(bx + 24, is("name") ? "a/b" : "forged", 256);
+	for (i = 0, fd = bx + BOX_LEN, *extents = 0; i < nr; i++, fd += len) {
+		len = FD_LEN + ALIGN(fds[i].len, 8);
+		at = !!fds[i].extents[0] + !!fds[i].extents[1];
+		put_unaligned_le32(len, fd);
+		put_unaligned_le32(fds[i].len, fd + 4);
+		put_unaligned_le64(*extents, fd + 8);
+		put_unaligned_le64(is("trailing") ? 0 : at, fd + 16);
+		strscpy(fd + 24, fds[i].name, 256);
+		strscpy(fd + 24 + 256, fds[i].compatible, 48);
+		if (fds[i].len)
+			memcpy(fd + FD_LEN, fds[i].data, fds[i].len);
+		*extents += at;
+	}
+	put_unaligned_le32(fd - bx, bx);
+	if (is("extent"))
+		put_unaligned_le64(0, body);
+	return fd - body;
+}
+
+static void fill_root(u8 *root, const u8 *body, u32 len, u32 extents,
+		      const struct kho_vmalloc *vm)
 {
 	memcpy(root, is("magic") ? "FDBOXNOT" : "FDBOXKHO", 8);
 	put_unaligned_le32(is("version") ? 99 : 1, root + 8);
 	put_unaligned_le32(ROOT_LEN, root + 12);
-	put_unaligned_le64(is("short") ? 1 << 20 : BODY_LEN, root + 16);
-	put_unaligned_le32(sum(body, BODY_LEN), root + 24);
+	put_unaligned_le64(is("short") ? 1 << 20 : len, root + 16);
+	put_unaligned_le32(sum(body, len), root + 24);
 	put_unaligned_le32(1, root + 28);
-	put_unaligned_le64(1, root + 32);
+	put_unaligned_le64(extents, root + 32);
 	memcpy(root + 40, vm, sizeof(*vm));
 	strscpy(root + 56, "forged", 64);
 	put_unaligned_le32(sum(root, ROOT_LEN - 4), root + ROOT_LEN - 4);
@@ -83,21 +154,24 @@ static int forge(void)
 	struct kho_vmalloc vm = {};
 	struct page *page;
 	u8 *root, *body;
+	u32 len, extents;
 	int err;
 
 	if (!kho_is_enabled())
 		return -EOPNOTSUPP;
-	page = alloc_page(GFP_KERNEL);
+	page = alloc_pages(GFP_KERNEL, 2);
 	root = kho_alloc_preserve(PAGE_SIZE);
-	body = vzalloc(BODY_LEN);
+	body = vzalloc(BODY_MAX);
 	if (!page || IS_ERR(root) || !body)
 		return -ENOMEM;
 	memset(page_address(page), PATTERN, PAGE_SIZE);
-	err = kho_preserve_pages(page, 1) ?: kho_preserve_vmalloc(body, &vm);
+	/* One by one: KHO has two blocks of order 0. */
+	err = kho_preserve_pages(page, 1) ?: kho_preserve_pages(page + 1, 1);
+	err = err ?: kho_preserve_vmalloc(body, &vm);
 	if (err)
 		return err;
-	fill_body(body, page);
-	fill_root(root, body, &vm);
+	len = fill_body(body, page_to_pfn(page), &extents);
+	fill_root(root, body, len, extents, &vm);
 	if (is("body"))
 		body[8 + 24] ^= 1;
 	return kho_add_subtree("fdbox", root, ROOT_LEN);
@@ -118,7 +192,7 @@ static int verify(void)
 		return -EILSEQ;
 	memcpy(&vm, root + 40, sizeof(vm));
 	body = kho_restore_vmalloc(&vm);
-	if (!body || sum(body, BODY_LEN) != get_unaligned_le32(root + 24))
+	if (!body || sum(body, get_unaligned_le64(root + 16)) != get_unaligned_le32(root + 24))
 		return -EILSEQ;
 	phys = PFN_PHYS(get_unaligned_le64(body));
 	if (!kho_restore_pages(phys, 1) || memchr_inv(phys_to_virt(phys), PATTERN, PAGE_SIZE))

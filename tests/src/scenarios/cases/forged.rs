@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::{Cx, Scenario, Stage};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
-use crate::memory::{PAGE, memfd};
+use crate::memory::{self, PAGE, check_pages, memfd, write_pages};
 use crate::{host, uapi};
 
 const FORGE: &str = "fdbox_forge";
@@ -69,6 +69,16 @@ pub(super) const ALL: &[&Scenario] = &[
         "forged/version",
         "a newer version is kept, and goes through this kernel to the next",
         &[|_| forge("version"), kept, verified],
+    ),
+    &wrong(
+        "forged/records",
+        "what the kinds saved is wrong: EIO from GET_FD, whatever it is, and the descriptors stay",
+        &[|_| forge("records"), not_restored],
+    ),
+    &wrong(
+        "forged/carried",
+        "a box with memory that nobody kept does not go on to another kernel; one beside it does",
+        &[|_| forge("carried"), not_carried, beside],
     ),
 ];
 
@@ -137,4 +147,66 @@ fn kept(cx: &Cx<'_>) -> Result<()> {
 
 fn verified(_: &Cx<'_>) -> Result<()> {
     forge("verify")
+}
+
+/// The descriptors that `fdbox_forge` makes.
+const RECORDS: [&str; 12] = [
+    "memfd-short",
+    "memfd-name",
+    "memfd-few",
+    "memfd-twice",
+    "memfd-nowhere",
+    "memfd-in-use",
+    "memfd-order",
+    "vm-short",
+    "vm-machine",
+    "guest-short",
+    "guest-name",
+    "guest-few",
+];
+
+fn not_restored(_: &Cx<'_>) -> Result<()> {
+    host::load_module("fdbox")?;
+    let fdbox = FdBox::open("forged")?;
+    fdbox.unseal()?;
+    let listed = || -> Result<Vec<(String, u32)>> {
+        let entries = fdbox.entries()?.into_iter();
+        Ok(entries
+            .map(|entry| (entry.name.text(), entry.state))
+            .collect())
+    };
+    let all = RECORDS.map(|name| (name.to_owned(), uapi::FD_INCOMING));
+    equal("The list", listed()?, all.to_vec())?;
+    for name in RECORDS {
+        for attempt in ["the first", "the second"] {
+            let what = format!("GET_FD of {name}, {attempt} time");
+            fails(&what, fdbox.try_get(name), Errno::IO)?;
+        }
+    }
+    equal("The list afterwards", listed()?, all.to_vec())?;
+    fdbox.delete()
+}
+
+fn not_carried(_: &Cx<'_>) -> Result<()> {
+    host::load_module("fdbox")?;
+    let listed = fdbox::listed("forged")?;
+    equal(
+        "The box in the list",
+        listed.map(|listed| listed.state),
+        Some(uapi::STATE_SEALED),
+    )?;
+    let fdbox = FdBox::create("beside")?;
+    let file = memfd(c"beside", 4 * PAGE)?;
+    write_pages(&file, 64, 4)?;
+    fdbox.put(file, "memory")?;
+    fdbox.seal()
+}
+
+fn beside(_: &Cx<'_>) -> Result<()> {
+    host::load_module("fdbox")?;
+    equal("The number of boxes", fdbox::info()?.boxes, 1)?;
+    let fdbox = FdBox::open("beside")?;
+    fdbox.unseal()?;
+    check_pages(&memory::file(fdbox.get("memory")?), 64, 4)?;
+    fdbox.delete()
 }
