@@ -43,7 +43,8 @@ use crate::name::Name;
 use crate::registry;
 use crate::sealing::{
     failure,
-    incoming_kind, //
+    incoming_kind,
+    not_handed_over, //
 };
 use kernel::{
     fs::{
@@ -229,10 +230,10 @@ impl FdBox {
         }
         let handed_over = inner.write_all().and_then(|()| {
             let added = handover::add(self.id, &self.name, inner.owner, &inner.entries);
-            added.map_err(|err| {
+            added.map_err(|refusal| {
                 let written = inner.entries.len();
                 inner.unwrite(written);
-                failure(&Name::empty(), err, None)
+                not_handed_over(refusal)
             })
         });
         if let Err(err) = handed_over {
@@ -281,7 +282,8 @@ impl FdBox {
             return Ok(());
         }
         inner.write_all().map_err(|failure| failure.error)?;
-        handover::add(self.id, &self.name, inner.owner, &inner.entries)?;
+        let added = handover::add(self.id, &self.name, inner.owner, &inner.entries);
+        added.map_err(|refusal| refusal.error)?;
         inner.state = State::Sealed { handed_over: true };
         Ok(())
     }

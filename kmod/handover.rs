@@ -5,8 +5,9 @@
 //! # Concept
 //!
 //! The host hands over one blob, which has all sealed boxes. Each SEAL and UNSEAL makes a new one
-//! beside the old and swaps them, so that a kexec at any moment finds a complete blob, and a
-//! failure leaves the old one.
+//! beside the old and swaps them. KHO has room for one of a name, so the old one is withdrawn first;
+//! a failure puts it back. A kexec finds a complete one all the same: the reboot notifier, which
+//! runs before the jump, waits for a swap that is going on, and none begins after it.
 //!
 //! # Locking
 //!
@@ -61,6 +62,21 @@ struct Outgoing {
     /// A handover that this module cannot read, on its way through.
     foreign: Option<Foreign>,
     refused: bool,
+    /// The host is on its way into the next kernel: nothing changes any more.
+    leaving: bool,
+}
+
+/// Why the handover stays as it is.
+pub(crate) struct Refusal {
+    pub(crate) error: Error,
+    /// For FDBOX_SEAL_ERROR; may be empty.
+    pub(crate) why: &'static str,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal { error, why: "" }
+    }
 }
 
 /// Such a handover; it holds the module, for nobody else knows of it.
@@ -78,6 +94,7 @@ kernel::sync::global_lock! {
         blob: None,
         foreign: None,
         refused: false,
+        leaving: false,
     };
 }
 
@@ -116,7 +133,34 @@ pub(crate) fn stats() -> Stats {
 }
 
 /// Adds a box whose records are written and whose pages are registered.
-pub(crate) fn add(id: u64, name: &Name, owner: NodeOwner, entries: &[Entry]) -> Result {
+pub(crate) fn add(
+    id: u64,
+    name: &Name,
+    owner: NodeOwner,
+    entries: &[Entry],
+) -> Result<(), Refusal> {
+    let sealed = sealed_box(id, name, owner, entries)?;
+    let mut outgoing = OUTGOING.lock();
+    outgoing.may_change()?;
+    if outgoing.foreign.is_some() {
+        pr_err!("a handover of another version is on its way through this kernel: no box can be handed over beside it\n");
+        return Err(Refusal {
+            error: EAGAIN,
+            why: "a handover of another version is on its way through this kernel, and there is room for one; kexec to the kernel that reads it",
+        });
+    }
+    outgoing
+        .boxes
+        .push(sealed, GFP_KERNEL)
+        .map_err(Error::from)?;
+    let published = outgoing.publish();
+    if published.is_err() {
+        outgoing.boxes.pop();
+    }
+    Ok(published?)
+}
+
+fn sealed_box(id: u64, name: &Name, owner: NodeOwner, entries: &[Entry]) -> Result<SealedBox> {
     let mut fds = KVec::with_capacity(entries.len(), GFP_KERNEL)?;
     for entry in entries {
         let mut compatible = KVec::new();
@@ -128,29 +172,18 @@ pub(crate) fn add(id: u64, name: &Name, owner: NodeOwner, entries: &[Entry]) -> 
         };
         fds.push(fd, GFP_KERNEL)?;
     }
-    let sealed = SealedBox {
+    Ok(SealedBox {
         id,
         name: name.try_clone()?,
         owner,
         fds,
-    };
-
-    let mut outgoing = OUTGOING.lock();
-    if outgoing.foreign.is_some() {
-        pr_err!("a handover of another version is on its way through this kernel: no box can be handed over beside it\n");
-        return Err(EAGAIN);
-    }
-    outgoing.boxes.push(sealed, GFP_KERNEL)?;
-    let published = outgoing.publish();
-    if published.is_err() {
-        outgoing.boxes.pop();
-    }
-    published
+    })
 }
 
 /// Removes a box, before its pages are unregistered.
 pub(crate) fn remove(id: u64) -> Result {
     let mut outgoing = OUTGOING.lock();
+    outgoing.may_change().map_err(|refusal| refusal.error)?;
     let Some(at) = outgoing.boxes.iter().position(|sealed| sealed.id == id) else {
         return Ok(());
     };
@@ -164,6 +197,17 @@ pub(crate) fn remove(id: u64) -> Result {
 }
 
 impl Outgoing {
+    /// Whether there is time to put another blob in the place of this one.
+    fn may_change(&self) -> Result<(), Refusal> {
+        match self.leaving {
+            false => Ok(()),
+            true => Err(Refusal {
+                error: EAGAIN,
+                why: "the host is on its way into the next kernel",
+            }),
+        }
+    }
+
     /// Makes the blob of the boxes as they are now and puts it in the place of the old one.
     fn publish(&mut self) -> Result {
         let mut new = match self.boxes.is_empty() {
@@ -175,17 +219,24 @@ impl Outgoing {
         }
         if let Some(new) = &mut new {
             if let Err(err) = new.publish() {
-                if let Some(Err(err)) = self.blob.as_mut().map(Blob::publish) {
-                    pr_err!(
-                        "the boxes sealed before are lost at the next kexec: {:?}\n",
-                        err
-                    );
-                }
+                self.put_back();
                 return Err(err);
             }
         }
         self.blob = new;
         Ok(())
+    }
+
+    /// Lets the next kernel find the blob there is, if it does not yet. It takes no more room than
+    /// it had, so it fails only if another user of KHO took that meanwhile; the next SEAL or UNSEAL
+    /// makes a new blob, and the reboot notifier tries once more.
+    fn put_back(&mut self) {
+        if let Some(Err(err)) = self.blob.as_mut().map(Blob::publish) {
+            pr_err!(
+                "no room in KHO for the boxes sealed before: {:?}; until there is, a kexec loses them\n",
+                err
+            );
+        }
     }
 }
 
@@ -337,6 +388,8 @@ pub(crate) fn carry() {
     }
     boxes::carry_all();
     let mut outgoing = OUTGOING.lock();
+    outgoing.leaving = true;
+    outgoing.put_back();
     let Some(foreign) = &mut outgoing.foreign else {
         return;
     };

@@ -245,8 +245,11 @@ impl Blob {
         abi::ROOT_LEN + self.body.len
     }
 
-    /// Lets the next kernel find it.
+    /// Lets the next kernel find it, if it does not yet.
     pub(crate) fn publish(&mut self) -> Result {
+        if self.published {
+            return Ok(());
+        }
         // SAFETY: By the type invariants the root is a preserved page.
         to_result(unsafe {
             ffi::fdbox_shim_kho_publish(

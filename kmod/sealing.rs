@@ -9,6 +9,7 @@ use crate::entry::{
     Entry, //
 };
 use crate::file::InodeLock;
+use crate::handover::Refusal;
 use crate::kho;
 use crate::kind::{
     KindRef,
@@ -21,6 +22,7 @@ use crate::record::Record;
 use crate::registry;
 use kernel::{
     prelude::*,
+    str::CString,
     sync::{
         Arc,
         UniqueArc, //
@@ -59,12 +61,12 @@ impl Inner {
         }
         let entry = &self.entries[index];
         let record = entry.record().ok_or(EIO)?;
-        kho::preserve(record.extents())?;
-        let carried = match incoming_kind(entry) {
         if let Content::Incoming(_) = entry.content {
             // Else the next kernel would be handed what this one has in use, or what is no memory.
             kho::check_kept(record.extents())?;
         }
+        kho::preserve(record.extents())?;
+        let carried = match incoming_kind(entry) {
             Some((kind, record)) => kind.carry(record),
             None => Ok(()),
         };
@@ -105,11 +107,7 @@ impl Inner {
     }
 }
 
-pub(crate) fn failure(
-    name: &Name,
-    error: Error,
-    said: Option<(Reason, kernel::str::CString)>,
-) -> SealError {
+pub(crate) fn failure(name: &Name, error: Error, said: Option<(Reason, CString)>) -> SealError {
     let (reason, message) = match said {
         Some((reason, message)) => (reason, Some(message)),
         None => (Reason::of(error), None),
@@ -122,6 +120,17 @@ pub(crate) fn failure(
         name: copy.unwrap_or_else(|_| Name::empty()),
         message,
     }
+}
+
+/// For a box that as a whole has no place in the handover: no descriptor is named.
+pub(crate) fn not_handed_over(refusal: Refusal) -> SealError {
+    let error = refusal.error;
+    let message = match refusal.why {
+        "" => None,
+        why => CString::try_from_fmt(fmt!("{}", why)).ok(),
+    };
+    let said = message.map(|message| (Reason::of(error), message));
+    failure(&Name::empty(), error, said)
 }
 
 /// Kind and record of a descriptor of the last kernel, where its kind is known.

@@ -178,7 +178,11 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (_, Errno::PERM) => "it needs CAP_SYS_ADMIN: run as root",
         (_, Errno::NOMEM) => "the kernel is out of memory: free some and try again",
         (_, Errno::NOTTY) => {
+        (Seal, Errno::AGAIN) => {
+            "a handover of another version is on its way through this host, or the host into the next kernel: see the kernel log"
+        }
             "the module does not know this command: load the fdbox.ko of this version"
+        (Unseal, Errno::AGAIN) => "the host is on its way into the next kernel",
         }
         _ => return None,
     })

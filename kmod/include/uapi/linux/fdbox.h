@@ -90,11 +90,15 @@ struct fdbox_get_fd {
  * by LUO. ENOENT: something a descriptor depends on is not in the box.
  * EOPNOTSUPP: a descriptor is in a state its kind cannot carry. EFBIG: too
  * large. EAGAIN: a handover of another version is on its way through this
- * kernel. FDBOX_SEAL_ERROR tells which descriptor and why.
+ * kernel, or the host into the next one. FDBOX_SEAL_ERROR tells which
+ * descriptor and why.
  */
 #define FDBOX_SEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 4)
 
-/* The inverse of FDBOX_SEAL. EINVAL: the box is not sealed. */
+/*
+ * The inverse of FDBOX_SEAL. EINVAL: the box is not sealed. EAGAIN: the host is
+ * on its way into the next kernel, which gets the box.
+ */
 #define FDBOX_UNSEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 5)
 
 /*

@@ -142,6 +142,12 @@ fn kept(cx: &Cx<'_>) -> Result<()> {
     )?;
     let why = fdbox.seal_error()?;
     equal("The errno told", why.error, Errno::AGAIN.raw_os_error())?;
+    equal("The descriptor named", why.name.text(), String::new())?;
+    let message = uapi::text(&why.message);
+    ensure!(
+        message.contains("another version"),
+        "The message is: {message}"
+    );
     fdbox.delete()
 }
 
