@@ -52,11 +52,17 @@ pub(crate) fn exit() {
 }
 
 fn find(wanted: impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
-    if let Some(kind) = BUILTIN.iter().find(|kind| wanted(**kind)) {
-        return Some(KindRef::Builtin(*kind));
-    }
-    let drivers = DRIVERS.lock();
-    for driver in drivers.iter() {
+    of_builtin(&wanted).or_else(|| of_driver(&DRIVERS.lock(), &wanted))
+}
+
+fn of_builtin(wanted: &impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
+    let kind = BUILTIN.iter().find(|kind| wanted(**kind))?;
+    Some(KindRef::Builtin(*kind))
+}
+
+/// The list of drivers' kinds is locked by the caller.
+fn of_driver(drivers: &[Driver], wanted: &impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
+    for driver in drivers {
         // SAFETY: By the type invariants of `Driver`, with the lock held.
         if let Some(kind) = unsafe { DriverKind::get(driver.0) } {
             if wanted(&kind) {
@@ -104,11 +110,15 @@ pub(crate) unsafe fn register(desc: *const DriverKindDesc) -> Result {
     // SAFETY: Valid, as promised by the caller.
     let kind = unsafe { DriverKind::get(desc) }.ok_or(EINVAL)?;
     let taken = |other: &dyn Kind| other.compatible() == kind.compatible();
-    if find(taken).is_some() {
+    let mut drivers = DRIVERS.lock();
+    if of_builtin(&taken)
+        .or_else(|| of_driver(&drivers, &taken))
+        .is_some()
+    {
         return Err(EEXIST);
     }
     // INVARIANT: As promised by the caller.
-    DRIVERS.lock().push(Driver(desc), GFP_KERNEL)?;
+    drivers.push(Driver(desc), GFP_KERNEL)?;
     pr_info!(
         "kind {} registered\n",
         kernel::str::BStr::from_bytes(kind.compatible())

@@ -67,8 +67,9 @@ impl DriverKind {
             && found.restore.is_some();
         // SAFETY: `owner` is a module or null, for a driver that is built in.
         let held = complete && unsafe { ffi::fdbox_shim_module_get(found.owner) };
-        // INVARIANT: The module holds its static data, and we hold the module.
-        held.then_some(DriverKind { desc })
+        // INVARIANT: The module holds its static data, and we hold the module. Made only then: to
+        // drop it is to let go of the module.
+        held.then(|| DriverKind { desc })
     }
 
     fn desc(&self) -> &DriverKindDesc {

@@ -4,17 +4,21 @@
  * page of state, set by write() and read by read(), that rides in a box and
  * across a kexec.
  *
- * Preserved: the state. Not preserved: the file position.
+ * Preserved: the state. Not preserved: the file position, what it depends on.
+ *
+ * While sealed: the length of the state cannot change. Its content may.
  */
 #include <linux/anon_inodes.h>
 #include <linux/fdbox.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/gfp.h>
+#include <linux/ioctl.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/mutex.h>
 #include <linux/slab.h>
 
 /* What crosses the kexec beside the folio; the string names this layout. */
@@ -23,15 +27,34 @@ struct sample_state {
 	__le32 len;
 };
 
+/* The argument is a descriptor of a file that must be in the box for SEAL. */
+#define SAMPLE_NEEDS	_IO('.', 0x80)
+
 /* For tests: what becomes of a driver that saves more than it may, or than it reads. */
 static unsigned int excess;
 module_param(excess, uint, 0600);
 MODULE_PARM_DESC(excess, "bytes to save beyond the state (default 0); restore refuses them");
 
-/* The page's length in use is in folio->private. */
-static struct folio *sample_folio(struct file *file)
+/* An open file. */
+struct sample_file {
+	struct mutex lock;	/* protects the rest */
+	struct folio *folio;
+	size_t len;		/* in use of the folio */
+	struct file *needed;	/* must be in the same box, if any */
+	bool frozen;		/* sealed: the length must stay */
+};
+
+/* Takes over the reference of @folio, unless it fails. */
+static struct sample_file *sample_new(struct folio *folio, size_t len)
 {
-	return file->private_data;
+	struct sample_file *sample = kzalloc_obj(*sample);
+
+	if (!sample)
+		return NULL;
+	mutex_init(&sample->lock);
+	sample->folio = folio;
+	sample->len = len;
+	return sample;
 }
 
 static int sample_open(struct inode *inode, struct file *file)
@@ -40,41 +63,79 @@ static int sample_open(struct inode *inode, struct file *file)
 
 	if (!folio)
 		return -ENOMEM;
-	folio->private = NULL;
-	file->private_data = folio;
+	file->private_data = sample_new(folio, 0);
+	if (!file->private_data) {
+		folio_put(folio);
+		return -ENOMEM;
+	}
 	return 0;
 }
 
 static int sample_release(struct inode *inode, struct file *file)
 {
-	struct folio *folio = sample_folio(file);
+	struct sample_file *sample = file->private_data;
 
-	folio->private = NULL;
-	folio_put(folio);
+	if (sample->needed)
+		fput(sample->needed);
+	if (sample->folio)
+		folio_put(sample->folio);
+	kfree(sample);
 	return 0;
 }
 
 static ssize_t sample_read(struct file *file, char __user *buf, size_t len, loff_t *pos)
 {
-	struct folio *folio = sample_folio(file);
+	struct sample_file *sample = file->private_data;
 
-	return simple_read_from_buffer(buf, len, pos, folio_address(folio),
-				       (unsigned long)folio->private);
+	guard(mutex)(&sample->lock);
+	return simple_read_from_buffer(buf, len, pos, folio_address(sample->folio),
+				       sample->len);
 }
 
-/* Replaces the state, whatever the position. */
+/* Replaces the state, whatever the position. While it is sealed, by one as long. */
 static ssize_t sample_write(struct file *file, const char __user *buf, size_t len,
 			    loff_t *pos)
 {
-	struct folio *folio = sample_folio(file);
+	struct sample_file *sample = file->private_data;
 
-	if (len > folio_size(folio))
+	guard(mutex)(&sample->lock);
+	if (len > folio_size(sample->folio))
 		return -ENOSPC;
-	if (copy_from_user(folio_address(folio), buf, len))
+	if (sample->frozen && len != sample->len)
+		return -EBUSY;
+	if (copy_from_user(folio_address(sample->folio), buf, len))
 		return -EFAULT;
-	folio->private = (void *)len;
+	sample->len = len;
 	*pos = 0;
 	return len;
+}
+
+static const struct file_operations sample_fops;
+
+/* Lets the file depend on another, of any other driver: so it cannot be in a circle. */
+static long sample_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct sample_file *sample = file->private_data;
+	struct file *needed;
+	int err = 0;
+
+	if (cmd != SAMPLE_NEEDS)
+		return -ENOTTY;
+	needed = fget(arg);
+	if (!needed)
+		return -EBADF;
+
+	scoped_guard(mutex, &sample->lock) {
+		if (sample->frozen)
+			err = -EBUSY;
+		else if (needed->f_op == &sample_fops)
+			err = -EINVAL;
+		else
+			swap(sample->needed, needed);
+	}
+	if (needed)
+		fput(needed);
+	return err;
 }
 
 static const struct file_operations sample_fops = {
@@ -84,7 +145,31 @@ static const struct file_operations sample_fops = {
 	.llseek = default_llseek,
 	.read = sample_read,
 	.write = sample_write,
+	.unlocked_ioctl = sample_ioctl,
 };
+
+/* The first thing at SEAL: nothing changes when it fails. */
+static int sample_seal(struct fdbox_fd *fd)
+{
+	struct sample_file *sample = fdbox_fd_file(fd)->private_data;
+	int err = 0;
+
+	guard(mutex)(&sample->lock);
+	if (sample->frozen)
+		return -EBUSY;
+	if (sample->needed)
+		err = fdbox_fd_needs(fd, sample->needed, "the file that was given by SAMPLE_NEEDS");
+	sample->frozen = !err;
+	return err;
+}
+
+static void sample_unseal(struct fdbox_fd *fd)
+{
+	struct sample_file *sample = fdbox_fd_file(fd)->private_data;
+
+	guard(mutex)(&sample->lock);
+	sample->frozen = false;
+}
 
 static int sample_write_excess(struct fdbox_fd *fd, size_t len)
 {
@@ -95,50 +180,51 @@ static int sample_write_excess(struct fdbox_fd *fd, size_t len)
 	return err;
 }
 
+/* The length cannot change any more: the file is frozen. */
 static int sample_kho_write(struct fdbox_fd *fd)
 {
-	struct folio *folio = sample_folio(fdbox_fd_file(fd));
-	struct sample_state state = {
-		.len = cpu_to_le32((unsigned long)folio->private),
-	};
+	struct sample_file *sample = fdbox_fd_file(fd)->private_data;
+	struct sample_state state = { .len = cpu_to_le32(sample->len) };
 	size_t len = READ_ONCE(excess);
 	int err = fdbox_fd_write(fd, &state, sizeof(state));
 
 	if (!err && len)
 		err = sample_write_excess(fd, len);
-	return err ?: fdbox_fd_preserve(fd, folio);
+	return err ?: fdbox_fd_preserve(fd, sample->folio);
 }
 
 static struct file *sample_restore(struct fdbox_fd *fd)
 {
 	const struct sample_state *state;
+	struct sample_file *sample;
 	struct file *file;
-	struct folio *folio;
 	size_t len;
 
 	state = fdbox_fd_data(fd, &len);
 	if (len != sizeof(*state) || le32_to_cpu(state->len) > PAGE_SIZE)
 		return ERR_PTR(-EIO);
 
-	file = anon_inode_getfile("fdbox_sample", &sample_fops, NULL, O_RDWR);
-	if (IS_ERR(file))
+	sample = sample_new(NULL, le32_to_cpu(state->len));
+	if (!sample)
+		return ERR_PTR(-ENOMEM);
+	file = anon_inode_getfile("fdbox_sample", &sample_fops, sample, O_RDWR);
+	if (IS_ERR(file)) {
+		kfree(sample);
 		return file;
-
-	folio = fdbox_fd_take_folio(fd);
-	if (!folio) {
-		/* Release wants a folio. */
-		file->private_data = folio_alloc(GFP_KERNEL | __GFP_NOFAIL, 0);
+	}
+	sample->folio = fdbox_fd_take_folio(fd);
+	if (!sample->folio) {
 		fput(file);
 		return ERR_PTR(-EIO);
 	}
-	folio->private = (void *)(unsigned long)le32_to_cpu(state->len);
-	file->private_data = folio;
 	file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
 	return file;
 }
 
 static const struct fdbox_file_ops sample_ops = {
 	.kho_write = sample_kho_write,
+	.seal = sample_seal,
+	.unseal = sample_unseal,
 };
 
 static const struct fdbox_kind sample_kind = {

@@ -1,9 +1,10 @@
 //! Another driver's descriptors: the sample driver that is built beside the module.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
 
@@ -28,6 +29,18 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a driver's descriptor goes through a box in one kernel",
         host: HostKind::OneBoot,
         stages: &[same_kernel],
+    },
+    &Scenario {
+        name: "sample/frozen",
+        about: "a driver freezes what it must, says what it depends on, and thaws it again",
+        host: HostKind::OneBoot,
+        stages: &[frozen],
+    },
+    &Scenario {
+        name: "sample/api",
+        about: "every function of the API for drivers, in every callback: what it may not do is refused",
+        host: HostKind::Kexec,
+        stages: &[api_before, api_after],
     },
     &Scenario {
         name: "sample/too-large",
@@ -172,5 +185,89 @@ fn not_restorable_after(_: &Cx<'_>) -> Result<()> {
         let states: Vec<u32> = fdbox.entries()?.iter().map(|entry| entry.state).collect();
         equal("The list", states, vec![uapi::FD_INCOMING])?;
     }
+    fdbox.delete()
+}
+
+/// `SAMPLE_NEEDS`: lets one file depend on another.
+fn needs(file: &File, other: RawFd) -> Result<i32, Errno> {
+    // SAFETY: the argument is a number.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), 0x2e80, other) };
+    match result {
+        0 => Ok(0),
+        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
+}
+
+fn frozen(_: &Cx<'_>) -> Result<()> {
+    let (file, needed) = (device(b"frozen")?, memory::memfd(c"needed", memory::PAGE)?);
+    let kept = file.try_clone()?;
+    fails(
+        "Depending on itself",
+        needs(&kept, kept.as_raw_fd()),
+        Errno::INVAL,
+    )?;
+    needs(&kept, needed.as_raw_fd())?;
+    let fdbox = FdBox::create("sample-frozen")?;
+    fdbox.put(file, "device")?;
+    fails("SEAL without what it needs", fdbox.try_seal(), Errno::NOENT)?;
+    let why = fdbox.seal_error()?;
+    equal("The descriptor named", why.name.text(), "device".into())?;
+    equal("The reason", why.reason, uapi::REASON_MISSING_DEPENDENCY)?;
+    let message = uapi::text(&why.message);
+    ensure!(
+        message.contains("SAMPLE_NEEDS"),
+        "The message is: {message}"
+    );
+    let length_of = |state: &[u8]| (&kept).write_all(state).map_err(|error| error.kind());
+    equal("Another length", length_of(b"longer state"), Ok(()))?;
+
+    fdbox.put(needed, "needed")?;
+    fdbox.seal()?;
+    equal("As many bytes", length_of(b"sealed state"), Ok(()))?;
+    let busy = Err(io::ErrorKind::ResourceBusy);
+    equal("Fewer bytes", length_of(b"less"), busy)?;
+    fdbox.unseal()?;
+    equal("Fewer bytes when it is open", length_of(b"less"), Ok(()))?;
+
+    // A SEAL that fails at a later descriptor thaws it; so does its own second name.
+    fdbox.put(kept.try_clone()?, "device-again")?;
+    fails("SEAL of two names", fdbox.try_seal(), Errno::BUSY)?;
+    equal("More bytes when it failed", length_of(b"thawed"), Ok(()))?;
+    let file = memory::file(fdbox.get("device")?);
+    equal("The state", state_of(file)?, b"thawed".to_vec())?;
+    fdbox.delete()
+}
+
+const PROBE: &str = "fdbox_probe";
+
+fn probe() -> Result<File> {
+    host::load_module(PROBE)?;
+    nothing_wrong()?;
+    File::open("/dev/fdbox_probe").context("Open the probe")
+}
+
+/// The probe counts the answers of the API that are not the documented ones.
+fn nothing_wrong() -> Result<()> {
+    let wrong = fs::read_to_string("/sys/module/fdbox_probe/parameters/wrong")?;
+    let log = || host::kernel_log().unwrap_or_default();
+    ensure!(wrong.trim() == "0", "{wrong} wrong answers: {:?}", log());
+    Ok(())
+}
+
+fn api_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("sample-api")?;
+    fdbox.put(probe()?, "probe")?;
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    fdbox.seal()?;
+    nothing_wrong()
+}
+
+fn api_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open("sample-api")?;
+    fdbox.unseal()?;
+    host::load_module(PROBE)?;
+    drop(fdbox.get("probe")?);
+    nothing_wrong()?;
     fdbox.delete()
 }

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * For the tests: calls every function of <linux/fdbox.h>, also where it may not
+ * be called, and registers what may not be registered. The parameter "wrong"
+ * counts the answers that are not those of docs/uapi.md; the log has them.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/fdbox.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/gfp.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/slab.h>
+
+#define COMPATIBLE	"fdbox,probe-v1"
+#define ANOTHER		"fdbox,probe-v2"
+#define BUILT_IN	"fdbox,memfd-v1"
+#define TOO_MUCH	(SZ_1M + 1)
+
+static unsigned int wrong;
+module_param(wrong, uint, 0400);
+MODULE_PARM_DESC(wrong, "answers that were wrong so far");
+
+static void expect(const char *what, long answer, long expected)
+{
+	if (answer == expected)
+		return;
+	pr_err("fdbox_probe: %s: %ld, not %ld\n", what, answer, expected);
+	wrong++;
+}
+
+static int probe_open(struct inode *inode, struct file *file)
+{
+	file->private_data = folio_alloc(GFP_KERNEL | __GFP_ZERO, 0);
+	return file->private_data ? 0 : -ENOMEM;
+}
+
+static int probe_release(struct inode *inode, struct file *file)
+{
+	if (file->private_data)
+		folio_put(file->private_data);
+	return 0;
+}
+
+static const struct file_operations probe_fops = {
+	.owner = THIS_MODULE,
+	.open = probe_open,
+	.release = probe_release,
+};
+
+static void no_write(const char *where, struct fdbox_fd *fd)
+{
+	expect(where, fdbox_fd_write(fd, "x", 1), -EINVAL);
+	expect(where, fdbox_fd_preserve(fd, NULL), -EINVAL);
+}
+
+static void no_restore(const char *where, struct fdbox_fd *fd)
+{
+	size_t len = 1;
+
+	fdbox_fd_data(fd, &len);
+	expect(where, len, 0);
+	expect(where, !fdbox_fd_take_folio(fd), true);
+}
+
+static int probe_seal(struct fdbox_fd *fd)
+{
+	expect("file in seal", !fdbox_fd_file(fd), false);
+	no_write("write in seal", fd);
+	no_restore("restore in seal", fd);
+	return 0;
+}
+
+static int probe_kho_write(struct fdbox_fd *fd)
+{
+	struct file *file = fdbox_fd_file(fd);
+	void *data = kvzalloc(TOO_MUCH, GFP_KERNEL);
+	int err;
+
+	if (!data)
+		return -ENOMEM;
+	expect("needs in kho_write", fdbox_fd_needs(fd, file, "it"), -EINVAL);
+	no_restore("restore in kho_write", fd);
+	expect("nothing in kho_write", fdbox_fd_write(fd, NULL, 0), 0);
+	expect("too much in kho_write", fdbox_fd_write(fd, data, TOO_MUCH), -EFBIG);
+	kvfree(data);
+	/* In two parts: the second is appended. */
+	err = fdbox_fd_write(fd, "pro", 3) ?: fdbox_fd_write(fd, "be", 2);
+	return err ?: fdbox_fd_preserve(fd, file->private_data);
+}
+
+static void probe_unseal(struct fdbox_fd *fd)
+{
+	struct file *file = fdbox_fd_file(fd);
+
+	expect("file in unseal", !file, false);
+	expect("needs in unseal", fdbox_fd_needs(fd, file, "it"), -EINVAL);
+	no_write("write in unseal", fd);
+	no_restore("restore in unseal", fd);
+}
+
+static struct file *probe_restore(struct fdbox_fd *fd)
+{
+	struct file *file;
+	const void *data;
+	size_t len;
+
+	expect("file in restore", !fdbox_fd_file(fd), true);
+	expect("needs in restore", fdbox_fd_needs(fd, NULL, "it"), -EINVAL);
+	no_write("write in restore", fd);
+	data = fdbox_fd_data(fd, &len);
+	expect("data in restore", len == 5 && !memcmp(data, "probe", len), true);
+
+	file = anon_inode_getfile("fdbox_probe", &probe_fops, NULL, O_RDWR);
+	if (IS_ERR(file))
+		return file;
+	file->private_data = fdbox_fd_take_folio(fd);
+	expect("the folio", !file->private_data, false);
+	expect("no further folio", !fdbox_fd_take_folio(fd), true);
+	return file;
+}
+
+static const struct fdbox_file_ops probe_ops = {
+	.kho_write = probe_kho_write,
+	.seal = probe_seal,
+	.unseal = probe_unseal,
+};
+
+static const struct fdbox_kind probe_kind = {
+	.owner = THIS_MODULE,
+	.compatible = COMPATIBLE,
+	.fops = &probe_fops,
+	.ops = &probe_ops,
+	.restore = probe_restore,
+};
+
+static void refused(const char *what, struct fdbox_kind kind, int err)
+{
+	/* Only the refusal is wanted: what is on the stack must not stay. */
+	int answer = fdbox_register_kind(&kind);
+
+	expect(what, answer, err);
+	if (!answer)
+		fdbox_unregister_kind(&kind);
+}
+
+static void refused_but_for(void)
+{
+	static const char too_long[] = "fdbox,probe-0123456789-0123456789-0123456789-012";
+	struct fdbox_kind kind = probe_kind;
+
+	static_assert(sizeof(too_long) == 49);
+	refused("a string that is taken", kind, -EEXIST);
+	kind.compatible = BUILT_IN;
+	refused("a string of a built-in kind", kind, -EEXIST);
+	kind.compatible = too_long;
+	refused("a string of 48 bytes", kind, -EINVAL);
+	kind.compatible = "";
+	refused("an empty string", kind, -EINVAL);
+	kind.compatible = NULL;
+	refused("no string", kind, -EINVAL);
+	kind.compatible = ANOTHER;
+	kind.fops = NULL;
+	refused("no fops", kind, -EINVAL);
+	kind.fops = &probe_fops;
+	kind.ops = NULL;
+	refused("no ops", kind, -EINVAL);
+	kind.ops = &probe_ops;
+	kind.restore = NULL;
+	refused("no restore", kind, -EINVAL);
+	expect("no kind", fdbox_register_kind(NULL), -EINVAL);
+}
+
+static struct miscdevice probe_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "fdbox_probe",
+	.fops = &probe_fops,
+	.mode = 0600,
+};
+
+static int __init probe_init(void)
+{
+	int err;
+
+	/* Forgotten, it can be registered again. */
+	expect("the first time", fdbox_register_kind(&probe_kind), 0);
+	fdbox_unregister_kind(&probe_kind);
+	err = fdbox_register_kind(&probe_kind);
+	if (err)
+		return err;
+	refused_but_for();
+	err = misc_register(&probe_device);
+	if (err)
+		fdbox_unregister_kind(&probe_kind);
+	return err;
+}
+module_init(probe_init);
+
+static void __exit probe_exit(void)
+{
+	misc_deregister(&probe_device);
+	fdbox_unregister_kind(&probe_kind);
+}
+module_exit(probe_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_AUTHOR("The FDBox developers");
+MODULE_DESCRIPTION("Tries the API of FDBox for drivers, for tests");
