@@ -3,6 +3,10 @@
 //! The ioctls: of the control node, `/dev/fdbox/fdbox`, and of the boxes.
 
 use crate::abi;
+use crate::argument::{
+    self,
+    Growable, //
+};
 use crate::boxes;
 use crate::bx::{
     FdBox,
@@ -20,10 +24,7 @@ use crate::handover;
 use crate::kho;
 use crate::name::Name;
 use crate::registry;
-use crate::uapi::{
-    self,
-    Growable, //
-};
+use crate::uapi;
 use kernel::{
     bindings,
     fs::File,
@@ -74,8 +75,8 @@ fn allowed() -> Result {
 
 /// The name in a struct of flags and name.
 fn read_name(arg: usize) -> Result<Name> {
-    let bytes = uapi::read::<{ uapi::NAMED_LEN }>(arg)?;
-    if uapi::long(&bytes, 0) != 0 {
+    let bytes = argument::read::<{ uapi::NAMED_LEN }>(arg)?;
+    if argument::long(&bytes, 0) != 0 {
         return Err(EINVAL);
     }
     Name::from_array(&bytes[8..])
@@ -109,11 +110,14 @@ fn info(arg: usize) -> Result {
 fn next_box(arg: usize) -> Result {
     allowed()?;
     let mut next = Growable::<{ uapi::NEXT_BOX_LEN }>::read(arg, uapi::NEXT_BOX_LEN)?;
-    let bx = boxes::next(uapi::long(&next.bytes, 8)).ok_or(ENOENT)?;
+    let bx = boxes::next(argument::long(&next.bytes, 8)).ok_or(ENOENT)?;
     let inner = bx.inner.lock();
-    let sealed = matches!(inner.state, State::Sealed { .. });
+    let state = match inner.state {
+        State::Sealed { .. } => uapi::STATE_SEALED,
+        State::Open | State::Dead => uapi::STATE_OPEN,
+    };
     next.set_long(8, bx.id + 1);
-    next.set_word(16, u32::from(sealed));
+    next.set_word(16, state);
     next.set_word(20, inner.entries.len() as u32);
     drop(inner);
     next.set(24, &bx.name.to_array());
@@ -139,19 +143,19 @@ fn box_ioctl(bx: &FdBox, node: &File, cmd: u32, arg: usize) -> Result<isize> {
 }
 
 fn put(bx: &FdBox, arg: usize) -> Result {
-    let bytes = uapi::read::<{ uapi::PUT_LEN }>(arg)?;
-    if uapi::long(&bytes, 0) != 0 || uapi::word(&bytes, 12) != 0 {
+    let bytes = argument::read::<{ uapi::PUT_LEN }>(arg)?;
+    if argument::long(&bytes, 0) != 0 || argument::word(&bytes, 12) != 0 {
         return Err(EINVAL);
     }
-    bx.put(Name::from_array(&bytes[16..])?, uapi::word(&bytes, 8))
+    bx.put(Name::from_array(&bytes[16..])?, argument::word(&bytes, 8))
 }
 
 fn next_fd(bx: &FdBox, arg: usize) -> Result {
     let mut next = Growable::<{ uapi::NEXT_FD_LEN }>::read(arg, uapi::NEXT_FD_LEN)?;
-    if uapi::word(&next.bytes, 20) != 0 {
+    if argument::word(&next.bytes, 20) != 0 {
         return Err(EINVAL);
     }
-    let cursor = uapi::long(&next.bytes, 8);
+    let cursor = argument::long(&next.bytes, 8);
     let inner = bx.inner.lock();
     if inner.state == State::Dead {
         return Err(ENODEV);
@@ -166,8 +170,8 @@ fn next_fd(bx: &FdBox, arg: usize) -> Result {
     next.set_word(16, fd_state(entry));
     next.set_long(24, entry.bytes());
     next.set(32, &entry.name.to_array());
-    next.set(32 + abi::NAME_LEN, &[0; abi::COMPATIBLE_LEN]);
-    next.set(32 + abi::NAME_LEN, compatible);
+    next.set(32 + uapi::NAME_LEN, &[0; uapi::COMPATIBLE_LEN]);
+    next.set(32 + uapi::NAME_LEN, compatible);
     drop(inner);
     next.write()
 }
@@ -192,11 +196,11 @@ fn seal_error(bx: &FdBox, arg: usize) -> Result {
     out.set_word(8, -failure.error.to_errno() as u32);
     out.set_word(12, failure.reason as u32);
     out.set(16, &failure.name.to_array());
-    out.set(16 + abi::NAME_LEN, &[0; uapi::MESSAGE_LEN]);
+    out.set(16 + uapi::NAME_LEN, &[0; uapi::MESSAGE_LEN]);
     if let Some(message) = &failure.message {
         let message = message.to_bytes();
         let len = message.len().min(uapi::MESSAGE_LEN - 1);
-        out.set(16 + abi::NAME_LEN, &message[..len]);
+        out.set(16 + uapi::NAME_LEN, &message[..len]);
     }
     drop(inner);
     out.write()

@@ -11,6 +11,7 @@
 
 mod abi;
 mod abi_dma;
+mod argument;
 mod boxes;
 mod bx;
 mod control;

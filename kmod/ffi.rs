@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Rust's view of `shim.h`: declarations only, in the same order. Each is wrapped
-//! at once, in `file.rs`, `kho.rs`, `node.rs` or `kinds/`.
+//! at once, in `boxes.rs`, `fdbox_main.rs`, `file.rs`, `kho.rs`, `kind.rs` or `kinds/`.
 
 use kernel::{bindings, prelude::*};
 

@@ -17,6 +17,7 @@ use crate::record::{
     Progress,
     Record, //
 };
+use crate::uapi;
 use kernel::{
     fs::File,
     page::PAGE_SIZE,
@@ -100,12 +101,13 @@ impl core::ops::Deref for KindRef {
 
 /// Why a SEAL failed, beside its errno.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Reason {
-    Other = 0,
-    MissingDependency = 1,
-    SharedFile = 2,
-    UnsupportedState = 3,
-    NoMemory = 4,
+    Other = uapi::REASON_OTHER,
+    MissingDependency = uapi::REASON_MISSING_DEPENDENCY,
+    SharedFile = uapi::REASON_SHARED_FILE,
+    UnsupportedState = uapi::REASON_UNSUPPORTED_STATE,
+    NoMemory = uapi::REASON_NO_MEMORY,
 }
 
 impl Reason {

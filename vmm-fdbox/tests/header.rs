@@ -1,5 +1,6 @@
 //! The Rust types against the C header: a C program prints what the compiler
-//! made of the header, and every line has to be what Rust made of `abi`.
+//! made of the header, and every line has to be what Rust made of `abi`. The
+//! module's own numbers are compared with these.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -7,6 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vmm_fdbox::abi;
+
+/// What the module made of the header. What is not compared here is unused, and
+/// the compiler says so.
+#[path = "../../kmod/uapi.rs"]
+mod module;
 
 const HEADER: &str = "kmod/include/uapi/linux/fdbox.h";
 
@@ -230,4 +236,71 @@ fn the_numbers_are_the_fixed_ones() {
     assert_eq!(u64::from(abi::FDBOX_UNSEAL), create + 5);
     assert_eq!(size_of::<abi::PutFd>(), 272);
     assert_eq!(size_of::<abi::CreateBox>(), 264);
+}
+
+macro_rules! same {
+    ($($module:ident = $header:ident),+ $(,)?) => {
+        $(assert_eq!(
+            u64::from(module::$module),
+            u64::from(abi::$header),
+            stringify!($module),
+        );)+
+    };
+}
+
+#[test]
+fn the_module_has_the_numbers_of_the_header() {
+    same!(
+        CREATE_BOX = FDBOX_CREATE_BOX,
+        DELETE_BOX = FDBOX_DELETE_BOX,
+        PUT_FD = FDBOX_PUT_FD,
+        GET_FD = FDBOX_GET_FD,
+        SEAL = FDBOX_SEAL,
+        UNSEAL = FDBOX_UNSEAL,
+        INFO = FDBOX_INFO,
+        NEXT_BOX = FDBOX_NEXT_BOX,
+        NEXT_FD = FDBOX_NEXT_FD,
+        SEAL_ERROR = FDBOX_SEAL_ERROR,
+        UAPI_VERSION = FDBOX_UAPI_VERSION,
+        FEATURE_KHO = FDBOX_FEATURE_KHO,
+        FEATURE_KHO_BOOT = FDBOX_FEATURE_KHO_BOOT,
+        FEATURE_REFUSED = FDBOX_FEATURE_REFUSED,
+        STATE_OPEN = FDBOX_STATE_OPEN,
+        STATE_SEALED = FDBOX_STATE_SEALED,
+        FD_LIVE = FDBOX_FD_LIVE,
+        FD_INCOMING = FDBOX_FD_INCOMING,
+        FD_UNKNOWN = FDBOX_FD_UNKNOWN,
+        REASON_OTHER = FDBOX_REASON_OTHER,
+        REASON_MISSING_DEPENDENCY = FDBOX_REASON_MISSING_DEPENDENCY,
+        REASON_SHARED_FILE = FDBOX_REASON_SHARED_FILE,
+        REASON_UNSUPPORTED_STATE = FDBOX_REASON_UNSUPPORTED_STATE,
+        REASON_NO_MEMORY = FDBOX_REASON_NO_MEMORY,
+    );
+    let kinds = [
+        abi::FDBOX_FEATURE_MEMFD,
+        abi::FDBOX_FEATURE_KVM_VM,
+        abi::FDBOX_FEATURE_GUEST_MEMFD,
+        abi::FDBOX_FEATURE_IOMMUFD,
+        abi::FDBOX_FEATURE_VFIO_PCI,
+    ];
+    assert_eq!(module::FEATURE_KINDS, kinds);
+}
+
+#[test]
+fn the_module_has_the_lengths_of_the_header() {
+    assert_eq!(module::NAME_LEN, abi::FDBOX_NAME_LEN);
+    assert_eq!(module::COMPATIBLE_LEN, abi::FDBOX_COMPATIBLE_LEN);
+    assert_eq!(module::MESSAGE_LEN, abi::FDBOX_MESSAGE_LEN);
+    for named in [
+        size_of::<abi::CreateBox>(),
+        size_of::<abi::DeleteBox>(),
+        size_of::<abi::GetFd>(),
+    ] {
+        assert_eq!(module::NAMED_LEN, named);
+    }
+    assert_eq!(module::PUT_LEN, size_of::<abi::PutFd>());
+    assert_eq!(module::INFO_LEN, size_of::<abi::Info>());
+    assert_eq!(module::NEXT_BOX_LEN, size_of::<abi::NextBox>());
+    assert_eq!(module::NEXT_FD_LEN, size_of::<abi::NextFd>());
+    assert_eq!(module::SEAL_ERROR_LEN, size_of::<abi::SealError>());
 }
