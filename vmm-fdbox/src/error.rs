@@ -140,6 +140,9 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
             "another process does, an update or a resume: wait for it, or end it"
         }
         (Create, Errno::EXIST) => "the name is taken: choose another or delete that box",
+        (Create, Errno::NOSPC) => {
+            "there are as many boxes as the module allows: delete one, or raise its parameter max_boxes"
+        }
         (Create, Errno::INVAL) => "the module refuses the name: choose another",
         (Delete, Errno::NOENT) => "there is no such box",
         (Delete, Errno::BUSY) => "the box is sealed: unseal it first",
@@ -152,7 +155,12 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (Get, Errno::NOENT) => {
             "nothing in the box has this name: list the box to see what there is"
         }
-        (Get, Errno::BUSY) => "the box is sealed: unseal it first",
+        (Get, Errno::BUSY) => {
+            "the box is sealed: unseal it first; of a device in an open box, other objects of its iommufd have its ids: destroy them"
+        }
+        (Get, Errno::AGAIN) => {
+            "it is restored upon files that are still in the box: take out the memory first, then the iommufd, then its devices"
+        }
         (Get, Errno::MFILE) => {
             "the process has no free descriptor number: raise its limit (ulimit -n)"
         }
@@ -170,19 +178,22 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         }
         (Seal, Errno::OPNOTSUPP) => "a descriptor is in a state that its kind cannot carry",
         (Seal, Errno::FBIG) => "it is too large to hand over",
+        (Seal, Errno::AGAIN) => {
+            "a handover of another version is on its way through this host, or the host into the next kernel: see the kernel log"
+        }
         (Unseal, Errno::INVAL) => "it is not sealed",
+        (Unseal, Errno::AGAIN) => "the host is on its way into the next kernel",
         (List, Errno::PROTO) => {
             "the module sent a name that is not a name: module and library disagree"
         }
         (_, Errno::NODEV) => "the box was deleted meanwhile",
         (_, Errno::PERM) => "it needs CAP_SYS_ADMIN: run as root",
         (_, Errno::NOMEM) => "the kernel is out of memory: free some and try again",
-        (_, Errno::NOTTY) => {
-        (Seal, Errno::AGAIN) => {
-            "a handover of another version is on its way through this host, or the host into the next kernel: see the kernel log"
+        (_, Errno::TOOBIG) => {
+            "it asks for something that the module does not know: load the fdbox.ko of this version"
         }
+        (_, Errno::NOTTY) => {
             "the module does not know this command: load the fdbox.ko of this version"
-        (Unseal, Errno::AGAIN) => "the host is on its way into the next kernel",
         }
         _ => return None,
     })
@@ -205,6 +216,52 @@ mod tests {
                 .to_string()
                 .starts_with("Cannot put 'ram' in box vm0: the name is taken")
         );
+    }
+
+    /// The errnos of a command in the tables of docs/uapi.md.
+    fn documented(command: &str) -> Vec<String> {
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/uapi.md");
+        let docs = std::fs::read_to_string(docs).expect("docs/uapi.md");
+        let heading = format!("### {command}\n");
+        let section = docs.split_once(&heading).expect(command).1;
+        let section = section.split("\n##").next().unwrap_or_default();
+        let first = |line: &str| Some(line.strip_prefix("| `E")?.split_once('`')?.0.to_owned());
+        section.lines().filter_map(first).collect()
+    }
+
+    #[test]
+    fn every_documented_errno_is_explained() {
+        let errnos = [
+            ("AGAIN", Errno::AGAIN),
+            ("BADF", Errno::BADF),
+            ("BUSY", Errno::BUSY),
+            ("EXIST", Errno::EXIST),
+            ("FBIG", Errno::FBIG),
+            ("INVAL", Errno::INVAL),
+            ("IO", Errno::IO),
+            ("MFILE", Errno::MFILE),
+            ("NOENT", Errno::NOENT),
+            ("NOSPC", Errno::NOSPC),
+            ("OPNOTSUPP", Errno::OPNOTSUPP),
+        ];
+        let mut seen = 0;
+        for (operation, command) in [
+            (Operation::Create, "FDBOX_CREATE_BOX"),
+            (Operation::Delete, "FDBOX_DELETE_BOX"),
+            (Operation::Put, "FDBOX_PUT_FD"),
+            (Operation::Get, "FDBOX_GET_FD"),
+            (Operation::Seal, "FDBOX_SEAL"),
+            (Operation::Unseal, "FDBOX_UNSEAL"),
+        ] {
+            for name in documented(command) {
+                let errno = errnos.iter().find(|(known, _)| *known == name);
+                let (_, errno) = errno.unwrap_or_else(|| panic!("which errno is E{name}?"));
+                let text = explain(operation, *errno);
+                assert!(text.is_some(), "{command}: E{name} is not explained");
+                seen += 1;
+            }
+        }
+        assert!(seen >= 20, "only {seen} errnos found in docs/uapi.md");
     }
 
     #[test]
