@@ -1,8 +1,10 @@
 //! memfds: every shape of one crosses a kexec with what the kind says it preserves.
 
-use std::fs::File;
+use std::ffi::CString;
+use std::fs::{File, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, PermissionsExt, fchown};
 
 use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::scenario::HostKind;
@@ -54,6 +56,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "the position of the file is where it was",
         host: HostKind::Kexec,
         stages: &[position_before, position_after],
+    },
+    &Scenario {
+        name: "memfd/owner-and-name",
+        about: "owner, group, mode and the name in /proc are what they were",
+        host: HostKind::Kexec,
+        stages: &[owner_before, owner_after],
     },
     &Scenario {
         name: "memfd/large-folios",
@@ -217,6 +225,44 @@ fn position_after(_: &Cx<'_>) -> Result<()> {
         &next[..],
         &memory::page_content(6, 1)[123..131],
     )
+}
+
+/// The longest name that memfd_create takes.
+fn longest_name() -> String {
+    format!("{:x<249}", "owner-and-name-")
+}
+
+/// Owner, group and mode, and the name that /proc shows.
+fn owner_and_name(file: &File) -> Result<([u32; 3], String)> {
+    let stat = fstat(file)?;
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    Ok((
+        [stat.st_uid, stat.st_gid, stat.st_mode],
+        link.to_string_lossy().into_owned(),
+    ))
+}
+
+fn expected() -> ([u32; 3], String) {
+    let regular_file = 0o100_000;
+    let name = format!("/memfd:{} (deleted)", longest_name());
+    ([7, 8, regular_file | 0o640], name)
+}
+
+fn owner_before(_: &Cx<'_>) -> Result<()> {
+    let file = memfd(&CString::new(longest_name())?, PAGE)?;
+    fchown(&file, Some(7), Some(8))?;
+    file.set_permissions(Permissions::from_mode(0o640))?;
+    equal(
+        "Owner, mode and name here",
+        owner_and_name(&file)?,
+        expected(),
+    )?;
+    hand_over("owner-and-name", file)
+}
+
+fn owner_after(_: &Cx<'_>) -> Result<()> {
+    let file = take_out("owner-and-name")?;
+    equal("Owner, mode and name", owner_and_name(&file)?, expected())
 }
 
 const HUGE: u64 = 2 * MIB;
