@@ -117,14 +117,7 @@ impl FdBox {
     }
 
     pub(crate) fn seal_error(&self) -> Result<SealError, Errno> {
-        let mut out = SealError {
-            size: size_of::<SealError>() as u32,
-            flags: 0,
-            error: 0,
-            reason: 0,
-            name: uapi::NameArray::new(""),
-            message: [0; 256],
-        };
+        let mut out = no_seal_error();
         uapi::call(&self.node, uapi::SEAL_ERROR, &mut out)?;
         Ok(out)
     }
@@ -178,6 +171,17 @@ pub(crate) fn next_box(cursor: u64) -> NextBox {
         state: 0,
         fds: 0,
         name: uapi::NameArray::new(""),
+    }
+}
+
+pub(crate) fn no_seal_error() -> SealError {
+    SealError {
+        size: size_of::<SealError>() as u32,
+        flags: 0,
+        error: 0,
+        reason: 0,
+        name: uapi::NameArray::new(""),
+        message: [0; 256],
     }
 }
 

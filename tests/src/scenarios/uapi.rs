@@ -142,15 +142,18 @@ pub(crate) const REASON_SHARED_FILE: u32 = 2;
 pub(crate) const REASON_UNSUPPORTED_STATE: u32 = 3;
 pub(crate) const REASON_NO_MEMORY: u32 = 4;
 
+/// More than any growable struct may have.
+const BYTES: usize = 4096 + 8;
+
 /// Bytes to make a struct of any size from.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
-pub(crate) struct Bytes([u8; 1024]);
+pub(crate) struct Bytes([u8; BYTES]);
 
 impl Bytes {
     /// A growable struct of `size`, all zero but its flags and the last byte.
     pub(crate) fn growable(size: u32, flags: u32, last: u8) -> Self {
-        let mut bytes = [0; 1024];
+        let mut bytes = [0; BYTES];
         if size > 0 {
             bytes[size as usize - 1] = last;
         }
@@ -195,6 +198,28 @@ pub(crate) fn call<T: Plain>(fd: impl AsFd, command: u32, argument: &mut T) -> R
     // SAFETY: the pointer is to memory of the size that the command's struct has, all plain bytes.
     // For a growable struct the size is the one in its first field, which callers never exceed.
     unsafe { call_raw(fd, command, pointer as usize) }
+}
+
+/// The same with a copy of the struct in memory that can be read and not written.
+pub(crate) fn call_read_only<T: Plain>(
+    fd: impl AsFd,
+    command: u32,
+    argument: &T,
+) -> anyhow::Result<Result<i32, Errno>> {
+    use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+    let len = size_of::<T>();
+    let (null, protection) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: a new mapping at no particular address takes nothing from anyone.
+    let memory = unsafe { mmap_anonymous(null, len, protection, MapFlags::PRIVATE)? };
+    // SAFETY: the mapping is of this length or more, at the start of a page, and this function's own.
+    unsafe { memory.cast::<T>().write(*argument) };
+    // SAFETY: as above; nobody writes to it any more.
+    unsafe { mprotect(memory, len, MprotectFlags::READ)? };
+    // SAFETY: as in `call()`; the kernel cannot write there, whatever it tries.
+    let result = unsafe { call_raw(fd, command, memory as usize) };
+    // SAFETY: nobody knows of the mapping any more.
+    unsafe { munmap(memory, len)? };
+    Ok(result)
 }
 
 /// Calls a command that takes no argument, or a number that is no address.

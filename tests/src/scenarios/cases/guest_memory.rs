@@ -12,7 +12,7 @@ use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
 use crate::kvm::{INIT_SHARED, MMAP, Mapped, Vm};
 use crate::memory::{MIB, PAGE, check_size, page_content};
-use crate::{host, uapi};
+use crate::{host, memory, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -187,11 +187,17 @@ pub(crate) fn take_guest(name: &str) -> Result<()> {
 fn unpatched(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("unpatched")?;
     let features = fdbox::info()?.features;
-    let kinds = uapi::FEATURE_KVM_VM | uapi::FEATURE_GUEST_MEMFD;
-    equal("The features of KVM", features & kinds, 0)?;
+    let kinds = uapi::FEATURE_KVM_VM | uapi::FEATURE_GUEST_MEMFD | uapi::FEATURE_MEMFD;
+    equal("The features", features & kinds, 0)?;
+    equal(
+        "KHO, for which a memfd needs a patch",
+        features & uapi::FEATURE_KHO,
+        uapi::FEATURE_KHO,
+    )?;
     let vm = Vm::create()?;
     let memory = vm.guest_memfd(MIB, SHARED)?;
     for (name, fd, patch) in [
+        ("memfd", memory::memfd(c"unpatched", MIB)?.into(), "0002-"),
         ("VM", vm.into_fd(), "0003-"),
         ("guest_memfd", memory, "0004-"),
     ] {

@@ -148,9 +148,18 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     let memory = File::from(fdbox.get("ring")?);
     let seen = noted(&memory)?;
     let meanwhile = nic::wait_for(&memory, seen + FRAMES)? - seen;
+    let iommufd = Iommufd::from_fd(fdbox.get("iommufd")?);
+    // The lowest free id is what the device had.
+    let in_its_place = iommufd.ioas()?;
+    fails(
+        "GET_FD of a device whose id is taken",
+        fdbox.try_get("nic"),
+        Errno::BUSY,
+    )?;
+    iommufd.destroy(in_its_place)?;
     let rig = Rig {
         memory,
-        iommufd: Iommufd::from_fd(fdbox.get("iommufd")?),
+        iommufd,
         ioas: 1,
         device: VfioDevice::from_fd(fdbox.get("nic")?)?,
     };

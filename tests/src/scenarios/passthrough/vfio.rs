@@ -14,6 +14,7 @@ const fn io(nr: u32) -> u32 {
     ((b';' as u32) << 8) | nr
 }
 
+const DESTROY: u32 = io(0x80);
 const IOAS_ALLOC: u32 = io(0x81);
 const IOAS_MAP: u32 = io(0x85);
 const IOAS_UNMAP: u32 = io(0x86);
@@ -28,6 +29,13 @@ const MAP_FLAGS: u32 = 1 | 2 | 4;
 /// Regions of a PCI device.
 const BAR0: u32 = 0;
 const CONFIG: u32 = 7;
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Destroy {
+    size: u32,
+    id: u32,
+}
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -89,6 +97,8 @@ struct RegionInfo {
 }
 
 // SAFETY: integers without gaps between them (the sizes are checked below).
+unsafe impl Plain for Destroy {}
+// SAFETY: as above.
 unsafe impl Plain for IoasAlloc {}
 // SAFETY: as above.
 unsafe impl Plain for IoasMap {}
@@ -101,6 +111,7 @@ unsafe impl Plain for Attach {}
 // SAFETY: as above.
 unsafe impl Plain for RegionInfo {}
 const _: () = {
+    assert!(size_of::<Destroy>() == 2 * 4);
     assert!(size_of::<IoasAlloc>() == 3 * 4);
     assert!(size_of::<IoasMap>() == 4 * 4 + 3 * 8);
     assert!(size_of::<IoasUnmap>() == 2 * 4 + 2 * 8);
@@ -141,6 +152,15 @@ impl Iommufd {
         };
         uapi::call(&self.0, IOAS_ALLOC, &mut alloc)?;
         Ok(alloc.out_ioas_id)
+    }
+
+    /// Destroys an object.
+    pub(crate) fn destroy(&self, id: u32) -> Result<(), Errno> {
+        let mut destroy = Destroy {
+            size: size_of::<Destroy>() as u32,
+            id,
+        };
+        uapi::call(&self.0, DESTROY, &mut destroy).map(drop)
     }
 
     /// Maps the first `length` bytes of `file`.

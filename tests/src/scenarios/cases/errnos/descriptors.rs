@@ -29,6 +29,8 @@ pub(super) fn put_fd(_: &Cx<'_>) -> Result<()> {
     refuses_bad_put(&fdbox, good)?;
     refuses_other_kinds(&fdbox, good)?;
     needs_cap_sys_admin("PUT_FD", || put(&fdbox, good))?;
+    let nowhere = || uapi::call_plain(&fdbox, uapi::PUT_FD, NOWHERE);
+    needs_cap_sys_admin("PUT_FD at no address", nowhere)?;
     let gone = deleted_box("errno-gone")?;
     fails("PUT_FD into a deleted box", put(&gone, good), Errno::NODEV)?;
 
@@ -44,6 +46,7 @@ pub(super) fn put_fd(_: &Cx<'_>) -> Result<()> {
     )?;
     fdbox.seal()?;
     fails("PUT_FD into a sealed box", put(&fdbox, good), Errno::BUSY)?;
+    puts_in_order(&fdbox, good)?;
     fdbox.unseal()?;
 
     // After all these refusals the descriptor is the caller's as before, and can be put.
@@ -60,6 +63,27 @@ pub(super) fn put_fd(_: &Cx<'_>) -> Result<()> {
         Errno::BADF,
     )?;
     fdbox.delete()
+}
+
+/// Of two things that are wrong the one that docs/uapi.md has first is told; the box is sealed.
+fn puts_in_order(fdbox: &FdBox, good: PutFd) -> Result<()> {
+    let null = File::open("/dev/null")?;
+    let (closed, null) = (9999, null.as_raw_fd());
+    for (which, fd, name, errno) in [
+        ("no descriptor under no name", closed, "", Errno::INVAL),
+        ("no descriptor", closed, "memory", Errno::BADF),
+        ("another kind", null, "memory", Errno::OPNOTSUPP),
+        ("a name that is taken", good.fd, "taken", Errno::BUSY),
+    ] {
+        let name = NameArray::new(name);
+        let result = put(fdbox, PutFd { fd, name, ..good });
+        fails(
+            &format!("PUT_FD of {which} into a sealed box"),
+            result,
+            errno,
+        )?;
+    }
+    Ok(())
 }
 
 fn put(fdbox: &FdBox, mut argument: PutFd) -> Result<i32, Errno> {
@@ -165,11 +189,17 @@ pub(super) fn get_fd(_: &Cx<'_>) -> Result<()> {
         Errno::NODEV,
     )?;
     fdbox.seal()?;
-    fails(
-        "GET_FD from a sealed box",
-        fdbox.try_get("memory"),
-        Errno::BUSY,
-    )?;
+    for (name, errno) in [
+        ("memory", Errno::BUSY),
+        ("none", Errno::BUSY),
+        ("", Errno::INVAL),
+    ] {
+        fails(
+            &format!("GET_FD of {name:?} from a sealed box"),
+            fdbox.try_get(name),
+            errno,
+        )?;
+    }
     fdbox.unseal()?;
 
     let limit = getrlimit(Resource::Nofile);
@@ -178,9 +208,15 @@ pub(super) fn get_fd(_: &Cx<'_>) -> Result<()> {
         maximum: limit.maximum,
     };
     setrlimit(Resource::Nofile, none)?;
-    let result = fdbox.try_get("memory");
+    let results = ["memory", "none"].map(|name| fdbox.try_get(name));
     setrlimit(Resource::Nofile, limit)?;
-    fails("GET_FD without a free number", result, Errno::MFILE)?;
+    let [there, none] = results;
+    fails("GET_FD without a free number", there, Errno::MFILE)?;
+    fails(
+        "GET_FD of another name without a free number",
+        none,
+        Errno::NOENT,
+    )?;
 
     let fd = fdbox.get("memory")?;
     let flags = rustix::io::fcntl_getfd(&fd)?;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
 use super::super::Cx;
@@ -22,10 +22,10 @@ fn refuses_bad_growable(what: &str, node: BorrowedFd<'_>, command: u32, size: u3
     let call = |size: u32, flags: u32, tail: u8| {
         uapi::call(node, command, &mut uapi::Bytes::growable(size, flags, tail))
     };
-    for small in [0, 1, 7, size - 1] {
+    for wrong in [0, 1, 7, size - 1, MOST + 1, MOST + 8] {
         fails(
-            &format!("{what} of {small} bytes"),
-            call(small, 0, 0),
+            &format!("{what} of {wrong} bytes"),
+            call(wrong, 0, 0),
             Errno::INVAL,
         )?;
     }
@@ -39,12 +39,41 @@ fn refuses_bad_growable(what: &str, node: BorrowedFd<'_>, command: u32, size: u3
         call(size + 8, 0, 1),
         Errno::TOOBIG,
     )?;
-    let larger = call(size + 8, 0, 0);
-    ensure!(
-        matches!(larger, Ok(_) | Err(Errno::NOENT)),
-        "{what} with a tail of zeros: {larger:?}"
-    );
-    needs_cap_sys_admin(what, || call(size, 0, 0))
+    for large in [size + 8, MOST] {
+        let larger = call(large, 0, 0);
+        ensure!(
+            matches!(larger, Ok(_) | Err(Errno::NOENT)),
+            "{what} with a tail of zeros, of {large} bytes: {larger:?}"
+        );
+    }
+    needs_cap_sys_admin(what, || call(size, 0, 0))?;
+    // Of two things that are wrong the one that docs/uapi.md has first is told.
+    needs_cap_sys_admin(what, || uapi::call_plain(node, command, NOWHERE))?;
+    fails(
+        &format!("{what} that is too small, with a flag and a tail that is not zero"),
+        call(size - 1, 1, 1),
+        Errno::INVAL,
+    )?;
+    fails(
+        &format!("{what} with a flag and a tail that is not zero"),
+        call(size + 8, 1, 1),
+        Errno::TOOBIG,
+    )
+}
+
+/// The most bytes that a growable struct may have.
+const MOST: u32 = 4096;
+
+/// A command that has something to tell, and an argument that it cannot write to.
+fn needs_room<T: uapi::Plain>(what: &str, node: impl AsFd, command: u32, good: T) -> Result<()> {
+    let mut writable = good;
+    uapi::call(&node, command, &mut writable).with_context(|| what.to_owned())?;
+    let result = uapi::call_read_only(&node, command, &good)?;
+    fails(
+        &format!("{what} with memory that cannot be written"),
+        result,
+        Errno::FAULT,
+    )
 }
 
 pub(super) fn lists(_: &Cx<'_>) -> Result<()> {
@@ -52,6 +81,11 @@ pub(super) fn lists(_: &Cx<'_>) -> Result<()> {
     let size = size_of::<uapi::Info>() as u32;
     refuses_bad_growable("INFO", control.as_fd(), uapi::INFO, size)?;
     equal("The version of the UAPI", fdbox::info()?.uapi_version, 1)?;
+    let info = uapi::Info {
+        size,
+        ..uapi::Info::default()
+    };
+    needs_room("INFO", &control, uapi::INFO, info)?;
     let size = size_of::<uapi::NextBox>() as u32;
     refuses_bad_growable("NEXT_BOX", control.as_fd(), uapi::NEXT_BOX, size)?;
     let mut past = fdbox::next_box(u64::MAX);
@@ -62,6 +96,12 @@ pub(super) fn lists(_: &Cx<'_>) -> Result<()> {
     )?;
 
     let fdbox = FdBox::create("errno-lists")?;
+    needs_room("NEXT_BOX", &control, uapi::NEXT_BOX, fdbox::next_box(0))?;
+    fails(
+        "NEXT_BOX past the end with memory that cannot be written",
+        uapi::call_read_only(&control, uapi::NEXT_BOX, &fdbox::next_box(u64::MAX))?,
+        Errno::NOENT,
+    )?;
     let size = size_of::<uapi::NextFd>() as u32;
     refuses_bad_growable("NEXT_FD", fdbox.as_fd(), uapi::NEXT_FD, size)?;
     fails("NEXT_FD of an empty box", next_fd(&fdbox, 0), Errno::NOENT)?;
@@ -73,7 +113,7 @@ pub(super) fn lists(_: &Cx<'_>) -> Result<()> {
         Errno::INVAL,
     )?;
     fdbox.put(memfd(c"errno", PAGE)?, "memory")?;
-    next_fd(&fdbox, 0)?;
+    needs_room("NEXT_FD", &fdbox, uapi::NEXT_FD, fdbox::next_fd(0))?;
     fails(
         "NEXT_FD past the end",
         next_fd(&fdbox, u64::MAX),
@@ -86,6 +126,7 @@ pub(super) fn lists(_: &Cx<'_>) -> Result<()> {
         fdbox.seal_error().map(drop),
         Errno::NOENT,
     )?;
+    two_names(&fdbox)?;
     fdbox.delete()?;
     fails("NEXT_FD of a deleted box", next_fd(&fdbox, 0), Errno::NODEV)?;
     fails(
@@ -93,6 +134,30 @@ pub(super) fn lists(_: &Cx<'_>) -> Result<()> {
         fdbox.seal_error().map(drop),
         Errno::NODEV,
     )
+}
+
+/// One file under two names in one box: SEAL_ERROR has something to tell.
+fn two_names(fdbox: &FdBox) -> Result<()> {
+    let file = memfd(c"errno", PAGE)?;
+    fdbox.put(file.try_clone()?, "first-name")?;
+    fdbox.put(file.try_clone()?, "second-name")?;
+    let before = fdbox::info()?;
+    fails(
+        "SEAL of a file under two names",
+        fdbox.try_seal(),
+        Errno::BUSY,
+    )?;
+    let why = fdbox.seal_error()?;
+    equal("The descriptor", why.name.text(), "second-name".to_owned())?;
+    equal("The reason", why.reason, uapi::REASON_SHARED_FILE)?;
+    equal("What the handover keeps", fdbox::info()?, before)?;
+    let nothing = fdbox::no_seal_error();
+    needs_room("SEAL_ERROR", fdbox, uapi::SEAL_ERROR, nothing)?;
+    // It is not frozen, and once in the box it can be sealed.
+    rustix::fs::ftruncate(&file, 2 * PAGE)?;
+    drop(fdbox.get("second-name")?);
+    fdbox.seal()?;
+    fdbox.unseal()
 }
 
 fn next_fd(fdbox: &FdBox, cursor: u64) -> Result<i32, Errno> {
