@@ -164,6 +164,9 @@ pub struct Handover {
 pub struct Worked {
     pub quiet_units: u64,
     pub quiet_ns: u64,
+    /// While another program was started again and again.
+    pub other_units: u64,
+    pub other_ns: u64,
     pub busy_units: u64,
     pub busy_ns: u64,
     /// How many updates were prepared meanwhile.

@@ -182,6 +182,11 @@ pub(crate) struct BenchArgs {
     /// Take each figure so often. Default: 3, and once with --quick.
     #[arg(long, value_name = "N")]
     pub(crate) repeats: Option<usize>,
+    /// Count instructions instead of time, one as a nanosecond: floor and host_update only. What the
+    /// emulator takes to translate code that runs for the first time is not in these figures, and
+    /// they are the same on a busy machine.
+    #[arg(long)]
+    pub(crate) instructions: bool,
     /// Write the figures to a file, for people: a page with pictures, complete in itself.
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,

@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::programs::{self, Programs};
 use crate::qemu::{Line, Machine};
 use crate::run::{Record, Run};
-use crate::tsc;
+use crate::tsc::Clocks;
 
 /// Every host's command line. `loglevel=5` shows warnings: `quiet` would hide them from the judge.
 /// The TSC is the machine's own: it needs no watchdog (`tsc=reliable`), and its frequency is told
@@ -63,6 +63,7 @@ pub(crate) struct HostSpec {
     pub stage_limit: Duration,
     /// How many guests there can be that have a disk and a network.
     pub guests: u8,
+    pub clocks: Clocks,
 }
 
 /// A host whose images are written.
@@ -79,7 +80,7 @@ impl HostSpec {
     pub(crate) fn cmdline(&self, index: usize) -> String {
         let line = format!(
             "{CMDLINE} tsc_early_khz={} {} {STAGE_WORD}={}",
-            tsc::khz(),
+            self.clocks.tsc_khz(),
             self.cmdline,
             index + 1
         );
@@ -144,6 +145,7 @@ impl HostSpec {
             cmdline: self.cmdline(0),
             guests: self.guests,
             devices: self.devices,
+            clocks: self.clocks,
         };
         Ok(Host {
             machine,

@@ -17,6 +17,7 @@ use crate::lab::Lab;
 use crate::programs;
 use crate::qemu::{Line, Said};
 use crate::run::Record;
+use crate::tsc::Clocks;
 
 /// Exit status when the host itself goes wrong, beside the commands' own statuses.
 pub(crate) const HOST_FAILED: u8 = 70;
@@ -93,6 +94,7 @@ fn host_spec(
         stages,
         stage_limit,
         guests: 0,
+        clocks: Clocks::Time,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::nudge::{self, Nudge};
 use crate::outside::{Outside, Seen};
 use crate::power::{self, Power};
 use crate::toolchain::Toolchain;
+use crate::tsc::Clocks;
 
 /// How long QEMU may take to open its sockets.
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
@@ -40,6 +41,7 @@ pub(crate) struct Machine {
     pub guests: u8,
     /// What it has to pass through.
     pub devices: Devices,
+    pub clocks: Clocks,
 }
 
 impl Machine {
@@ -70,12 +72,17 @@ impl Machine {
         qemu.args(["-n", NICENESS, "qemu-system-x86_64"]);
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none"]);
         // AMD SVM is what TCG emulates of hardware virtualisation.
-        qemu.args([
-            "-machine",
-            "q35,kernel-irqchip=split,hpet=off",
-            "-accel",
-            "tcg,thread=multi",
-        ]);
+        qemu.args(["-machine", "q35,kernel-irqchip=split,hpet=off"]);
+        match self.clocks {
+            Clocks::Time => qemu.args(["-accel", "tcg,thread=multi"]),
+            // An idle CPU waits for nobody: its clock goes on to the next timer at once.
+            Clocks::Instructions => qemu.args([
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+            ]),
+        };
         qemu.args(["-cpu", "EPYC-v4,+svm,+npt"]);
         qemu.args(["-device", attached::iommu(self.devices)]);
         qemu.args(attached::arguments(self.devices));

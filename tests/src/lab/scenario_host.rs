@@ -10,6 +10,7 @@ use crate::host::{Ending, Host, HostSpec, StageSpec, module_place};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
+use crate::tsc::Clocks;
 
 /// Within which all scenarios of one boot must be done with one kernel.
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
@@ -121,6 +122,7 @@ impl Group<'_> {
                 | HostKind::GuestsPassthrough => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
+            clocks: Clocks::Time,
         };
         spec.prepare(lab, &programs)
     }

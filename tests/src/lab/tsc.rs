@@ -1,14 +1,35 @@
-//! The frequency of the machine's TSC, which is also the emulated host's.
+//! What an emulated host's clocks run by, and the frequency of its TSC.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+/// What makes an emulated host's clocks go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Clocks {
+    /// Time: the host's TSC is the machine's.
+    #[default]
+    Time,
+    /// The instructions that its only CPU has executed, one nanosecond each. What the emulator needs
+    /// to translate them, and whatever else the machine does, takes no time at all.
+    Instructions,
+}
+
+impl Clocks {
+    /// The frequency of the host's TSC, in kHz.
+    pub(crate) fn tsc_khz(self) -> u64 {
+        match self {
+            Self::Time => khz(),
+            Self::Instructions => 1_000_000,
+        }
+    }
+}
+
 /// Over which it is measured: the clocks are read to a microsecond or so.
 const SPAN: Duration = Duration::from_millis(300);
 
-/// In kHz, measured once.
+/// That of the machine, in kHz, measured once.
 pub(crate) fn khz() -> u64 {
     static KHZ: OnceLock<u64> = OnceLock::new();
     *KHZ.get_or_init(|| {

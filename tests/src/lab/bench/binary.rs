@@ -16,6 +16,7 @@ use crate::guest::GuestFiles;
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::qemu_files;
+use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(600);
 const SIZES_MIB: &[u64] = &[128, 512, 1024, 2048];
@@ -87,6 +88,7 @@ fn measure(bench: &Bench<'_>, mib: u64) -> Result<(Vec<u64>, Vec<u64>)> {
             then: Ending::PowerOff,
         }],
         stage_limit: LIMIT,
+        clocks: Clocks::Time,
     };
     let record = bench.boot(spec)?;
     Ok((values(&record, UPGRADED)?, values(&record, CPR_TRANSFER)?))

@@ -9,7 +9,6 @@ use super::table::Table;
 use super::twice::{Profile, Twice};
 use super::{Bench, values};
 use crate::run::Record;
-use crate::tsc;
 
 /// From the jump to the first instruction of the new kernel's init.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +18,7 @@ pub(crate) struct Crossing {
     pub(crate) kernel_ns: u64,
 }
 
-pub(super) fn crossing(record: &Record) -> Result<Crossing> {
+pub(super) fn crossing(bench: &Bench<'_>, record: &Record) -> Result<Crossing> {
     // It was told twice, better the second time.
     let jumped = values::<Jumped>(record, JUMPED)?;
     let jumped = jumped
@@ -34,7 +33,7 @@ pub(super) fn crossing(record: &Record) -> Result<Crossing> {
         .checked_sub(jumped.tsc)
         .context("The TSC was set back by the kexec")?;
     Ok(Crossing {
-        total_ns: ticks * 1_000_000 / tsc::khz(),
+        total_ns: ticks * 1_000_000 / bench.clocks.tsc_khz(),
         kernel_ns: arrived.boottime_ns,
     })
 }
@@ -102,7 +101,7 @@ pub(super) fn measure(bench: &Bench<'_>, profile: Profile, memory_mib: u64) -> R
         profile,
         with_guest: false,
     };
-    crossing(&host.run(bench)?)
+    crossing(bench, &host.run(bench)?)
 }
 
 impl Run {

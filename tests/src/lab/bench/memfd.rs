@@ -13,6 +13,7 @@ use super::{Bench, PROGRAM, values};
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::run::Record;
+use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const SIZES_MIB: &[u64] = &[128, 512, 1024];
@@ -94,6 +95,7 @@ fn spec(mib: u64, layout: Layout, first: Keeper, bench: &Bench<'_>) -> HostSpec 
         ],
         stage_limit: LIMIT,
         guests: 0,
+        clocks: Clocks::Time,
     }
 }
 

@@ -27,6 +27,7 @@ use crate::host::{Host, HostSpec};
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
 use crate::run::Record;
+use crate::tsc::Clocks;
 
 /// Where the program that measures lies in the host.
 const PROGRAM: &str = "/bin/lab-scenarios";
@@ -72,6 +73,7 @@ pub(crate) struct Bench<'a> {
     programs: Programs,
     quick: bool,
     repeats: usize,
+    clocks: Clocks,
     /// The sizes to measure, if they are not the usual ones.
     ram: &'a [u64],
 }
@@ -190,6 +192,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         ])?,
         missing: RefCell::default(),
         quick: args.quick,
+        clocks: if args.instructions {
+            Clocks::Instructions
+        } else {
+            Clocks::Time
+        },
         ram: &args.ram,
         repeats: args.repeats.unwrap_or(if args.quick { 1 } else { REPEATS }),
     };

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::table::Table;
 use super::{Bench, Missing, binary, floor, memfd, seal, update};
 use crate::kernel::Flavour;
+use crate::tsc::Clocks;
 
 /// The fields are what programs were promised: change none, add some.
 #[derive(Debug, Default, Serialize)]
@@ -40,7 +41,7 @@ pub(crate) struct Machine {
 impl Report {
     pub(crate) fn new(bench: &Bench<'_>) -> Result<Self> {
         Ok(Self {
-            machine: Machine::this()?,
+            machine: Machine::this(bench)?,
             kernel: bench.lab.kernels()?.get(Flavour::A)?.release,
             repeats: bench.repeats,
             ..Self::default()
@@ -68,7 +69,7 @@ impl Report {
 }
 
 impl Machine {
-    fn this() -> Result<Self> {
+    fn this(bench: &Bench<'_>) -> Result<Self> {
         let field = |file: &str, name: &str| -> Result<String> {
             let text = std::fs::read_to_string(file)?;
             let line = text.lines().find(|line| line.starts_with(name));
@@ -85,7 +86,10 @@ impl Machine {
             cpus: std::thread::available_parallelism()?.get(),
             memory_mib: kib.unwrap_or_default() / 1024,
             tsc_khz: crate::tsc::khz(),
-            emulator: "QEMU, TCG".to_owned(),
+            emulator: match bench.clocks {
+                Clocks::Time => "QEMU, TCG".to_owned(),
+                Clocks::Instructions => "QEMU, TCG, an instruction a nanosecond".to_owned(),
+            },
             load_average: std::fs::read_to_string("/proc/loadavg")?.trim().to_owned(),
         })
     }

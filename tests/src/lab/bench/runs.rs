@@ -50,7 +50,7 @@ pub(super) fn bare(bench: &Bench<'_>, case: Case) -> Result<(Crossing, Copied)> 
     let record = host.run(bench)?;
     let copied = values::<Copied>(&record, COPIED)?;
     let copied = copied.first().context("Nothing was copied")?;
-    Ok((floor::crossing(&record)?, *copied))
+    Ok((floor::crossing(bench, &record)?, *copied))
 }
 
 pub(super) fn with_luo(bench: &Bench<'_>, case: Case) -> Result<Luo> {
@@ -72,7 +72,7 @@ pub(super) fn with_luo(bench: &Bench<'_>, case: Case) -> Result<Luo> {
         .zip(after.first())
         .context("LUO kept nothing")?;
     Ok(Luo {
-        crossing: floor::crossing(&record)?,
+        crossing: floor::crossing(bench, &record)?,
         retrieve_ns: after.take_ns,
         metadata_bytes: before.metadata_bytes,
     })

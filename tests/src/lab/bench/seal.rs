@@ -12,10 +12,11 @@ use super::{Bench, PROGRAM, values};
 use crate::guest::GuestFiles;
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
+use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const RAM_MIB: u64 = 512;
-/// Seconds of quiet, and as many of preparations.
+/// Seconds of quiet, as many beside another program, and as many of preparations.
 const PERIOD: u64 = 10;
 const QUICK_PERIOD: u64 = 3;
 
@@ -26,6 +27,9 @@ pub(crate) struct Row {
     /// By how much less the guest got done in the same time.
     pub(crate) slowdown_percent: f64,
     pub(crate) runs: Vec<f64>,
+    /// The same while another program kept the host's second CPU busy.
+    pub(crate) other_percent: f64,
+    pub(crate) other_runs: Vec<f64>,
     /// Updates prepared and called off in all runs.
     pub(crate) prepared: u64,
 }
@@ -72,6 +76,7 @@ fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
         ],
         stage_limit: LIMIT,
         guests: 0,
+        clocks: Clocks::Time,
     };
     let worked = values::<Worked>(&bench.boot(spec)?, WORKED)?;
     worked.first().copied().context("The guest did no work")
@@ -79,36 +84,62 @@ fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
 
 fn row(kind: &str, worked: &[Worked]) -> Option<Row> {
     let runs: Vec<f64> = worked.iter().map(slowdown_percent).collect();
-    let mut sorted = runs.clone();
-    sorted.sort_by(f64::total_cmp);
-    let lower = sorted.get(sorted.len().checked_sub(1)? / 2)?;
-    let upper = sorted.get(sorted.len() / 2)?;
+    let other_runs: Vec<f64> = worked.iter().map(other_percent).collect();
     Some(Row {
         ram_kind: kind.to_owned(),
         ram_mib: RAM_MIB,
-        slowdown_percent: (lower + upper) / 2.0,
+        slowdown_percent: median(&runs)?,
+        other_percent: median(&other_runs)?,
+        other_runs,
         prepared: worked.iter().map(|worked| worked.prepared).sum(),
         runs,
     })
 }
 
+fn median(figures: &[f64]) -> Option<f64> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let lower = sorted.get(sorted.len().checked_sub(1)? / 2)?;
+    let upper = sorted.get(sorted.len() / 2)?;
+    Some((lower + upper) / 2.0)
+}
+
 fn slowdown_percent(worked: &Worked) -> f64 {
+    slower_than_in_quiet(worked, worked.busy_units, worked.busy_ns)
+}
+
+fn other_percent(worked: &Worked) -> f64 {
+    slower_than_in_quiet(worked, worked.other_units, worked.other_ns)
+}
+
+fn slower_than_in_quiet(worked: &Worked, units: u64, ns: u64) -> f64 {
     let rate = |units: u64, ns: u64| units as f64 / ns.max(1) as f64;
     let quiet = rate(worked.quiet_units, worked.quiet_ns);
-    let busy = rate(worked.busy_units, worked.busy_ns);
-    100.0 * (1.0 - busy / quiet.max(f64::MIN_POSITIVE))
+    100.0 * (1.0 - rate(units, ns) / quiet.max(f64::MIN_POSITIVE))
 }
 
 pub(super) fn table(rows: &[Row]) -> Table {
-    let heads = ["guest", "slower by", "runs", "updates prepared"];
+    let heads = [
+        "guest",
+        "slower by",
+        "runs",
+        "updates prepared",
+        "beside another program",
+        "its runs",
+    ];
     let mut table = Table::new("A guest that works while updates are prepared", &heads);
     for row in rows {
-        let runs: Vec<String> = row.runs.iter().map(|run| format!("{run:.1} %")).collect();
+        let list = |runs: &[f64]| {
+            let runs: Vec<String> = runs.iter().map(|run| format!("{run:.1} %")).collect();
+            runs.join(", ")
+        };
         table.add([
             format!("{} MiB of {}", row.ram_mib, row.ram_kind),
             format!("{:.1} %", row.slowdown_percent),
-            runs.join(", "),
+            list(&row.runs),
             row.prepared.to_string(),
+            format!("{:.1} %", row.other_percent),
+            list(&row.other_runs),
         ]);
     }
     table
@@ -129,6 +160,8 @@ mod tests {
         let worked = |busy_units| Worked {
             quiet_units: 1000,
             quiet_ns: 10,
+            other_units: 950,
+            other_ns: 10,
             busy_units,
             busy_ns: 20,
             prepared: 3,
@@ -138,6 +171,7 @@ mod tests {
         let runs = [worked(1000), worked(2000), worked(1800)];
         let row = row("memfd", &runs).unwrap();
         assert!((row.slowdown_percent - 10.0).abs() < 1e-9);
+        assert!((row.other_percent - 5.0).abs() < 1e-9);
         assert_eq!(row.prepared, 9);
         assert!(super::row("memfd", &[]).is_none());
     }

@@ -17,6 +17,7 @@ use crate::kernel::Flavour;
 use crate::programs;
 use crate::qemu::Machine;
 use crate::run::{self, Record};
+use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(400);
 
@@ -82,7 +83,7 @@ impl Twice {
             files
         };
         let plan = Plan {
-            stages: vec![self.stage()],
+            stages: vec![self.stage(bench.clocks)],
         };
         let (init, busybox) = (bench.programs.path(programs::INIT), lab.busybox());
         let inner = dir.join("stage2.cpio");
@@ -117,9 +118,10 @@ impl Twice {
             cpus: self.cpus,
             kernel: old.image(),
             initramfs: outer,
-            cmdline: self.cmdline(0),
+            cmdline: self.cmdline(0, bench.clocks),
             guests: 0,
             devices: Devices::None,
+            clocks: bench.clocks,
         };
         Ok(Host::of(
             machine,
@@ -129,10 +131,10 @@ impl Twice {
         ))
     }
 
-    fn stage(&self) -> Stage {
+    fn stage(&self, clocks: Clocks) -> Stage {
         let first = format!(
             "{} rdinit={PROGRAM} {FIRST}={}",
-            self.cmdline(1),
+            self.cmdline(1, clocks),
             self.first
         );
         let next_cmdline = match self.profile {
@@ -152,7 +154,7 @@ impl Twice {
     }
 
     /// The lab's own command line of the stage at `index`.
-    fn cmdline(&self, index: usize) -> String {
+    fn cmdline(&self, index: usize, clocks: Clocks) -> String {
         HostSpec {
             name: String::new(),
             memory_mib: self.memory_mib,
@@ -164,6 +166,7 @@ impl Twice {
             stages: Vec::new(),
             stage_limit: LIMIT,
             guests: 0,
+            clocks,
         }
         .cmdline(index)
     }

@@ -1,6 +1,7 @@
 use fdbox_lab::scenario::Devices;
 
 use super::*;
+use crate::tsc::Clocks;
 
 fn hello(stage: usize, release: &str, boot_id: &str) -> Line {
     let hello = Hello {
@@ -26,6 +27,7 @@ fn judge(lines: &[Line]) -> Vec<Failure> {
         cmdline: String::new(),
         guests: 0,
         devices: Devices::None,
+        clocks: Clocks::default(),
     };
     let run = Run {
         machine: &machine,

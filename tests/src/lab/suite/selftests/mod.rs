@@ -14,6 +14,7 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::run::Record;
 use crate::selftests::{self, FOLDER};
+use crate::tsc::Clocks;
 use crate::{hostcmd, programs};
 
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
@@ -97,6 +98,7 @@ fn boot(
         devices: host.devices,
         stages: kernels.iter().enumerate().map(stage).collect(),
         stage_limit: STAGE_LIMIT,
+        clocks: Clocks::Time,
     };
     let host = spec.prepare(lab, &lab.programs(&[programs::INIT])?)?;
     host.run(lab, |line| {
