@@ -75,13 +75,10 @@ impl Machine {
         qemu.args(["-machine", "q35,kernel-irqchip=split,hpet=off"]);
         match self.clocks {
             Clocks::Time => qemu.args(["-accel", "tcg,thread=multi"]),
-            // An idle CPU waits for nobody: its clock goes on to the next timer at once.
-            Clocks::Instructions => qemu.args([
-                "-accel",
-                "tcg,thread=single",
-                "-icount",
-                "shift=0,sleep=off",
-            ]),
+            // While the CPU is idle, time goes on as it does outside: whoever waits there is waited for.
+            Clocks::Instructions => {
+                qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0"])
+            }
         };
         qemu.args(["-cpu", "EPYC-v4,+svm,+npt"]);
         qemu.args(["-device", attached::iommu(self.devices)]);
