@@ -37,8 +37,10 @@ impl Shell {
     ) -> Result<Self, MachineError> {
         let cpus = u8::try_from(cpus).unwrap_or(u8::MAX);
         check_cpus(host, cpus)?;
-        vm.create_platform()?;
+        // Memory first: to add it KVM waits until nobody looks at the old slots, and the devices that
+        // the platform registers would have it wait for a grace period of theirs.
         ram.attach(&vm)?;
+        vm.create_platform()?;
         let fds = create_vcpus(&vm, cpus)?;
         let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
