@@ -12,6 +12,8 @@ use crate::memory::Memory;
 
 /// Pause between two samples on one CPU: it proves that timers work, and leaves the CPU to others.
 const PAUSE: Duration = Duration::from_micros(500);
+/// The longest such pause, on a host so slow that a sample takes as long.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// Over which the TSC's frequency is measured.
 const CALIBRATION: Duration = Duration::from_millis(250);
 /// How many steps back are told in words.
@@ -37,6 +39,14 @@ pub(crate) struct Gap {
     pub(crate) ended_ns: u64,
     /// Counts the resets: a sample older than the last one is not part of a gap.
     resets: u64,
+}
+
+/// The pause after a sample that came `since` the one before, of which it slept for `slept`. What a
+/// wakeup and a sample take, others get too: on a slow host they would never run beside this thread, which
+/// goes before them.
+fn pause_after(since: Duration, slept: Duration, pace: u32) -> Duration {
+    let worked = since.saturating_sub(slept).min(LONGEST_PAUSE);
+    worked.max(PAUSE * pace)
 }
 
 impl Clocks {
@@ -71,6 +81,7 @@ impl Clocks {
             self.note(format!("CPU {cpu} is not watched with priority"));
         }
         let mut last: Option<(u64, u64, u64)> = None;
+        let mut pause = PAUSE * pace;
         loop {
             let resets = lock(&self.gap).resets;
             let monotonic = self.sample(cpu, "CLOCK_MONOTONIC", &self.monotonic, || {
@@ -81,6 +92,7 @@ impl Clocks {
             if let Some((last_monotonic, last_tsc, last_resets)) = last {
                 let mut gap = lock(&self.gap);
                 let length = monotonic.saturating_sub(last_monotonic);
+                pause = pause_after(Duration::from_nanos(length), pause, pace);
                 if last_resets == gap.resets && length > gap.monotonic_ns {
                     gap.monotonic_ns = length;
                     gap.ended_ns = boottime_ns();
@@ -95,7 +107,7 @@ impl Clocks {
             if let Ok(mut memory) = memory.try_lock() {
                 memory.rewrite_one();
             }
-            std::thread::sleep(PAUSE * pace);
+            std::thread::sleep(pause);
         }
     }
 
@@ -154,6 +166,18 @@ pub(crate) fn now_ns(clock: ClockId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_get_as_much_time_as_the_watch_takes() {
+        let ms = Duration::from_millis;
+        // On time: the usual pause.
+        assert_eq!(pause_after(PAUSE, PAUSE, 1), PAUSE);
+        assert_eq!(pause_after(PAUSE * 4, PAUSE * 4, 4), PAUSE * 4);
+        // It took 3 ms more than it slept for.
+        assert_eq!(pause_after(ms(3) + PAUSE, PAUSE, 1), ms(3));
+        // A blackout is no work.
+        assert_eq!(pause_after(ms(2000), PAUSE, 1), LONGEST_PAUSE);
+    }
 
     #[test]
     fn a_clock_that_goes_back_is_noted() {
