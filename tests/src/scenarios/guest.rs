@@ -31,7 +31,7 @@ pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=k";
 /// A guest's boot under two layers of emulation, and the writing of its pattern.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
 /// Checking every page.
-pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(400);
+pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(180);
 pub(crate) const BEAT_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(20);
 
