@@ -13,7 +13,9 @@ use crate::memory::Memory;
 /// Pause between two samples on one CPU: it proves that timers work, and leaves the CPU to others.
 const PAUSE: Duration = Duration::from_micros(500);
 /// The longest such pause, on a host so slow that a sample takes as long.
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(40);
+/// How many times as long as a sample takes others get the CPU.
+const SHARE_OF_OTHERS: u32 = 3;
 /// Over which the TSC's frequency is measured.
 const CALIBRATION: Duration = Duration::from_millis(250);
 /// How many steps back are told in words.
@@ -42,11 +44,12 @@ pub(crate) struct Gap {
 }
 
 /// The pause after a sample that came `since` the one before, of which it slept for `slept`. What a
-/// wakeup and a sample take, others get too: on a slow host they would never run beside this thread, which
-/// goes before them.
+/// wakeup and a sample take, others get several times over: on a slow host they would never run beside this
+/// thread, which goes before them.
 fn pause_after(since: Duration, slept: Duration, pace: u32) -> Duration {
-    let worked = since.saturating_sub(slept).min(LONGEST_PAUSE);
-    worked.max(PAUSE * pace)
+    let worked = since.saturating_sub(slept);
+    let pause = (worked * SHARE_OF_OTHERS).min(LONGEST_PAUSE);
+    pause.max(PAUSE * pace)
 }
 
 impl Clocks {
@@ -168,13 +171,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn others_get_as_much_time_as_the_watch_takes() {
+    fn others_get_more_time_than_the_watch_takes() {
         let ms = Duration::from_millis;
         // On time: the usual pause.
         assert_eq!(pause_after(PAUSE, PAUSE, 1), PAUSE);
         assert_eq!(pause_after(PAUSE * 4, PAUSE * 4, 4), PAUSE * 4);
         // It took 3 ms more than it slept for.
-        assert_eq!(pause_after(ms(3) + PAUSE, PAUSE, 1), ms(3));
+        assert_eq!(pause_after(ms(3) + PAUSE, PAUSE, 1), ms(9));
         // A blackout is no work.
         assert_eq!(pause_after(ms(2000), PAUSE, 1), LONGEST_PAUSE);
     }
