@@ -32,7 +32,7 @@ pub(crate) enum Flavour {
     Fast,
     /// The same with the kernel's own checks: lockdep, kmemleak and others.
     Debug,
-    /// As it comes, with these checks: what the patched one is compared with.
+    /// As it comes, with these checks: what the patched one is compared with, where it has to be.
     StockDebug,
 }
 
@@ -69,8 +69,8 @@ impl Flavour {
             Self::B => Some(Self::A),
             // Nearly nothing is left of the objects; the host programs are.
             Self::Fast => Some(Self::B),
+            Self::Debug => Some(Self::A),
             Self::StockDebug => Some(Self::Stock),
-            Self::Debug => Some(Self::StockDebug),
         }
     }
 

@@ -139,6 +139,28 @@ impl Member {
     }
 }
 
+/// Does the same with all of them at once, and returns what came of it in their order: while one works for its
+/// answer, the others do less of what they do beside it.
+pub(crate) fn side_by_side<T: Send>(
+    members: &mut [Member],
+    act: impl Fn(&mut Member) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let act = |member: &mut Member| {
+        let name = member.name.clone();
+        act(member).with_context(|| name)
+    };
+    std::thread::scope(|scope| {
+        let acting: Vec<_> = members
+            .iter_mut()
+            .map(|member| scope.spawn(|| act(member)))
+            .collect();
+        let ended = acting.into_iter().map(|thread| thread.join());
+        ended
+            .map(|ended| ended.unwrap_or_else(|_| bail!("A thread panicked")))
+            .collect()
+    })
+}
+
 /// A VMM that does nothing for now.
 #[derive(Debug)]
 pub(crate) struct Stopped(Pid);

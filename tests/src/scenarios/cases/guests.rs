@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::guest::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::fleet::{Member, read_report, resume_all, update_all};
+use crate::fleet::{Member, read_report, resume_all, side_by_side, update_all};
 use crate::guest::{self, Ended, Updating, VMM, Watch};
 use crate::{fdbox, host, network};
 
@@ -90,17 +90,15 @@ fn boot(guests: &[(&str, &str)], devices: Devices) -> Result<Vec<Member>> {
 
 fn four_before(cx: &Cx<'_>) -> Result<()> {
     let mut members = boot(guests(), Devices::Each)?;
-    for member in &mut members {
+    side_by_side(&mut members, |member| {
         healthy(&member.report()?)?;
         member.console.wait_for_io(None)?;
         // From now on, gaps are the update's.
         member.tell(RESET_GAP)?;
         let report = member.report()?;
-        cx.value(&format!("witness {}", member.name), report)?;
-    }
-    for member in &members {
-        member.wait_for_beat()?;
-    }
+        cx.value(&format!("witness {}", member.name), report)
+    })?;
+    side_by_side(&mut members, |member| member.wait_for_beat())?;
     let mut update = update_all(&["--order", &order().join(",")])?;
     let status = update.stdin(Stdio::null()).status()?;
     bail!("The host was not updated: {status}")
@@ -120,19 +118,19 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
     let total = read_report(FOLDER, "total")?;
     equal("Guests that run", &total["resumed"], &guests().len().into())?;
     check_order(&total)?;
-    for member in &mut members {
+    side_by_side(&mut members, |member| {
         member.wait_for_beat()?;
-        tell_of(cx, member, FOLDER)?;
-    }
-    for mut member in members {
+        tell_of(cx, member, FOLDER)
+    })?;
+    side_by_side(&mut members, |member| {
         // It is no half-dead guest: it takes new content everywhere and goes on with all it does.
         member.tell(&format!("{WRITE} 77"))?;
         healthy(&member.report()?)?;
         let io = member.console.io()?;
         member.console.wait_for_io(Some(&io))?;
-        cx.value(&format!("io {}", member.name), member.console.end_io()?)?;
-        member.power_off()?;
-    }
+        cx.value(&format!("io {}", member.name), member.console.end_io()?)
+    })?;
+    members.into_iter().try_for_each(Member::power_off)?;
     resume_all(FOLDER, &[])?.expect(0)
 }
 
@@ -177,10 +175,7 @@ const FAILURES: &[(&str, Option<&str>, i32)] = &[
 
 fn failures(_: &Cx<'_>) -> Result<()> {
     let mut members = boot(&GUESTS[..2], Devices::None)?;
-    let before: Vec<Report> = members
-        .iter_mut()
-        .map(Member::report)
-        .collect::<Result<_>>()?;
+    let before = side_by_side(&mut members, Member::report)?;
     let info = fdbox::info()?;
     let dry_run = |arguments: &[&str]| Ended::of(&mut update_all(arguments)?);
     dry_run(&["--dry-run"])?.expect(0)?;
@@ -190,13 +185,20 @@ fn failures(_: &Cx<'_>) -> Result<()> {
         let ended = Ended::of(&mut update_all(&arguments)?)?;
         ended.expect(*status)?;
         equal("The module's figures", fdbox::info()?, info)?;
-        for (member, before) in members.iter_mut().zip(&before) {
-            member.wait_for_beat()?;
-            same_guest(before, &member.report()?)?;
-        }
+        all_go_on(&mut members, &before)?;
     }
     dry_run(&["--dry-run"])?.expect(0)?;
     members.into_iter().try_for_each(Member::power_off)
+}
+
+/// Every guest works, and is the one it was.
+fn all_go_on(members: &mut [Member], before: &[Report]) -> Result<()> {
+    let after = side_by_side(members, |member| {
+        member.wait_for_beat()?;
+        member.report()
+    })?;
+    let mut pairs = before.iter().zip(&after);
+    pairs.try_for_each(|(before, after)| same_guest(before, after))
 }
 
 /// What happens to an update while it waits for one of its guests to be sealed.
@@ -212,10 +214,7 @@ enum Mishap {
 
 fn called_off(_: &Cx<'_>) -> Result<()> {
     let mut members = boot(&GUESTS[..2], Devices::None)?;
-    let before: Vec<Report> = members
-        .iter_mut()
-        .map(Member::report)
-        .collect::<Result<_>>()?;
+    let before = side_by_side(&mut members, Member::report)?;
     let info = fdbox::info()?;
     for (mishap, told) in [
         (Mishap::CancelledAtAGuest, "Cancelled"),
@@ -238,10 +237,7 @@ fn called_off(_: &Cx<'_>) -> Result<()> {
         ensure!(message.contains(told), "Not {told:?}: {end}");
         equal("The module's figures", fdbox::info()?, info)?;
         equal("The next kernel", host::next_kernel_is_loaded()?, false)?;
-        for (member, before) in members.iter_mut().zip(&before) {
-            member.wait_for_beat()?;
-            same_guest(before, &member.report()?)?;
-        }
+        all_go_on(&mut members, &before)?;
     }
     one_stays(members, &before)
 }

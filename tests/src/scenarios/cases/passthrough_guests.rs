@@ -12,7 +12,7 @@ use super::guest::{healthy, port};
 use super::guests::tell_of;
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::fleet::{Member, resume_all, update_all};
+use crate::fleet::{Member, resume_all, side_by_side, update_all};
 use crate::passthrough::{pci, registers};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
@@ -76,9 +76,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     for name in GUESTS {
         members.push(Member::attach(name, &port)?);
     }
-    for member in &mut members {
-        tell_of(cx, member, FOLDER)?;
-    }
+    side_by_side(&mut members, |member| tell_of(cx, member, FOLDER))?;
     for member in &mut members {
         let frames = member.console.wait_for_frames(None)?;
         let frames = member.console.wait_for_frames(Some(&frames))?;

@@ -4,7 +4,7 @@ use fdbox_lab::scenario::Devices;
 
 use crate::kernel::Flavour;
 
-/// Tests that share a host. It runs once with unpatched kernels and once with patched ones.
+/// Tests that share a host. It runs with patched kernels, and with unpatched ones where that tells more.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) name: &'static str,
