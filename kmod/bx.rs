@@ -177,27 +177,22 @@ impl FdBox {
         self.inner.lock().state = State::Sealed { handed_over: false };
     }
 
-    /// FDBOX_GET_FD: the new descriptor's number.
-    pub(crate) fn get(&self, name: &Name) -> Result<u32> {
+    /// FDBOX_GET_FD: the new descriptor's number. With `keep` the box has it, too.
+    pub(crate) fn get(&self, name: &Name, keep: bool) -> Result<u32> {
         let mut inner = self.inner.lock();
         inner.open()?;
         let at = inner.find(name.as_bytes()).ok_or(ENOENT)?;
         let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
         let number = fd.reserved_fd();
 
-        let mut content = core::mem::replace(&mut inner.entries[at].content, Content::Taken);
-        match inner.take(name, &mut content, number) {
-            Ok(file) => {
-                inner.remove(at);
-                drop(inner);
-                fd.fd_install(file);
-                Ok(number)
-            }
-            Err(err) => {
-                inner.entries[at].content = content;
-                Err(err)
-            }
+        let file = inner.make_own(at, name, number)?;
+        if !keep {
+            inner.remove(at);
         }
+        inner.forget_unneeded();
+        drop(inner);
+        fd.fd_install(file);
+        Ok(number)
     }
 
     /// FDBOX_SEAL, through the node opened as `node`.
@@ -309,8 +304,10 @@ impl Inner {
         }
     }
 
-    /// Takes a descriptor out of `content`, which stays usable on error.
-    fn take(&mut self, name: &Name, content: &mut Content, fd: u32) -> Result<FileRef> {
+    /// Makes the descriptor called `name` an open file of this kernel that the current task can use,
+    /// and returns that. On error it is as it was. `fd` is the number that it is going to have.
+    fn make_own(&mut self, at: usize, name: &Name, fd: u32) -> Result<FileRef> {
+        let content = core::mem::replace(&mut self.entries[at].content, Content::Taken);
         let mut cx = TakeCx {
             entries: &self.entries,
             links: &mut self.links,
@@ -318,20 +315,18 @@ impl Inner {
             name,
             fd,
         };
-        match content {
-            Content::Live(live) => live.kind.take(&mut cx, &live.file),
-            Content::Incoming(incoming) => {
-                let kind = registry::of_compatible(&incoming.compatible)?;
-                kind.restore(&mut cx, &incoming.record, &mut incoming.progress)
-            }
-            Content::Taken => Err(EIO),
-        }
+        let (content, file) = content.taken(&mut cx);
+        self.entries[at].content = content;
+        file
     }
 
     fn remove(&mut self, at: usize) {
-        if self.entries.remove(at).is_err() {
-            return;
-        }
+        // The index is that of an entry.
+        let _ = self.entries.remove(at);
+    }
+
+    /// Lets go of what was held for those who are still in the box, once they need it no more.
+    fn forget_unneeded(&mut self) {
         if self.entries.is_empty() {
             // No file is left that could belong to one of the VMs.
             self.links.clear();
@@ -375,22 +370,8 @@ impl Inner {
             }
             let name = self.entries[at].name.try_clone();
             let name = name.map_err(|err| failure(&Name::empty(), err, None))?;
-            let mut content = core::mem::replace(&mut self.entries[at].content, Content::Taken);
-            let live = self.take(&name, &mut content, 0).and_then(|file| {
-                let kind = registry::of_file(&file)?;
-                Ok(Live {
-                    file,
-                    kind,
-                    record: None,
-                })
-            });
-            self.entries[at].content = match live {
-                Ok(live) => Content::Live(live),
-                Err(err) => {
-                    self.entries[at].content = content;
-                    return Err(failure(&name, err, None));
-                }
-            };
+            self.make_own(at, &name, 0)
+                .map_err(|err| failure(&name, err, None))?;
         }
         Ok(())
     }

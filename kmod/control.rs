@@ -52,11 +52,11 @@ impl MiscDevice for Control {
         match cmd {
             uapi::CREATE_BOX => {
                 allowed()?;
-                boxes::create(read_name(arg)?, NodeOwner::ROOT)?;
+                boxes::create(read_name(arg, 0)?.0, NodeOwner::ROOT)?;
             }
             uapi::DELETE_BOX => {
                 allowed()?;
-                boxes::delete(&read_name(arg)?)?;
+                boxes::delete(&read_name(arg, 0)?.0)?;
             }
             uapi::INFO => info(arg)?,
             uapi::NEXT_BOX => next_box(arg)?,
@@ -73,13 +73,14 @@ fn allowed() -> Result {
     }
 }
 
-/// The name in a struct of flags and name.
-fn read_name(arg: usize) -> Result<Name> {
+/// Name and flags in a struct of flags and name; no flags but the `known` ones.
+fn read_name(arg: usize, known: u64) -> Result<(Name, u64)> {
     let bytes = argument::read::<{ uapi::NAMED_LEN }>(arg)?;
-    if argument::long(&bytes, 0) != 0 {
+    let flags = argument::long(&bytes, 0);
+    if flags & !known != 0 {
         return Err(EINVAL);
     }
-    Name::from_array(&bytes[8..])
+    Ok((Name::from_array(&bytes[8..])?, flags))
 }
 
 fn info(arg: usize) -> Result {
@@ -133,7 +134,7 @@ fn box_ioctl(bx: &FdBox, node: &File, cmd: u32, arg: usize) -> Result<isize> {
     allowed()?;
     match cmd {
         uapi::PUT_FD => put(bx, arg)?,
-        uapi::GET_FD => return Ok(bx.get(&read_name(arg)?)? as isize),
+        uapi::GET_FD => return get(bx, arg),
         uapi::SEAL => bx.seal(node)?,
         uapi::UNSEAL => bx.unseal()?,
         uapi::NEXT_FD => next_fd(bx, arg)?,
@@ -148,6 +149,12 @@ fn put(bx: &FdBox, arg: usize) -> Result {
         return Err(EINVAL);
     }
     bx.put(Name::from_array(&bytes[16..])?, argument::word(&bytes, 8))
+}
+
+fn get(bx: &FdBox, arg: usize) -> Result<isize> {
+    let (name, flags) = read_name(arg, uapi::GET_KEEP)?;
+    let fd = bx.get(&name, flags & uapi::GET_KEEP != 0)?;
+    Ok(fd as isize)
 }
 
 fn next_fd(bx: &FdBox, arg: usize) -> Result {

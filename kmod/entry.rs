@@ -4,12 +4,16 @@
 
 use crate::abi_dma;
 use crate::file::FileRef;
-use crate::kind::KindRef;
+use crate::kind::{
+    KindRef,
+    TakeCx, //
+};
 use crate::name::Name;
 use crate::record::{
     Progress,
     Record, //
 };
+use crate::registry;
 use kernel::{
     fs::File,
     prelude::*,
@@ -47,6 +51,41 @@ pub(crate) struct Incoming {
     pub(crate) compatible: KVec<u8>,
     pub(crate) record: Arc<Record>,
     pub(crate) progress: Progress,
+}
+
+impl Live {
+    /// A file that is not sealed.
+    fn new(file: &FileRef, kind: KindRef) -> Content {
+        Content::Live(Live {
+            file: file.clone(),
+            kind,
+            record: None,
+        })
+    }
+}
+
+impl Content {
+    /// What it is once the taker of `cx` has a file of it, which no other process and no last kernel
+    /// had, and that file. After an error it is what it was.
+    pub(crate) fn taken(self, cx: &mut TakeCx<'_>) -> (Content, Result<FileRef>) {
+        match self {
+            Content::Live(live) => match live.kind.take(cx, &live.file) {
+                Ok(file) => (Live::new(&file, live.kind), Ok(file)),
+                Err(err) => (Content::Live(live), Err(err)),
+            },
+            Content::Incoming(mut incoming) => {
+                let restored = registry::of_compatible(&incoming.compatible).and_then(|kind| {
+                    let file = kind.restore(cx, &incoming.record, &mut incoming.progress)?;
+                    Ok((file, kind))
+                });
+                match restored {
+                    Ok((file, kind)) => (Live::new(&file, kind), Ok(file)),
+                    Err(err) => (Content::Incoming(incoming), Err(err)),
+                }
+            }
+            Content::Taken => (Content::Taken, Err(EIO)),
+        }
+    }
 }
 
 impl Entry {

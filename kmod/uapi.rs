@@ -20,6 +20,9 @@ pub(crate) const NEXT_BOX: u32 = io(7);
 pub(crate) const NEXT_FD: u32 = io(8);
 pub(crate) const SEAL_ERROR: u32 = io(9);
 
+/// Of GET_FD.
+pub(crate) const GET_KEEP: u64 = 1 << 0;
+
 pub(crate) const UAPI_VERSION: u32 = 1;
 pub(crate) const FEATURE_KHO: u64 = 1 << 0;
 pub(crate) const FEATURE_KHO_BOOT: u64 = 1 << 1;

@@ -101,6 +101,8 @@ pub struct MemfdAfter {
     pub open_ns: u64,
     /// GET_FD, or RETRIEVE_FD.
     pub take_ns: u64,
+    /// By how much the host's free memory fell meanwhile.
+    pub free_fell_kib: i64,
     /// Read a word of every page: shows work that was put off until then.
     pub touch_ns: u64,
     /// Delete the box, or FINISH.

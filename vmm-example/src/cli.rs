@@ -81,7 +81,7 @@ Examples:
   vmm-example resume --box vm0 --api-socket /run/vm0.sock --report /run/vm0.json
 
 Exit status 10: the guest was not resumed and its box is as it was; put right what the message
-says and try again. 12: the guest is lost.";
+says and try again.";
 
 /// A small VMM whose guests survive a kexec of their host.
 ///

@@ -25,7 +25,7 @@ pub const FDBOX_CREATE_BOX: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE);
 pub const FDBOX_DELETE_BOX: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 1);
 /// Moves a descriptor into a box; takes [`PutFd`].
 pub const FDBOX_PUT_FD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 2);
-/// Moves a descriptor out of a box; takes [`GetFd`], returns its number.
+/// Moves a descriptor out of a box, or shares it; takes [`GetFd`], returns its number.
 pub const FDBOX_GET_FD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 3);
 /// Seals a box; takes nothing.
 pub const FDBOX_SEAL: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 4);
@@ -118,11 +118,14 @@ pub struct PutFd {
     pub name: [u8; FDBOX_NAME_LEN],
 }
 
+/// A flag of [`GetFd`]: the box keeps what is returned, too.
+pub const FDBOX_GET_KEEP: u64 = 1 << 0;
+
 /// Argument of [`FDBOX_GET_FD`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct GetFd {
-    /// None defined: 0.
+    /// `FDBOX_GET_*`.
     pub flags: u64,
     /// The descriptor's name in the box, NUL-terminated.
     pub name: [u8; FDBOX_NAME_LEN],

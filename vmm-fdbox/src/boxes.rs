@@ -19,7 +19,7 @@ use crate::error::{BoxError, Operation};
 use crate::listing::{FdInfo, advance, text};
 use crate::name::{BoxName, FdName};
 use crate::seal_error::{SealError, SealReport};
-use crate::sys;
+use crate::{abi, sys};
 
 /// The directory with the control node and every box.
 pub(crate) const DIRECTORY: &str = "/dev/fdbox";
@@ -146,7 +146,20 @@ impl OpenBox {
     /// its kind yet, EIO what was saved cannot be restored, EBUSY the box was
     /// sealed meanwhile. It is still in the box then.
     pub fn get(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
-        sys::get_fd(self.0.fd.as_fd(), name.to_kernel())
+        self.get_with(name, 0)
+    }
+
+    /// As [`get`](Self::get), and the box keeps the same file under this name: a program that is killed at
+    /// whatever moment leaves it for the next one. [`get`](Self::get) it as well once it is safe.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); EINVAL the module is older than `FDBOX_GET_KEEP`.
+    pub fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
+        self.get_with(name, abi::FDBOX_GET_KEEP)
+    }
+
+    fn get_with(&self, name: &FdName, flags: u64) -> Result<OwnedFd, BoxError> {
+        sys::get_fd(self.0.fd.as_fd(), name.to_kernel(), flags)
             .map_err(|errno| self.0.fd_error(Operation::Get, name, errno))
     }
 

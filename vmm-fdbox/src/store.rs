@@ -74,6 +74,12 @@ pub trait OpenFdBox: Debug + Sized {
     /// As there.
     fn get(&self, name: &FdName) -> Result<OwnedFd, BoxError>;
 
+    /// See [`OpenBox::get_and_keep`].
+    ///
+    /// # Errors
+    /// As there.
+    fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError>;
+
     /// See [`OpenBox::fds`].
     ///
     /// # Errors
@@ -144,6 +150,10 @@ impl OpenFdBox for OpenBox {
 
     fn get(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
         Self::get(self, name)
+    }
+
+    fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
+        Self::get_and_keep(self, name)
     }
 
     fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {

@@ -148,8 +148,9 @@ pub(crate) fn put_fd(
 pub(crate) fn get_fd(
     fdbox: BorrowedFd<'_>,
     name: [u8; abi::FDBOX_NAME_LEN],
+    flags: u64,
 ) -> Result<OwnedFd, Errno> {
-    let number = call(fdbox, &mut abi::GetFd { flags: 0, name })?;
+    let number = call(fdbox, &mut abi::GetFd { flags, name })?;
     // SAFETY: GET_FD returned success, so `number` is a descriptor which the
     // kernel installed for this call and which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })

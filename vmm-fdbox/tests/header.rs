@@ -128,6 +128,7 @@ fn numbers() -> Vec<Value> {
         values,
         [FDBOX_SEAL_ERROR, FDBOX_STATE_OPEN, FDBOX_STATE_SEALED]
     );
+    constants!(values, [FDBOX_GET_KEEP]);
     constants!(values, [FDBOX_FD_LIVE, FDBOX_FD_INCOMING, FDBOX_FD_UNKNOWN]);
     constants!(
         values,
@@ -261,6 +262,7 @@ fn the_module_has_the_numbers_of_the_header() {
         NEXT_BOX = FDBOX_NEXT_BOX,
         NEXT_FD = FDBOX_NEXT_FD,
         SEAL_ERROR = FDBOX_SEAL_ERROR,
+        GET_KEEP = FDBOX_GET_KEEP,
         UAPI_VERSION = FDBOX_UAPI_VERSION,
         FEATURE_KHO = FDBOX_FEATURE_KHO,
         FEATURE_KHO_BOOT = FDBOX_FEATURE_KHO_BOOT,

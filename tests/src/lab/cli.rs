@@ -182,7 +182,7 @@ pub(crate) struct BenchArgs {
     /// Take each figure so often. Default: 3, and once with --quick.
     #[arg(long, value_name = "N")]
     pub(crate) repeats: Option<usize>,
-    /// Count instructions instead of time, one as a nanosecond: floor and host_update only. What the
+    /// Count instructions instead of time, one as a nanosecond: floor, host_update and memfd only. What the
     /// emulator takes to translate code that runs for the first time is not in these figures, and
     /// they are the same on a busy machine.
     #[arg(long)]

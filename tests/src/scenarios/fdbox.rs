@@ -81,7 +81,15 @@ impl FdBox {
     }
 
     pub(crate) fn try_get(&self, name: &str) -> Result<OwnedFd, Errno> {
-        let number = uapi::call(&self.node, uapi::GET_FD, &mut Named::new(name))?;
+        self.try_get_with(name, 0)
+    }
+
+    fn try_get_with(&self, name: &str, flags: u64) -> Result<OwnedFd, Errno> {
+        let mut argument = Named {
+            flags,
+            ..Named::new(name)
+        };
+        let number = uapi::call(&self.node, uapi::GET_FD, &mut argument)?;
         // SAFETY: the kernel has just made this descriptor for us.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
     }
@@ -89,6 +97,12 @@ impl FdBox {
     pub(crate) fn get(&self, name: &str) -> Result<OwnedFd> {
         self.try_get(name)
             .with_context(|| format!("Get {name} out of the box {}", self.name))
+    }
+
+    /// Gets it while the box keeps it, too.
+    pub(crate) fn get_and_keep(&self, name: &str) -> Result<OwnedFd> {
+        self.try_get_with(name, uapi::GET_KEEP)
+            .with_context(|| format!("Get {name} from the box {}", self.name))
     }
 
     pub(crate) fn try_seal(&self) -> Result<(), Errno> {

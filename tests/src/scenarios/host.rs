@@ -2,11 +2,13 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::process::Command;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
+use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// How long a line of the kernel's log may take: some are held back for 5 s when there are many.
@@ -32,14 +34,30 @@ pub(crate) fn load_module_with(name: &str, parameters: &str) -> Result<()> {
 
 /// Runs one of the helpers (see [`help`]) in a process of its own, to its end.
 pub(crate) fn in_another_process(helper: &str, arguments: &[&str]) -> Result<()> {
+    another_process(helper, arguments, ExitStatus::success)
+}
+
+/// Runs a helper that is to be killed in the end, by itself.
+pub(crate) fn in_a_process_that_dies(helper: &str, arguments: &[&str]) -> Result<()> {
+    another_process(helper, arguments, |status| {
+        status.signal() == Some(Signal::KILL.as_raw())
+    })
+}
+
+fn another_process(
+    helper: &str,
+    arguments: &[&str],
+    is_good: impl FnOnce(&ExitStatus) -> bool,
+) -> Result<()> {
     let output = Command::new("/proc/self/exe")
         .arg("help")
         .arg(helper)
         .args(arguments)
         .output()?;
-    if !output.status.success() {
+    if !is_good(&output.status) {
         bail!(
-            "{helper} {arguments:?}: {}",
+            "{helper} {arguments:?}: {}: {}",
+            output.status,
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }

@@ -23,6 +23,9 @@ pub(crate) const NEXT_BOX: u32 = io(7);
 pub(crate) const NEXT_FD: u32 = io(8);
 pub(crate) const SEAL_ERROR: u32 = io(9);
 
+/// Flag of GET_FD: the box keeps what it gives, too.
+pub(crate) const GET_KEEP: u64 = 1;
+
 /// A NUL-terminated name in its array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]

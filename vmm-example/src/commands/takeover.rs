@@ -139,7 +139,7 @@ impl<'a> Ready<'a> {
 /// Why, without the advice for a resume: it is the old VMM that tries again.
 fn explain(failed: &ResumeFailed) -> anyhow::Error {
     let mut text = format!("{}: {}", failed.step, chain(&failed.error));
-    for problem in &failed.problems {
+    if let Some(problem) = &failed.problem {
         text += "; ";
         text += problem;
     }

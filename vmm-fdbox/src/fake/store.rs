@@ -176,6 +176,13 @@ pub struct FakeOpenBox {
     name: BoxName,
 }
 
+impl FakeOpenBox {
+    fn get_failed(&self, name: &FdName, errno: Errno) -> BoxError {
+        let target = format!("'{name}' in box {}", self.name);
+        BoxError::new(Operation::Get, target, errno)
+    }
+}
+
 impl OpenFdBox for FakeOpenBox {
     type Sealed = FakeSealedBox;
 
@@ -196,13 +203,13 @@ impl OpenFdBox for FakeOpenBox {
     }
 
     fn get(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
-        self.store.world().get(&self.name, name).map_err(|errno| {
-            BoxError::new(
-                Operation::Get,
-                format!("'{name}' in box {}", self.name),
-                errno,
-            )
-        })
+        let got = self.store.world().get(&self.name, name);
+        got.map_err(|errno| self.get_failed(name, errno))
+    }
+
+    fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
+        let got = self.store.world().get_and_keep(&self.name, name);
+        got.map_err(|errno| self.get_failed(name, errno))
     }
 
     fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {

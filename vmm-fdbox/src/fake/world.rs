@@ -92,14 +92,29 @@ impl World {
     }
 
     pub(super) fn get(&mut self, name: &BoxName, fd_name: &FdName) -> Result<OwnedFd, Errno> {
+        let (content, at) = self.find(name, fd_name)?;
+        Ok(content.fds.remove(at).1)
+    }
+
+    pub(super) fn get_and_keep(
+        &mut self,
+        name: &BoxName,
+        fd_name: &FdName,
+    ) -> Result<OwnedFd, Errno> {
+        let (content, at) = self.find(name, fd_name)?;
+        let copy = content.fds[at].1.try_clone();
+        copy.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
+    }
+
+    /// The box, open, and where in it the descriptor is.
+    fn find(&mut self, name: &BoxName, fd_name: &FdName) -> Result<(&mut Content, usize), Errno> {
         self.fault(Operation::Get)?;
         let content = self.open(name)?;
-        let at = content
-            .fds
-            .iter()
-            .position(|(other, _)| other == fd_name)
+        let mut names = content.fds.iter().map(|(name, _)| name);
+        let at = names
+            .position(|other| other == fd_name)
             .ok_or(Errno::NOENT)?;
-        Ok(content.fds.remove(at).1)
+        Ok((content, at))
     }
 
     pub(super) fn seal(&mut self, name: &BoxName) -> Result<(), (Errno, Option<SealReport>)> {

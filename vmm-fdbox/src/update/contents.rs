@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 
 use super::outcome::UpdateError;
-use super::parties::NamedFd;
 use super::state_fd_name;
 use crate::boxes::AnyBox;
 use crate::claim::Hold;
@@ -13,13 +12,6 @@ use crate::error::{BoxError, Operation};
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
-
-/// What putting things back came to.
-#[derive(Debug, Default)]
-pub(super) struct Undone {
-    pub(super) problems: Vec<String>,
-    pub(super) lost: Vec<FdName>,
-}
 
 /// Why there is no box: the module knows whether it refused one.
 fn no_guest<S: BoxStore>(store: &S, name: &BoxName) -> UpdateError {
@@ -32,13 +24,13 @@ fn no_guest<S: BoxStore>(store: &S, name: &BoxName) -> UpdateError {
     UpdateError::NoGuest(name.clone())
 }
 
-/// A box that somebody takes a guest out of. Of each descriptor taken a duplicate goes back at
-/// once: a program that is killed on the way leaves everything for the next one.
+/// A box that somebody takes a guest out of. It keeps each descriptor that is taken, until the guest runs: a
+/// program that is killed on the way leaves everything for the next one.
 #[derive(Debug)]
 pub(super) struct Contents<S: BoxStore> {
-    /// `None` once committed or put back.
+    /// `None` once committed or given up.
     open: Option<S::Open>,
-    /// Whether the box is sealed when everything is back.
+    /// Whether the box is sealed when it is given up.
     seals: bool,
     hold: Hold,
     claim: Option<S::Claim>,
@@ -46,8 +38,6 @@ pub(super) struct Contents<S: BoxStore> {
     /// would only make a guest wait.
     listed: Vec<FdInfo>,
     taken: Vec<FdName>,
-    /// Duplicates that the box did not take back.
-    stranded: Vec<NamedFd>,
 }
 
 impl<S: BoxStore> Contents<S> {
@@ -69,7 +59,6 @@ impl<S: BoxStore> Contents<S> {
             claim: Some(claim),
             listed: Vec::new(),
             taken: Vec::new(),
-            stranded: Vec::new(),
         };
         contents.listed = contents.opened(&state_fd_name())?.fds()?;
         Ok(contents)
@@ -81,37 +70,15 @@ impl<S: BoxStore> Contents<S> {
     }
 
     /// There is a guest in the box. If it was open though nobody else works on it, a program that
-    /// was killed left it so: it is sealed when everything is back, and can cross a kexec again.
+    /// was killed left it so: it is sealed when it is given up, and can cross a kexec again.
     pub(super) fn has_guest(&mut self) {
         self.seals |= self.hold == Hold::Exclusive;
     }
 
     pub(super) fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
-        let open = self.opened(name)?;
-        let fd = open.get(name)?;
-        let copy = match fd.try_clone() {
-            Ok(copy) => copy,
-            Err(error) => {
-                let errno = Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
-                self.give_back(name, fd)?;
-                return Err(BoxError::new(Operation::Get, format!("'{name}'"), errno).into());
-            }
-        };
-        self.give_back(name, copy)?;
+        let fd = self.opened(name)?.get_and_keep(name)?;
         self.taken.push(name.clone());
         Ok(fd)
-    }
-
-    fn give_back(&mut self, name: &FdName, fd: OwnedFd) -> Result<(), UpdateError> {
-        let refused = match self.opened(name)?.put(name, fd) {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused,
-        };
-        self.stranded.push(NamedFd {
-            name: name.clone(),
-            fd: refused.fd,
-        });
-        Err(refused.error.into())
     }
 
     /// The descriptors that nobody has taken.
@@ -126,34 +93,19 @@ impl<S: BoxStore> Contents<S> {
     pub(super) fn commit(&mut self, state: &FdName) -> Result<Option<S::Claim>, UpdateError> {
         drop(self.opened(state)?.get(state)?);
         self.open = None;
-        self.stranded.clear();
         Ok(self.claim.take())
     }
 
-    /// Puts back what is not there, and seals.
-    pub(super) fn put_back(&mut self) -> Undone {
-        let mut undone = Undone::default();
-        let Some(open) = self.open.take() else {
-            return undone;
-        };
-        for NamedFd { name, fd } in self.stranded.drain(..) {
-            if let Err(refused) = open.put(&name, fd) {
-                undone.problems.push(refused.error.to_string());
-                undone.lost.push(name);
-            }
-        }
-        if self.seals
-            && let Err(failed) = open.seal()
-        {
-            undone.problems.push(failed.error.to_string());
-        }
-        undone
+    /// Seals the box, in which everything is, if it is to be. Returns what did not go smoothly.
+    pub(super) fn give_up(&mut self) -> Option<String> {
+        let open = self.open.take().filter(|_| self.seals)?;
+        open.seal().err().map(|failed| failed.error.to_string())
     }
 }
 
 impl<S: BoxStore> Drop for Contents<S> {
     fn drop(&mut self) {
         // Whoever wants to know what went wrong calls `abort`.
-        let _ = self.put_back();
+        let _ = self.give_up();
     }
 }

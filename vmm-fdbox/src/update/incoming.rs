@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::contents::{Contents, Undone};
+use super::contents::Contents;
 use super::outcome::UpdateError;
 use super::parties::PartyError;
 use super::resumed::Resumed;
@@ -62,52 +62,37 @@ pub struct ResumeFailed {
     pub step: Step,
     /// Why.
     pub error: UpdateError,
-    /// What did not go smoothly in putting things back; if nothing, the box is
-    /// as it was.
-    pub problems: Vec<String>,
-    /// The descriptors that could not be put back.
-    pub lost: Vec<FdName>,
+    /// Why the box could not be sealed again; if it could, it is as it was.
+    pub problem: Option<String>,
 }
 
 impl ResumeFailed {
-    pub(super) fn new(step: Step, error: UpdateError, undone: Undone) -> Box<Self> {
-        let Undone { problems, lost } = undone;
+    pub(super) fn new(step: Step, error: UpdateError, problem: Option<String>) -> Box<Self> {
         Box::new(Self {
             step,
             error,
-            problems,
-            lost,
+            problem,
         })
     }
 
-    /// Whether everything is in the box, so that another try can succeed.
+    /// Whether there is a guest in the box, so that another try can succeed.
     #[must_use]
     pub fn can_retry(&self) -> bool {
-        self.lost.is_empty() && !self.error.is_no_guest()
+        !self.error.is_no_guest()
     }
 
-    /// What the program exits with.
+    /// What the program exits with: what was taken is still in the box.
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
-        if self.lost.is_empty() {
-            ExitStatus::NothingChanged
-        } else {
-            ExitStatus::GuestLost
-        }
+        ExitStatus::NothingChanged
     }
 
     fn aftermath(&self) -> String {
-        let mut text: String = self
-            .problems
-            .iter()
-            .map(|problem| format!("; {problem}"))
-            .collect();
+        let (mut text, state) = match &self.problem {
+            None => (String::new(), "is as it was"),
+            Some(problem) => (format!("; {problem}"), "is complete"),
+        };
         if self.can_retry() {
-            let state = if self.problems.is_empty() {
-                "is as it was"
-            } else {
-                "is complete"
-            };
             text += &format!("; the box {state}: put it right and try again");
         }
         text
@@ -151,12 +136,11 @@ pub(super) fn open<S: BoxStore>(
     name: &BoxName,
     hold: Hold,
 ) -> Result<(Contents<S>, OwnedFd), Box<ResumeFailed>> {
-    let failed = |error, undone| ResumeFailed::new(Step::Open, error, undone);
-    let mut contents =
-        Contents::open(store, name, hold).map_err(|error| failed(error, Undone::default()))?;
+    let failed = |error, problem| ResumeFailed::new(Step::Open, error, problem);
+    let mut contents = Contents::open(store, name, hold).map_err(|error| failed(error, None))?;
     match contents.take(&state_fd_name()) {
         Ok(state) => Ok((contents, state)),
-        Err(error) => Err(failed(error, contents.put_back())),
+        Err(error) => Err(failed(error, contents.give_up())),
     }
 }
 
@@ -186,7 +170,7 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         let saved = match Self::read(state, &plan, &mut contents) {
             Ok(saved) => saved,
             Err(error) => {
-                return Err(ResumeFailed::new(Step::Open, error, contents.put_back()));
+                return Err(ResumeFailed::new(Step::Open, error, contents.give_up()));
             }
         };
         // Without a timeline the report fails; the resume does not.
@@ -344,9 +328,9 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         })
     }
 
-    /// Puts everything back and seals the box again. Close first what was made
+    /// Seals the box again, with everything in it. Close first what was made
     /// from the descriptors.
     pub fn abort(mut self, error: UpdateError) -> Box<ResumeFailed> {
-        ResumeFailed::new(Step::Restore, error, self.contents.put_back())
+        ResumeFailed::new(Step::Restore, error, self.contents.give_up())
     }
 }

@@ -71,7 +71,9 @@ struct fdbox_put_fd {
 };
 
 /*
- * Moves a descriptor out of the box; returns its number, close-on-exec.
+ * Moves a descriptor out of the box; returns its number, close-on-exec. With
+ * FDBOX_GET_KEEP the box keeps what it returns under the same name: a caller
+ * that is killed, even in this call, has lost nothing.
  * ENOENT: no such name. EBUSY: the box is sealed. EMFILE: no free descriptor
  * number. EOPNOTSUPP: it came from another kernel and nothing here restores
  * its kind yet. EIO: what it was saved as cannot be restored. EAGAIN: it is
@@ -79,9 +81,11 @@ struct fdbox_put_fd {
  */
 #define FDBOX_GET_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 3)
 struct fdbox_get_fd {
-	__u64 flags;			/* none defined: must be 0 */
+	__u64 flags;			/* FDBOX_GET_* */
 	__u8 name[FDBOX_NAME_LEN];
 };
+
+#define FDBOX_GET_KEEP			(1ULL << 0)
 
 /*
  * Freezes the shape of what is in the box, checks what it depends on and, where

@@ -13,7 +13,6 @@ use super::{Bench, PROGRAM, values};
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::run::Record;
-use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const SIZES_MIB: &[u64] = &[128, 512, 1024];
@@ -39,7 +38,10 @@ pub(crate) struct Row {
     pub(crate) touch_ns: Spread,
     pub(crate) metadata_bytes: Spread,
     pub(crate) entries: Spread,
-    pub(crate) free_fell_kib: Spread,
+    /// The memory that handing it over took, metadata included.
+    pub(crate) keep_kib: Spread,
+    /// The memory that taking it back took.
+    pub(crate) take_kib: Spread,
 }
 
 /// Measures every size in every layout, in both orders.
@@ -95,7 +97,7 @@ fn spec(mib: u64, layout: Layout, first: Keeper, bench: &Bench<'_>) -> HostSpec 
         ],
         stage_limit: LIMIT,
         guests: 0,
-        clocks: Clocks::Time,
+        clocks: bench.clocks,
     }
 }
 
@@ -138,7 +140,8 @@ fn row(pairs: &[Pair], keeper: Keeper, layout: Layout, first: Keeper) -> Option<
         touch_ns: spread(|(_, after)| after.touch_ns)?,
         metadata_bytes: spread(|(before, _)| before.metadata_bytes)?,
         entries: spread(|(before, _)| before.entries)?,
-        free_fell_kib: spread(|(before, _)| before.free_fell_kib.max(0) as u64)?,
+        keep_kib: spread(|(before, _)| before.free_fell_kib.max(0) as u64)?,
+        take_kib: spread(|(_, after)| after.free_fell_kib.max(0) as u64)?,
     })
 }
 
@@ -157,6 +160,8 @@ pub(super) fn table(rows: &[Row]) -> Table {
             "read each page, ms",
             "metadata",
             "entries",
+            "memory taken by keeping it",
+            "by taking it back",
         ],
     );
     for row in rows {
@@ -172,6 +177,8 @@ pub(super) fn table(rows: &[Row]) -> Table {
             row.touch_ns.millis(),
             bytes(row.metadata_bytes.median),
             row.entries.median.to_string(),
+            bytes(row.keep_kib.median * 1024),
+            bytes(row.take_kib.median * 1024),
         ]);
     }
     table
@@ -209,6 +216,7 @@ mod tests {
                 keeper: *keeper,
                 open_ns: 3,
                 take_ns: 4,
+                free_fell_kib: 8,
                 touch_ns: 5,
                 finish_ns: 6,
             };
@@ -225,7 +233,7 @@ mod tests {
         assert_eq!((row.keep_ns.median, row.hand_over_ns.median), (10, 12));
         assert_eq!((row.take_ns.median, row.take_back_ns.median), (4, 7));
         assert_eq!((row.first, row.runs, row.folio_kib), (false, 1, 2048));
-        assert_eq!(row.free_fell_kib.median, 0);
+        assert_eq!((row.keep_kib.median, row.take_kib.median), (0, 8));
         assert!(table(&[row]).text().contains("fdbox"));
     }
 

@@ -73,11 +73,14 @@ pub(super) fn after(mib: &str, first: &str) -> Result<()> {
 
 /// Takes one back, whose words were made from `index`.
 pub(super) fn take_back(keeper: Keeper, index: u64, pages: u64) -> Result<MemfdAfter> {
+    let free = free_kib()?;
     let start = Instant::now();
     let kept = Kept::open(keeper)?;
     let opened = Instant::now();
     let file = kept.take()?;
     let taken = Instant::now();
+    let free_fell_kib = free as i64 - free_kib()? as i64;
+    let read = Instant::now();
     check(&file, index, pages)?;
     let touched = Instant::now();
     kept.finish()?;
@@ -85,7 +88,8 @@ pub(super) fn take_back(keeper: Keeper, index: u64, pages: u64) -> Result<MemfdA
         keeper,
         open_ns: ns(opened - start),
         take_ns: ns(taken - opened),
-        touch_ns: ns(touched - taken),
+        free_fell_kib,
+        touch_ns: ns(touched - read),
         finish_ns: ns_since(touched),
     })
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
 
@@ -11,7 +11,7 @@ use super::{Cx, Scenario};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
 use crate::kvm::{INIT_SHARED, MMAP, Mapped, Vm};
-use crate::memory::{MIB, PAGE, check_size, page_content};
+use crate::memory::{MIB, PAGE, check_pages, check_size, memfd, page_content, write_pages};
 use crate::{host, memory, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -32,6 +32,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "each memory goes to its own VM",
         host: HostKind::Kexec,
         stages: &[two_vms_before, two_vms_after],
+    },
+    &Scenario {
+        name: "guest-memory/takers-that-die",
+        about: "of what is taken and kept nothing is lost, whoever is killed with it in its hands",
+        host: HostKind::Kexec,
+        stages: &[dying_before, dying_after],
     },
     &Scenario {
         name: "guest-memory/to-another-process",
@@ -157,6 +163,69 @@ fn two_vms_after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
+/// What the takers that die take: the VM, its memory, and a memfd.
+const TAKEN: [&str; 3] = ["vm", "ram", "file"];
+
+fn dying_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("dying")?;
+    let vm = Vm::create()?;
+    let memory = vm.guest_memfd(MIB, SHARED)?;
+    fill(&memory, 45, MIB / PAGE)?;
+    let file = memfd(c"dying", 8 * PAGE)?;
+    write_pages(&file, 46, 8)?;
+    fdbox.put(memory, "ram")?;
+    fdbox.put(file, "file")?;
+    fdbox.put(vm.into_fd(), "vm")?;
+    fdbox.seal()
+}
+
+fn dying_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open("dying")?;
+    fdbox.unseal()?;
+    // First what the last kernel left, then what a process had that is gone.
+    for number in ["first", "second"] {
+        host::in_a_process_that_dies("take-and-die", &["dying"])?;
+        let entries = fdbox.entries()?;
+        let live = |entry: &uapi::NextFd| entry.state == uapi::FD_LIVE;
+        let what = format!("What is in the box after the {number} taker, as open files");
+        equal(
+            &what,
+            entries.iter().filter(|entry| live(entry)).count(),
+            TAKEN.len(),
+        )?;
+    }
+    // It is as good as what was never taken: it can be sealed, and another process gets it.
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    let kept = TAKEN.map(|name| fdbox.get_and_keep(name));
+    check_pages(&memory::file(fdbox.get("file")?), 46, 8)?;
+    host::in_another_process("take-guest", &["dying"])?;
+    equal("The number of descriptors", fdbox.entries()?.len(), 0)?;
+    for (name, kept) in TAKEN.into_iter().zip(kept) {
+        kept?;
+        fails(
+            "GET_FD of what was taken for good",
+            fdbox.try_get(name),
+            Errno::NOENT,
+        )?;
+    }
+    fdbox.delete()
+}
+
+/// The helper `take-and-die BOX`: takes all of a guest, leaves it in the box as well, and is killed.
+pub(crate) fn take_and_die(name: &str) -> Result<()> {
+    let fdbox = FdBox::open(name)?;
+    let vm = Vm::from_fd(fdbox.get_and_keep("vm")?);
+    ensure!(vm.works()?, "KVM does not serve this process by the VM");
+    let memory = fdbox.get_and_keep("ram")?;
+    check(&memory, 45, MIB / PAGE)?;
+    let mut mapped = Mapped::new(&File::from(memory.try_clone()?), MIB)?;
+    vm.bind(&memory, &mut mapped)?;
+    check_pages(&memory::file(fdbox.get_and_keep("file")?), 46, 8)?;
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
+    bail!("It outlived SIGKILL")
+}
+
 fn another_process(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("another-process")?;
     let vm = Vm::create()?;
@@ -197,7 +266,7 @@ fn unpatched(_: &Cx<'_>) -> Result<()> {
     let vm = Vm::create()?;
     let memory = vm.guest_memfd(MIB, SHARED)?;
     for (name, fd, patch) in [
-        ("memfd", memory::memfd(c"unpatched", MIB)?.into(), "0002-"),
+        ("memfd", memfd(c"unpatched", MIB)?.into(), "0002-"),
         ("VM", vm.into_fd(), "0003-"),
         ("guest_memfd", memory, "0004-"),
     ] {

@@ -98,6 +98,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
     match helper {
         "put-memfd" => boxes::put_memfd(argument),
         "take-guest" => guest_memory::take_guest(argument),
+        "take-and-die" => guest_memory::take_and_die(argument),
         _ => anyhow::bail!("There is no helper {helper}"),
     }
 }

@@ -151,11 +151,7 @@ impl Child {
 }
 
 fn status(code: i32) -> Option<ExitStatus> {
-    let failures = [
-        ExitStatus::Error,
-        ExitStatus::NothingChanged,
-        ExitStatus::GuestLost,
-    ];
+    let failures = [ExitStatus::Error, ExitStatus::NothingChanged];
     failures
         .into_iter()
         .find(|status| i32::from(status.code()) == code)

@@ -62,7 +62,6 @@ impl Total {
             ExitStatus::Done,
             ExitStatus::Error,
             ExitStatus::NothingChanged,
-            ExitStatus::GuestLost,
         ];
         all.into_iter()
             .find(|status| status.code() == self.exit_status)

@@ -169,7 +169,7 @@ fn other_kinds(fdbox: &FdBox) -> Result<Vec<(&'static str, OwnedFd)>> {
 
 pub(super) fn get_fd(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("errno-get")?;
-    refuses_bad_named("GET_FD", &fdbox, uapi::GET_FD)?;
+    refuses_bad_named("GET_FD", &fdbox, uapi::GET_FD, uapi::GET_KEEP)?;
     fails(
         "GET_FD from an empty box",
         fdbox.try_get("memory"),

@@ -99,16 +99,20 @@ fn wrong_names() -> Vec<(&'static str, NameArray)> {
 }
 
 /// What every command with `{flags, name}` refuses: bad memory, flags, names.
-fn refuses_bad_named(what: &str, node: impl AsFd, command: u32) -> Result<()> {
+/// All that a struct of flags and name can have wrong, whose command takes the `known` flags.
+fn refuses_bad_named(what: &str, node: impl AsFd, command: u32, known: u64) -> Result<()> {
     let node = node.as_fd();
     fails(
         &format!("{what} at no address"),
         uapi::call_plain(node, command, NOWHERE),
         Errno::FAULT,
     )?;
-    for bit in [0, 31, 32, 63] {
+    for bit in [0, 1, 31, 32, 63] {
+        if known & 1 << bit != 0 {
+            continue;
+        }
         let mut argument = Named {
-            flags: 1 << bit,
+            flags: known | 1 << bit,
             ..Named::new("good")
         };
         let result = uapi::call(node, command, &mut argument);
@@ -142,7 +146,7 @@ fn create_box(_: &Cx<'_>) -> Result<()> {
     let control = fdbox::control()?;
     let create = |name: &str| uapi::call(&control, uapi::CREATE_BOX, &mut Named::new(name));
     let before = fdbox::info()?.boxes;
-    refuses_bad_named("CREATE_BOX", &control, uapi::CREATE_BOX)?;
+    refuses_bad_named("CREATE_BOX", &control, uapi::CREATE_BOX, 0)?;
     fails("CREATE_BOX of fdbox", create("fdbox"), Errno::EXIST)?;
     let fdbox = FdBox::create("errno-create")?;
     fails(
@@ -160,7 +164,7 @@ fn create_box(_: &Cx<'_>) -> Result<()> {
 fn delete_box(_: &Cx<'_>) -> Result<()> {
     let control = fdbox::control()?;
     let delete = |name: &str| uapi::call(&control, uapi::DELETE_BOX, &mut Named::new(name));
-    refuses_bad_named("DELETE_BOX", &control, uapi::DELETE_BOX)?;
+    refuses_bad_named("DELETE_BOX", &control, uapi::DELETE_BOX, 0)?;
     fails("DELETE_BOX of no box", delete("errno-none"), Errno::NOENT)?;
     fails(
         "DELETE_BOX of the control node",
