@@ -25,10 +25,22 @@ pub(super) struct Test {
     pub(super) name: &'static str,
     /// In each kernel, by /bin/sh in the folder of the selftests.
     pub(super) commands: &'static [&'static str],
+    /// What it says when it leaves out what no kernel of these options has.
+    pub(super) leaves_out: &'static [&'static str],
+}
+
+impl Test {
+    const fn that_leaves_out(self, leaves_out: &'static [&'static str]) -> Self {
+        Self { leaves_out, ..self }
+    }
 }
 
 const fn test(name: &'static str, commands: &'static [&'static str]) -> Test {
-    Test { name, commands }
+    Test {
+        name,
+        commands,
+        leaves_out: &[],
+    }
 }
 
 /// The longest first.
@@ -47,7 +59,8 @@ pub(super) const HOSTS: &[Host] = &[
             test(
                 "selftests/iommufd",
                 &["./iommufd -T dmabuf_simple -T dmabuf_revoke"],
-            ),
+            )
+            .that_leaves_out(&["Skipping test for variant no_viommu"]),
             test("selftests/iommufd_fail_nth", &["./iommufd_fail_nth"]),
         ],
     },
@@ -99,9 +112,12 @@ pub(super) const HOSTS: &[Host] = &[
         set_up: "true",
         tests: &[
             test("selftests/guest_memfd", &["./guest_memfd_test"]),
-            test("selftests/pre_fault_memory", &["./pre_fault_memory_test"]),
+            // Private memory: CONFIG_KVM_SW_PROTECTED_VM.
+            test("selftests/pre_fault_memory", &["./pre_fault_memory_test"])
+                .that_leaves_out(&["Skipping tests for vm_type 0x1"]),
             test("selftests/liveupdate", &["./liveupdate"]),
-            test("selftests/set_memory_region", &["./set_memory_region_test"]),
+            test("selftests/set_memory_region", &["./set_memory_region_test"])
+                .that_leaves_out(&["Skipping tests for KVM_MEM_GUEST_MEMFD memory regions"]),
             // Last: each leaves a process behind that holds what is preserved. They share the kexec.
             test(
                 "selftests/luo_kexec",
