@@ -250,8 +250,9 @@ impl Service for Vmm {
             Request::Continue => self.go_on(),
             Request::Cancel => self.cancel(),
             Request::Shutdown => {
-                self.end(GuestEnd::Stopped);
-                Ok(())
+                // The answer comes first: the process ends with the guest.
+                peer.send(&Reply::Ok);
+                return self.end(GuestEnd::Stopped);
             }
         };
         peer.send(&done.map_or_else(Reply::from, |()| Reply::Ok));
