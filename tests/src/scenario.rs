@@ -54,9 +54,7 @@ pub enum HostKind {
     PassthroughOneBoot,
     /// A guest whose VMM does the kexec: a host of its own for each scenario.
     Guest,
-    /// The same with two CPUs in the host.
-    GuestSmp,
-    /// The same as the first, with a later build of the VMM there as well.
+    /// The same, with a later build of the VMM there as well.
     GuestTwoBuilds,
     /// A guest whose VMM does the kexec, with a device that frames arrive at.
     GuestPassthrough,
@@ -85,11 +83,7 @@ impl HostKind {
         self.has_fleet()
             || matches!(
                 self,
-                Self::Guest
-                    | Self::GuestSmp
-                    | Self::GuestTwoBuilds
-                    | Self::GuestPassthrough
-                    | Self::GuestNvme
+                Self::Guest | Self::GuestTwoBuilds | Self::GuestPassthrough | Self::GuestNvme
             )
     }
 
@@ -108,13 +102,12 @@ impl HostKind {
             || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
-    /// Whether a host wants the machine for itself: because it keeps more than one CPU busy,
-    /// because several guests share its one and are asked how long they stood still, or because
-    /// something must come about while its kernel boots.
+    /// Whether a host wants the machine for itself: because several guests share its one CPU and are
+    /// asked how long they stood still, or because something must come about while its kernel boots.
     pub fn fills_the_machine(self) -> bool {
         matches!(
             self,
-            Self::GuestSmp | Self::Guests | Self::GuestsPassthrough | Self::GuestNvme
+            Self::Guests | Self::GuestsPassthrough | Self::GuestNvme
         )
     }
 

@@ -45,12 +45,11 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
 
 /// The scenario that the demo is, and its host.
 fn group(args: &DemoArgs) -> Group<'static> {
-    let (kind, name) = match (args.device, args.binary, args.cpus) {
-        (Some(DeviceKind::E1000e), _, _) => (HostKind::GuestPassthrough, "passthrough/guest"),
-        (Some(DeviceKind::Nvme), _, _) => (HostKind::GuestNvme, "passthrough/nvme"),
-        (None, true, _) => (HostKind::GuestAlone, "devices/another-binary"),
-        (None, false, 1) => (HostKind::Guest, "devices/across-a-kexec"),
-        (None, false, _) => (HostKind::GuestSmp, "devices/across-a-kexec"),
+    let (kind, name) = match (args.device, args.binary) {
+        (Some(DeviceKind::E1000e), _) => (HostKind::GuestPassthrough, "passthrough/guest"),
+        (Some(DeviceKind::Nvme), _) => (HostKind::GuestNvme, "passthrough/nvme"),
+        (None, true) => (HostKind::GuestAlone, "devices/another-binary"),
+        (None, false) => (HostKind::Guest, "devices/across-a-kexec"),
     };
     Group {
         kind,

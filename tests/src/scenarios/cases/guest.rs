@@ -31,7 +31,7 @@ pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "guest/two-cpus",
         about: "a guest with two CPUs goes on, both of them",
-        host: HostKind::GuestSmp,
+        host: HostKind::Guest,
         stages: &[two_cpus_before, two_cpus_after],
     },
     &Scenario {
