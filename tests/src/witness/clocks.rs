@@ -13,7 +13,7 @@ use crate::memory::Memory;
 /// Pause between two samples on one CPU: it proves that timers work, and leaves the CPU to others.
 const PAUSE: Duration = Duration::from_micros(500);
 /// The longest such pause, on a host so slow that a sample takes as long.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// How many times as long as a sample takes others get the CPU.
 const SHARE_OF_OTHERS: u32 = 3;
 /// Over which the TSC's frequency is measured.

@@ -29,7 +29,7 @@ const LONGER_PERCENT: u64 = 25;
 /// By how much more for each other guest: the host has it to bring back too, with the one CPU that the guest's
 /// runs on.
 const LONGER_PERCENT_PER_OTHER: u64 = 15;
-const LONGER_NS_PER_GUEST: u64 = 250_000_000;
+const LONGER_NS_PER_GUEST: u64 = 400_000_000;
 /// How much shorter: the two clocks are read apart.
 const SHORTER_PERCENT: u64 = 2;
 /// How far the guest's clock may be from the lab's, over the time between two reports.
