@@ -315,7 +315,7 @@ impl Inner {
             name,
             fd,
         };
-        let (content, file) = content.taken(&mut cx);
+        let (content, file) = content.made_own(&mut cx);
         self.entries[at].content = content;
         file
     }

@@ -53,24 +53,23 @@ pub(crate) struct Incoming {
     pub(crate) progress: Progress,
 }
 
-impl Live {
-    /// A file that is not sealed.
-    fn new(file: &FileRef, kind: KindRef) -> Content {
+impl Content {
+    /// An open file that is not sealed.
+    fn live(file: &FileRef, kind: KindRef) -> Content {
         Content::Live(Live {
             file: file.clone(),
             kind,
             record: None,
         })
     }
-}
 
-impl Content {
-    /// What it is once the taker of `cx` has a file of it, which no other process and no last kernel
-    /// had, and that file. After an error it is what it was.
-    pub(crate) fn taken(self, cx: &mut TakeCx<'_>) -> (Content, Result<FileRef>) {
+    /// Makes it a file that the taker of `cx` can use: restores what the last kernel left, and gives a
+    /// VM or memory of another process a successor. Returns what the box holds from then on, and that
+    /// file; what it held before, and the error.
+    pub(crate) fn made_own(self, cx: &mut TakeCx<'_>) -> (Content, Result<FileRef>) {
         match self {
             Content::Live(live) => match live.kind.take(cx, &live.file) {
-                Ok(file) => (Live::new(&file, live.kind), Ok(file)),
+                Ok(file) => (Content::live(&file, live.kind), Ok(file)),
                 Err(err) => (Content::Live(live), Err(err)),
             },
             Content::Incoming(mut incoming) => {
@@ -79,7 +78,7 @@ impl Content {
                     Ok((file, kind))
                 });
                 match restored {
-                    Ok((file, kind)) => (Live::new(&file, kind), Ok(file)),
+                    Ok((file, kind)) => (Content::live(&file, kind), Ok(file)),
                     Err(err) => (Content::Incoming(incoming), Err(err)),
                 }
             }

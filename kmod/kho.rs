@@ -87,12 +87,13 @@ pub(crate) fn check_kept(extents: &[u64]) -> Result {
 /// Takes the folios of `extent` over from the last kernel, all or none; each then has one reference.
 /// `EIO` when KHO does not keep them for us, or somebody has taken them already.
 pub(crate) fn restore(extent: &Extent) -> Result {
-    // SAFETY: The function looks first whether KHO keeps every one of the folios, in blocks of this
-    // order, and nobody has taken them: then they are no part of this kernel's memory yet. That
-    // they were kept for this record, not for somebody else, is what the record says: its checksum
+    let (pfn, folios, order) = (extent.lowest_pfn(), extent.folios, extent.order);
+    // That they were kept for this record, not for somebody else, is what the record says: its checksum
     // was right, and the kernel that wrote it is trusted. See docs/handover-abi.md.
-    let restored =
-        unsafe { ffi::fdbox_shim_kho_restore(extent.lowest_pfn(), extent.folios, extent.order) };
+    //
+    // SAFETY: The function looks first whether KHO keeps every one of the folios, in blocks of this
+    // order, and nobody has taken them: then they are no part of this kernel's memory yet.
+    let restored = unsafe { ffi::fdbox_shim_kho_restore(pfn, folios, order) };
     match restored {
         true => Ok(()),
         false => Err(EIO),

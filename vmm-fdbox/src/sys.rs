@@ -355,11 +355,12 @@ impl SharedMapping {
             // SAFETY: offset < len, or == len with no bytes to copy, so by the
             // type's invariant the result is in the mapping or just behind it.
             let target = unsafe { self.start.as_ptr().add(offset) };
+            // Another process that has the file mapped could at worst see or
+            // make a torn copy, which the checksums of what is stored detect.
+            //
             // SAFETY: offset + bytes.len() <= len, so by the type's invariant
             // the target lies in the mapping; it cannot overlap `bytes`, since
-            // no reference to the mapping exists. Another process that has the
-            // file mapped could at worst see or make a torn copy, which the
-            // checksums of what is stored here detect.
+            // no reference to the mapping exists.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
         }
         // What is written later must not become visible before this.

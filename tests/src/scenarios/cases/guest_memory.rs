@@ -215,15 +215,20 @@ fn dying_after(_: &Cx<'_>) -> Result<()> {
 /// The helper `take-and-die BOX`: takes all of a guest, leaves it in the box as well, and is killed.
 pub(crate) fn take_and_die(name: &str) -> Result<()> {
     let fdbox = FdBox::open(name)?;
-    let vm = Vm::from_fd(fdbox.get_and_keep("vm")?);
-    ensure!(vm.works()?, "KVM does not serve this process by the VM");
-    let memory = fdbox.get_and_keep("ram")?;
-    check(&memory, 45, MIB / PAGE)?;
-    let mut mapped = Mapped::new(&File::from(memory.try_clone()?), MIB)?;
-    vm.bind(&memory, &mut mapped)?;
+    let _vm = usable(fdbox.get_and_keep("vm")?, &fdbox.get_and_keep("ram")?)?;
     check_pages(&memory::file(fdbox.get_and_keep("file")?), 46, 8)?;
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     bail!("It outlived SIGKILL")
+}
+
+/// The VM, if this process can run a guest by it on this memory, which has its content.
+fn usable(vm: OwnedFd, memory: &OwnedFd) -> Result<Vm> {
+    let vm = Vm::from_fd(vm);
+    ensure!(vm.works()?, "KVM does not serve this process by the VM");
+    check(memory, 45, MIB / PAGE)?;
+    let mut mapped = Mapped::new(&File::from(memory.try_clone()?), MIB)?;
+    vm.bind(memory, &mut mapped)?;
+    Ok(vm)
 }
 
 fn another_process(_: &Cx<'_>) -> Result<()> {
@@ -243,14 +248,7 @@ fn another_process(_: &Cx<'_>) -> Result<()> {
 /// The helper `take-guest BOX`: takes a VM and its memory out of a box, in a process of its own.
 pub(crate) fn take_guest(name: &str) -> Result<()> {
     let fdbox = FdBox::open(name)?;
-    let vm = Vm::from_fd(fdbox.get("vm")?);
-    ensure!(vm.works()?, "KVM does not serve this process by the VM");
-    let memory = fdbox.get("ram")?;
-    check(&memory, 45, MIB / PAGE)?;
-    vm.bind(
-        &memory,
-        &mut Mapped::new(&File::from(memory.try_clone()?), MIB)?,
-    )
+    usable(fdbox.get("vm")?, &fdbox.get("ram")?).map(drop)
 }
 
 fn unpatched(_: &Cx<'_>) -> Result<()> {
