@@ -114,7 +114,7 @@ impl StateFd {
         producer: &str,
         fill: impl FnOnce(&mut FrameWriter<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
-        self.mapping.write(TIMELINE_BYTES, &[0; HEADER_BYTES]);
+        self.clear();
         self.generation += 1;
         let mut writer = FrameWriter::new(&mut self.scratch, producer)?.generation(self.generation);
         fill(&mut writer)?;
@@ -123,6 +123,11 @@ impl StateFd {
         self.mapping.write(TIMELINE_BYTES + HEADER_BYTES, body);
         self.mapping.write(TIMELINE_BYTES, header);
         Ok(bytes)
+    }
+
+    /// Wipes the frame: whoever reads the memfd finds none.
+    pub fn clear(&mut self) {
+        self.mapping.write(TIMELINE_BYTES, &[0; HEADER_BYTES]);
     }
 
     /// Writes the timeline, whether or not there is a frame.
@@ -238,6 +243,18 @@ mod tests {
             matches!(error, StateError::Frame(FrameError::Empty)),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_frame_can_be_wiped() {
+        let (mut state, fd) = StateFd::create(10_000).unwrap();
+        write(&mut state, 1).unwrap();
+        SavedState::read(&fd).unwrap();
+        state.clear();
+        assert!(matches!(
+            SavedState::read(&fd).unwrap_err(),
+            StateError::Frame(FrameError::Empty)
+        ));
     }
 
     #[test]

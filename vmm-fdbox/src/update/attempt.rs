@@ -49,6 +49,8 @@ pub(super) struct Attempt<'a, S: BoxStore, H: Host, G: Guest> {
     /// The guest gave descriptors away, or was asked to.
     pub(super) touched: bool,
     pub(super) paused_at: Option<u64>,
+    /// The box holds a guest that can be resumed.
+    pub(super) saved: bool,
     /// Somebody else may have taken the guest.
     pub(super) jumped: bool,
     /// Neither handed over nor rolled back yet.
@@ -80,6 +82,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             boxed: Vec::new(),
             touched: false,
             paused_at: None,
+            saved: false,
             jumped: false,
             unfinished: true,
         }
@@ -296,6 +299,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
                     .save(frame)
                     .map_err(guest_error("The guest's state cannot be saved"))
             })?;
+            attempt.saved = true;
             Ok(())
         })
     }

@@ -245,13 +245,11 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         self.contents.untaken().cloned().collect()
     }
 
-    /// Takes a descriptor out. A duplicate stays in the box until
-    /// [`Resumed::finish`], so that a program which is killed before the
+    /// Takes a descriptor out. The box keeps it until [`Resumed::finish`], so that a program which is killed before the
     /// commit leaves everything for another try.
     ///
     /// # Errors
-    /// As [`OpenBox::get`](crate::OpenBox::get) and
-    /// [`OpenBox::put`](crate::OpenBox::put).
+    /// As [`OpenBox::get_and_keep`](crate::OpenBox::get_and_keep).
     pub fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
         self.contents.take(name)
     }
@@ -268,7 +266,7 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     }
 
     /// Rebuilds the VM with `build` and commits. `build` must not run the guest
-    /// yet; whatever it made is dropped before descriptors are put back.
+    /// yet; whatever it made is dropped before the box is sealed.
     ///
     /// # Errors
     /// What `build` returns, or a descriptor that it left in the box: the box

@@ -19,8 +19,8 @@
 //!   counts.
 //! - **jump** leaves.
 //! - **[`Incoming`]** is the other side: it unseals, reads and checks the state
-//!   and hands out the descriptors. Until it is committed any failure puts all
-//!   of them back and seals the box again, for another try.
+//!   and hands out the descriptors, which the box keeps. Until it is committed
+//!   any failure seals the box again, for another try.
 //!
 //! Every failure before the jump goes through one place, which undoes exactly
 //! what was done: unseal, take everything back, run the guest on, delete the

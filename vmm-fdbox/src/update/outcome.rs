@@ -88,8 +88,9 @@ fn join(items: &[impl ToString]) -> String {
 #[derive(Debug)]
 #[must_use = "tells whether the guest still runs in this process"]
 pub enum Outcome {
-    /// The jump was made. Only a [`Host`](super::Host) that stays in its kernel
-    /// returns from one: the program exits, and another resumes the guest.
+    /// The jump was made, or this kernel is ending with all of the guest sealed. Only a
+    /// [`Host`](super::Host) that stays in its kernel returns from a jump: the
+    /// program exits, and another resumes the guest.
     HandedOver,
     /// It failed before anything of the guest was touched.
     NothingChanged {

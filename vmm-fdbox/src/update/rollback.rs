@@ -1,4 +1,7 @@
 //! Undoing an attempt: all of what was done, whatever fails on the way.
+//!
+//! A guest must not run twice. So it runs on here only if nobody has taken it out of its box, and after
+//! that nobody can: the state that a resume would need is wiped first.
 
 use super::attempt::{Attempt, Failure, Slot};
 use rustix::io::Errno;
@@ -30,8 +33,12 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
         }
         self.tell(&Event::RollingBack);
         let mut problems = Vec::new();
-        self.unseal(&mut problems);
-        if self.is_taken() {
+        let unsealed = self.unseal(&mut problems);
+        if self.saved && unsealed == Err(Errno::AGAIN) {
+            // This kernel is ending, with all of the guest on its way into the next one.
+            return Outcome::HandedOver;
+        }
+        if self.is_taken(&mut problems) {
             let problem = "Another VMM has taken the guest out of its box".to_owned();
             self.problem(&mut problems, problem);
             return Outcome::GuestLost {
@@ -40,17 +47,13 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
                 problems,
             };
         }
+        if let Some(state) = &mut self.state {
+            state.clear();
+        }
         self.return_fds(&mut problems);
         let resumed = self.resume(&mut problems);
         self.delete_box(&mut problems);
-        if self.loaded
-            && let Err(error) = self.host.unload()
-        {
-            self.problem(
-                &mut problems,
-                format!("The next kernel stays loaded: {}", Chain(&*error)),
-            );
-        }
+        self.unload(&mut problems);
         match resumed {
             Err(()) => Outcome::GuestLost {
                 step,
@@ -74,27 +77,60 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
         problems.push(problem);
     }
 
-    fn unseal(&mut self, problems: &mut Vec<String>) {
-        self.slot = match std::mem::replace(&mut self.slot, Slot::None) {
-            Slot::Sealed(sealed) => match sealed.unseal() {
-                Ok(open) => Slot::Open(open),
-                Err(failed) => {
-                    self.problem(problems, failed.error.to_string());
-                    Slot::Sealed(failed.sealed)
-                }
-            },
-            other => other,
+    fn unload(&mut self, problems: &mut Vec<String>) {
+        if std::mem::take(&mut self.loaded)
+            && let Err(error) = self.host.unload()
+        {
+            let stays = format!("The next kernel stays loaded: {}", Chain(&*error));
+            self.problem(problems, stays);
+        }
+    }
+
+    /// Opens the box again, if it is sealed.
+    fn unseal(&mut self, problems: &mut Vec<String>) -> Result<(), Errno> {
+        let slot = match std::mem::replace(&mut self.slot, Slot::None) {
+            Slot::Sealed(sealed) => sealed.unseal(),
+            other => {
+                self.slot = other;
+                return Ok(());
+            }
         };
+        match slot {
+            Ok(open) => {
+                self.slot = Slot::Open(open);
+                Ok(())
+            }
+            Err(failed) => {
+                self.problem(problems, failed.error.to_string());
+                self.slot = Slot::Sealed(failed.sealed);
+                Err(failed.error.errno())
+            }
+        }
     }
 
     /// Whether somebody took the guest for good. If not, nobody can any more: the
     /// state is what a takeover commits with, and it leaves the box here.
-    fn is_taken(&self) -> bool {
+    fn is_taken(&mut self, problems: &mut Vec<String>) -> bool {
         let Slot::Open(open) = &self.slot else {
             return false;
         };
-        let gone = |error: BoxError| matches!(error.errno(), Errno::NOENT | Errno::NODEV);
-        self.jumped && open.get(&state_fd_name()).is_err_and(gone)
+        if !self.jumped {
+            return false;
+        }
+        match open.get(&state_fd_name()) {
+            Ok(_) => return false,
+            Err(error) if is_gone(&error) => return true,
+            Err(_) => {}
+        }
+        // It cannot be taken out, and whoever may still want it must be gone before it is looked for.
+        self.unload(problems);
+        let Slot::Open(open) = &self.slot else {
+            return false;
+        };
+        match open.fds() {
+            Ok(fds) => !fds.iter().any(|fd| fd.name == state_fd_name()),
+            Err(_) => true,
+        }
     }
 
     fn return_fds(&mut self, problems: &mut Vec<String>) {
@@ -164,6 +200,10 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
             }
         }
     }
+}
+
+fn is_gone(error: &BoxError) -> bool {
+    matches!(error.errno(), Errno::NOENT | Errno::NODEV)
 }
 
 impl<S: BoxStore, H: Host, G: Guest> Drop for Attempt<'_, S, H, G> {

@@ -1,6 +1,7 @@
 //! The update against fakes: every way forward, and every way back.
 
 mod fleet;
+mod fleet_world;
 mod handover;
 mod rollback;
 mod takeover;

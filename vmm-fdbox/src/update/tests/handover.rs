@@ -34,6 +34,8 @@ struct NewVmm<'a> {
     plan: ResumePlan<'static>,
     /// It takes the guest, and is not heard of again.
     vanishes: bool,
+    /// What its old VMM hears then.
+    get_fails_with: Errno,
 }
 
 impl<'a> NewVmm<'a> {
@@ -44,6 +46,7 @@ impl<'a> NewVmm<'a> {
             inodes: Vec::new(),
             plan: resume_plan(),
             vanishes: false,
+            get_fails_with: Errno::NOENT,
         }
     }
 }
@@ -84,6 +87,7 @@ impl Host for NewVmm<'_> {
         let incoming = early.arrive(self.store, self.plan.clone())?;
         let ((), mut resumed) = incoming.restore(|_| Ok(()))?;
         if self.vanishes {
+            self.store.fail(Operation::Get, 0, self.get_fails_with);
             return Err("it is gone".into());
         }
         resumed.running();
@@ -166,15 +170,29 @@ fn a_new_vmm_that_fails_in_the_blackout_leaves_the_guest_here() {
 
 #[test]
 fn a_guest_that_was_taken_does_not_run_twice() {
+    // Also if there is no descriptor left to look with.
+    for get_fails_with in [Errno::NOENT, Errno::MFILE] {
+        let mut world = world();
+        let store = world.store.clone();
+        let mut host = NewVmm {
+            vanishes: true,
+            get_fails_with,
+            ..NewVmm::new(&store)
+        };
+        let outcome = run(&store, &mut host, &mut world, plan());
+        assert_eq!(outcome.exit_status(), ExitStatus::GuestLost, "{outcome}");
+        assert!(!world.guest.running);
+    }
+}
+
+#[test]
+fn a_state_that_cannot_be_taken_out_is_nobodys_before_the_guest_runs_on() {
     let mut world = world();
-    let store = world.store.clone();
-    let mut host = NewVmm {
-        vanishes: true,
-        ..NewVmm::new(&store)
-    };
-    let outcome = run(&store, &mut host, &mut world, plan());
-    assert_eq!(outcome.exit_status(), ExitStatus::GuestLost, "{outcome}");
-    assert!(!world.guest.running);
+    world.host.failing.push(HostCall::Jump);
+    world.store.fail(Operation::Get, 0, Errno::MFILE);
+    let outcome = world.update(plan());
+    assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome}");
+    world.assert_untouched();
 }
 
 #[test]

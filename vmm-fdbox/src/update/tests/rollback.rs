@@ -3,12 +3,15 @@
 use rustix::io::Errno;
 
 use super::world::{Call, World, box_name, clock, fd_name, plan};
+use crate::boxes::AnyBox;
 use crate::error::Operation;
 use crate::fake::HostCall;
 use crate::finding::Finding;
-use crate::store::{BoxStore, OpenFdBox};
+use crate::frame::FrameError;
+use crate::statefd::{SavedState, StateError};
+use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::update::{
-    CancelFlag, Event, ExitStatus, Outcome, Plan, SameHost, Step, Update, UpdateError,
+    CancelFlag, Event, ExitStatus, Outcome, Plan, STATE_FD, SameHost, Step, Update, UpdateError,
 };
 
 /// The steps of a host that leaves its kernel.
@@ -275,6 +278,52 @@ fn a_guest_that_cannot_run_on_is_lost() {
         "{outcome}"
     );
     assert_eq!(world.store.content(&box_name()), None);
+}
+
+/// What a resume would find in the guest's box, which stayed.
+fn state_left(world: &World) -> Result<SavedState, StateError> {
+    let open = match world.store.open_box(&box_name()).unwrap() {
+        AnyBox::Open(open) => open,
+        AnyBox::Sealed(sealed) => sealed.unseal().unwrap(),
+    };
+    SavedState::read(open.get(&fd_name(STATE_FD)).unwrap())
+}
+
+#[test]
+fn a_guest_that_runs_on_cannot_be_resumed_out_of_a_box_that_stays() {
+    for fail_at in [Step::Save, Step::Jump] {
+        let mut world = World::new();
+        world.store.fail(Operation::Unseal, 0, Errno::NOMEM);
+        let outcome = world.update(Plan {
+            fail_at: Some(fail_at),
+            ..plan()
+        });
+        assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome}");
+        assert!(world.guest.running);
+        let left = state_left(&world);
+        let empty = matches!(left, Err(StateError::Frame(FrameError::Empty)));
+        assert!(empty, "{left:?}");
+    }
+}
+
+#[test]
+fn a_kernel_that_ends_takes_a_saved_guest_along() {
+    let mut world = World::new();
+    world.host.failing = vec![HostCall::Jump];
+    // What UNSEAL says from when the reboot has begun.
+    world.store.fail(Operation::Unseal, 0, Errno::AGAIN);
+    let outcome = world.update(plan());
+    assert!(matches!(outcome, Outcome::HandedOver), "{outcome}");
+    assert!(!world.guest.running);
+    assert!(state_left(&world).is_ok());
+
+    // One without its state would be lost there: it runs for as long as it can.
+    let mut world = World::new();
+    world.guest.failing = vec![Call::Save];
+    world.store.fail(Operation::Unseal, 0, Errno::AGAIN);
+    let outcome = world.update(plan());
+    assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome}");
+    assert!(world.guest.running);
 }
 
 #[test]
