@@ -77,12 +77,13 @@ pub(crate) fn write(state: &PciState, frame: &mut FrameWriter<'_>) -> Result<(),
 
 /// Reads the bus of a frame; None if the guest has none.
 pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Option<PciState>, FrameError> {
-    let Some(bus) = frame.read_optional(BUS)? else {
+    let [bus, slots @ ..] = known();
+    let Some(bus) = frame.read_optional(bus)? else {
         return Ok(None);
     };
     let mut devices = Vec::new();
-    for name in DEVICES {
-        devices.extend(frame.read_optional::<VfioStateV1>(name)?);
+    for section in slots {
+        devices.extend(frame.read_optional::<VfioStateV1>(section)?);
     }
     Ok(Some(PciState { bus, devices }))
 }

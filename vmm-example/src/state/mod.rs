@@ -30,6 +30,10 @@ const PM: &str = "acpi-pm";
 const CONSOLE: &str = "console";
 const RESUME_ORDER: &str = "resume-order";
 
+/// The sections that a guest can do without.
+const CONSOLE_V1: KnownSection = KnownSection::new(CONSOLE, 1, 1);
+const RESUME_ORDER_V1: KnownSection = KnownSection::new(RESUME_ORDER, 1, 1);
+
 /// How many sections this program reads.
 const SECTIONS: usize = MACHINE_SECTIONS.len() + virtio::SECTIONS + pci::SECTIONS + later::SECTIONS;
 
@@ -45,8 +49,8 @@ const MACHINE_SECTIONS: [KnownSection; 9] = [
     KnownSection::new(CLOCK, 1, 1),
     KnownSection::new(SERIAL, 1, 1),
     KnownSection::new(PM, 1, 1),
-    KnownSection::new(CONSOLE, 1, 1),
-    KnownSection::new(RESUME_ORDER, 1, 1),
+    CONSOLE_V1,
+    RESUME_ORDER_V1,
 ];
 
 const fn known() -> [KnownSection; SECTIONS] {
@@ -132,7 +136,7 @@ pub(crate) fn write_position(frame: &mut FrameWriter<'_>, position: u32) -> Resu
 
 /// The guest's place in the order; none if nobody set one, or if this program cannot read it.
 pub(crate) fn position<B: AsRef<[u8]>>(frame: &Frame<B>) -> Option<u32> {
-    let order: Option<ResumeOrderV1> = frame.read_optional(RESUME_ORDER).unwrap_or_default();
+    let order: Option<ResumeOrderV1> = frame.read_optional(RESUME_ORDER_V1).unwrap_or_default();
     order.map(|order| order.position)
 }
 
@@ -181,7 +185,7 @@ impl GuestState {
             clock: frame.read(CLOCK)?,
             serial: frame.read(SERIAL)?,
             pm: frame.read(PM)?,
-            console: frame.read_optional(CONSOLE)?.unwrap_or_default(),
+            console: frame.read_optional(CONSOLE_V1)?.unwrap_or_default(),
             virtio: virtio::read(frame)?,
             pci: pci::read(frame)?,
         })

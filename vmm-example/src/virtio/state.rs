@@ -176,8 +176,8 @@ pub(crate) fn write(
 /// Reads the devices of a frame, in the order of their slots.
 pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Vec<VirtioStateV1>, FrameError> {
     let mut devices = Vec::new();
-    for (_, name) in NAMES {
-        devices.extend(frame.read_optional::<VirtioStateV1>(name)?);
+    for section in known() {
+        devices.extend(frame.read_optional::<VirtioStateV1>(section)?);
     }
     devices.sort_by_key(|device| device.slot);
     Ok(devices)

@@ -189,14 +189,21 @@ impl<B: AsRef<[u8]>> Frame<B> {
         }
     }
 
-    /// Decodes a section that may be missing.
+    /// Decodes a section that may be missing, or be of a version that the
+    /// program does not know: a writer marks it required if that matters, and
+    /// [`check`](Self::check) finds it then.
     ///
     /// # Errors
     /// As [`read`](Self::read), a missing section apart.
-    pub fn read_optional<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FrameError> {
-        match self.entry(name) {
-            Some(_) => self.read(name).map(Some),
-            None => Ok(None),
+    pub fn read_optional<T: DeserializeOwned>(
+        &self,
+        known: KnownSection,
+    ) -> Result<Option<T>, FrameError> {
+        match self.version(known.name) {
+            Some(version) if (known.oldest..=known.newest).contains(&version) => {
+                self.read(known.name).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 
