@@ -160,14 +160,13 @@ impl Machine {
                 saved: state.vcpus.len(),
             });
         }
+        let restored = vcpus.each_with(&state.vcpus, |fd, state| {
+            let id = state.id;
+            vcpu_state::restore(fd, state, &shape)
+                .map_err(|source| MachineError::RestoreVcpu { id, source })
+        })?;
         let mut notes = RestoreNotes::default();
-        for (fd, state) in vcpus.fds().zip(&state.vcpus) {
-            let new = vcpu_state::restore(&fd, state, &shape).map_err(|source| {
-                MachineError::RestoreVcpu {
-                    id: state.id,
-                    source,
-                }
-            })?;
+        for new in restored {
             notes.refused_msrs.extend(new.refused_msrs);
         }
         vm.restore_pit(&state.pit)?;
@@ -219,7 +218,7 @@ impl Machine {
     pub(crate) fn notify_stopped(&self) {
         self.vcpus
             .fds()
-            .for_each(|(_, fd)| vcpu_state::notify_stopped(&fd));
+            .for_each(|fd| vcpu_state::notify_stopped(&fd));
     }
 
     /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
@@ -230,14 +229,10 @@ impl Machine {
         let console = ConsoleStateV1 {
             unsent: self.console.unsent(),
         };
-        let vcpus = self
-            .vcpus
-            .fds()
-            .map(|(id, fd)| {
-                vcpu_state::save(&fd, id, &self.shape)
-                    .map_err(|source| MachineError::SaveVcpu { id, source })
-            })
-            .collect::<Result<_, _>>()?;
+        let vcpus = self.vcpus.each(|id, fd| {
+            vcpu_state::save(fd, id, &self.shape)
+                .map_err(|source| MachineError::SaveVcpu { id, source })
+        })?;
         Ok(GuestState {
             machine: self.description(),
             vcpus,

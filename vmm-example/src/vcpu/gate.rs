@@ -2,6 +2,10 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// After which a thread that does not park is told once more.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// What the vCPU threads are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +66,20 @@ impl Gate {
         self.order() == Order::Run
     }
 
-    /// Waits until `count` threads are parked.
-    pub(crate) fn wait_parked(&self, count: usize) {
-        let parked = self.lock();
-        let _parked = self
-            .changed
-            .wait_while(parked, |parked| *parked < count)
-            .unwrap_or_else(PoisonError::into_inner);
+    /// Waits until `count` threads are parked, and calls `again` as often as it waits for long: a
+    /// thread that was told once may wait for something else since.
+    pub(crate) fn wait_parked(&self, count: usize, mut again: impl FnMut()) {
+        let mut parked = self.lock();
+        while *parked < count {
+            let waited = self
+                .changed
+                .wait_timeout_while(parked, PATIENCE, |parked| *parked < count);
+            let (still, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            parked = still;
+            if waited.timed_out() {
+                again();
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, usize> {
@@ -81,6 +92,22 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::thread;
+
+    #[test]
+    fn a_thread_that_does_not_park_is_told_again() {
+        let gate = Arc::new(Gate::new());
+        let mut told = 0;
+        let late = gate.clone();
+        gate.wait_parked(1, || {
+            told += 1;
+            if told == 3 {
+                let late = late.clone();
+                thread::spawn(move || late.park());
+            }
+        });
+        assert!(told >= 3);
+        gate.give(Order::Quit);
+    }
 
     #[test]
     fn threads_park_run_and_quit_as_ordered() {
@@ -100,10 +127,10 @@ mod tests {
                 })
             })
             .collect();
-        gate.wait_parked(3);
+        gate.wait_parked(3, || {});
         gate.give(Order::Run);
         gate.give(Order::Park);
-        gate.wait_parked(3);
+        gate.wait_parked(3, || {});
         gate.give(Order::Quit);
         gate.give(Order::Run);
         assert_eq!(gate.order(), Order::Quit);

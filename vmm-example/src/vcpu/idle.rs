@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use kvm_ioctls::VcpuFd;
 
 use super::gate::Gate;
-use super::{Buses, OnEnd, VcpuError, Vcpus, kick};
+use super::{Buses, OnEnd, VcpuError, Vcpus, each, kick, lock};
 
 /// vCPUs that have threads, and nothing yet that their accesses could go to. To start a thread
 /// takes longer than to give it what it waits for.
@@ -41,7 +41,20 @@ impl IdleVcpus {
 
     /// The vCPUs, in order of their IDs.
     pub(crate) fn fds(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
-        self.vcpus.fds().map(|(_, fd)| fd)
+        self.vcpus.fds()
+    }
+
+    /// Does this for each vCPU and what there is for it, for many of them at a time, and returns what
+    /// it comes to in order of their IDs.
+    pub(crate) fn each_with<S: Sync, T: Send, E: Send>(
+        &self,
+        with: &[S],
+        work: impl Fn(&VcpuFd, &S) -> Result<T, E> + Sync,
+    ) -> Result<Vec<T>, E> {
+        let pairs: Vec<_> = self.vcpus.vcpus.iter().zip(with).collect();
+        each::each(&pairs, each::threads(pairs.len()), |(vcpu, with)| {
+            work(&lock(&vcpu.fd), with)
+        })
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -3,6 +3,7 @@
 //! A vCPU's descriptor lies behind a mutex that its thread holds while it runs the guest
 //! and gives back while it is parked: who has parked a vCPU can save it.
 
+mod each;
 mod gate;
 mod idle;
 mod kick;
@@ -120,6 +121,7 @@ pub(crate) struct Vcpus {
 }
 
 struct Vcpu {
+    id: u8,
     fd: Arc<Mutex<VcpuFd>>,
     exits: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -161,6 +163,7 @@ impl Vcpus {
             })
             .map_err(|source| VcpuError::Spawn { id, source })?;
         self.vcpus.push(Vcpu {
+            id,
             fd,
             exits,
             thread: Some(thread),
@@ -174,7 +177,7 @@ impl Vcpus {
         // A thread that never ran is not at the gate, and does nothing.
         if self.waiting().is_none() {
             self.kick();
-            self.gate.wait_parked(self.vcpus.len());
+            self.gate.wait_parked(self.vcpus.len(), || self.kick());
         }
     }
 
@@ -208,8 +211,18 @@ impl Vcpus {
     }
 
     /// The vCPUs, in order of their IDs. Blocks while they run: park them first.
-    pub(crate) fn fds(&self) -> impl Iterator<Item = (u8, MutexGuard<'_, VcpuFd>)> {
-        (0u8..).zip(self.vcpus.iter().map(|vcpu| lock(&vcpu.fd)))
+    pub(crate) fn fds(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
+        self.vcpus.iter().map(|vcpu| lock(&vcpu.fd))
+    }
+
+    /// Does this for each vCPU, for many of them at a time, and returns what it comes to in order of
+    /// their IDs. Blocks while they run: park them first.
+    pub(crate) fn each<T: Send, E: Send>(
+        &self,
+        work: impl Fn(u8, &VcpuFd) -> Result<T, E> + Sync,
+    ) -> Result<Vec<T>, E> {
+        let threads = each::threads(self.count());
+        each::each(&self.vcpus, threads, |vcpu| work(vcpu.id, &lock(&vcpu.fd)))
     }
 
     fn kick(&self) {
