@@ -18,6 +18,10 @@ const CLIENT_INTEREST: EventSet = EventSet::from_bits_truncate(
     EventSet::IN.bits() | EventSet::OUT.bits() | EventSet::EDGE_TRIGGERED.bits(),
 );
 
+/// When there is room again.
+const OUTPUT_INTEREST: EventSet =
+    EventSet::from_bits_truncate(EventSet::OUT.bits() | EventSet::EDGE_TRIGGERED.bits());
+
 /// Where input comes from, opened.
 #[derive(Debug)]
 pub(crate) enum ConsoleSource {
@@ -165,6 +169,9 @@ impl ConsoleEvents {
 
     fn serve(&mut self, events: Events, ops: &mut EventOps) {
         match &self.source {
+            ConsoleSource::Stdin { .. } if events.fd() == io::stdout().as_raw_fd() => {
+                self.console.flush();
+            }
             ConsoleSource::Stdin { .. } => self.on_stdin(events.fd(), ops),
             ConsoleSource::Socket { listener, .. } if listener.as_raw_fd() == events.fd() => {
                 self.on_listener(ops);
@@ -209,6 +216,10 @@ impl MutEventSubscriber for ConsoleEvents {
         };
         // A standard input that cannot be polled, such as a file, gives no input.
         let _ = ops.add(interest);
+        if let ConsoleSource::Stdin { .. } = &self.source {
+            // Such a standard output takes everything at once.
+            let _ = ops.add(Events::new(&io::stdout(), OUTPUT_INTEREST));
+        }
         if let ConsoleSource::Socket {
             client: Some(client),
             ..

@@ -1,7 +1,7 @@
 //! The other end of the guest's serial line: standard input and output, a file, or a socket.
 //!
-//! Output never blocks the guest for a socket: it goes through a bounded buffer, which
-//! also holds what the guest says while nobody is connected.
+//! Output never blocks the guest, unless a file does: it goes through a bounded buffer, which
+//! also holds what the guest says while nobody is connected, or reads standard output.
 
 mod events;
 mod gate;
@@ -10,11 +10,12 @@ mod terminal;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
 use crate::spec::ConsoleSpec;
@@ -38,7 +39,8 @@ pub(crate) enum ConsoleError {
 /// Where output goes.
 #[derive(Debug)]
 enum Sink {
-    Stdout,
+    /// Standard output. It is others' as well and must stay blocking, so it is asked first.
+    Stdout(BorrowedFd<'static>),
     File(File),
     /// Whoever is connected to the socket.
     Client(Option<UnixStream>),
@@ -61,7 +63,7 @@ impl Console {
     /// Opens where output goes. Input and clients are the event loop's: see [`ConsoleSource`].
     pub(crate) fn open(spec: &ConsoleSpec) -> Result<Self, ConsoleError> {
         let sink = match spec {
-            ConsoleSpec::Stdio => Sink::Stdout,
+            ConsoleSpec::Stdio => Sink::Stdout(rustix::stdio::stdout()),
             ConsoleSpec::Socket(_) => Sink::Client(None),
             ConsoleSpec::File(path) => Sink::File(
                 OpenOptions::new()
@@ -151,8 +153,8 @@ impl Inner {
     fn send(&mut self) {
         while !self.unsent.is_empty() {
             let sent = match &mut self.sink {
-                Sink::Stdout => write_through(&mut io::stdout().lock(), self.unsent.front()),
-                Sink::File(file) => write_through(file, self.unsent.front()),
+                Sink::Stdout(fd) => write_if_ready(*fd, self.unsent.front()),
+                Sink::File(file) => file.write(self.unsent.front()),
                 Sink::Client(Some(client)) => client.write(self.unsent.front()),
                 Sink::Client(None) => return,
             };
@@ -160,23 +162,29 @@ impl Inner {
                 Ok(0) => return,
                 Ok(count) => self.unsent.consume(count),
                 // Interrupted: somebody wants to stop this vCPU, and it must not wait here.
-                // A full socket: the event loop comes back when there is room.
+                // A full socket or pipe: the event loop comes back when there is room.
                 Err(_) => return,
             }
         }
     }
 }
 
-fn write_through(to: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
-    let count = to.write(bytes)?;
-    to.flush()?;
-    Ok(count)
+/// Writes as much as a descriptor takes at once that has room, if it has: of a pipe, less than
+/// PIPE_BUF.
+fn write_if_ready(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    const AT_ONCE: usize = 256;
+    let no_time = Timespec::default();
+    if poll(&mut [PollFd::new(&to, PollFlags::OUT)], Some(&no_time))? == 0 {
+        return Ok(0);
+    }
+    Ok(rustix::io::write(to, &bytes[..bytes.len().min(AT_ONCE)])?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Read;
+    use std::os::fd::AsFd;
 
     #[test]
     fn what_was_said_before_a_client_came_reaches_it() {
@@ -189,6 +197,21 @@ mod tests {
         theirs.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"early late");
         assert!(console.unsent().is_empty());
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_stops_nobody() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let writer: &'static io::PipeWriter = Box::leak(Box::new(writer));
+        let console = Console::with(Sink::Stdout(writer.as_fd()));
+        for _ in 0..1000 {
+            console.output(&[b'x'; 1024]);
+        }
+        assert_eq!(console.unsent().len(), BUFFER);
+        let mut got = vec![0; 1 << 20];
+        assert!(reader.read(&mut got).unwrap() > 0);
+        console.flush();
+        assert!(console.unsent().len() < BUFFER);
     }
 
     #[test]
