@@ -4,6 +4,7 @@
 //! interrupts and most of its accesses pass this program by. An access goes to the device with
 //! the lock held, so who has the lock finds none half done.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,6 +33,8 @@ pub(crate) struct Function {
     identity: Identity,
     device: Arc<dyn Physical>,
     inner: Mutex<Inner>,
+    /// What was complained of.
+    said: Mutex<BTreeSet<&'static str>>,
 }
 
 /// What the guest changes.
@@ -51,6 +54,7 @@ impl Function {
             identity,
             device,
             inner: Mutex::new(inner),
+            said: Mutex::default(),
         };
         let inner = function.lock();
         function.command_device(&inner.config);
@@ -199,9 +203,16 @@ impl Function {
         self.device.write_config(COMMAND, &command.to_le_bytes());
     }
 
-    /// A guest cannot be told; its driver finds a device that does not answer.
-    fn complain<E: std::error::Error + 'static>(&self, what: &str, result: Result<(), E>) {
-        if let Err(error) = result {
+    /// A guest cannot be told; its driver finds a device that does not answer. It may go on trying for
+    /// ever: each thing that cannot be done is said once.
+    fn complain<E: std::error::Error + 'static>(&self, what: &'static str, result: Result<(), E>) {
+        let first = || {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.insert(what)
+        };
+        if let Err(error) = result
+            && first()
+        {
             let address = self.identity.address;
             warn(&format!("{address}: cannot {what}: {}", chain(&error)));
         }

@@ -58,11 +58,8 @@ impl KvmWindows {
         bars: &[BarStateV1],
         msix: MsixPlace,
     ) -> Result<Self, VfioError> {
-        let mut numbers = u32::from(index) * SLOTS..(u32::from(index) + 1) * SLOTS;
         let mut windows = Vec::new();
-        for bar in bars {
-            let parts = parts(bar, msix).into_iter();
-            let parts: Vec<_> = numbers.by_ref().zip(parts).collect();
+        for (bar, parts) in bars.iter().zip(numbered(index, bars, msix)) {
             if let Some(mapping) = device.map_bar(bar.index)? {
                 windows.push(Window {
                     bar: bar.index,
@@ -139,6 +136,17 @@ fn parts(bar: &BarStateV1, msix: MsixPlace) -> Vec<Part> {
     parts
 }
 
+/// The parts of each BAR, each with the number of its slot.
+fn numbered(index: u8, bars: &[BarStateV1], msix: MsixPlace) -> Vec<Vec<(u32, Part)>> {
+    let mut numbers = u32::from(index) * SLOTS..(u32::from(index) + 1) * SLOTS;
+    let parts = |bar: &BarStateV1| {
+        // In this order: the other one takes a number for the end of the parts as well.
+        let parts = parts(bar, msix).into_iter().zip(numbers.by_ref());
+        parts.map(|(part, number)| (number, part)).collect()
+    };
+    bars.iter().map(parts).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +173,18 @@ mod tests {
         let same_page = MsixPlace::new(4, 0x1003, 0x1803);
         let around = [part(0, 0x1000), part(0x2000, 0x4000)];
         assert_eq!(parts(&bar(3, 0x4000), same_page), around);
+    }
+
+    #[test]
+    fn every_part_of_a_device_with_all_its_bars_has_a_slot() {
+        let msix = MsixPlace::new(4, 0x1000, 0x3000);
+        let bars: Vec<_> = (0..6).map(|index| bar(index, 0x5000)).collect();
+        let numbered: Vec<u32> = numbered(2, &bars, msix)
+            .into_iter()
+            .flatten()
+            .map(|(number, _)| number)
+            .collect();
+        assert_eq!(numbered, [16, 17, 18, 19, 20, 21, 22, 23]);
     }
 
     #[test]

@@ -98,8 +98,10 @@ impl Transport {
         state: &TransportStateV1,
     ) -> Result<Self, TransportError> {
         let new = Self::new(kind, features, sizes)?;
+        // Until they are agreed on they are what a driver asks for, which may be anything.
+        let agreed = state.status & VIRTIO_CONFIG_S_FEATURES_OK != 0;
         let lost = state.driver_features & !new.device_features;
-        if lost != 0 {
+        if agreed && lost != 0 {
             return Err(TransportError::Features { features: lost });
         }
         if state.queues.len() != sizes.len() {

@@ -199,11 +199,20 @@ fn a_state_that_a_device_cannot_have_is_refused() {
         let made = Transport::from_state(Kind::Rng, 0, &[64], &state.transport);
         made.map(drop).unwrap_err()
     };
-    let features = refused(&|state| state.driver_features = 1 << 5);
+    let mut asked_for = good.clone();
+    asked_for.transport.driver_features = 1 << 5;
+    let agreed = VIRTIO_CONFIG_S_FEATURES_OK;
+    let features = refused(&|state| {
+        *state = asked_for.transport.clone();
+        state.status |= agreed;
+    });
     assert!(matches!(
         features,
         TransportError::Features { features: 32 }
     ));
+    // What a driver asks for and has not agreed on may be anything.
+    let made = Transport::from_state(Kind::Rng, 0, &[64], &asked_for.transport);
+    assert!(made.is_ok());
     let count = refused(&|state| state.queues.clear());
     assert!(matches!(count, TransportError::QueueCount { found: 0, .. }));
     let size = refused(&|state| state.queues[0].size = 3);

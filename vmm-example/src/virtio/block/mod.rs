@@ -195,6 +195,11 @@ impl Device for Block {
         config
     }
 
+    fn activate(&mut self, features: u64) {
+        let flushes = features & bits(&[VIRTIO_BLK_F_FLUSH]) != 0;
+        self.disk.write_through(!flushes);
+    }
+
     fn serve(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let counters = rings.counters();
         let Some(ring) = rings.ring(ring) else {

@@ -40,6 +40,8 @@ pub(super) struct Disk {
     file: File,
     sectors: u64,
     readonly: bool,
+    /// The driver does not flush: what it is told was written must be safe.
+    write_through: bool,
     buffer: Vec<u8>,
 }
 
@@ -67,6 +69,7 @@ impl Disk {
             file,
             sectors,
             readonly,
+            write_through: false,
             buffer: vec![0; CHUNK],
         }
     }
@@ -81,6 +84,10 @@ impl Disk {
 
     pub(super) fn is_readonly(&self) -> bool {
         self.readonly
+    }
+
+    pub(super) fn write_through(&mut self, on: bool) {
+        self.write_through = on;
     }
 
     /// Carries out a request and returns how many bytes of it were written.
@@ -123,13 +130,27 @@ impl Disk {
         let header = Header::read(input)?;
         match header.kind {
             VIRTIO_BLK_T_IN => self.read(header.sector, output),
-            VIRTIO_BLK_T_OUT => self.write(header.sector, input),
+            VIRTIO_BLK_T_OUT => {
+                let done = self.write(header.sector, input)?;
+                self.settle(done)
+            }
             VIRTIO_BLK_T_FLUSH => Ok(self.file.sync_data().map(|()| 0)?),
             VIRTIO_BLK_T_GET_ID => get_id(id, output),
             VIRTIO_BLK_T_DISCARD => self.clear(input, true),
-            VIRTIO_BLK_T_WRITE_ZEROES => self.clear(input, false),
+            VIRTIO_BLK_T_WRITE_ZEROES => {
+                let done = self.clear(input, false)?;
+                self.settle(done)
+            }
             _ => Err(Failure::Unsupported),
         }
+    }
+
+    /// Makes a write safe that nobody flushes (5.2.6.2).
+    fn settle(&self, done: usize) -> Result<usize, Failure> {
+        if self.write_through {
+            self.file.sync_data()?;
+        }
+        Ok(done)
     }
 
     /// Where so many bytes from a sector on lie, if all of them are on the disk.

@@ -137,8 +137,12 @@ impl Net {
             tap::set_mac(&self.tap, mac)?;
             self.tap_mac = Some(mac);
         }
+        let len = state.waiting.len();
+        if len != 0 && !(HEADER + 1..=MAX_FRAME).contains(&len) {
+            let what = format!("a waiting frame of {len} bytes, which none has");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         self.waiting.clone_from(&state.waiting);
-        self.waiting.truncate(MAX_FRAME);
         Ok(())
     }
 
