@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use vmm_fdbox::BoxName;
 use vmm_fdbox::update::Step;
 
-use crate::handover::DEFAULT_LIMIT;
+use crate::handover::{DEFAULT_LIMIT, MAX_LIMIT_SECS};
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 use crate::state::VERSION;
 use crate::virtio::spec::FdSpec;
@@ -218,7 +218,7 @@ pub(crate) struct LiveUpdateArgs {
     pub(crate) binary: Option<PathBuf>,
     /// How long the new binary may take for each answer before the update is rolled back.
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LIMIT.as_secs(),
-          requires = "binary", value_parser = clap::value_parser!(u64).range(1..=3600))]
+          requires = "binary", value_parser = clap::value_parser!(u64).range(1..=MAX_LIMIT_SECS))]
     pub(crate) timeout: u64,
     /// Write the report of an update with --binary to a file, as JSON.
     #[arg(long, value_name = "FILE", requires = "binary")]
@@ -245,7 +245,7 @@ pub(crate) struct LiveUpdateArgs {
 ///
 /// Takes memory, VM and state out of the box, rebuilds the guest and runs it; then
 /// reports, deletes the box and stays in the foreground as the guest's VMM. If the guest
-/// cannot be rebuilt, everything goes back into the box, for another try.
+/// cannot be rebuilt, the box is sealed again with everything in it, for another try.
 #[derive(Debug, Args)]
 #[command(after_help = RESUME_EXAMPLES)]
 pub(crate) struct ResumeArgs {

@@ -7,7 +7,7 @@ use vmm_fdbox::update::CancelFlag;
 
 use crate::api::Service;
 use crate::api::peer::Peer;
-use crate::api::protocol::{GuestStatus, Reply, Request, RunState, UpdateEnd};
+use crate::api::protocol::{GuestStatus, Reply, Request, RunState, UpdateEnd, UpdateResult};
 use crate::chronicle::Chronicle;
 use crate::event_loop::EndSignal;
 use crate::handover::Estate;
@@ -34,6 +34,8 @@ struct State {
     paused: bool,
     /// Cancels the update that is on.
     update: Option<CancelFlag>,
+    /// The guest is another VMM's, or nobody's: it does not run here any more.
+    left: bool,
 }
 
 /// Why a request was refused; the guest is as it was.
@@ -43,6 +45,7 @@ pub(crate) enum Refusal {
     NoUpdate,
     Paused,
     NotJoined,
+    Left,
 }
 
 impl Refusal {
@@ -52,6 +55,7 @@ impl Refusal {
             Self::NoUpdate => "No update is on",
             Self::Paused => "The guest is paused: let it run first, with `continue`",
             Self::NotJoined => "No update was joined on this connection",
+            Self::Left => "The guest is not this VMM's any more: it is about to end",
         }
     }
 }
@@ -109,10 +113,7 @@ impl Vmm {
 
     /// Keeps everything else away from the guest until [`end_update`](Self::end_update).
     pub(crate) fn begin_update(&self) -> Result<CancelFlag, Refusal> {
-        let mut state = self.lock();
-        if state.update.is_some() {
-            return Err(Refusal::UpdateIsOn);
-        }
+        let mut state = self.free()?;
         if state.paused {
             return Err(Refusal::Paused);
         }
@@ -123,7 +124,10 @@ impl Vmm {
     }
 
     pub(crate) fn end_update(&self, end: &UpdateEnd) {
-        self.lock().update = None;
+        let mut state = self.lock();
+        state.update = None;
+        state.left |= end.has_left() || end.result == UpdateResult::GuestLost;
+        drop(state);
         self.chronicle.update_end(end);
         self.update_ended.notify_all();
     }
@@ -212,13 +216,15 @@ impl Vmm {
         Ok(())
     }
 
-    /// The state, if no update is on.
+    /// The state, if no update is on and the guest is here.
     fn free(&self) -> Result<MutexGuard<'_, State>, Refusal> {
         let state = self.lock();
-        if state.update.is_some() {
-            Err(Refusal::UpdateIsOn)
-        } else {
-            Ok(state)
+        match *state {
+            State { left: true, .. } => Err(Refusal::Left),
+            State {
+                update: Some(_), ..
+            } => Err(Refusal::UpdateIsOn),
+            State { .. } => Ok(state),
         }
     }
 

@@ -54,6 +54,9 @@ pub(crate) const VERSION: u32 = 1;
 /// How long each answer of the new process may take, unless the operator says otherwise.
 pub(crate) const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
 
+/// The longest that the operator may say, in seconds.
+pub(crate) const MAX_LIMIT_SECS: u64 = 3600;
+
 /// Names of descriptors that come with [`Order::Hello`] and [`Order::Go`]; those of devices
 /// come from [`VirtioBus::lend`](crate::virtio::VirtioBus::lend).
 pub(crate) mod fd {

@@ -19,7 +19,7 @@ use crate::api::protocol::{
     FindingReport, Reply, UpdateEnd, UpdateEvent, UpdateRequest, UpdateResult,
 };
 use crate::error::chain;
-use crate::handover::{self, Heir, Successor};
+use crate::handover::{self, Heir, MAX_LIMIT_SECS, Successor};
 use crate::machine::Machine;
 use crate::state;
 use crate::vcpu::GuestEnd;
@@ -46,6 +46,8 @@ enum BadRequest {
     Step(#[from] vmm_fdbox::update::UnknownStep),
     #[error("{0:?} is not the name of a box")]
     Name(String),
+    #[error("A timeout of {0} s: it is 1 to {MAX_LIMIT_SECS}")]
+    Timeout(u64),
 }
 
 /// An update, with all that was asked for checked.
@@ -150,6 +152,11 @@ fn plan(
 
 impl Order {
     fn new(plan: Plan, request: &UpdateRequest) -> Result<Self, BadRequest> {
+        if let Some(secs) = request.timeout
+            && !(1..=MAX_LIMIT_SECS).contains(&secs)
+        {
+            return Err(BadRequest::Timeout(secs));
+        }
         Ok(Self {
             plan,
             dry_run: request.dry_run,

@@ -11,6 +11,9 @@ use crate::api::protocol::{Reply, Request, UpdateEnd, UpdateResult};
 use crate::api::{Client, ClientError};
 use crate::error::chain;
 
+/// Within which a VMM tells how its guest does, or cancels its update.
+pub(super) const STATUS_LIMIT: Duration = Duration::from_secs(10);
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct RemoteMember {
@@ -30,7 +33,9 @@ impl RemoteMember {
     /// ready, named by its socket.
     pub(super) fn connect(socket: &Path, output: &Output) -> Self {
         let asked = Client::connect(socket).and_then(|mut client| {
+            client.set_limit(Some(STATUS_LIMIT))?;
             let reply = client.ask(&Request::Status, |_| {})?;
+            client.set_limit(None)?;
             Ok((client, reply))
         });
         let stem = || socket.file_stem().unwrap_or_default().to_string_lossy();

@@ -6,6 +6,7 @@ mod output;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -13,10 +14,12 @@ use vmm_fdbox::update::{
     CancelFlag, ExitStatus, Fleet, FleetOutcome, FleetPlan, Host, KexecHost, NextKernel, SameHost,
 };
 
-use self::member::RemoteMember;
+use self::member::{RemoteMember, STATUS_LIMIT};
 use self::output::Output;
 use super::live_update::next_kernel;
+use crate::api::Client;
 use crate::api::joint::JoinRequest;
+use crate::api::protocol::Request;
 use crate::cli::LiveUpdateArgs;
 use crate::interrupt;
 
@@ -130,14 +133,19 @@ fn watch_for_interrupt(members: &[RemoteMember], cancel: &CancelFlag) -> anyhow:
     let cancel = cancel.clone();
     interrupt::then(move || {
         cancel.cancel();
-        sockets.iter().for_each(|socket| ask_to_cancel(socket));
+        // Side by side: one that does not answer keeps nobody else's from being cancelled.
+        for socket in sockets.clone() {
+            thread::spawn(move || ask_to_cancel(&socket));
+        }
     })
 }
 
 fn ask_to_cancel(socket: &Path) {
     // Whoever has no update on says so; nothing is to be done about either.
-    let client = crate::api::Client::connect(socket);
-    let _ = client.map(|mut client| client.ask(&crate::api::protocol::Request::Cancel, |_| {}));
+    let _ = Client::connect(socket).and_then(|mut client| {
+        client.set_limit(Some(STATUS_LIMIT))?;
+        client.ask(&Request::Cancel, |_| {})
+    });
 }
 
 #[cfg(test)]
