@@ -25,6 +25,15 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// A version as Debian's kernels have it, in the name of a unit.
+const VERSION: &str = "7.3.4-1-amd64";
+
+/// What systemd makes of a unit's `%i` and `%I`: the name as it is, and with each dash a slash.
+fn expanded(text: &str) -> String {
+    text.replace("%i", VERSION)
+        .replace("%I", &VERSION.replace('-', "/"))
+}
+
 /// The lines of a file that run the program, from its name on.
 fn calls(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -43,7 +52,7 @@ fn every_call_of_the_program_parses() {
     let mut commands = Vec::new();
     for path in files(&dist()) {
         for call in calls(&fs::read_to_string(&path).unwrap()) {
-            let call = call.replace("\"$uptime\"", "1.5").replace("%I", "7.3");
+            let call = expanded(&call.replace("\"$uptime\"", "1.5"));
             let parsed = Cli::try_parse_from(call.split(' '));
             let cli = parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             commands.push(cli.command);
@@ -53,6 +62,15 @@ fn every_call_of_the_program_parses() {
     let updates = |command: &&Command| matches!(command, Command::LiveUpdate(a) if a.fleet.all);
     assert_eq!(commands.iter().filter(resumes).count(), 3);
     assert_eq!(commands.iter().filter(updates).count(), 1);
+    let next = commands.iter().find_map(|command| match command {
+        Command::LiveUpdate(args) => args.kernel.clone(),
+        _ => None,
+    });
+    let image = format!("/boot/vmlinuz-{VERSION}");
+    assert_eq!(next, Some(PathBuf::from(&image)));
+    let unit = dist().join("vmm-example-live-update@.service");
+    let unit = expanded(&fs::read_to_string(unit).unwrap());
+    assert!(unit.contains(&format!("ConditionPathExists={image}\n")));
 }
 
 #[test]
@@ -86,7 +104,7 @@ fn systemd_understands_the_units() {
         let text = text
             .replace("/usr/bin/vmm-example", "/bin/true")
             .replace("/sbin/modprobe", "/bin/true");
-        let copy = dir.path().join(name.replace("@.", "@7.3."));
+        let copy = dir.path().join(name.replace("@.", &format!("@{VERSION}.")));
         fs::write(&copy, text).unwrap();
         let verify = Process::new("systemd-analyze")
             .args(["verify", "--man=no"])
