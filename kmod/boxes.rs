@@ -132,7 +132,16 @@ pub(crate) fn exit() {
 }
 
 /// FDBOX_CREATE_BOX.
-pub(crate) fn create(name: Name, owner: NodeOwner) -> Result<Arc<FdBox>> {
+pub(crate) fn create(name: Name, owner: NodeOwner) -> Result {
+    create_with(name, owner, |_| Ok(()))
+}
+
+/// Makes a box, which nobody finds before `fill` has filled it.
+pub(crate) fn create_with(
+    name: Name,
+    owner: NodeOwner,
+    fill: impl FnOnce(&FdBox) -> Result,
+) -> Result {
     let mut boxes = BOXES.lock();
     if name.as_bytes() == CONTROL || boxes.id_of(&name).is_some() {
         return Err(EEXIST);
@@ -146,6 +155,7 @@ pub(crate) fn create(name: Name, owner: NodeOwner) -> Result<Arc<FdBox>> {
     boxes.list.reserve(1, GFP_KERNEL)?;
     let by_name = RBTreeNode::new(name.try_clone()?, id, GFP_KERNEL)?;
     let bx = FdBox::new(name, id, owner)?;
+    fill(&bx)?;
     let listed = Listed {
         bx: bx.clone(),
         _module: ModuleHold::new()?,
@@ -154,7 +164,7 @@ pub(crate) fn create(name: Name, owner: NodeOwner) -> Result<Arc<FdBox>> {
     boxes.list.push(listed, GFP_KERNEL)?;
     boxes.ids.get_or_insert_with(RBTree::new).insert(by_name);
     boxes.next_id += 1;
-    Ok(bx)
+    Ok(())
 }
 
 /// FDBOX_DELETE_BOX.

@@ -126,6 +126,11 @@ impl Entry {
             && (compatible == abi_dma::IOMMUFD || compatible == abi_dma::VFIO_PCI)
     }
 
+    /// Whether it is a file of this kernel that is sealed after all others of its box.
+    pub(crate) fn seals_last(&self) -> bool {
+        matches!(&self.content, Content::Live(live) if live.kind.seals_last())
+    }
+
     /// Whether the last kernel left it with the extents of `record`, and it has any.
     pub(crate) fn shares_extents(&self, record: &Record) -> bool {
         match &self.content {
@@ -140,7 +145,10 @@ impl Entry {
     pub(crate) fn bytes(&self) -> u64 {
         match &self.content {
             Content::Live(live) => live.kind.bytes(&live.file),
-            Content::Incoming(incoming) => incoming.record.pages() * kernel::page::PAGE_SIZE as u64,
+            Content::Incoming(incoming) => {
+                let pages = incoming.record.pages();
+                pages.saturating_mul(kernel::page::PAGE_SIZE as u64)
+            }
             Content::Taken => 0,
         }
     }

@@ -5,13 +5,15 @@
 //!
 //! `control` has the ioctls, `boxes` the list of boxes, `bx` one box, `entry` one descriptor.
 //! `registry` finds the `kind` of a file; the kinds are in `kinds`. `handover` turns sealed boxes
-//! into the bytes of `abi`, which `kho` hands to the next kernel. `ffi` declares the C shim.
+//! into the bytes of `abi`, which `kho` hands to the next kernel, where `arrival` makes sealed boxes
+//! of them. `ffi` declares the C shim.
 
 #![crate_name = "fdbox"]
 
 mod abi;
 mod abi_dma;
 mod argument;
+mod arrival;
 mod boxes;
 mod bx;
 mod control;
@@ -62,7 +64,7 @@ impl Lists {
         registry::init();
         handover::init();
         boxes::init()?;
-        handover::receive();
+        arrival::receive();
         Ok(Lists)
     }
 }

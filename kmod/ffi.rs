@@ -127,6 +127,8 @@ extern "C" {
     pub(crate) fn fdbox_shim_kho_unpreserve(pfn: u64, folios: u64, order: u32);
     pub(crate) fn fdbox_shim_kho_kept(pfn: u64, folios: u64, order: u32) -> bool;
     pub(crate) fn fdbox_shim_kho_restore(pfn: u64, folios: u64, order: u32) -> bool;
+    pub(crate) fn fdbox_shim_on_one_node(pfn: u64, folios: u64, order: u32, down: bool) -> u64;
+    pub(crate) fn fdbox_shim_get_folios(pfn: u64, folios: u64, order: u32);
     pub(crate) fn fdbox_shim_put_folios(pfn: u64, folios: u64, order: u32);
     pub(crate) fn fdbox_shim_folio_at(pfn: u64) -> *mut bindings::folio;
     pub(crate) fn fdbox_shim_vmalloc(len: usize) -> *mut c_void;

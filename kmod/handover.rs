@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What goes to the next kernel, and what came from the last one.
+//! What goes to the next kernel. (What came from the last one is in `arrival`.)
 //!
 //! # Concept
 //!
@@ -20,10 +20,7 @@ use crate::abi::{
     Sink, //
 };
 use crate::boxes;
-use crate::entry::{
-    Entry,
-    Incoming, //
-};
+use crate::entry::Entry;
 use crate::file::NodeOwner;
 use crate::kho::{
     self,
@@ -31,10 +28,7 @@ use crate::kho::{
     Body, //
 };
 use crate::name::Name;
-use crate::record::{
-    Progress,
-    Record, //
-};
+use crate::record::Record;
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -57,7 +51,7 @@ struct SealedBox {
 
 /// Everything that goes to the next kernel.
 struct Outgoing {
-    boxes: KVec<SealedBox>,
+    boxes: KVVec<SealedBox>,
     blob: Option<Blob>,
     /// A handover that this module cannot read, on its way through.
     foreign: Option<Foreign>,
@@ -90,7 +84,7 @@ struct Foreign {
 kernel::sync::global_lock! {
     // SAFETY: Initialised in `init()`, before the module offers anything.
     unsafe(uninit) static OUTGOING: Mutex<Outgoing> = Outgoing {
-        boxes: KVec::new(),
+        boxes: KVVec::new(),
         blob: None,
         foreign: None,
         refused: false,
@@ -108,7 +102,7 @@ pub(crate) fn init() {
 pub(crate) fn exit() {
     let mut outgoing = OUTGOING.lock();
     outgoing.blob = None;
-    outgoing.boxes = KVec::new();
+    outgoing.boxes = KVVec::new();
 }
 
 /// Figures for FDBOX_INFO.
@@ -127,7 +121,9 @@ pub(crate) fn stats() -> Stats {
     Stats {
         bytes: outgoing.blob.as_ref().map_or(0, |blob| blob.len() as u64),
         extents: records().map(|fd| fd.record.extents().len() as u64).sum(),
-        pages: records().map(|fd| fd.record.pages()).sum(),
+        pages: records()
+            .map(|fd| fd.record.pages())
+            .fold(0, u64::saturating_add),
         refused: outgoing.refused,
     }
 }
@@ -292,93 +288,20 @@ fn put_fd(out: &mut kho::Filler<'_>, fd: &SealedFd, first_extent: &mut u64) -> R
     record.put(out)
 }
 
-/// Makes boxes of what the last kernel left. Never fails: what cannot be used is kept and said.
-pub(crate) fn receive() {
-    match kho::incoming() {
-        None => {}
-        Some(Err(why)) => refuse(why),
-        Some(Ok((root, body))) => accept(root, body),
-    }
-}
-
-fn refuse(why: abi::Malformed) {
-    pr_err!(
-        "handover from the last kernel refused: {}; its memory stays reserved until reboot\n",
-        why.as_str()
-    );
+/// The last kernel left something that no box could be made of.
+pub(crate) fn mark_refused() {
     OUTGOING.lock().refused = true;
 }
 
-fn accept(root: abi::Root, body: Body) {
-    let producer = abi::until_nul(&root.producer).unwrap_or(b"?");
-    let producer = kernel::str::BStr::from_bytes(producer);
-    let checked = match abi::Body::check(root, body.bytes(), kho::crc32) {
-        Ok(checked) => checked,
-        Err(why) => return refuse(why),
-    };
-    if root.version != abi::VERSION {
-        pr_err!("handover of version {} from kernel {}, this module reads version {}: it is kept, kexec back to the kernel that reads it\n", root.version, producer, abi::VERSION);
-    } else {
-        match boxes_from(&checked) {
-            Ok(()) => {
-                pr_info!("{} boxes from kernel {}\n", root.nr_boxes, producer);
-                return;
-            }
-            Err(EEXIST) => {
-                boxes::forget_all();
-                return refuse(abi::Malformed::Name);
-            }
-            Err(err) => {
-                pr_err!(
-                    "no memory for the boxes from kernel {}: {:?}; they are kept, kexec again\n",
-                    producer,
-                    err
-                );
-                boxes::forget_all();
-            }
-        }
-    }
-    let mut outgoing = OUTGOING.lock();
-    outgoing.refused = true;
-    // Cannot fail: the module is just being loaded.
-    outgoing.foreign = boxes::ModuleHold::new().ok().map(|_module| Foreign {
+/// Has the next kernel get what this module cannot read. Called while the module loads.
+pub(crate) fn pass_through(root: abi::Root, body: Body) {
+    // It fails for a module that is being removed, which one that is just being loaded is not.
+    let hold = boxes::ModuleHold::new().ok();
+    OUTGOING.lock().foreign = hold.map(|_module| Foreign {
         root,
         body: Some(body),
         _module,
     });
-}
-
-fn boxes_from(body: &abi::Body<'_>) -> Result {
-    for record in body.boxes() {
-        let record = record.map_err(|_| EIO)?;
-        let owner = NodeOwner {
-            mode: record.mode,
-            uid: record.uid,
-            gid: record.gid,
-        };
-        let bx = boxes::create(Name::new(record.name)?, owner)?;
-        for fd in record.fds() {
-            let fd = fd.map_err(|_| EIO)?;
-            bx.put_incoming(Name::new(fd.name)?, incoming_from(body, &fd)?)?;
-        }
-        bx.arrived();
-    }
-    Ok(())
-}
-
-fn incoming_from(body: &abi::Body<'_>, fd: &FdRecord<'_>) -> Result<Incoming> {
-    let mut extents = KVVec::with_capacity(fd.nr_extents as usize, GFP_KERNEL)?;
-    for index in fd.first_extent..fd.first_extent + fd.nr_extents {
-        let extent = body.extent(index).map_err(|_| EIO)?;
-        extents.push(extent.encode(), GFP_KERNEL)?;
-    }
-    let mut compatible = KVec::new();
-    compatible.extend_from_slice(fd.compatible, GFP_KERNEL)?;
-    Ok(Incoming {
-        compatible,
-        record: Arc::new(Record::new(fd.data, extents)?, GFP_KERNEL)?,
-        progress: Progress::default(),
-    })
 }
 
 /// When the machine reboots: hands on what nobody took.

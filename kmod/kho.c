@@ -131,6 +131,32 @@ bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 	return true;
 }
 
+/*
+ * How many of these folios, from the first on, are of its node: runs that go to
+ * the page cache are, for its statistics are kept by node.
+ */
+u64 fdbox_shim_on_one_node(u64 pfn, u64 folios, u32 order, bool down)
+{
+	u64 i;
+
+	for (i = 1; IS_ENABLED(CONFIG_NUMA) && i < folios; i++) {
+		u64 next = down ? pfn - (i << order) : pfn + (i << order);
+
+		if (page_to_nid(pfn_to_page(next)) != page_to_nid(pfn_to_page(pfn)))
+			return i;
+	}
+	return folios;
+}
+
+void fdbox_shim_get_folios(u64 pfn, u64 folios, u32 order)
+{
+	u64 i;
+
+	for (i = 0; i < folios; i++)
+		folio_get(pfn_folio(pfn + (i << order)));
+	cond_resched();
+}
+
 void fdbox_shim_put_folios(u64 pfn, u64 folios, u32 order)
 {
 	u64 i;

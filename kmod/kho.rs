@@ -100,6 +100,45 @@ pub(crate) fn restore(extent: &Extent) -> Result {
     }
 }
 
+/// How many folios of `extent`, from the first on, are of one node.
+///
+/// # Safety
+///
+/// The folios belong to the caller.
+pub(crate) unsafe fn on_one_node(extent: &Extent) -> u64 {
+    let (pfn, folios, order) = (extent.pfn, extent.folios, extent.order);
+    // SAFETY: The caller has them, so they are memory of this kernel.
+    unsafe { ffi::fdbox_shim_on_one_node(pfn, folios, order, extent.down) }
+}
+
+/// References to folios that were given to a file, held for whoever does DMA to them meanwhile: a
+/// folio with a reference that nobody accounts for is neither moved nor reclaimed.
+#[derive(Default)]
+pub(crate) struct Held(KVVec<u64>);
+
+impl Held {
+    /// Takes a reference of each folio of `extent`.
+    ///
+    /// # Safety
+    ///
+    /// The caller has one of each.
+    pub(crate) unsafe fn hold(&mut self, extent: &Extent) -> Result {
+        self.0.push(extent.encode(), GFP_KERNEL)?;
+        // SAFETY: As promised by the caller.
+        unsafe { ffi::fdbox_shim_get_folios(extent.lowest_pfn(), extent.folios, extent.order) };
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for extent in self.0.iter().filter_map(|&raw| decode(raw).ok()) {
+            // SAFETY: Taken in `hold()`.
+            unsafe { put_folios(&extent) };
+        }
+    }
+}
+
 /// Drops one reference of each folio of `extent`.
 ///
 /// # Safety

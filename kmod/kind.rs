@@ -11,6 +11,7 @@ use crate::file::{
     self,
     FileRef, //
 };
+use crate::kho::Held;
 use crate::kinds::driver::DriverKind;
 use crate::name::Name;
 use crate::record::{
@@ -41,6 +42,11 @@ pub(crate) trait Kind: Sync {
     /// Bytes of memory that `file` holds.
     fn bytes(&self, _file: &File) -> u64 {
         0
+    }
+
+    /// Whether it is sealed after files of other kinds: it looks at what they freeze.
+    fn seals_last(&self) -> bool {
+        false
     }
 
     /// Freezes the shape of the file and checks what it depends on.
@@ -215,6 +221,8 @@ pub(crate) struct Link {
 pub(crate) struct Given {
     name: Name,
     file: FileRef,
+    /// Its folios, if it is memory.
+    _held: Option<Held>,
 }
 
 impl Given {
@@ -238,15 +246,23 @@ pub(crate) struct TakeCx<'a> {
 }
 
 impl TakeCx<'_> {
+    /// Whether devices of the last kernel go on with DMA to what is in the box.
+    pub(crate) fn devices_wait(&self) -> bool {
+        self.entries.iter().any(Entry::waits_for_files)
+    }
+
     /// Lets the box hold `file`, which is being taken out, as long as devices are in it: what they
     /// do DMA to must stay, whatever its taker does.
-    pub(crate) fn remember(&mut self, file: &FileRef) -> Result {
-        if !self.entries.iter().any(Entry::waits_for_files) {
+    pub(crate) fn remember(&mut self, file: &FileRef, progress: &mut Progress) -> Result {
+        if !self.devices_wait() {
             return Ok(());
         }
+        let name = self.name.try_clone()?;
+        self.given.reserve(1, GFP_KERNEL)?;
         let given = Given {
-            name: self.name.try_clone()?,
+            name,
             file: file.clone(),
+            _held: progress.held.take(),
         };
         Ok(self.given.push(given, GFP_KERNEL)?)
     }

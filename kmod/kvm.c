@@ -24,6 +24,7 @@ struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm) __weak;
 unsigned long filemap_add_run(struct address_space *mapping, pgoff_t index,
 			      struct folio *folio, unsigned long nr, bool down,
 			      gfp_t gfp) __weak;
+void folio_add_lru_run(struct folio *folio, unsigned long nr, bool down) __weak;
 
 bool fdbox_shim_kvm_vm_supported(void)
 {
@@ -34,7 +35,7 @@ bool fdbox_shim_gmem_supported(void)
 {
 	return kvm_gmem_file_vm && kvm_gmem_file_flags && kvm_gmem_freeze &&
 	       kvm_gmem_thaw && kvm_gmem_create_file && kvm_gmem_link_file &&
-	       filemap_add_run && fdbox_shim_kvm_vm_supported();
+	       filemap_add_run && folio_add_lru_run && fdbox_shim_kvm_vm_supported();
 }
 
 /*
@@ -70,10 +71,13 @@ bool fdbox_shim_vm_is_mine(void *vm)
 
 struct file *fdbox_shim_vm_create(u64 type, unsigned int fd)
 {
+	struct file *file;
 	char name[16];
 
 	snprintf(name, sizeof(name), "%u", fd);
-	return kvm_create_vm_file(type, name);
+	file = kvm_create_vm_file(type, name);
+	/* KVM itself is there, and nothing drives it: to the caller ENODEV says something else. */
+	return file == ERR_PTR(-ENODEV) ? ERR_PTR(-EOPNOTSUPP) : file;
 }
 
 void *fdbox_shim_gmem_vm_of(struct file *file)
@@ -129,12 +133,17 @@ struct file *fdbox_shim_gmem_link(struct file *file, void *vm)
 	return kvm_gmem_link_file(file, vm);
 }
 
-/* guest_memfd is unevictable and unmovable: it needs no LRU. */
+/* guest_memfd is unevictable; memory failures are handled for what is on an LRU list. */
 u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
 			bool down)
 {
 	struct address_space *mapping = file->f_mapping;
+	struct folio *first = pfn_folio(pfn);
+	u64 added;
 
-	return filemap_add_run(mapping, index, pfn_folio(pfn), folios, down,
-			       mapping_gfp_mask(mapping));
+	added = filemap_add_run(mapping, index, first, folios, down,
+				mapping_gfp_mask(mapping));
+	if (added)
+		folio_add_lru_run(first, added, down);
+	return added;
 }

@@ -8,7 +8,10 @@ use crate::abi::{
     MAX_DATA_LEN, //
 };
 use crate::file::FileRef;
-use crate::kho;
+use crate::kho::{
+    self,
+    Held, //
+};
 use kernel::prelude::*;
 
 /// Bytes and page extents of one descriptor, in the order of writing.
@@ -67,7 +70,18 @@ impl Record {
 
     /// Pages of 4 KiB in all extents.
     pub(crate) fn pages(&self) -> u64 {
-        self.decoded().map(|extent| extent.pages()).sum()
+        let pages = self.decoded().map(|extent| extent.pages());
+        pages.fold(0, u64::saturating_add)
+    }
+
+    /// Whether each folio lies at a multiple of its size, as in a file it does.
+    pub(crate) fn is_aligned(&self) -> bool {
+        let mut index = 0u64;
+        self.decoded().all(|extent| {
+            let aligned = index & ((1 << extent.order) - 1) == 0;
+            index = index.saturating_add(extent.pages());
+            aligned
+        })
     }
 
     /// The extents, decoded.
@@ -113,6 +127,8 @@ pub(crate) struct Progress {
     used: u64,
     /// Pages before the next folio.
     index: u64,
+    /// What the file has, if devices do DMA to it.
+    pub(crate) held: Option<Held>,
 }
 
 /// Folios that belong to the caller, who has not yet put them anywhere.
@@ -121,6 +137,8 @@ pub(crate) struct Run {
     pub(crate) extent: Extent,
     /// Pages of the descriptor before them.
     pub(crate) index: u64,
+    /// They are the rest of an extent of the record.
+    last: bool,
 }
 
 impl Progress {
@@ -148,9 +166,12 @@ impl Progress {
             folios: extent.folios - self.used,
             ..extent
         };
+        // SAFETY: Restored above, and not used yet.
+        let folios = unsafe { kho::on_one_node(&rest) };
         Ok(Some(Run {
-            extent: rest,
+            extent: Extent { folios, ..rest },
             index: self.index,
+            last: folios == rest.folios,
         }))
     }
 
@@ -158,7 +179,7 @@ impl Progress {
     pub(crate) fn advance(&mut self, run: &Run, folios: u64) {
         self.used += folios;
         self.index += folios << run.extent.order;
-        if folios == run.extent.folios {
+        if run.last && folios == run.extent.folios {
             self.extent += 1;
             self.used = 0;
             self.restored = false;
@@ -173,5 +194,6 @@ impl Progress {
             self.advance(&run, run.extent.folios);
         }
         self.file = None;
+        self.held = None;
     }
 }

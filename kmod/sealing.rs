@@ -30,12 +30,21 @@ use kernel::{
 };
 
 impl Inner {
-    /// Calls [`crate::kind::Kind::seal`] of each file.
+    /// Calls [`crate::kind::Kind::seal`] of each file, last of those that ask for it.
     pub(crate) fn freeze_all(&mut self) -> Result<(), SealError> {
-        for index in 0..self.entries.len() {
-            if let Err(failure) = freeze_one(&self.entries, index) {
-                self.thaw(index);
-                return Err(failure);
+        for last in [false, true] {
+            for index in 0..self.entries.len() {
+                if self.entries[index].seals_last() != last {
+                    continue;
+                }
+                if let Err(failure) = freeze_one(&self.entries, index) {
+                    self.thaw_if(|at, entry| match (entry.seals_last(), last) {
+                        (false, true) => true,
+                        (true, false) => false,
+                        _ => at < index,
+                    });
+                    return Err(failure);
+                }
             }
         }
         Ok(())
@@ -91,7 +100,14 @@ impl Inner {
 
     /// The inverse of [`Inner::freeze_all`] for the first `count` descriptors.
     pub(crate) fn thaw(&mut self, count: usize) {
-        for entry in self.entries[..count].iter_mut().rev() {
+        self.thaw_if(|at, _| at < count);
+    }
+
+    fn thaw_if(&mut self, is_frozen: impl Fn(usize, &Entry) -> bool) {
+        for (at, entry) in self.entries.iter_mut().enumerate().rev() {
+            if !is_frozen(at, entry) {
+                continue;
+            }
             if let Content::Live(live) = &mut entry.content {
                 let record = live.record.take();
                 live.kind.unseal(&live.file, record.as_deref());

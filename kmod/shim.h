@@ -48,6 +48,8 @@ int fdbox_shim_kho_preserve(u64 pfn, u64 folios, u32 order);
 void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order);
 bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order);
 bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order);
+u64 fdbox_shim_on_one_node(u64 pfn, u64 folios, u32 order, bool down);
+void fdbox_shim_get_folios(u64 pfn, u64 folios, u32 order);
 void fdbox_shim_put_folios(u64 pfn, u64 folios, u32 order);
 struct folio *fdbox_shim_folio_at(u64 pfn);
 void *fdbox_shim_vmalloc(size_t len);

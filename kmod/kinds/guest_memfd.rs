@@ -152,7 +152,8 @@ impl Kind for GuestMemfd {
         progress: &mut Progress,
     ) -> Result<FileRef> {
         let (size, flags, vm_name) = read_state(record.data())?;
-        if record.pages() != size / PAGE_SIZE as u64 {
+        let pages_only = record.decoded().all(|extent| extent.order == 0);
+        if record.pages() != size / PAGE_SIZE as u64 || !pages_only {
             return Err(EIO);
         }
         let source = kvm_vm::source_by_name(cx, vm_name)?;

@@ -260,7 +260,7 @@ impl Kind for Iommufd {
         &self,
         cx: &mut TakeCx<'_>,
         record: &Record,
-        _progress: &mut Progress,
+        progress: &mut Progress,
     ) -> Result<FileRef> {
         // SAFETY: The file is ours, or it is an error.
         let file = unsafe { file::from_c(ffi::fdbox_shim_iommufd_create()) }?;
@@ -274,7 +274,7 @@ impl Kind for Iommufd {
                 Item::Mapping(mapping) => map_again(cx, ctx, &mapping)?,
             }
         }
-        cx.remember(&file)?;
+        cx.remember(&file, progress)?;
         Ok(file)
     }
 }

@@ -6,7 +6,7 @@
 //! shows; large folios stay large.
 //!
 //! Not preserved: holes (SEAL fills them), `FD_CLOEXEC` and file status flags, timestamps, which
-//! pages were swapped out, NUMA policy. hugetlb memfds are another kind, which nobody serves yet.
+//! pages were swapped out, NUMA policy, seals that are added while it is sealed. hugetlb memfds are another kind, which nobody serves yet.
 //!
 //! While sealed: the size cannot change, no page can be removed, all pages are pinned. Content
 //! may change, by mapping and by `write()` within the size.
@@ -26,7 +26,10 @@ use crate::file::{
     self,
     FileRef, //
 };
-use crate::kho;
+use crate::kho::{
+    self,
+    Held, //
+};
 use crate::kind::{
     Kind,
     Reason,
@@ -120,8 +123,11 @@ impl Kind for Memfd {
         progress: &mut Progress,
     ) -> Result<FileRef> {
         let (state, name) = read_state(record.data())?;
-        if record.pages() < state.size.div_ceil(PAGE_SIZE as u64) {
+        if record.pages() < state.size.div_ceil(PAGE_SIZE as u64) || !record.is_aligned() {
             return Err(EIO);
+        }
+        if cx.devices_wait() && progress.held.is_none() {
+            progress.held = Some(Held::default());
         }
         let file = match &progress.file {
             Some(file) => file.clone(),
@@ -133,6 +139,11 @@ impl Kind for Memfd {
         };
         while let Some(run) = progress.run(record)? {
             let extent = run.extent;
+            if let Some(held) = &mut progress.held {
+                // Before anybody finds them in the file, who could move them.
+                // SAFETY: The folios are ours.
+                unsafe { held.hold(&extent) }?;
+            }
             // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
             let added = unsafe {
                 ffi::fdbox_shim_memfd_add(
@@ -150,7 +161,7 @@ impl Kind for Memfd {
         }
         // SAFETY: As above, and all pages are in.
         to_result(unsafe { ffi::fdbox_shim_memfd_finish(file.as_ptr(), &state) })?;
-        cx.remember(&file)?;
+        cx.remember(&file, progress)?;
         Ok(file)
     }
 }

@@ -143,6 +143,11 @@ impl Kind for VfioPci {
         }
     }
 
+    /// The iommufd is frozen then: the page tables are as they stay.
+    fn seals_last(&self) -> bool {
+        true
+    }
+
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
         if iommufd_name(cx).is_none() {
             return Err(cx.refuse(
@@ -194,8 +199,9 @@ impl Kind for VfioPci {
 
     fn carry(&self, record: &Record) -> Result {
         let (place, _) = saved(record)?;
-        tables(&place, None)?;
-        keep(&place)
+        let kept = tables(&place, None).and_then(|()| keep(&place));
+        // No such device: to who seals, ENODEV says that there is no such box.
+        kept.map_err(|err| if err == ENODEV { EIO } else { err })
     }
 
     fn uncarry(&self, record: &Record) {

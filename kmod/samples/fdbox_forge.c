@@ -5,8 +5,9 @@
  *
  *	insmod fdbox_forge.ko how=HOW
  *
- * HOW is none of them, "magic", "short", "root", "body", "extent", "name",
- * "trailing", or "version" (a newer version, else correct), or "verify":
+ * HOW is none of them, "magic", "root-short", "body-short", "root", "body",
+ * "extent", "name", "box-twice", "fd-twice", "trailing", or "version" (a newer
+ * version, else correct), or "verify":
  * loading succeeds when this kernel was left what "version" had left, its page
  * included, and fails with EILSEQ when not. With "records" the handover is right
  * and what the kinds saved is wrong, in another way in each descriptor; with
@@ -95,7 +96,18 @@ static u32 forged_fds(struct forged_fd *fds, u64 kept)
 		return ARRAY_SIZE(records);
 	}
 	fds[0] = is("carried") ? carried : one;
-	return 1;
+	fds[1] = fds[0];
+	fds[1].extents[0] = 0;
+	return is("fd-twice") ? 2 : 1;
+}
+
+/* An empty box of the same name, behind it; returns the length. */
+static u32 fill_box(u8 *bx)
+{
+	put_unaligned_le32(BOX_LEN, bx);
+	put_unaligned_le32(0600, bx + 8);
+	strscpy(bx + 24, "forged", 256);
+	return BOX_LEN;
 }
 
 /* One box "forged"; returns the length. */
@@ -126,6 +138,8 @@ static u32 fill_body(u8 *body, u64 kept, u32 *extents)
 		*extents += at;
 	}
 	put_unaligned_le32(fd - bx, bx);
+	if (is("box-twice"))
+		fd += fill_box(fd);
 	if (is("extent"))
 		put_unaligned_le64(0, body);
 	return fd - body;
@@ -137,9 +151,9 @@ static void fill_root(u8 *root, const u8 *body, u32 len, u32 extents,
 	memcpy(root, is("magic") ? "FDBOXNOT" : "FDBOXKHO", 8);
 	put_unaligned_le32(is("version") ? 99 : 1, root + 8);
 	put_unaligned_le32(ROOT_LEN, root + 12);
-	put_unaligned_le64(is("short") ? 1 << 20 : len, root + 16);
+	put_unaligned_le64(is("body-short") ? 1 << 20 : len, root + 16);
 	put_unaligned_le32(sum(body, len), root + 24);
-	put_unaligned_le32(1, root + 28);
+	put_unaligned_le32(is("box-twice") ? 2 : 1, root + 28);
 	put_unaligned_le64(extents, root + 32);
 	memcpy(root + 40, vm, sizeof(*vm));
 	strscpy(root + 56, "forged", 64);
@@ -174,7 +188,7 @@ static int forge(void)
 	fill_root(root, body, len, extents, &vm);
 	if (is("body"))
 		body[8 + 24] ^= 1;
-	return kho_add_subtree("fdbox", root, ROOT_LEN);
+	return kho_add_subtree("fdbox", root, is("root-short") ? 100 : ROOT_LEN);
 }
 
 static int verify(void)

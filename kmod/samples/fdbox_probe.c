@@ -5,6 +5,7 @@
  * counts the answers that are not those of docs/uapi.md; the log has them.
  */
 #include <linux/anon_inodes.h>
+#include <linux/completion.h>
 #include <linux/fdbox.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -13,12 +14,20 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/reboot.h>
 #include <linux/slab.h>
+#include <linux/uaccess.h>
 
 #define COMPATIBLE	"fdbox,probe-v1"
 #define ANOTHER		"fdbox,probe-v2"
 #define BUILT_IN	"fdbox,memfd-v1"
 #define TOO_MUCH	(SZ_1M + 1)
+
+#define HOLD_LIMIT	(30 * HZ)
+
+static bool hold;
+static DECLARE_COMPLETION(rebooting);
+static DECLARE_COMPLETION(may_go);
 
 static unsigned int wrong;
 module_param(wrong, uint, 0400);
@@ -45,10 +54,51 @@ static int probe_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/*
+ * "hold" has the next reboot wait once fdbox.ko has heard of it, until "go" is
+ * written; read() waits for that reboot.
+ */
+static ssize_t probe_write(struct file *file, const char __user *text, size_t len,
+			   loff_t *pos)
+{
+	char word[8] = {};
+
+	if (copy_from_user(word, text, min(len, sizeof(word) - 1)))
+		return -EFAULT;
+	if (!strcmp(word, "hold"))
+		hold = true;
+	else
+		complete_all(&may_go);
+	return len;
+}
+
+static ssize_t probe_read(struct file *file, char __user *text, size_t len, loff_t *pos)
+{
+	int err = wait_for_completion_killable(&rebooting);
+
+	return err ?: put_user('r', text) ?: 1;
+}
+
+static int probe_reboot(struct notifier_block *nb, unsigned long action, void *data)
+{
+	complete_all(&rebooting);
+	if (hold && !wait_for_completion_timeout(&may_go, HOLD_LIMIT))
+		pr_err("fdbox_probe: BUG: nobody let the reboot go on\n");
+	return NOTIFY_DONE;
+}
+
+/* After fdbox.ko, whose priority is 0. */
+static struct notifier_block probe_reboot_nb = {
+	.notifier_call = probe_reboot,
+	.priority = -1,
+};
+
 static const struct file_operations probe_fops = {
 	.owner = THIS_MODULE,
 	.open = probe_open,
 	.release = probe_release,
+	.read = probe_read,
+	.write = probe_write,
 };
 
 static void no_write(const char *where, struct fdbox_fd *fd)
@@ -192,9 +242,15 @@ static int __init probe_init(void)
 	if (err)
 		return err;
 	refused_but_for();
-	err = misc_register(&probe_device);
+	err = register_reboot_notifier(&probe_reboot_nb);
 	if (err)
-		fdbox_unregister_kind(&probe_kind);
+		goto unregister;
+	err = misc_register(&probe_device);
+	if (!err)
+		return 0;
+	unregister_reboot_notifier(&probe_reboot_nb);
+unregister:
+	fdbox_unregister_kind(&probe_kind);
 	return err;
 }
 module_init(probe_init);
@@ -202,6 +258,7 @@ module_init(probe_init);
 static void __exit probe_exit(void)
 {
 	misc_deregister(&probe_device);
+	unregister_reboot_notifier(&probe_reboot_nb);
 	fdbox_unregister_kind(&probe_kind);
 }
 module_exit(probe_exit);

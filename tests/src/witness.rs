@@ -76,6 +76,8 @@ pub struct Report {
     pub tsc: u64,
     /// Samples taken of the clocks, on all CPUs.
     pub counter: u64,
+    /// Those taken on each CPU.
+    pub counters: Vec<u64>,
     /// Whether a clock, the TSC or the counter was ever seen to be less than before, on the same
     /// CPU or another.
     pub counter_went_back: bool,

@@ -178,6 +178,9 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         }
         (Seal, Errno::OPNOTSUPP) => "a descriptor is in a state that its kind cannot carry",
         (Seal, Errno::FBIG) => "it is too large to hand over",
+        (Seal, Errno::IO) => {
+            "what the last kernel left in it is not there as it was saved, its memory or its device"
+        }
         (Seal, Errno::AGAIN) => {
             "a handover of another version is on its way through this host, or the host into the next kernel: see the kernel log"
         }

@@ -22,7 +22,7 @@ impl Modules {
         kernel: &Kernel,
         kmod: &Path,
     ) -> Result<Self> {
-        let key = KeyBuilder::new("modules 2")
+        let key = KeyBuilder::new("modules 3")
             .text("kernel", kernel.key.as_str())
             .tree(kmod)?
             .build();
@@ -65,7 +65,7 @@ fn build(toolchain: &Toolchain, kernel: &Kernel, kmod: &Path, dir: &Path) -> Res
     let mut sh = toolchain.command(&mounts, "sh");
     sh.args([
         "-ec",
-        "exec 2>&1; make -C /lab/obj M=/lab/kmod -j\"$(nproc)\" modules",
+        "exec 2>&1; make -C /lab/obj M=/lab/kmod KMOD_SAMPLES=m -j\"$(nproc)\" modules",
     ]);
     command::counted(&mut sh, &log, &mut progress).context("Build the module")?;
 

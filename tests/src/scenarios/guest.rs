@@ -1,25 +1,25 @@
 //! A guest under the VMM, with the witness in it.
 
 mod control;
+mod process;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::plan;
 use fdbox_lab::witness::{Report, Said, command};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 
 use crate::check::equal;
 use crate::console::Console;
 use crate::network::{self, Links};
 pub(crate) use control::{Updating, Watch, command};
+pub(crate) use process::{Ended, Vmm};
 pub(crate) use upgrade::{ApiClient, Holds, Runner};
 
 pub(crate) const VMM: &str = "/bin/vmm-example";
@@ -205,7 +205,7 @@ impl Guest {
 
     /// The process that runs the guest.
     pub(crate) fn pid(&self) -> u32 {
-        self.vmm.0.id()
+        self.vmm.id()
     }
 
     /// Updates the host; returns only on failure.
@@ -277,10 +277,7 @@ impl Starting {
         command
             .arg("--console")
             .arg(format!("socket={}", spec.console().display()));
-        let vmm = Vmm(command
-            .stdin(Stdio::null())
-            .spawn()
-            .context("Run the VMM")?);
+        let vmm = Vmm::start(command)?;
         Ok(Self { spec, vmm })
     }
 
@@ -290,52 +287,6 @@ impl Starting {
         let alive = || vmm.still_runs();
         let console = Console::connect(&spec.console(), Arc::clone(port), limit, alive)?;
         Ok(Guest { spec, vmm, console })
-    }
-}
-
-/// A command of the VMM's that came to its end.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) status: Option<i32>,
-    /// What it wrote, both streams.
-    pub(crate) text: String,
-}
-
-impl Ended {
-    pub(crate) fn of(command: &mut Command) -> Result<Self> {
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .context("Run vmm-example")?;
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        print!("{text}");
-        Ok(Self {
-            status: output.status.code(),
-            text,
-        })
-    }
-
-    /// The same for a command that leaves processes behind: they have its streams, which are
-    /// not waited for.
-    pub(crate) fn of_long_lived(command: &mut Command) -> Result<Self> {
-        let status = command.stdin(Stdio::null()).status();
-        Ok(Self {
-            status: status.context("Run vmm-example")?.code(),
-            text: String::new(),
-        })
-    }
-
-    /// The exit status must be this one.
-    pub(crate) fn expect(&self, status: i32) -> Result<()> {
-        if self.status != Some(status) {
-            bail!(
-                "vmm-example ended with {:?}, not {status}: {}",
-                self.status,
-                self.text.trim()
-            );
-        }
-        Ok(())
     }
 }
 
@@ -358,53 +309,5 @@ pub(crate) fn status(api: Option<&Path>) -> Result<Value> {
 impl Spec {
     pub(crate) fn status(&self) -> Result<Value> {
         status(Some(&self.api()))
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Vmm(Child);
-
-impl Vmm {
-    pub(crate) fn start(command: &mut Command) -> Result<Self> {
-        let child = command.stdin(Stdio::null()).spawn();
-        Ok(Self(child.context("Run the VMM")?))
-    }
-
-    pub(crate) fn pid(&self) -> Result<Pid> {
-        Pid::from_raw(self.0.id() as i32).context("A process has a number")
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill_process(self.pid()?, signal)?)
-    }
-
-    pub(crate) fn still_runs(&mut self) -> Result<()> {
-        match self.0.try_wait()? {
-            Some(status) => bail!("The VMM ended: {status}"),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let ended = pidfd_open(self.pid()?, PidfdFlags::empty())?;
-        let deadline = Instant::now() + limit;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&left))?;
-        match self.0.try_wait()? {
-            Some(status) => Ok(status),
-            None => bail!("The VMM has not ended in {limit:?}"),
-        }
-    }
-}
-
-impl Drop for Vmm {
-    fn drop(&mut self) {
-        // Both fail only when it is gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }

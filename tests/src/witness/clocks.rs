@@ -23,7 +23,8 @@ const EXAMPLES: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Clocks {
-    counter: AtomicU64,
+    /// By CPU.
+    watches: Vec<Watched>,
     /// The latest value any CPU saw.
     monotonic: AtomicU64,
     boottime: AtomicU64,
@@ -31,6 +32,14 @@ pub(crate) struct Clocks {
     tsc_hz: f64,
     gap: Mutex<Gap>,
     backwards: Mutex<Vec<String>>,
+}
+
+/// What one CPU has done.
+#[derive(Debug, Default)]
+struct Watched {
+    samples: AtomicU64,
+    /// CLOCK_MONOTONIC at the last one; 0 before the first.
+    last_ns: AtomicU64,
 }
 
 /// The longest pause between two samples on one CPU.
@@ -41,6 +50,8 @@ pub(crate) struct Gap {
     pub(crate) ended_ns: u64,
     /// Counts the resets: a sample older than the last one is not part of a gap.
     resets: u64,
+    /// CLOCK_MONOTONIC at the last one.
+    reset_ns: u64,
 }
 
 /// The pause after a sample that came `since` the one before, of which it slept for `slept`. What a
@@ -53,13 +64,13 @@ fn pause_after(since: Duration, slept: Duration, pace: u32) -> Duration {
 }
 
 impl Clocks {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(cpus: usize) -> Self {
         let (start_ns, start_tsc) = (now_ns(ClockId::Monotonic), fdbox_lab::tsc());
         std::thread::sleep(CALIBRATION);
         let ns = now_ns(ClockId::Monotonic) - start_ns;
         let tsc_hz = (fdbox_lab::tsc() - start_tsc) as f64 * 1e9 / ns as f64;
         Self {
-            counter: AtomicU64::new(0),
+            watches: (0..cpus).map(|_| Watched::default()).collect(),
             monotonic: AtomicU64::new(0),
             boottime: AtomicU64::new(0),
             tsc: AtomicU64::new(0),
@@ -105,7 +116,7 @@ impl Clocks {
                 }
             }
             last = Some((monotonic, tsc, resets));
-            self.counter.fetch_add(1, Ordering::Relaxed);
+            self.watches[cpu].note(monotonic);
             // The check of a report holds it longer than a sample may wait.
             if let Ok(mut memory) = memory.try_lock() {
                 memory.rewrite_one();
@@ -132,20 +143,37 @@ impl Clocks {
         }
     }
 
+    /// The longest so far, or the one that a CPU is in which takes no samples any more.
     pub(crate) fn gap(&self) -> Gap {
-        *lock(&self.gap)
+        let now = now_ns(ClockId::Monotonic);
+        let mut gap = *lock(&self.gap);
+        for watched in &self.watches {
+            let last = watched.last_ns.load(Ordering::Relaxed);
+            let since = now.saturating_sub(last.max(gap.reset_ns));
+            if last > 0 && since > gap.monotonic_ns {
+                gap.monotonic_ns = since;
+                gap.ended_ns = boottime_ns();
+            }
+        }
+        gap
     }
 
     pub(crate) fn reset_gap(&self) {
         let mut gap = lock(&self.gap);
         *gap = Gap {
             resets: gap.resets + 1,
+            reset_ns: now_ns(ClockId::Monotonic),
             ..Gap::default()
         };
     }
 
     pub(crate) fn counter(&self) -> u64 {
-        self.counter.load(Ordering::Relaxed)
+        self.counters().into_iter().sum()
+    }
+
+    pub(crate) fn counters(&self) -> Vec<u64> {
+        let samples = |watched: &Watched| watched.samples.load(Ordering::Relaxed);
+        self.watches.iter().map(samples).collect()
     }
 
     pub(crate) fn backwards(&self) -> Vec<String> {
@@ -154,6 +182,13 @@ impl Clocks {
 
     pub(crate) fn tsc_to_ns(&self, ticks: u64) -> u64 {
         (ticks as f64 * 1e9 / self.tsc_hz) as u64
+    }
+}
+
+impl Watched {
+    fn note(&self, now_ns: u64) {
+        self.last_ns.store(now_ns, Ordering::Relaxed);
+        self.samples.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -183,8 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_that_takes_no_samples_any_more_is_in_a_gap() {
+        let clocks = Clocks::new(2);
+        let long_ago = now_ns(ClockId::Monotonic) - 1_000_000;
+        clocks.watches[0].note(now_ns(ClockId::Monotonic));
+        clocks.watches[1].note(long_ago);
+        assert_eq!((clocks.counters(), clocks.counter()), (vec![1, 1], 2));
+        assert!(clocks.gap().monotonic_ns >= 1_000_000);
+        clocks.reset_gap();
+        let since = now_ns(ClockId::Monotonic);
+        let gap = clocks.gap().monotonic_ns;
+        assert!(gap <= now_ns(ClockId::Monotonic) - long_ago - 1_000_000 || gap < since);
+    }
+
+    #[test]
     fn a_clock_that_goes_back_is_noted() {
-        let clocks = Clocks::new();
+        let clocks = Clocks::new(1);
         let latest = AtomicU64::new(0);
         clocks.sample(0, "X", &latest, || 10);
         clocks.sample(1, "X", &latest, || 10);
@@ -195,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_tsc_is_measured_in_the_right_unit() {
-        let clocks = Clocks::new();
+        let clocks = Clocks::new(1);
         let second = clocks.tsc_to_ns(clocks.tsc_hz as u64);
         assert!((999_999_000..=1_000_001_000).contains(&second), "{second}");
         assert!(clocks.tsc_hz > 1e8, "{} Hz", clocks.tsc_hz);

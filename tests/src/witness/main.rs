@@ -72,7 +72,7 @@ fn witness() -> Result<()> {
     let nvme = Nvme::default();
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
-    let clocks = Clocks::new();
+    let clocks = Clocks::new(cpus);
     let work = Work::default();
     std::thread::scope(|scope| {
         for cpu in 0..cpus {
@@ -175,6 +175,7 @@ fn report(
         uptime_ns: clocks::boottime_ns(),
         tsc: fdbox_lab::tsc(),
         counter: clocks.counter(),
+        counters: clocks.counters(),
         counter_went_back: !backwards.is_empty(),
         backwards,
         largest_gap_ns: gap.monotonic_ns,

@@ -93,7 +93,8 @@ struct fdbox_get_fd {
  * EBUSY: already sealed, or one of the files is held by another sealed box or
  * by LUO. ENOENT: something a descriptor depends on is not in the box.
  * EOPNOTSUPP: a descriptor is in a state its kind cannot carry. EFBIG: too
- * large. EAGAIN: a handover of another version is on its way through this
+ * large. EIO: what came from the last kernel is not there as it was saved.
+ * EAGAIN: a handover of another version is on its way through this
  * kernel, or the host into the next one. FDBOX_SEAL_ERROR tells which
  * descriptor and why.
  */

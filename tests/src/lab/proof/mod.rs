@@ -317,6 +317,13 @@ fn goes_on(before: &Report, after: &Report) -> Result<()> {
         after.counter > before.counter,
         "The guest's counter stands still"
     );
+    let both = after.counters.iter().zip(&before.counters);
+    ensure!(
+        after.counters.len() == before.counters.len() && both.clone().all(|(now, then)| now > then),
+        "A CPU of the guest's runs no more: {:?} samples, {:?} before",
+        after.counters,
+        before.counters
+    );
     ensure!(
         after.rewritten > before.rewritten,
         "The guest writes no more"

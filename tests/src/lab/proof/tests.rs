@@ -13,6 +13,7 @@ fn report() -> Report {
         uptime_ns: 10_000_000_000,
         tsc: 0,
         counter: 1000,
+        counters: vec![600, 400],
         counter_went_back: false,
         backwards: Vec::new(),
         largest_gap_ns: 1_000_000,
@@ -43,6 +44,7 @@ fn good() -> Update {
         after: Report {
             uptime_ns: 15_000_000_000,
             counter: 1500,
+            counters: vec![900, 600],
             rewritten: 1500,
             largest_gap_ns: 3_010_000_000,
             largest_gap_tsc_ns: 3_010_000_000,
@@ -83,6 +85,9 @@ fn each_way_to_go_wrong_is_caught() {
         |u| u.after.kernel_warnings = 1,
         |u| u.after.counter = 1000,
         |u| u.after.counter = 1199,
+        // The second CPU runs no more, whatever the first one does.
+        |u| u.after.counters = vec![1100, 400],
+        |u| u.after.counters = vec![1500],
         |u| u.after.rewritten = 1000,
         |u| u.after.cpus = 2,
         |u| u.after.uptime_ns = 12_000_000_000,

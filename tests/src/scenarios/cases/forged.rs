@@ -33,37 +33,55 @@ pub(super) const ALL: &[&Scenario] = &[
     &wrong(
         "forged/magic",
         "another magic is refused",
-        &[|_| forge("magic"), refused],
+        &[|_| forge("magic"), |_| refused("not an fdbox handover")],
     ),
     &wrong(
-        "forged/short",
-        "a truncated root is refused",
-        &[|_| forge("short"), refused],
+        "forged/root-short",
+        "a root that is cut off is refused",
+        &[|_| forge("root-short"), |_| refused("truncated")],
+    ),
+    &wrong(
+        "forged/body-short",
+        "a body with less in it than the root says is refused",
+        &[|_| forge("body-short"), |_| refused("truncated")],
+    ),
+    &wrong(
+        "forged/box-twice",
+        "two boxes of one name are refused",
+        &[|_| forge("box-twice"), |_| refused("impossible name")],
+    ),
+    &wrong(
+        "forged/fd-twice",
+        "two descriptors of one name in a box are refused",
+        &[|_| forge("fd-twice"), |_| refused("impossible name")],
     ),
     &wrong(
         "forged/root",
         "a root whose checksum is wrong is refused",
-        &[|_| forge("root"), refused],
+        &[|_| forge("root"), |_| refused("root checksum mismatch")],
     ),
     &wrong(
         "forged/body",
         "a body whose checksum is wrong is refused",
-        &[|_| forge("body"), refused],
+        &[|_| forge("body"), |_| refused("body checksum mismatch")],
     ),
     &wrong(
         "forged/extent",
         "an extent that cannot be is refused",
-        &[|_| forge("extent"), refused],
+        &[|_| forge("extent"), |_| refused("impossible page extents")],
     ),
     &wrong(
         "forged/name",
         "a name that is none is refused",
-        &[|_| forge("name"), refused],
+        &[|_| forge("name"), |_| refused("impossible name")],
     ),
     &wrong(
         "forged/trailing",
         "bytes too many are refused",
-        &[|_| forge("trailing"), refused],
+        &[
+            |_| forge("trailing"),
+            |_| refused("bytes that belong to nothing"),
+        ],
     ),
     &wrong(
         "forged/version",
@@ -111,7 +129,8 @@ fn taken(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-fn refused(_: &Cx<'_>) -> Result<()> {
+/// Refused, and the kernel log says `why`.
+fn refused(why: &str) -> Result<()> {
     host::load_module("fdbox")?;
     let info = fdbox::info()?;
     ensure!(
@@ -120,9 +139,10 @@ fn refused(_: &Cx<'_>) -> Result<()> {
     );
     equal("The number of boxes", info.boxes, 0)?;
     let log = host::kernel_log()?;
+    let says = |line: &String| line.contains("handover") && line.contains(why);
     ensure!(
-        log.iter().any(|line| line.contains("handover")),
-        "No line of the log says so: {log:?}"
+        log.iter().any(says),
+        "No line of the log says {why:?}: {log:?}"
     );
     // The module is of use all the same.
     let fdbox = FdBox::create("after-a-refusal")?;
@@ -132,8 +152,8 @@ fn refused(_: &Cx<'_>) -> Result<()> {
 }
 
 /// It is on its way to a kernel that reads it: there is no room for a handover of this kernel's.
-fn kept(cx: &Cx<'_>) -> Result<()> {
-    refused(cx)?;
+fn kept(_: &Cx<'_>) -> Result<()> {
+    refused("it is kept")?;
     let fdbox = FdBox::create("in-the-way")?;
     fails(
         "SEAL beside another version's handover",

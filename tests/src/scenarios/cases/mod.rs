@@ -9,8 +9,10 @@ mod guest;
 mod guest_memory;
 mod guests;
 mod hundred;
+mod leaving;
 mod luo;
 mod memfd;
+mod memfd_large;
 mod passthrough;
 mod passthrough_blockers;
 mod passthrough_guest;
@@ -68,6 +70,8 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         errnos::ALL,
         boxes::ALL,
         memfd::ALL,
+        memfd_large::ALL,
+        leaving::ALL,
         guest_memory::ALL,
         luo::ALL,
         guest::ALL,
@@ -96,6 +100,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
 /// Runs the helper of this name: what a scenario does in a process of its own.
 pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
     match helper {
+        "leave" => leaving::leave(argument),
         "put-memfd" => boxes::put_memfd(argument),
         "take-guest" => guest_memory::take_guest(argument),
         "take-and-die" => guest_memory::take_and_die(argument),

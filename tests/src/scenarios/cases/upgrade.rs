@@ -125,11 +125,12 @@ pub(super) fn blackout(report: &Value) -> Result<u64> {
 
 /// Returns who runs the guest after.
 fn takes_over(cx: &Cx<'_>, guest: &mut Guest) -> Result<Runner> {
-    let before = guest.report()?;
     let (old, info) = (guest.runner()?, fdbox::info()?);
     let mut client = guest.api_client()?;
     equal("The process", &client.status()?["pid"], &json!(old.pid()))?;
     guest.reset_gap()?;
+    let before = guest.report()?;
+    cx.value("witness", &before)?;
     let (report, asked) = upgrade_while_asked(guest)?;
     cx.value("asked", asked)?;
     equal("The RAM", &report["ram_kind"], &json!(guest.spec.ram))?;

@@ -63,7 +63,11 @@ fn events_and_metrics(_: &Cx<'_>) -> Result<()> {
     );
     let rolled_back = "updates_total{guest=\"watched\",result=\"rolled-back\"}";
     equal(rolled_back, figure(&later, rolled_back)?, 1.0)?;
-    guest.console.end_io()?;
+    let io = guest.console.end_io()?;
+    equal("Bad blocks", io.disk.bad, 0)?;
+    equal("Bytes lost", io.tcp.lost, 0)?;
+    equal("Bytes repeated", io.tcp.repeated, 0)?;
+    ensure!(io.tcp.error.is_none(), "TCP: {:?}", io.tcp.error);
     guest.power_off()?;
     told(&watch.end()?)
 }

@@ -134,25 +134,27 @@ fn state(name: &str) -> Result<Option<u32>> {
 }
 
 fn two_before(_: &Cx<'_>) -> Result<()> {
-    for (name, seed) in [("two-sealed", 20), ("two-open", 21)] {
+    for (name, seed) in [("two-sealed", 20), ("two-open", 21), ("two-unsealed", 22)] {
         let fdbox = FdBox::create(name)?;
         let file = memfd(c"two", 8 * PAGE)?;
         write_pages(&file, seed, 8)?;
         fdbox.put(file, "memory")?;
     }
-    FdBox::open("two-sealed")?.seal()
+    let unsealed = FdBox::open("two-unsealed")?;
+    unsealed.seal()?;
+    FdBox::open("two-sealed")?.seal()?;
+    unsealed.unseal()
 }
 
 fn two_after(_: &Cx<'_>) -> Result<()> {
-    equal(
-        "The open box in the list",
-        fdbox::listed("two-open")?.is_some(),
-        false,
-    )?;
-    ensure!(
-        !Path::new(&fdbox::node_path("two-open")).exists(),
-        "The open box has a node"
-    );
+    for name in ["two-open", "two-unsealed"] {
+        let listed = fdbox::listed(name)?;
+        equal(name, listed.is_some(), false)?;
+        ensure!(
+            !Path::new(&fdbox::node_path(name)).exists(),
+            "{name} has a node"
+        );
+    }
     let Some(listed) = fdbox::listed("two-sealed")? else {
         anyhow::bail!("The sealed box is not in the list");
     };

@@ -1,7 +1,7 @@
 //! Every errno of every ioctl, as the header lists them.
 //!
 //! Not here: GET_FD's EOPNOTSUPP and EIO and SEAL's EFBIG, which take another driver, are in `sample`;
-//! SEAL's ENOENT in `guest_memory`, its EAGAIN in `forged`; GET_FD's EAGAIN and its EBUSY for ids in
+//! SEAL's ENOENT in `guest_memory`, its EAGAIN in `forged` and, with that of UNSEAL, in `leaving`; GET_FD's EAGAIN and its EBUSY for ids in
 //! `passthrough`.
 
 mod descriptors;
@@ -98,7 +98,6 @@ fn wrong_names() -> Vec<(&'static str, NameArray)> {
     ]
 }
 
-/// What every command with `{flags, name}` refuses: bad memory, flags, names.
 /// All that a struct of flags and name can have wrong, whose command takes the `known` flags.
 fn refuses_bad_named(what: &str, node: impl AsFd, command: u32, known: u64) -> Result<()> {
     let node = node.as_fd();

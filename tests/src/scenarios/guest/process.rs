@@ -1,0 +1,107 @@
+//! The VMM as a process: one that runs a guest, and one that came to its end.
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+/// A command of the VMM's that came to its end.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: Option<i32>,
+    /// What it wrote, both streams.
+    pub(crate) text: String,
+}
+
+impl Ended {
+    pub(crate) fn of(command: &mut Command) -> Result<Self> {
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .context("Run vmm-example")?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        print!("{text}");
+        Ok(Self {
+            status: output.status.code(),
+            text,
+        })
+    }
+
+    /// The same for a command that leaves processes behind: they have its streams, which are
+    /// not waited for.
+    pub(crate) fn of_long_lived(command: &mut Command) -> Result<Self> {
+        let status = command.stdin(Stdio::null()).status();
+        Ok(Self {
+            status: status.context("Run vmm-example")?.code(),
+            text: String::new(),
+        })
+    }
+
+    /// The exit status must be this one.
+    pub(crate) fn expect(&self, status: i32) -> Result<()> {
+        if self.status != Some(status) {
+            bail!(
+                "vmm-example ended with {:?}, not {status}: {}",
+                self.status,
+                self.text.trim()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A process that runs a guest. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Vmm(Child);
+
+impl Vmm {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn();
+        Ok(Self(child.context("Run the VMM")?))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn pid(&self) -> Result<Pid> {
+        Pid::from_raw(self.id() as i32).context("A process has a number")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.pid()?, signal)?)
+    }
+
+    pub(crate) fn still_runs(&mut self) -> Result<()> {
+        match self.0.try_wait()? {
+            Some(status) => bail!("The VMM ended: {status}"),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let ended = pidfd_open(self.pid()?, PidfdFlags::empty())?;
+        let deadline = Instant::now() + limit;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&left))?;
+        match self.0.try_wait()? {
+            Some(status) => Ok(status),
+            None => bail!("The VMM has not ended in {limit:?}"),
+        }
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
