@@ -45,6 +45,14 @@ const COMPLAINTS: &[&str] = &[
     "timeout, completion polled",
     "timeout, aborting",
     "timeout, reset controller",
+    "i/o error",
+    // A network card that stopped.
+    "netdev watchdog",
+    "detected hardware unit hang",
+    "unregister_netdevice: waiting",
+    // A device that reached for memory which is not its guest's.
+    "dmar: [dma",
+    "dmar: drhd: handling fault",
 ];
 
 /// A line that looks like a complaint and is none.
@@ -129,6 +137,11 @@ mod tests {
             "general protection fault, probably for non-canonical address 0x1",
             "fdbox: memory leak: 3 folios",
             "nvme nvme0: I/O tag 12 (100c) QID 1 timeout, completion polled",
+            "blk_update_request: I/O error, dev nvme0n1, sector 8",
+            "e1000e 0000:00:02.0 eth0: NETDEV WATCHDOG: CPU: 0: transmit queue 0 timed out",
+            "e1000e 0000:00:02.0 eth0: Detected Hardware Unit Hang:",
+            "DMAR: DRHD: handling fault status reg 2",
+            "DMAR: [DMA Write NO_PASID] Request device [01:00.0] fault addr 0x0",
         ] {
             assert!(complaint(line).is_some(), "missed: {line}");
         }

@@ -46,6 +46,30 @@ impl Cache {
         Ok(dir)
     }
 
+    /// Where the artifact of this kind and key is, once it was made.
+    pub(crate) fn place(&self, kind: &str, key: &Key) -> PathBuf {
+        self.root.join(format!("{kind}-{}", key.0))
+    }
+
+    /// Waits until nobody else has what is called so, and has it until the file is closed.
+    pub(crate) fn lock(&self, name: &str) -> Result<File> {
+        let lock = self.lock_file(name)?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("Lock the cache")?;
+        Ok(lock)
+    }
+
+    /// Keeps an artifact from being pruned until the file is closed.
+    pub(crate) fn hold(&self, kind: &str, key: &Key) -> Result<File> {
+        let held = self.lock_file(&format!("{kind}-{}", key.0))?;
+        rustix::fs::flock(&held, FlockOperation::LockShared).context("Lock the cache")?;
+        Ok(held)
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File> {
+        let path = self.root.join(format!(".lock-{name}"));
+        File::create(&path).context("Create a lock in the cache")
+    }
+
     /// The artifact of this kind and key; `make` fills an empty directory with it when missing.
     pub(crate) fn get(
         &self,
@@ -53,10 +77,12 @@ impl Cache {
         key: &Key,
         make: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        let place = self.root.join(format!("{kind}-{}", key.0));
-        let lock_path = self.root.join(format!(".lock-{kind}-{}", key.0));
-        let lock = File::create(&lock_path).context("Create a lock in the cache")?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("Lock the cache")?;
+        let place = self.place(kind, key);
+        // Who only uses it has it shared, maybe for long: others that find it do not wait for that.
+        let lock = self.hold(kind, key)?;
+        if !place.is_dir() {
+            rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("Lock the cache")?;
+        }
         if !place.is_dir() {
             let unfinished = self.root.join(format!(".making-{kind}-{}", key.0));
             if unfinished.exists() {
@@ -85,7 +111,7 @@ impl Cache {
         Ok(place)
     }
 
-    /// Removes the artifacts of `kind` that were not used for longest.
+    /// Removes the artifacts of `kind` that were not used for longest, and that nobody holds.
     fn prune(&self, kind: &str, newest: &Path) -> Result<()> {
         let prefix = format!("{kind}-");
         let mut found = Vec::new();
@@ -104,6 +130,11 @@ impl Cache {
         }
         found.sort();
         for (_, path) in found.iter().rev().skip(KEEP - 1) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let lock = self.lock_file(&name)?;
+            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
             fs::remove_dir_all(path).with_context(|| format!("Remove {}", path.display()))?;
         }
         Ok(())
@@ -210,6 +241,26 @@ mod tests {
         assert!(!made.join("half").exists());
         let again = cache.get("thing", &key, |_| bail!("made twice")).unwrap();
         assert_eq!(again, made);
+    }
+
+    #[test]
+    fn what_is_held_is_found_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path());
+        let key = |n: usize| KeyBuilder::new(&n.to_string()).build();
+        let place = cache.get("thing", &key(0), |_| Ok(())).unwrap();
+        let held = cache.hold("thing", &key(0)).unwrap();
+        // Neither waits for who holds it.
+        cache
+            .get("thing", &key(0), |_| bail!("made twice"))
+            .unwrap();
+        for n in 1..KEEP + 3 {
+            cache.get("thing", &key(n), |_| Ok(())).unwrap();
+        }
+        assert!(place.exists());
+        drop(held);
+        cache.get("thing", &key(KEEP + 3), |_| Ok(())).unwrap();
+        assert!(!place.exists());
     }
 
     #[test]

@@ -160,7 +160,7 @@ pub(crate) struct TestArgs {
     #[arg(long, short)]
     pub(crate) verbose: bool,
     /// How many hosts run at a time. Without it, as many as there are CPUs, at 6 GiB of available
-    /// memory each.
+    /// memory each, and 8 at most.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) lanes: Option<u8>,
     /// Write the verdicts to a file, for machines.

@@ -1,6 +1,5 @@
 //! What every command of the lab starts from: the checkout, the cache and what is made in it.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
@@ -19,7 +18,7 @@ pub(crate) struct Lab {
     pub cache: Cache,
     pub checkout: PathBuf,
     pub toolchain: Toolchain,
-    built: Mutex<BTreeSet<Program>>,
+    programs: Mutex<Option<Programs>>,
     preparing: Mutex<()>,
 }
 
@@ -40,7 +39,7 @@ impl Lab {
             cache,
             checkout,
             toolchain,
-            built: Mutex::default(),
+            programs: Mutex::default(),
             preparing: Mutex::default(),
         })
     }
@@ -65,16 +64,16 @@ impl Lab {
         self.preparing.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Builds these programs, unless this run of the lab has.
+    /// Builds these programs, if they are missing. All of one run of the lab are of the same sources.
     pub(crate) fn programs(&self, programs: &[Program]) -> Result<Programs> {
-        let mut built = self.built.lock().unwrap_or_else(|e| e.into_inner());
-        let new: Vec<Program> = programs
-            .iter()
-            .copied()
-            .filter(|program| !built.contains(program))
-            .collect();
-        let found = Programs::get(&self.cache, &self.checkout, &new)?;
-        built.extend(new);
+        let mut of = self.programs.lock().unwrap_or_else(|e| e.into_inner());
+        let found = match &*of {
+            Some(found) => found.clone(),
+            None => of
+                .insert(Programs::of(&self.cache, &self.checkout)?)
+                .clone(),
+        };
+        found.build(programs)?;
         Ok(found)
     }
 

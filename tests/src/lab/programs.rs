@@ -1,11 +1,13 @@
 //! The project's programs that run in the host and the guest, linked statically.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::cache::{Cache, KeyBuilder};
+use crate::cache::{Cache, Key, KeyBuilder};
 use crate::command;
 use crate::progress::Progress;
 
@@ -43,58 +45,162 @@ pub(crate) const LATER_VMM: Program = Program {
 };
 
 impl Program {
-    /// The target directory, in one for all: two builds of one program are apart.
-    fn target(&self, all: &Path) -> PathBuf {
-        self.feature
-            .map_or_else(|| all.into(), |feature| all.join(feature))
+    fn kind(self) -> String {
+        match self.feature {
+            Some(feature) => format!("program-{}-{feature}", self.name),
+            None => format!("program-{}", self.name),
+        }
     }
 }
 
-/// Where the built programs are.
+/// Every package with a program here. All are named in each build, for what they share to be built
+/// once, with the features that all of them need.
+const PACKAGES: [&str; 2] = ["fdbox-lab", "vmm-example"];
+
+/// What all of them are made from, beside the compiler and its flags; and of this package all but the
+/// lab itself.
+const SOURCES: [&str; 2] = ["vmm-fdbox", "vmm-example"];
+const OWN_SOURCES: &str = "tests/src";
+const LAB: &str = "lab";
+const FILES: [&str; 4] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    ".cargo/config.toml",
+    "tests/Cargo.toml",
+];
+
+/// What says, in a target directory, of which sources the packages in it were built last.
+const BUILT_FROM: &str = "built-from";
+
+/// The built programs, by what they are made from: another checkout that is equal finds them.
 #[derive(Debug, Clone)]
-pub(crate) struct Programs(PathBuf);
+pub(crate) struct Programs {
+    cache: Cache,
+    checkout: PathBuf,
+    key: Key,
+    /// Those that were asked for, which stay as long as they are of use.
+    held: Arc<Mutex<Vec<File>>>,
+}
 
 impl Programs {
-    /// Builds what changed: cargo's own business, in a target directory of this checkout's own.
-    pub(crate) fn get(cache: &Cache, checkout: &Path, programs: &[Program]) -> Result<Self> {
-        let key = KeyBuilder::new("target")
-            .text("dir", &checkout.to_string_lossy())
-            .build();
-        let target = cache.dir(&format!("target-{}", key.as_str()))?;
-        let log = cache.dir("logs")?.join("programs.log");
-        let built = Self(target);
-        if programs.is_empty() {
-            return Ok(built);
-        }
-        let mut progress = Progress::start("Programs for host and guest", None);
-        for program in programs {
-            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-            cargo.current_dir(checkout).args([
-                "build",
-                "--release",
-                "--locked",
-                "--target",
-                TARGET,
-            ]);
-            cargo
-                .args(["--package", program.package, "--bin", program.name])
-                .arg("--target-dir")
-                .arg(program.target(&built.0));
-            cargo.args(program.feature.iter().flat_map(|it| ["--features", it]));
-            cargo.env("RUSTFLAGS", RUSTFLAGS);
-            cargo
-                .env_remove("CARGO_TARGET_DIR")
-                .env_remove("CARGO_ENCODED_RUSTFLAGS");
-            command::counted(&mut cargo, &log, &mut progress).with_context(|| {
-                format!("Build {} (a static build needs libc6-dev)", program.name)
-            })?;
-        }
-        progress.done();
-        Ok(built)
+    /// Those of this checkout as it is now.
+    pub(crate) fn of(cache: &Cache, checkout: &Path) -> Result<Self> {
+        Ok(Self {
+            cache: cache.clone(),
+            checkout: checkout.to_owned(),
+            key: key(checkout)?,
+            held: Arc::default(),
+        })
     }
 
-    pub(crate) fn path(&self, program: Program) -> PathBuf {
-        let target = program.target(&self.0);
-        target.join(TARGET).join("release").join(program.name)
+    /// Builds what is missing.
+    pub(crate) fn build(&self, programs: &[Program]) -> Result<()> {
+        for program in programs {
+            let make = |dir: &Path| self.make(*program, dir);
+            self.cache.get(&program.kind(), &self.key, make)?;
+            let held = self.cache.hold(&program.kind(), &self.key)?;
+            self.held
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .push(held);
+        }
+        Ok(())
     }
+
+    /// Where one is that was built.
+    pub(crate) fn path(&self, program: Program) -> PathBuf {
+        let place = self.cache.place(&program.kind(), &self.key);
+        place.join(program.name)
+    }
+
+    /// Builds what changed, cargo's own business, in a target directory of this checkout's own.
+    fn make(&self, program: Program, dir: &Path) -> Result<()> {
+        let checkout = self.checkout.to_string_lossy();
+        let target = KeyBuilder::new("target").text("dir", &checkout).build();
+        let target = format!("target-{}", target.as_str());
+        // Two builds of one program have one place there.
+        let _lock = self.cache.lock(&target)?;
+        let target = self.cache.dir(&target)?;
+        let log = self.cache.dir("logs")?.join("programs.log");
+        let mut progress = Progress::start(&format!("Program {}", program.kind()), None);
+        self.forget_other_sources(&target, &log)?;
+        let mut cargo = self.cargo("build", &target);
+        cargo.args(PACKAGES.iter().flat_map(|it| ["--package", it]));
+        cargo.args(["--bin", program.name]);
+        if let Some(feature) = program.feature {
+            let feature = format!("{}/{feature}", program.package);
+            cargo.arg("--features").arg(feature);
+        }
+        command::counted(&mut cargo, &log, &mut progress)
+            .with_context(|| format!("Build {} (a static build needs libc6-dev)", program.name))?;
+        let built = target.join(TARGET).join("release").join(program.name);
+        std::fs::copy(&built, dir.join(program.name))
+            .with_context(|| format!("Copy {}", built.display()))?;
+        ensure!(
+            key(&self.checkout)? == self.key,
+            "The sources changed while {} was built: run it again",
+            program.name
+        );
+        progress.done();
+        Ok(())
+    }
+
+    /// cargo goes by the files' times, which older content can come with: what is there of other sources
+    /// of these packages is built anew. What they depend on stays.
+    fn forget_other_sources(&self, target: &Path, log: &Path) -> Result<()> {
+        let note = target.join(BUILT_FROM);
+        if std::fs::read_to_string(&note).is_ok_and(|built| built == self.key.as_str()) {
+            return Ok(());
+        }
+        let mut clean = self.cargo("clean", target);
+        clean.args(["vmm-fdbox", "vmm-example", "fdbox-lab"].map(|it| format!("--package={it}")));
+        command::logged(&mut clean, log, |_| {}).context("Remove what was built before")?;
+        std::fs::write(&note, self.key.as_str())
+            .with_context(|| format!("Write {}", note.display()))
+    }
+
+    /// cargo, of which nothing but what is in the key has a say.
+    fn cargo(&self, command: &str, target: &Path) -> Command {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        cargo.current_dir(&self.checkout).arg(command);
+        cargo.args(["--release", "--locked", "--target", TARGET]);
+        cargo.arg("--target-dir").arg(target);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            let ours = ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_"];
+            if ours.iter().any(|prefix| text.starts_with(prefix)) {
+                cargo.env_remove(&name);
+            }
+        }
+        cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cargo.env("RUSTFLAGS", RUSTFLAGS);
+        cargo
+    }
+}
+
+fn key(checkout: &Path) -> Result<Key> {
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
+    rustc.current_dir(checkout).args(["--version", "--verbose"]);
+    let compiler = command::output(&mut rustc)?;
+    let linker = command::output(Command::new("cc").arg("--version"))
+        .context("Ask for the linker's version (a static build needs gcc)")?;
+    let mut key = KeyBuilder::new("program 2")
+        .text("compiler", &compiler)
+        .text("linker", &linker)
+        .text("target", TARGET)
+        .text("flags", RUSTFLAGS);
+    for name in FILES {
+        key = key.text("name", name).file(&checkout.join(name))?;
+    }
+    for name in SOURCES {
+        key = key.text("tree", name).tree(&checkout.join(name))?;
+    }
+    let own = checkout.join(OWN_SOURCES);
+    for path in crate::files::sources(&own)? {
+        let name = path.strip_prefix(&own)?;
+        if !name.starts_with(LAB) {
+            key = key.text("name", &name.to_string_lossy()).file(&path)?;
+        }
+    }
+    Ok(key.build())
 }

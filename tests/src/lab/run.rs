@@ -312,7 +312,7 @@ fn evidence(running: &mut Running) -> String {
     }
 }
 
-/// A folder for one run's logs, the oldest ones removed.
+/// A folder for one run's logs, the oldest ones of labs that are done removed.
 pub(crate) fn folder(cache: &crate::cache::Cache, name: &str) -> Result<PathBuf> {
     const KEEP: usize = 40;
     let runs = cache.dir("runs")?;
@@ -324,15 +324,28 @@ pub(crate) fn folder(cache: &crate::cache::Cache, name: &str) -> Result<PathBuf>
             ))
         })
         .collect();
+    old.retain(|(_, path)| !is_in_use(path));
     old.sort();
     for (_, path) in old.iter().rev().skip(KEEP) {
-        std::fs::remove_dir_all(path)?;
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            // Another lab on the same cache may have been quicker.
+            _ => {}
+        }
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let name = name.replace('/', "-");
     let dir = runs.join(format!("{}-{name}-{}", now.as_secs(), std::process::id()));
     std::fs::create_dir(&dir).context("Create a folder for the run")?;
     Ok(dir)
+}
+
+/// Whether the lab that made the folder, whose number its name ends with, still runs: a failure that it
+/// found leads there.
+fn is_in_use(folder: &Path) -> bool {
+    let name = folder.to_string_lossy();
+    let lab = name.rsplit_once('-').map_or("", |(_, lab)| lab);
+    !lab.is_empty() && Path::new("/proc").join(lab).exists()
 }
 
 #[cfg(test)]

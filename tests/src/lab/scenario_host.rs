@@ -113,6 +113,9 @@ impl Group<'_> {
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
                 HostKind::GuestAlone
+                | HostKind::GuestOneBoot
+                | HostKind::GuestsOneBoot
+                | HostKind::GuestScalable
                 | HostKind::GuestTwoBuilds
                 | HostKind::Guests
                 | HostKind::GuestPassthrough
