@@ -187,7 +187,7 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
     let upgraded = |record: &Record| record.values.iter().any(|value| value.name == "resume");
     if errors.is_empty() && listed.host.is_alone() && !listed.host.jumps() && upgraded(record) {
         // A VMM that was replaced: what the guest noticed of it counts as well.
-        match proof::updates(record) {
+        match proof::updates_in_a_crowd(record) {
             Ok(updates) if updates.len() == 1 => {}
             Ok(updates) => errors.push(format!("{} upgrades were seen", updates.len())),
             Err(error) => errors.push(format!("{error:#}")),
