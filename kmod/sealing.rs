@@ -38,11 +38,7 @@ impl Inner {
                     continue;
                 }
                 if let Err(failure) = freeze_one(&self.entries, index) {
-                    self.thaw_if(|at, entry| match (entry.seals_last(), last) {
-                        (false, true) => true,
-                        (true, false) => false,
-                        _ => at < index,
-                    });
+                    self.thaw_if(|at, entry| (entry.seals_last(), at) < (last, index));
                     return Err(failure);
                 }
             }

@@ -245,8 +245,9 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         self.contents.untaken().cloned().collect()
     }
 
-    /// Takes a descriptor out. The box keeps it until [`Resumed::finish`], so that a program which is killed before the
-    /// commit leaves everything for another try.
+    /// Takes a descriptor out. The box keeps it until [`Resumed::finish`], so
+    /// that a program which is killed before the commit leaves everything for
+    /// another try.
     ///
     /// # Errors
     /// As [`OpenBox::get_and_keep`](crate::OpenBox::get_and_keep).
