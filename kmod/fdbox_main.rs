@@ -24,6 +24,7 @@ mod handover;
 mod kho;
 mod kind;
 mod kinds;
+mod memory_order;
 mod name;
 mod record;
 mod registry;

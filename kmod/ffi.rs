@@ -115,6 +115,7 @@ extern "C" {
     pub(crate) fn fdbox_shim_module_put(owner: *mut bindings::module);
     pub(crate) fn fdbox_shim_self_get() -> bool;
     pub(crate) fn fdbox_shim_self_put();
+    pub(crate) fn fdbox_shim_sort(numbers: *mut u64, nr: usize);
     pub(crate) fn fdbox_shim_crc32(data: *const u8, len: usize) -> u32;
     pub(crate) fn fdbox_shim_release(out: *mut u8, len: usize);
     pub(crate) fn fdbox_shim_reboot_register() -> c_int;
@@ -126,6 +127,7 @@ extern "C" {
     pub(crate) fn fdbox_shim_kho_preserve(pfn: u64, folios: u64, order: u32) -> c_int;
     pub(crate) fn fdbox_shim_kho_unpreserve(pfn: u64, folios: u64, order: u32);
     pub(crate) fn fdbox_shim_kho_kept(pfn: u64, folios: u64, order: u32) -> bool;
+    pub(crate) fn fdbox_shim_kho_pass_on(pfn: u64, folios: u64, order: u32) -> c_int;
     pub(crate) fn fdbox_shim_kho_restore(pfn: u64, folios: u64, order: u32) -> bool;
     pub(crate) fn fdbox_shim_on_one_node(pfn: u64, folios: u64, order: u32, down: bool) -> u64;
     pub(crate) fn fdbox_shim_get_folios(pfn: u64, folios: u64, order: u32);

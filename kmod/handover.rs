@@ -27,6 +27,7 @@ use crate::kho::{
     Blob,
     Body, //
 };
+use crate::memory_order::in_memory_order;
 use crate::name::Name;
 use crate::record::Record;
 use kernel::{
@@ -328,11 +329,12 @@ pub(crate) fn carry() {
 
 fn carry_foreign(root: abi::Root, body: Body) -> Result<Blob> {
     let extents = abi::Body::check(root, body.bytes(), kho::crc32).map_err(|_| EIO)?;
+    let mut all = KVVec::new();
     for index in 0..root.nr_extents {
-        let extent = [extents.extent(index).map_err(|_| EIO)?.encode()];
-        kho::check_kept(&extent)?;
-        kho::preserve(&extent)?;
+        all.push(extents.extent(index).map_err(|_| EIO)?.encode(), GFP_KERNEL)?;
     }
+    // Descriptors may share extents: page tables of devices do.
+    kho::pass_on(&in_memory_order(&all, true)?)?;
     let mut blob = Blob::from_body(body, root)?;
     blob.publish()?;
     Ok(blob)

@@ -104,18 +104,34 @@ bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order)
 }
 
 /*
- * Each folio then has one reference, the caller's. All or none: what bears the
- * mark can be restored. (Without marks KHO may stop half-way, with a warning;
- * what it has given out by then is lost until the next boot.)
+ * Whether these blocks are the ones that kho_restore_pages() looks for. They
+ * are but where a NUMA node ends within them, or kernels of other versions of
+ * this module cut the memory otherwise.
+ */
+static bool fdbox_kho_regular(u64 pfn, u64 end)
+{
+	int block;
+
+	for (; pfn < end; pfn += 1ULL << block) {
+		block = fdbox_kho_block(pfn);
+		if (block != min_t(int, __ffs64(pfn), ilog2(end - pfn)))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Each folio then has one reference, the caller's. The caller has seen by
+ * fdbox_shim_kho_kept() that they are there: then all of them can be restored.
+ * (Without marks KHO may stop half-way, with a warning; what it has given out
+ * by then is lost until the next boot.)
  */
 bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 {
 	u64 end = pfn + (folios << order);
 	int block = order;
 
-	if (!fdbox_shim_kho_kept(pfn, folios, order))
-		return false;
-	if (!order && !fdbox_kho_marks)
+	if (!order && (!fdbox_kho_marks || fdbox_kho_regular(pfn, end)))
 		return kho_restore_pages(PFN_PHYS(pfn), folios);
 
 	for (; pfn < end; pfn += 1ULL << block) {
@@ -129,6 +145,26 @@ bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 			return false;
 	}
 	return true;
+}
+
+/* Hands on what waits to be restored, block by block. Without marks nobody knows the blocks. */
+int fdbox_shim_kho_pass_on(u64 pfn, u64 folios, u32 order)
+{
+	u64 end = pfn + (folios << order);
+	int block, err;
+
+	if (!fdbox_kho_marks)
+		return -EOPNOTSUPP;
+	if (!fdbox_shim_kho_kept(pfn, folios, order))
+		return -EIO;
+
+	for (; pfn < end; pfn += 1ULL << block) {
+		block = fdbox_kho_block(pfn);
+		err = kho_preserve_pages(pfn_to_page(pfn), 1UL << block);
+		if (err)
+			return err;
+	}
+	return 0;
 }
 
 /*

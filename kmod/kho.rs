@@ -84,20 +84,38 @@ pub(crate) fn check_kept(extents: &[u64]) -> Result {
     Ok(())
 }
 
-/// Takes the folios of `extent` over from the last kernel, all or none; each then has one reference.
-/// `EIO` when KHO does not keep them for us, or somebody has taken them already.
-pub(crate) fn restore(extent: &Extent) -> Result {
-    let (pfn, folios, order) = (extent.lowest_pfn(), extent.folios, extent.order);
-    // That they were kept for this record, not for somebody else, is what the record says: its checksum
-    // was right, and the kernel that wrote it is trusted. See docs/handover-abi.md.
-    //
-    // SAFETY: The function looks first whether KHO keeps every one of the folios, in blocks of this
-    // order, and nobody has taken them: then they are no part of this kernel's memory yet.
-    let restored = unsafe { ffi::fdbox_shim_kho_restore(pfn, folios, order) };
-    match restored {
-        true => Ok(()),
-        false => Err(EIO),
+/// Takes the folios of `extents`, in the order of memory, over from the last kernel, all or none; each
+/// then has one reference. `EIO` when KHO does not keep them for us, or somebody has taken them already.
+pub(crate) fn restore(extents: &[u64]) -> Result {
+    check_kept(extents)?;
+    for &raw in extents {
+        let extent = decode(raw)?;
+        // That they were kept for this record, not for somebody else, is what the record says: its
+        // checksum was right, and the kernel that wrote it is trusted. See docs/handover-abi.md.
+        //
+        // SAFETY: KHO keeps every one of the folios, in blocks of this order, and nobody has taken
+        // them, as was seen above: they are no part of this kernel's memory yet. The box is locked.
+        let restored =
+            unsafe { ffi::fdbox_shim_kho_restore(extent.pfn, extent.folios, extent.order) };
+        if !restored {
+            return Err(EIO);
+        }
     }
+    Ok(())
+}
+
+/// Has the next kernel keep what the last one kept, in the blocks that it made; `EIO` when it did
+/// not keep `extents`. For a handover that this kernel does not understand: which of its memory
+/// belongs together, only the one who takes it knows. Not undone: for a kernel about to end.
+pub(crate) fn pass_on(extents: &[u64]) -> Result {
+    for &raw in extents {
+        let extent = decode(raw)?;
+        // SAFETY: The function looks at each block before it hands it on, as `check_kept()` does.
+        to_result(unsafe {
+            ffi::fdbox_shim_kho_pass_on(extent.lowest_pfn(), extent.folios, extent.order)
+        })?;
+    }
+    Ok(())
 }
 
 /// How many folios of `extent`, from the first on, are of one node.

@@ -12,24 +12,48 @@ use crate::kho::{
     self,
     Held, //
 };
+use crate::memory_order::in_memory_order;
 use kernel::prelude::*;
 
 /// Bytes and page extents of one descriptor, in the order of writing.
-#[derive(Default)]
 pub(crate) struct Record {
     data: KVVec<u8>,
     extents: KVVec<u64>,
+    /// The extents in the order of memory, which is how KHO gets them; or why that is not known.
+    kept: Result<KVVec<u64>>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Record {
+            data: KVVec::new(),
+            extents: KVVec::new(),
+            kept: Ok(KVVec::new()),
+        }
+    }
 }
 
 impl Record {
     /// Copies what a handover says.
     pub(crate) fn new(data: &[u8], extents: KVVec<u64>) -> Result<Record> {
         let mut record = Record {
-            data: KVVec::new(),
             extents,
+            ..Record::default()
         };
         record.write(data)?;
-        Ok(record)
+        record.order();
+        match record.kept {
+            // Not for ever.
+            Err(ENOMEM) => Err(ENOMEM),
+            _ => Ok(record),
+        }
+    }
+
+    /// After the last extent: brings them into the order of memory. Whether that went well, whoever
+    /// asks what is [`kept`](Self::kept) hears: the file must have its record back before, to undo
+    /// what it did.
+    pub(crate) fn order(&mut self) {
+        self.kept = in_memory_order(&self.extents, false);
     }
 
     /// Appends bytes; `EFBIG` beyond 1 MiB.
@@ -66,6 +90,14 @@ impl Record {
     /// The extents, as the handover has them.
     pub(crate) fn extents(&self) -> &[u64] {
         &self.extents
+    }
+
+    /// The same memory as KHO is given it; `EIO` when two extents overlap, `ENOMEM`.
+    pub(crate) fn kept(&self) -> Result<&[u64]> {
+        match &self.kept {
+            Ok(kept) => Ok(kept),
+            Err(err) => Err(*err),
+        }
     }
 
     /// Pages of 4 KiB in all extents.
@@ -121,7 +153,7 @@ pub(crate) struct Progress {
     /// The file that has what is restored so far.
     pub(crate) file: Option<FileRef>,
     extent: usize,
-    /// Folios of the current extent that KHO gave back; all or none.
+    /// Whether KHO gave the folios of all extents back; all or none.
     restored: bool,
     /// Folios of the current extent that the file has.
     used: u64,
@@ -144,7 +176,7 @@ pub(crate) struct Run {
 impl Progress {
     /// Whether anything was taken over from KHO.
     pub(crate) fn started(&self) -> bool {
-        self.restored || self.index > 0
+        self.restored
     }
 
     /// The next folios of `record`, or `None` after the last.
@@ -154,7 +186,7 @@ impl Progress {
         };
         let extent = kho::decode(raw)?;
         if !self.restored {
-            kho::restore(&extent)?;
+            kho::restore(record.kept()?)?;
             self.restored = true;
         }
         let used = self.used << extent.order;
@@ -182,7 +214,6 @@ impl Progress {
         if run.last && folios == run.extent.folios {
             self.extent += 1;
             self.used = 0;
-            self.restored = false;
         }
     }
 

@@ -68,15 +68,16 @@ impl Inner {
         let record = entry.record().ok_or(EIO)?;
         if let Content::Incoming(_) = entry.content {
             // Else the next kernel would be handed what this one has in use, or what is no memory.
-            kho::check_kept(record.extents())?;
+            kho::check_kept(record.kept()?)?;
         }
-        kho::preserve(record.extents())?;
+        let kept = record.kept()?;
+        kho::preserve(kept)?;
         let carried = match incoming_kind(entry) {
             Some((kind, record)) => kind.carry(record),
             None => Ok(()),
         };
         if carried.is_err() {
-            kho::unpreserve(record.extents());
+            kho::unpreserve(kept);
         }
         carried
     }
@@ -88,8 +89,8 @@ impl Inner {
             if let Some((kind, record)) = incoming_kind(entry) {
                 kind.uncarry(record);
             }
-            if let Some(record) = entry.record() {
-                kho::unpreserve(record.extents());
+            if let Some(Ok(kept)) = entry.record().map(|record| record.kept()) {
+                kho::unpreserve(kept);
             }
         }
     }
@@ -184,5 +185,6 @@ fn record_of(entries: &[Entry], index: usize) -> Result<Option<Arc<Record>>> {
     let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
     let _locked = InodeLock::new(&live.file);
     live.kind.write(&cx, &mut record)?;
+    record.order();
     Ok(Some(record.into()))
 }

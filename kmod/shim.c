@@ -13,6 +13,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/reboot.h>
+#include <linux/sort.h>
 #include <linux/utsname.h>
 #include <linux/fdbox.h>
 
@@ -91,6 +92,16 @@ bool fdbox_shim_self_get(void)
 void fdbox_shim_self_put(void)
 {
 	module_put(THIS_MODULE);
+}
+
+static int fdbox_shim_cmp(const void *a, const void *b)
+{
+	return cmp_int(*(const u64 *)a, *(const u64 *)b);
+}
+
+void fdbox_shim_sort(u64 *numbers, size_t nr)
+{
+	sort_nonatomic(numbers, nr, sizeof(*numbers), fdbox_shim_cmp, NULL);
 }
 
 u32 fdbox_shim_crc32(const u8 *data, size_t len)

@@ -11,7 +11,8 @@
  * loading succeeds when this kernel was left what "version" had left, its page
  * included, and fails with EILSEQ when not. With "records" the handover is right
  * and what the kinds saved is wrong, in another way in each descriptor; with
- * "carried" it names memory that KHO did not keep.
+ * "carried" it names memory that KHO did not keep. With "blocks" all is right, but
+ * KHO kept each page by itself.
  *
  * It writes the handover from docs/handover-abi.md, not from the module's code.
  */
@@ -90,12 +91,15 @@ static u32 forged_fds(struct forged_fd *fds, u64 kept)
 	};
 	const struct forged_fd carried = { "fd", "fdbox,forged-v1", NULL, 0, { NOT_KEPT } };
 	const struct forged_fd one = { "fd", "fdbox,forged-v1", NULL, 0, { kept } };
+	const struct forged_fd blocks = { "memory", MEMFD, memfd, 36, { kept, kept + 1 } };
 
 	if (is("records")) {
 		memcpy(fds, records, sizeof(records));
 		return ARRAY_SIZE(records);
 	}
-	fds[0] = is("carried") ? carried : one;
+	fds[0] = is("carried") ? carried : is("blocks") ? blocks : one;
+	if (is("version"))
+		fds[0].extents[1] = kept + 1;
 	fds[1] = fds[0];
 	fds[1].extents[0] = 0;
 	return is("fd-twice") ? 2 : 1;
@@ -178,7 +182,7 @@ static int forge(void)
 	body = vzalloc(BODY_MAX);
 	if (!page || IS_ERR(root) || !body)
 		return -ENOMEM;
-	memset(page_address(page), PATTERN, PAGE_SIZE);
+	memset(page_address(page), PATTERN, 2 * PAGE_SIZE);
 	/* One by one: KHO has two blocks of order 0. */
 	err = kho_preserve_pages(page, 1) ?: kho_preserve_pages(page + 1, 1);
 	err = err ?: kho_preserve_vmalloc(body, &vm);
@@ -209,7 +213,9 @@ static int verify(void)
 	if (!body || sum(body, get_unaligned_le64(root + 16)) != get_unaligned_le32(root + 24))
 		return -EILSEQ;
 	phys = PFN_PHYS(get_unaligned_le64(body));
-	if (!kho_restore_pages(phys, 1) || memchr_inv(phys_to_virt(phys), PATTERN, PAGE_SIZE))
+	/* Still one by one. */
+	if (!kho_restore_pages(phys, 1) || !kho_restore_pages(phys + PAGE_SIZE, 1) ||
+	    memchr_inv(phys_to_virt(phys), PATTERN, 2 * PAGE_SIZE))
 		return -EILSEQ;
 	return 0;
 }

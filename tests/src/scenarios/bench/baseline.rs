@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::bench::{COPIED, Copied, JUMPED, Jumped, Keeper, Layout, MEMFD_BEFORE};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::plan;
 use rustix::system::RebootCommand;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::pages::fill_one;
 use super::{kexec, memfd, ns_since, number, say};
@@ -57,8 +58,14 @@ fn copy_all(mut from: File, to: &mut File) -> Result<()> {
     }
 }
 
+/// How old a host is at least when it is left. By then its drivers have looked at their devices, for
+/// which the shutdown of a host that has just booted waits: the PS/2 ports take 0.4 s.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// Loads the next kernel and jumps into it, with nothing to hand over.
 pub(super) fn jump() -> Result<()> {
+    let up = clock_gettime(ClockId::Boottime);
+    std::thread::sleep(SETTLED.saturating_sub(Duration::try_from(up)?));
     let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
     kexec::load(plan::NEXT_KERNEL, plan::NEXT_INITRAMFS, &cmdline)?;
     let port = EventPort::open()?;

@@ -2,6 +2,8 @@
 //!
 //! The module `fdbox_forge` leaves them for the next kernel.
 
+use std::os::unix::fs::FileExt;
+
 use anyhow::{Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
@@ -92,6 +94,11 @@ pub(super) const ALL: &[&Scenario] = &[
         "forged/records",
         "what the kinds saved is wrong: EIO from GET_FD, whatever it is, and the descriptors stay",
         &[|_| forge("records"), not_restored],
+    ),
+    &wrong(
+        "forged/blocks",
+        "memory that KHO kept in other blocks than this module would is taken all the same",
+        &[|_| forge("blocks"), other_blocks],
     ),
     &wrong(
         "forged/carried",
@@ -210,6 +217,22 @@ fn not_restored(_: &Cx<'_>) -> Result<()> {
         }
     }
     equal("The list afterwards", listed()?, all.to_vec())?;
+    fdbox.delete()
+}
+
+fn other_blocks(_: &Cx<'_>) -> Result<()> {
+    host::load_module("fdbox")?;
+    let fdbox = FdBox::open("forged")?;
+    fdbox.unseal()?;
+    let file = memory::file(fdbox.get("memory")?);
+    memory::check_size(&file, 2 * PAGE)?;
+    let mut content = vec![0; 2 * PAGE as usize];
+    file.read_exact_at(&mut content, 0)?;
+    // What fdbox_forge writes.
+    ensure!(
+        content.iter().all(|byte| *byte == 0x5a),
+        "The memory is not what was left"
+    );
     fdbox.delete()
 }
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Extents in the order of memory, not of a file.
+//!
+//! The page allocator may serve a file from two places by turns, a dozen pages from each, as it does
+//! while more than half of the free memory is KHO's area for the next kernel. The file's extents are
+//! short then, but their memory is a few long runs. KHO keeps aligned powers of two: of long runs few
+//! large ones, for the next kernel to reserve in its early boot and for us to take back. So KHO is
+//! given a record's memory in this order.
+
+use crate::abi::Extent;
+use crate::ffi;
+use crate::kho;
+use kernel::prelude::*;
+
+/// The memory of `extents` by address, neighbours of one order as one extent. `EIO` when two overlap;
+/// the same extent twice is one if it `may_repeat`.
+pub(crate) fn in_memory_order(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>> {
+    let mut sorted = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
+    for &raw in extents {
+        sorted.push(key(kho::decode(raw)?), GFP_KERNEL)?;
+    }
+    if !sorted.is_sorted() {
+        // SAFETY: The numbers are valid for reading and writing, so many of them. (The sort of
+        // `core` ends in a panic that objtool does not know never to return.)
+        unsafe { ffi::fdbox_shim_sort(sorted.as_mut_ptr(), sorted.len()) };
+    }
+    merge(&mut sorted, may_repeat)?;
+    Ok(sorted)
+}
+
+/// An extent in a number that sorts by address: 40 bits of the lowest page frame number, 18 of the
+/// number of folios minus one, 5 of their order. The direction is the file's business.
+fn key(extent: Extent) -> u64 {
+    extent.lowest_pfn() << 23 | (extent.folios - 1) << 5 | u64::from(extent.order)
+}
+
+fn of_key(key: u64) -> Extent {
+    Extent {
+        pfn: key >> 23,
+        folios: (key >> 5 & (Extent::MAX_FOLIOS - 1)) + 1,
+        order: key as u32 & 0x1f,
+        down: false,
+    }
+}
+
+/// Makes extents of the keys again, in place, and one of neighbours.
+fn merge(sorted: &mut KVVec<u64>, may_repeat: bool) -> Result {
+    let mut last: Option<Extent> = None;
+    let mut written = 0;
+    for at in 0..sorted.len() {
+        if may_repeat && at > 0 && sorted[at] == sorted[at - 1] {
+            continue;
+        }
+        let extent = of_key(sorted[at]);
+        let joined = match last {
+            Some(last) => join(last, extent)?,
+            None => None,
+        };
+        if let (None, Some(done)) = (joined, last) {
+            sorted[written] = done.encode();
+            written += 1;
+        }
+        last = joined.or(Some(extent));
+    }
+    if let Some(last) = last {
+        sorted[written] = last.encode();
+        written += 1;
+    }
+    sorted.truncate(written);
+    Ok(())
+}
+
+/// Both as one, if `next` continues `last` and one extent holds them.
+fn join(last: Extent, next: Extent) -> Result<Option<Extent>> {
+    let end = last.pfn + last.pages();
+    if next.pfn < end {
+        return Err(EIO);
+    }
+    let folios = last.folios + next.folios;
+    let one = next.pfn == end && next.order == last.order && folios <= Extent::MAX_FOLIOS;
+    Ok(one.then_some(Extent { folios, ..last }))
+}
