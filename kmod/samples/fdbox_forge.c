@@ -11,8 +11,9 @@
  * loading succeeds when this kernel was left what "version" had left, its page
  * included, and fails with EILSEQ when not. With "records" the handover is right
  * and what the kinds saved is wrong, in another way in each descriptor; with
- * "carried" it names memory that KHO did not keep. With "blocks" all is right, but
- * KHO kept each page by itself.
+ * "carried" it names memory that KHO did not keep. With "blocks" there
+ * is a memfd of pages that KHO kept each by itself, and another one of the second
+ * of them.
  *
  * It writes the handover from docs/handover-abi.md, not from the module's code.
  */
@@ -58,6 +59,8 @@ struct forged_fd {
 static const u8 memfd[36] = { 0, 0x20 };
 /* The same with a name of 255 bytes, none of which is there. */
 static const u8 memfd_named[36] = { 0, 0x20, [32] = 255 };
+/* One of a page. */
+static const u8 memfd_page[36] = { 0, 0x10 };
 /* A machine that is none. */
 static const u8 vm_machine[12] = { [8] = 1 };
 /* A guest_memfd of two pages, of the VM "vm". */
@@ -91,13 +94,20 @@ static u32 forged_fds(struct forged_fd *fds, u64 kept)
 	};
 	const struct forged_fd carried = { "fd", "fdbox,forged-v1", NULL, 0, { NOT_KEPT } };
 	const struct forged_fd one = { "fd", "fdbox,forged-v1", NULL, 0, { kept } };
-	const struct forged_fd blocks = { "memory", MEMFD, memfd, 36, { kept, kept + 1 } };
+	const struct forged_fd blocks[] = {
+		{ "memory", MEMFD, memfd, 36, { kept, kept + 1 } },
+		{ "again", MEMFD, memfd_page, 36, { kept + 1 } },
+	};
 
 	if (is("records")) {
 		memcpy(fds, records, sizeof(records));
 		return ARRAY_SIZE(records);
 	}
-	fds[0] = is("carried") ? carried : is("blocks") ? blocks : one;
+	if (is("blocks")) {
+		memcpy(fds, blocks, sizeof(blocks));
+		return ARRAY_SIZE(blocks);
+	}
+	fds[0] = is("carried") ? carried : one;
 	if (is("version"))
 		fds[0].extents[1] = kept + 1;
 	fds[1] = fds[0];

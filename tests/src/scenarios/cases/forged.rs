@@ -233,6 +233,12 @@ fn other_blocks(_: &Cx<'_>) -> Result<()> {
         content.iter().all(|byte| *byte == 0x5a),
         "The memory is not what was left"
     );
+    // Every block was taken, not only the first.
+    fails(
+        "GET_FD of memory that was given out",
+        fdbox.try_get("again"),
+        Errno::IO,
+    )?;
     fdbox.delete()
 }
 
