@@ -19,7 +19,7 @@ use crate::qemu::Machine;
 use crate::run::{self, Record};
 use crate::tsc::Clocks;
 
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// What the new host is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
