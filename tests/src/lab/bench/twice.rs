@@ -19,7 +19,10 @@ use crate::qemu::Machine;
 use crate::run::{self, Record};
 use crate::tsc::Clocks;
 
-const LIMIT: Duration = Duration::from_secs(300);
+/// For a stage, by time.
+const LIMIT: Duration = Duration::from_secs(900);
+/// By instructions: less than two minutes, unless the emulator stands still.
+const LIMIT_BY_INSTRUCTIONS: Duration = Duration::from_secs(300);
 
 /// What the new host is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -128,7 +131,10 @@ impl Twice {
             machine,
             dir,
             vec![old.release, new.release],
-            LIMIT,
+            match bench.clocks {
+                Clocks::Time => LIMIT,
+                Clocks::Instructions => LIMIT_BY_INSTRUCTIONS,
+            },
         ))
     }
 
