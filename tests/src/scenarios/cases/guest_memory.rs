@@ -34,6 +34,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[two_vms_before, two_vms_after],
     },
     &Scenario {
+        name: "guest-memory/scattered",
+        about: "two memories whose pages lie among each other, in no order, come apart again",
+        host: HostKind::Kexec,
+        stages: &[scattered_before, scattered_after],
+    },
+    &Scenario {
         name: "guest-memory/takers-that-die",
         about: "of what is taken and kept nothing is lost, whoever is killed with it in its hands",
         host: HostKind::Kexec,
@@ -161,6 +167,59 @@ fn two_vms_after(_: &Cx<'_>) -> Result<()> {
     first.bind(&ram1, &mut mapped(&ram1)?)?;
     second.bind(&ram2, &mut mapped(&ram2)?)?;
     fdbox.delete()
+}
+
+const SCATTERED_PAGES: u64 = 2048;
+const SCATTERED: [&str; 2] = ["ram-1", "ram-2"];
+
+fn scattered_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("scattered")?;
+    let vm = Vm::create()?;
+    let memories = [
+        vm.guest_memfd(SCATTERED_PAGES * PAGE, SHARED)?,
+        vm.guest_memfd(SCATTERED_PAGES * PAGE, SHARED)?,
+    ];
+    let [mut one, mut other] = [mapped(&memories[0])?, mapped(&memories[1])?];
+    for step in 0..SCATTERED_PAGES {
+        // An odd factor: each page once.
+        let index = step * 1181 % SCATTERED_PAGES;
+        write(&mut one, 47, index);
+        write(&mut other, 48, SCATTERED_PAGES - 1 - index);
+    }
+    let before = fdbox::info()?.handover_extents;
+    for (memory, name) in memories.into_iter().zip(SCATTERED) {
+        fdbox.put(memory, name)?;
+    }
+    fdbox.put(vm.into_fd(), "vm")?;
+    fdbox.seal()?;
+    // guest_memfd's pages stay where they are; those of a memfd SEAL may move, and so put in order.
+    let extents = fdbox::info()?.handover_extents - before;
+    ensure!(
+        extents > SCATTERED_PAGES,
+        "The pages are not scattered: {extents} extents"
+    );
+    Ok(())
+}
+
+fn scattered_after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open("scattered")?;
+    fdbox.unseal()?;
+    let _vm = fdbox.get("vm")?;
+    for (seed, name) in (47..).zip(SCATTERED) {
+        let memory = fdbox.get(name)?;
+        check_size(&memory, SCATTERED_PAGES * PAGE)?;
+        check(&memory, seed, SCATTERED_PAGES)?;
+    }
+    fdbox.delete()
+}
+
+fn mapped(memory: &OwnedFd) -> Result<Mapped> {
+    Mapped::new(&File::from(memory.try_clone()?), SCATTERED_PAGES * PAGE)
+}
+
+fn write(mapped: &mut Mapped, seed: u64, index: u64) {
+    let at = (index * PAGE) as usize;
+    mapped.bytes()[at..at + PAGE as usize].copy_from_slice(&page_content(seed, index));
 }
 
 /// What the takers that die take: the VM, its memory, and a memfd.

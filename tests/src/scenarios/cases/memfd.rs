@@ -45,12 +45,6 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[holes_before, holes_after],
     },
     &Scenario {
-        name: "memfd/scattered",
-        about: "two memfds whose pages lie among each other, in no order, come apart again",
-        host: HostKind::Kexec,
-        stages: &[scattered_before, scattered_after],
-    },
-    &Scenario {
         name: "memfd/seals",
         about: "the file's own seals still hold",
         host: HostKind::Kexec,
@@ -174,42 +168,6 @@ fn holes_after(_: &Cx<'_>) -> Result<()> {
 const SEALS: SealFlags = SealFlags::GROW
     .union(SealFlags::SHRINK)
     .union(SealFlags::WRITE);
-
-const SCATTERED_PAGES: u64 = 2048;
-const SCATTERED: [&str; 2] = ["scattered-1", "scattered-2"];
-
-fn scattered_before(_: &Cx<'_>) -> Result<()> {
-    let bytes = SCATTERED_PAGES * PAGE;
-    let files = [memfd(c"one", bytes)?, memfd(c"other", bytes)?];
-    for step in 0..SCATTERED_PAGES {
-        // An odd factor: each page once.
-        let index = step * 1181 % SCATTERED_PAGES;
-        write_page(&files[0], 21, index)?;
-        write_page(&files[1], 22, SCATTERED_PAGES - 1 - index)?;
-    }
-    let fdbox = FdBox::create("scattered")?;
-    for (file, name) in files.into_iter().zip(SCATTERED) {
-        fdbox.put(file, name)?;
-    }
-    fdbox.seal()?;
-    let extents = crate::fdbox::info()?.handover_extents;
-    ensure!(
-        extents > 2 * SCATTERED_PAGES / 4,
-        "The pages are not scattered: {extents} extents"
-    );
-    Ok(())
-}
-
-fn scattered_after(_: &Cx<'_>) -> Result<()> {
-    let fdbox = FdBox::open("scattered")?;
-    fdbox.unseal()?;
-    for (seed, name) in (21..).zip(SCATTERED) {
-        let file = memory::file(fdbox.get(name)?);
-        check_size(&file, SCATTERED_PAGES * PAGE)?;
-        check_pages(&file, seed, SCATTERED_PAGES)?;
-    }
-    fdbox.delete()
-}
 
 fn seals_before(_: &Cx<'_>) -> Result<()> {
     let file = memfd(c"seals", PAGE)?;
