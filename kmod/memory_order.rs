@@ -13,12 +13,21 @@ use crate::ffi;
 use crate::kho;
 use kernel::prelude::*;
 
+/// So many runs are looked at for one that an extent continues: more than there are places from
+/// which the page allocator takes turns.
+const RECENT_RUNS: usize = 8;
+
 /// The memory of `extents` by address, neighbours of one order as one extent. `EIO` when two overlap;
 /// the same extent twice is one if it `may_repeat`.
 pub(crate) fn in_memory_order(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>> {
     let mut sorted = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
     for &raw in extents {
-        sorted.push(key(kho::decode(raw)?), GFP_KERNEL)?;
+        let extent = upwards(kho::decode(raw)?);
+        // The sort compares through pointers, so what is joined before it is what makes it short.
+        // What repeats must be found as it is.
+        if may_repeat || !lengthen_recent(&mut sorted, extent) {
+            sorted.push(key(extent), GFP_KERNEL)?;
+        }
     }
     if !sorted.is_sorted() {
         // SAFETY: The numbers are valid for reading and writing, so many of them. (The sort of
@@ -29,10 +38,31 @@ pub(crate) fn in_memory_order(extents: &[u64], may_repeat: bool) -> Result<KVVec
     Ok(sorted)
 }
 
-/// An extent in a number that sorts by address: 40 bits of the lowest page frame number, 18 of the
-/// number of folios minus one, 5 of their order. The direction is the file's business.
+/// The same memory. The direction is the file's business.
+fn upwards(extent: Extent) -> Extent {
+    Extent {
+        pfn: extent.lowest_pfn(),
+        down: false,
+        ..extent
+    }
+}
+
+/// Whether one of the last runs could be made longer by `extent`, at either end.
+fn lengthen_recent(runs: &mut [u64], extent: Extent) -> bool {
+    for key_of_run in runs.iter_mut().rev().take(RECENT_RUNS) {
+        let run = of_key(*key_of_run);
+        if let Some(longer) = joined(run, extent).or_else(|| joined(extent, run)) {
+            *key_of_run = key(longer);
+            return true;
+        }
+    }
+    false
+}
+
+/// An extent in a number that sorts by address: 40 bits of the page frame number, 18 of the number
+/// of folios minus one, 5 of their order.
 fn key(extent: Extent) -> u64 {
-    extent.lowest_pfn() << 23 | (extent.folios - 1) << 5 | u64::from(extent.order)
+    extent.pfn << 23 | (extent.folios - 1) << 5 | u64::from(extent.order)
 }
 
 fn of_key(key: u64) -> Extent {
@@ -53,15 +83,16 @@ fn merge(sorted: &mut KVVec<u64>, may_repeat: bool) -> Result {
             continue;
         }
         let extent = of_key(sorted[at]);
-        let joined = match last {
-            Some(last) => join(last, extent)?,
+        let longer = match last {
+            Some(last) if extent.pfn < last.pfn + last.pages() => return Err(EIO),
+            Some(last) => joined(last, extent),
             None => None,
         };
-        if let (None, Some(done)) = (joined, last) {
+        if let (None, Some(done)) = (longer, last) {
             sorted[written] = done.encode();
             written += 1;
         }
-        last = joined.or(Some(extent));
+        last = longer.or(Some(extent));
     }
     if let Some(last) = last {
         sorted[written] = last.encode();
@@ -72,12 +103,8 @@ fn merge(sorted: &mut KVVec<u64>, may_repeat: bool) -> Result {
 }
 
 /// Both as one, if `next` continues `last` and one extent holds them.
-fn join(last: Extent, next: Extent) -> Result<Option<Extent>> {
-    let end = last.pfn + last.pages();
-    if next.pfn < end {
-        return Err(EIO);
-    }
+fn joined(last: Extent, next: Extent) -> Option<Extent> {
     let folios = last.folios + next.folios;
-    let one = next.pfn == end && next.order == last.order && folios <= Extent::MAX_FOLIOS;
-    Ok(one.then_some(Extent { folios, ..last }))
+    let continues = next.order == last.order && last.pfn + last.pages() == next.pfn;
+    (continues && folios <= Extent::MAX_FOLIOS).then_some(Extent { folios, ..last })
 }
