@@ -162,7 +162,7 @@ pub struct Handover {
 }
 
 /// How much a guest did while nothing happened, and while its update was prepared and called off.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub struct Worked {
     pub quiet_units: u64,
     pub quiet_ns: u64,

@@ -16,8 +16,8 @@ use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const RAM_MIB: u64 = 512;
-/// Seconds of quiet, as many beside another program, and as many of preparations.
-const PERIOD: u64 = 10;
+/// Seconds of quiet, as many beside another program, and as many of preparations, in turns.
+const PERIOD: u64 = 20;
 const QUICK_PERIOD: u64 = 3;
 
 #[derive(Debug, Clone, Serialize)]
