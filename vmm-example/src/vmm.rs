@@ -38,6 +38,25 @@ struct State {
     left: bool,
 }
 
+impl State {
+    /// Whether the guest can be paused, continued and updated now.
+    fn is_free(&self) -> Result<(), Refusal> {
+        match self {
+            Self { left: true, .. } => Err(Refusal::Left),
+            Self {
+                update: Some(_), ..
+            } => Err(Refusal::UpdateIsOn),
+            Self { .. } => Ok(()),
+        }
+    }
+
+    /// An update is over.
+    fn end_update(&mut self, end: &UpdateEnd) {
+        self.update = None;
+        self.left |= end.has_left() || end.result == UpdateResult::GuestLost;
+    }
+}
+
 /// Why a request was refused; the guest is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -124,10 +143,7 @@ impl Vmm {
     }
 
     pub(crate) fn end_update(&self, end: &UpdateEnd) {
-        let mut state = self.lock();
-        state.update = None;
-        state.left |= end.has_left() || end.result == UpdateResult::GuestLost;
-        drop(state);
+        self.lock().end_update(end);
         self.chronicle.update_end(end);
         self.update_ended.notify_all();
     }
@@ -219,13 +235,8 @@ impl Vmm {
     /// The state, if no update is on and the guest is here.
     fn free(&self) -> Result<MutexGuard<'_, State>, Refusal> {
         let state = self.lock();
-        match *state {
-            State { left: true, .. } => Err(Refusal::Left),
-            State {
-                update: Some(_), ..
-            } => Err(Refusal::UpdateIsOn),
-            State { .. } => Ok(state),
-        }
+        state.is_free()?;
+        Ok(state)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -262,5 +273,41 @@ impl Service for Vmm {
             }
         };
         peer.send(&done.map_or_else(Reply::from, |()| Reply::Ok));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused_after(result: UpdateResult) -> Option<Refusal> {
+        let mut state = State {
+            update: Some(CancelFlag::new()),
+            ..State::default()
+        };
+        assert_eq!(state.is_free(), Err(Refusal::UpdateIsOn));
+        state.end_update(&UpdateEnd {
+            result,
+            ..UpdateEnd::ready()
+        });
+        state.is_free().err()
+    }
+
+    #[test]
+    fn a_guest_that_has_left_is_refused_and_one_that_stays_is_not() {
+        for result in [
+            UpdateResult::Done,
+            UpdateResult::HandedOver,
+            UpdateResult::GuestLost,
+        ] {
+            assert_eq!(refused_after(result), Some(Refusal::Left), "{result:?}");
+        }
+        for result in [
+            UpdateResult::Ready,
+            UpdateResult::NothingChanged,
+            UpdateResult::RolledBack,
+        ] {
+            assert_eq!(refused_after(result), None, "{result:?}");
+        }
     }
 }

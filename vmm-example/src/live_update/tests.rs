@@ -341,3 +341,21 @@ fn a_kernel_that_cannot_keep_a_device_is_not_left() {
     assert!(blockers.contains(&"vfio0"), "{blockers:?}");
     assert!(machine.calls.borrow().is_empty());
 }
+
+#[test]
+fn a_timeout_is_a_second_to_an_hour() {
+    let asked = |secs| {
+        let request = UpdateRequest {
+            timeout: Some(secs),
+            ..UpdateRequest::default()
+        };
+        Order::new(an_order().plan, &request).map_err(|error| chain(&error))
+    };
+    for secs in [1, 3600] {
+        assert!(asked(secs).is_ok(), "{secs} s");
+    }
+    for secs in [0, 3601, u64::MAX] {
+        let refused = asked(secs).unwrap_err();
+        assert_eq!(refused, format!("A timeout of {secs} s: it is 1 to 3600"));
+    }
+}
