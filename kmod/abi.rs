@@ -356,8 +356,8 @@ impl<'a> Body<'a> {
             return Err(Malformed::BodyChecksum);
         }
         let body = Body { bytes, root };
-        for index in 0..root.nr_extents {
-            body.extent(index)?;
+        for raw in body.raw_extents(0, root.nr_extents)? {
+            Extent::decode(raw)?;
         }
         if root.version == VERSION {
             body.check_records()?;
@@ -392,13 +392,21 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    /// The extent at `index`, which [`Root::decode`] made sure lies in the body.
-    pub(crate) fn extent(&self, index: u64) -> Result<Extent, Malformed> {
-        let raw = usize::try_from(index)
-            .ok()
-            .filter(|_| index < self.root.nr_extents)
-            .and_then(|index| u64_at(self.bytes, index * 8));
-        Extent::decode(raw.ok_or(Malformed::Extents)?)
+    /// `count` extents from the one at `first` on, as they are written; [`check`](Self::check) made
+    /// sure that all can be decoded.
+    pub(crate) fn raw_extents(
+        &self,
+        first: u64,
+        count: u64,
+    ) -> Result<impl Iterator<Item = u64> + use<'a>, Malformed> {
+        let end = first.checked_add(count);
+        let in_list = end.filter(|&end| end <= self.root.nr_extents);
+        // They lie in the body: so said Root::decode().
+        let at = |index: u64| usize::try_from(index).ok()?.checked_mul(8);
+        let range = in_list.and_then(|end| Some(at(first)?..at(end)?));
+        let bytes = range.and_then(|range| self.bytes.get(range));
+        let words = bytes.ok_or(Malformed::Extents)?.chunks_exact(8);
+        Ok(words.filter_map(|word| u64_at(word, 0)))
     }
 
     /// The boxes, in the order they were sealed.

@@ -102,11 +102,7 @@ fn boxes_from(body: &abi::Body<'_>) -> Result {
 }
 
 fn incoming_from(body: &abi::Body<'_>, fd: &FdRecord<'_>) -> Result<Incoming> {
-    let mut extents = KVVec::with_capacity(fd.nr_extents as usize, GFP_KERNEL)?;
-    for index in fd.first_extent..fd.first_extent + fd.nr_extents {
-        let extent = body.extent(index).map_err(|_| EIO)?;
-        extents.push(extent.encode(), GFP_KERNEL)?;
-    }
+    let extents = handover::copied_extents(body, fd.first_extent, fd.nr_extents)?;
     let mut compatible = KVec::new();
     compatible.extend_from_slice(fd.compatible, GFP_KERNEL)?;
     Ok(Incoming {

@@ -327,12 +327,19 @@ pub(crate) fn carry() {
     }
 }
 
-fn carry_foreign(root: abi::Root, body: Body) -> Result<Blob> {
-    let extents = abi::Body::check(root, body.bytes(), kho::crc32).map_err(|_| EIO)?;
-    let mut all = KVVec::new();
-    for index in 0..root.nr_extents {
-        all.push(extents.extent(index).map_err(|_| EIO)?.encode(), GFP_KERNEL)?;
+/// `count` extents of `body` from the one at `first` on, as a record has them.
+pub(crate) fn copied_extents(body: &abi::Body<'_>, first: u64, count: u64) -> Result<KVVec<u64>> {
+    let raw = body.raw_extents(first, count).map_err(|_| EIO)?;
+    let mut extents = KVVec::with_capacity(count as usize, GFP_KERNEL)?;
+    for raw in raw {
+        extents.push(raw, GFP_KERNEL)?;
     }
+    Ok(extents)
+}
+
+fn carry_foreign(root: abi::Root, body: Body) -> Result<Blob> {
+    let checked = abi::Body::check(root, body.bytes(), kho::crc32).map_err(|_| EIO)?;
+    let all = copied_extents(&checked, 0, root.nr_extents)?;
     // Descriptors may share extents: page tables of devices do.
     kho::pass_on(&in_memory_order(&all, true)?)?;
     let mut blob = Blob::from_body(body, root)?;

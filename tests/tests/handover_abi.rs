@@ -122,6 +122,12 @@ fn writes_the_golden_bytes() {
     );
 }
 
+fn extents(body: &Body<'_>, first: u64, count: u64) -> Result<Vec<Extent>, Malformed> {
+    body.raw_extents(first, count)?
+        .map(Extent::decode)
+        .collect()
+}
+
 #[test]
 fn reads_the_golden_bytes() {
     let (root, bytes) = split_golden();
@@ -138,8 +144,12 @@ fn reads_the_golden_bytes() {
     assert_eq!(fds[1].compatible, b"fdbox,guest-memfd-v1");
     assert_eq!(fds[1].data, [7; 22]);
     assert_eq!((fds[1].first_extent, fds[1].nr_extents), (0, 2));
-    assert_eq!(body.extent(1), Ok(down(extent(0x20_0000, 2, 9))));
-    assert_eq!(body.extent(3), Err(Malformed::Extents));
+    let second = down(extent(0x20_0000, 2, 9));
+    assert_eq!(extents(&body, 1, 1), Ok(vec![second]));
+    assert_eq!(extents(&body, 0, 3).unwrap()[1], second);
+    for (first, count) in [(3, 1), (1, 3), (u64::MAX, 2), (1, u64::MAX)] {
+        assert_eq!(extents(&body, first, count), Err(Malformed::Extents));
+    }
 }
 
 #[test]
@@ -202,7 +212,7 @@ fn extents_of_another_version_are_read() {
     root.body_crc = crc(&bytes);
     let decoded = Root::decode(&root.encode(crc), crc).unwrap();
     let body = Body::check(decoded, &bytes, crc).unwrap();
-    assert_eq!(body.extent(0), Ok(extent(0x1000, 3, 0)));
+    assert_eq!(extents(&body, 0, 1), Ok(vec![extent(0x1000, 3, 0)]));
 }
 
 #[test]
