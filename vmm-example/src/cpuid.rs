@@ -3,6 +3,8 @@
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use thiserror::Error;
 
+use crate::kvm::Processor;
+
 /// More leaves than KVM takes.
 #[derive(Debug, Error)]
 #[error("KVM's CPUID has no room for the topology leaves")]
@@ -12,6 +14,8 @@ const LEAF_FEATURES: u32 = 0x1;
 const LEAF_EXTENDED: u32 = 0x7;
 const LEAF_TOPOLOGY: u32 = 0xb;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
+/// KVM's features for guests that know it: Documentation/virt/kvm/x86/cpuid.rst.
+const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
 const LEAF_AMD_SIZES: u32 = 0x8000_0008;
 const LEAF_AMD_IDS: u32 = 0x8000_001e;
 const LEAF_AMD_TOPOLOGY: u32 = 0x8000_0026;
@@ -22,12 +26,18 @@ const EDX_HTT: u32 = 1 << 28;
 /// Leaf 7, subleaf 0: shadow stacks, and tracking of indirect branches.
 const ECX_SHSTK: u32 = 1 << 7;
 const EDX_IBT: u32 = 1 << 20;
+const EAX_PV_EOI: u32 = 1 << 6;
 
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
 
 /// CPUID of vCPU `id` of `cpus`: one socket, one thread per core.
-pub(crate) fn for_vcpu(supported: &CpuId, id: u8, cpus: u8) -> Result<CpuId, CpuidError> {
+pub(crate) fn for_vcpu(
+    supported: &CpuId,
+    processor: Processor,
+    id: u8,
+    cpus: u8,
+) -> Result<CpuId, CpuidError> {
     let mut entries: Vec<_> = supported
         .as_slice()
         .iter()
@@ -43,6 +53,7 @@ pub(crate) fn for_vcpu(supported: &CpuId, id: u8, cpus: u8) -> Result<CpuId, Cpu
         match entry.function {
             LEAF_FEATURES => features(entry, id, cpus),
             LEAF_EXTENDED if entry.index == 0 => hide_shadow_stacks(entry),
+            LEAF_KVM_FEATURES if processor == Processor::QemuTcg => hide_pv_eoi(entry),
             LEAF_AMD_SIZES => {
                 entry.ecx = u32::from(cpus - 1) | (core_bits(cpus) << 12);
             }
@@ -80,6 +91,14 @@ fn features(entry: &mut kvm_cpuid_entry2, id: u8, cpus: u8) {
 fn hide_shadow_stacks(entry: &mut kvm_cpuid_entry2) {
     entry.ecx &= !ECX_SHSTK;
     entry.edx &= !EDX_IBT;
+}
+
+/// QEMU 10.0's emulation of SVM delivers an interrupt that was injected once more, masked or not, if
+/// anything makes it leave the guest's instructions before the guest's next exit: `helper_vmrun()` leaves
+/// the vector where exceptions wait. In a guest that ends in a lock it holds itself. An interrupt's
+/// handler that ends it by its APIC, not by a word in memory, exits at once.
+fn hide_pv_eoi(entry: &mut kvm_cpuid_entry2) {
+    entry.eax &= !EAX_PV_EOI;
 }
 
 /// Bits of an APIC ID that tell cores apart.
@@ -127,7 +146,10 @@ mod tests {
             leaf(0x8000_001e, 9),
         ];
         let host = CpuId::from_entries(&host).unwrap();
-        for_vcpu(&host, id, cpus).unwrap().as_slice().to_vec()
+        for_vcpu(&host, Processor::Real, id, cpus)
+            .unwrap()
+            .as_slice()
+            .to_vec()
     }
 
     #[test]
@@ -170,7 +192,7 @@ mod tests {
             ..Default::default()
         };
         let host = CpuId::from_entries(&[leaf(1, 0), features(0), features(1)]).unwrap();
-        let cpuid = for_vcpu(&host, 0, 1).unwrap();
+        let cpuid = for_vcpu(&host, Processor::Real, 0, 1).unwrap();
         let found = |index| {
             let mut entries = cpuid.as_slice().iter().filter(|e| e.function == 7);
             let entry = entries.find(|e| e.index == index).unwrap();
@@ -178,6 +200,18 @@ mod tests {
         };
         assert_eq!(found(0), (!(1 << 7), !(1 << 20)));
         assert_eq!(found(1), (u32::MAX, u32::MAX));
+    }
+
+    #[test]
+    fn an_emulated_processor_is_spared_what_it_gets_wrong() {
+        let host = CpuId::from_entries(&[leaf(1, 0), leaf(0x4000_0001, u32::MAX)]).unwrap();
+        let features = |processor| {
+            let cpuid = for_vcpu(&host, processor, 0, 1).unwrap();
+            let mut entries = cpuid.as_slice().iter();
+            entries.find(|e| e.function == 0x4000_0001).unwrap().eax
+        };
+        assert_eq!(features(Processor::Real), u32::MAX);
+        assert_eq!(features(Processor::QemuTcg), !(1 << 6));
     }
 
     #[test]

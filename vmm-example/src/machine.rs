@@ -115,7 +115,7 @@ impl Machine {
         for (id, fd) in (0u8..).zip(&fds) {
             named(
                 "KVM_SET_CPUID2",
-                fd.set_cpuid2(&cpuid::for_vcpu(&supported, id, cpus)?),
+                fd.set_cpuid2(&cpuid::for_vcpu(&supported, host.processor(), id, cpus)?),
             )?;
             boot::setup_cpu(fd, id, entry)?;
         }

@@ -73,6 +73,14 @@ impl Host {
         }
     }
 
+    /// What executes this host's instructions.
+    pub(crate) fn processor(&self) -> Processor {
+        match &sys::hypervisor_signature() {
+            b"TCGTCGTCGTCG" => Processor::QemuTcg,
+            _ => Processor::Real,
+        }
+    }
+
     /// The CPUID leaves that this host can give to a guest.
     pub(crate) fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
         named(
@@ -110,6 +118,15 @@ impl Host {
             fd: named("KVM_GET_VCPU_MMAP_SIZE", sys::adopt_vm(&self.kvm, fd))?,
         })
     }
+}
+
+/// What executes a host's instructions, as far as it makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Processor {
+    /// One of silicon, whatever hypervisor is between.
+    Real,
+    /// QEMU without KVM.
+    QemuTcg,
 }
 
 /// A VM. Memory and vCPUs are added by who owns them.
