@@ -40,7 +40,7 @@ struct State {
 
 impl State {
     /// Whether the guest can be paused, continued and updated now.
-    fn is_free(&self) -> Result<(), Refusal> {
+    fn check_free(&self) -> Result<(), Refusal> {
         match self {
             Self { left: true, .. } => Err(Refusal::Left),
             Self {
@@ -235,7 +235,7 @@ impl Vmm {
     /// The state, if no update is on and the guest is here.
     fn free(&self) -> Result<MutexGuard<'_, State>, Refusal> {
         let state = self.lock();
-        state.is_free()?;
+        state.check_free()?;
         Ok(state)
     }
 
@@ -285,12 +285,12 @@ mod tests {
             update: Some(CancelFlag::new()),
             ..State::default()
         };
-        assert_eq!(state.is_free(), Err(Refusal::UpdateIsOn));
+        assert_eq!(state.check_free(), Err(Refusal::UpdateIsOn));
         state.end_update(&UpdateEnd {
             result,
             ..UpdateEnd::ready()
         });
-        state.is_free().err()
+        state.check_free().err()
     }
 
     #[test]

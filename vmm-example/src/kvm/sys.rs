@@ -1,10 +1,11 @@
-//! What kvm-ioctls and kvm-bindings lack, and what of them is unsafe, behind safe functions.
+//! What kvm-ioctls and kvm-bindings lack, and what of them is unsafe, behind safe functions; and the
+//! one question to the processor itself.
 //!
 //! Opcodes are checked against their documented numbers in the tests below.
 
 #![allow(
     unsafe_code,
-    reason = "this file is the thin layer around KVM's ioctls"
+    reason = "this file is the thin layer around KVM's ioctls and CPUID"
 )]
 
 use std::arch::x86_64::__cpuid;

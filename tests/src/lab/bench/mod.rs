@@ -91,8 +91,8 @@ impl Bench<'_> {
         eprintln!("bench: {what}");
         let mut measured = measure();
         if let (Err(error), Clocks::Instructions) = (&measured, self.clocks) {
-            // QEMU that counts instructions stands still now and then, with a guest's guest: its vCPU
-            // is given nothing to execute, again and again.
+            // QEMU leaves a guest's code more often then, and may deliver an interrupt twice when it
+            // does: docs/testing.md, quirks. It costs the guest, not what is measured.
             eprintln!("bench: {what}: once more, after: {error:#}");
             measured = measure();
         }

@@ -21,7 +21,7 @@ use crate::tsc::Clocks;
 
 /// For a stage, by time.
 const LIMIT: Duration = Duration::from_secs(900);
-/// By instructions: less than two minutes, unless the emulator stands still.
+/// By instructions: less than two minutes, unless the guest stands still.
 const LIMIT_BY_INSTRUCTIONS: Duration = Duration::from_secs(300);
 
 /// What the new host is made of.
