@@ -219,3 +219,5 @@ unsafe extern "C" fn fdbox_rs_box_put(bx: *mut c_void) {
     // SAFETY: As promised by the caller, `into_foreign()` made it.
     drop(unsafe { Arc::<FdBox>::from_foreign(bx) });
 }
+
+crate::ffi::check_export!(fdbox_rs_box_put);

@@ -235,3 +235,5 @@ unsafe extern "C" fn fdbox_rs_box_ioctl(
         Err(err) => err.to_errno() as c_long,
     }
 }
+
+crate::ffi::check_export!(fdbox_rs_box_ioctl);

@@ -112,10 +112,16 @@ impl kernel::InPlaceModule for FdboxModule {
 }
 
 /// The reboot notifier.
+///
+/// # Safety
+///
+/// Called in process context, while the module is loaded.
 #[no_mangle]
-extern "C" fn fdbox_rs_reboot() {
+unsafe extern "C" fn fdbox_rs_reboot() {
     handover::carry();
 }
+
+crate::ffi::check_export!(fdbox_rs_reboot);
 
 /// `fdbox_register_kind()`.
 ///
@@ -128,8 +134,16 @@ unsafe extern "C" fn fdbox_rs_register_kind(desc: *const ffi::DriverKindDesc) ->
     kernel::error::from_result(|| unsafe { registry::register(desc) }.map(|()| 0))
 }
 
+crate::ffi::check_export!(fdbox_rs_register_kind);
+
 /// `fdbox_unregister_kind()`.
+///
+/// # Safety
+///
+/// Called in process context, while the module is loaded; `desc` is only compared.
 #[no_mangle]
-extern "C" fn fdbox_rs_unregister_kind(desc: *const ffi::DriverKindDesc) {
+unsafe extern "C" fn fdbox_rs_unregister_kind(desc: *const ffi::DriverKindDesc) {
     registry::unregister(desc);
 }
+
+crate::ffi::check_export!(fdbox_rs_unregister_kind);

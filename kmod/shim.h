@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What C offers to Rust and Rust to C inside fdbox.ko. Rust's view of the same
- * functions is ffi.rs; the two are kept side by side, in the same order.
+ * What C offers to Rust and Rust to C inside fdbox.ko. bindgen makes Rust's view
+ * of it when the module is built; see ffi.rs.
  */
 #ifndef _FDBOX_SHIM_H
 #define _FDBOX_SHIM_H
 
+#include <linux/fdbox.h>
 #include <linux/types.h>
 
-struct fdbox_kind;
-struct fdbox_fd;
 struct file;
+struct file_operations;
 struct folio;
-struct inode;
+struct module;
 
 /* node.c: the device node of a box. */
 struct fdbox_node;

@@ -183,6 +183,8 @@ unsafe extern "C" fn fdbox_rs_fd_file(fd: *mut DriverFd) -> *mut bindings::file 
         .map_or(core::ptr::null_mut(), |file| file.as_ptr())
 }
 
+crate::ffi::check_export!(fdbox_rs_fd_file);
+
 /// `fdbox_fd_needs()`.
 ///
 /// # Safety
@@ -212,6 +214,8 @@ unsafe extern "C" fn fdbox_rs_fd_needs(
     .to_errno()
 }
 
+crate::ffi::check_export!(fdbox_rs_fd_needs);
+
 /// `fdbox_fd_write()`.
 ///
 /// # Safety
@@ -235,6 +239,8 @@ unsafe extern "C" fn fdbox_rs_fd_write(
     from_result(|| record.write(bytes).map(|()| 0))
 }
 
+crate::ffi::check_export!(fdbox_rs_fd_write);
+
 /// `fdbox_fd_preserve()`.
 ///
 /// # Safety
@@ -252,6 +258,8 @@ unsafe extern "C" fn fdbox_rs_fd_preserve(fd: *mut DriverFd, folio: *mut binding
     from_result(|| record.push(pfn, order).map(|()| 0))
 }
 
+crate::ffi::check_export!(fdbox_rs_fd_preserve);
+
 /// `fdbox_fd_data()`.
 ///
 /// # Safety
@@ -268,6 +276,8 @@ unsafe extern "C" fn fdbox_rs_fd_data(fd: *mut DriverFd, len: *mut usize) -> *co
     unsafe { *len = data.len() };
     data.as_ptr().cast()
 }
+
+crate::ffi::check_export!(fdbox_rs_fd_data);
 
 /// `fdbox_fd_take_folio()`.
 ///
@@ -289,3 +299,5 @@ unsafe extern "C" fn fdbox_rs_fd_take_folio(fd: *mut DriverFd) -> *mut bindings:
         _ => core::ptr::null_mut(),
     }
 }
+
+crate::ffi::check_export!(fdbox_rs_fd_take_folio);

@@ -90,9 +90,9 @@ impl Context {
     /// What is in it. Its files are held as long as it is frozen.
     fn contents(self) -> Result<KVec<Seen>> {
         let visitor = IommufdVisitor {
-            ioas: see_ioas,
-            map: see_map,
-            other: see_other,
+            ioas: Some(see_ioas),
+            map: Some(see_map),
+            other: Some(see_other),
         };
         let mut seen = KVec::<Seen>::new();
         let data = core::ptr::from_mut(&mut seen).cast();

@@ -80,7 +80,7 @@ fn tables(place: &VfioPlace, record: Option<&mut Record>) -> Result {
     let data = record.map_or(core::ptr::null_mut(), core::ptr::from_mut);
     // SAFETY: `push_table()` gets `data`, which outlives the call.
     to_result(unsafe {
-        ffi::fdbox_shim_vfio_tables(place.segment, place.bdf, push_table, data.cast())
+        ffi::fdbox_shim_vfio_tables(place.segment, place.bdf, Some(push_table), data.cast())
     })
 }
 

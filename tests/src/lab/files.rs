@@ -7,7 +7,15 @@ use anyhow::{Context, Result};
 
 /// Endings of what a module build leaves in its folder.
 const BUILT: &[&str] = &[
-    ".o", ".ko", ".mod", ".mod.c", ".cmd", ".symvers", ".order", ".rmeta",
+    ".o",
+    ".ko",
+    ".mod",
+    ".mod.c",
+    ".cmd",
+    ".symvers",
+    ".order",
+    ".rmeta",
+    "_generated.rs",
 ];
 
 /// The source files under `dir`, sorted: no hidden files, nothing that a build made.
@@ -55,6 +63,7 @@ mod tests {
             "a.rs",
             "sub/b.c",
             "a.o",
+            "a_generated.rs",
             "x.mod.c",
             ".a.o.cmd",
             "Module.symvers",

@@ -1,6 +1,7 @@
 //! `cargo lab test`: everything CI runs, each test with its verdict and its time.
 
 mod debug;
+mod drift;
 mod expected;
 mod host_command;
 mod lanes;

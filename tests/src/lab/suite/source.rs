@@ -42,6 +42,7 @@ pub(super) fn run(suite: &mut Suite<'_>) {
         }
         Ok(())
     });
+    suite.check("module/drift", super::drift::does_not_build);
 }
 
 fn cargo(lab: &Lab, what: &str, arguments: &[&str]) -> Result<()> {
