@@ -20,6 +20,7 @@ use crate::abi::{
     Sink, //
 };
 use crate::boxes;
+use crate::coalesce::coalesced;
 use crate::entry::Entry;
 use crate::file::NodeOwner;
 use crate::kho::{
@@ -27,7 +28,6 @@ use crate::kho::{
     Blob,
     Body, //
 };
-use crate::memory_order::in_memory_order;
 use crate::name::Name;
 use crate::record::Record;
 use kernel::{
@@ -341,7 +341,7 @@ fn carry_foreign(root: abi::Root, body: Body) -> Result<Blob> {
     let checked = abi::Body::check(root, body.bytes(), kho::crc32).map_err(|_| EIO)?;
     let all = copied_extents(&checked, 0, root.nr_extents)?;
     // Descriptors may share extents: page tables of devices do.
-    kho::pass_on(&in_memory_order(&all, true)?)?;
+    kho::pass_on(&coalesced(&all, true)?)?;
     let mut blob = Blob::from_body(body, root)?;
     blob.publish()?;
     Ok(blob)

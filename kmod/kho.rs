@@ -84,8 +84,8 @@ pub(crate) fn check_kept(extents: &[u64]) -> Result {
     Ok(())
 }
 
-/// Takes the folios of `extents`, in the order of memory, over from the last kernel, all or none; each
-/// then has one reference. `EIO` when KHO does not keep them for us, or somebody has taken them already.
+/// Takes the folios of `extents`, sorted by address, over from the last kernel, all or none; each then
+/// has one reference. `EIO` when KHO does not keep them for us, or somebody has taken them already.
 pub(crate) fn restore(extents: &[u64]) -> Result {
     check_kept(extents)?;
     for &raw in extents {

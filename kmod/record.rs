@@ -7,19 +7,19 @@ use crate::abi::{
     Sink,
     MAX_DATA_LEN, //
 };
+use crate::coalesce::coalesced;
 use crate::file::FileRef;
 use crate::kho::{
     self,
     Held, //
 };
-use crate::memory_order::in_memory_order;
 use kernel::prelude::*;
 
 /// Bytes and page extents of one descriptor, in the order of writing.
 pub(crate) struct Record {
     data: KVVec<u8>,
     extents: KVVec<u64>,
-    /// The extents in the order of memory, which is how KHO gets them; or why that is not known.
+    /// The same memory by address, as KHO is given it; or why that is not known.
     kept: Result<KVVec<u64>>,
 }
 
@@ -41,19 +41,18 @@ impl Record {
             ..Record::default()
         };
         record.write(data)?;
-        record.order();
+        record.coalesce();
         match record.kept {
-            // Not for ever.
+            // Another attempt may have the memory.
             Err(ENOMEM) => Err(ENOMEM),
             _ => Ok(record),
         }
     }
 
-    /// After the last extent: brings them into the order of memory. Whether that went well, whoever
-    /// asks what is [`kept`](Self::kept) hears: the file must have its record back before, to undo
-    /// what it did.
-    pub(crate) fn order(&mut self) {
-        self.kept = in_memory_order(&self.extents, false);
+    /// Computes what [`kept`](Self::kept) returns. Called after the last extent. An error is stored, not
+    /// returned: the file needs its record to undo what it did, and gets it first.
+    pub(crate) fn coalesce(&mut self) {
+        self.kept = coalesced(&self.extents, false);
     }
 
     /// Appends bytes; `EFBIG` beyond 1 MiB.

@@ -185,6 +185,6 @@ fn record_of(entries: &[Entry], index: usize) -> Result<Option<Arc<Record>>> {
     let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
     let _locked = InodeLock::new(&live.file);
     live.kind.write(&cx, &mut record)?;
-    record.order();
+    record.coalesce();
     Ok(Some(record.into()))
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extents in the order of memory, not of a file.
+//! Extents sorted by physical address, neighbours coalesced.
 //!
 //! The page allocator may serve a file from two places by turns, a dozen pages from each, as it does
 //! while more than half of the free memory is KHO's area for the next kernel. The file's extents are
 //! short then, but their memory is a few long runs. KHO keeps aligned powers of two: of long runs few
 //! large ones, for the next kernel to reserve in its early boot and for us to take back. So KHO is
-//! given a record's memory in this order.
+//! given a record's memory by address. A record itself keeps the order of the file.
 
 use crate::abi::Extent;
 use crate::ffi;
@@ -17,9 +17,10 @@ use kernel::prelude::*;
 /// which the page allocator takes turns.
 const RECENT_RUNS: usize = 8;
 
-/// The memory of `extents` by address, neighbours of one order as one extent. `EIO` when two overlap;
+/// The memory of `extents` by address, neighbours of one folio order as one extent. `EIO` when two
+/// overlap;
 /// the same extent twice is one if it `may_repeat`.
-pub(crate) fn in_memory_order(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>> {
+pub(crate) fn coalesced(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>> {
     let mut sorted = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
     for &raw in extents {
         let extent = upwards(kho::decode(raw)?);
