@@ -269,7 +269,13 @@ pub(crate) struct BoxRecord<'a> {
     fds: &'a [u8],
 }
 
-/// Writes the head of a box whose descriptors take `fds_len` bytes.
+/// Bytes of the record of a box whose descriptors take `fds_len`; `None` if they are more than the
+/// record can tell.
+pub(crate) fn box_len(fds_len: usize) -> Option<u32> {
+    u32::try_from(BOX_LEN.checked_add(fds_len)?).ok()
+}
+
+/// Writes the head of a box whose record takes `len` bytes, see [`box_len`].
 ///
 /// | offset | bytes | what |
 /// |---|---|---|
@@ -285,10 +291,9 @@ pub(crate) fn put_box<S: Sink>(
     name: &[u8],
     (mode, uid, gid): (u32, u32, u32),
     nr_fds: u32,
-    fds_len: usize,
+    len: u32,
 ) -> Result<(), S::Error> {
-    out.put(&((BOX_LEN + fds_len) as u32).to_le_bytes())?;
-    for word in [nr_fds, mode, uid, gid, 0] {
+    for word in [len, nr_fds, mode, uid, gid, 0] {
         out.put(&word.to_le_bytes())?;
     }
     put_padded(out, name, NAME_LEN)

@@ -50,6 +50,14 @@ struct SealedBox {
     fds: KVec<SealedFd>,
 }
 
+impl SealedBox {
+    /// Bytes of its record; `None` if they are more than the record can tell.
+    fn encoded_len(&self) -> Option<u32> {
+        let fd_len = |fd: &SealedFd| FdRecord::encoded_len(fd.record.data().len());
+        abi::box_len(self.fds.iter().map(fd_len).fold(0, usize::saturating_add))
+    }
+}
+
 /// Everything that goes to the next kernel.
 struct Outgoing {
     boxes: KVVec<SealedBox>,
@@ -137,6 +145,12 @@ pub(crate) fn add(
     entries: &[Entry],
 ) -> Result<(), Refusal> {
     let sealed = sealed_box(id, name, owner, entries)?;
+    if sealed.encoded_len().is_none() {
+        return Err(Refusal {
+            error: EFBIG,
+            why: "what the descriptors of the box save beside their pages exceeds 4 GiB; use more boxes",
+        });
+    }
     let mut outgoing = OUTGOING.lock();
     outgoing.may_change()?;
     if outgoing.foreign.is_some() {
@@ -238,15 +252,12 @@ impl Outgoing {
 }
 
 fn encode(boxes: &[SealedBox]) -> Result<Blob> {
-    let fd_len = |fd: &SealedFd| FdRecord::encoded_len(fd.record.data().len());
-    let fds_len = |sealed: &SealedBox| sealed.fds.iter().map(fd_len).sum::<usize>();
     let extents = boxes.iter().flat_map(|sealed| sealed.fds.iter());
     let nr_extents: usize = extents.map(|fd| fd.record.extents().len()).sum();
-    let boxes_len: usize = boxes
-        .iter()
-        .map(|sealed| abi::BOX_LEN + fds_len(sealed))
-        .sum();
-    let len = nr_extents * 8 + boxes_len;
+    let mut len = nr_extents * 8;
+    for sealed in boxes {
+        len += sealed.encoded_len().ok_or(EFBIG)? as usize;
+    }
 
     let fill = |out: &mut kho::Filler<'_>| {
         for fd in boxes.iter().flat_map(|sealed| sealed.fds.iter()) {
@@ -258,7 +269,8 @@ fn encode(boxes: &[SealedBox]) -> Result<Blob> {
         for sealed in boxes {
             let owner = (sealed.owner.mode, sealed.owner.uid, sealed.owner.gid);
             let nr_fds = sealed.fds.len() as u32;
-            abi::put_box(out, sealed.name.as_bytes(), owner, nr_fds, fds_len(sealed))?;
+            let len = sealed.encoded_len().ok_or(EFBIG)?;
+            abi::put_box(out, sealed.name.as_bytes(), owner, nr_fds, len)?;
             for fd in sealed.fds.iter() {
                 put_fd(out, fd, &mut first_extent)?;
             }

@@ -77,9 +77,8 @@ fn body() -> Vec<u8> {
         out.put(&extent.encode().to_le_bytes()).unwrap();
     }
     let len = |fds: &[&FdRecord<'_>]| {
-        fds.iter()
-            .map(|fd| FdRecord::encoded_len(fd.data.len()))
-            .sum()
+        let fds = fds.iter();
+        abi::box_len(fds.map(|fd| FdRecord::encoded_len(fd.data.len())).sum()).unwrap()
     };
     abi::put_box(&mut out, b"guest", (0o600, 0, 0), 2, len(&[&vm, &memory])).unwrap();
     vm.put(&mut out).unwrap();
@@ -149,6 +148,17 @@ fn reads_the_golden_bytes() {
     assert_eq!(extents(&body, 0, 3).unwrap()[1], second);
     for (first, count) in [(3, 1), (1, 3), (u64::MAX, 2), (1, u64::MAX)] {
         assert_eq!(extents(&body, first, count), Err(Malformed::Extents));
+    }
+}
+
+/// The length of a box has 32 bits: one that is longer must not be written as a shorter one.
+#[test]
+fn a_box_that_is_too_long_has_no_length() {
+    let most = u32::MAX as usize - abi::BOX_LEN;
+    assert_eq!(abi::box_len(0), Some(abi::BOX_LEN as u32));
+    assert_eq!(abi::box_len(most), Some(u32::MAX));
+    for fds_len in [most + 1, 1 << 32, (1 << 32) + 8, usize::MAX] {
+        assert_eq!(abi::box_len(fds_len), None, "{fds_len}");
     }
 }
 
