@@ -6,10 +6,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
+
+use crate::stages::Stages;
 
 /// How many artifacts of one kind are kept, the most recently used first.
 const KEEP: usize = 4;
@@ -17,6 +20,7 @@ const KEEP: usize = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
     root: PathBuf,
+    stages: Stages,
 }
 
 impl Cache {
@@ -32,11 +36,17 @@ impl Cache {
         };
         let root = std::path::absolute(root)?;
         fs::create_dir_all(&root).with_context(|| format!("Create {}", root.display()))?;
-        Ok(Self { root })
+        let stages = Stages::begin();
+        Ok(Self { root, stages })
     }
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What was made for this run, and what else took its time.
+    pub(crate) fn stages(&self) -> &Stages {
+        &self.stages
     }
 
     /// A directory that is not keyed: for what keeps itself up to date, and for logs.
@@ -78,9 +88,11 @@ impl Cache {
         make: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let place = self.place(kind, key);
+        let started = Instant::now();
         // Who only uses it has it shared, maybe for long: others that find it do not wait for that.
         let lock = self.hold(kind, key)?;
-        if !place.is_dir() {
+        let missing = !place.is_dir();
+        if missing {
             rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("Lock the cache")?;
         }
         if !place.is_dir() {
@@ -92,6 +104,9 @@ impl Cache {
             make(&unfinished)?;
             fs::rename(&unfinished, &place).context("Put the artifact in its place")?;
             self.prune(kind, &place)?;
+        }
+        if missing {
+            self.stages.note(kind, started);
         }
         // The directory's time is when it was last of use: pruning goes by it.
         let now = rustix::fs::Timespec {
@@ -209,6 +224,7 @@ mod tests {
     fn cache(dir: &Path) -> Cache {
         Cache {
             root: dir.to_owned(),
+            stages: Stages::begin(),
         }
     }
 
@@ -241,6 +257,13 @@ mod tests {
         assert!(!made.join("half").exists());
         let again = cache.get("thing", &key, |_| bail!("made twice")).unwrap();
         assert_eq!(again, made);
+        let noted: Vec<_> = cache
+            .stages()
+            .list()
+            .into_iter()
+            .map(|it| it.name)
+            .collect();
+        assert_eq!(noted, ["thing"], "What was made is in the table, once");
     }
 
     #[test]

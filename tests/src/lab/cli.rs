@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::suite::Part;
+
 /// A host that can be updated under its guests, on any machine: it runs in QEMU, with a kernel and
 /// a module built here.
 ///
@@ -36,7 +38,11 @@ pub(crate) enum Command {
     Host(HostArgs),
     /// Opens a shell in the host; its end powers the host off.
     Shell(ShellArgs),
-    /// Runs everything CI runs: formatting, lints, unit tests, module build, every scenario.
+    /// Runs what CI runs: formatting, lints, unit tests, module build, scenarios.
+    ///
+    /// Of the scenarios it runs some always, and of the others the part whose turn it is: successive
+    /// commits take all parts in turn. What is run and what is left is said first. With a filter all that
+    /// match run.
     Test(TestArgs),
     /// Measures how long a guest stands still, beside what others take for the same.
     ///
@@ -153,9 +159,21 @@ pub(crate) struct HostArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
-    /// Run only tests with one of these in their names.
+    /// Run only tests with one of these in their names, and all of these.
     #[arg(value_name = "FILTER")]
     pub(crate) filters: Vec<String>,
+    /// Run every test there is.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Run this of N parts of the scenarios, beside those that run always.
+    #[arg(long, value_name = "K/N", conflicts_with_all = ["all", "filters"])]
+    pub(crate) part: Option<Part>,
+    /// Say which hosts would run, with their tests, and run nothing.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Write down in the checkout how long each host took: parts are split by that.
+    #[arg(long)]
+    pub(crate) note_costs: bool,
     /// Show the consoles of the hosts as well; one host at a time, then, unless --lanes says more.
     #[arg(long, short)]
     pub(crate) verbose: bool,
@@ -231,6 +249,21 @@ mod tests {
             ["--ram", "guest_memfd"].as_slice(),
             &["--guests", "2"],
             &["--binary"],
+        ] {
+            assert!(parse(more).is_err(), "{more:?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_and_a_part_exclude_each_other() {
+        let parse = |more: &[&str]| Cli::try_parse_from(["lab", "test"].iter().chain(more));
+        for more in [["--part", "2/4"].as_slice(), &["--all"], &["memfd"], &[]] {
+            assert!(parse(more).is_ok(), "{more:?}");
+        }
+        for more in [
+            ["--part", "2/4", "memfd"].as_slice(),
+            &["--part", "2/4", "--all"],
+            &["--part", "5/4"],
         ] {
             assert!(parse(more).is_err(), "{more:?}");
         }

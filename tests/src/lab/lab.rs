@@ -1,9 +1,9 @@
 //! What every command of the lab starts from: the checkout, the cache and what is made in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::cache::Cache;
 use crate::kernel::{Kernel, Kernels};
@@ -25,9 +25,14 @@ pub(crate) struct Lab {
 impl Lab {
     /// Checks the machine and makes the toolchain when it is missing.
     pub(crate) fn open() -> Result<Self> {
+        Self::open_with(&[])
+    }
+
+    /// The same. Meanwhile these programs are built, for which the toolchain is not needed: one of the two
+    /// is downloads for the most part.
+    pub(crate) fn open_with(needed: &[Program]) -> Result<Self> {
         machine::check()?;
         let cache = Cache::open()?;
-        let toolchain = Toolchain::get(&cache)?;
         // cargo says where the crate is; run by hand, it is where it was compiled.
         let tests = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
@@ -35,11 +40,16 @@ impl Lab {
             .parent()
             .context("tests/ is in a checkout")?
             .to_owned();
+        let (toolchain, programs) = std::thread::scope(|scope| {
+            let programs = scope.spawn(|| build(&cache, &checkout, needed));
+            (Toolchain::get(&cache), programs.join())
+        });
+        let programs = programs.map_err(|_| anyhow!("Building programs panicked"))??;
         Ok(Self {
+            toolchain: toolchain?,
             cache,
             checkout,
-            toolchain,
-            programs: Mutex::default(),
+            programs: Mutex::new(programs),
             preparing: Mutex::default(),
         })
     }
@@ -91,4 +101,14 @@ impl Lab {
     fn kmod(&self) -> PathBuf {
         self.checkout.join("kmod")
     }
+}
+
+/// Builds these programs, if any is asked for.
+fn build(cache: &Cache, checkout: &Path, needed: &[Program]) -> Result<Option<Programs>> {
+    if needed.is_empty() {
+        return Ok(None);
+    }
+    let programs = Programs::of(cache, checkout)?;
+    programs.build(needed)?;
+    Ok(Some(programs))
 }

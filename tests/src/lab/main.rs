@@ -34,6 +34,7 @@ mod run;
 mod scenario_host;
 mod selftests;
 mod source;
+mod stages;
 mod stale;
 mod suite;
 mod toolchain;

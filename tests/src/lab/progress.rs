@@ -1,11 +1,31 @@
 //! Shows what a long step does: a bar on a terminal, a line now and then elsewhere.
 
+use std::io::Write;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// How often a step reports when there is no terminal.
 const PLAIN_PERIOD: Duration = Duration::from_secs(30);
+
+/// Several steps may go on at a time: each has its line.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Writes a line for people to the standard output, above all bars.
+pub(crate) fn say(line: &str) {
+    // Nobody left to read it: the exit status still tells.
+    BARS.suspend(|| {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    });
+}
+
+/// The same to the standard error.
+fn tell(line: &str) {
+    BARS.suspend(|| {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    });
+}
 
 /// One long step.
 #[derive(Debug)]
@@ -21,9 +41,12 @@ pub(crate) struct Progress {
 impl Progress {
     /// Starts a step of `total` units of work, if that is known.
     pub(crate) fn start(title: &str, total: Option<u64>) -> Self {
-        let target = ProgressDrawTarget::stderr();
-        let bar = (!target.is_hidden()).then(|| {
-            let bar = ProgressBar::with_draw_target(total, target);
+        let bar = (!BARS.is_hidden()).then(|| {
+            let bar = match total {
+                Some(total) => ProgressBar::new(total),
+                None => ProgressBar::new_spinner(),
+            };
+            let bar = BARS.add(bar);
             let style = match total {
                 Some(_) => "{msg:32} [{bar:30}] {percent:>3} %  {elapsed}",
                 None => "{msg:32} {spinner} {elapsed}",
@@ -34,7 +57,7 @@ impl Progress {
             bar
         });
         if bar.is_none() {
-            eprintln!("{title} ...");
+            tell(&format!("{title} ..."));
         }
         let started = Instant::now();
         Self {
@@ -61,7 +84,8 @@ impl Progress {
                     Some(total) => format!("{} %, ", shown * 100 / total.max(1)),
                     None => String::new(),
                 };
-                eprintln!("{} ... {part}{}", self.title, human(self.started.elapsed()));
+                let took = human(self.started.elapsed());
+                tell(&format!("{} ... {part}{took}", self.title));
             }
             None => {}
         }
@@ -71,7 +95,8 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        eprintln!("{:32} {}", self.title, human(self.started.elapsed()));
+        let took = human(self.started.elapsed());
+        tell(&format!("{:32} {took}", self.title));
         self.done
     }
 }

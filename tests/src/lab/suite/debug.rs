@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Result;
 use fdbox_lab::scenario::{HostKind, Listed};
 
-use super::lanes::Job;
+use super::lanes::{Job, Needs};
 use super::scenarios::{Boot, list, stage_errors};
 use super::{Outcome, Suite};
 use crate::cli::TestArgs;
@@ -55,6 +55,11 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
     let job = |(name, kind, only): &(&'static str, HostKind, Option<&str>)| {
         let (name, boot) = (*name, boot(*kind, *only, &listed));
         Job {
+            host: name.to_owned(),
+            tests: vec![name.to_owned()],
+            kernels: boot.kernels,
+            is_shared: false,
+            needs: Needs::Debug(boot.kind),
             alone: false,
             act: Box::new(move || vec![outcome(name, &boot, lab, verbose)]),
         }

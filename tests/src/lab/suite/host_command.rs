@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
-use super::lanes::Job;
+use super::lanes::{Job, Needs};
 use super::{Outcome, Suite};
 use crate::cli::{Cli, Command};
 use crate::lab::Lab;
@@ -47,6 +47,11 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
     let lab = suite.lab;
     let wanted = TESTS.into_iter().filter(|test| suite.wants(test.name));
     let job = |test: Test| Job {
+        host: test.name.to_owned(),
+        tests: vec![test.name.to_owned()],
+        kernels: test.kernels,
+        is_shared: false,
+        needs: Needs::Nothing,
         alone: false,
         act: Box::new(move || {
             let started = Instant::now();

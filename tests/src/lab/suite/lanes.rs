@@ -7,19 +7,58 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use fdbox_lab::scenario::HostKind;
 
 use super::Outcome;
+use crate::kernel::Flavour;
 
 /// The most that a host of the suite takes of the machine's memory, in KiB.
 const HOST_KIB: u64 = 6 * 1024 * 1024;
 /// More does not make the whole any shorter than its longest job.
 const MOST: usize = 8;
 
+/// What a host runs that is built for it alone, beside the usual kernels and their modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    Nothing,
+    /// What runs in a host of this kind.
+    Programs(HostKind),
+    /// The same, in the kernel that checks itself.
+    Debug(HostKind),
+    /// The kernel's selftests, in these kernels.
+    Selftests(&'static [Flavour]),
+}
+
 /// One host, and what comes of it.
 pub(super) struct Job<'a> {
+    /// What its costs are noted under.
+    pub(super) host: String,
+    /// The tests that it has a verdict of.
+    pub(super) tests: Vec<String>,
+    /// How many kernels it boots.
+    pub(super) kernels: usize,
+    /// Whether scenarios of its kind share it.
+    pub(super) is_shared: bool,
+    pub(super) needs: Needs,
     /// Whether nothing else may run meanwhile.
     pub(super) alone: bool,
     pub(super) act: Box<dyn FnOnce() -> Vec<Outcome> + Send + 'a>,
+}
+
+impl std::fmt::Debug for Job<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What comes of a job, or that it is over.
+enum Said {
+    Outcome(Outcome),
+    Over { host: String, took: Duration },
 }
 
 /// How many hosts this machine can run at a time.
@@ -42,27 +81,46 @@ fn available_kib(meminfo: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Runs all jobs, begun in their order. `done` is shown each outcome as it falls.
-pub(super) fn run(jobs: Vec<Job<'_>>, lanes: usize, mut done: impl FnMut(Outcome)) {
+/// Runs all jobs, begun in their order. `done` is shown each outcome as it falls. Returns how long each
+/// host took.
+pub(super) fn run(
+    jobs: Vec<Job<'_>>,
+    lanes: usize,
+    mut done: impl FnMut(Outcome),
+) -> Vec<(String, Duration)> {
     let (alone, shared): (VecDeque<_>, VecDeque<_>) = jobs.into_iter().partition(|job| job.alone);
+    let mut hosts = Vec::new();
     for (jobs, lanes) in [(shared, lanes), (alone, 1)] {
         let jobs = Mutex::new(jobs);
-        let (sender, outcomes) = mpsc::channel();
+        let (sender, said) = mpsc::channel();
         std::thread::scope(|scope| {
             for _ in 0..lanes {
                 let sender = sender.clone();
                 let jobs = &jobs;
-                scope.spawn(move || {
-                    while let Some(job) = next(jobs) {
-                        for outcome in (job.act)() {
-                            // The receiver outlives all the lanes.
-                            let _ = sender.send(outcome);
-                        }
-                    }
-                });
+                scope.spawn(move || lane(jobs, &sender));
             }
             drop(sender);
-            outcomes.iter().for_each(&mut done);
+            for said in said {
+                match said {
+                    Said::Outcome(outcome) => done(outcome),
+                    Said::Over { host, took } => hosts.push((host, took)),
+                }
+            }
+        });
+    }
+    hosts
+}
+
+/// Takes one job after the other. The receiver outlives all the lanes.
+fn lane(jobs: &Mutex<VecDeque<Job<'_>>>, sender: &mpsc::Sender<Said>) {
+    while let Some(job) = next(jobs) {
+        let started = Instant::now();
+        for outcome in (job.act)() {
+            let _ = sender.send(Said::Outcome(outcome));
+        }
+        let _ = sender.send(Said::Over {
+            host: job.host,
+            took: started.elapsed(),
         });
     }
 }
@@ -77,7 +135,6 @@ mod tests {
     use super::*;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     fn outcome(name: &str) -> Vec<Outcome> {
         vec![Outcome {
@@ -91,29 +148,39 @@ mod tests {
     fn lanes_run_side_by_side_and_the_lonely_last() {
         let both = Barrier::new(2);
         let running = AtomicUsize::new(0);
-        let meets = |name: &'static str| Job {
-            alone: false,
-            act: Box::new(|| {
+        let job = |name: &str, alone, act| Job {
+            host: name.to_owned(),
+            tests: vec![name.to_owned()],
+            kernels: 1,
+            is_shared: false,
+            needs: Needs::Nothing,
+            alone,
+            act,
+        };
+        let meets = |name: &'static str| {
+            let act = || {
                 running.fetch_add(1, Ordering::SeqCst);
                 // Returns only when the other one has come as well.
                 both.wait();
                 running.fetch_sub(1, Ordering::SeqCst);
                 outcome(name)
-            }),
+            };
+            job(name, false, Box::new(act))
         };
-        let lonely = Job {
-            alone: true,
-            act: Box::new(|| {
-                assert_eq!(running.load(Ordering::SeqCst), 0);
-                outcome("lonely")
-            }),
+        let act = || {
+            assert_eq!(running.load(Ordering::SeqCst), 0);
+            outcome("lonely")
         };
+        let lonely = job("lonely", true, Box::new(act));
         let mut names = Vec::new();
-        run(vec![lonely, meets("a"), meets("b")], 2, |outcome| {
+        let mut hosts = run(vec![lonely, meets("a"), meets("b")], 2, |outcome| {
             names.push(outcome.name);
         });
         names[..2].sort();
         assert_eq!(names, ["a", "b", "lonely"]);
+        hosts.sort();
+        let hosts: Vec<_> = hosts.into_iter().map(|(host, _)| host).collect();
+        assert_eq!(hosts, names, "each host's time is known");
     }
 
     #[test]

@@ -1,27 +1,32 @@
 //! `cargo lab test`: everything CI runs, each test with its verdict and its time.
 
+mod costs;
 mod debug;
 mod drift;
 mod expected;
 mod host_command;
 mod lanes;
+mod plan;
+mod prepare;
+mod rotation;
 mod scenarios;
 mod selftests;
 mod source;
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
 
-use self::lanes::Job;
+use self::lanes::Needs;
+use self::plan::Plan;
+pub(crate) use self::rotation::Part;
 use crate::cli::TestArgs;
-use crate::kernel::Flavour;
 use crate::lab::Lab;
-use crate::progress::human;
+use crate::programs;
+use crate::progress::{human, say};
 
 /// One test's verdict.
 #[derive(Debug)]
@@ -56,6 +61,7 @@ impl Suite<'_> {
         }
         let started = Instant::now();
         let error = act(self.lab).err().map(|error| format!("{error:#}"));
+        self.lab.cache.stages().note(name, started);
         self.add(Outcome {
             name: name.to_owned(),
             error,
@@ -70,88 +76,109 @@ impl Suite<'_> {
             "ok"
         };
         let took = human(outcome.took);
-        // Nobody left to read it: the exit status still tells.
-        let _ = writeln!(
-            std::io::stdout(),
-            "{:44} {verdict:6} {took:>12}",
-            outcome.name
-        );
+        say(&format!("{:44} {verdict:6} {took:>12}", outcome.name));
         if let Some(error) = &outcome.error {
-            for line in error.lines() {
-                let _ = writeln!(std::io::stdout(), "    {line}");
-            }
+            error.lines().for_each(|line| say(&format!("    {line}")));
         }
         self.outcomes.push(outcome);
     }
 }
 
 pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
-    let lab = Lab::open()?;
-    let started = Instant::now();
+    let lab = Lab::open_with(&[programs::INIT, programs::SCENARIOS])?;
     let mut suite = Suite {
         lab: &lab,
         filters: &args.filters,
         outcomes: Vec::new(),
     };
-    source::run(&mut suite);
-    let jobs = jobs(&suite, args)?;
+    let mut plan = Plan::of(&suite, args)?;
     // Two consoles at a time are nothing to read.
     let lanes = match (args.lanes, args.verbose) {
         (Some(lanes), _) => lanes.into(),
         (None, true) => 1,
         (None, false) => lanes::of_this_machine(),
     };
-    lanes::run(jobs, lanes, |outcome| suite.add(outcome));
+    plan.tell(lanes);
+    if args.list {
+        plan.list();
+        return Ok(ExitCode::SUCCESS);
+    }
+    prepare(&mut suite, &plan)?;
+    let jobs = std::mem::take(&mut plan.jobs);
+    let hosts = hosts(&mut suite, jobs, lanes);
     if suite.outcomes.is_empty() {
         bail!("No test has {} in its name", args.filters.join(" or "));
     }
+    if args.note_costs {
+        costs::note(&lab.checkout, &hosts, args.all)?;
+    }
+    report(&suite, &plan, args)
+}
+
+/// The tests that need no host, and what hosts need. Kernels are built beside what cargo does, since each of
+/// the two leaves CPUs idle at times.
+fn prepare(suite: &mut Suite<'_>, plan: &Plan<'_>) -> Result<()> {
+    let lab = suite.lab;
+    let needs: Vec<Needs> = plan.jobs.iter().map(|job| job.needs).collect();
+    std::thread::scope(|scope| {
+        let kernels = scope.spawn(|| prepare::kernels(lab, &needs));
+        source::workspace(suite);
+        let programs = prepare::programs(lab, &needs);
+        let kernels = kernels.join();
+        kernels.map_err(|_| anyhow!("Building the kernels panicked"))??;
+        programs
+    })?;
+    source::module(suite);
+    Ok(())
+}
+
+/// Runs the hosts, and returns how long each took.
+fn hosts(
+    suite: &mut Suite<'_>,
+    jobs: Vec<lanes::Job<'_>>,
+    lanes: usize,
+) -> Vec<(String, Duration)> {
+    if jobs.is_empty() {
+        return Vec::new();
+    }
+    let started = Instant::now();
+    let name = format!("{} hosts in {lanes} lanes", jobs.len());
+    let hosts = lanes::run(jobs, lanes, |outcome| suite.add(outcome));
+    suite.lab.cache.stages().note(&name, started);
+    hosts
+}
+
+/// What the run comes to: where its time went, what of the suite it was, and how many failed.
+fn report(suite: &Suite<'_>, plan: &Plan<'_>, args: &TestArgs) -> Result<ExitCode> {
     let failed = suite
         .outcomes
         .iter()
-        .filter(|outcome| outcome.error.is_some())
+        .filter(|it| it.error.is_some())
         .count();
     let passed = suite.outcomes.len() - failed;
     if let Some(path) = &args.json {
-        write_json(path, &suite.outcomes, started.elapsed())?;
+        write_json(path, suite, plan)?;
     }
-    println!();
-    println!("{passed} passed, {failed} failed");
+    say("");
+    suite
+        .lab
+        .cache
+        .stages()
+        .table()
+        .iter()
+        .for_each(|line| say(line));
+    say("");
+    if let Some(coverage) = plan.coverage(suite.outcomes.len()) {
+        say(&coverage);
+        say("");
+    }
+    say(&format!("{passed} passed, {failed} failed"));
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-/// All that needs a host. Kernels and programs are built before the first of them runs: beside a build
-/// an emulated host is slow.
-fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
-    let scenarios = scenarios::jobs(suite, args)?;
-    let debug = debug::jobs(suite, args)?;
-    // What takes longest is begun first, for the lanes should end together.
-    let mut jobs = selftests::jobs(suite, args.verbose);
-    let mut flavours = vec![Flavour::Stock, Flavour::A, Flavour::B];
-    if !debug.is_empty() {
-        flavours.push(Flavour::Debug);
-    }
-    let host = host_command::jobs(suite, args.verbose);
-    if jobs.is_empty() && debug.is_empty() && scenarios.is_empty() && host.is_empty() {
-        return Ok(jobs);
-    }
-    let kernels = suite.lab.kernels()?;
-    for flavour in flavours {
-        suite.lab.modules(&kernels.get(flavour)?)?;
-    }
-    for flavour in selftests::kernels(suite) {
-        kernels.get(flavour)?;
-    }
-    jobs.extend(debug);
-    jobs.extend(scenarios);
-    jobs.extend(host);
-    Ok(jobs)
-}
-
-fn write_json(path: &Path, outcomes: &[Outcome], took: Duration) -> Result<()> {
-    let failed = outcomes
-        .iter()
-        .filter(|outcome| outcome.error.is_some())
-        .count();
+fn write_json(path: &Path, suite: &Suite<'_>, plan: &Plan<'_>) -> Result<()> {
+    let outcomes = &suite.outcomes;
+    let failed = outcomes.iter().filter(|it| it.error.is_some()).count();
     let tests: Vec<_> = outcomes
         .iter()
         .map(|outcome| {
@@ -163,10 +190,21 @@ fn write_json(path: &Path, outcomes: &[Outcome], took: Duration) -> Result<()> {
             })
         })
         .collect();
+    let stages = suite.lab.cache.stages();
+    let stage = |stage: crate::stages::Stage| {
+        json!({
+            "name": stage.name,
+            "begins": stage.begins.as_secs_f64(),
+            "seconds": stage.took.as_secs_f64(),
+        })
+    };
     let report = json!({
         "passed": outcomes.len() - failed,
         "failed": failed,
-        "seconds": took.as_secs_f64(),
+        "seconds": stages.elapsed().as_secs_f64(),
+        "part": plan.part.map(|part| part.to_string()),
+        "left_to_other_parts": plan.left,
+        "stages": stages.list().into_iter().map(stage).collect::<Vec<_>>(),
         "tests": tests,
     });
     std::fs::write(path, serde_json::to_string_pretty(&report)?)

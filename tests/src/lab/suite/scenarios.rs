@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use fdbox_lab::scenario::{HostKind, Listed};
 
 use super::expected;
-use super::lanes::Job;
+use super::lanes::{Job, Needs};
 use super::{Outcome, Suite};
 use crate::cli::TestArgs;
 use crate::lab::Lab;
 use crate::programs;
 use crate::progress::human;
 use crate::run::Record;
-use crate::scenario_host::{self, Group};
+use crate::scenario_host::Group;
 use crate::{command, hostcmd, proof};
 
 /// One job for each host.
@@ -26,14 +26,15 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
         .into_iter()
         .filter(|listed| suite.wants(&listed.name));
     let job = |boot: Boot| Job {
+        host: boot.name(),
+        tests: boot.group.iter().map(|each| each.name.clone()).collect(),
+        kernels: boot.kernels,
+        is_shared: !boot.kind.is_alone(),
+        needs: Needs::Programs(boot.kind),
         alone: boot.kind.fills_the_machine(),
         act: Box::new(move || boot.outcomes(lab, verbose)),
     };
-    let boots = boots(wanted.collect());
-    for boot in &boots {
-        scenario_host::programs(lab, boot.kind)?;
-    }
-    Ok(boots.into_iter().map(job).collect())
+    Ok(boots(wanted.collect()).into_iter().map(job).collect())
 }
 
 /// The list is the program's own; it runs here as it does in the host.
@@ -79,6 +80,15 @@ fn boots(listed: Vec<Listed>) -> Vec<Boot> {
 }
 
 impl Boot {
+    /// What its costs are noted under: the kind and the kernels where scenarios share it, for they come and go.
+    fn name(&self) -> String {
+        if self.kind.is_alone() {
+            return self.group[0].name.clone();
+        }
+        let kind = serde_json::to_value(self.kind).unwrap_or_default();
+        format!("{}-{}", kind.as_str().unwrap_or_default(), self.kernels)
+    }
+
     /// Boots the host, runs the scenarios, and says where its logs are.
     pub(super) fn run(&self, lab: &Lab, verbose: bool) -> Result<(Record, String)> {
         let started = Instant::now();

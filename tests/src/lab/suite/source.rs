@@ -10,7 +10,8 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::{command, files};
 
-pub(super) fn run(suite: &mut Suite<'_>) {
+/// Those of the crates.
+pub(super) fn workspace(suite: &mut Suite<'_>) {
     suite.check("source/rustfmt", |lab| {
         cargo(lab, "rustfmt", &["fmt", "--all", "--check"])
     });
@@ -33,6 +34,10 @@ pub(super) fn run(suite: &mut Suite<'_>) {
             &["test", "--workspace", "--locked", "--quiet"],
         )
     });
+}
+
+/// Those of the module, which take its kernels.
+pub(super) fn module(suite: &mut Suite<'_>) {
     suite.check("module/rustfmt", module_rustfmt);
     suite.check("module/checkpatch", module_checkpatch);
     suite.check("module/build", |lab| {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use self::hosts::{HOSTS, Host, Test};
 use super::expected;
-use super::lanes::Job;
+use super::lanes::{Job, Needs};
 use super::{Outcome, Suite};
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
@@ -31,17 +31,18 @@ const FIRST: usize = 1;
 pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
     let lab = suite.lab;
     let job = |(host, wanted): (&'static Host, Vec<usize>)| Job {
+        host: format!("selftests/{}", host.name),
+        tests: wanted
+            .iter()
+            .map(|index| host.tests[*index].name.to_owned())
+            .collect(),
+        kernels: host.patched.len(),
+        is_shared: false,
+        needs: Needs::Selftests(host.patched),
         alone: false,
         act: Box::new(move || outcomes(lab, host, &wanted, verbose)),
     };
     wanted(suite).map(job).collect()
-}
-
-/// The kernels that these hosts run in any case.
-pub(super) fn kernels(suite: &Suite<'_>) -> Vec<Flavour> {
-    wanted(suite)
-        .flat_map(|(host, _)| host.patched.to_vec())
-        .collect()
 }
 
 /// The hosts of which a test is wanted, and the numbers of these tests.

@@ -1,0 +1,265 @@
+//! What of the suite a run does, and how it tells.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+
+use super::costs::Costs;
+use super::lanes::Job;
+use super::rotation::{self, Part, Turn};
+use super::{Suite, debug, host_command, scenarios, selftests};
+use crate::cli::TestArgs;
+use crate::command;
+use crate::progress::{human, say};
+
+/// What a host that nobody measured yet may take for each of its kernels, in seconds.
+const NEW: u32 = 30;
+/// Columns of what is told.
+const WIDTH: usize = 100;
+
+/// The hosts of this run, and those that it leaves to others.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    /// The longest first: the lanes should end together.
+    pub(super) jobs: Vec<Job<'a>>,
+    pub(super) part: Option<Part>,
+    /// Why it is this one.
+    why: String,
+    /// What runs in every part.
+    always: Vec<String>,
+    /// For each part, its hosts.
+    parts: Vec<Vec<String>>,
+    /// The tests that other parts run.
+    pub(super) left: Vec<String>,
+    cost: u32,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn of(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Self> {
+        let mut jobs = selftests::jobs(suite, args.verbose);
+        jobs.extend(debug::jobs(suite, args)?);
+        jobs.extend(scenarios::jobs(suite, args)?);
+        jobs.extend(host_command::jobs(suite, args.verbose));
+        let costs = Costs::known();
+        let turns: Vec<Turn> = jobs.iter().map(|job| turn(job, &costs)).collect();
+        let (part, why) = match args.part {
+            _ if args.all || !args.filters.is_empty() => (None, String::new()),
+            Some(part) => (Some(part), "as you ask".to_owned()),
+            None => {
+                let (turn, why) = turn_of(&suite.lab.checkout);
+                let of = rotation::parts(&turns, rotation::BUDGET);
+                (Some(Part::of_turn(turn, of)), why)
+            }
+        };
+        Ok(Self::choose(jobs, &turns, part, why))
+    }
+
+    fn choose(jobs: Vec<Job<'a>>, turns: &[Turn], part: Option<Part>, why: String) -> Self {
+        let of = part.map_or(1, |part| part.of);
+        let split = rotation::split(turns, of);
+        let mut plan = Self {
+            jobs: Vec::new(),
+            part,
+            why,
+            always: Vec::new(),
+            parts: vec![Vec::new(); of],
+            left: Vec::new(),
+            cost: 0,
+        };
+        let mut taken = Vec::new();
+        for ((job, turn), number) in jobs.into_iter().zip(turns).zip(split) {
+            match number {
+                0 => plan.always.push(turn.host.clone()),
+                number => plan.parts[number - 1].push(turn.host.clone()),
+            }
+            if number == 0 || part.is_none_or(|part| part.number == number) {
+                plan.cost += turn.seconds;
+                taken.push((turn.seconds, job));
+            } else {
+                plan.left.extend(job.tests);
+            }
+        }
+        taken.sort_by_key(|(seconds, _)| std::cmp::Reverse(*seconds));
+        plan.jobs = taken.into_iter().map(|(_, job)| job).collect();
+        plan
+    }
+
+    /// Says what is run and what is left to the other parts.
+    pub(super) fn tell(&self, lanes: usize) {
+        let Some(part) = self.part else { return };
+        let hosts = self.jobs.len();
+        let lane = Duration::from_secs((self.cost as usize / lanes) as u64);
+        say(&format!(
+            "Part {part}, {}: {hosts} hosts, about {} in {lanes} lanes. All of them: --all; one part: --part K/{}",
+            self.why,
+            human(lane),
+            part.of
+        ));
+        tell_list("always", &self.always);
+        for (index, hosts) in self.parts.iter().enumerate() {
+            let runs = if index + 1 == part.number {
+                "runs"
+            } else {
+                "left out"
+            };
+            tell_list(&format!("part {}/{}, {runs}", index + 1, part.of), hosts);
+        }
+        say("");
+    }
+
+    /// Names the tests of each host.
+    pub(super) fn list(&self) {
+        for job in &self.jobs {
+            tell_list(&job.host, &job.tests);
+        }
+    }
+
+    /// What of the suite was done, when `done` tests were.
+    pub(super) fn coverage(&self, done: usize) -> Option<String> {
+        let part = self.part?;
+        let all = done + self.left.len();
+        Some(format!(
+            "{done} of {all} tests, part {part} ({}); the others: cargo lab test --all",
+            self.why
+        ))
+    }
+}
+
+fn turn(job: &Job<'_>, costs: &Costs) -> Turn {
+    let measured = costs.of(&job.host);
+    let guess = NEW * u32::try_from(job.kernels).unwrap_or(1);
+    Turn {
+        host: job.host.clone(),
+        seconds: measured.unwrap_or(guess) * if job.alone { 2 } else { 1 },
+        is_measured: measured.is_some(),
+        always: rotation::is_always(&job.host, job.is_shared),
+    }
+}
+
+/// Whose turn it is, and why: each commit is one more than that before it. Where the history is not
+/// there, it is each day's.
+fn turn_of(checkout: &Path) -> (u64, String) {
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        command::output(git.arg("-C").arg(checkout).args(arguments)).ok()
+    };
+    let is_whole = git(&["rev-parse", "--is-shallow-repository"]).is_some_and(|it| it == "false");
+    let commits = is_whole
+        .then(|| git(&["rev-list", "--count", "HEAD"])?.parse().ok())
+        .flatten();
+    match commits {
+        Some(commits) => (commits, format!("by the number of commits, {commits}")),
+        None => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let day = now.map_or(0, |now| now.as_secs() / (24 * 60 * 60));
+            (day, format!("by the day, the {day}th since 1970"))
+        }
+    }
+}
+
+fn tell_list(title: &str, names: &[String]) {
+    wrapped(title, names).iter().for_each(|line| say(line));
+}
+
+/// Names after a title, in lines.
+fn wrapped(title: &str, names: &[String]) -> Vec<String> {
+    let mut lines = vec![format!("  {title}:")];
+    for name in names {
+        let last = lines.last_mut().expect("there is the title's");
+        if last.len() + 1 + name.len() > WIDTH {
+            lines.push(format!("    {name}"));
+        } else {
+            *last += " ";
+            *last += name;
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(host: &str, tests: &[&str]) -> Job<'static> {
+        Job {
+            host: host.to_owned(),
+            tests: tests.iter().map(|&test| test.to_owned()).collect(),
+            kernels: 2,
+            is_shared: tests.len() > 1,
+            needs: super::super::lanes::Needs::Nothing,
+            alone: false,
+            act: Box::new(Vec::new),
+        }
+    }
+
+    fn jobs() -> Vec<Job<'static>> {
+        let lonely = ["a/1", "a/2", "a/3", "a/4", "a/5"].map(|name| job(name, &[name]));
+        let mut jobs = vec![job("kexec-2", &["b/1", "b/2", "b/3"])];
+        jobs.extend(lonely);
+        jobs
+    }
+
+    fn plan(part: Option<Part>) -> Plan<'static> {
+        let jobs = jobs();
+        let turns: Vec<_> = jobs
+            .iter()
+            .map(|job| turn(job, &Costs::default()))
+            .collect();
+        Plan::choose(jobs, &turns, part, "why".into())
+    }
+
+    fn tests(plan: &Plan<'_>) -> Vec<String> {
+        let mut tests: Vec<_> = plan.jobs.iter().flat_map(|job| job.tests.clone()).collect();
+        tests.sort();
+        tests
+    }
+
+    #[test]
+    fn parts_cover_every_test_and_each_tells_what_it_leaves() {
+        let all = tests(&plan(None));
+        assert_eq!(all.len(), 8);
+        assert_eq!(plan(None).coverage(8), None);
+        let mut covered = Vec::new();
+        for number in 1..=3 {
+            let plan = plan(Some(Part { number, of: 3 }));
+            let taken = tests(&plan);
+            assert!(
+                ["b/1", "b/2", "b/3"]
+                    .iter()
+                    .all(|test| taken.iter().any(|it| it == test))
+            );
+            let mut both = [taken.clone(), plan.left.clone()].concat();
+            both.sort();
+            assert_eq!(both, all);
+            let coverage = plan.coverage(taken.len()).unwrap();
+            let start = format!("{} of 8 tests, part {number}/3", taken.len());
+            assert!(coverage.starts_with(&start), "{coverage}");
+            covered.extend(taken);
+        }
+        covered.sort();
+        covered.dedup();
+        assert_eq!(covered, all);
+    }
+
+    #[test]
+    fn long_lists_are_wrapped_and_whole() {
+        let names: Vec<_> = (0..40).map(|n| format!("name/{n}")).collect();
+        let lines = wrapped("always", &names);
+        assert!(lines.len() > 2 && lines.iter().all(|line| line.len() <= WIDTH));
+        let words = lines.join(" ");
+        assert!(
+            names
+                .iter()
+                .all(|name| words.split(' ').any(|word| word == name))
+        );
+    }
+
+    #[test]
+    fn without_a_history_it_goes_by_the_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, why) = turn_of(dir.path());
+        assert!(why.contains("day"), "{why}");
+    }
+}

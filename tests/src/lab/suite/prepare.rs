@@ -1,0 +1,81 @@
+//! Builds what hosts need before the first of them runs: beside a build an emulated host is slow.
+
+use anyhow::Result;
+
+use super::lanes::Needs;
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::{programs, scenario_host, selftests};
+
+/// The kernels and their modules, and the selftests, where there is any host to boot.
+pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
+    let flavours = flavours(needs);
+    if flavours.is_empty() {
+        return Ok(());
+    }
+    let kernels = lab.kernels()?;
+    for flavour in flavours {
+        lab.modules(&kernels.get(flavour)?)?;
+    }
+    if needs.iter().any(|it| matches!(it, Needs::Selftests(_))) {
+        selftests::get(&lab.cache, &lab.toolchain, &kernels.source)?;
+    }
+    Ok(())
+}
+
+/// Each once, those that others start from first.
+fn flavours(needs: &[Needs]) -> Vec<Flavour> {
+    let mut flavours = Vec::new();
+    if !needs.is_empty() {
+        flavours.extend([Flavour::Stock, Flavour::A, Flavour::B]);
+    }
+    for needs in needs {
+        let more: &[Flavour] = match needs {
+            Needs::Debug(_) => &[Flavour::Debug],
+            Needs::Selftests(flavours) => flavours,
+            Needs::Programs(_) | Needs::Nothing => &[],
+        };
+        for flavour in more {
+            if !flavours.contains(flavour) {
+                flavours.push(*flavour);
+            }
+        }
+    }
+    flavours
+}
+
+/// The programs.
+pub(super) fn programs(lab: &Lab, needs: &[Needs]) -> Result<()> {
+    for needs in needs {
+        match needs {
+            Needs::Programs(kind) | Needs::Debug(kind) => {
+                scenario_host::programs(lab, *kind)?;
+            }
+            Needs::Selftests(_) | Needs::Nothing => {
+                lab.programs(&[programs::INIT])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fdbox_lab::scenario::HostKind;
+
+    #[test]
+    fn kernels_are_those_that_hosts_boot() {
+        use Flavour::{A, B, Debug, Stock};
+        assert_eq!(flavours(&[]), []);
+        let usual = [Stock, A, B];
+        assert_eq!(flavours(&[Needs::Nothing]), usual);
+        assert_eq!(flavours(&[Needs::Programs(HostKind::Guest)]), usual);
+        let needs = [
+            Needs::Debug(HostKind::Kexec),
+            Needs::Selftests(&[Debug]),
+            Needs::Selftests(&[A, B]),
+        ];
+        assert_eq!(flavours(&needs), [Stock, A, B, Debug]);
+    }
+}

@@ -1,0 +1,242 @@
+//! Which hosts a run boots, where it is not all of them.
+//!
+//! All of the suite takes longer than anybody waits for before a change. What says most about a change
+//! runs always. The other hosts are split into parts of about the same cost, of which each run takes one:
+//! runs for successive commits take all of them in turn. There are as many parts as it takes for a run to
+//! keep to its budget, so that a suite that grows is no slower.
+
+use std::str::FromStr;
+
+/// What the hosts of a run may cost, in seconds of a host: a machine of two CPUs runs two at a time.
+pub(super) const BUDGET: u32 = 960;
+/// So many at most, however much there is to run: each host's turn must come.
+const MOST_PARTS: usize = 8;
+
+/// Hosts of a kind that no other scenario shares, which run always nonetheless: one of each way in which a
+/// change breaks everything.
+const ALWAYS: &[&str] = &[
+    "debug/one-kernel",
+    "forged/none",
+    "guest/guest-memfd",
+    "host/c-example",
+    "passthrough/guest",
+    "selftests/memory",
+    "upgrade/guest-memfd",
+];
+
+/// One of the parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// From 1.
+    pub(crate) number: usize,
+    pub(crate) of: usize,
+}
+
+impl Part {
+    /// That of the run number `turn`.
+    pub(super) fn of_turn(turn: u64, of: usize) -> Self {
+        let number = turn % of.max(1) as u64;
+        Self {
+            number: usize::try_from(number).unwrap_or(0) + 1,
+            of,
+        }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(number, of)| {
+            let part = Self {
+                number: number.parse().ok()?,
+                of: of.parse().ok()?,
+            };
+            (1..=part.of).contains(&part.number).then_some(part)
+        });
+        numbers.ok_or_else(|| "write it as K/N, K from 1 to N, as in 2/4".to_owned())
+    }
+}
+
+/// A host, as far as that matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) host: String,
+    /// Of one of the machine's two lanes; twice the time, where it has both.
+    pub(super) seconds: u32,
+    /// Whether that was measured.
+    pub(super) is_measured: bool,
+    /// Whether it runs always.
+    pub(super) always: bool,
+}
+
+/// Whether a host runs always: scenarios that share one are many for one boot.
+pub(super) fn is_always(host: &str, is_shared: bool) -> bool {
+    is_shared || ALWAYS.contains(&host)
+}
+
+/// For each host its part, from 1, or 0 for all of them.
+///
+/// Measured ones go, the costliest first, to whichever part has least by then. One that was not measured
+/// yet goes by its name alone: adding it moves no other.
+pub(super) fn split(hosts: &[Turn], of: usize) -> Vec<usize> {
+    let of = of.max(1);
+    let mut parts = vec![0; hosts.len()];
+    let mut sums = vec![0; of];
+    let mut order: Vec<usize> = (0..hosts.len())
+        .filter(|index| !hosts[*index].always)
+        .collect();
+    order.sort_by_key(|index| {
+        let host = &hosts[*index];
+        (std::cmp::Reverse(host.seconds), &host.host)
+    });
+    let (measured, new): (Vec<usize>, Vec<usize>) = order
+        .into_iter()
+        .partition(|index| hosts[*index].is_measured);
+    for index in measured {
+        let least = (0..of).min_by_key(|part| sums[*part]).unwrap_or(0);
+        sums[least] += hosts[index].seconds;
+        parts[index] = least + 1;
+    }
+    for index in new {
+        parts[index] = by_name(&hosts[index].host, of) + 1;
+    }
+    parts
+}
+
+/// FNV-1a of the name.
+fn by_name(name: &str, of: usize) -> usize {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    usize::try_from(hash % of as u64).unwrap_or(0)
+}
+
+/// How many parts it takes that no run costs more than `budget`.
+pub(super) fn parts(hosts: &[Turn], budget: u32) -> usize {
+    let fits = |of: &usize| (1..=*of).all(|number| cost(hosts, Part { number, of: *of }) <= budget);
+    (1..MOST_PARTS).find(fits).unwrap_or(MOST_PARTS)
+}
+
+/// What a run of this part costs, with what runs always.
+pub(super) fn cost(hosts: &[Turn], part: Part) -> u32 {
+    let is_in = |number: usize| number == 0 || number == part.number;
+    let split = split(hosts, part.of);
+    let taken = hosts.iter().zip(split).filter(|(_, number)| is_in(*number));
+    taken.map(|(host, _)| host.seconds).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turn(host: &str, seconds: u32) -> Turn {
+        Turn {
+            host: host.to_owned(),
+            seconds,
+            is_measured: true,
+            always: false,
+        }
+    }
+
+    /// Some that run always, and many that do not.
+    fn hosts() -> Vec<Turn> {
+        let mut hosts: Vec<_> = (0..40)
+            .map(|n: u32| turn(&format!("host/{n}"), 20 + n * 7 % 90))
+            .collect();
+        for host in &mut hosts[..6] {
+            host.always = true;
+        }
+        hosts
+    }
+
+    #[test]
+    fn every_host_is_in_one_part_or_in_all() {
+        let hosts = hosts();
+        for of in 1..=MOST_PARTS {
+            let split = split(&hosts, of);
+            assert_eq!(split.len(), hosts.len());
+            for (host, number) in hosts.iter().zip(&split) {
+                match host.always {
+                    true => assert_eq!(*number, 0),
+                    false => assert!((1..=of).contains(number), "{host:?}: {number}"),
+                }
+            }
+            // No part is empty: turns are not wasted.
+            assert!((1..=of).all(|part| split.contains(&part)));
+        }
+    }
+
+    #[test]
+    fn parts_cost_about_the_same() {
+        let hosts = hosts();
+        let smallest = hosts.iter().map(|host| host.seconds).min().unwrap();
+        let costs = (1..=4).map(|number| cost(&hosts, Part { number, of: 4 }));
+        let (least, greatest) = (costs.clone().min().unwrap(), costs.max().unwrap());
+        assert!(greatest - least <= smallest, "{least} to {greatest}");
+    }
+
+    #[test]
+    fn a_new_host_moves_no_other() {
+        let mut hosts = hosts();
+        let before = split(&hosts, 5);
+        for name in ["a/new", "z/new", "host/3x"] {
+            hosts.insert(
+                7,
+                Turn {
+                    is_measured: false,
+                    ..turn(name, 500)
+                },
+            );
+            let after = split(&hosts, 5);
+            let others = hosts
+                .iter()
+                .zip(&after)
+                .filter(|(host, _)| host.is_measured);
+            assert!(others.map(|(_, part)| part).eq(&before), "{name}");
+        }
+        // Nor does the order in which they are listed.
+        hosts.reverse();
+        let mut reversed = split(&hosts, 5);
+        hosts.reverse();
+        reversed.reverse();
+        assert_eq!(reversed, split(&hosts, 5));
+    }
+
+    #[test]
+    fn there_are_as_many_parts_as_the_budget_takes() {
+        let hosts = hosts();
+        let all: u32 = hosts.iter().map(|host| host.seconds).sum();
+        assert_eq!(parts(&hosts, all), 1);
+        let of = parts(&hosts, all / 2);
+        assert!((2..MOST_PARTS).contains(&of));
+        for number in 1..=of {
+            assert!(cost(&hosts, Part { number, of }) <= all / 2);
+        }
+        assert_eq!(parts(&hosts, 0), MOST_PARTS);
+    }
+
+    #[test]
+    fn successive_turns_take_all_parts() {
+        let mut numbers: Vec<_> = (262..266)
+            .map(|turn| Part::of_turn(turn, 4).number)
+            .collect();
+        numbers.sort();
+        assert_eq!(numbers, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_part_is_read_as_it_is_written() {
+        let part: Part = "2/4".parse().unwrap();
+        assert_eq!(part.to_string(), "2/4");
+        for wrong in ["0/4", "5/4", "2", "/", "-1/4", "a/b", "1/0"] {
+            assert!(wrong.parse::<Part>().is_err(), "{wrong}");
+        }
+    }
+}
