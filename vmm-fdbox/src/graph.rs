@@ -1,14 +1,15 @@
 //! Which descriptors of a box need which others.
 
+use crate::kind::Kind;
 use crate::listing::FdInfo;
 use crate::name::FdName;
 use crate::update::STATE_FD;
 
-/// Kinds, without their versions, and the kind that each needs in its box.
-const NEEDS: [(&str, &str); 3] = [
-    ("fdbox,guest-memfd", "fdbox,kvm-vm"),
-    ("fdbox,iommufd", "fdbox,memfd"),
-    ("fdbox,vfio-pci", "fdbox,iommufd"),
+/// Kinds, and the kind that each needs in its box.
+const NEEDS: [(Kind, Kind); 3] = [
+    (Kind::GuestMemfd, Kind::KvmVm),
+    (Kind::Iommufd, Kind::Memfd),
+    (Kind::VfioPci, Kind::Iommufd),
 ];
 
 /// A descriptor that cannot be kept without another one of its box.
@@ -29,13 +30,13 @@ pub struct Dependency {
 pub fn dependencies(fds: &[FdInfo]) -> Vec<Dependency> {
     let mut found = Vec::new();
     for fd in fds {
-        let needed = NEEDS.iter().filter(|(kind, _)| *kind == family(&fd.kind));
+        let needed = NEEDS.iter().filter(|(kind, _)| *kind == Kind::of(&fd.kind));
         for (_, needed) in needed {
             let others = fds
                 .iter()
                 // The VM state is memory of the library's own: nothing maps it.
                 .filter(|other| {
-                    family(&other.kind) == *needed && other.name.to_string() != STATE_FD
+                    Kind::of(&other.kind) == *needed && other.name.to_string() != STATE_FD
                 });
             found.extend(others.map(|other| Dependency {
                 from: fd.name.clone(),
@@ -44,14 +45,6 @@ pub fn dependencies(fds: &[FdInfo]) -> Vec<Dependency> {
         }
     }
     found
-}
-
-/// A compatible string without its version.
-fn family(kind: &str) -> &str {
-    match kind.rsplit_once("-v") {
-        Some((family, version)) if version.bytes().all(|byte| byte.is_ascii_digit()) => family,
-        _ => kind,
-    }
 }
 
 #[cfg(test)]
@@ -98,6 +91,5 @@ mod tests {
             fd("odd", "fdbox,vfio-pci"),
         ];
         assert_eq!(edges(&fds), ["ram -> vm"]);
-        assert_eq!(family("acme,tool-very"), "acme,tool-very");
     }
 }

@@ -46,7 +46,6 @@
 
 pub mod abi;
 mod boxes;
-mod bzimage;
 mod claim;
 pub mod clock;
 mod control;
@@ -57,6 +56,7 @@ mod finding;
 pub mod frame;
 mod graph;
 pub mod kexec;
+mod kind;
 mod listing;
 mod name;
 mod seal_error;
@@ -73,6 +73,7 @@ pub use control::{BoxInfo, Control, Features, Info};
 pub use error::{BoxError, Chain, Operation};
 pub use finding::{Finding, Severity};
 pub use graph::{Dependency, dependencies};
+pub use kind::Kind;
 pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};
 pub use seal_error::{SealError, SealReason, SealReport};

@@ -1,12 +1,13 @@
 //! The two sides an update works on: the guest, and the host it leaves.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::bzimage;
 use crate::finding::Finding;
 use crate::frame::FrameWriter;
-use crate::kexec::{self, KexecError, KexecImage};
+use crate::kexec::{self, KexecError, KexecImage, NextFiles};
+use crate::kind::Kind;
 use crate::name::FdName;
 
 /// An error of a [`Guest`] or a [`Host`].
@@ -27,6 +28,12 @@ pub trait Guest {
     /// Whatever would make the update fail later: a device that cannot be saved,
     /// memory that cannot be kept. Called while the guest runs; changes nothing.
     fn preflight(&mut self) -> Vec<Finding>;
+
+    /// The kinds of what [`take_fds`](Self::take_fds) will give, so that a dry run can say whether the next
+    /// kernel takes them over. Default: none, and that is asked when they are in the box.
+    fn kinds(&self) -> BTreeSet<Kind> {
+        BTreeSet::new()
+    }
 
     /// What goes into the box, dependencies first. Duplicates of the VMM's own
     /// descriptors, or those themselves: after a rollback each comes back
@@ -70,6 +77,13 @@ pub trait Guest {
 pub trait Host {
     /// Whatever would make loading or jumping fail. Changes nothing.
     fn preflight(&mut self) -> Vec<Finding>;
+
+    /// What of these kinds of files would be lost in the jump. Changes nothing. Asked in preflight,
+    /// of what is known by then, and again of what is in the box before it is sealed.
+    /// Default: nothing would.
+    fn check_kinds(&mut self, _kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+        Vec::new()
+    }
 
     /// Whether the jump goes into another kernel, so that boxes need KHO.
     fn leaves_kernel(&self) -> bool {
@@ -128,6 +142,23 @@ pub enum NextKernel {
     Loaded,
 }
 
+impl NextKernel {
+    fn files(&self) -> Option<NextFiles<'_>> {
+        match self {
+            Self::Files {
+                kernel,
+                initramfs,
+                cmdline,
+            } => Some(NextFiles {
+                kernel,
+                initramfs: initramfs.as_deref(),
+                cmdline,
+            }),
+            Self::Loaded => None,
+        }
+    }
+}
+
 /// A [`Host`] that kexecs.
 #[derive(Debug)]
 pub struct KexecHost {
@@ -143,48 +174,27 @@ impl KexecHost {
     }
 
     fn load_image(&self) -> Result<KexecImage, KexecError> {
-        match &self.next {
-            NextKernel::Loaded => KexecImage::loaded(),
-            NextKernel::Files {
-                kernel,
-                initramfs,
-                cmdline,
-            } => {
-                let kernel = kexec::open(kernel)?;
-                let initramfs = initramfs.as_deref().map(kexec::open).transpose()?;
-                let initramfs = initramfs.as_ref().map(AsFd::as_fd);
-                KexecImage::load(kernel.as_fd(), initramfs, cmdline)
-            }
-        }
+        let Some(files) = self.next.files() else {
+            return KexecImage::loaded();
+        };
+        let kernel = kexec::open(files.kernel)?;
+        let initramfs = files.initramfs.map(kexec::open).transpose()?;
+        let initramfs = initramfs.as_ref().map(AsFd::as_fd);
+        KexecImage::load(kernel.as_fd(), initramfs, files.cmdline)
     }
 }
 
 impl Host for KexecHost {
     fn preflight(&mut self) -> Vec<Finding> {
-        let NextKernel::Files {
-            kernel,
-            initramfs,
-            cmdline,
-        } = &self.next
-        else {
-            let loaded = KexecImage::loaded();
-            return loaded
-                .err()
-                .map(|error| Finding::blocker("kexec", error.to_string(), "then try again"))
-                .into_iter()
-                .collect();
-        };
-        let mut findings = kexec::preflight();
-        findings.extend(kexec::check_cmdline(cmdline));
-        findings.extend(match kexec::open(kernel) {
-            Ok(file) => bzimage::check(kernel, &file),
-            Err(error) => Some(cannot_open(kernel, &error)),
-        });
-        if let Some(initramfs) = initramfs {
-            let opened = kexec::open(initramfs);
-            findings.extend(opened.err().map(|error| cannot_open(initramfs, &error)));
+        match self.next.files() {
+            Some(files) => files.check(),
+            None => kexec::preflight_loaded(),
         }
-        findings
+    }
+
+    fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+        let files = self.next.files();
+        files.map_or_else(Vec::new, |files| files.check_kinds(kinds))
     }
 
     /// Loads the image and flushes the file systems, which the jump does not.
@@ -209,15 +219,6 @@ impl Host for KexecHost {
             .ok_or(KexecError::NothingLoaded)?
             .jump()? {}
     }
-}
-
-fn cannot_open(path: &Path, error: &KexecError) -> Finding {
-    let why = match error {
-        KexecError::Open { source, .. } => source.to_string(),
-        other => other.to_string(),
-    };
-    let problem = format!("cannot be opened ({why})");
-    Finding::blocker(path.display().to_string(), problem, "name a file that can")
 }
 
 /// A [`Host`] that stays: the jump only ends the old VMM, and a new one takes the

@@ -1,5 +1,14 @@
 //! Loading the next kernel and jumping into it.
 
+mod cmdline;
+mod file;
+mod host;
+mod image;
+mod next;
+mod takeover;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
@@ -9,13 +18,13 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::system::RebootCommand;
 
+pub use file::FileError;
+pub use image::ImageError;
+pub(crate) use next::NextFiles;
+
 use crate::finding::Finding;
 use crate::sys;
-
-/// The kernel says here whether an image is loaded; older ones have the second.
-const LOADED: [&str; 2] = ["/sys/kernel/kexec/loaded", "/sys/kernel/kexec_loaded"];
-const LOAD_DISABLED: &str = "/proc/sys/kernel/kexec_load_disabled";
-const RUNNING_CMDLINE: &str = "/proc/cmdline";
+use host::Root;
 
 /// Why the next kernel cannot be loaded or entered.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +37,22 @@ pub enum KexecError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// The kernel or initramfs file cannot be loaded, whatever is in it.
+    #[error("Cannot load {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: FileError,
+    },
+    /// The kernel file is no kernel that can be loaded.
+    #[error("Cannot load {}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ImageError,
     },
     /// The command line holds a NUL.
     #[error("Kernel command line holds a NUL at byte {at}: leave it out")]
@@ -52,16 +77,22 @@ pub enum KexecError {
 fn explain_load(errno: Errno) -> String {
     let text = match errno {
         Errno::PERM => {
-            "it needs CAP_SYS_BOOT, kernel.kexec_load_disabled=0 and a kernel that is not locked down"
+            "it needs CAP_SYS_BOOT and kernel.kexec_load_disabled=0, and of a kernel that is locked down \
+             an image with a signature that it trusts"
         }
         Errno::BUSY => "another kexec load is under way: try again",
         Errno::NOEXEC => "the file is not a kernel image for this machine: name a bzImage",
         Errno::INVAL => "the command line is too long, or the image cannot be placed in memory",
+        Errno::TXTBSY => {
+            "the kernel or the initramfs is open for writing: wait until it is written"
+        }
+        Errno::IO => "the kernel or the initramfs cannot be read as a whole: see the kernel log",
         Errno::NOMEM | Errno::ADDRNOTAVAIL => {
             "not enough free memory in one piece: free some, or give KHO more scratch (kho_scratch=)"
         }
         Errno::NOSYS => "this kernel has no kexec_file_load: build it with CONFIG_KEXEC_FILE",
-        Errno::KEYREJECTED | Errno::NOKEY | Errno::BADMSG => {
+        Errno::NODATA => "the image has no signature: sign it with a key that this kernel trusts",
+        Errno::KEYREJECTED | Errno::NOKEY | Errno::BADMSG | Errno::LIBBAD | Errno::NOPKG => {
             "the image's signature is refused: sign it with a key that this kernel trusts"
         }
         _ => return std::io::Error::from(errno).to_string(),
@@ -155,48 +186,36 @@ impl KexecImage {
 /// Whether a kernel is loaded; `None` when this kernel has no kexec.
 #[must_use]
 pub fn is_loaded() -> Option<bool> {
-    let text = LOADED
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok())?;
-    Some(text.trim() == "1")
+    Root::default().is_loaded()
 }
 
-/// What a kernel command line says about KHO; the last word counts.
-fn kho_of(cmdline: &str) -> Option<bool> {
-    let value = cmdline
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("kho="))
-        .next_back()?;
-    match value.to_ascii_lowercase().as_str() {
-        "off" | "0" => Some(false),
-        word if word.starts_with(['n', 'f']) => Some(false),
-        _ => Some(true),
-    }
-}
-
-/// What would make a kexec fail, or lose the boxes. Changes nothing.
+/// What would keep this process from loading a kernel and jumping into it. Changes nothing.
 #[must_use]
 pub fn preflight() -> Vec<Finding> {
-    let mut findings = Vec::new();
-    match is_loaded() {
-        None => findings.push(Finding::blocker(
-            "kexec",
-            "this kernel has none (no /sys/kernel/kexec_loaded)",
-            "boot one with CONFIG_KEXEC_FILE, and mount sysfs",
-        )),
+    host::check(&Root::default(), true)
+}
+
+/// What would make the jump into a kernel fail that something else loaded, or lose the boxes.
+pub(crate) fn preflight_loaded() -> Vec<Finding> {
+    check_loaded(&Root::default())
+}
+
+fn check_loaded(root: &Root) -> Vec<Finding> {
+    let mut findings = host::check(root, false);
+    match root.is_loaded() {
         Some(true) => findings.push(Finding::warning(
             "kexec",
-            "a kernel is loaded already",
-            "it is replaced; nothing to do unless you meant that one",
+            "who loaded the kernel, how, and what it takes over cannot be seen: one that was loaded \
+             by kexec_load(2) gets no handover",
+            "load it with `kexec -l -s`, and with kho=on",
         )),
-        Some(false) => {}
-    }
-    if std::fs::read_to_string(LOAD_DISABLED).is_ok_and(|text| text.trim() == "1") {
-        findings.push(Finding::blocker(
+        Some(false) => findings.push(Finding::blocker(
             "kexec",
-            "kernel.kexec_load_disabled is 1",
-            "it stays so until the next reboot: leave it 0 at boot",
-        ));
+            KexecError::NothingLoaded.to_string(),
+            "then try again",
+        )),
+        // It is told already.
+        None => {}
     }
     findings
 }
@@ -205,55 +224,13 @@ pub fn preflight() -> Vec<Finding> {
 /// over to it.
 #[must_use]
 pub fn check_cmdline(cmdline: &str) -> Vec<Finding> {
-    let running = std::fs::read_to_string(RUNNING_CMDLINE).unwrap_or_default();
-    check_cmdlines(cmdline, &running)
+    let running = Root::default().read(next::RUNNING_CMDLINE);
+    cmdline::check(cmdline, &running.unwrap_or_default(), None)
 }
 
-fn check_cmdlines(next: &str, running: &str) -> Vec<Finding> {
-    let subject = "Kernel command line";
-    if let Some(at) = next.bytes().position(|b| b == 0) {
-        let problem = format!("it holds a NUL at byte {at}");
-        return vec![Finding::blocker(subject, problem, "leave it out")];
-    }
-    let mut findings = match (kho_of(next), kho_of(running)) {
-        (Some(false), _) => vec![Finding::blocker(
-            subject,
-            "it turns KHO off, and every box would be lost",
-            "write kho=on",
-        )],
-        (None, Some(true)) => vec![Finding::warning(
-            subject,
-            "it lacks kho=on, which this kernel was booted with",
-            "add kho=on unless the next kernel has it by default",
-        )],
-        _ => Vec::new(),
-    };
-    let (there, here) = (iommu_options(next), iommu_options(running));
-    if there != here {
-        findings.push(Finding::warning(
-            subject,
-            format!("its IOMMU options are not this kernel's: {there:?} instead of {here:?}"),
-            "give it the same if a guest drives a device of the host: DMA goes on only if the \
-             next kernel translates in the same way",
-        ));
-    }
-    findings
-}
-
-/// What a kernel command line says of IOMMUs.
-fn iommu_options(cmdline: &str) -> String {
-    const OPTIONS: [&str; 3] = ["iommu=", "intel_iommu=", "amd_iommu="];
-    let is_one = |word: &&str| OPTIONS.iter().any(|option| word.starts_with(option));
-    let words: Vec<_> = cmdline.split_whitespace().filter(is_one).collect();
-    words.join(" ")
-}
-
-/// Opens a file for kexec, naming it on failure.
+/// Opens a file for kexec, naming it on failure. Never waits for it.
 pub(crate) fn open(path: &Path) -> Result<File, KexecError> {
-    File::open(path).map_err(|source| KexecError::Open {
-        path: path.to_owned(),
-        source,
-    })
+    file::open(path)
 }
 
 #[cfg(test)]
@@ -262,44 +239,35 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn kho_words() {
-        assert_eq!(kho_of("quiet kho=on"), Some(true));
-        assert_eq!(kho_of("kho=on kho=off"), Some(false));
-        assert_eq!(kho_of("kho=N"), Some(false));
-        assert_eq!(kho_of("xkho=on kho_scratch=1%"), None);
-    }
-
-    #[test]
-    fn a_command_line_without_kho_is_told() {
-        assert!(check_cmdlines("kho=off", "")[0].is_blocker());
-        assert!(check_cmdlines("a\0b", "")[0].is_blocker());
-        assert!(!check_cmdlines("quiet", "kho=on")[0].is_blocker());
-        assert!(check_cmdlines("quiet", "quiet").is_empty());
-        assert!(check_cmdlines("kho=on", "kho=on").is_empty());
-    }
-
-    #[test]
-    fn an_iommu_that_would_translate_otherwise_is_told() {
-        let running = "kho=on intel_iommu=on quiet iommu=strict";
-        for next in [
-            "kho=on",
-            "kho=on iommu=strict intel_iommu=off",
-            "kho=on intel_iommu=on,sm_on iommu=strict",
-        ] {
-            let findings = check_cmdlines(next, running);
-            assert_eq!(findings.len(), 1, "{next}: {findings:?}");
-            assert!(!findings[0].is_blocker());
-            assert!(findings[0].problem.contains("intel_iommu=on"));
-        }
-        let same = "intel_iommu=on iommu=strict kho=on stage=2 xiommu=off";
-        assert_eq!(check_cmdlines(same, running), []);
-    }
-
-    #[test]
     fn a_nul_is_refused_before_the_kernel_sees_it() {
         let null = File::open("/dev/null").unwrap();
         let error = KexecImage::load(null.as_fd(), None, "a\0b").unwrap_err();
         assert!(matches!(error, KexecError::NulInCmdline { at: 1 }));
+    }
+
+    #[test]
+    fn a_kernel_that_something_else_loaded_may_get_no_handover() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let loaded = dir.path().join("sys/kernel/kexec_loaded");
+        std::fs::create_dir_all(loaded.parent().unwrap()).unwrap();
+        let found = |text: &str| {
+            std::fs::write(&loaded, text).unwrap();
+            let found = check_loaded(&root);
+            assert_eq!(found.len(), 1, "{found:?}");
+            (found[0].is_blocker(), found[0].problem.clone())
+        };
+        let (is_blocker, problem) = found("1\n");
+        assert!(
+            !is_blocker && problem.contains("gets no handover"),
+            "{problem}"
+        );
+        testing::assert_documented(problem.split(':').next().unwrap());
+        let (is_blocker, problem) = found("0\n");
+        assert!(
+            is_blocker && problem.contains("No kernel is loaded"),
+            "{problem}"
+        );
     }
 
     #[test]

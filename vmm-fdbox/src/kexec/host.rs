@@ -1,0 +1,409 @@
+//! Whether this kernel lets this process load an image and jump into it.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::finding::Finding;
+
+/// The kernel says here whether an image is loaded; older ones have the second.
+const LOADED: [&str; 2] = ["sys/kernel/kexec/loaded", "sys/kernel/kexec_loaded"];
+const LOAD_DISABLED: &str = "proc/sys/kernel/kexec_load_disabled";
+const LOAD_LIMIT: &str = "proc/sys/kernel/kexec_load_limit_reboot";
+const LOCKDOWN: &str = "sys/kernel/security/lockdown";
+const SECURE_BOOT: &str =
+    "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+/// The first PID namespace (`PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// The first user namespace (`PROC_USER_INIT_INO`).
+const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
+const CAP_SYS_BOOT: u32 = 22;
+const SIGN_IT: &str = "sign the image with a key that this kernel trusts (sbsign)";
+
+/// Where the kernel's files are: `/`, but for tests.
+#[derive(Debug, Clone)]
+pub(super) struct Root(PathBuf);
+
+impl Default for Root {
+    fn default() -> Self {
+        Self("/".into())
+    }
+}
+
+impl Root {
+    #[cfg(test)]
+    pub(super) fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.0.join(path)
+    }
+
+    /// A small file, trimmed; `None` if it cannot be read.
+    pub(super) fn read(&self, path: &str) -> Option<String> {
+        let text = fs::read_to_string(self.join(path)).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// Whether an image is loaded; `None` when this kernel has no kexec.
+    pub(super) fn is_loaded(&self) -> Option<bool> {
+        let text = LOADED.iter().find_map(|path| self.read(path))?;
+        Some(text == "1")
+    }
+
+    /// Whether a kernel's configuration sets an option: `y` or `m`. `None` if no configuration of
+    /// this release is where distributions put it, or beside the image.
+    pub(super) fn is_built_with(
+        &self,
+        release: &str,
+        image: Option<&Path>,
+        option: &str,
+    ) -> Option<bool> {
+        let beside = image.and_then(Path::parent);
+        let beside = beside.map(|folder| folder.join(format!("config-{release}")));
+        let usual = [
+            format!("boot/config-{release}"),
+            format!("lib/modules/{release}/config"),
+        ];
+        let paths = beside.into_iter().chain(usual.map(|path| self.join(path)));
+        let config = paths.into_iter().find_map(|path| read_config(&path))?;
+        let is_set = |line: &str| match line.split_once('=') {
+            Some((name, value)) => name == option && matches!(value.trim(), "y" | "m"),
+            None => false,
+        };
+        Some(config.lines().any(is_set))
+    }
+
+    fn is_built_here_with(&self, option: &str) -> Option<bool> {
+        let release = self.read("proc/sys/kernel/osrelease")?;
+        self.is_built_with(&release, None, option)
+    }
+
+    /// Whether this kernel uses five levels of page tables.
+    pub(super) fn has_five_levels(&self) -> bool {
+        let cpus = self.read("proc/cpuinfo").unwrap_or_default();
+        let mut flags = cpus.lines().filter(|line| line.starts_with("flags"));
+        flags
+            .next()
+            .is_some_and(|line| line.split_whitespace().any(|flag| flag == "la57"))
+    }
+}
+
+/// A kernel's configuration; `None` if there is none. It is no more than the kernel builds.
+fn read_config(path: &Path) -> Option<String> {
+    const MAX_BYTES: u64 = 4 << 20;
+    if !fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// What keeps this process from a kexec. `replaces`: it is to load an image itself.
+pub(super) fn check(root: &Root, replaces: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(check_process(root));
+    let Some(is_loaded) = root.is_loaded() else {
+        findings.push(Finding::blocker(
+            "kexec",
+            "this kernel has none (no /sys/kernel/kexec_loaded)",
+            "boot one with CONFIG_KEXEC_FILE, and mount sysfs",
+        ));
+        return findings;
+    };
+    if !replaces {
+        return findings;
+    }
+    if is_loaded {
+        findings.push(Finding::warning(
+            "kexec",
+            "a kernel is loaded already, and by whom cannot be seen",
+            "it is replaced, and not loaded again after a rollback; nothing to do unless you meant that one",
+        ));
+    }
+    if root.read(LOAD_DISABLED).is_some_and(|text| text == "1") {
+        findings.push(Finding::blocker(
+            "kexec",
+            "kernel.kexec_load_disabled is 1",
+            "it stays so until the next reboot: leave it 0 at boot",
+        ));
+    }
+    if root.read(LOAD_LIMIT).is_some_and(|text| text == "0") {
+        findings.push(Finding::blocker(
+            "kexec",
+            "kernel.kexec_load_limit_reboot is 0: no more kernel can be loaded",
+            "it stays so until the next reboot: set a higher limit at boot, or none",
+        ));
+    }
+    if root.is_built_here_with("CONFIG_KEXEC_FILE") == Some(false) {
+        findings.push(Finding::blocker(
+            "kexec",
+            "this kernel is built without CONFIG_KEXEC_FILE, and KHO needs it",
+            "boot one with CONFIG_KEXEC_FILE",
+        ));
+    }
+    findings
+}
+
+/// Rights and namespaces.
+fn check_process(root: &Root) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let status = root.read("proc/self/status").unwrap_or_default();
+    let capabilities = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    let lacks_boot = capabilities.is_some_and(|bits| bits & (1 << CAP_SYS_BOOT) == 0);
+    let is_elsewhere = |file: &str, first: &str| {
+        let link = fs::read_link(root.join(file));
+        link.is_ok_and(|link| link != Path::new(first))
+    };
+    if lacks_boot || is_elsewhere("proc/self/ns/user", FIRST_USER_NAMESPACE) {
+        findings.push(Finding::blocker(
+            "kexec",
+            "this process lacks CAP_SYS_BOOT in the first user namespace",
+            "run it as root, outside of a container",
+        ));
+    }
+    if is_elsewhere("proc/self/ns/pid", FIRST_PID_NAMESPACE) {
+        findings.push(Finding::blocker(
+            "kexec",
+            "this process is not in the first PID namespace, where alone a kexec is",
+            "run it outside of the container",
+        ));
+    }
+    findings
+}
+
+/// Whether this kernel will take an image, as far as its signature goes. Only the kernel knows its
+/// keys: this says what will be asked for.
+pub(super) fn check_signature(root: &Root, subject: &str, is_signed: bool) -> Option<Finding> {
+    let level = lockdown(root);
+    let is_forced = root.is_built_here_with("CONFIG_KEXEC_SIG_FORCE") == Some(true);
+    let is_secure_boot =
+        fs::read(root.join(SECURE_BOOT)).is_ok_and(|bytes| bytes.last() == Some(&1));
+    if is_forced && !is_signed {
+        return Some(Finding::blocker(
+            subject,
+            "it has no signature, and this kernel loads signed images only (CONFIG_KEXEC_SIG_FORCE)",
+            SIGN_IT,
+        ));
+    }
+    let because = match level {
+        Some(level) => format!("this kernel is locked down ({level})"),
+        None if is_forced => "this kernel loads signed images only".into(),
+        None if is_secure_boot && !is_signed => "this host booted with secure boot".into(),
+        None => return None,
+    };
+    let (problem, remedy) = if is_signed {
+        let problem = "whether it trusts the image's signature cannot be known before it is loaded";
+        (
+            problem,
+            "load it once with `kexec -l -s` if in doubt: it tells",
+        )
+    } else {
+        ("it may refuse an image without a signature", SIGN_IT)
+    };
+    Some(Finding::warning(
+        subject,
+        format!("{because}: {problem}"),
+        remedy,
+    ))
+}
+
+/// The level of lockdown; `None` if there is none, or it cannot be seen.
+fn lockdown(root: &Root) -> Option<String> {
+    let text = root.read(LOCKDOWN)?;
+    let (_, level) = text.split_once('[')?;
+    let (level, _) = level.split_once(']')?;
+    (level != "none").then(|| level.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::kexec::testing::assert_documented;
+
+    /// A host on which nothing is in the way.
+    struct Host(tempfile::TempDir);
+
+    impl Host {
+        fn new() -> Self {
+            let host = Self(tempfile::tempdir().unwrap());
+            host.set(LOADED[0], "0\n");
+            host.set(LOAD_DISABLED, "0\n");
+            host.set(LOAD_LIMIT, "-1\n");
+            host.set("proc/self/status", "Name:\tx\nCapEff:\t000001ffffffffff\n");
+            host.set("proc/sys/kernel/osrelease", "7.3.4\n");
+            host.namespace("pid", FIRST_PID_NAMESPACE);
+            host.namespace("user", FIRST_USER_NAMESPACE);
+            host
+        }
+
+        fn set(&self, path: &str, content: impl AsRef<[u8]>) {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+
+        fn namespace(&self, name: &str, link: &str) {
+            let folder = self.0.path().join("proc/self/ns");
+            fs::create_dir_all(&folder).unwrap();
+            let _ = fs::remove_file(folder.join(name));
+            symlink(link, folder.join(name)).unwrap();
+        }
+
+        fn root(&self) -> Root {
+            Root::new(self.0.path())
+        }
+
+        #[track_caller]
+        fn assert_found(&self, problem: &str, is_blocker: bool) {
+            let found = check(&self.root(), true);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].problem.contains(problem), "{}", found[0]);
+            assert_eq!(found[0].is_blocker(), is_blocker, "{}", found[0]);
+            assert_documented(problem);
+        }
+    }
+
+    #[test]
+    fn nothing_is_in_the_way_of_a_host_that_allows_it() {
+        let host = Host::new();
+        assert_eq!(check(&host.root(), true), []);
+        host.set("boot/config-7.3.4", "CONFIG_KEXEC=y\nCONFIG_KEXEC_FILE=y\n");
+        assert_eq!(check(&host.root(), true), []);
+    }
+
+    #[test]
+    fn each_thing_in_the_way_is_named() {
+        type Change = fn(&Host);
+        let cases: [(&str, Change); 7] = [
+            ("kernel.kexec_load_disabled is 1", |host| {
+                host.set(LOAD_DISABLED, "1\n")
+            }),
+            ("no more kernel can be loaded", |host| {
+                host.set(LOAD_LIMIT, "0\n")
+            }),
+            ("lacks CAP_SYS_BOOT", |host| {
+                host.set("proc/self/status", "CapEff:\t000001ffffbfffff\n");
+            }),
+            ("lacks CAP_SYS_BOOT", |host| {
+                host.namespace("user", "user:[4026532000]")
+            }),
+            ("not in the first PID namespace", |host| {
+                host.namespace("pid", "pid:[4026532001]")
+            }),
+            ("built without CONFIG_KEXEC_FILE", |host| {
+                host.set(
+                    "boot/config-7.3.4",
+                    "CONFIG_KEXEC=y\n# CONFIG_KEXEC_FILE is not set\n",
+                );
+            }),
+            ("this kernel has none", |host| {
+                fs::remove_file(host.0.path().join(LOADED[0])).unwrap();
+            }),
+        ];
+        for (problem, change) in cases {
+            let host = Host::new();
+            change(&host);
+            host.assert_found(problem, true);
+        }
+    }
+
+    #[test]
+    fn an_image_that_somebody_else_loaded_is_told_before_it_is_replaced() {
+        let host = Host::new();
+        host.set(LOADED[0], "1\n");
+        host.assert_found("by whom cannot be seen", false);
+        assert_eq!(check(&host.root(), false), []);
+        // As older kernels have it.
+        fs::remove_file(host.0.path().join(LOADED[0])).unwrap();
+        host.set(LOADED[1], "1\n");
+        assert_eq!(host.root().is_loaded(), Some(true));
+    }
+
+    #[track_caller]
+    fn signature(host: &Host, is_signed: bool) -> Finding {
+        check_signature(&host.root(), "/boot/k", is_signed).unwrap()
+    }
+
+    #[test]
+    fn an_image_without_a_signature_is_told_where_one_is_asked_for() {
+        let host = Host::new();
+        assert_eq!(check_signature(&host.root(), "/boot/k", false), None);
+        host.set(LOCKDOWN, "[none] integrity confidentiality\n");
+        host.set(SECURE_BOOT, [6, 0, 0, 0, 0]);
+        assert_eq!(check_signature(&host.root(), "/boot/k", false), None);
+
+        host.set(SECURE_BOOT, [6, 0, 0, 0, 1]);
+        let found = signature(&host, false);
+        assert!(
+            !found.is_blocker() && found.problem.contains("secure boot"),
+            "{found}"
+        );
+        assert_eq!(check_signature(&host.root(), "/boot/k", true), None);
+
+        host.set(LOCKDOWN, "none [integrity] confidentiality\n");
+        let found = signature(&host, false);
+        assert!(!found.is_blocker(), "{found}");
+        assert!(found.problem.contains("locked down (integrity)"), "{found}");
+        assert!(
+            signature(&host, true)
+                .problem
+                .contains("cannot be known before")
+        );
+
+        host.set(
+            "boot/config-7.3.4",
+            "CONFIG_KEXEC_FILE=y\nCONFIG_KEXEC_SIG_FORCE=y\n",
+        );
+        assert!(signature(&host, false).is_blocker());
+        assert!(!signature(&host, true).is_blocker());
+        for problem in [
+            "this host booted with secure boot",
+            "this kernel is locked down",
+            "it may refuse an image without a signature",
+            "trusts the image's signature cannot be known",
+            "this kernel loads signed images only",
+        ] {
+            assert_documented(problem);
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_found_beside_the_image_first() {
+        let host = Host::new();
+        let root = host.root();
+        let image = host.0.path().join("images/bzImage");
+        let asked = || root.is_built_with("7.4.0", Some(&image), "CONFIG_X");
+        assert_eq!(asked(), None);
+        host.set("lib/modules/7.4.0/config", "CONFIG_XY=y\n");
+        assert_eq!(asked(), Some(false));
+        host.set("boot/config-7.4.0", "CONFIG_X=m\n");
+        assert_eq!(asked(), Some(true));
+        host.set("images/config-7.4.0", "# CONFIG_X is not set\n");
+        assert_eq!(asked(), Some(false));
+    }
+
+    #[test]
+    fn five_levels_are_seen_in_the_flags_of_the_cpu() {
+        let host = Host::new();
+        assert!(!host.root().has_five_levels());
+        host.set("proc/cpuinfo", "processor : 0\nflags\t\t: fpu la57 sse\n");
+        assert!(host.root().has_five_levels());
+        host.set(
+            "proc/cpuinfo",
+            "processor : 0\nflags\t\t: fpu sse\nbugs : la57\n",
+        );
+        assert!(!host.root().has_five_levels());
+    }
+}

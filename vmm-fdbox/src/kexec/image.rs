@@ -1,0 +1,357 @@
+//! What a bzImage says of itself, and whether `kexec_file_load` takes it: asked before anything is
+//! changed, and told with the file's name, which the system call does not know.
+//!
+//! The layout is that of `Documentation/arch/x86/boot.rst`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::takeover::{self, TakeOver};
+
+/// Where the setup header begins, and where the part of it ends that is looked at.
+const HEADER_AT: usize = 0x1f1;
+const HEADER_END: usize = 0x26c;
+const SECTOR_BYTES: u64 = 512;
+const PAGE_BYTES: u64 = 4096;
+/// The first protocol with `xloadflags`, without which there is no kexec.
+const VERSION_MIN: u16 = 0x020c;
+/// The first protocol with `kernel_info`.
+const VERSION_KERNEL_INFO: u16 = 0x020f;
+/// `loadflags`: the protected-mode kernel is loaded at 1 MiB, as in all since 1996.
+const LOADED_HIGH: u8 = 1 << 0;
+/// `xloadflags`: has a 64-bit entry point.
+const XLF_KERNEL_64: u16 = 1 << 0;
+/// `xloadflags`: can be anywhere in memory.
+const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
+/// `xloadflags`: can be entered with five levels of page tables.
+const XLF_5LEVEL: u16 = 1 << 5;
+/// The version string is shorter: it is the kernel's banner.
+const MAX_VERSION_BYTES: usize = 512;
+
+/// Why a file is no kernel that can be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The file ends within the header.
+    #[error("it is too short for a kernel image")]
+    TooShort,
+    /// It has another header.
+    #[error("it is not a kernel image")]
+    NoImage,
+    /// It is for 32 bits, or too old.
+    #[error("it is a kernel without a 64-bit entry point")]
+    No64Bit,
+    /// It is built without `CONFIG_RELOCATABLE`.
+    #[error("it is a kernel that is not relocatable")]
+    NotRelocatable,
+    /// It is not whole.
+    #[error("it is cut short: it has {bytes} bytes, and its header says {expected_bytes}")]
+    Truncated {
+        /// The file's size.
+        bytes: u64,
+        /// What it is at least if it is whole.
+        expected_bytes: u64,
+    },
+    /// Its header contradicts itself.
+    #[error("it is damaged: its {0} is outside of it")]
+    Damaged(&'static str),
+    /// It cannot be read.
+    #[error("it cannot be read ({0})")]
+    Read(#[from] io::Error),
+}
+
+/// A kernel image, as its header tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BzImage {
+    /// What `uname -r` will say; `None` if the image does not have it.
+    pub(super) release: Option<String>,
+    /// Room for the command line and its NUL.
+    pub(super) cmdline_bytes: usize,
+    /// It has a signature, whosesoever.
+    pub(super) is_signed: bool,
+    /// It can be entered by a kernel that uses five levels of page tables.
+    pub(super) takes_five_levels: bool,
+    /// What of a handover the kernel takes; `None` if the image does not say.
+    pub(super) takes: Option<TakeOver>,
+}
+
+/// The header's bytes, read by their offsets in the file.
+struct Header([u8; HEADER_END - HEADER_AT]);
+
+impl Header {
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&self.0[at - HEADER_AT..][..N]);
+        bytes
+    }
+
+    fn u8(&self, at: usize) -> u8 {
+        self.bytes::<1>(at)[0]
+    }
+
+    fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes(self.bytes(at))
+    }
+
+    fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.bytes(at))
+    }
+
+    /// Where the protected-mode kernel begins.
+    fn kernel_at(&self) -> u64 {
+        let setup_sectors = match self.u8(0x1f1) {
+            0 => 4,
+            sectors => u64::from(sectors),
+        };
+        (setup_sectors + 1) * SECTOR_BYTES
+    }
+
+    /// The checks of `bzImage64_probe()` that a file on disk can fail.
+    fn check_kind(&self) -> Result<(), ImageError> {
+        if self.u16(0x1fe) != 0xaa55 || self.bytes(0x202) != *b"HdrS" {
+            return Err(ImageError::NoImage);
+        }
+        let is_high = self.u8(0x211) & LOADED_HIGH != 0;
+        let (version, flags) = (self.u16(0x206), self.u16(0x236));
+        if version < VERSION_MIN || !is_high || flags & XLF_KERNEL_64 == 0 {
+            return Err(ImageError::No64Bit);
+        }
+        if flags & XLF_CAN_BE_LOADED_ABOVE_4G == 0 {
+            return Err(ImageError::NotRelocatable);
+        }
+        Ok(())
+    }
+
+    /// Whether all of it is there. The loader itself looks at the setup sectors only, and the rest is
+    /// missed when the kernel decompresses itself.
+    fn check_length(&self, bytes: u64) -> Result<(), ImageError> {
+        let kernel_bytes = u64::from(self.u32(0x1f4)) * 16;
+        let expected_bytes = self.kernel_at() + kernel_bytes;
+        if bytes < expected_bytes {
+            return Err(ImageError::Truncated {
+                bytes,
+                expected_bytes,
+            });
+        }
+        let payload_end = u64::from(self.u32(0x248)) + u64::from(self.u32(0x24c));
+        if payload_end > kernel_bytes {
+            return Err(ImageError::Damaged("compressed kernel"));
+        }
+        let init_bytes = u64::from(self.u32(0x260)).next_multiple_of(PAGE_BYTES);
+        if init_bytes < bytes - self.kernel_at() {
+            return Err(ImageError::Damaged("end in memory (init_size)"));
+        }
+        Ok(())
+    }
+}
+
+impl BzImage {
+    /// Reads a kernel image. Only of its header and of what that names, in few bytes.
+    ///
+    /// # Errors
+    /// What keeps it from being loaded.
+    pub(super) fn read(file: &File) -> Result<Self, ImageError> {
+        let mut header = Header([0; HEADER_END - HEADER_AT]);
+        file.read_exact_at(&mut header.0, HEADER_AT as u64)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => ImageError::TooShort,
+                _ => error.into(),
+            })?;
+        header.check_kind()?;
+        header.check_length(file.metadata()?.len())?;
+        let takes = if header.u16(0x206) < VERSION_KERNEL_INFO {
+            None
+        } else {
+            let at = header.kernel_at() + u64::from(header.u32(0x268));
+            takeover::read(file, at)?
+        };
+        Ok(Self {
+            release: release(file, &header)?,
+            cmdline_bytes: usize::try_from(header.u32(0x238)).unwrap_or(usize::MAX),
+            is_signed: is_signed(file)?,
+            takes_five_levels: header.u16(0x236) & XLF_5LEVEL != 0,
+            takes,
+        })
+    }
+}
+
+/// Reads what is there of `bytes`, and leaves the rest 0.
+fn read_some(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The first word of the version string, if it can be part of a path.
+fn release(file: &File, header: &Header) -> io::Result<Option<String>> {
+    let at = header.u16(0x20e);
+    if at == 0 {
+        return Ok(None);
+    }
+    let mut bytes = [0; MAX_VERSION_BYTES];
+    read_some(file, &mut bytes, 0x200 + u64::from(at))?;
+    let end = bytes.iter().position(|b| matches!(b, 0 | b' '));
+    let word = &bytes[..end.unwrap_or(0)];
+    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"._+~-".contains(b);
+    let is_release = word.first().is_some_and(u8::is_ascii_digit) && word.iter().all(is_plain);
+    Ok(is_release.then(|| String::from_utf8_lossy(word).into_owned()))
+}
+
+/// Whether the image, which is a PE file too, has a table of certificates.
+fn is_signed(file: &File) -> io::Result<bool> {
+    /// In the PE header: its magic, the magic of PE32+ and the entry for certificates.
+    const PE_BYTES: usize = 24 + 152;
+    let mut start = [0; 64];
+    read_some(file, &mut start, 0)?;
+    let mut pe = [0; PE_BYTES];
+    let at = u32::from_le_bytes([start[0x3c], start[0x3d], start[0x3e], start[0x3f]]);
+    read_some(file, &mut pe, u64::from(at))?;
+    let is_pe = start.starts_with(b"MZ") && pe.starts_with(b"PE\0\0") && pe[24..26] == [0x0b, 2];
+    let size = &pe[24 + 148..];
+    Ok(is_pe && size != [0; 4])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::kexec::testing::{assert_documented, bzimage};
+
+    fn read(change: impl FnOnce(&mut Vec<u8>)) -> Result<BzImage, ImageError> {
+        let mut bytes = bzimage(None);
+        change(&mut bytes);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        BzImage::read(&file)
+    }
+
+    fn refused(change: impl FnOnce(&mut Vec<u8>)) -> String {
+        read(change).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_whole_image_tells_of_itself() {
+        let expected = BzImage {
+            release: Some("7.3.4-next+".into()),
+            cmdline_bytes: 2047,
+            is_signed: false,
+            takes_five_levels: true,
+            takes: None,
+        };
+        assert_eq!(read(|_| {}).unwrap(), expected);
+        // Something may follow, such as a signature.
+        assert_eq!(read(|bytes| bytes.extend([0; 100])).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_named() {
+        type Change = fn(&mut Vec<u8>);
+        let cases: [(&str, Change); 7] = [
+            ("it is not a kernel image", |bytes| bytes.fill(b'x')),
+            ("it is not a kernel image", |bytes| bytes[0x1fe] = 0),
+            ("it is too short for a kernel image", |bytes| {
+                bytes.truncate(0x210)
+            }),
+            ("it is a kernel without a 64-bit entry point", |bytes| {
+                bytes[0x236] = 2
+            }),
+            ("it is a kernel without a 64-bit entry point", |bytes| {
+                bytes[0x206] = 0x0b
+            }),
+            ("it is a kernel without a 64-bit entry point", |bytes| {
+                bytes[0x211] = 0
+            }),
+            ("it is a kernel that is not relocatable", |bytes| {
+                bytes[0x236] = 1
+            }),
+        ];
+        for (problem, change) in cases {
+            assert_eq!(refused(change), problem);
+            assert_documented(problem);
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_cut_short_is_named_wherever_it_was_cut() {
+        let whole = bzimage(None).len();
+        for bytes in [0x26c, 1024, 3000, whole / 2, whole - 1] {
+            let problem = refused(|image| image.truncate(bytes));
+            let expected =
+                format!("it is cut short: it has {bytes} bytes, and its header says {whole}");
+            assert_eq!(problem, expected);
+        }
+        assert_documented("it is cut short");
+        // Fewer setup sectors than there are: the header says 4 in this way.
+        let problem = refused(|image| {
+            image[0x1f1] = 0;
+            image.truncate(whole - 513);
+        });
+        assert!(problem.starts_with("it is cut short"), "{problem}");
+    }
+
+    #[test]
+    fn a_header_that_contradicts_itself_is_named() {
+        let problem = refused(|bytes| bytes[0x24f] = 1);
+        assert_eq!(
+            problem,
+            "it is damaged: its compressed kernel is outside of it"
+        );
+        let problem = refused(|bytes| bytes[0x260..0x264].fill(0));
+        assert!(problem.contains("init_size"), "{problem}");
+        let problem = refused(|bytes| bytes[0x26b] = 0x7f);
+        assert!(problem.contains("kernel_info"), "{problem}");
+        assert_documented("it is damaged");
+    }
+
+    #[test]
+    fn a_release_that_is_no_name_of_a_file_is_left_out() {
+        for (text, expected) in [
+            ("6.12.1-amd64 (x@y) #1", Some("6.12.1-amd64")),
+            ("../../etc/passwd x", None),
+            ("7.3/4 x", None),
+            ("", None),
+            ("7.3.4\0", Some("7.3.4")),
+        ] {
+            let image = read(|bytes| {
+                bytes[0x400..0x440].fill(0);
+                bytes[0x400..][..text.len()].copy_from_slice(text.as_bytes());
+            });
+            assert_eq!(image.unwrap().release.as_deref(), expected, "{text:?}");
+        }
+        assert_eq!(
+            read(|bytes| bytes[0x20e..0x210].fill(0)).unwrap().release,
+            None
+        );
+        // At the end of the file.
+        let late = read(|bytes| bytes[0x20e..0x210].fill(0xff)).unwrap();
+        assert_eq!(late.release, None);
+    }
+
+    #[test]
+    fn a_signature_is_seen() {
+        let sign = |bytes: &mut Vec<u8>| {
+            bytes[..2].copy_from_slice(b"MZ");
+            bytes[0x3c] = 0x40;
+            bytes[0x40..0x44].copy_from_slice(b"PE\0\0");
+            bytes[0x58..0x5a].copy_from_slice(&[0x0b, 2]);
+            bytes[0x40 + 24 + 144..][..8].copy_from_slice(&[0, 0x10, 0, 0, 0x08, 6, 0, 0]);
+        };
+        assert!(read(sign).unwrap().is_signed);
+        let unsigned = |bytes: &mut Vec<u8>| {
+            sign(bytes);
+            bytes[0x40 + 24 + 144..][..8].fill(0);
+        };
+        assert!(!read(unsigned).unwrap().is_signed);
+        let far = |bytes: &mut Vec<u8>| bytes[0x3c..0x40].fill(0xff);
+        assert!(!read(far).unwrap().is_signed);
+    }
+}

@@ -1,0 +1,328 @@
+//! The next kernel as a whole: its files, its command line, and what it takes over.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::host::{self, Root};
+use super::image::BzImage;
+use super::takeover::TakeOver;
+use super::{KexecError, cmdline, file};
+use crate::error::Chain;
+use crate::finding::Finding;
+use crate::kind::Kind;
+
+/// An option of a kernel that has KHO on without `kho=on`.
+const KHO_BY_DEFAULT: &str = "CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT";
+pub(super) const RUNNING_CMDLINE: &str = "proc/cmdline";
+
+/// The files of a next kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NextFiles<'a> {
+    pub(crate) kernel: &'a Path,
+    pub(crate) initramfs: Option<&'a Path>,
+    pub(crate) cmdline: &'a str,
+}
+
+impl NextFiles<'_> {
+    /// Whatever would make the load fail, or lose the boxes. Changes nothing.
+    pub(crate) fn check(&self) -> Vec<Finding> {
+        self.check_in(&Root::default())
+    }
+
+    fn check_in(&self, root: &Root) -> Vec<Finding> {
+        let mut findings = host::check(root, true);
+        let image = match read_image(self.kernel) {
+            Ok(image) => image,
+            Err(error) => {
+                findings.push(unfit(
+                    self.kernel,
+                    &error,
+                    "name a bzImage for x86-64, such as /boot/vmlinuz-VERSION",
+                ));
+                None
+            }
+        };
+        let mut kho_default = None;
+        if let Some(image) = &image {
+            findings.extend(self.check_image(root, image));
+            kho_default = image
+                .release
+                .as_deref()
+                .and_then(|release| root.is_built_with(release, Some(self.kernel), KHO_BY_DEFAULT));
+        }
+        let running = root.read(RUNNING_CMDLINE).unwrap_or_default();
+        findings.extend(cmdline::check(self.cmdline, &running, kho_default));
+        if let Some(initramfs) = self.initramfs
+            && let Err(error) = file::open(initramfs)
+        {
+            findings.push(unfit(
+                initramfs,
+                &error,
+                "name an initramfs for the next host",
+            ));
+        }
+        findings
+    }
+
+    /// What of this host keeps it from loading a good image.
+    fn check_image(&self, root: &Root, image: &BzImage) -> Vec<Finding> {
+        let subject = self.kernel.display().to_string();
+        let mut findings = Vec::new();
+        if !image.takes_five_levels && root.has_five_levels() {
+            findings.push(Finding::blocker(
+                &subject,
+                "it cannot be entered from this kernel, which has five levels of page tables",
+                "boot this one with no5lvl",
+            ));
+        }
+        findings.extend(host::check_signature(root, &subject, image.is_signed));
+        findings.extend(cmdline::check_length(self.cmdline, image.cmdline_bytes));
+        findings
+    }
+
+    /// What of these kinds of files the next kernel would not take over.
+    pub(crate) fn check_kinds(&self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+        match read_image(self.kernel) {
+            Ok(Some(image)) => check_takes(self.kernel, image.takes, kinds),
+            // It is told by `check`, or is for a machine whose images say nothing.
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Reads a kernel image; `None` on machines other than x86-64, where the kernel itself is left to
+/// judge.
+fn read_image(path: &Path) -> Result<Option<BzImage>, KexecError> {
+    let file = file::open(path)?;
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(None);
+    }
+    let image = BzImage::read(&file).map_err(|source| KexecError::Image {
+        path: PathBuf::from(path),
+        source,
+    })?;
+    Ok(Some(image))
+}
+
+/// A file that cannot be loaded.
+fn unfit(path: &Path, error: &KexecError, remedy: &str) -> Finding {
+    let problem = match error {
+        KexecError::Open { source, .. } => format!("cannot be opened ({source})"),
+        KexecError::File { source, .. } => source.to_string(),
+        KexecError::Image { source, .. } => source.to_string(),
+        other => Chain(other).to_string(),
+    };
+    Finding::blocker(path.display().to_string(), problem, remedy)
+}
+
+fn check_takes(kernel: &Path, takes: Option<TakeOver>, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+    let subject = kernel.display().to_string();
+    let Some(takes) = takes else {
+        if kinds.is_empty() {
+            return Vec::new();
+        }
+        let kinds = list(kinds);
+        return vec![Finding::warning(
+            subject,
+            format!("it does not say that it takes over {kinds}: it is not built with the patches"),
+            "name a kernel that is built with kmod/patches",
+        )];
+    };
+    let mut findings = Vec::new();
+    for kind in kinds {
+        for what in takes.lacks(TakeOver::needed_by(*kind)) {
+            findings.push(Finding::blocker(
+                &subject,
+                format!("it is not built to {what}, and {kind} would be lost"),
+                "build it with kmod/patches and with what they need (docs/passthrough.md for devices)",
+            ));
+        }
+    }
+    findings
+}
+
+fn list(kinds: &BTreeSet<Kind>) -> String {
+    let kinds: Vec<_> = kinds.iter().map(ToString::to_string).collect();
+    kinds.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::kexec::testing::{assert_documented, bzimage};
+
+    /// A host with a good kernel and a good initramfs.
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new(kernel_info: Option<&[u8]>) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let host = [
+                ("sys/kernel/kexec/loaded", "0\n"),
+                ("proc/cmdline", "kho=on quiet\n"),
+                ("kernel", ""),
+                ("initrd", "070701"),
+            ];
+            for (path, content) in host {
+                let path = dir.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content).unwrap();
+            }
+            fs::write(dir.path().join("kernel"), bzimage(kernel_info)).unwrap();
+            Self(dir)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        /// What is found with these names for kernel and initramfs.
+        fn check(&self, kernel: &str, initramfs: &str, cmdline: &str) -> Vec<String> {
+            let files = NextFiles {
+                kernel: &self.path(kernel),
+                initramfs: Some(&self.path(initramfs)),
+                cmdline,
+            };
+            let found = files.check_in(&Root::new(self.0.path()));
+            let prefix = format!("{}/", self.0.path().display());
+            found
+                .iter()
+                .map(|found| found.to_string().replace(&prefix, ""))
+                .collect()
+        }
+
+        fn kinds(&self, kinds: &[Kind]) -> Vec<Finding> {
+            let files = NextFiles {
+                kernel: &self.path("kernel"),
+                initramfs: None,
+                cmdline: "kho=on",
+            };
+            files.check_kinds(&kinds.iter().copied().collect())
+        }
+    }
+
+    /// A `kernel_info` with the bits of docs/handover-abi.md.
+    fn takes(bits: u8) -> Vec<u8> {
+        let mut info = b"LToP\x10\0\0\0\x1c\0\0\0\x11\0\0\0FDBx\x0c\0\0\0".to_vec();
+        info.extend([bits, 0, 0, 0]);
+        info
+    }
+
+    #[test]
+    fn good_files_are_good() {
+        let files = Files::new(None);
+        assert_eq!(files.check("kernel", "initrd", "kho=on"), [""; 0]);
+    }
+
+    #[test]
+    fn each_file_is_named_with_what_is_wrong_with_it() {
+        let files = Files::new(None);
+        fs::create_dir(files.path("folder")).unwrap();
+        fs::write(files.path("empty"), "").unwrap();
+        fs::write(files.path("short"), &bzimage(None)[..3000]).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, files.path("fifo"), fifo, mode, 0).unwrap();
+        for (kernel, initramfs, problem) in [
+            (
+                "fifo",
+                "initrd",
+                "fifo: it is a FIFO and no regular file: name a bzImage",
+            ),
+            ("folder", "initrd", "folder: it is a directory"),
+            ("empty", "initrd", "empty: it is empty: name a bzImage"),
+            ("none", "initrd", "none: cannot be opened (No such file"),
+            (
+                "initrd",
+                "initrd",
+                "initrd: it is too short for a kernel image",
+            ),
+            (
+                "short",
+                "initrd",
+                "short: it is cut short: it has 3000 bytes, and its header says 6144",
+            ),
+            ("kernel", "empty", "empty: it is empty: name an initramfs"),
+            (
+                "kernel",
+                "folder",
+                "folder: it is a directory and no regular file: name an initramfs",
+            ),
+            ("kernel", "fifo", "fifo: it is a FIFO"),
+            ("kernel", "none", "none: cannot be opened"),
+        ] {
+            let found = files.check(kernel, initramfs, "kho=on");
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].starts_with(problem), "{}", found[0]);
+        }
+        assert_documented("cannot be opened");
+    }
+
+    #[test]
+    fn host_command_line_and_image_are_looked_at_together() {
+        let files = Files::new(None);
+        fs::write(files.path("sys/kernel/kexec/loaded"), "1\n").unwrap();
+        let found = files.check("kernel", "initrd", &"x".repeat(2100));
+        assert_eq!(found.len(), 3, "{found:?}");
+        // That the next kernel has KHO on by itself stands beside it.
+        let option = format!("{KHO_BY_DEFAULT}=y\n");
+        fs::write(files.path("config-7.3.4-next+"), option).unwrap();
+        let found = files.check("kernel", "initrd", "quiet");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("loaded already"), "{}", found[0]);
+        // Off, it is as well.
+        fs::write(files.path("config-7.3.4-next+"), "A=y\n").unwrap();
+        let found = files.check("kernel", "initrd", "quiet");
+        assert!(
+            found[1].contains("configuration leaves KHO off"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn five_levels_of_page_tables_are_a_blocker_only_if_this_kernel_has_them() {
+        let files = Files::new(None);
+        let mut image = bzimage(None);
+        image[0x236] = 0x1f;
+        fs::write(files.path("kernel"), image).unwrap();
+        assert_eq!(files.check("kernel", "initrd", "kho=on"), [""; 0]);
+        fs::write(files.path("proc/cpuinfo"), "flags : la57\n").unwrap();
+        let found = files.check("kernel", "initrd", "kho=on");
+        assert!(found[0].contains("five levels of page tables"), "{found:?}");
+        assert_documented("it cannot be entered from this kernel, which has five levels");
+    }
+
+    #[test]
+    fn a_kernel_that_lacks_what_the_boxes_need_is_named() {
+        let everything = [Kind::Memfd, Kind::KvmVm, Kind::Iommufd, Kind::VfioPci];
+        assert_eq!(Files::new(Some(&takes(0x7f))).kinds(&everything), []);
+
+        let without_vtd = Files::new(Some(&takes(0x7d)));
+        assert_eq!(without_vtd.kinds(&[Kind::Memfd, Kind::KvmVm]), []);
+        let found = without_vtd.kinds(&everything);
+        let problems: Vec<_> = found.iter().map(|found| found.problem.as_str()).collect();
+        let expected = [
+            "it is not built to go on translating with VT-d, and iommufds would be lost",
+            "it is not built to go on translating with VT-d, and VFIO devices would be lost",
+        ];
+        assert_eq!(problems, expected);
+        assert!(found.iter().all(Finding::is_blocker));
+        assert_documented("it is not built to");
+    }
+
+    #[test]
+    fn a_kernel_that_says_nothing_is_told_if_a_box_needs_it_to() {
+        let files = Files::new(None);
+        assert_eq!(files.kinds(&[]), []);
+        let found = files.kinds(&[Kind::GuestMemfd, Kind::KvmVm]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].problem.contains("VMs, guest_memfds"),
+            "{}",
+            found[0]
+        );
+        assert_documented("it does not say that it takes over");
+    }
+}

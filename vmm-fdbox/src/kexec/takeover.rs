@@ -1,0 +1,280 @@
+//! What of a handover a kernel image says that its kernel takes: the chunk `FDBx` of `kernel_info`.
+//! docs/handover-abi.md has its layout.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::image::ImageError;
+use crate::kind::Kind;
+
+/// Of `kernel_info` and of the chunk.
+const KERNEL_INFO_MAGIC: [u8; 4] = *b"LToP";
+const CHUNK_MAGIC: [u8; 4] = *b"FDBx";
+/// Magic, length, length with the chunks.
+const KERNEL_INFO_BYTES: usize = 12;
+/// Magic and length.
+const CHUNK_HEADER_BYTES: usize = 8;
+/// More than a kernel has.
+const MAX_BYTES: usize = 64 << 10;
+
+/// What of a handover a kernel takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct TakeOver(u32);
+
+/// What a kernel may lack, and its name in messages.
+const NAMES: [(TakeOver, &str); 7] = [
+    (TakeOver::PCI, "keep PCI devices for vfio-pci"),
+    (TakeOver::VTD, "go on translating with VT-d"),
+    (TakeOver::FOLIO_RUNS, "take memfds in runs of folios"),
+    (
+        TakeOver::KVM_FILES,
+        "let fdbox.ko make VMs and guest_memfds",
+    ),
+    (TakeOver::IOMMUFD_FILES, "let fdbox.ko make iommufds"),
+    (TakeOver::VFIO_FILES, "let fdbox.ko open VFIO devices"),
+    (TakeOver::KHO, "take any handover (CONFIG_KEXEC_HANDOVER)"),
+];
+
+impl TakeOver {
+    const PCI: Self = Self(1 << 0);
+    const VTD: Self = Self(1 << 1);
+    const FOLIO_RUNS: Self = Self(1 << 2);
+    const KVM_FILES: Self = Self(1 << 3);
+    const IOMMUFD_FILES: Self = Self(1 << 4);
+    const VFIO_FILES: Self = Self(1 << 5);
+    const KHO: Self = Self(1 << 6);
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// What a kernel must take for a descriptor of this kind to be there again.
+    pub(super) fn needed_by(kind: Kind) -> Self {
+        match kind {
+            Kind::Memfd => Self::KHO.and(Self::FOLIO_RUNS),
+            Kind::KvmVm => Self::KHO.and(Self::KVM_FILES),
+            Kind::GuestMemfd => Self::KHO.and(Self::KVM_FILES).and(Self::FOLIO_RUNS),
+            Kind::Iommufd => Self::KHO.and(Self::IOMMUFD_FILES).and(Self::VTD),
+            Kind::VfioPci => Self::KHO
+                .and(Self::PCI)
+                .and(Self::VTD)
+                .and(Self::VFIO_FILES),
+            Kind::Other => Self::KHO,
+        }
+    }
+
+    /// What of `needed` is not here, in words.
+    pub(super) fn lacks(self, needed: Self) -> Vec<&'static str> {
+        let missing = needed.0 & !self.0;
+        let names = NAMES.iter().filter(|(bit, _)| bit.0 & missing != 0);
+        names.map(|(_, name)| *name).collect()
+    }
+}
+
+fn damaged() -> ImageError {
+    ImageError::Damaged("kernel_info")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    let bytes: [u8; 4] = bytes.try_into().ok()?;
+    usize::try_from(u32::from_le_bytes(bytes)).ok()
+}
+
+/// Reads the chunk from the `kernel_info` at this place of a kernel image; `None` if there is none.
+pub(super) fn read(file: &File, at: u64) -> Result<Option<TakeOver>, ImageError> {
+    let read = |bytes: &mut [u8]| match file.read_exact_at(bytes, at) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged()),
+        other => Ok(other?),
+    };
+    let mut head = [0; KERNEL_INFO_BYTES];
+    read(&mut head)?;
+    let total = u32_at(&head, 8).unwrap_or_default();
+    if !head.starts_with(&KERNEL_INFO_MAGIC) || !(KERNEL_INFO_BYTES..=MAX_BYTES).contains(&total) {
+        return Err(damaged());
+    }
+    let mut info = vec![0; total];
+    read(&mut info)?;
+    find(&info).ok_or_else(damaged)
+}
+
+/// Finds the chunk in a `kernel_info`; `None` if that is damaged.
+fn find(info: &[u8]) -> Option<Option<TakeOver>> {
+    let chunks = u32_at(info, 4).filter(|chunks| *chunks >= KERNEL_INFO_BYTES)?;
+    let mut rest = info.get(chunks..)?;
+    while !rest.is_empty() {
+        let bytes = u32_at(rest, 4).filter(|bytes| *bytes >= CHUNK_HEADER_BYTES)?;
+        let (chunk, behind) = rest.split_at_checked(bytes)?;
+        if chunk.starts_with(&CHUNK_MAGIC) {
+            let bits = u32_at(chunk, CHUNK_HEADER_BYTES)?;
+            return Some(Some(TakeOver(u32::try_from(bits).ok()?)));
+        }
+        rest = behind;
+    }
+    Some(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::kexec::image::BzImage;
+    use crate::kexec::testing::bzimage;
+
+    /// A `kernel_info` of a kernel with all patches but without VT-d, written by hand from
+    /// docs/handover-abi.md: another chunk stands before the one that counts.
+    const GOLDEN: [u8; 39] = [
+        b'L',
+        b'T',
+        b'o',
+        b'P',
+        16,
+        0,
+        0,
+        0,
+        39,
+        0,
+        0,
+        0,
+        17,
+        0,
+        0,
+        0, // setup_type_max
+        b'A',
+        b'B',
+        b'C',
+        b'D',
+        11,
+        0,
+        0,
+        0,
+        1,
+        2,
+        3, // three bytes, without padding
+        b'F',
+        b'D',
+        b'B',
+        b'x',
+        12,
+        0,
+        0,
+        0,
+        0b0111_1101,
+        0,
+        0,
+        0,
+    ];
+
+    fn of_image(info: &[u8]) -> Result<Option<TakeOver>, ImageError> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bzimage(Some(info))).unwrap();
+        BzImage::read(&file).map(|image| image.takes)
+    }
+
+    fn is_damaged(info: &[u8]) -> bool {
+        matches!(of_image(info), Err(ImageError::Damaged("kernel_info")))
+    }
+
+    #[test]
+    fn the_chunk_is_found_behind_others() {
+        assert_eq!(of_image(&GOLDEN).unwrap(), Some(TakeOver(0x7d)));
+    }
+
+    #[test]
+    fn a_longer_chunk_and_unknown_bits_are_read_up_to_what_is_known() {
+        let mut longer = GOLDEN.to_vec();
+        longer[8] += 4;
+        longer[31] += 4;
+        longer[38] = 0x80;
+        longer.extend(*b"more");
+        let takes = of_image(&longer).unwrap().unwrap();
+        assert_eq!(takes, TakeOver(0x8000_007d));
+        assert_eq!(takes.lacks(TakeOver::needed_by(Kind::GuestMemfd)), [""; 0]);
+    }
+
+    #[test]
+    fn an_image_without_the_chunk_says_nothing() {
+        // That of Linux 7.3: no chunk at all.
+        let stock = [b"LToP".as_slice(), &[16, 0, 0, 0, 16, 0, 0, 0, 17, 0, 0, 0]].concat();
+        assert_eq!(of_image(&stock).unwrap(), None);
+        let mut other = GOLDEN;
+        other[30] = b'y';
+        assert_eq!(of_image(&other).unwrap(), None);
+        // A protocol before kernel_info: there is something else at that offset.
+        let mut old = bzimage(Some(&GOLDEN));
+        old[0x206] = 0x0e;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&old).unwrap();
+        assert_eq!(BzImage::read(&file).unwrap().takes, None);
+    }
+
+    #[test]
+    fn a_damaged_kernel_info_is_an_error_and_no_panic() {
+        for (at, byte) in [
+            (0, b'X'),  // no kernel_info
+            (4, 8),     // its chunks begin in its header
+            (4, 200),   // or behind it
+            (8, 4),     // it is shorter than its header
+            (8, 38),    // the last chunk ends behind it
+            (10, 0xff), // it is larger than the image
+            (20, 7),    // a chunk shorter than its header
+            (20, 255),  // a chunk that ends behind it
+            (23, 0xff), // the same
+            (31, 8),    // the chunk that counts is too short
+            (31, 13),   // or ends behind it
+        ] {
+            let mut info = GOLDEN;
+            info[at] = byte;
+            assert!(is_damaged(&info), "byte {at} as {byte}");
+        }
+        for len in 0..GOLDEN.len() {
+            let mut info = GOLDEN[..len].to_vec();
+            if len > 8 {
+                info[8] = u8::try_from(len).unwrap();
+            }
+            // Whole chunks only are no damage.
+            assert_eq!(is_damaged(&info), ![16, 27].contains(&len), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn what_a_kind_needs_is_named_when_it_is_missing() {
+        let takes = TakeOver(0x7d);
+        let lacks = |kind| takes.lacks(TakeOver::needed_by(kind));
+        for kind in [Kind::Memfd, Kind::KvmVm, Kind::GuestMemfd, Kind::Other] {
+            assert_eq!(lacks(kind), [""; 0], "{kind:?}");
+        }
+        assert_eq!(lacks(Kind::VfioPci), ["go on translating with VT-d"]);
+        let none = TakeOver::default().lacks(TakeOver::needed_by(Kind::Other));
+        assert_eq!(none, ["take any handover (CONFIG_KEXEC_HANDOVER)"]);
+    }
+
+    /// The bits are those of docs/handover-abi.md, and each kind's are what its patches do.
+    #[test]
+    fn every_bit_is_documented_and_has_a_name() {
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/handover-abi.md");
+        let docs = std::fs::read_to_string(docs).unwrap();
+        let (_, table) = docs.split_once("| bit | the kernel | patches |\n").unwrap();
+        let table = table.split("\n\n").next().unwrap();
+        for (bit, words) in [
+            (TakeOver::PCI, "kept PCI devices"),
+            (TakeOver::VTD, "VT-d"),
+            (TakeOver::FOLIO_RUNS, "runs of folios"),
+            (TakeOver::KVM_FILES, "VM files and guest_memfds"),
+            (TakeOver::IOMMUFD_FILES, "iommufd contexts"),
+            (TakeOver::VFIO_FILES, "VFIO PCI devices"),
+            (TakeOver::KHO, "CONFIG_KEXEC_HANDOVER"),
+        ] {
+            let row = format!("| {} | ", bit.0.trailing_zeros());
+            let row = table.lines().find(|line| line.starts_with(&row)).unwrap();
+            assert!(row.contains(words), "{row}");
+            assert!(NAMES.iter().any(|(named, _)| *named == bit), "{words}");
+        }
+        assert_eq!(
+            table.lines().filter(|line| !line.starts_with("|-")).count(),
+            NAMES.len()
+        );
+    }
+}
