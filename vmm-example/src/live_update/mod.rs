@@ -26,8 +26,8 @@ use crate::vcpu::GuestEnd;
 use crate::vfio::Kept;
 use crate::vmm::Vmm;
 
-pub(crate) use moving::Movable;
 use moving::Moving;
+pub(crate) use moving::{Movable, kinds};
 
 /// The name of the VM in its box.
 pub(crate) const VM_FD: &str = "vm";

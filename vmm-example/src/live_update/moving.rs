@@ -1,13 +1,15 @@
 //! A machine as the library's state machine sees it.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::update::{Guest, NamedFd, PartyError};
-use vmm_fdbox::{FdName, Finding};
+use vmm_fdbox::{FdName, Finding, Kind};
 
 use super::{MEMORY_FD, VM_FD, party_error};
 use crate::machine::{Machine, MachineError};
+use crate::spec::MemoryKind;
 use crate::state::{self, GuestState};
 use crate::vfio::Kept;
 
@@ -23,6 +25,8 @@ pub(crate) trait Movable {
     fn has_ended(&self) -> bool;
     /// Whether the host's TSC can measure the time that passes.
     fn has_steady_tsc(&self) -> bool;
+    /// The kinds of what goes into the box.
+    fn kinds(&self) -> BTreeSet<Kind>;
     /// What of its devices stands in the way, or an operator should know. `carried`: their
     /// descriptors go along.
     fn device_findings(&self, _carried: bool) -> Vec<Finding> {
@@ -77,6 +81,10 @@ impl Movable for Machine {
         self.host_tsc_khz() != 0
     }
 
+    fn kinds(&self) -> BTreeSet<Kind> {
+        kinds(self.ram().kind(), !self.pci().status().is_empty())
+    }
+
     fn device_findings(&self, carried: bool) -> Vec<Finding> {
         self.virtio().findings(carried)
     }
@@ -92,6 +100,17 @@ impl Movable for Machine {
     fn leave_host(&self) -> Result<(), MachineError> {
         Self::leave_host(self)
     }
+}
+
+/// The kinds of what a guest puts into its box.
+pub(crate) fn kinds(memory: MemoryKind, has_host_devices: bool) -> BTreeSet<Kind> {
+    let memory = match memory {
+        MemoryKind::Memfd => Kind::Memfd,
+        MemoryKind::GuestMemfd => Kind::GuestMemfd,
+    };
+    let devices = [Kind::Iommufd, Kind::VfioPci];
+    let devices = devices.into_iter().filter(|_| has_host_devices);
+    [Kind::KvmVm, memory].into_iter().chain(devices).collect()
 }
 
 /// A machine as the library's state machine sees it.
@@ -122,6 +141,10 @@ impl<M: Movable> Guest for Moving<'_, M> {
             ));
         }
         findings
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.machine.kinds()
     }
 
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {

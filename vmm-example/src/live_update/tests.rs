@@ -3,17 +3,19 @@
 mod successor;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 
 use vmm_fdbox::fake::{FakeHost, FakeStore, HostCall};
 use vmm_fdbox::statefd::SavedState;
 use vmm_fdbox::update::{Incoming, ResumePlan};
-use vmm_fdbox::{BoxStore, FdName, Finding, OpenFdBox, Operation};
+use vmm_fdbox::{BoxStore, FdName, Finding, Kind, OpenFdBox, Operation};
 
 use super::*;
 use crate::api::protocol::{EventKind, UpdateResult};
 use crate::machine::MachineError;
+use crate::spec::MemoryKind;
 use crate::state::sample::guest_v1;
 use crate::state::{GuestState, KNOWN};
 
@@ -70,6 +72,10 @@ impl Movable for FakeMachine {
 
     fn has_steady_tsc(&self) -> bool {
         true
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        kinds(MemoryKind::GuestMemfd, self.passed)
     }
 
     fn passthrough_findings(&self, kept: Kept) -> Vec<Finding> {
@@ -340,6 +346,23 @@ fn a_kernel_that_cannot_keep_a_device_is_not_left() {
     let blockers: Vec<_> = end.findings.iter().map(|f| f.subject.as_str()).collect();
     assert!(blockers.contains(&"vfio0"), "{blockers:?}");
     assert!(machine.calls.borrow().is_empty());
+}
+
+#[test]
+fn the_next_kernel_is_asked_about_devices_only_if_the_guest_has_them() {
+    for (passed, exit_status) in [(true, 10), (false, 0)] {
+        let machine = FakeMachine {
+            passed,
+            ..FakeMachine::default()
+        };
+        let mut host = FakeHost {
+            loses: BTreeSet::from([Kind::VfioPci]),
+            ..FakeHost::default()
+        };
+        let (end, _) = update(&FakeStore::new(), &mut host, &machine, an_order());
+        assert_eq!(end.exit_status, exit_status, "{end:?}");
+        assert_eq!(machine.calls.borrow().is_empty(), passed);
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! A host that only takes notes.
 
+use std::collections::BTreeSet;
+
 use crate::finding::Finding;
+use crate::kind::Kind;
 use crate::update::{Host, PartyError};
 
 /// What a [`FakeHost`] was asked to do.
@@ -25,6 +28,8 @@ pub struct FakeHost {
     pub failing: Vec<HostCall>,
     /// What preflight finds.
     pub findings: Vec<Finding>,
+    /// The kinds of files that would be lost in its jump.
+    pub loses: BTreeSet<Kind>,
     /// It hands boxes over itself, in this kernel, and does not seal them.
     pub hands_over: bool,
 }
@@ -42,6 +47,18 @@ impl FakeHost {
 impl Host for FakeHost {
     fn preflight(&mut self) -> Vec<Finding> {
         self.findings.clone()
+    }
+
+    fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+        let lost = kinds.intersection(&self.loses);
+        lost.map(|kind| {
+            Finding::blocker(
+                "The next kernel",
+                format!("{kind} are lost"),
+                "name another",
+            )
+        })
+        .collect()
     }
 
     fn leaves_kernel(&self) -> bool {

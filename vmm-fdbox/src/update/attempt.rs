@@ -1,5 +1,6 @@
 //! One attempt at an update: what was done so far, and what comes next.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 use super::outcome::UpdateError;
@@ -7,10 +8,9 @@ use super::parties::{Guest, Host, NamedFd};
 use super::step::Step;
 use super::watch::{Event, Observer};
 use super::{Plan, state_fd_name};
-use crate::abi::FDBOX_UAPI_VERSION;
 use crate::claim::Hold;
 use crate::error::Chain;
-use crate::finding::Finding;
+use crate::kind::Kind;
 use crate::name::FdName;
 use crate::statefd::StateFd;
 use crate::store::{BoxStore, OpenFdBox};
@@ -46,6 +46,8 @@ pub(super) struct Attempt<'a, S: BoxStore, H: Host, G: Guest> {
     pub(super) held: Vec<NamedFd>,
     /// Taken from the guest and now in the box.
     pub(super) boxed: Vec<FdName>,
+    /// Kinds of files of which the host said what it thinks.
+    pub(super) checked: BTreeSet<Kind>,
     /// The guest gave descriptors away, or was asked to.
     pub(super) touched: bool,
     pub(super) paused_at: Option<u64>,
@@ -80,6 +82,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             state: None,
             held: Vec::new(),
             boxed: Vec::new(),
+            checked: BTreeSet::new(),
             touched: false,
             paused_at: None,
             saved: false,
@@ -100,7 +103,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
     }
 
     /// Marks the beginning of a phase.
-    fn mark(&mut self, name: &str) -> u64 {
+    pub(super) fn mark(&mut self, name: &str) -> u64 {
         let ticks = self.plan.clock.now();
         // The few names marked here fit; without a mark only the report suffers.
         let _ = self.timeline.mark(name, ticks);
@@ -108,7 +111,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
     }
 
     /// Carries out a step, unless it is cancelled or made to fail.
-    fn step(
+    pub(super) fn step(
         &mut self,
         step: Step,
         work: impl FnOnce(&mut Self) -> Result<(), UpdateError>,
@@ -131,53 +134,6 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
                 Err(Failure { step, error })
             }
         }
-    }
-
-    pub(super) fn preflight(&mut self) -> Result<(), Failure> {
-        self.mark(phase::PREFLIGHT);
-        self.step(Step::Preflight, |attempt| {
-            let mut findings = attempt.box_findings()?;
-            findings.extend(attempt.host.preflight());
-            findings.extend(attempt.guest.preflight());
-            let (blockers, warnings): (Vec<_>, Vec<_>) =
-                findings.into_iter().partition(Finding::is_blocker);
-            for warning in warnings {
-                attempt.tell(&Event::Warning(warning));
-            }
-            if blockers.is_empty() {
-                Ok(())
-            } else {
-                Err(UpdateError::Blocked(blockers))
-            }
-        })
-    }
-
-    fn box_findings(&self) -> Result<Vec<Finding>, UpdateError> {
-        let mut findings = Vec::new();
-        let info = self.store.info()?;
-        if info.uapi_version < FDBOX_UAPI_VERSION || !info.features.memfd() {
-            findings.push(Finding::blocker(
-                "The fdbox module",
-                "it is too old for this VMM, or its kernel lacks the patches for memfd",
-                "load the module and boot the kernel that this VMM came with",
-            ));
-        }
-        if self.host.leaves_kernel() && !info.features.kho() {
-            findings.push(Finding::blocker(
-                "KHO",
-                "it is off, and a box would not reach the next kernel",
-                "boot this kernel with kho=on",
-            ));
-        }
-        let name = &self.plan.box_name;
-        if self.store.boxes()?.iter().any(|info| info.name == *name) {
-            findings.push(Finding::blocker(
-                format!("Box {name}"),
-                "there is one of this name already",
-                "resume or delete what it holds, or choose another name",
-            ));
-        }
-        Ok(findings)
     }
 
     pub(super) fn prepare(&mut self) -> Result<(), Failure> {
@@ -231,7 +187,8 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             self.put_one(fd)
         });
         self.held.extend(fds);
-        result
+        result?;
+        self.check_box()
     }
 
     fn put_one(&mut self, NamedFd { name, fd }: NamedFd) -> Result<(), UpdateError> {

@@ -129,6 +129,11 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.check(Step::Preflight)?;
         (self.observer)(&FleetEvent::Started(Step::Preflight));
         self.findings = self.host.preflight();
+        if self.host.leaves_kernel() {
+            let members = self.places.iter().map(|place| &place.member);
+            let kinds = members.flat_map(Member::kinds).collect();
+            self.findings.extend(self.host.check_kinds(&kinds));
+        }
         for finding in &self.findings {
             if !finding.is_blocker() {
                 (self.observer)(&FleetEvent::Warning(finding));

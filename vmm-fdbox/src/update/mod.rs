@@ -44,6 +44,7 @@ mod incoming;
 mod outcome;
 mod outgoing;
 mod parties;
+mod preflight;
 mod resumed;
 mod rollback;
 mod step;

@@ -3,6 +3,7 @@
 mod fleet;
 mod fleet_world;
 mod handover;
+mod next_kernel;
 mod rollback;
 mod takeover;
 mod world;

@@ -1,8 +1,10 @@
 //! A guest of the update, reached over the API socket of its VMM.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use vmm_fdbox::Kind;
 use vmm_fdbox::update::{ExitStatus, Member, Stopped};
 
 use super::output::Output;
@@ -10,6 +12,7 @@ use crate::api::joint::JoinRequest;
 use crate::api::protocol::{Reply, Request, UpdateEnd, UpdateResult};
 use crate::api::{Client, ClientError};
 use crate::error::chain;
+use crate::live_update;
 
 /// Within which a VMM tells how its guest does, or cancels its update.
 pub(super) const STATUS_LIMIT: Duration = Duration::from_secs(10);
@@ -21,6 +24,8 @@ pub(super) struct RemoteMember {
     socket: PathBuf,
     /// Or why the VMM cannot be asked.
     client: Result<Client, String>,
+    /// The kinds of files that it puts into its box.
+    kinds: BTreeSet<Kind>,
     /// What it is asked to join.
     pub(super) order: JoinRequest,
     /// How long it may take to pause, while the others stand still.
@@ -39,13 +44,18 @@ impl RemoteMember {
             Ok((client, reply))
         });
         let stem = || socket.file_stem().unwrap_or_default().to_string_lossy();
+        let mut kinds = BTreeSet::new();
         let (name, client) = match asked {
-            Ok((client, Reply::Status(status))) => (status.name, Ok(client)),
+            Ok((client, Reply::Status(status))) => {
+                kinds = live_update::kinds(status.ram_kind, !status.host_devices.is_empty());
+                (status.name, Ok(client))
+            }
             Ok((_, reply)) => (stem().into(), Err(unexpected(&reply))),
             Err(error) => (stem().into(), Err(chain(&error))),
         };
         Self {
             name,
+            kinds,
             socket: socket.into(),
             client,
             order: JoinRequest::default(),
@@ -133,6 +143,10 @@ fn stopped(end: UpdateEnd) -> Stopped {
 impl Member for RemoteMember {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.kinds.clone()
     }
 
     fn preflight(&mut self) -> Result<(), Stopped> {

@@ -169,6 +169,20 @@ fn three_guests_are_handed_over_by_one_jump() {
 }
 
 #[test]
+fn the_next_kernel_is_asked_about_what_the_guests_are_made_of() {
+    for (kind, exit_status) in [
+        (vmm_fdbox::Kind::KvmVm, ExitStatus::NothingChanged),
+        (vmm_fdbox::Kind::Memfd, ExitStatus::NothingChanged),
+        (vmm_fdbox::Kind::VfioPci, ExitStatus::Done),
+    ] {
+        let mut world = World::new(None);
+        world.host.loses = BTreeSet::from([kind]);
+        let outcome = world.update(NotReady::Abort);
+        assert_eq!(outcome.exit_status(), exit_status, "{kind}: {outcome:?}");
+    }
+}
+
+#[test]
 fn a_guest_that_fails_at_any_step_rolls_the_others_back() {
     for (at, step) in STEPS.into_iter().enumerate() {
         let mut world = World::new(Some(Fault::At(step)));

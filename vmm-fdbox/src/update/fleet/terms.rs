@@ -1,6 +1,9 @@
 //! What a fleet and its members say to each other.
 
+use std::collections::BTreeSet;
+
 use crate::finding::Finding;
+use crate::kind::Kind;
 use crate::update::{CancelFlag, ExitStatus, Step};
 
 /// One guest of a fleet: what its VMM does when it is told to.
@@ -10,6 +13,12 @@ use crate::update::{CancelFlag, ExitStatus, Step};
 pub trait Member: Send {
     /// The guest's name.
     fn name(&self) -> &str;
+
+    /// The kinds of files that its VMM will put into a box: the host is asked what would become of
+    /// them. Called before anything else. Default: not known, so nothing is asked.
+    fn kinds(&self) -> BTreeSet<Kind> {
+        BTreeSet::new()
+    }
 
     /// Looks for blockers; changes nothing.
     ///

@@ -1,7 +1,9 @@
 //! Three guests in memory, and their host.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use crate::Kind;
 use crate::fake::{FakeHost, HostCall};
 use crate::update::{ExitStatus, Fleet, FleetOutcome, FleetPlan, Member, NotReady, Stopped};
 
@@ -32,6 +34,7 @@ pub(super) struct Guest {
     pub(super) also_fails_at: Option<Call>,
     pub(super) cancels: bool,
     pub(super) cancel_asked: bool,
+    pub(super) kinds: BTreeSet<Kind>,
     state: Arc<Mutex<State>>,
     /// Of every guest.
     all: Vec<Arc<Mutex<State>>>,
@@ -67,6 +70,10 @@ impl Guest {
 impl Member for Guest {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.kinds.clone()
     }
 
     fn preflight(&mut self) -> Result<(), Stopped> {
@@ -128,6 +135,7 @@ impl World {
             also_fails_at: None,
             cancels: false,
             cancel_asked: false,
+            kinds: BTreeSet::new(),
             state: Arc::clone(&states[at]),
             all: states.clone(),
             calls: Arc::clone(&calls[at]),

@@ -1,6 +1,7 @@
 //! A guest in memory, and what the tests ask of it.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,7 +12,7 @@ use crate::finding::Finding;
 use crate::frame::{FrameWriter, KnownSection, Need};
 use crate::name::{BoxName, FdName};
 use crate::update::{Guest, NamedFd, Outcome, PartyError, Plan, Update};
-use crate::{Clock, Features, Info, abi};
+use crate::{Clock, Features, Info, Kind, abi};
 
 /// What a guest can be made to fail at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,7 @@ pub(super) struct TestGuest {
     pub(super) running: bool,
     pub(super) failing: Vec<Call>,
     pub(super) findings: Vec<Finding>,
+    pub(super) kinds: BTreeSet<Kind>,
 }
 
 pub(super) fn fd_name(name: &str) -> FdName {
@@ -59,6 +61,7 @@ impl TestGuest {
             running: true,
             failing: Vec::new(),
             findings: Vec::new(),
+            kinds: BTreeSet::new(),
         }
     }
 
@@ -82,6 +85,10 @@ impl TestGuest {
 impl Guest for TestGuest {
     fn preflight(&mut self) -> Vec<Finding> {
         self.findings.clone()
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.kinds.clone()
     }
 
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {

@@ -1,0 +1,111 @@
+//! What stands in the way of an update, asked before anything is changed; and once more of the box,
+//! when all is in it.
+
+use std::collections::BTreeSet;
+
+use super::attempt::{Attempt, Failure, Slot};
+use super::outcome::UpdateError;
+use super::parties::{Guest, Host};
+use super::step::Step;
+use super::watch::Event;
+use crate::abi::FDBOX_UAPI_VERSION;
+use crate::boxes::AnyBox;
+use crate::finding::Finding;
+use crate::kind::Kind;
+use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
+use crate::timeline::phase;
+
+impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
+    pub(super) fn preflight(&mut self) -> Result<(), Failure> {
+        self.mark(phase::PREFLIGHT);
+        self.step(Step::Preflight, |attempt| {
+            let mut findings = attempt.box_findings()?;
+            findings.extend(attempt.host.preflight());
+            let mut kinds = attempt.guest.kinds();
+            // The VM's state.
+            kinds.insert(Kind::Memfd);
+            kinds.extend(attempt.kinds_in_boxes());
+            findings.extend(attempt.kind_findings(kinds));
+            findings.extend(attempt.guest.preflight());
+            attempt.judge(findings)
+        })
+    }
+
+    /// Tells of the warnings, and fails if there is a blocker.
+    fn judge(&mut self, findings: Vec<Finding>) -> Result<(), UpdateError> {
+        let (blockers, warnings): (Vec<_>, Vec<_>) =
+            findings.into_iter().partition(Finding::is_blocker);
+        for warning in warnings {
+            self.tell(&Event::Warning(warning));
+        }
+        if blockers.is_empty() {
+            Ok(())
+        } else {
+            Err(UpdateError::Blocked(blockers))
+        }
+    }
+
+    fn box_findings(&self) -> Result<Vec<Finding>, UpdateError> {
+        let mut findings = Vec::new();
+        let info = self.store.info()?;
+        if info.uapi_version < FDBOX_UAPI_VERSION || !info.features.memfd() {
+            findings.push(Finding::blocker(
+                "The fdbox module",
+                "it is too old for this VMM, or its kernel lacks the patches for memfd",
+                "load the module and boot the kernel that this VMM came with",
+            ));
+        }
+        if self.host.leaves_kernel() && !info.features.kho() {
+            findings.push(Finding::blocker(
+                "KHO",
+                "it is off, and a box would not reach the next kernel",
+                "boot this kernel with kho=on",
+            ));
+        }
+        let name = &self.plan.box_name;
+        if self.store.boxes()?.iter().any(|info| info.name == *name) {
+            findings.push(Finding::blocker(
+                format!("Box {name}"),
+                "there is one of this name already",
+                "resume or delete what it holds, or choose another name",
+            ));
+        }
+        Ok(findings)
+    }
+
+    /// The kinds of files in sealed boxes: those go into the next kernel as well. One that somebody
+    /// opens meanwhile does not.
+    fn kinds_in_boxes(&self) -> BTreeSet<Kind> {
+        let boxes = self.store.boxes().unwrap_or_default();
+        let sealed = boxes.iter().filter(|info| info.sealed);
+        sealed
+            .filter_map(|info| match self.store.open_box(&info.name) {
+                Ok(AnyBox::Sealed(sealed)) => sealed.fds().ok(),
+                _ => None,
+            })
+            .flatten()
+            .map(|fd| Kind::of(&fd.kind))
+            .collect()
+    }
+
+    /// What the host thinks of kinds of which it was not asked yet.
+    fn kind_findings(&mut self, kinds: BTreeSet<Kind>) -> Vec<Finding> {
+        let new: BTreeSet<Kind> = kinds.difference(&self.checked).copied().collect();
+        if new.is_empty() || !self.host.leaves_kernel() {
+            return Vec::new();
+        }
+        let findings = self.host.check_kinds(&new);
+        self.checked.extend(new);
+        findings
+    }
+
+    /// Asks of what is in the box: the guest may have given what it did not tell of.
+    pub(super) fn check_box(&mut self) -> Result<(), UpdateError> {
+        let Slot::Open(open) = &self.slot else {
+            return Ok(());
+        };
+        let kinds = open.fds()?.iter().map(|fd| Kind::of(&fd.kind)).collect();
+        let findings = self.kind_findings(kinds);
+        self.judge(findings)
+    }
+}
