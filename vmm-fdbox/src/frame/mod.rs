@@ -178,5 +178,20 @@ pub enum FrameError {
     },
 }
 
+impl FrameError {
+    /// Whether nobody can read the frame, not another binary either.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(
+            self,
+            Self::Empty
+                | Self::Incomplete
+                | Self::BadMagic
+                | Self::BadLayout { .. }
+                | Self::BadHeaderChecksum { .. }
+                | Self::BadSectionChecksum { .. }
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,16 @@ fn no_guest<S: BoxStore>(store: &S, name: &BoxName) -> UpdateError {
     UpdateError::NoGuest(name.clone())
 }
 
+/// Only a resume takes the state out for good, at its commit.
+fn taken_already(error: UpdateError, name: &BoxName) -> UpdateError {
+    match error {
+        UpdateError::Box(error) if error.errno() == Errno::NOENT => {
+            UpdateError::TakenAlready(name.clone())
+        }
+        other => other,
+    }
+}
+
 /// A box that somebody takes a guest out of. It keeps each descriptor that is taken, until the guest runs: a
 /// program that is killed on the way leaves everything for the next one.
 #[derive(Debug)]
@@ -88,10 +98,18 @@ impl<S: BoxStore> Contents<S> {
             .filter(|info| !self.taken.contains(&info.name))
     }
 
+    /// Takes the state out, written or not.
+    pub(super) fn take_state(&mut self, box_name: &BoxName) -> Result<OwnedFd, UpdateError> {
+        self.take(&state_fd_name())
+            .map_err(|error| taken_already(error, box_name))
+    }
+
     /// Takes out for good what a resume cannot do without, so that nobody can run the guest a
     /// second time. The rest goes with the box, which is this program's until then.
-    pub(super) fn commit(&mut self, state: &FdName) -> Result<Option<S::Claim>, UpdateError> {
-        drop(self.opened(state)?.get(state)?);
+    pub(super) fn commit(&mut self, box_name: &BoxName) -> Result<Option<S::Claim>, UpdateError> {
+        let state = state_fd_name();
+        let taken = self.opened(&state)?.get(&state).map_err(UpdateError::from);
+        drop(taken.map_err(|error| taken_already(error, box_name))?);
         self.open = None;
         Ok(self.claim.take())
     }

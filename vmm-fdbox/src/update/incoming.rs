@@ -6,7 +6,6 @@ use super::contents::Contents;
 use super::outcome::UpdateError;
 use super::parties::PartyError;
 use super::resumed::Resumed;
-use super::state_fd_name;
 use super::step::{ExitStatus, Step};
 use crate::claim::Hold;
 use crate::clock::Clock;
@@ -138,7 +137,7 @@ pub(super) fn open<S: BoxStore>(
 ) -> Result<(Contents<S>, OwnedFd), Box<ResumeFailed>> {
     let failed = |error, problem| ResumeFailed::new(Step::Open, error, problem);
     let mut contents = Contents::open(store, name, hold).map_err(|error| failed(error, None))?;
-    match contents.take(&state_fd_name()) {
+    match contents.take_state(name) {
         Ok(state) => Ok((contents, state)),
         Err(error) => Err(failed(error, contents.give_up())),
     }
@@ -313,7 +312,7 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     /// # Errors
     /// The state is not there: somebody else took the guest.
     pub fn commit(mut self) -> Result<Resumed<'a, S>, Box<ResumeFailed>> {
-        let claim = match self.contents.commit(&state_fd_name()) {
+        let claim = match self.contents.commit(&self.name) {
             Ok(claim) => claim,
             Err(error) => return Err(self.abort(error)),
         };

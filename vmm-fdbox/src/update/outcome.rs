@@ -58,15 +58,25 @@ pub enum UpdateError {
         "No box '{0}': what the last kernel handed over was refused, see the kernel log; kexec into a kernel that reads it"
     )]
     HandoverRefused(BoxName),
+    /// The box is there, and its guest's state is not: whoever took it out has the guest.
+    #[error(
+        "No guest's state in box '{0}': a VMM took it out and has the guest, or had it to its end, or the box is another program's; no resume can use what is left, so delete the box if nobody needs it"
+    )]
+    TakenAlready(BoxName),
     /// There is no box of a guest to resume.
     #[error("No box '{0}': the guest was not handed over, or was resumed already")]
     NoGuest(BoxName),
 }
 
 impl UpdateError {
-    /// There was no box to begin with.
+    /// There is no guest that could be taken: no box, no state in it, or none that can be read by
+    /// whichever binary.
     pub(super) fn is_no_guest(&self) -> bool {
-        matches!(self, Self::NoGuest(_) | Self::HandoverRefused(_))
+        match self {
+            Self::NoGuest(_) | Self::HandoverRefused(_) | Self::TakenAlready(_) => true,
+            Self::State(StateError::Frame(error)) => error.is_lost(),
+            _ => false,
+        }
     }
 }
 

@@ -301,6 +301,52 @@ fn a_program_killed_on_the_way_leaves_everything() {
     assert_eq!(inodes, world.guest.inodes);
 }
 
+/// Nothing can be put right, and nothing says so.
+#[track_caller]
+fn assert_no_retry(failed: &ResumeFailed, told: &str) {
+    let text = failed.to_string();
+    assert!(text.contains(told), "{text}");
+    assert!(!failed.can_retry() && !text.contains("try again"), "{text}");
+}
+
+#[test]
+fn a_state_that_nobody_can_read_is_not_tried_again() {
+    // An update that was killed before it wrote the state.
+    let store = FakeStore::new();
+    let open = store.create(&box_name()).unwrap();
+    let (_state, fd) = StateFd::create(8192).unwrap();
+    open.put(&fd_name("vm-state"), fd).unwrap();
+    let _sealed = open.seal().unwrap();
+    let failed = resume(&store, resume_plan()).unwrap_err();
+    assert_no_retry(&failed, "VM state is empty");
+    // One that another binary reads is another matter.
+    let world = handed_over();
+    let known = [KnownSection::new("cpu", 2, 2)];
+    let plan = ResumePlan {
+        known: &known,
+        ..resume_plan()
+    };
+    let failed = resume(&world.store, plan).unwrap_err();
+    assert!(failed.can_retry(), "{failed}");
+}
+
+#[test]
+fn who_takes_the_state_away_before_the_commit_has_the_guest() {
+    let world = handed_over();
+    let incoming = Incoming::open(&world.store, resume_plan()).unwrap();
+    let taken = incoming.restore(|incoming| {
+        let built = build(incoming)?;
+        let open = world
+            .store
+            .open_box(&box_name())?
+            .into_open()
+            .ok_or("sealed")?;
+        open.get(&fd_name("vm-state"))?;
+        Ok(built)
+    });
+    assert_no_retry(&taken.unwrap_err(), "No guest's state in box 'vm0'");
+}
+
 #[test]
 fn a_guest_that_runs_cannot_be_taken_again() {
     let world = handed_over();
@@ -310,7 +356,11 @@ fn a_guest_that_runs_cannot_be_taken_again() {
     // Nor when that other process is gone.
     world.store.end_claims();
     let failed = resume(&world.store, resume_plan()).unwrap_err();
-    assert!(failed.to_string().contains("vm-state"), "{failed}");
+    assert!(
+        matches!(failed.error, UpdateError::TakenAlready(_)),
+        "{failed}"
+    );
+    assert_no_retry(&failed, "No guest's state in box 'vm0'");
     resumed.finish().deleted.unwrap();
 }
 
