@@ -1,6 +1,7 @@
 //! `live-update`: have a VMM update the host under its guest.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, bail};
@@ -15,6 +16,7 @@ use crate::api::protocol::{
     EventKind, NextKernelFiles, Reply, Request, UpdateEnd, UpdateEvent, UpdateRequest,
 };
 use crate::cli::LiveUpdateArgs;
+use crate::error::{chain, warn};
 
 pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
     if fleet::is_meant(&args) {
@@ -37,8 +39,14 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
         Reply::Error { message } => bail!("{message}"),
         other => bail!("The VMM gave an unexpected answer: {other:?}"),
     };
-    if let (Some(path), Some(content)) = (&report, &end.report) {
-        write_report(path, &content.to_string())?;
+    if let (Some(path), Some(content)) = (&report, &end.report)
+        && let Err(error) = write_report(path, &content.to_string())
+    {
+        // The update is what the command is about, and it went as it did.
+        warn(&format!(
+            "The guest runs, but its report is lost: {}",
+            chain(error.as_ref())
+        ));
     }
     if json {
         print_json(&reply);
@@ -89,14 +97,20 @@ pub(super) fn next_kernel(
 
 fn print_json(reply: &Reply) {
     if let Ok(line) = serde_json::to_string(reply) {
-        println!("{line}");
+        say(&line);
     }
+}
+
+/// Writes a line to standard output, if it takes it: a full disk or a pipe that nobody reads is no
+/// failure of the update.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Shows an event, and what goes on after it.
 fn show(event: &UpdateEvent, progress: &Progress) {
     progress.clear();
-    println!("{}", describe(event));
+    say(&describe(event));
     let step = event.step.as_deref().unwrap_or_default();
     match (event.event, step) {
         // Nothing is written while the guest stands.
@@ -145,18 +159,17 @@ fn print_end(end: &UpdateEnd) {
         })
         .collect();
     if !rows.is_empty() {
-        print!(
-            "{}",
-            table(["SEVERITY", "WHAT", "PROBLEM", "WHAT TO DO"], &rows)
-        );
+        say(table(["SEVERITY", "WHAT", "PROBLEM", "WHAT TO DO"], &rows).trim_end());
     }
     if end.exit_status == ExitStatus::Done.code() {
-        println!("{}", end.message.trim_end());
+        say(end.message.trim_end());
         return;
     }
-    eprintln!("vmm-example: {}", end.message);
+    warn(&end.message);
     if let Some(ns) = end.paused_ns {
-        eprintln!("The guest stood still for {:.3} ms", ns as f64 / 1e6);
+        let millis = ns as f64 / 1e6;
+        // As `say`, to where errors go.
+        let _ = writeln!(io::stderr(), "The guest stood still for {millis:.3} ms");
     }
 }
 
@@ -175,13 +188,59 @@ fn exit_status(code: u8) -> anyhow::Result<ExitStatus> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::net::UnixListener;
+    use std::thread::{self, JoinHandle};
+
+    use clap::Parser;
+
     use super::*;
+    use crate::api::protocol::UpdateResult;
+    use crate::cli::{Cli, Command};
 
     #[test]
     fn paths_reach_the_vmm_absolute() {
         let next = next_kernel(Path::new("k"), Some("i".into()), Some("kho=on".into())).unwrap();
         assert!(next.kernel.is_absolute() && next.initramfs.unwrap().is_absolute());
         assert_eq!(next.cmdline, "kho=on");
+    }
+
+    /// A VMM that says, once, that another one runs its guest.
+    fn done(socket: &Path) -> JoinHandle<()> {
+        let listener = UnixListener::bind(socket).unwrap();
+        let end = UpdateEnd {
+            result: UpdateResult::Done,
+            message: "vm0 runs".into(),
+            report: Some(serde_json::json!({"result": "done"})),
+            ..UpdateEnd::ready()
+        };
+        let line = serde_json::to_string(&Reply::UpdateEnd(end)).unwrap();
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut asked = String::new();
+            BufReader::new(&stream).read_line(&mut asked).unwrap();
+            writeln!(&stream, "{line}").unwrap();
+        })
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_written_is_no_failure_of_the_update() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api");
+        for report in ["/dev/full", "/no/such/folder/report"] {
+            let vmm = done(&socket);
+            let line = format!(
+                "x live-update --api-socket {} --binary /b --report",
+                socket.display()
+            );
+            let words = line.split(' ').chain([report]);
+            let Command::LiveUpdate(args) = Cli::try_parse_from(words).unwrap().command else {
+                panic!("no live-update");
+            };
+            assert_eq!(live_update(args).unwrap(), ExitStatus::Done, "{report}");
+            vmm.join().unwrap();
+            fs::remove_file(&socket).unwrap();
+        }
     }
 
     #[test]
