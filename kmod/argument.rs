@@ -1,90 +1,132 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Arguments of the ioctls, in the caller's memory.
+//!
+//! Their structs are those of `include/uapi/linux/fdbox.h`: bindgen makes them when the module is
+//! built. zerocopy proves that all their bytes are in a field, so none of the kernel's leaks.
 
 use crate::abi;
-use crate::uapi;
 use kernel::{
     prelude::*,
     uaccess::UserSlice, //
 };
+use zerocopy::Immutable;
+
+mod generated {
+    #![allow(
+        clippy::all,
+        dead_code,
+        missing_docs,
+        non_camel_case_types,
+        unreachable_pub,
+        reason = "written by bindgen from C"
+    )]
+
+    use kernel::{
+        ffi,
+        prelude::{
+            FromBytes,
+            IntoBytes, //
+        }, //
+    };
+    use zerocopy_derive::Immutable;
+
+    include!(concat!(env!("FDBOX_OBJ"), "/uapi_generated.rs"));
+}
+
+pub(crate) use generated::{
+    fdbox_create_box as CreateBox,
+    fdbox_delete_box as DeleteBox,
+    fdbox_get_fd as GetFd,
+    fdbox_info as Info,
+    fdbox_next_box as NextBox,
+    fdbox_next_fd as NextFd,
+    fdbox_put_fd as PutFd,
+    fdbox_seal_error as SealErrorArg, //
+};
 
 // What an argument names and what crosses a kexec have the same room.
-const _: () = assert!(uapi::NAME_LEN == abi::NAME_LEN);
-const _: () = assert!(uapi::COMPATIBLE_LEN == abi::COMPATIBLE_LEN);
+const _: fn(NextFd) -> [u8; abi::NAME_LEN] = |fd| fd.name;
+const _: fn(NextFd) -> [u8; abi::COMPATIBLE_LEN] = |fd| fd.compatible;
 
 /// The largest size a growable struct may have.
 const GROWABLE_MAX: usize = 4096;
 
 /// An argument of fixed size.
-pub(crate) fn read<const LEN: usize>(arg: usize) -> Result<[u8; LEN]> {
-    let mut bytes = [0; LEN];
-    let mut reader = UserSlice::new(UserPtr::from_addr(arg), LEN).reader();
-    reader.read_slice(&mut bytes)?;
-    Ok(bytes)
+pub(crate) fn read<T: FromBytes + IntoBytes>(arg: usize) -> Result<T> {
+    let mut value = T::new_zeroed();
+    let mut reader = UserSlice::new(UserPtr::from_addr(arg), size_of::<T>()).reader();
+    reader.read_slice(value.as_mut_bytes())?;
+    Ok(value)
 }
 
-/// A growable struct of the caller, of which this module knows the first `LEN` bytes.
-pub(crate) struct Growable<const LEN: usize> {
+/// A struct that begins with the size that the caller knows of it, and with flags.
+pub(crate) trait HasSize: FromBytes + IntoBytes + Immutable {
+    /// What it was when it was new: every caller knows so much.
+    const FIRST_SIZE: usize;
+
+    /// The flags, of which none is defined.
+    fn flags(&self) -> u32;
+}
+
+macro_rules! growable {
+    ($($name:ident: $first:literal),+ $(,)?) => {$(
+        const _: () = assert!(core::mem::offset_of!($name, size) == 0);
+        const _: () = assert!(size_of::<$name>() >= $first);
+
+        impl HasSize for $name {
+            const FIRST_SIZE: usize = $first;
+
+            fn flags(&self) -> u32 {
+                self.flags
+            }
+        }
+    )+};
+}
+
+growable!(Info: 56, NextBox: 280, NextFd: 336, SealErrorArg: 528);
+
+/// A growable struct of the caller, of which this module knows the fields of `T`.
+pub(crate) struct Growable<T> {
     arg: usize,
     size: usize,
-    pub(crate) bytes: [u8; LEN],
+    pub(crate) value: T,
 }
 
-impl<const LEN: usize> Growable<LEN> {
-    /// Reads it. The caller knows `min` bytes or more, and sets nothing that we do not know.
-    pub(crate) fn read(arg: usize, min: usize) -> Result<Self> {
-        let size = u32::from_le_bytes(read::<4>(arg)?) as usize;
-        if size < min || size > GROWABLE_MAX {
+impl<T: HasSize> Growable<T> {
+    /// Reads it. The caller sets nothing that this module does not know.
+    pub(crate) fn read(arg: usize) -> Result<Self> {
+        let size = read::<u32>(arg)? as usize;
+        if size < T::FIRST_SIZE || size > GROWABLE_MAX {
             return Err(EINVAL);
         }
-        let mut bytes = [0; LEN];
+        let known = size_of::<T>();
+        let mut value = T::new_zeroed();
         let mut reader = UserSlice::new(UserPtr::from_addr(arg), size).reader();
-        reader.read_slice(&mut bytes[..size.min(LEN)])?;
-        for _ in LEN..size {
+        reader.read_slice(&mut value.as_mut_bytes()[..size.min(known)])?;
+        for _ in known..size {
             if reader.read::<u8>()? != 0 {
                 return Err(E2BIG);
             }
         }
-        if word(&bytes, 4) != 0 {
+        if value.flags() != 0 {
             return Err(EINVAL);
         }
-        Ok(Growable { arg, size, bytes })
+        Ok(Growable { arg, size, value })
     }
 
     /// Writes back what the caller has room for; its size stays what it was.
     pub(crate) fn write(&self) -> Result {
-        let len = self.size.min(LEN);
+        let len = self.size.min(size_of::<T>());
         let mut writer = UserSlice::new(UserPtr::from_addr(self.arg), len).writer();
-        writer.write_slice(&self.bytes[..len])
-    }
-
-    /// Sets 4 bytes.
-    pub(crate) fn set_word(&mut self, at: usize, value: u32) {
-        self.set(at, &value.to_le_bytes());
-    }
-
-    /// Sets 8 bytes.
-    pub(crate) fn set_long(&mut self, at: usize, value: u64) {
-        self.set(at, &value.to_le_bytes());
-    }
-
-    /// Sets bytes.
-    pub(crate) fn set(&mut self, at: usize, value: &[u8]) {
-        self.bytes[at..at + value.len()].copy_from_slice(value);
+        writer.write_slice(&self.value.as_bytes()[..len])
     }
 }
 
-/// 4 bytes of an argument.
-pub(crate) fn word(bytes: &[u8], at: usize) -> u32 {
-    let mut value = [0; 4];
-    value.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(value)
-}
-
-/// 8 bytes of an argument.
-pub(crate) fn long(bytes: &[u8], at: usize) -> u64 {
-    let mut value = [0; 8];
-    value.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(value)
+/// `bytes` in an array of an argument, NUL-padded; what does not fit beside a NUL is left out.
+pub(crate) fn padded<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
+    let mut array = [0; LEN];
+    let len = bytes.len().min(LEN - 1);
+    array[..len].copy_from_slice(&bytes[..len]);
+    array
 }

@@ -5,7 +5,16 @@
 use crate::abi;
 use crate::argument::{
     self,
-    Growable, //
+    padded,
+    CreateBox,
+    DeleteBox,
+    GetFd,
+    Growable,
+    Info,
+    NextBox,
+    NextFd,
+    PutFd,
+    SealErrorArg, //
 };
 use crate::boxes;
 use crate::bx::{
@@ -52,11 +61,14 @@ impl MiscDevice for Control {
         match cmd {
             uapi::CREATE_BOX => {
                 allowed()?;
-                boxes::create(read_name(arg, 0)?.0, NodeOwner::ROOT)?;
+                let create: CreateBox = argument::read(arg)?;
+                let name = name_of(create.flags, 0, &create.name)?;
+                boxes::create(name, NodeOwner::ROOT)?;
             }
             uapi::DELETE_BOX => {
                 allowed()?;
-                boxes::delete(&read_name(arg, 0)?.0)?;
+                let delete: DeleteBox = argument::read(arg)?;
+                boxes::delete(&name_of(delete.flags, 0, &delete.name)?)?;
             }
             uapi::INFO => info(arg)?,
             uapi::NEXT_BOX => next_box(arg)?,
@@ -73,19 +85,17 @@ fn allowed() -> Result {
     }
 }
 
-/// Name and flags in a struct of flags and name; no flags but the `known` ones.
-fn read_name(arg: usize, known: u64) -> Result<(Name, u64)> {
-    let bytes = argument::read::<{ uapi::NAMED_LEN }>(arg)?;
-    let flags = argument::long(&bytes, 0);
-    if flags & !known != 0 {
-        return Err(EINVAL);
+/// The name in an argument that may have the `known` flags and no others.
+fn name_of(flags: u64, known: u64, name: &[u8]) -> Result<Name> {
+    match flags & !known {
+        0 => Name::from_array(name),
+        _ => Err(EINVAL),
     }
-    Ok((Name::from_array(&bytes[8..])?, flags))
 }
 
 fn info(arg: usize) -> Result {
     allowed()?;
-    let mut info = Growable::<{ uapi::INFO_LEN }>::read(arg, uapi::INFO_LEN)?;
+    let mut info = Growable::<Info>::read(arg)?;
     let stats = handover::stats();
     let mut features = 0;
     for (bit, set) in [
@@ -98,30 +108,36 @@ fn info(arg: usize) -> Result {
     for (kind, bit) in uapi::FEATURE_KINDS.into_iter().enumerate() {
         features |= if registry::serves(kind) { bit } else { 0 };
     }
-    info.set_word(8, uapi::UAPI_VERSION);
-    info.set_word(12, abi::VERSION);
-    info.set_long(16, features);
-    info.set_long(24, boxes::count());
-    info.set_long(32, stats.bytes);
-    info.set_long(40, stats.extents);
-    info.set_long(48, stats.pages);
+    info.value = Info {
+        uapi_version: uapi::UAPI_VERSION,
+        handover_version: abi::VERSION,
+        features,
+        boxes: boxes::count(),
+        handover_bytes: stats.bytes,
+        handover_extents: stats.extents,
+        handover_pages: stats.pages,
+        ..info.value
+    };
     info.write()
 }
 
 fn next_box(arg: usize) -> Result {
     allowed()?;
-    let mut next = Growable::<{ uapi::NEXT_BOX_LEN }>::read(arg, uapi::NEXT_BOX_LEN)?;
-    let bx = boxes::next(argument::long(&next.bytes, 8)).ok_or(ENOENT)?;
+    let mut next = Growable::<NextBox>::read(arg)?;
+    let bx = boxes::next(next.value.cursor).ok_or(ENOENT)?;
     let inner = bx.inner.lock();
     let state = match inner.state {
         State::Sealed { .. } => uapi::STATE_SEALED,
         State::Open | State::Dead => uapi::STATE_OPEN,
     };
-    next.set_long(8, bx.id + 1);
-    next.set_word(16, state);
-    next.set_word(20, inner.entries.len() as u32);
+    next.value = NextBox {
+        cursor: bx.id + 1,
+        state,
+        fds: inner.entries.len() as u32,
+        name: bx.name.to_array(),
+        ..next.value
+    };
     drop(inner);
-    next.set(24, &bx.name.to_array());
     next.write()
 }
 
@@ -144,25 +160,25 @@ fn box_ioctl(bx: &FdBox, node: &File, cmd: u32, arg: usize) -> Result<isize> {
 }
 
 fn put(bx: &FdBox, arg: usize) -> Result {
-    let bytes = argument::read::<{ uapi::PUT_LEN }>(arg)?;
-    if argument::long(&bytes, 0) != 0 || argument::word(&bytes, 12) != 0 {
+    let put: PutFd = argument::read(arg)?;
+    if put.pad != 0 {
         return Err(EINVAL);
     }
-    bx.put(Name::from_array(&bytes[16..])?, argument::word(&bytes, 8))
+    bx.put(name_of(put.flags, 0, &put.name)?, put.fd)
 }
 
 fn get(bx: &FdBox, arg: usize) -> Result<isize> {
-    let (name, flags) = read_name(arg, uapi::GET_KEEP)?;
-    let fd = bx.get(&name, flags & uapi::GET_KEEP != 0)?;
+    let get: GetFd = argument::read(arg)?;
+    let name = name_of(get.flags, uapi::GET_KEEP, &get.name)?;
+    let fd = bx.get(&name, get.flags & uapi::GET_KEEP != 0)?;
     Ok(fd as isize)
 }
 
 fn next_fd(bx: &FdBox, arg: usize) -> Result {
-    let mut next = Growable::<{ uapi::NEXT_FD_LEN }>::read(arg, uapi::NEXT_FD_LEN)?;
-    if argument::word(&next.bytes, 20) != 0 {
+    let mut next = Growable::<NextFd>::read(arg)?;
+    if next.value.pad != 0 {
         return Err(EINVAL);
     }
-    let cursor = argument::long(&next.bytes, 8);
     let inner = bx.inner.lock();
     if inner.state == State::Dead {
         return Err(ENODEV);
@@ -170,15 +186,16 @@ fn next_fd(bx: &FdBox, arg: usize) -> Result {
     let entry = inner
         .entries
         .iter()
-        .find(|entry| entry.id >= cursor)
+        .find(|entry| entry.id >= next.value.cursor)
         .ok_or(ENOENT)?;
-    let compatible = entry.compatible();
-    next.set_long(8, entry.id + 1);
-    next.set_word(16, fd_state(entry));
-    next.set_long(24, entry.bytes());
-    next.set(32, &entry.name.to_array());
-    next.set(32 + uapi::NAME_LEN, &[0; uapi::COMPATIBLE_LEN]);
-    next.set(32 + uapi::NAME_LEN, compatible);
+    next.value = NextFd {
+        cursor: entry.id + 1,
+        state: fd_state(entry),
+        bytes: entry.bytes(),
+        name: entry.name.to_array(),
+        compatible: padded(entry.compatible()),
+        ..next.value
+    };
     drop(inner);
     next.write()
 }
@@ -194,21 +211,20 @@ fn fd_state(entry: &Entry) -> u32 {
 }
 
 fn seal_error(bx: &FdBox, arg: usize) -> Result {
-    let mut out = Growable::<{ uapi::SEAL_ERROR_LEN }>::read(arg, uapi::SEAL_ERROR_LEN)?;
+    let mut out = Growable::<SealErrorArg>::read(arg)?;
     let inner = bx.inner.lock();
     if inner.state == State::Dead {
         return Err(ENODEV);
     }
     let failure = inner.seal_error.as_ref().ok_or(ENOENT)?;
-    out.set_word(8, -failure.error.to_errno() as u32);
-    out.set_word(12, failure.reason as u32);
-    out.set(16, &failure.name.to_array());
-    out.set(16 + uapi::NAME_LEN, &[0; uapi::MESSAGE_LEN]);
-    if let Some(message) = &failure.message {
-        let message = message.to_bytes();
-        let len = message.len().min(uapi::MESSAGE_LEN - 1);
-        out.set(16 + uapi::NAME_LEN, &message[..len]);
-    }
+    let message = failure.message.as_ref();
+    out.value = SealErrorArg {
+        error: -failure.error.to_errno(),
+        reason: failure.reason as u32,
+        name: failure.name.to_array(),
+        message: padded(message.map_or(&[], |message| message.to_bytes())),
+        ..out.value
+    };
     drop(inner);
     out.write()
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The numbers of `include/uapi/linux/fdbox.h`: of the ioctls and what is in their arguments, and
-//! how long these are. `vmm-fdbox/tests/header.rs` builds this file on the host and compares each
-//! with the header.
+//! The numbers of `include/uapi/linux/fdbox.h`: of the ioctls and what is in their arguments, whose
+//! structs are in `argument.rs`. `vmm-fdbox/tests/header.rs` builds this file on the host and compares
+//! each with the header.
 
 /// `_IO()` of the header.
 const fn io(nr: u32) -> u32 {
@@ -42,23 +42,3 @@ pub(crate) const REASON_MISSING_DEPENDENCY: u32 = 1;
 pub(crate) const REASON_SHARED_FILE: u32 = 2;
 pub(crate) const REASON_UNSUPPORTED_STATE: u32 = 3;
 pub(crate) const REASON_NO_MEMORY: u32 = 4;
-
-/// Bytes of a name in an argument, its NUL included.
-pub(crate) const NAME_LEN: usize = 256;
-/// Bytes of a compatible string, its NUL included.
-pub(crate) const COMPATIBLE_LEN: usize = 48;
-
-/// `struct fdbox_create_box`, `_delete_box` and `_get_fd`: flags, name.
-pub(crate) const NAMED_LEN: usize = 8 + NAME_LEN;
-/// `struct fdbox_put_fd`: flags, fd, pad, name.
-pub(crate) const PUT_LEN: usize = 16 + NAME_LEN;
-/// `struct fdbox_info`.
-pub(crate) const INFO_LEN: usize = 56;
-/// `struct fdbox_next_box`.
-pub(crate) const NEXT_BOX_LEN: usize = 24 + NAME_LEN;
-/// `struct fdbox_next_fd`.
-pub(crate) const NEXT_FD_LEN: usize = 32 + NAME_LEN + COMPATIBLE_LEN;
-/// Bytes of the message in `struct fdbox_seal_error`.
-pub(crate) const MESSAGE_LEN: usize = 256;
-/// `struct fdbox_seal_error`.
-pub(crate) const SEAL_ERROR_LEN: usize = 16 + NAME_LEN + MESSAGE_LEN;

@@ -287,22 +287,3 @@ fn the_module_has_the_numbers_of_the_header() {
     ];
     assert_eq!(module::FEATURE_KINDS, kinds);
 }
-
-#[test]
-fn the_module_has_the_lengths_of_the_header() {
-    assert_eq!(module::NAME_LEN, abi::FDBOX_NAME_LEN);
-    assert_eq!(module::COMPATIBLE_LEN, abi::FDBOX_COMPATIBLE_LEN);
-    assert_eq!(module::MESSAGE_LEN, abi::FDBOX_MESSAGE_LEN);
-    for named in [
-        size_of::<abi::CreateBox>(),
-        size_of::<abi::DeleteBox>(),
-        size_of::<abi::GetFd>(),
-    ] {
-        assert_eq!(module::NAMED_LEN, named);
-    }
-    assert_eq!(module::PUT_LEN, size_of::<abi::PutFd>());
-    assert_eq!(module::INFO_LEN, size_of::<abi::Info>());
-    assert_eq!(module::NEXT_BOX_LEN, size_of::<abi::NextBox>());
-    assert_eq!(module::NEXT_FD_LEN, size_of::<abi::NextFd>());
-    assert_eq!(module::SEAL_ERROR_LEN, size_of::<abi::SealError>());
-}

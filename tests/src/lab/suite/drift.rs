@@ -57,6 +57,13 @@ const DRIFTS: &[Drift] = &[
         instead: "\tlong (*seal)(struct fdbox_fd *fd);",
         complaint: "mismatched types",
     },
+    // An argument of an ioctl.
+    Drift {
+        file: "include/uapi/linux/fdbox.h",
+        line: "\t__u64 boxes;\t\t\t/* number of boxes */",
+        instead: "\t__u32 boxes;\n\t__u32 more;",
+        complaint: "mismatched types",
+    },
     // Nobody compares what C may call.
     Drift {
         file: "shim.h",
