@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::takeover::TakeOver;
 use crate::finding::Finding;
 
 /// The kernel says here whether an image is loaded; older ones have the second.
 const LOADED: [&str; 2] = ["sys/kernel/kexec/loaded", "sys/kernel/kexec_loaded"];
+/// What of a handover the loaded image takes: of kmod/patches.
+const HANDOVER: &str = "sys/kernel/kexec/handover";
 const LOAD_DISABLED: &str = "proc/sys/kernel/kexec_load_disabled";
 const LOAD_LIMIT: &str = "proc/sys/kernel/kexec_load_limit_reboot";
 const LOCKDOWN: &str = "sys/kernel/security/lockdown";
@@ -21,6 +24,17 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 const CAP_SYS_BOOT: u32 = 22;
 const SIGN_IT: &str = "sign the image with a key that this kernel trusts (sbsign)";
+
+/// What this kernel says of the image that is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handover {
+    /// It has not the patch for that.
+    Unknown,
+    /// The image is told of no handover, or there is none.
+    None,
+    /// What it takes; `None` if it does not say.
+    Takes(Option<TakeOver>),
+}
 
 /// Where the kernel's files are: `/`, but for tests.
 #[derive(Debug, Clone)]
@@ -52,6 +66,19 @@ impl Root {
     pub(super) fn is_loaded(&self) -> Option<bool> {
         let text = LOADED.iter().find_map(|path| self.read(path))?;
         Some(text == "1")
+    }
+
+    /// What of a handover the loaded image takes.
+    pub(super) fn handover(&self) -> Handover {
+        match self.read(HANDOVER).as_deref() {
+            Some("none") => Handover::None,
+            Some(text) => match TakeOver::parse(text) {
+                Some(takes) if takes == TakeOver::default() => Handover::Takes(None),
+                Some(takes) => Handover::Takes(Some(takes)),
+                None => Handover::Unknown,
+            },
+            None => Handover::Unknown,
+        }
     }
 
     /// Whether a kernel's configuration sets an option: `y` or `m`. `None` if no configuration of
@@ -329,6 +356,21 @@ mod tests {
         fs::remove_file(host.0.path().join(LOADED[0])).unwrap();
         host.set(LOADED[1], "1\n");
         assert_eq!(host.root().is_loaded(), Some(true));
+    }
+
+    #[test]
+    fn what_the_kernel_says_of_the_loaded_image_is_read() {
+        let host = Host::new();
+        assert_eq!(host.root().handover(), Handover::Unknown);
+        for (text, expected) in [
+            ("none\n", Handover::None),
+            ("0x0\n", Handover::Takes(None)),
+            ("0x7f\n", Handover::Takes(TakeOver::parse("0x7f"))),
+            ("later\n", Handover::Unknown),
+        ] {
+            host.set(HANDOVER, text);
+            assert_eq!(host.root().handover(), expected, "{text}");
+        }
     }
 
     #[track_caller]

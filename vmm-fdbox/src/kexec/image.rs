@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::takeover::{self, TakeOver};
+use super::takeover::{self, KernelInfo};
 
 /// Where the setup header begins, and where the part of it ends that is looked at.
 const HEADER_AT: usize = 0x1f1;
@@ -72,8 +72,8 @@ pub(super) struct BzImage {
     pub(super) is_signed: bool,
     /// It can be entered by a kernel that uses five levels of page tables.
     pub(super) takes_five_levels: bool,
-    /// What of a handover the kernel takes; `None` if the image does not say.
-    pub(super) takes: Option<TakeOver>,
+    /// What it says of handovers.
+    pub(super) info: KernelInfo,
 }
 
 /// The header's bytes, read by their offsets in the file.
@@ -160,8 +160,8 @@ impl BzImage {
             })?;
         header.check_kind()?;
         header.check_length(file.metadata()?.len())?;
-        let takes = if header.u16(0x206) < VERSION_KERNEL_INFO {
-            None
+        let info = if header.u16(0x206) < VERSION_KERNEL_INFO {
+            KernelInfo::default()
         } else {
             let at = header.kernel_at() + u64::from(header.u32(0x268));
             takeover::read(file, at)?
@@ -171,7 +171,7 @@ impl BzImage {
             cmdline_bytes: usize::try_from(header.u32(0x238)).unwrap_or(usize::MAX),
             is_signed: is_signed(file)?,
             takes_five_levels: header.u16(0x236) & XLF_5LEVEL != 0,
-            takes,
+            info,
         })
     }
 }
@@ -245,7 +245,10 @@ mod tests {
             cmdline_bytes: 2047,
             is_signed: false,
             takes_five_levels: true,
-            takes: None,
+            info: KernelInfo {
+                knows_kho: true,
+                takes: None,
+            },
         };
         assert_eq!(read(|_| {}).unwrap(), expected);
         // Something may follow, such as a signature.

@@ -20,11 +20,11 @@ use rustix::system::RebootCommand;
 
 pub use file::FileError;
 pub use image::ImageError;
-pub(crate) use next::NextFiles;
+pub(crate) use next::{NextFiles, check_loaded_kinds};
 
 use crate::finding::Finding;
 use crate::sys;
-use host::Root;
+use host::{Handover, Root};
 
 /// Why the next kernel cannot be loaded or entered.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,11 @@ pub enum KexecError {
     /// Nothing is loaded.
     #[error("No kernel is loaded: load one with `kexec -l -s` or name one")]
     NothingLoaded,
+    /// This kernel does not tell the loaded one of what is handed over.
+    #[error(
+        "The loaded kernel is told of no handover, and every box would be lost: load one that knows KHO with `kexec -l -s`, with KHO on in this kernel"
+    )]
+    NoHandover,
     /// kexec_file_load failed.
     #[error("Cannot load the next kernel: {}", explain_load(*.0))]
     Load(Errno),
@@ -108,6 +113,10 @@ fn explain_jump(errno: Errno) -> String {
              namespace other than the first (start it outside of the container)"
         }
         Errno::BUSY => "another kexec is under way: try again",
+        Errno::OPNOTSUPP => {
+            "the loaded kernel does not take over what is in the boxes, and the kernel log says which part: \
+             load one that does, by kexec_file_load"
+        }
         _ => return std::io::Error::from(errno).to_string(),
     };
     text.to_owned()
@@ -146,6 +155,14 @@ impl KexecImage {
         })?;
         sys::kexec_file_load(kernel, initramfs, &cmdline).map_err(KexecError::Load)?;
         Ok(Self(()))
+    }
+
+    /// Whether the boxes reach the loaded kernel, as far as this one says.
+    pub(crate) fn check_handover(&self) -> Result<(), KexecError> {
+        match Root::default().handover() {
+            Handover::None => Err(KexecError::NoHandover),
+            Handover::Unknown | Handover::Takes(_) => Ok(()),
+        }
     }
 
     /// The kernel that something else loaded, such as `kexec -l -s`.
@@ -202,20 +219,26 @@ pub(crate) fn preflight_loaded() -> Vec<Finding> {
 
 fn check_loaded(root: &Root) -> Vec<Finding> {
     let mut findings = host::check(root, false);
-    match root.is_loaded() {
-        Some(true) => findings.push(Finding::warning(
+    match (root.is_loaded(), root.handover()) {
+        (Some(true), Handover::Takes(_)) => {}
+        (Some(true), Handover::None) => findings.push(Finding::blocker(
+            "kexec",
+            KexecError::NoHandover.to_string(),
+            "then try again",
+        )),
+        (Some(true), Handover::Unknown) => findings.push(Finding::warning(
             "kexec",
             "who loaded the kernel, how, and what it takes over cannot be seen: one that was loaded \
              by kexec_load(2) gets no handover",
             "load it with `kexec -l -s`, and with kho=on",
         )),
-        Some(false) => findings.push(Finding::blocker(
+        (Some(false), _) => findings.push(Finding::blocker(
             "kexec",
             KexecError::NothingLoaded.to_string(),
             "then try again",
         )),
         // It is told already.
-        None => {}
+        (None, _) => {}
     }
     findings
 }
@@ -263,6 +286,18 @@ mod tests {
             "{problem}"
         );
         testing::assert_documented(problem.split(':').next().unwrap());
+        let handover = dir.path().join("sys/kernel/kexec/handover");
+        std::fs::create_dir_all(handover.parent().unwrap()).unwrap();
+        std::fs::write(&handover, "none\n").unwrap();
+        let (is_blocker, problem) = found("1\n");
+        assert!(
+            is_blocker && problem.contains("told of no handover"),
+            "{problem}"
+        );
+        testing::assert_documented("The loaded kernel is told of no handover");
+        std::fs::write(&handover, "0x0\n").unwrap();
+        std::fs::write(&loaded, "1\n").unwrap();
+        assert_eq!(check_loaded(&root), []);
         let (is_blocker, problem) = found("0\n");
         assert!(
             is_blocker && problem.contains("No kernel is loaded"),
@@ -276,5 +311,8 @@ mod tests {
         assert!(text.contains("name a bzImage"), "{text}");
         let text = KexecError::Jump(Errno::INVAL).to_string();
         assert!(text.contains("load one first"), "{text}");
+        let text = KexecError::Jump(Errno::OPNOTSUPP).to_string();
+        assert!(text.contains("does not take over"), "{text}");
+        testing::assert_documented("the loaded kernel does not take over what is in the boxes");
     }
 }

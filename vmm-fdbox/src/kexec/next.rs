@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::host::{self, Root};
+use super::host::{self, Handover, Root};
 use super::image::BzImage;
 use super::takeover::TakeOver;
 use super::{KexecError, cmdline, file};
@@ -68,6 +68,13 @@ impl NextFiles<'_> {
     fn check_image(&self, root: &Root, image: &BzImage) -> Vec<Finding> {
         let subject = self.kernel.display().to_string();
         let mut findings = Vec::new();
+        if !image.info.knows_kho {
+            findings.push(Finding::blocker(
+                &subject,
+                "it is a kernel that reads no handover, and every box would be lost",
+                "name Linux 6.16 or later",
+            ));
+        }
         if !image.takes_five_levels && root.has_five_levels() {
             findings.push(Finding::blocker(
                 &subject,
@@ -80,13 +87,34 @@ impl NextFiles<'_> {
         findings
     }
 
-    /// What of these kinds of files the next kernel would not take over.
-    pub(crate) fn check_kinds(&self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+    /// What of these kinds of files the next kernel would not take over. `assumes_patches`: somebody
+    /// who knows says that it has those that its image does not tell of.
+    pub(crate) fn check_kinds(
+        &self,
+        kinds: &BTreeSet<Kind>,
+        assumes_patches: bool,
+    ) -> Vec<Finding> {
         match read_image(self.kernel) {
-            Ok(Some(image)) => check_takes(self.kernel, image.takes, kinds),
+            Ok(Some(image)) => {
+                let subject = self.kernel.display().to_string();
+                check_takes(&subject, image.info.takes, kinds, assumes_patches)
+            }
             // It is told by `check`, or is for a machine whose images say nothing.
             _ => Vec::new(),
         }
+    }
+}
+
+/// What of these kinds of files the kernel would not take over that is loaded.
+pub(crate) fn check_loaded_kinds(kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+    check_loaded_kinds_in(&Root::default(), kinds)
+}
+
+fn check_loaded_kinds_in(root: &Root, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+    match root.handover() {
+        // It is told by the checks of the host.
+        Handover::Unknown | Handover::None => Vec::new(),
+        Handover::Takes(takes) => check_takes("The loaded kernel", takes, kinds, false),
     }
 }
 
@@ -115,30 +143,43 @@ fn unfit(path: &Path, error: &KexecError, remedy: &str) -> Finding {
     Finding::blocker(path.display().to_string(), problem, remedy)
 }
 
-fn check_takes(kernel: &Path, takes: Option<TakeOver>, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
-    let subject = kernel.display().to_string();
+fn check_takes(
+    subject: &str,
+    takes: Option<TakeOver>,
+    kinds: &BTreeSet<Kind>,
+    assumes_patches: bool,
+) -> Vec<Finding> {
     let Some(takes) = takes else {
-        if kinds.is_empty() {
-            return Vec::new();
-        }
-        let kinds = list(kinds);
-        return vec![Finding::warning(
-            subject,
-            format!("it does not say that it takes over {kinds}: it is not built with the patches"),
-            "name a kernel that is built with kmod/patches",
-        )];
+        return check_silent(subject, kinds, assumes_patches);
     };
     let mut findings = Vec::new();
     for kind in kinds {
         for what in takes.lacks(TakeOver::needed_by(*kind)) {
             findings.push(Finding::blocker(
-                &subject,
+                subject,
                 format!("it is not built to {what}, and {kind} would be lost"),
                 "build it with kmod/patches and with what they need (docs/passthrough.md for devices)",
             ));
         }
     }
     findings
+}
+
+/// A kernel whose image does not say what it takes over.
+fn check_silent(subject: &str, kinds: &BTreeSet<Kind>, assumes_patches: bool) -> Vec<Finding> {
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let problem = format!(
+        "it does not say that it takes over {}: it is not built with the patches",
+        list(kinds)
+    );
+    let _ = assumes_patches;
+    vec![Finding::warning(
+        subject,
+        problem,
+        "name a kernel that is built with kmod/patches",
+    )]
 }
 
 fn list(kinds: &BTreeSet<Kind>) -> String {
@@ -199,13 +240,13 @@ mod tests {
                 initramfs: None,
                 cmdline: "kho=on",
             };
-            files.check_kinds(&kinds.iter().copied().collect())
+            files.check_kinds(&kinds.iter().copied().collect(), false)
         }
     }
 
     /// A `kernel_info` with the bits of docs/handover-abi.md.
     fn takes(bits: u8) -> Vec<u8> {
-        let mut info = b"LToP\x10\0\0\0\x1c\0\0\0\x11\0\0\0FDBx\x0c\0\0\0".to_vec();
+        let mut info = b"LToP\x10\0\0\0\x1c\0\0\0\x0a\0\0\x80FDBx\x0c\0\0\0".to_vec();
         info.extend([bits, 0, 0, 0]);
         info
     }
@@ -292,6 +333,31 @@ mod tests {
         let found = files.check("kernel", "initrd", "kho=on");
         assert!(found[0].contains("five levels of page tables"), "{found:?}");
         assert_documented("it cannot be entered from this kernel, which has five levels");
+    }
+
+    #[test]
+    fn a_kernel_that_reads_no_handover_is_named() {
+        // As Linux 6.12 has it.
+        let files = Files::new(Some(b"LToP\x10\0\0\0\x10\0\0\0\x09\0\0\x80"));
+        let found = files.check("kernel", "initrd", "kho=on");
+        assert_eq!(found.len(), 1, "{found:?}");
+        let problem = "it is a kernel that reads no handover";
+        assert!(found[0].contains(problem), "{}", found[0]);
+        assert_documented(problem);
+    }
+
+    #[test]
+    fn the_kernel_tells_what_a_loaded_one_takes_over() {
+        let files = Files::new(None);
+        let found = |handover: &str, kinds: &[Kind]| {
+            fs::write(files.path("sys/kernel/kexec/handover"), handover).unwrap();
+            let kinds = kinds.iter().copied().collect();
+            check_loaded_kinds_in(&Root::new(files.0.path()), &kinds)
+        };
+        assert_eq!(found("0x7f\n", &[Kind::VfioPci]), []);
+        assert_eq!(found("0x7d\n", &[Kind::VfioPci]).len(), 1);
+        assert_eq!(found("0x0\n", &[]), []);
+        assert_eq!(found("0x0\n", &[Kind::KvmVm]).len(), 1);
     }
 
     #[test]

@@ -11,8 +11,13 @@ use crate::kind::Kind;
 /// Of `kernel_info` and of the chunk.
 const KERNEL_INFO_MAGIC: [u8; 4] = *b"LToP";
 const CHUNK_MAGIC: [u8; 4] = *b"FDBx";
-/// Magic, length, length with the chunks.
-const KERNEL_INFO_BYTES: usize = 12;
+/// Magic, length, length with the chunks, `setup_type_max`.
+const KERNEL_INFO_BYTES: usize = 16;
+/// `SETUP_KEXEC_KHO`: the place where a kernel is told of a handover. One that does not know it
+/// passes over it.
+const SETUP_KEXEC_KHO: usize = 10;
+/// A flag in `setup_type_max`.
+const SETUP_INDIRECT: usize = 1 << 31;
 /// Magic and length.
 const CHUNK_HEADER_BYTES: usize = 8;
 /// More than a kernel has.
@@ -21,6 +26,15 @@ const MAX_BYTES: usize = 64 << 10;
 /// What of a handover a kernel takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TakeOver(u32);
+
+/// What the `kernel_info` of an image says of handovers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct KernelInfo {
+    /// It reads the place where a kernel is told of a handover.
+    pub(super) knows_kho: bool,
+    /// What of one it takes; `None` if it does not say.
+    pub(super) takes: Option<TakeOver>,
+}
 
 /// What a kernel may lack, and its name in messages.
 const NAMES: [(TakeOver, &str); 7] = [
@@ -44,6 +58,13 @@ impl TakeOver {
     const IOMMUFD_FILES: Self = Self(1 << 4);
     const VFIO_FILES: Self = Self(1 << 5);
     const KHO: Self = Self(1 << 6);
+
+    /// From what the kernel shows of the loaded image, such as `0x7f`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        u32::from_str_radix(text.strip_prefix("0x")?, 16)
+            .map(Self)
+            .ok()
+    }
 
     const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -82,8 +103,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u32::from_le_bytes(bytes)).ok()
 }
 
-/// Reads the chunk from the `kernel_info` at this place of a kernel image; `None` if there is none.
-pub(super) fn read(file: &File, at: u64) -> Result<Option<TakeOver>, ImageError> {
+/// Reads the `kernel_info` at this place of a kernel image.
+pub(super) fn read(file: &File, at: u64) -> Result<KernelInfo, ImageError> {
     let read = |bytes: &mut [u8]| match file.read_exact_at(bytes, at) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged()),
         other => Ok(other?),
@@ -96,7 +117,11 @@ pub(super) fn read(file: &File, at: u64) -> Result<Option<TakeOver>, ImageError>
     }
     let mut info = vec![0; total];
     read(&mut info)?;
-    find(&info).ok_or_else(damaged)
+    let setup_type_max = u32_at(&head, 12).unwrap_or_default();
+    Ok(KernelInfo {
+        knows_kho: setup_type_max & !SETUP_INDIRECT >= SETUP_KEXEC_KHO,
+        takes: find(&info).ok_or_else(damaged)?,
+    })
 }
 
 /// Finds the chunk in a `kernel_info`; `None` if that is damaged.
@@ -124,53 +149,16 @@ mod tests {
     use crate::kexec::testing::bzimage;
 
     /// A `kernel_info` of a kernel with all patches but without VT-d, written by hand from
-    /// docs/handover-abi.md: another chunk stands before the one that counts.
-    const GOLDEN: [u8; 39] = [
-        b'L',
-        b'T',
-        b'o',
-        b'P',
-        16,
-        0,
-        0,
-        0,
-        39,
-        0,
-        0,
-        0,
-        17,
-        0,
-        0,
-        0, // setup_type_max
-        b'A',
-        b'B',
-        b'C',
-        b'D',
-        11,
-        0,
-        0,
-        0,
-        1,
-        2,
-        3, // three bytes, without padding
-        b'F',
-        b'D',
-        b'B',
-        b'x',
-        12,
-        0,
-        0,
-        0,
-        0b0111_1101,
-        0,
-        0,
-        0,
-    ];
+    /// docs/handover-abi.md. Another chunk, of 3 bytes and without
+    /// padding, stands before the one that counts.
+    const GOLDEN: [u8; 39] = *b"LToP\x10\0\0\0\x27\0\0\0\x0a\0\0\x80\
+        ABCD\x0b\0\0\0\x01\x02\x03\
+        FDBx\x0c\0\0\0\x7d\0\0\0";
 
     fn of_image(info: &[u8]) -> Result<Option<TakeOver>, ImageError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bzimage(Some(info))).unwrap();
-        BzImage::read(&file).map(|image| image.takes)
+        BzImage::read(&file).map(|image| image.info.takes)
     }
 
     fn is_damaged(info: &[u8]) -> bool {
@@ -197,7 +185,11 @@ mod tests {
     #[test]
     fn an_image_without_the_chunk_says_nothing() {
         // That of Linux 7.3: no chunk at all.
-        let stock = [b"LToP".as_slice(), &[16, 0, 0, 0, 16, 0, 0, 0, 17, 0, 0, 0]].concat();
+        let stock = [
+            b"LToP".as_slice(),
+            &[16, 0, 0, 0, 16, 0, 0, 0, 10, 0, 0, 128],
+        ]
+        .concat();
         assert_eq!(of_image(&stock).unwrap(), None);
         let mut other = GOLDEN;
         other[30] = b'y';
@@ -207,7 +199,35 @@ mod tests {
         old[0x206] = 0x0e;
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&old).unwrap();
-        assert_eq!(BzImage::read(&file).unwrap().takes, None);
+        assert_eq!(BzImage::read(&file).unwrap().info, KernelInfo::default());
+    }
+
+    #[test]
+    fn a_kernel_that_knows_no_kho_is_seen() {
+        for (setup_type_max, knows_kho) in [
+            ([10, 0, 0, 128], true),
+            ([11, 0, 0, 128], true),
+            ([10, 0, 0, 0], true),
+            // Linux 6.12.
+            ([9, 0, 0, 128], false),
+            ([0, 0, 0, 0], false),
+        ] {
+            let mut info = GOLDEN;
+            info[12..16].copy_from_slice(&setup_type_max);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bzimage(Some(&info))).unwrap();
+            let image = BzImage::read(&file).unwrap();
+            assert_eq!(image.info.knows_kho, knows_kho, "{setup_type_max:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_shows_of_the_loaded_image_is_read() {
+        assert_eq!(TakeOver::parse("0x7f"), Some(TakeOver(0x7f)));
+        assert_eq!(TakeOver::parse("0x0"), Some(TakeOver(0)));
+        for other in ["none", "", "7f", "0x", "0x100000000", "0x-1"] {
+            assert_eq!(TakeOver::parse(other), None, "{other:?}");
+        }
     }
 
     #[test]

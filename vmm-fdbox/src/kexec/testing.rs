@@ -1,7 +1,7 @@
 //! A kernel image made by hand, and a look at the operator's guide.
 
 /// A `kernel_info` without chunks, as Linux 7.3 has it.
-const STOCK_INFO: [u8; 16] = *b"LToP\x10\0\0\0\x10\0\0\0\x11\0\0\0";
+const STOCK_INFO: [u8; 16] = *b"LToP\x10\0\0\0\x10\0\0\0\x0a\0\0\x80";
 
 /// The least that is a whole bzImage, with this `kernel_info`. Its setup is 4 sectors long.
 pub(crate) fn bzimage(kernel_info: Option<&[u8]>) -> Vec<u8> {

@@ -164,13 +164,18 @@ impl NextKernel {
 pub struct KexecHost {
     next: NextKernel,
     image: Option<KexecImage>,
+    assumes_patches: bool,
 }
 
 impl KexecHost {
     /// A host that jumps into `next`.
     #[must_use]
     pub fn new(next: NextKernel) -> Self {
-        Self { next, image: None }
+        Self {
+            next,
+            image: None,
+            assumes_patches: false,
+        }
     }
 
     fn load_image(&self) -> Result<KexecImage, KexecError> {
@@ -193,13 +198,20 @@ impl Host for KexecHost {
     }
 
     fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
-        let files = self.next.files();
-        files.map_or_else(Vec::new, |files| files.check_kinds(kinds))
+        match self.next.files() {
+            Some(files) => files.check_kinds(kinds, self.assumes_patches),
+            None => kexec::check_loaded_kinds(kinds),
+        }
     }
 
     /// Loads the image and flushes the file systems, which the jump does not.
     fn load(&mut self) -> Result<(), PartyError> {
-        self.image = Some(self.load_image()?);
+        let image = self.image.insert(self.load_image()?);
+        if let Err(error) = image.check_handover() {
+            // Nothing has changed, whoever loaded what was there before.
+            self.unload()?;
+            return Err(error.into());
+        }
         rustix::fs::sync();
         Ok(())
     }
