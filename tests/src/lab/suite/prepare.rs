@@ -1,6 +1,6 @@
 //! Builds what hosts need before the first of them runs: beside a build an emulated host is slow.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::lanes::Needs;
 use crate::kernel::Flavour;
@@ -9,26 +9,35 @@ use crate::{programs, scenario_host, selftests};
 
 /// The kernels and their modules, and the selftests, where there is any host to boot.
 pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
-    let flavours = flavours(needs);
-    if flavours.is_empty() {
+    if needs.is_empty() {
         return Ok(());
     }
     let kernels = lab.kernels()?;
-    for flavour in flavours {
-        lab.modules(&kernels.get(flavour)?)?;
+    let get = |flavour: &Flavour| lab.modules(&kernels.get(*flavour)?);
+    let flavours = flavours(needs);
+    // All others start from these two.
+    let (first, others) = flavours.split_at(2);
+    for flavour in first {
+        get(flavour)?;
     }
-    if needs.iter().any(|it| matches!(it, Needs::Selftests(_))) {
-        selftests::get(&lab.cache, &lab.toolchain, &kernels.source)?;
-    }
-    Ok(())
+    // What has to be linked only goes beside what is compiled.
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            if needs.iter().any(|it| matches!(it, Needs::Selftests(_))) {
+                selftests::get(&lab.cache, &lab.toolchain, &kernels.source)?;
+            }
+            get(&Flavour::B)
+        });
+        let others = others.iter().try_for_each(|flavour| get(flavour).map(drop));
+        let beside = beside.join();
+        beside.map_err(|_| anyhow!("Building a kernel panicked"))??;
+        others
+    })
 }
 
-/// Each once, those that others start from first.
+/// Each once, the two that others start from first.
 fn flavours(needs: &[Needs]) -> Vec<Flavour> {
-    let mut flavours = Vec::new();
-    if !needs.is_empty() {
-        flavours.extend([Flavour::Stock, Flavour::A, Flavour::B]);
-    }
+    let mut flavours = vec![Flavour::Stock, Flavour::A];
     for needs in needs {
         let more: &[Flavour] = match needs {
             Needs::Debug(_) => &[Flavour::Debug],
@@ -40,6 +49,9 @@ fn flavours(needs: &[Needs]) -> Vec<Flavour> {
                 flavours.push(*flavour);
             }
         }
+    }
+    if !flavours.contains(&Flavour::B) {
+        flavours.push(Flavour::B);
     }
     flavours
 }
@@ -67,7 +79,6 @@ mod tests {
     #[test]
     fn kernels_are_those_that_hosts_boot() {
         use Flavour::{A, B, Debug, Stock};
-        assert_eq!(flavours(&[]), []);
         let usual = [Stock, A, B];
         assert_eq!(flavours(&[Needs::Nothing]), usual);
         assert_eq!(flavours(&[Needs::Programs(HostKind::Guest)]), usual);
@@ -76,6 +87,6 @@ mod tests {
             Needs::Selftests(&[Debug]),
             Needs::Selftests(&[A, B]),
         ];
-        assert_eq!(flavours(&needs), [Stock, A, B, Debug]);
+        assert_eq!(flavours(&needs), [Stock, A, Debug, B]);
     }
 }
