@@ -12,12 +12,15 @@ use anyhow::{Context, Result, bail};
 use crate::cache::{Cache, Key, KeyBuilder};
 use crate::progress::Progress;
 use crate::source::Source;
+use crate::stale::{self, Lost};
 use crate::toolchain::Toolchain;
-use crate::{command, kconfig, package, stale};
+use crate::{command, kconfig, package};
 
-/// Lines a build prints: of everything, and of what the patches change. For progress only.
-const LINES_FULL: u64 = 2745;
-const LINES_INCREMENTAL: u64 = 700;
+/// Lines a build prints: of everything, of that all objects and archives, and what is made anew in any
+/// case. For progress only.
+const LINES_FULL: u64 = 2790;
+const LINES_OBJECTS: u64 = 2560;
+const LINES_LINK: u64 = 70;
 
 /// Which kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,15 +253,15 @@ impl Kernels<'_> {
         let log = self.cache.dir("logs")?.join(format!("kernel-{name}.log"));
         let obj = dir.join("obj");
         let own_options = !flavour.has_options_of_base();
-        let lines = if own_options {
-            LINES_FULL
-        } else {
-            LINES_INCREMENTAL
-        };
-        let mut progress = Progress::start(&format!("Kernel {name}"), Some(lines));
+        let mut progress = Progress::start(&format!("Kernel {name}"), Some(LINES_FULL));
 
         match base {
-            Some(base) => self.start_from(base, source, &obj, &log)?,
+            Some(base) => {
+                let lost = self.start_from(base, source, &obj, &log)?;
+                if !own_options {
+                    progress.expect(lost.share(LINES_OBJECTS) + LINES_LINK);
+                }
+            }
             None => fs::create_dir(&obj)?,
         }
         let fragment = dir.join("fragment");
@@ -303,18 +306,19 @@ impl Kernels<'_> {
         Ok(())
     }
 
-    /// Copies another kernel's objects, without those that are out of date in this one.
-    fn start_from(&self, base: &Kernel, source: &Source, obj: &Path, log: &Path) -> Result<()> {
+    /// Copies another kernel's objects, without those that are out of date in this one. Returns how many
+    /// these are.
+    fn start_from(&self, base: &Kernel, source: &Source, obj: &Path, log: &Path) -> Result<Lost> {
         let mut cp = std::process::Command::new("cp");
         cp.args(["-a", "--reflink=auto"])
             .arg(base.dir.join("obj"))
             .arg(obj);
         command::logged(&mut cp, log, |_| {}).context("Copy the kernel's objects")?;
-        if base.source != source.dir {
-            stale::remove(obj, &stale::changed(&self.patch_files()?)?)
-                .context("Remove the objects that are out of date")?;
+        if base.source == source.dir {
+            return Ok(Lost::default());
         }
-        Ok(())
+        stale::remove(obj, &stale::changed(&self.patch_files()?)?)
+            .context("Remove the objects that are out of date")
     }
 }
 

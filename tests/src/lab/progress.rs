@@ -70,12 +70,18 @@ impl Progress {
         }
     }
 
+    /// It is known now of how many units of work it is.
+    pub(crate) fn expect(&mut self, total: u64) {
+        self.total = Some(total);
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+    }
+
     /// One unit of work is done. More than expected is shown as not quite finished.
     pub(crate) fn step(&mut self) {
         self.done += 1;
-        let shown = self
-            .total
-            .map_or(self.done, |total| self.done.min(total * 99 / 100));
+        let shown = self.shown();
         match &self.bar {
             Some(bar) => bar.set_position(shown),
             None if self.reported.elapsed() >= PLAIN_PERIOD => {
@@ -89,6 +95,12 @@ impl Progress {
             }
             None => {}
         }
+    }
+
+    /// The units to show as done.
+    fn shown(&self) -> u64 {
+        self.total
+            .map_or(self.done, |total| self.done.min(total * 99 / 100))
     }
 
     pub(crate) fn done(self) -> u64 {
@@ -122,6 +134,17 @@ pub(crate) fn human(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_turns_out_to_be_less_work_is_shown_as_more_of_it() {
+        let mut progress = Progress::start("x", Some(1000));
+        progress.step();
+        assert_eq!(progress.shown(), 1);
+        progress.expect(2);
+        assert_eq!(progress.shown(), 1);
+        (0..5).for_each(|_| progress.step());
+        assert!(progress.shown() < 2, "It is done when it says so");
+    }
 
     #[test]
     fn durations_read_well() {

@@ -29,14 +29,30 @@ pub(crate) fn changed(patches: &[PathBuf]) -> Result<Vec<String>> {
     Ok(files)
 }
 
+/// How many object files a build has, and how many of them it lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub objects: u64,
+    pub of: u64,
+}
+
+impl Lost {
+    /// Of `lines`, which a build of everything prints, those that building the lost ones does, about.
+    pub(crate) fn share(self, lines: u64) -> u64 {
+        lines * self.objects / self.of.max(1)
+    }
+}
+
 /// Removes from the build in `objects` what was made from any of these files. Kbuild keeps a note of
-/// that beside each thing it makes, `.NAME.cmd`. Returns how much that was.
-pub(crate) fn remove(objects: &Path, changed: &[String]) -> Result<usize> {
-    let mut removed = 0;
+/// that beside each thing it makes, `.NAME.cmd`.
+pub(crate) fn remove(objects: &Path, changed: &[String]) -> Result<Lost> {
+    let mut lost = Lost::default();
     for entry in fs::read_dir(objects)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            removed += remove(&entry.path(), changed)?;
+            let below = remove(&entry.path(), changed)?;
+            lost.objects += below.objects;
+            lost.of += below.of;
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -51,12 +67,17 @@ pub(crate) fn remove(objects: &Path, changed: &[String]) -> Result<usize> {
                 .binary_search_by(|file| file.as_str().cmp(word))
                 .is_ok()
         };
-        if made.exists() && note.split_whitespace().any(is_changed) {
+        if !made.exists() {
+            continue;
+        }
+        let is_object = u64::from(made.extension().is_some_and(|extension| extension == "o"));
+        lost.of += is_object;
+        if note.split_whitespace().any(is_changed) {
             fs::remove_file(&made).with_context(|| format!("Remove {}", made.display()))?;
-            removed += 1;
+            lost.objects += is_object;
         }
     }
-    Ok(removed)
+    Ok(lost)
 }
 
 #[cfg(test)]
@@ -93,11 +114,14 @@ mod tests {
         }
         // What is noted and not there is no error.
         fs::write(mm.join(".gone.o.cmd"), "/lab/linux/mm/a.h").unwrap();
-        assert_eq!(
-            remove(dir.path(), &["/lab/linux/mm/a.h".into()]).unwrap(),
-            1
-        );
+        // Nor is what is no object a part of what the build goes by.
+        fs::write(mm.join("a.i"), "").unwrap();
+        fs::write(mm.join(".a.i.cmd"), "/lab/linux/mm/a.h").unwrap();
+        let lost = remove(dir.path(), &["/lab/linux/mm/a.h".into()]).unwrap();
+        assert_eq!(lost, Lost { objects: 1, of: 2 });
+        assert_eq!(lost.share(3000), 1500);
         assert!(!mm.join("a.o").exists());
+        assert!(!mm.join("a.i").exists());
         assert!(mm.join("b.o").exists());
     }
 }
