@@ -23,6 +23,21 @@
 //! tests build it on the host. All numbers are little-endian, all records start
 //! at a multiple of 8 bytes. docs/handover-abi.md has the tables.
 
+#[path = "abi_extent.rs"]
+mod extent;
+#[path = "abi_layout.rs"]
+pub(crate) mod layout;
+#[path = "abi_root.rs"]
+mod root;
+
+pub(crate) use extent::Extent;
+pub(crate) use root::Root;
+
+use layout::{
+    Layout, //
+    layout,
+};
+
 /// Name of the KHO subtree.
 pub(crate) const SUBTREE: &core::ffi::CStr = c"fdbox";
 /// First bytes of the root.
@@ -40,9 +55,9 @@ pub(crate) const NAME_LEN: usize = 256;
 /// Bytes of a compatible string, its NUL included.
 pub(crate) const COMPATIBLE_LEN: usize = 48;
 /// Bytes of a box record before its descriptors.
-pub(crate) const BOX_LEN: usize = 24 + NAME_LEN;
+pub(crate) const BOX_LEN: usize = BoxHead::LEN + NAME_LEN;
 /// Bytes of a descriptor record before its data.
-pub(crate) const FD_LEN: usize = 24 + NAME_LEN + COMPATIBLE_LEN;
+pub(crate) const FD_LEN: usize = FdHead::LEN + NAME_LEN + COMPATIBLE_LEN;
 /// The largest data one descriptor may carry.
 pub(crate) const MAX_DATA_LEN: usize = 1 << 20;
 
@@ -125,139 +140,6 @@ pub(crate) fn until_nul(array: &[u8]) -> Option<&[u8]> {
     array.get(..end)
 }
 
-/// The fixed-size page that KHO points at.
-///
-/// | offset | bytes | what |
-/// |---|---|---|
-/// | 0 | 8 | magic |
-/// | 8 | 4 | version |
-/// | 12 | 4 | length of the root |
-/// | 16 | 8 | length of the body |
-/// | 24 | 4 | checksum of the body |
-/// | 28 | 4 | number of boxes |
-/// | 32 | 8 | number of extents |
-/// | 40 | 16 | the body's `struct kho_vmalloc` |
-/// | 56 | 64 | release of the kernel that wrote it |
-/// | 120 | 132 | zero |
-/// | 252 | 4 | checksum of bytes 0 to 251 |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Root {
-    pub(crate) version: u32,
-    pub(crate) body_len: u64,
-    pub(crate) body_crc: u32,
-    pub(crate) nr_boxes: u32,
-    pub(crate) nr_extents: u64,
-    pub(crate) body_vmalloc: [u8; 16],
-    pub(crate) producer: [u8; PRODUCER_LEN],
-}
-
-impl Root {
-    pub(crate) fn encode(&self, crc: Crc) -> [u8; ROOT_LEN] {
-        let mut out = [0; ROOT_LEN];
-        out[0..8].copy_from_slice(&MAGIC);
-        out[8..12].copy_from_slice(&self.version.to_le_bytes());
-        out[12..16].copy_from_slice(&(ROOT_LEN as u32).to_le_bytes());
-        out[16..24].copy_from_slice(&self.body_len.to_le_bytes());
-        out[24..28].copy_from_slice(&self.body_crc.to_le_bytes());
-        out[28..32].copy_from_slice(&self.nr_boxes.to_le_bytes());
-        out[32..40].copy_from_slice(&self.nr_extents.to_le_bytes());
-        out[40..56].copy_from_slice(&self.body_vmalloc);
-        out[56..120].copy_from_slice(&self.producer);
-        let sum = crc(&out[..ROOT_LEN - 4]);
-        out[ROOT_LEN - 4..].copy_from_slice(&sum.to_le_bytes());
-        out
-    }
-
-    /// Checks everything but the version, which only the boxes depend on.
-    pub(crate) fn decode(bytes: &[u8], crc: Crc) -> Result<Root, Malformed> {
-        let bytes = bytes.get(..ROOT_LEN).ok_or(Malformed::Truncated)?;
-        if bytes[0..8] != MAGIC {
-            return Err(Malformed::Magic);
-        }
-        let word = |at| u32_at(bytes, at).ok_or(Malformed::Truncated);
-        let long = |at| u64_at(bytes, at).ok_or(Malformed::Truncated);
-        if word(12)? as usize != ROOT_LEN {
-            return Err(Malformed::Truncated);
-        }
-        if word(ROOT_LEN - 4)? != crc(&bytes[..ROOT_LEN - 4]) {
-            return Err(Malformed::RootChecksum);
-        }
-        let root = Root {
-            version: word(8)?,
-            body_len: long(16)?,
-            body_crc: word(24)?,
-            nr_boxes: word(28)?,
-            nr_extents: long(32)?,
-            body_vmalloc: bytes[40..56].try_into().map_err(|_| Malformed::Truncated)?,
-            producer: bytes[56..120]
-                .try_into()
-                .map_err(|_| Malformed::Truncated)?,
-        };
-        match root.nr_extents.checked_mul(8) {
-            Some(len) if len <= root.body_len => Ok(root),
-            _ => Err(Malformed::Extents),
-        }
-    }
-}
-
-/// A run of physically consecutive folios of one order, in eight bytes: from the
-/// top, 1 bit of direction, 5 bits of order, 18 bits of their number minus one,
-/// 40 bits of the first page frame number.
-///
-/// Folios are in the order of the file. The page allocator splits large blocks
-/// from either end, so a file's memory runs down as often as up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) pfn: u64,
-    pub(crate) folios: u64,
-    pub(crate) order: u32,
-    /// Each folio lies before the last one in physical memory, not behind it.
-    pub(crate) down: bool,
-}
-
-impl Extent {
-    /// The most folios one extent holds.
-    pub(crate) const MAX_FOLIOS: u64 = 1 << 18;
-    const PFN_BITS: u32 = 40;
-    /// KHO keeps nothing larger than this order.
-    const MAX_ORDER: u32 = 30;
-
-    /// Pages of 4 KiB in it.
-    pub(crate) fn pages(&self) -> u64 {
-        self.folios << self.order
-    }
-
-    /// The lowest page frame number in it.
-    pub(crate) fn lowest_pfn(&self) -> u64 {
-        match self.down {
-            true => self.pfn.saturating_sub((self.folios - 1) << self.order),
-            false => self.pfn,
-        }
-    }
-
-    pub(crate) fn encode(&self) -> u64 {
-        u64::from(self.down) << 63
-            | u64::from(self.order) << 58
-            | (self.folios - 1) << Self::PFN_BITS
-            | self.pfn
-    }
-
-    pub(crate) fn decode(raw: u64) -> Result<Extent, Malformed> {
-        let extent = Extent {
-            pfn: raw & ((1 << Self::PFN_BITS) - 1),
-            folios: (raw >> Self::PFN_BITS & (Self::MAX_FOLIOS - 1)) + 1,
-            order: (raw >> 58) as u32 & 0x1f,
-            down: raw >> 63 != 0,
-        };
-        let aligned =
-            extent.order <= Self::MAX_ORDER && extent.pfn & ((1 << extent.order) - 1) == 0;
-        if extent.lowest_pfn() == 0 || !aligned {
-            return Err(Malformed::Extents);
-        }
-        Ok(extent)
-    }
-}
-
 /// A box, as far as it crosses a kexec: its name, and owner and mode of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BoxRecord<'a> {
@@ -275,17 +157,21 @@ pub(crate) fn box_len(fds_len: usize) -> Option<u32> {
     u32::try_from(BOX_LEN.checked_add(fds_len)?).ok()
 }
 
+layout! {
+    /// A box before its name, which has [`NAME_LEN`] bytes. Its descriptors follow.
+    struct BoxHead {
+        /// Of the record, its descriptors included.
+        len: u32,
+        nr_fds: u32,
+        /// Of the node, as the two that follow.
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        zero: u32,
+    }
+}
+
 /// Writes the head of a box whose record takes `len` bytes, see [`box_len`].
-///
-/// | offset | bytes | what |
-/// |---|---|---|
-/// | 0 | 4 | length of the record, its descriptors included |
-/// | 4 | 4 | number of descriptors |
-/// | 8 | 4 | mode of the node |
-/// | 12 | 4 | owner |
-/// | 16 | 4 | group |
-/// | 20 | 4 | zero |
-/// | 24 | 256 | name, NUL-padded |
 pub(crate) fn put_box<S: Sink>(
     out: &mut S,
     name: &[u8],
@@ -293,10 +179,28 @@ pub(crate) fn put_box<S: Sink>(
     nr_fds: u32,
     len: u32,
 ) -> Result<(), S::Error> {
-    for word in [len, nr_fds, mode, uid, gid, 0] {
-        out.put(&word.to_le_bytes())?;
-    }
+    let head = BoxHead {
+        len,
+        nr_fds,
+        mode,
+        uid,
+        gid,
+        zero: 0,
+    };
+    head.put(out)?;
     put_padded(out, name, NAME_LEN)
+}
+
+layout! {
+    /// A descriptor before its name, its compatible string, which has [`COMPATIBLE_LEN`] bytes, and
+    /// its data, which is padded to a multiple of 8.
+    struct FdHead {
+        /// Of the record, data and padding included.
+        len: u32,
+        data_len: u32,
+        first_extent: u64,
+        nr_extents: u64,
+    }
 }
 
 /// A descriptor: its name, its kind, which extents are its own, what its kind saved.
@@ -316,22 +220,15 @@ impl FdRecord<'_> {
     }
 
     /// Writes it.
-    ///
-    /// | offset | bytes | what |
-    /// |---|---|---|
-    /// | 0 | 4 | length of the record, data and padding included |
-    /// | 4 | 4 | length of the data |
-    /// | 8 | 8 | index of its first extent |
-    /// | 16 | 8 | number of its extents |
-    /// | 24 | 256 | name, NUL-padded |
-    /// | 280 | 48 | compatible string of its kind, NUL-padded |
-    /// | 328 | | data, NUL-padded to a multiple of 8 |
     pub(crate) fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
         let len = Self::encoded_len(self.data.len());
-        out.put(&(len as u32).to_le_bytes())?;
-        out.put(&(self.data.len() as u32).to_le_bytes())?;
-        out.put(&self.first_extent.to_le_bytes())?;
-        out.put(&self.nr_extents.to_le_bytes())?;
+        let head = FdHead {
+            len: len as u32,
+            data_len: self.data.len() as u32,
+            first_extent: self.first_extent,
+            nr_extents: self.nr_extents,
+        };
+        head.put(out)?;
         put_padded(out, self.name, NAME_LEN)?;
         put_padded(out, self.compatible, COMPATIBLE_LEN)?;
         put_padded(out, self.data, len - FD_LEN)
@@ -342,6 +239,13 @@ fn put_padded<S: Sink>(out: &mut S, bytes: &[u8], len: usize) -> Result<(), S::E
     const ZERO: [u8; NAME_LEN] = [0; NAME_LEN];
     out.put(bytes)?;
     out.put(&ZERO[..len - bytes.len()])
+}
+
+/// The inverse, for a string: takes it and the NULs behind it off the front.
+fn take_string<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (array, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    until_nul(array)
 }
 
 /// What the root points at: extents, then boxes.
@@ -448,44 +352,39 @@ fn records<'a, T: 'a>(
     })
 }
 
-fn decode_box(bytes: &[u8]) -> Result<BoxRecord<'_>, Malformed> {
-    let word = |at| u32_at(bytes, at).ok_or(Malformed::Box);
-    let name = bytes
-        .get(24..BOX_LEN)
-        .and_then(until_nul)
-        .ok_or(Malformed::Box)?;
+fn decode_box(mut bytes: &[u8]) -> Result<BoxRecord<'_>, Malformed> {
+    let head = BoxHead::take(&mut bytes).ok_or(Malformed::Box)?;
+    let name = take_string(&mut bytes, NAME_LEN).ok_or(Malformed::Box)?;
     if !name_is_valid(name) {
         return Err(Malformed::Name);
     }
     Ok(BoxRecord {
         name,
-        nr_fds: word(4)?,
-        mode: word(8)?,
-        uid: word(12)?,
-        gid: word(16)?,
-        fds: &bytes[BOX_LEN..],
+        nr_fds: head.nr_fds,
+        mode: head.mode,
+        uid: head.uid,
+        gid: head.gid,
+        fds: bytes,
     })
 }
 
-fn decode_fd(bytes: &[u8]) -> Result<FdRecord<'_>, Malformed> {
-    let long = |at| u64_at(bytes, at).ok_or(Malformed::Fd);
-    let data_len = u32_at(bytes, 4).ok_or(Malformed::Fd)? as usize;
-    let name = bytes.get(24..24 + NAME_LEN).and_then(until_nul);
-    let compatible = bytes.get(24 + NAME_LEN..FD_LEN).and_then(until_nul);
-    let (Some(name), Some(compatible)) = (name, compatible) else {
-        return Err(Malformed::Fd);
-    };
+fn decode_fd(mut bytes: &[u8]) -> Result<FdRecord<'_>, Malformed> {
+    let len = bytes.len();
+    let head = FdHead::take(&mut bytes).ok_or(Malformed::Fd)?;
+    let name = take_string(&mut bytes, NAME_LEN).ok_or(Malformed::Fd)?;
+    let compatible = take_string(&mut bytes, COMPATIBLE_LEN).ok_or(Malformed::Fd)?;
     if !name_is_valid(name) || compatible.is_empty() {
         return Err(Malformed::Name);
     }
-    if data_len > MAX_DATA_LEN || FdRecord::encoded_len(data_len) != bytes.len() {
+    let data_len = head.data_len as usize;
+    if data_len > MAX_DATA_LEN || FdRecord::encoded_len(data_len) != len {
         return Err(Malformed::Fd);
     }
     Ok(FdRecord {
         name,
         compatible,
-        first_extent: long(8)?,
-        nr_extents: long(16)?,
-        data: &bytes[FD_LEN..FD_LEN + data_len],
+        first_extent: head.first_extent,
+        nr_extents: head.nr_extents,
+        data: &bytes[..data_len],
     })
 }

@@ -12,6 +12,7 @@
 
 mod abi;
 mod abi_dma;
+mod abi_kvm;
 mod argument;
 mod arrival;
 mod boxes;

@@ -12,17 +12,13 @@
 //!
 //! While sealed: no page can be removed. Content may change.
 //!
-//! Data: u64 size, u64 flags, u32 length of the VM's name in the box, the name. Extents: the whole
-//! file, from its first page on.
+//! Data: see `abi_kvm.rs`. Extents: the whole file, from its first page on.
 
-use super::{
-    kvm_vm::{
-        self,
-        Vm, //
-    },
-    take_u32,
-    take_u64, //
+use super::kvm_vm::{
+    self,
+    Vm, //
 };
+use crate::abi_kvm;
 use crate::ffi;
 use crate::file::{
     self,
@@ -69,7 +65,7 @@ fn vm_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
 
 impl Kind for GuestMemfd {
     fn compatible(&self) -> &[u8] {
-        b"fdbox,guest-memfd-v1"
+        abi_kvm::GUEST_MEMFD
     }
 
     fn matches(&self, file: &File) -> bool {
@@ -119,10 +115,12 @@ impl Kind for GuestMemfd {
         let size = file::size(cx.file);
         // SAFETY: The file is of this kind.
         let flags = unsafe { ffi::fdbox_shim_gmem_flags(cx.file.as_ptr()) };
-        record.write(&size.to_le_bytes())?;
-        record.write(&flags.to_le_bytes())?;
-        record.write(&(name.len() as u32).to_le_bytes())?;
-        record.write(name)?;
+        let saved = abi_kvm::GuestMemfd {
+            size,
+            flags,
+            vm: name,
+        };
+        saved.put(record)?;
         write_folios(cx.file, size / PAGE_SIZE as u64, record)
     }
 
@@ -151,7 +149,8 @@ impl Kind for GuestMemfd {
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {
-        let (size, flags, vm_name) = read_state(record.data())?;
+        let saved = abi_kvm::GuestMemfd::decode(record.data()).map_err(|_| EIO)?;
+        let (size, flags, vm_name) = (saved.size, saved.flags, saved.vm);
         let pages_only = record.decoded().all(|extent| extent.order == 0);
         if record.pages() != size / PAGE_SIZE as u64 || !pages_only {
             return Err(EIO);
@@ -193,16 +192,6 @@ fn open(progress: &mut Progress, vm: Vm, size: u64, flags: u64) -> Result<FileRe
     let file = unsafe { file::from_c(raw) }?;
     progress.file = Some(file.clone());
     Ok(file)
-}
-
-fn read_state(mut data: &[u8]) -> Result<(u64, u64, &[u8])> {
-    let size = take_u64(&mut data)?;
-    let flags = take_u64(&mut data)?;
-    let len = take_u32(&mut data)? as usize;
-    if len != data.len() {
-        return Err(EIO);
-    }
-    Ok((size, flags, data))
 }
 
 fn write_folios(file: &File, pages: u64, record: &mut Record) -> Result {

@@ -11,12 +11,10 @@
 //! VM that another process, or a process of the last kernel, put in, gets a new VM of the same
 //! type; the process that put it in gets its own VM back.
 //!
-//! Data: u64 type, u32 ELF machine number of the architecture. No extents.
+//! Data: see `abi_kvm.rs`. No extents.
 
-use super::{
-    take_u32,
-    take_u64, //
-};
+use crate::abi::layout::Layout;
+use crate::abi_kvm;
 use crate::entry::{
     Content,
     Entry, //
@@ -109,7 +107,7 @@ pub(super) fn unserved(kind: &dyn Kind, file: &File, name: &CStr) -> bool {
 
 impl Kind for KvmVm {
     fn compatible(&self) -> &[u8] {
-        b"fdbox,kvm-vm-v1"
+        abi_kvm::KVM_VM
     }
 
     fn matches(&self, file: &File) -> bool {
@@ -130,8 +128,11 @@ impl Kind for KvmVm {
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
         let vm = Vm::of(cx.file).ok_or(EIO)?;
-        record.write(&vm.kind().to_le_bytes())?;
-        record.write(&MACHINE.to_le_bytes())
+        let saved = abi_kvm::Vm {
+            kind: vm.kind(),
+            machine: MACHINE,
+        };
+        saved.put(record)
     }
 
     fn unseal(&self, _file: &File, _record: Option<&Record>) {}
@@ -155,12 +156,10 @@ impl Kind for KvmVm {
 }
 
 fn saved_type(record: &Record) -> Result<u64> {
-    let mut data = record.data();
-    let kind = take_u64(&mut data)?;
-    if take_u32(&mut data)? != MACHINE || !data.is_empty() {
-        return Err(EIO);
+    match abi_kvm::Vm::decode(record.data()) {
+        Ok(vm) if vm.machine == MACHINE => Ok(vm.kind),
+        _ => Err(EIO),
     }
-    Ok(kind)
 }
 
 /// Where the VM for the current task comes from.

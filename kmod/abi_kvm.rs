@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The handover ABI of guests: what the kinds KVM VM and guest_memfd save.
+//!
+//! Like `abi.rs`, this file holds no logic but encoding and is built on the host by the project's
+//! tests. docs/handover-abi.md has the tables. A change of the layout is a new compatible string.
+
+use crate::abi::{
+    Malformed,
+    Sink, //
+    layout::{
+        Layout, //
+        layout,
+    },
+};
+
+/// Compatible string of a KVM VM.
+pub(crate) const KVM_VM: &[u8] = b"fdbox,kvm-vm-v1";
+/// Compatible string of a guest_memfd.
+pub(crate) const GUEST_MEMFD: &[u8] = b"fdbox,guest-memfd-v1";
+
+layout! {
+    /// A KVM VM.
+    struct Vm {
+        /// What KVM_CREATE_VM was given.
+        kind: u64,
+        /// ELF machine number of the architecture.
+        machine: u32,
+    }
+}
+
+impl Vm {
+    /// Reads one that is all of `bytes`.
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Vm, Malformed> {
+        let vm = Vm::take(&mut bytes).ok_or(Malformed::Fd)?;
+        bytes.is_empty().then_some(vm).ok_or(Malformed::Fd)
+    }
+}
+
+layout! {
+    /// A guest_memfd before the name of its VM in the box.
+    struct GuestMemfdHead {
+        size: u64,
+        /// What KVM_CREATE_GUEST_MEMFD was given.
+        flags: u64,
+        name_len: u32,
+    }
+}
+
+/// A guest_memfd without its pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GuestMemfd<'a> {
+    pub(crate) size: u64,
+    pub(crate) flags: u64,
+    /// Name of its VM in the box.
+    pub(crate) vm: &'a [u8],
+}
+
+impl<'a> GuestMemfd<'a> {
+    pub(crate) fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
+        let head = GuestMemfdHead {
+            size: self.size,
+            flags: self.flags,
+            name_len: self.vm.len() as u32,
+        };
+        head.put(out)?;
+        out.put(self.vm)
+    }
+
+    pub(crate) fn decode(mut bytes: &'a [u8]) -> Result<GuestMemfd<'a>, Malformed> {
+        let head = GuestMemfdHead::take(&mut bytes).ok_or(Malformed::Fd)?;
+        if head.name_len as usize != bytes.len() {
+            return Err(Malformed::Fd);
+        }
+        Ok(GuestMemfd {
+            size: head.size,
+            flags: head.flags,
+            vm: bytes,
+        })
+    }
+}

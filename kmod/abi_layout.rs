@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Structs of fixed size in the handover ABI: their fields follow each other without padding, numbers
+//! are little-endian.
+//!
+//! Like `abi.rs`, this file has no dependency and is built on the host by the project's tests.
+
+use super::Sink;
+
+/// A number, an array of bytes, or a struct of such.
+pub(crate) trait Layout: Sized {
+    /// Bytes it takes.
+    const LEN: usize;
+    /// Appends it.
+    fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error>;
+    /// Takes it off the front; `None` when there is less.
+    fn take(bytes: &mut &[u8]) -> Option<Self>;
+}
+
+impl<const LEN: usize> Layout for [u8; LEN] {
+    const LEN: usize = LEN;
+
+    fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
+        out.put(self)
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        let (field, rest) = bytes.split_first_chunk()?;
+        *bytes = rest;
+        Some(*field)
+    }
+}
+
+macro_rules! number {
+    ($($type:ty),+) => {$(
+        impl Layout for $type {
+            const LEN: usize = size_of::<$type>();
+
+            fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
+                out.put(&self.to_le_bytes())
+            }
+
+            fn take(bytes: &mut &[u8]) -> Option<Self> {
+                Layout::take(bytes).map(<$type>::from_le_bytes)
+            }
+        }
+    )+};
+}
+
+number!(u32, u64);
+
+/// A struct of the ABI.
+macro_rules! layout {
+    ($(#[$meta:meta])* struct $name:ident {
+        $($(#[$field_meta:meta])* $field:ident: $type:ty,)+
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) struct $name {
+            $($(#[$field_meta])* pub(crate) $field: $type,)+
+        }
+
+        impl crate::abi::layout::Layout for $name {
+            const LEN: usize = 0 $(+ <$type as crate::abi::layout::Layout>::LEN)+;
+
+            fn put<S: crate::abi::Sink>(&self, out: &mut S) -> Result<(), S::Error> {
+                $(self.$field.put(out)?;)+
+                Ok(())
+            }
+
+            fn take(bytes: &mut &[u8]) -> Option<Self> {
+                Some($name {
+                    $($field: crate::abi::layout::Layout::take(bytes)?,)+
+                })
+            }
+        }
+    };
+}
+pub(crate) use layout;
