@@ -227,15 +227,16 @@ impl Guest {
             .arg("live-update")
             .arg("--api-socket")
             .arg(self.spec.api());
-        if !arguments.contains(&"--kernel") {
-            update.args(["--kernel", plan::NEXT_KERNEL]);
+        for (option, value) in [
+            ("--kernel", plan::NEXT_KERNEL),
+            ("--initramfs", plan::NEXT_INITRAMFS),
+            ("--cmdline", &cmdline),
+        ] {
+            if !arguments.contains(&option) {
+                update.args([option, value]);
+            }
         }
-        update.args(["--initramfs", plan::NEXT_INITRAMFS]);
-        update
-            .arg("--cmdline")
-            .arg(cmdline)
-            .args(["--box", self.spec.name])
-            .args(arguments);
+        update.args(["--box", self.spec.name]).args(arguments);
         Ok(update)
     }
 

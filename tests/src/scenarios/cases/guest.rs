@@ -47,12 +47,6 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[second_try_before, second_try_after],
     },
     &Scenario {
-        name: "guest/no-kernel",
-        about: "what is no kernel is refused by name, and the guest does not notice",
-        host: HostKind::GuestOneBoot,
-        stages: &[no_kernel],
-    },
-    &Scenario {
         name: "guest/another-vmm",
         about: "without a kexec another process of the VMM takes the guest",
         host: HostKind::GuestOneBoot,
@@ -101,7 +95,7 @@ pub(super) fn asked(name: &'static str, mib: u64) -> Spec {
     }
 }
 
-fn spec(name: &'static str, ram: &str, cpus: u32) -> Spec {
+pub(super) fn spec(name: &'static str, ram: &str, cpus: u32) -> Spec {
     Spec {
         name,
         ram: ram.to_owned(),
@@ -339,26 +333,6 @@ fn failures(_: &Cx<'_>) -> Result<()> {
         guest.wait_for_beat()?;
         same_guest(&before, &guest.report()?)?;
     }
-    guest.power_off()
-}
-
-fn no_kernel(_: &Cx<'_>) -> Result<()> {
-    let mut guest = Guest::boot(spec("no-kernel", "guest_memfd", 1), &port()?)?;
-    let (before, info) = (guest.report()?, fdbox::info()?);
-    for (file, told) in [
-        ("/guest/initramfs", "not a kernel"),
-        ("/no/such/file", "/no/such/file"),
-    ] {
-        let ended = guest.live_update(&["--kernel", file])?;
-        ensure!(
-            matches!(ended.status, Some(1 | 10)) && ended.text.contains(told),
-            "{file} as a kernel: exit status {:?}: {}",
-            ended.status,
-            ended.text
-        );
-        equal("The module's figures", fdbox::info()?, info)?;
-    }
-    same_guest(&before, &guest.report()?)?;
     guest.power_off()
 }
 

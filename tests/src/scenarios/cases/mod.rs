@@ -13,6 +13,7 @@ mod leaving;
 mod luo;
 mod memfd;
 mod memfd_large;
+mod next_kernel;
 mod passthrough;
 mod passthrough_blockers;
 mod passthrough_guest;
@@ -75,6 +76,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guest_memory::ALL,
         luo::ALL,
         guest::ALL,
+        next_kernel::ALL,
         devices::ALL,
         ports::ALL,
         dist::ALL,

@@ -1,0 +1,118 @@
+//! What an update asks of the next kernel before anything is changed.
+
+use std::fs::{self, File};
+use std::io::{Read, copy};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use fdbox_lab::plan;
+use fdbox_lab::scenario::HostKind;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::{Value, json};
+
+use super::guest::{port, same_guest, spec};
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox;
+use crate::guest::Guest;
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "guest/no-kernel",
+    about: "a next kernel that would not come up, or would lose the boxes, is refused by name",
+    host: HostKind::GuestOneBoot,
+    stages: &[no_kernel],
+}];
+
+const FOLDER: &str = "/tmp/next-kernel";
+const SHORT: &str = "/tmp/next-kernel/short";
+const SHORTER: &str = "/tmp/next-kernel/shorter";
+const FIFO: &str = "/tmp/next-kernel/fifo";
+const EMPTY: &str = "/tmp/next-kernel/empty";
+
+/// Options, and what is said about them.
+const REFUSED: &[(&[&str], &str)] = &[
+    (
+        &["--kernel", "/guest/initramfs"],
+        "it is not a kernel image",
+    ),
+    (
+        &["--kernel", "/no/such/file"],
+        "/no/such/file: cannot be opened",
+    ),
+    (
+        &["--kernel", SHORT],
+        "it is cut short: it has 3000000 bytes",
+    ),
+    (
+        &["--kernel", SHORTER],
+        "it is cut short: it has 20000 bytes",
+    ),
+    (
+        &["--kernel", FOLDER],
+        "it is a directory and no regular file",
+    ),
+    (&["--kernel", FIFO], "it is a FIFO and no regular file"),
+    (&["--initramfs", EMPTY], "empty: it is empty"),
+    (
+        &["--initramfs", FOLDER],
+        "it is a directory and no regular file",
+    ),
+    (
+        &["--initramfs", "/dev/zero"],
+        "it is a device and no regular file",
+    ),
+    (&["--initramfs", FIFO], "it is a FIFO and no regular file"),
+    (&["--cmdline", "kho=of"], "kho=of turns KHO off"),
+    (&["--cmdline", "kho=off kho=junk"], "kho=off turns KHO off"),
+    (&["--cmdline", "quiet -- kho=on"], "stands behind --"),
+    (
+        &["--cmdline", "quiet"],
+        "it lacks kho=on, which this kernel was booted with",
+    ),
+];
+
+fn make_files() -> Result<()> {
+    fs::create_dir_all(FOLDER)?;
+    for (path, bytes) in [(SHORT, 3_000_000), (SHORTER, 20_000)] {
+        let kernel = File::open(plan::NEXT_KERNEL)?;
+        let copied = copy(&mut kernel.take(bytes), &mut File::create(path)?)?;
+        equal("The bytes of an image that was cut", copied, bytes)?;
+    }
+    File::create(EMPTY)?;
+    mknodat(CWD, FIFO, FileType::Fifo, Mode::RUSR, 0)?;
+    Ok(())
+}
+
+fn no_kernel(_: &Cx<'_>) -> Result<()> {
+    make_files()?;
+    let mut guest = Guest::boot(spec("no-kernel", "guest_memfd", 1), &port()?)?;
+    let (before, info) = (guest.report()?, fdbox::info()?);
+    for (options, told) in REFUSED {
+        let ended = guest.live_update(options)?;
+        ensure!(
+            ended.status == Some(10) && ended.text.contains(told),
+            "{options:?}: exit status {:?}: {}",
+            ended.status,
+            ended.text
+        );
+        equal("The module's figures", fdbox::info()?, info)?;
+    }
+    // Nobody waits for a FIFO: the VMM does the next thing at once.
+    equal(
+        "The guest's state",
+        &guest.spec.status()?["state"],
+        &json!("running"),
+    )?;
+    of_good_files(&guest)?;
+    same_guest(&before, &guest.report()?)?;
+    fs::remove_dir_all(Path::new(FOLDER))?;
+    guest.power_off()
+}
+
+/// Nothing that is said of the lab's own next kernel stands in the way.
+fn of_good_files(guest: &Guest) -> Result<()> {
+    let ended = guest.live_update(&["--dry-run", "--json"])?;
+    ended.expect(0)?;
+    let last: Value = serde_json::from_str(ended.text.lines().last().context("It has an end")?)?;
+    equal("The result", &last["result"], &json!("ready"))
+}
