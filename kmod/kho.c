@@ -22,11 +22,33 @@ bool fdbox_shim_kho_boot(void)
 }
 
 /*
+ * A larger folio is restored by kho_restore_folio(), and so kept by
+ * kho_preserve_folio(). Memory that is only passing through this kernel has not
+ * been restored: there is no folio that KHO could read the order from, and the
+ * last kernel's block goes on as the aligned pages that it is.
+ */
+static int fdbox_kho_preserve_folio(u64 pfn, u32 order)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	if (folio_test_large(folio))
+		return kho_preserve_folio(folio);
+	return kho_preserve_pages(pfn_to_page(pfn), 1UL << order);
+}
+
+static void fdbox_kho_unpreserve_folio(u64 pfn, u32 order)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	if (folio_test_large(folio))
+		kho_unpreserve_folio(folio);
+	else
+		kho_unpreserve_pages(pfn_to_page(pfn), 1UL << order);
+}
+
+/*
  * Runs of order 0 go to KHO as ranges, so that it keeps one entry for each
- * power of two instead of one for each page. A larger folio goes as the pages
- * it consists of: the entry is the one of kho_preserve_folio(), and it works as
- * well for memory that is only passing through this kernel, which has no folio
- * that KHO could read an order from.
+ * power of two instead of one for each page.
  */
 int fdbox_shim_kho_preserve(u64 pfn, u64 folios, u32 order)
 {
@@ -37,7 +59,7 @@ int fdbox_shim_kho_preserve(u64 pfn, u64 folios, u32 order)
 		return kho_preserve_pages(pfn_to_page(pfn), folios);
 
 	for (i = 0; i < folios; i++) {
-		err = kho_preserve_pages(pfn_to_page(pfn + (i << order)), 1UL << order);
+		err = fdbox_kho_preserve_folio(pfn + (i << order), order);
 		if (err) {
 			fdbox_shim_kho_unpreserve(pfn, i, order);
 			return err;
@@ -57,7 +79,7 @@ void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order)
 		return;
 	}
 	for (i = 0; i < folios; i++)
-		kho_unpreserve_pages(pfn_to_page(pfn + (i << order)), 1UL << order);
+		fdbox_kho_unpreserve_folio(pfn + (i << order), order);
 }
 
 /*
