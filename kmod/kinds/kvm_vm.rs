@@ -47,10 +47,10 @@ use kernel::{
 /// What a kernel without our patches lacks.
 pub(super) const PATCH: &str = "kvm.ko loaded before fdbox.ko, with kmod/patches/0003-KVM-create-VM-files-for-other-modules.patch";
 
-#[cfg(CONFIG_X86_64)]
+/// ELF's number of the architecture.
 const MACHINE: u32 = 62;
-#[cfg(CONFIG_ARM64)]
-const MACHINE: u32 = 183;
+#[cfg(not(CONFIG_X86_64))]
+compile_error!("fdbox is built and tested for x86-64 only");
 
 pub(crate) struct KvmVm;
 
