@@ -33,10 +33,7 @@ mod root;
 pub(crate) use extent::Extent;
 pub(crate) use root::Root;
 
-use layout::{
-    Layout, //
-    layout,
-};
+use layout::Layout;
 
 /// Name of the KHO subtree.
 pub(crate) const SUBTREE: &core::ffi::CStr = c"fdbox";
@@ -157,7 +154,7 @@ pub(crate) fn box_len(fds_len: usize) -> Option<u32> {
     u32::try_from(BOX_LEN.checked_add(fds_len)?).ok()
 }
 
-layout! {
+layout::layout! {
     /// A box before its name, which has [`NAME_LEN`] bytes. Its descriptors follow.
     struct BoxHead {
         /// Of the record, its descriptors included.
@@ -191,7 +188,7 @@ pub(crate) fn put_box<S: Sink>(
     put_padded(out, name, NAME_LEN)
 }
 
-layout! {
+layout::layout! {
     /// A descriptor before its name, its compatible string, which has [`COMPATIBLE_LEN`] bytes, and
     /// its data, which is padded to a multiple of 8.
     struct FdHead {

@@ -6,15 +6,8 @@
 //! by the project's tests. All numbers are little-endian. docs/handover-abi.md
 //! has the tables. A change of the layout is a new compatible string.
 
-use crate::abi::{
-    self,
-    Malformed,
-    Sink, //
-    layout::{
-        Layout, //
-        layout,
-    },
-};
+use crate::abi::layout::Layout;
+use crate::abi::{self, Malformed, Sink};
 
 /// Compatible string of iommufd.
 pub(crate) const IOMMUFD: &[u8] = b"fdbox,iommufd-v1";
@@ -39,7 +32,7 @@ pub(crate) enum Item<'a> {
     Mapping(Mapping<'a>),
 }
 
-layout! {
+abi::layout::layout! {
     /// What each item begins with; an IOAS has no more.
     struct ItemHead {
         /// `ITEM_*`.
@@ -48,7 +41,7 @@ layout! {
     }
 }
 
-layout! {
+abi::layout::layout! {
     /// What follows in a mapping, before the name of the file in the box, which is NUL-padded to a
     /// multiple of 8.
     struct MappingHead {
@@ -143,7 +136,7 @@ fn decode_item(mut bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
     (known && abi::name_is_valid(mapping.file)).then_some((Item::Mapping(mapping), rest))
 }
 
-layout! {
+abi::layout::layout! {
     /// A device before the name of the iommufd in the box.
     struct DeviceHead {
         segment: u32,

@@ -5,21 +5,15 @@
 //! Like `abi.rs`, this file holds no logic but encoding and is built on the host by the project's
 //! tests. docs/handover-abi.md has the tables. A change of the layout is a new compatible string.
 
-use crate::abi::{
-    Malformed,
-    Sink, //
-    layout::{
-        Layout, //
-        layout,
-    },
-};
+use crate::abi::layout::Layout;
+use crate::abi::{Malformed, Sink};
 
 /// Compatible string of a KVM VM.
 pub(crate) const KVM_VM: &[u8] = b"fdbox,kvm-vm-v1";
 /// Compatible string of a guest_memfd.
 pub(crate) const GUEST_MEMFD: &[u8] = b"fdbox,guest-memfd-v1";
 
-layout! {
+crate::abi::layout::layout! {
     /// A KVM VM.
     struct Vm {
         /// What KVM_CREATE_VM was given.
@@ -37,7 +31,7 @@ impl Vm {
     }
 }
 
-layout! {
+crate::abi::layout::layout! {
     /// A guest_memfd before the name of its VM in the box.
     struct GuestMemfdHead {
         size: u64,

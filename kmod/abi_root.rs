@@ -2,25 +2,17 @@
 
 //! The handover ABI: its root, which is the same in every version.
 
-use super::layout::{
-    Layout, //
-    layout,
-};
-use super::{
-    Crc,
-    MAGIC,
-    Malformed,
-    PRODUCER_LEN,
-    ROOT_LEN, //
-    Sink,
-};
+use super::layout::Layout;
+use super::{Crc, Malformed, Sink};
 
-layout! {
+const ROOT_LEN: usize = super::ROOT_LEN;
+
+super::layout::layout! {
     /// The fixed-size page that KHO points at, without its checksum, which is a `u32` behind it.
     struct RootLayout {
         magic: [u8; 8],
         version: u32,
-        /// Of the root: [`ROOT_LEN`].
+        /// Of the root: [`super::ROOT_LEN`].
         len: u32,
         body_len: u64,
         body_crc: u32,
@@ -29,7 +21,7 @@ layout! {
         /// The body's `struct kho_vmalloc`.
         body_vmalloc: [u8; 16],
         /// Release of the kernel that wrote it.
-        producer: [u8; PRODUCER_LEN],
+        producer: [u8; super::PRODUCER_LEN],
         zero: [u8; 132],
     }
 }
@@ -45,7 +37,7 @@ pub(crate) struct Root {
     pub(crate) nr_boxes: u32,
     pub(crate) nr_extents: u64,
     pub(crate) body_vmalloc: [u8; 16],
-    pub(crate) producer: [u8; PRODUCER_LEN],
+    pub(crate) producer: [u8; super::PRODUCER_LEN],
 }
 
 /// A root that is being written.
@@ -71,7 +63,7 @@ impl Root {
             len: 0,
         };
         let layout = RootLayout {
-            magic: MAGIC,
+            magic: super::MAGIC,
             version: self.version,
             len: ROOT_LEN as u32,
             body_len: self.body_len,
@@ -92,7 +84,7 @@ impl Root {
         let bytes = bytes.get(..ROOT_LEN).ok_or(Malformed::Truncated)?;
         let mut rest = bytes;
         let root = RootLayout::take(&mut rest).ok_or(Malformed::Truncated)?;
-        if root.magic != MAGIC {
+        if root.magic != super::MAGIC {
             return Err(Malformed::Magic);
         }
         if root.len as usize != ROOT_LEN {
