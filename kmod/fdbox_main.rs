@@ -27,6 +27,7 @@ mod kho;
 mod kind;
 mod kinds;
 mod name;
+mod objects;
 mod record;
 mod registry;
 mod sealing;

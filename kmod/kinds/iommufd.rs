@@ -24,15 +24,8 @@ use crate::abi_dma::{
     Item,
     Mapping, //
 };
-use crate::ffi::{
-    self,
-    IommufdMap,
-    IommufdVisitor, //
-};
-use crate::file::{
-    self,
-    FileRef, //
-};
+use crate::ffi;
+use crate::file::FileRef;
 use crate::kind::{
     Kind,
     Reason,
@@ -40,16 +33,18 @@ use crate::kind::{
     TakeCx, //
 };
 use crate::name::Name;
+use crate::objects::iommufd::{
+    self as object,
+    NewMapping,
+    Seen, //
+};
 use crate::record::{
     Progress,
     Record, //
 };
 use kernel::{
-    bindings,
-    error::to_result,
     fs::File,
-    prelude::*,
-    str::CStr, //
+    prelude::*, //
 };
 
 /// What a kernel without our patches lacks.
@@ -58,106 +53,10 @@ pub(super) const PATCH: &str =
 
 pub(crate) struct Iommufd;
 
-/// An iommufd as long as a file of it, or a device bound to it, is held.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Context(*mut c_void);
-
-impl Context {
-    /// The iommufd behind `file`, if it is one.
-    pub(super) fn of(file: &File) -> Option<Context> {
-        // SAFETY: `file` is a live file.
-        let ctx = unsafe { ffi::fdbox_shim_iommufd_of(file.as_ptr()) };
-        (!ctx.is_null()).then_some(Context(ctx))
-    }
-
-    /// # Safety
-    ///
-    /// `ctx` is a `struct iommufd_ctx` that lives as long as the value is used.
-    pub(super) unsafe fn from_raw(ctx: *mut c_void) -> Context {
-        Context(ctx)
-    }
-
-    /// Its address as iommufd knows it.
-    pub(super) fn as_ptr(self) -> *mut c_void {
-        self.0
-    }
-
-    fn thaw(self) {
-        // SAFETY: The file that `self` came from is held.
-        unsafe { ffi::fdbox_shim_iommufd_thaw(self.0) };
-    }
-
-    /// What is in it. Its files are held as long as it is frozen.
-    fn contents(self) -> Result<KVec<Seen>> {
-        let visitor = IommufdVisitor {
-            ioas: Some(see_ioas),
-            map: Some(see_map),
-            other: Some(see_other),
-        };
-        let mut seen = KVec::<Seen>::new();
-        let data = core::ptr::from_mut(&mut seen).cast();
-        // SAFETY: As above; the callbacks get `seen`, which outlives the call.
-        to_result(unsafe { ffi::fdbox_shim_iommufd_visit(self.0, &visitor, data) })?;
-        Ok(seen)
-    }
-}
-
-/// One thing in an iommufd of this kernel.
-enum Seen {
-    Ioas(u32),
-    Map(IommufdMap),
-    /// Its id, and what it is.
-    Other(u32, &'static CStr),
-}
-
-/// # Safety
-///
-/// `data` is the vector of [`Context::contents`].
-unsafe fn see(data: *mut c_void, seen: Seen) -> c_int {
-    // SAFETY: As promised by the caller; nobody else borrows it during the visit.
-    let list = unsafe { &mut *data.cast::<KVec<Seen>>() };
-    match list.push(seen, GFP_KERNEL) {
-        Ok(()) => 0,
-        Err(_) => ENOMEM.to_errno(),
-    }
-}
-
-/// # Safety
-///
-/// As [`see`].
-unsafe extern "C" fn see_ioas(data: *mut c_void, id: u32) -> c_int {
-    // SAFETY: As promised by the caller.
-    unsafe { see(data, Seen::Ioas(id)) }
-}
-
-/// # Safety
-///
-/// As [`see`]; `map` is valid for reading.
-unsafe extern "C" fn see_map(data: *mut c_void, map: *const IommufdMap) -> c_int {
-    // SAFETY: As promised by the caller.
-    unsafe { see(data, Seen::Map(*map)) }
-}
-
-/// # Safety
-///
-/// As [`see`]; `what` is a string constant.
-unsafe extern "C" fn see_other(data: *mut c_void, id: u32, what: *const c_char) -> c_int {
-    // SAFETY: As promised by the caller.
-    unsafe { see(data, Seen::Other(id, CStr::from_char_ptr(what))) }
-}
-
-/// Whether `file`, which is behind a mapping, is a memfd.
-fn is_memfd(file: *mut bindings::file) -> bool {
-    // SAFETY: The mapping holds the file.
-    unsafe { ffi::fdbox_shim_is_memfd(file) }
-}
-
-/// Name of `file` in the box.
-fn name_of<'a>(cx: &'a SealCx<'_>, file: *mut bindings::file) -> Option<&'a Name> {
-    // SAFETY: The box holds the one file, the mapping the other.
-    let same = |other: &File| unsafe { ffi::fdbox_shim_same_inode(other.as_ptr(), file) };
+/// Name in the box of the file that is mapped.
+fn name_of<'a>(cx: &'a SealCx<'_>, mapping: &object::Mapping) -> Option<&'a Name> {
     cx.others()
-        .find(|(_, other)| same(other))
+        .find(|(_, other)| mapping.is_of(other))
         .map(|(name, _)| name)
 }
 
@@ -165,23 +64,23 @@ fn name_of<'a>(cx: &'a SealCx<'_>, file: *mut bindings::file) -> Option<&'a Name
 fn check(cx: &mut SealCx<'_>, seen: &Seen) -> Result {
     match seen {
         Seen::Ioas(_) => Ok(()),
-        Seen::Map(map) if !is_memfd(map.file) => Err(cx.refuse(
+        Seen::Mapping(mapping) if !mapping.is_of_memfd() => Err(cx.refuse(
             EOPNOTSUPP,
             Reason::UnsupportedState,
             fmt!(
                 "IOVA {:#x} maps a file that is no memfd; unmap it, or map a memfd",
-                map.iova
+                mapping.iova()
             ),
         )),
-        Seen::Map(map) if name_of(cx, map.file).is_none() => Err(cx.refuse(
+        Seen::Mapping(mapping) if name_of(cx, mapping).is_none() => Err(cx.refuse(
             ENOENT,
             Reason::MissingDependency,
             fmt!(
                 "the memfd that is mapped at IOVA {:#x} is not in the box; put it in",
-                map.iova
+                mapping.iova()
             ),
         )),
-        Seen::Map(_) => Ok(()),
+        Seen::Mapping(_) => Ok(()),
         Seen::Other(id, what) => Err(cx.refuse(
             EOPNOTSUPP,
             Reason::UnsupportedState,
@@ -200,7 +99,7 @@ impl Kind for Iommufd {
     }
 
     fn matches(&self, file: &File) -> bool {
-        Context::of(file).is_some() || super::kvm_vm::unserved(self, file, c"iommu")
+        object::Iommufd::of(file).is_some() || super::kvm_vm::unserved(self, file, c"iommu")
     }
 
     fn supported(&self) -> Result<(), &'static str> {
@@ -212,47 +111,41 @@ impl Kind for Iommufd {
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
-        let ctx = Context::of(cx.file).ok_or(EIO)?;
-        // SAFETY: The file is held.
-        to_result(unsafe { ffi::fdbox_shim_iommufd_freeze(ctx.as_ptr()) }).map_err(|err| {
+        let iommufd = object::Iommufd::of(cx.file).ok_or(EIO)?;
+        iommufd.freeze().map_err(|err| {
             cx.refuse(
                 err,
                 Reason::SharedFile,
                 fmt!("the iommufd is sealed already, under another name or in another box"),
             )
         })?;
-        let checked = ctx
-            .contents()
-            .and_then(|seen| seen.iter().try_for_each(|seen| check(cx, seen)));
+        let checked = iommufd.contents(|seen| check(cx, &seen));
         if checked.is_err() {
-            ctx.thaw();
+            iommufd.thaw();
         }
         checked
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
-        let ctx = Context::of(cx.file).ok_or(EIO)?;
-        for seen in ctx.contents()?.iter() {
-            match seen {
-                Seen::Ioas(id) => Item::Ioas(*id).put(record)?,
-                Seen::Map(map) => Item::Mapping(Mapping {
-                    ioas: map.ioas,
-                    iova: map.iova,
-                    length: map.length,
-                    start: map.start,
-                    prot: map.prot,
-                    file: name_of(cx, map.file).ok_or(ENOENT)?.as_bytes(),
-                })
-                .put(record)?,
-                Seen::Other(..) => return Err(EOPNOTSUPP),
-            }
-        }
-        Ok(())
+        let iommufd = object::Iommufd::of(cx.file).ok_or(EIO)?;
+        iommufd.contents(|seen| match seen {
+            Seen::Ioas(id) => Item::Ioas(id).put(record),
+            Seen::Mapping(mapping) => Item::Mapping(Mapping {
+                ioas: mapping.ioas(),
+                iova: mapping.iova(),
+                length: mapping.length(),
+                start: mapping.start(),
+                prot: mapping.prot(),
+                file: name_of(cx, &mapping).ok_or(ENOENT)?.as_bytes(),
+            })
+            .put(record),
+            Seen::Other(..) => Err(EOPNOTSUPP),
+        })
     }
 
     fn unseal(&self, file: &File, _record: Option<&Record>) {
-        if let Some(ctx) = Context::of(file) {
-            ctx.thaw();
+        if let Some(iommufd) = object::Iommufd::of(file) {
+            iommufd.thaw();
         }
     }
 
@@ -262,16 +155,12 @@ impl Kind for Iommufd {
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {
-        // SAFETY: The file is ours, or it is an error.
-        let file = unsafe { file::from_c(ffi::fdbox_shim_iommufd_create()) }?;
-        let ctx = Context::of(&file).ok_or(EIO)?;
+        let file = object::create()?;
+        let iommufd = object::Iommufd::of(&file).ok_or(EIO)?;
         for item in abi_dma::items(record.data()) {
             match item.map_err(|_| EIO)? {
-                Item::Ioas(id) => {
-                    // SAFETY: The file is held.
-                    to_result(unsafe { ffi::fdbox_shim_iommufd_add_ioas(ctx.as_ptr(), id) })?
-                }
-                Item::Mapping(mapping) => map_again(cx, ctx, &mapping)?,
+                Item::Ioas(id) => iommufd.add_ioas(id)?,
+                Item::Mapping(mapping) => map_again(cx, iommufd, &mapping)?,
             }
         }
         cx.remember(&file, progress)?;
@@ -279,15 +168,13 @@ impl Kind for Iommufd {
     }
 }
 
-fn map_again(cx: &TakeCx<'_>, ctx: Context, mapping: &Mapping<'_>) -> Result {
-    let map = IommufdMap {
+fn map_again(cx: &TakeCx<'_>, to: object::Iommufd<'_>, mapping: &Mapping<'_>) -> Result {
+    to.add_mapping(&NewMapping {
         ioas: mapping.ioas,
         prot: mapping.prot,
         iova: mapping.iova,
         length: mapping.length,
         start: mapping.start,
-        file: cx.taken(mapping.file)?.as_ptr(),
-    };
-    // SAFETY: The box holds the file, the caller the iommufd.
-    to_result(unsafe { ffi::fdbox_shim_iommufd_add_map(ctx.as_ptr(), &map) })
+        file: cx.taken(mapping.file)?,
+    })
 }

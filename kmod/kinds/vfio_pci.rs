@@ -22,10 +22,7 @@
 //! Data: see `abi_dma.rs`. Extents: the page tables of the IOMMU. Devices with one HWPT have the
 //! same, and the last that is taken out frees them.
 
-use super::iommufd::{
-    self,
-    Context, //
-};
+use super::iommufd;
 use crate::abi_dma::{
     self,
     Device, //
@@ -34,10 +31,7 @@ use crate::ffi::{
     self,
     VfioPlace, //
 };
-use crate::file::{
-    self,
-    FileRef, //
-};
+use crate::file::FileRef;
 use crate::kho;
 use crate::kind::{
     Kind,
@@ -46,12 +40,15 @@ use crate::kind::{
     TakeCx, //
 };
 use crate::name::Name;
+use crate::objects::{
+    iommufd::Iommufd,
+    vfio_pci as object, //
+};
 use crate::record::{
     Progress,
     Record, //
 };
 use kernel::{
-    error::to_result,
     fs::File,
     prelude::*, //
 };
@@ -60,54 +57,23 @@ pub(crate) struct VfioPci;
 
 /// Name of the iommufd of `cx`'s file in the box.
 fn iommufd_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
-    // SAFETY: The file is of this kind; the device holds its iommufd.
-    let wanted = unsafe { Context::from_raw(ffi::fdbox_shim_vfio_iommufd(cx.file.as_ptr())) };
+    let wanted = object::Device::of(cx.file)?.iommufd()?;
     cx.others()
-        .find(|(_, file)| Context::of(file) == Some(wanted))
+        .find(|(_, file)| Iommufd::of(file) == Some(wanted))
         .map(|(name, _)| name)
 }
 
-/// Where the device is and what it is attached to.
-fn place_of(file: &File) -> Result<VfioPlace> {
-    let mut place = VfioPlace::default();
-    // SAFETY: The file is of this kind, `place` is valid for writing.
-    to_result(unsafe { ffi::fdbox_shim_vfio_where(file.as_ptr(), &mut place) })?;
-    Ok(place)
-}
-
 /// Appends the page tables of a device to `record`, or finds out only whether they can be kept.
-fn tables(place: &VfioPlace, record: Option<&mut Record>) -> Result {
-    let data = record.map_or(core::ptr::null_mut(), core::ptr::from_mut);
-    // SAFETY: `push_table()` gets `data`, which outlives the call.
-    to_result(unsafe {
-        ffi::fdbox_shim_vfio_tables(place.segment, place.bdf, Some(push_table), data.cast())
+fn tables(place: &VfioPlace, mut record: Option<&mut Record>) -> Result {
+    object::tables(place, |table| match &mut record {
+        Some(record) => record.push(table / kernel::page::PAGE_SIZE as u64, 0),
+        None => Ok(()),
     })
-}
-
-/// # Safety
-///
-/// `data` is the record of [`tables`], or null.
-unsafe extern "C" fn push_table(table: u64, data: *mut c_void) -> c_int {
-    // SAFETY: As promised by the caller; nobody else borrows it during the visit.
-    let record = unsafe { data.cast::<Record>().as_mut() };
-    let pushed = record.map_or(Ok(()), |record| {
-        record.push(table / kernel::page::PAGE_SIZE as u64, 0)
-    });
-    match pushed {
-        Ok(()) => 0,
-        Err(err) => err.to_errno(),
-    }
-}
-
-fn keep(place: &VfioPlace) -> Result {
-    // SAFETY: No precondition: the device is looked up.
-    to_result(unsafe { ffi::fdbox_shim_vfio_keep(place.segment, place.bdf) })
 }
 
 fn unkeep(record: &Record) {
     if let Ok((place, _)) = saved(record) {
-        // SAFETY: No precondition: the device is looked up.
-        unsafe { ffi::fdbox_shim_vfio_unkeep(place.segment, place.bdf) };
+        object::unkeep(&place);
     }
 }
 
@@ -131,8 +97,7 @@ impl Kind for VfioPci {
     }
 
     fn matches(&self, file: &File) -> bool {
-        // SAFETY: `file` is a live file.
-        unsafe { ffi::fdbox_shim_is_vfio_pci(file.as_ptr()) }
+        object::Device::of(file).is_some()
     }
 
     fn supported(&self) -> Result<(), &'static str> {
@@ -156,7 +121,8 @@ impl Kind for VfioPci {
                 fmt!("the iommufd that the device is bound to is not in the box; put it in"),
             ));
         }
-        let possible = place_of(cx.file).and_then(|place| match kho::enabled() {
+        let device = object::Device::of(cx.file).ok_or(EIO)?;
+        let possible = device.place().and_then(|place| match kho::enabled() {
             true => tables(&place, None),
             false => Ok(()),
         });
@@ -176,7 +142,7 @@ impl Kind for VfioPci {
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
-        let place = place_of(cx.file)?;
+        let place = object::Device::of(cx.file).ok_or(EIO)?.place()?;
         Device {
             segment: place.segment,
             bdf: place.bdf,
@@ -188,7 +154,7 @@ impl Kind for VfioPci {
         }
         .put(record)?;
         tables(&place, Some(record))?;
-        keep(&place)
+        object::keep(&place)
     }
 
     fn unseal(&self, _file: &File, record: Option<&Record>) {
@@ -199,7 +165,7 @@ impl Kind for VfioPci {
 
     fn carry(&self, record: &Record) -> Result {
         let (place, _) = saved(record)?;
-        let kept = tables(&place, None).and_then(|()| keep(&place));
+        let kept = tables(&place, None).and_then(|()| object::keep(&place));
         // No such device: to who seals, ENODEV says that there is no such box.
         kept.map_err(|err| if err == ENODEV { EIO } else { err })
     }
@@ -215,9 +181,8 @@ impl Kind for VfioPci {
         progress: &mut Progress,
     ) -> Result<FileRef> {
         let (place, iommufd) = saved(record)?;
-        let ctx = Context::of(cx.taken(iommufd)?).ok_or(EIO)?;
-        // SAFETY: The box holds the iommufd; the file is ours, or it is an error.
-        let file = unsafe { file::from_c(ffi::fdbox_shim_vfio_adopt(ctx.as_ptr(), &place)) };
+        let iommufd = Iommufd::of(cx.taken(iommufd)?).ok_or(EIO)?;
+        let file = object::adopt(iommufd, &place);
         // No such device, or it does not wait for anybody: to the caller ENODEV says something else.
         let file = file.map_err(|err| if err == ENODEV { EIO } else { err })?;
         if !cx.shared_extents(record) {
@@ -228,8 +193,7 @@ impl Kind for VfioPci {
 
     fn discard(&self, record: &Record) {
         if let Ok((place, _)) = saved(record) {
-            // SAFETY: No precondition: the device is looked up.
-            unsafe { ffi::fdbox_shim_vfio_stop(place.segment, place.bdf) };
+            object::stop(&place);
         }
     }
 }

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An iommufd context.
+
+use crate::ffi::{
+    self,
+    IommufdMap,
+    IommufdVisitor, //
+};
+use crate::file::{
+    self,
+    FileRef, //
+};
+use core::marker::PhantomData;
+use kernel::{
+    error::to_result,
+    fs::File,
+    prelude::*,
+    str::CStr, //
+};
+
+/// The iommufd behind a file, or the one that a device is bound to.
+///
+/// # Invariants
+///
+/// `ctx` is a `struct iommufd_ctx` that lives at least as long as the file that `'a` borrows.
+#[derive(Clone, Copy)]
+pub(crate) struct Iommufd<'a> {
+    ctx: *mut c_void,
+    _file: PhantomData<&'a File>,
+}
+
+impl PartialEq for Iommufd<'_> {
+    fn eq(&self, other: &Iommufd<'_>) -> bool {
+        self.ctx == other.ctx
+    }
+}
+
+/// A mapping of a file, to be made.
+pub(crate) struct NewMapping<'a> {
+    pub(crate) ioas: u32,
+    pub(crate) prot: u32,
+    pub(crate) iova: u64,
+    pub(crate) length: u64,
+    pub(crate) start: u64,
+    pub(crate) file: &'a File,
+}
+
+/// A mapping of a file that there is.
+///
+/// # Invariants
+///
+/// The iommufd, which is frozen, holds the file.
+pub(crate) struct Mapping(IommufdMap);
+
+impl Mapping {
+    /// Id of the IOAS.
+    pub(crate) fn ioas(&self) -> u32 {
+        self.0.ioas
+    }
+
+    /// `PROT_*` of the handover ABI.
+    pub(crate) fn prot(&self) -> u32 {
+        self.0.prot
+    }
+
+    /// Where devices see it.
+    pub(crate) fn iova(&self) -> u64 {
+        self.0.iova
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.0.length
+    }
+
+    /// Where it starts in the file.
+    pub(crate) fn start(&self) -> u64 {
+        self.0.start
+    }
+
+    /// Whether it maps a memfd.
+    pub(crate) fn is_of_memfd(&self) -> bool {
+        // SAFETY: By the type invariants the file is held.
+        unsafe { ffi::fdbox_shim_is_memfd(self.0.file) }
+    }
+
+    /// Whether it maps the memory of `file`.
+    pub(crate) fn is_of(&self, file: &File) -> bool {
+        // SAFETY: The caller holds `file`, and by the type invariants the other one is held.
+        unsafe { ffi::fdbox_shim_same_inode(file.as_ptr(), self.0.file) }
+    }
+}
+
+/// One thing in an iommufd.
+pub(crate) enum Seen {
+    Ioas(u32),
+    Mapping(Mapping),
+    /// Its id, and what it is.
+    Other(u32, &'static CStr),
+}
+
+impl<'a> Iommufd<'a> {
+    /// The iommufd behind `file`, if it is one.
+    pub(crate) fn of(file: &'a File) -> Option<Iommufd<'a>> {
+        // SAFETY: `file` is a live file.
+        let ctx = unsafe { ffi::fdbox_shim_iommufd_of(file.as_ptr()) };
+        // SAFETY: The file holds its iommufd.
+        (!ctx.is_null()).then(|| unsafe { Iommufd::from_raw(ctx) })
+    }
+
+    /// # Safety
+    ///
+    /// `ctx` is a `struct iommufd_ctx` that a file holds which lives as long as `'a`.
+    pub(super) unsafe fn from_raw(ctx: *mut c_void) -> Iommufd<'a> {
+        // INVARIANT: By the safety requirements of this function.
+        Iommufd {
+            ctx,
+            _file: PhantomData,
+        }
+    }
+
+    /// Its address as iommufd knows it.
+    pub(super) fn as_ptr(self) -> *mut c_void {
+        self.ctx
+    }
+
+    /// Refuses every change until it is thawed; `EBUSY` when it is frozen already.
+    pub(crate) fn freeze(self) -> Result {
+        // SAFETY: By the type invariants.
+        to_result(unsafe { ffi::fdbox_shim_iommufd_freeze(self.ctx) })
+    }
+
+    /// The inverse of [`Iommufd::freeze`].
+    pub(crate) fn thaw(self) {
+        // SAFETY: By the type invariants.
+        unsafe { ffi::fdbox_shim_iommufd_thaw(self.ctx) };
+    }
+
+    /// Calls `see` with each thing in it, which is frozen.
+    pub(crate) fn contents(self, mut see: impl FnMut(Seen) -> Result) -> Result {
+        let visitor = IommufdVisitor {
+            ioas: Some(see_ioas),
+            map: Some(see_map),
+            other: Some(see_other),
+        };
+        let mut see: &mut dyn FnMut(Seen) -> Result = &mut see;
+        let data = core::ptr::from_mut(&mut see).cast();
+        // SAFETY: By the type invariants; the callbacks get `see`, which outlives the call.
+        to_result(unsafe { ffi::fdbox_shim_iommufd_visit(self.ctx, &visitor, data) })
+    }
+
+    /// Makes an IOAS with this id.
+    pub(crate) fn add_ioas(self, id: u32) -> Result {
+        // SAFETY: By the type invariants.
+        to_result(unsafe { ffi::fdbox_shim_iommufd_add_ioas(self.ctx, id) })
+    }
+
+    /// Makes a mapping, which takes a reference of its file.
+    pub(crate) fn add_mapping(self, mapping: &NewMapping<'_>) -> Result {
+        let map = IommufdMap {
+            ioas: mapping.ioas,
+            prot: mapping.prot,
+            iova: mapping.iova,
+            length: mapping.length,
+            start: mapping.start,
+            file: mapping.file.as_ptr(),
+        };
+        // SAFETY: By the type invariants; the caller holds the file.
+        to_result(unsafe { ffi::fdbox_shim_iommufd_add_map(self.ctx, &map) })
+    }
+}
+
+/// A new one, with nothing in it.
+pub(crate) fn create() -> Result<FileRef> {
+    // SAFETY: The file is ours, or it is an error.
+    unsafe { file::from_c(ffi::fdbox_shim_iommufd_create()) }
+}
+
+/// # Safety
+///
+/// `data` is what [`Iommufd::contents`] made, which has not returned.
+unsafe fn see(data: *mut c_void, seen: Seen) -> c_int {
+    // SAFETY: By the safety requirements of this function; nobody else borrows it during the visit.
+    let see = unsafe { &mut *data.cast::<&mut dyn FnMut(Seen) -> Result>() };
+    match see(seen) {
+        Ok(()) => 0,
+        Err(err) => err.to_errno(),
+    }
+}
+
+/// # Safety
+///
+/// As [`see`].
+unsafe extern "C" fn see_ioas(data: *mut c_void, id: u32) -> c_int {
+    // SAFETY: By the safety requirements of this function.
+    unsafe { see(data, Seen::Ioas(id)) }
+}
+
+/// # Safety
+///
+/// As [`see`]; `map` is valid for reading, and its file is held as long as the iommufd is frozen.
+unsafe extern "C" fn see_map(data: *mut c_void, map: *const IommufdMap) -> c_int {
+    // INVARIANT: By the safety requirements of this function.
+    // SAFETY: The same.
+    unsafe { see(data, Seen::Mapping(Mapping(*map))) }
+}
+
+/// # Safety
+///
+/// As [`see`]; `what` is a string constant.
+unsafe extern "C" fn see_other(data: *mut c_void, id: u32, what: *const c_char) -> c_int {
+    // SAFETY: By the safety requirements of this function.
+    unsafe { see(data, Seen::Other(id, CStr::from_char_ptr(what))) }
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel objects behind the files that FDBox knows: one safe type for each, over the functions of the
+//! shim. The kinds say what to do with them.
+
+pub(crate) mod iommufd;
+pub(crate) mod vfio_pci;

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A PCI function that vfio-pci drives: by an open file of it, or by its place.
+
+use super::iommufd::Iommufd;
+use crate::ffi::{
+    self,
+    VfioPlace, //
+};
+use crate::file::{
+    self,
+    FileRef, //
+};
+use kernel::{
+    error::to_result,
+    fs::File,
+    prelude::*, //
+};
+
+/// An open VFIO PCI device.
+///
+/// # Invariants
+///
+/// The file is one of vfio-pci.
+#[derive(Clone, Copy)]
+pub(crate) struct Device<'a>(&'a File);
+
+impl<'a> Device<'a> {
+    /// The device behind `file`, if it is one.
+    pub(crate) fn of(file: &'a File) -> Option<Device<'a>> {
+        // SAFETY: `file` is a live file.
+        let is = unsafe { ffi::fdbox_shim_is_vfio_pci(file.as_ptr()) };
+        // INVARIANT: It is.
+        is.then_some(Device(file))
+    }
+
+    /// The iommufd that it is bound to.
+    pub(crate) fn iommufd(self) -> Option<Iommufd<'a>> {
+        // SAFETY: By the type invariants.
+        let ctx = unsafe { ffi::fdbox_shim_vfio_iommufd(self.0.as_ptr()) };
+        // SAFETY: The device holds its iommufd, and the file the device.
+        (!ctx.is_null()).then(|| unsafe { Iommufd::from_raw(ctx) })
+    }
+
+    /// Where it is and what it is attached to.
+    pub(crate) fn place(self) -> Result<VfioPlace> {
+        let mut place = VfioPlace::default();
+        // SAFETY: By the type invariants; `place` is valid for writing.
+        to_result(unsafe { ffi::fdbox_shim_vfio_where(self.0.as_ptr(), &mut place) })?;
+        Ok(place)
+    }
+}
+
+/// Calls `see` with the address of each table that translates for a device.
+pub(crate) fn tables(place: &VfioPlace, mut see: impl FnMut(u64) -> Result) -> Result {
+    let mut see: &mut dyn FnMut(u64) -> Result = &mut see;
+    let data = core::ptr::from_mut(&mut see).cast();
+    // SAFETY: The device is looked up; `see_table()` gets `see`, which outlives the call.
+    to_result(unsafe {
+        ffi::fdbox_shim_vfio_tables(place.segment, place.bdf, Some(see_table), data)
+    })
+}
+
+/// # Safety
+///
+/// `data` is what [`tables`] made, which has not returned.
+unsafe extern "C" fn see_table(table: u64, data: *mut c_void) -> c_int {
+    // SAFETY: By the safety requirements of this function; nobody else borrows it during the visit.
+    let see = unsafe { &mut *data.cast::<&mut dyn FnMut(u64) -> Result>() };
+    match see(table) {
+        Ok(()) => 0,
+        Err(err) => err.to_errno(),
+    }
+}
+
+/// Lets the device go on with its DMA in the next kernel.
+pub(crate) fn keep(place: &VfioPlace) -> Result {
+    // SAFETY: No precondition: the device is looked up.
+    to_result(unsafe { ffi::fdbox_shim_vfio_keep(place.segment, place.bdf) })
+}
+
+/// The inverse of [`keep`].
+pub(crate) fn unkeep(place: &VfioPlace) {
+    // SAFETY: No precondition: the device is looked up.
+    unsafe { ffi::fdbox_shim_vfio_unkeep(place.segment, place.bdf) };
+}
+
+/// Opens a device that goes on with its DMA from the last kernel, bound and attached to `iommufd`.
+pub(crate) fn adopt(iommufd: Iommufd<'_>, place: &VfioPlace) -> Result<FileRef> {
+    // SAFETY: The iommufd is held, by its type invariants; the file is ours, or it is an error.
+    unsafe { file::from_c(ffi::fdbox_shim_vfio_adopt(iommufd.as_ptr(), place)) }
+}
+
+/// Stops a device that nobody takes over.
+pub(crate) fn stop(place: &VfioPlace) {
+    // SAFETY: No precondition: the device is looked up.
+    unsafe { ffi::fdbox_shim_vfio_stop(place.segment, place.bdf) };
+}
