@@ -162,14 +162,71 @@ pub(crate) struct Progress {
     pub(crate) held: Option<Held>,
 }
 
-/// Folios that belong to the caller, who has not yet put them anywhere.
-#[derive(Clone, Copy)]
+/// Folios that KHO has given back and nobody else has: each one's reference belongs to this value.
+/// There is one such value at a time for each [`Progress`].
 pub(crate) struct Run {
-    pub(crate) extent: Extent,
+    extent: Extent,
     /// Pages of the descriptor before them.
-    pub(crate) index: u64,
+    index: u64,
     /// They are the rest of an extent of the record.
     last: bool,
+}
+
+/// What became of a [`Run`]: so many of its folios, from the first on, are somebody else's now.
+pub(crate) struct Outcome {
+    run: Run,
+    folios: u64,
+    /// Why it is not all of them.
+    error: Option<Error>,
+}
+
+impl Run {
+    /// Where they are.
+    pub(crate) fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
+    /// Pages of the descriptor before them.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Lets `held` have a reference of each, too.
+    pub(crate) fn hold(&self, held: &mut Held) -> Result {
+        // SAFETY: One reference of each folio is ours.
+        unsafe { held.hold(&self.extent) }
+    }
+
+    /// Says that the references of the first `folios` folios are somebody else's now.
+    ///
+    /// # Safety
+    ///
+    /// It is so, and of no more folios.
+    pub(crate) unsafe fn given(self, folios: u64) -> Outcome {
+        Outcome {
+            error: (folios < self.extent.folios).then_some(ENOMEM),
+            run: self,
+            folios,
+        }
+    }
+
+    /// Says that nobody has got any of them, and why.
+    pub(crate) fn refused(self, error: Error) -> Outcome {
+        Outcome {
+            run: self,
+            folios: 0,
+            error: Some(error),
+        }
+    }
+
+    /// Drops the references: the folios are free.
+    fn free(self) -> Outcome {
+        let folios = self.extent.folios;
+        // SAFETY: They are ours.
+        unsafe { kho::put_folios(&self.extent) };
+        // SAFETY: They are nobody's any more.
+        unsafe { self.given(folios) }
+    }
 }
 
 impl Progress {
@@ -178,8 +235,39 @@ impl Progress {
         self.restored
     }
 
+    /// Gives the folios of `record` that nobody has yet to `take`, one run after the other; an error
+    /// when it did not take all of one.
+    pub(crate) fn give(&mut self, record: &Record, mut take: impl FnMut(Run) -> Outcome) -> Result {
+        while let Some(run) = self.run(record)? {
+            self.note(take(run))?;
+        }
+        Ok(())
+    }
+
+    /// The page frame number of the next folio, whose reference is the caller's from then on; `None`
+    /// after the last.
+    pub(crate) fn give_folio(&mut self, record: &Record) -> Result<Option<u64>> {
+        let Some(run) = self.run(record)? else {
+            return Ok(None);
+        };
+        let pfn = run.extent.pfn;
+        // SAFETY: We hand its reference out.
+        let mut given = unsafe { run.given(1) };
+        given.error = None;
+        self.note(given)?;
+        Ok(Some(pfn))
+    }
+
+    /// Frees what nobody has got.
+    pub(crate) fn discard(&mut self, record: &Record) {
+        // What KHO does not give back stays its own.
+        let _ = self.give(record, Run::free);
+        self.file = None;
+        self.held = None;
+    }
+
     /// The next folios of `record`, or `None` after the last.
-    pub(crate) fn run(&mut self, record: &Record) -> Result<Option<Run>> {
+    fn run(&mut self, record: &Record) -> Result<Option<Run>> {
         let Some(&raw) = record.extents.get(self.extent) else {
             return Ok(None);
         };
@@ -206,24 +294,14 @@ impl Progress {
         }))
     }
 
-    /// Notes that the first `folios` folios of `run` went somewhere.
-    pub(crate) fn advance(&mut self, run: &Run, folios: u64) {
+    /// Notes what became of the run that was given last.
+    fn note(&mut self, Outcome { run, folios, error }: Outcome) -> Result {
         self.used += folios;
         self.index += folios << run.extent.order;
         if run.last && folios == run.extent.folios {
             self.extent += 1;
             self.used = 0;
         }
-    }
-
-    /// Frees what no file has got.
-    pub(crate) fn discard(&mut self, record: &Record) {
-        while let Ok(Some(run)) = self.run(record) {
-            // SAFETY: `run()` gave us these references, and no file took them.
-            unsafe { kho::put_folios(&run.extent) };
-            self.advance(&run, run.extent.folios);
-        }
-        self.file = None;
-        self.held = None;
+        error.map_or(Ok(()), Err)
     }
 }

@@ -290,14 +290,10 @@ unsafe extern "C" fn fdbox_rs_fd_take_folio(fd: *mut DriverFd) -> *mut bindings:
     let Call::Restore(record, progress) = (unsafe { Call::from_fd(fd) }) else {
         return core::ptr::null_mut();
     };
-    match progress.run(record) {
-        Ok(Some(run)) => {
-            progress.advance(&run, 1);
-            // SAFETY: The folio's reference, ours by `run()`, becomes the driver's.
-            unsafe { ffi::fdbox_shim_folio_at(run.extent.pfn) }
-        }
+    match progress.give_folio(record) {
+        // SAFETY: The folio is restored, and its reference becomes the driver's.
+        Ok(Some(pfn)) => unsafe { ffi::fdbox_shim_folio_at(pfn) },
         _ => core::ptr::null_mut(),
     }
 }
-
 crate::ffi::check_export!(fdbox_rs_fd_take_folio);

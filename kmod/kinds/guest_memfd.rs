@@ -159,23 +159,21 @@ impl Kind for GuestMemfd {
         let vm_file = kvm_vm::vm_for_taker(cx, Name::new(vm_name)?, source)?;
         let vm = Vm::of(&vm_file).ok_or(EIO)?;
         let file = open(progress, vm, size, flags)?;
-        while let Some(run) = progress.run(record)? {
-            let extent = run.extent;
-            // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
+        progress.give(record, |run| {
+            let extent = run.extent();
+            // SAFETY: The file is of this kind and nobody else's yet; the run has the folios.
             let added = unsafe {
                 ffi::fdbox_shim_gmem_add(
                     file.as_ptr(),
-                    run.index,
+                    run.index(),
                     extent.pfn,
                     extent.folios,
                     extent.down,
                 )
             };
-            progress.advance(&run, added);
-            if added < extent.folios {
-                return Err(ENOMEM);
-            }
-        }
+            // SAFETY: So many are the file's now.
+            unsafe { run.given(added) }
+        })?;
         Ok(file)
     }
 }

@@ -137,28 +137,30 @@ impl Kind for Memfd {
                 file
             }
         };
-        while let Some(run) = progress.run(record)? {
-            let extent = run.extent;
-            if let Some(held) = &mut progress.held {
+        let mut held = progress.held.take();
+        let given = progress.give(record, |run| {
+            if let Some(held) = &mut held {
                 // Before anybody finds them in the file, who could move them.
-                // SAFETY: The folios are ours.
-                unsafe { held.hold(&extent) }?;
+                if let Err(err) = run.hold(held) {
+                    return run.refused(err);
+                }
             }
-            // SAFETY: The file is of this kind and nobody else's yet; the folios are ours.
+            let extent = run.extent();
+            // SAFETY: The file is of this kind and nobody else's yet; the run has the folios.
             let added = unsafe {
                 ffi::fdbox_shim_memfd_add(
                     file.as_ptr(),
-                    run.index,
+                    run.index(),
                     extent.pfn,
                     extent.folios,
                     extent.down,
                 )
             };
-            progress.advance(&run, added);
-            if added < extent.folios {
-                return Err(ENOMEM);
-            }
-        }
+            // SAFETY: So many are the file's now.
+            unsafe { run.given(added) }
+        });
+        progress.held = held;
+        given?;
         // SAFETY: As above, and all pages are in.
         to_result(unsafe { ffi::fdbox_shim_memfd_finish(file.as_ptr(), &state) })?;
         cx.remember(&file, progress)?;
