@@ -12,7 +12,6 @@ use crate::file::{
     FileRef, //
 };
 use crate::kho::Held;
-use crate::kinds::driver::DriverKind;
 use crate::name::Name;
 use crate::record::{
     Progress,
@@ -27,7 +26,7 @@ use kernel::{
 };
 
 /// A kind of file that can be in a box. Methods may sleep; the box is locked.
-pub(crate) trait Kind: Sync {
+pub(crate) trait Kind: Send + Sync {
     /// Names the layout of what [`Kind::write`] writes.
     fn compatible(&self) -> &[u8];
 
@@ -88,10 +87,10 @@ pub(crate) trait Kind: Sync {
     ) -> Result<FileRef>;
 }
 
-/// A kind in use. A driver's kind holds the driver's module.
+/// A kind in use. One that comes from a driver is made for the use, and holds the driver's module.
 pub(crate) enum KindRef {
     Builtin(&'static dyn Kind),
-    Driver(DriverKind),
+    Driver(KBox<dyn Kind>),
 }
 
 impl core::ops::Deref for KindRef {
@@ -100,7 +99,7 @@ impl core::ops::Deref for KindRef {
     fn deref(&self) -> &(dyn Kind + 'static) {
         match self {
             KindRef::Builtin(kind) => *kind,
-            KindRef::Driver(kind) => kind,
+            KindRef::Driver(kind) => &**kind,
         }
     }
 }

@@ -51,8 +51,13 @@ pub(crate) fn exit() {
     *DRIVERS.lock() = KVec::new();
 }
 
-fn find(wanted: impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
-    of_builtin(&wanted).or_else(|| of_driver(&DRIVERS.lock(), &wanted))
+/// The kind that `wanted` is true of; `EOPNOTSUPP` when there is none.
+fn find(wanted: impl Fn(&dyn Kind) -> bool) -> Result<KindRef> {
+    if let Some(kind) = of_builtin(&wanted) {
+        return Ok(kind);
+    }
+    let kind = of_driver(&DRIVERS.lock(), &wanted).ok_or(EOPNOTSUPP)?;
+    Ok(KindRef::Driver(KBox::new(kind, GFP_KERNEL)?))
 }
 
 fn of_builtin(wanted: &impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
@@ -61,12 +66,12 @@ fn of_builtin(wanted: &impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
 }
 
 /// The list of drivers' kinds is locked by the caller.
-fn of_driver(drivers: &[Driver], wanted: &impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
+fn of_driver(drivers: &[Driver], wanted: &impl Fn(&dyn Kind) -> bool) -> Option<DriverKind> {
     for driver in drivers {
         // SAFETY: By the type invariants of `Driver`, with the lock held.
         if let Some(kind) = unsafe { DriverKind::get(driver.0) } {
             if wanted(&kind) {
-                return Some(KindRef::Driver(kind));
+                return Some(kind);
             }
         }
     }
@@ -75,14 +80,12 @@ fn of_driver(drivers: &[Driver], wanted: &impl Fn(&dyn Kind) -> bool) -> Option<
 
 /// The kind of `file`; `EOPNOTSUPP` when nobody enlightened it or this kernel cannot serve it.
 pub(crate) fn of_file(file: &File) -> Result<KindRef> {
-    let kind = find(|kind| kind.matches(file)).ok_or(EOPNOTSUPP)?;
-    supported(kind)
+    supported(find(|kind| kind.matches(file))?)
 }
 
 /// The kind with this compatible string; `EOPNOTSUPP` when there is none, or not yet.
 pub(crate) fn of_compatible(compatible: &[u8]) -> Result<KindRef> {
-    let kind = find(|kind| kind.compatible() == compatible).ok_or(EOPNOTSUPP)?;
-    supported(kind)
+    supported(find(|kind| kind.compatible() == compatible)?)
 }
 
 fn supported(kind: KindRef) -> Result<KindRef> {
@@ -111,10 +114,7 @@ pub(crate) unsafe fn register(desc: *const DriverKindDesc) -> Result {
     let kind = unsafe { DriverKind::get(desc) }.ok_or(EINVAL)?;
     let taken = |other: &dyn Kind| other.compatible() == kind.compatible();
     let mut drivers = DRIVERS.lock();
-    if of_builtin(&taken)
-        .or_else(|| of_driver(&drivers, &taken))
-        .is_some()
-    {
+    if of_builtin(&taken).is_some() || of_driver(&drivers, &taken).is_some() {
         return Err(EEXIST);
     }
     // INVARIANT: As promised by the caller.
