@@ -77,7 +77,7 @@ pub use kind::Kind;
 pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};
 pub use seal_error::{SealError, SealReason, SealReport};
-pub use store::{BoxStore, OpenFdBox, SealedFdBox};
+pub use store::{BoxStore, OpenFdBox, SealedFdBox, sealed_kinds};
 
 /// The code in the guide is tested as the library's own.
 #[cfg(all(doctest, feature = "fake"))]

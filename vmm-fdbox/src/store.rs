@@ -1,5 +1,6 @@
 //! The boxes as traits, so that what is built on them needs no kernel to test.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
@@ -7,6 +8,7 @@ use crate::boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFaile
 use crate::claim::{BoxClaim, Hold};
 use crate::control::{BoxInfo, Control, Info};
 use crate::error::BoxError;
+use crate::kind::Kind;
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 
@@ -109,6 +111,21 @@ pub trait SealedFdBox: Debug + Sized {
     /// # Errors
     /// As there.
     fn unseal(self) -> Result<Self::Open, UnsealFailed<Self>>;
+}
+
+/// The kinds of files in sealed boxes: those go into the next kernel with whatever else does. One
+/// that somebody opens meanwhile does not.
+pub fn sealed_kinds<S: BoxStore>(store: &S) -> BTreeSet<Kind> {
+    let boxes = store.boxes().unwrap_or_default();
+    let sealed = boxes.iter().filter(|info| info.sealed);
+    sealed
+        .filter_map(|info| match store.open_box(&info.name) {
+            Ok(AnyBox::Sealed(sealed)) => sealed.fds().ok(),
+            _ => None,
+        })
+        .flatten()
+        .map(|fd| Kind::of(&fd.kind))
+        .collect()
 }
 
 impl BoxStore for Control {

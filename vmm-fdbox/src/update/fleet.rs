@@ -131,7 +131,8 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.findings = self.host.preflight();
         if self.host.leaves_kernel() {
             let members = self.places.iter().map(|place| &place.member);
-            let kinds = members.flat_map(Member::kinds).collect();
+            let mut kinds = self.plan.kinds.clone();
+            kinds.extend(members.flat_map(Member::kinds));
             self.findings.extend(self.host.check_kinds(&kinds));
         }
         for finding in &self.findings {

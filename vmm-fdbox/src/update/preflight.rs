@@ -9,10 +9,9 @@ use super::parties::{Guest, Host};
 use super::step::Step;
 use super::watch::Event;
 use crate::abi::FDBOX_UAPI_VERSION;
-use crate::boxes::AnyBox;
 use crate::finding::Finding;
 use crate::kind::Kind;
-use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
+use crate::store::{BoxStore, OpenFdBox, sealed_kinds};
 use crate::timeline::phase;
 
 impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
@@ -24,7 +23,7 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
             let mut kinds = attempt.guest.kinds();
             // The VM's state.
             kinds.insert(Kind::Memfd);
-            kinds.extend(attempt.kinds_in_boxes());
+            kinds.extend(sealed_kinds(attempt.store));
             findings.extend(attempt.kind_findings(kinds));
             findings.extend(attempt.guest.preflight());
             attempt.judge(findings)
@@ -71,21 +70,6 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
             ));
         }
         Ok(findings)
-    }
-
-    /// The kinds of files in sealed boxes: those go into the next kernel as well. One that somebody
-    /// opens meanwhile does not.
-    fn kinds_in_boxes(&self) -> BTreeSet<Kind> {
-        let boxes = self.store.boxes().unwrap_or_default();
-        let sealed = boxes.iter().filter(|info| info.sealed);
-        sealed
-            .filter_map(|info| match self.store.open_box(&info.name) {
-                Ok(AnyBox::Sealed(sealed)) => sealed.fds().ok(),
-                _ => None,
-            })
-            .flatten()
-            .map(|fd| Kind::of(&fd.kind))
-            .collect()
     }
 
     /// What the host thinks of kinds of which it was not asked yet.

@@ -13,6 +13,7 @@ use anyhow::bail;
 use vmm_fdbox::update::{
     CancelFlag, ExitStatus, Fleet, FleetOutcome, FleetPlan, Host, KexecHost, NextKernel, SameHost,
 };
+use vmm_fdbox::{Control, sealed_kinds};
 
 use self::member::{RemoteMember, STATUS_LIMIT};
 use self::output::Output;
@@ -36,7 +37,10 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
     let members = members(&args, &output)?;
     let cancel = CancelFlag::new();
     watch_for_interrupt(&members, &cancel)?;
+    // Without the module there is nothing in boxes; each VMM says that it is missing.
+    let kinds = Control::open().map(|control| sealed_kinds(&control));
     let plan = FleetPlan {
+        kinds: kinds.unwrap_or_default(),
         not_ready: args.fleet.not_ready.into(),
         cancel,
         fail_at: args.fail_at.filter(|_| args.fleet.fail_guest.is_none()),

@@ -121,6 +121,9 @@ pub enum NotReady {
 pub struct FleetPlan {
     /// What happens when a guest is not ready. Default: abort.
     pub not_ready: NotReady,
+    /// What goes along besides the guests, of which the host is asked too: the
+    /// [kinds in sealed boxes](crate::sealed_kinds). Default: nothing.
+    pub kinds: BTreeSet<Kind>,
     /// Stops the update when set. Default: nobody sets it.
     pub cancel: CancelFlag,
     /// The step that the fleet itself is made to fail at, for tests. Default: none.

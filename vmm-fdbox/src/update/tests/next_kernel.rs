@@ -94,3 +94,14 @@ fn one_guest_of_a_fleet_decides_for_all() {
     assert_eq!(world.count(HostCall::Load), 0);
     world.assert_untouched();
 }
+
+#[test]
+fn what_goes_along_with_a_fleet_decides_too() {
+    let mut world = fleet_world::World::new(NotReady::Leave);
+    world.host.loses = BTreeSet::from([Kind::Other]);
+    world.plan.kinds = BTreeSet::from([Kind::Other]);
+    let outcome = world.run();
+    assert_eq!(outcome.exit_status(), ExitStatus::NothingChanged);
+    assert_eq!(outcome.findings.len(), 1);
+    world.assert_untouched();
+}
