@@ -27,6 +27,7 @@ use crate::entry::{
 };
 use crate::file::{
     self,
+    BoxFile,
     FileRef,
     NodeOwner, //
 };
@@ -47,12 +48,9 @@ use crate::sealing::{
     not_handed_over, //
 };
 use kernel::{
-    fs::{
-        file::{
-            flags,
-            FileDescriptorReservation, //
-        },
-        File, //
+    fs::file::{
+        flags,
+        FileDescriptorReservation, //
     },
     new_mutex,
     prelude::*,
@@ -183,24 +181,25 @@ impl FdBox {
         inner.open()?;
         let at = inner.find(name.as_bytes()).ok_or(ENOENT)?;
         let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
-        let number = fd.reserved_fd();
-
-        let file = inner.make_own(at, name, number)?;
+        let file = inner.make_own(at, name, fd.reserved_fd())?;
+        // It was reserved so that nothing is restored in vain, and to name a VM.
+        drop(fd);
+        let given = file::receive(&file)?;
         if !keep {
             inner.remove(at);
         }
         inner.forget_unneeded();
-        drop(inner);
-        fd.fd_install(file);
-        Ok(number)
+        Ok(given)
     }
 
     /// FDBOX_SEAL, through the node opened as `node`.
-    pub(crate) fn seal(&self, node: &File) -> Result {
+    pub(crate) fn seal(&self, node: &BoxFile<'_>) -> Result {
+        // Not under the box's lock: it looks the node up.
+        let owner = NodeOwner::of_opened(node);
         let mut inner = self.inner.lock();
         inner.open()?;
         inner.seal_error = None;
-        inner.owner = NodeOwner::of(node);
+        inner.owner = owner.unwrap_or(inner.owner);
         match self.try_seal(&mut inner) {
             Ok(handed_over) => {
                 inner.links.clear();

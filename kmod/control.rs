@@ -27,6 +27,7 @@ use crate::entry::{
 };
 use crate::file::{
     self,
+    BoxFile,
     NodeOwner, //
 };
 use crate::handover;
@@ -141,13 +142,16 @@ fn next_box(arg: usize) -> Result {
     next.write()
 }
 
-/// The ioctls of a box.
-fn box_ioctl(bx: &FdBox, node: &File, cmd: u32, arg: usize) -> Result<isize> {
+/// The ioctls of a box. They take the rights of whoever opened the node, who may have passed the
+/// descriptor on.
+fn box_ioctl(bx: &FdBox, node: &BoxFile<'_>, cmd: u32, arg: usize) -> Result<isize> {
     let known = [uapi::PUT_FD, uapi::GET_FD, uapi::SEAL, uapi::UNSEAL];
     if !known.contains(&cmd) && cmd != uapi::NEXT_FD && cmd != uapi::SEAL_ERROR {
         return Err(ENOTTY);
     }
-    allowed()?;
+    if !node.allowed() {
+        return Err(EPERM);
+    }
     match cmd {
         uapi::PUT_FD => put(bx, arg)?,
         uapi::GET_FD => return get(bx, arg),
@@ -233,8 +237,8 @@ fn seal_error(bx: &FdBox, arg: usize) -> Result {
 ///
 /// # Safety
 ///
-/// `bx` is what the node was made with, and the node holds it; `filp` is the open file, held by
-/// the caller.
+/// `bx` is what the node was made with, and the node holds it; `filp` is the node's open file, held
+/// by the caller.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_box_ioctl(
     bx: *mut c_void,
@@ -245,8 +249,10 @@ unsafe extern "C" fn fdbox_rs_box_ioctl(
     // SAFETY: As promised by the caller; the reference stays with the node.
     let bx = unsafe { <Arc<FdBox> as ForeignOwnable>::borrow(bx) };
     // SAFETY: As promised by the caller; an ioctl uses `fdget()`, not `fdget_pos()`.
-    let node = unsafe { File::from_raw_file(filp) };
-    match box_ioctl(&bx, node, cmd, arg) {
+    let file = unsafe { File::from_raw_file(filp) };
+    // SAFETY: As promised by the caller.
+    let node = unsafe { BoxFile::new(file) };
+    match box_ioctl(&bx, &node, cmd, arg) {
         Ok(value) => value as c_long,
         Err(err) => err.to_errno() as c_long,
     }

@@ -5,7 +5,10 @@
 use crate::ffi;
 use kernel::{
     bindings,
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     fs::{
         File,
         LocalFile, //
@@ -56,10 +59,24 @@ pub(crate) fn close(fd: u32) {
     unsafe { ffi::fdbox_shim_close_fd(fd) };
 }
 
-/// Whether the caller may use boxes.
+/// Whether the caller may make and delete boxes.
 pub(crate) fn capable() -> bool {
     // SAFETY: Reads the credentials of the current task.
     unsafe { ffi::fdbox_shim_capable() }
+}
+
+/// Whether whoever opened `file` might use boxes then.
+pub(crate) fn opener_capable(file: &File) -> bool {
+    // SAFETY: `file` is a live file; its credentials never change.
+    unsafe { ffi::fdbox_shim_opener_capable(file.as_ptr()) }
+}
+
+/// Gives the current task a descriptor of `file`, close-on-exec, unless the LSM refuses it.
+pub(crate) fn receive(file: &File) -> Result<u32> {
+    // SAFETY: `file` is a live file, of which the descriptor gets a reference of its own.
+    let number = unsafe { ffi::fdbox_shim_receive_fd(file.as_ptr()) };
+    to_result(number.min(0))?;
+    Ok(number as u32)
 }
 
 /// Whether two references are to the same open file.
@@ -95,19 +112,47 @@ impl NodeOwner {
         gid: 0,
     };
 
-    /// That of the node `file` was opened through.
-    pub(crate) fn of(file: &File) -> NodeOwner {
+    /// That of the node of the box that `file` is an open file of, whatever path that was opened
+    /// by; `None` if the node is not there.
+    pub(crate) fn of_opened(file: &BoxFile<'_>) -> Option<NodeOwner> {
+        // SAFETY: By the type invariants of `BoxFile`; the file holds the node.
+        unsafe { NodeOwner::of_node(ffi::fdbox_shim_node_of(file.0.as_ptr())) }
+    }
+
+    /// That of `node` as it is now; `None` if it is not there.
+    ///
+    /// # Safety
+    ///
+    /// `node` is one that `fdbox_shim_node_create()` made, and somebody holds it.
+    pub(crate) unsafe fn of_node(node: *mut ffi::Node) -> Option<NodeOwner> {
         let mut owner = NodeOwner::ROOT;
-        // SAFETY: `file` is a live file, and the three places are valid for writing.
-        unsafe {
-            ffi::fdbox_shim_node_owner(
-                file.as_ptr(),
-                &mut owner.mode,
-                &mut owner.uid,
-                &mut owner.gid,
-            )
+        // SAFETY: As promised by the caller, and the three places are valid for writing.
+        let found = unsafe {
+            ffi::fdbox_shim_node_owner(node, &mut owner.mode, &mut owner.uid, &mut owner.gid)
         };
-        owner
+        found.then_some(owner)
+    }
+}
+
+/// An open file of a box.
+///
+/// # Invariants
+///
+/// The file was opened by `fdbox_open()` of node.c.
+pub(crate) struct BoxFile<'a>(&'a File);
+
+impl<'a> BoxFile<'a> {
+    /// # Safety
+    ///
+    /// `file` was opened by `fdbox_open()` of node.c.
+    pub(crate) unsafe fn new(file: &'a File) -> Self {
+        // INVARIANT: As promised by the caller.
+        BoxFile(file)
+    }
+
+    /// Whether whoever holds the descriptor may use the box: that is the right of its opener.
+    pub(crate) fn allowed(&self) -> bool {
+        opener_capable(self.0)
     }
 }
 

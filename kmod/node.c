@@ -6,13 +6,17 @@
  * of a misc device does not allow. A node owns one reference to its box; it
  * lives until it is destroyed and the last file opened through it is closed.
  */
+#include <linux/capability.h>
 #include <linux/cdev.h>
+#include <linux/dcache.h>
 #include <linux/device.h>
 #include <linux/fs.h>
 #include <linux/idr.h>
 #include <linux/minmax.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
 #include <linux/slab.h>
 #include <linux/uidgid.h>
 
@@ -37,6 +41,8 @@ struct fdbox_node {
 
 static dev_t fdbox_devt;
 static DEFINE_IDA(fdbox_minors);
+/* Where the nodes are, whatever is mounted on /dev; NULL in a kernel without. */
+static struct vfsmount *fdbox_devtmpfs;
 
 static const struct class fdbox_class = { .name = "fdbox" };
 
@@ -69,8 +75,11 @@ static void fdbox_node_release(struct device *dev)
 	kfree(node);
 }
 
+/* Whoever gets the descriptor from its opener may use the box through it. */
 static int fdbox_open(struct inode *inode, struct file *filp)
 {
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
 	/* The open file holds the cdev, which holds the node. */
 	filp->private_data = container_of(inode->i_cdev, struct fdbox_node, cdev);
 	return nonseekable_open(inode, filp);
@@ -95,20 +104,46 @@ u32 fdbox_shim_max_boxes(void)
 	return min(READ_ONCE(max_boxes), FDBOX_MAX_BOXES);
 }
 
+/* The one that the kernel makes the nodes in, once more. */
+static struct vfsmount *fdbox_mount_devtmpfs(void)
+{
+	struct file_system_type *type;
+
+	if (!IS_ENABLED(CONFIG_DEVTMPFS))
+		return NULL;
+	/* Built in: it needs no putting. */
+	type = get_fs_type("devtmpfs");
+	return type ? kern_mount(type) : NULL;
+}
+
 int fdbox_shim_nodes_init(void)
 {
-	int err = alloc_chrdev_region(&fdbox_devt, 0, FDBOX_MAX_BOXES, "fdbox");
+	struct vfsmount *devtmpfs = fdbox_mount_devtmpfs();
+	int err;
 
+	if (IS_ERR(devtmpfs))
+		return PTR_ERR(devtmpfs);
+	err = alloc_chrdev_region(&fdbox_devt, 0, FDBOX_MAX_BOXES, "fdbox");
 	if (err)
-		return err;
+		goto unmount;
 	err = class_register(&fdbox_class);
 	if (err)
-		unregister_chrdev_region(fdbox_devt, FDBOX_MAX_BOXES);
+		goto unregister;
+	fdbox_devtmpfs = devtmpfs;
+	return 0;
+
+unregister:
+	unregister_chrdev_region(fdbox_devt, FDBOX_MAX_BOXES);
+unmount:
+	if (devtmpfs)
+		kern_unmount(devtmpfs);
 	return err;
 }
 
 void fdbox_shim_nodes_exit(void)
 {
+	if (fdbox_devtmpfs)
+		kern_unmount(fdbox_devtmpfs);
 	class_unregister(&fdbox_class);
 	unregister_chrdev_region(fdbox_devt, FDBOX_MAX_BOXES);
 	ida_destroy(&fdbox_minors);
@@ -170,4 +205,48 @@ void fdbox_shim_node_destroy(struct fdbox_node *node)
 {
 	cdev_device_del(&node->cdev, &node->dev);
 	put_device(&node->dev);
+}
+
+struct fdbox_node *fdbox_shim_node_of(struct file *filp)
+{
+	return filp->private_data;
+}
+
+/* The inode of the node in devtmpfs: not what else has its number elsewhere. */
+static struct dentry *fdbox_node_dentry(const struct fdbox_node *node)
+{
+	struct dentry *dir, *dentry;
+
+	dir = lookup_noperm_positive_unlocked(&QSTR("fdbox"), fdbox_devtmpfs->mnt_root);
+	if (IS_ERR(dir))
+		return dir;
+	dentry = lookup_noperm_positive_unlocked(&QSTR(node->name), dir);
+	dput(dir);
+	return dentry;
+}
+
+/*
+ * Mode and owner of the node as they are now. False, and nothing is written,
+ * if it is not there: there is no devtmpfs, or somebody has replaced it.
+ */
+bool fdbox_shim_node_owner(struct fdbox_node *node, u32 *mode, u32 *uid, u32 *gid)
+{
+	struct dentry *dentry;
+	struct inode *inode;
+	bool found;
+
+	if (!fdbox_devtmpfs)
+		return false;
+	dentry = fdbox_node_dentry(node);
+	if (IS_ERR(dentry))
+		return false;
+	inode = d_inode(dentry);
+	found = S_ISCHR(inode->i_mode) && inode->i_rdev == node->dev.devt;
+	if (found) {
+		*mode = inode->i_mode & 0777;
+		*uid = from_kuid_munged(&init_user_ns, inode->i_uid);
+		*gid = from_kgid_munged(&init_user_ns, inode->i_gid);
+	}
+	dput(dentry);
+	return found;
 }

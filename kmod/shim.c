@@ -24,6 +24,17 @@ bool fdbox_shim_capable(void)
 	return capable(CAP_SYS_ADMIN);
 }
 
+bool fdbox_shim_opener_capable(struct file *file)
+{
+	return file_ns_capable(file, &init_user_ns, CAP_SYS_ADMIN);
+}
+
+/* A descriptor of @file for the current task; asks the LSM, as SCM_RIGHTS does. */
+int fdbox_shim_receive_fd(struct file *file)
+{
+	return receive_fd(file, NULL, O_CLOEXEC);
+}
+
 /* As close(2) of the current task; false when another thread was quicker. */
 bool fdbox_shim_close_fd(unsigned int fd)
 {
@@ -57,15 +68,6 @@ void fdbox_shim_inode_lock(struct file *file)
 void fdbox_shim_inode_unlock(struct file *file)
 {
 	inode_unlock(file_inode(file));
-}
-
-void fdbox_shim_node_owner(struct file *file, u32 *mode, u32 *uid, u32 *gid)
-{
-	struct inode *inode = file_inode(file);
-
-	*mode = inode->i_mode & 0777;
-	*uid = from_kuid_munged(&init_user_ns, inode->i_uid);
-	*gid = from_kgid_munged(&init_user_ns, inode->i_gid);
 }
 
 const struct file_operations *fdbox_shim_fops(struct file *file)

@@ -22,15 +22,18 @@ void fdbox_shim_nodes_exit(void);
 struct fdbox_node *fdbox_shim_node_create(const char *name, void *box,
 					  u32 mode, u32 uid, u32 gid);
 void fdbox_shim_node_destroy(struct fdbox_node *node);
+struct fdbox_node *fdbox_shim_node_of(struct file *filp);
+bool fdbox_shim_node_owner(struct fdbox_node *node, u32 *mode, u32 *uid, u32 *gid);
 
 /* shim.c: files and the caller. */
 bool fdbox_shim_capable(void);
+bool fdbox_shim_opener_capable(struct file *file);
+int fdbox_shim_receive_fd(struct file *file);
 bool fdbox_shim_close_fd(unsigned int fd);
 u64 fdbox_shim_file_holes(struct file *file);
 u64 fdbox_shim_available_pages(void);
 void fdbox_shim_inode_lock(struct file *file);
 void fdbox_shim_inode_unlock(struct file *file);
-void fdbox_shim_node_owner(struct file *file, u32 *mode, u32 *uid, u32 *gid);
 const struct file_operations *fdbox_shim_fops(struct file *file);
 bool fdbox_shim_module_get(struct module *owner);
 void fdbox_shim_module_put(struct module *owner);

@@ -3,7 +3,10 @@
  * FDBox: hand named file descriptors to the kernel, across the exit of the
  * program and across a kexec.
  *
- * The control node is /dev/fdbox/fdbox; every box is /dev/fdbox/NAME.
+ * The control node is /dev/fdbox/fdbox; every box is /dev/fdbox/NAME. Opening
+ * a box takes CAP_SYS_ADMIN in the first user namespace, EPERM otherwise.
+ * Whoever the descriptor is passed to may use the box by it, whatever his own
+ * capabilities, and nothing else.
  *
  * Errors every ioctl shares, each with one meaning:
  *
@@ -13,7 +16,8 @@
  *   ENODEV      the box was deleted while this descriptor was open
  *   ENOMEM      out of memory; nothing changed
  *   ENOTTY      unknown command for this node
- *   EPERM       the caller has no CAP_SYS_ADMIN
+ *   EPERM       on the control node: the caller has no CAP_SYS_ADMIN; on a box:
+ *               whoever opened it had none
  *
  * What an ioctl adds to these stands beside it. A failed call changes nothing.
  */

@@ -290,13 +290,29 @@ fn usable(vm: OwnedFd, memory: &OwnedFd) -> Result<Vm> {
     Ok(vm)
 }
 
+/// A VM, and memory of it with known content.
+pub(super) struct Guest {
+    vm: Vm,
+    memory: OwnedFd,
+}
+
+impl Guest {
+    pub(super) fn create() -> Result<Self> {
+        let vm = Vm::create()?;
+        let memory = vm.guest_memfd(MIB, SHARED)?;
+        fill(&memory, 45, MIB / PAGE)?;
+        Ok(Self { vm, memory })
+    }
+
+    pub(super) fn put(self, fdbox: &FdBox) -> Result<()> {
+        fdbox.put(self.memory, "ram")?;
+        fdbox.put(self.vm.into_fd(), "vm")
+    }
+}
+
 fn another_process(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("another-process")?;
-    let vm = Vm::create()?;
-    let memory = vm.guest_memfd(MIB, SHARED)?;
-    fill(&memory, 45, MIB / PAGE)?;
-    fdbox.put(memory, "ram")?;
-    fdbox.put(vm.into_fd(), "vm")?;
+    Guest::create()?.put(&fdbox)?;
     fdbox.seal()?;
     fdbox.unseal()?;
     host::in_another_process("take-guest", &["another-process"])?;
@@ -306,7 +322,11 @@ fn another_process(_: &Cx<'_>) -> Result<()> {
 
 /// The helper `take-guest BOX`: takes a VM and its memory out of a box, in a process of its own.
 pub(crate) fn take_guest(name: &str) -> Result<()> {
-    let fdbox = FdBox::open(name)?;
+    take_guest_from(&FdBox::open(name)?)
+}
+
+/// Takes a [`Guest`] out of the box: this process can use it.
+pub(super) fn take_guest_from(fdbox: &FdBox) -> Result<()> {
     usable(fdbox.get("vm")?, &fdbox.get("ram")?).map(drop)
 }
 

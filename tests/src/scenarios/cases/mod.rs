@@ -20,6 +20,7 @@ mod passthrough_guest;
 mod passthrough_guests;
 mod passthrough_nvme;
 mod ports;
+mod rights;
 mod sample;
 mod two_builds;
 mod upgrade;
@@ -70,6 +71,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
     [
         errnos::ALL,
         boxes::ALL,
+        rights::ALL,
         memfd::ALL,
         memfd_large::ALL,
         leaving::ALL,
@@ -104,6 +106,10 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
     match helper {
         "leave" => leaving::leave(argument),
         "put-memfd" => boxes::put_memfd(argument),
+        "use-passed-box" => rights::use_passed_box(argument),
+        "put-guest-and-seal" => rights::put_guest_and_seal(argument),
+        "unseal-and-take-guest" => rights::unseal_and_take_guest(argument),
+        "be-root-of-a-namespace" => rights::be_root_of_a_namespace(argument),
         "take-guest" => guest_memory::take_guest(argument),
         "take-and-die" => guest_memory::take_and_die(argument),
         _ => anyhow::bail!("There is no helper {helper}"),

@@ -1,6 +1,7 @@
 //! Boxes: what keeps them, what they keep, and what ends them.
 
 mod here;
+mod node;
 
 pub(crate) use here::put_memfd;
 
@@ -36,6 +37,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a box's node keeps its owner and mode",
         host: HostKind::Kexec,
         stages: &[owner_before, owner_after],
+    },
+    &Scenario {
+        name: "boxes/owner-of-the-node",
+        about: "the owner and mode that count are the node's, not those of an alias that SEAL was called on",
+        host: HostKind::Kexec,
+        stages: &[node::alias_before, node::alias_after],
     },
     &Scenario {
         name: "boxes/empty",
@@ -183,7 +190,7 @@ fn owner_before(_: &Cx<'_>) -> Result<()> {
     fresh
         .node
         .set_permissions(PermissionsExt::from_mode(0o640))?;
-    // SEAL notes what the node is like, by the node it is called on.
+    // SEAL notes what the node is like.
     FdBox::open("owner")?.seal()
 }
 

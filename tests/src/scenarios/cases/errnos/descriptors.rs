@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::super::Cx;
-use super::{NOWHERE, deleted_box, needs_cap_sys_admin, refuses_bad_named, wrong_names};
+use super::{NOWHERE, deleted_box, refuses_bad_named, refuses_nowhere_last, wrong_names};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
 use crate::kvm;
@@ -28,9 +28,7 @@ pub(super) fn put_fd(_: &Cx<'_>) -> Result<()> {
     };
     refuses_bad_put(&fdbox, good)?;
     refuses_other_kinds(&fdbox, good)?;
-    needs_cap_sys_admin("PUT_FD", || put(&fdbox, good))?;
-    let nowhere = || uapi::call_plain(&fdbox, uapi::PUT_FD, NOWHERE);
-    needs_cap_sys_admin("PUT_FD at no address", nowhere)?;
+    refuses_nowhere_last("PUT_FD", fdbox.as_fd(), uapi::PUT_FD)?;
     let gone = deleted_box("errno-gone")?;
     fails("PUT_FD into a deleted box", put(&gone, good), Errno::NODEV)?;
 
@@ -182,7 +180,6 @@ pub(super) fn get_fd(_: &Cx<'_>) -> Result<()> {
         Errno::NOENT,
     )?;
     let get = |node: BorrowedFd<'_>| uapi::call(node, uapi::GET_FD, &mut Named::new("memory"));
-    needs_cap_sys_admin("GET_FD", || get(fdbox.as_fd()))?;
     fails(
         "GET_FD from a deleted box",
         get(deleted_box("errno-gone")?.as_fd()),
@@ -235,11 +232,8 @@ pub(super) fn get_fd(_: &Cx<'_>) -> Result<()> {
 pub(super) fn seal(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("errno-seal")?;
     fails("UNSEAL of an open box", fdbox.try_unseal(), Errno::INVAL)?;
-    let plain = |node: BorrowedFd<'_>, command| uapi::call_plain(node, command, 0);
-    needs_cap_sys_admin("SEAL", || plain(fdbox.as_fd(), uapi::SEAL))?;
     fdbox.seal()?;
     fails("SEAL of a sealed box", fdbox.try_seal(), Errno::BUSY)?;
-    needs_cap_sys_admin("UNSEAL", || plain(fdbox.as_fd(), uapi::UNSEAL))?;
     fdbox.unseal()?;
     fails("UNSEAL a second time", fdbox.try_unseal(), Errno::INVAL)?;
     let gone = deleted_box("errno-gone")?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
 use super::super::Cx;
-use super::{NOWHERE, needs_cap_sys_admin};
+use super::{NOWHERE, ON_CONTROL, needs_cap_sys_admin, refuses_nowhere_last};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
 use crate::memory::{PAGE, memfd};
@@ -46,9 +46,10 @@ fn refuses_bad_growable(what: &str, node: BorrowedFd<'_>, command: u32, size: u3
             "{what} with a tail of zeros, of {large} bytes: {larger:?}"
         );
     }
-    needs_cap_sys_admin(what, || call(size, 0, 0))?;
-    // Of two things that are wrong the one that docs/uapi.md has first is told.
-    needs_cap_sys_admin(what, || uapi::call_plain(node, command, NOWHERE))?;
+    if ON_CONTROL.contains(&command) {
+        needs_cap_sys_admin(what, || call(size, 0, 0))?;
+    }
+    refuses_nowhere_last(what, node, command)?;
     fails(
         &format!("{what} that is too small, with a flag and a tail that is not zero"),
         call(size - 1, 1, 1),
