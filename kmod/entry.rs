@@ -74,7 +74,12 @@ impl Content {
             },
             Content::Incoming(mut incoming) => {
                 let restored = registry::of_compatible(&incoming.compatible).and_then(|kind| {
-                    let file = kind.restore(cx, &incoming.record, &mut incoming.progress)?;
+                    let Incoming {
+                        compatible,
+                        record,
+                        progress,
+                    } = &mut incoming;
+                    let file = kind.restore(cx, compatible, record, progress)?;
                     Ok((file, kind))
                 });
                 match restored {

@@ -13,6 +13,7 @@
 mod abi;
 mod abi_dma;
 mod abi_kvm;
+mod abi_memfd;
 mod argument;
 mod arrival;
 mod boxes;

@@ -79,6 +79,12 @@ pub(crate) fn receive(file: &File) -> Result<u32> {
     Ok(number as u32)
 }
 
+/// Whether `file` is open for reading and for writing.
+pub(crate) fn is_read_and_write(file: &File) -> bool {
+    // SAFETY: `file` is a live file.
+    unsafe { ffi::fdbox_shim_is_read_write(file.as_ptr()) }
+}
+
 /// Whether two references are to the same open file.
 pub(crate) fn same(a: &File, b: &File) -> bool {
     a.as_ptr() == b.as_ptr()

@@ -11,7 +11,10 @@ use crate::file::{
     self,
     FileRef, //
 };
-use crate::kho::Held;
+use crate::kho::{
+    self,
+    Held, //
+};
 use crate::name::Name;
 use crate::record::{
     Progress,
@@ -77,11 +80,18 @@ pub(crate) trait Kind: Send + Sync {
         Ok(file.clone())
     }
 
-    /// The file made from what the last kernel wrote. After an error it is called again at the
-    /// next attempt, with `progress` as it left it.
+    /// Whether [`Kind::restore`] reads what was written under this compatible string: beside the
+    /// layout that it writes, those before it.
+    fn reads(&self, compatible: &[u8]) -> bool {
+        compatible == self.compatible()
+    }
+
+    /// The file made from what the last kernel wrote, in the layout that `compatible` names. After an
+    /// error it is called again at the next attempt, with `progress` as it left it.
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
+        compatible: &[u8],
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef>;
@@ -187,6 +197,19 @@ impl SealCx<'_> {
                 mib(holes),
                 mib(available)
             ),
+        ))
+    }
+
+    /// Refuses a file that cannot be both read and written, for a kind whose files always can when
+    /// they are restored: nobody gets more out of a box than was put in.
+    pub(crate) fn needs_read_and_write(&mut self) -> Result {
+        if !kho::enabled() || file::is_read_and_write(self.file) {
+            return Ok(());
+        }
+        Err(self.refuse(
+            EOPNOTSUPP,
+            Reason::UnsupportedState,
+            fmt!("the file is not open for both reading and writing, and would be in the next kernel; open it with O_RDWR"),
         ))
     }
 

@@ -2,6 +2,7 @@
 /*
  * shmem files: freeze, pin, and rebuild from folios that outlived a kexec.
  */
+#include <linux/cred.h>
 #include <linux/dcache.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -15,6 +16,12 @@
 /* Seals that a restored file can be given. */
 #define FDBOX_MEMFD_SEALS	(F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | \
 				 F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC)
+
+/* How a file is open, in a handover: abi_memfd.rs. */
+#define FDBOX_MEMFD_READ	BIT(0)
+#define FDBOX_MEMFD_WRITE	BIT(1)
+#define FDBOX_MEMFD_APPEND	BIT(2)
+#define FDBOX_MEMFD_NONBLOCK	BIT(3)
 
 /* kmod/patches adds it; an unpatched kernel has none. */
 unsigned long shmem_add_run(struct inode *inode, pgoff_t index,
@@ -65,6 +72,26 @@ void fdbox_shim_memfd_thaw(struct file *file)
 	inode_unlock(inode);
 }
 
+static u32 fdbox_memfd_flags(struct file *file)
+{
+	unsigned int flags = READ_ONCE(file->f_flags);
+
+	return (file->f_mode & FMODE_READ ? FDBOX_MEMFD_READ : 0) |
+	       (file->f_mode & FMODE_WRITE ? FDBOX_MEMFD_WRITE : 0) |
+	       (flags & O_APPEND ? FDBOX_MEMFD_APPEND : 0) |
+	       (flags & O_NONBLOCK ? FDBOX_MEMFD_NONBLOCK : 0);
+}
+
+/* The flags that open(2) takes for the same. */
+static int fdbox_memfd_open_flags(u32 flags)
+{
+	static const int access[] = { O_ACCMODE, O_RDONLY, O_WRONLY, O_RDWR };
+
+	return access[flags & (FDBOX_MEMFD_READ | FDBOX_MEMFD_WRITE)] | O_LARGEFILE |
+	       (flags & FDBOX_MEMFD_APPEND ? O_APPEND : 0) |
+	       (flags & FDBOX_MEMFD_NONBLOCK ? O_NONBLOCK : 0);
+}
+
 void fdbox_shim_memfd_state(struct file *file, struct fdbox_memfd_state *state)
 {
 	struct inode *inode = file_inode(file);
@@ -76,6 +103,7 @@ void fdbox_shim_memfd_state(struct file *file, struct fdbox_memfd_state *state)
 		.mode = inode->i_mode & 07777,
 		.uid = from_kuid_munged(&init_user_ns, inode->i_uid),
 		.gid = from_kgid_munged(&init_user_ns, inode->i_gid),
+		.flags = fdbox_memfd_flags(file),
 	};
 }
 
@@ -170,17 +198,28 @@ u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
 	return shmem_add_run(file_inode(file), index, pfn_folio(pfn), folios, down);
 }
 
-int fdbox_shim_memfd_finish(struct file *file,
-			    const struct fdbox_memfd_state *state)
+/* Returns the file for the taker: @file, or one that may do less with it. */
+struct file *fdbox_shim_memfd_finish(struct file *file,
+				     const struct fdbox_memfd_state *state)
 {
+	struct inode *inode = file_inode(file);
 	int err;
 
-	if (state->seals & F_SEAL_WRITE) {
+	if (state->flags == (FDBOX_MEMFD_READ | FDBOX_MEMFD_WRITE))
+		get_file(file);
+	else
+		file = dentry_open(&file->f_path, fdbox_memfd_open_flags(state->flags),
+				   current_cred());
+	if (IS_ERR(file))
+		return file;
+	if (state->seals & F_SEAL_WRITE && !(SHMEM_I(inode)->seals & F_SEAL_WRITE)) {
 		err = mapping_deny_writable(file->f_mapping);
-		if (err)
-			return err;
+		if (err) {
+			fput(file);
+			return ERR_PTR(err);
+		}
 	}
-	SHMEM_I(file_inode(file))->seals = state->seals;
+	SHMEM_I(inode)->seals = state->seals;
 	vfs_setpos(file, state->pos, MAX_LFS_FILESIZE);
-	return 0;
+	return file;
 }

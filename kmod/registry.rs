@@ -83,9 +83,9 @@ pub(crate) fn of_file(file: &File) -> Result<KindRef> {
     supported(find(|kind| kind.matches(file))?)
 }
 
-/// The kind with this compatible string; `EOPNOTSUPP` when there is none, or not yet.
+/// The kind that reads this compatible string; `EOPNOTSUPP` when there is none, or not yet.
 pub(crate) fn of_compatible(compatible: &[u8]) -> Result<KindRef> {
-    supported(find(|kind| kind.compatible() == compatible)?)
+    supported(find(|kind| kind.reads(compatible))?)
 }
 
 fn supported(kind: KindRef) -> Result<KindRef> {
@@ -112,7 +112,7 @@ pub(crate) fn serves(index: usize) -> bool {
 pub(crate) unsafe fn register(desc: *const DriverKindDesc) -> Result {
     // SAFETY: Valid, as promised by the caller.
     let kind = unsafe { DriverKind::get(desc) }.ok_or(EINVAL)?;
-    let taken = |other: &dyn Kind| other.compatible() == kind.compatible();
+    let taken = |other: &dyn Kind| other.reads(kind.compatible());
     let mut drivers = DRIVERS.lock();
     if of_builtin(&taken).is_some() || of_driver(&drivers, &taken).is_some() {
         return Err(EEXIST);

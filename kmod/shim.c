@@ -60,6 +60,13 @@ u64 fdbox_shim_available_pages(void)
 	return max(si_mem_available(), 0L);
 }
 
+bool fdbox_shim_is_read_write(struct file *file)
+{
+	const fmode_t both = FMODE_READ | FMODE_WRITE;
+
+	return (file->f_mode & both) == both;
+}
+
 void fdbox_shim_inode_lock(struct file *file)
 {
 	inode_lock(file_inode(file));

@@ -32,6 +32,7 @@ int fdbox_shim_receive_fd(struct file *file);
 bool fdbox_shim_close_fd(unsigned int fd);
 u64 fdbox_shim_file_holes(struct file *file);
 u64 fdbox_shim_available_pages(void);
+bool fdbox_shim_is_read_write(struct file *file);
 void fdbox_shim_inode_lock(struct file *file);
 void fdbox_shim_inode_unlock(struct file *file);
 const struct file_operations *fdbox_shim_fops(struct file *file);
@@ -77,6 +78,7 @@ struct fdbox_memfd_state {
 	u32 mode;
 	u32 uid;
 	u32 gid;
+	u32 flags;	/* as in abi_memfd.rs */
 };
 
 bool fdbox_shim_memfd_supported(void);
@@ -94,8 +96,8 @@ struct file *fdbox_shim_memfd_create(const u8 *name,
 				     const struct fdbox_memfd_state *state);
 u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
 			 bool down);
-int fdbox_shim_memfd_finish(struct file *file,
-			    const struct fdbox_memfd_state *state);
+struct file *fdbox_shim_memfd_finish(struct file *file,
+				     const struct fdbox_memfd_state *state);
 
 /* kvm.c: VM and guest_memfd files. */
 bool fdbox_shim_kvm_vm_supported(void);

@@ -160,6 +160,7 @@ impl Kind for DriverKind {
     fn restore(
         &self,
         _cx: &mut TakeCx<'_>,
+        _compatible: &[u8],
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {

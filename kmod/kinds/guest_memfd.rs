@@ -146,6 +146,7 @@ impl Kind for GuestMemfd {
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
+        _compatible: &[u8],
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {

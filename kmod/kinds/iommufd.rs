@@ -111,6 +111,7 @@ impl Kind for Iommufd {
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
+        cx.needs_read_and_write()?;
         let iommufd = object::Iommufd::of(cx.file).ok_or(EIO)?;
         iommufd.freeze().map_err(|err| {
             cx.refuse(
@@ -152,6 +153,7 @@ impl Kind for Iommufd {
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
+        _compatible: &[u8],
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {

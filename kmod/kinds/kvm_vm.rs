@@ -148,6 +148,7 @@ impl Kind for KvmVm {
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
+        _compatible: &[u8],
         record: &Record,
         _progress: &mut Progress,
     ) -> Result<FileRef> {

@@ -3,20 +3,21 @@
 //! memfd: an unlinked shmem file.
 //!
 //! Preserved: content, size, position of the file, seals, owner and mode, the name that `/proc`
-//! shows; large folios stay large.
+//! shows, whether the file is open for reading and for writing, `O_APPEND` and `O_NONBLOCK`; large
+//! folios stay large.
 //!
-//! Not preserved: holes (SEAL fills them), `FD_CLOEXEC` and file status flags, timestamps, which
+//! Not preserved: holes (SEAL fills them), `FD_CLOEXEC` and other status flags, timestamps, which
 //! pages were swapped out, NUMA policy, seals that are added while it is sealed. hugetlb memfds are another kind, which nobody serves yet.
 //!
 //! While sealed: the size cannot change, no page can be removed, all pages are pinned. Content
 //! may change, by mapping and by `write()` within the size.
 //!
-//! Data: u64 size, u64 position, u32 seals, u32 mode, u32 owner, u32 group, u32 length of the
-//! name, the name. Extents: the whole file, from its first page on.
+//! Data: that of `abi_memfd`. Extents: the whole file, from its first page on.
 
-use super::{
-    take_u32,
-    take_u64, //
+use crate::abi_memfd::{
+    self,
+    MemfdHead,
+    NAME_MAX, //
 };
 use crate::ffi::{
     self,
@@ -50,14 +51,16 @@ use kernel::{
 
 /// Folios pinned at a time.
 const BATCH: usize = 512;
-/// Longest name that is kept; tmpfs allows no longer one.
-const NAME_MAX: usize = 255;
 
 pub(crate) struct Memfd;
 
 impl Kind for Memfd {
     fn compatible(&self) -> &[u8] {
-        b"fdbox,memfd-v1"
+        abi_memfd::MEMFD
+    }
+
+    fn reads(&self, compatible: &[u8]) -> bool {
+        compatible == abi_memfd::MEMFD || compatible == abi_memfd::MEMFD_V1
     }
 
     fn matches(&self, file: &File) -> bool {
@@ -119,10 +122,11 @@ impl Kind for Memfd {
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
+        compatible: &[u8],
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {
-        let (state, name) = read_state(record.data())?;
+        let (state, name) = read_state(compatible, record.data())?;
         if record.pages() < state.size.div_ceil(PAGE_SIZE as u64) || !record.is_aligned() {
             return Err(EIO);
         }
@@ -161,8 +165,8 @@ impl Kind for Memfd {
         });
         progress.held = held;
         given?;
-        // SAFETY: As above, and all pages are in.
-        to_result(unsafe { ffi::fdbox_shim_memfd_finish(file.as_ptr(), &state) })?;
+        // SAFETY: As above, and all pages are in; the file that is returned is ours.
+        let file = unsafe { file::from_c(ffi::fdbox_shim_memfd_finish(file.as_ptr(), &state)) }?;
         cx.remember(&file, progress)?;
         Ok(file)
     }
@@ -176,35 +180,34 @@ fn write_state(file: &File, record: &mut Record) -> Result {
         ffi::fdbox_shim_memfd_state(file.as_ptr(), &mut state);
         ffi::fdbox_shim_memfd_name(file.as_ptr(), name.as_mut_ptr(), name.len())
     };
-    let name = name.get(..name_len as usize).ok_or(EIO)?;
-    record.write(&state.size.to_le_bytes())?;
-    record.write(&state.pos.to_le_bytes())?;
-    for number in [
-        state.seals,
-        state.mode,
-        state.uid,
-        state.gid,
-        name.len() as u32,
-    ] {
-        record.write(&number.to_le_bytes())?;
+    let head = MemfdHead {
+        size: state.size,
+        pos: state.pos,
+        seals: state.seals,
+        mode: state.mode,
+        uid: state.uid,
+        gid: state.gid,
+    };
+    abi_memfd::Memfd {
+        head,
+        flags: state.flags,
+        name: name.get(..name_len as usize).ok_or(EIO)?,
     }
-    record.write(name)
+    .put(record)
 }
 
-fn read_state(mut data: &[u8]) -> Result<(MemfdState, &[u8])> {
+fn read_state<'a>(compatible: &[u8], data: &'a [u8]) -> Result<(MemfdState, &'a [u8])> {
+    let saved = abi_memfd::Memfd::decode(compatible, data).map_err(|_| EIO)?;
     let state = MemfdState {
-        size: take_u64(&mut data)?,
-        pos: take_u64(&mut data)?,
-        seals: take_u32(&mut data)?,
-        mode: take_u32(&mut data)?,
-        uid: take_u32(&mut data)?,
-        gid: take_u32(&mut data)?,
+        size: saved.head.size,
+        pos: saved.head.pos,
+        seals: saved.head.seals,
+        mode: saved.head.mode,
+        uid: saved.head.uid,
+        gid: saved.head.gid,
+        flags: saved.flags,
     };
-    let len = take_u32(&mut data)? as usize;
-    if len > NAME_MAX || len != data.len() || state.size > i64::MAX as u64 {
-        return Err(EIO);
-    }
-    Ok((state, data))
+    Ok((state, saved.name))
 }
 
 fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {

@@ -114,6 +114,7 @@ impl Kind for VfioPci {
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
+        cx.needs_read_and_write()?;
         if iommufd_name(cx).is_none() {
             return Err(cx.refuse(
                 ENOENT,
@@ -177,6 +178,7 @@ impl Kind for VfioPci {
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
+        _compatible: &[u8],
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {

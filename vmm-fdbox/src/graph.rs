@@ -74,9 +74,9 @@ mod tests {
             fd("vfio0", "fdbox,vfio-pci-v1"),
             fd("vfio1", "fdbox,vfio-pci-v2"),
             fd("iommufd", "fdbox,iommufd-v1"),
-            fd("memory0", "fdbox,memfd-v1"),
+            fd("memory0", "fdbox,memfd-v2"),
             fd("vm", "fdbox,kvm-vm-v1"),
-            fd(STATE_FD, "fdbox,memfd-v1"),
+            fd(STATE_FD, "fdbox,memfd-v2"),
         ];
         let expected = ["vfio0 -> iommufd", "vfio1 -> iommufd", "iommufd -> memory0"];
         assert_eq!(edges(&fds), expected);

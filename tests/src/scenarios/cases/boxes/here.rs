@@ -23,7 +23,7 @@ pub(super) fn outlive(_: &Cx<'_>) -> Result<()> {
     equal(
         "The kind in the list",
         uapi::text(&entries[0].compatible),
-        "fdbox,memfd-v1".into(),
+        "fdbox,memfd-v2".into(),
     )?;
     check_pages(&memory::file(fdbox.get("memory")?), 25, 4)?;
     fdbox.delete()

@@ -1,5 +1,7 @@
 //! memfds: every shape of one crosses a kexec with what the kind says it preserves.
 
+mod access;
+
 use std::ffi::CString;
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -61,6 +63,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "owner, group, mode and the name in /proc are what they were",
         host: HostKind::Kexec,
         stages: &[owner_before, owner_after],
+    },
+    &Scenario {
+        name: "memfd/access",
+        about: "a file comes back open for what it was open for: reading, writing, appending",
+        host: HostKind::Kexec,
+        stages: &[access::before, access::after],
     },
     &Scenario {
         name: "memfd/frozen-while-sealed",
