@@ -16,6 +16,10 @@ use crate::stages::Stages;
 
 /// How many artifacts of one kind are kept, the most recently used first.
 const KEEP: usize = 4;
+/// Of these kinds so many, for they are small: a run builds modules for as many kernels as it boots, and
+/// several checkouts may share the cache.
+const KEEP_SMALL: usize = 40;
+const SMALL: [&str; 3] = ["drift", "modules", "program-"];
 
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
@@ -144,7 +148,9 @@ impl Cache {
             }
         }
         found.sort();
-        for (_, path) in found.iter().rev().skip(KEEP - 1) {
+        let is_small = SMALL.iter().any(|small| kind.starts_with(small));
+        let keep = if is_small { KEEP_SMALL } else { KEEP };
+        for (_, path) in found.iter().rev().skip(keep - 1) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let lock = self.lock_file(&name)?;
             if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -300,5 +306,8 @@ mod tests {
         assert_eq!(left, KEEP);
         assert!(places.last().unwrap().exists());
         assert!(other.exists());
+        let small: Vec<_> = (0..KEEP_SMALL + 2).map(|n| make("modules", n)).collect();
+        let left = small.iter().filter(|place| place.exists()).count();
+        assert_eq!(left, KEEP_SMALL);
     }
 }
