@@ -15,6 +15,7 @@ mod generated {
         improper_ctypes,
         missing_docs,
         non_camel_case_types,
+        non_upper_case_globals,
         unreachable_pub,
         reason = "written by bindgen from C"
     )]
@@ -35,6 +36,13 @@ mod generated {
 }
 
 pub(crate) use generated::*;
+
+pub(crate) use generated::{
+    fdbox_lacks as Lacks,
+    fdbox_lacks_FDBOX_LACKS_MODULE as LACKS_MODULE,
+    fdbox_lacks_FDBOX_LACKS_NOTHING as LACKS_NOTHING,
+    fdbox_lacks_FDBOX_LACKS_PATCH as LACKS_PATCH, //
+};
 
 pub(crate) use generated::{
     fdbox_fd as DriverFd,

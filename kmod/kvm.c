@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * KVM VMs and guest_memfd, through what kmod/patches exports. The symbols are
- * weak: on a kernel without the patches, or before kvm.ko is loaded, they are
- * NULL and the kinds are not supported.
+ * KVM VMs and guest_memfd, through what kmod/patches exports. What is KVM's is
+ * bound when it is called: kvm.ko may be loaded after this module. What is the
+ * kernel's own is weak: on a kernel without the patches it is NULL.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/dcache.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -11,31 +13,33 @@
 #include <linux/kvm_host.h>
 #include <linux/pagemap.h>
 
+#include "optional.h"
 #include "shim.h"
 
-struct kvm *kvm_file_vm(struct file *file) __weak;
-struct file *kvm_create_vm_file(unsigned long type, const char *name) __weak;
-struct kvm *kvm_gmem_file_vm(struct file *file) __weak;
-u64 kvm_gmem_file_flags(struct file *file) __weak;
-int kvm_gmem_freeze(struct file *file) __weak;
-void kvm_gmem_thaw(struct file *file) __weak;
-struct file *kvm_gmem_create_file(struct kvm *kvm, loff_t size, u64 flags) __weak;
-struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm) __weak;
 unsigned long filemap_add_run(struct address_space *mapping, pgoff_t index,
 			      struct folio *folio, unsigned long nr, bool down,
 			      gfp_t gfp) __weak;
 void folio_add_lru_run(struct folio *folio, unsigned long nr, bool down) __weak;
 
-bool fdbox_shim_kvm_vm_supported(void)
+enum fdbox_lacks fdbox_shim_kvm_vm_lacks(void)
 {
-	return kvm_file_vm && kvm_create_vm_file;
+	if (!fdbox_has(kvm_get_kvm))
+		return FDBOX_LACKS_MODULE;
+	if (!fdbox_has(kvm_file_vm) || !fdbox_has(kvm_create_vm_file))
+		return FDBOX_LACKS_PATCH;
+	return FDBOX_LACKS_NOTHING;
 }
 
-bool fdbox_shim_gmem_supported(void)
+enum fdbox_lacks fdbox_shim_gmem_lacks(void)
 {
-	return kvm_gmem_file_vm && kvm_gmem_file_flags && kvm_gmem_freeze &&
-	       kvm_gmem_thaw && kvm_gmem_create_file && kvm_gmem_link_file &&
-	       filemap_add_run && folio_add_lru_run && fdbox_shim_kvm_vm_supported();
+	if (!fdbox_has(kvm_get_kvm))
+		return FDBOX_LACKS_MODULE;
+	if (!filemap_add_run || !folio_add_lru_run ||
+	    !fdbox_has(kvm_gmem_file_vm) || !fdbox_has(kvm_gmem_file_flags) ||
+	    !fdbox_has(kvm_gmem_freeze) || !fdbox_has(kvm_gmem_thaw) ||
+	    !fdbox_has(kvm_gmem_create_file) || !fdbox_has(kvm_gmem_link_file))
+		return FDBOX_LACKS_PATCH;
+	return fdbox_shim_kvm_vm_lacks();
 }
 
 /*
@@ -55,7 +59,7 @@ bool fdbox_shim_is_named(struct file *file, const char *name)
 
 void *fdbox_shim_vm_of(struct file *file)
 {
-	return kvm_file_vm ? kvm_file_vm(file) : NULL;
+	return kvm_file_vm(file);
 }
 
 u64 fdbox_shim_vm_type(void *vm)
@@ -77,12 +81,16 @@ struct file *fdbox_shim_vm_create(u64 type, unsigned int fd)
 	snprintf(name, sizeof(name), "%u", fd);
 	file = kvm_create_vm_file(type, name);
 	/* KVM itself is there, and nothing drives it: to the caller ENODEV says something else. */
-	return file == ERR_PTR(-ENODEV) ? ERR_PTR(-EOPNOTSUPP) : file;
+	if (file == ERR_PTR(-ENODEV)) {
+		pr_warn_ratelimited("a VM needs kvm-amd or kvm-intel beside kvm: load it, and get the VM again\n");
+		return ERR_PTR(-EOPNOTSUPP);
+	}
+	return file;
 }
 
 void *fdbox_shim_gmem_vm_of(struct file *file)
 {
-	return kvm_gmem_file_vm ? kvm_gmem_file_vm(file) : NULL;
+	return kvm_gmem_file_vm(file);
 }
 
 u64 fdbox_shim_gmem_flags(struct file *file)

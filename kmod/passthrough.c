@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * iommufd and VFIO PCI devices, through what kmod/patches adds. A kernel without
- * the patches has not the header, and the kinds are not supported.
+ * the patches has not the header, and the kinds are not supported. iommufd.ko and
+ * vfio.ko may be loaded after this module: see optional.h.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -11,18 +12,29 @@
 #include <linux/pci.h>
 #include <linux/vfio.h>
 
+#include "optional.h"
 #include "shim.h"
 
-#if __has_include("linux/pci-keep.h") && IS_REACHABLE(CONFIG_VFIO_PCI_CORE) && \
-	IS_REACHABLE(CONFIG_IOMMUFD) && IS_ENABLED(CONFIG_VFIO_DEVICE_CDEV) && \
+#if __has_include("linux/pci-keep.h") && IS_ENABLED(CONFIG_VFIO_PCI_CORE) && \
+	IS_ENABLED(CONFIG_IOMMUFD) && IS_ENABLED(CONFIG_VFIO_DEVICE_CDEV) && \
 	IS_ENABLED(CONFIG_INTEL_IOMMU) && IS_ENABLED(CONFIG_PCI_KEEP)
 
-#include <linux/pci-keep.h>
 #include <linux/vfio_pci_core.h>
 
-bool fdbox_shim_passthrough_supported(void)
+enum fdbox_lacks fdbox_shim_iommufd_lacks(void)
 {
-	return true;
+	if (!fdbox_has(pci_keep) || !fdbox_has(intel_iommu_keep))
+		return FDBOX_LACKS_PATCH;
+	return fdbox_has(iommufd_create) ? FDBOX_LACKS_NOTHING : FDBOX_LACKS_MODULE;
+}
+
+enum fdbox_lacks fdbox_shim_vfio_lacks(void)
+{
+	enum fdbox_lacks lacks = fdbox_shim_iommufd_lacks();
+
+	if (lacks)
+		return lacks;
+	return fdbox_has(vfio_device_open_bound) ? FDBOX_LACKS_NOTHING : FDBOX_LACKS_MODULE;
 }
 
 bool fdbox_shim_same_inode(struct file *a, struct file *b)
@@ -315,9 +327,14 @@ void fdbox_shim_vfio_stop(u32 segment, u32 bdf)
 
 #else
 
-bool fdbox_shim_passthrough_supported(void)
+enum fdbox_lacks fdbox_shim_iommufd_lacks(void)
 {
-	return false;
+	return FDBOX_LACKS_PATCH;
+}
+
+enum fdbox_lacks fdbox_shim_vfio_lacks(void)
+{
+	return FDBOX_LACKS_PATCH;
 }
 
 bool fdbox_shim_same_inode(struct file *a, struct file *b)
@@ -361,11 +378,9 @@ int fdbox_shim_iommufd_add_map(void *ctx, const struct fdbox_iommufd_map *map)
 }
 
 /* Enough to say what is missing. */
-bool vfio_file_is_valid(struct file *file) __weak;
-
 bool fdbox_shim_is_vfio_pci(struct file *file)
 {
-	return vfio_file_is_valid && vfio_file_is_valid(file);
+	return vfio_file_is_valid(file);
 }
 
 void *fdbox_shim_vfio_iommufd(struct file *file)

@@ -142,6 +142,9 @@ void fdbox_shim_reboot_unregister(void)
 	unregister_reboot_notifier(&fdbox_reboot_nb);
 }
 
+/* Not needed to load, but whoever has them wants their kinds: see optional.h. */
+MODULE_SOFTDEP("pre: kvm iommufd vfio-pci");
+
 /* The in-kernel API: Rust code cannot export symbols of a module itself. */
 
 int fdbox_register_kind(const struct fdbox_kind *kind)

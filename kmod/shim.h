@@ -99,9 +99,18 @@ u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
 struct file *fdbox_shim_memfd_finish(struct file *file,
 				     const struct fdbox_memfd_state *state);
 
+/* What the kernel lacks to serve a kind. */
+enum fdbox_lacks {
+	FDBOX_LACKS_NOTHING,
+	/* A module that is not loaded, now. */
+	FDBOX_LACKS_MODULE,
+	/* What kmod/patches adds, or an option. */
+	FDBOX_LACKS_PATCH,
+};
+
 /* kvm.c: VM and guest_memfd files. */
-bool fdbox_shim_kvm_vm_supported(void);
-bool fdbox_shim_gmem_supported(void);
+enum fdbox_lacks fdbox_shim_kvm_vm_lacks(void);
+enum fdbox_lacks fdbox_shim_gmem_lacks(void);
 bool fdbox_shim_is_named(struct file *file, const char *name);
 void *fdbox_shim_vm_of(struct file *file);
 u64 fdbox_shim_vm_type(void *vm);
@@ -142,7 +151,8 @@ struct fdbox_vfio_place {
 	u32 auto_domain;
 };
 
-bool fdbox_shim_passthrough_supported(void);
+enum fdbox_lacks fdbox_shim_iommufd_lacks(void);
+enum fdbox_lacks fdbox_shim_vfio_lacks(void);
 bool fdbox_shim_same_inode(struct file *a, struct file *b);
 void *fdbox_shim_iommufd_of(struct file *file);
 int fdbox_shim_iommufd_freeze(void *ctx);

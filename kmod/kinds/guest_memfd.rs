@@ -42,7 +42,8 @@ use kernel::{
     prelude::*, //
 };
 
-const PATCH: &str = "kvm.ko loaded before fdbox.ko, with kmod/patches/0004-KVM-guest_memfd-let-other-modules-hold-and-rebuild-file.patch";
+const PATCH: &str =
+    "kmod/patches/0004-KVM-guest_memfd-let-other-modules-hold-and-rebuild-file.patch";
 
 pub(crate) struct GuestMemfd;
 
@@ -74,10 +75,8 @@ impl Kind for GuestMemfd {
 
     fn supported(&self) -> Result<(), &'static str> {
         // SAFETY: No precondition.
-        match unsafe { ffi::fdbox_shim_gmem_supported() } {
-            true => Ok(()),
-            false => Err(PATCH),
-        }
+        let lacks = unsafe { ffi::fdbox_shim_gmem_lacks() };
+        super::lacks(lacks, kvm_vm::MODULE, PATCH)
     }
 
     fn bytes(&self, file: &File) -> u64 {

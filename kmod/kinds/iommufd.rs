@@ -51,6 +51,9 @@ use kernel::{
 pub(super) const PATCH: &str =
     "the iommufd, VFIO, PCI and VT-d patches of kmod/patches (0006 and on)";
 
+/// What lacks as long as iommufd is a module that is not loaded.
+const MODULE: &str = "iommufd.ko: load it, and try again";
+
 pub(crate) struct Iommufd;
 
 /// Name in the box of the file that is mapped.
@@ -104,10 +107,7 @@ impl Kind for Iommufd {
 
     fn supported(&self) -> Result<(), &'static str> {
         // SAFETY: No precondition.
-        match unsafe { ffi::fdbox_shim_passthrough_supported() } {
-            true => Ok(()),
-            false => Err(PATCH),
-        }
+        super::lacks(unsafe { ffi::fdbox_shim_iommufd_lacks() }, MODULE, PATCH)
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {

@@ -45,7 +45,9 @@ use kernel::{
 };
 
 /// What a kernel without our patches lacks.
-pub(super) const PATCH: &str = "kvm.ko loaded before fdbox.ko, with kmod/patches/0003-KVM-create-VM-files-for-other-modules.patch";
+const PATCH: &str = "kmod/patches/0003-KVM-create-VM-files-for-other-modules.patch";
+/// What lacks as long as KVM is a module that is not loaded.
+pub(super) const MODULE: &str = "kvm.ko: load kvm-amd or kvm-intel, and try again";
 
 /// ELF's number of the architecture.
 const MACHINE: u32 = 62;
@@ -116,10 +118,7 @@ impl Kind for KvmVm {
 
     fn supported(&self) -> Result<(), &'static str> {
         // SAFETY: No precondition.
-        match unsafe { ffi::fdbox_shim_kvm_vm_supported() } {
-            true => Ok(()),
-            false => Err(PATCH),
-        }
+        super::lacks(unsafe { ffi::fdbox_shim_kvm_vm_lacks() }, MODULE, PATCH)
     }
 
     fn seal(&self, _cx: &mut SealCx<'_>) -> Result {
@@ -185,7 +184,7 @@ pub(super) fn vm_for_taker(cx: &mut TakeCx<'_>, name: Name, source: Source) -> R
     if let Some(link) = cx.links.iter().filter(given).find(mine) {
         return Ok(link.file.clone());
     }
-    // SAFETY: `supported()` has made sure that the symbols are there; the file is ours.
+    // SAFETY: No precondition; the file is ours, or it is an error.
     let file = unsafe { file::from_c(ffi::fdbox_shim_vm_create(kind, cx.fd)) }?;
     let link = Link {
         name,

@@ -8,3 +8,14 @@ pub(crate) mod iommufd;
 pub(crate) mod kvm_vm;
 pub(crate) mod memfd;
 pub(crate) mod vfio_pci;
+
+use crate::ffi;
+
+/// What [`crate::kind::Kind::supported`] says for a kind that lacks `what` of the kernel.
+fn lacks(what: ffi::Lacks, module: &'static str, patch: &'static str) -> Result<(), &'static str> {
+    match what {
+        ffi::LACKS_NOTHING => Ok(()),
+        ffi::LACKS_MODULE => Err(module),
+        ffi::LACKS_PATCH.. => Err(patch),
+    }
+}

@@ -53,6 +53,9 @@ use kernel::{
     prelude::*, //
 };
 
+/// What lacks as long as VFIO is a module that is not loaded.
+const MODULE: &str = "iommufd.ko, vfio.ko and vfio-pci.ko: load vfio-pci, and try again";
+
 pub(crate) struct VfioPci;
 
 /// Name of the iommufd of `cx`'s file in the box.
@@ -102,10 +105,8 @@ impl Kind for VfioPci {
 
     fn supported(&self) -> Result<(), &'static str> {
         // SAFETY: No precondition.
-        match unsafe { ffi::fdbox_shim_passthrough_supported() } {
-            true => Ok(()),
-            false => Err(iommufd::PATCH),
-        }
+        let lacks = unsafe { ffi::fdbox_shim_vfio_lacks() };
+        super::lacks(lacks, MODULE, iommufd::PATCH)
     }
 
     /// The iommufd is frozen then: the page tables are as they stay.
