@@ -54,7 +54,7 @@ impl DriverKind {
     ///
     /// `desc` points at a valid description for the duration of the call.
     pub(crate) unsafe fn get(desc: *const DriverKindDesc) -> Option<DriverKind> {
-        // SAFETY: Valid, as promised by the caller.
+        // SAFETY: Valid, by the safety requirements of this function.
         let found = unsafe { desc.as_ref() }?;
         if found.compatible.is_null() {
             return None;
@@ -178,7 +178,7 @@ impl Kind for DriverKind {
 /// As [`Call::from_fd`].
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_fd_file(fd: *mut DriverFd) -> *mut bindings::file {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let call = unsafe { Call::from_fd(fd) };
     call.file()
         .map_or(core::ptr::null_mut(), |file| file.as_ptr())
@@ -197,11 +197,11 @@ unsafe extern "C" fn fdbox_rs_fd_needs(
     file: *mut bindings::file,
     what: *const c_char,
 ) -> c_int {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let Call::Seal(cx) = (unsafe { Call::from_fd(fd) }) else {
         return EINVAL.to_errno();
     };
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let (file, what) = unsafe { (file::from_borrowed(file), CStr::from_char_ptr(what)) };
     if cx.has(&file) {
         return 0;
@@ -228,14 +228,14 @@ unsafe extern "C" fn fdbox_rs_fd_write(
     data: *const c_void,
     len: usize,
 ) -> c_int {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let Call::Write(_, record) = (unsafe { Call::from_fd(fd) }) else {
         return EINVAL.to_errno();
     };
     if len == 0 {
         return 0;
     }
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let bytes = unsafe { core::slice::from_raw_parts(data.cast::<u8>(), len) };
     from_result(|| record.write(bytes).map(|()| 0))
 }
@@ -249,12 +249,12 @@ crate::ffi::check_export!(fdbox_rs_fd_write);
 /// As [`Call::from_fd`]; the caller holds `folio`.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_fd_preserve(fd: *mut DriverFd, folio: *mut bindings::folio) -> c_int {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let Call::Write(_, record) = (unsafe { Call::from_fd(fd) }) else {
         return EINVAL.to_errno();
     };
     let (mut pfn, mut order, mut next) = (0, 0, 0);
-    // SAFETY: As promised by the caller; the three places are valid for writing.
+    // SAFETY: By the safety requirements of this function; the three places are valid for writing.
     unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut next) };
     from_result(|| record.push(pfn, order).map(|()| 0))
 }
@@ -268,12 +268,12 @@ crate::ffi::check_export!(fdbox_rs_fd_preserve);
 /// As [`Call::from_fd`]; `len` is valid for writing.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_fd_data(fd: *mut DriverFd, len: *mut usize) -> *const c_void {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let data = match unsafe { Call::from_fd(fd) } {
         Call::Restore(record, _) => record.data(),
         _ => &[],
     };
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     unsafe { *len = data.len() };
     data.as_ptr().cast()
 }
@@ -287,7 +287,7 @@ crate::ffi::check_export!(fdbox_rs_fd_data);
 /// As [`Call::from_fd`].
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_fd_take_folio(fd: *mut DriverFd) -> *mut bindings::folio {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let Call::Restore(record, progress) = (unsafe { Call::from_fd(fd) }) else {
         return core::ptr::null_mut();
     };
