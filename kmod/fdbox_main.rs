@@ -27,6 +27,8 @@ mod handover;
 mod kho;
 mod kind;
 mod kinds;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
 mod name;
 mod objects;
 mod record;

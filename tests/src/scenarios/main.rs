@@ -8,6 +8,7 @@ mod fdbox;
 mod fleet;
 mod guest;
 mod host;
+mod kunit;
 mod kvm;
 mod leaks;
 mod luo;
@@ -58,9 +59,13 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-/// Looks for leaks as a scenario of its own: whatever ran before it is to blame.
+/// Looks for leaks as a scenario of its own: whatever ran before it is to blame. The module's unit
+/// tests ran when it was loaded.
 fn leaks(stage: &str) -> Result<()> {
-    tell("leaks", stage_number(stage)?, |_| leaks::check())
+    tell("leaks", stage_number(stage)?, |_| {
+        kunit::check()?;
+        leaks::check()
+    })
 }
 
 fn stage_number(stage: &str) -> Result<usize> {
