@@ -206,9 +206,9 @@ fn next_fd(bx: &FdBox, arg: usize) -> Result {
 
 fn fd_state(entry: &Entry) -> u32 {
     match &entry.content {
-        Content::Incoming(incoming) => match registry::of_compatible(&incoming.compatible) {
-            Ok(_) => uapi::FD_INCOMING,
-            Err(_) => uapi::FD_UNKNOWN,
+        Content::Incoming(incoming) => match registry::known(&incoming.compatible) {
+            Some(kind) if kind.supported().is_ok() => uapi::FD_INCOMING,
+            _ => uapi::FD_UNKNOWN,
         },
         _ => uapi::FD_LIVE,
     }

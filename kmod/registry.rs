@@ -88,6 +88,12 @@ pub(crate) fn of_compatible(compatible: &[u8]) -> Result<KindRef> {
     supported(find(|kind| kind.reads(compatible))?)
 }
 
+/// As [`of_compatible`], and whether or not the kind can be restored now: its module may not be loaded,
+/// and what goes on beside its descriptors does so all the same.
+pub(crate) fn known(compatible: &[u8]) -> Option<KindRef> {
+    find(|kind| kind.reads(compatible)).ok()
+}
+
 fn supported(kind: KindRef) -> Result<KindRef> {
     if let Err(lack) = kind.supported() {
         let name = kernel::str::BStr::from_bytes(kind.compatible());

@@ -151,7 +151,7 @@ pub(crate) fn incoming_kind(entry: &Entry) -> Option<(KindRef, &Record)> {
     let Content::Incoming(incoming) = &entry.content else {
         return None;
     };
-    let kind = registry::of_compatible(&incoming.compatible).ok()?;
+    let kind = registry::known(&incoming.compatible)?;
     Some((kind, &incoming.record))
 }
 

@@ -94,6 +94,11 @@ fn saved(record: &Record) -> Result<(VfioPlace, &[u8])> {
     Ok((place, device.iommufd))
 }
 
+fn lacks() -> ffi::Lacks {
+    // SAFETY: No precondition.
+    unsafe { ffi::fdbox_shim_vfio_lacks() }
+}
+
 impl Kind for VfioPci {
     fn compatible(&self) -> &[u8] {
         abi_dma::VFIO_PCI
@@ -104,9 +109,7 @@ impl Kind for VfioPci {
     }
 
     fn supported(&self) -> Result<(), &'static str> {
-        // SAFETY: No precondition.
-        let lacks = unsafe { ffi::fdbox_shim_vfio_lacks() };
-        super::lacks(lacks, MODULE, iommufd::PATCH)
+        super::lacks(lacks(), MODULE, iommufd::PATCH)
     }
 
     /// The iommufd is frozen then: the page tables are as they stay.
@@ -165,7 +168,12 @@ impl Kind for VfioPci {
         }
     }
 
+    /// Needs neither iommufd nor VFIO: the device is at work whether they are loaded or not.
     fn carry(&self, record: &Record) -> Result {
+        if lacks() == ffi::LACKS_PATCH {
+            // Nothing goes on beside the record in such a kernel.
+            return Ok(());
+        }
         let (place, _) = saved(record)?;
         let kept = tables(&place, None).and_then(|()| object::keep(&place));
         // No such device: to who seals, ENODEV says that there is no such box.
