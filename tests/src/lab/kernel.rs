@@ -40,7 +40,7 @@ pub(crate) enum Flavour {
 }
 
 impl Flavour {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stock => "stock",
             Self::A => "fdbox-a",

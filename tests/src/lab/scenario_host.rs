@@ -127,6 +127,11 @@ impl Group<'_> {
         spec.prepare(lab, &programs)
     }
 
+    /// The kernels that it boots or may load.
+    pub(crate) fn flavours(&self) -> Vec<Flavour> {
+        self.stages(None).iter().map(|stage| stage.kernel).collect()
+    }
+
     fn stages(&self, guest: Option<&GuestFiles>) -> Vec<StageSpec> {
         let mut stages: Vec<_> = (0..self.kernels)
             .map(|index| self.stage(index, guest))

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Result;
 use fdbox_lab::scenario::{HostKind, Listed};
 
-use super::lanes::{Job, Needs};
+use super::lanes::Job;
 use super::scenarios::{Boot, list, stage_errors};
 use super::{Outcome, Suite};
 use crate::cli::TestArgs;
@@ -59,7 +59,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
             tests: vec![name.to_owned()],
             kernels: boot.kernels,
             is_shared: false,
-            needs: Needs::Debug(boot.kind),
+            needs: boot.needs(),
             alone: false,
             act: Box::new(move || vec![outcome(name, &boot, lab, verbose)]),
         }

@@ -51,7 +51,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
         tests: vec![test.name.to_owned()],
         kernels: test.kernels,
         is_shared: false,
-        needs: Needs::Nothing,
+        needs: Needs::default(),
         alone: false,
         act: Box::new(move || {
             let started = Instant::now();

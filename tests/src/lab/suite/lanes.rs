@@ -19,16 +19,15 @@ const HOST_KIB: u64 = 6 * 1024 * 1024;
 /// More does not make the whole any shorter than its longest job.
 const MOST: usize = 8;
 
-/// What a host runs that is built for it alone, beside the usual kernels and their modules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Needs {
-    Nothing,
-    /// What runs in a host of this kind.
-    Programs(HostKind),
-    /// The same, in the kernel that checks itself.
-    Debug(HostKind),
-    /// The kernel's selftests, in these kernels.
-    Selftests(&'static [Flavour]),
+/// What has to be built for a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// The kernels that it boots, beside the usual ones.
+    pub(super) kernels: Vec<Flavour>,
+    /// The kind of host whose programs run in it; without one it is init alone.
+    pub(super) programs: Option<HostKind>,
+    /// Whether it runs the kernel's selftests.
+    pub(super) selftests: bool,
 }
 
 /// One host, and what comes of it.
@@ -45,6 +44,13 @@ pub(super) struct Job<'a> {
     /// Whether nothing else may run meanwhile.
     pub(super) alone: bool,
     pub(super) act: Box<dyn FnOnce() -> Vec<Outcome> + Send + 'a>,
+}
+
+impl Job<'_> {
+    /// Whether a filter may have left some of its tests out.
+    pub(super) fn can_be_partial(&self) -> bool {
+        self.is_shared || self.needs.selftests
+    }
 }
 
 impl std::fmt::Debug for Job<'_> {
@@ -153,7 +159,7 @@ mod tests {
             tests: vec![name.to_owned()],
             kernels: 1,
             is_shared: false,
-            needs: Needs::Nothing,
+            needs: Needs::default(),
             alone,
             act,
         };

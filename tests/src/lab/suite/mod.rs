@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
 
-use self::lanes::Needs;
+use self::lanes::{Job, Needs};
 use self::plan::Plan;
 pub(crate) use self::rotation::Part;
 use crate::cli::TestArgs;
@@ -105,7 +105,11 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     }
     prepare(&mut suite, &plan)?;
     let jobs = std::mem::take(&mut plan.jobs);
-    let hosts = hosts(&mut suite, jobs, lanes);
+    let is_partial = |job: &&Job<'_>| !args.filters.is_empty() && job.can_be_partial();
+    let partial = jobs.iter().filter(is_partial).map(|job| job.host.clone());
+    let partial: Vec<String> = partial.collect();
+    let mut hosts = hosts(&mut suite, jobs, lanes);
+    hosts.retain(|(host, _)| !partial.contains(host));
     if suite.outcomes.is_empty() {
         bail!("No test has {} in its name", args.filters.join(" or "));
     }
@@ -119,7 +123,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
 /// the two leaves CPUs idle at times.
 fn prepare(suite: &mut Suite<'_>, plan: &Plan<'_>) -> Result<()> {
     let lab = suite.lab;
-    let needs: Vec<Needs> = plan.jobs.iter().map(|job| job.needs).collect();
+    let needs: Vec<Needs> = plan.jobs.iter().map(|job| job.needs.clone()).collect();
     std::thread::scope(|scope| {
         let kernels = scope.spawn(|| prepare::kernels(lab, &needs));
         source::workspace(suite);
@@ -133,11 +137,7 @@ fn prepare(suite: &mut Suite<'_>, plan: &Plan<'_>) -> Result<()> {
 }
 
 /// Runs the hosts, and returns how long each took.
-fn hosts(
-    suite: &mut Suite<'_>,
-    jobs: Vec<lanes::Job<'_>>,
-    lanes: usize,
-) -> Vec<(String, Duration)> {
+fn hosts(suite: &mut Suite<'_>, jobs: Vec<Job<'_>>, lanes: usize) -> Vec<(String, Duration)> {
     if jobs.is_empty() {
         return Vec::new();
     }

@@ -12,10 +12,13 @@ use super::rotation::{self, Part, Turn};
 use super::{Suite, debug, host_command, scenarios, selftests};
 use crate::cli::TestArgs;
 use crate::command;
+use crate::kernel::Flavour;
 use crate::progress::{human, say};
 
 /// What a host that nobody measured yet may take for each of its kernels, in seconds.
 const NEW: u32 = 30;
+/// The kernels of every run. What boots another one runs with all that do, for it to be built there only.
+const ALWAYS_BUILT: [Flavour; 4] = [Flavour::Stock, Flavour::A, Flavour::B, Flavour::Debug];
 /// Columns of what is told.
 const WIDTH: usize = 100;
 
@@ -130,11 +133,14 @@ impl<'a> Plan<'a> {
 fn turn(job: &Job<'_>, costs: &Costs) -> Turn {
     let measured = costs.of(&job.host);
     let guess = NEW * u32::try_from(job.kernels).unwrap_or(1);
+    let is_seldom = |flavour: &&Flavour| !ALWAYS_BUILT.contains(flavour);
+    let seldom = job.needs.kernels.iter().find(is_seldom);
     Turn {
         host: job.host.clone(),
         seconds: measured.unwrap_or(guess) * if job.alone { 2 } else { 1 },
         is_measured: measured.is_some(),
-        always: rotation::is_always(&job.host, job.is_shared),
+        always: seldom.is_none() && rotation::is_always(&job.host, job.is_shared),
+        with: seldom.map(|flavour| flavour.name()),
     }
 }
 
@@ -180,6 +186,7 @@ fn wrapped(title: &str, names: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::Needs;
     use super::*;
 
     fn job(host: &str, tests: &[&str]) -> Job<'static> {
@@ -188,7 +195,7 @@ mod tests {
             tests: tests.iter().map(|&test| test.to_owned()).collect(),
             kernels: 2,
             is_shared: tests.len() > 1,
-            needs: super::super::lanes::Needs::Nothing,
+            needs: Needs::default(),
             alone: false,
             act: Box::new(Vec::new),
         }

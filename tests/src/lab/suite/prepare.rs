@@ -23,7 +23,7 @@ pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
     // What has to be linked only goes beside what is compiled.
     std::thread::scope(|scope| {
         let beside = scope.spawn(|| {
-            if needs.iter().any(|it| matches!(it, Needs::Selftests(_))) {
+            if needs.iter().any(|it| it.selftests) {
                 selftests::get(&lab.cache, &lab.toolchain, &kernels.source)?;
             }
             get(&Flavour::B)
@@ -38,16 +38,9 @@ pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
 /// Each once, the two that others start from first.
 fn flavours(needs: &[Needs]) -> Vec<Flavour> {
     let mut flavours = vec![Flavour::Stock, Flavour::A];
-    for needs in needs {
-        let more: &[Flavour] = match needs {
-            Needs::Debug(_) => &[Flavour::Debug],
-            Needs::Selftests(flavours) => flavours,
-            Needs::Programs(_) | Needs::Nothing => &[],
-        };
-        for flavour in more {
-            if !flavours.contains(flavour) {
-                flavours.push(*flavour);
-            }
+    for flavour in needs.iter().flat_map(|it| &it.kernels) {
+        if !flavours.contains(flavour) {
+            flavours.push(*flavour);
         }
     }
     if !flavours.contains(&Flavour::B) {
@@ -59,14 +52,10 @@ fn flavours(needs: &[Needs]) -> Vec<Flavour> {
 /// The programs.
 pub(super) fn programs(lab: &Lab, needs: &[Needs]) -> Result<()> {
     for needs in needs {
-        match needs {
-            Needs::Programs(kind) | Needs::Debug(kind) => {
-                scenario_host::programs(lab, *kind)?;
-            }
-            Needs::Selftests(_) | Needs::Nothing => {
-                lab.programs(&[programs::INIT])?;
-            }
-        }
+        match needs.programs {
+            Some(kind) => scenario_host::programs(lab, kind)?,
+            None => lab.programs(&[programs::INIT])?,
+        };
     }
     Ok(())
 }
@@ -74,19 +63,24 @@ pub(super) fn programs(lab: &Lab, needs: &[Needs]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fdbox_lab::scenario::HostKind;
+
+    fn needs(kernels: &[Flavour]) -> Needs {
+        Needs {
+            kernels: kernels.to_vec(),
+            ..Needs::default()
+        }
+    }
 
     #[test]
     fn kernels_are_those_that_hosts_boot() {
         use Flavour::{A, B, Debug, Stock};
         let usual = [Stock, A, B];
-        assert_eq!(flavours(&[Needs::Nothing]), usual);
-        assert_eq!(flavours(&[Needs::Programs(HostKind::Guest)]), usual);
-        let needs = [
-            Needs::Debug(HostKind::Kexec),
-            Needs::Selftests(&[Debug]),
-            Needs::Selftests(&[A, B]),
-        ];
-        assert_eq!(flavours(&needs), [Stock, A, Debug, B]);
+        assert_eq!(flavours(&[needs(&[])]), usual);
+        assert_eq!(flavours(&[needs(&[B, A])]), usual);
+        let more = [needs(&[Debug]), needs(&[A, Debug]), needs(&[B])];
+        let mut found = flavours(&more);
+        assert_eq!(found[..2], [Stock, A], "what others start from");
+        found.sort_by_key(|flavour| flavour.name());
+        assert_eq!(found, [A, B, Debug, Stock]);
     }
 }

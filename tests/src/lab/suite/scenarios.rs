@@ -30,7 +30,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
         tests: boot.group.iter().map(|each| each.name.clone()).collect(),
         kernels: boot.kernels,
         is_shared: !boot.kind.is_alone(),
-        needs: Needs::Programs(boot.kind),
+        needs: boot.needs(),
         alone: boot.kind.fills_the_machine(),
         act: Box::new(move || boot.outcomes(lab, verbose)),
     };
@@ -89,10 +89,8 @@ impl Boot {
         format!("{}-{}", kind.as_str().unwrap_or_default(), self.kernels)
     }
 
-    /// Boots the host, runs the scenarios, and says where its logs are.
-    pub(super) fn run(&self, lab: &Lab, verbose: bool) -> Result<(Record, String)> {
-        let started = Instant::now();
-        let group = Group {
+    fn host(&self) -> Group<'_> {
+        Group {
             kind: self.kind,
             kernels: self.kernels,
             names: self.group.iter().map(|each| each.name.as_str()).collect(),
@@ -100,8 +98,22 @@ impl Boot {
             guests: if self.kind == HostKind::Guests { 4 } else { 1 },
             more_memory_mib: 0,
             debug: self.debug,
-        };
-        let host = group.prepare(lab)?;
+        }
+    }
+
+    /// What has to be built for it.
+    pub(super) fn needs(&self) -> Needs {
+        Needs {
+            kernels: self.host().flavours(),
+            programs: Some(self.kind),
+            selftests: false,
+        }
+    }
+
+    /// Boots the host, runs the scenarios, and says where its logs are.
+    pub(super) fn run(&self, lab: &Lab, verbose: bool) -> Result<(Record, String)> {
+        let started = Instant::now();
+        let host = self.host().prepare(lab)?;
         let record = host.run(lab, |line| {
             if verbose {
                 hostcmd::show(line);

@@ -38,7 +38,11 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
             .collect(),
         kernels: host.patched.len(),
         is_shared: false,
-        needs: Needs::Selftests(host.patched),
+        needs: Needs {
+            kernels: host.patched.to_vec(),
+            selftests: true,
+            ..Needs::default()
+        },
         alone: false,
         act: Box::new(move || outcomes(lab, host, &wanted, verbose)),
     };
