@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::kernel::Flavour;
 use crate::suite::Part;
 
 /// A host that can be updated under its guests, on any machine: it runs in QEMU, with a kernel and
@@ -50,7 +51,14 @@ pub(crate) enum Command {
     /// figures are others, their ratios are not. Without a filter it takes an hour or two.
     Bench(BenchArgs),
     /// Builds everything that is missing and runs nothing.
-    Build,
+    Build(BuildArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Only this kernel, those that it is built from, and the module for it. May be repeated.
+    #[arg(long, value_enum)]
+    pub kernel: Vec<Flavour>,
 }
 
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ const LINES_OBJECTS: u64 = 2560;
 const LINES_LINK: u64 = 70;
 
 /// Which kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Flavour {
     /// As it comes. The guest's kernel, and what the patched ones are compared with.
     Stock,

@@ -45,7 +45,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{BuildArgs, Cli, Command};
+use crate::kernel::Flavour;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -65,26 +66,28 @@ fn act(command: &Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => suite::run(args),
         Command::Bench(args) => bench::run(args),
-        Command::Build => build(),
+        Command::Build(args) => build(args),
     }
 }
 
-fn build() -> Result<ExitCode> {
+fn build(args: &BuildArgs) -> Result<ExitCode> {
     let lab = lab::Lab::open()?;
     let kernels = lab.kernels()?;
-    for flavour in [
-        kernel::Flavour::Stock,
-        kernel::Flavour::A,
-        kernel::Flavour::B,
-    ] {
-        lab.modules(&kernels.get(flavour)?)?;
+    let flavours = match args.kernel.as_slice() {
+        [] => &[Flavour::Stock, Flavour::A, Flavour::B],
+        these => these,
+    };
+    for flavour in flavours {
+        lab.modules(&kernels.get(*flavour)?)?;
     }
-    lab.programs(&[
-        programs::INIT,
-        programs::SCENARIOS,
-        programs::WITNESS,
-        programs::VMM,
-        programs::LATER_VMM,
-    ])?;
+    if args.kernel.is_empty() {
+        lab.programs(&[
+            programs::INIT,
+            programs::SCENARIOS,
+            programs::WITNESS,
+            programs::VMM,
+            programs::LATER_VMM,
+        ])?;
+    }
     Ok(ExitCode::SUCCESS)
 }

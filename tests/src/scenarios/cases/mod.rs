@@ -13,6 +13,7 @@ mod leaving;
 mod luo;
 mod memfd;
 mod memfd_large;
+mod memory_policy;
 mod next_kernel;
 mod passthrough;
 mod passthrough_blockers;
@@ -74,6 +75,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         rights::ALL,
         memfd::ALL,
         memfd_large::ALL,
+        memory_policy::ALL,
         leaving::ALL,
         guest_memory::ALL,
         luo::ALL,
