@@ -202,6 +202,7 @@ impl<'a> Device<'a> {
             && device.bdf <= 0xffff
             && head.flags & !DEVICE_AUTO_DOMAIN == 0
             && head.name_len as usize == device.iommufd.len()
+            && head.zero == 0
             && abi::name_is_valid(device.iommufd);
         possible.then_some(device).ok_or(Malformed::Fd)
     }

@@ -346,6 +346,7 @@ fn impossible_passthrough_is_refused() {
     };
     assert!(device(4, 8));
     for (at, byte, what) in [
+        (28, 1, "a word that is reserved"),
         (2, 1, "a segment beyond 65535"),
         (6, 1, "a requester id beyond 65535"),
         (20, 2, "a flag that nobody knows"),
