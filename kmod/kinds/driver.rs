@@ -167,7 +167,10 @@ impl Kind for DriverKind {
         let restore = self.desc().restore.ok_or(EOPNOTSUPP)?;
         let mut call = Call::Restore(record, progress);
         // SAFETY: As above; the file is ours.
-        unsafe { file::from_c(restore(call.as_fd())) }
+        let file = unsafe { file::from_c(restore(call.as_fd())) }?;
+        // Nobody else asks for what the driver has no use for.
+        progress.discard(record);
+        Ok(file)
     }
 }
 

@@ -35,6 +35,11 @@ static unsigned int excess;
 module_param(excess, uint, 0600);
 MODULE_PARM_DESC(excess, "bytes to save beyond the state (default 0); restore refuses them");
 
+/* For tests: what becomes of pages that a driver saves and does not take back. */
+static unsigned int spare;
+module_param(spare, uint, 0600);
+MODULE_PARM_DESC(spare, "blocks of 2 MiB to save beside the state (default 0); restore leaves them");
+
 /* An open file. */
 struct sample_file {
 	struct mutex lock;	/* protects the rest */
@@ -180,6 +185,19 @@ static int sample_write_excess(struct fdbox_fd *fd, size_t len)
 	return err;
 }
 
+/* Until the next kernel, which frees them, nobody does. */
+static int sample_preserve_spare(struct fdbox_fd *fd, unsigned int nr)
+{
+	struct folio *folio;
+	int err = 0;
+
+	while (nr-- && !err) {
+		folio = folio_alloc(GFP_KERNEL | __GFP_COMP, get_order(SZ_2M));
+		err = folio ? fdbox_fd_preserve(fd, folio) : -ENOMEM;
+	}
+	return err;
+}
+
 /* The length cannot change any more: the file is frozen. */
 static int sample_kho_write(struct fdbox_fd *fd)
 {
@@ -190,7 +208,8 @@ static int sample_kho_write(struct fdbox_fd *fd)
 
 	if (!err && len)
 		err = sample_write_excess(fd, len);
-	return err ?: fdbox_fd_preserve(fd, sample->folio);
+	err = err ?: fdbox_fd_preserve(fd, sample->folio);
+	return err ?: sample_preserve_spare(fd, READ_ONCE(spare));
 }
 
 static struct file *sample_restore(struct fdbox_fd *fd)

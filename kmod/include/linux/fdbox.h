@@ -95,7 +95,8 @@ const void *fdbox_fd_data(struct fdbox_fd *fd, size_t *len);
 
 /*
  * In restore: the next folio, with one reference that now is the caller's, or
- * NULL after the last.
+ * NULL after the last. Those that nobody has asked for are freed when restore has
+ * returned a file.
  */
 struct folio *fdbox_fd_take_folio(struct fdbox_fd *fd);
 

@@ -54,6 +54,12 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::Kexec,
         stages: &[not_restorable_before, not_restorable_after],
     },
+    &Scenario {
+        name: "sample/pages-left",
+        about: "pages that a driver saved and does not take back are free again",
+        host: HostKind::Kexec,
+        stages: &[spare_before, spare_after],
+    },
 ];
 
 /// The driver's parameter: how many bytes it saves that it does not read.
@@ -185,6 +191,32 @@ fn not_restorable_after(_: &Cx<'_>) -> Result<()> {
         let states: Vec<u32> = fdbox.entries()?.iter().map(|entry| entry.state).collect();
         equal("The list", states, vec![uapi::FD_INCOMING])?;
     }
+    fdbox.delete()
+}
+
+/// Blocks of 2 MiB that the driver saves and leaves.
+const SPARE_BLOCKS: u64 = 8;
+const SPARE: &str = "/sys/module/fdbox_sample/parameters/spare";
+
+fn spare_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("sample-spare")?;
+    fdbox.put(device(b"spare")?, "device")?;
+    fs::write(SPARE, SPARE_BLOCKS.to_string()).context("Set the driver's parameter")?;
+    let sealed = fdbox.try_seal();
+    fs::write(SPARE, "0").context("Reset the driver's parameter")?;
+    Ok(sealed?)
+}
+
+fn spare_after(_: &Cx<'_>) -> Result<()> {
+    host::load_module(MODULE)?;
+    let fdbox = FdBox::open("sample-spare")?;
+    fdbox.unseal()?;
+    let before = host::kernel_holds()?.raw_kib;
+    let file = memory::file(fdbox.get("device")?);
+    let more = host::kernel_holds()?.raw_kib.saturating_sub(before);
+    let left = SPARE_BLOCKS * 2048;
+    ensure!(more < left / 2, "{more} KiB of {left} belong to nobody");
+    equal("The state", state_of(file)?, b"spare".to_vec())?;
     fdbox.delete()
 }
 
