@@ -93,6 +93,8 @@ pub(crate) struct Inner {
     given: KVec<Given>,
     pub(crate) seal_error: Option<SealError>,
     owner: NodeOwner,
+    /// While it is as it arrived: it goes on to the next kernel if nobody unseals it.
+    required: Option<kho::Required>,
 }
 
 impl Inner {
@@ -130,6 +132,7 @@ impl FdBox {
             given: KVec::new(),
             seal_error: None,
             owner,
+            required: None,
         };
         Arc::pin_init(
             pin_init!(FdBox {
@@ -172,7 +175,9 @@ impl FdBox {
 
     /// Marks a box from the last kernel as what it was there.
     pub(crate) fn arrived(&self) {
-        self.inner.lock().state = State::Sealed { handed_over: false };
+        let mut inner = self.inner.lock();
+        inner.state = State::Sealed { handed_over: false };
+        inner.required = kho::enabled().then(kho::Required::new).and_then(Result::ok);
     }
 
     /// FDBOX_GET_FD: the new descriptor's number. With `keep` the box has it, too.
@@ -251,6 +256,7 @@ impl FdBox {
         }
         let entries = inner.entries.len();
         inner.undo(entries, handed_over);
+        inner.required = None;
         inner.state = State::Open;
         Ok(())
     }

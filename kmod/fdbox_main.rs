@@ -122,8 +122,8 @@ impl kernel::InPlaceModule for FdboxModule {
 ///
 /// Called in process context, while the module is loaded.
 #[no_mangle]
-unsafe extern "C" fn fdbox_rs_reboot() {
-    handover::carry();
+unsafe extern "C" fn fdbox_rs_reboot(kexec: bool) {
+    handover::carry(kexec);
 }
 
 crate::ffi::check_export!(fdbox_rs_reboot);

@@ -48,6 +48,8 @@ struct SealedBox {
     name: Name,
     owner: NodeOwner,
     fds: KVec<SealedFd>,
+    /// No kexec to a kernel that does not get the box.
+    _required: kho::Required,
 }
 
 impl SealedBox {
@@ -76,6 +78,11 @@ pub(crate) struct Refusal {
     pub(crate) why: &'static str,
 }
 
+const LEAVING: Refusal = Refusal {
+    error: EAGAIN,
+    why: "the host is on its way into the next kernel",
+};
+
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         Refusal { error, why: "" }
@@ -88,6 +95,7 @@ struct Foreign {
     /// `None` once it is on its way.
     body: Option<Body>,
     _module: boxes::ModuleHold,
+    _required: Option<kho::Required>,
 }
 
 kernel::sync::global_lock! {
@@ -188,6 +196,7 @@ fn sealed_box(id: u64, name: &Name, owner: NodeOwner, entries: &[Entry]) -> Resu
         name: name.try_clone()?,
         owner,
         fds,
+        _required: kho::Required::new().map_err(|_| LEAVING.error)?,
     })
 }
 
@@ -212,10 +221,7 @@ impl Outgoing {
     fn may_change(&self) -> Result<(), Refusal> {
         match self.leaving {
             false => Ok(()),
-            true => Err(Refusal {
-                error: EAGAIN,
-                why: "the host is on its way into the next kernel",
-            }),
+            true => Err(LEAVING),
         }
     }
 
@@ -314,11 +320,12 @@ pub(crate) fn pass_through(root: abi::Root, body: Body) {
         root,
         body: Some(body),
         _module,
+        _required: kho::Required::new().ok(),
     });
 }
 
-/// When the machine reboots: hands on what nobody took.
-pub(crate) fn carry() {
+/// When the machine reboots, by a kexec or not: hands on what nobody took.
+pub(crate) fn carry(kexec: bool) {
     if !kho::enabled() {
         return;
     }
@@ -326,6 +333,9 @@ pub(crate) fn carry() {
     let mut outgoing = OUTGOING.lock();
     outgoing.leaving = true;
     outgoing.put_back();
+    if kexec && outgoing.blob.is_some() && !kho::can_refuse() {
+        pr_warn!("this kernel cannot tell whether the next one gets the boxes: one that kexec_load(2) loaded does not\n");
+    }
     let Some(foreign) = &mut outgoing.foreign else {
         return;
     };

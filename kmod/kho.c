@@ -21,6 +21,28 @@ bool fdbox_shim_kho_boot(void)
 	return is_kho_boot();
 }
 
+/* Of kmod/patches. */
+int kho_require(u32 takes) __weak;
+void kho_unrequire(u32 takes) __weak;
+
+/* Whether this kernel refuses a kexec to a kernel that is told of no handover. */
+bool fdbox_shim_kho_can_refuse(void)
+{
+	return kho_require && kho_unrequire;
+}
+
+/* Has this kernel do so, if it can, until the inverse is called. */
+int fdbox_shim_kho_require(void)
+{
+	return fdbox_shim_kho_can_refuse() ? kho_require(0) : 0;
+}
+
+void fdbox_shim_kho_unrequire(void)
+{
+	if (fdbox_shim_kho_can_refuse())
+		kho_unrequire(0);
+}
+
 /*
  * A larger folio is restored by kho_restore_folio(), and so kept by
  * kho_preserve_folio(). Memory that is only passing through this kernel has not

@@ -25,6 +25,30 @@ pub(crate) fn booted() -> bool {
     unsafe { ffi::fdbox_shim_kho_boot() }
 }
 
+/// Whether this kernel knows, and cares, what the next one takes over.
+pub(crate) fn can_refuse() -> bool {
+    // SAFETY: No precondition.
+    unsafe { ffi::fdbox_shim_kho_can_refuse() }
+}
+
+/// As long as it lives, a kernel that can refuses a kexec to one that is told of no handover.
+pub(crate) struct Required(());
+
+impl Required {
+    /// `EOPNOTSUPP` when the host is on its way into such a kernel already.
+    pub(crate) fn new() -> Result<Required> {
+        // SAFETY: No precondition.
+        to_result(unsafe { ffi::fdbox_shim_kho_require() }).map(|()| Required(()))
+    }
+}
+
+impl Drop for Required {
+    fn drop(&mut self) {
+        // SAFETY: Required in `new()`.
+        unsafe { ffi::fdbox_shim_kho_unrequire() };
+    }
+}
+
 /// The checksum of the handover ABI.
 pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     // SAFETY: `bytes` is valid for reading its length.
@@ -69,8 +93,7 @@ pub(crate) fn unpreserve(extents: &[u64]) {
     }
 }
 
-/// Whether KHO keeps all of `extents` from the last kernel for whoever restores them; `EIO` when
-/// not. A look at each block, none at its pages.
+/// `EIO` unless KHO keeps all of `extents` from the last kernel. Looks at blocks, not at pages.
 pub(crate) fn check_kept(extents: &[u64]) -> Result {
     for &raw in extents {
         let extent = decode(raw)?;

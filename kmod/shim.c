@@ -125,8 +125,9 @@ void fdbox_shim_release(u8 *out, size_t len)
 
 static int fdbox_reboot(struct notifier_block *nb, unsigned long action, void *data)
 {
+	/* What kernel_kexec() says, and nobody else. */
 	if (action == SYS_RESTART)
-		fdbox_rs_reboot();
+		fdbox_rs_reboot(data && !strcmp(data, "kexec reboot"));
 	return NOTIFY_DONE;
 }
 

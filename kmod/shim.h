@@ -49,6 +49,9 @@ void fdbox_shim_reboot_unregister(void);
 /* kho.c: kexec handover. */
 bool fdbox_shim_kho_enabled(void);
 bool fdbox_shim_kho_boot(void);
+bool fdbox_shim_kho_can_refuse(void);
+int fdbox_shim_kho_require(void);
+void fdbox_shim_kho_unrequire(void);
 int fdbox_shim_kho_preserve(u64 pfn, u64 folios, u32 order);
 void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order);
 bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order);
@@ -176,7 +179,7 @@ void fdbox_shim_vfio_stop(u32 segment, u32 bdf);
 long fdbox_rs_box_ioctl(void *box, struct file *filp, unsigned int cmd,
 			unsigned long arg);
 void fdbox_rs_box_put(void *box);
-void fdbox_rs_reboot(void);
+void fdbox_rs_reboot(bool kexec);
 int fdbox_rs_register_kind(const struct fdbox_kind *kind);
 void fdbox_rs_unregister_kind(const struct fdbox_kind *kind);
 struct file *fdbox_rs_fd_file(struct fdbox_fd *fd);

@@ -8,6 +8,7 @@ mod fdbox;
 mod fleet;
 mod guest;
 mod host;
+mod kexec;
 mod kunit;
 mod kvm;
 mod leaks;

@@ -9,6 +9,7 @@ mod guest;
 mod guest_memory;
 mod guests;
 mod hundred;
+mod jump_refused;
 mod leaving;
 mod luo;
 mod memfd;
@@ -77,6 +78,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         memfd_large::ALL,
         memory_policy::ALL,
         leaving::ALL,
+        jump_refused::ALL,
         guest_memory::ALL,
         luo::ALL,
         guest::ALL,

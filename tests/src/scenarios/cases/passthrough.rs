@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
 
-use super::{Cx, Scenario};
+use super::{Cx, Scenario, jump_refused};
 use crate::check::{equal, fails};
 use crate::fdbox::FdBox;
 use crate::memory::{self, MIB};
@@ -19,9 +19,9 @@ use crate::{host, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "passthrough/dma-through-a-kexec",
-        about: "a device receives all the time: not one frame is lost, repeated or torn",
+        about: "a device receives all the time: no kexec to a kernel that does not know it; to one that does, not one frame is lost, repeated or torn",
         host: HostKind::Passthrough,
-        stages: &[before, after],
+        stages: &[before_refused, after],
     },
     &Scenario {
         name: "passthrough/three-kernels",
@@ -79,9 +79,9 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-const BOX: &str = "passthrough";
+pub(super) const BOX: &str = "passthrough";
 /// Frames that must come before anybody goes on.
-const FRAMES: u64 = 40;
+pub(super) const FRAMES: u64 = 40;
 /// Where in the ring's memory a stage leaves how many frames it saw: before the ring.
 const NOTE_AT: u64 = 0;
 
@@ -106,8 +106,14 @@ fn before(_: &Cx<'_>) -> Result<()> {
     note(&rig.memory, nic::filled(&rig.memory)?)
 }
 
+fn before_refused(cx: &Cx<'_>) -> Result<()> {
+    before(cx)?;
+    jump_refused::is_refused_to_devices()
+}
+
 /// The device goes on without anybody's touching it.
 fn between(_: &Cx<'_>) -> Result<()> {
+    jump_refused::is_refused_to_devices()?;
     let fdbox = FdBox::open(BOX)?;
     equal("The number of descriptors", fdbox.entries()?.len(), 3)?;
     equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)
@@ -193,7 +199,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
 /// Where the second device's memory is.
 const SECOND_IOVA: u64 = IOVA + 4 * MEMORY_LEN;
 
-fn two_before(_: &Cx<'_>) -> Result<()> {
+pub(super) fn two_before(_: &Cx<'_>) -> Result<()> {
     let rig = Rig::set_up()?;
     let second_memory = nic::memory(SECOND_IOVA)?;
     rig.iommufd

@@ -1,0 +1,72 @@
+//! A next kernel that does not take over what the boxes hold: there is no jump into it.
+
+use anyhow::Result;
+use fdbox_lab::scenario::HostKind;
+
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox::FdBox;
+use crate::kexec::{self, Image};
+use crate::memory::{self, PAGE, check_page, memfd, write_page};
+use crate::{host, uapi};
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "leaving/refused",
+    about: "EOPNOTSUPP: no kexec to a kernel that gets no handover, while a box is sealed or arrived; it goes to one that does",
+    host: HostKind::Kexec,
+    stages: &[before, after],
+}];
+
+const BOX: &str = "jump-refused";
+const SEED: u64 = 83;
+/// What the log says of a kernel that nobody tells of a handover.
+const NOT_TOLD: &str = "kexec refused: the loaded kernel is not told";
+
+fn before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create(BOX)?;
+    let memory = memfd(c"jump-refused", PAGE)?;
+    write_page(&memory, SEED, 0)?;
+    fdbox.put(memory, "memory")?;
+    fdbox.seal()?;
+
+    kexec::load_legacy()?;
+    equal("Loaded by kexec_load(2)", kexec::handover()?, "none".into())?;
+    kexec::is_refused(NOT_TOLD)?;
+    kexec::unload_legacy()?;
+
+    Image::next()?.without_kho().load()?;
+    equal("Without KHO", kexec::handover()?, "none".into())?;
+    kexec::is_refused(NOT_TOLD)?;
+
+    // Of this one nobody knows. Memory that it does not take it hands on, if it has the module.
+    Image::next()?.unpatched().load()?;
+    equal("Without the patches", kexec::handover()?, "0x0".into())?;
+    Image::next()?.load()?;
+    equal("With the patches", kexec::handover()?, "0x7f".into())?;
+    host::unload_next_kernel()?;
+    // Nothing was lost: the box is sealed, and the jump that follows takes it along.
+    let states: Vec<u32> = fdbox.entries()?.iter().map(|entry| entry.state).collect();
+    equal("The list", states, vec![uapi::FD_LIVE])
+}
+
+fn after(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::open(BOX)?;
+    // As it arrived it would go on to the next kernel.
+    kexec::load_legacy()?;
+    kexec::is_refused(NOT_TOLD)?;
+    kexec::unload_legacy()?;
+    fdbox.unseal()?;
+    let memory = memory::file(fdbox.get("memory")?);
+    check_page(&memory, SEED, 0)?;
+    fdbox.delete()
+}
+
+/// That there is no jump into a kernel under which a device would run wild.
+pub(super) fn is_refused_to_devices() -> Result<()> {
+    kexec::load_legacy()?;
+    kexec::is_refused(NOT_TOLD)?;
+    kexec::unload_legacy()?;
+    Image::next()?.unpatched().load()?;
+    kexec::is_refused("does not take over what is handed over to it (0x3 is missing)")?;
+    host::unload_next_kernel()
+}
