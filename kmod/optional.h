@@ -133,6 +133,10 @@ struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm);
 	fdbox_call(-EOPNOTSUPP, pci_adopt, __VA_ARGS__)
 #define pci_adopt_done(...) \
 	fdbox_call_void(pci_adopt_done, __VA_ARGS__)
+#define pci_dev_waits(...) \
+	fdbox_call(false, pci_dev_waits, __VA_ARGS__)
+#define pci_stop_arrived(...) \
+	fdbox_call(-EOPNOTSUPP, pci_stop_arrived, __VA_ARGS__)
 #define intel_iommu_keep(...) \
 	fdbox_call(-EOPNOTSUPP, intel_iommu_keep, __VA_ARGS__)
 

@@ -15,7 +15,8 @@
 #include "optional.h"
 #include "shim.h"
 
-#if __has_include("linux/pci-keep.h") && IS_ENABLED(CONFIG_VFIO_PCI_CORE) && \
+#if __has_include("linux/pci-keep.h") && __has_include("linux/kho/abi/image.h") && \
+	IS_ENABLED(CONFIG_VFIO_PCI_CORE) && \
 	IS_ENABLED(CONFIG_IOMMUFD) && IS_ENABLED(CONFIG_VFIO_DEVICE_CDEV) && \
 	IS_ENABLED(CONFIG_INTEL_IOMMU) && IS_ENABLED(CONFIG_PCI_KEEP)
 
@@ -217,6 +218,16 @@ int fdbox_shim_vfio_keep(u32 segment, u32 bdf)
 	return err;
 }
 
+/* Whether the device is as it came with its DMA going on. */
+bool fdbox_shim_vfio_waits(u32 segment, u32 bdf)
+{
+	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
+	bool waits = pdev && pci_dev_waits(&pdev->dev);
+
+	pci_dev_put(pdev);
+	return waits;
+}
+
 void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf)
 {
 	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
@@ -254,6 +265,8 @@ static struct file *fdbox_vfio_open(struct pci_dev *pdev, struct iommufd_ctx *ct
 		mutex_unlock(&vdev->dev_set->lock);
 	}
 	if (err) {
+		/* Closing does so, too, but later. */
+		pci_clear_master(pdev);
 		pci_err(pdev, "cannot go on where it was (%d), stopped\n", err);
 		fput(file);
 		return ERR_PTR(err);
@@ -263,7 +276,8 @@ static struct file *fdbox_vfio_open(struct pci_dev *pdev, struct iommufd_ctx *ct
 
 /*
  * Opens a device that came with its DMA going on, bound and attached as it was.
- * When that fails after the opening, closing stops the device.
+ * An error before the device was claimed leaves it as it is, and it waits again;
+ * one after that has stopped it: the IOMMU translates for it as for any other.
  */
 struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place)
 {
@@ -298,30 +312,14 @@ out:
 	return ERR_PTR(err);
 }
 
-/*
- * Stops a device that nobody takes over: no bus mastering, a reset, and the
- * IOMMU translates for it as for any other.
- */
+/* Stops a device that nobody takes over, unless somebody has done so before. */
 void fdbox_shim_vfio_stop(u32 segment, u32 bdf)
 {
 	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
-	int err;
 
 	if (!pdev)
 		return;
-	if (!pci_adopt(pdev)) {
-		pci_clear_master(pdev);
-		if (pci_try_reset_function(pdev))
-			pci_warn(pdev, "stopped without a reset\n");
-		err = iommu_device_claim_dma_owner(&pdev->dev, THIS_MODULE);
-		if (!err)
-			iommu_device_release_dma_owner(&pdev->dev);
-		else
-			pci_warn(pdev, "keeps its old translation (%d), closed to VFIO\n", err);
-		/* What the old translation maps is freed: nobody may open it with that. */
-		pci_adopt_done(pdev, !err);
-		pci_info(pdev, "nobody took it over, stopped\n");
-	}
+	pci_stop_arrived(pdev);
 	pci_dev_put(pdev);
 }
 
@@ -402,6 +400,11 @@ int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *d
 int fdbox_shim_vfio_keep(u32 segment, u32 bdf)
 {
 	return -EOPNOTSUPP;
+}
+
+bool fdbox_shim_vfio_waits(u32 segment, u32 bdf)
+{
+	return false;
 }
 
 void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf)

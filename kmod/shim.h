@@ -171,6 +171,7 @@ int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_place *place);
 int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *data),
 			   void *data);
 int fdbox_shim_vfio_keep(u32 segment, u32 bdf);
+bool fdbox_shim_vfio_waits(u32 segment, u32 bdf);
 void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf);
 struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place);
 void fdbox_shim_vfio_stop(u32 segment, u32 bdf);

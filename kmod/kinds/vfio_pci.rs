@@ -175,6 +175,10 @@ impl Kind for VfioPci {
             return Ok(());
         }
         let (place, _) = saved(record)?;
+        // It was stopped, and there is nothing to go on with.
+        if !object::waits(&place) {
+            return Err(EIO);
+        }
         let kept = tables(&place, None).and_then(|()| object::keep(&place));
         // No such device: to who seals, ENODEV says that there is no such box.
         kept.map_err(|err| if err == ENODEV { EIO } else { err })

@@ -79,6 +79,12 @@ pub(crate) fn keep(place: &VfioPlace) -> Result {
     to_result(unsafe { ffi::fdbox_shim_vfio_keep(place.segment, place.bdf) })
 }
 
+/// Whether the device is as it came from the last kernel, with its DMA going on.
+pub(crate) fn waits(place: &VfioPlace) -> bool {
+    // SAFETY: No precondition: the device is looked up.
+    unsafe { ffi::fdbox_shim_vfio_waits(place.segment, place.bdf) }
+}
+
 /// The inverse of [`keep`].
 pub(crate) fn unkeep(place: &VfioPlace) {
     // SAFETY: No precondition: the device is looked up.

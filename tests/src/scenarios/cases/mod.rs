@@ -21,6 +21,7 @@ mod passthrough_blockers;
 mod passthrough_guest;
 mod passthrough_guests;
 mod passthrough_nvme;
+mod passthrough_stopped;
 mod ports;
 mod rights;
 mod sample;
@@ -97,6 +98,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough_nvme::ALL,
         passthrough_guests::ALL,
         passthrough_blockers::ALL,
+        passthrough_stopped::ALL,
         sample::ALL,
     ]
     .into_iter()
