@@ -67,6 +67,38 @@ u64 fdbox_shim_vm_type(void *vm)
 	return ((struct kvm *)vm)->arch.vm_type;
 }
 
+/*
+ * What encrypts the VM's memory or its vCPUs' state, or keeps them from the
+ * host; NULL for a VM that the host can read. KVM_MEMORY_ENCRYPT_OP makes an
+ * encrypted VM of an ordinary type, too.
+ */
+const char *fdbox_shim_vm_encrypted(void *vm)
+{
+	struct kvm *kvm = vm;
+
+	switch (kvm->arch.vm_type) {
+	case KVM_X86_DEFAULT_VM:
+		break;
+	case KVM_X86_SW_PROTECTED_VM:
+		return "KVM_X86_SW_PROTECTED_VM";
+	case KVM_X86_SEV_VM:
+		return "SEV";
+	case KVM_X86_SEV_ES_VM:
+		return "SEV-ES";
+	case KVM_X86_SNP_VM:
+		return "SEV-SNP";
+	case KVM_X86_TDX_VM:
+		return "TDX";
+	default:
+		return "a type of VM that this module does not know";
+	}
+	if (kvm->arch.has_protected_state)
+		return "protected state";
+	if (fdbox_vm_is_sev(vm))
+		return "SEV";
+	return kvm_arch_has_private_mem(kvm) ? "private memory" : NULL;
+}
+
 /* KVM serves only the process whose address space the VM was created in. */
 bool fdbox_shim_vm_is_mine(void *vm)
 {

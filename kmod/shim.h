@@ -117,6 +117,7 @@ enum fdbox_lacks fdbox_shim_gmem_lacks(void);
 bool fdbox_shim_is_named(struct file *file, const char *name);
 void *fdbox_shim_vm_of(struct file *file);
 u64 fdbox_shim_vm_type(void *vm);
+const char *fdbox_shim_vm_encrypted(void *vm);
 bool fdbox_shim_vm_is_mine(void *vm);
 struct file *fdbox_shim_vm_create(u64 type, unsigned int fd);
 void *fdbox_shim_gmem_vm_of(struct file *file);
@@ -128,6 +129,9 @@ struct file *fdbox_shim_gmem_create(void *vm, u64 size, u64 flags);
 struct file *fdbox_shim_gmem_link(struct file *file, void *vm);
 u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
 			bool down);
+
+/* sev.c: what only kvm-amd knows of a VM. */
+bool fdbox_vm_is_sev(void *vm);
 
 /* passthrough.c: iommufd and VFIO PCI files. */
 struct fdbox_iommufd_map {

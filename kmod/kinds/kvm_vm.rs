@@ -4,6 +4,9 @@
 //!
 //! Preserved: the type of the VM.
 //!
+//! Refused: VMs whose memory or state is encrypted or kept from the host (SEV, SEV-ES, SEV-SNP, TDX,
+//! protected VMs).
+//!
 //! Not preserved: vCPUs, interrupt controllers, clock, memory slots. They are the VMM's: it saves
 //! them and builds them again in the VM that it takes out.
 //!
@@ -27,6 +30,7 @@ use crate::file::{
 use crate::kind::{
     Kind,
     Link,
+    Reason,
     SealCx,
     TakeCx, //
 };
@@ -95,6 +99,14 @@ impl Vm {
         // SAFETY: As above.
         unsafe { ffi::fdbox_shim_vm_type(self.0) }
     }
+
+    /// What keeps its memory or its state from the host, if anything does.
+    fn encrypted(self) -> Option<&'static CStr> {
+        // SAFETY: As above.
+        let what = unsafe { ffi::fdbox_shim_vm_encrypted(self.0) };
+        // SAFETY: The function returns NULL or a string constant.
+        (!what.is_null()).then(|| unsafe { CStr::from_char_ptr(what) })
+    }
 }
 
 /// Whether `file` looks like one of `kind` in a kernel that does not serve the kind: so that PUT_FD
@@ -121,8 +133,18 @@ impl Kind for KvmVm {
         super::lacks(unsafe { ffi::fdbox_shim_kvm_vm_lacks() }, MODULE, PATCH)
     }
 
-    fn seal(&self, _cx: &mut SealCx<'_>) -> Result {
-        Ok(())
+    fn seal(&self, cx: &mut SealCx<'_>) -> Result {
+        let Some(what) = Vm::of(cx.file).ok_or(EIO)?.encrypted() else {
+            return Ok(());
+        };
+        Err(cx.refuse(
+            EOPNOTSUPP,
+            Reason::UnsupportedState,
+            fmt!(
+                "the VM is encrypted or protected ({}): nobody can save what is in it, so the next kernel could not run it on; take it out of the box",
+                what
+            ),
+        ))
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {

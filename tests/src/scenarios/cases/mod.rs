@@ -3,6 +3,7 @@
 mod boxes;
 mod devices;
 mod dist;
+mod encrypted;
 mod errnos;
 mod forged;
 mod guest;
@@ -73,6 +74,7 @@ impl Scenario {
 pub(crate) fn all() -> Vec<&'static Scenario> {
     [
         errnos::ALL,
+        encrypted::ALL,
         boxes::ALL,
         rights::ALL,
         memfd::ALL,
