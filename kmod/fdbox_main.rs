@@ -33,6 +33,7 @@ mod name;
 mod objects;
 mod record;
 mod registry;
+mod room;
 mod sealing;
 mod uapi;
 
@@ -67,6 +68,7 @@ struct Lists;
 
 impl Lists {
     fn new() -> Result<Lists> {
+        room::init();
         registry::init();
         handover::init();
         boxes::init()?;

@@ -6,7 +6,6 @@ use crate::entry::{
     Content,
     Entry, //
 };
-use crate::ffi;
 use crate::file::{
     self,
     FileRef, //
@@ -20,10 +19,14 @@ use crate::record::{
     Progress,
     Record, //
 };
+use crate::room::{
+    self,
+    mib, //
+};
 use crate::uapi;
+use core::cell::Cell;
 use kernel::{
     fs::File,
-    page::PAGE_SIZE,
     prelude::*,
     str::CString, //
 };
@@ -151,7 +154,7 @@ pub(crate) struct SealCx<'a> {
     pub(crate) index: usize,
     pub(crate) file: &'a File,
     /// Set by [`SealCx::refuse`].
-    pub(crate) said: Option<(Reason, CString)>,
+    pub(crate) said: Cell<Option<(Reason, CString)>>,
 }
 
 impl SealCx<'_> {
@@ -174,28 +177,21 @@ impl SealCx<'_> {
         self.others().any(|(_, other)| file::same(other, wanted))
     }
 
-    /// Refuses a file whose holes, with those of the files before it, are more than the host has
-    /// memory for: SEAL fills them all. Without this the kernel would kill programs until they fit.
-    pub(crate) fn needs_room(&mut self) -> Result {
-        // SAFETY: The file is live.
-        let holes_of = |file: &File| unsafe { ffi::fdbox_shim_file_holes(file.as_ptr()) };
-        let files = self.entries[..=self.index]
-            .iter()
-            .filter_map(Entry::live_file);
-        let holes = files.fold(0u64, |sum, file| sum.saturating_add(holes_of(file)));
-        // SAFETY: No precondition.
-        let available = unsafe { ffi::fdbox_shim_available_pages() };
-        if holes <= available {
+    /// Promises the file the memory that SEAL takes for it, which the kind releases when it has it; or
+    /// refuses it with the figures. `pinned`: its pages will be.
+    pub(crate) fn needs_room(&mut self, pinned: bool) -> Result {
+        let Some(short) = room::promise(self.file, pinned)? else {
             return Ok(());
-        }
-        let mib = |pages: u64| pages / (1024 * 1024 / PAGE_SIZE as u64);
+        };
         Err(self.refuse(
             ENOMEM,
             Reason::NoMemory,
             fmt!(
-                "filling its holes and those of the files before it takes {} MiB and the host has {} MiB left; make the files smaller, or free memory",
-                mib(holes),
-                mib(available)
+                "SEAL takes {} MiB for its holes and {} MiB for pages of it that must move, and the host can give {} MiB, {} MiB of it promised to other files; make the files smaller, or free memory",
+                mib(short.holes),
+                mib(short.moves),
+                mib(short.room),
+                mib(short.promised)
             ),
         ))
     }
@@ -213,16 +209,43 @@ impl SealCx<'_> {
         ))
     }
 
+    /// Refuses the SEAL for want of memory in the midst of it: `left` pages of what the file was promised
+    /// were still to come, when page `at` could not be had.
+    pub(crate) fn ran_out(&self, at: u64, left: u64) -> Error {
+        self.refuse(
+            ENOMEM,
+            Reason::NoMemory,
+            fmt!(
+                "no memory for page {}: SEAL takes {} MiB more, and the host can give {} MiB; free memory, or raise the limit of the memory cgroup that SEAL is called in",
+                at,
+                mib(left),
+                mib(room::room())
+            ),
+        )
+    }
+
+    /// Refuses the SEAL for a page whose memory is broken.
+    pub(crate) fn is_poisoned(&self, page: u64) -> Error {
+        self.refuse(
+            EHWPOISON,
+            Reason::UnsupportedState,
+            fmt!(
+                "the memory of page {} is broken (hwpoison): what was in it is lost; punch a hole there (fallocate) and seal again",
+                page
+            ),
+        )
+    }
+
     /// Refuses the SEAL and says why.
     pub(crate) fn refuse(
-        &mut self,
+        &self,
         error: Error,
         reason: Reason,
         message: kernel::fmt::Arguments<'_>,
     ) -> Error {
         match CString::try_from_fmt(message) {
             Ok(message) => {
-                self.said = Some((reason, message));
+                self.said.set(Some((reason, message)));
                 error
             }
             Err(err) => err,

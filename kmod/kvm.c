@@ -7,6 +7,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/dcache.h>
+#include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
@@ -14,6 +15,7 @@
 #include <linux/pagemap.h>
 
 #include "optional.h"
+#include "room.h"
 #include "shim.h"
 
 unsigned long filemap_add_run(struct address_space *mapping, pgoff_t index,
@@ -130,6 +132,55 @@ u64 fdbox_shim_gmem_flags(struct file *file)
 	return kvm_gmem_file_flags(file);
 }
 
+/*
+ * Fills the holes among @pages pages from @index on. guest_memfd allocates as for
+ * any other purpose, by its NUMA policy, so it is seen first that there is memory
+ * for it.
+ */
+int fdbox_shim_gmem_fill(struct file *file, u64 index, u64 pages, struct fdbox_step *step)
+{
+	struct fdbox_survey survey;
+	int err;
+
+	fdbox_shim_survey(file, index, index + pages - 1, &survey);
+	*step = (struct fdbox_step) { .failed_at = index };
+	step->filled = pages - min(survey.cached, pages);
+	step->taken = step->filled;
+	err = fdbox_may_take(step->taken, true);
+	if (err || !step->filled)
+		return err;
+	err = vfs_fallocate(file, FALLOC_FL_KEEP_SIZE, index << PAGE_SHIFT, pages << PAGE_SHIFT);
+	cond_resched();
+	return err;
+}
+
+/*
+ * Gives back memory that holes were filled with and nobody has used: its content
+ * is not up to date. guest_memfd looks at that with the folio locked, and at the
+ * folio itself anew once it has the lock.
+ */
+void fdbox_shim_gmem_give_back(struct file *file)
+{
+	struct address_space *mapping = file->f_mapping;
+	struct folio_batch batch;
+	pgoff_t start = 0;
+	unsigned int i;
+
+	folio_batch_init(&batch);
+	while (filemap_get_folios(mapping, &start, ULONG_MAX, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			struct folio *folio = batch.folios[i];
+
+			folio_lock(folio);
+			if (folio->mapping == mapping && !folio_test_uptodate(folio))
+				generic_error_remove_folio(mapping, folio);
+			folio_unlock(folio);
+		}
+		folio_batch_release(&batch);
+		cond_resched();
+	}
+}
+
 int fdbox_shim_gmem_freeze(struct file *file)
 {
 	return kvm_gmem_freeze(file);
@@ -141,22 +192,26 @@ void fdbox_shim_gmem_thaw(struct file *file)
 }
 
 /*
- * The folio at @index of a frozen file, with content and one reference.
- * guest_memfd clears a page on its first use; after a kexec nobody will know
- * that it has not been used.
+ * The folio at @index of a frozen file, with content and one reference; after
+ * -EHWPOISON @index is that of the broken page. guest_memfd clears a page on its
+ * first use; after a kexec nobody will know that it has not been used. Here it
+ * stays @unused, and is cleared again when it is used.
  */
-int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **out)
+int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **out, bool *unused)
 {
 	struct folio *folio = filemap_get_folio(file->f_mapping, index);
 
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
-	if (!folio_test_uptodate(folio)) {
+	if (fdbox_is_poisoned(folio, &index)) {
+		folio_put(folio);
+		return -EHWPOISON;
+	}
+	*unused = !folio_test_uptodate(folio);
+	if (*unused) {
 		folio_lock(folio);
-		if (!folio_test_uptodate(folio)) {
+		if (!folio_test_uptodate(folio))
 			folio_zero_range(folio, 0, folio_size(folio));
-			folio_mark_uptodate(folio);
-		}
 		folio_unlock(folio);
 	}
 	*out = folio;

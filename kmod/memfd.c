@@ -8,9 +8,14 @@
 #include <linux/fs.h>
 #include <linux/memfd.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/swap.h>
 #include <uapi/linux/fcntl.h>
 
+#include "room.h"
 #include "shim.h"
 
 /* Seals that a restored file can be given. */
@@ -133,23 +138,121 @@ static void fdbox_memfd_settle(struct folio *folio)
 	folio_unlock(folio);
 }
 
+/* Fills what is not there of pages @index to @last; swapped out pages come in again. */
+static int fdbox_memfd_fill(struct file *file, u64 index, u64 last, struct fdbox_step *step)
+{
+	struct address_space *mapping = file->f_mapping;
+	/* Without memory it fails: nobody is killed for it. */
+	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+	unsigned int flags = memalloc_pin_save();
+	struct folio *folio;
+	int err = 0;
+
+	for (;;) {
+		rcu_read_lock();
+		index = page_cache_next_miss(mapping, index, last - index + 1);
+		rcu_read_unlock();
+		if (index > last)
+			break;
+		folio = shmem_read_folio_gfp(mapping, index, gfp);
+		if (IS_ERR(folio)) {
+			step->failed_at = index;
+			err = PTR_ERR(folio);
+			break;
+		}
+		index = folio_next_index(folio);
+		folio_put(folio);
+		if (index > last)
+			break;
+		if (fatal_signal_pending(current)) {
+			err = -EINTR;
+			break;
+		}
+		cond_resched();
+	}
+	memalloc_pin_restore(flags);
+	return err;
+}
+
 /*
- * Pins up to @max folios from page @index on, filling holes. Pinned folios stay
+ * Finds the first folio from @index on that lies where nothing can be pinned and
+ * that somebody beside the file and its mappings has a reference of.
+ */
+static bool fdbox_memfd_held(struct file *file, u64 index, u64 last, u64 *held)
+{
+	struct folio_batch batch;
+	pgoff_t start = index;
+	bool found = false;
+	unsigned int i;
+
+	folio_batch_init(&batch);
+	while (!found && filemap_get_folios(file->f_mapping, &start, last, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch) && !found; i++) {
+			struct folio *folio = batch.folios[i];
+
+			/* One reference is the batch's. */
+			found = !fdbox_is_pinnable(folio) &&
+				folio_ref_count(folio) > folio_expected_ref_count(folio) + 1;
+			*held = folio->index;
+		}
+		folio_batch_release(&batch);
+	}
+	return found;
+}
+
+static int fdbox_memfd_check(struct folio **folios, long pinned, struct fdbox_step *step)
+{
+	long i;
+
+	for (i = 0; i < pinned; i++) {
+		if (fdbox_is_poisoned(folios[i], &step->failed_at))
+			return -EHWPOISON;
+		fdbox_memfd_settle(folios[i]);
+	}
+	return 0;
+}
+
+/*
+ * Pins up to @max pages, in folios, from page @index on, filling holes. Pinned folios stay
  * where they are, and out of the memory that KHO wants for the next kernel.
+ * After -ENOMEM @step says at which page; after -EBUSY which page somebody else
+ * holds where it cannot stay; after -EHWPOISON which one is broken.
  */
 long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
-			  unsigned int max)
+			  unsigned int max, struct fdbox_step *step)
 {
+	u64 size = i_size_read(file_inode(file));
+	u64 last = min(DIV_ROUND_UP_ULL(size, PAGE_SIZE), index + max) - 1;
+	struct fdbox_survey survey;
 	pgoff_t offset;
-	long i, pinned;
+	long pinned;
+	int err;
 
-	pinned = memfd_pin_folios(file, index << PAGE_SHIFT,
-				  i_size_read(file_inode(file)) - 1,
-				  folios, max, &offset);
-	for (i = 0; i < pinned; i++)
-		fdbox_memfd_settle(folios[i]);
+	fdbox_shim_survey(file, index, last, &survey);
+	*step = (struct fdbox_step) { .failed_at = index };
+	step->filled = last - index + 1 - min(survey.cached, last - index + 1);
+	step->taken = step->filled + survey.moves;
+
+	err = fdbox_may_take(step->taken, false);
+	if (!err && step->filled)
+		err = fdbox_memfd_fill(file, index, last, step);
+	/* To move pages, the kernel asks for memory as for any other purpose. */
+	if (!err && survey.moves)
+		err = fdbox_may_take(survey.moves, true);
+	if (err)
+		return err;
+
+	size = min(size, (last + 1) << PAGE_SHIFT);
+	pinned = memfd_pin_folios(file, index << PAGE_SHIFT, size - 1, folios, max, &offset);
+	if (pinned == -ENOMEM && fdbox_memfd_held(file, index, last, &step->failed_at))
+		return -EBUSY;
+	if (pinned < 0)
+		return pinned;
+	err = fdbox_memfd_check(folios, pinned, step);
+	if (err)
+		unpin_folios(folios, pinned);
 	cond_resched();
-	return pinned;
+	return err ?: pinned;
 }
 
 void fdbox_shim_folio_span(struct folio *folio, u64 *pfn, u32 *order, u64 *next)

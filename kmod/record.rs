@@ -21,6 +21,8 @@ pub(crate) struct Record {
     extents: KVVec<u64>,
     /// The same memory by address, as KHO is given it; or why that is not known.
     kept: Result<KVVec<u64>>,
+    /// Whether SEAL filled holes of the file, whose memory is given back if nobody used it.
+    pub(crate) filled: bool,
 }
 
 impl Default for Record {
@@ -29,6 +31,7 @@ impl Default for Record {
             data: KVVec::new(),
             extents: KVVec::new(),
             kept: Ok(KVVec::new()),
+            filled: false,
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::kind::{
 use crate::name::Name;
 use crate::record::Record;
 use crate::registry;
+use core::cell::Cell;
 use kernel::{
     prelude::*,
     str::CString,
@@ -49,17 +50,19 @@ impl Inner {
     /// Lets each file write its record and registers what the records keep.
     pub(crate) fn write_all(&mut self) -> Result<(), SealError> {
         for index in 0..self.entries.len() {
-            if let Err(err) = self.write_one(index) {
+            let mut said = None;
+            if let Err(err) = self.write_one(index, &mut said) {
                 self.unwrite(index);
-                return Err(failure(&self.entries[index].name, err, None));
+                return Err(failure(&self.entries[index].name, err, said));
             }
         }
         Ok(())
     }
 
     /// Lets one file write its record, if it is one of this kernel, and registers what it keeps.
-    fn write_one(&mut self, index: usize) -> Result {
-        let record = record_of(&self.entries, index)?;
+    /// After an error `said` is what its kind said of it.
+    fn write_one(&mut self, index: usize, said: &mut Option<(Reason, CString)>) -> Result {
+        let record = record_of(&self.entries, index, said)?;
         if let Content::Live(live) = &mut self.entries[index].content {
             // Even if registering fails: it is how the file knows what to take back.
             live.record = record;
@@ -164,14 +167,18 @@ fn freeze_one(entries: &[Entry], index: usize) -> Result<(), SealError> {
         entries,
         index,
         file: &live.file,
-        said: None,
+        said: Cell::new(None),
     };
     let sealed = live.kind.seal(&mut cx);
-    sealed.map_err(|err| failure(&entry.name, err, cx.said))
+    sealed.map_err(|err| failure(&entry.name, err, cx.said.take()))
 }
 
 /// What a file of this kernel writes for the next one; `None` for any other content.
-fn record_of(entries: &[Entry], index: usize) -> Result<Option<Arc<Record>>> {
+fn record_of(
+    entries: &[Entry],
+    index: usize,
+    said: &mut Option<(Reason, CString)>,
+) -> Result<Option<Arc<Record>>> {
     let Content::Live(live) = &entries[index].content else {
         return Ok(None);
     };
@@ -179,12 +186,15 @@ fn record_of(entries: &[Entry], index: usize) -> Result<Option<Arc<Record>>> {
         entries,
         index,
         file: &live.file,
-        said: None,
+        said: Cell::new(None),
     };
     // Allocated first: once the file has written, nothing may get lost.
     let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
     let _locked = InodeLock::new(&live.file);
-    live.kind.write(&cx, &mut record)?;
+    if let Err(err) = live.kind.write(&cx, &mut record) {
+        *said = cx.said.take();
+        return Err(err);
+    }
     record.coalesce();
     Ok(Some(record.into()))
 }

@@ -46,20 +46,6 @@ bool fdbox_shim_close_fd(unsigned int fd)
 	return true;
 }
 
-/* Pages of a file in the page cache that would have to be allocated. */
-u64 fdbox_shim_file_holes(struct file *file)
-{
-	u64 pages = DIV_ROUND_UP_ULL(i_size_read(file_inode(file)), PAGE_SIZE);
-	u64 cached = READ_ONCE(file->f_mapping->nrpages);
-
-	return pages > cached ? pages - cached : 0;
-}
-
-u64 fdbox_shim_available_pages(void)
-{
-	return max(si_mem_available(), 0L);
-}
-
 bool fdbox_shim_is_read_write(struct file *file)
 {
 	const fmode_t both = FMODE_READ | FMODE_WRITE;

@@ -30,8 +30,6 @@ bool fdbox_shim_capable(void);
 bool fdbox_shim_opener_capable(struct file *file);
 int fdbox_shim_receive_fd(struct file *file);
 bool fdbox_shim_close_fd(unsigned int fd);
-u64 fdbox_shim_file_holes(struct file *file);
-u64 fdbox_shim_available_pages(void);
 bool fdbox_shim_is_read_write(struct file *file);
 void fdbox_shim_inode_lock(struct file *file);
 void fdbox_shim_inode_unlock(struct file *file);
@@ -73,6 +71,25 @@ void *fdbox_shim_kho_restore_body(const u8 descriptor[16]);
 const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len);
 void fdbox_shim_kho_mark_incoming(const void *root, const u8 *mark, size_t len);
 
+/* room.c: memory for SEAL. */
+struct fdbox_survey {
+	u64 cached;
+	u64 moves;
+};
+
+u64 fdbox_shim_cached_pages(struct file *file);
+u64 fdbox_shim_room(void);
+u64 fdbox_shim_unpinnable_in_use(void);
+void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_survey *survey);
+void fdbox_shim_memfd_give_back(struct file *file);
+
+/* A step of filling or pinning a file: what it took, or where it failed. */
+struct fdbox_step {
+	u64 taken;
+	u64 filled;
+	u64 failed_at;
+};
+
 /* memfd.c: shmem files. */
 struct fdbox_memfd_state {
 	u64 size;
@@ -92,7 +109,7 @@ void fdbox_shim_memfd_thaw(struct file *file);
 void fdbox_shim_memfd_state(struct file *file, struct fdbox_memfd_state *state);
 long fdbox_shim_memfd_name(struct file *file, u8 *out, size_t len);
 long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
-			  unsigned int max);
+			  unsigned int max, struct fdbox_step *step);
 void fdbox_shim_folio_span(struct folio *folio, u64 *pfn, u32 *order, u64 *next);
 void fdbox_shim_unpin(u64 pfn, u64 folios, u32 order);
 struct file *fdbox_shim_memfd_create(const u8 *name,
@@ -122,9 +139,12 @@ bool fdbox_shim_vm_is_mine(void *vm);
 struct file *fdbox_shim_vm_create(u64 type, unsigned int fd);
 void *fdbox_shim_gmem_vm_of(struct file *file);
 u64 fdbox_shim_gmem_flags(struct file *file);
+int fdbox_shim_gmem_fill(struct file *file, u64 index, u64 pages, struct fdbox_step *step);
+void fdbox_shim_gmem_give_back(struct file *file);
 int fdbox_shim_gmem_freeze(struct file *file);
 void fdbox_shim_gmem_thaw(struct file *file);
-int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **folio);
+int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **folio,
+			  bool *unused);
 struct file *fdbox_shim_gmem_create(void *vm, u64 size, u64 flags);
 struct file *fdbox_shim_gmem_link(struct file *file, void *vm);
 u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,

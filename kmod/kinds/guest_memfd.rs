@@ -3,7 +3,7 @@
 //! guest_memfd: guest memory that belongs to one VM.
 //!
 //! Preserved: content, size, creation flags. Only fully shared files (created with
-//! `GUEST_MEMFD_FLAG_INIT_SHARED`): SEAL refuses others.
+//! `GUEST_MEMFD_FLAG_INIT_SHARED`) without broken pages (hwpoison): SEAL refuses others.
 //!
 //! Not preserved: holes (SEAL fills them), memory slot bindings (the VMM's), NUMA policy.
 //!
@@ -35,6 +35,7 @@ use crate::record::{
     Progress,
     Record, //
 };
+use crate::room;
 use kernel::{
     error::to_result,
     fs::File,
@@ -44,6 +45,9 @@ use kernel::{
 
 const PATCH: &str =
     "kmod/patches/0004-KVM-guest_memfd-let-other-modules-hold-and-rebuild-file.patch";
+
+/// Pages filled at a time.
+const BATCH: u64 = 512;
 
 pub(crate) struct GuestMemfd;
 
@@ -91,22 +95,13 @@ impl Kind for GuestMemfd {
                 fmt!("the KVM VM that the guest_memfd belongs to is not in the box; put it in"),
             ));
         }
-        cx.needs_room()?;
-        // SAFETY: The file is of this kind.
-        to_result(unsafe { ffi::fdbox_shim_gmem_freeze(cx.file.as_ptr()) }).map_err(|err| match err
-        {
-            EOPNOTSUPP => cx.refuse(
-                err,
-                Reason::UnsupportedState,
-                fmt!("only fully shared guest_memfds: create it with GUEST_MEMFD_FLAG_INIT_SHARED"),
-            ),
-            EBUSY => cx.refuse(
-                err,
-                Reason::SharedFile,
-                fmt!("the memory is sealed already, under another name or in another box"),
-            ),
-            _ => err,
-        })
+        cx.needs_room(false)?;
+        let sealed = fill(cx).and_then(|()| freeze(cx));
+        room::release(cx.file);
+        if sealed.is_err() {
+            give_back(cx.file);
+        }
+        sealed
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
@@ -120,10 +115,14 @@ impl Kind for GuestMemfd {
             vm: name,
         };
         saved.put(record)?;
-        write_folios(cx.file, size / PAGE_SIZE as u64, record)
+        write_folios(cx, size / PAGE_SIZE as u64, record)
     }
 
-    fn unseal(&self, file: &File, _record: Option<&Record>) {
+    fn unseal(&self, file: &File, record: Option<&Record>) {
+        // Without a record nobody has looked whether there is anything.
+        if record.is_none_or(|record| record.filled) {
+            give_back(file);
+        }
         // SAFETY: The file is of this kind and was frozen by `seal()`.
         unsafe { ffi::fdbox_shim_gmem_thaw(file.as_ptr()) };
     }
@@ -192,12 +191,64 @@ fn open(progress: &mut Progress, vm: Vm, size: u64, flags: u64) -> Result<FileRe
     Ok(file)
 }
 
-fn write_folios(file: &File, pages: u64, record: &mut Record) -> Result {
+/// Fills the holes of the file, as long as there is memory for them.
+fn fill(cx: &mut SealCx<'_>) -> Result {
+    let pages = file::size(cx.file) / PAGE_SIZE as u64;
     let mut index = 0;
     while index < pages {
-        let mut folio = core::ptr::null_mut();
-        // SAFETY: The file is of this kind and frozen, so it is full; `folio` is valid for writing.
-        to_result(unsafe { ffi::fdbox_shim_gmem_folio(file.as_ptr(), index, &mut folio) })?;
+        let mut step = ffi::fdbox_step::default();
+        // SAFETY: The file is of this kind, `step` is valid for writing.
+        let filled = to_result(unsafe {
+            ffi::fdbox_shim_gmem_fill(cx.file.as_ptr(), index, BATCH.min(pages - index), &mut step)
+        });
+        filled.map_err(|err| match err {
+            ENOMEM => cx.ran_out(index, room::release(cx.file)),
+            _ => err,
+        })?;
+        room::taken(cx.file, step.taken);
+        index += BATCH;
+    }
+    Ok(())
+}
+
+/// Fills what is left and forbids to remove pages.
+fn freeze(cx: &SealCx<'_>) -> Result {
+    // SAFETY: The file is of this kind.
+    to_result(unsafe { ffi::fdbox_shim_gmem_freeze(cx.file.as_ptr()) }).map_err(|err| match err {
+        EOPNOTSUPP => cx.refuse(
+            err,
+            Reason::UnsupportedState,
+            fmt!("only fully shared guest_memfds: create it with GUEST_MEMFD_FLAG_INIT_SHARED"),
+        ),
+        EBUSY => cx.refuse(
+            err,
+            Reason::SharedFile,
+            fmt!("the memory is sealed already, under another name or in another box"),
+        ),
+        _ => err,
+    })
+}
+
+/// Gives back what SEAL filled holes of `file` with and nobody has used.
+fn give_back(file: &File) {
+    // SAFETY: The file is of this kind.
+    unsafe { ffi::fdbox_shim_gmem_give_back(file.as_ptr()) };
+}
+
+fn write_folios(cx: &SealCx<'_>, pages: u64, record: &mut Record) -> Result {
+    let mut index = 0;
+    while index < pages {
+        let (mut folio, mut unused) = (core::ptr::null_mut(), false);
+        // SAFETY: The file is of this kind and frozen, so it is full; both places are valid for
+        // writing.
+        let found = to_result(unsafe {
+            ffi::fdbox_shim_gmem_folio(cx.file.as_ptr(), index, &mut folio, &mut unused)
+        });
+        found.map_err(|err| match err {
+            EHWPOISON => cx.is_poisoned(index),
+            _ => err,
+        })?;
+        record.filled |= unused;
         let (mut pfn, mut order) = (0, 0);
         // SAFETY: We hold the folio, and the three places are valid for writing.
         unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut index) };

@@ -12,6 +12,8 @@
 //! While sealed: the size cannot change, no page can be removed, all pages are pinned. Content
 //! may change, by mapping and by `write()` within the size.
 //!
+//! Refused: broken pages (hwpoison).
+//!
 //! Data: that of `abi_memfd`. Extents: the whole file, from its first page on.
 
 use crate::abi_memfd::{
@@ -41,6 +43,7 @@ use crate::record::{
     Progress,
     Record, //
 };
+use crate::room;
 use kernel::{
     bindings,
     error::to_result,
@@ -83,10 +86,11 @@ impl Kind for Memfd {
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
         if kho::enabled() {
-            cx.needs_room()?;
+            cx.needs_room(true)?;
         }
         // SAFETY: The file is live and of this kind.
         to_result(unsafe { ffi::fdbox_shim_memfd_freeze(cx.file.as_ptr()) }).map_err(|err| {
+            room::release(cx.file);
             match err {
                 EBUSY => cx.refuse(
                     err,
@@ -104,16 +108,37 @@ impl Kind for Memfd {
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
         write_state(cx.file, record)?;
-        let written = pin_all(cx.file, record);
-        if written.is_err() {
-            unpin_all(record);
+        let written = pin_all(cx, record);
+        let left = room::release(cx.file);
+        let Err((err, at)) = written else {
+            return Ok(());
+        };
+        unpin_all(record);
+        if record.filled {
+            give_back(cx.file);
         }
-        written
+        Err(match err {
+            ENOMEM => cx.ran_out(at, left),
+            EHWPOISON => cx.is_poisoned(at),
+            EBUSY => cx.refuse(
+                err,
+                Reason::UnsupportedState,
+                fmt!(
+                    "page {} lies where the kernel must be able to move it (KHO's area, CMA or movable memory), and somebody else holds it: a pipe (splice, vmsplice), direct I/O, another pin; end that, and seal again",
+                    at
+                ),
+            ),
+            _ => err,
+        })
     }
 
     fn unseal(&self, file: &File, record: Option<&Record>) {
+        room::release(file);
         if let Some(record) = record {
             unpin_all(record);
+            if record.filled {
+                give_back(file);
+            }
         }
         // SAFETY: The file is live and was frozen by `seal()`.
         unsafe { ffi::fdbox_shim_memfd_thaw(file.as_ptr()) };
@@ -217,27 +242,34 @@ fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {
     unsafe { file::from_c(ffi::fdbox_shim_memfd_create(terminated.as_ptr(), state)) }
 }
 
-/// Pins every page of `file` and notes it in `record`; after an error the record has what is
-/// pinned so far.
-fn pin_all(file: &File, record: &mut Record) -> Result {
-    let pages = file::size(file).div_ceil(PAGE_SIZE as u64);
+/// Pins every page of the file and notes it in `record`; after an error, which comes with the page
+/// that it came at, the record has what is pinned so far.
+fn pin_all(cx: &SealCx<'_>, record: &mut Record) -> Result<(), (Error, u64)> {
+    let pages = file::size(cx.file).div_ceil(PAGE_SIZE as u64);
     let mut folios: KVec<*mut bindings::folio> = KVec::new();
     for _ in 0..BATCH.min(pages as usize) {
-        folios.push(core::ptr::null_mut(), GFP_KERNEL)?;
+        let pushed = folios.push(core::ptr::null_mut(), GFP_KERNEL);
+        pushed.map_err(|_| (ENOMEM, 0))?;
     }
     let mut index = 0;
     while index < pages {
-        // SAFETY: The file is of this kind and `folios` has room for its length.
+        let mut step = ffi::fdbox_step::default();
+        // SAFETY: The file is of this kind, `folios` has room for its length, and `step` is valid
+        // for writing.
         let pinned = unsafe {
             ffi::fdbox_shim_memfd_pin(
-                file.as_ptr(),
+                cx.file.as_ptr(),
                 index,
                 folios.as_mut_ptr(),
                 folios.len() as c_uint,
+                &mut step,
             )
         };
-        to_result(pinned.min(0) as c_int)?;
-        index = note(&folios[..pinned as usize], record)?;
+        record.filled |= step.filled > 0;
+        to_result(pinned.min(0) as c_int).map_err(|err| (err, step.failed_at))?;
+        room::taken(cx.file, step.taken);
+        let noted = note(&folios[..pinned as usize], record);
+        index = noted.map_err(|err| (err, index))?;
     }
     Ok(())
 }
@@ -258,6 +290,12 @@ fn note(folios: &[*mut bindings::folio], record: &mut Record) -> Result<u64> {
         }
     }
     result.map(|()| next)
+}
+
+/// Gives back what SEAL filled holes of `file` with and nobody has used.
+fn give_back(file: &File) {
+    // SAFETY: The file is of this kind.
+    unsafe { ffi::fdbox_shim_memfd_give_back(file.as_ptr()) };
 }
 
 fn unpin_all(record: &Record) {

@@ -94,8 +94,10 @@ struct fdbox_get_fd {
 /*
  * Freezes the shape of what is in the box, checks what it depends on and, where
  * KHO is on, registers it for the next kernel. Content may go on changing.
- * EBUSY: already sealed, or one of the files is held by another sealed box or
- * by LUO. ENOENT: something a descriptor depends on is not in the box.
+ * EBUSY: already sealed, one of the files is held by another sealed box or by
+ * LUO, or a page that must move by somebody else. EHWPOISON: the memory of a
+ * page is broken. EINTR: the caller was killed. ENOMEM: the host has not the
+ * memory that it takes. ENOENT: something a descriptor depends on is not in the box.
  * EOPNOTSUPP: a descriptor is in a state its kind cannot carry. EFBIG: too
  * large. EIO: what came from the last kernel is not there as it was saved.
  * EAGAIN: a handover of another version is on its way through this

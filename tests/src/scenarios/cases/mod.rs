@@ -23,8 +23,10 @@ mod passthrough_guest;
 mod passthrough_guests;
 mod passthrough_nvme;
 mod passthrough_stopped;
+mod poison;
 mod ports;
 mod rights;
+mod room;
 mod sample;
 mod two_builds;
 mod upgrade;
@@ -74,7 +76,9 @@ impl Scenario {
 pub(crate) fn all() -> Vec<&'static Scenario> {
     [
         errnos::ALL,
+        room::ALL,
         encrypted::ALL,
+        poison::ALL,
         boxes::ALL,
         rights::ALL,
         memfd::ALL,
@@ -113,6 +117,9 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
 pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
     match helper {
         "leave" => leaving::leave(argument),
+        "poison" => poison::poison(argument),
+        "seal-in-a-cgroup" => room::seal_in_a_cgroup(argument),
+        "seal" => room::seal(argument),
         "put-memfd" => boxes::put_memfd(argument),
         "use-passed-box" => rights::use_passed_box(argument),
         "put-guest-and-seal" => rights::put_guest_and_seal(argument),

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory for SEAL: how much of it there is, how much of it a file takes, and how
+ * to take it without the OOM killer.
+ *
+ * What SEAL pins must not lie where the kernel wants to be able to move all
+ * pages: in CMA, which KHO's area for the next kernel is, and in ZONE_MOVABLE. So
+ * free memory there is of no use to it, and pages that lie there have to move.
+ */
+#include <linux/fs.h>
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/pagemap.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/swap.h>
+#include <linux/vmstat.h>
+#include <linux/xarray.h>
+
+#include "room.h"
+#include "shim.h"
+
+/* What is left to everybody else: a 64th of the host's memory, within bounds. */
+#define FDBOX_LEAST_MARGIN	(SZ_16M >> PAGE_SHIFT)
+#define FDBOX_MOST_MARGIN	(SZ_128M >> PAGE_SHIFT)
+
+/*
+ * The type of a block of pages, which modules cannot ask for: whether it is one
+ * in which all pages must be movable.
+ */
+static bool fdbox_in_movable_block(unsigned long pfn)
+{
+#if defined(CONFIG_CMA) && defined(CONFIG_SPARSEMEM)
+	unsigned long at, word;
+
+	at = ((pfn & (PAGES_PER_SECTION - 1)) >> pageblock_order) * NR_PAGEBLOCK_BITS;
+	word = READ_ONCE(section_to_usemap(__pfn_to_section(pfn))[at / BITS_PER_LONG]);
+	word >>= at % BITS_PER_LONG;
+	return (word & PAGEBLOCK_ISO_MASK) ||
+	       (word & PAGEBLOCK_MIGRATETYPE_MASK) == MIGRATE_CMA;
+#else
+	return false;
+#endif
+}
+
+/*
+ * As folio_is_longterm_pinnable(). No reference is needed: what is read of a
+ * page that is somebody else's by now is wrong, and no worse.
+ */
+bool fdbox_is_pinnable(struct folio *folio)
+{
+	return !fdbox_in_movable_block(folio_pfn(folio)) && !folio_is_zone_movable(folio);
+}
+
+/*
+ * Pages of CMA. KHO's area is of its type and in nobody's count of it, so the
+ * blocks are counted, once: they are what they are from boot on.
+ */
+static u64 fdbox_cma_pages(void)
+{
+	static u64 counted = U64_MAX;
+	u64 pages = READ_ONCE(counted);
+	unsigned long pfn;
+	int nid;
+
+	if (pages != U64_MAX)
+		return pages;
+
+	pages = 0;
+	for_each_online_node(nid) {
+		pfn = pageblock_start_pfn(node_start_pfn(nid));
+		for (; pfn < node_end_pfn(nid); pfn += pageblock_nr_pages) {
+			struct page *page = pfn_to_online_page(pfn);
+
+			if (page && page_to_nid(page) == nid && fdbox_in_movable_block(pfn))
+				pages += pageblock_nr_pages;
+			if (need_resched())
+				cond_resched();
+		}
+	}
+	WRITE_ONCE(counted, pages);
+	return pages;
+}
+
+/* Pages where nothing can be pinned: all, and those that are free. */
+static void fdbox_unpinnable(u64 *all, u64 *free)
+{
+	struct zone *zone;
+	int nid, at;
+
+	*all = fdbox_cma_pages();
+	*free = 0;
+	for_each_online_node(nid) {
+		for (at = 0; at < MAX_NR_ZONES; at++) {
+			zone = &NODE_DATA(nid)->node_zones[at];
+			if (!populated_zone(zone))
+				continue;
+			if (at == ZONE_MOVABLE) {
+				*all += zone_managed_pages(zone);
+				*free += zone_page_state(zone, NR_FREE_PAGES);
+			} else {
+				*free += zone_page_state(zone, NR_FREE_CMA_PAGES);
+			}
+		}
+	}
+}
+
+static u64 fdbox_margin(void)
+{
+	u64 margin = totalram_pages() / 64;
+
+	return clamp_t(u64, margin, FDBOX_LEAST_MARGIN, FDBOX_MOST_MARGIN);
+}
+
+static u64 fdbox_room_beyond(u64 margin)
+{
+	u64 available = max(si_mem_available(), 0L);
+	u64 all, free;
+
+	fdbox_unpinnable(&all, &free);
+	margin += free;
+	return available > margin ? available - margin : 0;
+}
+
+/* Pages of @file in the page cache. */
+u64 fdbox_shim_cached_pages(struct file *file)
+{
+	return READ_ONCE(file->f_mapping->nrpages);
+}
+
+/* Pages that SEAL may take, so that the host has some left. */
+u64 fdbox_shim_room(void)
+{
+	return fdbox_room_beyond(fdbox_margin());
+}
+
+/* Pages in use where nothing can be pinned: no file has more that must move. */
+u64 fdbox_shim_unpinnable_in_use(void)
+{
+	u64 all, free;
+
+	fdbox_unpinnable(&all, &free);
+	return all > free ? all - free : 0;
+}
+
+/* Of pages @first to @last of @file: how many are there, and how many of these must move. */
+void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_survey *survey)
+{
+	XA_STATE(xas, &file->f_mapping->i_pages, first);
+	struct folio *folio;
+
+	*survey = (struct fdbox_survey) {};
+	rcu_read_lock();
+	xas_for_each(&xas, folio, last) {
+		u64 pages;
+
+		if (xas_retry(&xas, folio) || xa_is_value(folio))
+			continue;
+		pages = 1ULL << xas_get_order(&xas);
+		survey->cached += pages;
+		if (!fdbox_is_pinnable(folio))
+			survey->moves += pages;
+		if (need_resched()) {
+			xas_pause(&xas);
+			rcu_read_unlock();
+			cond_resched();
+			rcu_read_lock();
+		}
+	}
+	rcu_read_unlock();
+}
+
+/*
+ * Sees that so many pages can be allocated, outside of CMA and within the limits
+ * of the caller's memory cgroup, by allocating and freeing them: for calls that
+ * would have the OOM killer find them. -ENOMEM when there are not.
+ */
+static int fdbox_probe(u64 pages)
+{
+	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+	struct page *page, *next;
+	LIST_HEAD(taken);
+	int err = 0;
+
+	while (pages-- && !err) {
+		page = alloc_page(gfp);
+		if (page)
+			list_add(&page->lru, &taken);
+		else
+			err = -ENOMEM;
+		if (fatal_signal_pending(current))
+			err = -EINTR;
+	}
+	list_for_each_entry_safe(page, next, &taken, lru)
+		__free_page(page);
+	return err;
+}
+
+/* The same, and that the host has something left then. */
+int fdbox_may_take(u64 pages, bool probe)
+{
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	if (!pages)
+		return 0;
+	if (fdbox_room_beyond(fdbox_margin() / 2) < pages)
+		return -ENOMEM;
+	return probe ? fdbox_probe(pages) : 0;
+}
+
+/*
+ * Gives back memory that SEAL filled holes with and nobody has used: pages that
+ * are clean, as only a page is that was never written to, and not mapped.
+ */
+void fdbox_shim_memfd_give_back(struct file *file)
+{
+	invalidate_mapping_pages(file->f_mapping, 0, ULONG_MAX);
+}

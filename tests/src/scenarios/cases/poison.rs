@@ -1,0 +1,128 @@
+//! Memory that breaks (hwpoison), before SEAL.
+//!
+//! Kernels without CONFIG_MEMORY_FAILURE know of no such memory. There is nothing to see there, which is
+//! what the value `skipped` says.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use fdbox_lab::scenario::HostKind;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use rustix::mm::Advice;
+
+use super::{Cx, Scenario};
+use crate::check::{equal, fails};
+use crate::fdbox::FdBox;
+use crate::kvm::{INIT_SHARED, MMAP, Mapped, Vm};
+use crate::memory::{PAGE, check_page, check_zero_page, memfd, write_pages};
+use crate::uapi;
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "poison/refused",
+        about: "EHWPOISON: SEAL names the broken page of a memfd or guest_memfd, and works once it is gone",
+        host: HostKind::OneBoot,
+        stages: &[refused],
+    },
+];
+
+const BROKEN: u64 = 5;
+const PAGES: u64 = 16;
+
+/// Whether this kernel knows of broken memory; said if not.
+fn known(cx: &Cx<'_>) -> Result<bool> {
+    let known = Path::new("/proc/sys/vm/memory_failure_early_kill").exists();
+    if !known {
+        cx.value(
+            "skipped",
+            "poison: this kernel has no CONFIG_MEMORY_FAILURE",
+        )?;
+    }
+    Ok(known)
+}
+
+/// The helper `poison PAGE`: has the kernel believe that this page of the file that it gets as its
+/// standard input is broken. It is killed for it, if the page had something in it.
+pub(crate) fn poison(page: &str) -> Result<()> {
+    let page: u64 = page.parse()?;
+    let file = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let mut mapped = Mapped::new(&file, (page + 1) * PAGE)?;
+    let bytes = &mut mapped.bytes()[(page * PAGE) as usize..];
+    let address = bytes.as_mut_ptr();
+    // SAFETY: the page is mapped, and nobody looks at what was in it any more.
+    unsafe { rustix::mm::madvise(address.cast(), PAGE as usize, Advice::LinuxHwPoison) }
+        .context("Break a page")
+}
+
+fn break_page(file: impl AsFd) -> Result<()> {
+    let file: OwnedFd = file.as_fd().try_clone_to_owned()?;
+    // How it ends is not of interest: of a page that is pinned, the kernel says that it failed to
+    // get rid of it.
+    Command::new("/proc/self/exe")
+        .args(["help", "poison", &BROKEN.to_string()])
+        .stdin(Stdio::from(file))
+        .stderr(Stdio::null())
+        .status()
+        .context("Run the helper")?;
+    Ok(())
+}
+
+fn check_broken(file: &File, what: &str) -> Result<()> {
+    let read = file.read_exact_at(&mut [0; 8], BROKEN * PAGE);
+    match read.map_err(|error| error.raw_os_error()) {
+        Err(Some(errno)) if errno == Errno::IO.raw_os_error() => Ok(()),
+        other => bail!("{what}: reading its broken page: {other:?}"),
+    }
+}
+
+fn refuses(fdbox: &FdBox, name: &str) -> Result<()> {
+    fails("SEAL", fdbox.try_seal(), Errno::HWPOISON)?;
+    let why = fdbox.seal_error()?;
+    equal("The descriptor named", why.name.text(), name.into())?;
+    equal("The reason", why.reason, uapi::REASON_UNSUPPORTED_STATE)?;
+    let message = uapi::text(&why.message);
+    ensure!(
+        message.contains(&format!("page {BROKEN} ")),
+        "The message is {message:?}"
+    );
+    Ok(())
+}
+
+fn punch(file: impl AsFd) -> Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, BROKEN * PAGE, PAGE).context("Punch a hole")
+}
+
+fn refused(cx: &Cx<'_>) -> Result<()> {
+    if !known(cx)? {
+        return Ok(());
+    }
+    let fdbox = FdBox::create("poison-refused")?;
+    let file = memfd(c"poison", PAGES * PAGE)?;
+    write_pages(&file, 95, PAGES)?;
+    fdbox.put(file.try_clone()?, "memory")?;
+    break_page(&file)?;
+    check_broken(&file, "The memfd")?;
+    refuses(&fdbox, "memory")?;
+    punch(&file)?;
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    check_page(&file, 95, BROKEN + 1)?;
+    check_zero_page(&file, BROKEN)?;
+
+    let vm = Vm::create()?;
+    let guest = vm.guest_memfd(PAGES * PAGE, MMAP | INIT_SHARED)?;
+    fdbox.put(guest.try_clone()?, "guest")?;
+    fdbox.put(vm.into_fd(), "vm")?;
+    break_page(&guest)?;
+    refuses(&fdbox, "guest")?;
+    punch(&guest)?;
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    fdbox.delete()
+}
