@@ -22,6 +22,7 @@ use crate::kho::{
     Body, //
 };
 use crate::name::Name;
+use crate::poison;
 use crate::record::{
     Progress,
     Record, //
@@ -33,6 +34,12 @@ use kernel::{
 
 /// Makes boxes of what the last kernel left. Never fails: what cannot be used is kept and said.
 pub(crate) fn receive() {
+    if let Err(err) = poison::receive(kho::crc32) {
+        pr_err!(
+            "what the last kernel tells of broken memory cannot be read: {:?}; such pages may come into use\n",
+            err
+        );
+    }
     match kho::incoming() {
         None => {}
         Some(Err(why)) => refuse(why),

@@ -14,6 +14,7 @@ mod abi;
 mod abi_dma;
 mod abi_kvm;
 mod abi_memfd;
+mod abi_poison;
 mod argument;
 mod arrival;
 mod boxes;
@@ -31,6 +32,7 @@ mod kinds;
 mod kunit;
 mod name;
 mod objects;
+mod poison;
 mod record;
 mod registry;
 mod room;
@@ -68,6 +70,7 @@ struct Lists;
 
 impl Lists {
     fn new() -> Result<Lists> {
+        poison::init();
         room::init();
         registry::init();
         handover::init();

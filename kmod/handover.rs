@@ -29,6 +29,7 @@ use crate::kho::{
     Body, //
 };
 use crate::name::Name;
+use crate::poison;
 use crate::record::Record;
 use kernel::{
     prelude::*,
@@ -335,6 +336,11 @@ pub(crate) fn carry(kexec: bool) {
     outgoing.put_back();
     if kexec && outgoing.blob.is_some() && !kho::can_refuse() {
         pr_warn!("this kernel cannot tell whether the next one gets the boxes: one that kexec_load(2) loaded does not\n");
+    }
+    let fds = outgoing.boxes.iter().flat_map(|sealed| sealed.fds.iter());
+    let extents = fds.flat_map(|fd| fd.record.extents().iter().copied());
+    if let Err(err) = poison::hand_on(extents, kho::crc32) {
+        pr_err!("the next kernel is not told of broken pages: {:?}\n", err);
     }
     let Some(foreign) = &mut outgoing.foreign else {
         return;

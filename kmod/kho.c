@@ -311,15 +311,22 @@ void *fdbox_shim_kho_restore_body(const u8 descriptor[16])
 	return kho_restore_vmalloc(&vm);
 }
 
-/* The root that the last kernel left, or NULL; still KHO's. */
-const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len)
+/* What the last kernel left under this name, or NULL; still KHO's. */
+const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len)
 {
 	phys_addr_t phys;
 
-	if (kho_retrieve_subtree(subtree, &phys, len))
-		return NULL;
-	fdbox_kho_marks = !fdbox_kho_block(PHYS_PFN(phys));
-	return phys_to_virt(phys);
+	return kho_retrieve_subtree(subtree, &phys, len) ? NULL : phys_to_virt(phys);
+}
+
+/* The same of the root of our handover. */
+const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len)
+{
+	const void *root = fdbox_shim_kho_subtree(subtree, len);
+
+	if (root)
+		fdbox_kho_marks = !fdbox_kho_block(PHYS_PFN(virt_to_phys((void *)root)));
+	return root;
 }
 
 /*

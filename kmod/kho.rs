@@ -7,6 +7,7 @@ use crate::abi::{
     Extent, //
 };
 use crate::ffi;
+use crate::poison;
 use kernel::{
     error::to_result,
     prelude::*,
@@ -108,9 +109,13 @@ pub(crate) fn check_kept(extents: &[u64]) -> Result {
 }
 
 /// Takes the folios of `extents`, sorted by address, over from the last kernel, all or none; each then
-/// has one reference. `EIO` when KHO does not keep them for us, or somebody has taken them already.
+/// has one reference. `EIO` when KHO does not keep them for us, or somebody has taken them already;
+/// `EHWPOISON` when one is broken and this kernel cannot mark it.
 pub(crate) fn restore(extents: &[u64]) -> Result {
     check_kept(extents)?;
+    for &raw in extents {
+        poison::check(&decode(raw)?)?;
+    }
     for &raw in extents {
         let extent = decode(raw)?;
         // That they were kept for this record, not for somebody else, is what the record says: its
@@ -123,6 +128,8 @@ pub(crate) fn restore(extents: &[u64]) -> Result {
         if !restored {
             return Err(EIO);
         }
+        // SAFETY: They are restored.
+        unsafe { poison::mark(&extent) };
     }
     Ok(())
 }

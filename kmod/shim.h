@@ -68,8 +68,15 @@ void fdbox_shim_kho_free_root(void *root);
 int fdbox_shim_kho_preserve_body(void *body, u8 descriptor[16]);
 void fdbox_shim_kho_unpreserve_body(const u8 descriptor[16]);
 void *fdbox_shim_kho_restore_body(const u8 descriptor[16]);
+const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len);
 const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len);
 void fdbox_shim_kho_mark_incoming(const void *root, const u8 *mark, size_t len);
+
+/* poison.c: broken pages of memory. */
+bool fdbox_shim_poison_supported(void);
+u64 fdbox_shim_poison_events(void);
+u64 fdbox_shim_poison_find(u64 pfn, u64 end);
+void fdbox_shim_poison_mark(u64 pfn);
 
 /* room.c: memory for SEAL. */
 struct fdbox_survey {

@@ -82,6 +82,7 @@ struct fdbox_put_fd {
  * number. EOPNOTSUPP: it came from another kernel and nothing here restores
  * its kind yet. EIO: what it was saved as cannot be restored. EAGAIN: it is
  * restored upon files that are still in the box: take them out first.
+ * EHWPOISON: its memory broke, and this kernel could not keep it out of use.
  */
 #define FDBOX_GET_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 3)
 struct fdbox_get_fd {

@@ -1,5 +1,6 @@
 //! memfds with much in them: huge pages, a hundred files, 1 GiB.
 
+use std::ffi::CStr;
 use std::fs::File;
 
 use anyhow::{Context, Result, ensure};
@@ -39,11 +40,17 @@ pub(super) const ALL: &[&Scenario] = &[
 const HUGE: u64 = 2 * MIB;
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-fn large_folios_before(_: &Cx<'_>) -> Result<()> {
+/// A memfd of huge pages, with content of kind `seed`.
+pub(super) fn memfd_in_huge_pages(name: &CStr, seed: u64, pages: u64) -> Result<File> {
     std::fs::write(SHMEM_ENABLED, "within_size").context("Allow huge pages for memfds")?;
-    let file = memfd(c"large-folios", 4 * HUGE)?;
-    write_pages(&file, 7, 4 * HUGE / PAGE)?;
+    let file = memfd(name, pages * PAGE)?;
+    write_pages(&file, seed, pages)?;
     std::fs::write(SHMEM_ENABLED, "never")?;
+    Ok(file)
+}
+
+fn large_folios_before(_: &Cx<'_>) -> Result<()> {
+    let file = memfd_in_huge_pages(c"large-folios", 7, 4 * HUGE / PAGE)?;
     equal(
         "The part in huge pages here",
         huge_bytes(&file, 4 * HUGE)?,

@@ -1,4 +1,4 @@
-//! Memory that breaks (hwpoison), before SEAL.
+//! Memory that breaks (hwpoison), before SEAL and after it.
 //!
 //! Kernels without CONFIG_MEMORY_FAILURE know of no such memory. There is nothing to see there, which is
 //! what the value `skipped` says.
@@ -15,11 +15,12 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mm::Advice;
 
+use super::memfd_large::memfd_in_huge_pages;
 use super::{Cx, Scenario};
 use crate::check::{equal, fails};
 use crate::fdbox::FdBox;
 use crate::kvm::{INIT_SHARED, MMAP, Mapped, Vm};
-use crate::memory::{PAGE, check_page, check_zero_page, memfd, write_pages};
+use crate::memory::{self, PAGE, check_page, check_zero_page, memfd, write_pages};
 use crate::uapi;
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -29,10 +30,18 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::OneBoot,
         stages: &[refused],
     },
+    &Scenario {
+        name: "poison/after-seal",
+        about: "a page that breaks in a sealed box is broken in the next kernel, too; all others are whole",
+        host: HostKind::Kexec,
+        stages: &[before, after],
+    },
 ];
 
 const BROKEN: u64 = 5;
 const PAGES: u64 = 16;
+/// In huge pages.
+const LARGE_PAGES: u64 = 512;
 
 /// Whether this kernel knows of broken memory; said if not.
 fn known(cx: &Cx<'_>) -> Result<bool> {
@@ -124,5 +133,43 @@ fn refused(cx: &Cx<'_>) -> Result<()> {
     punch(&guest)?;
     fdbox.seal()?;
     fdbox.unseal()?;
+    fdbox.delete()
+}
+
+const FILES: [(&str, u64); 2] = [("small", PAGES), ("large", LARGE_PAGES)];
+
+fn before(cx: &Cx<'_>) -> Result<()> {
+    if !known(cx)? {
+        return Ok(());
+    }
+    let fdbox = FdBox::create("poison")?;
+    let small = memfd(c"poison", PAGES * PAGE)?;
+    write_pages(&small, 96, PAGES)?;
+    let large = memfd_in_huge_pages(c"poison-large", 96, LARGE_PAGES)?;
+    fdbox.put(small.try_clone()?, "small")?;
+    fdbox.put(large.try_clone()?, "large")?;
+    fdbox.seal()?;
+    for (file, name) in [(&small, "small"), (&large, "large")] {
+        break_page(file)?;
+        check_broken(file, name)?;
+    }
+    Ok(())
+}
+
+fn after(cx: &Cx<'_>) -> Result<()> {
+    if !known(cx)? {
+        return Ok(());
+    }
+    let fdbox = FdBox::open("poison")?;
+    fdbox.unseal()?;
+    for (name, pages) in FILES {
+        let file = memory::file(fdbox.get_and_keep(name)?);
+        check_broken(&file, name)?;
+        for page in (0..pages).filter(|page| *page != BROKEN) {
+            check_page(&file, 96, page).with_context(|| name.to_owned())?;
+        }
+    }
+    // It is broken for SEAL, too.
+    refuses(&fdbox, "small")?;
     fdbox.delete()
 }

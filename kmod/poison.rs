@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Broken pages of memory, across a kexec.
+//!
+//! SEAL refuses a file that has a broken page. One that breaks while it is sealed is told of to the
+//! next kernel: it is handed over as all others are, for what KHO does not keep would go to the next
+//! kernel's allocator, and it is marked as broken before anybody gets it.
+
+use crate::abi::Extent;
+use crate::abi_poison;
+use crate::ffi;
+use kernel::{
+    error::to_result,
+    prelude::*,
+    str::CStrExt, //
+};
+
+kernel::sync::global_lock! {
+    // SAFETY: Initialised in `init()`, before the module offers anything.
+    unsafe(uninit) static KNOWN: Mutex<KVVec<u64>> = KVVec::new();
+}
+
+/// Called once, when the module loads.
+pub(crate) fn init() {
+    // SAFETY: Called once, before any other use.
+    unsafe { KNOWN.init() };
+}
+
+/// Reads what the last kernel tells of broken pages. Called before anything of it is restored.
+pub(crate) fn receive(crc: fn(&[u8]) -> u32) -> Result {
+    let mut len = 0;
+    // SAFETY: The name is a NUL-terminated string, `len` is valid for writing.
+    let page = unsafe { ffi::fdbox_shim_kho_subtree(abi_poison::SUBTREE.as_char_ptr(), &mut len) };
+    if page.is_null() {
+        return Ok(());
+    }
+    if len < abi_poison::LEN {
+        return Err(EIO);
+    }
+    // SAFETY: KHO keeps the page that the subtree points at, and nobody writes to it.
+    let page = unsafe { &*page.cast::<[u8; abi_poison::LEN]>() };
+    let mut known = KNOWN.lock();
+    for pfn in abi_poison::decode(page, crc).ok_or(EIO)? {
+        known.push(pfn, GFP_KERNEL)?;
+    }
+    pr_warn!(
+        "{} pages of memory were found broken by kernels before this one\n",
+        known.len()
+    );
+    Ok(())
+}
+
+/// `EHWPOISON` if `extent` has a broken page and this kernel has no way to say so of it.
+pub(crate) fn check(extent: &Extent) -> Result {
+    // SAFETY: No precondition.
+    if unsafe { ffi::fdbox_shim_poison_supported() } || count_in(&KNOWN.lock(), extent) == 0 {
+        return Ok(());
+    }
+    pr_err!(
+        "a descriptor has a broken page of memory: it takes a kernel with CONFIG_MEMORY_FAILURE\n"
+    );
+    Err(EHWPOISON)
+}
+
+/// Marks the broken pages of `extent`.
+///
+/// # Safety
+///
+/// Its folios were just restored and belong to the caller.
+pub(crate) unsafe fn mark(extent: &Extent) {
+    let known = KNOWN.lock();
+    let first = known.partition_point(|&pfn| pfn < extent.lowest_pfn());
+    for &pfn in &known[first..][..count_in(&known, extent)] {
+        // SAFETY: The page is one of the caller's.
+        unsafe { ffi::fdbox_shim_poison_mark(pfn) };
+    }
+}
+
+/// How many of the `known` pages, which ascend, are in `extent`.
+fn count_in(known: &[u64], extent: &Extent) -> usize {
+    let first = extent.lowest_pfn();
+    let before = |end: u64| known.partition_point(|&pfn| pfn < end);
+    before(first + extent.pages()) - before(first)
+}
+
+/// Tells the next kernel of broken pages: of those that came from the last one, and of those in
+/// `extents` that broke since. Called when the machine reboots; not undone.
+pub(crate) fn hand_on(extents: impl Iterator<Item = u64>, crc: fn(&[u8]) -> u32) -> Result {
+    let mut known = KNOWN.lock();
+    // A look at each page takes too long for something that hardly ever happens.
+    // SAFETY: No precondition.
+    if unsafe { ffi::fdbox_shim_poison_events() } > 0 {
+        for raw in extents {
+            add_broken(&mut known, Extent::decode(raw).map_err(|_| EIO)?)?;
+        }
+    }
+    if known.is_empty() {
+        return Ok(());
+    }
+    if known.len() > abi_poison::MOST {
+        pr_err!("more broken pages of memory than the next kernel can be told of\n");
+    }
+    // SAFETY: No precondition.
+    let page = unsafe { ffi::fdbox_shim_kho_alloc_root() };
+    if page.is_null() {
+        return Err(ENOMEM);
+    }
+    // SAFETY: A fresh page, which nobody else knows.
+    abi_poison::encode(&known, unsafe { &mut *page.cast() }, crc);
+    pr_warn!(
+        "the next kernel is told of {} broken pages of memory\n",
+        known.len()
+    );
+    // SAFETY: The root is a preserved page of this length.
+    to_result(unsafe {
+        ffi::fdbox_shim_kho_publish(abi_poison::SUBTREE.as_char_ptr(), page, abi_poison::LEN)
+    })
+}
+
+/// Adds the broken pages of `extent` to `known`, which stays in order.
+fn add_broken(known: &mut KVVec<u64>, extent: Extent) -> Result {
+    let end = extent.lowest_pfn() + extent.pages();
+    let mut pfn = extent.lowest_pfn();
+    loop {
+        // SAFETY: Looks at pages that exist only.
+        pfn = unsafe { ffi::fdbox_shim_poison_find(pfn, end) };
+        if pfn >= end {
+            return Ok(());
+        }
+        let at = known.partition_point(|&other| other < pfn);
+        if known.get(at) != Some(&pfn) {
+            known.push(pfn, GFP_KERNEL)?;
+            known[at..].rotate_right(1);
+        }
+        pfn += 1;
+    }
+}
