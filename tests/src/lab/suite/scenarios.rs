@@ -125,6 +125,9 @@ impl Boot {
             count(self.group.len()),
             human(started.elapsed())
         );
+        for value in record.values.iter().filter(|value| value.name == "skipped") {
+            eprintln!("skipped {}", value.value.as_str().unwrap_or_default());
+        }
         Ok((record, host.dir.display().to_string()))
     }
 
