@@ -160,7 +160,7 @@ u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
 /* sev.c: what only kvm-amd knows of a VM. */
 bool fdbox_vm_is_sev(void *vm);
 
-/* passthrough.c: iommufd and VFIO PCI files. */
+/* iommufd.c and vfio_pci.c: iommufd and VFIO PCI files. */
 struct fdbox_iommufd_map {
 	u32 ioas;
 	u32 prot;
