@@ -4,63 +4,81 @@
 //!
 //! # Concept
 //!
-//! When the module loads, `receive()` looks once for a blob of the last kernel's and makes sealed
-//! boxes of it, as they were. A blob that cannot be read is refused and said, and its memory stays
-//! as it is; one that is whole, but not of this module's version or too much for its memory, goes on
-//! to the kernel after this one.
+//! When the module loads, `receive()` looks for a blob of the last kernel's and makes sealed boxes of
+//! it, as they were. The blob is taken when all else that can fail when the module loads is done: till
+//! then it is left as it is, and a module that fails to load can be loaded again. A blob that cannot be read is refused and said, and its memory stays
+//! as it is; one that is whole, but not of this module's version or too many boxes, goes on to the
+//! kernel after this one.
 
 use crate::abi::{
     self,
     FdRecord, //
 };
+use crate::blob::{
+    self,
+    Left, //
+};
 use crate::boxes;
 use crate::entry::Incoming;
 use crate::file::NodeOwner;
 use crate::handover;
-use crate::kho::{
-    self,
-    Body, //
-};
+use crate::kho;
 use crate::name::Name;
 use crate::poison;
-use crate::record::{
-    Progress,
-    Record, //
-};
-use kernel::{
-    prelude::*,
-    sync::Arc, //
-};
+use crate::record::Record;
+use kernel::prelude::*;
 
-/// Makes boxes of what the last kernel left. Never fails: what cannot be used is kept and said.
-pub(crate) fn receive() {
+/// What came from the last kernel and has boxes made of it, but is not taken yet.
+pub(crate) struct Arrival(Option<Left>);
+
+impl Arrival {
+    /// When nothing can fail any more: takes it for good.
+    pub(crate) fn taken(&mut self) {
+        if let Some(left) = self.0.take() {
+            left.taken();
+        }
+    }
+}
+
+/// Makes boxes of what the last kernel left. What cannot be used is kept and said. `ENOMEM`: it is
+/// as before, and the next attempt finds it.
+pub(crate) fn receive() -> Result<Arrival> {
     if let Err(err) = poison::receive(kho::crc32) {
         pr_err!(
             "what the last kernel tells of broken memory cannot be read: {:?}; such pages may come into use\n",
             err
         );
     }
-    match kho::incoming() {
-        None => {}
+    let left = match blob::incoming() {
+        None => None,
         Some(Err(why)) => refuse(why),
-        Some(Ok((root, body))) => accept(root, body),
-    }
+        Some(Ok(left)) => accept(left)?,
+    };
+    Ok(Arrival(left))
 }
 
-fn refuse(why: abi::Malformed) {
+fn refuse(why: abi::Malformed) -> Option<Left> {
     pr_err!(
         "handover from the last kernel refused: {}; its memory stays reserved until reboot\n",
         why.as_str()
     );
     handover::mark_refused();
+    None
 }
 
-fn accept(root: abi::Root, body: Body) {
+/// What is to be taken when the module is loaded, if it is of any use.
+fn accept(left: Left) -> Result<Option<Left>> {
+    let root = left.root();
     let producer = abi::until_nul(&root.producer).unwrap_or(b"?");
     let producer = kernel::str::BStr::from_bytes(producer);
+    let body = match left.body() {
+        Ok(body) => body,
+        Err(ENOMEM) => return Err(no_memory(producer)),
+        Err(_) => return Ok(refuse(abi::Malformed::Truncated)),
+    };
     let checked = match abi::Body::check(root, body.bytes(), kho::crc32) {
         Ok(checked) => checked,
-        Err(why) => return refuse(why),
+        Err(why) => return Ok(refuse(why)),
     };
     if root.version != abi::VERSION {
         pr_err!("handover of version {} from kernel {}, this module reads version {}: it is kept, kexec back to the kernel that reads it\n", root.version, producer, abi::VERSION);
@@ -68,15 +86,19 @@ fn accept(root: abi::Root, body: Body) {
         match boxes_from(&checked) {
             Ok(()) => {
                 pr_info!("{} boxes from kernel {}\n", root.nr_boxes, producer);
-                return;
+                return Ok(Some(left));
             }
             Err(EEXIST) => {
                 boxes::forget_all();
-                return refuse(abi::Malformed::Name);
+                return Ok(refuse(abi::Malformed::Name));
+            }
+            Err(ENOMEM) => {
+                boxes::forget_all();
+                return Err(no_memory(producer));
             }
             Err(err) => {
                 pr_err!(
-                    "no memory for the boxes from kernel {}: {:?}; they are kept, kexec again\n",
+                    "no room for the boxes from kernel {}: {:?}; they are kept, kexec again\n",
                     producer,
                     err
                 );
@@ -86,6 +108,15 @@ fn accept(root: abi::Root, body: Body) {
     }
     handover::mark_refused();
     handover::pass_through(root, body);
+    Ok(Some(left))
+}
+
+fn no_memory(producer: &kernel::str::BStr) -> Error {
+    pr_err!(
+        "no memory for the boxes from kernel {}: they are as before, free some and load the module again\n",
+        producer
+    );
+    ENOMEM
 }
 
 fn boxes_from(body: &abi::Body<'_>) -> Result {
@@ -101,8 +132,7 @@ fn boxes_from(body: &abi::Body<'_>) -> Result {
                 let fd = fd.map_err(|_| EIO)?;
                 bx.put_incoming(Name::new(fd.name)?, incoming_from(body, &fd)?)?;
             }
-            bx.arrived();
-            Ok(())
+            bx.arrived()
         })?;
     }
     Ok(())
@@ -110,11 +140,5 @@ fn boxes_from(body: &abi::Body<'_>) -> Result {
 
 fn incoming_from(body: &abi::Body<'_>, fd: &FdRecord<'_>) -> Result<Incoming> {
     let extents = handover::copied_extents(body, fd.first_extent, fd.nr_extents)?;
-    let mut compatible = KVec::new();
-    compatible.extend_from_slice(fd.compatible, GFP_KERNEL)?;
-    Ok(Incoming {
-        compatible,
-        record: Arc::new(Record::new(fd.data, extents)?, GFP_KERNEL)?,
-        progress: Progress::default(),
-    })
+    Incoming::new(fd.compatible, Record::new(fd.data, extents)?)
 }

@@ -3,14 +3,20 @@
 //! The list of all boxes, and their device nodes.
 //!
 //! A box is found by its name through a tree, and by its id through the list, which is in the order
-//! of the ids. A box is in both or in neither; one mutex covers the two.
+//! of the ids. A box is in both or in neither; one mutex covers the two. Nothing slow is done under
+//! it: memory is freed, devices are stopped and boxes are handed on without it.
 
 use crate::bx::FdBox;
 use crate::ffi;
 use crate::file::NodeOwner;
+use crate::module_hold::ModuleHold;
 use crate::name::Name;
+use crate::wait;
 use kernel::{
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        from_result, //
+    },
     prelude::*,
     rbtree::{
         RBTree,
@@ -66,28 +72,6 @@ struct Listed {
     _module: ModuleHold,
 }
 
-/// A hold of this module: there is something to lose.
-pub(crate) struct ModuleHold(());
-
-impl ModuleHold {
-    /// Fails only while the module goes.
-    pub(crate) fn new() -> Result<ModuleHold> {
-        // SAFETY: No precondition.
-        match unsafe { ffi::fdbox_shim_self_get() } {
-            true => Ok(ModuleHold(())),
-            false => Err(ENODEV),
-        }
-    }
-}
-
-impl Drop for ModuleHold {
-    fn drop(&mut self) {
-        // SAFETY: Held since `new()`; the control node's open file, or module init, still holds
-        // the module while this runs.
-        unsafe { ffi::fdbox_shim_self_put() };
-    }
-}
-
 struct Boxes {
     /// By id, which only grows.
     list: KVVec<Listed>,
@@ -131,6 +115,19 @@ pub(crate) fn exit() {
     unsafe { ffi::fdbox_shim_nodes_exit() };
 }
 
+/// Nodes are there before the module is loaded for good; nobody uses them before.
+static LOADED: wait::Gate = wait::Gate::closed();
+
+/// Once, when the module is loaded or has failed to load.
+pub(crate) fn loaded(good: bool) {
+    LOADED.open(good);
+}
+
+/// Before a node is used: waits until the module is loaded; `ENODEV` when that fails.
+pub(crate) fn wait_until_loaded() -> Result {
+    LOADED.pass()
+}
+
 /// FDBOX_CREATE_BOX.
 pub(crate) fn create(name: Name, owner: NodeOwner) -> Result {
     create_with(name, owner, |_| Ok(()))
@@ -172,11 +169,13 @@ pub(crate) fn delete(name: &Name) -> Result {
     let mut boxes = BOXES.lock();
     let id = boxes.id_of(name).ok_or(ENOENT)?;
     let at = boxes.at(id);
-    boxes.list.get(at).ok_or(ENOENT)?.bx.kill()?;
-    let removed = boxes.list.remove(at);
+    let mut contents = boxes.list.get(at).ok_or(ENOENT)?.bx.kill()?;
     let by_name = boxes.ids.as_mut().and_then(|ids| ids.remove_node(name));
+    // The node goes with it: the name is free for another node when the lock is.
+    drop(boxes.list.remove(at));
     drop(boxes);
-    drop((removed, by_name));
+    drop(by_name);
+    contents.discard();
     Ok(())
 }
 
@@ -201,13 +200,26 @@ pub(crate) fn next(cursor: u64) -> Option<Arc<FdBox>> {
 
 /// Hands on boxes that arrived and that nobody unsealed.
 pub(crate) fn carry_all() {
-    let boxes = BOXES.lock();
-    for listed in boxes.list.iter() {
-        if let Err(err) = listed.bx.carry() {
-            pr_err!("box {} is lost at this kexec: {:?}\n", listed.bx.name, err);
+    let mut cursor = 0;
+    while let Some(bx) = next(cursor) {
+        cursor = bx.id + 1;
+        if let Err(err) = bx.carry() {
+            pr_err!("box {} is lost at this kexec: {:?}\n", bx.name, err);
         }
     }
 }
+
+/// Before a node is opened.
+///
+/// # Safety
+///
+/// Called in process context, while the module is loaded.
+#[no_mangle]
+unsafe extern "C" fn fdbox_rs_box_open() -> c_int {
+    from_result(|| wait_until_loaded().map(|()| 0))
+}
+
+crate::ffi::check_export!(fdbox_rs_box_open);
 
 /// Gives back the reference of a node.
 ///

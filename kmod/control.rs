@@ -55,7 +55,7 @@ impl MiscDevice for Control {
     type Ptr = ();
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result {
-        Ok(())
+        boxes::wait_until_loaded()
     }
 
     fn ioctl(_device: (), _file: &File, cmd: u32, arg: usize) -> Result<isize> {
@@ -126,19 +126,18 @@ fn next_box(arg: usize) -> Result {
     allowed()?;
     let mut next = Growable::<NextBox>::read(arg)?;
     let bx = boxes::next(next.value.cursor).ok_or(ENOENT)?;
-    let inner = bx.inner.lock();
-    let state = match inner.state {
+    let (state, fds) = bx.summary();
+    let state = match state {
         State::Sealed { .. } => uapi::STATE_SEALED,
         State::Open | State::Dead => uapi::STATE_OPEN,
     };
     next.value = NextBox {
         cursor: bx.id + 1,
         state,
-        fds: inner.entries.len() as u32,
+        fds: fds as u32,
         name: bx.name.to_array(),
         ..next.value
     };
-    drop(inner);
     next.write()
 }
 
@@ -183,24 +182,15 @@ fn next_fd(bx: &FdBox, arg: usize) -> Result {
     if next.value.pad != 0 {
         return Err(EINVAL);
     }
-    let inner = bx.inner.lock();
-    if inner.state == State::Dead {
-        return Err(ENODEV);
-    }
-    let entry = inner
-        .entries
-        .iter()
-        .find(|entry| entry.id >= next.value.cursor)
-        .ok_or(ENOENT)?;
+    let entry = bx.next(next.value.cursor)?.ok_or(ENOENT)?;
     next.value = NextFd {
         cursor: entry.id + 1,
-        state: fd_state(entry),
+        state: fd_state(&entry),
         bytes: entry.bytes(),
         name: entry.name.to_array(),
         compatible: padded(entry.compatible()),
         ..next.value
     };
-    drop(inner);
     next.write()
 }
 
@@ -216,20 +206,17 @@ fn fd_state(entry: &Entry) -> u32 {
 
 fn seal_error(bx: &FdBox, arg: usize) -> Result {
     let mut out = Growable::<SealErrorArg>::read(arg)?;
-    let inner = bx.inner.lock();
-    if inner.state == State::Dead {
-        return Err(ENODEV);
-    }
-    let failure = inner.seal_error.as_ref().ok_or(ENOENT)?;
-    let message = failure.message.as_ref();
-    out.value = SealErrorArg {
-        error: -failure.error.to_errno(),
-        reason: failure.reason as u32,
-        name: failure.name.to_array(),
-        message: padded(message.map_or(&[], |message| message.to_bytes())),
-        ..out.value
-    };
-    drop(inner);
+    let known = out.value;
+    out.value = bx.with_seal_error(|failure| {
+        let message = failure.message.as_ref();
+        SealErrorArg {
+            error: -failure.error.to_errno(),
+            reason: failure.reason as u32,
+            name: failure.name.to_array(),
+            message: padded(message.map_or(&[], |message| message.to_bytes())),
+            ..known
+        }
+    })?;
     out.write()
 }
 

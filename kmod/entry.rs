@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! One named descriptor of a box.
+//!
+//! An [`Entry`] does not change: listings share it with whoever works on the box. What changes
+//! while one works on it is beside it, in the [`Slot`].
 
-use crate::abi_dma;
 use crate::file::FileRef;
-use crate::kind::{
-    KindRef,
-    TakeCx, //
-};
+use crate::kind::KindRef;
 use crate::name::Name;
 use crate::record::{
     Progress,
     Record, //
 };
-use crate::registry;
 use kernel::{
     fs::File,
     prelude::*,
@@ -34,15 +32,12 @@ pub(crate) enum Content {
     Live(Live),
     /// What the last kernel left.
     Incoming(Incoming),
-    /// On its way out, while GET_FD has the box locked.
-    Taken,
 }
 
-/// An open file, its kind, and while it is sealed with KHO what it wrote.
+/// An open file, and its kind.
 pub(crate) struct Live {
     pub(crate) file: FileRef,
     pub(crate) kind: KindRef,
-    pub(crate) record: Option<Arc<Record>>,
 }
 
 /// A descriptor that nobody has taken yet. Its kind is looked up when it is taken: it may be
@@ -50,45 +45,56 @@ pub(crate) struct Live {
 pub(crate) struct Incoming {
     pub(crate) compatible: KVec<u8>,
     pub(crate) record: Arc<Record>,
+    /// Whether its kind restores it upon files that are taken out of the box before it.
+    pub(crate) waits_for_files: bool,
+}
+
+/// How far SEAL has come with a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// As it was put in, or as it arrived.
+    Open,
+    /// Its shape is frozen.
+    Frozen,
+    /// KHO keeps what its record names.
+    Kept,
+}
+
+/// A place in a box: the descriptor, and what is done to it. Only whoever works on the box has it.
+pub(crate) struct Slot {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) stage: Stage,
+    /// What a file of this kernel wrote for the next one, while it is sealed.
+    pub(crate) written: Option<Arc<Record>>,
+    /// How far the restore of what the last kernel left has come.
     pub(crate) progress: Progress,
 }
 
-impl Content {
-    /// An open file that is not sealed.
-    fn live(file: &FileRef, kind: KindRef) -> Content {
-        Content::Live(Live {
-            file: file.clone(),
-            kind,
-            record: None,
-        })
+impl Slot {
+    /// One that nothing was done to.
+    pub(crate) fn new(entry: Arc<Entry>) -> Slot {
+        Slot {
+            entry,
+            stage: Stage::Open,
+            written: None,
+            progress: Progress::default(),
+        }
     }
 
-    /// Makes it a file that the taker of `cx` can use: restores what the last kernel left, and gives a
-    /// VM or memory of another process a successor. Returns what the box holds from then on, and that
-    /// file; what it held before, and the error.
-    pub(crate) fn made_own(self, cx: &mut TakeCx<'_>) -> (Content, Result<FileRef>) {
-        match self {
-            Content::Live(live) => match live.kind.take(cx, &live.file) {
-                Ok(file) => (Content::live(&file, live.kind), Ok(file)),
-                Err(err) => (Content::Live(live), Err(err)),
-            },
-            Content::Incoming(mut incoming) => {
-                let restored = registry::of_compatible(&incoming.compatible).and_then(|kind| {
-                    let Incoming {
-                        compatible,
-                        record,
-                        progress,
-                    } = &mut incoming;
-                    let file = kind.restore(cx, compatible, record, progress)?;
-                    Ok((file, kind))
-                });
-                match restored {
-                    Ok((file, kind)) => (Content::live(&file, kind), Ok(file)),
-                    Err(err) => (Content::Incoming(incoming), Err(err)),
-                }
-            }
-            Content::Taken => (Content::Taken, Err(EIO)),
+    /// What the next kernel gets, once it was written.
+    pub(crate) fn record(&self) -> Option<&Arc<Record>> {
+        match &self.entry.content {
+            Content::Live(_) => self.written.as_ref(),
+            Content::Incoming(incoming) => Some(&incoming.record),
         }
+    }
+}
+
+impl core::ops::Deref for Slot {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
     }
 }
 
@@ -97,7 +103,7 @@ impl Entry {
     pub(crate) fn live_file(&self) -> Option<&File> {
         match &self.content {
             Content::Live(live) => Some(&live.file),
-            _ => None,
+            Content::Incoming(_) => None,
         }
     }
 
@@ -106,16 +112,6 @@ impl Entry {
         match &self.content {
             Content::Live(live) => live.kind.compatible(),
             Content::Incoming(incoming) => &incoming.compatible,
-            Content::Taken => b"",
-        }
-    }
-
-    /// What the next kernel gets, while the box is sealed.
-    pub(crate) fn record(&self) -> Option<&Arc<Record>> {
-        match &self.content {
-            Content::Live(live) => live.record.as_ref(),
-            Content::Incoming(incoming) => Some(&incoming.record),
-            Content::Taken => None,
         }
     }
 
@@ -126,9 +122,7 @@ impl Entry {
 
     /// Whether it is to be restored upon files that are taken out of the box before it.
     pub(crate) fn waits_for_files(&self) -> bool {
-        let compatible = self.compatible();
-        matches!(self.content, Content::Incoming(_))
-            && (compatible == abi_dma::IOMMUFD || compatible == abi_dma::VFIO_PCI)
+        matches!(&self.content, Content::Incoming(incoming) if incoming.waits_for_files)
     }
 
     /// Whether it is a file of this kernel that is sealed after all others of its box.
@@ -142,7 +136,7 @@ impl Entry {
             Content::Incoming(incoming) => {
                 !record.extents().is_empty() && incoming.record.extents() == record.extents()
             }
-            _ => false,
+            Content::Live(_) => false,
         }
     }
 
@@ -154,7 +148,6 @@ impl Entry {
                 let pages = incoming.record.pages();
                 pages.saturating_mul(kernel::page::PAGE_SIZE as u64)
             }
-            Content::Taken => 0,
         }
     }
 }

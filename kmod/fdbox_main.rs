@@ -3,9 +3,9 @@
 //! FDBox: hand named file descriptors to the kernel, across the exit of the program and across a
 //! kexec.
 //!
-//! `control` has the ioctls, `boxes` the list of boxes, `bx` one box, `entry` one descriptor.
-//! `registry` finds the `kind` of a file; the kinds are in `kinds`. `handover` turns sealed boxes
-//! into the bytes of `abi`, which `kho` hands to the next kernel, where `arrival` makes sealed boxes
+//! `control` has the ioctls, `boxes` the list of boxes, `bx` one box, `contents` what is in it, `entry`
+//! one descriptor. `put_get` and `sealing` are what is done to a box. `registry` finds the `kind` of a file; the kinds are in `kinds`. `handover` turns sealed boxes
+//! into the bytes of `abi`, a `blob` that `kho` hands to the next kernel, where `arrival` makes sealed boxes
 //! of them. `ffi` declares the C shim.
 
 #![crate_name = "fdbox"]
@@ -17,28 +17,36 @@ mod abi_memfd;
 mod abi_poison;
 mod argument;
 mod arrival;
+mod blob;
 mod boxes;
 mod bx;
 mod coalesce;
+mod contents;
 mod control;
 mod entry;
 mod ffi;
 mod file;
+mod freezing;
 mod handover;
 mod kho;
 mod kind;
 mod kinds;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
+mod leaving;
+mod module_hold;
 mod name;
 mod objects;
 mod poison;
+mod put_get;
 mod record;
 mod registry;
 mod room;
 mod sealing;
 mod uapi;
+mod wait;
 
+use arrival::Arrival;
 use kernel::{
     error::to_result,
     miscdevice::{
@@ -62,6 +70,7 @@ struct FdboxModule {
     #[pin]
     _control: MiscDeviceRegistration<control::Control>,
     _reboot: RebootNotifier,
+    _arrival: Arrival,
     _lists: Lists,
 }
 
@@ -75,13 +84,13 @@ impl Lists {
         registry::init();
         handover::init();
         boxes::init()?;
-        arrival::receive();
         Ok(Lists)
     }
 }
 
 impl Drop for Lists {
     fn drop(&mut self) {
+        boxes::loaded(false);
         boxes::exit();
         handover::exit();
         registry::exit();
@@ -113,22 +122,40 @@ impl kernel::InPlaceModule for FdboxModule {
             name: c"fdbox/fdbox",
         };
         try_pin_init!(Self {
-            // Before the control node: whoever finds it finds the boxes.
             _lists: Lists::new()?,
             _reboot: RebootNotifier::new()?,
+            // Before the control node: whoever finds it finds the boxes.
+            _arrival: arrival::receive()?,
             _control <- MiscDeviceRegistration::register(options),
+            // Nothing fails after this: what came is taken, and who has found a node may go on.
+            _: {
+                _arrival.taken();
+                boxes::loaded(true);
+            },
         })
     }
 }
 
-/// The reboot notifier.
+/// The reboot notifier: what goes to the next kernel is settled when it returns.
 ///
 /// # Safety
 ///
 /// Called in process context, while the module is loaded.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_reboot(kexec: bool) {
-    handover::carry(kexec);
+    if !kho::enabled() {
+        return;
+    }
+    let (ended, waited) = leaving::begin();
+    match ended {
+        true => pr_info!("reboot: waited {} ms for SEAL and UNSEAL\n", waited),
+        false => pr_err!(
+            "reboot: SEAL or UNSEAL of a box goes on after {} ms: that box is lost\n",
+            waited
+        ),
+    }
+    boxes::carry_all();
+    handover::settle(kexec);
 }
 
 crate::ffi::check_export!(fdbox_rs_reboot);

@@ -15,6 +15,7 @@ use kernel::{
     },
     prelude::*,
     sync::aref::ARef,
+    types::NotThreadSafe, //
 };
 
 /// A reference to an open file.
@@ -52,11 +53,12 @@ pub(crate) fn fget(fd: u32) -> Result<FileRef> {
     Ok(unsafe { LocalFile::assume_no_fdget_pos(file) })
 }
 
-/// Closes descriptor `fd` of the current task, as `close(2)` does.
-pub(crate) fn close(fd: u32) {
+/// Closes descriptor `fd` of the current task, as `close(2)` does, if it still is that of `file`:
+/// another thread may have closed it meanwhile, and opened another one with its number.
+pub(crate) fn close(fd: u32, file: &File) {
     // SAFETY: Any number may be given; the current task's table is looked up under its lock. The
     // ioctl's own file is never closed here: it is of no kind that a box takes.
-    unsafe { ffi::fdbox_shim_close_fd(fd) };
+    unsafe { ffi::fdbox_shim_close_fd(fd, file.as_ptr()) };
 }
 
 /// Whether the caller may make and delete boxes.
@@ -163,21 +165,23 @@ impl<'a> BoxFile<'a> {
 }
 
 /// The rwsem of a file's inode, held exclusively.
-pub(crate) struct InodeLock<'a>(&'a File);
+///
+/// Anonymous inodes are not locked: one of them is that of nearly all anonymous files of the host,
+/// so whoever locked it would hold up files and boxes that it has nothing to do with.
+pub(crate) struct InodeLock<'a>(&'a File, NotThreadSafe);
 
 impl<'a> InodeLock<'a> {
-    /// Sleeps until nobody else holds it.
-    pub(crate) fn new(file: &'a File) -> Self {
+    /// Sleeps until nobody else holds it; `EINTR` for a task that is killed meanwhile.
+    pub(crate) fn new(file: &'a File) -> Result<Self> {
         // SAFETY: `file` is a live file, its inode lives at least as long.
-        unsafe { ffi::fdbox_shim_inode_lock(file.as_ptr()) };
-        InodeLock(file)
+        to_result(unsafe { ffi::fdbox_shim_inode_lock(file.as_ptr()) })?;
+        Ok(InodeLock(file, NotThreadSafe))
     }
 }
 
 impl Drop for InodeLock<'_> {
     fn drop(&mut self) {
-        // SAFETY: Locked in `new()`, by this task: the guard is not `Send`, for `File` borrows are
-        // used on the spot only.
+        // SAFETY: Locked in `new()`, by this task: the guard is not `Send`.
         unsafe { ffi::fdbox_shim_inode_unlock(self.0.as_ptr()) };
     }
 }

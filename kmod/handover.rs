@@ -7,27 +7,28 @@
 //! The host hands over one blob, which has all sealed boxes. Each SEAL and UNSEAL makes a new one
 //! beside the old and swaps them. KHO has room for one of a name, so the old one is withdrawn first;
 //! a failure puts it back. A kexec finds a complete one all the same: the reboot notifier, which
-//! runs before the jump, waits for a swap that is going on, and none begins after it.
+//! runs before the jump, waits for a swap that is going on, and none begins after
+//! [`settle`].
 //!
 //! # Locking
 //!
-//! One mutex, the innermost of the module: it is taken with a box locked, and nothing is taken
-//! under it but KHO's own locks.
+//! One mutex, the innermost of the module: nothing is taken under it but KHO's own locks.
 
 use crate::abi::{
     self,
     FdRecord,
     Sink, //
 };
-use crate::boxes;
-use crate::coalesce::coalesced;
-use crate::entry::Entry;
-use crate::file::NodeOwner;
-use crate::kho::{
-    self,
+use crate::blob::{
     Blob,
-    Body, //
+    Body,
+    Filler, //
 };
+use crate::coalesce::coalesced;
+use crate::entry::Slot;
+use crate::file::NodeOwner;
+use crate::kho;
+use crate::module_hold::ModuleHold;
 use crate::name::Name;
 use crate::poison;
 use crate::record::Record;
@@ -48,7 +49,7 @@ struct SealedBox {
     id: u64,
     name: Name,
     owner: NodeOwner,
-    fds: KVec<SealedFd>,
+    fds: KVVec<SealedFd>,
     /// No kexec to a kernel that does not get the box.
     _required: kho::Required,
 }
@@ -68,8 +69,8 @@ struct Outgoing {
     /// A handover that this module cannot read, on its way through.
     foreign: Option<Foreign>,
     refused: bool,
-    /// The host is on its way into the next kernel: nothing changes any more.
-    leaving: bool,
+    /// The next kernel gets it as it is: nothing changes any more.
+    settled: bool,
 }
 
 /// Why the handover stays as it is.
@@ -79,10 +80,13 @@ pub(crate) struct Refusal {
     pub(crate) why: &'static str,
 }
 
-const LEAVING: Refusal = Refusal {
-    error: EAGAIN,
-    why: "the host is on its way into the next kernel",
-};
+impl Refusal {
+    /// The reboot has begun.
+    pub(crate) const LEAVING: Refusal = Refusal {
+        error: EAGAIN,
+        why: "the host is on its way into the next kernel",
+    };
+}
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
@@ -95,7 +99,7 @@ struct Foreign {
     root: abi::Root,
     /// `None` once it is on its way.
     body: Option<Body>,
-    _module: boxes::ModuleHold,
+    _module: ModuleHold,
     _required: Option<kho::Required>,
 }
 
@@ -106,7 +110,7 @@ kernel::sync::global_lock! {
         blob: None,
         foreign: None,
         refused: false,
-        leaving: false,
+        settled: false,
     };
 }
 
@@ -121,6 +125,7 @@ pub(crate) fn exit() {
     let mut outgoing = OUTGOING.lock();
     outgoing.blob = None;
     outgoing.boxes = KVVec::new();
+    outgoing.foreign = None;
 }
 
 /// Figures for FDBOX_INFO.
@@ -151,9 +156,9 @@ pub(crate) fn add(
     id: u64,
     name: &Name,
     owner: NodeOwner,
-    entries: &[Entry],
+    slots: &[KBox<Slot>],
 ) -> Result<(), Refusal> {
-    let sealed = sealed_box(id, name, owner, entries)?;
+    let sealed = sealed_box(id, name, owner, slots)?;
     if sealed.encoded_len().is_none() {
         return Err(Refusal {
             error: EFBIG,
@@ -180,15 +185,15 @@ pub(crate) fn add(
     Ok(published?)
 }
 
-fn sealed_box(id: u64, name: &Name, owner: NodeOwner, entries: &[Entry]) -> Result<SealedBox> {
-    let mut fds = KVec::with_capacity(entries.len(), GFP_KERNEL)?;
-    for entry in entries {
+fn sealed_box(id: u64, name: &Name, owner: NodeOwner, slots: &[KBox<Slot>]) -> Result<SealedBox> {
+    let mut fds = KVVec::with_capacity(slots.len(), GFP_KERNEL)?;
+    for slot in slots {
         let mut compatible = KVec::new();
-        compatible.extend_from_slice(entry.compatible(), GFP_KERNEL)?;
+        compatible.extend_from_slice(slot.compatible(), GFP_KERNEL)?;
         let fd = SealedFd {
-            name: entry.name.try_clone()?,
+            name: slot.name.try_clone()?,
             compatible,
-            record: entry.record().ok_or(EIO)?.clone(),
+            record: slot.record().ok_or(EIO)?.clone(),
         };
         fds.push(fd, GFP_KERNEL)?;
     }
@@ -197,7 +202,7 @@ fn sealed_box(id: u64, name: &Name, owner: NodeOwner, entries: &[Entry]) -> Resu
         name: name.try_clone()?,
         owner,
         fds,
-        _required: kho::Required::new().map_err(|_| LEAVING.error)?,
+        _required: kho::Required::new().map_err(|_| Refusal::LEAVING.error)?,
     })
 }
 
@@ -220,9 +225,9 @@ pub(crate) fn remove(id: u64) -> Result {
 impl Outgoing {
     /// Whether there is time to put another blob in the place of this one.
     fn may_change(&self) -> Result<(), Refusal> {
-        match self.leaving {
+        match self.settled {
             false => Ok(()),
-            true => Err(LEAVING),
+            true => Err(Refusal::LEAVING),
         }
     }
 
@@ -266,7 +271,7 @@ fn encode(boxes: &[SealedBox]) -> Result<Blob> {
         len += sealed.encoded_len().ok_or(EFBIG)? as usize;
     }
 
-    let fill = |out: &mut kho::Filler<'_>| {
+    let fill = |out: &mut Filler<'_>| {
         for fd in boxes.iter().flat_map(|sealed| sealed.fds.iter()) {
             for extent in fd.record.extents() {
                 out.put(&extent.to_le_bytes())?;
@@ -295,7 +300,7 @@ fn encode(boxes: &[SealedBox]) -> Result<Blob> {
     })
 }
 
-fn put_fd(out: &mut kho::Filler<'_>, fd: &SealedFd, first_extent: &mut u64) -> Result {
+fn put_fd(out: &mut Filler<'_>, fd: &SealedFd, first_extent: &mut u64) -> Result {
     let nr_extents = fd.record.extents().len() as u64;
     let record = FdRecord {
         name: fd.name.as_bytes(),
@@ -316,7 +321,7 @@ pub(crate) fn mark_refused() {
 /// Has the next kernel get what this module cannot read. Called while the module loads.
 pub(crate) fn pass_through(root: abi::Root, body: Body) {
     // It fails for a module that is being removed, which one that is just being loaded is not.
-    let hold = boxes::ModuleHold::new().ok();
+    let hold = ModuleHold::new().ok();
     OUTGOING.lock().foreign = hold.map(|_module| Foreign {
         root,
         body: Some(body),
@@ -325,14 +330,11 @@ pub(crate) fn pass_through(root: abi::Root, body: Body) {
     });
 }
 
-/// When the machine reboots, by a kexec or not: hands on what nobody took.
-pub(crate) fn carry(kexec: bool) {
-    if !kho::enabled() {
-        return;
-    }
-    boxes::carry_all();
+/// When the machine reboots, by a kexec or not, after the boxes were handed on: nothing changes any
+/// more.
+pub(crate) fn settle(kexec: bool) {
     let mut outgoing = OUTGOING.lock();
-    outgoing.leaving = true;
+    outgoing.settled = true;
     outgoing.put_back();
     if kexec && outgoing.blob.is_some() && !kho::can_refuse() {
         pr_warn!("this kernel cannot tell whether the next one gets the boxes: one that kexec_load(2) loaded does not\n");

@@ -303,6 +303,52 @@ void fdbox_shim_kho_unpreserve_body(const u8 descriptor[16])
 	kho_unpreserve_vmalloc(&vm);
 }
 
+/* The page frame number of memory that the last kernel kept, or 0 if it is none. */
+static u64 fdbox_kho_kept_pfn(u64 phys)
+{
+	u64 pfn = PHYS_PFN(phys);
+
+	if (!pfn || !PAGE_ALIGNED(phys) || !pfn_to_online_page(pfn))
+		return 0;
+	return !fdbox_kho_marks || fdbox_kho_block(pfn) >= 0 ? pfn : 0;
+}
+
+/*
+ * Copies the first @len bytes of a body, which stays KHO's: what fails after
+ * kho_restore_vmalloc() has begun to take it, or in there, would lose it.
+ */
+int fdbox_shim_kho_copy_body(const u8 descriptor[16], void *out, size_t len)
+{
+	const struct kho_vmalloc_chunk *chunk;
+	struct kho_vmalloc vm;
+	size_t piece, here;
+	u64 phys, pfn;
+	int i;
+
+	memcpy(&vm, descriptor, sizeof(vm));
+	if (vm.order > MAX_PAGE_ORDER)
+		return -EIO;
+	piece = PAGE_SIZE << vm.order;
+
+	for (phys = vm.first.phys; len; phys = chunk->hdr.next.phys) {
+		pfn = fdbox_kho_kept_pfn(phys);
+		if (!pfn)
+			return -EIO;
+		chunk = pfn_to_kaddr(pfn);
+		for (i = 0; len && i < ARRAY_SIZE(chunk->phys); i++) {
+			pfn = fdbox_kho_kept_pfn(chunk->phys[i]);
+			if (!pfn)
+				return -EIO;
+			here = min(len, piece);
+			memcpy(out, pfn_to_kaddr(pfn), here);
+			out += here;
+			len -= here;
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
 void *fdbox_shim_kho_restore_body(const u8 descriptor[16])
 {
 	struct kho_vmalloc vm;

@@ -3,8 +3,8 @@
 //! The one trait by which boxes know kinds of files, and what its methods get.
 
 use crate::entry::{
-    Content,
-    Entry, //
+    Entry,
+    Slot, //
 };
 use crate::file::{
     self,
@@ -31,7 +31,7 @@ use kernel::{
     str::CString, //
 };
 
-/// A kind of file that can be in a box. Methods may sleep; the box is locked.
+/// A kind of file that can be in a box. Methods may sleep; nobody else works on the box meanwhile.
 pub(crate) trait Kind: Send + Sync {
     /// Names the layout of what [`Kind::write`] writes.
     fn compatible(&self) -> &[u8];
@@ -54,11 +54,17 @@ pub(crate) trait Kind: Send + Sync {
         false
     }
 
+    /// Whether it is restored upon files that are taken out of the box before it.
+    fn waits_for_files(&self) -> bool {
+        false
+    }
+
     /// Freezes the shape of the file and checks what it depends on.
     fn seal(&self, cx: &mut SealCx<'_>) -> Result;
 
     /// Says what the next kernel needs. Called after [`Kind::seal`], and only with KHO; the rwsem
-    /// of the file's inode is held exclusively. What is in `record` after an error is ignored:
+    /// of the file's inode is held exclusively, unless files share the inode: see
+    /// [`crate::file::InodeLock`]. What is in `record` after an error is ignored:
     /// the method takes back itself what it did.
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result;
 
@@ -150,8 +156,9 @@ pub(crate) struct SealError {
 
 /// A SEAL, at one descriptor.
 pub(crate) struct SealCx<'a> {
-    pub(crate) entries: &'a [Entry],
-    pub(crate) index: usize,
+    pub(crate) slots: &'a [KBox<Slot>],
+    pub(crate) links: &'a [Link],
+    pub(crate) at: usize,
     pub(crate) file: &'a File,
     /// Set by [`SealCx::refuse`].
     pub(crate) said: Cell<Option<(Reason, CString)>>,
@@ -160,16 +167,10 @@ pub(crate) struct SealCx<'a> {
 impl SealCx<'_> {
     /// The other files of the box.
     pub(crate) fn others(&self) -> impl Iterator<Item = (&Name, &File)> + '_ {
-        let me = self.index;
-        let live = move |(at, entry): (usize, &'_ Entry)| match &entry.content {
-            Content::Live(_) if at == me => None,
-            _ => Some(entry).and_then(Entry::live_file).map(|_| at),
-        };
-        self.entries
-            .iter()
-            .enumerate()
-            .filter_map(live)
-            .filter_map(|at| Some((&self.entries[at].name, self.entries[at].live_file()?)))
+        let others = self.slots.iter().enumerate();
+        others
+            .filter(|(at, _)| *at != self.at)
+            .filter_map(|(_, slot)| Some((&slot.name, slot.live_file()?)))
     }
 
     /// Whether the box has `wanted`.
@@ -253,13 +254,22 @@ impl SealCx<'_> {
     }
 }
 
-/// A VM that a box gave out in place of one that another process or kernel made.
+/// A VM that a box gave out in place of one that another process or kernel made, or one that it gave
+/// another one out for.
 pub(crate) struct Link {
     /// The VM's name in the box.
     pub(crate) name: Name,
-    /// Address of the VM it stands for; 0 for one of the last kernel. Only compared.
-    pub(crate) stands_for: usize,
-    pub(crate) file: FileRef,
+    /// The descriptor of that name: whoever takes it out and leaves it there gets one that takes the
+    /// place of the one before, under the same id.
+    pub(crate) line: u64,
+    /// The first of the line was one of the last kernel.
+    pub(crate) from_last_kernel: bool,
+    /// The type of the VM, as KVM has it.
+    pub(crate) vm_type: u64,
+    /// Its address, as long as memory in the box belongs to it, or the file is held. Only compared.
+    pub(crate) vm: usize,
+    /// The file, as long as the process that it was given to lives: it gets the same one again.
+    pub(crate) file: Option<FileRef>,
 }
 
 /// A file that was restored and taken out of a box in which something still depends on it.
@@ -280,20 +290,38 @@ impl Given {
 
 /// A GET_FD.
 pub(crate) struct TakeCx<'a> {
-    /// The box, whose entry that is being taken is [`Content::Taken`].
-    pub(crate) entries: &'a [Entry],
+    pub(crate) slots: &'a [KBox<Slot>],
+    /// Where the one is that is being taken.
+    pub(crate) at: usize,
     pub(crate) links: &'a mut KVec<Link>,
-    pub(crate) given: &'a mut KVec<Given>,
-    /// Name of the entry that is being taken.
-    pub(crate) name: &'a Name,
+    pub(crate) given: &'a mut KVVec<Given>,
     /// The number that the descriptor will have.
     pub(crate) fd: u32,
 }
 
-impl TakeCx<'_> {
+impl<'a> TakeCx<'a> {
+    /// Name of the one that is being taken.
+    pub(crate) fn name(&self) -> &'a Name {
+        &self.slots[self.at].name
+    }
+
+    /// Its id in the box.
+    pub(crate) fn id(&self) -> u64 {
+        self.slots[self.at].id
+    }
+
+    /// The others in the box.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        let (slots, me) = (self.slots, self.at);
+        let others = slots.iter().enumerate();
+        others
+            .filter(move |(at, _)| *at != me)
+            .map(|(_, slot)| &*slot.entry)
+    }
+
     /// Whether devices of the last kernel go on with DMA to what is in the box.
     pub(crate) fn devices_wait(&self) -> bool {
-        self.entries.iter().any(Entry::waits_for_files)
+        self.others().any(Entry::waits_for_files)
     }
 
     /// Lets the box hold `file`, which is being taken out, as long as devices are in it: what they
@@ -302,7 +330,7 @@ impl TakeCx<'_> {
         if !self.devices_wait() {
             return Ok(());
         }
-        let name = self.name.try_clone()?;
+        let name = self.name().try_clone()?;
         self.given.reserve(1, GFP_KERNEL)?;
         let given = Given {
             name,
@@ -320,15 +348,13 @@ impl TakeCx<'_> {
             .find(|given| given.name.as_bytes() == name);
         match given {
             Some(given) => Ok(&given.file),
-            None if self.entries.iter().any(|entry| entry.is_incoming(name)) => Err(EAGAIN),
+            None if self.others().any(|entry| entry.is_incoming(name)) => Err(EAGAIN),
             None => Err(EIO),
         }
     }
 
     /// Whether another descriptor has the same extents as `record`.
     pub(crate) fn shared_extents(&self, record: &Record) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.shares_extents(record))
+        self.others().any(|entry| entry.shares_extents(record))
     }
 }

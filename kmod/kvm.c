@@ -64,6 +64,12 @@ void *fdbox_shim_vm_of(struct file *file)
 	return kvm_file_vm(file);
 }
 
+/* Whether the last task of that process is gone. */
+bool fdbox_shim_vm_is_left(void *vm)
+{
+	return !atomic_read(&((struct kvm *)vm)->mm->mm_users);
+}
+
 u64 fdbox_shim_vm_type(void *vm)
 {
 	return ((struct kvm *)vm)->arch.vm_type;

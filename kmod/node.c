@@ -29,6 +29,13 @@ static unsigned int max_boxes = FDBOX_MAX_BOXES;
 module_param(max_boxes, uint, 0600);
 MODULE_PARM_DESC(max_boxes, "most boxes at a time, up to 65536 (default)");
 
+/* Descriptors in a box: each holds an open file, which no limit of its process counts. */
+#define FDBOX_MAX_FDS		65536
+
+static unsigned int max_fds = FDBOX_MAX_FDS;
+module_param(max_fds, uint, 0600);
+MODULE_PARM_DESC(max_fds, "most descriptors in a box, up to 65536 (default)");
+
 struct fdbox_node {
 	struct device dev;
 	struct cdev cdev;
@@ -78,8 +85,13 @@ static void fdbox_node_release(struct device *dev)
 /* Whoever gets the descriptor from its opener may use the box through it. */
 static int fdbox_open(struct inode *inode, struct file *filp)
 {
+	int err;
+
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
+	err = fdbox_rs_box_open();
+	if (err)
+		return err;
 	/* The open file holds the cdev, which holds the node. */
 	filp->private_data = container_of(inode->i_cdev, struct fdbox_node, cdev);
 	return nonseekable_open(inode, filp);
@@ -102,6 +114,11 @@ static const struct file_operations fdbox_fops = {
 u32 fdbox_shim_max_boxes(void)
 {
 	return min(READ_ONCE(max_boxes), FDBOX_MAX_BOXES);
+}
+
+u32 fdbox_shim_max_fds(void)
+{
+	return min(READ_ONCE(max_fds), FDBOX_MAX_FDS);
 }
 
 /* The one that the kernel makes the nodes in, once more. */

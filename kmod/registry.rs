@@ -94,6 +94,12 @@ pub(crate) fn known(compatible: &[u8]) -> Option<KindRef> {
     find(|kind| kind.reads(compatible)).ok()
 }
 
+/// Whether descriptors of this kind are restored upon files that are taken out before them.
+pub(crate) fn waits_for_files(compatible: &[u8]) -> bool {
+    let kind = of_builtin(&|kind: &dyn Kind| kind.reads(compatible));
+    kind.is_some_and(|kind| kind.waits_for_files())
+}
+
 fn supported(kind: KindRef) -> Result<KindRef> {
     if let Err(lack) = kind.supported() {
         let name = kernel::str::BStr::from_bytes(kind.compatible());

@@ -1,145 +1,143 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What SEAL does to the descriptors of a box, and how it is undone: each freezes and checks what it
-//! depends on, then each writes its record, which is registered with KHO.
+//! SEAL, UNSEAL, and what a reboot does with a box that nobody unsealed.
 
-use crate::bx::Inner;
-use crate::entry::{
-    Content,
-    Entry, //
+use crate::bx::{
+    FdBox,
+    Held,
+    State, //
 };
-use crate::file::InodeLock;
-use crate::handover::Refusal;
+use crate::contents::Contents;
+use crate::entry::Content;
+use crate::file::{
+    BoxFile,
+    NodeOwner, //
+};
+use crate::freezing::failure;
+use crate::handover::{
+    self,
+    Refusal, //
+};
 use crate::kho;
 use crate::kind::{
-    KindRef,
     Reason,
-    SealCx,
     SealError, //
 };
+use crate::leaving::{
+    self,
+    Change, //
+};
 use crate::name::Name;
-use crate::record::Record;
-use crate::registry;
-use core::cell::Cell;
 use kernel::{
     prelude::*,
-    str::CString,
-    sync::{
-        Arc,
-        UniqueArc, //
-    },
+    str::CString, //
 };
 
-impl Inner {
-    /// Calls [`crate::kind::Kind::seal`] of each file, last of those that ask for it.
-    pub(crate) fn freeze_all(&mut self) -> Result<(), SealError> {
-        for last in [false, true] {
-            for index in 0..self.entries.len() {
-                if self.entries[index].seals_last() != last {
-                    continue;
-                }
-                if let Err(failure) = freeze_one(&self.entries, index) {
-                    self.thaw_if(|at, entry| (entry.seals_last(), at) < (last, index));
-                    return Err(failure);
-                }
+impl FdBox {
+    /// FDBOX_SEAL, through the node opened as `node`.
+    pub(crate) fn seal(&self, node: &BoxFile<'_>) -> Result {
+        let mut held = self.hold()?;
+        held.state.must_be_open()?;
+        held.set_seal_error(None);
+        if let Some(owner) = NodeOwner::of_opened(node) {
+            held.set_owner(owner);
+        }
+        match try_seal(&mut held) {
+            Ok(handed_over) => {
+                held.state = State::Sealed { handed_over };
+                Ok(())
+            }
+            Err(failure) => {
+                let err = failure.error;
+                held.set_seal_error(Some(failure));
+                Err(err)
             }
         }
-        Ok(())
     }
 
-    /// Lets each file write its record and registers what the records keep.
-    pub(crate) fn write_all(&mut self) -> Result<(), SealError> {
-        for index in 0..self.entries.len() {
-            let mut said = None;
-            if let Err(err) = self.write_one(index, &mut said) {
-                self.unwrite(index);
-                return Err(failure(&self.entries[index].name, err, said));
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets one file write its record, if it is one of this kernel, and registers what it keeps.
-    /// After an error `said` is what its kind said of it.
-    fn write_one(&mut self, index: usize, said: &mut Option<(Reason, CString)>) -> Result {
-        let record = record_of(&self.entries, index, said)?;
-        if let Content::Live(live) = &mut self.entries[index].content {
-            // Even if registering fails: it is how the file knows what to take back.
-            live.record = record;
-        }
-        let entry = &self.entries[index];
-        let record = entry.record().ok_or(EIO)?;
-        if let Content::Incoming(_) = entry.content {
-            // Else the next kernel would be handed what this one has in use, or what is no memory.
-            kho::check_kept(record.kept()?)?;
-        }
-        let kept = record.kept()?;
-        kho::preserve(kept)?;
-        let carried = match incoming_kind(entry) {
-            Some((kind, record)) => kind.carry(record),
-            None => Ok(()),
+    /// FDBOX_UNSEAL.
+    pub(crate) fn unseal(&self) -> Result {
+        let mut held = self.hold()?;
+        let State::Sealed { handed_over } = held.state else {
+            return Err(EINVAL);
         };
-        if carried.is_err() {
-            kho::unpreserve(kept);
-        }
-        carried
-    }
-
-    /// The inverse of [`Inner::write_all`] for the first `count` descriptors. What a file did
-    /// beside its record it takes back when it is thawed.
-    pub(crate) fn unwrite(&mut self, count: usize) {
-        for entry in self.entries[..count].iter().rev() {
-            if let Some((kind, record)) = incoming_kind(entry) {
-                kind.uncarry(record);
-            }
-            if let Some(Ok(kept)) = entry.record().map(|record| record.kept()) {
-                kho::unpreserve(kept);
-            }
-        }
-    }
-
-    /// The inverse of [`Inner::freeze_all`] for the first `count` descriptors.
-    pub(crate) fn thaw(&mut self, count: usize) {
-        self.thaw_if(|at, _| at < count);
-    }
-
-    fn thaw_if(&mut self, is_frozen: impl Fn(usize, &Entry) -> bool) {
-        for (at, entry) in self.entries.iter_mut().enumerate().rev() {
-            if !is_frozen(at, entry) {
-                continue;
-            }
-            if let Content::Live(live) = &mut entry.content {
-                let record = live.record.take();
-                live.kind.unseal(&live.file, record.as_deref());
-            }
-        }
-    }
-
-    pub(crate) fn undo(&mut self, count: usize, handed_over: bool) {
+        let _change = Change::begin()?;
         if handed_over {
-            self.unwrite(count);
+            handover::remove(self.id)?;
         }
-        self.thaw(count);
+        held.undo();
+        held.required = None;
+        held.state = State::Open;
+        Ok(())
+    }
+
+    /// Hands a box on that arrived sealed and that nobody has unsealed: its pages go from the last
+    /// kernel to the next one without having been touched in this one. Called when the machine
+    /// reboots, so that the usual case, a box that is taken out, does not pay for it.
+    ///
+    /// `EBUSY` for a box that somebody still works on.
+    pub(crate) fn carry(&self) -> Result {
+        if self.summary().0 != (State::Sealed { handed_over: false }) || !kho::enabled() {
+            return Ok(());
+        }
+        let mut held = self.try_hold()?;
+        if held.state != (State::Sealed { handed_over: false }) {
+            return Ok(());
+        }
+        // What goes on is what decides when the host leaves: nothing stops it.
+        let written = held.write_all(|| Ok(()));
+        let added = written.map_err(|failure| failure.error).and_then(|()| {
+            handover::add(self.id, &self.name, held.owner(), &held.slots)
+                .map_err(|refusal| refusal.error)
+        });
+        if let Err(err) = added {
+            held.undo();
+            return Err(err);
+        }
+        held.state = State::Sealed { handed_over: true };
+        Ok(())
     }
 }
 
-pub(crate) fn failure(name: &Name, error: Error, said: Option<(Reason, CString)>) -> SealError {
-    let (reason, message) = match said {
-        Some((reason, message)) => (reason, Some(message)),
-        None => (Reason::of(error), None),
-    };
-    let copy = name.try_clone();
-    SealError {
-        error,
-        reason,
-        // Without memory for the name the errno has to do.
-        name: copy.unwrap_or_else(|_| Name::empty()),
-        message,
+/// Seals every descriptor, or none; true when the next kernel will get the box.
+fn try_seal(held: &mut Held<'_>) -> Result<bool, SealError> {
+    // The host may not leave before this SEAL has come to an end.
+    let _change = Change::begin().map_err(stopped)?;
+    all_or_none_given(held)?;
+    finish_started(held)?;
+    let sealed = freeze_and_write(held);
+    if sealed.is_err() {
+        held.undo();
+    }
+    sealed
+}
+
+fn freeze_and_write(held: &mut Held<'_>) -> Result<bool, SealError> {
+    held.freeze_all(go_on)?;
+    if !kho::enabled() {
+        return Ok(false);
+    }
+    held.write_all(go_on)?;
+    let (bx, owner) = (held.bx(), held.owner());
+    handover::add(bx.id, &bx.name, owner, &held.slots).map_err(not_handed_over)?;
+    Ok(true)
+}
+
+/// Whether SEAL goes on.
+fn go_on() -> Result<(), SealError> {
+    leaving::go_on().map_err(stopped)
+}
+
+/// Why a SEAL ends for which no descriptor is at fault.
+fn stopped(error: Error) -> SealError {
+    match error {
+        EAGAIN => not_handed_over(Refusal::LEAVING),
+        _ => failure(&Name::empty(), error, None),
     }
 }
 
 /// For a box that as a whole has no place in the handover: no descriptor is named.
-pub(crate) fn not_handed_over(refusal: Refusal) -> SealError {
+fn not_handed_over(refusal: Refusal) -> SealError {
     let error = refusal.error;
     let message = match refusal.why {
         "" => None,
@@ -149,52 +147,34 @@ pub(crate) fn not_handed_over(refusal: Refusal) -> SealError {
     failure(&Name::empty(), error, said)
 }
 
-/// Kind and record of a descriptor of the last kernel, where its kind is known.
-pub(crate) fn incoming_kind(entry: &Entry) -> Option<(KindRef, &Record)> {
-    let Content::Incoming(incoming) = &entry.content else {
-        return None;
-    };
-    let kind = registry::known(&incoming.compatible)?;
-    Some((kind, &incoming.record))
-}
-
-fn freeze_one(entries: &[Entry], index: usize) -> Result<(), SealError> {
-    let entry = &entries[index];
-    let Content::Live(live) = &entry.content else {
+/// Devices of the last kernel do DMA to memory that was taken out: it is no longer in the box, so
+/// the next kernel would not keep it.
+fn all_or_none_given(contents: &Contents) -> Result<(), SealError> {
+    let Some(entry) = contents.lacks_given() else {
         return Ok(());
     };
-    let mut cx = SealCx {
-        entries,
-        index,
-        file: &live.file,
-        said: Cell::new(None),
-    };
-    let sealed = live.kind.seal(&mut cx);
-    sealed.map_err(|err| failure(&entry.name, err, cx.said.take()))
+    let message = CString::try_from_fmt(fmt!(
+        "files that it depends on were taken out of the box; put them in again, or take it out, too"
+    ));
+    Err(failure(
+        &entry.name,
+        EOPNOTSUPP,
+        message.ok().map(|said| (Reason::UnsupportedState, said)),
+    ))
 }
 
-/// What a file of this kernel writes for the next one; `None` for any other content.
-fn record_of(
-    entries: &[Entry],
-    index: usize,
-    said: &mut Option<(Reason, CString)>,
-) -> Result<Option<Arc<Record>>> {
-    let Content::Live(live) = &entries[index].content else {
-        return Ok(None);
-    };
-    let cx = SealCx {
-        entries,
-        index,
-        file: &live.file,
-        said: Cell::new(None),
-    };
-    // Allocated first: once the file has written, nothing may get lost.
-    let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
-    let _locked = InodeLock::new(&live.file);
-    if let Err(err) = live.kind.write(&cx, &mut record) {
-        *said = cx.said.take();
-        return Err(err);
+/// A descriptor whose restore stopped half-way belongs partly to this kernel: finish it, so that it
+/// is sealed as any other file.
+fn finish_started(held: &mut Held<'_>) -> Result<(), SealError> {
+    for at in 0..held.slots.len() {
+        let slot = &held.slots[at];
+        if !matches!(slot.content, Content::Incoming(_)) || !slot.progress.started() {
+            continue;
+        }
+        go_on()?;
+        if let Err(err) = held.make_own(at, 0) {
+            return Err(failure(&held.slots[at].name, err, None));
+        }
     }
-    record.coalesce();
-    Ok(Some(record.into()))
+    Ok(())
 }

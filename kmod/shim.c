@@ -13,8 +13,10 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/reboot.h>
+#include <linux/sched/signal.h>
 #include <linux/sort.h>
 #include <linux/utsname.h>
+#include <linux/wait_bit.h>
 #include <linux/fdbox.h>
 
 #include "shim.h"
@@ -35,15 +37,59 @@ int fdbox_shim_receive_fd(struct file *file)
 	return receive_fd(file, NULL, O_CLOEXEC);
 }
 
-/* As close(2) of the current task; false when another thread was quicker. */
-bool fdbox_shim_close_fd(unsigned int fd)
+/*
+ * As close(2) of the current task, if @fd still is that of @file, which the
+ * caller holds. Empty, the number is as one that get_unused_fd_flags() returned:
+ * nobody else gets it before put_unused_fd() has given it back.
+ */
+void fdbox_shim_close_fd(unsigned int fd, struct file *file)
 {
-	struct file *file = file_close_fd(fd);
+	struct files_struct *files = current->files;
+	struct fdtable *fdt;
+	bool is;
 
-	if (!file)
-		return false;
-	filp_close(file, current->files);
-	return true;
+	spin_lock(&files->file_lock);
+	is = files_lookup_fd_locked(files, fd) == file;
+	if (is) {
+		fdt = files_fdtable(files);
+		rcu_assign_pointer(fdt->fd[fd], NULL);
+	}
+	spin_unlock(&files->file_lock);
+	if (!is)
+		return;
+
+	put_unused_fd(fd);
+	filp_close(file, files);
+}
+
+bool fdbox_shim_killed(void)
+{
+	return fatal_signal_pending(current);
+}
+
+static bool fdbox_is_zero(const u32 *count)
+{
+	/* Pairs with the fully ordered operation that made it 0, before fdbox_shim_wake(). */
+	return !smp_load_acquire(count);
+}
+
+/* Sleeps until *@count is 0, for at most so long; whether it is. */
+bool fdbox_shim_wait_for_zero(const u32 *count, u32 limit_ms)
+{
+	return wait_var_event_timeout((void *)count, fdbox_is_zero(count),
+				      msecs_to_jiffies(limit_ms));
+}
+
+/* The same without a limit; -EINTR for a task that is killed. */
+int fdbox_shim_wait_for_zero_killable(const u32 *count)
+{
+	return wait_var_event_killable((void *)count, fdbox_is_zero(count)) ? -EINTR : 0;
+}
+
+/* After *@count has become 0 by a fully ordered operation. */
+void fdbox_shim_wake(const u32 *count)
+{
+	wake_up_var((void *)count);
 }
 
 bool fdbox_shim_is_read_write(struct file *file)
@@ -53,14 +99,19 @@ bool fdbox_shim_is_read_write(struct file *file)
 	return (file->f_mode & both) == both;
 }
 
-void fdbox_shim_inode_lock(struct file *file)
+int fdbox_shim_inode_lock(struct file *file)
 {
-	inode_lock(file_inode(file));
+	struct inode *inode = file_inode(file);
+
+	return IS_ANON_FILE(inode) ? 0 : inode_lock_killable(inode);
 }
 
 void fdbox_shim_inode_unlock(struct file *file)
 {
-	inode_unlock(file_inode(file));
+	struct inode *inode = file_inode(file);
+
+	if (!IS_ANON_FILE(inode))
+		inode_unlock(inode);
 }
 
 const struct file_operations *fdbox_shim_fops(struct file *file)

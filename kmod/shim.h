@@ -17,6 +17,7 @@ struct module;
 /* node.c: the device node of a box. */
 struct fdbox_node;
 u32 fdbox_shim_max_boxes(void);
+u32 fdbox_shim_max_fds(void);
 int fdbox_shim_nodes_init(void);
 void fdbox_shim_nodes_exit(void);
 struct fdbox_node *fdbox_shim_node_create(const char *name, void *box,
@@ -29,9 +30,13 @@ bool fdbox_shim_node_owner(struct fdbox_node *node, u32 *mode, u32 *uid, u32 *gi
 bool fdbox_shim_capable(void);
 bool fdbox_shim_opener_capable(struct file *file);
 int fdbox_shim_receive_fd(struct file *file);
-bool fdbox_shim_close_fd(unsigned int fd);
+void fdbox_shim_close_fd(unsigned int fd, struct file *file);
+bool fdbox_shim_killed(void);
+bool fdbox_shim_wait_for_zero(const u32 *count, u32 limit_ms);
+int fdbox_shim_wait_for_zero_killable(const u32 *count);
+void fdbox_shim_wake(const u32 *count);
 bool fdbox_shim_is_read_write(struct file *file);
-void fdbox_shim_inode_lock(struct file *file);
+int fdbox_shim_inode_lock(struct file *file);
 void fdbox_shim_inode_unlock(struct file *file);
 const struct file_operations *fdbox_shim_fops(struct file *file);
 bool fdbox_shim_module_get(struct module *owner);
@@ -67,6 +72,7 @@ void *fdbox_shim_kho_alloc_root(void);
 void fdbox_shim_kho_free_root(void *root);
 int fdbox_shim_kho_preserve_body(void *body, u8 descriptor[16]);
 void fdbox_shim_kho_unpreserve_body(const u8 descriptor[16]);
+int fdbox_shim_kho_copy_body(const u8 descriptor[16], void *out, size_t len);
 void *fdbox_shim_kho_restore_body(const u8 descriptor[16]);
 const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len);
 const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len);
@@ -140,6 +146,7 @@ enum fdbox_lacks fdbox_shim_kvm_vm_lacks(void);
 enum fdbox_lacks fdbox_shim_gmem_lacks(void);
 bool fdbox_shim_is_named(struct file *file, const char *name);
 void *fdbox_shim_vm_of(struct file *file);
+bool fdbox_shim_vm_is_left(void *vm);
 u64 fdbox_shim_vm_type(void *vm);
 const char *fdbox_shim_vm_encrypted(void *vm);
 bool fdbox_shim_vm_is_mine(void *vm);
@@ -210,6 +217,7 @@ void fdbox_shim_vfio_stop(u32 segment, u32 bdf);
 /* What Rust offers to C. */
 long fdbox_rs_box_ioctl(void *box, struct file *filp, unsigned int cmd,
 			unsigned long arg);
+int fdbox_rs_box_open(void);
 void fdbox_rs_box_put(void *box);
 void fdbox_rs_reboot(bool kexec);
 int fdbox_rs_register_kind(const struct fdbox_kind *kind);

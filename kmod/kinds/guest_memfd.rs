@@ -30,12 +30,13 @@ use crate::kind::{
     SealCx,
     TakeCx, //
 };
-use crate::name::Name;
+use crate::leaving;
 use crate::record::{
     Progress,
     Record, //
 };
 use crate::room;
+use crate::wait;
 use kernel::{
     error::to_result,
     fs::File,
@@ -51,30 +52,13 @@ const BATCH: u64 = 512;
 
 pub(crate) struct GuestMemfd;
 
-/// The VM that `file` belongs to, if it is a guest_memfd.
-fn vm_of(file: &File) -> Option<Vm> {
-    // SAFETY: `file` is a live file.
-    let vm = unsafe { ffi::fdbox_shim_gmem_vm_of(file.as_ptr()) };
-    // SAFETY: A guest_memfd holds its VM.
-    (!vm.is_null()).then(|| unsafe { Vm::from_raw(vm) })
-}
-
-/// Name of the VM of `cx`'s file in the box.
-fn vm_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
-    let wanted = vm_of(cx.file)?.address();
-    let is_it = |file| Vm::of(file).is_some_and(|vm| vm.address() == wanted);
-    cx.others()
-        .find(|(_, file)| is_it(file))
-        .map(|(name, _)| name)
-}
-
 impl Kind for GuestMemfd {
     fn compatible(&self) -> &[u8] {
         abi_kvm::GUEST_MEMFD
     }
 
     fn matches(&self, file: &File) -> bool {
-        vm_of(file).is_some() || kvm_vm::unserved(self, file, c"[kvm-gmem]")
+        kvm_vm::memory_of(file).is_some() || kvm_vm::unserved(self, file, c"[kvm-gmem]")
     }
 
     fn supported(&self) -> Result<(), &'static str> {
@@ -88,7 +72,7 @@ impl Kind for GuestMemfd {
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
-        if vm_name(cx).is_none() {
+        if kvm_vm::name_of_vm(cx).is_none() {
             return Err(cx.refuse(
                 ENOENT,
                 Reason::MissingDependency,
@@ -105,7 +89,7 @@ impl Kind for GuestMemfd {
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
-        let name = vm_name(cx).ok_or(ENOENT)?.as_bytes();
+        let name = kvm_vm::name_of_vm(cx).ok_or(ENOENT)?.as_bytes();
         let size = file::size(cx.file);
         // SAFETY: The file is of this kind.
         let flags = unsafe { ffi::fdbox_shim_gmem_flags(cx.file.as_ptr()) };
@@ -128,14 +112,14 @@ impl Kind for GuestMemfd {
     }
 
     fn take(&self, cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
-        let vm = vm_of(file).ok_or(EIO)?;
+        let vm = kvm_vm::memory_of(file).ok_or(EIO)?;
         if vm.is_mine() {
             return Ok(file.clone());
         }
-        let Some((name, source)) = kvm_vm::source_by_vm(cx, vm)? else {
+        let Some(source) = kvm_vm::source_by_vm(cx, vm)? else {
             return Ok(file.clone());
         };
-        let new = kvm_vm::vm_for_taker(cx, name, source)?;
+        let new = kvm_vm::vm_from(cx, source)?;
         let vm = Vm::of(&new).ok_or(EIO)?;
         // SAFETY: The file is of this kind, `new` holds its VM; the result is ours.
         unsafe { file::from_c(ffi::fdbox_shim_gmem_link(file.as_ptr(), vm.as_ptr())) }
@@ -155,10 +139,13 @@ impl Kind for GuestMemfd {
             return Err(EIO);
         }
         let source = kvm_vm::source_by_name(cx, vm_name)?;
-        let vm_file = kvm_vm::vm_for_taker(cx, Name::new(vm_name)?, source)?;
+        let vm_file = kvm_vm::vm_from(cx, source)?;
         let vm = Vm::of(&vm_file).ok_or(EIO)?;
         let file = open(progress, vm, size, flags)?;
         progress.give(record, |run| {
+            if let Err(err) = wait::not_killed() {
+                return run.refused(err);
+            }
             let extent = run.extent();
             // SAFETY: The file is of this kind and nobody else's yet; the run has the folios.
             let added = unsafe {
@@ -196,6 +183,7 @@ fn fill(cx: &mut SealCx<'_>) -> Result {
     let pages = file::size(cx.file) / PAGE_SIZE as u64;
     let mut index = 0;
     while index < pages {
+        leaving::go_on()?;
         let mut step = ffi::fdbox_step::default();
         // SAFETY: The file is of this kind, `step` is valid for writing.
         let filled = to_result(unsafe {
@@ -238,6 +226,7 @@ fn give_back(file: &File) {
 fn write_folios(cx: &SealCx<'_>, pages: u64, record: &mut Record) -> Result {
     let mut index = 0;
     while index < pages {
+        leaving::go_on()?;
         let (mut folio, mut unused) = (core::ptr::null_mut(), false);
         // SAFETY: The file is of this kind and frozen, so it is full; both places are valid for
         // writing.

@@ -110,6 +110,10 @@ impl Kind for Iommufd {
         super::lacks(unsafe { ffi::fdbox_shim_iommufd_lacks() }, MODULE, PATCH)
     }
 
+    fn waits_for_files(&self) -> bool {
+        true
+    }
+
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
         cx.needs_read_and_write()?;
         let iommufd = object::Iommufd::of(cx.file).ok_or(EIO)?;

@@ -20,7 +20,8 @@ use crate::abi::layout::Layout;
 use crate::abi_kvm;
 use crate::entry::{
     Content,
-    Entry, //
+    Entry,
+    Slot, //
 };
 use crate::ffi;
 use crate::file::{
@@ -72,13 +73,6 @@ impl Vm {
         (!vm.is_null()).then_some(Vm(vm))
     }
 
-    /// # Safety
-    ///
-    /// `vm` is a `struct kvm` that lives as long as the value is used.
-    pub(super) unsafe fn from_raw(vm: *mut c_void) -> Vm {
-        Vm(vm)
-    }
-
     /// For comparison.
     pub(super) fn address(self) -> usize {
         self.0 as usize
@@ -93,6 +87,12 @@ impl Vm {
     pub(super) fn is_mine(self) -> bool {
         // SAFETY: The file that `self` came from is held.
         unsafe { ffi::fdbox_shim_vm_is_mine(self.0) }
+    }
+
+    /// Whether the process that it was created by is gone, so that KVM serves nobody on it.
+    fn is_left(self) -> bool {
+        // SAFETY: As above.
+        unsafe { ffi::fdbox_shim_vm_is_left(self.0) }
     }
 
     fn kind(self) -> u64 {
@@ -163,7 +163,8 @@ impl Kind for KvmVm {
         if vm.is_mine() {
             return Ok(file.clone());
         }
-        vm_for_taker(cx, cx.name.try_clone()?, Source::Here(vm))
+        let (name, line) = (cx.name(), cx.id());
+        vm_for_taker(cx, Line::of_live(line, name, vm)?)
     }
 
     fn restore(
@@ -173,7 +174,8 @@ impl Kind for KvmVm {
         record: &Record,
         _progress: &mut Progress,
     ) -> Result<FileRef> {
-        vm_for_taker(cx, cx.name.try_clone()?, Source::Saved(saved_type(record)?))
+        let (name, line) = (cx.name(), cx.id());
+        vm_for_taker(cx, Line::of_saved(line, name, record)?)
     }
 }
 
@@ -184,70 +186,191 @@ fn saved_type(record: &Record) -> Result<u64> {
     }
 }
 
-/// Where the VM for the current task comes from.
-pub(super) enum Source {
-    /// It is in the box: whoever took it out has put a duplicate back.
-    Mine(FileRef),
-    /// A new one that stands for a VM of another process.
-    Here(Vm),
-    /// A new one of this type, that of a VM of the last kernel.
-    Saved(u64),
+/// A VM of a box that each process gets another one for: see [`Link`].
+pub(super) struct Line {
+    id: u64,
+    name: Name,
+    from_last_kernel: bool,
+    vm_type: u64,
+    /// The VM that another one is given out for; 0 for one of the last kernel.
+    vm: usize,
 }
 
-/// The VM called `name`, for the current task: the one it got already, or a new one.
-pub(super) fn vm_for_taker(cx: &mut TakeCx<'_>, name: Name, source: Source) -> Result<FileRef> {
-    let (kind, stands_for) = match source {
-        Source::Mine(file) => return Ok(file),
-        Source::Here(vm) => (vm.kind(), vm.address()),
-        Source::Saved(kind) => (kind, 0),
-    };
-    let given = |link: &&Link| link.name == name && link.stands_for == stands_for;
-    let mine = |link: &&Link| Vm::of(&link.file).is_some_and(Vm::is_mine);
-    if let Some(link) = cx.links.iter().filter(given).find(mine) {
-        return Ok(link.file.clone());
+impl Line {
+    /// That of a VM of another process, which is in the box.
+    fn of_live(id: u64, name: &Name, vm: Vm) -> Result<Line> {
+        Ok(Line {
+            id,
+            name: name.try_clone()?,
+            from_last_kernel: false,
+            vm_type: vm.kind(),
+            vm: vm.address(),
+        })
     }
-    // SAFETY: No precondition; the file is ours, or it is an error.
-    let file = unsafe { file::from_c(ffi::fdbox_shim_vm_create(kind, cx.fd)) }?;
-    let link = Link {
-        name,
-        stands_for,
-        file: file.clone(),
+
+    /// That of a VM of the last kernel, which is in the box.
+    fn of_saved(id: u64, name: &Name, record: &Record) -> Result<Line> {
+        Ok(Line {
+            id,
+            name: name.try_clone()?,
+            from_last_kernel: true,
+            vm_type: saved_type(record)?,
+            vm: 0,
+        })
+    }
+
+    /// That of one which the box gave out, or gave another one out for.
+    fn of_link(link: &Link) -> Result<Line> {
+        Ok(Line {
+            id: link.line,
+            name: link.name.try_clone()?,
+            from_last_kernel: link.from_last_kernel,
+            vm_type: link.vm_type,
+            vm: link.vm,
+        })
+    }
+
+    fn into_link(self, vm: usize, file: Option<FileRef>) -> Link {
+        Link {
+            name: self.name,
+            line: self.id,
+            from_last_kernel: self.from_last_kernel,
+            vm_type: self.vm_type,
+            vm,
+            file,
+        }
+    }
+}
+
+/// Where the VM for the current task comes from.
+pub(super) enum Source {
+    /// It is in the box: whoever took it out has put a duplicate back, or left it there.
+    Mine(FileRef),
+    /// A new one that stands for one of another process or kernel.
+    Another(Line),
+}
+
+/// The VM for the current task.
+pub(super) fn vm_from(cx: &mut TakeCx<'_>, source: Source) -> Result<FileRef> {
+    match source {
+        Source::Mine(file) => Ok(file),
+        Source::Another(line) => vm_for_taker(cx, line),
+    }
+}
+
+/// The VM of this line for the current task: the one it got already, or a new one.
+fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
+    let is_mine = |file: &&FileRef| Vm::of(file).is_some_and(Vm::is_mine);
+    let of_line = cx.links.iter().filter(|link| link.line == line.id);
+    let first = of_line.clone().next();
+    let from_last_kernel = first.map_or(line.from_last_kernel, |link| link.from_last_kernel);
+    if let Some(file) = of_line.filter_map(|link| link.file.as_ref()).find(is_mine) {
+        return Ok(file.clone());
+    }
+    let line = Line {
+        from_last_kernel,
+        ..line
     };
-    cx.links.push(link, GFP_KERNEL)?;
+    let name = line.name.try_clone()?;
+    cx.links.reserve(2, GFP_KERNEL)?;
+    // SAFETY: No precondition; the file is ours, or it is an error.
+    let file = unsafe { file::from_c(ffi::fdbox_shim_vm_create(line.vm_type, cx.fd)) }?;
+    let vm = Vm::of(&file).ok_or(EIO)?.address();
+    let given = Line { name, ..line };
+    // There is room for both. Memory that belongs to the one before finds its line by it.
+    if line.vm != 0 && !cx.links.iter().any(|link| link.vm == line.vm) {
+        let before = line.vm;
+        let _ = cx.links.push_within_capacity(line.into_link(before, None));
+    }
+    let link = given.into_link(vm, Some(file.clone()));
+    let _ = cx.links.push_within_capacity(link);
+    forget_unneeded(cx);
     Ok(file)
+}
+
+/// Lets go of VMs whose process is gone. Of them only what memory in the box goes by stays, and of each
+/// line what the next one is made by.
+fn forget_unneeded(cx: &mut TakeCx<'_>) {
+    for link in cx.links.iter_mut() {
+        let vm = link.file.as_ref().and_then(|file| Vm::of(file));
+        if vm.is_none_or(Vm::is_left) {
+            link.file = None;
+            let vm_of_memory = |slot: &KBox<Slot>| slot.live_file().and_then(memory_of);
+            let is_it = |found: Vm| found.address() == link.vm;
+            if !cx.slots.iter().filter_map(vm_of_memory).any(is_it) {
+                // Another VM may have the address soon.
+                link.vm = 0;
+            }
+        }
+    }
+    for at in (0..cx.links.len()).rev() {
+        let link = &cx.links[at];
+        let mut later = cx.links[at + 1..].iter();
+        let is_last = !later.any(|later| later.line == link.line);
+        if link.vm == 0 && link.file.is_none() && !is_last {
+            let _ = cx.links.remove(at);
+        }
+    }
 }
 
 /// The source of the VM called `name`, which is in the box or was.
 pub(super) fn source_by_name(cx: &TakeCx<'_>, name: &[u8]) -> Result<Source> {
     let called = |entry: &&Entry| entry.name.as_bytes() == name;
-    if let Some(entry) = cx.entries.iter().find(called) {
-        return match &entry.content {
-            Content::Live(live) => match Vm::of(&live.file).ok_or(EIO)? {
-                vm if vm.is_mine() => Ok(Source::Mine(live.file.clone())),
-                vm => Ok(Source::Here(vm)),
-            },
-            Content::Incoming(incoming) => saved_type(&incoming.record).map(Source::Saved),
-            Content::Taken => Err(EIO),
-        };
+    if let Some(entry) = cx.others().find(called) {
+        return source_of(entry);
     }
-    let given = |link: &&Link| link.name.as_bytes() == name && link.stands_for == 0;
+    let given = |link: &&Link| link.name.as_bytes() == name && link.from_last_kernel;
     let link = cx.links.iter().find(given).ok_or(EIO)?;
-    Vm::of(&link.file)
-        .map(|vm| Source::Saved(vm.kind()))
-        .ok_or(EIO)
+    Ok(Source::Another(Line::of_link(link)?))
 }
 
-/// Name and source of the VM at address `vm` of another process, which is in the box or was.
-pub(super) fn source_by_vm(cx: &TakeCx<'_>, vm: Vm) -> Result<Option<(Name, Source)>> {
+/// The source of the VM at address `vm` of another process, which is in the box or was.
+pub(super) fn source_by_vm(cx: &TakeCx<'_>, vm: Vm) -> Result<Option<Source>> {
     let is_it = |entry: &&Entry| {
         let found = entry.live_file().and_then(Vm::of);
         found.is_some_and(|found| found.address() == vm.address())
     };
-    if let Some(entry) = cx.entries.iter().find(is_it) {
-        return Ok(Some((entry.name.try_clone()?, Source::Here(vm))));
+    if let Some(entry) = cx.others().find(is_it) {
+        return source_of(entry).map(Some);
     }
-    match cx.links.iter().find(|link| link.stands_for == vm.address()) {
-        Some(link) => Ok(Some((link.name.try_clone()?, Source::Here(vm)))),
-        None => Ok(None),
+    let Some(link) = cx.links.iter().find(|link| link.vm == vm.address()) else {
+        return Ok(None);
+    };
+    match cx.others().find(|entry| entry.id == link.line) {
+        Some(entry) => source_of(entry).map(Some),
+        None => Ok(Some(Source::Another(Line::of_link(link)?))),
     }
+}
+
+/// The source of the VM of a descriptor in the box.
+fn source_of(entry: &Entry) -> Result<Source> {
+    let line = match &entry.content {
+        Content::Live(live) => match Vm::of(&live.file).ok_or(EIO)? {
+            vm if vm.is_mine() => return Ok(Source::Mine(live.file.clone())),
+            vm => Line::of_live(entry.id, &entry.name, vm)?,
+        },
+        Content::Incoming(incoming) => Line::of_saved(entry.id, &entry.name, &incoming.record)?,
+    };
+    Ok(Source::Another(line))
+}
+
+/// The VM that `file` belongs to, if it is a guest_memfd.
+pub(super) fn memory_of(file: &File) -> Option<Vm> {
+    // SAFETY: `file` is a live file.
+    let vm = unsafe { ffi::fdbox_shim_gmem_vm_of(file.as_ptr()) };
+    // A guest_memfd holds its VM.
+    (!vm.is_null()).then_some(Vm(vm))
+}
+
+/// Name in the box of the VM that `cx`'s file, a guest_memfd, belongs to.
+pub(super) fn name_of_vm<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
+    let wanted = memory_of(cx.file)?.address();
+    let is_it = |file| Vm::of(file).is_some_and(|vm| vm.address() == wanted);
+    if let Some((name, _)) = cx.others().find(|(_, file)| is_it(file)) {
+        return Some(name);
+    }
+    // Whoever took it out and left it there has made another one of it, and then not come to the memory.
+    let line = cx.links.iter().find(|link| link.vm == wanted)?.line;
+    let at = cx.slots.binary_search_by_key(&line, |slot| slot.id).ok()?;
+    Some(&cx.slots[at].name)
 }

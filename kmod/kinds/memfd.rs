@@ -39,11 +39,13 @@ use crate::kind::{
     SealCx,
     TakeCx, //
 };
+use crate::leaving;
 use crate::record::{
     Progress,
     Record, //
 };
 use crate::room;
+use crate::wait;
 use kernel::{
     bindings,
     error::to_result,
@@ -168,6 +170,9 @@ impl Kind for Memfd {
         };
         let mut held = progress.held.take();
         let given = progress.give(record, |run| {
+            if let Err(err) = wait::not_killed() {
+                return run.refused(err);
+            }
             if let Some(held) = &mut held {
                 // Before anybody finds them in the file, who could move them.
                 if let Err(err) = run.hold(held) {
@@ -253,6 +258,7 @@ fn pin_all(cx: &SealCx<'_>, record: &mut Record) -> Result<(), (Error, u64)> {
     }
     let mut index = 0;
     while index < pages {
+        leaving::go_on().map_err(|err| (err, index))?;
         let mut step = ffi::fdbox_step::default();
         // SAFETY: The file is of this kind, `folios` has room for its length, and `step` is valid
         // for writing.

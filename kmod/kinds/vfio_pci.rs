@@ -117,6 +117,10 @@ impl Kind for VfioPci {
         true
     }
 
+    fn waits_for_files(&self) -> bool {
+        true
+    }
+
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
         cx.needs_read_and_write()?;
         if iommufd_name(cx).is_none() {

@@ -29,6 +29,17 @@ static bool hold;
 static DECLARE_COMPLETION(rebooting);
 static DECLARE_COMPLETION(may_go);
 
+/* The callback that is held up the next time it is called, if one is to be. */
+enum { HOLD_NONE, HOLD_SEAL, HOLD_WRITE };
+static int hold_at;
+static int held_err;
+static DECLARE_COMPLETION(held);
+static DECLARE_COMPLETION(let_go);
+
+static unsigned int seals;
+module_param(seals, uint, 0400);
+MODULE_PARM_DESC(seals, "calls of seal so far");
+
 static unsigned int wrong;
 module_param(wrong, uint, 0400);
 MODULE_PARM_DESC(wrong, "answers that were wrong so far");
@@ -54,22 +65,46 @@ static int probe_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/* Waits for "let-go" or "fail", if this is the callback that is to be held up. */
+static int hold_up(int here)
+{
+	if (cmpxchg(&hold_at, here, HOLD_NONE) != here)
+		return 0;
+	complete(&held);
+	if (!wait_for_completion_timeout(&let_go, HOLD_LIMIT))
+		pr_err("fdbox_probe: BUG: nobody let a callback go on\n");
+	return xchg(&held_err, 0);
+}
+
 /*
  * "hold" has the next reboot wait once fdbox.ko has heard of it, until "go" is
- * written; read() waits for that reboot.
+ * written; read() waits for that reboot. "seal" and "write" hold up the next
+ * callback seal or kho_write, whichever file it is for, until "let-go" or, for
+ * it to fail, "fail"; "await" returns when one is held up.
  */
 static ssize_t probe_write(struct file *file, const char __user *text, size_t len,
 			   loff_t *pos)
 {
 	char word[8] = {};
+	int err = 0;
 
 	if (copy_from_user(word, text, min(len, sizeof(word) - 1)))
 		return -EFAULT;
-	if (!strcmp(word, "hold"))
+	if (!strcmp(word, "hold")) {
 		hold = true;
-	else
+	} else if (!strcmp(word, "go")) {
 		complete_all(&may_go);
-	return len;
+	} else if (!strcmp(word, "seal")) {
+		hold_at = HOLD_SEAL;
+	} else if (!strcmp(word, "write")) {
+		hold_at = HOLD_WRITE;
+	} else if (!strcmp(word, "await")) {
+		err = wait_for_completion_killable(&held);
+	} else {
+		held_err = strcmp(word, "fail") ? 0 : -EREMOTEIO;
+		complete(&let_go);
+	}
+	return err ?: len;
 }
 
 static ssize_t probe_read(struct file *file, char __user *text, size_t len, loff_t *pos)
@@ -93,13 +128,47 @@ static struct notifier_block probe_reboot_nb = {
 	.priority = -1,
 };
 
+static struct file *probe_anonymous(struct folio *folio);
+
+/* Any ioctl: another such file, with an anonymous inode. */
+static long probe_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct folio *folio = folio_alloc(GFP_KERNEL | __GFP_ZERO, 0);
+	struct file *new;
+	int fd;
+
+	if (!folio)
+		return -ENOMEM;
+	new = probe_anonymous(folio);
+	if (IS_ERR(new)) {
+		folio_put(folio);
+		return PTR_ERR(new);
+	}
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		fput(new);
+	else
+		fd_install(fd, new);
+	return fd;
+}
+
 static const struct file_operations probe_fops = {
 	.owner = THIS_MODULE,
 	.open = probe_open,
 	.release = probe_release,
 	.read = probe_read,
 	.write = probe_write,
+	.unlocked_ioctl = probe_ioctl,
 };
+
+static struct file *probe_anonymous(struct folio *folio)
+{
+	struct file *file = anon_inode_getfile("fdbox_probe", &probe_fops, NULL, O_RDWR);
+
+	if (!IS_ERR(file))
+		file->private_data = folio;
+	return file;
+}
 
 static void no_write(const char *where, struct fdbox_fd *fd)
 {
@@ -118,20 +187,23 @@ static void no_restore(const char *where, struct fdbox_fd *fd)
 
 static int probe_seal(struct fdbox_fd *fd)
 {
+	seals++;
 	expect("file in seal", !fdbox_fd_file(fd), false);
 	no_write("write in seal", fd);
 	no_restore("restore in seal", fd);
-	return 0;
+	return hold_up(HOLD_SEAL);
 }
 
 static int probe_kho_write(struct fdbox_fd *fd)
 {
 	struct file *file = fdbox_fd_file(fd);
 	void *data = kvzalloc(TOO_MUCH, GFP_KERNEL);
-	int err;
+	int err = hold_up(HOLD_WRITE);
 
-	if (!data)
-		return -ENOMEM;
+	if (err || !data) {
+		kvfree(data);
+		return err ?: -ENOMEM;
+	}
 	expect("needs in kho_write", fdbox_fd_needs(fd, file, "it"), -EINVAL);
 	no_restore("restore in kho_write", fd);
 	expect("nothing in kho_write", fdbox_fd_write(fd, NULL, 0), 0);
@@ -164,7 +236,7 @@ static struct file *probe_restore(struct fdbox_fd *fd)
 	data = fdbox_fd_data(fd, &len);
 	expect("data in restore", len == 5 && !memcmp(data, "probe", len), true);
 
-	file = anon_inode_getfile("fdbox_probe", &probe_fops, NULL, O_RDWR);
+	file = probe_anonymous(NULL);
 	if (IS_ERR(file))
 		return file;
 	file->private_data = fdbox_fd_take_folio(fd);

@@ -145,13 +145,18 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         }
         (Create, Errno::INVAL) => "the module refuses the name: choose another",
         (Delete, Errno::NOENT) => "there is no such box",
-        (Delete, Errno::BUSY) => "the box is sealed: unseal it first",
+        (Delete, Errno::BUSY) => {
+            "the box is sealed, or another process works on it: unseal it first, or wait"
+        }
         (Put, Errno::BADF) => "it is not an open descriptor of this process",
         (Put, Errno::OPNOTSUPP) => {
             "no module knows how to keep this kind of file: load the module for it, or leave it out"
         }
         (Put, Errno::BUSY) => "the box is sealed: unseal it first",
         (Put, Errno::EXIST) => "the name is taken in this box: choose another",
+        (Put, Errno::NOSPC) => {
+            "there are as many descriptors in the box as the module allows: use another box, or raise its parameter max_fds"
+        }
         (Get, Errno::NOENT) => {
             "nothing in the box has this name: list the box to see what there is"
         }

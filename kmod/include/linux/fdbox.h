@@ -15,8 +15,9 @@
  *	                        |
  *	                     INCOMING -> restore -> GET_FD
  *
- * All callbacks run in process context, may sleep, and are called with the box
- * locked: they must not call into FDBox but through the functions below.
+ * All callbacks run in process context and may sleep, and nobody else works on
+ * the box meanwhile: they must not call into FDBox but through the functions
+ * below.
  */
 #ifndef _LINUX_FDBOX_H
 #define _LINUX_FDBOX_H
@@ -34,8 +35,10 @@ struct fdbox_fd;
 /**
  * struct fdbox_file_ops - what FDBox asks of a file in a box
  * @kho_write: says with fdbox_fd_write() and fdbox_fd_preserve() what the next
- *	kernel needs. The rwsem of the file's inode is held exclusively. Called
- *	on SEAL, and only where KHO is on. What it wrote is undone by FDBox when
+ *	kernel needs. The rwsem of the file's inode is held exclusively, unless
+ *	the inode is an anonymous one (IS_ANON_FILE()): files that have nothing
+ *	to do with each other share it, so the driver takes a lock of its own.
+ *	Called on SEAL, and only where KHO is on. What it wrote is undone by FDBox when
  *	it or a later step fails.
  * @seal: freezes the shape of the file and checks with fdbox_fd_needs() what it
  *	depends on. Optional.

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 use rustix::io::Errno;
@@ -58,20 +58,25 @@ impl FdBox {
 
     /// Moves `fd` into the box, or gives it back with the error.
     pub(crate) fn try_put(&self, fd: OwnedFd, name: &str) -> Result<(), (Errno, OwnedFd)> {
-        let mut argument = PutFd {
-            flags: 0,
-            fd: fd.as_raw_fd(),
-            pad: 0,
-            name: uapi::NameArray::new(name),
-        };
-        match uapi::call(&self.node, uapi::PUT_FD, &mut argument) {
-            Ok(_) => {
+        match self.try_put_number(fd.as_raw_fd(), name) {
+            Ok(()) => {
                 // The number is the kernel's again: dropping it would close somebody else's.
                 let _ = fd.into_raw_fd();
                 Ok(())
             }
             Err(error) => Err((error, fd)),
         }
+    }
+
+    /// PUT_FD of whatever has this number.
+    pub(crate) fn try_put_number(&self, fd: RawFd, name: &str) -> Result<(), Errno> {
+        let mut argument = PutFd {
+            flags: 0,
+            fd,
+            pad: 0,
+            name: uapi::NameArray::new(name),
+        };
+        uapi::call(&self.node, uapi::PUT_FD, &mut argument).map(drop)
     }
 
     pub(crate) fn put(&self, fd: impl Into<OwnedFd>, name: &str) -> Result<()> {

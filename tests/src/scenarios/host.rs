@@ -32,6 +32,19 @@ pub(crate) fn load_module_with(name: &str, parameters: &str) -> Result<()> {
     }
 }
 
+/// How long what is about to happen may take.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Waits until `done` says so.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let started = Instant::now();
+    while !done()? {
+        ensure!(started.elapsed() < SOON, "{what}: not within {SOON:?}");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 /// Runs one of the helpers (see [`help`]) in a process of its own, to its end.
 pub(crate) fn in_another_process(helper: &str, arguments: &[&str]) -> Result<()> {
     another_process(helper, arguments, ExitStatus::success)

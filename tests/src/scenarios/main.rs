@@ -16,6 +16,7 @@ mod luo;
 mod memory;
 mod network;
 mod passthrough;
+mod probe;
 mod traffic;
 mod uapi;
 

@@ -51,7 +51,7 @@ struct fdbox_create_box {
 
 /*
  * Deletes a box and drops the descriptors still in it.
- * ENOENT: no such box. EBUSY: the box is sealed.
+ * ENOENT: no such box. EBUSY: the box is sealed, or somebody works on it.
  */
 #define FDBOX_DELETE_BOX	_IO(FDBOX_TYPE, FDBOX_BASE + 1)
 struct fdbox_delete_box {
@@ -64,7 +64,8 @@ struct fdbox_delete_box {
 /*
  * Moves a descriptor from the caller into the box. EBADF: no such descriptor.
  * EOPNOTSUPP: a kind that nobody enlightened. EBUSY: the box is sealed.
- * EEXIST: the name is taken in this box.
+ * EEXIST: the name is taken in this box. ENOSPC: there are as many descriptors
+ * in it as the module allows.
  */
 #define FDBOX_PUT_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 2)
 struct fdbox_put_fd {

@@ -46,6 +46,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[dying_before, dying_after],
     },
     &Scenario {
+        name: "guest-memory/takers-pile-up",
+        about: "of forty takers that die with a VM in their hands no VM is left but the last ones",
+        host: HostKind::OneBoot,
+        stages: &[takers_pile_up],
+    },
+    &Scenario {
         name: "guest-memory/to-another-process",
         about: "without a kexec another process gets the same pages in a VM of its own",
         host: HostKind::OneBoot,
@@ -269,6 +275,45 @@ fn dying_after(_: &Cx<'_>) -> Result<()> {
         )?;
     }
     fdbox.delete()
+}
+
+/// So many die at each step; of each many no more VMs than a few may be left.
+const TAKERS: usize = 20;
+const FEW: usize = 4;
+
+fn takers_pile_up(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("pile")?;
+    let vm = Vm::create()?;
+    let memory = vm.guest_memfd(MIB, SHARED)?;
+    fill(&memory, 45, MIB / PAGE)?;
+    let file = memfd(c"pile", 8 * PAGE)?;
+    write_pages(&file, 46, 8)?;
+    fdbox.put(memory, "ram")?;
+    fdbox.put(file, "file")?;
+    fdbox.put(vm.into_fd(), "vm")?;
+    let before = host::kernel_holds()?.vms;
+    // Some get no further than the VM: its memory is that of an older one then.
+    for helper in ["take-vm-and-die", "take-and-die", "take-vm-and-die"] {
+        for _ in 0..TAKERS {
+            host::in_a_process_that_dies(helper, &["pile"])?;
+        }
+        // Who was killed lets go of what it had when its parent has heard of it already.
+        host::until("Few VMs are left", || {
+            Ok(host::kernel_holds()?.vms <= before + FEW)
+        })?;
+        fdbox.seal()?;
+        fdbox.unseal()?;
+    }
+    host::in_another_process("take-guest", &["pile"])?;
+    drop(fdbox.get("file")?);
+    fdbox.delete()
+}
+
+/// The helper `take-vm-and-die BOX`: takes the VM, leaves it in the box as well, and is killed.
+pub(crate) fn take_vm_and_die(name: &str) -> Result<()> {
+    let _vm = FdBox::open(name)?.get_and_keep("vm")?;
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
+    bail!("It outlived SIGKILL")
 }
 
 /// The helper `take-and-die BOX`: takes all of a guest, leaves it in the box as well, and is killed.

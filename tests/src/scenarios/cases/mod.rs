@@ -1,6 +1,7 @@
 //! Every scenario, by subject.
 
 mod boxes;
+mod busy;
 mod devices;
 mod dist;
 mod encrypted;
@@ -81,6 +82,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         poison::ALL,
         boxes::ALL,
         rights::ALL,
+        busy::ALL,
         memfd::ALL,
         memfd_large::ALL,
         memory_policy::ALL,
@@ -125,7 +127,10 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "put-guest-and-seal" => rights::put_guest_and_seal(argument),
         "unseal-and-take-guest" => rights::unseal_and_take_guest(argument),
         "be-root-of-a-namespace" => rights::be_root_of_a_namespace(argument),
+        "seal-busy" => busy::seal_busy(argument),
+        "unseal-busy" => busy::unseal_busy(argument),
         "take-guest" => guest_memory::take_guest(argument),
+        "take-vm-and-die" => guest_memory::take_vm_and_die(argument),
         "take-and-die" => guest_memory::take_and_die(argument),
         _ => anyhow::bail!("There is no helper {helper}"),
     }

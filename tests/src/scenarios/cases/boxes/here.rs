@@ -165,3 +165,39 @@ pub(super) fn many(_: &Cx<'_>) -> Result<()> {
     }
     equal("The list of no boxes", listed()?, Vec::new())
 }
+
+/// More than what one allocation of the kernel's has room for.
+const DESCRIPTORS: usize = 33_000;
+
+pub(super) fn many_descriptors(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("descriptors")?;
+    for number in 0..DESCRIPTORS {
+        fdbox.put(memfd(c"empty", 0)?, &number.to_string())?;
+    }
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    let names: Vec<String> = fdbox
+        .entries()?
+        .into_iter()
+        .map(|entry| entry.name.text())
+        .collect();
+    let expected: Vec<String> = (0..DESCRIPTORS).map(|number| number.to_string()).collect();
+    ensure!(names == expected, "The list has other names");
+    fails(
+        "PUT_FD of a name that is taken",
+        fdbox
+            .try_put(memfd(c"empty", 0)?.into(), "16500")
+            .map_err(|(error, _)| error),
+        Errno::EXIST,
+    )?;
+    // From the front, the middle and the end.
+    for number in [0, DESCRIPTORS / 2, DESCRIPTORS - 1] {
+        drop(fdbox.get(&number.to_string())?);
+        fails(
+            "GET_FD of what was taken out",
+            fdbox.try_get(&number.to_string()),
+            Errno::NOENT,
+        )?;
+    }
+    fdbox.delete()
+}

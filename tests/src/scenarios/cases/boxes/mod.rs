@@ -81,6 +81,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[here::many],
     },
     &Scenario {
+        name: "boxes/many-descriptors",
+        about: "a box takes 33,000 descriptors, is sealed, and gives each of them back by its name",
+        host: HostKind::OneBoot,
+        stages: &[here::many_descriptors],
+    },
+    &Scenario {
         name: "boxes/unsealed-leaves-nothing",
         about: "UNSEAL is the exact inverse of SEAL: the handover is as before",
         host: HostKind::OneBoot,

@@ -31,6 +31,27 @@ pub(super) fn no_space(_: &Cx<'_>) -> Result<()> {
     first.delete()
 }
 
+const MAX_FDS: &str = "/sys/module/fdbox/parameters/max_fds";
+
+pub(super) fn no_space_in_box(_: &Cx<'_>) -> Result<()> {
+    let usual = fs::read_to_string(MAX_FDS).context("Read the module's limit")?;
+    equal("The usual limit", usual.trim(), "65536")?;
+    let fdbox = FdBox::create("errno-space")?;
+    fdbox.put(memfd(c"first", PAGE)?, "first")?;
+    fs::write(MAX_FDS, "1")?;
+    let put = |name| {
+        let put = fdbox.try_put(memfd(c"second", PAGE)?.into(), name);
+        anyhow::Ok(put.map_err(|(error, _)| error))
+    };
+    let beyond = (put("second"), put("first"));
+    fs::write(MAX_FDS, usual)?;
+    fails("PUT_FD beyond the limit", beyond.0?, Errno::NOSPC)?;
+    fails("PUT_FD of a name that is taken", beyond.1?, Errno::EXIST)?;
+    put("second")??;
+    equal("The number of descriptors", fdbox.entries()?.len(), 2)?;
+    fdbox.delete()
+}
+
 /// More than any host of the lab has.
 const HUGE: u64 = 64 << 30;
 

@@ -64,6 +64,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[limits::no_space],
     },
     &Scenario {
+        name: "errnos/no-space-in-box",
+        about: "FDBOX_PUT_FD: ENOSPC",
+        host: HostKind::OneBoot,
+        stages: &[limits::no_space_in_box],
+    },
+    &Scenario {
         name: "errnos/no-memory",
         about: "FDBOX_SEAL: ENOMEM for holes that the host has no memory for; nobody is killed for them",
         host: HostKind::OneBoot,

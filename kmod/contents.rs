@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is in a box.
+
+use crate::entry::{
+    Content,
+    Entry,
+    Incoming,
+    Live,
+    Slot, //
+};
+use crate::file::FileRef;
+use crate::kho;
+use crate::kind::{
+    Given,
+    KindRef,
+    Link,
+    TakeCx, //
+};
+use crate::name::Name;
+use crate::record::Record;
+use crate::registry;
+use kernel::{
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    sync::{
+        Arc,
+        UniqueArc, //
+    },
+};
+
+/// The descriptors of a box, and what is held for them.
+pub(crate) struct Contents {
+    /// By id, which only grows.
+    pub(crate) slots: KVVec<KBox<Slot>>,
+    /// The id that each name has.
+    ids: RBTree<Name, u64>,
+    next_id: u64,
+    pub(crate) links: KVec<Link>,
+    given: KVVec<Given>,
+    /// While it is as it arrived: it goes on to the next kernel if nobody unseals it.
+    pub(crate) required: Option<kho::Required>,
+}
+
+/// A descriptor that is about to be put in: all that can fail is done.
+pub(crate) struct Admission {
+    slot: KBox<Slot>,
+    by_name: RBTreeNode<Name, u64>,
+}
+
+/// What takes the place of a descriptor that was made a file for its taker.
+pub(crate) struct Successor {
+    pub(crate) file: FileRef,
+    /// `None` where it is the file that was there.
+    pub(crate) entry: Option<Arc<Entry>>,
+}
+
+impl Admission {
+    /// The descriptor.
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.slot.entry
+    }
+}
+
+impl Contents {
+    /// Nothing.
+    pub(crate) fn new() -> Contents {
+        Contents {
+            slots: KVVec::new(),
+            ids: RBTree::new(),
+            next_id: 1,
+            links: KVec::new(),
+            given: KVVec::new(),
+            required: None,
+        }
+    }
+
+    /// Where the descriptor called `name` is.
+    pub(crate) fn find(&self, name: &Name) -> Option<usize> {
+        let id = *self.ids.get(name)?;
+        self.slots.binary_search_by_key(&id, |slot| slot.id).ok()
+    }
+
+    /// Makes room for a descriptor; `EEXIST`.
+    pub(crate) fn prepare(&mut self, name: Name, content: Content) -> Result<Admission> {
+        if self.ids.get(&name).is_some() {
+            return Err(EEXIST);
+        }
+        let id = self.next_id;
+        self.slots.reserve(1, GFP_KERNEL)?;
+        let by_name = RBTreeNode::new(name.try_clone()?, id, GFP_KERNEL)?;
+        let entry = Arc::new(Entry { id, name, content }, GFP_KERNEL)?;
+        let slot = KBox::new(Slot::new(entry), GFP_KERNEL)?;
+        Ok(Admission { slot, by_name })
+    }
+
+    /// Puts in what was prepared last.
+    pub(crate) fn admit(&mut self, admission: Admission) {
+        self.next_id = admission.slot.id + 1;
+        // There is room for it.
+        let _ = self.slots.push_within_capacity(admission.slot);
+        self.ids.insert(admission.by_name);
+    }
+
+    /// Takes the descriptor at `at` out.
+    pub(crate) fn remove(&mut self, at: usize) {
+        // The index is that of a descriptor.
+        if let Ok(slot) = self.slots.remove(at) {
+            self.ids.remove(&slot.name);
+        }
+        if self.slots.is_empty() {
+            // No file is left that could belong to one of the VMs.
+            self.links.clear();
+        }
+    }
+
+    /// Makes the descriptor at `at` an open file of this kernel that the current task can use. It
+    /// stays as it is until the caller [`replace`](Self::replace)s it. `fd` is the number that the
+    /// file is going to have.
+    pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<Successor> {
+        let old = self.slots[at].entry.clone();
+        // All that can fail comes before the file is made.
+        let kind = registry::of_compatible(old.compatible())?;
+        let name = old.name.try_clone()?;
+        let place = UniqueArc::<Entry>::new_uninit(GFP_KERNEL)?;
+
+        let mut progress = core::mem::take(&mut self.slots[at].progress);
+        let mut cx = TakeCx {
+            slots: &self.slots,
+            at,
+            links: &mut self.links,
+            given: &mut self.given,
+            fd,
+        };
+        let made = match &old.content {
+            Content::Live(live) => kind.take(&mut cx, &live.file),
+            Content::Incoming(incoming) => {
+                let Incoming {
+                    compatible, record, ..
+                } = incoming;
+                kind.restore(&mut cx, compatible, record, &mut progress)
+            }
+        };
+        self.slots[at].progress = progress;
+        let file = made?;
+        if old
+            .live_file()
+            .is_some_and(|there| crate::file::same(there, &file))
+        {
+            return Ok(Successor { file, entry: None });
+        }
+        let content = Content::Live(Live {
+            file: file.clone(),
+            kind,
+        });
+        let id = old.id;
+        let entry = place.write(Entry { id, name, content });
+        Ok(Successor {
+            file,
+            entry: Some(entry.into()),
+        })
+    }
+
+    /// Puts a file in the place of what it was made of.
+    pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>) {
+        *self.slots[at] = Slot::new(entry);
+    }
+
+    /// Lets go of what was given out, once nothing in the box depends on it any more.
+    pub(crate) fn forget_given(&mut self) {
+        if !self.given.is_empty() && !self.slots.iter().any(|slot| slot.waits_for_files()) {
+            self.given.clear();
+        }
+    }
+
+    /// A descriptor that depends on files which were taken out and are not back.
+    pub(crate) fn lacks_given(&self) -> Option<&Entry> {
+        // A duplicate that was put in again is as good as what was never taken out.
+        let is_back = |given: &Given| self.slots.iter().any(|slot| given.is_in(slot));
+        if self.given.iter().all(is_back) {
+            return None;
+        }
+        let waiting = self.slots.iter().find(|slot| slot.waits_for_files())?;
+        Some(waiting)
+    }
+
+    /// Gives up what the last kernel left: devices stop before memory is freed.
+    pub(crate) fn discard(&mut self) {
+        for slot in self.slots.iter() {
+            if let Some((kind, record)) = incoming_kind(slot) {
+                kind.discard(record);
+            }
+        }
+        for at in 0..self.slots.len() {
+            let (done, rest) = self.slots.split_at_mut(at + 1);
+            let slot: &mut Slot = &mut done[at];
+            let Content::Incoming(incoming) = &slot.entry.content else {
+                continue;
+            };
+            let record = &incoming.record;
+            // Page tables of devices are shared, nothing else is.
+            let waits = slot.entry.waits_for_files();
+            if !waits || !rest.iter().any(|other| other.shares_extents(record)) {
+                slot.progress.discard(record);
+            }
+        }
+    }
+}
+
+/// Kind and record of a descriptor of the last kernel, where its kind is known.
+pub(crate) fn incoming_kind(entry: &Entry) -> Option<(KindRef, &Record)> {
+    let Content::Incoming(incoming) = &entry.content else {
+        return None;
+    };
+    let kind = registry::known(&incoming.compatible)?;
+    Some((kind, &incoming.record))
+}
+
+impl Incoming {
+    /// What the last kernel left under this compatible string.
+    pub(crate) fn new(compatible: &[u8], record: Record) -> Result<Incoming> {
+        let mut copy = KVec::new();
+        copy.extend_from_slice(compatible, GFP_KERNEL)?;
+        Ok(Incoming {
+            compatible: copy,
+            record: Arc::new(record, GFP_KERNEL)?,
+            waits_for_files: registry::waits_for_files(compatible),
+        })
+    }
+}

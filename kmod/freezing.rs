@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What SEAL does to the descriptors of a box, and how it is undone: each freezes and checks what it
+//! depends on, then each writes its record, which is registered with KHO.
+//!
+//! Files that ask for it, devices, are sealed after all others, and undone before all others: a
+//! device must not go on with DMA into the next kernel when the memory is not kept for it.
+
+use crate::contents::{
+    incoming_kind,
+    Contents, //
+};
+use crate::entry::{
+    Content,
+    Slot,
+    Stage, //
+};
+use crate::file::InodeLock;
+use crate::kho;
+use crate::kind::{
+    Link,
+    Reason,
+    SealCx,
+    SealError, //
+};
+use crate::name::Name;
+use crate::record::Record;
+use core::cell::Cell;
+use kernel::{
+    prelude::*,
+    str::CString,
+    sync::{
+        Arc,
+        UniqueArc, //
+    },
+};
+
+/// Whether a descriptor is sealed late: see the top of this file.
+const NOT_LATE_THEN_LATE: [bool; 2] = [false, true];
+
+fn is_late(slot: &Slot) -> bool {
+    slot.seals_last() || slot.waits_for_files()
+}
+
+impl Contents {
+    /// Calls [`crate::kind::Kind::seal`] of each file, last of those that ask for it. `go_on` is
+    /// asked before each. After an error the caller calls [`undo`](Self::undo).
+    pub(crate) fn freeze_all(
+        &mut self,
+        go_on: impl Fn() -> Result<(), SealError>,
+    ) -> Result<(), SealError> {
+        for late in NOT_LATE_THEN_LATE {
+            for at in 0..self.slots.len() {
+                if is_late(&self.slots[at]) == late {
+                    go_on()?;
+                    // What was stopped half-way has refused nothing.
+                    freeze_one(&self.slots, &self.links, at)
+                        .map_err(|err| go_on().err().unwrap_or(err))?;
+                    self.slots[at].stage = Stage::Frozen;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets each file write its record and registers what the records keep. As
+    /// [`freeze_all`](Self::freeze_all) otherwise.
+    pub(crate) fn write_all(
+        &mut self,
+        go_on: impl Fn() -> Result<(), SealError>,
+    ) -> Result<(), SealError> {
+        for late in NOT_LATE_THEN_LATE {
+            for at in 0..self.slots.len() {
+                if is_late(&self.slots[at]) == late {
+                    go_on()?;
+                    let mut said = None;
+                    let written = self.write_one(at, &mut said);
+                    written.map_err(|err| {
+                        let stopped = go_on().err();
+                        stopped.unwrap_or_else(|| failure(&self.slots[at].name, err, said))
+                    })?;
+                    self.slots[at].stage = Stage::Kept;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets one file write its record, if it is one of this kernel, and registers what it keeps.
+    /// After an error `said` is what its kind said of it.
+    fn write_one(&mut self, at: usize, said: &mut Option<(Reason, CString)>) -> Result {
+        // Even if registering fails: it is how the file knows what to take back.
+        self.slots[at].written = record_of(&self.slots, &self.links, at, said)?;
+        let slot = &self.slots[at];
+        let kept = slot.record().ok_or(EIO)?.kept()?;
+        if let Content::Incoming(_) = slot.content {
+            // Else the next kernel would be handed what this one has in use, or what is no memory.
+            kho::check_kept(kept)?;
+        }
+        kho::preserve(kept)?;
+        let carried = match incoming_kind(slot) {
+            Some((kind, record)) => kind.carry(record),
+            None => Ok(()),
+        };
+        if carried.is_err() {
+            kho::unpreserve(kept);
+        }
+        carried
+    }
+
+    /// The inverse of [`freeze_all`](Self::freeze_all) and [`write_all`](Self::write_all), as far as
+    /// they came, in the reverse order.
+    pub(crate) fn undo(&mut self) {
+        for late in NOT_LATE_THEN_LATE.into_iter().rev() {
+            for slot in self.slots.iter_mut().rev() {
+                if is_late(slot) == late {
+                    undo_one(slot);
+                }
+            }
+        }
+    }
+}
+
+fn undo_one(slot: &mut Slot) {
+    let stage = core::mem::replace(&mut slot.stage, Stage::Open);
+    if stage == Stage::Kept {
+        if let Some((kind, record)) = incoming_kind(slot) {
+            kind.uncarry(record);
+        }
+        if let Some(Ok(kept)) = slot.record().map(|record| record.kept()) {
+            kho::unpreserve(kept);
+        }
+    }
+    let record = slot.written.take();
+    if let (Content::Live(live), true) = (&slot.entry.content, stage != Stage::Open) {
+        live.kind.unseal(&live.file, record.as_deref());
+    }
+}
+
+fn freeze_one(slots: &[KBox<Slot>], links: &[Link], at: usize) -> Result<(), SealError> {
+    let slot = &slots[at];
+    let Content::Live(live) = &slot.content else {
+        return Ok(());
+    };
+    let mut cx = SealCx {
+        slots,
+        links,
+        at,
+        file: &live.file,
+        said: Cell::new(None),
+    };
+    let sealed = live.kind.seal(&mut cx);
+    sealed.map_err(|err| failure(&slot.name, err, cx.said.take()))
+}
+
+/// What a file of this kernel writes for the next one; `None` for any other content.
+fn record_of(
+    slots: &[KBox<Slot>],
+    links: &[Link],
+    at: usize,
+    said: &mut Option<(Reason, CString)>,
+) -> Result<Option<Arc<Record>>> {
+    let Content::Live(live) = &slots[at].content else {
+        return Ok(None);
+    };
+    let cx = SealCx {
+        slots,
+        links,
+        at,
+        file: &live.file,
+        said: Cell::new(None),
+    };
+    // Allocated first: once the file has written, nothing may get lost.
+    let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
+    let _locked = InodeLock::new(&live.file)?;
+    if let Err(err) = live.kind.write(&cx, &mut record) {
+        *said = cx.said.take();
+        return Err(err);
+    }
+    record.coalesce();
+    Ok(Some(record.into()))
+}
+
+/// Why SEAL failed, at the descriptor called `name`.
+pub(crate) fn failure(name: &Name, error: Error, said: Option<(Reason, CString)>) -> SealError {
+    let (reason, message) = match said {
+        Some((reason, message)) => (reason, Some(message)),
+        None => (Reason::of(error), None),
+    };
+    let copy = name.try_clone();
+    SealError {
+        error,
+        reason,
+        // Without memory for the name the errno has to do.
+        name: copy.unwrap_or_else(|_| Name::empty()),
+        message,
+    }
+}

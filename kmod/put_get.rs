@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! PUT_FD and GET_FD: descriptors on their way into a box and out of it.
+
+use crate::bx::{
+    FdBox,
+    State, //
+};
+use crate::entry::{
+    Content,
+    Incoming,
+    Live, //
+};
+use crate::ffi;
+use crate::file;
+use crate::kho;
+use crate::name::Name;
+use crate::registry;
+use kernel::{
+    fs::file::{
+        flags,
+        FileDescriptorReservation, //
+    },
+    prelude::*, //
+};
+
+impl FdBox {
+    /// FDBOX_PUT_FD.
+    pub(crate) fn put(&self, name: Name, fd: u32) -> Result {
+        let file = file::fget(fd)?;
+        let kind = registry::of_file(&file)?;
+        let mut held = self.hold()?;
+        held.state.must_be_open()?;
+        // SAFETY: No precondition.
+        if held.slots.len() >= unsafe { ffi::fdbox_shim_max_fds() } as usize {
+            return Err(held.find(&name).map_or(ENOSPC, |_| EEXIST));
+        }
+        let live = Live {
+            file: file.clone(),
+            kind,
+        };
+        held.push(name, Content::Live(live))?;
+        drop(held);
+        file::close(fd, &file);
+        Ok(())
+    }
+
+    /// Adds what the last kernel left. Only while the module loads.
+    pub(crate) fn put_incoming(&self, name: Name, incoming: Incoming) -> Result {
+        self.hold()?.push(name, Content::Incoming(incoming))
+    }
+
+    /// Marks a box from the last kernel as what it was there.
+    pub(crate) fn arrived(&self) -> Result {
+        let mut held = self.hold()?;
+        held.state = State::Sealed { handed_over: false };
+        held.required = kho::enabled().then(kho::Required::new).and_then(Result::ok);
+        Ok(())
+    }
+
+    /// FDBOX_GET_FD: the new descriptor's number. With `keep` the box has it, too.
+    pub(crate) fn get(&self, name: &Name, keep: bool) -> Result<u32> {
+        let mut held = self.hold()?;
+        held.state.must_be_open()?;
+        let at = held.find(name).ok_or(ENOENT)?;
+        let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
+        let file = held.make_own(at, fd.reserved_fd())?;
+        // It was reserved so that nothing is restored in vain, and to name a VM.
+        drop(fd);
+        let given = file::receive(&file)?;
+        if !keep {
+            held.remove(at);
+        }
+        held.forget_given();
+        Ok(given)
+    }
+}

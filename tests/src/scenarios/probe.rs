@@ -1,0 +1,61 @@
+//! The module `fdbox_probe`: a driver whose callbacks can be held up.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::host;
+
+const NODE: &str = "/dev/fdbox_probe";
+
+/// The driver, and a way to tell it what to do.
+#[derive(Debug)]
+pub(crate) struct Probe(File);
+
+impl Probe {
+    /// Loads the module, if it is not loaded.
+    pub(crate) fn load() -> Result<Self> {
+        host::load_module("fdbox_probe")?;
+        Self::open()
+    }
+
+    pub(crate) fn open() -> Result<Self> {
+        let node = OpenOptions::new().read(true).write(true).open(NODE);
+        Ok(Self(node.context("Open the probe")?))
+    }
+
+    /// A file for a box.
+    pub(crate) fn file() -> Result<File> {
+        let node = OpenOptions::new().read(true).write(true).open(NODE);
+        node.context("Open the probe")
+    }
+
+    /// A file for a box, with an anonymous inode.
+    pub(crate) fn anonymous(&self) -> Result<OwnedFd> {
+        // SAFETY: any command does; the argument is a number.
+        let fd = unsafe { libc::ioctl(self.0.as_raw_fd(), 0x2e00, 0) };
+        ensure!(fd >= 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// Tells the driver a word: see `fdbox_probe.c`.
+    pub(crate) fn tell(&self, word: &str) -> Result<()> {
+        let told = (&self.0).write_all(word.as_bytes());
+        told.with_context(|| format!("Tell the probe {word}"))
+    }
+
+    /// Returns when the host has begun to reboot, and fdbox.ko has heard of it.
+    pub(crate) fn await_reboot(&self) -> Result<()> {
+        let read = (&self.0).read_exact(&mut [0]);
+        read.context("Wait for the reboot")
+    }
+
+    /// How often `seal` was called.
+    pub(crate) fn seals() -> Result<u32> {
+        let text = std::fs::read_to_string("/sys/module/fdbox_probe/parameters/seals")?;
+        Ok(text.trim().parse()?)
+    }
+}
