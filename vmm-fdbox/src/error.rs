@@ -182,6 +182,13 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
             "something that a descriptor depends on is not in the box: put it in"
         }
         (Seal, Errno::OPNOTSUPP) => "a descriptor is in a state that its kind cannot carry",
+        (Seal, Errno::INTR) => "the program was killed meanwhile",
+        (Seal, Errno::HWPOISON) => {
+            "a page of it is broken and what was in it is lost: end what used it, and boot without it"
+        }
+        (Get, Errno::HWPOISON) => {
+            "a page of its memory broke in the last kernel, and this one cannot keep it out of use: kexec into one with CONFIG_MEMORY_FAILURE"
+        }
         (Seal, Errno::FBIG) => "it is too large to hand over",
         (Seal, Errno::IO) => {
             "what the last kernel left in it is not there as it was saved, its memory or its device"
@@ -245,6 +252,8 @@ mod tests {
             ("BUSY", Errno::BUSY),
             ("EXIST", Errno::EXIST),
             ("FBIG", Errno::FBIG),
+            ("HWPOISON", Errno::HWPOISON),
+            ("INTR", Errno::INTR),
             ("INVAL", Errno::INVAL),
             ("IO", Errno::IO),
             ("MFILE", Errno::MFILE),
