@@ -206,6 +206,11 @@ pub(crate) struct LiveUpdateArgs {
     /// The next kernel's command line; it needs kho=on. Default: this kernel's.
     #[arg(long, value_name = "STRING")]
     pub(crate) cmdline: Option<String>,
+    /// Take it that the next kernel has the patches, though its image does not say so.
+    ///
+    /// For one that was built before images did. Devices of the host are not risked on it.
+    #[arg(long, requires = "kernel")]
+    pub(crate) assume_patches: bool,
     /// Hand the guest over to another VMM in this kernel, instead of a kexec.
     #[arg(long, conflicts_with_all = ["kernel", "initramfs", "cmdline"])]
     pub(crate) no_kexec: bool,

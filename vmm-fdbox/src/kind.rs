@@ -34,6 +34,11 @@ const FAMILIES: [(&str, Kind); 5] = [
 ];
 
 impl Kind {
+    /// Whether a device reaches memory through it, and goes on to do so in the next kernel.
+    pub(crate) fn reaches_memory(self) -> bool {
+        matches!(self, Self::Iommufd | Self::VfioPci)
+    }
+
     /// The kind of a compatible string, such as `fdbox,memfd-v1`.
     #[must_use]
     pub fn of(compatible: &str) -> Self {

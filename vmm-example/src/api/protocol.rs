@@ -16,6 +16,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vmm_fdbox::update::{KexecHost, NextKernel};
 
 use super::joint::JoinRequest;
 pub(crate) use super::told::{EventKind, FindingReport, UpdateEnd, UpdateEvent, UpdateResult};
@@ -84,6 +85,21 @@ pub(crate) struct NextKernelFiles {
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: Option<PathBuf>,
     pub(crate) cmdline: String,
+    /// Left out unless it is so: older VMMs do not know it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) assume_patches: bool,
+}
+
+impl NextKernelFiles {
+    /// The host that leaves for it.
+    pub(crate) fn into_host(self) -> KexecHost {
+        let next = NextKernel::Files {
+            kernel: self.kernel,
+            initramfs: self.initramfs,
+            cmdline: self.cmdline,
+        };
+        KexecHost::new(next).assuming_patches(self.assume_patches)
+    }
 }
 
 /// What the VMM answers.

@@ -63,7 +63,7 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
 fn request(args: LiveUpdateArgs) -> anyhow::Result<UpdateRequest> {
     let next = args
         .kernel
-        .map(|kernel| next_kernel(&kernel, args.initramfs, args.cmdline));
+        .map(|kernel| next_kernel(&kernel, args.initramfs, args.cmdline, args.assume_patches));
     Ok(UpdateRequest {
         next: next.transpose()?,
         timeout: args.binary.is_some().then_some(args.timeout),
@@ -80,6 +80,7 @@ pub(super) fn next_kernel(
     kernel: &Path,
     initramfs: Option<PathBuf>,
     cmdline: Option<String>,
+    assume_patches: bool,
 ) -> anyhow::Result<NextKernelFiles> {
     let cmdline = match cmdline {
         Some(cmdline) => cmdline,
@@ -92,6 +93,7 @@ pub(super) fn next_kernel(
         kernel: absolute(kernel)?,
         initramfs: initramfs.map(absolute).transpose()?,
         cmdline,
+        assume_patches,
     })
 }
 
@@ -200,7 +202,13 @@ mod tests {
 
     #[test]
     fn paths_reach_the_vmm_absolute() {
-        let next = next_kernel(Path::new("k"), Some("i".into()), Some("kho=on".into())).unwrap();
+        let next = next_kernel(
+            Path::new("k"),
+            Some("i".into()),
+            Some("kho=on".into()),
+            false,
+        )
+        .unwrap();
         assert!(next.kernel.is_absolute() && next.initramfs.unwrap().is_absolute());
         assert_eq!(next.cmdline, "kho=on");
     }

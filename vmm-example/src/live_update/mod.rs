@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vmm_fdbox::update::{
-    Event, Host, KexecHost, NextKernel, Outcome, PartyError, Plan, SameHost, Step, Update,
-    UpdateError,
+    Event, Host, Outcome, PartyError, Plan, SameHost, Step, Update, UpdateError,
 };
 use vmm_fdbox::{BoxName, BoxStore, Clock, Control};
 
@@ -190,11 +189,7 @@ fn execute(
     let machine = vmm.machine();
     match (&request.next, &request.binary) {
         (Some(next), _) => {
-            let mut host = KexecHost::new(NextKernel::Files {
-                kernel: next.kernel.clone(),
-                initramfs: next.initramfs.clone(),
-                cmdline: next.cmdline.clone(),
-            });
+            let mut host = next.clone().into_host();
             drive(&control, &mut host, machine, order, send)
         }
         (None, Some(binary)) => hand_over(&control, vmm, order, heir(binary, request), send),

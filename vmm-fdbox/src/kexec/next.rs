@@ -13,6 +13,9 @@ use crate::kind::Kind;
 
 /// An option of a kernel that has KHO on without `kho=on`.
 const KHO_BY_DEFAULT: &str = "CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT";
+const BUILD_IT: &str = "name a kernel that is built with kmod/patches";
+const BUILD_OR_ASSUME: &str = "name a kernel that is built with kmod/patches, or say that this one is \
+     (--assume-patches of vmm-example)";
 pub(super) const RUNNING_CMDLINE: &str = "proc/cmdline";
 
 /// The files of a next kernel.
@@ -165,21 +168,33 @@ fn check_takes(
     findings
 }
 
-/// A kernel whose image does not say what it takes over.
+/// A kernel whose image does not say what it takes over. That one has the patches all the same is
+/// taken on somebody's word, but not that it goes on translating for a device that goes on with DMA.
 fn check_silent(subject: &str, kinds: &BTreeSet<Kind>, assumes_patches: bool) -> Vec<Finding> {
-    if kinds.is_empty() {
-        return Vec::new();
+    let (devices, others): (BTreeSet<_>, BTreeSet<_>) =
+        kinds.iter().partition(|kind| kind.reaches_memory());
+    let mut findings = Vec::new();
+    let mut find =
+        |kinds: &BTreeSet<Kind>, make: fn(String, String, String) -> Finding, remedy: &str| {
+            if !kinds.is_empty() {
+                let problem = format!(
+                    "it does not say that it takes over {}: it is not built with the patches",
+                    list(kinds)
+                );
+                findings.push(make(subject.into(), problem, remedy.into()));
+            }
+        };
+    find(&devices, Finding::blocker, BUILD_IT);
+    if assumes_patches {
+        find(
+            &others,
+            Finding::warning,
+            "nothing, if it is built with them as you say",
+        );
+    } else {
+        find(&others, Finding::blocker, BUILD_OR_ASSUME);
     }
-    let problem = format!(
-        "it does not say that it takes over {}: it is not built with the patches",
-        list(kinds)
-    );
-    let _ = assumes_patches;
-    vec![Finding::warning(
-        subject,
-        problem,
-        "name a kernel that is built with kmod/patches",
-    )]
+    findings
 }
 
 fn list(kinds: &BTreeSet<Kind>) -> String {
@@ -188,207 +203,4 @@ fn list(kinds: &BTreeSet<Kind>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::kexec::testing::{assert_documented, bzimage};
-
-    /// A host with a good kernel and a good initramfs.
-    struct Files(tempfile::TempDir);
-
-    impl Files {
-        fn new(kernel_info: Option<&[u8]>) -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let host = [
-                ("sys/kernel/kexec/loaded", "0\n"),
-                ("proc/cmdline", "kho=on quiet\n"),
-                ("kernel", ""),
-                ("initrd", "070701"),
-            ];
-            for (path, content) in host {
-                let path = dir.path().join(path);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, content).unwrap();
-            }
-            fs::write(dir.path().join("kernel"), bzimage(kernel_info)).unwrap();
-            Self(dir)
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.0.path().join(name)
-        }
-
-        /// What is found with these names for kernel and initramfs.
-        fn check(&self, kernel: &str, initramfs: &str, cmdline: &str) -> Vec<String> {
-            let files = NextFiles {
-                kernel: &self.path(kernel),
-                initramfs: Some(&self.path(initramfs)),
-                cmdline,
-            };
-            let found = files.check_in(&Root::new(self.0.path()));
-            let prefix = format!("{}/", self.0.path().display());
-            found
-                .iter()
-                .map(|found| found.to_string().replace(&prefix, ""))
-                .collect()
-        }
-
-        fn kinds(&self, kinds: &[Kind]) -> Vec<Finding> {
-            let files = NextFiles {
-                kernel: &self.path("kernel"),
-                initramfs: None,
-                cmdline: "kho=on",
-            };
-            files.check_kinds(&kinds.iter().copied().collect(), false)
-        }
-    }
-
-    /// A `kernel_info` with the bits of docs/handover-abi.md.
-    fn takes(bits: u8) -> Vec<u8> {
-        let mut info = b"LToP\x10\0\0\0\x1c\0\0\0\x0a\0\0\x80FDBx\x0c\0\0\0".to_vec();
-        info.extend([bits, 0, 0, 0]);
-        info
-    }
-
-    #[test]
-    fn good_files_are_good() {
-        let files = Files::new(None);
-        assert_eq!(files.check("kernel", "initrd", "kho=on"), [""; 0]);
-    }
-
-    #[test]
-    fn each_file_is_named_with_what_is_wrong_with_it() {
-        let files = Files::new(None);
-        fs::create_dir(files.path("folder")).unwrap();
-        fs::write(files.path("empty"), "").unwrap();
-        fs::write(files.path("short"), &bzimage(None)[..3000]).unwrap();
-        let fifo = rustix::fs::FileType::Fifo;
-        let mode = rustix::fs::Mode::RUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, files.path("fifo"), fifo, mode, 0).unwrap();
-        for (kernel, initramfs, problem) in [
-            (
-                "fifo",
-                "initrd",
-                "fifo: it is a FIFO and no regular file: name a bzImage",
-            ),
-            ("folder", "initrd", "folder: it is a directory"),
-            ("empty", "initrd", "empty: it is empty: name a bzImage"),
-            ("none", "initrd", "none: cannot be opened (No such file"),
-            (
-                "initrd",
-                "initrd",
-                "initrd: it is too short for a kernel image",
-            ),
-            (
-                "short",
-                "initrd",
-                "short: it is cut short: it has 3000 bytes, and its header says 6144",
-            ),
-            ("kernel", "empty", "empty: it is empty: name an initramfs"),
-            (
-                "kernel",
-                "folder",
-                "folder: it is a directory and no regular file: name an initramfs",
-            ),
-            ("kernel", "fifo", "fifo: it is a FIFO"),
-            ("kernel", "none", "none: cannot be opened"),
-        ] {
-            let found = files.check(kernel, initramfs, "kho=on");
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert!(found[0].starts_with(problem), "{}", found[0]);
-        }
-        assert_documented("cannot be opened");
-    }
-
-    #[test]
-    fn host_command_line_and_image_are_looked_at_together() {
-        let files = Files::new(None);
-        fs::write(files.path("sys/kernel/kexec/loaded"), "1\n").unwrap();
-        let found = files.check("kernel", "initrd", &"x".repeat(2100));
-        assert_eq!(found.len(), 3, "{found:?}");
-        // That the next kernel has KHO on by itself stands beside it.
-        let option = format!("{KHO_BY_DEFAULT}=y\n");
-        fs::write(files.path("config-7.3.4-next+"), option).unwrap();
-        let found = files.check("kernel", "initrd", "quiet");
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].contains("loaded already"), "{}", found[0]);
-        // Off, it is as well.
-        fs::write(files.path("config-7.3.4-next+"), "A=y\n").unwrap();
-        let found = files.check("kernel", "initrd", "quiet");
-        assert!(
-            found[1].contains("configuration leaves KHO off"),
-            "{found:?}"
-        );
-    }
-
-    #[test]
-    fn five_levels_of_page_tables_are_a_blocker_only_if_this_kernel_has_them() {
-        let files = Files::new(None);
-        let mut image = bzimage(None);
-        image[0x236] = 0x1f;
-        fs::write(files.path("kernel"), image).unwrap();
-        assert_eq!(files.check("kernel", "initrd", "kho=on"), [""; 0]);
-        fs::write(files.path("proc/cpuinfo"), "flags : la57\n").unwrap();
-        let found = files.check("kernel", "initrd", "kho=on");
-        assert!(found[0].contains("five levels of page tables"), "{found:?}");
-        assert_documented("it cannot be entered from this kernel, which has five levels");
-    }
-
-    #[test]
-    fn a_kernel_that_reads_no_handover_is_named() {
-        // As Linux 6.12 has it.
-        let files = Files::new(Some(b"LToP\x10\0\0\0\x10\0\0\0\x09\0\0\x80"));
-        let found = files.check("kernel", "initrd", "kho=on");
-        assert_eq!(found.len(), 1, "{found:?}");
-        let problem = "it is a kernel that reads no handover";
-        assert!(found[0].contains(problem), "{}", found[0]);
-        assert_documented(problem);
-    }
-
-    #[test]
-    fn the_kernel_tells_what_a_loaded_one_takes_over() {
-        let files = Files::new(None);
-        let found = |handover: &str, kinds: &[Kind]| {
-            fs::write(files.path("sys/kernel/kexec/handover"), handover).unwrap();
-            let kinds = kinds.iter().copied().collect();
-            check_loaded_kinds_in(&Root::new(files.0.path()), &kinds)
-        };
-        assert_eq!(found("0x7f\n", &[Kind::VfioPci]), []);
-        assert_eq!(found("0x7d\n", &[Kind::VfioPci]).len(), 1);
-        assert_eq!(found("0x0\n", &[]), []);
-        assert_eq!(found("0x0\n", &[Kind::KvmVm]).len(), 1);
-    }
-
-    #[test]
-    fn a_kernel_that_lacks_what_the_boxes_need_is_named() {
-        let everything = [Kind::Memfd, Kind::KvmVm, Kind::Iommufd, Kind::VfioPci];
-        assert_eq!(Files::new(Some(&takes(0x7f))).kinds(&everything), []);
-
-        let without_vtd = Files::new(Some(&takes(0x7d)));
-        assert_eq!(without_vtd.kinds(&[Kind::Memfd, Kind::KvmVm]), []);
-        let found = without_vtd.kinds(&everything);
-        let problems: Vec<_> = found.iter().map(|found| found.problem.as_str()).collect();
-        let expected = [
-            "it is not built to go on translating with VT-d, and iommufds would be lost",
-            "it is not built to go on translating with VT-d, and VFIO devices would be lost",
-        ];
-        assert_eq!(problems, expected);
-        assert!(found.iter().all(Finding::is_blocker));
-        assert_documented("it is not built to");
-    }
-
-    #[test]
-    fn a_kernel_that_says_nothing_is_told_if_a_box_needs_it_to() {
-        let files = Files::new(None);
-        assert_eq!(files.kinds(&[]), []);
-        let found = files.kinds(&[Kind::GuestMemfd, Kind::KvmVm]);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(
-            found[0].problem.contains("VMs, guest_memfds"),
-            "{}",
-            found[0]
-        );
-        assert_documented("it does not say that it takes over");
-    }
-}
+mod tests;

@@ -178,6 +178,16 @@ impl KexecHost {
         }
     }
 
+    /// Whether to take it that the next kernel has the patches that its image does not tell of: one that
+    /// was built before images did. Devices of the host are not taken on such a word.
+    #[must_use]
+    pub fn assuming_patches(self, assumes_patches: bool) -> Self {
+        Self {
+            assumes_patches,
+            ..self
+        }
+    }
+
     fn load_image(&self) -> Result<KexecImage, KexecError> {
         let Some(files) = self.next.files() else {
             return KexecImage::loaded();

@@ -28,6 +28,21 @@ const SHORT: &str = "/tmp/next-kernel/short";
 const SHORTER: &str = "/tmp/next-kernel/shorter";
 const FIFO: &str = "/tmp/next-kernel/fifo";
 const EMPTY: &str = "/tmp/next-kernel/empty";
+const SILENT: &str = "/tmp/next-kernel/silent";
+const WITHOUT_KVM: &str = "/tmp/next-kernel/without-kvm";
+const OLD: &str = "/tmp/next-kernel/old";
+
+/// Images that say other things of themselves: the offset from the mark, what stands there instead,
+/// and the file. docs/handover-abi.md has the layout.
+const FORGED: &[(isize, u8, &str)] = &[
+    // Another mark.
+    (3, b'y', SILENT),
+    // Bit 3 is not set.
+    (8, 0b0111_0111, WITHOUT_KVM),
+    // setup_type_max, which stands before it: it knows nothing of KHO.
+    (-4, 9, OLD),
+];
+const MARK: &[u8] = b"FDBx";
 
 /// Options, and what is said about them.
 const REFUSED: &[(&[&str], &str)] = &[
@@ -52,6 +67,18 @@ const REFUSED: &[(&[&str], &str)] = &[
         "it is a directory and no regular file",
     ),
     (&["--kernel", FIFO], "it is a FIFO and no regular file"),
+    (
+        &["--kernel", SILENT],
+        "it does not say that it takes over memfds, VMs, guest_memfds",
+    ),
+    (
+        &["--kernel", WITHOUT_KVM],
+        "it is not built to let fdbox.ko make VMs and guest_memfds, and VMs would be lost",
+    ),
+    (
+        &["--kernel", OLD, "--assume-patches"],
+        "it is a kernel that reads no handover",
+    ),
     (&["--initramfs", EMPTY], "empty: it is empty"),
     (
         &["--initramfs", FOLDER],
@@ -77,6 +104,14 @@ fn make_files() -> Result<()> {
         let kernel = File::open(plan::NEXT_KERNEL)?;
         let copied = copy(&mut kernel.take(bytes), &mut File::create(path)?)?;
         equal("The bytes of an image that was cut", copied, bytes)?;
+    }
+    let kernel = fs::read(plan::NEXT_KERNEL)?;
+    let mark = kernel.windows(MARK.len()).position(|bytes| bytes == MARK);
+    let mark = mark.context("The next kernel does not say what it takes over")?;
+    for (offset, byte, path) in FORGED {
+        let mut forged = kernel.clone();
+        forged[mark.wrapping_add_signed(*offset)] = *byte;
+        fs::write(path, forged)?;
     }
     File::create(EMPTY)?;
     mknodat(CWD, FIFO, FileType::Fifo, Mode::RUSR, 0)?;
@@ -109,8 +144,11 @@ fn no_kernel(_: &Cx<'_>) -> Result<()> {
     guest.power_off()
 }
 
-/// Nothing that is said of the lab's own next kernel stands in the way.
+/// Nothing that is said of the lab's own next kernel stands in the way, nor of one that is taken on
+/// the operator's word.
 fn of_good_files(guest: &Guest) -> Result<()> {
+    let word = ["--dry-run", "--kernel", SILENT, "--assume-patches"];
+    guest.live_update(&word)?.expect(0)?;
     let ended = guest.live_update(&["--dry-run", "--json"])?;
     ended.expect(0)?;
     let last: Value = serde_json::from_str(ended.text.lines().last().context("It has an end")?)?;

@@ -10,9 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
-use vmm_fdbox::update::{
-    CancelFlag, ExitStatus, Fleet, FleetOutcome, FleetPlan, Host, KexecHost, NextKernel, SameHost,
-};
+use vmm_fdbox::update::{CancelFlag, ExitStatus, Fleet, FleetOutcome, FleetPlan, Host, SameHost};
 use vmm_fdbox::{Control, sealed_kinds};
 
 use self::member::{RemoteMember, STATUS_LIMIT};
@@ -48,12 +46,8 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
     let dry_run = args.dry_run;
     let outcome = match args.kernel {
         Some(kernel) => {
-            let next = next_kernel(&kernel, args.initramfs, args.cmdline)?;
-            let mut host = KexecHost::new(NextKernel::Files {
-                kernel: next.kernel,
-                initramfs: next.initramfs,
-                cmdline: next.cmdline,
-            });
+            let next = next_kernel(&kernel, args.initramfs, args.cmdline, args.assume_patches)?;
+            let mut host = next.into_host();
             drive(&mut host, members, plan, dry_run, &output)
         }
         None => drive(&mut SameHost, members, plan, dry_run, &output),
