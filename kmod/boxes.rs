@@ -228,7 +228,7 @@ crate::ffi::check_export!(fdbox_rs_box_open);
 /// `bx` is what `fdbox_shim_node_create()` got, and the node is gone.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_box_put(bx: *mut c_void) {
-    // SAFETY: As promised by the caller, `into_foreign()` made it.
+    // SAFETY: By the safety requirements of this function, `into_foreign()` made it.
     drop(unsafe { Arc::<FdBox>::from_foreign(bx) });
 }
 

@@ -12,9 +12,9 @@ use crate::entry::{
 use crate::file::FileRef;
 use crate::kho;
 use crate::kind::{
-    Given,
+    GivenOut,
     KindRef,
-    Link,
+    Substitute,
     TakeCx, //
 };
 use crate::name::Name;
@@ -39,8 +39,8 @@ pub(crate) struct Contents {
     /// The id that each name has.
     ids: RBTree<Name, u64>,
     next_id: u64,
-    pub(crate) links: KVec<Link>,
-    given: KVVec<Given>,
+    pub(crate) substitutes: KVec<Substitute>,
+    given_out: KVVec<GivenOut>,
     /// While it is as it arrived: it goes on to the next kernel if nobody unseals it.
     pub(crate) required: Option<kho::Required>,
 }
@@ -72,8 +72,8 @@ impl Contents {
             slots: KVVec::new(),
             ids: RBTree::new(),
             next_id: 1,
-            links: KVec::new(),
-            given: KVVec::new(),
+            substitutes: KVec::new(),
+            given_out: KVVec::new(),
             required: None,
         }
     }
@@ -113,7 +113,7 @@ impl Contents {
         }
         if self.slots.is_empty() {
             // No file is left that could belong to one of the VMs.
-            self.links.clear();
+            self.substitutes.clear();
         }
     }
 
@@ -131,8 +131,8 @@ impl Contents {
         let mut cx = TakeCx {
             slots: &self.slots,
             at,
-            links: &mut self.links,
-            given: &mut self.given,
+            substitutes: &mut self.substitutes,
+            given_out: &mut self.given_out,
             fd,
         };
         let made = match &old.content {
@@ -171,16 +171,16 @@ impl Contents {
 
     /// Lets go of what was given out, once nothing in the box depends on it any more.
     pub(crate) fn forget_given(&mut self) {
-        if !self.given.is_empty() && !self.slots.iter().any(|slot| slot.waits_for_files()) {
-            self.given.clear();
+        if !self.given_out.is_empty() && !self.slots.iter().any(|slot| slot.waits_for_files()) {
+            self.given_out.clear();
         }
     }
 
     /// A descriptor that depends on files which were taken out and are not back.
     pub(crate) fn lacks_given(&self) -> Option<&Entry> {
         // A duplicate that was put in again is as good as what was never taken out.
-        let is_back = |given: &Given| self.slots.iter().any(|slot| given.is_in(slot));
-        if self.given.iter().all(is_back) {
+        let is_back = |given: &GivenOut| self.slots.iter().any(|slot| given.is_in(slot));
+        if self.given_out.iter().all(is_back) {
             return None;
         }
         let waiting = self.slots.iter().find(|slot| slot.waits_for_files())?;

@@ -233,11 +233,11 @@ unsafe extern "C" fn fdbox_rs_box_ioctl(
     cmd: c_uint,
     arg: c_ulong,
 ) -> c_long {
-    // SAFETY: As promised by the caller; the reference stays with the node.
+    // SAFETY: By the safety requirements of this function; the reference stays with the node.
     let bx = unsafe { <Arc<FdBox> as ForeignOwnable>::borrow(bx) };
-    // SAFETY: As promised by the caller; an ioctl uses `fdget()`, not `fdget_pos()`.
+    // SAFETY: By the safety requirements of this function; an ioctl uses `fdget()`, not `fdget_pos()`.
     let file = unsafe { File::from_raw_file(filp) };
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     let node = unsafe { BoxFile::new(file) };
     match box_ioctl(&bx, &node, cmd, arg) {
         Ok(value) => value as c_long,

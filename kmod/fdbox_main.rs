@@ -167,7 +167,7 @@ crate::ffi::check_export!(fdbox_rs_reboot);
 /// `desc` points at a description that is valid until it is unregistered.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_register_kind(desc: *const ffi::DriverKindDesc) -> c_int {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     kernel::error::from_result(|| unsafe { registry::register(desc) }.map(|()| 0))
 }
 

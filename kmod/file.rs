@@ -41,7 +41,7 @@ pub(crate) unsafe fn from_c(ptr: *mut bindings::file) -> Result<FileRef> {
 /// `ptr` points at a file that somebody holds for the duration of the call, and no `fdget_pos()`
 /// of the current task is active on it.
 pub(crate) unsafe fn from_borrowed(ptr: *mut bindings::file) -> FileRef {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     FileRef::from(unsafe { File::from_raw_file(ptr) })
 }
 
@@ -134,7 +134,7 @@ impl NodeOwner {
     /// `node` is one that `fdbox_shim_node_create()` made, and somebody holds it.
     pub(crate) unsafe fn of_node(node: *mut ffi::Node) -> Option<NodeOwner> {
         let mut owner = NodeOwner::ROOT;
-        // SAFETY: As promised by the caller, and the three places are valid for writing.
+        // SAFETY: By the safety requirements of this function, and the three places are valid for writing.
         let found = unsafe {
             ffi::fdbox_shim_node_owner(node, &mut owner.mode, &mut owner.uid, &mut owner.gid)
         };
@@ -154,7 +154,7 @@ impl<'a> BoxFile<'a> {
     ///
     /// `file` was opened by `fdbox_open()` of node.c.
     pub(crate) unsafe fn new(file: &'a File) -> Self {
-        // INVARIANT: As promised by the caller.
+        // INVARIANT: By the safety requirements of this function.
         BoxFile(file)
     }
 

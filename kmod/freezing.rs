@@ -18,10 +18,10 @@ use crate::entry::{
 use crate::file::InodeLock;
 use crate::kho;
 use crate::kind::{
-    Link,
     Reason,
     SealCx,
     SealError, //
+    Substitute,
 };
 use crate::name::Name;
 use crate::record::Record;
@@ -54,7 +54,7 @@ impl Contents {
                 if is_late(&self.slots[at]) == late {
                     go_on()?;
                     // What was stopped half-way has refused nothing.
-                    freeze_one(&self.slots, &self.links, at)
+                    freeze_one(&self.slots, &self.substitutes, at)
                         .map_err(|err| go_on().err().unwrap_or(err))?;
                     self.slots[at].stage = Stage::Frozen;
                 }
@@ -90,7 +90,7 @@ impl Contents {
     /// After an error `said` is what its kind said of it.
     fn write_one(&mut self, at: usize, said: &mut Option<(Reason, CString)>) -> Result {
         // Even if registering fails: it is how the file knows what to take back.
-        self.slots[at].written = record_of(&self.slots, &self.links, at, said)?;
+        self.slots[at].written = record_of(&self.slots, &self.substitutes, at, said)?;
         let slot = &self.slots[at];
         let kept = slot.record().ok_or(EIO)?.kept()?;
         if let Content::Incoming(_) = slot.content {
@@ -137,14 +137,18 @@ fn undo_one(slot: &mut Slot) {
     }
 }
 
-fn freeze_one(slots: &[KBox<Slot>], links: &[Link], at: usize) -> Result<(), SealError> {
+fn freeze_one(
+    slots: &[KBox<Slot>],
+    substitutes: &[Substitute],
+    at: usize,
+) -> Result<(), SealError> {
     let slot = &slots[at];
     let Content::Live(live) = &slot.content else {
         return Ok(());
     };
     let mut cx = SealCx {
         slots,
-        links,
+        substitutes,
         at,
         file: &live.file,
         said: Cell::new(None),
@@ -156,7 +160,7 @@ fn freeze_one(slots: &[KBox<Slot>], links: &[Link], at: usize) -> Result<(), Sea
 /// What a file of this kernel writes for the next one; `None` for any other content.
 fn record_of(
     slots: &[KBox<Slot>],
-    links: &[Link],
+    substitutes: &[Substitute],
     at: usize,
     said: &mut Option<(Reason, CString)>,
 ) -> Result<Option<Arc<Record>>> {
@@ -165,7 +169,7 @@ fn record_of(
     };
     let cx = SealCx {
         slots,
-        links,
+        substitutes,
         at,
         file: &live.file,
         said: Cell::new(None),

@@ -171,7 +171,7 @@ impl Held {
     /// The caller has one of each.
     pub(crate) unsafe fn hold(&mut self, extent: &Extent) -> Result {
         self.0.push(extent.encode(), GFP_KERNEL)?;
-        // SAFETY: As promised by the caller.
+        // SAFETY: By the safety requirements of this function.
         unsafe { ffi::fdbox_shim_get_folios(extent.lowest_pfn(), extent.folios, extent.order) };
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Drop for Held {
 ///
 /// The references belong to the caller.
 pub(crate) unsafe fn put_folios(extent: &Extent) {
-    // SAFETY: As promised by the caller.
+    // SAFETY: By the safety requirements of this function.
     unsafe { ffi::fdbox_shim_put_folios(extent.lowest_pfn(), extent.folios, extent.order) };
 }
 

@@ -157,7 +157,7 @@ pub(crate) struct SealError {
 /// A SEAL, at one descriptor.
 pub(crate) struct SealCx<'a> {
     pub(crate) slots: &'a [KBox<Slot>],
-    pub(crate) links: &'a [Link],
+    pub(crate) substitutes: &'a [Substitute],
     pub(crate) at: usize,
     pub(crate) file: &'a File,
     /// Set by [`SealCx::refuse`].
@@ -254,33 +254,33 @@ impl SealCx<'_> {
     }
 }
 
-/// A VM that a box gave out in place of one that another process or kernel made, or one that it gave
-/// another one out for.
-pub(crate) struct Link {
-    /// The VM's name in the box.
+/// An object that a box gave out in place of one that another process or kernel made, or one that it
+/// gave another one out for. A VM is such an object: KVM serves it to one process only.
+pub(crate) struct Substitute {
+    /// The name of the descriptor in the box.
     pub(crate) name: Name,
-    /// The descriptor of that name: whoever takes it out and leaves it there gets one that takes the
-    /// place of the one before, under the same id.
+    /// Its id: whoever takes it out and leaves it there gets one that takes the place of the one
+    /// before, under the same id.
     pub(crate) line: u64,
     /// The first of the line was one of the last kernel.
     pub(crate) from_last_kernel: bool,
-    /// The type of the VM, as KVM has it.
-    pub(crate) vm_type: u64,
-    /// Its address, as long as memory in the box belongs to it, or the file is held. Only compared.
-    pub(crate) vm: usize,
+    /// What the kind makes another one by.
+    pub(crate) tag: u64,
+    /// Its address, as long as something in the box belongs to it, or the file is held. Only compared.
+    pub(crate) object: usize,
     /// The file, as long as the process that it was given to lives: it gets the same one again.
     pub(crate) file: Option<FileRef>,
 }
 
 /// A file that was restored and taken out of a box in which something still depends on it.
-pub(crate) struct Given {
+pub(crate) struct GivenOut {
     name: Name,
     file: FileRef,
     /// Its folios, if it is memory.
     _held: Option<Held>,
 }
 
-impl Given {
+impl GivenOut {
     /// Whether `entry` is the same file, under its name.
     pub(crate) fn is_in(&self, entry: &Entry) -> bool {
         let same = |file: &File| file::same(file, &self.file);
@@ -293,8 +293,8 @@ pub(crate) struct TakeCx<'a> {
     pub(crate) slots: &'a [KBox<Slot>],
     /// Where the one is that is being taken.
     pub(crate) at: usize,
-    pub(crate) links: &'a mut KVec<Link>,
-    pub(crate) given: &'a mut KVVec<Given>,
+    pub(crate) substitutes: &'a mut KVec<Substitute>,
+    pub(crate) given_out: &'a mut KVVec<GivenOut>,
     /// The number that the descriptor will have.
     pub(crate) fd: u32,
 }
@@ -331,19 +331,19 @@ impl<'a> TakeCx<'a> {
             return Ok(());
         }
         let name = self.name().try_clone()?;
-        self.given.reserve(1, GFP_KERNEL)?;
-        let given = Given {
+        self.given_out.reserve(1, GFP_KERNEL)?;
+        let given = GivenOut {
             name,
             file: file.clone(),
             _held: progress.held.take(),
         };
-        Ok(self.given.push(given, GFP_KERNEL)?)
+        Ok(self.given_out.push(given, GFP_KERNEL)?)
     }
 
     /// The file called `name` that was restored before; `EAGAIN` when it is still in the box.
-    pub(crate) fn taken(&self, name: &[u8]) -> Result<&FileRef> {
+    pub(crate) fn restored_file(&self, name: &[u8]) -> Result<&FileRef> {
         let given = self
-            .given
+            .given_out
             .iter()
             .find(|given| given.name.as_bytes() == name);
         match given {

@@ -122,14 +122,14 @@ pub(crate) fn serves(index: usize) -> bool {
 ///
 /// `desc` points at a description that is valid until it is unregistered.
 pub(crate) unsafe fn register(desc: *const DriverKindDesc) -> Result {
-    // SAFETY: Valid, as promised by the caller.
+    // SAFETY: Valid, by the safety requirements of this function.
     let kind = unsafe { DriverKind::get(desc) }.ok_or(EINVAL)?;
     let taken = |other: &dyn Kind| other.reads(kind.compatible());
     let mut drivers = DRIVERS.lock();
     if of_builtin(&taken).is_some() || of_driver(&drivers, &taken).is_some() {
         return Err(EEXIST);
     }
-    // INVARIANT: As promised by the caller.
+    // INVARIANT: By the safety requirements of this function.
     drivers.push(Driver(desc), GFP_KERNEL)?;
     pr_info!(
         "kind {} registered\n",

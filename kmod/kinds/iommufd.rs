@@ -181,6 +181,6 @@ fn map_again(cx: &TakeCx<'_>, to: object::Iommufd<'_>, mapping: &Mapping<'_>) ->
         iova: mapping.iova,
         length: mapping.length,
         start: mapping.start,
-        file: cx.taken(mapping.file)?,
+        file: cx.restored_file(mapping.file)?,
     })
 }

@@ -30,9 +30,9 @@ use crate::file::{
 };
 use crate::kind::{
     Kind,
-    Link,
     Reason,
     SealCx,
+    Substitute,
     TakeCx, //
 };
 use crate::name::Name;
@@ -186,7 +186,7 @@ fn saved_type(record: &Record) -> Result<u64> {
     }
 }
 
-/// A VM of a box that each process gets another one for: see [`Link`].
+/// A VM of a box that each process gets another one for: see [`Substitute`].
 pub(super) struct Line {
     id: u64,
     name: Name,
@@ -220,23 +220,23 @@ impl Line {
     }
 
     /// That of one which the box gave out, or gave another one out for.
-    fn of_link(link: &Link) -> Result<Line> {
+    fn of_substitute(substitute: &Substitute) -> Result<Line> {
         Ok(Line {
-            id: link.line,
-            name: link.name.try_clone()?,
-            from_last_kernel: link.from_last_kernel,
-            vm_type: link.vm_type,
-            vm: link.vm,
+            id: substitute.line,
+            name: substitute.name.try_clone()?,
+            from_last_kernel: substitute.from_last_kernel,
+            vm_type: substitute.tag,
+            vm: substitute.object,
         })
     }
 
-    fn into_link(self, vm: usize, file: Option<FileRef>) -> Link {
-        Link {
+    fn into_substitute(self, vm: usize, file: Option<FileRef>) -> Substitute {
+        Substitute {
             name: self.name,
             line: self.id,
             from_last_kernel: self.from_last_kernel,
-            vm_type: self.vm_type,
-            vm,
+            tag: self.vm_type,
+            object: vm,
             file,
         }
     }
@@ -261,10 +261,18 @@ pub(super) fn vm_from(cx: &mut TakeCx<'_>, source: Source) -> Result<FileRef> {
 /// The VM of this line for the current task: the one it got already, or a new one.
 fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     let is_mine = |file: &&FileRef| Vm::of(file).is_some_and(Vm::is_mine);
-    let of_line = cx.links.iter().filter(|link| link.line == line.id);
+    let of_line = cx
+        .substitutes
+        .iter()
+        .filter(|substitute| substitute.line == line.id);
     let first = of_line.clone().next();
-    let from_last_kernel = first.map_or(line.from_last_kernel, |link| link.from_last_kernel);
-    if let Some(file) = of_line.filter_map(|link| link.file.as_ref()).find(is_mine) {
+    let from_last_kernel = first.map_or(line.from_last_kernel, |substitute| {
+        substitute.from_last_kernel
+    });
+    if let Some(file) = of_line
+        .filter_map(|substitute| substitute.file.as_ref())
+        .find(is_mine)
+    {
         return Ok(file.clone());
     }
     let line = Line {
@@ -272,18 +280,25 @@ fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
         ..line
     };
     let name = line.name.try_clone()?;
-    cx.links.reserve(2, GFP_KERNEL)?;
+    cx.substitutes.reserve(2, GFP_KERNEL)?;
     // SAFETY: No precondition; the file is ours, or it is an error.
     let file = unsafe { file::from_c(ffi::fdbox_shim_vm_create(line.vm_type, cx.fd)) }?;
     let vm = Vm::of(&file).ok_or(EIO)?.address();
     let given = Line { name, ..line };
     // There is room for both. Memory that belongs to the one before finds its line by it.
-    if line.vm != 0 && !cx.links.iter().any(|link| link.vm == line.vm) {
+    if line.vm != 0
+        && !cx
+            .substitutes
+            .iter()
+            .any(|substitute| substitute.object == line.vm)
+    {
         let before = line.vm;
-        let _ = cx.links.push_within_capacity(line.into_link(before, None));
+        let _ = cx
+            .substitutes
+            .push_within_capacity(line.into_substitute(before, None));
     }
-    let link = given.into_link(vm, Some(file.clone()));
-    let _ = cx.links.push_within_capacity(link);
+    let substitute = given.into_substitute(vm, Some(file.clone()));
+    let _ = cx.substitutes.push_within_capacity(substitute);
     forget_unneeded(cx);
     Ok(file)
 }
@@ -291,24 +306,24 @@ fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
 /// Lets go of VMs whose process is gone. Of them only what memory in the box goes by stays, and of each
 /// line what the next one is made by.
 fn forget_unneeded(cx: &mut TakeCx<'_>) {
-    for link in cx.links.iter_mut() {
-        let vm = link.file.as_ref().and_then(|file| Vm::of(file));
+    for substitute in cx.substitutes.iter_mut() {
+        let vm = substitute.file.as_ref().and_then(|file| Vm::of(file));
         if vm.is_none_or(Vm::is_left) {
-            link.file = None;
+            substitute.file = None;
             let vm_of_memory = |slot: &KBox<Slot>| slot.live_file().and_then(memory_of);
-            let is_it = |found: Vm| found.address() == link.vm;
+            let is_it = |found: Vm| found.address() == substitute.object;
             if !cx.slots.iter().filter_map(vm_of_memory).any(is_it) {
                 // Another VM may have the address soon.
-                link.vm = 0;
+                substitute.object = 0;
             }
         }
     }
-    for at in (0..cx.links.len()).rev() {
-        let link = &cx.links[at];
-        let mut later = cx.links[at + 1..].iter();
-        let is_last = !later.any(|later| later.line == link.line);
-        if link.vm == 0 && link.file.is_none() && !is_last {
-            let _ = cx.links.remove(at);
+    for at in (0..cx.substitutes.len()).rev() {
+        let substitute = &cx.substitutes[at];
+        let mut later = cx.substitutes[at + 1..].iter();
+        let is_last = !later.any(|later| later.line == substitute.line);
+        if substitute.object == 0 && substitute.file.is_none() && !is_last {
+            let _ = cx.substitutes.remove(at);
         }
     }
 }
@@ -319,9 +334,11 @@ pub(super) fn source_by_name(cx: &TakeCx<'_>, name: &[u8]) -> Result<Source> {
     if let Some(entry) = cx.others().find(called) {
         return source_of(entry);
     }
-    let given = |link: &&Link| link.name.as_bytes() == name && link.from_last_kernel;
-    let link = cx.links.iter().find(given).ok_or(EIO)?;
-    Ok(Source::Another(Line::of_link(link)?))
+    let given = |substitute: &&Substitute| {
+        substitute.name.as_bytes() == name && substitute.from_last_kernel
+    };
+    let substitute = cx.substitutes.iter().find(given).ok_or(EIO)?;
+    Ok(Source::Another(Line::of_substitute(substitute)?))
 }
 
 /// The source of the VM at address `vm` of another process, which is in the box or was.
@@ -333,12 +350,16 @@ pub(super) fn source_by_vm(cx: &TakeCx<'_>, vm: Vm) -> Result<Option<Source>> {
     if let Some(entry) = cx.others().find(is_it) {
         return source_of(entry).map(Some);
     }
-    let Some(link) = cx.links.iter().find(|link| link.vm == vm.address()) else {
+    let Some(substitute) = cx
+        .substitutes
+        .iter()
+        .find(|substitute| substitute.object == vm.address())
+    else {
         return Ok(None);
     };
-    match cx.others().find(|entry| entry.id == link.line) {
+    match cx.others().find(|entry| entry.id == substitute.line) {
         Some(entry) => source_of(entry).map(Some),
-        None => Ok(Some(Source::Another(Line::of_link(link)?))),
+        None => Ok(Some(Source::Another(Line::of_substitute(substitute)?))),
     }
 }
 
@@ -370,7 +391,11 @@ pub(super) fn name_of_vm<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
         return Some(name);
     }
     // Whoever took it out and left it there has made another one of it, and then not come to the memory.
-    let line = cx.links.iter().find(|link| link.vm == wanted)?.line;
+    let line = cx
+        .substitutes
+        .iter()
+        .find(|substitute| substitute.object == wanted)?
+        .line;
     let at = cx.slots.binary_search_by_key(&line, |slot| slot.id).ok()?;
     Some(&cx.slots[at].name)
 }

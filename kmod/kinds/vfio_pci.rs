@@ -200,7 +200,7 @@ impl Kind for VfioPci {
         progress: &mut Progress,
     ) -> Result<FileRef> {
         let (place, iommufd) = saved(record)?;
-        let iommufd = Iommufd::of(cx.taken(iommufd)?).ok_or(EIO)?;
+        let iommufd = Iommufd::of(cx.restored_file(iommufd)?).ok_or(EIO)?;
         let file = object::adopt(iommufd, &place);
         // No such device, or it does not wait for anybody: to the caller ENODEV says something else.
         let file = file.map_err(|err| if err == ENODEV { EIO } else { err })?;
