@@ -40,7 +40,7 @@ pub(crate) const SUBTREE: &core::ffi::CStr = c"fdbox";
 /// First bytes of the root.
 pub(crate) const MAGIC: [u8; 8] = *b"FDBOXKHO";
 /// What a reader puts in the place of [`MAGIC`] once the body is its own.
-pub(crate) const MAGIC_TAKEN: [u8; 8] = *b"FDBOXGOT";
+pub(crate) const MAGIC_CONSUMED: [u8; 8] = *b"FDBOXGOT";
 /// Layout of what follows the extents.
 pub(crate) const VERSION: u32 = 1;
 /// Bytes of the root that are in use, its checksum included.

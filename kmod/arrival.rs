@@ -18,7 +18,7 @@ use crate::blob::{
     self,
     Left, //
 };
-use crate::boxes;
+use crate::box_list;
 use crate::entry::Incoming;
 use crate::file::NodeOwner;
 use crate::handover;
@@ -89,11 +89,11 @@ fn accept(left: Left) -> Result<Option<Left>> {
                 return Ok(Some(left));
             }
             Err(EEXIST) => {
-                boxes::forget_all();
+                box_list::forget_all();
                 return Ok(refuse(abi::Malformed::Name));
             }
             Err(ENOMEM) => {
-                boxes::forget_all();
+                box_list::forget_all();
                 return Err(no_memory(producer));
             }
             Err(err) => {
@@ -102,7 +102,7 @@ fn accept(left: Left) -> Result<Option<Left>> {
                     producer,
                     err
                 );
-                boxes::forget_all();
+                box_list::forget_all();
             }
         }
     }
@@ -127,7 +127,7 @@ fn boxes_from(body: &abi::Body<'_>) -> Result {
             uid: record.uid,
             gid: record.gid,
         };
-        boxes::create_with(Name::new(record.name)?, owner, |bx| {
+        box_list::create_with(Name::new(record.name)?, owner, |bx| {
             for fd in record.fds() {
                 let fd = fd.map_err(|_| EIO)?;
                 bx.put_incoming(Name::new(fd.name)?, incoming_from(body, &fd)?)?;

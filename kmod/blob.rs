@@ -208,7 +208,7 @@ pub(crate) fn incoming() -> Option<Result<Left, abi::Malformed>> {
     }
     // SAFETY: KHO keeps the page that the subtree points at; we read at most one page of it.
     let bytes = unsafe { core::slice::from_raw_parts(page.cast::<u8>(), len.min(abi::ROOT_LEN)) };
-    if bytes.starts_with(&abi::MAGIC_TAKEN) {
+    if bytes.starts_with(&abi::MAGIC_CONSUMED) {
         return None;
     }
     Some(Left::read(bytes, page))
@@ -248,9 +248,9 @@ impl Left {
 
     /// Takes it for good: nobody finds it any more, and the memory of its body is freed.
     pub(crate) fn taken(self) {
-        let taken = &abi::MAGIC_TAKEN;
+        let mark = &abi::MAGIC_CONSUMED;
         // SAFETY: By the type invariants; the page, which KHO keeps, is longer than the mark.
-        unsafe { ffi::fdbox_shim_kho_mark_incoming(self.page, taken.as_ptr(), taken.len()) };
+        unsafe { ffi::fdbox_shim_kho_mark_incoming(self.page, mark.as_ptr(), mark.len()) };
         // SAFETY: By the type invariants; nobody has taken it before.
         let ptr = unsafe { ffi::fdbox_shim_kho_restore_body(self.root.body_vmalloc.as_ptr()) };
         if let Some(ptr) = core::ptr::NonNull::new(ptr.cast::<u8>()) {

@@ -16,14 +16,14 @@ use crate::argument::{
     PutFd,
     SealErrorArg, //
 };
-use crate::boxes;
-use crate::bx::{
-    FdBox,
-    State, //
-};
+use crate::box_list;
 use crate::entry::{
     Content,
     Entry, //
+};
+use crate::fd_box::{
+    FdBox,
+    State, //
 };
 use crate::file::{
     self,
@@ -55,7 +55,7 @@ impl MiscDevice for Control {
     type Ptr = ();
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result {
-        boxes::wait_until_loaded()
+        box_list::wait_until_loaded()
     }
 
     fn ioctl(_device: (), _file: &File, cmd: u32, arg: usize) -> Result<isize> {
@@ -64,12 +64,12 @@ impl MiscDevice for Control {
                 allowed()?;
                 let create: CreateBox = argument::read(arg)?;
                 let name = name_of(create.flags, 0, &create.name)?;
-                boxes::create(name, NodeOwner::ROOT)?;
+                box_list::create(name, NodeOwner::ROOT)?;
             }
             uapi::DELETE_BOX => {
                 allowed()?;
                 let delete: DeleteBox = argument::read(arg)?;
-                boxes::delete(&name_of(delete.flags, 0, &delete.name)?)?;
+                box_list::delete(&name_of(delete.flags, 0, &delete.name)?)?;
             }
             uapi::INFO => info(arg)?,
             uapi::NEXT_BOX => next_box(arg)?,
@@ -113,7 +113,7 @@ fn info(arg: usize) -> Result {
         uapi_version: uapi::UAPI_VERSION,
         handover_version: abi::VERSION,
         features,
-        boxes: boxes::count(),
+        boxes: box_list::count(),
         handover_bytes: stats.bytes,
         handover_extents: stats.extents,
         handover_pages: stats.pages,
@@ -125,7 +125,7 @@ fn info(arg: usize) -> Result {
 fn next_box(arg: usize) -> Result {
     allowed()?;
     let mut next = Growable::<NextBox>::read(arg)?;
-    let bx = boxes::next(next.value.cursor).ok_or(ENOENT)?;
+    let bx = box_list::next(next.value.cursor).ok_or(ENOENT)?;
     let (state, fds) = bx.summary();
     let state = match state {
         State::Sealed { .. } => uapi::STATE_SEALED,

@@ -3,7 +3,7 @@
 //! FDBox: hand named file descriptors to the kernel, across the exit of the program and across a
 //! kexec.
 //!
-//! `control` has the ioctls, `boxes` the list of boxes, `bx` one box, `contents` what is in it, `entry`
+//! `control` has the ioctls, `box_list` the list of boxes, `fd_box` one box, `contents` what is in it, `entry`
 //! one descriptor. `put_get` and `sealing` are what is done to a box. `registry` finds the `kind` of a file; the kinds are in `kinds`. `handover` turns sealed boxes
 //! into the bytes of `abi`, a `blob` that `kho` hands to the next kernel, where `arrival` makes sealed boxes
 //! of them. `ffi` declares the C shim.
@@ -18,12 +18,12 @@ mod abi_poison;
 mod argument;
 mod arrival;
 mod blob;
-mod boxes;
-mod bx;
+mod box_list;
 mod coalesce;
 mod contents;
 mod control;
 mod entry;
+mod fd_box;
 mod ffi;
 mod file;
 mod freezing;
@@ -83,15 +83,15 @@ impl Lists {
         room::init();
         registry::init();
         handover::init();
-        boxes::init()?;
+        box_list::init()?;
         Ok(Lists)
     }
 }
 
 impl Drop for Lists {
     fn drop(&mut self) {
-        boxes::loaded(false);
-        boxes::exit();
+        box_list::loaded(false);
+        box_list::exit();
         handover::exit();
         registry::exit();
     }
@@ -130,7 +130,7 @@ impl kernel::InPlaceModule for FdboxModule {
             // Nothing fails after this: what came is taken, and who has found a node may go on.
             _: {
                 _arrival.taken();
-                boxes::loaded(true);
+                box_list::loaded(true);
             },
         })
     }
@@ -154,7 +154,7 @@ unsafe extern "C" fn fdbox_rs_reboot(kexec: bool) {
             waited
         ),
     }
-    boxes::carry_all();
+    box_list::carry_all();
     handover::settle(kexec);
 }
 

@@ -2,14 +2,14 @@
 
 //! PUT_FD and GET_FD: descriptors on their way into a box and out of it.
 
-use crate::bx::{
-    FdBox,
-    State, //
-};
 use crate::entry::{
     Content,
     Incoming,
     Live, //
+};
+use crate::fd_box::{
+    FdBox,
+    State, //
 };
 use crate::ffi;
 use crate::file;

@@ -2,13 +2,13 @@
 
 //! SEAL, UNSEAL, and what a reboot does with a box that nobody unsealed.
 
-use crate::bx::{
+use crate::contents::Contents;
+use crate::entry::Content;
+use crate::fd_box::{
     FdBox,
     Held,
     State, //
 };
-use crate::contents::Contents;
-use crate::entry::Content;
 use crate::file::{
     BoxFile,
     NodeOwner, //

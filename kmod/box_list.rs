@@ -6,7 +6,7 @@
 //! of the ids. A box is in both or in neither; one mutex covers the two. Nothing slow is done under
 //! it: memory is freed, devices are stopped and boxes are handed on without it.
 
-use crate::bx::FdBox;
+use crate::fd_box::FdBox;
 use crate::ffi;
 use crate::file::NodeOwner;
 use crate::module_hold::ModuleHold;
