@@ -43,11 +43,13 @@ impl Arrival {
 /// Makes boxes of what the last kernel left. What cannot be used is kept and said. `ENOMEM`: it is
 /// as before, and the next attempt finds it.
 pub(crate) fn receive() -> Result<Arrival> {
-    if let Err(err) = poison::receive(kho::crc32) {
-        pr_err!(
+    match poison::receive(kho::crc32) {
+        Ok(()) => {}
+        Err(ENOMEM) => return Err(ENOMEM),
+        Err(err) => pr_err!(
             "what the last kernel tells of broken memory cannot be read: {:?}; such pages may come into use\n",
             err
-        );
+        ),
     }
     let left = match blob::incoming() {
         None => None,

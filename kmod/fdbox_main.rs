@@ -94,6 +94,7 @@ impl Drop for Lists {
         box_list::exit();
         handover::exit();
         registry::exit();
+        poison::exit();
     }
 }
 

@@ -26,6 +26,11 @@ pub(crate) fn init() {
     unsafe { KNOWN.init() };
 }
 
+/// Frees the list, when the module goes.
+pub(crate) fn exit() {
+    *KNOWN.lock() = KVVec::new();
+}
+
 /// Reads what the last kernel tells of broken pages. Called before anything of it is restored.
 pub(crate) fn receive(crc: fn(&[u8]) -> u32) -> Result {
     let mut len = 0;
