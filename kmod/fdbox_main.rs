@@ -3,10 +3,11 @@
 //! FDBox: hand named file descriptors to the kernel, across the exit of the program and across a
 //! kexec.
 //!
-//! `control` has the ioctls, `box_list` the list of boxes, `fd_box` one box, `contents` what is in it, `entry`
-//! one descriptor. `put_get` and `sealing` are what is done to a box. `registry` finds the `kind` of a file; the kinds are in `kinds`. `handover` turns sealed boxes
-//! into the bytes of `abi`, a `blob` that `kho` hands to the next kernel, where `arrival` makes sealed boxes
-//! of them. `ffi` declares the C shim.
+//! `control` has the ioctls, `box_list` the list of boxes, `fd_box` one box, `contents` what is in it,
+//! `entry` one descriptor. `put_get` and `sealing` are what is done to a box. `registry` finds the
+//! `kind` of a file; the kinds are in `kinds`, the kernel objects that they work on in `objects`.
+//! `handover` turns sealed boxes into the bytes of `abi`, a `blob` that `kho` hands to the next kernel,
+//! where `arrival` makes sealed boxes of them. `ffi` is Rust's view of the C shim.
 
 #![crate_name = "fdbox"]
 
