@@ -261,18 +261,10 @@ pub(super) fn vm_from(cx: &mut TakeCx<'_>, source: Source) -> Result<FileRef> {
 /// The VM of this line for the current task: the one it got already, or a new one.
 fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     let is_mine = |file: &&FileRef| Vm::of(file).is_some_and(Vm::is_mine);
-    let of_line = cx
-        .substitutes
-        .iter()
-        .filter(|substitute| substitute.line == line.id);
+    let of_line = cx.substitutes.iter().filter(|it| it.line == line.id);
     let first = of_line.clone().next();
-    let from_last_kernel = first.map_or(line.from_last_kernel, |substitute| {
-        substitute.from_last_kernel
-    });
-    if let Some(file) = of_line
-        .filter_map(|substitute| substitute.file.as_ref())
-        .find(is_mine)
-    {
+    let from_last_kernel = first.map_or(line.from_last_kernel, |it| it.from_last_kernel);
+    if let Some(file) = of_line.filter_map(|it| it.file.as_ref()).find(is_mine) {
         return Ok(file.clone());
     }
     let line = Line {
@@ -286,12 +278,7 @@ fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     let vm = Vm::of(&file).ok_or(EIO)?.address();
     let given = Line { name, ..line };
     // There is room for both. Memory that belongs to the one before finds its line by it.
-    if line.vm != 0
-        && !cx
-            .substitutes
-            .iter()
-            .any(|substitute| substitute.object == line.vm)
-    {
+    if line.vm != 0 && !cx.substitutes.iter().any(|it| it.object == line.vm) {
         let before = line.vm;
         let _ = cx
             .substitutes
@@ -350,11 +337,7 @@ pub(super) fn source_by_vm(cx: &TakeCx<'_>, vm: Vm) -> Result<Option<Source>> {
     if let Some(entry) = cx.others().find(is_it) {
         return source_of(entry).map(Some);
     }
-    let Some(substitute) = cx
-        .substitutes
-        .iter()
-        .find(|substitute| substitute.object == vm.address())
-    else {
+    let Some(substitute) = cx.substitutes.iter().find(|it| it.object == vm.address()) else {
         return Ok(None);
     };
     match cx.others().find(|entry| entry.id == substitute.line) {
@@ -391,11 +374,7 @@ pub(super) fn name_of_vm<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
         return Some(name);
     }
     // Whoever took it out and left it there has made another one of it, and then not come to the memory.
-    let line = cx
-        .substitutes
-        .iter()
-        .find(|substitute| substitute.object == wanted)?
-        .line;
+    let line = cx.substitutes.iter().find(|it| it.object == wanted)?.line;
     let at = cx.slots.binary_search_by_key(&line, |slot| slot.id).ok()?;
     Some(&cx.slots[at].name)
 }
