@@ -48,6 +48,9 @@ pub enum HostKind {
     WithoutKho,
     /// One kernel without the project's patches.
     Unpatched,
+    /// A kexec between two kernels that have KVM, iommufd and VFIO as modules, with two devices that
+    /// frames arrive at. Only fdbox.ko is loaded; scenarios load the others, each its own.
+    Modular,
     /// A kexec between two halves, with two devices that frames arrive at: a host of its own.
     Passthrough,
     /// Such devices in one kernel: a host of its own.
@@ -98,7 +101,7 @@ impl HostKind {
     /// Whether a scenario has a host of its own.
     pub fn is_alone(self) -> bool {
         self.jumps()
-            || self.devices() != Devices::None
+            || (self.devices() != Devices::None && self != Self::Modular)
             || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
@@ -114,9 +117,10 @@ impl HostKind {
     /// What the host has to pass through.
     pub fn devices(self) -> Devices {
         match self {
-            Self::Passthrough | Self::PassthroughOneBoot | Self::GuestsPassthrough => {
-                Devices::Cards(2)
-            }
+            Self::Passthrough
+            | Self::Modular
+            | Self::PassthroughOneBoot
+            | Self::GuestsPassthrough => Devices::Cards(2),
             Self::GuestPassthrough => Devices::Cards(1),
             Self::GuestNvme => Devices::Nvme,
             Self::GuestScalable => Devices::Scalable,

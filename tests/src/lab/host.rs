@@ -207,8 +207,9 @@ pub(crate) fn module_place(name: &str) -> String {
 pub(crate) fn modules(lab: &Lab, kernel: &Kernel) -> Result<Vec<(PathBuf, String)>> {
     let modules = lab.modules(kernel)?;
     let place = |path: &Path| module_place(&path.file_stem().unwrap_or_default().to_string_lossy());
-    Ok(modules
-        .paths()?
+    let mut paths = modules.paths()?;
+    paths.extend(kernel.own_modules());
+    Ok(paths
         .into_iter()
         .map(|path| (path.clone(), place(&path)))
         .collect())

@@ -22,6 +22,17 @@ const LINES_FULL: u64 = 2790;
 const LINES_OBJECTS: u64 = 2560;
 const LINES_LINK: u64 = 70;
 
+/// What modular.config makes modules of, by their paths among the objects.
+const MODULAR: &[&str] = &[
+    "virt/lib/irqbypass.ko",
+    "arch/x86/kvm/kvm.ko",
+    "arch/x86/kvm/kvm-amd.ko",
+    "drivers/iommu/iommufd/iommufd.ko",
+    "drivers/vfio/vfio.ko",
+    "drivers/vfio/pci/vfio-pci-core.ko",
+    "drivers/vfio/pci/vfio-pci.ko",
+];
+
 /// Which kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Flavour {
@@ -33,6 +44,8 @@ pub(crate) enum Flavour {
     B,
     /// The same, built to be up soon: the fast-handover profile.
     Fast,
+    /// The same with KVM, iommufd and VFIO as modules.
+    Modular,
     /// The same with the kernel's own checks: lockdep, kmemleak and others.
     Debug,
     /// As it comes, with these checks: what the patched one is compared with, where it has to be.
@@ -46,6 +59,7 @@ impl Flavour {
             Self::A => "fdbox-a",
             Self::B => "fdbox-b",
             Self::Fast => "fdbox-fast",
+            Self::Modular => "fdbox-modular",
             Self::Debug => "fdbox-debug",
             Self::StockDebug => "stock-debug",
         }
@@ -56,6 +70,7 @@ impl Flavour {
         match self {
             Self::Stock | Self::A | Self::B => None,
             Self::Fast => Some("fast.config"),
+            Self::Modular => Some("modular.config"),
             Self::Debug | Self::StockDebug => Some("debug.config"),
         }
     }
@@ -72,6 +87,7 @@ impl Flavour {
             Self::B => Some(Self::A),
             // Nearly nothing is left of the objects; the host programs are.
             Self::Fast => Some(Self::B),
+            Self::Modular => Some(Self::A),
             Self::Debug => Some(Self::A),
             Self::StockDebug => Some(Self::Stock),
         }
@@ -87,6 +103,7 @@ impl Flavour {
 /// A kernel that was built.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
+    flavour: Flavour,
     /// Holds bzImage, System.map and obj.
     dir: PathBuf,
     /// `uname -r`.
@@ -103,6 +120,15 @@ impl Kernel {
     /// A module of the kernel's own, by its path among the objects.
     pub(crate) fn module(&self, path: &str) -> PathBuf {
         self.dir.join("obj").join(path)
+    }
+
+    /// Modules of the kernel's own that every host of this flavour has, by their paths.
+    pub(crate) fn own_modules(&self) -> Vec<PathBuf> {
+        let own = match self.flavour {
+            Flavour::Modular => MODULAR,
+            _ => &[],
+        };
+        own.iter().map(|path| self.module(path)).collect()
     }
 
     /// Where the sources and the objects are seen in the toolchain.
@@ -148,6 +174,7 @@ impl Kernels<'_> {
         })?;
         let release = fs::read_to_string(dir.join("obj/include/config/kernel.release"))?;
         Ok(Kernel {
+            flavour,
             dir,
             release: release.trim().to_owned(),
             key,

@@ -163,6 +163,7 @@ impl Group<'_> {
             kernel: match self.kind {
                 _ if self.debug => Flavour::Debug,
                 HostKind::Unpatched => Flavour::Stock,
+                HostKind::Modular => Flavour::Modular,
                 // Each kexec is into the other kernel.
                 _ if index.is_multiple_of(2) => Flavour::A,
                 _ => Flavour::B,

@@ -45,6 +45,12 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Resul
     Ok(())
 }
 
+/// Unloads a module, by the name that the kernel has for it; `EAGAIN` while somebody uses it.
+pub(crate) fn unload_module(name: &str) -> Result<(), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    rustix::system::delete_module(&name, libc::O_NONBLOCK)
+}
+
 /// Runs one of the helpers (see [`help`]) in a process of its own, to its end.
 pub(crate) fn in_another_process(helper: &str, arguments: &[&str]) -> Result<()> {
     another_process(helper, arguments, ExitStatus::success)

@@ -29,7 +29,8 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
         host: boot.name(),
         tests: boot.group.iter().map(|each| each.name.clone()).collect(),
         kernels: boot.kernels,
-        is_shared: !boot.kind.is_alone(),
+        // Its kernel takes as long to build as several hosts take to run: it has its turn.
+        is_shared: !boot.kind.is_alone() && boot.kind != HostKind::Modular,
         needs: boot.needs(),
         alone: boot.kind.fills_the_machine(),
         act: Box::new(move || boot.outcomes(lab, verbose)),

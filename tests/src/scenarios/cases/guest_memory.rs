@@ -65,10 +65,10 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-const SHARED: u64 = MMAP | INIT_SHARED;
+pub(super) const SHARED: u64 = MMAP | INIT_SHARED;
 const PAGES: u64 = 4 * MIB / PAGE;
 
-fn fill(memory: &OwnedFd, seed: u64, pages: u64) -> Result<Mapped> {
+pub(super) fn fill(memory: &OwnedFd, seed: u64, pages: u64) -> Result<Mapped> {
     let mut mapped = Mapped::new(&File::from(memory.try_clone()?), pages * PAGE)?;
     for (index, page) in mapped.bytes().chunks_mut(PAGE as usize).enumerate() {
         page.copy_from_slice(&page_content(seed, index as u64));
@@ -146,7 +146,7 @@ fn after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-fn two_vms_before(_: &Cx<'_>) -> Result<()> {
+pub(super) fn two_vms_before(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("two-vms")?;
     for (number, seed) in [(1, 43), (2, 44)] {
         let vm = Vm::create()?;
@@ -158,7 +158,7 @@ fn two_vms_before(_: &Cx<'_>) -> Result<()> {
     fdbox.seal()
 }
 
-fn two_vms_after(_: &Cx<'_>) -> Result<()> {
+pub(super) fn two_vms_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open("two-vms")?;
     fdbox.unseal()?;
     // Memory first or VM first: it must not matter.
@@ -228,10 +228,13 @@ fn write(mapped: &mut Mapped, seed: u64, index: u64) {
     mapped.bytes()[at..at + PAGE as usize].copy_from_slice(&page_content(seed, index));
 }
 
+/// What the memory has in it that the helpers take.
+pub(super) const TAKERS_SEED: u64 = 45;
+
 /// What the takers that die take: the VM, its memory, and a memfd.
 const TAKEN: [&str; 3] = ["vm", "ram", "file"];
 
-fn dying_before(_: &Cx<'_>) -> Result<()> {
+pub(super) fn dying_before(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("dying")?;
     let vm = Vm::create()?;
     let memory = vm.guest_memfd(MIB, SHARED)?;
@@ -244,7 +247,7 @@ fn dying_before(_: &Cx<'_>) -> Result<()> {
     fdbox.seal()
 }
 
-fn dying_after(_: &Cx<'_>) -> Result<()> {
+pub(super) fn dying_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open("dying")?;
     fdbox.unseal()?;
     // First what the last kernel left, then what a process had that is gone.
@@ -329,7 +332,7 @@ pub(crate) fn take_and_die(name: &str) -> Result<()> {
 fn usable(vm: OwnedFd, memory: &OwnedFd) -> Result<Vm> {
     let vm = Vm::from_fd(vm);
     ensure!(vm.works()?, "KVM does not serve this process by the VM");
-    check(memory, 45, MIB / PAGE)?;
+    check(memory, TAKERS_SEED, MIB / PAGE)?;
     let mut mapped = Mapped::new(&File::from(memory.try_clone()?), MIB)?;
     vm.bind(memory, &mut mapped)?;
     Ok(vm)

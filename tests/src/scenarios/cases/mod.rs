@@ -17,6 +17,7 @@ mod luo;
 mod memfd;
 mod memfd_large;
 mod memory_policy;
+mod modular;
 mod next_kernel;
 mod passthrough;
 mod passthrough_blockers;
@@ -108,6 +109,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough_blockers::ALL,
         passthrough_stopped::ALL,
         sample::ALL,
+        modular::ALL,
     ]
     .into_iter()
     .flatten()

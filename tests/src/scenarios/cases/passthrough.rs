@@ -95,7 +95,7 @@ fn noted(memory: &File) -> Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn before(_: &Cx<'_>) -> Result<()> {
+pub(super) fn before(_: &Cx<'_>) -> Result<()> {
     let rig = Rig::set_up()?;
     let fdbox = FdBox::create(BOX)?;
     rig.put(&fdbox)?;
@@ -219,7 +219,7 @@ pub(super) fn two_before(_: &Cx<'_>) -> Result<()> {
     note(&second_memory, nic::wait_for(&second_memory, FRAMES)?)
 }
 
-fn two_after(_: &Cx<'_>) -> Result<()> {
+pub(super) fn two_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     fdbox.unseal()?;
     let second_memory = File::from(fdbox.get("second-ring")?);
