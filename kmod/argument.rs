@@ -41,7 +41,9 @@ pub(crate) use generated::{
     fdbox_info as Info,
     fdbox_next_box as NextBox,
     fdbox_next_fd as NextFd,
+    fdbox_next_lost as NextLost,
     fdbox_put_fd as PutFd,
+    fdbox_salvage as Salvage,
     fdbox_seal_error as SealErrorArg, //
 };
 
@@ -84,7 +86,14 @@ macro_rules! growable {
     )+};
 }
 
-growable!(Info: 56, NextBox: 280, NextFd: 336, SealErrorArg: 528);
+growable!(
+    Info: 56,
+    NextBox: 280,
+    NextFd: 336,
+    SealErrorArg: 528,
+    NextLost: 584,
+    Salvage: 16,
+);
 
 /// A growable struct of the caller, of which this module knows the fields of `T`.
 pub(crate) struct Growable<T> {

@@ -13,7 +13,9 @@ use crate::argument::{
     Info,
     NextBox,
     NextFd,
+    NextLost,
     PutFd,
+    Salvage,
     SealErrorArg, //
 };
 use crate::box_list;
@@ -144,8 +146,17 @@ fn next_box(arg: usize) -> Result {
 /// The ioctls of a box. They take the rights of whoever opened the node, who may have passed the
 /// descriptor on.
 fn box_ioctl(bx: &FdBox, node: &BoxFile<'_>, cmd: u32, arg: usize) -> Result<isize> {
-    let known = [uapi::PUT_FD, uapi::GET_FD, uapi::SEAL, uapi::UNSEAL];
-    if !known.contains(&cmd) && cmd != uapi::NEXT_FD && cmd != uapi::SEAL_ERROR {
+    let known = [
+        uapi::PUT_FD,
+        uapi::GET_FD,
+        uapi::SEAL,
+        uapi::UNSEAL,
+        uapi::NEXT_FD,
+        uapi::SEAL_ERROR,
+        uapi::NEXT_LOST,
+        uapi::SALVAGE,
+    ];
+    if !known.contains(&cmd) {
         return Err(ENOTTY);
     }
     if !node.allowed() {
@@ -157,6 +168,8 @@ fn box_ioctl(bx: &FdBox, node: &BoxFile<'_>, cmd: u32, arg: usize) -> Result<isi
         uapi::SEAL => bx.seal(node)?,
         uapi::UNSEAL => bx.unseal()?,
         uapi::NEXT_FD => next_fd(bx, arg)?,
+        uapi::NEXT_LOST => next_lost(bx, arg)?,
+        uapi::SALVAGE => salvage(bx, arg)?,
         _ => seal_error(bx, arg)?,
     }
     Ok(0)
@@ -218,6 +231,33 @@ fn seal_error(bx: &FdBox, arg: usize) -> Result {
         }
     })?;
     out.write()
+}
+
+fn next_lost(bx: &FdBox, arg: usize) -> Result {
+    let mut next = Growable::<NextLost>::read(arg)?;
+    let known = next.value;
+    next.value = bx.with_lost(known.cursor, |lost, entry| {
+        let message = lost.message.as_ref();
+        NextLost {
+            cursor: lost.id + 1,
+            error: -lost.error.to_errno(),
+            reason: lost.reason as u32,
+            name: entry.name.to_array(),
+            compatible: padded(entry.compatible()),
+            message: padded(message.map_or(&[], |message| message.to_bytes())),
+            ..known
+        }
+    })?;
+    next.write()
+}
+
+fn salvage(bx: &FdBox, arg: usize) -> Result {
+    let mut salvage = Growable::<Salvage>::read(arg)?;
+    // What cannot be written is found out before anything is changed.
+    salvage.value.lost = 0;
+    salvage.write()?;
+    salvage.value.lost = bx.salvage()? as u64;
+    salvage.write()
 }
 
 /// An ioctl on the node of a box.

@@ -33,6 +33,7 @@ use crate::file::{
 };
 use crate::kind::SealError;
 use crate::name::Name;
+use crate::unsealing::Lost;
 use crate::wait;
 use kernel::{
     new_mutex,
@@ -87,7 +88,19 @@ struct Inner {
     /// `None` while somebody has them in hands, and of a box that is dead.
     contents: Option<Contents>,
     seal_error: Option<SealError>,
+    /// What the last UNSEAL or SALVAGE found and is still there, in the order of the ids.
+    lost: KVVec<Lost>,
     owner: NodeOwner,
+}
+
+impl Inner {
+    /// The descriptor with this id is not lost any more, or not in the box.
+    fn found_again(&mut self, id: u64) {
+        if let Ok(at) = self.lost.binary_search_by_key(&id, |lost| lost.id) {
+            // The index is that of one of them.
+            let _ = self.lost.remove(at);
+        }
+    }
 }
 
 impl FdBox {
@@ -98,6 +111,7 @@ impl FdBox {
             listed: KVVec::new(),
             contents: Some(Contents::new()),
             seal_error: None,
+            lost: KVVec::new(),
             owner,
         };
         Arc::pin_init(
@@ -134,6 +148,25 @@ impl FdBox {
             return Err(ENODEV);
         }
         inner.seal_error.as_ref().map(show).ok_or(ENOENT)
+    }
+
+    /// Shows the first lost descriptor with this id or a higher one.
+    pub(crate) fn with_lost<T>(
+        &self,
+        cursor: u64,
+        show: impl FnOnce(&Lost, &Entry) -> T,
+    ) -> Result<T> {
+        let inner = self.inner.lock();
+        if inner.state == State::Dead {
+            return Err(ENODEV);
+        }
+        let at = inner.lost.partition_point(|lost| lost.id < cursor);
+        let lost = inner.lost.get(at).ok_or(ENOENT)?;
+        let found = inner
+            .listed
+            .binary_search_by_key(&lost.id, |entry| entry.id);
+        let entry = &inner.listed[found.map_err(|_| ENOENT)?];
+        Ok(show(lost, entry))
     }
 
     /// Takes the contents in hands, once nobody else has them; `EINTR` for a task that is killed
@@ -201,7 +234,10 @@ impl Held<'_> {
 
     /// Takes the descriptor at `at` out.
     pub(crate) fn remove(&mut self, at: usize) {
-        let entry = self.bx.inner.lock().listed.remove(at);
+        let mut inner = self.bx.inner.lock();
+        let entry = inner.listed.remove(at);
+        inner.found_again(self.contents.slots[at].id);
+        drop(inner);
         self.contents.remove(at);
         drop(entry);
     }
@@ -213,6 +249,7 @@ impl Held<'_> {
         if let Some(entry) = successor.entry {
             let mut inner = self.bx.inner.lock();
             let old = core::mem::replace(&mut inner.listed[at], entry.clone());
+            inner.found_again(entry.id);
             drop(inner);
             self.contents.replace(at, entry);
             drop(old);
@@ -228,6 +265,12 @@ impl Held<'_> {
     /// Notes owner and mode of the node.
     pub(crate) fn set_owner(&mut self, owner: NodeOwner) {
         self.bx.inner.lock().owner = owner;
+    }
+
+    /// Notes what UNSEAL or SALVAGE found.
+    pub(crate) fn set_lost(&mut self, lost: KVVec<Lost>) {
+        let old = core::mem::replace(&mut self.bx.inner.lock().lost, lost);
+        drop(old);
     }
 
     /// Notes how SEAL ended.

@@ -45,6 +45,7 @@ mod registry;
 mod room;
 mod sealing;
 mod uapi;
+mod unsealing;
 mod wait;
 
 use arrival::Arrival;

@@ -71,6 +71,17 @@ pub(crate) trait Kind: Send + Sync {
     /// The inverse of [`Kind::seal`], and of [`Kind::write`] where it was called.
     fn unseal(&self, file: &File, record: Option<&Record>);
 
+    /// Whether `file`, which is sealed, may be given back. Changes nothing.
+    fn may_unseal(&self, _cx: &mut UnsealCx<'_>, _file: &File) -> Result {
+        Ok(())
+    }
+
+    /// Whether what the last kernel wrote can be restored, as far as its data tells: that of its memory
+    /// is found out by whoever calls. `EIO` without a word says that the data cannot be read.
+    fn check(&self, _cx: &mut UnsealCx<'_>, _compatible: &[u8], _record: &Record) -> Result {
+        Ok(())
+    }
+
     /// Takes what goes on beside `record` to the next kernel, for a descriptor of the last one that
     /// nobody took.
     fn carry(&self, _record: &Record) -> Result {
@@ -251,6 +262,57 @@ impl SealCx<'_> {
             }
             Err(err) => err,
         }
+    }
+}
+
+/// Why a descriptor cannot be given out, beside its errno.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum LostReason {
+    Other = uapi::LOST_OTHER,
+    UnknownKind = uapi::LOST_UNKNOWN_KIND,
+    Memory = uapi::LOST_MEMORY,
+    Dependency = uapi::LOST_DEPENDENCY,
+    Data = uapi::LOST_DATA,
+    Refused = uapi::LOST_REFUSED,
+}
+
+/// An UNSEAL, at one descriptor.
+pub(crate) struct UnsealCx<'a> {
+    /// Whether the box has a descriptor of this name.
+    pub(crate) has: &'a dyn Fn(&[u8]) -> bool,
+    /// Set by [`UnsealCx::lost`].
+    pub(crate) said: Option<(LostReason, CString)>,
+}
+
+impl UnsealCx<'_> {
+    /// Says that the descriptor is lost, and why.
+    pub(crate) fn lost(
+        &mut self,
+        error: Error,
+        reason: LostReason,
+        message: kernel::fmt::Arguments<'_>,
+    ) -> Error {
+        match CString::try_from_fmt(message) {
+            Ok(message) => {
+                self.said = Some((reason, message));
+                error
+            }
+            Err(err) => err,
+        }
+    }
+
+    /// The descriptor is lost unless the box has `name`, which is `what` to it.
+    pub(crate) fn needs(&mut self, what: &str, name: &[u8]) -> Result {
+        if (self.has)(name) {
+            return Ok(());
+        }
+        let name = kernel::str::BStr::from_bytes(name);
+        Err(self.lost(
+            EIO,
+            LostReason::Dependency,
+            fmt!("{} '{}' is not in the box", what, name),
+        ))
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SEAL, UNSEAL, and what a reboot does with a box that nobody unsealed.
+//! SEAL, and what a reboot does with a box that nobody unsealed.
 
 use crate::contents::Contents;
 use crate::entry::Content;
@@ -44,6 +44,7 @@ impl FdBox {
         }
         match try_seal(&mut held) {
             Ok(handed_over) => {
+                held.set_lost(KVVec::new());
                 held.state = State::Sealed { handed_over };
                 Ok(())
             }
@@ -53,22 +54,6 @@ impl FdBox {
                 Err(err)
             }
         }
-    }
-
-    /// FDBOX_UNSEAL.
-    pub(crate) fn unseal(&self) -> Result {
-        let mut held = self.hold()?;
-        let State::Sealed { handed_over } = held.state else {
-            return Err(EINVAL);
-        };
-        let _change = Change::begin()?;
-        if handed_over {
-            handover::remove(self.id)?;
-        }
-        held.undo();
-        held.required = None;
-        held.state = State::Open;
-        Ok(())
     }
 
     /// Hands a box on that arrived sealed and that nobody has unsealed: its pages go from the last

@@ -209,6 +209,24 @@ int fdbox_fd_needs(struct fdbox_fd *fd, struct file *file, const char *what)
 }
 EXPORT_SYMBOL_GPL(fdbox_fd_needs);
 
+int fdbox_fd_refuse(struct fdbox_fd *fd, int err, const char *why)
+{
+	return fdbox_rs_fd_refuse(fd, err, why);
+}
+EXPORT_SYMBOL_GPL(fdbox_fd_refuse);
+
+int fdbox_fd_name(struct fdbox_fd *fd, struct file *file, char name[FDBOX_NAME_LEN])
+{
+	return fdbox_rs_fd_name(fd, file, name);
+}
+EXPORT_SYMBOL_GPL(fdbox_fd_name);
+
+bool fdbox_fd_has(struct fdbox_fd *fd, const char *name)
+{
+	return fdbox_rs_fd_has(fd, name);
+}
+EXPORT_SYMBOL_GPL(fdbox_fd_has);
+
 int fdbox_fd_write(struct fdbox_fd *fd, const void *data, size_t len)
 {
 	return fdbox_rs_fd_write(fd, data, len);

@@ -19,6 +19,8 @@ pub(crate) const INFO: u32 = io(6);
 pub(crate) const NEXT_BOX: u32 = io(7);
 pub(crate) const NEXT_FD: u32 = io(8);
 pub(crate) const SEAL_ERROR: u32 = io(9);
+pub(crate) const NEXT_LOST: u32 = io(10);
+pub(crate) const SALVAGE: u32 = io(11);
 
 /// Of GET_FD.
 pub(crate) const GET_KEEP: u64 = 1 << 0;
@@ -42,3 +44,10 @@ pub(crate) const REASON_MISSING_DEPENDENCY: u32 = 1;
 pub(crate) const REASON_SHARED_FILE: u32 = 2;
 pub(crate) const REASON_UNSUPPORTED_STATE: u32 = 3;
 pub(crate) const REASON_NO_MEMORY: u32 = 4;
+
+pub(crate) const LOST_OTHER: u32 = 0;
+pub(crate) const LOST_UNKNOWN_KIND: u32 = 1;
+pub(crate) const LOST_MEMORY: u32 = 2;
+pub(crate) const LOST_DEPENDENCY: u32 = 3;
+pub(crate) const LOST_DATA: u32 = 4;
+pub(crate) const LOST_REFUSED: u32 = 5;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kinds of other drivers: the adapter between [`Kind`] and `include/linux/fdbox.h`.
+//! Kinds of other drivers: the adapter between [`Kind`] and the callbacks of `include/linux/fdbox.h`.
+//! The functions that callbacks call are in `driver_api`.
 
 use crate::abi::COMPATIBLE_LEN;
 use crate::ffi::{
@@ -14,20 +15,19 @@ use crate::file::{
 };
 use crate::kind::{
     Kind,
+    LostReason,
     Reason,
     SealCx,
-    TakeCx, //
+    TakeCx,
+    UnsealCx, //
 };
+use crate::name::Name;
 use crate::record::{
     Progress,
     Record, //
 };
 use kernel::{
-    bindings,
-    error::{
-        from_result,
-        to_result, //
-    },
+    error::to_result,
     fs::File,
     prelude::*,
     str::CStr, //
@@ -91,10 +91,17 @@ impl Drop for DriverKind {
 }
 
 /// A callback in progress: what a driver's `struct fdbox_fd` is.
-enum Call<'a, 'b> {
+pub(super) enum Call<'a, 'b> {
     Seal(&'a mut SealCx<'b>),
-    Write(&'a File, &'a mut Record),
-    Unseal(&'a File),
+    Write(&'a SealCx<'b>, &'a mut Record),
+    /// UNSEAL, of a file.
+    Unseal(&'a mut UnsealCx<'b>, &'a File),
+    /// For a file, what needs nothing else.
+    File(&'a File),
+    /// UNSEAL, of what was saved.
+    Check(&'a mut UnsealCx<'b>, &'a Record),
+    /// For what was saved, what needs nothing else.
+    Saved(&'a Record),
     Restore(&'a Record, &'a mut Progress),
 }
 
@@ -106,18 +113,54 @@ impl Call<'_, '_> {
     /// # Safety
     ///
     /// `fd` is what a callback got, and the callback has not returned.
-    unsafe fn from_fd<'c>(fd: *mut DriverFd) -> &'c mut Call<'c, 'c> {
+    pub(super) unsafe fn from_fd<'c>(fd: *mut DriverFd) -> &'c mut Call<'c, 'c> {
         // SAFETY: Callbacks get `as_fd()` only; the lifetime ends with the callback.
         unsafe { &mut *fd.cast() }
     }
 
-    fn file(&self) -> Option<&File> {
+    pub(super) fn file(&self) -> Option<&File> {
         match self {
             Call::Seal(cx) => Some(cx.file),
-            Call::Write(file, _) | Call::Unseal(file) => Some(file),
-            Call::Restore(..) => None,
+            Call::Write(cx, _) => Some(cx.file),
+            Call::Unseal(_, file) | Call::File(file) => Some(file),
+            Call::Check(..) | Call::Saved(_) | Call::Restore(..) => None,
         }
     }
+
+    /// Name in the box of a file that is there.
+    pub(super) fn name_of(&self, file: &File) -> Result<&Name> {
+        let cx = match self {
+            Call::Seal(cx) => &**cx,
+            Call::Write(cx, _) => cx,
+            _ => return Err(EINVAL),
+        };
+        if file::same(cx.file, file) {
+            return Ok(&cx.slots[cx.at].name);
+        }
+        let mut others = cx.others();
+        let found = others.find(|(_, other)| file::same(other, file));
+        found.map(|(name, _)| name).ok_or(ENOENT)
+    }
+
+    /// Notes why the callback is going to fail.
+    pub(super) fn refuse(&mut self, error: Error, why: &CStr) -> Error {
+        let why = kernel::str::BStr::from_bytes(why.to_bytes());
+        match self {
+            Call::Seal(cx) => cx.refuse(error, Reason::of(error), fmt!("{}", why)),
+            Call::Unseal(cx, _) | Call::Check(cx, _) => {
+                cx.lost(error, LostReason::Refused, fmt!("{}", why))
+            }
+            _ => EINVAL,
+        }
+    }
+}
+
+/// What a driver says to a question: an error of any kind is a refusal.
+fn answer(cx: &mut UnsealCx<'_>, said: Result) -> Result {
+    said.map_err(|err| match cx.said {
+        Some(_) => err,
+        None => cx.lost(err, LostReason::Refused, fmt!("its driver refuses")),
+    })
 }
 
 impl Kind for DriverKind {
@@ -129,6 +172,18 @@ impl Kind for DriverKind {
 
     fn matches(&self, file: &File) -> bool {
         file::operations(file) == self.desc().fops
+    }
+
+    fn bytes(&self, file: &File) -> u64 {
+        let Some(bytes) = self.ops().bytes else {
+            return 0;
+        };
+        // SAFETY: The driver's callback, with a live file.
+        unsafe { bytes(file.as_ptr()) }
+    }
+
+    fn seals_last(&self) -> bool {
+        self.ops().seals_last
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
@@ -144,16 +199,70 @@ impl Kind for DriverKind {
         let Some(kho_write) = self.ops().kho_write else {
             return Err(EOPNOTSUPP);
         };
-        let mut call = Call::Write(cx.file, record);
+        let mut call = Call::Write(cx, record);
         // SAFETY: As above.
         to_result(unsafe { kho_write(call.as_fd()) })
     }
 
+    fn may_unseal(&self, cx: &mut UnsealCx<'_>, file: &File) -> Result {
+        let Some(unseal) = self.ops().unseal else {
+            return Ok(());
+        };
+        let mut call = Call::Unseal(cx, file);
+        // SAFETY: As above.
+        let said = to_result(unsafe { unseal(call.as_fd()) });
+        answer(cx, said)
+    }
+
     fn unseal(&self, file: &File, _record: Option<&Record>) {
-        if let Some(unseal) = self.ops().unseal {
-            let mut call = Call::Unseal(file);
+        if let Some(thaw) = self.ops().thaw {
+            let mut call = Call::File(file);
             // SAFETY: As above.
-            unsafe { unseal(call.as_fd()) };
+            unsafe { thaw(call.as_fd()) };
+        }
+    }
+
+    fn take(&self, _cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
+        let Some(take) = self.ops().take else {
+            return Ok(file.clone());
+        };
+        let mut call = Call::File(file);
+        // SAFETY: As above; the file is ours.
+        unsafe { file::from_c(take(call.as_fd())) }
+    }
+
+    fn check(&self, cx: &mut UnsealCx<'_>, _compatible: &[u8], record: &Record) -> Result {
+        let Some(check) = self.desc().check else {
+            return Ok(());
+        };
+        let mut call = Call::Check(cx, record);
+        // SAFETY: As above.
+        let said = to_result(unsafe { check(call.as_fd()) });
+        answer(cx, said)
+    }
+
+    fn carry(&self, record: &Record) -> Result {
+        let Some(carry) = self.desc().carry else {
+            return Ok(());
+        };
+        let mut call = Call::Saved(record);
+        // SAFETY: As above.
+        to_result(unsafe { carry(call.as_fd()) })
+    }
+
+    fn uncarry(&self, record: &Record) {
+        if let Some(uncarry) = self.desc().uncarry {
+            let mut call = Call::Saved(record);
+            // SAFETY: As above.
+            unsafe { uncarry(call.as_fd()) };
+        }
+    }
+
+    fn discard(&self, record: &Record) {
+        if let Some(discard) = self.desc().discard {
+            let mut call = Call::Saved(record);
+            // SAFETY: As above.
+            unsafe { discard(call.as_fd()) };
         }
     }
 
@@ -173,131 +282,3 @@ impl Kind for DriverKind {
         Ok(file)
     }
 }
-
-/// `fdbox_fd_file()`.
-///
-/// # Safety
-///
-/// As [`Call::from_fd`].
-#[no_mangle]
-unsafe extern "C" fn fdbox_rs_fd_file(fd: *mut DriverFd) -> *mut bindings::file {
-    // SAFETY: By the safety requirements of this function.
-    let call = unsafe { Call::from_fd(fd) };
-    call.file()
-        .map_or(core::ptr::null_mut(), |file| file.as_ptr())
-}
-
-crate::ffi::check_export!(fdbox_rs_fd_file);
-
-/// `fdbox_fd_needs()`.
-///
-/// # Safety
-///
-/// As [`Call::from_fd`]; `file` is held by the caller and `what` is a NUL-terminated string.
-#[no_mangle]
-unsafe extern "C" fn fdbox_rs_fd_needs(
-    fd: *mut DriverFd,
-    file: *mut bindings::file,
-    what: *const c_char,
-) -> c_int {
-    // SAFETY: By the safety requirements of this function.
-    let Call::Seal(cx) = (unsafe { Call::from_fd(fd) }) else {
-        return EINVAL.to_errno();
-    };
-    // SAFETY: By the safety requirements of this function.
-    let (file, what) = unsafe { (file::from_borrowed(file), CStr::from_char_ptr(what)) };
-    if cx.has(&file) {
-        return 0;
-    }
-    let what = kernel::str::BStr::from_bytes(what.to_bytes());
-    cx.refuse(
-        ENOENT,
-        Reason::MissingDependency,
-        fmt!("{} is not in the box; put it in", what),
-    )
-    .to_errno()
-}
-
-crate::ffi::check_export!(fdbox_rs_fd_needs);
-
-/// `fdbox_fd_write()`.
-///
-/// # Safety
-///
-/// As [`Call::from_fd`]; `data` is valid for reading `len` bytes.
-#[no_mangle]
-unsafe extern "C" fn fdbox_rs_fd_write(
-    fd: *mut DriverFd,
-    data: *const c_void,
-    len: usize,
-) -> c_int {
-    // SAFETY: By the safety requirements of this function.
-    let Call::Write(_, record) = (unsafe { Call::from_fd(fd) }) else {
-        return EINVAL.to_errno();
-    };
-    if len == 0 {
-        return 0;
-    }
-    // SAFETY: By the safety requirements of this function.
-    let bytes = unsafe { core::slice::from_raw_parts(data.cast::<u8>(), len) };
-    from_result(|| record.write(bytes).map(|()| 0))
-}
-
-crate::ffi::check_export!(fdbox_rs_fd_write);
-
-/// `fdbox_fd_preserve()`.
-///
-/// # Safety
-///
-/// As [`Call::from_fd`]; the caller holds `folio`.
-#[no_mangle]
-unsafe extern "C" fn fdbox_rs_fd_preserve(fd: *mut DriverFd, folio: *mut bindings::folio) -> c_int {
-    // SAFETY: By the safety requirements of this function.
-    let Call::Write(_, record) = (unsafe { Call::from_fd(fd) }) else {
-        return EINVAL.to_errno();
-    };
-    let (mut pfn, mut order, mut next) = (0, 0, 0);
-    // SAFETY: By the safety requirements of this function; the three places are valid for writing.
-    unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut next) };
-    from_result(|| record.push(pfn, order).map(|()| 0))
-}
-
-crate::ffi::check_export!(fdbox_rs_fd_preserve);
-
-/// `fdbox_fd_data()`.
-///
-/// # Safety
-///
-/// As [`Call::from_fd`]; `len` is valid for writing.
-#[no_mangle]
-unsafe extern "C" fn fdbox_rs_fd_data(fd: *mut DriverFd, len: *mut usize) -> *const c_void {
-    // SAFETY: By the safety requirements of this function.
-    let data = match unsafe { Call::from_fd(fd) } {
-        Call::Restore(record, _) => record.data(),
-        _ => &[],
-    };
-    // SAFETY: By the safety requirements of this function.
-    unsafe { *len = data.len() };
-    data.as_ptr().cast()
-}
-
-crate::ffi::check_export!(fdbox_rs_fd_data);
-
-/// `fdbox_fd_take_folio()`.
-///
-/// # Safety
-///
-/// As [`Call::from_fd`].
-#[no_mangle]
-unsafe extern "C" fn fdbox_rs_fd_take_folio(fd: *mut DriverFd) -> *mut bindings::folio {
-    // SAFETY: By the safety requirements of this function.
-    let Call::Restore(record, progress) = (unsafe { Call::from_fd(fd) }) else {
-        return core::ptr::null_mut();
-    };
-    match progress.give_folio(record) {
-        // SAFETY: The folio is restored, and its reference becomes the driver's.
-        Ok(Some(pfn)) => unsafe { ffi::fdbox_shim_folio_at(pfn) },
-        _ => core::ptr::null_mut(),
-    }
-}
-crate::ffi::check_export!(fdbox_rs_fd_take_folio);

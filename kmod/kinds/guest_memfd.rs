@@ -28,7 +28,8 @@ use crate::kind::{
     Kind,
     Reason,
     SealCx,
-    TakeCx, //
+    TakeCx,
+    UnsealCx, //
 };
 use crate::leaving;
 use crate::record::{
@@ -125,6 +126,11 @@ impl Kind for GuestMemfd {
         unsafe { file::from_c(ffi::fdbox_shim_gmem_link(file.as_ptr(), vm.as_ptr())) }
     }
 
+    fn check(&self, cx: &mut UnsealCx<'_>, _compatible: &[u8], record: &Record) -> Result {
+        let (_, _, vm_name) = read_state(record)?;
+        cx.needs("its VM", vm_name)
+    }
+
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
@@ -132,12 +138,7 @@ impl Kind for GuestMemfd {
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {
-        let saved = abi_kvm::GuestMemfd::decode(record.data()).map_err(|_| EIO)?;
-        let (size, flags, vm_name) = (saved.size, saved.flags, saved.vm);
-        let pages_only = record.decoded().all(|extent| extent.order == 0);
-        if record.pages() != size / PAGE_SIZE as u64 || !pages_only {
-            return Err(EIO);
-        }
+        let (size, flags, vm_name) = read_state(record)?;
         let source = kvm_vm::source_by_name(cx, vm_name)?;
         let vm_file = kvm_vm::vm_from(cx, source)?;
         let vm = Vm::of(&vm_file).ok_or(EIO)?;
@@ -176,6 +177,16 @@ fn open(progress: &mut Progress, vm: Vm, size: u64, flags: u64) -> Result<FileRe
     let file = unsafe { file::from_c(raw) }?;
     progress.file = Some(file.clone());
     Ok(file)
+}
+
+/// Size, flags and name of the VM of a guest_memfd whose pages are all there.
+fn read_state(record: &Record) -> Result<(u64, u64, &[u8])> {
+    let saved = abi_kvm::GuestMemfd::decode(record.data()).map_err(|_| EIO)?;
+    let pages_only = record.decoded().all(|extent| extent.order == 0);
+    if record.pages() != saved.size / PAGE_SIZE as u64 || !pages_only {
+        return Err(EIO);
+    }
+    Ok((saved.size, saved.flags, saved.vm))
 }
 
 /// Fills the holes of the file, as long as there is memory for them.

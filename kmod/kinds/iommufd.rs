@@ -30,7 +30,8 @@ use crate::kind::{
     Kind,
     Reason,
     SealCx,
-    TakeCx, //
+    TakeCx,
+    UnsealCx, //
 };
 use crate::name::Name;
 use crate::objects::iommufd::{
@@ -152,6 +153,15 @@ impl Kind for Iommufd {
         if let Some(iommufd) = object::Iommufd::of(file) {
             iommufd.thaw();
         }
+    }
+
+    fn check(&self, cx: &mut UnsealCx<'_>, _compatible: &[u8], record: &Record) -> Result {
+        for item in abi_dma::items(record.data()) {
+            if let Item::Mapping(mapping) = item.map_err(|_| EIO)? {
+                cx.needs("memory that it maps,", mapping.file)?;
+            }
+        }
+        Ok(())
     }
 
     fn restore(

@@ -33,7 +33,8 @@ use crate::kind::{
     Reason,
     SealCx,
     Substitute,
-    TakeCx, //
+    TakeCx,
+    UnsealCx, //
 };
 use crate::name::Name;
 use crate::record::{
@@ -165,6 +166,10 @@ impl Kind for KvmVm {
         }
         let (name, line) = (cx.name(), cx.id());
         vm_for_taker(cx, Line::of_live(line, name, vm)?)
+    }
+
+    fn check(&self, _cx: &mut UnsealCx<'_>, _compatible: &[u8], record: &Record) -> Result {
+        saved_type(record).map(drop)
     }
 
     fn restore(

@@ -37,7 +37,8 @@ use crate::kind::{
     Kind,
     Reason,
     SealCx,
-    TakeCx, //
+    TakeCx,
+    UnsealCx, //
 };
 use crate::leaving;
 use crate::record::{
@@ -146,6 +147,10 @@ impl Kind for Memfd {
         unsafe { ffi::fdbox_shim_memfd_thaw(file.as_ptr()) };
     }
 
+    fn check(&self, _cx: &mut UnsealCx<'_>, compatible: &[u8], record: &Record) -> Result {
+        read_state(compatible, record).map(drop)
+    }
+
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
@@ -153,10 +158,7 @@ impl Kind for Memfd {
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {
-        let (state, name) = read_state(compatible, record.data())?;
-        if record.pages() < state.size.div_ceil(PAGE_SIZE as u64) || !record.is_aligned() {
-            return Err(EIO);
-        }
+        let (state, name) = read_state(compatible, record)?;
         if cx.devices_wait() && progress.held.is_none() {
             progress.held = Some(Held::default());
         }
@@ -226,8 +228,12 @@ fn write_state(file: &File, record: &mut Record) -> Result {
     .put(record)
 }
 
-fn read_state<'a>(compatible: &[u8], data: &'a [u8]) -> Result<(MemfdState, &'a [u8])> {
-    let saved = abi_memfd::Memfd::decode(compatible, data).map_err(|_| EIO)?;
+/// State and name of a memfd whose pages are all there.
+fn read_state<'a>(compatible: &[u8], record: &'a Record) -> Result<(MemfdState, &'a [u8])> {
+    let saved = abi_memfd::Memfd::decode(compatible, record.data()).map_err(|_| EIO)?;
+    if record.pages() < saved.head.size.div_ceil(PAGE_SIZE as u64) || !record.is_aligned() {
+        return Err(EIO);
+    }
     let state = MemfdState {
         size: saved.head.size,
         pos: saved.head.pos,

@@ -3,6 +3,7 @@
 //! The kinds of files that FDBox knows by itself, and the adapter for those of drivers.
 
 pub(crate) mod driver;
+mod driver_api;
 pub(crate) mod guest_memfd;
 pub(crate) mod iommufd;
 pub(crate) mod kvm_vm;

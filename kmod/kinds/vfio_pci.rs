@@ -37,7 +37,8 @@ use crate::kind::{
     Kind,
     Reason,
     SealCx,
-    TakeCx, //
+    TakeCx,
+    UnsealCx, //
 };
 use crate::name::Name;
 use crate::objects::{
@@ -190,6 +191,11 @@ impl Kind for VfioPci {
 
     fn uncarry(&self, record: &Record) {
         unkeep(record);
+    }
+
+    fn check(&self, cx: &mut UnsealCx<'_>, _compatible: &[u8], record: &Record) -> Result {
+        let (_, iommufd) = saved(record)?;
+        cx.needs("its iommufd", iommufd)
     }
 
     fn restore(

@@ -91,6 +91,8 @@ static u32 forged_fds(struct forged_fd *fds, u64 kept)
 		{ "guest-short", GUEST, guest, 19 },
 		{ "guest-name", GUEST, guest, 21 },
 		{ "guest-few", GUEST, guest, 22, { kept } },
+		{ "guest-alone", GUEST, guest, 22, { kept, kept + 1 } },
+		{ "memfd-good", MEMFD, memfd_page, 36, { kept } },
 	};
 	const struct forged_fd carried = { "fd", "fdbox,forged-v1", NULL, 0, { NOT_KEPT } };
 	const struct forged_fd one = { "fd", "fdbox,forged-v1", NULL, 0, { kept } };

@@ -44,6 +44,12 @@ static unsigned int wrong;
 module_param(wrong, uint, 0400);
 MODULE_PARM_DESC(wrong, "answers that were wrong so far");
 
+/* How often the callbacks were called; what was taken back counts no more. */
+static unsigned int taken, carried, discarded;
+module_param(taken, uint, 0400);
+module_param(carried, uint, 0400);
+module_param(discarded, uint, 0400);
+
 static void expect(const char *what, long answer, long expected)
 {
 	if (answer == expected)
@@ -185,10 +191,39 @@ static void no_restore(const char *where, struct fdbox_fd *fd)
 	expect(where, !fdbox_fd_take_folio(fd), true);
 }
 
+static void no_needs(const char *where, struct fdbox_fd *fd)
+{
+	expect(where, fdbox_fd_needs(fd, fdbox_fd_file(fd), "it"), -EINVAL);
+}
+
+static void no_refuse(const char *where, struct fdbox_fd *fd)
+{
+	expect(where, fdbox_fd_refuse(fd, -EBUSY, "it"), -EINVAL);
+}
+
+static void no_name(const char *where, struct fdbox_fd *fd)
+{
+	char name[FDBOX_NAME_LEN];
+
+	expect(where, fdbox_fd_name(fd, fdbox_fd_file(fd), name), -EINVAL);
+}
+
+/* The box has the probe under this name, and no other file. */
+static void is_probe(const char *where, struct fdbox_fd *fd)
+{
+	char name[FDBOX_NAME_LEN] = {};
+
+	expect(where, fdbox_fd_name(fd, fdbox_fd_file(fd), name), 0);
+	expect(where, strcmp(name, "probe"), 0);
+	expect(where, fdbox_fd_has(fd, "probe"), false);
+}
+
 static int probe_seal(struct fdbox_fd *fd)
 {
 	seals++;
 	expect("file in seal", !fdbox_fd_file(fd), false);
+	is_probe("name in seal", fd);
+	expect("no error in refuse", fdbox_fd_refuse(fd, 0, "it"), -EINVAL);
 	no_write("write in seal", fd);
 	no_restore("restore in seal", fd);
 	return hold_up(HOLD_SEAL);
@@ -204,7 +239,9 @@ static int probe_kho_write(struct fdbox_fd *fd)
 		kvfree(data);
 		return err ?: -ENOMEM;
 	}
-	expect("needs in kho_write", fdbox_fd_needs(fd, file, "it"), -EINVAL);
+	no_needs("needs in kho_write", fd);
+	no_refuse("refuse in kho_write", fd);
+	is_probe("name in kho_write", fd);
 	no_restore("restore in kho_write", fd);
 	expect("nothing in kho_write", fdbox_fd_write(fd, NULL, 0), 0);
 	expect("too much in kho_write", fdbox_fd_write(fd, data, TOO_MUCH), -EFBIG);
@@ -214,27 +251,82 @@ static int probe_kho_write(struct fdbox_fd *fd)
 	return err ?: fdbox_fd_preserve(fd, file->private_data);
 }
 
-static void probe_unseal(struct fdbox_fd *fd)
+static int probe_unseal(struct fdbox_fd *fd)
 {
-	struct file *file = fdbox_fd_file(fd);
-
-	expect("file in unseal", !file, false);
-	expect("needs in unseal", fdbox_fd_needs(fd, file, "it"), -EINVAL);
+	expect("file in unseal", !fdbox_fd_file(fd), false);
+	no_needs("needs in unseal", fd);
+	no_name("name in unseal", fd);
 	no_write("write in unseal", fd);
 	no_restore("restore in unseal", fd);
+	return 0;
+}
+
+static void probe_thaw(struct fdbox_fd *fd)
+{
+	expect("file in thaw", !fdbox_fd_file(fd), false);
+	no_needs("needs in thaw", fd);
+	no_refuse("refuse in thaw", fd);
+	no_name("name in thaw", fd);
+	no_write("write in thaw", fd);
+	no_restore("restore in thaw", fd);
+}
+
+/* The same file: there is nothing that a taker could not do with it. */
+static struct file *probe_take(struct fdbox_fd *fd)
+{
+	no_refuse("refuse in take", fd);
+	no_write("write in take", fd);
+	taken++;
+	return get_file(fdbox_fd_file(fd));
+}
+
+/* What can be read of what was saved, and what else a callback for it may not do. */
+static void is_saved(const char *where, struct fdbox_fd *fd)
+{
+	const void *data;
+	size_t len;
+
+	expect(where, !fdbox_fd_file(fd), true);
+	no_write(where, fd);
+	data = fdbox_fd_data(fd, &len);
+	expect(where, len == 5 && !memcmp(data, "probe", len), true);
+}
+
+static int probe_check(struct fdbox_fd *fd)
+{
+	is_saved("check", fd);
+	expect("the probe in check", fdbox_fd_has(fd, "probe"), true);
+	expect("no such name in check", fdbox_fd_has(fd, "none"), false);
+	expect("a folio in check", !fdbox_fd_take_folio(fd), true);
+	return 0;
+}
+
+static int probe_carry(struct fdbox_fd *fd)
+{
+	is_saved("carry", fd);
+	no_refuse("refuse in carry", fd);
+	carried++;
+	return 0;
+}
+
+static void probe_uncarry(struct fdbox_fd *fd)
+{
+	is_saved("uncarry", fd);
+	carried--;
+}
+
+static void probe_discard(struct fdbox_fd *fd)
+{
+	is_saved("discard", fd);
+	discarded++;
 }
 
 static struct file *probe_restore(struct fdbox_fd *fd)
 {
 	struct file *file;
-	const void *data;
-	size_t len;
 
-	expect("file in restore", !fdbox_fd_file(fd), true);
-	expect("needs in restore", fdbox_fd_needs(fd, NULL, "it"), -EINVAL);
-	no_write("write in restore", fd);
-	data = fdbox_fd_data(fd, &len);
-	expect("data in restore", len == 5 && !memcmp(data, "probe", len), true);
+	is_saved("restore", fd);
+	no_refuse("refuse in restore", fd);
 
 	file = probe_anonymous(NULL);
 	if (IS_ERR(file))
@@ -249,6 +341,8 @@ static const struct fdbox_file_ops probe_ops = {
 	.kho_write = probe_kho_write,
 	.seal = probe_seal,
 	.unseal = probe_unseal,
+	.thaw = probe_thaw,
+	.take = probe_take,
 };
 
 static const struct fdbox_kind probe_kind = {
@@ -257,6 +351,10 @@ static const struct fdbox_kind probe_kind = {
 	.fops = &probe_fops,
 	.ops = &probe_ops,
 	.restore = probe_restore,
+	.check = probe_check,
+	.carry = probe_carry,
+	.uncarry = probe_uncarry,
+	.discard = probe_discard,
 };
 
 static void refused(const char *what, struct fdbox_kind kind, int err)

@@ -40,6 +40,10 @@ static unsigned int spare;
 module_param(spare, uint, 0600);
 MODULE_PARM_DESC(spare, "blocks of 2 MiB to save beside the state (default 0); restore leaves them");
 
+static bool keep;
+module_param(keep, bool, 0600);
+MODULE_PARM_DESC(keep, "whether files that are sealed are not given back (default no)");
+
 /* An open file. */
 struct sample_file {
 	struct mutex lock;	/* protects the rest */
@@ -168,7 +172,15 @@ static int sample_seal(struct fdbox_fd *fd)
 	return err;
 }
 
-static void sample_unseal(struct fdbox_fd *fd)
+/* Nothing changes here: another file may still refuse. */
+static int sample_unseal(struct fdbox_fd *fd)
+{
+	if (READ_ONCE(keep))
+		return fdbox_fd_refuse(fd, -EBUSY, "the driver's parameter keep is set; reset it");
+	return 0;
+}
+
+static void sample_thaw(struct fdbox_fd *fd)
 {
 	struct sample_file *sample = fdbox_fd_file(fd)->private_data;
 
@@ -198,6 +210,13 @@ static int sample_preserve_spare(struct fdbox_fd *fd, unsigned int nr)
 	return err;
 }
 
+static u64 sample_bytes(struct file *file)
+{
+	const struct sample_file *sample = file->private_data;
+
+	return folio_size(sample->folio);
+}
+
 /* The length cannot change any more: the file is frozen. */
 static int sample_kho_write(struct fdbox_fd *fd)
 {
@@ -212,15 +231,31 @@ static int sample_kho_write(struct fdbox_fd *fd)
 	return err ?: sample_preserve_spare(fd, READ_ONCE(spare));
 }
 
-static struct file *sample_restore(struct fdbox_fd *fd)
+/* What was saved, or NULL if this version of the driver does not read it. */
+static const struct sample_state *sample_saved(struct fdbox_fd *fd)
 {
 	const struct sample_state *state;
-	struct sample_file *sample;
-	struct file *file;
 	size_t len;
 
 	state = fdbox_fd_data(fd, &len);
-	if (len != sizeof(*state) || le32_to_cpu(state->len) > PAGE_SIZE)
+	return len == sizeof(*state) && le32_to_cpu(state->len) <= PAGE_SIZE ? state : NULL;
+}
+
+static int sample_check(struct fdbox_fd *fd)
+{
+	if (!sample_saved(fd))
+		return fdbox_fd_refuse(fd, -EIO,
+				       "another version of the driver saved it; load that");
+	return 0;
+}
+
+static struct file *sample_restore(struct fdbox_fd *fd)
+{
+	const struct sample_state *state = sample_saved(fd);
+	struct sample_file *sample;
+	struct file *file;
+
+	if (!state)
 		return ERR_PTR(-EIO);
 
 	sample = sample_new(NULL, le32_to_cpu(state->len));
@@ -244,6 +279,8 @@ static const struct fdbox_file_ops sample_ops = {
 	.kho_write = sample_kho_write,
 	.seal = sample_seal,
 	.unseal = sample_unseal,
+	.thaw = sample_thaw,
+	.bytes = sample_bytes,
 };
 
 static const struct fdbox_kind sample_kind = {
@@ -252,6 +289,7 @@ static const struct fdbox_kind sample_kind = {
 	.fops = &sample_fops,
 	.ops = &sample_ops,
 	.restore = sample_restore,
+	.check = sample_check,
 };
 
 static struct miscdevice sample_device = {

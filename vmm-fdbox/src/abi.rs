@@ -40,6 +40,11 @@ pub const FDBOX_NEXT_FD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 8);
 /// Why the last seal failed; takes [`SealError`].
 pub const FDBOX_SEAL_ERROR: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 9);
 
+/// What an unseal found lost, one a call; takes [`NextLost`].
+pub const FDBOX_NEXT_LOST: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 10);
+/// Unseals a box in spite of what is lost; takes [`Salvage`].
+pub const FDBOX_SALVAGE: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 11);
+
 /// The UAPI version that this crate was written against.
 pub const FDBOX_UAPI_VERSION: u32 = 1;
 
@@ -83,6 +88,19 @@ pub const FDBOX_REASON_SHARED_FILE: u32 = 2;
 pub const FDBOX_REASON_UNSUPPORTED_STATE: u32 = 3;
 /// Out of memory.
 pub const FDBOX_REASON_NO_MEMORY: u32 = 4;
+
+/// No more precise reason.
+pub const FDBOX_LOST_OTHER: u32 = 0;
+/// Nothing in this kernel restores the descriptor's kind.
+pub const FDBOX_LOST_UNKNOWN_KIND: u32 = 1;
+/// The last kernel did not keep its memory.
+pub const FDBOX_LOST_MEMORY: u32 = 2;
+/// What it depends on is not in the box.
+pub const FDBOX_LOST_DEPENDENCY: u32 = 3;
+/// What was saved of it cannot be read.
+pub const FDBOX_LOST_DATA: u32 = 4;
+/// Its driver refuses.
+pub const FDBOX_LOST_REFUSED: u32 = 5;
 
 /// Argument of [`FDBOX_CREATE_BOX`].
 #[repr(C)]
@@ -211,4 +229,38 @@ pub struct SealError {
     pub name: [u8; FDBOX_NAME_LEN],
     /// What is missing and what to do, NUL-terminated.
     pub message: [u8; FDBOX_MESSAGE_LEN],
+}
+
+/// Argument of [`FDBOX_NEXT_LOST`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct NextLost {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// In: 0 to start; out: where to go on.
+    pub cursor: u64,
+    /// The errno, positive.
+    pub error: i32,
+    /// `FDBOX_LOST_*`.
+    pub reason: u32,
+    /// The descriptor's name in the box, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+    /// Its kind, NUL-terminated.
+    pub compatible: [u8; FDBOX_COMPATIBLE_LEN],
+    /// What is missing and what to do, NUL-terminated.
+    pub message: [u8; FDBOX_MESSAGE_LEN],
+}
+
+/// Argument of [`FDBOX_SALVAGE`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Salvage {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// Out: how many descriptors are lost.
+    pub lost: u64,
 }

@@ -25,7 +25,9 @@ pub enum Operation {
     Seal,
     /// `FDBOX_UNSEAL`.
     Unseal,
-    /// `FDBOX_NEXT_BOX` or `FDBOX_NEXT_FD`.
+    /// `FDBOX_SALVAGE`.
+    Salvage,
+    /// `FDBOX_NEXT_BOX`, `FDBOX_NEXT_FD` or `FDBOX_NEXT_LOST`.
     List,
     /// `FDBOX_INFO`.
     Info,
@@ -43,6 +45,7 @@ impl Operation {
             Self::Get => "take",
             Self::Seal => "seal",
             Self::Unseal => "unseal",
+            Self::Salvage => "salvage",
             Self::List => "list",
             Self::Info => "query",
             Self::Claim => "work on",
@@ -125,7 +128,9 @@ impl fmt::Display for Chain<'_> {
 
 /// The one meaning of an errno of an operation, and what to do.
 fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
-    use Operation::{Claim, Create, Delete, Get, List, OpenBox, OpenControl, Put, Seal, Unseal};
+    use Operation::{
+        Claim, Create, Delete, Get, List, OpenBox, OpenControl, Put, Salvage, Seal, Unseal,
+    };
     Some(match (operation, errno) {
         (OpenControl, Errno::NOENT) => "the fdbox module is not loaded: insmod fdbox.ko",
         (OpenControl | OpenBox, Errno::ACCESS) => {
@@ -196,8 +201,11 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (Seal, Errno::AGAIN) => {
             "a handover of another version is on its way through this host, or the host into the next kernel: see the kernel log"
         }
-        (Unseal, Errno::INVAL) => "it is not sealed",
-        (Unseal, Errno::AGAIN) => "the host is on its way into the next kernel",
+        (Unseal | Salvage, Errno::INVAL) => "it is not sealed",
+        (Unseal | Salvage, Errno::AGAIN) => "the host is on its way into the next kernel",
+        (Unseal, Errno::NODATA) => {
+            "not all of it can be taken out: mend what each message names, or give up the box"
+        }
         (List, Errno::PROTO) => {
             "the module sent a name that is not a name: module and library disagree"
         }
@@ -257,6 +265,7 @@ mod tests {
             ("INVAL", Errno::INVAL),
             ("IO", Errno::IO),
             ("MFILE", Errno::MFILE),
+            ("NODATA", Errno::NODATA),
             ("NOENT", Errno::NOENT),
             ("NOSPC", Errno::NOSPC),
             ("OPNOTSUPP", Errno::OPNOTSUPP),
@@ -269,6 +278,7 @@ mod tests {
             (Operation::Get, "FDBOX_GET_FD"),
             (Operation::Seal, "FDBOX_SEAL"),
             (Operation::Unseal, "FDBOX_UNSEAL"),
+            (Operation::Salvage, "FDBOX_SALVAGE"),
         ] {
             for name in documented(command) {
                 let errno = errnos.iter().find(|(known, _)| *known == name);

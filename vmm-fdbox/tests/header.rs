@@ -85,6 +85,15 @@ fn growable_layouts() -> Vec<Value> {
         "struct fdbox_seal_error",
         [size, flags, error, reason, name, message]
     );
+    layout!(
+        values,
+        NextLost,
+        "struct fdbox_next_lost",
+        [
+            size, flags, cursor, error, reason, name, compatible, message
+        ]
+    );
+    layout!(values, Salvage, "struct fdbox_salvage", [size, flags, lost]);
     values
 }
 
@@ -156,6 +165,19 @@ fn numbers() -> Vec<Value> {
         [FDBOX_REASON_SHARED_FILE, FDBOX_REASON_UNSUPPORTED_STATE]
     );
     constants!(values, [FDBOX_REASON_NO_MEMORY]);
+    constants!(
+        values,
+        [
+            FDBOX_NEXT_LOST,
+            FDBOX_SALVAGE,
+            FDBOX_LOST_OTHER,
+            FDBOX_LOST_UNKNOWN_KIND,
+            FDBOX_LOST_MEMORY,
+            FDBOX_LOST_DEPENDENCY,
+            FDBOX_LOST_DATA,
+            FDBOX_LOST_REFUSED
+        ]
+    );
     values
 }
 
@@ -277,6 +299,14 @@ fn the_module_has_the_numbers_of_the_header() {
         REASON_SHARED_FILE = FDBOX_REASON_SHARED_FILE,
         REASON_UNSUPPORTED_STATE = FDBOX_REASON_UNSUPPORTED_STATE,
         REASON_NO_MEMORY = FDBOX_REASON_NO_MEMORY,
+        NEXT_LOST = FDBOX_NEXT_LOST,
+        SALVAGE = FDBOX_SALVAGE,
+        LOST_OTHER = FDBOX_LOST_OTHER,
+        LOST_UNKNOWN_KIND = FDBOX_LOST_UNKNOWN_KIND,
+        LOST_MEMORY = FDBOX_LOST_MEMORY,
+        LOST_DEPENDENCY = FDBOX_LOST_DEPENDENCY,
+        LOST_DATA = FDBOX_LOST_DATA,
+        LOST_REFUSED = FDBOX_LOST_REFUSED,
     );
     let kinds = [
         abi::FDBOX_FEATURE_MEMFD,

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-use crate::uapi::{self, Info, Named, NextBox, NextFd, PutFd, SealError};
+use crate::uapi::{self, Info, Named, NextBox, NextFd, NextLost, PutFd, Salvage, SealError};
 
 pub(crate) const CONTROL: &str = "/dev/fdbox/fdbox";
 
@@ -135,6 +135,38 @@ impl FdBox {
             .with_context(|| format!("Unseal the box {}", self.name))
     }
 
+    /// How many descriptors are lost.
+    pub(crate) fn try_salvage(&self) -> Result<u64, Errno> {
+        let mut salvage = salvage();
+        uapi::call(&self.node, uapi::SALVAGE, &mut salvage)?;
+        Ok(salvage.lost)
+    }
+
+    /// What the last UNSEAL or SALVAGE found lost: names and reasons.
+    pub(crate) fn lost(&self) -> Result<Vec<(String, u32)>, Errno> {
+        let lost = self.whole_lost()?;
+        Ok(lost
+            .iter()
+            .map(|lost| (lost.name.text(), lost.reason))
+            .collect())
+    }
+
+    pub(crate) fn whole_lost(&self) -> Result<Vec<NextLost>, Errno> {
+        let mut all = Vec::new();
+        let mut cursor = 0;
+        loop {
+            let mut next = next_lost(cursor);
+            match uapi::call(&self.node, uapi::NEXT_LOST, &mut next) {
+                Ok(_) => {
+                    cursor = next.cursor;
+                    all.push(next);
+                }
+                Err(Errno::NOENT) => return Ok(all),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     pub(crate) fn seal_error(&self) -> Result<SealError, Errno> {
         let mut out = no_seal_error();
         uapi::call(&self.node, uapi::SEAL_ERROR, &mut out)?;
@@ -201,6 +233,27 @@ pub(crate) fn no_seal_error() -> SealError {
         reason: 0,
         name: uapi::NameArray::new(""),
         message: [0; 256],
+    }
+}
+
+pub(crate) fn next_lost(cursor: u64) -> NextLost {
+    NextLost {
+        size: size_of::<NextLost>() as u32,
+        flags: 0,
+        cursor,
+        error: 0,
+        reason: 0,
+        name: uapi::NameArray::new(""),
+        compatible: [0; 48],
+        message: [0; 256],
+    }
+}
+
+pub(crate) fn salvage() -> Salvage {
+    Salvage {
+        size: size_of::<Salvage>() as u32,
+        flags: 0,
+        lost: u64::MAX,
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) const INFO: u32 = io(6);
 pub(crate) const NEXT_BOX: u32 = io(7);
 pub(crate) const NEXT_FD: u32 = io(8);
 pub(crate) const SEAL_ERROR: u32 = io(9);
+pub(crate) const NEXT_LOST: u32 = io(10);
+pub(crate) const SALVAGE: u32 = io(11);
 
 /// Flag of GET_FD: the box keeps what it gives, too.
 pub(crate) const GET_KEEP: u64 = 1;
@@ -145,6 +147,33 @@ pub(crate) const REASON_SHARED_FILE: u32 = 2;
 pub(crate) const REASON_UNSUPPORTED_STATE: u32 = 3;
 pub(crate) const REASON_NO_MEMORY: u32 = 4;
 
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct NextLost {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) cursor: u64,
+    pub(crate) error: i32,
+    pub(crate) reason: u32,
+    pub(crate) name: NameArray,
+    pub(crate) compatible: [u8; 48],
+    pub(crate) message: [u8; 256],
+}
+
+pub(crate) const LOST_UNKNOWN_KIND: u32 = 1;
+pub(crate) const LOST_MEMORY: u32 = 2;
+pub(crate) const LOST_DEPENDENCY: u32 = 3;
+pub(crate) const LOST_DATA: u32 = 4;
+pub(crate) const LOST_REFUSED: u32 = 5;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Salvage {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) lost: u64,
+}
+
 /// More than any growable struct may have.
 const BYTES: usize = 4096 + 8;
 
@@ -184,6 +213,10 @@ unsafe impl Plain for NextBox {}
 unsafe impl Plain for NextFd {}
 // SAFETY: as above.
 unsafe impl Plain for SealError {}
+// SAFETY: as above.
+unsafe impl Plain for NextLost {}
+// SAFETY: as above.
+unsafe impl Plain for Salvage {}
 // SAFETY: a byte array.
 unsafe impl Plain for Bytes {}
 const _: () = {
@@ -193,6 +226,8 @@ const _: () = {
     assert!(size_of::<NextBox>() == 4 * 4 + 8 + 256);
     assert!(size_of::<NextFd>() == 4 * 4 + 2 * 8 + 256 + 48);
     assert!(size_of::<SealError>() == 4 * 4 + 256 + 256);
+    assert!(size_of::<NextLost>() == 4 * 4 + 8 + 256 + 48 + 256);
+    assert!(size_of::<Salvage>() == 2 * 4 + 8);
 };
 
 /// Calls `command` on `fd` with a struct, which the kernel may fill in.

@@ -109,8 +109,11 @@ struct fdbox_get_fd {
 #define FDBOX_SEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 4)
 
 /*
- * The inverse of FDBOX_SEAL. EINVAL: the box is not sealed. EAGAIN: the host is
- * on its way into the next kernel, which gets the box.
+ * The inverse of FDBOX_SEAL. Of what came from the last kernel it checks that
+ * nothing was lost on the way. EINVAL: the box is not sealed. EAGAIN: the host
+ * is on its way into the next kernel, which gets the box. ENODATA: descriptors
+ * are lost, or their drivers refuse; the box stays sealed, FDBOX_NEXT_LOST names
+ * each and why, and FDBOX_SALVAGE opens the box in spite of it.
  */
 #define FDBOX_UNSEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 5)
 
@@ -201,5 +204,41 @@ struct fdbox_seal_error {
 #define FDBOX_REASON_SHARED_FILE	2
 #define FDBOX_REASON_UNSUPPORTED_STATE	3
 #define FDBOX_REASON_NO_MEMORY		4
+
+/*
+ * On a box: the first descriptor whose cursor is @cursor or more among those
+ * that the last FDBOX_UNSEAL or FDBOX_SALVAGE found lost and that are still in
+ * the box. ENOENT: there is none.
+ */
+#define FDBOX_NEXT_LOST		_IO(FDBOX_TYPE, FDBOX_BASE + 10)
+struct fdbox_next_lost {
+	__u32 size;
+	__u32 flags;			/* none defined: must be 0 */
+	__u64 cursor;			/* in: 0 to start; out: where to go on */
+	__s32 error;			/* the errno, positive */
+	__u32 reason;			/* FDBOX_LOST_* */
+	__u8 name[FDBOX_NAME_LEN];
+	__u8 compatible[FDBOX_COMPATIBLE_LEN];	/* its kind */
+	__u8 message[FDBOX_MESSAGE_LEN]; /* what is missing and what to do, English */
+};
+
+#define FDBOX_LOST_OTHER		0
+#define FDBOX_LOST_UNKNOWN_KIND		1 /* nothing here restores its kind */
+#define FDBOX_LOST_MEMORY		2 /* the last kernel did not keep its memory */
+#define FDBOX_LOST_DEPENDENCY		3 /* what it depends on is not in the box */
+#define FDBOX_LOST_DATA			4 /* what was saved of it cannot be read */
+#define FDBOX_LOST_REFUSED		5 /* its driver refuses */
+
+/*
+ * On a box: as FDBOX_UNSEAL, whatever is lost. What is whole can be taken out;
+ * what is lost stays in the box, named by FDBOX_NEXT_LOST, until it is taken or
+ * the box is deleted. EINVAL: the box is not sealed, too. EAGAIN: as there.
+ */
+#define FDBOX_SALVAGE		_IO(FDBOX_TYPE, FDBOX_BASE + 11)
+struct fdbox_salvage {
+	__u32 size;
+	__u32 flags;			/* none defined: must be 0 */
+	__u64 lost;			/* out: how many descriptors are lost */
+};
 
 #endif /* _UAPI_LINUX_FDBOX_H */

@@ -92,7 +92,7 @@ pub(super) const ALL: &[&Scenario] = &[
     ),
     &wrong(
         "forged/records",
-        "what the kinds saved is wrong: EIO from GET_FD, whatever it is, and the descriptors stay",
+        "what the kinds saved is wrong: UNSEAL names each; salvaged, one beside them is whole, and they are EIO",
         &[|_| forge("records"), not_restored],
     ),
     &wrong(
@@ -127,7 +127,14 @@ fn taken(_: &Cx<'_>) -> Result<()> {
         entries[0].name.text(),
         "fd".to_owned(),
     )?;
-    fdbox.unseal()?;
+    fails(
+        "UNSEAL with a kind that nobody serves",
+        fdbox.try_unseal(),
+        Errno::NODATA,
+    )?;
+    let lost = vec![("fd".to_owned(), uapi::LOST_UNKNOWN_KIND)];
+    equal("What is lost", fdbox.lost()?, lost)?;
+    equal("How much is lost", fdbox.try_salvage()?, 1)?;
     fails(
         "GET_FD of a kind that nobody serves",
         fdbox.try_get("fd"),
@@ -182,41 +189,68 @@ fn verified(_: &Cx<'_>) -> Result<()> {
     forge("verify")
 }
 
-/// The descriptors that `fdbox_forge` makes.
-const RECORDS: [&str; 12] = [
-    "memfd-short",
-    "memfd-name",
-    "memfd-few",
-    "memfd-twice",
-    "memfd-nowhere",
-    "memfd-in-use",
-    "memfd-order",
-    "vm-short",
-    "vm-machine",
-    "guest-short",
-    "guest-name",
-    "guest-few",
+/// The descriptors that `fdbox_forge` makes and that cannot be restored, and what is lost of them.
+const RECORDS: [(&str, u32); 13] = [
+    ("memfd-short", uapi::LOST_DATA),
+    ("memfd-name", uapi::LOST_DATA),
+    ("memfd-few", uapi::LOST_DATA),
+    ("memfd-twice", uapi::LOST_MEMORY),
+    ("memfd-nowhere", uapi::LOST_MEMORY),
+    ("memfd-in-use", uapi::LOST_MEMORY),
+    ("memfd-order", uapi::LOST_MEMORY),
+    ("vm-short", uapi::LOST_DATA),
+    ("vm-machine", uapi::LOST_DATA),
+    ("guest-short", uapi::LOST_DATA),
+    ("guest-name", uapi::LOST_DATA),
+    ("guest-few", uapi::LOST_DATA),
+    ("guest-alone", uapi::LOST_DEPENDENCY),
 ];
+/// And one beside them that is whole.
+const GOOD: &str = "memfd-good";
 
 fn not_restored(_: &Cx<'_>) -> Result<()> {
     host::load_module("fdbox")?;
     let fdbox = FdBox::open("forged")?;
-    fdbox.unseal()?;
     let listed = || -> Result<Vec<(String, u32)>> {
         let entries = fdbox.entries()?.into_iter();
         Ok(entries
             .map(|entry| (entry.name.text(), entry.state))
             .collect())
     };
-    let all = RECORDS.map(|name| (name.to_owned(), uapi::FD_INCOMING));
-    equal("The list", listed()?, all.to_vec())?;
-    for name in RECORDS {
+    let all = RECORDS.map(|(name, _)| name).into_iter().chain([GOOD]);
+    let all: Vec<_> = all
+        .map(|name| (name.to_owned(), uapi::FD_INCOMING))
+        .collect();
+    equal("The list", listed()?, all.clone())?;
+    let lost = RECORDS.map(|(name, reason)| (name.to_owned(), reason));
+    for attempt in ["the first", "the second"] {
+        let what = format!("UNSEAL, {attempt} time");
+        fails(&what, fdbox.try_unseal(), Errno::NODATA)?;
+        equal("What is lost", fdbox.lost()?, lost.to_vec())?;
+        fails("GET_FD of what is whole", fdbox.try_get(GOOD), Errno::BUSY)?;
+    }
+    equal("The list of the sealed box", listed()?, all)?;
+    for lost in fdbox.whole_lost()? {
+        equal("The errno", lost.error, Errno::IO.raw_os_error())?;
+        ensure!(
+            !uapi::text(&lost.message).is_empty(),
+            "No message for {}",
+            lost.name.text()
+        );
+    }
+
+    let count = fdbox.try_salvage()?;
+    equal("How many are lost", count, RECORDS.len() as u64)?;
+    memory::check_size(memory::file(fdbox.get(GOOD)?), PAGE)?;
+    for (name, _) in RECORDS {
         for attempt in ["the first", "the second"] {
             let what = format!("GET_FD of {name}, {attempt} time");
             fails(&what, fdbox.try_get(name), Errno::IO)?;
         }
     }
-    equal("The list afterwards", listed()?, all.to_vec())?;
+    let left = RECORDS.map(|(name, _)| (name.to_owned(), uapi::FD_INCOMING));
+    equal("The list afterwards", listed()?, left.to_vec())?;
+    equal("What is still lost", fdbox.lost()?, lost.to_vec())?;
     fdbox.delete()
 }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::super::Cx;
+use super::lists::refuses_bad_growable;
 use super::{NOWHERE, deleted_box, refuses_bad_named, refuses_nowhere_last, wrong_names};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
@@ -236,9 +237,11 @@ pub(super) fn seal(_: &Cx<'_>) -> Result<()> {
     fails("SEAL of a sealed box", fdbox.try_seal(), Errno::BUSY)?;
     fdbox.unseal()?;
     fails("UNSEAL a second time", fdbox.try_unseal(), Errno::INVAL)?;
+    salvage(&fdbox)?;
     let gone = deleted_box("errno-gone")?;
     fails("SEAL of a deleted box", gone.try_seal(), Errno::NODEV)?;
     fails("UNSEAL of a deleted box", gone.try_unseal(), Errno::NODEV)?;
+    fails("SALVAGE of a deleted box", gone.try_salvage(), Errno::NODEV)?;
 
     // A guest_memfd that is not shared cannot be carried; its VM can.
     let vm = kvm::Vm::create()?;
@@ -252,4 +255,29 @@ pub(super) fn seal(_: &Cx<'_>) -> Result<()> {
     let why = fdbox.seal_error()?;
     equal("The descriptor named", why.name.text(), "private".into())?;
     fdbox.delete()
+}
+
+/// As UNSEAL where nothing is lost, but for its argument.
+fn salvage(fdbox: &FdBox) -> Result<()> {
+    let open = fdbox.try_salvage();
+    fails("SALVAGE of an open box", open, Errno::INVAL)?;
+    fdbox.seal()?;
+    refuses_bad_growable(
+        "SALVAGE",
+        fdbox.as_fd(),
+        uapi::SALVAGE,
+        size_of::<uapi::Salvage>() as u32,
+    )?;
+    let read_only = uapi::call_read_only(fdbox, uapi::SALVAGE, &fdbox::salvage())?;
+    fails(
+        "SALVAGE with memory that cannot be written",
+        read_only,
+        Errno::FAULT,
+    )?;
+    fails(
+        "SEAL of what is sealed still",
+        fdbox.try_seal(),
+        Errno::BUSY,
+    )?;
+    equal("How much is lost", fdbox.try_salvage()?, 0)
 }

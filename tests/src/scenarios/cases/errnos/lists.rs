@@ -13,7 +13,12 @@ use crate::memory::{PAGE, memfd};
 use crate::uapi;
 
 /// What every growable struct refuses. `bytes` is a good argument, `size` the first field.
-fn refuses_bad_growable(what: &str, node: BorrowedFd<'_>, command: u32, size: u32) -> Result<()> {
+pub(super) fn refuses_bad_growable(
+    what: &str,
+    node: BorrowedFd<'_>,
+    command: u32,
+    size: u32,
+) -> Result<()> {
     fails(
         &format!("{what} at no address"),
         uapi::call_plain(node, command, NOWHERE),
@@ -40,6 +45,10 @@ fn refuses_bad_growable(what: &str, node: BorrowedFd<'_>, command: u32, size: u3
         Errno::TOOBIG,
     )?;
     for large in [size + 8, MOST] {
+        // It does what it does, and need not be done twice.
+        if command == uapi::SALVAGE {
+            break;
+        }
         let larger = call(large, 0, 0);
         ensure!(
             matches!(larger, Ok(_) | Err(Errno::NOENT)),
@@ -127,9 +136,21 @@ pub(super) fn lists(_: &Cx<'_>) -> Result<()> {
         fdbox.seal_error().map(drop),
         Errno::NOENT,
     )?;
+    let size = size_of::<uapi::NextLost>() as u32;
+    refuses_bad_growable("NEXT_LOST", fdbox.as_fd(), uapi::NEXT_LOST, size)?;
+    equal(
+        "What is lost of a box never sealed",
+        fdbox.lost()?,
+        Vec::new(),
+    )?;
     two_names(&fdbox)?;
     fdbox.delete()?;
     fails("NEXT_FD of a deleted box", next_fd(&fdbox, 0), Errno::NODEV)?;
+    fails(
+        "NEXT_LOST of a deleted box",
+        fdbox.lost().map(drop),
+        Errno::NODEV,
+    )?;
     fails(
         "SEAL_ERROR of a deleted box",
         fdbox.seal_error().map(drop),

@@ -1,7 +1,7 @@
 //! Every errno of every ioctl, as the header lists them.
 //!
 //! Not here: GET_FD's EOPNOTSUPP and EIO and SEAL's EFBIG, which take another driver, are in `sample`;
-//! SEAL's ENOENT in `guest_memory`, its EAGAIN in `forged` and, with that of UNSEAL, in `leaving`; GET_FD's EAGAIN and its EBUSY for ids in
+//! UNSEAL's ENODATA in `sample` and `forged`; SEAL's ENOENT in `guest_memory`, its EAGAIN in `forged` and, with that of UNSEAL, in `leaving`; GET_FD's EAGAIN and its EBUSY for ids in
 //! `passthrough`. That opening a box is EPERM, in `rights`.
 
 mod descriptors;
@@ -47,13 +47,13 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "errnos/seal",
-        about: "FDBOX_SEAL and FDBOX_UNSEAL: EBUSY EINVAL EOPNOTSUPP ENODEV",
+        about: "FDBOX_SEAL, _UNSEAL, _SALVAGE: EBUSY EINVAL EOPNOTSUPP ENODEV EFAULT E2BIG",
         host: HostKind::OneBoot,
         stages: &[descriptors::seal],
     },
     &Scenario {
         name: "errnos/lists",
-        about: "FDBOX_INFO, _NEXT_BOX, _NEXT_FD, _SEAL_ERROR: EFAULT EINVAL E2BIG ENOENT ENODEV EPERM",
+        about: "FDBOX_INFO, _NEXT_BOX, _NEXT_FD, _SEAL_ERROR, _NEXT_LOST: EFAULT EINVAL E2BIG ENOENT ENODEV EPERM",
         host: HostKind::OneBoot,
         stages: &[lists::lists],
     },
@@ -228,7 +228,13 @@ fn unknown(_: &Cx<'_>) -> Result<()> {
         .chain([1 << 30 | uapi::io(0), uapi::io(4) | 8 << 16])
     {
         let boxes = (uapi::PUT_FD..=uapi::UNSEAL).contains(&command)
-            || [uapi::NEXT_FD, uapi::SEAL_ERROR].contains(&command);
+            || [
+                uapi::NEXT_FD,
+                uapi::SEAL_ERROR,
+                uapi::NEXT_LOST,
+                uapi::SALVAGE,
+            ]
+            .contains(&command);
         if !ON_CONTROL.contains(&command) {
             let result = uapi::call_plain(&control, command, 0);
             fails(

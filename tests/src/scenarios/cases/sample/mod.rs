@@ -1,5 +1,8 @@
 //! Another driver's descriptors: the sample driver that is built beside the module.
 
+mod api;
+mod keeping;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -20,7 +23,7 @@ const COMPATIBLE: &str = "fdbox,sample-v1";
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "sample/across-a-kexec",
-        about: "a driver's descriptor waits for its driver, then arrives with its state",
+        about: "a driver's descriptor waits for its driver, then arrives with its state; what is beside it is salvaged",
         host: HostKind::Kexec,
         stages: &[before, after],
     },
@@ -40,7 +43,13 @@ pub(super) const ALL: &[&Scenario] = &[
         name: "sample/api",
         about: "every function of the API for drivers, in every callback: what it may not do is refused",
         host: HostKind::Kexec,
-        stages: &[api_before, api_after],
+        stages: &[api::before, api::after],
+    },
+    &Scenario {
+        name: "sample/keeps",
+        about: "a driver refuses UNSEAL and is named: nothing is thawed; SALVAGE does not listen",
+        host: HostKind::OneBoot,
+        stages: &[keeping::keeps],
     },
     &Scenario {
         name: "sample/too-large",
@@ -92,6 +101,13 @@ fn before(_: &Cx<'_>) -> Result<()> {
     fdbox.put(device(b"state of the driver")?, "device")?;
     fdbox.put(device(&full_state())?, "full")?;
     fdbox.put(device(b"")?, "empty")?;
+    fdbox.seal()?;
+
+    let fdbox = FdBox::create("sample-salvage")?;
+    fdbox.put(device(b"salvaged")?, "device")?;
+    let memory = memory::memfd(c"salvage", 4 * memory::PAGE)?;
+    memory::write_pages(&memory, 31, 4)?;
+    fdbox.put(memory, "memory")?;
     fdbox.seal()
 }
 
@@ -110,14 +126,42 @@ fn after(_: &Cx<'_>) -> Result<()> {
         states(&fdbox)?,
         vec![unknown; 3],
     )?;
-    fdbox.unseal()?;
     fails(
-        "GET_FD without the driver",
+        "UNSEAL without the driver",
+        fdbox.try_unseal(),
+        Errno::NODATA,
+    )?;
+    let lost = fdbox.whole_lost()?;
+    let names: Vec<_> = lost.iter().map(|lost| lost.name.text()).collect();
+    equal(
+        "What is lost",
+        names,
+        ["device", "full", "empty"].map(str::to_owned).to_vec(),
+    )?;
+    for lost in lost {
+        equal("The kind", uapi::text(&lost.compatible), COMPATIBLE.into())?;
+        equal("The reason", lost.reason, uapi::LOST_UNKNOWN_KIND)?;
+        equal("The errno", lost.error, Errno::OPNOTSUPP.raw_os_error())?;
+        let message = uapi::text(&lost.message);
+        ensure!(
+            message.contains(COMPATIBLE) && message.contains("load the module"),
+            "The message is {message:?}"
+        );
+    }
+    fails(
+        "GET_FD from a sealed box",
         fdbox.try_get("device"),
-        Errno::OPNOTSUPP,
+        Errno::BUSY,
     )?;
 
+    let salvaged = salvage()?;
     host::load_module(MODULE)?;
+    let file = memory::file(salvaged.get("device")?);
+    equal("The state", state_of(file)?, b"salvaged".to_vec())?;
+    equal("What is lost in the end", salvaged.lost()?, Vec::new())?;
+    salvaged.delete()?;
+    fdbox.unseal()?;
+    equal("What is lost with the driver", fdbox.lost()?, Vec::new())?;
     let incoming = (COMPATIBLE.to_owned(), uapi::FD_INCOMING);
     equal(
         "The list with the driver",
@@ -133,6 +177,21 @@ fn after(_: &Cx<'_>) -> Result<()> {
         equal(&format!("The state of {name}"), state_of(file)?, state)?;
     }
     fdbox.delete()
+}
+
+/// Takes out what is whole of a box that lacks a driver.
+fn salvage() -> Result<FdBox> {
+    let fdbox = FdBox::open("sample-salvage")?;
+    let lost = vec![("device".to_owned(), uapi::LOST_UNKNOWN_KIND)];
+    equal("How much is lost", fdbox.try_salvage()?, 1)?;
+    memory::check_pages(&memory::file(fdbox.get("memory")?), 31, 4)?;
+    equal("What is lost", fdbox.lost()?, lost)?;
+    fails(
+        "GET_FD without the driver",
+        fdbox.try_get("device"),
+        Errno::OPNOTSUPP,
+    )?;
+    Ok(fdbox)
 }
 
 fn same_kernel(_: &Cx<'_>) -> Result<()> {
@@ -181,7 +240,19 @@ fn not_restorable_before(_: &Cx<'_>) -> Result<()> {
 fn not_restorable_after(_: &Cx<'_>) -> Result<()> {
     host::load_module(MODULE)?;
     let fdbox = FdBox::open("sample-foreign")?;
-    fdbox.unseal()?;
+    fails(
+        "UNSEAL of what another version saved",
+        fdbox.try_unseal(),
+        Errno::NODATA,
+    )?;
+    let lost = vec![("device".to_owned(), uapi::LOST_REFUSED)];
+    equal("What is lost", fdbox.lost()?, lost.clone())?;
+    let message = uapi::text(&fdbox.whole_lost()?[0].message);
+    ensure!(
+        message.contains("another version"),
+        "The message is {message:?}"
+    );
+    equal("How much is lost", fdbox.try_salvage()?, 1)?;
     for _ in 0..2 {
         fails(
             "GET_FD of what cannot be restored",
@@ -190,6 +261,7 @@ fn not_restorable_after(_: &Cx<'_>) -> Result<()> {
         )?;
         let states: Vec<u32> = fdbox.entries()?.iter().map(|entry| entry.state).collect();
         equal("The list", states, vec![uapi::FD_INCOMING])?;
+        equal("What is still lost", fdbox.lost()?, lost.clone())?;
     }
     fdbox.delete()
 }
@@ -267,39 +339,5 @@ fn frozen(_: &Cx<'_>) -> Result<()> {
     equal("More bytes when it failed", length_of(b"thawed"), Ok(()))?;
     let file = memory::file(fdbox.get("device")?);
     equal("The state", state_of(file)?, b"thawed".to_vec())?;
-    fdbox.delete()
-}
-
-const PROBE: &str = "fdbox_probe";
-
-fn probe() -> Result<File> {
-    host::load_module(PROBE)?;
-    nothing_wrong()?;
-    File::open("/dev/fdbox_probe").context("Open the probe")
-}
-
-/// The probe counts the answers of the API that are not the documented ones.
-fn nothing_wrong() -> Result<()> {
-    let wrong = fs::read_to_string("/sys/module/fdbox_probe/parameters/wrong")?;
-    let log = || host::kernel_log().unwrap_or_default();
-    ensure!(wrong.trim() == "0", "{wrong} wrong answers: {:?}", log());
-    Ok(())
-}
-
-fn api_before(_: &Cx<'_>) -> Result<()> {
-    let fdbox = FdBox::create("sample-api")?;
-    fdbox.put(probe()?, "probe")?;
-    fdbox.seal()?;
-    fdbox.unseal()?;
-    fdbox.seal()?;
-    nothing_wrong()
-}
-
-fn api_after(_: &Cx<'_>) -> Result<()> {
-    let fdbox = FdBox::open("sample-api")?;
-    fdbox.unseal()?;
-    host::load_module(PROBE)?;
-    drop(fdbox.get("probe")?);
-    nothing_wrong()?;
     fdbox.delete()
 }

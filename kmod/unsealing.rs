@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! UNSEAL and SALVAGE.
+//!
+//! Before a box is opened each descriptor is looked over: whether what came from the last kernel is
+//! whole, and whether drivers give back what is theirs. UNSEAL leaves the box sealed when one is lost,
+//! SALVAGE opens it all the same. Either leaves the list for FDBOX_NEXT_LOST.
+
+use crate::fd_box::{
+    FdBox,
+    State, //
+};
+use crate::contents::Contents;
+use crate::entry::{
+    Content,
+    Incoming,
+    Slot, //
+};
+use crate::handover;
+use crate::kho;
+use crate::kind::{
+    LostReason,
+    UnsealCx, //
+};
+use crate::leaving::{
+    self,
+    Change, //
+};
+use crate::name::Name;
+use crate::registry;
+use kernel::{
+    prelude::*,
+    str::{
+        BStr,
+        CString, //
+    },
+};
+
+/// A descriptor that cannot be given out.
+pub(crate) struct Lost {
+    /// Its id in the box.
+    pub(crate) id: u64,
+    pub(crate) error: Error,
+    pub(crate) reason: LostReason,
+    pub(crate) message: Option<CString>,
+}
+
+impl FdBox {
+    /// FDBOX_UNSEAL.
+    pub(crate) fn unseal(&self) -> Result {
+        self.open_up(|lost| if lost == 0 { Ok(()) } else { Err(ENODATA) })
+            .map(drop)
+    }
+
+    /// FDBOX_SALVAGE: how many descriptors are lost.
+    pub(crate) fn salvage(&self) -> Result<usize> {
+        self.open_up(|_| Ok(()))
+    }
+
+    /// Opens the box if `may` agrees to as many lost descriptors as there are.
+    fn open_up(&self, may: impl FnOnce(usize) -> Result) -> Result<usize> {
+        let mut held = self.hold()?;
+        let State::Sealed { handed_over } = held.state else {
+            return Err(EINVAL);
+        };
+        let _change = Change::begin()?;
+        let lost = losses(&held)?;
+        let count = lost.len();
+        held.set_lost(lost);
+        may(count)?;
+        if handed_over {
+            handover::remove(self.id)?;
+        }
+        held.undo();
+        held.required = None;
+        held.state = State::Open;
+        Ok(count)
+    }
+}
+
+/// Every descriptor that cannot be given out, in the order of their ids.
+fn losses(contents: &Contents) -> Result<KVVec<Lost>> {
+    let mut losses = KVVec::new();
+    let has = |name: &[u8]| {
+        // A VM that was taken out still has its line.
+        let mut substitutes = contents.substitutes.iter();
+        substitutes.any(|vm| vm.from_last_kernel && vm.name.as_bytes() == name)
+            || Name::new(name).is_ok_and(|name| contents.find(&name).is_some())
+    };
+    for slot in contents.slots.iter() {
+        leaving::go_on()?;
+        let mut cx = UnsealCx {
+            has: &has,
+            said: None,
+        };
+        let Err(error) = look_over(&mut cx, slot) else {
+            continue;
+        };
+        if error == ENOMEM {
+            return Err(ENOMEM);
+        }
+        let (reason, message) = match cx.said {
+            Some((reason, message)) => (reason, Some(message)),
+            None => (LostReason::Other, None),
+        };
+        let lost = Lost {
+            id: slot.id,
+            error,
+            reason,
+            message,
+        };
+        losses.push(lost, GFP_KERNEL)?;
+    }
+    Ok(losses)
+}
+
+fn look_over(cx: &mut UnsealCx<'_>, slot: &Slot) -> Result {
+    match &slot.content {
+        Content::Live(live) => {
+            let asked = live.kind.may_unseal(cx, &live.file);
+            asked.map_err(|err| {
+                or_else_said(
+                    cx,
+                    err,
+                    LostReason::Refused,
+                    "its driver does not give it back",
+                )
+            })
+        }
+        // Its memory is this kernel's already, and its data was read.
+        Content::Incoming(_) if slot.progress.started() => Ok(()),
+        Content::Incoming(incoming) => is_whole(cx, incoming),
+    }
+}
+
+/// Whether the descriptor can be restored, as far as can be seen without doing it.
+fn is_whole(cx: &mut UnsealCx<'_>, incoming: &Incoming) -> Result {
+    let Ok(kind) = registry::of_compatible(&incoming.compatible) else {
+        return Err(unknown_kind(cx, &incoming.compatible));
+    };
+    let checked = kind.check(cx, &incoming.compatible, &incoming.record);
+    checked.map_err(|err| {
+        or_else_said(
+            cx,
+            err,
+            LostReason::Data,
+            "what was saved of it cannot be read",
+        )
+    })?;
+    let kept = incoming.record.kept().and_then(kho::check_kept);
+    kept.map_err(|err| {
+        or_else_said(
+            cx,
+            err,
+            LostReason::Memory,
+            "the last kernel did not keep its memory, or somebody else has it",
+        )
+    })
+}
+
+fn unknown_kind(cx: &mut UnsealCx<'_>, compatible: &[u8]) -> Error {
+    let name = BStr::from_bytes(compatible);
+    let reason = LostReason::UnknownKind;
+    let lack = registry::known(compatible).and_then(|kind| kind.supported().err());
+    match lack {
+        Some(lack) => cx.lost(
+            EOPNOTSUPP,
+            reason,
+            fmt!("{} is not restored here: it needs {}", name, lack),
+        ),
+        None => cx.lost(
+            EOPNOTSUPP,
+            reason,
+            fmt!("nothing here restores {}; load the module that does", name),
+        ),
+    }
+}
+
+/// `err`, for which `cx` has words now: these, if there are none yet.
+fn or_else_said(cx: &mut UnsealCx<'_>, err: Error, reason: LostReason, words: &str) -> Error {
+    match (err, &cx.said) {
+        (ENOMEM, _) | (_, Some(_)) => err,
+        _ => cx.lost(err, reason, fmt!("{}", words)),
+    }
+}
