@@ -45,6 +45,7 @@ mod registry;
 mod room;
 mod sealing;
 mod uapi;
+mod unseal_cx;
 mod unsealing;
 mod wait;
 

@@ -6,15 +6,15 @@
 //! whole, and whether drivers give back what is theirs. UNSEAL leaves the box sealed when one is lost,
 //! SALVAGE opens it all the same. Either leaves the list for FDBOX_NEXT_LOST.
 
-use crate::fd_box::{
-    FdBox,
-    State, //
-};
 use crate::contents::Contents;
 use crate::entry::{
     Content,
     Incoming,
     Slot, //
+};
+use crate::fd_box::{
+    FdBox,
+    State, //
 };
 use crate::handover;
 use crate::kho;

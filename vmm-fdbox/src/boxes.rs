@@ -19,6 +19,7 @@ use crate::error::{BoxError, Operation};
 use crate::listing::{FdInfo, advance, text};
 use crate::name::{BoxName, FdName};
 use crate::seal_error::{SealError, SealReport};
+use crate::unseal_error::{LostFd, UnsealError};
 use crate::{abi, sys};
 
 /// The directory with the control node and every box.
@@ -51,7 +52,7 @@ pub struct UnsealFailed<B = SealedBox> {
     /// The box, sealed.
     pub sealed: B,
     /// Why.
-    pub error: BoxError,
+    pub error: UnsealError,
 }
 
 #[derive(Debug)]
@@ -95,6 +96,38 @@ impl Node {
                 .ok_or_else(|| self.error(Operation::List, Errno::PROTO))?;
         }
         Ok(fds)
+    }
+
+    /// What the last unseal found lost and is still in the box.
+    fn lost(&self) -> Result<Vec<LostFd>, BoxError> {
+        let mut lost = Vec::new();
+        let mut cursor = 0;
+        while let Some(next) = sys::next_lost(self.fd.as_fd(), cursor)
+            .map_err(|errno| self.error(Operation::List, errno))?
+        {
+            let name = FdName::from_kernel(&next.name)
+                .map_err(|_| BoxError::bad_name(format!("box {}", self.name)))?;
+            lost.push(LostFd {
+                name,
+                kind: text(&next.compatible),
+                errno: Errno::from_raw_os_error(next.error),
+                reason: next.reason.into(),
+                message: text(&next.message),
+            });
+            cursor = advance(cursor, next.cursor)
+                .ok_or_else(|| self.error(Operation::List, Errno::PROTO))?;
+        }
+        Ok(lost)
+    }
+
+    /// Why an unseal failed with `errno`, in whole as far as the kernel tells.
+    fn unseal_error(&self, operation: Operation, errno: Errno) -> UnsealError {
+        let lost = match errno {
+            Errno::NODATA => self.lost().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let error = self.error(operation, errno);
+        UnsealError { error, lost }
     }
 
     /// What the kernel says of the seal that just failed with `errno`. A seal
@@ -171,6 +204,14 @@ impl OpenBox {
         self.0.fds()
     }
 
+    /// What [`SealedBox::salvage`] found lost and is still in the box.
+    ///
+    /// # Errors
+    /// ENODEV when the box was deleted, ENOTTY when the module is older than the command.
+    pub fn lost(&self) -> Result<Vec<LostFd>, BoxError> {
+        self.0.lost()
+    }
+
     /// Freezes the shape of everything in the box, checks what it depends on
     /// and, where KHO is on, registers it for the next kernel. Content may go on
     /// changing. Walks memory: do it while the guest runs.
@@ -222,15 +263,31 @@ impl SealedBox {
         self.0.fds()
     }
 
-    /// The exact inverse of [`OpenBox::seal`].
+    /// The exact inverse of [`OpenBox::seal`]. Of what came from the last kernel it checks that
+    /// nothing was lost on the way.
+    ///
+    /// # Errors
+    /// [`UnsealFailed`] gives the box back, and names what is lost (ENODATA).
+    pub fn unseal(self) -> Result<OpenBox, UnsealFailed> {
+        let done = sys::unseal(self.0.fd.as_fd());
+        self.opened(Operation::Unseal, done)
+    }
+
+    /// As [`unseal`](Self::unseal), whatever is lost: what is whole can be taken out, what is lost
+    /// stays named ([`OpenBox::lost`]).
     ///
     /// # Errors
     /// [`UnsealFailed`] gives the box back.
-    pub fn unseal(self) -> Result<OpenBox, UnsealFailed> {
-        match sys::unseal(self.0.fd.as_fd()) {
+    pub fn salvage(self) -> Result<OpenBox, UnsealFailed> {
+        let done = sys::salvage(self.0.fd.as_fd());
+        self.opened(Operation::Salvage, done)
+    }
+
+    fn opened(self, how: Operation, done: Result<(), Errno>) -> Result<OpenBox, UnsealFailed> {
+        match done {
             Ok(()) => Ok(OpenBox(self.0)),
             Err(errno) => {
-                let error = self.0.error(Operation::Unseal, errno);
+                let error = self.0.unseal_error(how, errno);
                 Err(UnsealFailed {
                     sealed: self,
                     error,

@@ -40,8 +40,8 @@
 //! implements [`update::Guest`], runs [`update::Update`] in the host that is
 //! left and [`update::Incoming`] in the one that takes over; both have examples.
 //!
-//! The library never prints, exits or panics on what it reads. Everything it
-//! does needs CAP_SYS_ADMIN, and CAP_SYS_BOOT to kexec.
+//! The library never prints, exits or panics on what it reads. Opening the boxes
+//! needs CAP_SYS_ADMIN, and a kexec CAP_SYS_BOOT.
 #![deny(missing_docs, unsafe_code)]
 
 pub mod abi;
@@ -64,6 +64,7 @@ pub mod statefd;
 mod store;
 mod sys;
 pub mod timeline;
+mod unseal_error;
 pub mod update;
 
 pub use boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
@@ -78,6 +79,7 @@ pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};
 pub use seal_error::{SealError, SealReason, SealReport};
 pub use store::{BoxStore, OpenFdBox, SealedFdBox, sealed_kinds};
+pub use unseal_error::{LostFd, LostReason, UnsealError};
 
 /// The code in the guide is tested as the library's own.
 #[cfg(all(doctest, feature = "fake"))]

@@ -11,6 +11,7 @@ use crate::error::BoxError;
 use crate::kind::Kind;
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
+use crate::unseal_error::LostFd;
 
 /// Where boxes live: [`Control`], or with feature `fake` a `FakeStore`.
 /// The methods mean what [`Control`]'s mean.
@@ -93,6 +94,12 @@ pub trait OpenFdBox: Debug + Sized {
     /// # Errors
     /// As there.
     fn seal(self) -> Result<Self::Sealed, SealFailed<Self>>;
+
+    /// See [`OpenBox::lost`].
+    ///
+    /// # Errors
+    /// As there.
+    fn lost(&self) -> Result<Vec<LostFd>, BoxError>;
 }
 
 /// A sealed box; see [`SealedBox`].
@@ -111,6 +118,12 @@ pub trait SealedFdBox: Debug + Sized {
     /// # Errors
     /// As there.
     fn unseal(self) -> Result<Self::Open, UnsealFailed<Self>>;
+
+    /// See [`SealedBox::salvage`].
+    ///
+    /// # Errors
+    /// As there.
+    fn salvage(self) -> Result<Self::Open, UnsealFailed<Self>>;
 }
 
 /// The kinds of files in sealed boxes: those go into the next kernel with whatever else does. One
@@ -180,6 +193,10 @@ impl OpenFdBox for OpenBox {
     fn seal(self) -> Result<SealedBox, SealFailed> {
         Self::seal(self)
     }
+
+    fn lost(&self) -> Result<Vec<LostFd>, BoxError> {
+        Self::lost(self)
+    }
 }
 
 impl SealedFdBox for SealedBox {
@@ -191,5 +208,9 @@ impl SealedFdBox for SealedBox {
 
     fn unseal(self) -> Result<OpenBox, UnsealFailed> {
         Self::unseal(self)
+    }
+
+    fn salvage(self) -> Result<OpenBox, UnsealFailed> {
+        Self::salvage(self)
     }
 }

@@ -45,6 +45,8 @@ argument!(abi::Info, abi::FDBOX_INFO);
 argument!(abi::NextBox, abi::FDBOX_NEXT_BOX);
 argument!(abi::NextFd, abi::FDBOX_NEXT_FD);
 argument!(abi::SealError, abi::FDBOX_SEAL_ERROR);
+argument!(abi::NextLost, abi::FDBOX_NEXT_LOST);
+argument!(abi::Salvage, abi::FDBOX_SALVAGE);
 
 struct WithArgument<'a, T>(&'a mut T);
 
@@ -90,7 +92,7 @@ unsafe impl Ioctl for WithoutArgument {
 
 fn call<T: Argument>(fd: BorrowedFd<'_>, argument: &mut T) -> Result<IoctlOutput, Errno> {
     // SAFETY: `WithArgument` holds a live `T` for the call; on a file that is
-    // not FDBox's, type '.' numbers 0 to 9 are ENOTTY or another driver's,
+    // not FDBox's, type '.' numbers 0 to 11 are ENOTTY or another driver's,
     // which is why callers open only nodes under /dev/fdbox.
     unsafe { rustix::ioctl::ioctl(fd, WithArgument(argument)) }
 }
@@ -227,6 +229,36 @@ pub(crate) fn seal_error(fdbox: BorrowedFd<'_>) -> Result<Option<abi::SealError>
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// The first lost descriptor at `cursor` or after it; `None` when there is none.
+pub(crate) fn next_lost(
+    fdbox: BorrowedFd<'_>,
+    cursor: u64,
+) -> Result<Option<abi::NextLost>, Errno> {
+    let mut next = abi::NextLost {
+        size: size_of_u32::<abi::NextLost>(),
+        flags: 0,
+        cursor,
+        error: 0,
+        reason: 0,
+        name: [0; abi::FDBOX_NAME_LEN],
+        compatible: [0; abi::FDBOX_COMPATIBLE_LEN],
+        message: [0; abi::FDBOX_MESSAGE_LEN],
+    };
+    match call(fdbox, &mut next) {
+        Ok(_) => Ok(Some(next)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+pub(crate) fn salvage(fdbox: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut salvage = abi::Salvage {
+        size: size_of_u32::<abi::Salvage>(),
+        ..Default::default()
+    };
+    call(fdbox, &mut salvage).map(drop)
 }
 
 /// `KEXEC_FILE_UNLOAD` of `<linux/kexec.h>`.

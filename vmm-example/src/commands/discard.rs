@@ -2,19 +2,21 @@
 
 use anyhow::{Context, bail};
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, Hold, OpenFdBox, SealedFdBox};
+use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, Hold, LostFd, OpenFdBox, SealedFdBox};
 
 use crate::cli::DiscardArgs;
 
 pub(super) fn discard(args: &DiscardArgs) -> anyhow::Result<ExitStatus> {
     let store = Control::open()?;
-    discard_from(&store, &args.box_name, args.yes)?;
+    for lost in discard_from(&store, &args.box_name, args.yes)? {
+        println!("{}: could not have been taken out: {lost}", args.box_name);
+    }
     println!("{}: given up", args.box_name);
     Ok(ExitStatus::Done)
 }
 
-/// Without `sure` it only says what would be lost.
-fn discard_from<S: BoxStore>(store: &S, name: &BoxName, sure: bool) -> anyhow::Result<()> {
+/// Without `sure` it only says what would be lost. Returns what was lost already.
+fn discard_from<S: BoxStore>(store: &S, name: &BoxName, sure: bool) -> anyhow::Result<Vec<LostFd>> {
     // Nobody loses a guest that is being updated or resumed.
     let _claim = store.claim(name, Hold::Exclusive).with_context(|| {
         format!("Cannot give up {name}: `vmm-example status` lists the boxes that there are")
@@ -31,10 +33,19 @@ fn discard_from<S: BoxStore>(store: &S, name: &BoxName, sure: bool) -> anyhow::R
             names.join(", ")
         );
     }
+    let mut lost = Vec::new();
     if let AnyBox::Sealed(sealed) = found {
-        sealed.unseal().map_err(|failed| failed.error)?;
+        // It is given up: whether all of it came through the last kexec matters to nobody.
+        if let Err(failed) = sealed.unseal() {
+            lost = failed.error.lost.clone();
+            if lost.is_empty() {
+                return Err(failed.error.into());
+            }
+            failed.sealed.salvage().map_err(|failed| failed.error)?;
+        }
     }
-    Ok(store.delete(name)?)
+    store.delete(name)?;
+    Ok(lost)
 }
 
 #[cfg(test)]
@@ -70,6 +81,19 @@ mod tests {
             discard_from(&store, &name, true).unwrap();
             assert_eq!(store.content(&name), None);
         }
+    }
+
+    #[test]
+    fn a_box_that_is_not_whole_goes_too_and_what_was_lost_is_told() {
+        let name = BoxName::new("vm0").unwrap();
+        let store = store_with(&name, true);
+        store.lose(&FdName::new("memory").unwrap());
+        let lost = discard_from(&store, &name, true).unwrap();
+        assert_eq!(
+            lost.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["'memory' (fake): its memory was not kept by the last kernel"]
+        );
+        assert_eq!(store.content(&name), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 use crate::seal_error::SealError;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
+use crate::unseal_error::{LostFd, LostReason, UnsealError};
 
 /// Boxes in memory. Clones share them.
 #[derive(Debug, Clone)]
@@ -42,11 +43,12 @@ impl FakeStore {
             features: Features::from_bits(features),
             ..Info::default()
         };
-        let (boxes, faults, dependencies, claims) = Default::default();
+        let (boxes, faults, dependencies, lost, claims) = Default::default();
         Self(Arc::new(Mutex::new(World {
             boxes,
             faults,
             dependencies,
+            lost,
             info,
             claims,
         })))
@@ -71,6 +73,17 @@ impl FakeStore {
         self.world()
             .dependencies
             .push((dependent.clone(), on.clone()));
+    }
+
+    /// Makes descriptors of this name lost, as if the last kernel had not kept their memory.
+    pub fn lose(&self, name: &FdName) {
+        self.world().lost.push(LostFd {
+            name: name.clone(),
+            kind: "fake".to_owned(),
+            errno: Errno::IO,
+            reason: LostReason::Memory,
+            message: "its memory was not kept by the last kernel".to_owned(),
+        });
     }
 
     /// Ends every claim, as when the processes that have them are killed.
@@ -219,6 +232,11 @@ impl OpenFdBox for FakeOpenBox {
             .map_err(on_box(Operation::List, &self.name))
     }
 
+    fn lost(&self) -> Result<Vec<LostFd>, BoxError> {
+        let lost = self.store.world().lost(&self.name);
+        lost.map_err(on_box(Operation::List, &self.name))
+    }
+
     fn seal(self) -> Result<FakeSealedBox, SealFailed<Self>> {
         let sealed = self.store.world().seal(&self.name);
         match sealed {
@@ -256,16 +274,34 @@ impl SealedFdBox for FakeSealedBox {
 
     fn unseal(self) -> Result<FakeOpenBox, UnsealFailed<Self>> {
         let unsealed = self.store.world().unseal(&self.name);
-        match unsealed {
+        self.opened(Operation::Unseal, unsealed)
+    }
+
+    fn salvage(self) -> Result<FakeOpenBox, UnsealFailed<Self>> {
+        let salvaged = self.store.world().salvage(&self.name);
+        self.opened(
+            Operation::Salvage,
+            salvaged.map_err(|errno| (errno, Vec::new())),
+        )
+    }
+}
+
+impl FakeSealedBox {
+    fn opened(
+        self,
+        how: Operation,
+        done: Result<(), (Errno, Vec<LostFd>)>,
+    ) -> Result<FakeOpenBox, UnsealFailed<Self>> {
+        match done {
             Ok(()) => Ok(FakeOpenBox {
                 store: self.store,
                 name: self.name,
             }),
-            Err(errno) => {
-                let error = on_box(Operation::Unseal, &self.name)(errno);
+            Err((errno, lost)) => {
+                let error = on_box(how, &self.name)(errno);
                 Err(UnsealFailed {
                     sealed: self,
-                    error,
+                    error: UnsealError { error, lost },
                 })
             }
         }

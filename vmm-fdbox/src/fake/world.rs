@@ -12,12 +12,14 @@ use crate::error::Operation;
 use crate::listing::{FdInfo, FdState};
 use crate::name::{BoxName, FdName};
 use crate::seal_error::{SealReason, SealReport};
+use crate::unseal_error::LostFd;
 
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) boxes: BTreeMap<BoxName, Content>,
     pub(super) faults: Vec<Fault>,
     pub(super) dependencies: Vec<(FdName, FdName)>,
+    pub(super) lost: Vec<LostFd>,
     pub(super) info: Info,
     pub(super) claims: Vec<(BoxName, Hold, Weak<()>)>,
 }
@@ -109,12 +111,17 @@ impl World {
     /// The box, open, and where in it the descriptor is.
     fn find(&mut self, name: &BoxName, fd_name: &FdName) -> Result<(&mut Content, usize), Errno> {
         self.fault(Operation::Get)?;
+        let lost = self.lost.iter().find(|lost| lost.name == *fd_name);
+        let lost = lost.map(|lost| lost.errno);
         let content = self.open(name)?;
         let mut names = content.fds.iter().map(|(name, _)| name);
         let at = names
             .position(|other| other == fd_name)
             .ok_or(Errno::NOENT)?;
-        Ok((content, at))
+        match lost {
+            Some(errno) => Err(errno),
+            None => Ok((content, at)),
+        }
     }
 
     pub(super) fn seal(&mut self, name: &BoxName) -> Result<(), (Errno, Option<SealReport>)> {
@@ -137,14 +144,40 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn unseal(&mut self, name: &BoxName) -> Result<(), Errno> {
-        self.fault(Operation::Unseal)?;
-        let content = self.boxes.get_mut(name).ok_or(Errno::NODEV)?;
-        if !content.sealed {
-            return Err(Errno::INVAL);
+    pub(super) fn unseal(&mut self, name: &BoxName) -> Result<(), (Errno, Vec<LostFd>)> {
+        let no_list = |errno| (errno, Vec::new());
+        self.fault(Operation::Unseal).map_err(no_list)?;
+        self.must_be_sealed(name).map_err(no_list)?;
+        let lost = self.lost(name).map_err(no_list)?;
+        if !lost.is_empty() {
+            return Err((Errno::NODATA, lost));
         }
-        content.sealed = false;
+        self.open_again(name).map_err(no_list)
+    }
+
+    pub(super) fn salvage(&mut self, name: &BoxName) -> Result<(), Errno> {
+        self.fault(Operation::Salvage)?;
+        self.must_be_sealed(name)?;
+        self.open_again(name)
+    }
+
+    fn must_be_sealed(&self, name: &BoxName) -> Result<(), Errno> {
+        match self.boxes.get(name).ok_or(Errno::NODEV)?.sealed {
+            true => Ok(()),
+            false => Err(Errno::INVAL),
+        }
+    }
+
+    fn open_again(&mut self, name: &BoxName) -> Result<(), Errno> {
+        self.boxes.get_mut(name).ok_or(Errno::NODEV)?.sealed = false;
         Ok(())
+    }
+
+    /// What is in the box of what was lost.
+    pub(super) fn lost(&self, name: &BoxName) -> Result<Vec<LostFd>, Errno> {
+        let content = self.boxes.get(name).ok_or(Errno::NODEV)?;
+        let is_there = |lost: &&LostFd| content.fds.iter().any(|(name, _)| *name == lost.name);
+        Ok(self.lost.iter().filter(is_there).cloned().collect())
     }
 
     pub(super) fn claim(&mut self, name: &BoxName, hold: Hold) -> Result<Arc<()>, Errno> {

@@ -8,6 +8,7 @@ use crate::frame::FrameError;
 use crate::name::{BoxName, FdName};
 use crate::seal_error::SealError;
 use crate::statefd::StateError;
+use crate::unseal_error::UnsealError;
 
 /// Why an update, or a resume, failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum UpdateError {
     /// The box could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The box could not be unsealed.
+    #[error(transparent)]
+    Unseal(#[from] UnsealError),
     /// The state memfd.
     #[error(transparent)]
     State(#[from] StateError),

@@ -99,6 +99,21 @@ fn a_box_that_cannot_be_deleted_is_told_and_the_guest_is_over() {
 }
 
 #[test]
+fn what_was_lost_on_the_way_is_named_and_the_box_stays_sealed() {
+    let world = handed_over();
+    world.store.lose(&fd_name("ram"));
+    let failed = resume(&world.store, resume_plan()).unwrap_err();
+    assert_eq!(failed.exit_status(), ExitStatus::NothingChanged);
+    assert!(
+        failed
+            .to_string()
+            .contains("'ram' (fake): its memory was not kept by the last kernel"),
+        "{failed}"
+    );
+    assert_intact(&world.store);
+}
+
+#[test]
 fn whatever_fails_another_try_succeeds() {
     // What can go wrong in the box, and how many times it goes well before.
     let cases = [

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An UNSEAL, as a kind sees it.
+
+use crate::uapi;
+use kernel::{
+    prelude::*,
+    str::CString, //
+};
+
+/// Why a descriptor cannot be given out, beside its errno.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum LostReason {
+    Other = uapi::LOST_OTHER,
+    UnknownKind = uapi::LOST_UNKNOWN_KIND,
+    Memory = uapi::LOST_MEMORY,
+    Dependency = uapi::LOST_DEPENDENCY,
+    Data = uapi::LOST_DATA,
+    Refused = uapi::LOST_REFUSED,
+}
+
+/// An UNSEAL, at one descriptor.
+pub(crate) struct UnsealCx<'a> {
+    /// Whether the box has a descriptor of this name.
+    pub(crate) has: &'a dyn Fn(&[u8]) -> bool,
+    /// Set by [`UnsealCx::lost`].
+    pub(crate) said: Option<(LostReason, CString)>,
+}
+
+impl UnsealCx<'_> {
+    /// Says that the descriptor is lost, and why.
+    pub(crate) fn lost(
+        &mut self,
+        error: Error,
+        reason: LostReason,
+        message: kernel::fmt::Arguments<'_>,
+    ) -> Error {
+        match CString::try_from_fmt(message) {
+            Ok(message) => {
+                self.said = Some((reason, message));
+                error
+            }
+            Err(err) => err,
+        }
+    }
+
+    /// The descriptor is lost unless the box has `name`, which is `what` to it.
+    pub(crate) fn needs(&mut self, what: &str, name: &[u8]) -> Result {
+        if (self.has)(name) {
+            return Ok(());
+        }
+        let name = kernel::str::BStr::from_bytes(name);
+        Err(self.lost(
+            EIO,
+            LostReason::Dependency,
+            fmt!("{} '{}' is not in the box", what, name),
+        ))
+    }
+}
