@@ -68,7 +68,7 @@ impl Drop for Node {
 
 struct Listed {
     bx: Arc<FdBox>,
-    _node: Node,
+    node: Node,
     _module: ModuleHold,
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn create_with(
     let listed = Listed {
         bx: bx.clone(),
         _module: ModuleHold::new()?,
-        _node: Node::new(&bx, owner)?,
+        node: Node::new(&bx, owner)?,
     };
     boxes.list.push(listed, GFP_KERNEL)?;
     boxes.ids.get_or_insert_with(RBTree::new).insert(by_name);
@@ -196,6 +196,21 @@ pub(crate) fn next(cursor: u64) -> Option<Arc<FdBox>> {
     let boxes = BOXES.lock();
     let found = boxes.list.get(boxes.at(cursor));
     found.map(|listed| listed.bx.clone())
+}
+
+/// Notes owner and mode of each node as they are now, for the next kernel. Returns them, each with
+/// the id of its box, in the order of the ids.
+pub(crate) fn note_owners() -> Result<KVVec<(u64, NodeOwner)>> {
+    let boxes = BOXES.lock();
+    let mut owners = KVVec::with_capacity(boxes.list.len(), GFP_KERNEL)?;
+    for listed in boxes.list.iter() {
+        // SAFETY: By the invariants of `Node`; it is in the list, which is locked.
+        if let Some(owner) = unsafe { NodeOwner::of_node(listed.node.0) } {
+            listed.bx.set_owner(owner);
+            owners.push((listed.bx.id, owner), GFP_KERNEL)?;
+        }
+    }
+    Ok(owners)
 }
 
 /// Hands on boxes that arrived and that nobody unsealed.

@@ -125,6 +125,11 @@ impl FdBox {
         )
     }
 
+    /// Notes owner and mode of the node.
+    pub(crate) fn set_owner(&self, owner: NodeOwner) {
+        self.inner.lock().owner = owner;
+    }
+
     /// State and number of descriptors. While SEAL or UNSEAL runs, it is the state before.
     pub(crate) fn summary(&self) -> (State, usize) {
         let inner = self.inner.lock();
@@ -260,11 +265,6 @@ impl Held<'_> {
     /// Owner and mode of the node, as the next kernel gets them.
     pub(crate) fn owner(&self) -> NodeOwner {
         self.bx.inner.lock().owner
-    }
-
-    /// Notes owner and mode of the node.
-    pub(crate) fn set_owner(&mut self, owner: NodeOwner) {
-        self.bx.inner.lock().owner = owner;
     }
 
     /// Notes what UNSEAL or SALVAGE found.

@@ -158,6 +158,12 @@ unsafe extern "C" fn fdbox_rs_reboot(kexec: bool) {
             waited
         ),
     }
+    if let Err(err) = box_list::note_owners().and_then(|owners| handover::set_owners(&owners)) {
+        pr_err!(
+            "reboot: boxes have the owners in the next kernel that they had when they were sealed: {:?}\n",
+            err
+        );
+    }
     box_list::carry_all();
     handover::settle(kexec);
 }

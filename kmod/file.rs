@@ -105,7 +105,7 @@ pub(crate) fn operations(file: &File) -> *const bindings::file_operations {
 }
 
 /// Owner and mode of a device node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NodeOwner {
     pub(crate) mode: u32,
     pub(crate) uid: u32,

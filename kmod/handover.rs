@@ -330,6 +330,22 @@ pub(crate) fn pass_through(root: abi::Root, body: Body) {
     });
 }
 
+/// Gives boxes, by their ids in rising order, these owners.
+pub(crate) fn set_owners(owners: &[(u64, NodeOwner)]) -> Result {
+    let mut outgoing = OUTGOING.lock();
+    let mut changed = false;
+    for sealed in outgoing.boxes.iter_mut() {
+        if let Ok(at) = owners.binary_search_by_key(&sealed.id, |(id, _)| *id) {
+            changed |= sealed.owner != owners[at].1;
+            sealed.owner = owners[at].1;
+        }
+    }
+    match changed {
+        true => outgoing.publish(),
+        false => Ok(()),
+    }
+}
+
 /// When the machine reboots, by a kexec or not, after the boxes were handed on: nothing changes any
 /// more.
 pub(crate) fn settle(kexec: bool) {

@@ -40,7 +40,7 @@ impl FdBox {
         held.state.must_be_open()?;
         held.set_seal_error(None);
         if let Some(owner) = NodeOwner::of_opened(node) {
-            held.set_owner(owner);
+            held.bx().set_owner(owner);
         }
         match try_seal(&mut held) {
             Ok(handed_over) => {

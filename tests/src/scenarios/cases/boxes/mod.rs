@@ -40,9 +40,9 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "boxes/owner-of-the-node",
-        about: "the owner and mode that count are the node's, not those of an alias that SEAL was called on",
+        about: "the owner and mode that count are the node's as they are last, not those of an alias that SEAL was called on",
         host: HostKind::Kexec,
-        stages: &[node::alias_before, node::alias_after],
+        stages: &[node::alias_before, node::alias_between, node::alias_after],
     },
     &Scenario {
         name: "boxes/empty",

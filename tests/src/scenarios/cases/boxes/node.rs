@@ -12,6 +12,7 @@ use crate::fdbox::{FdBox, node_path};
 
 const ALIASED: &str = "owner-alias";
 const REPLACED: &str = "owner-replaced";
+const LATE: &str = "owner-late";
 
 /// Makes another node of the box's number at `path`, for anybody, and opens it.
 fn alias(fdbox: &FdBox, path: &str) -> Result<FdBox> {
@@ -40,6 +41,9 @@ pub(super) fn alias_before(_: &Cx<'_>) -> Result<()> {
         chown(&path, Some(7), Some(8))?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640))?;
     }
+    // What is changed after SEAL counts as well.
+    FdBox::create(LATE)?.seal()?;
+    std::fs::set_permissions(node_path(LATE), PermissionsExt::from_mode(0o604))?;
     // Elsewhere, and beside the node under another name.
     let fdbox = FdBox::open(ALIASED)?;
     alias(&fdbox, "/dev/fdbox/owner-beside")?.seal()?;
@@ -55,6 +59,13 @@ pub(super) fn alias_before(_: &Cx<'_>) -> Result<()> {
     Ok(std::fs::remove_file("/tmp/owner-alias")?)
 }
 
+pub(super) fn alias_between(_: &Cx<'_>) -> Result<()> {
+    equal("Mode and owner, changed late", owner(LATE)?, (0o604, 0, 0))?;
+    // Nobody unseals it: it is carried on, as it is now.
+    chown(node_path(LATE), Some(3), Some(4))?;
+    equal("Mode and owner", owner(ALIASED)?, (0o640, 7, 8))
+}
+
 pub(super) fn alias_after(_: &Cx<'_>) -> Result<()> {
     equal("Mode and owner", owner(ALIASED)?, (0o640, 7, 8))?;
     equal(
@@ -62,7 +73,12 @@ pub(super) fn alias_after(_: &Cx<'_>) -> Result<()> {
         owner(REPLACED)?,
         (0o600, 0, 0),
     )?;
-    for name in [ALIASED, REPLACED] {
+    equal(
+        "Mode and owner of the one that was carried on",
+        owner(LATE)?,
+        (0o604, 3, 4),
+    )?;
+    for name in [ALIASED, REPLACED, LATE] {
         let fdbox = FdBox::open(name)?;
         fdbox.unseal()?;
         fdbox.delete()?;
