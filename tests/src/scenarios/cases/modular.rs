@@ -140,12 +140,28 @@ fn kvm_before(_: &Cx<'_>) -> Result<()> {
     fdbox.seal()
 }
 
+/// Opens a box in which descriptors are lost as long as modules are not loaded: UNSEAL names them.
+fn salvage(fdbox: &FdBox, lost: &[&str]) -> Result<()> {
+    fails("UNSEAL", fdbox.try_unseal(), Errno::NODATA)?;
+    let named = |name: &&str| ((*name).to_owned(), uapi::LOST_UNKNOWN_KIND);
+    let expected: Vec<_> = lost.iter().map(named).collect();
+    equal("What is lost", fdbox.lost()?, expected)?;
+    for lost in fdbox.whole_lost()? {
+        let message = uapi::text(&lost.message);
+        ensure!(
+            message.contains(" needs ") && message.contains(".ko"),
+            "The message is {message:?}"
+        );
+    }
+    equal("How much is lost", fdbox.try_salvage()?, lost.len() as u64)
+}
+
 /// The box holds fdbox.ko, which so cannot be loaded again after KVM.
 fn kvm_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open("modular-kvm")?;
     let gone = host::unload_module("fdbox");
     fails("Unloading fdbox.ko", gone, Errno::AGAIN)?;
-    fdbox.unseal()?;
+    salvage(&fdbox, &["ram", "vm"])?;
     check_pages(&memory::file(fdbox.get("file")?), 61, 8)?;
     let refused = |name: &str, why: &[&str]| -> Result<()> {
         let got = fdbox.try_get(name).map(drop);
@@ -200,7 +216,7 @@ fn iommufd_before(_: &Cx<'_>) -> Result<()> {
 
 fn iommufd_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open("modular-iommufd")?;
-    fdbox.unseal()?;
+    salvage(&fdbox, &["iommufd"])?;
     let file = memory::file(fdbox.get("memory")?);
     check_pages(&file, 62, 8)?;
     let got = fdbox.try_get("iommufd").map(drop);
@@ -232,7 +248,8 @@ fn given_up(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(passthrough::BOX)?;
     let mastering = || pci::is_master(&pci::nic()?);
     equal("Bus mastering", mastering()?, true)?;
-    fdbox.unseal()?;
+    fails("UNSEAL without modules", fdbox.try_unseal(), Errno::NODATA)?;
+    fdbox.try_salvage()?;
     fdbox.delete()?;
     equal("Bus mastering of a device given up", mastering()?, false)
 }
@@ -254,7 +271,8 @@ fn devices_between(_: &Cx<'_>) -> Result<()> {
 
 fn devices_after(cx: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(passthrough::BOX)?;
-    fdbox.unseal()?;
+    fails("UNSEAL without modules", fdbox.try_unseal(), Errno::NODATA)?;
+    fdbox.try_salvage()?;
     let got = fdbox.try_get("nic").map(drop);
     fails("GET_FD of the device", got, Errno::OPNOTSUPP)?;
     logged(&["fdbox,vfio-pci-v1 needs iommufd.ko, vfio.ko and vfio-pci.ko"])?;
