@@ -45,7 +45,7 @@ const DRIFTS: &[Drift] = &[
     },
     // Rust changed, and C did not.
     Drift {
-        file: "kinds/driver.rs",
+        file: "kinds/driver_api.rs",
         line: "unsafe extern \"C\" fn fdbox_rs_fd_file(fd: *mut DriverFd) -> *mut bindings::file {",
         instead: "unsafe extern \"C\" fn fdbox_rs_fd_file(fd: *const DriverFd) -> *mut bindings::file {\n    let fd = fd.cast_mut();",
         complaint: "fdbox_rs_fd_file",
