@@ -63,8 +63,8 @@ pub(crate) fn leave(name: &str) -> Result<()> {
     open.put(memory, "memory")?;
     open.put(Probe::file()?, "probe")?;
     let late = FdBox::create(LATE)?;
-    late.put(Probe::file()?, "first")?;
-    late.put(Probe::file()?, "second")?;
+    late.put(Probe::file()?, "probe-first")?;
+    late.put(Probe::file()?, "probe-second")?;
 
     let probe = Probe::open()?;
     probe.tell("hold")?;
@@ -82,7 +82,7 @@ pub(crate) fn leave(name: &str) -> Result<()> {
         let late_result = seal.join().map_err(|_| anyhow!("A thread panicked"))?;
         tried?;
         gave_up("The SEAL that was going on", late_result, &late)?;
-        drop(late.get("first")?);
+        drop(late.get("probe-first")?);
         equal("Calls of seal since then", Probe::seals()? - seals, 0)
     });
     let text = match tried {
