@@ -238,15 +238,9 @@ fn cancelled(_: &Cx<'_>) -> Result<()> {
     let (before, info) = (guest.report()?, fdbox::info()?);
     let mut watch = Watch::start(&guest.api_path())?;
     // Right after SEAL.
-    guest.reset_gap()?;
-    let began = Instant::now();
     guest.live_update(&["--cancel-after", "seal"])?.expect(11)?;
-    let took = began.elapsed();
     unaffected(&mut guest, &before, &mut watch)?;
-    let gap = Duration::from_nanos(guest.report()?.largest_gap_ns);
-    ensure!(gap < took, "The guest stood still for {gap:?} of {took:?}");
     // By another process, as soon as there is an update to see.
-    guest.reset_gap()?;
     // Were it too late, it would not leave the host either.
     let update = guest.start_update(&["--json", "--fail-at", "pause"])?;
     watch.until("step-started", Some("load-kernel"))?;
