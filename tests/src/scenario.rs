@@ -42,6 +42,9 @@ pub enum HostKind {
     LargeKexec,
     /// The second kernel starts without the module; scenarios load it.
     LateModule,
+    /// The second kernel starts without the module, and fails when it is told to: both kernels check
+    /// themselves.
+    FailingLoad,
     /// No kernel starts with the module, and no other scenario shares the host.
     Forged,
     /// One kernel, KHO switched off.
@@ -134,6 +137,11 @@ impl HostKind {
             self,
             Self::GuestOneBoot | Self::GuestsOneBoot | Self::GuestScalable
         )
+    }
+
+    /// Whether there is such a host only with kernels that check themselves.
+    pub fn is_for_debug_only(self) -> bool {
+        self == Self::FailingLoad
     }
 
     /// Whether guests run in the host.

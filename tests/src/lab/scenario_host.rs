@@ -170,7 +170,11 @@ impl Group<'_> {
             },
             modules: match self.kind {
                 HostKind::Forged => Vec::new(),
-                HostKind::LateModule | HostKind::GuestsLateModule if index > 0 => Vec::new(),
+                HostKind::LateModule | HostKind::FailingLoad | HostKind::GuestsLateModule
+                    if index > 0 =>
+                {
+                    Vec::new()
+                }
                 _ => vec!["fdbox".to_owned()],
             },
             commands,

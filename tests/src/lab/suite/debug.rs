@@ -22,6 +22,7 @@ const LEAKS: &str = "leaks";
 const TESTS: &[(&str, HostKind, Option<&str>)] = &[
     ("debug/one-kernel", HostKind::OneBoot, None),
     ("debug/kexec", HostKind::Kexec, None),
+    ("debug/failing-load", HostKind::FailingLoad, None),
     ("debug/guest", HostKind::Guest, Some("guest/guest-memfd")),
     (
         "debug/passthrough",

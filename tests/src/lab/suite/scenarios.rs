@@ -24,7 +24,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
     let verbose = args.verbose;
     let wanted = list(lab)?
         .into_iter()
-        .filter(|listed| suite.wants(&listed.name));
+        .filter(|listed| suite.wants(&listed.name) && !listed.host.is_for_debug_only());
     let job = |boot: Boot| Job {
         host: boot.name(),
         tests: boot.group.iter().map(|each| each.name.clone()).collect(),

@@ -13,6 +13,7 @@ mod guests;
 mod hundred;
 mod jump_refused;
 mod leaving;
+mod load;
 mod luo;
 mod memfd;
 mod memfd_large;
@@ -90,6 +91,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         leaving::ALL,
         jump_refused::ALL,
         guest_memory::ALL,
+        load::ALL,
         luo::ALL,
         guest::ALL,
         next_kernel::ALL,
