@@ -230,7 +230,7 @@ mod tests {
     fn cache(dir: &Path) -> Cache {
         Cache {
             root: dir.to_owned(),
-            stages: Stages::begin(),
+            stages: Stages::now(),
         }
     }
 

@@ -33,6 +33,11 @@ impl Stages {
         let before = std::env::var(BEGAN)
             .ok()
             .and_then(|text| before(&text, now));
+        Self::since(before)
+    }
+
+    /// A run that began so long ago, with cargo's build of the lab before the lab itself ran; or now.
+    fn since(before: Option<Duration>) -> Self {
         let began = before.and_then(|before| Instant::now().checked_sub(before));
         let stages = Self {
             began: began.unwrap_or_else(Instant::now),
@@ -42,6 +47,12 @@ impl Stages {
             stages.note("cargo builds the lab", stages.began);
         }
         stages
+    }
+
+    /// A run that begins now, whatever the environment of the tests says.
+    #[cfg(test)]
+    pub(crate) fn now() -> Self {
+        Self::since(None)
     }
 
     /// Something that began at `started` is done.
