@@ -192,8 +192,13 @@ impl Guest {
         self.tell(&format!("{} {generation}", command::WRITE))
     }
 
+    /// Has the witness forget the longest gap so far.
+    ///
+    /// It waits for a heartbeat behind that: a gap counts from the first look at the clock since, and what
+    /// stops the guest before that would not be in it.
     pub(crate) fn reset_gap(&mut self) -> Result<()> {
-        self.tell(command::RESET_GAP)
+        self.tell(command::RESET_GAP)?;
+        self.wait_for_beat()
     }
 
     /// Has the witness do something that it answers with a word.

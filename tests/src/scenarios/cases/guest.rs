@@ -205,7 +205,6 @@ fn twice_first(cx: &Cx<'_>) -> Result<()> {
 fn twice_second(cx: &Cx<'_>) -> Result<()> {
     let mut guest = take_over(cx, twice())?;
     guest.reset_gap()?;
-    guest.wait_for_beat()?;
     guest.update_host()
 }
 
