@@ -41,7 +41,7 @@ impl Probe {
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// Tells the driver a word: see `fdbox_probe.c`.
+    /// Tells the driver a word: see `probe_node.c`.
     pub(crate) fn tell(&self, word: &str) -> Result<()> {
         let told = (&self.0).write_all(word.as_bytes());
         told.with_context(|| format!("Tell the probe {word}"))
@@ -55,7 +55,16 @@ impl Probe {
 
     /// How often `seal` was called.
     pub(crate) fn seals() -> Result<u32> {
-        let text = std::fs::read_to_string("/sys/module/fdbox_probe/parameters/seals")?;
-        Ok(text.trim().parse()?)
+        count("seals")
     }
+
+    /// How often `restore` was called.
+    pub(crate) fn restores() -> Result<u32> {
+        count("restores")
+    }
+}
+
+fn count(of: &str) -> Result<u32> {
+    let text = std::fs::read_to_string(format!("/sys/module/fdbox_probe/parameters/{of}"))?;
+    Ok(text.trim().parse()?)
 }

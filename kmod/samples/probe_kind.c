@@ -4,41 +4,28 @@
  * be called, and registers what may not be registered. The parameter "wrong"
  * counts the answers that are not those of docs/uapi.md; the log has them.
  */
-#include <linux/anon_inodes.h>
-#include <linux/completion.h>
 #include <linux/fdbox.h>
-#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/gfp.h>
-#include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
-#include <linux/reboot.h>
 #include <linux/slab.h>
-#include <linux/uaccess.h>
+
+#include "probe.h"
 
 #define COMPATIBLE	"fdbox,probe-v1"
 #define ANOTHER		"fdbox,probe-v2"
 #define BUILT_IN	"fdbox,memfd-v1"
 #define TOO_MUCH	(SZ_1M + 1)
 
-#define HOLD_LIMIT	(30 * HZ)
-
-static bool hold;
-static DECLARE_COMPLETION(rebooting);
-static DECLARE_COMPLETION(may_go);
-
-/* The callback that is held up the next time it is called, if one is to be. */
-enum { HOLD_NONE, HOLD_SEAL, HOLD_WRITE };
-static int hold_at;
-static int held_err;
-static DECLARE_COMPLETION(held);
-static DECLARE_COMPLETION(let_go);
-
 static unsigned int seals;
 module_param(seals, uint, 0400);
 MODULE_PARM_DESC(seals, "calls of seal so far");
+
+static unsigned int restores;
+module_param(restores, uint, 0400);
+MODULE_PARM_DESC(restores, "calls of restore so far");
 
 static unsigned int wrong;
 module_param(wrong, uint, 0400);
@@ -56,124 +43,6 @@ static void expect(const char *what, long answer, long expected)
 		return;
 	pr_err("fdbox_probe: %s: %ld, not %ld\n", what, answer, expected);
 	wrong++;
-}
-
-static int probe_open(struct inode *inode, struct file *file)
-{
-	file->private_data = folio_alloc(GFP_KERNEL | __GFP_ZERO, 0);
-	return file->private_data ? 0 : -ENOMEM;
-}
-
-static int probe_release(struct inode *inode, struct file *file)
-{
-	if (file->private_data)
-		folio_put(file->private_data);
-	return 0;
-}
-
-/* Waits for "let-go" or "fail", if this is the callback that is to be held up. */
-static int hold_up(int here)
-{
-	if (cmpxchg(&hold_at, here, HOLD_NONE) != here)
-		return 0;
-	complete(&held);
-	if (!wait_for_completion_timeout(&let_go, HOLD_LIMIT))
-		pr_err("fdbox_probe: BUG: nobody let a callback go on\n");
-	return xchg(&held_err, 0);
-}
-
-/*
- * "hold" has the next reboot wait once fdbox.ko has heard of it, until "go" is
- * written; read() waits for that reboot. "seal" and "write" hold up the next
- * callback seal or kho_write, whichever file it is for, until "let-go" or, for
- * it to fail, "fail"; "await" returns when one is held up.
- */
-static ssize_t probe_write(struct file *file, const char __user *text, size_t len,
-			   loff_t *pos)
-{
-	char word[8] = {};
-	int err = 0;
-
-	if (copy_from_user(word, text, min(len, sizeof(word) - 1)))
-		return -EFAULT;
-	if (!strcmp(word, "hold")) {
-		hold = true;
-	} else if (!strcmp(word, "go")) {
-		complete_all(&may_go);
-	} else if (!strcmp(word, "seal")) {
-		hold_at = HOLD_SEAL;
-	} else if (!strcmp(word, "write")) {
-		hold_at = HOLD_WRITE;
-	} else if (!strcmp(word, "await")) {
-		err = wait_for_completion_killable(&held);
-	} else {
-		held_err = strcmp(word, "fail") ? 0 : -EREMOTEIO;
-		complete(&let_go);
-	}
-	return err ?: len;
-}
-
-static ssize_t probe_read(struct file *file, char __user *text, size_t len, loff_t *pos)
-{
-	int err = wait_for_completion_killable(&rebooting);
-
-	return err ?: put_user('r', text) ?: 1;
-}
-
-static int probe_reboot(struct notifier_block *nb, unsigned long action, void *data)
-{
-	complete_all(&rebooting);
-	if (hold && !wait_for_completion_timeout(&may_go, HOLD_LIMIT))
-		pr_err("fdbox_probe: BUG: nobody let the reboot go on\n");
-	return NOTIFY_DONE;
-}
-
-/* After fdbox.ko, whose priority is 0. */
-static struct notifier_block probe_reboot_nb = {
-	.notifier_call = probe_reboot,
-	.priority = -1,
-};
-
-static struct file *probe_anonymous(struct folio *folio);
-
-/* Any ioctl: another such file, with an anonymous inode. */
-static long probe_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
-{
-	struct folio *folio = folio_alloc(GFP_KERNEL | __GFP_ZERO, 0);
-	struct file *new;
-	int fd;
-
-	if (!folio)
-		return -ENOMEM;
-	new = probe_anonymous(folio);
-	if (IS_ERR(new)) {
-		folio_put(folio);
-		return PTR_ERR(new);
-	}
-	fd = get_unused_fd_flags(O_CLOEXEC);
-	if (fd < 0)
-		fput(new);
-	else
-		fd_install(fd, new);
-	return fd;
-}
-
-static const struct file_operations probe_fops = {
-	.owner = THIS_MODULE,
-	.open = probe_open,
-	.release = probe_release,
-	.read = probe_read,
-	.write = probe_write,
-	.unlocked_ioctl = probe_ioctl,
-};
-
-static struct file *probe_anonymous(struct folio *folio)
-{
-	struct file *file = anon_inode_getfile("fdbox_probe", &probe_fops, NULL, O_RDWR);
-
-	if (!IS_ERR(file))
-		file->private_data = folio;
-	return file;
 }
 
 static void no_write(const char *where, struct fdbox_fd *fd)
@@ -226,14 +95,14 @@ static int probe_seal(struct fdbox_fd *fd)
 	expect("no error in refuse", fdbox_fd_refuse(fd, 0, "it"), -EINVAL);
 	no_write("write in seal", fd);
 	no_restore("restore in seal", fd);
-	return hold_up(HOLD_SEAL);
+	return probe_hold_up(PROBE_HOLD_SEAL);
 }
 
 static int probe_kho_write(struct fdbox_fd *fd)
 {
 	struct file *file = fdbox_fd_file(fd);
 	void *data = kvzalloc(TOO_MUCH, GFP_KERNEL);
-	int err = hold_up(HOLD_WRITE);
+	int err = probe_hold_up(PROBE_HOLD_WRITE);
 
 	if (err || !data) {
 		kvfree(data);
@@ -324,9 +193,14 @@ static void probe_discard(struct fdbox_fd *fd)
 static struct file *probe_restore(struct fdbox_fd *fd)
 {
 	struct file *file;
+	int err;
 
+	restores++;
 	is_saved("restore", fd);
 	no_refuse("refuse in restore", fd);
+	err = probe_hold_up(PROBE_HOLD_RESTORE);
+	if (err)
+		return ERR_PTR(err);
 
 	file = probe_anonymous(NULL);
 	if (IS_ERR(file))
@@ -394,13 +268,6 @@ static void refused_but_for(void)
 	expect("no kind", fdbox_register_kind(NULL), -EINVAL);
 }
 
-static struct miscdevice probe_device = {
-	.minor = MISC_DYNAMIC_MINOR,
-	.name = "fdbox_probe",
-	.fops = &probe_fops,
-	.mode = 0600,
-};
-
 static int __init probe_init(void)
 {
 	int err;
@@ -412,23 +279,16 @@ static int __init probe_init(void)
 	if (err)
 		return err;
 	refused_but_for();
-	err = register_reboot_notifier(&probe_reboot_nb);
+	err = probe_node_register();
 	if (err)
-		goto unregister;
-	err = misc_register(&probe_device);
-	if (!err)
-		return 0;
-	unregister_reboot_notifier(&probe_reboot_nb);
-unregister:
-	fdbox_unregister_kind(&probe_kind);
+		fdbox_unregister_kind(&probe_kind);
 	return err;
 }
 module_init(probe_init);
 
 static void __exit probe_exit(void)
 {
-	misc_deregister(&probe_device);
-	unregister_reboot_notifier(&probe_reboot_nb);
+	probe_node_unregister();
 	fdbox_unregister_kind(&probe_kind);
 }
 module_exit(probe_exit);
