@@ -17,6 +17,7 @@ use crate::kind::{
     Substitute,
     TakeCx, //
 };
+use crate::leaving::Change;
 use crate::name::Name;
 use crate::record::Record;
 use crate::registry;
@@ -119,9 +120,13 @@ impl Contents {
 
     /// Makes the descriptor at `at` an open file of this kernel that the current task can use. It
     /// stays as it is until the caller [`replace`](Self::replace)s it. `fd` is the number that the
-    /// file is going to have.
+    /// file is going to have. `EAGAIN` for a descriptor of the last kernel once the host is leaving.
     pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<Successor> {
         let old = self.slots[at].entry.clone();
+        let _change = match &old.content {
+            Content::Live(_) => None,
+            Content::Incoming(_) => Some(Change::begin()?),
+        };
         // All that can fail comes before the file is made.
         let kind = registry::of_compatible(old.compatible())?;
         let name = old.name.try_clone()?;

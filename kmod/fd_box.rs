@@ -174,30 +174,45 @@ impl FdBox {
         Ok(show(lost, entry))
     }
 
-    /// Takes the contents in hands, once nobody else has them; `EINTR` for a task that is killed
-    /// while it waits, `ENODEV` of a box that was deleted.
-    pub(crate) fn hold(&self) -> Result<Held<'_>> {
+    /// Takes the contents in hands, once nobody else has them and if `may` agrees to the state in which
+    /// the box is then; `EINTR` for a task that is killed while it waits, `ENODEV` of a box that was
+    /// deleted.
+    ///
+    /// Only a [`Change`](crate::leaving::Change) has a sealed box in hands: what `may` does not agree to
+    /// does not touch it, not for a moment, so that the reboot notifier finds it.
+    pub(crate) fn hold(&self, may: impl Fn(State) -> Result) -> Result<Held<'_>> {
         loop {
-            match self.try_hold() {
-                Err(EBUSY) => self.busy.wait_for_none_killable()?,
-                held => return held,
+            match self.take_contents(&may)? {
+                Some(held) => return Ok(held),
+                None => self.busy.wait_for_none_killable()?,
             }
         }
     }
 
     /// The same; `EBUSY` if somebody else has them.
-    pub(crate) fn try_hold(&self) -> Result<Held<'_>> {
+    pub(crate) fn try_hold(&self, may: impl Fn(State) -> Result) -> Result<Held<'_>> {
+        self.take_contents(&may)?.ok_or(EBUSY)
+    }
+
+    /// `None` while somebody else has them.
+    fn take_contents(&self, may: &impl Fn(State) -> Result) -> Result<Option<Held<'_>>> {
         let mut inner = self.inner.lock();
         if inner.state == State::Dead {
             return Err(ENODEV);
         }
-        let contents = inner.contents.take().ok_or(EBUSY)?;
+        if inner.contents.is_none() {
+            return Ok(None);
+        }
+        may(inner.state)?;
+        let Some(contents) = inner.contents.take() else {
+            return Ok(None);
+        };
         self.busy.enter();
-        Ok(Held {
+        Ok(Some(Held {
             bx: self,
             state: inner.state,
             contents,
-        })
+        }))
     }
 
     /// Deletes the box, unless it is sealed or somebody works on it, and returns what was in it.

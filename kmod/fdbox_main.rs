@@ -152,9 +152,9 @@ unsafe extern "C" fn fdbox_rs_reboot(kexec: bool) {
     }
     let (ended, waited) = leaving::begin();
     match ended {
-        true => pr_info!("reboot: waited {} ms for SEAL and UNSEAL\n", waited),
+        true => pr_info!("reboot: waited {} ms for SEAL, UNSEAL and GET_FD\n", waited),
         false => pr_err!(
-            "reboot: SEAL or UNSEAL of a box goes on after {} ms: that box is lost\n",
+            "reboot: SEAL, UNSEAL or GET_FD of a box goes on after {} ms: that box is lost\n",
             waited
         ),
     }

@@ -3,9 +3,10 @@
 //! The host on its way into the next kernel.
 //!
 //! What is handed over must not change once the reboot has begun: devices are shut down then, and
-//! the next kernel is told of what was sealed before. So SEAL and UNSEAL are [`Change`]s. None
-//! begins after the reboot notifier has set the flag, those that run look at the flag as they go
-//! and give up, and the notifier waits for them, with a limit.
+//! the next kernel gets what was sealed before. Nor may a device be taken over from the last kernel,
+//! which would go on with DMA after its shutdown. So SEAL, UNSEAL and the restore of a descriptor are
+//! [`Change`]s. None begins after the reboot notifier has set the flag, those that run look at the
+//! flag as they go and give up, and the notifier waits for them, with a limit.
 
 use crate::wait;
 use kernel::{
@@ -32,7 +33,7 @@ static LEAVING: Atomic<u32> = Atomic::new(0);
 /// Changes that are going on.
 static CHANGES: wait::Count = wait::Count::new();
 
-/// A change of what is handed over, while it goes on.
+/// A change of what is handed over or of what came from the last kernel, while it goes on.
 pub(crate) struct Change(());
 
 impl Change {

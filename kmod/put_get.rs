@@ -29,8 +29,7 @@ impl FdBox {
     pub(crate) fn put(&self, name: Name, fd: u32) -> Result {
         let file = file::fget(fd)?;
         let kind = registry::of_file(&file)?;
-        let mut held = self.hold()?;
-        held.state.must_be_open()?;
+        let mut held = self.hold(State::must_be_open)?;
         // SAFETY: No precondition.
         if held.slots.len() >= unsafe { ffi::fdbox_shim_max_fds() } as usize {
             return Err(held.find(&name).map_or(ENOSPC, |_| EEXIST));
@@ -47,12 +46,13 @@ impl FdBox {
 
     /// Adds what the last kernel left. Only while the module loads.
     pub(crate) fn put_incoming(&self, name: Name, incoming: Incoming) -> Result {
-        self.hold()?.push(name, Content::Incoming(incoming))
+        self.hold(State::must_be_open)?
+            .push(name, Content::Incoming(incoming))
     }
 
     /// Marks a box from the last kernel as what it was there.
     pub(crate) fn arrived(&self) -> Result {
-        let mut held = self.hold()?;
+        let mut held = self.hold(State::must_be_open)?;
         held.state = State::Sealed { handed_over: false };
         held.required = kho::enabled().then(kho::Required::new).and_then(Result::ok);
         Ok(())
@@ -60,8 +60,7 @@ impl FdBox {
 
     /// FDBOX_GET_FD: the new descriptor's number. With `keep` the box has it, too.
     pub(crate) fn get(&self, name: &Name, keep: bool) -> Result<u32> {
-        let mut held = self.hold()?;
-        held.state.must_be_open()?;
+        let mut held = self.hold(State::must_be_open)?;
         let at = held.find(name).ok_or(ENOENT)?;
         let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
         let file = held.make_own(at, fd.reserved_fd())?;

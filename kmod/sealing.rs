@@ -36,8 +36,7 @@ use kernel::{
 impl FdBox {
     /// FDBOX_SEAL, through the node opened as `node`.
     pub(crate) fn seal(&self, node: &BoxFile<'_>) -> Result {
-        let mut held = self.hold()?;
-        held.state.must_be_open()?;
+        let mut held = self.hold(State::must_be_open)?;
         held.set_seal_error(None);
         if let Some(owner) = NodeOwner::of_opened(node) {
             held.bx().set_owner(owner);
@@ -60,15 +59,16 @@ impl FdBox {
     /// kernel to the next one without having been touched in this one. Called when the machine
     /// reboots, so that the usual case, a box that is taken out, does not pay for it.
     ///
-    /// `EBUSY` for a box that somebody still works on.
+    /// `EBUSY` for a box that somebody works on: a change that went on for too long.
     pub(crate) fn carry(&self) -> Result {
-        if self.summary().0 != (State::Sealed { handed_over: false }) || !kho::enabled() {
+        const ARRIVED: State = State::Sealed { handed_over: false };
+        if self.summary().0 != ARRIVED || !kho::enabled() {
             return Ok(());
         }
-        let mut held = self.try_hold()?;
-        if held.state != (State::Sealed { handed_over: false }) {
-            return Ok(());
-        }
+        let mut held = self.try_hold(|state| match state {
+            ARRIVED => Ok(()),
+            _ => Err(EBUSY),
+        })?;
         // What goes on is what decides when the host leaves: nothing stops it.
         let written = held.write_all(|| Ok(()));
         let added = written.map_err(|failure| failure.error).and_then(|()| {
@@ -158,7 +158,9 @@ fn finish_started(held: &mut Held<'_>) -> Result<(), SealError> {
         }
         go_on()?;
         if let Err(err) = held.make_own(at, 0) {
-            return Err(failure(&held.slots[at].name, err, None));
+            // What was stopped half-way has refused nothing.
+            let stopped = go_on().err();
+            return Err(stopped.unwrap_or_else(|| failure(&held.slots[at].name, err, None)));
         }
     }
     Ok(())

@@ -59,18 +59,23 @@ impl FdBox {
 
     /// Opens the box if `may` agrees to as many lost descriptors as there are.
     fn open_up(&self, may: impl FnOnce(usize) -> Result) -> Result<usize> {
-        let mut held = self.hold()?;
-        let State::Sealed { handed_over } = held.state else {
-            return Err(EINVAL);
-        };
+        // Ends after the box was let go: the reboot notifier, which waits for it, takes sealed boxes
+        // in hands.
         let _change = Change::begin()?;
+        let mut held = self.hold(|state| match state {
+            State::Sealed { .. } => Ok(()),
+            _ => Err(EINVAL),
+        })?;
         let lost = losses(&held)?;
         let count = lost.len();
-        held.set_lost(lost);
-        may(count)?;
-        if handed_over {
+        if let Err(err) = may(count) {
+            held.set_lost(lost);
+            return Err(err);
+        }
+        if held.state == (State::Sealed { handed_over: true }) {
             handover::remove(self.id)?;
         }
+        held.set_lost(lost);
         held.undo();
         held.required = None;
         held.state = State::Open;

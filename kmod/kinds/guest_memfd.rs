@@ -37,7 +37,6 @@ use crate::record::{
     Record, //
 };
 use crate::room;
-use crate::wait;
 use kernel::{
     error::to_result,
     fs::File,
@@ -144,7 +143,7 @@ impl Kind for GuestMemfd {
         let vm = Vm::of(&vm_file).ok_or(EIO)?;
         let file = open(progress, vm, size, flags)?;
         progress.give(record, |run| {
-            if let Err(err) = wait::not_killed() {
+            if let Err(err) = leaving::go_on() {
                 return run.refused(err);
             }
             let extent = run.extent();

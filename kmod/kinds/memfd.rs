@@ -46,7 +46,6 @@ use crate::record::{
     Record, //
 };
 use crate::room;
-use crate::wait;
 use kernel::{
     bindings,
     error::to_result,
@@ -172,7 +171,7 @@ impl Kind for Memfd {
         };
         let mut held = progress.held.take();
         let given = progress.give(record, |run| {
-            if let Err(err) = wait::not_killed() {
+            if let Err(err) = leaving::go_on() {
                 return run.refused(err);
             }
             if let Some(held) = &mut held {

@@ -169,7 +169,7 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
             "the box is sealed: unseal it first; of a device in an open box, other objects of its iommufd have its ids: destroy them"
         }
         (Get, Errno::AGAIN) => {
-            "it is restored upon files that are still in the box: take out the memory first, then the iommufd, then its devices"
+            "it is restored upon files that are still in the box: take out the memory first, then the iommufd, then its devices; or the host is on its way into the next kernel"
         }
         (Get, Errno::MFILE) => {
             "the process has no free descriptor number: raise its limit (ulimit -n)"

@@ -82,7 +82,8 @@ struct fdbox_put_fd {
  * ENOENT: no such name. EBUSY: the box is sealed. EMFILE: no free descriptor
  * number. EOPNOTSUPP: it came from another kernel and nothing here restores
  * its kind yet. EIO: what it was saved as cannot be restored. EAGAIN: it is
- * restored upon files that are still in the box: take them out first.
+ * restored upon files that are still in the box: take them out first; or it
+ * came from the last kernel, and the host is on its way into the next one.
  * EHWPOISON: its memory broke, and this kernel could not keep it out of use.
  */
 #define FDBOX_GET_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 3)

@@ -123,6 +123,8 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
 pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
     match helper {
         "leave" => leaving::leave(argument),
+        "leave-and-get" => leaving::leave_and_get(argument),
+        "use-in-vain" => leaving::use_in_vain(),
         "poison" => poison::poison(argument),
         "seal-in-a-cgroup" => room::seal_in_a_cgroup(argument),
         "seal" => room::seal(argument),
