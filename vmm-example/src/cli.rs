@@ -7,10 +7,10 @@ use clap::{Args, Parser, Subcommand};
 use vmm_fdbox::BoxName;
 use vmm_fdbox::update::Step;
 
-use crate::handover::{DEFAULT_LIMIT, MAX_LIMIT_SECS};
+use crate::devices::virtio::spec::FdSpec;
+use crate::guest::state::VERSION;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
-use crate::state::VERSION;
-use crate::virtio::spec::FdSpec;
+use crate::update::handover::{DEFAULT_LIMIT, MAX_LIMIT_SECS};
 
 mod ask;
 mod devices;

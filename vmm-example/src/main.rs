@@ -2,52 +2,29 @@
 //!
 //! | module | is about |
 //! |---|---|
-//! | `cli`, `commands`, `report` | what an operator types and reads |
+//! | `cli`, `commands` | what an operator types and reads |
+//! | `service` | a running guest, what can be asked of it, and what happened to it |
+//! | `update` | the guest's side of an update |
+//! | `guest` | a guest: built to boot, or restored; vCPUs and state |
+//! | `devices` | what a guest drives: serial port, virtio, devices of the host |
+//! | `memory`, `kvm` | guest memory; KVM, and the state of its objects |
 //! | `spec` | what was asked for, checked |
-//! | `machine` | a guest: built to boot, or restored |
-//! | `boot`, `cpuid`, `memory` | what a booting kernel finds |
-//! | `vcpu` | running, parking |
-//! | `kvm` | KVM, and the state of its objects |
-//! | `devices`, `console` | the serial port and where it leads |
-//! | `virtio` | disks, networks and other devices |
-//! | `pci`, `vfio` | devices of the host that the guest drives itself |
-//! | `state` | a guest as sections of a state frame |
-//! | `vmm`, `api`, `event_loop` | a running guest and what can be asked of it |
-//! | `events`, `chronicle`, `metrics` | what happened to it, for who watches |
-//! | `live_update` | the guest's side of an update |
-//! | `handover` | another build of this VMM takes the guest over |
+//! | `socket`, `metrics`, `error` | sockets to listen on, figures, showing errors |
 
 #![deny(unsafe_code)]
 
-mod aml;
-mod api;
-mod boot;
-mod chronicle;
 mod cli;
 mod commands;
-mod console;
-mod cpuid;
 mod devices;
 mod error;
-mod event_loop;
-mod events;
-mod handover;
-mod interrupt;
+mod guest;
 mod kvm;
-mod live_update;
-mod machine;
 mod memory;
 mod metrics;
-mod pci;
-mod report;
+mod service;
 mod socket;
 mod spec;
-mod state;
-mod tsc;
-mod vcpu;
-mod vfio;
-mod virtio;
-mod vmm;
+mod update;
 
 use std::process::ExitCode;
 

@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::RunArgs;
+use crate::devices::vfio::spec::VfioSpec;
+use crate::devices::virtio::spec::{DeviceSpecs, DiskSpec, HvcSpec, NetSpec, VsockSpec};
 use crate::spec::SpecError;
-use crate::vfio::spec::VfioSpec;
-use crate::virtio::spec::{DeviceSpecs, DiskSpec, HvcSpec, NetSpec, VsockSpec};
 
 /// A guest's devices, eight at most.
 #[derive(Clone, Debug, Args)]

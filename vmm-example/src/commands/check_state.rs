@@ -7,8 +7,8 @@ use vmm_fdbox::frame::Description;
 use vmm_fdbox::update::ExitStatus;
 
 use crate::cli::CheckStateArgs;
-use crate::handover::{VERSION, Verdict};
-use crate::state;
+use crate::guest::state;
+use crate::update::handover::{VERSION, Verdict};
 
 /// The longest description in bytes.
 const MAX_DESCRIPTION: u64 = 1 << 20;

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use anyhow::bail;
 use vmm_fdbox::update::ExitStatus;
 
-use crate::api::Client;
-use crate::api::protocol::{Reply, Request};
 use crate::cli::ApiArgs;
+use crate::service::api::Client;
+use crate::service::api::protocol::{Reply, Request};
 
 /// Sends a request; what the VMM refuses is an error.
 pub(super) fn ask(args: &ApiArgs, request: &Request) -> anyhow::Result<ExitStatus> {

@@ -11,12 +11,12 @@ use super::fleet;
 use super::progress::Progress;
 use super::resume::write_report;
 use super::table::table;
-use crate::api::Client;
-use crate::api::protocol::{
-    EventKind, NextKernelFiles, Reply, Request, UpdateEnd, UpdateEvent, UpdateRequest,
-};
 use crate::cli::LiveUpdateArgs;
 use crate::error::{chain, warn};
+use crate::service::api::Client;
+use crate::service::api::protocol::{
+    EventKind, NextKernelFiles, Reply, Request, UpdateEnd, UpdateEvent, UpdateRequest,
+};
 
 pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
     if fleet::is_meant(&args) {
@@ -197,8 +197,8 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::api::protocol::UpdateResult;
     use crate::cli::{Cli, Command};
+    use crate::service::api::protocol::UpdateResult;
 
     #[test]
     fn paths_reach_the_vmm_absolute() {

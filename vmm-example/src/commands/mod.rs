@@ -5,6 +5,7 @@ mod check_state;
 mod control;
 mod discard;
 mod fleet;
+pub(crate) mod interrupt;
 mod live_update;
 mod manual;
 mod progress;
@@ -18,8 +19,8 @@ mod takeover;
 
 use vmm_fdbox::update::ExitStatus;
 
-use crate::api::protocol::Request;
 use crate::cli::Command;
+use crate::service::api::protocol::Request;
 
 /// Carries out a command.
 pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {

@@ -18,17 +18,17 @@ use vmm_fdbox::{BoxName, BoxStore, Control, FdName};
 use super::resume_all;
 use super::serve::Surroundings;
 use crate::cli::ResumeArgs;
+use crate::devices::pci;
+use crate::devices::vfio::Inheritance;
+use crate::devices::virtio;
 use crate::error::{chain, warn};
+use crate::guest::machine::{Machine, SavedDevices, Shell};
+use crate::guest::state::{self, GuestState};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
-use crate::live_update::{MEMORY_FD, VM_FD, party_error};
-use crate::machine::{Machine, SavedDevices, Shell};
 use crate::memory::GuestRam;
-use crate::pci;
-use crate::report::ResumeReport;
-use crate::state::{self, GuestState};
-use crate::vfio::Inheritance;
-use crate::virtio;
+use crate::service::report::ResumeReport;
+use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 /// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
 const REBUILD: &str = "rebuild";

@@ -3,12 +3,12 @@
 use vmm_fdbox::update::ExitStatus;
 
 use super::serve::Surroundings;
-use crate::boot::BootSpec;
 use crate::cli::RunArgs;
+use crate::devices::vfio;
+use crate::devices::virtio::{self, Opened};
+use crate::guest::boot::BootSpec;
+use crate::guest::machine::{Machine, NewGuest};
 use crate::kvm::Host;
-use crate::machine::{Machine, NewGuest};
-use crate::vfio;
-use crate::virtio::{self, Opened};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     args.check_output().map_err(anyhow::Error::msg)?;

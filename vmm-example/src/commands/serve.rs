@@ -9,17 +9,17 @@ use anyhow::bail;
 use event_manager::MutEventSubscriber;
 use vmm_fdbox::update::ExitStatus;
 
-use crate::api::{Server, Service};
-use crate::console::{Console, ConsoleEvents, ConsoleSource};
+use crate::devices::console::{Console, ConsoleEvents, ConsoleSource};
 use crate::error::{chain, warn};
-use crate::event_loop::{self, EndSignal};
-use crate::events::Notice;
-use crate::handover::Estate;
-use crate::machine::Machine;
+use crate::guest::machine::Machine;
+use crate::guest::vcpu::{GuestEnd, OnEnd};
+use crate::service::api::{Server, Service};
+use crate::service::event_loop::{self, EndSignal};
+use crate::service::events::Notice;
+use crate::service::vmm::Vmm;
 use crate::socket::Title;
 use crate::spec::ConsoleSpec;
-use crate::vcpu::{GuestEnd, OnEnd};
-use crate::vmm::Vmm;
+use crate::update::handover::Estate;
 
 /// What must be there before the guest runs.
 pub(super) struct Surroundings {

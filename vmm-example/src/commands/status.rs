@@ -9,9 +9,9 @@ use vmm_fdbox::{
     AnyBox, BoxInfo, BoxStore, Control, Dependency, FdInfo, OpenFdBox, SealedFdBox, dependencies,
 };
 
-use crate::api::Client;
-use crate::api::protocol::{GuestStatus, Reply, Request};
 use crate::cli::StatusArgs;
+use crate::service::api::Client;
+use crate::service::api::protocol::{GuestStatus, Reply, Request};
 
 /// A box as `status --json` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -157,9 +157,9 @@ fn describe_boxes(boxes: &[BoxStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::protocol::{HostDeviceStatus, RunState};
+    use crate::devices::virtio::DeviceCounts;
+    use crate::service::api::protocol::{HostDeviceStatus, RunState};
     use crate::spec::MemoryKind;
-    use crate::virtio::DeviceCounts;
 
     pub(super) fn a_box() -> BoxStatus {
         let fd = |name: &str, needs: &[&str]| FdStatus {

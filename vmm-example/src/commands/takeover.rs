@@ -13,20 +13,20 @@ use vmm_fdbox::{BoxName, BoxStore, Control, FdName};
 
 use super::resume::finish;
 use super::serve::{Surroundings, Welcome};
-use crate::api::Server;
 use crate::cli::ResumeArgs;
-use crate::console::ConsoleSource;
+use crate::devices::console::ConsoleSource;
+use crate::devices::pci;
+use crate::devices::virtio;
 use crate::error::chain;
-use crate::handover::{Hello, Link, LinkError, Order, Running, Word, fd};
+use crate::guest::machine::{Machine, SavedDevices, Shell};
+use crate::guest::state::{self, GuestState};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
-use crate::live_update::{MEMORY_FD, VM_FD, party_error};
-use crate::machine::{Machine, SavedDevices, Shell};
 use crate::memory::GuestRam;
-use crate::pci;
+use crate::service::api::Server;
 use crate::socket::Title;
-use crate::state::{self, GuestState};
-use crate::virtio;
+use crate::update::handover::{Hello, Link, LinkError, Order, Running, Word, fd};
+use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 pub(super) fn take_over(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     let link = Link::from_stdin().context("No VMM hands a guest over here")?;

@@ -11,7 +11,7 @@ use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::console::Console;
+use crate::devices::console::Console;
 use crate::metrics::{Counted, Metrics};
 
 const BASE: u16 = 0x3f8;

@@ -7,7 +7,7 @@ use kvm_bindings::{
 use serde::{Deserialize, Serialize};
 
 use super::{KvmError, Vm, named};
-use crate::tsc;
+use crate::kvm::tsc;
 
 /// How far the guest's clock may be off; its kernel's watchdog allows for some hundred µs.
 const CLOCK_TOLERANCE_NS: u64 = 50_000;

@@ -3,6 +3,7 @@
 pub(crate) mod irqchip;
 pub(crate) mod passthrough;
 mod sys;
+pub(crate) mod tsc;
 pub(crate) mod vcpu;
 
 use std::os::fd::{BorrowedFd, OwnedFd};

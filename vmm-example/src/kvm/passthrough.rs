@@ -14,8 +14,8 @@ use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{KvmError, Vm, named, sys};
+use crate::devices::pci::routes::{FIRST_MSI, Message};
 use crate::memory::device::DeviceMapping;
-use crate::pci::routes::{FIRST_MSI, Message};
 
 /// Lines that go to a PIC as well.
 const PIC_LINES: u32 = 16;

@@ -16,7 +16,7 @@ use vmm_fdbox::update::ExitStatus;
 
 use super::table::table;
 use crate::cli::BenchArgs;
-use crate::report::PhaseReport;
+use crate::service::report::PhaseReport;
 
 /// The least, the middle and the greatest of repeated figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

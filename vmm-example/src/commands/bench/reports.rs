@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::{HostUpdate, Spread};
-use crate::report::{Blackout, ResumeReport};
+use crate::service::report::{Blackout, ResumeReport};
 
 /// What guests have in common whose updates are compared.
 type Kind = (u64, String, u64, u64);

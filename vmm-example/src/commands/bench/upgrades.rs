@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use super::{BinaryUpgrade, Spread};
-use crate::api::Client;
-use crate::api::protocol::Request;
 use crate::cli::BenchArgs;
-use crate::report::ResumeReport;
+use crate::service::api::Client;
+use crate::service::api::protocol::Request;
+use crate::service::report::ResumeReport;
 use crate::spec::MemoryKind;
 
 /// Names guest, box and files.

@@ -8,11 +8,11 @@ use vmm_fdbox::Kind;
 use vmm_fdbox::update::{ExitStatus, Member, Stopped};
 
 use super::output::Output;
-use crate::api::joint::JoinRequest;
-use crate::api::protocol::{Reply, Request, UpdateEnd, UpdateResult};
-use crate::api::{Client, ClientError};
 use crate::error::chain;
-use crate::live_update;
+use crate::service::api::joint::JoinRequest;
+use crate::service::api::protocol::{Reply, Request, UpdateEnd, UpdateResult};
+use crate::service::api::{Client, ClientError};
+use crate::update;
 
 /// Within which a VMM tells how its guest does, or cancels its update.
 pub(super) const STATUS_LIMIT: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ impl RemoteMember {
         let mut kinds = BTreeSet::new();
         let (name, client) = match asked {
             Ok((client, Reply::Status(status))) => {
-                kinds = live_update::kinds(status.ram_kind, !status.host_devices.is_empty());
+                kinds = update::kinds(status.ram_kind, !status.host_devices.is_empty());
                 (status.name, Ok(client))
             }
             Ok((_, reply)) => (stem().into(), Err(unexpected(&reply))),

@@ -16,11 +16,11 @@ use vmm_fdbox::{Control, sealed_kinds};
 use self::member::{RemoteMember, STATUS_LIMIT};
 use self::output::Output;
 use super::live_update::next_kernel;
-use crate::api::Client;
-use crate::api::joint::JoinRequest;
-use crate::api::protocol::Request;
 use crate::cli::LiveUpdateArgs;
-use crate::interrupt;
+use crate::commands::interrupt;
+use crate::service::api::Client;
+use crate::service::api::joint::JoinRequest;
+use crate::service::api::protocol::Request;
 
 /// Whether the options are about more than one guest.
 pub(super) fn is_meant(args: &LiveUpdateArgs) -> bool {

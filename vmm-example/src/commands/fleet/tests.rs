@@ -9,7 +9,9 @@ use vmm_fdbox::fake::{FakeHost, HostCall};
 use vmm_fdbox::update::NotReady;
 
 use super::*;
-use crate::api::protocol::{GuestStatus, Reply, Request, RunState, UpdateEnd, UpdateResult};
+use crate::service::api::protocol::{
+    GuestStatus, Reply, Request, RunState, UpdateEnd, UpdateResult,
+};
 use crate::spec::MemoryKind;
 
 /// Where a VMM fails.

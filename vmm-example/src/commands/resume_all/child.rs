@@ -11,7 +11,7 @@ use vmm_fdbox::update::ExitStatus;
 use super::Said;
 use super::report::GuestEnd;
 use crate::cli::ResumeArgs;
-use crate::report::ResumeReport;
+use crate::service::report::ResumeReport;
 
 /// What a guest's process is at.
 #[derive(Debug)]

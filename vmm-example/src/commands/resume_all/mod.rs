@@ -27,7 +27,7 @@ use self::report::Total;
 use super::resume::{report_path, write_report};
 use crate::cli::ResumeArgs;
 use crate::error::{chain, warn};
-use crate::report::ResumeReport;
+use crate::service::report::ResumeReport;
 
 /// What a guest's process says.
 #[derive(Debug, Serialize, Deserialize)]

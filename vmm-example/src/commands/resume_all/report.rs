@@ -6,7 +6,7 @@ use serde::Serialize;
 use vmm_fdbox::update::ExitStatus;
 
 use super::super::table::table;
-use crate::report::ResumeReport;
+use crate::service::report::ResumeReport;
 
 /// One guest.
 #[derive(Debug, Serialize)]

@@ -1,0 +1,92 @@
+//! What of the bus and its devices crosses an update: a section for each.
+//!
+//! A field that readers may ignore is added with a default; any other change is a new version.
+
+use serde::{Deserialize, Serialize};
+use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
+
+use super::slot::MAX_DEVICES;
+use crate::devices::vfio::VfioStateV1;
+
+/// The version of all sections here.
+pub(crate) const VERSION: u32 = 1;
+
+const BUS: &str = "pci-bus";
+const DEVICES: [&str; MAX_DEVICES] = [
+    "vfio0", "vfio1", "vfio2", "vfio3", "vfio4", "vfio5", "vfio6", "vfio7",
+];
+
+/// Bytes that the section of a device can take, beside its vectors.
+const BYTES_PER_DEVICE: usize = 4 << 10;
+/// Bytes that a vector can take: three numbers and their names.
+const BYTES_PER_VECTOR: usize = 64;
+
+/// Bytes that the sections of the bus and of devices with so many vectors can take.
+pub(crate) fn capacity(vectors: impl Iterator<Item = usize>) -> usize {
+    let device = |vectors| BYTES_PER_DEVICE + vectors * BYTES_PER_VECTOR;
+    BYTES_PER_DEVICE + vectors.map(device).sum::<usize>()
+}
+
+/// How many sections [`known`] returns.
+pub(crate) const SECTIONS: usize = MAX_DEVICES + 1;
+
+/// All sections of the bus that this program reads.
+pub(crate) const fn known() -> [KnownSection; SECTIONS] {
+    let mut known = [KnownSection::new(BUS, VERSION, VERSION); SECTIONS];
+    let mut at = 0;
+    while at < MAX_DEVICES {
+        known[at + 1] = KnownSection::new(DEVICES[at], VERSION, VERSION);
+        at += 1;
+    }
+    known
+}
+
+/// The bus and its devices; a guest without devices on it has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PciState {
+    pub(crate) bus: PciBusStateV1,
+    /// In the order of their places.
+    pub(crate) devices: Vec<VfioStateV1>,
+}
+
+/// The bus itself, version 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PciBusStateV1 {
+    /// What was last written to port 0xcf8: the guest may be about to use port 0xcfc.
+    pub(crate) config_address: u32,
+    /// The I/O address space of the iommufd that holds the mappings of guest RAM.
+    pub(crate) ioas_id: u32,
+}
+
+/// The sections of a bus with this many devices.
+pub(super) fn sections(devices: usize) -> impl Iterator<Item = &'static str> {
+    std::iter::once(BUS).chain(DEVICES.into_iter().take(devices))
+}
+
+/// Adds a section for the bus and one for each device.
+pub(crate) fn write(state: &PciState, frame: &mut FrameWriter<'_>) -> Result<(), FrameError> {
+    frame.add(BUS, VERSION, Need::Required, &state.bus)?;
+    let mut names = DEVICES.into_iter();
+    for device in &state.devices {
+        // Who builds a machine has counted them: each has a place.
+        let name = names.next().ok_or(FrameError::TooManySections)?;
+        frame.add(name, VERSION, Need::Required, device)?;
+    }
+    Ok(())
+}
+
+/// Reads the bus of a frame; None if the guest has none.
+pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Option<PciState>, FrameError> {
+    let [bus, slots @ ..] = known();
+    let Some(bus) = frame.read_optional(bus)? else {
+        return Ok(None);
+    };
+    let mut devices = Vec::new();
+    for section in slots {
+        devices.extend(frame.read_optional::<VfioStateV1>(section)?);
+    }
+    Ok(Some(PciState { bus, devices }))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

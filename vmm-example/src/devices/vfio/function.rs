@@ -1,0 +1,247 @@
+//! A device as the guest's PCI bus has it.
+//!
+//! Everything is behind one lock: accesses that exit are rare, and while the guest runs its
+//! interrupts and most of its accesses pass this program by. An access goes to the device with
+//! the lock held, so who has the lock finds none half done.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::config::{COMMAND, ConfigSpace, INTX_OFF, MASTER, MEMORY, PARITY, SERR};
+use super::device::Physical;
+use super::msix::MsixTable;
+use super::spec::PciAddress;
+use super::vectors::{Vectors, Wanted};
+use super::windows::Windows;
+use super::{VfioError, VfioStateV1};
+use crate::devices::pci::slot::PciSlot;
+use crate::error::{chain, warn};
+
+/// What stays the same about a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) slot: PciSlot,
+    pub(super) address: PciAddress,
+    pub(super) device_id: u32,
+    pub(super) page_table_id: u32,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Function {
+    identity: Identity,
+    device: Arc<dyn Physical>,
+    inner: Mutex<Inner>,
+    /// What was complained of.
+    said: Mutex<BTreeSet<&'static str>>,
+}
+
+/// What the guest changes.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) config: ConfigSpace,
+    pub(super) table: MsixTable,
+    pub(super) vectors: Vectors,
+    pub(super) windows: Box<dyn Windows>,
+}
+
+impl Function {
+    /// A parked function. The device's command register is set as the guest has it: bus
+    /// mastering does not falter.
+    pub(super) fn new(identity: Identity, device: Arc<dyn Physical>, inner: Inner) -> Self {
+        let function = Self {
+            identity,
+            device,
+            inner: Mutex::new(inner),
+            said: Mutex::default(),
+        };
+        let inner = function.lock();
+        function.command_device(&inner.config);
+        drop(inner);
+        function
+    }
+
+    pub(crate) fn slot(&self) -> PciSlot {
+        self.identity.slot
+    }
+
+    pub(crate) fn address(&self) -> PciAddress {
+        self.identity.address
+    }
+
+    /// How many interrupts it can have.
+    pub(crate) fn vectors(&self) -> usize {
+        self.lock().table.vectors().len()
+    }
+
+    /// The guest reads configuration space.
+    pub(crate) fn read_config(&self, offset: u8, data: &mut [u8]) {
+        let (inner, offset) = (self.lock(), usize::from(offset));
+        inner.config.read(offset, data);
+        for part in inner.config.live(offset, data.len()) {
+            let data = &mut data[part.at..part.at + part.len];
+            self.device.read_config(part.offset, data);
+        }
+    }
+
+    /// The guest writes configuration space.
+    pub(crate) fn write_config(&self, offset: u8, data: &[u8]) {
+        let (mut inner, offset) = (self.lock(), usize::from(offset));
+        let command = inner.config.command();
+        inner.config.write(offset, data);
+        for part in inner.config.live(offset, data.len()) {
+            let data = &data[part.at..part.at + part.len];
+            self.device.write_config(part.offset, data);
+        }
+        if inner.config.command() != command {
+            self.command_device(&inner.config);
+        }
+        self.place(&mut inner);
+        self.follow(&mut inner);
+    }
+
+    /// The guest reads memory where it has no window; false if it is not the device's.
+    pub(crate) fn read_memory(&self, addr: u64, data: &mut [u8]) -> bool {
+        let inner = self.lock();
+        let Some((bar, offset)) = find(&inner.config, addr) else {
+            return false;
+        };
+        let place = inner.config.msix_place();
+        if let Some(at) = place.table.find(bar, offset) {
+            inner.table.read(at, data);
+        } else if let Some(at) = place.pending.find(bar, offset) {
+            for (byte, first) in data.iter_mut().zip((8 * at..).step_by(8)) {
+                *byte = (0..8).fold(0, |bits, bit| {
+                    bits | u8::from(inner.vectors.is_pending(first + bit)) << bit
+                });
+            }
+        } else {
+            self.device.read_bar(bar, offset, data);
+        }
+        true
+    }
+
+    /// The guest writes memory where it has no window; false if it is not the device's.
+    pub(crate) fn write_memory(&self, addr: u64, data: &[u8]) -> bool {
+        let mut inner = self.lock();
+        let Some((bar, offset)) = find(&inner.config, addr) else {
+            return false;
+        };
+        let place = inner.config.msix_place();
+        if let Some(at) = place.table.find(bar, offset) {
+            inner.table.write(at, data);
+            self.follow(&mut inner);
+        } else if place.pending.find(bar, offset).is_none() {
+            self.device.write_bar(bar, offset, data);
+        }
+        true
+    }
+
+    /// Has interrupts wait. The vCPUs are parked already; the device goes on.
+    pub(crate) fn park(&self) {
+        let parked = self.lock().vectors.park();
+        self.complain("hold back interrupts", parked);
+    }
+
+    /// Lets interrupts through, with one for each vector.
+    pub(crate) fn unpark(&self) {
+        let mut inner = self.lock();
+        self.place(&mut inner);
+        let (vectors, wanted) = inner.split();
+        let unparked = vectors.unpark(wanted, self.device.as_ref());
+        drop(inner);
+        self.complain("switch interrupts on", unparked);
+    }
+
+    /// Switches the device's interrupts off: the host is about to go. It is parked.
+    pub(crate) fn disarm(&self) -> Result<(), VfioError> {
+        self.lock().vectors.disarm(self.device.as_ref())
+    }
+
+    /// What crosses an update beside the device. It is parked.
+    pub(crate) fn save(&self) -> VfioStateV1 {
+        let inner = self.lock();
+        VfioStateV1 {
+            slot: self.identity.slot.index(),
+            address: self.identity.address,
+            device_id: self.identity.device_id,
+            page_table_id: self.identity.page_table_id,
+            config: inner.config.image().to_vec(),
+            bars: inner.config.bars().to_vec(),
+            msix: inner.table.state(),
+        }
+    }
+
+    /// Another descriptor of the device, for a box or another process.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd, VfioError> {
+        self.device.duplicate()
+    }
+
+    /// Moves the windows to where the guest has the BARs.
+    fn place(&self, inner: &mut Inner) {
+        let Inner {
+            config, windows, ..
+        } = inner;
+        for bar in config.bars() {
+            let placed = windows.place(bar, config.address(bar));
+            self.complain("map its memory", placed);
+        }
+    }
+
+    fn follow(&self, inner: &mut Inner) {
+        let (vectors, wanted) = inner.split();
+        let followed = vectors.follow(wanted, self.device.as_ref());
+        self.complain("route its interrupts", followed);
+    }
+
+    /// Memory is always on and interrupt lines are always off, whatever the guest wants: they
+    /// have no effect on who else the device reaches.
+    fn command_device(&self, config: &ConfigSpace) {
+        let passed = config.command() & (MASTER | PARITY | SERR);
+        let command = passed | MEMORY | INTX_OFF;
+        self.device.write_config(COMMAND, &command.to_le_bytes());
+    }
+
+    /// A guest cannot be told; its driver finds a device that does not answer. It may go on trying for
+    /// ever: each thing that cannot be done is said once.
+    fn complain<E: std::error::Error + 'static>(&self, what: &'static str, result: Result<(), E>) {
+        let first = || {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.insert(what)
+        };
+        if let Err(error) = result
+            && first()
+        {
+            let address = self.identity.address;
+            warn(&format!("{address}: cannot {what}: {}", chain(&error)));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn split(&mut self) -> (&mut Vectors, Wanted<'_>) {
+        let (on, all_masked) = self.config.msix_control();
+        let wanted = Wanted {
+            on,
+            all_masked,
+            vectors: self.table.vectors(),
+        };
+        (&mut self.vectors, wanted)
+    }
+}
+
+/// The BAR that an address is in, and where in it.
+fn find(config: &ConfigSpace, addr: u64) -> Option<(u8, u64)> {
+    config.bars().iter().find_map(|bar| {
+        let offset = addr.checked_sub(config.address(bar)?)?;
+        (offset < bar.size).then_some((bar.index, offset))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! Taking devices: for a new guest, or as a state says.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::bars::{self, Room};
+use super::config::{self, ConfigError, ConfigSpace};
+use super::device::{Device, Unbound};
+use super::function::{Function, Identity, Inner};
+use super::host::HostDevice;
+use super::iommu::Iommu;
+use super::msix::MsixTable;
+use super::spec::{PciAddress, VfioSpec};
+use super::vectors::Vectors;
+use super::windows::KvmWindows;
+use super::{VfioError, VfioStateV1};
+use crate::devices::pci::routes::{FIRST_MSI, InterruptLines};
+use crate::devices::pci::slot::PciSlot;
+use crate::devices::pci::state::PciState;
+use crate::kvm::Vm;
+use crate::kvm::passthrough::VfioRegistry;
+
+/// The name of the iommufd in a box and among what goes to another process.
+pub(crate) const IOMMUFD: &str = "iommufd";
+
+/// The name of the device at a place.
+pub(crate) fn device_name(slot: u8) -> String {
+    format!("vfio{slot}")
+}
+
+/// A device that is this process's, and that nothing was done to yet.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    slot: PciSlot,
+    device: Unbound,
+}
+
+/// Takes the devices of a new guest, in the order in which they are named.
+pub(crate) fn claim(specs: &[VfioSpec]) -> Result<Vec<Passed>, VfioError> {
+    if specs.len() > PciSlot::all().count() {
+        return Err(VfioError::TooMany);
+    }
+    let claim = |(slot, VfioSpec(address)): (PciSlot, &VfioSpec)| {
+        let host = HostDevice::find(*address)?;
+        let device = Unbound::open(&host.cdev, *address)?;
+        Ok(Passed { slot, device })
+    };
+    for (at, VfioSpec(address)) in specs.iter().enumerate() {
+        if specs[..at].iter().any(|other| other.0 == *address) {
+            let address = address.to_string();
+            return Err(VfioError::Twice { address });
+        }
+    }
+    PciSlot::all().zip(specs).map(claim).collect()
+}
+
+/// What devices are connected to.
+#[derive(Debug)]
+pub(crate) struct Board<'a> {
+    pub(crate) vm: &'a Arc<Vm>,
+    pub(crate) registry: &'a VfioRegistry,
+    pub(crate) lines: &'a Arc<dyn InterruptLines>,
+}
+
+/// Gives devices to a new guest: they are reset, and reach its RAM from now on.
+pub(crate) fn attach(
+    passed: Vec<Passed>,
+    iommu: &Iommu,
+    board: &Board<'_>,
+) -> Result<Vec<Function>, VfioError> {
+    let (mut room, mut next_gsi) = (Room::default(), FIRST_MSI);
+    let attach = |Passed { slot, device }| {
+        let address = device.address();
+        let add = board.registry.add(device.fd());
+        add.map_err(|source| kvm(address, source))?;
+        let device = device.attach(iommu)?;
+        let physical = device.config()?;
+        let bars = bars::probe(&physical, |bar| device.bar_size(bar));
+        let addresses = room.place(&bars).map_err(|bar| VfioError::NoRoom {
+            address: address.to_string(),
+            bar: bar.index,
+            size: bar.size,
+        })?;
+        let config = ConfigSpace::new(&physical, bars, &addresses);
+        let config = config.map_err(|error| refusal(address, error))?;
+        let table = MsixTable::new(config.msix_place().vectors);
+        connect(slot, device, config, table, &mut next_gsi, board)
+    };
+    passed.into_iter().map(attach).collect()
+}
+
+/// Descriptors that another process or a box has had, by name.
+pub(crate) type Inheritance = HashMap<String, OwnedFd>;
+
+/// Goes on with the devices of a saved guest, which have not stopped.
+pub(crate) fn adopt(
+    state: &PciState,
+    inheritance: &mut Inheritance,
+    board: &Board<'_>,
+) -> Result<(Iommu, Vec<Function>), VfioError> {
+    let mut take = |name: String| {
+        let gone = || VfioError::NotHandedOver { what: name.clone() };
+        inheritance.remove(&name).ok_or_else(gone)
+    };
+    let iommu = Iommu::adopt(take(IOMMUFD.into())?, state.bus.ioas_id);
+    let mut next_gsi = FIRST_MSI;
+    let mut functions: Vec<Function> = Vec::with_capacity(state.devices.len());
+    for saved in &state.devices {
+        let fd = take(device_name(saved.slot))?;
+        let slot = PciSlot::new(saved.slot)
+            .filter(|slot| functions.iter().all(|other| other.slot() != *slot))
+            .ok_or_else(|| changed(saved, "its place is taken or not there"))?;
+        let device = Device::adopt(fd, saved.address, saved.device_id, saved.page_table_id)?;
+        let add = board.registry.add(device.fd());
+        add.map_err(|source| kvm(saved.address, source))?;
+        let (config, table) = check(saved, |bar| device.bar_size(bar))?;
+        functions.push(connect(slot, device, config, table, &mut next_gsi, board)?);
+    }
+    Ok((iommu, functions))
+}
+
+/// What a saved device was, if the device still has that memory.
+fn check(
+    saved: &VfioStateV1,
+    size: impl Fn(u8) -> u64,
+) -> Result<(ConfigSpace, MsixTable), VfioError> {
+    let image: [u8; config::LEN] = saved.config.as_slice().try_into().map_err(|_| {
+        let found = saved.config.len();
+        changed(saved, format!("{found} bytes of configuration space"))
+    })?;
+    for bar in &saved.bars {
+        if !bar.is_sound() || size(bar.index).next_power_of_two().max(16) != bar.size {
+            let what = format!("BAR {} had {} bytes", bar.index, bar.size);
+            return Err(changed(saved, what));
+        }
+    }
+    let config = ConfigSpace::from_image(image, saved.bars.clone())
+        .map_err(|error| refusal(saved.address, error))?;
+    let table = MsixTable::from_state(&saved.msix);
+    let vectors = config.msix_place().vectors;
+    if table.vectors().len() != usize::from(vectors) {
+        let what = format!("{} of {vectors} vectors", table.vectors().len());
+        return Err(changed(saved, what));
+    }
+    Ok((config, table))
+}
+
+fn connect(
+    slot: PciSlot,
+    device: Device,
+    config: ConfigSpace,
+    table: MsixTable,
+    next_gsi: &mut u32,
+    board: &Board<'_>,
+) -> Result<Function, VfioError> {
+    let identity = Identity {
+        slot,
+        address: device.address(),
+        device_id: device.id(),
+        page_table_id: device.page_table_id(),
+    };
+    let place = config.msix_place();
+    let available = device.vectors()?;
+    if available < u32::from(place.vectors) {
+        return Err(VfioError::FewVectors {
+            address: identity.address.to_string(),
+            available,
+            vectors: place.vectors,
+        });
+    }
+    let vectors = Vectors::new(board.lines.clone(), *next_gsi, place.vectors);
+    let vectors = vectors.map_err(|source| VfioError::Event {
+        address: identity.address.to_string(),
+        source,
+    })?;
+    *next_gsi += u32::from(place.vectors);
+    let windows = KvmWindows::new(board.vm, slot.index(), &device, config.bars(), place)?;
+    let inner = Inner {
+        config,
+        table,
+        vectors,
+        windows: Box::new(windows),
+    };
+    Ok(Function::new(identity, Arc::new(device), inner))
+}
+
+fn kvm(address: PciAddress, source: crate::kvm::KvmError) -> VfioError {
+    VfioError::Kvm {
+        address: address.to_string(),
+        source,
+    }
+}
+
+fn changed(saved: &VfioStateV1, what: impl Into<String>) -> VfioError {
+    VfioError::Changed {
+        address: saved.address.to_string(),
+        what: what.into(),
+    }
+}
+
+fn refusal(address: PciAddress, error: ConfigError) -> VfioError {
+    let address = address.to_string();
+    match error {
+        ConfigError::HeaderType(kind) => VfioError::HeaderType { address, kind },
+        ConfigError::NoMsix => VfioError::NoMsix { address },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::tests::{bars, device};
+    use super::*;
+
+    fn saved() -> VfioStateV1 {
+        let mut saved = super::super::sample(0, "0000:01:00.0");
+        let config = ConfigSpace::new(&device(), bars(), &[0xe000_0000, 0xe002_0000]).unwrap();
+        saved.config = config.image().to_vec();
+        saved.bars = bars();
+        saved.grow_to(5);
+        saved
+    }
+
+    fn sizes(bar: u8) -> u64 {
+        match bar {
+            0 => 0x2_0000,
+            3 => 0x4000,
+            _ => 0,
+        }
+    }
+
+    fn complaint(saved: &VfioStateV1, sizes: impl Fn(u8) -> u64) -> String {
+        check(saved, sizes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_device_as_it_was_is_taken() {
+        let (config, table) = check(&saved(), sizes).unwrap();
+        assert_eq!(config.image().as_slice(), saved().config);
+        assert_eq!(table.vectors().len(), 5);
+    }
+
+    #[test]
+    fn another_device_is_refused() {
+        let text = complaint(&saved(), |_| 0x1000);
+        assert!(text.contains("BAR 0 had 131072 bytes"), "{text}");
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_is_refused() {
+        let mut short = saved();
+        short.config.truncate(64);
+        assert!(complaint(&short, sizes).contains("64 bytes"));
+        let mut odd = saved();
+        odd.bars[0].size = 0x1_8000;
+        assert!(complaint(&odd, |_| 0x1_8000).contains("BAR 0"));
+        let mut beyond = saved();
+        beyond.bars[0].index = 200;
+        assert!(complaint(&beyond, |_| 0x2_0000).contains("BAR 200"));
+        let mut few = saved();
+        few.grow_to(4);
+        assert!(complaint(&few, sizes).contains("4 of 5 vectors"));
+    }
+
+    #[test]
+    fn a_device_is_given_once_and_there_are_so_many_places() {
+        let spec: VfioSpec = "vfio=ffff:ff:1f.7".parse().unwrap();
+        assert!(matches!(claim(&[spec; 9]), Err(VfioError::TooMany)));
+        assert!(matches!(claim(&[spec; 2]), Err(VfioError::Twice { .. })));
+        assert!(matches!(claim(&[spec]), Err(VfioError::NoDevice { .. })));
+    }
+}

@@ -1,0 +1,340 @@
+//! A guest: its VM, memory, vCPUs and devices; built to boot or from a saved state.
+
+mod shell;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::devices::console::Console;
+use crate::devices::pci::PciBus;
+use crate::devices::pm::PowerManagement;
+use crate::devices::ports::PortBus;
+use crate::devices::serial::{SerialPort, SerialStateError};
+use crate::devices::vfio::{Inheritance, Passed, VfioError};
+use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
+use crate::guest::boot::{self, BootCpuError, BootError, BootSpec};
+use crate::guest::cpuid::{self, CpuidError};
+use crate::guest::state::{ConsoleStateV1, GuestState, MachineStateV1};
+use crate::guest::vcpu::{Buses, IdleVcpus, OnEnd, VcpuError, Vcpus};
+use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
+use crate::kvm::{Host, KvmError, Vm, named};
+use crate::memory::{GuestRam, MemoryError};
+use crate::metrics::{Counted, Metrics};
+use crate::spec::MemorySpec;
+
+pub(crate) use shell::Shell;
+use shell::{check_cpus, create_vcpus, host_tsc_khz, serial_irq};
+
+/// Why a guest could not be built, saved or restored.
+#[derive(Debug, Error)]
+pub(crate) enum MachineError {
+    #[error("KVM cannot run this guest")]
+    Kvm(#[from] KvmError),
+    #[error("No memory for the guest")]
+    Memory(#[from] MemoryError),
+    #[error("Cannot load the guest's kernel")]
+    Boot(#[from] BootError),
+    #[error("Cannot start the guest's CPUs")]
+    BootCpu(#[from] BootCpuError),
+    #[error("Cannot describe the CPU to the guest")]
+    Cpuid(#[from] CpuidError),
+    #[error("Cannot run the guest's CPUs")]
+    Vcpu(#[from] VcpuError),
+    #[error("This host's KVM runs {max} vCPUs per guest at most: use --cpus {max} or fewer")]
+    TooManyCpus { max: usize },
+    #[error("The guest was said to have {built} vCPUs and has {saved}")]
+    OtherCpus { built: usize, saved: usize },
+    #[error("Cannot restore vCPU {id}")]
+    RestoreVcpu { id: u8, source: KvmError },
+    #[error("Cannot save vCPU {id}")]
+    SaveVcpu { id: u8, source: KvmError },
+    #[error("Cannot restore the serial port")]
+    RestoreSerial(#[from] SerialStateError),
+    #[error("Cannot create an event for an interrupt")]
+    CreateEvent(#[source] std::io::Error),
+    #[error("Cannot give the guest its devices")]
+    Virtio(#[from] VirtioError),
+    #[error("Cannot give the guest a device of the host")]
+    Vfio(#[from] VfioError),
+}
+
+/// A new guest.
+#[derive(Debug)]
+pub(crate) struct NewGuest<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) memory: MemorySpec,
+    pub(crate) boot: BootSpec<'a>,
+    /// At the places that `boot` tells the guest of.
+    pub(crate) devices: Vec<Opened>,
+    /// Devices of the host, if `boot` tells the guest of a PCI bus.
+    pub(crate) passed: Vec<Passed>,
+}
+
+/// The devices of a saved guest.
+#[derive(Debug)]
+pub(crate) struct SavedDevices {
+    /// Those of its state, opened.
+    pub(crate) virtio: Vec<Opened>,
+    /// Descriptors of those that go on working.
+    pub(crate) passed: Inheritance,
+}
+
+/// A guest, parked or running. The vCPUs go first, memory that KVM knows goes last.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    vcpus: Vcpus,
+    buses: Buses,
+    console: Arc<Console>,
+    vm: Arc<Vm>,
+    ram: GuestRam,
+    shape: StateShape,
+    host_tsc_khz: u32,
+    name: String,
+}
+
+impl Machine {
+    /// Builds a guest about to enter its kernel, parked.
+    pub(crate) fn boot(
+        host: &Host,
+        guest: NewGuest<'_>,
+        console: Arc<Console>,
+        end: &OnEnd,
+    ) -> Result<Self, MachineError> {
+        let cpus = guest.boot.cpus;
+        check_cpus(host, cpus)?;
+        let vm = Arc::new(host.create_vm()?);
+        vm.create_platform()?;
+        let ram = GuestRam::create(&vm, guest.memory.bytes(), guest.memory.kind)?;
+        ram.attach(&vm)?;
+        let entry = boot::load(&ram, guest.boot)?;
+        let supported = host.supported_cpuid()?;
+        let fds = create_vcpus(&vm, cpus)?;
+        let host_tsc_khz = host_tsc_khz(&fds);
+        for (id, fd) in (0u8..).zip(&fds) {
+            named(
+                "KVM_SET_CPUID2",
+                fd.set_cpuid2(&cpuid::for_vcpu(&supported, host.processor(), id, cpus)?),
+            )?;
+            boot::setup_cpu(fd, id, entry)?;
+        }
+        let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices, Vec::new())?;
+        let pci = PciBus::new(&vm, &ram, guest.passed)?;
+        let serial = SerialPort::new(serial_irq(&vm)?, console.clone());
+        let bus = PortBus::new(serial, PowerManagement::default());
+        let shape = StateShape::of(host, &vm)?;
+        let buses = Buses::new(bus, virtio, pci);
+        Ok(Self {
+            vcpus: IdleVcpus::spawn(fds, end)?.connect(&buses),
+            buses,
+            console,
+            vm,
+            ram,
+            shape,
+            host_tsc_khz,
+            name: guest.name.into(),
+        })
+    }
+
+    /// Builds a guest as it was saved, on memory that is still there; parked. `devices` are
+    /// those of `state`, opened.
+    pub(crate) fn restore(
+        shell: Shell,
+        state: &GuestState,
+        devices: SavedDevices,
+        console: Arc<Console>,
+    ) -> Result<(Self, RestoreNotes), MachineError> {
+        let Shell {
+            vcpus,
+            bays,
+            vm,
+            ram,
+            shape,
+            host_tsc_khz,
+            serial_irq,
+        } = shell;
+        if vcpus.count() != state.vcpus.len() {
+            return Err(MachineError::OtherCpus {
+                built: vcpus.count(),
+                saved: state.vcpus.len(),
+            });
+        }
+        let restored = vcpus.each_with(&state.vcpus, |fd, state| {
+            let id = state.id;
+            vcpu_state::restore(fd, state, &shape)
+                .map_err(|source| MachineError::RestoreVcpu { id, source })
+        })?;
+        let mut notes = RestoreNotes::default();
+        for new in restored {
+            notes.refused_msrs.extend(new.refused_msrs);
+        }
+        vm.restore_pit(&state.pit)?;
+        vm.restore_irqchip(&state.irqchip)?;
+        vm.restore_clock(&state.clock)?;
+        vcpus.fds().for_each(|fd| vcpu_state::notify_stopped(&fd));
+        console.queue(&state.console.unsent);
+        let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, bays)?;
+        let mut passed = devices.passed;
+        let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
+        // Last: it may raise its interrupt.
+        let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
+        let bus = PortBus::new(serial, PowerManagement::from_state(state.pm));
+        let buses = Buses::new(bus, virtio, pci);
+        let machine = Self {
+            vcpus: vcpus.connect(&buses),
+            buses,
+            console,
+            vm,
+            ram,
+            shape,
+            host_tsc_khz,
+            name: state.machine.name.clone(),
+        };
+        Ok((machine, notes))
+    }
+
+    /// Lets the guest run.
+    pub(crate) fn run(&self) {
+        self.vcpus.unpark();
+        self.buses.virtio.unpark();
+        self.buses.pci.unpark();
+    }
+
+    /// Sends what the console could not send when the guest was stopped.
+    pub(crate) fn flush_console(&self) {
+        self.console.flush();
+    }
+
+    /// Stops all vCPUs, with no access of theirs half done, then all devices, with no
+    /// request half done. Devices of the host go on; their interrupts wait.
+    pub(crate) fn park(&self) {
+        self.vcpus.park();
+        self.buses.virtio.park();
+        self.buses.pci.park();
+    }
+
+    /// Tells a parked guest that it was stopped, so that its watchdogs forgive the gap.
+    pub(crate) fn notify_stopped(&self) {
+        self.vcpus
+            .fds()
+            .for_each(|fd| vcpu_state::notify_stopped(&fd));
+    }
+
+    /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
+    pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
+        let clock = self.vm.save_clock(self.host_tsc_khz)?;
+        let (virtio, pci) = (self.buses.virtio.save(), self.buses.pci.save());
+        let serial = self.buses.ports.serial().state();
+        let console = ConsoleStateV1 {
+            unsent: self.console.unsent(),
+        };
+        let vcpus = self.vcpus.each(|id, fd| {
+            vcpu_state::save(fd, id, &self.shape)
+                .map_err(|source| MachineError::SaveVcpu { id, source })
+        })?;
+        Ok(GuestState {
+            machine: self.description(),
+            vcpus,
+            irqchip: self.vm.save_irqchip()?,
+            pit: self.vm.save_pit()?,
+            clock,
+            serial,
+            pm: self.buses.ports.pm().state(),
+            console,
+            virtio,
+            pci,
+        })
+    }
+
+    /// Makes safe what the host would lose with its kernel, and lets nothing of the guest's
+    /// interrupt it any more. The guest is parked.
+    pub(crate) fn leave_host(&self) -> Result<(), MachineError> {
+        self.buses.virtio.flush()?;
+        Ok(self.buses.pci.disarm()?)
+    }
+
+    /// What its devices have open, by name, for another process of this host. It is parked.
+    pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
+        let mut lent = self.buses.virtio.lend()?;
+        lent.extend(self.buses.pci.lend()?);
+        Ok(lent)
+    }
+
+    /// The sections that the state of its devices would have.
+    pub(crate) fn device_sections(&self) -> Vec<&'static str> {
+        let mut sections = self.buses.virtio.sections();
+        sections.extend(self.buses.pci.sections());
+        sections
+    }
+
+    /// What another process must know to build a [`Shell`].
+    pub(crate) fn description(&self) -> MachineStateV1 {
+        MachineStateV1 {
+            name: self.name.clone(),
+            memory_kind: self.ram.kind(),
+            ram: self.ram.ranges().to_vec(),
+        }
+    }
+
+    pub(crate) fn console(&self) -> &Arc<Console> {
+        &self.console
+    }
+
+    pub(crate) fn virtio(&self) -> &VirtioBus {
+        &self.buses.virtio
+    }
+
+    pub(crate) fn pci(&self) -> &PciBus {
+        &self.buses.pci
+    }
+
+    /// What the guest's devices have done since this process has them.
+    pub(crate) fn device_counts(&self) -> Vec<DeviceCounts> {
+        self.buses.virtio.counts()
+    }
+
+    /// Whether the guest reset itself, switched itself off or broke down.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.vcpus.have_ended()
+    }
+
+    pub(crate) fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    pub(crate) fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    pub(crate) fn serial(&self) -> &Arc<SerialPort> {
+        self.buses.ports.serial()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn cpus(&self) -> usize {
+        self.vcpus.count()
+    }
+
+    /// Frequency of the host's TSC; 0 if KVM does not know.
+    pub(crate) fn host_tsc_khz(&self) -> u32 {
+        self.host_tsc_khz
+    }
+
+    /// The host's TSC when the first vCPU entered the guest; 0 before that.
+    pub(crate) fn first_entry_tsc(&self) -> u64 {
+        self.vcpus.first_entry_tsc()
+    }
+}
+
+impl Counted for Machine {
+    /// Every device that has figures is asked here.
+    fn count(&self, metrics: &mut Metrics) {
+        Counted::count(&self.vcpus, metrics);
+        self.serial().count(metrics);
+        self.buses.virtio.count(metrics);
+    }
+}

@@ -1,0 +1,86 @@
+//! What of a guest is there before its state: all that takes KVM long.
+
+use std::sync::Arc;
+
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::MachineError;
+use crate::devices::serial;
+use crate::devices::virtio::{Bay, Place};
+use crate::guest::vcpu::{IdleVcpus, OnEnd};
+use crate::kvm::vcpu::StateShape;
+use crate::kvm::{Host, KvmError, Vm};
+use crate::memory::GuestRam;
+
+/// What of a saved guest can be built before its state is there: all that takes KVM long.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    pub(super) vcpus: IdleVcpus,
+    pub(super) bays: Vec<Bay>,
+    pub(super) vm: Arc<Vm>,
+    pub(super) ram: GuestRam,
+    pub(super) shape: StateShape,
+    pub(super) host_tsc_khz: u32,
+    pub(super) serial_irq: EventFd,
+}
+
+impl Shell {
+    /// Builds it of a VM and its memory. `places` are those of its devices, as far as they are known.
+    pub(crate) fn build(
+        host: &Host,
+        vm: Vm,
+        ram: GuestRam,
+        cpus: usize,
+        places: &[Place],
+        end: &OnEnd,
+    ) -> Result<Self, MachineError> {
+        let cpus = u8::try_from(cpus).unwrap_or(u8::MAX);
+        check_cpus(host, cpus)?;
+        // Memory first: to add it KVM waits until nobody looks at the old slots, and the devices that
+        // the platform registers would have it wait for a grace period of theirs.
+        ram.attach(&vm)?;
+        vm.create_platform()?;
+        let fds = create_vcpus(&vm, cpus)?;
+        let host_tsc_khz = host_tsc_khz(&fds);
+        let shape = StateShape::of(host, &vm)?;
+        let serial_irq = serial_irq(&vm)?;
+        let bays = places.iter().map(|place| Bay::prepare(&vm, *place));
+        Ok(Self {
+            bays: bays.collect::<Result<_, _>>()?,
+            vcpus: IdleVcpus::spawn(fds, end)?,
+            vm: Arc::new(vm),
+            ram,
+            shape,
+            host_tsc_khz,
+            serial_irq,
+        })
+    }
+}
+
+pub(super) fn check_cpus(host: &Host, cpus: u8) -> Result<(), MachineError> {
+    let max = host.max_vcpus();
+    if usize::from(cpus) > max {
+        Err(MachineError::TooManyCpus { max })
+    } else {
+        Ok(())
+    }
+}
+
+pub(super) fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, KvmError> {
+    (0..cpus).map(|id| vm.create_vcpu(id)).collect()
+}
+
+/// The frequency of the host's TSC, as new vCPUs have it; 0 if KVM does not know.
+pub(super) fn host_tsc_khz(fds: &[VcpuFd]) -> u32 {
+    fds.first()
+        .and_then(|fd| fd.get_tsc_khz().ok())
+        .unwrap_or(0)
+}
+
+/// An event that raises the serial port's interrupt line.
+pub(super) fn serial_irq(vm: &Vm) -> Result<EventFd, MachineError> {
+    let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(MachineError::CreateEvent)?;
+    vm.register_irqfd(&event, serial::IRQ)?;
+    Ok(event)
+}

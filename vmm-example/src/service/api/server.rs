@@ -1,0 +1,232 @@
+//! The side of the VMM: a thread that listens, and one for each client.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::exit::Exit;
+use super::peer::{Connection, Peer, Received};
+use super::protocol::{Reply, Request};
+use crate::socket::{self, Place, Title};
+
+/// How long to wait after a client that could not be accepted.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Why the API is not there.
+#[derive(Debug, Error)]
+pub(crate) enum ServerError {
+    #[error("Cannot listen on the API socket {}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+    #[error("Cannot start the API's thread")]
+    Spawn(#[source] io::Error),
+}
+
+/// Who answers.
+pub(crate) trait Service: Send + Sync {
+    /// Answers a client's request, the final reply last. Called from many threads.
+    fn serve(&self, request: Request, peer: &mut dyn Peer);
+}
+
+/// The API socket, bound; it goes when this does.
+#[derive(Debug)]
+pub(crate) struct Server {
+    place: Place,
+    listener: UnixListener,
+    exit: Arc<Exit>,
+}
+
+impl Server {
+    pub(crate) fn bind(path: &Path, title: &Title) -> Result<Self, ServerError> {
+        let listen = |source| ServerError::Listen {
+            path: path.into(),
+            source,
+        };
+        let listener = socket::listen(path).map_err(listen)?;
+        Self::adopt(path, listener, title).map_err(listen)
+    }
+
+    /// A socket that another process bound.
+    pub(crate) fn adopt(path: &Path, listener: UnixListener, title: &Title) -> io::Result<Self> {
+        // Another process may take the client that woke this one.
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            place: Place::new(path, title),
+            listener,
+            exit: Arc::new(Exit::new()?),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// Another descriptor of what listens, for another process.
+    pub(crate) fn listener(&self) -> io::Result<OwnedFd> {
+        self.listener.try_clone().map(OwnedFd::from)
+    }
+
+    /// The way to leave the clients to another process.
+    pub(crate) fn exit(&self) -> Arc<Exit> {
+        self.exit.clone()
+    }
+
+    /// Starts to serve.
+    pub(crate) fn start(&self, service: Arc<dyn Service>) -> Result<(), ServerError> {
+        let listener = self.listener.try_clone().map_err(ServerError::Spawn)?;
+        let exit = self.exit.clone();
+        let presence = exit.enter();
+        thread::Builder::new()
+            .name("api".into())
+            .spawn(move || {
+                let _presence = presence;
+                while exit.wait_readable(&listener) {
+                    match listener.accept() {
+                        Ok((client, _)) => welcome(&service, client, &exit),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        // Out of descriptors, most likely: not for ever.
+                        Err(_) => thread::sleep(RETRY),
+                    }
+                }
+            })
+            .map(drop)
+            .map_err(ServerError::Spawn)
+    }
+
+    /// Serves a client that another process accepted.
+    pub(crate) fn welcome(&self, service: &Arc<dyn Service>, client: UnixStream) {
+        welcome(service, client, &self.exit);
+    }
+}
+
+fn welcome(service: &Arc<dyn Service>, client: UnixStream, exit: &Arc<Exit>) {
+    let (service, exit) = (service.clone(), exit.clone());
+    let presence = exit.enter();
+    // A client that finds no thread finds its connection closed.
+    let _ = thread::Builder::new()
+        .name("api-client".into())
+        .spawn(move || {
+            serve(&*service, client, &exit);
+            drop(presence);
+        });
+}
+
+/// Serves a client until it hangs up, or until the process leaves: a client that waits for no
+/// answer then goes to the next one.
+fn serve(service: &dyn Service, client: UnixStream, exit: &Exit) {
+    let mut peer = Connection::new(client);
+    loop {
+        if !peer.has_begun() && !exit.wait_readable(peer.stream()) {
+            return exit.leave_client(peer.into_stream());
+        }
+        match peer.receive(None) {
+            // Nothing else comes on a connection that listens: it ends with what it hears.
+            Received::Request(Request::Events) => return service.serve(Request::Events, &mut peer),
+            // A client that no longer listens does not stop what it asked for.
+            Received::Request(request) => service.serve(request, &mut peer),
+            Received::Nonsense(message) => drop(peer.send(&Reply::Error { message })),
+            Received::Nothing => {}
+            Received::Gone => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::api::Client;
+    use crate::service::api::protocol::{UpdateEnd, UpdateEvent, UpdateRequest};
+    use std::io::{BufRead, BufReader, Write};
+    use vmm_fdbox::update::Event;
+
+    /// Answers updates with an event and an end, all else with a refusal.
+    struct Fake;
+
+    impl Service for Fake {
+        fn serve(&self, request: Request, peer: &mut dyn Peer) {
+            if matches!(request, Request::LiveUpdate(_)) {
+                peer.send(&Reply::Event(UpdateEvent::new(1, &Event::RollingBack)));
+                peer.send(&Reply::UpdateEnd(UpdateEnd::ready()));
+            } else {
+                peer.send(&Reply::Error {
+                    message: "no".into(),
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_sees_every_reply_of_each_of_its_requests() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let server = Server::bind(&path, &Title::new(true)).unwrap();
+        server.start(Arc::new(Fake)).unwrap();
+        let mut client = Client::connect(&path).unwrap();
+        for _ in 0..2 {
+            let mut events = 0;
+            let request = Request::LiveUpdate(UpdateRequest::default());
+            let end = client.ask(&request, |_| events += 1).unwrap();
+            assert_eq!((end, events), (Reply::UpdateEnd(UpdateEnd::ready()), 1));
+        }
+        let refused = client.ask(&Request::Pause, |_| {}).unwrap();
+        assert_eq!(
+            refused,
+            Reply::Error {
+                message: "no".into()
+            }
+        );
+        drop(server);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_request_gets_an_answer() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let thread = thread::spawn(move || serve(&Fake, theirs, &Exit::new().unwrap()));
+        let mut ours = BufReader::new(ours);
+        for line in ["{}", "status", "{\"verb\":\"explode\"}"] {
+            ours.get_mut()
+                .write_all(format!("{line}\n").as_bytes())
+                .unwrap();
+            let mut answer = String::new();
+            ours.read_line(&mut answer).unwrap();
+            assert!(answer.contains("Not a request"), "{answer}");
+        }
+        drop(ours);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn clients_go_over_to_the_next_server_without_noticing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let (old_title, new_title) = (Title::new(true), Title::new(false));
+        let old = Server::bind(&path, &old_title).unwrap();
+        let service: Arc<dyn Service> = Arc::new(Fake);
+        old.start(service.clone()).unwrap();
+        let mut client = Client::connect(&path).unwrap();
+        assert!(client.ask(&Request::Status, |_| {}).is_ok());
+
+        let listener = UnixListener::from(old.listener().unwrap());
+        let new = Server::adopt(&path, listener, &new_title).unwrap();
+        let clients = old.exit().leave(0, Duration::from_secs(10));
+        assert_eq!(clients.len(), 1);
+        // Nobody accepts, and nobody is refused.
+        let mut between = Client::connect(&path).unwrap();
+        old_title.set(false);
+        drop(old);
+        new.start(service.clone()).unwrap();
+        for client in clients {
+            new.welcome(&service, client);
+        }
+        assert!(client.ask(&Request::Status, |_| {}).is_ok());
+        assert!(between.ask(&Request::Status, |_| {}).is_ok());
+        drop(new);
+        assert!(path.exists());
+    }
+}

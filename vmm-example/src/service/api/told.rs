@@ -1,0 +1,213 @@
+//! What the API tells of an update: each event, and how it ended.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use vmm_fdbox::Finding;
+use vmm_fdbox::update::{Event, ExitStatus, Outcome, UpdateError};
+
+use crate::error::chain;
+use crate::update::handover::Running;
+
+/// Something that happened in an update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UpdateEvent {
+    /// Since the update began.
+    pub(crate) ns: u64,
+    pub(crate) event: EventKind,
+    pub(crate) step: Option<String>,
+    pub(crate) message: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EventKind {
+    Warning,
+    Started,
+    Done,
+    Failed,
+    RollingBack,
+    Problem,
+    Progress,
+    Other,
+}
+
+impl UpdateEvent {
+    pub(crate) fn new(ns: u64, event: &Event) -> Self {
+        let (event, step, message) = match event {
+            Event::Warning(finding) => (EventKind::Warning, None, Some(finding.to_string())),
+            Event::Started(step) => (EventKind::Started, Some(*step), None),
+            Event::Done(step) => (EventKind::Done, Some(*step), None),
+            Event::Failed(step, why) => (EventKind::Failed, Some(*step), Some(why.clone())),
+            Event::RollingBack => (EventKind::RollingBack, None, None),
+            Event::Progress {
+                step,
+                done,
+                total,
+                next,
+            } => {
+                let message = format!("{next} ({} of {total})", done + 1);
+                (EventKind::Progress, Some(*step), Some(message))
+            }
+            Event::Problem(problem) => (EventKind::Problem, None, Some(problem.clone())),
+            _ => (EventKind::Other, None, None),
+        };
+        Self {
+            ns,
+            event,
+            step: step.map(|step| step.name().into()),
+            message,
+        }
+    }
+}
+
+/// How an update ended, in a host that it did not leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UpdateEnd {
+    pub(crate) result: UpdateResult,
+    /// What the client exits with.
+    pub(crate) exit_status: u8,
+    /// The whole of it, for a person.
+    pub(crate) message: String,
+    /// Somebody asked for it.
+    #[serde(default)]
+    pub(crate) cancelled: bool,
+    pub(crate) failed_step: Option<String>,
+    pub(crate) error: Option<String>,
+    /// What did not go smoothly in a rollback.
+    pub(crate) problems: Vec<String>,
+    /// How long the guest stood still, if it did.
+    pub(crate) paused_ns: Option<u64>,
+    /// What preflight found.
+    #[serde(default)]
+    pub(crate) findings: Vec<FindingReport>,
+    /// What the VMM that took the guest over reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) report: Option<Value>,
+}
+
+/// What preflight found, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FindingReport {
+    /// Whether it stops the update.
+    pub(crate) blocker: bool,
+    pub(crate) subject: String,
+    pub(crate) problem: String,
+    /// What to do.
+    pub(crate) remedy: String,
+}
+
+impl From<&Finding> for FindingReport {
+    fn from(finding: &Finding) -> Self {
+        Self {
+            blocker: finding.is_blocker(),
+            subject: finding.subject.clone(),
+            problem: finding.problem.clone(),
+            remedy: finding.remedy.clone(),
+        }
+    }
+}
+
+impl From<FindingReport> for Finding {
+    fn from(report: FindingReport) -> Self {
+        let FindingReport {
+            blocker,
+            subject,
+            problem,
+            remedy,
+        } = report;
+        if blocker {
+            Self::blocker(subject, problem, remedy)
+        } else {
+            Self::warning(subject, problem, remedy)
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UpdateResult {
+    /// A dry run found nothing in the way.
+    Ready,
+    /// Another VMM of this host runs the guest.
+    Done,
+    /// Another VMM of this host can resume the guest.
+    HandedOver,
+    NothingChanged,
+    RolledBack,
+    GuestLost,
+}
+
+impl UpdateEnd {
+    /// The end of a dry run that found no blocker.
+    pub(crate) fn ready() -> Self {
+        Self {
+            result: UpdateResult::Ready,
+            exit_status: ExitStatus::Done.code(),
+            message: "Nothing is in the way of this update; nothing was changed".into(),
+            cancelled: false,
+            failed_step: None,
+            error: None,
+            problems: Vec::new(),
+            paused_ns: None,
+            findings: Vec::new(),
+            report: None,
+        }
+    }
+
+    /// The end of an update after which another process runs the guest.
+    pub(crate) fn done(running: &Running) -> Self {
+        Self {
+            result: UpdateResult::Done,
+            message: running.text.clone(),
+            report: Some(running.report.clone()),
+            ..Self::ready()
+        }
+    }
+
+    /// Whether this process is not the guest's any more.
+    pub(crate) fn has_left(&self) -> bool {
+        matches!(self.result, UpdateResult::HandedOver | UpdateResult::Done)
+    }
+
+    pub(crate) fn new(outcome: &Outcome) -> Self {
+        let (result, problems, paused_ns) = match outcome {
+            Outcome::HandedOver => (UpdateResult::HandedOver, &[][..], None),
+            Outcome::NothingChanged { .. } => (UpdateResult::NothingChanged, &[][..], None),
+            Outcome::RolledBack {
+                problems,
+                paused_ns,
+                ..
+            } => (UpdateResult::RolledBack, problems.as_slice(), *paused_ns),
+            Outcome::GuestLost { problems, .. } => {
+                (UpdateResult::GuestLost, problems.as_slice(), None)
+            }
+        };
+        Self {
+            result,
+            exit_status: outcome.exit_status().code(),
+            message: outcome.to_string(),
+            cancelled: matches!(outcome.error(), Some((_, UpdateError::Cancelled))),
+            failed_step: outcome.error().map(|(step, _)| step.name().into()),
+            error: outcome.error().map(|(_, error)| chain(error)),
+            problems: problems.to_vec(),
+            paused_ns,
+            findings: match outcome.error() {
+                Some((_, UpdateError::Blocked(found))) => found.iter().map(Into::into).collect(),
+                _ => Vec::new(),
+            },
+            report: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_carries_the_exit_status_of_its_outcome() {
+        let end = UpdateEnd::new(&Outcome::HandedOver);
+        assert_eq!((end.result, end.exit_status), (UpdateResult::HandedOver, 0));
+        assert_eq!(end.failed_step, None);
+    }
+}

@@ -1,0 +1,238 @@
+//! What has happened to a guest: told to who listens, and counted.
+
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_fdbox::update::{Event, Step};
+
+use crate::metrics::{Counted, Metrics};
+use crate::service::api::peer::{Peer, Received};
+use crate::service::api::protocol::{Reply, UpdateEnd, UpdateResult};
+use crate::service::events::{EventHub, Notice};
+use crate::service::report::Blackout;
+
+/// How often a client that listens is looked after while nothing happens.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Results of updates, by the name that figures give them.
+const RESULTS: [(UpdateResult, &str); 6] = [
+    (UpdateResult::Ready, "ready"),
+    (UpdateResult::Done, "done"),
+    (UpdateResult::HandedOver, "handed-over"),
+    (UpdateResult::NothingChanged, "nothing-changed"),
+    (UpdateResult::RolledBack, "rolled-back"),
+    (UpdateResult::GuestLost, "guest-lost"),
+];
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Chronicle {
+    guest: String,
+    hub: EventHub,
+    began: Instant,
+    past: Mutex<Past>,
+}
+
+#[derive(Debug, Default)]
+struct Past {
+    step: Option<Step>,
+    last: Option<UpdateResult>,
+    /// Updates by how they ended, as in [`RESULTS`].
+    ends: [u64; RESULTS.len()],
+    blackout: Option<Blackout>,
+}
+
+impl Chronicle {
+    pub(crate) fn new(guest: &str) -> Self {
+        Self {
+            guest: guest.into(),
+            hub: EventHub::default(),
+            began: Instant::now(),
+            past: Mutex::default(),
+        }
+    }
+
+    /// Tells everybody.
+    pub(crate) fn note(&self, event: &str) {
+        self.hub.tell(&Notice::now(&self.guest, event));
+    }
+
+    /// The guest is at its end, and why.
+    pub(crate) fn ended(&self, reason: &str) {
+        let mut notice = Notice::now(&self.guest, "ended");
+        notice.message = Some(reason.into());
+        self.hub.tell(&notice);
+    }
+
+    /// The guest came here by an update.
+    pub(crate) fn arrived(&self, blackout: Option<&Blackout>) {
+        self.past().blackout = blackout.cloned();
+    }
+
+    pub(crate) fn update_begin(&self) {
+        self.note("update-begin");
+    }
+
+    pub(crate) fn update_event(&self, event: &Event) {
+        if let Event::Started(step) = event {
+            self.past().step = Some(*step);
+        }
+        // `pausing` and the like are told whoever stops the guest.
+        let of_guest = match event {
+            Event::Started(Step::Pause) => Some("pausing"),
+            Event::Done(Step::Pause) => Some("paused"),
+            _ => None,
+        };
+        if let Some(event) = of_guest {
+            self.note(event);
+        }
+        self.hub.tell(&Notice::of_update(&self.guest, event));
+    }
+
+    pub(crate) fn update_end(&self, end: &UpdateEnd) {
+        let mut past = self.past();
+        past.step = None;
+        past.last = Some(end.result);
+        let at = RESULTS.iter().position(|(result, _)| *result == end.result);
+        past.ends[at.unwrap_or_default()] += 1;
+        drop(past);
+        self.tell_end(end);
+    }
+
+    /// Tells how the update ended that takes the guest away from here, and nothing after it.
+    pub(crate) fn leave(&self, end: &UpdateEnd) {
+        self.tell_end(end);
+        self.hub.close();
+    }
+
+    fn tell_end(&self, end: &UpdateEnd) {
+        if end.paused_ns.is_some() {
+            self.note("resumed");
+        }
+        let notice = Notice {
+            message: Some(end.message.clone()),
+            ..Notice::now(&self.guest, "update-end")
+        };
+        self.hub.tell(&notice);
+    }
+
+    /// The step of the update that is on.
+    pub(crate) fn step(&self) -> Option<String> {
+        self.past().step.map(|step| step.name().into())
+    }
+
+    pub(crate) fn last_update(&self) -> Option<UpdateResult> {
+        self.past().last
+    }
+
+    pub(crate) fn blackout(&self) -> Option<Blackout> {
+        self.past().blackout.clone()
+    }
+
+    /// Sends a client all that happens, until it hangs up or does not keep up.
+    pub(crate) fn stream(&self, peer: &mut dyn Peer) {
+        let notices = self.hub.listen();
+        // The client knows from this that it misses nothing from here on.
+        if !peer.send(&Reply::Notice(Notice::now(&self.guest, "listening"))) {
+            return;
+        }
+        loop {
+            let goes_on = match notices.recv_timeout(LOOK) {
+                Ok(notice) => peer.send(&Reply::Notice(notice)),
+                Err(RecvTimeoutError::Timeout) => {
+                    let moment = Some(Duration::from_millis(1));
+                    !matches!(peer.receive(moment), Received::Gone)
+                }
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted for Chronicle {
+    fn count(&self, metrics: &mut Metrics) {
+        let past = self.past();
+        let uptime = self.began.elapsed().as_secs_f64();
+        metrics.gauge(
+            "uptime_seconds",
+            "How long this VMM has had the guest.",
+            &[(&[], uptime)],
+        );
+        let labels = RESULTS.map(|(_, name)| [("result", name)]);
+        let samples: Vec<_> = labels
+            .iter()
+            .zip(past.ends)
+            .map(|(labels, count)| (&labels[..], count))
+            .collect();
+        metrics.counter(
+            "updates_total",
+            "Updates that this VMM began, by how they ended.",
+            &samples,
+        );
+        let Some(blackout) = &past.blackout else {
+            return;
+        };
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        metrics.gauge(
+            "last_blackout_seconds",
+            "How long the guest stood still when it came to this VMM.",
+            &[(&[], seconds(blackout.total_ns))],
+        );
+        let labels: Vec<_> = blackout
+            .phases
+            .iter()
+            .map(|phase| [("phase", phase.name.as_str())])
+            .collect();
+        let samples: Vec<_> = labels
+            .iter()
+            .zip(&blackout.phases)
+            .map(|(labels, phase)| (&labels[..], seconds(phase.ns)))
+            .collect();
+        metrics.gauge(
+            "last_blackout_phase_seconds",
+            "The same by phase.",
+            &samples,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::report::PhaseReport;
+
+    #[test]
+    fn figures_tell_how_updates_ended_and_what_the_last_one_took() {
+        let chronicle = Chronicle::new("vm0");
+        chronicle.update_event(&Event::Started(Step::Seal));
+        assert_eq!(chronicle.step().as_deref(), Some("seal"));
+        chronicle.update_end(&UpdateEnd::ready());
+        assert_eq!(chronicle.step(), None);
+        chronicle.arrived(Some(&Blackout {
+            total_ns: 1_500_000_000,
+            phases: vec![PhaseReport {
+                name: "jump".into(),
+                ns: 1_000_000_000,
+            }],
+        }));
+        let mut metrics = Metrics::of("vm0");
+        chronicle.count(&mut metrics);
+        let text = metrics.finish();
+        for line in [
+            "vmm_example_updates_total{guest=\"vm0\",result=\"ready\"} 1",
+            "vmm_example_updates_total{guest=\"vm0\",result=\"rolled-back\"} 0",
+            "vmm_example_last_blackout_seconds{guest=\"vm0\"} 1.5",
+            "vmm_example_last_blackout_phase_seconds{guest=\"vm0\",phase=\"jump\"} 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+    }
+}

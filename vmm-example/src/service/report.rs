@@ -1,0 +1,213 @@
+//! What a resume reports: for a program as JSON, for a person as text.
+
+use std::fmt;
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+use vmm_fdbox::BoxName;
+use vmm_fdbox::timeline::Phase;
+use vmm_fdbox::update::Finished;
+
+use crate::guest::machine::Machine;
+use crate::kvm::vcpu::RestoreNotes;
+use crate::spec::MemoryKind;
+
+/// A phase and how long it took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PhaseReport {
+    pub(crate) name: String,
+    pub(crate) ns: u64,
+}
+
+impl From<&Phase> for PhaseReport {
+    fn from(phase: &Phase) -> Self {
+        Self {
+            name: phase.name.clone(),
+            ns: phase.ns,
+        }
+    }
+}
+
+/// The time in which the guest stood still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Blackout {
+    pub(crate) total_ns: u64,
+    pub(crate) phases: Vec<PhaseReport>,
+}
+
+/// The host that the guest runs in now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostReport {
+    /// Another one after each boot.
+    boot_id: Option<String>,
+}
+
+impl HostReport {
+    fn read() -> Self {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        Self {
+            boot_id: id.ok().map(|id| id.trim().into()),
+        }
+    }
+}
+
+/// A resume that is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ResumeReport {
+    result: String,
+    #[serde(rename = "box")]
+    box_name: String,
+    guest: String,
+    ram_kind: MemoryKind,
+    ram_mib: u64,
+    vcpus: usize,
+    /// The frequency of the host's TSC as this kernel measured it, and the last one.
+    tsc_khz: u32,
+    host: HostReport,
+    tsc_khz_before: u32,
+    /// None when the old host's marks could not be read.
+    blackout: Option<Blackout>,
+    /// What was done before it, while the guest ran.
+    before: Vec<PhaseReport>,
+    /// MSRs that this host refused and that do not hold the saved value.
+    refused_msrs: Vec<String>,
+    box_deleted: bool,
+}
+
+impl ResumeReport {
+    pub(crate) fn new(
+        name: &BoxName,
+        machine: &Machine,
+        notes: &RestoreNotes,
+        finished: &Finished,
+    ) -> Self {
+        let timeline = finished.report.as_ref().ok();
+        let phases = |phases: &[Phase]| phases.iter().map(PhaseReport::from).collect();
+        Self {
+            result: "done".into(),
+            box_name: name.to_string(),
+            guest: machine.name().into(),
+            ram_kind: machine.ram().kind(),
+            ram_mib: machine.ram().mib(),
+            vcpus: machine.cpus(),
+            tsc_khz: machine.host_tsc_khz(),
+            host: HostReport::read(),
+            tsc_khz_before: finished.timeline.khz().get(),
+            blackout: timeline.map(|report| Blackout {
+                total_ns: report.total_ns,
+                phases: phases(&report.phases),
+            }),
+            before: timeline.map_or_else(Vec::new, |report| phases(&report.before)),
+            refused_msrs: notes
+                .refused_msrs
+                .iter()
+                .map(|msr| format!("{msr:#x}"))
+                .collect(),
+            box_deleted: finished.deleted.is_ok(),
+        }
+    }
+}
+
+impl ResumeReport {
+    pub(crate) fn ram_kind(&self) -> MemoryKind {
+        self.ram_kind
+    }
+
+    pub(crate) fn ram_mib(&self) -> u64 {
+        self.ram_mib
+    }
+
+    pub(crate) fn vcpus(&self) -> usize {
+        self.vcpus
+    }
+
+    pub(crate) fn host(&self) -> &HostReport {
+        &self.host
+    }
+
+    pub(crate) fn blackout(&self) -> Option<&Blackout> {
+        self.blackout.as_ref()
+    }
+}
+
+impl fmt::Display for ResumeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Guest {} runs on: {} vCPUs, {} MiB of {}",
+            self.guest, self.vcpus, self.ram_mib, self.ram_kind
+        )?;
+        let Some(blackout) = &self.blackout else {
+            return writeln!(f, "How long it stood still is not known");
+        };
+        writeln!(f, "It stood still for {:.1} ms:", millis(blackout.total_ns))?;
+        for phase in &blackout.phases {
+            writeln!(f, "  {:<12} {:>10.3} ms", phase.name, millis(phase.ns))?;
+        }
+        if !self.refused_msrs.is_empty() {
+            writeln!(
+                f,
+                "This host refused the MSRs {}",
+                self.refused_msrs.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn millis(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> ResumeReport {
+        ResumeReport {
+            result: "done".into(),
+            box_name: "vm0".into(),
+            guest: "vm0".into(),
+            ram_kind: MemoryKind::GuestMemfd,
+            ram_mib: 256,
+            vcpus: 2,
+            tsc_khz: 2_500_000,
+            host: HostReport {
+                boot_id: Some("abc".into()),
+            },
+            tsc_khz_before: 2_500_100,
+            blackout: Some(Blackout {
+                total_ns: 3_000_000,
+                phases: vec![PhaseReport {
+                    name: "pause".into(),
+                    ns: 3_000_000,
+                }],
+            }),
+            before: Vec::new(),
+            refused_msrs: Vec::new(),
+            box_deleted: true,
+        }
+    }
+
+    #[test]
+    fn programs_find_the_fields_they_were_promised() {
+        let json = serde_json::to_value(report()).unwrap();
+        assert_eq!(json["result"], "done");
+        assert_eq!(json["box"], "vm0");
+        assert_eq!(json["ram_kind"], "guest_memfd");
+        assert_eq!(json["host"]["boot_id"], "abc");
+        assert_eq!(json["blackout"]["total_ns"], 3_000_000);
+        assert_eq!(json["blackout"]["phases"][0]["name"], "pause");
+    }
+
+    #[test]
+    fn a_person_reads_milliseconds() {
+        let text = report().to_string();
+        assert!(text.contains("stood still for 3.0 ms"), "{text}");
+        let unknown = ResumeReport {
+            blackout: None,
+            ..report()
+        };
+        assert!(unknown.to_string().contains("not known"));
+    }
+}

@@ -1,0 +1,315 @@
+//! A running guest and what can be asked of it.
+
+use std::process;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use vmm_fdbox::update::CancelFlag;
+
+use crate::guest::machine::Machine;
+use crate::guest::vcpu::GuestEnd;
+use crate::metrics::{Counted, Metrics};
+use crate::service::api::Service;
+use crate::service::api::peer::Peer;
+use crate::service::api::protocol::{
+    GuestStatus, Reply, Request, RunState, UpdateEnd, UpdateResult,
+};
+use crate::service::chronicle::Chronicle;
+use crate::service::event_loop::EndSignal;
+use crate::spec::MIB;
+use crate::update::handover::Estate;
+use crate::update::{self, OnEvent};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Vmm {
+    machine: Machine,
+    end: EndSignal,
+    /// What another binary would take over beside the guest.
+    estate: Option<Estate>,
+    state: Mutex<State>,
+    update_ended: Condvar,
+    chronicle: Arc<Chronicle>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    paused: bool,
+    /// Cancels the update that is on.
+    update: Option<CancelFlag>,
+    /// The guest is another VMM's, or nobody's: it does not run here any more.
+    left: bool,
+}
+
+impl State {
+    /// Whether the guest can be paused, continued and updated now.
+    fn check_free(&self) -> Result<(), Refusal> {
+        match self {
+            Self { left: true, .. } => Err(Refusal::Left),
+            Self {
+                update: Some(_), ..
+            } => Err(Refusal::UpdateIsOn),
+            Self { .. } => Ok(()),
+        }
+    }
+
+    /// An update is over.
+    fn end_update(&mut self, end: &UpdateEnd) {
+        self.update = None;
+        self.left |= end.has_left() || end.result == UpdateResult::GuestLost;
+    }
+}
+
+/// Why a request was refused; the guest is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    UpdateIsOn,
+    NoUpdate,
+    Paused,
+    NotJoined,
+    Left,
+}
+
+impl Refusal {
+    fn message(self) -> &'static str {
+        match self {
+            Self::UpdateIsOn => "An update is on: wait for it, or cancel it",
+            Self::NoUpdate => "No update is on",
+            Self::Paused => "The guest is paused: let it run first, with `continue`",
+            Self::NotJoined => "No update was joined on this connection",
+            Self::Left => "The guest is not this VMM's any more: it is about to end",
+        }
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        Self::Error {
+            message: refusal.message().into(),
+        }
+    }
+}
+
+impl Vmm {
+    /// Takes a parked guest and runs it.
+    pub(crate) fn start(machine: Machine, end: EndSignal) -> Self {
+        machine.run();
+        let chronicle = Arc::new(Chronicle::new(machine.name()));
+        Self {
+            machine,
+            end,
+            estate: None,
+            state: Mutex::default(),
+            update_ended: Condvar::new(),
+            chronicle,
+        }
+    }
+
+    pub(crate) fn set_estate(&mut self, estate: Estate) {
+        self.estate = Some(estate);
+    }
+
+    pub(crate) fn estate(&self) -> Option<&Estate> {
+        self.estate.as_ref()
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// What has happened to the guest.
+    pub(crate) fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
+    }
+
+    /// Hears of each event of an update.
+    pub(crate) fn update_watch(&self) -> OnEvent {
+        let chronicle = self.chronicle.clone();
+        Arc::new(move |event| chronicle.update_event(event))
+    }
+
+    /// Ends the VMM.
+    pub(crate) fn end(&self, end: GuestEnd) {
+        self.end.send(end);
+    }
+
+    /// Keeps everything else away from the guest until [`end_update`](Self::end_update).
+    pub(crate) fn begin_update(&self) -> Result<CancelFlag, Refusal> {
+        let mut state = self.free()?;
+        if state.paused {
+            return Err(Refusal::Paused);
+        }
+        let cancel = CancelFlag::new();
+        state.update = Some(cancel.clone());
+        self.chronicle.update_begin();
+        Ok(cancel)
+    }
+
+    pub(crate) fn end_update(&self, end: &UpdateEnd) {
+        self.lock().end_update(end);
+        self.chronicle.update_end(end);
+        self.update_ended.notify_all();
+    }
+
+    /// Gives up an update that is on and waits for it to be undone: for when the guest has
+    /// come to its end.
+    pub(crate) fn abandon_update(&self) {
+        let state = self.lock();
+        state.update.iter().for_each(CancelFlag::cancel);
+        let waited = self
+            .update_ended
+            .wait_while(state, |state| state.update.is_some());
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn status(&self) -> GuestStatus {
+        let state = self.lock();
+        GuestStatus {
+            name: self.machine.name().into(),
+            state: match *state {
+                State {
+                    update: Some(_), ..
+                } => RunState::Updating,
+                State { paused: true, .. } => RunState::Paused,
+                State { .. } => RunState::Running,
+            },
+            pid: process::id(),
+            vcpus: self.machine.cpus(),
+            ram_kind: self.machine.ram().kind(),
+            ram_mib: self.machine.ram().mib(),
+            tsc_khz: self.machine.host_tsc_khz(),
+            step: self.chronicle.step(),
+            last_update: self.chronicle.last_update(),
+            blackout: self.chronicle.blackout(),
+            devices: self.machine.device_counts(),
+            host_devices: self.machine.pci().status(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let machine = &self.machine;
+        let mut metrics = Metrics::of(machine.name());
+        let status = self.status();
+        let is = |state| f64::from(u8::from(status.state == state));
+        metrics.gauge(
+            "state",
+            "What the guest does: 1 for the state it is in.",
+            &[
+                (&[("state", "running")], is(RunState::Running)),
+                (&[("state", "paused")], is(RunState::Paused)),
+                (&[("state", "updating")], is(RunState::Updating)),
+            ],
+        );
+        let bytes = machine.ram().mib() as f64 * MIB as f64;
+        metrics.gauge("memory_bytes", "The guest's memory.", &[(&[], bytes)]);
+        self.chronicle.count(&mut metrics);
+        machine.count(&mut metrics);
+        metrics.finish()
+    }
+
+    fn pause(&self) -> Result<(), Refusal> {
+        let mut state = self.free()?;
+        self.chronicle.note("pausing");
+        self.machine.park();
+        state.paused = true;
+        self.chronicle.note("paused");
+        Ok(())
+    }
+
+    fn go_on(&self) -> Result<(), Refusal> {
+        let mut state = self.free()?;
+        if state.paused {
+            self.chronicle.note("resuming");
+            self.machine.notify_stopped();
+            self.machine.run();
+            self.machine.flush_console();
+            state.paused = false;
+            self.chronicle.note("resumed");
+        }
+        Ok(())
+    }
+
+    fn cancel(&self) -> Result<(), Refusal> {
+        let state = self.lock();
+        state.update.as_ref().ok_or(Refusal::NoUpdate)?.cancel();
+        Ok(())
+    }
+
+    /// The state, if no update is on and the guest is here.
+    fn free(&self) -> Result<MutexGuard<'_, State>, Refusal> {
+        let state = self.lock();
+        state.check_free()?;
+        Ok(state)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service for Vmm {
+    fn serve(&self, request: Request, peer: &mut dyn Peer) {
+        let done = match request {
+            Request::Status => {
+                peer.send(&Reply::Status(Box::new(self.status())));
+                return;
+            }
+            Request::Metrics => {
+                let text = self.metrics();
+                peer.send(&Reply::Metrics { text });
+                return;
+            }
+            Request::Events => return self.chronicle.stream(peer),
+            Request::LiveUpdate(request) => return update::serve(self, &request, peer),
+            Request::JoinUpdate(request) => return update::joint::serve(self, &request, peer),
+            Request::SetDown => return update::joint::set_down(self, peer),
+            Request::Prepare | Request::PauseAndSave | Request::RollBack | Request::HandOver => {
+                Err(Refusal::NotJoined)
+            }
+            Request::Pause => self.pause(),
+            Request::Continue => self.go_on(),
+            Request::Cancel => self.cancel(),
+            Request::Shutdown => {
+                // The answer comes first: the process ends with the guest.
+                peer.send(&Reply::Ok);
+                return self.end(GuestEnd::Stopped);
+            }
+        };
+        peer.send(&done.map_or_else(Reply::from, |()| Reply::Ok));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused_after(result: UpdateResult) -> Option<Refusal> {
+        let mut state = State {
+            update: Some(CancelFlag::new()),
+            ..State::default()
+        };
+        assert_eq!(state.check_free(), Err(Refusal::UpdateIsOn));
+        state.end_update(&UpdateEnd {
+            result,
+            ..UpdateEnd::ready()
+        });
+        state.check_free().err()
+    }
+
+    #[test]
+    fn a_guest_that_has_left_is_refused_and_one_that_stays_is_not() {
+        for result in [
+            UpdateResult::Done,
+            UpdateResult::HandedOver,
+            UpdateResult::GuestLost,
+        ] {
+            assert_eq!(refused_after(result), Some(Refusal::Left), "{result:?}");
+        }
+        for result in [
+            UpdateResult::Ready,
+            UpdateResult::NothingChanged,
+            UpdateResult::RolledBack,
+        ] {
+            assert_eq!(refused_after(result), None, "{result:?}");
+        }
+    }
+}

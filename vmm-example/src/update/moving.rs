@@ -1,0 +1,198 @@
+//! A machine as the library's state machine sees it.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+use vmm_fdbox::frame::FrameWriter;
+use vmm_fdbox::update::{Guest, NamedFd, PartyError};
+use vmm_fdbox::{FdName, Finding, Kind};
+
+use super::{MEMORY_FD, VM_FD, party_error};
+use crate::devices::vfio::Kept;
+use crate::guest::machine::{Machine, MachineError};
+use crate::guest::state::{self, GuestState};
+use crate::spec::MemoryKind;
+
+/// What an update needs of a machine.
+pub(crate) trait Movable {
+    /// Descriptors for the box, dependencies first.
+    fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError>;
+    fn park(&self);
+    fn save(&self) -> Result<GuestState, MachineError>;
+    /// Runs the parked guest on.
+    fn run_on(&self);
+    /// Whether the guest reset itself, switched itself off or broke down.
+    fn has_ended(&self) -> bool;
+    /// Whether the host's TSC can measure the time that passes.
+    fn has_steady_tsc(&self) -> bool;
+    /// The kinds of what goes into the box.
+    fn kinds(&self) -> BTreeSet<Kind>;
+    /// What of its devices stands in the way, or an operator should know. `carried`: their
+    /// descriptors go along.
+    fn device_findings(&self, _carried: bool) -> Vec<Finding> {
+        Vec::new()
+    }
+    /// What keeps devices of the host from going through a box.
+    fn passthrough_findings(&self, _kept: Kept) -> Vec<Finding> {
+        Vec::new()
+    }
+    /// Descriptors of devices of the host for the box, dependencies first.
+    fn duplicate_passed(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
+        Ok(Vec::new())
+    }
+    /// Makes safe what the host holds for the parked guest and would lose with its kernel, and
+    /// has the guest's devices interrupt it no more.
+    fn leave_host(&self) -> Result<(), MachineError> {
+        Ok(())
+    }
+}
+
+impl Movable for Machine {
+    fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError> {
+        // A guest_memfd belongs to its VM: the VM goes first.
+        Ok(vec![
+            (VM_FD, self.vm().duplicate()?),
+            (MEMORY_FD, self.ram().duplicate()?),
+        ])
+    }
+
+    fn park(&self) {
+        // Input that comes from now on is for whoever runs the guest next.
+        self.console().gate().shut();
+        Self::park(self);
+    }
+
+    fn save(&self) -> Result<GuestState, MachineError> {
+        Self::save(self)
+    }
+
+    fn run_on(&self) {
+        self.notify_stopped();
+        self.run();
+        self.flush_console();
+        self.console().gate().open();
+    }
+
+    fn has_ended(&self) -> bool {
+        Self::has_ended(self)
+    }
+
+    fn has_steady_tsc(&self) -> bool {
+        self.host_tsc_khz() != 0
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        kinds(self.ram().kind(), !self.pci().status().is_empty())
+    }
+
+    fn device_findings(&self, carried: bool) -> Vec<Finding> {
+        self.virtio().findings(carried)
+    }
+
+    fn passthrough_findings(&self, kept: Kept) -> Vec<Finding> {
+        self.pci().findings(kept)
+    }
+
+    fn duplicate_passed(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
+        Ok(self.pci().lend()?)
+    }
+
+    fn leave_host(&self) -> Result<(), MachineError> {
+        Self::leave_host(self)
+    }
+}
+
+/// The kinds of what a guest puts into its box.
+pub(crate) fn kinds(memory: MemoryKind, has_host_devices: bool) -> BTreeSet<Kind> {
+    let memory = match memory {
+        MemoryKind::Memfd => Kind::Memfd,
+        MemoryKind::GuestMemfd => Kind::GuestMemfd,
+    };
+    let devices = [Kind::Iommufd, Kind::VfioPci];
+    let devices = devices.into_iter().filter(|_| has_host_devices);
+    [Kind::KvmVm, memory].into_iter().chain(devices).collect()
+}
+
+/// A machine as the library's state machine sees it.
+///
+/// The box gets duplicates: mappings, vCPUs and events stay, so the guest runs on while the
+/// box is sealed, and what a rollback gives back can be dropped.
+pub(super) struct Moving<'a, M> {
+    pub(super) machine: &'a M,
+    /// The guest's place in the order in which guests are resumed.
+    pub(super) position: Option<u32>,
+    /// What its devices have open goes to the next VMM, in this kernel.
+    pub(super) carried: bool,
+    /// What of devices of the host this kernel keeps in a box.
+    pub(super) kept: Kept,
+}
+
+impl<M: Movable> Guest for Moving<'_, M> {
+    fn preflight(&mut self) -> Vec<Finding> {
+        let mut findings = self.machine.device_findings(self.carried);
+        if !self.carried {
+            findings.extend(self.machine.passthrough_findings(self.kept));
+        }
+        if !self.machine.has_steady_tsc() {
+            findings.push(Finding::warning(
+                "TSC",
+                "KVM does not know its frequency, so the guest's clock will be off by the blackout",
+                "boot a host with a stable TSC",
+            ));
+        }
+        findings
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.machine.kinds()
+    }
+
+    fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
+        let fds = self.machine.duplicate_fds().map_err(party_error)?;
+        let mut fds: Vec<_> = fds
+            .into_iter()
+            .map(|(name, fd)| (name.into(), fd))
+            .collect();
+        if !self.carried {
+            fds.extend(self.machine.duplicate_passed().map_err(party_error)?);
+        }
+        fds.into_iter()
+            .map(|(name, fd): (String, _)| {
+                Ok(NamedFd {
+                    name: FdName::new(&name)?,
+                    fd,
+                })
+            })
+            .collect()
+    }
+
+    fn pause(&mut self) -> Result<(), PartyError> {
+        self.machine.park();
+        if self.machine.has_ended() {
+            Err("The guest has come to its end".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError> {
+        if !self.carried {
+            self.machine.leave_host().map_err(party_error)?;
+        }
+        let state = self.machine.save().map_err(party_error)?;
+        state.write(frame).map_err(party_error)?;
+        if let Some(position) = self.position {
+            state::write_position(frame, position).map_err(party_error)?;
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, _: &FdName, _: OwnedFd) -> Result<(), PartyError> {
+        Ok(())
+    }
+
+    fn resume_in_place(&mut self) -> Result<(), PartyError> {
+        self.machine.run_on();
+        Ok(())
+    }
+}
