@@ -70,6 +70,14 @@ impl Node {
         Ok(Self { fd, name })
     }
 
+    /// A descriptor that somebody else opened, and whether its box is sealed.
+    fn passed(fd: OwnedFd, name: BoxName) -> Result<(Self, bool), BoxError> {
+        let error = |errno| BoxError::new(Operation::OpenBox, format!("box {name}"), errno);
+        let sealed = sys::is_box(fd.as_fd()).map_err(error)?;
+        let sealed = sealed.ok_or_else(|| error(Errno::BADF))?;
+        Ok((Self { fd, name }, sealed))
+    }
+
     fn error(&self, operation: Operation, errno: Errno) -> BoxError {
         BoxError::new(operation, format!("box {}", self.name), errno)
     }
@@ -152,6 +160,17 @@ pub struct OpenBox(Node);
 impl OpenBox {
     pub(crate) fn open(name: BoxName) -> Result<Self, BoxError> {
         Node::open(name).map(Self)
+    }
+
+    /// As [`AnyBox::from_fd`], of a box that is to be open.
+    ///
+    /// # Errors
+    /// As there; EBUSY it is sealed.
+    pub fn from_fd(fd: OwnedFd, name: BoxName) -> Result<Self, BoxError> {
+        match Node::passed(fd, name)? {
+            (node, false) => Ok(Self(node)),
+            (node, true) => Err(node.error(Operation::OpenBox, Errno::BUSY)),
+        }
     }
 
     /// The box's name.
@@ -310,6 +329,21 @@ pub enum AnyBox<O = OpenBox, S = SealedBox> {
     Open(O),
     /// It is sealed.
     Sealed(S),
+}
+
+impl AnyBox {
+    /// A box by a descriptor that a program with CAP_SYS_ADMIN opened and passed on. This one
+    /// needs no capability for anything that boxes can do. The name is for messages.
+    ///
+    /// # Errors
+    /// EBADF it is no descriptor of a box, ENODEV the box was deleted.
+    pub fn from_fd(fd: OwnedFd, name: BoxName) -> Result<Self, BoxError> {
+        let (node, sealed) = Node::passed(fd, name)?;
+        Ok(match sealed {
+            true => Self::Sealed(SealedBox(node)),
+            false => Self::Open(OpenBox(node)),
+        })
+    }
 }
 
 impl<O, S> AnyBox<O, S> {

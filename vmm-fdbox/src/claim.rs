@@ -33,7 +33,13 @@ impl BoxClaim {
         let mut path = format!("{DIRECTORY}/").into_bytes();
         path.extend_from_slice(name.as_bytes());
         let node = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        let node = node.map_err(error)?;
+        Self::of(node.map_err(error)?, name, hold)
+    }
+
+    /// By a descriptor of the box. The lock is the open file's: it stays until every duplicate of the
+    /// descriptor is closed, whoever has it.
+    pub(crate) fn of(node: OwnedFd, name: &BoxName, hold: Hold) -> Result<Self, BoxError> {
+        let error = |errno| BoxError::new(Operation::Claim, format!("box {name}"), errno);
         lock(&node, hold).map_err(error)?;
         Ok(Self { _node: node })
     }

@@ -137,6 +137,7 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
             "only its owner, normally root, may: run as root or change the node's mode"
         }
         (OpenBox, Errno::NOENT) => "there is no such box: list the boxes to see what there is",
+        (OpenBox, Errno::BADF) => "the descriptor that was passed is not one of a box",
         (OpenBox, Errno::NXIO | Errno::NODEV) => "the box was deleted meanwhile",
         (OpenBox, Errno::BUSY) => "the box is sealed: unseal it first",
         (OpenBox, Errno::INVAL) => "the box is not sealed",

@@ -37,11 +37,12 @@
 //!
 //! # A VMM
 //!
-//! implements [`update::Guest`], runs [`update::Update`] in the host that is
-//! left and [`update::Incoming`] in the one that takes over; both have examples.
+//! implements [`update::Guest`], runs [`update::Session`] in the host that is
+//! left and [`update::Arrival`] in the one that takes over; both have examples.
 //!
-//! The library never prints, exits or panics on what it reads. Opening the boxes
-//! needs CAP_SYS_ADMIN, and a kexec CAP_SYS_BOOT.
+//! The library never prints, exits or panics on what it reads. Making, deleting and opening
+//! boxes needs CAP_SYS_ADMIN, and a kexec CAP_SYS_BOOT. Using one through a descriptor that
+//! somebody else opened, a [`PassedBox`], needs neither.
 #![deny(missing_docs, unsafe_code)]
 
 pub mod abi;
@@ -49,6 +50,7 @@ mod boxes;
 mod claim;
 pub mod clock;
 mod control;
+mod deadline;
 mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -59,6 +61,7 @@ pub mod kexec;
 mod kind;
 mod listing;
 mod name;
+mod passed;
 mod seal_error;
 pub mod statefd;
 mod store;
@@ -71,12 +74,14 @@ pub use boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
 pub use claim::{BoxClaim, Hold};
 pub use clock::Clock;
 pub use control::{BoxInfo, Control, Features, Info};
+pub use deadline::Deadline;
 pub use error::{BoxError, Chain, Operation};
 pub use finding::{Finding, Severity};
 pub use graph::{Dependency, dependencies};
 pub use kind::Kind;
 pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};
+pub use passed::PassedBox;
 pub use seal_error::{SealError, SealReason, SealReport};
 pub use store::{BoxStore, OpenFdBox, SealedFdBox, sealed_kinds};
 pub use unseal_error::{LostFd, LostReason, UnsealError};

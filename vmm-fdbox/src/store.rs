@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
 use crate::claim::{BoxClaim, Hold};
@@ -13,7 +14,7 @@ use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 use crate::unseal_error::LostFd;
 
-/// Where boxes live: [`Control`], or with feature `fake` a `FakeStore`.
+/// Where boxes live: [`Control`], [`PassedBox`](crate::PassedBox), or with feature `fake` a `FakeStore`.
 /// The methods mean what [`Control`]'s mean.
 pub trait BoxStore {
     /// A box that takes and gives descriptors.
@@ -140,6 +141,43 @@ pub fn sealed_kinds<S: BoxStore>(store: &S) -> BTreeSet<Kind> {
         .map(|fd| Kind::of(&fd.kind))
         .collect()
 }
+
+macro_rules! store_behind {
+    ($pointer:ty) => {
+        impl<S: BoxStore + ?Sized> BoxStore for $pointer {
+            type Open = S::Open;
+            type Sealed = S::Sealed;
+            type Claim = S::Claim;
+
+            fn create(&self, name: &BoxName) -> Result<S::Open, BoxError> {
+                (**self).create(name)
+            }
+
+            fn delete(&self, name: &BoxName) -> Result<(), BoxError> {
+                (**self).delete(name)
+            }
+
+            fn boxes(&self) -> Result<Vec<BoxInfo>, BoxError> {
+                (**self).boxes()
+            }
+
+            fn info(&self) -> Result<Info, BoxError> {
+                (**self).info()
+            }
+
+            fn open_box(&self, name: &BoxName) -> Result<AnyBox<S::Open, S::Sealed>, BoxError> {
+                (**self).open_box(name)
+            }
+
+            fn claim(&self, name: &BoxName, hold: Hold) -> Result<S::Claim, BoxError> {
+                (**self).claim(name, hold)
+            }
+        }
+    };
+}
+
+store_behind!(&S);
+store_behind!(Arc<S>);
 
 impl BoxStore for Control {
     type Open = OpenBox;

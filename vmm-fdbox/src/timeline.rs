@@ -14,6 +14,7 @@
 //! A mark says that a phase began; the phase lasts until the next mark. Each
 //! mark has its own checksum: a torn one is left out, the others stay.
 
+use std::fmt;
 use std::num::NonZeroU32;
 
 use crate::clock::ticks_to_ns;
@@ -121,6 +122,20 @@ pub struct Report {
     pub phases: Vec<Phase>,
     /// The phases before it, while the guest ran.
     pub before: Vec<Phase>,
+}
+
+/// On one line, in milliseconds.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |ns: u64| ns as f64 / 1e6;
+        write!(f, "Blackout {:.1} ms", ms(self.total_ns))?;
+        let mut separator = ": ";
+        for Phase { name, ns } in &self.phases {
+            write!(f, "{separator}{name} {:.1}", ms(*ns))?;
+            separator = ", ";
+        }
+        Ok(())
+    }
 }
 
 /// The marks of one update.

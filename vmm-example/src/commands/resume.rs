@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use vmm_fdbox::update::{ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan, Resumed};
+use vmm_fdbox::update::{Arrival, ExitStatus, PartyError, ResumeFailed, ResumePlan, Resumed};
 use vmm_fdbox::{BoxName, BoxStore, Control, FdName};
 
 use super::resume_all;
@@ -66,7 +66,7 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     around.serve(vmm)
 }
 
-type Rebuilt<'a, S> = ((Machine, RestoreNotes), Resumed<'a, S>);
+type Rebuilt<'a, S> = ((Machine, RestoreNotes), Resumed<&'a S>);
 
 fn rebuild<'a, S: BoxStore>(
     args: &ResumeArgs,
@@ -78,9 +78,9 @@ fn rebuild<'a, S: BoxStore>(
     let mut plan = ResumePlan::new(box_name.clone(), &state::KNOWN);
     plan.userspace_boottime_ns = args.init_uptime.map(|seconds| (seconds * 1e9) as u64);
     plan.fail_at = args.fail_at;
-    let incoming = Incoming::open(store, plan)?;
+    let incoming = Arrival::open(store, plan)?;
     if args.all.supervised {
-        resume_all::wait_for_turn(state::position(incoming.frame()));
+        resume_all::wait_for_turn(state::position(&incoming.frame()));
     }
     incoming.restore(|incoming| build(args, incoming, host, around))
 }
@@ -88,11 +88,11 @@ fn rebuild<'a, S: BoxStore>(
 /// Takes everything out of the box and makes a parked guest of it.
 fn build<S: BoxStore>(
     args: &ResumeArgs,
-    incoming: &mut Incoming<'_, S>,
+    incoming: &mut Arrival<S>,
     host: &Host,
     around: &Surroundings,
 ) -> Result<(Machine, RestoreNotes), PartyError> {
-    let state = GuestState::read(incoming.frame()).map_err(party_error)?;
+    let state = GuestState::read(&incoming.frame()).map_err(party_error)?;
     let machine = &state.machine;
     // Before anything is taken: what cannot be opened leaves the box as it is.
     let devices = virtio::reopen(&state.virtio, &args.handed_in(), &around.title);
@@ -126,7 +126,7 @@ pub(super) fn finish<S: BoxStore>(
     box_name: &BoxName,
     machine: &Machine,
     notes: &RestoreNotes,
-    mut resumed: Resumed<'_, S>,
+    mut resumed: Resumed<S>,
 ) -> ResumeReport {
     resumed.running_at(wait_for_entry(machine));
     if args.all.supervised {

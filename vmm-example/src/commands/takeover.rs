@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use anyhow::{Context, bail};
-use vmm_fdbox::update::{Arriving, ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan};
+use vmm_fdbox::update::{Arrival, Arriving, ExitStatus, PartyError, ResumeFailed, ResumePlan};
 use vmm_fdbox::{BoxName, BoxStore, Control, FdName};
 
 use super::resume::finish;
@@ -52,11 +52,10 @@ fn fail(link: &Link, error: &anyhow::Error) -> anyhow::Result<ExitStatus> {
 
 /// All that is there before the guest stops.
 struct Ready<'a> {
-    control: &'a Control,
     box_name: &'a BoxName,
     hello: Hello,
     around: Surroundings,
-    arriving: Arriving<Control>,
+    arriving: Arriving<&'a Control>,
     shell: Shell,
 }
 
@@ -83,7 +82,6 @@ impl<'a> Ready<'a> {
         let shell = prebuild(&mut arriving, &host, &hello, &around)?;
         link.send(&Word::Prebuilt, &[])?;
         Ok(Self {
-            control,
             box_name,
             hello,
             around,
@@ -95,7 +93,6 @@ impl<'a> Ready<'a> {
     /// Waits for the guest, runs it and is its VMM.
     fn run(self, args: &ResumeArgs, link: Link) -> anyhow::Result<ExitStatus> {
         let Self {
-            control,
             box_name,
             hello,
             mut around,
@@ -113,7 +110,7 @@ impl<'a> Ready<'a> {
         }
         let mut plan = ResumePlan::new(box_name.clone(), &state::KNOWN);
         plan.fail_at = args.fail_at;
-        let restored = arriving.arrive(control, plan).and_then(|incoming| {
+        let restored = arriving.arrive(plan).and_then(|incoming| {
             incoming.restore(|incoming| restore(incoming, shell, fds, &hello, &around, &link))
         });
         let ((machine, notes), resumed) = match restored {
@@ -193,14 +190,14 @@ fn prebuild<S: BoxStore>(
 
 /// Puts the state into what was built, and asks whether to go on.
 fn restore<S: BoxStore>(
-    incoming: &mut Incoming<'_, S>,
+    incoming: &mut Arrival<S>,
     shell: Shell,
     mut fds: HashMap<String, OwnedFd>,
     hello: &Hello,
     around: &Surroundings,
     link: &Link,
 ) -> Result<(Machine, RestoreNotes), PartyError> {
-    let state = GuestState::read(incoming.frame()).map_err(party_error)?;
+    let state = GuestState::read(&incoming.frame()).map_err(party_error)?;
     if state.machine != hello.machine {
         return Err("The guest is not the one that was announced".into());
     }

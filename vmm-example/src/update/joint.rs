@@ -6,8 +6,10 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use vmm_fdbox::update::{CancelFlag, Event, Host, Outcome, PartyError, Step, Update, UpdateError};
-use vmm_fdbox::{BoxStore, Control, Finding};
+use vmm_fdbox::update::{
+    CancelFlag, Event, Host, Observer, Outcome, PartyError, Session, Step, UpdateError,
+};
+use vmm_fdbox::{BoxStore, Control, Deadline, Finding};
 
 use super::{Movable, Moving, Order, Reporter, Watch, finish, in_update, kept, party_error, plan};
 use crate::service::api::joint::JoinRequest;
@@ -169,7 +171,7 @@ impl Host for TheirHost<'_> {
 
     /// Tells the client that the guest stands still and waits: for the kernel to go away, or
     /// for the client's word. A cancel is passed on and no more.
-    fn jump(&mut self) -> Result<(), PartyError> {
+    fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
         self.line.step_done(Step::Save);
         let pass_on = || self.line.pass_on_cancel();
         match self.line.next(&Request::HandOver, pass_on) {
@@ -214,13 +216,13 @@ fn take_part<S: BoxStore, M: Movable>(
         line: &line,
         same_kernel,
     };
-    let update = Update::new(store, &mut host, &mut guest, plan).observed_by(&mut observer);
+    let update = Session::new(store, &mut host, &mut guest, plan).observed_by(&mut observer);
     let end = step_by_step(update, &line);
     reporter.end(end)
 }
 
-fn step_by_step<S: BoxStore, M: Movable>(
-    update: Update<'_, S, TheirHost<'_>, Moving<'_, M>>,
+fn step_by_step<S: BoxStore, M: Movable, O: Observer>(
+    update: Session<&S, &mut TheirHost<'_>, &mut Moving<'_, M>, O>,
     line: &Line<'_>,
 ) -> UpdateEnd {
     let ready = match update.preflight() {

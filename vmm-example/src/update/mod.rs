@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vmm_fdbox::update::{
-    Event, Host, Outcome, PartyError, Plan, SameHost, Step, Update, UpdateError,
+    Event, Host, Outcome, PartyError, Plan, SameHost, Session, Step, UpdateError,
 };
 use vmm_fdbox::{BoxName, BoxStore, Clock, Control};
 
@@ -292,7 +292,7 @@ fn drive<S: BoxStore, H: Host, M: Movable>(
         carried: !host.seals(),
         kept: kept(store),
     };
-    let update = Update::new(store, host, &mut guest, plan).observed_by(&mut observer);
+    let update = Session::new(store, host, &mut guest, plan).observed_by(&mut observer);
     let end = if dry_run {
         update
             .preflight()

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::update::{Guest, NamedFd, PartyError};
-use vmm_fdbox::{FdName, Finding, Kind};
+use vmm_fdbox::{Deadline, FdName, Finding, Kind};
 
 use super::{MEMORY_FD, VM_FD, party_error};
 use crate::devices::vfio::Kept;
@@ -166,7 +166,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
             .collect()
     }
 
-    fn pause(&mut self) -> Result<(), PartyError> {
+    fn pause(&mut self, _: Deadline) -> Result<(), PartyError> {
         self.machine.park();
         if self.machine.has_ended() {
             Err("The guest has come to its end".into())
@@ -175,7 +175,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
         }
     }
 
-    fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError> {
+    fn save(&mut self, frame: &mut FrameWriter<'_>, _: Deadline) -> Result<(), PartyError> {
         if !self.carried {
             self.machine.leave_host().map_err(party_error)?;
         }

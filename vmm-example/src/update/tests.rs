@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use vmm_fdbox::fake::{FakeHost, FakeStore, HostCall};
 use vmm_fdbox::statefd::SavedState;
-use vmm_fdbox::update::{Incoming, ResumePlan};
+use vmm_fdbox::update::{Arrival, ResumePlan};
 use vmm_fdbox::{BoxStore, FdName, Finding, Kind, OpenFdBox, Operation};
 
 use super::*;
@@ -142,8 +142,8 @@ fn an_update_leaves_a_sealed_box_that_another_vmm_can_read() {
 
     let (sealed, fds) = store.content(&name()).unwrap();
     assert_eq!((sealed, fds.len()), (true, 3));
-    let mut incoming = Incoming::open(&store, ResumePlan::new(name(), &KNOWN)).unwrap();
-    let state = GuestState::read(incoming.frame()).unwrap();
+    let mut incoming = Arrival::open(&store, ResumePlan::new(name(), &KNOWN)).unwrap();
+    let state = GuestState::read(&incoming.frame()).unwrap();
     assert_eq!(state.machine, guest_v1().machine);
     incoming.take(&FdName::new(VM_FD).unwrap()).unwrap();
     incoming.take(&FdName::new(MEMORY_FD).unwrap()).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::deadline::Deadline;
 use crate::finding::Finding;
 use crate::kind::Kind;
 use crate::update::{Host, PartyError};
@@ -81,7 +82,7 @@ impl Host for FakeHost {
         self.call(HostCall::Unload)
     }
 
-    fn jump(&mut self) -> Result<(), PartyError> {
+    fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
         self.call(HostCall::Jump)
     }
 }

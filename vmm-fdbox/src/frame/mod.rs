@@ -48,7 +48,7 @@ pub use description::{DescribedSection, Description};
 pub(crate) use layout::announced_bytes;
 pub use opaque::Opaque;
 pub use reader::{Frame, KnownSection, Section};
-pub use writer::FrameWriter;
+pub use writer::{FrameWriter, measure};
 
 /// Bytes of the header that this library writes.
 pub const HEADER_BYTES: usize = 128;

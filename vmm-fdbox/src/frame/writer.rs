@@ -35,6 +35,29 @@ pub struct FrameWriter<'a> {
     generation: u64,
 }
 
+/// How many bytes a frame takes, to size a [`Plan`](crate::update::Plan) by: `fill` adds the sections that
+/// it would add now. Leave room for what grows until the pause.
+///
+/// ```
+/// use vmm_fdbox::frame::{FrameError, Need, measure};
+///
+/// let bytes = measure::<FrameError>(|frame| frame.add("vcpus", 1, Need::Required, &vec![0u64; 100]))?;
+/// assert!(bytes < 1024, "{bytes}");
+/// # Ok::<(), FrameError>(())
+/// ```
+///
+/// # Errors
+/// What `fill` returns, or [`FrameError`].
+pub fn measure<E: From<FrameError>>(
+    fill: impl FnOnce(&mut FrameWriter<'_>) -> Result<(), E>,
+) -> Result<usize, E> {
+    // Memory that nobody writes to is not there.
+    let mut buffer = vec![0; MAX_FRAME_BYTES];
+    let mut writer = FrameWriter::new(&mut buffer, "")?;
+    fill(&mut writer)?;
+    Ok(writer.finish()?)
+}
+
 impl<'a> FrameWriter<'a> {
     /// Clears the header, so that `buffer` holds no frame until
     /// [`finish`](Self::finish). `producer` names the writing program and its

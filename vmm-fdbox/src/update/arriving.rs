@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use super::arrival::{self, Arrival, ResumeFailed, ResumePlan};
 use super::contents::Contents;
-use super::incoming::{self, Incoming, ResumeFailed, ResumePlan};
 use super::outcome::UpdateError;
 use crate::claim::Hold;
 use crate::name::{BoxName, FdName};
@@ -20,14 +20,15 @@ use crate::store::BoxStore;
 /// let control = Control::open()?;
 /// let known = [KnownSection::new("vcpu0", 1, 1)];
 /// let name = BoxName::new("vm0")?;
-/// let mut arriving = Arriving::open(&control, &name)?;
+/// let mut arriving = Arriving::open(control, &name)?;
 /// let ram = arriving.take(&FdName::new("ram")?)?;
 /// // ... build the VM around `ram`, then wait until the other process has paused the guest ...
-/// let incoming = arriving.arrive(&control, ResumePlan::new(name, &known))?;
+/// let arrival = arriving.arrive(ResumePlan::new(name, &known))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Arriving<S: BoxStore> {
+    store: S,
     contents: Contents<S>,
     /// Where the state will be.
     state: OwnedFd,
@@ -38,12 +39,16 @@ impl<S: BoxStore> Arriving<S> {
     ///
     /// # Errors
     /// [`ResumeFailed`]: the box is as it was.
-    pub fn open(store: &S, name: &BoxName) -> Result<Self, Box<ResumeFailed>> {
-        let (contents, state) = incoming::open(store, name, Hold::Shared)?;
-        Ok(Self { contents, state })
+    pub fn open(store: S, name: &BoxName) -> Result<Self, Box<ResumeFailed>> {
+        let (contents, state) = arrival::open(&store, name, Hold::Shared)?;
+        Ok(Self {
+            store,
+            contents,
+            state,
+        })
     }
 
-    /// As [`Incoming::take`].
+    /// As [`Arrival::take`].
     ///
     /// # Errors
     /// As there.
@@ -51,17 +56,13 @@ impl<S: BoxStore> Arriving<S> {
         self.contents.take(name)
     }
 
-    /// Reads and checks the state, once it is written. `store` and the plan's box are those of
+    /// Reads and checks the state, once it is written. The plan's box is that of
     /// [`open`](Self::open).
     ///
     /// # Errors
-    /// As [`Incoming::open`].
-    pub fn arrive<'a>(
-        self,
-        store: &'a S,
-        plan: ResumePlan<'_>,
-    ) -> Result<Incoming<'a, S>, Box<ResumeFailed>> {
+    /// As [`Arrival::open`].
+    pub fn arrive(self, plan: ResumePlan<'_>) -> Result<Arrival<S>, Box<ResumeFailed>> {
         let start = plan.now();
-        Incoming::arrived(store, plan, self.contents, &self.state, start)
+        Arrival::arrived(self.store, plan, self.contents, &self.state, start)
     }
 }

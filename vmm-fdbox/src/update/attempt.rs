@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use super::outcome::UpdateError;
 use super::parties::{Guest, Host, NamedFd};
@@ -9,6 +10,7 @@ use super::step::Step;
 use super::watch::{Event, Observer};
 use super::{Plan, state_fd_name};
 use crate::claim::Hold;
+use crate::deadline::Deadline;
 use crate::error::Chain;
 use crate::kind::Kind;
 use crate::name::FdName;
@@ -29,12 +31,22 @@ pub(super) struct Failure {
     pub(super) error: UpdateError,
 }
 
-pub(super) struct Attempt<'a, S: BoxStore, H: Host, G: Guest> {
-    pub(super) store: &'a S,
-    pub(super) host: &'a mut H,
-    pub(super) guest: &'a mut G,
+impl Failure {
+    /// Of a step that never began, because somebody asked to stop.
+    pub(super) fn cancelled(step: Step) -> Self {
+        Self {
+            step,
+            error: UpdateError::Cancelled,
+        }
+    }
+}
+
+pub(super) struct Attempt<S: BoxStore, H: Host, G: Guest, O: Observer> {
+    pub(super) store: S,
+    pub(super) host: H,
+    pub(super) guest: G,
     pub(super) plan: Plan,
-    pub(super) observer: Option<&'a mut dyn Observer>,
+    pub(super) observer: O,
     pub(super) timeline: Timeline,
     /// The kernel is loaded.
     pub(super) loaded: bool,
@@ -57,6 +69,8 @@ pub(super) struct Attempt<'a, S: BoxStore, H: Host, G: Guest> {
     pub(super) jumped: bool,
     /// Neither handed over nor rolled back yet.
     pub(super) unfinished: bool,
+    /// Of the step that is on.
+    deadline: Deadline,
 }
 
 fn guest_error(what: &'static str) -> impl FnOnce(super::PartyError) -> UpdateError {
@@ -67,15 +81,15 @@ fn host_error(what: &'static str) -> impl FnOnce(super::PartyError) -> UpdateErr
     move |source| UpdateError::Host { what, source }
 }
 
-impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
-    pub(super) fn new(store: &'a S, host: &'a mut H, guest: &'a mut G, plan: Plan) -> Self {
+impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
+    pub(super) fn new(store: S, host: H, guest: G, plan: Plan, observer: O) -> Self {
         Self {
             store,
             host,
             guest,
             timeline: Timeline::new(plan.clock.khz()),
             plan,
-            observer: None,
+            observer,
             loaded: false,
             slot: Slot::None,
             claim: None,
@@ -88,18 +102,18 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
             saved: false,
             jumped: false,
             unfinished: true,
+            deadline: Deadline::within(Duration::MAX),
         }
     }
 
-    pub(super) fn observe(&mut self, observer: &'a mut dyn Observer) {
-        self.observer = Some(observer);
+    /// From now on a step may take that long.
+    pub(super) fn allow(&mut self, limit: Duration) {
+        self.deadline = Deadline::within(limit);
     }
 
     pub(super) fn tell(&mut self, event: &Event) {
         let ticks = self.plan.clock.now();
-        if let Some(observer) = &mut self.observer {
-            observer.event(ticks, event);
-        }
+        self.observer.event(ticks, event);
     }
 
     /// Marks the beginning of a phase.
@@ -110,7 +124,8 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
         ticks
     }
 
-    /// Carries out a step, unless it is cancelled or made to fail.
+    /// Carries out a step, unless it is cancelled or made to fail. One that comes back too late has
+    /// failed.
     pub(super) fn step(
         &mut self,
         step: Step,
@@ -122,7 +137,7 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
         } else if self.plan.fail_at == Some(step) {
             Err(UpdateError::Injected(step))
         } else {
-            work(self)
+            work(self).and_then(|()| self.in_time(step))
         };
         match result {
             Ok(()) => {
@@ -136,7 +151,17 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
         }
     }
 
+    /// What is handed over is nobody's to undo, however late.
+    fn in_time(&self, step: Step) -> Result<(), UpdateError> {
+        if step != Step::Jump && self.deadline.is_over() {
+            let limit = self.deadline.limit();
+            return Err(UpdateError::Late { limit });
+        }
+        Ok(())
+    }
+
     pub(super) fn prepare(&mut self) -> Result<(), Failure> {
+        self.allow(self.plan.limits.prepare);
         self.mark(phase::PREPARE);
         self.step(Step::LoadKernel, |attempt| {
             attempt
@@ -199,6 +224,9 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
         if self.plan.cancel.is_cancelled() {
             return refuse(self, name, fd, UpdateError::Cancelled);
         }
+        if let Err(late) = self.in_time(Step::PutFds) {
+            return refuse(self, name, fd, late);
+        }
         if name == state_fd_name() || self.boxed.contains(&name) {
             let error = UpdateError::NameTwice(name.clone());
             return refuse(self, name, fd, error);
@@ -236,44 +264,66 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Attempt<'a, S, H, G> {
     }
 
     pub(super) fn pause(&mut self) -> Result<(), Failure> {
+        self.allow(self.plan.limits.pause);
         self.step(Step::Pause, |attempt| {
             attempt.paused_at = Some(attempt.mark(phase::PAUSE));
             attempt
                 .guest
-                .pause()
+                .pause(attempt.deadline)
                 .map_err(guest_error("The guest cannot be paused"))
         })?;
+        self.allow(self.plan.limits.save);
         self.step(Step::Save, |attempt| {
             attempt.mark(phase::SAVE);
             let Self {
-                guest, state, plan, ..
+                guest,
+                state,
+                plan,
+                deadline,
+                ..
             } = attempt;
             let state = state
                 .as_mut()
                 .ok_or_else(|| UpdateError::NoGuest(plan.box_name.clone()))?;
             state.write_frame(&plan.producer, |frame| {
                 guest
-                    .save(frame)
+                    .save(frame, *deadline)
                     .map_err(guest_error("The guest's state cannot be saved"))
             })?;
             attempt.saved = true;
             Ok(())
-        })
+        })?;
+        if self.host.is_left_by_others() {
+            // They may leave at any moment from here on.
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// From here on somebody else may take the guest.
+    fn publish(&mut self) {
+        self.mark(phase::JUMP);
+        if let Some(state) = &mut self.state {
+            state.write_timeline(&self.timeline);
+        }
+        self.jumped = true;
     }
 
     pub(super) fn jump(&mut self) -> Result<(), Failure> {
+        self.allow(self.plan.limits.jump);
         self.step(Step::Jump, |attempt| {
-            attempt.mark(phase::JUMP);
-            if let Some(state) = &mut attempt.state {
-                state.write_timeline(&attempt.timeline);
+            if !attempt.jumped {
+                attempt.publish();
             }
-            attempt.jumped = true;
             let what = if attempt.host.leaves_kernel() {
                 "Cannot leave this host"
             } else {
                 "Cannot hand the guest over"
             };
-            attempt.host.jump().map_err(host_error(what))?;
+            attempt
+                .host
+                .jump(attempt.deadline)
+                .map_err(host_error(what))?;
             attempt.unfinished = false;
             Ok(())
         })

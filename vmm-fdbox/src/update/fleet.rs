@@ -5,7 +5,7 @@
 //!                          (guests run)   (in parallel)
 //! ```
 //!
-//! Each guest is a [`Member`]: its VMM does the work of its [`Update`](super::Update) and is
+//! Each guest is a [`Member`]: its VMM does the work of its [`Session`](super::Session) and is
 //! told when, by whatever channel the program has. The [`Host`] is the fleet's: the VMMs
 //! load nothing and do not jump. A guest that is not ready stops the update, or is left
 //! behind, as the [`FleetPlan`] says; any other failure before the jump rolls back every
@@ -15,6 +15,7 @@ use std::thread;
 
 use super::parties::Host;
 use super::step::Step;
+use crate::deadline::Deadline;
 use crate::error::Chain;
 use crate::finding::Finding;
 
@@ -46,10 +47,10 @@ impl<M> Place<M> {
 
 /// The update of many guests.
 pub struct Fleet<'a, H: Host, M: Member> {
-    host: &'a mut H,
+    host: H,
     places: Vec<Place<M>>,
     plan: FleetPlan,
-    observer: Box<dyn FnMut(&FleetEvent<'_>) + 'a>,
+    observer: Box<dyn FnMut(&FleetEvent<'_>) + Send + 'a>,
     findings: Vec<Finding>,
     loaded: bool,
 }
@@ -62,7 +63,7 @@ impl<H: Host, M: Member> std::fmt::Debug for Fleet<'_, H, M> {
 
 impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     /// An update of `members` out of `host`.
-    pub fn new(host: &'a mut H, members: Vec<M>, plan: FleetPlan) -> Self {
+    pub fn new(host: H, members: Vec<M>, plan: FleetPlan) -> Self {
         let place = |member| Place {
             member,
             begun: false,
@@ -81,7 +82,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Who is told what happens. Nothing is told while guests stand still.
-    pub fn observed_by(mut self, observer: impl FnMut(&FleetEvent<'_>) + 'a) -> Self {
+    pub fn observed_by(mut self, observer: impl FnMut(&FleetEvent<'_>) + Send + 'a) -> Self {
         self.observer = Box::new(observer);
         self
     }
@@ -200,7 +201,8 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
                 message: "Cancelled".into(),
             });
         }
-        self.host.jump().map_err(|error| Failure {
+        let deadline = Deadline::within(self.plan.limits.jump);
+        self.host.jump(deadline).map_err(|error| Failure {
             step,
             message: format!("Cannot leave this host: {}", Chain(&*error)),
         })?;

@@ -2,11 +2,11 @@
 //! there or running on here.
 //!
 //! ```text
-//! Update ─preflight─▶ Ready ─prepare─▶ Prepared ─pause─▶ Paused ─jump─▶ (kexec)
+//! Session ─preflight─▶ Ready ─prepare─▶ Prepared ─pause─▶ Paused ─jump─▶ (kexec)
 //!   │                   │                 │                 │              │
 //!   │ nothing changed   │  guest runs     │  guest runs     │ guest waits  │
 //!   ▼                   ▼                 ▼                 ▼              ▼
-//! NothingChanged     NothingChanged    RolledBack       RolledBack     Incoming
+//! NothingChanged     NothingChanged    RolledBack       RolledBack     Arrival
 //!                    or RolledBack                                        │ restore
 //!                                                                         ▼
 //!                                                    (guest runs)      Resumed ─finish
@@ -18,7 +18,7 @@
 //! - **pause** stops the vCPUs and writes the state, from where the blackout
 //!   counts.
 //! - **jump** leaves.
-//! - **[`Incoming`]** is the other side: it unseals, reads and checks the state
+//! - **[`Arrival`]** is the other side: it unseals, reads and checks the state
 //!   and hands out the descriptors, which the box keeps. Until it is committed
 //!   any failure seals the box again, for another try.
 //!
@@ -36,29 +36,35 @@
 //! The module knows guests and hosts only as [`Guest`] and [`Host`], and boxes
 //! as [`BoxStore`](crate::BoxStore).
 
+mod arrival;
 mod arriving;
 mod attempt;
 mod contents;
 mod fleet;
-mod incoming;
+
+mod limits;
+mod others;
 mod outcome;
 mod outgoing;
 mod parties;
 mod preflight;
 mod resumed;
 mod rollback;
+mod shared;
 mod step;
 #[cfg(test)]
 mod tests;
 mod watch;
 
+pub use arrival::{Arrival, ResumeFailed, ResumePlan};
 pub use arriving::Arriving;
 pub use fleet::{
     Fleet, FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Stopped,
 };
-pub use incoming::{Incoming, ResumeFailed, ResumePlan};
+pub use limits::Limits;
+pub use others::{Destination, LeftByOthers};
 pub use outcome::{Outcome, UpdateError};
-pub use outgoing::{Paused, Prepared, Ready, Update};
+pub use outgoing::{Paused, Prepared, Ready, Session};
 pub use parties::{Guest, Host, KexecHost, NamedFd, NextKernel, PartyError, SameHost};
 pub use resumed::{Finished, Resumed};
 pub use step::{ExitStatus, Step, UnknownStep};
@@ -88,6 +94,8 @@ pub struct Plan {
     pub producer: String,
     /// Room for the VM's state, in bytes. Default: [`DEFAULT_STATE_BYTES`].
     pub state_bytes: usize,
+    /// How long each step may take. Default: [`Limits::default`].
+    pub limits: Limits,
     /// Stops the update when set. Default: nobody sets it.
     pub cancel: CancelFlag,
     /// The step that is made to fail instead of being carried out, for tests.
@@ -103,6 +111,7 @@ impl Plan {
             clock,
             producer: producer.into(),
             state_bytes: DEFAULT_STATE_BYTES,
+            limits: Limits::default(),
             cancel: CancelFlag::new(),
             fail_at: None,
         }

@@ -1,5 +1,7 @@
 //! How an update ended.
 
+use std::time::Duration;
+
 use super::parties::PartyError;
 use super::step::{ExitStatus, Step};
 use crate::error::{BoxError, Chain};
@@ -20,6 +22,12 @@ pub enum UpdateError {
     /// Somebody asked to stop.
     #[error("Cancelled")]
     Cancelled,
+    /// A step came back after its time, and was undone.
+    #[error("It was not done within {} s", .limit.as_secs_f64())]
+    Late {
+        /// What it may take: of [`Limits`](super::Limits).
+        limit: Duration,
+    },
     /// A failure that a test asked for.
     #[error("Step '{0}' failed because a test asked for it")]
     Injected(Step),
@@ -147,6 +155,17 @@ impl Outcome {
         }
     }
 
+    /// For `?`: the guest runs in this process no longer, or why it was not handed over.
+    ///
+    /// # Errors
+    /// Everything but [`HandedOver`](Self::HandedOver).
+    pub fn into_result(self) -> Result<(), Box<Self>> {
+        match self {
+            Self::HandedOver => Ok(()),
+            failed => Err(Box::new(failed)),
+        }
+    }
+
     /// The step that failed and why, if one did.
     #[must_use]
     pub fn error(&self) -> Option<(Step, &UpdateError)> {
@@ -158,6 +177,9 @@ impl Outcome {
         }
     }
 }
+
+/// The text has its causes in it.
+impl std::error::Error for Outcome {}
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -10,41 +10,50 @@ use super::step::Step;
 use super::watch::Observer;
 use crate::store::BoxStore;
 
+/// An update that has not begun. [`run`](Self::run) does all of it; the methods of the states do
+/// it phase by phase.
+///
+/// It owns store, host and guest. What is `Send` and `'static` makes an update that a VMM keeps in a
+/// struct, prepares in a thread of its own and pauses at another call; a guest that its VMM uses
+/// meanwhile is an `Arc<Mutex<_>>`. References will do as well, for as long as they last.
+///
+/// ```no_run
+/// use std::num::NonZeroU32;
+/// use vmm_fdbox::update::{Guest, KexecHost, NextKernel, Outcome, Plan, Session};
+/// use vmm_fdbox::{BoxName, Clock, Control};
+///
+/// fn live_update(guest: &mut impl Guest, tsc_khz: NonZeroU32) -> Result<Outcome, Box<dyn std::error::Error>> {
+///     let control = Control::open()?;
+///     let host = KexecHost::new(NextKernel::Files {
+///         kernel: "/boot/vmlinuz".into(),
+///         initramfs: Some("/boot/initrd".into()),
+///         cmdline: "kho=on quiet".into(),
+///     });
+///     let plan = Plan::new(BoxName::new("vm0")?, Clock::tsc(tsc_khz), "my-vmm 1.0");
+///     Ok(Session::new(control, host, guest, plan).run())
+/// }
+/// ```
+#[must_use = "nothing happens before run or preflight"]
+pub struct Session<S, H, G, O = ()> {
+    store: S,
+    host: H,
+    guest: G,
+    plan: Plan,
+    observer: O,
+}
+
 macro_rules! state {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[must_use = "an update that is dropped half-way is rolled back"]
-        pub struct $name<'a, S: BoxStore, H: Host, G: Guest>(Attempt<'a, S, H, G>);
+        pub struct $name<S: BoxStore, H: Host, G: Guest, O: Observer = ()>(Attempt<S, H, G, O>);
 
-        impl<S: BoxStore, H: Host, G: Guest> fmt::Debug for $name<'_, S, H, G> {
+        impl<S: BoxStore, H: Host, G: Guest, O: Observer> fmt::Debug for $name<S, H, G, O> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.debug_struct(stringify!($name)).finish_non_exhaustive()
             }
         }
     };
-}
-
-state! {
-    /// An update that has not begun. [`run`](Self::run) does all of it; the
-    /// methods of the states do it phase by phase.
-    ///
-    /// ```no_run
-    /// use std::num::NonZeroU32;
-    /// use vmm_fdbox::update::{Guest, KexecHost, NextKernel, Outcome, Plan, Update};
-    /// use vmm_fdbox::{BoxName, Clock, Control};
-    ///
-    /// fn live_update(guest: &mut impl Guest, tsc_khz: NonZeroU32) -> Result<Outcome, Box<dyn std::error::Error>> {
-    ///     let control = Control::open()?;
-    ///     let mut host = KexecHost::new(NextKernel::Files {
-    ///         kernel: "/boot/vmlinuz".into(),
-    ///         initramfs: Some("/boot/initrd".into()),
-    ///         cmdline: "kho=on quiet".into(),
-    ///     });
-    ///     let plan = Plan::new(BoxName::new("vm0")?, Clock::tsc(tsc_khz), "my-vmm 1.0");
-    ///     Ok(Update::new(&control, &mut host, guest, plan).run())
-    /// }
-    /// ```
-    Update
 }
 
 state! {
@@ -63,34 +72,61 @@ state! {
 }
 
 /// Rolls back when the step failed.
-fn advance<'a, S: BoxStore, H: Host, G: Guest>(
-    mut attempt: Attempt<'a, S, H, G>,
-    work: impl FnOnce(&mut Attempt<'a, S, H, G>) -> Result<(), Failure>,
-) -> Result<Attempt<'a, S, H, G>, Box<Outcome>> {
+fn advance<S: BoxStore, H: Host, G: Guest, O: Observer>(
+    mut attempt: Attempt<S, H, G, O>,
+    work: impl FnOnce(&mut Attempt<S, H, G, O>) -> Result<(), Failure>,
+) -> Result<Attempt<S, H, G, O>, Box<Outcome>> {
     match work(&mut attempt) {
         Ok(()) => Ok(attempt),
         Err(failure) => Err(Box::new(attempt.roll_back(failure))),
     }
 }
 
-impl<'a, S: BoxStore, H: Host, G: Guest> Update<'a, S, H, G> {
-    /// An update of `guest` out of `host`, through a box of `store`.
-    pub fn new(store: &'a S, host: &'a mut H, guest: &'a mut G, plan: Plan) -> Self {
-        Self(Attempt::new(store, host, guest, plan))
+impl<S, H, G, O> fmt::Debug for Session<S, H, G, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
     }
+}
 
-    /// Who is told what happens.
-    pub fn observed_by(mut self, observer: &'a mut dyn Observer) -> Self {
-        self.0.observe(observer);
-        self
+impl<S: BoxStore, H: Host, G: Guest> Session<S, H, G> {
+    /// An update of `guest` out of `host`, through a box of `store`.
+    pub fn new(store: S, host: H, guest: G, plan: Plan) -> Self {
+        Self {
+            store,
+            host,
+            guest,
+            plan,
+            observer: (),
+        }
+    }
+}
+
+impl<S: BoxStore, H: Host, G: Guest, O: Observer> Session<S, H, G, O> {
+    /// Who is told what happens: a closure, or the sending end of a channel.
+    pub fn observed_by<P: Observer>(self, observer: P) -> Session<S, H, G, P> {
+        Session {
+            store: self.store,
+            host: self.host,
+            guest: self.guest,
+            plan: self.plan,
+            observer,
+        }
     }
 
     /// Looks for blockers; changes nothing.
     ///
     /// # Errors
     /// [`Outcome::NothingChanged`], with the blockers.
-    pub fn preflight(self) -> Result<Ready<'a, S, H, G>, Box<Outcome>> {
-        advance(self.0, Attempt::preflight).map(Ready)
+    pub fn preflight(self) -> Result<Ready<S, H, G, O>, Box<Outcome>> {
+        let Self {
+            store,
+            host,
+            guest,
+            plan,
+            observer,
+        } = self;
+        let attempt = Attempt::new(store, host, guest, plan, observer);
+        advance(attempt, Attempt::preflight).map(Ready)
     }
 
     /// The whole update. Into another kernel it returns only if it failed.
@@ -106,39 +142,38 @@ impl<'a, S: BoxStore, H: Host, G: Guest> Update<'a, S, H, G> {
     }
 }
 
-impl<'a, S: BoxStore, H: Host, G: Guest> Ready<'a, S, H, G> {
+impl<S: BoxStore, H: Host, G: Guest, O: Observer> Ready<S, H, G, O> {
     /// Loads the kernel, creates and fills the box, seals it. The guest runs.
     ///
     /// # Errors
     /// [`Outcome::NothingChanged`] or, once the guest gave descriptors away,
     /// [`Outcome::RolledBack`].
-    pub fn prepare(self) -> Result<Prepared<'a, S, H, G>, Box<Outcome>> {
+    pub fn prepare(self) -> Result<Prepared<S, H, G, O>, Box<Outcome>> {
         advance(self.0, Attempt::prepare).map(Prepared)
     }
 
     /// Gives the update up, with nothing changed.
     pub fn cancel(mut self) -> Outcome {
-        let step = Step::LoadKernel;
-        self.0.roll_back(Attempt::<S, H, G>::cancelled(step))
+        self.0.roll_back(Failure::cancelled(Step::LoadKernel))
     }
 }
 
-impl<'a, S: BoxStore, H: Host, G: Guest> Prepared<'a, S, H, G> {
+impl<S: BoxStore, H: Host, G: Guest, O: Observer> Prepared<S, H, G, O> {
     /// Stops the vCPUs and writes the state.
     ///
     /// # Errors
     /// [`Outcome::RolledBack`], or [`Outcome::GuestLost`] if not even that went.
-    pub fn pause(self) -> Result<Paused<'a, S, H, G>, Box<Outcome>> {
+    pub fn pause(self) -> Result<Paused<S, H, G, O>, Box<Outcome>> {
         advance(self.0, Attempt::pause).map(Paused)
     }
 
     /// Gives the update up; the guest never noticed.
     pub fn cancel(mut self) -> Outcome {
-        self.0.roll_back(Attempt::<S, H, G>::cancelled(Step::Pause))
+        self.0.roll_back(Failure::cancelled(Step::Pause))
     }
 }
 
-impl<S: BoxStore, H: Host, G: Guest> Paused<'_, S, H, G> {
+impl<S: BoxStore, H: Host, G: Guest, O: Observer> Paused<S, H, G, O> {
     /// Leaves. Into another kernel this returns only if it failed.
     pub fn jump(mut self) -> Outcome {
         match self.0.jump() {
@@ -147,8 +182,9 @@ impl<S: BoxStore, H: Host, G: Guest> Paused<'_, S, H, G> {
         }
     }
 
-    /// Gives the update up and runs the guest on.
+    /// Gives the update up and runs the guest on. One that [somebody else](super::LeftByOthers) may have
+    /// taken runs on only if nobody has: otherwise the guest is [lost](Outcome::GuestLost) here.
     pub fn cancel(mut self) -> Outcome {
-        self.0.roll_back(Attempt::<S, H, G>::cancelled(Step::Jump))
+        self.0.roll_back(Failure::cancelled(Step::Jump))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use crate::deadline::Deadline;
 use crate::finding::Finding;
 use crate::frame::FrameWriter;
 use crate::kexec::{self, KexecError, KexecImage, NextFiles};
@@ -22,8 +23,12 @@ pub struct NamedFd {
     pub fd: OwnedFd,
 }
 
-/// The VMM's side of an update. All methods are called from one thread, in the
-/// order they stand here but for the last two, which undo.
+/// The VMM's side of an update. The methods are called one after the other, in the
+/// order they stand here but for the last two, which undo; each by the thread that drives the
+/// [`Session`](super::Session) just then.
+///
+/// A reference, a box and an `Arc<Mutex<_>>` of a guest are guests. The mutex is held for one method
+/// at a time.
 pub trait Guest {
     /// Whatever would make the update fail later: a device that cannot be saved,
     /// memory that cannot be kept. Called while the guest runs; changes nothing.
@@ -44,29 +49,32 @@ pub trait Guest {
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError>;
 
     /// Stops the vCPUs and everything else that changes the guest. The blackout
-    /// starts here.
+    /// starts here. Whoever comes back after the deadline has failed.
     ///
     /// # Errors
     /// Rolls the update back, with [`resume_in_place`](Self::resume_in_place).
-    fn pause(&mut self) -> Result<(), PartyError>;
+    fn pause(&mut self, deadline: Deadline) -> Result<(), PartyError>;
 
     /// Writes the state that the new host needs. Kilobytes, and quickly: the
-    /// guest waits.
+    /// guest waits. Whoever comes back after the deadline has failed.
     ///
     /// # Errors
     /// Rolls the update back.
-    fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError>;
+    fn save(&mut self, frame: &mut FrameWriter<'_>, deadline: Deadline) -> Result<(), PartyError>;
 
     /// Takes back a descriptor that went into the box and came out again, or
-    /// never went in. Guests that gave away duplicates drop it.
+    /// never went in. Default: it is dropped, as those do that gave away duplicates.
     ///
     /// # Errors
     /// Is reported; the rollback goes on.
-    fn give_back(&mut self, name: &FdName, fd: OwnedFd) -> Result<(), PartyError>;
+    fn give_back(&mut self, name: &FdName, fd: OwnedFd) -> Result<(), PartyError> {
+        let _ = (name, fd);
+        Ok(())
+    }
 
     /// Runs the guest on in this process, as if nothing had happened. Called
     /// after every [`pause`](Self::pause) that no jump followed, one that failed
-    /// included.
+    /// included: part of the guest may be running, and that is no error.
     ///
     /// # Errors
     /// The guest is lost.
@@ -118,12 +126,19 @@ pub trait Host {
     /// Is reported; the rollback goes on.
     fn unload(&mut self) -> Result<(), PartyError>;
 
-    /// Leaves. Into another kernel this returns only on failure.
+    /// Whether somebody else leaves it, at a moment of their own after the guest's state is
+    /// written. Then the state is complete before [`jump`](Self::jump) is called, if it ever is. Default: no.
+    fn is_left_by_others(&self) -> bool {
+        false
+    }
+
+    /// Leaves. Into another kernel this returns only on failure. A host that waits for somebody
+    /// meanwhile gives up at the deadline.
     ///
     /// # Errors
     /// Rolls the update back, unless the state is no longer in the box: then
     /// another VMM has taken the guest, and it must not run here too.
-    fn jump(&mut self) -> Result<(), PartyError>;
+    fn jump(&mut self, deadline: Deadline) -> Result<(), PartyError>;
 }
 
 /// What [`KexecHost`] jumps into.
@@ -234,7 +249,7 @@ impl Host for KexecHost {
         }
     }
 
-    fn jump(&mut self) -> Result<(), PartyError> {
+    fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
         match self
             .image
             .as_ref()
@@ -266,7 +281,7 @@ impl Host for SameHost {
     }
 
     /// Returns at once; the program exits next.
-    fn jump(&mut self) -> Result<(), PartyError> {
+    fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
         Ok(())
     }
 }

@@ -7,15 +7,16 @@ use super::attempt::{Attempt, Failure, Slot};
 use super::outcome::UpdateError;
 use super::parties::{Guest, Host};
 use super::step::Step;
-use super::watch::Event;
+use super::watch::{Event, Observer};
 use crate::abi::FDBOX_UAPI_VERSION;
 use crate::finding::Finding;
 use crate::kind::Kind;
 use crate::store::{BoxStore, OpenFdBox, sealed_kinds};
 use crate::timeline::phase;
 
-impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
+impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     pub(super) fn preflight(&mut self) -> Result<(), Failure> {
+        self.allow(self.plan.limits.prepare);
         self.mark(phase::PREFLIGHT);
         self.step(Step::Preflight, |attempt| {
             let mut findings = attempt.box_findings()?;
@@ -23,7 +24,7 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
             let mut kinds = attempt.guest.kinds();
             // The VM's state.
             kinds.insert(Kind::Memfd);
-            kinds.extend(sealed_kinds(attempt.store));
+            kinds.extend(sealed_kinds(&attempt.store));
             findings.extend(attempt.kind_findings(kinds));
             findings.extend(attempt.guest.preflight());
             attempt.judge(findings)

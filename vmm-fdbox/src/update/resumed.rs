@@ -9,8 +9,8 @@ use crate::update::{Step, UpdateError};
 /// A guest that was taken over and may run.
 #[derive(Debug)]
 #[must_use = "its box has to be deleted: call finish"]
-pub struct Resumed<'a, S: BoxStore> {
-    pub(super) store: &'a S,
+pub struct Resumed<S: BoxStore> {
+    pub(super) store: S,
     pub(super) name: BoxName,
     pub(super) clock: Clock,
     pub(super) timeline: Timeline,
@@ -31,7 +31,7 @@ pub struct Finished {
     pub timeline: Timeline,
 }
 
-impl<S: BoxStore> Resumed<'_, S> {
+impl<S: BoxStore> Resumed<S> {
     /// Marks the beginning of a phase, now.
     pub fn mark(&mut self, name: &str) {
         self.mark_at(name, self.clock.now());

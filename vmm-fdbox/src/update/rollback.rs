@@ -6,23 +6,16 @@
 use super::attempt::{Attempt, Failure, Slot};
 use rustix::io::Errno;
 
-use super::outcome::{Outcome, UpdateError};
+use super::outcome::Outcome;
 use super::parties::{Guest, Host, NamedFd};
 use super::state_fd_name;
 use super::step::Step;
-use super::watch::Event;
+use super::watch::{Event, Observer};
+use crate::boxes::AnyBox;
 use crate::error::{BoxError, Chain};
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
-impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
-    /// The failure of a step that never began, because somebody asked to stop.
-    pub(super) fn cancelled(step: Step) -> Failure {
-        Failure {
-            step,
-            error: UpdateError::Cancelled,
-        }
-    }
-
+impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     /// Undoes what was done, the guest's part first: it may be waiting.
     pub(super) fn roll_back(&mut self, Failure { step, error }: Failure) -> Outcome {
         self.unfinished = false;
@@ -38,7 +31,7 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
             // This kernel is ending, with all of the guest on its way into the next one.
             return Outcome::HandedOver;
         }
-        if self.is_taken(&mut problems) {
+        if self.jumped && unsealed == Err(Errno::NODEV) || self.is_taken(&mut problems) {
             let problem = "Another VMM has taken the guest out of its box".to_owned();
             self.problem(&mut problems, problem);
             return Outcome::GuestLost {
@@ -101,9 +94,17 @@ impl<S: BoxStore, H: Host, G: Guest> Attempt<'_, S, H, G> {
                 Ok(())
             }
             Err(failed) => {
+                let errno = failed.error.errno();
+                if errno == Errno::INVAL
+                    && let Ok(AnyBox::Open(open)) = self.store.open_box(&self.plan.box_name)
+                {
+                    // Somebody has unsealed it; what else they did is seen in it.
+                    self.slot = Slot::Open(open);
+                    return Ok(());
+                }
                 self.problem(problems, failed.error.to_string());
                 self.slot = Slot::Sealed(failed.sealed);
-                Err(failed.error.errno())
+                Err(errno)
             }
         }
     }
@@ -206,11 +207,11 @@ fn is_gone(error: &BoxError) -> bool {
     matches!(error.errno(), Errno::NOENT | Errno::NODEV)
 }
 
-impl<S: BoxStore, H: Host, G: Guest> Drop for Attempt<'_, S, H, G> {
+impl<S: BoxStore, H: Host, G: Guest, O: Observer> Drop for Attempt<S, H, G, O> {
     /// An update that is dropped half-way is given up.
     fn drop(&mut self) {
         if self.unfinished {
-            let _ = self.roll_back(Self::cancelled(Step::Preflight));
+            let _ = self.roll_back(Failure::cancelled(Step::Preflight));
         }
     }
 }

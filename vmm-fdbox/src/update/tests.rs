@@ -3,7 +3,9 @@
 mod fleet;
 mod fleet_world;
 mod handover;
+mod leftovers;
 mod next_kernel;
 mod rollback;
+mod session;
 mod takeover;
 mod world;

@@ -1,13 +1,16 @@
 //! Watching an update, and stopping it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 
 use super::step::Step;
 use crate::finding::Finding;
 
 /// Something that happened in an update.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Event {
     /// Preflight found something that does not stop the update.
@@ -35,6 +38,25 @@ pub enum Event {
     Problem(String),
 }
 
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Warning(finding) => write!(f, "Warning: {finding}"),
+            Self::Started(step) => write!(f, "{step} begins"),
+            Self::Progress {
+                step,
+                done,
+                total,
+                next,
+            } => write!(f, "{step}: {done} of {total}, next '{next}'"),
+            Self::Done(step) => write!(f, "{step} is done"),
+            Self::Failed(step, why) => write!(f, "{step} failed: {why}"),
+            Self::RollingBack => f.write_str("Rolling back"),
+            Self::Problem(problem) => write!(f, "Problem in the rollback: {problem}"),
+        }
+    }
+}
+
 /// Receives events; `ticks` is the cycle counter. Called between the steps, in
 /// the blackout too: be quick.
 pub trait Observer {
@@ -45,6 +67,14 @@ pub trait Observer {
 /// Ignores every event.
 impl Observer for () {
     fn event(&mut self, _: u64, _: &Event) {}
+}
+
+/// Sends every event; nobody waits for whoever receives them.
+impl Observer for Sender<(u64, Event)> {
+    fn event(&mut self, ticks: u64, event: &Event) {
+        // Whoever no longer listens stops nothing.
+        let _ = self.send((ticks, event.clone()));
+    }
 }
 
 impl<F: FnMut(u64, &Event)> Observer for F {

@@ -135,6 +135,9 @@ fn stopped(end: UpdateEnd) -> Stopped {
         },
         message: end.message,
         cancelled: end.cancelled,
+        step: None,
+        error: end.error,
+        problems: end.problems,
         paused_ns: end.paused_ns,
         findings: end.findings.into_iter().map(Into::into).collect(),
     }

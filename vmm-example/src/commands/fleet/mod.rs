@@ -10,7 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
-use vmm_fdbox::update::{CancelFlag, ExitStatus, Fleet, FleetOutcome, FleetPlan, Host, SameHost};
+use vmm_fdbox::update::{
+    CancelFlag, ExitStatus, Fleet, FleetOutcome, FleetPlan, Host, Limits, SameHost,
+};
 use vmm_fdbox::{Control, sealed_kinds};
 
 use self::member::{RemoteMember, STATUS_LIMIT};
@@ -41,6 +43,7 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
         kinds: kinds.unwrap_or_default(),
         not_ready: args.fleet.not_ready.into(),
         cancel,
+        limits: Limits::default(),
         fail_at: args.fail_at.filter(|_| args.fleet.fail_guest.is_none()),
     };
     let dry_run = args.dry_run;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 
 use vmm_fdbox::update::{CancelFlag, Host, PartyError};
-use vmm_fdbox::{BoxName, Finding};
+use vmm_fdbox::{BoxName, Deadline, Finding};
 
 use super::ask::ask;
 use super::child::Successive;
@@ -199,7 +199,7 @@ impl Host for Successor<'_> {
 
     /// Hands the guest over. Before `commit` the successor is ended if it fails; after it, the
     /// box tells whether it has taken the guest.
-    fn jump(&mut self) -> Result<(), PartyError> {
+    fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
         if let Err(error) = self.restore() {
             self.child = None;
             return Err(error);

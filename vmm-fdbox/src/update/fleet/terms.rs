@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::error::Chain;
 use crate::finding::Finding;
 use crate::kind::Kind;
-use crate::update::{CancelFlag, ExitStatus, Step};
+use crate::update::{CancelFlag, ExitStatus, Limits, Outcome, Step, UpdateError};
 
 /// One guest of a fleet: what its VMM does when it is told to.
 ///
@@ -67,14 +68,21 @@ pub trait Member: Send {
 }
 
 /// How the update of one guest ended without a jump.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Stopped {
     /// What became of the guest.
     pub status: ExitStatus,
-    /// In words.
+    /// The whole of it in words.
     pub message: String,
     /// Somebody asked for it.
     pub cancelled: bool,
+    /// The step that failed, if one did.
+    pub step: Option<Step>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What did not go smoothly in the rollback.
+    pub problems: Vec<String>,
     /// How long the guest stood still, in nanoseconds; `None` if not at all.
     pub paused_ns: Option<u64>,
     /// What preflight found.
@@ -88,8 +96,40 @@ impl Stopped {
             status: ExitStatus::NothingChanged,
             message: message.into(),
             cancelled: false,
+            step: None,
+            error: None,
+            problems: Vec::new(),
             paused_ns: None,
             findings: Vec::new(),
+        }
+    }
+
+    /// How a guest's own [`Session`](crate::update::Session) ended.
+    #[must_use]
+    pub fn of(outcome: &Outcome) -> Self {
+        let (problems, paused_ns) = match outcome {
+            Outcome::HandedOver | Outcome::NothingChanged { .. } => (Vec::new(), None),
+            Outcome::RolledBack {
+                problems,
+                paused_ns,
+                ..
+            } => (problems.clone(), *paused_ns),
+            Outcome::GuestLost { problems, .. } => (problems.clone(), None),
+        };
+        let error = outcome.error();
+        let findings = match error {
+            Some((_, UpdateError::Blocked(findings))) => findings.clone(),
+            _ => Vec::new(),
+        };
+        Self {
+            status: outcome.exit_status(),
+            message: outcome.to_string(),
+            cancelled: matches!(error, Some((_, UpdateError::Cancelled))),
+            step: error.map(|(step, _)| step),
+            error: error.map(|(_, error)| Chain(error).to_string()),
+            problems,
+            paused_ns,
+            findings,
         }
     }
 
@@ -124,6 +164,8 @@ pub struct FleetPlan {
     /// What goes along besides the guests, of which the host is asked too: the
     /// [kinds in sealed boxes](crate::sealed_kinds). Default: nothing.
     pub kinds: BTreeSet<Kind>,
+    /// How long the jump may take, of a host that waits for somebody then; the members have limits of their own.
+    pub limits: Limits,
     /// Stops the update when set. Default: nobody sets it.
     pub cancel: CancelFlag,
     /// The step that the fleet itself is made to fail at, for tests. Default: none.

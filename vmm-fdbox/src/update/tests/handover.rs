@@ -3,12 +3,13 @@
 use rustix::io::Errno;
 
 use super::world::{KNOWN, World, box_name, clock, fd_name, inode, plan};
+use crate::deadline::Deadline;
 use crate::error::Operation;
 use crate::fake::{FakeHost, FakeStore, HostCall};
 use crate::finding::Finding;
 use crate::store::{BoxStore, OpenFdBox};
 use crate::update::{
-    Arriving, ExitStatus, Host, Outcome, PartyError, Plan, ResumePlan, STATE_FD, Step, Update,
+    Arriving, ExitStatus, Host, Outcome, PartyError, Plan, ResumePlan, STATE_FD, Session, Step,
     UpdateError,
 };
 
@@ -28,7 +29,7 @@ fn resume_plan() -> ResumePlan<'static> {
 /// A host whose new VMM does as it is told in the blackout.
 struct NewVmm<'a> {
     store: &'a FakeStore,
-    early: Option<Arriving<FakeStore>>,
+    early: Option<Arriving<&'a FakeStore>>,
     /// What it took ahead of time.
     inodes: Vec<u64>,
     plan: ResumePlan<'static>,
@@ -82,10 +83,10 @@ impl Host for NewVmm<'_> {
         Ok(())
     }
 
-    fn jump(&mut self) -> Result<(), PartyError> {
+    fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
         let early = self.early.take().ok_or("nobody is there")?;
-        let incoming = early.arrive(self.store, self.plan.clone())?;
-        let ((), mut resumed) = incoming.restore(|_| Ok(()))?;
+        let arrival = early.arrive(self.plan.clone())?;
+        let ((), mut resumed) = arrival.restore(|_| Ok(()))?;
         if self.vanishes {
             self.store.fail(Operation::Get, 0, self.get_fails_with);
             return Err("it is gone".into());
@@ -97,7 +98,7 @@ impl Host for NewVmm<'_> {
 }
 
 fn run<H: Host>(store: &FakeStore, host: &mut H, world: &mut World, plan: Plan) -> Outcome {
-    Update::new(store, host, &mut world.guest, plan).run()
+    Session::new(store, host, &mut world.guest, plan).run()
 }
 
 #[test]

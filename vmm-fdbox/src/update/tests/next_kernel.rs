@@ -8,7 +8,7 @@ use crate::fake::HostCall;
 use crate::kind::Kind;
 use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox};
-use crate::update::{ExitStatus, NotReady, Outcome, Step, Update, UpdateError};
+use crate::update::{ExitStatus, NotReady, Outcome, Session, Step, UpdateError};
 
 /// A kernel that loses files of this kind.
 fn losing(kind: Kind) -> World {
@@ -63,7 +63,7 @@ fn a_sealed_box_of_somebody_else_counts_and_an_open_one_does_not() {
     let fd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     other.put(&fd_name("x"), fd).unwrap();
     let dry_run = |world: &mut World| {
-        let update = Update::new(&store, &mut world.host, &mut world.guest, plan());
+        let update = Session::new(&store, &mut world.host, &mut world.guest, plan());
         update.preflight().map(|ready| drop(ready.cancel()))
     };
     dry_run(&mut world).unwrap();

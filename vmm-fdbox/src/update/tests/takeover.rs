@@ -10,7 +10,7 @@ use crate::statefd::StateFd;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::timeline::phase;
 use crate::update::{
-    ExitStatus, Incoming, PartyError, ResumeFailed, ResumePlan, Resumed, Step, Update, UpdateError,
+    Arrival, ExitStatus, PartyError, ResumeFailed, ResumePlan, Resumed, Session, Step, UpdateError,
 };
 use crate::{Features, Info, abi};
 
@@ -28,17 +28,17 @@ fn resume_plan() -> ResumePlan<'static> {
     }
 }
 
-type Resume<'a> = Result<(Vec<u64>, Resumed<'a, FakeStore>), Box<ResumeFailed>>;
+type Resume<'a> = Result<(Vec<u64>, Resumed<&'a FakeStore>), Box<ResumeFailed>>;
 
-fn build(incoming: &mut Incoming<'_, FakeStore>) -> Result<Vec<u64>, PartyError> {
-    assert_eq!(incoming.frame().read::<u32>("cpu")?, 1234);
-    let vm = incoming.take(&fd_name("vm"))?;
-    let ram = incoming.take(&fd_name("ram"))?;
+fn build(arrival: &mut Arrival<&FakeStore>) -> Result<Vec<u64>, PartyError> {
+    assert_eq!(arrival.frame().read::<u32>("cpu")?, 1234);
+    let vm = arrival.take(&fd_name("vm"))?;
+    let ram = arrival.take(&fd_name("ram"))?;
     Ok(vec![inode(&vm), inode(&ram)])
 }
 
 fn resume<'a>(store: &'a FakeStore, plan: ResumePlan<'_>) -> Resume<'a> {
-    Incoming::open(store, plan)?.restore(build)
+    Arrival::open(store, plan)?.restore(build)
 }
 
 /// The box is sealed with everything in it.
@@ -151,10 +151,10 @@ fn whatever_fails_another_try_succeeds() {
 #[test]
 fn a_vm_that_cannot_be_rebuilt_goes_back() {
     let world = handed_over();
-    let incoming = Incoming::open(&world.store, resume_plan()).unwrap();
-    let failed = incoming
-        .restore(|incoming| {
-            build(incoming)?;
+    let arrival = Arrival::open(&world.store, resume_plan()).unwrap();
+    let failed = arrival
+        .restore(|arrival| {
+            build(arrival)?;
             Err::<(), _>("no such CPU feature".into())
         })
         .unwrap_err();
@@ -170,9 +170,9 @@ fn a_vm_that_cannot_be_rebuilt_goes_back() {
 #[test]
 fn a_descriptor_left_behind_is_named() {
     let world = handed_over();
-    let incoming = Incoming::open(&world.store, resume_plan()).unwrap();
-    let failed = incoming
-        .restore(|incoming| Ok(incoming.take(&fd_name("vm"))?))
+    let arrival = Arrival::open(&world.store, resume_plan()).unwrap();
+    let failed = arrival
+        .restore(|arrival| Ok(arrival.take(&fd_name("vm"))?))
         .unwrap_err();
     assert!(matches!(&failed.error, UpdateError::LeftInBox(names) if *names == [fd_name("ram")]));
     assert_intact(&world.store);
@@ -186,7 +186,7 @@ fn a_required_section_that_is_unknown_is_refused_by_name() {
         known: &known,
         ..resume_plan()
     };
-    let failed = Incoming::open(&world.store, plan).unwrap_err();
+    let failed = Arrival::open(&world.store, plan).unwrap_err();
     assert!(failed.to_string().contains("Section 'cpu'"), "{failed}");
     assert_intact(&world.store);
 }
@@ -194,10 +194,10 @@ fn a_required_section_that_is_unknown_is_refused_by_name() {
 #[test]
 fn dropping_it_puts_everything_back() {
     let world = handed_over();
-    let mut incoming = Incoming::open(&world.store, resume_plan()).unwrap();
-    drop(incoming.take(&fd_name("ram")).unwrap());
-    assert_eq!(incoming.remaining().len(), 1);
-    drop(incoming);
+    let mut arrival = Arrival::open(&world.store, resume_plan()).unwrap();
+    drop(arrival.take(&fd_name("ram")).unwrap());
+    assert_eq!(arrival.remaining().len(), 1);
+    drop(arrival);
     assert_intact(&world.store);
 }
 
@@ -237,7 +237,7 @@ fn an_open_box_without_a_guest_is_left_open() {
 #[test]
 fn a_box_that_somebody_works_on_is_left_alone() {
     let world = handed_over();
-    let mut first = Incoming::open(&world.store, resume_plan()).unwrap();
+    let mut first = Arrival::open(&world.store, resume_plan()).unwrap();
     drop(first.take(&fd_name("ram")).unwrap());
     let failed = resume(&world.store, resume_plan()).unwrap_err();
     assert!(failed.to_string().contains("another process"), "{failed}");
@@ -253,7 +253,7 @@ fn an_update_works_on_its_box_until_it_has_left() {
     let mut world = World::new();
     let store = world.store.clone();
     let mut host = FakeHost::default();
-    let update = Update::new(&store, &mut host, &mut world.guest, plan());
+    let update = Session::new(&store, &mut host, &mut world.guest, plan());
     let prepared = update.preflight().unwrap().prepare().unwrap();
     let failed = resume(&store, resume_plan()).unwrap_err();
     assert!(failed.to_string().contains("another process"), "{failed}");
@@ -303,11 +303,11 @@ fn a_box_that_takes_nothing_any_more_loses_nothing() {
 #[test]
 fn a_program_killed_on_the_way_leaves_everything() {
     let world = handed_over();
-    let mut incoming = Incoming::open(&world.store, resume_plan()).unwrap();
-    incoming.take(&fd_name("vm")).unwrap();
-    incoming.take(&fd_name("ram")).unwrap();
+    let mut arrival = Arrival::open(&world.store, resume_plan()).unwrap();
+    arrival.take(&fd_name("vm")).unwrap();
+    arrival.take(&fd_name("ram")).unwrap();
     // What a kill leaves: no destructor runs.
-    std::mem::forget(incoming);
+    std::mem::forget(arrival);
     world.store.end_claims();
     let (sealed, names) = world.store.content(&box_name()).unwrap();
     assert!(!sealed);
@@ -348,9 +348,9 @@ fn a_state_that_nobody_can_read_is_not_tried_again() {
 #[test]
 fn who_takes_the_state_away_before_the_commit_has_the_guest() {
     let world = handed_over();
-    let incoming = Incoming::open(&world.store, resume_plan()).unwrap();
-    let taken = incoming.restore(|incoming| {
-        let built = build(incoming)?;
+    let arrival = Arrival::open(&world.store, resume_plan()).unwrap();
+    let taken = arrival.restore(|arrival| {
+        let built = build(arrival)?;
         let open = world
             .store
             .open_box(&box_name())?

@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, fstat, memfd_create};
 
+use crate::deadline::Deadline;
 use crate::fake::{FakeHost, FakeStore};
 use crate::finding::Finding;
 use crate::frame::{FrameWriter, KnownSection, Need};
 use crate::name::{BoxName, FdName};
-use crate::update::{Guest, NamedFd, Outcome, PartyError, Plan, Update};
+use crate::update::{Guest, NamedFd, Outcome, PartyError, Plan, Session};
 use crate::{Clock, Features, Info, Kind, abi};
 
 /// What a guest can be made to fail at.
@@ -96,12 +97,12 @@ impl Guest for TestGuest {
         Ok(std::mem::take(&mut self.fds))
     }
 
-    fn pause(&mut self) -> Result<(), PartyError> {
+    fn pause(&mut self, _: Deadline) -> Result<(), PartyError> {
         self.running = false;
         self.call(Call::Pause)
     }
 
-    fn save(&mut self, frame: &mut FrameWriter<'_>) -> Result<(), PartyError> {
+    fn save(&mut self, frame: &mut FrameWriter<'_>, _: Deadline) -> Result<(), PartyError> {
         frame.add("cpu", 1, Need::Required, &1234u32)?;
         self.call(Call::Save)
     }
@@ -169,7 +170,7 @@ impl World {
     }
 
     pub(super) fn update(&mut self, plan: Plan) -> Outcome {
-        Update::new(&self.store, &mut self.host, &mut self.guest, plan).run()
+        Session::new(&self.store, &mut self.host, &mut self.guest, plan).run()
     }
 
     /// Nothing is left of an update: the guest runs, whole, and there is no box.

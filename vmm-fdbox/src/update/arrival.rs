@@ -1,6 +1,8 @@
 //! The other side: taking a guest over from a box.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::contents::Contents;
 use super::outcome::UpdateError;
@@ -103,15 +105,15 @@ impl ResumeFailed {
 ///
 /// ```no_run
 /// use vmm_fdbox::frame::KnownSection;
-/// use vmm_fdbox::update::{Incoming, ResumePlan};
+/// use vmm_fdbox::update::{Arrival, ResumePlan};
 /// use vmm_fdbox::{BoxName, Control, FdName};
 ///
 /// let control = Control::open()?;
 /// let known = [KnownSection::new("vcpu0", 1, 1)];
-/// let incoming = Incoming::open(&control, ResumePlan::new(BoxName::new("vm0")?, &known))?;
-/// let (ram, mut resumed) = incoming.restore(|incoming| {
-///     let ram = incoming.take(&FdName::new("ram")?)?;
-///     // ... build the VM from `ram` and `incoming.frame()` ...
+/// let arrival = Arrival::open(control, ResumePlan::new(BoxName::new("vm0")?, &known))?;
+/// let (ram, mut resumed) = arrival.restore(|arrival| {
+///     let ram = arrival.take(&FdName::new("ram")?)?;
+///     // ... build the VM from `ram` and `arrival.frame()` ...
 ///     Ok(ram)
 /// })?;
 /// resumed.running(); // with the first KVM_RUN
@@ -119,13 +121,15 @@ impl ResumeFailed {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Incoming<'a, S: BoxStore> {
-    store: &'a S,
+pub struct Arrival<S: BoxStore> {
+    store: S,
     name: BoxName,
     fail_at: Option<Step>,
     clock: Clock,
+    /// The plan's clock, or that of a timeline which can be read: its frequency is true.
+    knows_time: bool,
     timeline: Timeline,
-    frame: Frame<Vec<u8>>,
+    frame: Arc<Frame<Vec<u8>>>,
     contents: Contents<S>,
 }
 
@@ -143,7 +147,7 @@ pub(super) fn open<S: BoxStore>(
     }
 }
 
-impl<'a, S: BoxStore> Incoming<'a, S> {
+impl<S: BoxStore> Arrival<S> {
     /// Opens the guest's box, unseals it, and reads and checks the state.
     ///
     /// A box that is open, because a try before this one was killed, will do;
@@ -152,15 +156,15 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     ///
     /// # Errors
     /// [`ResumeFailed`]; unless it reports problems, the box is as it was.
-    pub fn open(store: &'a S, plan: ResumePlan<'_>) -> Result<Self, Box<ResumeFailed>> {
+    pub fn open(store: S, plan: ResumePlan<'_>) -> Result<Self, Box<ResumeFailed>> {
         let start = plan.now();
-        let (contents, state) = open(store, &plan.box_name, Hold::Exclusive)?;
+        let (contents, state) = open(&store, &plan.box_name, Hold::Exclusive)?;
         Self::arrived(store, plan, contents, &state, start)
     }
 
     /// Goes on with a box that is open, since `start`, and the state that was in it.
     pub(super) fn arrived(
-        store: &'a S,
+        store: S,
         plan: ResumePlan<'_>,
         mut contents: Contents<S>,
         state: &OwnedFd,
@@ -172,22 +176,24 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
                 return Err(ResumeFailed::new(Step::Open, error, contents.give_up()));
             }
         };
+        let knows_time = plan.clock.is_some() || saved.timeline.is_ok();
         // Without a timeline the report fails; the resume does not.
         let timeline = saved
             .timeline
             .unwrap_or(Timeline::new(std::num::NonZeroU32::MIN));
-        let mut incoming = Self {
+        let mut arrival = Self {
             store,
             name: plan.box_name,
             fail_at: plan.fail_at,
             clock: plan.clock.unwrap_or_else(|| Clock::tsc(timeline.khz())),
+            knows_time,
             timeline,
-            frame: saved.frame,
+            frame: Arc::new(saved.frame),
             contents,
         };
-        incoming.mark_boot(plan.userspace_boottime_ns);
-        incoming.mark_at(phase::TAKE_OUT, start);
-        Ok(incoming)
+        arrival.mark_boot(plan.userspace_boottime_ns);
+        arrival.mark_at(phase::TAKE_OUT, start);
+        Ok(arrival)
     }
 
     fn read(
@@ -226,16 +232,35 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
         }
     }
 
-    /// The VM's state.
+    /// The VM's state. It can be kept while descriptors are taken out.
     #[must_use]
-    pub fn frame(&self) -> &Frame<Vec<u8>> {
-        &self.frame
+    pub fn frame(&self) -> Arc<Frame<Vec<u8>>> {
+        Arc::clone(&self.frame)
     }
 
-    /// The old host's marks, and this one's so far.
+    /// The old host's marks, and this one's so far. Of a timeline that cannot be read only the latter
+    /// are here, and its frequency is not that of any counter: see [`clock`](Self::clock).
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
+    }
+
+    /// The clock that phases are marked with: the plan's, or the cycle counter at the frequency
+    /// that the old host wrote down. `None` when that cannot be read.
+    #[must_use]
+    pub fn clock(&self) -> Option<Clock> {
+        self.knows_time.then_some(self.clock)
+    }
+
+    /// How long the guest has stood still, so that its clocks can be put right. `None` when nobody
+    /// knows: what the old host wrote down cannot be read, or the counter has gone back.
+    #[must_use]
+    pub fn since_pause(&self) -> Option<Duration> {
+        let clock = self.clock()?;
+        let mut marks = self.timeline.marks().iter();
+        let paused = marks.rfind(|mark| mark.name == phase::PAUSE)?;
+        let ticks = clock.now().checked_sub(paused.ticks)?;
+        Some(Duration::from_nanos(clock.to_ns(ticks)))
     }
 
     /// What nobody has taken yet.
@@ -266,7 +291,8 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     }
 
     /// Rebuilds the VM with `build` and commits. `build` must not run the guest
-    /// yet; whatever it made is dropped before the box is sealed.
+    /// yet; what it returned is dropped before the box is sealed. What it keeps elsewhere, in a struct of the
+    /// VMM say, it must close itself when it fails: a VM that is still there holds memory of the box.
     ///
     /// # Errors
     /// What `build` returns, or a descriptor that it left in the box: the box
@@ -274,7 +300,7 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     pub fn restore<T>(
         mut self,
         build: impl FnOnce(&mut Self) -> Result<T, PartyError>,
-    ) -> Result<(T, Resumed<'a, S>), Box<ResumeFailed>> {
+    ) -> Result<(T, Resumed<S>), Box<ResumeFailed>> {
         self.mark(phase::RESTORE);
         let built = build(&mut self)
             .map_err(|source| UpdateError::Guest {
@@ -311,16 +337,16 @@ impl<'a, S: BoxStore> Incoming<'a, S> {
     ///
     /// # Errors
     /// The state is not there: somebody else took the guest.
-    pub fn commit(mut self) -> Result<Resumed<'a, S>, Box<ResumeFailed>> {
+    pub fn commit(mut self) -> Result<Resumed<S>, Box<ResumeFailed>> {
         let claim = match self.contents.commit(&self.name) {
             Ok(claim) => claim,
             Err(error) => return Err(self.abort(error)),
         };
         Ok(Resumed {
             store: self.store,
-            name: self.name.clone(),
+            name: self.name,
             clock: self.clock,
-            timeline: self.timeline.clone(),
+            timeline: self.timeline,
             fail_at: self.fail_at,
             _claim: claim,
         })

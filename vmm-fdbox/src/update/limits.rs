@@ -1,0 +1,30 @@
+//! How long the steps of an update may take.
+
+use std::time::Duration;
+
+/// How long each step may take. One that comes back later has failed, and is undone: nothing here
+/// ends a step that hangs, for it runs in the VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Preflight; and all that is done while the guest runs: loading the kernel, filling the box and sealing
+    /// it, which walks the guest's memory. Default: 15 minutes each.
+    pub prepare: Duration,
+    /// Stopping the guest. Default: 30 s.
+    pub pause: Duration,
+    /// Writing its state. Default: 30 s.
+    pub save: Duration,
+    /// Leaving, for a host that waits for somebody then. Default: 30 s.
+    pub jump: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            prepare: Duration::from_secs(15 * 60),
+            pause: Duration::from_secs(30),
+            save: Duration::from_secs(30),
+            jump: Duration::from_secs(30),
+        }
+    }
+}
