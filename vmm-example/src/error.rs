@@ -1,7 +1,9 @@
-//! Showing errors.
+//! Showing errors and results.
 
 use std::error::Error;
 use std::io::{self, Write};
+
+use anyhow::Context;
 
 /// An error and its causes, in one line. A cause that its error quotes already is left out.
 pub(crate) fn chain(error: &dyn Error) -> String {
@@ -22,6 +24,19 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 /// standard error is closed.
 pub(crate) fn warn(message: &str) {
     let _ = writeln!(io::stderr(), "vmm-example: {message}");
+}
+
+/// Tells what came of it on standard output, if that takes it: a full disk or a pipe that nobody reads
+/// changes nothing about what was done.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints what a command is there to print: without that it has done nothing.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("Cannot write to standard output")
 }
 
 #[cfg(test)]

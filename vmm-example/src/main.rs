@@ -9,7 +9,8 @@
 //! | `devices` | what a guest drives: serial port, virtio, devices of the host |
 //! | `memory`, `kvm` | guest memory; KVM, and the state of its objects |
 //! | `spec` | what was asked for, checked |
-//! | `socket`, `metrics`, `error` | sockets to listen on, figures, showing errors |
+//! | `socket`, `files` | sockets to listen on, files that an operator names |
+//! | `metrics`, `error` | figures, showing errors |
 
 #![deny(unsafe_code)]
 
@@ -17,6 +18,7 @@ mod cli;
 mod commands;
 mod devices;
 mod error;
+mod files;
 mod guest;
 mod kvm;
 mod memory;

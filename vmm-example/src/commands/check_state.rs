@@ -7,6 +7,7 @@ use vmm_fdbox::frame::Description;
 use vmm_fdbox::update::ExitStatus;
 
 use crate::cli::CheckStateArgs;
+use crate::error::print;
 use crate::guest::state;
 use crate::update::handover::{VERSION, Verdict};
 
@@ -25,7 +26,7 @@ pub(super) fn check_state(args: &CheckStateArgs) -> anyhow::Result<ExitStatus> {
         args.sections.clone()
     };
     let verdict = judge(&text)?;
-    println!("{}", serde_json::to_string(&verdict)?);
+    print(&format!("{}\n", serde_json::to_string(&verdict)?))?;
     Ok(if verdict.findings.is_empty() {
         ExitStatus::Done
     } else {

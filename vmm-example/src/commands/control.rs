@@ -6,6 +6,7 @@ use anyhow::bail;
 use vmm_fdbox::update::ExitStatus;
 
 use crate::cli::ApiArgs;
+use crate::error::print;
 use crate::service::api::Client;
 use crate::service::api::protocol::{Reply, Request};
 
@@ -37,7 +38,7 @@ pub(super) fn events(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
 pub(super) fn metrics(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
     match Client::connect(&args.api_socket)?.ask(&Request::Metrics, |_| {})? {
         Reply::Metrics { text } => {
-            print!("{text}");
+            print(&text)?;
             Ok(ExitStatus::Done)
         }
         Reply::Error { message } => bail!(message),

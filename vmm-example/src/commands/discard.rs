@@ -5,13 +5,17 @@ use vmm_fdbox::update::ExitStatus;
 use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, Hold, LostFd, OpenFdBox, SealedFdBox};
 
 use crate::cli::DiscardArgs;
+use crate::error::say;
 
 pub(super) fn discard(args: &DiscardArgs) -> anyhow::Result<ExitStatus> {
     let store = Control::open()?;
     for lost in discard_from(&store, &args.box_name, args.yes)? {
-        println!("{}: could not have been taken out: {lost}", args.box_name);
+        say(&format!(
+            "{}: could not have been taken out: {lost}",
+            args.box_name
+        ));
     }
-    println!("{}: given up", args.box_name);
+    say(&format!("{}: given up", args.box_name));
     Ok(ExitStatus::Done)
 }
 

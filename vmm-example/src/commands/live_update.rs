@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::resume::write_report;
 use super::table::table;
 use crate::cli::LiveUpdateArgs;
-use crate::error::{chain, warn};
+use crate::error::{chain, say, warn};
 use crate::service::api::Client;
 use crate::service::api::protocol::{
     EventKind, NextKernelFiles, Reply, Request, UpdateEnd, UpdateEvent, UpdateRequest,
@@ -101,12 +101,6 @@ fn print_json(reply: &Reply) {
     if let Ok(line) = serde_json::to_string(reply) {
         say(&line);
     }
-}
-
-/// Writes a line to standard output, if it takes it: a full disk or a pipe that nobody reads is no
-/// failure of the update.
-fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Shows an event, and what goes on after it.

@@ -10,6 +10,7 @@ use vmm_fdbox::{
 };
 
 use crate::cli::StatusArgs;
+use crate::error::print;
 use crate::service::api::Client;
 use crate::service::api::protocol::{GuestStatus, Reply, Request};
 
@@ -52,26 +53,25 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitStatus> {
             Reply::Error { message } => bail!(message),
             other => bail!("The VMM gave an unexpected answer: {other:?}"),
         };
-        print(args.json, &guest, || describe_guest(&guest))?;
+        show(args.json, &guest, || describe_guest(&guest))?;
     } else {
         let boxes = list(&Control::open()?)?;
         if args.dot {
-            print!("{}", dot::graph(&boxes));
+            print(&dot::graph(&boxes))?;
             return Ok(ExitStatus::Done);
         }
-        print(args.json, &boxes, || describe_boxes(&boxes))?;
+        show(args.json, &boxes, || describe_boxes(&boxes))?;
     }
     Ok(ExitStatus::Done)
 }
 
-fn print<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     let text = if json {
         serde_json::to_string(value)?
     } else {
         text()
     };
-    println!("{}", text.trim_end());
-    Ok(())
+    print(&format!("{}\n", text.trim_end()))
 }
 
 fn list<S: BoxStore>(store: &S) -> anyhow::Result<Vec<BoxStatus>> {

@@ -16,6 +16,7 @@ use vmm_fdbox::update::ExitStatus;
 
 use super::table::table;
 use crate::cli::BenchArgs;
+use crate::error::print;
 use crate::service::report::PhaseReport;
 
 /// The least, the middle and the greatest of repeated figures.
@@ -116,11 +117,12 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<ExitStatus> {
         },
         missing: MISSING,
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    let text = if args.json {
+        format!("{}\n", serde_json::to_string_pretty(&report)?)
     } else {
-        print!("{}", text(&report));
-    }
+        text(&report)
+    };
+    print(&text)?;
     Ok(ExitStatus::Done)
 }
 

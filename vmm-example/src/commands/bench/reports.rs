@@ -1,12 +1,13 @@
 //! Host updates that were made, by the reports of their resumes.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::Context;
 
 use super::{HostUpdate, Spread};
+use crate::files;
 use crate::service::report::{Blackout, ResumeReport};
 
 /// What guests have in common whose updates are compared.
@@ -17,7 +18,10 @@ pub(super) fn rows(paths: &[PathBuf]) -> anyhow::Result<Vec<HostUpdate>> {
     let reports: Vec<ResumeReport> = paths
         .iter()
         .map(|path| {
-            let text = fs::read(path).with_context(|| format!("Cannot read {}", path.display()))?;
+            let mut text = Vec::new();
+            files::regular(path)
+                .and_then(|mut file| file.read_to_end(&mut text))
+                .with_context(|| format!("Cannot read {}", path.display()))?;
             serde_json::from_slice(&text).with_context(|| {
                 format!(
                     "{} is no report of a resume: name the files of `resume --report`",
@@ -105,7 +109,7 @@ mod tests {
         let path = dir.path().join("vm0.json");
         let error = format!("{:#}", rows(std::slice::from_ref(&path)).unwrap_err());
         assert!(error.contains("vm0.json"), "{error}");
-        fs::write(&path, "{}").unwrap();
+        std::fs::write(&path, "{}").unwrap();
         let error = format!("{:#}", rows(&[path]).unwrap_err());
         assert!(error.contains("vm0.json is no report"), "{error}");
     }

@@ -26,7 +26,7 @@ use self::child::Child;
 use self::report::Total;
 use super::resume::{report_path, write_report};
 use crate::cli::ResumeArgs;
-use crate::error::{chain, warn};
+use crate::error::{self, chain, warn};
 use crate::service::report::ResumeReport;
 
 /// What a guest's process says.
@@ -216,9 +216,10 @@ fn show(args: &ResumeArgs, total: &Total) -> anyhow::Result<()> {
         warn(&format!("The report is lost: {}", chain(error.as_ref())));
     }
     if args.json {
-        writeln!(io::stdout(), "{json}")?;
+        error::say(&json);
     } else {
-        write!(io::stderr(), "{total}")?;
+        // As for standard output, to where errors go.
+        let _ = write!(io::stderr(), "{total}");
     }
     Ok(())
 }

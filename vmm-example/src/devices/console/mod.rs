@@ -8,7 +8,7 @@ mod gate;
 mod ring;
 mod terminal;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
+use crate::files;
 use crate::spec::ConsoleSpec;
 pub(crate) use events::{ConsoleEvents, ConsoleSource};
 use gate::InputGate;
@@ -65,16 +66,14 @@ impl Console {
         let sink = match spec {
             ConsoleSpec::Stdio => Sink::Stdout(rustix::stdio::stdout()),
             ConsoleSpec::Socket(_) => Sink::Client(None),
-            ConsoleSpec::File(path) => Sink::File(
-                OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)
-                    .map_err(|source| ConsoleError::OpenFile {
+            ConsoleSpec::File(path) => {
+                Sink::File(
+                    files::output(path).map_err(|source| ConsoleError::OpenFile {
                         path: path.clone(),
                         source,
                     })?,
-            ),
+                )
+            }
         };
         Ok(Self::with(sink))
     }

@@ -3,7 +3,7 @@
 //! Crosses an update: where it leads; without a kexec also who is connected. Does not: output that nobody has
 //! read; the serial port is the console whose every byte is kept.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,6 +17,7 @@ use super::kind::Kind;
 use super::open::{CLIENT, LISTENER};
 use super::ring::{RingError, Rings};
 use super::state::DeviceStateV1;
+use crate::files;
 use crate::socket::{self, Place, Title};
 
 const RECEIVE: usize = 0;
@@ -64,7 +65,7 @@ impl ConsoleDevice {
         let (target, end) = match target {
             ConsoleTarget::File(path) => {
                 let path = absolute(path)?;
-                let file = OpenOptions::new().create(true).append(true).open(&path)?;
+                let file = files::output(&path)?;
                 (ConsoleTarget::File(path), End::File(file))
             }
             ConsoleTarget::Socket(path) => {

@@ -16,6 +16,7 @@ use vm_memory::{
 };
 
 use crate::devices::virtio::slot::Slot;
+use crate::files;
 use crate::memory::GuestRam;
 use crate::memory::layout::{CMDLINE, CMDLINE_MAX, HIGH_MEMORY};
 
@@ -102,7 +103,7 @@ pub(crate) fn load(ram: &GuestRam, spec: BootSpec<'_>) -> Result<u64, BootError>
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
-    File::open(path).map_err(|source| BootError::Open {
+    files::regular(path).map_err(|source| BootError::Open {
         what,
         path: path.into(),
         source,

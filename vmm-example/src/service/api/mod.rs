@@ -1,6 +1,7 @@
 //! Talking to a running VMM over a Unix socket.
 
 mod client;
+mod crowd;
 mod exit;
 pub(crate) mod joint;
 pub(crate) mod peer;

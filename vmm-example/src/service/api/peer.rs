@@ -4,6 +4,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::protocol::{Reply, Request};
 
 /// The longest request in bytes.
@@ -52,6 +54,14 @@ impl Connection {
 
     pub(super) fn stream(&self) -> &UnixStream {
         self.stream.get_ref()
+    }
+
+    /// Whether the client has hung up, though something that it said before may still be there. One that
+    /// only says that it sends no more is still there.
+    pub(super) fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.stream(), PollFlags::empty())];
+        poll(&mut fds, Some(&Timespec::default())).is_ok()
+            && fds[0].revents().intersects(PollFlags::HUP)
     }
 
     pub(super) fn into_stream(self) -> UnixStream {

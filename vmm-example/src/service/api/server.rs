@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::crowd::{Crowd, Seat};
 use super::exit::Exit;
 use super::peer::{Connection, Peer, Received};
 use super::protocol::{Reply, Request};
@@ -39,6 +40,7 @@ pub(crate) struct Server {
     place: Place,
     listener: UnixListener,
     exit: Arc<Exit>,
+    crowd: Crowd,
 }
 
 impl Server {
@@ -59,6 +61,7 @@ impl Server {
             place: Place::new(path, title),
             listener,
             exit: Arc::new(Exit::new()?),
+            crowd: Crowd::default(),
         })
     }
 
@@ -79,7 +82,7 @@ impl Server {
     /// Starts to serve.
     pub(crate) fn start(&self, service: Arc<dyn Service>) -> Result<(), ServerError> {
         let listener = self.listener.try_clone().map_err(ServerError::Spawn)?;
-        let exit = self.exit.clone();
+        let (exit, crowd) = (self.exit.clone(), self.crowd.clone());
         let presence = exit.enter();
         thread::Builder::new()
             .name("api".into())
@@ -87,10 +90,13 @@ impl Server {
                 let _presence = presence;
                 while exit.wait_readable(&listener) {
                     match listener.accept() {
-                        Ok((client, _)) => welcome(&service, client, &exit),
+                        Ok((client, _)) => welcome(&service, client, &exit, &crowd),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         // Out of descriptors, most likely: not for ever.
-                        Err(_) => thread::sleep(RETRY),
+                        Err(_) => {
+                            crowd.make_room();
+                            thread::sleep(RETRY);
+                        }
                     }
                 }
             })
@@ -100,35 +106,48 @@ impl Server {
 
     /// Serves a client that another process accepted.
     pub(crate) fn welcome(&self, service: &Arc<dyn Service>, client: UnixStream) {
-        welcome(service, client, &self.exit);
+        welcome(service, client, &self.exit, &self.crowd);
     }
 }
 
-fn welcome(service: &Arc<dyn Service>, client: UnixStream, exit: &Arc<Exit>) {
+/// A client that finds no room, or no thread, finds its connection closed.
+fn welcome(service: &Arc<dyn Service>, client: UnixStream, exit: &Arc<Exit>, crowd: &Crowd) {
+    let Ok(Some(seat)) = crowd.seat(&client) else {
+        return;
+    };
     let (service, exit) = (service.clone(), exit.clone());
     let presence = exit.enter();
-    // A client that finds no thread finds its connection closed.
     let _ = thread::Builder::new()
         .name("api-client".into())
         .spawn(move || {
-            serve(&*service, client, &exit);
+            serve(&*service, client, &exit, seat);
             drop(presence);
         });
 }
 
 /// Serves a client until it hangs up, or until the process leaves: a client that waits for no
 /// answer then goes to the next one.
-fn serve(service: &dyn Service, client: UnixStream, exit: &Exit) {
+fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat) {
     let mut peer = Connection::new(client);
     loop {
         if !peer.has_begun() && !exit.wait_readable(peer.stream()) {
+            // From here on nobody closes it.
+            drop(seat);
             return exit.leave_client(peer.into_stream());
         }
         match peer.receive(None) {
-            // Nothing else comes on a connection that listens: it ends with what it hears.
-            Received::Request(Request::Events) => return service.serve(Request::Events, &mut peer),
-            // A client that no longer listens does not stop what it asked for.
-            Received::Request(request) => service.serve(request, &mut peer),
+            // Nobody waits for this any more, and who asked may have been told that it failed.
+            Received::Request(_) if peer.is_gone() => return,
+            Received::Request(request) => {
+                seat.asks(&request);
+                // Nothing else comes on a connection that listens: it ends with what it hears.
+                let is_last = request == Request::Events;
+                service.serve(request, &mut peer);
+                seat.is_answered();
+                if is_last {
+                    return;
+                }
+            }
             Received::Nonsense(message) => drop(peer.send(&Reply::Error { message })),
             Received::Nothing => {}
             Received::Gone => return,
@@ -142,6 +161,7 @@ mod tests {
     use crate::service::api::Client;
     use crate::service::api::protocol::{UpdateEnd, UpdateEvent, UpdateRequest};
     use std::io::{BufRead, BufReader, Write};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use vmm_fdbox::update::Event;
 
     /// Answers updates with an event and an end, all else with a refusal.
@@ -187,7 +207,8 @@ mod tests {
     #[test]
     fn what_is_no_request_gets_an_answer() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let thread = thread::spawn(move || serve(&Fake, theirs, &Exit::new().unwrap()));
+        let seat = Crowd::default().seat(&theirs).unwrap().unwrap();
+        let thread = thread::spawn(move || serve(&Fake, theirs, &Exit::new().unwrap(), seat));
         let mut ours = BufReader::new(ours);
         for line in ["{}", "status", "{\"verb\":\"explode\"}"] {
             ours.get_mut()
@@ -228,5 +249,56 @@ mod tests {
         assert!(between.ask(&Request::Status, |_| {}).is_ok());
         drop(new);
         assert!(path.exists());
+    }
+    /// Counts what it is asked.
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Service for Counter {
+        fn serve(&self, _: Request, peer: &mut dyn Peer) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            peer.send(&Reply::Ok);
+        }
+    }
+
+    /// How often a client is served that says `asked` before it is, and then hangs up or only
+    /// says that it sends no more.
+    fn served(asked: &str, hangs_up: bool) -> usize {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.write_all(asked.as_bytes()).unwrap();
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        let ours = (!hangs_up).then_some(ours);
+        let counter = Counter::default();
+        let seat = Crowd::default().seat(&theirs).unwrap().unwrap();
+        serve(&counter, theirs, &Exit::new().unwrap(), seat);
+        drop(ours);
+        counter.0.into_inner()
+    }
+
+    #[test]
+    fn what_a_client_asked_that_is_gone_is_not_done() {
+        let asked = "{\"verb\":\"live-update\"}\n{\"verb\":\"pause\"}\n";
+        assert_eq!(served(asked, true), 0);
+        assert_eq!(served(asked, false), 2);
+    }
+
+    #[test]
+    fn a_thousand_idle_clients_keep_nobody_from_an_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let server = Server::bind(&path, &Title::new(true)).unwrap();
+        server.start(Arc::new(Fake)).unwrap();
+        let mut first = Client::connect(&path).unwrap();
+        assert!(first.ask(&Request::Status, |_| {}).is_ok());
+        let idle: Vec<_> = (0..1000).map_while(|_| connect(&path)).collect();
+        assert_eq!(idle.len(), 1000, "{:?}", UnixStream::connect(&path));
+        let mut last = Client::connect(&path).unwrap();
+        assert!(last.ask(&Request::Status, |_| {}).is_ok());
+        assert!(first.ask(&Request::Status, |_| {}).is_err());
+    }
+
+    /// A client that waits for nothing but its place.
+    fn connect(path: &Path) -> Option<UnixStream> {
+        UnixStream::connect(path).ok()
     }
 }

@@ -7,7 +7,7 @@
 
 mod request;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -26,6 +26,7 @@ use super::kind::Kind;
 use super::open::DISK;
 use super::ring::{RingError, Rings};
 use super::state::DeviceStateV1;
+use crate::files;
 use request::Disk;
 
 const SECTOR: u64 = 512;
@@ -133,7 +134,7 @@ impl Block {
 
 /// Opens a disk for this process alone and returns its sectors.
 fn open(path: &Path, readonly: bool) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().read(true).write(!readonly).open(path)?;
+    let mut file = files::disk(path, readonly)?;
     let lock = if readonly {
         FlockOperation::NonBlockingLockShared
     } else {
