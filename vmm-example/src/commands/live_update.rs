@@ -14,9 +14,8 @@ use super::table::table;
 use crate::cli::LiveUpdateArgs;
 use crate::error::{chain, say, warn};
 use crate::service::api::Client;
-use crate::service::api::protocol::{
-    EventKind, NextKernelFiles, Reply, Request, UpdateEnd, UpdateEvent, UpdateRequest,
-};
+use crate::service::api::protocol::{NextKernelFiles, Reply, Request, UpdateRequest};
+use crate::service::told::{EventKind, UpdateEnd, UpdateEvent};
 
 pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
     if fleet::is_meant(&args) {
@@ -192,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
-    use crate::service::api::protocol::UpdateResult;
+    use crate::service::told::UpdateResult;
 
     #[test]
     fn paths_reach_the_vmm_absolute() {

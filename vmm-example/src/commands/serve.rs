@@ -14,12 +14,12 @@ use crate::error::{chain, warn};
 use crate::guest::machine::Machine;
 use crate::guest::vcpu::{GuestEnd, OnEnd};
 use crate::service::api::{Server, Service};
+use crate::service::estate::Estate;
 use crate::service::event_loop::{self, EndSignal};
 use crate::service::events::Notice;
 use crate::service::vmm::Vmm;
 use crate::socket::Title;
 use crate::spec::ConsoleSpec;
-use crate::update::handover::Estate;
 
 /// What must be there before the guest runs.
 pub(super) struct Surroundings {

@@ -157,8 +157,9 @@ fn describe_boxes(boxes: &[BoxStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::pci::HostDeviceStatus;
     use crate::devices::virtio::DeviceCounts;
-    use crate::service::api::protocol::{HostDeviceStatus, RunState};
+    use crate::service::api::protocol::RunState;
     use crate::spec::MemoryKind;
 
     pub(super) fn a_box() -> BoxStatus {

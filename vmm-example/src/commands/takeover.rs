@@ -24,8 +24,9 @@ use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
 use crate::service::api::Server;
+use crate::service::estate::fd;
 use crate::socket::Title;
-use crate::update::handover::{Hello, Link, LinkError, Order, Running, Word, fd};
+use crate::update::handover::{Hello, Link, LinkError, Order, Running, Word};
 use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 pub(super) fn take_over(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {

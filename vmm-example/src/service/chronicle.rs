@@ -1,16 +1,20 @@
 //! What has happened to a guest: told to who listens, and counted.
 
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_fdbox::update::{Event, Step};
 
 use crate::metrics::{Counted, Metrics};
 use crate::service::api::peer::{Peer, Received};
-use crate::service::api::protocol::{Reply, UpdateEnd, UpdateResult};
+use crate::service::api::protocol::Reply;
 use crate::service::events::{EventHub, Notice};
 use crate::service::report::Blackout;
+use crate::service::told::{UpdateEnd, UpdateResult};
+
+/// Something that hears of events, whatever thread they are on.
+pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// How often a client that listens is looked after while nothing happens.
 const LOOK: Duration = Duration::from_millis(500);

@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::update::Event;
 
-use crate::service::api::protocol::{EventKind, UpdateEvent};
+use crate::service::told::{EventKind, UpdateEvent};
 
 /// How far a listener may fall behind before it is dropped.
 const BACKLOG: usize = 1024;

@@ -2,7 +2,10 @@
 
 pub(crate) mod api;
 pub(crate) mod chronicle;
+pub(crate) mod estate;
 pub(crate) mod event_loop;
 pub(crate) mod events;
 pub(crate) mod report;
+mod requests;
+pub(crate) mod told;
 pub(crate) mod vmm;

@@ -8,16 +8,12 @@ use vmm_fdbox::update::CancelFlag;
 use crate::guest::machine::Machine;
 use crate::guest::vcpu::GuestEnd;
 use crate::metrics::{Counted, Metrics};
-use crate::service::api::Service;
-use crate::service::api::peer::Peer;
-use crate::service::api::protocol::{
-    GuestStatus, Reply, Request, RunState, UpdateEnd, UpdateResult,
-};
-use crate::service::chronicle::Chronicle;
+use crate::service::api::protocol::{GuestStatus, Reply, RunState};
+use crate::service::chronicle::{Chronicle, OnEvent};
+use crate::service::estate::Estate;
 use crate::service::event_loop::EndSignal;
+use crate::service::told::{UpdateEnd, UpdateResult};
 use crate::spec::MIB;
-use crate::update::handover::Estate;
-use crate::update::{self, OnEvent};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -161,7 +157,7 @@ impl Vmm {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn status(&self) -> GuestStatus {
+    pub(crate) fn status(&self) -> GuestStatus {
         let state = self.lock();
         GuestStatus {
             name: self.machine.name().into(),
@@ -185,7 +181,7 @@ impl Vmm {
         }
     }
 
-    fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let machine = &self.machine;
         let mut metrics = Metrics::of(machine.name());
         let status = self.status();
@@ -206,7 +202,7 @@ impl Vmm {
         metrics.finish()
     }
 
-    fn pause(&self) -> Result<(), Refusal> {
+    pub(crate) fn pause(&self) -> Result<(), Refusal> {
         let mut state = self.free()?;
         self.chronicle.note("pausing");
         self.machine.park();
@@ -215,7 +211,7 @@ impl Vmm {
         Ok(())
     }
 
-    fn go_on(&self) -> Result<(), Refusal> {
+    pub(crate) fn go_on(&self) -> Result<(), Refusal> {
         let mut state = self.free()?;
         if state.paused {
             self.chronicle.note("resuming");
@@ -228,7 +224,7 @@ impl Vmm {
         Ok(())
     }
 
-    fn cancel(&self) -> Result<(), Refusal> {
+    pub(crate) fn cancel(&self) -> Result<(), Refusal> {
         let state = self.lock();
         state.update.as_ref().ok_or(Refusal::NoUpdate)?.cancel();
         Ok(())
@@ -243,38 +239,6 @@ impl Vmm {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Service for Vmm {
-    fn serve(&self, request: Request, peer: &mut dyn Peer) {
-        let done = match request {
-            Request::Status => {
-                peer.send(&Reply::Status(Box::new(self.status())));
-                return;
-            }
-            Request::Metrics => {
-                let text = self.metrics();
-                peer.send(&Reply::Metrics { text });
-                return;
-            }
-            Request::Events => return self.chronicle.stream(peer),
-            Request::LiveUpdate(request) => return update::serve(self, &request, peer),
-            Request::JoinUpdate(request) => return update::joint::serve(self, &request, peer),
-            Request::SetDown => return update::joint::set_down(self, peer),
-            Request::Prepare | Request::PauseAndSave | Request::RollBack | Request::HandOver => {
-                Err(Refusal::NotJoined)
-            }
-            Request::Pause => self.pause(),
-            Request::Continue => self.go_on(),
-            Request::Cancel => self.cancel(),
-            Request::Shutdown => {
-                // The answer comes first: the process ends with the guest.
-                peer.send(&Reply::Ok);
-                return self.end(GuestEnd::Stopped);
-            }
-        };
-        peer.send(&done.map_or_else(Reply::from, |()| Reply::Ok));
     }
 }
 

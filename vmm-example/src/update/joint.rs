@@ -14,7 +14,8 @@ use vmm_fdbox::{BoxStore, Control, Deadline, Finding};
 use super::{Movable, Moving, Order, Reporter, Watch, finish, in_update, kept, party_error, plan};
 use crate::service::api::joint::JoinRequest;
 use crate::service::api::peer::{Peer, Received};
-use crate::service::api::protocol::{Reply, Request, UpdateEnd};
+use crate::service::api::protocol::{Reply, Request};
+use crate::service::told::UpdateEnd;
 use crate::service::vmm::Vmm;
 
 /// How long a cancel goes unnoticed while the client has nothing to say.

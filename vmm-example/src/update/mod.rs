@@ -6,7 +6,6 @@ mod moving;
 
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use vmm_fdbox::update::{
@@ -20,9 +19,9 @@ use crate::guest::machine::Machine;
 use crate::guest::state;
 use crate::guest::vcpu::GuestEnd;
 use crate::service::api::peer::Peer;
-use crate::service::api::protocol::{
-    FindingReport, Reply, UpdateEnd, UpdateEvent, UpdateRequest, UpdateResult,
-};
+use crate::service::api::protocol::{Reply, UpdateRequest};
+use crate::service::chronicle::OnEvent;
+use crate::service::told::{FindingReport, UpdateEnd, UpdateEvent, UpdateResult};
 use crate::service::vmm::Vmm;
 use handover::{Heir, MAX_LIMIT_SECS, Successor};
 
@@ -64,9 +63,6 @@ struct Order {
 /// Hears of each event at once, in the blackout too.
 #[derive(Clone, Default)]
 struct Watch(Option<OnEvent>);
-
-/// Something that hears of events, whatever thread they are on.
-pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -244,7 +240,7 @@ fn hand_over<S: BoxStore>(
     .with_devices_of(machine);
     let mut end = drive(store, &mut host, machine, order, send);
     if let Some(running) = host.running() {
-        end = UpdateEnd::done(running);
+        end = UpdateEnd::done(running.report.clone(), running.text.clone());
     }
     if matches!(end.result, UpdateResult::Done | UpdateResult::GuestLost) {
         vmm.chronicle().leave(&end);

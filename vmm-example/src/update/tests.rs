@@ -16,7 +16,7 @@ use super::*;
 use crate::guest::machine::MachineError;
 use crate::guest::state::sample::guest_v1;
 use crate::guest::state::{GuestState, KNOWN};
-use crate::service::api::protocol::{EventKind, UpdateResult};
+use crate::service::told::{EventKind, UpdateResult};
 use crate::spec::MemoryKind;
 
 /// A machine that notes what is done with it.

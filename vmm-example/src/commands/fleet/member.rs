@@ -10,8 +10,9 @@ use vmm_fdbox::update::{ExitStatus, Member, Stopped};
 use super::output::Output;
 use crate::error::chain;
 use crate::service::api::joint::JoinRequest;
-use crate::service::api::protocol::{Reply, Request, UpdateEnd, UpdateResult};
+use crate::service::api::protocol::{Reply, Request};
 use crate::service::api::{Client, ClientError};
+use crate::service::told::{UpdateEnd, UpdateResult};
 use crate::update;
 
 /// Within which a VMM tells how its guest does, or cancels its update.

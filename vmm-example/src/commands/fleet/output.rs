@@ -10,7 +10,8 @@ use vmm_fdbox::update::{ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Ste
 use super::super::live_update::describe;
 use super::super::progress::Progress;
 use super::super::table::table;
-use crate::service::api::protocol::{FindingReport, Reply};
+use crate::service::api::protocol::Reply;
+use crate::service::told::FindingReport;
 
 /// Shows what happens, to a person or a program.
 #[derive(Clone, Debug)]

@@ -9,9 +9,8 @@ use vmm_fdbox::fake::{FakeHost, HostCall};
 use vmm_fdbox::update::NotReady;
 
 use super::*;
-use crate::service::api::protocol::{
-    GuestStatus, Reply, Request, RunState, UpdateEnd, UpdateResult,
-};
+use crate::service::api::protocol::{GuestStatus, Reply, Request, RunState};
+use crate::service::told::{UpdateEnd, UpdateResult};
 use crate::spec::MemoryKind;
 
 /// Where a VMM fails.

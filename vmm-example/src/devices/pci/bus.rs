@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vmm_fdbox::Finding;
 
 use super::bridge;
@@ -14,7 +15,15 @@ use crate::devices::vfio::{self, Board, Function, Inheritance, Iommu, Kept, Pass
 use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
 use crate::memory::GuestRam;
-use crate::service::api::protocol::HostDeviceStatus;
+
+/// A device of the host that a guest drives, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostDeviceStatus {
+    /// Its name in a box, such as `vfio0`.
+    pub(crate) device: String,
+    /// Its PCI address in the host, such as `0000:01:00.0`.
+    pub(crate) address: String,
+}
 
 /// The bus of a machine that has one.
 #[derive(Debug)]

@@ -23,4 +23,4 @@ pub(crate) mod routes;
 pub(crate) mod slot;
 pub(crate) mod state;
 
-pub(crate) use bus::PciBus;
+pub(crate) use bus::{HostDeviceStatus, PciBus};

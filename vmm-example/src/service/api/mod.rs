@@ -7,7 +7,6 @@ pub(crate) mod joint;
 pub(crate) mod peer;
 pub(crate) mod protocol;
 mod server;
-mod told;
 
 pub(crate) use client::{Client, ClientError};
 pub(crate) use exit::Exit;

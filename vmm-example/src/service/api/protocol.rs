@@ -19,10 +19,11 @@ use serde::{Deserialize, Serialize};
 use vmm_fdbox::update::{KexecHost, NextKernel};
 
 use super::joint::JoinRequest;
-pub(crate) use super::told::{EventKind, FindingReport, UpdateEnd, UpdateEvent, UpdateResult};
+use crate::devices::pci::HostDeviceStatus;
 use crate::devices::virtio::DeviceCounts;
 use crate::service::events::Notice;
 use crate::service::report::Blackout;
+use crate::service::told::{UpdateEnd, UpdateEvent, UpdateResult};
 use crate::spec::MemoryKind;
 
 /// What a client asks for.
@@ -167,15 +168,6 @@ pub(crate) struct GuestStatus {
     /// The devices of the host that it drives itself.
     #[serde(default)]
     pub(crate) host_devices: Vec<HostDeviceStatus>,
-}
-
-/// A device of the host that a guest drives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HostDeviceStatus {
-    /// Its name in a box, such as `vfio0`.
-    pub(crate) device: String,
-    /// Its PCI address in the host, such as `0000:01:00.0`.
-    pub(crate) address: String,
 }
 
 #[cfg(test)]

@@ -159,7 +159,8 @@ fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat) {
 mod tests {
     use super::*;
     use crate::service::api::Client;
-    use crate::service::api::protocol::{UpdateEnd, UpdateEvent, UpdateRequest};
+    use crate::service::api::protocol::UpdateRequest;
+    use crate::service::told::{UpdateEnd, UpdateEvent};
     use std::io::{BufRead, BufReader, Write};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use vmm_fdbox::update::Event;

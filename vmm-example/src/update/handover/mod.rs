@@ -29,7 +29,6 @@
 
 mod ask;
 mod child;
-mod estate;
 mod link;
 mod successor;
 
@@ -44,7 +43,6 @@ use crate::devices::console::TerminalModes;
 use crate::devices::virtio::Place;
 use crate::guest::state::MachineStateV1;
 
-pub(crate) use estate::Estate;
 pub(crate) use link::{Link, LinkError};
 pub(crate) use successor::Successor;
 
@@ -56,15 +54,6 @@ pub(crate) const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
 
 /// The longest that the operator may say, in seconds.
 pub(crate) const MAX_LIMIT_SECS: u64 = 3600;
-
-/// Names of descriptors that come with [`Order::Hello`] and [`Order::Go`]; those of devices
-/// come from [`VirtioBus::lend`](crate::devices::virtio::VirtioBus::lend).
-pub(crate) mod fd {
-    pub(crate) const STDIN: &str = "stdin";
-    pub(crate) const API: &str = "api";
-    pub(crate) const CONSOLE: &str = "console";
-    pub(crate) const CONSOLE_CLIENT: &str = "console-client";
-}
 
 /// Which binary, and how patient to be with it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,9 +9,10 @@ use vmm_fdbox::{BoxName, Deadline, Finding};
 use super::ask::ask;
 use super::child::Successive;
 use super::link::{LinkError, MAX_FDS};
-use super::{Estate, Heir, Hello, Order, Running, Word};
+use super::{Heir, Hello, Order, Running, Word};
 use crate::guest::machine::Machine;
 use crate::guest::state;
+use crate::service::estate::{Estate, fd};
 use crate::update::party_error;
 
 /// See the module's documentation.
@@ -136,7 +137,7 @@ impl<'a> Successor<'a> {
     /// Up to where the successor can run the guest.
     fn restore(&mut self) -> Result<(), PartyError> {
         let client = self.estate.console_client();
-        let client = client.map(|client| (super::fd::CONSOLE_CLIENT.into(), client));
+        let client = client.map(|client| (fd::CONSOLE_CLIENT.into(), client));
         let devices = self.guest.map(Machine::lend).transpose();
         let devices = devices.map_err(party_error)?.unwrap_or_default();
         let (names, fds): (Vec<String>, Vec<OwnedFd>) = client.into_iter().chain(devices).unzip();

@@ -15,6 +15,7 @@ use super::ask::ask;
 use super::*;
 use crate::devices::console::{Console, ConsoleSource};
 use crate::guest::state;
+use crate::service::estate::{Estate, fd};
 use crate::socket::Title;
 use crate::spec::ConsoleSpec;
 

@@ -10,7 +10,7 @@ use vmm_fdbox::{FdName, SealedFdBox};
 use super::super::tests::{FakeMachine, an_order, name};
 use super::*;
 use crate::guest::state;
-use crate::service::api::protocol::UpdateResult;
+use crate::service::told::UpdateResult;
 
 /// A client that has said all that it will say; then it hangs up.
 struct Script {

@@ -12,9 +12,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::devices::console::{Console, ConsoleSource};
+use crate::service::estate::Estate;
 use crate::socket::Title;
 use crate::spec::ConsoleSpec;
-use crate::update::handover::{Estate, Heir, Link, Order as Said, Running, Successor, Word};
+use crate::update::handover::{Heir, Link, Order as Said, Running, Successor, Word};
 
 /// What tells the peer what to do.
 const PEER: &str = "VMM_EXAMPLE_TEST_PEER";
@@ -118,7 +119,10 @@ fn hand_over_in(dir: &TempDir, play: &str, order: Order) -> Ended {
         order.plan.cancel.clone(),
     );
     let end = drive(&store, &mut host, &machine, order, &mut |_| {});
-    let end = host.running().map_or(end, UpdateEnd::done);
+    let end = match host.running() {
+        Some(running) => UpdateEnd::done(running.report.clone(), running.text.clone()),
+        None => end,
+    };
     let calls = machine.calls.borrow().clone();
     Ended { end, calls, store }
 }

@@ -11,7 +11,14 @@ use crate::service::api::{Exit, Server};
 use crate::socket::Title;
 use crate::spec::ConsoleSpec;
 
-use super::fd;
+/// Names of descriptors that a successor gets; those of devices come from
+/// [`VirtioBus::lend`](crate::devices::virtio::VirtioBus::lend).
+pub(crate) mod fd {
+    pub(crate) const STDIN: &str = "stdin";
+    pub(crate) const API: &str = "api";
+    pub(crate) const CONSOLE: &str = "console";
+    pub(crate) const CONSOLE_CLIENT: &str = "console-client";
+}
 
 /// How long clients that are being answered may keep the old process.
 const CLIENTS_LIMIT: Duration = Duration::from_secs(2);
@@ -60,7 +67,7 @@ impl Estate {
     }
 
     /// The options that the successor is started with.
-    pub(super) fn arguments(&self) -> Vec<OsString> {
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["--console".into(), self.spec.to_string().into()];
         if let Some(api) = &self.api {
             arguments.push("--api-socket".into());
@@ -70,7 +77,7 @@ impl Estate {
     }
 
     /// The descriptors that the successor gets first, by name.
-    pub(super) fn fds(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+    pub(crate) fn fds(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
         // `stdin()` would be a handle whose descriptor lives no longer than it.
         let mut fds = vec![(fd::STDIN, rustix::stdio::stdin())];
         fds.extend(self.listener.iter().map(|own| (fd::CONSOLE, own.as_fd())));
@@ -78,18 +85,18 @@ impl Estate {
         fds
     }
 
-    pub(super) fn terminal(&self) -> Option<TerminalModes> {
+    pub(crate) fn terminal(&self) -> Option<TerminalModes> {
         self.terminal
     }
 
     /// Whoever is connected to the console; ask when nobody can come and go any more.
-    pub(super) fn console_client(&self) -> Option<OwnedFd> {
+    pub(crate) fn console_client(&self) -> Option<OwnedFd> {
         self.console.client()
     }
 
     /// From now on all of it is the successor's. Returns the clients of the API that wait for
     /// no answer; one that gets this one's does not count.
-    pub(super) fn give_up(&self) -> Vec<OwnedFd> {
+    pub(crate) fn give_up(&self) -> Vec<OwnedFd> {
         self.title.set(false);
         self.console.gate().give_up();
         let api = self.api.iter();

@@ -6,7 +6,6 @@ use vmm_fdbox::Finding;
 use vmm_fdbox::update::{Event, ExitStatus, Outcome, UpdateError};
 
 use crate::error::chain;
-use crate::update::handover::Running;
 
 /// Something that happened in an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,11 +154,11 @@ impl UpdateEnd {
     }
 
     /// The end of an update after which another process runs the guest.
-    pub(crate) fn done(running: &Running) -> Self {
+    pub(crate) fn done(report: Value, text: String) -> Self {
         Self {
             result: UpdateResult::Done,
-            message: running.text.clone(),
-            report: Some(running.report.clone()),
+            message: text,
+            report: Some(report),
             ..Self::ready()
         }
     }
