@@ -17,10 +17,12 @@ mod devices;
 #[cfg(test)]
 mod dist;
 mod ops;
+mod sandbox;
 
 pub(crate) use ask::{ApiArgs, CheckStateArgs, StatusArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
 pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
+pub(crate) use sandbox::SandboxArgs;
 
 const EXAMPLES: &str = "\
 A guest's life, with an update of its host:
@@ -157,6 +159,8 @@ pub(crate) struct RunArgs {
     pub(crate) devices: DeviceArgs,
     #[command(flatten)]
     pub(crate) passthrough: PassthroughArgs,
+    #[command(flatten)]
+    pub(crate) privileges: SandboxArgs,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,

@@ -8,6 +8,7 @@
 //! | `guest` | a guest: built to boot, or restored; vCPUs and state |
 //! | `devices` | what a guest drives: serial port, virtio, devices of the host |
 //! | `memory`, `kvm` | guest memory; KVM, and the state of its objects |
+//! | `sandbox` | what the process gives up before a guest runs |
 //! | `spec` | what was asked for, checked |
 //! | `socket`, `files` | sockets to listen on, files that an operator names |
 //! | `metrics`, `error` | figures, showing errors |
@@ -23,6 +24,7 @@ mod guest;
 mod kvm;
 mod memory;
 mod metrics;
+mod sandbox;
 mod service;
 mod socket;
 mod spec;

@@ -5,8 +5,8 @@ use vmm_fdbox::update::ExitStatus;
 use super::serve::Surroundings;
 use crate::cli::RunArgs;
 use crate::devices::vfio;
-use crate::devices::virtio::{self, Opened};
-use crate::guest::boot::BootSpec;
+use crate::devices::virtio;
+use crate::guest::boot::BootImage;
 use crate::guest::machine::{Machine, NewGuest};
 use crate::kvm::Host;
 
@@ -20,18 +20,13 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     let passed = vfio::claim(&args.passthrough.devices)?;
     let cmdline = args.kernel_cmdline()?;
     let devices = virtio::open(&args.devices.specs(), &around.title)?;
-    let slots: Vec<_> = devices.iter().map(Opened::slot).collect();
+    let image = BootImage::open(&args.kernel, args.initramfs.as_deref(), &cmdline)?;
+    args.sandbox().enter()?;
     let guest = NewGuest {
         name: &args.name.to_string(),
         memory: args.memory,
-        boot: BootSpec {
-            kernel: &args.kernel,
-            initramfs: args.initramfs.as_deref(),
-            cmdline: &cmdline,
-            cpus: args.cpus,
-            devices: &slots,
-            has_pci: !passed.is_empty(),
-        },
+        cpus: args.cpus,
+        image,
         devices,
         passed,
     };

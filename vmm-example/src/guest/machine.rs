@@ -12,9 +12,9 @@ use crate::devices::pci::PciBus;
 use crate::devices::pm::PowerManagement;
 use crate::devices::ports::PortBus;
 use crate::devices::serial::{SerialPort, SerialStateError};
-use crate::devices::vfio::{Inheritance, Passed, VfioError};
+use crate::devices::vfio::{Claimed, Inheritance, VfioError};
 use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
-use crate::guest::boot::{self, BootCpuError, BootError, BootSpec};
+use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec};
 use crate::guest::cpuid::{self, CpuidError};
 use crate::guest::state::{ConsoleStateV1, GuestState, MachineStateV1};
 use crate::guest::vcpu::{Buses, IdleVcpus, OnEnd, VcpuError, Vcpus};
@@ -65,11 +65,11 @@ pub(crate) enum MachineError {
 pub(crate) struct NewGuest<'a> {
     pub(crate) name: &'a str,
     pub(crate) memory: MemorySpec,
-    pub(crate) boot: BootSpec<'a>,
-    /// At the places that `boot` tells the guest of.
+    pub(crate) cpus: u8,
+    pub(crate) image: BootImage,
     pub(crate) devices: Vec<Opened>,
-    /// Devices of the host, if `boot` tells the guest of a PCI bus.
-    pub(crate) passed: Vec<Passed>,
+    /// Devices of the host.
+    pub(crate) passed: Claimed,
 }
 
 /// The devices of a saved guest.
@@ -102,13 +102,19 @@ impl Machine {
         console: Arc<Console>,
         end: &OnEnd,
     ) -> Result<Self, MachineError> {
-        let cpus = guest.boot.cpus;
+        let cpus = guest.cpus;
         check_cpus(host, cpus)?;
         let vm = Arc::new(host.create_vm()?);
         vm.create_platform()?;
         let ram = GuestRam::create(&vm, guest.memory.bytes(), guest.memory.kind)?;
         ram.attach(&vm)?;
-        let entry = boot::load(&ram, guest.boot)?;
+        let slots: Vec<_> = guest.devices.iter().map(Opened::slot).collect();
+        let spec = BootSpec {
+            cpus,
+            devices: &slots,
+            has_pci: !guest.passed.is_empty(),
+        };
+        let entry = boot::load(&ram, &guest.image, spec)?;
         let supported = host.supported_cpuid()?;
         let fds = create_vcpus(&vm, cpus)?;
         let host_tsc_khz = host_tsc_khz(&fds);

@@ -1,6 +1,7 @@
 //! Guest RAM: one file, mapped here and given to KVM.
 
 pub(crate) mod device;
+mod dump;
 pub(crate) mod layout;
 
 use std::fs::File;
@@ -155,5 +156,8 @@ fn map(file: &File, range: &RamRange) -> Result<GuestRegionMmap, MemoryError> {
         source,
     };
     let len = usize::try_from(range.len).map_err(|_| fail(FromRangesError::InvalidGuestRegion))?;
-    GuestRegionMmap::from_range(GuestAddress(range.gpa), len, Some(offset)).map_err(fail)
+    let region = GuestRegionMmap::from_range(GuestAddress(range.gpa), len, Some(offset));
+    let region = region.map_err(fail)?;
+    dump::leave_out(&region);
+    Ok(region)
 }

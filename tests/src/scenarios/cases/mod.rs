@@ -28,6 +28,7 @@ mod passthrough_nvme;
 mod passthrough_stopped;
 mod poison;
 mod ports;
+mod privileges;
 mod rights;
 mod room;
 mod sample;
@@ -97,6 +98,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         next_kernel::ALL,
         devices::ALL,
         ports::ALL,
+        privileges::ALL,
         dist::ALL,
         guests::ALL,
         upgrade::ALL,

@@ -11,7 +11,7 @@ use super::config_port::{self, Address, Register};
 use super::routes::{InterruptLines, Routes};
 use super::slot::PciSlot;
 use super::state::{self, PciBusStateV1, PciState};
-use crate::devices::vfio::{self, Board, Function, Inheritance, Iommu, Kept, Passed, VfioError};
+use crate::devices::vfio::{self, Board, Claimed, Function, Inheritance, Iommu, Kept, VfioError};
 use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
 use crate::memory::GuestRam;
@@ -43,15 +43,12 @@ pub(crate) struct PciBus {
 
 impl PciBus {
     /// Gives devices to a new guest, parked.
-    pub(crate) fn new(
-        vm: &Arc<Vm>,
-        ram: &GuestRam,
-        devices: Vec<Passed>,
-    ) -> Result<Self, VfioError> {
-        if devices.is_empty() {
+    pub(crate) fn new(vm: &Arc<Vm>, ram: &GuestRam, claimed: Claimed) -> Result<Self, VfioError> {
+        let Claimed { devices, iommufd } = claimed;
+        let Some(iommufd) = iommufd else {
             return Ok(Self::default());
-        }
-        let iommu = Iommu::new(ram)?;
+        };
+        let iommu = Iommu::new(iommufd, ram)?;
         Self::wire(vm, Address::default(), |board| {
             let functions = vfio::attach(devices, &iommu, board)?;
             Ok((iommu, functions))

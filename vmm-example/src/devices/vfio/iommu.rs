@@ -18,18 +18,21 @@ pub(crate) struct Iommu {
 }
 
 impl Iommu {
-    /// Opens an iommufd and maps all of guest RAM, which must be a memfd: all of it is
-    /// allocated and pinned by this.
-    pub(crate) fn new(ram: &GuestRam) -> Result<Self, VfioError> {
-        if ram.kind() != MemoryKind::Memfd {
-            return Err(VfioError::MemoryKind);
-        }
+    /// Opens an iommufd.
+    pub(super) fn open() -> Result<OwnedFd, VfioError> {
         let fd = OpenOptions::new().read(true).write(true).open(PATH);
         let fd = fd.map_err(|source| VfioError::Open {
             path: PATH.into(),
             source,
         })?;
-        let fd = OwnedFd::from(fd);
+        Ok(fd.into())
+    }
+
+    /// Maps all of guest RAM, which must be a memfd: all of it is allocated and pinned by this.
+    pub(crate) fn new(fd: OwnedFd, ram: &GuestRam) -> Result<Self, VfioError> {
+        if ram.kind() != MemoryKind::Memfd {
+            return Err(VfioError::MemoryKind);
+        }
         let failed = |what| move |source| ioctl(what, PATH, source);
         let ioas_id = sys::alloc_ioas(fd.as_fd()).map_err(failed("IOMMU_IOAS_ALLOC"))?;
         for range in ram.ranges() {

@@ -36,8 +36,22 @@ pub(crate) struct Passed {
     device: Unbound,
 }
 
+/// The devices of a new guest, and what they will reach its memory by.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed {
+    pub(crate) devices: Vec<Passed>,
+    /// There if a device is.
+    pub(crate) iommufd: Option<OwnedFd>,
+}
+
+impl Claimed {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+}
+
 /// Takes the devices of a new guest, in the order in which they are named.
-pub(crate) fn claim(specs: &[VfioSpec]) -> Result<Vec<Passed>, VfioError> {
+pub(crate) fn claim(specs: &[VfioSpec]) -> Result<Claimed, VfioError> {
     if specs.len() > PciSlot::all().count() {
         return Err(VfioError::TooMany);
     }
@@ -52,7 +66,13 @@ pub(crate) fn claim(specs: &[VfioSpec]) -> Result<Vec<Passed>, VfioError> {
             return Err(VfioError::Twice { address });
         }
     }
-    PciSlot::all().zip(specs).map(claim).collect()
+    let devices = PciSlot::all().zip(specs).map(claim);
+    let devices: Vec<_> = devices.collect::<Result<_, _>>()?;
+    let iommufd = match devices.is_empty() {
+        true => None,
+        false => Some(Iommu::open()?),
+    };
+    Ok(Claimed { devices, iommufd })
 }
 
 /// What devices are connected to.

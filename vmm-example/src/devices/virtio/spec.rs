@@ -92,6 +92,16 @@ pub(crate) struct VsockSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HvcSpec(pub(crate) ConsoleTarget);
 
+impl HvcSpec {
+    /// The socket that it listens on.
+    pub(crate) fn socket(&self) -> Option<&PathBuf> {
+        match &self.0 {
+            ConsoleTarget::Socket(path) => Some(path),
+            ConsoleTarget::File(_) => None,
+        }
+    }
+}
+
 /// All devices of a new guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DeviceSpecs {

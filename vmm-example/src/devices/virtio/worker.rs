@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::VirtioError;
 use super::live::LiveDevice;
 use super::slot::Slot;
+use crate::sandbox;
 
 /// What an event is about: a ring by its number, or one of these.
 const SOURCE: u32 = u32::MAX;
@@ -53,6 +54,7 @@ impl IdleWorker {
         let thread = thread::Builder::new()
             .name(format!("virtio{}", slot.index()))
             .spawn(move || {
+                sandbox::confine(sandbox::Thread::Device);
                 let Ok(device) = device.recv() else {
                     return;
                 };

@@ -2,11 +2,11 @@
 
 mod acpi;
 mod cpu;
+mod image;
 mod params;
 
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{self, KernelLoader, KernelLoaderResult, bzimage::BzImage};
@@ -16,11 +16,12 @@ use vm_memory::{
 };
 
 use crate::devices::virtio::slot::Slot;
-use crate::files;
 use crate::memory::GuestRam;
 use crate::memory::layout::{CMDLINE, CMDLINE_MAX, HIGH_MEMORY};
 
 pub(crate) use cpu::{BootCpuError, setup_cpu};
+pub(crate) use image::BootImage;
+use image::Source;
 
 /// Offset of the 64-bit entry in a loaded kernel (Documentation/arch/x86/boot.rst).
 const ENTRY_64: u64 = 0x200;
@@ -65,12 +66,9 @@ pub(crate) enum BootError {
     },
 }
 
-/// What to boot.
+/// The machine that a kernel is to find.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BootSpec<'a> {
-    pub(crate) kernel: &'a Path,
-    pub(crate) initramfs: Option<&'a Path>,
-    pub(crate) cmdline: &'a str,
     pub(crate) cpus: u8,
     /// Where its virtio devices are.
     pub(crate) devices: &'a [Slot],
@@ -79,9 +77,13 @@ pub(crate) struct BootSpec<'a> {
 }
 
 /// Loads everything and returns the address at which the first CPU starts.
-pub(crate) fn load(ram: &GuestRam, spec: BootSpec<'_>) -> Result<u64, BootError> {
+pub(crate) fn load(
+    ram: &GuestRam,
+    image: &BootImage,
+    spec: BootSpec<'_>,
+) -> Result<u64, BootError> {
     let memory = ram.mapped();
-    let kernel = load_kernel(memory, spec.kernel)?;
+    let kernel = load_kernel(memory, &image.kernel)?;
     let header = kernel.setup_header.unwrap_or_default();
     let low_ram = ram.ranges().first().map_or(0, |range| range.len);
     let kernel_end = end_of_kernel(&kernel, &header);
@@ -91,27 +93,31 @@ pub(crate) fn load(ram: &GuestRam, spec: BootSpec<'_>) -> Result<u64, BootError>
             have_mib: low_ram >> 20,
         });
     }
-    let initramfs = match spec.initramfs {
-        Some(path) => Some(load_initramfs(memory, path, kernel_end, low_ram, &header)?),
+    let initramfs = match &image.initramfs {
+        Some(file) => Some(load_initramfs(memory, file, kernel_end, low_ram, &header)?),
         None => None,
     };
-    write_cmdline(memory, spec.cmdline)?;
+    write_cmdline(memory, &image.cmdline)?;
     params::write(memory, ram.ranges(), header, initramfs)?;
     acpi::write(memory, &spec)?;
     cpu::write_tables(memory)?;
     Ok(kernel.kernel_load.0 + ENTRY_64)
 }
 
-fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
-    files::regular(path).map_err(|source| BootError::Open {
-        what,
-        path: path.into(),
-        source,
-    })
+impl Source {
+    fn unreadable(&self, what: &'static str) -> impl Fn(io::Error) -> BootError {
+        let path = self.path.clone();
+        move |source| BootError::Open {
+            what,
+            path: path.clone(),
+            source,
+        }
+    }
 }
 
-fn load_kernel(memory: &GuestMemoryMmap, path: &Path) -> Result<KernelLoaderResult, BootError> {
-    let mut file = open("kernel", path)?;
+fn load_kernel(memory: &GuestMemoryMmap, kernel: &Source) -> Result<KernelLoaderResult, BootError> {
+    let path = &kernel.path;
+    let mut file = kernel.rewound().map_err(kernel.unreadable("kernel"))?;
     let kernel = BzImage::load(memory, None, &mut file, Some(GuestAddress(HIGH_MEMORY))).map_err(
         |source| BootError::NotBzImage {
             path: path.into(),
@@ -147,20 +153,14 @@ fn place_initramfs(len: u64, kernel_end: u64, low_ram: u64, max_addr: u64) -> Op
 
 fn load_initramfs(
     memory: &GuestMemoryMmap,
-    path: &Path,
+    initramfs: &Source,
     kernel_end: u64,
     low_ram: u64,
     header: &setup_header,
 ) -> Result<Initramfs, BootError> {
-    let mut file = open("initramfs", path)?;
-    let bytes = file
-        .metadata()
-        .map_err(|source| BootError::Open {
-            what: "initramfs",
-            path: path.into(),
-            source,
-        })?
-        .len();
+    let unreadable = initramfs.unreadable("initramfs");
+    let bytes = initramfs.len().map_err(&unreadable)?;
+    let mut file = initramfs.rewound().map_err(&unreadable)?;
     let place = place_initramfs(bytes, kernel_end, low_ram, header.initrd_addr_max.into()).ok_or(
         BootError::InitramfsTooLarge {
             bytes,
@@ -180,7 +180,7 @@ fn load_initramfs(
         })?;
     file.read_exact_volatile(&mut slice)
         .map_err(|source| BootError::ReadInitramfs {
-            path: path.into(),
+            path: initramfs.path.clone(),
             source,
         })?;
     Ok(place)
@@ -202,6 +202,8 @@ fn write_cmdline(memory: &GuestMemoryMmap, cmdline: &str) -> Result<(), BootErro
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -241,9 +243,10 @@ mod tests {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![0; 4096]).unwrap();
-        let error = load_kernel(&memory, file.path()).unwrap_err();
+        let image = BootImage::open(file.path(), None, "").unwrap();
+        let error = load_kernel(&memory, &image.kernel).unwrap_err();
         assert!(error.to_string().contains("bzImage"), "{error}");
-        let error = load_kernel(&memory, Path::new("/nonexistent")).unwrap_err();
+        let error = BootImage::open(Path::new("/nonexistent"), None, "").unwrap_err();
         assert!(matches!(error, BootError::Open { .. }));
     }
 

@@ -22,6 +22,7 @@ use crate::devices::ports::{PortBus, PortWrite};
 use crate::devices::virtio::VirtioBus;
 use crate::kvm::tsc;
 use crate::metrics::{Counted, Metrics};
+use crate::sandbox;
 use gate::{Gate, Order};
 pub(crate) use idle::IdleVcpus;
 
@@ -157,6 +158,7 @@ impl Vcpus {
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || {
+                sandbox::confine(sandbox::Thread::Vcpu);
                 if let Ok(buses) = buses.recv() {
                     Runner { idle, buses }.run();
                 }

@@ -14,6 +14,7 @@ use super::crowd::{Crowd, Seat};
 use super::exit::Exit;
 use super::peer::{Connection, Peer, Received};
 use super::protocol::{Reply, Request};
+use crate::sandbox;
 use crate::socket::{self, Place, Title};
 
 /// How long to wait after a client that could not be accepted.
@@ -87,6 +88,7 @@ impl Server {
         thread::Builder::new()
             .name("api".into())
             .spawn(move || {
+                sandbox::confine(sandbox::Thread::Api);
                 let _presence = presence;
                 while exit.wait_readable(&listener) {
                     match listener.accept() {

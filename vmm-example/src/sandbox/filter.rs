@@ -1,0 +1,197 @@
+//! Filters of system calls, built of what [`syscalls`](super::syscalls) lists.
+
+use std::collections::BTreeMap;
+
+use libc::{c_int, c_long};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+
+use super::syscalls::{
+    BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, HARMLESS, KVM_IRQFD, KVM_RUN, KVM_SET_GSI_ROUTING,
+    KVM_TYPE, MISSING, REFUSED, SERVICE, TUN_OFFLOAD, TYPE_MASK, VFIO_TYPE,
+};
+use super::{Level, Sandbox, SandboxError, Thread};
+
+/// System calls with what their arguments must be; without rules, whatever they are.
+type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+
+/// The filters of a process: its own, which all threads inherit, and those of each kind of thread.
+#[derive(Debug)]
+pub(super) struct Filters {
+    process: Vec<BpfProgram>,
+    vcpu: BpfProgram,
+    device: BpfProgram,
+    api: BpfProgram,
+}
+
+impl Filters {
+    /// None if this kernel has no seccomp.
+    pub(super) fn build(sandbox: &Sandbox) -> Result<Option<Self>, SandboxError> {
+        if !is_there() {
+            return Ok(None);
+        }
+        build(sandbox).map(Some).map_err(SandboxError::BuildFilter)
+    }
+
+    /// Applies those of the process. There is one thread only.
+    pub(super) fn enter(&self) -> Result<(), SandboxError> {
+        self.process.iter().try_for_each(apply)
+    }
+
+    /// Narrows the calling thread's.
+    pub(super) fn confine(&self, kind: Thread) -> Result<(), SandboxError> {
+        apply(match kind {
+            Thread::Vcpu => &self.vcpu,
+            Thread::Device => &self.device,
+            Thread::Api => &self.api,
+        })
+    }
+}
+
+fn apply(program: &BpfProgram) -> Result<(), SandboxError> {
+    seccompiler::apply_filter(program).map_err(SandboxError::ApplyFilter)
+}
+
+/// What /proc says of this process, in a kernel that has seccomp.
+fn is_there() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().any(|line| line.starts_with("Seccomp:"))
+}
+
+fn build(sandbox: &Sandbox) -> Result<Filters, BackendError> {
+    let device = device(sandbox)?;
+    let vcpu = vcpu(&device)?;
+    let api = api(&device)?;
+    let mut process = api.clone();
+    for (call, rules) in &vcpu {
+        // Without rules it is there already, without rules.
+        if !rules.is_empty() {
+            add(&mut process, *call, rules.clone());
+        }
+    }
+    // The strictest of all filters counts.
+    let errno = |calls: &[c_long], errno: c_int| {
+        let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+        let action = SeccompAction::Errno(errno.unsigned_abs());
+        compile(rules, SeccompAction::Allow, action)
+    };
+    let mut programs = vec![errno(MISSING, libc::ENOSYS)?];
+    if sandbox.reads.is_empty() {
+        programs.push(errno(REFUSED, libc::EACCES)?);
+    }
+    let otherwise = || match sandbox.level {
+        Level::Log => SeccompAction::Log,
+        Level::On | Level::Off => SeccompAction::KillProcess,
+    };
+    let allow = |rules| compile(rules, otherwise(), SeccompAction::Allow);
+    programs.push(allow(process)?);
+    Ok(Filters {
+        process: programs,
+        vcpu: allow(vcpu)?,
+        device: allow(device)?,
+        api: allow(api)?,
+    })
+}
+
+/// A device's thread.
+fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
+    let mut rules = Rules::new();
+    for call in [EVERYWHERE, DEVICES, REFUSED, MISSING].concat() {
+        rules.insert(call, Vec::new());
+    }
+    // Nothing that can be written is ever executed.
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        add(&mut rules, call, [masked(2, libc::PROT_EXEC, 0)?]);
+    }
+    // What a thread that cannot go on does: it ends this process.
+    let ourselves = std::process::id().cast_signed();
+    add(&mut rules, libc::SYS_tgkill, [equal(0, ourselves)?]);
+    add(&mut rules, libc::SYS_ioctl, [request(TUN_OFFLOAD)?]);
+    if sandbox.connects.is_some() {
+        for call in CONNECTING {
+            rules.insert(*call, Vec::new());
+        }
+        add(&mut rules, libc::SYS_socket, [equal(0, libc::AF_UNIX)?]);
+    }
+    Ok(rules)
+}
+
+/// A vCPU's: what the guest's accesses lead to in devices, and the guest itself.
+fn vcpu(device: &Rules) -> Result<Rules, BackendError> {
+    let mut rules = device.clone();
+    for number in [KVM_RUN, KVM_IRQFD, KVM_SET_GSI_ROUTING] {
+        add(&mut rules, libc::SYS_ioctl, [request(number)?]);
+    }
+    add(&mut rules, libc::SYS_ioctl, [letter(VFIO_TYPE)?]);
+    Ok(rules)
+}
+
+/// One that serves clients: it saves the guest, fills its box and starts threads.
+fn api(device: &Rules) -> Result<Rules, BackendError> {
+    let mut rules = device.clone();
+    for call in SERVICE {
+        rules.insert(*call, Vec::new());
+    }
+    for number in HARMLESS {
+        add(&mut rules, libc::SYS_ioctl, [request(*number)?]);
+    }
+    for of in [KVM_TYPE, VFIO_TYPE, BOX_TYPE] {
+        add(&mut rules, libc::SYS_ioctl, [letter(of)?]);
+    }
+    // Threads, and no process.
+    let thread = masked(0, libc::CLONE_THREAD, libc::CLONE_THREAD)?;
+    add(&mut rules, libc::SYS_clone, [thread]);
+    // A new thread has a name, and narrows its filter.
+    let settings = [
+        libc::PR_SET_NAME,
+        libc::PR_SET_VMA,
+        libc::PR_SET_NO_NEW_PRIVS,
+    ];
+    for setting in settings {
+        add(&mut rules, libc::SYS_prctl, [equal(0, setting)?]);
+    }
+    Ok(rules)
+}
+
+fn add(rules: &mut Rules, call: c_long, more: impl IntoIterator<Item = SeccompRule>) {
+    rules.entry(call).or_default().extend(more);
+}
+
+/// A rule that an argument is this number.
+fn equal(argument: u8, number: c_int) -> Result<SeccompRule, BackendError> {
+    let number = u64::from(number.cast_unsigned());
+    condition(argument, SeccompCmpOp::Eq, number)
+}
+
+/// A rule that of some bits of an argument these are set.
+fn masked(argument: u8, mask: c_int, bits: c_int) -> Result<SeccompRule, BackendError> {
+    let mask = u64::from(mask.cast_unsigned());
+    let bits = u64::from(bits.cast_unsigned());
+    condition(argument, SeccompCmpOp::MaskedEq(mask), bits)
+}
+
+/// A rule for a request of ioctl's.
+fn request(number: u64) -> Result<SeccompRule, BackendError> {
+    condition(1, SeccompCmpOp::Eq, number)
+}
+
+/// A rule for all requests with a letter.
+fn letter(of: u64) -> Result<SeccompRule, BackendError> {
+    condition(1, SeccompCmpOp::MaskedEq(TYPE_MASK), of)
+}
+
+fn condition(argument: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?;
+    SeccompRule::new(vec![condition])
+}
+
+fn compile(
+    rules: Rules,
+    otherwise: SeccompAction,
+    matching: SeccompAction,
+) -> Result<BpfProgram, BackendError> {
+    let arch = TargetArch::x86_64;
+    SeccompFilter::new(rules, otherwise, matching, arch)?.try_into()
+}

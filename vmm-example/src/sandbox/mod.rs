@@ -1,0 +1,146 @@
+//! What a VMM gives up before its guest runs: users, capabilities, files and system calls.
+//!
+//! | module | is about |
+//! |---|---|
+//! | `privileges` | user, capabilities, limits, core dumps |
+//! | `paths` | Landlock: no file can be opened any more |
+//! | `syscalls`, `filter` | seccomp: what each kind of thread may call |
+//!
+//! All files are open by then, and there is one thread: those that start later inherit all of it.
+//! Each of them then narrows its own system calls further, with [`confine`].
+
+mod filter;
+mod paths;
+mod privileges;
+mod syscalls;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use thiserror::Error;
+
+use crate::error::{chain, warn};
+
+pub(crate) use privileges::User;
+
+/// Why a VMM has more rights than it was to have. It does not run then.
+#[derive(Debug, Error)]
+pub(crate) enum SandboxError {
+    #[error("Cannot give up privileges: this process has {0} threads")]
+    Threads(usize),
+    #[error("Cannot read /proc/self/task")]
+    CountThreads(#[source] std::io::Error),
+    #[error("{what} failed")]
+    Call {
+        what: &'static str,
+        source: rustix::io::Errno,
+    },
+    #[error("Cannot run as user {0}: this process is not root")]
+    NotRoot(User),
+    #[error("Cannot build a filter of system calls")]
+    BuildFilter(#[source] seccompiler::BackendError),
+    #[error("Cannot apply a filter of system calls")]
+    ApplyFilter(#[source] seccompiler::Error),
+}
+
+/// How much a VMM gives up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Level {
+    /// Everything that it does not need.
+    On,
+    /// The same, but a system call that it should not need is only logged by the kernel.
+    Log,
+    /// Nothing, unless it is to run as another user.
+    #[default]
+    Off,
+}
+
+/// What a VMM needs for good.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sandbox {
+    pub(crate) level: Level,
+    pub(crate) user: Option<User>,
+    /// The sockets in the file system that it takes away in the end.
+    pub(crate) sockets: Vec<PathBuf>,
+    /// What it goes on to read of the host: of devices that the guest drives, or to report.
+    pub(crate) reads: Vec<PathBuf>,
+    /// It connects to sockets whose names begin like this: for a guest's vsock.
+    pub(crate) connects: Option<PathBuf>,
+    /// It must keep so many bytes where devices reach them.
+    pub(crate) locked_bytes: u64,
+}
+
+/// The kinds of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thread {
+    Vcpu,
+    /// One of a virtio device.
+    Device,
+    /// One that answers a client, or waits for clients.
+    Api,
+}
+
+static FILTERS: OnceLock<filter::Filters> = OnceLock::new();
+
+impl Sandbox {
+    /// Gives everything up. All that the VMM needs is open; it has no second thread yet.
+    pub(crate) fn enter(&self) -> Result<(), SandboxError> {
+        if self.level == Level::Off && self.user.is_none() {
+            return Ok(());
+        }
+        only_thread()?;
+        self.confine_thread()
+    }
+
+    /// The same for the calling thread, and for all that it starts.
+    fn confine_thread(&self) -> Result<(), SandboxError> {
+        privileges::set_limits(self.locked_bytes)?;
+        if self.level == Level::Off {
+            return self.user.map_or(Ok(()), privileges::become_user);
+        }
+        // While it can be read whether there are any.
+        let filters = filter::Filters::build(self)?;
+        privileges::drop_bounding_set()?;
+        privileges::forbid_new()?;
+        if let Some(user) = self.user {
+            privileges::become_user(user)?;
+        }
+        privileges::drop_capabilities()?;
+        privileges::refuse_dumps()?;
+        if let Err(error) = paths::restrict(self) {
+            let why = chain(&error);
+            warn(&format!("Landlock does not keep the VMM from files: {why}"));
+        }
+        match filters {
+            Some(filters) => {
+                filters.enter()?;
+                let _ = FILTERS.set(filters);
+            }
+            None => warn("Nothing keeps the VMM from system calls: this kernel has no seccomp"),
+        }
+        Ok(())
+    }
+}
+
+/// Has the calling thread, which is new, keep to what its kind does.
+pub(crate) fn confine(kind: Thread) {
+    let Some(filters) = FILTERS.get() else {
+        return;
+    };
+    if let Err(error) = filters.confine(kind) {
+        // It has the process's filter all the same.
+        warn(&chain(&error));
+    }
+}
+
+fn only_thread() -> Result<(), SandboxError> {
+    let threads = fs::read_dir("/proc/self/task").map_err(SandboxError::CountThreads)?;
+    match threads.count() {
+        1 => Ok(()),
+        count => Err(SandboxError::Threads(count)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

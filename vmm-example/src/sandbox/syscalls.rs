@@ -1,0 +1,130 @@
+//! The system calls that a VMM makes when all its files are open, by kind of thread.
+
+/// What the language and its library need in every thread: memory, locks, time, signals, the end.
+pub(super) const EVERYWHERE: &[libc::c_long] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fstat,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// What devices do with their disks, taps and sockets. A vCPU does it too when it writes to a register.
+pub(super) const DEVICES: &[libc::c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+    libc::SYS_fallocate,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_getsockopt,
+    libc::SYS_lseek,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_statx,
+];
+
+/// What answering clients, an update, the console and a new boot of the guest take beside these.
+pub(super) const SERVICE: &[libc::c_long] = &[
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_eventfd2,
+    libc::SYS_flock,
+    libc::SYS_ftruncate,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_geteuid,
+    libc::SYS_getuid,
+    libc::SYS_memfd_create,
+    libc::SYS_newfstatat,
+    libc::SYS_pipe2,
+    libc::SYS_seccomp,
+    libc::SYS_setsockopt,
+    libc::SYS_signalfd4,
+    libc::SYS_socketpair,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_uname,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+];
+
+/// For a guest's vsock: the host's end of a connection.
+pub(super) const CONNECTING: &[libc::c_long] = &[libc::SYS_connect];
+
+/// What is refused with EACCES in place of the end: libraries look for files and do without them.
+pub(super) const REFUSED: &[libc::c_long] = &[
+    libc::SYS_access,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_getdents64,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+];
+
+/// What is said to be missing: libraries do without, by a call whose arguments a filter sees.
+pub(super) const MISSING: &[libc::c_long] = &[libc::SYS_clone3];
+
+/// The letter of KVM's requests, of those of VFIO and iommufd, and of a box's.
+pub(super) const KVM_TYPE: u64 = 0xae00;
+pub(super) const VFIO_TYPE: u64 = 0x3b00;
+pub(super) const BOX_TYPE: u64 = 0x2e00;
+/// The bits of a request that have its letter.
+pub(super) const TYPE_MASK: u64 = 0xff00;
+
+/// Requests of vCPU threads to KVM: to run, and what a device's interrupts need.
+pub(super) const KVM_RUN: u64 = 0xae80;
+pub(super) const KVM_IRQFD: u64 = 0x4020_ae76;
+pub(super) const KVM_SET_GSI_ROUTING: u64 = 0x4008_ae6a;
+
+/// Requests to terminals and sockets that change nothing but themselves.
+pub(super) const HARMLESS: &[u64] = &[
+    libc::TCGETS,
+    libc::TCSETS,
+    libc::TCSETSW,
+    libc::TIOCGWINSZ,
+    libc::FIONBIO,
+    libc::FIOCLEX,
+];
+
+/// TUNSETOFFLOAD: what a guest's driver of a tap can do.
+pub(super) const TUN_OFFLOAD: u64 = 0x4004_54d0;
