@@ -52,6 +52,7 @@ pub(crate) use generated::{
     fdbox_kind as DriverKindDesc,
     fdbox_memfd_state as MemfdState,
     fdbox_node as Node,
+    fdbox_step as Step,
     fdbox_vfio_place as VfioPlace, //
 };
 

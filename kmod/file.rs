@@ -14,6 +14,10 @@ use kernel::{
         LocalFile, //
     },
     prelude::*,
+    str::{
+        CStr,
+        CStrExt, //
+    },
     sync::aref::ARef,
     types::NotThreadSafe, //
 };
@@ -96,6 +100,12 @@ pub(crate) fn same(a: &File, b: &File) -> bool {
 pub(crate) fn size(file: &File) -> u64 {
     // SAFETY: `file` is a live file; every file has an inode.
     unsafe { ffi::fdbox_shim_file_size(file.as_ptr()) }
+}
+
+/// Whether `/proc` shows `name` for `file`.
+pub(crate) fn is_called(file: &File, name: &CStr) -> bool {
+    // SAFETY: `file` is a live file, `name` a NUL-terminated string.
+    unsafe { ffi::fdbox_shim_is_named(file.as_ptr(), name.as_char_ptr()) }
 }
 
 /// The operations of `file`: what kind it is.

@@ -147,55 +147,6 @@ pub(crate) fn pass_on(extents: &[u64]) -> Result {
     Ok(())
 }
 
-/// How many folios of `extent`, from the first on, are of one node.
-///
-/// # Safety
-///
-/// The folios belong to the caller.
-pub(crate) unsafe fn on_one_node(extent: &Extent) -> u64 {
-    let (pfn, folios, order) = (extent.pfn, extent.folios, extent.order);
-    // SAFETY: The caller has them, so they are memory of this kernel.
-    unsafe { ffi::fdbox_shim_on_one_node(pfn, folios, order, extent.down) }
-}
-
-/// References to folios that were given to a file, held for whoever does DMA to them meanwhile: a
-/// folio with a reference that nobody accounts for is neither moved nor reclaimed.
-#[derive(Default)]
-pub(crate) struct Held(KVVec<u64>);
-
-impl Held {
-    /// Takes a reference of each folio of `extent`.
-    ///
-    /// # Safety
-    ///
-    /// The caller has one of each.
-    pub(crate) unsafe fn hold(&mut self, extent: &Extent) -> Result {
-        self.0.push(extent.encode(), GFP_KERNEL)?;
-        // SAFETY: By the safety requirements of this function.
-        unsafe { ffi::fdbox_shim_get_folios(extent.lowest_pfn(), extent.folios, extent.order) };
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        for extent in self.0.iter().filter_map(|&raw| decode(raw).ok()) {
-            // SAFETY: Taken in `hold()`.
-            unsafe { put_folios(&extent) };
-        }
-    }
-}
-
-/// Drops one reference of each folio of `extent`.
-///
-/// # Safety
-///
-/// The references belong to the caller.
-pub(crate) unsafe fn put_folios(extent: &Extent) {
-    // SAFETY: By the safety requirements of this function.
-    unsafe { ffi::fdbox_shim_put_folios(extent.lowest_pfn(), extent.folios, extent.order) };
-}
-
 /// An extent of a record, which was checked when it got there.
 pub(crate) fn decode(raw: u64) -> Result<Extent> {
     Extent::decode(raw).map_err(|_| EIO)

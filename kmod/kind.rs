@@ -10,11 +10,9 @@ use crate::file::{
     self,
     FileRef, //
 };
-use crate::kho::{
-    self,
-    Held, //
-};
+use crate::kho;
 use crate::name::Name;
+use crate::objects::folios::Held;
 use crate::record::{
     Progress,
     Record, //

@@ -9,16 +9,35 @@ use crate::abi::{
 };
 use crate::coalesce::coalesced;
 use crate::file::FileRef;
-use crate::kho::{
+use crate::kho;
+use crate::objects::folios::{
     self,
-    Held, //
+    Folio,
+    Held,
+    Outcome,
+    Pinned,
+    Run, //
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        ordering::{
+            Full,
+            Relaxed, //
+        },
+        Atomic, //
+    }, //
+};
 
 /// Bytes and page extents of one descriptor, in the order of writing.
+///
+/// # Invariants
+///
+/// As long as `pinned` is 1, each folio of `extents` is pinned, and the pin is the record's.
 pub(crate) struct Record {
     data: KVVec<u8>,
     extents: KVVec<u64>,
+    pinned: Atomic<u32>,
     /// The same memory by address, as KHO is given it; or why that is not known.
     kept: Result<KVVec<u64>>,
     /// Whether SEAL filled holes of the file, whose memory is given back if nobody used it.
@@ -27,22 +46,25 @@ pub(crate) struct Record {
 
 impl Default for Record {
     fn default() -> Self {
-        Record {
-            data: KVVec::new(),
-            extents: KVVec::new(),
-            kept: Ok(KVVec::new()),
-            filled: false,
-        }
+        Record::of_extents(KVVec::new())
     }
 }
 
 impl Record {
+    fn of_extents(extents: KVVec<u64>) -> Record {
+        // INVARIANT: Nothing of it is pinned.
+        Record {
+            data: KVVec::new(),
+            extents,
+            pinned: Atomic::new(0),
+            kept: Ok(KVVec::new()),
+            filled: false,
+        }
+    }
+
     /// Copies what a handover says.
     pub(crate) fn new(data: &[u8], extents: KVVec<u64>) -> Result<Record> {
-        let mut record = Record {
-            extents,
-            ..Record::default()
-        };
+        let mut record = Record::of_extents(extents);
         record.write(data)?;
         record.coalesce();
         match record.kept {
@@ -66,8 +88,28 @@ impl Record {
         Ok(self.data.extend_from_slice(bytes, GFP_KERNEL)?)
     }
 
-    /// Appends a folio, to the last extent where it continues that one.
+    /// Appends a folio, to the last extent where it continues that one. All folios of a record are
+    /// pinned, or none is: `EIO` after one that is.
     pub(crate) fn push(&mut self, pfn: u64, order: u32) -> Result {
+        match self.pinned.load(Relaxed) {
+            0 => self.append(pfn, order),
+            _ => Err(EIO),
+        }
+    }
+
+    /// Appends a folio whose pin is the record's from then on; `EIO` after one that is not pinned.
+    pub(crate) fn push_pinned(&mut self, folio: Pinned) -> Result {
+        if self.pinned.load(Relaxed) == 0 && !self.extents.is_empty() {
+            return Err(EIO);
+        }
+        self.append(folio.pfn(), folio.order())?;
+        // INVARIANT: Those before it, if there are any, are pinned, and it is.
+        self.pinned.store(1, Relaxed);
+        folio.leave();
+        Ok(())
+    }
+
+    fn append(&mut self, pfn: u64, order: u32) -> Result {
         if let Some(last) = self.extents.last_mut() {
             let extent = kho::decode(*last)?;
             if let Some(longer) = continued(extent, pfn, order) {
@@ -82,6 +124,17 @@ impl Record {
             down: false,
         };
         Ok(self.extents.push(extent.encode(), GFP_KERNEL)?)
+    }
+
+    /// Ends the pins, if there are any.
+    pub(crate) fn unpin(&self) {
+        if self.pinned.xchg(0, Full) == 0 {
+            return;
+        }
+        for extent in self.decoded() {
+            // SAFETY: By the type invariants, and nobody else has come here.
+            unsafe { folios::unpin(&extent) };
+        }
     }
 
     /// What was written.
@@ -121,6 +174,12 @@ impl Record {
     /// The extents, decoded.
     pub(crate) fn decoded(&self) -> impl Iterator<Item = Extent> + '_ {
         self.extents.iter().filter_map(|&raw| kho::decode(raw).ok())
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.unpin();
     }
 }
 
@@ -165,73 +224,6 @@ pub(crate) struct Progress {
     pub(crate) held: Option<Held>,
 }
 
-/// Folios that KHO has given back and nobody else has: each one's reference belongs to this value.
-/// There is one such value at a time for each [`Progress`].
-pub(crate) struct Run {
-    extent: Extent,
-    /// Pages of the descriptor before them.
-    index: u64,
-    /// They are the rest of an extent of the record.
-    last: bool,
-}
-
-/// What became of a [`Run`]: so many of its folios, from the first on, are somebody else's now.
-pub(crate) struct Outcome {
-    run: Run,
-    folios: u64,
-    /// Why it is not all of them.
-    error: Option<Error>,
-}
-
-impl Run {
-    /// Where they are.
-    pub(crate) fn extent(&self) -> &Extent {
-        &self.extent
-    }
-
-    /// Pages of the descriptor before them.
-    pub(crate) fn index(&self) -> u64 {
-        self.index
-    }
-
-    /// Lets `held` have a reference of each, too.
-    pub(crate) fn hold(&self, held: &mut Held) -> Result {
-        // SAFETY: One reference of each folio is ours.
-        unsafe { held.hold(&self.extent) }
-    }
-
-    /// Says that the references of the first `folios` folios are somebody else's now.
-    ///
-    /// # Safety
-    ///
-    /// It is so, and of no more folios.
-    pub(crate) unsafe fn given(self, folios: u64) -> Outcome {
-        Outcome {
-            error: (folios < self.extent.folios).then_some(ENOMEM),
-            run: self,
-            folios,
-        }
-    }
-
-    /// Says that nobody has got any of them, and why.
-    pub(crate) fn refused(self, error: Error) -> Outcome {
-        Outcome {
-            run: self,
-            folios: 0,
-            error: Some(error),
-        }
-    }
-
-    /// Drops the references: the folios are free.
-    fn free(self) -> Outcome {
-        let folios = self.extent.folios;
-        // SAFETY: They are ours.
-        unsafe { kho::put_folios(&self.extent) };
-        // SAFETY: They are nobody's any more.
-        unsafe { self.given(folios) }
-    }
-}
-
 impl Progress {
     /// Whether anything was taken over from KHO.
     pub(crate) fn started(&self) -> bool {
@@ -247,18 +239,14 @@ impl Progress {
         Ok(())
     }
 
-    /// The page frame number of the next folio, whose reference is the caller's from then on; `None`
-    /// after the last.
-    pub(crate) fn give_folio(&mut self, record: &Record) -> Result<Option<u64>> {
+    /// The next folio; `None` after the last.
+    pub(crate) fn give_folio(&mut self, record: &Record) -> Result<Option<Folio>> {
         let Some(run) = self.run(record)? else {
             return Ok(None);
         };
-        let pfn = run.extent.pfn;
-        // SAFETY: We hand its reference out.
-        let mut given = unsafe { run.given(1) };
-        given.error = None;
-        self.note(given)?;
-        Ok(Some(pfn))
+        let (folio, outcome) = run.split_first();
+        self.note(outcome)?;
+        Ok(Some(folio))
     }
 
     /// Frees what nobody has got.
@@ -288,23 +276,19 @@ impl Progress {
             folios: extent.folios - self.used,
             ..extent
         };
-        // SAFETY: Restored above, and not used yet.
-        let folios = unsafe { kho::on_one_node(&rest) };
-        Ok(Some(Run {
-            extent: Extent { folios, ..rest },
-            index: self.index,
-            last: folios == rest.folios,
-        }))
+        // SAFETY: They were restored above, and nobody got them yet: of those that somebody got, `note()`
+        // was told.
+        Ok(Some(unsafe { Run::first_of(rest, self.index) }))
     }
 
     /// Notes what became of the run that was given last.
-    fn note(&mut self, Outcome { run, folios, error }: Outcome) -> Result {
-        self.used += folios;
-        self.index += folios << run.extent.order;
-        if run.last && folios == run.extent.folios {
+    fn note(&mut self, outcome: Outcome) -> Result {
+        self.used += outcome.folios();
+        self.index += outcome.pages();
+        if outcome.ends_extent() {
             self.extent += 1;
             self.used = 0;
         }
-        error.map_or(Ok(()), Err)
+        outcome.result()
     }
 }

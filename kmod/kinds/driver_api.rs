@@ -3,12 +3,10 @@
 //! The functions of `include/linux/fdbox.h` that a driver's callbacks call.
 
 use super::driver::Call;
-use crate::ffi::{
-    self,
-    DriverFd, //
-};
+use crate::ffi::DriverFd;
 use crate::file;
 use crate::kind::Reason;
+use crate::objects::folios;
 use kernel::{
     bindings,
     error::{
@@ -162,9 +160,8 @@ unsafe extern "C" fn fdbox_rs_fd_preserve(fd: *mut DriverFd, folio: *mut binding
     let Call::Write(_, record) = (unsafe { Call::from_fd(fd) }) else {
         return EINVAL.to_errno();
     };
-    let (mut pfn, mut order, mut next) = (0, 0, 0);
-    // SAFETY: By the safety requirements of this function; the three places are valid for writing.
-    unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut next) };
+    // SAFETY: By the safety requirements of this function.
+    let (pfn, order, _) = unsafe { folios::span(folio) };
     from_result(|| record.push(pfn, order).map(|()| 0))
 }
 
@@ -201,8 +198,7 @@ unsafe extern "C" fn fdbox_rs_fd_take_folio(fd: *mut DriverFd) -> *mut bindings:
         return core::ptr::null_mut();
     };
     match progress.give_folio(record) {
-        // SAFETY: The folio is restored, and its reference becomes the driver's.
-        Ok(Some(pfn)) => unsafe { ffi::fdbox_shim_folio_at(pfn) },
+        Ok(Some(folio)) => folio.into_raw(),
         _ => core::ptr::null_mut(),
     }
 }

@@ -14,12 +14,9 @@
 //!
 //! Data: see `abi_kvm.rs`. Extents: the whole file, from its first page on.
 
-use super::kvm_vm::{
-    self,
-    Vm, //
-};
+use super::kvm_vm;
 use crate::abi_kvm;
-use crate::ffi;
+use crate::ffi::Step;
 use crate::file::{
     self,
     FileRef, //
@@ -32,13 +29,16 @@ use crate::kind::{
     UnsealCx, //
 };
 use crate::leaving;
+use crate::objects::{
+    guest_memfd as object,
+    vm::Vm, //
+};
 use crate::record::{
     Progress,
     Record, //
 };
 use crate::room;
 use kernel::{
-    error::to_result,
     fs::File,
     page::PAGE_SIZE,
     prelude::*, //
@@ -58,13 +58,11 @@ impl Kind for GuestMemfd {
     }
 
     fn matches(&self, file: &File) -> bool {
-        kvm_vm::memory_of(file).is_some() || kvm_vm::unserved(self, file, c"[kvm-gmem]")
+        object::GuestMemfd::of(file).is_some() || kvm_vm::unserved(self, file, c"[kvm-gmem]")
     }
 
     fn supported(&self) -> Result<(), &'static str> {
-        // SAFETY: No precondition.
-        let lacks = unsafe { ffi::fdbox_shim_gmem_lacks() };
-        super::lacks(lacks, kvm_vm::MODULE, PATCH)
+        super::lacks(object::lacks(), kvm_vm::MODULE, PATCH)
     }
 
     fn bytes(&self, file: &File) -> u64 {
@@ -79,50 +77,49 @@ impl Kind for GuestMemfd {
                 fmt!("the KVM VM that the guest_memfd belongs to is not in the box; put it in"),
             ));
         }
+        let memory = object::GuestMemfd::of(cx.file).ok_or(EIO)?;
         cx.needs_room(false)?;
-        let sealed = fill(cx).and_then(|()| freeze(cx));
+        let sealed = fill(cx, memory).and_then(|()| freeze(cx, memory));
         room::release(cx.file);
         if sealed.is_err() {
-            give_back(cx.file);
+            memory.give_back();
         }
         sealed
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
-        let name = kvm_vm::name_of_vm(cx).ok_or(ENOENT)?.as_bytes();
+        let memory = object::GuestMemfd::of(cx.file).ok_or(EIO)?;
         let size = file::size(cx.file);
-        // SAFETY: The file is of this kind.
-        let flags = unsafe { ffi::fdbox_shim_gmem_flags(cx.file.as_ptr()) };
         let saved = abi_kvm::GuestMemfd {
             size,
-            flags,
-            vm: name,
+            flags: memory.flags(),
+            vm: kvm_vm::name_of_vm(cx).ok_or(ENOENT)?.as_bytes(),
         };
         saved.put(record)?;
-        write_folios(cx, size / PAGE_SIZE as u64, record)
+        write_folios(cx, memory, size / PAGE_SIZE as u64, record)
     }
 
     fn unseal(&self, file: &File, record: Option<&Record>) {
+        let Some(memory) = object::GuestMemfd::of(file) else {
+            return;
+        };
         // Without a record nobody has looked whether there is anything.
         if record.is_none_or(|record| record.filled) {
-            give_back(file);
+            memory.give_back();
         }
-        // SAFETY: The file is of this kind and was frozen by `seal()`.
-        unsafe { ffi::fdbox_shim_gmem_thaw(file.as_ptr()) };
+        memory.thaw();
     }
 
     fn take(&self, cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
-        let vm = kvm_vm::memory_of(file).ok_or(EIO)?;
-        if vm.is_mine() {
+        let memory = object::GuestMemfd::of(file).ok_or(EIO)?;
+        if memory.vm().is_mine() {
             return Ok(file.clone());
         }
-        let Some(source) = kvm_vm::source_by_vm(cx, vm)? else {
+        let Some(source) = kvm_vm::source_by_vm(cx, memory.vm())? else {
             return Ok(file.clone());
         };
         let new = kvm_vm::vm_from(cx, source)?;
-        let vm = Vm::of(&new).ok_or(EIO)?;
-        // SAFETY: The file is of this kind, `new` holds its VM; the result is ours.
-        unsafe { file::from_c(ffi::fdbox_shim_gmem_link(file.as_ptr(), vm.as_ptr())) }
+        memory.link(Vm::of(&new).ok_or(EIO)?)
     }
 
     fn check(&self, cx: &mut UnsealCx<'_>, _compatible: &[u8], record: &Record) -> Result {
@@ -141,41 +138,19 @@ impl Kind for GuestMemfd {
         let source = kvm_vm::source_by_name(cx, vm_name)?;
         let vm_file = kvm_vm::vm_from(cx, source)?;
         let vm = Vm::of(&vm_file).ok_or(EIO)?;
-        let file = open(progress, vm, size, flags)?;
-        progress.give(record, |run| {
-            if let Err(err) = leaving::go_on() {
-                return run.refused(err);
-            }
-            let extent = run.extent();
-            // SAFETY: The file is of this kind and nobody else's yet; the run has the folios.
-            let added = unsafe {
-                ffi::fdbox_shim_gmem_add(
-                    file.as_ptr(),
-                    run.index(),
-                    extent.pfn,
-                    extent.folios,
-                    extent.down,
-                )
-            };
-            // SAFETY: So many are the file's now.
-            unsafe { run.given(added) }
+        // A new file, or what an earlier attempt got to, seen from this VM.
+        let file = match &progress.file {
+            Some(file) => object::GuestMemfd::of(file).ok_or(EIO)?.link(vm)?,
+            None => object::create(vm, size, flags)?,
+        };
+        progress.file = Some(file.clone());
+        let memory = object::GuestMemfd::of(&file).ok_or(EIO)?;
+        progress.give(record, |run| match leaving::go_on() {
+            Ok(()) => memory.add(run),
+            Err(err) => run.refused(err),
         })?;
         Ok(file)
     }
-}
-
-/// The file that pages go to: a new one, or what an earlier attempt got to, seen from `vm`.
-fn open(progress: &mut Progress, vm: Vm, size: u64, flags: u64) -> Result<FileRef> {
-    let raw = match &progress.file {
-        // SAFETY: The file is of this kind, the caller holds the VM.
-        Some(file) => unsafe { ffi::fdbox_shim_gmem_link(file.as_ptr(), vm.as_ptr()) },
-        // SAFETY: The caller holds the VM.
-        None => unsafe { ffi::fdbox_shim_gmem_create(vm.as_ptr(), size, flags) },
-    };
-    // SAFETY: Both return a file that is ours, or an error.
-    let file = unsafe { file::from_c(raw) }?;
-    progress.file = Some(file.clone());
-    Ok(file)
 }
 
 /// Size, flags and name of the VM of a guest_memfd whose pages are all there.
@@ -189,16 +164,13 @@ fn read_state(record: &Record) -> Result<(u64, u64, &[u8])> {
 }
 
 /// Fills the holes of the file, as long as there is memory for them.
-fn fill(cx: &mut SealCx<'_>) -> Result {
+fn fill(cx: &mut SealCx<'_>, memory: object::GuestMemfd<'_>) -> Result {
     let pages = file::size(cx.file) / PAGE_SIZE as u64;
     let mut index = 0;
     while index < pages {
         leaving::go_on()?;
-        let mut step = ffi::fdbox_step::default();
-        // SAFETY: The file is of this kind, `step` is valid for writing.
-        let filled = to_result(unsafe {
-            ffi::fdbox_shim_gmem_fill(cx.file.as_ptr(), index, BATCH.min(pages - index), &mut step)
-        });
+        let mut step = Step::default();
+        let filled = memory.fill(index, BATCH.min(pages - index), &mut step);
         filled.map_err(|err| match err {
             ENOMEM => cx.ran_out(index, room::release(cx.file)),
             _ => err,
@@ -210,9 +182,8 @@ fn fill(cx: &mut SealCx<'_>) -> Result {
 }
 
 /// Fills what is left and forbids to remove pages.
-fn freeze(cx: &SealCx<'_>) -> Result {
-    // SAFETY: The file is of this kind.
-    to_result(unsafe { ffi::fdbox_shim_gmem_freeze(cx.file.as_ptr()) }).map_err(|err| match err {
+fn freeze(cx: &SealCx<'_>, memory: object::GuestMemfd<'_>) -> Result {
+    memory.freeze().map_err(|err| match err {
         EOPNOTSUPP => cx.refuse(
             err,
             Reason::UnsupportedState,
@@ -227,33 +198,22 @@ fn freeze(cx: &SealCx<'_>) -> Result {
     })
 }
 
-/// Gives back what SEAL filled holes of `file` with and nobody has used.
-fn give_back(file: &File) {
-    // SAFETY: The file is of this kind.
-    unsafe { ffi::fdbox_shim_gmem_give_back(file.as_ptr()) };
-}
-
-fn write_folios(cx: &SealCx<'_>, pages: u64, record: &mut Record) -> Result {
+fn write_folios(
+    cx: &SealCx<'_>,
+    memory: object::GuestMemfd<'_>,
+    pages: u64,
+    record: &mut Record,
+) -> Result {
     let mut index = 0;
     while index < pages {
         leaving::go_on()?;
-        let (mut folio, mut unused) = (core::ptr::null_mut(), false);
-        // SAFETY: The file is of this kind and frozen, so it is full; both places are valid for
-        // writing.
-        let found = to_result(unsafe {
-            ffi::fdbox_shim_gmem_folio(cx.file.as_ptr(), index, &mut folio, &mut unused)
-        });
-        found.map_err(|err| match err {
+        let folio = memory.folio(index).map_err(|err| match err {
             EHWPOISON => cx.is_poisoned(index),
             _ => err,
         })?;
-        record.filled |= unused;
-        let (mut pfn, mut order) = (0, 0);
-        // SAFETY: We hold the folio, and the three places are valid for writing.
-        unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut index) };
-        // SAFETY: The reference of `fdbox_shim_gmem_folio()`; the page cache has its own.
-        unsafe { ffi::fdbox_shim_put_folios(pfn, 1, order) };
-        record.push(pfn, order)?;
+        record.filled |= folio.unused;
+        record.push(folio.pfn, folio.order)?;
+        index = folio.next;
     }
     Ok(())
 }

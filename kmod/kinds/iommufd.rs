@@ -24,7 +24,6 @@ use crate::abi_dma::{
     Item,
     Mapping, //
 };
-use crate::ffi;
 use crate::file::FileRef;
 use crate::kind::{
     Kind,
@@ -107,8 +106,7 @@ impl Kind for Iommufd {
     }
 
     fn supported(&self) -> Result<(), &'static str> {
-        // SAFETY: No precondition.
-        super::lacks(unsafe { ffi::fdbox_shim_iommufd_lacks() }, MODULE, PATCH)
+        super::lacks(object::lacks(), MODULE, PATCH)
     }
 
     fn waits_for_files(&self) -> bool {

@@ -23,7 +23,6 @@ use crate::entry::{
     Entry,
     Slot, //
 };
-use crate::ffi;
 use crate::file::{
     self,
     FileRef, //
@@ -37,6 +36,13 @@ use crate::kind::{
     UnsealCx, //
 };
 use crate::name::Name;
+use crate::objects::{
+    guest_memfd::GuestMemfd,
+    vm::{
+        self,
+        Vm, //
+    }, //
+};
 use crate::record::{
     Progress,
     Record, //
@@ -44,10 +50,7 @@ use crate::record::{
 use kernel::{
     fs::File,
     prelude::*,
-    str::{
-        CStr,
-        CStrExt, //
-    },
+    str::CStr, //
 };
 
 /// What a kernel without our patches lacks.
@@ -62,62 +65,13 @@ compile_error!("fdbox is built and tested for x86-64 only");
 
 pub(crate) struct KvmVm;
 
-/// A VM as long as a file of it is held.
-#[derive(Clone, Copy)]
-pub(super) struct Vm(*mut c_void);
-
-impl Vm {
-    /// The VM behind `file`, if it is one.
-    pub(super) fn of(file: &File) -> Option<Vm> {
-        // SAFETY: `file` is a live file.
-        let vm = unsafe { ffi::fdbox_shim_vm_of(file.as_ptr()) };
-        (!vm.is_null()).then_some(Vm(vm))
-    }
-
-    /// For comparison.
-    pub(super) fn address(self) -> usize {
-        self.0 as usize
-    }
-
-    /// Its address as KVM knows it.
-    pub(super) fn as_ptr(self) -> *mut c_void {
-        self.0
-    }
-
-    /// Whether KVM serves the current task on it.
-    pub(super) fn is_mine(self) -> bool {
-        // SAFETY: The file that `self` came from is held.
-        unsafe { ffi::fdbox_shim_vm_is_mine(self.0) }
-    }
-
-    /// Whether the process that it was created by is gone, so that KVM serves nobody on it.
-    fn is_left(self) -> bool {
-        // SAFETY: As above.
-        unsafe { ffi::fdbox_shim_vm_is_left(self.0) }
-    }
-
-    fn kind(self) -> u64 {
-        // SAFETY: As above.
-        unsafe { ffi::fdbox_shim_vm_type(self.0) }
-    }
-
-    /// What keeps its memory or its state from the host, if anything does.
-    fn encrypted(self) -> Option<&'static CStr> {
-        // SAFETY: As above.
-        let what = unsafe { ffi::fdbox_shim_vm_encrypted(self.0) };
-        // SAFETY: The function returns NULL or a string constant.
-        (!what.is_null()).then(|| unsafe { CStr::from_char_ptr(what) })
-    }
-}
-
 /// Whether `file` looks like one of `kind` in a kernel that does not serve the kind: so that PUT_FD
 /// can say what is missing.
 pub(super) fn unserved(kind: &dyn Kind, file: &File, name: &CStr) -> bool {
     if kind.supported().is_ok() {
         return false;
     }
-    // SAFETY: `file` is a live file, `name` a NUL-terminated string.
-    unsafe { ffi::fdbox_shim_is_named(file.as_ptr(), name.as_char_ptr()) }
+    file::is_called(file, name)
 }
 
 impl Kind for KvmVm {
@@ -130,8 +84,7 @@ impl Kind for KvmVm {
     }
 
     fn supported(&self) -> Result<(), &'static str> {
-        // SAFETY: No precondition.
-        super::lacks(unsafe { ffi::fdbox_shim_kvm_vm_lacks() }, MODULE, PATCH)
+        super::lacks(vm::lacks(), MODULE, PATCH)
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
@@ -151,7 +104,7 @@ impl Kind for KvmVm {
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
         let vm = Vm::of(cx.file).ok_or(EIO)?;
         let saved = abi_kvm::Vm {
-            kind: vm.kind(),
+            kind: vm.vm_type(),
             machine: MACHINE,
         };
         saved.put(record)
@@ -203,12 +156,12 @@ pub(super) struct Line {
 
 impl Line {
     /// That of a VM of another process, which is in the box.
-    fn of_live(id: u64, name: &Name, vm: Vm) -> Result<Line> {
+    fn of_live(id: u64, name: &Name, vm: Vm<'_>) -> Result<Line> {
         Ok(Line {
             id,
             name: name.try_clone()?,
             from_last_kernel: false,
-            vm_type: vm.kind(),
+            vm_type: vm.vm_type(),
             vm: vm.address(),
         })
     }
@@ -278,8 +231,7 @@ fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     };
     let name = line.name.try_clone()?;
     cx.substitutes.reserve(2, GFP_KERNEL)?;
-    // SAFETY: No precondition; the file is ours, or it is an error.
-    let file = unsafe { file::from_c(ffi::fdbox_shim_vm_create(line.vm_type, cx.fd)) }?;
+    let file = vm::create(line.vm_type, cx.fd)?;
     let vm = Vm::of(&file).ok_or(EIO)?.address();
     let given = Line { name, ..line };
     // There is room for both. Memory that belongs to the one before finds its line by it.
@@ -302,9 +254,11 @@ fn forget_unneeded(cx: &mut TakeCx<'_>) {
         let vm = substitute.file.as_ref().and_then(|file| Vm::of(file));
         if vm.is_none_or(Vm::is_left) {
             substitute.file = None;
-            let vm_of_memory = |slot: &KBox<Slot>| slot.live_file().and_then(memory_of);
-            let is_it = |found: Vm| found.address() == substitute.object;
-            if !cx.slots.iter().filter_map(vm_of_memory).any(is_it) {
+            let belongs_to_it = |slot: &KBox<Slot>| {
+                let vm = slot.live_file().and_then(memory_of);
+                vm.is_some_and(|vm| vm.address() == substitute.object)
+            };
+            if !cx.slots.iter().any(belongs_to_it) {
                 // Another VM may have the address soon.
                 substitute.object = 0;
             }
@@ -334,7 +288,7 @@ pub(super) fn source_by_name(cx: &TakeCx<'_>, name: &[u8]) -> Result<Source> {
 }
 
 /// The source of the VM at address `vm` of another process, which is in the box or was.
-pub(super) fn source_by_vm(cx: &TakeCx<'_>, vm: Vm) -> Result<Option<Source>> {
+pub(super) fn source_by_vm(cx: &TakeCx<'_>, vm: Vm<'_>) -> Result<Option<Source>> {
     let is_it = |entry: &&Entry| {
         let found = entry.live_file().and_then(Vm::of);
         found.is_some_and(|found| found.address() == vm.address())
@@ -364,11 +318,8 @@ fn source_of(entry: &Entry) -> Result<Source> {
 }
 
 /// The VM that `file` belongs to, if it is a guest_memfd.
-pub(super) fn memory_of(file: &File) -> Option<Vm> {
-    // SAFETY: `file` is a live file.
-    let vm = unsafe { ffi::fdbox_shim_gmem_vm_of(file.as_ptr()) };
-    // A guest_memfd holds its VM.
-    (!vm.is_null()).then_some(Vm(vm))
+fn memory_of(file: &File) -> Option<Vm<'_>> {
+    GuestMemfd::of(file).map(GuestMemfd::vm)
 }
 
 /// Name in the box of the VM that `cx`'s file, a guest_memfd, belongs to.

@@ -22,17 +22,14 @@ use crate::abi_memfd::{
     NAME_MAX, //
 };
 use crate::ffi::{
-    self,
-    MemfdState, //
+    MemfdState,
+    Step, //
 };
 use crate::file::{
     self,
     FileRef, //
 };
-use crate::kho::{
-    self,
-    Held, //
-};
+use crate::kho;
 use crate::kind::{
     Kind,
     Reason,
@@ -41,17 +38,20 @@ use crate::kind::{
     UnsealCx, //
 };
 use crate::leaving;
+use crate::objects::{
+    folios::Held,
+    memfd as object, //
+};
 use crate::record::{
     Progress,
     Record, //
 };
 use crate::room;
 use kernel::{
-    bindings,
-    error::to_result,
     fs::File,
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    str::CStr, //
 };
 
 /// Folios pinned at a time.
@@ -69,14 +69,12 @@ impl Kind for Memfd {
     }
 
     fn matches(&self, file: &File) -> bool {
-        // SAFETY: `file` is a live file.
-        unsafe { ffi::fdbox_shim_is_memfd(file.as_ptr()) }
+        object::Memfd::of(file).is_some()
     }
 
     fn supported(&self) -> Result<(), &'static str> {
         // What a kernel may lack is needed for the way out of a handover only.
-        // SAFETY: No precondition.
-        match !kho::enabled() || unsafe { ffi::fdbox_shim_memfd_supported() } {
+        match !kho::enabled() || object::is_supported() {
             true => Ok(()),
             false => Err("kmod/patches/0002-mm-shmem-add-runs-of-folios.patch"),
         }
@@ -87,11 +85,11 @@ impl Kind for Memfd {
     }
 
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
+        let memfd = object::Memfd::of(cx.file).ok_or(EIO)?;
         if kho::enabled() {
             cx.needs_room(true)?;
         }
-        // SAFETY: The file is live and of this kind.
-        to_result(unsafe { ffi::fdbox_shim_memfd_freeze(cx.file.as_ptr()) }).map_err(|err| {
+        memfd.freeze().map_err(|err| {
             room::release(cx.file);
             match err {
                 EBUSY => cx.refuse(
@@ -109,15 +107,16 @@ impl Kind for Memfd {
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
-        write_state(cx.file, record)?;
-        let written = pin_all(cx, record);
+        let memfd = object::Memfd::of(cx.file).ok_or(EIO)?;
+        write_state(memfd, record)?;
+        let written = pin_all(cx.file, memfd, record);
         let left = room::release(cx.file);
         let Err((err, at)) = written else {
             return Ok(());
         };
-        unpin_all(record);
+        record.unpin();
         if record.filled {
-            give_back(cx.file);
+            memfd.give_back();
         }
         Err(match err {
             ENOMEM => cx.ran_out(at, left),
@@ -136,14 +135,16 @@ impl Kind for Memfd {
 
     fn unseal(&self, file: &File, record: Option<&Record>) {
         room::release(file);
+        let Some(memfd) = object::Memfd::of(file) else {
+            return;
+        };
         if let Some(record) = record {
-            unpin_all(record);
+            record.unpin();
             if record.filled {
-                give_back(file);
+                memfd.give_back();
             }
         }
-        // SAFETY: The file is live and was frozen by `seal()`.
-        unsafe { ffi::fdbox_shim_memfd_thaw(file.as_ptr()) };
+        memfd.thaw();
     }
 
     fn check(&self, _cx: &mut UnsealCx<'_>, compatible: &[u8], record: &Record) -> Result {
@@ -169,6 +170,7 @@ impl Kind for Memfd {
                 file
             }
         };
+        let memfd = object::Memfd::of(&file).ok_or(EIO)?;
         let mut held = progress.held.take();
         let given = progress.give(record, |run| {
             if let Err(err) = leaving::go_on() {
@@ -180,37 +182,19 @@ impl Kind for Memfd {
                     return run.refused(err);
                 }
             }
-            let extent = run.extent();
-            // SAFETY: The file is of this kind and nobody else's yet; the run has the folios.
-            let added = unsafe {
-                ffi::fdbox_shim_memfd_add(
-                    file.as_ptr(),
-                    run.index(),
-                    extent.pfn,
-                    extent.folios,
-                    extent.down,
-                )
-            };
-            // SAFETY: So many are the file's now.
-            unsafe { run.given(added) }
+            memfd.add(run)
         });
         progress.held = held;
         given?;
-        // SAFETY: As above, and all pages are in; the file that is returned is ours.
-        let file = unsafe { file::from_c(ffi::fdbox_shim_memfd_finish(file.as_ptr(), &state)) }?;
+        let file = memfd.finish(&state)?;
         cx.remember(&file, progress)?;
         Ok(file)
     }
 }
 
-fn write_state(file: &File, record: &mut Record) -> Result {
-    let mut state = MemfdState::default();
+fn write_state(memfd: object::Memfd<'_>, record: &mut Record) -> Result {
+    let state = memfd.state();
     let mut name = [0; NAME_MAX];
-    // SAFETY: The file is of this kind; both places are valid for writing.
-    let name_len = unsafe {
-        ffi::fdbox_shim_memfd_state(file.as_ptr(), &mut state);
-        ffi::fdbox_shim_memfd_name(file.as_ptr(), name.as_mut_ptr(), name.len())
-    };
     let head = MemfdHead {
         size: state.size,
         pos: state.pos,
@@ -222,7 +206,7 @@ fn write_state(file: &File, record: &mut Record) -> Result {
     abi_memfd::Memfd {
         head,
         flags: state.flags,
-        name: name.get(..name_len as usize).ok_or(EIO)?,
+        name: memfd.name(&mut name),
     }
     .put(record)
 }
@@ -248,70 +232,28 @@ fn read_state<'a>(compatible: &[u8], record: &'a Record) -> Result<(MemfdState, 
 fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {
     let mut terminated = [0; NAME_MAX + 1];
     terminated[..name.len()].copy_from_slice(name);
-    // SAFETY: The name has a NUL, the state is valid for reading; the file is ours.
-    unsafe { file::from_c(ffi::fdbox_shim_memfd_create(terminated.as_ptr(), state)) }
+    let name = CStr::from_bytes_until_nul(&terminated).map_err(|_| EIO)?;
+    object::create(name, state)
 }
 
 /// Pins every page of the file and notes it in `record`; after an error, which comes with the page
 /// that it came at, the record has what is pinned so far.
-fn pin_all(cx: &SealCx<'_>, record: &mut Record) -> Result<(), (Error, u64)> {
-    let pages = file::size(cx.file).div_ceil(PAGE_SIZE as u64);
-    let mut folios: KVec<*mut bindings::folio> = KVec::new();
-    for _ in 0..BATCH.min(pages as usize) {
-        let pushed = folios.push(core::ptr::null_mut(), GFP_KERNEL);
-        pushed.map_err(|_| (ENOMEM, 0))?;
-    }
+fn pin_all(
+    file: &File,
+    memfd: object::Memfd<'_>,
+    record: &mut Record,
+) -> Result<(), (Error, u64)> {
+    let pages = file::size(file).div_ceil(PAGE_SIZE as u64);
+    let batch = object::Batch::new(BATCH.min(pages as usize));
+    let mut batch = batch.map_err(|err| (err, 0))?;
     let mut index = 0;
     while index < pages {
         leaving::go_on().map_err(|err| (err, index))?;
-        let mut step = ffi::fdbox_step::default();
-        // SAFETY: The file is of this kind, `folios` has room for its length, and `step` is valid
-        // for writing.
-        let pinned = unsafe {
-            ffi::fdbox_shim_memfd_pin(
-                cx.file.as_ptr(),
-                index,
-                folios.as_mut_ptr(),
-                folios.len() as c_uint,
-                &mut step,
-            )
-        };
+        let mut step = Step::default();
+        let pinned = memfd.pin(index, &mut batch, &mut step, |folio| record.push_pinned(folio));
         record.filled |= step.filled > 0;
-        to_result(pinned.min(0) as c_int).map_err(|err| (err, step.failed_at))?;
-        room::taken(cx.file, step.taken);
-        let noted = note(&folios[..pinned as usize], record);
-        index = noted.map_err(|err| (err, index))?;
+        index = pinned.map_err(|err| (err, step.failed_at))?;
+        room::taken(file, step.taken);
     }
     Ok(())
-}
-
-/// Appends pinned folios to `record`, unpins those that it has no memory for, and returns the
-/// index of the page after the last.
-fn note(folios: &[*mut bindings::folio], record: &mut Record) -> Result<u64> {
-    let mut next = 0;
-    let mut result = Ok(());
-    for &folio in folios {
-        let (mut pfn, mut order) = (0, 0);
-        // SAFETY: The folio is pinned, and the three places are valid for writing.
-        unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut next) };
-        result = result.and_then(|()| record.push(pfn, order));
-        if result.is_err() {
-            // SAFETY: Pinned by the caller, not noted.
-            unsafe { ffi::fdbox_shim_unpin(pfn, 1, order) };
-        }
-    }
-    result.map(|()| next)
-}
-
-/// Gives back what SEAL filled holes of `file` with and nobody has used.
-fn give_back(file: &File) {
-    // SAFETY: The file is of this kind.
-    unsafe { ffi::fdbox_shim_memfd_give_back(file.as_ptr()) };
-}
-
-fn unpin_all(record: &Record) {
-    for extent in record.decoded() {
-        // SAFETY: A record has what `pin_all()` pinned.
-        unsafe { ffi::fdbox_shim_unpin(extent.lowest_pfn(), extent.folios, extent.order) };
-    }
 }

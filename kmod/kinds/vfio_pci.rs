@@ -95,11 +95,6 @@ fn saved(record: &Record) -> Result<(VfioPlace, &[u8])> {
     Ok((place, device.iommufd))
 }
 
-fn lacks() -> ffi::Lacks {
-    // SAFETY: No precondition.
-    unsafe { ffi::fdbox_shim_vfio_lacks() }
-}
-
 impl Kind for VfioPci {
     fn compatible(&self) -> &[u8] {
         abi_dma::VFIO_PCI
@@ -110,7 +105,7 @@ impl Kind for VfioPci {
     }
 
     fn supported(&self) -> Result<(), &'static str> {
-        super::lacks(lacks(), MODULE, iommufd::PATCH)
+        super::lacks(object::lacks(), MODULE, iommufd::PATCH)
     }
 
     /// The iommufd is frozen then: the page tables are as they stay.
@@ -175,7 +170,7 @@ impl Kind for VfioPci {
 
     /// Needs neither iommufd nor VFIO: the device is at work whether they are loaded or not.
     fn carry(&self, record: &Record) -> Result {
-        if lacks() == ffi::LACKS_PATCH {
+        if object::lacks() == ffi::LACKS_PATCH {
             // Nothing goes on beside the record in such a kernel.
             return Ok(());
         }

@@ -171,6 +171,12 @@ impl<'a> Iommufd<'a> {
     }
 }
 
+/// What this kernel lacks to make and recognise them.
+pub(crate) fn lacks() -> ffi::Lacks {
+    // SAFETY: No precondition.
+    unsafe { ffi::fdbox_shim_iommufd_lacks() }
+}
+
 /// A new one, with nothing in it.
 pub(crate) fn create() -> Result<FileRef> {
     // SAFETY: The file is ours, or it is an error.

@@ -73,6 +73,12 @@ unsafe extern "C" fn see_table(table: u64, data: *mut c_void) -> c_int {
     }
 }
 
+/// What this kernel lacks to hand devices over.
+pub(crate) fn lacks() -> ffi::Lacks {
+    // SAFETY: No precondition.
+    unsafe { ffi::fdbox_shim_vfio_lacks() }
+}
+
 /// Lets the device go on with its DMA in the next kernel.
 pub(crate) fn keep(place: &VfioPlace) -> Result {
     // SAFETY: No precondition: the device is looked up.

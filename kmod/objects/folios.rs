@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Folios that this module has a pin or a reference of.
+
+use crate::abi::Extent;
+use crate::ffi;
+use crate::kho;
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+/// A folio that is pinned; the pin is this object's.
+///
+/// # Invariants
+///
+/// There is such a folio, and its pin ends with this object.
+pub(crate) struct Pinned {
+    pfn: u64,
+    order: u32,
+}
+
+impl Pinned {
+    /// Takes over a pin. Also returns the number of the page behind the folio in its file.
+    ///
+    /// # Safety
+    ///
+    /// `folio` is pinned, and the pin becomes this object's.
+    pub(super) unsafe fn new(folio: *mut bindings::folio) -> (Pinned, u64) {
+        // SAFETY: The folio is pinned.
+        let (pfn, order, next) = unsafe { span(folio) };
+        // INVARIANT: By the safety requirements of this function.
+        (Pinned { pfn, order }, next)
+    }
+
+    /// Its first page.
+    pub(crate) fn pfn(&self) -> u64 {
+        self.pfn
+    }
+
+    /// Its size.
+    pub(crate) fn order(&self) -> u32 {
+        self.order
+    }
+
+    /// Lets the pin go on when this object is gone: whoever calls has noted it.
+    pub(crate) fn leave(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { ffi::fdbox_shim_unpin(self.pfn, 1, self.order) };
+    }
+}
+
+/// Ends the pin of each folio of `extent`.
+///
+/// # Safety
+///
+/// The pins belong to the caller.
+pub(crate) unsafe fn unpin(extent: &Extent) {
+    // SAFETY: By the safety requirements of this function.
+    unsafe { ffi::fdbox_shim_unpin(extent.lowest_pfn(), extent.folios, extent.order) };
+}
+
+/// First page, order, and number of the page behind it in its file.
+///
+/// # Safety
+///
+/// The caller has a reference or a pin of `folio`.
+pub(crate) unsafe fn span(folio: *mut bindings::folio) -> (u64, u32, u64) {
+    let (mut pfn, mut order, mut next) = (0, 0, 0);
+    // SAFETY: By the safety requirements of this function; the three places are valid for writing.
+    unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut next) };
+    (pfn, order, next)
+}
+
+/// Drops one reference of each folio of `extent`.
+///
+/// # Safety
+///
+/// The references belong to the caller.
+pub(super) unsafe fn put(extent: &Extent) {
+    // SAFETY: By the safety requirements of this function.
+    unsafe { ffi::fdbox_shim_put_folios(extent.lowest_pfn(), extent.folios, extent.order) };
+}
+
+/// References to folios that were given to a file, held for whoever does DMA to them meanwhile: a
+/// folio with a reference that nobody accounts for is neither moved nor reclaimed.
+#[derive(Default)]
+pub(crate) struct Held(KVVec<u64>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for extent in self.0.iter().filter_map(|&raw| kho::decode(raw).ok()) {
+            // SAFETY: Taken in `Run::hold()`.
+            unsafe { put(&extent) };
+        }
+    }
+}
+
+/// Folios that KHO has given back and nobody else has: each one's reference belongs to this value.
+///
+/// # Invariants
+///
+/// It is so, and no other run has any of them.
+pub(crate) struct Run {
+    extent: Extent,
+    /// Pages of the descriptor before them.
+    index: u64,
+    /// They are the rest of an extent of the record.
+    last: bool,
+}
+
+/// What became of a [`Run`]: so many of its folios, from the first on, are somebody else's now.
+pub(crate) struct Outcome {
+    run: Run,
+    folios: u64,
+    /// Why it is not all of them.
+    error: Option<Error>,
+}
+
+impl Outcome {
+    /// How many folios somebody else has now.
+    pub(crate) fn folios(&self) -> u64 {
+        self.folios
+    }
+
+    /// How many pages these are.
+    pub(crate) fn pages(&self) -> u64 {
+        self.folios << self.run.extent.order
+    }
+
+    /// Whether nothing is left of the extent of the record.
+    pub(crate) fn ends_extent(&self) -> bool {
+        self.run.last && self.folios == self.run.extent.folios
+    }
+
+    /// Why it is not the whole run.
+    pub(crate) fn result(&self) -> Result {
+        self.error.map_or(Ok(()), Err)
+    }
+}
+
+impl Run {
+    /// The first folios of `rest` that are of one node.
+    ///
+    /// # Safety
+    ///
+    /// The caller has a reference of each folio of `rest`, and hands those that are in the run over.
+    pub(crate) unsafe fn first_of(rest: Extent, index: u64) -> Run {
+        let (pfn, order) = (rest.pfn, rest.order);
+        // SAFETY: The caller has them, so they are memory of this kernel.
+        let folios = unsafe { ffi::fdbox_shim_on_one_node(pfn, rest.folios, order, rest.down) };
+        // INVARIANT: By the safety requirements of this function.
+        Run {
+            extent: Extent { folios, ..rest },
+            index,
+            last: folios == rest.folios,
+        }
+    }
+
+    /// Where they are.
+    pub(crate) fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
+    /// Pages of the descriptor before them.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Lets `held` have a reference of each, too.
+    pub(crate) fn hold(&self, held: &mut Held) -> Result {
+        held.0.push(self.extent.encode(), GFP_KERNEL)?;
+        let extent = &self.extent;
+        // SAFETY: By the type invariants.
+        unsafe { ffi::fdbox_shim_get_folios(extent.lowest_pfn(), extent.folios, extent.order) };
+        Ok(())
+    }
+
+    /// Says that the references of the first `folios` folios are somebody else's now.
+    ///
+    /// # Safety
+    ///
+    /// It is so, and of no more folios.
+    pub(super) unsafe fn given(self, folios: u64) -> Outcome {
+        Outcome {
+            error: (folios < self.extent.folios).then_some(ENOMEM),
+            run: self,
+            folios,
+        }
+    }
+
+    /// The first folio for itself, and what became of the run.
+    pub(crate) fn split_first(self) -> (Folio, Outcome) {
+        let first = Folio(self.extent.pfn);
+        // SAFETY: Its reference is that object's.
+        let mut outcome = unsafe { self.given(1) };
+        outcome.error = None;
+        (first, outcome)
+    }
+
+    /// Says that nobody has got any of them, and why.
+    pub(crate) fn refused(self, error: Error) -> Outcome {
+        Outcome {
+            run: self,
+            folios: 0,
+            error: Some(error),
+        }
+    }
+
+    /// Drops the references: the folios are free.
+    pub(crate) fn free(self) -> Outcome {
+        let folios = self.extent.folios;
+        // SAFETY: By the type invariants.
+        unsafe { put(&self.extent) };
+        // SAFETY: They are nobody's any more.
+        unsafe { self.given(folios) }
+    }
+}
+
+/// A folio, by its first page, that whoever gets this has a reference of.
+pub(crate) struct Folio(u64);
+
+impl Folio {
+    /// Hands the reference over.
+    pub(crate) fn into_raw(self) -> *mut bindings::folio {
+        // SAFETY: It is memory of this kernel.
+        unsafe { ffi::fdbox_shim_folio_at(self.0) }
+    }
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A memfd.
+
+use super::folios::{
+    Outcome,
+    Pinned,
+    Run, //
+};
+use crate::ffi::{
+    self,
+    MemfdState, //
+};
+use crate::file::{
+    self,
+    FileRef, //
+};
+use core::ptr::null_mut;
+use kernel::{
+    bindings,
+    error::to_result,
+    fs::File,
+    prelude::*,
+    str::CStr, //
+};
+
+/// An open memfd.
+///
+/// # Invariants
+///
+/// The file is a memfd.
+#[derive(Clone, Copy)]
+pub(crate) struct Memfd<'a>(&'a File);
+
+/// Room for so many pinned folios.
+pub(crate) struct Batch(KVec<*mut bindings::folio>);
+
+impl Batch {
+    /// `most` is the greatest number of folios that are pinned at a time.
+    pub(crate) fn new(most: usize) -> Result<Batch> {
+        let mut folios = KVec::with_capacity(most, GFP_KERNEL)?;
+        for _ in 0..most {
+            folios.push(null_mut(), GFP_KERNEL)?;
+        }
+        Ok(Batch(folios))
+    }
+}
+
+/// Whether this kernel can rebuild a memfd.
+pub(crate) fn is_supported() -> bool {
+    // SAFETY: No precondition.
+    unsafe { ffi::fdbox_shim_memfd_supported() }
+}
+
+/// An empty memfd with this state; seals and position are missing until [`Memfd::finish`].
+pub(crate) fn create(name: &CStr, state: &MemfdState) -> Result<FileRef> {
+    // SAFETY: The name has a NUL, the state is valid for reading; the file is ours.
+    unsafe { file::from_c(ffi::fdbox_shim_memfd_create(name.as_ptr().cast(), state)) }
+}
+
+impl<'a> Memfd<'a> {
+    /// The memfd behind `file`, if it is one.
+    pub(crate) fn of(file: &'a File) -> Option<Memfd<'a>> {
+        // SAFETY: `file` is a live file.
+        let is = unsafe { ffi::fdbox_shim_is_memfd(file.as_ptr()) };
+        // INVARIANT: It is.
+        is.then_some(Memfd(file))
+    }
+
+    /// Lets nobody change the size or remove a page; `EBUSY` when it is frozen already, `EOPNOTSUPP`
+    /// when it has seals that no file can be given.
+    pub(crate) fn freeze(self) -> Result {
+        // SAFETY: By the type invariants.
+        to_result(unsafe { ffi::fdbox_shim_memfd_freeze(self.0.as_ptr()) })
+    }
+
+    /// The inverse of [`Memfd::freeze`].
+    pub(crate) fn thaw(self) {
+        // SAFETY: By the type invariants.
+        unsafe { ffi::fdbox_shim_memfd_thaw(self.0.as_ptr()) };
+    }
+
+    /// What there is of it beside its pages and its name.
+    pub(crate) fn state(self) -> MemfdState {
+        let mut state = MemfdState::default();
+        // SAFETY: By the type invariants; `state` is valid for writing.
+        unsafe { ffi::fdbox_shim_memfd_state(self.0.as_ptr(), &mut state) };
+        state
+    }
+
+    /// The name that `/proc` shows; what does not fit into `out` is left out.
+    pub(crate) fn name(self, out: &mut [u8]) -> &[u8] {
+        // SAFETY: By the type invariants; `out` is valid for writing its length.
+        let len = unsafe {
+            ffi::fdbox_shim_memfd_name(self.0.as_ptr(), out.as_mut_ptr(), out.len())
+        };
+        out.get(..len as usize).unwrap_or(&[])
+    }
+
+    /// Fills and pins pages from number `index` on, and gives `note` each folio; returns the number of
+    /// the page after the last. `step` is what that took, or where it failed.
+    pub(crate) fn pin(
+        self,
+        index: u64,
+        batch: &mut Batch,
+        step: &mut ffi::Step,
+        mut note: impl FnMut(Pinned) -> Result,
+    ) -> Result<u64> {
+        // SAFETY: By the type invariants; there is room for so many folios, and `step` is valid for
+        // writing.
+        let pinned = unsafe {
+            ffi::fdbox_shim_memfd_pin(
+                self.0.as_ptr(),
+                index,
+                batch.0.as_mut_ptr(),
+                batch.0.len() as c_uint,
+                step,
+            )
+        };
+        to_result(pinned.min(0) as c_int)?;
+        let mut next = index;
+        let mut result = Ok(());
+        for &folio in &batch.0[..pinned as usize] {
+            // SAFETY: It was pinned above, and nobody else has the pin.
+            let (folio, after) = unsafe { Pinned::new(folio) };
+            next = after;
+            // Of those that are not noted the pin ends.
+            result = result.and_then(|()| note(folio));
+        }
+        result.map(|()| next)
+    }
+
+    /// Gives back what holes were filled with and nobody has used.
+    pub(crate) fn give_back(self) {
+        // SAFETY: By the type invariants.
+        unsafe { ffi::fdbox_shim_memfd_give_back(self.0.as_ptr()) };
+    }
+
+    /// Adds folios to the page cache, which takes over their references.
+    pub(crate) fn add(self, run: Run) -> Outcome {
+        let extent = run.extent();
+        // SAFETY: By the type invariants; the run has a reference of each folio.
+        let added = unsafe {
+            ffi::fdbox_shim_memfd_add(
+                self.0.as_ptr(),
+                run.index(),
+                extent.pfn,
+                extent.folios,
+                extent.down,
+            )
+        };
+        // SAFETY: So many references are the file's now.
+        unsafe { run.given(added) }
+    }
+
+    /// Gives it its seals and position; returns it, or another open file of it that may do less.
+    pub(crate) fn finish(self, state: &MemfdState) -> Result<FileRef> {
+        // SAFETY: By the type invariants; the file that is returned is ours.
+        unsafe { file::from_c(ffi::fdbox_shim_memfd_finish(self.0.as_ptr(), state)) }
+    }
+}
