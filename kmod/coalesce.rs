@@ -2,41 +2,83 @@
 
 //! Extents sorted by physical address, neighbours coalesced.
 //!
-//! The page allocator may serve a file from two places by turns, a dozen pages from each, as it does
-//! while more than half of the free memory is KHO's area for the next kernel. The file's extents are
-//! short then, but their memory is a few long runs. KHO keeps aligned powers of two: of long runs few
-//! large ones, for the next kernel to reserve in its early boot and for us to take back. So KHO is
-//! given a record's memory by address. A record itself keeps the order of the file.
+//! The page allocator may serve a file from two places by turns, a dozen pages each time, as it does
+//! while more than half of the free memory is KHO's area for the next kernel; or by single pages out of
+//! many blocks. The file's extents are short then, but their memory is a few long runs. KHO keeps
+//! aligned powers of two: of long runs few large ones, for the next kernel to reserve in its early boot
+//! and for us to take back. So KHO is given a record's memory by address. A record itself keeps the order
+//! of the file.
+//!
+//! This is done for each record when the module loads, while guests stand still, so the sort is one whose
+//! time grows with the number of extents only.
 
 use crate::abi::Extent;
 use crate::ffi;
 use crate::kho;
 use kernel::prelude::*;
 
-/// So many runs are looked at for one that an extent continues: more than there are places from
-/// which the page allocator takes turns.
-const RECENT_RUNS: usize = 8;
-
 /// The memory of `extents` by address, neighbours of one folio order as one extent. `EIO` when two
-/// overlap;
-/// the same extent twice is one if it `may_repeat`.
+/// overlap; the same extent twice is one if it `may_repeat`.
 pub(crate) fn coalesced(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>> {
-    let mut sorted = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
+    let mut keys = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
     for &raw in extents {
-        let extent = upwards(kho::decode(raw)?);
-        // The sort compares through pointers, so what is joined before it is what makes it short.
-        // What repeats must be found as it is.
-        if may_repeat || !lengthen_recent(&mut sorted, extent) {
-            sorted.push(key(extent), GFP_KERNEL)?;
+        keys.push(key(upwards(kho::decode(raw)?)), GFP_KERNEL)?;
+    }
+    if !keys.is_sorted() {
+        sort(&mut keys);
+    }
+    merge(&mut keys, may_repeat)?;
+    Ok(keys)
+}
+
+/// Bits that the sort looks at in a pass, and so many values they have.
+const DIGIT_BITS: u32 = 8;
+const DIGITS: usize = 1 << DIGIT_BITS;
+
+fn digit(key: u64, shift: u32) -> usize {
+    (key >> shift) as usize & (DIGITS - 1)
+}
+
+/// Sorts by address. What is at one address, which is an error unless it is the same extent, may be in
+/// any order.
+fn sort(keys: &mut KVVec<u64>) {
+    let Ok(mut other) = copy(keys) else {
+        // SAFETY: The numbers are valid for reading and writing, so many of them. (The sort of `core` ends
+        // in a panic that objtool does not know never to return.)
+        unsafe { ffi::fdbox_shim_sort(keys.as_mut_ptr(), keys.len()) };
+        return;
+    };
+    let first = keys.first().copied().unwrap_or(0);
+    let differ = keys.iter().fold(0, |bits, key| bits | (key ^ first));
+    for shift in (ADDRESS_SHIFT..u64::BITS).step_by(DIGIT_BITS as usize) {
+        if digit(differ, shift) != 0 {
+            sort_by_digit(keys, &mut other, shift);
+            core::mem::swap(keys, &mut other);
         }
     }
-    if !sorted.is_sorted() {
-        // SAFETY: The numbers are valid for reading and writing, so many of them. (The sort of
-        // `core` ends in a panic that objtool does not know never to return.)
-        unsafe { ffi::fdbox_shim_sort(sorted.as_mut_ptr(), sorted.len()) };
+}
+
+fn copy(keys: &[u64]) -> Result<KVVec<u64>> {
+    let mut copy = KVVec::new();
+    copy.extend_from_slice(keys, GFP_KERNEL | __GFP_NOWARN)?;
+    Ok(copy)
+}
+
+/// Puts `from` into `to`, which is as long, by one digit; those that have the same one stay in order.
+fn sort_by_digit(from: &[u64], to: &mut [u64], shift: u32) {
+    let mut places = [0usize; DIGITS];
+    for &key in from {
+        places[digit(key, shift)] += 1;
     }
-    merge(&mut sorted, may_repeat)?;
-    Ok(sorted)
+    let mut place = 0;
+    for count in &mut places {
+        place += core::mem::replace(count, place);
+    }
+    for &key in from {
+        let place = &mut places[digit(key, shift)];
+        to[*place] = key;
+        *place += 1;
+    }
 }
 
 /// The same memory. The direction is the file's business.
@@ -48,27 +90,18 @@ fn upwards(extent: Extent) -> Extent {
     }
 }
 
-/// Whether one of the last runs could be made longer by `extent`, at either end.
-fn lengthen_recent(runs: &mut [u64], extent: Extent) -> bool {
-    for key_of_run in runs.iter_mut().rev().take(RECENT_RUNS) {
-        let run = of_key(*key_of_run);
-        if let Some(longer) = joined(run, extent).or_else(|| joined(extent, run)) {
-            *key_of_run = key(longer);
-            return true;
-        }
-    }
-    false
-}
+/// Where the address is in a key.
+const ADDRESS_SHIFT: u32 = 23;
 
 /// An extent in a number that sorts by address: 40 bits of the page frame number, 18 of the number
 /// of folios minus one, 5 of their order.
 fn key(extent: Extent) -> u64 {
-    extent.pfn << 23 | (extent.folios - 1) << 5 | u64::from(extent.order)
+    extent.pfn << ADDRESS_SHIFT | (extent.folios - 1) << 5 | u64::from(extent.order)
 }
 
 fn of_key(key: u64) -> Extent {
     Extent {
-        pfn: key >> 23,
+        pfn: key >> ADDRESS_SHIFT,
         folios: (key >> 5 & (Extent::MAX_FOLIOS - 1)) + 1,
         order: key as u32 & 0x1f,
         down: false,

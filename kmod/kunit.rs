@@ -221,6 +221,29 @@ mod coalesce {
     }
 
     #[test]
+    fn single_pages_of_many_places_are_a_run() -> Result {
+        // As the page allocator gives them: out of one block after the other, from its end on, over
+        // more addresses than one digit of the sort tells apart.
+        const BLOCKS: u64 = 700;
+        const BLOCK: u64 = 0x201;
+        let mut extents = KVVec::new();
+        for page in (0..BLOCK).rev() {
+            for block in 0..BLOCKS {
+                extents.push(up(1 + block * BLOCK + page, 1, 0), GFP_KERNEL)?;
+            }
+        }
+        let pages = BLOCKS * BLOCK;
+        let (first, rest) = (Extent::MAX_FOLIOS, pages - Extent::MAX_FOLIOS);
+        let runs = [up(1, first, 0), up(1 + first, rest, 0)];
+        assert!(is(&extents, false, &runs)?);
+        // One page twice, far from itself.
+        extents.push(up(1, 1, 0), GFP_KERNEL)?;
+        assert!(matches!(coalesced(&encoded(&extents)?, false), Err(EIO)));
+        assert!(is(&extents, true, &runs)?);
+        Ok(())
+    }
+
+    #[test]
     fn the_direction_does_not_matter() -> Result {
         assert!(is(&[down(9, 4, 0)], false, &[up(6, 4, 0)])?);
         assert!(is(&[down(9, 4, 0), up(10, 1, 0)], false, &[up(6, 5, 0)])?);

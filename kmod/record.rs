@@ -157,24 +157,42 @@ impl Record {
 
     /// Pages of 4 KiB in all extents.
     pub(crate) fn pages(&self) -> u64 {
-        let pages = self.decoded().map(|extent| extent.pages());
+        let pages = decoded(self.fewest()).map(|extent| extent.pages());
         pages.fold(0, u64::saturating_add)
+    }
+
+    /// Whether all folios are single pages.
+    pub(crate) fn is_of_single_pages(&self) -> bool {
+        decoded(self.fewest()).all(|extent| extent.order == 0)
+    }
+
+    /// The memory in as few extents as are known.
+    fn fewest(&self) -> &[u64] {
+        match &self.kept {
+            Ok(kept) if !kept.is_empty() => kept,
+            _ => &self.extents,
+        }
     }
 
     /// Whether each folio lies at a multiple of its size, as in a file it does.
     pub(crate) fn is_aligned(&self) -> bool {
         let mut index = 0u64;
-        self.decoded().all(|extent| {
-            let aligned = index & ((1 << extent.order) - 1) == 0;
-            index = index.saturating_add(extent.pages());
-            aligned
-        })
+        self.is_of_single_pages()
+            || self.decoded().all(|extent| {
+                let aligned = index & ((1 << extent.order) - 1) == 0;
+                index = index.saturating_add(extent.pages());
+                aligned
+            })
     }
 
     /// The extents, decoded.
-    pub(crate) fn decoded(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.extents.iter().filter_map(|&raw| kho::decode(raw).ok())
+    fn decoded(&self) -> impl Iterator<Item = Extent> + '_ {
+        decoded(&self.extents)
     }
+}
+
+fn decoded(extents: &[u64]) -> impl Iterator<Item = Extent> + '_ {
+    extents.iter().filter_map(|&raw| kho::decode(raw).ok())
 }
 
 impl Drop for Record {

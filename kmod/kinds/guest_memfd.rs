@@ -156,8 +156,7 @@ impl Kind for GuestMemfd {
 /// Size, flags and name of the VM of a guest_memfd whose pages are all there.
 fn read_state(record: &Record) -> Result<(u64, u64, &[u8])> {
     let saved = abi_kvm::GuestMemfd::decode(record.data()).map_err(|_| EIO)?;
-    let pages_only = record.decoded().all(|extent| extent.order == 0);
-    if record.pages() != saved.size / PAGE_SIZE as u64 || !pages_only {
+    if record.pages() != saved.size / PAGE_SIZE as u64 || !record.is_of_single_pages() {
         return Err(EIO);
     }
     Ok((saved.size, saved.flags, saved.vm))

@@ -238,11 +238,7 @@ fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {
 
 /// Pins every page of the file and notes it in `record`; after an error, which comes with the page
 /// that it came at, the record has what is pinned so far.
-fn pin_all(
-    file: &File,
-    memfd: object::Memfd<'_>,
-    record: &mut Record,
-) -> Result<(), (Error, u64)> {
+fn pin_all(file: &File, memfd: object::Memfd<'_>, record: &mut Record) -> Result<(), (Error, u64)> {
     let pages = file::size(file).div_ceil(PAGE_SIZE as u64);
     let batch = object::Batch::new(BATCH.min(pages as usize));
     let mut batch = batch.map_err(|err| (err, 0))?;
@@ -250,7 +246,9 @@ fn pin_all(
     while index < pages {
         leaving::go_on().map_err(|err| (err, index))?;
         let mut step = Step::default();
-        let pinned = memfd.pin(index, &mut batch, &mut step, |folio| record.push_pinned(folio));
+        let pinned = memfd.pin(index, &mut batch, &mut step, |folio| {
+            record.push_pinned(folio)
+        });
         record.filled |= step.filled > 0;
         index = pinned.map_err(|err| (err, step.failed_at))?;
         room::taken(file, step.taken);

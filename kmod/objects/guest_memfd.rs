@@ -114,7 +114,14 @@ impl<'a> GuestMemfd<'a> {
         // SAFETY: The function has taken a reference for us.
         let (pfn, order, next) = unsafe { folios::span(folio) };
         // SAFETY: It is ours; the page cache has its own.
-        unsafe { folios::put(&Extent { pfn, folios: 1, order, down: false }) };
+        unsafe {
+            folios::put(&Extent {
+                pfn,
+                folios: 1,
+                order,
+                down: false,
+            })
+        };
         Ok(Seen {
             pfn,
             order,

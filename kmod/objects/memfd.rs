@@ -91,9 +91,8 @@ impl<'a> Memfd<'a> {
     /// The name that `/proc` shows; what does not fit into `out` is left out.
     pub(crate) fn name(self, out: &mut [u8]) -> &[u8] {
         // SAFETY: By the type invariants; `out` is valid for writing its length.
-        let len = unsafe {
-            ffi::fdbox_shim_memfd_name(self.0.as_ptr(), out.as_mut_ptr(), out.len())
-        };
+        let len =
+            unsafe { ffi::fdbox_shim_memfd_name(self.0.as_ptr(), out.as_mut_ptr(), out.len()) };
         out.get(..len as usize).unwrap_or(&[])
     }
 
