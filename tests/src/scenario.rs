@@ -40,6 +40,8 @@ pub enum HostKind {
     Kexec,
     /// The same with memory to spare: 4 GiB.
     LargeKexec,
+    /// The same, but a scenario itself jumps, into what it has loaded: a host of its own.
+    OwnKexec,
     /// The second kernel starts without the module; scenarios load it.
     LateModule,
     /// The second kernel starts without the module, and fails when it is told to: both kernels check
@@ -89,7 +91,11 @@ impl HostKind {
         self.has_fleet()
             || matches!(
                 self,
-                Self::Guest | Self::GuestTwoBuilds | Self::GuestPassthrough | Self::GuestNvme
+                Self::OwnKexec
+                    | Self::Guest
+                    | Self::GuestTwoBuilds
+                    | Self::GuestPassthrough
+                    | Self::GuestNvme
             )
     }
 
@@ -146,6 +152,7 @@ impl HostKind {
 
     /// Whether guests run in the host.
     pub fn has_guest(self) -> bool {
-        self.jumps() || self.stays_with_guest() || self == Self::GuestAlone
+        let jumps = self.jumps() && self != Self::OwnKexec;
+        jumps || self.stays_with_guest() || self == Self::GuestAlone
     }
 }

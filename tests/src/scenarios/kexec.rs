@@ -146,7 +146,7 @@ pub(crate) fn is_refused(words: &str) -> Result<()> {
 }
 
 /// Returns only if there is no jump.
-fn jump() -> Result<(), Errno> {
+pub(crate) fn jump() -> Result<(), Errno> {
     // SAFETY: the call takes a number. If it does what it is for, nobody is left to return to.
     unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
     let error = std::io::Error::last_os_error();

@@ -5,17 +5,25 @@ use fdbox_lab::scenario::HostKind;
 
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::fdbox::FdBox;
+use crate::fdbox::{self, FdBox};
 use crate::kexec::{self, Image};
 use crate::memory::{self, PAGE, check_page, memfd, write_page};
 use crate::{host, uapi};
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "leaving/refused",
-    about: "EOPNOTSUPP: no kexec to a kernel that gets no handover, while a box is sealed or arrived; it goes to one that does",
-    host: HostKind::Kexec,
-    stages: &[before, after],
-}];
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "leaving/refused",
+        about: "EOPNOTSUPP: no kexec to a kernel that gets no handover, while a box is sealed or arrived; it goes to one that does",
+        host: HostKind::Kexec,
+        stages: &[before, after],
+    },
+    &Scenario {
+        name: "leaving/refused-until-unsealed",
+        about: "after UNSEAL nothing of a box is promised to the next kernel, and the host leaves to one that it would tell of no handover",
+        host: HostKind::OwnKexec,
+        stages: &[unsealed_before, unsealed_after],
+    },
+];
 
 const BOX: &str = "jump-refused";
 const SEED: u64 = 83;
@@ -59,6 +67,23 @@ fn after(_: &Cx<'_>) -> Result<()> {
     let memory = memory::file(fdbox.get("memory")?);
     check_page(&memory, SEED, 0)?;
     fdbox.delete()
+}
+
+fn unsealed_before(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create(BOX)?;
+    fdbox.put(memfd(c"jump-refused", PAGE)?, "memory")?;
+    fdbox.seal()?;
+    // To this kernel it is as one that kexec_load(2) loaded; but it boots.
+    Image::next()?.without_kho().load()?;
+    equal("What it is told", kexec::handover()?, "none".into())?;
+    kexec::is_refused(NOT_TOLD)?;
+    fdbox.unseal()?;
+    Ok(kexec::jump()?)
+}
+
+/// The host has jumped into the very image that was refused before UNSEAL.
+fn unsealed_after(_: &Cx<'_>) -> Result<()> {
+    equal("The number of boxes", fdbox::info()?.boxes, 0)
 }
 
 /// That there is no jump into a kernel under which a device would run wild.

@@ -9,6 +9,7 @@ mod errnos;
 mod forged;
 mod guest;
 mod guest_memory;
+mod guest_takers;
 mod guests;
 mod hundred;
 mod jump_refused;
@@ -92,6 +93,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         leaving::ALL,
         jump_refused::ALL,
         guest_memory::ALL,
+        guest_takers::ALL,
         load::ALL,
         luo::ALL,
         guest::ALL,
@@ -137,9 +139,9 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "be-root-of-a-namespace" => rights::be_root_of_a_namespace(argument),
         "seal-busy" => busy::seal_busy(argument),
         "unseal-busy" => busy::unseal_busy(argument),
-        "take-guest" => guest_memory::take_guest(argument),
-        "take-vm-and-die" => guest_memory::take_vm_and_die(argument),
-        "take-and-die" => guest_memory::take_and_die(argument),
+        "take-guest" => guest_takers::take_guest(argument),
+        "take-vm-and-die" => guest_takers::take_vm_and_die(argument),
+        "take-and-die" => guest_takers::take_and_die(argument),
         _ => anyhow::bail!("There is no helper {helper}"),
     }
 }

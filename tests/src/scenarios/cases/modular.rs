@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
 
-use super::{Cx, Scenario, guest_memory, passthrough};
+use super::{Cx, Scenario, guest_memory, guest_takers, passthrough};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
 use crate::kvm::Vm;
@@ -39,7 +39,7 @@ pub(super) const ALL: &[&Scenario] = &[
         name: "modular/takers-that-die",
         about: "guests are taken by processes that are killed, in a KVM that is a module",
         host: HostKind::Modular,
-        stages: &[guest_memory::dying_before, guest_memory::dying_after],
+        stages: &[guest_takers::dying_before, guest_takers::dying_after],
     },
     &Scenario {
         name: "modular/nobody-takes-it",
@@ -131,7 +131,7 @@ fn kvm_before(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("modular-kvm")?;
     let vm = Vm::create()?;
     let ram = vm.guest_memfd(MIB, guest_memory::SHARED)?;
-    guest_memory::fill(&ram, guest_memory::TAKERS_SEED, MIB / PAGE)?;
+    guest_memory::fill(&ram, guest_takers::TAKERS_SEED, MIB / PAGE)?;
     let file = memfd(c"modular", 8 * PAGE)?;
     write_pages(&file, 61, 8)?;
     fdbox.put(ram, "ram")?;

@@ -17,7 +17,7 @@ use rustix::net::{
 };
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags};
 
-use super::{Cx, Scenario, guest_memory};
+use super::{Cx, Scenario, guest_takers};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
 use crate::host;
@@ -140,7 +140,7 @@ fn passed(_: &Cx<'_>) -> Result<()> {
     let file = memfd(c"passed", 4 * PAGE)?;
     write_pages(&file, 25, 4)?;
     fdbox.put(file, "given")?;
-    guest_memory::Guest::create()?.put(&fdbox)?;
+    guest_takers::Guest::create()?.put(&fdbox)?;
     help_with("use-passed-box", &fdbox)?;
     equal("The number of descriptors", fdbox.entries()?.len(), 0)?;
     fdbox.delete()
@@ -181,7 +181,7 @@ pub(crate) fn use_passed_box(argument: &str) -> Result<()> {
     fdbox.get("mine")?;
     fdbox.get("given")?;
     // They come as this process's own: the VM serves it, and the memory belongs to that VM.
-    guest_memory::take_guest_from(&fdbox)
+    guest_takers::take_guest_from(&fdbox)
 }
 
 /// What neither a passed box nor a passed control node is good for.
@@ -216,7 +216,7 @@ fn before(_: &Cx<'_>) -> Result<()> {
 /// made before: whether a process may do that is a matter of /dev/kvm.
 pub(crate) fn put_guest_and_seal(argument: &str) -> Result<()> {
     let (fdbox, _control) = helped(argument)?;
-    let guest = guest_memory::Guest::create()?;
+    let guest = guest_takers::Guest::create()?;
     drop_privileges()?;
     guest.put(&fdbox)?;
     fdbox.seal()
@@ -234,7 +234,7 @@ pub(crate) fn unseal_and_take_guest(argument: &str) -> Result<()> {
     let (fdbox, _control) = helped(argument)?;
     drop_privileges()?;
     fdbox.unseal()?;
-    guest_memory::take_guest_from(&fdbox)
+    guest_takers::take_guest_from(&fdbox)
 }
 
 fn opening(_: &Cx<'_>) -> Result<()> {
