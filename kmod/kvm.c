@@ -27,7 +27,8 @@ enum fdbox_lacks fdbox_shim_kvm_vm_lacks(void)
 {
 	if (!fdbox_has(kvm_get_kvm))
 		return FDBOX_LACKS_MODULE;
-	if (!fdbox_has(kvm_file_vm) || !fdbox_has(kvm_create_vm_file))
+	if (!fdbox_has(kvm_file_vm) || !fdbox_has(kvm_create_vm_file) ||
+	    !fdbox_has(kvm_vm_is_encrypted))
 		return FDBOX_LACKS_PATCH;
 	return FDBOX_LACKS_NOTHING;
 }
@@ -77,8 +78,8 @@ u64 fdbox_shim_vm_type(void *vm)
 
 /*
  * What encrypts the VM's memory or its vCPUs' state, or keeps them from the
- * host; NULL for a VM that the host can read. KVM_MEMORY_ENCRYPT_OP makes an
- * encrypted VM of an ordinary type, too.
+ * host; NULL for a VM that the host can read. KVM_SEV_INIT makes a SEV guest of
+ * an ordinary type, too.
  */
 const char *fdbox_shim_vm_encrypted(void *vm)
 {
@@ -102,9 +103,9 @@ const char *fdbox_shim_vm_encrypted(void *vm)
 	}
 	if (kvm->arch.has_protected_state)
 		return "protected state";
-	if (fdbox_vm_is_sev(vm))
-		return "SEV";
-	return kvm_arch_has_private_mem(kvm) ? "private memory" : NULL;
+	if (kvm_arch_has_private_mem(kvm))
+		return "private memory";
+	return kvm_vm_is_encrypted(kvm) ? "SEV" : NULL;
 }
 
 /* KVM serves only the process whose address space the VM was created in. */

@@ -68,6 +68,7 @@ static inline void fdbox_unbind(const char *symbol)
 /* kvm.ko. A kernel without the patches has no declarations. */
 struct kvm *kvm_file_vm(struct file *file);
 struct file *kvm_create_vm_file(unsigned long type, const char *name);
+bool kvm_vm_is_encrypted(struct kvm *kvm);
 struct kvm *kvm_gmem_file_vm(struct file *file);
 u64 kvm_gmem_file_flags(struct file *file);
 int kvm_gmem_freeze(struct file *file);
@@ -79,6 +80,8 @@ struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm);
 	fdbox_call(NULL, kvm_file_vm, __VA_ARGS__)
 #define kvm_create_vm_file(...) \
 	fdbox_call(FDBOX_ABSENT_FILE, kvm_create_vm_file, __VA_ARGS__)
+#define kvm_vm_is_encrypted(...) \
+	fdbox_call(true, kvm_vm_is_encrypted, __VA_ARGS__)
 #define kvm_gmem_file_vm(...) \
 	fdbox_call(NULL, kvm_gmem_file_vm, __VA_ARGS__)
 #define kvm_gmem_file_flags(...) \

@@ -164,9 +164,6 @@ struct file *fdbox_shim_gmem_link(struct file *file, void *vm);
 u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
 			bool down);
 
-/* sev.c: what only kvm-amd knows of a VM. */
-bool fdbox_vm_is_sev(void *vm);
-
 /* iommufd.c and vfio_pci.c: iommufd and VFIO PCI files. */
 struct fdbox_iommufd_map {
 	u32 ioas;
