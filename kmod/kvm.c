@@ -7,7 +7,6 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/dcache.h>
-#include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
@@ -39,8 +38,9 @@ enum fdbox_lacks fdbox_shim_gmem_lacks(void)
 		return FDBOX_LACKS_MODULE;
 	if (!filemap_add_run || !folio_add_lru_run ||
 	    !fdbox_has(kvm_gmem_file_vm) || !fdbox_has(kvm_gmem_file_flags) ||
-	    !fdbox_has(kvm_gmem_freeze) || !fdbox_has(kvm_gmem_thaw) ||
-	    !fdbox_has(kvm_gmem_create_file) || !fdbox_has(kvm_gmem_link_file))
+	    !fdbox_has(kvm_gmem_fill) || !fdbox_has(kvm_gmem_freeze) ||
+	    !fdbox_has(kvm_gmem_thaw) || !fdbox_has(kvm_gmem_create_file) ||
+	    !fdbox_has(kvm_gmem_link_file))
 		return FDBOX_LACKS_PATCH;
 	return fdbox_shim_kvm_vm_lacks();
 }
@@ -156,7 +156,7 @@ int fdbox_shim_gmem_fill(struct file *file, u64 index, u64 pages, struct fdbox_s
 	err = fdbox_may_take(step->taken, true);
 	if (err || !step->filled)
 		return err;
-	err = vfs_fallocate(file, FALLOC_FL_KEEP_SIZE, index << PAGE_SHIFT, pages << PAGE_SHIFT);
+	err = kvm_gmem_fill(file, index << PAGE_SHIFT, pages << PAGE_SHIFT);
 	cond_resched();
 	return err;
 }

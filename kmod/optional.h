@@ -71,6 +71,7 @@ struct file *kvm_create_vm_file(unsigned long type, const char *name);
 bool kvm_vm_is_encrypted(struct kvm *kvm);
 struct kvm *kvm_gmem_file_vm(struct file *file);
 u64 kvm_gmem_file_flags(struct file *file);
+int kvm_gmem_fill(struct file *file, loff_t offset, loff_t len);
 int kvm_gmem_freeze(struct file *file);
 void kvm_gmem_thaw(struct file *file);
 struct file *kvm_gmem_create_file(struct kvm *kvm, loff_t size, u64 flags);
@@ -86,6 +87,8 @@ struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm);
 	fdbox_call(NULL, kvm_gmem_file_vm, __VA_ARGS__)
 #define kvm_gmem_file_flags(...) \
 	fdbox_call(0, kvm_gmem_file_flags, __VA_ARGS__)
+#define kvm_gmem_fill(...) \
+	fdbox_call(-EOPNOTSUPP, kvm_gmem_fill, __VA_ARGS__)
 #define kvm_gmem_freeze(...) \
 	fdbox_call(-EOPNOTSUPP, kvm_gmem_freeze, __VA_ARGS__)
 #define kvm_gmem_thaw(...) \

@@ -33,6 +33,7 @@ mod privileges;
 mod rights;
 mod room;
 mod sample;
+mod signals;
 mod two_builds;
 mod upgrade;
 mod watching;
@@ -94,6 +95,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         jump_refused::ALL,
         guest_memory::ALL,
         guest_takers::ALL,
+        signals::ALL,
         load::ALL,
         luo::ALL,
         guest::ALL,
@@ -132,6 +134,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "poison" => poison::poison(argument),
         "seal-in-a-cgroup" => room::seal_in_a_cgroup(argument),
         "seal" => room::seal(argument),
+        "seal-under-a-timer" => signals::seal_under_a_timer(argument),
         "put-memfd" => boxes::put_memfd(argument),
         "use-passed-box" => rights::use_passed_box(argument),
         "put-guest-and-seal" => rights::put_guest_and_seal(argument),
