@@ -202,7 +202,7 @@ unsafe impl Sync for Left {}
 pub(crate) fn incoming() -> Option<Result<Left, abi::Malformed>> {
     let mut len = 0;
     // SAFETY: The name is a NUL-terminated string, `len` is valid for writing.
-    let page = unsafe { ffi::fdbox_shim_kho_incoming(abi::SUBTREE.as_char_ptr(), &mut len) };
+    let page = unsafe { ffi::fdbox_shim_kho_subtree(abi::SUBTREE.as_char_ptr(), &mut len) };
     if page.is_null() {
         return None;
     }

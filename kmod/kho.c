@@ -104,27 +104,19 @@ void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order)
 		fdbox_kho_unpreserve_folio(pfn + (i << order), order);
 }
 
-/*
- * KHO marks the first page of each block that the last kernel kept, in
- * page->private: this above, the order of the block below. It takes the mark
- * away when the block is restored. That is private to KHO, so it is believed
- * only if the page of our root bears it, which surely is such a block; else no
- * block is looked at before it is restored.
- */
-#define FDBOX_KHO_MARK	(0x4b484f50UL << 32)
+/* Of kmod/patches. */
+int kho_preserved_order(phys_addr_t phys) __weak;
 
-static bool fdbox_kho_marks;
+/* Whether KHO tells of memory that waits to be restored; else none is looked at before. */
+static bool fdbox_kho_tells(void)
+{
+	return kho_preserved_order;
+}
 
-/* The order of the block that starts at @pfn and waits to be restored, or -1. */
+/* The order of the block that starts at @pfn and waits to be restored, or an error. */
 static int fdbox_kho_block(u64 pfn)
 {
-	struct page *page = pfn_to_online_page(pfn);
-	unsigned long order;
-
-	if (!page)
-		return -1;
-	order = page_private(page) ^ FDBOX_KHO_MARK;
-	return order < BITS_PER_LONG - PAGE_SHIFT ? order : -1;
+	return kho_preserved_order(PFN_PHYS(pfn));
 }
 
 /*
@@ -138,7 +130,7 @@ bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order)
 	u64 end = pfn + (folios << order);
 	int block;
 
-	for (; fdbox_kho_marks && pfn < end; pfn += 1ULL << block) {
+	for (; fdbox_kho_tells() && pfn < end; pfn += 1ULL << block) {
 		block = fdbox_kho_block(pfn);
 		if (block < 0 || (order && block != order) ||
 		    !IS_ALIGNED(pfn, 1ULL << block) || 1ULL << block > end - pfn)
@@ -167,15 +159,15 @@ static bool fdbox_kho_regular(u64 pfn, u64 end)
 /*
  * Each folio then has one reference, the caller's. The caller has seen by
  * fdbox_shim_kho_kept() that they are there: then all of them can be restored.
- * (Without marks KHO may stop half-way, with a warning; what it has given out
- * by then is lost until the next boot.)
+ * (Where KHO does not tell, it may stop half-way, with a warning; what it has given
+ * out by then is lost until the next boot.)
  */
 bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 {
 	u64 end = pfn + (folios << order);
 	int block = order;
 
-	if (!order && (!fdbox_kho_marks || fdbox_kho_regular(pfn, end)))
+	if (!order && (!fdbox_kho_tells() || fdbox_kho_regular(pfn, end)))
 		return kho_restore_pages(PFN_PHYS(pfn), folios);
 
 	for (; pfn < end; pfn += 1ULL << block) {
@@ -191,13 +183,13 @@ bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 	return true;
 }
 
-/* Hands on what waits to be restored, block by block. Without marks nobody knows the blocks. */
+/* Hands on what waits to be restored, block by block. Nobody else knows the blocks. */
 int fdbox_shim_kho_pass_on(u64 pfn, u64 folios, u32 order)
 {
 	u64 end = pfn + (folios << order);
 	int block, err;
 
-	if (!fdbox_kho_marks)
+	if (!fdbox_kho_tells())
 		return -EOPNOTSUPP;
 	if (!fdbox_shim_kho_kept(pfn, folios, order))
 		return -EIO;
@@ -310,7 +302,7 @@ static u64 fdbox_kho_kept_pfn(u64 phys)
 
 	if (!pfn || !PAGE_ALIGNED(phys) || !pfn_to_online_page(pfn))
 		return 0;
-	return !fdbox_kho_marks || fdbox_kho_block(pfn) >= 0 ? pfn : 0;
+	return !fdbox_kho_tells() || fdbox_kho_block(pfn) >= 0 ? pfn : 0;
 }
 
 /*
@@ -363,16 +355,6 @@ const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len)
 	phys_addr_t phys;
 
 	return kho_retrieve_subtree(subtree, &phys, len) ? NULL : phys_to_virt(phys);
-}
-
-/* The same of the root of our handover. */
-const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len)
-{
-	const void *root = fdbox_shim_kho_subtree(subtree, len);
-
-	if (root)
-		fdbox_kho_marks = !fdbox_kho_block(PHYS_PFN(virt_to_phys((void *)root)));
-	return root;
 }
 
 /*

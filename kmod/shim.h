@@ -75,7 +75,6 @@ void fdbox_shim_kho_unpreserve_body(const u8 descriptor[16]);
 int fdbox_shim_kho_copy_body(const u8 descriptor[16], void *out, size_t len);
 void *fdbox_shim_kho_restore_body(const u8 descriptor[16]);
 const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len);
-const void *fdbox_shim_kho_incoming(const char *subtree, size_t *len);
 void fdbox_shim_kho_mark_incoming(const void *root, const u8 *mark, size_t len);
 
 /* poison.c: broken pages of memory. */
