@@ -139,6 +139,11 @@ impl HostSpec {
         let (kernel, initramfs) = next.context("A host has at least one stage")?;
         let machine = Machine {
             memory_mib: self.memory_mib,
+            nodes: if self.stages.iter().all(|stage| stage.kernel.knows_nodes()) {
+                2
+            } else {
+                1
+            },
             cpus: self.cpus,
             kernel: kernel.image(),
             initramfs,

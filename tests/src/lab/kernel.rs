@@ -75,6 +75,20 @@ impl Flavour {
         }
     }
 
+    /// What `make` finds in its environment. Control-flow integrity is clang's, and so for the debug
+    /// kernel everything is built by LLVM; its modules have to be, too.
+    fn environment(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Debug | Self::StockDebug => &[("LLVM", "1")],
+            _ => &[],
+        }
+    }
+
+    /// Whether it can use memory on several NUMA nodes.
+    pub(crate) fn knows_nodes(self) -> bool {
+        matches!(self, Self::Debug | Self::StockDebug)
+    }
+
     fn is_patched(self) -> bool {
         !matches!(self, Self::Stock | Self::StockDebug)
     }
@@ -88,6 +102,7 @@ impl Flavour {
             // Nearly nothing is left of the objects; the host programs are.
             Self::Fast => Some(Self::B),
             Self::Modular => Some(Self::A),
+            // Nothing is left: they are made by LLVM.
             Self::Debug => Some(Self::A),
             Self::StockDebug => Some(Self::Stock),
         }
@@ -131,6 +146,11 @@ impl Kernel {
         own.iter().map(|path| self.module(path)).collect()
     }
 
+    /// What a build against it needs in its environment.
+    pub(crate) fn environment(&self) -> &'static [(&'static str, &'static str)] {
+        self.flavour.environment()
+    }
+
     /// Where the sources and the objects are seen in the toolchain.
     pub(crate) fn mounts(&self) -> [(PathBuf, &'static str); 2] {
         [
@@ -164,6 +184,9 @@ impl Kernels<'_> {
             .text("source", source.key.as_str())
             .file(&self.config)?
             .text("flavour", flavour.name());
+        for (name, value) in flavour.environment() {
+            key = key.text(name, value);
+        }
         if let Some(options) = self.options(flavour) {
             key = key.file(&options)?;
         }
@@ -310,6 +333,7 @@ impl Kernels<'_> {
             sh.args(["-ec", &script, "sh", &format!("-{name}"), &lz4]);
             sh.envs([("KBUILD_BUILD_USER", "lab"), ("KBUILD_BUILD_HOST", "lab")]);
             sh.env("KBUILD_BUILD_TIMESTAMP", "2026-01-01");
+            sh.envs(flavour.environment().iter().copied());
             command::counted(&mut sh, &log, &mut progress)
         };
         if base.is_none() {

@@ -67,6 +67,7 @@ fn build(toolchain: &Toolchain, kernel: &Kernel, kmod: &Path, dir: &Path) -> Res
         "-ec",
         "exec 2>&1; make -C /lab/obj M=/lab/kmod KMOD_SAMPLES=m -j\"$(nproc)\" modules",
     ]);
+    sh.envs(kernel.environment().iter().copied());
     command::counted(&mut sh, &log, &mut progress).context("Build the module")?;
 
     let ko = dir.join("ko");

@@ -32,6 +32,8 @@ const NICENESS: &str = "-15";
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
     pub memory_mib: u64,
+    /// On so many NUMA nodes the memory lies; the CPUs are on the first.
+    pub nodes: u64,
     pub cpus: u32,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
@@ -85,6 +87,7 @@ impl Machine {
         qemu.args(attached::arguments(self.devices));
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory_mib.to_string());
+        qemu.args(self.numa());
         qemu.arg("-kernel")
             .arg(format!("/lab/boot/{}", name(&self.kernel)));
         qemu.arg("-initrd")
@@ -98,6 +101,28 @@ impl Machine {
                 .arg(format!("virtio-blk-pci,drive=disk{number}"));
         }
         Ok(qemu)
+    }
+
+    /// The arguments that put the memory on nodes, if there is more than one.
+    fn numa(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        for node in (0..self.nodes).filter(|_| self.nodes > 1) {
+            let rest = if node == 0 {
+                self.memory_mib % self.nodes
+            } else {
+                0
+            };
+            let mib = self.memory_mib / self.nodes + rest;
+            arguments.push("-object".to_owned());
+            arguments.push(format!("memory-backend-ram,id=memory{node},size={mib}M"));
+            arguments.push("-numa".to_owned());
+            let cpus = match node {
+                0 => format!(",cpus=0-{}", self.cpus - 1),
+                _ => String::new(),
+            };
+            arguments.push(format!("node,nodeid={node},memdev=memory{node}{cpus}"));
+        }
+        arguments
     }
 
     /// Starts it with its consoles connected to the lab.

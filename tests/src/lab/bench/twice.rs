@@ -119,6 +119,7 @@ impl Twice {
         std::fs::remove_file(&inner)?;
         let machine = Machine {
             memory_mib: self.memory_mib,
+            nodes: 1,
             cpus: self.cpus,
             kernel: old.image(),
             initramfs: outer,

@@ -21,6 +21,7 @@ fn hello(stage: usize, release: &str, boot_id: &str) -> Line {
 fn judge(lines: &[Line]) -> Vec<Failure> {
     let machine = Machine {
         memory_mib: 1,
+        nodes: 1,
         cpus: 1,
         kernel: PathBuf::new(),
         initramfs: PathBuf::new(),
