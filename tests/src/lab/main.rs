@@ -24,6 +24,7 @@ mod module;
 mod nudge;
 mod outside;
 mod package;
+mod policy;
 mod power;
 mod programs;
 mod progress;

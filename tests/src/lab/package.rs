@@ -31,6 +31,12 @@ pub(crate) const UUID: Package = Package {
     place: "/lab/uuid",
 };
 
+/// The compiler of SELinux policies. Its library is in the toolchain: other packages want it, too.
+pub(crate) const SECILC: Package = Package {
+    name: "secilc",
+    place: "/lab/secilc",
+};
+
 const FETCH: &str = "exec 2>&1; apt-get update; cd /lab/work; apt-get download \"$1\"; \
     dpkg-deb -x ./*.deb .; rm ./*.deb";
 

@@ -9,6 +9,7 @@ use crate::guest::{CARD_DRIVER, GuestFiles};
 use crate::host::{Ending, Host, HostSpec, StageSpec, module_place};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
+use crate::policy;
 use crate::programs::{self, Programs};
 use crate::tsc::Clocks;
 
@@ -71,6 +72,12 @@ impl Group<'_> {
             for stage in &mut stages {
                 let driver = lab.kernels()?.get(stage.kernel)?.module(CARD_DRIVER);
                 stage.files.push((driver, module_place("e1000e")));
+            }
+        }
+        if self.debug {
+            let policy = policy::get(lab)?;
+            for stage in &mut stages {
+                stage.files.push((policy.clone(), policy::PLACE.to_owned()));
             }
         }
         if self.kind == HostKind::GuestTwoBuilds {

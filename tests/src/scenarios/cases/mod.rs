@@ -15,6 +15,7 @@ mod hundred;
 mod jump_refused;
 mod leaving;
 mod load;
+mod lsm;
 mod luo;
 mod memfd;
 mod memfd_large;
@@ -87,6 +88,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         poison::ALL,
         boxes::ALL,
         rights::ALL,
+        lsm::ALL,
         busy::ALL,
         memfd::ALL,
         memfd_large::ALL,
@@ -136,6 +138,9 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "seal" => room::seal(argument),
         "seal-under-a-timer" => signals::seal_under_a_timer(argument),
         "put-memfd" => boxes::put_memfd(argument),
+        "owner-puts" => lsm::owner_puts(argument),
+        "owner-takes" => lsm::owner_takes(argument),
+        "stranger-takes" => lsm::stranger_takes(argument),
         "use-passed-box" => rights::use_passed_box(argument),
         "put-guest-and-seal" => rights::put_guest_and_seal(argument),
         "unseal-and-take-guest" => rights::unseal_and_take_guest(argument),

@@ -55,7 +55,7 @@ fn inheritable(fd: impl AsFd) -> Result<OwnedFd> {
 }
 
 /// Runs a helper with descriptors of the box and of the control node that this process opened.
-fn help_with(helper: &str, fdbox: &FdBox) -> Result<()> {
+pub(super) fn help_with(helper: &str, fdbox: &FdBox) -> Result<()> {
     let (node, control) = (inheritable(fdbox)?, inheritable(fdbox::control()?)?);
     let argument = format!(
         "{} {} {}",
@@ -67,7 +67,7 @@ fn help_with(helper: &str, fdbox: &FdBox) -> Result<()> {
 }
 
 /// What [`help_with`] passes: the box and the control node.
-fn helped(argument: &str) -> Result<(FdBox, OwnedFd)> {
+pub(super) fn helped(argument: &str) -> Result<(FdBox, OwnedFd)> {
     let words: Vec<&str> = argument.split(' ').collect();
     let [name, node, control] = words[..] else {
         bail!("The argument is {argument:?}");
@@ -134,7 +134,12 @@ fn by_scm_rights(fd: &OwnedFd) -> Result<OwnedFd> {
 }
 
 fn passed(_: &Cx<'_>) -> Result<()> {
-    let fdbox = FdBox::create("passed")?;
+    pass("passed")
+}
+
+/// A process without any capability uses a box that it was passed.
+pub(super) fn pass(name: &str) -> Result<()> {
+    let fdbox = FdBox::create(name)?;
     // As far as the node goes anybody might open it.
     fdbox.node.set_permissions(Permissions::from_mode(0o666))?;
     let file = memfd(c"passed", 4 * PAGE)?;
