@@ -85,6 +85,7 @@ struct fdbox_put_fd {
  * restored upon files that are still in the box: take them out first; or it
  * came from the last kernel, and the host is on its way into the next one.
  * EHWPOISON: its memory broke, and this kernel could not keep it out of use.
+ * EACCES: the LSM does not let the caller have it; the box keeps it.
  */
 #define FDBOX_GET_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 3)
 struct fdbox_get_fd {
