@@ -18,15 +18,14 @@ use crate::kind::{
     TakeCx, //
 };
 use crate::leaving::Change;
-use crate::name::Name;
 use crate::record::Record;
 use crate::registry;
+use crate::slots::{
+    Room,
+    Slots, //
+};
 use kernel::{
     prelude::*,
-    rbtree::{
-        RBTree,
-        RBTreeNode, //
-    },
     sync::{
         Arc,
         UniqueArc, //
@@ -35,83 +34,34 @@ use kernel::{
 
 /// The descriptors of a box, and what is held for them.
 pub(crate) struct Contents {
-    /// By id, which only grows.
-    pub(crate) slots: KVVec<KBox<Slot>>,
-    /// The id that each name has.
-    ids: RBTree<Name, u64>,
-    next_id: u64,
+    pub(crate) slots: Slots,
     pub(crate) substitutes: KVec<Substitute>,
     given_out: KVVec<GivenOut>,
     /// While it is as it arrived: it goes on to the next kernel if nobody unseals it.
     pub(crate) required: Option<kho::Required>,
 }
 
-/// A descriptor that is about to be put in: all that can fail is done.
-pub(crate) struct Admission {
-    slot: KBox<Slot>,
-    by_name: RBTreeNode<Name, u64>,
-}
-
 /// What takes the place of a descriptor that was made a file for its taker.
 pub(crate) struct Successor {
     pub(crate) file: FileRef,
     /// `None` where it is the file that was there.
-    pub(crate) entry: Option<Arc<Entry>>,
-}
-
-impl Admission {
-    /// The descriptor.
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
-        &self.slot.entry
-    }
+    pub(crate) entry: Option<(Arc<Entry>, Room)>,
 }
 
 impl Contents {
     /// Nothing.
     pub(crate) fn new() -> Contents {
         Contents {
-            slots: KVVec::new(),
-            ids: RBTree::new(),
-            next_id: 1,
+            slots: Slots::new(),
             substitutes: KVec::new(),
             given_out: KVVec::new(),
             required: None,
         }
     }
 
-    /// Where the descriptor called `name` is.
-    pub(crate) fn find(&self, name: &Name) -> Option<usize> {
-        let id = *self.ids.get(name)?;
-        self.slots.binary_search_by_key(&id, |slot| slot.id).ok()
-    }
-
-    /// Makes room for a descriptor; `EEXIST`.
-    pub(crate) fn prepare(&mut self, name: Name, content: Content) -> Result<Admission> {
-        if self.ids.get(&name).is_some() {
-            return Err(EEXIST);
-        }
-        let id = self.next_id;
-        self.slots.reserve(1, GFP_KERNEL)?;
-        let by_name = RBTreeNode::new(name.try_clone()?, id, GFP_KERNEL)?;
-        let entry = Arc::new(Entry { id, name, content }, GFP_KERNEL)?;
-        let slot = KBox::new(Slot::new(entry), GFP_KERNEL)?;
-        Ok(Admission { slot, by_name })
-    }
-
-    /// Puts in what was prepared last.
-    pub(crate) fn admit(&mut self, admission: Admission) {
-        self.next_id = admission.slot.id + 1;
-        // There is room for it.
-        let _ = self.slots.push_within_capacity(admission.slot);
-        self.ids.insert(admission.by_name);
-    }
-
     /// Takes the descriptor at `at` out.
     pub(crate) fn remove(&mut self, at: usize) {
-        // The index is that of a descriptor.
-        if let Ok(slot) = self.slots.remove(at) {
-            self.ids.remove(&slot.name);
-        }
+        self.slots.remove(at);
         if self.slots.is_empty() {
             // No file is left that could belong to one of the VMs.
             self.substitutes.clear();
@@ -119,7 +69,7 @@ impl Contents {
     }
 
     /// Makes the descriptor at `at` an open file of this kernel that the current task can use. It
-    /// stays as it is until the caller [`replace`](Self::replace)s it. `fd` is the number that the
+    /// stays as it is until the caller [`replace`](Slots::replace)s it. `fd` is the number that the
     /// file is going to have. `EAGAIN` for a descriptor of the last kernel once the host is leaving.
     pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<Successor> {
         let old = self.slots[at].entry.clone();
@@ -131,6 +81,7 @@ impl Contents {
         let kind = registry::of_compatible(old.compatible())?;
         let name = old.name.try_clone()?;
         let place = UniqueArc::<Entry>::new_uninit(GFP_KERNEL)?;
+        let room = Room::new()?;
 
         let mut progress = core::mem::take(&mut self.slots[at].progress);
         let mut cx = TakeCx {
@@ -157,26 +108,18 @@ impl Contents {
         {
             return Ok(Successor { file, entry: None });
         }
-        let content = Content::Live(Live {
-            file: file.clone(),
-            kind,
-        });
+        let content = Content::Live(Live::new(file.clone(), kind));
         let id = old.id;
         let entry = place.write(Entry { id, name, content });
         Ok(Successor {
             file,
-            entry: Some(entry.into()),
+            entry: Some((entry.into(), room)),
         })
-    }
-
-    /// Puts a file in the place of what it was made of.
-    pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>) {
-        *self.slots[at] = Slot::new(entry);
     }
 
     /// Lets go of what was given out, once nothing in the box depends on it any more.
     pub(crate) fn forget_given(&mut self) {
-        if !self.given_out.is_empty() && !self.slots.iter().any(|slot| slot.waits_for_files()) {
+        if !self.slots.has_waiting() {
             self.given_out.clear();
         }
     }
@@ -184,7 +127,10 @@ impl Contents {
     /// A descriptor that depends on files which were taken out and are not back.
     pub(crate) fn lacks_given(&self) -> Option<&Entry> {
         // A duplicate that was put in again is as good as what was never taken out.
-        let is_back = |given: &GivenOut| self.slots.iter().any(|slot| given.is_in(slot));
+        let is_back = |given: &GivenOut| {
+            let at = self.slots.named(given.name());
+            at.is_some_and(|at| given.is_in(&self.slots[at]))
+        };
         if self.given_out.iter().all(is_back) {
             return None;
         }

@@ -5,7 +5,10 @@
 //! An [`Entry`] does not change: listings share it with whoever works on the box. What changes
 //! while one works on it is beside it, in the [`Slot`].
 
-use crate::file::FileRef;
+use crate::file::{
+    self,
+    FileRef, //
+};
 use crate::kind::KindRef;
 use crate::name::Name;
 use crate::record::{
@@ -38,6 +41,21 @@ pub(crate) enum Content {
 pub(crate) struct Live {
     pub(crate) file: FileRef,
     pub(crate) kind: KindRef,
+    /// What [`crate::kind::Kind::object`] says.
+    pub(crate) object: usize,
+}
+
+impl Live {
+    /// `file`, which is of this kind.
+    pub(crate) fn new(file: FileRef, kind: KindRef) -> Live {
+        let object = kind.object(&file);
+        Live { file, kind, object }
+    }
+
+    /// Address of the open file, for comparison.
+    pub(crate) fn address(&self) -> usize {
+        file::address(&self.file)
+    }
 }
 
 /// A descriptor that nobody has taken yet. Its kind is looked up when it is taken: it may be
@@ -115,9 +133,9 @@ impl Entry {
         }
     }
 
-    /// Whether it is a descriptor of the last kernel called `name`.
-    pub(crate) fn is_incoming(&self, name: &[u8]) -> bool {
-        matches!(self.content, Content::Incoming(_)) && self.name.as_bytes() == name
+    /// Whether it is a descriptor of the last kernel.
+    pub(crate) fn is_incoming(&self) -> bool {
+        matches!(self.content, Content::Incoming(_))
     }
 
     /// Whether it is to be restored upon files that are taken out of the box before it.

@@ -31,9 +31,11 @@ use crate::file::{
     FileRef,
     NodeOwner, //
 };
-use crate::kind::SealError;
+use crate::kind::{
+    Lost,
+    SealError, //
+};
 use crate::name::Name;
-use crate::unsealing::Lost;
 use crate::wait;
 use kernel::{
     new_mutex,
@@ -245,10 +247,10 @@ impl Held<'_> {
 
     /// Puts a descriptor in, called `name`.
     pub(crate) fn push(&mut self, name: Name, content: Content) -> Result {
-        let admission = self.contents.prepare(name, content)?;
+        let admission = self.contents.slots.prepare(name, content)?;
         let entry = admission.entry().clone();
         self.bx.inner.lock().listed.push(entry, GFP_KERNEL)?;
-        self.contents.admit(admission);
+        self.contents.slots.admit(admission);
         Ok(())
     }
 
@@ -266,12 +268,12 @@ impl Held<'_> {
     /// returns that. On error it is as it was. `fd` is the number that the file is going to have.
     pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<FileRef> {
         let successor = self.contents.make_own(at, fd)?;
-        if let Some(entry) = successor.entry {
+        if let Some((entry, room)) = successor.entry {
             let mut inner = self.bx.inner.lock();
             let old = core::mem::replace(&mut inner.listed[at], entry.clone());
             inner.found_again(entry.id);
             drop(inner);
-            self.contents.replace(at, entry);
+            self.contents.slots.replace(at, entry, room);
             drop(old);
         }
         Ok(successor.file)

@@ -44,6 +44,7 @@ mod record;
 mod registry;
 mod room;
 mod sealing;
+mod slots;
 mod uapi;
 mod unseal_cx;
 mod unsealing;

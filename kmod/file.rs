@@ -96,6 +96,17 @@ pub(crate) fn same(a: &File, b: &File) -> bool {
     a.as_ptr() == b.as_ptr()
 }
 
+/// Address of the open file, for comparison.
+pub(crate) fn address(file: &File) -> usize {
+    file.as_ptr() as usize
+}
+
+/// Address of its inode, for comparison.
+pub(crate) fn inode(file: &File) -> usize {
+    // SAFETY: `file` is a live file.
+    unsafe { ffi::fdbox_shim_inode(file.as_ptr()) as usize }
+}
+
 /// Size of the file behind `file` in bytes.
 pub(crate) fn size(file: &File) -> u64 {
     // SAFETY: `file` is a live file; every file has an inode.

@@ -12,6 +12,7 @@ use crate::contents::{
 };
 use crate::entry::{
     Content,
+    Live,
     Slot,
     Stage, //
 };
@@ -21,7 +22,6 @@ use crate::kind::{
     Reason,
     SealCx,
     SealError, //
-    Substitute,
 };
 use crate::name::Name;
 use crate::record::Record;
@@ -35,6 +35,9 @@ use kernel::{
     },
 };
 
+/// How a step of SEAL ended.
+type Sealed = Result<(), SealError>;
+
 /// Whether a descriptor is sealed late: see the top of this file.
 const NOT_LATE_THEN_LATE: [bool; 2] = [false, true];
 
@@ -45,67 +48,88 @@ fn is_late(slot: &Slot) -> bool {
 impl Contents {
     /// Calls [`crate::kind::Kind::seal`] of each file, last of those that ask for it. `go_on` is
     /// asked before each. After an error the caller calls [`undo`](Self::undo).
-    pub(crate) fn freeze_all(
+    pub(crate) fn freeze_all(&mut self, go_on: impl Fn() -> Sealed) -> Sealed {
+        self.each(go_on, Stage::Frozen, Contents::freeze_one)
+    }
+
+    /// Lets each file write its record and registers what the records keep. As
+    /// [`freeze_all`](Self::freeze_all) otherwise.
+    pub(crate) fn write_all(&mut self, go_on: impl Fn() -> Sealed) -> Sealed {
+        self.each(go_on, Stage::Kept, Contents::write_one)
+    }
+
+    /// Brings each descriptor to `stage` by `step`, in the order in which they are sealed.
+    fn each(
         &mut self,
-        go_on: impl Fn() -> Result<(), SealError>,
-    ) -> Result<(), SealError> {
+        go_on: impl Fn() -> Sealed,
+        stage: Stage,
+        step: impl Fn(&mut Contents, usize) -> Sealed,
+    ) -> Sealed {
         for late in NOT_LATE_THEN_LATE {
             for at in 0..self.slots.len() {
                 if is_late(&self.slots[at]) == late {
                     go_on()?;
                     // What was stopped half-way has refused nothing.
-                    freeze_one(&self.slots, &self.substitutes, at)
-                        .map_err(|err| go_on().err().unwrap_or(err))?;
-                    self.slots[at].stage = Stage::Frozen;
+                    step(self, at).map_err(|err| go_on().err().unwrap_or(err))?;
+                    self.slots[at].stage = stage;
                 }
             }
         }
         Ok(())
     }
 
-    /// Lets each file write its record and registers what the records keep. As
-    /// [`freeze_all`](Self::freeze_all) otherwise.
-    pub(crate) fn write_all(
-        &mut self,
-        go_on: impl Fn() -> Result<(), SealError>,
-    ) -> Result<(), SealError> {
-        for late in NOT_LATE_THEN_LATE {
-            for at in 0..self.slots.len() {
-                if is_late(&self.slots[at]) == late {
-                    go_on()?;
-                    let mut said = None;
-                    let written = self.write_one(at, &mut said);
-                    written.map_err(|err| {
-                        let stopped = go_on().err();
-                        stopped.unwrap_or_else(|| failure(&self.slots[at].name, err, said))
-                    })?;
-                    self.slots[at].stage = Stage::Kept;
-                }
-            }
+    /// SEAL, at a file of this kernel.
+    fn seal_cx<'a>(&'a self, at: usize, live: &'a Live) -> SealCx<'a> {
+        SealCx {
+            slots: &self.slots,
+            substitutes: &self.substitutes,
+            at,
+            file: &live.file,
+            said: Cell::new(None),
         }
-        Ok(())
+    }
+
+    fn freeze_one(&mut self, at: usize) -> Sealed {
+        let entry = &self.slots[at].entry;
+        let Content::Live(live) = &entry.content else {
+            return Ok(());
+        };
+        let mut cx = self.seal_cx(at, live);
+        let sealed = live.kind.seal(&mut cx);
+        sealed.map_err(|err| failure(&entry.name, err, cx.said.take()))
     }
 
     /// Lets one file write its record, if it is one of this kernel, and registers what it keeps.
-    /// After an error `said` is what its kind said of it.
-    fn write_one(&mut self, at: usize, said: &mut Option<(Reason, CString)>) -> Result {
-        // Even if registering fails: it is how the file knows what to take back.
-        self.slots[at].written = record_of(&self.slots, &self.substitutes, at, said)?;
-        let slot = &self.slots[at];
-        let kept = slot.record().ok_or(EIO)?.kept()?;
-        if let Content::Incoming(_) = slot.content {
-            // Else the next kernel would be handed what this one has in use, or what is no memory.
-            kho::check_kept(kept)?;
-        }
-        kho::preserve(kept)?;
-        let carried = match incoming_kind(slot) {
-            Some((kind, record)) => kind.carry(record),
-            None => Ok(()),
+    fn write_one(&mut self, at: usize) -> Sealed {
+        let mut said = None;
+        let written = self.record_of(at, &mut said).and_then(|record| {
+            // Even if registering fails: it is how the file knows what to take back.
+            self.slots[at].written = record;
+            keep(&self.slots[at])
+        });
+        written.map_err(|err| failure(&self.slots[at].name, err, said))
+    }
+
+    /// What a file of this kernel writes for the next one; `None` for any other content. After an
+    /// error `said` is what its kind said of it.
+    fn record_of(
+        &self,
+        at: usize,
+        said: &mut Option<(Reason, CString)>,
+    ) -> Result<Option<Arc<Record>>> {
+        let Content::Live(live) = &self.slots[at].content else {
+            return Ok(None);
         };
-        if carried.is_err() {
-            kho::unpreserve(kept);
+        let cx = self.seal_cx(at, live);
+        // Allocated first: once the file has written, nothing may get lost.
+        let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
+        let _locked = InodeLock::new(&live.file)?;
+        if let Err(err) = live.kind.write(&cx, &mut record) {
+            *said = cx.said.take();
+            return Err(err);
         }
-        carried
+        record.coalesce();
+        Ok(Some(record.into()))
     }
 
     /// The inverse of [`freeze_all`](Self::freeze_all) and [`write_all`](Self::write_all), as far as
@@ -137,52 +161,22 @@ fn undo_one(slot: &mut Slot) {
     }
 }
 
-fn freeze_one(
-    slots: &[KBox<Slot>],
-    substitutes: &[Substitute],
-    at: usize,
-) -> Result<(), SealError> {
-    let slot = &slots[at];
-    let Content::Live(live) = &slot.content else {
-        return Ok(());
-    };
-    let mut cx = SealCx {
-        slots,
-        substitutes,
-        at,
-        file: &live.file,
-        said: Cell::new(None),
-    };
-    let sealed = live.kind.seal(&mut cx);
-    sealed.map_err(|err| failure(&slot.name, err, cx.said.take()))
-}
-
-/// What a file of this kernel writes for the next one; `None` for any other content.
-fn record_of(
-    slots: &[KBox<Slot>],
-    substitutes: &[Substitute],
-    at: usize,
-    said: &mut Option<(Reason, CString)>,
-) -> Result<Option<Arc<Record>>> {
-    let Content::Live(live) = &slots[at].content else {
-        return Ok(None);
-    };
-    let cx = SealCx {
-        slots,
-        substitutes,
-        at,
-        file: &live.file,
-        said: Cell::new(None),
-    };
-    // Allocated first: once the file has written, nothing may get lost.
-    let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
-    let _locked = InodeLock::new(&live.file)?;
-    if let Err(err) = live.kind.write(&cx, &mut record) {
-        *said = cx.said.take();
-        return Err(err);
+/// Has KHO keep what the record of a descriptor names, and takes along what goes on beside it.
+fn keep(slot: &Slot) -> Result {
+    let kept = slot.record().ok_or(EIO)?.kept()?;
+    if let Content::Incoming(_) = slot.content {
+        // Else the next kernel would be handed what this one has in use, or what is no memory.
+        kho::check_kept(kept)?;
     }
-    record.coalesce();
-    Ok(Some(record.into()))
+    kho::preserve(kept)?;
+    let carried = match incoming_kind(slot) {
+        Some((kind, record)) => kind.carry(record),
+        None => Ok(()),
+    };
+    if carried.is_err() {
+        kho::unpreserve(kept);
+    }
+    carried
 }
 
 /// Why SEAL failed, at the descriptor called `name`.

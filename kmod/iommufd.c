@@ -22,11 +22,6 @@ enum fdbox_lacks fdbox_shim_iommufd_lacks(void)
 	return fdbox_has(iommufd_create) ? FDBOX_LACKS_NOTHING : FDBOX_LACKS_MODULE;
 }
 
-bool fdbox_shim_same_inode(struct file *a, struct file *b)
-{
-	return file_inode(a) == file_inode(b);
-}
-
 void *fdbox_shim_iommufd_of(struct file *file)
 {
 	return iommufd_file_ctx(file);
@@ -122,11 +117,6 @@ int fdbox_shim_iommufd_add_map(void *ctx, const struct fdbox_iommufd_map *map)
 enum fdbox_lacks fdbox_shim_iommufd_lacks(void)
 {
 	return FDBOX_LACKS_PATCH;
-}
-
-bool fdbox_shim_same_inode(struct file *a, struct file *b)
-{
-	return false;
 }
 
 void *fdbox_shim_iommufd_of(struct file *file)

@@ -2,10 +2,7 @@
 
 //! The one trait by which boxes know kinds of files, and what its methods get.
 
-use crate::entry::{
-    Entry,
-    Slot, //
-};
+use crate::entry::Entry;
 use crate::file::{
     self,
     FileRef, //
@@ -21,8 +18,10 @@ use crate::room::{
     self,
     mib, //
 };
+use crate::slots::Slots;
 use crate::uapi;
 pub(crate) use crate::unseal_cx::{
+    Lost,
     LostReason,
     UnsealCx, //
 };
@@ -49,6 +48,12 @@ pub(crate) trait Kind: Send + Sync {
     /// Bytes of memory that `file` holds.
     fn bytes(&self, _file: &File) -> u64 {
         0
+    }
+
+    /// Address of the object behind `file` that files of other kinds find it by in their box; the
+    /// same as long as the file is held. Only compared.
+    fn object(&self, file: &File) -> usize {
+        file::address(file)
     }
 
     /// Whether it is sealed after files of other kinds: it looks at what they freeze.
@@ -169,7 +174,7 @@ pub(crate) struct SealError {
 
 /// A SEAL, at one descriptor.
 pub(crate) struct SealCx<'a> {
-    pub(crate) slots: &'a [KBox<Slot>],
+    pub(crate) slots: &'a Slots,
     pub(crate) substitutes: &'a [Substitute],
     pub(crate) at: usize,
     pub(crate) file: &'a File,
@@ -178,17 +183,11 @@ pub(crate) struct SealCx<'a> {
 }
 
 impl SealCx<'_> {
-    /// The other files of the box.
-    pub(crate) fn others(&self) -> impl Iterator<Item = (&Name, &File)> + '_ {
-        let others = self.slots.iter().enumerate();
-        others
-            .filter(|(at, _)| *at != self.at)
-            .filter_map(|(_, slot)| Some((&slot.name, slot.live_file()?)))
-    }
-
-    /// Whether the box has `wanted`.
-    pub(crate) fn has(&self, wanted: &File) -> bool {
-        self.others().any(|(_, other)| file::same(other, wanted))
+    /// Name of the first other file in the box that is the open file, or has the object behind it, of
+    /// this address: see [`Kind::object`].
+    pub(crate) fn name_of(&self, address: usize) -> Option<&'_ Name> {
+        let at = self.slots.of_object(address, self.at)?;
+        Some(&self.slots[at].name)
     }
 
     /// Promises the file the memory that SEAL takes for it, which the kind releases when it has it; or
@@ -294,6 +293,11 @@ pub(crate) struct GivenOut {
 }
 
 impl GivenOut {
+    /// Its name in the box.
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
     /// Whether `entry` is the same file, under its name.
     pub(crate) fn is_in(&self, entry: &Entry) -> bool {
         let same = |file: &File| file::same(file, &self.file);
@@ -303,7 +307,7 @@ impl GivenOut {
 
 /// A GET_FD.
 pub(crate) struct TakeCx<'a> {
-    pub(crate) slots: &'a [KBox<Slot>],
+    pub(crate) slots: &'a Slots,
     /// Where the one is that is being taken.
     pub(crate) at: usize,
     pub(crate) substitutes: &'a mut KVec<Substitute>,
@@ -323,18 +327,32 @@ impl<'a> TakeCx<'a> {
         self.slots[self.at].id
     }
 
-    /// The others in the box.
-    pub(crate) fn others(&self) -> impl Iterator<Item = &'a Entry> + use<'a> {
-        let (slots, me) = (self.slots, self.at);
-        let others = slots.iter().enumerate();
-        others
-            .filter(move |(at, _)| *at != me)
-            .map(|(_, slot)| &*slot.entry)
+    /// Another descriptor, by its name.
+    pub(crate) fn named(&self, name: &[u8]) -> Result<Option<&'a Entry>> {
+        // What was saved may be no name.
+        let name = Name::new(name).map_err(|err| if err == ENOMEM { err } else { EIO })?;
+        let at = self.slots.named(&name);
+        Ok(at.and_then(|at| self.other(at)))
+    }
+
+    /// Another descriptor, by its id.
+    pub(crate) fn with_id(&self, id: u64) -> Option<&'a Entry> {
+        self.other(self.slots.with_id(id)?)
+    }
+
+    /// The first other file that has the object of this address behind it: see [`Kind::object`].
+    pub(crate) fn of_object(&self, address: usize) -> Option<&'a Entry> {
+        self.other(self.slots.of_object(address, self.at)?)
+    }
+
+    fn other(&self, at: usize) -> Option<&'a Entry> {
+        let slots = self.slots;
+        (at != self.at).then(|| &*slots[at].entry)
     }
 
     /// Whether devices of the last kernel go on with DMA to what is in the box.
     pub(crate) fn devices_wait(&self) -> bool {
-        self.others().any(Entry::waits_for_files)
+        self.slots.waiting(self.at) > 0
     }
 
     /// Lets the box hold `file`, which is being taken out, as long as devices are in it: what they
@@ -361,13 +379,16 @@ impl<'a> TakeCx<'a> {
             .find(|given| given.name.as_bytes() == name);
         match given {
             Some(given) => Ok(&given.file),
-            None if self.others().any(|entry| entry.is_incoming(name)) => Err(EAGAIN),
-            None => Err(EIO),
+            None => match self.named(name)? {
+                Some(entry) if entry.is_incoming() => Err(EAGAIN),
+                _ => Err(EIO),
+            },
         }
     }
 
     /// Whether another descriptor has the same extents as `record`.
     pub(crate) fn shared_extents(&self, record: &Record) -> bool {
-        self.others().any(|entry| entry.shares_extents(record))
+        let mut slots = self.slots.iter().enumerate();
+        slots.any(|(at, slot)| at != self.at && slot.shares_extents(record))
     }
 }

@@ -32,13 +32,9 @@ impl FdBox {
         let mut held = self.hold(State::must_be_open)?;
         // SAFETY: No precondition.
         if held.slots.len() >= unsafe { ffi::fdbox_shim_max_fds() } as usize {
-            return Err(held.find(&name).map_or(ENOSPC, |_| EEXIST));
+            return Err(held.slots.named(&name).map_or(ENOSPC, |_| EEXIST));
         }
-        let live = Live {
-            file: file.clone(),
-            kind,
-        };
-        held.push(name, Content::Live(live))?;
+        held.push(name, Content::Live(Live::new(file.clone(), kind)))?;
         drop(held);
         file::close(fd, &file);
         Ok(())
@@ -61,7 +57,7 @@ impl FdBox {
     /// FDBOX_GET_FD: the new descriptor's number. With `keep` the box has it, too.
     pub(crate) fn get(&self, name: &Name, keep: bool) -> Result<u32> {
         let mut held = self.hold(State::must_be_open)?;
-        let at = held.find(name).ok_or(ENOENT)?;
+        let at = held.slots.named(name).ok_or(ENOENT)?;
         let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
         let file = held.make_own(at, fd.reserved_fd())?;
         // It was reserved so that nothing is restored in vain, and to name a VM.

@@ -99,6 +99,12 @@ bool fdbox_shim_is_read_write(struct file *file)
 	return (file->f_mode & both) == both;
 }
 
+/* For comparison. */
+const void *fdbox_shim_inode(struct file *file)
+{
+	return file_inode(file);
+}
+
 int fdbox_shim_inode_lock(struct file *file)
 {
 	struct inode *inode = file_inode(file);

@@ -36,6 +36,7 @@ bool fdbox_shim_wait_for_zero(const u32 *count, u32 limit_ms);
 int fdbox_shim_wait_for_zero_killable(const u32 *count);
 void fdbox_shim_wake(const u32 *count);
 bool fdbox_shim_is_read_write(struct file *file);
+const void *fdbox_shim_inode(struct file *file);
 int fdbox_shim_inode_lock(struct file *file);
 void fdbox_shim_inode_unlock(struct file *file);
 const struct file_operations *fdbox_shim_fops(struct file *file);
@@ -190,7 +191,6 @@ struct fdbox_vfio_place {
 
 enum fdbox_lacks fdbox_shim_iommufd_lacks(void);
 enum fdbox_lacks fdbox_shim_vfio_lacks(void);
-bool fdbox_shim_same_inode(struct file *a, struct file *b);
 void *fdbox_shim_iommufd_of(struct file *file);
 int fdbox_shim_iommufd_freeze(void *ctx);
 void fdbox_shim_iommufd_thaw(void *ctx);

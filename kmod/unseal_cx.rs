@@ -20,6 +20,15 @@ pub(crate) enum LostReason {
     Refused = uapi::LOST_REFUSED,
 }
 
+/// A descriptor that cannot be given out.
+pub(crate) struct Lost {
+    /// Its id in the box.
+    pub(crate) id: u64,
+    pub(crate) error: Error,
+    pub(crate) reason: LostReason,
+    pub(crate) message: Option<CString>,
+}
+
 /// An UNSEAL, at one descriptor.
 pub(crate) struct UnsealCx<'a> {
     /// Whether the box has a descriptor of this name.

@@ -19,6 +19,7 @@ use crate::fd_box::{
 use crate::handover;
 use crate::kho;
 use crate::kind::{
+    Lost,
     LostReason,
     UnsealCx, //
 };
@@ -30,20 +31,8 @@ use crate::name::Name;
 use crate::registry;
 use kernel::{
     prelude::*,
-    str::{
-        BStr,
-        CString, //
-    },
+    str::BStr, //
 };
-
-/// A descriptor that cannot be given out.
-pub(crate) struct Lost {
-    /// Its id in the box.
-    pub(crate) id: u64,
-    pub(crate) error: Error,
-    pub(crate) reason: LostReason,
-    pub(crate) message: Option<CString>,
-}
 
 impl FdBox {
     /// FDBOX_UNSEAL.
@@ -90,7 +79,7 @@ fn losses(contents: &Contents) -> Result<KVVec<Lost>> {
         // A VM that was taken out still has its line.
         let mut substitutes = contents.substitutes.iter();
         substitutes.any(|vm| vm.from_last_kernel && vm.name.as_bytes() == name)
-            || Name::new(name).is_ok_and(|name| contents.find(&name).is_some())
+            || Name::new(name).is_ok_and(|name| contents.slots.named(&name).is_some())
     };
     for slot in contents.slots.iter() {
         leaving::go_on()?;

@@ -137,9 +137,7 @@ impl Call<'_, '_> {
         if file::same(cx.file, file) {
             return Ok(&cx.slots[cx.at].name);
         }
-        let mut others = cx.others();
-        let found = others.find(|(_, other)| file::same(other, file));
-        found.map(|(name, _)| name).ok_or(ENOENT)
+        cx.name_of(file::address(file)).ok_or(ENOENT)
     }
 
     /// Notes why the callback is going to fail.

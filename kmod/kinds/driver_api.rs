@@ -49,7 +49,7 @@ unsafe extern "C" fn fdbox_rs_fd_needs(
     };
     // SAFETY: By the safety requirements of this function.
     let (file, what) = unsafe { (file::from_borrowed(file), CStr::from_char_ptr(what)) };
-    if cx.has(&file) {
+    if cx.name_of(file::address(&file)).is_some() {
         return 0;
     }
     let what = kernel::str::BStr::from_bytes(what.to_bytes());

@@ -58,9 +58,7 @@ pub(crate) struct Iommufd;
 
 /// Name in the box of the file that is mapped.
 fn name_of<'a>(cx: &'a SealCx<'_>, mapping: &object::Mapping) -> Option<&'a Name> {
-    cx.others()
-        .find(|(_, other)| mapping.is_of(other))
-        .map(|(name, _)| name)
+    cx.name_of(mapping.inode())
 }
 
 /// Refuses what the next kernel could not make again.
@@ -107,6 +105,10 @@ impl Kind for Iommufd {
 
     fn supported(&self) -> Result<(), &'static str> {
         super::lacks(object::lacks(), MODULE, PATCH)
+    }
+
+    fn object(&self, file: &File) -> usize {
+        object::Iommufd::of(file).map_or(0, object::Iommufd::address)
     }
 
     fn waits_for_files(&self) -> bool {

@@ -87,6 +87,10 @@ impl Kind for KvmVm {
         super::lacks(vm::lacks(), MODULE, PATCH)
     }
 
+    fn object(&self, file: &File) -> usize {
+        Vm::of(file).map_or(0, Vm::address)
+    }
+
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
         let Some(what) = Vm::of(cx.file).ok_or(EIO)?.encrypted() else {
             return Ok(());
@@ -258,7 +262,7 @@ fn forget_unneeded(cx: &mut TakeCx<'_>) {
                 let vm = slot.live_file().and_then(memory_of);
                 vm.is_some_and(|vm| vm.address() == substitute.object)
             };
-            if !cx.slots.iter().any(belongs_to_it) {
+            if substitute.object != 0 && !cx.slots.iter().any(belongs_to_it) {
                 // Another VM may have the address soon.
                 substitute.object = 0;
             }
@@ -276,8 +280,7 @@ fn forget_unneeded(cx: &mut TakeCx<'_>) {
 
 /// The source of the VM called `name`, which is in the box or was.
 pub(super) fn source_by_name(cx: &TakeCx<'_>, name: &[u8]) -> Result<Source> {
-    let called = |entry: &&Entry| entry.name.as_bytes() == name;
-    if let Some(entry) = cx.others().find(called) {
+    if let Some(entry) = cx.named(name)? {
         return source_of(entry);
     }
     let given = |substitute: &&Substitute| {
@@ -289,17 +292,13 @@ pub(super) fn source_by_name(cx: &TakeCx<'_>, name: &[u8]) -> Result<Source> {
 
 /// The source of the VM at address `vm` of another process, which is in the box or was.
 pub(super) fn source_by_vm(cx: &TakeCx<'_>, vm: Vm<'_>) -> Result<Option<Source>> {
-    let is_it = |entry: &&Entry| {
-        let found = entry.live_file().and_then(Vm::of);
-        found.is_some_and(|found| found.address() == vm.address())
-    };
-    if let Some(entry) = cx.others().find(is_it) {
+    if let Some(entry) = cx.of_object(vm.address()) {
         return source_of(entry).map(Some);
     }
     let Some(substitute) = cx.substitutes.iter().find(|it| it.object == vm.address()) else {
         return Ok(None);
     };
-    match cx.others().find(|entry| entry.id == substitute.line) {
+    match cx.with_id(substitute.line) {
         Some(entry) => source_of(entry).map(Some),
         None => Ok(Some(Source::Another(Line::of_substitute(substitute)?))),
     }
@@ -325,12 +324,10 @@ fn memory_of(file: &File) -> Option<Vm<'_>> {
 /// Name in the box of the VM that `cx`'s file, a guest_memfd, belongs to.
 pub(super) fn name_of_vm<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
     let wanted = memory_of(cx.file)?.address();
-    let is_it = |file| Vm::of(file).is_some_and(|vm| vm.address() == wanted);
-    if let Some((name, _)) = cx.others().find(|(_, file)| is_it(file)) {
+    if let Some(name) = cx.name_of(wanted) {
         return Some(name);
     }
     // Whoever took it out and left it there has made another one of it, and then not come to the memory.
     let line = cx.substitutes.iter().find(|it| it.object == wanted)?.line;
-    let at = cx.slots.binary_search_by_key(&line, |slot| slot.id).ok()?;
-    Some(&cx.slots[at].name)
+    Some(&cx.slots[cx.slots.with_id(line)?].name)
 }

@@ -84,6 +84,11 @@ impl Kind for Memfd {
         file::size(file)
     }
 
+    /// Who maps it knows its inode.
+    fn object(&self, file: &File) -> usize {
+        file::inode(file)
+    }
+
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
         let memfd = object::Memfd::of(cx.file).ok_or(EIO)?;
         if kho::enabled() {

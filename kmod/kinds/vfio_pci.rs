@@ -61,10 +61,7 @@ pub(crate) struct VfioPci;
 
 /// Name of the iommufd of `cx`'s file in the box.
 fn iommufd_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
-    let wanted = object::Device::of(cx.file)?.iommufd()?;
-    cx.others()
-        .find(|(_, file)| Iommufd::of(file) == Some(wanted))
-        .map(|(name, _)| name)
+    cx.name_of(object::Device::of(cx.file)?.iommufd()?.address())
 }
 
 /// Appends the page tables of a device to `record`, or finds out only whether they can be kept.

@@ -30,12 +30,6 @@ pub(crate) struct Iommufd<'a> {
     _file: PhantomData<&'a File>,
 }
 
-impl PartialEq for Iommufd<'_> {
-    fn eq(&self, other: &Iommufd<'_>) -> bool {
-        self.ctx == other.ctx
-    }
-}
-
 /// A mapping of a file, to be made.
 pub(crate) struct NewMapping<'a> {
     pub(crate) ioas: u32,
@@ -85,10 +79,10 @@ impl Mapping {
         unsafe { ffi::fdbox_shim_is_memfd(self.0.file) }
     }
 
-    /// Whether it maps the memory of `file`.
-    pub(crate) fn is_of(&self, file: &File) -> bool {
-        // SAFETY: The caller holds `file`, and by the type invariants the other one is held.
-        unsafe { ffi::fdbox_shim_same_inode(file.as_ptr(), self.0.file) }
+    /// Address of the inode of the file, for comparison.
+    pub(crate) fn inode(&self) -> usize {
+        // SAFETY: By the type invariants the file is held.
+        unsafe { ffi::fdbox_shim_inode(self.0.file) as usize }
     }
 }
 
@@ -118,6 +112,11 @@ impl<'a> Iommufd<'a> {
             ctx,
             _file: PhantomData,
         }
+    }
+
+    /// Its address, for comparison.
+    pub(crate) fn address(self) -> usize {
+        self.ctx as usize
     }
 
     /// Its address as iommufd knows it.

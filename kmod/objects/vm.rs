@@ -25,12 +25,6 @@ pub(crate) struct Vm<'a> {
     _file: PhantomData<&'a File>,
 }
 
-impl PartialEq for Vm<'_> {
-    fn eq(&self, other: &Vm<'_>) -> bool {
-        self.kvm == other.kvm
-    }
-}
-
 impl<'a> Vm<'a> {
     /// The VM behind `file`, if it is one.
     pub(crate) fn of(file: &'a File) -> Option<Vm<'a>> {

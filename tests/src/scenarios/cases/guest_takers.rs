@@ -34,6 +34,12 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::OneBoot,
         stages: &[another_process],
     },
+    &Scenario {
+        name: "guest-memory/many",
+        about: "a box with a thousand memories of one VM is sealed, and another process gets each of them in its own",
+        host: HostKind::OneBoot,
+        stages: &[many],
+    },
 ];
 
 /// What the memory has in it that the helpers take.
@@ -174,6 +180,42 @@ fn another_process(_: &Cx<'_>) -> Result<()> {
     host::in_another_process("take-guest", &["another-process"])?;
     equal("The number of descriptors", fdbox.entries()?.len(), 0)?;
     fdbox.delete()
+}
+
+/// So many memories that looking at all of them for each of them would be seen.
+const MANY: usize = 1000;
+
+fn many_name(number: usize) -> String {
+    format!("ram-{number}")
+}
+
+fn many(_: &Cx<'_>) -> Result<()> {
+    let fdbox = FdBox::create("many-memories")?;
+    let vm = Vm::create()?;
+    for number in 0..MANY {
+        fdbox.put(vm.guest_memfd(PAGE, SHARED)?, &many_name(number))?;
+    }
+    // Behind all that look for it.
+    fdbox.put(vm.into_fd(), "vm")?;
+    fdbox.seal()?;
+    fdbox.unseal()?;
+    host::in_another_process("take-many", &["many-memories"])?;
+    equal("The number of descriptors", fdbox.entries()?.len(), 0)?;
+    fdbox.delete()
+}
+
+/// The helper `take-many BOX`: takes a VM and its many memories.
+pub(crate) fn take_many(name: &str) -> Result<()> {
+    let fdbox = FdBox::open(name)?;
+    let first = fdbox.get(&many_name(0))?;
+    for number in 1..MANY {
+        drop(fdbox.get(&many_name(number))?);
+    }
+    let vm = Vm::from_fd(fdbox.get("vm")?);
+    vm.bind(
+        &first,
+        &mut Mapped::new(&File::from(first.try_clone()?), PAGE)?,
+    )
 }
 
 /// The helper `take-guest BOX`: takes a VM and its memory out of a box, in a process of its own.

@@ -147,6 +147,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "be-root-of-a-namespace" => rights::be_root_of_a_namespace(argument),
         "seal-busy" => busy::seal_busy(argument),
         "unseal-busy" => busy::unseal_busy(argument),
+        "take-many" => guest_takers::take_many(argument),
         "take-guest" => guest_takers::take_guest(argument),
         "take-vm-and-die" => guest_takers::take_vm_and_die(argument),
         "take-and-die" => guest_takers::take_and_die(argument),
