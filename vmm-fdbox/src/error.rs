@@ -136,6 +136,9 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (OpenControl | OpenBox, Errno::ACCESS) => {
             "only its owner, normally root, may: run as root or change the node's mode"
         }
+        (Get, Errno::ACCESS) => {
+            "the security module (LSM) does not let this program have it: allow it in the policy; it is still in the box"
+        }
         (OpenBox, Errno::NOENT) => "there is no such box: list the boxes to see what there is",
         (OpenBox, Errno::BADF) => "the descriptor that was passed is not one of a box",
         (OpenBox, Errno::NXIO | Errno::NODEV) => "the box was deleted meanwhile",
@@ -256,6 +259,7 @@ mod tests {
     #[test]
     fn every_documented_errno_is_explained() {
         let errnos = [
+            ("ACCES", Errno::ACCESS),
             ("AGAIN", Errno::AGAIN),
             ("BADF", Errno::BADF),
             ("BUSY", Errno::BUSY),

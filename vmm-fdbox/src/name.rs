@@ -129,6 +129,21 @@ macro_rules! name_type {
             }
         }
 
+        /// Names are bytes; one that is no text cannot be written as one.
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let text = std::str::from_utf8(&self.0).map_err(serde::ser::Error::custom)?;
+                serializer.serialize_str(text)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::new(text).map_err(serde::de::Error::custom)
+            }
+        }
+
         impl FromStr for $name {
             type Err = NameError;
 

@@ -1,7 +1,7 @@
 //! A box that a program with more rights opened for this one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
@@ -76,6 +76,27 @@ impl PassedBox {
         let missing = || BoxError::new(operation, format!("box {name}"), Errno::NOENT);
         let fd = self.fd.get().filter(|_| *name == self.name);
         self.duplicate(fd.ok_or_else(missing)?.as_fd())
+    }
+}
+
+/// A store of a box that somebody passes: [`PassedBox`], or with feature `fake` a `FakePassedBox`.
+pub trait PassedStore: BoxStore {
+    /// See [`PassedBox::receive`].
+    ///
+    /// # Errors
+    /// As there.
+    fn receive(&self, fd: OwnedFd) -> Result<(), BoxError>;
+}
+
+impl PassedStore for PassedBox {
+    fn receive(&self, fd: OwnedFd) -> Result<(), BoxError> {
+        Self::receive(self, fd)
+    }
+}
+
+impl<S: PassedStore + ?Sized> PassedStore for Arc<S> {
+    fn receive(&self, fd: OwnedFd) -> Result<(), BoxError> {
+        (**self).receive(fd)
     }
 }
 

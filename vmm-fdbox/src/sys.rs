@@ -2,13 +2,14 @@
 
 #![allow(
     unsafe_code,
-    reason = "raw ioctls, kexec_file_load, mmap and the cycle counter"
+    reason = "raw ioctls, kexec_file_load, mmap, a timer and the cycle counter"
 )]
 
 mod ioctl;
 mod kexec;
 mod mapping;
 mod ticks;
+mod timer;
 
 pub(crate) use ioctl::{
     create_box, delete_box, get_fd, info, is_box, next_box, next_fd, next_lost, put_fd, salvage,
@@ -17,3 +18,4 @@ pub(crate) use ioctl::{
 pub(crate) use kexec::{kexec_file_load, kexec_file_unload};
 pub(crate) use mapping::SharedMapping;
 pub(crate) use ticks::ticks;
+pub(crate) use timer::KillTimer;

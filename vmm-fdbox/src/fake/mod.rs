@@ -24,4 +24,4 @@ mod store;
 mod world;
 
 pub use host::{FakeHost, HostCall};
-pub use store::{FakeClaim, FakeOpenBox, FakeSealedBox, FakeStore};
+pub use store::{FakeClaim, FakeOpenBox, FakePassedBox, FakeSealedBox, FakeStore};

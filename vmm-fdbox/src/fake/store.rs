@@ -1,6 +1,7 @@
 //! The box traits over boxes in memory.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -13,6 +14,7 @@ use crate::control::{BoxInfo, Features, Info};
 use crate::error::{BoxError, Operation};
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
+use crate::passed::PassedStore;
 use crate::seal_error::SealError;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::unseal_error::{LostFd, LostReason, UnsealError};
@@ -84,6 +86,16 @@ impl FakeStore {
             reason: LostReason::Memory,
             message: "its memory was not kept by the last kernel".to_owned(),
         });
+    }
+
+    /// A box of these that is to be passed to a VMM.
+    #[must_use]
+    pub fn passed(&self, name: BoxName) -> FakePassedBox {
+        FakePassedBox {
+            store: self.clone(),
+            name,
+            is_here: Arc::default(),
+        }
     }
 
     /// Ends every claim, as when the processes that have them are killed.
@@ -305,5 +317,70 @@ impl FakeSealedBox {
                 })
             }
         }
+    }
+}
+
+/// A box of a [`FakeStore`] that somebody passes. Any descriptor will do for its own.
+#[derive(Debug, Clone)]
+pub struct FakePassedBox {
+    store: FakeStore,
+    name: BoxName,
+    is_here: Arc<AtomicBool>,
+}
+
+impl FakePassedBox {
+    /// The box, as if it was here already.
+    fn expected(&self, name: &BoxName, operation: Operation) -> Result<(), BoxError> {
+        match self.is_here.load(Ordering::SeqCst) && *name == self.name {
+            true => Ok(()),
+            false => Err(on_box(operation, name)(Errno::NOENT)),
+        }
+    }
+}
+
+impl PassedStore for FakePassedBox {
+    fn receive(&self, _: OwnedFd) -> Result<(), BoxError> {
+        self.is_here.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl BoxStore for FakePassedBox {
+    type Open = FakeOpenBox;
+    type Sealed = FakeSealedBox;
+    type Claim = FakeClaim;
+
+    fn create(&self, name: &BoxName) -> Result<FakeOpenBox, BoxError> {
+        self.expected(name, Operation::Create)?;
+        match self.store.open_box(name)? {
+            AnyBox::Open(open) if open.fds()?.is_empty() => Ok(open),
+            _ => Err(on_box(Operation::Create, name)(Errno::EXIST)),
+        }
+    }
+
+    fn delete(&self, _: &BoxName) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn boxes(&self) -> Result<Vec<BoxInfo>, BoxError> {
+        let mut boxes = self.store.boxes()?;
+        let is_here = self.is_here.load(Ordering::SeqCst);
+        let is_used = |info: &BoxInfo| info.sealed || info.fds > 0;
+        boxes.retain(|info| is_here && info.name == self.name && is_used(info));
+        Ok(boxes)
+    }
+
+    fn info(&self) -> Result<Info, BoxError> {
+        self.store.info()
+    }
+
+    fn open_box(&self, name: &BoxName) -> Result<AnyBox<FakeOpenBox, FakeSealedBox>, BoxError> {
+        self.expected(name, Operation::OpenBox)?;
+        self.store.open_box(name)
+    }
+
+    fn claim(&self, name: &BoxName, hold: Hold) -> Result<FakeClaim, BoxError> {
+        self.expected(name, Operation::Claim)?;
+        self.store.claim(name, hold)
     }
 }

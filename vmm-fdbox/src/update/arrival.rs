@@ -311,14 +311,19 @@ impl<S: BoxStore> Arrival<S> {
                 Some(Step::Restore) => Err(UpdateError::Injected(Step::Restore)),
                 _ => Ok(built),
             })
-            .and_then(|built| self.nothing_left().map(|()| built));
+            .and_then(|built| self.check_taken().map(|()| built));
         match built {
             Ok(built) => self.commit().map(|resumed| (built, resumed)),
             Err(error) => Err(self.abort(error)),
         }
     }
 
-    fn nothing_left(&self) -> Result<(), UpdateError> {
+    /// Whether all is taken out of the box, as it must be before [`commit`](Self::commit).
+    /// [`restore`](Self::restore) asks by itself.
+    ///
+    /// # Errors
+    /// [`UpdateError::LeftInBox`].
+    pub fn check_taken(&self) -> Result<(), UpdateError> {
         let left: Vec<FdName> = self
             .contents
             .untaken()

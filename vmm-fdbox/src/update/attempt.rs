@@ -52,7 +52,7 @@ pub(super) struct Attempt<S: BoxStore, H: Host, G: Guest, O: Observer> {
     pub(super) loaded: bool,
     pub(super) slot: Slot<S>,
     /// Nobody is to take the guest out meanwhile.
-    claim: Option<S::Claim>,
+    pub(super) claim: Option<S::Claim>,
     pub(super) state: Option<StateFd>,
     /// Taken from the guest, not yet in the box.
     pub(super) held: Vec<NamedFd>,
@@ -67,6 +67,8 @@ pub(super) struct Attempt<S: BoxStore, H: Host, G: Guest, O: Observer> {
     pub(super) saved: bool,
     /// Somebody else may have taken the guest.
     pub(super) jumped: bool,
+    /// The state, when it is out of the box again and nobody else can have taken it.
+    pub(super) taken_back: Option<OwnedFd>,
     /// Neither handed over nor rolled back yet.
     pub(super) unfinished: bool,
     /// Of the step that is on.
@@ -101,6 +103,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
             paused_at: None,
             saved: false,
             jumped: false,
+            taken_back: None,
             unfinished: true,
             deadline: Deadline::within(Duration::MAX),
         }

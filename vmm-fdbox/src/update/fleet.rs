@@ -11,13 +11,17 @@
 //! behind, as the [`FleetPlan`] says; any other failure before the jump rolls back every
 //! guest.
 
+use std::collections::BTreeSet;
 use std::thread;
+use std::time::Duration;
 
 use super::parties::Host;
 use super::step::Step;
 use crate::deadline::Deadline;
 use crate::error::Chain;
 use crate::finding::Finding;
+use crate::kind::Kind;
+use crate::lease::Lease;
 
 mod terms;
 
@@ -53,6 +57,8 @@ pub struct Fleet<'a, H: Host, M: Member> {
     observer: Box<dyn FnMut(&FleetEvent<'_>) + Send + 'a>,
     findings: Vec<Finding>,
     loaded: bool,
+    /// Guests stand still for this process.
+    lease: Option<Lease>,
 }
 
 impl<H: Host, M: Member> std::fmt::Debug for Fleet<'_, H, M> {
@@ -78,6 +84,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             observer: Box::new(|_| {}),
             findings: Vec::new(),
             loaded: false,
+            lease: None,
         }
     }
 
@@ -102,12 +109,13 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         let done = self
             .preflight()
             .and_then(|()| self.prepare())
-            .map(|()| self.set_down())
+            .and_then(|()| self.set_down())
             .and_then(|()| self.pause())
             .and_then(|()| self.jump());
         match done {
             Ok(()) => self.outcome(None, Vec::new()),
             Err(failure) => {
+                self.lease = None;
                 (self.observer)(&FleetEvent::RollingBack);
                 self.give_up(Some(failure))
             }
@@ -130,19 +138,18 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.check(Step::Preflight)?;
         (self.observer)(&FleetEvent::Started(Step::Preflight));
         self.findings = self.host.preflight();
-        if self.host.leaves_kernel() {
-            let members = self.places.iter().map(|place| &place.member);
-            let mut kinds = self.plan.kinds.clone();
-            kinds.extend(members.flat_map(Member::kinds));
-            self.findings.extend(self.host.check_kinds(&kinds));
-        }
+        let kinds = self.kinds();
+        self.check_kinds(&kinds);
+        // Every guest is asked, whatever is in the way: one try tells all.
+        let guests = self.all(Step::Preflight, M::preflight);
+        // Some tell of their kinds only now.
+        let told = &self.kinds() - &kinds;
+        self.check_kinds(&told);
         for finding in &self.findings {
             if !finding.is_blocker() {
                 (self.observer)(&FleetEvent::Warning(finding));
             }
         }
-        // Every guest is asked, whatever is in the way: one try tells all.
-        let guests = self.all(Step::Preflight, M::preflight);
         let mut blockers = self.findings.iter().filter(|finding| finding.is_blocker());
         if let Some(blocker) = blockers.next() {
             return Err(Failure {
@@ -151,6 +158,33 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             });
         }
         guests
+    }
+
+    /// What goes along.
+    fn kinds(&self) -> BTreeSet<Kind> {
+        let members = self.places.iter().map(|place| &place.member);
+        let mut kinds = self.plan.kinds.clone();
+        kinds.extend(members.flat_map(Member::kinds));
+        kinds
+    }
+
+    fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) {
+        if self.host.leaves_kernel() && !kinds.is_empty() {
+            self.findings.extend(self.host.check_kinds(kinds));
+        }
+    }
+
+    /// Guests are about to stand still for this process, or do for longer.
+    fn begin_lease(&mut self, step: Step, limit: Duration) -> Result<(), Failure> {
+        let renewed = match &self.lease {
+            _ if !self.plan.lease => return Ok(()),
+            Some(lease) => lease.renew(limit),
+            None => Lease::begin(limit).map(|lease| self.lease = Some(lease)),
+        };
+        renewed.map_err(|errno| Failure {
+            step,
+            message: format!("No timer that ends this process if it hangs: {errno}"),
+        })
     }
 
     fn prepare(&mut self) -> Result<(), Failure> {
@@ -169,10 +203,12 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Stops those in order who stay behind. After this they cost the others no time.
-    fn set_down(&mut self) {
-        if !self.host.leaves_kernel() {
-            return;
+    fn set_down(&mut self) -> Result<(), Failure> {
+        let is_left = self.places.iter().any(|place| place.not_ready);
+        if !self.host.leaves_kernel() || !is_left {
+            return Ok(());
         }
+        self.begin_lease(Step::Pause, self.plan.limits.standing())?;
         let left = self.places.iter_mut().filter(|place| place.not_ready);
         let asked = in_parallel(left, |place| {
             let done = place.member.set_down();
@@ -183,11 +219,13 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             let done = done.as_ref().map_err(String::as_str).copied();
             (self.observer)(&FleetEvent::SetDown(name, done));
         }
+        Ok(())
     }
 
     fn pause(&mut self) -> Result<(), Failure> {
         self.check(Step::Pause)?;
         (self.observer)(&FleetEvent::Started(Step::Pause));
+        self.begin_lease(Step::Pause, self.plan.limits.standing())?;
         self.all(Step::Pause, M::pause)
     }
 
@@ -207,9 +245,11 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             message: format!("Cannot leave this host: {}", Chain(&*error)),
         })?;
         // Still here: a new VMM of this kernel takes each guest. No way back from here.
-        for place in self.places.iter_mut().filter(|p| p.stopped.is_none()) {
-            place.stopped = place.member.hand_over().err();
-        }
+        let going = self.places.iter_mut().filter(|p| p.stopped.is_none());
+        in_parallel(going, |place| {
+            place.stopped = place.member.hand_over().err()
+        });
+        self.lease = None;
         Ok(())
     }
 
@@ -276,7 +316,8 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     fn outcome(self, failure: Option<Failure>, problems: Vec<String>) -> FleetOutcome {
-        let member = |place: Place<M>| MemberOutcome {
+        let member = |mut place: Place<M>| MemberOutcome {
+            report: place.member.report(),
             name: place.member.name().to_owned(),
             findings: place
                 .stopped

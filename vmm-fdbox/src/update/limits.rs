@@ -16,6 +16,18 @@ pub struct Limits {
     pub save: Duration,
     /// Leaving, for a host that waits for somebody then. Default: 30 s.
     pub jump: Duration,
+    /// How long a coordinator waits for a guest to be rolled back. Default: 2 minutes.
+    pub roll_back: Duration,
+}
+
+impl Limits {
+    /// For how long guests may stand still for a coordinator, up to its jump.
+    #[must_use]
+    pub fn standing(&self) -> Duration {
+        let limits = [self.pause, self.save, self.jump];
+        let sum = |sum: Duration, limit| sum.saturating_add(limit);
+        limits.into_iter().fold(Duration::ZERO, sum)
+    }
 }
 
 impl Default for Limits {
@@ -25,6 +37,7 @@ impl Default for Limits {
             pause: Duration::from_secs(30),
             save: Duration::from_secs(30),
             jump: Duration::from_secs(30),
+            roll_back: Duration::from_secs(120),
         }
     }
 }

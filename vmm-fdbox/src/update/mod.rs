@@ -66,6 +66,7 @@ pub use others::{Destination, LeftByOthers};
 pub use outcome::{Outcome, UpdateError};
 pub use outgoing::{Paused, Prepared, Ready, Session};
 pub use parties::{Guest, Host, KexecHost, NamedFd, NextKernel, PartyError, SameHost};
+pub(crate) use preflight::box_in_the_way;
 pub use resumed::{Finished, Resumed};
 pub use step::{ExitStatus, Step, UnknownStep};
 pub use watch::{CancelFlag, Event, Observer};

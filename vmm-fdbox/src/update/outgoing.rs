@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Plan;
 use super::attempt::{Attempt, Failure};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, UpdateError};
 use super::parties::{Guest, Host};
 use super::step::Step;
 use super::watch::Observer;
@@ -47,6 +47,18 @@ macro_rules! state {
         $(#[$doc])*
         #[must_use = "an update that is dropped half-way is rolled back"]
         pub struct $name<S: BoxStore, H: Host, G: Guest, O: Observer = ()>(Attempt<S, H, G, O>);
+
+        impl<S: BoxStore, H: Host, G: Guest, O: Observer> $name<S, H, G, O> {
+            /// The guest, for what its VMM does besides.
+            pub fn guest(&mut self) -> &mut G {
+                &mut self.0.guest
+            }
+
+            /// Gives the update up because of something that its VMM does besides.
+            pub(crate) fn fail(mut self, step: Step, error: UpdateError) -> Outcome {
+                self.0.roll_back(Failure { step, error })
+            }
+        }
 
         impl<S: BoxStore, H: Host, G: Guest, O: Observer> fmt::Debug for $name<S, H, G, O> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,6 +191,18 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Paused<S, H, G, O> {
         match self.0.jump() {
             Ok(()) => Outcome::HandedOver,
             Err(failure) => self.0.roll_back(failure),
+        }
+    }
+
+    /// Takes the state out of an open box, so that nobody else can have the guest any more. It
+    /// stands still until [`cancel`](Self::cancel). Of a sealed box there is nothing to take.
+    ///
+    /// # Errors
+    /// [`Outcome::GuestLost`]: somebody has it.
+    pub fn take_back(mut self) -> Result<Self, Box<Outcome>> {
+        match self.0.take_back() {
+            Ok(()) => Ok(self),
+            Err(failure) => Err(Box::new(self.0.roll_back(failure))),
         }
     }
 

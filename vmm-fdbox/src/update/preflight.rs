@@ -11,8 +11,18 @@ use super::watch::{Event, Observer};
 use crate::abi::FDBOX_UAPI_VERSION;
 use crate::finding::Finding;
 use crate::kind::Kind;
+use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, sealed_kinds};
 use crate::timeline::phase;
+
+/// That a box has the name of the one to create.
+pub(crate) fn box_in_the_way(name: &BoxName) -> Finding {
+    Finding::blocker(
+        format!("Box {name}"),
+        "there is one of this name already",
+        "resume or delete what it holds, or choose another name",
+    )
+}
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     pub(super) fn preflight(&mut self) -> Result<(), Failure> {
@@ -64,11 +74,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
         let name = &self.plan.box_name;
         if self.store.boxes()?.iter().any(|info| info.name == *name) {
-            findings.push(Finding::blocker(
-                format!("Box {name}"),
-                "there is one of this name already",
-                "resume or delete what it holds, or choose another name",
-            ));
+            findings.push(box_in_the_way(name));
         }
         Ok(findings)
     }

@@ -109,19 +109,39 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
+    /// Takes the state back, if the box is open and nobody has.
+    pub(super) fn take_back(&mut self) -> Result<(), Failure> {
+        let Slot::Open(open) = &self.slot else {
+            return Ok(());
+        };
+        match open.get(&state_fd_name()) {
+            Ok(state) => {
+                self.taken_back = Some(state);
+                Ok(())
+            }
+            Err(error) => Err(Failure {
+                step: Step::Jump,
+                error: error.into(),
+            }),
+        }
+    }
+
     /// Whether somebody took the guest for good. If not, nobody can any more: the
     /// state is what a takeover commits with, and it leaves the box here.
     fn is_taken(&mut self, problems: &mut Vec<String>) -> bool {
         let Slot::Open(open) = &self.slot else {
             return false;
         };
-        if !self.jumped {
+        if !self.jumped || self.taken_back.is_some() {
             return false;
         }
         match open.get(&state_fd_name()) {
             Ok(_) => return false,
             Err(error) if is_gone(&error) => return true,
             Err(_) => {}
+        }
+        if self.host.is_left_by_others() && !self.host.leaves_kernel() {
+            return self.may_be_taken();
         }
         // It cannot be taken out, and whoever may still want it must be gone before it is looked for.
         self.unload(problems);
@@ -131,6 +151,16 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         match open.fds() {
             Ok(fds) => !fds.iter().any(|fd| fd.name == state_fd_name()),
             Err(_) => true,
+        }
+    }
+
+    /// The state could not be taken out, and whoever may want it is not this process's to end. It runs
+    /// on here only if they cannot get it any more: once more, with a descriptor less in use.
+    fn may_be_taken(&mut self) -> bool {
+        self.claim = None;
+        match &self.slot {
+            Slot::Open(open) => open.get(&state_fd_name()).is_err(),
+            _ => true,
         }
     }
 
@@ -191,7 +221,9 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         let name = self.plan.box_name.clone();
         match &self.slot {
             Slot::None => {}
-            Slot::Open(_) if self.boxed.is_empty() => {
+            Slot::Open(open) if self.boxed.is_empty() => {
+                // If somebody else deletes it, they do so only when nothing is in it.
+                let _ = open.get(&state_fd_name());
                 if let Err(error) = self.store.delete(&name) {
                     self.problem(problems, error.to_string());
                 }

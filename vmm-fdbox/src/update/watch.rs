@@ -1,9 +1,13 @@
 //! Watching an update, and stopping it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
 use super::step::Step;
 use crate::finding::Finding;
@@ -88,7 +92,14 @@ impl<F: FnMut(u64, &Event)> Observer for F {
 /// Honoured before each step up to the jump, also after the box was sealed: the
 /// update is rolled back. Later it has no effect.
 #[derive(Debug, Clone, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
+pub struct CancelFlag(Arc<Cancel>);
+
+#[derive(Debug, Default)]
+struct Cancel {
+    is_set: AtomicBool,
+    /// For whoever waits for it in poll(2).
+    event: OnceLock<OwnedFd>,
+}
 
 impl CancelFlag {
     /// A flag that is not set.
@@ -99,12 +110,57 @@ impl CancelFlag {
 
     /// Sets the flag.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.is_set.store(true, Ordering::SeqCst);
+        if let Some(event) = self.0.event.get() {
+            // It cannot be full: nobody else writes to it.
+            let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+        }
     }
 
     /// Whether the flag is set.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.is_set.load(Ordering::SeqCst)
+    }
+
+    /// A descriptor that has something to read once the flag is set.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE or ENOMEM.
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if self.0.event.get().is_none() {
+            let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            // Another thread's will do as well.
+            let _ = self.0.event.set(event);
+        }
+        let event = self.0.event.get().ok_or(Errno::NOMEM)?;
+        if self.is_cancelled() {
+            // It may have been set before there was anything to write to.
+            let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+        }
+        Ok(event.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn is_readable(fd: BorrowedFd<'_>) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+    }
+
+    #[test]
+    fn the_descriptor_tells_of_a_cancel_before_and_after() {
+        let flag = CancelFlag::new();
+        assert!(!is_readable(flag.descriptor().unwrap()));
+        flag.clone().cancel();
+        assert!(is_readable(flag.descriptor().unwrap()));
+        let flag = CancelFlag::new();
+        flag.cancel();
+        assert!(is_readable(flag.descriptor().unwrap()));
     }
 }

@@ -44,6 +44,7 @@ pub(super) fn live_update(args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
         not_ready: args.fleet.not_ready.into(),
         cancel,
         limits: Limits::default(),
+        lease: false,
         fail_at: args.fail_at.filter(|_| args.fleet.fail_guest.is_none()),
     };
     let dry_run = args.dry_run;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use crate::error::Chain;
 use crate::finding::Finding;
 use crate::kind::Kind;
@@ -65,6 +67,11 @@ pub trait Member: Send {
     /// # Errors
     /// The guest is not handed over.
     fn hand_over(&mut self) -> Result<(), Stopped>;
+
+    /// What its new VMM says of it, after [`hand_over`](Self::hand_over). Default: nothing.
+    fn report(&mut self) -> Option<Value> {
+        None
+    }
 }
 
 /// How the update of one guest ended without a jump.
@@ -102,6 +109,15 @@ impl Stopped {
             paused_ns: None,
             findings: Vec::new(),
         }
+    }
+
+    /// A guest that was not touched because of a blocker.
+    pub(crate) fn blocked(finding: Finding) -> Self {
+        let blocked = UpdateError::Blocked(vec![finding]);
+        Self::of(&Outcome::NothingChanged {
+            step: Step::Preflight,
+            error: blocked,
+        })
     }
 
     /// How a guest's own [`Session`](crate::update::Session) ended.
@@ -164,8 +180,11 @@ pub struct FleetPlan {
     /// What goes along besides the guests, of which the host is asked too: the
     /// [kinds in sealed boxes](crate::sealed_kinds). Default: nothing.
     pub kinds: BTreeSet<Kind>,
-    /// How long the jump may take, of a host that waits for somebody then; the members have limits of their own.
+    /// How long each step may take. The members' own limits should be these.
     pub limits: Limits,
+    /// The process is a coordinator and no VMM: it has a [`Lease`](crate::coordinator::Lease) from when the first
+    /// guest stands still up to the jump, and is killed when it does not get on. Default: no.
+    pub lease: bool,
     /// Stops the update when set. Default: nobody sets it.
     pub cancel: CancelFlag,
     /// The step that the fleet itself is made to fail at, for tests. Default: none.
@@ -199,6 +218,8 @@ pub struct MemberOutcome {
     pub stopped: Option<Stopped>,
     /// It was not ready: the others went on without it, or back because of it.
     pub not_ready: bool,
+    /// What its new VMM says of it, if it is in this kernel.
+    pub report: Option<Value>,
     /// What preflight found.
     pub findings: Vec<Finding>,
 }

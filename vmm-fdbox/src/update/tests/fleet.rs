@@ -255,6 +255,7 @@ fn a_cancel_while_all_stand_still_is_honoured_before_the_jump() {
 fn a_lost_guest_is_the_worst_that_is_told() {
     let outcome = |statuses: [ExitStatus; 2]| {
         let member = |status| crate::update::MemberOutcome {
+            report: None,
             name: "x".into(),
             stopped: Some(Stopped {
                 status,

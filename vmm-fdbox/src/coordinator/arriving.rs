@@ -1,0 +1,222 @@
+//! A VMM that is to get a guest, at the other end of a socket.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::child::{Child, Ended};
+use super::connection::{Connection, unexpected};
+use crate::deadline::Deadline;
+use crate::error::Chain;
+use crate::member::{
+    Arrive, ArrivingOrder, ArrivingWord, BOX_FD, ChannelError, Failed, Heard, Lent,
+};
+
+/// Why a VMM did not do what it was to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ArrivingError {
+    /// It said why.
+    Failed(Failed),
+    /// It ended, or closed its socket.
+    Gone {
+        /// Its process.
+        pid: u32,
+        /// How it ended; `None`: it lives on.
+        ended: Option<Ended>,
+    },
+    /// It lives, and does not do it.
+    Channel {
+        /// Its process.
+        pid: u32,
+        /// What is wrong.
+        error: ChannelError,
+    },
+}
+
+impl fmt::Display for ArrivingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(failed) => write!(f, "The new VMM failed: {}", failed.message),
+            Self::Gone {
+                pid,
+                ended: Some(ended),
+            } => write!(f, "The new VMM (process {pid}) is gone: {ended}"),
+            Self::Gone { pid, ended: None } => {
+                write!(
+                    f,
+                    "The new VMM (process {pid}) closed its connection and lives on"
+                )
+            }
+            Self::Channel { pid, error } => {
+                write!(f, "The new VMM (process {pid}): {}", Chain(error))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ArrivingError {}
+
+/// How long a VMM that closed its socket may take to be gone.
+const END_LIMIT: Duration = Duration::from_millis(200);
+
+/// A VMM that this process started and that runs [`serve_arriving`](crate::member::serve_arriving). Dropped, it is
+/// killed.
+#[derive(Debug)]
+pub struct RemoteArriving {
+    connection: Connection,
+    child: Child,
+}
+
+impl RemoteArriving {
+    /// The VMM in `child`, which serves the other end of `socket`.
+    #[must_use]
+    pub fn new(child: Child, socket: UnixStream) -> Self {
+        Self {
+            connection: Connection::new(socket),
+            child,
+        }
+    }
+
+    /// The process.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Lets it live on.
+    pub fn let_go(self) {
+        self.child.let_go();
+    }
+
+    fn fail(&mut self, error: ChannelError) -> ArrivingError {
+        let pid = self.child.id();
+        match error {
+            ChannelError::Gone => ArrivingError::Gone {
+                pid,
+                ended: self.child.wait(Deadline::within(END_LIMIT)),
+            },
+            error => ArrivingError::Channel { pid, error },
+        }
+    }
+
+    /// Waits for its next word.
+    fn hear(&mut self, limit: Duration) -> Result<ArrivingWord, ArrivingError> {
+        match self.connection.hear(Deadline::within(limit), Some) {
+            Ok(Heard {
+                message: ArrivingWord::Failed(failed),
+                ..
+            }) => Err(ArrivingError::Failed(failed)),
+            Ok(heard) => Ok(heard.message),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        order: &ArrivingOrder,
+        lent: &Lent,
+        limit: Duration,
+    ) -> Result<ArrivingWord, ArrivingError> {
+        match self.connection.say(order, lent, Deadline::within(limit)) {
+            // What it said before it went tells more.
+            Ok(()) | Err(ChannelError::Gone) => self.hear(limit),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    fn expect(
+        &mut self,
+        word: ArrivingWord,
+        expected: &ArrivingWord,
+        name: &'static str,
+    ) -> Result<(), ArrivingError> {
+        match word == *expected {
+            true => Ok(()),
+            false => Err(self.fail(unexpected(&word, name))),
+        }
+    }
+
+    /// Has it get ready for a guest, whose box it gets, and returns the guest's place in the order.
+    ///
+    /// # Errors
+    /// [`ArrivingError`].
+    pub fn arrive(
+        &mut self,
+        arrive: Arrive,
+        passed: OwnedFd,
+        limit: Duration,
+    ) -> Result<Option<u32>, ArrivingError> {
+        let greeted = self.connection.greet(Deadline::within(limit));
+        greeted.map_err(|error| self.fail(error))?;
+        let lent = Lent {
+            value: Value::Null,
+            fds: vec![(BOX_FD.to_owned(), passed)],
+        };
+        match self.ask(&ArrivingOrder::Arrive(arrive), &lent, limit)? {
+            ArrivingWord::Ready { position } => Ok(position),
+            other => Err(self.fail(unexpected(&other, "ready"))),
+        }
+    }
+
+    /// Has it build all but the state.
+    ///
+    /// # Errors
+    /// [`ArrivingError`].
+    pub fn prebuild(&mut self, lent: &Lent, limit: Duration) -> Result<(), ArrivingError> {
+        let value = lent.value.clone();
+        let word = self.ask(&ArrivingOrder::Prebuild { lent: value }, lent, limit)?;
+        self.expect(word, &ArrivingWord::Prebuilt {}, "prebuilt")
+    }
+
+    /// Has it read the state.
+    ///
+    /// # Errors
+    /// [`ArrivingError`].
+    pub fn restore(&mut self, lent: &Lent, limit: Duration) -> Result<(), ArrivingError> {
+        let value = lent.value.clone();
+        let word = self.ask(&ArrivingOrder::Restore { lent: value }, lent, limit)?;
+        self.expect(word, &ArrivingWord::Restored {}, "restored")
+    }
+
+    /// Has it take the guest. From here on the box tells whose it is.
+    ///
+    /// # Errors
+    /// [`ArrivingError`]: it may have it all the same.
+    pub fn commit(&mut self, limit: Duration) -> Result<(), ArrivingError> {
+        let word = self.ask(&ArrivingOrder::Commit {}, &Lent::default(), limit)?;
+        self.expect(word, &ArrivingWord::Running {}, "running")
+    }
+
+    /// Waits for one that was late to say that it has the guest.
+    ///
+    /// # Errors
+    /// [`ArrivingError`].
+    pub fn wait_until_it_runs(&mut self, limit: Duration) -> Result<(), ArrivingError> {
+        let word = self.hear(limit)?;
+        self.expect(word, &ArrivingWord::Running {}, "running")
+    }
+
+    /// What it says of the guest, which runs.
+    ///
+    /// # Errors
+    /// [`ArrivingError`].
+    pub fn report(&mut self, limit: Duration) -> Result<Value, ArrivingError> {
+        match self.hear(limit)? {
+            ArrivingWord::Report { report } => Ok(report),
+            other => Err(self.fail(unexpected(&other, "report"))),
+        }
+    }
+
+    /// Gives it what the old VMM still had.
+    ///
+    /// # Errors
+    /// [`ArrivingError`].
+    pub fn adopt(&mut self, lent: &Lent, limit: Duration) -> Result<(), ArrivingError> {
+        let value = lent.value.clone();
+        let word = self.ask(&ArrivingOrder::Adopt { lent: value }, lent, limit)?;
+        self.expect(word, &ArrivingWord::Adopted {}, "adopted")
+    }
+}

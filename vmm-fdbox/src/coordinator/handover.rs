@@ -1,0 +1,231 @@
+//! Another VMM for a guest, in the same kernel.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::arriving::{ArrivingError, RemoteArriving};
+use super::boxes::Boxes;
+use super::child::{Child, ChildError};
+use super::leaving::RemoteLeaving;
+use crate::kind::Kind;
+use crate::member::{Arrive, Lent};
+use crate::update::{ExitStatus, Member, Step, Stopped};
+
+/// How long a VMM that has taken the guest may take to say so: nobody else can have it, and nothing is won by
+/// an end to the waiting.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Starts the new VMM.
+pub type Start = Box<dyn FnMut() -> Result<(Child, UnixStream), ChildError> + Send>;
+
+/// A member of a [`Fleet`](crate::update::Fleet) in a host that stays
+/// ([`SameHost`](crate::update::SameHost)): the guest goes from its old VMM to a new one, which is started for it.
+///
+/// Until the new VMM is told to commit it is killed if anything fails, and the guest runs on in the old one. After that
+/// the state in the box tells whose the guest is. The old VMM takes it back, if it can: then the new one
+/// is killed. If it cannot, the new one has it, and what counts is whether that lives.
+pub struct Handover<B> {
+    leaving: RemoteLeaving<B>,
+    start: Start,
+    limit: Duration,
+    fail_at: Option<Step>,
+    arriving: Option<RemoteArriving>,
+    saved: Lent,
+    report: Option<Value>,
+}
+
+impl<B> fmt::Debug for Handover<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("Handover");
+        fields
+            .field("leaving", &self.leaving)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: Boxes> Handover<B> {
+    /// From `leaving`, which joined for a [`Successor`](crate::update::Destination::Successor), to the VMM that
+    /// `start` starts. Each of its answers may take `limit`.
+    pub fn new(leaving: RemoteLeaving<B>, start: Start, limit: Duration) -> Self {
+        Self {
+            leaving,
+            start,
+            limit,
+            fail_at: None,
+            arriving: None,
+            saved: Lent::default(),
+            report: None,
+        }
+    }
+
+    /// Makes the new VMM fail at a step, for tests.
+    #[must_use]
+    pub fn failing_at(mut self, step: Option<Step>) -> Self {
+        self.fail_at = step;
+        self
+    }
+
+    /// Starts the new VMM, which gets ready for the guest.
+    fn begin(&mut self) -> Result<(), String> {
+        let passed = self.leaving.make_box();
+        let passed = passed.map_err(|error| error.to_string())?;
+        let join = self.leaving.join();
+        let arrive = Arrive {
+            box_name: join.box_name.clone(),
+            from_vmm: true,
+            module: join.module,
+            userspace_boottime_ns: None,
+            paused: false,
+            fail_at: self.fail_at,
+        };
+        let (child, socket) = (self.start)().map_err(|error| crate::Chain(&error).to_string())?;
+        let arriving = self.arriving.insert(RemoteArriving::new(child, socket));
+        let ready = arriving.arrive(arrive, passed, self.limit);
+        ready.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn arriving<T>(
+        &mut self,
+        act: impl FnOnce(&mut RemoteArriving) -> Result<T, ArrivingError>,
+    ) -> Result<T, String> {
+        let arriving = self
+            .arriving
+            .as_mut()
+            .ok_or("The new VMM was not started")?;
+        act(arriving).map_err(|error| error.to_string())
+    }
+
+    /// Kills the new VMM, which has not the guest, and runs that on in the old one.
+    fn undo(&mut self, step: Step, why: String) -> Stopped {
+        if let Some(mut arriving) = self.arriving.take() {
+            arriving.child().kill();
+        }
+        let end = self.leaving.undo();
+        Stopped {
+            message: match end.status {
+                ExitStatus::GuestLost => format!("{why}; {}", end.message),
+                _ => format!("Rolled back, the guest runs on: {step} failed: {why}"),
+            },
+            step: Some(step),
+            error: Some(why),
+            cancelled: false,
+            ..end
+        }
+    }
+
+    /// The new VMM was told to take the guest, and did not say that it has.
+    fn settle(&mut self, late: ArrivingError) -> Result<(), Stopped> {
+        let mut why = late.to_string();
+        let old = match self.leaving.take_back() {
+            // Nobody else can have it, and whatever the new VMM does to its devices ends here.
+            Ok(()) => return Err(self.undo(Step::Jump, why)),
+            Err(stopped) => stopped,
+        };
+        let Some(arriving) = &mut self.arriving else {
+            return Err(old);
+        };
+        if let ArrivingError::Channel { .. } = late {
+            match arriving.wait_until_it_runs(PATIENCE.max(self.limit)) {
+                Ok(()) => return Ok(()),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        let ended = arriving.child().kill();
+        self.arriving = None;
+        let message = match old.status {
+            ExitStatus::GuestLost => format!("Guest lost: the new VMM had it: {why}; {ended}"),
+            // The old VMM could not be asked, and takes it back when it gets there.
+            _ => format!("{why}; {ended}; the old VMM: {}", old.message),
+        };
+        Err(Stopped {
+            status: old.status,
+            step: Some(Step::Jump),
+            error: Some(why),
+            ..Stopped::untouched(message)
+        })
+    }
+
+    /// What of the old VMM is left goes over; the guest runs whatever happens.
+    fn finish(&mut self) {
+        let limit = self.limit;
+        let report = self.arriving(|arriving| arriving.report(limit));
+        self.report = report.ok();
+        // One that lost track of it ends by itself: the state is gone from the box.
+        if let Ok(lent) = self.leaving.let_go() {
+            let _ = self.arriving(|arriving| arriving.adopt(&lent, limit));
+        }
+        let name = self.leaving.join().box_name.clone();
+        // What is left in it are duplicates; the next update takes the name if it is empty.
+        let _ = self.leaving.boxes().delete(&name);
+        if let Some(arriving) = self.arriving.take() {
+            arriving.let_go();
+        }
+    }
+}
+
+impl<B: Boxes> Member for Handover<B> {
+    fn name(&self) -> &str {
+        self.leaving.name()
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.leaving.kinds()
+    }
+
+    fn preflight(&mut self) -> Result<(), Stopped> {
+        self.leaving.preflight()
+    }
+
+    fn prepare(&mut self) -> Result<(), Stopped> {
+        if let Err(why) = self.begin() {
+            return Err(self.undo(Step::LoadKernel, why));
+        }
+        let filled = self.leaving.fill();
+        let lent = filled.inspect_err(|_| self.arriving = None)?;
+        let limit = self.limit;
+        let built = self.arriving(|arriving| arriving.prebuild(&lent, limit));
+        built.map_err(|why| self.undo(Step::Prebuild, why))
+    }
+
+    fn pause(&mut self) -> Result<(), Stopped> {
+        let saved = self.leaving.stop();
+        self.saved = saved.inspect_err(|_| self.arriving = None)?;
+        Ok(())
+    }
+
+    fn cancel_asked(&mut self) -> bool {
+        self.leaving.cancel_asked()
+    }
+
+    fn roll_back(&mut self) -> Stopped {
+        // Before the guest runs on: the new VMM may have its devices.
+        self.arriving = None;
+        self.leaving.roll_back()
+    }
+
+    fn hand_over(&mut self) -> Result<(), Stopped> {
+        let (saved, limit) = (std::mem::take(&mut self.saved), self.limit);
+        let restored = self.arriving(|arriving| arriving.restore(&saved, limit));
+        restored.map_err(|why| self.undo(Step::Jump, why))?;
+        if self.leaving.cancel_asked() {
+            let mut stopped = self.undo(Step::Jump, "Cancelled".into());
+            stopped.cancelled = true;
+            return Err(stopped);
+        }
+        let committed = match &mut self.arriving {
+            Some(arriving) => arriving.commit(limit),
+            None => return Err(Stopped::untouched("The new VMM was not started")),
+        };
+        committed.or_else(|late| self.settle(late))?;
+        self.finish();
+        Ok(())
+    }
+
+    fn report(&mut self) -> Option<Value> {
+        self.report.take()
+    }
+}

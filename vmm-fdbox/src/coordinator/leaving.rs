@@ -1,0 +1,402 @@
+//! A guest whose VMM is at the other end of a socket.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::Value;
+
+use super::boxes::Boxes;
+use super::child::is_readable;
+use super::connection::{Connection, unexpected};
+use crate::deadline::Deadline;
+use crate::error::{BoxError, Chain};
+use crate::finding::Finding;
+use crate::kind::Kind;
+use crate::member::{BOX_FD, ChannelError, Heard, Join, LeavingOrder, LeavingWord, Lent, OnEvent};
+use crate::update::{ExitStatus, Limits, Member, Stopped, box_in_the_way};
+
+/// How long a VMM that closed its connection may take to be gone.
+const END_LIMIT: Duration = Duration::from_millis(500);
+
+/// A member of a [`Fleet`](crate::update::Fleet) that has its guest in another process: a VMM that runs
+/// [`serve_leaving`](crate::member::serve_leaving). Dropped, it is rolled back, for its socket closes.
+pub struct RemoteLeaving<B> {
+    name: String,
+    join: Join,
+    limits: Limits,
+    boxes: B,
+    /// Or why the VMM cannot be asked any more.
+    connection: Result<Connection, String>,
+    kinds: BTreeSet<Kind>,
+    findings: Vec<Finding>,
+    /// The VMM's process, if it told.
+    pid: Option<u32>,
+    pidfd: Option<OwnedFd>,
+    /// Its box is this update's.
+    has_box: bool,
+    on_event: OnEvent,
+}
+
+impl<B> fmt::Debug for RemoteLeaving<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("RemoteLeaving");
+        fields.field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<B: Boxes> RemoteLeaving<B> {
+    /// The guest `name`, whose VMM serves the other end of `socket`; or why it cannot be asked, which is a guest
+    /// that is not ready.
+    pub fn new(
+        name: impl Into<String>,
+        socket: Result<UnixStream, String>,
+        boxes: B,
+        join: Join,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            limits: join.limits.into(),
+            join,
+            boxes,
+            connection: socket.map(Connection::new),
+            kinds: BTreeSet::new(),
+            findings: Vec::new(),
+            pid: None,
+            pidfd: None,
+            has_box: false,
+            on_event: Box::new(|_, _| {}),
+        }
+    }
+
+    /// Limits with those that only a coordinator has: for the roll back and the jump. The steps' own are in `join`.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits.jump = limits.jump;
+        self.limits.roll_back = limits.roll_back;
+        self
+    }
+
+    /// What is known already of the kinds of files that it puts into its box.
+    #[must_use]
+    pub fn with_kinds(mut self, kinds: BTreeSet<Kind>) -> Self {
+        self.kinds = kinds;
+        self
+    }
+
+    /// Who hears of its events: in nanoseconds since it joined.
+    #[must_use]
+    pub fn observed_by(mut self, on_event: OnEvent) -> Self {
+        self.on_event = on_event;
+        self
+    }
+
+    /// What its preflight found that does not stop the update.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    pub(super) fn join(&self) -> &Join {
+        &self.join
+    }
+
+    pub(super) fn boxes(&self) -> &B {
+        &self.boxes
+    }
+
+    /// Says an order and waits for the answer. `Err`: the guest is not ready, and all is undone.
+    fn ask(
+        &mut self,
+        order: &LeavingOrder,
+        lent: &Lent,
+        limit: Duration,
+    ) -> Result<Heard<LeavingWord>, Stopped> {
+        let deadline = Deadline::within(limit);
+        let connection = match &mut self.connection {
+            Ok(connection) => connection,
+            Err(why) => return Err(Stopped::untouched(why.clone())),
+        };
+        let on_event = &mut self.on_event;
+        let heard = connection.say(order, lent, deadline).and_then(|()| {
+            connection.hear(deadline, |word| match word {
+                LeavingWord::Event { ns, event } => {
+                    on_event(ns, &event);
+                    None
+                }
+                // Seen when it matters, or nothing is to be done about it any more.
+                LeavingWord::CancelAsked {} => None,
+                word => Some(word),
+            })
+        });
+        match heard {
+            Ok(Heard {
+                message: LeavingWord::Stopped(stopped),
+                ..
+            }) => Err(stopped),
+            Ok(Heard {
+                message: LeavingWord::Refused { message },
+                ..
+            }) => Err(Stopped::untouched(message)),
+            Ok(heard) => Ok(heard),
+            Err(error) => Err(self.give_up(&error)),
+        }
+    }
+
+    /// There is nothing more to hear: closes the connection, and says what becomes of the guest.
+    fn give_up(&mut self, error: &ChannelError) -> Stopped {
+        let why = Chain(error).to_string();
+        let who = self
+            .pid
+            .map_or_else(String::new, |pid| format!(" (process {pid})"));
+        self.connection = Err(why.clone());
+        let (status, message) = match self.is_dead(error) {
+            // Also if nobody knows of which process it was.
+            Some(true) | None => (ExitStatus::GuestLost, format!("{why}{who}")),
+            Some(false) => (
+                ExitStatus::RolledBack,
+                format!("{why}{who}; it lives, and rolls its guest back by itself"),
+            ),
+        };
+        Stopped {
+            status,
+            error: Some(why),
+            ..Stopped::untouched(message)
+        }
+    }
+
+    /// Whether the VMM is gone, after this error. `None`: nobody knows.
+    fn is_dead(&self, error: &ChannelError) -> Option<bool> {
+        match (&self.pidfd, error) {
+            (Some(pidfd), ChannelError::Gone) => {
+                Some(is_readable(pidfd, Deadline::within(END_LIMIT)))
+            }
+            (Some(pidfd), _) => Some(is_readable(pidfd, Deadline::within(Duration::ZERO))),
+            // It is there, and does not get on.
+            (None, ChannelError::Gone) => None,
+            (None, _) => Some(false),
+        }
+    }
+
+    /// That it said something else: it cannot be followed any more.
+    fn lost_track(&mut self, said: &LeavingWord, expected: &'static str) -> Stopped {
+        self.give_up(&unexpected(said, expected))
+    }
+
+    /// Makes its box, if it is not there, and opens it anew.
+    pub(super) fn make_box(&mut self) -> Result<OwnedFd, BoxError> {
+        let name = &self.join.box_name;
+        if !self.has_box {
+            self.boxes.make(name)?;
+            self.has_box = true;
+        }
+        self.boxes.descriptor(name)
+    }
+
+    /// Fills and seals the guest's box, and returns what its VMM lends.
+    ///
+    /// # Errors
+    /// The guest is not ready.
+    pub fn fill(&mut self) -> Result<Lent, Stopped> {
+        let passed = match self.make_box() {
+            Ok(passed) => passed,
+            Err(error) => {
+                let mut stopped = self.undo();
+                stopped.message = format!("{error}; {}", stopped.message);
+                stopped.error = Some(error.to_string());
+                return Err(stopped);
+            }
+        };
+        let lent = Lent {
+            value: Value::Null,
+            fds: vec![(BOX_FD.to_owned(), passed)],
+        };
+        let answer = self.ask(&LeavingOrder::Prepare {}, &lent, self.limits.prepare);
+        match self.cleaned_up(answer)? {
+            Heard {
+                message: LeavingWord::Prepared { lent: value },
+                fds,
+            } => Ok(Lent { value, fds }),
+            other => Err(self.lost_track(&other.message, "prepared")),
+        }
+    }
+
+    /// Stops the guest, has its state written, and returns what its VMM lends.
+    ///
+    /// # Errors
+    /// The guest is not ready.
+    pub fn stop(&mut self) -> Result<Lent, Stopped> {
+        let limit = self.limits.pause.saturating_add(self.limits.save);
+        let answer = self.ask(&LeavingOrder::Pause {}, &Lent::default(), limit);
+        match self.cleaned_up(answer)? {
+            Heard {
+                message: LeavingWord::Saved { lent: value },
+                fds,
+            } => Ok(Lent { value, fds }),
+            other => Err(self.lost_track(&other.message, "saved")),
+        }
+    }
+
+    /// Has it take the state back out of the box: nobody else can have the guest any more.
+    ///
+    /// # Errors
+    /// Somebody has it, or it cannot be asked.
+    pub fn take_back(&mut self) -> Result<(), Stopped> {
+        let limit = self.limits.roll_back;
+        match self.ask(&LeavingOrder::TakeBack {}, &Lent::default(), limit)? {
+            Heard {
+                message: LeavingWord::TakenBack {},
+                ..
+            } => Ok(()),
+            other => Err(self.lost_track(&other.message, "taken-back")),
+        }
+    }
+
+    /// Tells it that the guest is the other VMM's, and returns what it still had.
+    ///
+    /// # Errors
+    /// How it ended instead.
+    pub fn let_go(&mut self) -> Result<Lent, Stopped> {
+        let limit = self.limits.jump;
+        match self.ask(&LeavingOrder::HandOver {}, &Lent::default(), limit)? {
+            Heard {
+                message: LeavingWord::HandedOver { lent: value },
+                fds,
+            } => {
+                self.connection = Err("The guest was handed over".into());
+                Ok(Lent { value, fds })
+            }
+            other => Err(self.lost_track(&other.message, "handed-over")),
+        }
+    }
+
+    /// Waits for the end of the VMM that handed its guest over, for as long as that may take.
+    pub fn wait_for_end(&mut self) -> bool {
+        let deadline = Deadline::within(self.limits.jump);
+        let pidfd = self.pidfd.as_ref();
+        pidfd.is_some_and(|pidfd| is_readable(pidfd, deadline))
+    }
+
+    /// Rolls the guest back and deletes its box.
+    pub fn undo(&mut self) -> Stopped {
+        let limit = self.limits.roll_back;
+        let answer = self.ask(&LeavingOrder::RollBack {}, &Lent::default(), limit);
+        let stopped = match self.cleaned_up(answer) {
+            Err(stopped) => stopped,
+            Ok(other) => self.lost_track(&other.message, "stopped"),
+        };
+        let runs_on = stopped.status != ExitStatus::GuestLost;
+        match stopped.cancelled && runs_on && stopped.problems.is_empty() {
+            // It did not fail: that it was called off is all there is to say.
+            true => Stopped {
+                message: "Runs on".into(),
+                ..stopped
+            },
+            false => stopped,
+        }
+    }
+
+    /// Deletes the box of a guest that was rolled back.
+    fn cleaned_up<T>(&mut self, answer: Result<T, Stopped>) -> Result<T, Stopped> {
+        answer.map_err(|mut stopped| {
+            // A VMM that is late rolls back later: its box is deleted by the next update.
+            if self.connection.is_ok() && std::mem::take(&mut self.has_box) {
+                let name = &self.join.box_name;
+                let deleted = self.boxes.delete_empty(name);
+                if let Err(error) = deleted
+                    && stopped.problems.is_empty()
+                {
+                    stopped.problems.push(error.to_string());
+                }
+            }
+            stopped
+        })
+    }
+
+    fn set_up(&mut self, pid: u32) {
+        self.pid = Some(pid);
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        self.pidfd = raw.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    }
+}
+
+impl<B: Boxes> Member for RemoteLeaving<B> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.kinds.clone()
+    }
+
+    fn preflight(&mut self) -> Result<(), Stopped> {
+        let limit = self.limits.prepare;
+        let greeted = match &mut self.connection {
+            Ok(connection) => connection.greet(Deadline::within(limit)),
+            Err(why) => return Err(Stopped::untouched(why.clone())),
+        };
+        if let Err(error) = greeted {
+            let stopped = self.give_up(&error);
+            return Err(Stopped {
+                // Nothing was asked of it.
+                status: ExitStatus::NothingChanged,
+                ..stopped
+            });
+        }
+        if !self.boxes.is_free(&self.join.box_name).unwrap_or(true) {
+            return Err(Stopped::blocked(box_in_the_way(&self.join.box_name)));
+        }
+        let join = LeavingOrder::Join(self.join.clone());
+        match self.ask(&join, &Lent::default(), limit)?.message {
+            LeavingWord::Joined {
+                pid,
+                kinds,
+                findings,
+            } => {
+                self.set_up(pid);
+                self.kinds.extend(kinds);
+                self.findings = findings;
+                Ok(())
+            }
+            other => Err(self.lost_track(&other, "joined")),
+        }
+    }
+
+    fn prepare(&mut self) -> Result<(), Stopped> {
+        self.fill().map(drop)
+    }
+
+    fn pause(&mut self) -> Result<(), Stopped> {
+        self.stop().map(drop)
+    }
+
+    /// Not for longer than it may take to pause: a VMM that hangs holds nobody up.
+    fn set_down(&mut self) -> Result<(), String> {
+        let limit = self.limits.pause;
+        let answer = self.ask(&LeavingOrder::SetDown {}, &Lent::default(), limit);
+        match answer.map_err(|stopped| stopped.message)?.message {
+            LeavingWord::Down {} => Ok(()),
+            other => Err(self.lost_track(&other, "down").message),
+        }
+    }
+
+    /// A VMM that waits for the jump says nothing unless it has to.
+    fn cancel_asked(&mut self) -> bool {
+        let connection = self.connection.as_mut();
+        connection.is_ok_and(Connection::has_something)
+    }
+
+    fn roll_back(&mut self) -> Stopped {
+        self.undo()
+    }
+
+    fn hand_over(&mut self) -> Result<(), Stopped> {
+        self.let_go()?;
+        // Whoever takes the guest over finds its old VMM gone.
+        self.wait_for_end();
+        Ok(())
+    }
+}

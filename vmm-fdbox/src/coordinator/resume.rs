@@ -1,0 +1,286 @@
+//! Guests that wait in their boxes: a VMM is started for each, and they get on side by side.
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::arriving::{ArrivingError, RemoteArriving};
+use super::boxes::Boxes;
+use super::child::{Child, ChildError};
+use super::turns::{Turn, Turns};
+use crate::error::Chain;
+use crate::member::{Arrive, Lent, Module};
+use crate::name::BoxName;
+use crate::update::{ExitStatus, Step};
+
+/// A guest that waits in its box.
+pub struct ToResume {
+    /// Its box.
+    pub box_name: BoxName,
+    /// Starts its VMM.
+    pub start: Box<dyn FnOnce() -> Result<(Child, UnixStream), ChildError> + Send>,
+    /// When userspace of this host started, in nanoseconds of its `CLOCK_BOOTTIME`.
+    pub userspace_boottime_ns: Option<u64>,
+    /// It is to arrive paused.
+    pub paused: bool,
+    /// The step that its VMM is made to fail at, for tests.
+    pub fail_at: Option<Step>,
+}
+
+impl fmt::Debug for ToResume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("ToResume");
+        fields
+            .field("box_name", &self.box_name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long a VMM may take. One that takes longer is killed, if it has not the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResumeLimits {
+    /// How long the others wait for one that may come before them: to tell its place in the order, and to run when it is
+    /// its turn. Default: 5 s each.
+    pub order: Duration,
+    /// To start and read the state. Default: 60 s.
+    pub ready: Duration,
+    /// To rebuild the VM. Default: 60 s.
+    pub restore: Duration,
+    /// To run it. Default: 30 s.
+    pub run: Duration,
+    /// To report. Default: 30 s.
+    pub report: Duration,
+}
+
+impl Default for ResumeLimits {
+    fn default() -> Self {
+        Self {
+            order: Duration::from_secs(5),
+            ready: Duration::from_secs(60),
+            restore: Duration::from_secs(60),
+            run: Duration::from_secs(30),
+            report: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Something that happened to one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResumeEvent {
+    /// Its VMM was started.
+    Started {
+        /// Its process.
+        pid: u32,
+    },
+    /// It runs.
+    Running,
+    /// How it ended.
+    Ended,
+}
+
+/// How the resume of one guest ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumption {
+    /// Its box.
+    pub box_name: BoxName,
+    /// Its VMM's process, if that was started.
+    pub pid: Option<u32>,
+    /// [`Done`](ExitStatus::Done): it runs. [`NothingChanged`](ExitStatus::NothingChanged): it waits in its box, or there
+    /// was none in it. [`GuestLost`](ExitStatus::GuestLost).
+    pub status: ExitStatus,
+    /// Why it does not run, or what did not go smoothly.
+    pub message: Option<String>,
+    /// Whether another try can succeed.
+    pub can_retry: bool,
+    /// What its VMM says of it.
+    pub report: Option<Value>,
+}
+
+/// Resumes guests side by side, in the order that their states tell: those of one place together, those without
+/// one last. Returns when each runs and has been reported, or does not. Whatever hangs, the others run: an order is not
+/// waited for beyond its limit. The VMMs live on by themselves. `on_event` is told by several threads.
+///
+/// # Panics
+/// If `on_event` does.
+pub fn resume<B: Boxes>(
+    boxes: &B,
+    guests: Vec<ToResume>,
+    limits: ResumeLimits,
+    on_event: &(dyn Fn(&BoxName, ResumeEvent) + Sync),
+) -> Vec<Resumption> {
+    let turns = Turns::new(guests.len(), limits.order);
+    let module = boxes.module();
+    thread::scope(|scope| {
+        let begin = |(at, guest): (usize, ToResume)| {
+            let (turns, module) = (&turns, &module);
+            scope.spawn(move || {
+                let name = guest.box_name.clone();
+                let turn = Turn::new(turns, at);
+                let module = match module {
+                    Ok(module) => *module,
+                    Err(error) => return Resumption::failed(name, error.to_string()),
+                };
+                let one = One {
+                    boxes,
+                    name,
+                    limits,
+                    on_event,
+                    turn,
+                };
+                one.resume(guest, module)
+            })
+        };
+        let threads: Vec<_> = guests.into_iter().enumerate().map(begin).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, Resumption>| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+impl Resumption {
+    fn failed(box_name: BoxName, message: String) -> Self {
+        Self {
+            box_name,
+            pid: None,
+            status: ExitStatus::NothingChanged,
+            message: Some(message),
+            can_retry: true,
+            report: None,
+        }
+    }
+}
+
+/// One guest, in a thread of its own.
+struct One<'a, B> {
+    boxes: &'a B,
+    name: BoxName,
+    limits: ResumeLimits,
+    on_event: &'a (dyn Fn(&BoxName, ResumeEvent) + Sync),
+    turn: Turn<'a>,
+}
+
+impl<B: Boxes> One<'_, B> {
+    fn resume(&self, guest: ToResume, module: Module) -> Resumption {
+        let resumption = self.start(guest, module);
+        (self.on_event)(&self.name, ResumeEvent::Ended);
+        resumption
+    }
+
+    fn start(&self, guest: ToResume, module: Module) -> Resumption {
+        let failed = |message| Resumption::failed(self.name.clone(), message);
+        let passed = match self.boxes.descriptor(&self.name) {
+            Ok(passed) => passed,
+            Err(error) => return failed(error.to_string()),
+        };
+        let (child, socket) = match (guest.start)() {
+            Ok(started) => started,
+            Err(error) => return failed(Chain(&error).to_string()),
+        };
+        let pid = child.id();
+        (self.on_event)(&self.name, ResumeEvent::Started { pid });
+        let mut vmm = RemoteArriving::new(child, socket);
+        let arrive = Arrive {
+            box_name: self.name.clone(),
+            from_vmm: false,
+            module,
+            userspace_boottime_ns: guest.userspace_boottime_ns,
+            paused: guest.paused,
+            fail_at: guest.fail_at,
+        };
+        let restored = vmm
+            .arrive(arrive, passed, self.limits.ready)
+            .and_then(|position| {
+                self.turn.wait(position);
+                vmm.restore(&Lent::default(), self.limits.restore)
+            });
+        let resumption = match restored {
+            Ok(()) => self.commit(vmm),
+            Err(error) => self.give_up(vmm, &error),
+        };
+        Resumption {
+            pid: Some(pid),
+            ..resumption
+        }
+    }
+
+    /// The VMM has not got the guest.
+    fn give_up(&self, mut vmm: RemoteArriving, error: &ArrivingError) -> Resumption {
+        let ended = vmm.child().kill();
+        let (message, can_retry) = match error {
+            ArrivingError::Failed(failed) => (failed.message.clone(), failed.can_retry),
+            ArrivingError::Gone { ended: Some(_), .. } => (error.to_string(), true),
+            ArrivingError::Gone { ended: None, .. } | ArrivingError::Channel { .. } => {
+                (format!("{error}; {ended}"), true)
+            }
+        };
+        let mut resumption = Resumption {
+            can_retry,
+            ..Resumption::failed(self.name.clone(), message)
+        };
+        if can_retry && let Err(error) = self.boxes.seal_again(&self.name) {
+            let message = resumption.message.get_or_insert_default();
+            *message += &format!("; the box stays open: {error}");
+        }
+        resumption
+    }
+
+    /// The VMM may have the guest: the state in the box tells.
+    fn commit(&self, mut vmm: RemoteArriving) -> Resumption {
+        let late = match vmm.commit(self.limits.run) {
+            Ok(()) => return self.runs(vmm),
+            Err(late) => late,
+        };
+        // Nobody else takes it: one that is late and has it has all the time there is.
+        let has_it = matches!(self.boxes.has_guest(&self.name), Ok(false));
+        let is_late = matches!(late, ArrivingError::Channel { .. });
+        if has_it && is_late && vmm.wait_until_it_runs(self.limits.run).is_ok() {
+            return self.runs(vmm);
+        }
+        vmm.child().kill();
+        match self.boxes.has_guest(&self.name) {
+            Ok(true) => self.give_up(vmm, &late),
+            _ => Resumption {
+                status: ExitStatus::GuestLost,
+                can_retry: false,
+                ..Resumption::failed(
+                    self.name.clone(),
+                    format!("Guest lost: its VMM had taken it: {late}"),
+                )
+            },
+        }
+    }
+
+    fn runs(&self, mut vmm: RemoteArriving) -> Resumption {
+        self.turn.end();
+        (self.on_event)(&self.name, ResumeEvent::Running);
+        let report = vmm.report(self.limits.report);
+        // The guest has it all.
+        let deleted = self.boxes.delete(&self.name);
+        let problems = [
+            report
+                .as_ref()
+                .err()
+                .map(|error| format!("no report: {error}")),
+            deleted
+                .err()
+                .map(|error| format!("what is left of its box stays: {error}")),
+        ];
+        let problems: Vec<String> = problems.into_iter().flatten().collect();
+        vmm.let_go();
+        Resumption {
+            status: ExitStatus::Done,
+            message: (!problems.is_empty()).then(|| problems.join("; ")),
+            can_retry: false,
+            report: report.ok(),
+            ..Resumption::failed(self.name.clone(), String::new())
+        }
+    }
+}

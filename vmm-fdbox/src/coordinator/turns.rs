@@ -1,0 +1,107 @@
+//! The order in which guests are resumed.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::deadline::Deadline;
+
+/// Where a guest is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It may come before all others.
+    Unknown,
+    /// It waits for its turn.
+    Waits(u64),
+    /// It is its turn. The others wait for it until then.
+    Goes(u64, Deadline),
+    /// It runs, or will not.
+    Over,
+}
+
+/// Who may go on. Nobody is waited for longer than a limit.
+pub(super) struct Turns {
+    places: Mutex<Vec<Place>>,
+    changed: Condvar,
+    limit: Duration,
+    /// Until when a place that is not known yet is waited for.
+    known_by: Deadline,
+}
+
+impl Turns {
+    pub(super) fn new(guests: usize, limit: Duration) -> Self {
+        Self {
+            places: Mutex::new(vec![Place::Unknown; guests]),
+            changed: Condvar::new(),
+            limit,
+            known_by: Deadline::within(limit),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the turn of a guest whose place is known now.
+    fn wait(&self, at: usize, position: Option<u32>) {
+        let own = position.map_or(u64::MAX, u64::from);
+        let mut places = self.lock();
+        places[at] = Place::Waits(own);
+        self.changed.notify_all();
+        while let Some(bound) = places
+            .iter()
+            .filter_map(|place| self.bound(place, own))
+            .max()
+        {
+            let waited = self.changed.wait_timeout(places, bound);
+            places = waited.map_or_else(|poison| poison.into_inner().0, |(places, _)| places);
+        }
+        places[at] = Place::Goes(own, Deadline::within(self.limit));
+        self.changed.notify_all();
+    }
+
+    /// How long another guest is waited for, at most; `None` if it is not.
+    fn bound(&self, other: &Place, own: u64) -> Option<Duration> {
+        let until = |deadline: &Deadline| Some(deadline.left()).filter(|left| !left.is_zero());
+        match other {
+            Place::Unknown => until(&self.known_by),
+            // It waits for somebody itself, and no longer than that.
+            Place::Waits(place) if *place < own => Some(self.limit),
+            Place::Goes(place, deadline) if *place < own => until(deadline),
+            Place::Waits(_) | Place::Goes(..) | Place::Over => None,
+        }
+    }
+
+    /// Nobody waits for it any more.
+    fn end(&self, at: usize) {
+        self.lock()[at] = Place::Over;
+        self.changed.notify_all();
+    }
+}
+
+/// A guest's place, which is given up when this is dropped.
+pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    at: usize,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(turns: &'a Turns, at: usize) -> Self {
+        Self { turns, at }
+    }
+
+    /// Waits for its turn.
+    pub(super) fn wait(&self, position: Option<u32>) {
+        self.turns.wait(self.at, position);
+    }
+
+    /// It runs.
+    pub(super) fn end(&self) {
+        self.turns.end(self.at);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

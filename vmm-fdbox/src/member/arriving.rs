@@ -1,0 +1,309 @@
+//! The VMM that is to get a guest, and what a coordinator has it do.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::line::{Line, Next, Order};
+use super::wire::{Arrive, ArrivingOrder, ArrivingWord, BOX_FD, Failed};
+use super::{Channel, Heard, Lent};
+use crate::control::Info;
+use crate::error::{BoxError, Chain};
+use crate::frame::{Frame, KnownSection};
+use crate::name::BoxName;
+use crate::passed::PassedBox;
+use crate::store::BoxStore;
+use crate::update::{
+    Arrival, Arriving, Finished, PartyError, ResumeFailed, ResumePlan, Step, UpdateError,
+};
+
+impl Order for ArrivingOrder {
+    fn refusal(message: String) -> impl Serialize {
+        ArrivingWord::Failed(Failed {
+            step: Step::Open,
+            error: message.clone(),
+            message,
+            can_retry: true,
+        })
+    }
+
+    fn undoes(&self) -> bool {
+        false
+    }
+}
+
+/// A VMM without a guest, for [`serve_arriving`]. What it builds it keeps in itself.
+pub trait ArrivingVmm {
+    /// The sections of the state that it reads.
+    fn known(&self) -> &[KnownSection];
+
+    /// Opens whatever it needs of this host, such as `/dev/kvm`. Nothing of the guest is here yet.
+    ///
+    /// # Errors
+    /// Why it can take no guest.
+    fn get_ready(&mut self, arrive: &Arrive) -> Result<(), PartyError>;
+
+    /// The guest's place in the order in which guests are resumed, by its state. Default: none.
+    fn position(&self, frame: &Frame<Vec<u8>>) -> Option<u32> {
+        let _ = frame;
+        None
+    }
+
+    /// Takes out of the box what is there and builds all but the state: the guest still runs in another VMM
+    /// of this kernel, which lends what this one is to have. Only called with such a VMM.
+    ///
+    /// # Errors
+    /// The guest stays where it is.
+    fn prebuild<S: BoxStore>(
+        &mut self,
+        arriving: &mut Arriving<S>,
+        lent: Lent,
+    ) -> Result<(), PartyError>;
+
+    /// Takes the rest out of the box and puts the state into what was built. The guest does not run yet.
+    ///
+    /// # Errors
+    /// The guest stays where it is.
+    fn restore<S: BoxStore>(
+        &mut self,
+        arrival: &mut Arrival<S>,
+        lent: Lent,
+    ) -> Result<(), PartyError>;
+
+    /// Closes whatever was built from the box: it is about to be sealed again, or the guest runs on in its old VMM.
+    fn abandon(&mut self);
+
+    /// Runs the guest, which is this VMM's from now on, and returns the cycle counter of its first entry, or of
+    /// now if it is to arrive paused.
+    ///
+    /// # Errors
+    /// The guest is lost: nobody else can take it any more.
+    fn run(&mut self) -> Result<u64, PartyError>;
+
+    /// What the coordinator is told of it. The guest runs meanwhile.
+    fn report(&mut self, finished: Finished) -> Value;
+
+    /// Takes what the old VMM still had. Default: it is dropped.
+    fn adopt(&mut self, lent: Lent) {
+        drop(lent);
+    }
+}
+
+/// How it ended for a VMM that was to get a guest.
+#[derive(Debug)]
+pub enum Arrived {
+    /// The guest is this process's. With another VMM of this kernel there may be more to get from it.
+    Here(Adoption),
+    /// It is not: this process ends, with nothing of the guest shut down.
+    NotHere(Option<Failed>),
+}
+
+/// What the old VMM still had, when it comes: [`wait`](Self::wait) in a thread of its own.
+#[derive(Debug)]
+pub struct Adoption(Channel);
+
+impl Adoption {
+    /// Waits for the coordinator, which is done when this returns.
+    pub fn wait(self, mut adopt: impl FnMut(Lent)) {
+        let line = Line::<ArrivingOrder>::new(self.0);
+        let is_lent = |order: &ArrivingOrder| matches!(order, ArrivingOrder::Adopt { .. });
+        while let Next::Order(heard) = line.next(None, is_lent) {
+            let (_, lent) = lent(heard);
+            adopt(lent);
+            line.say(&ArrivingWord::Adopted {});
+        }
+    }
+}
+
+/// Does what the coordinator at the other end of a socket says, until the guest is here or cannot be. The box is the one
+/// that it passes.
+pub fn serve_arriving<V: ArrivingVmm>(socket: UnixStream, vmm: &mut V) -> Arrived {
+    let passed = |name, info, fd| PassedBox::new(name, info, fd).map(Arc::new);
+    serve_arriving_from(socket, vmm, passed)
+}
+
+/// As [`serve_arriving`], with boxes of another kind.
+pub fn serve_arriving_from<V: ArrivingVmm, S: BoxStore + Clone>(
+    socket: UnixStream,
+    vmm: &mut V,
+    open: impl FnOnce(BoxName, Info, OwnedFd) -> Result<S, BoxError>,
+) -> Arrived {
+    let line = Line::new(Channel::new(socket));
+    let Some((arrive, fds)) = line.begin(|order| match order {
+        ArrivingOrder::Arrive(arrive) => Ok(arrive),
+        other => Err(other),
+    }) else {
+        return Arrived::NotHere(None);
+    };
+    match take(&line, vmm, &arrive, fds, open) {
+        Ok(()) => Arrived::Here(Adoption(line.into_channel())),
+        Err(End::Failed(failed)) => {
+            line.say(&ArrivingWord::Failed(failed.clone()));
+            Arrived::NotHere(Some(failed))
+        }
+        Err(End::Gone) => Arrived::NotHere(None),
+    }
+}
+
+/// Why there is no guest here.
+enum End {
+    Failed(Failed),
+    /// The coordinator is gone, and with it whoever could have said commit.
+    Gone,
+}
+
+impl From<Box<ResumeFailed>> for End {
+    fn from(failed: Box<ResumeFailed>) -> Self {
+        Self::Failed(Failed {
+            step: failed.step,
+            error: Chain(&failed.error).to_string(),
+            message: failed.to_string(),
+            can_retry: failed.can_retry(),
+        })
+    }
+}
+
+fn failed(step: Step, error: &(dyn std::error::Error + 'static)) -> End {
+    let error = Chain(error).to_string();
+    End::Failed(Failed {
+        step,
+        message: format!("{step} failed: {error}"),
+        error,
+        can_retry: true,
+    })
+}
+
+fn lost(error: &(dyn std::error::Error + 'static)) -> End {
+    let error = Chain(error).to_string();
+    End::Failed(Failed {
+        step: Step::Finish,
+        message: format!("The guest cannot be run: {error}"),
+        error,
+        can_retry: false,
+    })
+}
+
+fn lent(heard: Heard<ArrivingOrder>) -> (ArrivingOrder, Lent) {
+    let value = match &heard.message {
+        ArrivingOrder::Prebuild { lent }
+        | ArrivingOrder::Restore { lent }
+        | ArrivingOrder::Adopt { lent } => lent.clone(),
+        ArrivingOrder::Arrive(_) | ArrivingOrder::Commit {} => Value::Null,
+    };
+    let fds = heard.fds;
+    (heard.message, Lent { value, fds })
+}
+
+fn next(line: &Line<ArrivingOrder>, fits: impl Fn(&ArrivingOrder) -> bool) -> Result<Lent, End> {
+    match line.next(None, fits) {
+        Next::Order(heard) => Ok(lent(heard).1),
+        Next::Undo | Next::Gone | Next::CancelAsked => Err(End::Gone),
+    }
+}
+
+/// Takes the guest, step by step.
+fn take<V: ArrivingVmm, S: BoxStore + Clone>(
+    line: &Line<ArrivingOrder>,
+    vmm: &mut V,
+    arrive: &Arrive,
+    mut fds: Vec<(String, OwnedFd)>,
+    open: impl FnOnce(BoxName, Info, OwnedFd) -> Result<S, BoxError>,
+) -> Result<(), End> {
+    let at = fds.iter().position(|(name, _)| name == BOX_FD);
+    let missing = || {
+        failed(
+            Step::Open,
+            &*PartyError::from("The coordinator passed no box"),
+        )
+    };
+    let (_, fd) = fds.swap_remove(at.ok_or_else(missing)?);
+    let store = open(arrive.box_name.clone(), arrive.module.into(), fd);
+    let store = store.map_err(|error| failed(Step::Open, &error))?;
+    vmm.get_ready(arrive)
+        .map_err(|error| failed(Step::Open, &*error))?;
+    let arrival = match arrive.from_vmm {
+        true => from_vmm(line, vmm, arrive, store)?,
+        false => from_box(line, vmm, arrive, store)?,
+    };
+    let (mut arrival, lent) = arrival;
+    arrival.mark(crate::timeline::phase::RESTORE);
+    let restored = match arrive.fail_at {
+        Some(Step::Restore) => Err(UpdateError::Injected(Step::Restore).into()),
+        _ => vmm.restore(&mut arrival, lent),
+    };
+    let complete = match restored {
+        Ok(()) => arrival.check_taken(),
+        Err(source) => Err(UpdateError::Guest {
+            what: "The VM cannot be rebuilt",
+            source,
+        }),
+    };
+    if let Err(error) = complete {
+        vmm.abandon();
+        return Err(arrival.abort(error).into());
+    }
+    line.say(&ArrivingWord::Restored {});
+    if let Err(end) = next(line, |order| *order == ArrivingOrder::Commit {}) {
+        vmm.abandon();
+        // Dropped, the box is as it was.
+        return Err(end);
+    }
+    arrival.mark("commit");
+    let mut resumed = arrival.commit().map_err(|failed| {
+        vmm.abandon();
+        End::from(failed)
+    })?;
+    let entered = vmm.run().map_err(|error| lost(&*error))?;
+    resumed.running_at(entered);
+    line.say(&ArrivingWord::Running {});
+    let report = vmm.report(resumed.finish());
+    line.say(&ArrivingWord::Report { report });
+    Ok(())
+}
+
+/// A guest whose VMM is there: build first, then wait for its state.
+fn from_vmm<V: ArrivingVmm, S: BoxStore + Clone>(
+    line: &Line<ArrivingOrder>,
+    vmm: &mut V,
+    arrive: &Arrive,
+    store: S,
+) -> Result<(Arrival<S>, Lent), End> {
+    line.say(&ArrivingWord::Ready { position: None });
+    let lent = next(line, |order| {
+        matches!(order, ArrivingOrder::Prebuild { .. })
+    })?;
+    let mut arriving = Arriving::open(store, &arrive.box_name)?;
+    if let Err(error) = vmm.prebuild(&mut arriving, lent) {
+        vmm.abandon();
+        return Err(failed(Step::Prebuild, &*error));
+    }
+    line.say(&ArrivingWord::Prebuilt {});
+    let arrived = next(line, |order| matches!(order, ArrivingOrder::Restore { .. }))
+        .and_then(|lent| Ok((arriving.arrive(plan(vmm, arrive))?, lent)));
+    arrived.inspect_err(|_| vmm.abandon())
+}
+
+/// A guest that waits in its box: its state tells its place in the order.
+fn from_box<V: ArrivingVmm, S: BoxStore + Clone>(
+    line: &Line<ArrivingOrder>,
+    vmm: &mut V,
+    arrive: &Arrive,
+    store: S,
+) -> Result<(Arrival<S>, Lent), End> {
+    let arrival = Arrival::open(store, plan(vmm, arrive))?;
+    let position = vmm.position(&arrival.frame());
+    line.say(&ArrivingWord::Ready { position });
+    let lent = next(line, |order| matches!(order, ArrivingOrder::Restore { .. }))?;
+    Ok((arrival, lent))
+}
+
+fn plan<'a, V: ArrivingVmm>(vmm: &'a V, arrive: &Arrive) -> ResumePlan<'a> {
+    ResumePlan {
+        userspace_boottime_ns: arrive.userspace_boottime_ns,
+        fail_at: arrive.fail_at,
+        ..ResumePlan::new(arrive.box_name.clone(), vmm.known())
+    }
+}

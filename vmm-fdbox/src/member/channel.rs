@@ -1,0 +1,367 @@
+//! Lines of JSON over a Unix socket, with descriptors, each by a deadline.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::deadline::Deadline;
+
+/// The most descriptors that go with one line: as many as Linux passes at once.
+pub const MAX_FDS: usize = 253;
+/// The longest line in bytes, its newline included.
+pub const MAX_LINE_BYTES: usize = 1 << 20;
+/// What is read at once.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Why nothing could be said or heard.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// The other end is closed.
+    #[error("The other process is gone")]
+    Gone,
+    /// The deadline is over.
+    #[error("The other process gave no answer within {} s", .0.as_secs_f64())]
+    Late(Duration),
+    /// The socket.
+    #[error("Cannot talk to the other process: {0}")]
+    System(Errno),
+    /// A line that is not of this protocol.
+    #[error("The other process said what is not of this protocol")]
+    Nonsense(#[source] serde_json::Error),
+    /// A line beyond [`MAX_LINE_BYTES`].
+    #[error("A line of more than {MAX_LINE_BYTES} bytes")]
+    TooLong,
+    /// More descriptors than go with one line.
+    #[error("{0} descriptors at once: no more than {MAX_FDS} go with one line")]
+    TooManyFds(usize),
+    /// The kernel dropped descriptors on their way in.
+    #[error("Descriptors were lost on their way: this process may have no more open (ulimit -n)")]
+    FdsLost,
+    /// A line names other descriptors than came with it.
+    #[error("{named} descriptors were named, and {came} came")]
+    FdsDiffer {
+        /// Named in the line.
+        named: usize,
+        /// That came.
+        came: usize,
+    },
+    /// It speaks another version.
+    #[error(
+        "The other process speaks version {theirs} of the member protocol, this one version {ours}"
+    )]
+    Version {
+        /// What it said.
+        theirs: u32,
+        /// [`VERSION`](super::VERSION).
+        ours: u32,
+    },
+    /// An answer that does not fit.
+    #[error("The other process said '{said}' instead of '{expected}'")]
+    Unexpected {
+        /// What would have fitted.
+        expected: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// It refuses.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<Errno> for ChannelError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::PIPE | Errno::CONNRESET => Self::Gone,
+            errno => Self::System(errno),
+        }
+    }
+}
+
+/// A line as it is on the wire.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    say: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    with: Option<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    fds: Vec<String>,
+}
+
+impl Line {
+    /// `message` is an enum: its variant is what is said.
+    fn new(message: &impl Serialize, fds: Vec<String>) -> Result<Self, serde_json::Error> {
+        let value = serde_json::to_value(message)?;
+        let (say, with) = match value {
+            Value::Object(map) if map.len() == 1 => match map.into_iter().next() {
+                Some((say, with)) => (say, Some(with)),
+                None => (String::new(), None),
+            },
+            other => (other.as_str().unwrap_or_default().to_owned(), None),
+        };
+        let with = with.filter(|with| *with != Value::Object(serde_json::Map::new()));
+        Ok(Self { say, with, fds })
+    }
+
+    fn message<T: DeserializeOwned>(
+        say: String,
+        with: Option<Value>,
+    ) -> Result<T, serde_json::Error> {
+        let with = with.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+        serde_json::from_value(Value::Object([(say, with)].into_iter().collect()))
+    }
+}
+
+/// Something that was said.
+#[derive(Debug)]
+pub struct Heard<T> {
+    /// What.
+    pub message: T,
+    /// What came with it, by name.
+    pub fds: Vec<(String, OwnedFd)>,
+}
+
+/// What there was to hear.
+#[derive(Debug)]
+pub enum Woken<T> {
+    /// Something was said.
+    Heard(Heard<T>),
+    /// The other descriptor is ready.
+    Other,
+}
+
+/// One end of a connection between a coordinator and a member.
+#[derive(Debug)]
+pub struct Channel {
+    socket: UnixStream,
+    /// What came in and is not a whole line yet.
+    buffer: Vec<u8>,
+    /// Descriptors, and how much was in the buffer when they came.
+    fds: VecDeque<(usize, Vec<OwnedFd>)>,
+}
+
+impl Channel {
+    /// Over a socket on which nothing is on its way.
+    #[must_use]
+    pub fn new(socket: UnixStream) -> Self {
+        Self {
+            socket,
+            buffer: Vec::new(),
+            fds: VecDeque::new(),
+        }
+    }
+
+    /// Says something. The descriptors are duplicated for the other process.
+    ///
+    /// # Errors
+    /// [`ChannelError`]; after all but [`TooManyFds`](ChannelError::TooManyFds) and
+    /// [`TooLong`](ChannelError::TooLong) the connection is of no use any more.
+    pub fn send(
+        &mut self,
+        message: &impl Serialize,
+        fds: &[(&str, BorrowedFd<'_>)],
+        deadline: Deadline,
+    ) -> Result<(), ChannelError> {
+        if fds.len() > MAX_FDS {
+            return Err(ChannelError::TooManyFds(fds.len()));
+        }
+        let names = fds.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let line = Line::new(message, names).map_err(ChannelError::Nonsense)?;
+        let mut bytes = serde_json::to_vec(&line).map_err(ChannelError::Nonsense)?;
+        bytes.push(b'\n');
+        if bytes.len() > MAX_LINE_BYTES {
+            return Err(ChannelError::TooLong);
+        }
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|(_, fd)| *fd).collect();
+        self.write(&bytes, &fds, deadline)
+    }
+
+    /// The descriptors go with the first byte.
+    fn write(
+        &self,
+        mut bytes: &[u8],
+        mut fds: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<(), ChannelError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        while !bytes.is_empty() {
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() {
+                control.push(SendAncillaryMessage::ScmRights(fds));
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags) {
+                Ok(sent) => {
+                    bytes = bytes.get(sent..).unwrap_or_default();
+                    fds = &[];
+                }
+                Err(Errno::AGAIN) => {
+                    self.wait(PollFlags::OUT, None, deadline)?;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for something to be said.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub fn receive<T: DeserializeOwned>(
+        &mut self,
+        deadline: Deadline,
+    ) -> Result<Heard<T>, ChannelError> {
+        match self.receive_or(None, deadline)? {
+            Woken::Heard(heard) => Ok(heard),
+            // There is no other.
+            Woken::Other => Err(ChannelError::Late(deadline.limit())),
+        }
+    }
+
+    /// Waits for something to be said, or for `other` to have something to read.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub fn receive_or<T: DeserializeOwned>(
+        &mut self,
+        other: Option<BorrowedFd<'_>>,
+        deadline: Deadline,
+    ) -> Result<Woken<T>, ChannelError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                return self.take_line(end).map(Woken::Heard);
+            }
+            if self.buffer.len() >= MAX_LINE_BYTES {
+                return Err(ChannelError::TooLong);
+            }
+            if self.read()? {
+                continue;
+            }
+            if self.wait(PollFlags::IN, other, deadline)? {
+                return Ok(Woken::Other);
+            }
+        }
+    }
+
+    /// Whether something was said that nobody has heard, or the other end is closed. Does not wait.
+    pub fn has_something(&mut self) -> bool {
+        let has_line = |buffer: &[u8]| buffer.contains(&b'\n');
+        has_line(&self.buffer) || self.read().is_err() || has_line(&self.buffer)
+    }
+
+    /// Reads what is there, if anything is.
+    fn read(&mut self) -> Result<bool, ChannelError> {
+        let at = self.buffer.len();
+        self.buffer.resize(at + CHUNK_BYTES, 0);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = loop {
+            let mut buffers = [IoSliceMut::new(&mut self.buffer[at..])];
+            match recvmsg(&self.socket, &mut buffers, &mut control, flags) {
+                Err(Errno::INTR) => {}
+                received => break received,
+            }
+        };
+        let bytes = received.as_ref().map_or(0, |received| received.bytes);
+        self.buffer.truncate(at + bytes);
+        let received = match received {
+            Err(Errno::AGAIN) => return Ok(false),
+            received => received?,
+        };
+        // Linux ends a read with the part that descriptors came with: they are of the line of its last byte.
+        let fds = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        let fds: Vec<OwnedFd> = fds.flatten().collect();
+        if !fds.is_empty() {
+            self.fds.push_back((self.buffer.len(), fds));
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(ChannelError::FdsLost);
+        }
+        match bytes {
+            0 => Err(ChannelError::Gone),
+            _ => Ok(true),
+        }
+    }
+
+    /// The line up to `end`, with what came with it.
+    fn take_line<T: DeserializeOwned>(&mut self, end: usize) -> Result<Heard<T>, ChannelError> {
+        let line: Vec<u8> = self.buffer.drain(..=end).collect();
+        let Line { say, with, fds } =
+            serde_json::from_slice(&line).map_err(ChannelError::Nonsense)?;
+        let mut came = Vec::new();
+        while self.fds.front().is_some_and(|(at, _)| *at <= end + 1) {
+            came.extend(self.fds.pop_front().into_iter().flat_map(|(_, fds)| fds));
+        }
+        self.fds.iter_mut().for_each(|(at, _)| *at -= end + 1);
+        if came.len() != fds.len() {
+            return Err(ChannelError::FdsDiffer {
+                named: fds.len(),
+                came: came.len(),
+            });
+        }
+        Ok(Heard {
+            message: Line::message(say, with).map_err(ChannelError::Nonsense)?,
+            fds: fds.into_iter().zip(came).collect(),
+        })
+    }
+
+    /// Waits until the socket is ready (`false`) or `other` is (`true`).
+    fn wait(
+        &self,
+        flags: PollFlags,
+        other: Option<BorrowedFd<'_>>,
+        deadline: Deadline,
+    ) -> Result<bool, ChannelError> {
+        loop {
+            let left = deadline.left();
+            if left.is_zero() {
+                return Err(ChannelError::Late(deadline.limit()));
+            }
+            let left = Timespec::try_from(left).ok();
+            let mut fds = vec![PollFd::new(&self.socket, flags)];
+            fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            match poll(&mut fds, left.as_ref()) {
+                Ok(0) => return Err(ChannelError::Late(deadline.limit())),
+                // What was said goes first.
+                Ok(_) => return Ok(fds[0].revents().is_empty()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl From<UnixStream> for Channel {
+    fn from(socket: UnixStream) -> Self {
+        Self::new(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests;

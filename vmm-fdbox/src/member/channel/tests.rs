@@ -1,0 +1,1 @@
+//! Lines, descriptors and deadlines over a real socket.

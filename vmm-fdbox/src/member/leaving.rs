@@ -1,0 +1,375 @@
+//! The VMM that has a guest, and what a coordinator has it do.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::line::{Line, Next, Reporter};
+use super::wire::{BOX_FD, Join, LeavingOrder, LeavingWord};
+use super::{Channel, ChannelError, Lent};
+use crate::control::Info;
+use crate::error::Chain;
+use crate::name::BoxName;
+use crate::passed::{PassedBox, PassedStore};
+use crate::update::{
+    CancelFlag, Destination, Event, ExitStatus, Guest, LeftByOthers, Limits, Observer, Outcome,
+    PartyError, Paused, Plan, Prepared, Ready, Session, Step, Stopped, UpdateError,
+};
+
+/// When a VMM lends something to the one that takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Leaving {
+    /// All but the state is in the box; the guest runs. What the new VMM needs to build itself.
+    Prepared,
+    /// The guest stands still: what nobody may use any more until it runs again, such as its taps. Be quick.
+    Saved,
+    /// The guest is the new VMM's: what else it is to have, such as clients that wait for nothing.
+    HandedOver,
+}
+
+/// Hears of events, with the time of each.
+pub type OnEvent = Box<dyn FnMut(u64, &Event) + Send>;
+
+/// A VMM with a guest, for [`serve_leaving`].
+pub trait LeavingVmm: Guest {
+    /// Begins an update: the plan's clock, producer, room for the state, and the flag by which somebody else
+    /// cancels it. Box, limits and failing step are the coordinator's.
+    ///
+    /// # Errors
+    /// Why not, such as that another update is on.
+    fn join(&mut self, join: &Join) -> Result<Plan, PartyError>;
+
+    /// Hears of each event at once, in the blackout too. Default: nobody does.
+    fn observer(&mut self) -> OnEvent {
+        Box::new(|_, _| {})
+    }
+
+    /// What the VMM that takes over in this kernel is to have. Only duplicates: a rollback may follow. Default: nothing.
+    ///
+    /// # Errors
+    /// Rolls the update back; the last time it is only told.
+    fn lend(&mut self, at: Leaving) -> Result<Lent, PartyError> {
+        let _ = at;
+        Ok(Lent::default())
+    }
+
+    /// The update is over: how. What follows is another one, [`set_down`](Self::set_down) or nothing.
+    fn ended(&mut self, outcome: &Outcome) {
+        let _ = outcome;
+    }
+
+    /// The coordinator is about to leave this kernel without the guest: stop it and make safe what it wrote.
+    /// Default: it runs until the kernel ends.
+    ///
+    /// # Errors
+    /// Why it runs on.
+    fn set_down(&mut self) -> Result<(), PartyError> {
+        Err("this VMM cannot stop it for that".into())
+    }
+
+    /// The coordinator has not left: run the guest on.
+    ///
+    /// # Errors
+    /// The guest is lost.
+    fn stand_up(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
+}
+
+/// Whose the guest is when the coordinator is done.
+#[derive(Debug)]
+#[must_use = "tells whether the guest still runs in this process"]
+pub enum Left {
+    /// This process's.
+    Here,
+    /// Another VMM's, or that of whoever resumes it: this process ends. Nothing of the guest may be
+    /// dropped in the way that a VM is shut down.
+    HandedOver,
+    /// Nobody's.
+    Lost(Stopped),
+}
+
+/// How long a coordinator may take to read what it is told.
+pub(super) const SEND_LIMIT: Duration = Duration::from_secs(10);
+
+/// Does what the coordinator at the other end of a socket says, until it is done or gone. The box is the one that it
+/// passes.
+pub fn serve_leaving<V: LeavingVmm>(socket: UnixStream, vmm: &mut V) -> Left {
+    let expected = |name, info| Arc::new(PassedBox::expected(name, info));
+    serve_leaving_into(socket, vmm, expected)
+}
+
+/// As [`serve_leaving`], with boxes of another kind.
+pub fn serve_leaving_into<V: LeavingVmm, S: PassedStore + Clone>(
+    socket: UnixStream,
+    vmm: &mut V,
+    store: impl FnOnce(BoxName, Info) -> S,
+) -> Left {
+    let line = Line::new(Channel::new(socket));
+    let Some((join, _)) = line.begin(|order| match order {
+        LeavingOrder::Join(join) => Ok(join),
+        other => Err(other),
+    }) else {
+        return Left::Here;
+    };
+    let plan = match vmm.join(&join) {
+        Ok(plan) => plan,
+        Err(error) => {
+            line.say(&stopped(Stopped::untouched(Chain(&*error).to_string())));
+            return idle(&line, vmm);
+        }
+    };
+    let mut limits = Limits::from(join.limits);
+    limits.jump = plan.limits.jump;
+    let plan = Plan {
+        box_name: join.box_name.clone(),
+        limits,
+        fail_at: join.fail_at,
+        ..plan
+    };
+    let store = store(join.box_name.clone(), join.module.into());
+    match update(&line, vmm, &join, plan, store) {
+        Left::Here => idle(&line, vmm),
+        left => left,
+    }
+}
+
+fn stopped(stopped: Stopped) -> LeavingWord {
+    LeavingWord::Stopped(stopped)
+}
+
+/// One update, from preflight to its end.
+fn update<V: LeavingVmm, S: PassedStore + Clone>(
+    line: &Line<LeavingOrder>,
+    vmm: &mut V,
+    join: &Join,
+    plan: Plan,
+    store: S,
+) -> Left {
+    let cancel = plan.cancel.clone();
+    let reporter = RefCell::new(Reporter::new(line, plan.clock, join.to));
+    let mut watch = vmm.observer();
+    let observer = |ticks: u64, event: &Event| {
+        watch(ticks, event);
+        reporter.borrow_mut().report(ticks, event);
+    };
+    let kinds = vmm.kinds();
+    let session = Session::new(store.clone(), LeftByOthers(join.to), &mut *vmm, plan);
+    let steps = Steps {
+        line,
+        lends: join.to == Destination::Successor,
+        cancel,
+        store,
+    };
+    let outcome = match session.observed_by(observer).preflight() {
+        Ok(ready) => {
+            let findings = reporter.borrow().warnings();
+            let pid = std::process::id();
+            line.say(&LeavingWord::Joined {
+                pid,
+                kinds,
+                findings,
+            });
+            steps.go(ready)
+        }
+        Err(outcome) => *outcome,
+    };
+    vmm.ended(&outcome);
+    let mut end = Stopped::of(&outcome);
+    let held = reporter.into_inner();
+    end.findings.extend(held.warnings());
+    held.flush();
+    match outcome {
+        Outcome::HandedOver => {
+            hand_over(line, vmm, steps.lends);
+            Left::HandedOver
+        }
+        Outcome::GuestLost { .. } => {
+            line.say(&stopped(end.clone()));
+            Left::Lost(end)
+        }
+        _ => {
+            line.say(&stopped(end));
+            Left::Here
+        }
+    }
+}
+
+/// The guest is gone, whatever happens to the rest.
+fn hand_over<V: LeavingVmm>(line: &Line<LeavingOrder>, vmm: &mut V, lends: bool) {
+    let lent = match lends {
+        true => vmm.lend(Leaving::HandedOver).unwrap_or_default(),
+        false => Lent::default(),
+    };
+    let word = LeavingWord::HandedOver {
+        lent: lent.value.clone(),
+    };
+    if let Err(ChannelError::TooManyFds(_) | ChannelError::TooLong) = line.lend(&word, &lent) {
+        let lent = Lent::default().value;
+        line.say(&LeavingWord::HandedOver { lent });
+    }
+}
+
+/// What every step needs.
+struct Steps<'a, S> {
+    line: &'a Line<LeavingOrder>,
+    lends: bool,
+    cancel: CancelFlag,
+    store: S,
+}
+
+impl<S: PassedStore + Clone> Steps<'_, S> {
+    fn go<V: LeavingVmm, O: Observer>(&self, ready: Ready<S, LeftByOthers, &mut V, O>) -> Outcome {
+        let mut fds = match self.line.next(Some(&self.cancel), |order| {
+            *order == LeavingOrder::Prepare {}
+        }) {
+            Next::Order(heard) => heard.fds,
+            Next::CancelAsked | Next::Undo | Next::Gone => return ready.cancel(),
+        };
+        if let Err(error) = self.receive_box(&mut fds) {
+            return ready.fail(Step::CreateBox, error);
+        }
+        let mut prepared = match ready.prepare() {
+            Ok(prepared) => prepared,
+            Err(outcome) => return *outcome,
+        };
+        if let Err(error) = self.tell(&mut **prepared.guest(), Leaving::Prepared) {
+            return prepared.fail(Step::Prebuild, error);
+        }
+        self.pause(prepared)
+    }
+
+    fn receive_box(&self, fds: &mut Vec<(String, OwnedFd)>) -> Result<(), UpdateError> {
+        let at = fds.iter().position(|(name, _)| name == BOX_FD);
+        let missing = || UpdateError::Host {
+            what: "The coordinator passed no box",
+            source: "its descriptor is missing".into(),
+        };
+        let (_, fd) = fds.swap_remove(at.ok_or_else(missing)?);
+        Ok(self.store.receive(fd)?)
+    }
+
+    fn pause<V: LeavingVmm, O: Observer>(
+        &self,
+        prepared: Prepared<S, LeftByOthers, &mut V, O>,
+    ) -> Outcome {
+        match self
+            .line
+            .next(Some(&self.cancel), |order| *order == LeavingOrder::Pause {})
+        {
+            Next::Order(_) => {}
+            Next::CancelAsked | Next::Undo | Next::Gone => return prepared.cancel(),
+        }
+        let mut paused = match prepared.pause() {
+            Ok(paused) => paused,
+            Err(outcome) => return *outcome,
+        };
+        match self.tell(&mut **paused.guest(), Leaving::Saved) {
+            Ok(()) => self.wait(paused),
+            Err(error) => paused.fail(Step::Save, error),
+        }
+    }
+
+    /// The guest stands still: until the kernel is gone, or the coordinator's word or end.
+    fn wait<V: LeavingVmm, O: Observer>(
+        &self,
+        mut paused: Paused<S, LeftByOthers, &mut V, O>,
+    ) -> Outcome {
+        let mut cancel = Some(&self.cancel);
+        loop {
+            let fits = |order: &LeavingOrder| {
+                matches!(order, LeavingOrder::TakeBack {} | LeavingOrder::HandOver {})
+            };
+            match self.line.next(cancel, fits) {
+                Next::Order(heard) if heard.message == (LeavingOrder::HandOver {}) => {
+                    return paused.jump();
+                }
+                Next::Order(_) => {
+                    paused = match paused.take_back() {
+                        Ok(paused) => paused,
+                        Err(outcome) => return *outcome,
+                    };
+                    self.line.say(&LeavingWord::TakenBack {});
+                }
+                // The coordinator may be about to jump, and a guest that ran again would be lost.
+                Next::CancelAsked => {
+                    cancel = None;
+                    self.line.say(&LeavingWord::CancelAsked {});
+                }
+                Next::Undo | Next::Gone => return paused.cancel(),
+            }
+        }
+    }
+
+    /// Says that a step is done, with what the new VMM gets.
+    fn tell<V: LeavingVmm>(&self, vmm: &mut V, at: Leaving) -> Result<(), UpdateError> {
+        let cannot = |source| UpdateError::Guest {
+            what: "What the new VMM needs cannot be lent",
+            source,
+        };
+        let lent = match self.lends {
+            true => vmm.lend(at).map_err(cannot)?,
+            false => Lent::default(),
+        };
+        let value = lent.value.clone();
+        let word = match at {
+            Leaving::Prepared => LeavingWord::Prepared { lent: value },
+            Leaving::Saved | Leaving::HandedOver => LeavingWord::Saved { lent: value },
+        };
+        match self.line.lend(&word, &lent) {
+            // That nobody listens shows when nothing is heard.
+            Ok(()) | Err(ChannelError::Gone | ChannelError::System(_) | ChannelError::Late(_)) => {
+                Ok(())
+            }
+            Err(error) => Err(cannot(error.into())),
+        }
+    }
+}
+
+/// No update is on: the guest can be set down, and the coordinator goes.
+fn idle<V: LeavingVmm>(line: &Line<LeavingOrder>, vmm: &mut V) -> Left {
+    loop {
+        match line.next(None, |order| *order == LeavingOrder::SetDown {}) {
+            Next::Order(_) => {}
+            Next::Undo => {
+                line.refuse("There is nothing to roll back");
+                continue;
+            }
+            Next::CancelAsked | Next::Gone => return Left::Here,
+        }
+        let began = Instant::now();
+        let down = vmm.set_down();
+        if let Err(error) = &down {
+            line.say(&stopped(Stopped::untouched(Chain(&**error).to_string())));
+            continue;
+        }
+        line.say(&LeavingWord::Down {});
+        // Saying it twice changes nothing.
+        while let Next::Order(_) = line.next(None, |order| *order == LeavingOrder::SetDown {}) {
+            line.say(&LeavingWord::Down {});
+        }
+        let (status, message) = match vmm.stand_up() {
+            Ok(()) => (ExitStatus::RolledBack, "Runs on".to_owned()),
+            Err(error) => {
+                let why = Chain(&*error).to_string();
+                (
+                    ExitStatus::GuestLost,
+                    format!("The guest cannot run on: {why}"),
+                )
+            }
+        };
+        let end = Stopped {
+            status,
+            cancelled: true,
+            paused_ns: u64::try_from(began.elapsed().as_nanos()).ok(),
+            ..Stopped::untouched(message)
+        };
+        line.say(&stopped(end.clone()));
+        if status == ExitStatus::GuestLost {
+            return Left::Lost(end);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! A member's end of the connection: orders come in their turn, words go out.
+
+use std::cell::RefCell;
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::leaving::SEND_LIMIT;
+use super::wire::{Greeting, LeavingOrder, LeavingWord, VERSION, name_of};
+use super::{Channel, ChannelError, Heard, Lent, Woken};
+use crate::clock::Clock;
+use crate::deadline::Deadline;
+use crate::error::Chain;
+use crate::finding::Finding;
+use crate::update::{CancelFlag, Destination, Event, Step};
+
+/// What the coordinator says, for a member of one role.
+pub(super) trait Order: DeserializeOwned + Serialize + PartialEq + Debug {
+    /// That it refuses.
+    fn refusal(message: String) -> impl Serialize;
+
+    /// Whether it means that all is to be undone.
+    fn undoes(&self) -> bool;
+}
+
+impl Order for LeavingOrder {
+    fn refusal(message: String) -> impl Serialize {
+        LeavingWord::Refused { message }
+    }
+
+    fn undoes(&self) -> bool {
+        *self == Self::RollBack {}
+    }
+}
+
+/// What the coordinator wants next.
+pub(super) enum Next<O> {
+    Order(Heard<O>),
+    Undo,
+    /// It is gone.
+    Gone,
+    /// Somebody else cancels.
+    CancelAsked,
+}
+
+/// Shared by those who speak on it.
+pub(super) struct Line<O> {
+    channel: RefCell<Channel>,
+    _orders: PhantomData<O>,
+}
+
+/// For the other end's word, which comes when it comes.
+fn ever() -> Deadline {
+    Deadline::within(Duration::MAX)
+}
+
+impl<O: Order> Line<O> {
+    pub(super) fn new(channel: Channel) -> Self {
+        Self {
+            channel: RefCell::new(channel),
+            _orders: PhantomData,
+        }
+    }
+
+    pub(super) fn into_channel(self) -> Channel {
+        self.channel.into_inner()
+    }
+
+    /// Says something. Whether the coordinator is gone shows when it is listened to.
+    pub(super) fn say(&self, word: &impl Serialize) {
+        let _ = self.lend(word, &Lent::default());
+    }
+
+    pub(super) fn lend(&self, word: &impl Serialize, lent: &Lent) -> Result<(), ChannelError> {
+        let deadline = Deadline::within(SEND_LIMIT);
+        let mut channel = self.channel.borrow_mut();
+        channel.send(word, &lent.borrowed(), deadline)
+    }
+
+    pub(super) fn refuse(&self, message: &str) {
+        self.say(&O::refusal(message.to_owned()));
+    }
+
+    /// Greets, and waits for the first order, with what came with it. `None`: the coordinator is gone.
+    pub(super) fn begin<T>(
+        &self,
+        first: impl Fn(O) -> Result<T, O>,
+    ) -> Option<(T, Vec<(String, OwnedFd)>)> {
+        let heard = self.channel.borrow_mut().receive::<Greeting>(ever());
+        let Greeting::Hello { version } = match heard {
+            Ok(heard) => heard.message,
+            Err(error) => {
+                self.refuse(&Chain(&error).to_string());
+                return None;
+            }
+        };
+        let version = version.min(VERSION);
+        self.say(&Greeting::Hello { version });
+        if version == 0 {
+            return None;
+        }
+        loop {
+            match self.next(None, |_| true) {
+                Next::Order(heard) => match first(heard.message) {
+                    Ok(first) => return Some((first, heard.fds)),
+                    Err(order) => self.refuse_turn(&order),
+                },
+                Next::Undo => self.refuse("There is nothing to roll back"),
+                Next::Gone | Next::CancelAsked => return None,
+            }
+        }
+    }
+
+    fn refuse_turn(&self, order: &O) {
+        self.refuse(&format!(
+            "'{}' is not the next step of the update",
+            name_of(order)
+        ));
+    }
+
+    /// Waits for the coordinator's word, or for somebody who cancels.
+    pub(super) fn next(&self, cancel: Option<&CancelFlag>, fits: impl Fn(&O) -> bool) -> Next<O> {
+        // Without a descriptor a cancel is seen by the next step.
+        let event = cancel.and_then(|cancel| cancel.descriptor().ok());
+        loop {
+            let heard = self.channel.borrow_mut().receive_or::<O>(event, ever());
+            match heard {
+                Ok(Woken::Heard(heard)) if heard.message.undoes() => return Next::Undo,
+                Ok(Woken::Heard(heard)) if fits(&heard.message) => return Next::Order(heard),
+                Ok(Woken::Heard(heard)) => self.refuse_turn(&heard.message),
+                Ok(Woken::Other) => return Next::CancelAsked,
+                Err(error @ (ChannelError::Nonsense(_) | ChannelError::FdsDiffer { .. })) => {
+                    self.refuse(&Chain(&error).to_string());
+                }
+                Err(_) => return Next::Gone,
+            }
+        }
+    }
+}
+
+/// Passes events on to the coordinator, but none while the guest waits.
+pub(super) struct Reporter<'a> {
+    line: &'a Line<LeavingOrder>,
+    clock: Clock,
+    begin: u64,
+    to: Destination,
+    held: Vec<LeavingWord>,
+    /// The guest is about to be paused, or is.
+    blackout: bool,
+    warnings: Vec<Finding>,
+}
+
+impl<'a> Reporter<'a> {
+    pub(super) fn new(line: &'a Line<LeavingOrder>, clock: Clock, to: Destination) -> Self {
+        Self {
+            line,
+            clock,
+            begin: clock.now(),
+            to,
+            held: Vec::new(),
+            blackout: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(super) fn report(&mut self, ticks: u64, event: &Event) {
+        if let Event::Warning(finding) = event {
+            self.warnings.push(finding.clone());
+        }
+        let pauses = *event == Event::Started(Step::Pause);
+        // Whoever hears soon of the new VMM does not need to read of the pause, for which it would take the
+        // CPU that the guest waits for.
+        self.blackout |= pauses && self.to == Destination::Successor;
+        let word = LeavingWord::Event {
+            ns: self.clock.to_ns(ticks.saturating_sub(self.begin)),
+            event: event.clone(),
+        };
+        if self.blackout {
+            self.held.push(word);
+        } else {
+            self.line.say(&word);
+        }
+        self.blackout |= pauses;
+    }
+
+    /// What preflight found that does not stop the update.
+    pub(super) fn warnings(&self) -> Vec<Finding> {
+        self.warnings.clone()
+    }
+
+    /// Says what was held back.
+    pub(super) fn flush(self) {
+        self.held.iter().for_each(|word| self.line.say(word));
+    }
+}

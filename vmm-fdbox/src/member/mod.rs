@@ -1,0 +1,39 @@
+//! The member's half of an update that a coordinator drives: what a VMM answers.
+//!
+//! A coordinator ([`coordinator`](crate::coordinator)) has the privilege: it makes boxes, loads the next kernel
+//! and jumps. A VMM has a socket to it and implements one trait for each role:
+//!
+//! - [`LeavingVmm`], which has a guest: [`serve_leaving`];
+//! - [`ArrivingVmm`], which is to get one: [`serve_arriving`].
+//!
+//! ```text
+//! coordinator        leaving VMM                      arriving VMM
+//!   hello, join   ─▶  preflight
+//!   hello, arrive ─▶                                    opens what it needs
+//!   prepare, box  ─▶  puts and seals, lends
+//!   prebuild      ─▶                                    builds all but the state
+//!   pause         ─▶  stops the guest, writes its state
+//!   restore       ─▶                                    reads the state
+//!   commit        ─▶                                    takes the state out: the guest is its
+//!   hand-over     ─▶  lends the rest, ends
+//!   adopt         ─▶                                    takes the rest
+//! ```
+//!
+//! With a kexec the left half ends after `pause`, and the right one begins in the next kernel. When the
+//! socket closes the leaving VMM runs its guest on, unless somebody has taken the state out of the box; an arriving
+//! one that has not been told to commit ends without the guest. Lines are JSON, see docs/member-protocol.md.
+
+mod arriving;
+mod channel;
+mod leaving;
+mod lent;
+mod line;
+mod wire;
+
+pub use arriving::{Adoption, Arrived, ArrivingVmm, serve_arriving, serve_arriving_from};
+pub use channel::{Channel, ChannelError, Heard, MAX_FDS, MAX_LINE_BYTES, Woken};
+pub use leaving::{Leaving, LeavingVmm, Left, OnEvent, serve_leaving, serve_leaving_into};
+pub use lent::Lent;
+pub use wire::{Arrive, BOX_FD, Failed, Join, LimitsMs, Module, VERSION};
+
+pub(crate) use wire::{ArrivingOrder, ArrivingWord, Greeting, LeavingOrder, LeavingWord, name_of};
