@@ -40,6 +40,10 @@ pub mod command {
     /// Read random numbers.
     pub const RANDOM: &str = "random";
     pub const POWER_OFF: &str = "poweroff";
+    /// Reset the machine.
+    pub const RESET: &str = "reset";
+    /// Take no notice of the power button from now on.
+    pub const BE_DEAF: &str = "be-deaf";
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +63,8 @@ pub enum Said {
     Frames(Counted),
     /// What was done with the NVMe drive that is passed through.
     Nvme(Box<NvmeIo>),
+    /// Somebody pressed the power button: the witness switches off.
+    PowerButton,
     /// A command that has no answer of its own was carried out.
     Done,
     /// The command is not one.

@@ -161,6 +161,9 @@ pub(crate) struct RunArgs {
     pub(crate) passthrough: PassthroughArgs,
     #[command(flatten)]
     pub(crate) privileges: SandboxArgs,
+    /// End when the guest resets, in place of booting it again.
+    #[arg(long)]
+    pub(crate) no_reboot: bool,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,

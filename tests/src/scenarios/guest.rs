@@ -115,6 +115,13 @@ impl Guest {
         Self::resume_with(spec, links.as_ref(), port)
     }
 
+    /// The same of one that was paused and gives no sign of life.
+    pub(crate) fn resume_paused(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        let mut resume = Command::new(VMM);
+        resume.args(["resume", "--box", spec.name]);
+        Self::start(&mut resume, spec, port)
+    }
+
     /// The same with what its disk and its card are in the host.
     pub(crate) fn resume_with(
         spec: Spec,

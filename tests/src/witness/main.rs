@@ -1,5 +1,6 @@
 //! PID 1 of the guest: fills its memory with a pattern, watches its clocks, and tells.
 
+mod button;
 mod clocks;
 mod disk;
 mod frames;
@@ -24,6 +25,7 @@ use fdbox_lab::witness::{MARK, Report, Said, command};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::RebootCommand;
 
+use crate::button::Button;
 use crate::clocks::Clocks;
 use crate::frames::Frames;
 use crate::hurry::Hurry;
@@ -43,8 +45,8 @@ fn main() {
         eprintln!("lab-witness: {error:#}");
     }
     rustix::fs::sync();
-    if let Err(error) = rustix::system::reboot(RebootCommand::Restart) {
-        eprintln!("lab-witness: cannot reset: {error}");
+    if let Err(error) = rustix::system::reboot(RebootCommand::PowerOff) {
+        eprintln!("lab-witness: cannot switch off: {error}");
     }
 }
 
@@ -70,6 +72,7 @@ fn witness() -> Result<()> {
     let io: OnceLock<Io> = OnceLock::new();
     let frames: OnceLock<Frames> = OnceLock::new();
     let nvme = Nvme::default();
+    let button = Button::default();
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
     let clocks = Clocks::new(cpus);
@@ -79,7 +82,7 @@ fn witness() -> Result<()> {
             let (clocks, memory) = (&clocks, &memory);
             scope.spawn(move || clocks.watch(cpu, memory, pace));
         }
-        scope.spawn(|| beat(&console, &clocks));
+        scope.spawn(|| beat(&console, &clocks, &button));
         let pages = lock(&memory).pages();
         console.say(&Said::Ready {
             pages,
@@ -137,10 +140,11 @@ fn witness() -> Result<()> {
                     ports::draw()?;
                     console.say(&Said::Done)?;
                 }
-                (command::POWER_OFF, "") => {
+                (command::POWER_OFF, "") => console.leave(&Said::Done, RebootCommand::PowerOff)?,
+                (command::RESET, "") => console.leave(&Said::Done, RebootCommand::Restart)?,
+                (command::BE_DEAF, "") => {
+                    button.ignore();
                     console.say(&Said::Done)?;
-                    rustix::termios::tcdrain(&*lock(&console.0))?;
-                    rustix::system::reboot(RebootCommand::Restart)?;
                 }
                 ("", "") => {}
                 _ => console.say(&Said::What)?,
@@ -197,9 +201,13 @@ fn said_of(io: Option<&Io>) -> Said {
     io.map_or(Said::What, |io| Said::Io(Box::new(io.done())))
 }
 
-fn beat(console: &Console, clocks: &Clocks) {
+fn beat(console: &Console, clocks: &Clocks, button: &Button) {
     loop {
         std::thread::sleep(BEAT);
+        if button.is_pressed() {
+            let left = console.leave(&Said::PowerButton, RebootCommand::PowerOff);
+            eprintln!("lab-witness: cannot switch off: {left:?}");
+        }
         let uptime_ms = clocks::boottime_ns() / 1_000_000;
         let beat = Said::Beat {
             uptime_ms,
@@ -226,6 +234,14 @@ fn free_bytes() -> Result<u64> {
 struct Console(Mutex<fs::File>);
 
 impl Console {
+    /// Says this last.
+    fn leave(&self, said: &Said, how: RebootCommand) -> Result<()> {
+        self.say(said)?;
+        rustix::termios::tcdrain(&*lock(&self.0))?;
+        rustix::fs::sync();
+        Ok(rustix::system::reboot(how)?)
+    }
+
     fn say(&self, said: &Said) -> Result<()> {
         let line = format!("{MARK}{}\r\n", serde_json::to_string(said)?);
         Ok(lock(&self.0).write_all(line.as_bytes())?)

@@ -27,6 +27,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
         memory: args.memory,
         cpus: args.cpus,
         image,
+        reboots: !args.no_reboot,
         devices,
         passed,
     };

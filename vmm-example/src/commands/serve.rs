@@ -122,7 +122,7 @@ impl Surroundings {
             }));
         }
         let subscriber: Box<dyn MutEventSubscriber> = Box::new(events);
-        let end = event_loop::run(&self.end, vec![subscriber])?;
+        let end = event_loop::run(&self.end, vec![subscriber], |end| vmm.carry_out(end))?;
         vmm.abandon_update();
         vmm.chronicle().ended(end.reason());
         // Before anyone hears of the end: nothing of the guest's runs any more.
@@ -135,7 +135,9 @@ impl Surroundings {
                 warn(&format!("{}: {}", vmm.machine().name(), end.reason()));
                 Ok(ExitStatus::Done)
             }
-            GuestEnd::Reset | GuestEnd::Stopped | GuestEnd::HandedOver => Ok(ExitStatus::Done),
+            GuestEnd::Reset | GuestEnd::Off | GuestEnd::Stopped | GuestEnd::HandedOver => {
+                Ok(ExitStatus::Done)
+            }
             GuestEnd::Broken(why) => bail!("The guest cannot go on: {why}"),
         }
     }

@@ -1,7 +1,7 @@
-//! As much of ACPI's power management as switches the machine off.
+//! As much of ACPI's power management as switches the machine off, and its power button.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +13,13 @@ pub(crate) const CONTROL: u16 = 0x604;
 pub(crate) const CONTROL_LEN: u8 = 2;
 /// The sleep type that switches off.
 pub(crate) const SLEEP_TYPE_OFF: u8 = 5;
+/// The line that events interrupt through, as long as one is on.
+pub(crate) const SCI: u8 = 9;
 
 const STATUS: u16 = EVENTS;
 const ENABLE: u16 = EVENTS + 2;
+/// Of both event registers: somebody pressed the power button.
+const POWER_BUTTON: u16 = 1 << 8;
 /// ACPI mode is on, as ever.
 const SCI_ENABLED: u16 = 1 << 0;
 const SLEEP_TYPE_SHIFT: u16 = 10;
@@ -25,31 +29,69 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 /// The power management registers, version 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PmStateV1 {
-    /// The enable register. No event ever happens.
+    /// The enable register.
     pub(crate) enable: u16,
+    /// The status register: what the guest has not heard of yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) status: u16,
 }
 
+fn is_zero(status: &u16) -> bool {
+    *status == 0
+}
+
+/// Sets the level of the interrupt line.
+pub(crate) type Line = Box<dyn Fn(bool) + Send + Sync>;
+
 /// The live device.
-#[derive(Debug, Default)]
 pub(crate) struct PowerManagement {
     state: Mutex<PmStateV1>,
+    line: Line,
+}
+
+impl fmt::Debug for PowerManagement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PowerManagement")
+            .field(&self.state())
+            .finish()
+    }
 }
 
 impl PowerManagement {
-    pub(crate) fn from_state(state: PmStateV1) -> Self {
-        Self {
+    pub(crate) fn new(line: Line) -> Self {
+        Self::from_state(PmStateV1::default(), line)
+    }
+
+    pub(crate) fn from_state(state: PmStateV1, line: Line) -> Self {
+        let pm = Self {
             state: Mutex::new(state),
-        }
+            line,
+        };
+        pm.change(|_| {});
+        pm
     }
 
     pub(crate) fn state(&self) -> PmStateV1 {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lock()
+    }
+
+    /// As after power on.
+    pub(crate) fn reset(&self) {
+        self.change(|state| *state = PmStateV1::default());
+    }
+
+    /// Presses the power button; false if the guest does not listen to it.
+    pub(crate) fn press_power_button(&self) -> bool {
+        self.change(|state| {
+            state.status |= POWER_BUTTON;
+            state.enable & POWER_BUTTON != 0
+        })
     }
 
     /// What a read of two bytes returns, if the port is one of these.
     pub(super) fn read(&self, port: u16) -> Option<u16> {
         match port {
-            STATUS => Some(0),
+            STATUS => Some(self.state().status),
             ENABLE => Some(self.state().enable),
             CONTROL => Some(SCI_ENABLED),
             _ => None,
@@ -59,29 +101,49 @@ impl PowerManagement {
     /// Takes a write of two bytes; true if it switches the machine off.
     pub(super) fn write(&self, port: u16, value: u16) -> bool {
         match port {
-            ENABLE => {
-                self.state
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .enable = value;
-                false
-            }
+            // Written ones are heard of.
+            STATUS => self.change(|state| state.status &= !value),
+            ENABLE => self.change(|state| state.enable = value),
             CONTROL => {
                 let sleep_type = (value >> SLEEP_TYPE_SHIFT) & SLEEP_TYPE_MASK;
-                value & SLEEP_ENABLE != 0 && sleep_type == u16::from(SLEEP_TYPE_OFF)
+                return value & SLEEP_ENABLE != 0 && sleep_type == u16::from(SLEEP_TYPE_OFF);
             }
-            _ => false,
+            _ => {}
         }
+        false
+    }
+
+    /// Changes registers, and the line with them: nobody else sees one without the other.
+    fn change<T>(&self, change: impl FnOnce(&mut PmStateV1) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state);
+        (self.line)(state.status & state.enable != 0);
+        changed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PmStateV1> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl PowerManagement {
+    /// One whose line leads nowhere.
+    pub(crate) fn unwired() -> Self {
+        Self::new(Box::new(|_| {}))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn only_the_right_sleep_type_switches_off() {
-        let pm = PowerManagement::default();
+        let pm = PowerManagement::unwired();
         let off = SLEEP_ENABLE | (u16::from(SLEEP_TYPE_OFF) << SLEEP_TYPE_SHIFT);
         assert!(pm.write(CONTROL, off));
         assert!(!pm.write(CONTROL, off & !SLEEP_ENABLE));
@@ -89,12 +151,39 @@ mod tests {
         assert!(!pm.write(ENABLE, off));
     }
 
+    fn wired(state: PmStateV1) -> (PowerManagement, Arc<AtomicBool>) {
+        let level = Arc::new(AtomicBool::new(false));
+        let line = level.clone();
+        let line = Box::new(move |to| line.store(to, Ordering::SeqCst));
+        (PowerManagement::from_state(state, line), level)
+    }
+
     #[test]
-    fn what_is_enabled_survives() {
-        let pm = PowerManagement::default();
-        pm.write(ENABLE, 0x20);
-        let restored = PowerManagement::from_state(pm.state());
-        assert_eq!(restored.read(ENABLE), Some(0x20));
+    fn the_button_interrupts_until_it_is_heard_of() {
+        let (pm, level) = wired(PmStateV1::default());
+        assert!(!pm.press_power_button(), "nobody listens yet");
+        assert!(!level.load(Ordering::SeqCst));
+        pm.write(ENABLE, POWER_BUTTON);
+        assert!(level.load(Ordering::SeqCst));
+        assert_eq!(pm.read(STATUS), Some(POWER_BUTTON));
+        pm.write(STATUS, POWER_BUTTON);
+        assert!(!level.load(Ordering::SeqCst));
+        assert_eq!(pm.read(STATUS), Some(0));
+        assert!(pm.press_power_button());
+        pm.reset();
+        assert!(!level.load(Ordering::SeqCst));
+        assert_eq!(pm.state(), PmStateV1::default());
+    }
+
+    #[test]
+    fn what_is_enabled_and_what_is_pressed_survives() {
+        let (pm, _) = wired(PmStateV1::default());
+        pm.write(ENABLE, POWER_BUTTON);
+        pm.press_power_button();
+        let (restored, level) = wired(pm.state());
+        assert!(level.load(Ordering::SeqCst), "the press was lost");
+        assert_eq!(restored.read(ENABLE), Some(POWER_BUTTON));
+        assert_eq!(restored.read(STATUS), Some(POWER_BUTTON));
         assert_eq!(restored.read(CONTROL), Some(SCI_ENABLED));
         assert_eq!(restored.read(0x608), None);
     }

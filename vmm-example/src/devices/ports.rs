@@ -10,8 +10,10 @@ use super::serial::{self, SerialPort};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortWrite {
     Done,
-    /// The guest reset itself or switched itself off.
-    Ended,
+    /// The guest reset itself.
+    Reset,
+    /// It switched itself off.
+    Off,
 }
 
 /// The I/O ports of a machine. KVM itself has the PICs, the timer and its speaker.
@@ -35,6 +37,12 @@ impl PortBus {
 
     pub(crate) fn pm(&self) -> &PowerManagement {
         &self.pm
+    }
+
+    /// As after power on.
+    pub(crate) fn reset(&self) {
+        self.serial.reset();
+        self.pm.reset();
     }
 
     pub(crate) fn read(&self, port: u16, data: &mut [u8]) {
@@ -63,14 +71,10 @@ impl PortBus {
                 .for_each(|&value| self.serial.write(offset, value));
             return PortWrite::Done;
         }
-        let ended = match data {
-            [low, high] => self.pm.write(port, u16::from_le_bytes([*low, *high])),
-            _ => reset::is_reset(port, data),
-        };
-        if ended {
-            PortWrite::Ended
-        } else {
-            PortWrite::Done
+        match data {
+            [low, high] if self.pm.write(port, u16::from_le_bytes([*low, *high])) => PortWrite::Off,
+            _ if reset::is_reset(port, data) => PortWrite::Reset,
+            _ => PortWrite::Done,
         }
     }
 }
@@ -85,7 +89,7 @@ mod tests {
     fn bus() -> PortBus {
         let console = Arc::new(Console::buffer());
         let serial = SerialPort::new(EventFd::new(EFD_NONBLOCK).unwrap(), console);
-        PortBus::new(serial, PowerManagement::default())
+        PortBus::new(serial, PowerManagement::unwired())
     }
 
     #[test]
@@ -113,9 +117,9 @@ mod tests {
         let bus = bus();
         assert_eq!(
             bus.write(reset::COMMAND, &[reset::CMD_PULSE_RESET]),
-            PortWrite::Ended
+            PortWrite::Reset
         );
-        assert_eq!(bus.write(pm::CONTROL, &[0, 0x34]), PortWrite::Ended);
+        assert_eq!(bus.write(pm::CONTROL, &[0, 0x34]), PortWrite::Off);
         assert_eq!(bus.write(0x80, &[0]), PortWrite::Done);
     }
 }

@@ -21,6 +21,34 @@ pub(crate) const IRQ: u32 = 4;
 /// Input that waits for room in the device; what comes on top is dropped, as on a real line.
 const MAX_PENDING_INPUT: usize = 64 << 10;
 
+/// Registers of the device, by their offsets.
+mod register {
+    pub(super) const DATA: u8 = 0;
+    const INTERRUPT_ENABLE: u8 = 1;
+    const LINE_CONTROL: u8 = 3;
+    const MODEM_CONTROL: u8 = 4;
+    pub(super) const LINE_STATUS: u8 = 5;
+    const SCRATCH: u8 = 7;
+    /// Of the line's status.
+    pub(super) const DATA_READY: u8 = 1;
+    /// Of the line's control: the first two registers are the divisor of the baud rate.
+    const DIVISOR_ACCESS: u8 = 1 << 7;
+    /// Of the line's control: 8 bits.
+    const EIGHT_BITS: u8 = 3;
+
+    /// What is written to make a device like a new one, in this order: 9600 baud.
+    pub(super) const AT_RESET: [(u8, u8); 8] = [
+        (LINE_CONTROL, EIGHT_BITS),
+        (INTERRUPT_ENABLE, 0),
+        (LINE_CONTROL, EIGHT_BITS | DIVISOR_ACCESS),
+        (DATA, 12),
+        (INTERRUPT_ENABLE, 0),
+        (LINE_CONTROL, EIGHT_BITS),
+        (MODEM_CONTROL, 8),
+        (SCRATCH, 0),
+    ];
+}
+
 /// The register that `port` is, if it is one of COM1's.
 pub(super) fn offset(port: u16) -> Option<u8> {
     let offset = port.checked_sub(BASE).filter(|offset| *offset < PORTS)?;
@@ -200,6 +228,20 @@ impl SerialPort {
         }
     }
 
+    /// As after power on: the guest has set up nothing, and input is lost that it has not read.
+    pub(crate) fn reset(&self) {
+        let mut inner = self.lock();
+        inner.pending.clear();
+        // The first of these leads to the data, whatever the guest has set up.
+        for (offset, value) in register::AT_RESET {
+            // No interrupt comes of it: they are switched off.
+            let _ = inner.uart.write(offset, value);
+        }
+        while inner.uart.read(register::LINE_STATUS) & register::DATA_READY != 0 {
+            inner.uart.read(register::DATA);
+        }
+    }
+
     /// Bytes that came in over the console.
     pub(crate) fn input(&self, bytes: &[u8]) {
         let mut inner = self.lock();
@@ -265,6 +307,20 @@ mod tests {
             line.read().is_ok(),
             "the interrupt of the waiting input was lost"
         );
+    }
+
+    #[test]
+    fn a_port_that_was_reset_is_like_a_new_one() {
+        let port = || SerialPort::new(irq(), Arc::new(Console::buffer()));
+        let (used, new) = (port(), port().state());
+        used.write(INTERRUPT_ENABLE, 1);
+        used.write(SCRATCH, 0xa5);
+        used.input(&[7; 100]);
+        used.write(3, 0x80);
+        used.write(DATA, 1);
+        assert_ne!(used.state(), new);
+        used.reset();
+        assert_eq!(used.state(), new);
     }
 
     #[test]

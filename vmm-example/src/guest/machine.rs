@@ -1,9 +1,11 @@
 //! A guest: its VM, memory, vCPUs and devices; built to boot or from a saved state.
 
+mod reset;
 mod shell;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
@@ -16,16 +18,17 @@ use crate::devices::vfio::{Claimed, Inheritance, VfioError};
 use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec};
 use crate::guest::cpuid::{self, CpuidError};
-use crate::guest::state::{ConsoleStateV1, GuestState, MachineStateV1};
-use crate::guest::vcpu::{Buses, IdleVcpus, OnEnd, VcpuError, Vcpus};
+use crate::guest::state::{ConsoleStateV1, GuestState, LIFE, LifeStateV1, MachineStateV1};
+use crate::guest::vcpu::{Buses, GuestEnd, IdleVcpus, OnEnd, VcpuError, Vcpus};
 use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
-use crate::kvm::{Host, KvmError, Vm, named};
+use crate::kvm::{Host, KvmError, Vm, named, tsc};
 use crate::memory::{GuestRam, MemoryError};
 use crate::metrics::{Counted, Metrics};
 use crate::spec::MemorySpec;
 
+use reset::Boot;
 pub(crate) use shell::Shell;
-use shell::{check_cpus, create_vcpus, host_tsc_khz, serial_irq};
+use shell::{check_cpus, create_vcpus, host_tsc_khz, sci, serial_irq};
 
 /// Why a guest could not be built, saved or restored.
 #[derive(Debug, Error)]
@@ -54,6 +57,8 @@ pub(crate) enum MachineError {
     RestoreSerial(#[from] SerialStateError),
     #[error("Cannot create an event for an interrupt")]
     CreateEvent(#[source] std::io::Error),
+    #[error("What the guest boots from is not here: {0}")]
+    NoBoot(String),
     #[error("Cannot give the guest its devices")]
     Virtio(#[from] VirtioError),
     #[error("Cannot give the guest a device of the host")]
@@ -67,6 +72,8 @@ pub(crate) struct NewGuest<'a> {
     pub(crate) memory: MemorySpec,
     pub(crate) cpus: u8,
     pub(crate) image: BootImage,
+    /// It boots again when it resets.
+    pub(crate) reboots: bool,
     pub(crate) devices: Vec<Opened>,
     /// Devices of the host.
     pub(crate) passed: Claimed,
@@ -92,6 +99,10 @@ pub(crate) struct Machine {
     shape: StateShape,
     host_tsc_khz: u32,
     name: String,
+    host: Host,
+    boot: Option<Boot>,
+    /// Somebody wants it to stand still.
+    held: AtomicBool,
 }
 
 impl Machine {
@@ -128,7 +139,7 @@ impl Machine {
         let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices, Vec::new())?;
         let pci = PciBus::new(&vm, &ram, guest.passed)?;
         let serial = SerialPort::new(serial_irq(&vm)?, console.clone());
-        let bus = PortBus::new(serial, PowerManagement::default());
+        let bus = PortBus::new(serial, PowerManagement::new(sci(&vm)));
         let shape = StateShape::of(host, &vm)?;
         let buses = Buses::new(bus, virtio, pci);
         Ok(Self {
@@ -140,6 +151,9 @@ impl Machine {
             shape,
             host_tsc_khz,
             name: guest.name.into(),
+            host: host.duplicate()?,
+            boot: guest.reboots.then(|| Boot::of(guest.image)),
+            held: AtomicBool::new(false),
         })
     }
 
@@ -159,6 +173,7 @@ impl Machine {
             shape,
             host_tsc_khz,
             serial_irq,
+            host,
         } = shell;
         if vcpus.count() != state.vcpus.len() {
             return Err(MachineError::OtherCpus {
@@ -185,7 +200,7 @@ impl Machine {
         let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
         // Last: it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
-        let bus = PortBus::new(serial, PowerManagement::from_state(state.pm));
+        let bus = PortBus::new(serial, PowerManagement::from_state(state.pm, sci(&vm)));
         let buses = Buses::new(bus, virtio, pci);
         let machine = Self {
             vcpus: vcpus.connect(&buses),
@@ -196,12 +211,19 @@ impl Machine {
             shape,
             host_tsc_khz,
             name: state.machine.name.clone(),
+            host,
+            boot: state.boot.as_ref().map(Boot::again),
+            held: AtomicBool::new(state.life.paused),
         };
+        machine.vcpus.set_end(state.life.end());
         Ok((machine, notes))
     }
 
-    /// Lets the guest run.
+    /// Lets the guest run, unless it is held or at its end.
     pub(crate) fn run(&self) {
+        if self.is_held() {
+            return;
+        }
         self.vcpus.unpark();
         self.buses.virtio.unpark();
         self.buses.pci.unpark();
@@ -210,6 +232,20 @@ impl Machine {
     /// Sends what the console could not send when the guest was stopped.
     pub(crate) fn flush_console(&self) {
         self.console.flush();
+    }
+
+    /// From now on the guest stands still, once it is parked, or does not any more, once it is run.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// Presses the power button; false if the guest does not listen to it.
+    pub(crate) fn press_power_button(&self) -> bool {
+        self.buses.ports.pm().press_power_button()
     }
 
     /// Stops all vCPUs, with no access of theirs half done, then all devices, with no
@@ -250,6 +286,8 @@ impl Machine {
             console,
             virtio,
             pci,
+            boot: self.boot.as_ref().map(Boot::state),
+            life: LifeStateV1::new(self.is_held(), self.vcpus.end().as_ref()),
         })
     }
 
@@ -271,6 +309,7 @@ impl Machine {
     pub(crate) fn device_sections(&self) -> Vec<&'static str> {
         let mut sections = self.buses.virtio.sections();
         sections.extend(self.buses.pci.sections());
+        sections.extend(self.is_held().then_some(LIFE));
         sections
     }
 
@@ -300,9 +339,15 @@ impl Machine {
         self.buses.virtio.counts()
     }
 
-    /// Whether the guest reset itself, switched itself off or broke down.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.vcpus.have_ended()
+    /// How the guest came to its end, if it did.
+    pub(crate) fn end(&self) -> Option<GuestEnd> {
+        self.vcpus.end()
+    }
+
+    /// Whether the guest broke down. One that reset itself or switched itself off did not: whoever has
+    /// it carries that out.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.end().is_some_and(|end| !end.is_the_guests())
     }
 
     pub(crate) fn vm(&self) -> &Vm {
@@ -330,9 +375,13 @@ impl Machine {
         self.host_tsc_khz
     }
 
-    /// The host's TSC when the first vCPU entered the guest; 0 before that.
+    /// The host's TSC when the first vCPU entered the guest; 0 before that. A guest that is held or at
+    /// its end is not entered, and has all that it waits for now.
     pub(crate) fn first_entry_tsc(&self) -> u64 {
-        self.vcpus.first_entry_tsc()
+        match self.vcpus.first_entry_tsc() {
+            0 if self.is_held() || self.end().is_some() => tsc::read(),
+            entered => entered,
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) enum KvmError {
         name: &'static str,
         source: errno::Error,
     },
-    #[error("Cannot duplicate the VM's descriptor")]
+    #[error("Cannot duplicate a descriptor of KVM's")]
     Duplicate(#[source] std::io::Error),
 }
 
@@ -72,6 +72,12 @@ impl Host {
             Some((_, what)) => Err(KvmError::Lacks { what }),
             None => Ok(Self { kvm }),
         }
+    }
+
+    /// Another handle of the same: for a VMM that can open nothing any more.
+    pub(crate) fn duplicate(&self) -> Result<Self, KvmError> {
+        let kvm = sys::duplicate_kvm(&self.kvm).map_err(KvmError::Duplicate)?;
+        Ok(Self { kvm })
     }
 
     /// What executes this host's instructions.
@@ -195,6 +201,11 @@ impl Vm {
     /// Makes an event raise an interrupt line.
     pub(crate) fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
         named("KVM_IRQFD", self.fd.register_irqfd(event, gsi))
+    }
+
+    /// Sets the level of an interrupt line.
+    pub(crate) fn set_line(&self, gsi: u32, high: bool) -> Result<(), KvmError> {
+        named("KVM_IRQ_LINE", self.fd.set_irq_line(gsi, high))
     }
 
     /// Makes a guest's write of `value`, four bytes wide, to an address wake who reads an event.

@@ -77,6 +77,15 @@ pub(super) fn hypervisor_signature() -> [u8; 12] {
     signature
 }
 
+/// Another handle of the same /dev/kvm.
+pub(super) fn duplicate_kvm(kvm: &Kvm) -> std::io::Result<Kvm> {
+    // SAFETY: the descriptor stays open for as long as `kvm` is borrowed.
+    let fd = unsafe { BorrowedFd::borrow_raw(kvm.as_raw_fd()) };
+    let fd = fd.try_clone_to_owned()?.into_raw_fd();
+    // SAFETY: it is an open /dev/kvm as `kvm` is, and nothing else knows its number.
+    Ok(unsafe { Kvm::from_raw_fd(fd) })
+}
+
 /// Makes a VM of a descriptor that a box gave back.
 pub(super) fn adopt_vm(kvm: &Kvm, fd: OwnedFd) -> errno::Result<VmFd> {
     // Without an own mapping size there is nothing that could fail after the descriptor was given away.

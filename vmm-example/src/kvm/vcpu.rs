@@ -158,6 +158,17 @@ pub(crate) fn restore(
     Ok(RestoreNotes { refused_msrs })
 }
 
+/// Writes the state of a new vCPU into one that has run.
+pub(crate) fn reset(fd: &VcpuFd, state: &VcpuStateV1, shape: &StateShape) -> Result<(), KvmError> {
+    if let Some(nested) = &state.nested {
+        // First: as long as it is a host of guests itself, it cannot get the control registers of
+        // one that is not.
+        named("KVM_SET_NESTED_STATE", sys::set_nested(fd, nested))?;
+    }
+    // An MSR that cannot be set back is one that the guest could not change either.
+    restore(fd, state, shape).map(drop)
+}
+
 /// Tells the guest that it was stopped, so that its watchdogs forgive the gap.
 pub(crate) fn notify_stopped(fd: &VcpuFd) {
     // EINVAL: the guest has no kvmclock, and so nobody to tell.

@@ -1,6 +1,7 @@
 //! The main thread: console input until the guest comes to its end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use thiserror::Error;
@@ -19,11 +20,11 @@ pub(crate) enum LoopError {
     Run(#[source] event_manager::Error),
 }
 
-/// Tells the event loop that the guest is at its end; the first word counts.
+/// Tells the event loop what may be the guest's end, in the order in which it is told.
 #[derive(Clone, Debug)]
 pub(crate) struct EndSignal {
     event: Arc<EventFd>,
-    end: Arc<Mutex<Option<GuestEnd>>>,
+    ends: Arc<Mutex<VecDeque<GuestEnd>>>,
 }
 
 impl EndSignal {
@@ -31,24 +32,27 @@ impl EndSignal {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(LoopError::CreateEvent)?;
         Ok(Self {
             event: Arc::new(event),
-            end: Arc::default(),
+            ends: Arc::default(),
         })
     }
 
     pub(crate) fn send(&self, end: GuestEnd) {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(end);
+        self.ends().push_back(end);
         // A counter that is full has woken the loop already.
         let _ = self.event.write(1);
     }
 
-    fn get(&self) -> Option<GuestEnd> {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Forgets what the guest did by itself: it is carried out.
+    pub(crate) fn forget_the_guests(&self) {
+        self.ends().retain(|end| !end.is_the_guests());
+    }
+
+    fn next(&self) -> Option<GuestEnd> {
+        self.ends().pop_front()
+    }
+
+    fn ends(&self) -> MutexGuard<'_, VecDeque<GuestEnd>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,20 +67,23 @@ impl MutEventSubscriber for EndSignal {
     }
 }
 
-/// Serves events until the guest's end.
+/// Serves events until `decide` takes something that may be the guest's end for it.
 pub(crate) fn run(
-    end: &EndSignal,
+    signal: &EndSignal,
     subscribers: Vec<Box<dyn MutEventSubscriber>>,
+    mut decide: impl FnMut(GuestEnd) -> Option<GuestEnd>,
 ) -> Result<GuestEnd, LoopError> {
     let mut manager =
         EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(LoopError::Create)?;
-    manager.add_subscriber(Box::new(end.clone()));
+    manager.add_subscriber(Box::new(signal.clone()));
     for subscriber in subscribers {
         manager.add_subscriber(subscriber);
     }
     loop {
-        if let Some(end) = end.get() {
-            return Ok(end);
+        while let Some(told) = signal.next() {
+            if let Some(end) = decide(told) {
+                return Ok(end);
+            }
         }
         manager.run().map_err(LoopError::Run)?;
     }

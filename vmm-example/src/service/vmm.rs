@@ -1,5 +1,7 @@
 //! A running guest and what can be asked of it.
 
+mod life;
+
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -29,7 +31,8 @@ pub(crate) struct Vmm {
 
 #[derive(Debug, Default)]
 struct State {
-    paused: bool,
+    /// What may be the guest's end, and waits until the update that is on is over.
+    waiting: Vec<GuestEnd>,
     /// Cancels the update that is on.
     update: Option<CancelFlag>,
     /// The guest is another VMM's, or nobody's: it does not run here any more.
@@ -60,7 +63,6 @@ impl State {
 pub(crate) enum Refusal {
     UpdateIsOn,
     NoUpdate,
-    Paused,
     NotJoined,
     Left,
 }
@@ -70,7 +72,6 @@ impl Refusal {
         match self {
             Self::UpdateIsOn => "An update is on: wait for it, or cancel it",
             Self::NoUpdate => "No update is on",
-            Self::Paused => "The guest is paused: let it run first, with `continue`",
             Self::NotJoined => "No update was joined on this connection",
             Self::Left => "The guest is not this VMM's any more: it is about to end",
         }
@@ -88,6 +89,8 @@ impl From<Refusal> for Reply {
 impl Vmm {
     /// Takes a parked guest and runs it.
     pub(crate) fn start(machine: Machine, end: EndSignal) -> Self {
+        // One that did something by itself before it came here is told of it.
+        machine.end().into_iter().for_each(|did| end.send(did));
         machine.run();
         let chronicle = Arc::new(Chronicle::new(machine.name()));
         Self {
@@ -131,9 +134,6 @@ impl Vmm {
     /// Keeps everything else away from the guest until [`end_update`](Self::end_update).
     pub(crate) fn begin_update(&self) -> Result<CancelFlag, Refusal> {
         let mut state = self.free()?;
-        if state.paused {
-            return Err(Refusal::Paused);
-        }
         let cancel = CancelFlag::new();
         state.update = Some(cancel.clone());
         self.chronicle.update_begin();
@@ -141,9 +141,14 @@ impl Vmm {
     }
 
     pub(crate) fn end_update(&self, end: &UpdateEnd) {
-        self.lock().end_update(end);
+        let mut state = self.lock();
+        state.end_update(end);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
         self.chronicle.update_end(end);
         self.update_ended.notify_all();
+        // Of a guest that has left they are another VMM's business.
+        waiting.into_iter().for_each(|end| self.end.send(end));
     }
 
     /// Gives up an update that is on and waits for it to be undone: for when the guest has
@@ -165,7 +170,7 @@ impl Vmm {
                 State {
                     update: Some(_), ..
                 } => RunState::Updating,
-                State { paused: true, .. } => RunState::Paused,
+                State { .. } if self.machine.is_held() => RunState::Paused,
                 State { .. } => RunState::Running,
             },
             pid: process::id(),
@@ -203,22 +208,22 @@ impl Vmm {
     }
 
     pub(crate) fn pause(&self) -> Result<(), Refusal> {
-        let mut state = self.free()?;
+        let _state = self.free()?;
         self.chronicle.note("pausing");
+        self.machine.hold(true);
         self.machine.park();
-        state.paused = true;
         self.chronicle.note("paused");
         Ok(())
     }
 
     pub(crate) fn go_on(&self) -> Result<(), Refusal> {
-        let mut state = self.free()?;
-        if state.paused {
+        let _state = self.free()?;
+        if self.machine.is_held() {
             self.chronicle.note("resuming");
             self.machine.notify_stopped();
+            self.machine.hold(false);
             self.machine.run();
             self.machine.flush_console();
-            state.paused = false;
             self.chronicle.note("resumed");
         }
         Ok(())

@@ -21,7 +21,7 @@ pub(crate) trait Movable {
     fn save(&self) -> Result<GuestState, MachineError>;
     /// Runs the parked guest on.
     fn run_on(&self);
-    /// Whether the guest reset itself, switched itself off or broke down.
+    /// Whether the guest broke down. One that reset itself or switched itself off goes along.
     fn has_ended(&self) -> bool;
     /// Whether the host's TSC can measure the time that passes.
     fn has_steady_tsc(&self) -> bool;
@@ -74,7 +74,7 @@ impl Movable for Machine {
     }
 
     fn has_ended(&self) -> bool {
-        Self::has_ended(self)
+        self.is_broken()
     }
 
     fn has_steady_tsc(&self) -> bool {
@@ -169,7 +169,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
     fn pause(&mut self, _: Deadline) -> Result<(), PartyError> {
         self.machine.park();
         if self.machine.has_ended() {
-            Err("The guest has come to its end".into())
+            Err("The guest cannot run any more".into())
         } else {
             Ok(())
         }

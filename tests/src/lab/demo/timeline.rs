@@ -61,6 +61,7 @@ fn of_witness(said: Witness) -> Option<String> {
             "NVMe: {} blocks written, {} read back, {} bad",
             nvme.disk.writes, nvme.disk.verified, nvme.disk.bad
         )),
+        Witness::PowerButton => Some("somebody pressed its power button".to_owned()),
         Witness::Work { .. } | Witness::Done | Witness::What => None,
     }
 }

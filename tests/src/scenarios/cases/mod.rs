@@ -30,6 +30,7 @@ mod passthrough_nvme;
 mod passthrough_stopped;
 mod poison;
 mod ports;
+mod power;
 mod privileges;
 mod rights;
 mod room;
@@ -104,6 +105,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         next_kernel::ALL,
         devices::ALL,
         ports::ALL,
+        power::ALL,
         privileges::ALL,
         dist::ALL,
         guests::ALL,

@@ -279,12 +279,13 @@ mod tests {
         let console = Arc::new(Console::open(&spec).unwrap());
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let port = SerialPort::new(irq, console.clone());
-        let bus = PortBus::new(port, PowerManagement::default());
+        let bus = PortBus::new(port, PowerManagement::unwired());
         let source = ConsoleSource::open(&spec, &Title::new(true)).unwrap();
         let events = ConsoleEvents::new(source, console.clone(), bus.serial().clone());
         let end = EndSignal::new().unwrap();
         let signal = end.clone();
-        let events_loop = thread::spawn(move || event_loop::run(&signal, vec![Box::new(events)]));
+        let events_loop =
+            thread::spawn(move || event_loop::run(&signal, vec![Box::new(events)], Some));
 
         console.output(b"early ");
         let mut first = UnixStream::connect(&path).unwrap();

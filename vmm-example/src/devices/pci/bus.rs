@@ -155,6 +155,17 @@ impl PciBus {
             .any(|function| function.write_memory(addr, data))
     }
 
+    /// Makes bus and devices as after power on. All are parked.
+    pub(crate) fn reset(&self) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Address::default();
+        self.functions().for_each(Function::reset);
+    }
+
+    /// Whether the machine has a bus.
+    pub(crate) fn is_there(&self) -> bool {
+        self.wired.is_some()
+    }
+
     /// Has interrupts wait. The vCPUs are parked already.
     pub(crate) fn park(&self) {
         self.functions().for_each(Function::park);

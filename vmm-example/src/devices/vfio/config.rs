@@ -180,6 +180,20 @@ impl ConfigSpace {
         }
     }
 
+    /// As after power on, with the BARs where the guest had put them.
+    pub(super) fn reset(&mut self) {
+        self.image[COMMAND..COMMAND + 2].fill(0);
+        self.image[CACHE_LINE] = 0;
+        self.image[INTERRUPT_LINE] = 0;
+        for (id, at, _) in capabilities(&self.image) {
+            match id {
+                POWER => self.image[at + 4] &= !0x03,
+                MSIX => self.image[at + 3] &= !MSIX_CONTROL,
+                _ => {}
+            }
+        }
+    }
+
     /// The parts of an access that are the device's, in order.
     pub(super) fn live(&self, offset: usize, len: usize) -> Vec<Live> {
         let mut parts: Vec<Live> = Vec::new();

@@ -27,6 +27,8 @@ pub(super) trait Physical: fmt::Debug + Send + Sync {
     fn arm(&self, events: &[&EventFd]) -> Result<(), VfioError>;
     /// Switches MSI-X off.
     fn disarm(&self) -> Result<(), VfioError>;
+    /// Resets the device.
+    fn reset(&self) -> Result<(), VfioError>;
     /// Another descriptor, for a box or another process.
     fn duplicate(&self) -> Result<OwnedFd, VfioError>;
 }
@@ -236,6 +238,11 @@ impl Physical for Device {
         sys::clear_triggers(self.file.as_fd(), VFIO_PCI_MSIX_IRQ_INDEX)
             .map_err(|source| self.ioctl("VFIO_DEVICE_SET_IRQS", source))
     }
+
+    fn reset(&self) -> Result<(), VfioError> {
+        sys::reset(self.file.as_fd()).map_err(|source| self.ioctl("VFIO_DEVICE_RESET", source))
+    }
+
     fn duplicate(&self) -> Result<OwnedFd, VfioError> {
         let copy = self.file.as_fd().try_clone_to_owned();
         copy.map_err(|source| VfioError::Look {

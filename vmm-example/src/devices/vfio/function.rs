@@ -159,6 +159,24 @@ impl Function {
         self.lock().vectors.disarm(self.device.as_ref())
     }
 
+    /// Makes it as after power on: the device stops what it was doing. It is parked, and so are the
+    /// vCPUs.
+    pub(crate) fn reset(&self) {
+        let mut inner = self.lock();
+        let disarmed = inner.vectors.disarm(self.device.as_ref());
+        inner.vectors.forget();
+        inner.config.reset();
+        inner.table = MsixTable::new(inner.config.msix_place().vectors);
+        // Before it is reset: what cannot be reset reaches no memory any more at least.
+        self.command_device(&inner.config);
+        let reset = self.device.reset();
+        self.command_device(&inner.config);
+        self.place(&mut inner);
+        drop(inner);
+        self.complain("switch its interrupts off", disarmed);
+        self.complain("reset it", reset);
+    }
+
     /// What crosses an update beside the device. It is parked.
     pub(crate) fn save(&self) -> VfioStateV1 {
         let inner = self.lock();

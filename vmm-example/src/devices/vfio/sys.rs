@@ -24,7 +24,7 @@ use vfio_bindings::bindings::vfio::{
     vfio_irq_info, vfio_region_info,
 };
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ptr};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
 /// The type of all ioctls here.
@@ -33,6 +33,7 @@ const VFIO_TYPE: u32 = VFIO_TYPE_BYTE as u32;
 ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, VFIO_TYPE, VFIO_BASE + 8);
 ioctl_io_nr!(VFIO_DEVICE_GET_IRQ_INFO, VFIO_TYPE, VFIO_BASE + 9);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE, VFIO_BASE + 10);
+ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE, VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_DEVICE_BIND_IOMMUFD, VFIO_TYPE, VFIO_BASE + 18);
 ioctl_io_nr!(VFIO_DEVICE_ATTACH_IOMMUFD_PT, VFIO_TYPE, VFIO_BASE + 19);
 ioctl_io_nr!(IOMMU_IOAS_ALLOC, VFIO_TYPE, IOMMUFD_CMD_IOAS_ALLOC);
@@ -120,6 +121,12 @@ fn set_irqs(device: BorrowedFd<'_>, data_kind: u32, index: u32, data: &[u32]) ->
 pub(super) fn event_fd(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor stays open for as long as `event` is borrowed.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+/// Resets the device, as far as it can be reset alone.
+pub(super) fn reset(device: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: VFIO_DEVICE_RESET takes no argument.
+    check(unsafe { ioctl(&device, VFIO_DEVICE_RESET()) })
 }
 
 /// Opens the device proper, for an iommufd; returns its number there.
@@ -216,6 +223,7 @@ mod tests {
         assert_eq!(VFIO_DEVICE_GET_REGION_INFO(), 0x3b6c);
         assert_eq!(VFIO_DEVICE_GET_IRQ_INFO(), 0x3b6d);
         assert_eq!(VFIO_DEVICE_SET_IRQS(), 0x3b6e);
+        assert_eq!(VFIO_DEVICE_RESET(), 0x3b6f);
         assert_eq!(VFIO_DEVICE_BIND_IOMMUFD(), 0x3b76);
         assert_eq!(VFIO_DEVICE_ATTACH_IOMMUFD_PT(), 0x3b77);
         assert_eq!(IOMMU_IOAS_ALLOC(), 0x3b81);

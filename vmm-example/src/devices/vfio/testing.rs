@@ -20,6 +20,7 @@ use crate::kvm::KvmError;
 pub(super) enum Call {
     Arm(usize),
     Disarm,
+    Reset,
     Route(u32, Message),
     Connect(u32),
     Disconnect(u32),
@@ -107,6 +108,11 @@ impl Physical for FakeDevice {
 
     fn disarm(&self) -> Result<(), VfioError> {
         self.log.note(Call::Disarm);
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), VfioError> {
+        self.log.note(Call::Reset);
         Ok(())
     }
 

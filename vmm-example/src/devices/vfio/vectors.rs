@@ -128,6 +128,11 @@ impl Vectors {
         Ok(())
     }
 
+    /// Forgets what came in of a device that is reset.
+    pub(super) fn forget(&self) {
+        self.own.iter().for_each(Line::forget);
+    }
+
     /// Whether the vector waits until the guest listens.
     pub(super) fn is_pending(&self, vector: usize) -> bool {
         self.own

@@ -85,6 +85,16 @@ impl VirtioBus {
         self.workers.iter().for_each(Worker::unpark);
     }
 
+    /// Makes all devices as after power on. They are parked, and so are the vCPUs.
+    pub(crate) fn reset(&self) {
+        self.devices().for_each(LiveDevice::reset);
+    }
+
+    /// Where they are in the guest.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        self.devices().map(|device| device.slot).collect()
+    }
+
     /// The state of all devices, in the order of their slots. They are parked.
     pub(crate) fn save(&self) -> Vec<VirtioStateV1> {
         self.devices().map(LiveDevice::save).collect()

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS,
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
 };
 use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
@@ -210,6 +210,12 @@ impl LiveDevice {
         }
         self.interrupt.raise(Reason::Used);
         self.kick_all();
+    }
+
+    /// As after power on. The device is parked, and so are the vCPUs.
+    pub(super) fn reset(&self) {
+        self.write(VIRTIO_MMIO_STATUS, &0u32.to_le_bytes());
+        self.lock().restored = false;
     }
 
     /// What crosses an update. The device is parked.

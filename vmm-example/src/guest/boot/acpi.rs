@@ -6,15 +6,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, BootSpec};
 use crate::devices::pci;
+use crate::devices::pm::{self, SCI};
+use crate::devices::reset;
 use crate::devices::virtio;
 use crate::devices::virtio::slot::Slot;
-use crate::devices::{pm, reset};
 use crate::memory::layout::ACPI_TABLES;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
-/// The line that power management would interrupt through.
-const SCI: u8 = 9;
 
 const RSDP_LEN: usize = 36;
 const HEADER_LEN: usize = 36;
@@ -25,10 +24,9 @@ const ALIGNMENT: usize = 64;
 
 /// FADT, boot architecture: devices on an ISA bus; no VGA; no CMOS clock; no keyboard controller.
 const BOOT_ARCH: u16 = (1 << 0) | (1 << 2) | (1 << 5);
-/// FADT flags: WBINVD works; C1 works; no fixed power or sleep button; no RTC wake; the reset
-/// register works; headless.
-const FADT_FLAGS: u32 =
-    (1 << 0) | (1 << 2) | (1 << 4) | (1 << 5) | (1 << 6) | (1 << 10) | (1 << 12);
+/// FADT flags: WBINVD works; C1 works; a fixed power button, no sleep button; no RTC wake; the
+/// reset register works; headless.
+const FADT_FLAGS: u32 = (1 << 0) | (1 << 2) | (1 << 5) | (1 << 6) | (1 << 10) | (1 << 12);
 /// Slower than the slowest C2 and C3 that are used: there are none.
 const NO_C_STATE: u16 = 0xffff;
 

@@ -4,8 +4,18 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::BootError;
 use crate::files;
+
+/// What a guest boots from, version 1: how another VMM finds it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BootStateV1 {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: Option<PathBuf>,
+    pub(crate) cmdline: String,
+}
 
 /// Kernel, initramfs and command line.
 #[derive(Debug)]
@@ -37,6 +47,19 @@ impl BootImage {
             cmdline: cmdline.into(),
         })
     }
+
+    /// Opens what a saved guest booted from.
+    pub(crate) fn reopen(state: &BootStateV1) -> Result<Self, BootError> {
+        Self::open(&state.kernel, state.initramfs.as_deref(), &state.cmdline)
+    }
+
+    pub(crate) fn state(&self) -> BootStateV1 {
+        BootStateV1 {
+            kernel: self.kernel.path.clone(),
+            initramfs: self.initramfs.as_ref().map(|source| source.path.clone()),
+            cmdline: self.cmdline.clone(),
+        }
+    }
 }
 
 impl Source {
@@ -48,7 +71,8 @@ impl Source {
         };
         Ok(Self {
             file: files::regular(path).map_err(failed)?,
-            path: path.into(),
+            // Another VMM starts in another directory.
+            path: std::path::absolute(path).map_err(failed)?,
         })
     }
 

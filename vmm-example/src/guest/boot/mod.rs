@@ -20,8 +20,8 @@ use crate::memory::GuestRam;
 use crate::memory::layout::{CMDLINE, CMDLINE_MAX, HIGH_MEMORY};
 
 pub(crate) use cpu::{BootCpuError, setup_cpu};
-pub(crate) use image::BootImage;
 use image::Source;
+pub(crate) use image::{BootImage, BootStateV1};
 
 /// Offset of the 64-bit entry in a loaded kernel (Documentation/arch/x86/boot.rst).
 const ENTRY_64: u64 = 0x200;

@@ -6,8 +6,8 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::MachineError;
-use crate::devices::serial;
 use crate::devices::virtio::{Bay, Place};
+use crate::devices::{pm, serial};
 use crate::guest::vcpu::{IdleVcpus, OnEnd};
 use crate::kvm::vcpu::StateShape;
 use crate::kvm::{Host, KvmError, Vm};
@@ -23,6 +23,7 @@ pub(crate) struct Shell {
     pub(super) shape: StateShape,
     pub(super) host_tsc_khz: u32,
     pub(super) serial_irq: EventFd,
+    pub(super) host: Host,
 }
 
 impl Shell {
@@ -54,6 +55,7 @@ impl Shell {
             shape,
             host_tsc_khz,
             serial_irq,
+            host: host.duplicate()?,
         })
     }
 }
@@ -83,4 +85,11 @@ pub(super) fn serial_irq(vm: &Vm) -> Result<EventFd, MachineError> {
     let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(MachineError::CreateEvent)?;
     vm.register_irqfd(&event, serial::IRQ)?;
     Ok(event)
+}
+
+/// The line that power management interrupts through.
+pub(super) fn sci(vm: &Arc<Vm>) -> pm::Line {
+    let vm = vm.clone();
+    // KVM has no reason to refuse: the line exists from the beginning to the end.
+    Box::new(move |high| drop(vm.set_line(pm::SCI.into(), high)))
 }

@@ -4,17 +4,20 @@
 //! readers may ignore is added with a default; any other change is a new version.
 
 mod later;
+mod life;
 
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::frame::{Description, Frame, FrameError, FrameWriter, KnownSection, Need};
 
 pub(crate) use later::{PRODUCER, VERSION};
+pub(crate) use life::LifeStateV1;
 
 use crate::devices::pci::state::{self as pci, PciState};
 use crate::devices::pm::PmStateV1;
 use crate::devices::serial::SerialStateV1;
 use crate::devices::virtio::slot::MAX_DEVICES;
 use crate::devices::virtio::state::{self as virtio, VirtioStateV1};
+use crate::guest::boot::BootStateV1;
 use crate::kvm::irqchip::{ClockStateV1, IrqchipStateV1, PitStateV1};
 use crate::kvm::vcpu::VcpuStateV1;
 use crate::memory::layout::RamRange;
@@ -29,10 +32,15 @@ const SERIAL: &str = "serial";
 const PM: &str = "acpi-pm";
 const CONSOLE: &str = "console";
 const RESUME_ORDER: &str = "resume-order";
+const BOOT: &str = "boot";
+pub(crate) const LIFE: &str = "life";
 
 /// The sections that a guest can do without.
 const CONSOLE_V1: KnownSection = KnownSection::new(CONSOLE, 1, 1);
 const RESUME_ORDER_V1: KnownSection = KnownSection::new(RESUME_ORDER, 1, 1);
+const BOOT_V1: KnownSection = KnownSection::new(BOOT, 1, 1);
+/// Only there if it says anything; who does not know it must not run the guest.
+const LIFE_V1: KnownSection = KnownSection::new(LIFE, 1, 1);
 
 /// How many sections this program reads.
 const SECTIONS: usize = MACHINE_SECTIONS.len() + virtio::SECTIONS + pci::SECTIONS + later::SECTIONS;
@@ -41,7 +49,7 @@ const SECTIONS: usize = MACHINE_SECTIONS.len() + virtio::SECTIONS + pci::SECTION
 pub(crate) const KNOWN: [KnownSection; SECTIONS] = known();
 
 /// Those that are no devices of the virtio or the PCI bus.
-const MACHINE_SECTIONS: [KnownSection; 9] = [
+const MACHINE_SECTIONS: [KnownSection; 11] = [
     KnownSection::new(MACHINE, 1, 1),
     KnownSection::new(VCPUS, 1, 1),
     KnownSection::new(IRQCHIP, 1, 1),
@@ -51,6 +59,8 @@ const MACHINE_SECTIONS: [KnownSection; 9] = [
     KnownSection::new(PM, 1, 1),
     CONSOLE_V1,
     RESUME_ORDER_V1,
+    BOOT_V1,
+    LIFE_V1,
 ];
 
 const fn known() -> [KnownSection; SECTIONS] {
@@ -155,6 +165,9 @@ pub(crate) struct GuestState {
     pub(crate) virtio: Vec<VirtioStateV1>,
     /// None if it has no PCI bus.
     pub(crate) pci: Option<PciState>,
+    /// What it boots from when it resets; None if its VMM ends then.
+    pub(crate) boot: Option<BootStateV1>,
+    pub(crate) life: LifeStateV1,
 }
 
 impl GuestState {
@@ -172,6 +185,12 @@ impl GuestState {
         if let Some(state) = &self.pci {
             pci::write(state, frame)?;
         }
+        if let Some(boot) = &self.boot {
+            frame.add(BOOT, 1, Need::Optional, boot)?;
+        }
+        if self.life.says_something() {
+            frame.add(LIFE, 1, Need::Required, &self.life)?;
+        }
         later::write(frame)
     }
 
@@ -188,6 +207,8 @@ impl GuestState {
             console: frame.read_optional(CONSOLE_V1)?.unwrap_or_default(),
             virtio: virtio::read(frame)?,
             pci: pci::read(frame)?,
+            boot: frame.read_optional(BOOT_V1)?,
+            life: frame.read_optional(LIFE_V1)?.unwrap_or_default(),
         })
     }
 }

@@ -6,7 +6,7 @@ use kvm_bindings::{
 };
 use serde_bytes::ByteBuf;
 
-use super::{ConsoleStateV1, GuestState, MachineStateV1};
+use super::{ConsoleStateV1, GuestState, LifeStateV1, MachineStateV1};
 use crate::devices::pm::PmStateV1;
 use crate::devices::serial::SerialStateV1;
 use crate::kvm::irqchip::{ClockStateV1, IrqchipStateV1, PitStateV1};
@@ -40,12 +40,17 @@ pub(crate) fn guest_v1() -> GuestState {
             host_tsc_khz: 2_596_092,
         },
         serial: serial(),
-        pm: PmStateV1 { enable: 0x20 },
+        pm: PmStateV1 {
+            enable: 0x20,
+            status: 0,
+        },
         console: ConsoleStateV1 {
             unsent: b"not read yet".to_vec(),
         },
         virtio: Vec::new(),
         pci: None,
+        boot: None,
+        life: LifeStateV1::default(),
     }
 }
 

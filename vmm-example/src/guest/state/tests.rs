@@ -6,9 +6,13 @@ use super::sample::guest_v1;
 use super::*;
 use crate::devices::pci::state as pci_state;
 use crate::devices::virtio::state as virtio_state;
+use crate::guest::vcpu::GuestEnd;
 
 /// What version 0.1.0 wrote of `sample::guest_v1`.
 const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
+
+/// The same of `guest_that_stands`.
+const GOLDEN_STANDS_V1: &[u8] = include_bytes!("golden-stands-v1.bin");
 
 /// What version 0.1.0 reads: every section there was, in its version 1. Never change it.
 fn known_in_v1() -> Vec<KnownSection> {
@@ -61,6 +65,24 @@ fn guest_with_everything() -> GuestState {
     }
 }
 
+/// A guest that was paused, that reset itself before that, and whose power button was pressed.
+fn guest_that_stands() -> GuestState {
+    let v1 = guest_v1();
+    GuestState {
+        pm: PmStateV1 {
+            status: 0x100,
+            ..v1.pm
+        },
+        boot: Some(BootStateV1 {
+            kernel: "/boot/vmlinuz".into(),
+            initramfs: Some("/guest.cpio".into()),
+            cmdline: "console=ttyS0".into(),
+        }),
+        life: LifeStateV1::new(true, Some(&GuestEnd::Reset)),
+        ..v1
+    }
+}
+
 fn encode(state: &GuestState) -> Vec<u8> {
     let mut buffer = vec![0; frame_capacity(state.vcpus.len())];
     let mut frame = FrameWriter::new(&mut buffer, "vmm-example test").unwrap();
@@ -88,6 +110,37 @@ fn the_state_of_version_0_1_0_is_read() {
     assert!(frame.check(&KNOWN).is_ok());
     let state = GuestState::read(&frame).unwrap();
     assert_eq!(encode(&state), encode(&guest_v1()));
+}
+
+#[test]
+fn a_guest_that_stands_is_read_as_it_was_written() {
+    let frame = Frame::parse(GOLDEN_STANDS_V1).unwrap();
+    assert!(frame.check(&KNOWN).is_ok());
+    let state = GuestState::read(&frame).unwrap();
+    assert_eq!(encode(&state), encode(&guest_that_stands()));
+    assert!(state.life.paused);
+    assert_eq!(state.life.end(), Some(GuestEnd::Reset));
+}
+
+/// It would run a guest that somebody wants to stand still.
+#[test]
+fn version_0_1_0_refuses_a_guest_that_stands() {
+    let known = known_in_v1();
+    let bytes = encode(&guest_that_stands());
+    let error = Frame::parse(bytes.as_slice()).unwrap().check(&known);
+    assert!(format!("{error:?}").contains(LIFE), "{error:?}");
+    let found = description(&[LIFE]).check(&known);
+    assert!(format!("{found:?}").contains(LIFE), "{found:?}");
+    // One that only can be booted again, it can have.
+    let moves = GuestState {
+        life: LifeStateV1::default(),
+        ..guest_that_stands()
+    };
+    let bytes = encode(&moves);
+    Frame::parse(bytes.as_slice())
+        .unwrap()
+        .check(&known)
+        .unwrap();
 }
 
 /// A section that 0.1.0 does not know must be optional, and one that it knows of its version; a
@@ -173,10 +226,15 @@ fn the_largest_guest_fits() {
     assert!(capacity >= vcpu + (64 << 10) + (64 << 10), "{capacity}");
 }
 
-/// Writes the golden file. Only for a new one: those of releases stay as they are.
+/// Writes the golden files. Only for a new one: those of releases stay as they are.
 #[test]
 #[ignore = "writes a file into the source tree"]
 fn write_golden() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/state/golden-v1.bin");
-    std::fs::write(path, encode(&guest_v1())).unwrap();
+    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/guest/state"));
+    for (name, guest) in [
+        ("golden-v1.bin", guest_v1()),
+        ("golden-stands-v1.bin", guest_that_stands()),
+    ] {
+        std::fs::write(folder.join(name), encode(&guest)).unwrap();
+    }
 }

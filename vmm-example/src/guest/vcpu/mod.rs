@@ -8,7 +8,7 @@ mod gate;
 mod idle;
 mod kick;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -38,8 +38,10 @@ pub(crate) enum VcpuError {
 /// How a guest came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GuestEnd {
-    /// It reset itself or switched itself off.
+    /// It reset itself.
     Reset,
+    /// It switched itself off.
+    Off,
     /// A CPU of its could not go on: a reset that it asked for in this way, or a crash.
     TripleFault,
     /// Another VMM has it now.
@@ -54,14 +56,23 @@ impl GuestEnd {
     /// Why, for people.
     pub(crate) fn reason(&self) -> &str {
         match self {
-            Self::Reset => "the guest reset itself or switched itself off",
+            Self::Reset => "the guest reset itself",
+            Self::Off => "the guest switched itself off",
             Self::TripleFault => "the guest reset by a triple fault",
             Self::HandedOver => "another VMM has the guest",
             Self::Stopped => "the operator asked for it",
             Self::Broken(why) => why,
         }
     }
+
+    /// Whether the guest did it, by itself.
+    pub(crate) fn is_the_guests(&self) -> bool {
+        matches!(self, Self::Reset | Self::Off | Self::TripleFault)
+    }
 }
+
+/// How a guest came to its end, for all of its vCPUs.
+pub(crate) type Ended = Mutex<Option<GuestEnd>>;
 
 /// Called by a vCPU thread when the guest is at its end.
 pub(crate) type OnEnd = Arc<dyn Fn(GuestEnd) + Send + Sync>;
@@ -115,7 +126,7 @@ impl Buses {
 pub(crate) struct Vcpus {
     gate: Arc<Gate>,
     first_entry: Arc<AtomicU64>,
-    ended: Arc<AtomicBool>,
+    ended: Arc<Ended>,
     /// What the threads get when they run first, and how.
     waiting: Mutex<Option<(Vec<Sender<Buses>>, Buses)>>,
     vcpus: Vec<Vcpu>,
@@ -183,8 +194,11 @@ impl Vcpus {
         }
     }
 
-    /// Lets all vCPUs run.
+    /// Lets all vCPUs run, unless the guest is at its end.
     pub(crate) fn unpark(&self) {
+        if self.end().is_some() {
+            return;
+        }
         self.gate.give(Order::Run);
         if let Some((starts, buses)) = self.waiting().take() {
             for start in starts {
@@ -207,9 +221,18 @@ impl Vcpus {
         self.first_entry.load(Ordering::Acquire)
     }
 
-    /// Whether a vCPU found the guest at its end.
-    pub(crate) fn have_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+    /// How a vCPU found the guest at its end.
+    pub(crate) fn end(&self) -> Option<GuestEnd> {
+        self.ended().clone()
+    }
+
+    /// Has the guest be at an end, or not any more. The vCPUs are parked.
+    pub(crate) fn set_end(&self, end: Option<GuestEnd>) {
+        *self.ended() = end;
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Option<GuestEnd>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The vCPUs, in order of their IDs. Blocks while they run: park them first.
@@ -274,7 +297,7 @@ struct Idle {
     /// Times that the guest was left.
     exits: Arc<AtomicU64>,
     first_entry: Arc<AtomicU64>,
-    ended: Arc<AtomicBool>,
+    ended: Arc<Ended>,
     fd: Arc<Mutex<VcpuFd>>,
     end: OnEnd,
 }
@@ -292,13 +315,20 @@ impl Runner {
             let mut fd = lock(&self.idle.fd);
             let mut target = kick::Target::new(&mut fd);
             let end = self.run_until_ordered(target.vcpu());
+            if end.as_ref().is_some_and(GuestEnd::is_the_guests) {
+                // The access that ended it is over too: another guest may come to run here.
+                self.retire_pending(target.vcpu());
+            }
             drop(target);
             drop(fd);
             if let Some(end) = end {
-                self.idle.ended.store(true, Ordering::Release);
-                (self.idle.end)(end);
-                // The machine is taken down by who hears of it.
+                let ended = self.idle.ended.lock();
+                let mut ended = ended.unwrap_or_else(PoisonError::into_inner);
+                ended.get_or_insert_with(|| end.clone());
+                drop(ended);
+                // Whoever hears of it may let the machine run again.
                 self.idle.gate.give(Order::Park);
+                (self.idle.end)(end);
             }
         }
     }
@@ -344,11 +374,11 @@ impl Runner {
         self.idle.exits.fetch_add(1, Ordering::Relaxed);
         match exit {
             Ok(VcpuExit::IoIn(port, data)) => self.buses.read_port(port, data),
-            Ok(VcpuExit::IoOut(port, data)) => {
-                if self.buses.write_port(port, data) == PortWrite::Ended {
-                    return Entered::End(GuestEnd::Reset);
-                }
-            }
+            Ok(VcpuExit::IoOut(port, data)) => match self.buses.write_port(port, data) {
+                PortWrite::Done => {}
+                PortWrite::Reset => return Entered::End(GuestEnd::Reset),
+                PortWrite::Off => return Entered::End(GuestEnd::Off),
+            },
             Ok(VcpuExit::MmioRead(addr, data)) => self.buses.read_memory(addr, data),
             Ok(VcpuExit::MmioWrite(addr, data)) => self.buses.write_memory(addr, data),
             Ok(VcpuExit::Intr) => return Entered::Interrupted,

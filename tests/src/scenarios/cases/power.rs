@@ -1,0 +1,87 @@
+//! Guests that reset, switch off, or are told to; and guests that somebody has paused.
+
+use anyhow::{Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use fdbox_lab::witness::{Said, command};
+use serde_json::json;
+
+use super::guest::{healthy, port, same_guest, spec};
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox;
+use crate::guest::{Guest, READY_LIMIT, Watch};
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "power/reset",
+        about: "a guest that resets boots again in the same process, before an update and after it",
+        host: HostKind::GuestOneBoot,
+        stages: &[reset],
+    },
+    &Scenario {
+        name: "power/paused-guest-moves",
+        about: "a paused guest goes to another VMM and arrives paused; a failed update leaves it so",
+        host: HostKind::GuestOneBoot,
+        stages: &[paused_guest_moves],
+    },
+];
+
+/// Has the guest reset itself, and sees that it is another boot in the same process.
+fn reset_once(guest: &mut Guest, watch: &mut Watch) -> Result<()> {
+    let (before, pid) = (guest.report()?, guest.pid());
+    guest.tell(command::RESET)?;
+    watch.until("reset", None)?;
+    guest
+        .console
+        .wait("pattern", READY_LIMIT, |said| match said {
+            Said::Ready { .. } => Some(()),
+            _ => None,
+        })?;
+    let after = guest.report()?;
+    healthy(&after)?;
+    ensure!(
+        after.boot_id != before.boot_id,
+        "The guest did not boot again"
+    );
+    equal("The guest's CPUs", after.cpus, before.cpus)?;
+    let status = guest.spec.status()?;
+    equal("The VMM's process", &status["pid"], &json!(pid))?;
+    equal("The guest's state", &status["state"], &json!("running"))
+}
+
+fn reset(_: &Cx<'_>) -> Result<()> {
+    let port = port()?;
+    let mut guest = Guest::boot(spec("reset", "guest_memfd", 2), &port)?;
+    let mut watch = Watch::start(&guest.spec.api())?;
+    reset_once(&mut guest, &mut watch)?;
+    reset_once(&mut guest, &mut watch)?;
+    let before = guest.report()?;
+    let (spec, status) = guest.hand_over_here()?;
+    ensure!(status.success(), "The old VMM ended with {status}");
+    let mut guest = Guest::resume(spec, &port)?;
+    same_guest(&before, &guest.report()?)?;
+    let mut watch = Watch::start(&guest.spec.api())?;
+    reset_once(&mut guest, &mut watch)?;
+    guest.power_off()
+}
+
+fn paused_guest_moves(_: &Cx<'_>) -> Result<()> {
+    let port = port()?;
+    let mut guest = Guest::boot(spec("paused", "memfd", 2), &port)?;
+    let before = guest.report()?;
+    guest.command("pause")?.expect(0)?;
+    let state = |guest: &Guest| Ok::<_, anyhow::Error>(guest.spec.status()?["state"].clone());
+    for step in ["seal", "save", "jump"] {
+        guest.live_update(&["--fail-at", step])?.expect(11)?;
+        equal("The state", state(&guest)?, json!("paused"))?;
+    }
+    let (spec, status) = guest.hand_over_here()?;
+    ensure!(status.success(), "The old VMM ended with {status}");
+    let mut guest = Guest::resume_paused(spec, &port)?;
+    equal("The state", state(&guest)?, json!("paused"))?;
+    equal("A box", fdbox::listed(guest.spec.name)?.is_some(), false)?;
+    guest.command("continue")?.expect(0)?;
+    guest.wait_for_beat()?;
+    same_guest(&before, &guest.report()?)?;
+    guest.power_off()
+}

@@ -1,0 +1,26 @@
+//! The machine's power button, as the kernel counts how often it was pressed.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// ACPI's fixed power button: the count, then whether it is enabled.
+const PRESSES: &str = "/sys/firmware/acpi/interrupts/ff_pwr_btn";
+
+/// See the module's documentation.
+#[derive(Default)]
+pub(crate) struct Button {
+    ignored: AtomicBool,
+}
+
+impl Button {
+    /// Whether somebody pressed it, and that counts.
+    pub(crate) fn is_pressed(&self) -> bool {
+        let text = fs::read_to_string(PRESSES).unwrap_or_default();
+        let count = text.split_whitespace().next();
+        !self.ignored.load(Ordering::Relaxed) && count.is_some_and(|count| count != "0")
+    }
+
+    pub(crate) fn ignore(&self) {
+        self.ignored.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,116 @@
+//! A guest that reset itself boots again: in the same process, VM and memory, with the same devices.
+
+use crate::devices::virtio::slot::Slot;
+use crate::error::{chain, warn};
+use crate::guest::boot::{self, BootImage, BootSpec, BootStateV1};
+use crate::kvm::irqchip::{IrqchipStateV1, PitStateV1};
+use crate::kvm::named;
+use crate::kvm::vcpu::{self as vcpu_state, VcpuStateV1};
+
+use super::shell::create_vcpus;
+use super::{Machine, MachineError};
+
+/// What a guest boots from.
+#[derive(Debug)]
+pub(super) struct Boot {
+    state: BootStateV1,
+    /// Why it is not here, if so: it may be in another host.
+    image: Result<BootImage, String>,
+}
+
+impl Boot {
+    pub(super) fn of(image: BootImage) -> Self {
+        Self {
+            state: image.state(),
+            image: Ok(image),
+        }
+    }
+
+    /// Opens what a saved guest booted from.
+    pub(super) fn again(state: &BootStateV1) -> Self {
+        let image = BootImage::reopen(state).map_err(|error| chain(&error));
+        if let Err(why) = &image {
+            warn(&format!("The guest's end is its next reset: {why}"));
+        }
+        Self {
+            state: state.clone(),
+            image,
+        }
+    }
+
+    pub(super) fn state(&self) -> BootStateV1 {
+        self.state.clone()
+    }
+}
+
+/// The state of what KVM has of a machine, as after power on.
+struct PowerOn {
+    vcpus: Vec<VcpuStateV1>,
+    irqchip: IrqchipStateV1,
+    pit: PitStateV1,
+}
+
+impl Machine {
+    /// Whether the guest boots again when it resets.
+    pub(crate) fn reboots(&self) -> bool {
+        matches!(&self.boot, Some(Boot { image: Ok(_), .. }))
+    }
+
+    /// Makes the machine as after power on, with the guest about to enter its kernel. All of it is
+    /// parked, and stays so; what is in its memory stays, as in any machine.
+    pub(crate) fn reset(&self) -> Result<(), MachineError> {
+        let image = match &self.boot {
+            Some(Boot {
+                image: Ok(image), ..
+            }) => image,
+            Some(Boot {
+                image: Err(why), ..
+            }) => return Err(MachineError::NoBoot(why.clone())),
+            None => return Err(MachineError::NoBoot("it was not asked to be kept".into())),
+        };
+        self.buses.virtio.reset();
+        self.buses.pci.reset();
+        self.buses.ports.reset();
+        let devices: Vec<Slot> = self.buses.virtio.slots();
+        let spec = BootSpec {
+            cpus: u8::try_from(self.cpus()).unwrap_or(u8::MAX),
+            devices: &devices,
+            has_pci: self.buses.pci.is_there(),
+        };
+        let entry = boot::load(&self.ram, image, spec)?;
+        let new = self.power_on(entry)?;
+        self.vcpus.each(|id, fd| {
+            let state = new.vcpus.iter().find(|state| state.id == id);
+            state.map_or(Ok(()), |state| {
+                vcpu_state::reset(fd, state, &self.shape)
+                    .map_err(|source| MachineError::RestoreVcpu { id, source })
+            })
+        })?;
+        self.vm.restore_pit(&new.pit)?;
+        self.vm.restore_irqchip(&new.irqchip)?;
+        self.vcpus.set_end(None);
+        Ok(())
+    }
+
+    /// What KVM has of a new machine like this one: it is asked of one that never runs.
+    fn power_on(&self, entry: u64) -> Result<PowerOn, MachineError> {
+        let vm = self.host.create_vm()?;
+        vm.create_platform()?;
+        let cpus = u8::try_from(self.cpus()).unwrap_or(u8::MAX);
+        let mut vcpus = Vec::with_capacity(self.cpus());
+        let fds = create_vcpus(&vm, cpus)?;
+        for ((id, new), old) in (0u8..).zip(&fds).zip(self.vcpus.fds()) {
+            let cpuid = old.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
+            let cpuid = named("KVM_GET_CPUID2", cpuid)?;
+            named("KVM_SET_CPUID2", new.set_cpuid2(&cpuid))?;
+            boot::setup_cpu(new, id, entry)?;
+            let saved = vcpu_state::save(new, id, &self.shape);
+            vcpus.push(saved.map_err(|source| MachineError::SaveVcpu { id, source })?);
+        }
+        Ok(PowerOn {
+            vcpus,
+            irqchip: vm.save_irqchip()?,
+            pit: vm.save_pit()?,
+        })
+    }
+}

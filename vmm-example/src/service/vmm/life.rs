@@ -1,0 +1,52 @@
+//! What becomes of a guest that resets, switches itself off, or is to end.
+
+use vmm_fdbox::update::CancelFlag;
+
+use super::{State, Vmm};
+use crate::error::{chain, warn};
+use crate::guest::vcpu::GuestEnd;
+
+impl Vmm {
+    /// Carries out what may be the guest's end, and returns it if it is.
+    ///
+    /// What the guest does by itself in an update waits until that is over: it stays here then, or the
+    /// state says so to whoever has the guest next.
+    pub(crate) fn carry_out(&self, end: GuestEnd) -> Option<GuestEnd> {
+        let mut state = self.lock();
+        match end {
+            GuestEnd::HandedOver | GuestEnd::Broken(_) => Some(end),
+            // Whoever has taken the guest away says so next.
+            _ if state.left => None,
+            _ if state.update.is_some() => {
+                if end == GuestEnd::Stopped {
+                    state.update.iter().for_each(CancelFlag::cancel);
+                }
+                state.waiting.push(end);
+                None
+            }
+            GuestEnd::Reset | GuestEnd::TripleFault if self.machine.reboots() => {
+                self.reboot(&state, &end)
+            }
+            GuestEnd::Reset | GuestEnd::TripleFault | GuestEnd::Off | GuestEnd::Stopped => {
+                Some(end)
+            }
+        }
+    }
+
+    /// Boots the guest again, with everything else kept away from it.
+    fn reboot(&self, _: &State, why: &GuestEnd) -> Option<GuestEnd> {
+        self.machine.park();
+        // Another of its CPUs may have said so, too.
+        self.end.forget_the_guests();
+        let name = self.machine.name();
+        if let Err(error) = self.machine.reset() {
+            let error = chain(&error);
+            let broken = format!("{}, and it cannot be booted again: {error}", why.reason());
+            return Some(GuestEnd::Broken(broken));
+        }
+        warn(&format!("{name}: {}: it boots again", why.reason()));
+        self.chronicle.note("reset");
+        self.machine.run();
+        None
+    }
+}
