@@ -9,6 +9,7 @@ use vmm_fdbox::update::Step;
 
 use crate::devices::virtio::spec::FdSpec;
 use crate::guest::state::VERSION;
+use crate::service::power::SHUTDOWN_LIMIT;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 use crate::update::handover::{DEFAULT_LIMIT, MAX_LIMIT_SECS};
 
@@ -19,7 +20,7 @@ mod dist;
 mod ops;
 mod sandbox;
 
-pub(crate) use ask::{ApiArgs, CheckStateArgs, StatusArgs};
+pub(crate) use ask::{ApiArgs, CheckStateArgs, ShutdownArgs, StatusArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
 pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
 pub(crate) use sandbox::SandboxArgs;
@@ -111,8 +112,7 @@ pub(crate) enum Command {
     Pause(ApiArgs),
     /// Let a paused guest run.
     Continue(ApiArgs),
-    /// End a guest, as if its power was cut.
-    Shutdown(ApiArgs),
+    Shutdown(ShutdownArgs),
     /// Show what happens to a guest as it happens, as JSON, one object a line.
     Events(ApiArgs),
     /// Show a guest's figures, as Prometheus reads them.
@@ -164,6 +164,9 @@ pub(crate) struct RunArgs {
     /// End when the guest resets, in place of booting it again.
     #[arg(long)]
     pub(crate) no_reboot: bool,
+    /// After SIGTERM or SIGINT the guest has so long to switch itself off, until its power is cut.
+    #[arg(long, value_name = "SECONDS", default_value_t = SHUTDOWN_LIMIT.as_secs())]
+    pub(crate) shutdown_timeout: u64,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::service::api::protocol::ShutdownRequest;
+use crate::service::power::SHUTDOWN_LIMIT;
+
 /// Say whether this binary reads the state that another one would write.
 ///
 /// Prints its name, its version and its findings as JSON. Exits with 0 if it reads the
@@ -46,4 +49,27 @@ pub(crate) struct ApiArgs {
     /// The API socket of the guest's VMM.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,
+}
+
+/// End a guest: press its power button, and cut its power after a time.
+///
+/// A guest that does not listen to its power button is cut off at once. One that is paused cannot.
+#[derive(Debug, Args)]
+pub(crate) struct ShutdownArgs {
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+    /// How long it may take to switch itself off.
+    #[arg(long, value_name = "SECONDS", default_value_t = SHUTDOWN_LIMIT.as_secs())]
+    timeout: u64,
+    /// Cut its power at once.
+    #[arg(long, conflicts_with = "timeout")]
+    now: bool,
+}
+
+impl ShutdownArgs {
+    pub(crate) fn request(&self) -> ShutdownRequest {
+        ShutdownRequest {
+            timeout: Some(if self.now { 0 } else { self.timeout }),
+        }
+    }
 }

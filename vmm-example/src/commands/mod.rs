@@ -35,7 +35,7 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Cancel(args) => control::ask(&args, &Request::Cancel),
         Command::Pause(args) => control::ask(&args, &Request::Pause),
         Command::Continue(args) => control::ask(&args, &Request::Continue),
-        Command::Shutdown(args) => control::ask(&args, &Request::Shutdown),
+        Command::Shutdown(args) => control::ask(&args.api, &Request::Shutdown(args.request())),
         Command::Events(args) => control::events(&args),
         Command::Metrics(args) => control::metrics(&args),
         Command::Bench(args) => bench::bench(&args),

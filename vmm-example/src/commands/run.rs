@@ -1,5 +1,7 @@
 //! `run`: boot a guest.
 
+use std::time::Duration;
+
 use vmm_fdbox::update::ExitStatus;
 
 use super::serve::Surroundings;
@@ -14,6 +16,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     args.check_output().map_err(anyhow::Error::msg)?;
     let host = Host::open()?;
     let mut around = Surroundings::open(&args.console, Some(&args.api_socket))?;
+    around = around.shut_down_in(Duration::from_secs(args.shutdown_timeout));
     if args.json {
         around = around.announce();
     }

@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use event_manager::MutEventSubscriber;
 use vmm_fdbox::update::ExitStatus;
 
@@ -17,6 +18,8 @@ use crate::service::api::{Server, Service};
 use crate::service::estate::Estate;
 use crate::service::event_loop::{self, EndSignal};
 use crate::service::events::Notice;
+use crate::service::power::{PowerTimer, SHUTDOWN_LIMIT};
+use crate::service::signals::Signals;
 use crate::service::vmm::Vmm;
 use crate::socket::Title;
 use crate::spec::ConsoleSpec;
@@ -33,6 +36,10 @@ pub(super) struct Surroundings {
     pub(super) title: Title,
     /// Whether standard output tells of the guest's beginning and end.
     announces: bool,
+    power: PowerTimer,
+    signals: Signals,
+    /// How long the guest has after a signal.
+    shutdown_limit: Duration,
 }
 
 impl Surroundings {
@@ -50,7 +57,10 @@ impl Surroundings {
         server: Option<Server>,
         title: Title,
     ) -> anyhow::Result<Self> {
+        // Before there are threads that a signal could find.
+        let signals = Signals::hold_back().context("Cannot hold back signals")?;
         let end = EndSignal::new()?;
+        let power = PowerTimer::new(&end).context("Cannot create a timer")?;
         let sender = end.clone();
         Ok(Self {
             spec: spec.clone(),
@@ -61,6 +71,9 @@ impl Surroundings {
             server,
             title,
             announces: false,
+            power,
+            signals,
+            shutdown_limit: SHUTDOWN_LIMIT,
         })
     }
 
@@ -70,9 +83,15 @@ impl Surroundings {
         self
     }
 
+    /// Gives the guest so long to switch itself off after a signal.
+    pub(super) fn shut_down_in(mut self, limit: Duration) -> Self {
+        self.shutdown_limit = limit;
+        self
+    }
+
     /// Makes a VMM of a parked guest and runs it.
     pub(super) fn start(&self, machine: Machine) -> Vmm {
-        let vmm = Vmm::start(machine, self.end.clone());
+        let vmm = Vmm::start(machine, self.end.clone(), self.power.clone());
         vmm.machine().flush_console();
         vmm
     }
@@ -121,8 +140,15 @@ impl Surroundings {
                 }
             }));
         }
-        let subscriber: Box<dyn MutEventSubscriber> = Box::new(events);
-        let end = event_loop::run(&self.end, vec![subscriber], |end| vmm.carry_out(end))?;
+        let asked = vmm.clone();
+        let mut limit = self.shutdown_limit;
+        let on_signal = self.signals.then(move || {
+            // Who says it twice does not want to wait.
+            asked.shut_down(std::mem::take(&mut limit));
+        });
+        let subscribers: Vec<Box<dyn MutEventSubscriber>> =
+            vec![Box::new(events), Box::new(self.power), Box::new(on_signal)];
+        let end = event_loop::run(&self.end, subscribers, |end| vmm.carry_out(end))?;
         vmm.abandon_update();
         vmm.chronicle().ended(end.reason());
         // Before anyone hears of the end: nothing of the guest's runs any more.

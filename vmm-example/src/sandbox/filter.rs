@@ -9,8 +9,8 @@ use seccompiler::{
 };
 
 use super::syscalls::{
-    BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, HARMLESS, KVM_IRQFD, KVM_RUN, KVM_SET_GSI_ROUTING,
-    KVM_TYPE, MISSING, REFUSED, SERVICE, TUN_OFFLOAD, TYPE_MASK, VFIO_TYPE,
+    BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, HARMLESS, KVM_IRQ_LINE, KVM_IRQFD, KVM_RUN,
+    KVM_SET_GSI_ROUTING, KVM_TYPE, MISSING, REFUSED, SERVICE, TUN_OFFLOAD, TYPE_MASK, VFIO_TYPE,
 };
 use super::{Level, Sandbox, SandboxError, Thread};
 
@@ -121,7 +121,7 @@ fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
 /// A vCPU's: what the guest's accesses lead to in devices, and the guest itself.
 fn vcpu(device: &Rules) -> Result<Rules, BackendError> {
     let mut rules = device.clone();
-    for number in [KVM_RUN, KVM_IRQFD, KVM_SET_GSI_ROUTING] {
+    for number in [KVM_RUN, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING] {
         add(&mut rules, libc::SYS_ioctl, [request(number)?]);
     }
     add(&mut rules, libc::SYS_ioctl, [letter(VFIO_TYPE)?]);

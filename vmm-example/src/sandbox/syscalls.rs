@@ -113,6 +113,7 @@ pub(super) const TYPE_MASK: u64 = 0xff00;
 
 /// Requests of vCPU threads to KVM: to run, and what a device's interrupts need.
 pub(super) const KVM_RUN: u64 = 0xae80;
+pub(super) const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 pub(super) const KVM_IRQFD: u64 = 0x4020_ae76;
 pub(super) const KVM_SET_GSI_ROUTING: u64 = 0x4008_ae6a;
 

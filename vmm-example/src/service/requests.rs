@@ -1,9 +1,11 @@
 //! What clients of the API ask of a guest's VMM.
 
-use crate::guest::vcpu::GuestEnd;
+use std::time::Duration;
+
 use crate::service::api::Service;
 use crate::service::api::peer::Peer;
 use crate::service::api::protocol::{Reply, Request};
+use crate::service::power::SHUTDOWN_LIMIT;
 use crate::service::vmm::{Refusal, Vmm};
 use crate::update;
 
@@ -29,10 +31,11 @@ impl Service for Vmm {
             Request::Pause => self.pause(),
             Request::Continue => self.go_on(),
             Request::Cancel => self.cancel(),
-            Request::Shutdown => {
+            Request::Shutdown(request) => {
                 // The answer comes first: the process ends with the guest.
                 peer.send(&Reply::Ok);
-                return self.end(GuestEnd::Stopped);
+                let limit = request.timeout.map_or(SHUTDOWN_LIMIT, Duration::from_secs);
+                return self.shut_down(limit);
             }
         };
         peer.send(&done.map_or_else(Reply::from, |()| Reply::Ok));

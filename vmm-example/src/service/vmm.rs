@@ -14,6 +14,7 @@ use crate::service::api::protocol::{GuestStatus, Reply, RunState};
 use crate::service::chronicle::{Chronicle, OnEvent};
 use crate::service::estate::Estate;
 use crate::service::event_loop::EndSignal;
+use crate::service::power::PowerTimer;
 use crate::service::told::{UpdateEnd, UpdateResult};
 use crate::spec::MIB;
 
@@ -22,6 +23,7 @@ use crate::spec::MIB;
 pub(crate) struct Vmm {
     machine: Machine,
     end: EndSignal,
+    power: PowerTimer,
     /// What another binary would take over beside the guest.
     estate: Option<Estate>,
     state: Mutex<State>,
@@ -88,7 +90,7 @@ impl From<Refusal> for Reply {
 
 impl Vmm {
     /// Takes a parked guest and runs it.
-    pub(crate) fn start(machine: Machine, end: EndSignal) -> Self {
+    pub(crate) fn start(machine: Machine, end: EndSignal, power: PowerTimer) -> Self {
         // One that did something by itself before it came here is told of it.
         machine.end().into_iter().for_each(|did| end.send(did));
         machine.run();
@@ -96,6 +98,7 @@ impl Vmm {
         Self {
             machine,
             end,
+            power,
             estate: None,
             state: Mutex::default(),
             update_ended: Condvar::new(),

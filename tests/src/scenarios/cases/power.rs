@@ -1,6 +1,6 @@
 //! Guests that reset, switch off, or are told to; and guests that somebody has paused.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::{Said, command};
 use serde_json::json;
@@ -9,7 +9,7 @@ use super::guest::{healthy, port, same_guest, spec};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;
-use crate::guest::{Guest, READY_LIMIT, Watch};
+use crate::guest::{BEAT_LIMIT, Guest, READY_LIMIT, Watch};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -23,6 +23,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a paused guest goes to another VMM and arrives paused; a failed update leaves it so",
         host: HostKind::GuestOneBoot,
         stages: &[paused_guest_moves],
+    },
+    &Scenario {
+        name: "power/button",
+        about: "`shutdown` and SIGTERM press the power button; power is cut when the guest is deaf to it",
+        host: HostKind::GuestOneBoot,
+        stages: &[button],
     },
 ];
 
@@ -84,4 +90,40 @@ fn paused_guest_moves(_: &Cx<'_>) -> Result<()> {
     guest.wait_for_beat()?;
     same_guest(&before, &guest.report()?)?;
     guest.power_off()
+}
+
+fn button(_: &Cx<'_>) -> Result<()> {
+    let port = port()?;
+    let guest = Guest::boot(spec("hears", "guest_memfd", 1), &port)?;
+    let watch = Watch::start(&guest.spec.api())?;
+    guest.terminate()?;
+    let pressed = |said| matches!(said, Said::PowerButton).then_some(());
+    guest.console.wait("the button", BEAT_LIMIT, pressed)?;
+    guest.wait_for_end()?;
+    ended(watch, "the guest switched itself off")?;
+
+    let mut guest = Guest::boot(spec("deaf", "guest_memfd", 1), &port)?;
+    let mut watch = Watch::start(&guest.spec.api())?;
+    guest.tell(command::BE_DEAF)?;
+    guest.terminate()?;
+    watch.until("power-button", None)?;
+    guest.wait_for_beat()?;
+    guest.wait_for_beat()?;
+    equal(
+        "The state",
+        &guest.spec.status()?["state"],
+        &json!("running"),
+    )?;
+    // Who says it twice does not want to wait.
+    guest.terminate()?;
+    guest.wait_for_end()?;
+    ended(watch, "the operator asked for it")
+}
+
+/// The last that is told of a guest is why it ended.
+fn ended(watch: Watch, why: &str) -> Result<()> {
+    let told = watch.end()?;
+    let last = told.last().context("Nothing was told")?;
+    equal("The last event", &last["event"], &json!("ended"))?;
+    equal("Why it ended", &last["message"], &json!(why))
 }

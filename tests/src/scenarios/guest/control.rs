@@ -30,6 +30,18 @@ impl Guest {
     }
 
     /// Has the guest's power cut, which ends its VMM.
+    /// Sends the VMM a signal that asks it to end.
+    pub(crate) fn terminate(&self) -> Result<()> {
+        self.vmm.signal(Signal::TERM)
+    }
+
+    /// Waits for the VMM's end, which must be a good one.
+    pub(crate) fn wait_for_end(mut self) -> Result<()> {
+        let status = self.vmm.wait(END_LIMIT)?;
+        ensure!(status.success(), "The VMM ended with {status}");
+        Ok(())
+    }
+
     pub(crate) fn shut_down(mut self) -> Result<()> {
         self.command("shutdown")?.expect(0)?;
         let status = self.vmm.wait(END_LIMIT)?;

@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use super::{BinaryUpgrade, Spread};
 use crate::cli::BenchArgs;
 use crate::service::api::Client;
-use crate::service::api::protocol::Request;
+use crate::service::api::protocol::{Request, ShutdownRequest};
 use crate::service::report::ResumeReport;
 use crate::spec::MemoryKind;
 
@@ -137,7 +137,10 @@ impl Drop for Guest {
     fn drop(&mut self) {
         // Whoever runs the guest now; if nobody does, there is nobody to ask.
         if let Ok(mut client) = Client::connect(&self.api()) {
-            let asked = client.ask(&Request::Shutdown, |_| {});
+            let asked = client.ask(
+                &Request::Shutdown(ShutdownRequest { timeout: Some(0) }),
+                |_| {},
+            );
             if asked.is_ok() {
                 client.wait_for_end();
             }

@@ -35,7 +35,7 @@ pub(crate) enum Request {
     /// Clients of before it had its name of today call it `resume`.
     #[serde(alias = "resume")]
     Continue,
-    Shutdown,
+    Shutdown(ShutdownRequest),
     Cancel,
     LiveUpdate(UpdateRequest),
     /// Take part in an update that the client carries out, up to preflight.
@@ -54,6 +54,15 @@ pub(crate) enum Request {
     /// Everything that happens from now on, until the client hangs up.
     Events,
     Metrics,
+}
+
+/// An end of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ShutdownRequest {
+    /// After how many seconds its power is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<u64>,
 }
 
 /// An update. Paths are absolute.
@@ -244,6 +253,7 @@ mod tests {
         let fields = expected::<UpdateRequest>(r#"{"?":1}"#)
             .into_iter()
             .chain(expected::<NextKernelFiles>(r#"{"?":1}"#))
+            .chain(expected::<ShutdownRequest>(r#"{"?":1}"#))
             .chain(expected::<JoinRequest>(r#"{"?":1}"#));
         let (_, requests) = guide.split_once("\n### Requests\n").unwrap();
         for field in fields {

@@ -1,5 +1,7 @@
 //! What becomes of a guest that resets, switches itself off, or is to end.
 
+use std::time::Duration;
+
 use vmm_fdbox::update::CancelFlag;
 
 use super::{State, Vmm};
@@ -31,6 +33,14 @@ impl Vmm {
                 Some(end)
             }
         }
+    }
+
+    /// Presses the guest's power button, and cuts its power if it has not switched itself off within
+    /// `limit`. At once, if it does not listen to the button.
+    pub(crate) fn shut_down(&self, limit: Duration) {
+        let listens = self.machine.press_power_button();
+        self.chronicle.note("power-button");
+        self.power.set(if listens { limit } else { Duration::ZERO });
     }
 
     /// Boots the guest again, with everything else kept away from it.
