@@ -118,6 +118,13 @@ pub(crate) enum Command {
     /// Show a guest's figures, as Prometheus reads them.
     Metrics(ApiArgs),
     Bench(BenchArgs),
+    /// Put a terminal back when the VMM that has it cannot.
+    #[command(name = crate::devices::console::guard::COMMAND, hide = true)]
+    GuardTerminal {
+        /// How it was.
+        #[arg(value_name = "JSON")]
+        modes: String,
+    },
     /// Print what a shell needs to complete this command's options.
     Completions(CompletionsArgs),
     /// Write the man pages into a directory.

@@ -20,6 +20,7 @@ mod takeover;
 use vmm_fdbox::update::ExitStatus;
 
 use crate::cli::Command;
+use crate::devices::console::guard;
 use crate::service::api::protocol::Request;
 
 /// Carries out a command.
@@ -39,6 +40,7 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Events(args) => control::events(&args),
         Command::Metrics(args) => control::metrics(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::GuardTerminal { modes } => guard::guard(&modes).map(|()| ExitStatus::Done),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

@@ -1,15 +1,23 @@
 //! Guests that reset, switch off, or are told to; and guests that somebody has paused.
 
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::{Said, command};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::json;
 
 use super::guest::{healthy, port, same_guest, spec};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;
-use crate::guest::{BEAT_LIMIT, Guest, READY_LIMIT, Watch};
+use crate::guest::{BEAT_LIMIT, Guest, KERNEL, READY_LIMIT, VMM, Watch, status};
+use crate::host;
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -29,6 +37,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "`shutdown` and SIGTERM press the power button; power is cut when the guest is deaf to it",
         host: HostKind::GuestOneBoot,
         stages: &[button],
+    },
+    &Scenario {
+        name: "power/terminal",
+        about: "a terminal is as it was before, whether its VMM is asked to end or is killed",
+        host: HostKind::GuestOneBoot,
+        stages: &[terminal],
     },
 ];
 
@@ -126,4 +140,58 @@ fn ended(watch: Watch, why: &str) -> Result<()> {
     let last = told.last().context("Nothing was told")?;
     equal("The last event", &last["event"], &json!("ended"))?;
     equal("Why it ended", &last["message"], &json!(why))
+}
+
+/// A VMM whose console is a terminal, and that terminal.
+struct AtTerminal {
+    vmm: Child,
+    terminal: OwnedFd,
+    /// The terminal goes with it.
+    _master: OwnedFd,
+}
+
+impl AtTerminal {
+    fn start(name: &str) -> Result<Self> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let path = ptsname(&master, Vec::new())?;
+        let terminal = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
+        let mut vmm = Command::new(VMM);
+        vmm.args(["run", "--kernel", KERNEL, "--name", name, "--api-socket"]);
+        vmm.arg(format!("/run/{name}.api"));
+        let vmm = vmm
+            .stdin(terminal.try_clone()?)
+            .stdout(terminal.try_clone()?);
+        Ok(Self {
+            vmm: vmm.spawn().context("Run the VMM")?,
+            terminal,
+            _master: master,
+        })
+    }
+
+    fn is_raw(&self) -> Result<bool> {
+        let modes = tcgetattr(&self.terminal)?.local_modes;
+        Ok(!modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG))
+    }
+}
+
+fn terminal(_: &Cx<'_>) -> Result<()> {
+    for (name, signal) in [("term", Signal::TERM), ("kill", Signal::KILL)] {
+        let mut at = AtTerminal::start(name)?;
+        ensure!(!at.is_raw()?, "The terminal is raw before the VMM has it");
+        host::until("The terminal is raw", || at.is_raw())?;
+        // Its API answers: it has got as far as to the guest.
+        let api = format!("/run/{name}.api");
+        host::until("The API answers", || Ok(status(Some(api.as_ref())).is_ok()))?;
+        let pid = Pid::from_raw(at.vmm.id() as i32).context("A process has a number")?;
+        kill_process(pid, signal)?;
+        if signal == Signal::TERM {
+            // The guest does not listen yet, or has no time to: said twice, it ends.
+            kill_process(pid, signal)?;
+        }
+        at.vmm.wait()?;
+        host::until("The terminal is as it was", || Ok(!at.is_raw()?))?;
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod events;
 mod gate;
+pub(crate) mod guard;
 mod ring;
 mod terminal;
 

@@ -8,6 +8,7 @@ use rustix::termios::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::guard::Guard;
 use crate::socket::Title;
 
 /// Puts standard input into raw mode and back again.
@@ -15,6 +16,8 @@ use crate::socket::Title;
 pub(crate) struct RawTerminal {
     before: Termios,
     title: Title,
+    /// Goes last: until the terminal is back.
+    _guard: Option<Guard>,
 }
 
 /// How a terminal was before, for the process that takes it over.
@@ -36,6 +39,7 @@ impl RawTerminal {
             return None;
         }
         let before = tcgetattr(io::stdin()).ok()?;
+        let guard = Guard::set(TerminalModes::of(&before));
         let mut raw = before.clone();
         raw.make_raw();
         // Newlines of the VMM's own messages stay newlines.
@@ -44,33 +48,46 @@ impl RawTerminal {
         Some(Self {
             before,
             title: title.clone(),
+            _guard: guard,
         })
     }
 
     /// A terminal that another process has in raw mode.
     pub(super) fn adopt(modes: TerminalModes, title: &Title) -> Option<Self> {
         let mut before = tcgetattr(io::stdin()).ok()?;
-        before.input_modes = InputModes::from_bits_retain(modes.input);
-        before.output_modes = OutputModes::from_bits_retain(modes.output);
-        before.control_modes = ControlModes::from_bits_retain(modes.control);
-        before.local_modes = LocalModes::from_bits_retain(modes.local);
-        before.special_codes[SpecialCodeIndex::VMIN] = modes.min;
-        before.special_codes[SpecialCodeIndex::VTIME] = modes.time;
+        modes.apply(&mut before);
+        let guard = Guard::set(modes);
         Some(Self {
             before,
             title: title.clone(),
+            _guard: guard,
         })
     }
 
     pub(super) fn modes(&self) -> TerminalModes {
-        TerminalModes {
-            input: self.before.input_modes.bits(),
-            output: self.before.output_modes.bits(),
-            control: self.before.control_modes.bits(),
-            local: self.before.local_modes.bits(),
-            min: self.before.special_codes[SpecialCodeIndex::VMIN],
-            time: self.before.special_codes[SpecialCodeIndex::VTIME],
+        TerminalModes::of(&self.before)
+    }
+}
+
+impl TerminalModes {
+    fn of(termios: &Termios) -> Self {
+        Self {
+            input: termios.input_modes.bits(),
+            output: termios.output_modes.bits(),
+            control: termios.control_modes.bits(),
+            local: termios.local_modes.bits(),
+            min: termios.special_codes[SpecialCodeIndex::VMIN],
+            time: termios.special_codes[SpecialCodeIndex::VTIME],
         }
+    }
+
+    pub(super) fn apply(&self, termios: &mut Termios) {
+        termios.input_modes = InputModes::from_bits_retain(self.input);
+        termios.output_modes = OutputModes::from_bits_retain(self.output);
+        termios.control_modes = ControlModes::from_bits_retain(self.control);
+        termios.local_modes = LocalModes::from_bits_retain(self.local);
+        termios.special_codes[SpecialCodeIndex::VMIN] = self.min;
+        termios.special_codes[SpecialCodeIndex::VTIME] = self.time;
     }
 }
 
