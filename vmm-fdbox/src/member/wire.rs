@@ -254,3 +254,6 @@ pub(crate) fn name_of(message: &impl Serialize) -> String {
         _ => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,179 @@
 //! Lines, descriptors and deadlines over a real socket.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use serde_json::json;
+
+use super::*;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum Word {
+    Plain {},
+    Text { text: String },
+}
+
+fn text(text: impl Into<String>) -> Word {
+    Word::Text { text: text.into() }
+}
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn soon() -> Deadline {
+    Deadline::within(SOON)
+}
+
+fn pair() -> (Channel, Channel) {
+    let (one, other) = UnixStream::pair().unwrap();
+    (Channel::new(one), Channel::new(other))
+}
+
+/// A file that can be told from others.
+fn file(size: u64) -> OwnedFd {
+    let fd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&fd, size).unwrap();
+    fd
+}
+
+fn sizes(heard: &Heard<Word>) -> Vec<(&str, i64)> {
+    let size = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_size;
+    let fds = heard.fds.iter();
+    fds.map(|(name, fd)| (name.as_str(), size(fd))).collect()
+}
+
+#[test]
+fn each_line_has_its_own_descriptors_however_many_are_read_at_once() {
+    let (mut one, mut other) = pair();
+    let files: Vec<OwnedFd> = (1..=3).map(file).collect();
+    let fds = |which: &'static [(&'static str, usize)]| {
+        let fd = |(name, at): &(&'static str, usize)| (*name, files[*at].as_fd());
+        which.iter().map(fd).collect::<Vec<_>>()
+    };
+    one.send(&text("a"), &[], soon()).unwrap();
+    one.send(&text("b"), &fds(&[("x", 0), ("y", 1)]), soon())
+        .unwrap();
+    one.send(&Word::Plain {}, &[], soon()).unwrap();
+    one.send(&text("d"), &fds(&[("z", 2)]), soon()).unwrap();
+    one.send(&text("e"), &[], soon()).unwrap();
+    let mut heard = || other.receive::<Word>(soon()).unwrap();
+    assert_eq!(heard().fds.len(), 0);
+    assert_eq!(sizes(&heard()), [("x", 1), ("y", 2)]);
+    assert_eq!(heard().message, Word::Plain {});
+    assert_eq!(sizes(&heard()), [("z", 3)]);
+    assert_eq!(heard().message, text("e"));
+}
+
+#[test]
+fn a_long_line_keeps_its_descriptors_and_the_next_one_its_own() {
+    let (mut one, mut other) = pair();
+    // More than a read, a socket buffer and a packet take; the end is read with the next line.
+    let long = text("x".repeat(700_000));
+    let sent = long.clone();
+    let writer = std::thread::spawn(move || {
+        let (first, second) = (file(1), file(2));
+        one.send(&sent, &[("x", first.as_fd())], soon()).unwrap();
+        one.send(&Word::Plain {}, &[("y", second.as_fd())], soon())
+            .unwrap();
+        one
+    });
+    let heard = other.receive::<Word>(soon()).unwrap();
+    assert!(heard.message == long);
+    assert_eq!(sizes(&heard), [("x", 1)]);
+    assert_eq!(sizes(&other.receive(soon()).unwrap()), [("y", 2)]);
+    drop(writer.join().unwrap());
+    let gone = other.receive::<Word>(soon()).unwrap_err();
+    assert!(matches!(gone, ChannelError::Gone), "{gone}");
+}
+
+#[test]
+fn nothing_is_lost_without_a_word() {
+    let (mut one, mut other) = pair();
+    let fd = file(1);
+    let many = vec![("x", fd.as_fd()); MAX_FDS + 1];
+    let error = one.send(&Word::Plain {}, &many, soon()).unwrap_err();
+    assert!(matches!(error, ChannelError::TooManyFds(254)), "{error}");
+    let error = one.send(&text("x".repeat(MAX_LINE_BYTES)), &[], soon());
+    assert!(matches!(error, Err(ChannelError::TooLong)));
+    // Neither was said, and the connection is of use.
+    one.send(&Word::Plain {}, &many[..MAX_FDS], soon()).unwrap();
+    assert_eq!(other.receive::<Word>(soon()).unwrap().fds.len(), MAX_FDS);
+    // A line that names what did not come, and one that does not name what came.
+    one.socket
+        .write_all(b"{\"say\":\"plain\",\"fds\":[\"x\"]}\n")
+        .unwrap();
+    let error = other.receive::<Word>(soon()).unwrap_err();
+    assert!(
+        matches!(error, ChannelError::FdsDiffer { named: 1, came: 0 }),
+        "{error}"
+    );
+    one.write(b"{\"say\":\"plain\"}\n", &[fd.as_fd()], soon())
+        .unwrap();
+    let error = other.receive::<Word>(soon()).unwrap_err();
+    assert!(
+        matches!(error, ChannelError::FdsDiffer { named: 0, came: 1 }),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_not_of_the_protocol_is_refused() {
+    for line in [
+        "",
+        "7",
+        "{}",
+        r#"{"say":"shout"}"#,
+        r#"{"say":"plain","with":{"more":1}}"#,
+        r#"{"say":"plain","and":1}"#,
+        r#"{"say":"text"}"#,
+        r#"{"say":"text","with":{"text":1}}"#,
+    ] {
+        let (mut one, mut other) = pair();
+        one.socket
+            .write_all(format!("{line}\n").as_bytes())
+            .unwrap();
+        let error = other.receive::<Word>(soon()).unwrap_err();
+        assert!(
+            matches!(error, ChannelError::Nonsense(_)),
+            "{line}: {error}"
+        );
+        // The next one is heard.
+        one.send(&Word::Plain {}, &[], soon()).unwrap();
+        assert_eq!(
+            other.receive::<Word>(soon()).unwrap().message,
+            Word::Plain {}
+        );
+    }
+    let (mut one, mut other) = pair();
+    let flood = vec![b'x'; 2 * MAX_LINE_BYTES];
+    let writer = std::thread::spawn(move || one.socket.write_all(&flood));
+    let error = other.receive::<Word>(soon()).unwrap_err();
+    assert!(matches!(error, ChannelError::TooLong), "{error}");
+    drop(other);
+    assert!(writer.join().unwrap().is_err());
+}
+
+#[test]
+fn nobody_waits_beyond_the_deadline() {
+    let (mut one, mut other) = pair();
+    let late = Deadline::within(Duration::from_millis(10));
+    let error = other.receive::<Word>(late).unwrap_err();
+    assert!(matches!(error, ChannelError::Late(_)), "{error}");
+    // Nor to speak to somebody who does not listen.
+    let long = text("x".repeat(900_000));
+    let error = one.send(&long, &[], Deadline::within(Duration::from_millis(10)));
+    assert!(matches!(error, Err(ChannelError::Late(_))));
+}
+
+#[test]
+fn lines_are_as_the_protocol_says() {
+    let line = |word: &Word, fds: &[&str]| {
+        let fds = fds.iter().map(|name| (*name).to_owned()).collect();
+        serde_json::to_value(Line::new(word, fds).unwrap()).unwrap()
+    };
+    assert_eq!(line(&Word::Plain {}, &[]), json!({ "say": "plain" }));
+    assert_eq!(
+        line(&text("a"), &["x"]),
+        json!({ "say": "text", "with": { "text": "a" }, "fds": ["x"] })
+    );
+}

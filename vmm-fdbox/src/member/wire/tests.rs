@@ -1,0 +1,124 @@
+//! Every word, as it was said by the first version, and as docs/member-protocol.md lists it.
+
+use std::fmt::Debug;
+
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::*;
+
+const GOLDEN: &str = include_str!("../../../tests/golden/member-1.jsonl");
+
+fn read<T: DeserializeOwned>(line: &Value) -> Option<T> {
+    let say = line["say"].as_str().unwrap();
+    let with = line.get("with").cloned().unwrap_or_else(|| json!({}));
+    serde_json::from_value(json!({ say: with })).ok()
+}
+
+fn written(message: &impl Serialize) -> Value {
+    let value = serde_json::to_value(message).unwrap();
+    let (say, with) = value.as_object().unwrap().iter().next().unwrap();
+    match with == &json!({}) {
+        true => json!({ "say": say }),
+        false => json!({ "say": say, "with": with }),
+    }
+}
+
+/// The lines of one who speaks, without the names of descriptors.
+fn lines(of: &str) -> Vec<Value> {
+    let lines = GOLDEN
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = lines.filter(|line| line["of"] == of);
+    let strip = |mut line: Value| {
+        let line_fields = line.as_object_mut().unwrap();
+        line_fields.remove("of");
+        line_fields.remove("fds");
+        line
+    };
+    let lines: Vec<Value> = lines.map(strip).collect();
+    assert!(!lines.is_empty(), "{of}");
+    lines
+}
+
+/// Version 1 is read, written again as it was, and every variant is there.
+fn check<T: DeserializeOwned + Serialize + Debug>(of: &str, names: &[&str]) {
+    for line in lines(of) {
+        let message: T = read(&line).unwrap_or_else(|| panic!("{of}: {line}"));
+        assert_eq!(written(&message), line);
+    }
+    let mut seen: Vec<String> = lines(of)
+        .iter()
+        .map(|line| line["say"].as_str().unwrap().to_owned())
+        .collect();
+    seen.dedup();
+    assert_eq!(seen, names);
+    let unknown = serde_json::from_value::<T>(json!({ "?": {} }))
+        .unwrap_err()
+        .to_string();
+    for name in unknown.split('`').skip(3).step_by(2) {
+        assert!(
+            names.contains(&name),
+            "{of} can say {name}, and no sample does"
+        );
+    }
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/member-protocol.md");
+    // Not in the package.
+    if let Ok(docs) = std::fs::read_to_string(docs) {
+        for name in names {
+            assert!(
+                docs.contains(&format!("| `{name}` |")),
+                "{name} is not documented"
+            );
+        }
+    }
+}
+
+#[test]
+fn version_1_is_read_and_written() {
+    check::<Greeting>("both", &["hello"]);
+    check::<LeavingOrder>(
+        "to-leaving",
+        &[
+            "join",
+            "prepare",
+            "pause",
+            "take-back",
+            "hand-over",
+            "roll-back",
+            "set-down",
+        ],
+    );
+    check::<LeavingWord>(
+        "leaving",
+        &[
+            "joined",
+            "event",
+            "prepared",
+            "saved",
+            "cancel-asked",
+            "taken-back",
+            "handed-over",
+            "stopped",
+            "down",
+            "refused",
+        ],
+    );
+    check::<ArrivingOrder>(
+        "to-arriving",
+        &["arrive", "prebuild", "restore", "commit", "adopt"],
+    );
+    check::<ArrivingWord>(
+        "arriving",
+        &[
+            "ready", "prebuilt", "restored", "running", "report", "adopted", "failed",
+        ],
+    );
+}
+
+#[test]
+fn a_hello_of_a_later_version_is_understood() {
+    let later = json!({ "hello": { "version": 7, "more": [1] } });
+    let Greeting::Hello { version } = serde_json::from_value(later).unwrap();
+    assert_eq!(version, 7);
+}
