@@ -58,7 +58,9 @@ mod tests {
             );
         }
         let count = fs::read_dir(&args.dir).unwrap().count();
-        assert_eq!(count, 1 + Cli::command().get_subcommands().count());
+        let commands = Cli::command();
+        let shown = commands.get_subcommands().filter(|c| !c.is_hide_set());
+        assert_eq!(count, 1 + shown.count());
     }
 
     #[test]
