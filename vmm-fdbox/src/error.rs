@@ -247,7 +247,7 @@ mod tests {
 
     /// The errnos of a command in the tables of docs/uapi.md.
     fn documented(command: &str) -> Vec<String> {
-        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/uapi.md");
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/uapi.md");
         let docs = std::fs::read_to_string(docs).expect("docs/uapi.md");
         let heading = format!("### {command}\n");
         let section = docs.split_once(&heading).expect(command).1;

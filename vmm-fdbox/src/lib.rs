@@ -44,6 +44,7 @@
 //! boxes needs CAP_SYS_ADMIN, and a kexec CAP_SYS_BOOT. Using one through a descriptor that
 //! somebody else opened, a [`PassedBox`], needs neither.
 #![deny(missing_docs, unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod abi;
 mod boxes;
@@ -54,6 +55,7 @@ pub mod coordinator;
 mod deadline;
 mod error;
 #[cfg(any(test, feature = "fake"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "fake")))]
 pub mod fake;
 mod finding;
 pub mod frame;
@@ -86,11 +88,12 @@ pub use lease::Lease;
 pub use listing::{FdInfo, FdState};
 pub use name::{BoxName, FdName, MAX_NAME_BYTES, NameError};
 pub use passed::{PassedBox, PassedStore};
+pub use rustix::io::Errno;
 pub use seal_error::{SealError, SealReason, SealReport};
 pub use store::{BoxStore, OpenFdBox, SealedFdBox, sealed_kinds};
 pub use unseal_error::{LostFd, LostReason, UnsealError};
 
 /// The code in the guide is tested as the library's own.
 #[cfg(all(doctest, feature = "fake"))]
-#[doc = include_str!("../../docs/integrating.md")]
+#[doc = include_str!("../docs/integrating.md")]
 struct Integrating;

@@ -76,6 +76,17 @@ pub enum Need {
     Optional,
 }
 
+/// Why a value and CBOR do not fit.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CborError(Box<dyn std::error::Error + Send + Sync>);
+
+impl CborError {
+    fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self(Box::new(error))
+    }
+}
+
 /// Why a frame, or a section of it, cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -158,7 +169,7 @@ pub enum FrameError {
         /// The section.
         name: String,
         /// What the encoder says.
-        source: ciborium::ser::Error<std::io::Error>,
+        source: CborError,
     },
     /// A payload that is not what the reader expects.
     #[error("Cannot decode section '{name}'")]
@@ -166,7 +177,7 @@ pub enum FrameError {
         /// The section.
         name: String,
         /// What the decoder says.
-        source: ciborium::de::Error<std::io::Error>,
+        source: CborError,
     },
     /// A payload with something behind its value.
     #[error("Section '{name}' has {bytes} bytes behind its value")]

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 use super::description::{unreadable, wrong_architecture};
 use super::layout::{Entry, Header};
-use super::{FrameError, Need};
+use super::{CborError, FrameError, Need};
 use crate::finding::Finding;
 
 /// A section that a program can read.
@@ -175,9 +175,9 @@ impl<B: AsRef<[u8]>> Frame<B> {
             name: name.to_owned(),
         };
         let mut rest = self.payload(name).ok_or_else(missing)?;
-        let value = ciborium::from_reader(&mut rest).map_err(|source| FrameError::Decode {
+        let value = ciborium::from_reader(&mut rest).map_err(|error| FrameError::Decode {
             name: name.to_owned(),
-            source,
+            source: CborError::new(error),
         })?;
         if rest.is_empty() {
             Ok(value)

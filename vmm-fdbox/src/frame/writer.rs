@@ -5,7 +5,9 @@ use std::env::consts::ARCH;
 use serde::Serialize;
 
 use super::layout::{Entry, Header, is_section_name};
-use super::{ENTRY_BYTES, FrameError, HEADER_BYTES, MAX_FRAME_BYTES, MAX_SECTIONS, Need};
+use super::{
+    CborError, ENTRY_BYTES, FrameError, HEADER_BYTES, MAX_FRAME_BYTES, MAX_SECTIONS, Need,
+};
 
 /// Payloads start at multiples of this many bytes.
 const ALIGNMENT: usize = 8;
@@ -112,9 +114,9 @@ impl<'a> FrameWriter<'a> {
         value: &T,
     ) -> Result<(), FrameError> {
         let mut payload = Vec::new();
-        ciborium::into_writer(value, &mut payload).map_err(|source| FrameError::Encode {
+        ciborium::into_writer(value, &mut payload).map_err(|error| FrameError::Encode {
             name: name.to_owned(),
-            source,
+            source: CborError::new(error),
         })?;
         self.add_bytes(name, version, need, &payload)
     }

@@ -274,7 +274,7 @@ mod tests {
     /// The bits are those of docs/handover-abi.md, and each kind's are what its patches do.
     #[test]
     fn every_bit_is_documented_and_has_a_name() {
-        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/handover-abi.md");
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/handover-abi.md");
         let docs = std::fs::read_to_string(docs).unwrap();
         let (_, table) = docs.split_once("| bit | the kernel | patches |\n").unwrap();
         let table = table.split("\n\n").next().unwrap();

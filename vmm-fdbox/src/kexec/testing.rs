@@ -32,7 +32,7 @@ pub(crate) fn bzimage(kernel_info: Option<&[u8]>) -> Vec<u8> {
 /// The operator's guide has this text, whatever the lines it is broken into.
 #[track_caller]
 pub(crate) fn assert_documented(text: &str) {
-    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
     let docs = std::fs::read_to_string(docs).expect("docs/operations.md");
     let docs = docs.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(

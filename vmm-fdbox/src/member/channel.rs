@@ -40,8 +40,8 @@ pub enum ChannelError {
     #[error("Cannot talk to the other process: {0}")]
     System(Errno),
     /// A line that is not of this protocol.
-    #[error("The other process said what is not of this protocol")]
-    Nonsense(#[source] serde_json::Error),
+    #[error("The other process said what is not of this protocol: {0}")]
+    Nonsense(String),
     /// A line beyond [`MAX_LINE_BYTES`].
     #[error("A line of more than {MAX_LINE_BYTES} bytes")]
     TooLong,
@@ -89,6 +89,10 @@ impl From<Errno> for ChannelError {
             errno => Self::System(errno),
         }
     }
+}
+
+fn nonsense(error: serde_json::Error) -> ChannelError {
+    ChannelError::Nonsense(error.to_string())
 }
 
 /// A line as it is on the wire.
@@ -180,8 +184,8 @@ impl Channel {
             return Err(ChannelError::TooManyFds(fds.len()));
         }
         let names = fds.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let line = Line::new(message, names).map_err(ChannelError::Nonsense)?;
-        let mut bytes = serde_json::to_vec(&line).map_err(ChannelError::Nonsense)?;
+        let line = Line::new(message, names).map_err(nonsense)?;
+        let mut bytes = serde_json::to_vec(&line).map_err(nonsense)?;
         bytes.push(b'\n');
         if bytes.len() > MAX_LINE_BYTES {
             return Err(ChannelError::TooLong);
@@ -306,8 +310,7 @@ impl Channel {
     /// The line up to `end`, with what came with it.
     fn take_line<T: DeserializeOwned>(&mut self, end: usize) -> Result<Heard<T>, ChannelError> {
         let line: Vec<u8> = self.buffer.drain(..=end).collect();
-        let Line { say, with, fds } =
-            serde_json::from_slice(&line).map_err(ChannelError::Nonsense)?;
+        let Line { say, with, fds } = serde_json::from_slice(&line).map_err(nonsense)?;
         let mut came = Vec::new();
         while self.fds.front().is_some_and(|(at, _)| *at <= end + 1) {
             came.extend(self.fds.pop_front().into_iter().flat_map(|(_, fds)| fds));
@@ -320,7 +323,7 @@ impl Channel {
             });
         }
         Ok(Heard {
-            message: Line::message(say, with).map_err(ChannelError::Nonsense)?,
+            message: Line::message(say, with).map_err(nonsense)?,
             fds: fds.into_iter().zip(came).collect(),
         })
     }

@@ -34,6 +34,7 @@ pub use arriving::{Adoption, Arrived, ArrivingVmm, serve_arriving, serve_arrivin
 pub use channel::{Channel, ChannelError, Heard, MAX_FDS, MAX_LINE_BYTES, Woken};
 pub use leaving::{Leaving, LeavingVmm, Left, OnEvent, serve_leaving, serve_leaving_into};
 pub use lent::Lent;
+pub use serde_json::Value;
 pub use wire::{Arrive, BOX_FD, Failed, Join, LimitsMs, Module, VERSION};
 
 pub(crate) use wire::{ArrivingOrder, ArrivingWord, Greeting, LeavingOrder, LeavingWord, name_of};

@@ -27,6 +27,19 @@ pub(super) fn workspace(suite: &mut Suite<'_>) {
         ];
         cargo(lab, "clippy", &arguments)
     });
+    suite.check("source/rustdoc", |lab| {
+        let arguments = [
+            "--config",
+            "build.rustdocflags=['-Dwarnings']",
+            "doc",
+            "--package",
+            "vmm-fdbox",
+            "--no-deps",
+            "--all-features",
+            "--locked",
+        ];
+        cargo(lab, "rustdoc", &arguments)
+    });
     suite.check("source/unit-tests", |lab| {
         cargo(
             lab,
