@@ -86,6 +86,12 @@ impl RemoteArriving {
         &mut self.child
     }
 
+    /// The process, which nobody talks to any more.
+    #[must_use]
+    pub fn into_child(self) -> Child {
+        self.child
+    }
+
     /// Lets it live on.
     pub fn let_go(self) {
         self.child.let_go();

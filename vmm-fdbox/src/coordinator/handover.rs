@@ -160,7 +160,9 @@ impl<B: Boxes> Handover<B> {
         }
         let name = self.leaving.join().box_name.clone();
         // What is left in it are duplicates; the next update takes the name if it is empty.
-        let _ = self.leaving.boxes().delete(&name);
+        if self.fail_at != Some(Step::Finish) {
+            let _ = self.leaving.boxes().delete(&name);
+        }
         if let Some(arriving) = self.arriving.take() {
             arriving.let_go();
         }

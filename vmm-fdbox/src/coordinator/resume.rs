@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use super::turns::{Turn, Turns};
 use crate::error::Chain;
 use crate::member::{Arrive, Lent, Module};
 use crate::name::BoxName;
-use crate::update::{ExitStatus, Step};
+use crate::update::{ExitStatus, Step, UpdateError};
 
 /// A guest that waits in its box.
 pub struct ToResume {
@@ -84,7 +84,7 @@ pub enum ResumeEvent {
 }
 
 /// How the resume of one guest ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Resumption {
     /// Its box.
     pub box_name: BoxName,
@@ -93,17 +93,27 @@ pub struct Resumption {
     /// [`Done`](ExitStatus::Done): it runs. [`NothingChanged`](ExitStatus::NothingChanged): it waits in its box, or there
     /// was none in it. [`GuestLost`](ExitStatus::GuestLost).
     pub status: ExitStatus,
+    /// The VMM, whose guest runs. [Let it go](Child::let_go): dropped, it is killed.
+    pub child: Option<Child>,
+    /// The guest's place in the order, if its state was read and tells.
+    pub position: Option<u32>,
+    /// When it ran, after the resume of all of them began.
+    pub ran_after: Option<Duration>,
+    /// The step that failed, if its VMM said. [`Preflight`](Step::Preflight): it could not get ready for any guest.
+    pub step: Option<Step>,
     /// Why it does not run, or what did not go smoothly.
     pub message: Option<String>,
     /// Whether another try can succeed.
     pub can_retry: bool,
+    /// Whether the box is gone.
+    pub box_deleted: bool,
     /// What its VMM says of it.
     pub report: Option<Value>,
 }
 
 /// Resumes guests side by side, in the order that their states tell: those of one place together, those without
 /// one last. Returns when each runs and has been reported, or does not. Whatever hangs, the others run: an order is not
-/// waited for beyond its limit. The VMMs live on by themselves. `on_event` is told by several threads.
+/// waited for beyond its limit. `on_event` is told by several threads.
 ///
 /// # Panics
 /// If `on_event` does.
@@ -113,6 +123,7 @@ pub fn resume<B: Boxes>(
     limits: ResumeLimits,
     on_event: &(dyn Fn(&BoxName, ResumeEvent) + Sync),
 ) -> Vec<Resumption> {
+    let began = Instant::now();
     let turns = Turns::new(guests.len(), limits.order);
     let module = boxes.module();
     thread::scope(|scope| {
@@ -131,6 +142,8 @@ pub fn resume<B: Boxes>(
                     limits,
                     on_event,
                     turn,
+                    began,
+                    keeps_box: guest.fail_at == Some(Step::Finish),
                 };
                 one.resume(guest, module)
             })
@@ -150,9 +163,14 @@ impl Resumption {
         Self {
             box_name,
             pid: None,
+            child: None,
+            position: None,
+            ran_after: None,
+            step: None,
             status: ExitStatus::NothingChanged,
             message: Some(message),
             can_retry: true,
+            box_deleted: false,
             report: None,
         }
     }
@@ -165,6 +183,9 @@ struct One<'a, B> {
     limits: ResumeLimits,
     on_event: &'a (dyn Fn(&BoxName, ResumeEvent) + Sync),
     turn: Turn<'a>,
+    began: Instant,
+    /// A test wants it so.
+    keeps_box: bool,
 }
 
 impl<B: Boxes> One<'_, B> {
@@ -195,9 +216,11 @@ impl<B: Boxes> One<'_, B> {
             paused: guest.paused,
             fail_at: guest.fail_at,
         };
+        let mut place = None;
         let restored = vmm
             .arrive(arrive, passed, self.limits.ready)
             .and_then(|position| {
+                place = position;
                 self.turn.wait(position);
                 vmm.restore(&Lent::default(), self.limits.restore)
             });
@@ -207,6 +230,7 @@ impl<B: Boxes> One<'_, B> {
         };
         Resumption {
             pid: Some(pid),
+            position: place,
             ..resumption
         }
     }
@@ -222,6 +246,10 @@ impl<B: Boxes> One<'_, B> {
             }
         };
         let mut resumption = Resumption {
+            step: match error {
+                ArrivingError::Failed(failed) => Some(failed.step),
+                _ => None,
+            },
             can_retry,
             ..Resumption::failed(self.name.clone(), message)
         };
@@ -260,10 +288,18 @@ impl<B: Boxes> One<'_, B> {
 
     fn runs(&self, mut vmm: RemoteArriving) -> Resumption {
         self.turn.end();
+        let ran_after = self.began.elapsed();
         (self.on_event)(&self.name, ResumeEvent::Running);
         let report = vmm.report(self.limits.report);
         // The guest has it all.
-        let deleted = self.boxes.delete(&self.name);
+        let deleted = match self.keeps_box {
+            false => self
+                .boxes
+                .delete(&self.name)
+                .map_err(|error| error.to_string()),
+            true => Err(UpdateError::Injected(Step::Finish).to_string()),
+        };
+        let box_deleted = deleted.is_ok();
         let problems = [
             report
                 .as_ref()
@@ -274,8 +310,10 @@ impl<B: Boxes> One<'_, B> {
                 .map(|error| format!("what is left of its box stays: {error}")),
         ];
         let problems: Vec<String> = problems.into_iter().flatten().collect();
-        vmm.let_go();
         Resumption {
+            child: Some(vmm.into_child()),
+            ran_after: Some(ran_after),
+            box_deleted,
             status: ExitStatus::Done,
             message: (!problems.is_empty()).then(|| problems.join("; ")),
             can_retry: false,

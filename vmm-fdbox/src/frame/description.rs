@@ -4,7 +4,8 @@ use std::env::consts::ARCH;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT_MAJOR, KnownSection, Need};
+use super::known::KnownSection;
+use super::{FORMAT_MAJOR, Need};
 use crate::finding::Finding;
 
 /// What the frames of a program are like.

@@ -39,15 +39,17 @@
 //! The checksums detect torn and corrupt memory. They do not authenticate.
 
 mod description;
+mod known;
 mod layout;
 mod opaque;
 mod reader;
 mod writer;
 
 pub use description::{DescribedSection, Description};
+pub use known::KnownSection;
 pub(crate) use layout::announced_bytes;
 pub use opaque::Opaque;
-pub use reader::{Frame, KnownSection, Section};
+pub use reader::{Frame, Section};
 pub use writer::{FrameWriter, measure};
 
 /// Bytes of the header that this library writes.

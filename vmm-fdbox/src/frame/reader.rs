@@ -3,38 +3,10 @@
 use serde::de::DeserializeOwned;
 
 use super::description::{unreadable, wrong_architecture};
+use super::known::KnownSection;
 use super::layout::{Entry, Header};
 use super::{CborError, FrameError, Need};
 use crate::finding::Finding;
-
-/// A section that a program can read.
-///
-/// ```
-/// use vmm_fdbox::frame::KnownSection;
-/// const KNOWN: [KnownSection; 2] =
-///     [KnownSection::new("clock", 1, 1), KnownSection::new("serial", 1, 3)];
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownSection {
-    /// Its name.
-    pub name: &'static str,
-    /// The oldest version that the program reads.
-    pub oldest: u32,
-    /// The newest version that the program reads.
-    pub newest: u32,
-}
-
-impl KnownSection {
-    /// A section that is known in versions `oldest` to `newest`.
-    #[must_use]
-    pub const fn new(name: &'static str, oldest: u32, newest: u32) -> Self {
-        Self {
-            name,
-            oldest,
-            newest,
-        }
-    }
-}
 
 /// A section as the table describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

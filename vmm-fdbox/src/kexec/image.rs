@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::image_error::ImageError;
 use super::takeover::{self, KernelInfo};
 
 /// Where the setup header begins, and where the part of it ends that is looked at.
@@ -28,38 +29,6 @@ const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
 const XLF_5LEVEL: u16 = 1 << 5;
 /// The version string is shorter: it is the kernel's banner.
 const MAX_VERSION_BYTES: usize = 512;
-
-/// Why a file is no kernel that can be loaded.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImageError {
-    /// The file ends within the header.
-    #[error("it is too short for a kernel image")]
-    TooShort,
-    /// It has another header.
-    #[error("it is not a kernel image")]
-    NoImage,
-    /// It is for 32 bits, or too old.
-    #[error("it is a kernel without a 64-bit entry point")]
-    No64Bit,
-    /// It is built without `CONFIG_RELOCATABLE`.
-    #[error("it is a kernel that is not relocatable")]
-    NotRelocatable,
-    /// It is not whole.
-    #[error("it is cut short: it has {bytes} bytes, and its header says {expected_bytes}")]
-    Truncated {
-        /// The file's size.
-        bytes: u64,
-        /// What it is at least if it is whole.
-        expected_bytes: u64,
-    },
-    /// Its header contradicts itself.
-    #[error("it is damaged: its {0} is outside of it")]
-    Damaged(&'static str),
-    /// It cannot be read.
-    #[error("it cannot be read ({0})")]
-    Read(#[from] io::Error),
-}
 
 /// A kernel image, as its header tells.
 #[derive(Debug, Clone, PartialEq, Eq)]

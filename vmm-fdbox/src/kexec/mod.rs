@@ -4,6 +4,7 @@ mod cmdline;
 mod file;
 mod host;
 mod image;
+mod image_error;
 mod next;
 mod takeover;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use rustix::io::Errno;
 use rustix::system::RebootCommand;
 
 pub use file::FileError;
-pub use image::ImageError;
+pub use image_error::ImageError;
 pub(crate) use next::{NextFiles, check_loaded_kinds};
 
 use crate::finding::Finding;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::image::ImageError;
+use super::image_error::ImageError;
 use crate::kind::Kind;
 
 /// Of `kernel_info` and of the chunk.

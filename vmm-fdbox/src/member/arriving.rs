@@ -223,7 +223,7 @@ fn take<V: ArrivingVmm, S: BoxStore + Clone>(
     let store = open(arrive.box_name.clone(), arrive.module.into(), fd);
     let store = store.map_err(|error| failed(Step::Open, &error))?;
     vmm.get_ready(arrive)
-        .map_err(|error| failed(Step::Open, &*error))?;
+        .map_err(|error| failed(Step::Preflight, &*error))?;
     let arrival = match arrive.from_vmm {
         true => from_vmm(line, vmm, arrive, store)?,
         false => from_box(line, vmm, arrive, store)?,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::line::{Line, Next, Reporter};
 use super::wire::{BOX_FD, Join, LeavingOrder, LeavingWord};
@@ -91,9 +91,6 @@ pub enum Left {
     /// Nobody's.
     Lost(Stopped),
 }
-
-/// How long a coordinator may take to read what it is told.
-pub(super) const SEND_LIMIT: Duration = Duration::from_secs(10);
 
 /// Does what the coordinator at the other end of a socket says, until it is done or gone. The box is the one that it
 /// passes.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::leaving::SEND_LIMIT;
 use super::wire::{Greeting, LeavingOrder, LeavingWord, VERSION, name_of};
 use super::{Channel, ChannelError, Heard, Lent, Woken};
 use crate::clock::Clock;
@@ -17,6 +16,9 @@ use crate::deadline::Deadline;
 use crate::error::Chain;
 use crate::finding::Finding;
 use crate::update::{CancelFlag, Destination, Event, Step};
+
+/// How long a coordinator may take to read what it is told.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the coordinator says, for a member of one role.
 pub(super) trait Order: DeserializeOwned + Serialize + PartialEq + Debug {
