@@ -1,6 +1,5 @@
 //! The command line, parsed; nothing is done here.
 
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,17 +10,18 @@ use crate::devices::virtio::spec::FdSpec;
 use crate::guest::state::VERSION;
 use crate::service::power::SHUTDOWN_LIMIT;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
-use crate::update::handover::{DEFAULT_LIMIT, MAX_LIMIT_SECS};
 
 mod ask;
 mod devices;
 #[cfg(test)]
 mod dist;
+mod member;
 mod ops;
 mod sandbox;
 
 pub(crate) use ask::{ApiArgs, CheckStateArgs, ShutdownArgs, StatusArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
+pub(crate) use member::MemberArgs;
 pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
 pub(crate) use sandbox::SandboxArgs;
 
@@ -103,6 +103,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     LiveUpdate(LiveUpdateArgs),
     Resume(ResumeArgs),
+    #[command(hide = true)]
+    Member(MemberArgs),
     CheckState(CheckStateArgs),
     Status(StatusArgs),
     Discard(DiscardArgs),
@@ -206,7 +208,7 @@ impl RunArgs {
 ///
 /// With --all, or with several --api-socket, does so for many guests: all are prepared while
 /// they run, all are paused at once, and one kexec takes all of them along.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = LIVE_UPDATE_EXAMPLES)]
 pub(crate) struct LiveUpdateArgs {
     /// The API socket of the guest's VMM. Several: their guests are updated together.
@@ -239,8 +241,8 @@ pub(crate) struct LiveUpdateArgs {
           conflicts_with_all = ["kernel", "initramfs", "cmdline", "no_kexec", "all"])]
     pub(crate) binary: Option<PathBuf>,
     /// How long the new binary may take for each answer before the update is rolled back.
-    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LIMIT.as_secs(),
-          requires = "binary", value_parser = clap::value_parser!(u64).range(1..=MAX_LIMIT_SECS))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "binary",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
     /// Write the report of an update with --binary to a file, as JSON.
     #[arg(long, value_name = "FILE", requires = "binary")]
@@ -258,6 +260,9 @@ pub(crate) struct LiveUpdateArgs {
     /// Make a step fail, for tests.
     #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
     pub(crate) fail_at: Option<Step>,
+    /// Stop this process, as SIGSTOP does, when a step begins, for tests.
+    #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
+    pub(crate) stop_at: Option<Step>,
     /// Cancel when a step is done, for tests.
     #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
     pub(crate) cancel_after: Option<Step>,
@@ -283,12 +288,9 @@ pub(crate) struct ResumeArgs {
     /// Where the serial port goes: stdio, file=PATH or socket=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) console: ConsoleSpec,
-    /// Take the guest over from the VMM at the other end of standard input.
-    #[arg(long, hide = true, conflicts_with = "all")]
-    pub(crate) handover: bool,
     /// A tap in place of one that was handed in before the update; may be repeated, in the
     /// order of those. All other devices are opened as they were.
-    #[arg(long = "net", value_name = "fd=N", conflicts_with_all = ["all", "handover"])]
+    #[arg(long = "net", value_name = "fd=N", conflicts_with = "all")]
     pub(crate) nets: Vec<FdSpec>,
     /// Print the report as JSON.
     #[arg(long)]
@@ -304,13 +306,6 @@ pub(crate) struct ResumeArgs {
     /// Make a step fail, for tests.
     #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
     pub(crate) fail_at: Option<Step>,
-}
-
-impl ResumeArgs {
-    /// The descriptors of taps that were handed in.
-    pub(crate) fn handed_in(&self) -> Vec<RawFd> {
-        self.nets.iter().map(|net| net.0).collect()
-    }
 }
 
 fn parse_box_name(name: &str) -> Result<BoxName, String> {
@@ -389,7 +384,6 @@ mod tests {
             "vmm live-update --api-socket s --kernel k --binary b",
             "vmm live-update --api-socket s --binary b --timeout 0",
             "vmm live-update --all --binary b",
-            "vmm resume --all --handover",
             "vmm resume --all --net fd=7",
             "vmm check-state",
             "vmm status --dot --json",

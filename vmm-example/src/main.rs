@@ -10,7 +10,8 @@
 //! | `memory`, `kvm` | guest memory; KVM, and the state of its objects |
 //! | `sandbox` | what the process gives up before a guest runs |
 //! | `spec` | what was asked for, checked |
-//! | `socket`, `files` | sockets to listen on, files that an operator names |
+//! | `socket`, `files`, `inherited` | sockets to listen on, files that an operator names, descriptors left open |
+//! | `identity` | who a process is, for another one to be the same |
 //! | `metrics`, `error` | figures, showing errors |
 
 #![deny(unsafe_code)]
@@ -21,6 +22,8 @@ mod devices;
 mod error;
 mod files;
 mod guest;
+mod identity;
+mod inherited;
 mod kvm;
 mod memory;
 mod metrics;

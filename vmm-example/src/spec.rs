@@ -1,7 +1,8 @@
 //! What an operator asks for, parsed and checked: plain values, no resource.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{PathBuf, absolute};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -174,6 +175,17 @@ impl fmt::Display for ConsoleSpec {
             Self::File(path) => write!(f, "file={}", path.display()),
             Self::Socket(path) => write!(f, "socket={}", path.display()),
         }
+    }
+}
+
+impl ConsoleSpec {
+    /// The same wherever this process or another one is.
+    pub(crate) fn absolute(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Stdio => self,
+            Self::File(path) => Self::File(absolute(path)?),
+            Self::Socket(path) => Self::Socket(absolute(path)?),
+        })
     }
 }
 

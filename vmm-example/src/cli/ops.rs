@@ -114,13 +114,18 @@ pub(crate) struct ResumeAllArgs {
     /// The directory for API sockets (NAME.sock) and consoles (NAME.console) with --all.
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub(crate) run_dir: PathBuf,
+    /// How long a guest's VMM may take to read the state, and as long to rebuild the guest. One that takes
+    /// longer is killed; the others do not wait for it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
+    /// The guest whose VMM is stopped, as by SIGSTOP, when it has started, for tests.
+    #[arg(long, value_name = "NAME", hide = true, requires = "all")]
+    pub(crate) stop_guest: Option<String>,
     /// With --all in an initramfs with systemd: mark the VMMs so that systemd does not end
     /// them when it leaves the initramfs.
     #[arg(long, requires = "all")]
     pub(crate) from_initramfs: bool,
-    /// Say when the state is read, wait to be told to go on, then report: for --all.
-    #[arg(long, hide = true, conflicts_with = "all")]
-    pub(crate) supervised: bool,
 }
 
 /// Print what a shell needs to complete this command's options.

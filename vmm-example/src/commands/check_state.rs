@@ -3,13 +3,25 @@
 use std::io::{self, Read};
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use vmm_fdbox::Finding;
 use vmm_fdbox::frame::Description;
+use vmm_fdbox::member::VERSION;
 use vmm_fdbox::update::ExitStatus;
 
 use crate::cli::CheckStateArgs;
 use crate::error::print;
 use crate::guest::state;
-use crate::update::handover::{VERSION, Verdict};
+
+/// What the command answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Verdict {
+    /// Name and version of the program.
+    pub(super) program: String,
+    /// The version of the member protocol that it speaks.
+    pub(super) handover: u32,
+    pub(super) findings: Vec<Finding>,
+}
 
 /// The longest description in bytes.
 const MAX_DESCRIPTION: u64 = 1 << 20;

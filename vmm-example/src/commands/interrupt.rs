@@ -19,19 +19,47 @@ extern "C" fn note(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
 
 /// From now on an interrupt does not end the process, but has this done in a thread.
 pub(crate) fn then(act: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        register_signal_handler(signal, note)
+    catch(&[libc::SIGINT, libc::SIGTERM])?;
+    watch(move || {
+        while !INTERRUPTED.load(Ordering::SeqCst) {
+            thread::sleep(LOOK);
+        }
+        act();
+    })
+}
+
+/// From now on SIGTERM does not end the process, but has this done in a thread, each time. SIGINT, which a terminal
+/// sends to all who belong to it, does nothing.
+pub(crate) fn each_term(act: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    catch(&[libc::SIGTERM])?;
+    register_signal_handler(libc::SIGINT, ignore)
+        .map_err(std::io::Error::from)
+        .context("Cannot catch interrupts")?;
+    watch(move || {
+        loop {
+            if INTERRUPTED.swap(false, Ordering::SeqCst) {
+                act();
+            }
+            thread::sleep(LOOK);
+        }
+    })
+}
+
+extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
+
+fn catch(signals: &[libc::c_int]) -> anyhow::Result<()> {
+    for signal in signals {
+        register_signal_handler(*signal, note)
             .map_err(std::io::Error::from)
             .context("Cannot catch interrupts")?;
     }
+    Ok(())
+}
+
+fn watch(act: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     thread::Builder::new()
         .name("interrupt".into())
-        .spawn(move || {
-            while !INTERRUPTED.load(Ordering::SeqCst) {
-                thread::sleep(LOOK);
-            }
-            act();
-        })
+        .spawn(act)
         .map(drop)
         .context("Cannot catch interrupts")
 }

@@ -4,18 +4,18 @@ mod bench;
 mod check_state;
 mod control;
 mod discard;
-mod fleet;
 pub(crate) mod interrupt;
 mod live_update;
 mod manual;
+mod member;
 mod progress;
+mod report_file;
 mod resume;
-mod resume_all;
 mod run;
 mod serve;
+mod signal;
 mod status;
 mod table;
-mod takeover;
 
 use vmm_fdbox::update::ExitStatus;
 
@@ -28,8 +28,8 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::LiveUpdate(args) => live_update::live_update(args),
-        Command::Resume(args) if args.handover => takeover::take_over(&args),
         Command::Resume(args) => resume::resume(&args),
+        Command::Member(args) => member::member(&args),
         Command::CheckState(args) => check_state::check_state(&args),
         Command::Status(args) => status::status(&args),
         Command::Discard(args) => discard::discard(&args),

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ use crate::spec::ConsoleSpec;
 /// What must be there before the guest runs.
 pub(super) struct Surroundings {
     spec: ConsoleSpec,
-    pub(super) source: ConsoleSource,
+    source: ConsoleSource,
     pub(super) console: Arc<Console>,
-    pub(super) end: EndSignal,
+    end: EndSignal,
     pub(super) on_end: OnEnd,
     server: Option<Server>,
     /// Sockets go and terminals come back with this process.
@@ -46,9 +46,12 @@ impl Surroundings {
     /// Opens console and API socket, so that what is wrong with them shows before a guest runs.
     pub(super) fn open(console: &ConsoleSpec, api: Option<&Path>) -> anyhow::Result<Self> {
         let title = Title::new(true);
-        let source = ConsoleSource::open(console, &title)?;
-        let server = api.map(|path| Server::bind(path, &title)).transpose()?;
-        Self::with(console, source, server, title)
+        // Whoever takes the guest over has another working directory.
+        let console = console.clone().absolute()?;
+        let source = ConsoleSource::open(&console, &title)?;
+        let bind = |path| anyhow::Ok(Server::bind(&absolute(path)?, &title)?);
+        let server = api.map(bind).transpose()?;
+        Self::with(&console, source, server, title)
     }
 
     pub(super) fn with(
@@ -87,6 +90,13 @@ impl Surroundings {
     pub(super) fn shut_down_in(mut self, limit: Duration) -> Self {
         self.shutdown_limit = limit;
         self
+    }
+
+    /// Goes on with a client of the console.
+    pub(super) fn adopt_client(&mut self, client: UnixStream) -> io::Result<()> {
+        self.console.adopt_client(client.try_clone()?);
+        self.source.adopt_client(client);
+        Ok(())
     }
 
     /// Makes a VMM of a parked guest and runs it.

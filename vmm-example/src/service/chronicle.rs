@@ -104,9 +104,8 @@ impl Chronicle {
         self.tell_end(end);
     }
 
-    /// Tells how the update ended that takes the guest away from here, and nothing after it.
-    pub(crate) fn leave(&self, end: &UpdateEnd) {
-        self.tell_end(end);
+    /// Tells nothing more: the guest is another VMM's.
+    pub(crate) fn close(&self) {
         self.hub.close();
     }
 

@@ -1,8 +1,8 @@
 //! What of a VMM goes to its successor beside the guest: sockets, console, terminal.
 
-use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,13 @@ use crate::spec::ConsoleSpec;
 /// [`VirtioBus::lend`](crate::devices::virtio::VirtioBus::lend).
 pub(crate) mod fd {
     pub(crate) const STDIN: &str = "stdin";
+    pub(crate) const STDOUT: &str = "stdout";
+    pub(crate) const STDERR: &str = "stderr";
     pub(crate) const API: &str = "api";
     pub(crate) const CONSOLE: &str = "console";
     pub(crate) const CONSOLE_CLIENT: &str = "console-client";
+    /// Each of the API's clients has a number behind it.
+    pub(crate) const CLIENT: &str = "client";
 }
 
 /// How long clients that are being answered may keep the old process.
@@ -48,9 +52,9 @@ impl Estate {
         source: &ConsoleSource,
         server: Option<&Server>,
         title: &Title,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         let api = |server: &Server| {
-            Ok::<_, std::io::Error>(Api {
+            Ok::<_, io::Error>(Api {
                 path: server.path().into(),
                 listener: server.listener()?,
                 exit: server.exit(),
@@ -66,23 +70,29 @@ impl Estate {
         })
     }
 
-    /// The options that the successor is started with.
-    pub(crate) fn arguments(&self) -> Vec<OsString> {
-        let mut arguments = vec!["--console".into(), self.spec.to_string().into()];
-        if let Some(api) = &self.api {
-            arguments.push("--api-socket".into());
-            arguments.push(api.path.clone().into());
-        }
-        arguments
+    /// Where the serial port goes.
+    pub(crate) fn console(&self) -> &ConsoleSpec {
+        &self.spec
+    }
+
+    /// Where the API socket is.
+    pub(crate) fn api_socket(&self) -> Option<&Path> {
+        self.api.as_ref().map(|api| api.path.as_path())
     }
 
     /// The descriptors that the successor gets first, by name.
-    pub(crate) fn fds(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
-        // `stdin()` would be a handle whose descriptor lives no longer than it.
-        let mut fds = vec![(fd::STDIN, rustix::stdio::stdin())];
+    pub(crate) fn fds(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        use rustix::stdio::{stderr, stdin, stdout};
+        let mut fds = vec![
+            (fd::STDIN, stdin()),
+            (fd::STDOUT, stdout()),
+            (fd::STDERR, stderr()),
+        ];
         fds.extend(self.listener.iter().map(|own| (fd::CONSOLE, own.as_fd())));
         fds.extend(self.api.iter().map(|api| (fd::API, api.listener.as_fd())));
-        fds
+        fds.into_iter()
+            .map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)))
+            .collect()
     }
 
     pub(crate) fn terminal(&self) -> Option<TerminalModes> {

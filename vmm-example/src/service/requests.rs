@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use crate::guest::state;
 use crate::service::api::Service;
 use crate::service::api::peer::Peer;
 use crate::service::api::protocol::{Reply, Request};
 use crate::service::power::SHUTDOWN_LIMIT;
-use crate::service::vmm::{Refusal, Vmm};
-use crate::update;
+use crate::service::vmm::Vmm;
+use crate::update::leaving;
 
 impl Service for Vmm {
     fn serve(&self, request: Request, peer: &mut dyn Peer) {
@@ -22,12 +23,16 @@ impl Service for Vmm {
                 return;
             }
             Request::Events => return self.chronicle().stream(peer),
-            Request::LiveUpdate(request) => return update::serve(self, &request, peer),
-            Request::JoinUpdate(request) => return update::joint::serve(self, &request, peer),
-            Request::SetDown => return update::joint::set_down(self, peer),
-            Request::Prepare | Request::PauseAndSave | Request::RollBack | Request::HandOver => {
-                Err(Refusal::NotJoined)
+            Request::DescribeState => {
+                let devices = self.machine().device_sections();
+                let state = Box::new(state::description(&devices));
+                peer.send(&Reply::State { state });
+                return;
             }
+            Request::JoinUpdate => match self.check_update() {
+                Ok(()) => return join(self, peer),
+                Err(refusal) => Err(refusal),
+            },
             Request::Pause => self.pause(),
             Request::Continue => self.go_on(),
             Request::Cancel => self.cancel(),
@@ -39,5 +44,20 @@ impl Service for Vmm {
             }
         };
         peer.send(&done.map_or_else(Reply::from, |()| Reply::Ok));
+    }
+}
+
+/// Takes part in an update: what comes on the connection is the member protocol from now on.
+fn join(vmm: &Vmm, peer: &mut dyn Peer) {
+    match peer.socket() {
+        Ok(socket) => {
+            if peer.send(&Reply::Ok) {
+                leaving::serve(vmm, socket);
+            }
+        }
+        Err(error) => {
+            let message = format!("This connection cannot be used for it: {error}");
+            peer.send(&Reply::Error { message });
+        }
     }
 }

@@ -1,11 +1,23 @@
 //! What the API tells of an update: each event, and how it ended.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vmm_fdbox::Finding;
 use vmm_fdbox::update::{Event, ExitStatus, Outcome, UpdateError};
 
 use crate::error::chain;
+
+/// What a program reads of an update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub(crate) enum Told {
+    /// Something happened.
+    Event(UpdateEvent),
+    /// How it ended.
+    UpdateEnd(UpdateEnd),
+}
 
 /// Something that happened in an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +67,25 @@ impl UpdateEvent {
             event,
             step: step.map(|step| step.name().into()),
             message,
+        }
+    }
+}
+
+/// As a line for a person.
+impl fmt::Display for UpdateEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = self.step.as_deref().unwrap_or_default();
+        let message = self.message.as_deref().unwrap_or_default();
+        write!(f, "{:>10.3} ms  ", self.ns as f64 / 1e6)?;
+        match self.event {
+            EventKind::Warning => write!(f, "warning: {message}"),
+            EventKind::Started => write!(f, "{step} ..."),
+            EventKind::Done => write!(f, "{step} done"),
+            EventKind::Failed => write!(f, "{step} failed: {message}"),
+            EventKind::RollingBack => f.write_str("rolling back"),
+            EventKind::Problem => write!(f, "problem: {message}"),
+            EventKind::Progress => write!(f, "{step}: {message}"),
+            EventKind::Other => f.write_str(message),
         }
     }
 }
@@ -153,12 +184,32 @@ impl UpdateEnd {
         }
     }
 
+    /// The end of an update after which another process may have the guest.
+    pub(crate) fn handed_over() -> Self {
+        Self {
+            result: UpdateResult::HandedOver,
+            message: "Handed over".into(),
+            ..Self::ready()
+        }
+    }
+
     /// The end of an update after which another process runs the guest.
     pub(crate) fn done(report: Value, text: String) -> Self {
         Self {
             result: UpdateResult::Done,
             message: text,
             report: Some(report),
+            ..Self::ready()
+        }
+    }
+
+    /// The end of an update that others went into without this guest, and did not.
+    pub(crate) fn stood_up() -> Self {
+        Self {
+            result: UpdateResult::RolledBack,
+            exit_status: ExitStatus::RolledBack.code(),
+            message: "Runs on".into(),
+            cancelled: true,
             ..Self::ready()
         }
     }
@@ -201,6 +252,8 @@ impl UpdateEnd {
 
 #[cfg(test)]
 mod tests {
+    use vmm_fdbox::update::Step;
+
     use super::*;
 
     #[test]
@@ -208,5 +261,16 @@ mod tests {
         let end = UpdateEnd::new(&Outcome::HandedOver);
         assert_eq!((end.result, end.exit_status), (UpdateResult::HandedOver, 0));
         assert_eq!(end.failed_step, None);
+    }
+
+    #[test]
+    fn what_is_told_round_trips() {
+        let event = UpdateEvent::new(5, &Event::Failed(Step::Seal, "no".into()));
+        assert_eq!(event.to_string(), "     0.000 ms  seal failed: no");
+        for told in [Told::Event(event), Told::UpdateEnd(UpdateEnd::ready())] {
+            let line = serde_json::to_string(&told).unwrap();
+            assert!(line.starts_with(r#"{"reply":""#), "{line}");
+            assert_eq!(serde_json::from_str::<Told>(&line).unwrap(), told);
+        }
     }
 }

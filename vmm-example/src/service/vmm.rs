@@ -65,7 +65,6 @@ impl State {
 pub(crate) enum Refusal {
     UpdateIsOn,
     NoUpdate,
-    NotJoined,
     Left,
 }
 
@@ -74,11 +73,18 @@ impl Refusal {
         match self {
             Self::UpdateIsOn => "An update is on: wait for it, or cancel it",
             Self::NoUpdate => "No update is on",
-            Self::NotJoined => "No update was joined on this connection",
             Self::Left => "The guest is not this VMM's any more: it is about to end",
         }
     }
 }
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
@@ -132,6 +138,11 @@ impl Vmm {
     /// Ends the VMM.
     pub(crate) fn end(&self, end: GuestEnd) {
         self.end.send(end);
+    }
+
+    /// Whether an update can begin now.
+    pub(crate) fn check_update(&self) -> Result<(), Refusal> {
+        self.free().map(drop)
     }
 
     /// Keeps everything else away from the guest until [`end_update`](Self::end_update).

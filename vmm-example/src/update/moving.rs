@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::update::{Guest, NamedFd, PartyError};
-use vmm_fdbox::{Deadline, FdName, Finding, Kind};
+use vmm_fdbox::{Deadline, FdName, Finding, Info, Kind};
 
 use super::{MEMORY_FD, VM_FD, party_error};
 use crate::devices::vfio::Kept;
@@ -113,11 +113,19 @@ pub(crate) fn kinds(memory: MemoryKind, has_host_devices: bool) -> BTreeSet<Kind
     [Kind::KvmVm, memory].into_iter().chain(devices).collect()
 }
 
+/// What of devices of the host a kernel keeps in a box: nothing if it does not say.
+pub(super) fn kept(info: &Info) -> Kept {
+    Kept {
+        iommufd: info.features.iommufd(),
+        vfio_pci: info.features.vfio_pci(),
+    }
+}
+
 /// A machine as the library's state machine sees it.
 ///
 /// The box gets duplicates: mappings, vCPUs and events stay, so the guest runs on while the
 /// box is sealed, and what a rollback gives back can be dropped.
-pub(super) struct Moving<'a, M> {
+pub(crate) struct Moving<'a, M> {
     pub(super) machine: &'a M,
     /// The guest's place in the order in which guests are resumed.
     pub(super) position: Option<u32>,
@@ -125,6 +133,17 @@ pub(super) struct Moving<'a, M> {
     pub(super) carried: bool,
     /// What of devices of the host this kernel keeps in a box.
     pub(super) kept: Kept,
+}
+
+impl<'a, M> Moving<'a, M> {
+    pub(super) fn new(machine: &'a M) -> Self {
+        Self {
+            machine,
+            position: None,
+            carried: false,
+            kept: Kept::default(),
+        }
+    }
 }
 
 impl<M: Movable> Guest for Moving<'_, M> {
@@ -184,10 +203,6 @@ impl<M: Movable> Guest for Moving<'_, M> {
         if let Some(position) = self.position {
             state::write_position(frame, position).map_err(party_error)?;
         }
-        Ok(())
-    }
-
-    fn give_back(&mut self, _: &FdName, _: OwnedFd) -> Result<(), PartyError> {
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fleet::{Member, read_report, update_all};
 use crate::guest::Updating;
-use crate::{fdbox, network};
+use crate::{fdbox, memory, network};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -71,7 +71,8 @@ fn before(cx: &Cx<'_>) -> Result<()> {
 fn before_one_left_behind(cx: &Cx<'_>) -> Result<()> {
     let mut goes = boot(NAME, 2)?;
     let mut stays = boot(LEFT, 2)?;
-    let _in_the_way = fdbox::FdBox::create(LEFT)?;
+    let in_the_way = fdbox::FdBox::create(LEFT)?;
+    in_the_way.put(memory::memfd(c"other", 4096)?, "other")?;
     begin(cx, &mut goes)?;
     healthy(&stays.report()?)?;
     let mut update = Updating::start(&mut update_all(&["--not-ready", "leave", "--json"])?)?;

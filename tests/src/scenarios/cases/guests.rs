@@ -15,7 +15,7 @@ use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fleet::{Member, read_report, resume_all, side_by_side, update_all};
 use crate::guest::{self, Ended, Updating, VMM, Watch};
-use crate::{fdbox, host, network};
+use crate::{fdbox, host, memory, network};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -86,6 +86,11 @@ fn boot(guests: &[(&str, &str)], devices: Devices) -> Result<Vec<Member>> {
         members.push(member);
     }
     Ok(members)
+}
+
+/// So many guests, without devices.
+pub(super) fn boot_some(count: usize) -> Result<Vec<Member>> {
+    boot(&GUESTS[..count], Devices::None)
 }
 
 fn four_before(cx: &Cx<'_>) -> Result<()> {
@@ -192,7 +197,7 @@ fn failures(_: &Cx<'_>) -> Result<()> {
 }
 
 /// Every guest works, and is the one it was.
-fn all_go_on(members: &mut [Member], before: &[Report]) -> Result<()> {
+pub(super) fn all_go_on(members: &mut [Member], before: &[Report]) -> Result<()> {
     let after = side_by_side(members, |member| {
         member.wait_for_beat()?;
         member.report()
@@ -277,7 +282,9 @@ fn undone(members: &[Member], mishap: Mishap) -> Result<Value> {
 
 /// One guest is not ready: another VMM of this kernel takes the other one, and it runs on where it is.
 fn one_stays(mut members: Vec<Member>, before: &[Report]) -> Result<()> {
+    // Something of another program is in it: an empty one would be what is left of an update.
     let in_the_way = fdbox::FdBox::create("vm1")?;
+    in_the_way.put(memory::memfd(c"other", 4096)?, "other")?;
     let tried = Ended::of(&mut update_all(&["--not-ready", "leave", "--dry-run"])?)?;
     for told in ["vm1 is not ready and left behind", "Box vm1"] {
         ensure!(tried.text.contains(told), "Not {told:?}: {}", tried.text);

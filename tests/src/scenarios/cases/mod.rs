@@ -36,6 +36,7 @@ mod rights;
 mod room;
 mod sample;
 mod signals;
+mod supervision;
 mod two_builds;
 mod upgrade;
 mod watching;
@@ -121,6 +122,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough_blockers::ALL,
         passthrough_stopped::ALL,
         sample::ALL,
+        supervision::ALL,
         modular::ALL,
     ]
     .into_iter()

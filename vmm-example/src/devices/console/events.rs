@@ -8,7 +8,8 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::io::Errno;
 
-use super::terminal::{RawTerminal, TerminalModes};
+use super::modes::TerminalModes;
+use super::terminal::RawTerminal;
 use super::{Console, ConsoleError};
 use crate::devices::serial::SerialPort;
 use crate::socket::{self, Place, Title};

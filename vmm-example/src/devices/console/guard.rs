@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use vmm_sys_util::signal::block_signal;
 
-use super::terminal::TerminalModes;
+use super::modes::TerminalModes;
 
 /// The command that is a guard.
 pub(crate) const COMMAND: &str = "guard-terminal";

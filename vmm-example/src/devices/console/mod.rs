@@ -6,6 +6,7 @@
 mod events;
 mod gate;
 pub(crate) mod guard;
+mod modes;
 mod ring;
 mod terminal;
 
@@ -23,8 +24,8 @@ use crate::files;
 use crate::spec::ConsoleSpec;
 pub(crate) use events::{ConsoleEvents, ConsoleSource};
 use gate::InputGate;
+pub(crate) use modes::TerminalModes;
 use ring::Ring;
-pub(crate) use terminal::TerminalModes;
 
 /// Bytes kept while nobody reads them.
 const BUFFER: usize = 64 << 10;

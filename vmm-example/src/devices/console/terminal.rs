@@ -2,13 +2,10 @@
 
 use std::io;
 
-use rustix::termios::{
-    ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios,
-    isatty, tcgetattr, tcsetattr,
-};
-use serde::{Deserialize, Serialize};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
 use super::guard::Guard;
+use super::modes::TerminalModes;
 use crate::socket::Title;
 
 /// Puts standard input into raw mode and back again.
@@ -18,17 +15,6 @@ pub(crate) struct RawTerminal {
     title: Title,
     /// Goes last: until the terminal is back.
     _guard: Option<Guard>,
-}
-
-/// How a terminal was before, for the process that takes it over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TerminalModes {
-    input: u32,
-    output: u32,
-    control: u32,
-    local: u32,
-    min: u8,
-    time: u8,
 }
 
 impl RawTerminal {
@@ -66,28 +52,6 @@ impl RawTerminal {
 
     pub(super) fn modes(&self) -> TerminalModes {
         TerminalModes::of(&self.before)
-    }
-}
-
-impl TerminalModes {
-    fn of(termios: &Termios) -> Self {
-        Self {
-            input: termios.input_modes.bits(),
-            output: termios.output_modes.bits(),
-            control: termios.control_modes.bits(),
-            local: termios.local_modes.bits(),
-            min: termios.special_codes[SpecialCodeIndex::VMIN],
-            time: termios.special_codes[SpecialCodeIndex::VTIME],
-        }
-    }
-
-    pub(super) fn apply(&self, termios: &mut Termios) {
-        termios.input_modes = InputModes::from_bits_retain(self.input);
-        termios.output_modes = OutputModes::from_bits_retain(self.output);
-        termios.control_modes = ControlModes::from_bits_retain(self.control);
-        termios.local_modes = LocalModes::from_bits_retain(self.local);
-        termios.special_codes[SpecialCodeIndex::VMIN] = self.min;
-        termios.special_codes[SpecialCodeIndex::VTIME] = self.time;
     }
 }
 

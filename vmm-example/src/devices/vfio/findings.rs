@@ -19,7 +19,7 @@ const SCALABLE_OFF: &str =
     "boot the host with intel_iommu=sm_off, the next kernel too, or use --binary";
 
 /// What the kernel can keep in a box.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) iommufd: bool,
     pub(crate) vfio_pci: bool,

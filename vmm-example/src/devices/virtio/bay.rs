@@ -4,29 +4,12 @@
 //! All of this takes its time, and nothing but the device's place need be known for it: it is done
 //! before a guest stops.
 
-use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::VirtioError;
-use super::slot::{QUEUE_NOTIFY, Slot};
+use super::slot::{Place, QUEUE_NOTIFY, Slot};
 use super::worker::IdleWorker;
 use crate::kvm::Vm;
-
-/// Where a device is, and how many rings it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
-    pub(crate) slot: u8,
-    pub(crate) rings: u8,
-}
-
-impl Place {
-    pub(super) fn of(slot: Slot, rings: usize) -> Self {
-        Self {
-            slot: slot.index(),
-            rings: u8::try_from(rings).unwrap_or(u8::MAX),
-        }
-    }
-}
 
 /// A place made ready for its device.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
 
-use super::bay::{self, Bay, Place};
+use super::bay::{self, Bay};
 use super::counters::DeviceCounts;
 use super::live::LiveDevice;
-use super::slot::Slot;
+use super::slot::{Place, Slot};
 use super::state::{VirtioStateV1, sections};
 use super::worker::Worker;
 use super::{Opened, VirtioError};

@@ -7,39 +7,21 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf, absolute};
+use std::path::{Path, absolute};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use serde::{Deserialize, Serialize};
 
 use super::device::Device;
+use super::device_state::{ConsoleDeviceStateV1, ConsoleTarget, DeviceStateV1};
+use super::heirlooms::{CLIENT, LISTENER};
 use super::kind::Kind;
-use super::open::{CLIENT, LISTENER};
 use super::ring::{RingError, Rings};
-use super::state::DeviceStateV1;
 use crate::files;
 use crate::socket::{self, Place, Title};
 
 const RECEIVE: usize = 0;
 /// The most bytes moved at a time.
 const CHUNK: usize = 4096;
-
-/// Where a console leads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum ConsoleTarget {
-    /// Appended to a file; no input.
-    File(PathBuf),
-    /// A Unix socket that serves one client at a time.
-    Socket(PathBuf),
-}
-
-/// The console device, version 1.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ConsoleDeviceStateV1 {
-    /// With an absolute path.
-    pub(crate) target: ConsoleTarget,
-}
 
 #[derive(Debug)]
 enum End {

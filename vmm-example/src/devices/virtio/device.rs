@@ -6,9 +6,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vmm_fdbox::Finding;
 
+use super::device_state::DeviceStateV1;
 use super::kind::Kind;
 use super::ring::{RingError, Rings};
-use super::state::DeviceStateV1;
 
 /// A device. Its rings and registers are the transport's.
 ///

@@ -15,14 +15,13 @@ use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::bay::Place;
 use super::counters::DeviceCounts;
 use super::device::Device;
+use super::heirlooms::heirloom;
 use super::interrupt::{Interrupt, Reason};
 use super::mmio::{Effect, Transport};
-use super::open::heirloom;
 use super::ring::{RingError, Rings};
-use super::slot::Slot;
+use super::slot::{Place, Slot};
 use super::state::VirtioStateV1;
 use super::{Opened, VirtioError};
 

@@ -26,6 +26,8 @@ mod bus;
 mod console;
 mod counters;
 mod device;
+mod device_state;
+mod heirlooms;
 mod interrupt;
 mod kind;
 mod live;
@@ -47,10 +49,11 @@ use thiserror::Error;
 
 use crate::kvm::KvmError;
 
-pub(crate) use bay::{Bay, Place};
+pub(crate) use bay::Bay;
 pub(crate) use bus::VirtioBus;
 pub(crate) use counters::DeviceCounts;
 pub(crate) use open::{Opened, inherit, open, reopen};
+pub(crate) use slot::Place;
 
 /// Why a machine cannot have its devices.
 #[derive(Debug, Error)]

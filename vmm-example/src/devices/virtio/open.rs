@@ -8,31 +8,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::VirtioError;
-use super::bay::Place;
-use super::block::{Block, BlockStateV1};
+use super::block::Block;
 use super::console::ConsoleDevice;
 use super::device::Device;
-use super::net::{Net, TapSource};
+use super::device_state::{BlockStateV1, DeviceStateV1, TapSource};
+use super::heirlooms::{CLIENT, DISK, LISTENER, TAP, heirloom};
+use super::net::Net;
 use super::rng::Rng;
-use super::slot::Slot;
+use super::slot::{Place, Slot};
 use super::spec::{DeviceSpecs, TapSpec};
-use super::state::{DeviceStateV1, TransportStateV1, VirtioStateV1};
+use super::state::{TransportStateV1, VirtioStateV1};
 use super::vsock::Vsock;
 use crate::socket::Title;
 
 /// How long an old VMM of this host may take to let go of what it had.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Names of what devices have open.
-pub(super) const DISK: &str = "disk";
-pub(super) const TAP: &str = "tap";
-pub(super) const LISTENER: &str = "listener";
-pub(super) const CLIENT: &str = "client";
-
-/// The name of what the device at a place has open, among those of all devices.
-pub(super) fn heirloom(slot: u8, name: &str) -> String {
-    format!("virtio{slot}-{name}")
-}
 
 /// A device with all it needs of the host, and where in the machine it goes.
 #[derive(Debug)]

@@ -5,19 +5,14 @@
 use std::io::Write;
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use serde::{Deserialize, Serialize};
 
 use super::device::Device;
+use super::device_state::{DeviceStateV1, RngStateV1};
 use super::kind::Kind;
 use super::ring::{Request, RingError, Rings};
-use super::state::DeviceStateV1;
 
 /// The most bytes that one request gets.
 const MAX_BYTES: usize = 4096;
-
-/// The entropy device, version 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RngStateV1 {}
 
 /// The live device.
 #[derive(Debug, Default)]

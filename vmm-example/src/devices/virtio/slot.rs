@@ -2,6 +2,8 @@
 //!
 //! A slot's place is part of the guest's hardware: it never changes.
 
+use serde::{Deserialize, Serialize};
+
 use crate::memory::layout::VIRTIO_MMIO;
 
 /// How many devices a machine can have: each has a line of the I/O APIC that no ISA device has.
@@ -47,6 +49,22 @@ impl Slot {
     /// The interrupt line.
     pub(crate) fn gsi(self) -> u32 {
         FIRST_GSI + u32::from(self.0)
+    }
+}
+
+/// Where a device is, and how many rings it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) slot: u8,
+    pub(crate) rings: u8,
+}
+
+impl Place {
+    pub(super) fn of(slot: Slot, rings: usize) -> Self {
+        Self {
+            slot: slot.index(),
+            rings: u8::try_from(rings).unwrap_or(u8::MAX),
+        }
     }
 }
 

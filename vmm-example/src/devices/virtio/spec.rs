@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::console::ConsoleTarget;
+use super::device_state::ConsoleTarget;
 use super::slot::MAX_DEVICES;
 use crate::spec::SpecError;
 

@@ -6,12 +6,8 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState};
 use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
 
-use super::block::BlockStateV1;
-use super::console::ConsoleDeviceStateV1;
+use super::device_state::DeviceStateV1;
 use super::kind::Kind;
-use super::net::NetStateV1;
-use super::rng::RngStateV1;
-use super::vsock::VsockStateV1;
 
 /// The version of all sections here.
 pub(crate) const VERSION: u32 = 1;
@@ -115,29 +111,6 @@ pub(crate) struct TransportStateV1 {
     pub(crate) interrupt_status: u32,
     pub(crate) config_generation: u32,
     pub(crate) queues: Vec<QueueStateV1>,
-}
-
-/// What a kind of device has of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum DeviceStateV1 {
-    Block(BlockStateV1),
-    Net(NetStateV1),
-    Console(ConsoleDeviceStateV1),
-    Rng(RngStateV1),
-    Vsock(VsockStateV1),
-}
-
-impl DeviceStateV1 {
-    pub(crate) fn kind(&self) -> Kind {
-        match self {
-            Self::Block(_) => Kind::Block,
-            Self::Net(_) => Kind::Net,
-            Self::Console(_) => Kind::Console,
-            Self::Rng(_) => Kind::Rng,
-            Self::Vsock(_) => Kind::Vsock,
-        }
-    }
 }
 
 /// A device, version 1.

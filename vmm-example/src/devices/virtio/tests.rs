@@ -11,8 +11,9 @@ use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::bay::Bay;
-use super::console::{ConsoleDevice, ConsoleTarget};
+use super::console::ConsoleDevice;
 use super::device::Device;
+use super::device_state::ConsoleTarget;
 use super::kind::Kind;
 use super::live::LiveDevice;
 use super::mmio::{Transport, TransportError};

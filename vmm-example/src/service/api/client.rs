@@ -18,6 +18,8 @@ pub(crate) enum ClientError {
     Send(#[source] io::Error),
     #[error("Cannot read the answer")]
     Receive(#[source] io::Error),
+    #[error("The VMM says more than it was asked")]
+    TooMuch,
     #[error("The VMM did not answer in time")]
     Late,
     #[error("The VMM went away before it answered")]
@@ -73,16 +75,14 @@ impl Client {
         while self.receive().is_ok() {}
     }
 
-    /// Whether the VMM has said something, or has hung up. Waits for nothing.
-    pub(crate) fn has_something_to_say(&mut self) -> bool {
-        if !self.stream.buffer().is_empty() || self.stream.get_ref().set_nonblocking(true).is_err()
-        {
-            return true;
+    /// The connection, for another protocol. It waits for ever again.
+    pub(crate) fn into_stream(self) -> Result<UnixStream, ClientError> {
+        if !self.stream.buffer().is_empty() {
+            return Err(ClientError::TooMuch);
         }
-        let read = self.stream.fill_buf().map(<[u8]>::len);
-        let blocking = self.stream.get_ref().set_nonblocking(false);
-        let nothing = read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        !nothing || blocking.is_err()
+        let stream = self.stream.into_inner();
+        stream.set_read_timeout(None).map_err(ClientError::Send)?;
+        Ok(stream)
     }
 
     /// Sends a request that is answered until the VMM hangs up.

@@ -25,7 +25,7 @@ enum Doing {
 impl Doing {
     fn of(request: &Request) -> Self {
         match request {
-            Request::LiveUpdate(_) | Request::JoinUpdate(_) | Request::SetDown => Self::Updates,
+            Request::JoinUpdate => Self::Updates,
             _ => Self::Hears,
         }
     }
@@ -168,7 +168,7 @@ mod tests {
         for seat in &seats {
             seat.asks(&Request::Events);
         }
-        seats[0].asks(&Request::SetDown);
+        seats[0].asks(&Request::JoinUpdate);
         seats[3].is_answered();
         let two = [next().unwrap(), next().unwrap()];
         assert!(is_closed(&clients[3]) && !is_closed(&clients[2]));
@@ -185,7 +185,9 @@ mod tests {
         let seats: Vec<_> = (0..MAX_CLIENTS)
             .map(|_| crowd.seat(&far).unwrap().unwrap())
             .collect();
-        seats.iter().for_each(|seat| seat.asks(&Request::SetDown));
+        seats
+            .iter()
+            .for_each(|seat| seat.asks(&Request::JoinUpdate));
         assert!(crowd.seat(&far).unwrap().is_none());
         drop(seats);
         assert!(crowd.seat(&far).unwrap().is_some());

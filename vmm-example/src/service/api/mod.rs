@@ -3,7 +3,6 @@
 mod client;
 mod crowd;
 mod exit;
-pub(crate) mod joint;
 pub(crate) mod peer;
 pub(crate) mod protocol;
 mod server;

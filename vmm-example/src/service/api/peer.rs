@@ -29,6 +29,8 @@ pub(crate) trait Peer {
     fn send(&mut self, reply: &Reply) -> bool;
     /// Waits for the next request, for ever or for some time.
     fn receive(&mut self, limit: Option<Duration>) -> Received;
+    /// The connection, for another protocol. Nothing may have come on it that was not received.
+    fn socket(&self) -> io::Result<UnixStream>;
 }
 
 /// A client of the API socket.
@@ -109,6 +111,13 @@ impl Peer for Connection {
             ),
             Err(_) => Received::Gone,
         }
+    }
+
+    fn socket(&self) -> io::Result<UnixStream> {
+        if self.has_begun() {
+            return Err(io::Error::other("more came before the answer"));
+        }
+        self.stream().try_clone()
     }
 }
 

@@ -2,28 +2,20 @@
 //!
 //! ```text
 //! {"verb":"status"}                 {"reply":"status","name":"vm0",...}
-//! {"verb":"live-update",...}        {"reply":"event",...} ... {"reply":"update-end",...}
-//! {"verb":"join-update",...}        {"reply":"step-done","step":"preflight"}
-//! {"verb":"prepare"}                {"reply":"event",...} ... {"reply":"step-done","step":"seal"}
-//! {"verb":"pause-and-save"}         {"reply":"step-done","step":"save"}
-//! {"verb":"set-down"}               {"reply":"ok"}
-//! {"verb":"roll-back"}              {"reply":"event",...} ... {"reply":"update-end",...}
+//! {"verb":"join-update"}           {"reply":"ok"}, then the member protocol
 //! {"verb":"events"}                 {"reply":"notice",...} ...
 //! ```
 //!
 //! An update that was joined belongs to its connection: when that closes, it is rolled back.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
-use vmm_fdbox::update::{KexecHost, NextKernel};
+use vmm_fdbox::frame::Description;
 
-use super::joint::JoinRequest;
 use crate::devices::pci::HostDeviceStatus;
 use crate::devices::virtio::DeviceCounts;
 use crate::service::events::Notice;
 use crate::service::report::Blackout;
-use crate::service::told::{UpdateEnd, UpdateEvent, UpdateResult};
+use crate::service::told::UpdateResult;
 use crate::spec::MemoryKind;
 
 /// What a client asks for.
@@ -37,20 +29,11 @@ pub(crate) enum Request {
     Continue,
     Shutdown(ShutdownRequest),
     Cancel,
-    LiveUpdate(UpdateRequest),
-    /// Take part in an update that the client carries out, up to preflight.
-    JoinUpdate(JoinRequest),
-    /// In an update that was joined: fill the box and seal it.
-    Prepare,
-    /// In an update that was joined: stop the guest and write its state.
-    PauseAndSave,
-    /// In an update that was joined: undo all of it.
-    RollBack,
-    /// In an update that was joined and is paused: the guest is another VMM's now.
-    HandOver,
-    /// The client is about to leave this kernel without the guest: stop it, and make safe what
-    /// it wrote. Undone like an update that was joined.
-    SetDown,
+    /// Take part in an update: with the answer the connection is the coordinator's, and speaks the member
+    /// protocol.
+    JoinUpdate,
+    /// The sections of the state that an update would write now.
+    DescribeState,
     /// Everything that happens from now on, until the client hangs up.
     Events,
     Metrics,
@@ -65,53 +48,6 @@ pub(crate) struct ShutdownRequest {
     pub(crate) timeout: Option<u64>,
 }
 
-/// An update. Paths are absolute.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct UpdateRequest {
-    /// The host's next kernel; none to stay in this one.
-    pub(crate) next: Option<NextKernelFiles>,
-    /// Another build of this VMM that is to take the guest over, in this kernel. Left out
-    /// otherwise, as is what goes with it: older VMMs do not know it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) binary: Option<PathBuf>,
-    /// How many seconds it may take for each answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) timeout: Option<u64>,
-    /// The box to use. Default: the guest's name.
-    #[serde(rename = "box")]
-    pub(crate) box_name: Option<String>,
-    pub(crate) dry_run: bool,
-    /// The name of a step that is made to fail.
-    pub(crate) fail_at: Option<String>,
-    /// The name of a step after which the update is cancelled.
-    pub(crate) cancel_after: Option<String>,
-}
-
-/// The host's next kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NextKernelFiles {
-    pub(crate) kernel: PathBuf,
-    pub(crate) initramfs: Option<PathBuf>,
-    pub(crate) cmdline: String,
-    /// Left out unless it is so: older VMMs do not know it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) assume_patches: bool,
-}
-
-impl NextKernelFiles {
-    /// The host that leaves for it.
-    pub(crate) fn into_host(self) -> KexecHost {
-        let next = NextKernel::Files {
-            kernel: self.kernel,
-            initramfs: self.initramfs,
-            cmdline: self.cmdline,
-        };
-        KexecHost::new(next).assuming_patches(self.assume_patches)
-    }
-}
-
 /// What the VMM answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
@@ -122,24 +58,18 @@ pub(crate) enum Reply {
     Error { message: String },
     /// Final: the guest.
     Status(Box<GuestStatus>),
-    /// Something happened in an update.
-    Event(UpdateEvent),
-    /// Final: how the update ended.
-    UpdateEnd(UpdateEnd),
-    /// Final: this VMM's share of a step is done.
-    StepDone { step: String },
-    /// Somebody wants the update cancelled, and the guest waits for the jump: roll back.
-    CancelAsked,
     /// Something happened to the guest.
     Notice(Notice),
     /// Final: figures, as Prometheus reads them.
     Metrics { text: String },
+    /// Final: what the state would be made of.
+    State { state: Box<Description> },
 }
 
 impl Reply {
     /// Whether this ends what was asked for.
     pub(crate) fn is_final(&self) -> bool {
-        !matches!(self, Self::Event(_) | Self::CancelAsked | Self::Notice(_))
+        !matches!(self, Self::Notice(_))
     }
 }
 
@@ -181,27 +111,12 @@ pub(crate) struct GuestStatus {
 
 #[cfg(test)]
 mod tests {
-    use vmm_fdbox::update::{Event, Step};
-
     use super::*;
 
     #[test]
     fn requests_read_as_documented() {
         let read = |line: &str| serde_json::from_str::<Request>(line);
         assert_eq!(read(r#"{"verb":"status"}"#).unwrap(), Request::Status);
-        let update = read(
-            r#"{"verb":"live-update","next":{"kernel":"/k","initramfs":null,"cmdline":"kho=on"},
-                "box":"vm0","dry_run":true}"#,
-        );
-        let Ok(Request::LiveUpdate(update)) = update else {
-            panic!("{update:?}")
-        };
-        assert_eq!(update.next.unwrap().kernel, PathBuf::from("/k"));
-        assert_eq!(
-            (update.box_name.as_deref(), update.dry_run),
-            (Some("vm0"), true)
-        );
-        assert!(read(r#"{"verb":"live-update","tpyo":1}"#).is_err());
         assert!(read(r#"{"verb":"explode"}"#).is_err());
     }
 
@@ -241,7 +156,7 @@ mod tests {
             names
         };
         let requests = expected::<Request>(r#"{"verb":"?"}"#);
-        assert!(requests.len() >= 14, "{requests:?}");
+        assert!(requests.len() >= 9, "{requests:?}");
         assert_eq!(sorted(documented("Requests")), sorted(requests));
         let replies = expected::<Reply>(r#"{"reply":"?"}"#);
         assert_eq!(sorted(documented("Replies")), sorted(replies));
@@ -250,11 +165,7 @@ mod tests {
     #[test]
     fn every_field_of_a_request_is_documented() {
         let guide = include_str!("../../../../docs/operations.md");
-        let fields = expected::<UpdateRequest>(r#"{"?":1}"#)
-            .into_iter()
-            .chain(expected::<NextKernelFiles>(r#"{"?":1}"#))
-            .chain(expected::<ShutdownRequest>(r#"{"?":1}"#))
-            .chain(expected::<JoinRequest>(r#"{"?":1}"#));
+        let fields = expected::<ShutdownRequest>(r#"{"?":1}"#);
         let (_, requests) = guide.split_once("\n### Requests\n").unwrap();
         for field in fields {
             assert!(requests.contains(&format!("`{field}`")), "{field}");
@@ -263,14 +174,14 @@ mod tests {
 
     #[test]
     fn replies_round_trip() {
-        let event = UpdateEvent::new(5, &Event::Failed(Step::Seal, "no".into()));
         for reply in [
             Reply::Ok,
             Reply::Error {
                 message: "no".into(),
             },
-            Reply::Event(event),
-            Reply::UpdateEnd(UpdateEnd::ready()),
+            Reply::State {
+                state: Box::new(crate::guest::state::description(&[])),
+            },
         ] {
             let line = serde_json::to_string(&reply).unwrap();
             assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);

@@ -161,20 +161,18 @@ fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat) {
 mod tests {
     use super::*;
     use crate::service::api::Client;
-    use crate::service::api::protocol::UpdateRequest;
-    use crate::service::told::{UpdateEnd, UpdateEvent};
+    use crate::service::events::Notice;
     use std::io::{BufRead, BufReader, Write};
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use vmm_fdbox::update::Event;
 
-    /// Answers updates with an event and an end, all else with a refusal.
+    /// Answers a cancel with a notice and a final word, all else with a refusal.
     struct Fake;
 
     impl Service for Fake {
         fn serve(&self, request: Request, peer: &mut dyn Peer) {
-            if matches!(request, Request::LiveUpdate(_)) {
-                peer.send(&Reply::Event(UpdateEvent::new(1, &Event::RollingBack)));
-                peer.send(&Reply::UpdateEnd(UpdateEnd::ready()));
+            if request == Request::Cancel {
+                peer.send(&Reply::Notice(Notice::now("vm0", "paused")));
+                peer.send(&Reply::Ok);
             } else {
                 peer.send(&Reply::Error {
                     message: "no".into(),
@@ -192,9 +190,8 @@ mod tests {
         let mut client = Client::connect(&path).unwrap();
         for _ in 0..2 {
             let mut events = 0;
-            let request = Request::LiveUpdate(UpdateRequest::default());
-            let end = client.ask(&request, |_| events += 1).unwrap();
-            assert_eq!((end, events), (Reply::UpdateEnd(UpdateEnd::ready()), 1));
+            let end = client.ask(&Request::Cancel, |_| events += 1).unwrap();
+            assert_eq!((end, events), (Reply::Ok, 1));
         }
         let refused = client.ask(&Request::Pause, |_| {}).unwrap();
         assert_eq!(
@@ -280,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_a_client_asked_that_is_gone_is_not_done() {
-        let asked = "{\"verb\":\"live-update\"}\n{\"verb\":\"pause\"}\n";
+        let asked = "{\"verb\":\"join-update\"}\n{\"verb\":\"pause\"}\n";
         assert_eq!(served(asked, true), 0);
         assert_eq!(served(asked, false), 2);
     }

@@ -14,7 +14,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -22,10 +21,10 @@ use virtio_bindings::virtio_blk::{
 use vmm_fdbox::Finding;
 
 use super::device::{Device, bits};
+use super::device_state::{BlockStateV1, DeviceStateV1};
+use super::heirlooms::DISK;
 use super::kind::Kind;
-use super::open::DISK;
 use super::ring::{RingError, Rings};
-use super::state::DeviceStateV1;
 use crate::files;
 use request::Disk;
 
@@ -37,17 +36,6 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 const MAX_DISCARD_SECTORS: u32 = 1 << 21;
 /// File systems that end with the kernel: tmpfs, ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
-
-/// A disk, version 1.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BlockStateV1 {
-    /// Absolute.
-    pub(crate) path: PathBuf,
-    pub(crate) readonly: bool,
-    /// What the guest was told.
-    pub(crate) sectors: u64,
-    pub(crate) id: String,
-}
 
 /// The live device.
 #[derive(Debug)]

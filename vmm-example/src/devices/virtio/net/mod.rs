@@ -13,17 +13,17 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF};
 use vmm_fdbox::Finding;
 
 use super::counters::Counters;
 use super::device::{Device, bits};
+use super::device_state::{DeviceStateV1, NetStateV1, TapSource};
+use super::heirlooms::TAP;
 use super::kind::Kind;
-use super::open::TAP;
 use super::ring::{Request, Ring, RingError, Rings};
 use super::spec::Mac;
-use super::state::DeviceStateV1;
+use crate::inherited;
 use tap::{HEADER, Tap};
 
 const RECEIVE: usize = 0;
@@ -33,29 +33,6 @@ const MAX_FRAME: usize = 65_535 + 14 + HEADER;
 const BURST: usize = 256;
 /// Where the header says over how many buffers a frame goes.
 const NUM_BUFFERS_AT: usize = 10;
-
-/// Where a tap comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum TapSource {
-    /// The host's interface of that name.
-    Name(String),
-    /// A descriptor that was open when the VMM started.
-    Descriptor,
-}
-
-/// A network device, version 1.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NetStateV1 {
-    pub(crate) tap: TapSource,
-    pub(crate) mac: [u8; 6],
-    /// The address of the tap itself.
-    #[serde(default)]
-    pub(crate) tap_mac: Option<[u8; 6]>,
-    /// A frame with its header that waits for a buffer of the guest.
-    #[serde(with = "serde_bytes", default)]
-    pub(crate) waiting: Vec<u8>,
-}
 
 /// The live device.
 #[derive(Debug)]
@@ -79,7 +56,7 @@ impl Net {
 
     /// Takes a tap that is open in this process.
     pub(super) fn adopt(fd: RawFd, mac: Option<Mac>) -> io::Result<Self> {
-        let tap = Tap::adopt(tap::duplicate(fd)?)?;
+        let tap = Tap::adopt(inherited::duplicate(fd)?)?;
         Self::new(tap, TapSource::Descriptor, mac)
     }
 

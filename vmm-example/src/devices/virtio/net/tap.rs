@@ -8,7 +8,7 @@
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -114,17 +114,6 @@ pub(super) fn set_mac(tap: &File, mac: [u8; 6]) -> io::Result<()> {
     check(set)
 }
 
-/// Another descriptor of a file that is open in this process by that number.
-pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(rustix::io::Errno::BADF.into());
-    }
-    // SAFETY: the borrow lasts for one system call, which checks the number itself; -1, the
-    // one number that must not be borrowed, is not among these.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed.try_clone_to_owned()
-}
-
 fn request(name: &str) -> io::Result<InterfaceFlags> {
     let mut request = InterfaceFlags {
         name: [0; NAME_BYTES],
@@ -192,7 +181,5 @@ mod tests {
     fn what_is_no_tap_is_refused() {
         let file = tempfile::tempfile().unwrap();
         assert!(Tap::adopt(file.into()).is_err());
-        assert!(duplicate(-1).is_err());
-        assert!(duplicate(1_000_000).is_err());
     }
 }

@@ -3,8 +3,10 @@
 use virtio_queue::QueueT;
 
 use super::*;
-use crate::devices::virtio::console::ConsoleTarget;
-use crate::devices::virtio::net::TapSource;
+use crate::devices::virtio::device_state::{
+    BlockStateV1, ConsoleDeviceStateV1, ConsoleTarget, NetStateV1, RngStateV1, TapSource,
+    VsockStateV1,
+};
 use crate::devices::virtio::{VirtioError, reopen};
 use crate::socket::Title;
 

@@ -12,16 +12,15 @@ mod packet;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use vmm_fdbox::Finding;
 
 use super::device::Device;
+use super::device_state::{DeviceStateV1, VsockStateV1};
+use super::heirlooms::LISTENER;
 use super::kind::Kind;
-use super::open::LISTENER;
 use super::ring::{RingError, Rings};
-use super::state::DeviceStateV1;
 use crate::socket::Title;
 use host::HostSide;
 use packet::{HEADER, Odd, Packet};
@@ -33,17 +32,6 @@ const EVENT: usize = 2;
 const MAX_DATA: usize = 64 << 10;
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`
 const TRANSPORT_RESET: [u8; 4] = [0; 4];
-
-/// The socket device, version 1.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct VsockStateV1 {
-    pub(crate) cid: u64,
-    /// Absolute.
-    pub(crate) socket: PathBuf,
-    /// The guest has not been told yet that its connections are gone.
-    #[serde(default)]
-    pub(crate) reset_due: bool,
-}
 
 /// The live device.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use vmm_fdbox::update::ExitStatus;
 
-use super::super::table::table;
+use crate::commands::table::table;
 use crate::service::report::ResumeReport;
 
 /// One guest.
@@ -62,6 +62,7 @@ impl Total {
             ExitStatus::Done,
             ExitStatus::Error,
             ExitStatus::NothingChanged,
+            ExitStatus::GuestLost,
         ];
         all.into_iter()
             .find(|status| status.code() == self.exit_status)
@@ -93,4 +94,39 @@ fn row(guest: &GuestEnd) -> [String; 4] {
         millis.unwrap_or_else(|| "-".into()),
         guest.error.clone().unwrap_or_default(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_of_all_is_what_counts() {
+        let end = |name: &str, status: ExitStatus| GuestEnd {
+            name: name.into(),
+            position: Some(0),
+            ran_after_ns: None,
+            exit_status: status.code(),
+            error: Some("no KVM".into()),
+            report: None,
+        };
+        let total = Total::of(vec![
+            end("a", ExitStatus::Error),
+            end("b", ExitStatus::NothingChanged),
+        ]);
+        assert_eq!(total.exit_status(), ExitStatus::NothingChanged);
+        let json = serde_json::to_value(&total).unwrap();
+        assert_eq!((&json["failed"], &json["resumed"]), (&2.into(), &0.into()));
+        assert_eq!(json["guests"][1]["error"], "no KVM");
+        assert!(total.to_string().contains("failed (10)"), "{total}");
+        let total = Total::of(vec![end("a", ExitStatus::GuestLost)]);
+        assert_eq!(total.exit_status(), ExitStatus::GuestLost);
+    }
+
+    #[test]
+    fn nobody_to_resume_is_no_failure() {
+        let total = Total::of(Vec::new());
+        assert_eq!(total.exit_status(), ExitStatus::Done);
+        assert!(total.to_string().contains("No guest waits"));
+    }
 }

@@ -1,21 +1,19 @@
-//! What the operator of a fleet reads.
+//! What the operator reads of an update of many guests.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use vmm_fdbox::Finding;
-use vmm_fdbox::update::{ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Step};
+use vmm_fdbox::update::{Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Step};
 
-use super::super::live_update::describe;
-use super::super::progress::Progress;
-use super::super::table::table;
-use crate::service::api::protocol::Reply;
-use crate::service::told::FindingReport;
+use crate::commands::progress::Progress;
+use crate::commands::table::table;
+use crate::service::told::{FindingReport, Told, UpdateEvent};
 
 /// Shows what happens, to a person or a program.
 #[derive(Clone, Debug)]
-pub(super) struct Output {
+pub(super) struct Many {
     json: bool,
     /// In tests nobody reads it.
     silent: bool,
@@ -34,7 +32,7 @@ struct Screen {
 
 /// Shows progress until it is dropped.
 #[derive(Debug)]
-pub(super) struct Ticker(Output);
+pub(super) struct Ticker(Many);
 
 impl Drop for Ticker {
     fn drop(&mut self) {
@@ -47,7 +45,7 @@ impl Drop for Ticker {
 struct GuestLine<'a> {
     guest: &'a str,
     #[serde(flatten)]
-    reply: &'a Reply,
+    told: Told,
 }
 
 /// The end, for a program.
@@ -72,7 +70,7 @@ struct GuestEnd<'a> {
     findings: Vec<FindingReport>,
 }
 
-impl Output {
+impl Many {
     pub(super) fn new(json: bool) -> Self {
         Self {
             json,
@@ -88,9 +86,12 @@ impl Output {
         Ticker(self.clone())
     }
 
-    /// A guest has done its share of the step.
-    pub(super) fn member_done(&self) {
+    /// A guest has done a step, or a part of one.
+    fn guest_done(&self, step: Step) {
         let mut screen = self.screen();
+        if screen.step != step.name() {
+            return;
+        }
         screen.done += 1;
         if screen.hold {
             return;
@@ -101,11 +102,16 @@ impl Output {
         }
     }
 
-    pub(super) fn guest_event(&self, guest: &str, reply: &Reply) {
+    pub(super) fn guest_event(&self, guest: &str, ns: u64, event: &Event) {
+        let told = UpdateEvent::new(ns, event);
         if self.json {
-            self.json_line(&GuestLine { guest, reply });
-        } else if let Reply::Event(event) = reply {
-            self.line(&format!("{guest}: {}", describe(event)));
+            let told = Told::Event(told);
+            self.json_line(&GuestLine { guest, told });
+        } else {
+            self.line(&format!("{guest}: {told}"));
+        }
+        if let Event::Done(step) = event {
+            self.guest_done(*step);
         }
     }
 

@@ -1,0 +1,33 @@
+//! Options of the process of a guest that a coordinator brings here.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::devices::virtio::spec::FdSpec;
+use crate::spec::ConsoleSpec;
+
+/// Be the VMM of a guest that the coordinator at the other end of standard input brings here.
+#[derive(Debug, Args)]
+pub(crate) struct MemberArgs {
+    /// The Unix socket to listen on for the other commands.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) api_socket: Option<PathBuf>,
+    /// Where the serial port goes: stdio, file=PATH or socket=PATH.
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    pub(crate) console: ConsoleSpec,
+    /// A tap in place of one that was handed in before the update.
+    #[arg(long = "net", value_name = "fd=N")]
+    pub(crate) nets: Vec<FdSpec>,
+    /// The descriptor that the console reads, for a guest that belongs to whoever started its coordinator.
+    #[arg(long, value_name = "N")]
+    pub(crate) stdin: Option<RawFd>,
+}
+
+impl MemberArgs {
+    /// The descriptors of taps that were handed in.
+    pub(crate) fn handed_in(&self) -> Vec<RawFd> {
+        self.nets.iter().map(|net| net.0).collect()
+    }
+}

@@ -1,0 +1,267 @@
+//! Another build of this VMM that takes a guest over in this kernel, as the user that the old one is.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf, absolute};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use vmm_fdbox::coordinator::{Child, ChildError};
+use vmm_fdbox::frame::Description;
+use vmm_fdbox::member::VERSION;
+use vmm_fdbox::update::{Host, PartyError, Step};
+use vmm_fdbox::{Deadline, Finding};
+
+use super::guests::Guest;
+use crate::cli::LiveUpdateArgs;
+use crate::commands::check_state::Verdict;
+use crate::error::chain;
+use crate::identity::Identity;
+
+/// The longest answer in bytes.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Successor {
+    binary: PathBuf,
+    /// What the old VMM's state is made of.
+    state: Description,
+    identity: Identity,
+    /// How long each of its answers may take.
+    pub(super) limit: Duration,
+    /// The step that it is made to fail at.
+    pub(super) fail_at: Option<Step>,
+}
+
+/// Starts the new VMM.
+type Start = Box<dyn FnMut() -> Result<(Child, UnixStream), ChildError> + Send>;
+
+impl Successor {
+    /// Whom the guest is to go to.
+    pub(super) fn new(
+        binary: &Path,
+        guest: &mut Guest,
+        args: &LiveUpdateArgs,
+    ) -> anyhow::Result<Self> {
+        let state = guest.describe_state()?;
+        let pid = guest.pid().context("The VMM does not tell its process")?;
+        Ok(Self {
+            binary: absolute(binary)?,
+            state,
+            identity: Identity::of(pid).context("Cannot find out who the VMM runs as")?,
+            limit: Duration::from_secs(args.timeout),
+            fail_at: args.fail_at.filter(|step| *step > Step::Jump),
+        })
+    }
+
+    pub(super) fn start(&self) -> Start {
+        let (binary, identity) = (self.binary.clone(), self.identity.clone());
+        Box::new(move || {
+            let mut command = Command::new(&binary);
+            command.arg("member");
+            identity.give(&mut command);
+            let started = Child::spawn(command)?;
+            identity.account(started.0.id());
+            Ok(started)
+        })
+    }
+
+    /// Asks the binary whether it reads the state. Returns its answer, or why there is none.
+    fn converse(&self) -> Result<String, Unfit> {
+        let mut command = Command::new(&self.binary);
+        command.args(["check-state", "--sections", "-"]);
+        self.identity.give(&mut command);
+        let (answer, theirs) = UnixStream::pair().map_err(Unfit::start)?;
+        let theirs = Stdio::from(OwnedFd::from(theirs));
+        command.stdout(theirs).stderr(Stdio::null());
+        let (mut child, question) = Child::spawn(command).map_err(|error| match error {
+            ChildError::Spawn { source, .. } => Unfit::start(source),
+            error => Unfit::start(io::Error::other(chain(&error))),
+        })?;
+        let deadline = Deadline::within(self.limit);
+        self.ask(&question);
+        let text = hear(answer, deadline);
+        if child.wait(deadline).is_none() {
+            let ended = child.kill();
+            let secs = self.limit.as_secs_f64();
+            return Err(Unfit::answer(format!(
+                "it does not answer within {secs} s ({ended})"
+            )));
+        }
+        text.map_err(|error| Unfit::answer(format!("its answer cannot be read ({error})")))
+    }
+
+    /// Who does not read the question gives no answer either.
+    fn ask(&self, mut socket: &UnixStream) {
+        let asked = serde_json::to_vec(&self.state).map(|question| {
+            let _ = socket.set_write_timeout(Some(self.limit));
+            let _ = socket.write_all(&question);
+        });
+        drop(asked);
+        let _ = socket.shutdown(Shutdown::Write);
+    }
+}
+
+/// All that comes before the deadline.
+fn hear(answer: UnixStream, deadline: Deadline) -> io::Result<String> {
+    let mut text = Vec::new();
+    let mut chunk = [0; 4096];
+    let mut answer = answer.take(MAX_ANSWER);
+    loop {
+        let left = deadline.left().max(Duration::from_millis(1));
+        answer.get_ref().set_read_timeout(Some(left))?;
+        match answer.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    String::from_utf8(text).map_err(io::Error::other)
+}
+
+/// Why a binary is of no use, and what to do about it.
+struct Unfit {
+    problem: String,
+    remedy: &'static str,
+}
+
+impl Unfit {
+    fn start(error: io::Error) -> Self {
+        Self {
+            problem: format!("it cannot be started ({error})"),
+            remedy: "name an executable file for this host's architecture",
+        }
+    }
+
+    fn answer(problem: String) -> Self {
+        Self {
+            problem,
+            remedy: "name a build of this VMM that works",
+        }
+    }
+}
+
+impl Host for Successor {
+    /// What keeps the binary from taking the guest over. Changes nothing.
+    fn preflight(&mut self) -> Vec<Finding> {
+        let unfit = match self
+            .converse()
+            .map(|text| serde_json::from_str::<Verdict>(&text))
+        {
+            Ok(Ok(verdict)) if verdict.handover == VERSION => return verdict.findings,
+            Ok(Ok(verdict)) => Unfit {
+                problem: format!(
+                    "{} speaks version {} of the handover, this one {VERSION}",
+                    verdict.program, verdict.handover
+                ),
+                remedy: "name a binary of a version in between",
+            },
+            Ok(Err(_)) => Unfit {
+                problem: "it gives no answer that makes sense to `check-state`".into(),
+                remedy: "name a build of this VMM that has the command",
+            },
+            Err(unfit) => unfit,
+        };
+        let subject = format!("Binary {}", self.binary.display());
+        vec![Finding::blocker(subject, unfit.problem, unfit.remedy)]
+    }
+
+    fn leaves_kernel(&self) -> bool {
+        false
+    }
+
+    fn load(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
+
+    /// Each guest goes by itself.
+    fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::guest::state;
+
+    fn script(dir: &Path, text: &str) -> PathBuf {
+        let path = dir.join("binary");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    fn asked(binary: &Path) -> Vec<String> {
+        let mut successor = Successor {
+            binary: binary.into(),
+            state: state::description(&[]),
+            identity: Identity::of(std::process::id()).unwrap(),
+            limit: Duration::from_millis(500),
+            fail_at: None,
+        };
+        let found = successor.preflight();
+        assert!(found.iter().all(Finding::is_blocker));
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_binary_that_reads_the_state_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let answer = r#"{"program":"x 1","handover":1,"findings":[]}"#;
+        let path = script(dir.path(), &format!("cat >&2; echo '{answer}'"));
+        assert_eq!(asked(&path), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_binary_finds_is_passed_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let findings = serde_json::to_string(&[Finding::blocker("Section 'npu'", "no", "none")]);
+        let answer = format!(
+            r#"{{"program":"x 1","handover":1,"findings":{}}}"#,
+            findings.unwrap()
+        );
+        let path = script(dir.path(), &format!("cat <<E\n{answer}\nE\nexit 10"));
+        assert_eq!(asked(&path), ["Section 'npu': no: none"]);
+    }
+
+    #[test]
+    fn a_binary_of_no_use_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        let not_executable = dir.path().join("file");
+        fs::write(&not_executable, "x").unwrap();
+        let cases = [
+            (missing, "No such file"),
+            (not_executable, "Permission denied"),
+            (script(dir.path(), "exit 3"), "no answer that makes sense"),
+        ];
+        for (path, reason) in cases {
+            let found = asked(&path);
+            assert!(found[0].contains(reason), "{found:?}");
+        }
+        // One that closes its ends and lives on is no other.
+        for hung in ["exec sleep 60", "exec sleep 60 <&- >&-"] {
+            let found = asked(&script(dir.path(), hung));
+            assert!(
+                found[0].contains("does not answer within 0.5 s"),
+                "{found:?}"
+            );
+        }
+        let answer = r#"{"program":"x 1","handover":7,"findings":[]}"#;
+        let found = asked(&script(dir.path(), &format!("echo '{answer}'")));
+        assert!(found[0].contains("speaks version 7"), "{found:?}");
+    }
+}

@@ -1,0 +1,300 @@
+//! `live-update`: this process tells the VMMs of guests when, loads the next kernel, and jumps.
+
+mod binary;
+mod discover;
+mod guests;
+mod many;
+mod one;
+mod output;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf, absolute};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use std::{fs, mem};
+
+use anyhow::{Context, bail};
+use rustix::process::Signal;
+use vmm_fdbox::coordinator::{Boxes, Handover, RemoteLeaving};
+use vmm_fdbox::update::{
+    CancelFlag, ExitStatus, Fleet, FleetEvent, FleetOutcome, FleetPlan, Host, KexecHost, Limits,
+    Member, MemberOutcome, NextKernel, PartyError, SameHost, Step,
+};
+use vmm_fdbox::{BoxError, Control, Deadline, Finding, Kind, sealed_kinds};
+
+use self::binary::Successor;
+use self::guests::Guest;
+use self::output::Output;
+use crate::cli::LiveUpdateArgs;
+use crate::commands::{interrupt, signal};
+use crate::error::warn;
+use crate::service::api::Client;
+use crate::service::api::protocol::Request;
+
+/// Within which a VMM cancels its update.
+const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+
+/// From the last pause to the kernel's own part of the jump, which nothing ends.
+const JUMP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a successor gets beside its own time, when it is late: see
+/// [`Handover`](vmm_fdbox::coordinator::Handover).
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
+    let is_one = !args.fleet.all && args.api_socket.len() == 1;
+    if args.binary.is_some() && !is_one {
+        bail!("--binary is for one guest: give one --api-socket");
+    }
+    let sockets = match args.fleet.all {
+        true => discover::sockets(&args.fleet.run_dir)?,
+        false => mem::take(&mut args.api_socket),
+    };
+    args.fleet.all = !is_one;
+    let mut guests: Vec<_> = sockets.iter().map(|path| Guest::connect(path)).collect();
+    guests::check(&guests, &args)?;
+    let successor = match (&args.binary, &mut guests[..]) {
+        (Some(binary), [guest]) => Some(Successor::new(binary, guest, &args)?),
+        _ => None,
+    };
+    for guest in &mut guests {
+        let joined = guest.take_part();
+        if is_one {
+            // Nobody but this one could be updated.
+            joined.map_err(anyhow::Error::msg)?;
+        }
+    }
+    let cancel = CancelFlag::new();
+    let output = match is_one {
+        true => Output::one(args.json, args.report.clone(), args.cancel_after, &cancel),
+        false => Output::many(args.json),
+    };
+    watch_for_interrupt(&sockets, &cancel)?;
+    let outcome = match Control::open() {
+        Ok(control) => {
+            let update = Update {
+                args: &args,
+                boxes: Arc::new(control),
+                output: &output,
+            };
+            update.run(guests, successor, cancel)?
+        }
+        Err(error) => without_module(&guests, &error),
+    };
+    Ok(output.end(&outcome, args.dry_run))
+}
+
+/// Nothing else is looked at then.
+fn without_module(guests: &[Guest], error: &BoxError) -> FleetOutcome {
+    FleetOutcome {
+        failure: Some((Step::Preflight, error.to_string())),
+        members: guests.iter().map(Guest::untouched).collect(),
+        findings: Vec::new(),
+        problems: Vec::new(),
+    }
+}
+
+/// An update of some guests.
+struct Update<'a, B> {
+    args: &'a LiveUpdateArgs,
+    boxes: B,
+    output: &'a Output,
+}
+
+impl<B: Boxes + Clone> Update<'_, B> {
+    fn run(
+        &self,
+        guests: Vec<Guest>,
+        successor: Option<Successor>,
+        cancel: CancelFlag,
+    ) -> anyhow::Result<FleetOutcome> {
+        let args = self.args;
+        let limits = limits(args);
+        let plan = FleetPlan {
+            not_ready: args.fleet.not_ready.into(),
+            kinds: sealed_kinds(&self.boxes),
+            limits,
+            lease: true,
+            cancel,
+            fail_at: args.fail_at.filter(|step| of_coordinator(args, *step)),
+        };
+        let members = self.members(guests, limits)?;
+        Ok(match (successor, &args.kernel) {
+            (Some(mut successor), _) => {
+                let start = |leaving| {
+                    let start = successor.start();
+                    let handover = Handover::new(leaving, start, successor.limit);
+                    handover.failing_at(successor.fail_at)
+                };
+                let members = members.into_iter().map(start).collect();
+                let mut outcome = self.drive(&mut successor, members, plan);
+                outcome
+                    .members
+                    .iter_mut()
+                    .for_each(|member| self.look_for_box(member));
+                outcome
+            }
+            (None, Some(kernel)) => {
+                let next = next_kernel(kernel, args.initramfs.as_deref(), args.cmdline.as_deref())?;
+                let mut host = KexecHost::new(next).assuming_patches(args.assume_patches);
+                self.drive(&mut host, members, plan)
+            }
+            (None, None) => self.drive(&mut SameHost, members, plan),
+        })
+    }
+
+    /// Has the report of a guest that another VMM runs say whether its box is gone.
+    fn look_for_box(&self, member: &mut MemberOutcome) {
+        let own = self.args.box_name.as_ref().map(ToString::to_string);
+        let name = own.unwrap_or_else(|| member.name.clone());
+        let report = member.report.as_mut();
+        let Some(deleted) = report.and_then(|report| report.get_mut("box_deleted")) else {
+            return;
+        };
+        let boxes = self.boxes.boxes().unwrap_or_default();
+        let is_gone = boxes.iter().all(|info| info.name.to_string() != name);
+        if !is_gone {
+            warn(&format!(
+                "The guest runs, but what is left of its box stays; the name {name} is taken \
+                 until the box is deleted"
+            ));
+        }
+        *deleted = is_gone.into();
+    }
+
+    fn members(&self, guests: Vec<Guest>, limits: Limits) -> anyhow::Result<Vec<RemoteLeaving<B>>> {
+        let module = self.boxes.module()?;
+        let member = |guest: Guest| {
+            let join = guests::join(&guest, self.args, module, limits)?;
+            let hears = self.output.guest(guest.name());
+            let (name, kinds) = (guest.name().to_owned(), guest.kinds());
+            let socket = guest.into_socket();
+            let leaving = RemoteLeaving::new(name, socket, self.boxes.clone(), join);
+            let leaving = leaving.with_limits(limits).with_kinds(kinds);
+            Ok(leaving.observed_by(hears))
+        };
+        guests.into_iter().map(member).collect()
+    }
+
+    fn drive<H: Host, M: Member>(
+        &self,
+        host: &mut H,
+        members: Vec<M>,
+        plan: FleetPlan,
+    ) -> FleetOutcome {
+        let _ticker = self.output.ticker();
+        let stop_at = self.args.stop_at;
+        let mut host = StopsAtJump {
+            host,
+            stops: stop_at == Some(Step::Jump),
+        };
+        let hear = |event: &FleetEvent<'_>| {
+            self.output.fleet(event);
+            if matches!(event, FleetEvent::Started(step) if Some(*step) == stop_at) {
+                signal::send(std::process::id(), Signal::STOP);
+            }
+        };
+        let fleet = Fleet::new(&mut host, members, plan).observed_by(hear);
+        match self.args.dry_run {
+            true => fleet.dry_run(),
+            false => fleet.run(),
+        }
+    }
+}
+
+/// A host before whose jump this process may be stopped, for tests.
+struct StopsAtJump<'a, H> {
+    host: &'a mut H,
+    stops: bool,
+}
+
+impl<H: Host> Host for StopsAtJump<'_, H> {
+    fn preflight(&mut self) -> Vec<Finding> {
+        self.host.preflight()
+    }
+
+    fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+        self.host.check_kinds(kinds)
+    }
+
+    fn leaves_kernel(&self) -> bool {
+        self.host.leaves_kernel()
+    }
+
+    fn load(&mut self) -> Result<(), PartyError> {
+        self.host.load()
+    }
+
+    fn unload(&mut self) -> Result<(), PartyError> {
+        self.host.unload()
+    }
+
+    fn jump(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+        if self.stops {
+            signal::send(std::process::id(), Signal::STOP);
+        }
+        self.host.jump(deadline)
+    }
+}
+
+/// How long each step may take. Those in which guests stand still are the operator's to say.
+fn limits(args: &LiveUpdateArgs) -> Limits {
+    let mut limits = Limits::default();
+    let pause = Duration::from_secs(args.fleet.pause_timeout);
+    (limits.pause, limits.save) = (pause, pause);
+    limits.jump = JUMP_LIMIT;
+    if args.binary.is_some() {
+        limits.jump = PATIENCE + 4 * Duration::from_secs(args.timeout);
+    }
+    limits
+}
+
+/// Whether a step that is to fail is this process's, and no guest's.
+fn of_coordinator(args: &LiveUpdateArgs, step: Step) -> bool {
+    let is_for_all = args.fleet.all && args.fleet.fail_guest.is_none();
+    is_for_all || matches!(step, Step::LoadKernel | Step::Jump)
+}
+
+/// What the host goes to. Paths are absolute in what is told of them.
+fn next_kernel(
+    kernel: &Path,
+    initramfs: Option<&Path>,
+    cmdline: Option<&str>,
+) -> anyhow::Result<NextKernel> {
+    let cmdline = match cmdline {
+        Some(cmdline) => cmdline.to_owned(),
+        None => fs::read_to_string("/proc/cmdline")
+            .context("Cannot read this kernel's command line: give --cmdline")?
+            .trim_end()
+            .into(),
+    };
+    Ok(NextKernel::Files {
+        kernel: absolute(kernel)?,
+        initramfs: initramfs.map(absolute).transpose()?,
+        cmdline,
+    })
+}
+
+/// An interrupt cancels the update: here between the steps, and in the VMMs within one.
+fn watch_for_interrupt(sockets: &[PathBuf], cancel: &CancelFlag) -> anyhow::Result<()> {
+    let (sockets, cancel) = (sockets.to_vec(), cancel.clone());
+    interrupt::then(move || {
+        cancel.cancel();
+        // Side by side: one that does not answer keeps nobody else's from being cancelled.
+        for socket in sockets {
+            thread::spawn(move || ask_to_cancel(&socket));
+        }
+    })
+}
+
+fn ask_to_cancel(socket: &Path) {
+    // Whoever has no update on says so; nothing is to be done about either.
+    let _ = Client::connect(socket).and_then(|mut client| {
+        client.set_limit(Some(CANCEL_LIMIT))?;
+        client.ask(&Request::Cancel, |_| {})
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! What the operator reads: of one guest, or of many.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_fdbox::member::OnEvent;
+use vmm_fdbox::update::{CancelFlag, ExitStatus, FleetEvent, FleetOutcome, Step};
+
+use super::many::{Many, Ticker};
+use super::one::One;
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub(super) enum Output {
+    One(Arc<Mutex<One>>),
+    Many(Many),
+}
+
+fn lock(one: &Mutex<One>) -> MutexGuard<'_, One> {
+    one.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Output {
+    /// Of one guest. `report`: where what its new VMM says goes. When `cancel_after` is done, the update is cancelled.
+    pub(super) fn one(
+        json: bool,
+        report: Option<PathBuf>,
+        cancel_after: Option<Step>,
+        cancel: &CancelFlag,
+    ) -> Self {
+        let one = One::new(json, report, cancel_after, cancel.clone());
+        Self::One(Arc::new(Mutex::new(one)))
+    }
+
+    pub(super) fn many(json: bool) -> Self {
+        Self::Many(Many::new(json))
+    }
+
+    /// Shows how far it is until what is returned is dropped.
+    pub(super) fn ticker(&self) -> Option<Ticker> {
+        match self {
+            Self::One(_) => None,
+            Self::Many(many) => Some(many.ticker()),
+        }
+    }
+
+    /// Hears of a guest's events.
+    pub(super) fn guest(&self, name: &str) -> OnEvent {
+        match self.clone() {
+            Self::One(one) => Box::new(move |ns, event| lock(&one).guest_event(ns, event)),
+            Self::Many(many) => {
+                let name = name.to_owned();
+                Box::new(move |ns, event| many.guest_event(&name, ns, event))
+            }
+        }
+    }
+
+    pub(super) fn fleet(&self, event: &FleetEvent<'_>) {
+        match self {
+            Self::One(one) => lock(one).fleet_event(event),
+            Self::Many(many) => many.fleet_event(event),
+        }
+    }
+
+    /// The end of it all, in a host that was not left.
+    pub(super) fn end(&self, outcome: &FleetOutcome, dry_run: bool) -> ExitStatus {
+        match self {
+            Self::One(one) => lock(one).end(outcome, dry_run),
+            Self::Many(many) => many.end(outcome, dry_run),
+        }
+        outcome.exit_status()
+    }
+}

@@ -1,0 +1,293 @@
+//! What a VMM without a guest does to get one.
+//!
+//! Until the guest runs, all of it is part of the blackout, but what is done ahead of a guest that still runs in
+//! another VMM: what can be opened before the box is, and reports come after the first entry into the guest.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use vmm_fdbox::frame::{Frame, KnownSection};
+use vmm_fdbox::member::{Arrive, ArrivingVmm, Lent};
+use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError};
+use vmm_fdbox::{BoxName, BoxStore, FdName};
+
+use crate::cli::MemberArgs;
+use crate::commands::serve::Surroundings;
+use crate::devices::console::ConsoleSource;
+use crate::devices::pci;
+use crate::devices::vfio::Inheritance;
+use crate::devices::virtio;
+use crate::guest::machine::{Machine, SavedDevices, Shell};
+use crate::guest::state::{self, GuestState};
+use crate::kvm::Host;
+use crate::kvm::vcpu::RestoreNotes;
+use crate::memory::GuestRam;
+use crate::service::api::Server;
+use crate::service::estate::fd;
+use crate::service::report::ResumeReport;
+use crate::service::vmm::Vmm;
+use crate::socket::Title;
+use crate::spec::ConsoleSpec;
+use crate::update::heritage::Heritage;
+use crate::update::{MEMORY_FD, VM_FD, party_error};
+
+/// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
+const REBUILD: &str = "rebuild";
+
+/// How long the guest runs undisturbed before its VMM reports.
+const HEAD_START: Duration = Duration::from_millis(200);
+
+/// What was built before the guest stopped in its old VMM.
+struct Prebuilt {
+    heritage: Heritage,
+    shell: Shell,
+}
+
+/// A VMM without a guest; see the module's documentation.
+pub(super) struct Newcomer<'a> {
+    args: &'a MemberArgs,
+    box_name: Option<BoxName>,
+    host: Option<Host>,
+    around: Option<Surroundings>,
+    prebuilt: Option<Prebuilt>,
+    /// The guest, which does not run yet.
+    parked: Option<Machine>,
+    notes: RestoreNotes,
+    vmm: Option<Vmm>,
+}
+
+fn missing(what: &str) -> PartyError {
+    format!("{what} is missing: the coordinator left a step out").into()
+}
+
+/// An error of several layers, for the library to show.
+fn layered(error: anyhow::Error) -> PartyError {
+    format!("{error:#}").into()
+}
+
+impl<'a> Newcomer<'a> {
+    pub(super) fn new(args: &'a MemberArgs) -> Self {
+        Self {
+            args,
+            box_name: None,
+            host: None,
+            around: None,
+            prebuilt: None,
+            parked: None,
+            notes: RestoreNotes::default(),
+            vmm: None,
+        }
+    }
+
+    /// Whether it got as far as the box.
+    pub(super) fn is_ready(&self) -> bool {
+        self.host.is_some()
+    }
+
+    /// The guest, and all that it needs.
+    pub(super) fn into_parts(self) -> Option<(Surroundings, Vmm)> {
+        Some((self.around?, self.vmm?))
+    }
+
+    fn host(&self) -> Result<&Host, PartyError> {
+        self.host.as_ref().ok_or_else(|| missing("KVM"))
+    }
+
+    fn around(&self) -> Result<&Surroundings, PartyError> {
+        self.around.as_ref().ok_or_else(|| missing("The console"))
+    }
+
+    /// Takes everything out of the box and makes a parked guest of it.
+    fn restore_from_box<S: BoxStore>(
+        &mut self,
+        arrival: &mut Arrival<S>,
+    ) -> Result<(Machine, RestoreNotes), PartyError> {
+        let (host, around) = (self.host()?, self.around()?);
+        let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
+        let machine = &state.machine;
+        // Before anything is taken: what cannot be opened leaves the box as it is.
+        let devices = virtio::reopen(&state.virtio, &self.args.handed_in(), &around.title);
+        let devices = devices.map_err(party_error)?;
+        // The VM first: a guest_memfd comes out bound to it.
+        let vm = arrival.take(&FdName::new(VM_FD)?)?;
+        let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
+        // What memory is behind goes before what reaches it.
+        let mut passed = Inheritance::new();
+        for name in pci::bus::names(state.pci.as_ref()) {
+            let fd = arrival.take(&FdName::new(&name)?)?;
+            passed.insert(name, fd);
+        }
+        arrival.mark(REBUILD);
+        let vm = host.adopt_vm(vm).map_err(party_error)?;
+        let ram =
+            GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
+        let cpus = state.vcpus.len();
+        let shell = Shell::build(host, vm, ram, cpus, &[], &around.on_end).map_err(party_error)?;
+        let devices = SavedDevices {
+            virtio: devices,
+            passed,
+        };
+        let console = around.console.clone();
+        Machine::restore(shell, &state, devices, console).map_err(party_error)
+    }
+
+    /// Puts the state into what was built, with what the old VMM lends.
+    fn restore_from_vmm<S: BoxStore>(
+        &mut self,
+        arrival: &mut Arrival<S>,
+        prebuilt: Prebuilt,
+        mut lent: Lent,
+    ) -> Result<(Machine, RestoreNotes), PartyError> {
+        let Prebuilt { heritage, shell } = prebuilt;
+        if let Some(client) = lent.take(fd::CONSOLE_CLIENT) {
+            let around = self.around.as_mut();
+            let around = around.ok_or_else(|| missing("The console"))?;
+            around.adopt_client(client.into())?;
+        }
+        let around = self.around()?;
+        let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
+        if state.machine != heritage.machine {
+            return Err("The guest is not the one that was announced".into());
+        }
+        let names = pci::bus::names(state.pci.as_ref());
+        let passed = names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), lent.take(&name)?)))
+            .collect();
+        let fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
+        let virtio = virtio::inherit(&state.virtio, fds, &around.title).map_err(party_error)?;
+        let devices = SavedDevices { virtio, passed };
+        let console = around.console.clone();
+        Machine::restore(shell, &state, devices, console).map_err(party_error)
+    }
+}
+
+impl ArrivingVmm for Newcomer<'_> {
+    fn known(&self) -> &[KnownSection] {
+        &state::KNOWN
+    }
+
+    fn get_ready(&mut self, arrive: &Arrive) -> Result<(), PartyError> {
+        self.box_name = Some(arrive.box_name.clone());
+        let host = Host::open().map_err(party_error)?;
+        if !arrive.from_vmm {
+            let api = self.args.api_socket.as_deref();
+            let around = Surroundings::open(&self.args.console, api).map_err(layered)?;
+            self.around = Some(around);
+        }
+        self.host = Some(host);
+        Ok(())
+    }
+
+    fn position(&self, frame: &Frame<Vec<u8>>) -> Option<u32> {
+        state::position(frame)
+    }
+
+    fn prebuild<S: BoxStore>(
+        &mut self,
+        arriving: &mut Arriving<S>,
+        lent: Lent,
+    ) -> Result<(), PartyError> {
+        let heritage: Heritage = serde_json::from_value(lent.value)?;
+        let fds = lent.fds.into_iter().collect();
+        let around = adopt_surroundings(&heritage, fds).map_err(layered)?;
+        let host = self.host()?;
+        // The VM first: a guest_memfd comes out bound to it.
+        let vm = arriving.take(&FdName::new(VM_FD)?)?;
+        let vm = host.adopt_vm(vm).map_err(party_error)?;
+        let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
+        let machine = &heritage.machine;
+        let ram =
+            GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
+        let (cpus, places) = (heritage.vcpus, &heritage.places);
+        let shell =
+            Shell::build(host, vm, ram, cpus, places, &around.on_end).map_err(party_error)?;
+        self.around = Some(around);
+        self.prebuilt = Some(Prebuilt { heritage, shell });
+        Ok(())
+    }
+
+    fn restore<S: BoxStore>(
+        &mut self,
+        arrival: &mut Arrival<S>,
+        lent: Lent,
+    ) -> Result<(), PartyError> {
+        let (machine, notes) = match self.prebuilt.take() {
+            Some(prebuilt) => self.restore_from_vmm(arrival, prebuilt, lent)?,
+            None => self.restore_from_box(arrival)?,
+        };
+        (self.parked, self.notes) = (Some(machine), notes);
+        Ok(())
+    }
+
+    fn abandon(&mut self) {
+        self.parked = None;
+        self.prebuilt = None;
+    }
+
+    fn run(&mut self) -> Result<u64, PartyError> {
+        let machine = self.parked.take().ok_or_else(|| missing("The guest"))?;
+        let around = self.around()?;
+        let vmm = around.start(machine);
+        around.title.set(true);
+        let entered = wait_for_entry(vmm.machine());
+        self.vmm = Some(vmm);
+        Ok(entered)
+    }
+
+    fn report(&mut self, finished: Finished) -> Value {
+        // The guest has a backlog, and perhaps only this CPU.
+        thread::sleep(HEAD_START);
+        let (Some(vmm), Some(box_name)) = (&self.vmm, &self.box_name) else {
+            return Value::Null;
+        };
+        let report = ResumeReport::new(box_name, vmm.machine(), &self.notes, &finished);
+        vmm.chronicle().arrived(report.blackout());
+        serde_json::to_value(report).unwrap_or_default()
+    }
+}
+
+/// Waits until a vCPU has entered the guest and returns the TSC of that moment.
+fn wait_for_entry(machine: &Machine) -> u64 {
+    loop {
+        match machine.first_entry_tsc() {
+            0 => thread::sleep(Duration::from_micros(100)),
+            tsc => return tsc,
+        }
+    }
+}
+
+/// What the old VMM opened, and its standard input and output.
+fn adopt_surroundings(
+    heritage: &Heritage,
+    mut fds: HashMap<String, OwnedFd>,
+) -> anyhow::Result<Surroundings> {
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+    let cannot = "Cannot take standard input and output over";
+    if let Some(stdin) = fds.remove(fd::STDIN) {
+        dup2_stdin(stdin).context(cannot)?;
+    }
+    if let Some(stdout) = fds.remove(fd::STDOUT) {
+        dup2_stdout(stdout).context(cannot)?;
+    }
+    if let Some(stderr) = fds.remove(fd::STDERR) {
+        dup2_stderr(stderr).context(cannot)?;
+    }
+    let console: ConsoleSpec = heritage.console.parse()?;
+    // Not before the guest runs here.
+    let title = Title::new(false);
+    let listener = fds.remove(fd::CONSOLE);
+    let source = ConsoleSource::adopt(&console, listener, heritage.terminal, &title)?;
+    let server = match (&heritage.api_socket, fds.remove(fd::API)) {
+        (Some(path), Some(listener)) => {
+            let server = Server::adopt(path, listener.into(), &title);
+            Some(server.context("Cannot take the API socket over")?)
+        }
+        _ => None,
+    };
+    Surroundings::with(&console, source, server, title)
+}

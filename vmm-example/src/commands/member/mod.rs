@@ -1,0 +1,73 @@
+//! `member`: the process of a guest that a coordinator brings here, from a box or from another VMM of this
+//! kernel. The coordinator is at the other end of standard input.
+
+mod arriving;
+
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use anyhow::{Context, bail};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal, setsid};
+use vmm_fdbox::member::{Adoption, Arrived, Lent, serve_arriving};
+use vmm_fdbox::update::ExitStatus;
+
+use self::arriving::Newcomer;
+use crate::cli::MemberArgs;
+use crate::inherited;
+
+pub(super) fn member(args: &MemberArgs) -> anyhow::Result<ExitStatus> {
+    let socket = take_socket(args.stdin).context("No coordinator is at standard input")?;
+    match args.stdin {
+        // The guest ends with the process that its operator sees.
+        Some(_) => end_with_parent()?,
+        // An interrupt of the coordinator is none of the guest's business. Whoever leads a session already has
+        // one of its own.
+        None => drop(setsid()),
+    }
+    let mut newcomer = Newcomer::new(args);
+    match serve_arriving(socket, &mut newcomer) {
+        // Told to the coordinator.
+        Arrived::NotHere(Some(_)) if !newcomer.is_ready() => Ok(ExitStatus::Error),
+        Arrived::NotHere(_) => Ok(ExitStatus::NothingChanged),
+        Arrived::Here(adoption) => live(newcomer, adoption),
+    }
+}
+
+fn end_with_parent() -> anyhow::Result<()> {
+    let ends = set_parent_process_death_signal(Some(Signal::KILL));
+    ends.context("Cannot end with the coordinator")?;
+    // Nobody hears of a parent that is gone by now.
+    match getppid() {
+        Some(parent) if !parent.is_init() => Ok(()),
+        _ => bail!("The coordinator is gone"),
+    }
+}
+
+/// Takes the socket, and leaves in its place what the guest's console reads: nothing, unless this descriptor was
+/// inherited for it.
+fn take_socket(console: Option<RawFd>) -> io::Result<UnixStream> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    match console {
+        Some(fd) => rustix::stdio::dup2_stdin(inherited::duplicate(fd)?)?,
+        None => {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::stdio::dup2_stdin(rustix::fs::open("/dev/null", flags, Mode::empty())?)?;
+        }
+    }
+    Ok(UnixStream::from(socket))
+}
+
+/// Is the guest's VMM until its end.
+fn live(newcomer: Newcomer<'_>, adoption: Adoption) -> anyhow::Result<ExitStatus> {
+    let (around, vmm) = newcomer.into_parts().context("There is no guest")?;
+    around.serve_with(vmm, |welcome| {
+        let adopt = move |lent: Lent| {
+            let clients = lent.fds.into_iter();
+            clients.for_each(|(_, client)| welcome(client.into()));
+        };
+        thread::spawn(move || adoption.wait(adopt));
+    })
+}

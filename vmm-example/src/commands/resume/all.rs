@@ -1,0 +1,98 @@
+//! `resume --all`: every guest that waits.
+
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
+
+use anyhow::Context;
+use vmm_fdbox::update::ExitStatus;
+use vmm_fdbox::{BoxName, Control};
+
+use super::total::{GuestEnd, Total};
+use super::waiting::{Waiting, waiting};
+use super::{Came, drive, start};
+use crate::cli::ResumeArgs;
+use crate::commands::report_file::{report_path, write_report};
+use crate::error::{chain, say, warn};
+
+pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
+    let control = Control::open()?;
+    let Waiting { boxes, busy } = waiting(&control)?;
+    for name in busy {
+        warn(&format!(
+            "{name}: another process works on this box, it is left alone"
+        ));
+    }
+    let dir = &args.all.run_dir;
+    fs::create_dir_all(dir).with_context(|| format!("Cannot create {}", dir.display()))?;
+    let guest = |name: BoxName| {
+        let vmm = start(command(&name, args)?);
+        Ok((name, vmm))
+    };
+    let guests = boxes.into_iter().map(guest);
+    let guests = guests.collect::<io::Result<Vec<_>>>();
+    let guests = guests.context("Cannot find this program")?;
+    let came = drive(args, &control, guests);
+    let total = Total::of(came.into_iter().map(GuestEnd::from).collect());
+    show(args, &total)?;
+    Ok(total.exit_status())
+}
+
+/// The VMM of a guest, with its sockets in the run directory.
+fn command(name: &BoxName, args: &ResumeArgs) -> io::Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    if args.all.from_initramfs {
+        // systemd spares processes whose first argument begins so when it leaves an initramfs.
+        command.arg0("@vmm-example");
+    }
+    let at = |ending| args.all.run_dir.join(format!("{name}{ending}"));
+    command.arg("member").arg("--api-socket").arg(at(".sock"));
+    command.arg(format!("--console=socket={}", at(".console").display()));
+    Ok(command)
+}
+
+impl From<Came> for GuestEnd {
+    fn from(came: Came) -> Self {
+        let exit_status = came.exit_status();
+        let Came {
+            mut resumption,
+            report,
+        } = came;
+        // It lives on by itself.
+        if let Some(child) = resumption.child.take() {
+            child.let_go();
+        }
+        Self {
+            name: resumption.box_name.to_string(),
+            position: resumption.position,
+            ran_after_ns: resumption.ran_after.map(|time| time.as_nanos() as u64),
+            exit_status: exit_status.code(),
+            error: resumption
+                .message
+                .filter(|_| exit_status != ExitStatus::Done),
+            report,
+        }
+    }
+}
+
+fn show(args: &ResumeArgs, total: &Total) -> anyhow::Result<()> {
+    let json = serde_json::to_string(total)?;
+    if let Some(path) = &args.report
+        && let Err(error) = write_total(path, &json)
+    {
+        warn(&format!("The report is lost: {}", chain(error.as_ref())));
+    }
+    if args.json {
+        say(&json);
+    } else {
+        // As for standard output, to where errors go.
+        let _ = write!(io::stderr(), "{total}");
+    }
+    Ok(())
+}
+
+fn write_total(path: &Path, json: &str) -> anyhow::Result<()> {
+    write_report(&report_path(path, "total"), json)
+}

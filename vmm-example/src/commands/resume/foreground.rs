@@ -1,0 +1,111 @@
+//! `resume --box`: one guest, which belongs to whoever started this process. Its VMM has this one's standard input
+//! and output, and this process waits for its end.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::time::Duration;
+use std::{env, thread};
+
+use anyhow::{Context, bail};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use vmm_fdbox::coordinator::{Child, Ended};
+use vmm_fdbox::update::{ExitStatus, UpdateError};
+use vmm_fdbox::{BoxName, BoxStore, Control, Deadline};
+
+use super::{Came, drive};
+use crate::cli::ResumeArgs;
+use crate::commands::{interrupt, signal};
+use crate::error::{say, warn};
+
+pub(super) fn resume(args: &ResumeArgs, name: &BoxName) -> anyhow::Result<ExitStatus> {
+    let control = Control::open()?;
+    // What the guest's console reads; without CLOEXEC, for the VMM.
+    let stdin = rustix::io::dup(rustix::stdio::stdin()).context("Cannot pass standard input on")?;
+    let command = command(args, stdin.as_raw_fd()).context("Cannot find this program")?;
+    // By this very thread, for the VMM ends with it.
+    let started = Child::spawn(command)?;
+    if let Err(error) = look_for(&control, name) {
+        warn(&format!("Cannot resume {name}: open failed: {error}"));
+        return Ok(ExitStatus::NothingChanged);
+    }
+    let came = drive(
+        args,
+        &control,
+        vec![(name.clone(), Box::new(move || Ok(started)))],
+    );
+    let Some(mut came) = came.into_iter().next() else {
+        bail!("Nothing came of it");
+    };
+    // They are the VMM's now, or nobody's.
+    drop((stdin, control));
+    match came.resumption.child.take() {
+        Some(child) => {
+            show(args, &came)?;
+            wait(child)
+        }
+        None => {
+            let why = came.resumption.message.clone().unwrap_or_default();
+            warn(&format!("Cannot resume {name}: {why}"));
+            Ok(came.exit_status())
+        }
+    }
+}
+
+/// Why there is no such box: the module knows whether it refused one.
+fn look_for(control: &Control, name: &BoxName) -> Result<(), UpdateError> {
+    match control.open_box(name) {
+        Err(error) if error.errno() == Errno::NOENT => {
+            let refused =
+                BoxStore::info(control).is_ok_and(|info| info.features.handover_refused());
+            Err(match refused {
+                true => UpdateError::HandoverRefused(name.clone()),
+                false => UpdateError::NoGuest(name.clone()),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn command(args: &ResumeArgs, stdin: i32) -> io::Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["member", "--stdin", &stdin.to_string()]);
+    command.arg(format!("--console={}", args.console));
+    if let Some(path) = &args.api_socket {
+        command.arg("--api-socket").arg(path);
+    }
+    for net in &args.nets {
+        command.arg(format!("--net=fd={}", net.0));
+    }
+    Ok(command)
+}
+
+fn show(args: &ResumeArgs, came: &Came) -> anyhow::Result<()> {
+    let Some(report) = &came.report else {
+        return Ok(());
+    };
+    if args.json {
+        say(&serde_json::to_string(report)?);
+    } else {
+        // As for standard output, to where errors go.
+        let _ = write!(io::stderr(), "{report}");
+    }
+    Ok(())
+}
+
+/// Ends as the VMM does. What ends this process ends it.
+fn wait(mut child: Child) -> anyhow::Result<ExitStatus> {
+    let pid = child.id();
+    // Not waited for yet: the number is its own.
+    interrupt::each_term(move || signal::send(pid, Signal::TERM))?;
+    loop {
+        match child.wait(Deadline::within(Duration::MAX)) {
+            Some(Ended::Exited(0)) => return Ok(ExitStatus::Done),
+            // It has said why.
+            Some(Ended::Exited(_)) => return Ok(ExitStatus::Error),
+            Some(ended) => bail!("The guest's VMM is gone: {ended}"),
+            None => thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `resume`: have guests run on that an update handed over, each in a process of its own.
+//!
+//! This process opens the boxes, starts the VMMs and says when each goes on. With `--all` it ends when all of them
+//! run, and they live on; of one guest it stays the parent, and ends as its VMM does.
+
+mod all;
+mod foreground;
+mod total;
+mod waiting;
+
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use vmm_fdbox::coordinator::{
+    Child, ChildError, ResumeEvent, ResumeLimits, Resumption, ToResume, resume as resume_guests,
+};
+use vmm_fdbox::update::{ExitStatus, Step};
+use vmm_fdbox::{BoxName, Control};
+
+use crate::cli::ResumeArgs;
+use crate::commands::report_file::{report_path, write_report};
+use crate::commands::signal;
+use crate::error::{chain, warn};
+use crate::service::report::ResumeReport;
+
+pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
+    match &args.box_name {
+        Some(name) => foreground::resume(args, name),
+        None => all::resume(args),
+    }
+}
+
+/// Starts a guest's VMM.
+type Start = Box<dyn FnOnce() -> Result<(Child, UnixStream), ChildError> + Send>;
+
+fn start(command: Command) -> Start {
+    Box::new(move || Child::spawn(command))
+}
+
+/// What came of the resume of one guest.
+struct Came {
+    resumption: Resumption,
+    report: Option<Box<ResumeReport>>,
+}
+
+impl Came {
+    /// A VMM that could not get ready for any guest is no matter of the box.
+    fn exit_status(&self) -> ExitStatus {
+        match self.resumption.step {
+            Some(Step::Preflight) => ExitStatus::Error,
+            _ => self.resumption.status,
+        }
+    }
+}
+
+/// Resumes guests, and writes each one's report. `began`: from when it counts how long they took.
+fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) -> Vec<Came> {
+    let to_resume = |(box_name, start)| ToResume {
+        box_name,
+        start,
+        userspace_boottime_ns: args.init_uptime.map(|seconds| (seconds * 1e9) as u64),
+        paused: false,
+        fail_at: args.fail_at,
+    };
+    let guests = guests.into_iter().map(to_resume).collect();
+    let mut limits = ResumeLimits::default();
+    let limit = Duration::from_secs(args.all.timeout);
+    (limits.ready, limits.restore) = (limit, limit);
+    let hear = |name: &BoxName, event: ResumeEvent| {
+        if let ResumeEvent::Started { pid } = event
+            && args.all.stop_guest.as_deref() == Some(&name.to_string())
+        {
+            signal::send(pid, Signal::STOP);
+        }
+    };
+    let ended = resume_guests(control, guests, limits, &hear);
+    ended
+        .into_iter()
+        .map(|resumption| came(args, resumption))
+        .collect()
+}
+
+fn came(args: &ResumeArgs, mut resumption: Resumption) -> Came {
+    let name = resumption.box_name.to_string();
+    if let (ExitStatus::Done, Some(problem)) = (resumption.status, &resumption.message) {
+        warn(&format!("{name}: the guest runs, but {problem}"));
+    }
+    let report = resumption
+        .report
+        .take()
+        .map(|report| with_box(report, &resumption));
+    if let (Some(path), Some(report)) = (&args.report, &report)
+        && (args.box_name.is_some() || path.is_dir())
+        && let Err(error) = write_report(&report_path(path, &name), &report.to_string())
+    {
+        warn(&format!(
+            "The guest runs, but its report is lost: {}",
+            chain(error.as_ref())
+        ));
+    }
+    let report = report.and_then(|report| serde_json::from_value(report).ok());
+    Came { resumption, report }
+}
+
+/// What its VMM says of the guest, with what became of the box.
+fn with_box(mut report: Value, resumption: &Resumption) -> Value {
+    if let Some(deleted) = report.get_mut("box_deleted") {
+        *deleted = resumption.box_deleted.into();
+    }
+    report
+}

@@ -1,0 +1,32 @@
+//! Descriptors that whoever started this process left open for it, by their numbers.
+
+#![allow(
+    unsafe_code,
+    reason = "a number is all that is known of such a descriptor"
+)]
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+
+/// Another descriptor of a file that is open in this process by that number.
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(rustix::io::Errno::BADF.into());
+    }
+    // SAFETY: the borrow lasts for one system call, which checks the number itself; -1, the
+    // one number that must not be borrowed, is not among these.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    borrowed.try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_open_is_refused() {
+        assert!(duplicate(-1).is_err());
+        assert!(duplicate(1_000_000).is_err());
+        assert!(duplicate(0).is_ok());
+    }
+}

@@ -1,0 +1,48 @@
+//! What a VMM tells the one that takes its guest over in the same kernel, beside what is in the box.
+//!
+//! Fields that are not known are passed over, so that old and new may differ in age.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::devices::console::TerminalModes;
+use crate::devices::virtio::Place;
+use crate::guest::state::MachineStateV1;
+
+/// Told while the guest runs. With it come the descriptors that [`Estate`](crate::service::estate::Estate)
+/// names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Heritage {
+    pub(crate) machine: MachineStateV1,
+    pub(crate) vcpus: usize,
+    /// Where its virtio devices are; what is not told is found in the state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) places: Vec<Place>,
+    /// Where the serial port goes, as `--console` says it.
+    pub(crate) console: String,
+    /// Where the API socket is, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) api_socket: Option<PathBuf>,
+    /// How the terminal was before a VMM had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) terminal: Option<TerminalModes>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What version 1 tells, from the first release on.
+    const GOLDEN_V1: &str = include_str!("heritage-v1.json");
+
+    #[test]
+    fn what_version_1_tells_is_understood() {
+        let told: serde_json::Value = serde_json::from_str(GOLDEN_V1).unwrap();
+        let heritage: Heritage = serde_json::from_value(told.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&heritage).unwrap(), told);
+        let mut newer = told;
+        newer["mood"] = "fine".into();
+        assert_eq!(serde_json::from_value::<Heritage>(newer).unwrap(), heritage);
+    }
+}

@@ -1,0 +1,165 @@
+//! A VMM whose guest leaves it: what it answers the coordinator of an update.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use vmm_fdbox::frame::FrameWriter;
+use vmm_fdbox::member::{Join, Leaving, LeavingVmm, Left, Lent, serve_leaving};
+use vmm_fdbox::update::{Destination, Event, Guest, NamedFd, Outcome, PartyError, Plan};
+use vmm_fdbox::{Clock, Deadline, Finding, Info, Kind};
+
+use super::heritage::Heritage;
+use super::moving::{Movable, Moving, kept};
+use super::party_error;
+use crate::guest::machine::Machine;
+use crate::guest::state;
+use crate::guest::vcpu::GuestEnd;
+use crate::service::estate::{Estate, fd};
+use crate::service::told::UpdateEnd;
+use crate::service::vmm::Vmm;
+
+/// Does what the coordinator at the other end of a socket says, and ends the VMM if the guest is another's or
+/// nobody's then.
+pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
+    let mut leaver = Leaver {
+        guest: Moving::new(vmm.machine()),
+        vmm,
+    };
+    match serve_leaving(socket, &mut leaver) {
+        Left::Here => {}
+        Left::HandedOver => vmm.end(GuestEnd::HandedOver),
+        Left::Lost(stopped) => vmm.end(GuestEnd::Broken(stopped.message)),
+    }
+}
+
+/// A VMM and its guest, which may be about to leave it.
+struct Leaver<'a> {
+    guest: Moving<'a, Machine>,
+    vmm: &'a Vmm,
+}
+
+impl Guest for Leaver<'_> {
+    fn preflight(&mut self) -> Vec<Finding> {
+        self.guest.preflight()
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.guest.kinds()
+    }
+
+    fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
+        self.guest.take_fds()
+    }
+
+    fn pause(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+        self.guest.pause(deadline)
+    }
+
+    fn save(&mut self, frame: &mut FrameWriter<'_>, deadline: Deadline) -> Result<(), PartyError> {
+        self.guest.save(frame, deadline)
+    }
+
+    fn resume_in_place(&mut self) -> Result<(), PartyError> {
+        self.guest.resume_in_place()
+    }
+}
+
+impl LeavingVmm for Leaver<'_> {
+    fn join(&mut self, join: &Join) -> Result<Plan, PartyError> {
+        let machine = self.vmm.machine();
+        self.guest.position = join.position;
+        self.guest.carried = join.to == Destination::Successor;
+        self.guest.kept = kept(&Info::from(join.module));
+        if self.guest.carried {
+            estate(self.vmm)?;
+        }
+        let clock = clock(machine.host_tsc_khz());
+        let mut plan = Plan::new(join.box_name.clone(), clock, state::PRODUCER);
+        plan.state_bytes = state::frame_capacity(machine.cpus()) + machine.pci().state_capacity();
+        plan.cancel = self.vmm.begin_update().map_err(party_error)?;
+        Ok(plan)
+    }
+
+    fn observer(&mut self) -> Box<dyn FnMut(u64, &Event) + Send> {
+        let watch = self.vmm.update_watch();
+        Box::new(move |_, event| watch(event))
+    }
+
+    fn lend(&mut self, at: Leaving) -> Result<Lent, PartyError> {
+        let (machine, estate) = (self.vmm.machine(), estate(self.vmm)?);
+        match at {
+            Leaving::Prepared => Ok(Lent {
+                value: serde_json::to_value(heritage(machine, estate))?,
+                fds: estate.fds()?,
+            }),
+            Leaving::Saved => {
+                let client = estate.console_client();
+                let client = client.map(|client| (fd::CONSOLE_CLIENT.to_owned(), client));
+                let mut fds = machine.lend().map_err(party_error)?;
+                fds.extend(client);
+                let value = serde_json::Value::Null;
+                Ok(Lent { value, fds })
+            }
+            Leaving::HandedOver => {
+                let clients = (0..).zip(estate.give_up());
+                let named = |(at, client)| (format!("{}{at}", fd::CLIENT), client);
+                let value = serde_json::Value::Null;
+                let fds = clients.map(named).collect();
+                Ok(Lent { value, fds })
+            }
+            _ => Ok(Lent::default()),
+        }
+    }
+
+    fn ended(&mut self, outcome: &Outcome) {
+        let end = UpdateEnd::new(outcome);
+        self.vmm.end_update(&end);
+        if self.guest.carried && end.has_left() {
+            // Nobody is to wait for more from here.
+            self.vmm.chronicle().close();
+        }
+    }
+
+    fn set_down(&mut self) -> Result<(), PartyError> {
+        self.vmm.begin_update().map_err(party_error)?;
+        let machine = self.vmm.machine();
+        Movable::park(machine);
+        let safe = match machine.leave_host() {
+            _ if machine.has_ended() => Err("The guest has come to its end".into()),
+            left => left.map_err(party_error),
+        };
+        if safe.is_err() {
+            self.stand_up()?;
+        }
+        safe
+    }
+
+    fn stand_up(&mut self) -> Result<(), PartyError> {
+        self.vmm.machine().run_on();
+        self.vmm.end_update(&UpdateEnd::stood_up());
+        Ok(())
+    }
+}
+
+fn estate(vmm: &Vmm) -> Result<&Estate, PartyError> {
+    let none = "This VMM could not prepare for another binary when it started";
+    vmm.estate().ok_or_else(|| none.into())
+}
+
+fn heritage(machine: &Machine, estate: &Estate) -> Heritage {
+    Heritage {
+        machine: machine.description(),
+        vcpus: machine.cpus(),
+        places: machine.virtio().places(),
+        console: estate.console().to_string(),
+        api_socket: estate.api_socket().map(Into::into),
+        terminal: estate.terminal(),
+    }
+}
+
+/// The host's TSC, with the frequency that KVM knows, or else a measured one.
+fn clock(khz: u32) -> Clock {
+    NonZeroU32::new(khz).map_or_else(|| Clock::measure(Duration::from_millis(50)), Clock::tsc)
+}
