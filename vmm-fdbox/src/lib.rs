@@ -67,6 +67,7 @@ mod listing;
 pub mod member;
 mod name;
 mod passed;
+pub mod sandbox;
 mod seal_error;
 pub mod statefd;
 mod store;

@@ -3,5 +3,7 @@
 mod fleet;
 mod handover;
 mod resume;
+#[cfg(target_arch = "x86_64")]
+mod sandbox;
 mod stopped;
 mod world;

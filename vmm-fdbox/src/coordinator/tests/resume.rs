@@ -24,6 +24,19 @@ fn name(at: usize) -> BoxName {
     BoxName::new(format!("vm{at}")).unwrap()
 }
 
+/// A guest in a sealed box.
+pub(super) fn put_guest(store: &FakeStore, box_name: &BoxName) {
+    let (mut state, fd) = StateFd::create(8192).unwrap();
+    let written: Result<usize, FrameError> = state.write_frame("test 1", |frame| {
+        frame.add("cpu", 1, Need::Required, &1234u32)
+    });
+    written.unwrap();
+    let open = store.create(box_name).unwrap();
+    open.put(&fd_name(STATE_FD), fd).unwrap();
+    open.put(&fd_name("ram"), memfd("ram")).unwrap();
+    open.seal().unwrap();
+}
+
 impl World {
     fn new(guests: Vec<(Option<u32>, Script)>) -> Self {
         let mut world = Self {
@@ -40,15 +53,7 @@ impl World {
     }
 
     fn add(&mut self, box_name: BoxName, position: Option<u32>, script: Script) {
-        let (mut state, fd) = StateFd::create(8192).unwrap();
-        let written: Result<usize, FrameError> = state.write_frame("test 1", |frame| {
-            frame.add("cpu", 1, Need::Required, &1234u32)
-        });
-        written.unwrap();
-        let open = self.store.create(&box_name).unwrap();
-        open.put(&fd_name(STATE_FD), fd).unwrap();
-        open.put(&fd_name("ram"), memfd("ram")).unwrap();
-        open.seal().unwrap();
+        put_guest(&self.store, &box_name);
         let mut vmm = NewVmm::new(script);
         vmm.position = position;
         vmm.order = Arc::clone(&self.order);

@@ -95,6 +95,8 @@ impl Gate {
 pub(super) struct Script {
     pub(super) trouble: Option<(At, Trouble)>,
     pub(super) gate: Gate,
+    /// What its thread does first.
+    pub(super) before: Option<fn()>,
     /// Its end of the socket, to close.
     pub(super) socket: Arc<Mutex<Option<UnixStream>>>,
 }
@@ -348,6 +350,9 @@ pub(super) fn old_vmm_that(
     };
     let store = store.clone();
     let thread = thread::spawn(move || {
+        if let Some(before) = vmm.script.before {
+            before();
+        }
         let left = serve_leaving_into(theirs, &mut vmm, |name, _| store.passed(name));
         // The whole process would be gone.
         vmm.script.socket.lock().unwrap().take();
@@ -408,6 +413,9 @@ pub(super) fn new_vmm(
     *vmm.script.socket.lock().unwrap() = Some(theirs.try_clone().unwrap());
     let store = store.clone();
     thread::spawn(move || {
+        if let Some(before) = vmm.script.before {
+            before();
+        }
         let arrived = serve_arriving_from(theirs, &mut vmm, |name, _, fd| {
             let passed = store.passed(name);
             passed.receive(fd).map(|()| passed)

@@ -1,0 +1,161 @@
+//! The lists of [`sandbox`](crate::sandbox) against what threads do under a filter that lets nothing else through.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+
+use super::world::{LONG, NewVmm, Script, box_name, limits, new_vmm, old_vmm, remote};
+use crate::coordinator::{Boxes, RemoteArriving};
+use crate::fake::FakeStore;
+use crate::finding::Finding;
+use crate::member::{Arrive, Lent};
+use crate::sandbox::{ARRIVING_SYSCALLS, KEXEC_SYSCALLS, LEAVING_SYSCALLS, Syscall};
+use crate::update::{Destination, Host, KexecHost, Member, NextKernel};
+
+/// What a child does, and which call its filter leaves out: `ROLE:NAME`.
+const CHILD: &str = "FDBOX_TEST_SANDBOX";
+
+/// What a thread of a Rust program needs for its memory, its locks and its end.
+const RUNTIME: &[Syscall] = &[
+    ("brk", libc::SYS_brk),
+    ("clock_gettime", libc::SYS_clock_gettime),
+    ("exit", libc::SYS_exit),
+    // Of debug builds: the standard library asks whether a descriptor that it closes is open.
+    ("fcntl", libc::SYS_fcntl),
+    ("futex", libc::SYS_futex),
+    ("getrandom", libc::SYS_getrandom),
+    ("madvise", libc::SYS_madvise),
+    ("mmap", libc::SYS_mmap),
+    ("mprotect", libc::SYS_mprotect),
+    ("mremap", libc::SYS_mremap),
+    ("munmap", libc::SYS_munmap),
+    ("rt_sigprocmask", libc::SYS_rt_sigprocmask),
+    ("sched_yield", libc::SYS_sched_yield),
+    ("sigaltstack", libc::SYS_sigaltstack),
+];
+
+/// What the child is to do, and without which call.
+fn task() -> Option<(String, String)> {
+    let task = std::env::var(CHILD).ok()?;
+    let (role, without) = task.split_once(':')?;
+    Some((role.to_owned(), without.to_owned()))
+}
+
+/// Lets this thread do what is listed, and ends the process for anything else.
+fn confine(list: &[Syscall]) {
+    let without = task().unwrap().1;
+    let listed = list.iter().chain(RUNTIME);
+    let rules = listed.filter(|(name, _)| *name != without);
+    let rules: BTreeMap<i64, _> = rules.map(|(_, number)| (*number, Vec::new())).collect();
+    let (kill, allow) = (SeccompAction::KillProcess, SeccompAction::Allow);
+    let filter = SeccompFilter::new(rules, kill, allow, TargetArch::x86_64).unwrap();
+    apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
+fn leave() {
+    let store = FakeStore::new();
+    let script = Script {
+        before: Some(|| confine(LEAVING_SYSCALLS)),
+        ..Script::default()
+    };
+    let (vmm, socket) = old_vmm(&store, script);
+    let mut member = remote(&store, socket, Destination::NextKernel, limits(false));
+    member.preflight().unwrap();
+    member.prepare().unwrap();
+    member.pause().unwrap();
+    vmm.cancel.cancel();
+    while !member.cancel_asked() {
+        std::thread::yield_now();
+    }
+    member.roll_back();
+    drop(member);
+    let _ = vmm.thread.join().unwrap();
+}
+
+fn arrive() {
+    let store = FakeStore::new();
+    super::resume::put_guest(&store, &box_name());
+    let script = Script {
+        before: Some(|| confine(ARRIVING_SYSCALLS)),
+        ..Script::default()
+    };
+    let (child, socket) = new_vmm(&store, NewVmm::new(script)).unwrap();
+    let mut vmm = RemoteArriving::new(child, socket);
+    let arrive = Arrive {
+        box_name: box_name(),
+        from_vmm: false,
+        module: store.module().unwrap(),
+        userspace_boottime_ns: None,
+        paused: false,
+        fail_at: None,
+    };
+    let passed = store.descriptor(&box_name()).unwrap();
+    vmm.arrive(arrive, passed, LONG).unwrap();
+    vmm.restore(&Lent::default(), LONG).unwrap();
+    vmm.commit(LONG).unwrap();
+    vmm.report(LONG).unwrap();
+}
+
+/// Only what changes nothing: this host is not to be left.
+fn ask_the_host() -> Vec<Finding> {
+    let mut host = KexecHost::new(NextKernel::Files {
+        kernel: "/proc/self/exe".into(),
+        initramfs: Some("/proc/version".into()),
+        cmdline: "kho=on".into(),
+    });
+    std::thread::spawn(move || {
+        confine(KEXEC_SYSCALLS);
+        host.preflight()
+    })
+    .join()
+    .unwrap()
+}
+
+#[test]
+fn child() {
+    match task().as_ref().map(|(role, _)| role.as_str()) {
+        Some("leaving") => leave(),
+        Some("arriving") => arrive(),
+        Some("kexec") => assert!(!ask_the_host().is_empty()),
+        _ => {}
+    }
+}
+
+fn run(role: &str, without: &str) -> ExitStatus {
+    let mut test = Command::new(std::env::current_exe().unwrap());
+    test.args(["--exact", "coordinator::tests::sandbox::child"])
+        .env(CHILD, format!("{role}:{without}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    test.status().unwrap()
+}
+
+/// Nothing else is called, and each of these is.
+fn check(role: &str, list: &[Syscall], not_seen: &[&str]) {
+    assert!(run(role, "").success(), "{role} calls what is not listed");
+    let seen = list.iter().filter(|(name, _)| !not_seen.contains(name));
+    for (name, _) in seen {
+        let signal = run(role, name).signal();
+        assert_eq!(signal, Some(libc::SIGSYS), "{role} does not call {name}");
+    }
+}
+
+#[test]
+fn a_leaving_vmm_calls_what_is_listed_and_nothing_else() {
+    // By another thread.
+    check("leaving", LEAVING_SYSCALLS, &["write"]);
+}
+
+#[test]
+fn an_arriving_vmm_calls_what_is_listed_and_nothing_else() {
+    check("arriving", ARRIVING_SYSCALLS, &[]);
+}
+
+#[test]
+fn a_kexec_host_calls_what_is_listed_and_nothing_else() {
+    let not_seen = ["pread64", "lseek", "kexec_file_load", "sync", "reboot"];
+    check("kexec", KEXEC_SYSCALLS, &not_seen);
+}
