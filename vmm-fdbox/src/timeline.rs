@@ -114,6 +114,7 @@ pub struct Phase {
 
 /// An update's blackout, split by phase.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// From the start of the pause to the first KVM_RUN, in nanoseconds. The
     /// sum of `phases`, but for rounding.

@@ -85,6 +85,7 @@ pub enum ResumeEvent {
 
 /// How the resume of one guest ended.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Resumption {
     /// Its box.
     pub box_name: BoxName,

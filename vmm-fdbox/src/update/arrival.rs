@@ -58,6 +58,7 @@ impl<'a> ResumePlan<'a> {
 /// A resume that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{step} failed: {}{}", Chain(error), self.aftermath())]
+#[non_exhaustive]
 pub struct ResumeFailed {
     /// The step that failed.
     pub step: Step,

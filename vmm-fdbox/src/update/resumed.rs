@@ -21,6 +21,7 @@ pub struct Resumed<S: BoxStore> {
 
 /// The end of an update.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Finished {
     /// The blackout by phase.
     pub report: Result<Report, TimelineError>,

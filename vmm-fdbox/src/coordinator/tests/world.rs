@@ -80,7 +80,7 @@ impl Gate {
         self.0.cancel();
     }
 
-    fn wait(&self) {
+    pub(super) fn wait(&self) {
         let event = self.0.descriptor().unwrap();
         let mut fds = [rustix::event::PollFd::from_borrowed_fd(
             event,
