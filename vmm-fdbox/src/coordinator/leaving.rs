@@ -72,9 +72,10 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
-    /// Limits with those that only a coordinator has: for the roll back and the jump. The steps' own are in `join`.
+    /// Limits with those that only a coordinator has: for preflight, the rollback and the jump. The steps' own are in `join`.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits.preflight = limits.preflight;
         self.limits.jump = limits.jump;
         self.limits.roll_back = limits.roll_back;
         self
@@ -333,7 +334,7 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
     }
 
     fn preflight(&mut self) -> Result<(), Stopped> {
-        let limit = self.limits.prepare;
+        let limit = self.limits.preflight;
         let greeted = match &mut self.connection {
             Ok(connection) => connection.greet(Deadline::within(limit)),
             Err(why) => return Err(Stopped::untouched(why.clone())),

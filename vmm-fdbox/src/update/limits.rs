@@ -7,8 +7,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Preflight; and all that is done while the guest runs: loading the kernel, filling the box and sealing
-    /// it, which walks the guest's memory. Default: 15 minutes each.
+    /// Looking for blockers. Default: 1 minute.
+    pub preflight: Duration,
+    /// All that is done while the guest runs: loading the kernel, filling the box and sealing it, which walks the
+    /// guest's memory. Default: 15 minutes.
     pub prepare: Duration,
     /// Stopping the guest. Default: 30 s.
     pub pause: Duration,
@@ -33,6 +35,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            preflight: Duration::from_secs(60),
             prepare: Duration::from_secs(15 * 60),
             pause: Duration::from_secs(30),
             save: Duration::from_secs(30),

@@ -26,7 +26,7 @@ pub(crate) fn box_in_the_way(name: &BoxName) -> Finding {
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     pub(super) fn preflight(&mut self) -> Result<(), Failure> {
-        self.allow(self.plan.limits.prepare);
+        self.allow(self.plan.limits.preflight);
         self.mark(phase::PREFLIGHT);
         self.step(Step::Preflight, |attempt| {
             let mut findings = attempt.box_findings()?;

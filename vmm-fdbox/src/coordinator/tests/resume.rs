@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::world::{At, NewVmm, SHORT, Script, Trouble, fd_name, limits, memfd, new_vmm};
-use crate::coordinator::{Boxes, ResumeEvent, ResumeLimits, Resumption, ToResume, resume};
+use super::world::{At, LONG, NewVmm, SHORT, Script, Trouble, fd_name, limits, memfd, new_vmm};
+use crate::coordinator::{
+    Boxes, RemoteArriving, ResumeEvent, ResumeLimits, Resumption, ToResume, resume,
+};
 use crate::fake::FakeStore;
 use crate::frame::{FrameError, Need};
+use crate::member::{Arrive, Lent};
 use crate::name::BoxName;
 use crate::statefd::StateFd;
 use crate::update::{ExitStatus, STATE_FD};
@@ -173,4 +176,48 @@ fn no_box_is_no_guest_and_no_reason_to_stop() {
     assert_eq!(resumed[1].status, ExitStatus::Done);
     assert!(world.store.has_guest(&name(1)).is_err());
     assert!(limits(true).pause == SHORT);
+}
+
+/// Waits until the box is sealed again, with all of the guest in it.
+fn wait_until_sealed(store: &FakeStore, box_name: &BoxName) {
+    while !store
+        .content(box_name)
+        .is_some_and(|(sealed, names)| sealed && names.len() == 2)
+    {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_coordinator_that_goes_away_before_it_says_commit_leaves_the_guest_in_its_box() {
+    type Act = fn(&mut RemoteArriving, &FakeStore);
+    let steps: [Act; 2] = [
+        |vmm, store| {
+            let arrive = Arrive {
+                box_name: name(0),
+                from_vmm: false,
+                module: store.module().unwrap(),
+                userspace_boottime_ns: None,
+                paused: false,
+                fail_at: None,
+            };
+            let passed = store.descriptor(&name(0)).unwrap();
+            vmm.arrive(arrive, passed, LONG).unwrap();
+        },
+        |vmm, _| vmm.restore(&Lent::default(), LONG).unwrap(),
+    ];
+    for count in 0..=steps.len() {
+        let store = FakeStore::new();
+        put_guest(&store, &name(0));
+        let vmm = NewVmm::new(Script::default());
+        let running = Arc::clone(&vmm.running);
+        let (child, socket) = new_vmm(&store, vmm).unwrap();
+        let mut vmm = RemoteArriving::new(child, socket);
+        steps[..count]
+            .iter()
+            .for_each(|step| step(&mut vmm, &store));
+        drop(vmm);
+        wait_until_sealed(&store, &name(0));
+        assert!(!*running.lock().unwrap(), "{count} steps");
+    }
 }

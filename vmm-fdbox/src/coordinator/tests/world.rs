@@ -371,6 +371,7 @@ pub(super) fn old_vmm_that(
 pub(super) fn limits(short: bool) -> Limits {
     let limit = if short { SHORT } else { LONG };
     Limits {
+        preflight: limit,
         prepare: limit,
         pause: limit,
         save: limit,
