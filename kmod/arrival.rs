@@ -23,6 +23,7 @@ use crate::entry::Incoming;
 use crate::file::NodeOwner;
 use crate::handover;
 use crate::kho;
+use crate::leaving::Change;
 use crate::name::Name;
 use crate::poison;
 use crate::record::Record;
@@ -41,8 +42,10 @@ impl Arrival {
 }
 
 /// Makes boxes of what the last kernel left. What cannot be used is kept and said. `ENOMEM`: it is
-/// as before, and the next attempt finds it.
+/// as before, and the next attempt finds it. `EAGAIN` once the host is on its way into the next kernel,
+/// and till then it leaves with all boxes or none.
 pub(crate) fn receive() -> Result<Arrival> {
+    let _change = Change::begin()?;
     match poison::receive(kho::crc32) {
         Ok(()) => {}
         Err(ENOMEM) => return Err(ENOMEM),
