@@ -61,15 +61,41 @@ impl Contents {
 
     /// Takes the descriptor at `at` out.
     pub(crate) fn remove(&mut self, at: usize) {
+        let entry = self.slots[at].entry.clone();
         self.slots.remove(at);
+        self.forget_owner_of(&entry);
         if self.slots.is_empty() {
             // No file is left that could belong to one of the VMs.
             self.substitutes.clear();
         }
     }
 
+    /// Puts a file in the place of what it was made of.
+    pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>, room: Room) {
+        let old = self.slots[at].entry.clone();
+        self.slots.replace(at, entry, room);
+        self.forget_owner_of(&old);
+    }
+
+    /// `gone` is not in the box any more. What it belonged to may have been freed with it, and its
+    /// address be another one's soon.
+    fn forget_owner_of(&mut self, gone: &Entry) {
+        let Content::Live(live) = &gone.content else {
+            return;
+        };
+        let owner = live.belongs_to;
+        if owner == 0 || self.slots.iter().any(|slot| slot.belongs_to(owner)) {
+            return;
+        }
+        for substitute in self.substitutes.iter_mut() {
+            if substitute.object == owner && substitute.file.is_none() {
+                substitute.object = 0;
+            }
+        }
+    }
+
     /// Makes the descriptor at `at` an open file of this kernel that the current task can use. It
-    /// stays as it is until the caller [`replace`](Slots::replace)s it. `fd` is the number that the
+    /// stays as it is until the caller [`replace`](Self::replace)s it. `fd` is the number that the
     /// file is going to have. `EAGAIN` for a descriptor of the last kernel once the host is leaving.
     pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<Successor> {
         let old = self.slots[at].entry.clone();

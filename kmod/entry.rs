@@ -43,13 +43,21 @@ pub(crate) struct Live {
     pub(crate) kind: KindRef,
     /// What [`crate::kind::Kind::object`] says.
     pub(crate) object: usize,
+    /// What [`crate::kind::Kind::belongs_to`] says.
+    pub(crate) belongs_to: usize,
 }
 
 impl Live {
     /// `file`, which is of this kind.
     pub(crate) fn new(file: FileRef, kind: KindRef) -> Live {
         let object = kind.object(&file);
-        Live { file, kind, object }
+        let belongs_to = kind.belongs_to(&file);
+        Live {
+            file,
+            kind,
+            object,
+            belongs_to,
+        }
     }
 
     /// Address of the open file, for comparison.
@@ -123,6 +131,11 @@ impl Entry {
             Content::Live(live) => Some(&live.file),
             Content::Incoming(_) => None,
         }
+    }
+
+    /// Whether it is a file that belongs to the object of this address.
+    pub(crate) fn belongs_to(&self, object: usize) -> bool {
+        matches!(&self.content, Content::Live(live) if live.belongs_to == object)
     }
 
     /// Compatible string of its kind.

@@ -273,7 +273,7 @@ impl Held<'_> {
             let old = core::mem::replace(&mut inner.listed[at], entry.clone());
             inner.found_again(entry.id);
             drop(inner);
-            self.contents.slots.replace(at, entry, room);
+            self.contents.replace(at, entry, room);
             drop(old);
         }
         Ok(successor.file)

@@ -56,6 +56,12 @@ pub(crate) trait Kind: Send + Sync {
         file::address(file)
     }
 
+    /// Address of the object of another kind that `file` belongs to and holds; 0 if there is none.
+    /// Only compared.
+    fn belongs_to(&self, _file: &File) -> usize {
+        0
+    }
+
     /// Whether it is sealed after files of other kinds: it looks at what they freeze.
     fn seals_last(&self) -> bool {
         false

@@ -69,6 +69,10 @@ impl Kind for GuestMemfd {
         file::size(file)
     }
 
+    fn belongs_to(&self, file: &File) -> usize {
+        object::GuestMemfd::of(file).map_or(0, |memory| memory.vm().address())
+    }
+
     fn seal(&self, cx: &mut SealCx<'_>) -> Result {
         if kvm_vm::name_of_vm(cx).is_none() {
             return Err(cx.refuse(

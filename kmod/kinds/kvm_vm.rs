@@ -20,8 +20,7 @@ use crate::abi::layout::Layout;
 use crate::abi_kvm;
 use crate::entry::{
     Content,
-    Entry,
-    Slot, //
+    Entry, //
 };
 use crate::file::{
     self,
@@ -258,11 +257,8 @@ fn forget_unneeded(cx: &mut TakeCx<'_>) {
         let vm = substitute.file.as_ref().and_then(|file| Vm::of(file));
         if vm.is_none_or(Vm::is_left) {
             substitute.file = None;
-            let belongs_to_it = |slot: &KBox<Slot>| {
-                let vm = slot.live_file().and_then(memory_of);
-                vm.is_some_and(|vm| vm.address() == substitute.object)
-            };
-            if substitute.object != 0 && !cx.slots.iter().any(belongs_to_it) {
+            let vm = substitute.object;
+            if !cx.slots.iter().any(|slot| slot.belongs_to(vm)) {
                 // Another VM may have the address soon.
                 substitute.object = 0;
             }
@@ -316,14 +312,9 @@ fn source_of(entry: &Entry) -> Result<Source> {
     Ok(Source::Another(line))
 }
 
-/// The VM that `file` belongs to, if it is a guest_memfd.
-fn memory_of(file: &File) -> Option<Vm<'_>> {
-    GuestMemfd::of(file).map(GuestMemfd::vm)
-}
-
 /// Name in the box of the VM that `cx`'s file, a guest_memfd, belongs to.
 pub(super) fn name_of_vm<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
-    let wanted = memory_of(cx.file)?.address();
+    let wanted = GuestMemfd::of(cx.file)?.vm().address();
     if let Some(name) = cx.name_of(wanted) {
         return Some(name);
     }
