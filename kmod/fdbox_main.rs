@@ -40,6 +40,7 @@ mod name;
 mod objects;
 mod poison;
 mod put_get;
+mod ratelimit;
 mod record;
 mod registry;
 mod room;

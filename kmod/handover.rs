@@ -31,6 +31,7 @@ use crate::kho;
 use crate::module_hold::ModuleHold;
 use crate::name::Name;
 use crate::poison;
+use crate::ratelimit;
 use crate::record::Record;
 use kernel::{
     prelude::*,
@@ -168,7 +169,9 @@ pub(crate) fn add(
     let mut outgoing = OUTGOING.lock();
     outgoing.may_change()?;
     if outgoing.foreign.is_some() {
-        pr_err!("a handover of another version is on its way through this kernel: no box can be handed over beside it\n");
+        if ratelimit::may_log() {
+            pr_err!("a handover of another version is on its way through this kernel: no box can be handed over beside it\n");
+        }
         return Err(Refusal {
             error: EAGAIN,
             why: "a handover of another version is on its way through this kernel, and there is room for one; kexec to the kernel that reads it",

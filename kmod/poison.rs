@@ -9,6 +9,7 @@
 use crate::abi::Extent;
 use crate::abi_poison;
 use crate::ffi;
+use crate::ratelimit;
 use kernel::{
     error::to_result,
     prelude::*,
@@ -61,9 +62,9 @@ pub(crate) fn check(extent: &Extent) -> Result {
     if unsafe { ffi::fdbox_shim_poison_supported() } || count_in(&KNOWN.lock(), extent) == 0 {
         return Ok(());
     }
-    pr_err!(
-        "a descriptor has a broken page of memory: it takes a kernel with CONFIG_MEMORY_FAILURE\n"
-    );
+    if ratelimit::may_log() {
+        pr_err!("a descriptor has a broken page of memory: it takes a kernel with CONFIG_MEMORY_FAILURE\n");
+    }
     Err(EHWPOISON)
 }
 

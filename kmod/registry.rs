@@ -15,6 +15,7 @@ use crate::kinds::{
     memfd::Memfd,
     vfio_pci::VfioPci, //
 };
+use crate::ratelimit;
 use crate::uapi;
 use kernel::{
     fs::File,
@@ -102,8 +103,10 @@ pub(crate) fn waits_for_files(compatible: &[u8]) -> bool {
 
 fn supported(kind: KindRef) -> Result<KindRef> {
     if let Err(lack) = kind.supported() {
-        let name = kernel::str::BStr::from_bytes(kind.compatible());
-        pr_warn!("{} needs {}\n", name, lack);
+        if ratelimit::may_log() {
+            let name = kernel::str::BStr::from_bytes(kind.compatible());
+            pr_warn!("{} needs {}\n", name, lack);
+        }
         return Err(EOPNOTSUPP);
     }
     Ok(kind)

@@ -12,6 +12,7 @@
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/ratelimit.h>
 #include <linux/reboot.h>
 #include <linux/sched/signal.h>
 #include <linux/sort.h>
@@ -144,6 +145,14 @@ bool fdbox_shim_self_get(void)
 void fdbox_shim_self_put(void)
 {
 	module_put(THIS_MODULE);
+}
+
+/* For lines of the log that a caller causes: 50 at once, and 10 a second. */
+bool fdbox_shim_may_log(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, 5 * HZ, 50);
+
+	return __ratelimit(&state);
 }
 
 static int fdbox_shim_cmp(const void *a, const void *b)

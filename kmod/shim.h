@@ -44,6 +44,7 @@ bool fdbox_shim_module_get(struct module *owner);
 void fdbox_shim_module_put(struct module *owner);
 bool fdbox_shim_self_get(void);
 void fdbox_shim_self_put(void);
+bool fdbox_shim_may_log(void);
 void fdbox_shim_sort(u64 *numbers, size_t nr);
 u32 fdbox_shim_crc32(const u8 *data, size_t len);
 void fdbox_shim_release(u8 *out, size_t len);

@@ -377,6 +377,31 @@ fn same_host(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
+/// So often what is refused is tried; the log has 50 lines at once of that, and 10 a second.
+const TRIES: usize = 500;
+
+/// Whoever was passed a box cannot fill the log by it.
+fn floods_no_log(fdbox: &FdBox) -> Result<()> {
+    let lines = || -> Result<usize> {
+        let log = host::kernel_log()?;
+        Ok(log.iter().filter(|line| line.contains("needs")).count())
+    };
+    let before = lines()?;
+    let mut iommufd = Iommufd::open()?.into_fd();
+    for _ in 0..TRIES {
+        match fdbox.try_put(iommufd, "iommufd") {
+            Ok(()) => anyhow::bail!("PUT_FD of an iommufd succeeded"),
+            Err((_, back)) => iommufd = back,
+        }
+    }
+    let more = lines()? - before;
+    ensure!(
+        more < TRIES / 2,
+        "{TRIES} tries left {more} lines in the log"
+    );
+    Ok(())
+}
+
 fn unpatched(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("unpatched-passthrough")?;
     let refused = fdbox.try_put(Iommufd::open()?.into_fd(), "iommufd");
@@ -387,5 +412,6 @@ fn unpatched(_: &Cx<'_>) -> Result<()> {
         .iter()
         .any(|line| line.contains("fdbox,iommufd-v1 needs") && line.contains("kmod/patches"));
     ensure!(named, "No line of the log names the patches: {log:?}");
+    floods_no_log(&fdbox)?;
     fdbox.delete()
 }
