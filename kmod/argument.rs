@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Arguments of the ioctls, in the caller's memory.
+//! Arguments of the ioctls, in user memory.
 //!
-//! Their structs are those of `include/uapi/linux/fdbox.h`: bindgen makes them when the module is
-//! built. zerocopy proves that all their bytes are in a field, so none of the kernel's leaks.
+//! bindgen generates their structs from `include/uapi/linux/fdbox.h` when the module is built. zerocopy
+//! proves that they have no padding, so that no kernel memory leaks.
 
 use crate::abi;
 use kernel::{
@@ -47,7 +47,7 @@ pub(crate) use generated::{
     fdbox_seal_error as SealErrorArg, //
 };
 
-// What an argument names and what crosses a kexec have the same room.
+// Names and strings have the same length in arguments and in the handover.
 const _: fn(NextFd) -> [u8; abi::NAME_LEN] = |fd| fd.name;
 const _: fn(NextFd) -> [u8; abi::COMPATIBLE_LEN] = |fd| fd.compatible;
 
@@ -64,7 +64,7 @@ pub(crate) fn read<T: FromBytes + IntoBytes>(arg: usize) -> Result<T> {
 
 /// A struct that begins with the size that the caller knows of it, and with flags.
 pub(crate) trait HasSize: FromBytes + IntoBytes + Immutable {
-    /// What it was when it was new: every caller knows so much.
+    /// Its size in the first version: the least that callers may pass.
     const FIRST_SIZE: usize;
 
     /// The flags, of which none is defined.
@@ -103,7 +103,7 @@ pub(crate) struct Growable<T> {
 }
 
 impl<T: HasSize> Growable<T> {
-    /// Reads it. The caller sets nothing that this module does not know.
+    /// Reads it. Bytes that this module does not know must be 0.
     pub(crate) fn read(arg: usize) -> Result<Self> {
         let size = read::<u32>(arg)? as usize;
         if size < T::FIRST_SIZE || size > GROWABLE_MAX {
@@ -124,7 +124,7 @@ impl<T: HasSize> Growable<T> {
         Ok(Growable { arg, size, value })
     }
 
-    /// Writes back what the caller has room for; its size stays what it was.
+    /// Writes back the part that the caller knows; `size` is unchanged.
     pub(crate) fn write(&self) -> Result {
         let len = self.size.min(size_of::<T>());
         let mut writer = UserSlice::new(UserPtr::from_addr(self.arg), len).writer();
@@ -132,7 +132,7 @@ impl<T: HasSize> Growable<T> {
     }
 }
 
-/// `bytes` in an array of an argument, NUL-padded; what does not fit beside a NUL is left out.
+/// `bytes` in an array of an argument, NUL-padded, and truncated if necessary.
 pub(crate) fn padded<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
     let mut array = [0; LEN];
     let len = bytes.len().min(LEN - 1);

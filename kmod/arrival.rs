@@ -4,11 +4,11 @@
 //!
 //! # Concept
 //!
-//! When the module loads, `receive()` looks for a blob of the last kernel's and makes sealed boxes of
-//! it, as they were. The blob is taken when all else that can fail when the module loads is done: till
-//! then it is left as it is, and a module that fails to load can be loaded again. A blob that cannot be read is refused and said, and its memory stays
-//! as it is; one that is whole, but not of this module's version or too many boxes, goes on to the
-//! kernel after this one.
+//! When the module loads, `receive()` looks for a blob of the last kernel and makes sealed boxes of it.
+//! The blob is consumed only after everything else that can fail while the module loads, so that a module
+//! that failed to load can be loaded again. A blob that is damaged is refused with a message, and its
+//! memory stays reserved. One that is intact, but of another version or with too many boxes, is passed on
+//! to the next kernel.
 
 use crate::abi::{
     self,
@@ -29,11 +29,11 @@ use crate::poison;
 use crate::record::Record;
 use kernel::prelude::*;
 
-/// What came from the last kernel and has boxes made of it, but is not taken yet.
+/// A blob of the last kernel of which boxes were made, but which is not consumed yet.
 pub(crate) struct Arrival(Option<Left>);
 
 impl Arrival {
-    /// When nothing can fail any more: takes it for good.
+    /// Consumes it. Called when nothing can fail any more.
     pub(crate) fn taken(&mut self) {
         if let Some(left) = self.0.take() {
             left.taken();
@@ -41,9 +41,9 @@ impl Arrival {
     }
 }
 
-/// Makes boxes of what the last kernel left. What cannot be used is kept and said. `ENOMEM`: it is
-/// as before, and the next attempt finds it. `EAGAIN` once the host is on its way into the next kernel,
-/// and till then it leaves with all boxes or none.
+/// Makes boxes of what the last kernel left. What cannot be used stays reserved, with a message. After
+/// `ENOMEM` the next attempt finds it unchanged. Fails with `EAGAIN` once the reboot has begun; a reboot
+/// that begins later waits, so that it carries over all boxes or none.
 pub(crate) fn receive() -> Result<Arrival> {
     let _change = Change::begin()?;
     match poison::receive(kho::crc32) {
@@ -71,7 +71,7 @@ fn refuse(why: abi::Malformed) -> Option<Left> {
     None
 }
 
-/// What is to be taken when the module is loaded, if it is of any use.
+/// Makes boxes of a blob; returns the blob if it is to be consumed.
 fn accept(left: Left) -> Result<Option<Left>> {
     let root = left.root();
     let producer = abi::until_nul(&root.producer).unwrap_or(b"?");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blob that KHO hands from one kernel to the next: a root, which is a page that KHO names, and a
-//! body, which is vmalloc memory.
+//! The blob that KHO hands over from one kernel to the next: a root, which is a page in a subtree of KHO,
+//! and a body in vmalloc memory.
 
 use crate::abi;
 use crate::ffi;
@@ -12,7 +12,7 @@ use kernel::{
     str::CStrExt, //
 };
 
-/// A stretch of vmalloc memory.
+/// An area of vmalloc memory.
 ///
 /// # Invariants
 ///
@@ -26,7 +26,7 @@ pub(crate) struct Body {
 unsafe impl Send for Body {}
 
 impl Body {
-    /// `len` uninitialised bytes; the caller fills all of them.
+    /// `len` zeroed bytes.
     fn new(len: usize) -> Result<Body> {
         // SAFETY: No precondition; `len` is not 0, a body has at least one box.
         let ptr = unsafe { ffi::fdbox_shim_vmalloc(len) };
@@ -56,7 +56,7 @@ impl Drop for Body {
     }
 }
 
-/// Writes into a [`Body`], front to back.
+/// Writes into a [`Body`] from front to back.
 pub(crate) struct Filler<'a> {
     rest: &'a mut [u8],
 }
@@ -76,7 +76,7 @@ impl abi::Sink for Filler<'_> {
     }
 }
 
-/// A blob that the next kernel will find, once it is published.
+/// A blob for the next kernel, which finds it once it is published.
 ///
 /// # Invariants
 ///
@@ -106,7 +106,7 @@ impl Blob {
         Self::from_body(body, root)
     }
 
-    /// Hands on `body` under `root`, whose place of the body is filled in.
+    /// A blob of `body` and `root`, in which the address of the body is filled in.
     pub(crate) fn from_body(body: Body, mut root: abi::Root) -> Result<Blob> {
         // SAFETY: No precondition.
         let page = unsafe { ffi::fdbox_shim_kho_alloc_root() };
@@ -138,12 +138,12 @@ impl Blob {
         })
     }
 
-    /// Bytes it takes, page tables of the body aside.
+    /// Its size in bytes, without the page tables of the body.
     pub(crate) fn len(&self) -> usize {
         abi::ROOT_LEN + self.body.len
     }
 
-    /// Lets the next kernel find it, if it does not yet.
+    /// Publishes it, unless it is published.
     pub(crate) fn publish(&mut self) -> Result {
         if self.published {
             return Ok(());
@@ -182,7 +182,7 @@ impl Drop for Blob {
     }
 }
 
-/// What the last kernel left, and nobody has taken: it is KHO's until [`taken`](Self::taken).
+/// A blob of the last kernel. It belongs to KHO until it is [`taken`](Self::taken).
 ///
 /// # Invariants
 ///
@@ -198,7 +198,7 @@ unsafe impl Send for Left {}
 // SAFETY: As above.
 unsafe impl Sync for Left {}
 
-/// What the last kernel left, unless it has been taken: its root was read and is right.
+/// The blob of the last kernel, with a valid root, unless it was consumed before.
 pub(crate) fn incoming() -> Option<Result<Left, abi::Malformed>> {
     let mut len = 0;
     // SAFETY: The name is a NUL-terminated string, `len` is valid for writing.
@@ -231,8 +231,8 @@ impl Left {
         self.root
     }
 
-    /// A copy of its body: whatever fails before it is taken, it is there for the next attempt.
-    /// `EIO` when the body is not there, `ENOMEM`.
+    /// A copy of its body, so that the blob is unchanged if loading the module fails. Fails with `EIO` if
+    /// the memory of the body was not kept.
     pub(crate) fn body(&self) -> Result<Body> {
         let body = Body::new(self.len)?;
         // SAFETY: By the type invariants; the body has room for its length.
@@ -246,7 +246,7 @@ impl Left {
         Ok(body)
     }
 
-    /// Takes it for good: nobody finds it any more, and the memory of its body is freed.
+    /// Consumes it: it is not found any more, and the memory of its body is freed.
     pub(crate) fn taken(self) {
         let mark = &abi::MAGIC_CONSUMED;
         // SAFETY: By the type invariants; the page, which KHO keeps, is longer than the mark.
@@ -257,6 +257,6 @@ impl Left {
             // INVARIANT: The area has as many pages as `read()` has seen, for `len` bytes or more.
             drop(Body { ptr, len: self.len });
         }
-        // Else there was no memory to take it over: it stays reserved until the next kernel.
+        // Otherwise there was no memory to take it over: it stays reserved until the next kernel.
     }
 }

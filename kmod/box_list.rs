@@ -2,9 +2,9 @@
 
 //! The list of all boxes, and their device nodes.
 //!
-//! A box is found by its name through a tree, and by its id through the list, which is in the order
-//! of the ids. A box is in both or in neither; one mutex covers the two. Nothing slow is done under
-//! it: memory is freed, devices are stopped and boxes are handed on without it.
+//! A box is found by its name in a tree, and by its id in the list, which is sorted by id. One mutex
+//! protects both. Nothing slow is done under it: memory is freed, devices are stopped and boxes are
+//! carried over without it.
 
 use crate::fd_box::FdBox;
 use crate::ffi;
@@ -75,7 +75,7 @@ struct Listed {
 struct Boxes {
     /// By id, which only grows.
     list: KVVec<Listed>,
-    /// The id that each name has; None before the first box, for a static has no tree.
+    /// The id of each name; `None` before the first box, since a tree cannot be made in a static.
     ids: Option<RBTree<Name, u64>>,
     next_id: u64,
 }
@@ -108,22 +108,22 @@ pub(crate) fn init() -> Result {
     kernel::error::to_result(unsafe { ffi::fdbox_shim_nodes_init() })
 }
 
-/// When the module goes: there are no boxes any more, for a box holds the module.
+/// Called when the module is unloaded. There are no boxes, since a box holds the module.
 pub(crate) fn exit() {
     forget_all();
     // SAFETY: The last node is gone.
     unsafe { ffi::fdbox_shim_nodes_exit() };
 }
 
-/// Nodes are there before the module is loaded for good; nobody uses them before.
+/// Nodes exist before the module is fully loaded; they cannot be used before that.
 static LOADED: wait::Gate = wait::Gate::closed();
 
-/// Once, when the module is loaded or has failed to load.
+/// Called once, when the module is loaded or has failed to load.
 pub(crate) fn loaded(good: bool) {
     LOADED.open(good);
 }
 
-/// Before a node is used: waits until the module is loaded; `ENODEV` when that fails.
+/// Called when a node is opened: waits until the module is loaded; fails with `ENODEV` if that fails.
 pub(crate) fn wait_until_loaded() -> Result {
     LOADED.pass()
 }
@@ -133,7 +133,7 @@ pub(crate) fn create(name: Name, owner: NodeOwner) -> Result {
     create_with(name, owner, |_| Ok(()))
 }
 
-/// Makes a box, which nobody finds before `fill` has filled it.
+/// Makes a box, which is not visible until `fill` has returned.
 pub(crate) fn create_with(
     name: Name,
     owner: NodeOwner,
@@ -148,7 +148,7 @@ pub(crate) fn create_with(
         return Err(ENOSPC);
     }
     let id = boxes.next_id;
-    // All that can fail comes before the first change.
+    // Everything that can fail comes before the first change.
     boxes.list.reserve(1, GFP_KERNEL)?;
     let by_name = RBTreeNode::new(name.try_clone()?, id, GFP_KERNEL)?;
     let bx = FdBox::new(name, id, owner)?;
@@ -171,7 +171,7 @@ pub(crate) fn delete(name: &Name) -> Result {
     let at = boxes.at(id);
     let mut contents = boxes.list.get(at).ok_or(ENOENT)?.bx.kill()?;
     let by_name = boxes.ids.as_mut().and_then(|ids| ids.remove_node(name));
-    // The node goes with it: the name is free for another node when the lock is.
+    // This removes the node, so that the name is free for another one when the lock is released.
     drop(boxes.list.remove(at));
     drop(boxes);
     drop(by_name);
@@ -179,7 +179,7 @@ pub(crate) fn delete(name: &Name) -> Result {
     Ok(())
 }
 
-/// Drops all boxes without touching what the last kernel left in them.
+/// Drops all boxes; what the last kernel left in them is not touched.
 pub(crate) fn forget_all() {
     let mut boxes = BOXES.lock();
     boxes.list = KVVec::new();
@@ -198,8 +198,8 @@ pub(crate) fn next(cursor: u64) -> Option<Arc<FdBox>> {
     found.map(|listed| listed.bx.clone())
 }
 
-/// Notes owner and mode of each node as they are now, for the next kernel. Returns them, each with
-/// the id of its box, in the order of the ids.
+/// Stores the current owner and mode of each node in its box. Returns them with the ids of the boxes, in
+/// the order of the ids.
 pub(crate) fn note_owners() -> Result<KVVec<(u64, NodeOwner)>> {
     let boxes = BOXES.lock();
     let mut owners = KVVec::with_capacity(boxes.list.len(), GFP_KERNEL)?;
@@ -213,7 +213,7 @@ pub(crate) fn note_owners() -> Result<KVVec<(u64, NodeOwner)>> {
     Ok(owners)
 }
 
-/// Hands on boxes that arrived and that nobody unsealed.
+/// Carries over the boxes of the last kernel that nobody unsealed.
 pub(crate) fn carry_all() {
     let mut cursor = 0;
     while let Some(bx) = next(cursor) {
@@ -224,7 +224,7 @@ pub(crate) fn carry_all() {
     }
 }
 
-/// Before a node is opened.
+/// Called when a node is opened.
 ///
 /// # Safety
 ///
@@ -236,7 +236,7 @@ unsafe extern "C" fn fdbox_rs_box_open() -> c_int {
 
 crate::ffi::check_export!(fdbox_rs_box_open);
 
-/// Gives back the reference of a node.
+/// Drops the reference of a node.
 ///
 /// # Safety
 ///

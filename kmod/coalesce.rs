@@ -2,15 +2,14 @@
 
 //! Extents sorted by physical address, neighbours coalesced.
 //!
-//! The page allocator may serve a file from two places by turns, a dozen pages each time, as it does
-//! while more than half of the free memory is KHO's area for the next kernel; or by single pages out of
-//! many blocks. The file's extents are short then, but their memory is a few long runs. KHO keeps
-//! aligned powers of two: of long runs few large ones, for the next kernel to reserve in its early boot
-//! and for us to take back. So KHO is given a record's memory by address. A record itself keeps the order
-//! of the file.
+//! The page allocator may serve a file alternately from two places, a dozen pages each time, which it does
+//! while more than half of the free memory is KHO's scratch area, or with single pages of many blocks. The
+//! file's extents are short then, but together they are a few long runs. KHO preserves aligned powers of
+//! two, so that long runs need few of them, which the next kernel reserves in its early boot. So memory is
+//! given to KHO sorted by address. The record itself keeps the order of the file.
 //!
-//! This is done for each record when the module loads, while guests stand still, so the sort is one whose
-//! time grows with the number of extents only.
+//! This is also done for each record when the module loads, while guests are stopped. So it is a radix
+//! sort, whose time is linear in the number of extents.
 
 use crate::abi::Extent;
 use crate::ffi;
@@ -31,7 +30,7 @@ pub(crate) fn coalesced(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>>
     Ok(keys)
 }
 
-/// Bits that the sort looks at in a pass, and so many values they have.
+/// Bits that a pass of the sort looks at, and the number of their values.
 const DIGIT_BITS: u32 = 8;
 const DIGITS: usize = 1 << DIGIT_BITS;
 
@@ -39,8 +38,8 @@ fn digit(key: u64, shift: u32) -> usize {
     (key >> shift) as usize & (DIGITS - 1)
 }
 
-/// Sorts by address. What is at one address, which is an error unless it is the same extent, may be in
-/// any order.
+/// Sorts by address. The order of keys with the same address is undefined; such keys are an error unless
+/// they are equal.
 fn sort(keys: &mut KVVec<u64>) {
     let Ok(mut other) = copy(keys) else {
         // SAFETY: The numbers are valid for reading and writing, so many of them. (The sort of `core` ends
@@ -64,7 +63,7 @@ fn copy(keys: &[u64]) -> Result<KVVec<u64>> {
     Ok(copy)
 }
 
-/// Puts `from` into `to`, which is as long, by one digit; those that have the same one stay in order.
+/// A pass: copies `from` to `to`, which has the same length, sorted by one digit. Stable.
 fn sort_by_digit(from: &[u64], to: &mut [u64], shift: u32) {
     let mut places = [0usize; DIGITS];
     for &key in from {
@@ -81,7 +80,7 @@ fn sort_by_digit(from: &[u64], to: &mut [u64], shift: u32) {
     }
 }
 
-/// The same memory. The direction is the file's business.
+/// The same memory with ascending addresses.
 fn upwards(extent: Extent) -> Extent {
     Extent {
         pfn: extent.lowest_pfn(),
@@ -108,7 +107,7 @@ fn of_key(key: u64) -> Extent {
     }
 }
 
-/// Makes extents of the keys again, in place, and one of neighbours.
+/// Converts the keys to extents in place, and joins adjacent ones.
 fn merge(sorted: &mut KVVec<u64>, may_repeat: bool) -> Result {
     let mut last: Option<Extent> = None;
     let mut written = 0;
@@ -136,7 +135,7 @@ fn merge(sorted: &mut KVVec<u64>, may_repeat: bool) -> Result {
     Ok(())
 }
 
-/// Both as one, if `next` continues `last` and one extent holds them.
+/// Both as one extent, if they are adjacent and not too many folios.
 fn joined(last: Extent, next: Extent) -> Option<Extent> {
     let folios = last.folios + next.folios;
     let continues = next.order == last.order && last.pfn + last.pages() == next.pfn;

@@ -21,7 +21,7 @@ use crate::leaving::Change;
 use crate::record::Record;
 use crate::registry;
 use crate::slots::{
-    Room,
+    IndexNodes,
     Slots, //
 };
 use kernel::{
@@ -32,20 +32,20 @@ use kernel::{
     },
 };
 
-/// The descriptors of a box, and what is held for them.
+/// The descriptors of a box, and the objects that are held for them.
 pub(crate) struct Contents {
     pub(crate) slots: Slots,
     pub(crate) substitutes: KVec<Substitute>,
     given_out: KVVec<GivenOut>,
-    /// While it is as it arrived: it goes on to the next kernel if nobody unseals it.
+    /// Set until a box of the last kernel is unsealed: it goes on to the next kernel if nobody does.
     pub(crate) required: Option<kho::Required>,
 }
 
-/// What takes the place of a descriptor that was made a file for its taker.
+/// Replaces a descriptor for which a file was made.
 pub(crate) struct Successor {
     pub(crate) file: FileRef,
-    /// `None` where it is the file that was there.
-    pub(crate) entry: Option<(Arc<Entry>, Room)>,
+    /// `None` if the file is the one that is in the box.
+    pub(crate) entry: Option<(Arc<Entry>, IndexNodes)>,
 }
 
 impl Contents {
@@ -65,20 +65,20 @@ impl Contents {
         self.slots.remove(at);
         self.forget_owner_of(&entry);
         if self.slots.is_empty() {
-            // No file is left that could belong to one of the VMs.
+            // No file is left that could belong to one of them.
             self.substitutes.clear();
         }
     }
 
-    /// Puts a file in the place of what it was made of.
-    pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>, room: Room) {
+    /// Replaces the descriptor at `at` by the file that was made of it.
+    pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>, nodes: IndexNodes) {
         let old = self.slots[at].entry.clone();
-        self.slots.replace(at, entry, room);
+        self.slots.replace(at, entry, nodes);
         self.forget_owner_of(&old);
     }
 
-    /// `gone` is not in the box any more. What it belonged to may have been freed with it, and its
-    /// address be another one's soon.
+    /// Called when `gone` has left the box: the object that it belonged to may have been freed with it,
+    /// and another one may get its address.
     fn forget_owner_of(&mut self, gone: &Entry) {
         let Content::Live(live) = &gone.content else {
             return;
@@ -94,20 +94,20 @@ impl Contents {
         }
     }
 
-    /// Makes the descriptor at `at` an open file of this kernel that the current task can use. It
-    /// stays as it is until the caller [`replace`](Self::replace)s it. `fd` is the number that the
-    /// file is going to have. `EAGAIN` for a descriptor of the last kernel once the host is leaving.
+    /// Makes an open file of the descriptor at `at` that the current task can use. The descriptor is
+    /// unchanged until the caller [`replace`](Self::replace)s it. `fd` is the number that the file will
+    /// have. Fails with `EAGAIN` for a descriptor of the last kernel once the reboot has begun.
     pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<Successor> {
         let old = self.slots[at].entry.clone();
         let _change = match &old.content {
             Content::Live(_) => None,
             Content::Incoming(_) => Some(Change::begin()?),
         };
-        // All that can fail comes before the file is made.
+        // Everything that can fail is done before the file is made.
         let kind = registry::of_compatible(old.compatible())?;
         let name = old.name.try_clone()?;
         let place = UniqueArc::<Entry>::new_uninit(GFP_KERNEL)?;
-        let room = Room::new()?;
+        let nodes = IndexNodes::new()?;
 
         let mut progress = core::mem::take(&mut self.slots[at].progress);
         let mut cx = TakeCx {
@@ -139,20 +139,20 @@ impl Contents {
         let entry = place.write(Entry { id, name, content });
         Ok(Successor {
             file,
-            entry: Some((entry.into(), room)),
+            entry: Some((entry.into(), nodes)),
         })
     }
 
-    /// Lets go of what was given out, once nothing in the box depends on it any more.
+    /// Drops the references to files that were taken out, once nothing in the box depends on them.
     pub(crate) fn forget_given(&mut self) {
         if !self.slots.has_waiting() {
             self.given_out.clear();
         }
     }
 
-    /// A descriptor that depends on files which were taken out and are not back.
+    /// A descriptor that depends on files which were taken out and not put back.
     pub(crate) fn lacks_given(&self) -> Option<&Entry> {
-        // A duplicate that was put in again is as good as what was never taken out.
+        // A duplicate that was put back counts as well.
         let is_back = |given: &GivenOut| {
             let at = self.slots.named(given.name());
             at.is_some_and(|at| given.is_in(&self.slots[at]))
@@ -164,7 +164,7 @@ impl Contents {
         Some(waiting)
     }
 
-    /// Gives up what the last kernel left: devices stop before memory is freed.
+    /// Frees what came from the last kernel. Devices are stopped before memory is freed.
     pub(crate) fn discard(&mut self) {
         for slot in self.slots.iter() {
             if let Some((kind, record)) = incoming_kind(slot) {
@@ -178,7 +178,7 @@ impl Contents {
                 continue;
             };
             let record = &incoming.record;
-            // Page tables of devices are shared, nothing else is.
+            // Devices may share page tables; nothing else is shared.
             let waits = slot.entry.waits_for_files();
             if !waits || !rest.iter().any(|other| other.shares_extents(record)) {
                 slot.progress.discard(record);
@@ -187,7 +187,7 @@ impl Contents {
     }
 }
 
-/// Kind and record of a descriptor of the last kernel, where its kind is known.
+/// Kind and record of a descriptor of the last kernel, if its kind is known.
 pub(crate) fn incoming_kind(entry: &Entry) -> Option<(KindRef, &Record)> {
     let Content::Incoming(incoming) = &entry.content else {
         return None;
@@ -197,7 +197,7 @@ pub(crate) fn incoming_kind(entry: &Entry) -> Option<(KindRef, &Record)> {
 }
 
 impl Incoming {
-    /// What the last kernel left under this compatible string.
+    /// A descriptor that the last kernel saved under this compatible string.
     pub(crate) fn new(compatible: &[u8], record: Record) -> Result<Incoming> {
         let mut copy = KVec::new();
         copy.extend_from_slice(compatible, GFP_KERNEL)?;

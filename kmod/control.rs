@@ -49,7 +49,7 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-/// The control node. An open file of it has no state.
+/// The control node. Its open files have no state.
 pub(crate) struct Control;
 
 #[vtable]
@@ -88,7 +88,7 @@ fn allowed() -> Result {
     }
 }
 
-/// The name in an argument that may have the `known` flags and no others.
+/// The name in an argument; fails if it has flags other than `known`.
 fn name_of(flags: u64, known: u64, name: &[u8]) -> Result<Name> {
     match flags & !known {
         0 => Name::from_array(name),
@@ -143,8 +143,8 @@ fn next_box(arg: usize) -> Result {
     next.write()
 }
 
-/// The ioctls of a box. They take the rights of whoever opened the node, who may have passed the
-/// descriptor on.
+/// The ioctls of a box. They are allowed by the rights of the task that opened the node, which may have
+/// passed the descriptor on.
 fn box_ioctl(bx: &FdBox, node: &BoxFile<'_>, cmd: u32, arg: usize) -> Result<isize> {
     let known = [
         uapi::PUT_FD,
@@ -253,7 +253,7 @@ fn next_lost(bx: &FdBox, arg: usize) -> Result {
 
 fn salvage(bx: &FdBox, arg: usize) -> Result {
     let mut salvage = Growable::<Salvage>::read(arg)?;
-    // What cannot be written is found out before anything is changed.
+    // Checks that the result can be written before anything is changed.
     salvage.value.lost = 0;
     salvage.write()?;
     salvage.value.lost = bx.salvage()? as u64;

@@ -2,8 +2,8 @@
 
 //! One named descriptor of a box.
 //!
-//! An [`Entry`] does not change: listings share it with whoever works on the box. What changes
-//! while one works on it is beside it, in the [`Slot`].
+//! An [`Entry`] is immutable and shared with listings. What changes while a task works on the box is in
+//! the [`Slot`].
 
 use crate::file::{
     self,
@@ -23,17 +23,17 @@ use kernel::{
 
 /// A descriptor in a box.
 pub(crate) struct Entry {
-    /// Never reused within a box: the cursor of a listing.
+    /// Never reused within a box; the cursor of listings.
     pub(crate) id: u64,
     pub(crate) name: Name,
     pub(crate) content: Content,
 }
 
-/// What stands behind the name.
+/// What a descriptor consists of.
 pub(crate) enum Content {
     /// An open file of this kernel.
     Live(Live),
-    /// What the last kernel left.
+    /// What the last kernel saved.
     Incoming(Incoming),
 }
 
@@ -41,14 +41,14 @@ pub(crate) enum Content {
 pub(crate) struct Live {
     pub(crate) file: FileRef,
     pub(crate) kind: KindRef,
-    /// What [`crate::kind::Kind::object`] says.
+    /// Result of [`crate::kind::Kind::object`].
     pub(crate) object: usize,
-    /// What [`crate::kind::Kind::belongs_to`] says.
+    /// Result of [`crate::kind::Kind::belongs_to`].
     pub(crate) belongs_to: usize,
 }
 
 impl Live {
-    /// `file`, which is of this kind.
+    /// `kind` is the kind of `file`.
     pub(crate) fn new(file: FileRef, kind: KindRef) -> Live {
         let object = kind.object(&file);
         let belongs_to = kind.belongs_to(&file);
@@ -66,19 +66,19 @@ impl Live {
     }
 }
 
-/// A descriptor that nobody has taken yet. Its kind is looked up when it is taken: it may be
-/// registered later.
+/// A descriptor of the last kernel that was not restored yet. Its kind is looked up at each use, since a
+/// driver may register it later.
 pub(crate) struct Incoming {
     pub(crate) compatible: KVec<u8>,
     pub(crate) record: Arc<Record>,
-    /// Whether its kind restores it upon files that are taken out of the box before it.
+    /// Whether its kind needs files that are taken out of the box before it.
     pub(crate) waits_for_files: bool,
 }
 
-/// How far SEAL has come with a descriptor.
+/// How far SEAL has got with a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// As it was put in, or as it arrived.
+    /// Not sealed by this kernel.
     Open,
     /// Its shape is frozen.
     Frozen,
@@ -86,18 +86,18 @@ pub(crate) enum Stage {
     Kept,
 }
 
-/// A place in a box: the descriptor, and what is done to it. Only whoever works on the box has it.
+/// A descriptor and the state of the work on it. Only the task that works on the box has access.
 pub(crate) struct Slot {
     pub(crate) entry: Arc<Entry>,
     pub(crate) stage: Stage,
-    /// What a file of this kernel wrote for the next one, while it is sealed.
+    /// The record of a file of this kernel, while it is sealed.
     pub(crate) written: Option<Arc<Record>>,
     /// How far the restore of what the last kernel left has come.
     pub(crate) progress: Progress,
 }
 
 impl Slot {
-    /// One that nothing was done to.
+    /// A slot in its initial state.
     pub(crate) fn new(entry: Arc<Entry>) -> Slot {
         Slot {
             entry,
@@ -107,7 +107,7 @@ impl Slot {
         }
     }
 
-    /// What the next kernel gets, once it was written.
+    /// The record for the next kernel, once it was written.
     pub(crate) fn record(&self) -> Option<&Arc<Record>> {
         match &self.entry.content {
             Content::Live(_) => self.written.as_ref(),
@@ -125,7 +125,7 @@ impl core::ops::Deref for Slot {
 }
 
 impl Entry {
-    /// The file, if it is one of this kernel.
+    /// The file, if there is one in this kernel.
     pub(crate) fn live_file(&self) -> Option<&File> {
         match &self.content {
             Content::Live(live) => Some(&live.file),
@@ -151,7 +151,7 @@ impl Entry {
         matches!(self.content, Content::Incoming(_))
     }
 
-    /// Whether it is to be restored upon files that are taken out of the box before it.
+    /// Whether it needs files that are taken out of the box before it.
     pub(crate) fn waits_for_files(&self) -> bool {
         matches!(&self.content, Content::Incoming(incoming) if incoming.waits_for_files)
     }
@@ -161,7 +161,7 @@ impl Entry {
         matches!(&self.content, Content::Live(live) if live.kind.seals_last())
     }
 
-    /// Whether the last kernel left it with the extents of `record`, and it has any.
+    /// Whether it came from the last kernel with the extents of `record`, and there are any.
     pub(crate) fn shares_extents(&self, record: &Record) -> bool {
         match &self.content {
             Content::Incoming(incoming) => {
@@ -171,7 +171,7 @@ impl Entry {
         }
     }
 
-    /// Bytes of memory it holds.
+    /// Number of bytes of memory that it holds.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.content {
             Content::Live(live) => live.kind.bytes(&live.file),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A box: named descriptors, and whether they may be touched.
+//! A box: named descriptors, and the state that says whether they may change.
 //!
 //! # Lifecycle
 //!
@@ -15,12 +15,12 @@
 //!
 //! # Locking
 //!
-//! Whoever works on a box has its [`Contents`] in hands, as a [`Held`] box, and gives them back
-//! when that is dropped. Others wait for that, or do not, as they like. SEAL may take as long as it
-//! wants: no lock is held meanwhile, and listings see what they always see.
+//! A task that works on a box takes its [`Contents`] out, as a [`Held`] box, and puts them back when
+//! that is dropped. Other tasks wait for that or return `EBUSY`. No lock is held while SEAL runs,
+//! however long it takes, and listings work as at any other time.
 //!
-//! The box's mutex covers what listings show and the place of the contents. It is held for moments
-//! only. It is taken under the list of boxes, and nothing is taken under it.
+//! The box's mutex protects what listings show and the place where the contents are kept. It is held
+//! for short times only. It nests inside the mutex of the list of boxes; no lock is taken under it.
 
 use crate::contents::Contents;
 use crate::entry::{
@@ -52,13 +52,13 @@ pub(crate) struct FdBox {
     pub(crate) name: Name,
     /// Never reused: the cursor of a listing, and what the handover knows the box by.
     pub(crate) id: u64,
-    /// 1 while somebody has the contents in hands.
+    /// 1 while a task has taken the contents out.
     busy: wait::Count,
     #[pin]
     inner: Mutex<Inner>,
 }
 
-/// Where a box stands.
+/// The state of a box.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Open,
@@ -67,12 +67,12 @@ pub(crate) enum State {
     Sealed {
         handed_over: bool,
     },
-    /// Deleted; only files opened before know it.
+    /// Deleted, but still referenced by open files of its node.
     Dead,
 }
 
 impl State {
-    /// For what changes the descriptors.
+    /// Check for calls that change the descriptors.
     pub(crate) fn must_be_open(self) -> Result {
         match self {
             State::Open => Ok(()),
@@ -87,19 +87,19 @@ struct Inner {
     state: State,
     /// The descriptors, in the order of the contents.
     listed: KVVec<Arc<Entry>>,
-    /// `None` while somebody has them in hands, and of a box that is dead.
+    /// `None` while a task has taken them out, and in a dead box.
     contents: Option<Contents>,
     seal_error: Option<SealError>,
-    /// What the last UNSEAL or SALVAGE found and is still there, in the order of the ids.
+    /// What the last UNSEAL or SALVAGE found lost and is still in the box, in the order of the ids.
     lost: KVVec<Lost>,
     owner: NodeOwner,
 }
 
 impl Inner {
-    /// The descriptor with this id is not lost any more, or not in the box.
+    /// Drops the note that the descriptor with this id is lost: it was restored, or left the box.
     fn found_again(&mut self, id: u64) {
         if let Ok(at) = self.lost.binary_search_by_key(&id, |lost| lost.id) {
-            // The index is that of one of them.
+            // The index is in range.
             let _ = self.lost.remove(at);
         }
     }
@@ -127,18 +127,18 @@ impl FdBox {
         )
     }
 
-    /// Notes owner and mode of the node.
+    /// Stores owner and mode of the node.
     pub(crate) fn set_owner(&self, owner: NodeOwner) {
         self.inner.lock().owner = owner;
     }
 
-    /// State and number of descriptors. While SEAL or UNSEAL runs, it is the state before.
+    /// State and number of descriptors. While SEAL or UNSEAL runs, the state before it.
     pub(crate) fn summary(&self) -> (State, usize) {
         let inner = self.inner.lock();
         (inner.state, inner.listed.len())
     }
 
-    /// The first descriptor with this id or a higher one, while somebody works on the box, too.
+    /// The first descriptor with this id or a higher one. Also works while a task works on the box.
     pub(crate) fn next(&self, cursor: u64) -> Result<Option<Arc<Entry>>> {
         let inner = self.inner.lock();
         if inner.state == State::Dead {
@@ -176,12 +176,12 @@ impl FdBox {
         Ok(show(lost, entry))
     }
 
-    /// Takes the contents in hands, once nobody else has them and if `may` agrees to the state in which
-    /// the box is then; `EINTR` for a task that is killed while it waits, `ENODEV` of a box that was
-    /// deleted.
+    /// Takes the contents out, once no other task has them, if `may` accepts the state of the box.
+    /// Fails with `EINTR` if the task is killed while it waits, with `ENODEV` if the box was deleted.
     ///
-    /// Only a [`Change`](crate::leaving::Change) has a sealed box in hands: what `may` does not agree to
-    /// does not touch it, not for a moment, so that the reboot notifier finds it.
+    /// Only a [`Change`](crate::leaving::Change) may take the contents of a sealed box: the reboot
+    /// notifier waits for changes, and must then find the contents in place. So the state is checked
+    /// first, under the mutex.
     pub(crate) fn hold(&self, may: impl Fn(State) -> Result) -> Result<Held<'_>> {
         loop {
             match self.take_contents(&may)? {
@@ -191,12 +191,12 @@ impl FdBox {
         }
     }
 
-    /// The same; `EBUSY` if somebody else has them.
+    /// As [`hold`](Self::hold), but fails with `EBUSY` if another task has the contents.
     pub(crate) fn try_hold(&self, may: impl Fn(State) -> Result) -> Result<Held<'_>> {
         self.take_contents(&may)?.ok_or(EBUSY)
     }
 
-    /// `None` while somebody else has them.
+    /// `None` while another task has the contents.
     fn take_contents(&self, may: &impl Fn(State) -> Result) -> Result<Option<Held<'_>>> {
         let mut inner = self.inner.lock();
         if inner.state == State::Dead {
@@ -217,7 +217,7 @@ impl FdBox {
         }))
     }
 
-    /// Deletes the box, unless it is sealed or somebody works on it, and returns what was in it.
+    /// Deletes the box, unless it is sealed or a task works on it, and returns what was in it.
     pub(crate) fn kill(&self) -> Result<Contents> {
         let mut inner = self.inner.lock();
         inner.state.must_be_open()?;
@@ -225,17 +225,17 @@ impl FdBox {
         inner.state = State::Dead;
         let listed = core::mem::take(&mut inner.listed);
         drop(inner);
-        // A file that is closed now may be the last reference to a guest.
+        // This may drop the last reference to a file, which takes long for a guest's memory.
         drop(listed);
         Ok(contents)
     }
 }
 
-/// A box in the hands of one task.
+/// A box whose contents a task has taken out.
 pub(crate) struct Held<'a> {
     bx: &'a FdBox,
     contents: Contents,
-    /// Where the box stands when it is let go.
+    /// The state that the box gets when this is dropped.
     pub(crate) state: State,
 }
 
@@ -265,15 +265,16 @@ impl Held<'_> {
     }
 
     /// Makes the descriptor at `at` an open file of this kernel that the current task can use, and
-    /// returns that. On error it is as it was. `fd` is the number that the file is going to have.
+    /// returns that file. On error the descriptor is unchanged. `fd` is the number that the file will
+    /// have.
     pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<FileRef> {
         let successor = self.contents.make_own(at, fd)?;
-        if let Some((entry, room)) = successor.entry {
+        if let Some((entry, nodes)) = successor.entry {
             let mut inner = self.bx.inner.lock();
             let old = core::mem::replace(&mut inner.listed[at], entry.clone());
             inner.found_again(entry.id);
             drop(inner);
-            self.contents.replace(at, entry, room);
+            self.contents.replace(at, entry, nodes);
             drop(old);
         }
         Ok(successor.file)
@@ -284,13 +285,13 @@ impl Held<'_> {
         self.bx.inner.lock().owner
     }
 
-    /// Notes what UNSEAL or SALVAGE found.
+    /// Stores what UNSEAL or SALVAGE found.
     pub(crate) fn set_lost(&mut self, lost: KVVec<Lost>) {
         let old = core::mem::replace(&mut self.bx.inner.lock().lost, lost);
         drop(old);
     }
 
-    /// Notes how SEAL ended.
+    /// Stores why SEAL failed, or `None`.
     pub(crate) fn set_seal_error(&mut self, error: Option<SealError>) {
         let old = core::mem::replace(&mut self.bx.inner.lock().seal_error, error);
         drop(old);

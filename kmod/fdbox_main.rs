@@ -69,7 +69,7 @@ module! {
     license: "GPL",
 }
 
-/// The loaded module. Fields drop in order: first nobody can come in, then the lists go.
+/// The loaded module. Fields are dropped in this order: the lists are freed when they cannot be used.
 #[pin_data]
 struct FdboxModule {
     #[pin]
@@ -103,7 +103,7 @@ impl Drop for Lists {
     }
 }
 
-/// Hears of a reboot before devices are shut down.
+/// Registration of the reboot notifier, which runs before devices are shut down.
 struct RebootNotifier;
 
 impl RebootNotifier {
@@ -130,10 +130,10 @@ impl kernel::InPlaceModule for FdboxModule {
         try_pin_init!(Self {
             _lists: Lists::new()?,
             _reboot: RebootNotifier::new()?,
-            // Before the control node: whoever finds it finds the boxes.
+            // Before the control node: when that exists, the boxes do.
             _arrival: arrival::receive()?,
             _control <- MiscDeviceRegistration::register(options),
-            // Nothing fails after this: what came is taken, and who has found a node may go on.
+            // Nothing can fail after this: the handover is consumed, and nodes may be used.
             _: {
                 _arrival.taken();
                 box_list::loaded(true);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files, and what the calling task may do: safe wrappers.
+//! Safe wrappers for files and for the rights of the calling task.
 
 use crate::ffi;
 use kernel::{
@@ -57,8 +57,8 @@ pub(crate) fn fget(fd: u32) -> Result<FileRef> {
     Ok(unsafe { LocalFile::assume_no_fdget_pos(file) })
 }
 
-/// Closes descriptor `fd` of the current task, as `close(2)` does, if it still is that of `file`:
-/// another thread may have closed it meanwhile, and opened another one with its number.
+/// Closes descriptor `fd` of the current task, as `close(2)` does, if it still refers to `file`: another
+/// thread may have closed it and opened another file with its number.
 pub(crate) fn close(fd: u32, file: &File) {
     // SAFETY: Any number may be given; the current task's table is looked up under its lock. The
     // ioctl's own file is never closed here: it is of no kind that a box takes.
@@ -71,7 +71,7 @@ pub(crate) fn capable() -> bool {
     unsafe { ffi::fdbox_shim_capable() }
 }
 
-/// Whether whoever opened `file` might use boxes then.
+/// Whether the task that opened `file` had the right to use boxes.
 pub(crate) fn opener_capable(file: &File) -> bool {
     // SAFETY: `file` is a live file; its credentials never change.
     unsafe { ffi::fdbox_shim_opener_capable(file.as_ptr()) }
@@ -119,7 +119,7 @@ pub(crate) fn is_called(file: &File, name: &CStr) -> bool {
     unsafe { ffi::fdbox_shim_is_named(file.as_ptr(), name.as_char_ptr()) }
 }
 
-/// The operations of `file`: what kind it is.
+/// The operations of `file`, by which kinds of drivers are recognised.
 pub(crate) fn operations(file: &File) -> *const bindings::file_operations {
     // SAFETY: `file` is a live file.
     unsafe { ffi::fdbox_shim_fops(file.as_ptr()) }
@@ -134,21 +134,21 @@ pub(crate) struct NodeOwner {
 }
 
 impl NodeOwner {
-    /// What a new box has.
+    /// Those of a new box.
     pub(crate) const ROOT: NodeOwner = NodeOwner {
         mode: 0o600,
         uid: 0,
         gid: 0,
     };
 
-    /// That of the node of the box that `file` is an open file of, whatever path that was opened
-    /// by; `None` if the node is not there.
+    /// Those of the node of the box that `file` was opened through, whatever its path was; `None` if the
+    /// node does not exist.
     pub(crate) fn of_opened(file: &BoxFile<'_>) -> Option<NodeOwner> {
         // SAFETY: By the type invariants of `BoxFile`; the file holds the node.
         unsafe { NodeOwner::of_node(ffi::fdbox_shim_node_of(file.0.as_ptr())) }
     }
 
-    /// That of `node` as it is now; `None` if it is not there.
+    /// Those of `node` now; `None` if it does not exist.
     ///
     /// # Safety
     ///
@@ -179,7 +179,7 @@ impl<'a> BoxFile<'a> {
         BoxFile(file)
     }
 
-    /// Whether whoever holds the descriptor may use the box: that is the right of its opener.
+    /// Whether the box may be used through this file, which is decided by the rights of its opener.
     pub(crate) fn allowed(&self) -> bool {
         opener_capable(self.0)
     }
@@ -187,12 +187,12 @@ impl<'a> BoxFile<'a> {
 
 /// The rwsem of a file's inode, held exclusively.
 ///
-/// Anonymous inodes are not locked: one of them is that of nearly all anonymous files of the host,
-/// so whoever locked it would hold up files and boxes that it has nothing to do with.
+/// Anonymous inodes are not locked: nearly all anonymous files of the host share one, so that unrelated
+/// files and boxes would wait for each other.
 pub(crate) struct InodeLock<'a>(&'a File, NotThreadSafe);
 
 impl<'a> InodeLock<'a> {
-    /// Sleeps until nobody else holds it; `EINTR` for a task that is killed meanwhile.
+    /// Sleeps until it is free; fails with `EINTR` if the task is killed.
     pub(crate) fn new(file: &'a File) -> Result<Self> {
         // SAFETY: `file` is a live file, its inode lives at least as long.
         to_result(unsafe { ffi::fdbox_shim_inode_lock(file.as_ptr()) })?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What SEAL does to the descriptors of a box, and how it is undone: each freezes and checks what it
-//! depends on, then each writes its record, which is registered with KHO.
+//! The two steps of SEAL and their inverse. First every file is frozen and checks its dependencies. Then
+//! every file writes its record, whose memory is registered with KHO.
 //!
-//! Files that ask for it, devices, are sealed after all others, and undone before all others: a
-//! device must not go on with DMA into the next kernel when the memory is not kept for it.
+//! Files whose kind asks for it, such as devices, are sealed after all others and undone before them: a
+//! device must not go on with DMA into the next kernel if its memory is not kept.
 
 use crate::contents::{
     incoming_kind,
@@ -35,10 +35,10 @@ use kernel::{
     },
 };
 
-/// How a step of SEAL ended.
+/// Result of a step of SEAL.
 type Sealed = Result<(), SealError>;
 
-/// Whether a descriptor is sealed late: see the top of this file.
+/// The order in which descriptors are sealed: see the top of this file.
 const NOT_LATE_THEN_LATE: [bool; 2] = [false, true];
 
 fn is_late(slot: &Slot) -> bool {
@@ -46,20 +46,20 @@ fn is_late(slot: &Slot) -> bool {
 }
 
 impl Contents {
-    /// Calls [`crate::kind::Kind::seal`] of each file, last of those that ask for it. `go_on` is
-    /// asked before each. After an error the caller calls [`undo`](Self::undo).
+    /// Calls [`crate::kind::Kind::seal`] for each file. `go_on` is called before each. After an error
+    /// the caller calls [`undo`](Self::undo).
     pub(crate) fn freeze_all(&mut self, go_on: impl Fn() -> Sealed) -> Sealed {
-        self.each(go_on, Stage::Frozen, Contents::freeze_one)
+        self.for_each_in_order(go_on, Stage::Frozen, Contents::freeze_one)
     }
 
-    /// Lets each file write its record and registers what the records keep. As
-    /// [`freeze_all`](Self::freeze_all) otherwise.
+    /// Has each file write its record, and registers the memory. Otherwise as
+    /// [`freeze_all`](Self::freeze_all).
     pub(crate) fn write_all(&mut self, go_on: impl Fn() -> Sealed) -> Sealed {
-        self.each(go_on, Stage::Kept, Contents::write_one)
+        self.for_each_in_order(go_on, Stage::Kept, Contents::write_one)
     }
 
     /// Brings each descriptor to `stage` by `step`, in the order in which they are sealed.
-    fn each(
+    fn for_each_in_order(
         &mut self,
         go_on: impl Fn() -> Sealed,
         stage: Stage,
@@ -69,7 +69,7 @@ impl Contents {
             for at in 0..self.slots.len() {
                 if is_late(&self.slots[at]) == late {
                     go_on()?;
-                    // What was stopped half-way has refused nothing.
+                    // A step that was stopped says so, not that the file refuses.
                     step(self, at).map_err(|err| go_on().err().unwrap_or(err))?;
                     self.slots[at].stage = stage;
                 }
@@ -78,7 +78,7 @@ impl Contents {
         Ok(())
     }
 
-    /// SEAL, at a file of this kernel.
+    /// What the kind of a file is given.
     fn seal_cx<'a>(&'a self, at: usize, live: &'a Live) -> SealCx<'a> {
         SealCx {
             slots: &self.slots,
@@ -99,19 +99,19 @@ impl Contents {
         sealed.map_err(|err| failure(&entry.name, err, cx.said.take()))
     }
 
-    /// Lets one file write its record, if it is one of this kernel, and registers what it keeps.
+    /// Has a file write its record, if it is one of this kernel, and registers the memory.
     fn write_one(&mut self, at: usize) -> Sealed {
         let mut said = None;
         let written = self.record_of(at, &mut said).and_then(|record| {
-            // Even if registering fails: it is how the file knows what to take back.
+            // Stored even if registering fails: undoing needs it.
             self.slots[at].written = record;
-            keep(&self.slots[at])
+            preserve(&self.slots[at])
         });
         written.map_err(|err| failure(&self.slots[at].name, err, said))
     }
 
-    /// What a file of this kernel writes for the next one; `None` for any other content. After an
-    /// error `said` is what its kind said of it.
+    /// The record of a file of this kernel; `None` for any other content. After an error `said` is what
+    /// the kind reported.
     fn record_of(
         &self,
         at: usize,
@@ -121,7 +121,7 @@ impl Contents {
             return Ok(None);
         };
         let cx = self.seal_cx(at, live);
-        // Allocated first: once the file has written, nothing may get lost.
+        // Allocated first: what the file has written must not get lost.
         let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
         let _locked = InodeLock::new(&live.file)?;
         if let Err(err) = live.kind.write(&cx, &mut record) {
@@ -132,8 +132,8 @@ impl Contents {
         Ok(Some(record.into()))
     }
 
-    /// The inverse of [`freeze_all`](Self::freeze_all) and [`write_all`](Self::write_all), as far as
-    /// they came, in the reverse order.
+    /// Undoes what [`freeze_all`](Self::freeze_all) and [`write_all`](Self::write_all) have done, in
+    /// the reverse order.
     pub(crate) fn undo(&mut self) {
         for late in NOT_LATE_THEN_LATE.into_iter().rev() {
             for slot in self.slots.iter_mut().rev() {
@@ -161,11 +161,11 @@ fn undo_one(slot: &mut Slot) {
     }
 }
 
-/// Has KHO keep what the record of a descriptor names, and takes along what goes on beside it.
-fn keep(slot: &Slot) -> Result {
+/// Registers the memory of a record with KHO, and has the kind carry what goes on beside it.
+fn preserve(slot: &Slot) -> Result {
     let kept = slot.record().ok_or(EIO)?.kept()?;
     if let Content::Incoming(_) = slot.content {
-        // Else the next kernel would be handed what this one has in use, or what is no memory.
+        // Otherwise memory that this kernel uses, or none at all, would be handed over.
         kho::check_kept(kept)?;
     }
     kho::preserve(kept)?;
@@ -189,7 +189,7 @@ pub(crate) fn failure(name: &Name, error: Error, said: Option<(Reason, CString)>
     SealError {
         error,
         reason,
-        // Without memory for the name the errno has to do.
+        // If there is no memory for the name, only the errno is reported.
         name: copy.unwrap_or_else(|_| Name::empty()),
         message,
     }

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What goes to the next kernel. (What came from the last one is in `arrival`.)
+//! What is handed over to the next kernel. (`arrival` handles what came from the last one.)
 //!
 //! # Concept
 //!
-//! The host hands over one blob, which has all sealed boxes. Each SEAL and UNSEAL makes a new one
-//! beside the old and swaps them. KHO has room for one of a name, so the old one is withdrawn first;
-//! a failure puts it back. A kexec finds a complete one all the same: the reboot notifier, which
-//! runs before the jump, waits for a swap that is going on, and none begins after
-//! [`settle`].
+//! All sealed boxes are handed over in one blob. Each SEAL and UNSEAL makes a new blob and replaces the
+//! old one. KHO accepts one subtree of a name, so the old one is withdrawn first, and published again on
+//! failure. A kexec always finds a complete blob: the reboot notifier runs before the jump, takes the
+//! mutex, and lets nothing change after [`settle`].
 //!
 //! # Locking
 //!
-//! One mutex, the innermost of the module: nothing is taken under it but KHO's own locks.
+//! One mutex, the innermost of the module: no lock but KHO's own is taken under it.
 
 use crate::abi::{
     self,
@@ -51,30 +50,30 @@ struct SealedBox {
     name: Name,
     owner: NodeOwner,
     fds: KVVec<SealedFd>,
-    /// No kexec to a kernel that does not get the box.
+    /// Refuses a kexec to a kernel that would not get the box.
     _required: kho::Required,
 }
 
 impl SealedBox {
-    /// Bytes of its record; `None` if they are more than the record can tell.
+    /// Length of its record; `None` if that exceeds the length field.
     fn encoded_len(&self) -> Option<u32> {
         let fd_len = |fd: &SealedFd| FdRecord::encoded_len(fd.record.data().len());
         abi::box_len(self.fds.iter().map(fd_len).fold(0, usize::saturating_add))
     }
 }
 
-/// Everything that goes to the next kernel.
+/// Everything that is handed over.
 struct Outgoing {
     boxes: KVVec<SealedBox>,
     blob: Option<Blob>,
-    /// A handover that this module cannot read, on its way through.
+    /// A handover that this module cannot read, which is passed on.
     foreign: Option<Foreign>,
     refused: bool,
-    /// The next kernel gets it as it is: nothing changes any more.
+    /// Set at reboot: nothing may change any more.
     settled: bool,
 }
 
-/// Why the handover stays as it is.
+/// Why the handover was not changed.
 pub(crate) struct Refusal {
     pub(crate) error: Error,
     /// For FDBOX_SEAL_ERROR; may be empty.
@@ -95,10 +94,10 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Such a handover; it holds the module, for nobody else knows of it.
+/// A handover that this module cannot read. It holds the module, which is the only one to pass it on.
 struct Foreign {
     root: abi::Root,
-    /// `None` once it is on its way.
+    /// `None` once it was passed on.
     body: Option<Body>,
     _module: ModuleHold,
     _required: Option<kho::Required>,
@@ -121,7 +120,7 @@ pub(crate) fn init() {
     unsafe { OUTGOING.init() };
 }
 
-/// Frees what is left when the module goes: no box is, for a box holds the module.
+/// Frees what is left when the module is unloaded. There are no boxes, since a box holds the module.
 pub(crate) fn exit() {
     let mut outgoing = OUTGOING.lock();
     outgoing.blob = None;
@@ -138,7 +137,7 @@ pub(crate) struct Stats {
     pub(crate) refused: bool,
 }
 
-/// What the next kernel would get now.
+/// Figures of what the next kernel would get now.
 pub(crate) fn stats() -> Stats {
     let outgoing = OUTGOING.lock();
     let records = || outgoing.boxes.iter().flat_map(|sealed| sealed.fds.iter());
@@ -219,14 +218,14 @@ pub(crate) fn remove(id: u64) -> Result {
     let sealed = outgoing.boxes.remove(at).map_err(|_| EIO)?;
     let published = outgoing.publish();
     if published.is_err() {
-        // Removing it made room for it.
+        // The room that removing it has left.
         let _ = outgoing.boxes.push_within_capacity(sealed);
     }
     published
 }
 
 impl Outgoing {
-    /// Whether there is time to put another blob in the place of this one.
+    /// Fails once the handover is settled.
     fn may_change(&self) -> Result<(), Refusal> {
         match self.settled {
             false => Ok(()),
@@ -234,7 +233,7 @@ impl Outgoing {
         }
     }
 
-    /// Makes the blob of the boxes as they are now and puts it in the place of the old one.
+    /// Makes a blob of the boxes as they are now, which replaces the old one.
     fn publish(&mut self) -> Result {
         let mut new = match self.boxes.is_empty() {
             true => None,
@@ -253,9 +252,9 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Lets the next kernel find the blob there is, if it does not yet. It takes no more room than
-    /// it had, so it fails only if another user of KHO took that meanwhile; the next SEAL or UNSEAL
-    /// makes a new blob, and the reboot notifier tries once more.
+    /// Publishes the old blob again. That needs no more room than before, so it fails only if another
+    /// user of KHO has taken the room meanwhile. The next SEAL or UNSEAL makes a new blob, and the reboot
+    /// notifier tries once more.
     fn put_back(&mut self) {
         if let Some(Err(err)) = self.blob.as_mut().map(Blob::publish) {
             pr_err!(
@@ -316,14 +315,14 @@ fn put_fd(out: &mut Filler<'_>, fd: &SealedFd, first_extent: &mut u64) -> Result
     record.put(out)
 }
 
-/// The last kernel left something that no box could be made of.
+/// Notes that the last kernel left something that no boxes could be made of.
 pub(crate) fn mark_refused() {
     OUTGOING.lock().refused = true;
 }
 
-/// Has the next kernel get what this module cannot read. Called while the module loads.
+/// Passes a handover that this module cannot read on to the next kernel. Called while the module loads.
 pub(crate) fn pass_through(root: abi::Root, body: Body) {
-    // It fails for a module that is being removed, which one that is just being loaded is not.
+    // Fails only for a module that is being unloaded.
     let hold = ModuleHold::new().ok();
     OUTGOING.lock().foreign = hold.map(|_module| Foreign {
         root,
@@ -333,7 +332,7 @@ pub(crate) fn pass_through(root: abi::Root, body: Body) {
     });
 }
 
-/// Gives boxes, by their ids in rising order, these owners.
+/// Updates the owners of boxes; `owners` is sorted by id.
 pub(crate) fn set_owners(owners: &[(u64, NodeOwner)]) -> Result {
     let mut outgoing = OUTGOING.lock();
     let mut changed = false;
@@ -349,8 +348,8 @@ pub(crate) fn set_owners(owners: &[(u64, NodeOwner)]) -> Result {
     }
 }
 
-/// When the machine reboots, by a kexec or not, after the boxes were handed on: nothing changes any
-/// more.
+/// Called at reboot, by kexec or not, after the boxes of the last kernel were carried over. Nothing may
+/// change after this.
 pub(crate) fn settle(kexec: bool) {
     let mut outgoing = OUTGOING.lock();
     outgoing.settled = true;
@@ -370,13 +369,13 @@ pub(crate) fn settle(kexec: bool) {
         return;
     };
     match carry_foreign(root, body) {
-        // On purpose never freed: this kernel is about to end.
+        // Never freed: this kernel is about to end.
         Ok(blob) => outgoing.blob = Some(blob),
         Err(err) => pr_err!("handover of another version lost: {:?}\n", err),
     }
 }
 
-/// `count` extents of `body` from the one at `first` on, as a record has them.
+/// A copy of `count` extents of `body` from number `first` on.
 pub(crate) fn copied_extents(body: &abi::Body<'_>, first: u64, count: u64) -> Result<KVVec<u64>> {
     let raw = body.raw_extents(first, count).map_err(|_| EIO)?;
     let mut extents = KVVec::with_capacity(count as usize, GFP_KERNEL)?;

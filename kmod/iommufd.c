@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * iommufd, through what kmod/patches adds. A kernel without the patches has not
- * the header, and the kind is not supported. iommufd.ko may be loaded after this
- * module: see optional.h.
+ * iommufd, by functions that kmod/patches adds. In a kernel without the patches
+ * the kind is not supported. iommufd.ko may be loaded after this module: see
+ * optional.h.
  */
 #include <linux/file.h>
 #include <linux/fs.h>

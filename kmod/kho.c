@@ -25,13 +25,13 @@ bool fdbox_shim_kho_boot(void)
 int kho_require(u32 takes) __weak;
 void kho_unrequire(u32 takes) __weak;
 
-/* Whether this kernel refuses a kexec to a kernel that is told of no handover. */
+/* Whether this kernel can refuse a kexec to a kernel that would get no handover. */
 bool fdbox_shim_kho_can_refuse(void)
 {
 	return kho_require && kho_unrequire;
 }
 
-/* Has this kernel do so, if it can, until the inverse is called. */
+/* Has this kernel refuse it, if it can, until fdbox_shim_kho_unrequire() is called. */
 int fdbox_shim_kho_require(void)
 {
 	return fdbox_shim_kho_can_refuse() ? kho_require(0) : 0;
@@ -44,10 +44,10 @@ void fdbox_shim_kho_unrequire(void)
 }
 
 /*
- * A larger folio is restored by kho_restore_folio(), and so kept by
- * kho_preserve_folio(). Memory that is only passing through this kernel has not
- * been restored: there is no folio that KHO could read the order from, and the
- * last kernel's block goes on as the aligned pages that it is.
+ * A large folio is restored by kho_restore_folio(), so it is preserved by
+ * kho_preserve_folio(). Memory of the last kernel that was not restored has no
+ * folio from which KHO could read the order: its block is preserved as aligned
+ * pages.
  */
 static int fdbox_kho_preserve_folio(u64 pfn, u32 order)
 {
@@ -183,7 +183,7 @@ bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 	return true;
 }
 
-/* Hands on what waits to be restored, block by block. Nobody else knows the blocks. */
+/* Preserves memory of the last kernel that was not restored, in its blocks, which KHO knows. */
 int fdbox_shim_kho_pass_on(u64 pfn, u64 folios, u32 order)
 {
 	u64 end = pfn + (folios << order);
@@ -204,8 +204,8 @@ int fdbox_shim_kho_pass_on(u64 pfn, u64 folios, u32 order)
 }
 
 /*
- * How many of these folios, from the first on, are of its node: runs that go to
- * the page cache are, for its statistics are kept by node.
+ * How many of these folios, from the first on, are on one node: a run that is
+ * added to the page cache must be, since statistics are kept by node.
  */
 u64 fdbox_shim_on_one_node(u64 pfn, u64 folios, u32 order, bool down)
 {
@@ -306,8 +306,8 @@ static u64 fdbox_kho_kept_pfn(u64 phys)
 }
 
 /*
- * Copies the first @len bytes of a body, which stays KHO's: what fails after
- * kho_restore_vmalloc() has begun to take it, or in there, would lose it.
+ * Copies the first @len bytes of a body, which still belongs to KHO: if
+ * kho_restore_vmalloc(), or anything after it, failed, the body would be lost.
  */
 int fdbox_shim_kho_copy_body(const u8 descriptor[16], void *out, size_t len)
 {
@@ -349,7 +349,7 @@ void *fdbox_shim_kho_restore_body(const u8 descriptor[16])
 	return kho_restore_vmalloc(&vm);
 }
 
-/* What the last kernel left under this name, or NULL; still KHO's. */
+/* The subtree of the last kernel with this name, or NULL; it still belongs to KHO. */
 const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len)
 {
 	phys_addr_t phys;
@@ -358,8 +358,8 @@ const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len)
 }
 
 /*
- * KHO goes on naming the root to whoever asks, such as this module when it is
- * loaded again, so the page stays reserved and says that it has been read.
+ * KHO keeps returning the root, also to this module when it is loaded again. So
+ * the page stays reserved, and is marked as consumed.
  */
 void fdbox_shim_kho_mark_incoming(const void *root, const u8 *mark, size_t len)
 {

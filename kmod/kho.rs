@@ -13,7 +13,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// Whether this kernel hands memory over at its next kexec.
+/// Whether this kernel hands memory over at its next kexec (`kho=on`).
 pub(crate) fn enabled() -> bool {
     // SAFETY: No precondition.
     unsafe { ffi::fdbox_shim_kho_enabled() }
@@ -25,17 +25,17 @@ pub(crate) fn booted() -> bool {
     unsafe { ffi::fdbox_shim_kho_boot() }
 }
 
-/// Whether this kernel knows, and cares, what the next one takes over.
+/// Whether this kernel knows what the loaded kernel takes over, and can refuse a kexec.
 pub(crate) fn can_refuse() -> bool {
     // SAFETY: No precondition.
     unsafe { ffi::fdbox_shim_kho_can_refuse() }
 }
 
-/// As long as it lives, a kernel that can refuses a kexec to one that is told of no handover.
+/// As long as this exists, a kernel that can refuses a kexec to a kernel that would get no handover.
 pub(crate) struct Required(());
 
 impl Required {
-    /// `EOPNOTSUPP` when the host is on its way into such a kernel already.
+    /// Fails with `EOPNOTSUPP` if a kexec to such a kernel has begun.
     pub(crate) fn new() -> Result<Required> {
         // SAFETY: No precondition.
         to_result(unsafe { ffi::fdbox_shim_kho_require() }).map(|()| Required(()))
@@ -93,7 +93,7 @@ pub(crate) fn unpreserve(extents: &[u64]) {
     }
 }
 
-/// `EIO` unless KHO keeps all of `extents` from the last kernel. Looks at blocks, not at pages.
+/// Fails with `EIO` unless KHO has kept all of `extents` from the last kernel. Checks blocks, not pages.
 pub(crate) fn check_kept(extents: &[u64]) -> Result {
     for &raw in extents {
         let extent = decode(raw)?;
@@ -107,9 +107,9 @@ pub(crate) fn check_kept(extents: &[u64]) -> Result {
     Ok(())
 }
 
-/// Takes the folios of `extents`, sorted by address, over from the last kernel, all or none; each then
-/// has one reference. `EIO` when KHO does not keep them for us, or somebody has taken them already;
-/// `EHWPOISON` when one is broken and this kernel cannot mark it.
+/// Takes all folios of `extents` over from the last kernel, or none; each then has one reference. Fails
+/// with `EIO` if KHO has not kept them or they were taken over already, with `EHWPOISON` if a page is
+/// poisoned and this kernel cannot mark it.
 pub(crate) fn restore(extents: &[u64]) -> Result {
     check_kept(extents)?;
     for &raw in extents {
@@ -133,9 +133,9 @@ pub(crate) fn restore(extents: &[u64]) -> Result {
     Ok(())
 }
 
-/// Has the next kernel keep what the last one kept, in the blocks that it made; `EIO` when it did
-/// not keep `extents`. For a handover that this kernel does not understand: which of its memory
-/// belongs together, only the one who takes it knows. Not undone: for a kernel about to end.
+/// Preserves memory of the last kernel for the next one, in the same blocks; fails with `EIO` if
+/// `extents` were not kept. Used for a handover that this kernel cannot read. There is no inverse: the
+/// kernel is about to end.
 pub(crate) fn pass_on(extents: &[u64]) -> Result {
     for &raw in extents {
         let extent = decode(raw)?;
@@ -147,7 +147,7 @@ pub(crate) fn pass_on(extents: &[u64]) -> Result {
     Ok(())
 }
 
-/// An extent of a record, which was checked when it got there.
+/// Decodes an extent of a record.
 pub(crate) fn decode(raw: u64) -> Result<Extent> {
     Extent::decode(raw).map_err(|_| EIO)
 }

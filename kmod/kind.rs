@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The one trait by which boxes know kinds of files, and what its methods get.
+//! The trait by which boxes know kinds of files, and the contexts that its methods are given.
 
 use crate::entry::Entry;
 use crate::file::{
@@ -32,7 +32,7 @@ use kernel::{
     str::CString, //
 };
 
-/// A kind of file that can be in a box. Methods may sleep; nobody else works on the box meanwhile.
+/// A kind of file that can be in a box. Methods may sleep; no other task works on the box meanwhile.
 pub(crate) trait Kind: Send + Sync {
     /// Names the layout of what [`Kind::write`] writes.
     fn compatible(&self) -> &[u8];
@@ -40,34 +40,34 @@ pub(crate) trait Kind: Send + Sync {
     /// Whether `file` is of this kind.
     fn matches(&self, file: &File) -> bool;
 
-    /// `Err` names what this kernel lacks to serve the kind.
+    /// `Err` names what this kernel lacks to support the kind.
     fn supported(&self) -> Result<(), &'static str> {
         Ok(())
     }
 
-    /// Bytes of memory that `file` holds.
+    /// Number of bytes of memory that `file` holds.
     fn bytes(&self, _file: &File) -> u64 {
         0
     }
 
-    /// Address of the object behind `file` that files of other kinds find it by in their box; the
-    /// same as long as the file is held. Only compared.
+    /// Address of the object behind `file`, by which kinds find the files that theirs depend on. It is
+    /// constant as long as the file is held, and only compared.
     fn object(&self, file: &File) -> usize {
         file::address(file)
     }
 
-    /// Address of the object of another kind that `file` belongs to and holds; 0 if there is none.
-    /// Only compared.
+    /// Address of an object of another kind that `file` belongs to and holds a reference of; 0 if there
+    /// is none. Only compared.
     fn belongs_to(&self, _file: &File) -> usize {
         0
     }
 
-    /// Whether it is sealed after files of other kinds: it looks at what they freeze.
+    /// Whether it is sealed after files of other kinds, because it depends on what they freeze.
     fn seals_last(&self) -> bool {
         false
     }
 
-    /// Whether it is restored upon files that are taken out of the box before it.
+    /// Whether it needs files that are taken out of the box before it.
     fn waits_for_files(&self) -> bool {
         false
     }
@@ -75,13 +75,12 @@ pub(crate) trait Kind: Send + Sync {
     /// Freezes the shape of the file and checks what it depends on.
     fn seal(&self, cx: &mut SealCx<'_>) -> Result;
 
-    /// Says what the next kernel needs. Called after [`Kind::seal`], and only with KHO; the rwsem
-    /// of the file's inode is held exclusively, unless files share the inode: see
-    /// [`crate::file::InodeLock`]. What is in `record` after an error is ignored:
-    /// the method takes back itself what it did.
+    /// Writes what the next kernel needs. Called after [`Kind::seal`], and only with KHO. The rwsem of
+    /// the file's inode is held exclusively, unless files share the inode: see
+    /// [`crate::file::InodeLock`]. After an error `record` is ignored: the method must undo what it did.
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result;
 
-    /// The inverse of [`Kind::seal`], and of [`Kind::write`] where it was called.
+    /// The inverse of [`Kind::seal`], and of [`Kind::write`] if it was called.
     fn unseal(&self, file: &File, record: Option<&Record>);
 
     /// Whether `file`, which is sealed, may be given back. Changes nothing.
@@ -89,14 +88,14 @@ pub(crate) trait Kind: Send + Sync {
         Ok(())
     }
 
-    /// Whether what the last kernel wrote can be restored, as far as its data tells: that of its memory
-    /// is found out by whoever calls. `EIO` without a word says that the data cannot be read.
+    /// Whether what the last kernel wrote can be restored, judged by its data; the caller checks its
+    /// memory. `EIO` without a message means that the data cannot be read.
     fn check(&self, _cx: &mut UnsealCx<'_>, _compatible: &[u8], _record: &Record) -> Result {
         Ok(())
     }
 
-    /// Takes what goes on beside `record` to the next kernel, for a descriptor of the last one that
-    /// nobody took.
+    /// Carries what goes on beside `record`, such as DMA, to the next kernel, for a descriptor of the
+    /// last one that was not restored.
     fn carry(&self, _record: &Record) -> Result {
         Ok(())
     }
@@ -104,23 +103,23 @@ pub(crate) trait Kind: Send + Sync {
     /// The inverse of [`Kind::carry`].
     fn uncarry(&self, _record: &Record) {}
 
-    /// Ends what goes on beside `record`, for a descriptor of the last kernel that nobody takes any
-    /// more. Called before any memory of the box is freed.
+    /// Ends what goes on beside `record`, for a descriptor of the last kernel that is discarded. Called
+    /// before any memory of the box is freed.
     fn discard(&self, _record: &Record) {}
 
-    /// The file for whoever takes it out again in the kernel it was put in.
+    /// The file for the task that takes it out, in the kernel in which it was put in.
     fn take(&self, _cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
         Ok(file.clone())
     }
 
-    /// Whether [`Kind::restore`] reads what was written under this compatible string: beside the
-    /// layout that it writes, those before it.
+    /// Whether [`Kind::restore`] reads the layout that this compatible string names: the one that is
+    /// written, and older ones.
     fn reads(&self, compatible: &[u8]) -> bool {
         compatible == self.compatible()
     }
 
-    /// The file made from what the last kernel wrote, in the layout that `compatible` names. After an
-    /// error it is called again at the next attempt, with `progress` as it left it.
+    /// Makes a file from what the last kernel wrote in the layout that `compatible` names. After an
+    /// error it may be called again, with the same `progress`.
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
@@ -130,7 +129,7 @@ pub(crate) trait Kind: Send + Sync {
     ) -> Result<FileRef>;
 }
 
-/// A kind in use. One that comes from a driver is made for the use, and holds the driver's module.
+/// A reference to a kind. One of a driver's kind holds the driver's module.
 pub(crate) enum KindRef {
     Builtin(&'static dyn Kind),
     Driver(KBox<dyn Kind>),
@@ -147,7 +146,7 @@ impl core::ops::Deref for KindRef {
     }
 }
 
-/// Why a SEAL failed, beside its errno.
+/// Why a SEAL failed, in addition to the errno.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Reason {
@@ -159,7 +158,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    /// What an errno of a kind means when the kind did not say more.
+    /// The reason for an errno of a kind that gave no message.
     pub(crate) fn of(err: Error) -> Reason {
         match err {
             ENOMEM => Reason::NoMemory,
@@ -178,7 +177,7 @@ pub(crate) struct SealError {
     pub(crate) message: Option<CString>,
 }
 
-/// A SEAL, at one descriptor.
+/// What a kind is given at SEAL.
 pub(crate) struct SealCx<'a> {
     pub(crate) slots: &'a Slots,
     pub(crate) substitutes: &'a [Substitute],
@@ -196,10 +195,10 @@ impl SealCx<'_> {
         Some(&self.slots[at].name)
     }
 
-    /// Promises the file the memory that SEAL takes for it, which the kind releases when it has it; or
-    /// refuses it with the figures. `pinned`: its pages will be.
+    /// Reserves the memory that SEAL takes for the file, or refuses it with the figures. The kind
+    /// releases the reservation. `pinned`: whether the file's pages will be pinned.
     pub(crate) fn needs_room(&mut self, pinned: bool) -> Result {
-        let Some(short) = room::promise(self.file, pinned)? else {
+        let Some(short) = room::reserve(self.file, pinned)? else {
             return Ok(());
         };
         Err(self.refuse(
@@ -210,13 +209,13 @@ impl SealCx<'_> {
                 mib(short.holes),
                 mib(short.moves),
                 mib(short.room),
-                mib(short.promised)
+                mib(short.reserved)
             ),
         ))
     }
 
-    /// Refuses a file that cannot be both read and written, for a kind whose files always can when
-    /// they are restored: nobody gets more out of a box than was put in.
+    /// Refuses a file that is not open for both reading and writing, for a kind whose restored files
+    /// always are: nobody must get more access than was put in.
     pub(crate) fn needs_read_and_write(&mut self) -> Result {
         if !kho::enabled() || file::is_read_and_write(self.file) {
             return Ok(());
@@ -228,8 +227,8 @@ impl SealCx<'_> {
         ))
     }
 
-    /// Refuses the SEAL for want of memory in the midst of it: `left` pages of what the file was promised
-    /// were still to come, when page `at` could not be had.
+    /// Refuses the SEAL because page `at` could not be allocated, when `left` pages of the reservation
+    /// were still to be taken.
     pub(crate) fn ran_out(&self, at: u64, left: u64) -> Error {
         self.refuse(
             ENOMEM,
@@ -243,7 +242,7 @@ impl SealCx<'_> {
         )
     }
 
-    /// Refuses the SEAL for a page whose memory is broken.
+    /// Refuses the SEAL because of a poisoned page.
     pub(crate) fn is_poisoned(&self, page: u64) -> Error {
         self.refuse(
             EHWPOISON,
@@ -255,7 +254,7 @@ impl SealCx<'_> {
         )
     }
 
-    /// Refuses the SEAL and says why.
+    /// Refuses the SEAL with a reason and a message.
     pub(crate) fn refuse(
         &self,
         error: Error,
@@ -272,25 +271,25 @@ impl SealCx<'_> {
     }
 }
 
-/// An object that a box gave out in place of one that another process or kernel made, or one that it
-/// gave another one out for. A VM is such an object: KVM serves it to one process only.
+/// An object that was given out in place of one that another process or kernel made, or an object in
+/// place of which another one was given out. VMs are such objects: KVM serves one process only.
 pub(crate) struct Substitute {
     /// The name of the descriptor in the box.
     pub(crate) name: Name,
-    /// Its id: whoever takes it out and leaves it there gets one that takes the place of the one
-    /// before, under the same id.
+    /// Its id. All objects that were given out for one descriptor have the same.
     pub(crate) line: u64,
-    /// The first of the line was one of the last kernel.
+    /// Whether the first one of this id came from the last kernel.
     pub(crate) from_last_kernel: bool,
-    /// What the kind makes another one by.
+    /// What the kind needs to make another one.
     pub(crate) tag: u64,
-    /// Its address, as long as something in the box belongs to it, or the file is held. Only compared.
+    /// Its address, as long as something in the box belongs to it or the file is held, else 0. Only
+    /// compared.
     pub(crate) object: usize,
-    /// The file, as long as the process that it was given to lives: it gets the same one again.
+    /// The file, as long as the process that got it lives, which gets the same one again.
     pub(crate) file: Option<FileRef>,
 }
 
-/// A file that was restored and taken out of a box in which something still depends on it.
+/// A restored file that was taken out of a box in which something still depends on it.
 pub(crate) struct GivenOut {
     name: Name,
     file: FileRef,
@@ -304,26 +303,26 @@ impl GivenOut {
         &self.name
     }
 
-    /// Whether `entry` is the same file, under its name.
+    /// Whether `entry` is the same file under the same name.
     pub(crate) fn is_in(&self, entry: &Entry) -> bool {
         let same = |file: &File| file::same(file, &self.file);
         entry.name == self.name && entry.live_file().is_some_and(same)
     }
 }
 
-/// A GET_FD.
+/// What a kind is given at GET_FD.
 pub(crate) struct TakeCx<'a> {
     pub(crate) slots: &'a Slots,
-    /// Where the one is that is being taken.
+    /// Where the descriptor is that is taken out.
     pub(crate) at: usize,
     pub(crate) substitutes: &'a mut KVec<Substitute>,
     pub(crate) given_out: &'a mut KVVec<GivenOut>,
-    /// The number that the descriptor will have.
+    /// The number that the file will have.
     pub(crate) fd: u32,
 }
 
 impl<'a> TakeCx<'a> {
-    /// Name of the one that is being taken.
+    /// Name of the descriptor that is taken out.
     pub(crate) fn name(&self) -> &'a Name {
         &self.slots[self.at].name
     }
@@ -335,7 +334,7 @@ impl<'a> TakeCx<'a> {
 
     /// Another descriptor, by its name.
     pub(crate) fn named(&self, name: &[u8]) -> Result<Option<&'a Entry>> {
-        // What was saved may be no name.
+        // The saved bytes may not be a valid name.
         let name = Name::new(name).map_err(|err| if err == ENOMEM { err } else { EIO })?;
         let at = self.slots.named(&name);
         Ok(at.and_then(|at| self.other(at)))
@@ -356,13 +355,13 @@ impl<'a> TakeCx<'a> {
         (at != self.at).then(|| &*slots[at].entry)
     }
 
-    /// Whether devices of the last kernel go on with DMA to what is in the box.
+    /// Whether devices of the last kernel may do DMA to the memory in the box.
     pub(crate) fn devices_wait(&self) -> bool {
         self.slots.waiting(self.at) > 0
     }
 
-    /// Lets the box hold `file`, which is being taken out, as long as devices are in it: what they
-    /// do DMA to must stay, whatever its taker does.
+    /// Keeps a reference to `file`, which is taken out, as long as such devices are in the box: the
+    /// memory that they do DMA to must stay, whatever the new owner does with the file.
     pub(crate) fn remember(&mut self, file: &FileRef, progress: &mut Progress) -> Result {
         if !self.devices_wait() {
             return Ok(());
@@ -377,7 +376,7 @@ impl<'a> TakeCx<'a> {
         Ok(self.given_out.push(given, GFP_KERNEL)?)
     }
 
-    /// The file called `name` that was restored before; `EAGAIN` when it is still in the box.
+    /// The file called `name` that was restored before; fails with `EAGAIN` if it is still in the box.
     pub(crate) fn restored_file(&self, name: &[u8]) -> Result<&FileRef> {
         let given = self
             .given_out

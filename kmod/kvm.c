@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * KVM VMs and guest_memfd, through what kmod/patches exports. What is KVM's is
- * bound when it is called: kvm.ko may be loaded after this module. What is the
- * kernel's own is weak: on a kernel without the patches it is NULL.
+ * KVM VMs and guest_memfd, by functions that kmod/patches exports. Those of KVM
+ * are bound when they are called, since kvm.ko may be loaded after this module.
+ * Those of the core kernel are weak, and NULL in an unpatched kernel.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -46,8 +46,8 @@ enum fdbox_lacks fdbox_shim_gmem_lacks(void)
 }
 
 /*
- * What a kernel without the patches can tell of a file: enough to name in the
- * log what it lacks, not enough to touch it.
+ * For a kernel without the patches: recognises a file by its name, so that the
+ * log can say what is missing.
  */
 bool fdbox_shim_is_named(struct file *file, const char *name)
 {
@@ -121,7 +121,7 @@ struct file *fdbox_shim_vm_create(u64 type, unsigned int fd)
 
 	snprintf(name, sizeof(name), "%u", fd);
 	file = kvm_create_vm_file(type, name);
-	/* KVM itself is there, and nothing drives it: to the caller ENODEV says something else. */
+	/* kvm.ko is loaded, its vendor module is not. ENODEV has another meaning for the caller. */
 	if (file == ERR_PTR(-ENODEV)) {
 		pr_warn_ratelimited("a VM needs kvm-amd or kvm-intel beside kvm: load it, and get the VM again\n");
 		return ERR_PTR(-EOPNOTSUPP);
@@ -140,9 +140,8 @@ u64 fdbox_shim_gmem_flags(struct file *file)
 }
 
 /*
- * Fills the holes among @pages pages from @index on. guest_memfd allocates as for
- * any other purpose, by its NUMA policy, so it is seen first that there is memory
- * for it.
+ * Fills the holes among @pages pages from @index on. guest_memfd allocates with
+ * its usual flags and NUMA policy, so the memory is probed first.
  */
 int fdbox_shim_gmem_fill(struct file *file, u64 index, u64 pages, struct fdbox_step *step)
 {
@@ -162,9 +161,9 @@ int fdbox_shim_gmem_fill(struct file *file, u64 index, u64 pages, struct fdbox_s
 }
 
 /*
- * Gives back memory that holes were filled with and nobody has used: its content
- * is not up to date. guest_memfd looks at that with the folio locked, and at the
- * folio itself anew once it has the lock.
+ * Frees memory that holes were filled with and that was not used: such folios are
+ * not up to date. guest_memfd checks that with the folio locked, and looks the
+ * folio up again after it has got the lock.
  */
 void fdbox_shim_gmem_give_back(struct file *file)
 {
@@ -199,10 +198,10 @@ void fdbox_shim_gmem_thaw(struct file *file)
 }
 
 /*
- * The folio at @index of a frozen file, with content and one reference; after
- * -EHWPOISON @index is that of the broken page. guest_memfd clears a page on its
- * first use; after a kexec nobody will know that it has not been used. Here it
- * stays @unused, and is cleared again when it is used.
+ * The folio at @index of a frozen file, with content and one reference.
+ * guest_memfd clears a page on its first use. The next kernel will not know which
+ * pages were never used, so such a page is cleared here. In this kernel it stays
+ * @unused, and is cleared again on its first use.
  */
 int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **out, bool *unused)
 {
@@ -235,7 +234,7 @@ struct file *fdbox_shim_gmem_link(struct file *file, void *vm)
 	return kvm_gmem_link_file(file, vm);
 }
 
-/* guest_memfd is unevictable; memory failures are handled for what is on an LRU list. */
+/* guest_memfd is unevictable, but memory failure handling needs folios on an LRU list. */
 u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
 			bool down)
 {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The host on its way into the next kernel.
+//! Serialisation with the reboot notifier.
 //!
-//! What is handed over must not change once the reboot has begun: devices are shut down then, and
-//! the next kernel gets what was sealed before. Nor may a device be taken over from the last kernel,
-//! which would go on with DMA after its shutdown. So SEAL, UNSEAL and the restore of a descriptor are
-//! [`Change`]s. None begins after the reboot notifier has set the flag, those that run look at the
-//! flag as they go and give up, and the notifier waits for them, with a limit.
+//! What is handed over must not change once the reboot has begun, since devices are shut down after
+//! that. For the same reason no device may be adopted from the last kernel any more: it would go on
+//! with DMA after its shutdown. So SEAL, UNSEAL and the restore of a descriptor are [`Change`]s. The
+//! reboot notifier sets a flag, after which no change can begin. Changes that run check the flag and
+//! give up, and the notifier waits for them, with a limit.
 
 use crate::wait;
 use kernel::{
@@ -24,24 +24,24 @@ use kernel::{
     },
 };
 
-/// For so long the reboot waits for changes to end. A SEAL that gives up lets go of devices first,
-/// so what is left undone after this long is memory of a kernel that is about to end.
+/// How long the reboot waits for changes to end. A SEAL that gives up releases devices first, so what
+/// is not undone after this time is memory only, and the kernel that owns it is about to end.
 pub(crate) const LIMIT_MS: u32 = 2000;
 
 /// Whether the reboot has begun; never reset.
 static LEAVING: Atomic<u32> = Atomic::new(0);
-/// Changes that are going on.
+/// Number of changes that run.
 static CHANGES: wait::Count = wait::Count::new();
 
-/// A change of what is handed over or of what came from the last kernel, while it goes on.
+/// A running change of what is handed over, or of what came from the last kernel.
 pub(crate) struct Change(());
 
 impl Change {
-    /// `EAGAIN` once the host is on its way.
+    /// Fails with `EAGAIN` once the reboot has begun.
     pub(crate) fn begin() -> Result<Change> {
         CHANGES.enter();
         let change = Change(());
-        // `enter()` is fully ordered, as the store of the flag is: either this sees the flag, or
+        // Both `enter()` and the store of the flag are fully ordered: either this task sees the flag, or
         // the notifier sees this change.
         match begun() {
             false => Ok(change),
@@ -60,8 +60,8 @@ fn begun() -> bool {
     LEAVING.load(Acquire) != 0
 }
 
-/// Whether a call that may take long goes on: `EAGAIN` once the host is on its way, `EINTR` for a
-/// task that was killed.
+/// To be called from long loops: fails with `EAGAIN` once the reboot has begun, with `EINTR` if the
+/// task was killed.
 pub(crate) fn go_on() -> Result {
     if begun() {
         return Err(EAGAIN);
@@ -69,9 +69,8 @@ pub(crate) fn go_on() -> Result {
     wait::not_killed()
 }
 
-/// The reboot has begun: no change begins from now on, and those that run have ended when this
-/// returns, or the limit has been reached. Returns whether they have, and how many milliseconds that
-/// took.
+/// Called by the reboot notifier: lets no further change begin and waits for those that run, up to the
+/// limit. Returns whether all have ended, and the time in milliseconds.
 pub(crate) fn begin() -> (bool, i64) {
     let started = Instant::<Monotonic>::now();
     LEAVING.xchg(1, Full);

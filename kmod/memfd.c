@@ -28,7 +28,7 @@
 #define FDBOX_MEMFD_APPEND	BIT(2)
 #define FDBOX_MEMFD_NONBLOCK	BIT(3)
 
-/* kmod/patches adds it; an unpatched kernel has none. */
+/* Added by kmod/patches; NULL in an unpatched kernel. */
 unsigned long shmem_add_run(struct inode *inode, pgoff_t index,
 			    struct folio *folio, unsigned long nr, bool down) __weak;
 
@@ -49,8 +49,8 @@ u64 fdbox_shim_file_size(struct file *file)
 }
 
 /*
- * The flag also belongs to LUO, which sets it on files it holds: whoever comes
- * first has the file.
+ * LUO uses the same flag for files that it preserves: the first of the two gets
+ * the file.
  */
 int fdbox_shim_memfd_freeze(struct file *file)
 {
@@ -112,7 +112,7 @@ void fdbox_shim_memfd_state(struct file *file, struct fdbox_memfd_state *state)
 	};
 }
 
-/* Copies the name that /proc shows, without a NUL; returns its length. */
+/* Copies the name that /proc shows, without a terminating NUL; returns its length. */
 long fdbox_shim_memfd_name(struct file *file, u8 *out, size_t len)
 {
 	struct name_snapshot name;
@@ -124,7 +124,7 @@ long fdbox_shim_memfd_name(struct file *file, u8 *out, size_t len)
 	return len;
 }
 
-/* A folio that was allocated but never written has no content yet. */
+/* Zeroes a folio that was allocated but never written. */
 static void fdbox_memfd_settle(struct folio *folio)
 {
 	if (folio_test_uptodate(folio))
@@ -138,11 +138,11 @@ static void fdbox_memfd_settle(struct folio *folio)
 	folio_unlock(folio);
 }
 
-/* Fills what is not there of pages @index to @last; swapped out pages come in again. */
+/* Fills holes of pages @index to @last, and swaps pages in. */
 static int fdbox_memfd_fill(struct file *file, u64 index, u64 last, struct fdbox_step *step)
 {
 	struct address_space *mapping = file->f_mapping;
-	/* Without memory it fails: nobody is killed for it. */
+	/* Fails without memory, instead of invoking the OOM killer. */
 	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 	unsigned int flags = memalloc_pin_save();
 	struct folio *folio;
@@ -175,8 +175,8 @@ static int fdbox_memfd_fill(struct file *file, u64 index, u64 last, struct fdbox
 }
 
 /*
- * Finds the first folio from @index on that lies where nothing can be pinned and
- * that somebody beside the file and its mappings has a reference of.
+ * Finds the first folio from @index on that cannot be pinned where it is, and
+ * cannot be migrated because of a reference besides those of file and mappings.
  */
 static bool fdbox_memfd_held(struct file *file, u64 index, u64 last, u64 *held)
 {
@@ -190,7 +190,7 @@ static bool fdbox_memfd_held(struct file *file, u64 index, u64 last, u64 *held)
 		for (i = 0; i < folio_batch_count(&batch) && !found; i++) {
 			struct folio *folio = batch.folios[i];
 
-			/* One reference is the batch's. */
+			/* One reference belongs to the batch. */
 			found = !fdbox_is_pinnable(folio) &&
 				folio_ref_count(folio) > folio_expected_ref_count(folio) + 1;
 			*held = folio->index;
@@ -213,10 +213,11 @@ static int fdbox_memfd_check(struct folio **folios, long pinned, struct fdbox_st
 }
 
 /*
- * Pins up to @max pages, in folios, from page @index on, filling holes. Pinned folios stay
- * where they are, and out of the memory that KHO wants for the next kernel.
- * After -ENOMEM @step says at which page; after -EBUSY which page somebody else
- * holds where it cannot stay; after -EHWPOISON which one is broken.
+ * Pins up to @max pages, in folios, from page @index on, and fills holes. Pinned
+ * folios are not migrated, and are outside of KHO's scratch area. On error
+ * @step->failed_at is the page: the one that could not be allocated (-ENOMEM),
+ * that has to be migrated but is held by another user (-EBUSY), or that is
+ * poisoned (-EHWPOISON).
  */
 long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
 			  unsigned int max, struct fdbox_step *step)
@@ -236,7 +237,7 @@ long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
 	err = fdbox_may_take(step->taken, false);
 	if (!err && step->filled)
 		err = fdbox_memfd_fill(file, index, last, step);
-	/* To move pages, the kernel asks for memory as for any other purpose. */
+	/* Migration allocates pages without the flags above, so their memory is probed first. */
 	if (!err && survey.moves)
 		err = fdbox_may_take(survey.moves, true);
 	if (err)
@@ -271,7 +272,7 @@ void fdbox_shim_unpin(u64 pfn, u64 folios, u32 order)
 	cond_resched();
 }
 
-/* An empty file of the right size that nobody else can see yet. */
+/* An empty file of the right size. */
 struct file *fdbox_shim_memfd_create(const u8 *name,
 				     const struct fdbox_memfd_state *state)
 {
@@ -301,7 +302,7 @@ u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
 	return shmem_add_run(file_inode(file), index, pfn_folio(pfn), folios, down);
 }
 
-/* Returns the file for the taker: @file, or one that may do less with it. */
+/* Returns the file to give out: @file, or another open file of it with less access. */
 struct file *fdbox_shim_memfd_finish(struct file *file,
 				     const struct fdbox_memfd_state *state)
 {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Holds of this module itself.
+//! References to this module itself.
 
 use crate::ffi;
 use kernel::prelude::*;
 
-/// A hold of this module: there is something to lose.
+/// A reference to this module: it cannot be unloaded as long as this exists.
 pub(crate) struct ModuleHold(());
 
 impl ModuleHold {
-    /// Fails only while the module goes.
+    /// Fails only while the module is being unloaded.
     pub(crate) fn new() -> Result<ModuleHold> {
         // SAFETY: No precondition.
         match unsafe { ffi::fdbox_shim_self_get() } {

@@ -21,7 +21,7 @@ impl Name {
         Ok(Name(name))
     }
 
-    /// No name: where no descriptor is at fault, or there is no memory for its name.
+    /// The empty name, for errors that name no descriptor.
     pub(crate) fn empty() -> Name {
         Name(KVec::new())
     }

@@ -2,9 +2,9 @@
 /*
  * The device node of a box: /dev/fdbox/NAME.
  *
- * Names are the user's and known only at run time, which the Rust abstraction
- * of a misc device does not allow. A node owns one reference to its box; it
- * lives until it is destroyed and the last file opened through it is closed.
+ * Names are chosen by users at run time, which the Rust abstraction of a misc
+ * device does not support. A node owns one reference of its box. It exists until
+ * it is destroyed and the last file that was opened through it is closed.
  */
 #include <linux/capability.h>
 #include <linux/cdev.h>
@@ -29,7 +29,7 @@ static unsigned int max_boxes = FDBOX_MAX_BOXES;
 module_param(max_boxes, uint, 0600);
 MODULE_PARM_DESC(max_boxes, "most boxes at a time, up to 65536 (default)");
 
-/* Descriptors in a box: each holds an open file, which no limit of its process counts. */
+/* Descriptors in a box: each holds an open file, which is not counted by any rlimit. */
 #define FDBOX_MAX_FDS		65536
 
 static unsigned int max_fds = FDBOX_MAX_FDS;
@@ -48,7 +48,7 @@ struct fdbox_node {
 
 static dev_t fdbox_devt;
 static DEFINE_IDA(fdbox_minors);
-/* Where the nodes are, whatever is mounted on /dev; NULL in a kernel without. */
+/* devtmpfs, whatever is mounted on /dev; NULL in a kernel without it. */
 static struct vfsmount *fdbox_devtmpfs;
 
 static const struct class fdbox_class = { .name = "fdbox" };
@@ -82,7 +82,7 @@ static void fdbox_node_release(struct device *dev)
 	kfree(node);
 }
 
-/* Whoever gets the descriptor from its opener may use the box through it. */
+/* Only opening is checked: a process that is passed the descriptor may use the box. */
 static int fdbox_open(struct inode *inode, struct file *filp)
 {
 	int err;
@@ -121,14 +121,14 @@ u32 fdbox_shim_max_fds(void)
 	return min(READ_ONCE(max_fds), FDBOX_MAX_FDS);
 }
 
-/* The one that the kernel makes the nodes in, once more. */
+/* Mounts the instance of devtmpfs in which the kernel makes the nodes. */
 static struct vfsmount *fdbox_mount_devtmpfs(void)
 {
 	struct file_system_type *type;
 
 	if (!IS_ENABLED(CONFIG_DEVTMPFS))
 		return NULL;
-	/* Built in: it needs no putting. */
+	/* It is built in: no reference to drop. */
 	type = get_fs_type("devtmpfs");
 	return type ? kern_mount(type) : NULL;
 }
@@ -217,7 +217,7 @@ put:
 	return ERR_PTR(err);
 }
 
-/* Open files go on; the box answers them with -ENODEV. */
+/* Open files stay usable; the box returns -ENODEV. */
 void fdbox_shim_node_destroy(struct fdbox_node *node)
 {
 	cdev_device_del(&node->cdev, &node->dev);
@@ -229,7 +229,7 @@ struct fdbox_node *fdbox_shim_node_of(struct file *filp)
 	return filp->private_data;
 }
 
-/* The inode of the node in devtmpfs: not what else has its number elsewhere. */
+/* The dentry of the node in devtmpfs, not of another node with its number. */
 static struct dentry *fdbox_node_dentry(const struct fdbox_node *node)
 {
 	struct dentry *dir, *dentry;
@@ -243,8 +243,8 @@ static struct dentry *fdbox_node_dentry(const struct fdbox_node *node)
 }
 
 /*
- * Mode and owner of the node as they are now. False, and nothing is written,
- * if it is not there: there is no devtmpfs, or somebody has replaced it.
+ * Current mode and owner of the node. Returns false, without writing anything, if
+ * it does not exist: there is no devtmpfs, or the node was replaced.
  */
 bool fdbox_shim_node_owner(struct fdbox_node *node, u32 *mode, u32 *uid, u32 *gid)
 {

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Functions that may not be there: those of modules which are loaded after
- * fdbox.ko or never (KVM, iommufd, VFIO), and those that kmod/patches adds to
- * the kernel. A reference to one would keep fdbox.ko from loading where it is
- * missing, and a weak one would stay NULL for ever. So each is bound when it is
- * called, and its module is held during the call. What a call returns holds the
- * module by itself: a file does so as long as it lives, in a box as anywhere.
+ * Functions that may be missing: those of modules that are loaded after fdbox.ko
+ * or never (KVM, iommufd, VFIO), and those that kmod/patches adds. With an
+ * ordinary reference fdbox.ko could not be loaded without them, and a weak one
+ * would stay NULL. So each is bound when it is called, and its module is held
+ * during the call. A file that a call returns holds the module itself.
  *
- * At the end each of them becomes a macro that does this.
+ * Macros with the names of the functions do this.
  */
 #ifndef _FDBOX_OPTIONAL_H
 #define _FDBOX_OPTIONAL_H

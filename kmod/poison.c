@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Broken pages of memory (hwpoison). The flag by which a kernel keeps them out
- * of use is in its own struct pages, so the next kernel knows nothing of it.
+ * Poisoned pages (hwpoison). A kernel marks them in its struct pages, which the
+ * next kernel does not see.
  */
 #include <linux/mm.h>
 #include <linux/mmzone.h>
@@ -15,7 +15,7 @@ bool fdbox_shim_poison_supported(void)
 	return IS_ENABLED(CONFIG_MEMORY_FAILURE);
 }
 
-/* How many times this kernel has heard of a broken page. */
+/* Number of memory failures that this kernel has handled. */
 u64 fdbox_shim_poison_events(void)
 {
 	u64 events = 0;
@@ -28,7 +28,7 @@ u64 fdbox_shim_poison_events(void)
 	return events;
 }
 
-/* The first page from @pfn on, and before @end, that is broken; @end if none is. */
+/* The first poisoned page from @pfn on and before @end; @end if there is none. */
 u64 fdbox_shim_poison_find(u64 pfn, u64 end)
 {
 	for (; pfn < end; pfn++) {
@@ -43,10 +43,9 @@ u64 fdbox_shim_poison_find(u64 pfn, u64 end)
 }
 
 /*
- * Says of a page that was just restored that it is broken. Whoever touches it
- * in a file gets SIGBUS or EIO, and no allocator takes it: of a single page it
- * sees to that itself, of a large folio only by a reference that is never
- * dropped.
+ * Marks a page that was just restored. An access to it in a file is SIGBUS or
+ * EIO. The page allocator does not take a single page that is marked; a large
+ * folio is kept from it by a reference that is never dropped.
  */
 void fdbox_shim_poison_mark(u64 pfn)
 {
@@ -60,7 +59,7 @@ void fdbox_shim_poison_mark(u64 pfn)
 	}
 }
 
-/* Whether a page of @folio is broken; @index is set to the index in its file of the first. */
+/* Whether a page of @folio is poisoned; @index is set to the first one's index in its file. */
 bool fdbox_is_poisoned(struct folio *folio, u64 *index)
 {
 	long i;

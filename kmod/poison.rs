@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Broken pages of memory, across a kexec.
+//! Poisoned pages (hwpoison) across a kexec.
 //!
-//! SEAL refuses a file that has a broken page. One that breaks while it is sealed is told of to the
-//! next kernel: it is handed over as all others are, for what KHO does not keep would go to the next
-//! kernel's allocator, and it is marked as broken before anybody gets it.
+//! SEAL refuses a file that has a poisoned page. A page that is poisoned while its file is sealed is
+//! handed over like all others, since the next kernel's allocator would get it otherwise, and the next
+//! kernel is given a list of such pages. It marks them before they are used.
 
 use crate::abi::Extent;
 use crate::abi_poison;
@@ -32,7 +32,7 @@ pub(crate) fn exit() {
     *KNOWN.lock() = KVVec::new();
 }
 
-/// Reads what the last kernel tells of broken pages. Called before anything of it is restored.
+/// Reads the list of the last kernel. Called before any memory is restored.
 pub(crate) fn receive(crc: fn(&[u8]) -> u32) -> Result {
     let mut len = 0;
     // SAFETY: The name is a NUL-terminated string, `len` is valid for writing.
@@ -56,7 +56,7 @@ pub(crate) fn receive(crc: fn(&[u8]) -> u32) -> Result {
     Ok(())
 }
 
-/// `EHWPOISON` if `extent` has a broken page and this kernel has no way to say so of it.
+/// Fails with `EHWPOISON` if `extent` has a poisoned page and this kernel cannot mark it.
 pub(crate) fn check(extent: &Extent) -> Result {
     // SAFETY: No precondition.
     if unsafe { ffi::fdbox_shim_poison_supported() } || count_in(&KNOWN.lock(), extent) == 0 {
@@ -68,7 +68,7 @@ pub(crate) fn check(extent: &Extent) -> Result {
     Err(EHWPOISON)
 }
 
-/// Marks the broken pages of `extent`.
+/// Marks the poisoned pages of `extent`.
 ///
 /// # Safety
 ///
@@ -82,18 +82,18 @@ pub(crate) unsafe fn mark(extent: &Extent) {
     }
 }
 
-/// How many of the `known` pages, which ascend, are in `extent`.
+/// How many of the `known` pages, which are sorted, are in `extent`.
 fn count_in(known: &[u64], extent: &Extent) -> usize {
     let first = extent.lowest_pfn();
     let before = |end: u64| known.partition_point(|&pfn| pfn < end);
     before(first + extent.pages()) - before(first)
 }
 
-/// Tells the next kernel of broken pages: of those that came from the last one, and of those in
-/// `extents` that broke since. Called when the machine reboots; not undone.
+/// Hands the list over to the next kernel: the pages that came from the last one, and those of `extents`
+/// that were poisoned since. Called at reboot; there is no inverse.
 pub(crate) fn hand_on(extents: impl Iterator<Item = u64>, crc: fn(&[u8]) -> u32) -> Result {
     let mut known = KNOWN.lock();
-    // A look at each page takes too long for something that hardly ever happens.
+    // Checking each page takes long, and is hardly ever needed.
     // SAFETY: No precondition.
     if unsafe { ffi::fdbox_shim_poison_events() } > 0 {
         for raw in extents {

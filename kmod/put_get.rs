@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! PUT_FD and GET_FD: descriptors on their way into a box and out of it.
+//! PUT_FD and GET_FD, and the descriptors that come from the last kernel.
 
 use crate::entry::{
     Content,
@@ -40,13 +40,13 @@ impl FdBox {
         Ok(())
     }
 
-    /// Adds what the last kernel left. Only while the module loads.
+    /// Adds a descriptor of the last kernel. Only used while the module loads.
     pub(crate) fn put_incoming(&self, name: Name, incoming: Incoming) -> Result {
         self.hold(State::must_be_open)?
             .push(name, Content::Incoming(incoming))
     }
 
-    /// Marks a box from the last kernel as what it was there.
+    /// Marks a box of the last kernel as sealed, as it was there.
     pub(crate) fn arrived(&self) -> Result {
         let mut held = self.hold(State::must_be_open)?;
         held.state = State::Sealed { handed_over: false };
@@ -54,13 +54,13 @@ impl FdBox {
         Ok(())
     }
 
-    /// FDBOX_GET_FD: the new descriptor's number. With `keep` the box has it, too.
+    /// FDBOX_GET_FD; returns the new descriptor's number. With `keep` it stays in the box as well.
     pub(crate) fn get(&self, name: &Name, keep: bool) -> Result<u32> {
         let mut held = self.hold(State::must_be_open)?;
         let at = held.slots.named(name).ok_or(ENOENT)?;
         let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
         let file = held.make_own(at, fd.reserved_fd())?;
-        // It was reserved so that nothing is restored in vain, and to name a VM.
+        // It was reserved so that nothing is restored without need, and because KVM names a VM by it.
         drop(fd);
         let given = file::receive(&file)?;
         if !keep {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How often callers of ioctls can have a line put into the kernel's log: a program with no rights but
-//! those to a box must not flood it.
+//! Rate limit of log messages that callers of ioctls can cause: a program that has no rights but those to
+//! a box must not flood the log.
 
 use crate::ffi;
 
-/// Whether one more line may be logged now.
+/// Whether a message may be logged now.
 pub(crate) fn may_log() -> bool {
     // SAFETY: No precondition.
     unsafe { ffi::fdbox_shim_may_log() }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a descriptor's kind saves for the next kernel, and what it takes back.
+//! What a kind saves for the next kernel, and the state of restoring it.
 
 use crate::abi::{
     Extent,
@@ -38,9 +38,9 @@ pub(crate) struct Record {
     data: KVVec<u8>,
     extents: KVVec<u64>,
     pinned: Atomic<u32>,
-    /// The same memory by address, as KHO is given it; or why that is not known.
+    /// The same memory sorted by address, as it is given to KHO; or the error of sorting it.
     kept: Result<KVVec<u64>>,
-    /// Whether SEAL filled holes of the file, whose memory is given back if nobody used it.
+    /// Whether SEAL filled holes of the file; their memory is freed at UNSEAL if it was not used.
     pub(crate) filled: bool,
 }
 
@@ -62,20 +62,20 @@ impl Record {
         }
     }
 
-    /// Copies what a handover says.
+    /// A record as it came from the last kernel.
     pub(crate) fn new(data: &[u8], extents: KVVec<u64>) -> Result<Record> {
         let mut record = Record::of_extents(extents);
         record.write(data)?;
         record.coalesce();
         match record.kept {
-            // Another attempt may have the memory.
+            // The caller may try again.
             Err(ENOMEM) => Err(ENOMEM),
             _ => Ok(record),
         }
     }
 
-    /// Computes what [`kept`](Self::kept) returns. Called after the last extent. An error is stored, not
-    /// returned: the file needs its record to undo what it did, and gets it first.
+    /// Computes what [`kept`](Self::kept) returns. Called after the last extent. An error is stored and
+    /// returned there, since undoing needs the record in any case.
     pub(crate) fn coalesce(&mut self) {
         self.kept = coalesced(&self.extents, false);
     }
@@ -137,17 +137,17 @@ impl Record {
         }
     }
 
-    /// What was written.
+    /// The bytes.
     pub(crate) fn data(&self) -> &[u8] {
         &self.data
     }
 
-    /// The extents, as the handover has them.
+    /// The extents in the order of the file, encoded.
     pub(crate) fn extents(&self) -> &[u64] {
         &self.extents
     }
 
-    /// The same memory as KHO is given it; `EIO` when two extents overlap, `ENOMEM`.
+    /// The same memory sorted by address; `EIO` if two extents overlap, `ENOMEM`.
     pub(crate) fn kept(&self) -> Result<&[u64]> {
         match &self.kept {
             Ok(kept) => Ok(kept),
@@ -166,7 +166,7 @@ impl Record {
         decoded(self.fewest()).all(|extent| extent.order == 0)
     }
 
-    /// The memory in as few extents as are known.
+    /// The memory in the fewest extents that are known.
     fn fewest(&self) -> &[u64] {
         match &self.kept {
             Ok(kept) if !kept.is_empty() => kept,
@@ -201,7 +201,7 @@ impl Drop for Record {
     }
 }
 
-/// `extent` with the folio at `pfn` behind it, if that one continues it.
+/// `extent` with the folio at `pfn` appended, if it is adjacent.
 fn continued(extent: Extent, pfn: u64, order: u32) -> Option<Extent> {
     if extent.order != order || extent.folios == Extent::MAX_FOLIOS {
         return None;
@@ -225,31 +225,29 @@ impl Sink for Record {
     }
 }
 
-/// How far the restore of one descriptor has come. It may stop for lack of memory and go on when
-/// the descriptor is asked for again; nothing is lost in between.
+/// State of restoring one descriptor. A restore that runs out of memory continues at the next GET_FD.
 #[derive(Default)]
 pub(crate) struct Progress {
-    /// The file that has what is restored so far.
+    /// The file with what was restored so far.
     pub(crate) file: Option<FileRef>,
     extent: usize,
-    /// Whether KHO gave the folios of all extents back; all or none.
+    /// Whether the folios of all extents were taken over from KHO, which is done for all at once.
     restored: bool,
     /// Folios of the current extent that the file has.
     used: u64,
     /// Pages before the next folio.
     index: u64,
-    /// What the file has, if devices do DMA to it.
+    /// References to the folios of the file, if devices do DMA to them.
     pub(crate) held: Option<Held>,
 }
 
 impl Progress {
-    /// Whether anything was taken over from KHO.
+    /// Whether the folios were taken over from KHO.
     pub(crate) fn started(&self) -> bool {
         self.restored
     }
 
-    /// Gives the folios of `record` that nobody has yet to `take`, one run after the other; an error
-    /// when it did not take all of one.
+    /// Passes the remaining folios of `record` to `take`, run by run, until it does not take a whole run.
     pub(crate) fn give(&mut self, record: &Record, mut take: impl FnMut(Run) -> Outcome) -> Result {
         while let Some(run) = self.run(record)? {
             self.note(take(run))?;
@@ -267,9 +265,9 @@ impl Progress {
         Ok(Some(folio))
     }
 
-    /// Frees what nobody has got.
+    /// Frees the remaining folios.
     pub(crate) fn discard(&mut self, record: &Record) {
-        // What KHO does not give back stays its own.
+        // Folios that KHO does not give back stay reserved.
         let _ = self.give(record, Run::free);
         self.file = None;
         self.held = None;
@@ -294,12 +292,11 @@ impl Progress {
             folios: extent.folios - self.used,
             ..extent
         };
-        // SAFETY: They were restored above, and nobody got them yet: of those that somebody got, `note()`
-        // was told.
+        // SAFETY: They were restored above and not passed on yet: `note()` has counted those that were.
         Ok(Some(unsafe { Run::first_of(rest, self.index) }))
     }
 
-    /// Notes what became of the run that was given last.
+    /// Accounts for the run that was passed on last.
     fn note(&mut self, outcome: Outcome) -> Result {
         self.used += outcome.folios();
         self.index += outcome.pages();

@@ -47,12 +47,12 @@ pub(crate) fn init() {
     unsafe { DRIVERS.init() };
 }
 
-/// Frees the list, when the module goes: each driver that was in it used our symbols.
+/// Frees the list, when the module is unloaded. It is empty, since each driver in it uses our symbols.
 pub(crate) fn exit() {
     *DRIVERS.lock() = KVec::new();
 }
 
-/// The kind that `wanted` is true of; `EOPNOTSUPP` when there is none.
+/// The kind for which `wanted` is true; fails with `EOPNOTSUPP` if there is none.
 fn find(wanted: impl Fn(&dyn Kind) -> bool) -> Result<KindRef> {
     if let Some(kind) = of_builtin(&wanted) {
         return Ok(kind);
@@ -66,7 +66,7 @@ fn of_builtin(wanted: &impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
     Some(KindRef::Builtin(*kind))
 }
 
-/// The list of drivers' kinds is locked by the caller.
+/// The caller holds the lock of the list of drivers.
 fn of_driver(drivers: &[Driver], wanted: &impl Fn(&dyn Kind) -> bool) -> Option<DriverKind> {
     for driver in drivers {
         // SAFETY: By the type invariants of `Driver`, with the lock held.
@@ -79,23 +79,23 @@ fn of_driver(drivers: &[Driver], wanted: &impl Fn(&dyn Kind) -> bool) -> Option<
     None
 }
 
-/// The kind of `file`; `EOPNOTSUPP` when nobody enlightened it or this kernel cannot serve it.
+/// The kind of `file`; fails with `EOPNOTSUPP` if there is none or this kernel cannot support it.
 pub(crate) fn of_file(file: &File) -> Result<KindRef> {
     supported(find(|kind| kind.matches(file))?)
 }
 
-/// The kind that reads this compatible string; `EOPNOTSUPP` when there is none, or not yet.
+/// The kind that reads this compatible string; fails with `EOPNOTSUPP` if there is none, or not yet.
 pub(crate) fn of_compatible(compatible: &[u8]) -> Result<KindRef> {
     supported(find(|kind| kind.reads(compatible))?)
 }
 
-/// As [`of_compatible`], and whether or not the kind can be restored now: its module may not be loaded,
-/// and what goes on beside its descriptors does so all the same.
+/// As [`of_compatible`], but also returns a kind that cannot be restored now, because a module is not
+/// loaded: what goes on beside its descriptors must still be carried or discarded.
 pub(crate) fn known(compatible: &[u8]) -> Option<KindRef> {
     find(|kind| kind.reads(compatible)).ok()
 }
 
-/// Whether descriptors of this kind are restored upon files that are taken out before them.
+/// Whether descriptors of this kind need files that are taken out before them.
 pub(crate) fn waits_for_files(compatible: &[u8]) -> bool {
     let kind = of_builtin(&|kind: &dyn Kind| kind.reads(compatible));
     kind.is_some_and(|kind| kind.waits_for_files())
@@ -112,7 +112,7 @@ fn supported(kind: KindRef) -> Result<KindRef> {
     Ok(kind)
 }
 
-/// Whether this kernel serves the built-in kind number `index`.
+/// Whether this kernel supports the built-in kind number `index`.
 pub(crate) fn serves(index: usize) -> bool {
     BUILTIN
         .get(index)
@@ -141,7 +141,7 @@ pub(crate) unsafe fn register(desc: *const DriverKindDesc) -> Result {
     Ok(())
 }
 
-/// Removes a driver's kind; descriptors that wait for it go on waiting.
+/// Removes a driver's kind; its descriptors stay in their boxes.
 pub(crate) fn unregister(desc: *const DriverKindDesc) {
     DRIVERS.lock().retain(|driver| driver.0 != desc);
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory for SEAL: how much of it there is, how much of it a file takes, and how
- * to take it without the OOM killer.
+ * Memory for SEAL: how much there is, how much a file takes, and how to take it
+ * without the OOM killer.
  *
- * What SEAL pins must not lie where the kernel wants to be able to move all
- * pages: in CMA, which KHO's area for the next kernel is, and in ZONE_MOVABLE. So
- * free memory there is of no use to it, and pages that lie there have to move.
+ * Pages cannot be pinned in CMA, which includes KHO's scratch area, and in
+ * ZONE_MOVABLE. So free memory there cannot be used, and pages of files that are
+ * there have to be migrated.
  */
 #include <linux/fs.h>
 #include <linux/memcontrol.h>
@@ -21,13 +21,13 @@
 #include "room.h"
 #include "shim.h"
 
-/* What is left to everybody else: a 64th of the host's memory, within bounds. */
+/* What is left for other users: a 64th of the host's memory, within bounds. */
 #define FDBOX_LEAST_MARGIN	(SZ_16M >> PAGE_SHIFT)
 #define FDBOX_MOST_MARGIN	(SZ_128M >> PAGE_SHIFT)
 
 /*
- * The type of a block of pages, which modules cannot ask for: whether it is one
- * in which all pages must be movable.
+ * Whether all pages of a pageblock must be movable. The function that returns the
+ * type of a pageblock is not exported.
  */
 static bool fdbox_in_movable_block(unsigned long pfn)
 {
@@ -144,7 +144,7 @@ u64 fdbox_shim_unpinnable_in_use(void)
 	return all > free ? all - free : 0;
 }
 
-/* Of pages @first to @last of @file: how many are there, and how many of these must move. */
+/* Of pages @first to @last of @file: how many are cached, and how many of these must move. */
 void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_survey *survey)
 {
 	XA_STATE(xas, &file->f_mapping->i_pages, first);
@@ -172,9 +172,9 @@ void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_surv
 }
 
 /*
- * Sees that so many pages can be allocated, outside of CMA and within the limits
- * of the caller's memory cgroup, by allocating and freeing them: for calls that
- * would have the OOM killer find them. -ENOMEM when there are not.
+ * Checks that this number of pages can be allocated outside of CMA and within the
+ * limits of the caller's memory cgroup, by allocating and freeing them. Used
+ * before calls that would invoke the OOM killer. Returns -ENOMEM if not.
  */
 static int fdbox_probe(u64 pages)
 {
@@ -197,7 +197,7 @@ static int fdbox_probe(u64 pages)
 	return err;
 }
 
-/* The same, and that the host has something left then. */
+/* Checks that, and that the host keeps a margin. */
 int fdbox_may_take(u64 pages, bool probe)
 {
 	if (fatal_signal_pending(current))
@@ -210,8 +210,8 @@ int fdbox_may_take(u64 pages, bool probe)
 }
 
 /*
- * Gives back memory that SEAL filled holes with and nobody has used: pages that
- * are clean, as only a page is that was never written to, and not mapped.
+ * Frees memory that SEAL filled holes with and that was not used: pages that are
+ * not mapped and clean, which only pages are that were never written.
  */
 void fdbox_shim_memfd_give_back(struct file *file)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SEAL, and what a reboot does with a box that nobody unsealed.
+//! SEAL, and the carry-over of boxes that nobody unsealed, at reboot.
 
 use crate::contents::Contents;
 use crate::entry::Content;
@@ -55,11 +55,11 @@ impl FdBox {
         }
     }
 
-    /// Hands a box on that arrived sealed and that nobody has unsealed: its pages go from the last
-    /// kernel to the next one without having been touched in this one. Called when the machine
-    /// reboots, so that the usual case, a box that is taken out, does not pay for it.
+    /// Adds a box to the handover that arrived sealed and that nobody has unsealed: its pages go from
+    /// the last kernel to the next one untouched. Called at reboot, so that the usual case, a box that
+    /// is unsealed, has no cost.
     ///
-    /// `EBUSY` for a box that somebody works on: a change that went on for too long.
+    /// Fails with `EBUSY` if a change of the box has exceeded the limit.
     pub(crate) fn carry(&self) -> Result {
         const ARRIVED: State = State::Sealed { handed_over: false };
         if self.summary().0 != ARRIVED || !kho::enabled() {
@@ -69,7 +69,7 @@ impl FdBox {
             ARRIVED => Ok(()),
             _ => Err(EBUSY),
         })?;
-        // What goes on is what decides when the host leaves: nothing stops it.
+        // The notifier itself calls this: there is nothing to give up for.
         let written = held.write_all(|| Ok(()));
         let added = written.map_err(|failure| failure.error).and_then(|()| {
             handover::add(self.id, &self.name, held.owner(), &held.slots)
@@ -84,9 +84,9 @@ impl FdBox {
     }
 }
 
-/// Seals every descriptor, or none; true when the next kernel will get the box.
+/// Seals all descriptors or none; returns whether the next kernel gets the box.
 fn try_seal(held: &mut Held<'_>) -> Result<bool, SealError> {
-    // The host may not leave before this SEAL has come to an end.
+    // The reboot notifier waits until this SEAL has ended.
     let _change = Change::begin().map_err(stopped)?;
     all_or_none_given(held)?;
     finish_started(held)?;
@@ -108,12 +108,12 @@ fn freeze_and_write(held: &mut Held<'_>) -> Result<bool, SealError> {
     Ok(true)
 }
 
-/// Whether SEAL goes on.
+/// [`leaving::go_on`] with the error of SEAL.
 fn go_on() -> Result<(), SealError> {
     leaving::go_on().map_err(stopped)
 }
 
-/// Why a SEAL ends for which no descriptor is at fault.
+/// The error of a SEAL that was stopped: no descriptor is named.
 fn stopped(error: Error) -> SealError {
     match error {
         EAGAIN => not_handed_over(Refusal::LEAVING),
@@ -121,7 +121,7 @@ fn stopped(error: Error) -> SealError {
     }
 }
 
-/// For a box that as a whole has no place in the handover: no descriptor is named.
+/// The error of a SEAL whose box cannot be added to the handover: no descriptor is named.
 fn not_handed_over(refusal: Refusal) -> SealError {
     let error = refusal.error;
     let message = match refusal.why {
@@ -132,8 +132,8 @@ fn not_handed_over(refusal: Refusal) -> SealError {
     failure(&Name::empty(), error, said)
 }
 
-/// Devices of the last kernel do DMA to memory that was taken out: it is no longer in the box, so
-/// the next kernel would not keep it.
+/// Refuses a box in which a device still waits while memory that it does DMA to was taken out: the next
+/// kernel would not keep that memory.
 fn all_or_none_given(contents: &Contents) -> Result<(), SealError> {
     let Some(entry) = contents.lacks_given() else {
         return Ok(());
@@ -148,8 +148,8 @@ fn all_or_none_given(contents: &Contents) -> Result<(), SealError> {
     ))
 }
 
-/// A descriptor whose restore stopped half-way belongs partly to this kernel: finish it, so that it
-/// is sealed as any other file.
+/// Finishes restores that stopped half-way: such a descriptor belongs partly to this kernel, and is
+/// sealed as a file of it.
 fn finish_started(held: &mut Held<'_>) -> Result<(), SealError> {
     for at in 0..held.slots.len() {
         let slot = &held.slots[at];

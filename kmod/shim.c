@@ -32,16 +32,16 @@ bool fdbox_shim_opener_capable(struct file *file)
 	return file_ns_capable(file, &init_user_ns, CAP_SYS_ADMIN);
 }
 
-/* A descriptor of @file for the current task; asks the LSM, as SCM_RIGHTS does. */
+/* Gives the current task a descriptor of @file, if the LSM allows it, as SCM_RIGHTS does. */
 int fdbox_shim_receive_fd(struct file *file)
 {
 	return receive_fd(file, NULL, O_CLOEXEC);
 }
 
 /*
- * As close(2) of the current task, if @fd still is that of @file, which the
- * caller holds. Empty, the number is as one that get_unused_fd_flags() returned:
- * nobody else gets it before put_unused_fd() has given it back.
+ * Closes @fd as close(2) does, if it still refers to @file, of which the caller
+ * has a reference. After the slot is cleared the number is reserved, as one that
+ * get_unused_fd_flags() has returned, until put_unused_fd() frees it.
  */
 void fdbox_shim_close_fd(unsigned int fd, struct file *file)
 {
@@ -74,14 +74,14 @@ static bool fdbox_is_zero(const u32 *count)
 	return !smp_load_acquire(count);
 }
 
-/* Sleeps until *@count is 0, for at most so long; whether it is. */
+/* Sleeps until *@count is 0 or the time has passed; returns whether it is 0. */
 bool fdbox_shim_wait_for_zero(const u32 *count, u32 limit_ms)
 {
 	return wait_var_event_timeout((void *)count, fdbox_is_zero(count),
 				      msecs_to_jiffies(limit_ms));
 }
 
-/* The same without a limit; -EINTR for a task that is killed. */
+/* The same without a limit; returns -EINTR if the task is killed. */
 int fdbox_shim_wait_for_zero_killable(const u32 *count)
 {
 	return wait_var_event_killable((void *)count, fdbox_is_zero(count)) ? -EINTR : 0;
@@ -136,7 +136,7 @@ void fdbox_shim_module_put(struct module *owner)
 	module_put(owner);
 }
 
-/* A box holds the module; the caller holds it by the control node's open file. */
+/* Takes a reference of this module; the caller has one by the open control node. */
 bool fdbox_shim_self_get(void)
 {
 	return try_module_get(THIS_MODULE);
@@ -177,7 +177,7 @@ void fdbox_shim_release(u8 *out, size_t len)
 
 static int fdbox_reboot(struct notifier_block *nb, unsigned long action, void *data)
 {
-	/* What kernel_kexec() says, and nobody else. */
+	/* Only kernel_kexec() passes this string. */
 	if (action == SYS_RESTART)
 		fdbox_rs_reboot(data && !strcmp(data, "kexec reboot"));
 	return NOTIFY_DONE;
@@ -195,7 +195,7 @@ void fdbox_shim_reboot_unregister(void)
 	unregister_reboot_notifier(&fdbox_reboot_nb);
 }
 
-/* Not needed to load, but whoever has them wants their kinds: see optional.h. */
+/* Not needed to load this module, but to support their kinds: see optional.h. */
 MODULE_SOFTDEP("pre: kvm iommufd vfio-pci");
 
 /* The in-kernel API: Rust code cannot export symbols of a module itself. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What C offers to Rust and Rust to C inside fdbox.ko. bindgen makes Rust's view
- * of it when the module is built; see ffi.rs.
+ * The interface between C and Rust in fdbox.ko. bindgen generates Rust's
+ * declarations of it when the module is built; see ffi.rs.
  */
 #ifndef _FDBOX_SHIM_H
 #define _FDBOX_SHIM_H
@@ -97,7 +97,7 @@ u64 fdbox_shim_unpinnable_in_use(void);
 void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_survey *survey);
 void fdbox_shim_memfd_give_back(struct file *file);
 
-/* A step of filling or pinning a file: what it took, or where it failed. */
+/* A step of filling or pinning a file: what it took, or at which page it failed. */
 struct fdbox_step {
 	u64 taken;
 	u64 filled;
@@ -133,12 +133,12 @@ u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
 struct file *fdbox_shim_memfd_finish(struct file *file,
 				     const struct fdbox_memfd_state *state);
 
-/* What the kernel lacks to serve a kind. */
+/* What the kernel lacks to support a kind. */
 enum fdbox_lacks {
 	FDBOX_LACKS_NOTHING,
-	/* A module that is not loaded, now. */
+	/* A module that is not loaded now. */
 	FDBOX_LACKS_MODULE,
-	/* What kmod/patches adds, or an option. */
+	/* A function that kmod/patches adds, or a config option. */
 	FDBOX_LACKS_PATCH,
 };
 
@@ -211,7 +211,7 @@ void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf);
 struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place);
 void fdbox_shim_vfio_stop(u32 segment, u32 bdf);
 
-/* What Rust offers to C. */
+/* Functions of Rust that C calls. */
 long fdbox_rs_box_ioctl(void *box, struct file *filp, unsigned int cmd,
 			unsigned long arg);
 int fdbox_rs_box_open(void);

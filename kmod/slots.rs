@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The descriptors of a box, and how they are found: by place, by id, by name, and by what is behind
-//! them. None of these takes a look at all of them.
+//! The descriptors of a box, with indexes by id, by name, and by the open file or object behind them, so
+//! that no lookup walks all of them.
 
 use crate::entry::{
     Content,
@@ -24,34 +24,34 @@ pub(crate) struct Slots {
     list: KVVec<KBox<Slot>>,
     /// The id that each name has.
     ids: RBTree<Name, u64>,
-    /// Addresses of open files and of the objects behind them, each with the id of a descriptor.
+    /// Index of open files and the objects behind them: (address, id of the descriptor).
     objects: RBTree<(usize, u64), ()>,
-    /// How many are restored upon files that are taken out before them.
+    /// Number of those that need files which are taken out before them.
     waiting: usize,
     next_id: u64,
 }
 
-/// Memory for the nodes by which a file and the object behind it are found.
-pub(crate) struct Room {
+/// Preallocated index nodes of a file and the object behind it.
+pub(crate) struct IndexNodes {
     file: RBTreeNodeReservation<(usize, u64), ()>,
     object: RBTreeNodeReservation<(usize, u64), ()>,
 }
 
-impl Room {
-    /// Allocates it.
-    pub(crate) fn new() -> Result<Room> {
-        Ok(Room {
+impl IndexNodes {
+    /// Allocates the nodes.
+    pub(crate) fn new() -> Result<IndexNodes> {
+        Ok(IndexNodes {
             file: RBTreeNodeReservation::new(GFP_KERNEL)?,
             object: RBTreeNodeReservation::new(GFP_KERNEL)?,
         })
     }
 }
 
-/// A descriptor that is about to be put in: all that can fail is done.
+/// A descriptor that is about to be added: everything that can fail is done.
 pub(crate) struct Admission {
     slot: KBox<Slot>,
     by_name: RBTreeNode<Name, u64>,
-    room: Room,
+    nodes: IndexNodes,
 }
 
 impl Admission {
@@ -62,7 +62,7 @@ impl Admission {
 }
 
 impl Slots {
-    /// Nothing.
+    /// No descriptors.
     pub(crate) fn new() -> Slots {
         Slots {
             list: KVVec::new(),
@@ -73,7 +73,7 @@ impl Slots {
         }
     }
 
-    /// Makes room for a descriptor; `EEXIST`.
+    /// Prepares adding a descriptor; fails with `EEXIST` if the name is taken.
     pub(crate) fn prepare(&mut self, name: Name, content: Content) -> Result<Admission> {
         if self.ids.get(&name).is_some() {
             return Err(EEXIST);
@@ -81,51 +81,51 @@ impl Slots {
         let id = self.next_id;
         self.list.reserve(1, GFP_KERNEL)?;
         let by_name = RBTreeNode::new(name.try_clone()?, id, GFP_KERNEL)?;
-        let room = Room::new()?;
+        let nodes = IndexNodes::new()?;
         let entry = Arc::new(Entry { id, name, content }, GFP_KERNEL)?;
         let slot = KBox::new(Slot::new(entry), GFP_KERNEL)?;
         Ok(Admission {
             slot,
             by_name,
-            room,
+            nodes,
         })
     }
 
-    /// Puts in what was prepared last.
+    /// Adds the descriptor that was prepared last.
     pub(crate) fn admit(&mut self, admission: Admission) {
         let entry = admission.slot.entry.clone();
         self.next_id = entry.id + 1;
-        // There is room for it.
+        // IndexNodes was reserved.
         let _ = self.list.push_within_capacity(admission.slot);
         self.ids.insert(admission.by_name);
-        self.enter(&entry, admission.room);
+        self.enter(&entry, admission.nodes);
     }
 
-    /// Takes the descriptor at `at` out.
+    /// Removes the descriptor at `at`.
     pub(crate) fn remove(&mut self, at: usize) {
-        // The index is that of a descriptor.
+        // The index is in range.
         if let Ok(slot) = self.list.remove(at) {
             self.ids.remove(&slot.name);
             self.leave(&slot);
         }
     }
 
-    /// Puts a file in the place of what it was made of.
-    pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>, room: Room) {
+    /// Replaces the descriptor at `at`.
+    pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>, nodes: IndexNodes) {
         let old = self.list[at].entry.clone();
         self.leave(&old);
-        self.enter(&entry, room);
+        self.enter(&entry, nodes);
         *self.list[at] = Slot::new(entry);
     }
 
-    fn enter(&mut self, entry: &Entry, room: Room) {
+    fn enter(&mut self, entry: &Entry, nodes: IndexNodes) {
         self.waiting += usize::from(entry.waits_for_files());
         if let Content::Live(live) = &entry.content {
             self.objects
-                .insert(room.file.into_node((live.address(), entry.id), ()));
-            // Where both are the same, it takes the place of the other.
+                .insert(nodes.file.into_node((live.address(), entry.id), ()));
+            // If both addresses are equal, this replaces the other node.
             self.objects
-                .insert(room.object.into_node((live.object, entry.id), ()));
+                .insert(nodes.object.into_node((live.object, entry.id), ()));
         }
     }
 
@@ -147,8 +147,8 @@ impl Slots {
         self.list.binary_search_by_key(&id, |slot| slot.id).ok()
     }
 
-    /// Where the first descriptor is of the open file, or of the object, that has this address; that at
-    /// `but` does not count.
+    /// Where the first descriptor is whose open file, or the object behind it, has this address; the one
+    /// at `but` is ignored.
     pub(crate) fn of_object(&self, address: usize, but: usize) -> Option<usize> {
         let mut from = 0;
         loop {
@@ -164,12 +164,12 @@ impl Slots {
         }
     }
 
-    /// How many are restored upon files that are taken out before them; that at `but` does not count.
+    /// Number of descriptors that need files which are taken out before them; the one at `but` is ignored.
     pub(crate) fn waiting(&self, but: usize) -> usize {
         self.waiting - usize::from(self.list[but].waits_for_files())
     }
 
-    /// Whether any is restored upon files that are taken out before it.
+    /// Whether any descriptor needs files which are taken out before it.
     pub(crate) fn has_waiting(&self) -> bool {
         self.waiting > 0
     }

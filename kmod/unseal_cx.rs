@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An UNSEAL, as a kind sees it.
+//! What a kind is given at UNSEAL, and what it reports.
 
 use crate::uapi;
 use kernel::{
@@ -8,7 +8,7 @@ use kernel::{
     str::CString, //
 };
 
-/// Why a descriptor cannot be given out, beside its errno.
+/// Why a descriptor cannot be given out, in addition to the errno.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum LostReason {
@@ -38,7 +38,7 @@ pub(crate) struct UnsealCx<'a> {
 }
 
 impl UnsealCx<'_> {
-    /// Says that the descriptor is lost, and why.
+    /// Stores why the descriptor is lost.
     pub(crate) fn lost(
         &mut self,
         error: Error,
@@ -54,7 +54,7 @@ impl UnsealCx<'_> {
         }
     }
 
-    /// The descriptor is lost unless the box has `name`, which is `what` to it.
+    /// Fails unless the box has a descriptor called `name`; `what` it is, for the message.
     pub(crate) fn needs(&mut self, what: &str, name: &[u8]) -> Result {
         if (self.has)(name) {
             return Ok(());

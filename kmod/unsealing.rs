@@ -2,9 +2,9 @@
 
 //! UNSEAL and SALVAGE.
 //!
-//! Before a box is opened each descriptor is looked over: whether what came from the last kernel is
-//! whole, and whether drivers give back what is theirs. UNSEAL leaves the box sealed when one is lost,
-//! SALVAGE opens it all the same. Either leaves the list for FDBOX_NEXT_LOST.
+//! Before a box is opened every descriptor is checked: whether what came from the last kernel can be
+//! restored, and whether drivers agree. If one is lost, UNSEAL leaves the box sealed, and SALVAGE opens
+//! it anyway. Both store the list for FDBOX_NEXT_LOST.
 
 use crate::contents::Contents;
 use crate::entry::{
@@ -41,15 +41,14 @@ impl FdBox {
             .map(drop)
     }
 
-    /// FDBOX_SALVAGE: how many descriptors are lost.
+    /// FDBOX_SALVAGE; returns how many descriptors are lost.
     pub(crate) fn salvage(&self) -> Result<usize> {
         self.open_up(|_| Ok(()))
     }
 
-    /// Opens the box if `may` agrees to as many lost descriptors as there are.
+    /// Opens the box if `may` accepts the number of lost descriptors.
     fn open_up(&self, may: impl FnOnce(usize) -> Result) -> Result<usize> {
-        // Ends after the box was let go: the reboot notifier, which waits for it, takes sealed boxes
-        // in hands.
+        // Dropped after `held`: the reboot notifier waits for it, and then needs the contents in place.
         let _change = Change::begin()?;
         let mut held = self.hold(|state| match state {
             State::Sealed { .. } => Ok(()),
@@ -72,11 +71,11 @@ impl FdBox {
     }
 }
 
-/// Every descriptor that cannot be given out, in the order of their ids.
+/// All descriptors that cannot be given out, in the order of their ids.
 fn losses(contents: &Contents) -> Result<KVVec<Lost>> {
     let mut losses = KVVec::new();
     let has = |name: &[u8]| {
-        // A VM that was taken out still has its line.
+        // A VM that was taken out can still be made again.
         let mut substitutes = contents.substitutes.iter();
         substitutes.any(|vm| vm.from_last_kernel && vm.name.as_bytes() == name)
             || Name::new(name).is_ok_and(|name| contents.slots.named(&name).is_some())
@@ -87,7 +86,7 @@ fn losses(contents: &Contents) -> Result<KVVec<Lost>> {
             has: &has,
             said: None,
         };
-        let Err(error) = look_over(&mut cx, slot) else {
+        let Err(error) = check(&mut cx, slot) else {
             continue;
         };
         if error == ENOMEM {
@@ -108,12 +107,12 @@ fn losses(contents: &Contents) -> Result<KVVec<Lost>> {
     Ok(losses)
 }
 
-fn look_over(cx: &mut UnsealCx<'_>, slot: &Slot) -> Result {
+fn check(cx: &mut UnsealCx<'_>, slot: &Slot) -> Result {
     match &slot.content {
         Content::Live(live) => {
             let asked = live.kind.may_unseal(cx, &live.file);
             asked.map_err(|err| {
-                or_else_said(
+                with_message(
                     cx,
                     err,
                     LostReason::Refused,
@@ -121,20 +120,20 @@ fn look_over(cx: &mut UnsealCx<'_>, slot: &Slot) -> Result {
                 )
             })
         }
-        // Its memory is this kernel's already, and its data was read.
+        // Its data was read and its memory taken over already.
         Content::Incoming(_) if slot.progress.started() => Ok(()),
-        Content::Incoming(incoming) => is_whole(cx, incoming),
+        Content::Incoming(incoming) => is_restorable(cx, incoming),
     }
 }
 
-/// Whether the descriptor can be restored, as far as can be seen without doing it.
-fn is_whole(cx: &mut UnsealCx<'_>, incoming: &Incoming) -> Result {
+/// Whether the descriptor can be restored, as far as can be told without restoring it.
+fn is_restorable(cx: &mut UnsealCx<'_>, incoming: &Incoming) -> Result {
     let Ok(kind) = registry::of_compatible(&incoming.compatible) else {
         return Err(unknown_kind(cx, &incoming.compatible));
     };
     let checked = kind.check(cx, &incoming.compatible, &incoming.record);
     checked.map_err(|err| {
-        or_else_said(
+        with_message(
             cx,
             err,
             LostReason::Data,
@@ -143,7 +142,7 @@ fn is_whole(cx: &mut UnsealCx<'_>, incoming: &Incoming) -> Result {
     })?;
     let kept = incoming.record.kept().and_then(kho::check_kept);
     kept.map_err(|err| {
-        or_else_said(
+        with_message(
             cx,
             err,
             LostReason::Memory,
@@ -170,8 +169,8 @@ fn unknown_kind(cx: &mut UnsealCx<'_>, compatible: &[u8]) -> Error {
     }
 }
 
-/// `err`, for which `cx` has words now: these, if there are none yet.
-fn or_else_said(cx: &mut UnsealCx<'_>, err: Error, reason: LostReason, words: &str) -> Error {
+/// `err`; sets `words` as its message unless `cx` has one.
+fn with_message(cx: &mut UnsealCx<'_>, err: Error, reason: LostReason, words: &str) -> Error {
     match (err, &cx.said) {
         (ENOMEM, _) | (_, Some(_)) => err,
         _ => cx.lost(err, reason, fmt!("{}", words)),

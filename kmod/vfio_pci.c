@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * VFIO PCI devices, through what kmod/patches adds. A kernel without the patches
- * has not the header, and the kind is not supported. vfio.ko may be loaded after
- * this module: see optional.h.
+ * VFIO PCI devices, by functions that kmod/patches adds. In a kernel without the
+ * patches the kind is not supported. vfio.ko may be loaded after this module: see
+ * optional.h.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -114,7 +114,7 @@ int fdbox_shim_vfio_keep(u32 segment, u32 bdf)
 	return err;
 }
 
-/* Whether the device is as it came with its DMA going on. */
+/* Whether the device still does DMA as set up by the last kernel. */
 bool fdbox_shim_vfio_waits(u32 segment, u32 bdf)
 {
 	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);
@@ -171,9 +171,9 @@ static struct file *fdbox_vfio_open(struct pci_dev *pdev, struct iommufd_ctx *ct
 }
 
 /*
- * Opens a device that came with its DMA going on, bound and attached as it was.
- * An error before the device was claimed leaves it as it is, and it waits again;
- * one after that has stopped it: the IOMMU translates for it as for any other.
+ * Opens a device that still does DMA as set up by the last kernel, bound and
+ * attached as it was. After an error before the device was claimed it still waits.
+ * After a later error it is stopped, and is an ordinary device.
  */
 struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place)
 {
@@ -183,7 +183,7 @@ struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *pla
 
 	if (!pdev)
 		return ERR_PTR(-ENODEV);
-	/* Its driver stays until the file holds the device. */
+	/* Keeps its driver bound until the file holds the device. */
 	device_lock(&pdev->dev);
 	err = -ENODEV;
 	if (!pdev->driver || strcmp(pdev->driver->name, "vfio-pci"))
@@ -208,7 +208,7 @@ out:
 	return ERR_PTR(err);
 }
 
-/* Stops a device that nobody takes over, unless somebody has done so before. */
+/* Stops a device that is not taken over, unless it was stopped before. */
 void fdbox_shim_vfio_stop(u32 segment, u32 bdf)
 {
 	struct pci_dev *pdev = fdbox_pci_dev(segment, bdf);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counts that tasks wait for: safe wrappers.
+//! Safe wrappers of wait_var_event(): counters and gates that tasks sleep on.
 
 use crate::ffi;
 use kernel::{
@@ -16,7 +16,7 @@ use kernel::{
     },
 };
 
-/// How many are at something; others wait until nobody is.
+/// A counter that tasks can wait on to become 0.
 pub(crate) struct Count(Atomic<u32>);
 
 impl Count {
@@ -24,12 +24,12 @@ impl Count {
         Count(Atomic::new(0))
     }
 
-    /// One more; fully ordered.
+    /// Increments it; fully ordered.
     pub(crate) fn enter(&self) {
         self.0.fetch_add(1, Full);
     }
 
-    /// One less.
+    /// Decrements it, and wakes the waiters at 0.
     pub(crate) fn leave(&self) {
         if self.0.fetch_sub(1, Full) == 1 {
             // SAFETY: No precondition: the address is only compared.
@@ -37,24 +37,24 @@ impl Count {
         }
     }
 
-    /// Sleeps until nobody is in, for at most so long; whether nobody is.
+    /// Sleeps until it is 0, or the limit has passed; returns whether it is 0.
     pub(crate) fn wait_for_none(&self, limit_ms: u32) -> bool {
         // SAFETY: The number lives as long as `self`, which is borrowed.
         unsafe { ffi::fdbox_shim_wait_for_zero(self.0.as_ptr(), limit_ms) }
     }
 
-    /// Sleeps until nobody is in; `EINTR` for a task that is killed meanwhile.
+    /// Sleeps until it is 0; fails with `EINTR` if the task is killed.
     pub(crate) fn wait_for_none_killable(&self) -> Result {
         // SAFETY: As above.
         to_result(unsafe { ffi::fdbox_shim_wait_for_zero_killable(self.0.as_ptr()) })
     }
 }
 
-/// What nobody passes before it is opened, once.
+/// A gate at which tasks wait until it is opened, once.
 pub(crate) struct Gate {
-    /// 1 until then.
+    /// 1 until it is opened.
     closed: Atomic<u32>,
-    /// What there is behind it.
+    /// 1 if waiters may go on, 0 if they get an error.
     good: Atomic<u32>,
 }
 
@@ -66,7 +66,7 @@ impl Gate {
         }
     }
 
-    /// Lets those who wait pass, or sends them away. Only the first time counts.
+    /// Opens it, with success or an error for the waiters. Only the first call has an effect.
     pub(crate) fn open(&self, good: bool) {
         if self.closed.load(Acquire) == 0 {
             return;
@@ -77,8 +77,8 @@ impl Gate {
         unsafe { ffi::fdbox_shim_wake(self.closed.as_ptr()) };
     }
 
-    /// Sleeps until it is opened; `ENODEV` when there is nothing behind it, `EINTR` for a task that
-    /// is killed meanwhile.
+    /// Sleeps until it is opened; fails with `ENODEV` if it was opened with an error, with `EINTR` if
+    /// the task is killed.
     pub(crate) fn pass(&self) -> Result {
         // SAFETY: The number lives as long as `self`, which is borrowed.
         to_result(unsafe { ffi::fdbox_shim_wait_for_zero_killable(self.closed.as_ptr()) })?;
@@ -89,7 +89,7 @@ impl Gate {
     }
 }
 
-/// `EINTR` for a task that was killed: nobody will see what it returns.
+/// Fails with `EINTR` if the task was killed.
 pub(crate) fn not_killed() -> Result {
     // SAFETY: Reads the pending signals of the current task.
     match unsafe { ffi::fdbox_shim_killed() } {

@@ -96,11 +96,11 @@ pub(super) enum Call<'a, 'b> {
     Write(&'a SealCx<'b>, &'a mut Record),
     /// UNSEAL, of a file.
     Unseal(&'a mut UnsealCx<'b>, &'a File),
-    /// For a file, what needs nothing else.
+    /// Callbacks for a file that need nothing else.
     File(&'a File),
     /// UNSEAL, of what was saved.
     Check(&'a mut UnsealCx<'b>, &'a Record),
-    /// For what was saved, what needs nothing else.
+    /// Callbacks for saved data that need nothing else.
     Saved(&'a Record),
     Restore(&'a Record, &'a mut Progress),
 }
@@ -140,7 +140,7 @@ impl Call<'_, '_> {
         cx.name_of(file::address(file)).ok_or(ENOENT)
     }
 
-    /// Notes why the callback is going to fail.
+    /// Stores why the callback is going to fail.
     pub(super) fn refuse(&mut self, error: Error, why: &CStr) -> Error {
         let why = kernel::str::BStr::from_bytes(why.to_bytes());
         match self {
@@ -153,7 +153,7 @@ impl Call<'_, '_> {
     }
 }
 
-/// What a driver says to a question: an error of any kind is a refusal.
+/// The result of a driver's check: any error is a refusal.
 fn answer(cx: &mut UnsealCx<'_>, said: Result) -> Result {
     said.map_err(|err| match cx.said {
         Some(_) => err,
@@ -275,7 +275,7 @@ impl Kind for DriverKind {
         let mut call = Call::Restore(record, progress);
         // SAFETY: As above; the file is ours.
         let file = unsafe { file::from_c(restore(call.as_fd())) }?;
-        // Nobody else asks for what the driver has no use for.
+        // Frees the folios that the driver did not take.
         progress.discard(record);
         Ok(file)
     }

@@ -3,12 +3,12 @@
 //! guest_memfd: guest memory that belongs to one VM.
 //!
 //! Preserved: content, size, creation flags. Only fully shared files (created with
-//! `GUEST_MEMFD_FLAG_INIT_SHARED`) without broken pages (hwpoison): SEAL refuses others.
+//! `GUEST_MEMFD_FLAG_INIT_SHARED`) without poisoned pages (hwpoison): SEAL refuses others.
 //!
 //! Not preserved: holes (SEAL fills them), memory slot bindings (the VMM's), NUMA policy.
 //!
-//! Depends on: the VM it belongs to. Whoever takes it out gets a file that belongs to the VM that
-//! the box gives to the same process: the same pages, in this kernel, or the restored ones.
+//! Depends on: the VM it belongs to. The process that takes it out gets a file that belongs to the VM that
+//! the box gives to the same process, with the same pages or, in the next kernel, the restored ones.
 //!
 //! While sealed: no page can be removed. Content may change.
 //!
@@ -107,7 +107,7 @@ impl Kind for GuestMemfd {
         let Some(memory) = object::GuestMemfd::of(file) else {
             return;
         };
-        // Without a record nobody has looked whether there is anything.
+        // Without a record it is not known whether there is anything.
         if record.is_none_or(|record| record.filled) {
             memory.give_back();
         }
@@ -142,7 +142,7 @@ impl Kind for GuestMemfd {
         let source = kvm_vm::source_by_name(cx, vm_name)?;
         let vm_file = kvm_vm::vm_from(cx, source)?;
         let vm = Vm::of(&vm_file).ok_or(EIO)?;
-        // A new file, or what an earlier attempt got to, seen from this VM.
+        // A new file, or the one of an earlier attempt, linked to this VM.
         let file = match &progress.file {
             Some(file) => object::GuestMemfd::of(file).ok_or(EIO)?.link(vm)?,
             None => object::create(vm, size, flags)?,
@@ -157,7 +157,7 @@ impl Kind for GuestMemfd {
     }
 }
 
-/// Size, flags and name of the VM of a guest_memfd whose pages are all there.
+/// Size, flags and name of the VM of a guest_memfd, whose extents must cover its size.
 fn read_state(record: &Record) -> Result<(u64, u64, &[u8])> {
     let saved = abi_kvm::GuestMemfd::decode(record.data()).map_err(|_| EIO)?;
     if record.pages() != saved.size / PAGE_SIZE as u64 || !record.is_of_single_pages() {
@@ -166,7 +166,7 @@ fn read_state(record: &Record) -> Result<(u64, u64, &[u8])> {
     Ok((saved.size, saved.flags, saved.vm))
 }
 
-/// Fills the holes of the file, as long as there is memory for them.
+/// Fills the holes of the file.
 fn fill(cx: &mut SealCx<'_>, memory: object::GuestMemfd<'_>) -> Result {
     let pages = file::size(cx.file) / PAGE_SIZE as u64;
     let mut index = 0;
@@ -184,7 +184,7 @@ fn fill(cx: &mut SealCx<'_>, memory: object::GuestMemfd<'_>) -> Result {
     Ok(())
 }
 
-/// Fills what is left and forbids to remove pages.
+/// Fills what is left and lets no page be removed.
 fn freeze(cx: &SealCx<'_>, memory: object::GuestMemfd<'_>) -> Result {
     memory.freeze().map_err(|err| match err {
         EOPNOTSUPP => cx.refuse(

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! iommufd: what devices may reach, and at which address.
+//! iommufd: the I/O address spaces of devices.
 //!
 //! Preserved: IOASs with their ids, and their mappings of memfds.
 //!
 //! Not preserved: page tables as such (HWPTs come back with the devices that are attached to them,
-//! see `vfio_pci.rs`), statistics, who pays for pinned memory.
+//! see `vfio_pci.rs`), statistics, accounting of pinned memory.
 //!
 //! Depends on: the memfd behind each mapping. SEAL refuses, by name, mappings of other memory
 //! (anonymous memory, MMIO, dma-buf, guest_memfd: only `IOMMU_IOAS_MAP_FILE` of a memfd), IOASs and
@@ -51,17 +51,17 @@ use kernel::{
 pub(super) const PATCH: &str =
     "the iommufd, VFIO, PCI and VT-d patches of kmod/patches (0006 and on)";
 
-/// What lacks as long as iommufd is a module that is not loaded.
+/// What is missing if iommufd is a module that is not loaded.
 const MODULE: &str = "iommufd.ko: load it, and try again";
 
 pub(crate) struct Iommufd;
 
-/// Name in the box of the file that is mapped.
+/// Name in the box of a file that is mapped.
 fn name_of<'a>(cx: &'a SealCx<'_>, mapping: &object::Mapping) -> Option<&'a Name> {
     cx.name_of(mapping.inode())
 }
 
-/// Refuses what the next kernel could not make again.
+/// Refuses what cannot be made again in the next kernel.
 fn check(cx: &mut SealCx<'_>, seen: &Seen) -> Result {
     match seen {
         Seen::Ioas(_) => Ok(()),

@@ -4,15 +4,15 @@
 //!
 //! Preserved: the type of the VM.
 //!
-//! Refused: VMs whose memory or state is encrypted or kept from the host (SEV, SEV-ES, SEV-SNP, TDX,
-//! protected VMs).
+//! Refused: VMs whose memory or state is encrypted or not accessible to the host (SEV, SEV-ES, SEV-SNP,
+//! TDX, protected VMs).
 //!
-//! Not preserved: vCPUs, interrupt controllers, clock, memory slots. They are the VMM's: it saves
-//! them and builds them again in the VM that it takes out.
+//! Not preserved: vCPUs, interrupt controllers, clock, memory slots. The VMM saves them and builds them
+//! again in the VM that it takes out.
 //!
-//! KVM serves only the process whose address space the VM was created in. So whoever takes out a
-//! VM that another process, or a process of the last kernel, put in, gets a new VM of the same
-//! type; the process that put it in gets its own VM back.
+//! KVM serves only the process in whose address space the VM was created. So a process that takes out
+//! a VM of another process, or of the last kernel, gets a new VM of the same type; the process that put
+//! the VM in gets it back.
 //!
 //! Data: see `abi_kvm.rs`. No extents.
 
@@ -54,7 +54,7 @@ use kernel::{
 
 /// What a kernel without our patches lacks.
 const PATCH: &str = "kmod/patches/0003-KVM-create-VM-files-for-other-modules.patch";
-/// What lacks as long as KVM is a module that is not loaded.
+/// What is missing if KVM is a module that is not loaded.
 pub(super) const MODULE: &str = "kvm.ko: load kvm-amd or kvm-intel, and try again";
 
 /// ELF's number of the architecture.
@@ -64,8 +64,8 @@ compile_error!("fdbox is built and tested for x86-64 only");
 
 pub(crate) struct KvmVm;
 
-/// Whether `file` looks like one of `kind` in a kernel that does not serve the kind: so that PUT_FD
-/// can say what is missing.
+/// Whether `file` looks like one of `kind`, in a kernel that does not support the kind, so that PUT_FD can
+/// say what is missing.
 pub(super) fn unserved(kind: &dyn Kind, file: &File, name: &CStr) -> bool {
     if kind.supported().is_ok() {
         return false;
@@ -147,18 +147,18 @@ fn saved_type(record: &Record) -> Result<u64> {
     }
 }
 
-/// A VM of a box that each process gets another one for: see [`Substitute`].
+/// A descriptor for which each process gets a VM of its own: see [`Substitute`].
 pub(super) struct Line {
     id: u64,
     name: Name,
     from_last_kernel: bool,
     vm_type: u64,
-    /// The VM that another one is given out for; 0 for one of the last kernel.
+    /// The VM that is in the box; 0 for one of the last kernel.
     vm: usize,
 }
 
 impl Line {
-    /// That of a VM of another process, which is in the box.
+    /// For a VM of another process, which is in the box.
     fn of_live(id: u64, name: &Name, vm: Vm<'_>) -> Result<Line> {
         Ok(Line {
             id,
@@ -169,7 +169,7 @@ impl Line {
         })
     }
 
-    /// That of a VM of the last kernel, which is in the box.
+    /// For a VM of the last kernel, which is in the box.
     fn of_saved(id: u64, name: &Name, record: &Record) -> Result<Line> {
         Ok(Line {
             id,
@@ -180,7 +180,7 @@ impl Line {
         })
     }
 
-    /// That of one which the box gave out, or gave another one out for.
+    /// For a VM that is not in the box any more.
     fn of_substitute(substitute: &Substitute) -> Result<Line> {
         Ok(Line {
             id: substitute.line,
@@ -205,9 +205,9 @@ impl Line {
 
 /// Where the VM for the current task comes from.
 pub(super) enum Source {
-    /// It is in the box: whoever took it out has put a duplicate back, or left it there.
+    /// It is in the box: the process has left it there, or put a duplicate back.
     Mine(FileRef),
-    /// A new one that stands for one of another process or kernel.
+    /// A new one is made, in place of one of another process or kernel.
     Another(Line),
 }
 
@@ -219,7 +219,7 @@ pub(super) fn vm_from(cx: &mut TakeCx<'_>, source: Source) -> Result<FileRef> {
     }
 }
 
-/// The VM of this line for the current task: the one it got already, or a new one.
+/// The VM of this line for the current task: the one that it has got before, or a new one.
 fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     let is_mine = |file: &&FileRef| Vm::of(file).is_some_and(Vm::is_mine);
     let of_line = cx.substitutes.iter().filter(|it| it.line == line.id);
@@ -237,7 +237,7 @@ fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     let file = vm::create(line.vm_type, cx.fd)?;
     let vm = Vm::of(&file).ok_or(EIO)?.address();
     let given = Line { name, ..line };
-    // There is room for both. Memory that belongs to the one before finds its line by it.
+    // Room was reserved for both. Memory that belongs to the VM before finds its line by the first.
     if line.vm != 0 && !cx.substitutes.iter().any(|it| it.object == line.vm) {
         let before = line.vm;
         let _ = cx
@@ -250,8 +250,8 @@ fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     Ok(file)
 }
 
-/// Lets go of VMs whose process is gone. Of them only what memory in the box goes by stays, and of each
-/// line what the next one is made by.
+/// Drops references to VMs whose process is gone. Their addresses stay as long as memory in the box
+/// belongs to them, and of each line the last entry, from which the next VM is made.
 fn forget_unneeded(cx: &mut TakeCx<'_>) {
     for substitute in cx.substitutes.iter_mut() {
         let vm = substitute.file.as_ref().and_then(|file| Vm::of(file));
@@ -259,7 +259,7 @@ fn forget_unneeded(cx: &mut TakeCx<'_>) {
             substitute.file = None;
             let vm = substitute.object;
             if !cx.slots.iter().any(|slot| slot.belongs_to(vm)) {
-                // Another VM may have the address soon.
+                // Another VM may get the address.
                 substitute.object = 0;
             }
         }
@@ -312,13 +312,13 @@ fn source_of(entry: &Entry) -> Result<Source> {
     Ok(Source::Another(line))
 }
 
-/// Name in the box of the VM that `cx`'s file, a guest_memfd, belongs to.
+/// Name in the box of the VM that the guest_memfd of `cx` belongs to.
 pub(super) fn name_of_vm<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
     let wanted = GuestMemfd::of(cx.file)?.vm().address();
     if let Some(name) = cx.name_of(wanted) {
         return Some(name);
     }
-    // Whoever took it out and left it there has made another one of it, and then not come to the memory.
+    // A process may have taken the VM, which replaced it in the box, but not yet the memory.
     let line = cx.substitutes.iter().find(|it| it.object == wanted)?.line;
     Some(&cx.slots[cx.slots.with_id(line)?].name)
 }

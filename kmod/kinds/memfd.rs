@@ -7,12 +7,13 @@
 //! folios stay large.
 //!
 //! Not preserved: holes (SEAL fills them), `FD_CLOEXEC` and other status flags, timestamps, which
-//! pages were swapped out, NUMA policy, seals that are added while it is sealed. hugetlb memfds are another kind, which nobody serves yet.
+//! pages were swapped out, NUMA policy, seals that are added while it is sealed. hugetlb memfds are not
+//! supported yet.
 //!
 //! While sealed: the size cannot change, no page can be removed, all pages are pinned. Content
 //! may change, by mapping and by `write()` within the size.
 //!
-//! Refused: broken pages (hwpoison).
+//! Refused: poisoned pages (hwpoison).
 //!
 //! Data: that of `abi_memfd`. Extents: the whole file, from its first page on.
 
@@ -73,7 +74,7 @@ impl Kind for Memfd {
     }
 
     fn supported(&self) -> Result<(), &'static str> {
-        // What a kernel may lack is needed for the way out of a handover only.
+        // What a kernel may lack is needed to restore memfds only.
         match !kho::enabled() || object::is_supported() {
             true => Ok(()),
             false => Err("kmod/patches/0002-mm-shmem-add-runs-of-folios.patch"),
@@ -84,7 +85,7 @@ impl Kind for Memfd {
         file::size(file)
     }
 
-    /// Who maps it knows its inode.
+    /// The inode, by which an iommufd knows the files that it maps.
     fn object(&self, file: &File) -> usize {
         file::inode(file)
     }
@@ -182,7 +183,7 @@ impl Kind for Memfd {
                 return run.refused(err);
             }
             if let Some(held) = &mut held {
-                // Before anybody finds them in the file, who could move them.
+                // Before they can be found in the file, and be moved.
                 if let Err(err) = run.hold(held) {
                     return run.refused(err);
                 }
@@ -216,7 +217,7 @@ fn write_state(memfd: object::Memfd<'_>, record: &mut Record) -> Result {
     .put(record)
 }
 
-/// State and name of a memfd whose pages are all there.
+/// State and name of a memfd, whose extents must cover its size.
 fn read_state<'a>(compatible: &[u8], record: &'a Record) -> Result<(MemfdState, &'a [u8])> {
     let saved = abi_memfd::Memfd::decode(compatible, record.data()).map_err(|_| EIO)?;
     if record.pages() < saved.head.size.div_ceil(PAGE_SIZE as u64) || !record.is_aligned() {
@@ -241,8 +242,8 @@ fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {
     object::create(name, state)
 }
 
-/// Pins every page of the file and notes it in `record`; after an error, which comes with the page
-/// that it came at, the record has what is pinned so far.
+/// Pins every page of the file and adds it to `record`. An error is returned with the number of the page;
+/// the record then has what is pinned so far.
 fn pin_all(file: &File, memfd: object::Memfd<'_>, record: &mut Record) -> Result<(), (Error, u64)> {
     let pages = file::size(file).div_ceil(PAGE_SIZE as u64);
     let batch = object::Batch::new(BATCH.min(pages as usize));

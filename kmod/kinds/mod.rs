@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kinds of files that FDBox knows by itself, and the adapter for those of drivers.
+//! The built-in kinds of files, and the adapter for those of drivers.
 
 pub(crate) mod driver;
 mod driver_api;

@@ -3,9 +3,9 @@
 //! VFIO PCI device: a function that vfio-pci drives, opened by its own node and bound to an
 //! iommufd.
 //!
-//! Preserved: the device as it is. It is not reset, its bus mastering stays on, and the IOMMU goes
-//! on translating for it with the tables of the last kernel until it has those of this one, which
-//! map the same. The ids of the device and of its HWPT in the iommufd.
+//! Preserved: the running device. It is not reset, its bus mastering stays on, and the IOMMU goes on
+//! translating for it with the page tables of the last kernel until it uses those of this one, which map
+//! the same. Also the ids of the device and of its HWPT in the iommufd.
 //!
 //! Not preserved: interrupts (off in the next kernel, and those that came in between are lost),
 //! what VFIO virtualises of config space, PM and migration state, ioeventfds, the KVM it was given.
@@ -15,9 +15,9 @@
 //!
 //! While sealed: attaching and detaching is EBUSY. Everything else goes on.
 //!
-//! In the next kernel vfio-pci and nobody else binds to the device, and nobody can open it but
-//! GET_FD, once, after the memory and the iommufd were taken out (EAGAIN before). DELETE_BOX with
-//! the device in it stops and resets it before any memory is freed.
+//! In the next kernel only vfio-pci binds to the device, and only GET_FD can open it, once, after the
+//! memory and the iommufd were taken out (EAGAIN before). DELETE_BOX with the device in the box stops
+//! and resets it before any memory is freed.
 //!
 //! Data: see `abi_dma.rs`. Extents: the page tables of the IOMMU. Devices with one HWPT have the
 //! same, and the last that is taken out frees them.
@@ -54,7 +54,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// What lacks as long as VFIO is a module that is not loaded.
+/// What is missing if VFIO is a module that is not loaded.
 const MODULE: &str = "iommufd.ko, vfio.ko and vfio-pci.ko: load vfio-pci, and try again";
 
 pub(crate) struct VfioPci;
@@ -64,7 +64,7 @@ fn iommufd_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
     cx.name_of(object::Device::of(cx.file)?.iommufd()?.address())
 }
 
-/// Appends the page tables of a device to `record`, or finds out only whether they can be kept.
+/// Appends the page tables of a device to `record`; without one, only checks that they can be kept.
 fn tables(place: &VfioPlace, mut record: Option<&mut Record>) -> Result {
     object::tables(place, |table| match &mut record {
         Some(record) => record.push(table / kernel::page::PAGE_SIZE as u64, 0),
@@ -105,7 +105,7 @@ impl Kind for VfioPci {
         super::lacks(object::lacks(), MODULE, iommufd::PATCH)
     }
 
-    /// The iommufd is frozen then: the page tables are as they stay.
+    /// The iommufd is frozen first, so that the page tables do not change.
     fn seals_last(&self) -> bool {
         true
     }
@@ -165,19 +165,19 @@ impl Kind for VfioPci {
         }
     }
 
-    /// Needs neither iommufd nor VFIO: the device is at work whether they are loaded or not.
+    /// Needs neither iommufd nor VFIO: the device does DMA whether they are loaded or not.
     fn carry(&self, record: &Record) -> Result {
         if object::lacks() == ffi::LACKS_PATCH {
             // Nothing goes on beside the record in such a kernel.
             return Ok(());
         }
         let (place, _) = saved(record)?;
-        // It was stopped, and there is nothing to go on with.
+        // It was stopped, so there is nothing to carry.
         if !object::waits(&place) {
             return Err(EIO);
         }
         let kept = tables(&place, None).and_then(|()| object::keep(&place));
-        // No such device: to who seals, ENODEV says that there is no such box.
+        // ENODEV has another meaning for the caller of SEAL: the box was deleted.
         kept.map_err(|err| if err == ENODEV { EIO } else { err })
     }
 
@@ -200,7 +200,7 @@ impl Kind for VfioPci {
         let (place, iommufd) = saved(record)?;
         let iommufd = Iommufd::of(cx.restored_file(iommufd)?).ok_or(EIO)?;
         let file = object::adopt(iommufd, &place);
-        // No such device, or it does not wait for anybody: to the caller ENODEV says something else.
+        // There is no such device, or it does not wait. ENODEV has another meaning for the caller.
         let file = file.map_err(|err| if err == ENODEV { EIO } else { err })?;
         if !cx.shared_extents(record) {
             progress.discard(record);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Folios that this module has a pin or a reference of.
+//! Folios that this module has pinned or holds references of.
 
 use crate::abi::Extent;
 use crate::ffi;
@@ -43,7 +43,7 @@ impl Pinned {
         self.order
     }
 
-    /// Lets the pin go on when this object is gone: whoever calls has noted it.
+    /// Drops this object without the pin, which the caller accounts for.
     pub(crate) fn leave(self) {
         core::mem::forget(self);
     }
@@ -88,8 +88,8 @@ pub(super) unsafe fn put(extent: &Extent) {
     unsafe { ffi::fdbox_shim_put_folios(extent.lowest_pfn(), extent.folios, extent.order) };
 }
 
-/// References to folios that were given to a file, held for whoever does DMA to them meanwhile: a
-/// folio with a reference that nobody accounts for is neither moved nor reclaimed.
+/// Additional references to folios of a file, held as long as devices do DMA to them: a folio with an
+/// unexpected reference is neither migrated nor reclaimed.
 #[derive(Default)]
 pub(crate) struct Held(KVVec<u64>);
 
@@ -102,11 +102,11 @@ impl Drop for Held {
     }
 }
 
-/// Folios that KHO has given back and nobody else has: each one's reference belongs to this value.
+/// Folios that were taken over from KHO.
 ///
 /// # Invariants
 ///
-/// It is so, and no other run has any of them.
+/// One reference of each folio belongs to this value, and no other run has any of the folios.
 pub(crate) struct Run {
     extent: Extent,
     /// Pages of the descriptor before them.
@@ -115,7 +115,7 @@ pub(crate) struct Run {
     last: bool,
 }
 
-/// What became of a [`Run`]: so many of its folios, from the first on, are somebody else's now.
+/// The result of passing on a [`Run`]: how many of its folios, from the first on, have a new owner.
 pub(crate) struct Outcome {
     run: Run,
     folios: u64,
@@ -124,22 +124,22 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// How many folios somebody else has now.
+    /// Number of folios that have a new owner.
     pub(crate) fn folios(&self) -> u64 {
         self.folios
     }
 
-    /// How many pages these are.
+    /// Number of their pages.
     pub(crate) fn pages(&self) -> u64 {
         self.folios << self.run.extent.order
     }
 
-    /// Whether nothing is left of the extent of the record.
+    /// Whether these were the last folios of the extent of the record.
     pub(crate) fn ends_extent(&self) -> bool {
         self.run.last && self.folios == self.run.extent.folios
     }
 
-    /// Why it is not the whole run.
+    /// Fails if it was not the whole run.
     pub(crate) fn result(&self) -> Result {
         self.error.map_or(Ok(()), Err)
     }
@@ -173,7 +173,7 @@ impl Run {
         self.index
     }
 
-    /// Lets `held` have a reference of each, too.
+    /// Takes another reference of each folio, which `held` owns.
     pub(crate) fn hold(&self, held: &mut Held) -> Result {
         held.0.push(self.extent.encode(), GFP_KERNEL)?;
         let extent = &self.extent;
@@ -182,11 +182,11 @@ impl Run {
         Ok(())
     }
 
-    /// Says that the references of the first `folios` folios are somebody else's now.
+    /// The references of the first `folios` folios have a new owner.
     ///
     /// # Safety
     ///
-    /// It is so, and of no more folios.
+    /// They have, and the references of no other folios of the run do.
     pub(super) unsafe fn given(self, folios: u64) -> Outcome {
         Outcome {
             error: (folios < self.extent.folios).then_some(ENOMEM),
@@ -195,7 +195,7 @@ impl Run {
         }
     }
 
-    /// The first folio for itself, and what became of the run.
+    /// Splits the first folio off.
     pub(crate) fn split_first(self) -> (Folio, Outcome) {
         let first = Folio(self.extent.pfn);
         // SAFETY: Its reference is that object's.
@@ -204,7 +204,7 @@ impl Run {
         (first, outcome)
     }
 
-    /// Says that nobody has got any of them, and why.
+    /// None of the folios has a new owner, because of an error.
     pub(crate) fn refused(self, error: Error) -> Outcome {
         Outcome {
             run: self,
@@ -213,17 +213,17 @@ impl Run {
         }
     }
 
-    /// Drops the references: the folios are free.
+    /// Frees the folios.
     pub(crate) fn free(self) -> Outcome {
         let folios = self.extent.folios;
         // SAFETY: By the type invariants.
         unsafe { put(&self.extent) };
-        // SAFETY: They are nobody's any more.
+        // SAFETY: The references of all folios were dropped.
         unsafe { self.given(folios) }
     }
 }
 
-/// A folio, by its first page, that whoever gets this has a reference of.
+/// A folio, by the number of its first page; it owns a reference.
 pub(crate) struct Folio(u64);
 
 impl Folio {

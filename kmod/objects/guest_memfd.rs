@@ -38,11 +38,11 @@ pub(crate) struct Seen {
     pub(crate) order: u32,
     /// Number of the page behind it.
     pub(crate) next: u64,
-    /// Nobody has used it.
+    /// Whether it was never used.
     pub(crate) unused: bool,
 }
 
-/// What this kernel lacks to make and recognise them.
+/// What this kernel lacks to make and recognise guest_memfds.
 pub(crate) fn lacks() -> ffi::Lacks {
     // SAFETY: No precondition.
     unsafe { ffi::fdbox_shim_gmem_lacks() }
@@ -84,8 +84,8 @@ impl<'a> GuestMemfd<'a> {
         to_result(unsafe { ffi::fdbox_shim_gmem_fill(self.file.as_ptr(), index, pages, step) })
     }
 
-    /// Fills what is left and lets nobody remove a page; `EBUSY` when it is frozen already,
-    /// `EOPNOTSUPP` when it is not fully shared.
+    /// Fills what is left and prevents removal of pages. Fails with `EBUSY` if it is frozen already, with
+    /// `EOPNOTSUPP` if it is not fully shared.
     pub(crate) fn freeze(self) -> Result {
         // SAFETY: By the type invariants.
         to_result(unsafe { ffi::fdbox_shim_gmem_freeze(self.file.as_ptr()) })
@@ -97,14 +97,14 @@ impl<'a> GuestMemfd<'a> {
         unsafe { ffi::fdbox_shim_gmem_thaw(self.file.as_ptr()) };
     }
 
-    /// Gives back what holes were filled with and nobody has used.
+    /// Frees the memory of filled holes that was not used.
     pub(crate) fn give_back(self) {
         // SAFETY: By the type invariants.
         unsafe { ffi::fdbox_shim_gmem_give_back(self.file.as_ptr()) };
     }
 
-    /// The folio that page `index` is in, with content; `EHWPOISON` when it is broken, `ENOENT` when
-    /// there is none, which a frozen file has everywhere.
+    /// The folio of page `index`, with content. Fails with `EHWPOISON` if it is poisoned, with `ENOENT`
+    /// if there is none; a frozen file has no holes.
     pub(crate) fn folio(self, index: u64) -> Result<Seen> {
         let (mut folio, mut unused) = (null_mut(), false);
         // SAFETY: By the type invariants; both places are valid for writing.

@@ -67,8 +67,8 @@ impl<'a> Memfd<'a> {
         is.then_some(Memfd(file))
     }
 
-    /// Lets nobody change the size or remove a page; `EBUSY` when it is frozen already, `EOPNOTSUPP`
-    /// when it has seals that no file can be given.
+    /// Prevents changes of the size and removal of pages. Fails with `EBUSY` if it is frozen already,
+    /// with `EOPNOTSUPP` if it has seals that cannot be restored.
     pub(crate) fn freeze(self) -> Result {
         // SAFETY: By the type invariants.
         to_result(unsafe { ffi::fdbox_shim_memfd_freeze(self.0.as_ptr()) })
@@ -80,7 +80,7 @@ impl<'a> Memfd<'a> {
         unsafe { ffi::fdbox_shim_memfd_thaw(self.0.as_ptr()) };
     }
 
-    /// What there is of it beside its pages and its name.
+    /// Its state, without pages and name.
     pub(crate) fn state(self) -> MemfdState {
         let mut state = MemfdState::default();
         // SAFETY: By the type invariants; `state` is valid for writing.
@@ -88,7 +88,7 @@ impl<'a> Memfd<'a> {
         state
     }
 
-    /// The name that `/proc` shows; what does not fit into `out` is left out.
+    /// The name that `/proc` shows, truncated to the length of `out`.
     pub(crate) fn name(self, out: &mut [u8]) -> &[u8] {
         // SAFETY: By the type invariants; `out` is valid for writing its length.
         let len =
@@ -96,8 +96,8 @@ impl<'a> Memfd<'a> {
         out.get(..len as usize).unwrap_or(&[])
     }
 
-    /// Fills and pins pages from number `index` on, and gives `note` each folio; returns the number of
-    /// the page after the last. `step` is what that took, or where it failed.
+    /// Fills and pins pages from number `index` on, and passes each folio to `note`. Returns the number
+    /// of the page after the last. `step` gets what that took, or where it failed.
     pub(crate) fn pin(
         self,
         index: u64,
@@ -123,13 +123,13 @@ impl<'a> Memfd<'a> {
             // SAFETY: It was pinned above, and nobody else has the pin.
             let (folio, after) = unsafe { Pinned::new(folio) };
             next = after;
-            // Of those that are not noted the pin ends.
+            // Dropping the folio ends its pin.
             result = result.and_then(|()| note(folio));
         }
         result.map(|()| next)
     }
 
-    /// Gives back what holes were filled with and nobody has used.
+    /// Frees the memory of filled holes that was not used.
     pub(crate) fn give_back(self) {
         // SAFETY: By the type invariants.
         unsafe { ffi::fdbox_shim_memfd_give_back(self.0.as_ptr()) };
@@ -152,7 +152,7 @@ impl<'a> Memfd<'a> {
         unsafe { run.given(added) }
     }
 
-    /// Gives it its seals and position; returns it, or another open file of it that may do less.
+    /// Sets seals and position; returns the file, or another open file of it with less access.
     pub(crate) fn finish(self, state: &MemfdState) -> Result<FileRef> {
         // SAFETY: By the type invariants; the file that is returned is ours.
         unsafe { file::from_c(ffi::fdbox_shim_memfd_finish(self.0.as_ptr(), state)) }

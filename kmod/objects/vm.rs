@@ -61,7 +61,7 @@ impl<'a> Vm<'a> {
         unsafe { ffi::fdbox_shim_vm_is_mine(self.kvm) }
     }
 
-    /// Whether the process that it was created by is gone, so that KVM serves nobody on it.
+    /// Whether the process that created it is gone, so that KVM serves no process on it.
     pub(crate) fn is_left(self) -> bool {
         // SAFETY: By the type invariants.
         unsafe { ffi::fdbox_shim_vm_is_left(self.kvm) }
@@ -73,7 +73,7 @@ impl<'a> Vm<'a> {
         unsafe { ffi::fdbox_shim_vm_type(self.kvm) }
     }
 
-    /// What keeps its memory or its state from the host, if anything does.
+    /// What makes its memory or its state inaccessible to the host, if anything does.
     pub(crate) fn encrypted(self) -> Option<&'static CStr> {
         // SAFETY: By the type invariants.
         let what = unsafe { ffi::fdbox_shim_vm_encrypted(self.kvm) };
@@ -88,8 +88,8 @@ pub(crate) fn lacks() -> ffi::Lacks {
     unsafe { ffi::fdbox_shim_kvm_vm_lacks() }
 }
 
-/// A new one for the current task; `fd` is the number that its descriptor is going to have, which KVM
-/// names it by.
+/// A new VM for the current task. `fd` is the number that its descriptor will have, by which KVM names
+/// it.
 pub(crate) fn create(vm_type: u64, fd: u32) -> Result<FileRef> {
     // SAFETY: No precondition; the file is ours, or it is an error.
     unsafe { file::from_c(ffi::fdbox_shim_vm_create(vm_type, fd)) }
