@@ -18,12 +18,12 @@ use crate::argument::{
     Salvage,
     SealErrorArg, //
 };
-use crate::box_list;
-use crate::entry::{
+use crate::boxes::box_list;
+use crate::boxes::entry::{
     Content,
     Entry, //
 };
-use crate::fd_box::{
+use crate::boxes::fd_box::{
     FdBox,
     State, //
 };
@@ -32,8 +32,8 @@ use crate::file::{
     BoxFile,
     NodeOwner, //
 };
-use crate::handover;
-use crate::kho;
+use crate::kexec::handover;
+use crate::kexec::kho;
 use crate::name::Name;
 use crate::registry;
 use crate::uapi;

@@ -3,33 +3,20 @@
 //! FDBox: hand named file descriptors to the kernel, across the exit of the program and across a
 //! kexec.
 //!
-//! `control` has the ioctls, `box_list` the list of boxes, `fd_box` one box, `contents` what is in it,
-//! `entry` one descriptor. `put_get` and `sealing` are what is done to a box. `registry` finds the
-//! `kind` of a file; the kinds are in `kinds`, the kernel objects that they work on in `objects`.
-//! `handover` turns sealed boxes into the bytes of `abi`, a `blob` that `kho` hands to the next kernel,
-//! where `arrival` makes sealed boxes of them. `ffi` is Rust's view of the C shim.
+//! `control` has the ioctls, `boxes` the boxes and what is done to them. `registry` finds the `kind` of a
+//! file; the kinds are in `kinds`, the kernel objects that they use in `objects`. `kexec` hands sealed
+//! boxes over to the next kernel, and makes sealed boxes of what came from the last one, as the bytes of
+//! `abi`. `ffi` is Rust's view of the C shim.
 
 #![crate_name = "fdbox"]
 
 mod abi;
-mod abi_dma;
-mod abi_kvm;
-mod abi_memfd;
-mod abi_poison;
 mod argument;
-mod arrival;
-mod blob;
-mod box_list;
-mod coalesce;
-mod contents;
+mod boxes;
 mod control;
-mod entry;
-mod fd_box;
 mod ffi;
 mod file;
-mod freezing;
-mod handover;
-mod kho;
+mod kexec;
 mod kind;
 mod kinds;
 #[cfg(CONFIG_KUNIT = "y")]
@@ -38,20 +25,14 @@ mod leaving;
 mod module_hold;
 mod name;
 mod objects;
-mod poison;
-mod put_get;
 mod ratelimit;
-mod record;
 mod registry;
 mod room;
-mod sealing;
-mod slots;
 mod uapi;
 mod unseal_cx;
-mod unsealing;
 mod wait;
 
-use arrival::Arrival;
+use boxes::box_list;
 use kernel::{
     error::to_result,
     miscdevice::{
@@ -59,6 +40,15 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     prelude::*,
+};
+use kexec::{
+    arrival::{
+        self,
+        Arrival, //
+    },
+    handover,
+    kho,
+    poison, //
 };
 
 module! {

@@ -2,23 +2,23 @@
 
 //! The trait by which boxes know kinds of files, and the contexts that its methods are given.
 
-use crate::entry::Entry;
+use crate::boxes::entry::Entry;
+use crate::boxes::slots::Slots;
 use crate::file::{
     self,
     FileRef, //
 };
-use crate::kho;
-use crate::name::Name;
-use crate::objects::folios::Held;
-use crate::record::{
+use crate::kexec::kho;
+use crate::kexec::record::{
     Progress,
     Record, //
 };
+use crate::name::Name;
+use crate::objects::folios::Held;
 use crate::room::{
     self,
     mib, //
 };
-use crate::slots::Slots;
 use crate::uapi;
 pub(crate) use crate::unseal_cx::{
     Lost,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! KUnit tests of what is pure: no file, no page and no other kernel is touched. They run when the
-//! module is loaded, in a kernel with `CONFIG_KUNIT=y`. What `abi.rs` encodes is tested on the host,
+//! module is loaded, in a kernel with `CONFIG_KUNIT=y`. What `abi/` encodes is tested on the host,
 //! too, against golden files.
 
 use crate::abi::Extent;
@@ -44,7 +44,7 @@ mod abi {
         ROOT_LEN,
         VERSION, //
     };
-    use crate::kho::crc32;
+    use crate::kexec::kho::crc32;
 
     fn root(body: &[u8]) -> Root {
         Root {
@@ -131,7 +131,7 @@ mod abi {
 mod record {
     use super::*;
     use crate::abi::MAX_DATA_LEN;
-    use crate::record::Record;
+    use crate::kexec::record::Record;
 
     /// Extents of a record to which folios of `order` at these page frames were pushed.
     fn pushed(folios: &[(u64, u32)]) -> Result<Record> {
@@ -206,7 +206,7 @@ mod record {
 #[kunit_tests(fdbox_coalesce)]
 mod coalesce {
     use super::*;
-    use crate::coalesce::coalesced;
+    use crate::kexec::coalesce::coalesced;
 
     fn is(extents: &[Extent], may_repeat: bool, expected: &[Extent]) -> Result<bool> {
         let found = coalesced(&encoded(extents)?, may_repeat)?;

@@ -22,7 +22,7 @@
 #define FDBOX_MEMFD_SEALS	(F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | \
 				 F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC)
 
-/* How a file is open, in a handover: abi_memfd.rs. */
+/* How a file is open, in a handover: abi/memfd.rs. */
 #define FDBOX_MEMFD_READ	BIT(0)
 #define FDBOX_MEMFD_WRITE	BIT(1)
 #define FDBOX_MEMFD_APPEND	BIT(2)

@@ -112,7 +112,7 @@ struct fdbox_memfd_state {
 	u32 mode;
 	u32 uid;
 	u32 gid;
-	u32 flags;	/* as in abi_memfd.rs */
+	u32 flags;	/* as in abi/memfd.rs */
 };
 
 bool fdbox_shim_memfd_supported(void);

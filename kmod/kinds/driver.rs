@@ -13,6 +13,10 @@ use crate::file::{
     self,
     FileRef, //
 };
+use crate::kexec::record::{
+    Progress,
+    Record, //
+};
 use crate::kind::{
     Kind,
     LostReason,
@@ -22,10 +26,6 @@ use crate::kind::{
     UnsealCx, //
 };
 use crate::name::Name;
-use crate::record::{
-    Progress,
-    Record, //
-};
 use kernel::{
     error::to_result,
     fs::File,

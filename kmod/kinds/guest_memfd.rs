@@ -12,14 +12,18 @@
 //!
 //! While sealed: no page can be removed. Content may change.
 //!
-//! Data: see `abi_kvm.rs`. Extents: the whole file, from its first page on.
+//! Data: see `abi/kvm.rs`. Extents: the whole file, from its first page on.
 
 use super::kvm_vm;
-use crate::abi_kvm;
+use crate::abi::kvm as abi_kvm;
 use crate::ffi::Step;
 use crate::file::{
     self,
     FileRef, //
+};
+use crate::kexec::record::{
+    Progress,
+    Record, //
 };
 use crate::kind::{
     Kind,
@@ -32,10 +36,6 @@ use crate::leaving;
 use crate::objects::{
     guest_memfd as object,
     vm::Vm, //
-};
-use crate::record::{
-    Progress,
-    Record, //
 };
 use crate::room;
 use kernel::{

@@ -17,14 +17,18 @@
 //! GET_FD in the next kernel makes a new iommufd with the same ids, which maps the files that were
 //! taken out of the box before: EAGAIN while one of them is still in it.
 //!
-//! Data: see `abi_dma.rs`. No extents.
+//! Data: see `abi/dma.rs`. No extents.
 
-use crate::abi_dma::{
-    self,
+use crate::abi::dma::{
+    self as abi_dma,
     Item,
     Mapping, //
 };
 use crate::file::FileRef;
+use crate::kexec::record::{
+    Progress,
+    Record, //
+};
 use crate::kind::{
     Kind,
     Reason,
@@ -37,10 +41,6 @@ use crate::objects::iommufd::{
     self as object,
     NewMapping,
     Seen, //
-};
-use crate::record::{
-    Progress,
-    Record, //
 };
 use kernel::{
     fs::File,

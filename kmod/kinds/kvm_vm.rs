@@ -14,17 +14,21 @@
 //! a VM of another process, or of the last kernel, gets a new VM of the same type; the process that put
 //! the VM in gets it back.
 //!
-//! Data: see `abi_kvm.rs`. No extents.
+//! Data: see `abi/kvm.rs`. No extents.
 
+use crate::abi::kvm as abi_kvm;
 use crate::abi::layout::Layout;
-use crate::abi_kvm;
-use crate::entry::{
+use crate::boxes::entry::{
     Content,
     Entry, //
 };
 use crate::file::{
     self,
     FileRef, //
+};
+use crate::kexec::record::{
+    Progress,
+    Record, //
 };
 use crate::kind::{
     Kind,
@@ -41,10 +45,6 @@ use crate::objects::{
         self,
         Vm, //
     }, //
-};
-use crate::record::{
-    Progress,
-    Record, //
 };
 use kernel::{
     fs::File,

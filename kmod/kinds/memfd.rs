@@ -15,10 +15,10 @@
 //!
 //! Refused: poisoned pages (hwpoison).
 //!
-//! Data: that of `abi_memfd`. Extents: the whole file, from its first page on.
+//! Data: see `abi/memfd.rs`. Extents: the whole file, from its first page on.
 
-use crate::abi_memfd::{
-    self,
+use crate::abi::memfd::{
+    self as abi_memfd,
     MemfdHead,
     NAME_MAX, //
 };
@@ -30,7 +30,11 @@ use crate::file::{
     self,
     FileRef, //
 };
-use crate::kho;
+use crate::kexec::kho;
+use crate::kexec::record::{
+    Progress,
+    Record, //
+};
 use crate::kind::{
     Kind,
     Reason,
@@ -42,10 +46,6 @@ use crate::leaving;
 use crate::objects::{
     folios::Held,
     memfd as object, //
-};
-use crate::record::{
-    Progress,
-    Record, //
 };
 use crate::room;
 use kernel::{

@@ -19,12 +19,12 @@
 //! memory and the iommufd were taken out (EAGAIN before). DELETE_BOX with the device in the box stops
 //! and resets it before any memory is freed.
 //!
-//! Data: see `abi_dma.rs`. Extents: the page tables of the IOMMU. Devices with one HWPT have the
+//! Data: see `abi/dma.rs`. Extents: the page tables of the IOMMU. Devices with one HWPT have the
 //! same, and the last that is taken out frees them.
 
 use super::iommufd;
-use crate::abi_dma::{
-    self,
+use crate::abi::dma::{
+    self as abi_dma,
     Device, //
 };
 use crate::ffi::{
@@ -32,7 +32,11 @@ use crate::ffi::{
     VfioPlace, //
 };
 use crate::file::FileRef;
-use crate::kho;
+use crate::kexec::kho;
+use crate::kexec::record::{
+    Progress,
+    Record, //
+};
 use crate::kind::{
     Kind,
     Reason,
@@ -44,10 +48,6 @@ use crate::name::Name;
 use crate::objects::{
     iommufd::Iommufd,
     vfio_pci as object, //
-};
-use crate::record::{
-    Progress,
-    Record, //
 };
 use kernel::{
     fs::File,

@@ -4,7 +4,7 @@
 
 use crate::abi::Extent;
 use crate::ffi;
-use crate::kho;
+use crate::kexec::kho;
 use kernel::{
     bindings,
     prelude::*, //

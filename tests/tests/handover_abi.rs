@@ -7,13 +7,11 @@
     reason = "the file belongs to the kernel module, which uses all of it"
 )]
 
-#[path = "../../kmod/abi.rs"]
+#[path = "../../kmod/abi/mod.rs"]
 mod abi;
-#[path = "../../kmod/abi_dma.rs"]
-mod abi_dma;
 
+use abi::dma::{self as abi_dma, Device, Item, Mapping};
 use abi::{Body, Extent, FdRecord, Malformed, Root, Sink};
-use abi_dma::{Device, Item, Mapping};
 
 /// A handover of two boxes as version 1 writes it. Never edit it: a change of the layout is a new
 /// version with a file of its own, and this one must stay refused or read, never misread.

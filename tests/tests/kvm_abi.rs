@@ -7,13 +7,11 @@
     reason = "the files belong to the kernel module, which uses all of them"
 )]
 
-#[path = "../../kmod/abi.rs"]
+#[path = "../../kmod/abi/mod.rs"]
 mod abi;
-#[path = "../../kmod/abi_kvm.rs"]
-mod abi_kvm;
 
+use abi::kvm::{self as abi_kvm, GuestMemfd, Vm};
 use abi::{Malformed, Sink, layout::Layout};
-use abi_kvm::{GuestMemfd, Vm};
 
 /// As version 1 writes them. Never edit these: another layout has another compatible string.
 const GOLDEN_VM: &[u8] = b"\x01\x00\x00\x00\x00\x00\x00\x00\x3e\x00\x00\x00";

@@ -7,13 +7,11 @@
     reason = "the files belong to the kernel module, which uses all of them"
 )]
 
-#[path = "../../kmod/abi.rs"]
+#[path = "../../kmod/abi/mod.rs"]
 mod abi;
-#[path = "../../kmod/abi_memfd.rs"]
-mod abi_memfd;
 
 use abi::Sink;
-use abi_memfd::{APPEND, MEMFD, MEMFD_V1, Memfd, MemfdHead, READ, WRITE};
+use abi::memfd::{APPEND, MEMFD, MEMFD_V1, Memfd, MemfdHead, READ, WRITE};
 
 /// Never edit them: a change of the layout is a new compatible string with a file of its own.
 const GOLDEN_V1: &[u8] = include_bytes!("golden/memfd-v1.bin");

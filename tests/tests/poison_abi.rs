@@ -5,7 +5,7 @@
     reason = "the file belongs to the kernel module, which uses all of it"
 )]
 
-#[path = "../../kmod/abi_poison.rs"]
+#[path = "../../kmod/abi/poison.rs"]
 mod abi_poison;
 
 use abi_poison::{LEN, MOST};

@@ -5,7 +5,7 @@
 
 use crate::abi;
 use crate::ffi;
-use crate::kho::crc32;
+use crate::kexec::kho::crc32;
 use kernel::{
     error::to_result,
     prelude::*,

@@ -7,7 +7,7 @@ use crate::abi::{
     Extent, //
 };
 use crate::ffi;
-use crate::poison;
+use crate::kexec::poison;
 use kernel::{
     error::to_result,
     prelude::*, //

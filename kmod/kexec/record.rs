@@ -7,9 +7,9 @@ use crate::abi::{
     Sink,
     MAX_DATA_LEN, //
 };
-use crate::coalesce::coalesced;
 use crate::file::FileRef;
-use crate::kho;
+use crate::kexec::coalesce::coalesced;
+use crate::kexec::kho;
 use crate::objects::folios::{
     self,
     Folio,

@@ -2,15 +2,20 @@
 
 //! What is in a box.
 
-use crate::entry::{
+use crate::boxes::entry::{
     Content,
     Entry,
     Incoming,
     Live,
     Slot, //
 };
+use crate::boxes::slots::{
+    IndexNodes,
+    Slots, //
+};
 use crate::file::FileRef;
-use crate::kho;
+use crate::kexec::kho;
+use crate::kexec::record::Record;
 use crate::kind::{
     GivenOut,
     KindRef,
@@ -18,12 +23,7 @@ use crate::kind::{
     TakeCx, //
 };
 use crate::leaving::Change;
-use crate::record::Record;
 use crate::registry;
-use crate::slots::{
-    IndexNodes,
-    Slots, //
-};
 use kernel::{
     prelude::*,
     sync::{

@@ -14,19 +14,19 @@ use crate::abi::{
     self,
     FdRecord, //
 };
-use crate::blob::{
+use crate::boxes::box_list;
+use crate::boxes::entry::Incoming;
+use crate::file::NodeOwner;
+use crate::kexec::blob::{
     self,
     Left, //
 };
-use crate::box_list;
-use crate::entry::Incoming;
-use crate::file::NodeOwner;
-use crate::handover;
-use crate::kho;
+use crate::kexec::handover;
+use crate::kexec::kho;
+use crate::kexec::poison;
+use crate::kexec::record::Record;
 use crate::leaving::Change;
 use crate::name::Name;
-use crate::poison;
-use crate::record::Record;
 use kernel::prelude::*;
 
 /// A blob of the last kernel of which boxes were made, but which is not consumed yet.

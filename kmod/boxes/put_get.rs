@@ -2,18 +2,18 @@
 
 //! PUT_FD and GET_FD, and the descriptors that come from the last kernel.
 
-use crate::entry::{
+use crate::boxes::entry::{
     Content,
     Incoming,
     Live, //
 };
-use crate::fd_box::{
+use crate::boxes::fd_box::{
     FdBox,
     State, //
 };
 use crate::ffi;
 use crate::file;
-use crate::kho;
+use crate::kexec::kho;
 use crate::name::Name;
 use crate::registry;
 use kernel::{

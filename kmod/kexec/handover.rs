@@ -18,20 +18,20 @@ use crate::abi::{
     FdRecord,
     Sink, //
 };
-use crate::blob::{
+use crate::boxes::entry::Slot;
+use crate::file::NodeOwner;
+use crate::kexec::blob::{
     Blob,
     Body,
     Filler, //
 };
-use crate::coalesce::coalesced;
-use crate::entry::Slot;
-use crate::file::NodeOwner;
-use crate::kho;
+use crate::kexec::coalesce::coalesced;
+use crate::kexec::kho;
+use crate::kexec::poison;
+use crate::kexec::record::Record;
 use crate::module_hold::ModuleHold;
 use crate::name::Name;
-use crate::poison;
 use crate::ratelimit;
-use crate::record::Record;
 use kernel::{
     prelude::*,
     sync::Arc, //

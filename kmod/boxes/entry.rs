@@ -9,12 +9,12 @@ use crate::file::{
     self,
     FileRef, //
 };
-use crate::kind::KindRef;
-use crate::name::Name;
-use crate::record::{
+use crate::kexec::record::{
     Progress,
     Record, //
 };
+use crate::kind::KindRef;
+use crate::name::Name;
 use kernel::{
     fs::File,
     prelude::*,

@@ -3,7 +3,7 @@
 //! The descriptors of a box, with indexes by id, by name, and by the open file or object behind them, so
 //! that no lookup walks all of them.
 
-use crate::entry::{
+use crate::boxes::entry::{
     Content,
     Entry,
     Slot, //

@@ -2,7 +2,7 @@
 
 //! The handover ABI of guests: what the kinds KVM VM and guest_memfd save.
 //!
-//! Like `abi.rs`, this file holds no logic but encoding and is built on the host by the project's
+//! Like `mod.rs`, this file holds no logic but encoding and is built on the host by the project's
 //! tests. docs/handover-abi.md has the tables. A change of the layout is a new compatible string.
 
 use crate::abi::layout::Layout;

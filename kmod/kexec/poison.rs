@@ -6,8 +6,8 @@
 //! handed over like all others, since the next kernel's allocator would get it otherwise, and the next
 //! kernel is given a list of such pages. It marks them before they are used.
 
+use crate::abi::poison as abi_poison;
 use crate::abi::Extent;
-use crate::abi_poison;
 use crate::ffi;
 use crate::ratelimit;
 use kernel::{

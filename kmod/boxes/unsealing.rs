@@ -6,18 +6,18 @@
 //! restored, and whether drivers agree. If one is lost, UNSEAL leaves the box sealed, and SALVAGE opens
 //! it anyway. Both store the list for FDBOX_NEXT_LOST.
 
-use crate::contents::Contents;
-use crate::entry::{
+use crate::boxes::contents::Contents;
+use crate::boxes::entry::{
     Content,
     Incoming,
     Slot, //
 };
-use crate::fd_box::{
+use crate::boxes::fd_box::{
     FdBox,
     State, //
 };
-use crate::handover;
-use crate::kho;
+use crate::kexec::handover;
+use crate::kexec::kho;
 use crate::kind::{
     Lost,
     LostReason,

@@ -6,25 +6,25 @@
 //! Files whose kind asks for it, such as devices, are sealed after all others and undone before them: a
 //! device must not go on with DMA into the next kernel if its memory is not kept.
 
-use crate::contents::{
+use crate::boxes::contents::{
     incoming_kind,
     Contents, //
 };
-use crate::entry::{
+use crate::boxes::entry::{
     Content,
     Live,
     Slot,
     Stage, //
 };
 use crate::file::InodeLock;
-use crate::kho;
+use crate::kexec::kho;
+use crate::kexec::record::Record;
 use crate::kind::{
     Reason,
     SealCx,
     SealError, //
 };
 use crate::name::Name;
-use crate::record::Record;
 use core::cell::Cell;
 use kernel::{
     prelude::*,

@@ -23,11 +23,12 @@
 //! tests build it on the host. All numbers are little-endian, all records start
 //! at a multiple of 8 bytes. docs/handover-abi.md has the tables.
 
-#[path = "abi_extent.rs"]
+pub(crate) mod dma;
 mod extent;
-#[path = "abi_layout.rs"]
+pub(crate) mod kvm;
 pub(crate) mod layout;
-#[path = "abi_root.rs"]
+pub(crate) mod memfd;
+pub(crate) mod poison;
 mod root;
 
 pub(crate) use extent::Extent;

@@ -6,7 +6,7 @@
 //! protects both. Nothing slow is done under it: memory is freed, devices are stopped and boxes are
 //! carried over without it.
 
-use crate::fd_box::FdBox;
+use crate::boxes::fd_box::FdBox;
 use crate::ffi;
 use crate::file::NodeOwner;
 use crate::module_hold::ModuleHold;

@@ -13,7 +13,7 @@
 
 use crate::abi::Extent;
 use crate::ffi;
-use crate::kho;
+use crate::kexec::kho;
 use kernel::prelude::*;
 
 /// The memory of `extents` by address, neighbours of one folio order as one extent. `EIO` when two

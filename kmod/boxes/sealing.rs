@@ -2,23 +2,23 @@
 
 //! SEAL, and the carry-over of boxes that nobody unsealed, at reboot.
 
-use crate::contents::Contents;
-use crate::entry::Content;
-use crate::fd_box::{
+use crate::boxes::contents::Contents;
+use crate::boxes::entry::Content;
+use crate::boxes::fd_box::{
     FdBox,
     Held,
     State, //
 };
+use crate::boxes::freezing::failure;
 use crate::file::{
     BoxFile,
     NodeOwner, //
 };
-use crate::freezing::failure;
-use crate::handover::{
+use crate::kexec::handover::{
     self,
     Refusal, //
 };
-use crate::kho;
+use crate::kexec::kho;
 use crate::kind::{
     Reason,
     SealError, //

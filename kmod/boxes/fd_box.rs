@@ -22,8 +22,8 @@
 //! The box's mutex protects what listings show and the place where the contents are kept. It is held
 //! for short times only. It nests inside the mutex of the list of boxes; no lock is taken under it.
 
-use crate::contents::Contents;
-use crate::entry::{
+use crate::boxes::contents::Contents;
+use crate::boxes::entry::{
     Content,
     Entry, //
 };

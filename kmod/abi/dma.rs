@@ -2,7 +2,7 @@
 
 //! The handover ABI of passthrough: what the kinds iommufd and VFIO PCI save.
 //!
-//! Like `abi.rs`, this file holds no logic but encoding and is built on the host
+//! Like `mod.rs`, this file holds no logic but encoding and is built on the host
 //! by the project's tests. All numbers are little-endian. docs/handover-abi.md
 //! has the tables. A change of the layout is a new compatible string.
 

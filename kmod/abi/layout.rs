@@ -3,7 +3,7 @@
 //! Structs of fixed size in the handover ABI: their fields follow each other without padding, numbers
 //! are little-endian.
 //!
-//! Like `abi.rs`, this file has no dependency and is built on the host by the project's tests.
+//! Like `mod.rs`, this file has no dependency and is built on the host by the project's tests.
 
 use super::Sink;
 

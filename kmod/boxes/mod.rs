@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Boxes, what is in them, and what is done to them.
+
+pub(crate) mod box_list;
+pub(crate) mod contents;
+pub(crate) mod entry;
+pub(crate) mod fd_box;
+pub(crate) mod freezing;
+mod put_get;
+mod sealing;
+pub(crate) mod slots;
+mod unsealing;
