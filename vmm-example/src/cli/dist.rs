@@ -86,6 +86,9 @@ fn scripts_are_shell() {
     }
 }
 
+/// The most that systemd may think a unit is exposed, in tenths: what it calls OK.
+const OK: &str = "--threshold=50";
+
 /// systemd's own opinion, where there is a systemd.
 #[test]
 fn systemd_understands_the_units() {
@@ -116,5 +119,13 @@ fn systemd_understands_the_units() {
         let said = String::from_utf8_lossy(&verify.stderr);
         let ours: Vec<&str> = said.lines().filter(|line| line.contains(&name)).collect();
         assert!(ours.is_empty(), "{name}: {}", ours.join("\n"));
+        let security = Process::new("systemd-analyze")
+            .args(["security", "--offline=true", OK])
+            .arg(&copy)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&security.stdout);
+        assert!(security.status.success(), "{name}: {said}");
+        assert!(said.contains("exposure level"), "{name}: {said}");
     }
 }
