@@ -7,6 +7,7 @@ mod console;
 mod fdbox;
 mod fleet;
 mod guest;
+mod hijack;
 mod host;
 mod kexec;
 mod kunit;

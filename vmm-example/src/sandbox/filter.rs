@@ -10,7 +10,8 @@ use seccompiler::{
 
 use super::syscalls::{
     BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, HARMLESS, KVM_IRQ_LINE, KVM_IRQFD, KVM_RUN,
-    KVM_SET_GSI_ROUTING, KVM_TYPE, MISSING, REFUSED, SERVICE, TUN_OFFLOAD, TYPE_MASK, VFIO_TYPE,
+    KVM_SET_GSI_ROUTING, KVM_TYPE, MISSING, PR_GET_AUXV, REFUSED, SERVICE, TUN_OFFLOAD, TYPE_MASK,
+    VFIO_TYPE,
 };
 use super::{Level, Sandbox, SandboxError, Thread};
 
@@ -105,6 +106,8 @@ fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         add(&mut rules, call, [masked(2, libc::PROT_EXEC, 0)?]);
     }
+    // How a library finds the kernel's clock.
+    add(&mut rules, libc::SYS_prctl, [equal(0, PR_GET_AUXV)?]);
     // What a thread that cannot go on does: it ends this process.
     let ourselves = std::process::id().cast_signed();
     add(&mut rules, libc::SYS_tgkill, [equal(0, ourselves)?]);

@@ -104,6 +104,9 @@ pub(super) const REFUSED: &[libc::c_long] = &[
 /// What is said to be missing: libraries do without, by a call whose arguments a filter sees.
 pub(super) const MISSING: &[libc::c_long] = &[libc::SYS_clone3];
 
+/// linux/prctl.h: what the kernel told the process when it started.
+pub(super) const PR_GET_AUXV: libc::c_int = 0x4155_5856;
+
 /// The letter of KVM's requests, of those of VFIO and iommufd, and of a box's.
 pub(super) const KVM_TYPE: u64 = 0xae00;
 pub(super) const VFIO_TYPE: u64 = 0x3b00;

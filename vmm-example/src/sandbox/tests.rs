@@ -1,12 +1,17 @@
 use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use super::*;
+use crate::service::api::peer::Peer;
+use crate::service::api::protocol::{Reply, Request};
+use crate::service::api::{Server, Service};
+use crate::socket::Title;
 
 /// What the process that a test starts is to do in its sandbox.
 const DEED: &str = "SANDBOX_TEST_DEED";
@@ -48,6 +53,9 @@ fn in_the_sandbox() {
     for path in [dir.path(), &path] {
         std::fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
     }
+    let api = dir.path().join("api");
+    let server = Server::bind(&api, &Title::new(true)).unwrap();
+    let client = UnixStream::connect(&api).unwrap();
     let mut sandbox = Sandbox {
         level: Level::On,
         ..Sandbox::default()
@@ -61,6 +69,7 @@ fn in_the_sandbox() {
     sandbox.confine_thread().unwrap();
     match deed.as_str() {
         "lives" => live(),
+        "serves" => serve(server, client),
         "opens" => {
             let error = File::open("/proc/self/status").unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
@@ -86,12 +95,33 @@ fn in_the_sandbox() {
     std::process::exit(SURVIVED);
 }
 
+/// Answers to everything.
+#[derive(Debug)]
+struct Fine;
+
+impl Service for Fine {
+    fn serve(&self, _: Request, peer: &mut dyn Peer) {
+        peer.send(&Reply::Ok);
+    }
+}
+
+/// Serves its API.
+fn serve(server: Server, mut client: UnixStream) {
+    server.start(Arc::new(Fine)).unwrap();
+    client.write_all(b"{\"verb\":\"pause\"}\n").unwrap();
+    let mut answer = String::new();
+    BufReader::new(client).read_line(&mut answer).unwrap();
+    assert!(answer.contains("ok"), "{answer}");
+}
+
 /// What every VMM does: threads, memory, files without a name.
 fn live() {
     let (send, receive) = mpsc::channel();
     let named = thread::Builder::new().name("vcpu0".into());
     let thread = named.spawn(move || {
         confine(Thread::Vcpu);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        assert!(now.tv_sec > 0);
         send.send(vec![1u8; 8 << 20]).unwrap();
     });
     assert_eq!(receive.recv().unwrap().len(), 8 << 20);
@@ -120,6 +150,7 @@ fn as_kind(kind: Thread, work: fn()) {
 fn what_a_vmm_does_it_can_do() {
     survives("lives");
     survives("an api thread works");
+    survives("serves");
 }
 
 #[test]

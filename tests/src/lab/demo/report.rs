@@ -49,6 +49,9 @@ fn of_guest(record: &Record, update: &Update) -> Value {
     let mut report = head(record, Some(update));
     report["guest"] = guest(update);
     report["blackout"] = json!(update.blackout);
+    if let Some(vmm) = &update.vmm {
+        report["vmm"] = json!(vmm);
+    }
     if let Some(traffic) = &update.traffic {
         traffic.describe(&mut report);
     }
@@ -142,6 +145,9 @@ mod tests {
         ("/guest/counter_went_back", "false"),
         ("/guest/largest_gap_ns", "3010000000"),
         ("/guest/kernel_warnings", "0"),
+        ("/vmm/uid", "65534"),
+        ("/vmm/capabilities", "0"),
+        ("/vmm/seccomp", "2"),
         ("/blackout/total_ns", "3000000000"),
         ("/blackout/phases/0/name", "\"boot\""),
         ("/blackout/phases/0/ns", "2900000000"),

@@ -69,9 +69,21 @@ pub(crate) struct Phase {
     pub(crate) ns: u64,
 }
 
+/// What the host's kernel says of the process of the guest's VMM, after the update.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Vmm {
+    pub(crate) uid: u32,
+    /// All that any of its threads could use.
+    pub(crate) capabilities: u64,
+    /// The mode: 2 is a filter.
+    pub(crate) seccomp: u32,
+}
+
 /// One update of a host, seen by its guest.
 #[derive(Debug, Clone)]
 pub(crate) struct Update {
+    /// With the guest's last update.
+    pub(crate) vmm: Option<Vmm>,
     pub(crate) before: Report,
     pub(crate) after: Report,
     pub(crate) resume: Resume,
@@ -168,6 +180,9 @@ fn updates_of(record: &Record, name: Option<&str>, guests: u64) -> Result<Vec<Up
     }
     if let Some(last) = updates.last_mut() {
         last.add_devices(record, &ending, &named("io"))?;
+        let told = named("vmm").pop();
+        let vmm = told.map(|told| serde_json::from_value(told.value.clone()));
+        last.vmm = vmm.transpose().context("What the host says of the VMM")?;
     }
     Ok(updates)
 }
@@ -201,6 +216,7 @@ impl Update {
             after: serde_json::from_value(after.value.clone())?,
             resume,
             blackout: blackout.context("The VMM reports no blackout")?,
+            vmm: None,
             traffic: None,
             device: None,
         })

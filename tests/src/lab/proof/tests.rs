@@ -63,6 +63,11 @@ fn good() -> Update {
         blackout,
         traffic: None,
         device: None,
+        vmm: Some(Vmm {
+            uid: 65534,
+            capabilities: 0,
+            seccomp: 2,
+        }),
     }
 }
 

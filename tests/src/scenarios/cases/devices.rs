@@ -10,7 +10,7 @@ use fdbox_lab::witness::Io;
 use serde_json::json;
 
 use super::guest::{asked, healthy, same_guest, take_over, update_under};
-use super::{Cx, Scenario};
+use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::guest::{Guest, Spec, VMM};
 
@@ -66,6 +66,7 @@ fn binary(cx: &Cx<'_>) -> Result<()> {
         &json!(boot_id.trim()),
     )?;
     cx.value("resume", report)?;
+    cx.value("vmm", privileges::told(&guest.spec.api())?)?;
     guest.write(77)?;
     healthy(&guest.report()?)?;
     cx.value("io", end_io(&mut guest)?)?;

@@ -9,7 +9,7 @@ use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Report;
 use serde_json::{Value, json};
 
-use super::{Cx, Scenario};
+use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::guest::{Guest, Spec, Watch};
 use crate::network::Links;
@@ -139,6 +139,7 @@ pub(super) fn take_over_with(cx: &Cx<'_>, spec: Spec, links: Option<&Links>) -> 
     healthy(&report)?;
     cx.value("witness", &report)?;
     cx.value("resume", guest.resume_report()?)?;
+    cx.value("vmm", privileges::told(&guest.spec.api())?)?;
     // It is no half-dead guest: it takes new content everywhere.
     guest.write(77)?;
     healthy(&guest.report()?)?;

@@ -11,7 +11,7 @@ use fdbox_lab::witness::command::{RESET_GAP, WRITE};
 use serde_json::{Value, json};
 
 use super::guest::{healthy, same_guest};
-use super::{Cx, Scenario};
+use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::fleet::{Member, read_report, resume_all, side_by_side, update_all};
 use crate::guest::{self, Ended, Updating, VMM, Watch};
@@ -324,6 +324,7 @@ pub(super) fn tell_of(cx: &Cx<'_>, member: &mut Member, folder: &str) -> Result<
     healthy(&report)?;
     cx.value(&format!("witness {name}"), report)?;
     cx.value(&format!("resume {name}"), read_report(folder, &name)?)?;
+    cx.value(&format!("vmm {name}"), privileges::told(&member.api())?)?;
     let listed = fdbox::listed(&name)?;
     equal("The box in the list", listed.is_some(), false)
 }
