@@ -8,19 +8,20 @@ use vmm_fdbox::update::Step;
 
 use crate::devices::virtio::spec::FdSpec;
 use crate::guest::state::VERSION;
-use crate::service::power::SHUTDOWN_LIMIT;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 
 mod ask;
 mod devices;
 #[cfg(test)]
 mod dist;
+mod life;
 mod member;
 mod ops;
 mod sandbox;
 
 pub(crate) use ask::{ApiArgs, CheckStateArgs, ShutdownArgs, StatusArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
+pub(crate) use life::LifeArgs;
 pub(crate) use member::MemberArgs;
 pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
 pub(crate) use sandbox::SandboxArgs;
@@ -170,12 +171,8 @@ pub(crate) struct RunArgs {
     pub(crate) passthrough: PassthroughArgs,
     #[command(flatten)]
     pub(crate) privileges: SandboxArgs,
-    /// End when the guest resets, in place of booting it again.
-    #[arg(long)]
-    pub(crate) no_reboot: bool,
-    /// After SIGTERM or SIGINT the guest has so long to switch itself off, until its power is cut.
-    #[arg(long, value_name = "SECONDS", default_value_t = SHUTDOWN_LIMIT.as_secs())]
-    pub(crate) shutdown_timeout: u64,
+    #[command(flatten)]
+    pub(crate) life: LifeArgs,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,

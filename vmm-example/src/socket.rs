@@ -1,8 +1,8 @@
 //! Unix sockets to listen on.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,8 +55,14 @@ impl Drop for Place {
     }
 }
 
-/// Listens on `path`, in place of a socket that nobody listens on any more.
+/// Listens on `path`, in place of a socket that nobody listens on any more. It is for this user only.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    let listener = bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead_socket(path) => {
             fs::remove_file(path)?;

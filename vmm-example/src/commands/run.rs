@@ -16,7 +16,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     args.check_output().map_err(anyhow::Error::msg)?;
     let host = Host::open()?;
     let mut around = Surroundings::open(&args.console, Some(&args.api_socket))?;
-    around = around.shut_down_in(Duration::from_secs(args.shutdown_timeout));
+    around = around.shut_down_in(Duration::from_secs(args.life.shutdown_timeout));
+    around.share_api(args.life.api_group)?;
     if args.json {
         around = around.announce();
     }
@@ -30,7 +31,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
         memory: args.memory,
         cpus: args.cpus,
         image,
-        reboots: !args.no_reboot,
+        reboots: !args.life.no_reboot,
         devices,
         passed,
     };

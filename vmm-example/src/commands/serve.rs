@@ -80,6 +80,15 @@ impl Surroundings {
         })
     }
 
+    /// Lets a group connect to the API, to look.
+    pub(super) fn share_api(&self, group: Option<u32>) -> anyhow::Result<()> {
+        let (Some(server), Some(group)) = (&self.server, group) else {
+            return Ok(());
+        };
+        let context = || format!("Cannot give the API socket to group {group}");
+        server.share(group).with_context(context)
+    }
+
     /// Tells on standard output of the guest's beginning and end.
     pub(super) fn announce(mut self) -> Self {
         self.announces = true;

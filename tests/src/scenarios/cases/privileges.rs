@@ -1,5 +1,6 @@
 //! VMMs that have given up what they do not need.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use super::guest::{healthy, port, same_guest, spec};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox::{self, FdBox};
-use crate::guest::{Guest, KERNEL, VMM, Vmm, status};
+use crate::guest::{Ended, Guest, KERNEL, VMM, Vmm, status};
 use crate::hijack::{Hijacked, Outcome};
 use crate::{host, uapi};
 
@@ -32,6 +33,7 @@ pub(super) const ALL: &[&Scenario] = &[
 
 const USER: u32 = 65534;
 const GROUP: u32 = 65533;
+const STRANGER: u32 = 4711;
 
 /// What the kernel says of a process.
 pub(super) struct Status(String);
@@ -84,7 +86,8 @@ pub(super) fn told(api: &Path) -> Result<Value> {
 
 fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
     let user = format!("{USER}:{GROUP}");
-    let more = ["--user", &user, "--sandbox", "on"].map(str::to_owned);
+    let group = GROUP.to_string();
+    let more = ["--user", &user, "--sandbox", "on", "--api-group", &group].map(str::to_owned);
     let mut guest = Guest::boot_with(spec("nobody", "memfd", 2), &more, &port()?)?;
     Status::of(guest.pid())?.is_confined(USER, GROUP)?;
     for task in std::fs::read_dir(format!("/proc/{}/task", guest.pid()))? {
@@ -98,7 +101,21 @@ fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
     guest.command("continue")?.expect(0)?;
     guest.wait_for_beat()?;
     same_guest(&before, &guest.report()?)?;
-    ensure!(guest.command("metrics")?.status == Some(0), "No metrics");
+    let api = guest.spec.api();
+    // Who is of the group may look, and who is not does not even reach the socket.
+    for (verb, group, status) in [
+        ("status", GROUP, 0),
+        ("metrics", GROUP, 0),
+        ("pause", GROUP, 1),
+        ("shutdown", GROUP, 1),
+        ("status", STRANGER, 1),
+    ] {
+        let mut command = Command::new(VMM);
+        command.uid(STRANGER).gid(group);
+        command.args([verb, "--api-socket"]).arg(&api);
+        Ended::of(&mut command)?.expect(status)?;
+    }
+    guest.wait_for_beat()?;
     guest.power_off()
 }
 

@@ -5,6 +5,7 @@ mod crowd;
 mod exit;
 pub(crate) mod peer;
 pub(crate) mod protocol;
+mod rights;
 mod server;
 
 pub(crate) use client::{Client, ClientError};

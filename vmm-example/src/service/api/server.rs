@@ -14,6 +14,7 @@ use super::crowd::{Crowd, Seat};
 use super::exit::Exit;
 use super::peer::{Connection, Peer, Received};
 use super::protocol::{Reply, Request};
+use super::rights::{ONLY_LOOKS, Owner};
 use crate::sandbox;
 use crate::socket::{self, Place, Title};
 
@@ -42,6 +43,7 @@ pub(crate) struct Server {
     listener: UnixListener,
     exit: Arc<Exit>,
     crowd: Crowd,
+    owner: Owner,
 }
 
 impl Server {
@@ -63,7 +65,16 @@ impl Server {
             listener,
             exit: Arc::new(Exit::new()?),
             crowd: Crowd::default(),
+            owner: Owner::current(),
         })
+    }
+
+    /// Lets a group connect, to look.
+    pub(crate) fn share(&self, group: u32) -> io::Result<()> {
+        use rustix::fs::{Gid, Mode, chmod, chown};
+        chown(self.path(), None, Some(Gid::from_raw(group)))?;
+        chmod(self.path(), Mode::from_raw_mode(0o660))?;
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -84,6 +95,7 @@ impl Server {
     pub(crate) fn start(&self, service: Arc<dyn Service>) -> Result<(), ServerError> {
         let listener = self.listener.try_clone().map_err(ServerError::Spawn)?;
         let (exit, crowd) = (self.exit.clone(), self.crowd.clone());
+        let owner = self.owner;
         let presence = exit.enter();
         thread::Builder::new()
             .name("api".into())
@@ -92,7 +104,7 @@ impl Server {
                 let _presence = presence;
                 while exit.wait_readable(&listener) {
                     match listener.accept() {
-                        Ok((client, _)) => welcome(&service, client, &exit, &crowd),
+                        Ok((client, _)) => welcome(&service, client, &exit, &crowd, owner),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         // Out of descriptors, most likely: not for ever.
                         Err(_) => {
@@ -108,12 +120,18 @@ impl Server {
 
     /// Serves a client that another process accepted.
     pub(crate) fn welcome(&self, service: &Arc<dyn Service>, client: UnixStream) {
-        welcome(service, client, &self.exit, &self.crowd);
+        welcome(service, client, &self.exit, &self.crowd, self.owner);
     }
 }
 
 /// A client that finds no room, or no thread, finds its connection closed.
-fn welcome(service: &Arc<dyn Service>, client: UnixStream, exit: &Arc<Exit>, crowd: &Crowd) {
+fn welcome(
+    service: &Arc<dyn Service>,
+    client: UnixStream,
+    exit: &Arc<Exit>,
+    crowd: &Crowd,
+    owner: Owner,
+) {
     let Ok(Some(seat)) = crowd.seat(&client) else {
         return;
     };
@@ -122,14 +140,14 @@ fn welcome(service: &Arc<dyn Service>, client: UnixStream, exit: &Arc<Exit>, cro
     let _ = thread::Builder::new()
         .name("api-client".into())
         .spawn(move || {
-            serve(&*service, client, &exit, seat);
+            serve(&*service, client, &exit, seat, owner);
             drop(presence);
         });
 }
 
 /// Serves a client until it hangs up, or until the process leaves: a client that waits for no
 /// answer then goes to the next one.
-fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat) {
+fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat, owner: Owner) {
     let mut peer = Connection::new(client);
     loop {
         if !peer.has_begun() && !exit.wait_readable(peer.stream()) {
@@ -140,6 +158,10 @@ fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat) {
         match peer.receive(None) {
             // Nobody waits for this any more, and who asked may have been told that it failed.
             Received::Request(_) if peer.is_gone() => return,
+            Received::Request(request) if !owner.lets(peer.stream(), &request) => {
+                let message = ONLY_LOOKS.into();
+                peer.send(&Reply::Error { message });
+            }
             Received::Request(request) => {
                 seat.asks(&request);
                 // Nothing else comes on a connection that listens: it ends with what it hears.
@@ -208,7 +230,9 @@ mod tests {
     fn what_is_no_request_gets_an_answer() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let seat = Crowd::default().seat(&theirs).unwrap().unwrap();
-        let thread = thread::spawn(move || serve(&Fake, theirs, &Exit::new().unwrap(), seat));
+        let thread = thread::spawn(move || {
+            serve(&Fake, theirs, &Exit::new().unwrap(), seat, Owner::current())
+        });
         let mut ours = BufReader::new(ours);
         for line in ["{}", "status", "{\"verb\":\"explode\"}"] {
             ours.get_mut()
@@ -270,7 +294,13 @@ mod tests {
         let ours = (!hangs_up).then_some(ours);
         let counter = Counter::default();
         let seat = Crowd::default().seat(&theirs).unwrap().unwrap();
-        serve(&counter, theirs, &Exit::new().unwrap(), seat);
+        serve(
+            &counter,
+            theirs,
+            &Exit::new().unwrap(),
+            seat,
+            Owner::current(),
+        );
         drop(ours);
         counter.0.into_inner()
     }
