@@ -73,7 +73,7 @@ impl<B: Boxes> Handover<B> {
     fn begin(&mut self) -> Result<(), String> {
         let passed = self.leaving.make_box();
         let passed = passed.map_err(|error| error.to_string())?;
-        let join = self.leaving.join();
+        let join = &self.leaving.join;
         let arrive = Arrive {
             box_name: join.box_name.clone(),
             from_vmm: true,
@@ -158,10 +158,10 @@ impl<B: Boxes> Handover<B> {
         if let Ok(lent) = self.leaving.let_go() {
             let _ = self.arriving(|arriving| arriving.adopt(&lent, limit));
         }
-        let name = self.leaving.join().box_name.clone();
+        let name = self.leaving.join.box_name.clone();
         // What is left in it are duplicates; the next update takes the name if it is empty.
         if self.fail_at != Some(Step::Finish) {
-            let _ = self.leaving.boxes().delete(&name);
+            let _ = self.leaving.boxes.delete(&name);
         }
         if let Some(arriving) = self.arriving.take() {
             arriving.let_go();

@@ -26,9 +26,9 @@ const END_LIMIT: Duration = Duration::from_millis(500);
 /// [`serve_leaving`](crate::member::serve_leaving). Dropped, it is rolled back, for its socket closes.
 pub struct RemoteLeaving<B> {
     name: String,
-    join: Join,
+    pub(super) join: Join,
     limits: Limits,
-    boxes: B,
+    pub(super) boxes: B,
     /// Or why the VMM cannot be asked any more.
     connection: Result<Connection, String>,
     kinds: BTreeSet<Kind>,
@@ -99,14 +99,6 @@ impl<B: Boxes> RemoteLeaving<B> {
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
-    }
-
-    pub(super) fn join(&self) -> &Join {
-        &self.join
-    }
-
-    pub(super) fn boxes(&self) -> &B {
-        &self.boxes
     }
 
     /// Says an order and waits for the answer. `Err`: the guest is not ready, and all is undone.

@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::world::{
-    At, LONG, NewVmm, Running, SHORT, Script, Trouble, box_name, limits, new_vmm, old_vmm, remote,
-};
+use super::new_vmm::{NewVmm, new_vmm};
+use super::world::{At, LONG, Running, SHORT, Script, Trouble, box_name, limits, old_vmm, remote};
 use crate::coordinator::Handover;
 use crate::fake::FakeStore;
 use crate::member::Left;

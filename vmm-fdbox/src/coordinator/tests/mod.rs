@@ -2,6 +2,7 @@
 
 mod fleet;
 mod handover;
+mod new_vmm;
 mod puppet;
 mod resume;
 #[cfg(target_arch = "x86_64")]

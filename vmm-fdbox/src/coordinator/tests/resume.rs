@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::world::{At, LONG, NewVmm, SHORT, Script, Trouble, fd_name, limits, memfd, new_vmm};
+use super::new_vmm::{NewVmm, new_vmm};
+use super::world::{At, LONG, SHORT, Script, Trouble, fd_name, limits, memfd};
 use crate::coordinator::{
     Boxes, RemoteArriving, ResumeEvent, ResumeLimits, Resumption, ToResume, resume,
 };

@@ -6,7 +6,8 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
-use super::world::{LONG, NewVmm, Script, box_name, limits, new_vmm, old_vmm, remote};
+use super::new_vmm::{NewVmm, new_vmm};
+use super::world::{LONG, Script, box_name, limits, old_vmm, remote};
 use crate::coordinator::{Boxes, RemoteArriving};
 use crate::fake::FakeStore;
 use crate::finding::Finding;

@@ -4,29 +4,22 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::coordinator::{Boxes, Child, ChildError, RemoteLeaving};
+use crate::Clock;
+use crate::coordinator::{Boxes, RemoteLeaving};
 use crate::deadline::Deadline;
 use crate::fake::FakeStore;
 use crate::finding::Finding;
-use crate::frame::{FrameWriter, KnownSection, Need};
+use crate::frame::{FrameWriter, Need};
 use crate::kind::Kind;
-use crate::member::{
-    Arrive, Arrived, ArrivingVmm, Join, Leaving, LeavingVmm, Left, Lent, serve_arriving_from,
-    serve_leaving_into,
-};
+use crate::member::{Join, Leaving, LeavingVmm, Left, Lent, serve_leaving_into};
 use crate::name::{BoxName, FdName};
-use crate::update::{
-    Arrival, Arriving, CancelFlag, Destination, Finished, Guest, Limits, NamedFd, Outcome,
-    PartyError, Plan,
-};
-use crate::{BoxStore, Clock, PassedStore};
+use crate::update::{CancelFlag, Destination, Guest, Limits, NamedFd, Outcome, PartyError, Plan};
 
 /// Longer than anything takes that goes on.
 pub(super) const LONG: Duration = Duration::from_secs(60);
@@ -109,7 +102,7 @@ impl Script {
         }
     }
 
-    fn reach(&self, at: At) -> Result<(), PartyError> {
+    pub(super) fn reach(&self, at: At) -> Result<(), PartyError> {
         match self.trouble {
             Some((there, trouble)) if there == at => self.suffer(at, trouble),
             _ => Ok(()),
@@ -217,102 +210,6 @@ impl LeavingVmm for OldVmm {
     }
 }
 
-/// A VMM that is to get the guest.
-#[derive(Debug)]
-pub(super) struct NewVmm {
-    pub(super) running: Arc<Mutex<bool>>,
-    pub(super) script: Script,
-    pub(super) position: Option<u32>,
-    /// The order in which guests ran.
-    pub(super) order: Arc<Mutex<Vec<Option<u32>>>>,
-    pub(super) lent: Arc<Mutex<Vec<String>>>,
-    pub(super) ram: Option<OwnedFd>,
-}
-
-const KNOWN: [KnownSection; 1] = [KnownSection::new("cpu", 1, 1)];
-
-impl NewVmm {
-    pub(super) fn new(script: Script) -> Self {
-        Self {
-            running: Arc::default(),
-            script,
-            position: None,
-            order: Arc::default(),
-            lent: Arc::default(),
-            ram: None,
-        }
-    }
-
-    fn note(&self, lent: &Lent) {
-        let names = lent.fds.iter().map(|(name, _)| name.clone());
-        self.lent.lock().unwrap().extend(names);
-        if let Some((name, _)) = lent.fds.first() {
-            assert_eq!(lent.value, json!({ "at": name }));
-        }
-    }
-}
-
-impl ArrivingVmm for NewVmm {
-    fn known(&self) -> &[KnownSection] {
-        &KNOWN
-    }
-
-    fn get_ready(&mut self, _: &Arrive) -> Result<(), PartyError> {
-        self.script.reach(At::GetReady)
-    }
-
-    fn position(&self, _: &crate::frame::Frame<Vec<u8>>) -> Option<u32> {
-        self.position
-    }
-
-    fn prebuild<S: BoxStore>(
-        &mut self,
-        arriving: &mut Arriving<S>,
-        lent: Lent,
-    ) -> Result<(), PartyError> {
-        self.note(&lent);
-        self.script.reach(At::Prebuild)?;
-        self.ram = Some(arriving.take(&fd_name("ram"))?);
-        Ok(())
-    }
-
-    fn restore<S: BoxStore>(
-        &mut self,
-        arrival: &mut Arrival<S>,
-        lent: Lent,
-    ) -> Result<(), PartyError> {
-        self.note(&lent);
-        self.script.reach(At::Restore)?;
-        if self.ram.is_none() {
-            self.ram = Some(arrival.take(&fd_name("ram"))?);
-        }
-        assert_eq!(arrival.frame().read::<u32>("cpu")?, 1234);
-        Ok(())
-    }
-
-    fn abandon(&mut self) {
-        self.ram = None;
-    }
-
-    fn run(&mut self) -> Result<u64, PartyError> {
-        self.script.reach(At::Run)?;
-        assert!(self.ram.is_some());
-        *self.running.lock().unwrap() = true;
-        self.order.lock().unwrap().push(self.position);
-        Ok(1)
-    }
-
-    fn report(&mut self, finished: Finished) -> Value {
-        // That it fails here is no harm to the guest.
-        let _ = self.script.reach(At::Report);
-        json!({ "deleted": finished.deleted.is_ok() })
-    }
-
-    fn adopt(&mut self, lent: Lent) {
-        self.note(&lent);
-    }
-}
-
 /// A VMM in a thread, and what is known of it.
 pub(super) struct Running {
     pub(super) running: Arc<Mutex<bool>>,
@@ -399,33 +296,4 @@ pub(super) fn remote(
 ) -> RemoteLeaving<FakeStore> {
     let join = join(store, box_name(), to, limits);
     RemoteLeaving::new("vm0", Ok(socket), store.clone(), join).with_limits(limits)
-}
-
-/// Starts a VMM for a guest. Its process is one that waits for the end of its input: what it does is done by a
-/// thread.
-pub(super) fn new_vmm(
-    store: &FakeStore,
-    mut vmm: NewVmm,
-) -> Result<(Child, UnixStream), ChildError> {
-    let mut cat = Command::new("/bin/cat");
-    cat.stdout(Stdio::null()).stderr(Stdio::null());
-    let (child, input) = Child::spawn(cat)?;
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    *vmm.script.socket.lock().unwrap() = Some(theirs.try_clone().unwrap());
-    let store = store.clone();
-    thread::spawn(move || {
-        if let Some(before) = vmm.script.before {
-            before();
-        }
-        let arrived = serve_arriving_from(theirs, &mut vmm, |name, _, fd| {
-            let passed = store.passed(name);
-            passed.receive(fd).map(|()| passed)
-        });
-        if let Arrived::Here(adoption) = arrived {
-            adoption.wait(|lent| vmm.adopt(lent));
-        }
-        vmm.script.socket.lock().unwrap().take();
-        drop(input);
-    });
-    Ok((child, ours))
 }
