@@ -24,6 +24,8 @@ pub(crate) struct Program {
     name: &'static str,
     /// What it is built with that it is not by default.
     feature: Option<&'static str>,
+    /// It is an example of its package.
+    is_example: bool,
 }
 
 const fn program(package: &'static str, name: &'static str) -> Program {
@@ -31,6 +33,7 @@ const fn program(package: &'static str, name: &'static str) -> Program {
         package,
         name,
         feature: None,
+        is_example: false,
     }
 }
 
@@ -38,6 +41,11 @@ pub(crate) const INIT: Program = program("fdbox-lab", "lab-init");
 pub(crate) const SCENARIOS: Program = program("fdbox-lab", "lab-scenarios");
 pub(crate) const WITNESS: Program = program("fdbox-lab", "lab-witness");
 pub(crate) const VMM: Program = program("vmm-example", "vmm-example");
+/// The library's own VMM, which has no KVM, and what drives it.
+pub(crate) const PAGES: Program = Program {
+    is_example: true,
+    ..program("vmm-fdbox", "pages")
+};
 /// A VMM that passes for one of a later release.
 pub(crate) const LATER_VMM: Program = Program {
     feature: Some("later-build"),
@@ -58,12 +66,13 @@ impl Program {
 const PACKAGES: [&str; 2] = ["fdbox-lab", "vmm-example"];
 
 /// What all of them are made from, beside the compiler and its flags; and of this package all but the
-/// lab itself.
-const SOURCES: [&str; 2] = ["vmm-fdbox", "vmm-example"];
+/// lab itself. Not the documents in the library's package, which are links.
+const SOURCES: [&str; 3] = ["vmm-fdbox/src", "vmm-fdbox/examples", "vmm-example"];
 const OWN_SOURCES: &str = "tests/src";
 const LAB: &str = "lab";
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "Cargo.toml",
+    "vmm-fdbox/Cargo.toml",
     "Cargo.lock",
     ".cargo/config.toml",
     "tests/Cargo.toml",
@@ -125,15 +134,23 @@ impl Programs {
         let mut progress = Progress::start(&format!("Program {}", program.kind()), None);
         self.forget_other_sources(&target, &log)?;
         let mut cargo = self.cargo("build", &target);
-        cargo.args(PACKAGES.iter().flat_map(|it| ["--package", it]));
-        cargo.args(["--bin", program.name]);
+        if program.is_example {
+            cargo.args(["--package", program.package, "--example", program.name]);
+        } else {
+            cargo.args(PACKAGES.iter().flat_map(|it| ["--package", it]));
+            cargo.args(["--bin", program.name]);
+        }
         if let Some(feature) = program.feature {
             let feature = format!("{}/{feature}", program.package);
             cargo.arg("--features").arg(feature);
         }
         command::counted(&mut cargo, &log, &mut progress)
             .with_context(|| format!("Build {} (a static build needs libc6-dev)", program.name))?;
-        let built = target.join(TARGET).join("release").join(program.name);
+        let mut built = target.join(TARGET).join("release");
+        if program.is_example {
+            built.push("examples");
+        }
+        built.push(program.name);
         std::fs::copy(&built, dir.join(program.name))
             .with_context(|| format!("Copy {}", built.display()))?;
         ensure!(

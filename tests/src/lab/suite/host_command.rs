@@ -1,4 +1,4 @@
-//! `cargo lab host` with the program in C of docs/uapi.md.
+//! `cargo lab host` with the program in C of docs/uapi.md, and with the library's example VMM, which jumps itself.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,7 @@ use super::lanes::{Job, Needs};
 use super::{Outcome, Suite};
 use crate::cli::{Cli, Command};
 use crate::lab::Lab;
+use crate::programs::PAGES;
 use crate::{command, hostcmd, run};
 
 /// One call of the command.
@@ -18,6 +19,8 @@ struct Test {
     name: &'static str,
     /// Added to the arguments that put the page into a box and take it out.
     more: &'static [&'static str],
+    /// The VMM goes along.
+    with_vmm: bool,
     kernels: usize,
     /// What it exits with.
     status: u8,
@@ -26,7 +29,14 @@ struct Test {
 const TESTS: [Test; 2] = [
     Test {
         name: "host/c-example",
-        more: &[],
+        // The last command before the kexec is the one that jumps.
+        more: &[
+            "--before",
+            "/bin/pages update /update/kernel /update/initramfs $LAB_NEXT_CMDLINE",
+            "--after",
+            "/bin/pages resume",
+        ],
+        with_vmm: true,
         kernels: 2,
         status: 0,
     },
@@ -34,6 +44,7 @@ const TESTS: [Test; 2] = [
     Test {
         name: "host/c-example-no-kexec",
         more: &["--no-kexec", "--after", "/bin/client after"],
+        with_vmm: false,
         kernels: 1,
         status: 1,
     },
@@ -41,6 +52,8 @@ const TESTS: [Test; 2] = [
 
 /// What the program says when it has taken the page out of the box.
 const SAID: &str = "hello";
+/// What the VMM says when its guest runs.
+const COUNTED: &str = "The guest counted on, from ";
 
 /// One job for each host.
 pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
@@ -70,7 +83,12 @@ fn judge(lab: &Lab, test: &Test, verbose: bool) -> Result<()> {
     let dir = run::folder(&lab.cache, test.name)?;
     build(lab, test.name, &dir)?;
     let file = format!("{}:/bin/client", dir.join("client").display());
-    let words = ["lab", "host", "--file", &file];
+    let mut words = vec!["lab", "host", "--file", &file];
+    let vmm = lab.programs(&[PAGES])?.path(PAGES);
+    let vmm = format!("{}:/bin/pages", vmm.display());
+    if test.with_vmm {
+        words.extend(["--file", &vmm]);
+    }
     let commands = [
         "--before",
         "/bin/client before",
@@ -101,6 +119,14 @@ fn judge(lab: &Lab, test: &Test, verbose: bool) -> Result<()> {
     ensure!(
         said.count() == 1,
         "It did not say {SAID} once: {:?}",
+        record.output
+    );
+    let mut output = record.output.iter();
+    let counted = output
+        .any(|(at, text)| at.is_some_and(|(stage, _)| stage == 2) && text.starts_with(COUNTED));
+    ensure!(
+        counted == test.with_vmm,
+        "The VMM said: {:?}",
         record.output
     );
     Ok(())
