@@ -282,7 +282,12 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
             };
             match self.line.next(cancel, fits) {
                 Next::Order(heard) if heard.message == (LeavingOrder::HandOver {}) => {
-                    return paused.jump();
+                    // The box tells who has the guest, not the coordinator.
+                    if paused.can_be_left() {
+                        return paused.jump();
+                    }
+                    self.line
+                        .refuse("Nobody has taken the guest out of its box");
                 }
                 Next::Order(_) => {
                     paused = match paused.take_back() {

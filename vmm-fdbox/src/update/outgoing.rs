@@ -194,6 +194,11 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Paused<S, H, G, O> {
         }
     }
 
+    /// Whether somebody else has the guest, or finds it sealed in its box.
+    pub(crate) fn can_be_left(&self) -> bool {
+        self.0.can_be_left()
+    }
+
     /// Takes the state out of an open box, so that nobody else can have the guest any more. It
     /// stands still until [`cancel`](Self::cancel). Of a sealed box there is nothing to take.
     ///

@@ -109,6 +109,19 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
+    /// Whether nothing is lost if this process is gone.
+    pub(super) fn can_be_left(&self) -> bool {
+        match &self.slot {
+            Slot::Sealed(_) => true,
+            Slot::Open(_) if self.taken_back.is_some() => false,
+            Slot::Open(open) => match open.fds() {
+                Ok(fds) => !fds.iter().any(|fd| fd.name == state_fd_name()),
+                Err(error) => is_gone(&error),
+            },
+            Slot::None => false,
+        }
+    }
+
     /// Takes the state back, if the box is open and nobody has.
     pub(super) fn take_back(&mut self) -> Result<(), Failure> {
         let Slot::Open(open) = &self.slot else {

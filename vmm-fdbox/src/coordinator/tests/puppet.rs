@@ -16,7 +16,9 @@ use crate::coordinator::{Child, Handover};
 use crate::deadline::Deadline;
 use crate::fake::FakeStore;
 use crate::member::{ArrivingOrder, ArrivingWord, Channel, Greeting, Left};
-use crate::update::{Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, STATE_FD, SameHost};
+use crate::update::{
+    Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Member, STATE_FD, SameHost,
+};
 use crate::{BoxStore, OpenFdBox};
 
 fn say(channel: &mut Channel, word: &ArrivingWord) {
@@ -155,4 +157,25 @@ fn one_that_has_taken_it_and_died_has_lost_it() {
     );
     assert!(!old.runs());
     assert!(matches!(old.thread.join().unwrap(), Left::Lost(_)));
+}
+
+#[test]
+fn a_guest_that_nobody_has_taken_is_not_left_whatever_the_coordinator_says() {
+    for takes_back in [false, true] {
+        let store = FakeStore::new();
+        let (old, socket) = old_vmm(&store, Script::default());
+        let mut leaving = remote(&store, socket, Destination::Successor, limits(false));
+        leaving.preflight().unwrap();
+        leaving.fill().unwrap();
+        leaving.stop().unwrap();
+        if takes_back {
+            leaving.take_back().unwrap();
+        }
+        let stopped = leaving.let_go().unwrap_err();
+        assert!(stopped.message.contains("Nobody has taken"), "{stopped:?}");
+        assert_eq!(leaving.undo().status, ExitStatus::RolledBack);
+        drop(leaving);
+        assert!(old.runs());
+        assert!(matches!(old.thread.join().unwrap(), Left::Here));
+    }
 }
