@@ -116,6 +116,9 @@ fn judge(lab: &Lab, boot: &Boot, verbose: bool) -> Result<Option<String>> {
     for stage in 1..=last {
         errors.extend(leaks(stage).filter_map(|said| said.error.clone()));
     }
+    // There is nothing in the suite that this kernel was built without.
+    let skipped = record.values.iter().filter(|said| said.name == "skipped");
+    errors.extend(skipped.map(|said| format!("Skipped: {}", said.value)));
     errors.extend(record.failures.iter().map(ToString::to_string));
     Ok((!errors.is_empty()).then(|| format!("{}\nLogs: {logs}", errors.join("\n"))))
 }
