@@ -231,6 +231,14 @@ long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
 
 	fdbox_shim_survey(file, index, last, &survey);
 	*step = (struct fdbox_step) { .failed_at = index };
+	/*
+	 * memfd_pin_folios() would try for ever to move it, if it is where pages
+	 * cannot be pinned: a broken page is on no LRU list to be taken from.
+	 */
+	if (survey.poisoned) {
+		step->failed_at = survey.poisoned_at;
+		return -EHWPOISON;
+	}
 	step->filled = last - index + 1 - min(survey.cached, last - index + 1);
 	step->taken = step->filled + survey.moves;
 

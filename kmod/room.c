@@ -144,6 +144,17 @@ u64 fdbox_shim_unpinnable_in_use(void)
 	return all > free ? all - free : 0;
 }
 
+/* Which page of @folio is broken, if it still is what @xas points at. */
+static void fdbox_survey_poisoned(struct xa_state *xas, struct folio *folio,
+				  struct fdbox_survey *survey)
+{
+	if (!folio_try_get(folio))
+		return;
+	if (folio == xas_reload(xas))
+		survey->poisoned = fdbox_is_poisoned(folio, &survey->poisoned_at);
+	folio_put(folio);
+}
+
 /* Of pages @first to @last of @file: how many are cached, and how many of these must move. */
 void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_survey *survey)
 {
@@ -161,6 +172,8 @@ void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_surv
 		survey->cached += pages;
 		if (!fdbox_is_pinnable(folio))
 			survey->moves += pages;
+		if (folio_contain_hwpoisoned_page(folio) && !survey->poisoned)
+			fdbox_survey_poisoned(&xas, folio, survey);
 		if (need_resched()) {
 			xas_pause(&xas);
 			rcu_read_unlock();

@@ -89,6 +89,8 @@ void fdbox_shim_poison_mark(u64 pfn);
 struct fdbox_survey {
 	u64 cached;
 	u64 moves;
+	bool poisoned;		/* whether one of them is broken, */
+	u64 poisoned_at;	/* and which */
 };
 
 u64 fdbox_shim_cached_pages(struct file *file);
