@@ -148,21 +148,17 @@ pub(super) fn owner_takes(argument: &str) -> Result<()> {
     check_pages(&memory::file(fdbox.get("owned")?), 27, PAGES)
 }
 
-/// Once it is 3 it stays so, until the host is gone; nothing else in it asks.
+/// Not with 3, which nobody can take back: other scenarios in this host look into processes. For a
+/// process without capabilities, which it is here, 2 forbids as much.
 fn yama(cx: &Cx<'_>) -> Result<()> {
     if !has(cx, PTRACE_SCOPE, "Yama")? {
         return Ok(());
     }
-    for scope in ["0", "1", "2", "3"] {
-        // The kernel refuses to write what is there if that is 3: in a second run of this.
-        if fs::read_to_string(PTRACE_SCOPE)?.trim() != "3" {
-            fs::write(PTRACE_SCOPE, scope).with_context(|| format!("ptrace_scope {scope}"))?;
-        }
-        rights::pass("yama").with_context(|| format!("With ptrace_scope {scope}"))?;
-    }
-    equal(
-        "ptrace_scope",
-        fs::read_to_string(PTRACE_SCOPE)?.trim(),
-        "3",
-    )
+    let before = fs::read_to_string(PTRACE_SCOPE)?;
+    let passed = ["0", "1", "2"].iter().try_for_each(|scope| {
+        fs::write(PTRACE_SCOPE, scope)?;
+        rights::pass("yama").with_context(|| format!("With ptrace_scope {scope}"))
+    });
+    fs::write(PTRACE_SCOPE, before).context("Put ptrace_scope back")?;
+    passed
 }
