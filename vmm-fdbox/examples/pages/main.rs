@@ -129,7 +129,7 @@ fn resume_guest() -> Result<ExitStatus, PartyError> {
     let resumed = resume(&control, vec![guest], ResumeLimits::default(), &|_, _| {});
     let resumed = resumed.into_iter().next().ok_or("there was no guest")?;
     println!("{resumed:?}");
-    // Its VMM, which is let go, says how the guest does.
+    // Its VMM says how the guest does, and goes with this process.
     std::thread::sleep(Duration::from_secs(1));
     Ok(resumed.status)
 }
