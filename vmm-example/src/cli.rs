@@ -289,6 +289,9 @@ pub(crate) struct ResumeArgs {
     /// order of those. All other devices are opened as they were.
     #[arg(long = "net", value_name = "fd=N", conflicts_with = "all")]
     pub(crate) nets: Vec<FdSpec>,
+    /// Have guests arrive paused: `continue` runs them.
+    #[arg(long)]
+    pub(crate) paused: bool,
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -87,8 +87,12 @@ fn one_hangs(members: Vec<Member>) -> Result<()> {
     }
     side_by_side(&mut others, |member| member.wait_for_beat())?;
     // Its box is as it was.
-    resume_all(FOLDER, &[])?.expect(0)?;
+    resume_all(FOLDER, &["--paused"])?.expect(0)?;
     let mut last = Member::attach("vm1", &port)?;
+    let state = guest::status(Some(&last.api()))?["state"].clone();
+    equal("The guest's state", state, json!("paused"))?;
+    guest::command("continue", &last.api())?.expect(0)?;
+    last.wait_for_beat()?;
     let report = last.report()?;
     same_guest(&report, &last.report()?)?;
     last.power_off()?;

@@ -51,6 +51,8 @@ struct Prebuilt {
 pub(super) struct Newcomer<'a> {
     args: &'a MemberArgs,
     box_name: Option<BoxName>,
+    /// The guest is to arrive paused.
+    paused: bool,
     host: Option<Host>,
     around: Option<Surroundings>,
     prebuilt: Option<Prebuilt>,
@@ -74,6 +76,7 @@ impl<'a> Newcomer<'a> {
         Self {
             args,
             box_name: None,
+            paused: false,
             host: None,
             around: None,
             prebuilt: None,
@@ -173,6 +176,7 @@ impl ArrivingVmm for Newcomer<'_> {
 
     fn get_ready(&mut self, arrive: &Arrive) -> Result<(), PartyError> {
         self.box_name = Some(arrive.box_name.clone());
+        self.paused = arrive.paused;
         let host = Host::open().map_err(party_error)?;
         if !arrive.from_vmm {
             let api = self.args.api_socket.as_deref();
@@ -220,6 +224,9 @@ impl ArrivingVmm for Newcomer<'_> {
             Some(prebuilt) => self.restore_from_vmm(arrival, prebuilt, lent)?,
             None => self.restore_from_box(arrival)?,
         };
+        if self.paused {
+            machine.hold(true);
+        }
         (self.parked, self.notes) = (Some(machine), notes);
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::thread;
 
 use anyhow::{Context, bail};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal, setsid};
 use vmm_fdbox::member::{Adoption, Arrived, Lent, serve_arriving};
 use vmm_fdbox::update::ExitStatus;
@@ -22,7 +23,7 @@ pub(super) fn member(args: &MemberArgs) -> anyhow::Result<ExitStatus> {
     let socket = take_socket(args.stdin).context("No coordinator is at standard input")?;
     match args.stdin {
         // The guest ends with the process that its operator sees.
-        Some(_) => end_with_parent()?,
+        Some(_) => end_with_parent(&socket)?,
         // An interrupt of the coordinator is none of the guest's business. Whoever leads a session already has
         // one of its own.
         None => drop(setsid()),
@@ -36,13 +37,14 @@ pub(super) fn member(args: &MemberArgs) -> anyhow::Result<ExitStatus> {
     }
 }
 
-fn end_with_parent() -> anyhow::Result<()> {
+fn end_with_parent(socket: &UnixStream) -> anyhow::Result<()> {
     let ends = set_parent_process_death_signal(Some(Signal::KILL));
     ends.context("Cannot end with the coordinator")?;
     // Nobody hears of a parent that is gone by now.
-    match getppid() {
-        Some(parent) if !parent.is_init() => Ok(()),
-        _ => bail!("The coordinator is gone"),
+    let coordinator = socket_peercred(socket).context("Cannot tell who the coordinator is")?;
+    match getppid() == Some(coordinator.pid) {
+        true => Ok(()),
+        false => bail!("The coordinator is gone"),
     }
 }
 

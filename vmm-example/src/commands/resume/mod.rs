@@ -62,7 +62,7 @@ fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) ->
         box_name,
         start,
         userspace_boottime_ns: args.init_uptime.map(|seconds| (seconds * 1e9) as u64),
-        paused: false,
+        paused: args.paused,
         fail_at: args.fail_at,
     };
     let guests = guests.into_iter().map(to_resume).collect();
