@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::member::{Join, Leaving, LeavingVmm, Left, Lent, serve_leaving};
-use vmm_fdbox::update::{Destination, Event, Guest, NamedFd, Outcome, PartyError, Plan};
+use vmm_fdbox::update::{
+    CancelFlag, Destination, Event, Guest, NamedFd, Outcome, PartyError, Plan,
+};
 use vmm_fdbox::{Clock, Deadline, Finding, Info, Kind};
 
 use super::heritage::Heritage;
@@ -26,6 +28,7 @@ pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
     let mut leaver = Leaver {
         guest: Moving::new(vmm.machine()),
         vmm,
+        down: None,
     };
     match serve_leaving(socket, &mut leaver) {
         Left::Here => {}
@@ -38,6 +41,8 @@ pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
 struct Leaver<'a> {
     guest: Moving<'a, Machine>,
     vmm: &'a Vmm,
+    /// Cancels what the guest is set down for.
+    down: Option<CancelFlag>,
 }
 
 impl Guest for Leaver<'_> {
@@ -123,7 +128,7 @@ impl LeavingVmm for Leaver<'_> {
     }
 
     fn set_down(&mut self) -> Result<(), PartyError> {
-        self.vmm.begin_update().map_err(party_error)?;
+        self.down = Some(self.vmm.begin_update().map_err(party_error)?);
         let machine = self.vmm.machine();
         Movable::park(machine);
         let safe = match machine.leave_host() {
@@ -134,6 +139,10 @@ impl LeavingVmm for Leaver<'_> {
             self.stand_up()?;
         }
         safe
+    }
+
+    fn down_cancel(&self) -> Option<CancelFlag> {
+        self.down.clone()
     }
 
     fn stand_up(&mut self) -> Result<(), PartyError> {

@@ -70,6 +70,12 @@ pub trait LeavingVmm: Guest {
         Err("this VMM cannot stop it for that".into())
     }
 
+    /// What somebody else sets who wants the guest to run on while it is down: the coordinator hears of it, and
+    /// decides. Default: nobody does.
+    fn down_cancel(&self) -> Option<CancelFlag> {
+        None
+    }
+
     /// The coordinator has not left: run the guest on.
     ///
     /// # Errors
@@ -331,6 +337,21 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
     }
 }
 
+/// The guest stands still until the kernel is gone, or the coordinator's word or end.
+fn stay_down(line: &Line<LeavingOrder>, mut cancel: Option<CancelFlag>) {
+    loop {
+        match line.next(cancel.as_ref(), |order| *order == LeavingOrder::SetDown {}) {
+            // Saying it twice changes nothing.
+            Next::Order(_) => line.say(&LeavingWord::Down {}),
+            Next::CancelAsked => {
+                cancel = None;
+                line.say(&LeavingWord::CancelAsked {});
+            }
+            Next::Undo | Next::Gone => return,
+        }
+    }
+}
+
 /// No update is on: the guest can be set down, and the coordinator goes.
 fn idle<V: LeavingVmm>(line: &Line<LeavingOrder>, vmm: &mut V) -> Left {
     loop {
@@ -349,10 +370,7 @@ fn idle<V: LeavingVmm>(line: &Line<LeavingOrder>, vmm: &mut V) -> Left {
             continue;
         }
         line.say(&LeavingWord::Down {});
-        // Saying it twice changes nothing.
-        while let Next::Order(_) = line.next(None, |order| *order == LeavingOrder::SetDown {}) {
-            line.say(&LeavingWord::Down {});
-        }
+        stay_down(line, vmm.down_cancel());
         let (status, message) = match vmm.stand_up() {
             Ok(()) => (ExitStatus::RolledBack, "Runs on".to_owned()),
             Err(error) => {

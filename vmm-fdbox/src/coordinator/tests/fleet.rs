@@ -188,6 +188,11 @@ fn a_guest_is_set_down_and_stands_up_again() {
     assert!(member.preflight().is_err());
     member.set_down().unwrap();
     member.set_down().unwrap();
+    assert!(!vmm.runs() && !member.cancel_asked());
+    vmm.cancel.cancel();
+    while !member.cancel_asked() {
+        std::thread::yield_now();
+    }
     assert!(!vmm.runs());
     let stopped = member.roll_back();
     assert_eq!(stopped.status, ExitStatus::RolledBack, "{stopped:?}");

@@ -198,6 +198,10 @@ impl LeavingVmm for OldVmm {
         Ok(())
     }
 
+    fn down_cancel(&self) -> Option<CancelFlag> {
+        Some(self.cancel.clone())
+    }
+
     fn stand_up(&mut self) -> Result<(), PartyError> {
         self.run(true);
         Ok(())
