@@ -175,16 +175,21 @@ impl Surroundings {
         if self.announces {
             announce(vmm.machine().name(), "ended", end.reason());
         }
-        match end {
-            GuestEnd::TripleFault => {
-                warn(&format!("{}: {}", vmm.machine().name(), end.reason()));
-                Ok(ExitStatus::Done)
-            }
-            GuestEnd::Reset | GuestEnd::Off | GuestEnd::Stopped | GuestEnd::HandedOver => {
-                Ok(ExitStatus::Done)
-            }
-            GuestEnd::Broken(why) => bail!("The guest cannot go on: {why}"),
+        came_to_its_end(vmm.machine().name(), end)
+    }
+}
+
+/// What the command exits with.
+fn came_to_its_end(guest: &str, end: GuestEnd) -> anyhow::Result<ExitStatus> {
+    match end {
+        GuestEnd::TripleFault => {
+            warn(&format!("{}: {}", guest, end.reason()));
+            Ok(ExitStatus::Done)
         }
+        GuestEnd::Reset | GuestEnd::Off | GuestEnd::Stopped | GuestEnd::HandedOver => {
+            Ok(ExitStatus::Done)
+        }
+        GuestEnd::Broken(why) => bail!("The guest cannot go on: {why}"),
     }
 }
 

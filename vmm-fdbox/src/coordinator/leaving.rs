@@ -268,9 +268,8 @@ impl<B: Boxes> RemoteLeaving<B> {
 
     /// Waits for the end of the VMM that handed its guest over, for as long as that may take.
     pub fn wait_for_end(&mut self) -> bool {
-        let deadline = Deadline::within(self.limits.jump);
-        let pidfd = self.pidfd.as_ref();
-        pidfd.is_some_and(|pidfd| is_readable(pidfd, deadline))
+        let ends = |pidfd| is_readable(pidfd, Deadline::within(self.limits.jump));
+        self.pidfd.as_ref().is_some_and(ends)
     }
 
     /// Rolls the guest back and deletes its box.
@@ -378,8 +377,9 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
 
     /// A VMM that waits for the jump says nothing unless it has to.
     fn cancel_asked(&mut self) -> bool {
-        let connection = self.connection.as_mut();
-        connection.is_ok_and(Connection::has_something)
+        self.connection
+            .as_mut()
+            .is_ok_and(Connection::has_something)
     }
 
     fn roll_back(&mut self) -> Stopped {

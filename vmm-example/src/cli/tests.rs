@@ -1,0 +1,85 @@
+//! The command line, parsed.
+
+use super::*;
+use crate::spec::MemoryKind;
+use clap::CommandFactory;
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+}
+
+#[test]
+fn the_command_line_is_consistent_and_every_option_has_help() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn run_has_defaults() {
+    let Ok(Command::Run(args)) = parse("vmm run --kernel k --api-socket s") else {
+        panic!("not parsed");
+    };
+    assert_eq!((args.cpus, args.memory.mib), (1, 256));
+    assert_eq!(args.memory.kind, MemoryKind::GuestMemfd);
+    assert_eq!(args.console, ConsoleSpec::Stdio);
+    assert_eq!(args.kernel_cmdline().unwrap(), "console=ttyS0 pci=off");
+}
+
+#[test]
+fn standard_output_is_the_console_or_json() {
+    for (options, fits) in [
+        ("--json", false),
+        ("--console stdio", true),
+        ("--json --console socket=c", true),
+    ] {
+        let line = format!("vmm run --kernel k --api-socket s {options}");
+        let Ok(Command::Run(args)) = parse(&line) else {
+            panic!("{line} was not parsed");
+        };
+        assert_eq!(args.check_output().is_ok(), fits, "{line}");
+    }
+}
+
+#[test]
+fn bad_values_are_refused() {
+    for line in [
+        "vmm",
+        "vmm run --kernel k",
+        "vmm run --kernel k --api-socket s --cpus 0",
+        "vmm run --kernel k --api-socket s --cpus 255",
+        "vmm run --kernel k --api-socket s --memory size=7",
+        "vmm run --kernel k --api-socket s --console tty",
+        "vmm run --kernel k --api-socket s --name fdbox",
+        "vmm resume --box a/b",
+        "vmm live-update --api-socket s",
+        "vmm live-update --api-socket s --kernel k --no-kexec",
+        "vmm live-update --api-socket s --kernel k --fail-at nowhere",
+        "vmm live-update --kernel k",
+        "vmm live-update --all --api-socket s --kernel k",
+        "vmm live-update --all --kernel k --box b",
+        "vmm live-update --all --kernel k --not-ready ask",
+        "vmm resume",
+        "vmm resume --all --box b",
+        "vmm resume --all --console stdio",
+        "vmm completions basic",
+        "vmm live-update --api-socket s --kernel k --binary b",
+        "vmm live-update --api-socket s --binary b --timeout 0",
+        "vmm live-update --all --binary b",
+        "vmm resume --all --net fd=7",
+        "vmm check-state",
+        "vmm status --dot --json",
+        "vmm run --kernel k --api-socket s --device 01:00.0",
+    ] {
+        assert!(parse(line).is_err(), "{line} was accepted");
+    }
+}
+
+#[test]
+fn an_update_takes_a_kernel_or_none() {
+    let line = "vmm live-update --api-socket s --kernel k --dry-run --fail-at seal";
+    let Ok(Command::LiveUpdate(args)) = parse(line) else {
+        panic!("not parsed")
+    };
+    assert!(args.dry_run);
+    assert_eq!(args.fail_at, Some(Step::Seal));
+    assert!(parse("vmm live-update --api-socket s --no-kexec").is_ok());
+}
