@@ -305,6 +305,11 @@ impl Machine {
         Ok(lent)
     }
 
+    /// KVM, for a VMM that takes over.
+    pub(crate) fn lend_kvm(&self) -> Result<OwnedFd, MachineError> {
+        Ok(self.host.lend()?)
+    }
+
     /// The sections that the state of its devices would have.
     pub(crate) fn device_sections(&self) -> Vec<&'static str> {
         let mut sections = self.buses.virtio.sections();

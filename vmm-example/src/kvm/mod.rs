@@ -55,7 +55,15 @@ pub(crate) struct Host {
 impl Host {
     /// Opens /dev/kvm and checks for what every guest here needs.
     pub(crate) fn open() -> Result<Self, KvmError> {
-        let kvm = Kvm::new().map_err(KvmError::Open)?;
+        Self::check(Kvm::new().map_err(KvmError::Open)?)
+    }
+
+    /// The same with what another process opened.
+    pub(crate) fn adopt(fd: OwnedFd) -> Result<Self, KvmError> {
+        Self::check(sys::adopt_kvm(fd))
+    }
+
+    fn check(kvm: Kvm) -> Result<Self, KvmError> {
         let found = kvm.get_api_version();
         if found != KVM_API_VERSION as i32 {
             return Err(KvmError::ApiVersion { found });
@@ -76,8 +84,13 @@ impl Host {
 
     /// Another handle of the same: for a VMM that can open nothing any more.
     pub(crate) fn duplicate(&self) -> Result<Self, KvmError> {
-        let kvm = sys::duplicate_kvm(&self.kvm).map_err(KvmError::Duplicate)?;
+        let kvm = sys::adopt_kvm(self.lend()?);
         Ok(Self { kvm })
+    }
+
+    /// Its descriptor, for a process that may not be able to open it.
+    pub(crate) fn lend(&self) -> Result<OwnedFd, KvmError> {
+        sys::kvm_descriptor(&self.kvm).map_err(KvmError::Duplicate)
     }
 
     /// What executes this host's instructions.

@@ -77,13 +77,17 @@ pub(super) fn hypervisor_signature() -> [u8; 12] {
     signature
 }
 
-/// Another handle of the same /dev/kvm.
-pub(super) fn duplicate_kvm(kvm: &Kvm) -> std::io::Result<Kvm> {
+/// Another descriptor of the same /dev/kvm.
+pub(super) fn kvm_descriptor(kvm: &Kvm) -> std::io::Result<OwnedFd> {
     // SAFETY: the descriptor stays open for as long as `kvm` is borrowed.
     let fd = unsafe { BorrowedFd::borrow_raw(kvm.as_raw_fd()) };
-    let fd = fd.try_clone_to_owned()?.into_raw_fd();
-    // SAFETY: it is an open /dev/kvm as `kvm` is, and nothing else knows its number.
-    Ok(unsafe { Kvm::from_raw_fd(fd) })
+    fd.try_clone_to_owned()
+}
+
+/// Makes a handle of a descriptor of /dev/kvm. Of another file every call fails.
+pub(super) fn adopt_kvm(fd: OwnedFd) -> Kvm {
+    // SAFETY: the descriptor is open, and nothing else knows its number any more.
+    unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) }
 }
 
 /// Makes a VM of a descriptor that a box gave back.

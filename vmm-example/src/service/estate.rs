@@ -17,6 +17,7 @@ pub(crate) mod fd {
     pub(crate) const STDIN: &str = "stdin";
     pub(crate) const STDOUT: &str = "stdout";
     pub(crate) const STDERR: &str = "stderr";
+    pub(crate) const KVM: &str = "kvm";
     pub(crate) const API: &str = "api";
     pub(crate) const CONSOLE: &str = "console";
     pub(crate) const CONSOLE_CLIENT: &str = "console-client";

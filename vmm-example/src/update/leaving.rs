@@ -95,10 +95,13 @@ impl LeavingVmm for Leaver<'_> {
     fn lend(&mut self, at: Leaving) -> Result<Lent, PartyError> {
         let (machine, estate) = (self.vmm.machine(), estate(self.vmm)?);
         match at {
-            Leaving::Prepared => Ok(Lent {
-                value: serde_json::to_value(heritage(machine, estate))?,
-                fds: estate.fds()?,
-            }),
+            Leaving::Prepared => {
+                let mut fds = estate.fds()?;
+                let kvm = machine.lend_kvm().map_err(party_error)?;
+                fds.push((fd::KVM.to_owned(), kvm));
+                let value = serde_json::to_value(heritage(machine, estate))?;
+                Ok(Lent { value, fds })
+            }
             Leaving::Saved => {
                 let client = estate.console_client();
                 let client = client.map(|client| (fd::CONSOLE_CLIENT.to_owned(), client));

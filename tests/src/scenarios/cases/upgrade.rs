@@ -206,7 +206,32 @@ fn sizes(cx: &Cx<'_>) -> Result<()> {
         cx.value(name, value)?;
         guest.power_off_under(&runner)?;
     }
-    Ok(())
+    as_a_user()
+}
+
+/// The new VMM is the user that the old one is, and opens nothing that this one may not.
+fn as_a_user() -> Result<()> {
+    let spec = Spec {
+        name: "user",
+        ram: "guest_memfd".to_owned(),
+        mib: 128,
+        cpus: 1,
+        number: None,
+    };
+    let more = ["--user", "1000:1001"].map(str::to_owned);
+    let mut guest = Guest::boot_with(spec, &more, &Arc::new(EventPort::open()?))?;
+    let before = guest.report()?;
+    upgrade(&guest)?;
+    let runner = guest.runner()?;
+    let status = fs::read_to_string(format!("/proc/{}/status", runner.pid()))?;
+    for line in [
+        "Uid:\t1000\t1000\t1000\t1000",
+        "Gid:\t1001\t1001\t1001\t1001",
+    ] {
+        ensure!(status.contains(line), "Not {line:?}: {status}");
+    }
+    guest.wait_for_beat()?;
+    same_guest(&before, &guest.report()?)
 }
 
 fn bench(_: &Cx<'_>) -> Result<()> {

@@ -53,6 +53,7 @@ pub(super) struct Newcomer<'a> {
     box_name: Option<BoxName>,
     /// The guest is to arrive paused.
     paused: bool,
+    is_ready: bool,
     host: Option<Host>,
     around: Option<Surroundings>,
     prebuilt: Option<Prebuilt>,
@@ -77,6 +78,7 @@ impl<'a> Newcomer<'a> {
             args,
             box_name: None,
             paused: false,
+            is_ready: false,
             host: None,
             around: None,
             prebuilt: None,
@@ -88,7 +90,7 @@ impl<'a> Newcomer<'a> {
 
     /// Whether it got as far as the box.
     pub(super) fn is_ready(&self) -> bool {
-        self.host.is_some()
+        self.is_ready
     }
 
     /// The guest, and all that it needs.
@@ -177,13 +179,13 @@ impl ArrivingVmm for Newcomer<'_> {
     fn get_ready(&mut self, arrive: &Arrive) -> Result<(), PartyError> {
         self.box_name = Some(arrive.box_name.clone());
         self.paused = arrive.paused;
-        let host = Host::open().map_err(party_error)?;
         if !arrive.from_vmm {
+            self.host = Some(Host::open().map_err(party_error)?);
             let api = self.args.api_socket.as_deref();
             let around = Surroundings::open(&self.args.console, api).map_err(layered)?;
             self.around = Some(around);
         }
-        self.host = Some(host);
+        self.is_ready = true;
         Ok(())
     }
 
@@ -197,7 +199,13 @@ impl ArrivingVmm for Newcomer<'_> {
         lent: Lent,
     ) -> Result<(), PartyError> {
         let heritage: Heritage = serde_json::from_value(lent.value)?;
-        let fds = lent.fds.into_iter().collect();
+        let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
+        // The old VMM may have given up what it takes to open it, and so has this one then.
+        let host = match fds.remove(fd::KVM) {
+            Some(kvm) => Host::adopt(kvm),
+            None => Host::open(),
+        };
+        self.host = Some(host.map_err(party_error)?);
         let around = adopt_surroundings(&heritage, fds).map_err(layered)?;
         let host = self.host()?;
         // The VM first: a guest_memfd comes out bound to it.
