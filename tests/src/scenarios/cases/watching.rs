@@ -117,6 +117,9 @@ fn told(events: &[Value]) -> Result<()> {
     }
     let end = events.last().context("There are events")?;
     let reason = end["message"].as_str().unwrap_or_default();
-    ensure!(reason.contains("reset itself"), "The end's reason: {end}");
+    ensure!(
+        reason.contains("switched itself off"),
+        "The end's reason: {end}"
+    );
     Ok(())
 }
