@@ -74,7 +74,24 @@ fn a_member_that_fails_undoes_all_by_itself() {
 fn a_member_that_hangs_holds_nobody_up_and_rolls_back_when_it_goes_on() {
     for at in [At::Join, At::TakeFds, At::Pause, At::Save] {
         let script = Script::with(at, Trouble::Hangs);
-        let (outcome, vmm, _) = update(script, &mut FakeHost::default(), limits(true));
+        // Only what hangs has little time.
+        let (short, long) = (limits(true), limits(false));
+        let limits = match at {
+            At::Join => Limits {
+                preflight: short.preflight,
+                ..long
+            },
+            At::TakeFds => Limits {
+                prepare: short.prepare,
+                ..long
+            },
+            _ => Limits {
+                pause: short.pause,
+                save: short.save,
+                ..long
+            },
+        };
+        let (outcome, vmm, _) = update(script, &mut FakeHost::default(), limits);
         let stopped = outcome.members[0].stopped.as_ref().unwrap();
         assert!(
             stopped.message.contains("gave no answer within"),

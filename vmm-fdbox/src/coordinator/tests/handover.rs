@@ -101,7 +101,13 @@ impl Max for ExitStatus {
 fn a_new_vmm_that_hangs_or_closes_its_end_and_lives_on_is_killed() {
     for trouble in [Trouble::Hangs, Trouble::ClosesAndHangs] {
         for at in [At::GetReady, At::Prebuild, At::Restore] {
-            let ended = hand_over(Script::default(), Script::with(at, trouble), SHORT);
+            // That it closed its end is heard at once.
+            let limit = if trouble == Trouble::Hangs {
+                SHORT
+            } else {
+                LONG
+            };
+            let ended = hand_over(Script::default(), Script::with(at, trouble), limit);
             let text = format!("{:?}", ended.outcome);
             let why = match trouble {
                 Trouble::Hangs => "gave no answer within 0.1 s",
@@ -141,8 +147,8 @@ fn a_guest_that_the_new_vmm_cannot_run_is_lost_and_both_are_gone() {
 fn a_report_that_never_comes_costs_no_guest() {
     let ended = hand_over(
         Script::default(),
-        Script::with(At::Report, Trouble::Hangs),
-        SHORT,
+        Script::with(At::Report, Trouble::ClosesAndHangs),
+        LONG,
     );
     assert_eq!(ended.status(), ExitStatus::Done, "{:?}", ended.outcome);
     assert_eq!(ended.outcome.members[0].report, None);
