@@ -142,6 +142,15 @@ impl Slots {
         self.with_id(*self.ids.get(name)?)
     }
 
+    /// Whether there is a descriptor called `name`, which need not be a valid name.
+    pub(crate) fn has(&self, name: &[u8]) -> bool {
+        match Name::new(name) {
+            Ok(name) => self.named(&name).is_some(),
+            // Without memory for the key of the index.
+            Err(_) => self.iter().any(|slot| slot.name.as_bytes() == name),
+        }
+    }
+
     /// Where the descriptor with this id is.
     pub(crate) fn with_id(&self, id: u64) -> Option<usize> {
         self.list.binary_search_by_key(&id, |slot| slot.id).ok()

@@ -27,7 +27,6 @@ use crate::leaving::{
     self,
     Change, //
 };
-use crate::name::Name;
 use crate::registry;
 use kernel::{
     prelude::*,
@@ -78,7 +77,7 @@ fn losses(contents: &Contents) -> Result<KVVec<Lost>> {
         // A VM that was taken out can still be made again.
         let mut substitutes = contents.substitutes.iter();
         substitutes.any(|vm| vm.from_last_kernel && vm.name.as_bytes() == name)
-            || Name::new(name).is_ok_and(|name| contents.slots.named(&name).is_some())
+            || contents.slots.has(name)
     };
     for slot in contents.slots.iter() {
         leaving::go_on()?;
