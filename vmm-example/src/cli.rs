@@ -292,6 +292,8 @@ pub(crate) struct ResumeArgs {
     /// Have guests arrive paused: `continue` runs them.
     #[arg(long)]
     pub(crate) paused: bool,
+    #[command(flatten)]
+    pub(crate) privileges: SandboxArgs,
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,

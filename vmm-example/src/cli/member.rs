@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::SandboxArgs;
 use crate::devices::virtio::spec::FdSpec;
 use crate::spec::ConsoleSpec;
 
@@ -23,6 +24,8 @@ pub(crate) struct MemberArgs {
     /// The descriptor that the console reads, for a guest that belongs to whoever started its coordinator.
     #[arg(long, value_name = "N")]
     pub(crate) stdin: Option<RawFd>,
+    #[command(flatten)]
+    pub(crate) privileges: SandboxArgs,
 }
 
 impl MemberArgs {

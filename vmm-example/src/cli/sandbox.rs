@@ -1,7 +1,5 @@
 //! The options of what a VMM gives up.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 use super::RunArgs;
@@ -21,13 +19,27 @@ pub(crate) struct SandboxArgs {
     pub(crate) sandbox: Level,
 }
 
-/// What VFIO's devices and their host are looked up in before an update.
-const HOST_OF_DEVICES: [&str; 4] = [
-    "/sys",
-    "/boot",
-    "/proc/cmdline",
-    "/proc/sys/kernel/osrelease",
-];
+impl SandboxArgs {
+    /// The same, for the command line of another VMM.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let user = self.user.map(|user| format!("--user={user}"));
+        let level = match self.sandbox {
+            Level::On => "on",
+            Level::Log => "log",
+            Level::Off => "off",
+        };
+        let level = format!("--sandbox={level}");
+        user.into_iter().chain([level]).collect()
+    }
+
+    pub(crate) fn sandbox(&self) -> Sandbox {
+        Sandbox {
+            level: self.sandbox,
+            user: self.user,
+            ..Sandbox::default()
+        }
+    }
+}
 
 impl RunArgs {
     pub(crate) fn sandbox(&self) -> Sandbox {
@@ -38,19 +50,14 @@ impl RunArgs {
         let hvc = self.devices.hvc.as_ref().and_then(HvcSpec::socket);
         let vsock = self.devices.vsock.as_ref().map(|vsock| &vsock.socket);
         let sockets = [Some(&self.api_socket), console, hvc, vsock];
-        let has_host_devices = !self.passthrough.devices.is_empty();
-        let paths = HOST_OF_DEVICES.map(PathBuf::from);
-        let reads = paths.into_iter().filter(|_| has_host_devices);
         Sandbox {
-            level: self.privileges.sandbox,
-            user: self.privileges.user,
             sockets: sockets.into_iter().flatten().cloned().collect(),
-            reads: reads.collect(),
             connects: vsock.cloned(),
-            locked_bytes: match has_host_devices {
-                true => self.memory.bytes(),
-                false => 0,
+            locked_bytes: match self.passthrough.devices.is_empty() {
+                true => 0,
+                false => self.memory.bytes(),
             },
+            ..self.privileges.sandbox()
         }
     }
 }

@@ -1,13 +1,15 @@
 //! A guest: its VM, memory, vCPUs and devices; built to boot or from a saved state.
 
+mod life;
 mod reset;
 mod shell;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
+use vmm_fdbox::Finding;
 
 use crate::devices::console::Console;
 use crate::devices::pci::PciBus;
@@ -19,14 +21,14 @@ use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec};
 use crate::guest::cpuid::{self, CpuidError};
 use crate::guest::state::{ConsoleStateV1, GuestState, LIFE, LifeStateV1, MachineStateV1};
-use crate::guest::vcpu::{Buses, GuestEnd, IdleVcpus, OnEnd, VcpuError, Vcpus};
+use crate::guest::vcpu::{Buses, IdleVcpus, OnEnd, VcpuError, Vcpus};
 use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
 use crate::kvm::{Host, KvmError, Vm, named, tsc};
 use crate::memory::{GuestRam, MemoryError};
 use crate::metrics::{Counted, Metrics};
 use crate::spec::MemorySpec;
 
-use reset::Boot;
+pub(crate) use reset::Boot;
 pub(crate) use shell::Shell;
 use shell::{check_cpus, create_vcpus, host_tsc_khz, sci, serial_irq};
 
@@ -57,6 +59,8 @@ pub(crate) enum MachineError {
     RestoreSerial(#[from] SerialStateError),
     #[error("Cannot create an event for an interrupt")]
     CreateEvent(#[source] std::io::Error),
+    #[error("Cannot hand on what the guest boots from")]
+    Lend(#[source] std::io::Error),
     #[error("What the guest boots from is not here: {0}")]
     NoBoot(String),
     #[error("Cannot give the guest its devices")]
@@ -86,6 +90,10 @@ pub(crate) struct SavedDevices {
     pub(crate) virtio: Vec<Opened>,
     /// Descriptors of those that go on working.
     pub(crate) passed: Inheritance,
+    /// What stands in the way of the next update of those.
+    pub(crate) seen: Vec<Finding>,
+    /// What the guest boots from when it resets.
+    pub(crate) boot: Option<Boot>,
 }
 
 /// A guest, parked or running. The vCPUs go first, memory that KVM knows goes last.
@@ -197,7 +205,7 @@ impl Machine {
         console.queue(&state.console.unsent);
         let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, bays)?;
         let mut passed = devices.passed;
-        let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
+        let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed, devices.seen)?;
         // Last: it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm, sci(&vm)));
@@ -212,7 +220,7 @@ impl Machine {
             host_tsc_khz,
             name: state.machine.name.clone(),
             host,
-            boot: state.boot.as_ref().map(Boot::again),
+            boot: devices.boot,
             held: AtomicBool::new(state.life.paused),
         };
         machine.vcpus.set_end(state.life.end());
@@ -232,20 +240,6 @@ impl Machine {
     /// Sends what the console could not send when the guest was stopped.
     pub(crate) fn flush_console(&self) {
         self.console.flush();
-    }
-
-    /// From now on the guest stands still, once it is parked, or does not any more, once it is run.
-    pub(crate) fn hold(&self, held: bool) {
-        self.held.store(held, Ordering::SeqCst);
-    }
-
-    pub(crate) fn is_held(&self) -> bool {
-        self.held.load(Ordering::SeqCst)
-    }
-
-    /// Presses the power button; false if the guest does not listen to it.
-    pub(crate) fn press_power_button(&self) -> bool {
-        self.buses.ports.pm().press_power_button()
     }
 
     /// Stops all vCPUs, with no access of theirs half done, then all devices, with no
@@ -302,6 +296,8 @@ impl Machine {
     pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
         let mut lent = self.buses.virtio.lend()?;
         lent.extend(self.buses.pci.lend()?);
+        let boot = self.boot.as_ref().map(Boot::lend).transpose();
+        lent.extend(boot.map_err(MachineError::Lend)?.unwrap_or_default());
         Ok(lent)
     }
 
@@ -342,17 +338,6 @@ impl Machine {
     /// What the guest's devices have done since this process has them.
     pub(crate) fn device_counts(&self) -> Vec<DeviceCounts> {
         self.buses.virtio.counts()
-    }
-
-    /// How the guest came to its end, if it did.
-    pub(crate) fn end(&self) -> Option<GuestEnd> {
-        self.vcpus.end()
-    }
-
-    /// Whether the guest broke down. One that reset itself or switched itself off did not: whoever has
-    /// it carries that out.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.end().is_some_and(|end| !end.is_the_guests())
     }
 
     pub(crate) fn vm(&self) -> &Vm {

@@ -48,11 +48,11 @@ pub(crate) enum SandboxError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Level {
     /// Everything that it does not need.
+    #[default]
     On,
     /// The same, but a system call that it should not need is only logged by the kernel.
     Log,
     /// Nothing, unless it is to run as another user.
-    #[default]
     Off,
 }
 
@@ -84,6 +84,19 @@ pub(crate) enum Thread {
 static FILTERS: OnceLock<filter::Filters> = OnceLock::new();
 
 impl Sandbox {
+    /// Becomes the user, who then opens what is left to open. There is no second thread yet.
+    pub(crate) fn become_user(&self) -> Result<(), SandboxError> {
+        let Some(user) = self.user else {
+            return Ok(());
+        };
+        only_thread()?;
+        privileges::set_limits(self.locked_bytes)?;
+        if self.level != Level::Off {
+            privileges::drop_bounding_set()?;
+        }
+        privileges::become_user(user)
+    }
+
     /// Gives everything up. All that the VMM needs is open; it has no second thread yet.
     pub(crate) fn enter(&self) -> Result<(), SandboxError> {
         if self.level == Level::Off && self.user.is_none() {

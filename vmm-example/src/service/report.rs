@@ -12,6 +12,9 @@ use crate::guest::machine::Machine;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::spec::MemoryKind;
 
+/// Names the boot of the host.
+pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// A phase and how long it took.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PhaseReport {
@@ -44,7 +47,7 @@ pub(crate) struct HostReport {
 
 impl HostReport {
     fn read() -> Self {
-        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let id = fs::read_to_string(BOOT_ID);
         Self {
             boot_id: id.ok().map(|id| id.trim().into()),
         }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::devices::console::TerminalModes;
+use crate::devices::vfio::spec::PciAddress;
 use crate::devices::virtio::Place;
 use crate::guest::state::MachineStateV1;
 
@@ -24,6 +25,15 @@ pub(crate) struct Heritage {
     /// Where the API socket is, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_socket: Option<PathBuf>,
+    /// The sockets of its devices in the file system, and the one whose name begins those that a device connects
+    /// to: before the state is there, a VMM gives up what it does not need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sockets: Vec<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) connects: Option<PathBuf>,
+    /// Addresses of the host's devices that it drives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) host_devices: Vec<PciAddress>,
     /// How the terminal was before a VMM had it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) terminal: Option<TerminalModes>,

@@ -15,6 +15,7 @@ use vmm_fdbox::{Clock, Deadline, Finding, Info, Kind};
 use super::heritage::Heritage;
 use super::moving::{Movable, Moving, kept};
 use super::party_error;
+use crate::devices::virtio;
 use crate::guest::machine::Machine;
 use crate::guest::state;
 use crate::guest::vcpu::GuestEnd;
@@ -161,7 +162,11 @@ fn estate(vmm: &Vmm) -> Result<&Estate, PartyError> {
 }
 
 fn heritage(machine: &Machine, estate: &Estate) -> Heritage {
+    let (sockets, connects) = virtio::state::sockets(&machine.virtio().save());
     Heritage {
+        sockets,
+        connects,
+        host_devices: machine.pci().addresses(),
         machine: machine.description(),
         vcpus: machine.cpus(),
         places: machine.virtio().places(),

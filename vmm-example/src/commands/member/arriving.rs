@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -13,22 +14,24 @@ use serde_json::Value;
 use vmm_fdbox::frame::{Frame, KnownSection};
 use vmm_fdbox::member::{Arrive, ArrivingVmm, Lent};
 use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError};
-use vmm_fdbox::{BoxName, BoxStore, FdName};
+use vmm_fdbox::{BoxName, BoxStore, FdName, Finding};
 
 use crate::cli::MemberArgs;
 use crate::commands::serve::Surroundings;
 use crate::devices::console::ConsoleSource;
 use crate::devices::pci;
-use crate::devices::vfio::Inheritance;
+use crate::devices::pci::state::PciState;
+use crate::devices::vfio::{self, Inheritance};
 use crate::devices::virtio;
-use crate::guest::machine::{Machine, SavedDevices, Shell};
-use crate::guest::state::{self, GuestState};
+use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
+use crate::guest::state::{self, GuestState, MachineStateV1};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
+use crate::sandbox::Sandbox;
 use crate::service::api::Server;
 use crate::service::estate::fd;
-use crate::service::report::ResumeReport;
+use crate::service::report::{BOOT_ID, ResumeReport};
 use crate::service::vmm::Vmm;
 use crate::socket::Title;
 use crate::spec::ConsoleSpec;
@@ -44,6 +47,8 @@ const HEAD_START: Duration = Duration::from_millis(200);
 /// What was built before the guest stopped in its old VMM.
 struct Prebuilt {
     heritage: Heritage,
+    /// What stands in the way of the next update of its host's devices.
+    seen: Vec<Finding>,
     shell: Shell,
 }
 
@@ -106,6 +111,29 @@ impl<'a> Newcomer<'a> {
         self.around.as_ref().ok_or_else(|| missing("The console"))
     }
 
+    /// What the VMM gives up, but for what is the guest's.
+    fn base_sandbox(&self, api: Option<&Path>, console: &ConsoleSpec) -> Sandbox {
+        let mut sandbox = self.args.privileges.sandbox();
+        // For the report.
+        sandbox.reads.push(BOOT_ID.into());
+        sandbox.sockets.extend(api.map(Path::to_path_buf));
+        if let ConsoleSpec::Socket(path) = console {
+            sandbox.sockets.push(path.clone());
+        }
+        sandbox
+    }
+
+    fn sandbox(&self, state: &GuestState) -> Sandbox {
+        let base = self.base_sandbox(self.args.api_socket.as_deref(), &self.args.console);
+        let (sockets, connects) = virtio::state::sockets(&state.virtio);
+        Sandbox {
+            sockets: [sockets, base.sockets].concat(),
+            connects,
+            locked_bytes: locked_bytes(state.pci.is_some(), &state.machine),
+            ..base
+        }
+    }
+
     /// Takes everything out of the box and makes a parked guest of it.
     fn restore_from_box<S: BoxStore>(
         &mut self,
@@ -114,6 +142,12 @@ impl<'a> Newcomer<'a> {
         let (host, around) = (self.host()?, self.around()?);
         let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
         let machine = &state.machine;
+        let addresses = state.pci.iter().flat_map(PciState::addresses);
+        let seen = vfio::look(addresses);
+        let sandbox = self.sandbox(&state);
+        // What the state names is opened as the guest's own user.
+        sandbox.become_user().map_err(party_error)?;
+        let boot = state.boot.as_ref().map(Boot::again);
         // Before anything is taken: what cannot be opened leaves the box as it is.
         let devices = virtio::reopen(&state.virtio, &self.args.handed_in(), &around.title);
         let devices = devices.map_err(party_error)?;
@@ -127,6 +161,7 @@ impl<'a> Newcomer<'a> {
             passed.insert(name, fd);
         }
         arrival.mark(REBUILD);
+        sandbox.enter().map_err(party_error)?;
         let vm = host.adopt_vm(vm).map_err(party_error)?;
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
@@ -135,6 +170,8 @@ impl<'a> Newcomer<'a> {
         let devices = SavedDevices {
             virtio: devices,
             passed,
+            seen,
+            boot,
         };
         let console = around.console.clone();
         Machine::restore(shell, &state, devices, console).map_err(party_error)
@@ -147,7 +184,11 @@ impl<'a> Newcomer<'a> {
         prebuilt: Prebuilt,
         mut lent: Lent,
     ) -> Result<(Machine, RestoreNotes), PartyError> {
-        let Prebuilt { heritage, shell } = prebuilt;
+        let Prebuilt {
+            heritage,
+            seen,
+            shell,
+        } = prebuilt;
         if let Some(client) = lent.take(fd::CONSOLE_CLIENT) {
             let around = self.around.as_mut();
             let around = around.ok_or_else(|| missing("The console"))?;
@@ -163,9 +204,16 @@ impl<'a> Newcomer<'a> {
             .into_iter()
             .filter_map(|name| Some((name.clone(), lent.take(&name)?)))
             .collect();
-        let fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
+        let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
+        let boot = state.boot.as_ref();
+        let boot = boot.map(|boot| Boot::inherit(boot, &mut fds));
         let virtio = virtio::inherit(&state.virtio, fds, &around.title).map_err(party_error)?;
-        let devices = SavedDevices { virtio, passed };
+        let devices = SavedDevices {
+            virtio,
+            passed,
+            seen,
+            boot,
+        };
         let console = around.console.clone();
         Machine::restore(shell, &state, devices, console).map_err(party_error)
     }
@@ -216,10 +264,22 @@ impl ArrivingVmm for Newcomer<'_> {
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
         let (cpus, places) = (heritage.vcpus, &heritage.places);
+        let seen = vfio::look(heritage.host_devices.iter().copied());
+        let sandbox = Sandbox {
+            sockets: heritage.sockets.clone(),
+            connects: heritage.connects.clone(),
+            locked_bytes: locked_bytes(!heritage.host_devices.is_empty(), &heritage.machine),
+            ..self.base_sandbox(heritage.api_socket.as_deref(), &heritage.console.parse()?)
+        };
+        sandbox.enter().map_err(party_error)?;
         let shell =
             Shell::build(host, vm, ram, cpus, places, &around.on_end).map_err(party_error)?;
         self.around = Some(around);
-        self.prebuilt = Some(Prebuilt { heritage, shell });
+        self.prebuilt = Some(Prebuilt {
+            heritage,
+            seen,
+            shell,
+        });
         Ok(())
     }
 
@@ -274,6 +334,12 @@ fn wait_for_entry(machine: &Machine) -> u64 {
             tsc => return tsc,
         }
     }
+}
+
+/// What devices of the host hold on to of a guest's memory.
+fn locked_bytes(has_host_devices: bool, machine: &MachineStateV1) -> u64 {
+    let all = machine.ram.iter().map(|range| range.len).sum();
+    if has_host_devices { all } else { 0 }
 }
 
 /// What the old VMM opened, and its standard input and output.

@@ -50,6 +50,7 @@ fn command(name: &BoxName, args: &ResumeArgs) -> io::Result<Command> {
     let at = |ending| args.all.run_dir.join(format!("{name}{ending}"));
     command.arg("member").arg("--api-socket").arg(at(".sock"));
     command.arg(format!("--console=socket={}", at(".console").display()));
+    command.args(args.privileges.arguments());
     Ok(command)
 }
 

@@ -75,6 +75,7 @@ fn command(args: &ResumeArgs, stdin: i32) -> io::Result<Command> {
     if let Some(path) = &args.api_socket {
         command.arg("--api-socket").arg(path);
     }
+    command.args(args.privileges.arguments());
     for net in &args.nets {
         command.arg(format!("--net=fd={}", net.0));
     }

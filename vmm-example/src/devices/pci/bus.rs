@@ -11,6 +11,7 @@ use super::config_port::{self, Address, Register};
 use super::routes::{InterruptLines, Routes};
 use super::slot::PciSlot;
 use super::state::{self, PciBusStateV1, PciState};
+use crate::devices::vfio::spec::PciAddress;
 use crate::devices::vfio::{self, Board, Claimed, Function, Inheritance, Iommu, Kept, VfioError};
 use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
@@ -30,6 +31,8 @@ pub(crate) struct HostDeviceStatus {
 struct Wired {
     functions: Vec<Function>,
     iommu: Iommu,
+    /// What stood in the way of an update when this VMM could still look.
+    seen: Vec<Finding>,
     /// KVM forgets the devices with it.
     _registry: VfioRegistry,
 }
@@ -44,12 +47,16 @@ pub(crate) struct PciBus {
 impl PciBus {
     /// Gives devices to a new guest, parked.
     pub(crate) fn new(vm: &Arc<Vm>, ram: &GuestRam, claimed: Claimed) -> Result<Self, VfioError> {
-        let Claimed { devices, iommufd } = claimed;
+        let Claimed {
+            devices,
+            iommufd,
+            seen,
+        } = claimed;
         let Some(iommufd) = iommufd else {
             return Ok(Self::default());
         };
         let iommu = Iommu::new(iommufd, ram)?;
-        Self::wire(vm, Address::default(), |board| {
+        Self::wire(vm, Address::default(), seen, |board| {
             let functions = vfio::attach(devices, &iommu, board)?;
             Ok((iommu, functions))
         })
@@ -61,17 +68,21 @@ impl PciBus {
         vm: &Arc<Vm>,
         state: Option<&PciState>,
         inheritance: &mut Inheritance,
+        seen: Vec<Finding>,
     ) -> Result<Self, VfioError> {
         let Some(state) = state else {
             return Ok(Self::default());
         };
         let address = Address::new(state.bus.config_address);
-        Self::wire(vm, address, |board| vfio::adopt(state, inheritance, board))
+        Self::wire(vm, address, seen, |board| {
+            vfio::adopt(state, inheritance, board)
+        })
     }
 
     fn wire(
         vm: &Arc<Vm>,
         address: Address,
+        seen: Vec<Finding>,
         connect: impl FnOnce(&Board<'_>) -> Result<(Iommu, Vec<Function>), VfioError>,
     ) -> Result<Self, VfioError> {
         let registry = vm.create_vfio_registry().map_err(VfioError::Registry)?;
@@ -87,6 +98,7 @@ impl PciBus {
             wired: Some(Wired {
                 functions,
                 iommu,
+                seen,
                 _registry: registry,
             }),
         })
@@ -226,8 +238,15 @@ impl PciBus {
 
     /// What keeps the devices from going through a box of a kernel that keeps this.
     pub(crate) fn findings(&self, kept: Kept) -> Vec<Finding> {
-        let devices: Vec<_> = self.functions().map(Function::address).collect();
-        vfio::findings(&devices, kept)
+        let devices = self.functions().map(Function::address);
+        let unkept = devices.filter_map(|address| vfio::unkept(address, kept));
+        let seen = self.wired.iter().flat_map(|wired| wired.seen.clone());
+        unkept.chain(seen).collect()
+    }
+
+    /// Where the devices are in the host.
+    pub(crate) fn addresses(&self) -> Vec<PciAddress> {
+        self.functions().map(Function::address).collect()
     }
 
     /// The devices, as an operator is shown them.

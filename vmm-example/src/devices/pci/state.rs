@@ -7,6 +7,7 @@ use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
 
 use super::slot::MAX_DEVICES;
 use crate::devices::vfio::VfioStateV1;
+use crate::devices::vfio::spec::PciAddress;
 
 /// The version of all sections here.
 pub(crate) const VERSION: u32 = 1;
@@ -86,6 +87,13 @@ pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Option<PciState>,
         devices.extend(frame.read_optional::<VfioStateV1>(section)?);
     }
     Ok(Some(PciState { bus, devices }))
+}
+
+impl PciState {
+    /// Where its devices are in the host.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = PciAddress> {
+        self.devices.iter().map(|device| device.address)
+    }
 }
 
 #[cfg(test)]

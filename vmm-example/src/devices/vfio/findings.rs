@@ -25,26 +25,23 @@ pub(crate) struct Kept {
     pub(crate) vfio_pci: bool,
 }
 
-/// What keeps the devices of a guest from going through a box.
-pub(crate) fn findings(devices: &[PciAddress], kept: Kept) -> Vec<Finding> {
+/// What of this host keeps devices from going through a box. It takes root to see it, so a VMM looks
+/// before it gives that up.
+pub(crate) fn look(devices: impl IntoIterator<Item = PciAddress>) -> Vec<Finding> {
     let kernel = KernelChoice::read();
-    let of_device = |address: &PciAddress| {
-        let mut findings = Vec::from_iter(unkept(*address, kept));
-        match HostDevice::find(*address) {
-            Ok(device) => findings.extend(host(&device, &kernel)),
-            Err(error) => findings.push(Finding::blocker(
-                address.to_string(),
-                error.to_string(),
-                "put it right, then try again",
-            )),
-        }
-        findings
+    let of_device = |address| match HostDevice::find(address) {
+        Ok(device) => host(&device, &kernel),
+        Err(error) => vec![Finding::blocker(
+            address.to_string(),
+            error.to_string(),
+            "put it right, then try again",
+        )],
     };
-    devices.iter().flat_map(of_device).collect()
+    devices.into_iter().flat_map(of_device).collect()
 }
 
 /// What a kernel without the patches says.
-fn unkept(address: PciAddress, kept: Kept) -> Option<Finding> {
+pub(crate) fn unkept(address: PciAddress, kept: Kept) -> Option<Finding> {
     let what = match (kept.iommufd, kept.vfio_pci) {
         (true, true) => return None,
         (false, true) => "iommufd",
@@ -122,6 +119,13 @@ fn used(name: &str, service: Service) -> Finding {
         Service::Pri | Service::Pasid => SCALABLE_OFF,
     };
     Finding::blocker(name, problem, remedy)
+}
+
+/// All of it.
+#[cfg(test)]
+fn findings(devices: &[PciAddress], kept: Kept) -> Vec<Finding> {
+    let unkept = devices.iter().filter_map(|address| unkept(*address, kept));
+    unkept.chain(look(devices.iter().copied())).collect()
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ use thiserror::Error;
 
 use crate::kvm::KvmError;
 
-pub(crate) use findings::{Kept, findings};
+pub(crate) use findings::{Kept, look, unkept};
 pub(crate) use function::Function;
 pub(crate) use iommu::Iommu;
 pub(crate) use open::{Board, Claimed, IOMMUFD, Inheritance, adopt, attach, claim, device_name};

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
@@ -33,6 +33,16 @@ enum End {
         client: Option<UnixStream>,
         epoll: OwnedFd,
     },
+}
+
+impl ConsoleDeviceStateV1 {
+    /// The socket that it listens on.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        match &self.target {
+            ConsoleTarget::Socket(path) => Some(path.clone()),
+            ConsoleTarget::File(_) => None,
+        }
+    }
 }
 
 /// The live device.
@@ -67,7 +77,11 @@ impl ConsoleDevice {
         title: &Title,
     ) -> io::Result<Self> {
         let ConsoleTarget::Socket(path) = target else {
-            return Self::open(target, title);
+            // A file is lent by the same name.
+            return Ok(Self {
+                target: target.clone(),
+                end: End::File(listener.into()),
+            });
         };
         let client = client.map(UnixStream::from);
         Ok(Self {
@@ -256,11 +270,11 @@ impl Device for ConsoleDevice {
     }
 
     fn lend(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
-        let End::Socket {
-            listener, client, ..
-        } = &self.end
-        else {
-            return Ok(Vec::new());
+        let (listener, client) = match &self.end {
+            End::File(file) => return Ok(vec![(LISTENER, file.try_clone()?.into())]),
+            End::Socket {
+                listener, client, ..
+            } => (listener, client),
         };
         let mut lent = vec![(LISTENER, listener.try_clone()?.into())];
         if let Some(client) = client {

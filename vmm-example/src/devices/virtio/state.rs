@@ -2,6 +2,8 @@
 //!
 //! A field that readers may ignore is added with a default; any other change is a new version.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState};
 use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
@@ -154,6 +156,22 @@ pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Vec<VirtioStateV1
     }
     devices.sort_by_key(|device| device.slot);
     Ok(devices)
+}
+
+/// The sockets of devices in the file system, and the one whose name begins those that a device
+/// connects to.
+pub(crate) fn sockets(devices: &[VirtioStateV1]) -> (Vec<PathBuf>, Option<PathBuf>) {
+    let mut connects = None;
+    let socket = |state: &VirtioStateV1| match &state.device {
+        DeviceStateV1::Vsock(vsock) => {
+            connects = Some(vsock.socket.clone());
+            connects.clone()
+        }
+        DeviceStateV1::Console(console) => console.socket(),
+        DeviceStateV1::Block(_) | DeviceStateV1::Net(_) | DeviceStateV1::Rng(_) => None,
+    };
+    let sockets = devices.iter().filter_map(socket).collect();
+    (sockets, connects)
 }
 
 #[cfg(test)]

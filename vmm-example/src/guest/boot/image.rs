@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,31 @@ impl BootImage {
     /// Opens what a saved guest booted from.
     pub(crate) fn reopen(state: &BootStateV1) -> Result<Self, BootError> {
         Self::open(&state.kernel, state.initramfs.as_deref(), &state.cmdline)
+    }
+
+    /// Goes on with files that another process has opened.
+    pub(crate) fn inherit(
+        state: &BootStateV1,
+        kernel: OwnedFd,
+        initramfs: Option<OwnedFd>,
+    ) -> Self {
+        let source = |path: &PathBuf, fd: OwnedFd| Source {
+            path: path.clone(),
+            file: fd.into(),
+        };
+        let initramfs = state.initramfs.as_ref().zip(initramfs);
+        Self {
+            kernel: source(&state.kernel, kernel),
+            initramfs: initramfs.map(|(path, fd)| source(path, fd)),
+            cmdline: state.cmdline.clone(),
+        }
+    }
+
+    /// Other descriptors of its files: the kernel, and the initramfs if there is one.
+    pub(crate) fn fds(&self) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+        let fd = |source: &Source| Ok::<_, io::Error>(source.file.try_clone()?.into());
+        let initramfs = self.initramfs.as_ref().map(fd).transpose()?;
+        Ok((fd(&self.kernel)?, initramfs))
     }
 
     pub(crate) fn state(&self) -> BootStateV1 {

@@ -1,5 +1,8 @@
 //! A guest that reset itself boots again: in the same process, VM and memory, with the same devices.
 
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
 use crate::devices::virtio::slot::Slot;
 use crate::error::{chain, warn};
 use crate::guest::boot::{self, BootImage, BootSpec, BootStateV1};
@@ -10,9 +13,13 @@ use crate::kvm::vcpu::{self as vcpu_state, VcpuStateV1};
 use super::shell::create_vcpus;
 use super::{Machine, MachineError};
 
+/// Names of what is lent.
+const KERNEL: &str = "boot-kernel";
+const INITRAMFS: &str = "boot-initramfs";
+
 /// What a guest boots from.
 #[derive(Debug)]
-pub(super) struct Boot {
+pub(crate) struct Boot {
     state: BootStateV1,
     /// Why it is not here, if so: it may be in another host.
     image: Result<BootImage, String>,
@@ -26,8 +33,33 @@ impl Boot {
         }
     }
 
+    /// Takes what another process of this host lends, or opens it again.
+    pub(crate) fn inherit(state: &BootStateV1, lent: &mut HashMap<String, OwnedFd>) -> Self {
+        let initramfs = lent.remove(INITRAMFS);
+        match lent.remove(KERNEL) {
+            Some(kernel) if initramfs.is_some() == state.initramfs.is_some() => Self {
+                state: state.clone(),
+                image: Ok(BootImage::inherit(state, kernel, initramfs)),
+            },
+            _ => Self::again(state),
+        }
+    }
+
+    /// What another process of this host can have of it, by name.
+    pub(super) fn lend(&self) -> std::io::Result<Vec<(String, OwnedFd)>> {
+        let Ok(image) = &self.image else {
+            return Ok(Vec::new());
+        };
+        let (kernel, initramfs) = image.fds()?;
+        let initramfs = initramfs.map(|fd| (INITRAMFS.to_owned(), fd));
+        Ok([(KERNEL.to_owned(), kernel)]
+            .into_iter()
+            .chain(initramfs)
+            .collect())
+    }
+
     /// Opens what a saved guest booted from.
-    pub(super) fn again(state: &BootStateV1) -> Self {
+    pub(crate) fn again(state: &BootStateV1) -> Self {
         let image = BootImage::reopen(state).map_err(|error| chain(&error));
         if let Err(why) = &image {
             warn(&format!("The guest's end is its next reset: {why}"));
