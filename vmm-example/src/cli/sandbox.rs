@@ -53,10 +53,7 @@ impl RunArgs {
         Sandbox {
             sockets: sockets.into_iter().flatten().cloned().collect(),
             connects: vsock.cloned(),
-            locked_bytes: match self.passthrough.devices.is_empty() {
-                true => 0,
-                false => self.memory.bytes(),
-            },
+            locks_memory: !self.passthrough.devices.is_empty(),
             ..self.privileges.sandbox()
         }
     }

@@ -10,8 +10,8 @@ use seccompiler::{
 
 use super::syscalls::{
     BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, HARMLESS, KVM_IRQ_LINE, KVM_IRQFD, KVM_RUN,
-    KVM_SET_GSI_ROUTING, KVM_TYPE, MISSING, PR_GET_AUXV, REFUSED, SERVICE, TUN_OFFLOAD, TYPE_MASK,
-    VFIO_TYPE,
+    KVM_SET_GSI_ROUTING, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, KVM_TYPE,
+    MISSING, PR_GET_AUXV, REFUSED, SERVICE, TAP, TUN_OFFLOAD, TYPE_MASK, VFIO_TYPE,
 };
 use super::{Level, Sandbox, SandboxError, Thread};
 
@@ -124,7 +124,14 @@ fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
 /// A vCPU's: what the guest's accesses lead to in devices, and the guest itself.
 fn vcpu(device: &Rules) -> Result<Rules, BackendError> {
     let mut rules = device.clone();
-    for number in [KVM_RUN, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING] {
+    for number in [
+        KVM_RUN,
+        KVM_IRQ_LINE,
+        KVM_IRQFD,
+        KVM_SET_GSI_ROUTING,
+        KVM_SET_USER_MEMORY_REGION,
+        KVM_SET_USER_MEMORY_REGION2,
+    ] {
         add(&mut rules, libc::SYS_ioctl, [request(number)?]);
     }
     add(&mut rules, libc::SYS_ioctl, [letter(VFIO_TYPE)?]);
@@ -137,8 +144,8 @@ fn api(device: &Rules) -> Result<Rules, BackendError> {
     for call in SERVICE {
         rules.insert(*call, Vec::new());
     }
-    for number in HARMLESS {
-        add(&mut rules, libc::SYS_ioctl, [request(*number)?]);
+    for number in [HARMLESS, TAP].concat() {
+        add(&mut rules, libc::SYS_ioctl, [request(number)?]);
     }
     for of in [KVM_TYPE, VFIO_TYPE, BOX_TYPE] {
         add(&mut rules, libc::SYS_ioctl, [letter(of)?]);

@@ -67,8 +67,8 @@ pub(crate) struct Sandbox {
     pub(crate) reads: Vec<PathBuf>,
     /// It connects to sockets whose names begin like this: for a guest's vsock.
     pub(crate) connects: Option<PathBuf>,
-    /// It must keep so many bytes where devices reach them.
-    pub(crate) locked_bytes: u64,
+    /// It keeps memory where devices reach it.
+    pub(crate) locks_memory: bool,
 }
 
 /// The kinds of threads.
@@ -90,7 +90,7 @@ impl Sandbox {
             return Ok(());
         };
         only_thread()?;
-        privileges::set_limits(self.locked_bytes)?;
+        privileges::set_limits(self.locks_memory)?;
         if self.level != Level::Off {
             privileges::drop_bounding_set()?;
         }
@@ -108,7 +108,7 @@ impl Sandbox {
 
     /// The same for the calling thread, and for all that it starts.
     fn confine_thread(&self) -> Result<(), SandboxError> {
-        privileges::set_limits(self.locked_bytes)?;
+        privileges::set_limits(self.locks_memory)?;
         if self.level == Level::Off {
             return self.user.map_or(Ok(()), privileges::become_user);
         }

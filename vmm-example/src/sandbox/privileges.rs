@@ -11,8 +11,6 @@ use super::SandboxError;
 
 /// More than a guest with every device has open, and as many clients again.
 const OPEN_FILES: u64 = 4096;
-/// What VFIO pins beside guest RAM.
-const LOCKED_BESIDE: u64 = 64 << 20;
 
 /// A user and a group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +48,7 @@ fn call<T>(what: &'static str, result: Result<T, Errno>) -> Result<T, SandboxErr
 }
 
 /// Limits what the process can take of the host. While it is root it may raise what it must have.
-pub(super) fn set_limits(locked_bytes: u64) -> Result<(), SandboxError> {
+pub(super) fn set_limits(locks_memory: bool) -> Result<(), SandboxError> {
     let most = |limit: u64| Rlimit {
         current: Some(limit),
         maximum: Some(limit),
@@ -60,13 +58,14 @@ pub(super) fn set_limits(locked_bytes: u64) -> Result<(), SandboxError> {
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES);
     let files = setrlimit(Resource::Nofile, most(files.min(OPEN_FILES)));
     call("setrlimit(RLIMIT_NOFILE)", files)?;
-    if locked_bytes > 0 {
-        let bytes = locked_bytes.saturating_add(LOCKED_BESIDE);
-        let limit = getrlimit(Resource::Memlock);
-        if limit.maximum.is_some_and(|most| most < bytes) || limit.current.is_some() {
-            let set = setrlimit(Resource::Memlock, most(bytes));
-            call("setrlimit(RLIMIT_MEMLOCK)", set)?;
-        }
+    if locks_memory {
+        // What the kernel counts is the sum of all VMMs of this user. Who may not have no limit has
+        // one, and is told by the device.
+        let none = Rlimit {
+            current: None,
+            maximum: None,
+        };
+        let _ = setrlimit(Resource::Memlock, none);
     }
     Ok(())
 }

@@ -114,10 +114,12 @@ pub(super) const BOX_TYPE: u64 = 0x2e00;
 /// The bits of a request that have its letter.
 pub(super) const TYPE_MASK: u64 = 0xff00;
 
-/// Requests of vCPU threads to KVM: to run, and what a device's interrupts need.
+/// Requests of vCPU threads to KVM: to run, and what the interrupts and the memory of a device need.
 pub(super) const KVM_RUN: u64 = 0xae80;
 pub(super) const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 pub(super) const KVM_IRQFD: u64 = 0x4020_ae76;
+pub(super) const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
+pub(super) const KVM_SET_USER_MEMORY_REGION2: u64 = 0x40a0_ae49;
 pub(super) const KVM_SET_GSI_ROUTING: u64 = 0x4008_ae6a;
 
 /// Requests to terminals and sockets that change nothing but themselves.
@@ -132,3 +134,7 @@ pub(super) const HARMLESS: &[u64] = &[
 
 /// TUNSETOFFLOAD: what a guest's driver of a tap can do.
 pub(super) const TUN_OFFLOAD: u64 = 0x4004_54d0;
+
+/// What is asked of a tap that another VMM has opened: TUNGETIFF, TUNSETVNETHDRSZ, TUNSETOFFLOAD,
+/// SIOCGIFHWADDR and SIOCSIFHWADDR.
+pub(super) const TAP: &[u64] = &[0x8004_54d2, 0x4004_54d8, TUN_OFFLOAD, 0x8927, 0x8924];

@@ -24,7 +24,7 @@ use crate::devices::pci::state::PciState;
 use crate::devices::vfio::{self, Inheritance};
 use crate::devices::virtio;
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
-use crate::guest::state::{self, GuestState, MachineStateV1};
+use crate::guest::state::{self, GuestState};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
@@ -129,7 +129,7 @@ impl<'a> Newcomer<'a> {
         Sandbox {
             sockets: [sockets, base.sockets].concat(),
             connects,
-            locked_bytes: locked_bytes(state.pci.is_some(), &state.machine),
+            locks_memory: state.pci.is_some(),
             ..base
         }
     }
@@ -268,7 +268,7 @@ impl ArrivingVmm for Newcomer<'_> {
         let sandbox = Sandbox {
             sockets: heritage.sockets.clone(),
             connects: heritage.connects.clone(),
-            locked_bytes: locked_bytes(!heritage.host_devices.is_empty(), &heritage.machine),
+            locks_memory: !heritage.host_devices.is_empty(),
             ..self.base_sandbox(heritage.api_socket.as_deref(), &heritage.console.parse()?)
         };
         sandbox.enter().map_err(party_error)?;
@@ -334,12 +334,6 @@ fn wait_for_entry(machine: &Machine) -> u64 {
             tsc => return tsc,
         }
     }
-}
-
-/// What devices of the host hold on to of a guest's memory.
-fn locked_bytes(has_host_devices: bool, machine: &MachineStateV1) -> u64 {
-    let all = machine.ram.iter().map(|range| range.len).sum();
-    if has_host_devices { all } else { 0 }
 }
 
 /// What the old VMM opened, and its standard input and output.
