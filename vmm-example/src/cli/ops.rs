@@ -119,7 +119,7 @@ pub(crate) struct ResumeAllArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
-    /// The guest whose VMM is stopped, as by SIGSTOP, when it has started, for tests.
+    /// The guest whose VMM is stopped, as by SIGSTOP, when it has read the state, for tests.
     #[arg(long, value_name = "NAME", hide = true, requires = "all")]
     pub(crate) stop_guest: Option<String>,
     /// With --all in an initramfs with systemd: mark the VMMs so that systemd does not end

@@ -77,6 +77,11 @@ pub enum ResumeEvent {
         /// Its process.
         pid: u32,
     },
+    /// Its VMM has read the state, and waits for its turn.
+    Ready {
+        /// The process.
+        pid: u32,
+    },
     /// It runs.
     Running,
     /// How it ended.
@@ -222,6 +227,7 @@ impl<B: Boxes> One<'_, B> {
             .arrive(arrive, passed, self.limits.ready)
             .and_then(|position| {
                 place = position;
+                (self.on_event)(&self.name, ResumeEvent::Ready { pid });
                 self.turn.wait(position);
                 vmm.restore(&Lent::default(), self.limits.restore)
             });

@@ -2,12 +2,14 @@
 //! other does not know, and what a resume that failed or was killed leaves for the next one.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::guest::{healthy, port, same_guest, update_a};
@@ -15,7 +17,7 @@ use super::upgrade::boot_spec;
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fleet::{Member, read_report, resume_all};
-use crate::guest::{Ended, Guest, Spec, VMM};
+use crate::guest::{END_LIMIT, Ended, Guest, Spec, VMM};
 use crate::{fdbox, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
@@ -115,33 +117,60 @@ fn is_in_state(state: u32) -> Result<()> {
 /// Kills a resume that has the box open and its state read. As long as it lives, nobody else
 /// gets at the guest.
 fn kill_in_the_middle() -> Result<()> {
-    fs::create_dir_all(RUN_DIR)?;
     let mut resume = Command::new(VMM);
-    resume.args(["resume", "--supervised", "--box", NAME]);
-    resume.arg(format!("--api-socket={RUN_DIR}/{NAME}.sock"));
-    resume.arg(format!("--console=socket={RUN_DIR}/{NAME}.console"));
-    resume.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = resume.spawn().context("Run the VMM")?;
-    let mut said = String::new();
-    let stdout = child.stdout.take().context("Its output")?;
-    BufReader::new(stdout).read_line(&mut said)?;
-    let left_alone = said_ready(&said).and_then(|()| {
+    resume.args(["resume", "--all", "--stop-guest", NAME]);
+    let mut coordinator = resume.stdin(Stdio::null()).spawn().context("Run the VMM")?;
+    let vmm = stopped_vmm();
+    let left_alone = vmm.and_then(|vmm| {
         is_in_state(uapi::STATE_OPEN)?;
         let ended = Ended::of(Command::new(VMM).args(["resume", "--all"]))?;
         ended.expect(0)?;
-        ensure!(
-            ended.text.contains("another process works"),
-            "{}",
-            ended.text
-        );
-        is_in_state(uapi::STATE_OPEN)
+        let told = "another process works";
+        ensure!(ended.text.contains(told), "{}", ended.text);
+        is_in_state(uapi::STATE_OPEN)?;
+        coordinator.kill()?;
+        Ok(kill_process(vmm, Signal::KILL)?)
     });
-    child.kill()?;
-    child.wait()?;
-    left_alone
+    // It fails only when it is gone already.
+    let _ = coordinator.kill();
+    coordinator.wait()?;
+    left_alone?;
+    wait_until("the killed VMM to be gone", || Ok(find_vmm()?.is_none()))
 }
 
-fn said_ready(said: &str) -> Result<()> {
-    let said: Value = serde_json::from_str(said).context("What the resume says")?;
-    equal("What the resume says", &said["said"], &json!("ready"))
+/// The guest's VMM, once it is stopped.
+fn stopped_vmm() -> Result<Pid> {
+    let mut found = None;
+    wait_until("a VMM that is stopped", || {
+        found = find_vmm()?;
+        let Some(pid) = found else { return Ok(false) };
+        let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        Ok(fs::read_to_string(path).is_ok_and(|stat| stat.contains(") T ")))
+    })?;
+    found.context("A VMM")
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + END_LIMIT;
+    while !is_so()? {
+        ensure!(Instant::now() < deadline, "Waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// The process that is to be the guest's VMM.
+fn find_vmm() -> Result<Option<Pid>> {
+    let socket = format!("/{NAME}.sock");
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if command.contains("\0member\0") && command.contains(&socket) {
+            return Ok(Pid::from_raw(pid));
+        }
+    }
+    Ok(None)
 }

@@ -70,7 +70,7 @@ fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) ->
     let limit = Duration::from_secs(args.all.timeout);
     (limits.ready, limits.restore) = (limit, limit);
     let hear = |name: &BoxName, event: ResumeEvent| {
-        if let ResumeEvent::Started { pid } = event
+        if let ResumeEvent::Ready { pid } = event
             && args.all.stop_guest.as_deref() == Some(&name.to_string())
         {
             signal::send(pid, Signal::STOP);
