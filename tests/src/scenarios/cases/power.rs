@@ -16,7 +16,7 @@ use super::guest::{healthy, port, same_guest, spec};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;
-use crate::guest::{BEAT_LIMIT, Guest, KERNEL, READY_LIMIT, VMM, Watch, status};
+use crate::guest::{BEAT_LIMIT, Ended, Guest, KERNEL, READY_LIMIT, Updating, VMM, Watch, status};
 use crate::host;
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -31,6 +31,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a paused guest goes to another VMM and arrives paused; a failed update leaves it so",
         host: HostKind::GuestOneBoot,
         stages: &[paused_guest_moves],
+    },
+    &Scenario {
+        name: "power/reset-in-an-update",
+        about: "a guest that resets or switches off in an update does so where it is when that is over",
+        host: HostKind::GuestOneBoot,
+        stages: &[reset_in_an_update],
     },
     &Scenario {
         name: "power/button",
@@ -194,4 +200,57 @@ fn terminal(_: &Cx<'_>) -> Result<()> {
         host::until("The terminal is as it was", || Ok(!at.is_raw()?))?;
     }
     Ok(())
+}
+
+/// Begins an update without a kexec and has the guest do something in it, while its box is sealed.
+fn do_in_an_update(guest: &mut Guest, act: &str, more: &[&str]) -> Result<Ended> {
+    let mut watch = Watch::start(&guest.spec.api())?;
+    let mut update = Command::new(VMM);
+    update.args(["live-update", "--no-kexec", "--json", "--api-socket"]);
+    update.arg(guest.spec.api()).args(more);
+    let update = Updating::start(&mut update)?;
+    watch.until("step-started", Some("seal"))?;
+    // Whoever says when the guest is to be paused says nothing for now.
+    update.signal(Signal::STOP)?;
+    guest.tell(act)?;
+    update.signal(Signal::CONT)?;
+    update.end()
+}
+
+fn reset_in_an_update(_: &Cx<'_>) -> Result<()> {
+    let port = port()?;
+    let mut guest = Guest::boot(spec("moves", "guest_memfd", 2), &port)?;
+    let before = guest.report()?;
+    do_in_an_update(&mut guest, command::RESET, &[])?.expect(0)?;
+    let spec = guest.spec.clone();
+    guest.wait_for_end()?;
+    let mut guest = Guest::resume(spec, &port)?;
+    let after = guest.report()?;
+    healthy(&after)?;
+    ensure!(
+        after.boot_id != before.boot_id,
+        "The guest did not boot again"
+    );
+
+    // An update that fails leaves it here, and here it boots again.
+    let before = after;
+    do_in_an_update(&mut guest, command::RESET, &["--fail-at", "jump"])?.expect(11)?;
+    let ready = |said| matches!(said, Said::Ready { .. }).then_some(());
+    guest.console.wait("pattern", READY_LIMIT, ready)?;
+    let after = guest.report()?;
+    ensure!(
+        after.boot_id != before.boot_id,
+        "The guest did not boot again"
+    );
+
+    // One that switched itself off is not run again.
+    do_in_an_update(&mut guest, command::POWER_OFF, &[])?.expect(0)?;
+    let spec = guest.spec.clone();
+    guest.wait_for_end()?;
+    let mut resume = Command::new(VMM);
+    resume
+        .args(["resume", "--box", spec.name, "--api-socket"])
+        .arg(spec.api());
+    Ended::of(&mut resume)?.expect(0)?;
+    equal("A box", fdbox::listed(spec.name)?.is_some(), false)
 }

@@ -29,7 +29,6 @@ impl Guest {
         Updating::start(&mut self.update_command(arguments)?)
     }
 
-    /// Has the guest's power cut, which ends its VMM.
     /// Sends the VMM a signal that asks it to end.
     pub(crate) fn terminate(&self) -> Result<()> {
         self.vmm.signal(Signal::TERM)
@@ -70,8 +69,12 @@ impl Updating {
 
     /// Asks it to end (SIGTERM).
     pub(crate) fn interrupt(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.process.id() as i32).context("A process has a number")?;
-        Ok(kill_process(pid, Signal::TERM)?)
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Reads on until a line is as `wanted`, and returns it.
