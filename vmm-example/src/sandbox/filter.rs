@@ -111,7 +111,10 @@ fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     // What a thread that cannot go on does: it ends this process.
     let ourselves = std::process::id().cast_signed();
     add(&mut rules, libc::SYS_tgkill, [equal(0, ourselves)?]);
-    add(&mut rules, libc::SYS_ioctl, [request(TUN_OFFLOAD)?]);
+    // A client of a device's socket is not waited for.
+    for number in [TUN_OFFLOAD, libc::FIONBIO] {
+        add(&mut rules, libc::SYS_ioctl, [request(number)?]);
+    }
     if sandbox.connects.is_some() {
         for call in CONNECTING {
             rules.insert(*call, Vec::new());
