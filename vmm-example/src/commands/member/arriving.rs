@@ -265,11 +265,13 @@ impl ArrivingVmm for Newcomer<'_> {
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
         let (cpus, places) = (heritage.vcpus, &heritage.places);
         let seen = vfio::look(heritage.host_devices.iter().copied());
+        let console = heritage.console.parse()?;
+        let base = self.base_sandbox(heritage.api_socket.as_deref(), &console);
         let sandbox = Sandbox {
-            sockets: heritage.sockets.clone(),
+            sockets: [&heritage.sockets[..], &base.sockets].concat(),
             connects: heritage.connects.clone(),
             locks_memory: !heritage.host_devices.is_empty(),
-            ..self.base_sandbox(heritage.api_socket.as_deref(), &heritage.console.parse()?)
+            ..base
         };
         sandbox.enter().map_err(party_error)?;
         let shell =
