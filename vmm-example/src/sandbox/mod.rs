@@ -48,11 +48,11 @@ pub(crate) enum SandboxError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Level {
     /// Everything that it does not need.
+    #[default]
     On,
     /// The same, but a system call that it should not need is only logged by the kernel.
     Log,
     /// Nothing, unless it is to run as another user.
-    #[default]
     Off,
 }
 
