@@ -63,7 +63,8 @@ impl<B: Boxes> RemoteLeaving<B> {
             join,
             boxes,
             connection: socket.map(Connection::new),
-            kinds: BTreeSet::new(),
+            // Its state goes in one, whatever else does.
+            kinds: BTreeSet::from([Kind::Memfd]),
             findings: Vec::new(),
             pid: None,
             pidfd: None,
@@ -84,7 +85,7 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// What is known already of the kinds of files that it puts into its box.
     #[must_use]
     pub fn with_kinds(mut self, kinds: BTreeSet<Kind>) -> Self {
-        self.kinds = kinds;
+        self.kinds.extend(kinds);
         self
     }
 

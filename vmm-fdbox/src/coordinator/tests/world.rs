@@ -1,6 +1,5 @@
 //! VMMs in threads, which hang or break off where a test says so.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -16,7 +15,6 @@ use crate::deadline::Deadline;
 use crate::fake::FakeStore;
 use crate::finding::Finding;
 use crate::frame::{FrameWriter, Need};
-use crate::kind::Kind;
 use crate::member::{Join, Leaving, LeavingVmm, Left, Lent, serve_leaving_into};
 use crate::name::{BoxName, FdName};
 use crate::update::{CancelFlag, Destination, Guest, Limits, NamedFd, Outcome, PartyError, Plan};
@@ -140,10 +138,6 @@ impl OldVmm {
 impl Guest for OldVmm {
     fn preflight(&mut self) -> Vec<Finding> {
         self.findings.clone()
-    }
-
-    fn kinds(&self) -> BTreeSet<Kind> {
-        BTreeSet::from([Kind::Memfd])
     }
 
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
