@@ -33,6 +33,8 @@ pub enum Operation {
     Info,
     /// Saying that this process works on a box.
     Claim,
+    /// Making a box somebody's.
+    Give,
 }
 
 impl Operation {
@@ -49,6 +51,7 @@ impl Operation {
             Self::List => "list",
             Self::Info => "query",
             Self::Claim => "work on",
+            Self::Give => "give away",
         }
     }
 }
@@ -129,7 +132,7 @@ impl fmt::Display for Chain<'_> {
 /// The one meaning of an errno of an operation, and what to do.
 fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
     use Operation::{
-        Claim, Create, Delete, Get, List, OpenBox, OpenControl, Put, Salvage, Seal, Unseal,
+        Claim, Create, Delete, Get, Give, List, OpenBox, OpenControl, Put, Salvage, Seal, Unseal,
     };
     Some(match (operation, errno) {
         (OpenControl, Errno::NOENT) => "the fdbox module is not loaded: insmod fdbox.ko",
@@ -147,6 +150,9 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (Claim, Errno::NOENT) => "there is no such box",
         (Claim, Errno::AGAIN) => {
             "another process does, an update or a resume: wait for it, or end it"
+        }
+        (Give, Errno::PERM) => {
+            "it takes CAP_CHOWN, for the guest's next VMM to run as the same user"
         }
         (Create, Errno::EXIST) => "the name is taken: choose another or delete that box",
         (Create, Errno::NOSPC) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::boxes::AnyBox;
+use crate::boxes::{AnyBox, DIRECTORY};
 use crate::claim::Hold;
 use crate::control::Control;
 use crate::error::{BoxError, Operation};
@@ -14,6 +14,24 @@ use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::update::STATE_FD;
 
+/// User and group of a VMM: those of its box, as long as that is not root's.
+///
+/// A box's node has an owner, which crosses a kexec with it. Nobody opens a box by being its owner, and nobody but a
+/// process with CAP_CHOWN changes it: so a coordinator leaves to the one of the next host as whom the guest's VMM ran,
+/// out of reach of that VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Whose boxes are that nobody was given.
+    pub const ROOT: Self = Self { uid: 0, gid: 0 };
+}
+
 /// Where a coordinator makes boxes: [`Control`], or with feature `fake` a `FakeStore`.
 pub trait Boxes: BoxStore + Send + Sync {
     /// Opens a box anew, to pass the descriptor on.
@@ -21,6 +39,18 @@ pub trait Boxes: BoxStore + Send + Sync {
     /// # Errors
     /// ENOENT there is no such box.
     fn descriptor(&self, name: &BoxName) -> Result<OwnedFd, BoxError>;
+
+    /// Makes a box somebody's: see [`Owner`].
+    ///
+    /// # Errors
+    /// EPERM without CAP_CHOWN, ENOENT there is no such box.
+    fn give(&self, name: &BoxName, owner: Owner) -> Result<(), BoxError>;
+
+    /// Whose a box is, as the process says that gave it.
+    ///
+    /// # Errors
+    /// ENOENT there is no such box.
+    fn owner(&self, name: &BoxName) -> Result<Owner, BoxError>;
 
     /// What its members are told of the module.
     ///
@@ -111,11 +141,35 @@ impl Boxes for Control {
             AnyBox::Sealed(sealed) => of(sealed.as_fd()),
         }
     }
+
+    fn give(&self, name: &BoxName, owner: Owner) -> Result<(), BoxError> {
+        use rustix::fs::{Gid, Uid, fchown};
+        let fd = self.descriptor(name)?;
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        fchown(fd, Some(uid), Some(gid))
+            .map_err(|errno| BoxError::new(Operation::Give, format!("box {name}"), errno))
+    }
+
+    fn owner(&self, name: &BoxName) -> Result<Owner, BoxError> {
+        let path = [DIRECTORY.as_bytes(), b"/", name.as_bytes()].concat();
+        let stat = rustix::fs::lstat(path)
+            .map_err(|errno| BoxError::new(Operation::OpenBox, format!("box {name}"), errno))?;
+        let (uid, gid) = (stat.st_uid, stat.st_gid);
+        Ok(Owner { uid, gid })
+    }
 }
 
 impl<B: Boxes + ?Sized> Boxes for Arc<B> {
     fn descriptor(&self, name: &BoxName) -> Result<OwnedFd, BoxError> {
         (**self).descriptor(name)
+    }
+
+    fn give(&self, name: &BoxName, owner: Owner) -> Result<(), BoxError> {
+        (**self).give(name, owner)
+    }
+
+    fn owner(&self, name: &BoxName) -> Result<Owner, BoxError> {
+        (**self).owner(name)
     }
 }
 
@@ -127,5 +181,14 @@ impl Boxes for crate::fake::FakeStore {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let fd = rustix::fs::memfd_create("fake-box", flags);
         fd.map_err(|errno| BoxError::new(Operation::OpenBox, format!("box {name}"), errno))
+    }
+
+    fn give(&self, name: &BoxName, owner: Owner) -> Result<(), BoxError> {
+        self.set_owner(name, (owner.uid, owner.gid))
+    }
+
+    fn owner(&self, name: &BoxName) -> Result<Owner, BoxError> {
+        let (uid, gid) = self.owner_of(name)?;
+        Ok(Owner { uid, gid })
     }
 }

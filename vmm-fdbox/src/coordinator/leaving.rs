@@ -6,21 +6,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
-use super::boxes::Boxes;
-use super::child::is_readable;
+use super::boxes::{Boxes, Owner};
 use super::connection::{Connection, unexpected};
+use super::process::Process;
 use crate::deadline::Deadline;
 use crate::error::{BoxError, Chain};
 use crate::finding::Finding;
 use crate::kind::Kind;
 use crate::member::{BOX_FD, ChannelError, Heard, Join, LeavingOrder, LeavingWord, Lent, OnEvent};
 use crate::update::{ExitStatus, Limits, Member, Stopped, box_in_the_way};
-
-/// How long a VMM that closed its connection may take to be gone.
-const END_LIMIT: Duration = Duration::from_millis(500);
 
 /// A member of a [`Fleet`](crate::update::Fleet) that has its guest in another process: a VMM that runs
 /// [`serve_leaving`](crate::member::serve_leaving). Dropped, it is rolled back, for its socket closes.
@@ -33,9 +29,9 @@ pub struct RemoteLeaving<B> {
     connection: Result<Connection, String>,
     kinds: BTreeSet<Kind>,
     findings: Vec<Finding>,
-    /// The VMM's process, if it told.
-    pid: Option<u32>,
-    pidfd: Option<OwnedFd>,
+    process: Process,
+    /// Whose the box becomes.
+    owner: Option<Owner>,
     /// Its box is this update's.
     has_box: bool,
     on_event: OnEvent,
@@ -66,8 +62,8 @@ impl<B: Boxes> RemoteLeaving<B> {
             // Its state goes in one, whatever else does.
             kinds: BTreeSet::from([Kind::Memfd]),
             findings: Vec::new(),
-            pid: None,
-            pidfd: None,
+            process: Process::default(),
+            owner: None,
             has_box: false,
             on_event: Box::new(|_, _| {}),
         }
@@ -79,6 +75,16 @@ impl<B: Boxes> RemoteLeaving<B> {
         self.limits.preflight = limits.preflight;
         self.limits.jump = limits.jump;
         self.limits.roll_back = limits.roll_back;
+        self
+    }
+
+    /// Which process the VMM is and as whom it runs, by the kernel's word (SO_PEERCRED, SCM_CREDENTIALS): a VMM that
+    /// somebody has taken over would name another one. Its box is made that user's, so that the guest's next VMM can
+    /// run as the same one.
+    #[must_use]
+    pub fn of_process(mut self, pid: u32, owner: Owner) -> Self {
+        self.process = Process::new(pid);
+        self.owner = Some(owner);
         self
     }
 
@@ -143,11 +149,9 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// There is nothing more to hear: closes the connection, and says what becomes of the guest.
     fn give_up(&mut self, error: &ChannelError) -> Stopped {
         let why = Chain(error).to_string();
-        let who = self
-            .pid
-            .map_or_else(String::new, |pid| format!(" (process {pid})"));
+        let who = &self.process;
         self.connection = Err(why.clone());
-        let (status, message) = match self.is_dead(error) {
+        let (status, message) = match self.process.is_dead(error) {
             // Also if nobody knows of which process it was.
             Some(true) | None => (ExitStatus::GuestLost, format!("{why}{who}")),
             Some(false) => (
@@ -162,19 +166,6 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
-    /// Whether the VMM is gone, after this error. `None`: nobody knows.
-    fn is_dead(&self, error: &ChannelError) -> Option<bool> {
-        match (&self.pidfd, error) {
-            (Some(pidfd), ChannelError::Gone) => {
-                Some(is_readable(pidfd, Deadline::within(END_LIMIT)))
-            }
-            (Some(pidfd), _) => Some(is_readable(pidfd, Deadline::within(Duration::ZERO))),
-            // It is there, and does not get on.
-            (None, ChannelError::Gone) => None,
-            (None, _) => Some(false),
-        }
-    }
-
     /// That it said something else: it cannot be followed any more.
     fn lost_track(&mut self, said: &LeavingWord, expected: &'static str) -> Stopped {
         self.give_up(&unexpected(said, expected))
@@ -186,6 +177,9 @@ impl<B: Boxes> RemoteLeaving<B> {
         if !self.has_box {
             self.boxes.make(name)?;
             self.has_box = true;
+        }
+        if let Some(owner) = self.owner {
+            self.boxes.give(name, owner)?;
         }
         self.boxes.descriptor(name)
     }
@@ -269,8 +263,7 @@ impl<B: Boxes> RemoteLeaving<B> {
 
     /// Waits for the end of the VMM that handed its guest over, for as long as that may take.
     pub fn wait_for_end(&mut self) -> bool {
-        let ends = |pidfd| is_readable(pidfd, Deadline::within(self.limits.jump));
-        self.pidfd.as_ref().is_some_and(ends)
+        self.process.ends_within(self.limits.jump)
     }
 
     /// Rolls the guest back and deletes its box.
@@ -308,12 +301,6 @@ impl<B: Boxes> RemoteLeaving<B> {
             stopped
         })
     }
-
-    fn set_up(&mut self, pid: u32) {
-        self.pid = Some(pid);
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        self.pidfd = raw.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    }
 }
 
 impl<B: Boxes> Member for RemoteLeaving<B> {
@@ -349,7 +336,7 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
                 kinds,
                 findings,
             } => {
-                self.set_up(pid);
+                self.process.is_said_to_be(pid);
                 self.kinds.extend(kinds);
                 self.findings = findings;
                 Ok(())

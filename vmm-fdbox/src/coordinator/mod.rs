@@ -17,13 +17,14 @@ mod child;
 mod connection;
 mod handover;
 mod leaving;
+mod process;
 mod resume;
 #[cfg(test)]
 mod tests;
 mod turns;
 
 pub use arriving::{ArrivingError, RemoteArriving};
-pub use boxes::Boxes;
+pub use boxes::{Boxes, Owner};
 pub use child::{Child, ChildError, Ended};
 pub use handover::{Handover, Start};
 pub use leaving::RemoteLeaving;

@@ -114,6 +114,20 @@ impl FakeStore {
         ))
     }
 
+    pub(crate) fn set_owner(&self, name: &BoxName, owner: (u32, u32)) -> Result<(), BoxError> {
+        let mut world = self.world();
+        let give = on_box(Operation::Give, name);
+        let content = world.fault(Operation::Give).and_then(|()| world.open(name));
+        content.map_err(give)?.owner = owner;
+        Ok(())
+    }
+
+    pub(crate) fn owner_of(&self, name: &BoxName) -> Result<(u32, u32), BoxError> {
+        let world = self.world();
+        let content = world.boxes.get(name).ok_or(Errno::NOENT);
+        Ok(content.map_err(on_box(Operation::OpenBox, name))?.owner)
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

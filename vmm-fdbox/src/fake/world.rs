@@ -28,6 +28,8 @@ pub(super) struct World {
 pub(super) struct Content {
     pub(super) sealed: bool,
     pub(super) fds: Vec<(FdName, OwnedFd)>,
+    /// User and group.
+    pub(super) owner: (u32, u32),
 }
 
 #[derive(Debug)]

@@ -1,9 +1,12 @@
 //! Guests of VMMs behind sockets, in a fleet.
 
+use rustix::io::Errno;
+
 use super::world::{
     At, LONG, Running, SHORT, Script, Trouble, box_name, limits, old_vmm, old_vmm_that, remote,
 };
-use crate::coordinator::RemoteLeaving;
+use crate::coordinator::{Boxes, Owner, RemoteLeaving};
+use crate::error::Operation;
 use crate::fake::{FakeHost, FakeStore, HostCall};
 use crate::finding::Finding;
 use crate::member::Left;
@@ -261,4 +264,44 @@ fn a_box_that_an_update_left_empty_is_taken_and_another_is_not() {
     );
     drop(member);
     assert!(stays(vmm));
+}
+
+#[test]
+fn a_box_is_its_vmms_users() {
+    let owner = Owner { uid: 7, gid: 9 };
+    for fails in [false, true] {
+        let store = FakeStore::new();
+        let (vmm, socket) = old_vmm(&store, Script::default());
+        let member = remote(&store, socket, Destination::NextKernel, limits(false));
+        let mut member = member.of_process(std::process::id(), owner);
+        member.preflight().unwrap();
+        if fails {
+            // Nobody runs the guest on with more rights than it had.
+            store.fail(Operation::Give, 0, Errno::PERM);
+            let stopped = member.prepare().unwrap_err();
+            assert!(stopped.message.contains("CAP_CHOWN"), "{stopped:?}");
+        } else {
+            member.prepare().unwrap();
+            assert_eq!(store.owner(&box_name()).unwrap(), owner);
+        }
+        drop(member);
+        assert!(stays(vmm));
+    }
+}
+
+#[test]
+fn a_vmm_that_names_another_process_is_known_by_the_kernels_word() {
+    let store = FakeStore::new();
+    let (vmm, socket) = old_vmm(&store, Script::with(At::TakeFds, Trouble::ClosesAndHangs));
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    let member = remote(&store, socket, Destination::NextKernel, limits(false));
+    // It says that it is this process, which lives.
+    let mut member = member.of_process(gone.id(), Owner::ROOT);
+    gone.wait().unwrap();
+    member.preflight().unwrap();
+    let stopped = member.prepare().unwrap_err();
+    assert_eq!(stopped.status, ExitStatus::GuestLost, "{stopped:?}");
+    drop(member);
+    vmm.gate.open();
+    let _ = vmm.thread.join().unwrap();
 }
