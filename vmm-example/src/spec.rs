@@ -42,6 +42,8 @@ pub(crate) enum SpecError {
     },
     #[error("{key} is missing")]
     MissingKey { key: &'static str },
+    #[error("{key} is given more than once")]
+    RepeatedKey { key: String },
 }
 
 /// What guest RAM is made of.

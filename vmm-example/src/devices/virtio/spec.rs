@@ -29,7 +29,7 @@ impl FromStr for Mac {
         for byte in &mut mac {
             let part = parts
                 .next()
-                .filter(|part| part.len() == 2)
+                .filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
                 .ok_or_else(bad)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
         }
@@ -136,12 +136,20 @@ fn bad(what: &'static str, value: &str, expected: &'static str) -> SpecError {
     }
 }
 
-/// Splits `key=value,key=value` and hands each pair to `set`, which says if it knows the key.
+/// A number in decimal digits, without a sign.
+fn digits<T: FromStr>(value: &str) -> Option<T> {
+    let parsed = value.parse().ok();
+    parsed.filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Splits `key=value,key=value` and hands each pair to `set`, which says if it knows the key. No key
+/// is given twice.
 fn each_pair<'v>(
     value: &'v str,
     known: &'static str,
     mut set: impl FnMut(&str, &'v str) -> Result<bool, SpecError>,
 ) -> Result<(), SpecError> {
+    let mut seen = Vec::new();
     for part in value.split(',') {
         let (key, value) = part
             .split_once('=')
@@ -151,8 +159,20 @@ fn each_pair<'v>(
             let key = key.into();
             return Err(SpecError::UnknownKey { key, known });
         }
+        if seen.contains(&key) {
+            return Err(SpecError::RepeatedKey { key: key.into() });
+        }
+        seen.push(key);
     }
     Ok(())
+}
+
+/// Takes the one value that one of several keys gives.
+fn only<T>(to: &mut Option<T>, value: T, keys: &'static str) -> Result<(), SpecError> {
+    match to.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(SpecError::RepeatedKey { key: keys.into() }),
+    }
 }
 
 fn missing(key: &'static str) -> SpecError {
@@ -192,8 +212,8 @@ impl FromStr for NetSpec {
         let (mut tap, mut mac) = (None, None);
         each_pair(value, "tap, fd, mac", |key, value| {
             match key {
-                "tap" => tap = Some(TapSpec::Name(value.into())),
-                "fd" => tap = Some(TapSpec::Fd(parse_fd(value)?)),
+                "tap" => only(&mut tap, TapSpec::Name(value.into()), "tap or fd")?,
+                "fd" => only(&mut tap, TapSpec::Fd(parse_fd(value)?), "tap or fd")?,
                 "mac" => mac = Some(value.parse()?),
                 _ => return Ok(false),
             }
@@ -205,7 +225,7 @@ impl FromStr for NetSpec {
 }
 
 fn parse_fd(value: &str) -> Result<RawFd, SpecError> {
-    let fd = value.parse().ok().filter(|fd| *fd > 2);
+    let fd = digits(value).filter(|fd| *fd > 2);
     fd.ok_or_else(|| bad("Descriptor", value, "the number of an open one, above 2"))
 }
 
@@ -231,7 +251,7 @@ impl FromStr for VsockSpec {
 
 /// 0 to 2 are the hypervisor, the local loop and the host; the highest means any.
 fn parse_cid(value: &str) -> Result<u64, SpecError> {
-    let cid = value.parse::<u32>().ok();
+    let cid = digits::<u32>(value);
     cid.filter(|cid| (3..u32::MAX).contains(cid))
         .map(u64::from)
         .ok_or_else(|| bad("CID", value, "a number from 3 to 4294967294"))
@@ -243,12 +263,12 @@ impl FromStr for HvcSpec {
     fn from_str(value: &str) -> Result<Self, SpecError> {
         let mut target = None;
         each_pair(value, "file, socket", |key, value| {
-            target = Some(match key {
+            let found = match key {
                 "file" => ConsoleTarget::File(value.into()),
                 "socket" => ConsoleTarget::Socket(value.into()),
                 _ => return Ok(false),
-            });
-            Ok(true)
+            };
+            only(&mut target, found, "file or socket").map(|()| true)
         })?;
         target.map(Self).ok_or_else(|| missing("file or socket"))
     }
@@ -288,6 +308,8 @@ mod tests {
             "readonly=on",
             "path=/d,readonly=yes",
             "path=/d,size=1",
+            "path=/d,path=/e",
+            "path=/d,readonly=on,readonly=off",
         ] {
             assert!(bad.parse::<DiskSpec>().is_err(), "{bad:?}");
         }
@@ -297,13 +319,27 @@ mod tests {
             "fd=x",
             "tap=t,mac=1",
             "tap=t,mac=01:00:00:00:00:00",
+            "tap=t,mac=52:54:+0:00:00:00",
+            "tap=t,mac=52:54:00:00:00:0g",
+            "fd=+7",
+            "tap=t,tap=u",
+            "tap=t,fd=7",
+            "fd=7,mac=52:54:00:12:34:56,mac=52:54:00:12:34:57",
         ] {
             assert!(bad.parse::<NetSpec>().is_err(), "{bad:?}");
         }
-        for bad in ["cid=3", "cid=2,socket=/v", "socket=/v"] {
+        for bad in [
+            "cid=3",
+            "cid=2,socket=/v",
+            "socket=/v",
+            "cid=+3,socket=/v",
+            "cid=3,socket=/v,cid=4",
+        ] {
             assert!(bad.parse::<VsockSpec>().is_err(), "{bad:?}");
         }
-        assert!("stdio".parse::<HvcSpec>().is_err());
+        for bad in ["stdio", "file=/a,socket=/b", "file=/a,file=/b"] {
+            assert!(bad.parse::<HvcSpec>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]
