@@ -79,14 +79,16 @@ pub(crate) fn write(state: &PciState, frame: &mut FrameWriter<'_>) -> Result<(),
 /// Reads the bus of a frame; None if the guest has none.
 pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Option<PciState>, FrameError> {
     let [bus, slots @ ..] = known();
-    let Some(bus) = frame.read_optional(bus)? else {
-        return Ok(None);
-    };
+    let bus = frame.read_optional(bus)?;
     let mut devices = Vec::new();
     for section in slots {
         devices.extend(frame.read_optional::<VfioStateV1>(section)?);
     }
-    Ok(Some(PciState { bus, devices }))
+    match bus {
+        Some(bus) => Ok(Some(PciState { bus, devices })),
+        None if devices.is_empty() => Ok(None),
+        None => Err(FrameError::MissingSection { name: BUS.into() }),
+    }
 }
 
 impl PciState {

@@ -64,10 +64,19 @@ impl BarStateV1 {
 
     /// Whether a state's BAR can be one.
     pub(super) fn is_sound(&self) -> bool {
-        let registers = if self.wide { 2 } else { 1 };
         self.size.is_power_of_two()
             && (16..=PCI_WINDOW_LEN).contains(&self.size)
-            && self.index <= COUNT - registers
+            && self.index <= COUNT - self.registers_used()
+    }
+
+    /// Whether two sound BARs have a register in common.
+    pub(super) fn shares_register(&self, other: &Self) -> bool {
+        self.index < other.index + other.registers_used()
+            && other.index < self.index + self.registers_used()
+    }
+
+    fn registers_used(&self) -> u8 {
+        if self.wide { 2 } else { 1 }
     }
 }
 

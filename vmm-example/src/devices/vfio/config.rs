@@ -36,8 +36,6 @@ const MSIX: u8 = 0x11;
 
 /// Bits of the message control register's high byte: on, and all vectors masked.
 const MSIX_CONTROL: u8 = 0xc0;
-/// Capabilities are at least this far apart, so a list has no more of them.
-const MAX_CAPABILITIES: usize = (LEN - 0x40) / 4;
 
 /// Why a configuration space cannot be shown to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +43,8 @@ pub(super) enum ConfigError {
     /// A bridge, or something newer.
     HeaderType(u8),
     NoMsix,
+    /// Its tables are not in its memory.
+    MsixPlace,
 }
 
 /// See the module's documentation.
@@ -123,6 +123,7 @@ impl ConfigSpace {
         }
         match space.msix_at {
             0 => Err(ConfigError::NoMsix),
+            _ if !space.msix_place().is_in(&space.bars) => Err(ConfigError::MsixPlace),
             _ => Ok(space),
         }
     }
@@ -249,7 +250,8 @@ fn capabilities(config: &[u8; LEN]) -> Vec<(u8, usize, usize)> {
         return found;
     }
     let mut at = usize::from(config[CAPABILITIES] & !3);
-    while at >= 0x40 && found.len() < MAX_CAPABILITIES {
+    let mut visited = [false; LEN];
+    while at >= 0x40 && !std::mem::replace(&mut visited[at], true) {
         let id = config[at];
         let len = match id {
             POWER => 8,

@@ -113,6 +113,8 @@ pub(crate) enum VfioError {
     HeaderType { address: String, kind: u8 },
     #[error("{address} has no MSI-X: interrupt lines and MSI are not supported")]
     NoMsix { address: String },
+    #[error("{address} has its MSI-X tables outside of its memory")]
+    MsixPlace { address: String },
     #[error("The kernel offers {available} of the {vectors} MSI-X vectors of {address}")]
     FewVectors {
         address: String,

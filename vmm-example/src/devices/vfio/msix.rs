@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bars::BarStateV1;
 use crate::devices::pci::routes::Message;
 
 /// Bytes of an entry of the table.
@@ -33,6 +34,12 @@ impl TablePlace {
         let at = offset.checked_sub(self.offset)?;
         (bar == self.bar && at < self.len).then_some(at as usize)
     }
+
+    /// Whether it lies in one of these BARs, to its end.
+    fn is_in(&self, bars: &[BarStateV1]) -> bool {
+        bars.iter()
+            .any(|bar| bar.index == self.bar && self.offset + self.len <= bar.size)
+    }
 }
 
 impl MsixPlace {
@@ -49,6 +56,11 @@ impl MsixPlace {
             table: place(table, u64::from(vectors) * ENTRY as u64),
             pending: place(pending, u64::from(vectors).div_ceil(64) * 8),
         }
+    }
+
+    /// Whether both lie in BARs that the device has.
+    pub(super) fn is_in(&self, bars: &[BarStateV1]) -> bool {
+        self.table.is_in(bars) && self.pending.is_in(bars)
     }
 }
 

@@ -159,9 +159,16 @@ fn check(
         let found = saved.config.len();
         changed(saved, format!("{found} bytes of configuration space"))
     })?;
-    for bar in &saved.bars {
+    for (at, bar) in saved.bars.iter().enumerate() {
         if !bar.is_sound() || size(bar.index).next_power_of_two().max(16) != bar.size {
             let what = format!("BAR {} had {} bytes", bar.index, bar.size);
+            return Err(changed(saved, what));
+        }
+        if saved.bars[..at]
+            .iter()
+            .any(|other| bar.shares_register(other))
+        {
+            let what = format!("it has registers of BAR {} twice", bar.index);
             return Err(changed(saved, what));
         }
     }
@@ -234,12 +241,14 @@ fn refusal(address: PciAddress, error: ConfigError) -> VfioError {
     match error {
         ConfigError::HeaderType(kind) => VfioError::HeaderType { address, kind },
         ConfigError::NoMsix => VfioError::NoMsix { address },
+        ConfigError::MsixPlace => VfioError::MsixPlace { address },
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::tests::{bars, device};
+    use super::super::bars::BarStateV1;
+    use super::super::config::tests::{MSIX_AT, bars, device};
     use super::*;
 
     fn saved() -> VfioStateV1 {
@@ -290,6 +299,41 @@ mod tests {
         let mut few = saved();
         few.grow_to(4);
         assert!(complaint(&few, sizes).contains("4 of 5 vectors"));
+    }
+
+    #[test]
+    fn bars_have_registers_of_their_own() {
+        let mut twice = saved();
+        twice.bars.push(twice.bars[0]);
+        let text = complaint(&twice, sizes);
+        assert!(text.contains("BAR 0 twice"), "{text}");
+        // A register that is the upper half of the one before it.
+        let mut half = saved();
+        half.bars[1].wide = true;
+        let upper = BarStateV1 {
+            index: 4,
+            wide: false,
+            prefetchable: false,
+            size: 0x1000,
+        };
+        half.bars.push(upper);
+        let sizes = |bar| if bar == 4 { 0x1000 } else { sizes(bar) };
+        assert!(complaint(&half, sizes).contains("BAR 4 twice"));
+    }
+
+    #[test]
+    fn tables_lie_in_a_bar() {
+        let table = |register: u32, at: usize| {
+            let mut saved = saved();
+            let at = MSIX_AT + at;
+            saved.config[at..at + 4].copy_from_slice(&register.to_le_bytes());
+            complaint(&saved, sizes)
+        };
+        // Its last entry is behind the end; there is no such BAR; the pending bits are far out.
+        assert!(table(0x3fc0 | 3, 4).contains("MSI-X"));
+        assert!(table(1, 4).contains("MSI-X"));
+        assert!(table(7, 8).contains("MSI-X"));
+        assert!(table(0xffff_fff8 | 3, 8).contains("MSI-X"));
     }
 
     #[test]

@@ -84,3 +84,17 @@ fn the_largest_devices_fit() {
     write(&state, &mut frame).unwrap();
     assert!(frame.finish().is_ok());
 }
+
+#[test]
+fn devices_without_a_bus_are_refused() {
+    let mut buffer = vec![0; 64 << 10];
+    let mut frame = FrameWriter::new(&mut buffer, "test").unwrap();
+    let device = sample(3, "0000:01:00.0");
+    frame
+        .add("vfio3", VERSION, Need::Required, &device)
+        .unwrap();
+    let len = frame.finish().unwrap();
+    let frame = Frame::parse(&buffer[..len]).unwrap();
+    let error = read(&frame).unwrap_err();
+    assert!(matches!(error, FrameError::MissingSection { name } if name == BUS));
+}

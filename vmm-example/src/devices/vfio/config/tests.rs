@@ -144,3 +144,22 @@ fn a_broken_list_of_capabilities_ends() {
     beyond[0xfc] = MSIX;
     assert!(ConfigSpace::new(&beyond, bars(), &[0, 0]).is_ok());
 }
+
+#[test]
+fn a_list_of_capabilities_ends_however_it_is_linked() {
+    // Its only entry names itself, and is longer than the room behind it.
+    let mut device = device();
+    device[CAPABILITIES] = 0xf0;
+    device[0xf0..0xf3].copy_from_slice(&[EXPRESS, 0xf0, 2]);
+    assert!(capabilities(&device).is_empty());
+    let new = ConfigSpace::new(&device, bars(), &[0xe000_0000, 0xe002_0000]);
+    assert_eq!(new.unwrap_err(), ConfigError::NoMsix);
+    assert_eq!(
+        ConfigSpace::from_image(device, bars()).unwrap_err(),
+        ConfigError::NoMsix
+    );
+    // Two entries that name each other: each is there once.
+    device[0xf0..0xf3].copy_from_slice(&[5, MSIX_AT as u8, 0]);
+    device[MSIX_AT + 1] = 0xf0;
+    assert_eq!(capabilities(&device), [(5, 0xf0, 4), (MSIX, MSIX_AT, 12)]);
+}
