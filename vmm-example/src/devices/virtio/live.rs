@@ -138,6 +138,8 @@ impl LiveDevice {
                 device.reset();
                 self.interrupt.clear();
             }
+            // Rings that cannot be: the driver hears of it as it does later.
+            Effect::Ready if transport.is_broken() => self.interrupt.raise(Reason::Config),
             Effect::Ready => {
                 device.activate(transport.features());
                 self.kick_all();
@@ -184,9 +186,8 @@ impl LiveDevice {
         };
         if task(core.device.as_mut(), &mut rings).is_err() {
             self.interrupt.counters.error();
-            if core.transport.set_broken() {
-                self.interrupt.raise(Reason::Config);
-            }
+            core.transport.set_broken();
+            self.interrupt.raise(Reason::Config);
         }
     }
 
@@ -201,6 +202,9 @@ impl LiveDevice {
         let mut core = self.lock();
         self.stop.store(false, Ordering::Release);
         core.parked = false;
+        if core.transport.is_broken() {
+            self.interrupt.raise(Reason::Config);
+        }
         if !core.transport.is_working() {
             return;
         }

@@ -38,6 +38,12 @@ pub(crate) enum TransportError {
     Features { features: u64 },
     #[error("It has {found} rings, this device has {expected}")]
     QueueCount { expected: usize, found: usize },
+    #[error("Ring {index} has up to {found} entries, of this device's {expected}")]
+    QueueSize {
+        index: usize,
+        expected: u16,
+        found: u16,
+    },
     #[error("Ring {index} cannot be: {state:?}")]
     Queue { index: usize, state: QueueStateV1 },
 }
@@ -110,6 +116,17 @@ impl Transport {
                 found: state.queues.len(),
             });
         }
+        let sized = state.queues.iter().zip(sizes).enumerate();
+        for (index, (QueueStateV1 { max_size, .. }, &expected)) in sized {
+            if *max_size != expected {
+                let found = *max_size;
+                return Err(TransportError::QueueSize {
+                    index,
+                    expected,
+                    found,
+                });
+            }
+        }
         let queues = state.queues.iter().enumerate().map(|(index, state)| {
             Queue::try_from(state).map_err(|_| TransportError::Queue {
                 index,
@@ -157,10 +174,14 @@ impl Transport {
         self.has(VIRTIO_CONFIG_S_DRIVER_OK) && !self.has(VIRTIO_CONFIG_S_NEEDS_RESET)
     }
 
-    /// Nothing works any more until the driver resets the device. True if it should hear of it.
-    pub(super) fn set_broken(&mut self) -> bool {
+    /// Nothing works any more until the driver resets the device.
+    pub(super) fn set_broken(&mut self) {
         self.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
-        self.has(VIRTIO_CONFIG_S_DRIVER_OK)
+    }
+
+    /// Whether the driver is ready and should hear that nothing works any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.has(VIRTIO_CONFIG_S_DRIVER_OK) && self.has(VIRTIO_CONFIG_S_NEEDS_RESET)
     }
 
     fn has(&self, status: u32) -> bool {

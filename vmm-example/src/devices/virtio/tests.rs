@@ -220,6 +220,17 @@ fn a_state_that_a_device_cannot_have_is_refused() {
     assert!(matches!(size, TransportError::Queue { index: 0, .. }));
     let table = refused(&|state| state.queues[0].desc_table = 1);
     assert!(matches!(table, TransportError::Queue { index: 0, .. }));
+    // A ring of a device with longer ones, and of one with shorter ones.
+    for max_size in [128, 32] {
+        let other = refused(&|state| {
+            state.queues[0].max_size = max_size;
+            state.queues[0].size = max_size.min(64);
+        });
+        assert!(matches!(
+            other,
+            TransportError::QueueSize { index: 0, expected: 64, found } if found == max_size
+        ));
+    }
 }
 
 #[test]
@@ -261,6 +272,14 @@ fn rings_outside_of_memory_break_the_device() {
     put(&device, VIRTIO_MMIO_STATUS, 12);
     let status = get(&device, VIRTIO_MMIO_STATUS);
     assert_ne!(status & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
+    // The driver hears of it, and of nothing else.
+    assert_eq!(get(&device, VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+    // Also one whose interrupt was lost with its host.
+    device.park();
+    put(&device, VIRTIO_MMIO_INTERRUPT_ACK, 2);
+    let next = live(Some(device.save()), &memory).unwrap();
+    next.unpark();
+    assert_eq!(get(&next, VIRTIO_MMIO_INTERRUPT_STATUS), 2);
 }
 
 #[test]
