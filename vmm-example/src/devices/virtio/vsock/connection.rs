@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use super::packet::{NO_RECEIVE, NO_SEND, Op, Packet, Ports};
 
 /// Bytes from the guest that wait for the program at most.
-pub(super) const BUFFER: u32 = 256 << 10;
+pub(super) const BUFFER: u32 = 64 << 10;
 
 /// How a connection came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,8 +18,9 @@ use super::connection::{Connection, Outgoing};
 use super::packet::{Op, Packet, Ports};
 use crate::socket::{self, Place, Title};
 
-/// Connections and programs that have not named a port yet, at most.
-const MAX_CONNECTIONS: usize = 1024;
+/// Connections and programs that have not named a port yet, at most: a quarter of the descriptors
+/// that a process may usually have open, and with [`BUFFER`](super::connection::BUFFER) for each 16 MiB.
+pub(super) const MAX_CONNECTIONS: usize = 256;
 /// Resets that wait for a buffer of the guest, at most: a guest that takes none gets no more.
 const MAX_RESETS: usize = 1024;
 /// `CONNECT 4294967295\n`

@@ -2,6 +2,8 @@
 
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use super::connection::BUFFER;
+use super::host::MAX_CONNECTIONS;
 use super::packet::{NO_RECEIVE, NO_SEND, Op, Ports};
 use super::*;
 use crate::devices::virtio::testing::{Buffer, Driver, survives_nonsense};
@@ -205,6 +207,31 @@ fn a_guest_that_sends_more_than_there_is_room_for_is_cut_off() {
         connection_ends |= guest.vsock.host.connections() == 0;
     }
     assert!(connection_ends);
+}
+
+#[test]
+fn all_connections_together_are_bounded() {
+    let mut guest = Guest::new();
+    let listener = guest.listen(1);
+    listener.set_nonblocking(true).unwrap();
+    let mut programs = Vec::new();
+    for port in 0..MAX_CONNECTIONS as u32 + 8 {
+        let ports = Ports {
+            guest: port,
+            host: 1,
+        };
+        let request = Packet::new(ports, Op::Request);
+        guest.vsock.host.take(&request, &[]);
+        programs.extend(listener.accept());
+    }
+    assert_eq!(guest.vsock.host.connections(), MAX_CONNECTIONS);
+    // A descriptor each, and what is buffered for programs that read nothing.
+    const { assert!(MAX_CONNECTIONS <= 1024 / 4) };
+    const { assert!(MAX_CONNECTIONS * BUFFER as usize <= 16 << 20) };
+    // Nor does a program get another one.
+    let program = UnixStream::connect(guest.dir.path().join("v")).unwrap();
+    guest.vsock.host.poll();
+    assert_eq!((&program).read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
