@@ -15,23 +15,23 @@ pub const VSOCK_PORT: u32 = 7000;
 
 /// What can be asked of the witness, one a line on its console.
 pub mod command {
-    /// Check every page and say [`Said::Report`](super::Said::Report).
+    /// Check every page and say [`WitnessEvent::Report`](super::WitnessEvent::Report).
     pub const REPORT: &str = "report";
     /// Forget the gaps so far.
     pub const RESET_GAP: &str = "reset-gap";
     /// `write N`: fill every page with the pattern of generation N.
     pub const WRITE: &str = "write";
-    /// Work on all CPUs from now on, and say [`Said::Work`](super::Said::Work).
+    /// Work on all CPUs from now on, and say [`WitnessEvent::Work`](super::WitnessEvent::Work).
     pub const WORK: &str = "work";
-    /// Work with disk and network from now on, and say [`Said::Io`](super::Said::Io).
+    /// Work with disk and network from now on, and say [`WitnessEvent::Io`](super::WitnessEvent::Io).
     pub const IO: &str = "io";
     /// End what is done with disk and network in good order, then the same.
     pub const END_IO: &str = "end-io";
     /// Receive the frames of a card that is passed through from now on, and say
-    /// [`Said::Frames`](super::Said::Frames).
+    /// [`WitnessEvent::Frames`](super::WitnessEvent::Frames).
     pub const FRAMES: &str = "frames";
     /// Keep writes to an NVMe drive that is passed through in flight from now on, and say
-    /// [`Said::Nvme`](super::Said::Nvme).
+    /// [`WitnessEvent::Nvme`](super::WitnessEvent::Nvme).
     pub const NVME: &str = "nvme";
     /// End that in good order, then the same.
     pub const END_NVME: &str = "end-nvme";
@@ -47,8 +47,8 @@ pub mod command {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "said", rename_all = "kebab-case")]
-pub enum Said {
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum WitnessEvent {
     /// The pattern is written, the clocks are watched.
     Ready { pages: u64, cpus: u32 },
     /// About once a second.
@@ -160,7 +160,7 @@ pub struct TcpIo {
 }
 
 /// What the witness said on this line of its console, if it is one of its.
-pub fn parse(line: &str) -> Option<Said> {
+pub fn parse(line: &str) -> Option<WitnessEvent> {
     let (_, json) = line.split_once(MARK)?;
     serde_json::from_str(json.trim_end()).ok()
 }
@@ -181,10 +181,10 @@ mod tests {
 
     #[test]
     fn lines_of_the_witness_are_told_from_the_kernels() {
-        let said = Said::Ready { pages: 3, cpus: 2 };
-        let line = format!("{MARK}{}", serde_json::to_string(&said).unwrap());
-        assert_eq!(parse(&line), Some(said.clone()));
-        assert_eq!(parse(&format!("{line}\r")), Some(said));
+        let event = WitnessEvent::Ready { pages: 3, cpus: 2 };
+        let line = format!("{MARK}{}", serde_json::to_string(&event).unwrap());
+        assert_eq!(parse(&line), Some(event.clone()));
+        assert_eq!(parse(&format!("{line}\r")), Some(event));
         assert_eq!(parse("[    1.0] Linux version 7.3.4"), None);
         assert_eq!(parse("WITNESS {\"said\":\"re"), None);
     }

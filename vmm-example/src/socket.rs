@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Whether what clients and terminal find is this process's to take down: not before a guest
 /// was taken over from another process, and no longer when it was handed on.
 #[derive(Clone, Debug)]
-pub(crate) struct Title(Arc<AtomicBool>);
+pub(crate) struct Ownership(Arc<AtomicBool>);
 
-impl Title {
+impl Ownership {
     pub(crate) fn new(ours: bool) -> Self {
         Self(Arc::new(AtomicBool::new(ours)))
     }
@@ -29,16 +29,16 @@ impl Title {
 
 /// Where a socket is in the file system; it goes when this does, if it is ours.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct SocketPath {
     path: PathBuf,
-    title: Title,
+    ownership: Ownership,
 }
 
-impl Place {
-    pub(crate) fn new(path: &Path, title: &Title) -> Self {
+impl SocketPath {
+    pub(crate) fn new(path: &Path, ownership: &Ownership) -> Self {
         Self {
             path: path.into(),
-            title: title.clone(),
+            ownership: ownership.clone(),
         }
     }
 
@@ -47,9 +47,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketPath {
     fn drop(&mut self) {
-        if self.title.is_ours() {
+        if self.ownership.is_ours() {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -15,7 +15,7 @@ use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs;
-use crate::qemu::{Line, Said};
+use crate::qemu::{Line, LineContent};
 use crate::run::Record;
 use crate::tsc::Clocks;
 
@@ -109,11 +109,11 @@ fn modules(args: &MachineArgs) -> Vec<String> {
 /// Shows a line of the host's: what its commands write as they write it, all else on stderr.
 pub(crate) fn show(line: &Line) {
     let at = line.at.as_secs_f64();
-    match &line.said {
-        Said::Console(text) => eprintln!("console| {text}"),
-        Said::Noise(text) => eprintln!("events | {text}"),
-        Said::Closed => {}
-        Said::Event(event) => match event {
+    match &line.content {
+        LineContent::Console(text) => eprintln!("console| {text}"),
+        LineContent::Noise(text) => eprintln!("events | {text}"),
+        LineContent::Closed => {}
+        LineContent::Event(event) => match event {
             Event::Output {
                 stream: Stream::Stdout,
                 text,
@@ -217,7 +217,7 @@ pub(crate) fn shell(args: &ShellArgs) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::Failure;
+    use crate::run::RunFailure;
 
     #[test]
     fn the_first_failing_command_decides_unless_the_host_failed() {
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(status(&record), 3);
         record.exits[1].2 = 137;
         assert_eq!(status(&record), 137);
-        record.failures.push(Failure {
+        record.failures.push(RunFailure {
             text: "lost".into(),
             during: None,
         });

@@ -174,9 +174,15 @@ impl Machine {
             dir.join("console.log"),
             started,
             sender.clone(),
-            Said::console,
+            LineContent::console,
         )?;
-        read_lines(events, dir.join("events.log"), started, sender, Said::event)?;
+        read_lines(
+            events,
+            dir.join("events.log"),
+            started,
+            sender,
+            LineContent::event,
+        )?;
         Ok(Running {
             attached,
             _process: machine,
@@ -197,11 +203,11 @@ impl Machine {
 pub(crate) struct Line {
     /// Since QEMU was started.
     pub at: Duration,
-    pub said: Said,
+    pub content: LineContent,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum Said {
+pub(crate) enum LineContent {
     /// The kernel's console.
     Console(String),
     /// The event port.
@@ -212,7 +218,7 @@ pub(crate) enum Said {
     Closed,
 }
 
-impl Said {
+impl LineContent {
     fn console(line: String) -> Self {
         Self::Console(scan::plain(&line))
     }
@@ -265,7 +271,8 @@ impl Running {
             let left = deadline.saturating_sub(self.started.elapsed());
             match self.lines.recv_timeout(left.min(nudge::SILENCE)) {
                 Ok(Line {
-                    said: Said::Closed, ..
+                    content: LineContent::Closed,
+                    ..
                 }) => self.closed += 1,
                 Ok(line) => return Ok(line),
                 Err(RecvTimeoutError::Timeout) if left > nudge::SILENCE => {
@@ -305,7 +312,7 @@ impl Running {
         }
         let deadline = self.started.elapsed() + EVIDENCE_LIMIT;
         while let Ok(line) = self.line(deadline) {
-            if let Said::Console(text) = line.said {
+            if let LineContent::Console(text) = line.content {
                 writeln!(out, "{text}")?;
             }
         }
@@ -356,7 +363,7 @@ fn read_lines(
     log: PathBuf,
     started: Instant,
     sender: Sender<Line>,
-    said: fn(String) -> Said,
+    content: fn(String) -> LineContent,
 ) -> Result<()> {
     let mut log = File::create(log)?;
     std::thread::spawn(move || {
@@ -372,7 +379,7 @@ fn read_lines(
                 && sender
                     .send(Line {
                         at,
-                        said: said(text),
+                        content: content(text),
                     })
                     .is_err()
             {
@@ -381,7 +388,7 @@ fn read_lines(
         }
         let _ = sender.send(Line {
             at: started.elapsed(),
-            said: Said::Closed,
+            content: LineContent::Closed,
         });
     });
     Ok(())

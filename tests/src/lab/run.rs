@@ -10,7 +10,7 @@ use fdbox_lab::scan;
 use crate::frames::Sent;
 use crate::landings::Landed;
 use crate::outside::Seen;
-use crate::qemu::{Line, Machine, Running, Said, Silence};
+use crate::qemu::{Line, LineContent, Machine, Running, Silence};
 use crate::toolchain::Toolchain;
 
 /// From power-on, or from the jump, to the first word of lab-init.
@@ -48,7 +48,7 @@ pub(crate) struct Record {
     /// Where the images of the host's drives are.
     pub dir: PathBuf,
     /// What is wrong with the run itself.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<RunFailure>,
     /// When the machine was off.
     pub ended: Option<Duration>,
     running: Option<(usize, usize)>,
@@ -67,13 +67,13 @@ pub(crate) struct ScenarioStage {
 
 /// Something that went wrong beside what the commands say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct RunFailure {
     pub text: String,
     /// The command that ran at that time: its stage, and its number in it. None while none ran.
     pub during: Option<(usize, usize)>,
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for RunFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }
@@ -91,7 +91,7 @@ impl Record {
     }
 
     fn fail(&mut self, text: String) {
-        self.failures.push(Failure {
+        self.failures.push(RunFailure {
             text,
             during: self.running,
         });
@@ -232,17 +232,17 @@ impl Run<'_> {
 
     /// Notes one line. Returns what is waited for from now on, and for how long, if that changes.
     fn take(&self, record: &mut Record, line: &Line) -> Option<(Duration, String)> {
-        let event = match &line.said {
-            Said::Console(text) => {
+        let event = match &line.content {
+            LineContent::Console(text) => {
                 record.scan("Host", text);
                 return None;
             }
-            Said::Noise(text) => {
+            LineContent::Noise(text) => {
                 record.noise.push(text.clone());
                 return None;
             }
-            Said::Closed => return None,
-            Said::Event(event) => event,
+            LineContent::Closed => return None,
+            LineContent::Event(event) => event,
         };
         match event {
             Event::Hello(hello) => {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::{Event, EventPort};
-use fdbox_lab::witness::{self, Said};
+use fdbox_lab::witness::{self, WitnessEvent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
@@ -18,7 +18,7 @@ use rustix::fs::inotify;
 #[derive(Debug)]
 pub(crate) struct Console {
     input: UnixStream,
-    said: Receiver<Said>,
+    events: Receiver<WitnessEvent>,
 }
 
 impl Console {
@@ -58,7 +58,7 @@ impl Console {
         // Each console is named after its guest.
         let guest = path.file_stem().unwrap_or_default().to_string_lossy();
         let guest = guest.into_owned();
-        let (sender, said) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
         let output = BufReader::new(input.try_clone()?);
         std::thread::spawn(move || {
             for line in output.split(b'\n') {
@@ -67,9 +67,9 @@ impl Console {
                 if text.is_empty() {
                     continue;
                 }
-                if let Some(said) = witness::parse(&text) {
+                if let Some(event) = witness::parse(&text) {
                     // Nobody waits for it any more: the line still goes to the lab.
-                    let _ = sender.send(said);
+                    let _ = sender.send(event);
                 }
                 let guest = guest.clone();
                 if port.send(&Event::Guest { guest, text }).is_err() {
@@ -77,7 +77,7 @@ impl Console {
                 }
             }
         });
-        Ok(Self { input, said })
+        Ok(Self { input, events })
     }
 
     /// Waits until the witness says something that `wanted` takes.
@@ -85,14 +85,14 @@ impl Console {
         &self,
         what: &str,
         limit: Duration,
-        mut wanted: impl FnMut(Said) -> Option<T>,
+        mut wanted: impl FnMut(WitnessEvent) -> Option<T>,
     ) -> Result<T> {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.said.recv_timeout(left) {
-                Ok(said) => {
-                    if let Some(found) = wanted(said) {
+            match self.events.recv_timeout(left) {
+                Ok(event) => {
+                    if let Some(found) = wanted(event) {
                         return Ok(found);
                     }
                 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::plan;
-use fdbox_lab::witness::{Report, Said, command};
+use fdbox_lab::witness::{Report, WitnessEvent, command};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -67,7 +67,7 @@ impl Member {
     }
 
     pub(crate) fn wait_until_ready(&self) -> Result<()> {
-        let ready = |said| matches!(said, Said::Ready { .. }).then_some(());
+        let ready = |event| matches!(event, WitnessEvent::Ready { .. }).then_some(());
         self.console.wait("pattern", READY_LIMIT, ready)
     }
 
@@ -82,15 +82,15 @@ impl Member {
     }
 
     pub(crate) fn wait_for_beat(&self) -> Result<()> {
-        let beat = |said| matches!(said, Said::Beat { .. }).then_some(());
+        let beat = |event| matches!(event, WitnessEvent::Beat { .. }).then_some(());
         self.console.wait("heartbeat", BEAT_LIMIT, beat)
     }
 
     pub(crate) fn report(&mut self) -> Result<Report> {
         self.console.say(command::REPORT)?;
         self.console
-            .wait("report", REPORT_LIMIT, |said| match said {
-                Said::Report(report) => Some(*report),
+            .wait("report", REPORT_LIMIT, |event| match event {
+                WitnessEvent::Report(report) => Some(*report),
                 _ => None,
             })
     }
@@ -98,7 +98,7 @@ impl Member {
     /// Has the witness do something that it answers with a word.
     pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         self.console.say(command)?;
-        let done = |said| matches!(said, Said::Done).then_some(());
+        let done = |event| matches!(event, WitnessEvent::Done).then_some(());
         self.console.wait(command, REPORT_LIMIT, done)
     }
 

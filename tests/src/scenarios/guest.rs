@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
 use fdbox_lab::plan;
-use fdbox_lab::witness::{Report, Said, command};
+use fdbox_lab::witness::{Report, WitnessEvent, command};
 use serde_json::Value;
 
 use crate::check::equal;
@@ -101,8 +101,8 @@ impl Guest {
         let guest = Self::start(run, spec, port)?;
         let cpus = guest
             .console
-            .wait("pattern", READY_LIMIT, |said| match said {
-                Said::Ready { cpus, .. } => Some(cpus),
+            .wait("pattern", READY_LIMIT, |event| match event {
+                WitnessEvent::Ready { cpus, .. } => Some(cpus),
                 _ => None,
             })?;
         equal("The number of the guest's CPUs", cpus, guest.spec.cpus)?;
@@ -171,7 +171,7 @@ impl Guest {
     }
 
     pub(crate) fn wait_for_beat(&self) -> Result<()> {
-        let is_beat = |said| matches!(said, Said::Beat { .. }).then_some(());
+        let is_beat = |event| matches!(event, WitnessEvent::Beat { .. }).then_some(());
         self.console.wait("heartbeat", BEAT_LIMIT, is_beat)
     }
 
@@ -179,8 +179,8 @@ impl Guest {
     pub(crate) fn report(&mut self) -> Result<Report> {
         self.console.say(command::REPORT)?;
         self.console
-            .wait("report", REPORT_LIMIT, |said| match said {
-                Said::Report(report) => Some(*report),
+            .wait("report", REPORT_LIMIT, |event| match event {
+                WitnessEvent::Report(report) => Some(*report),
                 _ => None,
             })
     }
@@ -188,10 +188,11 @@ impl Guest {
     /// Has the witness work without a pause, if it does not yet, and tell how much it has done.
     pub(crate) fn work(&mut self) -> Result<(u64, u64)> {
         self.console.say(command::WORK)?;
-        self.console.wait("work", REPORT_LIMIT, |said| match said {
-            Said::Work { units, at_ns } => Some((units, at_ns)),
-            _ => None,
-        })
+        self.console
+            .wait("work", REPORT_LIMIT, |event| match event {
+                WitnessEvent::Work { units, at_ns } => Some((units, at_ns)),
+                _ => None,
+            })
     }
 
     /// Has the witness write every page anew.
@@ -211,7 +212,7 @@ impl Guest {
     /// Has the witness do something that it answers with a word.
     pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         self.console.say(command)?;
-        let is_done = |said| matches!(said, Said::Done).then_some(());
+        let is_done = |event| matches!(event, WitnessEvent::Done).then_some(());
         self.console.wait(command, REPORT_LIMIT, is_done)
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use fdbox_lab::frame::Counted;
-use fdbox_lab::witness::{Io, NvmeIo, Said, command};
+use fdbox_lab::witness::{Io, NvmeIo, WitnessEvent, command};
 
 use crate::console::Console;
 
@@ -44,8 +44,8 @@ impl Console {
                 bail!("The guest does not go on with disk and network: {io:?}");
             }
             // It says something once a second.
-            self.wait("heartbeat", ANSWER_LIMIT, |said| {
-                matches!(said, Said::Beat { .. }).then_some(())
+            self.wait("heartbeat", ANSWER_LIMIT, |event| {
+                matches!(event, WitnessEvent::Beat { .. }).then_some(())
             })?;
         }
     }
@@ -57,8 +57,8 @@ impl Console {
         let deadline = Instant::now() + PROGRESS_LIMIT;
         loop {
             self.say(command::FRAMES)?;
-            let counted = self.wait("count of frames", ANSWER_LIMIT, |said| match said {
-                Said::Frames(counted) => Some(counted),
+            let counted = self.wait("count of frames", ANSWER_LIMIT, |event| match event {
+                WitnessEvent::Frames(counted) => Some(counted),
                 _ => None,
             })?;
             if counted.received >= wanted {
@@ -67,8 +67,8 @@ impl Console {
             if Instant::now() > deadline {
                 bail!("No more frames come: {counted:?}");
             }
-            self.wait("heartbeat", ANSWER_LIMIT, |said| {
-                matches!(said, Said::Beat { .. }).then_some(())
+            self.wait("heartbeat", ANSWER_LIMIT, |event| {
+                matches!(event, WitnessEvent::Beat { .. }).then_some(())
             })?;
         }
     }
@@ -95,24 +95,24 @@ impl Console {
             if Instant::now() > deadline {
                 bail!("The guest does not go on writing to its drive: {nvme:?}");
             }
-            self.wait("heartbeat", ANSWER_LIMIT, |said| {
-                matches!(said, Said::Beat { .. }).then_some(())
+            self.wait("heartbeat", ANSWER_LIMIT, |event| {
+                matches!(event, WitnessEvent::Beat { .. }).then_some(())
             })?;
         }
     }
 
     fn ask_nvme(&mut self, what: &str) -> Result<NvmeIo> {
         self.say(what)?;
-        self.wait(what, ANSWER_LIMIT, |said| match said {
-            Said::Nvme(nvme) => Some(*nvme),
+        self.wait(what, ANSWER_LIMIT, |event| match event {
+            WitnessEvent::Nvme(nvme) => Some(*nvme),
             _ => None,
         })
     }
 
     fn ask_io(&mut self, what: &str) -> Result<Io> {
         self.say(what)?;
-        self.wait(what, ANSWER_LIMIT, |said| match said {
-            Said::Io(io) => Some(*io),
+        self.wait(what, ANSWER_LIMIT, |event| match event {
+            WitnessEvent::Io(io) => Some(*io),
             _ => None,
         })
     }

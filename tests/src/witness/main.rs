@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fdbox_lab::net;
-use fdbox_lab::witness::{MARK, Report, Said, command};
+use fdbox_lab::witness::{MARK, Report, WitnessEvent, command};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::RebootCommand;
 
@@ -84,7 +84,7 @@ fn witness() -> Result<()> {
         }
         scope.spawn(|| beat(&console, &clocks, &button));
         let pages = lock(&memory).pages();
-        console.say(&Said::Ready {
+        console.say(&WitnessEvent::Ready {
             pages,
             cpus: cpus as u32,
         })?;
@@ -94,11 +94,11 @@ fn witness() -> Result<()> {
                 (command::REPORT, "") => {
                     let mut report = report(&clocks, &memory, &mut kmsg, cpus as u32, io.get())?;
                     report.frames = frames.get().map(Frames::counted);
-                    console.say(&Said::Report(Box::new(report)))?;
+                    console.say(&WitnessEvent::Report(Box::new(report)))?;
                 }
                 (command::RESET_GAP, "") => {
                     clocks.reset_gap();
-                    console.say(&Said::Done)?;
+                    console.say(&WitnessEvent::Done)?;
                 }
                 (command::WORK, "") => {
                     work.start(scope, cpus);
@@ -109,15 +109,15 @@ fn witness() -> Result<()> {
                         let opened = Io::open(guest)?;
                         io.get_or_init(|| opened).start(scope, pace);
                     }
-                    console.say(&said_of(io.get()))?;
+                    console.say(&io_event(io.get()))?;
                 }
                 (command::END_IO, "") => {
                     io.get().inspect(|io| io.end());
-                    console.say(&said_of(io.get()))?;
+                    console.say(&io_event(io.get()))?;
                 }
                 (command::FRAMES, "") => {
                     let counted = frames::counted(&frames, scope)?;
-                    console.say(&Said::Frames(counted))?;
+                    console.say(&WitnessEvent::Frames(counted))?;
                 }
                 (command::NVME, "") => {
                     nvme.start(scope, pace)?;
@@ -130,24 +130,28 @@ fn witness() -> Result<()> {
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     let _hurry = Hurry::new();
                     lock(&memory).write_all(generation.parse()?);
-                    console.say(&Said::Done)?;
+                    console.say(&WitnessEvent::Done)?;
                 }
                 (command::ECHO, "") => {
                     ports::echo(scope)?;
-                    console.say(&Said::Done)?;
+                    console.say(&WitnessEvent::Done)?;
                 }
                 (command::RANDOM, "") => {
                     ports::draw()?;
-                    console.say(&Said::Done)?;
+                    console.say(&WitnessEvent::Done)?;
                 }
-                (command::POWER_OFF, "") => console.leave(&Said::Done, RebootCommand::PowerOff)?,
-                (command::RESET, "") => console.leave(&Said::Done, RebootCommand::Restart)?,
+                (command::POWER_OFF, "") => {
+                    console.leave(&WitnessEvent::Done, RebootCommand::PowerOff)?
+                }
+                (command::RESET, "") => {
+                    console.leave(&WitnessEvent::Done, RebootCommand::Restart)?
+                }
                 (command::BE_DEAF, "") => {
                     button.ignore();
-                    console.say(&Said::Done)?;
+                    console.say(&WitnessEvent::Done)?;
                 }
                 ("", "") => {}
-                _ => console.say(&Said::What)?,
+                _ => console.say(&WitnessEvent::What)?,
             }
         }
         anyhow::bail!("The console was closed")
@@ -197,19 +201,21 @@ fn report(
 }
 
 /// What was done with disk and network, if that has begun.
-fn said_of(io: Option<&Io>) -> Said {
-    io.map_or(Said::What, |io| Said::Io(Box::new(io.done())))
+fn io_event(io: Option<&Io>) -> WitnessEvent {
+    io.map_or(WitnessEvent::What, |io| {
+        WitnessEvent::Io(Box::new(io.done()))
+    })
 }
 
 fn beat(console: &Console, clocks: &Clocks, button: &Button) {
     loop {
         std::thread::sleep(BEAT);
         if button.is_pressed() {
-            let left = console.leave(&Said::PowerButton, RebootCommand::PowerOff);
+            let left = console.leave(&WitnessEvent::PowerButton, RebootCommand::PowerOff);
             eprintln!("lab-witness: cannot switch off: {left:?}");
         }
         let uptime_ms = clocks::boottime_ns() / 1_000_000;
-        let beat = Said::Beat {
+        let beat = WitnessEvent::Beat {
             uptime_ms,
             counter: clocks.counter(),
         };
@@ -235,15 +241,15 @@ struct Console(Mutex<fs::File>);
 
 impl Console {
     /// Says this last.
-    fn leave(&self, said: &Said, how: RebootCommand) -> Result<()> {
-        self.say(said)?;
+    fn leave(&self, event: &WitnessEvent, how: RebootCommand) -> Result<()> {
+        self.say(event)?;
         rustix::termios::tcdrain(&*lock(&self.0))?;
         rustix::fs::sync();
         Ok(rustix::system::reboot(how)?)
     }
 
-    fn say(&self, said: &Said) -> Result<()> {
-        let line = format!("{MARK}{}\r\n", serde_json::to_string(said)?);
+    fn say(&self, event: &WitnessEvent) -> Result<()> {
+        let line = format!("{MARK}{}\r\n", serde_json::to_string(event)?);
         Ok(lock(&self.0).write_all(line.as_bytes())?)
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use fdbox_lab::device::NVME_DEPTH;
-use fdbox_lab::witness::{NvmeIo, Said};
+use fdbox_lab::witness::{NvmeIo, WitnessEvent};
 
 use crate::clocks::Clocks;
 use crate::disk::Disk;
@@ -52,9 +52,9 @@ impl Nvme {
     }
 
     /// What was done so far.
-    pub(crate) fn said(&self, clocks: &Clocks) -> Said {
-        self.0.get().map_or(Said::What, |disk| {
-            Said::Nvme(Box::new(NvmeIo {
+    pub(crate) fn said(&self, clocks: &Clocks) -> WitnessEvent {
+        self.0.get().map_or(WitnessEvent::What, |disk| {
+            WitnessEvent::Nvme(Box::new(NvmeIo {
                 disk: disk.done(),
                 in_flight: disk.in_flight_over(clocks.gap()),
             }))

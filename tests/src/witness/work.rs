@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Scope;
 
-use fdbox_lab::witness::{Said, pattern};
+use fdbox_lab::witness::{WitnessEvent, pattern};
 use rustix::thread::ClockId;
 
 use crate::clocks::now_ns;
@@ -30,8 +30,8 @@ impl Work {
         });
     }
 
-    pub(crate) fn done(&self) -> Said {
-        Said::Work {
+    pub(crate) fn done(&self) -> WitnessEvent {
+        WitnessEvent::Work {
             units: self.units.load(Ordering::Relaxed),
             at_ns: now_ns(ClockId::Monotonic),
         }

@@ -19,14 +19,14 @@ impl fmt::Debug for Screen {
 
 /// What the line says.
 #[derive(Debug)]
-struct Said {
+struct ProgressLine {
     what: String,
     since: Instant,
     over: bool,
     screen: Screen,
 }
 
-impl Said {
+impl ProgressLine {
     fn clear(&mut self) {
         if !self.over {
             let _ = write!(self.screen.0, "\r\x1b[K");
@@ -46,12 +46,12 @@ impl Said {
 /// The line, on standard error; it goes when this does.
 #[derive(Debug)]
 pub(super) struct Progress {
-    said: Arc<(Mutex<Said>, Condvar)>,
+    line: Arc<(Mutex<ProgressLine>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
-fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
-    said.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(line: &Mutex<ProgressLine>) -> MutexGuard<'_, ProgressLine> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Progress {
@@ -61,51 +61,51 @@ impl Progress {
     }
 
     fn on(screen: Screen, is_read: bool) -> Self {
-        let said = Said {
+        let line = ProgressLine {
             what: String::new(),
             since: Instant::now(),
             over: !is_read,
             screen,
         };
-        let over = said.over;
-        let said = Arc::new((Mutex::new(said), Condvar::new()));
-        let shown = said.clone();
+        let over = line.over;
+        let line = Arc::new((Mutex::new(line), Condvar::new()));
+        let shown = line.clone();
         let spawn = || thread::Builder::new().spawn(move || show(&shown)).ok();
         Self {
-            said,
+            line,
             thread: if over { None } else { spawn() },
         }
     }
 
     /// Says something else. Nothing said, nothing shown.
     pub(super) fn say(&self, what: &str) {
-        let mut said = lock(&self.said.0);
-        said.what = what.into();
-        said.since = Instant::now();
-        said.clear();
+        let mut line = lock(&self.line.0);
+        line.what = what.into();
+        line.since = Instant::now();
+        line.clear();
     }
 
     /// Makes room for another line.
     pub(super) fn clear(&self) {
-        lock(&self.said.0).clear();
+        lock(&self.line.0).clear();
     }
 }
 
-fn show(said: &(Mutex<Said>, Condvar)) {
-    let (mutex, changed) = said;
-    let mut said = lock(mutex);
-    while !said.over {
-        said.show();
-        let waited = changed.wait_timeout(said, PACE);
-        said = waited.unwrap_or_else(PoisonError::into_inner).0;
+fn show(line: &(Mutex<ProgressLine>, Condvar)) {
+    let (mutex, changed) = line;
+    let mut line = lock(mutex);
+    while !line.over {
+        line.show();
+        let waited = changed.wait_timeout(line, PACE);
+        line = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
-        lock(&self.said.0).over = true;
-        self.said.1.notify_all();
+        lock(&self.line.0).over = true;
+        self.line.1.notify_all();
         if let Some(thread) = self.thread.take() {
             // It only writes.
             let _ = thread.join();

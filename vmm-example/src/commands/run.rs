@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vmm_fdbox::update::ExitStatus;
 
-use super::serve::Surroundings;
+use super::serve::Environment;
 use crate::cli::RunArgs;
 use crate::devices::vfio;
 use crate::devices::virtio;
@@ -15,15 +15,15 @@ use crate::kvm::Host;
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     args.check_output().map_err(anyhow::Error::msg)?;
     let host = Host::open()?;
-    let mut around = Surroundings::open(&args.console, Some(&args.api_socket))?;
-    around = around.shut_down_in(Duration::from_secs(args.life.shutdown_timeout));
-    around.share_api(args.life.api_group)?;
+    let mut environment = Environment::open(&args.console, Some(&args.api_socket))?;
+    environment = environment.shut_down_in(Duration::from_secs(args.life.shutdown_timeout));
+    environment.share_api(args.life.api_group)?;
     if args.json {
-        around = around.announce();
+        environment = environment.announce();
     }
     let passed = vfio::claim(&args.passthrough.devices)?;
     let cmdline = args.kernel_cmdline()?;
-    let devices = virtio::open(&args.devices.specs(), &around.title)?;
+    let devices = virtio::open(&args.devices.specs(), &environment.ownership)?;
     let image = BootImage::open(&args.kernel, args.initramfs.as_deref(), &cmdline)?;
     args.sandbox().enter()?;
     let guest = NewGuest {
@@ -35,7 +35,12 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
         devices,
         passed,
     };
-    let machine = Machine::boot(&host, guest, around.console.clone(), &around.on_end)?;
-    let vmm = around.start(machine);
-    around.serve(vmm)
+    let machine = Machine::boot(
+        &host,
+        guest,
+        environment.console.clone(),
+        &environment.on_end,
+    )?;
+    let vmm = environment.start(machine);
+    environment.serve(vmm)
 }

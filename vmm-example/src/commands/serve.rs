@@ -15,17 +15,17 @@ use crate::error::{chain, warn};
 use crate::guest::machine::Machine;
 use crate::guest::vcpu::{GuestEnd, OnEnd};
 use crate::service::api::{Server, Service};
-use crate::service::estate::Estate;
+use crate::service::endpoints::Endpoints;
 use crate::service::event_loop::{self, EndSignal};
 use crate::service::events::Notice;
 use crate::service::power::{PowerTimer, SHUTDOWN_LIMIT};
 use crate::service::signals::Signals;
 use crate::service::vmm::Vmm;
-use crate::socket::Title;
+use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
 
 /// What must be there before the guest runs.
-pub(super) struct Surroundings {
+pub(super) struct Environment {
     spec: ConsoleSpec,
     source: ConsoleSource,
     pub(super) console: Arc<Console>,
@@ -33,7 +33,7 @@ pub(super) struct Surroundings {
     pub(super) on_end: OnEnd,
     server: Option<Server>,
     /// Sockets go and terminals come back with this process.
-    pub(super) title: Title,
+    pub(super) ownership: Ownership,
     /// Whether standard output tells of the guest's beginning and end.
     announces: bool,
     power: PowerTimer,
@@ -42,23 +42,23 @@ pub(super) struct Surroundings {
     shutdown_limit: Duration,
 }
 
-impl Surroundings {
+impl Environment {
     /// Opens console and API socket, so that what is wrong with them shows before a guest runs.
     pub(super) fn open(console: &ConsoleSpec, api: Option<&Path>) -> anyhow::Result<Self> {
-        let title = Title::new(true);
+        let ownership = Ownership::new(true);
         // Whoever takes the guest over has another working directory.
         let console = console.clone().absolute()?;
-        let source = ConsoleSource::open(&console, &title)?;
-        let bind = |path| anyhow::Ok(Server::bind(&absolute(path)?, &title)?);
+        let source = ConsoleSource::open(&console, &ownership)?;
+        let bind = |path| anyhow::Ok(Server::bind(&absolute(path)?, &ownership)?);
         let server = api.map(bind).transpose()?;
-        Self::with(&console, source, server, title)
+        Self::with(&console, source, server, ownership)
     }
 
     pub(super) fn with(
         spec: &ConsoleSpec,
         source: ConsoleSource,
         server: Option<Server>,
-        title: Title,
+        ownership: Ownership,
     ) -> anyhow::Result<Self> {
         // Before there are threads that a signal could find.
         let signals = Signals::hold_back().context("Cannot hold back signals")?;
@@ -72,7 +72,7 @@ impl Surroundings {
             end,
             on_end: Arc::new(move |end| sender.send(end)),
             server,
-            title,
+            ownership,
             announces: false,
             power,
             signals,
@@ -127,15 +127,15 @@ impl Surroundings {
         welcome: impl FnOnce(Welcome),
     ) -> anyhow::Result<ExitStatus> {
         let server = self.server.map(Arc::new);
-        let estate = Estate::new(
+        let endpoints = Endpoints::new(
             &self.spec,
             &self.console,
             &self.source,
             server.as_deref(),
-            &self.title,
+            &self.ownership,
         );
-        match estate {
-            Ok(estate) => vmm.set_estate(estate),
+        match endpoints {
+            Ok(endpoints) => vmm.set_endpoints(endpoints),
             // It runs all the same, and `--kernel` still works.
             Err(error) => warn(&format!("Another binary cannot take over: {error}")),
         }

@@ -16,7 +16,7 @@ use crate::devices::pci::PciBus;
 use crate::devices::pm::PowerManagement;
 use crate::devices::ports::PortBus;
 use crate::devices::serial::{SerialPort, SerialStateError};
-use crate::devices::vfio::{Claimed, Inheritance, VfioError};
+use crate::devices::vfio::{Claimed, PassedFds, VfioError};
 use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec};
 use crate::guest::cpuid::{self, CpuidError};
@@ -89,7 +89,7 @@ pub(crate) struct SavedDevices {
     /// Those of its state, opened.
     pub(crate) virtio: Vec<Opened>,
     /// Descriptors of those that go on working.
-    pub(crate) passed: Inheritance,
+    pub(crate) passed: PassedFds,
     /// What stands in the way of the next update of those.
     pub(crate) seen: Vec<Finding>,
     /// What the guest boots from when it resets.
@@ -175,7 +175,7 @@ impl Machine {
     ) -> Result<(Self, RestoreNotes), MachineError> {
         let Shell {
             vcpus,
-            bays,
+            prepared,
             vm,
             ram,
             shape,
@@ -203,7 +203,7 @@ impl Machine {
         vm.restore_clock(&state.clock)?;
         vcpus.fds().for_each(|fd| vcpu_state::notify_stopped(&fd));
         console.queue(&state.console.unsent);
-        let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, bays)?;
+        let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, prepared)?;
         let mut passed = devices.passed;
         let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed, devices.seen)?;
         // Last: it may raise its interrupt.

@@ -2,7 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod chronicle;
-pub(crate) mod estate;
+pub(crate) mod endpoints;
 pub(crate) mod event_loop;
 pub(crate) mod events;
 pub(crate) mod power;

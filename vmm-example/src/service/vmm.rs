@@ -12,7 +12,7 @@ use crate::guest::vcpu::GuestEnd;
 use crate::metrics::{Counted, Metrics};
 use crate::service::api::protocol::{GuestStatus, Reply, RunState};
 use crate::service::chronicle::{Chronicle, OnEvent};
-use crate::service::estate::Estate;
+use crate::service::endpoints::Endpoints;
 use crate::service::event_loop::EndSignal;
 use crate::service::power::PowerTimer;
 use crate::service::told::{UpdateEnd, UpdateResult};
@@ -25,7 +25,7 @@ pub(crate) struct Vmm {
     end: EndSignal,
     power: PowerTimer,
     /// What another binary would take over beside the guest.
-    estate: Option<Estate>,
+    endpoints: Option<Endpoints>,
     state: Mutex<State>,
     update_ended: Condvar,
     chronicle: Arc<Chronicle>,
@@ -105,19 +105,19 @@ impl Vmm {
             machine,
             end,
             power,
-            estate: None,
+            endpoints: None,
             state: Mutex::default(),
             update_ended: Condvar::new(),
             chronicle,
         }
     }
 
-    pub(crate) fn set_estate(&mut self, estate: Estate) {
-        self.estate = Some(estate);
+    pub(crate) fn set_endpoints(&mut self, endpoints: Endpoints) {
+        self.endpoints = Some(endpoints);
     }
 
-    pub(crate) fn estate(&self) -> Option<&Estate> {
-        self.estate.as_ref()
+    pub(crate) fn endpoints(&self) -> Option<&Endpoints> {
+        self.endpoints.as_ref()
     }
 
     pub(crate) fn machine(&self) -> &Machine {

@@ -12,26 +12,26 @@ use vmm_fdbox::update::{
 };
 use vmm_fdbox::{Clock, Deadline, Finding, Info, Kind};
 
-use super::heritage::Heritage;
+use super::handover_info::HandoverInfo;
 use super::moving::{Movable, Moving, kept};
 use super::party_error;
 use crate::devices::virtio;
 use crate::guest::machine::Machine;
 use crate::guest::state;
 use crate::guest::vcpu::GuestEnd;
-use crate::service::estate::{Estate, fd};
+use crate::service::endpoints::{Endpoints, fd};
 use crate::service::told::UpdateEnd;
 use crate::service::vmm::Vmm;
 
 /// Does what the coordinator at the other end of a socket says, and ends the VMM if the guest is another's or
 /// nobody's then.
 pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
-    let mut leaver = Leaver {
+    let mut leaving = LeavingGuest {
         guest: Moving::new(vmm.machine()),
         vmm,
         down: None,
     };
-    match serve_leaving(socket, &mut leaver) {
+    match serve_leaving(socket, &mut leaving) {
         Left::Here => {}
         Left::HandedOver => vmm.end(GuestEnd::HandedOver),
         Left::Lost(stopped) => vmm.end(GuestEnd::Broken(stopped.message)),
@@ -39,14 +39,14 @@ pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
 }
 
 /// A VMM and its guest, which may be about to leave it.
-struct Leaver<'a> {
+struct LeavingGuest<'a> {
     guest: Moving<'a, Machine>,
     vmm: &'a Vmm,
     /// Cancels what the guest is set down for.
     down: Option<CancelFlag>,
 }
 
-impl Guest for Leaver<'_> {
+impl Guest for LeavingGuest<'_> {
     fn preflight(&mut self) -> Vec<Finding> {
         self.guest.preflight()
     }
@@ -72,14 +72,14 @@ impl Guest for Leaver<'_> {
     }
 }
 
-impl LeavingVmm for Leaver<'_> {
+impl LeavingVmm for LeavingGuest<'_> {
     fn join(&mut self, join: &Join) -> Result<Plan, PartyError> {
         let machine = self.vmm.machine();
         self.guest.position = join.position;
         self.guest.carried = join.to == Destination::Successor;
         self.guest.kept = kept(&Info::from(join.module));
         if self.guest.carried {
-            estate(self.vmm)?;
+            endpoints(self.vmm)?;
         }
         let clock = clock(machine.host_tsc_khz());
         let mut plan = Plan::new(join.box_name.clone(), clock, state::PRODUCER);
@@ -94,17 +94,17 @@ impl LeavingVmm for Leaver<'_> {
     }
 
     fn lend(&mut self, at: Leaving) -> Result<Lent, PartyError> {
-        let (machine, estate) = (self.vmm.machine(), estate(self.vmm)?);
+        let (machine, endpoints) = (self.vmm.machine(), endpoints(self.vmm)?);
         match at {
             Leaving::Prepared => {
-                let mut fds = estate.fds()?;
+                let mut fds = endpoints.fds()?;
                 let kvm = machine.lend_kvm().map_err(party_error)?;
                 fds.push((fd::KVM.to_owned(), kvm));
-                let value = serde_json::to_value(heritage(machine, estate))?;
+                let value = serde_json::to_value(info(machine, endpoints))?;
                 Ok(Lent { value, fds })
             }
             Leaving::Saved => {
-                let client = estate.console_client();
+                let client = endpoints.console_client();
                 let client = client.map(|client| (fd::CONSOLE_CLIENT.to_owned(), client));
                 let mut fds = machine.lend().map_err(party_error)?;
                 fds.extend(client);
@@ -112,7 +112,7 @@ impl LeavingVmm for Leaver<'_> {
                 Ok(Lent { value, fds })
             }
             Leaving::HandedOver => {
-                let clients = (0..).zip(estate.give_up());
+                let clients = (0..).zip(endpoints.give_up());
                 let named = |(at, client)| (format!("{}{at}", fd::CLIENT), client);
                 let value = serde_json::Value::Null;
                 let fds = clients.map(named).collect();
@@ -156,23 +156,23 @@ impl LeavingVmm for Leaver<'_> {
     }
 }
 
-fn estate(vmm: &Vmm) -> Result<&Estate, PartyError> {
+fn endpoints(vmm: &Vmm) -> Result<&Endpoints, PartyError> {
     let none = "This VMM could not prepare for another binary when it started";
-    vmm.estate().ok_or_else(|| none.into())
+    vmm.endpoints().ok_or_else(|| none.into())
 }
 
-fn heritage(machine: &Machine, estate: &Estate) -> Heritage {
+fn info(machine: &Machine, endpoints: &Endpoints) -> HandoverInfo {
     let (sockets, connects) = virtio::state::sockets(&machine.virtio().save());
-    Heritage {
+    HandoverInfo {
         sockets,
         connects,
         host_devices: machine.pci().addresses(),
         machine: machine.description(),
         vcpus: machine.cpus(),
-        places: machine.virtio().places(),
-        console: estate.console().to_string(),
-        api_socket: estate.api_socket().map(Into::into),
-        terminal: estate.terminal(),
+        layouts: machine.virtio().layouts(),
+        console: endpoints.console().to_string(),
+        api_socket: endpoints.api_socket().map(Into::into),
+        terminal: endpoints.terminal(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The guest's side of an update.
 
-pub(crate) mod heritage;
+pub(crate) mod handover_info;
 pub(crate) mod leaving;
 mod moving;
 

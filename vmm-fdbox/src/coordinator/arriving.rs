@@ -12,7 +12,7 @@ use super::connection::{Connection, unexpected};
 use crate::deadline::Deadline;
 use crate::error::Chain;
 use crate::member::{
-    Arrive, ArrivingOrder, ArrivingWord, BOX_FD, ChannelError, Failed, Heard, Lent,
+    Arrive, ArrivingReply, ArrivingRequest, BOX_FD, ChannelError, Failed, Heard, Lent,
 };
 
 /// Why a VMM did not do what it was to do.
@@ -109,10 +109,10 @@ impl RemoteArriving {
     }
 
     /// Waits for its next word.
-    fn hear(&mut self, limit: Duration) -> Result<ArrivingWord, ArrivingError> {
+    fn hear(&mut self, limit: Duration) -> Result<ArrivingReply, ArrivingError> {
         match self.connection.hear(Deadline::within(limit), Some) {
             Ok(Heard {
-                message: ArrivingWord::Failed(failed),
+                message: ArrivingReply::Failed(failed),
                 ..
             }) => Err(ArrivingError::Failed(failed)),
             Ok(heard) => Ok(heard.message),
@@ -122,10 +122,10 @@ impl RemoteArriving {
 
     fn ask(
         &mut self,
-        order: &ArrivingOrder,
+        order: &ArrivingRequest,
         lent: &Lent,
         limit: Duration,
-    ) -> Result<ArrivingWord, ArrivingError> {
+    ) -> Result<ArrivingReply, ArrivingError> {
         match self.connection.say(order, lent, Deadline::within(limit)) {
             // What it said before it went tells more.
             Ok(()) | Err(ChannelError::Gone) => self.hear(limit),
@@ -135,8 +135,8 @@ impl RemoteArriving {
 
     fn expect(
         &mut self,
-        word: ArrivingWord,
-        expected: &ArrivingWord,
+        word: ArrivingReply,
+        expected: &ArrivingReply,
         name: &'static str,
     ) -> Result<(), ArrivingError> {
         match word == *expected {
@@ -161,8 +161,8 @@ impl RemoteArriving {
             value: Value::Null,
             fds: vec![(BOX_FD.to_owned(), passed)],
         };
-        match self.ask(&ArrivingOrder::Arrive(arrive), &lent, limit)? {
-            ArrivingWord::Ready { position } => Ok(position),
+        match self.ask(&ArrivingRequest::Arrive(arrive), &lent, limit)? {
+            ArrivingReply::Ready { position } => Ok(position),
             other => Err(self.fail(unexpected(&other, "ready"))),
         }
     }
@@ -173,8 +173,8 @@ impl RemoteArriving {
     /// [`ArrivingError`].
     pub fn prebuild(&mut self, lent: &Lent, limit: Duration) -> Result<(), ArrivingError> {
         let value = lent.value.clone();
-        let word = self.ask(&ArrivingOrder::Prebuild { lent: value }, lent, limit)?;
-        self.expect(word, &ArrivingWord::Prebuilt {}, "prebuilt")
+        let word = self.ask(&ArrivingRequest::Prebuild { lent: value }, lent, limit)?;
+        self.expect(word, &ArrivingReply::Prebuilt {}, "prebuilt")
     }
 
     /// Has it read the state.
@@ -183,8 +183,8 @@ impl RemoteArriving {
     /// [`ArrivingError`].
     pub fn restore(&mut self, lent: &Lent, limit: Duration) -> Result<(), ArrivingError> {
         let value = lent.value.clone();
-        let word = self.ask(&ArrivingOrder::Restore { lent: value }, lent, limit)?;
-        self.expect(word, &ArrivingWord::Restored {}, "restored")
+        let word = self.ask(&ArrivingRequest::Restore { lent: value }, lent, limit)?;
+        self.expect(word, &ArrivingReply::Restored {}, "restored")
     }
 
     /// Has it take the guest. From here on the box tells whose it is.
@@ -192,8 +192,8 @@ impl RemoteArriving {
     /// # Errors
     /// [`ArrivingError`]: it may have it all the same.
     pub fn commit(&mut self, limit: Duration) -> Result<(), ArrivingError> {
-        let word = self.ask(&ArrivingOrder::Commit {}, &Lent::default(), limit)?;
-        self.expect(word, &ArrivingWord::Running {}, "running")
+        let word = self.ask(&ArrivingRequest::Commit {}, &Lent::default(), limit)?;
+        self.expect(word, &ArrivingReply::Running {}, "running")
     }
 
     /// Waits for one that was late to say that it has the guest.
@@ -202,7 +202,7 @@ impl RemoteArriving {
     /// [`ArrivingError`].
     pub fn wait_until_it_runs(&mut self, limit: Duration) -> Result<(), ArrivingError> {
         let word = self.hear(limit)?;
-        self.expect(word, &ArrivingWord::Running {}, "running")
+        self.expect(word, &ArrivingReply::Running {}, "running")
     }
 
     /// What it says of the guest, which runs.
@@ -211,7 +211,7 @@ impl RemoteArriving {
     /// [`ArrivingError`].
     pub fn report(&mut self, limit: Duration) -> Result<Value, ArrivingError> {
         match self.hear(limit)? {
-            ArrivingWord::Report { report } => Ok(report),
+            ArrivingReply::Report { report } => Ok(report),
             other => Err(self.fail(unexpected(&other, "report"))),
         }
     }
@@ -222,7 +222,7 @@ impl RemoteArriving {
     /// [`ArrivingError`].
     pub fn adopt(&mut self, lent: &Lent, limit: Duration) -> Result<(), ArrivingError> {
         let value = lent.value.clone();
-        let word = self.ask(&ArrivingOrder::Adopt { lent: value }, lent, limit)?;
-        self.expect(word, &ArrivingWord::Adopted {}, "adopted")
+        let word = self.ask(&ArrivingRequest::Adopt { lent: value }, lent, limit)?;
+        self.expect(word, &ArrivingReply::Adopted {}, "adopted")
     }
 }

@@ -15,7 +15,9 @@ use crate::deadline::Deadline;
 use crate::error::{BoxError, Chain};
 use crate::finding::Finding;
 use crate::kind::Kind;
-use crate::member::{BOX_FD, ChannelError, Heard, Join, LeavingOrder, LeavingWord, Lent, OnEvent};
+use crate::member::{
+    BOX_FD, ChannelError, Heard, Join, LeavingReply, LeavingRequest, Lent, OnEvent,
+};
 use crate::update::{ExitStatus, Limits, Member, Stopped, box_in_the_way};
 
 /// A member of a [`Fleet`](crate::update::Fleet) that has its guest in another process: a VMM that runs
@@ -111,10 +113,10 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// Says an order and waits for the answer. `Err`: the guest is not ready, and all is undone.
     fn ask(
         &mut self,
-        order: &LeavingOrder,
+        order: &LeavingRequest,
         lent: &Lent,
         limit: Duration,
-    ) -> Result<Heard<LeavingWord>, Stopped> {
+    ) -> Result<Heard<LeavingReply>, Stopped> {
         let deadline = Deadline::within(limit);
         let connection = match &mut self.connection {
             Ok(connection) => connection,
@@ -123,22 +125,22 @@ impl<B: Boxes> RemoteLeaving<B> {
         let on_event = &mut self.on_event;
         let heard = connection.say(order, lent, deadline).and_then(|()| {
             connection.hear(deadline, |word| match word {
-                LeavingWord::Event { ns, event } => {
+                LeavingReply::Event { ns, event } => {
                     on_event(ns, &event);
                     None
                 }
                 // Seen when it matters, or nothing is to be done about it any more.
-                LeavingWord::CancelAsked {} => None,
+                LeavingReply::CancelAsked {} => None,
                 word => Some(word),
             })
         });
         match heard {
             Ok(Heard {
-                message: LeavingWord::Stopped(stopped),
+                message: LeavingReply::Stopped(stopped),
                 ..
             }) => Err(stopped),
             Ok(Heard {
-                message: LeavingWord::Refused { message },
+                message: LeavingReply::Refused { message },
                 ..
             }) => Err(Stopped::untouched(message)),
             Ok(heard) => Ok(heard),
@@ -167,7 +169,7 @@ impl<B: Boxes> RemoteLeaving<B> {
     }
 
     /// That it said something else: it cannot be followed any more.
-    fn lost_track(&mut self, said: &LeavingWord, expected: &'static str) -> Stopped {
+    fn lost_track(&mut self, said: &LeavingReply, expected: &'static str) -> Stopped {
         self.give_up(&unexpected(said, expected))
     }
 
@@ -202,10 +204,10 @@ impl<B: Boxes> RemoteLeaving<B> {
             value: Value::Null,
             fds: vec![(BOX_FD.to_owned(), passed)],
         };
-        let answer = self.ask(&LeavingOrder::Prepare {}, &lent, self.limits.prepare);
+        let answer = self.ask(&LeavingRequest::Prepare {}, &lent, self.limits.prepare);
         match self.cleaned_up(answer)? {
             Heard {
-                message: LeavingWord::Prepared { lent: value },
+                message: LeavingReply::Prepared { lent: value },
                 fds,
             } => Ok(Lent { value, fds }),
             other => Err(self.lost_track(&other.message, "prepared")),
@@ -218,10 +220,10 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// The guest is not ready.
     pub fn stop(&mut self) -> Result<Lent, Stopped> {
         let limit = self.limits.pause.saturating_add(self.limits.save);
-        let answer = self.ask(&LeavingOrder::Pause {}, &Lent::default(), limit);
+        let answer = self.ask(&LeavingRequest::Pause {}, &Lent::default(), limit);
         match self.cleaned_up(answer)? {
             Heard {
-                message: LeavingWord::Saved { lent: value },
+                message: LeavingReply::Saved { lent: value },
                 fds,
             } => Ok(Lent { value, fds }),
             other => Err(self.lost_track(&other.message, "saved")),
@@ -234,9 +236,9 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// Somebody has it, or it cannot be asked.
     pub fn take_back(&mut self) -> Result<(), Stopped> {
         let limit = self.limits.roll_back;
-        match self.ask(&LeavingOrder::TakeBack {}, &Lent::default(), limit)? {
+        match self.ask(&LeavingRequest::TakeBack {}, &Lent::default(), limit)? {
             Heard {
-                message: LeavingWord::TakenBack {},
+                message: LeavingReply::TakenBack {},
                 ..
             } => Ok(()),
             other => Err(self.lost_track(&other.message, "taken-back")),
@@ -249,9 +251,9 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// How it ended instead.
     pub fn let_go(&mut self) -> Result<Lent, Stopped> {
         let limit = self.limits.jump;
-        match self.ask(&LeavingOrder::HandOver {}, &Lent::default(), limit)? {
+        match self.ask(&LeavingRequest::HandOver {}, &Lent::default(), limit)? {
             Heard {
-                message: LeavingWord::HandedOver { lent: value },
+                message: LeavingReply::HandedOver { lent: value },
                 fds,
             } => {
                 self.connection = Err("The guest was handed over".into());
@@ -269,7 +271,7 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// Rolls the guest back and deletes its box.
     pub fn undo(&mut self) -> Stopped {
         let limit = self.limits.roll_back;
-        let answer = self.ask(&LeavingOrder::RollBack {}, &Lent::default(), limit);
+        let answer = self.ask(&LeavingRequest::RollBack {}, &Lent::default(), limit);
         let stopped = match self.cleaned_up(answer) {
             Err(stopped) => stopped,
             Ok(other) => self.lost_track(&other.message, "stopped"),
@@ -329,9 +331,9 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         if !self.boxes.is_free(&self.join.box_name).unwrap_or(true) {
             return Err(Stopped::blocked(box_in_the_way(&self.join.box_name)));
         }
-        let join = LeavingOrder::Join(self.join.clone());
+        let join = LeavingRequest::Join(self.join.clone());
         match self.ask(&join, &Lent::default(), limit)?.message {
-            LeavingWord::Joined {
+            LeavingReply::Joined {
                 pid,
                 kinds,
                 findings,
@@ -356,9 +358,9 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
     /// Not for longer than it may take to pause: a VMM that hangs holds nobody up.
     fn set_down(&mut self) -> Result<(), String> {
         let limit = self.limits.pause;
-        let answer = self.ask(&LeavingOrder::SetDown {}, &Lent::default(), limit);
+        let answer = self.ask(&LeavingRequest::SetDown {}, &Lent::default(), limit);
         match answer.map_err(|stopped| stopped.message)?.message {
-            LeavingWord::Down {} => Ok(()),
+            LeavingReply::Down {} => Ok(()),
             other => Err(self.lost_track(&other, "down").message),
         }
     }

@@ -7,7 +7,7 @@ use crate::deadline::Deadline;
 
 /// Where a guest is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Progress {
     /// It may come before all others.
     Unknown,
     /// It waits for its turn.
@@ -20,7 +20,7 @@ enum Place {
 
 /// Who may go on. Nobody is waited for longer than a limit.
 pub(super) struct Turns {
-    places: Mutex<Vec<Place>>,
+    guests: Mutex<Vec<Progress>>,
     changed: Condvar,
     limit: Duration,
     /// Until when a place that is not known yet is waited for.
@@ -30,50 +30,50 @@ pub(super) struct Turns {
 impl Turns {
     pub(super) fn new(guests: usize, limit: Duration) -> Self {
         Self {
-            places: Mutex::new(vec![Place::Unknown; guests]),
+            guests: Mutex::new(vec![Progress::Unknown; guests]),
             changed: Condvar::new(),
             limit,
             known_by: Deadline::within(limit),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Progress>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the turn of a guest whose place is known now.
     fn wait(&self, at: usize, position: Option<u32>) {
         let own = position.map_or(u64::MAX, u64::from);
-        let mut places = self.lock();
-        places[at] = Place::Waits(own);
+        let mut guests = self.lock();
+        guests[at] = Progress::Waits(own);
         self.changed.notify_all();
-        while let Some(bound) = places
+        while let Some(bound) = guests
             .iter()
             .filter_map(|place| self.bound(place, own))
             .max()
         {
-            let waited = self.changed.wait_timeout(places, bound);
-            places = waited.map_or_else(|poison| poison.into_inner().0, |(places, _)| places);
+            let waited = self.changed.wait_timeout(guests, bound);
+            guests = waited.map_or_else(|poison| poison.into_inner().0, |(guests, _)| guests);
         }
-        places[at] = Place::Goes(own, Deadline::within(self.limit));
+        guests[at] = Progress::Goes(own, Deadline::within(self.limit));
         self.changed.notify_all();
     }
 
     /// How long another guest is waited for, at most; `None` if it is not.
-    fn bound(&self, other: &Place, own: u64) -> Option<Duration> {
+    fn bound(&self, other: &Progress, own: u64) -> Option<Duration> {
         let until = |deadline: &Deadline| Some(deadline.left()).filter(|left| !left.is_zero());
         match other {
-            Place::Unknown => until(&self.known_by),
+            Progress::Unknown => until(&self.known_by),
             // It waits for somebody itself, and no longer than that.
-            Place::Waits(place) if *place < own => Some(self.limit),
-            Place::Goes(place, deadline) if *place < own => until(deadline),
-            Place::Waits(_) | Place::Goes(..) | Place::Over => None,
+            Progress::Waits(place) if *place < own => Some(self.limit),
+            Progress::Goes(place, deadline) if *place < own => until(deadline),
+            Progress::Waits(_) | Progress::Goes(..) | Progress::Over => None,
         }
     }
 
     /// Nobody waits for it any more.
     fn end(&self, at: usize) {
-        self.lock()[at] = Place::Over;
+        self.lock()[at] = Progress::Over;
         self.changed.notify_all();
     }
 }

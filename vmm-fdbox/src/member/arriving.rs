@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::line::{Line, Next, Order};
-use super::wire::{Arrive, ArrivingOrder, ArrivingWord, BOX_FD, Failed};
+use super::line::{Line, Next, Request};
+use super::wire::{Arrive, ArrivingReply, ArrivingRequest, BOX_FD, Failed};
 use super::{Channel, Heard, Lent};
 use crate::control::Info;
 use crate::error::{BoxError, Chain};
@@ -20,9 +20,9 @@ use crate::update::{
     Arrival, Arriving, Finished, PartyError, ResumeFailed, ResumePlan, Step, UpdateError,
 };
 
-impl Order for ArrivingOrder {
+impl Request for ArrivingRequest {
     fn refusal(message: String) -> impl Serialize {
-        ArrivingWord::Failed(Failed {
+        ArrivingReply::Failed(Failed {
             step: Step::Open,
             error: message.clone(),
             message,
@@ -108,12 +108,12 @@ pub struct Adoption(Channel);
 impl Adoption {
     /// Waits for the coordinator, which is done when this returns.
     pub fn wait(self, mut adopt: impl FnMut(Lent)) {
-        let line = Line::<ArrivingOrder>::new(self.0);
-        let is_lent = |order: &ArrivingOrder| matches!(order, ArrivingOrder::Adopt { .. });
-        while let Next::Order(heard) = line.next(None, is_lent) {
+        let line = Line::<ArrivingRequest>::new(self.0);
+        let is_lent = |order: &ArrivingRequest| matches!(order, ArrivingRequest::Adopt { .. });
+        while let Next::Request(heard) = line.next(None, is_lent) {
             let (_, lent) = lent(heard);
             adopt(lent);
-            line.say(&ArrivingWord::Adopted {});
+            line.say(&ArrivingReply::Adopted {});
         }
     }
 }
@@ -133,7 +133,7 @@ pub fn serve_arriving_from<V: ArrivingVmm, S: BoxStore + Clone>(
 ) -> Arrived {
     let line = Line::new(Channel::new(socket));
     let Some((arrive, fds)) = line.begin(|order| match order {
-        ArrivingOrder::Arrive(arrive) => Ok(arrive),
+        ArrivingRequest::Arrive(arrive) => Ok(arrive),
         other => Err(other),
     }) else {
         return Arrived::NotHere(None);
@@ -141,7 +141,7 @@ pub fn serve_arriving_from<V: ArrivingVmm, S: BoxStore + Clone>(
     match take(&line, vmm, &arrive, fds, open) {
         Ok(()) => Arrived::Here(Adoption(line.into_channel())),
         Err(End::Failed(failed)) => {
-            line.say(&ArrivingWord::Failed(failed.clone()));
+            line.say(&ArrivingReply::Failed(failed.clone()));
             Arrived::NotHere(Some(failed))
         }
         Err(End::Gone) => Arrived::NotHere(None),
@@ -186,27 +186,30 @@ fn lost(error: &(dyn std::error::Error + 'static)) -> End {
     })
 }
 
-fn lent(heard: Heard<ArrivingOrder>) -> (ArrivingOrder, Lent) {
+fn lent(heard: Heard<ArrivingRequest>) -> (ArrivingRequest, Lent) {
     let value = match &heard.message {
-        ArrivingOrder::Prebuild { lent }
-        | ArrivingOrder::Restore { lent }
-        | ArrivingOrder::Adopt { lent } => lent.clone(),
-        ArrivingOrder::Arrive(_) | ArrivingOrder::Commit {} => Value::Null,
+        ArrivingRequest::Prebuild { lent }
+        | ArrivingRequest::Restore { lent }
+        | ArrivingRequest::Adopt { lent } => lent.clone(),
+        ArrivingRequest::Arrive(_) | ArrivingRequest::Commit {} => Value::Null,
     };
     let fds = heard.fds;
     (heard.message, Lent { value, fds })
 }
 
-fn next(line: &Line<ArrivingOrder>, fits: impl Fn(&ArrivingOrder) -> bool) -> Result<Lent, End> {
+fn next(
+    line: &Line<ArrivingRequest>,
+    fits: impl Fn(&ArrivingRequest) -> bool,
+) -> Result<Lent, End> {
     match line.next(None, fits) {
-        Next::Order(heard) => Ok(lent(heard).1),
+        Next::Request(heard) => Ok(lent(heard).1),
         Next::Undo | Next::Gone | Next::CancelAsked => Err(End::Gone),
     }
 }
 
 /// Takes the guest, step by step.
 fn take<V: ArrivingVmm, S: BoxStore + Clone>(
-    line: &Line<ArrivingOrder>,
+    line: &Line<ArrivingRequest>,
     vmm: &mut V,
     arrive: &Arrive,
     mut fds: Vec<(String, OwnedFd)>,
@@ -245,8 +248,8 @@ fn take<V: ArrivingVmm, S: BoxStore + Clone>(
         vmm.abandon();
         return Err(arrival.abort(error).into());
     }
-    line.say(&ArrivingWord::Restored {});
-    if let Err(end) = next(line, |order| *order == ArrivingOrder::Commit {}) {
+    line.say(&ArrivingReply::Restored {});
+    if let Err(end) = next(line, |order| *order == ArrivingRequest::Commit {}) {
         vmm.abandon();
         // Dropped, the box is as it was.
         return Err(end);
@@ -258,45 +261,49 @@ fn take<V: ArrivingVmm, S: BoxStore + Clone>(
     })?;
     let entered = vmm.run().map_err(|error| lost(&*error))?;
     resumed.running_at(entered);
-    line.say(&ArrivingWord::Running {});
+    line.say(&ArrivingReply::Running {});
     let report = vmm.report(resumed.finish());
-    line.say(&ArrivingWord::Report { report });
+    line.say(&ArrivingReply::Report { report });
     Ok(())
 }
 
 /// A guest whose VMM is there: build first, then wait for its state.
 fn from_vmm<V: ArrivingVmm, S: BoxStore + Clone>(
-    line: &Line<ArrivingOrder>,
+    line: &Line<ArrivingRequest>,
     vmm: &mut V,
     arrive: &Arrive,
     store: S,
 ) -> Result<(Arrival<S>, Lent), End> {
-    line.say(&ArrivingWord::Ready { position: None });
+    line.say(&ArrivingReply::Ready { position: None });
     let lent = next(line, |order| {
-        matches!(order, ArrivingOrder::Prebuild { .. })
+        matches!(order, ArrivingRequest::Prebuild { .. })
     })?;
     let mut arriving = Arriving::open(store, &arrive.box_name)?;
     if let Err(error) = vmm.prebuild(&mut arriving, lent) {
         vmm.abandon();
         return Err(failed(Step::Prebuild, &*error));
     }
-    line.say(&ArrivingWord::Prebuilt {});
-    let arrived = next(line, |order| matches!(order, ArrivingOrder::Restore { .. }))
-        .and_then(|lent| Ok((arriving.arrive(plan(vmm, arrive))?, lent)));
+    line.say(&ArrivingReply::Prebuilt {});
+    let arrived = next(line, |order| {
+        matches!(order, ArrivingRequest::Restore { .. })
+    })
+    .and_then(|lent| Ok((arriving.arrive(plan(vmm, arrive))?, lent)));
     arrived.inspect_err(|_| vmm.abandon())
 }
 
 /// A guest that waits in its box: its state tells its place in the order.
 fn from_box<V: ArrivingVmm, S: BoxStore + Clone>(
-    line: &Line<ArrivingOrder>,
+    line: &Line<ArrivingRequest>,
     vmm: &mut V,
     arrive: &Arrive,
     store: S,
 ) -> Result<(Arrival<S>, Lent), End> {
     let arrival = Arrival::open(store, plan(vmm, arrive))?;
     let position = vmm.position(&arrival.frame());
-    line.say(&ArrivingWord::Ready { position });
-    let lent = next(line, |order| matches!(order, ArrivingOrder::Restore { .. }))?;
+    line.say(&ArrivingReply::Ready { position });
+    let lent = next(line, |order| {
+        matches!(order, ArrivingRequest::Restore { .. })
+    })?;
     Ok((arrival, lent))
 }
 

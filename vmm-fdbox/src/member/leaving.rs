@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::line::{Line, Next, Reporter};
-use super::wire::{BOX_FD, Join, LeavingOrder, LeavingWord};
+use super::wire::{BOX_FD, Join, LeavingReply, LeavingRequest};
 use super::{Channel, ChannelError, Lent};
 use crate::control::Info;
 use crate::error::Chain;
@@ -113,7 +113,7 @@ pub fn serve_leaving_into<V: LeavingVmm, S: PassedStore + Clone>(
 ) -> Left {
     let line = Line::new(Channel::new(socket));
     let Some((join, _)) = line.begin(|order| match order {
-        LeavingOrder::Join(join) => Ok(join),
+        LeavingRequest::Join(join) => Ok(join),
         other => Err(other),
     }) else {
         return Left::Here;
@@ -140,13 +140,13 @@ pub fn serve_leaving_into<V: LeavingVmm, S: PassedStore + Clone>(
     }
 }
 
-fn stopped(stopped: Stopped) -> LeavingWord {
-    LeavingWord::Stopped(stopped)
+fn stopped(stopped: Stopped) -> LeavingReply {
+    LeavingReply::Stopped(stopped)
 }
 
 /// One update, from preflight to its end.
 fn update<V: LeavingVmm, S: PassedStore + Clone>(
-    line: &Line<LeavingOrder>,
+    line: &Line<LeavingRequest>,
     vmm: &mut V,
     join: &Join,
     plan: Plan,
@@ -171,7 +171,7 @@ fn update<V: LeavingVmm, S: PassedStore + Clone>(
         Ok(ready) => {
             let findings = reporter.borrow().warnings();
             let pid = std::process::id();
-            line.say(&LeavingWord::Joined {
+            line.say(&LeavingReply::Joined {
                 pid,
                 kinds,
                 findings,
@@ -202,23 +202,23 @@ fn update<V: LeavingVmm, S: PassedStore + Clone>(
 }
 
 /// The guest is gone, whatever happens to the rest.
-fn hand_over<V: LeavingVmm>(line: &Line<LeavingOrder>, vmm: &mut V, lends: bool) {
+fn hand_over<V: LeavingVmm>(line: &Line<LeavingRequest>, vmm: &mut V, lends: bool) {
     let lent = match lends {
         true => vmm.lend(Leaving::HandedOver).unwrap_or_default(),
         false => Lent::default(),
     };
-    let word = LeavingWord::HandedOver {
+    let word = LeavingReply::HandedOver {
         lent: lent.value.clone(),
     };
     if let Err(ChannelError::TooManyFds(_) | ChannelError::TooLong) = line.lend(&word, &lent) {
         let lent = Lent::default().value;
-        line.say(&LeavingWord::HandedOver { lent });
+        line.say(&LeavingReply::HandedOver { lent });
     }
 }
 
 /// What every step needs.
 struct Steps<'a, S> {
-    line: &'a Line<LeavingOrder>,
+    line: &'a Line<LeavingRequest>,
     lends: bool,
     cancel: CancelFlag,
     store: S,
@@ -227,9 +227,9 @@ struct Steps<'a, S> {
 impl<S: PassedStore + Clone> Steps<'_, S> {
     fn go<V: LeavingVmm, O: Observer>(&self, ready: Ready<S, LeftByOthers, &mut V, O>) -> Outcome {
         let mut fds = match self.line.next(Some(&self.cancel), |order| {
-            *order == LeavingOrder::Prepare {}
+            *order == LeavingRequest::Prepare {}
         }) {
-            Next::Order(heard) => heard.fds,
+            Next::Request(heard) => heard.fds,
             Next::CancelAsked | Next::Undo | Next::Gone => return ready.cancel(),
         };
         if let Err(error) = self.receive_box(&mut fds) {
@@ -259,11 +259,10 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
         &self,
         prepared: Prepared<S, LeftByOthers, &mut V, O>,
     ) -> Outcome {
-        match self
-            .line
-            .next(Some(&self.cancel), |order| *order == LeavingOrder::Pause {})
-        {
-            Next::Order(_) => {}
+        match self.line.next(Some(&self.cancel), |order| {
+            *order == LeavingRequest::Pause {}
+        }) {
+            Next::Request(_) => {}
             Next::CancelAsked | Next::Undo | Next::Gone => return prepared.cancel(),
         }
         let mut paused = match prepared.pause() {
@@ -283,11 +282,14 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
     ) -> Outcome {
         let mut cancel = Some(&self.cancel);
         loop {
-            let fits = |order: &LeavingOrder| {
-                matches!(order, LeavingOrder::TakeBack {} | LeavingOrder::HandOver {})
+            let fits = |order: &LeavingRequest| {
+                matches!(
+                    order,
+                    LeavingRequest::TakeBack {} | LeavingRequest::HandOver {}
+                )
             };
             match self.line.next(cancel, fits) {
-                Next::Order(heard) if heard.message == (LeavingOrder::HandOver {}) => {
+                Next::Request(heard) if heard.message == (LeavingRequest::HandOver {}) => {
                     // The box tells who has the guest, not the coordinator.
                     if paused.can_be_left() {
                         return paused.jump();
@@ -295,17 +297,17 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
                     self.line
                         .refuse("Nobody has taken the guest out of its box");
                 }
-                Next::Order(_) => {
+                Next::Request(_) => {
                     paused = match paused.take_back() {
                         Ok(paused) => paused,
                         Err(outcome) => return *outcome,
                     };
-                    self.line.say(&LeavingWord::TakenBack {});
+                    self.line.say(&LeavingReply::TakenBack {});
                 }
                 // The coordinator may be about to jump, and a guest that ran again would be lost.
                 Next::CancelAsked => {
                     cancel = None;
-                    self.line.say(&LeavingWord::CancelAsked {});
+                    self.line.say(&LeavingReply::CancelAsked {});
                 }
                 Next::Undo | Next::Gone => return paused.cancel(),
             }
@@ -324,8 +326,8 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
         };
         let value = lent.value.clone();
         let word = match at {
-            Leaving::Prepared => LeavingWord::Prepared { lent: value },
-            Leaving::Saved | Leaving::HandedOver => LeavingWord::Saved { lent: value },
+            Leaving::Prepared => LeavingReply::Prepared { lent: value },
+            Leaving::Saved | Leaving::HandedOver => LeavingReply::Saved { lent: value },
         };
         match self.line.lend(&word, &lent) {
             // That nobody listens shows when nothing is heard.
@@ -338,14 +340,16 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
 }
 
 /// The guest stands still until the kernel is gone, or the coordinator's word or end.
-fn stay_down(line: &Line<LeavingOrder>, mut cancel: Option<CancelFlag>) {
+fn stay_down(line: &Line<LeavingRequest>, mut cancel: Option<CancelFlag>) {
     loop {
-        match line.next(cancel.as_ref(), |order| *order == LeavingOrder::SetDown {}) {
+        match line.next(cancel.as_ref(), |order| {
+            *order == LeavingRequest::SetDown {}
+        }) {
             // Saying it twice changes nothing.
-            Next::Order(_) => line.say(&LeavingWord::Down {}),
+            Next::Request(_) => line.say(&LeavingReply::Down {}),
             Next::CancelAsked => {
                 cancel = None;
-                line.say(&LeavingWord::CancelAsked {});
+                line.say(&LeavingReply::CancelAsked {});
             }
             Next::Undo | Next::Gone => return,
         }
@@ -353,10 +357,10 @@ fn stay_down(line: &Line<LeavingOrder>, mut cancel: Option<CancelFlag>) {
 }
 
 /// No update is on: the guest can be set down, and the coordinator goes.
-fn idle<V: LeavingVmm>(line: &Line<LeavingOrder>, vmm: &mut V) -> Left {
+fn idle<V: LeavingVmm>(line: &Line<LeavingRequest>, vmm: &mut V) -> Left {
     loop {
-        match line.next(None, |order| *order == LeavingOrder::SetDown {}) {
-            Next::Order(_) => {}
+        match line.next(None, |order| *order == LeavingRequest::SetDown {}) {
+            Next::Request(_) => {}
             Next::Undo => {
                 line.refuse("There is nothing to roll back");
                 continue;
@@ -369,7 +373,7 @@ fn idle<V: LeavingVmm>(line: &Line<LeavingOrder>, vmm: &mut V) -> Left {
             line.say(&stopped(Stopped::untouched(Chain(&**error).to_string())));
             continue;
         }
-        line.say(&LeavingWord::Down {});
+        line.say(&LeavingReply::Down {});
         stay_down(line, vmm.down_cancel());
         let (status, message) = match vmm.stand_up() {
             Ok(()) => (ExitStatus::RolledBack, "Runs on".to_owned()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::wire::{Greeting, LeavingOrder, LeavingWord, VERSION, name_of};
+use super::wire::{Greeting, LeavingReply, LeavingRequest, VERSION, name_of};
 use super::{Channel, ChannelError, Heard, Lent, Woken};
 use crate::clock::Clock;
 use crate::deadline::Deadline;
@@ -21,7 +21,7 @@ use crate::update::{CancelFlag, Destination, Event, Step};
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the coordinator says, for a member of one role.
-pub(super) trait Order: DeserializeOwned + Serialize + PartialEq + Debug {
+pub(super) trait Request: DeserializeOwned + Serialize + PartialEq + Debug {
     /// That it refuses.
     fn refusal(message: String) -> impl Serialize;
 
@@ -29,9 +29,9 @@ pub(super) trait Order: DeserializeOwned + Serialize + PartialEq + Debug {
     fn undoes(&self) -> bool;
 }
 
-impl Order for LeavingOrder {
+impl Request for LeavingRequest {
     fn refusal(message: String) -> impl Serialize {
-        LeavingWord::Refused { message }
+        LeavingReply::Refused { message }
     }
 
     fn undoes(&self) -> bool {
@@ -41,7 +41,7 @@ impl Order for LeavingOrder {
 
 /// What the coordinator wants next.
 pub(super) enum Next<O> {
-    Order(Heard<O>),
+    Request(Heard<O>),
     Undo,
     /// It is gone.
     Gone,
@@ -60,7 +60,7 @@ fn ever() -> Deadline {
     Deadline::within(Duration::MAX)
 }
 
-impl<O: Order> Line<O> {
+impl<O: Request> Line<O> {
     pub(super) fn new(channel: Channel) -> Self {
         Self {
             channel: RefCell::new(channel),
@@ -107,7 +107,7 @@ impl<O: Order> Line<O> {
         }
         loop {
             match self.next(None, |_| true) {
-                Next::Order(heard) => match first(heard.message) {
+                Next::Request(heard) => match first(heard.message) {
                     Ok(first) => return Some((first, heard.fds)),
                     Err(order) => self.refuse_turn(&order),
                 },
@@ -132,7 +132,7 @@ impl<O: Order> Line<O> {
             let heard = self.channel.borrow_mut().receive_or::<O>(event, ever());
             match heard {
                 Ok(Woken::Heard(heard)) if heard.message.undoes() => return Next::Undo,
-                Ok(Woken::Heard(heard)) if fits(&heard.message) => return Next::Order(heard),
+                Ok(Woken::Heard(heard)) if fits(&heard.message) => return Next::Request(heard),
                 Ok(Woken::Heard(heard)) => self.refuse_turn(&heard.message),
                 Ok(Woken::Other) => return Next::CancelAsked,
                 Err(error @ (ChannelError::Nonsense(_) | ChannelError::FdsDiffer { .. })) => {
@@ -146,18 +146,18 @@ impl<O: Order> Line<O> {
 
 /// Passes events on to the coordinator, but none while the guest waits.
 pub(super) struct Reporter<'a> {
-    line: &'a Line<LeavingOrder>,
+    line: &'a Line<LeavingRequest>,
     clock: Clock,
     begin: u64,
     to: Destination,
-    held: Vec<LeavingWord>,
+    held: Vec<LeavingReply>,
     /// The guest is about to be paused, or is.
     blackout: bool,
     warnings: Vec<Finding>,
 }
 
 impl<'a> Reporter<'a> {
-    pub(super) fn new(line: &'a Line<LeavingOrder>, clock: Clock, to: Destination) -> Self {
+    pub(super) fn new(line: &'a Line<LeavingRequest>, clock: Clock, to: Destination) -> Self {
         Self {
             line,
             clock,
@@ -177,7 +177,7 @@ impl<'a> Reporter<'a> {
         // Whoever hears soon of the new VMM does not need to read of the pause, for which it would take the
         // CPU that the guest waits for.
         self.blackout |= pauses && self.to == Destination::Successor;
-        let word = LeavingWord::Event {
+        let word = LeavingReply::Event {
             ns: self.clock.to_ns(ticks.saturating_sub(self.begin)),
             event: event.clone(),
         };

@@ -37,4 +37,6 @@ pub use lent::Lent;
 pub use serde_json::Value;
 pub use wire::{Arrive, BOX_FD, Failed, Join, LimitsMs, Module, VERSION};
 
-pub(crate) use wire::{ArrivingOrder, ArrivingWord, Greeting, LeavingOrder, LeavingWord, name_of};
+pub(crate) use wire::{
+    ArrivingReply, ArrivingRequest, Greeting, LeavingReply, LeavingRequest, name_of,
+};

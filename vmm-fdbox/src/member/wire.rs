@@ -117,7 +117,7 @@ pub struct Join {
 /// What a coordinator says to a VMM that has a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum LeavingOrder {
+pub(crate) enum LeavingRequest {
     Join(Join),
     Prepare {},
     Pause {},
@@ -130,7 +130,7 @@ pub(crate) enum LeavingOrder {
 /// What a VMM that has a guest answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum LeavingWord {
+pub(crate) enum LeavingReply {
     /// Nothing is in the way.
     Joined {
         /// Of the VMM, as it knows itself.
@@ -192,7 +192,7 @@ pub struct Arrive {
 /// What a coordinator says to a VMM that is to get a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum ArrivingOrder {
+pub(crate) enum ArrivingRequest {
     Arrive(Arrive),
     Prebuild {
         #[serde(default, skip_serializing_if = "Value::is_null")]
@@ -212,7 +212,7 @@ pub(crate) enum ArrivingOrder {
 /// What a VMM that is to get a guest answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum ArrivingWord {
+pub(crate) enum ArrivingReply {
     Ready {
         /// The guest's place in the order, if its state is here and tells.
         #[serde(default, skip_serializing_if = "Option::is_none")]

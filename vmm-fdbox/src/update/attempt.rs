@@ -26,12 +26,12 @@ pub(super) enum Slot<S: BoxStore> {
 }
 
 /// A step that failed.
-pub(super) struct Failure {
+pub(super) struct StepFailure {
     pub(super) step: Step,
     pub(super) error: UpdateError,
 }
 
-impl Failure {
+impl StepFailure {
     /// Of a step that never began, because somebody asked to stop.
     pub(super) fn cancelled(step: Step) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         &mut self,
         step: Step,
         work: impl FnOnce(&mut Self) -> Result<(), UpdateError>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), StepFailure> {
         self.tell(&Event::Started(step));
         let result = if self.plan.cancel.is_cancelled() {
             Err(UpdateError::Cancelled)
@@ -149,7 +149,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
             }
             Err(error) => {
                 self.tell(&Event::Failed(step, Chain(&error).to_string()));
-                Err(Failure { step, error })
+                Err(StepFailure { step, error })
             }
         }
     }
@@ -163,7 +163,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         Ok(())
     }
 
-    pub(super) fn prepare(&mut self) -> Result<(), Failure> {
+    pub(super) fn prepare(&mut self) -> Result<(), StepFailure> {
         self.allow(self.plan.limits.prepare);
         self.mark(phase::PREPARE);
         self.step(Step::LoadKernel, |attempt| {
@@ -266,7 +266,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    pub(super) fn pause(&mut self) -> Result<(), Failure> {
+    pub(super) fn pause(&mut self) -> Result<(), StepFailure> {
         self.allow(self.plan.limits.pause);
         self.step(Step::Pause, |attempt| {
             attempt.paused_at = Some(attempt.mark(phase::PAUSE));
@@ -312,7 +312,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         self.jumped = true;
     }
 
-    pub(super) fn jump(&mut self) -> Result<(), Failure> {
+    pub(super) fn jump(&mut self) -> Result<(), StepFailure> {
         self.allow(self.plan.limits.jump);
         self.step(Step::Jump, |attempt| {
             if !attempt.jumped {

@@ -27,12 +27,12 @@ mod terms;
 
 pub use terms::{FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Stopped};
 
-struct Failure {
+struct StepFailure {
     step: Step,
     message: String,
 }
 
-struct Place<M> {
+struct Entry<M> {
     member: M,
     /// Something was asked of it.
     begun: bool,
@@ -42,7 +42,7 @@ struct Place<M> {
     down: bool,
 }
 
-impl<M> Place<M> {
+impl<M> Entry<M> {
     /// Whether it stands still, or has something that has to be undone.
     fn is_involved(&self) -> bool {
         self.stopped.is_none() || self.down
@@ -52,7 +52,7 @@ impl<M> Place<M> {
 /// The update of many guests.
 pub struct Fleet<'a, H: Host, M: Member> {
     host: H,
-    places: Vec<Place<M>>,
+    entries: Vec<Entry<M>>,
     plan: FleetPlan,
     observer: Box<dyn FnMut(&FleetEvent<'_>) + Send + 'a>,
     findings: Vec<Finding>,
@@ -70,7 +70,7 @@ impl<H: Host, M: Member> std::fmt::Debug for Fleet<'_, H, M> {
 impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     /// An update of `members` out of `host`.
     pub fn new(host: H, members: Vec<M>, plan: FleetPlan) -> Self {
-        let place = |member| Place {
+        let entry = |member| Entry {
             member,
             begun: false,
             not_ready: false,
@@ -79,7 +79,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         };
         Self {
             host,
-            places: members.into_iter().map(place).collect(),
+            entries: members.into_iter().map(entry).collect(),
             plan,
             observer: Box::new(|_| {}),
             findings: Vec::new(),
@@ -123,8 +123,8 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Whether a step may begin.
-    fn check(&self, step: Step) -> Result<(), Failure> {
-        let fail = |message: String| Err(Failure { step, message });
+    fn check(&self, step: Step) -> Result<(), StepFailure> {
+        let fail = |message: String| Err(StepFailure { step, message });
         if self.plan.cancel.is_cancelled() {
             fail("Cancelled".into())
         } else if self.plan.fail_at == Some(step) {
@@ -134,7 +134,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         }
     }
 
-    fn preflight(&mut self) -> Result<(), Failure> {
+    fn preflight(&mut self) -> Result<(), StepFailure> {
         self.check(Step::Preflight)?;
         (self.observer)(&FleetEvent::Started(Step::Preflight));
         self.findings = self.host.preflight();
@@ -152,7 +152,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         }
         let mut blockers = self.findings.iter().filter(|finding| finding.is_blocker());
         if let Some(blocker) = blockers.next() {
-            return Err(Failure {
+            return Err(StepFailure {
                 step: Step::Preflight,
                 message: blocker.to_string(),
             });
@@ -162,7 +162,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
 
     /// What goes along.
     fn kinds(&self) -> BTreeSet<Kind> {
-        let members = self.places.iter().map(|place| &place.member);
+        let members = self.entries.iter().map(|entry| &entry.member);
         let mut kinds = self.plan.kinds.clone();
         kinds.extend(members.flat_map(Member::kinds));
         kinds
@@ -175,23 +175,23 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Guests are about to stand still for this process, or do for longer.
-    fn begin_lease(&mut self, step: Step, limit: Duration) -> Result<(), Failure> {
+    fn begin_lease(&mut self, step: Step, limit: Duration) -> Result<(), StepFailure> {
         let renewed = match &self.lease {
             _ if !self.plan.lease => return Ok(()),
             Some(lease) => lease.renew(limit),
             None => Lease::begin(limit).map(|lease| self.lease = Some(lease)),
         };
-        renewed.map_err(|errno| Failure {
+        renewed.map_err(|errno| StepFailure {
             step,
             message: format!("No timer that ends this process if it hangs: {errno}"),
         })
     }
 
-    fn prepare(&mut self) -> Result<(), Failure> {
+    fn prepare(&mut self) -> Result<(), StepFailure> {
         let step = Step::LoadKernel;
         self.check(step)?;
         (self.observer)(&FleetEvent::Started(step));
-        self.host.load().map_err(|error| Failure {
+        self.host.load().map_err(|error| StepFailure {
             step,
             message: format!("Cannot load the next kernel: {}", Chain(&*error)),
         })?;
@@ -203,17 +203,17 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Stops those in order who stay behind. After this they cost the others no time.
-    fn set_down(&mut self) -> Result<(), Failure> {
-        let is_left = self.places.iter().any(|place| place.not_ready);
+    fn set_down(&mut self) -> Result<(), StepFailure> {
+        let is_left = self.entries.iter().any(|entry| entry.not_ready);
         if !self.host.leaves_kernel() || !is_left {
             return Ok(());
         }
         self.begin_lease(Step::Pause, self.plan.limits.standing())?;
-        let left = self.places.iter_mut().filter(|place| place.not_ready);
-        let asked = in_parallel(left, |place| {
-            let done = place.member.set_down();
-            place.down = done.is_ok();
-            (place.member.name().to_owned(), done)
+        let left = self.entries.iter_mut().filter(|entry| entry.not_ready);
+        let asked = in_parallel(left, |entry| {
+            let done = entry.member.set_down();
+            entry.down = done.is_ok();
+            (entry.member.name().to_owned(), done)
         });
         for (name, done) in &asked {
             let done = done.as_ref().map_err(String::as_str).copied();
@@ -222,32 +222,32 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         Ok(())
     }
 
-    fn pause(&mut self) -> Result<(), Failure> {
+    fn pause(&mut self) -> Result<(), StepFailure> {
         self.check(Step::Pause)?;
         (self.observer)(&FleetEvent::Started(Step::Pause));
         self.begin_lease(Step::Pause, self.plan.limits.standing())?;
         self.all(Step::Pause, M::pause)
     }
 
-    fn jump(&mut self) -> Result<(), Failure> {
+    fn jump(&mut self) -> Result<(), StepFailure> {
         let step = Step::Jump;
         self.check(step)?;
-        let mut involved = self.places.iter_mut().filter(|place| place.is_involved());
-        if involved.any(|place| place.member.cancel_asked()) {
-            return Err(Failure {
+        let mut involved = self.entries.iter_mut().filter(|entry| entry.is_involved());
+        if involved.any(|entry| entry.member.cancel_asked()) {
+            return Err(StepFailure {
                 step,
                 message: "Cancelled".into(),
             });
         }
         let deadline = Deadline::within(self.plan.limits.jump);
-        self.host.jump(deadline).map_err(|error| Failure {
+        self.host.jump(deadline).map_err(|error| StepFailure {
             step,
             message: format!("Cannot leave this host: {}", Chain(&*error)),
         })?;
         // Still here: a new VMM of this kernel takes each guest. No way back from here.
-        let going = self.places.iter_mut().filter(|p| p.stopped.is_none());
-        in_parallel(going, |place| {
-            place.stopped = place.member.hand_over().err()
+        let going = self.entries.iter_mut().filter(|p| p.stopped.is_none());
+        in_parallel(going, |entry| {
+            entry.stopped = entry.member.hand_over().err()
         });
         self.lease = None;
         Ok(())
@@ -258,17 +258,17 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         &mut self,
         step: Step,
         act: impl Fn(&mut M) -> Result<(), Stopped> + Copy + Send,
-    ) -> Result<(), Failure> {
-        let going = self.places.iter_mut().filter(|p| p.stopped.is_none());
-        let asked = in_parallel(going, move |place| {
-            place.begun = true;
-            place.stopped = act(&mut place.member).err();
-            place.not_ready = place.stopped.is_some();
-            Some((place.member.name().to_owned(), place.stopped.clone()?))
+    ) -> Result<(), StepFailure> {
+        let going = self.entries.iter_mut().filter(|p| p.stopped.is_none());
+        let asked = in_parallel(going, move |entry| {
+            entry.begun = true;
+            entry.stopped = act(&mut entry.member).err();
+            entry.not_ready = entry.stopped.is_some();
+            Some((entry.member.name().to_owned(), entry.stopped.clone()?))
         });
         let not_ready: Vec<(String, Stopped)> = asked.into_iter().flatten().collect();
-        let fail = |message: String| Err(Failure { step, message });
-        let left = self.places.iter().any(|place| place.stopped.is_none());
+        let fail = |message: String| Err(StepFailure { step, message });
+        let left = self.entries.iter().any(|entry| entry.stopped.is_none());
         if !not_ready.is_empty() && (self.plan.not_ready == NotReady::Abort || !left) {
             let why = not_ready
                 .iter()
@@ -292,16 +292,16 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Rolls back every guest that still takes part, and the host.
-    fn give_up(mut self, failure: Option<Failure>) -> FleetOutcome {
-        let involved = self.places.iter_mut().filter(|place| place.is_involved());
-        in_parallel(involved, |place| {
-            if place.down {
-                let end = place.member.roll_back();
-                place.stopped = place.stopped.take().map(|why| why.and_then(end));
+    fn give_up(mut self, failure: Option<StepFailure>) -> FleetOutcome {
+        let involved = self.entries.iter_mut().filter(|entry| entry.is_involved());
+        in_parallel(involved, |entry| {
+            if entry.down {
+                let end = entry.member.roll_back();
+                entry.stopped = entry.stopped.take().map(|why| why.and_then(end));
                 return;
             }
-            place.stopped = Some(if place.begun {
-                place.member.roll_back()
+            entry.stopped = Some(if entry.begun {
+                entry.member.roll_back()
             } else {
                 Stopped::untouched("Nothing changed")
             });
@@ -315,20 +315,20 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.outcome(failure, problems)
     }
 
-    fn outcome(self, failure: Option<Failure>, problems: Vec<String>) -> FleetOutcome {
-        let member = |mut place: Place<M>| MemberOutcome {
-            report: place.member.report(),
-            name: place.member.name().to_owned(),
-            findings: place
+    fn outcome(self, failure: Option<StepFailure>, problems: Vec<String>) -> FleetOutcome {
+        let member = |mut entry: Entry<M>| MemberOutcome {
+            report: entry.member.report(),
+            name: entry.member.name().to_owned(),
+            findings: entry
                 .stopped
                 .as_ref()
                 .map_or_else(Vec::new, |stopped| stopped.findings.clone()),
-            stopped: place.stopped,
-            not_ready: place.not_ready,
+            stopped: entry.stopped,
+            not_ready: entry.not_ready,
         };
         FleetOutcome {
             failure: failure.map(|failure| (failure.step, failure.message)),
-            members: self.places.into_iter().map(member).collect(),
+            members: self.entries.into_iter().map(member).collect(),
             findings: self.findings,
             problems,
         }
@@ -337,12 +337,12 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
 
 /// Does the same with all, each in a thread of its own.
 fn in_parallel<'p, M: Member + 'p, T: Send>(
-    places: impl Iterator<Item = &'p mut Place<M>>,
-    act: impl Fn(&mut Place<M>) -> T + Copy + Send,
+    entries: impl Iterator<Item = &'p mut Entry<M>>,
+    act: impl Fn(&mut Entry<M>) -> T + Copy + Send,
 ) -> Vec<T> {
     thread::scope(|scope| {
-        let spawn = |place| scope.spawn(move || act(place));
-        let threads: Vec<_> = places.map(spawn).collect();
+        let spawn = |entry| scope.spawn(move || act(entry));
+        let threads: Vec<_> = entries.map(spawn).collect();
         let join = |thread: thread::ScopedJoinHandle<'_, T>| {
             thread
                 .join()

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Plan;
-use super::attempt::{Attempt, Failure};
+use super::attempt::{Attempt, StepFailure};
 use super::outcome::{Outcome, UpdateError};
 use super::parties::{Guest, Host};
 use super::step::Step;
@@ -56,7 +56,7 @@ macro_rules! state {
 
             /// Gives the update up because of something that its VMM does besides.
             pub(crate) fn fail(mut self, step: Step, error: UpdateError) -> Outcome {
-                self.0.roll_back(Failure { step, error })
+                self.0.roll_back(StepFailure { step, error })
             }
         }
 
@@ -86,7 +86,7 @@ state! {
 /// Rolls back when the step failed.
 fn advance<S: BoxStore, H: Host, G: Guest, O: Observer>(
     mut attempt: Attempt<S, H, G, O>,
-    work: impl FnOnce(&mut Attempt<S, H, G, O>) -> Result<(), Failure>,
+    work: impl FnOnce(&mut Attempt<S, H, G, O>) -> Result<(), StepFailure>,
 ) -> Result<Attempt<S, H, G, O>, Box<Outcome>> {
     match work(&mut attempt) {
         Ok(()) => Ok(attempt),
@@ -166,7 +166,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Ready<S, H, G, O> {
 
     /// Gives the update up, with nothing changed.
     pub fn cancel(mut self) -> Outcome {
-        self.0.roll_back(Failure::cancelled(Step::LoadKernel))
+        self.0.roll_back(StepFailure::cancelled(Step::LoadKernel))
     }
 }
 
@@ -181,7 +181,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Prepared<S, H, G, O> {
 
     /// Gives the update up; the guest never noticed.
     pub fn cancel(mut self) -> Outcome {
-        self.0.roll_back(Failure::cancelled(Step::Pause))
+        self.0.roll_back(StepFailure::cancelled(Step::Pause))
     }
 }
 
@@ -214,6 +214,6 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Paused<S, H, G, O> {
     /// Gives the update up and runs the guest on. One that [somebody else](super::LeftByOthers) may have
     /// taken runs on only if nobody has: otherwise the guest is [lost](Outcome::GuestLost) here.
     pub fn cancel(mut self) -> Outcome {
-        self.0.roll_back(Failure::cancelled(Step::Jump))
+        self.0.roll_back(StepFailure::cancelled(Step::Jump))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::attempt::{Attempt, Failure, Slot};
+use super::attempt::{Attempt, Slot, StepFailure};
 use super::outcome::UpdateError;
 use super::parties::{Guest, Host};
 use super::step::Step;
@@ -25,7 +25,7 @@ pub(crate) fn box_in_the_way(name: &BoxName) -> Finding {
 }
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
-    pub(super) fn preflight(&mut self) -> Result<(), Failure> {
+    pub(super) fn preflight(&mut self) -> Result<(), StepFailure> {
         self.allow(self.plan.limits.preflight);
         self.mark(phase::PREFLIGHT);
         self.step(Step::Preflight, |attempt| {

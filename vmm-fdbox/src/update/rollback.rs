@@ -3,7 +3,7 @@
 //! A guest must not run twice. So it runs on here only if nobody has taken it out of its box, and after
 //! that nobody can: the state that a resume would need is wiped first.
 
-use super::attempt::{Attempt, Failure, Slot};
+use super::attempt::{Attempt, Slot, StepFailure};
 use rustix::io::Errno;
 
 use super::outcome::Outcome;
@@ -17,7 +17,7 @@ use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     /// Undoes what was done, the guest's part first: it may be waiting.
-    pub(super) fn roll_back(&mut self, Failure { step, error }: Failure) -> Outcome {
+    pub(super) fn roll_back(&mut self, StepFailure { step, error }: StepFailure) -> Outcome {
         self.unfinished = false;
         if !(self.loaded || self.touched || self.paused_at.is_some())
             && matches!(self.slot, Slot::None)
@@ -123,7 +123,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     }
 
     /// Takes the state back, if the box is open and nobody has.
-    pub(super) fn take_back(&mut self) -> Result<(), Failure> {
+    pub(super) fn take_back(&mut self) -> Result<(), StepFailure> {
         let Slot::Open(open) = &self.slot else {
             return Ok(());
         };
@@ -132,7 +132,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
                 self.taken_back = Some(state);
                 Ok(())
             }
-            Err(error) => Err(Failure {
+            Err(error) => Err(StepFailure {
                 step: Step::Jump,
                 error: error.into(),
             }),
@@ -256,7 +256,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Drop for Attempt<S, H, G, O> {
     /// An update that is dropped half-way is given up.
     fn drop(&mut self) {
         if self.unfinished {
-            let _ = self.roll_back(Failure::cancelled(Step::Preflight));
+            let _ = self.roll_back(StepFailure::cancelled(Step::Preflight));
         }
     }
 }

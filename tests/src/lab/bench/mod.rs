@@ -136,8 +136,9 @@ impl Bench<'_> {
     fn judge(&self, host: &Host) -> Result<Record> {
         let mut said = Vec::new();
         let record = host.run(self.lab, |line| {
-            if let crate::qemu::Said::Event(fdbox_lab::event::Event::Output { text, .. }) =
-                &line.said
+            if let crate::qemu::LineContent::Event(fdbox_lab::event::Event::Output {
+                text, ..
+            }) = &line.content
             {
                 said.push(text.clone());
             }

@@ -251,14 +251,14 @@ fn millis(ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::Failure;
+    use crate::run::RunFailure;
 
     #[test]
     fn a_run_with_a_failure_is_no_success() {
         let mut record = Record::default();
         assert!(judge(&record).is_err(), "a run that showed nothing");
         let text = "Host kernel (bug:): BUG: x".into();
-        record.failures.push(Failure { text, during: None });
+        record.failures.push(RunFailure { text, during: None });
         assert!(judge(&record).unwrap_err().to_string().contains("BUG: x"));
     }
 }

@@ -1,10 +1,10 @@
 //! The timeline: what happens in the host and what the guests say, one line each, as it comes.
 
 use fdbox_lab::event::{Event, Stream};
-use fdbox_lab::witness::{Io, Said as Witness, parse};
+use fdbox_lab::witness::{Io, WitnessEvent as Witness, parse};
 
 use super::{millis, say};
-use crate::qemu::{Line, Said};
+use crate::qemu::{Line, LineContent};
 
 pub(super) fn head() {
     say("seconds  who    what");
@@ -12,7 +12,7 @@ pub(super) fn head() {
 
 /// One line of the timeline, if this is worth one.
 pub(super) fn tell(line: &Line) {
-    let Said::Event(event) = &line.said else {
+    let LineContent::Event(event) = &line.content else {
         return;
     };
     let told = match event {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fdbox_lab::witness::{Report, Said, parse};
+use fdbox_lab::witness::{Report, WitnessEvent, parse};
 use serde::{Deserialize, Serialize};
 
 use crate::run::{GuestLine, Record, Value};
@@ -197,7 +197,7 @@ fn last_beat(record: &Record, name: Option<&str>, at: Duration) -> Result<Option
     let its = |line: &&GuestLine| line.at < jumped && name.is_none_or(|name| line.guest == name);
     let lines = record.guest.iter().filter(its);
     let mut beats = lines.filter_map(|line| match parse(&line.text)? {
-        Said::Beat { uptime_ms, counter } => Some((uptime_ms, counter)),
+        WitnessEvent::Beat { uptime_ms, counter } => Some((uptime_ms, counter)),
         _ => None,
     });
     let last = beats.next_back();

@@ -151,7 +151,7 @@ pub(crate) fn two_guests(last_beat_of_vm1: u64) -> Record {
             "host": {"boot_id": "boot 2"}, "blackout": update.blackout,
         });
         of("resume", second * 6, resume);
-        let beat = json!({"said": "beat", "uptime_ms": 11_000, "counter": counter});
+        let beat = json!({"event": "beat", "uptime_ms": 11_000, "counter": counter});
         record.guest.push(GuestLine {
             at: second * 2,
             guest: name.into(),

@@ -14,11 +14,11 @@ fn hello(stage: usize, release: &str, boot_id: &str) -> Line {
     };
     Line {
         at: Duration::ZERO,
-        said: Said::Event(Event::Hello(hello)),
+        content: LineContent::Event(Event::Hello(hello)),
     }
 }
 
-fn judge(lines: &[Line]) -> Vec<Failure> {
+fn judge(lines: &[Line]) -> Vec<RunFailure> {
     let machine = Machine {
         memory_mib: 1,
         nodes: 1,
@@ -61,11 +61,11 @@ fn a_complaint_is_blamed_on_the_command_that_ran() {
     let at = Duration::ZERO;
     let event = |event| Line {
         at,
-        said: Said::Event(event),
+        content: LineContent::Event(event),
     };
     let warning = Line {
         at,
-        said: Said::Console("WARNING: at foo.c:1".into()),
+        content: LineContent::Console("WARNING: at foo.c:1".into()),
     };
     let failures = judge(&[
         hello(1, "a", "x"),
@@ -93,13 +93,13 @@ fn a_kernel_that_complains_fails_the_run() {
     let mut lines = vec![hello(1, "a", "x"), hello(2, "b", "y")];
     lines.push(Line {
         at,
-        said: Said::Console("WARNING: CPU: 0 PID: 1 at foo.c:1".into()),
+        content: LineContent::Console("WARNING: CPU: 0 PID: 1 at foo.c:1".into()),
     });
     assert_eq!(judge(&lines).len(), 1);
     let text = "rcu: INFO: rcu_sched self-detected stall on CPU".to_owned();
     lines.push(Line {
         at,
-        said: Said::Event(Event::Guest {
+        content: LineContent::Event(Event::Guest {
             guest: "vm0".into(),
             text,
         }),

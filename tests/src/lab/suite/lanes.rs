@@ -62,7 +62,7 @@ impl std::fmt::Debug for Job<'_> {
 }
 
 /// What comes of a job, or that it is over.
-enum Said {
+enum LaneMessage {
     Outcome(Outcome),
     Over { host: String, took: Duration },
 }
@@ -108,8 +108,8 @@ pub(super) fn run(
             drop(sender);
             for said in said {
                 match said {
-                    Said::Outcome(outcome) => done(outcome),
-                    Said::Over { host, took } => hosts.push((host, took)),
+                    LaneMessage::Outcome(outcome) => done(outcome),
+                    LaneMessage::Over { host, took } => hosts.push((host, took)),
                 }
             }
         });
@@ -118,13 +118,13 @@ pub(super) fn run(
 }
 
 /// Takes one job after the other. The receiver outlives all the lanes.
-fn lane(jobs: &Mutex<VecDeque<Job<'_>>>, sender: &mpsc::Sender<Said>) {
+fn lane(jobs: &Mutex<VecDeque<Job<'_>>>, sender: &mpsc::Sender<LaneMessage>) {
     while let Some(job) = next(jobs) {
         let started = Instant::now();
         for outcome in (job.act)() {
-            let _ = sender.send(Said::Outcome(outcome));
+            let _ = sender.send(LaneMessage::Outcome(outcome));
         }
-        let _ = sender.send(Said::Over {
+        let _ = sender.send(LaneMessage::Over {
             host: job.host,
             took: started.elapsed(),
         });

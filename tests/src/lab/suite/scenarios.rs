@@ -242,7 +242,7 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{Failure, ScenarioStage};
+    use crate::run::{RunFailure, ScenarioStage};
 
     fn listed(kernels: usize) -> Listed {
         Listed {
@@ -286,7 +286,7 @@ mod tests {
                 .contains("Kernel 2: wrong")
         );
         record.scenarios[1].error = None;
-        let failure = |during| Failure {
+        let failure = |during| RunFailure {
             text: "BUG: x".into(),
             during,
         };

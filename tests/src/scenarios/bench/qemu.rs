@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::bench::QEMU;
 use fdbox_lab::event::EventPort;
 use fdbox_lab::qmp::Qmp;
-use fdbox_lab::witness::Said;
+use fdbox_lab::witness::WitnessEvent;
 use serde_json::{Value, json};
 
 use crate::console::Console;
@@ -38,7 +38,7 @@ impl Qemu {
     pub(super) fn boot(mib: u64, port: &Arc<EventPort>) -> Result<Self> {
         let process = Vmm::start(&mut command(0, mib))?;
         let qemu = Self::connect(process, 0, mib, port)?;
-        let ready = |said| matches!(said, Said::Ready { .. }).then_some(());
+        let ready = |event| matches!(event, WitnessEvent::Ready { .. }).then_some(());
         qemu.console.wait("pattern", READY_LIMIT, ready)?;
         Ok(qemu)
     }
@@ -70,7 +70,7 @@ impl Qemu {
         monitor.execute("migrate-set-parameters", json!({"mode": "cpr-transfer"}))?;
         monitor.execute("migrate", json!({ "channels": channels }))?;
         let next = Self::connect(process, number, self.mib, port)?;
-        let beat = |said| matches!(said, Said::Beat { .. }).then_some(());
+        let beat = |event| matches!(event, WitnessEvent::Beat { .. }).then_some(());
         next.console.wait("heartbeat", BEAT_LIMIT, beat)?;
 
         let status = monitor.execute("query-migrate", json!({}))?;

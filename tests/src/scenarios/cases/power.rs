@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
-use fdbox_lab::witness::{Said, command};
+use fdbox_lab::witness::{WitnessEvent, command};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -59,8 +59,8 @@ fn reset_once(guest: &mut Guest, watch: &mut Watch) -> Result<()> {
     watch.until("reset", None)?;
     guest
         .console
-        .wait("pattern", READY_LIMIT, |said| match said {
-            Said::Ready { .. } => Some(()),
+        .wait("pattern", READY_LIMIT, |event| match event {
+            WitnessEvent::Ready { .. } => Some(()),
             _ => None,
         })?;
     let after = guest.report()?;
@@ -117,7 +117,7 @@ fn button(_: &Cx<'_>) -> Result<()> {
     let guest = Guest::boot(spec("hears", "guest_memfd", 1), &port)?;
     let watch = Watch::start(&guest.spec.api())?;
     guest.terminate()?;
-    let pressed = |said| matches!(said, Said::PowerButton).then_some(());
+    let pressed = |event| matches!(event, WitnessEvent::PowerButton).then_some(());
     guest.console.wait("the button", BEAT_LIMIT, pressed)?;
     guest.wait_for_end()?;
     ended(watch, "the guest switched itself off")?;
@@ -235,7 +235,7 @@ fn reset_in_an_update(_: &Cx<'_>) -> Result<()> {
     // An update that fails leaves it here, and here it boots again.
     let before = after;
     do_in_an_update(&mut guest, command::RESET, &["--fail-at", "jump"])?.expect(11)?;
-    let ready = |said| matches!(said, Said::Ready { .. }).then_some(());
+    let ready = |event| matches!(event, WitnessEvent::Ready { .. }).then_some(());
     guest.console.wait("pattern", READY_LIMIT, ready)?;
     let after = guest.report()?;
     ensure!(

@@ -17,11 +17,11 @@ use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError};
 use vmm_fdbox::{BoxName, BoxStore, FdName, Finding};
 
 use crate::cli::MemberArgs;
-use crate::commands::serve::Surroundings;
+use crate::commands::serve::Environment;
 use crate::devices::console::ConsoleSource;
 use crate::devices::pci;
 use crate::devices::pci::state::PciState;
-use crate::devices::vfio::{self, Inheritance};
+use crate::devices::vfio::{self, PassedFds};
 use crate::devices::virtio;
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::{self, GuestState};
@@ -30,12 +30,12 @@ use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
 use crate::service::api::Server;
-use crate::service::estate::fd;
+use crate::service::endpoints::fd;
 use crate::service::report::{BOOT_ID, ResumeReport};
 use crate::service::vmm::Vmm;
-use crate::socket::Title;
+use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
-use crate::update::heritage::Heritage;
+use crate::update::handover_info::HandoverInfo;
 use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 /// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
@@ -46,7 +46,7 @@ const HEAD_START: Duration = Duration::from_millis(200);
 
 /// What was built before the guest stopped in its old VMM.
 struct Prebuilt {
-    heritage: Heritage,
+    info: HandoverInfo,
     /// What stands in the way of the next update of its host's devices.
     seen: Vec<Finding>,
     shell: Shell,
@@ -60,7 +60,7 @@ pub(super) struct Newcomer<'a> {
     paused: bool,
     is_ready: bool,
     host: Option<Host>,
-    around: Option<Surroundings>,
+    environment: Option<Environment>,
     prebuilt: Option<Prebuilt>,
     /// The guest, which does not run yet.
     parked: Option<Machine>,
@@ -85,7 +85,7 @@ impl<'a> Newcomer<'a> {
             paused: false,
             is_ready: false,
             host: None,
-            around: None,
+            environment: None,
             prebuilt: None,
             parked: None,
             notes: RestoreNotes::default(),
@@ -99,16 +99,18 @@ impl<'a> Newcomer<'a> {
     }
 
     /// The guest, and all that it needs.
-    pub(super) fn into_parts(self) -> Option<(Surroundings, Vmm)> {
-        Some((self.around?, self.vmm?))
+    pub(super) fn into_parts(self) -> Option<(Environment, Vmm)> {
+        Some((self.environment?, self.vmm?))
     }
 
     fn host(&self) -> Result<&Host, PartyError> {
         self.host.as_ref().ok_or_else(|| missing("KVM"))
     }
 
-    fn around(&self) -> Result<&Surroundings, PartyError> {
-        self.around.as_ref().ok_or_else(|| missing("The console"))
+    fn environment(&self) -> Result<&Environment, PartyError> {
+        self.environment
+            .as_ref()
+            .ok_or_else(|| missing("The console"))
     }
 
     /// What the VMM gives up, but for what is the guest's.
@@ -139,7 +141,7 @@ impl<'a> Newcomer<'a> {
         &mut self,
         arrival: &mut Arrival<S>,
     ) -> Result<(Machine, RestoreNotes), PartyError> {
-        let (host, around) = (self.host()?, self.around()?);
+        let (host, environment) = (self.host()?, self.environment()?);
         let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
         let machine = &state.machine;
         let addresses = state.pci.iter().flat_map(PciState::addresses);
@@ -149,13 +151,17 @@ impl<'a> Newcomer<'a> {
         sandbox.become_user().map_err(party_error)?;
         let boot = state.boot.as_ref().map(Boot::again);
         // Before anything is taken: what cannot be opened leaves the box as it is.
-        let devices = virtio::reopen(&state.virtio, &self.args.handed_in(), &around.title);
+        let devices = virtio::reopen(
+            &state.virtio,
+            &self.args.handed_in(),
+            &environment.ownership,
+        );
         let devices = devices.map_err(party_error)?;
         // The VM first: a guest_memfd comes out bound to it.
         let vm = arrival.take(&FdName::new(VM_FD)?)?;
         let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
         // What memory is behind goes before what reaches it.
-        let mut passed = Inheritance::new();
+        let mut passed = PassedFds::new();
         for name in pci::bus::names(state.pci.as_ref()) {
             let fd = arrival.take(&FdName::new(&name)?)?;
             passed.insert(name, fd);
@@ -166,14 +172,15 @@ impl<'a> Newcomer<'a> {
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
         let cpus = state.vcpus.len();
-        let shell = Shell::build(host, vm, ram, cpus, &[], &around.on_end).map_err(party_error)?;
+        let shell =
+            Shell::build(host, vm, ram, cpus, &[], &environment.on_end).map_err(party_error)?;
         let devices = SavedDevices {
             virtio: devices,
             passed,
             seen,
             boot,
         };
-        let console = around.console.clone();
+        let console = environment.console.clone();
         Machine::restore(shell, &state, devices, console).map_err(party_error)
     }
 
@@ -184,19 +191,15 @@ impl<'a> Newcomer<'a> {
         prebuilt: Prebuilt,
         mut lent: Lent,
     ) -> Result<(Machine, RestoreNotes), PartyError> {
-        let Prebuilt {
-            heritage,
-            seen,
-            shell,
-        } = prebuilt;
+        let Prebuilt { info, seen, shell } = prebuilt;
         if let Some(client) = lent.take(fd::CONSOLE_CLIENT) {
-            let around = self.around.as_mut();
-            let around = around.ok_or_else(|| missing("The console"))?;
-            around.adopt_client(client.into())?;
+            let environment = self.environment.as_mut();
+            let environment = environment.ok_or_else(|| missing("The console"))?;
+            environment.adopt_client(client.into())?;
         }
-        let around = self.around()?;
+        let environment = self.environment()?;
         let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
-        if state.machine != heritage.machine {
+        if state.machine != info.machine {
             return Err("The guest is not the one that was announced".into());
         }
         let names = pci::bus::names(state.pci.as_ref());
@@ -207,14 +210,15 @@ impl<'a> Newcomer<'a> {
         let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
         let boot = state.boot.as_ref();
         let boot = boot.map(|boot| Boot::inherit(boot, &mut fds));
-        let virtio = virtio::inherit(&state.virtio, fds, &around.title).map_err(party_error)?;
+        let virtio =
+            virtio::inherit(&state.virtio, fds, &environment.ownership).map_err(party_error)?;
         let devices = SavedDevices {
             virtio,
             passed,
             seen,
             boot,
         };
-        let console = around.console.clone();
+        let console = environment.console.clone();
         Machine::restore(shell, &state, devices, console).map_err(party_error)
     }
 }
@@ -230,8 +234,8 @@ impl ArrivingVmm for Newcomer<'_> {
         if !arrive.from_vmm {
             self.host = Some(Host::open().map_err(party_error)?);
             let api = self.args.api_socket.as_deref();
-            let around = Surroundings::open(&self.args.console, api).map_err(layered)?;
-            self.around = Some(around);
+            let environment = Environment::open(&self.args.console, api).map_err(layered)?;
+            self.environment = Some(environment);
         }
         self.is_ready = true;
         Ok(())
@@ -246,7 +250,7 @@ impl ArrivingVmm for Newcomer<'_> {
         arriving: &mut Arriving<S>,
         lent: Lent,
     ) -> Result<(), PartyError> {
-        let heritage: Heritage = serde_json::from_value(lent.value)?;
+        let info: HandoverInfo = serde_json::from_value(lent.value)?;
         let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
         // The old VMM may have given up what it takes to open it, and so has this one then.
         let host = match fds.remove(fd::KVM) {
@@ -254,34 +258,30 @@ impl ArrivingVmm for Newcomer<'_> {
             None => Host::open(),
         };
         self.host = Some(host.map_err(party_error)?);
-        let around = adopt_surroundings(&heritage, fds).map_err(layered)?;
+        let environment = adopt_environment(&info, fds).map_err(layered)?;
         let host = self.host()?;
         // The VM first: a guest_memfd comes out bound to it.
         let vm = arriving.take(&FdName::new(VM_FD)?)?;
         let vm = host.adopt_vm(vm).map_err(party_error)?;
         let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
-        let machine = &heritage.machine;
+        let machine = &info.machine;
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
-        let (cpus, places) = (heritage.vcpus, &heritage.places);
-        let seen = vfio::look(heritage.host_devices.iter().copied());
-        let console = heritage.console.parse()?;
-        let base = self.base_sandbox(heritage.api_socket.as_deref(), &console);
+        let (cpus, layouts) = (info.vcpus, &info.layouts);
+        let seen = vfio::look(info.host_devices.iter().copied());
+        let console = info.console.parse()?;
+        let base = self.base_sandbox(info.api_socket.as_deref(), &console);
         let sandbox = Sandbox {
-            sockets: [&heritage.sockets[..], &base.sockets].concat(),
-            connects: heritage.connects.clone(),
-            locks_memory: !heritage.host_devices.is_empty(),
+            sockets: [&info.sockets[..], &base.sockets].concat(),
+            connects: info.connects.clone(),
+            locks_memory: !info.host_devices.is_empty(),
             ..base
         };
         sandbox.enter().map_err(party_error)?;
         let shell =
-            Shell::build(host, vm, ram, cpus, places, &around.on_end).map_err(party_error)?;
-        self.around = Some(around);
-        self.prebuilt = Some(Prebuilt {
-            heritage,
-            seen,
-            shell,
-        });
+            Shell::build(host, vm, ram, cpus, layouts, &environment.on_end).map_err(party_error)?;
+        self.environment = Some(environment);
+        self.prebuilt = Some(Prebuilt { info, seen, shell });
         Ok(())
     }
 
@@ -308,9 +308,9 @@ impl ArrivingVmm for Newcomer<'_> {
 
     fn run(&mut self) -> Result<u64, PartyError> {
         let machine = self.parked.take().ok_or_else(|| missing("The guest"))?;
-        let around = self.around()?;
-        let vmm = around.start(machine);
-        around.title.set(true);
+        let environment = self.environment()?;
+        let vmm = environment.start(machine);
+        environment.ownership.set(true);
         let entered = wait_for_entry(vmm.machine());
         self.vmm = Some(vmm);
         Ok(entered)
@@ -339,10 +339,10 @@ fn wait_for_entry(machine: &Machine) -> u64 {
 }
 
 /// What the old VMM opened, and its standard input and output.
-fn adopt_surroundings(
-    heritage: &Heritage,
+fn adopt_environment(
+    info: &HandoverInfo,
     mut fds: HashMap<String, OwnedFd>,
-) -> anyhow::Result<Surroundings> {
+) -> anyhow::Result<Environment> {
     use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
     let cannot = "Cannot take standard input and output over";
     if let Some(stdin) = fds.remove(fd::STDIN) {
@@ -354,17 +354,17 @@ fn adopt_surroundings(
     if let Some(stderr) = fds.remove(fd::STDERR) {
         dup2_stderr(stderr).context(cannot)?;
     }
-    let console: ConsoleSpec = heritage.console.parse()?;
+    let console: ConsoleSpec = info.console.parse()?;
     // Not before the guest runs here.
-    let title = Title::new(false);
+    let ownership = Ownership::new(false);
     let listener = fds.remove(fd::CONSOLE);
-    let source = ConsoleSource::adopt(&console, listener, heritage.terminal, &title)?;
-    let server = match (&heritage.api_socket, fds.remove(fd::API)) {
+    let source = ConsoleSource::adopt(&console, listener, info.terminal, &ownership)?;
+    let server = match (&info.api_socket, fds.remove(fd::API)) {
         (Some(path), Some(listener)) => {
-            let server = Server::adopt(path, listener.into(), &title);
+            let server = Server::adopt(path, listener.into(), &ownership);
             Some(server.context("Cannot take the API socket over")?)
         }
         _ => None,
     };
-    Surroundings::with(&console, source, server, title)
+    Environment::with(&console, source, server, ownership)
 }

@@ -12,7 +12,7 @@ use super::modes::TerminalModes;
 use super::terminal::RawTerminal;
 use super::{Console, ConsoleError};
 use crate::devices::serial::SerialPort;
-use crate::socket::{self, Place, Title};
+use crate::socket::{self, Ownership, SocketPath};
 use crate::spec::ConsoleSpec;
 
 const CLIENT_INTEREST: EventSet = EventSet::from_bits_truncate(
@@ -31,7 +31,7 @@ pub(crate) enum ConsoleSource {
     },
     Socket {
         listener: UnixListener,
-        _place: Place,
+        _socket_path: SocketPath,
         client: Option<UnixStream>,
     },
     /// A file takes output only.
@@ -40,11 +40,11 @@ pub(crate) enum ConsoleSource {
 
 impl ConsoleSource {
     /// Starts to listen, if the console is a socket.
-    pub(crate) fn open(spec: &ConsoleSpec, title: &Title) -> Result<Self, ConsoleError> {
+    pub(crate) fn open(spec: &ConsoleSpec, ownership: &Ownership) -> Result<Self, ConsoleError> {
         Ok(match spec {
             ConsoleSpec::File(_) => Self::Nothing,
             ConsoleSpec::Stdio => Self::Stdin {
-                terminal: RawTerminal::enter(title),
+                terminal: RawTerminal::enter(ownership),
             },
             ConsoleSpec::Socket(path) => {
                 let listener = socket::listen(path)
@@ -55,7 +55,7 @@ impl ConsoleSource {
                     })?;
                 Self::Socket {
                     listener,
-                    _place: Place::new(path, title),
+                    _socket_path: SocketPath::new(path, ownership),
                     client: None,
                 }
             }
@@ -67,18 +67,18 @@ impl ConsoleSource {
         spec: &ConsoleSpec,
         listener: Option<OwnedFd>,
         terminal: Option<TerminalModes>,
-        title: &Title,
+        ownership: &Ownership,
     ) -> Result<Self, ConsoleError> {
         Ok(match (spec, listener) {
             (ConsoleSpec::Stdio, _) => Self::Stdin {
-                terminal: terminal.and_then(|modes| RawTerminal::adopt(modes, title)),
+                terminal: terminal.and_then(|modes| RawTerminal::adopt(modes, ownership)),
             },
             (ConsoleSpec::Socket(path), Some(listener)) => Self::Socket {
                 listener: listener.into(),
-                _place: Place::new(path, title),
+                _socket_path: SocketPath::new(path, ownership),
                 client: None,
             },
-            (spec, _) => Self::open(spec, title)?,
+            (spec, _) => Self::open(spec, ownership)?,
         })
     }
 
@@ -281,7 +281,7 @@ mod tests {
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let port = SerialPort::new(irq, console.clone());
         let bus = PortBus::new(port, PowerManagement::unwired());
-        let source = ConsoleSource::open(&spec, &Title::new(true)).unwrap();
+        let source = ConsoleSource::open(&spec, &Ownership::new(true)).unwrap();
         let events = ConsoleEvents::new(source, console.clone(), bus.serial().clone());
         let end = EndSignal::new().unwrap();
         let signal = end.clone();

@@ -6,13 +6,13 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
 use super::guard::Guard;
 use super::modes::TerminalModes;
-use crate::socket::Title;
+use crate::socket::Ownership;
 
 /// Puts standard input into raw mode and back again.
 #[derive(Debug)]
 pub(crate) struct RawTerminal {
     before: Termios,
-    title: Title,
+    ownership: Ownership,
     /// Goes last: until the terminal is back.
     _guard: Option<Guard>,
 }
@@ -20,7 +20,7 @@ pub(crate) struct RawTerminal {
 impl RawTerminal {
     /// None if standard input is no terminal. Ctrl-C goes to the guest as well: the VMM is
     /// stopped through its API.
-    pub(super) fn enter(title: &Title) -> Option<Self> {
+    pub(super) fn enter(ownership: &Ownership) -> Option<Self> {
         if !isatty(io::stdin()) {
             return None;
         }
@@ -33,19 +33,19 @@ impl RawTerminal {
         tcsetattr(io::stdin(), OptionalActions::Now, &raw).ok()?;
         Some(Self {
             before,
-            title: title.clone(),
+            ownership: ownership.clone(),
             _guard: guard,
         })
     }
 
     /// A terminal that another process has in raw mode.
-    pub(super) fn adopt(modes: TerminalModes, title: &Title) -> Option<Self> {
+    pub(super) fn adopt(modes: TerminalModes, ownership: &Ownership) -> Option<Self> {
         let mut before = tcgetattr(io::stdin()).ok()?;
         modes.apply(&mut before);
         let guard = Guard::set(modes);
         Some(Self {
             before,
-            title: title.clone(),
+            ownership: ownership.clone(),
             _guard: guard,
         })
     }
@@ -57,7 +57,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        if self.title.is_ours() {
+        if self.ownership.is_ours() {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
         }
     }

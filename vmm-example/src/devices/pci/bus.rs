@@ -12,7 +12,7 @@ use super::routes::{InterruptLines, Routes};
 use super::slot::PciSlot;
 use super::state::{self, PciBusStateV1, PciState};
 use crate::devices::vfio::spec::PciAddress;
-use crate::devices::vfio::{self, Board, Claimed, Function, Inheritance, Iommu, Kept, VfioError};
+use crate::devices::vfio::{self, Board, Claimed, Function, Iommu, Kept, PassedFds, VfioError};
 use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
 use crate::memory::GuestRam;
@@ -62,21 +62,19 @@ impl PciBus {
         })
     }
 
-    /// Goes on with the devices of a saved guest, parked. What is theirs of `inheritance` is
+    /// Goes on with the devices of a saved guest, parked. What is theirs of `passed` is
     /// taken out of it.
     pub(crate) fn restore(
         vm: &Arc<Vm>,
         state: Option<&PciState>,
-        inheritance: &mut Inheritance,
+        passed: &mut PassedFds,
         seen: Vec<Finding>,
     ) -> Result<Self, VfioError> {
         let Some(state) = state else {
             return Ok(Self::default());
         };
         let address = Address::new(state.bus.config_address);
-        Self::wire(vm, address, seen, |board| {
-            vfio::adopt(state, inheritance, board)
-        })
+        Self::wire(vm, address, seen, |board| vfio::adopt(state, passed, board))
     }
 
     fn wire(

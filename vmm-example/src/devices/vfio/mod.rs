@@ -57,7 +57,7 @@ use crate::kvm::KvmError;
 pub(crate) use findings::{Kept, look, unkept};
 pub(crate) use function::Function;
 pub(crate) use iommu::Iommu;
-pub(crate) use open::{Board, Claimed, IOMMUFD, Inheritance, adopt, attach, claim, device_name};
+pub(crate) use open::{Board, Claimed, IOMMUFD, PassedFds, adopt, attach, claim, device_name};
 pub(crate) use state::VfioStateV1;
 #[cfg(test)]
 pub(crate) use state::sample;

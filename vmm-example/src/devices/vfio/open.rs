@@ -121,17 +121,17 @@ pub(crate) fn attach(
 }
 
 /// Descriptors that another process or a box has had, by name.
-pub(crate) type Inheritance = HashMap<String, OwnedFd>;
+pub(crate) type PassedFds = HashMap<String, OwnedFd>;
 
 /// Goes on with the devices of a saved guest, which have not stopped.
 pub(crate) fn adopt(
     state: &PciState,
-    inheritance: &mut Inheritance,
+    passed: &mut PassedFds,
     board: &Board<'_>,
 ) -> Result<(Iommu, Vec<Function>), VfioError> {
     let mut take = |name: String| {
         let gone = || VfioError::NotHandedOver { what: name.clone() };
-        inheritance.remove(&name).ok_or_else(gone)
+        passed.remove(&name).ok_or_else(gone)
     };
     let iommu = Iommu::adopt(take(IOMMUFD.into())?, state.bus.ioas_id);
     let mut next_gsi = FIRST_MSI;

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use vm_memory::GuestMemoryMmap;
 use vmm_fdbox::Finding;
 
-use super::bay::{self, Bay};
 use super::counters::DeviceCounts;
 use super::live::LiveDevice;
-use super::slot::{Place, Slot};
+use super::prepared_slot::{self, PreparedSlot};
+use super::slot::{Slot, SlotLayout};
 use super::state::{VirtioStateV1, sections};
 use super::worker::Worker;
 use super::{Opened, VirtioError};
@@ -23,12 +23,12 @@ pub(crate) struct VirtioBus {
 
 impl VirtioBus {
     /// Puts devices into a machine, parked: interrupts and kicks go through the kernel. `ready`
-    /// are bays that are there already.
+    /// are slots that are prepared already.
     pub(crate) fn new(
         vm: &Vm,
         memory: &GuestMemoryMmap,
         devices: Vec<Opened>,
-        mut ready: Vec<Bay>,
+        mut ready: Vec<PreparedSlot>,
     ) -> Result<Self, VirtioError> {
         let mut workers: Vec<Worker> = Vec::with_capacity(devices.len());
         for opened in devices {
@@ -37,17 +37,17 @@ impl VirtioBus {
                 .iter()
                 .filter(|worker| worker.device.with_device(|device| device.kind()) == kind)
                 .count();
-            let place = opened.place();
-            let bay = match bay::take(&mut ready, place)? {
-                Some(bay) => bay,
-                None => Bay::prepare(vm, place)?,
+            let layout = opened.layout();
+            let prepared = match prepared_slot::take(&mut ready, layout)? {
+                Some(prepared) => prepared,
+                None => PreparedSlot::prepare(vm, layout)?,
             };
-            let Bay {
+            let PreparedSlot {
                 line,
                 kicks,
                 worker,
                 ..
-            } = bay;
+            } = prepared;
             let name = format!("{kind}{number}");
             let device = LiveDevice::new(name, opened, memory.clone(), line, kicks)?;
             workers.push(worker.take(device));
@@ -115,8 +115,8 @@ impl VirtioBus {
     }
 
     /// Where they are.
-    pub(crate) fn places(&self) -> Vec<Place> {
-        self.devices().map(LiveDevice::place).collect()
+    pub(crate) fn layouts(&self) -> Vec<SlotLayout> {
+        self.devices().map(LiveDevice::layout).collect()
     }
 
     /// The sections that their state would have.

@@ -13,11 +13,11 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::device::Device;
 use super::device_state::{ConsoleDeviceStateV1, ConsoleTarget, DeviceStateV1};
-use super::heirlooms::{CLIENT, LISTENER};
+use super::fd_names::{CLIENT, LISTENER};
 use super::kind::Kind;
 use super::ring::{RingError, Rings};
 use crate::files;
-use crate::socket::{self, Place, Title};
+use crate::socket::{self, Ownership, SocketPath};
 
 const RECEIVE: usize = 0;
 /// The most bytes moved at a time.
@@ -28,7 +28,7 @@ enum End {
     File(File),
     Socket {
         /// Gone when this is, if it is ours.
-        _place: Place,
+        _socket_path: SocketPath,
         listener: UnixListener,
         client: Option<UnixStream>,
         epoll: OwnedFd,
@@ -53,7 +53,7 @@ pub(super) struct ConsoleDevice {
 }
 
 impl ConsoleDevice {
-    pub(super) fn open(target: &ConsoleTarget, title: &Title) -> io::Result<Self> {
+    pub(super) fn open(target: &ConsoleTarget, ownership: &Ownership) -> io::Result<Self> {
         let (target, end) = match target {
             ConsoleTarget::File(path) => {
                 let path = absolute(path)?;
@@ -62,7 +62,7 @@ impl ConsoleDevice {
             }
             ConsoleTarget::Socket(path) => {
                 let path = absolute(path)?;
-                let end = End::socket(&path, socket::listen(&path)?, None, title)?;
+                let end = End::socket(&path, socket::listen(&path)?, None, ownership)?;
                 (ConsoleTarget::Socket(path), end)
             }
         };
@@ -74,7 +74,7 @@ impl ConsoleDevice {
         target: &ConsoleTarget,
         listener: OwnedFd,
         client: Option<OwnedFd>,
-        title: &Title,
+        ownership: &Ownership,
     ) -> io::Result<Self> {
         let ConsoleTarget::Socket(path) = target else {
             // A file is lent by the same name.
@@ -86,7 +86,7 @@ impl ConsoleDevice {
         let client = client.map(UnixStream::from);
         Ok(Self {
             target: target.clone(),
-            end: End::socket(path, listener.into(), client, title)?,
+            end: End::socket(path, listener.into(), client, ownership)?,
         })
     }
 
@@ -147,7 +147,7 @@ impl End {
         path: &Path,
         listener: UnixListener,
         client: Option<UnixStream>,
-        title: &Title,
+        ownership: &Ownership,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -157,7 +157,7 @@ impl End {
             epoll::add(&epoll, client, EventData::new_u64(1), flags)?;
         }
         Ok(Self::Socket {
-            _place: Place::new(path, title),
+            _socket_path: SocketPath::new(path, ownership),
             listener,
             client,
             epoll,

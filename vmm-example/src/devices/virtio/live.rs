@@ -17,11 +17,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::DeviceCounts;
 use super::device::Device;
-use super::heirlooms::heirloom;
+use super::fd_names::device_fd_name;
 use super::interrupt::{Interrupt, Reason};
 use super::mmio::{Effect, Transport};
 use super::ring::{RingError, Rings};
-use super::slot::{Place, Slot};
+use super::slot::{Slot, SlotLayout};
 use super::state::VirtioStateV1;
 use super::{Opened, VirtioError};
 
@@ -30,7 +30,7 @@ use super::{Opened, VirtioError};
 pub(super) struct LiveDevice {
     pub(super) name: String,
     pub(super) slot: Slot,
-    /// As in [`Bay`](super::Bay).
+    /// As in [`PreparedSlot`](super::PreparedSlot).
     pub(super) kicks: Vec<EventFd>,
     interrupt: Interrupt,
     stop: AtomicBool,
@@ -48,7 +48,7 @@ struct Core {
 }
 
 impl LiveDevice {
-    /// Puts a device into its slot, parked, with the events of its bay.
+    /// Puts a device into its slot, parked, with the events of that slot.
     pub(super) fn new(
         name: String,
         opened: Opened,
@@ -91,8 +91,8 @@ impl LiveDevice {
         })
     }
 
-    pub(super) fn place(&self) -> Place {
-        Place::of(self.slot, self.kicks.len())
+    pub(super) fn layout(&self) -> SlotLayout {
+        SlotLayout::of(self.slot, self.kicks.len())
     }
 
     /// The guest reads registers or configuration.
@@ -247,7 +247,7 @@ impl LiveDevice {
             device: self.name.clone(),
             source,
         })?;
-        let named = |(name, fd)| (heirloom(self.slot.index(), name), fd);
+        let named = |(name, fd)| (device_fd_name(self.slot.index(), name), fd);
         Ok(lent.into_iter().map(named).collect())
     }
 

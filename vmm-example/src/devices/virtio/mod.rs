@@ -5,7 +5,7 @@
 //! | `spec`, `open` | what was asked for, and what it needs of the host |
 //! | `bus`, `live`, `worker` | the devices of a machine, parked or at work, a thread each |
 //! | `slot`, `aml` | where a device is, and how the guest learns of it |
-//! | `bay` | what waits for it there: events in KVM, a thread |
+//! | `prepared_slot` | what waits for it there: events in KVM, a thread |
 //! | `mmio`, `interrupt`, `ring` | what is between driver and device |
 //! | `device` | what every device has |
 //! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
@@ -17,23 +17,23 @@
 //! rings and raises its interrupt once, so neither a kick nor an interrupt can be lost.
 //!
 //! Another process of this host gets what a device has open as descriptors; in another kernel
-//! it is opened again. What is in the file system stays as long as the title to it is held.
+//! it is opened again. What is in the file system stays as long as this process owns it.
 
 pub(crate) mod aml;
-mod bay;
 mod block;
 mod bus;
 mod console;
 mod counters;
 mod device;
 mod device_state;
-mod heirlooms;
+mod fd_names;
 mod interrupt;
 mod kind;
 mod live;
 mod mmio;
 mod net;
 mod open;
+mod prepared_slot;
 mod ring;
 mod rng;
 pub(crate) mod slot;
@@ -49,11 +49,11 @@ use thiserror::Error;
 
 use crate::kvm::KvmError;
 
-pub(crate) use bay::Bay;
 pub(crate) use bus::VirtioBus;
 pub(crate) use counters::DeviceCounts;
 pub(crate) use open::{Opened, inherit, open, reopen};
-pub(crate) use slot::Place;
+pub(crate) use prepared_slot::PreparedSlot;
+pub(crate) use slot::SlotLayout;
 
 /// Why a machine cannot have its devices.
 #[derive(Debug, Error)]

@@ -12,14 +12,14 @@ use super::block::Block;
 use super::console::ConsoleDevice;
 use super::device::Device;
 use super::device_state::{BlockStateV1, DeviceStateV1, TapSource};
-use super::heirlooms::{CLIENT, DISK, LISTENER, TAP, heirloom};
+use super::fd_names::{CLIENT, DISK, LISTENER, TAP, device_fd_name};
 use super::net::Net;
 use super::rng::Rng;
-use super::slot::{Place, Slot};
+use super::slot::{Slot, SlotLayout};
 use super::spec::{DeviceSpecs, TapSpec};
 use super::state::{TransportStateV1, VirtioStateV1};
 use super::vsock::Vsock;
-use crate::socket::Title;
+use crate::socket::Ownership;
 
 /// How long an old VMM of this host may take to let go of what it had.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -39,13 +39,13 @@ impl Opened {
     }
 
     /// Where it goes.
-    pub(super) fn place(&self) -> Place {
-        Place::of(self.slot, self.device.queue_sizes().len())
+    pub(super) fn layout(&self) -> SlotLayout {
+        SlotLayout::of(self.slot, self.device.queue_sizes().len())
     }
 }
 
-/// Opens the devices of a new guest. `title` is the one to their sockets in the file system.
-pub(crate) fn open(specs: &DeviceSpecs, title: &Title) -> Result<Vec<Opened>, VirtioError> {
+/// Opens the devices of a new guest. `ownership` is that of their sockets in the file system.
+pub(crate) fn open(specs: &DeviceSpecs, ownership: &Ownership) -> Result<Vec<Opened>, VirtioError> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     if !specs.fits() {
         return Err(VirtioError::TooMany {
@@ -64,7 +64,7 @@ pub(crate) fn open(specs: &DeviceSpecs, title: &Title) -> Result<Vec<Opened>, Vi
         });
     }
     if let Some(console) = &specs.console {
-        let opened = ConsoleDevice::open(&console.0, title);
+        let opened = ConsoleDevice::open(&console.0, ownership);
         devices.push(boxed(format!("the console {:?}", console.0), opened)?);
     }
     if specs.rng {
@@ -72,7 +72,10 @@ pub(crate) fn open(specs: &DeviceSpecs, title: &Title) -> Result<Vec<Opened>, Vi
     }
     if let Some(vsock) = &specs.vsock {
         let what = format!("the vsock socket {}", vsock.socket.display());
-        devices.push(boxed(what, Vsock::open(vsock.cid, &vsock.socket, title))?);
+        devices.push(boxed(
+            what,
+            Vsock::open(vsock.cid, &vsock.socket, ownership),
+        )?);
     }
     Ok(Slot::all()
         .zip(devices)
@@ -98,11 +101,11 @@ fn boxed<D: Device + 'static>(
 pub(crate) fn reopen(
     states: &[VirtioStateV1],
     handed_in: &[RawFd],
-    title: &Title,
+    ownership: &Ownership,
 ) -> Result<Vec<Opened>, VirtioError> {
     let mut handed_in = handed_in.iter().copied();
     let devices = each(states, |state| {
-        reopen_one(&state.device, &mut handed_in, title)
+        reopen_one(&state.device, &mut handed_in, ownership)
     })?;
     match handed_in.next() {
         Some(fd) => Err(VirtioError::NotWanted { fd }),
@@ -111,36 +114,36 @@ pub(crate) fn reopen(
 }
 
 /// Takes the devices of a saved guest over from another process of this host, which had all
-/// of `heirlooms` open. What is not among them is opened again.
+/// of `passed` open. What is not among them is opened again.
 pub(crate) fn inherit(
     states: &[VirtioStateV1],
-    mut heirlooms: HashMap<String, OwnedFd>,
-    title: &Title,
+    mut passed: HashMap<String, OwnedFd>,
+    ownership: &Ownership,
 ) -> Result<Vec<Opened>, VirtioError> {
     each(states, |state| {
-        let mut take = |name| heirlooms.remove(&heirloom(state.slot, name));
+        let mut take = |name| passed.remove(&device_fd_name(state.slot, name));
         match &state.device {
             DeviceStateV1::Block(block) => match take(DISK) {
                 Some(disk) => boxed(disk_name(block), Block::inherit(block, disk)),
-                None => reopen_one(&state.device, &mut empty(), title),
+                None => reopen_one(&state.device, &mut empty(), ownership),
             },
             DeviceStateV1::Net(net) => match take(TAP) {
                 Some(tap) => boxed("the tap of a network device".into(), Net::inherit(net, tap)),
-                None => reopen_one(&state.device, &mut empty(), title),
+                None => reopen_one(&state.device, &mut empty(), ownership),
             },
             DeviceStateV1::Console(console) => match take(LISTENER) {
                 Some(listener) => boxed(
                     format!("the console {:?}", console.target),
-                    ConsoleDevice::inherit(&console.target, listener, take(CLIENT), title),
+                    ConsoleDevice::inherit(&console.target, listener, take(CLIENT), ownership),
                 ),
-                None => reopen_one(&state.device, &mut empty(), title),
+                None => reopen_one(&state.device, &mut empty(), ownership),
             },
             DeviceStateV1::Vsock(vsock) => match take(LISTENER) {
                 Some(listener) => boxed(
                     format!("the vsock socket {}", vsock.socket.display()),
-                    Vsock::inherit(vsock, listener, title),
+                    Vsock::inherit(vsock, listener, ownership),
                 ),
-                None => reopen_one(&state.device, &mut empty(), title),
+                None => reopen_one(&state.device, &mut empty(), ownership),
             },
             DeviceStateV1::Rng(_) => Ok(Box::new(Rng)),
         }
@@ -173,7 +176,7 @@ fn disk_name(state: &BlockStateV1) -> String {
 fn reopen_one(
     state: &DeviceStateV1,
     handed_in: &mut impl Iterator<Item = RawFd>,
-    title: &Title,
+    ownership: &Ownership,
 ) -> Result<Box<dyn Device>, VirtioError> {
     match state {
         DeviceStateV1::Block(state) => boxed(disk_name(state), patiently(|| Block::reopen(state))),
@@ -189,12 +192,12 @@ fn reopen_one(
         },
         DeviceStateV1::Console(state) => boxed(
             format!("the console {:?}", state.target),
-            patiently(|| ConsoleDevice::open(&state.target, title)),
+            patiently(|| ConsoleDevice::open(&state.target, ownership)),
         ),
         DeviceStateV1::Rng(_) => Ok(Box::new(Rng)),
         DeviceStateV1::Vsock(state) => {
             let what = format!("the vsock socket {}", state.socket.display());
-            boxed(what, patiently(|| Vsock::reopen(state, title)))
+            boxed(what, patiently(|| Vsock::reopen(state, ownership)))
         }
     }
 }

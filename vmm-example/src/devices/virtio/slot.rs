@@ -54,12 +54,12 @@ impl Slot {
 
 /// Where a device is, and how many rings it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
+pub(crate) struct SlotLayout {
     pub(crate) slot: u8,
     pub(crate) rings: u8,
 }
 
-impl Place {
+impl SlotLayout {
     pub(super) fn of(slot: Slot, rings: usize) -> Self {
         Self {
             slot: slot.index(),

@@ -9,24 +9,24 @@ use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::bay::Bay;
 use super::console::ConsoleDevice;
 use super::device_state::ConsoleTarget;
 use super::kind::Kind;
 use super::live::LiveDevice;
 use super::mmio::{Transport, TransportError};
+use super::prepared_slot::PreparedSlot;
 use super::rng::Rng;
 use super::slot::Slot;
 use super::state::{TransportStateV1, VirtioStateV1};
 use super::testing::{BUFFERS, Buffer, Dice, Driver, descriptor, memory, survives_nonsense};
 use super::{Opened, VirtioError};
-use crate::socket::Title;
+use crate::socket::Ownership;
 
 const TABLE: u32 = 0x4000;
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1;
 
-fn bay(opened: &Opened) -> Bay {
-    Bay::of_no_vm(opened.slot, opened.place().rings).unwrap()
+fn prepared(opened: &Opened) -> PreparedSlot {
+    PreparedSlot::of_no_vm(opened.slot, opened.layout().rings).unwrap()
 }
 
 fn live(state: Option<VirtioStateV1>, memory: &GuestMemoryMmap) -> Result<LiveDevice, VirtioError> {
@@ -35,8 +35,14 @@ fn live(state: Option<VirtioStateV1>, memory: &GuestMemoryMmap) -> Result<LiveDe
         device: Box::new(Rng),
         transport: state.map(|state| state.transport),
     };
-    let bay = bay(&opened);
-    LiveDevice::new("rng0".into(), opened, memory.clone(), bay.line, bay.kicks)
+    let prepared = prepared(&opened);
+    LiveDevice::new(
+        "rng0".into(),
+        opened,
+        memory.clone(),
+        prepared.line,
+        prepared.kicks,
+    )
 }
 
 fn get(device: &LiveDevice, offset: u32) -> u32 {
@@ -309,7 +315,7 @@ fn a_console_takes_and_gives() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hvc");
     let target = ConsoleTarget::Socket(path.clone());
-    let mut console = ConsoleDevice::open(&target, &Title::new(true)).unwrap();
+    let mut console = ConsoleDevice::open(&target, &Ownership::new(true)).unwrap();
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(b"typed").unwrap();
     let mut driver = Driver::new(2);

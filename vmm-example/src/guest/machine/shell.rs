@@ -6,7 +6,7 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::MachineError;
-use crate::devices::virtio::{Bay, Place};
+use crate::devices::virtio::{PreparedSlot, SlotLayout};
 use crate::devices::{pm, serial};
 use crate::guest::vcpu::{IdleVcpus, OnEnd};
 use crate::kvm::vcpu::StateShape;
@@ -17,7 +17,7 @@ use crate::memory::GuestRam;
 #[derive(Debug)]
 pub(crate) struct Shell {
     pub(super) vcpus: IdleVcpus,
-    pub(super) bays: Vec<Bay>,
+    pub(super) prepared: Vec<PreparedSlot>,
     pub(super) vm: Arc<Vm>,
     pub(super) ram: GuestRam,
     pub(super) shape: StateShape,
@@ -33,7 +33,7 @@ impl Shell {
         vm: Vm,
         ram: GuestRam,
         cpus: usize,
-        places: &[Place],
+        layouts: &[SlotLayout],
         end: &OnEnd,
     ) -> Result<Self, MachineError> {
         let cpus = u8::try_from(cpus).unwrap_or(u8::MAX);
@@ -46,9 +46,11 @@ impl Shell {
         let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
         let serial_irq = serial_irq(&vm)?;
-        let bays = places.iter().map(|place| Bay::prepare(&vm, *place));
+        let prepared = layouts
+            .iter()
+            .map(|layout| PreparedSlot::prepare(&vm, *layout));
         Ok(Self {
-            bays: bays.collect::<Result<_, _>>()?,
+            prepared: prepared.collect::<Result<_, _>>()?,
             vcpus: IdleVcpus::spawn(fds, end)?,
             vm: Arc::new(vm),
             ram,

@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// What the vCPU threads are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Order {
+pub(crate) enum GateState {
     Park = 0,
     Run = 1,
     Quit = 2,
@@ -20,7 +20,7 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct Gate {
     /// Read without the lock by threads between two entries into the guest.
-    order: AtomicU8,
+    state: AtomicU8,
     parked: Mutex<usize>,
     changed: Condvar,
 }
@@ -29,26 +29,26 @@ impl Gate {
     /// A shut gate.
     pub(crate) fn new() -> Self {
         Self {
-            order: AtomicU8::new(Order::Park as u8),
+            state: AtomicU8::new(GateState::Park as u8),
             parked: Mutex::new(0),
             changed: Condvar::new(),
         }
     }
 
     /// The order in force.
-    pub(crate) fn order(&self) -> Order {
-        match self.order.load(Ordering::SeqCst) {
-            0 => Order::Park,
-            1 => Order::Run,
-            _ => Order::Quit,
+    pub(crate) fn state(&self) -> GateState {
+        match self.state.load(Ordering::SeqCst) {
+            0 => GateState::Park,
+            1 => GateState::Run,
+            _ => GateState::Quit,
         }
     }
 
     /// Gives an order. Quit is final.
-    pub(crate) fn give(&self, order: Order) {
+    pub(crate) fn set(&self, state: GateState) {
         let _guard = self.lock();
-        if self.order() != Order::Quit {
-            self.order.store(order as u8, Ordering::SeqCst);
+        if self.state() != GateState::Quit {
+            self.state.store(state as u8, Ordering::SeqCst);
         }
         self.changed.notify_all();
     }
@@ -60,10 +60,10 @@ impl Gate {
         self.changed.notify_all();
         let mut parked = self
             .changed
-            .wait_while(parked, |_| self.order() == Order::Park)
+            .wait_while(parked, |_| self.state() == GateState::Park)
             .unwrap_or_else(PoisonError::into_inner);
         *parked -= 1;
-        self.order() == Order::Run
+        self.state() == GateState::Run
     }
 
     /// Waits until `count` threads are parked, and calls `again` as often as it waits for long: a
@@ -106,7 +106,7 @@ mod tests {
             }
         });
         assert!(told >= 3);
-        gate.give(Order::Quit);
+        gate.set(GateState::Quit);
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
                     let mut runs = 0;
                     while gate.park() {
                         runs += 1;
-                        while gate.order() == Order::Run {
+                        while gate.state() == GateState::Run {
                             thread::yield_now();
                         }
                     }
@@ -128,12 +128,12 @@ mod tests {
             })
             .collect();
         gate.wait_parked(3, || {});
-        gate.give(Order::Run);
-        gate.give(Order::Park);
+        gate.set(GateState::Run);
+        gate.set(GateState::Park);
         gate.wait_parked(3, || {});
-        gate.give(Order::Quit);
-        gate.give(Order::Run);
-        assert_eq!(gate.order(), Order::Quit);
+        gate.set(GateState::Quit);
+        gate.set(GateState::Run);
+        assert_eq!(gate.state(), GateState::Quit);
         for thread in threads {
             assert!(thread.join().unwrap() <= 1);
         }

@@ -23,7 +23,7 @@ use crate::devices::virtio::VirtioBus;
 use crate::kvm::tsc;
 use crate::metrics::{Counted, Metrics};
 use crate::sandbox;
-use gate::{Gate, Order};
+use gate::{Gate, GateState};
 pub(crate) use idle::IdleVcpus;
 
 /// Why the vCPU threads could not be set up.
@@ -186,7 +186,7 @@ impl Vcpus {
 
     /// Takes all vCPUs out of the guest, with no access of theirs pending.
     pub(crate) fn park(&self) {
-        self.gate.give(Order::Park);
+        self.gate.set(GateState::Park);
         // A thread that never ran is not at the gate, and does nothing.
         if self.waiting().is_none() {
             self.kick();
@@ -199,7 +199,7 @@ impl Vcpus {
         if self.end().is_some() {
             return;
         }
-        self.gate.give(Order::Run);
+        self.gate.set(GateState::Run);
         if let Some((starts, buses)) = self.waiting().take() {
             for start in starts {
                 // A thread waits for nothing else.
@@ -277,7 +277,7 @@ impl Counted for Vcpus {
 
 impl Drop for Vcpus {
     fn drop(&mut self) {
-        self.gate.give(Order::Quit);
+        self.gate.set(GateState::Quit);
         self.waiting().take();
         self.kick();
         for thread in self.vcpus.iter_mut().filter_map(|vcpu| vcpu.thread.take()) {
@@ -327,7 +327,7 @@ impl Runner {
                 ended.get_or_insert_with(|| end.clone());
                 drop(ended);
                 // Whoever hears of it may let the machine run again.
-                self.idle.gate.give(Order::Park);
+                self.idle.gate.set(GateState::Park);
                 (self.idle.end)(end);
             }
         }
@@ -342,7 +342,7 @@ impl Runner {
                     .first_entry
                     .compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
         }
-        while self.idle.gate.order() == Order::Run {
+        while self.idle.gate.state() == GateState::Run {
             match self.enter(vcpu) {
                 Entered::Again => {}
                 Entered::Interrupted => vcpu.set_kvm_immediate_exit(0),

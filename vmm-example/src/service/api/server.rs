@@ -16,7 +16,7 @@ use super::peer::{Connection, Peer, Received};
 use super::protocol::{Reply, Request};
 use super::rights::{ONLY_LOOKS, Owner};
 use crate::sandbox;
-use crate::socket::{self, Place, Title};
+use crate::socket::{self, Ownership, SocketPath};
 
 /// How long to wait after a client that could not be accepted.
 const RETRY: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ pub(crate) trait Service: Send + Sync {
 /// The API socket, bound; it goes when this does.
 #[derive(Debug)]
 pub(crate) struct Server {
-    place: Place,
+    place: SocketPath,
     listener: UnixListener,
     exit: Arc<Exit>,
     crowd: Crowd,
@@ -47,21 +47,25 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn bind(path: &Path, title: &Title) -> Result<Self, ServerError> {
+    pub(crate) fn bind(path: &Path, ownership: &Ownership) -> Result<Self, ServerError> {
         let listen = |source| ServerError::Listen {
             path: path.into(),
             source,
         };
         let listener = socket::listen(path).map_err(listen)?;
-        Self::adopt(path, listener, title).map_err(listen)
+        Self::adopt(path, listener, ownership).map_err(listen)
     }
 
     /// A socket that another process bound.
-    pub(crate) fn adopt(path: &Path, listener: UnixListener, title: &Title) -> io::Result<Self> {
+    pub(crate) fn adopt(
+        path: &Path,
+        listener: UnixListener,
+        ownership: &Ownership,
+    ) -> io::Result<Self> {
         // Another process may take the client that woke this one.
         listener.set_nonblocking(true)?;
         Ok(Self {
-            place: Place::new(path, title),
+            place: SocketPath::new(path, ownership),
             listener,
             exit: Arc::new(Exit::new()?),
             crowd: Crowd::default(),
@@ -207,7 +211,7 @@ mod tests {
     fn a_client_sees_every_reply_of_each_of_its_requests() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let server = Server::bind(&path, &Title::new(true)).unwrap();
+        let server = Server::bind(&path, &Ownership::new(true)).unwrap();
         server.start(Arc::new(Fake)).unwrap();
         let mut client = Client::connect(&path).unwrap();
         for _ in 0..2 {
@@ -250,20 +254,20 @@ mod tests {
     fn clients_go_over_to_the_next_server_without_noticing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let (old_title, new_title) = (Title::new(true), Title::new(false));
-        let old = Server::bind(&path, &old_title).unwrap();
+        let (old_ownership, new_ownership) = (Ownership::new(true), Ownership::new(false));
+        let old = Server::bind(&path, &old_ownership).unwrap();
         let service: Arc<dyn Service> = Arc::new(Fake);
         old.start(service.clone()).unwrap();
         let mut client = Client::connect(&path).unwrap();
         assert!(client.ask(&Request::Status, |_| {}).is_ok());
 
         let listener = UnixListener::from(old.listener().unwrap());
-        let new = Server::adopt(&path, listener, &new_title).unwrap();
+        let new = Server::adopt(&path, listener, &new_ownership).unwrap();
         let clients = old.exit().leave(0, Duration::from_secs(10));
         assert_eq!(clients.len(), 1);
         // Nobody accepts, and nobody is refused.
         let mut between = Client::connect(&path).unwrap();
-        old_title.set(false);
+        old_ownership.set(false);
         drop(old);
         new.start(service.clone()).unwrap();
         for client in clients {
@@ -316,7 +320,7 @@ mod tests {
     fn a_thousand_idle_clients_keep_nobody_from_an_answer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let server = Server::bind(&path, &Title::new(true)).unwrap();
+        let server = Server::bind(&path, &Ownership::new(true)).unwrap();
         server.start(Arc::new(Fake)).unwrap();
         let mut first = Client::connect(&path).unwrap();
         assert!(first.ask(&Request::Status, |_| {}).is_ok());

@@ -15,13 +15,13 @@ use super::world::{
 use crate::coordinator::{Child, Handover};
 use crate::deadline::Deadline;
 use crate::fake::FakeStore;
-use crate::member::{ArrivingOrder, ArrivingWord, Channel, Greeting, Left};
+use crate::member::{ArrivingReply, ArrivingRequest, Channel, Greeting, Left};
 use crate::update::{
     Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Member, STATE_FD, SameHost,
 };
 use crate::{BoxStore, OpenFdBox};
 
-fn say(channel: &mut Channel, word: &ArrivingWord) {
+fn say(channel: &mut Channel, word: &ArrivingReply) {
     let deadline = Deadline::within(LONG);
     // Whoever does not listen any more has killed it.
     let _ = channel.send(word, &[], deadline);
@@ -36,11 +36,11 @@ fn follow(channel: &mut Channel) {
         .unwrap();
     loop {
         let word = match channel.receive(deadline).unwrap().message {
-            ArrivingOrder::Arrive(_) => ArrivingWord::Ready { position: None },
-            ArrivingOrder::Prebuild { .. } => ArrivingWord::Prebuilt {},
-            ArrivingOrder::Restore { .. } => ArrivingWord::Restored {},
-            ArrivingOrder::Commit {} => return,
-            ArrivingOrder::Adopt { .. } => panic!("nothing is to adopt"),
+            ArrivingRequest::Arrive(_) => ArrivingReply::Ready { position: None },
+            ArrivingRequest::Prebuild { .. } => ArrivingReply::Prebuilt {},
+            ArrivingRequest::Restore { .. } => ArrivingReply::Restored {},
+            ArrivingRequest::Commit {} => return,
+            ArrivingRequest::Adopt { .. } => panic!("nothing is to adopt"),
         };
         say(channel, &word);
     }
@@ -134,8 +134,8 @@ fn one_that_has_taken_it_and_is_late_lives_and_is_not_said_to_have_lost_it() {
         puppet.wait_for_old();
         is_alive.store(puppet.is_alive(), Ordering::SeqCst);
         let report = Value::Null;
-        say(&mut puppet.channel, &ArrivingWord::Running {});
-        say(&mut puppet.channel, &ArrivingWord::Report { report });
+        say(&mut puppet.channel, &ArrivingReply::Running {});
+        say(&mut puppet.channel, &ArrivingReply::Report { report });
     });
     assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
     assert!(

@@ -9,13 +9,13 @@ use super::*;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-enum Word {
+enum Message {
     Plain {},
     Text { text: String },
 }
 
-fn text(text: impl Into<String>) -> Word {
-    Word::Text { text: text.into() }
+fn text(text: impl Into<String>) -> Message {
+    Message::Text { text: text.into() }
 }
 
 const SOON: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ fn file(size: u64) -> OwnedFd {
     fd
 }
 
-fn sizes(heard: &Heard<Word>) -> Vec<(&str, i64)> {
+fn sizes(heard: &Heard<Message>) -> Vec<(&str, i64)> {
     let size = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_size;
     let fds = heard.fds.iter();
     fds.map(|(name, fd)| (name.as_str(), size(fd))).collect()
@@ -53,13 +53,13 @@ fn each_line_has_its_own_descriptors_however_many_are_read_at_once() {
     one.send(&text("a"), &[], soon()).unwrap();
     one.send(&text("b"), &fds(&[("x", 0), ("y", 1)]), soon())
         .unwrap();
-    one.send(&Word::Plain {}, &[], soon()).unwrap();
+    one.send(&Message::Plain {}, &[], soon()).unwrap();
     one.send(&text("d"), &fds(&[("z", 2)]), soon()).unwrap();
     one.send(&text("e"), &[], soon()).unwrap();
-    let mut heard = || other.receive::<Word>(soon()).unwrap();
+    let mut heard = || other.receive::<Message>(soon()).unwrap();
     assert_eq!(heard().fds.len(), 0);
     assert_eq!(sizes(&heard()), [("x", 1), ("y", 2)]);
-    assert_eq!(heard().message, Word::Plain {});
+    assert_eq!(heard().message, Message::Plain {});
     assert_eq!(sizes(&heard()), [("z", 3)]);
     assert_eq!(heard().message, text("e"));
 }
@@ -73,16 +73,16 @@ fn a_long_line_keeps_its_descriptors_and_the_next_one_its_own() {
     let writer = std::thread::spawn(move || {
         let (first, second) = (file(1), file(2));
         one.send(&sent, &[("x", first.as_fd())], soon()).unwrap();
-        one.send(&Word::Plain {}, &[("y", second.as_fd())], soon())
+        one.send(&Message::Plain {}, &[("y", second.as_fd())], soon())
             .unwrap();
         one
     });
-    let heard = other.receive::<Word>(soon()).unwrap();
+    let heard = other.receive::<Message>(soon()).unwrap();
     assert!(heard.message == long);
     assert_eq!(sizes(&heard), [("x", 1)]);
     assert_eq!(sizes(&other.receive(soon()).unwrap()), [("y", 2)]);
     drop(writer.join().unwrap());
-    let gone = other.receive::<Word>(soon()).unwrap_err();
+    let gone = other.receive::<Message>(soon()).unwrap_err();
     assert!(matches!(gone, ChannelError::Gone), "{gone}");
 }
 
@@ -91,25 +91,26 @@ fn nothing_is_lost_without_a_word() {
     let (mut one, mut other) = pair();
     let fd = file(1);
     let many = vec![("x", fd.as_fd()); MAX_FDS + 1];
-    let error = one.send(&Word::Plain {}, &many, soon()).unwrap_err();
+    let error = one.send(&Message::Plain {}, &many, soon()).unwrap_err();
     assert!(matches!(error, ChannelError::TooManyFds(254)), "{error}");
     let error = one.send(&text("x".repeat(MAX_LINE_BYTES)), &[], soon());
     assert!(matches!(error, Err(ChannelError::TooLong)));
     // Neither was said, and the connection is of use.
-    one.send(&Word::Plain {}, &many[..MAX_FDS], soon()).unwrap();
-    assert_eq!(other.receive::<Word>(soon()).unwrap().fds.len(), MAX_FDS);
+    one.send(&Message::Plain {}, &many[..MAX_FDS], soon())
+        .unwrap();
+    assert_eq!(other.receive::<Message>(soon()).unwrap().fds.len(), MAX_FDS);
     // A line that names what did not come, and one that does not name what came.
     one.socket
         .write_all(b"{\"say\":\"plain\",\"fds\":[\"x\"]}\n")
         .unwrap();
-    let error = other.receive::<Word>(soon()).unwrap_err();
+    let error = other.receive::<Message>(soon()).unwrap_err();
     assert!(
         matches!(error, ChannelError::FdsDiffer { named: 1, came: 0 }),
         "{error}"
     );
     one.write(b"{\"say\":\"plain\"}\n", &[fd.as_fd()], soon())
         .unwrap();
-    let error = other.receive::<Word>(soon()).unwrap_err();
+    let error = other.receive::<Message>(soon()).unwrap_err();
     assert!(
         matches!(error, ChannelError::FdsDiffer { named: 0, came: 1 }),
         "{error}"
@@ -132,22 +133,22 @@ fn what_is_not_of_the_protocol_is_refused() {
         one.socket
             .write_all(format!("{line}\n").as_bytes())
             .unwrap();
-        let error = other.receive::<Word>(soon()).unwrap_err();
+        let error = other.receive::<Message>(soon()).unwrap_err();
         assert!(
             matches!(error, ChannelError::Nonsense(_)),
             "{line}: {error}"
         );
         // The next one is heard.
-        one.send(&Word::Plain {}, &[], soon()).unwrap();
+        one.send(&Message::Plain {}, &[], soon()).unwrap();
         assert_eq!(
-            other.receive::<Word>(soon()).unwrap().message,
-            Word::Plain {}
+            other.receive::<Message>(soon()).unwrap().message,
+            Message::Plain {}
         );
     }
     let (mut one, mut other) = pair();
     let flood = vec![b'x'; 2 * MAX_LINE_BYTES];
     let writer = std::thread::spawn(move || one.socket.write_all(&flood));
-    let error = other.receive::<Word>(soon()).unwrap_err();
+    let error = other.receive::<Message>(soon()).unwrap_err();
     assert!(matches!(error, ChannelError::TooLong), "{error}");
     drop(other);
     assert!(writer.join().unwrap().is_err());
@@ -157,7 +158,7 @@ fn what_is_not_of_the_protocol_is_refused() {
 fn nobody_waits_beyond_the_deadline() {
     let (mut one, mut other) = pair();
     let late = Deadline::within(Duration::from_millis(10));
-    let error = other.receive::<Word>(late).unwrap_err();
+    let error = other.receive::<Message>(late).unwrap_err();
     assert!(matches!(error, ChannelError::Late(_)), "{error}");
     // Nor to speak to somebody who does not listen.
     let long = text("x".repeat(900_000));
@@ -167,11 +168,11 @@ fn nobody_waits_beyond_the_deadline() {
 
 #[test]
 fn lines_are_as_the_protocol_says() {
-    let line = |word: &Word, fds: &[&str]| {
+    let line = |word: &Message, fds: &[&str]| {
         let fds = fds.iter().map(|name| (*name).to_owned()).collect();
         serde_json::to_value(Line::new(word, fds).unwrap()).unwrap()
     };
-    assert_eq!(line(&Word::Plain {}, &[]), json!({ "say": "plain" }));
+    assert_eq!(line(&Message::Plain {}, &[]), json!({ "say": "plain" }));
     assert_eq!(
         line(&text("a"), &["x"]),
         json!({ "say": "text", "with": { "text": "a" }, "fds": ["x"] })

@@ -75,7 +75,7 @@ fn check<T: DeserializeOwned + Serialize + Debug>(of: &str, names: &[&str]) {
 #[test]
 fn version_1_is_read_and_written() {
     check::<Greeting>("both", &["hello"]);
-    check::<LeavingOrder>(
+    check::<LeavingRequest>(
         "to-leaving",
         &[
             "join",
@@ -87,7 +87,7 @@ fn version_1_is_read_and_written() {
             "set-down",
         ],
     );
-    check::<LeavingWord>(
+    check::<LeavingReply>(
         "leaving",
         &[
             "joined",
@@ -102,11 +102,11 @@ fn version_1_is_read_and_written() {
             "refused",
         ],
     );
-    check::<ArrivingOrder>(
+    check::<ArrivingRequest>(
         "to-arriving",
         &["arrive", "prebuild", "restore", "commit", "adopt"],
     );
-    check::<ArrivingWord>(
+    check::<ArrivingReply>(
         "arriving",
         &[
             "ready", "prebuilt", "restored", "running", "report", "adopted", "failed",

@@ -305,7 +305,7 @@ mod tests {
     fn what_a_kernel_says_during_another_test_is_not_this_ones() {
         let complains = |command| {
             let mut record = record(0, GOOD);
-            record.failures.push(crate::run::Failure {
+            record.failures.push(crate::run::RunFailure {
                 text: "BUG: x".into(),
                 during: Some((1, command)),
             });

@@ -22,7 +22,7 @@ use vmm_fdbox::Finding;
 
 use super::device::{Device, bits};
 use super::device_state::{BlockStateV1, DeviceStateV1};
-use super::heirlooms::DISK;
+use super::fd_names::DISK;
 use super::kind::Kind;
 use super::ring::{RingError, Rings};
 use crate::files;

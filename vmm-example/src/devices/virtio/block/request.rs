@@ -23,12 +23,12 @@ const CHUNK: usize = 128 << 10;
 /// Why a request failed, as the guest is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Failure {
+enum RequestError {
     Io = VIRTIO_BLK_S_IOERR as u8,
     Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for RequestError {
     fn from(_: io::Error) -> Self {
         Self::Io
     }
@@ -52,7 +52,7 @@ struct Header {
 }
 
 impl Header {
-    fn read(from: &mut Reader<'_>) -> Result<Self, Failure> {
+    fn read(from: &mut Reader<'_>) -> Result<Self, RequestError> {
         let mut bytes = [0; 16];
         from.read_exact(&mut bytes)?;
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = bytes;
@@ -126,7 +126,7 @@ impl Disk {
         input: &mut Reader<'_>,
         output: &mut Writer<'_>,
         id: &str,
-    ) -> Result<usize, Failure> {
+    ) -> Result<usize, RequestError> {
         let header = Header::read(input)?;
         match header.kind {
             VIRTIO_BLK_T_IN => self.read(header.sector, output),
@@ -141,12 +141,12 @@ impl Disk {
                 let done = self.clear(input, false)?;
                 self.settle(done)
             }
-            _ => Err(Failure::Unsupported),
+            _ => Err(RequestError::Unsupported),
         }
     }
 
     /// Makes a write safe that nobody flushes (5.2.6.2).
-    fn settle(&self, done: usize) -> Result<usize, Failure> {
+    fn settle(&self, done: usize) -> Result<usize, RequestError> {
         if self.write_through {
             self.file.sync_data()?;
         }
@@ -154,17 +154,17 @@ impl Disk {
     }
 
     /// Where so many bytes from a sector on lie, if all of them are on the disk.
-    fn place(&self, sector: u64, bytes: usize) -> Result<u64, Failure> {
+    fn place(&self, sector: u64, bytes: usize) -> Result<u64, RequestError> {
         let bytes = bytes as u64;
         let end = bytes.div_ceil(SECTOR).checked_add(sector);
         if bytes.is_multiple_of(SECTOR) && end.is_some_and(|end| end <= self.sectors) {
             Ok(sector * SECTOR)
         } else {
-            Err(Failure::Io)
+            Err(RequestError::Io)
         }
     }
 
-    fn read(&mut self, sector: u64, output: &mut Writer<'_>) -> Result<usize, Failure> {
+    fn read(&mut self, sector: u64, output: &mut Writer<'_>) -> Result<usize, RequestError> {
         let total = output.available_bytes();
         let mut at = self.place(sector, total)?;
         let mut left = total;
@@ -178,9 +178,9 @@ impl Disk {
         Ok(total)
     }
 
-    fn write(&mut self, sector: u64, input: &mut Reader<'_>) -> Result<usize, Failure> {
+    fn write(&mut self, sector: u64, input: &mut Reader<'_>) -> Result<usize, RequestError> {
         if self.readonly {
-            return Err(Failure::Io);
+            return Err(RequestError::Io);
         }
         let total = input.available_bytes();
         let mut at = self.place(sector, total)?;
@@ -196,11 +196,11 @@ impl Disk {
     }
 
     /// Discards a range (its content is then anything) or makes it zeroes.
-    fn clear(&mut self, input: &mut Reader<'_>, discard: bool) -> Result<usize, Failure> {
+    fn clear(&mut self, input: &mut Reader<'_>, discard: bool) -> Result<usize, RequestError> {
         let mut segment = [0; 16];
         // The configuration says: one segment at a time.
         if input.available_bytes() != segment.len() {
-            return Err(Failure::Unsupported);
+            return Err(RequestError::Unsupported);
         }
         input.read_exact(&mut segment)?;
         let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = segment;
@@ -213,10 +213,10 @@ impl Disk {
             VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
         };
         if flags & !allowed != 0 {
-            return Err(Failure::Unsupported);
+            return Err(RequestError::Unsupported);
         }
         if self.readonly || count > MAX_DISCARD_SECTORS {
-            return Err(Failure::Io);
+            return Err(RequestError::Io);
         }
         let bytes = count as usize * SECTOR as usize;
         let at = self.place(sector, bytes)?;
@@ -226,7 +226,7 @@ impl Disk {
             // A discard is a hint: what cannot be given back stays.
             (Err(Errno::OPNOTSUPP), true) => Ok(0),
             (Err(Errno::OPNOTSUPP), false) => self.write_zeroes(at, bytes),
-            (Err(_), _) => Err(Failure::Io),
+            (Err(_), _) => Err(RequestError::Io),
         }
     }
 
@@ -242,7 +242,7 @@ impl Disk {
         }
     }
 
-    fn write_zeroes(&mut self, mut at: u64, bytes: usize) -> Result<usize, Failure> {
+    fn write_zeroes(&mut self, mut at: u64, bytes: usize) -> Result<usize, RequestError> {
         self.buffer.fill(0);
         let mut left = bytes;
         while left > 0 {
@@ -256,7 +256,7 @@ impl Disk {
 }
 
 /// The disk's name, cut or filled up with zeroes.
-fn get_id(id: &str, output: &mut Writer<'_>) -> Result<usize, Failure> {
+fn get_id(id: &str, output: &mut Writer<'_>) -> Result<usize, RequestError> {
     let mut bytes = id.as_bytes().to_vec();
     bytes.resize(VIRTIO_BLK_ID_BYTES as usize, 0);
     let room = output.available_bytes().min(bytes.len());

@@ -19,7 +19,7 @@ use vmm_fdbox::Finding;
 use super::counters::Counters;
 use super::device::{Device, bits};
 use super::device_state::{DeviceStateV1, NetStateV1, TapSource};
-use super::heirlooms::TAP;
+use super::fd_names::TAP;
 use super::kind::Kind;
 use super::ring::{Request, Ring, RingError, Rings};
 use super::spec::Mac;

@@ -8,7 +8,7 @@ use crate::devices::virtio::device_state::{
     VsockStateV1,
 };
 use crate::devices::virtio::{VirtioError, reopen};
-use crate::socket::Title;
+use crate::socket::Ownership;
 
 /// What version 0.1.0 wrote of [`every_device`].
 const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
@@ -142,13 +142,13 @@ fn sections_are_named_as_they_are_written() {
 
 #[test]
 fn places_are_used_once() {
-    let title = Title::new(true);
+    let ownership = Ownership::new(true);
     let rng = |slot| sample(slot, DeviceStateV1::Rng(RngStateV1 {}));
-    let twice = reopen(&[rng(1), rng(1)], &[], &title).unwrap_err();
+    let twice = reopen(&[rng(1), rng(1)], &[], &ownership).unwrap_err();
     assert!(matches!(twice, VirtioError::BadSlot { slot: 1 }));
-    let beyond = reopen(&[rng(8)], &[], &title).unwrap_err();
+    let beyond = reopen(&[rng(8)], &[], &ownership).unwrap_err();
     assert!(matches!(beyond, VirtioError::BadSlot { slot: 8 }));
-    let unwanted = reopen(&[rng(0)], &[7], &title).unwrap_err();
+    let unwanted = reopen(&[rng(0)], &[7], &ownership).unwrap_err();
     assert!(matches!(unwanted, VirtioError::NotWanted { fd: 7 }));
 }
 

@@ -13,16 +13,16 @@ use super::super::live::LiveDevice;
 use super::super::spec::{DeviceSpecs, DiskSpec, HvcSpec, VsockSpec};
 use super::super::testing::{Buffer, Driver, memory};
 use super::super::{inherit, open};
-use super::bay;
-use crate::socket::Title;
+use super::prepared;
+use crate::socket::Ownership;
 
 #[test]
 fn who_is_connected_to_a_console_stays_when_another_process_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hvc");
     let target = ConsoleTarget::Socket(path.clone());
-    let (old_title, new_title) = (Title::new(true), Title::new(false));
-    let mut old = ConsoleDevice::open(&target, &old_title).unwrap();
+    let (old_ownership, new_ownership) = (Ownership::new(true), Ownership::new(false));
+    let mut old = ConsoleDevice::open(&target, &old_ownership).unwrap();
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(b"to the old").unwrap();
     let mut driver = Driver::new(2);
@@ -32,8 +32,8 @@ fn who_is_connected_to_a_console_stays_when_another_process_has_it() {
 
     let mut lent = old.lend().unwrap().into_iter().map(|(_, fd)| fd);
     let listener = lent.next().unwrap();
-    let mut new = ConsoleDevice::inherit(&target, listener, lent.next(), &new_title).unwrap();
-    old_title.set(false);
+    let mut new = ConsoleDevice::inherit(&target, listener, lent.next(), &new_ownership).unwrap();
+    old_ownership.set(false);
     drop(old);
     client.write_all(b"to the new").unwrap();
     let mut driver = Driver::new(2);
@@ -62,13 +62,20 @@ fn what_devices_have_open_goes_to_another_process() {
         }),
         ..DeviceSpecs::default()
     };
-    let (old_title, new_title) = (Title::new(true), Title::new(false));
+    let (old_ownership, new_ownership) = (Ownership::new(true), Ownership::new(false));
     let memory = memory();
     let live = |opened| {
-        let bay = bay(&opened);
-        LiveDevice::new("x".into(), opened, memory.clone(), bay.line, bay.kicks).unwrap()
+        let prepared = prepared(&opened);
+        LiveDevice::new(
+            "x".into(),
+            opened,
+            memory.clone(),
+            prepared.line,
+            prepared.kicks,
+        )
+        .unwrap()
     };
-    let old: Vec<_> = open(&specs, &old_title)
+    let old: Vec<_> = open(&specs, &old_ownership)
         .unwrap()
         .into_iter()
         .map(live)
@@ -83,17 +90,17 @@ fn what_devices_have_open_goes_to_another_process() {
         ["virtio0-disk", "virtio1-listener", "virtio3-listener"]
     );
 
-    let new = inherit(&states, lent, &new_title).unwrap();
+    let new = inherit(&states, lent, &new_ownership).unwrap();
     for (opened, state) in new.iter().zip(&states) {
         assert_eq!(opened.device.state(), state.device);
     }
-    old_title.set(false);
+    old_ownership.set(false);
     drop(old);
     let other = File::open(&image).unwrap();
     let lock = || rustix::fs::flock(&other, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     assert!(lock().is_err());
     assert!(UnixStream::connect(&hvc).is_ok() && UnixStream::connect(&vsock).is_ok());
-    new_title.set(true);
+    new_ownership.set(true);
     drop(new);
     assert!(lock().is_ok());
     assert!(!hvc.exists() && !vsock.exists());

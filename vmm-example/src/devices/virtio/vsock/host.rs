@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::connection::{Connection, Outgoing};
 use super::packet::{Op, Packet, Ports};
-use crate::socket::{self, Place, Title};
+use crate::socket::{self, Ownership, SocketPath};
 
 /// Connections and programs that have not named a port yet, at most: a quarter of the descriptors
 /// that a process may usually have open, and with [`BUFFER`](super::connection::BUFFER) for each 16 MiB.
@@ -39,7 +39,7 @@ struct Caller {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct HostSide {
-    place: Place,
+    place: SocketPath,
     listener: UnixListener,
     epoll: OwnedFd,
     next_id: u64,
@@ -54,18 +54,22 @@ pub(super) struct HostSide {
 
 impl HostSide {
     /// Listens on `path`.
-    pub(super) fn open(path: &Path, title: &Title) -> io::Result<Self> {
-        Self::inherit(path, socket::listen(path)?, title)
+    pub(super) fn open(path: &Path, ownership: &Ownership) -> io::Result<Self> {
+        Self::inherit(path, socket::listen(path)?, ownership)
     }
 
     /// Takes a socket that listens on `path`.
-    pub(super) fn inherit(path: &Path, listener: UnixListener, title: &Title) -> io::Result<Self> {
+    pub(super) fn inherit(
+        path: &Path,
+        listener: UnixListener,
+        ownership: &Ownership,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let data = EventData::new_u64(LISTENER);
         epoll::add(&epoll, &listener, data, EventFlags::IN | EventFlags::ET)?;
         Ok(Self {
-            place: Place::new(path, title),
+            place: SocketPath::new(path, ownership),
             listener,
             epoll,
             next_id: 0,

@@ -18,10 +18,10 @@ use vmm_fdbox::Finding;
 
 use super::device::Device;
 use super::device_state::{DeviceStateV1, VsockStateV1};
-use super::heirlooms::LISTENER;
+use super::fd_names::LISTENER;
 use super::kind::Kind;
 use super::ring::{RingError, Rings};
-use crate::socket::Title;
+use crate::socket::Ownership;
 use host::HostSide;
 use packet::{HEADER, Odd, Packet};
 
@@ -44,9 +44,9 @@ pub(super) struct Vsock {
 
 impl Vsock {
     /// Listens on `socket` for programs that want to connect to the guest.
-    pub(super) fn open(cid: u64, socket: &Path, title: &Title) -> io::Result<Self> {
+    pub(super) fn open(cid: u64, socket: &Path, ownership: &Ownership) -> io::Result<Self> {
         let socket = std::path::absolute(socket)?;
-        Ok(Self::with(cid, HostSide::open(&socket, title)?))
+        Ok(Self::with(cid, HostSide::open(&socket, ownership)?))
     }
 
     fn with(cid: u64, host: HostSide) -> Self {
@@ -58,8 +58,8 @@ impl Vsock {
         }
     }
 
-    pub(super) fn reopen(state: &VsockStateV1, title: &Title) -> io::Result<Self> {
-        let mut vsock = Self::open(state.cid, &state.socket, title)?;
+    pub(super) fn reopen(state: &VsockStateV1, ownership: &Ownership) -> io::Result<Self> {
+        let mut vsock = Self::open(state.cid, &state.socket, ownership)?;
         vsock.reset_due = state.reset_due;
         Ok(vsock)
     }
@@ -68,9 +68,9 @@ impl Vsock {
     pub(super) fn inherit(
         state: &VsockStateV1,
         listener: OwnedFd,
-        title: &Title,
+        ownership: &Ownership,
     ) -> io::Result<Self> {
-        let host = HostSide::inherit(&state.socket, listener.into(), title)?;
+        let host = HostSide::inherit(&state.socket, listener.into(), ownership)?;
         let mut vsock = Self::with(state.cid, host);
         vsock.reset_due = state.reset_due;
         Ok(vsock)

@@ -20,7 +20,7 @@ struct Guest {
 impl Guest {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let vsock = Vsock::open(CID, &dir.path().join("v"), &Title::new(true)).unwrap();
+        let vsock = Vsock::open(CID, &dir.path().join("v"), &Ownership::new(true)).unwrap();
         let mut driver = Driver::new(3);
         for _ in 0..14 {
             driver.offer(RECEIVE, &[Buffer::Room(4096)]);
@@ -242,7 +242,7 @@ fn after_an_update_the_guest_hears_that_its_connections_are_gone() {
     };
     let mut driver = Driver::new(3);
     drop(guest.vsock);
-    let mut again = Vsock::reopen(&state, &Title::new(true)).unwrap();
+    let mut again = Vsock::reopen(&state, &Ownership::new(true)).unwrap();
     driver.with(|rings| again.serve_restored(rings)).unwrap();
     assert!(driver.used(EVENT).is_empty() && again.reset_due);
     driver.offer(EVENT, &[Buffer::Room(4)]);
@@ -254,6 +254,6 @@ fn after_an_update_the_guest_hears_that_its_connections_are_gone() {
 #[test]
 fn nonsense_is_survived() {
     let dir = tempfile::tempdir().unwrap();
-    let mut vsock = Vsock::open(23, &dir.path().join("v"), &Title::new(true)).unwrap();
+    let mut vsock = Vsock::open(23, &dir.path().join("v"), &Ownership::new(true)).unwrap();
     survives_nonsense(&mut vsock, 3);
 }

@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::devices::console::TerminalModes;
 use crate::devices::vfio::spec::PciAddress;
-use crate::devices::virtio::Place;
+use crate::devices::virtio::SlotLayout;
 use crate::guest::state::MachineStateV1;
 
-/// Told while the guest runs. With it come the descriptors that [`Estate`](crate::service::estate::Estate)
+/// Told while the guest runs. With it come the descriptors that [`Endpoints`](crate::service::endpoints::Endpoints)
 /// names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Heritage {
+pub(crate) struct HandoverInfo {
     pub(crate) machine: MachineStateV1,
     pub(crate) vcpus: usize,
     /// Where its virtio devices are; what is not told is found in the state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) places: Vec<Place>,
+    #[serde(default, rename = "places", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) layouts: Vec<SlotLayout>,
     /// Where the serial port goes, as `--console` says it.
     pub(crate) console: String,
     /// Where the API socket is, if there is one.
@@ -44,15 +44,15 @@ mod tests {
     use super::*;
 
     /// What version 1 tells, from the first release on.
-    const GOLDEN_V1: &str = include_str!("heritage-v1.json");
+    const GOLDEN_V1: &str = include_str!("handover-info-v1.json");
 
     #[test]
     fn what_version_1_tells_is_understood() {
         let told: serde_json::Value = serde_json::from_str(GOLDEN_V1).unwrap();
-        let heritage: Heritage = serde_json::from_value(told.clone()).unwrap();
-        assert_eq!(serde_json::to_value(&heritage).unwrap(), told);
+        let info: HandoverInfo = serde_json::from_value(told.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&info).unwrap(), told);
         let mut newer = told;
         newer["mood"] = "fine".into();
-        assert_eq!(serde_json::from_value::<Heritage>(newer).unwrap(), heritage);
+        assert_eq!(serde_json::from_value::<HandoverInfo>(newer).unwrap(), info);
     }
 }

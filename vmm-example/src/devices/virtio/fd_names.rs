@@ -6,6 +6,6 @@ pub(super) const LISTENER: &str = "listener";
 pub(super) const CLIENT: &str = "client";
 
 /// The name of what the device at a place has open, among those of all devices.
-pub(super) fn heirloom(slot: u8, name: &str) -> String {
+pub(super) fn device_fd_name(slot: u8, name: &str) -> String {
     format!("virtio{slot}-{name}")
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::devices::console::{Console, ConsoleSource, TerminalModes};
 use crate::service::api::{Exit, Server};
-use crate::socket::Title;
+use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
 
 /// Names of descriptors that a successor gets; those of devices come from
@@ -30,13 +30,13 @@ const CLIENTS_LIMIT: Duration = Duration::from_secs(2);
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Estate {
+pub(crate) struct Endpoints {
     spec: ConsoleSpec,
     console: Arc<Console>,
     listener: Option<OwnedFd>,
     terminal: Option<TerminalModes>,
     api: Option<Api>,
-    title: Title,
+    ownership: Ownership,
 }
 
 #[derive(Debug)]
@@ -46,13 +46,13 @@ struct Api {
     exit: Arc<Exit>,
 }
 
-impl Estate {
+impl Endpoints {
     pub(crate) fn new(
         spec: &ConsoleSpec,
         console: &Arc<Console>,
         source: &ConsoleSource,
         server: Option<&Server>,
-        title: &Title,
+        ownership: &Ownership,
     ) -> io::Result<Self> {
         let api = |server: &Server| {
             Ok::<_, io::Error>(Api {
@@ -67,7 +67,7 @@ impl Estate {
             listener: source.listener(),
             terminal: source.terminal(),
             api: server.map(api).transpose()?,
-            title: title.clone(),
+            ownership: ownership.clone(),
         })
     }
 
@@ -108,7 +108,7 @@ impl Estate {
     /// From now on all of it is the successor's. Returns the clients of the API that wait for
     /// no answer; one that gets this one's does not count.
     pub(crate) fn give_up(&self) -> Vec<OwnedFd> {
-        self.title.set(false);
+        self.ownership.set(false);
         self.console.gate().give_up();
         let api = self.api.iter();
         api.flat_map(|api| api.exit.leave(1, CLIENTS_LIMIT))
