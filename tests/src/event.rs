@@ -56,7 +56,7 @@ pub struct Hello {
     pub boot_id: String,
     /// CLOCK_BOOTTIME.
     pub uptime_ns: u64,
-    /// Raw TSC, which runs on across a kexec.
+    /// Raw TSC, which continues across a kexec.
     pub tsc: u64,
 }
 

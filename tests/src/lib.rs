@@ -20,7 +20,7 @@ pub mod scan;
 pub mod scenario;
 pub mod witness;
 
-/// The CPU's time stamp counter, which runs on across a kexec.
+/// The CPU's time stamp counter, which continues across a kexec.
 pub fn tsc() -> u64 {
     // SAFETY: every x86-64 CPU has the instruction, and it touches no memory.
     unsafe { core::arch::x86_64::_rdtsc() }

@@ -53,7 +53,7 @@ Exit status:
   0   done
   1   wrong usage, or an error that has nothing to do with an update
   10  it failed and nothing changed
-  11  it failed or was cancelled, and was rolled back: the guest runs on
+  11  it failed or was cancelled, and was rolled back: the guest continues
   12  it failed and the guest is lost";
 
 const RUN_EXAMPLES: &str = "\
@@ -91,7 +91,7 @@ says and try again.";
 ///
 /// A guest's memory, VM and state go into a box of the FDBox kernel module, which keeps
 /// them while the host boots another kernel. The guest does not reboot: it stands still
-/// for the blackout and runs on.
+/// for the blackout and continues.
 #[derive(Debug, Parser)]
 #[command(version = VERSION, after_help = EXAMPLES, help_expected = true, subcommand_required = true)]
 pub(crate) struct Cli {
@@ -109,7 +109,7 @@ pub(crate) enum Command {
     CheckState(CheckStateArgs),
     Status(StatusArgs),
     Discard(DiscardArgs),
-    /// Give up an update that has not left the host yet; the guest runs on.
+    /// Give up an update that has not left the host yet; the guest continues.
     Cancel(ApiArgs),
     /// Stop a guest's CPUs.
     Pause(ApiArgs),
@@ -201,7 +201,7 @@ impl RunArgs {
 ///
 /// Checks for whatever could fail, loads the kernel, moves the guest's memory and VM into
 /// a box and seals it, all while the guest runs. Then stops the guest, writes its state
-/// and jumps. Any failure before the jump is undone and the guest runs on.
+/// and jumps. Any failure before the jump is undone and the guest continues.
 ///
 /// With --all, or with several --api-socket, does so for many guests: all are prepared while
 /// they run, all are paused at once, and one kexec takes all of them along.
@@ -265,7 +265,7 @@ pub(crate) struct LiveUpdateArgs {
     pub(crate) cancel_after: Option<Step>,
 }
 
-/// Run a guest on that an update handed over.
+/// Continue a guest that an update handed over.
 ///
 /// Takes memory, VM and state out of the box, rebuilds the guest and runs it; then
 /// reports, deletes the box and stays in the foreground as the guest's VMM. If the guest

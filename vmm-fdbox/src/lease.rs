@@ -9,7 +9,7 @@ use crate::sys::KillTimer;
 /// The time within which this process gets on, or else the kernel kills it: also when it is stopped by SIGSTOP, hangs
 /// in a system call that can be killed, or the host sleeps meanwhile.
 ///
-/// While guests stand still for a coordinator, none of them may decide by itself to run on, since the jump may come at any
+/// While guests stand still for a coordinator, none of them may decide by itself to continue, since the jump may come at any
 /// moment. So a coordinator that hangs must neither leave them standing for ever nor wake up later
 /// and jump without them: it dies, its sockets close, and each guest is rolled back. Only for a process that
 /// has nothing else to do.

@@ -137,7 +137,7 @@ impl fmt::Display for ResumeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "Guest {} runs on: {} vCPUs, {} MiB of {}",
+            "Guest {} continues: {} vCPUs, {} MiB of {}",
             self.guest, self.vcpus, self.ram_mib, self.ram_kind
         )?;
         let Some(blackout) = &self.blackout else {

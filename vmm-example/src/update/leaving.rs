@@ -150,7 +150,7 @@ impl LeavingVmm for LeavingGuest<'_> {
     }
 
     fn stand_up(&mut self) -> Result<(), PartyError> {
-        self.vmm.machine().run_on();
+        self.vmm.machine().continue_guest();
         self.vmm.end_update(&UpdateEnd::stood_up());
         Ok(())
     }

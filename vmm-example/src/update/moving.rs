@@ -20,7 +20,7 @@ pub(crate) trait Movable {
     fn park(&self);
     fn save(&self) -> Result<GuestState, MachineError>;
     /// Runs the parked guest on.
-    fn run_on(&self);
+    fn continue_guest(&self);
     /// Whether the guest broke down. One that reset itself or switched itself off goes along.
     fn has_ended(&self) -> bool;
     /// Whether the host's TSC can measure the time that passes.
@@ -66,7 +66,7 @@ impl Movable for Machine {
         Self::save(self)
     }
 
-    fn run_on(&self) {
+    fn continue_guest(&self) {
         self.notify_stopped();
         self.run();
         self.flush_console();
@@ -123,7 +123,7 @@ pub(super) fn kept(info: &Info) -> Kept {
 
 /// A machine as the library's state machine sees it.
 ///
-/// The box gets duplicates: mappings, vCPUs and events stay, so the guest runs on while the
+/// The box gets duplicates: mappings, vCPUs and events stay, so the guest continues while the
 /// box is sealed, and what a rollback gives back can be dropped.
 pub(crate) struct Moving<'a, M> {
     pub(super) machine: &'a M,
@@ -207,7 +207,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
     }
 
     fn resume_in_place(&mut self) -> Result<(), PartyError> {
-        self.machine.run_on();
+        self.machine.continue_guest();
         Ok(())
     }
 }

@@ -53,8 +53,8 @@ impl Movable for FakeMachine {
         }
     }
 
-    fn run_on(&self) {
-        self.note("run on");
+    fn continue_guest(&self) {
+        self.note("continue");
     }
 
     fn has_ended(&self) -> bool {
@@ -106,7 +106,7 @@ fn update(store: &FakeStore, host: &mut FakeHost, machine: &FakeMachine) -> Outc
     Session::new(store, host, guest, plan).run()
 }
 
-const STOOD: [&str; 4] = ["park", "leave host", "save", "run on"];
+const STOOD: [&str; 4] = ["park", "leave host", "save", "continue"];
 
 #[test]
 fn an_update_leaves_a_sealed_box_that_another_vmm_can_read() {

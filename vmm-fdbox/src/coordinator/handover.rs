@@ -25,7 +25,7 @@ pub type Start = Box<dyn FnMut() -> Result<(Child, UnixStream), ChildError> + Se
 /// A member of a [`Fleet`](crate::update::Fleet) in a host that stays
 /// ([`SameHost`](crate::update::SameHost)): the guest goes from its old VMM to a new one, which is started for it.
 ///
-/// Until the new VMM is told to commit it is killed if anything fails, and the guest runs on in the old one. After that
+/// Until the new VMM is told to commit it is killed if anything fails, and the guest continues in the old one. After that
 /// the state in the box tells whose the guest is. The old VMM takes it back, if it can: then the new one
 /// is killed. If it cannot, the new one has it, and what counts is whether that lives.
 pub struct Handover<B> {
@@ -108,7 +108,7 @@ impl<B: Boxes> Handover<B> {
         Stopped {
             message: match end.status {
                 ExitStatus::GuestLost => format!("{why}; {}", end.message),
-                _ => format!("Rolled back, the guest runs on: {step} failed: {why}"),
+                _ => format!("Rolled back, the guest continues: {step} failed: {why}"),
             },
             step: Some(step),
             error: Some(why),
@@ -204,7 +204,7 @@ impl<B: Boxes> Member for Handover<B> {
     }
 
     fn roll_back(&mut self) -> Stopped {
-        // Before the guest runs on: the new VMM may have its devices.
+        // Before the guest continues: the new VMM may have its devices.
         self.arriving = None;
         self.leaving.roll_back()
     }

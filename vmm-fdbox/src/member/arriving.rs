@@ -73,7 +73,7 @@ pub trait ArrivingVmm {
         lent: Lent,
     ) -> Result<(), PartyError>;
 
-    /// Closes whatever was built from the box: it is about to be sealed again, or the guest runs on in its old VMM.
+    /// Closes whatever was built from the box: it is about to be sealed again, or the guest continues in its old VMM.
     fn abandon(&mut self);
 
     /// Runs the guest, which is this VMM's from now on, and returns the cycle counter of its first entry, or of

@@ -65,12 +65,12 @@ pub trait LeavingVmm: Guest {
     /// Default: it runs until the kernel ends.
     ///
     /// # Errors
-    /// Why it runs on.
+    /// Why it continues.
     fn set_down(&mut self) -> Result<(), PartyError> {
         Err("this VMM cannot stop it for that".into())
     }
 
-    /// What somebody else sets who wants the guest to run on while it is down: the coordinator hears of it, and
+    /// What somebody else sets who wants the guest to continue while it is down: the coordinator hears of it, and
     /// decides. Default: nobody does.
     fn down_cancel(&self) -> Option<CancelFlag> {
         None
@@ -381,7 +381,7 @@ fn idle<V: LeavingVmm>(line: &Line<LeavingRequest>, vmm: &mut V) -> Left {
                 let why = Chain(&*error).to_string();
                 (
                     ExitStatus::GuestLost,
-                    format!("The guest cannot run on: {why}"),
+                    format!("The guest cannot continue: {why}"),
                 )
             }
         };

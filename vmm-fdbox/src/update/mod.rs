@@ -1,5 +1,5 @@
-//! The update: from one host into the next, with the guest either running on
-//! there or running on here.
+//! The update: from one host into the next, with the guest either continuing
+//! there or continuing here.
 //!
 //! ```text
 //! Session ─preflight─▶ Ready ─prepare─▶ Prepared ─pause─▶ Paused ─jump─▶ (kexec)

@@ -24,7 +24,7 @@ pub enum Destination {
 /// From the moment the guest is [`Paused`](super::Paused) it may be taken, or the kernel may go away. Then
 ///
 /// - whoever leaves says that it is done (in this kernel only): [`Paused::jump`](super::Paused::jump);
-/// - or that it is not: [`Paused::cancel`](super::Paused::cancel), or drop it. The guest runs on here if
+/// - or that it is not: [`Paused::cancel`](super::Paused::cancel), or drop it. The guest continues here if
 ///   nobody has taken its state out of the box, and if this kernel is not ending.
 ///
 /// Do neither just because time has passed: whoever is about to jump must have died or given up first.

@@ -121,7 +121,7 @@ pub enum Outcome {
         /// Why.
         error: UpdateError,
     },
-    /// It failed or was cancelled; the guest runs on in this process.
+    /// It failed or was cancelled; the guest continues in this process.
     RolledBack {
         /// The step that failed.
         step: Step,
@@ -132,7 +132,7 @@ pub enum Outcome {
         /// How long the guest stood still, in nanoseconds; `None` if not at all.
         paused_ns: Option<u64>,
     },
-    /// It failed and the guest could not be run on.
+    /// It failed and the guest could not be continued.
     GuestLost {
         /// The step that failed.
         step: Step,
@@ -196,7 +196,7 @@ impl std::fmt::Display for Outcome {
             } => {
                 write!(
                     f,
-                    "Rolled back, the guest runs on: {step} failed: {}",
+                    "Rolled back, the guest continues: {step} failed: {}",
                     Chain(error)
                 )?;
                 write_problems(f, problems)

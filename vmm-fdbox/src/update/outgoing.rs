@@ -212,7 +212,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Paused<S, H, G, O> {
     }
 
     /// Gives the update up and runs the guest on. One that [somebody else](super::LeftByOthers) may have
-    /// taken runs on only if nobody has: otherwise the guest is [lost](Outcome::GuestLost) here.
+    /// taken continues only if nobody has: otherwise the guest is [lost](Outcome::GuestLost) here.
     pub fn cancel(mut self) -> Outcome {
         self.0.roll_back(StepFailure::cancelled(Step::Jump))
     }

@@ -42,7 +42,7 @@ pub trait Guest {
 
     /// What goes into the box, dependencies first. Duplicates of the VMM's own
     /// descriptors, or those themselves: after a rollback each comes back
-    /// through [`give_back`](Self::give_back). The guest runs on meanwhile.
+    /// through [`give_back`](Self::give_back). The guest continues meanwhile.
     ///
     /// # Errors
     /// Rolls the update back.

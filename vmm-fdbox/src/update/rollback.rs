@@ -1,6 +1,6 @@
 //! Undoing an attempt: all of what was done, whatever fails on the way.
 //!
-//! A guest must not run twice. So it runs on here only if nobody has taken it out of its box, and after
+//! A guest must not run twice. So it continues here only if nobody has taken it out of its box, and after
 //! that nobody can: the state that a resume would need is wiped first.
 
 use super::attempt::{Attempt, Slot, StepFailure};
@@ -222,7 +222,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
             Err(error) => {
                 self.problem(
                     problems,
-                    format!("The guest cannot run on: {}", Chain(&*error)),
+                    format!("The guest cannot continue: {}", Chain(&*error)),
                 );
                 Err(())
             }

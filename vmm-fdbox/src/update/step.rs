@@ -116,7 +116,7 @@ pub enum ExitStatus {
     /// 10: it failed and nothing changed. Before a kexec the guest was not
     /// touched; after one the box is as it was, for another try.
     NothingChanged = 10,
-    /// 11: it failed or was cancelled, and was rolled back: the guest runs on in
+    /// 11: it failed or was cancelled, and was rolled back: the guest continues in
     /// its old process.
     RolledBack = 11,
     /// 12: it failed and the guest is lost.

@@ -27,7 +27,7 @@ pub(crate) use tests::{two_guests, with_traffic};
 /// in a host that is just coming up.
 const LONGER_PERCENT: u64 = 25;
 /// By how much more for each other guest: the host has it to bring back too, with the one CPU that the guest's
-/// runs on.
+/// continues.
 const LONGER_PERCENT_PER_OTHER: u64 = 15;
 const LONGER_NS_PER_GUEST: u64 = 400_000_000;
 /// Two VMMs, one of them starting, clients that ask both and the guest's disk and network take the CPU as

@@ -114,7 +114,7 @@ fn after_init_script(cx: &Cx<'_>) -> Result<()> {
     equal("Its API socket", socket.exists(), false)
 }
 
-/// Runs a script in a host that knows nothing of boxes yet; the guest must run on then.
+/// Runs a script in a host that knows nothing of boxes yet; the guest must continue then.
 fn runs_on(cx: &Cx<'_>, script: &str) -> Result<()> {
     ensure!(fdbox::control().is_err(), "The module is loaded already");
     fs::write("/tmp/script", script)?;

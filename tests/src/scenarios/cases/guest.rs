@@ -72,7 +72,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "guest/failures-before-the-jump",
-        about: "whatever step fails before the jump, the guest runs on in its process",
+        about: "whatever step fails before the jump, the guest continues in its process",
         host: HostKind::GuestOneBoot,
         stages: &[failures],
     },

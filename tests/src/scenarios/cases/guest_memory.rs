@@ -105,7 +105,7 @@ fn before(_: &Cx<'_>) -> Result<()> {
     fdbox.put(memory, "ram")?;
     fdbox.put(vm.into_fd(), "vm")?;
     fdbox.seal()?;
-    // The guest would run on: its writes must arrive.
+    // The guest would continue: its writes must arrive.
     mapped.bytes()[..PAGE as usize].copy_from_slice(&page_content(42, 0));
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "guests/failures-before-the-jump",
-        about: "whichever guest fails at whatever step, every guest runs on",
+        about: "whichever guest fails at whatever step, every guest continues",
         host: HostKind::GuestsOneBoot,
         stages: &[failures],
     },
@@ -280,7 +280,7 @@ fn undone(members: &[Member], mishap: Mishap) -> Result<Value> {
     Ok(serde_json::from_str(last)?)
 }
 
-/// One guest is not ready: another VMM of this kernel takes the other one, and it runs on where it is.
+/// One guest is not ready: another VMM of this kernel takes the other one, and it continues where it is.
 fn one_stays(mut members: Vec<Member>, before: &[Report]) -> Result<()> {
     // Something of another program is in it: an empty one would be what is left of an update.
     let in_the_way = fdbox::FdBox::create("vm1")?;

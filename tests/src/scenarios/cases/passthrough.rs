@@ -359,7 +359,7 @@ fn same_host(_: &Cx<'_>) -> Result<()> {
         vfio::bind(&second, &rig.iommufd),
         Errno::BUSY,
     )?;
-    // The guest runs on meanwhile.
+    // The guest continues meanwhile.
     nic::check_untouched(&rig.device)?;
     let frames = nic::filled(&rig.memory)?;
     nic::wait_for(&rig.memory, frames + FRAMES)?;

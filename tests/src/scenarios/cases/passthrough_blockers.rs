@@ -1,4 +1,4 @@
-//! Devices that cannot go through a kexec: preflight names them, and the guest runs on.
+//! Devices that cannot go through a kexec: preflight names them, and the guest continues.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ const RUN_DIR: &str = "/run/blockers";
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "passthrough/blockers",
-    about: "a dry run names devices in scalable mode and with ATS, one guest's or all guests'; it runs on",
+    about: "a dry run names devices in scalable mode and with ATS, one guest's or all guests'; it continues",
     host: HostKind::GuestScalable,
     stages: &[blockers],
 }];

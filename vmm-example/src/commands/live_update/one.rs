@@ -136,7 +136,7 @@ fn end(outcome: &FleetOutcome, member: &MemberOutcome, dry_run: bool) -> UpdateE
             Some(report) => {
                 let text = serde_json::from_value(report.clone());
                 let text = text.map(|report: ResumeReport| report.to_string());
-                let text = text.unwrap_or_else(|_| format!("Guest {} runs on", member.name));
+                let text = text.unwrap_or_else(|_| format!("Guest {} continues", member.name));
                 UpdateEnd::done(report.clone(), text)
             }
             None => UpdateEnd::handed_over(),
@@ -160,7 +160,7 @@ fn failed_by_itself(outcome: &FleetOutcome, stopped: &Stopped, step: Step) -> Up
 fn failed(outcome: &FleetOutcome, stopped: &Stopped, step: Step, why: &str) -> UpdateEnd {
     let end = with_result(outcome, stopped);
     let became = match end.result {
-        UpdateResult::RolledBack => "Rolled back, the guest runs on",
+        UpdateResult::RolledBack => "Rolled back, the guest continues",
         UpdateResult::GuestLost => "Guest lost",
         _ => "Nothing changed",
     };
@@ -293,7 +293,7 @@ mod tests {
             status: ExitStatus::RolledBack,
             step: Some(Step::PutFds),
             error: Some("no".into()),
-            ..Stopped::untouched("Rolled back, the guest runs on: put-fds failed: no")
+            ..Stopped::untouched("Rolled back, the guest continues: put-fds failed: no")
         };
         let end = end_of(
             &outcome(Some((Step::Seal, "vm0: no")), Some(stopped)),
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(end.failed_step.as_deref(), Some("put-fds"));
         assert_eq!(
             end.message,
-            "Rolled back, the guest runs on: put-fds failed: no"
+            "Rolled back, the guest continues: put-fds failed: no"
         );
 
         let stopped = Stopped {
@@ -322,7 +322,7 @@ mod tests {
         );
         assert_eq!(
             end.message,
-            "Rolled back, the guest runs on: jump failed: EBUSY"
+            "Rolled back, the guest continues: jump failed: EBUSY"
         );
         assert_eq!((end.cancelled, end.paused_ns), (false, Some(5)));
         let end = end_of(

@@ -154,7 +154,7 @@ impl World {
     }
 
     /// Which guests run here when all is over.
-    fn run_on(self) -> Vec<bool> {
+    fn continued(self) -> Vec<bool> {
         let join = |vmm: JoinHandle<bool>| vmm.join().unwrap();
         self.vmms.into_iter().map(join).collect()
     }
@@ -190,7 +190,7 @@ fn a_guest_that_cannot_be_paused_rolls_the_others_back_or_is_left() {
         let jumped = host.calls.contains(&HostCall::Jump);
         assert_eq!(jumped, status == ExitStatus::Done);
         if !jumped {
-            assert_eq!(world.run_on(), [true; 3]);
+            assert_eq!(world.continued(), [true; 3]);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `resume`: have guests run on that an update handed over, each in a process of its own.
+//! `resume`: continue the guests that an update handed over, each in a process of its own.
 //!
 //! This process opens the boxes, starts the VMMs and says when each goes on. With `--all` it ends when all of them
 //! run, and they live on; of one guest it stays the parent, and ends as its VMM does.

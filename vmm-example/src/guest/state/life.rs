@@ -13,7 +13,7 @@ enum EventV1 {
     Off,
 }
 
-/// Why the guest does not run on when it arrives, version 1.
+/// Why the guest does not continue when it arrives, version 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LifeStateV1 {
     /// Somebody paused it, and wants it so.

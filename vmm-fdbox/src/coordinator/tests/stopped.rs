@@ -112,7 +112,7 @@ fn coordinate(stops: &str, first: UnixStream, second: UnixStream) -> Option<i32>
 }
 
 #[test]
-fn after_a_pause_the_guests_run_on() {
+fn after_a_pause_the_guests_continue() {
     let store = FakeStore::new();
     let (vmm, socket) = old_vmm(&store, Script::default());
     let blocker = Finding::blocker("net0", "a tap cannot be kept", "detach it");
@@ -127,7 +127,7 @@ fn after_a_pause_the_guests_run_on() {
 }
 
 #[test]
-fn after_a_set_down_the_guests_run_on() {
+fn after_a_set_down_the_guests_continue() {
     let store = FakeStore::new();
     let (vmm, socket) = old_vmm(&store, Script::default());
     let blocker = Finding::blocker("net0", "a tap cannot be kept", "detach it");

@@ -48,7 +48,7 @@ pub trait Member: Send {
     /// Default: it runs until the kernel ends.
     ///
     /// # Errors
-    /// Why it runs on.
+    /// Why it continues.
     fn set_down(&mut self) -> Result<(), String> {
         Err("this VMM cannot stop it for that".into())
     }
@@ -59,7 +59,7 @@ pub trait Member: Send {
         false
     }
 
-    /// Undoes all that was done; a guest that was set down runs on.
+    /// Undoes all that was done; a guest that was set down continues.
     fn roll_back(&mut self) -> Stopped;
 
     /// The guest is its new VMM's now. Only for a host that stays in its kernel.
@@ -149,7 +149,7 @@ impl Stopped {
         }
     }
 
-    /// This, why it was not ready, and how it came to run on after it was set down.
+    /// This, why it was not ready, and how it came to continue after it was set down.
     pub(super) fn and_then(self, end: Self) -> Self {
         Self {
             status: end.status,
@@ -163,7 +163,7 @@ impl Stopped {
 /// What happens when a guest is not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NotReady {
-    /// Nobody is updated: every guest is rolled back and runs on.
+    /// Nobody is updated: every guest is rolled back and continues.
     #[default]
     Abort,
     /// The others are updated. The guest is [set down](Member::set_down) before they are paused,

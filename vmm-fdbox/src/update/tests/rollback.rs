@@ -1,4 +1,4 @@
-//! Whatever fails before the jump, the guest runs on and nothing is left.
+//! Whatever fails before the jump, the guest continues and nothing is left.
 
 use rustix::io::Errno;
 

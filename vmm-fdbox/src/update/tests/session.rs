@@ -172,7 +172,7 @@ fn somebody_else_may_leave_from_the_moment_the_guest_is_paused() {
 }
 
 #[test]
-fn a_guest_that_somebody_took_does_not_run_on() {
+fn a_guest_that_somebody_took_does_not_continue() {
     for is_finished in [false, true] {
         let vmm = Vmm::new();
         vmm.call(Vmm::prepare);

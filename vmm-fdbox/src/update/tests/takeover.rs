@@ -1,4 +1,4 @@
-//! The other side: the guest runs on, or the box is as it was.
+//! The other side: the guest continues, or the box is as it was.
 
 use rustix::io::Errno;
 

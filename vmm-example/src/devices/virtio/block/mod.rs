@@ -199,7 +199,7 @@ impl Device for Block {
         ring.serve(|request| self.disk.answer(request, &self.id, counters))
     }
 
-    /// Writes that the guest has not flushed yet are in the host's cache. The guest runs on
+    /// Writes that the guest has not flushed yet are in the host's cache. The guest continues
     /// and relies on them: its disk must not lose its cache as if the power had failed.
     fn flush(&mut self) -> io::Result<()> {
         match self.disk.is_readonly() {
