@@ -1,5 +1,6 @@
 //! A guest under the VMM, with the witness in it.
 
+mod bare;
 mod control;
 mod process;
 mod upgrade;
@@ -18,6 +19,7 @@ use serde_json::Value;
 use crate::check::equal;
 use crate::console::Console;
 use crate::network::{self, Links};
+pub(crate) use bare::BareGuest;
 pub(crate) use control::{Updating, Watch, command};
 pub(crate) use process::{Ended, Vmm};
 pub(crate) use upgrade::{ApiClient, Holds, Runner};

@@ -6,7 +6,7 @@ use kvm_bindings::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{KvmError, Vm, named};
+use super::{KvmError, Vm, exact, named};
 use crate::kvm::tsc;
 
 /// How far the guest's clock may be off; its kernel's watchdog allows for some hundred µs.
@@ -17,8 +17,11 @@ const CLOCK_TRIES: u32 = 8;
 /// The interrupt controllers, version 1.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct IrqchipStateV1 {
+    #[serde(deserialize_with = "exact::one")]
     pub(crate) pic_master: kvm_irqchip,
+    #[serde(deserialize_with = "exact::one")]
     pub(crate) pic_slave: kvm_irqchip,
+    #[serde(deserialize_with = "exact::one")]
     pub(crate) ioapic: kvm_irqchip,
 }
 
@@ -31,6 +34,7 @@ impl std::fmt::Debug for IrqchipStateV1 {
 /// The timer, version 1.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PitStateV1 {
+    #[serde(deserialize_with = "exact::one")]
     pub(crate) pit: kvm_pit_state2,
 }
 

@@ -1,5 +1,6 @@
 //! KVM as this VMM uses it: a thin, safe layer over kvm-ioctls.
 
+mod exact;
 pub(crate) mod irqchip;
 pub(crate) mod passthrough;
 mod sys;
@@ -18,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS, RamRange};
 
-pub(crate) use sys::{NestedLen, XsaveLen};
+pub(crate) use sys::XsaveLen;
 
 /// What KVM refused.
 #[derive(Debug, Error)]
@@ -115,9 +116,14 @@ impl Host {
         Ok(list.as_slice().to_vec())
     }
 
-    /// How much state a guest's guest can have.
-    pub(crate) fn nested_len(&self) -> NestedLen {
-        NestedLen::of(&self.kvm)
+    /// How many banks of machine check registers a vCPU has at most.
+    pub(crate) fn mce_banks(&self) -> u32 {
+        u32::try_from(self.kvm.check_extension_int(Cap::Mce)).unwrap_or(0)
+    }
+
+    /// Whether guests can have guests.
+    pub(crate) fn has_nested(&self) -> bool {
+        sys::has_nested(&self.kvm)
     }
 
     /// How many vCPUs a VM can have.

@@ -9,20 +9,18 @@
 )]
 
 use std::arch::x86_64::__cpuid;
-use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_create_guest_memfd, kvm_device_attr,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_create_guest_memfd, kvm_device_attr,
     kvm_nested_state, kvm_sregs2, kvm_userspace_memory_region2, kvm_xsave,
 };
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, KvmNestedStateBuffer, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno;
-use vmm_sys_util::ioctl::{
-    ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val,
-};
-use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
+use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr};
+use zerocopy::IntoBytes;
 
 use crate::memory::device::DeviceMapping;
 use crate::memory::layout::RamRange;
@@ -39,15 +37,9 @@ pub(super) const KVM_CAP_GUEST_MEMFD_FLAGS: u64 = 244;
 ioctl_io_nr!(KVM_SET_TSC_KHZ, KVMIO, 0xa2);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
-ioctl_ior_nr!(KVM_GET_XSAVE2, KVMIO, 0xcf, kvm_xsave);
-ioctl_iow_nr!(KVM_SET_XSAVE, KVMIO, 0xa5, kvm_xsave);
-ioctl_iowr_nr!(KVM_GET_NESTED_STATE, KVMIO, 0xbe, kvm_nested_state);
-ioctl_iow_nr!(KVM_SET_NESTED_STATE, KVMIO, 0xbf, kvm_nested_state);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
-/// Where `struct kvm_nested_state` holds its size.
-const NESTED_SIZE_AT: usize = offset_of!(kvm_nested_state, size);
 /// Bytes of `struct kvm_sregs2`.
 pub(super) const SREGS2_LEN: usize = size_of::<kvm_sregs2>();
 
@@ -220,67 +212,69 @@ impl XsaveLen {
                 .max(size_of::<kvm_xsave>()),
         )
     }
+
+    /// An empty area of this length.
+    fn area(self) -> errno::Result<Xsave> {
+        let words = (self.0 - size_of::<kvm_xsave>()).div_ceil(size_of::<u32>());
+        Xsave::new(words).map_err(|_| errno::Error::new(libc::ENOMEM))
+    }
 }
 
 /// `KVM_GET_XSAVE2` as bytes.
 pub(super) fn get_xsave(vcpu: &VcpuFd, len: XsaveLen) -> errno::Result<Vec<u8>> {
-    let mut bytes = vec![0u8; len.0];
+    let mut xsave = len.area()?;
     // SAFETY: the kernel writes KVM_CAP_XSAVE2 bytes, or 4096 if that is more, which is
-    // how an `XsaveLen` is made and so what `bytes` has.
-    check(unsafe { ioctl_with_mut_ptr(vcpu, KVM_GET_XSAVE2(), bytes.as_mut_ptr()) })?;
-    Ok(bytes)
+    // how an `XsaveLen` is made and so what `xsave` has.
+    unsafe { vcpu.get_xsave2(&mut xsave) }?;
+    let legacy = &xsave.as_fam_struct_ref().xsave.region;
+    Ok([legacy.as_bytes(), xsave.as_slice().as_bytes()].concat())
 }
 
-/// `KVM_SET_XSAVE` from bytes; what the saved area lacks is zero.
+/// `KVM_SET_XSAVE` from bytes; what the saved area lacks is zero, and it has nothing that this KVM lacks.
 pub(super) fn set_xsave(vcpu: &VcpuFd, saved: &[u8], len: XsaveLen) -> errno::Result<()> {
-    let mut bytes = saved.to_vec();
-    bytes.resize(len.0.max(saved.len()), 0);
+    let malformed = errno::Error::new(libc::EINVAL);
+    let mut xsave = len.area()?;
+    let (legacy, extended) = saved
+        .split_at_checked(size_of::<kvm_xsave>())
+        .ok_or(malformed)?;
+    // SAFETY: no length is changed.
+    let area = unsafe { xsave.as_mut_fam_struct() };
+    area.xsave.region.as_mut_bytes().copy_from_slice(legacy);
+    let room = xsave.as_mut_slice().as_mut_bytes();
+    let (known, unknown) = extended.split_at(extended.len().min(room.len()));
+    if unknown.iter().any(|byte| *byte != 0) {
+        return Err(malformed);
+    }
+    room[..known.len()].copy_from_slice(known);
     // SAFETY: the kernel reads KVM_CAP_XSAVE2 bytes, or 4096 if that is more, which is
-    // how an `XsaveLen` is made; `bytes` has at least that many.
-    check(unsafe { ioctl_with_ptr(vcpu, KVM_SET_XSAVE(), bytes.as_ptr()) })
+    // how an `XsaveLen` is made and so what `xsave` has.
+    unsafe { vcpu.set_xsave2(&xsave) }
 }
 
-/// Bytes of the state of a guest's guest that this KVM can have; 0 if it can have none.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NestedLen(usize);
-
-impl NestedLen {
-    pub(super) fn of(kvm: &Kvm) -> Self {
-        let len = kvm.check_extension_int(kvm_ioctls::Cap::NestedState);
-        Self(usize::try_from(len).unwrap_or(0))
-    }
+/// Whether a KVM lets guests have guests.
+pub(super) fn has_nested(kvm: &Kvm) -> bool {
+    kvm.check_extension(kvm_ioctls::Cap::NestedState)
 }
 
-/// `KVM_GET_NESTED_STATE` as bytes, as many as there are; None if this KVM has no such state.
-pub(super) fn get_nested(vcpu: &VcpuFd, len: NestedLen) -> errno::Result<Option<Vec<u8>>> {
-    if len.0 < size_of::<kvm_nested_state>() {
-        return Ok(None);
-    }
-    let mut bytes = vec![0u8; len.0];
-    bytes[NESTED_SIZE_AT..NESTED_SIZE_AT + 4].copy_from_slice(&(len.0 as u32).to_ne_bytes());
-    // SAFETY: the kernel writes at most as many bytes as the size field says, which is
-    // what `bytes` has.
-    check(unsafe { ioctl_with_mut_ptr(vcpu, KVM_GET_NESTED_STATE(), bytes.as_mut_ptr()) })?;
-    bytes.truncate(nested_size(&bytes));
-    Ok(Some(bytes))
+/// `KVM_GET_NESTED_STATE` as bytes, as many as there are.
+pub(super) fn get_nested(vcpu: &VcpuFd) -> errno::Result<Vec<u8>> {
+    let mut state = KvmNestedStateBuffer::empty();
+    vcpu.nested_state(&mut state)?;
+    let len = state.size as usize;
+    let bytes = state.as_bytes().get(..len);
+    Ok(bytes.ok_or(errno::Error::new(libc::E2BIG))?.to_vec())
 }
 
 /// `KVM_SET_NESTED_STATE` from bytes.
 pub(super) fn set_nested(vcpu: &VcpuFd, bytes: &[u8]) -> errno::Result<()> {
-    if bytes.len() < size_of::<kvm_nested_state>() || nested_size(bytes) > bytes.len() {
-        return Err(errno::Error::new(libc::EINVAL));
+    let malformed = errno::Error::new(libc::EINVAL);
+    let mut state = KvmNestedStateBuffer::empty();
+    let room = state.as_mut_bytes().get_mut(..bytes.len());
+    room.ok_or(malformed)?.copy_from_slice(bytes);
+    if bytes.len() < size_of::<kvm_nested_state>() || state.size as usize != bytes.len() {
+        return Err(malformed);
     }
-    // SAFETY: the kernel reads the header and at most as many bytes as its size field
-    // says; `bytes` has both.
-    check(unsafe { ioctl_with_ptr(vcpu, KVM_SET_NESTED_STATE(), bytes.as_ptr()) })
-}
-
-/// What the size field of a `struct kvm_nested_state` says.
-fn nested_size(bytes: &[u8]) -> usize {
-    let field = bytes
-        .get(NESTED_SIZE_AT..NESTED_SIZE_AT + 4)
-        .and_then(|field| field.try_into().ok());
-    field.map_or(0, |field| u32::from_ne_bytes(field) as usize)
+    vcpu.set_nested_state(&state)
 }
 
 fn tsc_offset_attr(value: *mut u64) -> kvm_device_attr {
@@ -318,10 +312,6 @@ mod tests {
         assert_eq!(KVM_SET_TSC_KHZ(), 0xaea2);
         assert_eq!(KVM_GET_SREGS2(), 0x8140_aecc);
         assert_eq!(KVM_SET_SREGS2(), 0x4140_aecd);
-        assert_eq!(KVM_GET_XSAVE2(), 0x9000_aecf);
-        assert_eq!(KVM_SET_XSAVE(), 0x5000_aea5);
-        assert_eq!(KVM_GET_NESTED_STATE(), 0xc080_aebe);
-        assert_eq!(KVM_SET_NESTED_STATE(), 0x4080_aebf);
         assert_eq!(KVM_SET_DEVICE_ATTR(), 0x4018_aee1);
         assert_eq!(KVM_GET_DEVICE_ATTR(), 0x4018_aee2);
     }

@@ -2,6 +2,7 @@
 
 mod boxes;
 mod busy;
+mod cpu_state;
 mod devices;
 mod dist;
 mod encrypted;
@@ -103,6 +104,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         load::ALL,
         luo::ALL,
         guest::ALL,
+        cpu_state::ALL,
         next_kernel::ALL,
         devices::ALL,
         ports::ALL,

@@ -218,6 +218,55 @@ fn a_frame_without_vcpus_is_refused() {
     assert!(matches!(error, FrameError::MissingSection { name } if name == VCPUS));
 }
 
+/// The CBOR of a vCPU, with one of its byte strings changed.
+fn with_field(field: &str, change: impl Fn(&mut Vec<u8>)) -> Result<VcpuStateV1, String> {
+    fn bytes(value: &mut ciborium::Value) -> &mut Vec<u8> {
+        match value {
+            ciborium::Value::Bytes(bytes) => bytes,
+            // The first of a list, what an enum holds.
+            ciborium::Value::Array(list) => bytes(&mut list[0]),
+            ciborium::Value::Map(map) => bytes(&mut map[0].1),
+            other => panic!("{other:?}"),
+        }
+    }
+    let vcpu = guest_v1().vcpus.remove(0);
+    let mut value = ciborium::Value::serialized(&vcpu).unwrap();
+    let fields = value.as_map_mut().unwrap();
+    let found = fields
+        .iter_mut()
+        .find(|(name, _)| name.as_text() == Some(field));
+    change(bytes(&mut found.unwrap().1));
+    value.deserialized().map_err(|error| error.to_string())
+}
+
+/// kvm-bindings would fill up and cut.
+#[test]
+fn a_struct_of_another_length_is_refused() {
+    let fields = [
+        "mp_state",
+        "regs",
+        "sregs",
+        "xcrs",
+        "debug_regs",
+        "lapic",
+        "cpuid",
+        "msrs",
+        "events",
+    ];
+    for field in fields {
+        assert!(with_field(field, |_| {}).is_ok(), "{field}");
+        for change in [
+            |bytes: &mut Vec<u8>| bytes.push(0),
+            |bytes: &mut Vec<u8>| {
+                bytes.truncate(bytes.len() - 1);
+            },
+        ] {
+            let error = with_field(field, change).unwrap_err();
+            assert!(error.contains("a struct of KVM's"), "{field}: {error}");
+        }
+    }
+}
+
 #[test]
 fn the_largest_guest_fits() {
     let capacity = frame_capacity(1);

@@ -1,0 +1,275 @@
+//! A guest without a kernel: a few instructions that do to a CPU what Linux keeps programs from doing.
+//!
+//! Each byte on its console is a command. It answers in lines, the last of which is `done`.
+
+#![allow(
+    unsafe_code,
+    reason = "this file is the thin layer around the guest's instructions"
+)]
+
+use std::arch::global_asm;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{END_LIMIT, Ended, VMM, Vmm, command};
+
+/// MSRs that the guest writes, and what: KVM has none of them in the list that it gives a VMM.
+///
+/// Memory types: the default and whether there are any, a variable range and its mask, one of the fixed
+/// ranges. Machine checks: which errors of the first, the fourth and the last bank are told.
+const MSRS: [(u32, u64); 8] = [
+    (0x2ff, 0xc00),
+    (0x200, 0xd000_0000),
+    (0x201, 0xf_f000_0800),
+    (0x20f, 0xf_ff00_0800),
+    (0x26f, 0x0505_0505_0505_0505),
+    (0x400, u64::MAX),
+    (0x40c, u64::MAX),
+    (0x47c, u64::MAX),
+];
+
+// Entered at the kernel's 64-bit entry, with the first GiB mapped onto itself and a stack.
+global_asm!(
+    ".pushsection .rodata.bare_guest, \"a\"",
+    "bare_guest_start:",
+    "2: mov dx, 0x3fd",
+    "   in al, dx",
+    "   test al, 1",
+    "   jnz 3f",
+    "   pause",
+    "   jmp 2b",
+    "3: mov dx, 0x3f8",
+    "   in al, dx",
+    "   cmp al, 'w'",
+    "   je 4f",
+    "   cmp al, 'r'",
+    "   je 5f",
+    "   cmp al, 'x'",
+    "   je 6f",
+    "   jmp 2b",
+    // w: writes all MSRs.
+    "4: lea rbx, [rip + bare_guest_msrs]",
+    "41: mov ecx, [rbx]",
+    "   test ecx, ecx",
+    "   jz 7f",
+    "   mov eax, [rbx + 8]",
+    "   mov edx, [rbx + 12]",
+    "   wrmsr",
+    "   add rbx, 16",
+    "   jmp 41b",
+    // r: reads them, a line of sixteen digits each.
+    "5: lea rbx, [rip + bare_guest_msrs]",
+    "51: mov ecx, [rbx]",
+    "   test ecx, ecx",
+    "   jz 7f",
+    "   rdmsr",
+    "   shl rdx, 32",
+    "   mov eax, eax",
+    "   or rax, rdx",
+    "   mov rsi, rax",
+    "   mov ecx, 16",
+    "52: rol rsi, 4",
+    "   mov eax, esi",
+    "   and eax, 15",
+    "   lea rdi, [rip + bare_guest_digits]",
+    "   mov al, [rdi + rax]",
+    "   mov dx, 0x3f8",
+    "   out dx, al",
+    "   dec ecx",
+    "   jnz 52b",
+    "   mov al, 10",
+    "   out dx, al",
+    "   add rbx, 16",
+    "   jmp 51b",
+    // x: goes on where there is no memory, which KVM can make nothing of.
+    "6: mov eax, 0x3f000000",
+    "   jmp rax",
+    "7: mov dx, 0x3f8",
+    "   lea rsi, [rip + bare_guest_done]",
+    "   mov ecx, 5",
+    "   cld",
+    "   rep outsb",
+    "   jmp 2b",
+    "bare_guest_done: .ascii \"done\\n\"",
+    "bare_guest_digits: .ascii \"0123456789abcdef\"",
+    "   .balign 8",
+    "bare_guest_msrs:",
+    "bare_guest_end:",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    static bare_guest_start: u8;
+    static bare_guest_end: u8;
+}
+
+/// The guest's instructions, and the MSRs that they find behind them.
+fn program() -> Vec<u8> {
+    let (start, end) = (&raw const bare_guest_start, &raw const bare_guest_end);
+    // SAFETY: both are labels of one section of constants, between which the assembler has put all bytes,
+    // and which nobody ever writes.
+    let code = unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) };
+    let mut program = code.to_vec();
+    for (index, value) in MSRS {
+        program.extend(u64::from(index).to_le_bytes());
+        program.extend(value.to_le_bytes());
+    }
+    program.extend([0; 16]);
+    program
+}
+
+/// A kernel image that is this program, by Documentation/arch/x86/boot.rst.
+fn image() -> Vec<u8> {
+    const SECTOR: usize = 512;
+    let mut image = vec![0; 2 * SECTOR];
+    let mut put = |at: usize, value: &[u8]| image[at..at + value.len()].copy_from_slice(value);
+    // One sector of setup behind the first one.
+    put(0x1f1, &[1]);
+    put(0x1fe, &[0x55, 0xaa]);
+    put(0x202, b"HdrS");
+    put(0x206, &0x020f_u16.to_le_bytes());
+    // Loaded high, at 1 MiB, with an entry for 64 bits.
+    put(0x211, &[1]);
+    put(0x214, &0x10_0000_u32.to_le_bytes());
+    put(0x236, &[1]);
+    put(0x258, &0x10_0000_u64.to_le_bytes());
+    put(0x260, &0x1_0000_u32.to_le_bytes());
+    // The entry is 0x200 behind the start.
+    image.extend([0; 0x200]);
+    image.extend(program());
+    image
+}
+
+/// The guest, and the process that runs it, which ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct BareGuest {
+    name: &'static str,
+    vmm: Vmm,
+    console: BufReader<UnixStream>,
+}
+
+impl BareGuest {
+    pub(crate) fn boot(name: &'static str) -> Result<Self> {
+        let kernel = path(name, "kernel");
+        fs::write(&kernel, image())?;
+        let mut run = Command::new(VMM);
+        run.arg("run").arg("--kernel").arg(&kernel);
+        run.args(["--name", name, "--no-reboot", "--memory", "size=64M"]);
+        Self::start(run, name)
+    }
+
+    /// Takes it out of its box, with more arguments for the VMM.
+    pub(crate) fn resume(name: &'static str, more: &[&str]) -> Result<Self> {
+        let mut resume = Command::new(VMM);
+        resume.args(["resume", "--box", name]).args(more);
+        Self::start(resume, name)
+    }
+
+    fn start(mut command: Command, name: &'static str) -> Result<Self> {
+        let socket = path(name, "console");
+        command.arg(format!("--console=socket={}", socket.display()));
+        command.arg("--api-socket").arg(path(name, "api"));
+        let mut vmm = Vmm::start(&mut command)?;
+        let deadline = Instant::now() + END_LIMIT;
+        let console = loop {
+            match UnixStream::connect(&socket) {
+                Ok(console) => break console,
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error).context("Connect to the guest's console");
+                }
+                Err(_) => vmm.still_runs()?,
+            }
+            // The socket appears when the VMM has come that far.
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        console.set_read_timeout(Some(END_LIMIT))?;
+        let console = BufReader::new(console);
+        Ok(Self { name, vmm, console })
+    }
+
+    pub(crate) fn api(&self) -> PathBuf {
+        path(self.name, "api")
+    }
+
+    /// Has it carry out a command, and returns the lines of its answer.
+    fn ask(&mut self, command: u8) -> Result<Vec<String>> {
+        self.tell(command)?;
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let count = self.console.read_line(&mut line);
+            ensure!(
+                count.context("The guest's answer")? > 0,
+                "The guest's console closed"
+            );
+            match line.trim_end() {
+                "done" => return Ok(lines),
+                line => lines.push(line.to_owned()),
+            }
+        }
+    }
+
+    /// The same of one that it will not answer.
+    fn tell(&mut self, command: u8) -> Result<()> {
+        let console = self.console.get_mut();
+        console.write_all(&[command]).context("Ask the guest")
+    }
+
+    /// Has it write its MSRs, and sees that they differ from those of a new CPU.
+    pub(crate) fn write_msrs(&mut self) -> Result<()> {
+        ensure!(
+            self.holds_msrs().is_err(),
+            "A new CPU has these MSRs already"
+        );
+        self.ask(b'w')?;
+        self.holds_msrs()
+    }
+
+    /// Has it read its MSRs, which must be as it wrote them.
+    pub(crate) fn holds_msrs(&mut self) -> Result<()> {
+        let lines = self.ask(b'r')?;
+        ensure!(lines.len() == MSRS.len(), "It read {lines:?}");
+        let mut lost = Vec::new();
+        for ((index, value), line) in MSRS.iter().zip(&lines) {
+            if u64::from_str_radix(line, 16)? != *value {
+                lost.push(format!("{index:#x} is {line} and was {value:016x}"));
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        bail!("MSRs are not as the guest wrote them: {}", lost.join(", "))
+    }
+
+    /// Has it do what KVM can make nothing of, and returns how the VMM ended.
+    pub(crate) fn crash(mut self) -> Result<i32> {
+        self.tell(b'x')?;
+        let status = self.vmm.wait(END_LIMIT)?;
+        status.code().context("The VMM was killed")
+    }
+
+    /// Cuts its power, whichever process runs it now.
+    pub(crate) fn end(self) -> Result<()> {
+        command("shutdown", &self.api())?.expect(0)
+    }
+
+    /// An update in this kernel with these arguments, which must be done.
+    pub(crate) fn update(&self, arguments: &[&str]) -> Result<()> {
+        let mut update = Command::new(VMM);
+        update
+            .arg("live-update")
+            .arg("--api-socket")
+            .arg(self.api());
+        Ended::of(update.args(arguments))?.expect(0)
+    }
+}
+
+fn path(name: &str, ending: &str) -> PathBuf {
+    Path::new("/run").join(format!("{name}.{ending}"))
+}

@@ -1,0 +1,57 @@
+//! KVM's structs in a saved state: each of exactly the length that the kernel's ABI gives it.
+//!
+//! kvm-bindings would fill up what is too short and cut what is too long, and so make another guest of a
+//! state that is damaged.
+
+use serde::de::value::BytesDeserializer;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
+use serde_bytes::ByteBuf;
+
+/// For a struct.
+pub(super) fn one<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<T, D::Error> {
+    Exact::deserialize(from).map(|exact| exact.0)
+}
+
+/// For a struct in a box.
+pub(super) fn boxed<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    from: D,
+) -> Result<Box<T>, D::Error> {
+    one(from).map(Box::new)
+}
+
+/// For a list of structs.
+pub(super) fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
+    let list = Vec::<Exact<T>>::deserialize(from)?;
+    Ok(list.into_iter().map(|exact| exact.0).collect())
+}
+
+/// For bytes, as many as `LEN`.
+pub(super) fn bytes<'de, D: Deserializer<'de>, const LEN: usize>(
+    from: D,
+) -> Result<ByteBuf, D::Error> {
+    let bytes = ByteBuf::deserialize(from)?;
+    check(bytes.len(), LEN)?;
+    Ok(bytes)
+}
+
+/// A struct that was read whole.
+struct Exact<T>(T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Exact<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let bytes = ByteBuf::deserialize(from)?;
+        check(bytes.len(), size_of::<T>())?;
+        T::deserialize(BytesDeserializer::<D::Error>::new(&bytes)).map(Self)
+    }
+}
+
+fn check<E: Error>(found: usize, expected: usize) -> Result<(), E> {
+    if found == expected {
+        return Ok(());
+    }
+    let expected = format!("{expected} bytes of a struct of KVM's");
+    Err(E::invalid_length(found, &expected.as_str()))
+}

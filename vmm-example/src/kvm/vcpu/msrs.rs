@@ -1,0 +1,161 @@
+//! Model-specific registers: which ones make up a vCPU's state, and how they get out of KVM and into it.
+
+use std::collections::HashMap;
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::VcpuFd;
+
+use crate::kvm::{KvmError, named};
+
+/// The TSC: kept by its offset from the host's.
+pub(super) const MSR_IA32_TSC: u32 = 0x10;
+/// The local APIC timer's deadline: compared with the guest's TSC.
+pub(super) const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
+
+/// Memory types (MTRRs), Intel SDM volume 3, 12.11. KVM has all of these, and lists none.
+const MTRR_VARIABLE: u32 = 0x200;
+const MTRR_VARIABLE_RANGES: u32 = 8;
+const MTRR_FIXED: [u32; 11] = [
+    0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
+];
+const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
+
+/// Banks of the machine check architecture, Intel SDM volume 3, 17.3: control, status, address and
+/// miscellaneous of each from here on.
+const MC0_CTL: u32 = 0x400;
+const REGISTERS_PER_BANK: u32 = 4;
+/// One more of each bank.
+const MC0_CTL2: u32 = 0x280;
+/// More than this would be other registers.
+const MOST_BANKS: u32 = 32;
+
+/// KVM refuses to get or to set more at a time: `MAX_IO_MSRS` in arch/x86/kvm.
+const MOST_AT_ONCE: usize = 255;
+
+/// The MSRs of a vCPU's state: those that KVM `listed`, and those that it has and does not list.
+pub(super) fn indices(listed: &[u32], mce_banks: u32) -> Vec<u32> {
+    let banks = mce_banks.min(MOST_BANKS);
+    let variable = MTRR_VARIABLE..MTRR_VARIABLE + 2 * MTRR_VARIABLE_RANGES;
+    let unlisted = variable
+        .chain(MTRR_FIXED)
+        .chain([MTRR_DEFAULT_TYPE])
+        .chain(MC0_CTL2..MC0_CTL2 + banks)
+        .chain(MC0_CTL..MC0_CTL + REGISTERS_PER_BANK * banks)
+        .filter(|index| !listed.contains(index));
+    listed.iter().copied().chain(unlisted).collect()
+}
+
+/// Reads all that can be read; KVM stops at one that cannot.
+pub(super) fn get(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, KvmError> {
+    let wanted = |index: &u32| kvm_msr_entry {
+        index: *index,
+        ..Default::default()
+    };
+    let wanted: Vec<_> = indices.iter().map(wanted).collect();
+    let mut found = Vec::with_capacity(wanted.len());
+    in_chunks(&wanted, |chunk| {
+        let mut msrs = msrs_of(chunk)?;
+        let read = named("KVM_GET_MSRS", fd.get_msrs(&mut msrs))?;
+        found.extend_from_slice(&msrs.as_slice()[..read]);
+        Ok(read)
+    })?;
+    Ok(found)
+}
+
+/// Writes what is not as it was saved, as far as it can be written, and returns the MSRs
+/// that stay different.
+///
+/// One that is at its saved value already is left alone: KVM lists MSRs that it lets
+/// nobody write, and logs each try.
+pub(super) fn set(fd: &VcpuFd, saved: &[&kvm_msr_entry]) -> Result<Vec<u32>, KvmError> {
+    let indices: Vec<u32> = saved.iter().map(|msr| msr.index).collect();
+    let differing = differing(saved, &get(fd, &indices)?);
+    in_chunks(&differing, |chunk| {
+        named("KVM_SET_MSRS", fd.set_msrs(&msrs_of(chunk)?))
+    })
+}
+
+/// Those that do not have the saved value now.
+fn differing(saved: &[&kvm_msr_entry], now: &[kvm_msr_entry]) -> Vec<kvm_msr_entry> {
+    let now: HashMap<u32, u64> = now.iter().map(|msr| (msr.index, msr.data)).collect();
+    let differs = |msr: &&&kvm_msr_entry| now.get(&msr.index) != Some(&msr.data);
+    saved.iter().filter(differs).map(|msr| **msr).collect()
+}
+
+/// Hands all MSRs to `work`, no more at a time than KVM takes. `work` says how many it has done; the next
+/// one is then one that KVM refused. Returns those.
+fn in_chunks(
+    all: &[kvm_msr_entry],
+    mut work: impl FnMut(&[kvm_msr_entry]) -> Result<usize, KvmError>,
+) -> Result<Vec<u32>, KvmError> {
+    let (mut rest, mut refused) = (all, Vec::new());
+    while !rest.is_empty() {
+        let chunk = &rest[..rest.len().min(MOST_AT_ONCE)];
+        let done = work(chunk)?;
+        let skipped = chunk.get(done);
+        refused.extend(skipped.map(|msr| msr.index));
+        rest = &rest[done.min(chunk.len()) + usize::from(skipped.is_some())..];
+    }
+    Ok(refused)
+}
+
+fn msrs_of(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {
+    Msrs::from_entries(entries).map_err(|_| KvmError::Lacks {
+        what: "room for the MSRs",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn msr(index: u32, data: u64) -> kvm_msr_entry {
+        kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_kvm_does_not_list_is_asked_for_too() {
+        let all = indices(&[0x10, 0x174, 0x2ff], 32);
+        assert_eq!(all[..3], [0x10, 0x174, 0x2ff]);
+        for index in [0x200, 0x20f, 0x250, 0x26f, 0x280, 0x29f, 0x400, 0x47f] {
+            assert!(all.contains(&index), "{index:#x}");
+        }
+        assert!(!all.contains(&0x210) && !all.contains(&0x480));
+        assert_eq!(all.iter().filter(|index| **index == 0x2ff).count(), 1);
+        // A CPU with fewer banks has other registers behind them, or none.
+        let all = indices(&[], 2);
+        assert!(all.contains(&0x407) && !all.contains(&0x408) && !all.contains(&0x282));
+        assert_eq!(indices(&[], 4000), indices(&[], 32));
+    }
+
+    #[test]
+    fn an_msr_that_holds_its_value_is_left_alone() {
+        let (same, other, missing) = (msr(0x1d9, 0), msr(0x10, 1), msr(0x11, 0));
+        let now = [msr(0x10, 2), msr(0x1d9, 0)];
+        let found = differing(&[&same, &other, &missing], &now);
+        assert_eq!(found, [other, missing]);
+    }
+
+    /// KVM stops at the first that it refuses, and refuses too many.
+    #[test]
+    fn all_are_tried_in_pieces_that_kvm_takes() {
+        let all: Vec<_> = (0..600).map(|index| msr(index, 0)).collect();
+        for refusing in [vec![], vec![0], vec![254, 255, 256], vec![599]] {
+            let mut done = Vec::new();
+            let refused = in_chunks(&all, |chunk| {
+                assert!(chunk.len() < 256);
+                let stop = chunk.iter().position(|msr| refusing.contains(&msr.index));
+                let taken = stop.unwrap_or(chunk.len());
+                done.extend(chunk[..taken].iter().map(|msr| msr.index));
+                Ok(taken)
+            });
+            assert_eq!(refused.unwrap(), refusing);
+            let expected: Vec<u32> = (0..600).filter(|at| !refusing.contains(at)).collect();
+            assert_eq!(done, expected);
+        }
+    }
+}
