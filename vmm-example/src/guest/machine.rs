@@ -51,6 +51,8 @@ pub(crate) enum MachineError {
     TooManyCpus { max: usize },
     #[error("The guest was said to have {built} vCPUs and has {saved}")]
     OtherCpus { built: usize, saved: usize },
+    #[error("The saved guest's vCPU number {at} says that it is number {id}")]
+    WrongId { at: usize, id: u8 },
     #[error("Cannot restore vCPU {id}")]
     RestoreVcpu { id: u8, source: KvmError },
     #[error("Cannot save vCPU {id}")]
@@ -188,6 +190,10 @@ impl Machine {
                 built: vcpus.count(),
                 saved: state.vcpus.len(),
             });
+        }
+        let mut ids = state.vcpus.iter().map(|vcpu| vcpu.id).enumerate();
+        if let Some((at, id)) = ids.find(|(at, id)| *at != usize::from(*id)) {
+            return Err(MachineError::WrongId { at, id });
         }
         let restored = vcpus.each_with(&state.vcpus, |fd, state| {
             let id = state.id;

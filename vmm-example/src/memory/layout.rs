@@ -5,6 +5,7 @@
 //! at 4 GiB. One file backs all of it, without a gap.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// Where the hole below 4 GiB starts.
 pub(crate) const HOLE_START: u64 = 3 << 30;
@@ -37,6 +38,10 @@ pub(crate) const ACPI_TABLES: u64 = 0xe_0000;
 /// Start of the memory above the legacy area.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 
+/// Where the addresses of every x86-64 CPU end.
+const ADDRESSES_END: u64 = 1 << 52;
+const PAGE: u64 = 0x1000;
+
 /// KVM needs three pages for real mode on some CPUs, and one for its identity map.
 pub(crate) const KVM_TSS: u64 = 0xfffb_d000;
 pub(crate) const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
@@ -65,6 +70,49 @@ pub(crate) fn ram_ranges(bytes: u64) -> Vec<RamRange> {
         });
     }
     ranges
+}
+
+/// No guest has its RAM so.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "The saved guest has RAM at {gpa:#x}, {len:#x} bytes, from byte {file_offset:#x} of its file: {problem}"
+)]
+pub(crate) struct BadRange {
+    gpa: u64,
+    len: u64,
+    file_offset: u64,
+    problem: &'static str,
+}
+
+/// Checks what a saved state says of RAM, and returns how many bytes it is.
+pub(crate) fn check(ranges: &[RamRange]) -> Result<u64, BadRange> {
+    let (mut bytes, mut free) = (0u64, 0u64);
+    for range in ranges {
+        let bad = |problem| BadRange {
+            gpa: range.gpa,
+            len: range.len,
+            file_offset: range.file_offset,
+            problem,
+        };
+        let end = range.gpa.checked_add(range.len);
+        let end = end.filter(|end| *end <= ADDRESSES_END);
+        let end = end.ok_or_else(|| bad("that is more than a CPU can address"))?;
+        if range.len == 0 || (range.gpa | range.len) % PAGE != 0 {
+            return Err(bad("it is not made of whole pages"));
+        }
+        if range.gpa < free {
+            return Err(bad("it overlaps the one before"));
+        }
+        if range.gpa < HIGH_RAM_START && end > HOLE_START {
+            return Err(bad("it is where devices are"));
+        }
+        if range.file_offset != bytes {
+            return Err(bad("it does not follow the one before in the file"));
+        }
+        // No more than the sum of what CPUs can address.
+        (bytes, free) = (bytes + range.len, end);
+    }
+    Ok(bytes)
 }
 
 /// What an entry of the memory map tells the kernel.
@@ -100,7 +148,7 @@ pub(crate) fn e820(ranges: &[RamRange]) -> Vec<E820Entry> {
         let addr = range.gpa.max(HIGH_MEMORY);
         E820Entry {
             addr,
-            len: range.gpa + range.len - addr,
+            len: (range.gpa + range.len).saturating_sub(addr),
             kind: E820Kind::Ram,
         }
     }));
@@ -132,6 +180,39 @@ mod tests {
         assert_eq!(ranges[1].gpa, HIGH_RAM_START);
         assert_eq!(ranges[1].file_offset, ranges[0].len);
         assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), 8 << 30);
+    }
+
+    #[test]
+    fn what_a_state_says_of_ram_is_checked() {
+        for bytes in [64 << 20, HOLE_START, 8 << 30] {
+            assert_eq!(check(&ram_ranges(bytes)), Ok(bytes));
+        }
+        let range = |gpa, len, file_offset| RamRange {
+            gpa,
+            len,
+            file_offset,
+        };
+        let good = range(0, 1 << 20, 0);
+        let bad: [(&[RamRange], &str); 9] = [
+            // Lengths that wrap to nothing.
+            (
+                &[range(0, 1 << 63, 0), range(4 << 30, 1 << 63, 1 << 63)],
+                "address",
+            ),
+            (&[range(u64::MAX - 0xfff, 0x2000, 0)], "address"),
+            // Behind the end of the file, and what another range has.
+            (&[range(0, 1 << 20, 1 << 20)], "in the file"),
+            (&[good, range(4 << 30, 1 << 20, 0)], "in the file"),
+            (&[good, range(0, 1 << 20, 1 << 20)], "overlaps"),
+            (&[range(0, 0, 0)], "whole pages"),
+            (&[range(0, 4097, 0)], "whole pages"),
+            (&[range(0, 4 << 30, 0)], "devices"),
+            (&[good, range(VIRTIO_MMIO, 1 << 20, 1 << 20)], "devices"),
+        ];
+        for (ranges, problem) in bad {
+            let error = check(ranges).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
     }
 
     #[test]

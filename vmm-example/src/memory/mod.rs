@@ -40,6 +40,8 @@ pub(crate) enum MemoryError {
     Join(#[source] GuestRegionCollectionError),
     #[error("The file of guest RAM has {found} bytes instead of {expected}")]
     WrongSize { expected: u64, found: u64 },
+    #[error(transparent)]
+    BadRange(#[from] layout::BadRange),
     #[error("Cannot give the range at {gpa:#x} to KVM")]
     SetRegion { gpa: u64, source: kvm::KvmError },
 }
@@ -75,7 +77,7 @@ impl GuestRam {
         kind: MemoryKind,
     ) -> Result<Self, MemoryError> {
         let file = File::from(file);
-        let expected = ranges.iter().map(|range| range.len).sum();
+        let expected = layout::check(&ranges)?;
         let found = file.metadata().map_err(MemoryError::Duplicate)?.len();
         if found != expected {
             return Err(MemoryError::WrongSize { expected, found });

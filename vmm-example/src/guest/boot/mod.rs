@@ -133,7 +133,9 @@ fn load_kernel(memory: &GuestMemoryMmap, kernel: &Source) -> Result<KernelLoader
 
 /// Where the kernel's own room ends: it unpacks itself at its preferred address.
 fn end_of_kernel(kernel: &KernelLoaderResult, header: &setup_header) -> u64 {
-    let unpacked = header.pref_address.max(kernel.kernel_load.0) + u64::from(header.init_size);
+    let start = header.pref_address.max(kernel.kernel_load.0);
+    // What no guest has room for is refused, whatever the sum would be.
+    let unpacked = start.saturating_add(u64::from(header.init_size));
     unpacked.max(kernel.kernel_end)
 }
 
@@ -236,6 +238,17 @@ mod tests {
             place_initramfs(100 * MIB, 32 * MIB, 64 * MIB, u64::MAX),
             None
         );
+    }
+
+    #[test]
+    fn a_kernel_that_needs_more_than_there_is_does_not_wrap() {
+        let header = setup_header {
+            pref_address: u64::MAX - 0xffff,
+            init_size: 0x1_0000,
+            ..Default::default()
+        };
+        let end = end_of_kernel(&KernelLoaderResult::default(), &header);
+        assert_eq!(end, u64::MAX);
     }
 
     #[test]
