@@ -277,6 +277,13 @@ pub(super) fn set_nested(vcpu: &VcpuFd, bytes: &[u8]) -> errno::Result<()> {
     vcpu.set_nested_state(&state)
 }
 
+/// What kind of internal error `KVM_RUN` has just ended with (`KVM_INTERNAL_ERROR_*`).
+pub(crate) fn internal_error(vcpu: &mut VcpuFd) -> u32 {
+    // SAFETY: after an exit KVM_EXIT_INTERNAL_ERROR this is what KVM has written; after any other it is a
+    // number of no meaning, for it has no bits that cannot be.
+    unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror }
+}
+
 fn tsc_offset_attr(value: *mut u64) -> kvm_device_attr {
     kvm_device_attr {
         group: KVM_VCPU_TSC_CTRL,

@@ -1,17 +1,26 @@
 //! What of a guest's CPU must arrive and Linux does not show: told by a guest without a kernel.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use fdbox_lab::scenario::HostKind;
 
 use super::{Cx, Scenario};
-use crate::guest::{BareGuest, VMM};
+use crate::check::equal;
+use crate::guest::{BareGuest, VMM, Watch};
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "guest/msrs",
-    about: "MSRs that KVM does not list are as the guest wrote them after each kind of update in one kernel",
-    host: HostKind::GuestOneBoot,
-    stages: &[msrs],
-}];
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "guest/msrs",
+        about: "MSRs that KVM does not list are as the guest wrote them after each kind of update in one kernel",
+        host: HostKind::GuestOneBoot,
+        stages: &[msrs],
+    },
+    &Scenario {
+        name: "guest/internal-error",
+        about: "when KVM cannot go on with a guest, its end says why",
+        host: HostKind::GuestOneBoot,
+        stages: &[internal_error],
+    },
+];
 
 fn msrs(_: &Cx<'_>) -> Result<()> {
     let mut guest = BareGuest::boot("msrs")?;
@@ -22,4 +31,18 @@ fn msrs(_: &Cx<'_>) -> Result<()> {
     guest.update(&["--binary", VMM])?;
     guest.holds_msrs()?;
     guest.end()
+}
+
+fn internal_error(_: &Cx<'_>) -> Result<()> {
+    let guest = BareGuest::boot("internal-error")?;
+    let watch = Watch::start(&guest.api())?;
+    equal("The VMM's exit status", guest.crash()?, 1)?;
+    let told = watch.end()?;
+    let mut messages = told.iter().filter_map(|event| event["message"].as_str());
+    let expected = "cannot emulate an instruction (internal error 1)";
+    ensure!(
+        messages.any(|message| message.contains(expected)),
+        "{told:?}"
+    );
+    Ok(())
 }

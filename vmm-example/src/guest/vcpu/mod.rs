@@ -20,7 +20,7 @@ use vmm_sys_util::errno;
 use crate::devices::pci::PciBus;
 use crate::devices::ports::{PortBus, PortWrite};
 use crate::devices::virtio::VirtioBus;
-use crate::kvm::tsc;
+use crate::kvm::{tsc, vcpu as vcpu_state};
 use crate::metrics::{Counted, Metrics};
 use crate::sandbox;
 use gate::{Gate, GateState};
@@ -385,6 +385,9 @@ impl Runner {
             // How a PC without a keyboard controller resets, too.
             Ok(VcpuExit::Shutdown) => return Entered::End(GuestEnd::TripleFault),
             Ok(VcpuExit::SystemEvent(..)) => return Entered::End(GuestEnd::Reset),
+            Ok(VcpuExit::InternalError) => {
+                return Entered::End(GuestEnd::Broken(vcpu_state::internal_error(vcpu)));
+            }
             Ok(exit) => return Entered::End(GuestEnd::Broken(format!("KVM_RUN exit: {exit:?}"))),
             Err(error) if error.errno() == libc::EINTR => return Entered::Interrupted,
             // A vCPU that was waiting for its start got an INIT.

@@ -6,8 +6,10 @@ mod msrs;
 mod nested;
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    CpuId, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MAX_CPUID_ENTRIES,
+    kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
+    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
@@ -184,6 +186,19 @@ pub(crate) fn reset(fd: &VcpuFd, state: &VcpuStateV1, shape: &StateShape) -> Res
 pub(crate) fn notify_stopped(fd: &VcpuFd) {
     // EINVAL: the guest has no kvmclock, and so nobody to tell.
     let _ = fd.kvmclock_ctrl();
+}
+
+/// Why `KVM_RUN` has just ended with an internal error.
+pub(crate) fn internal_error(fd: &mut VcpuFd) -> String {
+    let suberror = sys::internal_error(fd);
+    let what = match suberror {
+        KVM_INTERNAL_ERROR_EMULATION => "it cannot emulate an instruction",
+        KVM_INTERNAL_ERROR_SIMUL_EX => "two exceptions came at once",
+        KVM_INTERNAL_ERROR_DELIVERY_EV => "an event could not be delivered",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "the CPU left the guest for an unknown reason",
+        _ => "it does not say why",
+    };
+    format!("KVM cannot go on: {what} (internal error {suberror})")
 }
 
 fn get_sregs(fd: &VcpuFd) -> Result<SregsV1, KvmError> {
