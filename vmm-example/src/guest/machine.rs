@@ -2,6 +2,7 @@
 
 mod life;
 mod reset;
+mod save;
 mod shell;
 
 use std::os::fd::OwnedFd;
@@ -20,7 +21,7 @@ use crate::devices::vfio::{Claimed, PassedFds, VfioError};
 use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec};
 use crate::guest::cpuid::{self, CpuidError};
-use crate::guest::state::{ConsoleStateV1, GuestState, LIFE, LifeStateV1, MachineStateV1};
+use crate::guest::state::{GuestState, LIFE, MachineStateV1};
 use crate::guest::vcpu::{Buses, IdleVcpus, OnEnd, VcpuError, Vcpus};
 use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
 use crate::kvm::{Host, KvmError, Vm, named, tsc};
@@ -261,34 +262,6 @@ impl Machine {
         self.vcpus
             .fds()
             .for_each(|fd| vcpu_state::notify_stopped(&fd));
-    }
-
-    /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
-    pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
-        let clock = self.vm.save_clock(self.host_tsc_khz)?;
-        let (virtio, pci) = (self.buses.virtio.save(), self.buses.pci.save());
-        let serial = self.buses.ports.serial().state();
-        let console = ConsoleStateV1 {
-            unsent: self.console.unsent(),
-        };
-        let vcpus = self.vcpus.each(|id, fd| {
-            vcpu_state::save(fd, id, &self.shape)
-                .map_err(|source| MachineError::SaveVcpu { id, source })
-        })?;
-        Ok(GuestState {
-            machine: self.description(),
-            vcpus,
-            irqchip: self.vm.save_irqchip()?,
-            pit: self.vm.save_pit()?,
-            clock,
-            serial,
-            pm: self.buses.ports.pm().state(),
-            console,
-            virtio,
-            pci,
-            boot: self.boot.as_ref().map(Boot::state),
-            life: LifeStateV1::new(self.is_held(), self.vcpus.end().as_ref()),
-        })
     }
 
     /// Makes safe what the host would lose with its kernel, and lets nothing of the guest's

@@ -83,7 +83,7 @@ impl LeavingVmm for LeavingGuest<'_> {
         }
         let clock = clock(machine.host_tsc_khz());
         let mut plan = Plan::new(join.box_name.clone(), clock, state::PRODUCER);
-        plan.state_bytes = state::frame_capacity(machine.cpus()) + machine.pci().state_capacity();
+        plan.state_bytes = machine.state_capacity();
         plan.cancel = self.vmm.begin_update().map_err(party_error)?;
         Ok(plan)
     }

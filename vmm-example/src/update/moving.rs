@@ -27,6 +27,10 @@ pub(crate) trait Movable {
     fn has_steady_tsc(&self) -> bool;
     /// The kinds of what goes into the box.
     fn kinds(&self) -> BTreeSet<Kind>;
+    /// What would keep it from being saved, found out while it runs.
+    fn try_save(&self) -> Vec<Finding> {
+        Vec::new()
+    }
     /// What of its devices stands in the way, or an operator should know. `carried`: their
     /// descriptors go along.
     fn device_findings(&self, _carried: bool) -> Vec<Finding> {
@@ -64,6 +68,10 @@ impl Movable for Machine {
 
     fn save(&self) -> Result<GuestState, MachineError> {
         Self::save(self)
+    }
+
+    fn try_save(&self) -> Vec<Finding> {
+        Self::try_save(self)
     }
 
     fn continue_guest(&self) {
@@ -152,6 +160,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
         if !self.carried {
             findings.extend(self.machine.passthrough_findings(self.kept));
         }
+        findings.extend(self.machine.try_save());
         if !self.machine.has_steady_tsc() {
             findings.push(Finding::warning(
                 "TSC",

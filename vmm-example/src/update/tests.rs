@@ -23,6 +23,8 @@ use crate::spec::MemoryKind;
 struct FakeMachine {
     calls: RefCell<Vec<&'static str>>,
     save_fails: bool,
+    /// What would be found if it were tried.
+    unsavable: bool,
     ended: bool,
     /// It has a device of the host.
     passed: bool,
@@ -51,6 +53,11 @@ impl Movable for FakeMachine {
         } else {
             Ok(guest_v1())
         }
+    }
+
+    fn try_save(&self) -> Vec<Finding> {
+        let found = Finding::blocker("The guest's state", "KVM_GET_MSRS failed", "none");
+        self.unsavable.then_some(found).into_iter().collect()
     }
 
     fn continue_guest(&self) {
@@ -152,6 +159,19 @@ fn a_state_that_cannot_be_saved_runs_the_guest_on_and_says_why() {
         "{outcome}"
     );
     assert_eq!(*machine.calls.borrow(), STOOD);
+}
+
+#[test]
+fn a_state_that_could_not_be_saved_stops_nobody() {
+    let store = FakeStore::new();
+    let machine = FakeMachine {
+        unsavable: true,
+        ..FakeMachine::default()
+    };
+    let outcome = update(&store, &mut FakeHost::default(), &machine);
+    assert_eq!(outcome.exit_status(), ExitStatus::NothingChanged);
+    assert!(outcome.to_string().contains("KVM_GET_MSRS"), "{outcome}");
+    assert!(machine.calls.borrow().is_empty());
 }
 
 #[test]
