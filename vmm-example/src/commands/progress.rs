@@ -1,181 +1,111 @@
 //! A line on a terminal that says what is going on, while it goes on.
 
-use std::fmt;
-use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::cell::RefCell;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 const PACE: Duration = Duration::from_millis(250);
 
-/// Where the line is.
-struct Screen(Box<dyn Write + Send>);
-
-impl fmt::Debug for Screen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Screen")
-    }
-}
-
-/// What the line says.
-#[derive(Debug)]
-struct ProgressLine {
-    what: String,
-    since: Instant,
-    over: bool,
-    screen: Screen,
-}
-
-impl ProgressLine {
-    fn clear(&mut self) {
-        if !self.over {
-            let _ = write!(self.screen.0, "\r\x1b[K");
-        }
-    }
-
-    fn show(&mut self) {
-        if !self.what.is_empty() {
-            let seconds = self.since.elapsed().as_secs_f64();
-            let line = format!("\r\x1b[K{} ({seconds:.0} s)", self.what);
-            let _ = self.screen.0.write_all(line.as_bytes());
-            let _ = self.screen.0.flush();
-        }
-    }
-}
-
-/// The line, on standard error; it goes when this does.
+/// The line, on standard error; it goes when this does. Where nobody reads it, nothing is written.
 #[derive(Debug)]
 pub(super) struct Progress {
-    line: Arc<(Mutex<ProgressLine>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-fn lock(line: &Mutex<ProgressLine>) -> MutexGuard<'_, ProgressLine> {
-    line.lock().unwrap_or_else(PoisonError::into_inner)
+    target: fn() -> ProgressDrawTarget,
+    line: RefCell<ProgressBar>,
 }
 
 impl Progress {
-    /// A line, if somebody sits there to read it.
     pub(super) fn start() -> Self {
-        Self::on(Screen(Box::new(io::stderr())), io::stderr().is_terminal())
+        Self::on(ProgressDrawTarget::stderr)
     }
 
-    fn on(screen: Screen, is_read: bool) -> Self {
-        let line = ProgressLine {
-            what: String::new(),
-            since: Instant::now(),
-            over: !is_read,
-            screen,
-        };
-        let over = line.over;
-        let line = Arc::new((Mutex::new(line), Condvar::new()));
-        let shown = line.clone();
-        let spawn = || thread::Builder::new().spawn(move || show(&shown)).ok();
+    fn on(target: fn() -> ProgressDrawTarget) -> Self {
         Self {
-            line,
-            thread: if over { None } else { spawn() },
+            target,
+            line: RefCell::new(ProgressBar::hidden()),
         }
     }
 
     /// Says something else. Nothing said, nothing shown.
     pub(super) fn say(&self, what: &str) {
-        let mut line = lock(&self.line.0);
-        line.what = what.into();
-        line.since = Instant::now();
-        line.clear();
+        let line = if what.is_empty() {
+            ProgressBar::hidden()
+        } else {
+            let line = ProgressBar::with_draw_target(None, (self.target)())
+                .with_finish(ProgressFinish::AndClear)
+                .with_message(what.to_owned());
+            if let Ok(style) = ProgressStyle::with_template("{msg} ({elapsed})") {
+                line.set_style(style);
+            }
+            line
+        };
+        self.line.replace(line.clone()).finish_and_clear();
+        line.tick();
+        line.enable_steady_tick(PACE);
     }
 
-    /// Makes room for another line.
-    pub(super) fn clear(&self) {
-        lock(&self.line.0).clear();
-    }
-}
-
-fn show(line: &(Mutex<ProgressLine>, Condvar)) {
-    let (mutex, changed) = line;
-    let mut line = lock(mutex);
-    while !line.over {
-        line.show();
-        let waited = changed.wait_timeout(line, PACE);
-        line = waited.unwrap_or_else(PoisonError::into_inner).0;
+    /// Writes something else to the terminal, above the line.
+    pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.line.borrow().suspend(write)
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.clear();
-        lock(&self.line.0).over = true;
-        self.line.1.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // It only writes.
-            let _ = thread.join();
-        }
+        self.line.borrow().finish_and_clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::cell::OnceCell;
+
+    use indicatif::InMemoryTerm;
 
     use super::*;
 
-    const CLEAR: &str = "\r\x1b[K";
-    const LIMIT: Duration = Duration::from_secs(20);
-
-    /// Passes on each write.
-    struct Sink(Sender<String>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // Nobody may listen any more.
-            let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
+    thread_local! {
+        static SCREEN: OnceCell<InMemoryTerm> = const { OnceCell::new() };
     }
 
-    fn progress(is_read: bool) -> (Progress, Receiver<String>) {
-        let (sender, written) = channel();
-        let screen = Screen(Box::new(Sink(sender)));
-        (Progress::on(screen, is_read), written)
+    /// Each test has a thread, and so a terminal, of its own.
+    fn screen() -> InMemoryTerm {
+        SCREEN.with(|screen| screen.get_or_init(|| InMemoryTerm::new(24, 80)).clone())
+    }
+
+    fn target() -> ProgressDrawTarget {
+        ProgressDrawTarget::term_like(Box::new(screen()))
     }
 
     #[test]
     fn the_line_says_what_goes_on_and_goes_in_the_end() {
-        let (progress, written) = progress(true);
+        let progress = Progress::on(target);
         progress.say("seal");
-        assert_eq!(written.recv_timeout(LIMIT).unwrap(), CLEAR);
-        // By itself, and again as time goes by.
-        for _ in 0..2 {
-            let line = written.recv_timeout(LIMIT).unwrap();
-            assert!(line.starts_with(&format!("{CLEAR}seal (")), "{line:?}");
-        }
+        assert_eq!(screen().contents(), "seal (0s)");
         progress.say("pause");
+        assert_eq!(screen().contents(), "pause (0s)");
         drop(progress);
-        let rest: Vec<String> = written.iter().collect();
-        assert_eq!(rest.last().unwrap(), CLEAR);
+        assert_eq!(screen().contents(), "");
     }
 
     #[test]
-    fn what_was_said_last_is_shown() {
-        let (progress, written) = progress(true);
+    fn nothing_is_written_after_nothing_was_said() {
+        let progress = Progress::on(target);
         progress.say("seal");
-        progress.say("pause");
-        let mut lines = std::iter::from_fn(|| written.recv_timeout(LIMIT).ok());
-        assert!(lines.any(|line| line.contains("pause")));
-        assert!(!lines.take(2).any(|line| line.contains("seal")));
+        progress.say("");
+        assert_eq!(screen().contents(), "");
+        screen().reset();
+        progress.suspend(|| ());
+        drop(progress);
+        assert_eq!(screen().moves_since_last_check(), "");
     }
 
     #[test]
-    fn where_nobody_reads_nothing_is_written() {
-        let (progress, written) = progress(false);
+    fn other_lines_come_where_the_line_was() {
+        let progress = Progress::on(target);
         progress.say("seal");
-        progress.clear();
-        assert!(progress.thread.is_none());
-        drop(progress);
-        assert_eq!(written.iter().count(), 0);
+        let seen = progress.suspend(|| screen().contents());
+        assert_eq!(seen, "");
+        assert_eq!(screen().contents(), "seal (0s)");
     }
 }

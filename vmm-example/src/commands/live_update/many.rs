@@ -190,12 +190,11 @@ impl Many {
             screen.held.push(line.into());
             return;
         }
-        if let Some(progress) = &screen.progress {
-            progress.clear();
-        }
-        if !self.silent {
-            // Nobody reads it: the update goes on.
-            let _ = writeln!(io::stdout(), "{line}");
+        // Nobody reads it: the update goes on.
+        let write = || _ = (!self.silent).then(|| writeln!(io::stdout(), "{line}"));
+        match &screen.progress {
+            Some(progress) => progress.suspend(write),
+            None => write(),
         }
     }
 

@@ -199,8 +199,7 @@ fn print_json(told: &Told) {
 
 /// Shows an event, and what goes on after it.
 fn show(event: &UpdateEvent, progress: &Progress) {
-    progress.clear();
-    say(&event.to_string());
+    progress.suspend(|| say(&event.to_string()));
     let step = event.step.as_deref().unwrap_or_default();
     match (event.event, step) {
         // Nothing is written while the guest stands.

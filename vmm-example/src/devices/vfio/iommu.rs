@@ -1,7 +1,17 @@
 //! Guest RAM, as devices may reach it: an iommufd with one I/O address space.
 
-use std::fs::OpenOptions;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::error::Error;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use iommufd_bindings::iommufd::{
+    iommu_hwpt_alloc, iommu_ioas_alloc, iommu_ioas_map_file,
+    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA,
+    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE,
+    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE,
+};
+use iommufd_ioctls::{IommuFd, IommufdError};
+use rustix::io::Errno;
 
 use super::{VfioError, sys};
 use crate::error::warn;
@@ -33,12 +43,30 @@ impl Iommu {
         if ram.kind() != MemoryKind::Memfd {
             return Err(VfioError::MemoryKind);
         }
-        let failed = |what| move |source| ioctl(what, PATH, source);
-        let ioas_id = sys::alloc_ioas(fd.as_fd()).map_err(failed("IOMMU_IOAS_ALLOC"))?;
+        let calls = calls(&fd)?;
+        let mut ioas = iommu_ioas_alloc {
+            size: size::<iommu_ioas_alloc>(),
+            ..Default::default()
+        };
+        calls
+            .alloc_iommu_ioas(&mut ioas)
+            .map_err(|error| failed("IOMMU_IOAS_ALLOC", PATH, &error))?;
+        let ioas_id = ioas.out_ioas_id;
         for range in ram.ranges() {
-            let (file, start) = (ram.file(), range.file_offset);
-            sys::map_file(fd.as_fd(), ioas_id, file, start, range.len, range.gpa)
-                .map_err(failed("IOMMU_IOAS_MAP_FILE"))?;
+            let map = iommu_ioas_map_file {
+                size: size::<iommu_ioas_map_file>(),
+                flags: iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA
+                    | iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE
+                    | iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE,
+                ioas_id,
+                fd: ram.file().as_raw_fd(),
+                start: range.file_offset,
+                length: range.len,
+                iova: range.gpa,
+            };
+            calls
+                .map_iommu_ioas_file(&map)
+                .map_err(|error| failed("IOMMU_IOAS_MAP_FILE", PATH, &error))?;
         }
         Ok(Self { fd, ioas_id })
     }
@@ -64,17 +92,48 @@ impl Iommu {
 
     /// A page table with all mappings in it, for a device that is bound.
     pub(super) fn page_table(&self, device_id: u32, address: &str) -> Result<u32, VfioError> {
-        sys::alloc_hwpt(self.fd(), device_id, self.ioas_id)
-            .map_err(|source| ioctl("IOMMU_HWPT_ALLOC", address, source))
+        let mut page_table = iommu_hwpt_alloc {
+            size: size::<iommu_hwpt_alloc>(),
+            dev_id: device_id,
+            pt_id: self.ioas_id,
+            ..Default::default()
+        };
+        calls(&self.fd)?
+            .alloc_iommu_hwpt(&mut page_table)
+            .map_err(|error| failed("IOMMU_HWPT_ALLOC", address, &error))?;
+        Ok(page_table.out_hwpt_id)
     }
 
     /// Another descriptor, for a box or another process.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd, VfioError> {
-        self.fd.try_clone().map_err(|source| VfioError::Look {
-            address: PATH.into(),
-            source,
-        })
+        duplicate(&self.fd)
     }
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, VfioError> {
+    fd.try_clone().map_err(|source| VfioError::Look {
+        address: PATH.into(),
+        source,
+    })
+}
+
+/// Its calls, which want a file of their own.
+fn calls(fd: &OwnedFd) -> Result<IommuFd, VfioError> {
+    Ok(IommuFd::new_from_fd(File::from(duplicate(fd)?)))
+}
+
+/// Bytes of a structure, as it says them itself.
+const fn size<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
+/// A call that failed, as all others are told: by its name and its errno.
+fn failed(what: &'static str, subject: &str, error: &IommufdError) -> VfioError {
+    let errno = error
+        .source()
+        .and_then(|source| source.downcast_ref::<vmm_sys_util::errno::Error>());
+    let errno = errno.map_or(Errno::IO, |errno| Errno::from_raw_os_error(errno.errno()));
+    ioctl(what, subject, errno)
 }
 
 pub(super) fn ioctl(what: &'static str, subject: &str, source: rustix::io::Errno) -> VfioError {
@@ -82,5 +141,21 @@ pub(super) fn ioctl(what: &'static str, subject: &str, source: rustix::io::Errno
         what,
         subject: subject.into(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_fails_is_told_by_name_and_errno() {
+        let calls = calls(&File::open("/dev/null").unwrap().into()).unwrap();
+        let mut ioas = iommu_ioas_alloc::default();
+        let error = calls.alloc_iommu_ioas(&mut ioas).unwrap_err();
+        let VfioError::Ioctl { what, source, .. } = failed("IOMMU_IOAS_ALLOC", PATH, &error) else {
+            panic!("not an ioctl")
+        };
+        assert_eq!((what, source), ("IOMMU_IOAS_ALLOC", Errno::NOTTY));
     }
 }

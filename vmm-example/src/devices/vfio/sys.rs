@@ -1,4 +1,4 @@
-//! The ioctls of VFIO devices and of iommufd, behind safe functions.
+//! The ioctls of VFIO devices, and the one of iommufd that iommufd-ioctls lacks, behind safe functions.
 //!
 //! include/uapi/linux/vfio.h and include/uapi/linux/iommufd.h. All take a pointer to a structure
 //! that begins with its size.
@@ -10,13 +10,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use iommufd_bindings::iommufd::{
-    IOMMUFD_CMD_HWPT_ALLOC, IOMMUFD_CMD_IOAS_ALLOC, IOMMUFD_CMD_IOAS_CHANGE_PROCESS,
-    IOMMUFD_CMD_IOAS_MAP_FILE, iommu_hwpt_alloc, iommu_ioas_alloc, iommu_ioas_change_process,
-    iommu_ioas_map_file, iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA,
-    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE,
-    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE,
-};
+use iommufd_bindings::iommufd::{IOMMUFD_CMD_IOAS_CHANGE_PROCESS, iommu_ioas_change_process};
 use rustix::io::{Errno, Result};
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
@@ -36,9 +30,6 @@ ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE, VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE, VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_DEVICE_BIND_IOMMUFD, VFIO_TYPE, VFIO_BASE + 18);
 ioctl_io_nr!(VFIO_DEVICE_ATTACH_IOMMUFD_PT, VFIO_TYPE, VFIO_BASE + 19);
-ioctl_io_nr!(IOMMU_IOAS_ALLOC, VFIO_TYPE, IOMMUFD_CMD_IOAS_ALLOC);
-ioctl_io_nr!(IOMMU_IOAS_MAP_FILE, VFIO_TYPE, IOMMUFD_CMD_IOAS_MAP_FILE);
-ioctl_io_nr!(IOMMU_HWPT_ALLOC, VFIO_TYPE, IOMMUFD_CMD_HWPT_ALLOC);
 ioctl_io_nr!(
     IOMMU_IOAS_CHANGE_PROCESS,
     VFIO_TYPE,
@@ -153,56 +144,6 @@ pub(super) fn attach(device: BorrowedFd<'_>, hwpt_id: u32) -> Result<()> {
     check(unsafe { ioctl_with_mut_ref(&device, VFIO_DEVICE_ATTACH_IOMMUFD_PT(), &mut attach) })
 }
 
-/// Makes an empty I/O address space.
-pub(super) fn alloc_ioas(iommufd: BorrowedFd<'_>) -> Result<u32> {
-    let mut alloc = iommu_ioas_alloc {
-        size: size::<iommu_ioas_alloc>(),
-        ..Default::default()
-    };
-    // SAFETY: the kernel reads and writes at most `size` bytes, which is what `alloc` has.
-    check(unsafe { ioctl_with_mut_ref(&iommufd, IOMMU_IOAS_ALLOC(), &mut alloc) })?;
-    Ok(alloc.out_ioas_id)
-}
-
-/// Maps `length` bytes of a memfd from `start` on at `iova`, for reading and writing.
-pub(super) fn map_file(
-    iommufd: BorrowedFd<'_>,
-    ioas_id: u32,
-    file: BorrowedFd<'_>,
-    start: u64,
-    length: u64,
-    iova: u64,
-) -> Result<()> {
-    let mut map = iommu_ioas_map_file {
-        size: size::<iommu_ioas_map_file>(),
-        flags: iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA
-            | iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE
-            | iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE,
-        ioas_id,
-        fd: file.as_raw_fd(),
-        start,
-        length,
-        iova,
-    };
-    // SAFETY: the kernel reads and writes at most `size` bytes, which is what `map` has. The
-    // memory is named by its file: no address of this process is passed.
-    check(unsafe { ioctl_with_mut_ref(&iommufd, IOMMU_IOAS_MAP_FILE(), &mut map) })
-}
-
-/// Makes a page table for a device of what an I/O address space maps.
-pub(super) fn alloc_hwpt(iommufd: BorrowedFd<'_>, device_id: u32, ioas_id: u32) -> Result<u32> {
-    let mut alloc = iommu_hwpt_alloc {
-        size: size::<iommu_hwpt_alloc>(),
-        dev_id: device_id,
-        pt_id: ioas_id,
-        ..Default::default()
-    };
-    // SAFETY: the kernel reads and writes at most `size` bytes, which is what `alloc` has; the
-    // data's length is 0, so it follows no pointer.
-    check(unsafe { ioctl_with_mut_ref(&iommufd, IOMMU_HWPT_ALLOC(), &mut alloc) })?;
-    Ok(alloc.out_hwpt_id)
-}
-
 /// Has pinned memory counted as this process's from now on.
 pub(super) fn change_process(iommufd: BorrowedFd<'_>) -> Result<()> {
     let mut change = iommu_ioas_change_process {
@@ -226,9 +167,6 @@ mod tests {
         assert_eq!(VFIO_DEVICE_RESET(), 0x3b6f);
         assert_eq!(VFIO_DEVICE_BIND_IOMMUFD(), 0x3b76);
         assert_eq!(VFIO_DEVICE_ATTACH_IOMMUFD_PT(), 0x3b77);
-        assert_eq!(IOMMU_IOAS_ALLOC(), 0x3b81);
-        assert_eq!(IOMMU_HWPT_ALLOC(), 0x3b89);
-        assert_eq!(IOMMU_IOAS_MAP_FILE(), 0x3b8f);
         assert_eq!(IOMMU_IOAS_CHANGE_PROCESS(), 0x3b92);
     }
 
