@@ -66,7 +66,7 @@ mod tests {
 
     /// Says what QEMU would say, and notes what it is told.
     fn qemu(stream: UnixStream, reason: &str) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut answers = Vec::new();
         let mut out = stream.try_clone().unwrap();
         writeln!(out, "{{\"QMP\":{{}}}}").unwrap();
         for line in BufReader::new(stream).lines() {
@@ -78,12 +78,12 @@ mod tests {
                 writeln!(out, "{}", event.replace("REASON", reason)).unwrap();
             }
             let quit = line.contains("\"quit\"");
-            told.push(line);
+            answers.push(line);
             if quit {
                 break;
             }
         }
-        told
+        answers
     }
 
     fn end(reason: &'static str) -> (Option<String>, usize) {
@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn a_machine_that_is_reset_is_asked_first() {
-        let (text, told) = end("guest-reset");
+        let (text, answers) = end("guest-reset");
         assert!(text.unwrap().contains("info registers -a\nregisters"));
-        assert_eq!(told, 5);
+        assert_eq!(answers, 5);
     }
 }

@@ -18,9 +18,9 @@ const ROMS: &[&str] = &[
 
 /// Each file with its place in the host.
 pub(crate) fn get(toolchain: &Toolchain) -> Result<Vec<(PathBuf, String)>> {
-    let told = command::output(toolchain.command(&[], "ldd").arg(PROGRAM))?;
-    let libraries = libraries(&told);
-    ensure!(!libraries.is_empty(), "QEMU has no libraries: {told}");
+    let output = command::output(toolchain.command(&[], "ldd").arg(PROGRAM))?;
+    let libraries = libraries(&output);
+    ensure!(!libraries.is_empty(), "QEMU has no libraries: {output}");
     let loader = libraries
         .iter()
         .find(|path| path.contains("/ld-linux"))
@@ -45,8 +45,9 @@ fn name(path: &str) -> String {
 }
 
 /// The paths in what ldd prints: `name => path (address)`, or `path (address)`.
-fn libraries(told: &str) -> Vec<String> {
-    told.lines()
+fn libraries(output: &str) -> Vec<String> {
+    output
+        .lines()
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
         .map(str::to_owned)
         .collect()
@@ -58,14 +59,14 @@ mod tests {
 
     #[test]
     fn what_ldd_prints_is_understood() {
-        let told = "\tlinux-vdso.so.1 (0x00007ffc)\n\
+        let output = "\tlinux-vdso.so.1 (0x00007ffc)\n\
                     \tlibpixman-1.so.0 => /lib/x86_64-linux-gnu/libpixman-1.so.0 (0x00007f)\n\
                     \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
         let expected = [
             "/lib/x86_64-linux-gnu/libpixman-1.so.0",
             "/lib64/ld-linux-x86-64.so.2",
         ];
-        assert_eq!(libraries(told), expected);
+        assert_eq!(libraries(output), expected);
         assert_eq!(name(expected[0]), "libpixman-1.so.0");
     }
 }

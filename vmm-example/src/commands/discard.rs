@@ -113,8 +113,8 @@ mod tests {
     fn no_such_box_is_told() {
         let name = BoxName::new("none").unwrap();
         let error = discard_from(&FakeStore::new(), &name, true).unwrap_err();
-        let told = format!("{error:#}");
-        assert!(told.contains("box none: there is no such box"), "{told}");
+        let text = format!("{error:#}");
+        assert!(text.contains("box none: there is no such box"), "{text}");
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Environment {
             vec![Box::new(events), Box::new(self.power), Box::new(on_signal)];
         let end = event_loop::run(&self.end, subscribers, |end| vmm.carry_out(end))?;
         vmm.abandon_update();
-        vmm.chronicle().ended(end.reason());
+        vmm.history().ended(end.reason());
         // Before anyone hears of the end: nothing of the guest's runs any more.
         vmm.machine().park();
         if self.announces {
@@ -219,12 +219,12 @@ mod tests {
         let reason = GuestEnd::Broken("KVM said:\n\"no\"".into());
         let line = announcement("vm0", "ended", reason.reason());
         assert!(!line.contains('\n'), "{line}");
-        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let notice: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(
-            (&told["guest"], &told["event"]),
+            (&notice["guest"], &notice["event"]),
             (&"vm0".into(), &"ended".into())
         );
-        assert_eq!(told["message"], reason.reason());
-        assert!(told["unix_ns"].is_u64() && told["boottime_ns"].is_u64());
+        assert_eq!(notice["message"], reason.reason());
+        assert!(notice["unix_ns"].is_u64() && notice["boottime_ns"].is_u64());
     }
 }

@@ -80,8 +80,8 @@ pub(crate) fn run(
         manager.add_subscriber(subscriber);
     }
     loop {
-        while let Some(told) = signal.next() {
-            if let Some(end) = decide(told) {
+        while let Some(signalled) = signal.next() {
+            if let Some(end) = decide(signalled) {
                 return Ok(end);
             }
         }

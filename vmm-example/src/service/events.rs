@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::update::Event;
 
-use crate::service::told::{EventKind, UpdateEvent};
+use crate::service::update_message::{EventKind, UpdateEvent};
 
 /// How far a listener may fall behind before it is dropped.
 const BACKLOG: usize = 1024;
@@ -47,8 +47,8 @@ impl Notice {
 
     /// An event of an update.
     pub(crate) fn of_update(guest: &str, event: &Event) -> Self {
-        let told = UpdateEvent::new(0, event);
-        let name = match told.event {
+        let event_message = UpdateEvent::new(0, event);
+        let name = match event_message.event {
             EventKind::Warning => "warning",
             EventKind::Started => "step-started",
             EventKind::Done => "step-done",
@@ -59,8 +59,8 @@ impl Notice {
             EventKind::Other => "other",
         };
         Self {
-            step: told.step,
-            message: told.message,
+            step: event_message.step,
+            message: event_message.message,
             ..Self::now(guest, name)
         }
     }

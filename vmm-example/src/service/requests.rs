@@ -22,7 +22,7 @@ impl Service for Vmm {
                 peer.send(&Reply::Metrics { text });
                 return;
             }
-            Request::Events => return self.chronicle().stream(peer),
+            Request::Events => return self.history().stream(peer),
             Request::DescribeState => {
                 let devices = self.machine().device_sections();
                 let state = Box::new(state::description(&devices));

@@ -11,11 +11,11 @@ use crate::guest::machine::Machine;
 use crate::guest::vcpu::GuestEnd;
 use crate::metrics::{Counted, Metrics};
 use crate::service::api::protocol::{GuestStatus, Reply, RunState};
-use crate::service::chronicle::{Chronicle, OnEvent};
 use crate::service::endpoints::Endpoints;
 use crate::service::event_loop::EndSignal;
+use crate::service::history::{History, OnEvent};
 use crate::service::power::PowerTimer;
-use crate::service::told::{UpdateEnd, UpdateResult};
+use crate::service::update_message::{UpdateEnd, UpdateResult};
 use crate::spec::MIB;
 
 /// See the module's documentation.
@@ -28,7 +28,7 @@ pub(crate) struct Vmm {
     endpoints: Option<Endpoints>,
     state: Mutex<State>,
     update_ended: Condvar,
-    chronicle: Arc<Chronicle>,
+    history: Arc<History>,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +100,7 @@ impl Vmm {
         // One that did something by itself before it came here is told of it.
         machine.end().into_iter().for_each(|did| end.send(did));
         machine.run();
-        let chronicle = Arc::new(Chronicle::new(machine.name()));
+        let history = Arc::new(History::new(machine.name()));
         Self {
             machine,
             end,
@@ -108,7 +108,7 @@ impl Vmm {
             endpoints: None,
             state: Mutex::default(),
             update_ended: Condvar::new(),
-            chronicle,
+            history,
         }
     }
 
@@ -125,14 +125,14 @@ impl Vmm {
     }
 
     /// What has happened to the guest.
-    pub(crate) fn chronicle(&self) -> &Chronicle {
-        &self.chronicle
+    pub(crate) fn history(&self) -> &History {
+        &self.history
     }
 
     /// Hears of each event of an update.
     pub(crate) fn update_watch(&self) -> OnEvent {
-        let chronicle = self.chronicle.clone();
-        Arc::new(move |event| chronicle.update_event(event))
+        let history = self.history.clone();
+        Arc::new(move |event| history.update_event(event))
     }
 
     /// Ends the VMM.
@@ -150,7 +150,7 @@ impl Vmm {
         let mut state = self.free()?;
         let cancel = CancelFlag::new();
         state.update = Some(cancel.clone());
-        self.chronicle.update_begin();
+        self.history.update_begin();
         Ok(cancel)
     }
 
@@ -159,7 +159,7 @@ impl Vmm {
         state.end_update(end);
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        self.chronicle.update_end(end);
+        self.history.update_end(end);
         self.update_ended.notify_all();
         // Of a guest that has left they are another VMM's business.
         waiting.into_iter().for_each(|end| self.end.send(end));
@@ -192,9 +192,9 @@ impl Vmm {
             ram_kind: self.machine.ram().kind(),
             ram_mib: self.machine.ram().mib(),
             tsc_khz: self.machine.host_tsc_khz(),
-            step: self.chronicle.step(),
-            last_update: self.chronicle.last_update(),
-            blackout: self.chronicle.blackout(),
+            step: self.history.step(),
+            last_update: self.history.last_update(),
+            blackout: self.history.blackout(),
             devices: self.machine.device_counts(),
             host_devices: self.machine.pci().status(),
         }
@@ -216,29 +216,29 @@ impl Vmm {
         );
         let bytes = machine.ram().mib() as f64 * MIB as f64;
         metrics.gauge("memory_bytes", "The guest's memory.", &[(&[], bytes)]);
-        self.chronicle.count(&mut metrics);
+        self.history.count(&mut metrics);
         machine.count(&mut metrics);
         metrics.finish()
     }
 
     pub(crate) fn pause(&self) -> Result<(), Refusal> {
         let _state = self.free()?;
-        self.chronicle.note("pausing");
+        self.history.note("pausing");
         self.machine.hold(true);
         self.machine.park();
-        self.chronicle.note("paused");
+        self.history.note("paused");
         Ok(())
     }
 
     pub(crate) fn go_on(&self) -> Result<(), Refusal> {
         let _state = self.free()?;
         if self.machine.is_held() {
-            self.chronicle.note("resuming");
+            self.history.note("resuming");
             self.machine.notify_stopped();
             self.machine.hold(false);
             self.machine.run();
             self.machine.flush_console();
-            self.chronicle.note("resumed");
+            self.history.note("resumed");
         }
         Ok(())
     }

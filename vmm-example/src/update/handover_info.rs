@@ -48,10 +48,10 @@ mod tests {
 
     #[test]
     fn what_version_1_tells_is_understood() {
-        let told: serde_json::Value = serde_json::from_str(GOLDEN_V1).unwrap();
-        let info: HandoverInfo = serde_json::from_value(told.clone()).unwrap();
-        assert_eq!(serde_json::to_value(&info).unwrap(), told);
-        let mut newer = told;
+        let golden: serde_json::Value = serde_json::from_str(GOLDEN_V1).unwrap();
+        let info: HandoverInfo = serde_json::from_value(golden.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&info).unwrap(), golden);
+        let mut newer = golden;
         newer["mood"] = "fine".into();
         assert_eq!(serde_json::from_value::<HandoverInfo>(newer).unwrap(), info);
     }

@@ -20,7 +20,7 @@ use crate::guest::machine::Machine;
 use crate::guest::state;
 use crate::guest::vcpu::GuestEnd;
 use crate::service::endpoints::{Endpoints, fd};
-use crate::service::told::UpdateEnd;
+use crate::service::update_message::UpdateEnd;
 use crate::service::vmm::Vmm;
 
 /// Does what the coordinator at the other end of a socket says, and ends the VMM if the guest is another's or
@@ -127,7 +127,7 @@ impl LeavingVmm for LeavingGuest<'_> {
         self.vmm.end_update(&end);
         if self.guest.carried && end.has_left() {
             // Nobody is to wait for more from here.
-            self.vmm.chronicle().close();
+            self.vmm.history().close();
         }
     }
 

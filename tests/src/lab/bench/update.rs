@@ -205,7 +205,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
         "LUO's",
     ];
     let mut table = Table::new("The host is updated under a guest", &heads);
-    let told = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), millis);
+    let optional_millis = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), millis);
     let size = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), bytes);
     for row in rows {
         let ratio = row
@@ -215,12 +215,12 @@ pub(super) fn table(rows: &[Row]) -> Table {
             row.guest(),
             row.blackout_ns.millis(),
             millis(row.guest_gap_ns),
-            told(row.network_gap_ns),
-            told(row.floor_ns),
+            optional_millis(row.network_gap_ns),
+            optional_millis(row.floor_ns),
             ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
-            told(row.luo_kexec_ns),
-            told(row.luo_retrieve_ns),
-            told(row.copy_ns),
+            optional_millis(row.luo_kexec_ns),
+            optional_millis(row.luo_retrieve_ns),
+            optional_millis(row.copy_ns),
             size(row.metadata_bytes),
             size(row.luo_metadata_bytes),
         ]);

@@ -170,11 +170,11 @@ mod tests {
         let report = describe(&record, &updates);
         assert_eq!(report["result"], "failed");
         let guests = report["guests"].as_array().unwrap();
-        let told: Vec<_> = guests
+        let reports: Vec<_> = guests
             .iter()
             .map(|guest| (&guest["name"], &guest["result"]))
             .collect();
-        assert_eq!(json!(told), json!([["vm0", "done"], ["vm1", "failed"]]));
+        assert_eq!(json!(reports), json!([["vm0", "done"], ["vm1", "failed"]]));
         assert!(guests[1]["error"].as_str().unwrap().contains("heartbeat"));
         assert_eq!(guests[1]["guest"]["pages_bad"], 0);
     }

@@ -15,7 +15,7 @@ pub(super) fn tell(line: &Line) {
     let LineContent::Event(event) = &line.content else {
         return;
     };
-    let told = match event {
+    let line_text = match event {
         Event::Hello(hello) => Some(("host", format!("Linux {} is up", hello.release))),
         Event::Output {
             stream: Stream::Stdout,
@@ -31,13 +31,13 @@ pub(super) fn tell(line: &Line) {
         } => Some(("host", error.clone())),
         _ => None,
     };
-    if let Some((who, text)) = told {
+    if let Some((who, text)) = line_text {
         say(&format!("{:7.2}  {who:5}  {text}", line.at.as_secs_f64()));
     }
 }
 
-fn of_witness(said: Witness) -> Option<String> {
-    match said {
+fn of_witness(line_text: Witness) -> Option<String> {
+    match line_text {
         Witness::Ready { pages, cpus } => Some(format!(
             "up with {cpus} CPU{}; {pages} pages hold a pattern",
             if cpus == 1 { "" } else { "s" }

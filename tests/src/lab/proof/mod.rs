@@ -180,8 +180,8 @@ fn updates_of(record: &Record, name: Option<&str>, guests: u64) -> Result<Vec<Up
     }
     if let Some(last) = updates.last_mut() {
         last.add_devices(record, &ending, &named("io"))?;
-        let told = named("vmm").pop();
-        let vmm = told.map(|told| serde_json::from_value(told.value.clone()));
+        let value = named("vmm").pop();
+        let vmm = value.map(|value| serde_json::from_value(value.value.clone()));
         last.vmm = vmm.transpose().context("What the host says of the VMM")?;
     }
     Ok(updates)

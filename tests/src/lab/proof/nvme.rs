@@ -46,8 +46,13 @@ struct Seen<'a> {
 
 /// What became of it; `None` for a guest without such a drive.
 pub(super) fn of(evidence: &Evidence<'_>) -> Result<Option<Nvme>> {
-    let mut told = evidence.named(NVME)?.into_iter();
-    let (before, after, end) = match (told.next(), told.next(), told.next(), told.next()) {
+    let mut reports = evidence.named(NVME)?.into_iter();
+    let (before, after, end) = match (
+        reports.next(),
+        reports.next(),
+        reports.next(),
+        reports.next(),
+    ) {
         (None, ..) => return Ok(None),
         (Some(before), Some(after), Some(end), None) => (before, after, end),
         _ => bail!("The guest was to be asked three times for what it does with its drive"),
@@ -136,7 +141,7 @@ mod tests {
     use super::*;
     use fdbox_lab::witness::DiskIo;
 
-    fn told(writes: u64, in_flight: &[u64]) -> NvmeIo {
+    fn reports(writes: u64, in_flight: &[u64]) -> NvmeIo {
         NvmeIo {
             disk: DiskIo {
                 seed: 1,
@@ -168,9 +173,9 @@ mod tests {
         let landed = (1..=30).map(|number| (number, Duration::from_millis(1000 * number + 500)));
         let landed = Landed(landed.collect());
         let mut seen = Seen {
-            before: told(5, &[]),
-            after: told(15, &[9, 10]),
-            end: told(30, &[9, 10, 11, 12, 13, 14]),
+            before: reports(5, &[]),
+            after: reports(15, &[9, 10]),
+            end: reports(30, &[9, 10, 11, 12, 13, 14]),
             noted: vec![noted(1), noted(0), noted(0)],
             image: Checked {
                 blocks: 30,

@@ -171,13 +171,13 @@ fn put_closes_its_own(_: &Cx<'_>) -> Result<()> {
     let number = taken.into_raw_fd();
     std::thread::scope(|scope| {
         let seal = seal_up_to(scope, &probe, "seal", &fdbox)?;
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, events) = std::sync::mpsc::channel();
         let fdbox = &fdbox;
         let put = scope.spawn(move || {
             let _ = tell.send(rustix::thread::gettid());
             fdbox.try_put_number(number, "taken")
         });
-        let task = format!("self/task/{}", told.recv()?.as_raw_nonzero());
+        let task = format!("self/task/{}", events.recv()?.as_raw_nonzero());
         // It has the file by then, and waits for the box.
         let waits = host::until("PUT_FD waits", || in_ioctl(&task));
         // SAFETY: the number was the memfd's, and nobody here uses it as anything else.

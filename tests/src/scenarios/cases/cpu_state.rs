@@ -37,12 +37,12 @@ fn internal_error(_: &Cx<'_>) -> Result<()> {
     let guest = BareGuest::boot("internal-error")?;
     let watch = Watch::start(&guest.api())?;
     equal("The VMM's exit status", guest.crash()?, 1)?;
-    let told = watch.end()?;
-    let mut messages = told.iter().filter_map(|event| event["message"].as_str());
+    let events = watch.end()?;
+    let mut messages = events.iter().filter_map(|event| event["message"].as_str());
     let expected = "cannot emulate an instruction (internal error 1)";
     ensure!(
         messages.any(|message| message.contains(expected)),
-        "{told:?}"
+        "{events:?}"
     );
     Ok(())
 }

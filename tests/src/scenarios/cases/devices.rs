@@ -66,7 +66,7 @@ fn binary(cx: &Cx<'_>) -> Result<()> {
         &json!(boot_id.trim()),
     )?;
     cx.value("resume", report)?;
-    cx.value("vmm", privileges::told(&guest.spec.api())?)?;
+    cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
     guest.write(77)?;
     healthy(&guest.report()?)?;
     cx.value("io", end_io(&mut guest)?)?;

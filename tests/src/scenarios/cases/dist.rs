@@ -76,10 +76,10 @@ fn before_one_left_behind(cx: &Cx<'_>) -> Result<()> {
     begin(cx, &mut goes)?;
     healthy(&stays.report()?)?;
     let mut update = Updating::start(&mut update_all(&["--not-ready", "leave", "--json"])?)?;
-    let told = update.wait_for("a word of who is left", |line| line.contains("left-behind"))?;
-    let told: Value = serde_json::from_str(&told)?;
-    equal("Who is left behind", &told["guest"], &json!(LEFT))?;
-    let message = told["message"].as_str().unwrap_or_default();
+    let status = update.wait_for("a word of who is left", |line| line.contains("left-behind"))?;
+    let status: Value = serde_json::from_str(&status)?;
+    equal("Who is left behind", &status["guest"], &json!(LEFT))?;
+    let message = status["message"].as_str().unwrap_or_default();
     let why = format!("{LEFT} is not ready and left behind");
     ensure!(message.contains(&why), "Not {why:?}: {message}");
     // The one thing that the next kernel finds as it was.

@@ -139,7 +139,7 @@ pub(super) fn take_over_with(cx: &Cx<'_>, spec: Spec, links: Option<&Links>) -> 
     healthy(&report)?;
     cx.value("witness", &report)?;
     cx.value("resume", guest.resume_report()?)?;
-    cx.value("vmm", privileges::told(&guest.spec.api())?)?;
+    cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
     // It is no half-dead guest: it takes new content everywhere.
     guest.write(77)?;
     healthy(&guest.report()?)?;

@@ -221,7 +221,7 @@ fn called_off(_: &Cx<'_>) -> Result<()> {
     let mut members = boot(&GUESTS[..2], Devices::None)?;
     let before = side_by_side(&mut members, Member::report)?;
     let info = fdbox::info()?;
-    for (mishap, told) in [
+    for (mishap, expected) in [
         (Mishap::CancelledAtAGuest, "Cancelled"),
         (Mishap::CoordinatorInterrupted, "Cancelled"),
         (Mishap::KernelUnloaded, "Cannot jump into the next kernel"),
@@ -239,7 +239,7 @@ fn called_off(_: &Cx<'_>) -> Result<()> {
         equal("That it was paused", first["paused_ns"].is_u64(), jumped)?;
         equal("The exit status", &end["exit_status"], &json!(11))?;
         let message = end["message"].as_str().unwrap_or_default();
-        ensure!(message.contains(told), "Not {told:?}: {end}");
+        ensure!(message.contains(expected), "Not {expected:?}: {end}");
         equal("The module's figures", fdbox::info()?, info)?;
         equal("The next kernel", host::next_kernel_is_loaded()?, false)?;
         all_go_on(&mut members, &before)?;
@@ -286,8 +286,12 @@ fn one_stays(mut members: Vec<Member>, before: &[Report]) -> Result<()> {
     let in_the_way = fdbox::FdBox::create("vm1")?;
     in_the_way.put(memory::memfd(c"other", 4096)?, "other")?;
     let tried = Ended::of(&mut update_all(&["--not-ready", "leave", "--dry-run"])?)?;
-    for told in ["vm1 is not ready and left behind", "Box vm1"] {
-        ensure!(tried.text.contains(told), "Not {told:?}: {}", tried.text);
+    for message in ["vm1 is not ready and left behind", "Box vm1"] {
+        ensure!(
+            tried.text.contains(message),
+            "Not {message:?}: {}",
+            tried.text
+        );
     }
     let mut update = Command::new(VMM);
     update.args(["live-update", "--all", "--no-kexec", "--json"]);
@@ -324,7 +328,10 @@ pub(super) fn tell_of(cx: &Cx<'_>, member: &mut Member, folder: &str) -> Result<
     healthy(&report)?;
     cx.value(&format!("witness {name}"), report)?;
     cx.value(&format!("resume {name}"), read_report(folder, &name)?)?;
-    cx.value(&format!("vmm {name}"), privileges::told(&member.api())?)?;
+    cx.value(
+        &format!("vmm {name}"),
+        privileges::vmm_status(&member.api())?,
+    )?;
     let listed = fdbox::listed(&name)?;
     equal("The box in the list", listed.is_some(), false)
 }

@@ -71,7 +71,7 @@ fn hundred(cx: &Cx<'_>) -> Result<()> {
     let (first, last) = (held[WARM], *held.last().context("There were upgrades")?);
     let half = UPGRADES / 2;
     let from_to = |of: fn(&Held) -> u64| json!({"first": of(&first), "last": of(&last)});
-    let told = json!({
+    let figures = json!({
         "count": blackouts.len(),
         "blackout_ns": {
             "median_of_first_half": median(&blackouts[..half]),
@@ -86,8 +86,8 @@ fn hundred(cx: &Cx<'_>) -> Result<()> {
         "vms": last.kernel.vms,
     });
     // For whoever runs it with -v: on a machine that others use no two times are alike.
-    println!("{told}");
-    cx.value("upgrades", told)?;
+    println!("{figures}");
+    cx.value("upgrades", figures)?;
     nothing_leaks(&first, &last)?;
     guest.power_off_under(&runner)
 }

@@ -194,8 +194,8 @@ fn nothing_arrived(_: &Cx<'_>) -> Result<()> {
 fn make_missing_nodes() -> Result<()> {
     for class in ["misc", "fdbox"] {
         for device in fs::read_dir(format!("/sys/class/{class}"))? {
-            let told = fs::read_to_string(device?.path().join("uevent"))?;
-            let value = |name: &str| told.lines().find_map(|line| line.strip_prefix(name));
+            let reported = fs::read_to_string(device?.path().join("uevent"))?;
+            let value = |name: &str| reported.lines().find_map(|line| line.strip_prefix(name));
             let Some(name) = value("DEVNAME=").filter(|name| name.starts_with("fdbox/")) else {
                 continue;
             };
@@ -246,11 +246,11 @@ impl Quiet {
     fn end(self) -> Result<()> {
         fs::write(PRINTK, self.usual.trim())?;
         let log = host::whole_kernel_log()?;
-        let told = |line: &&String| {
+        let reported = |line: &&String| {
             scan::complaint(line).is_some_and(|complaint| complaint != "call trace")
                 && !KNOWN.iter().any(|known| line.contains(known))
         };
-        let complaints: Vec<_> = log.iter().skip(self.lines).filter(told).collect();
+        let complaints: Vec<_> = log.iter().skip(self.lines).filter(reported).collect();
         ensure!(complaints.is_empty(), "The kernel says {complaints:?}");
         Ok(())
     }

@@ -122,10 +122,10 @@ fn no_kernel(_: &Cx<'_>) -> Result<()> {
     make_files()?;
     let mut guest = Guest::boot(spec("no-kernel", "guest_memfd", 1), &port()?)?;
     let (before, info) = (guest.report()?, fdbox::info()?);
-    for (options, told) in REFUSED {
+    for (options, message) in REFUSED {
         let ended = guest.live_update(options)?;
         ensure!(
-            ended.status == Some(10) && ended.text.contains(told),
+            ended.status == Some(10) && ended.text.contains(message),
             "{options:?}: exit status {:?}: {}",
             ended.status,
             ended.text

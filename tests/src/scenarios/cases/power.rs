@@ -142,8 +142,8 @@ fn button(_: &Cx<'_>) -> Result<()> {
 
 /// The last that is told of a guest is why it ended.
 fn ended(watch: Watch, why: &str) -> Result<()> {
-    let told = watch.end()?;
-    let last = told.last().context("Nothing was told")?;
+    let events = watch.end()?;
+    let last = events.last().context("Nothing was told")?;
     equal("The last event", &last["event"], &json!("ended"))?;
     equal("Why it ended", &last["message"], &json!(why))
 }

@@ -46,7 +46,7 @@ impl Status {
     }
 
     /// What the demo tells of a VMM.
-    pub(super) fn told(&self) -> Result<Value> {
+    pub(super) fn vmm_status(&self) -> Result<Value> {
         let uid = self.line("Uid")?.split_whitespace().next();
         let uid: u32 = uid.context("A process has a user")?.parse()?;
         let mut capabilities = 0;
@@ -78,10 +78,10 @@ impl Status {
 }
 
 /// The process that runs a guest, as its VMM says; what it may, the kernel says.
-pub(super) fn told(api: &Path) -> Result<Value> {
+pub(super) fn vmm_status(api: &Path) -> Result<Value> {
     let pid = status(Some(api))?["pid"].as_u64();
     let pid = u32::try_from(pid.context("The status has the VMM's process")?)?;
-    Status::of(pid)?.told()
+    Status::of(pid)?.vmm_status()
 }
 
 fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {

@@ -248,8 +248,8 @@ fn bench(_: &Cx<'_>) -> Result<()> {
     ]);
     bench.args(["--kernel", KERNEL, "--initramfs", INITRAMFS]);
     let output = bench.output().context("Run vmm-example bench")?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {told}", output.status);
+    let message = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {message}", output.status);
     let report: Value = serde_json::from_slice(&output.stdout)?;
     let rows = report["binary_upgrade"].as_array().context("The rows")?;
     let kinds: Vec<_> = rows.iter().map(|row| row["ram_kind"].as_str()).collect();
@@ -342,24 +342,24 @@ fn bad_binaries(_: &Cx<'_>) -> Result<()> {
         (guest.binary("x", 0o644)?, "Permission denied"),
         ("/bin/busybox".to_owned(), "no answer that makes sense"),
     ];
-    for (binary, told) in cases {
-        refused(&mut guest, &before, &binary, told, 10)?;
+    for (binary, message) in cases {
+        refused(&mut guest, &before, &binary, message, 10)?;
     }
-    for (content, told) in [
+    for (content, message) in [
         ("\u{7f}ELF, of no machine", "Exec format error"),
         (refuses, "Section machine"),
     ] {
         let binary = guest.binary(content, 0o755)?;
-        refused(&mut guest, &before, &binary, told, 10)?;
+        refused(&mut guest, &before, &binary, message, 10)?;
     }
     // And those that are not, by when each of them ends or hangs.
-    for (script, told, status) in [
+    for (script, message, status) in [
         ("exit 3", "exited with status 3", 10),
         ("kill -SEGV $$", "killed by signal 11", 10),
         ("exec sleep 100", "no answer within", 10),
     ] {
         let binary = guest.bad_binary(script)?;
-        refused(&mut guest, &before, &binary, told, status)?;
+        refused(&mut guest, &before, &binary, message, status)?;
     }
     guest.power_off()
 }
@@ -368,15 +368,15 @@ fn refused(
     guest: &mut Guest,
     before: &fdbox_lab::witness::Report,
     binary: &str,
-    told: &str,
+    message: &str,
     status: i32,
 ) -> Result<()> {
     let ended = guest.upgrade(binary, &["--timeout", "3"])?;
     ended.expect(status)?;
     ensure!(
-        ended.text.contains(told),
-        "{binary}: not {told:?} but {}",
+        ended.text.contains(message),
+        "{binary}: not {message:?} but {}",
         ended.text
     );
-    unharmed(guest, before, told)
+    unharmed(guest, before, message)
 }

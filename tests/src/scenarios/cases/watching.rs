@@ -69,7 +69,7 @@ fn events_and_metrics(_: &Cx<'_>) -> Result<()> {
     equal("Bytes repeated", io.tcp.repeated, 0)?;
     ensure!(io.tcp.error.is_none(), "TCP: {:?}", io.tcp.error);
     guest.power_off()?;
-    told(&watch.end()?)
+    check(&watch.end()?)
 }
 
 type Figures = HashMap<String, f64>;
@@ -101,7 +101,7 @@ fn figure(figures: &Figures, name: &str) -> Result<f64> {
     found.with_context(|| format!("There is no {name} in {figures:?}"))
 }
 
-fn told(events: &[Value]) -> Result<()> {
+fn check(events: &[Value]) -> Result<()> {
     let mut last = 0;
     let mut wanted = TOLD.iter().peekable();
     for event in events {

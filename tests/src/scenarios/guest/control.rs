@@ -139,26 +139,26 @@ impl Watch {
 
     /// All that is told until an event, of a step if that is named, and that as the last.
     pub(crate) fn until(&mut self, event: &str, step: Option<&str>) -> Result<Vec<Value>> {
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         while let Some(next) = self.next()? {
             let found = next["event"] == event && step.is_none_or(|step| next["step"] == step);
-            told.push(next);
+            events.push(next);
             if found {
-                return Ok(told);
+                return Ok(events);
             }
         }
-        bail!("The guest ended without {event} {step:?}: {told:?}")
+        bail!("The guest ended without {event} {step:?}: {events:?}")
     }
 
     /// All that is told until the guest's end.
     pub(crate) fn end(mut self) -> Result<Vec<Value>> {
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         while let Some(next) = self.next()? {
-            told.push(next);
+            events.push(next);
         }
         let status = self.process.wait()?;
         ensure!(status.success(), "events ended with {status}");
-        Ok(told)
+        Ok(events)
     }
 }
 

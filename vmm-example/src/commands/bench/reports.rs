@@ -95,11 +95,11 @@ mod tests {
             report("e", 512, None),
         ];
         let rows = of(&reports);
-        let told: Vec<_> = rows
+        let read: Vec<_> = rows
             .iter()
             .map(|row| (row.ram_mib, row.guests, row.runs, row.blackout_ns.median))
             .collect();
-        assert_eq!(told, [(512, 1, 3, 20), (512, 2, 1, 99), (1024, 2, 1, 98)]);
+        assert_eq!(read, [(512, 1, 3, 20), (512, 2, 1, 99), (1024, 2, 1, 98)]);
         assert_eq!(rows[0].phases[0].ns, 10, "the phases are of the median");
     }
 

@@ -9,7 +9,7 @@ use vmm_fdbox::update::{Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutco
 
 use crate::commands::progress::Progress;
 use crate::commands::table::table;
-use crate::service::told::{FindingReport, Told, UpdateEvent};
+use crate::service::update_message::{FindingReport, UpdateEvent, UpdateMessage};
 
 /// Shows what happens, to a person or a program.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Drop for Ticker {
 struct GuestLine<'a> {
     guest: &'a str,
     #[serde(flatten)]
-    told: Told,
+    message: UpdateMessage,
 }
 
 /// The end, for a program.
@@ -103,12 +103,12 @@ impl Many {
     }
 
     pub(super) fn guest_event(&self, guest: &str, ns: u64, event: &Event) {
-        let told = UpdateEvent::new(ns, event);
+        let message = UpdateEvent::new(ns, event);
         if self.json {
-            let told = Told::Event(told);
-            self.json_line(&GuestLine { guest, told });
+            let message = UpdateMessage::Event(message);
+            self.json_line(&GuestLine { guest, message });
         } else {
-            self.line(&format!("{guest}: {told}"));
+            self.line(&format!("{guest}: {message}"));
         }
         if let Event::Done(step) = event {
             self.guest_done(*step);

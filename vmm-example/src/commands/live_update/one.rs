@@ -13,7 +13,9 @@ use crate::commands::report_file::write_report;
 use crate::commands::table::table;
 use crate::error::{chain, say, warn};
 use crate::service::report::ResumeReport;
-use crate::service::told::{EventKind, FindingReport, Told, UpdateEnd, UpdateEvent, UpdateResult};
+use crate::service::update_message::{
+    EventKind, FindingReport, UpdateEnd, UpdateEvent, UpdateMessage, UpdateResult,
+};
 
 /// Shows what happens, to a person or a program.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl One {
     fn tell(&mut self, ns: u64, event: &Event) {
         let event = UpdateEvent::new(ns, event);
         match &self.progress {
-            None => print_json(&Told::Event(event)),
+            None => print_json(&UpdateMessage::Event(event)),
             Some(progress) => show(&event, progress),
         }
     }
@@ -106,7 +108,7 @@ impl One {
             ));
         }
         match self.progress.take() {
-            None => print_json(&Told::UpdateEnd(end)),
+            None => print_json(&UpdateMessage::UpdateEnd(end)),
             Some(progress) => {
                 drop(progress);
                 print_end(&end);
@@ -191,8 +193,8 @@ fn with_result(outcome: &FleetOutcome, stopped: &Stopped) -> UpdateEnd {
     }
 }
 
-fn print_json(told: &Told) {
-    if let Ok(line) = serde_json::to_string(told) {
+fn print_json(message: &UpdateMessage) {
+    if let Ok(line) = serde_json::to_string(message) {
         say(&line);
     }
 }
@@ -334,17 +336,17 @@ mod tests {
     #[test]
     fn a_report_that_cannot_be_written_is_no_failure_of_the_update() {
         let dir = tempfile::tempdir().unwrap();
-        let told = |report: &Path| {
+        let message = |report: &Path| {
             let mut outcome = outcome(None, None);
             outcome.members[0].report = Some(json!({"result": "done"}));
             One::new(true, Some(report.into()), None, CancelFlag::new()).end(&outcome, false);
             outcome.exit_status()
         };
         for report in ["/dev/full", "/no/such/folder/report"] {
-            assert_eq!(told(Path::new(report)), ExitStatus::Done, "{report}");
+            assert_eq!(message(Path::new(report)), ExitStatus::Done, "{report}");
         }
         let report = dir.path().join("report");
-        told(&report);
+        message(&report);
         assert_eq!(
             fs::read_to_string(report).unwrap(),
             "{\"result\":\"done\"}\n"

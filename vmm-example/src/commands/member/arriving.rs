@@ -53,7 +53,7 @@ struct Prebuilt {
 }
 
 /// A VMM without a guest; see the module's documentation.
-pub(super) struct Newcomer<'a> {
+pub(super) struct ArrivingGuest<'a> {
     args: &'a MemberArgs,
     box_name: Option<BoxName>,
     /// The guest is to arrive paused.
@@ -77,7 +77,7 @@ fn layered(error: anyhow::Error) -> PartyError {
     format!("{error:#}").into()
 }
 
-impl<'a> Newcomer<'a> {
+impl<'a> ArrivingGuest<'a> {
     pub(super) fn new(args: &'a MemberArgs) -> Self {
         Self {
             args,
@@ -223,7 +223,7 @@ impl<'a> Newcomer<'a> {
     }
 }
 
-impl ArrivingVmm for Newcomer<'_> {
+impl ArrivingVmm for ArrivingGuest<'_> {
     fn known(&self) -> &[KnownSection] {
         &state::KNOWN
     }
@@ -323,7 +323,7 @@ impl ArrivingVmm for Newcomer<'_> {
             return Value::Null;
         };
         let report = ResumeReport::new(box_name, vmm.machine(), &self.notes, &finished);
-        vmm.chronicle().arrived(report.blackout());
+        vmm.history().arrived(report.blackout());
         serde_json::to_value(report).unwrap_or_default()
     }
 }

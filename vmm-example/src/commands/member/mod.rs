@@ -15,7 +15,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal, setsid};
 use vmm_fdbox::member::{Adoption, Arrived, Lent, serve_arriving};
 use vmm_fdbox::update::ExitStatus;
 
-use self::arriving::Newcomer;
+use self::arriving::ArrivingGuest;
 use crate::cli::MemberArgs;
 use crate::inherited;
 
@@ -28,12 +28,12 @@ pub(super) fn member(args: &MemberArgs) -> anyhow::Result<ExitStatus> {
         // one of its own.
         None => drop(setsid()),
     }
-    let mut newcomer = Newcomer::new(args);
-    match serve_arriving(socket, &mut newcomer) {
+    let mut arriving = ArrivingGuest::new(args);
+    match serve_arriving(socket, &mut arriving) {
         // Told to the coordinator.
-        Arrived::NotHere(Some(_)) if !newcomer.is_ready() => Ok(ExitStatus::Error),
+        Arrived::NotHere(Some(_)) if !arriving.is_ready() => Ok(ExitStatus::Error),
         Arrived::NotHere(_) => Ok(ExitStatus::NothingChanged),
-        Arrived::Here(adoption) => live(newcomer, adoption),
+        Arrived::Here(adoption) => live(arriving, adoption),
     }
 }
 
@@ -63,8 +63,8 @@ fn take_socket(console: Option<RawFd>) -> io::Result<UnixStream> {
 }
 
 /// Is the guest's VMM until its end.
-fn live(newcomer: Newcomer<'_>, adoption: Adoption) -> anyhow::Result<ExitStatus> {
-    let (around, vmm) = newcomer.into_parts().context("There is no guest")?;
+fn live(arriving: ArrivingGuest<'_>, adoption: Adoption) -> anyhow::Result<ExitStatus> {
+    let (around, vmm) = arriving.into_parts().context("There is no guest")?;
     around.serve_with(vmm, |welcome| {
         let adopt = move |lent: Lent| {
             let clients = lent.fds.into_iter();

@@ -12,7 +12,7 @@ use vmm_fdbox::{BoxName, Control};
 
 use super::total::{GuestEnd, Total};
 use super::waiting::{Waiting, waiting};
-use super::{Came, drive, start};
+use super::{Resumed, drive, start};
 use crate::cli::ResumeArgs;
 use crate::commands::report_file::{report_path, write_report};
 use crate::error::{chain, say, warn};
@@ -54,10 +54,10 @@ fn command(name: &BoxName, args: &ResumeArgs) -> io::Result<Command> {
     Ok(command)
 }
 
-impl From<Came> for GuestEnd {
-    fn from(came: Came) -> Self {
+impl From<Resumed> for GuestEnd {
+    fn from(came: Resumed) -> Self {
         let exit_status = came.exit_status();
-        let Came {
+        let Resumed {
             mut resumption,
             report,
         } = came;

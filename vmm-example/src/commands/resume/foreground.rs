@@ -14,7 +14,7 @@ use vmm_fdbox::coordinator::{Child, Ended};
 use vmm_fdbox::update::{ExitStatus, UpdateError};
 use vmm_fdbox::{BoxName, BoxStore, Control, Deadline};
 
-use super::{Came, drive};
+use super::{Resumed, drive};
 use crate::cli::ResumeArgs;
 use crate::commands::{interrupt, signal};
 use crate::error::{say, warn};
@@ -82,7 +82,7 @@ fn command(args: &ResumeArgs, stdin: i32) -> io::Result<Command> {
     Ok(command)
 }
 
-fn show(args: &ResumeArgs, came: &Came) -> anyhow::Result<()> {
+fn show(args: &ResumeArgs, came: &Resumed) -> anyhow::Result<()> {
     let Some(report) = &came.report else {
         return Ok(());
     };

@@ -41,12 +41,12 @@ fn start(command: Command) -> Start {
 }
 
 /// What came of the resume of one guest.
-struct Came {
+struct Resumed {
     resumption: Resumption,
     report: Option<Box<ResumeReport>>,
 }
 
-impl Came {
+impl Resumed {
     /// A VMM that could not get ready for any guest is no matter of the box.
     fn exit_status(&self) -> ExitStatus {
         match self.resumption.step {
@@ -57,7 +57,7 @@ impl Came {
 }
 
 /// Resumes guests, and writes each one's report. `began`: from when it counts how long they took.
-fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) -> Vec<Came> {
+fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) -> Vec<Resumed> {
     let to_resume = |(box_name, start)| ToResume {
         box_name,
         start,
@@ -83,7 +83,7 @@ fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) ->
         .collect()
 }
 
-fn came(args: &ResumeArgs, mut resumption: Resumption) -> Came {
+fn came(args: &ResumeArgs, mut resumption: Resumption) -> Resumed {
     let name = resumption.box_name.to_string();
     if let (ExitStatus::Done, Some(problem)) = (resumption.status, &resumption.message) {
         warn(&format!("{name}: the guest runs, but {problem}"));
@@ -102,7 +102,7 @@ fn came(args: &ResumeArgs, mut resumption: Resumption) -> Came {
         ));
     }
     let report = report.and_then(|report| serde_json::from_value(report).ok());
-    Came { resumption, report }
+    Resumed { resumption, report }
 }
 
 /// What its VMM says of the guest, with what became of the box.

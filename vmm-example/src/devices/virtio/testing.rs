@@ -160,9 +160,9 @@ fn set_up(ring: usize) -> Queue {
 }
 
 /// Random numbers that are the same every time.
-pub(super) struct Dice(u64);
+pub(super) struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     pub(super) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -182,11 +182,11 @@ impl Dice {
 /// Serves rings full of nonsense: nothing may panic, and the device must serve a good ring
 /// after a reset.
 pub(super) fn survives_nonsense(device: &mut dyn Device, rings: usize) {
-    let mut dice = Dice::new(7);
+    let mut rng = TestRng::new(7);
     for round in 0..400 {
         let mut driver = Driver::new(rings);
         for ring in 0..rings {
-            scatter(&mut driver, ring, &mut dice, round % 3 == 0);
+            scatter(&mut driver, ring, &mut rng, round % 3 == 0);
         }
         for ring in 0..rings {
             // Broken or not, both are answers.
@@ -198,7 +198,7 @@ pub(super) fn survives_nonsense(device: &mut dyn Device, rings: usize) {
 }
 
 /// Fills a ring with descriptors that are partly right.
-fn scatter(driver: &mut Driver, ring: usize, dice: &mut Dice, wild: bool) {
+fn scatter(driver: &mut Driver, ring: usize, rng: &mut TestRng, wild: bool) {
     let good = [BUFFERS, BUFFERS + 0x100, 0x17_0000];
     let odd = [
         0,
@@ -227,23 +227,23 @@ fn scatter(driver: &mut Driver, ring: usize, dice: &mut Dice, wild: bool) {
     let mut descriptors = Vec::new();
     for _ in 0..RING_SIZE {
         let at = if wild {
-            dice.one_of(&odd)
+            rng.one_of(&odd)
         } else {
-            dice.one_of(&good)
+            rng.one_of(&good)
         };
-        let flags = (dice.roll() % if wild { 8 } else { 4 }) as u16;
-        let next = (dice.roll() % u64::from(RING_SIZE + u16::from(wild) * 9)) as u16;
-        descriptors.push(descriptor(at, dice.one_of(&lens), flags, next));
+        let flags = (rng.roll() % if wild { 8 } else { 4 }) as u16;
+        let next = (rng.roll() % u64::from(RING_SIZE + u16::from(wild) * 9)) as u16;
+        descriptors.push(descriptor(at, rng.one_of(&lens), flags, next));
     }
     driver.offer_raw(ring, &descriptors, 0);
-    let noise: Vec<u8> = (0..0x400).map(|_| (dice.roll() % 24) as u8).collect();
+    let noise: Vec<u8> = (0..0x400).map(|_| (rng.roll() % 24) as u8).collect();
     driver
         .memory
         .write_slice(&noise, GuestAddress(BUFFERS))
         .unwrap();
     if wild {
         let avail = driver.queues[ring].avail_ring();
-        let heads = dice.roll();
+        let heads = rng.roll();
         driver
             .memory
             .write_obj(heads, GuestAddress(avail + 2))

@@ -18,7 +18,7 @@ use super::prepared_slot::PreparedSlot;
 use super::rng::Rng;
 use super::slot::Slot;
 use super::state::{TransportStateV1, VirtioStateV1};
-use super::testing::{BUFFERS, Buffer, Dice, Driver, descriptor, memory, survives_nonsense};
+use super::testing::{BUFFERS, Buffer, Driver, TestRng, descriptor, memory, survives_nonsense};
 use super::{Opened, VirtioError};
 use crate::socket::Ownership;
 
@@ -290,10 +290,10 @@ fn any_writes_to_registers_are_survived() {
     let memory = memory();
     let device = live(None, &memory).unwrap();
     device.unpark();
-    let mut dice = Dice::new(3);
+    let mut rng = TestRng::new(3);
     for _ in 0..20_000 {
-        let offset = (dice.roll() % 0x110) as u32 & !3;
-        let value = dice.one_of(&[0, 1, 2, 4, 8, 12, 15, 16, TABLE, u32::MAX]);
+        let offset = (rng.roll() % 0x110) as u32 & !3;
+        let value = rng.one_of(&[0, 1, 2, 4, 8, 12, 15, 16, TABLE, u32::MAX]);
         put(&device, offset, value);
         get(&device, offset);
         device.on_kick(0);

@@ -96,16 +96,16 @@ mod tests {
     #[test]
     fn a_thread_that_does_not_park_is_told_again() {
         let gate = Arc::new(Gate::new());
-        let mut told = 0;
+        let mut signalled = 0;
         let late = gate.clone();
         gate.wait_parked(1, || {
-            told += 1;
-            if told == 3 {
+            signalled += 1;
+            if signalled == 3 {
                 let late = late.clone();
                 thread::spawn(move || late.park());
             }
         });
-        assert!(told >= 3);
+        assert!(signalled >= 3);
         gate.set(GateState::Quit);
     }
 

@@ -1,7 +1,7 @@
 //! Talking to a running VMM over a Unix socket.
 
 mod client;
-mod crowd;
+mod clients;
 mod exit;
 pub(crate) mod peer;
 pub(crate) mod protocol;

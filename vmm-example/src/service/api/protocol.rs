@@ -15,7 +15,7 @@ use crate::devices::pci::HostDeviceStatus;
 use crate::devices::virtio::DeviceCounts;
 use crate::service::events::Notice;
 use crate::service::report::Blackout;
-use crate::service::told::UpdateResult;
+use crate::service::update_message::UpdateResult;
 use crate::spec::MemoryKind;
 
 /// What a client asks for.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::crowd::{Crowd, Seat};
+use super::clients::{Clients, Seat};
 use super::exit::Exit;
 use super::peer::{Connection, Peer, Received};
 use super::protocol::{Reply, Request};
@@ -42,7 +42,7 @@ pub(crate) struct Server {
     place: SocketPath,
     listener: UnixListener,
     exit: Arc<Exit>,
-    crowd: Crowd,
+    clients: Clients,
     owner: Owner,
 }
 
@@ -68,7 +68,7 @@ impl Server {
             place: SocketPath::new(path, ownership),
             listener,
             exit: Arc::new(Exit::new()?),
-            crowd: Crowd::default(),
+            clients: Clients::default(),
             owner: Owner::current(),
         })
     }
@@ -98,7 +98,7 @@ impl Server {
     /// Starts to serve.
     pub(crate) fn start(&self, service: Arc<dyn Service>) -> Result<(), ServerError> {
         let listener = self.listener.try_clone().map_err(ServerError::Spawn)?;
-        let (exit, crowd) = (self.exit.clone(), self.crowd.clone());
+        let (exit, clients) = (self.exit.clone(), self.clients.clone());
         let owner = self.owner;
         let presence = exit.enter();
         thread::Builder::new()
@@ -108,11 +108,11 @@ impl Server {
                 let _presence = presence;
                 while exit.wait_readable(&listener) {
                     match listener.accept() {
-                        Ok((client, _)) => welcome(&service, client, &exit, &crowd, owner),
+                        Ok((client, _)) => welcome(&service, client, &exit, &clients, owner),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         // Out of descriptors, most likely: not for ever.
                         Err(_) => {
-                            crowd.make_room();
+                            clients.make_room();
                             thread::sleep(RETRY);
                         }
                     }
@@ -124,7 +124,7 @@ impl Server {
 
     /// Serves a client that another process accepted.
     pub(crate) fn welcome(&self, service: &Arc<dyn Service>, client: UnixStream) {
-        welcome(service, client, &self.exit, &self.crowd, self.owner);
+        welcome(service, client, &self.exit, &self.clients, self.owner);
     }
 }
 
@@ -133,10 +133,10 @@ fn welcome(
     service: &Arc<dyn Service>,
     client: UnixStream,
     exit: &Arc<Exit>,
-    crowd: &Crowd,
+    clients: &Clients,
     owner: Owner,
 ) {
-    let Ok(Some(seat)) = crowd.seat(&client) else {
+    let Ok(Some(seat)) = clients.seat(&client) else {
         return;
     };
     let (service, exit) = (service.clone(), exit.clone());
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn what_is_no_request_gets_an_answer() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let seat = Crowd::default().seat(&theirs).unwrap().unwrap();
+        let seat = Clients::default().seat(&theirs).unwrap().unwrap();
         let thread = thread::spawn(move || {
             serve(&Fake, theirs, &Exit::new().unwrap(), seat, Owner::current())
         });
@@ -297,7 +297,7 @@ mod tests {
         ours.shutdown(std::net::Shutdown::Write).unwrap();
         let ours = (!hangs_up).then_some(ours);
         let counter = Counter::default();
-        let seat = Crowd::default().seat(&theirs).unwrap().unwrap();
+        let seat = Clients::default().seat(&theirs).unwrap().unwrap();
         serve(
             &counter,
             theirs,

@@ -39,7 +39,7 @@ impl Vmm {
     /// `limit`. At once, if it does not listen to the button.
     pub(crate) fn shut_down(&self, limit: Duration) {
         let listens = self.machine.press_power_button();
-        self.chronicle.note("power-button");
+        self.history.note("power-button");
         self.power.set(if listens { limit } else { Duration::ZERO });
     }
 
@@ -55,7 +55,7 @@ impl Vmm {
             return Some(GuestEnd::Broken(broken));
         }
         warn(&format!("{name}: {}: it boots again", why.reason()));
-        self.chronicle.note("reset");
+        self.history.note("reset");
         self.machine.run();
         None
     }

@@ -158,16 +158,16 @@ fn is_complete(test: &Test, command: usize, record: &Record) -> bool {
 }
 
 /// Whether all that a test skipped is of the `known`, and all that it counted as skipped was told.
-fn skips_are_known(known: &[&str], told: &[String]) -> bool {
+fn skips_are_known(known: &[&str], output: &[String]) -> bool {
     let counted = |line: &str| -> Option<usize> {
         line.split_once(" skip:")?.1.split(' ').next()?.parse().ok()
     };
     let is_sum = |line: &str| line.contains(" skipped test(s) detected");
     let skips = |line: &&String| counted(line).is_none() && !is_sum(line) && tells_of_skip(line);
-    let counts = told.iter().filter_map(|line| counted(line));
-    let lines = told.iter().filter(|line| line.contains("# SKIP"));
+    let counts = output.iter().filter_map(|line| counted(line));
+    let lines = output.iter().filter(|line| line.contains("# SKIP"));
     let is_known = |line: &String| known.iter().any(|known| line.contains(known));
-    counts.sum::<usize>() == lines.count() && told.iter().filter(skips).all(is_known)
+    counts.sum::<usize>() == lines.count() && output.iter().filter(skips).all(is_known)
 }
 
 fn tells_of_skip(line: &str) -> bool {
@@ -280,18 +280,26 @@ mod tests {
 
     #[test]
     fn only_known_skips_need_no_comparison() {
-        let told = |lines: &[&str]| {
+        let are_known = |lines: &[&str]| {
             let lines: Vec<_> = lines.iter().map(|line| (*line).to_owned()).collect();
             skips_are_known(&["no vx here"], &lines)
         };
         let (one, sum) = ("ok 7 a # SKIP no vx here", "# 1 skipped test(s) detected.");
-        assert!(told(&[one, sum, "# Totals: pass:6 fail:0 skip:1 error:0"]));
-        assert!(!told(&[one, sum, "# Totals: pass:5 fail:0 skip:2 error:0"]));
-        assert!(!told(&[
+        assert!(are_known(&[
+            one,
+            sum,
+            "# Totals: pass:6 fail:0 skip:1 error:0"
+        ]));
+        assert!(!are_known(&[
+            one,
+            sum,
+            "# Totals: pass:5 fail:0 skip:2 error:0"
+        ]));
+        assert!(!are_known(&[
             "ok 7 a # SKIP no vy",
             "# Totals: pass:6 fail:0 skip:1"
         ]));
-        assert!(!told(&["Skipping tests for vy"]));
+        assert!(!are_known(&["Skipping tests for vy"]));
     }
 
     #[test]

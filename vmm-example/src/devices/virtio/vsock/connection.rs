@@ -45,7 +45,7 @@ pub(super) struct Connection {
     to_host: VecDeque<u8>,
     /// Bytes from the guest that the program has taken, and what the guest knows of that.
     taken: Wrapping<u32>,
-    told: Wrapping<u32>,
+    announced: Wrapping<u32>,
     /// Bytes to the guest, what it has taken of them, and its buffer.
     sent: Wrapping<u32>,
     guest_taken: Wrapping<u32>,
@@ -82,7 +82,7 @@ impl Connection {
             guest_shutdown: 0,
             to_host: VecDeque::new(),
             taken: Wrapping(0),
-            told: Wrapping(0),
+            announced: Wrapping(0),
             sent: Wrapping(0),
             guest_taken: Wrapping(0),
             guest_buffer: 0,
@@ -148,7 +148,7 @@ impl Connection {
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         // Half of the buffer is free and the guest does not know.
-        if (self.taken - self.told).0.cast_signed() >= (BUFFER / 2).cast_signed()
+        if (self.taken - self.announced).0.cast_signed() >= (BUFFER / 2).cast_signed()
             && self.due.is_empty()
         {
             self.due.push_back((Op::CreditUpdate, 0));
@@ -212,7 +212,7 @@ impl Connection {
     }
 
     fn packet(&mut self, op: Op, flags: u32, len: u32) -> Packet {
-        self.told = self.taken;
+        self.announced = self.taken;
         Packet {
             len,
             flags,

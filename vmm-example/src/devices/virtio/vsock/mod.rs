@@ -23,7 +23,7 @@ use super::kind::Kind;
 use super::ring::{RingError, Rings};
 use crate::socket::Ownership;
 use host::HostSide;
-use packet::{HEADER, Odd, Packet};
+use packet::{HEADER, Packet, PacketError};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -96,11 +96,11 @@ impl Vsock {
                     counters.bytes(len);
                     host.take(&packet, data);
                 }
-                Err(Odd::Unsupported(ports)) => {
+                Err(PacketError::Unsupported(ports)) => {
                     counters.error();
                     host.reset(ports);
                 }
-                Err(Odd::Astray) => counters.error(),
+                Err(PacketError::Misaddressed) => counters.error(),
             }
             Ok(0)
         })

@@ -63,11 +63,11 @@ pub(super) struct Packet {
 
 /// What the guest sent and cannot be a packet of a stream to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Odd {
+pub(super) enum PacketError {
     /// To be answered with a reset.
     Unsupported(Ports),
     /// Not from this guest, or not to the host: to be dropped.
-    Astray,
+    Misaddressed,
 }
 
 impl Packet {
@@ -84,7 +84,7 @@ impl Packet {
     }
 
     /// Reads what the guest with this CID sent.
-    pub(super) fn decode(bytes: &[u8; HEADER], cid: u64) -> Result<Self, Odd> {
+    pub(super) fn decode(bytes: &[u8; HEADER], cid: u64) -> Result<Self, PacketError> {
         let long = |at: usize| {
             let bytes = bytes[at..at + 8].try_into().unwrap_or_default();
             u64::from_le_bytes(bytes)
@@ -92,7 +92,7 @@ impl Packet {
         let word = |at: usize| (long(at - 4) >> 32) as u32;
         let [.., t0, t1, o0, o1] = *bytes.first_chunk::<32>().unwrap_or(&[0; 32]);
         if (long(0), long(8)) != (cid, HOST_CID) {
-            return Err(Odd::Astray);
+            return Err(PacketError::Misaddressed);
         }
         let ports = Ports {
             guest: word(16),
@@ -108,7 +108,7 @@ impl Packet {
                 buf_alloc: word(36),
                 fwd_cnt: word(40),
             }),
-            _ => Err(Odd::Unsupported(ports)),
+            _ => Err(PacketError::Unsupported(ports)),
         }
     }
 
@@ -162,11 +162,17 @@ mod tests {
     #[test]
     fn what_is_not_for_the_host_is_told_apart() {
         let mut bytes = turned(&Packet::new(PORTS, Op::Data));
-        assert_eq!(Packet::decode(&bytes, 4), Err(Odd::Astray));
+        assert_eq!(Packet::decode(&bytes, 4), Err(PacketError::Misaddressed));
         bytes[28] = 2;
-        assert_eq!(Packet::decode(&bytes, 3), Err(Odd::Unsupported(PORTS)));
+        assert_eq!(
+            Packet::decode(&bytes, 3),
+            Err(PacketError::Unsupported(PORTS))
+        );
         let mut bytes = turned(&Packet::new(PORTS, Op::Data));
         bytes[30] = 99;
-        assert_eq!(Packet::decode(&bytes, 3), Err(Odd::Unsupported(PORTS)));
+        assert_eq!(
+            Packet::decode(&bytes, 3),
+            Err(PacketError::Unsupported(PORTS))
+        );
     }
 }

@@ -12,7 +12,7 @@ use crate::error::chain;
 /// What a program reads of an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
-pub(crate) enum Told {
+pub(crate) enum UpdateMessage {
     /// Something happened.
     Event(UpdateEvent),
     /// How it ended.
@@ -267,10 +267,16 @@ mod tests {
     fn what_is_told_round_trips() {
         let event = UpdateEvent::new(5, &Event::Failed(Step::Seal, "no".into()));
         assert_eq!(event.to_string(), "     0.000 ms  seal failed: no");
-        for told in [Told::Event(event), Told::UpdateEnd(UpdateEnd::ready())] {
-            let line = serde_json::to_string(&told).unwrap();
+        for message in [
+            UpdateMessage::Event(event),
+            UpdateMessage::UpdateEnd(UpdateEnd::ready()),
+        ] {
+            let line = serde_json::to_string(&message).unwrap();
             assert!(line.starts_with(r#"{"reply":""#), "{line}");
-            assert_eq!(serde_json::from_str::<Told>(&line).unwrap(), told);
+            assert_eq!(
+                serde_json::from_str::<UpdateMessage>(&line).unwrap(),
+                message
+            );
         }
     }
 }

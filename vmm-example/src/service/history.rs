@@ -11,7 +11,7 @@ use crate::service::api::peer::{Peer, Received};
 use crate::service::api::protocol::Reply;
 use crate::service::events::{EventHub, Notice};
 use crate::service::report::Blackout;
-use crate::service::told::{UpdateEnd, UpdateResult};
+use crate::service::update_message::{UpdateEnd, UpdateResult};
 
 /// Something that hears of events, whatever thread they are on.
 pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
@@ -31,15 +31,15 @@ const RESULTS: [(UpdateResult, &str); 6] = [
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Chronicle {
+pub(crate) struct History {
     guest: String,
     hub: EventHub,
     began: Instant,
-    past: Mutex<Past>,
+    counts: Mutex<Counts>,
 }
 
 #[derive(Debug, Default)]
-struct Past {
+struct Counts {
     step: Option<Step>,
     last: Option<UpdateResult>,
     /// Updates by how they ended, as in [`RESULTS`].
@@ -47,13 +47,13 @@ struct Past {
     blackout: Option<Blackout>,
 }
 
-impl Chronicle {
+impl History {
     pub(crate) fn new(guest: &str) -> Self {
         Self {
             guest: guest.into(),
             hub: EventHub::default(),
             began: Instant::now(),
-            past: Mutex::default(),
+            counts: Mutex::default(),
         }
     }
 
@@ -71,7 +71,7 @@ impl Chronicle {
 
     /// The guest came here by an update.
     pub(crate) fn arrived(&self, blackout: Option<&Blackout>) {
-        self.past().blackout = blackout.cloned();
+        self.counts().blackout = blackout.cloned();
     }
 
     pub(crate) fn update_begin(&self) {
@@ -80,7 +80,7 @@ impl Chronicle {
 
     pub(crate) fn update_event(&self, event: &Event) {
         if let Event::Started(step) = event {
-            self.past().step = Some(*step);
+            self.counts().step = Some(*step);
         }
         // `pausing` and the like are told whoever stops the guest.
         let of_guest = match event {
@@ -95,12 +95,12 @@ impl Chronicle {
     }
 
     pub(crate) fn update_end(&self, end: &UpdateEnd) {
-        let mut past = self.past();
-        past.step = None;
-        past.last = Some(end.result);
+        let mut counts = self.counts();
+        counts.step = None;
+        counts.last = Some(end.result);
         let at = RESULTS.iter().position(|(result, _)| *result == end.result);
-        past.ends[at.unwrap_or_default()] += 1;
-        drop(past);
+        counts.ends[at.unwrap_or_default()] += 1;
+        drop(counts);
         self.tell_end(end);
     }
 
@@ -122,15 +122,15 @@ impl Chronicle {
 
     /// The step of the update that is on.
     pub(crate) fn step(&self) -> Option<String> {
-        self.past().step.map(|step| step.name().into())
+        self.counts().step.map(|step| step.name().into())
     }
 
     pub(crate) fn last_update(&self) -> Option<UpdateResult> {
-        self.past().last
+        self.counts().last
     }
 
     pub(crate) fn blackout(&self) -> Option<Blackout> {
-        self.past().blackout.clone()
+        self.counts().blackout.clone()
     }
 
     /// Sends a client all that happens, until it hangs up or does not keep up.
@@ -155,14 +155,14 @@ impl Chronicle {
         }
     }
 
-    fn past(&self) -> MutexGuard<'_, Past> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Counted for Chronicle {
+impl Counted for History {
     fn count(&self, metrics: &mut Metrics) {
-        let past = self.past();
+        let counts = self.counts();
         let uptime = self.began.elapsed().as_secs_f64();
         metrics.gauge(
             "uptime_seconds",
@@ -172,7 +172,7 @@ impl Counted for Chronicle {
         let labels = RESULTS.map(|(_, name)| [("result", name)]);
         let samples: Vec<_> = labels
             .iter()
-            .zip(past.ends)
+            .zip(counts.ends)
             .map(|(labels, count)| (&labels[..], count))
             .collect();
         metrics.counter(
@@ -180,7 +180,7 @@ impl Counted for Chronicle {
             "Updates that this VMM began, by how they ended.",
             &samples,
         );
-        let Some(blackout) = &past.blackout else {
+        let Some(blackout) = &counts.blackout else {
             return;
         };
         let seconds = |ns: u64| ns as f64 / 1e9;
@@ -214,12 +214,12 @@ mod tests {
 
     #[test]
     fn figures_tell_how_updates_ended_and_what_the_last_one_took() {
-        let chronicle = Chronicle::new("vm0");
-        chronicle.update_event(&Event::Started(Step::Seal));
-        assert_eq!(chronicle.step().as_deref(), Some("seal"));
-        chronicle.update_end(&UpdateEnd::ready());
-        assert_eq!(chronicle.step(), None);
-        chronicle.arrived(Some(&Blackout {
+        let history = History::new("vm0");
+        history.update_event(&Event::Started(Step::Seal));
+        assert_eq!(history.step().as_deref(), Some("seal"));
+        history.update_end(&UpdateEnd::ready());
+        assert_eq!(history.step(), None);
+        history.arrived(Some(&Blackout {
             total_ns: 1_500_000_000,
             phases: vec![PhaseReport {
                 name: "jump".into(),
@@ -227,7 +227,7 @@ mod tests {
             }],
         }));
         let mut metrics = Metrics::of("vm0");
-        chronicle.count(&mut metrics);
+        history.count(&mut metrics);
         let text = metrics.finish();
         for line in [
             "vmm_example_updates_total{guest=\"vm0\",result=\"ready\"} 1",

@@ -13,7 +13,7 @@ pub(super) const MAX_CLIENTS: usize = 64;
 
 /// What a client is at, in the order in which room is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Doing {
+enum Activity {
     /// It has asked nothing, or has its answer.
     Nothing,
     /// It gets an answer, or listens.
@@ -22,7 +22,7 @@ enum Doing {
     Updates,
 }
 
-impl Doing {
+impl Activity {
     fn of(request: &Request) -> Self {
         match request {
             Request::JoinUpdate => Self::Updates,
@@ -34,19 +34,19 @@ impl Doing {
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,
-    doing: Doing,
+    activity: Activity,
     /// Grows with each thing that any client begins or ends.
     since: u64,
 }
 
 #[derive(Debug, Default)]
-struct Clients {
+struct Seats {
     here: BTreeMap<u64, Client>,
     /// The last number that was given.
     last: u64,
 }
 
-impl Clients {
+impl Seats {
     fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -55,9 +55,9 @@ impl Clients {
     /// Closes the connection of the client that needs it least. False: all of them need theirs.
     fn make_room(&mut self) -> bool {
         let clients = self.here.iter();
-        let least = clients.min_by_key(|(_, client)| (client.doing, client.since));
+        let least = clients.min_by_key(|(_, client)| (client.activity, client.since));
         match least {
-            Some((at, client)) if client.doing != Doing::Updates => {
+            Some((at, client)) if client.activity != Activity::Updates => {
                 // Its thread finds that it is gone.
                 let _ = client.stream.shutdown(Shutdown::Both);
                 let at = *at;
@@ -71,16 +71,16 @@ impl Clients {
 
 /// See the module's documentation.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Crowd(Arc<Mutex<Clients>>);
+pub(super) struct Clients(Arc<Mutex<Seats>>);
 
 /// A client's place, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
-    crowd: Crowd,
+    clients: Clients,
     at: u64,
 }
 
-impl Crowd {
+impl Clients {
     /// A place for one more client, for which another may have to go. None if nobody can.
     pub(super) fn seat(&self, stream: &UnixStream) -> io::Result<Option<Seat>> {
         let mut clients = self.lock();
@@ -92,12 +92,12 @@ impl Crowd {
         let at = clients.number();
         let client = Client {
             stream: stream.try_clone()?,
-            doing: Doing::Nothing,
+            activity: Activity::Nothing,
             since: at,
         };
         clients.here.insert(at, client);
-        let crowd = self.clone();
-        Ok(Some(Seat { crowd, at }))
+        let clients = self.clone();
+        Ok(Some(Seat { clients, at }))
     }
 
     /// Closes the connection of the client that needs it least.
@@ -105,7 +105,7 @@ impl Crowd {
         self.lock().make_room();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Clients> {
+    fn lock(&self) -> MutexGuard<'_, Seats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,26 +113,26 @@ impl Crowd {
 impl Seat {
     /// The client has asked for something.
     pub(super) fn asks(&self, request: &Request) {
-        self.does(Doing::of(request));
+        self.does(Activity::of(request));
     }
 
     /// It has its answer.
     pub(super) fn is_answered(&self) {
-        self.does(Doing::Nothing);
+        self.does(Activity::Nothing);
     }
 
-    fn does(&self, doing: Doing) {
-        let mut clients = self.crowd.lock();
+    fn does(&self, activity: Activity) {
+        let mut clients = self.clients.lock();
         let since = clients.number();
         if let Some(client) = clients.here.get_mut(&self.at) {
-            (client.doing, client.since) = (doing, since);
+            (client.activity, client.since) = (activity, since);
         }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.crowd.lock().here.remove(&self.at);
+        self.clients.lock().here.remove(&self.at);
     }
 }
 
@@ -149,15 +149,15 @@ mod tests {
 
     #[test]
     fn who_needs_its_connection_least_goes_first() {
-        let crowd = Crowd::default();
-        let (clients, seats): (Vec<_>, Vec<_>) = (0..MAX_CLIENTS)
+        let clients = Clients::default();
+        let (ends, seats): (Vec<_>, Vec<_>) = (0..MAX_CLIENTS)
             .map(|_| {
                 let (near, far) = UnixStream::pair().unwrap();
-                (near, crowd.seat(&far).unwrap().unwrap())
+                (near, clients.seat(&far).unwrap().unwrap())
             })
             .unzip();
-        let closed = || clients.iter().position(is_closed);
-        let next = || crowd.seat(&UnixStream::pair().unwrap().1).unwrap();
+        let closed = || ends.iter().position(is_closed);
+        let next = || clients.seat(&UnixStream::pair().unwrap().1).unwrap();
         // The first has asked something since the second did.
         seats[0].asks(&Request::Status);
         seats[0].is_answered();
@@ -171,25 +171,25 @@ mod tests {
         seats[0].asks(&Request::JoinUpdate);
         seats[3].is_answered();
         let two = [next().unwrap(), next().unwrap()];
-        assert!(is_closed(&clients[3]) && !is_closed(&clients[2]));
+        assert!(is_closed(&ends[3]) && !is_closed(&ends[2]));
         two[0].asks(&Request::Events);
         two[1].asks(&Request::Events);
         drop(next().unwrap());
-        assert!(is_closed(&clients[2]) && !is_closed(&clients[0]));
+        assert!(is_closed(&ends[2]) && !is_closed(&ends[0]));
     }
 
     #[test]
     fn an_update_is_not_cut_off() {
-        let crowd = Crowd::default();
+        let clients = Clients::default();
         let (_near, far) = UnixStream::pair().unwrap();
         let seats: Vec<_> = (0..MAX_CLIENTS)
-            .map(|_| crowd.seat(&far).unwrap().unwrap())
+            .map(|_| clients.seat(&far).unwrap().unwrap())
             .collect();
         seats
             .iter()
             .for_each(|seat| seat.asks(&Request::JoinUpdate));
-        assert!(crowd.seat(&far).unwrap().is_none());
+        assert!(clients.seat(&far).unwrap().is_none());
         drop(seats);
-        assert!(crowd.seat(&far).unwrap().is_some());
+        assert!(clients.seat(&far).unwrap().is_some());
     }
 }
