@@ -37,6 +37,8 @@ pub mod phase {
     pub const PREFLIGHT: &str = "preflight";
     /// Load the kernel, fill and seal the box. The guest runs.
     pub const PREPARE: &str = "prepare";
+    /// Bring the guest's devices to rest. The guest runs.
+    pub const QUIESCE: &str = "quiesce";
     /// Stop the vCPUs. The blackout starts.
     pub const PAUSE: &str = "pause";
     /// Write the VM's state.

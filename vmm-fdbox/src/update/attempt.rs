@@ -62,6 +62,8 @@ pub(super) struct Attempt<S: BoxStore, H: Host, G: Guest, O: Observer> {
     pub(super) checked: BTreeSet<Kind>,
     /// The guest gave descriptors away, or was asked to.
     pub(super) touched: bool,
+    /// The guest was asked to bring its devices to rest.
+    pub(super) quiesced: bool,
     pub(super) paused_at: Option<u64>,
     /// The box holds a guest that can be resumed.
     pub(super) saved: bool,
@@ -100,6 +102,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
             boxed: Vec::new(),
             checked: BTreeSet::new(),
             touched: false,
+            quiesced: false,
             paused_at: None,
             saved: false,
             jumped: false,
@@ -269,6 +272,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     pub(super) fn pause(&mut self) -> Result<(), StepFailure> {
         self.allow(self.plan.limits.pause);
         self.step(Step::Pause, |attempt| {
+            attempt.quiesce()?;
             attempt.paused_at = Some(attempt.mark(phase::PAUSE));
             attempt
                 .guest
@@ -301,6 +305,18 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
             self.publish();
         }
         Ok(())
+    }
+
+    /// The guest's devices come to rest while it runs. If that took too long it is not stopped at all.
+    fn quiesce(&mut self) -> Result<(), UpdateError> {
+        self.mark(phase::QUIESCE);
+        self.quiesced = true;
+        let quiet = self.guest.quiesce(self.deadline);
+        quiet.map_err(guest_error("The guest's devices cannot be brought to rest"))?;
+        if self.plan.cancel.is_cancelled() {
+            return Err(UpdateError::Cancelled);
+        }
+        self.in_time(Step::Pause)
     }
 
     /// From here on somebody else may take the guest.

@@ -48,6 +48,17 @@ pub trait Guest {
     /// Rolls the update back.
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError>;
 
+    /// Brings to rest what waits for the host, while the guest runs: devices take no more requests, and
+    /// end those that are in flight. What takes its time here takes none of the blackout. It has as
+    /// long as [`pause`](Self::pause), together. Default: there is nothing like that.
+    ///
+    /// # Errors
+    /// Rolls the update back, with [`resume_in_place`](Self::resume_in_place).
+    fn quiesce(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+        let _ = deadline;
+        Ok(())
+    }
+
     /// Stops the vCPUs and everything else that changes the guest. The blackout
     /// starts here. Whoever comes back after the deadline has failed.
     ///
@@ -73,8 +84,8 @@ pub trait Guest {
     }
 
     /// Runs the guest on in this process, as if nothing had happened. Called
-    /// after every [`pause`](Self::pause) that no jump followed, one that failed
-    /// included: part of the guest may be running, and that is no error.
+    /// after every [`quiesce`](Self::quiesce) and [`pause`](Self::pause) that no jump followed, one that
+    /// failed included: part of the guest, or all of it, may be running, and that is no error.
     ///
     /// # Errors
     /// The guest is lost.

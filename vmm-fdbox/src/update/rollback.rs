@@ -19,9 +19,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     /// Undoes what was done, the guest's part first: it may be waiting.
     pub(super) fn roll_back(&mut self, StepFailure { step, error }: StepFailure) -> Outcome {
         self.unfinished = false;
-        if !(self.loaded || self.touched || self.paused_at.is_some())
-            && matches!(self.slot, Slot::None)
-        {
+        if !(self.loaded || self.touched || self.quiesced) && matches!(self.slot, Slot::None) {
             return Outcome::NothingChanged { step, error };
         }
         self.tell(&Event::RollingBack);
@@ -209,15 +207,17 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// Runs the guest on if it was paused, and says for how long it was.
+    /// Runs the guest on if it was paused, or its devices were to come to rest, and says for how long it was
+    /// paused.
     fn resume(&mut self, problems: &mut Vec<String>) -> Result<Option<u64>, ()> {
-        let Some(paused_at) = self.paused_at else {
+        if !self.quiesced {
             return Ok(None);
-        };
+        }
         match self.guest.resume_in_place() {
             Ok(()) => {
                 let clock = &self.plan.clock;
-                Ok(Some(clock.to_ns(clock.now().saturating_sub(paused_at))))
+                let ns = |paused_at| clock.to_ns(clock.now().saturating_sub(paused_at));
+                Ok(self.paused_at.map(ns))
             }
             Err(error) => {
                 self.problem(

@@ -34,6 +34,11 @@ macro_rules! guest_behind {
                 $exclusive.take_fds()
             }
 
+            fn quiesce(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+                let $this = self;
+                $exclusive.quiesce(deadline)
+            }
+
             fn pause(&mut self, deadline: Deadline) -> Result<(), PartyError> {
                 let $this = self;
                 $exclusive.pause(deadline)

@@ -105,6 +105,7 @@ fn every_box_operation_can_fail() {
 fn guest_and_host_can_fail() {
     for (call, step) in [
         (Call::TakeFds, Step::PutFds),
+        (Call::Quiesce, Step::Pause),
         (Call::Pause, Step::Pause),
         (Call::Save, Step::Save),
     ] {
@@ -126,6 +127,23 @@ fn guest_and_host_can_fail() {
         assert_eq!(outcome.exit_status(), failed_in(step));
         world.assert_untouched();
     }
+}
+
+#[test]
+fn a_guest_whose_devices_do_not_come_to_rest_never_stands_still() {
+    let mut world = World::new();
+    world.guest.failing = vec![Call::Quiesce];
+    let outcome = world.update(plan());
+    assert!(matches!(
+        outcome,
+        Outcome::RolledBack {
+            step: Step::Pause,
+            paused_ns: None,
+            ..
+        }
+    ));
+    assert!(world.guest.running);
+    world.assert_untouched();
 }
 
 #[test]

@@ -76,7 +76,8 @@ fn a_guest_goes_over() {
         report.total_ns,
         report.phases.iter().map(|phase| phase.ns).sum::<u64>()
     );
-    assert_eq!(report.before.len(), 2);
+    assert_eq!(report.before.len(), 3);
+    assert_eq!(report.before[2].name, phase::QUIESCE);
 }
 
 #[test]

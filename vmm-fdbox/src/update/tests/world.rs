@@ -19,6 +19,7 @@ use crate::{Clock, Features, Info, Kind, abi};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     TakeFds,
+    Quiesce,
     Pause,
     Save,
     Resume,
@@ -95,6 +96,11 @@ impl Guest for TestGuest {
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
         self.call(Call::TakeFds)?;
         Ok(std::mem::take(&mut self.fds))
+    }
+
+    fn quiesce(&mut self, _: Deadline) -> Result<(), PartyError> {
+        assert!(self.running, "it came to rest after it was paused");
+        self.call(Call::Quiesce)
     }
 
     fn pause(&mut self, _: Deadline) -> Result<(), PartyError> {
