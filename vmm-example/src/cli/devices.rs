@@ -12,7 +12,13 @@ use crate::spec::SpecError;
 #[command(next_help_heading = "Devices, eight at most")]
 pub(crate) struct DeviceArgs {
     /// A disk in a file or on a block device; may be repeated. A resume opens the same path.
-    #[arg(long = "disk", value_name = "path=FILE[,readonly=on]")]
+    ///
+    /// `direct=on` goes past the host's page cache. Requests are carried out by io_uring, or by a thread on
+    /// a host without it; `io=uring` and `io=thread` leave no choice.
+    #[arg(
+        long = "disk",
+        value_name = "path=FILE[,readonly=on][,direct=on][,io=uring|thread]"
+    )]
     pub(crate) disks: Vec<DiskSpec>,
     /// A network on a tap; may be repeated. A resume attaches to the tap of the same name; one
     /// that was handed in must be handed in again.

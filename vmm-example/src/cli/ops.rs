@@ -23,7 +23,8 @@ pub(crate) struct FleetArgs {
     /// stopped before the others are, with all that it wrote made safe, and the jump ends it.
     #[arg(long, value_name = "WHAT", value_enum, default_value = "abort")]
     pub(crate) not_ready: NotReadyArg,
-    /// How long a guest may take to pause, while the others stand still, until it is not ready.
+    /// How long a guest may take to pause, its devices' rest included, until it is not ready. It is
+    /// then rolled back, alone or with the others that stand still for it.
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) pause_timeout: u64,

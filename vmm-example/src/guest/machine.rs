@@ -114,6 +114,10 @@ pub(crate) struct Machine {
     boot: Option<Boot>,
     /// Somebody wants it to stand still.
     held: AtomicBool,
+    /// Its vCPUs and devices stand still.
+    parked: AtomicBool,
+    /// All that its devices wrote is safe, and they write nothing.
+    synced: AtomicBool,
 }
 
 impl Machine {
@@ -165,6 +169,8 @@ impl Machine {
             host: host.duplicate()?,
             boot: guest.reboots.then(|| Boot::of(guest.image)),
             held: AtomicBool::new(false),
+            parked: AtomicBool::new(true),
+            synced: AtomicBool::new(false),
         })
     }
 
@@ -229,19 +235,11 @@ impl Machine {
             host,
             boot: devices.boot,
             held: AtomicBool::new(state.life.paused),
+            parked: AtomicBool::new(true),
+            synced: AtomicBool::new(false),
         };
         machine.vcpus.set_end(state.life.end());
         Ok((machine, notes))
-    }
-
-    /// Lets the guest run, unless it is held or at its end.
-    pub(crate) fn run(&self) {
-        if self.is_held() {
-            return;
-        }
-        self.vcpus.unpark();
-        self.buses.virtio.unpark();
-        self.buses.pci.unpark();
     }
 
     /// Sends what the console could not send when the guest was stopped.
@@ -249,26 +247,11 @@ impl Machine {
         self.console.flush();
     }
 
-    /// Stops all vCPUs, with no access of theirs half done, then all devices, with no
-    /// request half done. Devices of the host go on; their interrupts wait.
-    pub(crate) fn park(&self) {
-        self.vcpus.park();
-        self.buses.virtio.park();
-        self.buses.pci.park();
-    }
-
     /// Tells a parked guest that it was stopped, so that its watchdogs forgive the gap.
     pub(crate) fn notify_stopped(&self) {
         self.vcpus
             .fds()
             .for_each(|fd| vcpu_state::notify_stopped(&fd));
-    }
-
-    /// Makes safe what the host would lose with its kernel, and lets nothing of the guest's
-    /// interrupt it any more. The guest is parked.
-    pub(crate) fn leave_host(&self) -> Result<(), MachineError> {
-        self.buses.virtio.flush()?;
-        Ok(self.buses.pci.disarm()?)
     }
 
     /// What its devices have open, by name, for another process of this host. It is parked.

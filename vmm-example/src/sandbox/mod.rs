@@ -147,6 +147,11 @@ pub(crate) fn confine(kind: Thread) {
     }
 }
 
+/// Whether this process has a filter of system calls.
+pub(crate) fn is_entered() -> bool {
+    FILTERS.get().is_some()
+}
+
 fn only_thread() -> Result<(), SandboxError> {
     let threads = fs::read_dir("/proc/self/task").map_err(SandboxError::CountThreads)?;
     match threads.count() {

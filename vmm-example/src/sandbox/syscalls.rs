@@ -46,6 +46,7 @@ pub(super) const DEVICES: &[libc::c_long] = &[
     libc::SYS_fstatfs,
     libc::SYS_fsync,
     libc::SYS_getsockopt,
+    libc::SYS_io_uring_enter,
     libc::SYS_lseek,
     libc::SYS_pread64,
     libc::SYS_preadv,

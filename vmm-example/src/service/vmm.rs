@@ -4,7 +4,9 @@ mod life;
 
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use vmm_fdbox::Deadline;
 use vmm_fdbox::update::CancelFlag;
 
 use crate::guest::machine::Machine;
@@ -60,12 +62,16 @@ impl State {
     }
 }
 
+/// How long devices may take to come to rest when somebody pauses the guest.
+const QUIESCE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Why a request was refused; the guest is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     UpdateIsOn,
     NoUpdate,
     Left,
+    Busy,
 }
 
 impl Refusal {
@@ -73,6 +79,7 @@ impl Refusal {
         match self {
             Self::UpdateIsOn => "An update is on: wait for it, or cancel it",
             Self::NoUpdate => "No update is on",
+            Self::Busy => "The guest's disks do not end what they are at: pause it when they do",
             Self::Left => "The guest is not this VMM's any more: it is about to end",
         }
     }
@@ -224,6 +231,11 @@ impl Vmm {
     pub(crate) fn pause(&self) -> Result<(), Refusal> {
         let _state = self.free()?;
         self.history.note("pausing");
+        let quiet = self.machine.quiesce(Deadline::within(QUIESCE_LIMIT), false);
+        if quiet.is_err() {
+            self.machine.run();
+            return Err(Refusal::Busy);
+        }
         self.machine.hold(true);
         self.machine.park();
         self.history.note("paused");

@@ -23,6 +23,9 @@ use crate::service::endpoints::{Endpoints, fd};
 use crate::service::update_message::UpdateEnd;
 use crate::service::vmm::Vmm;
 
+/// How long devices may take to come to rest in a guest that is left behind.
+const QUIESCE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Does what the coordinator at the other end of a socket says, and ends the VMM if the guest is another's or
 /// nobody's then.
 pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
@@ -57,6 +60,10 @@ impl Guest for LeavingGuest<'_> {
 
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
         self.guest.take_fds()
+    }
+
+    fn quiesce(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+        self.guest.quiesce(deadline)
     }
 
     fn pause(&mut self, deadline: Deadline) -> Result<(), PartyError> {
@@ -134,8 +141,13 @@ impl LeavingVmm for LeavingGuest<'_> {
     fn set_down(&mut self) -> Result<(), PartyError> {
         self.down = Some(self.vmm.begin_update().map_err(party_error)?);
         let machine = self.vmm.machine();
-        Movable::park(machine);
-        let safe = match machine.leave_host() {
+        // The coordinator waits for no longer than this.
+        let quiet = machine.quiesce(Deadline::within(QUIESCE_LIMIT), true);
+        let safe = quiet.and_then(|()| {
+            Movable::park(machine);
+            machine.leave_host()
+        });
+        let safe = match safe {
             _ if machine.has_ended() => Err("The guest has come to its end".into()),
             left => left.map_err(party_error),
         };

@@ -17,9 +17,13 @@ use crate::spec::MemoryKind;
 pub(crate) trait Movable {
     /// Descriptors for the box, dependencies first.
     fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError>;
+    /// Brings devices to rest, while the guest runs. `leaves`: the kernel is about to end.
+    fn quiesce(&self, _deadline: Deadline, _leaves: bool) -> Result<(), MachineError> {
+        Ok(())
+    }
     fn park(&self);
     fn save(&self) -> Result<GuestState, MachineError>;
-    /// Runs the parked guest on.
+    /// Lets the guest continue, which is parked or whose devices are at rest.
     fn continue_guest(&self);
     /// Whether the guest broke down. One that reset itself or switched itself off goes along.
     fn has_ended(&self) -> bool;
@@ -60,6 +64,10 @@ impl Movable for Machine {
         ])
     }
 
+    fn quiesce(&self, deadline: Deadline, leaves: bool) -> Result<(), MachineError> {
+        Self::quiesce(self, deadline, leaves)
+    }
+
     fn park(&self) {
         // Input that comes from now on is for whoever runs the guest next.
         self.console().gate().shut();
@@ -75,7 +83,9 @@ impl Movable for Machine {
     }
 
     fn continue_guest(&self) {
-        self.notify_stopped();
+        if self.is_parked() {
+            self.notify_stopped();
+        }
         self.run();
         self.flush_console();
         self.console().gate().open();
@@ -192,6 +202,11 @@ impl<M: Movable> Guest for Moving<'_, M> {
                 })
             })
             .collect()
+    }
+
+    fn quiesce(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+        let quiet = self.machine.quiesce(deadline, !self.carried);
+        quiet.map_err(party_error)
     }
 
     fn pause(&mut self, _: Deadline) -> Result<(), PartyError> {

@@ -277,6 +277,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
             locks_memory: !info.host_devices.is_empty(),
             ..base
         };
+        virtio::reserve_io(layouts);
         sandbox.enter().map_err(party_error)?;
         let shell =
             Shell::build(host, vm, ram, cpus, layouts, &environment.on_end).map_err(party_error)?;

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use vm_memory::GuestMemoryMmap;
-use vmm_fdbox::Finding;
+use vmm_fdbox::{Deadline, Finding};
 
 use super::counters::DeviceCounts;
 use super::live::LiveDevice;
@@ -75,7 +75,18 @@ impl VirtioBus {
         Some((device, u32::try_from(offset).ok()?))
     }
 
-    /// Finishes what devices have at hand and stops them. The vCPUs are parked already.
+    /// Has devices take no more requests, and waits until none is in flight. The vCPUs run.
+    pub(crate) fn quiesce(&self, deadline: Deadline) -> Result<(), VirtioError> {
+        self.devices().for_each(LiveDevice::quiesce);
+        self.devices().try_for_each(|device| device.drain(deadline))
+    }
+
+    /// Makes safe what the host would lose with its kernel.
+    pub(crate) fn sync(&self) -> Result<(), VirtioError> {
+        self.devices().try_for_each(LiveDevice::sync)
+    }
+
+    /// Has devices stand still. The vCPUs are parked already.
     pub(crate) fn park(&self) {
         self.devices().for_each(LiveDevice::park);
     }
@@ -98,11 +109,6 @@ impl VirtioBus {
     /// The state of all devices, in the order of their slots. They are parked.
     pub(crate) fn save(&self) -> Vec<VirtioStateV1> {
         self.devices().map(LiveDevice::save).collect()
-    }
-
-    /// Makes safe what the host would lose with its kernel. They are parked.
-    pub(crate) fn flush(&self) -> Result<(), VirtioError> {
-        self.devices().try_for_each(LiveDevice::flush)
     }
 
     /// What they have open, by name, for another process of this host. They are parked.

@@ -18,6 +18,9 @@ pub(crate) struct Counters {
 pub(crate) struct DeviceCounts {
     /// The device, such as `blk0`.
     pub(crate) device: String,
+    /// What carries out its requests, if there is a choice: `io_uring` or `thread`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) io: Option<String>,
     /// Chains of buffers that were used.
     pub(crate) requests: u64,
     /// Bytes that went in or out, headers apart.
@@ -48,6 +51,7 @@ impl Counters {
     pub(super) fn read(&self, device: &str) -> DeviceCounts {
         DeviceCounts {
             device: device.into(),
+            io: None,
             requests: self.requests.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),

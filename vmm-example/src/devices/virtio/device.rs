@@ -1,6 +1,7 @@
 //! What every device has, whatever transport it is on.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -13,7 +14,11 @@ use super::ring::{RingError, Rings};
 /// A device. Its rings and registers are the transport's.
 ///
 /// All methods are called with the device's lock held: from its own thread, from a vCPU
-/// thread that accesses its registers, or by who has parked it.
+/// thread that accesses its registers, or by who has parked it. A vCPU waits for that lock, so
+/// **none of them waits for the host**: what takes longer is in flight, and is answered by
+/// [`settle`](Self::settle) when [`source`](Self::source) says that it is over. Before a guest
+/// stops, its devices take no more requests and what is in flight comes to its end: see
+/// [`Stage`](super::stage::Stage).
 pub(crate) trait Device: Debug + Send {
     fn kind(&self) -> Kind;
 
@@ -31,6 +36,12 @@ pub(crate) trait Device: Debug + Send {
 
     /// The driver starts anew.
     fn reset(&mut self) {}
+
+    /// Starts what threads it has, before it works. The process has given up by then what it does not
+    /// need.
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// The guest has put something into a ring.
     fn serve(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError>;
@@ -50,10 +61,25 @@ pub(crate) trait Device: Debug + Send {
         Ok(())
     }
 
-    /// Makes safe what the host holds for the guest and would lose with its kernel. The device
-    /// is parked, in the blackout.
-    fn flush(&mut self) -> io::Result<()> {
+    /// Answers the requests that are over and takes no new ones. If the answers are not wanted, the
+    /// guest's ring is broken or was reset.
+    fn settle(&mut self, _rings: &mut Rings<'_>, _wanted: bool) -> Result<(), RingError> {
         Ok(())
+    }
+
+    /// Requests that were taken and are not answered.
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    /// What carries out its requests, if there is a choice.
+    fn io(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// A file with what the guest has written and the host would lose with its kernel.
+    fn unsynced(&self) -> io::Result<Option<File>> {
+        Ok(None)
     }
 
     /// What it has open, by name, for another process of this host. The device is parked and

@@ -40,6 +40,28 @@ pub(crate) struct BlockStateV1 {
     /// What the guest was told.
     pub(crate) sectors: u64,
     pub(crate) id: String,
+    /// Past the page cache of the host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) direct: bool,
+    #[serde(default, skip_serializing_if = "IoMode::is_auto")]
+    pub(crate) io: IoMode,
+}
+
+/// What carries out the requests of a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum IoMode {
+    /// io_uring, or a thread where the host has no io_uring.
+    #[default]
+    Auto,
+    Uring,
+    Thread,
+}
+
+impl IoMode {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// Where a tap comes from.

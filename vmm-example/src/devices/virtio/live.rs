@@ -1,18 +1,18 @@
 //! A device in a machine: its transport and itself behind one lock, its events and its
 //! interrupt beside it.
 //!
-//! A request is answered before the lock is given back, so whoever gets the lock finds
-//! nothing in flight: to park a device is to take the lock and to leave word.
+//! The lock is held for moments: nobody waits for the host with it. How a device comes to stand still
+//! is in [`super::stage`].
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
 };
 use vm_memory::GuestMemoryMmap;
-use vmm_fdbox::Finding;
+use vmm_fdbox::{Deadline, Finding};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::DeviceCounts;
@@ -22,6 +22,7 @@ use super::interrupt::{Interrupt, Reason};
 use super::mmio::{Effect, Transport};
 use super::ring::{RingError, Rings};
 use super::slot::{Slot, SlotLayout};
+use super::stage::Stage;
 use super::state::VirtioStateV1;
 use super::{Opened, VirtioError};
 
@@ -33,8 +34,11 @@ pub(super) struct LiveDevice {
     /// As in [`PreparedSlot`](super::PreparedSlot).
     pub(super) kicks: Vec<EventFd>,
     interrupt: Interrupt,
+    /// Set outside of [`Stage::Working`]: no more requests are taken.
     stop: AtomicBool,
     core: Mutex<Core>,
+    /// Nothing is in flight any more.
+    quiet: Condvar,
 }
 
 #[derive(Debug)]
@@ -42,7 +46,7 @@ struct Core {
     transport: Transport,
     device: Box<dyn Device>,
     memory: GuestMemoryMmap,
-    parked: bool,
+    stage: Stage,
     /// Has a state that the device itself has not heard of.
     restored: bool,
 }
@@ -71,6 +75,11 @@ impl LiveDevice {
             device: name.clone(),
             source,
         })?;
+        let started = device.start();
+        started.map_err(|source| VirtioError::Start {
+            device: name.clone(),
+            source,
+        })?;
         if transport.is_working() {
             device.activate(transport.features());
         }
@@ -85,9 +94,10 @@ impl LiveDevice {
                 transport,
                 device,
                 memory,
-                parked: true,
+                stage: Stage::Parked,
                 restored: state.is_some(),
             }),
+            quiet: Condvar::new(),
         })
     }
 
@@ -154,9 +164,21 @@ impl LiveDevice {
         self.work(|device, rings| device.serve(ring, rings));
     }
 
-    /// There is input from the host.
+    /// There is input from the host, or a request is over.
     pub(super) fn on_source(&self) {
-        self.work(|device, rings| device.serve_source(rings));
+        let mut core = self.lock();
+        match core.stage {
+            Stage::Working if core.transport.is_working() => {
+                self.run(&mut core, |device, rings| device.serve_source(rings));
+            }
+            Stage::Working | Stage::Draining | Stage::Parked => {
+                let wanted = core.transport.is_working();
+                self.run(&mut core, |device, rings| device.settle(rings, wanted));
+            }
+        }
+        if core.device.in_flight() == 0 {
+            self.quiet.notify_all();
+        }
     }
 
     /// Lets `watch` see what to watch for input from the host.
@@ -164,10 +186,10 @@ impl LiveDevice {
         watch(self.lock().device.as_ref())
     }
 
-    /// Lets the device work, if its driver is ready and nobody has parked it.
+    /// Lets the device work, if its driver is ready and nobody has it stand still.
     fn work(&self, task: impl FnOnce(&mut dyn Device, &mut Rings<'_>) -> Result<(), RingError>) {
         let mut core = self.lock();
-        if !core.parked && core.transport.is_working() {
+        if core.stage == Stage::Working && core.transport.is_working() {
             self.run(&mut core, task);
         }
     }
@@ -191,17 +213,53 @@ impl LiveDevice {
         }
     }
 
-    /// Finishes the request at hand and takes no other. The vCPUs are parked already.
+    /// Takes no more requests from now on.
+    pub(super) fn quiesce(&self) {
+        self.stop.store(true, Ordering::Release);
+        let mut core = self.lock();
+        if core.stage == Stage::Working {
+            core.stage = Stage::Draining;
+        }
+    }
+
+    /// Waits until nothing is in flight. The device takes no more requests.
+    pub(super) fn drain(&self, deadline: Deadline) -> Result<(), VirtioError> {
+        let busy = |core: &mut Core| core.device.in_flight() > 0;
+        let waited = self
+            .quiet
+            .wait_timeout_while(self.lock(), deadline.left(), busy);
+        let (core, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match core.device.in_flight() {
+            0 => Ok(()),
+            requests => Err(VirtioError::Busy {
+                device: self.name.clone(),
+                requests,
+                limit: deadline.limit(),
+            }),
+        }
+    }
+
+    /// Stands still. The vCPUs do already.
     pub(super) fn park(&self) {
         self.stop.store(true, Ordering::Release);
-        self.lock().parked = true;
+        self.lock().stage = Stage::Parked;
+    }
+
+    /// Makes safe what the host would lose with its kernel. Nothing waits for it meanwhile.
+    pub(super) fn sync(&self) -> Result<(), VirtioError> {
+        let unsynced = self.lock().device.unsynced();
+        let synced = unsynced.and_then(|file| file.map_or(Ok(()), |file| file.sync_data()));
+        synced.map_err(|source| VirtioError::Sync {
+            device: self.name.clone(),
+            source,
+        })
     }
 
     /// Goes on, with a look into all rings and an interrupt: either may have been lost.
     pub(super) fn unpark(&self) {
         let mut core = self.lock();
         self.stop.store(false, Ordering::Release);
-        core.parked = false;
+        core.stage = Stage::Working;
         if core.transport.is_broken() {
             self.interrupt.raise(Reason::Config);
         }
@@ -231,15 +289,6 @@ impl LiveDevice {
         }
     }
 
-    /// Makes safe what the host would lose with its kernel. The device is parked.
-    pub(super) fn flush(&self) -> Result<(), VirtioError> {
-        let flushed = self.lock().device.flush();
-        flushed.map_err(|source| VirtioError::Flush {
-            device: self.name.clone(),
-            source,
-        })
-    }
-
     /// What the device has open, by its place and a name. The device is parked.
     pub(super) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, VirtioError> {
         let lent = self.lock().device.lend();
@@ -260,7 +309,11 @@ impl LiveDevice {
     }
 
     pub(super) fn counts(&self) -> DeviceCounts {
-        self.interrupt.counters.read(&self.name)
+        let io = self.lock().device.io();
+        DeviceCounts {
+            io: io.map(str::to_owned),
+            ..self.interrupt.counters.read(&self.name)
+        }
     }
 
     fn kick(&self, ring: usize) {

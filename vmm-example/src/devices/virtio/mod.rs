@@ -3,7 +3,8 @@
 //! | module | is about |
 //! |---|---|
 //! | `spec`, `open` | what was asked for, and what it needs of the host |
-//! | `bus`, `live`, `worker` | the devices of a machine, parked or at work, a thread each |
+//! | `bus`, `live`, `worker` | the devices of a machine, a thread each |
+//! | `stage` | devices at work and at rest, and the way between |
 //! | `slot`, `aml` | where a device is, and how the guest learns of it |
 //! | `prepared_slot` | what waits for it there: events in KVM, a thread |
 //! | `mmio`, `interrupt`, `ring` | what is between driver and device |
@@ -11,10 +12,10 @@
 //! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
 //! | `state` | what of all this crosses an update |
 //!
-//! A request is carried out and answered under the device's lock. An update parks the vCPUs,
-//! then the devices: each finishes the request at hand. Requests that are still in a ring are
-//! in guest memory, and stay there. When the guest runs again each device looks into all its
-//! rings and raises its interrupt once, so neither a kick nor an interrupt can be lost.
+//! Nothing is waited for under a device's lock: `stage` says how devices come to stand still before
+//! an update stops the vCPUs. Requests that are still in a ring are in guest memory, and stay
+//! there. When the guest runs again each device looks into all its rings and raises its interrupt
+//! once, so neither a kick nor an interrupt can be lost.
 //!
 //! Another process of this host gets what a device has open as descriptors; in another kernel
 //! it is opened again. What is in the file system stays as long as this process owns it.
@@ -38,12 +39,14 @@ mod ring;
 mod rng;
 pub(crate) mod slot;
 pub(crate) mod spec;
+pub(crate) mod stage;
 pub(crate) mod state;
 mod vsock;
 mod worker;
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -51,7 +54,7 @@ use crate::kvm::KvmError;
 
 pub(crate) use bus::VirtioBus;
 pub(crate) use counters::DeviceCounts;
-pub(crate) use open::{Opened, inherit, open, reopen};
+pub(crate) use open::{Opened, inherit, open, reopen, reserve_io};
 pub(crate) use prepared_slot::PreparedSlot;
 pub(crate) use slot::SlotLayout;
 
@@ -76,7 +79,17 @@ pub(crate) enum VirtioError {
     #[error("Cannot hand on what {device} has open")]
     Lend { device: String, source: io::Error },
     #[error("Cannot make safe what {device} has written")]
-    Flush { device: String, source: io::Error },
+    Sync { device: String, source: io::Error },
+    #[error("Cannot start {device}")]
+    Start { device: String, source: io::Error },
+    #[error(
+        "{device} has {requests} requests in flight that the host has not carried out within {limit:?}"
+    )]
+    Busy {
+        device: String,
+        requests: usize,
+        limit: Duration,
+    },
     #[error("Cannot create an event of a device")]
     Event(#[source] io::Error),
     #[error("Cannot create the event loop of a device")]

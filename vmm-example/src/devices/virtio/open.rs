@@ -8,14 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::VirtioError;
-use super::block::Block;
+use super::block::{self, Block};
 use super::console::ConsoleDevice;
 use super::device::Device;
 use super::device_state::{BlockStateV1, DeviceStateV1, TapSource};
 use super::fd_names::{CLIENT, DISK, LISTENER, TAP, device_fd_name};
 use super::net::Net;
 use super::rng::Rng;
-use super::slot::{Slot, SlotLayout};
+use super::slot::{MAX_DEVICES, Slot, SlotLayout};
 use super::spec::{DeviceSpecs, TapSpec};
 use super::state::{TransportStateV1, VirtioStateV1};
 use super::vsock::Vsock;
@@ -55,7 +55,7 @@ pub(crate) fn open(specs: &DeviceSpecs, ownership: &Ownership) -> Result<Vec<Ope
     for (number, disk) in specs.disks.iter().enumerate() {
         let what = format!("the disk {}", disk.path.display());
         let id = format!("fdbox-disk{number}");
-        devices.push(boxed(what, Block::open(&disk.path, disk.readonly, id))?);
+        devices.push(boxed(what, Block::open(disk, id))?);
     }
     for net in &specs.nets {
         devices.push(match &net.tap {
@@ -111,6 +111,18 @@ pub(crate) fn reopen(
         Some(fd) => Err(VirtioError::NotWanted { fd }),
         None => Ok(devices),
     }
+}
+
+/// Makes ahead what the devices at these places, which are to be inherited, could not get any more when the
+/// process has given up what it does not need.
+pub(crate) fn reserve_io(places: &[SlotLayout]) {
+    // A disk has one ring. An old VMM does not tell.
+    let disks = places.iter().filter(|place| place.rings == 1).count();
+    block::reserve(if places.is_empty() {
+        MAX_DEVICES
+    } else {
+        disks
+    });
 }
 
 /// Takes the devices of a saved guest over from another process of this host, which had all

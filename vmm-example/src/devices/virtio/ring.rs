@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT, Reader, Writer};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::Counters;
 use super::interrupt::{Interrupt, Reason};
+
+/// The most requests that a device answers before others get its lock.
+pub(super) const BURST: usize = 256;
 
 /// What a guest did that no driver does.
 #[derive(Debug, Error)]
@@ -33,6 +36,23 @@ pub(super) struct Request<'a> {
     pub(super) input: Reader<'a>,
     /// Room for the answer.
     pub(super) output: Writer<'a>,
+}
+
+/// A part of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) at: GuestAddress,
+    pub(super) len: usize,
+}
+
+/// A chain of buffers by where they are, for a request that is answered later.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) head: u16,
+    /// What the guest says.
+    pub(super) input: Vec<Span>,
+    /// Room for the answer.
+    pub(super) output: Vec<Span>,
 }
 
 /// All rings of a device.
@@ -61,6 +81,7 @@ impl<'a> Rings<'a> {
             memory: self.memory,
             interrupt: self.interrupt,
             stop: self.stop,
+            kick: self.kicks.get(index),
         })
     }
 
@@ -75,20 +96,29 @@ pub(super) struct Ring<'r, 'a> {
     memory: &'a GuestMemoryMmap,
     interrupt: &'a Interrupt,
     stop: &'a AtomicBool,
+    /// What wakes the device's thread for it.
+    kick: Option<&'a EventFd>,
 }
 
 impl<'a> Ring<'_, 'a> {
-    /// Answers all requests; `answer` returns how many bytes it wrote.
+    /// Answers the requests that there are; `answer` returns how many bytes it wrote. Whoever waits for
+    /// the device's lock gets it after [`BURST`] of them.
     pub(super) fn serve(
         mut self,
         mut answer: impl FnMut(&mut Request<'a>) -> Result<usize, RingError>,
     ) -> Result<(), RingError> {
+        let mut left = BURST;
         loop {
             self.queue.disable_notification(self.memory)?;
             while let Some(mut request) = self.pop()? {
                 let written = answer(&mut request)?;
                 self.push(&request, written)?;
                 if self.is_stopped() {
+                    return self.signal();
+                }
+                left -= 1;
+                if left == 0 {
+                    self.again();
                     return self.signal();
                 }
             }
@@ -111,6 +141,54 @@ impl<'a> Ring<'_, 'a> {
         }))
     }
 
+    /// Takes the next chain, by where its buffers are: all of them in guest memory.
+    pub(super) fn pop_chain(&mut self) -> Result<Option<Chain>, RingError> {
+        let Some(descriptors) = self.queue.iter(self.memory)?.next() else {
+            return Ok(None);
+        };
+        check(descriptors.clone())?;
+        let mut chain = Chain {
+            head: descriptors.head_index(),
+            input: Vec::new(),
+            output: Vec::new(),
+        };
+        for descriptor in descriptors {
+            let span = Span {
+                at: descriptor.addr(),
+                len: descriptor.len() as usize,
+            };
+            if !self.memory.check_range(span.at, span.len) {
+                return Err(RingError::BrokenChain);
+            }
+            match descriptor.is_write_only() {
+                true => chain.output.push(span),
+                false => chain.input.push(span),
+            }
+        }
+        Ok(Some(chain))
+    }
+
+    /// Takes the next chain, or asks the guest to say when there is one.
+    pub(super) fn pop_chain_or_ask(&mut self) -> Result<Option<Chain>, RingError> {
+        if let Some(chain) = self.pop_chain()? {
+            return Ok(Some(chain));
+        }
+        match self.queue.enable_notification(self.memory)? {
+            true => self.pop_chain(),
+            false => Ok(None),
+        }
+    }
+
+    /// Has the device serve it once more, after whoever else wants the device.
+    pub(super) fn again(&self) {
+        // A counter that is full wakes the device anyway.
+        let _ = self.kick.map(|kick| kick.write(1));
+    }
+
+    pub(super) fn memory(&self) -> &'a GuestMemoryMmap {
+        self.memory
+    }
+
     /// Takes the next request, or asks the guest to say when there is one.
     pub(super) fn pop_or_ask(&mut self) -> Result<Option<Request<'a>>, RingError> {
         if let Some(request) = self.pop()? {
@@ -129,10 +207,15 @@ impl<'a> Ring<'_, 'a> {
 
     /// Gives a request back, with so many bytes written into it.
     pub(super) fn push(&mut self, request: &Request<'_>, written: usize) -> Result<(), RingError> {
+        self.push_head(request.head, written)
+    }
+
+    /// Gives a chain back, by its first descriptor.
+    pub(super) fn push_head(&mut self, head: u16, written: usize) -> Result<(), RingError> {
         // A chain has less than 4 GiB: the iterator over it ends there.
         let written = u32::try_from(written).unwrap_or(u32::MAX);
         self.interrupt.counters.request();
-        Ok(self.queue.add_used(self.memory, request.head, written)?)
+        Ok(self.queue.add_used(self.memory, head, written)?)
     }
 
     /// Tells the guest what was pushed, if it wants to know.

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::device_state::ConsoleTarget;
+use super::device_state::{ConsoleTarget, IoMode};
 use super::slot::MAX_DEVICES;
 use crate::spec::SpecError;
 
@@ -40,12 +40,29 @@ impl FromStr for Mac {
     }
 }
 
-/// `path=FILE[,readonly=on]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `path=FILE[,readonly=on][,direct=on][,io=uring|thread]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DiskSpec {
     pub(crate) path: PathBuf,
     /// Default: off.
     pub(crate) readonly: bool,
+    /// Past the page cache of the host. Default: off.
+    pub(crate) direct: bool,
+    /// Default: auto.
+    pub(crate) io: IoMode,
+}
+
+impl FromStr for IoMode {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        match value {
+            "auto" => Ok(Self::Auto),
+            "uring" => Ok(Self::Uring),
+            "thread" => Ok(Self::Thread),
+            _ => Err(bad("I/O", value, "auto, uring or thread")),
+        }
+    }
 }
 
 /// Where a network device's frames go.
@@ -191,17 +208,25 @@ impl FromStr for DiskSpec {
     type Err = SpecError;
 
     fn from_str(value: &str) -> Result<Self, SpecError> {
-        let (mut path, mut readonly) = (None, false);
-        each_pair(value, "path, readonly", |key, value| {
+        let mut path = None;
+        let (mut readonly, mut direct, mut io) = (false, false, IoMode::default());
+        each_pair(value, "path, readonly, direct, io", |key, value| {
             match key {
                 "path" => path = Some(value.into()),
                 "readonly" => readonly = on_off(value)?,
+                "direct" => direct = on_off(value)?,
+                "io" => io = value.parse()?,
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
         let path = path.ok_or_else(|| missing("path"))?;
-        Ok(Self { path, readonly })
+        Ok(Self {
+            path,
+            readonly,
+            direct,
+            io,
+        })
     }
 }
 
@@ -289,6 +314,9 @@ mod tests {
     fn devices_parse() {
         let disk: DiskSpec = "path=/d,readonly=on".parse().unwrap();
         assert_eq!((disk.path, disk.readonly), ("/d".into(), true));
+        assert_eq!((disk.direct, disk.io), (false, IoMode::Auto));
+        let disk: DiskSpec = "path=/d,direct=on,io=thread".parse().unwrap();
+        assert_eq!((disk.direct, disk.io), (true, IoMode::Thread));
         let net: NetSpec = "tap=tap0,mac=52:54:00:12:34:56".parse().unwrap();
         assert_eq!(net.tap, TapSpec::Name("tap0".into()));
         assert_eq!(net.mac.unwrap().to_string(), "52:54:00:12:34:56");
@@ -307,6 +335,7 @@ mod tests {
             "path=",
             "readonly=on",
             "path=/d,readonly=yes",
+            "path=/d,io=aio",
             "path=/d,size=1",
             "path=/d,path=/e",
             "path=/d,readonly=on,readonly=off",
@@ -346,7 +375,7 @@ mod tests {
     fn a_machine_has_so_many_places() {
         let disk = DiskSpec {
             path: "/d".into(),
-            readonly: false,
+            ..DiskSpec::default()
         };
         let mut specs = DeviceSpecs {
             disks: vec![disk; 7],

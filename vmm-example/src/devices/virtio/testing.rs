@@ -13,7 +13,7 @@ use super::interrupt::Interrupt;
 use super::ring::{RingError, Rings};
 
 pub(super) const MEMORY: usize = 2 << 20;
-const RING_SIZE: u16 = 16;
+const RING_SIZE: u16 = 128;
 /// Bytes between two rings.
 const RING_STRIDE: u64 = 0x4000;
 /// Where buffers start: behind all rings.

@@ -1,19 +1,29 @@
 //! The block device: a disk in a file or on a block device of the host.
 //!
 //! Crosses an update: where the disk is and what the guest knows of it. Does not: its
-//! content, which is the host's to keep, and requests, for all are answered before.
+//! content, which is the host's to keep, and requests, for all that were taken are answered before.
 //!
 //! The disk is a write-back cache to the guest: data is safe once a flush is answered.
+//!
+//! | module | is about |
+//! |---|---|
+//! | `request` | what a request asks for |
+//! | `flight` | those that were taken and are not answered |
+//! | `backend` | what carries them out: io_uring, or a thread |
+//! | `buffer` | memory for their data |
 
+mod backend;
+mod buffer;
+mod flight;
 mod request;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, fcntl_getfl, fcntl_setfl, flock};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -21,12 +31,17 @@ use virtio_bindings::virtio_blk::{
 use vmm_fdbox::Finding;
 
 use super::device::{Device, bits};
-use super::device_state::{BlockStateV1, DeviceStateV1};
+use super::device_state::{BlockStateV1, DeviceStateV1, IoMode};
 use super::fd_names::DISK;
 use super::kind::Kind;
 use super::ring::{RingError, Rings};
+use super::spec::DiskSpec;
 use crate::files;
-use request::Disk;
+pub(super) use backend::reserve;
+use backend::{Backend, ThreadBackend, UringBackend};
+use buffer::Pool;
+use flight::{Disk, Flight};
+use request::Geometry;
 
 const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 256;
@@ -37,57 +52,119 @@ const MAX_DISCARD_SECTORS: u32 = 1 << 21;
 /// File systems that end with the kernel: tmpfs, ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
+/// How a disk is read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Access {
+    readonly: bool,
+    /// Past the page cache of the host.
+    direct: bool,
+    io: IoMode,
+}
+
 /// The live device.
 #[derive(Debug)]
 pub(super) struct Block {
+    flight: Flight,
     disk: Disk,
     path: PathBuf,
-    id: String,
+    access: Access,
 }
 
 impl Block {
     /// Opens the disk of a new guest.
-    pub(super) fn open(path: &Path, readonly: bool, id: String) -> io::Result<Self> {
+    pub(super) fn open(spec: &DiskSpec, id: String) -> io::Result<Self> {
         // Wherever the guest's next VMM is started.
-        let path = path.canonicalize()?;
-        let (file, sectors) = open(&path, readonly)?;
-        Ok(Self {
-            disk: Disk::new(file, sectors, readonly),
-            path,
-            id,
-        })
+        let path = spec.path.canonicalize()?;
+        let access = Access {
+            readonly: spec.readonly,
+            direct: spec.direct,
+            io: spec.io,
+        };
+        let (file, sectors) = open(&path, spec.readonly)?;
+        Self::with(path, id, sectors, access, file)
     }
 
     /// Opens a disk again. It must be as large as the guest knows it, or larger.
     pub(super) fn reopen(state: &BlockStateV1) -> io::Result<Self> {
         let (file, found) = open(&state.path, state.readonly)?;
-        Self::with(state, file, found)
+        Self::again(state, file, found)
     }
 
     /// Takes a disk that another process has open, with its lock.
     pub(super) fn inherit(state: &BlockStateV1, disk: OwnedFd) -> io::Result<Self> {
         let mut file = File::from(disk);
         let found = sectors(&mut file)?;
-        Self::with(state, file, found)
+        Self::again(state, file, found)
     }
 
-    fn with(state: &BlockStateV1, file: File, found: u64) -> io::Result<Self> {
+    fn again(state: &BlockStateV1, file: File, found: u64) -> io::Result<Self> {
         if found < state.sectors {
             return Err(io::Error::other(format!(
                 "it has {found} sectors, the guest's disk has {}",
                 state.sectors
             )));
         }
+        let access = Access {
+            readonly: state.readonly,
+            direct: state.direct,
+            io: state.io,
+        };
+        let (path, id) = (state.path.clone(), state.id.clone());
+        Self::with(path, id, state.sectors, access, file)
+    }
+
+    fn with(
+        path: PathBuf,
+        id: String,
+        sectors: u64,
+        access: Access,
+        file: File,
+    ) -> io::Result<Self> {
+        set_flags(&file, access.direct)?;
+        if access.direct {
+            check_direct(&file)?;
+        }
+        let geometry = Geometry {
+            sectors,
+            readonly: access.readonly,
+        };
         Ok(Self {
-            disk: Disk::new(file, state.sectors, state.readonly),
-            path: state.path.clone(),
-            id: state.id.clone(),
+            flight: Flight::new(choose(access.io, file)?),
+            disk: Disk {
+                geometry,
+                id,
+                write_through: false,
+            },
+            path,
+            access,
         })
+    }
+
+    /// A disk whose requests somebody else carries out.
+    #[cfg(test)]
+    fn on(backend: Box<dyn Backend>, sectors: u64) -> Self {
+        Self {
+            flight: Flight::new(backend),
+            disk: Disk {
+                geometry: Geometry {
+                    sectors,
+                    readonly: false,
+                },
+                id: "test".into(),
+                write_through: false,
+            },
+            path: PathBuf::new(),
+            access: Access::default(),
+        }
+    }
+
+    fn file(&self) -> &File {
+        self.flight.backend().file()
     }
 
     /// What becomes of the disk when the kernel ends, if it is not kept.
     fn volatile(&self) -> Option<Finding> {
-        let file = self.disk.file();
+        let file = self.file();
         let in_file = !file.metadata().ok()?.file_type().is_block_device();
         let kind = rustix::fs::fstatfs(file).ok()?.f_type.cast_unsigned();
         (in_file && IN_MEMORY.contains(&kind)).then(|| {
@@ -105,7 +182,7 @@ impl Block {
     /// Whether the path leads somewhere else by now.
     fn moved(&self) -> Option<Finding> {
         let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-        let opened = self.disk.file().metadata().map(identity);
+        let opened = self.file().metadata().map(identity);
         match (opened, self.path.metadata().map(identity)) {
             (Ok(opened), Ok(found)) if opened == found => None,
             // This process may not look: it has given that up.
@@ -141,6 +218,43 @@ fn open(path: &Path, readonly: bool) -> io::Result<(File, u64)> {
     Ok((file, sectors))
 }
 
+/// What carries requests out: io_uring where it is to be had, unless somebody wants something else.
+fn choose(io: IoMode, file: File) -> io::Result<Box<dyn Backend>> {
+    let uring = match io {
+        IoMode::Thread => return Ok(Box::new(ThreadBackend::new(file)?)),
+        IoMode::Auto | IoMode::Uring => UringBackend::new(&file),
+    };
+    match uring {
+        Ok(uring) => Ok(Box::new(uring)),
+        Err(_) if io == IoMode::Auto => Ok(Box::new(ThreadBackend::new(file)?)),
+        Err(error) => {
+            let what = format!("io=uring is not to be had here: {error}");
+            Err(io::Error::new(error.kind(), what))
+        }
+    }
+}
+
+/// With O_NONBLOCK, io_uring would not wait for a block device. It is there for the opening only.
+fn set_flags(file: &File, direct: bool) -> io::Result<()> {
+    let mut flags = fcntl_getfl(file)? & !OFlags::NONBLOCK;
+    flags.set(OFlags::DIRECT, direct);
+    fcntl_setfl(file, flags).map_err(|error| match direct {
+        true => io::Error::other(format!("direct=on is not to be had here: {error}")),
+        false => error.into(),
+    })
+}
+
+/// Reads a sector: some disks have larger ones.
+fn check_direct(file: &File) -> io::Result<()> {
+    let mut sector = Pool::default().take(SECTOR as usize);
+    match file.read_at(sector.bytes_mut(), 0) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(io::Error::other(format!(
+            "direct=on does not go with sectors of {SECTOR} bytes here: {error}"
+        ))),
+    }
+}
+
 /// The length of a block device is where its end is, not in its inode.
 fn sectors(file: &mut File) -> io::Result<u64> {
     Ok(file.seek(SeekFrom::End(0))? / SECTOR)
@@ -158,7 +272,7 @@ impl Device for Block {
             VIRTIO_BLK_F_FLUSH,
         ]);
         common
-            | if self.disk.is_readonly() {
+            | if self.access.readonly {
                 bits(&[VIRTIO_BLK_F_RO])
             } else {
                 bits(&[VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES])
@@ -173,7 +287,7 @@ impl Device for Block {
     fn config(&self) -> Vec<u8> {
         let mut config = vec![0; 60];
         let mut put = |at: usize, value: &[u8]| config[at..at + value.len()].copy_from_slice(value);
-        put(0, &self.disk.sectors().to_le_bytes());
+        put(0, &self.disk.geometry.sectors.to_le_bytes());
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
         // One segment per discard and per zeroing, aligned to a sector.
@@ -188,37 +302,70 @@ impl Device for Block {
 
     fn activate(&mut self, features: u64) {
         let flushes = features & bits(&[VIRTIO_BLK_F_FLUSH]) != 0;
-        self.disk.write_through(!flushes);
+        self.disk.write_through = !flushes;
+    }
+
+    fn reset(&mut self) {
+        self.flight.abandon();
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        self.flight.start()
     }
 
     fn serve(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let counters = rings.counters();
-        let Some(ring) = rings.ring(ring) else {
-            return Ok(());
-        };
-        ring.serve(|request| self.disk.answer(request, &self.id, counters))
+        match rings.ring(ring) {
+            Some(mut ring) => self.flight.serve(&mut ring, &self.disk, counters),
+            None => Ok(()),
+        }
+    }
+
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.flight.backend().event())
+    }
+
+    fn serve_source(&mut self, rings: &mut Rings<'_>) -> Result<(), RingError> {
+        self.settle(rings, true)?;
+        self.serve(0, rings)
+    }
+
+    fn settle(&mut self, rings: &mut Rings<'_>, wanted: bool) -> Result<(), RingError> {
+        let counters = rings.counters();
+        let mut ring = rings.ring(0).filter(|_| wanted);
+        self.flight.settle(ring.as_mut(), &self.disk, counters)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.flight.count()
+    }
+
+    fn io(&self) -> Option<&'static str> {
+        Some(self.flight.backend().name())
     }
 
     /// Writes that the guest has not flushed yet are in the host's cache. The guest continues
     /// and relies on them: its disk must not lose its cache as if the power had failed.
-    fn flush(&mut self) -> io::Result<()> {
-        match self.disk.is_readonly() {
-            true => Ok(()),
-            false => self.disk.file().sync_data(),
+    fn unsynced(&self) -> io::Result<Option<File>> {
+        match self.access.readonly {
+            true => Ok(None),
+            false => self.file().try_clone().map(Some),
         }
     }
 
     fn state(&self) -> DeviceStateV1 {
         DeviceStateV1::Block(BlockStateV1 {
             path: self.path.clone(),
-            readonly: self.disk.is_readonly(),
-            sectors: self.disk.sectors(),
-            id: self.id.clone(),
+            readonly: self.access.readonly,
+            sectors: self.disk.geometry.sectors,
+            id: self.disk.id.clone(),
+            direct: self.access.direct,
+            io: self.access.io,
         })
     }
 
     fn lend(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
-        Ok(vec![(DISK, self.disk.file().try_clone()?.into())])
+        Ok(vec![(DISK, self.file().try_clone()?.into())])
     }
 
     fn findings(&self, carried: bool) -> Vec<Finding> {

@@ -1,5 +1,7 @@
 //! Requests of a disk on a ring of a test driver.
 
+mod in_flight;
+
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
@@ -21,8 +23,47 @@ fn image() -> tempfile::NamedTempFile {
     file
 }
 
+fn spec(image: &tempfile::NamedTempFile) -> DiskSpec {
+    DiskSpec {
+        path: image.path().into(),
+        ..DiskSpec::default()
+    }
+}
+
+fn started(spec: &DiskSpec) -> Block {
+    let mut block = Block::open(spec, "disk-id".into()).unwrap();
+    block.start().unwrap();
+    block
+}
+
 fn disk(image: &tempfile::NamedTempFile, readonly: bool) -> Block {
-    Block::open(image.path(), readonly, "disk-id".into()).unwrap()
+    started(&DiskSpec {
+        readonly,
+        ..spec(image)
+    })
+}
+
+/// Serves the ring until nothing is in flight.
+fn serve(driver: &mut Driver, block: &mut Block) -> Result<(), RingError> {
+    driver.serve(block, 0)?;
+    while block.in_flight() > 0 {
+        wait(block);
+        driver.with(|rings| block.serve_source(rings))?;
+    }
+    Ok(())
+}
+
+/// Waits until the host says that a job is over.
+fn wait(block: &Block) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let event = block.source().unwrap();
+    let limit = rustix::event::Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    let ready = poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&limit));
+    assert_eq!(ready.unwrap(), 1, "no job is over");
+    rustix::io::read(event, &mut [0; 8]).unwrap();
 }
 
 fn header(kind: u32, sector: u64) -> Vec<u8> {
@@ -37,7 +78,7 @@ fn request(block: &mut Block, kind: u32, sector: u64, data: Buffer<'_>) -> (u8, 
     let mut driver = Driver::new(1);
     let header = header(kind, sector);
     driver.offer(0, &[Buffer::Says(&header), data, Buffer::Room(1)]);
-    driver.serve(block, 0).unwrap();
+    serve(&mut driver, block).unwrap();
     let used = driver.used(0);
     assert_eq!((used.len(), used[0].0), (1, 0));
     (driver.bytes(0, 2, 1)[0], used[0].1)
@@ -53,7 +94,7 @@ fn sectors_are_read_and_written() {
         0,
         &[Buffer::Says(&header), Buffer::Room(1024), Buffer::Room(1)],
     );
-    driver.serve(&mut block, 0).unwrap();
+    serve(&mut driver, &mut block).unwrap();
     let data = driver.bytes(0, 1, 1024);
     assert_eq!((data[0], data[511], data[512], data[1023]), (3, 3, 4, 4));
     assert_eq!(driver.used(0), [(0, 1025)]);
@@ -138,7 +179,7 @@ fn the_id_is_told() {
         0,
         &[Buffer::Says(&header), Buffer::Room(20), Buffer::Room(1)],
     );
-    driver.serve(&mut block, 0).unwrap();
+    serve(&mut driver, &mut block).unwrap();
     assert_eq!(&driver.bytes(0, 1, 20)[..8], b"disk-id\0");
 }
 
@@ -159,7 +200,7 @@ fn a_header_that_is_cut_fails_the_request() {
     let mut block = disk(&image, false);
     let mut driver = Driver::new(1);
     driver.offer(0, &[Buffer::Says(&[0; 15]), Buffer::Room(1)]);
-    driver.serve(&mut block, 0).unwrap();
+    serve(&mut driver, &mut block).unwrap();
     assert_eq!(driver.bytes(0, 1, 1), [IOERR]);
 }
 

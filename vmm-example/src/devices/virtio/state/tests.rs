@@ -4,7 +4,7 @@ use virtio_queue::QueueT;
 
 use super::*;
 use crate::devices::virtio::device_state::{
-    BlockStateV1, ConsoleDeviceStateV1, ConsoleTarget, NetStateV1, RngStateV1, TapSource,
+    BlockStateV1, ConsoleDeviceStateV1, ConsoleTarget, IoMode, NetStateV1, RngStateV1, TapSource,
     VsockStateV1,
 };
 use crate::devices::virtio::{VirtioError, reopen};
@@ -21,12 +21,16 @@ pub(crate) fn every_device() -> Vec<VirtioStateV1> {
             readonly: false,
             sectors: 2048,
             id: "fdbox-disk0".into(),
+            direct: false,
+            io: IoMode::Auto,
         }),
         DeviceStateV1::Block(BlockStateV1 {
             path: "/images/readonly".into(),
             readonly: true,
             sectors: 7,
             id: "fdbox-disk1".into(),
+            direct: false,
+            io: IoMode::Auto,
         }),
         DeviceStateV1::Net(NetStateV1 {
             tap: TapSource::Name("tap0".into()),

@@ -52,7 +52,7 @@ fn what_devices_have_open_goes_to_another_process() {
     let specs = DeviceSpecs {
         disks: vec![DiskSpec {
             path: image.clone(),
-            readonly: false,
+            ..DiskSpec::default()
         }],
         console: Some(HvcSpec(ConsoleTarget::Socket(hvc.clone()))),
         rng: true,

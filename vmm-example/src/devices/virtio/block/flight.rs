@@ -1,0 +1,400 @@
+//! The requests of a disk that are in flight: taken from the ring and not answered.
+//!
+//! There are [`MAX_REQUESTS`] at most, with [`MAX_BYTES`] of data, whatever the guest has put into its
+//! ring. One that is larger than a job, or that clears a range, is in flight alone: it is carried out
+//! in parts, and when the device is to stop it goes back to the ring between two of them.
+
+use super::super::counters::Counters;
+use super::super::ring::{BURST, Ring, RingError};
+use super::backend::{Backend, Done, Job, MAX_JOBS, Op, Token};
+use super::buffer::Pool;
+use super::request::{Ask, Geometry, Request, Status, gather, give_id, scatter};
+
+/// The most requests.
+pub(super) const MAX_REQUESTS: usize = 32;
+/// The most bytes of their data.
+pub(super) const MAX_BYTES: u64 = 8 << 20;
+/// The most bytes of a job.
+pub(super) const MAX_JOB: u64 = 1 << 20;
+
+/// What stays the same about a disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) geometry: Geometry,
+    pub(super) id: String,
+    /// The driver does not flush: what it is told was written must be safe (5.2.6.2).
+    pub(super) write_through: bool,
+}
+
+/// A request in flight.
+#[derive(Debug)]
+struct Taken {
+    request: Request,
+    ask: Ask,
+    /// Where its next job begins, in its data.
+    next: u64,
+    /// Jobs that are begun and not over.
+    jobs: usize,
+    status: Status,
+    /// The guest has reset the device since, or broken its ring.
+    is_stale: bool,
+}
+
+impl Taken {
+    fn end(&self) -> u64 {
+        match self.ask {
+            Ask::Read { len, .. } | Ask::Write { len, .. } | Ask::Zero { len, .. } => len,
+            Ask::Flush | Ask::Discard { .. } | Ask::WriteZeroes { .. } | Ask::Id => 1,
+        }
+    }
+
+    /// Whether more jobs are to be begun for it.
+    fn goes_on(&self) -> bool {
+        self.next < self.end() && self.status == Status::Ok && !self.is_stale
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Flight {
+    backend: Box<dyn Backend>,
+    taken: [Option<Taken>; MAX_REQUESTS],
+    jobs: usize,
+    bytes: u64,
+    pool: Pool,
+    /// The one that is in flight is to be alone.
+    is_alone: bool,
+}
+
+impl Flight {
+    pub(super) fn new(backend: Box<dyn Backend>) -> Self {
+        Self {
+            backend,
+            taken: [const { None }; MAX_REQUESTS],
+            jobs: 0,
+            bytes: 0,
+            pool: Pool::default(),
+            is_alone: false,
+        }
+    }
+
+    pub(super) fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    pub(super) fn start(&mut self) -> std::io::Result<()> {
+        self.backend.start()
+    }
+
+    /// How many requests there are.
+    pub(super) fn count(&self) -> usize {
+        self.taken.iter().flatten().count()
+    }
+
+    /// Nobody waits for the answers any more. No request is taken until the disk has done with these:
+    /// they could come after it.
+    pub(super) fn abandon(&mut self) {
+        for taken in self.taken.iter_mut().flatten() {
+            taken.is_stale = true;
+        }
+    }
+
+    /// Takes requests, as many as there is room for.
+    pub(super) fn serve(
+        &mut self,
+        ring: &mut Ring<'_, '_>,
+        disk: &Disk,
+        counters: &Counters,
+    ) -> Result<(), RingError> {
+        let taken = self.take_all(ring, disk, counters);
+        self.backend.submit();
+        ring.signal()?;
+        taken
+    }
+
+    fn take_all(
+        &mut self,
+        ring: &mut Ring<'_, '_>,
+        disk: &Disk,
+        counters: &Counters,
+    ) -> Result<(), RingError> {
+        for _ in 0..BURST {
+            if ring.is_stopped() || !self.has_room() {
+                return Ok(());
+            }
+            let Some(chain) = ring.pop_chain_or_ask()? else {
+                return Ok(());
+            };
+            let request = Request::parse(chain, disk.geometry, ring.memory())?;
+            let ask = match request.ask {
+                Ok(Ask::Id) => {
+                    let written = give_id(ring.memory(), &disk.id, &request.data)?;
+                    answer(ring, &request, Status::Ok, written)?;
+                    continue;
+                }
+                Ok(ask) if is_nothing(ask) => {
+                    answer(ring, &request, Status::Ok, 0)?;
+                    continue;
+                }
+                Ok(ask) => ask,
+                Err(status) => {
+                    counters.error();
+                    answer(ring, &request, status, 0)?;
+                    continue;
+                }
+            };
+            if !self.fits(ask) {
+                ring.unpop();
+                return Ok(());
+            }
+            self.take(request, ask, ring, disk)?;
+        }
+        ring.again();
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let stale = |taken: &Taken| taken.is_stale;
+        !self.is_alone
+            && self.taken.iter().any(Option::is_none)
+            && !self.taken.iter().flatten().any(stale)
+    }
+
+    fn fits(&self, ask: Ask) -> bool {
+        match is_alone(ask) {
+            true => self.count() == 0,
+            false => self.bytes + data_len(ask) <= MAX_BYTES,
+        }
+    }
+
+    fn take(
+        &mut self,
+        request: Request,
+        ask: Ask,
+        ring: &Ring<'_, '_>,
+        disk: &Disk,
+    ) -> Result<(), RingError> {
+        let Some(place) = self.taken.iter().position(Option::is_none) else {
+            return Ok(());
+        };
+        self.is_alone = is_alone(ask);
+        self.taken[place] = Some(Taken {
+            request,
+            ask,
+            next: 0,
+            jobs: 0,
+            status: Status::Ok,
+            is_stale: false,
+        });
+        let begun = self.begin(place, ring, disk);
+        if begun.is_err() {
+            self.abandon();
+            self.forget(place);
+        }
+        begun
+    }
+
+    /// Begins as many jobs of a request as there is room for.
+    fn begin(&mut self, place: usize, ring: &Ring<'_, '_>, disk: &Disk) -> Result<(), RingError> {
+        let Some(taken) = &mut self.taken[place] else {
+            return Ok(());
+        };
+        while taken.goes_on() && self.jobs < MAX_JOBS && self.bytes < MAX_BYTES {
+            let offset = taken.next;
+            let len = (taken.end() - offset).min(MAX_JOB);
+            let mut transfer = |at: u64, op| {
+                let buffer = self.pool.take(len as usize);
+                (at + offset, op, buffer)
+            };
+            let write = Op::Write {
+                durable: disk.write_through,
+            };
+            let clear = |at, len, punch| (at, Op::Clear { punch, len }, Default::default());
+            let (at, op, mut buffer) = match taken.ask {
+                Ask::Read { at, .. } => transfer(at, Op::Read),
+                Ask::Write { at, .. } | Ask::Zero { at, .. } => transfer(at, write),
+                Ask::Discard { at, len } => clear(at, len, true),
+                Ask::WriteZeroes { at, len, punch } => clear(at, len, punch),
+                Ask::Flush | Ask::Id => (0, Op::Sync, Default::default()),
+            };
+            match taken.ask {
+                Ask::Write { .. } => {
+                    let data = &taken.request.data;
+                    gather(ring.memory(), data, offset, buffer.bytes_mut())?;
+                }
+                Ask::Zero { .. } => buffer.bytes_mut().fill(0),
+                _ => {}
+            }
+            taken.next += len;
+            taken.jobs += 1;
+            self.jobs += 1;
+            self.bytes += buffer.len() as u64;
+            let token = Token {
+                request: place,
+                offset,
+            };
+            self.backend.begin(Job {
+                token,
+                op,
+                at,
+                buffer,
+            });
+        }
+        Ok(())
+    }
+
+    /// Answers requests whose last job is over, and goes on with others. Without a ring nobody waits
+    /// for answers.
+    pub(super) fn settle(
+        &mut self,
+        mut ring: Option<&mut Ring<'_, '_>>,
+        disk: &Disk,
+        counters: &Counters,
+    ) -> Result<(), RingError> {
+        let mut result = Ok(());
+        loop {
+            if ring.is_none() {
+                self.abandon();
+            }
+            let Some(done) = self.backend.finished() else {
+                break;
+            };
+            if let Err(error) = self.finish(done, ring.as_deref_mut(), disk, counters) {
+                // The ring is broken: what else is in flight has nowhere to go.
+                (result, ring) = (Err(error), None);
+            }
+        }
+        self.backend.submit();
+        match ring {
+            Some(ring) => result.and_then(|()| ring.signal()),
+            None => result,
+        }
+    }
+
+    fn finish(
+        &mut self,
+        done: Done,
+        ring: Option<&mut Ring<'_, '_>>,
+        disk: &Disk,
+        counters: &Counters,
+    ) -> Result<(), RingError> {
+        let place = done.token.request;
+        let Some(Some(taken)) = self.taken.get_mut(place) else {
+            return Ok(());
+        };
+        self.jobs -= 1;
+        self.bytes -= done.buffer.len() as u64;
+        taken.jobs -= 1;
+        let unsupported = |error: &std::io::Error| error.raw_os_error() == Some(libc::EOPNOTSUPP);
+        let mut read = Ok(0);
+        match (&done.result, taken.ask, &ring) {
+            (Ok(()), Ask::Read { .. }, Some(ring)) if !taken.is_stale => {
+                let (data, offset) = (&taken.request.data, done.token.offset);
+                read = scatter(ring.memory(), data, offset, done.buffer.bytes());
+            }
+            (Ok(()), ..) => {}
+            // A discard is a hint: what cannot be given back stays.
+            (Err(error), Ask::Discard { .. }, _) if unsupported(error) => {}
+            (Err(error), Ask::WriteZeroes { at, len, .. }, _) if unsupported(error) => {
+                taken.ask = Ask::Zero { at, len };
+                taken.next = 0;
+            }
+            (Err(_), ..) => taken.status = Status::Io,
+        }
+        self.pool.give(done.buffer);
+        read?;
+        match ring {
+            Some(ring) => self.after(place, ring, disk, counters),
+            None => {
+                self.forget(place);
+                Ok(())
+            }
+        }
+    }
+
+    /// What becomes of a request of which a job is over.
+    fn after(
+        &mut self,
+        place: usize,
+        ring: &mut Ring<'_, '_>,
+        disk: &Disk,
+        counters: &Counters,
+    ) -> Result<(), RingError> {
+        let Some(taken) = &self.taken[place] else {
+            return Ok(());
+        };
+        let is_over = taken.jobs == 0;
+        if taken.goes_on() {
+            if !ring.is_stopped() {
+                return self.begin(place, ring, disk);
+            }
+            if is_over {
+                // It was taken last: all of it is done again later.
+                ring.unpop();
+                self.forget(place);
+            }
+            return Ok(());
+        }
+        if !is_over || taken.is_stale {
+            self.forget(place);
+            return Ok(());
+        }
+        let moved = data_len(taken.ask);
+        let written = match (taken.ask, taken.status) {
+            (Ask::Read { .. }, Status::Ok) => moved as usize,
+            _ => 0,
+        };
+        match (taken.status, taken.ask) {
+            (Status::Ok, Ask::Zero { .. }) => {}
+            (Status::Ok, _) => counters.bytes(moved as usize),
+            _ => counters.error(),
+        }
+        let answered = answer(ring, &taken.request, taken.status, written);
+        self.forget(place);
+        answered
+    }
+
+    /// Makes a place free, unless it has jobs.
+    fn forget(&mut self, place: usize) {
+        if self.taken[place]
+            .as_ref()
+            .is_some_and(|taken| taken.jobs == 0)
+        {
+            self.taken[place] = None;
+            self.is_alone = false;
+        }
+    }
+}
+
+fn data_len(ask: Ask) -> u64 {
+    match ask {
+        Ask::Read { len, .. } | Ask::Write { len, .. } | Ask::Zero { len, .. } => len,
+        _ => 0,
+    }
+}
+
+fn is_nothing(ask: Ask) -> bool {
+    match ask {
+        Ask::Read { len, .. }
+        | Ask::Write { len, .. }
+        | Ask::Zero { len, .. }
+        | Ask::Discard { len, .. }
+        | Ask::WriteZeroes { len, .. } => len == 0,
+        Ask::Flush | Ask::Id => false,
+    }
+}
+
+fn is_alone(ask: Ask) -> bool {
+    matches!(ask, Ask::Discard { .. } | Ask::WriteZeroes { .. }) || data_len(ask) > MAX_JOB
+}
+
+/// Answers a request, with so many bytes of data in it.
+fn answer(
+    ring: &mut Ring<'_, '_>,
+    request: &Request,
+    status: Status,
+    written: usize,
+) -> Result<(), RingError> {
+    request.tell(status, ring.memory())?;
+    ring.push_head(request.head, written + 1)
+}
