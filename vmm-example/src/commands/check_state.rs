@@ -10,6 +10,7 @@ use vmm_fdbox::member::VERSION;
 use vmm_fdbox::update::ExitStatus;
 
 use crate::cli::CheckStateArgs;
+use crate::devices::virtio::needs;
 use crate::error::print;
 use crate::guest::state;
 
@@ -49,10 +50,12 @@ pub(super) fn check_state(args: &CheckStateArgs) -> anyhow::Result<ExitStatus> {
 fn judge(text: &str) -> anyhow::Result<Verdict> {
     let described: Description =
         serde_json::from_str(text).context("This does not describe a VM state")?;
+    let mut findings = described.check(&state::KNOWN);
+    findings.extend(needs::unmet(&described));
     Ok(Verdict {
         program: state::PRODUCER.into(),
         handover: VERSION,
-        findings: described.check(&state::KNOWN),
+        findings,
     })
 }
 

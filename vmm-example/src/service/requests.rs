@@ -25,7 +25,12 @@ impl Service for Vmm {
             Request::Events => return self.history().stream(peer),
             Request::DescribeState => {
                 let devices = self.machine().device_sections();
-                let state = Box::new(state::description(&devices));
+                let mut state = state::description(&devices);
+                for (section, needs) in self.machine().virtio().needs() {
+                    let needs = serde_json::to_value(needs).unwrap_or_default();
+                    state = state.with_needs(section, needs);
+                }
+                let state = Box::new(state);
                 peer.send(&Reply::State { state });
                 return;
             }

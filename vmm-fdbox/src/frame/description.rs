@@ -3,6 +3,7 @@
 use std::env::consts::ARCH;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::known::KnownSection;
 use super::{FORMAT_MAJOR, Need};
@@ -38,6 +39,10 @@ pub struct DescribedSection {
     pub version: u32,
     /// Whether a reader has to know it.
     pub required: bool,
+    /// What a reader must be able to do beside that, in the VMM's own words; null if there is nothing. The library
+    /// does not look into it.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub needs: Value,
 }
 
 impl Description {
@@ -50,6 +55,7 @@ impl Description {
             name: name.to_owned(),
             version,
             required: need == Need::Required,
+            needs: Value::Null,
         };
         Self {
             architecture: ARCH.to_owned(),
@@ -57,6 +63,16 @@ impl Description {
             producer: producer.into(),
             sections: sections.into_iter().map(section).collect(),
         }
+    }
+
+    /// Says what a reader of a section must be able to do beside knowing it.
+    #[must_use]
+    pub fn with_needs(mut self, section: &str, needs: Value) -> Self {
+        let of_it = self.sections.iter_mut().find(|own| own.name == section);
+        if let Some(section) = of_it {
+            section.needs = needs;
+        }
+        self
     }
 
     /// What keeps a program that knows `known` from reading such a frame: blockers only.

@@ -352,6 +352,14 @@ fn bad_binaries(_: &Cx<'_>) -> Result<()> {
         let binary = guest.binary(content, 0o755)?;
         refused(&mut guest, &before, &binary, message, 10)?;
     }
+    // One that offers less than the guest uses of a device: as if it were told so.
+    let offers_less = format!(
+        "#!/bin/sh\n[ \"$1\" = check-state ] || exit 1\n\
+         busybox sed 's/\"features\":\\[/&21,/' | exec {VMM} \"$@\"\n"
+    );
+    let binary = guest.binary(&offers_less, 0o755)?;
+    let told = "Device 'virtio-rng0': its guest uses feature 21";
+    refused(&mut guest, &before, &binary, told, 10)?;
     // And those that are not, by when each of them ends or hangs.
     for (script, message, status) in [
         ("exit 3", "exited with status 3", 10),

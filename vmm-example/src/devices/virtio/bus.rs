@@ -7,6 +7,7 @@ use vmm_fdbox::{Deadline, Finding};
 
 use super::counters::DeviceCounts;
 use super::live::LiveDevice;
+use super::needs::Needs;
 use super::prepared_slot::{self, PreparedSlot};
 use super::slot::{Slot, SlotLayout};
 use super::state::{VirtioStateV1, sections};
@@ -131,6 +132,14 @@ impl VirtioBus {
             .devices()
             .map(|device| device.with_device(|device| device.kind()));
         sections(kinds).into_iter().flatten().collect()
+    }
+
+    /// What another binary's devices must be for the guest, each with its section.
+    pub(crate) fn needs(&self) -> Vec<(&'static str, Needs)> {
+        let sections = self.sections().into_iter();
+        sections
+            .zip(self.devices().map(LiveDevice::needs))
+            .collect()
     }
 
     /// What an operator should know before an update. `carried`: what they have open goes along.

@@ -19,6 +19,7 @@ use super::ring::{RingError, Rings};
 use crate::files;
 use crate::socket::{self, Ownership, SocketPath};
 
+pub(super) const RINGS: &[u16] = &[64, 64];
 const RECEIVE: usize = 0;
 /// The most bytes moved at a time.
 const CHUNK: usize = 4096;
@@ -243,7 +244,7 @@ impl Device for ConsoleDevice {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[64, 64]
+        RINGS
     }
 
     /// `struct virtio_console_config`: no size, one port, no emergency writes.

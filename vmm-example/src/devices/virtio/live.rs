@@ -17,9 +17,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::DeviceCounts;
 use super::device::Device;
+use super::device_state::{BlockStateV1, DeviceStateV1};
 use super::fd_names::device_fd_name;
 use super::interrupt::{Interrupt, Reason};
 use super::mmio::{Effect, Transport};
+use super::needs::{self, Needs};
 use super::ring::{RingError, Rings};
 use super::slot::{Slot, SlotLayout};
 use super::stage::Stage;
@@ -286,6 +288,20 @@ impl LiveDevice {
             slot: self.slot.index(),
             transport: core.transport.state(self.interrupt.status()),
             device: core.device.state(),
+        }
+    }
+
+    /// What another binary's device must be for the guest.
+    pub(super) fn needs(&self) -> Needs {
+        let core = self.lock();
+        let readonly = matches!(
+            core.device.state(),
+            DeviceStateV1::Block(BlockStateV1 { readonly: true, .. })
+        );
+        Needs {
+            features: needs::numbers(core.transport.agreed_features()),
+            rings: core.device.queue_sizes().to_vec(),
+            readonly,
         }
     }
 

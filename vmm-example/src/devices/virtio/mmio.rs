@@ -23,7 +23,7 @@ const VERSION: u32 = 2;
 /// "FDBX"
 const VENDOR: u32 = 0x5842_4446;
 /// Features of the transport, which every device has.
-const TRANSPORT_FEATURES: u64 = bits(&[
+pub(super) const TRANSPORT_FEATURES: u64 = bits(&[
     VIRTIO_F_VERSION_1,
     VIRTIO_RING_F_INDIRECT_DESC,
     VIRTIO_RING_F_EVENT_IDX,
@@ -167,6 +167,14 @@ impl Transport {
     /// The features that device and driver have agreed on.
     pub(super) fn features(&self) -> u64 {
         self.driver_features
+    }
+
+    /// The same, once they are agreed on for good.
+    pub(super) fn agreed_features(&self) -> u64 {
+        match self.has(VIRTIO_CONFIG_S_FEATURES_OK) {
+            true => self.driver_features,
+            false => 0,
+        }
     }
 
     /// Whether the driver is ready and the device works.

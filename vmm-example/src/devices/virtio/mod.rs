@@ -10,6 +10,7 @@
 //! | `mmio`, `interrupt`, `ring` | what is between driver and device |
 //! | `device` | what every device has |
 //! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
+//! | `needs` | what a guest has agreed on with its devices, for another binary to judge |
 //! | `state` | what of all this crosses an update |
 //!
 //! Nothing is waited for under a device's lock: `stage` says how devices come to stand still before
@@ -32,6 +33,7 @@ mod interrupt;
 mod kind;
 mod live;
 mod mmio;
+pub(crate) mod needs;
 mod net;
 mod open;
 mod prepared_slot;

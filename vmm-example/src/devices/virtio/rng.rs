@@ -11,6 +11,7 @@ use super::device_state::{DeviceStateV1, RngStateV1};
 use super::kind::Kind;
 use super::ring::{Request, RingError, Rings};
 
+pub(super) const RINGS: &[u16] = &[64];
 /// The most bytes that one request gets.
 const MAX_BYTES: usize = 4096;
 
@@ -28,7 +29,7 @@ impl Device for Rng {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[64]
+        RINGS
     }
 
     fn config(&self) -> Vec<u8> {

@@ -124,6 +124,12 @@ pub(crate) struct VirtioStateV1 {
     pub(crate) device: DeviceStateV1,
 }
 
+/// The kind of the device that a section is of.
+pub(super) fn kind_of(section: &str) -> Option<Kind> {
+    let of = NAMES.iter().find(|(_, name)| *name == section);
+    of.map(|(kind, _)| *kind)
+}
+
 /// The section of each of some devices; none for one too many of its kind.
 pub(super) fn sections(kinds: impl Iterator<Item = Kind>) -> Vec<Option<&'static str>> {
     let mut names = NAMES.to_vec();

@@ -52,6 +52,21 @@ const MAX_DISCARD_SECTORS: u32 = 1 << 21;
 /// File systems that end with the kernel: tmpfs, ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
+pub(super) const RINGS: &[u16] = &[QUEUE_SIZE];
+
+pub(super) fn features(readonly: bool) -> u64 {
+    let common = bits(&[
+        VIRTIO_BLK_F_SEG_MAX,
+        VIRTIO_BLK_F_BLK_SIZE,
+        VIRTIO_BLK_F_FLUSH,
+    ]);
+    common
+        | match readonly {
+            true => bits(&[VIRTIO_BLK_F_RO]),
+            false => bits(&[VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]),
+        }
+}
+
 /// How a disk is read and written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Access {
@@ -266,21 +281,11 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let common = bits(&[
-            VIRTIO_BLK_F_SEG_MAX,
-            VIRTIO_BLK_F_BLK_SIZE,
-            VIRTIO_BLK_F_FLUSH,
-        ]);
-        common
-            | if self.access.readonly {
-                bits(&[VIRTIO_BLK_F_RO])
-            } else {
-                bits(&[VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES])
-            }
+        features(self.access.readonly)
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[QUEUE_SIZE]
+        RINGS
     }
 
     /// `struct virtio_blk_config`

@@ -26,6 +26,8 @@ use super::spec::Mac;
 use crate::inherited;
 use tap::{HEADER, Tap};
 
+pub(super) const FEATURES: u64 = bits(&[VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF]);
+pub(super) const RINGS: &[u16] = &[256, 256];
 const RECEIVE: usize = 0;
 /// The longest frame with its header that a tap gives or takes.
 const MAX_FRAME: usize = 65_535 + 14 + HEADER;
@@ -260,11 +262,11 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        bits(&[VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF])
+        FEATURES
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[256, 256]
+        RINGS
     }
 
     /// `struct virtio_net_config`, as far as the features go.

@@ -25,6 +25,7 @@ use crate::socket::Ownership;
 use host::HostSide;
 use packet::{HEADER, Packet, PacketError};
 
+pub(super) const RINGS: &[u16] = &[256, 256, 16];
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const EVENT: usize = 2;
@@ -164,7 +165,7 @@ impl Device for Vsock {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[256, 256, 16]
+        RINGS
     }
 
     fn config(&self) -> Vec<u8> {
