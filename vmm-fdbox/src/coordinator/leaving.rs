@@ -351,6 +351,15 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         self.fill().map(drop)
     }
 
+    fn quiesce(&mut self) -> Result<(), Stopped> {
+        let limit = self.limits.pause;
+        let answer = self.ask(&LeavingRequest::Quiesce {}, &Lent::default(), limit);
+        match self.cleaned_up(answer)?.message {
+            LeavingReply::Quiet {} => Ok(()),
+            other => Err(self.lost_track(&other, "quiet")),
+        }
+    }
+
     fn pause(&mut self) -> Result<(), Stopped> {
         self.stop().map(drop)
     }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::down::stay_down;
 use super::line::{Line, Next, Reporter};
 use super::wire::{BOX_FD, Join, LeavingReply, LeavingRequest};
 use super::{Channel, ChannelError, Lent};
@@ -257,13 +258,23 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
 
     fn pause<V: LeavingVmm, O: Observer>(
         &self,
-        prepared: Prepared<S, LeftByOthers, &mut V, O>,
+        mut prepared: Prepared<S, LeftByOthers, &mut V, O>,
     ) -> Outcome {
-        match self.line.next(Some(&self.cancel), |order| {
-            *order == LeavingRequest::Pause {}
-        }) {
-            Next::Request(_) => {}
-            Next::CancelAsked | Next::Undo | Next::Gone => return prepared.cancel(),
+        let fits = |order: &LeavingRequest| {
+            matches!(order, LeavingRequest::Quiesce {} | LeavingRequest::Pause {})
+        };
+        loop {
+            match self.line.next(Some(&self.cancel), fits) {
+                Next::Request(heard) if heard.message == (LeavingRequest::Quiesce {}) => {
+                    prepared = match prepared.quiesce() {
+                        Ok(prepared) => prepared,
+                        Err(outcome) => return *outcome,
+                    };
+                    self.line.say(&LeavingReply::Quiet {});
+                }
+                Next::Request(_) => break,
+                Next::CancelAsked | Next::Undo | Next::Gone => return prepared.cancel(),
+            }
         }
         let mut paused = match prepared.pause() {
             Ok(paused) => paused,
@@ -335,23 +346,6 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
                 Ok(())
             }
             Err(error) => Err(cannot(error.into())),
-        }
-    }
-}
-
-/// The guest stands still until the kernel is gone, or the coordinator's word or end.
-fn stay_down(line: &Line<LeavingRequest>, mut cancel: Option<CancelFlag>) {
-    loop {
-        match line.next(cancel.as_ref(), |order| {
-            *order == LeavingRequest::SetDown {}
-        }) {
-            // Saying it twice changes nothing.
-            Next::Request(_) => line.say(&LeavingReply::Down {}),
-            Next::CancelAsked => {
-                cancel = None;
-                line.say(&LeavingReply::CancelAsked {});
-            }
-            Next::Undo | Next::Gone => return,
         }
     }
 }

@@ -25,6 +25,7 @@
 
 mod arriving;
 mod channel;
+mod down;
 mod leaving;
 mod lent;
 mod line;

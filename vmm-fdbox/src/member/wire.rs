@@ -120,6 +120,7 @@ pub struct Join {
 pub(crate) enum LeavingRequest {
     Join(Join),
     Prepare {},
+    Quiesce {},
     Pause {},
     TakeBack {},
     HandOver {},
@@ -142,6 +143,8 @@ pub(crate) enum LeavingReply {
         #[serde(default, skip_serializing_if = "Value::is_null")]
         lent: Value,
     },
+    /// Its devices are at rest; the guest runs.
+    Quiet {},
     Saved {
         #[serde(default, skip_serializing_if = "Value::is_null")]
         lent: Value,

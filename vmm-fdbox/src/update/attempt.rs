@@ -269,10 +269,24 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
+    /// Brings the guest's devices to rest ahead of [`pause`](Self::pause), which then stops it at once.
+    pub(super) fn rest(&mut self) -> Result<(), StepFailure> {
+        self.allow(self.plan.limits.pause);
+        self.quiesce().map_err(|error| {
+            self.tell(&Event::Failed(Step::Pause, Chain(&error).to_string()));
+            StepFailure {
+                step: Step::Pause,
+                error,
+            }
+        })
+    }
+
     pub(super) fn pause(&mut self) -> Result<(), StepFailure> {
         self.allow(self.plan.limits.pause);
         self.step(Step::Pause, |attempt| {
-            attempt.quiesce()?;
+            if !attempt.quiesced {
+                attempt.quiesce()?;
+            }
             attempt.paused_at = Some(attempt.mark(phase::PAUSE));
             attempt
                 .guest

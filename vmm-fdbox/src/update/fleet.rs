@@ -109,6 +109,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         let done = self
             .preflight()
             .and_then(|()| self.prepare())
+            .and_then(|()| self.quiesce())
             .and_then(|()| self.set_down())
             .and_then(|()| self.pause())
             .and_then(|()| self.jump());
@@ -200,6 +201,19 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.check(Step::Seal)?;
         (self.observer)(&FleetEvent::Started(Step::Seal));
         self.all(Step::Seal, M::prepare)
+    }
+
+    /// Brings the devices of all guests to rest before any of them stands still. One guest alone does that when it
+    /// is paused.
+    fn quiesce(&mut self) -> Result<(), StepFailure> {
+        if self.entries.len() < 2 {
+            return Ok(());
+        }
+        // A coordinator that hangs must not keep their requests waiting either.
+        let limits = &self.plan.limits;
+        let limit = limits.pause.saturating_add(limits.standing());
+        self.begin_lease(Step::Pause, limit)?;
+        self.all(Step::Pause, M::quiesce)
     }
 
     /// Stops those in order who stay behind. After this they cost the others no time.

@@ -171,6 +171,15 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Ready<S, H, G, O> {
 }
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Prepared<S, H, G, O> {
+    /// Brings the guest's devices to rest, for [`pause`](Self::pause) to follow soon. The guest runs. Without
+    /// this `pause` does it: it is for guests that wait for others before they are paused.
+    ///
+    /// # Errors
+    /// [`Outcome::RolledBack`], or [`Outcome::GuestLost`] if not even that went.
+    pub fn quiesce(self) -> Result<Self, Box<Outcome>> {
+        advance(self.0, Attempt::rest).map(Self)
+    }
+
     /// Stops the vCPUs and writes the state.
     ///
     /// # Errors

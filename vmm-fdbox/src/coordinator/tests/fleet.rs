@@ -60,6 +60,7 @@ fn a_member_that_fails_undoes_all_by_itself() {
     for (at, status) in [
         (At::Join, ExitStatus::NothingChanged),
         (At::TakeFds, ExitStatus::RolledBack),
+        (At::Quiesce, ExitStatus::RolledBack),
         (At::Pause, ExitStatus::RolledBack),
         (At::Save, ExitStatus::RolledBack),
     ] {
@@ -75,7 +76,7 @@ fn a_member_that_fails_undoes_all_by_itself() {
 
 #[test]
 fn a_member_that_hangs_holds_nobody_up_and_rolls_back_when_it_goes_on() {
-    for at in [At::Join, At::TakeFds, At::Pause, At::Save] {
+    for at in [At::Join, At::TakeFds, At::Quiesce, At::Pause, At::Save] {
         let script = Script::with(at, Trouble::Hangs);
         // Only what hangs has little time.
         let (short, long) = (limits(true), limits(false));
@@ -121,7 +122,10 @@ fn a_coordinator_that_goes_away_leaves_every_guest_running() {
         |_| {},
         |member| member.preflight().unwrap(),
         |member| member.prepare().unwrap(),
-        |member| member.pause().unwrap(),
+        |member| {
+            member.quiesce().unwrap();
+            member.pause().unwrap();
+        },
     ];
     for steps in (0..=steps.len()).map(|count| &steps[..count]) {
         let store = FakeStore::new();

@@ -41,6 +41,7 @@ pub(super) fn memfd(name: &str) -> OwnedFd {
 pub(super) enum At {
     Join,
     TakeFds,
+    Quiesce,
     Pause,
     Save,
     LendSaved,
@@ -146,6 +147,10 @@ impl Guest for OldVmm {
             name: fd_name("ram"),
             fd: memfd("ram"),
         }])
+    }
+
+    fn quiesce(&mut self, _: Deadline) -> Result<(), PartyError> {
+        self.script.reach(At::Quiesce)
     }
 
     fn pause(&mut self, _: Deadline) -> Result<(), PartyError> {

@@ -80,6 +80,7 @@ fn version_1_is_read_and_written() {
         &[
             "join",
             "prepare",
+            "quiesce",
             "pause",
             "take-back",
             "hand-over",
@@ -93,6 +94,7 @@ fn version_1_is_read_and_written() {
             "joined",
             "event",
             "prepared",
+            "quiet",
             "saved",
             "cancel-asked",
             "taken-back",

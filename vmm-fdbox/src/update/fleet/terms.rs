@@ -35,6 +35,15 @@ pub trait Member: Send {
     /// The guest is not ready.
     fn prepare(&mut self) -> Result<(), Stopped>;
 
+    /// Brings the guest's devices to rest while it runs, so that no guest stands still for another one's disk.
+    /// [`pause`](Self::pause) follows soon. Default: it does this as well.
+    ///
+    /// # Errors
+    /// The guest is not ready.
+    fn quiesce(&mut self) -> Result<(), Stopped> {
+        Ok(())
+    }
+
     /// Stops the guest and writes its state. It stays stopped, whatever happens, until
     /// [`roll_back`](Self::roll_back): the jump may come at any moment.
     ///

@@ -7,9 +7,10 @@ use crate::update::{
     CancelFlag, ExitStatus, Fleet, FleetEvent, FleetOutcome, FleetPlan, NotReady, Step, Stopped,
 };
 
-const STEPS: [(Call, Step); 3] = [
+const STEPS: [(Call, Step); 4] = [
     (Call::Preflight, Step::Preflight),
     (Call::Prepare, Step::Seal),
+    (Call::Quiesce, Step::Pause),
     (Call::Pause, Step::Pause),
 ];
 

@@ -12,6 +12,7 @@ use crate::update::{ExitStatus, Fleet, FleetOutcome, FleetPlan, Member, NotReady
 pub(super) enum Call {
     Preflight,
     Prepare,
+    Quiesce,
     SetDown,
     Pause,
     RollBack,
@@ -22,6 +23,7 @@ pub(super) enum Call {
 pub(super) enum State {
     Running,
     Prepared,
+    Quiet,
     Down,
     Paused,
     HandedOver,
@@ -54,6 +56,11 @@ impl Guest {
         })
     }
 
+    fn assert_none_is(&self, unwanted: State) {
+        let states = self.all.iter().map(|state| *state.lock().unwrap());
+        assert!(!states.into_iter().any(|state| state == unwanted));
+    }
+
     fn undone(&mut self, message: &str) -> Stopped {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Running);
         let status = match state {
@@ -84,18 +91,20 @@ impl Member for Guest {
         self.call(Call::Prepare, State::Prepared)
     }
 
+    fn quiesce(&mut self) -> Result<(), Stopped> {
+        // Nobody stands still for another one's disk.
+        self.assert_none_is(State::Paused);
+        self.call(Call::Quiesce, State::Quiet)
+    }
+
     fn pause(&mut self) -> Result<(), Stopped> {
+        self.assert_none_is(State::Prepared);
         self.call(Call::Pause, State::Paused)
     }
 
     fn set_down(&mut self) -> Result<(), String> {
         // All others run: it costs them nothing.
-        assert!(
-            !self
-                .all
-                .iter()
-                .any(|state| *state.lock().unwrap() == State::Paused)
-        );
+        self.assert_none_is(State::Paused);
         let why = |stopped: Stopped| stopped.message;
         self.call(Call::SetDown, State::Down).map_err(why)
     }
