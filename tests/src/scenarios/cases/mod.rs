@@ -27,6 +27,7 @@ mod passthrough;
 mod passthrough_blockers;
 mod passthrough_guest;
 mod passthrough_guests;
+mod passthrough_here;
 mod passthrough_nvme;
 mod passthrough_stopped;
 mod poison;
@@ -118,6 +119,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         watching::ALL,
         forged::ALL,
         passthrough::ALL,
+        passthrough_here::ALL,
         passthrough_guest::ALL,
         passthrough_nvme::ALL,
         passthrough_guests::ALL,
