@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handover ABI of passthrough: what the kinds iommufd and VFIO PCI save.
+//! The handover ABI of passthrough: the data of the kinds iommufd and VFIO PCI.
 //!
-//! Like `mod.rs`, this file holds no logic but encoding and is built on the host
-//! by the project's tests. All numbers are little-endian. docs/handover-abi.md
-//! has the tables. A change of the layout is a new compatible string.
+//! Like `mod.rs`, this file only encodes and decodes, and is built on the host by
+//! the project's tests. All numbers are little-endian. See docs/handover-abi.md for
+//! the tables. A changed layout gets a new compatible string.
 
 use crate::abi::layout::Layout;
 use crate::abi::{self, Malformed, Sink};
@@ -21,19 +21,19 @@ pub(crate) const PROT_WRITE: u32 = 1 << 1;
 
 const ITEM_IOAS: u32 = 1;
 const ITEM_MAPPING: u32 = 2;
-/// The HWPT was made by attaching to the IOAS, and goes with its last device.
+/// The HWPT was created by attaching a device to the IOAS, and is destroyed with its last device.
 const DEVICE_AUTO_DOMAIN: u32 = 1 << 0;
 
-/// One thing in an iommufd.
+/// An object or a mapping of an iommufd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Item<'a> {
-    /// An IOAS; its mappings follow it.
+    /// An IOAS. Its mappings follow.
     Ioas(u32),
     Mapping(Mapping<'a>),
 }
 
 abi::layout::layout! {
-    /// What each item begins with; an IOAS has no more.
+    /// The first fields of each item, and the only ones of an IOAS.
     struct ItemHead {
         /// `ITEM_*`.
         kind: u32,
@@ -42,12 +42,12 @@ abi::layout::layout! {
 }
 
 abi::layout::layout! {
-    /// What follows in a mapping, before the name of the file in the box, which is NUL-padded to a
-    /// multiple of 8.
+    /// The other fields of a mapping. They are followed by the name of the file in the box, padded
+    /// with NULs to a multiple of 8.
     struct MappingHead {
         iova: u64,
         length: u64,
-        /// Where it starts in the file.
+        /// Offset in the file.
         start: u64,
         /// `PROT_*`.
         prot: u32,
@@ -55,7 +55,7 @@ abi::layout::layout! {
     }
 }
 
-/// A mapping of a file of the box.
+/// A mapping of a file in the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping<'a> {
     pub(crate) ioas: u32,
@@ -67,7 +67,7 @@ pub(crate) struct Mapping<'a> {
 }
 
 impl Item<'_> {
-    /// Writes it.
+    /// Encodes it.
     pub(crate) fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
         let mapping = match *self {
             Item::Ioas(ioas) => {
@@ -95,7 +95,7 @@ impl Item<'_> {
     }
 }
 
-/// What an iommufd saved; ends after an error.
+/// Iterates over the items of an iommufd. Ends after an error.
 pub(crate) fn items(mut bytes: &[u8]) -> impl Iterator<Item = Result<Item<'_>, Malformed>> {
     core::iter::from_fn(move || {
         if bytes.is_empty() {
@@ -137,16 +137,16 @@ fn decode_item(mut bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
 }
 
 abi::layout::layout! {
-    /// A device before the name of the iommufd in the box.
+    /// The fields of a device. They are followed by the name of its iommufd in the box.
     struct DeviceHead {
         segment: u32,
         /// Bus, device and function: `bus << 8 | device << 3 | function`.
         bdf: u32,
-        /// Id of the device in the iommufd.
+        /// ID of the device in the iommufd.
         device: u32,
-        /// Id of the HWPT.
+        /// ID of the HWPT.
         hwpt: u32,
-        /// Id of the IOAS.
+        /// ID of the IOAS.
         ioas: u32,
         /// `DEVICE_*`.
         flags: u32,
@@ -155,7 +155,7 @@ abi::layout::layout! {
     }
 }
 
-/// A VFIO PCI device and what it is attached to.
+/// A VFIO PCI device and the HWPT and IOAS that it is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Device<'a> {
     pub(crate) segment: u32,

@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handover ABI: page extents, which are the same in every version.
+//! The handover ABI: page extents. They are the same in every version.
 
 use super::Malformed;
 
-/// A run of physically consecutive folios of one order, in eight bytes: from the
-/// top, 1 bit of direction, 5 bits of order, 18 bits of their number minus one,
-/// 40 bits of the first page frame number.
+/// A run of physically consecutive folios of one order, encoded in 64 bits: from the
+/// most significant bit on, 1 bit for the direction, 5 for the order, 18 for the
+/// number of folios minus one, and 40 for the page frame number of the first folio.
 ///
-/// Folios are in the order of the file. The page allocator splits large blocks
-/// from either end, so a file's memory runs down as often as up.
+/// The folios are in file order. The page allocator splits large blocks from either
+/// end, so the memory of a file is as often in descending order as in ascending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) pfn: u64,
     pub(crate) folios: u64,
     pub(crate) order: u32,
-    /// Each folio lies before the last one in physical memory, not behind it.
+    /// Each folio precedes the previous one in physical memory instead of following it.
     pub(crate) down: bool,
 }
 
 impl Extent {
-    /// The most folios one extent holds.
+    /// Maximum number of folios in one extent.
     pub(crate) const MAX_FOLIOS: u64 = 1 << 18;
     const PFN_BITS: u32 = 40;
-    /// KHO keeps nothing larger than this order.
+    /// Maximum order that KHO preserves.
     const MAX_ORDER: u32 = 30;
 
-    /// Pages of 4 KiB in it.
+    /// Number of 4 KiB pages.
     pub(crate) fn pages(&self) -> u64 {
         self.folios << self.order
     }
 
-    /// The lowest page frame number in it.
+    /// The lowest page frame number.
     pub(crate) fn lowest_pfn(&self) -> u64 {
         match self.down {
             true => self.pfn.saturating_sub((self.folios - 1) << self.order),

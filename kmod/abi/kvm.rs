@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handover ABI of guests: what the kinds KVM VM and guest_memfd save.
+//! The handover ABI of guests: the data of the kinds KVM VM and guest_memfd.
 //!
-//! Like `mod.rs`, this file holds no logic but encoding and is built on the host by the project's
-//! tests. docs/handover-abi.md has the tables. A change of the layout is a new compatible string.
+//! Like `mod.rs`, this file only encodes and decodes, and is built on the host by the project's
+//! tests. See docs/handover-abi.md for the tables. A changed layout gets a new compatible string.
 
 use crate::abi::layout::Layout;
 use crate::abi::{Malformed, Sink};
@@ -16,7 +16,7 @@ pub(crate) const GUEST_MEMFD: &[u8] = b"fdbox,guest-memfd-v1";
 crate::abi::layout::layout! {
     /// A KVM VM.
     struct Vm {
-        /// What KVM_CREATE_VM was given.
+        /// The argument of KVM_CREATE_VM.
         kind: u64,
         /// ELF machine number of the architecture.
         machine: u32,
@@ -24,7 +24,7 @@ crate::abi::layout::layout! {
 }
 
 impl Vm {
-    /// Reads one that is all of `bytes`.
+    /// Decodes `bytes`, which must have nothing else in it.
     pub(crate) fn decode(mut bytes: &[u8]) -> Result<Vm, Malformed> {
         let vm = Vm::take(&mut bytes).ok_or(Malformed::Fd)?;
         bytes.is_empty().then_some(vm).ok_or(Malformed::Fd)
@@ -32,10 +32,10 @@ impl Vm {
 }
 
 crate::abi::layout::layout! {
-    /// A guest_memfd before the name of its VM in the box.
+    /// The fields of a guest_memfd. They are followed by the name of its VM in the box.
     struct GuestMemfdHead {
         size: u64,
-        /// What KVM_CREATE_GUEST_MEMFD was given.
+        /// The flags that were passed to KVM_CREATE_GUEST_MEMFD.
         flags: u64,
         name_len: u32,
     }

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Structs of fixed size in the handover ABI: their fields follow each other without padding, numbers
-//! are little-endian.
+//! Structs of fixed size in the handover ABI. Fields are not padded, and numbers are little-endian.
 //!
-//! Like `mod.rs`, this file has no dependency and is built on the host by the project's tests.
+//! Like `mod.rs`, this file has no dependencies and is built on the host by the project's tests.
 
 use super::Sink;
 
-/// A number, an array of bytes, or a struct of such.
+/// A number, an array of bytes, or a struct of these.
 pub(crate) trait Layout: Sized {
-    /// Bytes it takes.
+    /// Size in bytes.
     const LEN: usize;
-    /// Appends it.
+    /// Appends it to `out`.
     fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error>;
-    /// Takes it off the front; `None` when there is less.
+    /// Removes it from the front of `bytes`; `None` if `bytes` is too short.
     fn take(bytes: &mut &[u8]) -> Option<Self>;
 }
 
@@ -49,7 +48,7 @@ macro_rules! number {
 
 number!(u32, u64);
 
-/// A struct of the ABI.
+/// Defines a struct of the ABI.
 macro_rules! layout {
     ($(#[$meta:meta])* struct $name:ident {
         $($(#[$field_meta:meta])* $field:ident: $type:ty,)+

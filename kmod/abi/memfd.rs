@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handover ABI of memfds: what the kind saves beside the pages.
+//! The handover ABI of memfds: everything that is saved except the pages.
 //!
-//! Like `mod.rs`, this file holds no logic but encoding and is built on the host
-//! by the project's tests. All numbers are little-endian. docs/handover-abi.md
-//! has the tables. A change of the layout is a new compatible string.
+//! Like `mod.rs`, this file only encodes and decodes, and is built on the host by
+//! the project's tests. All numbers are little-endian. See docs/handover-abi.md for
+//! the tables. A changed layout gets a new compatible string.
 
 use crate::abi::layout::Layout;
 use crate::abi::{Malformed, Sink};
 
-/// Compatible string of the layout that is written.
+/// Compatible string of the current layout.
 pub(crate) const MEMFD: &[u8] = b"fdbox,memfd-v2";
-/// The layout before: without flags, for files that can be read and written.
+/// The previous layout, without flags: the file is open for reading and writing.
 pub(crate) const MEMFD_V1: &[u8] = b"fdbox,memfd-v1";
 
 /// The file is open for reading.
@@ -24,35 +24,35 @@ pub(crate) const APPEND: u32 = 1 << 2;
 pub(crate) const NONBLOCK: u32 = 1 << 3;
 const KNOWN: u32 = READ | WRITE | APPEND | NONBLOCK;
 
-/// Longest name that is kept; tmpfs allows no longer one.
+/// Maximum length of the name. tmpfs has the same limit.
 pub(crate) const NAME_MAX: usize = 255;
 
 crate::abi::layout::layout! {
-    /// What both layouts begin with.
+    /// The first fields of both layouts.
     struct MemfdHead {
         size: u64,
         pos: u64,
         seals: u32,
-        /// The lower 12 bits.
+        /// The lower 12 bits of the mode.
         mode: u32,
         uid: u32,
         gid: u32,
     }
 }
 
-/// A memfd without its pages: the head; the flags, but for version 1; the length of the name, and
+/// A memfd without its pages: the head, the flags (not in version 1), the length of the name, and
 /// the name without a NUL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Memfd<'a> {
     pub(crate) head: MemfdHead,
-    /// How the file is open.
+    /// How the file is opened.
     pub(crate) flags: u32,
-    /// As `/proc` shows it.
+    /// The name in `/proc`.
     pub(crate) name: &'a [u8],
 }
 
 impl<'a> Memfd<'a> {
-    /// Writes it, in the layout [`MEMFD`].
+    /// Encodes it in the layout [`MEMFD`].
     pub(crate) fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
         self.head.put(out)?;
         self.flags.put(out)?;
@@ -60,7 +60,7 @@ impl<'a> Memfd<'a> {
         out.put(self.name)
     }
 
-    /// Reads it, in the layout that `compatible` names.
+    /// Decodes the layout that `compatible` stands for.
     pub(crate) fn decode(compatible: &[u8], bytes: &'a [u8]) -> Result<Memfd<'a>, Malformed> {
         Self::take(compatible, bytes).ok_or(Malformed::Fd)
     }

@@ -4,24 +4,24 @@
 //!
 //! # Concept
 //!
-//! The KHO subtree `fdbox` points at one page, the *root*. The root has a
-//! checksum of its own and tells where the *body* is: a list of all page extents
-//! that the handover keeps, then the boxes with their descriptors and what each
-//! descriptor's kind saved.
+//! The KHO subtree `fdbox` points to one page, the *root*. The root has its own
+//! checksum and gives the location of the *body*: the list of all preserved page
+//! extents, followed by the boxes, their descriptors, and the data that the kind
+//! of each descriptor saved.
 //!
 //! Magic, version, lengths, checksums and the extent list are the same in every
-//! version, so a kernel that cannot read the boxes can still carry the memory on
-//! through another kexec. Whatever changes the meaning or the place of a byte
-//! behind the extents changes [`VERSION`].
+//! version, so a kernel that cannot read the boxes can still pass the memory on at
+//! the next kexec. [`VERSION`] changes whenever the meaning or the position of a
+//! byte after the extents changes.
 //!
 //! # Lifecycle
 //!
-//! Written at SEAL, read once when the module loads. Nothing is trusted before
-//! [`Root::decode`] and [`Body::check`] have passed.
+//! Written at SEAL, read once when the module loads. Nothing is trusted until
+//! [`Root::decode`] and [`Body::check`] have succeeded.
 //!
-//! This file holds no logic but encoding and has no dependency: the project's
-//! tests build it on the host. All numbers are little-endian, all records start
-//! at a multiple of 8 bytes. docs/handover-abi.md has the tables.
+//! This file only encodes and decodes, and depends on nothing else, so that the
+//! project's tests can build it on the host. All numbers are little-endian, and
+//! all records are aligned to 8 bytes. See docs/handover-abi.md for the tables.
 
 pub(crate) mod dma;
 mod extent;
@@ -38,25 +38,25 @@ use layout::Layout;
 
 /// Name of the KHO subtree.
 pub(crate) const SUBTREE: &core::ffi::CStr = c"fdbox";
-/// First bytes of the root.
+/// The first bytes of the root.
 pub(crate) const MAGIC: [u8; 8] = *b"FDBOXKHO";
-/// What a reader puts in the place of [`MAGIC`] once the body is its own.
+/// Overwrites [`MAGIC`] once a kernel has taken over the body.
 pub(crate) const MAGIC_CONSUMED: [u8; 8] = *b"FDBOXGOT";
-/// Layout of what follows the extents.
+/// Version of the layout of everything after the extents.
 pub(crate) const VERSION: u32 = 1;
-/// Bytes of the root that are in use, its checksum included.
+/// Size of the root in bytes, including its checksum.
 pub(crate) const ROOT_LEN: usize = 256;
-/// Bytes of the kernel release in the root.
+/// Size of the kernel release string in the root.
 pub(crate) const PRODUCER_LEN: usize = 64;
-/// Bytes of a box or descriptor name, its NUL included.
+/// Size of the name of a box or a descriptor, including the NUL.
 pub(crate) const NAME_LEN: usize = 256;
-/// Bytes of a compatible string, its NUL included.
+/// Size of a compatible string, including the NUL.
 pub(crate) const COMPATIBLE_LEN: usize = 48;
-/// Bytes of a box record before its descriptors.
+/// Size of a box record without its descriptors.
 pub(crate) const BOX_LEN: usize = BoxHead::LEN + NAME_LEN;
-/// Bytes of a descriptor record before its data.
+/// Size of a descriptor record without its data.
 pub(crate) const FD_LEN: usize = FdHead::LEN + NAME_LEN + COMPATIBLE_LEN;
-/// The largest data one descriptor may carry.
+/// Maximum size of the data of one descriptor.
 pub(crate) const MAX_DATA_LEN: usize = 1 << 20;
 
 /// CRC-32 (IEEE 802.3) over a byte slice, with the usual initial value and final inversion.
@@ -65,28 +65,28 @@ pub(crate) type Crc = fn(&[u8]) -> u32;
 /// What is wrong with a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
-    /// Shorter than its header says.
+    /// Shorter than the length in its header.
     Truncated,
     /// Not an FDBox handover.
     Magic,
-    /// The root's checksum does not match.
+    /// The checksum of the root does not match.
     RootChecksum,
-    /// The body's checksum does not match.
+    /// The checksum of the body does not match.
     BodyChecksum,
-    /// The extent list is longer than the body or has an impossible extent.
+    /// The extent list is longer than the body, or has an invalid extent.
     Extents,
-    /// A box record is impossible.
+    /// A box record is invalid.
     Box,
-    /// A descriptor record is impossible.
+    /// A descriptor record is invalid.
     Fd,
-    /// A name is not one.
+    /// A name is invalid.
     Name,
-    /// Bytes that belong to nothing.
+    /// There are bytes or extents that no record refers to.
     Trailing,
 }
 
 impl Malformed {
-    /// For the log.
+    /// Description for the log.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Malformed::Truncated => "truncated",
@@ -102,9 +102,9 @@ impl Malformed {
     }
 }
 
-/// Where encoded bytes go; growing may fail.
+/// Destination of encoded bytes. Appending can fail.
 pub(crate) trait Sink {
-    /// The error of running out of memory.
+    /// The error of an append that fails.
     type Error;
     /// Appends `bytes`.
     fn put(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
@@ -122,7 +122,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     ))
 }
 
-/// Whether `name` can name a box or a descriptor.
+/// Whether `name` is valid as the name of a box or a descriptor.
 pub(crate) fn name_is_valid(name: &[u8]) -> bool {
     !name.is_empty()
         && name.len() < NAME_LEN
@@ -132,13 +132,13 @@ pub(crate) fn name_is_valid(name: &[u8]) -> bool {
         && !name.contains(&0)
 }
 
-/// The string in a NUL-padded array; `None` without a NUL.
+/// Returns the string in a NUL-padded array; `None` if there is no NUL.
 pub(crate) fn until_nul(array: &[u8]) -> Option<&[u8]> {
     let end = array.iter().position(|&byte| byte == 0)?;
     array.get(..end)
 }
 
-/// A box, as far as it crosses a kexec: its name, and owner and mode of its node.
+/// The parts of a box that cross a kexec: its name, and the owner and mode of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BoxRecord<'a> {
     pub(crate) name: &'a [u8],
@@ -149,19 +149,20 @@ pub(crate) struct BoxRecord<'a> {
     fds: &'a [u8],
 }
 
-/// Bytes of the record of a box whose descriptors take `fds_len`; `None` if they are more than the
-/// record can tell.
+/// Size of the record of a box whose descriptor records take `fds_len` bytes; `None` if it does not
+/// fit into the length field.
 pub(crate) fn box_len(fds_len: usize) -> Option<u32> {
     u32::try_from(BOX_LEN.checked_add(fds_len)?).ok()
 }
 
 layout::layout! {
-    /// A box before its name, which has [`NAME_LEN`] bytes. Its descriptors follow.
+    /// The fields of a box record. They are followed by the name ([`NAME_LEN`] bytes) and the
+    /// descriptors.
     struct BoxHead {
-        /// Of the record, its descriptors included.
+        /// Size of the record, including its descriptors.
         len: u32,
         nr_fds: u32,
-        /// Of the node, as the two that follow.
+        /// Mode of the node; the owner follows.
         mode: u32,
         uid: u32,
         gid: u32,
@@ -169,7 +170,7 @@ layout::layout! {
     }
 }
 
-/// Writes the head of a box whose record takes `len` bytes, see [`box_len`].
+/// Writes the fields and the name of a box. `len` is the result of [`box_len`].
 pub(crate) fn put_box<S: Sink>(
     out: &mut S,
     name: &[u8],
@@ -190,10 +191,10 @@ pub(crate) fn put_box<S: Sink>(
 }
 
 layout::layout! {
-    /// A descriptor before its name, its compatible string, which has [`COMPATIBLE_LEN`] bytes, and
-    /// its data, which is padded to a multiple of 8.
+    /// The fields of a descriptor record. They are followed by the name ([`NAME_LEN`] bytes), the
+    /// compatible string ([`COMPATIBLE_LEN`] bytes) and the data, padded to a multiple of 8.
     struct FdHead {
-        /// Of the record, data and padding included.
+        /// Size of the record, including data and padding.
         len: u32,
         data_len: u32,
         first_extent: u64,
@@ -201,7 +202,7 @@ layout::layout! {
     }
 }
 
-/// A descriptor: its name, its kind, which extents are its own, what its kind saved.
+/// A descriptor: its name, its kind, its extents, and the data that its kind saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FdRecord<'a> {
     pub(crate) name: &'a [u8],
@@ -212,7 +213,7 @@ pub(crate) struct FdRecord<'a> {
 }
 
 impl FdRecord<'_> {
-    /// Bytes it takes in the body.
+    /// Size of its record in the body.
     pub(crate) fn encoded_len(data_len: usize) -> usize {
         FD_LEN + data_len.next_multiple_of(8)
     }
@@ -239,14 +240,14 @@ fn put_padded<S: Sink>(out: &mut S, bytes: &[u8], len: usize) -> Result<(), S::E
     out.put(&ZERO[..len - bytes.len()])
 }
 
-/// The inverse, for a string: takes it and the NULs behind it off the front.
+/// The inverse for a string: removes it, with its padding, from the front of `bytes`.
 fn take_string<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
     let (array, rest) = bytes.split_at_checked(len)?;
     *bytes = rest;
     until_nul(array)
 }
 
-/// What the root points at: extents, then boxes.
+/// The body: the extents, followed by the boxes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Body<'a> {
     bytes: &'a [u8],
@@ -254,8 +255,8 @@ pub(crate) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Checks length, checksum and extents, and for a [`VERSION`] that this code
-    /// knows every record. Only then may anything be taken from it.
+    /// Checks length, checksum and extents and, if the version is [`VERSION`], all records. Nothing
+    /// may be read from the body before this.
     pub(crate) fn check(root: Root, bytes: &'a [u8], crc: Crc) -> Result<Self, Malformed> {
         let len = usize::try_from(root.body_len).map_err(|_| Malformed::Truncated)?;
         let bytes = bytes.get(..len).ok_or(Malformed::Truncated)?;
@@ -299,8 +300,8 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    /// `count` extents from the one at `first` on, as they are written; [`check`](Self::check) made
-    /// sure that all can be decoded.
+    /// Returns `count` encoded extents, starting with number `first`. All can be decoded: see
+    /// [`check`](Self::check).
     pub(crate) fn raw_extents(
         &self,
         first: u64,
@@ -308,7 +309,7 @@ impl<'a> Body<'a> {
     ) -> Result<impl Iterator<Item = u64> + use<'a>, Malformed> {
         let end = first.checked_add(count);
         let in_list = end.filter(|&end| end <= self.root.nr_extents);
-        // They lie in the body: so said Root::decode().
+        // Root::decode() checked that the extent list fits into the body.
         let at = |index: u64| usize::try_from(index).ok()?.checked_mul(8);
         let range = in_list.and_then(|end| Some(at(first)?..at(end)?));
         let bytes = range.and_then(|range| self.bytes.get(range));
@@ -316,7 +317,7 @@ impl<'a> Body<'a> {
         Ok(words.filter_map(|word| u64_at(word, 0)))
     }
 
-    /// The boxes, in the order they were sealed.
+    /// The boxes, in the order in which they were sealed.
     pub(crate) fn boxes(&self) -> impl Iterator<Item = Result<BoxRecord<'a>, Malformed>> + use<'a> {
         let start = self.root.nr_extents as usize * 8;
         records(self.bytes.get(start..).unwrap_or(&[]), decode_box)
@@ -324,13 +325,13 @@ impl<'a> Body<'a> {
 }
 
 impl<'a> BoxRecord<'a> {
-    /// Its descriptors, in the order they were put in.
+    /// Its descriptors, in the order in which they were put in.
     pub(crate) fn fds(&self) -> impl Iterator<Item = Result<FdRecord<'a>, Malformed>> + use<'a> {
         records(self.fds, decode_fd)
     }
 }
 
-/// Splits `bytes` into records that begin with their length; ends after an error.
+/// Splits `bytes` into records, each of which starts with its length. Ends after an error.
 fn records<'a, T: 'a>(
     mut bytes: &'a [u8],
     decode: fn(&'a [u8]) -> Result<T, Malformed>,

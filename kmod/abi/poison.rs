@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The broken pages of memory that one kernel tells the next one of.
+//! The handover ABI: the list of poisoned pages (hwpoison).
 //!
-//! The KHO subtree `fdbox-broken` points at one page: a magic number, how many there are, a
-//! checksum, and their page frame numbers, in ascending order. It is there only if there are any.
+//! The KHO subtree `fdbox-broken` points to one page, with a magic number, a checksum, the number
+//! of poisoned pages, and their page frame numbers in ascending order. It exists only if there are
+//! any.
 //!
-//! This file holds no logic but encoding and has no dependency: the project's tests build it on
-//! the host.
+//! Like `mod.rs`, this file only encodes and decodes, and is built on the host by the project's
+//! tests.
 
 /// Name of the KHO subtree.
 pub(crate) const SUBTREE: &core::ffi::CStr = c"fdbox-broken";
 const MAGIC: [u8; 8] = *b"FDBOXBAD";
-/// Bytes of it all.
+/// Size of the list, which is one page.
 pub(crate) const LEN: usize = 4096;
 const HEAD_LEN: usize = 16;
-/// So many page frame numbers there is room for.
+/// Maximum number of page frame numbers in the list.
 pub(crate) const MOST: usize = (LEN - HEAD_LEN) / 8;
 
-/// Writes the page; what is beyond [`MOST`] is left out.
+/// Encodes the list. Page frame numbers beyond [`MOST`] are left out.
 ///
 /// | offset | bytes | what |
 /// |---|---|---|
@@ -37,7 +38,7 @@ pub(crate) fn encode(pfns: &[u64], out: &mut [u8; LEN], crc: fn(&[u8]) -> u32) {
     out[8..12].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// The page frame numbers in a page that the last kernel wrote; `None` when it is not one.
+/// Decodes the list of the previous kernel; `None` if it is invalid.
 pub(crate) fn decode(
     page: &[u8; LEN],
     crc: fn(&[u8]) -> u32,

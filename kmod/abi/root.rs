@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handover ABI: its root, which is the same in every version.
+//! The handover ABI: the root. It is the same in every version.
 
 use super::layout::Layout;
 use super::{Crc, Malformed, Sink};
@@ -8,19 +8,19 @@ use super::{Crc, Malformed, Sink};
 const ROOT_LEN: usize = super::ROOT_LEN;
 
 super::layout::layout! {
-    /// The fixed-size page that KHO points at, without its checksum, which is a `u32` behind it.
+    /// The fields of the root. They are followed by its checksum, a `u32`.
     struct RootLayout {
         magic: [u8; 8],
         version: u32,
-        /// Of the root: [`super::ROOT_LEN`].
+        /// Size of the root: [`super::ROOT_LEN`].
         len: u32,
         body_len: u64,
         body_crc: u32,
         nr_boxes: u32,
         nr_extents: u64,
-        /// The body's `struct kho_vmalloc`.
+        /// The `struct kho_vmalloc` of the body.
         body_vmalloc: [u8; 16],
-        /// Release of the kernel that wrote it.
+        /// Release of the kernel that wrote the handover.
         producer: [u8; super::PRODUCER_LEN],
         zero: [u8; 132],
     }
@@ -28,7 +28,7 @@ super::layout::layout! {
 
 const _: () = assert!(RootLayout::LEN + 4 == ROOT_LEN);
 
-/// What the root says.
+/// The contents of the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Root {
     pub(crate) version: u32,
@@ -40,7 +40,7 @@ pub(crate) struct Root {
     pub(crate) producer: [u8; super::PRODUCER_LEN],
 }
 
-/// A root that is being written.
+/// Destination of a root that is being encoded.
 struct RootBytes {
     bytes: [u8; ROOT_LEN],
     len: usize,
@@ -79,7 +79,7 @@ impl Root {
         out.bytes
     }
 
-    /// Checks everything but the version, which only the boxes depend on.
+    /// Checks everything except the version, on which only the boxes depend.
     pub(crate) fn decode(bytes: &[u8], crc: Crc) -> Result<Root, Malformed> {
         let bytes = bytes.get(..ROOT_LEN).ok_or(Malformed::Truncated)?;
         let mut rest = bytes;

@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * For the tests: leaves a handover for fdbox.ko of the next kernel that is wrong
- * in one way, and looks whether a handover went through a kernel unharmed.
+ * For the tests: leaves a handover with one error for fdbox.ko of the next kernel,
+ * or checks whether such a handover was passed on unchanged.
  *
  *	insmod fdbox_forge.ko how=HOW
  *
- * HOW is none of them, "magic", "root-short", "body-short", "root", "body",
- * "extent", "name", "box-twice", "fd-twice", "trailing", or "version" (a newer
- * version, else correct), or "verify":
- * loading succeeds when this kernel was left what "version" had left, its page
- * included, and fails with EILSEQ when not. With "records" the handover is right
- * and what the kinds saved is wrong, in another way in each descriptor; with
- * "carried" it names memory that KHO did not keep. With "blocks" there
- * is a memfd of pages that KHO kept each by itself, and another one of the second
- * of them.
+ * Values of HOW:
  *
- * It writes the handover from docs/handover-abi.md, not from the module's code.
+ *	none	no error
+ *	magic, root-short, body-short, root, body, extent, name, box-twice,
+ *	fd-twice, trailing
+ *		an error in this part
+ *	version	a newer version, otherwise correct
+ *	verify	loading succeeds if the handover that "version" wrote in the last
+ *		kernel has arrived, with its page, and fails with EILSEQ if not
+ *	records	the handover is correct, the data of each descriptor is not
+ *	carried	the memory of a descriptor was not preserved by KHO
+ *	blocks	a memfd whose pages were preserved one by one, and another memfd
+ *		that has the second of them
+ *
+ * The handover is written by docs/handover-abi.md and not by the module's code.
  */
 #include <linux/crc32.h>
 #include <linux/io.h>
@@ -46,7 +50,7 @@ static u32 sum(const void *data, size_t len)
 	return ~crc32_le(~0U, data, len);
 }
 
-/* A descriptor, with the data of its kind and up to two extents. */
+/* A descriptor with the data of its kind and up to two extents. */
 struct forged_fd {
 	const char *name;
 	const char *compatible;
@@ -55,15 +59,15 @@ struct forged_fd {
 	u64 extents[2];
 };
 
-/* A memfd of two pages, without owner, group and name. */
+/* A memfd of two pages, with owner and group 0 and without a name. */
 static const u8 memfd[36] = { 0, 0x20 };
-/* The same with a name of 255 bytes, none of which is there. */
+/* The same with a name of 255 bytes that is missing. */
 static const u8 memfd_named[36] = { 0, 0x20, [32] = 255 };
-/* One of a page. */
+/* A memfd of one page. */
 static const u8 memfd_page[36] = { 0, 0x10 };
-/* A machine that is none. */
+/* A machine number that does not exist. */
 static const u8 vm_machine[12] = { [8] = 1 };
-/* A guest_memfd of two pages, of the VM "vm". */
+/* A guest_memfd of two pages that belongs to the VM "vm". */
 static const u8 guest[22] = { 0, 0x20, [8] = 3, [16] = 2, [20] = 'v', 'm' };
 
 #define MEMFD	"fdbox,memfd-v1"
@@ -71,8 +75,9 @@ static const u8 guest[22] = { 0, 0x20, [8] = 3, [16] = 2, [20] = 'v', 'm' };
 #define GUEST	"fdbox,guest-memfd-v1"
 
 /*
- * An extent of one page is its page frame number. @kept is the first of four, of
- * which KHO keeps two. This is one of two pages, beyond any memory.
+ * An extent of one page is encoded as its page frame number. @kept is the first of
+ * four pages, two of which KHO preserves. This extent has two pages at an address
+ * where there is no memory.
  */
 #define NOT_KEPT	(BIT_ULL(40) | BIT_ULL(30))
 
@@ -117,7 +122,7 @@ static u32 forged_fds(struct forged_fd *fds, u64 kept)
 	return is("fd-twice") ? 2 : 1;
 }
 
-/* An empty box of the same name, behind it; returns the length. */
+/* Appends an empty box of the same name and returns the length. */
 static u32 fill_box(u8 *bx)
 {
 	put_unaligned_le32(BOX_LEN, bx);
@@ -126,7 +131,7 @@ static u32 fill_box(u8 *bx)
 	return BOX_LEN;
 }
 
-/* One box "forged"; returns the length. */
+/* Writes the box "forged" and returns the length. */
 static u32 fill_body(u8 *body, u64 kept, u32 *extents)
 {
 	struct forged_fd fds[16];
@@ -178,7 +183,7 @@ static void fill_root(u8 *root, const u8 *body, u32 len, u32 extents,
 		root[60] ^= 1;
 }
 
-/* Memory is on purpose never freed: the next kernel has it. */
+/* The memory is not freed, because it is handed over to the next kernel. */
 static int forge(void)
 {
 	struct kho_vmalloc vm = {};
@@ -195,7 +200,7 @@ static int forge(void)
 	if (!page || IS_ERR(root) || !body)
 		return -ENOMEM;
 	memset(page_address(page), PATTERN, 2 * PAGE_SIZE);
-	/* One by one: KHO has two blocks of order 0. */
+	/* One by one, so that KHO has two blocks of order 0. */
 	err = kho_preserve_pages(page, 1) ?: kho_preserve_pages(page + 1, 1);
 	err = err ?: kho_preserve_vmalloc(body, &vm);
 	if (err)
@@ -225,7 +230,7 @@ static int verify(void)
 	if (!body || sum(body, get_unaligned_le64(root + 16)) != get_unaligned_le32(root + 24))
 		return -EILSEQ;
 	phys = PFN_PHYS(get_unaligned_le64(body));
-	/* Still one by one. */
+	/* As above. */
 	if (!kho_restore_pages(phys, 1) || !kho_restore_pages(phys + PAGE_SIZE, 1) ||
 	    memchr_inv(phys_to_virt(phys), PATTERN, 2 * PAGE_SIZE))
 		return -EILSEQ;

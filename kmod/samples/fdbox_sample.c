@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A driver that enlightens its files: each open of /dev/fdbox_sample has one
- * page of state, set by write() and read by read(), that rides in a box and
- * across a kexec.
+ * Sample driver whose files can be put into a box. Each open file of
+ * /dev/fdbox_sample has up to one page of state, which write() sets and read()
+ * returns, and which is preserved across a kexec.
  *
- * Preserved: the state. Not preserved: the file position, what it depends on.
+ * Preserved: the state. Not preserved: the file position, and the file that it
+ * depends on.
  *
- * While sealed: the length of the state cannot change. Its content may.
+ * While it is sealed, the length of the state cannot change. Its content can.
  */
 #include <linux/anon_inodes.h>
 #include <linux/fdbox.h>
@@ -21,21 +22,21 @@
 #include <linux/mutex.h>
 #include <linux/slab.h>
 
-/* What crosses the kexec beside the folio; the string names this layout. */
+/* What is saved in addition to the folio. The compatible string stands for this layout. */
 #define SAMPLE_COMPATIBLE "fdbox,sample-v1"
 struct sample_state {
 	__le32 len;
 };
 
-/* The argument is a descriptor of a file that must be in the box for SEAL. */
+/* The argument is a descriptor of a file, which must be in the same box for SEAL. */
 #define SAMPLE_NEEDS	_IO('.', 0x80)
 
-/* For tests: what becomes of a driver that saves more than it may, or than it reads. */
+/* For tests: a driver that saves more than is allowed, or than it can read. */
 static unsigned int excess;
 module_param(excess, uint, 0600);
 MODULE_PARM_DESC(excess, "bytes to save beyond the state (default 0); restore refuses them");
 
-/* For tests: what becomes of pages that a driver saves and does not take back. */
+/* For tests: pages that a driver saves and does not restore. */
 static unsigned int spare;
 module_param(spare, uint, 0600);
 MODULE_PARM_DESC(spare, "blocks of 2 MiB to save beside the state (default 0); restore leaves them");
@@ -48,12 +49,12 @@ MODULE_PARM_DESC(keep, "whether files that are sealed are not given back (defaul
 struct sample_file {
 	struct mutex lock;	/* protects the rest */
 	struct folio *folio;
-	size_t len;		/* in use of the folio */
-	struct file *needed;	/* must be in the same box, if any */
-	bool frozen;		/* sealed: the length must stay */
+	size_t len;		/* of the state, in bytes */
+	struct file *needed;	/* must be in the same box; may be NULL */
+	bool frozen;		/* sealed: the length must not change */
 };
 
-/* Takes over the reference of @folio, unless it fails. */
+/* Takes over the reference to @folio on success. */
 static struct sample_file *sample_new(struct folio *folio, size_t len)
 {
 	struct sample_file *sample = kzalloc_obj(*sample);
@@ -101,7 +102,7 @@ static ssize_t sample_read(struct file *file, char __user *buf, size_t len, loff
 				       sample->len);
 }
 
-/* Replaces the state, whatever the position. While it is sealed, by one as long. */
+/* Replaces the state and ignores the position. A sealed file must keep its length. */
 static ssize_t sample_write(struct file *file, const char __user *buf, size_t len,
 			    loff_t *pos)
 {
@@ -121,7 +122,7 @@ static ssize_t sample_write(struct file *file, const char __user *buf, size_t le
 
 static const struct file_operations sample_fops;
 
-/* Lets the file depend on another, of any other driver: so it cannot be in a circle. */
+/* Makes the file depend on one of another driver, so that there is no cycle. */
 static long sample_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct sample_file *sample = file->private_data;
@@ -157,7 +158,7 @@ static const struct file_operations sample_fops = {
 	.unlocked_ioctl = sample_ioctl,
 };
 
-/* The first thing at SEAL: nothing changes when it fails. */
+/* The first step of SEAL. Changes nothing on failure. */
 static int sample_seal(struct fdbox_fd *fd)
 {
 	struct sample_file *sample = fdbox_fd_file(fd)->private_data;
@@ -172,7 +173,7 @@ static int sample_seal(struct fdbox_fd *fd)
 	return err;
 }
 
-/* Nothing changes here: another file may still refuse. */
+/* Must not change anything, since another file may still refuse UNSEAL. */
 static int sample_unseal(struct fdbox_fd *fd)
 {
 	if (READ_ONCE(keep))
@@ -197,7 +198,7 @@ static int sample_write_excess(struct fdbox_fd *fd, size_t len)
 	return err;
 }
 
-/* Until the next kernel, which frees them, nobody does. */
+/* These folios are not freed before the next kernel does it. */
 static int sample_preserve_spare(struct fdbox_fd *fd, unsigned int nr)
 {
 	struct folio *folio;
@@ -217,7 +218,7 @@ static u64 sample_bytes(struct file *file)
 	return folio_size(sample->folio);
 }
 
-/* The length cannot change any more: the file is frozen. */
+/* The file is frozen, so its length cannot change. */
 static int sample_kho_write(struct fdbox_fd *fd)
 {
 	struct sample_file *sample = fdbox_fd_file(fd)->private_data;
@@ -231,7 +232,7 @@ static int sample_kho_write(struct fdbox_fd *fd)
 	return err ?: sample_preserve_spare(fd, READ_ONCE(spare));
 }
 
-/* What was saved, or NULL if this version of the driver does not read it. */
+/* Returns the saved state, or NULL if this version of the driver cannot read it. */
 static const struct sample_state *sample_saved(struct fdbox_fd *fd)
 {
 	const struct sample_state *state;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * For the tests: as long as it is loaded, a PCI device cannot be enabled, as if
- * no address had been found for its first region. Whoever opens the device
- * fails half-way.
+ * For the tests: while this is loaded, a PCI device cannot be enabled, as if no
+ * address had been assigned to its first BAR. So opening the device fails half-way.
  */
 #include <linux/ioport.h>
 #include <linux/kernel.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * For the tests: has a VM look like one that no machine of the lab can make.
- * "FD TYPE PROTECTED" is written to the device.
+ * For the tests: makes a VM look like one of a type that the emulated machine does
+ * not support. "FD TYPE PROTECTED" is written to the device.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -27,7 +27,7 @@ static ssize_t vmtype_write(struct file *unused, const char __user *text, size_t
 	CLASS(fd, vm)(fd);
 	if (fd_empty(vm))
 		return -EBADF;
-	/* The tests give it no other file than that of a VM. */
+	/* The tests only use it with files of VMs. */
 	kvm = fd_file(vm)->private_data;
 	kvm->arch.vm_type = type;
 	kvm->arch.has_protected_state = protected;
