@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* For the tests: what the two halves of fdbox_probe know of each other. */
+/* For the tests: declarations that the two files of fdbox_probe share. */
 #ifndef _FDBOX_PROBE_H
 #define _FDBOX_PROBE_H
 
@@ -7,17 +7,18 @@ struct file;
 struct file_operations;
 struct folio;
 
-/* The callback that a test holds up. */
+/* The callback that is delayed. */
 enum {
 	PROBE_HOLD_NONE,
 	PROBE_HOLD_SEAL,
 	PROBE_HOLD_WRITE,
 	PROBE_HOLD_RESTORE,
+	PROBE_HOLD_DISCARD,
 };
 
 extern const struct file_operations probe_fops;
 
-/* A file of the driver with an anonymous inode; it owns the folio. */
+/* Creates a file of the driver with an anonymous inode. It owns @folio. */
 struct file *probe_anonymous(struct folio *folio);
 int probe_hold_up(int here);
 int probe_node_register(void);

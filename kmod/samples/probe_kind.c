@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * For the tests: calls every function of <linux/fdbox.h>, also where it may not
- * be called, and registers what may not be registered. The parameter "wrong"
- * counts the answers that are not those of docs/uapi.md; the log has them.
+ * For the tests: calls every function of <linux/fdbox.h>, also where that is not
+ * allowed, and tries to register invalid kinds. The parameter "wrong" counts the
+ * results that differ from docs/uapi.md. They are also logged.
  */
 #include <linux/fdbox.h>
 #include <linux/fs.h>
@@ -31,7 +31,7 @@ static unsigned int wrong;
 module_param(wrong, uint, 0400);
 MODULE_PARM_DESC(wrong, "answers that were wrong so far");
 
-/* How often the callbacks were called; what was taken back counts no more. */
+/* Number of calls of take, of carry without those that were undone, and of discard. */
 static unsigned int taken, carried, discarded;
 module_param(taken, uint, 0400);
 module_param(carried, uint, 0400);
@@ -77,7 +77,7 @@ static void no_name(const char *where, struct fdbox_fd *fd)
 	expect(where, fdbox_fd_name(fd, fdbox_fd_file(fd), name), -EINVAL);
 }
 
-/* The box has the probe under a name that begins so, and no other file under that one. */
+/* The name of the file begins with "probe", and the box has no other file of that name. */
 static void is_probe(const char *where, struct fdbox_fd *fd)
 {
 	char name[FDBOX_NAME_LEN] = {};
@@ -115,7 +115,7 @@ static int probe_kho_write(struct fdbox_fd *fd)
 	expect("nothing in kho_write", fdbox_fd_write(fd, NULL, 0), 0);
 	expect("too much in kho_write", fdbox_fd_write(fd, data, TOO_MUCH), -EFBIG);
 	kvfree(data);
-	/* In two parts: the second is appended. */
+	/* In two parts, the second of which is appended. */
 	err = fdbox_fd_write(fd, "pro", 3) ?: fdbox_fd_write(fd, "be", 2);
 	return err ?: fdbox_fd_preserve(fd, file->private_data);
 }
@@ -140,7 +140,7 @@ static void probe_thaw(struct fdbox_fd *fd)
 	no_restore("restore in thaw", fd);
 }
 
-/* The same file: there is nothing that a taker could not do with it. */
+/* Returns the same file, which any process can use. */
 static struct file *probe_take(struct fdbox_fd *fd)
 {
 	no_refuse("refuse in take", fd);
@@ -149,7 +149,7 @@ static struct file *probe_take(struct fdbox_fd *fd)
 	return get_file(fdbox_fd_file(fd));
 }
 
-/* What can be read of what was saved, and what else a callback for it may not do. */
+/* Checks the saved data, and that nothing but reading it is allowed. */
 static void is_saved(const char *where, struct fdbox_fd *fd)
 {
 	const void *data;
@@ -187,6 +187,7 @@ static void probe_uncarry(struct fdbox_fd *fd)
 static void probe_discard(struct fdbox_fd *fd)
 {
 	is_saved("discard", fd);
+	probe_hold_up(PROBE_HOLD_DISCARD);
 	discarded++;
 }
 
@@ -233,7 +234,7 @@ static const struct fdbox_kind probe_kind = {
 
 static void refused(const char *what, struct fdbox_kind kind, int err)
 {
-	/* Only the refusal is wanted: what is on the stack must not stay. */
+	/* @kind is on the stack, so it must not stay registered. */
 	int answer = fdbox_register_kind(&kind);
 
 	expect(what, answer, err);
@@ -272,7 +273,7 @@ static int __init probe_init(void)
 {
 	int err;
 
-	/* Forgotten, it can be registered again. */
+	/* A kind can be registered again after it was unregistered. */
 	expect("the first time", fdbox_register_kind(&probe_kind), 0);
 	fdbox_unregister_kind(&probe_kind);
 	err = fdbox_register_kind(&probe_kind);

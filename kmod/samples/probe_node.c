@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * For the tests: the node of fdbox_probe, by which a test holds up a callback of
- * the driver or the reboot, and the files that the driver knows.
+ * For the tests: the device node of fdbox_probe. Through it a test delays a callback
+ * of the driver or a reboot. Its open files are the files of the driver.
  */
 #include <linux/anon_inodes.h>
 #include <linux/completion.h>
@@ -18,14 +18,14 @@
 
 #define HOLD_LIMIT	(30 * HZ)
 
-/* Before fdbox.ko hears of a reboot, and after. */
+/* Delays a reboot before the notifier of fdbox.ko is called, and after. */
 static bool hold_first, hold;
 static DECLARE_COMPLETION(begun);
 static DECLARE_COMPLETION(may_start);
 static DECLARE_COMPLETION(rebooting);
 static DECLARE_COMPLETION(may_go);
 
-/* The callback that is held up the next time it is called, if one is to be. */
+/* The callback whose next call is delayed. */
 static int hold_at;
 static int held_err;
 static DECLARE_COMPLETION(held);
@@ -44,7 +44,7 @@ static int probe_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* Waits for "let-go" or "fail", if this is the callback that is to be held up. */
+/* Waits for "let-go" or "fail" if this callback is to be delayed. */
 int probe_hold_up(int here)
 {
 	if (cmpxchg(&hold_at, here, PROBE_HOLD_NONE) != here)
@@ -56,13 +56,13 @@ int probe_hold_up(int here)
 }
 
 /*
- * "early" has the next reboot wait before fdbox.ko hears of it, until "start" is
- * written; "begun" returns when it waits. "hold" has it wait once fdbox.ko has
- * heard of it, until "go" is written; read() waits for that.
+ * "early" delays the next reboot before the notifier of fdbox.ko is called, until
+ * "start" is written; "begun" returns when the reboot waits. "hold" delays it after
+ * that notifier, until "go" is written; read() returns when the reboot waits.
  *
- * "seal", "write" and "restore" hold up the next such callback, whichever file
- * it is for, until "let-go" or, for it to fail, "fail"; "await" returns when one
- * is held up.
+ * "seal", "write", "restore" and "discard" delay the next call of that callback, for
+ * any file, until "let-go" is written, or "fail", which makes it fail. "await"
+ * returns when a callback waits.
  */
 static ssize_t probe_write(struct file *file, const char __user *text, size_t len,
 			   loff_t *pos)
@@ -88,6 +88,8 @@ static ssize_t probe_write(struct file *file, const char __user *text, size_t le
 		hold_at = PROBE_HOLD_WRITE;
 	} else if (!strcmp(word, "restore")) {
 		hold_at = PROBE_HOLD_RESTORE;
+	} else if (!strcmp(word, "discard")) {
+		hold_at = PROBE_HOLD_DISCARD;
 	} else if (!strcmp(word, "await")) {
 		err = wait_for_completion_killable(&held);
 	} else {
@@ -126,19 +128,19 @@ static int probe_reboot(struct notifier_block *nb, unsigned long action, void *d
 	return NOTIFY_DONE;
 }
 
-/* Before fdbox.ko, whose priority is 0. */
+/* Called before the notifier of fdbox.ko, which has priority 0. */
 static struct notifier_block probe_reboot_first_nb = {
 	.notifier_call = probe_reboot_first,
 	.priority = 1,
 };
 
-/* After it. */
+/* Called after it. */
 static struct notifier_block probe_reboot_nb = {
 	.notifier_call = probe_reboot,
 	.priority = -1,
 };
 
-/* Any ioctl: another such file, with an anonymous inode. */
+/* Any ioctl returns another file of the driver, with an anonymous inode. */
 static long probe_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct folio *folio = folio_alloc(GFP_KERNEL | __GFP_ZERO, 0);

@@ -45,6 +45,12 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::OneBoot,
         stages: &[anonymous_inode],
     },
+    &Scenario {
+        name: "busy/what-arrived",
+        about: "a box of which something is restored, or that is deleted, holds no other box up",
+        host: HostKind::Kexec,
+        stages: &[arriving, arrived],
+    },
 ];
 
 /// The ioctl of x86-64 in /proc/PID/syscall.
@@ -98,7 +104,10 @@ fn beside_it(busy: &FdBox) -> Result<()> {
     equal("The bytes of the memfd", entries[1].bytes, PAGE)?;
     fails("The last SEAL's error", busy.seal_error(), Errno::NOENT)?;
     fails("DELETE_BOX", busy.try_delete(), Errno::BUSY)?;
+    another_box()
+}
 
+fn another_box() -> Result<()> {
     let other = FdBox::create("busy-other")?;
     other.put(memfd(c"other", PAGE)?, "memory")?;
     other.seal()?;
@@ -232,4 +241,49 @@ fn anonymous_inode(_: &Cx<'_>) -> Result<()> {
         fdbox.delete()?;
     }
     Ok(())
+}
+
+const ARRIVED: &str = "busy-arrived";
+
+fn arriving(_: &Cx<'_>) -> Result<()> {
+    Probe::load()?;
+    let fdbox = FdBox::create(ARRIVED)?;
+    for name in ["probe", "probe-discarded"] {
+        fdbox.put(Probe::file()?, name)?;
+    }
+    fdbox.seal()
+}
+
+fn arrived(_: &Cx<'_>) -> Result<()> {
+    let probe = Probe::load()?;
+    let fdbox = FdBox::open(ARRIVED)?;
+    fdbox.unseal()?;
+    std::thread::scope(|scope| {
+        probe.tell("restore")?;
+        let get = scope.spawn(|| fdbox.try_get("probe"));
+        probe.tell("await")?;
+        let beside = beside_a_restore(&fdbox);
+        probe.tell("let-go")?;
+        drop(ended(get)?.context("GET_FD")?);
+        beside
+    })?;
+    std::thread::scope(|scope| {
+        probe.tell("discard")?;
+        let delete = scope.spawn(|| fdbox.try_delete());
+        probe.tell("await")?;
+        let listed = fdbox::listed(ARRIVED);
+        let beside = another_box();
+        probe.tell("let-go")?;
+        ended(delete)?.context("DELETE_BOX")?;
+        equal("The deleted box in the list", listed?.is_some(), false)?;
+        beside
+    })
+}
+
+fn beside_a_restore(fdbox: &FdBox) -> Result<()> {
+    let listed = fdbox::listed(ARRIVED)?.context("The box in the list")?;
+    equal("The number in the list", listed.fds, 2)?;
+    equal("The number of entries", fdbox.entries()?.len(), 2)?;
+    fails("DELETE_BOX", fdbox.try_delete(), Errno::BUSY)?;
+    another_box()
 }
