@@ -21,6 +21,8 @@ mod kind;
 mod kinds;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit_boxes;
 mod leaving;
 mod module_hold;
 mod name;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit tests of what is pure: no file, no page and no other kernel is touched. They run when the
+//! KUnit tests of what is pure: no file, no page and no other kernel is touched. (Those of `kunit_boxes`
+//! have files.) They run when the
 //! module is loaded, in a kernel with `CONFIG_KUNIT=y`. What `abi/` encodes is tested on the host,
 //! too, against golden files.
 

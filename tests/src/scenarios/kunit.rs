@@ -5,12 +5,15 @@ use std::fs::read_to_string;
 use anyhow::{Context, Result, ensure};
 
 /// The tests; each suite of them has to have run.
-const TESTS: &str = include_str!("../../../kmod/kunit.rs");
+const TESTS: [&str; 2] = [
+    include_str!("../../../kmod/kunit.rs"),
+    include_str!("../../../kmod/kunit_boxes.rs"),
+];
 
 /// Fails with what KUnit says when a test of the module failed, or did not run.
 pub(crate) fn check() -> Result<()> {
     let suites: Vec<(&str, usize)> = suites().collect();
-    ensure!(!suites.is_empty(), "kmod/kunit.rs has no tests");
+    ensure!(!suites.is_empty(), "The module has no tests");
     for (suite, tests) in suites {
         let path = format!("/sys/kernel/debug/kunit/{suite}/results");
         let results = read_to_string(&path).with_context(|| {
@@ -23,7 +26,9 @@ pub(crate) fn check() -> Result<()> {
 
 /// (name, number of tests) of each suite.
 fn suites() -> impl Iterator<Item = (&'static str, usize)> {
-    TESTS.split("#[kunit_tests(").skip(1).map(|text| {
+    let texts = TESTS.into_iter();
+    let suites = texts.flat_map(|tests| tests.split("#[kunit_tests(").skip(1));
+    suites.map(|text| {
         let name = text.split(')').next().unwrap_or_default();
         (name, text.matches("#[test]").count())
     })
@@ -65,7 +70,13 @@ ok 1 fdbox_name
         let names: Vec<_> = suites().map(|(name, _)| name).collect();
         assert_eq!(
             names,
-            ["fdbox_abi", "fdbox_record", "fdbox_coalesce", "fdbox_name"]
+            [
+                "fdbox_abi",
+                "fdbox_record",
+                "fdbox_coalesce",
+                "fdbox_name",
+                "fdbox_boxes"
+            ]
         );
         assert!(suites().all(|(_, tests)| tests > 2));
     }
