@@ -8,6 +8,7 @@ use vmm_fdbox::update::Step;
 
 use crate::devices::virtio::spec::FdSpec;
 use crate::guest::state::VERSION;
+use crate::sandbox::Level;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 
 mod ask;
@@ -241,6 +242,9 @@ pub(crate) struct LiveUpdateArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "binary",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
+    /// What the VMM of the new binary gives up. Default: as much as the old one did (on or off).
+    #[arg(long, value_name = "HOW", value_enum, requires = "binary")]
+    pub(crate) sandbox: Option<Level>,
     /// Write the report of an update with --binary to a file, as JSON.
     #[arg(long, value_name = "FILE", requires = "binary")]
     pub(crate) report: Option<PathBuf>,

@@ -11,6 +11,8 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::sandbox::Level;
+
 /// A process's user, its groups, and where the kernel counts what it uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -21,6 +23,8 @@ pub(crate) struct Identity {
     cgroup: Option<PathBuf>,
     /// How soon it is killed when memory is short.
     oom_score_adj: Option<String>,
+    /// Whether a filter of system calls confines it.
+    is_confined: bool,
 }
 
 impl Identity {
@@ -50,7 +54,21 @@ impl Identity {
             groups: numbers("Groups:")?,
             cgroup: None,
             oom_score_adj: None,
+            // SECCOMP_MODE_FILTER.
+            is_confined: numbers("Seccomp:").is_some_and(|mode| mode == [2]),
         })
+    }
+
+    pub(crate) fn is(&self, uid: u32, gid: u32) -> bool {
+        (self.uid, self.gid) == (uid, gid)
+    }
+
+    /// What it has given up, by the kernel's word. That a filter only logs, the kernel does not say.
+    pub(crate) fn sandbox(&self) -> Level {
+        match self.is_confined {
+            true => Level::On,
+            false => Level::Off,
+        }
     }
 
     /// Has a command run as this user, if that is another one than this process's.
@@ -101,7 +119,10 @@ mod tests {
         assert_eq!(own.gid, rustix::process::getegid().as_raw());
         let status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t36 107 \n";
         let other = Identity::parse(status).unwrap();
-        assert_eq!((other.uid, other.gid), (2, 6));
+        assert!(other.is(2, 6) && !other.is(2, 7) && !other.is(1, 6));
+        assert_eq!(other.sandbox(), Level::Off);
+        let confined = Identity::parse(&format!("{status}Seccomp:\t2\nSeccomp_filters:\t3\n"));
+        assert_eq!(confined.unwrap().sandbox(), Level::On);
         assert_eq!(other.groups, [36, 107]);
         assert_eq!(Identity::parse("Uid:\t1\n"), None);
     }
@@ -117,6 +138,7 @@ mod tests {
             groups: vec![36, 107],
             cgroup: None,
             oom_score_adj: None,
+            is_confined: false,
         };
         let mut command = Command::new("cat");
         nobody.give(command.arg("/proc/self/status"));

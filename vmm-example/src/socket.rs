@@ -1,12 +1,17 @@
 //! Unix sockets to listen on.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, chmod, chownat, fchmod, fstat, open};
+use rustix::io::Errno;
+use rustix::net;
 
 /// Whether what clients and terminal find is this process's to take down: not before a guest
 /// was taken over from another process, and no longer when it was handed on.
@@ -57,19 +62,40 @@ impl Drop for SocketPath {
 
 /// Listens on `path`, in place of a socket that nobody listens on any more. It is for this user only.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
-    let listener = bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let kind = net::SocketType::STREAM;
+    let flags = net::SocketFlags::CLOEXEC;
+    let socket = net::socket_with(net::AddressFamily::UNIX, kind, flags, None)?;
+    // The file that bind makes gets it: afterwards, somebody else's could be there, in a folder of theirs.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    let address = net::SocketAddrUnix::new(path)?;
+    match net::bind(&socket, &address) {
+        Err(Errno::ADDRINUSE) if is_dead_socket(path) => {
+            fs::remove_file(path)?;
+            net::bind(&socket, &address)?;
+        }
+        bound => bound?,
+    }
+    // As long a queue as the system allows.
+    net::listen(&socket, i32::MAX)?;
+    Ok(socket.into())
 }
 
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead_socket(path) => {
-            fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        bound => bound,
+/// Lets a group connect to a socket.
+pub(crate) fn share(path: &Path, group: u32) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = open(path, flags, Mode::empty())?;
+    if !FileType::from_raw_mode(fstat(&socket)?.st_mode).is_socket() {
+        return Err(Errno::NOTSOCK.into());
     }
+    chownat(
+        &socket,
+        "",
+        None,
+        Some(Gid::from_raw(group)),
+        AtFlags::EMPTY_PATH,
+    )?;
+    let itself = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    Ok(chmod(itself, Mode::from_raw_mode(0o660))?)
 }
 
 fn is_dead_socket(path: &Path) -> bool {
@@ -79,7 +105,34 @@ fn is_dead_socket(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
     use super::*;
+
+    #[test]
+    fn a_socket_is_its_users_and_the_groups_if_that_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _listener = listen(&path).unwrap();
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        let group = fs::metadata(&path).unwrap().gid();
+        share(&path, group).unwrap();
+        assert_eq!(mode(), 0o660);
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, file) = (dir.path().join("socket"), dir.path().join("file"));
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        symlink(&file, &path).unwrap();
+        assert!(listen(&path).is_err());
+        assert!(share(&path, 0).is_err());
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+    }
 
     #[test]
     fn a_dead_socket_is_replaced_and_a_live_one_is_not() {

@@ -1,5 +1,7 @@
 //! The options of what a VMM gives up.
 
+use std::path::{PathBuf, absolute};
+
 use clap::Args;
 
 use super::RunArgs;
@@ -19,17 +21,23 @@ pub(crate) struct SandboxArgs {
     pub(crate) sandbox: Level,
 }
 
+impl Level {
+    /// For the command line of another VMM.
+    pub(crate) fn argument(self) -> String {
+        let level = match self {
+            Self::On => "on",
+            Self::Log => "log",
+            Self::Off => "off",
+        };
+        format!("--sandbox={level}")
+    }
+}
+
 impl SandboxArgs {
     /// The same, for the command line of another VMM.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let user = self.user.map(|user| format!("--user={user}"));
-        let level = match self.sandbox {
-            Level::On => "on",
-            Level::Log => "log",
-            Level::Off => "off",
-        };
-        let level = format!("--sandbox={level}");
-        user.into_iter().chain([level]).collect()
+        user.into_iter().chain([self.sandbox.argument()]).collect()
     }
 
     pub(crate) fn sandbox(&self) -> Sandbox {
@@ -39,6 +47,11 @@ impl SandboxArgs {
             ..Sandbox::default()
         }
     }
+}
+
+/// A relative path says nothing of its folder.
+fn with_folder(path: &PathBuf) -> PathBuf {
+    absolute(path).unwrap_or_else(|_| path.clone())
 }
 
 impl RunArgs {
@@ -51,8 +64,8 @@ impl RunArgs {
         let vsock = self.devices.vsock.as_ref().map(|vsock| &vsock.socket);
         let sockets = [Some(&self.api_socket), console, hvc, vsock];
         Sandbox {
-            sockets: sockets.into_iter().flatten().cloned().collect(),
-            connects: vsock.cloned(),
+            sockets: sockets.into_iter().flatten().map(with_folder).collect(),
+            connects: vsock.map(with_folder),
             locks_memory: !self.passthrough.devices.is_empty(),
             ..self.privileges.sandbox()
         }

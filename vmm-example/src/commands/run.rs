@@ -15,6 +15,7 @@ use crate::kvm::Host;
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     args.check_output().map_err(anyhow::Error::msg)?;
     let host = Host::open()?;
+    args.sandbox().make_folders(args.life.api_group)?;
     let mut environment = Environment::open(&args.console, Some(&args.api_socket))?;
     environment = environment.shut_down_in(Duration::from_secs(args.life.shutdown_timeout));
     environment.share_api(args.life.api_group)?;

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `privileges` | user, capabilities, limits, core dumps |
 //! | `paths` | Landlock: no file can be opened any more |
+//! | `folders` | where a VMM can take its sockets away |
 //! | `syscalls`, `filter` | seccomp: what each kind of thread may call |
 //!
 //! All files are open by then, and there is one thread: those that start later inherit all of it.
 //! Each of them then narrows its own system calls further, with [`confine`].
 
 mod filter;
+mod folders;
 mod paths;
 mod privileges;
 mod syscalls;
@@ -38,6 +40,11 @@ pub(crate) enum SandboxError {
     },
     #[error("Cannot run as user {0}: this process is not root")]
     NotRoot(User),
+    #[error("Cannot make a folder for {}", socket.display())]
+    MakeFolder {
+        socket: PathBuf,
+        source: std::io::Error,
+    },
     #[error("Cannot build a filter of system calls")]
     BuildFilter(#[source] seccompiler::BackendError),
     #[error("Cannot apply a filter of system calls")]
@@ -84,6 +91,21 @@ pub(crate) enum Thread {
 static FILTERS: OnceLock<filter::Filters> = OnceLock::new();
 
 impl Sandbox {
+    /// Makes folders for the sockets of a VMM that becomes another user, where there are none. A group may get into
+    /// them.
+    pub(crate) fn make_folders(&self, group: Option<u32>) -> Result<(), SandboxError> {
+        let Some(user) = self.user else {
+            return Ok(());
+        };
+        self.sockets.iter().try_for_each(|socket| {
+            let failed = |source| SandboxError::MakeFolder {
+                socket: socket.clone(),
+                source,
+            };
+            folders::make(socket, user, group).map_err(failed)
+        })
+    }
+
     /// Becomes the user, who then opens what is left to open. There is no second thread yet.
     pub(crate) fn become_user(&self) -> Result<(), SandboxError> {
         let Some(user) = self.user else {

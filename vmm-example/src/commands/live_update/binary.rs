@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf, absolute};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Context;
 use vmm_fdbox::coordinator::{Child, ChildError};
 use vmm_fdbox::frame::Description;
 use vmm_fdbox::member::VERSION;
@@ -20,6 +19,7 @@ use crate::cli::LiveUpdateArgs;
 use crate::commands::check_state::Verdict;
 use crate::error::chain;
 use crate::identity::Identity;
+use crate::sandbox::Level;
 
 /// The longest answer in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -31,6 +31,8 @@ pub(super) struct Successor {
     /// What the old VMM's state is made of.
     state: Description,
     identity: Identity,
+    /// What the new VMM gives up.
+    sandbox: Level,
     /// How long each of its answers may take.
     pub(super) limit: Duration,
     /// The step that it is made to fail at.
@@ -48,11 +50,12 @@ impl Successor {
         args: &LiveUpdateArgs,
     ) -> anyhow::Result<Self> {
         let state = guest.describe_state()?;
-        let pid = guest.pid().context("The VMM does not tell its process")?;
+        let identity = guest.identity()?;
         Ok(Self {
             binary: absolute(binary)?,
             state,
-            identity: Identity::of(pid).context("Cannot find out who the VMM runs as")?,
+            sandbox: args.sandbox.unwrap_or_else(|| identity.sandbox()),
+            identity,
             limit: Duration::from_secs(args.timeout),
             fail_at: args.fail_at.filter(|step| *step > Step::Jump),
         })
@@ -60,9 +63,10 @@ impl Successor {
 
     pub(super) fn start(&self) -> Start {
         let (binary, identity) = (self.binary.clone(), self.identity.clone());
+        let sandbox = self.sandbox.argument();
         Box::new(move || {
             let mut command = Command::new(&binary);
-            command.arg("member");
+            command.args(["member", &sandbox]);
             identity.give(&mut command);
             let started = Child::spawn(command)?;
             identity.account(started.0.id());
@@ -209,6 +213,7 @@ mod tests {
             binary: binary.into(),
             state: state::description(&[]),
             identity: Identity::of(std::process::id()).unwrap(),
+            sandbox: Level::On,
             limit: Duration::from_millis(500),
             fail_at: None,
         };

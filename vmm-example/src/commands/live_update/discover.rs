@@ -8,17 +8,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// The API sockets in a directory, sorted, without those that nobody listens on any more.
+/// The API sockets in a directory and in the folders in it, which VMMs with a user of their own have, sorted, without
+/// those that nobody listens on any more.
 pub(super) fn sockets(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let context = || format!("Cannot look for guests in {}", dir.display());
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).with_context(context)? {
-        let entry = entry.with_context(context)?;
-        let path = entry.path();
-        let is_socket = entry.file_type().with_context(context)?.is_socket();
-        if is_socket && path.extension().is_some_and(|end| end == "sock") && !is_dead(&path) {
-            found.push(path);
-        }
+    let mut folders = Vec::new();
+    let mut found = living(dir, |folder| folders.push(folder))?;
+    for folder in folders {
+        // It may be gone by now.
+        found.extend(living(&folder, |_| {}).unwrap_or_default());
     }
     found.sort();
     if found.is_empty() {
@@ -26,6 +23,25 @@ pub(super) fn sockets(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
             "No guest runs in {}: name the VMMs' sockets *.sock there, or use --api-socket",
             dir.display()
         );
+    }
+    Ok(found)
+}
+
+/// Those in one folder. Links are not followed.
+fn living(dir: &Path, mut is_folder: impl FnMut(PathBuf)) -> anyhow::Result<Vec<PathBuf>> {
+    let context = || format!("Cannot look for guests in {}", dir.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).with_context(context)? {
+        let entry = entry.with_context(context)?;
+        let (path, kind) = (entry.path(), entry.file_type().with_context(context)?);
+        if kind.is_dir() {
+            is_folder(path);
+        } else if kind.is_socket()
+            && path.extension().is_some_and(|end| end == "sock")
+            && !is_dead(&path)
+        {
+            found.push(path);
+        }
     }
     Ok(found)
 }
@@ -49,6 +65,12 @@ mod tests {
         drop(UnixListener::bind(at("dead.sock")).unwrap());
         fs::write(at("file.sock"), "").unwrap();
         assert_eq!(sockets(dir.path()).unwrap(), [at("a.sock"), at("b.sock")]);
+        fs::create_dir(at("own")).unwrap();
+        let own = UnixListener::bind(at("own/own.sock")).unwrap();
+        std::os::unix::fs::symlink(at("own"), at("link")).unwrap();
+        let all = [at("a.sock"), at("b.sock"), at("own/own.sock")];
+        assert_eq!(sockets(dir.path()).unwrap(), all);
+        drop(own);
         drop(living);
     }
 }

@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
+use rustix::net::UCred;
+use vmm_fdbox::coordinator::Owner;
 use vmm_fdbox::frame::Description;
 use vmm_fdbox::member::{Join, Module};
 use vmm_fdbox::update::{Destination, Limits, MemberOutcome, Stopped};
@@ -13,6 +15,7 @@ use vmm_fdbox::{BoxName, Kind};
 
 use crate::cli::LiveUpdateArgs;
 use crate::error::chain;
+use crate::identity::Identity;
 use crate::service::api::protocol::{GuestStatus, Reply, Request};
 use crate::service::api::{Client, ClientError};
 use crate::update;
@@ -25,6 +28,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Guest {
     name: String,
     status: Option<Box<GuestStatus>>,
+    /// The VMM's process, by the kernel's word: what a VMM says of itself somebody else may have it say.
+    process: Option<UCred>,
     /// Or why the VMM cannot be asked.
     client: Result<Client, String>,
 }
@@ -53,6 +58,7 @@ impl Guest {
         Self {
             name: name.unwrap_or_else(|| stem.into()),
             status,
+            process: client.as_ref().ok().and_then(Client::sender),
             client,
         }
     }
@@ -61,9 +67,23 @@ impl Guest {
         &self.name
     }
 
-    /// The VMM's process.
-    pub(super) fn pid(&self) -> Option<u32> {
-        Some(self.status.as_ref()?.pid)
+    /// The VMM's process, and as whom it runs.
+    pub(super) fn process(&self) -> Option<(u32, Owner)> {
+        let UCred { pid, uid, gid } = self.process?;
+        let (uid, gid) = (uid.as_raw(), gid.as_raw());
+        Some((
+            pid.as_raw_nonzero().get().unsigned_abs(),
+            Owner { uid, gid },
+        ))
+    }
+
+    /// All that is known of who it is.
+    pub(super) fn identity(&self) -> anyhow::Result<Identity> {
+        let (pid, owner) = self.process().context("The VMM's process is not known")?;
+        let identity = Identity::of(pid).context("Cannot find out who the VMM runs as")?;
+        // Another process has its number by now.
+        ensure!(identity.is(owner.uid, owner.gid), "The VMM is gone");
+        Ok(identity)
     }
 
     /// The kinds of what goes into its box, as far as they are known.

@@ -169,8 +169,12 @@ impl<B: Boxes + Clone> Update<'_, B> {
             let join = guests::join(&guest, self.args, module, limits)?;
             let hears = self.output.guest(guest.name());
             let (name, kinds) = (guest.name().to_owned(), guest.kinds());
+            let process = guest.process();
             let socket = guest.into_socket();
-            let leaving = RemoteLeaving::new(name, socket, self.boxes.clone(), join);
+            let mut leaving = RemoteLeaving::new(name, socket, self.boxes.clone(), join);
+            if let Some((pid, owner)) = process {
+                leaving = leaving.of_process(pid, owner);
+            }
             let leaving = leaving.with_limits(limits).with_kinds(kinds);
             Ok(leaving.observed_by(hears))
         };

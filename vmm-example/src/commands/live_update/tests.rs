@@ -241,3 +241,14 @@ fn a_step_that_is_to_fail_is_this_processs_or_a_guests() {
     let guest = args("--all --kernel k --fail-at seal --fail-guest a");
     assert!(!of_coordinator(&guest, Step::Seal));
 }
+
+#[test]
+fn a_vmm_is_who_the_kernel_says_and_not_who_it_says() {
+    let world = World::new(None);
+    let guest = Guest::connect(&world.dir.path().join("a.sock"));
+    let (pid, owner) = guest.process().unwrap();
+    // It says that it is process 1.
+    assert_eq!(pid, std::process::id());
+    assert_eq!(owner.uid, rustix::process::geteuid().as_raw());
+    assert!(guest.identity().is_ok());
+}

@@ -234,6 +234,8 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         if !arrive.from_vmm {
             self.host = Some(Host::open().map_err(party_error)?);
             let api = self.args.api_socket.as_deref();
+            let sandbox = self.base_sandbox(api, &self.args.console);
+            sandbox.make_folders(None).map_err(party_error)?;
             let environment = Environment::open(&self.args.console, api).map_err(layered)?;
             self.environment = Some(environment);
         }

@@ -1,6 +1,7 @@
 //! `resume --all`: every guest that waits.
 
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -12,8 +13,8 @@ use vmm_fdbox::{BoxName, Control};
 
 use super::total::{GuestEnd, Total};
 use super::waiting::{Waiting, waiting};
-use super::{Resumed, drive, start};
-use crate::cli::ResumeArgs;
+use super::{Resumed, drive, privileges, start};
+use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::report_file::{report_path, write_report};
 use crate::error::{chain, say, warn};
 
@@ -26,31 +27,45 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
         ));
     }
     let dir = &args.all.run_dir;
-    fs::create_dir_all(dir).with_context(|| format!("Cannot create {}", dir.display()))?;
+    make_run_dir(dir).with_context(|| format!("Cannot create {}", dir.display()))?;
     let guest = |name: BoxName| {
-        let vmm = start(command(&name, args)?);
-        Ok((name, vmm))
+        let privileges = privileges(&control, &name, args)?;
+        let command = command(&name, args, privileges);
+        let vmm = start(command.context("Cannot find this program")?);
+        anyhow::Ok((name, vmm))
     };
     let guests = boxes.into_iter().map(guest);
-    let guests = guests.collect::<io::Result<Vec<_>>>();
-    let guests = guests.context("Cannot find this program")?;
+    let guests = guests.collect::<anyhow::Result<Vec<_>>>()?;
     let came = drive(args, &control, guests);
     let total = Total::of(came.into_iter().map(GuestEnd::from).collect());
     show(args, &total)?;
     Ok(total.exit_status())
 }
 
-/// The VMM of a guest, with its sockets in the run directory.
-fn command(name: &BoxName, args: &ResumeArgs) -> io::Result<Command> {
+/// Where guests' sockets are. Others get through, to the folders in it that are theirs, and see nothing.
+fn make_run_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
+}
+
+/// The VMM of a guest, with its sockets in the run directory, or in a folder of its user's there.
+fn command(name: &BoxName, args: &ResumeArgs, privileges: SandboxArgs) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     if args.all.from_initramfs {
         // systemd spares processes whose first argument begins so when it leaves an initramfs.
         command.arg0("@vmm-example");
     }
-    let at = |ending| args.all.run_dir.join(format!("{name}{ending}"));
+    let mut folder = args.all.run_dir.clone();
+    if privileges.user.is_some() {
+        folder.push(name.to_string());
+    }
+    let at = |ending| folder.join(format!("{name}{ending}"));
     command.arg("member").arg("--api-socket").arg(at(".sock"));
     command.arg(format!("--console=socket={}", at(".console").display()));
-    command.args(args.privileges.arguments());
+    command.args(privileges.arguments());
     Ok(command)
 }
 

@@ -14,8 +14,8 @@ use vmm_fdbox::coordinator::{Child, Ended};
 use vmm_fdbox::update::{ExitStatus, UpdateError};
 use vmm_fdbox::{BoxName, BoxStore, Control, Deadline};
 
-use super::{Resumed, drive};
-use crate::cli::ResumeArgs;
+use super::{Resumed, drive, privileges};
+use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::{interrupt, signal};
 use crate::error::{say, warn};
 
@@ -23,7 +23,9 @@ pub(super) fn resume(args: &ResumeArgs, name: &BoxName) -> anyhow::Result<ExitSt
     let control = Control::open()?;
     // What the guest's console reads; without CLOEXEC, for the VMM.
     let stdin = rustix::io::dup(rustix::stdio::stdin()).context("Cannot pass standard input on")?;
-    let command = command(args, stdin.as_raw_fd()).context("Cannot find this program")?;
+    let privileges = privileges(&control, name, args)?;
+    let command = command(args, privileges, stdin.as_raw_fd());
+    let command = command.context("Cannot find this program")?;
     // By this very thread, for the VMM ends with it.
     let started = Child::spawn(command)?;
     if let Err(error) = look_for(&control, name) {
@@ -68,14 +70,14 @@ fn look_for(control: &Control, name: &BoxName) -> Result<(), UpdateError> {
     }
 }
 
-fn command(args: &ResumeArgs, stdin: i32) -> io::Result<Command> {
+fn command(args: &ResumeArgs, privileges: SandboxArgs, stdin: i32) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["member", "--stdin", &stdin.to_string()]);
     command.arg(format!("--console={}", args.console));
     if let Some(path) = &args.api_socket {
         command.arg("--api-socket").arg(path);
     }
-    command.args(args.privileges.arguments());
+    command.args(privileges.arguments());
     for net in &args.nets {
         command.arg(format!("--net=fd={}", net.0));
     }

@@ -12,18 +12,21 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::Signal;
 use serde_json::Value;
 use vmm_fdbox::coordinator::{
-    Child, ChildError, ResumeEvent, ResumeLimits, Resumption, ToResume, resume as resume_guests,
+    Boxes, Child, ChildError, Owner, ResumeEvent, ResumeLimits, Resumption, ToResume,
+    resume as resume_guests,
 };
 use vmm_fdbox::update::{ExitStatus, Step};
-use vmm_fdbox::{BoxName, Control};
+use vmm_fdbox::{BoxError, BoxName, Control};
 
-use crate::cli::ResumeArgs;
+use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::report_file::{report_path, write_report};
 use crate::commands::signal;
 use crate::error::{chain, warn};
+use crate::sandbox::User;
 use crate::service::report::ResumeReport;
 
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
@@ -31,6 +34,26 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
         Some(name) => foreground::resume(args, name),
         None => all::resume(args),
     }
+}
+
+/// What a guest's VMM gives up. It runs as the user that it was before, whom the last coordinator made the box
+/// the property of, unless the operator names another one.
+fn privileges(
+    boxes: &impl Boxes,
+    name: &BoxName,
+    args: &ResumeArgs,
+) -> Result<SandboxArgs, BoxError> {
+    let owner = match boxes.owner(name) {
+        // Its VMM will say so.
+        Err(error) if error.errno() == Errno::NOENT => Owner::ROOT,
+        owner => owner?,
+    };
+    let Owner { uid, gid } = owner;
+    let own = (uid != Owner::ROOT.uid).then_some(User { uid, gid });
+    Ok(SandboxArgs {
+        user: args.privileges.user.or(own),
+        ..args.privileges
+    })
 }
 
 /// Starts a guest's VMM.

@@ -1,10 +1,13 @@
 //! The side of the commands.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, UCred, recvmsg};
 use thiserror::Error;
 
 use super::protocol::{Reply, Request};
@@ -31,10 +34,33 @@ pub(crate) enum ClientError {
     },
 }
 
+/// What comes on a connection, and from which process.
+#[derive(Debug)]
+struct Incoming {
+    stream: UnixStream,
+    sender: Option<UCred>,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = [IoSliceMut::new(bytes)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.stream, &mut bytes, &mut control, flags)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmCredentials(sender) = message {
+                self.sender = Some(sender);
+            }
+        }
+        Ok(received.bytes)
+    }
+}
+
 /// A connection to a VMM.
 #[derive(Debug)]
 pub(crate) struct Client {
-    stream: BufReader<UnixStream>,
+    incoming: BufReader<Incoming>,
 }
 
 impl Client {
@@ -43,14 +69,22 @@ impl Client {
             path: path.into(),
             source,
         })?;
+        // From now on the kernel says with each answer who sent it.
+        set_socket_passcred(&stream, true).map_err(|errno| ClientError::Send(errno.into()))?;
+        let sender = None;
         Ok(Self {
-            stream: BufReader::new(stream),
+            incoming: BufReader::new(Incoming { stream, sender }),
         })
+    }
+
+    /// The process that sent the last answer, by the kernel's word.
+    pub(crate) fn sender(&self) -> Option<UCred> {
+        self.incoming.get_ref().sender
     }
 
     /// How long to wait for each reply; `None`: for ever.
     pub(crate) fn set_limit(&mut self, limit: Option<Duration>) -> Result<(), ClientError> {
-        let stream = self.stream.get_ref();
+        let stream = &self.incoming.get_ref().stream;
         stream.set_read_timeout(limit).map_err(ClientError::Send)
     }
 
@@ -77,11 +111,12 @@ impl Client {
 
     /// The connection, for another protocol. It waits for ever again.
     pub(crate) fn into_stream(self) -> Result<UnixStream, ClientError> {
-        if !self.stream.buffer().is_empty() {
+        if !self.incoming.buffer().is_empty() {
             return Err(ClientError::TooMuch);
         }
-        let stream = self.stream.into_inner();
+        let stream = self.incoming.into_inner().stream;
         stream.set_read_timeout(None).map_err(ClientError::Send)?;
+        set_socket_passcred(&stream, false).map_err(|errno| ClientError::Send(errno.into()))?;
         Ok(stream)
     }
 
@@ -108,13 +143,13 @@ impl Client {
         let mut line = serde_json::to_string(request)
             .map_err(|error| ClientError::Send(io::Error::other(error)))?;
         line.push('\n');
-        let stream = self.stream.get_mut();
+        let stream = &mut self.incoming.get_mut().stream;
         stream.write_all(line.as_bytes()).map_err(ClientError::Send)
     }
 
     fn receive(&mut self) -> Result<Reply, ClientError> {
         let mut line = String::new();
-        match self.stream.read_line(&mut line) {
+        match self.incoming.read_line(&mut line) {
             Ok(0) => Err(ClientError::Gone),
             Ok(_) => {
                 serde_json::from_str(&line).map_err(|source| ClientError::Nonsense { line, source })

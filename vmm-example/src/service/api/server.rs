@@ -75,10 +75,7 @@ impl Server {
 
     /// Lets a group connect, to look.
     pub(crate) fn share(&self, group: u32) -> io::Result<()> {
-        use rustix::fs::{Gid, Mode, chmod, chown};
-        chown(self.path(), None, Some(Gid::from_raw(group)))?;
-        chmod(self.path(), Mode::from_raw_mode(0o660))?;
-        Ok(())
+        socket::share(self.path(), group)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -1,0 +1,63 @@
+//! Folders for sockets, which a VMM that has become another user can take its sockets out of.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::path::Path;
+
+use super::User;
+
+/// Makes the folder of a socket the user's, if it is not there: nobody but that user gets into it, but for a group.
+pub(super) fn make(socket: &Path, user: User, group: Option<u32>) -> io::Result<()> {
+    let folder = socket
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let Some(folder) = folder else {
+        return Ok(());
+    };
+    let mode = if group.is_some() { 0o710 } else { 0o700 };
+    match DirBuilder::new().mode(mode).create(folder) {
+        Ok(()) => lchown(folder, Some(user.uid), Some(group.unwrap_or(user.gid))),
+        // Whoever made it knows whose it is to be.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn the_current_folder_is_there() {
+        let user = User { uid: 7, gid: 9 };
+        make(Path::new("vm0.sock"), user, None).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_made_for_the_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("vm0");
+        let user = User {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        let user = match user.uid {
+            0 => User { uid: 7, gid: 9 },
+            _ => user,
+        };
+        make(&folder.join("vm0.sock"), user, None).unwrap();
+        let made = folder.metadata().unwrap();
+        assert_eq!((made.uid(), made.gid()), (user.uid, user.gid));
+        assert_eq!(made.mode() & 0o777, 0o700);
+        // The second socket in it, or one in somebody's own.
+        make(&folder.join("vm0.console"), user, None).unwrap();
+        let before = dir.path().metadata().unwrap();
+        make(&dir.path().join("vm1.sock"), user, None).unwrap();
+        let after = dir.path().metadata().unwrap();
+        assert_eq!((after.uid(), after.mode()), (before.uid(), before.mode()));
+        assert!(make(&dir.path().join("no/such/vm1.sock"), user, None).is_err());
+    }
+}
