@@ -10,9 +10,10 @@ use libc::{__c_anonymous_ifr_ifru as Union, ifreq, sockaddr};
 
 use crate::net::NETMASK;
 
-/// `_IOW('T', 202, int)` and `_IOW('T', 203, int)` of linux/if_tun.h.
+/// `_IOW('T', 202, int)` to `_IOW('T', 204, int)` of linux/if_tun.h.
 const TUNSETIFF: c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: c_ulong = 0x4004_54cb;
+const TUNSETOWNER: c_ulong = 0x4004_54cc;
 /// linux/route.h.
 const RTF_UP: c_ushort = 1;
 const RTF_GATEWAY: c_ushort = 2;
@@ -128,9 +129,11 @@ pub fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw const route) })
 }
 
-/// Makes a tap that stays when nobody has it open.
-pub fn make_tap(name: &str) -> io::Result<()> {
+/// Makes a tap that stays when nobody has it open, and that a user may open.
+pub fn make_tap(name: &str, user: u32) -> io::Result<()> {
     let tap = open_tap(name)?;
+    // SAFETY: TUNSETOWNER takes a number.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETOWNER, c_ulong::from(user)) })?;
     // SAFETY: TUNSETPERSIST takes a number.
     check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETPERSIST, 1) })
 }

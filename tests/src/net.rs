@@ -35,6 +35,17 @@ pub fn tap(number: u8) -> String {
     format!("tap{number}")
 }
 
+/// The user of the host that guest `number`'s VMM is: its drive and its tap are that user's.
+pub fn user(number: u8) -> u32 {
+    2000 + u32::from(number)
+}
+
+/// The user that the VMM of a guest without drive and tap is, by the guest's name.
+pub fn user_of(name: &str) -> u32 {
+    let hash = |hash: u32, byte: u8| hash.wrapping_mul(31).wrapping_add(u32::from(byte));
+    3000 + name.bytes().fold(0, hash) % 50_000
+}
+
 /// Reads which guest this is out of a kernel command line.
 pub fn guest_of(cmdline: &str) -> Option<u8> {
     number_of(cmdline, GUEST_WORD)

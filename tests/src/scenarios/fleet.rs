@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
-use fdbox_lab::plan;
 use fdbox_lab::witness::{Report, WitnessEvent, command};
+use fdbox_lab::{net, plan};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ pub(crate) struct Member {
 }
 
 fn path(name: &str, ending: &str) -> PathBuf {
-    PathBuf::from(format!("{RUN_DIR}/{name}.{ending}"))
+    PathBuf::from(format!("{RUN_DIR}/{name}/{name}.{ending}"))
 }
 
 impl Member {
@@ -50,7 +50,8 @@ impl Member {
         std::fs::create_dir_all(RUN_DIR)?;
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
-        run.args(["--name", name]);
+        let user = number.map_or_else(|| net::user_of(name), net::user);
+        run.args(["--name", name, "--user", &user.to_string()]);
         network::give(&mut run, CMDLINE, number, guests)?;
         run.arg(format!("--memory=size={MIB}M,kind={kind}"));
         run.arg("--api-socket").arg(path(name, "sock")).args(more);

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::event::EventPort;
-use fdbox_lab::plan;
 use fdbox_lab::witness::{Report, WitnessEvent, command};
+use fdbox_lab::{net, plan};
 use serde_json::Value;
 
 use crate::check::equal;
@@ -56,11 +56,17 @@ impl Spec {
     }
 
     pub(crate) fn api(&self) -> PathBuf {
-        self.path(".api")
+        self.path("/api")
     }
 
     fn console(&self) -> PathBuf {
-        self.path(".console")
+        self.path("/console")
+    }
+
+    /// The user that its VMM becomes. The next one is told by nobody.
+    pub(crate) fn user(&self) -> u32 {
+        self.number
+            .map_or_else(|| net::user_of(self.name), net::user)
     }
 }
 
@@ -99,6 +105,7 @@ impl Guest {
         run.arg("--cpus")
             .arg(spec.cpus.to_string())
             .args(["--name", spec.name])
+            .args(["--user", &spec.user().to_string()])
             .args(more);
         let guest = Self::start(run, spec, port)?;
         let cpus = guest

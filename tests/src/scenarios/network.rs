@@ -1,20 +1,25 @@
 //! The host's part of the lab's network: its card, a tap for each guest, and the way between them.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use fdbox_lab::{interface, net};
 
-/// Sets up the card and guest `number`'s tap. Before the guest is there: it finds all as it was.
+/// Sets up the card, guest `number`'s tap and its drive, which are its VMM's user's, as an operator would by
+/// `ip tuntap` and rules of udev's. Before the guest is there: it finds all as it was.
 pub(crate) fn set_up(number: u8) -> Result<()> {
     interface::configure(net::CARD, net::HOST).context("Set up the host's network card")?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("Switch on routing")?;
     let tap = net::tap(number);
-    interface::make_tap(&tap).with_context(|| format!("Make {tap}"))?;
+    let user = net::user(number);
+    interface::make_tap(&tap, user).with_context(|| format!("Make {tap}"))?;
+    fs::set_permissions("/dev/net/tun", fs::Permissions::from_mode(0o666))?;
+    chown(drive(number), Some(user), None).context("Give the drive to the guest's user")?;
     interface::configure(&tap, net::gateway(number)).with_context(|| format!("Set up {tap}"))
 }
 

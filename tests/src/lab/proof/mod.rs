@@ -69,14 +69,34 @@ pub(crate) struct Phase {
     pub(crate) ns: u64,
 }
 
-/// What the host's kernel says of the process of the guest's VMM, after the update.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What the host's kernel says of the process of the guest's VMM, before its updates as after them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Vmm {
     pub(crate) uid: u32,
     /// All that any of its threads could use.
     pub(crate) capabilities: u64,
     /// The mode: 2 is a filter.
     pub(crate) seccomp: u32,
+}
+
+impl Vmm {
+    /// Each time that it was told, the VMM must have been one user, not root, without capabilities and under a filter.
+    fn of(told: &[&Value]) -> Result<Option<Self>> {
+        let read = |told: &&Value| serde_json::from_value(told.value.clone());
+        let told: Vec<Self> = told.iter().map(read).collect::<Result<_, _>>()?;
+        let Some(last) = told.last().cloned() else {
+            return Ok(None);
+        };
+        ensure!(told.len() > 1, "The VMM was looked at once");
+        for vmm in told {
+            ensure!(vmm == last, "The VMM had {vmm:?}, and then {last:?}");
+        }
+        ensure!(
+            last.uid != 0 && last.capabilities == 0 && last.seccomp == 2,
+            "The VMM has more rights than it needs: {last:?}"
+        );
+        Ok(Some(last))
+    }
 }
 
 /// One update of a host, seen by its guest.
@@ -136,6 +156,12 @@ pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
         .map(|(_, update)| update.after.boot_id.as_str())
         .collect();
     ensure!(boots.len() == found.len(), "Two guests are the same one");
+    let users: Vec<u32> = found
+        .iter()
+        .filter_map(|(_, update)| Some(update.vmm.as_ref()?.uid))
+        .collect();
+    let distinct: BTreeSet<&u32> = users.iter().collect();
+    ensure!(distinct.len() == users.len(), "Two VMMs are the same user");
     let cards: Vec<u8> = found
         .iter()
         .filter_map(|(_, update)| match &update.device {
@@ -180,9 +206,7 @@ fn updates_of(record: &Record, name: Option<&str>, guests: u64) -> Result<Vec<Up
     }
     if let Some(last) = updates.last_mut() {
         last.add_devices(record, &ending, &named("io"))?;
-        let value = named("vmm").pop();
-        let vmm = value.map(|value| serde_json::from_value(value.value.clone()));
-        last.vmm = vmm.transpose().context("What the host says of the VMM")?;
+        last.vmm = Vmm::of(&named("vmm"))?;
     }
     Ok(updates)
 }

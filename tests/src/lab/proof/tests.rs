@@ -76,6 +76,28 @@ fn verdict(update: &Update) -> Result<()> {
 }
 
 #[test]
+fn a_vmm_is_one_user_without_rights_before_and_after() {
+    let told = |uid: u32, capabilities: u64, seccomp: u32| Value {
+        at: Duration::ZERO,
+        name: "vmm".into(),
+        value: serde_json::json!({"uid": uid, "capabilities": capabilities, "seccomp": seccomp}),
+    };
+    let of = |told: [Value; 2]| Vmm::of(&[&told[0], &told[1]]);
+    assert_eq!(of([told(7, 0, 2), told(7, 0, 2)]).unwrap().unwrap().uid, 7);
+    assert!(Vmm::of(&[]).unwrap().is_none());
+    assert!(Vmm::of(&[&told(7, 0, 2)]).is_err());
+    for (before, after) in [
+        (told(7, 0, 2), told(8, 0, 2)),
+        (told(7, 1, 2), told(7, 0, 2)),
+        (told(0, 0, 2), told(0, 0, 2)),
+        (told(7, 1, 2), told(7, 1, 2)),
+        (told(7, 0, 0), told(7, 0, 0)),
+    ] {
+        assert!(of([before, after]).is_err());
+    }
+}
+
+#[test]
 fn a_good_update_passes() {
     verdict(&good()).unwrap();
 }

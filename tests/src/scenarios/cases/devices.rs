@@ -54,6 +54,7 @@ fn binary(cx: &Cx<'_>) -> Result<()> {
     guest.reset_gap()?;
     let before = guest.report()?;
     cx.value("witness", &before)?;
+    cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
     guest.upgrade(VMM, &[])?.expect(0)?;
     let after = guest.report()?;
     let report = guest.resume_report()?;

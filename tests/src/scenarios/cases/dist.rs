@@ -110,7 +110,8 @@ fn after_init_script(cx: &Cx<'_>) -> Result<()> {
     let total = read_report(FOLDER, "total")?;
     equal("Guests that run", &total["resumed"], &json!(1))?;
     equal("The other one's box", fdbox::listed(LEFT)?.is_some(), false)?;
-    let socket = Path::new(FOLDER).join(LEFT).with_extension("sock");
+    let socket = Path::new(FOLDER).join(LEFT).join(LEFT);
+    let socket = socket.with_extension("sock");
     equal("Its API socket", socket.exists(), false)
 }
 

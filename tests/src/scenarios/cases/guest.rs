@@ -119,6 +119,7 @@ pub(super) fn update_a(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     // From now on, gaps are the update's.
     guest.reset_gap()?;
     cx.value("witness", guest.report()?)?;
+    cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
     // Signs of life from outside, to compare with what the guest knows afterwards.
     guest.wait_for_beat()?;
     guest.wait_for_beat()?;

@@ -101,6 +101,8 @@ fn four_before(cx: &Cx<'_>) -> Result<()> {
         // From now on, gaps are the update's.
         member.tell(RESET_GAP)?;
         let report = member.report()?;
+        let vmm = privileges::vmm_status(&member.api())?;
+        cx.value(&format!("vmm {}", member.name), vmm)?;
         cx.value(&format!("witness {}", member.name), report)
     })?;
     side_by_side(&mut members, |member| member.wait_for_beat())?;

@@ -17,7 +17,7 @@ use crate::guest::{Ended, Guest, Spec};
 use crate::passthrough::{Rig, pci};
 
 /// Where `live-update --all` looks for guests.
-const RUN_DIR: &str = "/run/blockers";
+const RUN_DIR: &str = "/run/all-guests";
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "passthrough/blockers",

@@ -10,7 +10,7 @@ use fdbox_lab::witness::command;
 
 use super::guest::{healthy, port};
 use super::guests::tell_of;
-use super::{Cx, Scenario};
+use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::fleet::{Member, resume_all, side_by_side, update_all};
 use crate::passthrough::{pci, registers};
@@ -62,6 +62,8 @@ fn before(cx: &Cx<'_>) -> Result<()> {
         let report = member.report()?;
         healthy(&report)?;
         cx.value(&format!("witness {}", member.name), report)?;
+        let vmm = privileges::vmm_status(&member.api())?;
+        cx.value(&format!("vmm {}", member.name), vmm)?;
     }
     let status = update_all(&[])?.stdin(Stdio::null()).status()?;
     bail!("The host was not updated: {status}")

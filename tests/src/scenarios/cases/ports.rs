@@ -25,8 +25,8 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
     stages: &[before, after],
 }];
 
-const CONSOLE: &str = "/run/ports.hvc";
-const SOCKETS: &str = "/run/ports.vsock";
+const CONSOLE: &str = "/run/ports/hvc";
+const SOCKETS: &str = "/run/ports/vsock";
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn spec() -> Spec {

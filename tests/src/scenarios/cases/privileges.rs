@@ -31,7 +31,6 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-const USER: u32 = 65534;
 const GROUP: u32 = 65533;
 const STRANGER: u32 = 4711;
 
@@ -85,15 +84,15 @@ pub(super) fn vmm_status(api: &Path) -> Result<Value> {
 }
 
 fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
-    let user = format!("{USER}:{GROUP}");
     let group = GROUP.to_string();
-    let more = ["--user", &user, "--sandbox", "on", "--api-group", &group].map(str::to_owned);
+    let more = ["--sandbox", "on", "--api-group", &group].map(str::to_owned);
     let mut guest = Guest::boot_with(spec("nobody", "memfd", 2), &more, &port()?)?;
-    Status::of(guest.pid())?.is_confined(USER, GROUP)?;
+    let user = guest.spec.user();
+    Status::of(guest.pid())?.is_confined(user, user)?;
     for task in std::fs::read_dir(format!("/proc/{}/task", guest.pid()))? {
         let task = task?.file_name();
         let task = task.to_str().context("A thread has a number")?.parse()?;
-        Status::of(task)?.is_confined(USER, GROUP)?;
+        Status::of(task)?.is_confined(user, user)?;
     }
     let before = guest.report()?;
     healthy(&before)?;

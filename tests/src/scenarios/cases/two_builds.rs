@@ -31,6 +31,8 @@ const LATER: &str = "/bin/vmm-example-later";
 /// The section that only the later build knows.
 const SECTION: &str = "later-build";
 const NAME: &str = "two-builds";
+/// What a binary was asked, in the folder of the user as whom it is.
+const ASKED: &str = "/run/two-builds/asked";
 /// Where `resume --all` has sockets, and here its reports, too.
 const RUN_DIR: &str = "/run/vmm-example";
 
@@ -71,7 +73,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
 
 /// What to name as binary so that what it is asked is kept.
 fn listener(guest: &Guest, binary: &str) -> Result<String> {
-    let check = format!("[ \"$1\" = check-state ] && tee /run/asked | {binary} \"$@\" && exit");
+    let check = format!("[ \"$1\" = check-state ] && tee {ASKED} | {binary} \"$@\" && exit");
     guest.binary(
         &format!("#!/bin/sh\n{check}\nexec {binary} \"$@\"\n"),
         0o755,
@@ -80,7 +82,7 @@ fn listener(guest: &Guest, binary: &str) -> Result<String> {
 
 /// Whether the binary was asked about a state with the section that only the later build knows.
 fn asked_about_section() -> Result<bool> {
-    let asked: Value = serde_json::from_slice(&fs::read("/run/asked")?)?;
+    let asked: Value = serde_json::from_slice(&fs::read(ASKED)?)?;
     let sections = asked["sections"].as_array().context("The sections")?;
     let section = sections.iter().find(|section| section["name"] == SECTION);
     if let Some(section) = section {

@@ -218,17 +218,15 @@ fn as_a_user() -> Result<()> {
         cpus: 1,
         number: None,
     };
-    let more = ["--user", "1000:1001"].map(str::to_owned);
-    let mut guest = Guest::boot_with(spec, &more, &Arc::new(EventPort::open()?))?;
+    let user = spec.user();
+    let mut guest = Guest::boot(spec, &Arc::new(EventPort::open()?))?;
     let before = guest.report()?;
     upgrade(&guest)?;
     let runner = guest.runner()?;
     let status = fs::read_to_string(format!("/proc/{}/status", runner.pid()))?;
-    for line in [
-        "Uid:\t1000\t1000\t1000\t1000",
-        "Gid:\t1001\t1001\t1001\t1001",
-    ] {
-        ensure!(status.contains(line), "Not {line:?}: {status}");
+    for name in ["Uid", "Gid"] {
+        let line = format!("{name}:\t{user}\t{user}\t{user}\t{user}\n");
+        ensure!(status.contains(&line), "Not {line:?}: {status}");
     }
     guest.wait_for_beat()?;
     same_guest(&before, &guest.report()?)
