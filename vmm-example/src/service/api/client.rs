@@ -4,13 +4,16 @@ use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, UCred, recvmsg};
 use thiserror::Error;
 
 use super::protocol::{Reply, Request};
+
+/// The longest answer in bytes. Whoever asks may be root, and who answers somebody that has taken a VMM over.
+const MAX_ANSWER: u64 = 4 << 20;
 
 /// Why a VMM could not be asked.
 #[derive(Debug, Error)]
@@ -39,10 +42,19 @@ pub(crate) enum ClientError {
 struct Incoming {
     stream: UnixStream,
     sender: Option<UCred>,
+    /// Until when an answer has to be there.
+    deadline: Option<Instant>,
 }
 
 impl Read for Incoming {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut bytes = [IoSliceMut::new(bytes)];
@@ -61,6 +73,8 @@ impl Read for Incoming {
 #[derive(Debug)]
 pub(crate) struct Client {
     incoming: BufReader<Incoming>,
+    /// How long each answer may take as a whole.
+    limit: Option<Duration>,
 }
 
 impl Client {
@@ -71,9 +85,14 @@ impl Client {
         })?;
         // From now on the kernel says with each answer who sent it.
         set_socket_passcred(&stream, true).map_err(|errno| ClientError::Send(errno.into()))?;
-        let sender = None;
+        let incoming = Incoming {
+            stream,
+            sender: None,
+            deadline: None,
+        };
         Ok(Self {
-            incoming: BufReader::new(Incoming { stream, sender }),
+            incoming: BufReader::new(incoming),
+            limit: None,
         })
     }
 
@@ -84,7 +103,10 @@ impl Client {
 
     /// How long to wait for each reply; `None`: for ever.
     pub(crate) fn set_limit(&mut self, limit: Option<Duration>) -> Result<(), ClientError> {
+        self.limit = limit;
+        // Nor to send.
         let stream = &self.incoming.get_ref().stream;
+        stream.set_write_timeout(limit).map_err(ClientError::Send)?;
         stream.set_read_timeout(limit).map_err(ClientError::Send)
     }
 
@@ -149,13 +171,53 @@ impl Client {
 
     fn receive(&mut self) -> Result<Reply, ClientError> {
         let mut line = String::new();
-        match self.incoming.read_line(&mut line) {
+        self.incoming.get_mut().deadline = self.limit.map(|limit| Instant::now() + limit);
+        match (&mut self.incoming).take(MAX_ANSWER).read_line(&mut line) {
             Ok(0) => Err(ClientError::Gone),
+            Ok(_) if line.len() as u64 == MAX_ANSWER => Err(ClientError::TooMuch),
             Ok(_) => {
                 serde_json::from_str(&line).map_err(|source| ClientError::Nonsense { line, source })
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ClientError::Late),
             Err(error) => Err(ClientError::Receive(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    /// A client of somebody who answers as `answers` does, and what it is told.
+    fn asked(answers: impl FnOnce(UnixStream) + Send + 'static) -> Result<Reply, ClientError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let listener = UnixListener::bind(&path).unwrap();
+        let vmm = thread::spawn(move || answers(listener.accept().unwrap().0));
+        let mut client = Client::connect(&path).unwrap();
+        client.set_limit(Some(Duration::from_millis(300))).unwrap();
+        let told = client.ask(&Request::Status, |_| {});
+        drop(client);
+        vmm.join().unwrap();
+        told
+    }
+
+    #[test]
+    fn an_answer_without_end_is_no_answer() {
+        let told = asked(|mut stream| while stream.write_all(&[b' '; 1 << 16]).is_ok() {});
+        assert!(matches!(told, Err(ClientError::TooMuch)), "{told:?}");
+    }
+
+    #[test]
+    fn an_answer_that_comes_bit_by_bit_is_late() {
+        let told = asked(|mut stream| {
+            while stream.write_all(b" ").is_ok() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        assert!(matches!(told, Err(ClientError::Late)), "{told:?}");
     }
 }
