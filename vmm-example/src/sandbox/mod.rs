@@ -70,8 +70,6 @@ pub(crate) struct Sandbox {
     pub(crate) user: Option<User>,
     /// The sockets in the file system that it takes away in the end.
     pub(crate) sockets: Vec<PathBuf>,
-    /// What it goes on to read of the host: of devices that the guest drives, or to report.
-    pub(crate) reads: Vec<PathBuf>,
     /// It connects to sockets whose names begin like this: for a guest's vsock.
     pub(crate) connects: Option<PathBuf>,
     /// It keeps memory where devices reach it.
@@ -106,13 +104,15 @@ impl Sandbox {
         })
     }
 
-    /// Becomes the user, who then opens what is left to open. There is no second thread yet.
+    /// Becomes the user, before anything is read that a VMM wrote, and opened that it names. There is no second thread
+    /// yet.
     pub(crate) fn become_user(&self) -> Result<(), SandboxError> {
         let Some(user) = self.user else {
             return Ok(());
         };
         only_thread()?;
-        privileges::set_limits(self.locks_memory)?;
+        // Whether it keeps memory where devices reach it is not known yet.
+        privileges::set_limits(true)?;
         if self.level != Level::Off {
             privileges::drop_bounding_set()?;
         }

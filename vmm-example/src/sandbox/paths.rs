@@ -44,15 +44,6 @@ fn rules(sandbox: &Sandbox) -> Result<RulesetStatus, RulesetError> {
             rules = rules.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
         }
     }
-    for path in &sandbox.reads {
-        if let Ok(opened) = PathFd::new(path) {
-            let rights = match path.is_dir() {
-                true => AccessFs::ReadFile | AccessFs::ReadDir,
-                false => AccessFs::ReadFile.into(),
-            };
-            rules = rules.add_rule(PathBeneath::new(opened, rights))?;
-        }
-    }
     let connects = sandbox.connects.as_deref().and_then(Path::parent);
     if let Some(Ok(folder)) = connects.map(PathFd::new) {
         rules = rules.add_rule(PathBeneath::new(folder, AccessFs::ResolveUnix))?;

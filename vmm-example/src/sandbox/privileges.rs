@@ -12,6 +12,9 @@ use super::SandboxError;
 /// More than a guest with every device has open, and as many clients again.
 const OPEN_FILES: u64 = 4096;
 
+/// Memory that a process without devices of the host keeps in place: the kernel's own default.
+const LOCKED_BYTES: u64 = 8 << 20;
+
 /// A user and a group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct User {
@@ -66,8 +69,12 @@ pub(super) fn set_limits(locks_memory: bool) -> Result<(), SandboxError> {
             maximum: None,
         };
         let _ = setrlimit(Resource::Memlock, none);
+        return Ok(());
     }
-    Ok(())
+    let locked = getrlimit(Resource::Memlock).maximum;
+    let locked = most(locked.unwrap_or(LOCKED_BYTES).min(LOCKED_BYTES));
+    let locked = setrlimit(Resource::Memlock, locked);
+    call("setrlimit(RLIMIT_MEMLOCK)", locked)
 }
 
 /// Makes sure that no program and no user change brings a capability back.

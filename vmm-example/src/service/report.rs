@@ -13,7 +13,7 @@ use crate::kvm::vcpu::RestoreNotes;
 use crate::spec::MemoryKind;
 
 /// Names the boot of the host.
-pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A phase and how long it took.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,8 @@ pub(crate) struct HostReport {
 }
 
 impl HostReport {
-    fn read() -> Self {
+    /// Before files are out of reach.
+    pub(crate) fn read() -> Self {
         let id = fs::read_to_string(BOOT_ID);
         Self {
             boot_id: id.ok().map(|id| id.trim().into()),
@@ -80,6 +81,7 @@ pub(crate) struct ResumeReport {
 impl ResumeReport {
     pub(crate) fn new(
         name: &BoxName,
+        host: HostReport,
         machine: &Machine,
         notes: &RestoreNotes,
         finished: &Finished,
@@ -94,7 +96,7 @@ impl ResumeReport {
             ram_mib: machine.ram().mib(),
             vcpus: machine.cpus(),
             tsc_khz: machine.host_tsc_khz(),
-            host: HostReport::read(),
+            host,
             tsc_khz_before: finished.timeline.khz().get(),
             blackout: timeline.map(|report| Blackout {
                 total_ns: report.total_ns,

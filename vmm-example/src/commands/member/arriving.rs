@@ -31,7 +31,7 @@ use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
 use crate::service::api::Server;
 use crate::service::endpoints::fd;
-use crate::service::report::{BOOT_ID, ResumeReport};
+use crate::service::report::{HostReport, ResumeReport};
 use crate::service::vmm::Vmm;
 use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
@@ -59,6 +59,8 @@ pub(super) struct ArrivingGuest<'a> {
     /// The guest is to arrive paused.
     paused: bool,
     is_ready: bool,
+    /// For the report.
+    on_host: HostReport,
     host: Option<Host>,
     environment: Option<Environment>,
     prebuilt: Option<Prebuilt>,
@@ -84,6 +86,7 @@ impl<'a> ArrivingGuest<'a> {
             box_name: None,
             paused: false,
             is_ready: false,
+            on_host: HostReport::read(),
             host: None,
             environment: None,
             prebuilt: None,
@@ -116,8 +119,6 @@ impl<'a> ArrivingGuest<'a> {
     /// What the VMM gives up, but for what is the guest's.
     fn base_sandbox(&self, api: Option<&Path>, console: &ConsoleSpec) -> Sandbox {
         let mut sandbox = self.args.privileges.sandbox();
-        // For the report.
-        sandbox.reads.push(BOOT_ID.into());
         sandbox.sockets.extend(api.map(Path::to_path_buf));
         if let ConsoleSpec::Socket(path) = console {
             sandbox.sockets.push(path.clone());
@@ -147,8 +148,6 @@ impl<'a> ArrivingGuest<'a> {
         let addresses = state.pci.iter().flat_map(PciState::addresses);
         let seen = vfio::look(addresses);
         let sandbox = self.sandbox(&state);
-        // What the state names is opened as the guest's own user.
-        sandbox.become_user().map_err(party_error)?;
         let boot = state.boot.as_ref().map(Boot::again);
         // Before anything is taken: what cannot be opened leaves the box as it is.
         let devices = virtio::reopen(
@@ -238,6 +237,8 @@ impl ArrivingVmm for ArrivingGuest<'_> {
             sandbox.make_folders(None).map_err(party_error)?;
             let environment = Environment::open(&self.args.console, api).map_err(layered)?;
             self.environment = Some(environment);
+            // The state is read as the guest's own user, and what it names is opened so: a VMM wrote it.
+            sandbox.become_user().map_err(party_error)?;
         }
         self.is_ready = true;
         Ok(())
@@ -325,7 +326,8 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         let (Some(vmm), Some(box_name)) = (&self.vmm, &self.box_name) else {
             return Value::Null;
         };
-        let report = ResumeReport::new(box_name, vmm.machine(), &self.notes, &finished);
+        let host = self.on_host.clone();
+        let report = ResumeReport::new(box_name, host, vmm.machine(), &self.notes, &finished);
         vmm.history().arrived(report.blackout());
         serde_json::to_value(report).unwrap_or_default()
     }
