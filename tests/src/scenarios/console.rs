@@ -30,9 +30,10 @@ impl Console {
         limit: Duration,
         mut alive: impl FnMut() -> Result<()>,
     ) -> Result<Self> {
-        let dir = path
-            .parent()
-            .context("The console's path has a directory")?;
+        // The VMM may be about to make its folder, too.
+        let mut folders = path.ancestors().skip(1);
+        let dir = folders.find(|dir| dir.is_dir());
+        let dir = dir.context("The console's path has a directory")?;
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&watch, dir, inotify::WatchFlags::CREATE)?;
         let deadline = Instant::now() + limit;

@@ -56,11 +56,16 @@ impl Spec {
     }
 
     pub(crate) fn api(&self) -> PathBuf {
-        self.path("/api")
+        self.in_folder("api")
     }
 
     fn console(&self) -> PathBuf {
-        self.path("/console")
+        self.in_folder("console")
+    }
+
+    /// In the folder of its VMM's user.
+    fn in_folder(&self, ending: &str) -> PathBuf {
+        self.path(&format!("/{}.{ending}", self.name))
     }
 
     /// The user that its VMM becomes. The next one is told by nobody.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
-use vmm_fdbox::Finding;
 
 use crate::devices::console::Console;
 use crate::devices::pci::PciBus;
@@ -93,8 +92,6 @@ pub(crate) struct SavedDevices {
     pub(crate) virtio: Vec<Opened>,
     /// Descriptors of those that go on working.
     pub(crate) passed: PassedFds,
-    /// What stands in the way of the next update of those.
-    pub(crate) seen: Vec<Finding>,
     /// What the guest boots from when it resets.
     pub(crate) boot: Option<Boot>,
 }
@@ -218,7 +215,7 @@ impl Machine {
         console.queue(&state.console.unsent);
         let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, prepared)?;
         let mut passed = devices.passed;
-        let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed, devices.seen)?;
+        let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
         // Last: it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm, sci(&vm)));

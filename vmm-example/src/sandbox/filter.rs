@@ -78,10 +78,7 @@ fn build(sandbox: &Sandbox) -> Result<Filters, BackendError> {
         let action = SeccompAction::Errno(errno.unsigned_abs());
         compile(rules, SeccompAction::Allow, action)
     };
-    let mut programs = vec![
-        errno(MISSING, libc::ENOSYS)?,
-        errno(REFUSED, libc::EACCES)?,
-    ];
+    let mut programs = vec![errno(MISSING, libc::ENOSYS)?, errno(REFUSED, libc::EACCES)?];
     let otherwise = || match sandbox.level {
         Level::Log => SeccompAction::Log,
         Level::On | Level::Off => SeccompAction::KillProcess,

@@ -31,6 +31,8 @@ pub struct RemoteLeaving<B> {
     connection: Result<Connection, String>,
     kinds: BTreeSet<Kind>,
     findings: Vec<Finding>,
+    /// What this process found.
+    found: Vec<Finding>,
     process: Process,
     /// Whose the box becomes.
     owner: Option<Owner>,
@@ -64,6 +66,7 @@ impl<B: Boxes> RemoteLeaving<B> {
             // Its state goes in one, whatever else does.
             kinds: BTreeSet::from([Kind::Memfd]),
             findings: Vec::new(),
+            found: Vec::new(),
             process: Process::default(),
             owner: None,
             has_box: false,
@@ -94,6 +97,13 @@ impl<B: Boxes> RemoteLeaving<B> {
     #[must_use]
     pub fn with_kinds(mut self, kinds: BTreeSet<Kind>) -> Self {
         self.kinds.extend(kinds);
+        self
+    }
+
+    /// What this process found of the guest, such as of devices that its VMM has not the right to look at.
+    #[must_use]
+    pub fn with_findings(mut self, found: Vec<Finding>) -> Self {
+        self.found = found;
         self
     }
 
@@ -329,10 +339,19 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
             });
         }
         if !self.boxes.is_free(&self.join.box_name).unwrap_or(true) {
-            return Err(Stopped::blocked(box_in_the_way(&self.join.box_name)));
+            return Err(Stopped::blocked(vec![box_in_the_way(&self.join.box_name)]));
         }
         let join = LeavingRequest::Join(self.join.clone());
-        match self.ask(&join, &Lent::default(), limit)?.message {
+        let mut found = std::mem::take(&mut self.found);
+        let joined = self.ask(&join, &Lent::default(), limit);
+        let joined = joined.map_err(|mut stopped| {
+            found.append(&mut stopped.findings);
+            Stopped {
+                findings: std::mem::take(&mut found),
+                ..stopped
+            }
+        });
+        match joined?.message {
             LeavingReply::Joined {
                 pid,
                 kinds,
@@ -340,7 +359,11 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
             } => {
                 self.process.is_said_to_be(pid);
                 self.kinds.extend(kinds);
-                self.findings = findings;
+                found.extend(findings);
+                if found.iter().any(Finding::is_blocker) {
+                    return Err(Stopped::blocked(found));
+                }
+                self.findings = found;
                 Ok(())
             }
             other => Err(self.lost_track(&other, "joined")),

@@ -11,9 +11,10 @@ use vmm_fdbox::coordinator::Owner;
 use vmm_fdbox::frame::Description;
 use vmm_fdbox::member::{Join, Module};
 use vmm_fdbox::update::{Destination, Limits, MemberOutcome, Stopped};
-use vmm_fdbox::{BoxName, Kind};
+use vmm_fdbox::{BoxName, Finding, Kind};
 
 use crate::cli::LiveUpdateArgs;
+use crate::devices::vfio;
 use crate::error::chain;
 use crate::identity::Identity;
 use crate::service::api::protocol::{GuestStatus, Reply, Request};
@@ -92,6 +93,12 @@ impl Guest {
         status.map_or_else(BTreeSet::new, |status| {
             update::kinds(status.ram_kind, !status.host_devices.is_empty())
         })
+    }
+
+    /// What keeps its devices of the host from going through a box, of which the VMM tells where they are.
+    pub(super) fn look_at_devices(&self) -> Vec<Finding> {
+        let devices = self.status.iter().flat_map(|status| &status.host_devices);
+        vfio::look(devices.filter_map(|device| device.address.parse().ok()))
     }
 
     /// What its state would be made of.

@@ -170,8 +170,12 @@ impl<B: Boxes + Clone> Update<'_, B> {
             let hears = self.output.guest(guest.name());
             let (name, kinds) = (guest.name().to_owned(), guest.kinds());
             let process = guest.process();
+            let found = guest.look_at_devices();
             let socket = guest.into_socket();
             let mut leaving = RemoteLeaving::new(name, socket, self.boxes.clone(), join);
+            if self.args.binary.is_none() {
+                leaving = leaving.with_findings(found);
+            }
             if let Some((pid, owner)) = process {
                 leaving = leaving.of_process(pid, owner);
             }

@@ -14,14 +14,13 @@ use serde_json::Value;
 use vmm_fdbox::frame::{Frame, KnownSection};
 use vmm_fdbox::member::{Arrive, ArrivingVmm, Lent};
 use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError};
-use vmm_fdbox::{BoxName, BoxStore, FdName, Finding};
+use vmm_fdbox::{BoxName, BoxStore, FdName};
 
 use crate::cli::MemberArgs;
 use crate::commands::serve::Environment;
 use crate::devices::console::ConsoleSource;
 use crate::devices::pci;
-use crate::devices::pci::state::PciState;
-use crate::devices::vfio::{self, PassedFds};
+use crate::devices::vfio::PassedFds;
 use crate::devices::virtio;
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::{self, GuestState};
@@ -47,8 +46,6 @@ const HEAD_START: Duration = Duration::from_millis(200);
 /// What was built before the guest stopped in its old VMM.
 struct Prebuilt {
     info: HandoverInfo,
-    /// What stands in the way of the next update of its host's devices.
-    seen: Vec<Finding>,
     shell: Shell,
 }
 
@@ -145,8 +142,6 @@ impl<'a> ArrivingGuest<'a> {
         let (host, environment) = (self.host()?, self.environment()?);
         let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
         let machine = &state.machine;
-        let addresses = state.pci.iter().flat_map(PciState::addresses);
-        let seen = vfio::look(addresses);
         let sandbox = self.sandbox(&state);
         let boot = state.boot.as_ref().map(Boot::again);
         // Before anything is taken: what cannot be opened leaves the box as it is.
@@ -176,7 +171,6 @@ impl<'a> ArrivingGuest<'a> {
         let devices = SavedDevices {
             virtio: devices,
             passed,
-            seen,
             boot,
         };
         let console = environment.console.clone();
@@ -190,7 +184,7 @@ impl<'a> ArrivingGuest<'a> {
         prebuilt: Prebuilt,
         mut lent: Lent,
     ) -> Result<(Machine, RestoreNotes), PartyError> {
-        let Prebuilt { info, seen, shell } = prebuilt;
+        let Prebuilt { info, shell } = prebuilt;
         if let Some(client) = lent.take(fd::CONSOLE_CLIENT) {
             let environment = self.environment.as_mut();
             let environment = environment.ok_or_else(|| missing("The console"))?;
@@ -214,7 +208,6 @@ impl<'a> ArrivingGuest<'a> {
         let devices = SavedDevices {
             virtio,
             passed,
-            seen,
             boot,
         };
         let console = environment.console.clone();
@@ -271,7 +264,6 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
         let (cpus, layouts) = (info.vcpus, &info.layouts);
-        let seen = vfio::look(info.host_devices.iter().copied());
         let console = info.console.parse()?;
         let base = self.base_sandbox(info.api_socket.as_deref(), &console);
         let sandbox = Sandbox {
@@ -285,7 +277,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         let shell =
             Shell::build(host, vm, ram, cpus, layouts, &environment.on_end).map_err(party_error)?;
         self.environment = Some(environment);
-        self.prebuilt = Some(Prebuilt { info, seen, shell });
+        self.prebuilt = Some(Prebuilt { info, shell });
         Ok(())
     }
 

@@ -31,8 +31,6 @@ pub(crate) struct HostDeviceStatus {
 struct Wired {
     functions: Vec<Function>,
     iommu: Iommu,
-    /// What stood in the way of an update when this VMM could still look.
-    seen: Vec<Finding>,
     /// KVM forgets the devices with it.
     _registry: VfioRegistry,
 }
@@ -47,16 +45,12 @@ pub(crate) struct PciBus {
 impl PciBus {
     /// Gives devices to a new guest, parked.
     pub(crate) fn new(vm: &Arc<Vm>, ram: &GuestRam, claimed: Claimed) -> Result<Self, VfioError> {
-        let Claimed {
-            devices,
-            iommufd,
-            seen,
-        } = claimed;
+        let Claimed { devices, iommufd } = claimed;
         let Some(iommufd) = iommufd else {
             return Ok(Self::default());
         };
         let iommu = Iommu::new(iommufd, ram)?;
-        Self::wire(vm, Address::default(), seen, |board| {
+        Self::wire(vm, Address::default(), |board| {
             let functions = vfio::attach(devices, &iommu, board)?;
             Ok((iommu, functions))
         })
@@ -68,19 +62,17 @@ impl PciBus {
         vm: &Arc<Vm>,
         state: Option<&PciState>,
         passed: &mut PassedFds,
-        seen: Vec<Finding>,
     ) -> Result<Self, VfioError> {
         let Some(state) = state else {
             return Ok(Self::default());
         };
         let address = Address::new(state.bus.config_address);
-        Self::wire(vm, address, seen, |board| vfio::adopt(state, passed, board))
+        Self::wire(vm, address, |board| vfio::adopt(state, passed, board))
     }
 
     fn wire(
         vm: &Arc<Vm>,
         address: Address,
-        seen: Vec<Finding>,
         connect: impl FnOnce(&Board<'_>) -> Result<(Iommu, Vec<Function>), VfioError>,
     ) -> Result<Self, VfioError> {
         let registry = vm.create_vfio_registry().map_err(VfioError::Registry)?;
@@ -96,7 +88,6 @@ impl PciBus {
             wired: Some(Wired {
                 functions,
                 iommu,
-                seen,
                 _registry: registry,
             }),
         })
@@ -237,9 +228,9 @@ impl PciBus {
     /// What keeps the devices from going through a box of a kernel that keeps this.
     pub(crate) fn findings(&self, kept: Kept) -> Vec<Finding> {
         let devices = self.functions().map(Function::address);
-        let unkept = devices.filter_map(|address| vfio::unkept(address, kept));
-        let seen = self.wired.iter().flat_map(|wired| wired.seen.clone());
-        unkept.chain(seen).collect()
+        devices
+            .filter_map(|address| vfio::unkept(address, kept))
+            .collect()
     }
 
     /// Where the devices are in the host.

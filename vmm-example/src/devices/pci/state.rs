@@ -7,7 +7,6 @@ use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
 
 use super::slot::MAX_DEVICES;
 use crate::devices::vfio::VfioStateV1;
-use crate::devices::vfio::spec::PciAddress;
 
 /// The version of all sections here.
 pub(crate) const VERSION: u32 = 1;
@@ -88,13 +87,6 @@ pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Option<PciState>,
         Some(bus) => Ok(Some(PciState { bus, devices })),
         None if devices.is_empty() => Ok(None),
         None => Err(FrameError::MissingSection { name: BUS.into() }),
-    }
-}
-
-impl PciState {
-    /// Where its devices are in the host.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = PciAddress> {
-        self.devices.iter().map(|device| device.address)
     }
 }
 

@@ -25,8 +25,8 @@ pub(crate) struct Kept {
     pub(crate) vfio_pci: bool,
 }
 
-/// What of this host keeps devices from going through a box. It takes root to see it, so a VMM looks
-/// before it gives that up.
+/// What of this host keeps devices from going through a box. It takes root to see it, so that the coordinator looks
+/// and not a VMM.
 pub(crate) fn look(devices: impl IntoIterator<Item = PciAddress>) -> Vec<Finding> {
     let kernel = KernelChoice::read();
     let of_device = |address| match HostDevice::find(address) {

@@ -4,12 +4,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use vmm_fdbox::Finding;
-
 use super::bars::{self, Room};
 use super::config::{self, ConfigError, ConfigSpace};
 use super::device::{Device, Unbound};
-use super::findings::look;
 use super::function::{Function, Identity, Inner};
 use super::host::HostDevice;
 use super::iommu::Iommu;
@@ -45,8 +42,6 @@ pub(crate) struct Claimed {
     pub(crate) devices: Vec<Passed>,
     /// There if a device is.
     pub(crate) iommufd: Option<OwnedFd>,
-    /// What stands in the way of an update.
-    pub(crate) seen: Vec<Finding>,
 }
 
 impl Claimed {
@@ -77,12 +72,7 @@ pub(crate) fn claim(specs: &[VfioSpec]) -> Result<Claimed, VfioError> {
         true => None,
         false => Some(Iommu::open()?),
     };
-    let seen = look(devices.iter().map(|passed| passed.device.address()));
-    Ok(Claimed {
-        devices,
-        iommufd,
-        seen,
-    })
+    Ok(Claimed { devices, iommufd })
 }
 
 /// What devices are connected to.

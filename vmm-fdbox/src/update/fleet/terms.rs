@@ -121,8 +121,8 @@ impl Stopped {
     }
 
     /// A guest that was not touched because of a blocker.
-    pub(crate) fn blocked(finding: Finding) -> Self {
-        let blocked = UpdateError::Blocked(vec![finding]);
+    pub(crate) fn blocked(findings: Vec<Finding>) -> Self {
+        let blocked = UpdateError::Blocked(findings);
         Self::of(&Outcome::NothingChanged {
             step: Step::Preflight,
             error: blocked,
