@@ -1,8 +1,8 @@
 //! Folders for sockets, which a VMM that has become another user can take its sockets out of.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::path::Path;
 
 use super::User;
@@ -17,7 +17,11 @@ pub(super) fn make(socket: &Path, user: User, group: Option<u32>) -> io::Result<
     };
     let mode = if group.is_some() { 0o710 } else { 0o700 };
     match DirBuilder::new().mode(mode).create(folder) {
-        Ok(()) => lchown(folder, Some(user.uid), Some(group.unwrap_or(user.gid))),
+        Ok(()) => {
+            // Whatever the umask.
+            fs::set_permissions(folder, Permissions::from_mode(mode))?;
+            lchown(folder, Some(user.uid), Some(group.unwrap_or(user.gid)))
+        }
         // Whoever made it knows whose it is to be.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
