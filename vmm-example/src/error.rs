@@ -1,5 +1,6 @@
 //! Showing errors and results.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io::{self, Write};
 
@@ -20,22 +21,38 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// Text for a terminal, which does nothing but show it: a VMM that somebody has taken over names its guest and tells of
+/// its errors as it likes, and root reads that. It is as JSON has it.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(acts) {
+        return text.into();
+    }
+    let shown = |c: char| match acts(c) {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.into(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Tells the operator something, if anyone listens: a guest does not end because its VMM's
 /// standard error is closed.
 pub(crate) fn warn(message: &str) {
-    let _ = writeln!(io::stderr(), "vmm-example: {message}");
+    let _ = writeln!(io::stderr(), "vmm-example: {}", printable(message));
 }
 
 /// Tells what came of it on standard output, if that takes it: a full disk or a pipe that nobody reads
 /// changes nothing about what was done.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+    let _ = writeln!(io::stdout(), "{}", printable(line));
 }
 
 /// Prints what a command is there to print: without that it has done nothing.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out
+        .write_all(printable(text).as_bytes())
+        .and_then(|()| out.flush());
     written.context("Cannot write to standard output")
 }
 
@@ -54,6 +71,20 @@ mod tests {
         Plain(#[source] Cause),
         #[error("Cannot open it: {0}")]
         Quoting(#[source] Cause),
+    }
+
+    #[test]
+    fn what_a_terminal_would_act_upon_is_shown() {
+        assert!(matches!(printable("vm0:\tréady\n"), Cow::Borrowed(_)));
+        let told = "vm0\x1b]0;root\x07\r\u{9b}2J\x7f";
+        assert_eq!(
+            printable(told),
+            r"vm0\u001b]0;root\u0007\u000d\u009b2J\u007f"
+        );
+        // As JSON, it is the same text.
+        let line = serde_json::to_string("\u{9b}2J").unwrap();
+        let read: String = serde_json::from_str(&printable(&line)).unwrap();
+        assert_eq!(read, "\u{9b}2J");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::bail;
 use vmm_fdbox::update::ExitStatus;
 
 use crate::cli::ApiArgs;
-use crate::error::print;
+use crate::error::{print, printable};
 use crate::service::api::Client;
 use crate::service::api::protocol::{Reply, Request};
 
@@ -25,7 +25,7 @@ pub(super) fn events(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
     client.listen(&Request::Events, |reply| match reply {
         Reply::Notice(notice) => {
             let mut out = io::stdout().lock();
-            writeln!(out, "{}", serde_json::to_string(notice)?)?;
+            writeln!(out, "{}", printable(&serde_json::to_string(notice)?))?;
             out.flush()
         }
         Reply::Error { message } => Err(io::Error::other(message.clone())),

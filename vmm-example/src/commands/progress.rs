@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
+use crate::error::printable;
+
 const PACE: Duration = Duration::from_millis(250);
 
 /// The line, on standard error; it goes when this does. Where nobody reads it, nothing is written.
@@ -33,7 +35,7 @@ impl Progress {
         } else {
             let line = ProgressBar::with_draw_target(None, (self.target)())
                 .with_finish(ProgressFinish::AndClear)
-                .with_message(what.to_owned());
+                .with_message(printable(what).into_owned());
             if let Ok(style) = ProgressStyle::with_template("{msg} ({elapsed})") {
                 line.set_style(style);
             }

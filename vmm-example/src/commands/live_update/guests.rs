@@ -64,6 +64,19 @@ impl Guest {
         }
     }
 
+    /// Holds it to the name of its socket, which its operator chose: a VMM that somebody has taken over could pass for
+    /// another guest's.
+    pub(super) fn named_by(mut self, socket: &Path) -> Self {
+        let stem = socket.file_stem().unwrap_or_default().to_string_lossy();
+        if self.name != stem {
+            let name = std::mem::replace(&mut self.name, stem.into());
+            self.client = Err(format!(
+                "The VMM calls its guest {name}: --all takes the guest of NAME.sock by that name"
+            ));
+        }
+        self
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -9,6 +9,7 @@ use vmm_fdbox::update::{Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutco
 
 use crate::commands::progress::Progress;
 use crate::commands::table::table;
+use crate::error::printable;
 use crate::service::update_message::{FindingReport, UpdateEvent, UpdateMessage};
 
 /// Shows what happens, to a person or a program.
@@ -174,7 +175,7 @@ impl Many {
         if end.exit_status == ExitStatus::Done.code() {
             self.line(text.trim_end());
         } else {
-            let _ = write!(io::stderr(), "{text}");
+            let _ = write!(io::stderr(), "{}", printable(&text));
         }
     }
 
@@ -191,7 +192,7 @@ impl Many {
             return;
         }
         // Nobody reads it: the update goes on.
-        let write = || _ = (!self.silent).then(|| writeln!(io::stdout(), "{line}"));
+        let write = || _ = (!self.silent).then(|| writeln!(io::stdout(), "{}", printable(line)));
         match &screen.progress {
             Some(progress) => progress.suspend(write),
             None => write(),

@@ -51,8 +51,12 @@ pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus
         true => discover::sockets(&args.fleet.run_dir)?,
         false => mem::take(&mut args.api_socket),
     };
-    args.fleet.all = !is_one;
     let mut guests: Vec<_> = sockets.iter().map(|path| Guest::connect(path)).collect();
+    if args.fleet.all {
+        let named = |(guest, socket): (Guest, &PathBuf)| guest.named_by(socket);
+        guests = guests.into_iter().zip(&sockets).map(named).collect();
+    }
+    args.fleet.all = !is_one;
     guests::check(&guests, &args)?;
     let successor = match (&args.binary, &mut guests[..]) {
         (Some(binary), [guest]) => Some(Successor::new(binary, guest, &args)?),

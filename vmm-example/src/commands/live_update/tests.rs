@@ -243,6 +243,19 @@ fn a_step_that_is_to_fail_is_this_processs_or_a_guests() {
 }
 
 #[test]
+fn a_vmm_that_calls_its_guest_by_another_name_is_not_ready() {
+    let world = World::new(None);
+    let own = world.dir.path().join("a.sock");
+    assert_eq!(Guest::connect(&own).named_by(&own).name(), "a");
+    let others = world.dir.path().join("d.sock");
+    std::fs::rename(&own, &others).unwrap();
+    let mut guest = Guest::connect(&others).named_by(&others);
+    assert_eq!(guest.name(), "d");
+    let why = guest.take_part().unwrap_err();
+    assert!(why.contains("calls its guest a"), "{why}");
+}
+
+#[test]
 fn a_vmm_is_who_the_kernel_says_and_not_who_it_says() {
     let world = World::new(None);
     let guest = Guest::connect(&world.dir.path().join("a.sock"));

@@ -16,7 +16,7 @@ use super::waiting::{Waiting, waiting};
 use super::{Resumed, drive, privileges, start};
 use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::report_file::{report_path, write_report};
-use crate::error::{chain, say, warn};
+use crate::error::{chain, printable, say, warn};
 
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     let control = Control::open()?;
@@ -104,7 +104,7 @@ fn show(args: &ResumeArgs, total: &Total) -> anyhow::Result<()> {
         say(&json);
     } else {
         // As for standard output, to where errors go.
-        let _ = write!(io::stderr(), "{total}");
+        let _ = write!(io::stderr(), "{}", printable(&total.to_string()));
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use vmm_fdbox::{BoxName, BoxStore, Control, Deadline};
 use super::{Resumed, drive, privileges};
 use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::{interrupt, signal};
-use crate::error::{say, warn};
+use crate::error::{printable, say, warn};
 
 pub(super) fn resume(args: &ResumeArgs, name: &BoxName) -> anyhow::Result<ExitStatus> {
     let control = Control::open()?;
@@ -92,7 +92,7 @@ fn show(args: &ResumeArgs, came: &Resumed) -> anyhow::Result<()> {
         say(&serde_json::to_string(report)?);
     } else {
         // As for standard output, to where errors go.
-        let _ = write!(io::stderr(), "{report}");
+        let _ = write!(io::stderr(), "{}", printable(&report.to_string()));
     }
     Ok(())
 }
