@@ -8,6 +8,7 @@ pub(crate) mod interrupt;
 mod live_update;
 mod manual;
 mod member;
+mod open_files;
 mod progress;
 mod report_file;
 mod resume;

@@ -301,6 +301,11 @@ impl Channel {
         if received.flags.contains(ReturnFlags::CTRUNC) {
             return Err(ChannelError::FdsLost);
         }
+        // Those of a line that never ends would leave none to the connections of others. The next line may begin here.
+        let waiting: usize = self.fds.iter().map(|(_, fds)| fds.len()).sum();
+        if waiting > 2 * MAX_FDS {
+            return Err(ChannelError::TooManyFds(waiting));
+        }
         match bytes {
             0 => Err(ChannelError::Gone),
             _ => Ok(true),

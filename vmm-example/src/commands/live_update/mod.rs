@@ -27,7 +27,7 @@ use self::binary::Successor;
 use self::guests::Guest;
 use self::output::Output;
 use crate::cli::LiveUpdateArgs;
-use crate::commands::{interrupt, signal};
+use crate::commands::{interrupt, open_files, signal};
 use crate::error::warn;
 use crate::service::api::Client;
 use crate::service::api::protocol::Request;
@@ -43,6 +43,7 @@ const JUMP_LIMIT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
+    open_files::raise_limit();
     let is_one = !args.fleet.all && args.api_socket.len() == 1;
     if args.binary.is_some() && !is_one {
         bail!("--binary is for one guest: give one --api-socket");

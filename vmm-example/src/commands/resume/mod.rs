@@ -24,12 +24,13 @@ use vmm_fdbox::{BoxError, BoxName, Control};
 
 use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::report_file::{report_path, write_report};
-use crate::commands::signal;
+use crate::commands::{open_files, signal};
 use crate::error::{chain, warn};
 use crate::sandbox::User;
 use crate::service::report::ResumeReport;
 
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
+    open_files::raise_limit();
     match &args.box_name {
         Some(name) => foreground::resume(args, name),
         None => all::resume(args),

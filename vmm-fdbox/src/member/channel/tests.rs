@@ -118,6 +118,21 @@ fn nothing_is_lost_without_a_word() {
 }
 
 #[test]
+fn a_line_that_never_ends_does_not_take_all_descriptors_that_there_are() {
+    let (one, mut other) = pair();
+    let fd = file(1);
+    let many = vec![fd.as_fd(); MAX_FDS];
+    for _ in 0..3 {
+        one.write(b"x", &many, soon()).unwrap();
+    }
+    let refused = other.receive::<Message>(soon()).unwrap_err();
+    assert!(
+        matches!(refused, ChannelError::TooManyFds(count) if count == 3 * MAX_FDS),
+        "{refused}"
+    );
+}
+
+#[test]
 fn what_is_not_of_the_protocol_is_refused() {
     for line in [
         "",
