@@ -3,24 +3,28 @@
 //! ```text
 //! pages update KERNEL INITRAMFS CMDLINE   in the old host, as root: start a VMM and leave for that kernel
 //! pages resume                            in the new host, as root: start a VMM for the guest that waits
+//! pages trace KERNEL INITRAMFS CMDLINE    update and fail, again and again: each time one system call is not allowed
 //! pages vmm | pages arrive                what those start, without any capability
 //! ```
 
+mod sandbox;
 mod vmm;
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
 use vmm_fdbox::coordinator::{
     Boxes, Child, ChildError, RemoteLeaving, ResumeLimits, ToResume, resume,
 };
 use vmm_fdbox::member::{Arrived, Join, Left, serve_arriving, serve_leaving};
 use vmm_fdbox::update::{
-    Destination, ExitStatus, Fleet, FleetPlan, KexecHost, Limits, NextKernel, PartyError,
+    Destination, ExitStatus, Fleet, FleetPlan, KexecHost, Limits, NextKernel, PartyError, Step,
 };
 use vmm_fdbox::{BoxName, Control};
 
@@ -37,8 +41,12 @@ fn main() -> ExitCode {
         ["vmm"] => leave(),
         ["arrive"] => arrive(),
         ["update", kernel, initramfs, ref cmdline @ ..] => {
-            update(kernel, initramfs, &cmdline.join(" "))
+            update(kernel, initramfs, &cmdline.join(" "), None)
         }
+        ["fail", kernel, initramfs, ref cmdline @ ..] => {
+            update(kernel, initramfs, &cmdline.join(" "), Some(Step::Jump))
+        }
+        ["trace", ref next @ ..] => trace(next),
         ["resume"] => resume_guest(),
         _ => Err("Usage: pages update KERNEL INITRAMFS CMDLINE | pages resume".into()),
     };
@@ -55,6 +63,8 @@ fn main() -> ExitCode {
 fn start(role: &str) -> Result<(Child, UnixStream), ChildError> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("pages").arg(role).uid(UID).gid(UID);
+    // What may be missing is the coordinator's.
+    command.env_remove(sandbox::WITHOUT);
     Child::spawn(command)
 }
 
@@ -65,6 +75,7 @@ fn coordinator() -> Result<UnixStream, PartyError> {
 
 fn leave() -> Result<ExitStatus, PartyError> {
     let mut vmm = Vmm::boot()?;
+    sandbox::LEAVING.confine(&[])?;
     match serve_leaving(coordinator()?, &mut vmm) {
         // A real one would be its guest's VMM from here on, as before.
         Left::Here | Left::HandedOver => Ok(ExitStatus::Done),
@@ -74,6 +85,7 @@ fn leave() -> Result<ExitStatus, PartyError> {
 
 fn arrive() -> Result<ExitStatus, PartyError> {
     let mut vmm = Vmm::default();
+    sandbox::ARRIVING.confine(&[])?;
     match serve_arriving(coordinator()?, &mut vmm) {
         Arrived::Here(adoption) => {
             let here = vmm.vm()?.count();
@@ -88,9 +100,15 @@ fn arrive() -> Result<ExitStatus, PartyError> {
     }
 }
 
-fn update(kernel: &str, initramfs: &str, cmdline: &str) -> Result<ExitStatus, PartyError> {
+fn update(
+    kernel: &str,
+    initramfs: &str,
+    cmdline: &str,
+    fail_at: Option<Step>,
+) -> Result<ExitStatus, PartyError> {
+    let (vmm, socket) = start("vmm")?;
+    sandbox::UPDATING.confine(&[kernel, initramfs])?;
     let control = Arc::new(Control::open()?);
-    let (_vmm, socket) = start("vmm")?;
     let limits = Limits::default();
     let join = Join {
         box_name: BoxName::new(BOX)?,
@@ -108,20 +126,63 @@ fn update(kernel: &str, initramfs: &str, cmdline: &str) -> Result<ExitStatus, Pa
     });
     let plan = FleetPlan {
         lease: true,
+        fail_at,
         ..FleetPlan::default()
     };
     let fleet = Fleet::new(host, vec![member], plan);
     let outcome = fleet
         .observed_by(|event| eprintln!("pages: {event:?}"))
         .run();
+    // It goes with this process, whatever it does.
+    drop(vmm);
     Err(format!("Still here: {outcome:?}").into())
 }
 
+/// What is listed and that an update does not call: a member looks what its descriptor is of, its socket was made before,
+/// and the standard library may want to know how far it has read.
+const NOT_SEEN: [&str; 3] = ["fstat", "lseek", "socketpair"];
+
+/// Each system call of an update is one that the library makes: without it the process ends by the filter. Only the
+/// last one would leave the host, and what it lacks is just that.
+fn trace(next: &[&str]) -> Result<ExitStatus, PartyError> {
+    // The VMM of a coordinator that is gone rolls its guest back, and ends: it is waited for here.
+    set_child_subreaper(Some(getpid()))?;
+    let without = |role: &str, name: &str| {
+        let mut update = Command::new("/proc/self/exe");
+        update.arg0("pages").arg(role).args(next);
+        let status = update.env(sandbox::WITHOUT, name).status();
+        while wait(WaitOptions::empty()).is_ok() {}
+        status
+    };
+    let status = without("fail", "")?;
+    if status.code() != Some(i32::from(ExitStatus::Error.code())) {
+        return Err(format!("With all that is listed: {status}").into());
+    }
+    let lists = sandbox::UPDATING.calls.iter().copied().flatten();
+    let names: BTreeSet<&str> = lists.map(|(name, _)| *name).collect();
+    let mut wrong = Vec::new();
+    for name in names {
+        let role = if name == "reboot" { "update" } else { "fail" };
+        let status = without(role, name)?;
+        let is_called = status.signal() == Some(libc::SIGSYS);
+        if is_called == NOT_SEEN.contains(&name) {
+            wrong.push(format!("without {name}: {status}"));
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(ExitStatus::Done),
+        false => Err(wrong.join("; ").into()),
+    }
+}
+
 fn resume_guest() -> Result<ExitStatus, PartyError> {
+    // The one thing that it does beside: the VMM would inherit what this process may not do.
+    let vmm = start("arrive")?;
+    sandbox::RESUMING.confine(&[])?;
     let control = Control::open()?;
     let guest = ToResume {
         box_name: BoxName::new(BOX)?,
-        start: Box::new(|| start("arrive")),
+        start: Box::new(|| Ok(vmm)),
         userspace_boottime_ns: None,
         paused: false,
         fail_at: None,

@@ -32,6 +32,8 @@ const TESTS: [Test; 2] = [
         // The last command before the kexec is the one that jumps.
         more: &[
             "--before",
+            "/bin/pages trace /update/kernel /bin/pages $LAB_NEXT_CMDLINE",
+            "--before",
             "/bin/pages update /update/kernel /update/initramfs $LAB_NEXT_CMDLINE",
             "--after",
             "/bin/pages resume",

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 use super::new_vmm::{NewVmm, new_vmm};
 use super::world::{LONG, Script, box_name, limits, old_vmm, remote};
-use crate::coordinator::{Boxes, RemoteArriving};
-use crate::fake::FakeStore;
+use crate::coordinator::{Boxes, Child, RemoteArriving};
+use crate::fake::{FakeHost, FakeStore, HostCall};
 use crate::finding::Finding;
 use crate::member::{Arrive, Lent};
-use crate::sandbox::{ARRIVING_SYSCALLS, KEXEC_SYSCALLS, LEAVING_SYSCALLS, Syscall};
-use crate::update::{Destination, Host, KexecHost, Member, NextKernel};
+use crate::sandbox::{
+    ARRIVING_SYSCALLS, COORDINATOR_SYSCALLS, KEXEC_SYSCALLS, LEAVING_SYSCALLS, Syscall,
+};
+use crate::update::{
+    Destination, ExitStatus, Fleet, FleetPlan, Host, KexecHost, Member, NextKernel,
+};
 
 /// What a child does, and which call its filter leaves out: `ROLE:NAME`.
 const CHILD: &str = "FDBOX_TEST_SANDBOX";
@@ -35,6 +39,25 @@ const RUNTIME: &[Syscall] = &[
     ("rt_sigprocmask", libc::SYS_rt_sigprocmask),
     ("sched_yield", libc::SYS_sched_yield),
     ("sigaltstack", libc::SYS_sigaltstack),
+];
+
+/// What the standard library calls beside to start a thread, and a program, in this process and in the new one.
+const STARTS: &[Syscall] = &[
+    ("clone3", libc::SYS_clone3),
+    ("close", libc::SYS_close),
+    ("dup2", libc::SYS_dup2),
+    ("execve", libc::SYS_execve),
+    ("gettid", libc::SYS_gettid),
+    // Of boxes in memory.
+    ("memfd_create", libc::SYS_memfd_create),
+    ("pipe2", libc::SYS_pipe2),
+    ("prlimit64", libc::SYS_prlimit64),
+    ("prctl", libc::SYS_prctl),
+    ("read", libc::SYS_read),
+    ("rseq", libc::SYS_rseq),
+    ("rt_sigaction", libc::SYS_rt_sigaction),
+    ("sched_getaffinity", libc::SYS_sched_getaffinity),
+    ("set_robust_list", libc::SYS_set_robust_list),
 ];
 
 /// What the child is to do, and without which call.
@@ -99,6 +122,31 @@ fn arrive() {
     vmm.report(LONG).unwrap();
 }
 
+/// An update that fails at the jump, and a VMM that is started and killed.
+fn coordinate() {
+    let store = FakeStore::new();
+    let (vmm, socket) = old_vmm(&store, Script::default());
+    let member = remote(&store, socket, Destination::NextKernel, limits(false));
+    let host = FakeHost {
+        failing: vec![HostCall::Jump],
+        ..FakeHost::default()
+    };
+    let plan = FleetPlan {
+        lease: true,
+        ..FleetPlan::default()
+    };
+    std::thread::spawn(move || {
+        confine(&[COORDINATOR_SYSCALLS, STARTS].concat());
+        let (mut child, _socket) = Child::spawn(Command::new("/bin/cat")).unwrap();
+        let outcome = Fleet::new(host, vec![member], plan).run();
+        assert_eq!(outcome.exit_status(), ExitStatus::RolledBack);
+        child.kill();
+    })
+    .join()
+    .unwrap();
+    let _ = vmm.thread.join().unwrap();
+}
+
 /// Only what changes nothing: this host is not to be left.
 fn ask_the_host() -> Vec<Finding> {
     let mut host = KexecHost::new(NextKernel::Files {
@@ -119,12 +167,13 @@ fn child() {
     match task().as_ref().map(|(role, _)| role.as_str()) {
         Some("leaving") => leave(),
         Some("arriving") => arrive(),
+        Some("coordinating") => coordinate(),
         Some("kexec") => assert!(!ask_the_host().is_empty()),
         _ => {}
     }
 }
 
-fn run(role: &str, without: &str) -> ExitStatus {
+fn run(role: &str, without: &str) -> std::process::ExitStatus {
     let mut test = Command::new(std::env::current_exe().unwrap());
     test.args(["--exact", "coordinator::tests::sandbox::child"])
         .env(CHILD, format!("{role}:{without}"))
@@ -155,6 +204,12 @@ fn an_arriving_vmm_calls_what_is_listed_and_nothing_else() {
     check("arriving", ARRIVING_SYSCALLS, &[]);
 }
 
+#[test]
+fn a_coordinator_calls_what_is_listed_and_nothing_else() {
+    check("coordinating", COORDINATOR_SYSCALLS, &[]);
+}
+
+/// What loads a kernel and jumps, examples/pages traces in the lab.
 #[test]
 fn a_kexec_host_calls_what_is_listed_and_nothing_else() {
     let not_seen = ["pread64", "lseek", "kexec_file_load", "sync", "reboot"];
