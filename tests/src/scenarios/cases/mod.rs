@@ -39,6 +39,7 @@ mod room;
 mod sample;
 mod signals;
 mod supervision;
+mod taken_over;
 mod two_builds;
 mod upgrade;
 mod watching;
@@ -111,6 +112,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         ports::ALL,
         power::ALL,
         privileges::ALL,
+        taken_over::ALL,
         dist::ALL,
         guests::ALL,
         upgrade::ALL,
