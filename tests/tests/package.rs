@@ -105,6 +105,46 @@ fn the_library_depends_on_nothing_twice() {
     assert!((5..40).contains(&names.len()), "{names:?}");
 }
 
+/// As whoever downloads it has it: from its own files alone.
+#[test]
+fn the_package_builds_and_its_tests_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let into = format!("--target-dir={}", dir.display());
+    cargo(&[
+        "package",
+        "-p",
+        "vmm-fdbox",
+        "--no-verify",
+        "--allow-dirty",
+        "--offline",
+        "--quiet",
+        &into,
+    ]);
+    let version = env!("CARGO_PKG_VERSION");
+    let unpack = Command::new("tar")
+        .arg("-xf")
+        .arg(dir.join(format!("package/vmm-fdbox-{version}.crate")))
+        .arg("-C")
+        .arg(dir)
+        .status();
+    assert!(unpack.unwrap().success());
+    let manifest = dir.join(format!("vmm-fdbox-{version}/Cargo.toml"));
+    // What it depends on is built already.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    cargo(&[
+        "test",
+        "--manifest-path",
+        manifest.to_str().unwrap(),
+        "--all-features",
+        "--locked",
+        "--offline",
+        "--quiet",
+        "--target-dir",
+        target.to_str().unwrap(),
+    ]);
+}
+
 #[test]
 fn the_package_has_what_its_readers_and_its_tests_need() {
     let list = cargo(&[
