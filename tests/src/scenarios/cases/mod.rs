@@ -12,6 +12,7 @@ mod guest;
 mod guest_memory;
 mod guest_takers;
 mod guests;
+mod guests_as_they_are;
 mod hundred;
 mod jump_refused;
 mod leaving;
@@ -115,6 +116,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         taken_over::ALL,
         dist::ALL,
         guests::ALL,
+        guests_as_they_are::ALL,
         upgrade::ALL,
         two_builds::ALL,
         hundred::ALL,

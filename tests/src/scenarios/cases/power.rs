@@ -134,8 +134,10 @@ fn button(_: &Cx<'_>) -> Result<()> {
         &guest.spec.status()?["state"],
         &json!("running"),
     )?;
-    // Who says it twice does not want to wait.
-    guest.terminate()?;
+    // It has a second to hear of it, and then its power is cut.
+    guest
+        .command_with("shutdown", &["--timeout", "1"])?
+        .expect(0)?;
     guest.wait_for_end()?;
     ended(watch, "the operator asked for it")
 }

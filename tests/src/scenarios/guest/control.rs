@@ -24,6 +24,13 @@ impl Guest {
         command(verb, &self.spec.api())
     }
 
+    /// The same with more arguments.
+    pub(crate) fn command_with(&self, verb: &str, more: &[&str]) -> Result<Ended> {
+        let mut command = Command::new(VMM);
+        command.args([verb, "--api-socket"]).arg(self.spec.api());
+        Ended::of(command.args(more))
+    }
+
     /// Begins an update of the host, which must be called off or fail.
     pub(crate) fn start_update(&self, arguments: &[&str]) -> Result<Updating> {
         Updating::start(&mut self.update_command(arguments)?)
