@@ -293,6 +293,9 @@ pub(crate) struct ResumeArgs {
     /// order of those. All other devices are opened as they were.
     #[arg(long = "net", value_name = "fd=N", conflicts_with = "all")]
     pub(crate) nets: Vec<FdSpec>,
+    /// Let a group connect to the API sockets too, but only to look, as with `run`.
+    #[arg(long, value_name = "GID")]
+    pub(crate) api_group: Option<u32>,
     /// Have guests arrive paused: `continue` runs them.
     #[arg(long)]
     pub(crate) paused: bool,

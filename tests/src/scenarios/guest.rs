@@ -131,8 +131,13 @@ impl Guest {
 
     /// The same of one that was paused and gives no sign of life.
     pub(crate) fn resume_paused(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+        Self::resume_and(spec, &[], port)
+    }
+
+    /// The same with more arguments for the command.
+    pub(crate) fn resume_and(spec: Spec, more: &[&str], port: &Arc<EventPort>) -> Result<Self> {
         let mut resume = Command::new(VMM);
-        resume.args(["resume", "--box", spec.name]);
+        resume.args(["resume", "--box", spec.name]).args(more);
         Self::start(&mut resume, spec, port)
     }
 

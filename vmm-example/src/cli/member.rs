@@ -15,6 +15,9 @@ pub(crate) struct MemberArgs {
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
+    /// A group that may connect to it, to look.
+    #[arg(long, value_name = "GID", requires = "api_socket")]
+    pub(crate) api_group: Option<u32>,
     /// Where the serial port goes: stdio, file=PATH or socket=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) console: ConsoleSpec,

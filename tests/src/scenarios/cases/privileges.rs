@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::{Value, json};
 
@@ -89,7 +89,23 @@ fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
     guest.command("continue")?.expect(0)?;
     guest.wait_for_beat()?;
     same_guest(&before, &guest.report()?)?;
-    let api = guest.spec.api();
+    a_group_looks(&guest.spec.api())?;
+    guest.wait_for_beat()?;
+    // The next VMM is told of the group and of no user.
+    let (spec, status) = guest.hand_over_here()?;
+    ensure!(status.success(), "The old VMM ended with {status}");
+    let mut guest = Guest::resume_and(spec, &["--api-group", &group], &port()?)?;
+    // Dropped, it would be killed.
+    let runner = guest.runner()?;
+    Status::of(u32::try_from(runner.pid())?)?.is_confined(user, user)?;
+    same_guest(&before, &guest.report()?)?;
+    a_group_looks(&guest.spec.api())?;
+    guest.power_off()?;
+    drop(runner);
+    Ok(())
+}
+
+fn a_group_looks(api: &Path) -> Result<()> {
     // Who is of the group may look, and who is not does not even reach the socket.
     for (verb, group, status) in [
         ("status", GROUP, 0),
@@ -100,9 +116,8 @@ fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
     ] {
         let mut command = Command::new(VMM);
         command.uid(STRANGER).gid(group);
-        command.args([verb, "--api-socket"]).arg(&api);
+        command.args([verb, "--api-socket"]).arg(api);
         Ended::of(&mut command)?.expect(status)?;
     }
-    guest.wait_for_beat()?;
-    guest.power_off()
+    Ok(())
 }

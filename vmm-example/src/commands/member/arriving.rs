@@ -227,8 +227,10 @@ impl ArrivingVmm for ArrivingGuest<'_> {
             self.host = Some(Host::open().map_err(party_error)?);
             let api = self.args.api_socket.as_deref();
             let sandbox = self.base_sandbox(api, &self.args.console);
-            sandbox.make_folders(None).map_err(party_error)?;
+            let group = self.args.api_group;
+            sandbox.make_folders(group).map_err(party_error)?;
             let environment = Environment::open(&self.args.console, api).map_err(layered)?;
+            environment.share_api(group).map_err(layered)?;
             self.environment = Some(environment);
             // The state is read as the guest's own user, and what it names is opened so: a VMM wrote it.
             sandbox.become_user().map_err(party_error)?;

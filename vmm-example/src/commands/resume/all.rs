@@ -13,7 +13,7 @@ use vmm_fdbox::{BoxName, Control};
 
 use super::total::{GuestEnd, Total};
 use super::waiting::{Waiting, waiting};
-use super::{Resumed, drive, privileges, start};
+use super::{Resumed, api_group, drive, privileges, start};
 use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::report_file::{report_path, write_report};
 use crate::error::{chain, printable, say, warn};
@@ -65,7 +65,7 @@ fn command(name: &BoxName, args: &ResumeArgs, privileges: SandboxArgs) -> io::Re
     let at = |ending| folder.join(format!("{name}{ending}"));
     command.arg("member").arg("--api-socket").arg(at(".sock"));
     command.arg(format!("--console=socket={}", at(".console").display()));
-    command.args(privileges.arguments());
+    command.args(api_group(args)).args(privileges.arguments());
     Ok(command)
 }
 

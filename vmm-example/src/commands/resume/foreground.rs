@@ -14,7 +14,7 @@ use vmm_fdbox::coordinator::{Child, Ended};
 use vmm_fdbox::update::{ExitStatus, UpdateError};
 use vmm_fdbox::{BoxName, BoxStore, Control, Deadline};
 
-use super::{Resumed, drive, privileges};
+use super::{Resumed, api_group, drive, privileges};
 use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::{interrupt, signal};
 use crate::error::{printable, say, warn};
@@ -75,7 +75,7 @@ fn command(args: &ResumeArgs, privileges: SandboxArgs, stdin: i32) -> io::Result
     command.args(["member", "--stdin", &stdin.to_string()]);
     command.arg(format!("--console={}", args.console));
     if let Some(path) = &args.api_socket {
-        command.arg("--api-socket").arg(path);
+        command.arg("--api-socket").arg(path).args(api_group(args));
     }
     command.args(privileges.arguments());
     for net in &args.nets {

@@ -57,6 +57,12 @@ fn privileges(
     })
 }
 
+/// The option of who may look.
+fn api_group(args: &ResumeArgs) -> Option<String> {
+    let group = args.api_group?;
+    Some(format!("--api-group={group}"))
+}
+
 /// Starts a guest's VMM.
 type Start = Box<dyn FnOnce() -> Result<(Child, UnixStream), ChildError> + Send>;
 
