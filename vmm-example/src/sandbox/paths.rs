@@ -1,7 +1,9 @@
 //! Landlock: files, sockets and processes outside of what is open already.
 
+use std::fs::DirEntry;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -40,7 +42,7 @@ fn rules(sandbox: &Sandbox) -> Result<RulesetStatus, RulesetError> {
         .scope(Scope::from_all(ABI_WANTED))?
         .create()?;
     for socket in &sandbox.sockets {
-        if let Some(folder) = folder_of_our_own(socket) {
+        if let Some(folder) = folder_of_our_own(socket, &sandbox.sockets) {
             rules = rules.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
         }
     }
@@ -51,12 +53,45 @@ fn rules(sandbox: &Sandbox) -> Result<RulesetStatus, RulesetError> {
     Ok(rules.restrict_self()?.ruleset)
 }
 
-/// The folder of a socket, if nobody else's sockets can be in it: the socket can go in the end.
-fn folder_of_our_own(socket: &Path) -> Option<PathFd> {
+/// The folder of a socket, if nobody else's files can be in it: the socket can go in the end, and all that is below its
+/// folder. Of root's folders it is one with nothing else in it.
+fn folder_of_our_own(socket: &Path, ours: &[PathBuf]) -> Option<PathFd> {
     let folder = socket.parent()?;
     let owner = folder.metadata().ok()?.uid();
-    if owner != rustix::process::geteuid().as_raw() {
+    let (own, is_root) = (rustix::process::geteuid(), owner == 0);
+    if owner != own.as_raw() || (is_root && has_more_than(folder, ours)) {
         return None;
     }
     PathFd::new(folder).ok()
+}
+
+/// Whether there is anything in a folder but these files.
+fn has_more_than(folder: &Path, files: &[PathBuf]) -> bool {
+    let Ok(entries) = folder.read_dir() else {
+        return true;
+    };
+    let is_known = |entry: io::Result<DirEntry>| {
+        entry.is_ok_and(|entry| files.iter().any(|file| *file == entry.path()))
+    };
+    !entries.into_iter().all(is_known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_folder_with_something_else_in_it_nothing_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [api, console] = ["api", "console"].map(|name| dir.path().join(name));
+        let ours = [api.clone(), console];
+        for path in &ours {
+            std::fs::write(path, "").unwrap();
+        }
+        assert!(!has_more_than(dir.path(), &ours));
+        assert!(folder_of_our_own(&api, &ours).is_some());
+        assert!(has_more_than(dir.path(), &ours[..1]));
+        std::fs::write(dir.path().join("other"), "").unwrap();
+        assert!(has_more_than(dir.path(), &ours));
+    }
 }
