@@ -9,7 +9,7 @@ use seccompiler::{
 };
 
 use super::syscalls::{
-    BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, HARMLESS, KVM_IRQ_LINE, KVM_IRQFD, KVM_RUN,
+    BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, FCNTL, HARMLESS, KVM_IRQ_LINE, KVM_IRQFD, KVM_RUN,
     KVM_SET_GSI_ROUTING, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, KVM_TYPE,
     MISSING, PR_GET_AUXV, REFUSED, SERVICE, TAP, TUN_OFFLOAD, TYPE_MASK, VFIO_TYPE,
 };
@@ -102,6 +102,9 @@ fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     // Nothing that can be written is ever executed.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         add(&mut rules, call, [masked(2, libc::PROT_EXEC, 0)?]);
+    }
+    for command in FCNTL {
+        add(&mut rules, libc::SYS_fcntl, [equal(1, *command)?]);
     }
     // How a library finds the kernel's clock.
     add(&mut rules, libc::SYS_prctl, [equal(0, PR_GET_AUXV)?]);

@@ -41,7 +41,6 @@ pub(super) const DEVICES: &[libc::c_long] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
     libc::SYS_fallocate,
-    libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_fstatfs,
     libc::SYS_fsync,
@@ -84,6 +83,18 @@ pub(super) const SERVICE: &[libc::c_long] = &[
     libc::SYS_uname,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
+];
+
+/// What fcntl is asked for: nothing that has the kernel send a signal to another process (F_SETOWN, F_SETSIG, leases).
+pub(super) const FCNTL: &[libc::c_int] = &[
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_OFD_SETLK,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
 ];
 
 /// For a guest's vsock: the host's end of a connection.

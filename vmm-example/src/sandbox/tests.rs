@@ -1,5 +1,6 @@
 use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
@@ -81,6 +82,7 @@ fn in_the_sandbox() {
             let init = rustix::process::Pid::INIT;
             let _ = rustix::process::test_kill_process(init);
         }
+        "has a signal sent" => have_a_signal_sent(&listener),
         "reboots" => drop(rustix::system::reboot(rustix::system::RebootCommand::Kexec)),
         "networks" => drop(std::net::UdpSocket::bind("127.0.0.1:0")),
         "a vcpu starts a thread" => as_kind(Thread::Vcpu, || drop(thread::spawn(|| {}).join())),
@@ -93,6 +95,13 @@ fn in_the_sandbox() {
     }
     drop(listener);
     std::process::exit(SURVIVED);
+}
+
+/// To process 1, when there is something to read.
+#[allow(unsafe_code, reason = "rustix has no F_SETOWN")]
+fn have_a_signal_sent(file: &impl AsRawFd) {
+    // SAFETY: F_SETOWN takes a number; it is asked of a descriptor that is open.
+    let _ = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETOWN, 1) };
 }
 
 /// Answers to everything.
@@ -167,7 +176,7 @@ fn sockets_are_found_only_for_a_guests_sake() {
 
 #[test]
 fn what_no_vmm_does_is_its_end() {
-    for deed in ["executes", "signals", "reboots"] {
+    for deed in ["executes", "signals", "has a signal sent", "reboots"] {
         is_killed(deed);
     }
 }
