@@ -14,6 +14,7 @@ const NEEDS: [(Kind, Kind); 3] = [
 
 /// A descriptor that cannot be kept without another one of its box.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Dependency {
     /// The one that needs the other.
     pub from: FdName,

@@ -36,6 +36,7 @@ impl From<u32> for SealReason {
 
 /// Which descriptor kept a box from being sealed, as the kernel tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SealReport {
     /// The descriptor; `None` when it was the box as a whole.
     pub name: Option<FdName>,
@@ -47,6 +48,7 @@ pub struct SealReport {
 
 /// Why a box was not sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SealError {
     /// The ioctl's error.
     pub error: BoxError,

@@ -138,6 +138,7 @@ impl StateFd {
 
 /// What a state memfd held when it was read.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SavedState {
     /// The frame, verified.
     pub frame: Frame<Vec<u8>>,

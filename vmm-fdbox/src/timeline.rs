@@ -98,6 +98,7 @@ pub enum TimelineError {
 
 /// The start of a phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Mark {
     /// The phase's name.
     pub name: String,
@@ -107,6 +108,7 @@ pub struct Mark {
 
 /// How long a phase took.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Phase {
     /// Its name.
     pub name: String,

@@ -41,6 +41,7 @@ impl From<u32> for LostReason {
 
 /// A descriptor that keeps a box from being unsealed, as the kernel tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LostFd {
     /// The descriptor.
     pub name: FdName,
@@ -66,6 +67,7 @@ impl fmt::Display for LostFd {
 
 /// Why a box was not unsealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnsealError {
     /// The ioctl's error.
     pub error: BoxError,

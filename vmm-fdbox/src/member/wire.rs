@@ -235,6 +235,7 @@ pub(crate) enum ArrivingReply {
 /// How a VMM failed to take a guest. The box is as it was, unless it says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Failed {
     /// The step.
     pub step: Step,

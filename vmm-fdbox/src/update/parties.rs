@@ -154,6 +154,7 @@ pub trait Host {
 
 /// What [`KexecHost`] jumps into.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NextKernel {
     /// Files to load.
     Files {

@@ -171,6 +171,7 @@ impl Stopped {
 
 /// What happens when a guest is not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum NotReady {
     /// Nobody is updated: every guest is rolled back and continues.
     #[default]
