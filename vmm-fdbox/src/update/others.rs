@@ -2,7 +2,6 @@
 
 use super::parties::{Host, PartyError};
 use crate::deadline::Deadline;
-use crate::finding::Finding;
 
 /// Who is to have the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -32,10 +31,6 @@ pub enum Destination {
 pub struct LeftByOthers(pub Destination);
 
 impl Host for LeftByOthers {
-    fn preflight(&mut self) -> Vec<Finding> {
-        Vec::new()
-    }
-
     fn leaves_kernel(&self) -> bool {
         self.0 == Destination::NextKernel
     }
@@ -46,14 +41,6 @@ impl Host for LeftByOthers {
 
     fn is_left_by_others(&self) -> bool {
         true
-    }
-
-    fn load(&mut self) -> Result<(), PartyError> {
-        Ok(())
-    }
-
-    fn unload(&mut self) -> Result<(), PartyError> {
-        Ok(())
     }
 
     fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {

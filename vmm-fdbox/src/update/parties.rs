@@ -94,8 +94,10 @@ pub trait Guest {
 
 /// The host that the update leaves.
 pub trait Host {
-    /// Whatever would make loading or jumping fail. Changes nothing.
-    fn preflight(&mut self) -> Vec<Finding>;
+    /// Whatever would make loading or jumping fail. Changes nothing. Default: nothing is known.
+    fn preflight(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
 
     /// What of these kinds of files would be lost in the jump. Changes nothing. Asked in preflight,
     /// of what is known by then, and again of what is in the box before it is sealed.
@@ -125,17 +127,21 @@ pub trait Host {
         Ok(())
     }
 
-    /// Loads the next kernel, and does whatever else is slow. The guest runs.
+    /// Loads the next kernel, and does whatever else is slow. The guest runs. Default: there is nothing to load.
     ///
     /// # Errors
     /// Nothing has changed.
-    fn load(&mut self) -> Result<(), PartyError>;
+    fn load(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
 
     /// The inverse of [`load`](Self::load).
     ///
     /// # Errors
     /// Is reported; the rollback goes on.
-    fn unload(&mut self) -> Result<(), PartyError>;
+    fn unload(&mut self) -> Result<(), PartyError> {
+        Ok(())
+    }
 
     /// Whether somebody else leaves it, at a moment of their own after the guest's state is
     /// written. Then the state is complete before [`jump`](Self::jump) is called, if it ever is. Default: no.
@@ -276,20 +282,8 @@ impl Host for KexecHost {
 pub struct SameHost;
 
 impl Host for SameHost {
-    fn preflight(&mut self) -> Vec<Finding> {
-        Vec::new()
-    }
-
     fn leaves_kernel(&self) -> bool {
         false
-    }
-
-    fn load(&mut self) -> Result<(), PartyError> {
-        Ok(())
-    }
-
-    fn unload(&mut self) -> Result<(), PartyError> {
-        Ok(())
     }
 
     /// Returns at once; the program exits next.

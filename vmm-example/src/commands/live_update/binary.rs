@@ -11,7 +11,7 @@ use std::time::Duration;
 use vmm_fdbox::coordinator::{Child, ChildError};
 use vmm_fdbox::frame::Description;
 use vmm_fdbox::member::VERSION;
-use vmm_fdbox::update::{Host, PartyError, Step};
+use vmm_fdbox::update::{Host, PartyError, SameHost, Step};
 use vmm_fdbox::{Deadline, Finding};
 
 use super::guests::Guest;
@@ -176,20 +176,11 @@ impl Host for Successor {
     }
 
     fn leaves_kernel(&self) -> bool {
-        false
+        SameHost.leaves_kernel()
     }
 
-    fn load(&mut self) -> Result<(), PartyError> {
-        Ok(())
-    }
-
-    fn unload(&mut self) -> Result<(), PartyError> {
-        Ok(())
-    }
-
-    /// Each guest goes by itself.
-    fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
-        Ok(())
+    fn jump(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+        SameHost.jump(deadline)
     }
 }
 
