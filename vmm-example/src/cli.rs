@@ -262,8 +262,8 @@ pub(crate) struct LiveUpdateArgs {
     #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
     pub(crate) fail_at: Option<Step>,
     /// Stop this process, as SIGSTOP does, when a step begins, for tests.
-    #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
-    pub(crate) stop_at: Option<Step>,
+    #[arg(long, value_name = "STEP,...", hide = true, value_delimiter = ',', value_parser = parse_step)]
+    pub(crate) stop_at: Vec<Step>,
     /// Cancel when a step is done, for tests.
     #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
     pub(crate) cancel_after: Option<Step>,

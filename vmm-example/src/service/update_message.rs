@@ -165,6 +165,8 @@ pub(crate) enum UpdateResult {
     NothingChanged,
     RolledBack,
     GuestLost,
+    /// Its VMM is gone, and all of the guest is in its box.
+    WaitsInBox,
 }
 
 impl UpdateEnd {

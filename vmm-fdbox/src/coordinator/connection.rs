@@ -54,7 +54,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn has_something(&mut self) -> bool {
+    pub(super) fn has_something(&mut self) -> Result<bool, ChannelError> {
         self.0.has_something()
     }
 }

@@ -107,7 +107,9 @@ impl<B: Boxes> Handover<B> {
         let end = self.leaving.undo();
         Stopped {
             message: match end.status {
-                ExitStatus::GuestLost => format!("{why}; {}", end.message),
+                ExitStatus::GuestLost | ExitStatus::WaitsInBox => {
+                    format!("{why}; {}", end.message)
+                }
                 _ => format!("Rolled back, the guest continues: {step} failed: {why}"),
             },
             step: Some(step),
@@ -136,13 +138,24 @@ impl<B: Boxes> Handover<B> {
         }
         let ended = arriving.child().kill();
         self.arriving = None;
-        let message = match old.status {
-            ExitStatus::GuestLost => format!("Guest lost: the new VMM had it: {why}; {ended}"),
+        let (status, message) = match old.status {
+            // Whatever was true while the new VMM lived.
+            ExitStatus::WaitsInBox if self.leaving.waits_in_box() => (
+                ExitStatus::WaitsInBox,
+                format!("{why}; {ended}; the old VMM: {}", old.message),
+            ),
+            ExitStatus::WaitsInBox | ExitStatus::GuestLost => (
+                ExitStatus::GuestLost,
+                format!("Guest lost: the new VMM had it: {why}; {ended}"),
+            ),
             // The old VMM could not be asked, and takes it back when it gets there.
-            _ => format!("{why}; {ended}; the old VMM: {}", old.message),
+            status => (
+                status,
+                format!("{why}; {ended}; the old VMM: {}", old.message),
+            ),
         };
         Err(Stopped {
-            status: old.status,
+            status,
             step: Some(Step::Jump),
             error: Some(why),
             ..Stopped::untouched(message)
@@ -199,8 +212,8 @@ impl<B: Boxes> Member for Handover<B> {
         Ok(())
     }
 
-    fn cancel_asked(&mut self) -> bool {
-        self.leaving.cancel_asked()
+    fn objection(&mut self) -> Option<String> {
+        self.leaving.objection()
     }
 
     fn roll_back(&mut self) -> Stopped {
@@ -213,10 +226,13 @@ impl<B: Boxes> Member for Handover<B> {
         let (saved, limit) = (std::mem::take(&mut self.saved), self.limit);
         let restored = self.arriving(|arriving| arriving.restore(&saved, limit));
         restored.map_err(|why| self.undo(Step::Jump, why))?;
-        if self.leaving.cancel_asked() {
-            let mut stopped = self.undo(Step::Jump, "Cancelled".into());
-            stopped.cancelled = true;
-            return Err(stopped);
+        if let Some(why) = self.leaving.objection() {
+            let cancelled = why == "Cancelled";
+            let stopped = self.undo(Step::Jump, why);
+            return Err(Stopped {
+                cancelled,
+                ..stopped
+            });
         }
         let committed = match &mut self.arriving {
             Some(arriving) => arriving.commit(limit),

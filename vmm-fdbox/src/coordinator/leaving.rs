@@ -38,6 +38,8 @@ pub struct RemoteLeaving<B> {
     owner: Option<Owner>,
     /// Its box is this update's.
     has_box: bool,
+    /// The guest stands still, with all of it in the box.
+    saved: bool,
     on_event: OnEvent,
 }
 
@@ -70,6 +72,7 @@ impl<B: Boxes> RemoteLeaving<B> {
             process: Process::default(),
             owner: None,
             has_box: false,
+            saved: false,
             on_event: Box::new(|_, _| {}),
         }
     }
@@ -133,17 +136,20 @@ impl<B: Boxes> RemoteLeaving<B> {
             Err(why) => return Err(Stopped::untouched(why.clone())),
         };
         let on_event = &mut self.on_event;
-        let heard = connection.say(order, lent, deadline).and_then(|()| {
-            connection.hear(deadline, |word| match word {
-                LeavingReply::Event { ns, event } => {
-                    on_event(ns, &event);
-                    None
-                }
-                // Seen when it matters, or nothing is to be done about it any more.
-                LeavingReply::CancelAsked {} => None,
-                word => Some(word),
-            })
-        });
+        let aside = |word| match word {
+            LeavingReply::Event { ns, event } => {
+                on_event(ns, &event);
+                None
+            }
+            // Seen when it matters, or nothing is to be done about it any more.
+            LeavingReply::CancelAsked {} => None,
+            word => Some(word),
+        };
+        let heard = match connection.say(order, lent, deadline) {
+            // What it said before it went tells more.
+            Ok(()) | Err(ChannelError::Gone) => connection.hear(deadline, aside),
+            Err(error) => Err(error),
+        };
         match heard {
             Ok(Heard {
                 message: LeavingReply::Stopped(stopped),
@@ -164,18 +170,30 @@ impl<B: Boxes> RemoteLeaving<B> {
         let who = &self.process;
         self.connection = Err(why.clone());
         let (status, message) = match self.process.is_dead(error) {
-            // Also if nobody knows of which process it was.
-            Some(true) | None => (ExitStatus::GuestLost, format!("{why}{who}")),
             Some(false) => (
                 ExitStatus::RolledBack,
                 format!("{why}{who}; it lives, and rolls its guest back by itself"),
             ),
+            // Also if nobody knows of which process it was.
+            _ if self.waits_in_box() => {
+                let name = &self.join.box_name;
+                (
+                    ExitStatus::WaitsInBox,
+                    format!("{why}{who}; the guest waits in box {name}: resume it"),
+                )
+            }
+            _ => (ExitStatus::GuestLost, format!("{why}{who}")),
         };
         Stopped {
             status,
             error: Some(why),
             ..Stopped::untouched(message)
         }
+    }
+
+    /// Whether all of the guest is in the box, for whoever takes it.
+    pub(super) fn waits_in_box(&self) -> bool {
+        self.saved && self.boxes.has_guest(&self.join.box_name).unwrap_or(false)
     }
 
     /// That it said something else: it cannot be followed any more.
@@ -235,7 +253,10 @@ impl<B: Boxes> RemoteLeaving<B> {
             Heard {
                 message: LeavingReply::Saved { lent: value },
                 fds,
-            } => Ok(Lent { value, fds }),
+            } => {
+                self.saved = true;
+                Ok(Lent { value, fds })
+            }
             other => Err(self.lost_track(&other.message, "saved")),
         }
     }
@@ -398,10 +419,20 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
     }
 
     /// A VMM that waits for the jump says nothing unless it has to.
-    fn cancel_asked(&mut self) -> bool {
-        self.connection
-            .as_mut()
-            .is_ok_and(Connection::has_something)
+    fn objection(&mut self) -> Option<String> {
+        let error = match self.connection.as_mut().ok()?.has_something() {
+            Ok(false) => return None,
+            Ok(true) => return Some("Cancelled".into()),
+            Err(error) => error,
+        };
+        let (name, who) = (&self.name, &self.process);
+        let what = match (self.process.is_dead(&error), error) {
+            // Whoever takes the guest out of its box finds all of it.
+            (Some(true), _) => return None,
+            (Some(false), ChannelError::Gone) => "closed its connection and lives on".to_owned(),
+            (_, error) => Chain(&error).to_string(),
+        };
+        Some(format!("{name}: its VMM{who}: {what}"))
     }
 
     fn roll_back(&mut self) -> Stopped {
@@ -409,7 +440,11 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
     }
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
-        self.let_go()?;
+        match self.let_go() {
+            // It is gone, and was to go.
+            Err(stopped) if stopped.status == ExitStatus::WaitsInBox => return Ok(()),
+            let_go => let_go?,
+        };
         // Whoever takes the guest over finds its old VMM gone.
         self.wait_for_end();
         Ok(())

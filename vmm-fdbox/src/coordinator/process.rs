@@ -10,8 +10,9 @@ use super::child::is_readable;
 use crate::deadline::Deadline;
 use crate::member::ChannelError;
 
-/// How long a VMM that closed its connection may take to be gone.
-const END_LIMIT: Duration = Duration::from_millis(500);
+/// How long a VMM that closed its connection may take to be gone: files of a process that is killed are closed
+/// before its end is seen, and those of a VM take a while.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// What is known of it; `Display` says it behind an error's text.
 #[derive(Debug, Default)]

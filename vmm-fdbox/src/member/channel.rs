@@ -263,10 +263,21 @@ impl Channel {
         }
     }
 
-    /// Whether something was said that nobody has heard, or the other end is closed. Does not wait.
-    pub fn has_something(&mut self) -> bool {
+    /// Whether something was said that nobody has heard. Does not wait.
+    ///
+    /// # Errors
+    /// [`ChannelError`]: there is nothing, and nothing more to come.
+    pub fn has_something(&mut self) -> Result<bool, ChannelError> {
         let has_line = |buffer: &[u8]| buffer.contains(&b'\n');
-        has_line(&self.buffer) || self.read().is_err() || has_line(&self.buffer)
+        while !has_line(&self.buffer) {
+            if self.buffer.len() >= MAX_LINE_BYTES {
+                return Err(ChannelError::TooLong);
+            }
+            if !self.read()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads what is there, if anything is.

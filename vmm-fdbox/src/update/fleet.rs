@@ -88,7 +88,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         }
     }
 
-    /// Who is told what happens. Nothing is told while guests stand still.
+    /// Who is told what happens. While guests stand still that is the start of the jump only: be quick.
     pub fn observed_by(mut self, observer: impl FnMut(&FleetEvent<'_>) + Send + 'a) -> Self {
         self.observer = Box::new(observer);
         self
@@ -246,12 +246,10 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     fn jump(&mut self) -> Result<(), StepFailure> {
         let step = Step::Jump;
         self.check(step)?;
+        (self.observer)(&FleetEvent::Started(step));
         let mut involved = self.entries.iter_mut().filter(|entry| entry.is_involved());
-        if involved.any(|entry| entry.member.cancel_asked()) {
-            return Err(StepFailure {
-                step,
-                message: "Cancelled".into(),
-            });
+        if let Some(message) = involved.find_map(|entry| entry.member.objection()) {
+            return Err(StepFailure { step, message });
         }
         let deadline = Deadline::within(self.plan.limits.jump);
         self.host.jump(deadline).map_err(|error| StepFailure {

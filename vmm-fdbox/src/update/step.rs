@@ -121,6 +121,8 @@ pub enum ExitStatus {
     RolledBack = 11,
     /// 12: it failed and the guest is lost.
     GuestLost = 12,
+    /// 13: it failed, the guest's VMM is gone, and the guest waits in its box for a resume.
+    WaitsInBox = 13,
 }
 
 impl ExitStatus {
@@ -128,6 +130,15 @@ impl ExitStatus {
     #[must_use]
     pub fn code(self) -> u8 {
         self as u8
+    }
+
+    /// How badly a guest fared, to find the worst of many.
+    #[must_use]
+    pub fn severity(self) -> u8 {
+        match self {
+            Self::GuestLost => u8::MAX,
+            other => other.code(),
+        }
     }
 }
 
@@ -157,7 +168,10 @@ mod tests {
             ExitStatus::NothingChanged,
             ExitStatus::RolledBack,
             ExitStatus::GuestLost,
+            ExitStatus::WaitsInBox,
         ];
-        assert_eq!(all.map(ExitStatus::code), [0, 1, 10, 11, 12]);
+        assert_eq!(all.map(ExitStatus::code), [0, 1, 10, 11, 12, 13]);
+        let worst = all.into_iter().max_by_key(|status| status.severity());
+        assert_eq!(worst, Some(ExitStatus::GuestLost));
     }
 }

@@ -253,6 +253,7 @@ fn result(status: ExitStatus) -> &'static str {
         ExitStatus::NothingChanged => "nothing-changed",
         ExitStatus::RolledBack => "rolled-back",
         ExitStatus::GuestLost => "guest-lost",
+        ExitStatus::WaitsInBox => "waits-in-box",
     }
 }
 

@@ -7,7 +7,6 @@ mod many;
 mod one;
 mod output;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::thread;
@@ -19,9 +18,9 @@ use rustix::process::Signal;
 use vmm_fdbox::coordinator::{Boxes, Handover, RemoteLeaving};
 use vmm_fdbox::update::{
     CancelFlag, ExitStatus, Fleet, FleetEvent, FleetOutcome, FleetPlan, Host, KexecHost, Limits,
-    Member, MemberOutcome, NextKernel, PartyError, SameHost, Step,
+    Member, MemberOutcome, NextKernel, SameHost, Step,
 };
-use vmm_fdbox::{BoxError, Control, Deadline, Finding, Kind, sealed_kinds};
+use vmm_fdbox::{BoxError, Control, sealed_kinds};
 
 use self::binary::Successor;
 use self::guests::Guest;
@@ -197,57 +196,17 @@ impl<B: Boxes + Clone> Update<'_, B> {
         plan: FleetPlan,
     ) -> FleetOutcome {
         let _ticker = self.output.ticker();
-        let stop_at = self.args.stop_at;
-        let mut host = StopsAtJump {
-            host,
-            stops: stop_at == Some(Step::Jump),
-        };
         let hear = |event: &FleetEvent<'_>| {
             self.output.fleet(event);
-            if matches!(event, FleetEvent::Started(step) if Some(*step) == stop_at) {
+            if matches!(event, FleetEvent::Started(step) if self.args.stop_at.contains(step)) {
                 signal::send(std::process::id(), Signal::STOP);
             }
         };
-        let fleet = Fleet::new(&mut host, members, plan).observed_by(hear);
+        let fleet = Fleet::new(host, members, plan).observed_by(hear);
         match self.args.dry_run {
             true => fleet.dry_run(),
             false => fleet.run(),
         }
-    }
-}
-
-/// A host before whose jump this process may be stopped, for tests.
-struct StopsAtJump<'a, H> {
-    host: &'a mut H,
-    stops: bool,
-}
-
-impl<H: Host> Host for StopsAtJump<'_, H> {
-    fn preflight(&mut self) -> Vec<Finding> {
-        self.host.preflight()
-    }
-
-    fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
-        self.host.check_kinds(kinds)
-    }
-
-    fn leaves_kernel(&self) -> bool {
-        self.host.leaves_kernel()
-    }
-
-    fn load(&mut self) -> Result<(), PartyError> {
-        self.host.load()
-    }
-
-    fn unload(&mut self) -> Result<(), PartyError> {
-        self.host.unload()
-    }
-
-    fn jump(&mut self, deadline: Deadline) -> Result<(), PartyError> {
-        if self.stops {
-            signal::send(std::process::id(), Signal::STOP);
-        }
-        self.host.jump(deadline)
     }
 }
 

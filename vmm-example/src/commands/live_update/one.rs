@@ -164,6 +164,7 @@ fn failed(outcome: &FleetOutcome, stopped: &Stopped, step: Step, why: &str) -> U
     let became = match end.result {
         UpdateResult::RolledBack => "Rolled back, the guest continues",
         UpdateResult::GuestLost => "Guest lost",
+        UpdateResult::WaitsInBox => "The guest waits in its box, for a resume",
         _ => "Nothing changed",
     };
     let problems = end.problems.iter().map(|problem| format!("; {problem}"));
@@ -184,6 +185,7 @@ fn with_result(outcome: &FleetOutcome, stopped: &Stopped) -> UpdateEnd {
         result: match status {
             ExitStatus::RolledBack => UpdateResult::RolledBack,
             ExitStatus::GuestLost => UpdateResult::GuestLost,
+            ExitStatus::WaitsInBox => UpdateResult::WaitsInBox,
             _ => UpdateResult::NothingChanged,
         },
         exit_status: status.code(),

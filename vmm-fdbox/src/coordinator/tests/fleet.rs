@@ -156,9 +156,9 @@ fn a_cancel_at_the_vmm_is_heard_before_the_jump() {
     member.preflight().unwrap();
     member.prepare().unwrap();
     member.pause().unwrap();
-    assert!(!member.cancel_asked());
+    assert!(member.objection().is_none());
     vmm.cancel.cancel();
-    while !member.cancel_asked() {
+    while member.objection().is_none() {
         std::thread::yield_now();
     }
     // The jump may come at any moment: only the coordinator's word runs the guest on.
@@ -212,9 +212,9 @@ fn a_guest_is_set_down_and_stands_up_again() {
     assert!(member.preflight().is_err());
     member.set_down().unwrap();
     member.set_down().unwrap();
-    assert!(!vmm.runs() && !member.cancel_asked());
+    assert!(!vmm.runs() && member.objection().is_none());
     vmm.cancel.cancel();
-    while !member.cancel_asked() {
+    while member.objection().is_none() {
         std::thread::yield_now();
     }
     assert!(!vmm.runs());

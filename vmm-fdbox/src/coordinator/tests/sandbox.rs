@@ -90,7 +90,7 @@ fn leave() {
     member.prepare().unwrap();
     member.pause().unwrap();
     vmm.cancel.cancel();
-    while !member.cancel_asked() {
+    while member.objection().is_none() {
         std::thread::yield_now();
     }
     member.roll_back();

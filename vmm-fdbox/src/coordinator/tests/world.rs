@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::process::Pid;
 use serde_json::json;
 
 use crate::Clock;
@@ -87,6 +88,8 @@ impl Gate {
 pub(super) struct Script {
     pub(super) trouble: Option<(At, Trouble)>,
     pub(super) gate: Gate,
+    /// The process that is killed when it gets somewhere.
+    pub(super) kills: Option<(At, Pid)>,
     /// What its thread does first.
     pub(super) before: Option<fn()>,
     /// Its end of the socket, to close.
@@ -102,6 +105,11 @@ impl Script {
     }
 
     pub(super) fn reach(&self, at: At) -> Result<(), PartyError> {
+        if let Some((there, process)) = self.kills
+            && there == at
+        {
+            rustix::process::kill_process(process, rustix::process::Signal::KILL)?;
+        }
         match self.trouble {
             Some((there, trouble)) if there == at => self.suffer(at, trouble),
             _ => Ok(()),

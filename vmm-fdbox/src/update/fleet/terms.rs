@@ -62,10 +62,11 @@ pub trait Member: Send {
         Err("this VMM cannot stop it for that".into())
     }
 
-    /// Whether somebody asked this guest's VMM to stop the update since it paused, or it is
-    /// gone. Called between the last pause and the jump: be quick.
-    fn cancel_asked(&mut self) -> bool {
-        false
+    /// Why the host must not be left, if there is a reason: since this guest paused, somebody asked its VMM to stop the
+    /// update, or the VMM closed its connection and lives. One that is gone is no reason: all of the guest is in its box.
+    /// Called between the last pause and the jump: be quick. Default: there is none.
+    fn objection(&mut self) -> Option<String> {
+        None
     }
 
     /// Undoes all that was done; a guest that was set down continues.
@@ -261,7 +262,7 @@ impl FleetOutcome {
         let statuses = members.filter_map(|member| Some(member.stopped.as_ref()?.status));
         statuses
             .chain([floor])
-            .max_by_key(|status| status.code())
+            .max_by_key(|status| status.severity())
             .unwrap_or(floor)
     }
 }

@@ -109,8 +109,8 @@ impl Member for Guest {
         self.call(Call::SetDown, State::Down).map_err(why)
     }
 
-    fn cancel_asked(&mut self) -> bool {
-        self.cancel_asked
+    fn objection(&mut self) -> Option<String> {
+        self.cancel_asked.then(|| "Cancelled".to_owned())
     }
 
     fn roll_back(&mut self) -> Stopped {

@@ -1,0 +1,327 @@
+//! A VMM that is killed, or closes its connection and lives on, in each step of an update: what is in its box decides.
+//!
+//! The VMM's work is done by a thread of the test, and what it says goes through a process of its own, which can be
+//! killed. What that thread hears of it is nothing: the VMM stands still for good, as one that is gone does.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::new_vmm::{NewVmm, new_vmm};
+use super::world::{
+    At, LONG, Running, SHORT, Script, Trouble, box_name, join, limits, old_vmm, old_vmm_that,
+};
+use rustix::process::Pid;
+
+use crate::BoxName;
+use crate::coordinator::{Boxes, Handover, Owner, RemoteLeaving};
+use crate::deadline::Deadline;
+use crate::fake::{FakeHost, FakeStore, HostCall};
+use crate::finding::Finding;
+use crate::member::{Channel, Heard};
+use crate::update::{
+    Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, NotReady, SameHost, Stopped,
+};
+
+/// After which word the process ends, and how: "saved killed".
+const ENDS: &str = "FDBOX_TEST_ENDS";
+
+fn pass(from: &mut Channel, to: &mut Channel, change: impl FnOnce(&mut Value)) -> String {
+    let deadline = Deadline::within(LONG);
+    let Heard { mut message, fds } = from.receive::<Value>(deadline).unwrap();
+    change(&mut message);
+    let fds: Vec<_> = fds.iter().map(|(name, fd)| (&**name, fd.as_fd())).collect();
+    to.send(&message, &fds, deadline).unwrap();
+    message.as_object().unwrap().keys().next().unwrap().clone()
+}
+
+/// The process, in a child of the tests below: its standard input is the coordinator, its standard error the thread.
+#[test]
+fn child() {
+    let Ok(ends) = std::env::var(ENDS) else {
+        return;
+    };
+    let (last, how) = ends.split_once(' ').unwrap();
+    let socket = |fd: OwnedFd| UnixStream::from(fd);
+    let coordinator = socket(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let thread = socket(std::io::stderr().as_fd().try_clone_to_owned().unwrap());
+    let (closes, hears) = (
+        coordinator.try_clone().unwrap(),
+        thread.try_clone().unwrap(),
+    );
+    let (mut coordinator, mut thread) = (Channel::new(coordinator), Channel::new(thread));
+    let this = std::process::id();
+    loop {
+        pass(&mut coordinator, &mut thread, |_| {});
+        let said = loop {
+            let said = pass(&mut thread, &mut coordinator, |word| {
+                if let Some(joined) = word.get_mut("joined") {
+                    joined["pid"] = json!(this);
+                }
+            });
+            if said != "event" {
+                break said;
+            }
+        };
+        if said != last {
+            continue;
+        }
+        if how == "killed" {
+            let this = rustix::process::getpid();
+            rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+        }
+        for socket in [&closes, &hears] {
+            socket.shutdown(std::net::Shutdown::Both).unwrap();
+        }
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// A VMM whose process ends after a word.
+struct Vmm {
+    old: Running,
+    process: Child,
+    /// The thread's connection is not closed by the process's end.
+    _kept: UnixStream,
+}
+
+impl Vmm {
+    fn new((old, thread): (Running, UnixStream), ends: &str) -> (Self, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let kept = thread.try_clone().unwrap();
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "coordinator::tests::killed::child"]);
+        test.arg("--nocapture").env(ENDS, ends);
+        test.stdin(Stdio::from(OwnedFd::from(theirs)));
+        test.stderr(Stdio::from(OwnedFd::from(thread)));
+        let process = test.stdout(Stdio::null()).spawn().unwrap();
+        let vmm = Self {
+            old,
+            process,
+            _kept: kept,
+        };
+        (vmm, ours)
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        self.process.wait().unwrap();
+    }
+}
+
+fn member(
+    store: &FakeStore,
+    name: &str,
+    socket: UnixStream,
+    to: Destination,
+) -> RemoteLeaving<FakeStore> {
+    let limits = Limits {
+        // For the end of one that is handed over, which a thread's process does not come to.
+        jump: SHORT,
+        ..limits(false)
+    };
+    let join = join(store, BoxName::new(name).unwrap(), to, limits);
+    RemoteLeaving::new(name, Ok(socket), store.clone(), join).with_limits(limits)
+}
+
+struct Ended {
+    outcome: FleetOutcome,
+    /// The guest runs in the new VMM.
+    new: Arc<Mutex<bool>>,
+    old: Vmm,
+    store: FakeStore,
+}
+
+impl Ended {
+    fn stopped(&self) -> &Stopped {
+        self.outcome.members[0].stopped.as_ref().unwrap()
+    }
+
+    fn runs(&self) -> (bool, bool) {
+        (self.old.old.runs(), *self.new.lock().unwrap())
+    }
+}
+
+/// From a VMM that ends so to another binary's.
+fn hand_over(ends: &str, new: Script) -> Ended {
+    hand_over_to(ends, |_| new)
+}
+
+/// The same to one that does what is to be done when the first one's process is known.
+fn hand_over_to(ends: &str, new: impl FnOnce(Pid) -> Script) -> Ended {
+    let store = FakeStore::new();
+    let (old, socket) = Vmm::new(old_vmm(&store, Script::default()), ends);
+    let new = new(Pid::from_child(&old.process));
+    let leaving = member(&store, "vm0", socket, Destination::Successor);
+    let vmm = NewVmm::new(new);
+    let new = vmm.running.clone();
+    let (mut vmm, boxes) = (Some(vmm), store.clone());
+    let start = move || new_vmm(&boxes, vmm.take().unwrap());
+    let handover = Handover::new(leaving, Box::new(start), LONG);
+    let outcome = Fleet::new(SameHost, vec![handover], FleetPlan::default()).run();
+    Ended {
+        outcome,
+        new,
+        old,
+        store,
+    }
+}
+
+#[test]
+fn killed_in_the_blackout_it_leaves_the_guest_to_the_new_vmm() {
+    let ended = hand_over("saved killed", Script::default());
+    assert_eq!(
+        ended.outcome.exit_status(),
+        ExitStatus::Done,
+        "{:?}",
+        ended.outcome
+    );
+    assert_eq!(ended.runs(), (false, true));
+    assert_eq!(ended.store.content(&box_name()), None);
+}
+
+#[test]
+fn killed_while_the_new_vmm_gets_the_guest_it_leaves_it_to_that() {
+    for at in [At::Restore, At::Run, At::Report] {
+        let ended = hand_over_to("never killed", |old| Script {
+            kills: Some((at, old)),
+            ..Script::default()
+        });
+        let outcome = &ended.outcome;
+        assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
+        assert!(ended.runs().1, "{at:?}");
+    }
+}
+
+#[test]
+fn killed_with_a_new_vmm_that_fails_it_leaves_the_guest_in_its_box() {
+    let new = Script::with(At::Restore, Trouble::Fails);
+    let ended = hand_over("saved killed", new);
+    assert_eq!(ended.runs(), (false, false));
+    assert!(ended.store.has_guest(&box_name()).unwrap());
+    let (stopped, status) = (ended.stopped(), ended.outcome.exit_status());
+    assert_eq!(status, ExitStatus::WaitsInBox, "{stopped:?}");
+    for told in ["made to fail", "waits in box vm0", "process "] {
+        assert!(stopped.message.contains(told), "{stopped:?}");
+    }
+}
+
+#[test]
+fn one_that_has_not_written_the_state_takes_the_guest_along() {
+    let ended = hand_over("prepared killed", Script::default());
+    assert_eq!(ended.outcome.exit_status(), ExitStatus::GuestLost);
+    assert!(!*ended.new.lock().unwrap());
+}
+
+#[test]
+fn one_that_closes_its_connection_and_lives_keeps_the_guest() {
+    let ended = hand_over("saved closes", Script::default());
+    let outcome = &ended.outcome;
+    assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome:?}");
+    let (_, why) = outcome.failure.as_ref().unwrap();
+    assert!(why.contains("closed its connection and lives on"), "{why}");
+    // It rolls back by itself.
+    while !ended.old.old.runs() {
+        std::thread::yield_now();
+    }
+    assert!(!*ended.new.lock().unwrap());
+}
+
+/// What becomes of `vm0`, whose VMM ends so, and of `vm1`, whose VMM does what it is told.
+fn update(
+    ends: &str,
+    plan: FleetPlan,
+    host: &mut FakeHost,
+    blocked: bool,
+) -> (FleetOutcome, Running, (Vmm, FakeStore)) {
+    let store = FakeStore::new();
+    let found = Finding::blocker("net0", "a tap cannot be kept", "detach it");
+    let findings = Vec::from_iter(blocked.then_some(found));
+    let old = old_vmm_that(&store, Script::default(), findings);
+    let (first, socket) = Vmm::new(old, ends);
+    let (second, other) = old_vmm(&store, Script::default());
+    let to = Destination::ThisKernel;
+    let members = vec![
+        member(&store, "vm0", socket, to).of_process(first.process.id(), Owner::ROOT),
+        member(&store, "vm1", other, to),
+    ];
+    let outcome = Fleet::new(host, members, plan).run();
+    (outcome, second, (first, store))
+}
+
+fn leaving() -> FleetPlan {
+    FleetPlan {
+        not_ready: NotReady::Leave,
+        ..FleetPlan::default()
+    }
+}
+
+#[test]
+fn killed_before_the_jump_it_goes_along_and_rolls_nobody_back() {
+    let mut host = FakeHost::default();
+    let (outcome, other, (_first, store)) =
+        update("saved killed", FleetPlan::default(), &mut host, false);
+    assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
+    assert_eq!(host.calls, [HostCall::Load, HostCall::Jump]);
+    assert!(!other.runs());
+    for name in ["vm0", "vm1"] {
+        assert!(store.has_guest(&BoxName::new(name).unwrap()).unwrap());
+    }
+}
+
+#[test]
+fn killed_before_a_jump_that_fails_it_leaves_the_guest_in_its_box() {
+    let mut host = FakeHost::default();
+    host.failing.push(HostCall::Jump);
+    let (outcome, other, (_first, store)) =
+        update("saved killed", FleetPlan::default(), &mut host, false);
+    let became = |at: usize| outcome.members[at].stopped.as_ref().unwrap().status;
+    assert_eq!(became(0), ExitStatus::WaitsInBox, "{outcome:?}");
+    assert_eq!(became(1), ExitStatus::RolledBack, "{outcome:?}");
+    assert_eq!(outcome.exit_status(), ExitStatus::WaitsInBox);
+    assert!(other.runs());
+    assert!(store.has_guest(&box_name()).unwrap());
+}
+
+#[test]
+fn killed_before_its_state_is_written_it_is_as_one_that_is_not_ready() {
+    for ends in ["joined killed", "prepared killed"] {
+        let mut host = FakeHost::default();
+        let (outcome, other, _) = update(ends, FleetPlan::default(), &mut host, false);
+        assert_eq!(outcome.exit_status(), ExitStatus::GuestLost, "{outcome:?}");
+        assert!(!host.calls.contains(&HostCall::Jump));
+        assert!(other.runs(), "{ends}");
+
+        let mut host = FakeHost::default();
+        let (outcome, other, _) = update(ends, leaving(), &mut host, false);
+        assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
+        assert!(host.calls.contains(&HostCall::Jump));
+        assert!(!other.runs(), "{ends}");
+    }
+}
+
+#[test]
+fn killed_after_it_was_set_down_it_holds_nobody_back() {
+    let mut host = FakeHost::default();
+    let (outcome, other, _) = update("down killed", leaving(), &mut host, true);
+    assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
+    assert_eq!(host.calls, [HostCall::Load, HostCall::Jump]);
+    assert!(!other.runs());
+}
+
+#[test]
+fn closing_its_connection_it_stops_the_jump() {
+    let mut host = FakeHost::default();
+    let (outcome, other, _) = update("saved closes", FleetPlan::default(), &mut host, false);
+    let (_, why) = outcome.failure.as_ref().unwrap();
+    assert!(why.contains("vm0: its VMM (process "), "{why}");
+    assert!(!host.calls.contains(&HostCall::Jump));
+    assert!(other.runs());
+}
