@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::deadline::Deadline;
+use crate::lease::outlast;
 
 /// How long a killed process may take to be gone. One that the kernel does not let go of, such as in the
 /// wait for a dead NFS server, runs nothing of its own any more.
@@ -177,6 +178,7 @@ fn reap_later(mut process: std::process::Child) {
 
 /// Whether the process that a pidfd is of ends before the deadline.
 pub(super) fn is_readable(fd: impl AsFd, deadline: Deadline) -> bool {
+    outlast(deadline.left());
     loop {
         let left = deadline.left();
         let timeout = Timespec::try_from(left).ok();

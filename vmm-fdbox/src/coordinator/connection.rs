@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::deadline::Deadline;
+use crate::lease::outlast;
 use crate::member::{Channel, ChannelError, Greeting, Heard, Lent, VERSION, name_of};
 
 /// See the module's documentation.
@@ -19,6 +20,7 @@ impl Connection {
 
     /// The first words.
     pub(super) fn greet(&mut self, deadline: Deadline) -> Result<(), ChannelError> {
+        outlast(deadline.left());
         let hello = Greeting::Hello { version: VERSION };
         self.0.send(&hello, &[], deadline)?;
         let heard = self.0.receive::<Greeting>(deadline)?;
@@ -37,6 +39,7 @@ impl Connection {
         lent: &Lent,
         deadline: Deadline,
     ) -> Result<(), ChannelError> {
+        outlast(deadline.left());
         self.0.send(order, &lent.borrowed(), deadline)
     }
 
@@ -46,6 +49,7 @@ impl Connection {
         deadline: Deadline,
         mut aside: impl FnMut(W) -> Option<W>,
     ) -> Result<Heard<W>, ChannelError> {
+        outlast(deadline.left());
         loop {
             let Heard { message, fds } = self.0.receive::<W>(deadline)?;
             if let Some(message) = aside(message) {

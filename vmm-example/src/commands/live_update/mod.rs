@@ -37,10 +37,6 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 /// From the last pause to the kernel's own part of the jump, which nothing ends.
 const JUMP_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a successor gets beside its own time, when it is late: see
-/// [`Handover`](vmm_fdbox::coordinator::Handover).
-const PATIENCE: Duration = Duration::from_secs(120);
-
 pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
     open_files::raise_limit();
     let is_one = !args.fleet.all && args.api_socket.len() == 1;
@@ -216,9 +212,6 @@ fn limits(args: &LiveUpdateArgs) -> Limits {
     let pause = Duration::from_secs(args.fleet.pause_timeout);
     (limits.pause, limits.save) = (pause, pause);
     limits.jump = JUMP_LIMIT;
-    if args.binary.is_some() {
-        limits.jump = PATIENCE + 4 * Duration::from_secs(args.timeout);
-    }
     limits
 }
 

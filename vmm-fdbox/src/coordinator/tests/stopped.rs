@@ -6,14 +6,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::world::{Script, box_name, join, limits, old_vmm, old_vmm_that};
-use crate::coordinator::RemoteLeaving;
+use super::new_vmm::{NewVmm, new_vmm};
+use super::world::{At, Script, Trouble, box_name, join, limits, old_vmm, old_vmm_that, remote};
+use crate::coordinator::{Handover, RemoteLeaving};
 use crate::deadline::Deadline;
 use crate::fake::FakeStore;
 use crate::finding::Finding;
 use crate::member::Left;
 use crate::update::{
-    Destination, Fleet, FleetEvent, FleetPlan, Host, LeftByOthers, Limits, NotReady, PartyError,
+    Destination, ExitStatus, Fleet, FleetEvent, FleetPlan, Host, LeftByOthers, Limits, NotReady,
+    PartyError, SameHost,
 };
 
 /// Where the coordinator is to stop.
@@ -34,18 +36,6 @@ fn stop() -> ! {
 }
 
 impl Host for Stops {
-    fn preflight(&mut self) -> Vec<Finding> {
-        Vec::new()
-    }
-
-    fn load(&mut self) -> Result<(), PartyError> {
-        Ok(())
-    }
-
-    fn unload(&mut self) -> Result<(), PartyError> {
-        Ok(())
-    }
-
     fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
         if self.in_jump {
             stop();
@@ -94,6 +84,50 @@ fn child() {
         }
     };
     let _ = Fleet::new(host, members, plan).observed_by(on_event).run();
+}
+
+/// A coordinator whose lease is shorter than what it gives a new VMM, in a child of the test below.
+#[test]
+fn child_that_waits() {
+    if std::env::var(STOPS).as_deref() != Ok("new-vmm") {
+        return;
+    }
+    let store = FakeStore::new();
+    let limit = Duration::from_millis(50);
+    let limits = Limits {
+        pause: limit,
+        save: limit,
+        jump: limit,
+        ..limits(false)
+    };
+    let (_old, socket) = old_vmm(&store, Script::default());
+    let leaving = remote(&store, socket, Destination::Successor, limits);
+    let (boxes, mut vmm) = (
+        store.clone(),
+        Some(NewVmm::new(Script::with(At::Restore, Trouble::Hangs))),
+    );
+    let start = move || new_vmm(&boxes, vmm.take().unwrap());
+    // Longer than the lease, which is of those above.
+    let handover = Handover::new(leaving, Box::new(start), 10 * limits.standing());
+    let plan = FleetPlan {
+        lease: true,
+        limits,
+        ..FleetPlan::default()
+    };
+    let outcome = Fleet::new(SameHost, vec![handover], plan).run();
+    assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome:?}");
+}
+
+#[test]
+fn one_that_waits_for_a_late_vmm_lives_to_report_it() {
+    let mut test = Command::new(std::env::current_exe().unwrap());
+    test.args([
+        "--exact",
+        "coordinator::tests::stopped::child_that_waits",
+        "--nocapture",
+    ]);
+    let ended = test.env(STOPS, "new-vmm").output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
 }
 
 /// Runs a coordinator that stops there, and says how it ended.
