@@ -33,10 +33,12 @@ pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
         guest: Moving::new(vmm.machine()),
         vmm,
         down: None,
+        is_taken: false,
     };
     match serve_leaving(socket, &mut leaving) {
         Left::Here => {}
         Left::HandedOver => vmm.end(GuestEnd::HandedOver),
+        Left::Lost(_) if leaving.is_taken => vmm.end(GuestEnd::HandedOver),
         Left::Lost(stopped) => vmm.end(GuestEnd::Broken(stopped.message)),
     }
 }
@@ -47,6 +49,8 @@ struct LeavingGuest<'a> {
     vmm: &'a Vmm,
     /// Cancels what the guest is set down for.
     down: Option<CancelFlag>,
+    /// The new VMM took the guest out of its box, and did not say so in time.
+    is_taken: bool,
 }
 
 impl Guest for LeavingGuest<'_> {
@@ -130,8 +134,19 @@ impl LeavingVmm for LeavingGuest<'_> {
     }
 
     fn ended(&mut self, outcome: &Outcome) {
-        let end = UpdateEnd::new(outcome);
+        // Lost to this VMM, that is: how the guest fares is the coordinator's to say.
+        self.is_taken = self.guest.carried && matches!(outcome, Outcome::GuestLost { .. });
+        let end = match self.is_taken {
+            true => UpdateEnd::handed_over(),
+            false => UpdateEnd::new(outcome),
+        };
         self.vmm.end_update(&end);
+        if self.is_taken
+            && let Some(endpoints) = self.vmm.endpoints()
+        {
+            // Sockets and terminal are the other VMM's now, and nobody passes clients on.
+            drop(endpoints.give_up());
+        }
         if self.guest.carried && end.has_left() {
             // Nobody is to wait for more from here.
             self.vmm.history().close();
