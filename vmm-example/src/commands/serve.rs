@@ -19,7 +19,7 @@ use crate::service::endpoints::Endpoints;
 use crate::service::event_loop::{self, EndSignal};
 use crate::service::events::Notice;
 use crate::service::power::{PowerTimer, SHUTDOWN_LIMIT};
-use crate::service::signals::Signals;
+use crate::service::signals::{Asked, Signals};
 use crate::service::vmm::Vmm;
 use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
@@ -160,10 +160,12 @@ impl Environment {
             }));
         }
         let asked = vmm.clone();
-        let mut limit = self.shutdown_limit;
-        let on_signal = self.signals.then(move || {
+        let (mut limit, mut has_hung_up) = (self.shutdown_limit, false);
+        let on_signal = self.signals.then(move |what| match what {
             // Who says it twice does not want to wait.
-            asked.shut_down(std::mem::take(&mut limit));
+            Asked::End => asked.shut_down(std::mem::take(&mut limit)),
+            Asked::HungUp if std::mem::replace(&mut has_hung_up, true) => {}
+            Asked::HungUp => asked.shut_down(limit),
         });
         let subscribers: Vec<Box<dyn MutEventSubscriber>> =
             vec![Box::new(events), Box::new(self.power), Box::new(on_signal)];

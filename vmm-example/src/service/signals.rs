@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, as events.
+//! SIGTERM, SIGINT and SIGHUP, as events.
 
 #![allow(unsafe_code, reason = "this file is the thin layer around signalfd")]
 
@@ -10,7 +10,23 @@ use std::os::fd::FromRawFd;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::signal::{block_signal, create_sigset};
 
-const SIGNALS: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
+/// Whether a terminal that closes (SIGHUP) is to end this process: not if it was started to outlive it, as by `nohup`.
+pub(crate) fn hang_up_counts() -> bool {
+    // SAFETY: sigaction is integers, a pointer and a set of bits: all zeros is a value of it.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: no new action is given, and the old one is written to a live value of its type.
+    let asked = unsafe { libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action) };
+    asked != 0 || action.sa_sigaction != libc::SIG_IGN
+}
+
+/// What somebody wants who sends one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// To end: said again, at once.
+    End,
+    /// Nothing: the terminal is gone. Kernel and shell both say so.
+    HungUp,
+}
 
 /// The signals that would end this process, held back to be read.
 #[derive(Debug)]
@@ -19,10 +35,12 @@ pub(crate) struct Signals(File);
 impl Signals {
     /// Holds them back from now on, in this thread and those that it starts.
     pub(crate) fn hold_back() -> io::Result<Self> {
-        for signal in SIGNALS {
-            block_signal(signal).map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let mut signals = vec![libc::SIGTERM, libc::SIGINT];
+        signals.extend(hang_up_counts().then_some(libc::SIGHUP));
+        for signal in &signals {
+            block_signal(*signal).map_err(|error| io::Error::other(format!("{error:?}")))?;
         }
-        let set = create_sigset(&SIGNALS)?;
+        let set = create_sigset(&signals)?;
         // SAFETY: `set` is an initialised set of signals, which the call only reads.
         let fd =
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
@@ -34,7 +52,7 @@ impl Signals {
     }
 
     /// Has something done for each of them.
-    pub(crate) fn then(self, act: impl FnMut() + 'static) -> OnSignal {
+    pub(crate) fn then(self, act: impl FnMut(Asked) + 'static) -> OnSignal {
         OnSignal {
             signals: self.0,
             act: Box::new(act),
@@ -45,7 +63,7 @@ impl Signals {
 /// See [`Signals::then`].
 pub(crate) struct OnSignal {
     signals: File,
-    act: Box<dyn FnMut()>,
+    act: Box<dyn FnMut(Asked)>,
 }
 
 impl fmt::Debug for OnSignal {
@@ -58,7 +76,12 @@ impl MutEventSubscriber for OnSignal {
     fn process(&mut self, _: Events, _: &mut EventOps) {
         let mut one = [0; size_of::<libc::signalfd_siginfo>()];
         while self.signals.read_exact(&mut one).is_ok() {
-            (self.act)();
+            // The signal's number comes first.
+            let number = one.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+            (self.act)(match number {
+                Some(number) if number == libc::SIGHUP.unsigned_abs() => Asked::HungUp,
+                _ => Asked::End,
+            });
         }
     }
 

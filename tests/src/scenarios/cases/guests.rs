@@ -8,6 +8,7 @@ use fdbox_lab::event::EventPort;
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Report;
 use fdbox_lab::witness::command::{RESET_GAP, WRITE};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::guest::{healthy, same_guest};
@@ -215,6 +216,8 @@ enum Mishap {
     CancelledAtAGuest,
     /// SIGTERM to the coordinator.
     CoordinatorInterrupted,
+    /// SIGHUP to the coordinator: its terminal closes.
+    TerminalClosed,
     /// Somebody unloads the next kernel: reboot(KEXEC) itself fails, with all guests paused.
     KernelUnloaded,
 }
@@ -226,6 +229,7 @@ fn called_off(_: &Cx<'_>) -> Result<()> {
     for (mishap, expected) in [
         (Mishap::CancelledAtAGuest, "Cancelled"),
         (Mishap::CoordinatorInterrupted, "Cancelled"),
+        (Mishap::TerminalClosed, "Cancelled"),
         (Mishap::KernelUnloaded, "Cannot jump into the next kernel"),
     ] {
         let end = undone(&members, mishap)?;
@@ -269,6 +273,7 @@ fn undone(members: &[Member], mishap: Mishap) -> Result<Value> {
     match mishap {
         Mishap::CancelledAtAGuest => guest::command("cancel", &first.api())?.expect(0)?,
         Mishap::CoordinatorInterrupted => update.interrupt()?,
+        Mishap::TerminalClosed => update.signal(Signal::HUP)?,
         Mishap::KernelUnloaded => host::unload_next_kernel()?,
     }
     if !matches!(mishap, Mishap::KernelUnloaded) {

@@ -40,7 +40,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "power/button",
-        about: "`shutdown` and SIGTERM press the power button; power is cut when the guest is deaf to it",
+        about: "SIGHUP and SIGTERM press the power button; power is cut when the guest is deaf to it",
         host: HostKind::GuestOneBoot,
         stages: &[button],
     },
@@ -116,7 +116,9 @@ fn button(_: &Cx<'_>) -> Result<()> {
     let port = port()?;
     let guest = Guest::boot(spec("hears", "guest_memfd", 1), &port)?;
     let watch = Watch::start(&guest.spec.api())?;
-    guest.terminate()?;
+    // The terminal closes: kernel and shell both say so.
+    guest.signal(Signal::HUP)?;
+    guest.signal(Signal::HUP)?;
     let pressed = |event| matches!(event, WitnessEvent::PowerButton).then_some(());
     guest.console.wait("the button", BEAT_LIMIT, pressed)?;
     guest.wait_for_end()?;
@@ -134,11 +136,18 @@ fn button(_: &Cx<'_>) -> Result<()> {
         &guest.spec.status()?["state"],
         &json!("running"),
     )?;
-    // It has a second to hear of it, and then its power is cut.
+    let mut update = Command::new(VMM);
+    update.args(["live-update", "--no-kexec", "--stop-at", "load-kernel"]);
+    let update = Updating::start(update.arg("--api-socket").arg(guest.spec.api()))?;
+    let is_on = || Ok(guest.spec.status()?["state"] == "updating");
+    host::until("The update is on", is_on)?;
+    // It has a second to hear of it, and then its power is cut, whatever becomes of an update whose coordinator hangs.
     guest
         .command_with("shutdown", &["--timeout", "1"])?
         .expect(0)?;
     guest.wait_for_end()?;
+    update.signal(Signal::CONT)?;
+    update.end()?.expect(10)?;
     ended(watch, "the operator asked for it")
 }
 
@@ -165,7 +174,10 @@ impl AtTerminal {
         unlockpt(&master)?;
         let path = ptsname(&master, Vec::new())?;
         let terminal = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
-        let mut vmm = Command::new(VMM);
+        // What `nohup` does, but for giving the terminal up.
+        let ignoring = if name == "nohup" { "trap '' HUP; " } else { "" };
+        let mut vmm = Command::new("/bin/sh");
+        vmm.args(["-c", &format!("{ignoring}exec \"$@\""), "sh", VMM]);
         vmm.args(["run", "--kernel", KERNEL, "--name", name, "--api-socket"]);
         vmm.arg(format!("/run/{name}.api"));
         let vmm = vmm
@@ -185,7 +197,12 @@ impl AtTerminal {
 }
 
 fn terminal(_: &Cx<'_>) -> Result<()> {
-    for (name, signal) in [("term", Signal::TERM), ("kill", Signal::KILL)] {
+    for (name, signal) in [
+        ("term", Signal::TERM),
+        ("hup", Signal::HUP),
+        ("nohup", Signal::TERM),
+        ("kill", Signal::KILL),
+    ] {
         let mut at = AtTerminal::start(name)?;
         ensure!(!at.is_raw()?, "The terminal is raw before the VMM has it");
         host::until("The terminal is raw", || at.is_raw())?;
@@ -193,6 +210,13 @@ fn terminal(_: &Cx<'_>) -> Result<()> {
         let api = format!("/run/{name}.api");
         host::until("The API answers", || Ok(status(Some(api.as_ref())).is_ok()))?;
         let pid = Pid::from_raw(at.vmm.id() as i32).context("A process has a number")?;
+        if name == "nohup" {
+            // It was started to outlive its terminal.
+            kill_process(pid, Signal::HUP)?;
+            for _ in 0..3 {
+                status(Some(api.as_ref()))?;
+            }
+        }
         kill_process(pid, signal)?;
         if signal == Signal::TERM {
             // The guest does not listen yet, or has no time to: said twice, it ends.

@@ -38,7 +38,11 @@ impl Guest {
 
     /// Sends the VMM a signal that asks it to end.
     pub(crate) fn terminate(&self) -> Result<()> {
-        self.vmm.signal(Signal::TERM)
+        self.signal(Signal::TERM)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.vmm.signal(signal)
     }
 
     /// Waits for the VMM's end, which must be a good one.

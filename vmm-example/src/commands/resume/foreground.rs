@@ -9,7 +9,6 @@ use std::{env, thread};
 
 use anyhow::{Context, bail};
 use rustix::io::Errno;
-use rustix::process::Signal;
 use vmm_fdbox::coordinator::{Child, Ended};
 use vmm_fdbox::update::{ExitStatus, UpdateError};
 use vmm_fdbox::{BoxName, BoxStore, Control, Deadline};
@@ -101,7 +100,7 @@ fn show(args: &ResumeArgs, came: &Resumed) -> anyhow::Result<()> {
 fn wait(mut child: Child) -> anyhow::Result<ExitStatus> {
     let pid = child.id();
     // Not waited for yet: the number is its own.
-    interrupt::each_term(move || signal::send(pid, Signal::TERM))?;
+    interrupt::each(move |came| signal::send(pid, came))?;
     loop {
         match child.wait(Deadline::within(Duration::MAX)) {
             Some(Ended::Exited(0)) => return Ok(ExitStatus::Done),
