@@ -4,8 +4,9 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::Args;
+use vmm_fdbox::update::Step;
 
-use super::SandboxArgs;
+use super::{SandboxArgs, parse_step};
 use crate::devices::virtio::spec::FdSpec;
 use crate::spec::ConsoleSpec;
 
@@ -27,6 +28,9 @@ pub(crate) struct MemberArgs {
     /// The descriptor that the console reads, for a guest that belongs to whoever started its coordinator.
     #[arg(long, value_name = "N")]
     pub(crate) stdin: Option<RawFd>,
+    /// Stop this process, as SIGSTOP does, when it is asked for a step, for tests. `jump`: when it has the guest.
+    #[arg(long, value_name = "STEP", value_parser = parse_step)]
+    pub(crate) stop_at: Option<Step>,
     #[command(flatten)]
     pub(crate) privileges: SandboxArgs,
 }

@@ -28,6 +28,10 @@ pub(crate) struct FleetArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) pause_timeout: u64,
+    /// How long a guest may take to be checked, and to be sealed while it runs, until it is not ready.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) prepare_timeout: u64,
     /// The order in which the guests are resumed, by name. The others follow, together.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) order: Vec<String>,

@@ -15,6 +15,7 @@ mod guests;
 mod guests_as_they_are;
 mod hundred;
 mod jump_refused;
+mod late;
 mod leaving;
 mod load;
 mod lsm;
@@ -118,6 +119,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guests::ALL,
         guests_as_they_are::ALL,
         upgrade::ALL,
+        late::ALL,
         two_builds::ALL,
         hundred::ALL,
         watching::ALL,

@@ -83,6 +83,15 @@ impl Updating {
         self.signal(Signal::TERM)
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_on(&mut self) -> Result<bool> {
+        Ok(self.process.try_wait()?.is_none())
+    }
+
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.process.id() as i32).context("A process has a number")?;
         Ok(kill_process(pid, signal)?)

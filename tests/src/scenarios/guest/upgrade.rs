@@ -48,6 +48,16 @@ impl Runner {
         })
     }
 
+    pub(crate) fn is_alive(&self) -> bool {
+        self.wait(Duration::ZERO).is_err()
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&self) -> Result<()> {
+        kill_process(self.0, Signal::KILL)?;
+        self.wait(END_LIMIT)
+    }
+
     fn wait(&self, limit: Duration) -> Result<()> {
         let Ok(ended) = pidfd_open(self.0, PidfdFlags::empty()) else {
             return Ok(());

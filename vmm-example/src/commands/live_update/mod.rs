@@ -212,6 +212,8 @@ fn limits(args: &LiveUpdateArgs) -> Limits {
     let pause = Duration::from_secs(args.fleet.pause_timeout);
     (limits.pause, limits.save) = (pause, pause);
     limits.jump = JUMP_LIMIT;
+    limits.prepare = Duration::from_secs(args.fleet.prepare_timeout);
+    limits.preflight = limits.preflight.min(limits.prepare);
     limits
 }
 

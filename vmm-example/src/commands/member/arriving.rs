@@ -10,14 +10,16 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::Signal;
 use serde_json::Value;
 use vmm_fdbox::frame::{Frame, KnownSection};
 use vmm_fdbox::member::{Arrive, ArrivingVmm, Lent};
-use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError};
+use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError, Step};
 use vmm_fdbox::{BoxName, BoxStore, FdName};
 
 use crate::cli::MemberArgs;
 use crate::commands::serve::Environment;
+use crate::commands::signal;
 use crate::devices::console::ConsoleSource;
 use crate::devices::pci;
 use crate::devices::vfio::PassedFds;
@@ -101,6 +103,13 @@ impl<'a> ArrivingGuest<'a> {
     /// The guest, and all that it needs.
     pub(super) fn into_parts(self) -> Option<(Environment, Vmm)> {
         Some((self.environment?, self.vmm?))
+    }
+
+    /// It is asked for a step: a test may want it to hang there.
+    fn reach(&self, step: Step) {
+        if self.args.stop_at == Some(step) {
+            signal::send(std::process::id(), Signal::STOP);
+        }
     }
 
     fn host(&self) -> Result<&Host, PartyError> {
@@ -221,6 +230,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
     }
 
     fn get_ready(&mut self, arrive: &Arrive) -> Result<(), PartyError> {
+        self.reach(Step::Preflight);
         self.box_name = Some(arrive.box_name.clone());
         self.paused = arrive.paused;
         if !arrive.from_vmm {
@@ -248,6 +258,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         arriving: &mut Arriving<S>,
         lent: Lent,
     ) -> Result<(), PartyError> {
+        self.reach(Step::Prebuild);
         let info: HandoverInfo = serde_json::from_value(lent.value)?;
         let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
         // The old VMM may have given up what it takes to open it, and so has this one then.
@@ -288,6 +299,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         arrival: &mut Arrival<S>,
         lent: Lent,
     ) -> Result<(), PartyError> {
+        self.reach(Step::Restore);
         let (machine, notes) = match self.prebuilt.take() {
             Some(prebuilt) => self.restore_from_vmm(arrival, prebuilt, lent)?,
             None => self.restore_from_box(arrival)?,
@@ -305,6 +317,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
     }
 
     fn run(&mut self) -> Result<u64, PartyError> {
+        self.reach(Step::Jump);
         let machine = self.parked.take().ok_or_else(|| missing("The guest"))?;
         let environment = self.environment()?;
         let vmm = environment.start(machine);
@@ -315,6 +328,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
     }
 
     fn report(&mut self, finished: Finished) -> Value {
+        self.reach(Step::Finish);
         // The guest has a backlog, and perhaps only this CPU.
         thread::sleep(HEAD_START);
         let (Some(vmm), Some(box_name)) = (&self.vmm, &self.box_name) else {
