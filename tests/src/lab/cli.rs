@@ -79,6 +79,10 @@ pub(crate) struct MachineArgs {
     /// Leave the module out.
     #[arg(long)]
     pub no_module: bool,
+    /// Add what a guest needs, for a VMM of your own: its kernel and initramfs at /guest/kernel and /guest/initramfs
+    /// in the first kernel, and in every kernel a drive, /dev/vda, a network card, eth0, and vmm-example.
+    #[arg(long)]
+    pub guest: bool,
 }
 
 #[derive(Debug, Args)]
@@ -213,6 +217,10 @@ pub(crate) struct BenchArgs {
     /// they are the same on a busy machine.
     #[arg(long)]
     pub(crate) instructions: bool,
+    /// Compare this checkout's VMM with another, by turns in the same run: a file (linked statically), or a commit, which is
+    /// built. Only with this is there a part `against`.
+    #[arg(long, value_name = "FILE or COMMIT")]
+    pub(crate) against: Option<String>,
     /// Write the figures to a file, for people: a page with pictures, complete in itself.
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,

@@ -22,7 +22,7 @@ const DRIVERS: [&str; 3] = [
 /// The files, by where they are here.
 #[derive(Debug, Clone)]
 pub(crate) struct GuestFiles {
-    vmm: PathBuf,
+    pub(crate) vmm: PathBuf,
     kernel: PathBuf,
     initramfs: PathBuf,
 }

@@ -61,6 +61,36 @@ impl Program {
     }
 }
 
+/// The VMM as a commit has it; `unpack` writes that commit's tree into a directory.
+pub(crate) fn of_commit(
+    cache: &Cache,
+    commit: &str,
+    unpack: impl Fn(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let key = KeyBuilder::new("commit 1").text("commit", commit);
+    let key = key.text("flags", RUSTFLAGS).build();
+    let built = cache.get("program-of-commit", &key, |dir| {
+        let sources = dir.join("sources");
+        std::fs::create_dir(&sources)?;
+        unpack(&sources)?;
+        let target = cache.dir("target-of-commits")?;
+        let _lock = cache.lock("target-of-commits")?;
+        let mut progress = Progress::start(&format!("The VMM of {commit}"), None);
+        let mut cargo = cargo(&sources, "build", &target);
+        cargo.args(["--package", VMM.package, "--bin", VMM.name]);
+        let log = cache.dir("logs")?.join("programs.log");
+        command::counted(&mut cargo, &log, &mut progress)
+            .with_context(|| format!("Build the VMM of {commit}"))?;
+        let built = target.join(TARGET).join("release").join(VMM.name);
+        std::fs::copy(&built, dir.join(VMM.name))
+            .with_context(|| format!("Copy {}", built.display()))?;
+        std::fs::remove_dir_all(&sources)?;
+        progress.done();
+        Ok(())
+    })?;
+    Ok(built.join(VMM.name))
+}
+
 /// Every package with a program here. All are named in each build, for what they share to be built
 /// once, with the features that all of them need.
 const PACKAGES: [&str; 2] = ["fdbox-lab", "vmm-example"];
@@ -133,7 +163,7 @@ impl Programs {
         let log = self.cache.dir("logs")?.join("programs.log");
         let mut progress = Progress::start(&format!("Program {}", program.kind()), None);
         self.forget_other_sources(&target, &log)?;
-        let mut cargo = self.cargo("build", &target);
+        let mut cargo = cargo(&self.checkout, "build", &target);
         if program.is_example {
             cargo.args(["--package", program.package, "--example", program.name]);
         } else {
@@ -169,30 +199,30 @@ impl Programs {
         if std::fs::read_to_string(&note).is_ok_and(|built| built == self.key.as_str()) {
             return Ok(());
         }
-        let mut clean = self.cargo("clean", target);
+        let mut clean = cargo(&self.checkout, "clean", target);
         clean.args(["vmm-fdbox", "vmm-example", "fdbox-lab"].map(|it| format!("--package={it}")));
         command::logged(&mut clean, log, |_| {}).context("Remove what was built before")?;
         std::fs::write(&note, self.key.as_str())
             .with_context(|| format!("Write {}", note.display()))
     }
+}
 
-    /// cargo, of which nothing but what is in the key has a say.
-    fn cargo(&self, command: &str, target: &Path) -> Command {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo.current_dir(&self.checkout).arg(command);
-        cargo.args(["--release", "--locked", "--target", TARGET]);
-        cargo.arg("--target-dir").arg(target);
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            let ours = ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_"];
-            if ours.iter().any(|prefix| text.starts_with(prefix)) {
-                cargo.env_remove(&name);
-            }
+/// cargo, of which nothing but what is in the key has a say.
+fn cargo(checkout: &Path, command: &str, target: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.current_dir(checkout).arg(command);
+    cargo.args(["--release", "--locked", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(target);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_"];
+        if ours.iter().any(|prefix| text.starts_with(prefix)) {
+            cargo.env_remove(&name);
         }
-        cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
-        cargo.env("RUSTFLAGS", RUSTFLAGS);
-        cargo
     }
+    cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env("RUSTFLAGS", RUSTFLAGS);
+    cargo
 }
 
 fn key(checkout: &Path) -> Result<Key> {

@@ -12,7 +12,6 @@ use serde::Serialize;
 use super::stats::Spread;
 use super::table::Table;
 use super::{Bench, PROGRAM, values};
-use crate::guest::GuestFiles;
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::qemu_files;
@@ -62,7 +61,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
 
 /// One boot in which both are replaced several times, one after the other.
 fn measure(bench: &Bench<'_>, mib: u64) -> Result<(Vec<u64>, Vec<u64>)> {
-    let guest = GuestFiles::get(bench.lab, &bench.programs)?;
+    let guest = bench.guest()?;
     let runs = if bench.quick { QUICK_RUNS } else { RUNS };
     let files = [
         vec![bench.scenarios()],

@@ -1,5 +1,6 @@
 //! `cargo lab bench`: how long a guest stands still, and what that time is made of.
 
+mod against;
 mod binary;
 mod floor;
 mod html;
@@ -15,14 +16,17 @@ mod twice;
 mod update;
 
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::against::Other;
 use self::report::Report;
 use crate::cli::BenchArgs;
+use crate::guest::GuestFiles;
 use crate::host::{Host, HostSpec};
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
@@ -52,6 +56,10 @@ const PARTS: &[(&str, Part)] = &[
         report.binary_upgrade = binary::run(bench)?;
         Ok(())
     }),
+    ("against", |bench, report| {
+        report.against = against::run(bench)?;
+        Ok(())
+    }),
     ("seal_slowdown", |bench, report| {
         report.seal = seal::run(bench)?;
         report.seal_slowdown_percent = seal::worst(&report.seal);
@@ -76,6 +84,10 @@ pub(crate) struct Bench<'a> {
     clocks: Clocks,
     /// The sizes to measure, if they are not the usual ones.
     ram: &'a [u64],
+    /// The build to compare with, if one is named.
+    other: Option<Other>,
+    /// The VMM, if it is not this checkout's.
+    vmm: Option<PathBuf>,
 }
 
 /// A figure that is not there, and why.
@@ -105,6 +117,32 @@ impl Bench<'_> {
                 None
             }
         }
+    }
+
+    /// The same with another VMM.
+    fn with_vmm(&self, vmm: &Path) -> Self {
+        Self {
+            missing: RefCell::default(),
+            programs: self.programs.clone(),
+            vmm: Some(vmm.to_owned()),
+            other: None,
+            ..*self
+        }
+    }
+
+    fn take_missing(&self, of: &Self) {
+        self.missing
+            .borrow_mut()
+            .append(&mut of.missing.borrow_mut());
+    }
+
+    /// A guest's files, with the VMM.
+    fn guest(&self) -> Result<GuestFiles> {
+        let mut files = GuestFiles::get(self.lab, &self.programs)?;
+        if let Some(vmm) = &self.vmm {
+            files.vmm.clone_from(vmm);
+        }
+        Ok(files)
     }
 
     fn miss(&self, what: &str, reason: &str) {
@@ -206,6 +244,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
             Clocks::Time
         },
         ram: &args.ram,
+        vmm: None,
+        other: args
+            .against
+            .as_deref()
+            .map(|what| Other::get(&lab, what))
+            .transpose()?,
         repeats: args.repeats.unwrap_or(if args.quick { 1 } else { REPEATS }),
     };
     let mut report = Report::new(&bench)?;

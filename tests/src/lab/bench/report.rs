@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::table::Table;
-use super::{Bench, Missing, binary, floor, memfd, seal, update};
+use super::{Bench, Missing, against, binary, floor, memfd, seal, update};
 use crate::kernel::Flavour;
 use crate::tsc::Clocks;
 
@@ -20,6 +20,8 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) seal: Vec<seal::Row>,
     pub(crate) binary_upgrade: Vec<binary::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) against: Vec<against::Row>,
     /// Figures that are not there, and why.
     pub(crate) missing: Vec<Missing>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -59,6 +61,9 @@ impl Report {
         }
         if !self.binary_upgrade.is_empty() {
             tables.push(binary::table(&self.binary_upgrade));
+        }
+        if !self.against.is_empty() {
+            tables.push(against::table(&self.against));
         }
         if !self.seal.is_empty() {
             tables.push(seal::table(&self.seal));

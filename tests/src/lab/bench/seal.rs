@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::table::Table;
 use super::{Bench, PROGRAM, values};
-use crate::guest::GuestFiles;
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::tsc::Clocks;
@@ -51,7 +50,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
 
 /// A host with a CPU for the guest and one for those who prepare.
 fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
-    let guest = GuestFiles::get(bench.lab, &bench.programs)?;
+    let guest = bench.guest()?;
     let period = if bench.quick { QUICK_PERIOD } else { PERIOD };
     let stage = |kernel, commands, files| StageSpec {
         kernel,

@@ -10,7 +10,6 @@ use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
 use super::{Bench, PROGRAM};
-use crate::guest::GuestFiles;
 use crate::host::{Host, HostSpec, module_place, modules};
 use crate::image::{self, Image};
 use crate::kernel::Flavour;
@@ -76,7 +75,7 @@ impl Twice {
         );
         let dir = run::folder(&lab.cache, self.name)?;
         let guest = match self.with_guest {
-            true => Some(GuestFiles::get(lab, &bench.programs)?),
+            true => Some(bench.guest()?),
             false => None,
         };
         let files = |index: usize| -> Vec<(PathBuf, String)> {

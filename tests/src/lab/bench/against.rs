@@ -1,0 +1,260 @@
+//! Two builds of the VMM beside each other: this checkout's, and another one that is named. By turns, so that what
+//! else the machine does hits both alike.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use fdbox_lab::bench::{Layout, UPGRADED};
+use fdbox_lab::scenario::Devices;
+use serde::Serialize;
+
+use super::runs::updated;
+use super::stats::{Spread, millis};
+use super::table::Table;
+use super::update::Case;
+use super::{Bench, PROGRAM, values};
+use crate::command;
+use crate::host::{Ending, HostSpec, StageSpec};
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::programs;
+use crate::tsc::Clocks;
+
+const LIMIT: Duration = Duration::from_secs(900);
+const SIZES_MIB: &[u64] = &[512];
+/// Upgrades of each in a row, and how many turns each has in one boot at least.
+const RUNS: usize = 5;
+const TURNS: usize = 3;
+/// Where both lie in the host, and where the program is that measures looks for the one whose turn it is.
+const PLACES: [&str; 2] = ["/bin/vmm-this", "/bin/vmm-other"];
+const VMM: &str = "/bin/vmm-example";
+
+/// The other build.
+#[derive(Debug, Clone)]
+pub(super) struct Other {
+    name: String,
+    path: PathBuf,
+}
+
+impl Other {
+    /// A file, or a commit, which is built.
+    pub(super) fn get(lab: &Lab, what: &str) -> Result<Self> {
+        let path = Path::new(what);
+        if path.is_file() {
+            return Ok(Self {
+                name: what.to_owned(),
+                path: path.to_owned(),
+            });
+        }
+        let mut git = Command::new("git");
+        git.args(["rev-parse", "--verify", "--quiet"]);
+        git.arg(format!("{what}^{{commit}}"));
+        let commit = command::output(&mut git)
+            .with_context(|| format!("{what} is neither a file nor a commit"))?;
+        let commit = commit.trim().to_owned();
+        let unpack = |dir: &Path| unpack(&commit, dir);
+        let built = programs::of_commit(&lab.cache, &commit, unpack)?;
+        Ok(Self {
+            name: commit[..12.min(commit.len())].to_owned(),
+            path: built,
+        })
+    }
+}
+
+/// What a commit has, into a directory.
+fn unpack(commit: &str, dir: &Path) -> Result<()> {
+    let mut git = Command::new("git")
+        .args(["archive", commit])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let archive = git.stdout.take().context("git's output")?;
+    let status = Command::new("tar")
+        .arg("-xC")
+        .arg(dir)
+        .stdin(archive)
+        .status()?;
+    ensure!(
+        git.wait()?.success() && status.success(),
+        "Cannot unpack {commit}"
+    );
+    Ok(())
+}
+
+/// The blackouts of both in one kind of update.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Row {
+    pub(crate) update: &'static str,
+    pub(crate) ram_mib: u64,
+    pub(crate) ram_kind: &'static str,
+    pub(crate) other: String,
+    pub(crate) this_ns: Spread,
+    pub(crate) other_ns: Spread,
+    /// This one's median by the other's.
+    pub(crate) ratio: f64,
+    pub(crate) runs: usize,
+}
+
+pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let Some(other) = &bench.other else {
+        return Ok(Vec::new());
+    };
+    let mut rows = Vec::new();
+    for ram_mib in bench.sizes(SIZES_MIB).iter().copied() {
+        for ram_kind in ["guest_memfd", "memfd"] {
+            let what = |of: &str| format!("{of} of both: {ram_mib} MiB of {ram_kind}");
+            let row = |update, figures| row(update, (ram_mib, ram_kind), &other.name, figures);
+            let upgrades = bench.attempt(&what("upgrade"), || {
+                upgrades(bench, other, ram_kind, ram_mib)
+            });
+            rows.extend(upgrades.and_then(|figures| row("the VMM", figures)));
+            rows.extend(row("the host", updates(bench, other, ram_kind, ram_mib)));
+        }
+    }
+    Ok(rows)
+}
+
+/// The figures of this one, and of the other.
+type Figures = [Vec<u64>; 2];
+
+/// One boot, in which each is upgraded to itself.
+fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Result<Figures> {
+    let guest = bench.guest()?;
+    let place = |(path, place): (&PathBuf, &str)| (path.clone(), place.to_owned());
+    let both = [&guest.vmm, &other.path].into_iter().zip(PLACES).map(place);
+    let mut files: Vec<_> = guest.of_stage(0);
+    files.retain(|(_, place)| place != VMM);
+    files.extend(both);
+    files.push(bench.scenarios());
+    let turn = |vmm: &str| {
+        let measured = format!("{PROGRAM} bench upgrade {ram_kind} {mib} {RUNS}");
+        format!("ln -sf {vmm} {VMM} && {measured}")
+    };
+    let turns = bench.repeats.max(TURNS);
+    let commands = (0..turns).flat_map(|_| PLACES.map(turn));
+    let spec = HostSpec {
+        name: "bench-against".to_owned(),
+        memory_mib: 2048 + 2 * mib,
+        cpus: 1,
+        devices: Devices::None,
+        guests: 0,
+        cmdline: String::new(),
+        with_modules: true,
+        stages: vec![StageSpec {
+            kernel: Flavour::A,
+            modules: vec!["fdbox".to_owned()],
+            commands: commands.collect(),
+            files,
+            then: Ending::PowerOff,
+        }],
+        files: Vec::new(),
+        stage_limit: LIMIT,
+        clocks: Clocks::Time,
+    };
+    let told: Vec<u64> = values(&bench.boot(spec)?, UPGRADED)?;
+    if told.len() != 2 * turns * RUNS {
+        bail!("{} upgrades were told of", told.len());
+    }
+    let mut figures = Figures::default();
+    for (turn, told) in told.chunks(RUNS).enumerate() {
+        figures[turn % 2].extend(told);
+    }
+    Ok(figures)
+}
+
+/// A host for each update, with one VMM in the old kernel and in the new one.
+fn updates(bench: &Bench<'_>, other: &Other, ram_kind: &'static str, ram_mib: u64) -> Figures {
+    let layout = match ram_kind {
+        "memfd" => Layout::Huge,
+        _ => Layout::Sequential,
+    };
+    let case = Case {
+        ram_mib,
+        ram_kind,
+        layout,
+        cpus: 1,
+    };
+    let of_other = bench.with_vmm(&other.path);
+    let mut figures = Figures::default();
+    for round in 0..bench.repeats {
+        for (at, name) in ["this one", &other.name].into_iter().enumerate() {
+            let bench = if at == 0 { bench } else { &of_other };
+            let what = format!(
+                "update by {name}: {ram_mib} MiB of {ram_kind}, run {}",
+                round + 1
+            );
+            let update = bench.attempt(&what, || updated(bench, case, false));
+            figures[at].extend(update.map(|update| update.total_ns));
+        }
+    }
+    bench.take_missing(&of_other);
+    figures
+}
+
+fn row(
+    update: &'static str,
+    (ram_mib, ram_kind): (u64, &'static str),
+    other: &str,
+    [this, others]: Figures,
+) -> Option<Row> {
+    let runs = this.len().min(others.len());
+    let (this_ns, other_ns) = (Spread::of(this)?, Spread::of(others)?);
+    Some(Row {
+        update,
+        ram_mib,
+        ram_kind,
+        other: other.to_owned(),
+        this_ns,
+        other_ns,
+        ratio: this_ns.median as f64 / other_ns.median.max(1) as f64,
+        runs,
+    })
+}
+
+pub(super) fn table(rows: &[Row]) -> Table {
+    let heads = [
+        "what is updated",
+        "guest",
+        "blackout, ms",
+        "the other's, ms",
+        "of it",
+        "the least of it",
+        "runs of each",
+    ];
+    let other = rows.first().map_or("", |row| &row.other);
+    let mut table = Table::new(&format!("This VMM, and {other}, in the same run"), &heads);
+    for row in rows {
+        table.add([
+            row.update.to_owned(),
+            format!("{} MiB of {}", row.ram_mib, row.ram_kind),
+            row.this_ns.millis(),
+            row.other_ns.millis(),
+            format!("{:.3}", row.ratio),
+            format!(
+                "{} to {}",
+                millis(row.this_ns.min),
+                millis(row.other_ns.min)
+            ),
+            row.runs.to_string(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_needs_figures_of_both_and_tells_their_ratio() {
+        let row = |figures| row("the VMM", (512, "memfd"), "abc", figures);
+        assert!(row([vec![1], vec![]]).is_none());
+        assert!(row([vec![], vec![1]]).is_none());
+        let both = row([vec![11, 10, 12], vec![20, 22]]).unwrap();
+        assert_eq!((both.this_ns.median, both.other_ns.median), (11, 21));
+        assert_eq!(both.runs, 2);
+        assert!((both.ratio - 11.0 / 21.0).abs() < 1e-9);
+        assert!(table(&[both]).text().contains("0.524"));
+    }
+}
