@@ -11,7 +11,8 @@ use fdbox_lab::scenario::Devices;
 use serde_json::json;
 
 use crate::cli::{HostArgs, MachineArgs, ShellArgs};
-use crate::host::{Ending, HostSpec, StageSpec};
+use crate::guest::GuestFiles;
+use crate::host::{Ending, Host, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs;
@@ -44,7 +45,7 @@ pub(crate) fn follow(
     args: &HostArgs,
     seen: impl FnMut(&Line),
 ) -> Result<(Record, PathBuf)> {
-    let host = spec(args).prepare(lab, &lab.programs(&[programs::INIT])?)?;
+    let host = prepare(lab, spec(args), &args.machine)?;
     let record = host.run(lab, seen)?;
     Ok((record, host.dir))
 }
@@ -75,6 +76,20 @@ fn spec(args: &HostArgs) -> HostSpec {
         stages,
         Duration::from_secs(args.timeout),
     )
+}
+
+/// With what a guest needs, if that is asked for.
+fn prepare(lab: &Lab, mut spec: HostSpec, args: &MachineArgs) -> Result<Host> {
+    if !args.guest {
+        return spec.prepare(lab, &lab.programs(&[programs::INIT])?);
+    }
+    let programs = lab.programs(&[programs::INIT, programs::VMM, programs::WITNESS])?;
+    let guest = GuestFiles::get(lab, &programs)?;
+    spec.guests = 1;
+    for (index, stage) in spec.stages.iter_mut().enumerate() {
+        stage.files.extend(guest.of_stage(index));
+    }
+    spec.prepare(lab, &programs)
 }
 
 fn host_spec(
@@ -190,7 +205,7 @@ pub(crate) fn shell(args: &ShellArgs) -> Result<ExitCode> {
         ..stage.clone()
     };
     let spec = host_spec("shell", &args.machine, vec![stage, update], Duration::MAX);
-    let host = spec.prepare(&lab, &lab.programs(&[programs::INIT])?)?;
+    let host = prepare(&lab, spec, &args.machine)?;
     eprintln!("lab: `exit` ends it, Ctrl-A X kills it. The next kernel is in /update.");
     let mut qemu = host.machine.command(&lab.toolchain, &host.dir)?;
     qemu.args([

@@ -31,6 +31,9 @@ const TESTS: [Test; 2] = [
         name: "host/c-example",
         // The last command before the kexec is the one that jumps.
         more: &[
+            "--guest",
+            "--before",
+            "[ -s /guest/kernel ] && [ -s /guest/initramfs ] && [ -b /dev/vda ] && vmm-example --version",
             "--before",
             "/bin/pages trace /update/kernel /bin/pages $LAB_NEXT_CMDLINE",
             "--before",
