@@ -54,7 +54,7 @@ fn before(_: &Cx<'_>) -> Result<()> {
 }
 
 /// Starts a helper that goes on until this kernel ends; returns once the reboot may begin.
-fn start(helper: &str, argument: &str) -> Result<()> {
+pub(super) fn start(helper: &str, argument: &str) -> Result<()> {
     // It is not waited for: it ends with this kernel.
     #[allow(clippy::zombie_processes, reason = "its parent is soon PID 1")]
     let mut helper = Command::new("/proc/self/exe")
@@ -69,7 +69,7 @@ fn start(helper: &str, argument: &str) -> Result<()> {
     equal("The helper's word", line.trim(), READY)
 }
 
-fn ready() -> Result<()> {
+pub(super) fn ready() -> Result<()> {
     println!("{READY}");
     Ok(std::io::stdout().flush()?)
 }

@@ -17,6 +17,7 @@ mod hundred;
 mod jump_refused;
 mod late;
 mod leaving;
+mod leaving_load;
 mod load;
 mod lsm;
 mod luo;
@@ -101,6 +102,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         memfd_large::ALL,
         memory_policy::ALL,
         leaving::ALL,
+        leaving_load::ALL,
         jump_refused::ALL,
         guest_memory::ALL,
         guest_takers::ALL,
@@ -146,6 +148,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
     match helper {
         "leave" => leaving::leave(argument),
         "leave-and-get" => leaving::leave_and_get(argument),
+        "load-and-leave" => leaving_load::load_and_leave(),
         "use-in-vain" => leaving::use_in_vain(),
         "poison" => poison::poison(argument),
         "seal-in-a-cgroup" => room::seal_in_a_cgroup(argument),
