@@ -17,6 +17,15 @@ pub const RING_FRAMES: u32 = 4096;
 /// Bytes of the ring for each frame.
 pub const DESCRIPTOR_BYTES: u32 = 16;
 
+/// How many requests of its own disk a guest has in flight.
+pub const DISK_DEPTH: u32 = 32;
+/// The serial number of the host's drive that carries out few requests a second.
+pub const SLOW_DRIVE: &str = "slow";
+/// That of one that carries out as many as it gets, each of which takes its time.
+pub const LATENT_DRIVE: &str = "latent";
+/// How many requests a second the slow one carries out.
+pub const SLOW_REQUESTS_PER_SECOND: u32 = 5;
+
 /// How many writes to an NVMe drive the guest has in flight.
 pub const NVME_DEPTH: u32 = 64;
 

@@ -35,6 +35,13 @@ pub mod command {
     pub const NVME: &str = "nvme";
     /// End that in good order, then the same.
     pub const END_NVME: &str = "end-nvme";
+    /// Keep writes to the disk in flight from now on, many at a time, and say [`WitnessEvent::Disk`](super::WitnessEvent::Disk).
+    pub const DEEP: &str = "deep";
+    /// End that in good order, then the same.
+    pub const END_DEEP: &str = "end-deep";
+    /// `flood N`: keep N reads of the disk in flight from now on, and say how many were done as
+    /// [`WitnessEvent::Work`](super::WitnessEvent::Work).
+    pub const FLOOD: &str = "flood";
     /// Return what comes on the second console and on sockets, from now on.
     pub const ECHO: &str = "echo";
     /// Read random numbers.
@@ -63,6 +70,8 @@ pub enum WitnessEvent {
     Frames(Counted),
     /// What was done with the NVMe drive that is passed through.
     Nvme(Box<NvmeIo>),
+    /// What was done with the disk, many requests at a time.
+    Disk(Box<DiskIo>),
     /// Somebody pressed the power button: the witness switches off.
     PowerButton,
     /// A command that has no answer of its own was carried out.

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use fdbox_lab::device;
 use fdbox_lab::disk::{BLOCK_BYTES, Layout};
 use fdbox_lab::witness::DiskIo;
 
@@ -29,10 +30,44 @@ pub(crate) fn image(dir: &Path, number: u8) -> PathBuf {
 /// The image of the host's NVMe drive, in a run's folder.
 pub(crate) const NVME_IMAGE: &str = "nvme.img";
 
+/// That of the drive that carries out few requests a second.
+pub(crate) const SLOW_IMAGE: &str = "slow.img";
+
 /// The same with the folder.
 pub(crate) fn nvme_image(dir: &Path) -> PathBuf {
     dir.join(NVME_IMAGE)
 }
+
+/// How long a request of the other one takes.
+const LATENCY_NS: u32 = 5_000_000;
+
+/// Two drives that are not what one wants: one that is used up in a second, and then as slow as it says, which
+/// no boot looks at so much of; and one whose requests take their time.
+pub(crate) fn slow() -> [String; 8] {
+    [
+        "-drive".to_owned(),
+        format!(
+            "if=none,id=slow,format=raw,file=/lab/run/{},throttling.iops-total={},\
+             throttling.iops-total-max={SLOW_BURST}",
+            SLOW_IMAGE,
+            device::SLOW_REQUESTS_PER_SECOND
+        ),
+        "-device".to_owned(),
+        format!("virtio-blk-pci,drive=slow,serial={}", device::SLOW_DRIVE),
+        "-blockdev".to_owned(),
+        format!(
+            "driver=null-co,node-name=latent,size={BYTES},read-zeroes=on,latency-ns={LATENCY_NS}"
+        ),
+        "-device".to_owned(),
+        format!(
+            "virtio-blk-pci,drive=latent,serial={}",
+            device::LATENT_DRIVE
+        ),
+    ]
+}
+
+/// Requests that the slow drive carries out at once after a pause.
+const SLOW_BURST: u32 = 20;
 
 /// Makes an empty one.
 pub(crate) fn make(path: &Path) -> Result<()> {

@@ -96,6 +96,9 @@ impl HostSpec {
         for number in 0..self.guests {
             drive::make(&drive::image(&dir, number))?;
         }
+        if self.guests > 0 {
+            drive::make(&dir.join(drive::SLOW_IMAGE))?;
+        }
         if self.devices == Devices::Nvme {
             drive::make(&drive::nvme_image(&dir))?;
         }

@@ -15,6 +15,7 @@ use fdbox_lab::scan;
 use fdbox_lab::scenario::Devices;
 
 use crate::attached::{self, Attached};
+use crate::drive;
 use crate::nudge::{self, Nudge};
 use crate::outside::{Outside, Seen};
 use crate::power::{self, Power};
@@ -99,6 +100,9 @@ impl Machine {
             ));
             qemu.arg("-device")
                 .arg(format!("virtio-blk-pci,drive=disk{number}"));
+        }
+        if self.guests > 0 {
+            qemu.args(drive::slow());
         }
         Ok(qemu)
     }

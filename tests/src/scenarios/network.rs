@@ -55,6 +55,11 @@ impl Links {
         })
     }
 
+    /// The same with another disk, as `--disk` takes it.
+    pub(crate) fn with_disk(self, disk: String) -> Self {
+        Self { disk, ..self }
+    }
+
     /// The same with a regular file in place of the drive, as large.
     pub(crate) fn on_file(self, number: u8, path: &Path) -> Result<Self> {
         let bytes = File::open(drive(number))?.seek(SeekFrom::End(0))?;

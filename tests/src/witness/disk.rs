@@ -32,10 +32,10 @@ const RUN_BYTES: usize = RUN_BLOCKS as usize * BLOCK_BYTES;
 
 /// Blocks as O_DIRECT wants their memory.
 #[repr(align(4096))]
-struct Aligned<const BYTES: usize>([u8; BYTES]);
+pub(crate) struct Aligned<const BYTES: usize>(pub(crate) [u8; BYTES]);
 
 impl<const BYTES: usize> Aligned<BYTES> {
-    fn new() -> Box<Self> {
+    pub(crate) fn new() -> Box<Self> {
         Box::new(Self([0; BYTES]))
     }
 }

@@ -2,6 +2,7 @@
 
 mod button;
 mod clocks;
+mod deep;
 mod disk;
 mod frames;
 mod hurry;
@@ -27,6 +28,7 @@ use rustix::system::RebootCommand;
 
 use crate::button::Button;
 use crate::clocks::Clocks;
+use crate::deep::Deep;
 use crate::frames::Frames;
 use crate::hurry::Hurry;
 use crate::io::Io;
@@ -71,7 +73,7 @@ fn witness() -> Result<()> {
     let pace = net::pace_of(&cmdline);
     let io: OnceLock<Io> = OnceLock::new();
     let frames: OnceLock<Frames> = OnceLock::new();
-    let nvme = Nvme::default();
+    let (nvme, deep) = (Nvme::default(), Deep::default());
     let button = Button::default();
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
@@ -126,6 +128,18 @@ fn witness() -> Result<()> {
                 (command::END_NVME, "") => {
                     nvme.end();
                     console.say(&nvme.said(&clocks))?;
+                }
+                (command::DEEP, "") => {
+                    deep.start(scope)?;
+                    console.say(&deep.event())?;
+                }
+                (command::END_DEEP, "") => {
+                    deep.end();
+                    console.say(&deep.event())?;
+                }
+                (command::FLOOD, depth) if depth.parse::<u32>().is_ok() => {
+                    let done = deep.flood(scope, depth.parse()?)?;
+                    console.say(&done)?;
                 }
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     let _hurry = Hurry::new();

@@ -61,6 +61,10 @@ fn of_witness(line_text: Witness) -> Option<String> {
             "NVMe: {} blocks written, {} read back, {} bad",
             nvme.disk.writes, nvme.disk.verified, nvme.disk.bad
         )),
+        Witness::Disk(disk) => Some(format!(
+            "disk: {} blocks written, {} read back, {} bad",
+            disk.writes, disk.verified, disk.bad
+        )),
         Witness::PowerButton => Some("somebody pressed its power button".to_owned()),
         Witness::Work { .. } | Witness::Done | Witness::What => None,
     }

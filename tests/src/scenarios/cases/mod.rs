@@ -4,6 +4,7 @@ mod boxes;
 mod busy;
 mod cpu_state;
 mod devices;
+mod disk_depth;
 mod dist;
 mod encrypted;
 mod errnos;
@@ -113,6 +114,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         cpu_state::ALL,
         next_kernel::ALL,
         devices::ALL,
+        disk_depth::ALL,
         ports::ALL,
         power::ALL,
         privileges::ALL,

@@ -77,12 +77,7 @@ pub(super) struct Clients {
 impl Clients {
     pub(super) fn connect() -> Result<Self> {
         let console = BufReader::new(connect(CONSOLE)?);
-        let mut socket = connect(SOCKETS)?;
-        writeln!(socket, "CONNECT {VSOCK_PORT}")?;
-        let mut socket = BufReader::new(socket);
-        let mut answer = String::new();
-        socket.read_line(&mut answer)?;
-        ensure!(answer.starts_with("OK "), "The sockets say {answer:?}");
+        let socket = BufReader::new(socket()?);
         Ok(Self { console, socket })
     }
 
@@ -103,6 +98,17 @@ impl Clients {
             other => bail!("The connection to a socket goes on: {other:?}"),
         }
     }
+}
+
+/// A connection to the guest's echo.
+pub(super) fn socket() -> Result<UnixStream> {
+    let mut socket = connect(SOCKETS)?;
+    writeln!(socket, "CONNECT {VSOCK_PORT}")?;
+    let mut socket = BufReader::new(socket);
+    let mut answer = String::new();
+    socket.read_line(&mut answer)?;
+    ensure!(answer.starts_with("OK "), "The sockets say {answer:?}");
+    Ok(socket.into_inner())
 }
 
 fn connect(path: &str) -> Result<UnixStream> {
