@@ -99,6 +99,9 @@ fn describe_guest(guest: &GuestStatus) -> String {
             "\n  {:<8} virtio: {} requests, {} bytes, {} errors",
             counts.device, counts.requests, counts.bytes, counts.errors
         );
+        if let Some(io) = &counts.io {
+            text += &format!(", by {io}");
+        }
     }
     for passed in &guest.host_devices {
         text += &format!("\n  {:<8} {} of the host", passed.device, passed.address);

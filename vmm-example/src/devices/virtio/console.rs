@@ -15,7 +15,7 @@ use super::device::Device;
 use super::device_state::{ConsoleDeviceStateV1, ConsoleTarget, DeviceStateV1};
 use super::fd_names::{CLIENT, LISTENER};
 use super::kind::Kind;
-use super::ring::{RingError, Rings};
+use super::ring::{BURST, RingError, Rings};
 use crate::files;
 use crate::socket::{self, Ownership, SocketPath};
 
@@ -100,7 +100,16 @@ impl ConsoleDevice {
         };
         let mut buffer = [0; CHUNK];
         let mut pushed = false;
-        while let Some(mut request) = ring.pop_or_ask()? {
+        let mut emptied = false;
+        for _ in 0..BURST {
+            let next = match ring.is_stopped() {
+                true => None,
+                false => ring.pop_or_ask()?,
+            };
+            let Some(mut request) = next else {
+                emptied = true;
+                break;
+            };
             let room = request.output.available_bytes().min(CHUNK);
             if room == 0 {
                 return Err(RingError::Incomplete);
@@ -108,6 +117,7 @@ impl ConsoleDevice {
             let count = self.end.read(&mut buffer[..room]);
             if count == 0 {
                 ring.unpop();
+                emptied = true;
                 break;
             }
             let written = request.output.write_all(&buffer[..count]);
@@ -118,6 +128,10 @@ impl ConsoleDevice {
         }
         if pushed {
             ring.signal()?;
+        }
+        if !emptied {
+            // Edges tell of what is new only: come back for the rest.
+            ring.again();
         }
         Ok(())
     }

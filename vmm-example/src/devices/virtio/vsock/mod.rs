@@ -20,7 +20,7 @@ use super::device::Device;
 use super::device_state::{DeviceStateV1, VsockStateV1};
 use super::fd_names::LISTENER;
 use super::kind::Kind;
-use super::ring::{RingError, Rings};
+use super::ring::{BURST, RingError, Rings};
 use crate::socket::Ownership;
 use host::HostSide;
 use packet::{HEADER, Packet, PacketError};
@@ -114,7 +114,10 @@ impl Vsock {
             return Ok(());
         };
         let mut pushed = false;
-        while self.host.has_outgoing() && !ring.is_stopped() {
+        for _ in 0..BURST {
+            if !self.host.has_outgoing() || ring.is_stopped() {
+                break;
+            }
             let Some(mut request) = ring.pop_or_ask()? else {
                 break;
             };
@@ -135,6 +138,10 @@ impl Vsock {
         }
         if pushed {
             ring.signal()?;
+            if self.host.has_outgoing() {
+                // After whoever else wants the device.
+                ring.again();
+            }
         }
         Ok(())
     }
