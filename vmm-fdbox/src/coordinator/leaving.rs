@@ -396,7 +396,8 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
     }
 
     fn quiesce(&mut self) -> Result<(), Stopped> {
-        let limit = self.limits.pause;
+        // As for `pause`: who is late is to say by itself what held it up.
+        let limit = self.limits.pause.saturating_add(self.limits.save);
         let answer = self.ask(&LeavingRequest::Quiesce {}, &Lent::default(), limit);
         match self.cleaned_up(answer)?.message {
             LeavingReply::Quiet {} => Ok(()),

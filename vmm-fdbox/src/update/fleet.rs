@@ -210,9 +210,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             return Ok(());
         }
         // A coordinator that hangs must not keep their requests waiting either.
-        let limits = &self.plan.limits;
-        let limit = limits.pause.saturating_add(limits.standing());
-        self.begin_lease(Step::Pause, limit)?;
+        self.begin_lease(Step::Pause, self.plan.limits.standing())?;
         self.all(Step::Pause, M::quiesce)
     }
 
