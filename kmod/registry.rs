@@ -52,18 +52,41 @@ pub(crate) fn exit() {
     *DRIVERS.lock() = KVec::new();
 }
 
-/// The kind for which `wanted` is true; fails with `EOPNOTSUPP` if there is none.
-fn find(wanted: impl Fn(&dyn Kind) -> bool) -> Result<KindRef> {
-    if let Some(kind) = of_builtin(&wanted) {
-        return Ok(kind);
-    }
-    let kind = of_driver(&DRIVERS.lock(), &wanted).ok_or(EOPNOTSUPP)?;
-    Ok(KindRef::Driver(KBox::new(kind, GFP_KERNEL)?))
+/// A kind that was looked up. That takes no memory, so that a call of a kind never fails for lack of it.
+pub(crate) enum Found {
+    Builtin(&'static dyn Kind),
+    Driver(DriverKind),
 }
 
-fn of_builtin(wanted: &impl Fn(&dyn Kind) -> bool) -> Option<KindRef> {
-    let kind = BUILTIN.iter().find(|kind| wanted(**kind))?;
-    Some(KindRef::Builtin(*kind))
+impl Found {
+    /// A reference that can be stored.
+    fn into_ref(self) -> Result<KindRef> {
+        Ok(match self {
+            Found::Builtin(kind) => KindRef::Builtin(kind),
+            Found::Driver(kind) => KindRef::Driver(KBox::new(kind, GFP_KERNEL)?),
+        })
+    }
+}
+
+impl core::ops::Deref for Found {
+    type Target = dyn Kind;
+
+    fn deref(&self) -> &(dyn Kind + 'static) {
+        match self {
+            Found::Builtin(kind) => *kind,
+            Found::Driver(kind) => kind,
+        }
+    }
+}
+
+/// The kind for which `wanted` is true.
+fn find(wanted: impl Fn(&dyn Kind) -> bool) -> Option<Found> {
+    let builtin = of_builtin(&wanted).map(Found::Builtin);
+    builtin.or_else(|| of_driver(&DRIVERS.lock(), &wanted).map(Found::Driver))
+}
+
+fn of_builtin(wanted: &impl Fn(&dyn Kind) -> bool) -> Option<&'static dyn Kind> {
+    BUILTIN.iter().find(|kind| wanted(**kind)).copied()
 }
 
 /// The caller holds the lock of the list of drivers.
@@ -81,18 +104,23 @@ fn of_driver(drivers: &[Driver], wanted: &impl Fn(&dyn Kind) -> bool) -> Option<
 
 /// The kind of `file`; fails with `EOPNOTSUPP` if there is none or this kernel cannot support it.
 pub(crate) fn of_file(file: &File) -> Result<KindRef> {
-    supported(find(|kind| kind.matches(file))?)
+    supported(find(|kind| kind.matches(file)))?.into_ref()
 }
 
 /// The kind that reads this compatible string; fails with `EOPNOTSUPP` if there is none, or not yet.
 pub(crate) fn of_compatible(compatible: &[u8]) -> Result<KindRef> {
-    supported(find(|kind| kind.reads(compatible))?)
+    restorable(compatible)?.into_ref()
 }
 
-/// As [`of_compatible`], but also returns a kind that cannot be restored now, because a module is not
+/// As [`of_compatible`], for one call.
+pub(crate) fn restorable(compatible: &[u8]) -> Result<Found> {
+    supported(known(compatible))
+}
+
+/// As [`restorable`], but also returns a kind that cannot be restored now, because a module is not
 /// loaded: what goes on beside its descriptors must still be carried or discarded.
-pub(crate) fn known(compatible: &[u8]) -> Option<KindRef> {
-    find(|kind| kind.reads(compatible)).ok()
+pub(crate) fn known(compatible: &[u8]) -> Option<Found> {
+    find(|kind| kind.reads(compatible))
 }
 
 /// Whether descriptors of this kind need files that are taken out before them.
@@ -101,7 +129,8 @@ pub(crate) fn waits_for_files(compatible: &[u8]) -> bool {
     kind.is_some_and(|kind| kind.waits_for_files())
 }
 
-fn supported(kind: KindRef) -> Result<KindRef> {
+fn supported(kind: Option<Found>) -> Result<Found> {
+    let kind = kind.ok_or(EOPNOTSUPP)?;
     if let Err(lack) = kind.supported() {
         if ratelimit::may_log() {
             let name = kernel::str::BStr::from_bytes(kind.compatible());

@@ -18,12 +18,14 @@ use crate::kexec::kho;
 use crate::kexec::record::Record;
 use crate::kind::{
     GivenOut,
-    KindRef,
     Substitute,
     TakeCx, //
 };
 use crate::leaving::Change;
-use crate::registry;
+use crate::registry::{
+    self,
+    Found, //
+};
 use kernel::{
     prelude::*,
     sync::{
@@ -188,7 +190,7 @@ impl Contents {
 }
 
 /// Kind and record of a descriptor of the last kernel, if its kind is known.
-pub(crate) fn incoming_kind(entry: &Entry) -> Option<(KindRef, &Record)> {
+pub(crate) fn incoming_kind(entry: &Entry) -> Option<(Found, &Record)> {
     let Content::Incoming(incoming) = &entry.content else {
         return None;
     };

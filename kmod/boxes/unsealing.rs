@@ -127,7 +127,7 @@ fn check(cx: &mut UnsealCx<'_>, slot: &Slot) -> Result {
 
 /// Whether the descriptor can be restored, as far as can be told without restoring it.
 fn is_restorable(cx: &mut UnsealCx<'_>, incoming: &Incoming) -> Result {
-    let Ok(kind) = registry::of_compatible(&incoming.compatible) else {
+    let Ok(kind) = registry::restorable(&incoming.compatible) else {
         return Err(unknown_kind(cx, &incoming.compatible));
     };
     let checked = kind.check(cx, &incoming.compatible, &incoming.record);

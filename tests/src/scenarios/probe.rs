@@ -58,6 +58,16 @@ impl Probe {
         count("seals")
     }
 
+    /// How often `carry` was called and not undone.
+    pub(crate) fn carried() -> Result<u32> {
+        count("carried")
+    }
+
+    /// How often `discard` was called.
+    pub(crate) fn discards() -> Result<u32> {
+        count("discarded")
+    }
+
     /// How often `restore` was called.
     pub(crate) fn restores() -> Result<u32> {
         count("restores")

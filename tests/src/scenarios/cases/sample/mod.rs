@@ -74,7 +74,8 @@ pub(super) const ALL: &[&Scenario] = &[
 /// The driver's parameter: how many bytes it saves that it does not read.
 const EXCESS: &str = "/sys/module/fdbox_sample/parameters/excess";
 
-fn device(state: &[u8]) -> Result<File> {
+/// A file of the driver, which is loaded if it is not.
+pub(super) fn device(state: &[u8]) -> Result<File> {
     host::load_module(MODULE)?;
     let mut file = OpenOptions::new()
         .read(true)

@@ -1,0 +1,122 @@
+//! A host without memory: a module that fails to load takes nothing with it, and a call that fails changes
+//! nothing.
+
+mod calls;
+mod failing;
+
+use std::ffi::CString;
+use std::fs::{self, File};
+
+use anyhow::{Context, Result, ensure};
+use fdbox_lab::scenario::HostKind;
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use self::failing::{Quiet, at_last, set_up_failures};
+
+use super::{Cx, Scenario};
+use crate::check::equal;
+use crate::fdbox::{self, FdBox};
+use crate::host;
+use crate::memory::{self, PAGE, check_pages, memfd, write_pages};
+use crate::uapi;
+
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "load/each-allocation-fails",
+        about: "the module is loaded over and over, with one allocation after the other failing: at last all boxes are there",
+        host: HostKind::FailingLoad,
+        stages: &[before, after],
+    },
+    &Scenario {
+        name: "load/each-call-fails",
+        about: "each ioctl is called over and over, with one allocation after the other failing: ENOMEM, and nothing has changed",
+        host: HostKind::FailingLoad,
+        stages: &[calls::here, calls::of_what_arrived],
+    },
+];
+
+const BOXES: [&str; 2] = ["load-1", "load-2"];
+const PAGES: u64 = 8;
+
+fn before(_: &Cx<'_>) -> Result<()> {
+    for (seed, name) in (90..).zip(BOXES) {
+        let fdbox = FdBox::create(name)?;
+        let file = memfd(c"load", PAGES * PAGE)?;
+        write_pages(&file, seed, PAGES)?;
+        fdbox.put(file, "memory")?;
+        fdbox.seal()?;
+    }
+    Ok(())
+}
+
+fn after(cx: &Cx<'_>) -> Result<()> {
+    set_up_failures()?;
+    let quiet = Quiet::begin()?;
+    let failures = load_at_last()?;
+    quiet.end()?;
+    cx.value("failures", failures)?;
+    ensure!(failures > 0, "No allocation failed");
+    make_missing_nodes()?;
+    let info = fdbox::info()?;
+    let boxes = BOXES.len() + calls::ARRIVING.len();
+    equal("The number of boxes", info.boxes, boxes as u64)?;
+    equal("What was refused", info.features & uapi::FEATURE_REFUSED, 0)?;
+    for (seed, name) in (90..).zip(BOXES) {
+        let fdbox = FdBox::open(name)?;
+        fdbox.unseal()?;
+        check_pages(&memory::file(fdbox.get("memory")?), seed, PAGES)?;
+        fdbox.delete()?;
+    }
+    Ok(())
+}
+
+/// Loaded once more, with all the memory it wants, the module finds nothing: what came was taken.
+fn finds_nothing_again() -> Result<()> {
+    // It uses the module.
+    host::unload_module("fdbox_probe")?;
+    rustix::system::delete_module(c"fdbox", 0).context("Unload the module")?;
+    host::load_module("fdbox")?;
+    equal("The number of boxes then", fdbox::info()?.boxes, 0)
+}
+
+/// Loads the module with its allocations failing from the first on, then from the second on, and so on
+/// until it loads. How often it failed.
+fn load_at_last() -> Result<u32> {
+    let module = File::open("/lib/modules/fdbox.ko").context("Open the module")?;
+    let none = CString::new("")?;
+    let load = || rustix::system::finit_module(&module, &none, 0);
+    at_last("Load", load, || Ok(())).map(|((), failures)| failures)
+}
+
+/// The kernel takes it lightly when it has no memory for a node in /dev, whatever device it is for. By what
+/// sysfs says of the device anybody makes it.
+fn make_missing_nodes() -> Result<()> {
+    for class in ["misc", "fdbox"] {
+        for device in fs::read_dir(format!("/sys/class/{class}"))? {
+            let reported = fs::read_to_string(device?.path().join("uevent"))?;
+            let value = |name: &str| reported.lines().find_map(|line| line.strip_prefix(name));
+            let Some(name) = value("DEVNAME=").filter(|name| name.starts_with("fdbox/")) else {
+                continue;
+            };
+            let number = |name: &str| -> Result<u32> {
+                let text = value(name).context("The device's number")?;
+                Ok(text.parse()?)
+            };
+            let device = rustix::fs::makedev(number("MAJOR=")?, number("MINOR=")?);
+            fs::create_dir_all("/dev/fdbox")?;
+            let (path, mode) = (format!("/dev/{name}"), 0o600.into());
+            match rustix::fs::mknodat(
+                rustix::fs::CWD,
+                path,
+                FileType::CharacterDevice,
+                mode,
+                device,
+            ) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error).context("Make a node"),
+            }
+        }
+    }
+    Ok(())
+}
