@@ -291,6 +291,9 @@ struct file *fdbox_shim_memfd_create(const u8 *name,
 		return ERR_PTR(-EOPNOTSUPP);
 
 	file = shmem_file_setup(name, 0, mk_vma_flags(VMA_NORESERVE_BIT));
+	/* This is how tmpfs reports that it could not allocate the inode. */
+	if (file == ERR_PTR(-ENOSPC))
+		return ERR_PTR(-ENOMEM);
 	if (IS_ERR(file))
 		return file;
 
