@@ -5,16 +5,16 @@
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox::{self, FdBox};
-use crate::guest::{KERNEL, Updating, VMM, Vmm, status};
+use crate::guest::{KERNEL, VMM, Vmm, status};
 use crate::hijack::{Hijacked, Outcome};
 use crate::{host, uapi};
 
@@ -255,12 +255,15 @@ fn in_an_update(_: &Cx<'_>) -> Result<()> {
     let theirs = FdBox::create("theirs")?;
     let mut vmm = victim("updated")?;
     let mut update = Command::new(VMM);
-    update.args(["live-update", "--no-kexec", "--json", "--fail-at", "pause"]);
-    update.args(["--api-socket", &api("updated")]);
-    let mut update = Updating::start(&mut update)?;
-    let sealed = |line: &str| line.contains("done") && line.contains("seal");
-    update.wait_for("a sealed box", sealed)?;
-    update.signal(Signal::STOP)?;
+    update.args(["live-update", "--no-kexec", "--fail-at", "pause"]);
+    update.args(["--stop-at", "pause", "--api-socket", &api("updated")]);
+    let mut update = update.stdin(Stdio::null()).spawn()?;
+    let pid = Pid::from_raw(update.id() as i32).context("A process has a number")?;
+    let (_, stopped) = waitpid(Some(pid), WaitOptions::UNTRACED)?.context("A status")?;
+    ensure!(
+        stopped.stopped(),
+        "The update did not come to its pause: {stopped:?}"
+    );
     let boxes: Vec<u64> = descriptors(vmm.id())?
         .into_iter()
         .filter(|(_, to)| to.starts_with("/dev/fdbox/"))
@@ -283,8 +286,9 @@ fn in_an_update(_: &Cx<'_>) -> Result<()> {
         }
     }
     drop(taken);
-    update.signal(Signal::CONT)?;
-    update.end()?.expect(11)?;
+    kill_process(pid, Signal::CONT)?;
+    let status = update.wait()?.code();
+    equal("What the update ended with", status, Some(11))?;
     vmm.still_runs()?;
     let listed = fdbox::listed("updated")?.is_some();
     equal("Its box", listed, false)?;
