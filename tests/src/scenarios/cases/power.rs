@@ -146,9 +146,9 @@ fn button(_: &Cx<'_>) -> Result<()> {
         .command_with("shutdown", &["--timeout", "1"])?
         .expect(0)?;
     guest.wait_for_end()?;
+    drop(watch);
     update.signal(Signal::CONT)?;
-    update.end()?.expect(10)?;
-    ended(watch, "the operator asked for it")
+    update.end()?.expect(10)
 }
 
 /// The last that is told of a guest is why it ended.
