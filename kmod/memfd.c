@@ -231,14 +231,6 @@ long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
 
 	fdbox_shim_survey(file, index, last, &survey);
 	*step = (struct fdbox_step) { .failed_at = index };
-	/*
-	 * memfd_pin_folios() would try for ever to move it, if it is where pages
-	 * cannot be pinned: a broken page is on no LRU list to be taken from.
-	 */
-	if (survey.poisoned) {
-		step->failed_at = survey.poisoned_at;
-		return -EHWPOISON;
-	}
 	step->filled = last - index + 1 - min(survey.cached, last - index + 1);
 	step->taken = step->filled + survey.moves;
 
@@ -255,6 +247,10 @@ long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
 	pinned = memfd_pin_folios(file, index << PAGE_SHIFT, size - 1, folios, max, &offset);
 	if (pinned == -ENOMEM && fdbox_memfd_held(file, index, last, &step->failed_at))
 		return -EBUSY;
+	if (pinned == -EHWPOISON) {
+		fdbox_shim_survey(file, index, last, &survey);
+		step->failed_at = survey.poisoned_at;
+	}
 	if (pinned < 0)
 		return pinned;
 	err = fdbox_memfd_check(folios, pinned, step);
