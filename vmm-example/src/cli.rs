@@ -12,6 +12,7 @@ use crate::sandbox::Level;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 
 mod ask;
+mod cpu;
 mod devices;
 #[cfg(test)]
 mod dist;
@@ -21,6 +22,7 @@ mod ops;
 mod sandbox;
 
 pub(crate) use ask::{ApiArgs, CheckStateArgs, ShutdownArgs, StatusArgs};
+pub(crate) use cpu::{CpuidArgs, ForceCpuArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
 pub(crate) use life::LifeArgs;
 pub(crate) use member::MemberArgs;
@@ -157,6 +159,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
     pub(crate) cpus: u8,
+    #[command(flatten)]
+    pub(crate) cpuid: CpuidArgs,
     /// Memory: its size, and whether it is KVM's own (guest_memfd) or shmem (memfd).
     #[arg(long, value_name = "size=SIZE,kind=KIND", default_value_t = MemorySpec::default())]
     pub(crate) memory: MemorySpec,
@@ -252,6 +256,8 @@ pub(crate) struct LiveUpdateArgs {
     #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name,
           conflicts_with = "all")]
     pub(crate) box_name: Option<BoxName>,
+    #[command(flatten)]
+    pub(crate) force: ForceCpuArgs,
     /// Only check: change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -299,6 +305,8 @@ pub(crate) struct ResumeArgs {
     /// Have guests arrive paused: `continue` runs them.
     #[arg(long)]
     pub(crate) paused: bool,
+    #[command(flatten)]
+    pub(crate) force: ForceCpuArgs,
     #[command(flatten)]
     pub(crate) privileges: SandboxArgs,
     /// Print the report as JSON.

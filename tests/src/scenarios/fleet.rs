@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use crate::console::Console;
 use crate::guest::{
-    BEAT_LIMIT, CMDLINE, END_LIMIT, Ended, INITRAMFS, KERNEL, READY_LIMIT, REPORT_LIMIT, VMM, Vmm,
+    BEAT_LIMIT, CMDLINE, END_LIMIT, Ended, INITRAMFS, KERNEL, READY_LIMIT, REPORT_LIMIT, SPARED,
+    VMM, Vmm,
 };
 use crate::network;
 
@@ -49,7 +50,7 @@ impl Member {
     ) -> Result<Self> {
         std::fs::create_dir_all(RUN_DIR)?;
         let mut run = Command::new(VMM);
-        run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
+        run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS, SPARED]);
         let user = number.map_or_else(|| net::user_of(name), net::user);
         run.args(["--name", name, "--user", &user.to_string()]);
         network::give(&mut run, CMDLINE, number, guests)?;

@@ -30,6 +30,14 @@ pub(crate) const INITRAMFS: &str = "/guest/initramfs";
 /// `reboot=k`: the guest ends by the keyboard controller, so that a triple fault is a crash.
 pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=k";
 
+/// What the emulator gets wrong is kept from guests: KVM's paravirtual EOI.
+///
+/// QEMU 10.0's emulation of SVM delivers an interrupt that was injected once more, masked or not, if
+/// anything makes it leave the guest's instructions before the guest's next exit: `helper_vmrun()` leaves
+/// the vector where exceptions wait. In a guest that ends in a lock it holds itself. An interrupt's
+/// handler that ends it by its APIC, not by a word in memory, exits at once.
+pub(crate) const SPARED: &str = "--hide-cpuid=leaf=0x40000001,eax=0x40";
+
 /// A guest's boot under two layers of emulation, and the writing of its pattern.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
 /// Checking every page.
@@ -103,7 +111,7 @@ impl Guest {
         more: &[String],
         port: &Arc<EventPort>,
     ) -> Result<Self> {
-        run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
+        run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS, SPARED]);
         network::give_links(run, CMDLINE, spec.number.zip(links), 1);
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));

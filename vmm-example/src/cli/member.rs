@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use vmm_fdbox::update::Step;
 
-use super::{SandboxArgs, parse_step};
+use super::{ForceCpuArgs, SandboxArgs, parse_step};
 use crate::devices::virtio::spec::FdSpec;
 use crate::spec::ConsoleSpec;
 
@@ -31,6 +31,8 @@ pub(crate) struct MemberArgs {
     /// Stop this process, as SIGSTOP does, when it is asked for a step, for tests. `jump`: when it has the guest.
     #[arg(long, value_name = "STEP", value_parser = parse_step)]
     pub(crate) stop_at: Option<Step>,
+    #[command(flatten)]
+    pub(crate) force: ForceCpuArgs,
     #[command(flatten)]
     pub(crate) privileges: SandboxArgs,
 }

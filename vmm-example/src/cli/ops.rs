@@ -7,6 +7,8 @@ use clap_complete::Shell;
 use vmm_fdbox::BoxName;
 use vmm_fdbox::update::NotReady;
 
+use super::CpuidArgs;
+
 /// Where the API sockets of a host's guests are, unless somebody says otherwise.
 pub(crate) const RUN_DIR: &str = "/run/vmm-example";
 
@@ -76,6 +78,8 @@ pub(crate) struct BenchArgs {
     /// Their initramfs. A guest has to stay up by itself.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(crate) initramfs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cpuid: CpuidArgs,
     /// Their sizes.
     #[arg(long, value_name = "MIB,...", value_delimiter = ',', default_value = "128,512,1024",
           value_parser = clap::value_parser!(u64).range(16..=1 << 20))]

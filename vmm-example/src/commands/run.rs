@@ -31,6 +31,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
         name: &args.name.to_string(),
         memory: args.memory,
         cpus: args.cpus,
+        hidden_cpuid: &args.cpuid.hide_cpuid,
         image,
         reboots: !args.life.no_reboot,
         devices,

@@ -186,6 +186,7 @@ mod tests {
             state: RunState::Running,
             pid: 4711,
             vcpus: 2,
+            cpu_features: Vec::new(),
             ram_kind: MemoryKind::Memfd,
             ram_mib: 512,
             tsc_khz: 0,

@@ -19,7 +19,8 @@ use crate::devices::serial::{SerialPort, SerialStateError};
 use crate::devices::vfio::{Claimed, PassedFds, VfioError};
 use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec};
-use crate::guest::cpuid::{self, CpuidError};
+use crate::guest::cpuid::host::Optional;
+use crate::guest::cpuid::{self, CpuidError, HiddenCpuid};
 use crate::guest::state::{GuestState, LIFE, MachineStateV1};
 use crate::guest::vcpu::{Buses, IdleVcpus, OnEnd, VcpuError, Vcpus};
 use crate::kvm::vcpu::{self as vcpu_state, RestoreNotes, StateShape};
@@ -53,6 +54,11 @@ pub(crate) enum MachineError {
     OtherCpus { built: usize, saved: usize },
     #[error("The saved guest's vCPU number {at} says that it is number {id}")]
     WrongId { at: usize, id: u8 },
+    #[error(
+        "This host's KVM refuses what the guest has in the MSRs {msrs}: --force-cpu resumes it without, \
+         and it may crash"
+    )]
+    RefusedMsrs { msrs: String },
     #[error("Cannot restore vCPU {id}")]
     RestoreVcpu { id: u8, source: KvmError },
     #[error("Cannot save vCPU {id}")]
@@ -77,6 +83,8 @@ pub(crate) struct NewGuest<'a> {
     pub(crate) name: &'a str,
     pub(crate) memory: MemorySpec,
     pub(crate) cpus: u8,
+    /// What of the host's CPU it is not shown.
+    pub(crate) hidden_cpuid: &'a [HiddenCpuid],
     pub(crate) image: BootImage,
     /// It boots again when it resets.
     pub(crate) reboots: bool,
@@ -94,6 +102,8 @@ pub(crate) struct SavedDevices {
     pub(crate) passed: PassedFds,
     /// What the guest boots from when it resets.
     pub(crate) boot: Option<Boot>,
+    /// MSRs that KVM refuses are left as they are.
+    pub(crate) force_cpu: bool,
 }
 
 /// A guest, parked or running. The vCPUs go first, memory that KVM knows goes last.
@@ -105,6 +115,8 @@ pub(crate) struct Machine {
     vm: Arc<Vm>,
     ram: GuestRam,
     shape: StateShape,
+    /// What it was given of the CPU that a host need not have.
+    cpu_features: Vec<Optional>,
     host_tsc_khz: u32,
     name: String,
     host: Host,
@@ -141,11 +153,11 @@ impl Machine {
         let supported = host.supported_cpuid()?;
         let fds = create_vcpus(&vm, cpus)?;
         let host_tsc_khz = host_tsc_khz(&fds);
+        let mut cpu_features = Vec::new();
         for (id, fd) in (0u8..).zip(&fds) {
-            named(
-                "KVM_SET_CPUID2",
-                fd.set_cpuid2(&cpuid::for_vcpu(&supported, host.processor(), id, cpus)?),
-            )?;
+            let cpuid = cpuid::for_vcpu(&supported, guest.hidden_cpuid, id, cpus)?;
+            cpu_features = Optional::given(cpuid.as_slice());
+            named("KVM_SET_CPUID2", fd.set_cpuid2(&cpuid))?;
             boot::setup_cpu(fd, id, entry)?;
         }
         let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices, Vec::new())?;
@@ -161,6 +173,7 @@ impl Machine {
             vm,
             ram,
             shape,
+            cpu_features,
             host_tsc_khz,
             name: guest.name.into(),
             host: host.duplicate()?,
@@ -208,6 +221,11 @@ impl Machine {
         for new in restored {
             notes.refused_msrs.extend(new.refused_msrs);
         }
+        if !notes.refused_msrs.is_empty() && !devices.force_cpu {
+            let msrs = notes.refused_msrs.iter().map(|msr| format!("{msr:#x}"));
+            let msrs = msrs.collect::<Vec<_>>().join(", ");
+            return Err(MachineError::RefusedMsrs { msrs });
+        }
         vm.restore_pit(&state.pit)?;
         vm.restore_irqchip(&state.irqchip)?;
         vm.restore_clock(&state.clock)?;
@@ -227,6 +245,10 @@ impl Machine {
             vm,
             ram,
             shape,
+            cpu_features: state
+                .vcpus
+                .first()
+                .map_or_else(Vec::new, |vcpu| Optional::given(&vcpu.cpuid)),
             host_tsc_khz,
             name: state.machine.name.clone(),
             host,
@@ -313,6 +335,11 @@ impl Machine {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it was given of the CPU that a host need not have.
+    pub(crate) fn cpu_features(&self) -> &[Optional] {
+        &self.cpu_features
     }
 
     pub(crate) fn cpus(&self) -> usize {

@@ -1,7 +1,7 @@
 //! A guest: built to boot, or restored; its vCPUs, and its state as sections of a state frame.
 
 pub(crate) mod boot;
-mod cpuid;
+pub(crate) mod cpuid;
 pub(crate) mod machine;
 pub(crate) mod state;
 pub(crate) mod vcpu;

@@ -9,7 +9,7 @@ pub(crate) mod vcpu;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
 use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
@@ -94,14 +94,6 @@ impl Host {
         sys::kvm_descriptor(&self.kvm).map_err(KvmError::Duplicate)
     }
 
-    /// What executes this host's instructions.
-    pub(crate) fn processor(&self) -> Processor {
-        match &sys::hypervisor_signature() {
-            b"TCGTCGTCGTCG" => Processor::QemuTcg,
-            _ => Processor::Real,
-        }
-    }
-
     /// The CPUID leaves that this host can give to a guest.
     pub(crate) fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
         named(
@@ -114,6 +106,20 @@ impl Host {
     pub(crate) fn msr_indices(&self) -> Result<Vec<u32>, KvmError> {
         let list = named("KVM_GET_MSR_INDEX_LIST", self.kvm.get_msr_index_list())?;
         Ok(list.as_slice().to_vec())
+    }
+
+    /// What this host can give to a guest in an MSR that stands for features; None if it has none.
+    pub(crate) fn feature_msr(&self, index: u32) -> Result<Option<u64>, KvmError> {
+        let entry = kvm_msr_entry {
+            index,
+            ..Default::default()
+        };
+        let mut msrs = Msrs::from_entries(&[entry]).map_err(|_| KvmError::Lacks {
+            what: "room for the MSRs",
+        })?;
+        // Only of a feature MSR there is a value without a vCPU.
+        let read = self.kvm.get_msrs(&mut msrs).unwrap_or(0);
+        Ok(msrs.as_slice()[..read].first().map(|msr| msr.data))
     }
 
     /// How many banks of machine check registers a vCPU has at most.
@@ -144,15 +150,6 @@ impl Host {
             fd: named("KVM_GET_VCPU_MMAP_SIZE", sys::adopt_vm(&self.kvm, fd))?,
         })
     }
-}
-
-/// What executes a host's instructions, as far as it makes a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Processor {
-    /// One of silicon, whatever hypervisor is between.
-    Real,
-    /// QEMU without KVM.
-    QemuTcg,
 }
 
 /// A VM. Memory and vCPUs are added by who owns them.

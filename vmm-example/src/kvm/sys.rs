@@ -1,14 +1,12 @@
-//! What kvm-ioctls and kvm-bindings lack, and what of them is unsafe, behind safe functions; and the
-//! one question to the processor itself.
+//! What kvm-ioctls and kvm-bindings lack, and what of them is unsafe, behind safe functions.
 //!
 //! Opcodes are checked against their documented numbers in the tests below.
 
 #![allow(
     unsafe_code,
-    reason = "this file is the thin layer around KVM's ioctls and CPUID"
+    reason = "this file is the thin layer around KVM's ioctls"
 )]
 
-use std::arch::x86_64::__cpuid;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
@@ -25,8 +23,6 @@ use zerocopy::IntoBytes;
 use crate::memory::device::DeviceMapping;
 use crate::memory::layout::RamRange;
 
-/// By agreement of hypervisors: CPUID's leaf of their maker.
-const LEAF_HYPERVISOR: u32 = 0x4000_0000;
 /// `GUEST_MEMFD_FLAG_MMAP`, include/uapi/linux/kvm.h since Linux 6.18.
 const GUEST_MEMFD_FLAG_MMAP: u64 = 1 << 0;
 /// `GUEST_MEMFD_FLAG_INIT_SHARED`, include/uapi/linux/kvm.h since Linux 6.18.
@@ -50,23 +46,6 @@ fn check(ret: i32) -> errno::Result<()> {
     } else {
         Ok(())
     }
-}
-
-/// The maker of the hypervisor under this host, as its CPUID names it; of no meaning without one.
-pub(super) fn hypervisor_signature() -> [u8; 12] {
-    // In newer Rust this is a safe function.
-    #[allow(unused_unsafe, reason = "the oldest Rust that is supported needs it")]
-    // SAFETY: every processor with long mode has CPUID, and what it says of a leaf that it does not
-    // know is harmless.
-    let leaf = unsafe { __cpuid(LEAF_HYPERVISOR) };
-    let mut signature = [0; 12];
-    for (word, bytes) in [leaf.ebx, leaf.ecx, leaf.edx]
-        .iter()
-        .zip(signature.chunks_mut(4))
-    {
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
-    signature
 }
 
 /// Another descriptor of the same /dev/kvm.

@@ -196,6 +196,7 @@ impl Vmm {
             },
             pid: process::id(),
             vcpus: self.machine.cpus(),
+            cpu_features: self.machine.cpu_features().to_vec(),
             ram_kind: self.machine.ram().kind(),
             ram_mib: self.machine.ram().mib(),
             tsc_khz: self.machine.host_tsc_khz(),

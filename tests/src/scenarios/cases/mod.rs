@@ -27,6 +27,7 @@ mod memfd_large;
 mod memory_policy;
 mod modular;
 mod next_kernel;
+mod other_cpu;
 mod passthrough;
 mod passthrough_blockers;
 mod passthrough_guest;
@@ -112,6 +113,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         luo::ALL,
         guest::ALL,
         cpu_state::ALL,
+        other_cpu::ALL,
         next_kernel::ALL,
         devices::ALL,
         disk_depth::ALL,

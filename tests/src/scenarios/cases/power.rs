@@ -16,7 +16,9 @@ use super::guest::{healthy, port, same_guest, spec};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;
-use crate::guest::{BEAT_LIMIT, Ended, Guest, KERNEL, READY_LIMIT, Updating, VMM, Watch, status};
+use crate::guest::{
+    BEAT_LIMIT, Ended, Guest, KERNEL, READY_LIMIT, SPARED, Updating, VMM, Watch, status,
+};
 use crate::host;
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -178,7 +180,8 @@ impl AtTerminal {
         let ignoring = if name == "nohup" { "trap '' HUP; " } else { "" };
         let mut vmm = Command::new("/bin/sh");
         vmm.args(["-c", &format!("{ignoring}exec \"$@\""), "sh", VMM]);
-        vmm.args(["run", "--kernel", KERNEL, "--name", name, "--api-socket"]);
+        vmm.args(["run", "--kernel", KERNEL, SPARED, "--name", name]);
+        vmm.arg("--api-socket");
         vmm.arg(format!("/run/{name}.api"));
         let vmm = vmm
             .stdin(terminal.try_clone()?)

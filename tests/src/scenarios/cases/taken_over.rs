@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox::{self, FdBox};
-use crate::guest::{KERNEL, VMM, Vmm, status};
+use crate::guest::{KERNEL, SPARED, VMM, Vmm, status};
 use crate::hijack::{Hijacked, Outcome};
 use crate::{host, uapi};
 
@@ -61,7 +61,8 @@ fn api(name: &str) -> String {
 
 fn victim_with(name: &str, more: &[String]) -> Result<Vmm> {
     let mut command = Command::new(VMM);
-    command.args(["run", "--kernel", KERNEL, "--name", name, "--sandbox", "on"]);
+    command.args(["run", "--kernel", KERNEL, SPARED, "--name", name]);
+    command.args(["--sandbox", "on"]);
     command.args(["--api-socket", &api(name)]);
     command.args(["--console", "file=/dev/null"]).args(more);
     let vmm = Vmm::start(&mut command)?;

@@ -18,7 +18,7 @@ use super::guest::{healthy, same_guest};
 use super::{Cx, Scenario, ports};
 use crate::check::equal;
 use crate::fdbox;
-use crate::guest::{ApiClient, Ended, Guest, INITRAMFS, KERNEL, Runner, Spec, VMM};
+use crate::guest::{ApiClient, Ended, Guest, INITRAMFS, KERNEL, Runner, SPARED, Spec, VMM};
 use crate::network::{self, Links};
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -236,6 +236,7 @@ fn bench(_: &Cx<'_>) -> Result<()> {
     let mut bench = Command::new(VMM);
     bench.args([
         "bench",
+        SPARED,
         "--json",
         "--ram",
         "64",

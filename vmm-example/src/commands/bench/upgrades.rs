@@ -68,6 +68,8 @@ impl Guest {
         }
         run.arg("--memory")
             .arg(format!("size={ram_mib}M,kind={kind}"));
+        let hidden = args.cpuid.hide_cpuid.iter();
+        run.args(hidden.map(|bits| format!("--hide-cpuid={bits}")));
         run.args(["--name", NAME])
             .arg("--api-socket")
             .arg(dir.join("api"));

@@ -33,6 +33,8 @@ pub(super) struct Successor {
     identity: Identity,
     /// What the new VMM gives up.
     sandbox: Level,
+    /// For its command line.
+    force: Option<&'static str>,
     /// How long each of its answers may take.
     pub(super) limit: Duration,
     /// The step that it is made to fail at.
@@ -56,17 +58,18 @@ impl Successor {
             state,
             sandbox: args.sandbox.unwrap_or_else(|| identity.sandbox()),
             identity,
+            force: args.force.argument(),
             limit: Duration::from_secs(args.timeout),
             fail_at: args.fail_at.filter(|step| *step > Step::Jump),
         })
     }
 
     pub(super) fn start(&self) -> Start {
-        let (binary, identity) = (self.binary.clone(), self.identity.clone());
+        let (binary, identity, force) = (self.binary.clone(), self.identity.clone(), self.force);
         let sandbox = self.sandbox.argument();
         Box::new(move || {
             let mut command = Command::new(&binary);
-            command.args(["member", &sandbox]);
+            command.args(["member", &sandbox]).args(force);
             identity.give(&mut command);
             let started = Child::spawn(command)?;
             identity.account(started.0.id());
@@ -205,6 +208,7 @@ mod tests {
             state: state::description(&[]),
             identity: Identity::of(std::process::id()).unwrap(),
             sandbox: Level::On,
+            force: None,
             limit: Duration::from_millis(500),
             fail_at: None,
         };

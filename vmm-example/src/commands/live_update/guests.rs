@@ -16,6 +16,7 @@ use vmm_fdbox::{BoxName, Finding, Kind};
 use crate::cli::LiveUpdateArgs;
 use crate::devices::vfio;
 use crate::error::chain;
+use crate::guest::cpuid::host::Optional;
 use crate::identity::Identity;
 use crate::service::api::protocol::{GuestStatus, Reply, Request};
 use crate::service::api::{Client, ClientError};
@@ -79,6 +80,12 @@ impl Guest {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it was given of the CPU that a host need not have, as far as that is known.
+    pub(super) fn cpu_features(&self) -> &[Optional] {
+        let status = self.status.as_ref();
+        status.map_or(&[], |status| &status.cpu_features)
     }
 
     /// The VMM's process, and as whom it runs.

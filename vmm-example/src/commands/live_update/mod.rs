@@ -4,6 +4,7 @@ mod binary;
 mod discover;
 mod guests;
 mod many;
+mod next_cpu;
 mod one;
 mod output;
 
@@ -165,12 +166,24 @@ impl<B: Boxes + Clone> Update<'_, B> {
 
     fn members(&self, guests: Vec<Guest>, limits: Limits) -> anyhow::Result<Vec<RemoteLeaving<B>>> {
         let module = self.boxes.module()?;
+        let cmdline = match self.args.kernel {
+            Some(_) => Some(next_cmdline(self.args.cmdline.as_deref())?),
+            None => None,
+        };
         let member = |guest: Guest| {
             let join = guests::join(&guest, self.args, module, limits)?;
             let hears = self.output.guest(guest.name());
             let (name, kinds) = (guest.name().to_owned(), guest.kinds());
             let process = guest.process();
-            let found = guest.look_at_devices();
+            let mut found = guest.look_at_devices();
+            if let Some(cmdline) = &cmdline {
+                let given = (guest.name(), guest.cpu_features());
+                found.extend(next_cpu::findings(
+                    cmdline,
+                    &[given],
+                    self.args.force.force_cpu,
+                ));
+            }
             let socket = guest.into_socket();
             let mut leaving = RemoteLeaving::new(name, socket, self.boxes.clone(), join);
             if self.args.binary.is_none() {
@@ -229,18 +242,22 @@ fn next_kernel(
     initramfs: Option<&Path>,
     cmdline: Option<&str>,
 ) -> anyhow::Result<NextKernel> {
-    let cmdline = match cmdline {
-        Some(cmdline) => cmdline.to_owned(),
-        None => fs::read_to_string("/proc/cmdline")
-            .context("Cannot read this kernel's command line: give --cmdline")?
-            .trim_end()
-            .into(),
-    };
     Ok(NextKernel::Files {
         kernel: absolute(kernel)?,
         initramfs: initramfs.map(absolute).transpose()?,
-        cmdline,
+        cmdline: next_cmdline(cmdline)?,
     })
+}
+
+/// The next kernel's command line: this one's, if none is given.
+fn next_cmdline(given: Option<&str>) -> anyhow::Result<String> {
+    match given {
+        Some(cmdline) => Ok(cmdline.to_owned()),
+        None => Ok(fs::read_to_string("/proc/cmdline")
+            .context("Cannot read this kernel's command line: give --cmdline")?
+            .trim_end()
+            .into()),
+    }
 }
 
 /// An interrupt cancels the update: here between the steps, and in the VMMs within one.

@@ -66,6 +66,7 @@ fn status(name: &str) -> Reply {
         state: RunState::Running,
         pid: 1,
         vcpus: 1,
+        cpu_features: Vec::new(),
         ram_kind: MemoryKind::Memfd,
         ram_mib: 64,
         tsc_khz: 0,

@@ -17,6 +17,7 @@ use vmm_fdbox::member::{Arrive, ArrivingVmm, Lent};
 use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError, Step};
 use vmm_fdbox::{BoxName, BoxStore, FdName};
 
+use super::cpu;
 use crate::cli::MemberArgs;
 use crate::commands::serve::Environment;
 use crate::commands::signal;
@@ -150,6 +151,8 @@ impl<'a> ArrivingGuest<'a> {
     ) -> Result<(Machine, RestoreNotes), PartyError> {
         let (host, environment) = (self.host()?, self.environment()?);
         let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
+        // Before anything is taken: a host that cannot have the guest leaves the box as it is.
+        cpu::check(host, &state, self.args.force.force_cpu)?;
         let machine = &state.machine;
         let sandbox = self.sandbox(&state);
         let boot = state.boot.as_ref().map(Boot::again);
@@ -181,6 +184,7 @@ impl<'a> ArrivingGuest<'a> {
             virtio: devices,
             passed,
             boot,
+            force_cpu: self.args.force.force_cpu,
         };
         let console = environment.console.clone();
         Machine::restore(shell, &state, devices, console).map_err(party_error)
@@ -218,6 +222,7 @@ impl<'a> ArrivingGuest<'a> {
             virtio,
             passed,
             boot,
+            force_cpu: self.args.force.force_cpu,
         };
         let console = environment.console.clone();
         Machine::restore(shell, &state, devices, console).map_err(party_error)

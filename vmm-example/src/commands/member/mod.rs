@@ -2,6 +2,7 @@
 //! kernel. The coordinator is at the other end of standard input.
 
 mod arriving;
+mod cpu;
 
 use std::io;
 use std::os::fd::{AsFd, RawFd};

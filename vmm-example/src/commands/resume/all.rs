@@ -66,6 +66,7 @@ fn command(name: &BoxName, args: &ResumeArgs, privileges: SandboxArgs) -> io::Re
     command.arg("member").arg("--api-socket").arg(at(".sock"));
     command.arg(format!("--console=socket={}", at(".console").display()));
     command.args(api_group(args)).args(privileges.arguments());
+    command.args(args.force.argument());
     Ok(command)
 }
 

@@ -77,6 +77,7 @@ fn command(args: &ResumeArgs, privileges: SandboxArgs, stdin: i32) -> io::Result
         command.arg("--api-socket").arg(path).args(api_group(args));
     }
     command.args(privileges.arguments());
+    command.args(args.force.argument());
     for net in &args.nets {
         command.arg(format!("--net=fd={}", net.0));
     }

@@ -13,6 +13,7 @@ use vmm_fdbox::frame::Description;
 
 use crate::devices::pci::HostDeviceStatus;
 use crate::devices::virtio::DeviceCounts;
+use crate::guest::cpuid::host::Optional;
 use crate::service::events::Notice;
 use crate::service::report::Blackout;
 use crate::service::update_message::UpdateResult;
@@ -89,6 +90,9 @@ pub(crate) struct GuestStatus {
     pub(crate) state: RunState,
     pub(crate) pid: u32,
     pub(crate) vcpus: usize,
+    /// What it was given of the CPU that a host need not have.
+    #[serde(default)]
+    pub(crate) cpu_features: Vec<Optional>,
     pub(crate) ram_kind: MemoryKind,
     pub(crate) ram_mib: u64,
     pub(crate) tsc_khz: u32,

@@ -1,9 +1,14 @@
 //! What CPUID tells a guest: what the host can do, with the topology of this guest.
 
+mod hide;
+pub(crate) mod host;
+mod names;
+mod register;
+
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use thiserror::Error;
 
-use crate::kvm::Processor;
+pub(crate) use hide::HiddenCpuid;
 
 /// More leaves than KVM takes.
 #[derive(Debug, Error)]
@@ -14,8 +19,6 @@ const LEAF_FEATURES: u32 = 0x1;
 const LEAF_EXTENDED: u32 = 0x7;
 const LEAF_TOPOLOGY: u32 = 0xb;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
-/// KVM's features for guests that know it: Documentation/virt/kvm/x86/cpuid.rst.
-const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
 const LEAF_AMD_SIZES: u32 = 0x8000_0008;
 const LEAF_AMD_IDS: u32 = 0x8000_001e;
 const LEAF_AMD_TOPOLOGY: u32 = 0x8000_0026;
@@ -26,7 +29,6 @@ const EDX_HTT: u32 = 1 << 28;
 /// Leaf 7, subleaf 0: shadow stacks, and tracking of indirect branches.
 const ECX_SHSTK: u32 = 1 << 7;
 const EDX_IBT: u32 = 1 << 20;
-const EAX_PV_EOI: u32 = 1 << 6;
 
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
@@ -34,7 +36,7 @@ const LEVEL_CORE: u32 = 2;
 /// CPUID of vCPU `id` of `cpus`: one socket, one thread per core.
 pub(crate) fn for_vcpu(
     supported: &CpuId,
-    processor: Processor,
+    hidden: &[HiddenCpuid],
     id: u8,
     cpus: u8,
 ) -> Result<CpuId, CpuidError> {
@@ -53,7 +55,6 @@ pub(crate) fn for_vcpu(
         match entry.function {
             LEAF_FEATURES => features(entry, id, cpus),
             LEAF_EXTENDED if entry.index == 0 => hide_shadow_stacks(entry),
-            LEAF_KVM_FEATURES if processor == Processor::QemuTcg => hide_pv_eoi(entry),
             LEAF_AMD_SIZES => {
                 entry.ecx = u32::from(cpus - 1) | (core_bits(cpus) << 12);
             }
@@ -62,6 +63,7 @@ pub(crate) fn for_vcpu(
             }
             _ => {}
         }
+        hidden.iter().for_each(|bits| bits.hide(entry));
     }
     let highest = supported
         .as_slice()
@@ -91,14 +93,6 @@ fn features(entry: &mut kvm_cpuid_entry2, id: u8, cpus: u8) {
 fn hide_shadow_stacks(entry: &mut kvm_cpuid_entry2) {
     entry.ecx &= !ECX_SHSTK;
     entry.edx &= !EDX_IBT;
-}
-
-/// QEMU 10.0's emulation of SVM delivers an interrupt that was injected once more, masked or not, if
-/// anything makes it leave the guest's instructions before the guest's next exit: `helper_vmrun()` leaves
-/// the vector where exceptions wait. In a guest that ends in a lock it holds itself. An interrupt's
-/// handler that ends it by its APIC, not by a word in memory, exits at once.
-fn hide_pv_eoi(entry: &mut kvm_cpuid_entry2) {
-    entry.eax &= !EAX_PV_EOI;
 }
 
 /// Bits of an APIC ID that tell cores apart.
@@ -146,10 +140,7 @@ mod tests {
             leaf(0x8000_001e, 9),
         ];
         let host = CpuId::from_entries(&host).unwrap();
-        for_vcpu(&host, Processor::Real, id, cpus)
-            .unwrap()
-            .as_slice()
-            .to_vec()
+        for_vcpu(&host, &[], id, cpus).unwrap().as_slice().to_vec()
     }
 
     #[test]
@@ -192,7 +183,7 @@ mod tests {
             ..Default::default()
         };
         let host = CpuId::from_entries(&[leaf(1, 0), features(0), features(1)]).unwrap();
-        let cpuid = for_vcpu(&host, Processor::Real, 0, 1).unwrap();
+        let cpuid = for_vcpu(&host, &[], 0, 1).unwrap();
         let found = |index| {
             let mut entries = cpuid.as_slice().iter().filter(|e| e.function == 7);
             let entry = entries.find(|e| e.index == index).unwrap();
@@ -203,15 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn an_emulated_processor_is_spared_what_it_gets_wrong() {
+    fn what_is_hidden_is_not_shown() {
         let host = CpuId::from_entries(&[leaf(1, 0), leaf(0x4000_0001, u32::MAX)]).unwrap();
-        let features = |processor| {
-            let cpuid = for_vcpu(&host, processor, 0, 1).unwrap();
-            let mut entries = cpuid.as_slice().iter();
-            entries.find(|e| e.function == 0x4000_0001).unwrap().eax
-        };
-        assert_eq!(features(Processor::Real), u32::MAX);
-        assert_eq!(features(Processor::QemuTcg), !(1 << 6));
+        let hidden = ["leaf=0x40000001,eax=0x40".parse().unwrap()];
+        let cpuid = for_vcpu(&host, &hidden, 0, 1).unwrap();
+        let mut entries = cpuid.as_slice().iter();
+        let features = entries.find(|e| e.function == 0x4000_0001).unwrap();
+        assert_eq!(features.eax, !(1 << 6));
     }
 
     #[test]

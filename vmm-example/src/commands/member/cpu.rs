@@ -1,0 +1,31 @@
+//! Whether this host's CPU and KVM have what a guest was given in the last one.
+
+use vmm_fdbox::update::PartyError;
+
+use crate::error::warn;
+use crate::guest::cpuid::host::{ARCH_CAPABILITIES, lacking, lacking_immunities};
+use crate::guest::state::GuestState;
+use crate::kvm::Host;
+use crate::update::party_error;
+
+/// Names what is missing: as an error, or only to whoever reads if the guest is to run all the same.
+pub(super) fn check(host: &Host, state: &GuestState, force: bool) -> Result<(), PartyError> {
+    let Some(vcpu) = state.vcpus.first() else {
+        return Ok(());
+    };
+    let supported = host.supported_cpuid().map_err(party_error)?;
+    let immunities = host.feature_msr(ARCH_CAPABILITIES).map_err(party_error)?;
+    let mut missing = lacking(&vcpu.cpuid, supported.as_slice());
+    missing.extend(lacking_immunities(&vcpu.msrs, immunities));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.join(", ");
+    let problem = format!("This host's CPU and KVM lack what the guest was given: {missing}");
+    if force {
+        warn(&problem);
+        return Ok(());
+    }
+    let remedy = "boot a host that has it, or resume with --force-cpu, and the guest may crash";
+    Err(format!("{problem}: {remedy}").into())
+}
