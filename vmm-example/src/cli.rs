@@ -7,11 +7,12 @@ use vmm_fdbox::BoxName;
 use vmm_fdbox::update::Step;
 
 use crate::devices::virtio::spec::FdSpec;
-use crate::guest::state::VERSION;
+use crate::guest::state::SHOWN_VERSION;
 use crate::sandbox::Level;
 use crate::spec::{ConsoleSpec, MAX_CPUS, MemorySpec};
 
 mod ask;
+mod config;
 mod cpu;
 mod devices;
 #[cfg(test)]
@@ -22,11 +23,14 @@ mod ops;
 mod sandbox;
 
 pub(crate) use ask::{ApiArgs, CheckStateArgs, ShutdownArgs, StatusArgs};
+pub(crate) use config::expand;
 pub(crate) use cpu::{CpuidArgs, ForceCpuArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
 pub(crate) use life::LifeArgs;
 pub(crate) use member::MemberArgs;
-pub(crate) use ops::{BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, ResumeAllArgs};
+pub(crate) use ops::{
+    BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, NotReadyArg, ResumeAllArgs,
+};
 pub(crate) use sandbox::SandboxArgs;
 
 const EXAMPLES: &str = "\
@@ -96,7 +100,7 @@ says and try again.";
 /// them while the host boots another kernel. The guest does not reboot: it stands still
 /// for the blackout and continues.
 #[derive(Debug, Parser)]
-#[command(version = VERSION, after_help = EXAMPLES, help_expected = true, subcommand_required = true)]
+#[command(version = SHOWN_VERSION, after_help = EXAMPLES, help_expected = true, subcommand_required = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -145,6 +149,11 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
+    /// A file with these options, as TOML; what is given here as well overrides it.
+    ///
+    /// Its keys are the names of the options: `cpus = 2`, `disk = ["path=/var/lib/vm0.img"]`, `json = true`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// The guest's kernel: an x86-64 bzImage, such as /boot/vmlinuz-*.
     #[arg(long, value_name = "BZIMAGE")]
     pub(crate) kernel: PathBuf,
@@ -170,14 +179,6 @@ pub(crate) struct RunArgs {
     /// connected. Nothing on stdin is the VMM's: end a guest with `vmm-example shutdown`.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) console: ConsoleSpec,
-    #[command(flatten)]
-    pub(crate) devices: DeviceArgs,
-    #[command(flatten)]
-    pub(crate) passthrough: PassthroughArgs,
-    #[command(flatten)]
-    pub(crate) privileges: SandboxArgs,
-    #[command(flatten)]
-    pub(crate) life: LifeArgs,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,
@@ -188,6 +189,14 @@ pub(crate) struct RunArgs {
     /// came to its end (`ended`, with the reason as its `message`). The console goes elsewhere.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+    #[command(flatten)]
+    pub(crate) passthrough: PassthroughArgs,
+    #[command(flatten)]
+    pub(crate) privileges: SandboxArgs,
+    #[command(flatten)]
+    pub(crate) life: LifeArgs,
 }
 
 impl RunArgs {
@@ -307,8 +316,6 @@ pub(crate) struct ResumeArgs {
     pub(crate) paused: bool,
     #[command(flatten)]
     pub(crate) force: ForceCpuArgs,
-    #[command(flatten)]
-    pub(crate) privileges: SandboxArgs,
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -323,6 +330,8 @@ pub(crate) struct ResumeArgs {
     /// Make a step fail, for tests.
     #[arg(long, value_name = "STEP", hide = true, value_parser = parse_step)]
     pub(crate) fail_at: Option<Step>,
+    #[command(flatten)]
+    pub(crate) privileges: SandboxArgs,
 }
 
 fn parse_box_name(name: &str) -> Result<BoxName, String> {

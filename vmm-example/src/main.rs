@@ -39,7 +39,14 @@ use clap::Parser;
 use vmm_fdbox::update::ExitStatus;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let arguments = match cli::expand(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            error::warn(&error::chain(&error));
+            return ExitStatus::Error.into();
+        }
+    };
+    let cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(help) => {
             // Help goes to standard output and is no error.

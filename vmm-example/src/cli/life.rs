@@ -6,6 +6,7 @@ use crate::service::power::SHUTDOWN_LIMIT;
 
 /// What happens at a guest's end, and who may bring it about.
 #[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "The guest's end, and who may ask for what")]
 pub(crate) struct LifeArgs {
     /// End when the guest resets, in place of booting it again.
     #[arg(long)]

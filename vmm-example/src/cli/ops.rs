@@ -19,12 +19,12 @@ pub(crate) struct FleetArgs {
     #[arg(long, conflicts_with = "api_socket")]
     pub(crate) all: bool,
     /// The directory of the API sockets.
-    #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR, conflicts_with = "api_socket")]
     pub(crate) run_dir: PathBuf,
-    /// When a guest is not ready: update nobody, or leave that guest behind. It is then
+    /// When one of several guests is not ready: update nobody (abort, the default), or leave that guest behind. It is then
     /// stopped before the others are, with all that it wrote made safe, and the jump ends it.
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "abort")]
-    pub(crate) not_ready: NotReadyArg,
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub(crate) not_ready: Option<NotReadyArg>,
     /// How long a guest may take to pause, its devices' rest included, until it is not ready. It is
     /// then rolled back, alone or with the others that stand still for it.
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
@@ -121,7 +121,7 @@ pub(crate) struct ResumeAllArgs {
     #[arg(long, conflicts_with_all = ["box_name", "api_socket", "console"])]
     pub(crate) all: bool,
     /// The directory for API sockets (NAME.sock) and consoles (NAME.console) with --all.
-    #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR, conflicts_with = "box_name")]
     pub(crate) run_dir: PathBuf,
     /// How long a guest's VMM may take to read the state, and as long to rebuild the guest. One that takes
     /// longer is killed; the others do not wait for it.

@@ -13,6 +13,29 @@ fn the_command_line_is_consistent_and_every_option_has_help() {
     Cli::command().debug_assert();
 }
 
+/// clap puts an option under the heading of the group before it.
+#[test]
+fn no_option_is_under_another_groups_heading() {
+    let groups = |heading: &str| match heading {
+        "Devices, eight at most" => &["disk", "net", "vsock", "hvc", "no-rng"][..],
+        "Devices of the host, eight at most" => &["device"],
+        "Privileges" => &["user", "sandbox"],
+        "The guest's end, and who may ask for what" => {
+            &["no-reboot", "shutdown-timeout", "api-group"]
+        }
+        other => panic!("{other:?} is no heading"),
+    };
+    for command in Cli::command().get_subcommands() {
+        for option in command.get_arguments() {
+            let (Some(heading), Some(name)) = (option.get_help_heading(), option.get_long()) else {
+                continue;
+            };
+            let place = format!("{} --{name} under {heading:?}", command.get_name());
+            assert!(groups(heading).contains(&name), "{place}");
+        }
+    }
+}
+
 #[test]
 fn run_has_defaults() {
     let Ok(Command::Run(args)) = parse("vmm run --kernel k --api-socket s") else {
@@ -57,6 +80,8 @@ fn bad_values_are_refused() {
         "vmm live-update --all --api-socket s --kernel k",
         "vmm live-update --all --kernel k --box b",
         "vmm live-update --all --kernel k --not-ready ask",
+        "vmm live-update --api-socket s --kernel k --run-dir /run/x",
+        "vmm resume --box b --run-dir /run/x",
         "vmm resume",
         "vmm resume --all --box b",
         "vmm resume --all --console stdio",

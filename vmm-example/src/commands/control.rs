@@ -22,7 +22,7 @@ pub(super) fn ask(args: &ApiArgs, request: &Request) -> anyhow::Result<ExitStatu
 /// Prints all that happens to a guest, until its VMM ends or nobody reads.
 pub(super) fn events(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
     let mut client = Client::connect(&args.api_socket)?;
-    client.listen(&Request::Events, |reply| match reply {
+    client.listen(&Request::Events {}, |reply| match reply {
         Reply::Notice(notice) => {
             let mut out = io::stdout().lock();
             writeln!(out, "{}", printable(&serde_json::to_string(notice)?))?;
@@ -36,7 +36,7 @@ pub(super) fn events(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
 
 /// Prints a guest's figures.
 pub(super) fn metrics(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
-    match Client::connect(&args.api_socket)?.ask(&Request::Metrics, |_| {})? {
+    match Client::connect(&args.api_socket)?.ask(&Request::Metrics {}, |_| {})? {
         Reply::Metrics { text } => {
             print(&text)?;
             Ok(ExitStatus::Done)

@@ -1,12 +1,13 @@
 //! What a command does when it is interrupted (SIGINT, SIGTERM), or its terminal closes (SIGHUP).
 
 use std::ffi::c_void;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::Signal;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 use vmm_sys_util::signal::register_signal_handler;
 
 use crate::service::signals::hang_up_counts;
@@ -14,20 +15,21 @@ use crate::service::signals::hang_up_counts;
 /// The signal that came last; 0: none.
 static CAME: AtomicI32 = AtomicI32::new(0);
 
-/// How late an interrupt is noticed.
-const LOOK: Duration = Duration::from_millis(50);
+/// Counts the signals that nobody has read yet.
+static INTERRUPTS: OnceLock<EventFd> = OnceLock::new();
 
 extern "C" fn note(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
     CAME.store(signal, Ordering::SeqCst);
+    // One write to a descriptor, which a handler may do. It fails only if nobody has read for 2^64 times.
+    let _ = INTERRUPTS.get().map(|interrupts| interrupts.write(1));
 }
 
 /// From now on an interrupt does not end the process, but has this done in a thread.
 pub(crate) fn then(act: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-    catch(&[libc::SIGINT, libc::SIGTERM])?;
+    let interrupts = catch(&[libc::SIGINT, libc::SIGTERM])?;
     watch(move || {
-        while CAME.load(Ordering::SeqCst) == 0 {
-            thread::sleep(LOOK);
-        }
+        // A signal that this very thread gets ends it early.
+        drop(interrupts.read());
         act();
     })
 }
@@ -35,16 +37,17 @@ pub(crate) fn then(act: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
 /// From now on SIGTERM and SIGHUP do not end the process, but have this done in a thread, each time. SIGINT, which a
 /// terminal sends to all who belong to it, does nothing.
 pub(crate) fn each(act: impl Fn(Signal) + Send + 'static) -> anyhow::Result<()> {
-    catch(&[libc::SIGTERM])?;
+    let interrupts = catch(&[libc::SIGTERM])?;
     register(libc::SIGINT, ignore)?;
     watch(move || {
         loop {
+            // A signal that this very thread gets ends it early, and is noted then.
+            drop(interrupts.read());
             match CAME.swap(0, Ordering::SeqCst) {
                 0 => {}
                 libc::SIGHUP => act(Signal::HUP),
                 _ => act(Signal::TERM),
             }
-            thread::sleep(LOOK);
         }
     })
 }
@@ -60,10 +63,13 @@ fn register(signal: libc::c_int, handler: Handler) -> anyhow::Result<()> {
 }
 
 /// These, and SIGHUP unless it was to be ignored, as `nohup` has it.
-fn catch(signals: &[libc::c_int]) -> anyhow::Result<()> {
+fn catch(signals: &[libc::c_int]) -> anyhow::Result<&'static EventFd> {
+    let event = EventFd::new(EFD_CLOEXEC).context("Cannot catch interrupts")?;
+    let interrupts = INTERRUPTS.get_or_init(|| event);
     let hang_up = hang_up_counts().then_some(&libc::SIGHUP);
     let mut signals = signals.iter().chain(hang_up);
-    signals.try_for_each(|signal| register(*signal, note))
+    signals.try_for_each(|signal| register(*signal, note))?;
+    Ok(interrupts)
 }
 
 fn watch(act: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {

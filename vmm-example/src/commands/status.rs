@@ -48,7 +48,7 @@ impl FdStatus {
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitStatus> {
     if let Some(path) = &args.api_socket {
-        let guest = match Client::connect(path)?.ask(&Request::Status, |_| {})? {
+        let guest = match Client::connect(path)?.ask(&Request::Status {}, |_| {})? {
             Reply::Status(guest) => guest,
             Reply::Error { message } => bail!(message),
             other => bail!("The VMM gave an unexpected answer: {other:?}"),

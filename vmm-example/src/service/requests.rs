@@ -13,17 +13,17 @@ use crate::update::leaving;
 impl Service for Vmm {
     fn serve(&self, request: Request, peer: &mut dyn Peer) {
         let done = match request {
-            Request::Status => {
+            Request::Status {} => {
                 peer.send(&Reply::Status(Box::new(self.status())));
                 return;
             }
-            Request::Metrics => {
+            Request::Metrics {} => {
                 let text = self.metrics();
                 peer.send(&Reply::Metrics { text });
                 return;
             }
-            Request::Events => return self.history().stream(peer),
-            Request::DescribeState => {
+            Request::Events {} => return self.history().stream(peer),
+            Request::DescribeState {} => {
                 let devices = self.machine().device_sections();
                 let mut state = state::description(&devices);
                 for (section, needs) in self.machine().virtio().needs() {
@@ -34,13 +34,13 @@ impl Service for Vmm {
                 peer.send(&Reply::State { state });
                 return;
             }
-            Request::JoinUpdate => match self.check_update() {
+            Request::JoinUpdate {} => match self.check_update() {
                 Ok(()) => return join(self, peer),
                 Err(refusal) => Err(refusal),
             },
-            Request::Pause => self.pause(),
-            Request::Continue => self.go_on(),
-            Request::Cancel => self.cancel(),
+            Request::Pause {} => self.pause(),
+            Request::Continue {} => self.go_on(),
+            Request::Cancel {} => self.cancel(),
             Request::Shutdown(request) => {
                 // The answer comes first: the process ends with the guest.
                 peer.send(&Reply::Ok);

@@ -109,48 +109,10 @@ pub(crate) struct UpdateEnd {
     pub(crate) paused_ns: Option<u64>,
     /// What preflight found.
     #[serde(default)]
-    pub(crate) findings: Vec<FindingReport>,
+    pub(crate) findings: Vec<Finding>,
     /// What the VMM that took the guest over reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) report: Option<Value>,
-}
-
-/// What preflight found, as it is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FindingReport {
-    /// Whether it stops the update.
-    pub(crate) blocker: bool,
-    pub(crate) subject: String,
-    pub(crate) problem: String,
-    /// What to do.
-    pub(crate) remedy: String,
-}
-
-impl From<&Finding> for FindingReport {
-    fn from(finding: &Finding) -> Self {
-        Self {
-            blocker: finding.is_blocker(),
-            subject: finding.subject.clone(),
-            problem: finding.problem.clone(),
-            remedy: finding.remedy.clone(),
-        }
-    }
-}
-
-impl From<FindingReport> for Finding {
-    fn from(report: FindingReport) -> Self {
-        let FindingReport {
-            blocker,
-            subject,
-            problem,
-            remedy,
-        } = report;
-        if blocker {
-            Self::blocker(subject, problem, remedy)
-        } else {
-            Self::warning(subject, problem, remedy)
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,7 +206,7 @@ impl UpdateEnd {
             problems: problems.to_vec(),
             paused_ns,
             findings: match outcome.error() {
-                Some((_, UpdateError::Blocked(found))) => found.iter().map(Into::into).collect(),
+                Some((_, UpdateError::Blocked(found))) => found.clone(),
                 _ => Vec::new(),
             },
             report: None,

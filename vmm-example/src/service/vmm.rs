@@ -1,14 +1,16 @@
 //! A running guest and what can be asked of it.
 
+mod guarded;
 mod life;
 
 use std::process;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use vmm_fdbox::Deadline;
 use vmm_fdbox::update::CancelFlag;
 
+use self::guarded::Guarded;
 use crate::guest::machine::Machine;
 use crate::guest::vcpu::GuestEnd;
 use crate::metrics::{Counted, Metrics};
@@ -28,8 +30,8 @@ pub(crate) struct Vmm {
     power: PowerTimer,
     /// What another binary would take over beside the guest.
     endpoints: Option<Endpoints>,
-    state: Mutex<State>,
-    update_ended: Condvar,
+    /// Nothing waits behind a look at it: a guest may take long to pause.
+    state: Guarded<State>,
     history: Arc<History>,
 }
 
@@ -113,8 +115,7 @@ impl Vmm {
             end,
             power,
             endpoints: None,
-            state: Mutex::default(),
-            update_ended: Condvar::new(),
+            state: Guarded::default(),
             history,
         }
     }
@@ -154,6 +155,7 @@ impl Vmm {
 
     /// Keeps everything else away from the guest until [`end_update`](Self::end_update).
     pub(crate) fn begin_update(&self) -> Result<CancelFlag, Refusal> {
+        let _turn = self.state.turn();
         let mut state = self.free()?;
         let cancel = CancelFlag::new();
         state.update = Some(cancel.clone());
@@ -167,7 +169,7 @@ impl Vmm {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         self.history.update_end(end);
-        self.update_ended.notify_all();
+        self.state.notify();
         // Of a guest that has left they are another VMM's business.
         waiting.into_iter().for_each(|end| self.end.send(end));
     }
@@ -177,10 +179,7 @@ impl Vmm {
     pub(crate) fn abandon_update(&self) {
         let state = self.lock();
         state.update.iter().for_each(CancelFlag::cancel);
-        let waited = self
-            .update_ended
-            .wait_while(state, |state| state.update.is_some());
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.state.wait_while(state, |state| state.update.is_some());
     }
 
     pub(crate) fn status(&self) -> GuestStatus {
@@ -230,7 +229,8 @@ impl Vmm {
     }
 
     pub(crate) fn pause(&self) -> Result<(), Refusal> {
-        let _state = self.free()?;
+        let _turn = self.state.turn();
+        drop(self.free()?);
         self.history.note("pausing");
         let quiet = self.machine.quiesce(Deadline::within(QUIESCE_LIMIT), false);
         if quiet.is_err() {
@@ -244,7 +244,8 @@ impl Vmm {
     }
 
     pub(crate) fn go_on(&self) -> Result<(), Refusal> {
-        let _state = self.free()?;
+        let _turn = self.state.turn();
+        drop(self.free()?);
         if self.machine.is_held() {
             self.history.note("resuming");
             self.machine.notify_stopped();
@@ -270,7 +271,7 @@ impl Vmm {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -43,7 +43,7 @@ fn unexpected(reply: &Reply) -> String {
 fn ask_status(socket: &Path) -> Result<(Client, Reply), ClientError> {
     let mut client = Client::connect(socket)?;
     client.set_limit(Some(ANSWER_LIMIT))?;
-    let reply = client.ask(&Request::Status, |_| {})?;
+    let reply = client.ask(&Request::Status {}, |_| {})?;
     Ok((client, reply))
 }
 
@@ -124,7 +124,7 @@ impl Guest {
     /// What its state would be made of.
     pub(super) fn describe_state(&mut self) -> anyhow::Result<Description> {
         let client = self.client.as_mut().map_err(|why| anyhow!(why.clone()))?;
-        match client.ask(&Request::DescribeState, |_| {})? {
+        match client.ask(&Request::DescribeState {}, |_| {})? {
             Reply::State { state } => Ok(*state),
             Reply::Error { message } => bail!(message),
             other => bail!(unexpected(&other)),
@@ -134,7 +134,7 @@ impl Guest {
     /// Has the VMM take part: what comes on the socket is the member protocol.
     pub(super) fn take_part(&mut self) -> Result<(), String> {
         let client = self.client.as_mut().map_err(|why| why.clone())?;
-        let refused = match client.ask(&Request::JoinUpdate, |_| {}) {
+        let refused = match client.ask(&Request::JoinUpdate {}, |_| {}) {
             Ok(Reply::Ok) => return Ok(()),
             Ok(Reply::Error { message }) => message,
             Ok(other) => unexpected(&other),
@@ -206,6 +206,9 @@ pub(super) fn position(order: &[String], name: &str) -> Option<u32> {
 pub(super) fn check(guests: &[Guest], args: &LiveUpdateArgs) -> anyhow::Result<()> {
     let names: Vec<&str> = guests.iter().map(Guest::name).collect();
     check_names(&names, &args.fleet.order)?;
+    if args.fleet.not_ready.is_some() && !args.fleet.all {
+        bail!("--not-ready is for several guests: what becomes of the others");
+    }
     if args.box_name.is_some() && names.len() > 1 {
         bail!("--box names one box, for one guest");
     }

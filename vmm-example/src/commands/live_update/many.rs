@@ -10,7 +10,7 @@ use vmm_fdbox::update::{Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutco
 use crate::commands::progress::Progress;
 use crate::commands::table::table;
 use crate::error::printable;
-use crate::service::update_message::{FindingReport, UpdateEvent, UpdateMessage};
+use crate::service::update_message::{UpdateEvent, UpdateMessage};
 
 /// Shows what happens, to a person or a program.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ struct End<'a> {
     message: String,
     failed_step: Option<&'static str>,
     guests: Vec<GuestEnd<'a>>,
-    findings: Vec<FindingReport>,
+    findings: Vec<Finding>,
     problems: &'a [String],
 }
 
@@ -68,7 +68,7 @@ struct GuestEnd<'a> {
     result: &'static str,
     message: Option<&'a str>,
     paused_ns: Option<u64>,
-    findings: Vec<FindingReport>,
+    findings: Vec<Finding>,
 }
 
 impl Many {
@@ -225,7 +225,7 @@ fn end(outcome: &FleetOutcome, dry_run: bool) -> End<'_> {
             .iter()
             .map(|member| guest_end(member, outcome, dry_run))
             .collect(),
-        findings: outcome.findings.iter().map(Into::into).collect(),
+        findings: outcome.findings.clone(),
         problems: &outcome.problems,
     }
 }
@@ -242,7 +242,7 @@ fn guest_end<'a>(member: &'a MemberOutcome, outcome: &FleetOutcome, dry_run: boo
         },
         message: stopped.map(|stopped| stopped.message.as_str()),
         paused_ns: stopped.and_then(|stopped| stopped.paused_ns),
-        findings: member.findings.iter().map(Into::into).collect(),
+        findings: member.findings.clone(),
     }
 }
 

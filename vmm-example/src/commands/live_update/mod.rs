@@ -26,7 +26,7 @@ use vmm_fdbox::{BoxError, Control, sealed_kinds};
 use self::binary::Successor;
 use self::guests::Guest;
 use self::output::Output;
-use crate::cli::LiveUpdateArgs;
+use crate::cli::{LiveUpdateArgs, NotReadyArg};
 use crate::commands::{interrupt, open_files, signal};
 use crate::error::warn;
 use crate::service::api::Client;
@@ -113,7 +113,7 @@ impl<B: Boxes + Clone> Update<'_, B> {
         let args = self.args;
         let limits = limits(args);
         let plan = FleetPlan {
-            not_ready: args.fleet.not_ready.into(),
+            not_ready: args.fleet.not_ready.unwrap_or(NotReadyArg::Abort).into(),
             kinds: sealed_kinds(&self.boxes),
             limits,
             lease: true,
@@ -276,7 +276,7 @@ fn ask_to_cancel(socket: &Path) {
     // Whoever has no update on says so; nothing is to be done about either.
     let _ = Client::connect(socket).and_then(|mut client| {
         client.set_limit(Some(CANCEL_LIMIT))?;
-        client.ask(&Request::Cancel, |_| {})
+        client.ask(&Request::Cancel {}, |_| {})
     });
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use vmm_fdbox::Finding;
 use vmm_fdbox::update::{
     CancelFlag, Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Step, Stopped,
 };
@@ -14,7 +15,7 @@ use crate::commands::table::table;
 use crate::error::{chain, say, warn};
 use crate::service::report::ResumeReport;
 use crate::service::update_message::{
-    EventKind, FindingReport, UpdateEnd, UpdateEvent, UpdateMessage, UpdateResult,
+    EventKind, UpdateEnd, UpdateEvent, UpdateMessage, UpdateResult,
 };
 
 /// Shows what happens, to a person or a program.
@@ -120,7 +121,7 @@ impl One {
 /// How it ended.
 fn end(outcome: &FleetOutcome, member: &MemberOutcome, dry_run: bool) -> UpdateEnd {
     let findings = outcome.findings.iter().chain(&member.findings);
-    let findings: Vec<FindingReport> = findings.map(Into::into).collect();
+    let findings: Vec<Finding> = findings.cloned().collect();
     let stopped = member.stopped.as_ref();
     let end = match (&outcome.failure, stopped) {
         (Some((step, why)), stopped) => {
@@ -221,13 +222,16 @@ fn show(event: &UpdateEvent, progress: &Progress) {
 
 /// What an operator reads last: on standard output if it went well.
 fn print_end(end: &UpdateEnd) {
-    let severity = |blocker| if blocker { "blocker" } else { "warning" };
+    let severity = |found: &Finding| match found.is_blocker() {
+        true => "blocker",
+        false => "warning",
+    };
     let rows: Vec<_> = end
         .findings
         .iter()
         .map(|found| {
             [
-                severity(found.blocker).to_owned(),
+                severity(found).to_owned(),
                 found.subject.clone(),
                 found.problem.clone(),
                 found.remedy.clone(),
@@ -254,10 +258,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use serde_json::json;
-    use vmm_fdbox::Finding;
-
     use super::*;
+    use serde_json::json;
 
     fn outcome(failure: Option<(Step, &str)>, stopped: Option<Stopped>) -> FleetOutcome {
         let member = MemberOutcome {

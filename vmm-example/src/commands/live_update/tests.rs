@@ -16,7 +16,7 @@ use vmm_fdbox::{Clock, Deadline, FdName, Finding, Info};
 
 use super::guests::{check_names, position};
 use super::*;
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, NotReadyArg};
 use crate::service::api::protocol::{GuestStatus, Reply, RunState};
 use crate::spec::MemoryKind;
 
@@ -94,8 +94,8 @@ fn serve(
             continue;
         }
         let (reply, joins) = match serde_json::from_str(&line).unwrap() {
-            Request::Status => (status(name), false),
-            Request::JoinUpdate => (Reply::Ok, true),
+            Request::Status {} => (status(name), false),
+            Request::JoinUpdate {} => (Reply::Ok, true),
             other => panic!("{other:?}"),
         };
         writeln!(&stream, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
@@ -148,7 +148,7 @@ impl World {
         };
         let members = update.members(guests, limits(&args)).unwrap();
         let plan = FleetPlan {
-            not_ready: args.fleet.not_ready.into(),
+            not_ready: args.fleet.not_ready.unwrap_or(NotReadyArg::Abort).into(),
             ..FleetPlan::default()
         };
         update.drive(host, members, plan)

@@ -13,6 +13,17 @@ pub(crate) const VERSION: &str = if IS_LATER {
     env!("CARGO_PKG_VERSION")
 };
 
+/// The same with the revision of the sources, where that is known.
+pub(crate) const SHOWN_VERSION: &str = if IS_LATER {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        "+later-build",
+        env!("VMM_EXAMPLE_REVISION")
+    )
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), env!("VMM_EXAMPLE_REVISION"))
+};
+
 /// What the frame says wrote it.
 pub(crate) const PRODUCER: &str = if IS_LATER {
     concat!("vmm-example ", env!("CARGO_PKG_VERSION"), "+later-build")

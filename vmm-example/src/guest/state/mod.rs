@@ -9,7 +9,7 @@ mod life;
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::frame::{Description, Frame, FrameError, FrameWriter, KnownSection, Need};
 
-pub(crate) use later::{PRODUCER, VERSION};
+pub(crate) use later::{PRODUCER, SHOWN_VERSION};
 pub(crate) use life::LifeStateV1;
 
 use crate::devices::pci::state::{self as pci, PciState};

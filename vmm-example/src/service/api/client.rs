@@ -199,7 +199,7 @@ mod tests {
         let vmm = thread::spawn(move || answers(listener.accept().unwrap().0));
         let mut client = Client::connect(&path).unwrap();
         client.set_limit(Some(Duration::from_millis(300))).unwrap();
-        let told = client.ask(&Request::Status, |_| {});
+        let told = client.ask(&Request::Status {}, |_| {});
         drop(client);
         vmm.join().unwrap();
         told

@@ -25,7 +25,7 @@ enum Activity {
 impl Activity {
     fn of(request: &Request) -> Self {
         match request {
-            Request::JoinUpdate => Self::Updates,
+            Request::JoinUpdate {} => Self::Updates,
             _ => Self::Hears,
         }
     }
@@ -159,21 +159,21 @@ mod tests {
         let closed = || ends.iter().position(is_closed);
         let next = || clients.seat(&UnixStream::pair().unwrap().1).unwrap();
         // The first has asked something since the second did.
-        seats[0].asks(&Request::Status);
+        seats[0].asks(&Request::Status {});
         seats[0].is_answered();
         let first = next().unwrap();
         assert_eq!(closed(), Some(1));
         drop(first);
         // There is room for one again; then for nobody but those who wait for nothing.
         for seat in &seats {
-            seat.asks(&Request::Events);
+            seat.asks(&Request::Events {});
         }
-        seats[0].asks(&Request::JoinUpdate);
+        seats[0].asks(&Request::JoinUpdate {});
         seats[3].is_answered();
         let two = [next().unwrap(), next().unwrap()];
         assert!(is_closed(&ends[3]) && !is_closed(&ends[2]));
-        two[0].asks(&Request::Events);
-        two[1].asks(&Request::Events);
+        two[0].asks(&Request::Events {});
+        two[1].asks(&Request::Events {});
         drop(next().unwrap());
         assert!(is_closed(&ends[2]) && !is_closed(&ends[0]));
     }
@@ -187,7 +187,7 @@ mod tests {
             .collect();
         seats
             .iter()
-            .for_each(|seat| seat.asks(&Request::JoinUpdate));
+            .for_each(|seat| seat.asks(&Request::JoinUpdate {}));
         assert!(clients.seat(&far).unwrap().is_none());
         drop(seats);
         assert!(clients.seat(&far).unwrap().is_some());

@@ -139,7 +139,7 @@ mod tests {
         client.write_all(b"{\"verb\":").unwrap();
         assert!(matches!(peer.receive(short), Received::Nothing));
         client.write_all(b"\"status\"}\nrubbish\n").unwrap();
-        let Received::Request(Request::Status) = peer.receive(None) else {
+        let Received::Request(Request::Status {}) = peer.receive(None) else {
             panic!("not read")
         };
         assert!(matches!(peer.receive(None), Received::Nonsense(_)));

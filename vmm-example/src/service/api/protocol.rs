@@ -19,25 +19,25 @@ use crate::service::report::Blackout;
 use crate::service::update_message::UpdateResult;
 use crate::spec::MemoryKind;
 
-/// What a client asks for.
+/// What a client asks for. Variants with braces: without, serde lets any field pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Request {
-    Status,
-    Pause,
+    Status {},
+    Pause {},
     /// Clients of before it had its name of today call it `resume`.
     #[serde(alias = "resume")]
-    Continue,
+    Continue {},
     Shutdown(ShutdownRequest),
-    Cancel,
+    Cancel {},
     /// Take part in an update: with the answer the connection is the coordinator's, and speaks the member
     /// protocol.
-    JoinUpdate,
+    JoinUpdate {},
     /// The sections of the state that an update would write now.
-    DescribeState,
+    DescribeState {},
     /// Everything that happens from now on, until the client hangs up.
-    Events,
-    Metrics,
+    Events {},
+    Metrics {},
 }
 
 /// An end of the guest.
@@ -120,16 +120,27 @@ mod tests {
     #[test]
     fn requests_read_as_documented() {
         let read = |line: &str| serde_json::from_str::<Request>(line);
-        assert_eq!(read(r#"{"verb":"status"}"#).unwrap(), Request::Status);
+        assert_eq!(read(r#"{"verb":"status"}"#).unwrap(), Request::Status {});
         assert!(read(r#"{"verb":"explode"}"#).is_err());
+    }
+
+    #[test]
+    fn a_request_has_no_fields_but_its_own() {
+        let verbs = expected::<Request>(r#"{"verb":"?"}"#);
+        for verb in verbs {
+            let bare = format!(r#"{{"verb":"{verb}"}}"#);
+            assert!(serde_json::from_str::<Request>(&bare).is_ok(), "{bare}");
+            let more = format!(r#"{{"verb":"{verb}","force":true}}"#);
+            assert!(serde_json::from_str::<Request>(&more).is_err(), "{more}");
+        }
     }
 
     #[test]
     fn continue_has_the_name_of_its_command_and_its_old_one() {
         let read = |line: &str| serde_json::from_str::<Request>(line).unwrap();
-        assert_eq!(read(r#"{"verb":"continue"}"#), Request::Continue);
-        assert_eq!(read(r#"{"verb":"resume"}"#), Request::Continue);
-        let said = serde_json::to_string(&Request::Continue).unwrap();
+        assert_eq!(read(r#"{"verb":"continue"}"#), Request::Continue {});
+        assert_eq!(read(r#"{"verb":"resume"}"#), Request::Continue {});
+        let said = serde_json::to_string(&Request::Continue {}).unwrap();
         assert_eq!(said, r#"{"verb":"continue"}"#);
     }
 

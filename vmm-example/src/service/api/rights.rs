@@ -25,7 +25,7 @@ impl Owner {
     pub(super) fn lets(self, client: &UnixStream, request: &Request) -> bool {
         let looks = matches!(
             request,
-            Request::Status | Request::Metrics | Request::Events
+            Request::Status {} | Request::Metrics {} | Request::Events {}
         );
         // A client of which nothing is known may look.
         let all = |uid: Uid| uid.is_root() || uid == self.0;
@@ -42,11 +42,11 @@ mod tests {
         let (one, _other) = UnixStream::pair().unwrap();
         let us = Owner::current();
         let somebody = Owner(Uid::from_raw(4711));
-        for request in [Request::Status, Request::Metrics, Request::Events] {
+        for request in [Request::Status {}, Request::Metrics {}, Request::Events {}] {
             assert!(us.lets(&one, &request));
             assert!(somebody.lets(&one, &request));
         }
-        for request in [Request::Pause, Request::Cancel, Request::Continue] {
+        for request in [Request::Pause {}, Request::Cancel {}, Request::Continue {}] {
             assert!(us.lets(&one, &request));
             assert_eq!(somebody.lets(&one, &request), getuid().is_root());
         }

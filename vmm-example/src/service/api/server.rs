@@ -166,7 +166,7 @@ fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat, own
             Received::Request(request) => {
                 seat.asks(&request);
                 // Nothing else comes on a connection that listens: it ends with what it hears.
-                let is_last = request == Request::Events;
+                let is_last = matches!(request, Request::Events {});
                 service.serve(request, &mut peer);
                 seat.is_answered();
                 if is_last {
@@ -193,7 +193,7 @@ mod tests {
 
     impl Service for Fake {
         fn serve(&self, request: Request, peer: &mut dyn Peer) {
-            if request == Request::Cancel {
+            if request == (Request::Cancel {}) {
                 peer.send(&Reply::Notice(Notice::now("vm0", "paused")));
                 peer.send(&Reply::Ok);
             } else {
@@ -213,10 +213,10 @@ mod tests {
         let mut client = Client::connect(&path).unwrap();
         for _ in 0..2 {
             let mut events = 0;
-            let end = client.ask(&Request::Cancel, |_| events += 1).unwrap();
+            let end = client.ask(&Request::Cancel {}, |_| events += 1).unwrap();
             assert_eq!((end, events), (Reply::Ok, 1));
         }
-        let refused = client.ask(&Request::Pause, |_| {}).unwrap();
+        let refused = client.ask(&Request::Pause {}, |_| {}).unwrap();
         assert_eq!(
             refused,
             Reply::Error {
@@ -256,7 +256,7 @@ mod tests {
         let service: Arc<dyn Service> = Arc::new(Fake);
         old.start(service.clone()).unwrap();
         let mut client = Client::connect(&path).unwrap();
-        assert!(client.ask(&Request::Status, |_| {}).is_ok());
+        assert!(client.ask(&Request::Status {}, |_| {}).is_ok());
 
         let listener = UnixListener::from(old.listener().unwrap());
         let new = Server::adopt(&path, listener, &new_ownership).unwrap();
@@ -270,8 +270,8 @@ mod tests {
         for client in clients {
             new.welcome(&service, client);
         }
-        assert!(client.ask(&Request::Status, |_| {}).is_ok());
-        assert!(between.ask(&Request::Status, |_| {}).is_ok());
+        assert!(client.ask(&Request::Status {}, |_| {}).is_ok());
+        assert!(between.ask(&Request::Status {}, |_| {}).is_ok());
         drop(new);
         assert!(path.exists());
     }
@@ -320,12 +320,12 @@ mod tests {
         let server = Server::bind(&path, &Ownership::new(true)).unwrap();
         server.start(Arc::new(Fake)).unwrap();
         let mut first = Client::connect(&path).unwrap();
-        assert!(first.ask(&Request::Status, |_| {}).is_ok());
+        assert!(first.ask(&Request::Status {}, |_| {}).is_ok());
         let idle: Vec<_> = (0..1000).map_while(|_| connect(&path)).collect();
         assert_eq!(idle.len(), 1000, "{:?}", UnixStream::connect(&path));
         let mut last = Client::connect(&path).unwrap();
-        assert!(last.ask(&Request::Status, |_| {}).is_ok());
-        assert!(first.ask(&Request::Status, |_| {}).is_err());
+        assert!(last.ask(&Request::Status {}, |_| {}).is_ok());
+        assert!(first.ask(&Request::Status {}, |_| {}).is_err());
     }
 
     /// A client that waits for nothing but its place.

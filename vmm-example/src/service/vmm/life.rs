@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vmm_fdbox::update::CancelFlag;
 
-use super::{State, Vmm};
+use super::Vmm;
 use crate::error::{chain, warn};
 use crate::guest::vcpu::GuestEnd;
 
@@ -14,6 +14,7 @@ impl Vmm {
     /// What the guest does by itself in an update waits until that is over: it stays here then, or the
     /// state says so to whoever has the guest next.
     pub(crate) fn carry_out(&self, end: GuestEnd) -> Option<GuestEnd> {
+        let _turn = self.state.turn();
         let mut state = self.lock();
         match end {
             GuestEnd::HandedOver | GuestEnd::Broken(_) => Some(end),
@@ -27,7 +28,8 @@ impl Vmm {
                 None
             }
             GuestEnd::Reset | GuestEnd::TripleFault if self.machine.reboots() => {
-                self.reboot(&state, &end)
+                drop(state);
+                self.reboot(&end)
             }
             GuestEnd::Reset | GuestEnd::TripleFault | GuestEnd::Off | GuestEnd::Stopped => {
                 Some(end)
@@ -43,8 +45,8 @@ impl Vmm {
         self.power.set(if listens { limit } else { Duration::ZERO });
     }
 
-    /// Boots the guest again, with everything else kept away from it.
-    fn reboot(&self, _: &State, why: &GuestEnd) -> Option<GuestEnd> {
+    /// Boots the guest again, with everything else kept away from it by the caller.
+    fn reboot(&self, why: &GuestEnd) -> Option<GuestEnd> {
         self.machine.park();
         // Another of its CPUs may have said so, too.
         self.end.forget_the_guests();
