@@ -1,6 +1,5 @@
 //! What a guest drives: devices that the VMM emulates, and devices of the host.
 
-pub(crate) mod aml;
 pub(crate) mod console;
 pub(crate) mod pci;
 pub(crate) mod pm;

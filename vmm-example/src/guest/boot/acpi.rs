@@ -2,6 +2,14 @@
 //!
 //! ACPI Specification 6.5, chapters 5 and 20. Everything is little-endian.
 
+use acpi_tables::Aml;
+use acpi_tables::aml::{Name, Package};
+use acpi_tables::facs::FACS;
+use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, BootSpec};
@@ -12,41 +20,31 @@ use crate::devices::virtio;
 use crate::devices::virtio::slot::Slot;
 use crate::memory::layout::ACPI_TABLES;
 
+/// Who made the tables, and which they are.
+const OEM: [u8; 6] = *b"FDBOX ";
+const OEM_TABLE: [u8; 8] = *b"VMMEXMPL";
+const OEM_REVISION: u32 = 1;
+
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
-
-const RSDP_LEN: usize = 36;
-const HEADER_LEN: usize = 36;
-const FADT_LEN: usize = 276;
-const FACS_LEN: usize = 64;
 /// Tables start at multiples of this; the FACS has to.
 const ALIGNMENT: usize = 64;
 
+/// That of ACPI 4.0 and later.
+const FACS_VERSION: u8 = 2;
 /// FADT, boot architecture: devices on an ISA bus; no VGA; no CMOS clock; no keyboard controller.
 const BOOT_ARCH: u16 = (1 << 0) | (1 << 2) | (1 << 5);
-/// FADT flags: WBINVD works; C1 works; a fixed power button, no sleep button; no RTC wake; the
-/// reset register works; headless.
-const FADT_FLAGS: u32 = (1 << 0) | (1 << 2) | (1 << 5) | (1 << 6) | (1 << 10) | (1 << 12);
+/// A fixed power button is one that has no flag.
+const FADT_FLAGS: [Flags; 6] = [
+    Flags::Wbinvd,
+    Flags::ProcC1,
+    Flags::SlpButton,
+    Flags::FixRtc,
+    Flags::ResetRegSup,
+    Flags::Headless,
+];
 /// Slower than the slowest C2 and C3 that are used: there are none.
 const NO_C_STATE: u16 = 0xffff;
-
-/// AML: `Name (_S5, Package () { 5, 5, 0, 0 })`, the sleep type that switches off.
-const S5: [u8; 14] = [
-    0x08,
-    b'_',
-    b'S',
-    b'5',
-    b'_',
-    0x12,
-    0x08,
-    0x04,
-    0x0a,
-    pm::SLEEP_TYPE_OFF,
-    0x0a,
-    pm::SLEEP_TYPE_OFF,
-    0x00,
-    0x00,
-];
 
 /// Writes the tables for this many CPUs and these devices; the RSDP is at [`ACPI_TABLES`].
 pub(super) fn write(memory: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<(), BootError> {
@@ -62,101 +60,84 @@ pub(super) fn write(memory: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<(),
 /// All tables as they lie from `base` on.
 fn tables(base: u64, cpus: u8, devices: &[Slot], has_pci: bool) -> Vec<u8> {
     // The first is the RSDP, which is written last: it points to the others.
-    let mut image = vec![0; RSDP_LEN];
-    let facs = append(&mut image, base, &facs());
-    let mut dsdt = [&S5[..], &virtio::aml::devices(devices)].concat();
-    if has_pci {
-        dsdt.extend(pci::aml::bus());
-    }
-    let dsdt = append(&mut image, base, &table(b"DSDT", 2, &dsdt));
-    let fadt = append(&mut image, base, &table(b"FACP", 6, &fadt(facs, dsdt)));
-    let madt = append(&mut image, base, &table(b"APIC", 5, &madt(cpus)));
-    let pointers = [fadt.to_le_bytes(), madt.to_le_bytes()].concat();
-    let xsdt = append(&mut image, base, &table(b"XSDT", 1, &pointers));
-    image[..RSDP_LEN].copy_from_slice(&rsdp(xsdt));
+    let mut image = vec![0; Rsdp::len()];
+    let mut facs = FACS::new();
+    facs.version = FACS_VERSION;
+    let facs = append(&mut image, base, &facs);
+    let dsdt = append(&mut image, base, &dsdt(devices, has_pci));
+    let fadt = append(&mut image, base, &fadt(facs, dsdt));
+    let madt = append(&mut image, base, &table(*b"APIC", 5, &madt(cpus)));
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = append(&mut image, base, &xsdt);
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
+    image[..Rsdp::len()].copy_from_slice(&rsdp);
     image
 }
 
 /// Appends a table, aligned, and returns its address.
-fn append(image: &mut Vec<u8>, base: u64, table: &[u8]) -> u64 {
+fn append(image: &mut Vec<u8>, base: u64, table: &dyn Aml) -> u64 {
     image.resize(image.len().next_multiple_of(ALIGNMENT), 0);
     let addr = base + image.len() as u64;
-    image.extend(table);
+    table.to_aml_bytes(image);
     addr
 }
 
-/// The byte that makes the sum of all bytes zero.
-fn checksum(bytes: &[u8]) -> u8 {
-    bytes
-        .iter()
-        .fold(0u8, |sum, byte| sum.wrapping_add(*byte))
-        .wrapping_neg()
-}
-
-fn rsdp(xsdt: u64) -> Vec<u8> {
-    let mut bytes = b"RSD PTR \0FDBOX \x02".to_vec();
-    bytes.extend([0; 4]);
-    bytes.extend((RSDP_LEN as u32).to_le_bytes());
-    bytes.extend(xsdt.to_le_bytes());
-    bytes.extend([0; 4]);
-    // One sum for readers of ACPI 1.0, one for all others.
-    bytes[8] = checksum(&bytes[..20]);
-    bytes[32] = checksum(&bytes);
-    bytes
-}
-
 /// A table with its header.
-fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = signature.to_vec();
-    bytes.extend(((HEADER_LEN + body.len()) as u32).to_le_bytes());
-    bytes.extend([revision, 0]);
-    bytes.extend(b"FDBOX VMMEXMPL");
-    bytes.extend(1u32.to_le_bytes());
-    bytes.extend(b"FDBX");
-    bytes.extend(1u32.to_le_bytes());
-    bytes.extend(body);
-    bytes[9] = checksum(&bytes);
-    bytes
+fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Sdt {
+    let mut table = Sdt::new(signature, 36, revision, OEM, OEM_TABLE, OEM_REVISION);
+    table.append_slice(body);
+    table
 }
 
-fn facs() -> Vec<u8> {
-    let mut bytes = vec![0; FACS_LEN];
-    bytes[..4].copy_from_slice(b"FACS");
-    bytes[4] = FACS_LEN as u8;
-    bytes[32] = 2;
-    bytes
+fn dsdt(devices: &[Slot], has_pci: bool) -> Sdt {
+    let off = pm::SLEEP_TYPE_OFF;
+    let mut body = Vec::new();
+    // The sleep type that switches off.
+    let types = Package::new(vec![&off, &off, &0u8, &0u8]);
+    Name::new("_S5_".into(), &types).to_aml_bytes(&mut body);
+    virtio::aml::declare(devices, &mut body);
+    if has_pci {
+        pci::aml::declare(&mut body);
+    }
+    table(*b"DSDT", 2, &body)
 }
 
-/// The body of the FADT. Offsets are those of the specification, the header included.
-fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
-    let mut bytes = vec![0; FADT_LEN];
-    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    put(36, &(facs as u32).to_le_bytes());
-    put(40, &(dsdt as u32).to_le_bytes());
-    put(46, &[SCI]);
-    put(56, &u32::from(pm::EVENTS).to_le_bytes());
-    put(64, &u32::from(pm::CONTROL).to_le_bytes());
-    put(88, &[pm::EVENTS_LEN, pm::CONTROL_LEN]);
-    put(96, &NO_C_STATE.to_le_bytes());
-    put(98, &NO_C_STATE.to_le_bytes());
-    put(109, &BOOT_ARCH.to_le_bytes());
-    put(112, &FADT_FLAGS.to_le_bytes());
-    put(116, &io_register(reset::COMMAND, 1));
-    put(128, &[reset::CMD_PULSE_RESET]);
-    put(140, &dsdt.to_le_bytes());
-    put(148, &io_register(pm::EVENTS, pm::EVENTS_LEN));
-    put(172, &io_register(pm::CONTROL, pm::CONTROL_LEN));
-    bytes.split_off(HEADER_LEN)
+fn fadt(facs: u64, dsdt: u64) -> FADT {
+    let flags = FADT_FLAGS.into_iter();
+    let new = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION);
+    let mut fadt = flags.fold(new, FADTBuilder::flag);
+    fadt.firmware_ctrl = (facs as u32).into();
+    fadt.dsdt = (dsdt as u32).into();
+    fadt.x_dsdt = dsdt.into();
+    fadt.sci_int = u16::from(SCI).into();
+    fadt.pm1a_evt_blk = u32::from(pm::EVENTS).into();
+    fadt.pm1a_cnt_blk = u32::from(pm::CONTROL).into();
+    fadt.pm1_evt_len = pm::EVENTS_LEN;
+    fadt.pm1_cnt_len = pm::CONTROL_LEN;
+    fadt.p_lvl2_lat = NO_C_STATE.into();
+    fadt.p_lvl3_lat = NO_C_STATE.into();
+    fadt.iapc_boot_arch = BOOT_ARCH.into();
+    fadt.reset_reg = io_register(reset::COMMAND, 1);
+    fadt.reset_value = reset::CMD_PULSE_RESET;
+    fadt.x_pm1a_evt_blk = io_register(pm::EVENTS, pm::EVENTS_LEN);
+    fadt.x_pm1a_cnt_blk = io_register(pm::CONTROL, pm::CONTROL_LEN);
+    fadt.finalize()
 }
 
-/// A generic address structure: so many bytes of I/O ports.
-fn io_register(port: u16, len: u8) -> [u8; 12] {
-    let [low, high] = port.to_le_bytes();
-    // I/O space; width in bits; no offset; accesses of up to two bytes.
-    [1, len * 8, 0, len.min(2), low, high, 0, 0, 0, 0, 0, 0]
+/// So many bytes of I/O ports.
+fn io_register(port: u16, len: u8) -> GAS {
+    let access = match len {
+        1 => AccessSize::ByteAccess,
+        _ => AccessSize::WordAccess,
+    };
+    GAS::new(AddressSpace::SystemIo, len * 8, 0, access, port.into())
 }
 
-/// The body of the MADT: the local APICs, the I/O APIC and how lines are wired.
+/// The body of the MADT: the local APICs, the I/O APIC and how lines are wired. acpi_tables has neither
+/// its flags nor the entries at the end.
 fn madt(cpus: u8) -> Vec<u8> {
     let mut bytes = LOCAL_APIC.to_le_bytes().to_vec();
     // There are PICs too.
@@ -181,6 +162,8 @@ mod tests {
     use crate::memory::layout::HIGH_MEMORY;
     use crate::spec::MAX_CPUS;
 
+    const HEADER_LEN: usize = 36;
+
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
     }
@@ -200,12 +183,12 @@ mod tests {
     #[test]
     fn every_table_is_found_from_the_rsdp() {
         let image = tables(ACPI_TABLES, 3, &[], false);
-        assert_eq!((sum(&image[..20]), sum(&image[..RSDP_LEN])), (0, 0));
+        assert_eq!((sum(&image[..20]), sum(&image[..Rsdp::len()])), (0, 0));
         let xsdt = follow(&image, 24);
         assert_eq!((&xsdt[..4], xsdt.len()), (&b"XSDT"[..], HEADER_LEN + 16));
         let xsdt_at = word(&image, 24) - ACPI_TABLES as usize;
         let fadt = follow(&image, xsdt_at + HEADER_LEN);
-        assert_eq!((&fadt[..4], fadt.len()), (&b"FACP"[..], FADT_LEN));
+        assert_eq!((&fadt[..4], fadt.len()), (&b"FACP"[..], FADT::len()));
         assert_eq!(&follow(&image, xsdt_at + HEADER_LEN + 8)[..4], b"APIC");
         assert_eq!(word(fadt, 40), word(fadt, 140));
         let facs = word(fadt, 36) - ACPI_TABLES as usize;
