@@ -115,10 +115,15 @@ impl FromStr for MemorySpec {
 
     fn from_str(value: &str) -> Result<Self, SpecError> {
         let mut spec = Self::default();
+        let mut seen = Vec::new();
         for part in value.split(',') {
             let (key, value) = part
                 .split_once('=')
                 .ok_or_else(|| SpecError::NotKeyValue { part: part.into() })?;
+            if seen.contains(&key) {
+                return Err(SpecError::RepeatedKey { key: key.into() });
+            }
+            seen.push(key);
             match key {
                 "size" => spec.mib = parse_mib(value)?,
                 "kind" => spec.kind = value.parse()?,
@@ -274,6 +279,10 @@ mod tests {
             SpecError::BadKind {
                 value: "ram".into()
             }
+        );
+        assert_eq!(
+            parse("size=1G,size=2G"),
+            SpecError::RepeatedKey { key: "size".into() }
         );
         assert!(matches!(
             parse("hugepages=on"),

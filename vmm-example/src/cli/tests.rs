@@ -108,3 +108,19 @@ fn an_update_takes_a_kernel_or_none() {
     assert_eq!(args.fail_at, Some(Step::Seal));
     assert!(parse("vmm live-update --api-socket s --no-kexec").is_ok());
 }
+
+#[test]
+fn the_version_has_the_revision_if_that_is_known() {
+    let shown = SHOWN_VERSION
+        .strip_prefix(env!("CARGO_PKG_VERSION"))
+        .unwrap();
+    let revision = shown.strip_prefix("+later-build").unwrap_or(shown);
+    let hash = revision
+        .strip_prefix(" (")
+        .and_then(|text| text.strip_suffix(')'));
+    let is_hash = |hash: &str| hash.len() == 12 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    assert!(
+        revision.is_empty() || hash.is_some_and(is_hash),
+        "{revision:?}"
+    );
+}
