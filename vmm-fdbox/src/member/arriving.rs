@@ -46,6 +46,13 @@ pub trait ArrivingVmm {
     /// Why it can take no guest.
     fn get_ready(&mut self, arrive: &Arrive) -> Result<(), PartyError>;
 
+    /// The state of a guest that waits in its box has been read; it is nobody's yet. Opens, and locks, what of this
+    /// host nobody else is to get first: the VMMs of all guests that are resumed together do so before any of
+    /// them goes on. What cannot be opened is for [`restore`](Self::restore) to tell. Default: nothing.
+    fn reserve(&mut self, frame: &Frame<Vec<u8>>) {
+        let _ = frame;
+    }
+
     /// The guest's place in the order in which guests are resumed, by its state. Default: none.
     fn position(&self, frame: &Frame<Vec<u8>>) -> Option<u32> {
         let _ = frame;
@@ -299,6 +306,7 @@ fn from_box<V: ArrivingVmm, S: BoxStore + Clone>(
     store: S,
 ) -> Result<(Arrival<S>, Lent), End> {
     let arrival = Arrival::open(store, plan(vmm, arrive))?;
+    vmm.reserve(&arrival.frame());
     let position = vmm.position(&arrival.frame());
     line.say(&ArrivingReply::Ready { position });
     let lent = next(line, |order| {

@@ -52,6 +52,14 @@ struct Prebuilt {
     shell: Shell,
 }
 
+/// What was opened for a guest that waits in its box.
+struct Reserved {
+    state: GuestState,
+    sandbox: Sandbox,
+    boot: Option<Boot>,
+    devices: Vec<virtio::Opened>,
+}
+
 /// A VMM without a guest; see the module's documentation.
 pub(super) struct ArrivingGuest<'a> {
     args: &'a MemberArgs,
@@ -64,6 +72,8 @@ pub(super) struct ArrivingGuest<'a> {
     host: Option<Host>,
     environment: Option<Environment>,
     prebuilt: Option<Prebuilt>,
+    /// Or why not all could be opened.
+    reserved: Option<Result<Reserved, PartyError>>,
     /// The guest, which does not run yet.
     parked: Option<Machine>,
     notes: RestoreNotes,
@@ -90,6 +100,7 @@ impl<'a> ArrivingGuest<'a> {
             host: None,
             environment: None,
             prebuilt: None,
+            reserved: None,
             parked: None,
             notes: RestoreNotes::default(),
             vmm: None,
@@ -144,25 +155,39 @@ impl<'a> ArrivingGuest<'a> {
         }
     }
 
+    /// Opens what a guest's state names, disks with their locks. Nothing is taken out of the box.
+    fn open_all(&self, frame: &Frame<Vec<u8>>) -> Result<Reserved, PartyError> {
+        let environment = self.environment()?;
+        let state = GuestState::read(frame).map_err(party_error)?;
+        // Before anything is taken: a host that cannot have the guest leaves the box as it is.
+        cpu::check(self.host()?, &state, self.args.force.force_cpu)?;
+        let sandbox = self.sandbox(&state);
+        let boot = state.boot.as_ref().map(Boot::again);
+        let (taps, ownership) = (self.args.handed_in(), &environment.ownership);
+        let devices = virtio::reopen(&state.virtio, &taps, ownership).map_err(party_error)?;
+        Ok(Reserved {
+            state,
+            sandbox,
+            boot,
+            devices,
+        })
+    }
+
     /// Takes everything out of the box and makes a parked guest of it.
     fn restore_from_box<S: BoxStore>(
         &mut self,
         arrival: &mut Arrival<S>,
     ) -> Result<(Machine, RestoreNotes), PartyError> {
-        let (host, environment) = (self.host()?, self.environment()?);
-        let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
-        // Before anything is taken: a host that cannot have the guest leaves the box as it is.
-        cpu::check(host, &state, self.args.force.force_cpu)?;
-        let machine = &state.machine;
-        let sandbox = self.sandbox(&state);
-        let boot = state.boot.as_ref().map(Boot::again);
         // Before anything is taken: what cannot be opened leaves the box as it is.
-        let devices = virtio::reopen(
-            &state.virtio,
-            &self.args.handed_in(),
-            &environment.ownership,
-        );
-        let devices = devices.map_err(party_error)?;
+        let reserved = self.reserved.take();
+        let Reserved {
+            state,
+            sandbox,
+            boot,
+            devices,
+        } = reserved.unwrap_or_else(|| Err(missing("The state")))?;
+        let (host, environment) = (self.host()?, self.environment()?);
+        let machine = &state.machine;
         // The VM first: a guest_memfd comes out bound to it.
         let vm = arrival.take(&FdName::new(VM_FD)?)?;
         let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
@@ -254,6 +279,10 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         Ok(())
     }
 
+    fn reserve(&mut self, frame: &Frame<Vec<u8>>) {
+        self.reserved = Some(self.open_all(frame));
+    }
+
     fn position(&self, frame: &Frame<Vec<u8>>) -> Option<u32> {
         state::position(frame)
     }
@@ -319,6 +348,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
     fn abandon(&mut self) {
         self.parked = None;
         self.prebuilt = None;
+        self.reserved = None;
     }
 
     fn run(&mut self) -> Result<u64, PartyError> {

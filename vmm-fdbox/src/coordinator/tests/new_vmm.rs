@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -26,6 +27,9 @@ pub(super) struct NewVmm {
     pub(super) order: Arc<Mutex<Vec<Option<u32>>>>,
     pub(super) lent: Arc<Mutex<Vec<String>>>,
     pub(super) ram: Option<OwnedFd>,
+    /// How many have reserved what their guests have of the host, and how many must have before one is restored.
+    pub(super) reserved: Arc<AtomicUsize>,
+    pub(super) together: Arc<AtomicUsize>,
 }
 
 const KNOWN: [KnownSection; 1] = [KnownSection::new("cpu", 1, 1)];
@@ -37,6 +41,8 @@ impl NewVmm {
             script,
             position: None,
             order: Arc::default(),
+            reserved: Arc::default(),
+            together: Arc::default(),
             lent: Arc::default(),
             ram: None,
         }
@@ -58,6 +64,10 @@ impl ArrivingVmm for NewVmm {
 
     fn get_ready(&mut self, _: &Arrive) -> Result<(), PartyError> {
         self.script.reach(At::GetReady)
+    }
+
+    fn reserve(&mut self, _: &crate::frame::Frame<Vec<u8>>) {
+        self.reserved.fetch_add(1, Ordering::SeqCst);
     }
 
     fn position(&self, _: &crate::frame::Frame<Vec<u8>>) -> Option<u32> {
@@ -82,6 +92,11 @@ impl ArrivingVmm for NewVmm {
     ) -> Result<(), PartyError> {
         self.note(&lent);
         self.script.reach(At::Restore)?;
+        let reserved = self.reserved.load(Ordering::SeqCst);
+        assert!(
+            reserved >= self.together.load(Ordering::SeqCst),
+            "one goes on before all have reserved theirs"
+        );
         if self.ram.is_none() {
             self.ram = Some(arrival.take(&fd_name("ram"))?);
         }

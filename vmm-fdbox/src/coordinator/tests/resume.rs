@@ -1,5 +1,6 @@
 //! Guests that wait in their boxes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::new_vmm::{NewVmm, new_vmm};
@@ -22,6 +23,9 @@ struct World {
     guests: Vec<ToResume>,
     running: Vec<Arc<Mutex<bool>>>,
     gates: Vec<super::world::Gate>,
+    reserved: Arc<AtomicUsize>,
+    /// All have reserved what they need of the host before the first is restored.
+    together: Arc<AtomicUsize>,
 }
 
 fn name(at: usize) -> BoxName {
@@ -49,6 +53,14 @@ impl World {
             guests: Vec::new(),
             running: Vec::new(),
             gates: Vec::new(),
+            reserved: Arc::default(),
+            // One that hangs or fails before that is not waited for.
+            together: Arc::new(AtomicUsize::new(
+                match guests.iter().all(|(_, script)| script.trouble.is_none()) {
+                    true => guests.len(),
+                    false => 0,
+                },
+            )),
         };
         for (at, (position, script)) in guests.into_iter().enumerate() {
             world.add(name(at), position, script);
@@ -61,6 +73,8 @@ impl World {
         let mut vmm = NewVmm::new(script);
         vmm.position = position;
         vmm.order = Arc::clone(&self.order);
+        vmm.reserved = Arc::clone(&self.reserved);
+        vmm.together = Arc::clone(&self.together);
         self.running.push(Arc::clone(&vmm.running));
         self.gates.push(vmm.script.gate.clone());
         let store = self.store.clone();
@@ -181,6 +195,7 @@ fn no_box_is_no_guest_and_no_reason_to_stop() {
         .unwrap();
     crate::SealedFdBox::unseal(gone).unwrap();
     world.store.delete(&name(0)).unwrap();
+    world.together.store(1, Ordering::SeqCst);
     let resumed = world.resume(ResumeLimits::default());
     assert_eq!(resumed[0].status, ExitStatus::NothingChanged);
     assert_eq!(resumed[1].status, ExitStatus::Done);
