@@ -115,6 +115,14 @@ impl Member {
         Ok(Stopped(vmm.pid()?))
     }
 
+    /// Kills its VMM, and waits until that is gone.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let vmm = self.vmm.as_mut().context("Its VMM is not ours")?;
+        vmm.signal(Signal::KILL)?;
+        vmm.wait(END_LIMIT)?;
+        Ok(())
+    }
+
     /// Waits for the VMM to have ended, well.
     pub(crate) fn wait_for_vmm(mut self) -> Result<()> {
         let mut vmm = self.vmm.take().context("Its VMM is not ours")?;

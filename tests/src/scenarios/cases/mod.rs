@@ -45,6 +45,7 @@ mod sample;
 mod signals;
 mod supervision;
 mod taken_over;
+mod trouble;
 mod two_builds;
 mod upgrade;
 mod watching;
@@ -139,6 +140,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough_stopped::ALL,
         sample::ALL,
         supervision::ALL,
+        trouble::ALL,
         modular::ALL,
     ]
     .into_iter()
