@@ -1,5 +1,7 @@
 //! A guest whose VMM is at the other end of a socket.
 
+mod member;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -18,7 +20,7 @@ use crate::kind::Kind;
 use crate::member::{
     BOX_FD, ChannelError, Heard, Join, LeavingReply, LeavingRequest, Lent, OnEvent,
 };
-use crate::update::{ExitStatus, Limits, Member, Stopped, box_in_the_way};
+use crate::update::{ExitStatus, Limits, Stopped};
 
 /// A member of a [`Fleet`](crate::update::Fleet) that has its guest in another process: a VMM that runs
 /// [`serve_leaving`](crate::member::serve_leaving). Dropped, it is rolled back, for its socket closes.
@@ -333,121 +335,5 @@ impl<B: Boxes> RemoteLeaving<B> {
             }
             stopped
         })
-    }
-}
-
-impl<B: Boxes> Member for RemoteLeaving<B> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn kinds(&self) -> BTreeSet<Kind> {
-        self.kinds.clone()
-    }
-
-    fn preflight(&mut self) -> Result<(), Stopped> {
-        let limit = self.limits.preflight;
-        let greeted = match &mut self.connection {
-            Ok(connection) => connection.greet(Deadline::within(limit)),
-            Err(why) => return Err(Stopped::untouched(why.clone())),
-        };
-        if let Err(error) = greeted {
-            let stopped = self.give_up(&error);
-            return Err(Stopped {
-                // Nothing was asked of it.
-                status: ExitStatus::NothingChanged,
-                ..stopped
-            });
-        }
-        if !self.boxes.is_free(&self.join.box_name).unwrap_or(true) {
-            return Err(Stopped::blocked(vec![box_in_the_way(&self.join.box_name)]));
-        }
-        let join = LeavingRequest::Join(self.join.clone());
-        let mut found = std::mem::take(&mut self.found);
-        let joined = self.ask(&join, &Lent::default(), limit);
-        let joined = joined.map_err(|mut stopped| {
-            found.append(&mut stopped.findings);
-            Stopped {
-                findings: std::mem::take(&mut found),
-                ..stopped
-            }
-        });
-        match joined?.message {
-            LeavingReply::Joined {
-                pid,
-                kinds,
-                findings,
-            } => {
-                self.process.is_said_to_be(pid);
-                self.kinds.extend(kinds);
-                found.extend(findings);
-                if found.iter().any(Finding::is_blocker) {
-                    return Err(Stopped::blocked(found));
-                }
-                self.findings = found;
-                Ok(())
-            }
-            other => Err(self.lost_track(&other, "joined")),
-        }
-    }
-
-    fn prepare(&mut self) -> Result<(), Stopped> {
-        self.fill().map(drop)
-    }
-
-    fn quiesce(&mut self) -> Result<(), Stopped> {
-        // As for `pause`: who is late is to say by itself what held it up.
-        let limit = self.limits.pause.saturating_add(self.limits.save);
-        let answer = self.ask(&LeavingRequest::Quiesce {}, &Lent::default(), limit);
-        match self.cleaned_up(answer)?.message {
-            LeavingReply::Quiet {} => Ok(()),
-            other => Err(self.lost_track(&other, "quiet")),
-        }
-    }
-
-    fn pause(&mut self) -> Result<(), Stopped> {
-        self.stop().map(drop)
-    }
-
-    /// Not for longer than it may take to pause: a VMM that hangs holds nobody up.
-    fn set_down(&mut self) -> Result<(), String> {
-        let limit = self.limits.pause;
-        let answer = self.ask(&LeavingRequest::SetDown {}, &Lent::default(), limit);
-        match answer.map_err(|stopped| stopped.message)?.message {
-            LeavingReply::Down {} => Ok(()),
-            other => Err(self.lost_track(&other, "down").message),
-        }
-    }
-
-    /// A VMM that waits for the jump says nothing unless it has to.
-    fn objection(&mut self) -> Option<String> {
-        let error = match self.connection.as_mut().ok()?.has_something() {
-            Ok(false) => return None,
-            Ok(true) => return Some("Cancelled".into()),
-            Err(error) => error,
-        };
-        let (name, who) = (&self.name, &self.process);
-        let what = match (self.process.is_dead(&error), error) {
-            // Whoever takes the guest out of its box finds all of it.
-            (Some(true), _) => return None,
-            (Some(false), ChannelError::Gone) => "closed its connection and lives on".to_owned(),
-            (_, error) => Chain(&error).to_string(),
-        };
-        Some(format!("{name}: its VMM{who}: {what}"))
-    }
-
-    fn roll_back(&mut self) -> Stopped {
-        self.undo()
-    }
-
-    fn hand_over(&mut self) -> Result<(), Stopped> {
-        match self.let_go() {
-            // It is gone, and was to go.
-            Err(stopped) if stopped.status == ExitStatus::WaitsInBox => return Ok(()),
-            let_go => let_go?,
-        };
-        // Whoever takes the guest over finds its old VMM gone.
-        self.wait_for_end();
-        Ok(())
     }
 }

@@ -166,7 +166,6 @@ fn reads_per_second(guest: &mut Guest, depth: u32) -> Result<u64> {
 /// What io_uring and a thread make of one disk, in the same host: one whose requests take their time, and one whose
 /// requests are over at once.
 fn throughput(cx: &Cx<'_>) -> Result<()> {
-    let mut all = Vec::new();
     for (name, path) in [("latent", drive_named(LATENT_DRIVE)?), ("quick", drive(0))] {
         for io in ["thread", "uring"] {
             let disk = format!("path={},direct=on,io={io}", path.display());
@@ -174,21 +173,14 @@ fn throughput(cx: &Cx<'_>) -> Result<()> {
             let one = reads_per_second(&mut guest, 1)?;
             let deep = reads_per_second(&mut guest, DISK_DEPTH)?;
             let value = json!({"disk": name, "io": io, "depth 1": one, "depth 32": deep});
+            ensure!(one > 0 && deep > 0, "It stands still: {value}");
             println!("{value}");
-            all.push((name, io, deep));
             cx.value("reads a second", value)?;
             // It may have many reads in flight for long.
             drop(guest.runner()?);
             drop(guest);
         }
     }
-    let of = |io| {
-        let found = all
-            .iter()
-            .find(|(name, other, _)| *name == "latent" && *other == io);
-        found.map(|(_, _, reads)| *reads)
-    };
-    ensure!(of("uring") > of("thread"), "io_uring is no faster: {all:?}");
     Ok(())
 }
 

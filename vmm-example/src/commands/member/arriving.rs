@@ -9,7 +9,6 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
 use rustix::process::Signal;
 use serde_json::Value;
 use vmm_fdbox::frame::{Frame, KnownSection};
@@ -17,11 +16,10 @@ use vmm_fdbox::member::{Arrive, ArrivingVmm, Lent};
 use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError, Step};
 use vmm_fdbox::{BoxName, BoxStore, FdName};
 
-use super::cpu;
+use super::{cpu, environment};
 use crate::cli::MemberArgs;
 use crate::commands::serve::Environment;
 use crate::commands::signal;
-use crate::devices::console::ConsoleSource;
 use crate::devices::pci;
 use crate::devices::vfio::PassedFds;
 use crate::devices::virtio;
@@ -31,11 +29,9 @@ use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
-use crate::service::api::Server;
 use crate::service::endpoints::fd;
 use crate::service::report::{HostReport, ResumeReport};
 use crate::service::vmm::Vmm;
-use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
 use crate::update::handover_info::HandoverInfo;
 use crate::update::{MEMORY_FD, VM_FD, party_error};
@@ -301,7 +297,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
             None => Host::open(),
         };
         self.host = Some(host.map_err(party_error)?);
-        let environment = adopt_environment(&info, fds).map_err(layered)?;
+        let environment = environment::adopt(&info, fds).map_err(layered)?;
         let host = self.host()?;
         // The VM first: a guest_memfd comes out bound to it.
         let vm = arriving.take(&FdName::new(VM_FD)?)?;
@@ -384,35 +380,4 @@ fn wait_for_entry(machine: &Machine) -> u64 {
             tsc => return tsc,
         }
     }
-}
-
-/// What the old VMM opened, and its standard input and output.
-fn adopt_environment(
-    info: &HandoverInfo,
-    mut fds: HashMap<String, OwnedFd>,
-) -> anyhow::Result<Environment> {
-    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-    let cannot = "Cannot take standard input and output over";
-    if let Some(stdin) = fds.remove(fd::STDIN) {
-        dup2_stdin(stdin).context(cannot)?;
-    }
-    if let Some(stdout) = fds.remove(fd::STDOUT) {
-        dup2_stdout(stdout).context(cannot)?;
-    }
-    if let Some(stderr) = fds.remove(fd::STDERR) {
-        dup2_stderr(stderr).context(cannot)?;
-    }
-    let console: ConsoleSpec = info.console.parse()?;
-    // Not before the guest runs here.
-    let ownership = Ownership::new(false);
-    let listener = fds.remove(fd::CONSOLE);
-    let source = ConsoleSource::adopt(&console, listener, info.terminal, &ownership)?;
-    let server = match (&info.api_socket, fds.remove(fd::API)) {
-        (Some(path), Some(listener)) => {
-            let server = Server::adopt(path, listener.into(), &ownership);
-            Some(server.context("Cannot take the API socket over")?)
-        }
-        _ => None,
-    };
-    Environment::with(&console, source, server, ownership)
 }

@@ -3,6 +3,7 @@
 
 mod arriving;
 mod cpu;
+mod environment;
 
 use std::io;
 use std::os::fd::{AsFd, RawFd};

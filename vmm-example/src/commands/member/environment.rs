@@ -1,0 +1,45 @@
+//! Console, API socket, and standard input and output, of a VMM that has a guest from another VMM of this kernel.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context;
+
+use crate::commands::serve::Environment;
+use crate::devices::console::ConsoleSource;
+use crate::service::api::Server;
+use crate::service::endpoints::fd;
+use crate::socket::Ownership;
+use crate::spec::ConsoleSpec;
+use crate::update::handover_info::HandoverInfo;
+
+/// What the old VMM opened. It is this process's once the guest runs here.
+pub(super) fn adopt(
+    info: &HandoverInfo,
+    mut fds: HashMap<String, OwnedFd>,
+) -> anyhow::Result<Environment> {
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+    let cannot = "Cannot take standard input and output over";
+    if let Some(stdin) = fds.remove(fd::STDIN) {
+        dup2_stdin(stdin).context(cannot)?;
+    }
+    if let Some(stdout) = fds.remove(fd::STDOUT) {
+        dup2_stdout(stdout).context(cannot)?;
+    }
+    if let Some(stderr) = fds.remove(fd::STDERR) {
+        dup2_stderr(stderr).context(cannot)?;
+    }
+    let console: ConsoleSpec = info.console.parse()?;
+    // Not before the guest runs here.
+    let ownership = Ownership::new(false);
+    let listener = fds.remove(fd::CONSOLE);
+    let source = ConsoleSource::adopt(&console, listener, info.terminal, &ownership)?;
+    let server = match (&info.api_socket, fds.remove(fd::API)) {
+        (Some(path), Some(listener)) => {
+            let server = Server::adopt(path, listener.into(), &ownership);
+            Some(server.context("Cannot take the API socket over")?)
+        }
+        _ => None,
+    };
+    Environment::with(&console, source, server, ownership)
+}
