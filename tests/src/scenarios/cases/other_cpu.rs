@@ -58,6 +58,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     );
     guest.reset_gap()?;
     cx.value("witness", guest.report()?)?;
+    cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
     guest.wait_for_beat()?;
     guest.wait_for_beat()?;
     let ended = update(&guest, &bare, &[FORCE])?;
