@@ -35,14 +35,15 @@ const BEFORE: [(&str, i32); 3] = [("preflight", 10), ("prebuild", 11), ("restore
 
 /// A binary whose VMM stops itself, as SIGSTOP does, at a step.
 fn stopping_at(guest: &Guest, step: &str) -> Result<String> {
-    // What stops itself sends a signal, which its filter of system calls would not let it.
-    guest.bad_binary(&format!("exec {VMM} \"$@\" --sandbox off --stop-at {step}"))
+    guest.bad_binary(&format!("exec {VMM} \"$@\" --stop-at {step}"))
 }
 
 fn upgrade(guest: &Guest, binary: &str, more: &[&str]) -> Command {
     let mut update = Command::new(VMM);
     update.args(["live-update", "--binary", binary, "--api-socket"]);
-    update.arg(guest.spec.api()).args(more);
+    // What stops itself sends a signal, which its filter of system calls would not let it.
+    update.arg(guest.spec.api()).args(["--sandbox", "off"]);
+    update.args(more);
     update
 }
 

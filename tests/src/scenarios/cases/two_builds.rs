@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::guest::{healthy, port, same_guest, update_a};
 use super::upgrade::boot_spec;
-use super::{Cx, Scenario};
+use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::fleet::{Member, read_report, resume_all};
 use crate::guest::{END_LIMIT, Ended, Guest, Spec, VMM};
@@ -107,6 +107,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     healthy(&report)?;
     cx.value("witness", report)?;
     cx.value("resume", read_report(RUN_DIR, NAME)?)?;
+    cx.value("vmm", privileges::vmm_status(&guest.api())?)?;
     equal("The box", fdbox::listed(NAME)?.is_some(), false)?;
     guest.power_off()
 }
