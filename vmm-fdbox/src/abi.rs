@@ -1,9 +1,8 @@
 //! The UAPI of `include/uapi/linux/fdbox.h`: opcodes, structs and constants.
 //!
-//! Names are the header's, without the `FDBOX_` prefix where a module would say
-//! it twice. Every size, offset and number is compared with the header by
-//! `tests/header.rs`. Meant for tests and for tools that try the ioctls one by
-//! one; a VMM uses [`Control`](crate::Control).
+//! Names are those of the header, without the `FDBOX_` prefix where the module path already says
+//! it. `tests/header.rs` compares every size, offset and number with the header. Intended for tests
+//! and for tools that use single ioctls; a VMM uses [`Control`](crate::Control).
 
 use rustix::ioctl::{Opcode, opcode};
 
@@ -31,18 +30,18 @@ pub const FDBOX_GET_FD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 3);
 pub const FDBOX_SEAL: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 4);
 /// Unseals a box; takes nothing.
 pub const FDBOX_UNSEAL: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 5);
-/// What kernel and module can do; takes [`Info`].
+/// Queries what kernel and module can do; takes [`Info`].
 pub const FDBOX_INFO: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 6);
-/// Lists boxes, one a call; takes [`NextBox`].
+/// Lists boxes, one per call; takes [`NextBox`].
 pub const FDBOX_NEXT_BOX: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 7);
-/// Lists descriptors of a box, one a call; takes [`NextFd`].
+/// Lists descriptors of a box, one per call; takes [`NextFd`].
 pub const FDBOX_NEXT_FD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 8);
-/// Why the last seal failed; takes [`SealError`].
+/// Queries why the last seal failed; takes [`SealError`].
 pub const FDBOX_SEAL_ERROR: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 9);
 
-/// What an unseal found lost, one a call; takes [`NextLost`].
+/// Lists what an unseal found to be lost, one per call; takes [`NextLost`].
 pub const FDBOX_NEXT_LOST: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 10);
-/// Unseals a box in spite of what is lost; takes [`Salvage`].
+/// Unseals a box even if descriptors are lost; takes [`Salvage`].
 pub const FDBOX_SALVAGE: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 11);
 
 /// The UAPI version that this crate was written against.
@@ -50,7 +49,7 @@ pub const FDBOX_UAPI_VERSION: u32 = 1;
 
 /// SEAL reaches the next kernel.
 pub const FDBOX_FEATURE_KHO: u64 = 1 << 0;
-/// This kernel came by handover.
+/// This kernel was started with a handover.
 pub const FDBOX_FEATURE_KHO_BOOT: u64 = 1 << 1;
 /// The module keeps memfds.
 pub const FDBOX_FEATURE_MEMFD: u64 = 1 << 2;
@@ -58,15 +57,15 @@ pub const FDBOX_FEATURE_MEMFD: u64 = 1 << 2;
 pub const FDBOX_FEATURE_KVM_VM: u64 = 1 << 3;
 /// The module keeps guest_memfds.
 pub const FDBOX_FEATURE_GUEST_MEMFD: u64 = 1 << 4;
-/// A handover came and was refused; the kernel log says why.
+/// A handover arrived and was refused; the kernel log says why.
 pub const FDBOX_FEATURE_REFUSED: u64 = 1 << 5;
 
 /// The module keeps iommufds.
 pub const FDBOX_FEATURE_IOMMUFD: u64 = 1 << 6;
-/// The module keeps VFIO PCI devices, and their DMA going on.
+/// The module keeps VFIO PCI devices, with ongoing DMA.
 pub const FDBOX_FEATURE_VFIO_PCI: u64 = 1 << 7;
 
-/// The box takes and gives descriptors.
+/// The box accepts and returns descriptors.
 pub const FDBOX_STATE_OPEN: u32 = 0;
 /// The box is sealed.
 pub const FDBOX_STATE_SEALED: u32 = 1;
@@ -80,7 +79,7 @@ pub const FDBOX_FD_UNKNOWN: u32 = 2;
 
 /// No more precise reason.
 pub const FDBOX_REASON_OTHER: u32 = 0;
-/// What the descriptor depends on is not in the box.
+/// Something that the descriptor depends on is not in the box.
 pub const FDBOX_REASON_MISSING_DEPENDENCY: u32 = 1;
 /// The file is held by another sealed box or by LUO.
 pub const FDBOX_REASON_SHARED_FILE: u32 = 2;
@@ -93,11 +92,11 @@ pub const FDBOX_REASON_NO_MEMORY: u32 = 4;
 pub const FDBOX_LOST_OTHER: u32 = 0;
 /// Nothing in this kernel restores the descriptor's kind.
 pub const FDBOX_LOST_UNKNOWN_KIND: u32 = 1;
-/// The last kernel did not keep its memory.
+/// The last kernel did not preserve its memory.
 pub const FDBOX_LOST_MEMORY: u32 = 2;
-/// What it depends on is not in the box.
+/// Something it depends on is not in the box.
 pub const FDBOX_LOST_DEPENDENCY: u32 = 3;
-/// What was saved of it cannot be read.
+/// Its saved state cannot be read.
 pub const FDBOX_LOST_DATA: u32 = 4;
 /// Its driver refuses.
 pub const FDBOX_LOST_REFUSED: u32 = 5;
@@ -130,13 +129,13 @@ pub struct PutFd {
     pub flags: u64,
     /// The descriptor's number in the caller.
     pub fd: u32,
-    /// 0.
+    /// Must be 0.
     pub pad: u32,
     /// The descriptor's name in the box, NUL-terminated.
     pub name: [u8; FDBOX_NAME_LEN],
 }
 
-/// A flag of [`GetFd`]: the box keeps what is returned, too.
+/// A flag of [`GetFd`]: the box also keeps the file that is returned.
 pub const FDBOX_GET_KEEP: u64 = 1 << 0;
 
 /// Argument of [`FDBOX_GET_FD`].
@@ -167,7 +166,7 @@ pub struct Info {
     pub boxes: u64,
     /// Size of the blob for the next kernel.
     pub handover_bytes: u64,
-    /// Page extents which that blob keeps.
+    /// Page extents that the blob keeps.
     pub handover_extents: u64,
     /// 4 KiB pages in those extents.
     pub handover_pages: u64,
@@ -181,7 +180,7 @@ pub struct NextBox {
     pub size: u32,
     /// None defined: 0.
     pub flags: u32,
-    /// In: 0 to start; out: where to go on.
+    /// In: 0 to start; out: where to continue.
     pub cursor: u64,
     /// `FDBOX_STATE_*`.
     pub state: u32,
@@ -199,11 +198,11 @@ pub struct NextFd {
     pub size: u32,
     /// None defined: 0.
     pub flags: u32,
-    /// In: 0 to start; out: where to go on.
+    /// In: 0 to start; out: where to continue.
     pub cursor: u64,
     /// `FDBOX_FD_*`.
     pub state: u32,
-    /// 0.
+    /// Must be 0.
     pub pad: u32,
     /// Bytes of memory it holds; 0 if it holds none.
     pub bytes: u64,
@@ -239,7 +238,7 @@ pub struct NextLost {
     pub size: u32,
     /// None defined: 0.
     pub flags: u32,
-    /// In: 0 to start; out: where to go on.
+    /// In: 0 to start; out: where to continue.
     pub cursor: u64,
     /// The errno, positive.
     pub error: i32,
@@ -261,6 +260,6 @@ pub struct Salvage {
     pub size: u32,
     /// None defined: 0.
     pub flags: u32,
-    /// Out: how many descriptors are lost.
+    /// Out: number of lost descriptors.
     pub lost: u64,
 }

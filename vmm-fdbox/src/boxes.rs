@@ -1,4 +1,4 @@
-//! Boxes: open ones take and give descriptors, sealed ones keep them.
+//! Boxes: open ones accept and return descriptors, sealed ones keep them.
 //!
 //! ```text
 //!            put, take                          nothing
@@ -7,8 +7,8 @@
 //!           └─────────┘ ◀─── unseal ───────── └─────────┘
 //! ```
 //!
-//! A box outlives its values: dropping an [`OpenBox`] closes a handle, and the
-//! box stays until [`Control::delete`](crate::Control::delete) or a reboot.
+//! A box outlives these values: dropping an [`OpenBox`] closes a handle, and the box stays until
+//! [`Control::delete`](crate::Control::delete) or a reboot.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -25,7 +25,7 @@ use crate::{abi, sys};
 /// The directory with the control node and every box.
 pub(crate) const DIRECTORY: &str = "/dev/fdbox";
 
-/// A descriptor that a box refused; it comes back, still open.
+/// A descriptor that a box refused; it is returned, still open.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct PutError {
@@ -35,7 +35,7 @@ pub struct PutError {
     pub error: BoxError,
 }
 
-/// A box that was not sealed; it comes back as it was, open.
+/// A box that was not sealed; it is returned unchanged, open.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct SealFailed<B = OpenBox> {
@@ -45,7 +45,7 @@ pub struct SealFailed<B = OpenBox> {
     pub error: SealError,
 }
 
-/// A box that was not unsealed; it comes back as it was, sealed.
+/// A box that was not unsealed; it is returned unchanged, sealed.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct UnsealFailed<B = SealedBox> {
@@ -70,7 +70,7 @@ impl Node {
         Ok(Self { fd, name })
     }
 
-    /// A descriptor that somebody else opened, and whether its box is sealed.
+    /// A descriptor opened by another process, and whether its box is sealed.
     fn passed(fd: OwnedFd, name: BoxName) -> Result<(Self, bool), BoxError> {
         let error = |errno| BoxError::new(Operation::OpenBox, format!("box {name}"), errno);
         let sealed = sys::is_box(fd.as_fd()).map_err(error)?;
@@ -106,7 +106,7 @@ impl Node {
         Ok(fds)
     }
 
-    /// What the last unseal found lost and is still in the box.
+    /// The descriptors that the last unseal found to be lost and that are still in the box.
     fn lost(&self) -> Result<Vec<LostFd>, BoxError> {
         let mut lost = Vec::new();
         let mut cursor = 0;
@@ -128,7 +128,7 @@ impl Node {
         Ok(lost)
     }
 
-    /// Why an unseal failed with `errno`, in whole as far as the kernel tells.
+    /// The error of an unseal that failed with `errno`, as detailed as the kernel reports it.
     fn unseal_error(&self, operation: Operation, errno: Errno) -> UnsealError {
         let lost = match errno {
             Errno::NODATA => self.lost().unwrap_or_default(),
@@ -138,8 +138,8 @@ impl Node {
         UnsealError { error, lost }
     }
 
-    /// What the kernel says of the seal that just failed with `errno`. A seal
-    /// that was refused at once leaves the report of the one before it.
+    /// The kernel's report on the seal that just failed with `errno`. A seal that was refused at
+    /// once leaves the previous report in place.
     fn seal_report(&self, errno: Errno) -> Option<SealReport> {
         let report = sys::seal_error(self.fd.as_fd()).ok().flatten()?;
         if report.error != errno.raw_os_error() {
@@ -153,7 +153,7 @@ impl Node {
     }
 }
 
-/// A box that takes and gives descriptors.
+/// A box that accepts and returns descriptors.
 #[derive(Debug)]
 pub struct OpenBox(Node);
 
@@ -162,10 +162,10 @@ impl OpenBox {
         Node::open(name).map(Self)
     }
 
-    /// As [`AnyBox::from_fd`], of a box that is to be open.
+    /// Like [`AnyBox::from_fd`], for a box that must be open.
     ///
     /// # Errors
-    /// As there; EBUSY it is sealed.
+    /// As there; EBUSY if it is sealed.
     pub fn from_fd(fd: OwnedFd, name: BoxName) -> Result<Self, BoxError> {
         match Node::passed(fd, name)? {
             (node, false) => Ok(Self(node)),
@@ -182,8 +182,8 @@ impl OpenBox {
     /// Moves a descriptor into the box. The process no longer has it.
     ///
     /// # Errors
-    /// [`PutError`] gives the descriptor back: EEXIST the name is taken,
-    /// EOPNOTSUPP nobody can keep this kind, EBUSY the box was sealed meanwhile.
+    /// [`PutError`] returns the descriptor: EEXIST if the name is taken, EOPNOTSUPP if this kind
+    /// cannot be kept, EBUSY if the box has been sealed meanwhile.
     pub fn put(&self, name: &FdName, fd: OwnedFd) -> Result<(), PutError> {
         sys::put_fd(self.0.fd.as_fd(), name.to_kernel(), fd).map_err(|(fd, errno)| PutError {
             fd,
@@ -194,18 +194,19 @@ impl OpenBox {
     /// Moves a descriptor out of the box. It is close-on-exec.
     ///
     /// # Errors
-    /// ENOENT no such name, EMFILE no free number, EOPNOTSUPP nothing restores
-    /// its kind yet, EIO what was saved cannot be restored, EBUSY the box was
-    /// sealed meanwhile. It is still in the box then.
+    /// ENOENT if there is no such name, EMFILE if no descriptor number is free, EOPNOTSUPP if
+    /// nothing restores its kind yet, EIO if the saved state cannot be restored, EBUSY if the box
+    /// has been sealed meanwhile. The descriptor is then still in the box.
     pub fn get(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
         self.get_with(name, 0)
     }
 
-    /// As [`get`](Self::get), and the box keeps the same file under this name: a program that is killed at
-    /// whatever moment leaves it for the next one. [`get`](Self::get) it as well once it is safe.
+    /// Like [`get`](Self::get), but the box also keeps the file under this name: a program that is
+    /// killed at any point leaves it for the next one. Once that is no longer needed,
+    /// [`get`](Self::get) it as well.
     ///
     /// # Errors
-    /// As [`get`](Self::get); EINVAL the module is older than `FDBOX_GET_KEEP`.
+    /// As for [`get`](Self::get); EINVAL if the module is older than `FDBOX_GET_KEEP`.
     pub fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
         self.get_with(name, abi::FDBOX_GET_KEEP)
     }
@@ -215,28 +216,29 @@ impl OpenBox {
             .map_err(|errno| self.0.fd_error(Operation::Get, name, errno))
     }
 
-    /// What is in the box.
+    /// Lists the descriptors in the box.
     ///
     /// # Errors
-    /// ENODEV when the box was deleted.
+    /// ENODEV if the box was deleted.
     pub fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
         self.0.fds()
     }
 
-    /// What [`SealedBox::salvage`] found lost and is still in the box.
+    /// Lists the descriptors that [`SealedBox::salvage`] found to be lost and that are still in the
+    /// box.
     ///
     /// # Errors
-    /// ENODEV when the box was deleted, ENOTTY when the module is older than the command.
+    /// ENODEV if the box was deleted, ENOTTY if the module is older than the command.
     pub fn lost(&self) -> Result<Vec<LostFd>, BoxError> {
         self.0.lost()
     }
 
-    /// Freezes the shape of everything in the box, checks what it depends on
-    /// and, where KHO is on, registers it for the next kernel. Content may go on
-    /// changing. Walks memory: do it while the guest runs.
+    /// Freezes the shape of everything in the box, checks dependencies and, if KHO is on, registers
+    /// it for the next kernel. Content may still change. This walks all memory: do it while the
+    /// guest runs.
     ///
     /// # Errors
-    /// [`SealFailed`] gives the box back and names the descriptor at fault.
+    /// [`SealFailed`] returns the box and names the descriptor at fault.
     pub fn seal(self) -> Result<SealedBox, SealFailed> {
         match sys::seal(self.0.fd.as_fd()) {
             Ok(()) => Ok(SealedBox(self.0)),
@@ -258,8 +260,7 @@ impl AsFd for OpenBox {
     }
 }
 
-/// A box whose content is frozen in shape and, where KHO is on, reaches the
-/// next kernel.
+/// A box whose contents are frozen in shape and, if KHO is on, reach the next kernel.
 #[derive(Debug)]
 pub struct SealedBox(Node);
 
@@ -274,29 +275,29 @@ impl SealedBox {
         &self.0.name
     }
 
-    /// What is in the box.
+    /// Lists the descriptors in the box.
     ///
     /// # Errors
-    /// ENODEV when the box was deleted.
+    /// ENODEV if the box was deleted.
     pub fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
         self.0.fds()
     }
 
-    /// The exact inverse of [`OpenBox::seal`]. Of what came from the last kernel it checks that
-    /// nothing was lost on the way.
+    /// The exact inverse of [`OpenBox::seal`]. For descriptors from the last kernel, checks that
+    /// none was lost in transit.
     ///
     /// # Errors
-    /// [`UnsealFailed`] gives the box back, and names what is lost (ENODATA).
+    /// [`UnsealFailed`] returns the box, and names what is lost (ENODATA).
     pub fn unseal(self) -> Result<OpenBox, UnsealFailed> {
         let done = sys::unseal(self.0.fd.as_fd());
         self.opened(Operation::Unseal, done)
     }
 
-    /// As [`unseal`](Self::unseal), whatever is lost: what is whole can be taken out, what is lost
-    /// stays named ([`OpenBox::lost`]).
+    /// Like [`unseal`](Self::unseal), even if descriptors are lost: the others can be taken out,
+    /// and the lost ones stay listed ([`OpenBox::lost`]).
     ///
     /// # Errors
-    /// [`UnsealFailed`] gives the box back.
+    /// [`UnsealFailed`] returns the box.
     pub fn salvage(self) -> Result<OpenBox, UnsealFailed> {
         let done = sys::salvage(self.0.fd.as_fd());
         self.opened(Operation::Salvage, done)
@@ -322,21 +323,21 @@ impl AsFd for SealedBox {
     }
 }
 
-/// A box in whichever state it was found.
+/// A box, in the state in which it was found.
 #[derive(Debug)]
 pub enum AnyBox<O = OpenBox, S = SealedBox> {
-    /// It is open.
+    /// The box is open.
     Open(O),
-    /// It is sealed.
+    /// The box is sealed.
     Sealed(S),
 }
 
 impl AnyBox {
-    /// A box by a descriptor that a program with CAP_SYS_ADMIN opened and passed on. This one
-    /// needs no capability for anything that boxes can do. The name is for messages.
+    /// Makes a box from a descriptor that was opened by a program with CAP_SYS_ADMIN and passed on.
+    /// This process then needs no capability to use the box. The name is for messages.
     ///
     /// # Errors
-    /// EBADF it is no descriptor of a box, ENODEV the box was deleted.
+    /// EBADF if it is not a descriptor of a box, ENODEV if the box was deleted.
     pub fn from_fd(fd: OwnedFd, name: BoxName) -> Result<Self, BoxError> {
         let (node, sealed) = Node::passed(fd, name)?;
         Ok(match sealed {
@@ -347,7 +348,7 @@ impl AnyBox {
 }
 
 impl<O, S> AnyBox<O, S> {
-    /// The open box, or `None`.
+    /// The open box, or `None` if it is sealed.
     #[must_use]
     pub fn into_open(self) -> Option<O> {
         match self {
@@ -356,7 +357,7 @@ impl<O, S> AnyBox<O, S> {
         }
     }
 
-    /// The sealed box, or `None`.
+    /// The sealed box, or `None` if it is open.
     #[must_use]
     pub fn into_sealed(self) -> Option<S> {
         match self {

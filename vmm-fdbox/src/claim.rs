@@ -1,6 +1,6 @@
-//! Who works on a box. The module lets everybody who may open a box do everything with it; what
-//! keeps two programs from taking the same guest apart is a lock on the box's node, which goes
-//! with the process that holds it, however it ends.
+//! Claims on boxes. The module lets everybody who may open a box do everything with it. To keep two
+//! programs from taking the same guest, a claim locks the box's node; the kernel releases the lock
+//! when the process that holds it ends, however it ends.
 
 use std::os::fd::OwnedFd;
 
@@ -11,17 +11,17 @@ use crate::boxes::DIRECTORY;
 use crate::error::{BoxError, Operation};
 use crate::name::BoxName;
 
-/// With whom a box is worked on.
+/// Whether a claim may be shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// With others who say so: the two VMMs of a handover in one kernel.
+    /// With other shared claims: the two VMMs of a handover in one kernel.
     Shared,
-    /// With nobody.
+    /// Not shared.
     Exclusive,
 }
 
-/// A box that this process works on, until this is dropped. It says so to those who ask by
-/// [`Control::claim`](crate::Control::claim), and keeps nobody else from anything.
+/// A claim: proof that this process is working on a box, until it is dropped. Others see it through
+/// [`Control::claim`](crate::Control::claim); it does not block any operation on the box.
 #[derive(Debug)]
 pub struct BoxClaim {
     _node: OwnedFd,
@@ -36,8 +36,8 @@ impl BoxClaim {
         Self::of(node.map_err(error)?, name, hold)
     }
 
-    /// By a descriptor of the box. The lock is the open file's: it stays until every duplicate of the
-    /// descriptor is closed, whoever has it.
+    /// Claims the box of this descriptor. The lock belongs to the open file: it stays until every
+    /// duplicate of the descriptor is closed, in any process.
     pub(crate) fn of(node: OwnedFd, name: &BoxName, hold: Hold) -> Result<Self, BoxError> {
         let error = |errno| BoxError::new(Operation::Claim, format!("box {name}"), errno);
         lock(&node, hold).map_err(error)?;

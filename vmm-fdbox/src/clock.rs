@@ -9,9 +9,8 @@ use crate::sys;
 
 /// The cycle counter and its frequency.
 ///
-/// On x86-64 the TSC, which a kexec neither stops nor resets. Take the frequency
-/// from KVM (`KVM_GET_TSC_KHZ`), which knows it better than
-/// [`measure`](Self::measure) can.
+/// On x86-64 this is the TSC, which a kexec neither stops nor resets. Take the frequency from KVM
+/// (`KVM_GET_TSC_KHZ`), which knows it more accurately than [`measure`](Self::measure) can.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     khz: NonZeroU32,
@@ -19,7 +18,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The CPU's counter, of `khz` thousand ticks a second.
+    /// The CPU's counter, with a frequency of `khz` kHz.
     #[must_use]
     pub fn tsc(khz: NonZeroU32) -> Self {
         Self {
@@ -28,8 +27,8 @@ impl Clock {
         }
     }
 
-    /// The CPU's counter, its frequency measured against the kernel's clock
-    /// while this call sleeps for `during`.
+    /// The CPU's counter, with its frequency measured against the kernel's clock while this call
+    /// sleeps for `during`.
     #[must_use]
     pub fn measure(during: Duration) -> Self {
         let ns_of = || nanoseconds(ClockId::MonotonicRaw);
@@ -44,34 +43,34 @@ impl Clock {
         Self::tsc(khz.unwrap_or(NonZeroU32::MIN))
     }
 
-    /// A counter of one's own, for tests.
+    /// A counter supplied by the caller, for tests.
     #[must_use]
     pub fn with_source(khz: NonZeroU32, read: fn() -> u64) -> Self {
         Self { khz, read }
     }
 
-    /// Thousand ticks a second.
+    /// The frequency in kHz.
     #[must_use]
     pub fn khz(&self) -> NonZeroU32 {
         self.khz
     }
 
-    /// The counter, now.
+    /// The current value of the counter.
     #[must_use]
     pub fn now(&self) -> u64 {
         (self.read)()
     }
 
-    /// Ticks as nanoseconds.
+    /// Converts ticks to nanoseconds.
     #[must_use]
     pub fn to_ns(&self, ticks: u64) -> u64 {
         ticks_to_ns(ticks, self.khz)
     }
 
-    /// The counter when this kernel's `CLOCK_BOOTTIME` stood at `ns`.
+    /// The counter's value when this kernel's `CLOCK_BOOTTIME` was at `ns`.
     ///
-    /// 0 is where the kernel's clock started, early in its boot: what lies
-    /// before it, since the jump, is shutdown, purgatory and decompression.
+    /// 0 is the start of the kernel's clock, early in its boot: the time between the jump and that
+    /// point is shutdown, purgatory and decompression.
     #[must_use]
     pub fn at_boottime(&self, ns: u64) -> u64 {
         let (now, boottime) = self.now_and_boottime();
@@ -79,8 +78,8 @@ impl Clock {
         now.saturating_sub(u64::try_from(ticks / 1_000_000).unwrap_or(u64::MAX))
     }
 
-    /// The counter and `CLOCK_BOOTTIME` in nanoseconds, of the same moment: the
-    /// closest of a few tries, since one can be interrupted between the two.
+    /// The counter and `CLOCK_BOOTTIME` in nanoseconds at the same moment: the closest of several
+    /// tries, because a try can be interrupted between the two.
     fn now_and_boottime(&self) -> (u64, u64) {
         let read = || {
             let before = self.now();

@@ -1,4 +1,4 @@
-//! The control node: making, deleting, listing and opening boxes.
+//! The control node: creating, deleting, listing and opening boxes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -24,7 +24,7 @@ impl Features {
         Self(bits)
     }
 
-    /// The bits, those this library does not know included.
+    /// The bits, including those this library does not know.
     #[must_use]
     pub const fn bits(self) -> u64 {
         self.0
@@ -34,13 +34,13 @@ impl Features {
         self.0 & bit != 0
     }
 
-    /// A sealed box reaches the next kernel: KHO is on.
+    /// KHO is on: a sealed box reaches the next kernel.
     #[must_use]
     pub const fn kho(self) -> bool {
         self.has(abi::FDBOX_FEATURE_KHO)
     }
 
-    /// This kernel came by handover.
+    /// This kernel was started with a handover.
     #[must_use]
     pub const fn kho_boot(self) -> bool {
         self.has(abi::FDBOX_FEATURE_KHO_BOOT)
@@ -70,13 +70,13 @@ impl Features {
         self.has(abi::FDBOX_FEATURE_IOMMUFD)
     }
 
-    /// VFIO PCI devices can be kept, with their DMA going on.
+    /// VFIO PCI devices can be kept, with ongoing DMA.
     #[must_use]
     pub const fn vfio_pci(self) -> bool {
         self.has(abi::FDBOX_FEATURE_VFIO_PCI)
     }
 
-    /// A handover came and was refused; the kernel log says why.
+    /// A handover arrived and was refused; the kernel log says why.
     #[must_use]
     pub const fn handover_refused(self) -> bool {
         self.has(abi::FDBOX_FEATURE_REFUSED)
@@ -91,7 +91,7 @@ pub struct Info {
     pub uapi_version: u32,
     /// Major version of the handover ABI.
     pub handover_version: u32,
-    /// What works here.
+    /// The features available here.
     pub features: Features,
     /// Number of boxes.
     pub boxes: u64,
@@ -103,7 +103,7 @@ pub struct Info {
     pub handover_pages: u64,
 }
 
-/// A box, as listed.
+/// A box in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoxInfo {
     /// Its name.
@@ -133,7 +133,7 @@ impl Control {
     /// Opens the control node.
     ///
     /// # Errors
-    /// ENOENT when the module is not loaded, EACCES when the caller is not root.
+    /// ENOENT if the module is not loaded, EACCES if the caller is not root.
     pub fn open() -> Result<Self, BoxError> {
         let path = format!("{DIRECTORY}/fdbox");
         rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
@@ -144,12 +144,12 @@ impl Control {
     /// Creates a box and opens it. If it cannot be opened, it is deleted again.
     ///
     /// # Errors
-    /// EEXIST when the name is taken.
+    /// EEXIST if the name is taken.
     pub fn create(&self, name: &BoxName) -> Result<OpenBox, BoxError> {
         sys::create_box(self.0.as_fd(), name.to_kernel())
             .map_err(|errno| box_error(Operation::Create, name, errno))?;
         OpenBox::open(name.clone()).inspect_err(|_| {
-            // The open failed, which is the error to tell; the box is empty.
+            // Report the failed open rather than this; the box is empty.
             let _ = self.delete(name);
         })
     }
@@ -157,13 +157,13 @@ impl Control {
     /// Deletes a box and drops the descriptors still in it.
     ///
     /// # Errors
-    /// ENOENT no such box, EBUSY it is sealed.
+    /// ENOENT if there is no such box, EBUSY if it is sealed.
     pub fn delete(&self, name: &BoxName) -> Result<(), BoxError> {
         sys::delete_box(self.0.as_fd(), name.to_kernel())
             .map_err(|errno| box_error(Operation::Delete, name, errno))
     }
 
-    /// Every box there is.
+    /// Lists every box.
     ///
     /// # Errors
     /// EPERM without CAP_SYS_ADMIN.
@@ -184,10 +184,10 @@ impl Control {
         Ok(boxes)
     }
 
-    /// What this kernel and module can do.
+    /// Queries what this kernel and module can do.
     ///
     /// # Errors
-    /// ENOTTY when the module is older than the command.
+    /// ENOTTY if the module is older than the command.
     pub fn info(&self) -> Result<Info, BoxError> {
         let info = sys::info(self.0.as_fd())
             .map_err(|errno| BoxError::new(Operation::Info, "the fdbox module", errno))?;
@@ -202,10 +202,10 @@ impl Control {
         })
     }
 
-    /// Opens a box in the state it is in.
+    /// Opens a box in its current state.
     ///
     /// # Errors
-    /// ENOENT when there is no such box.
+    /// ENOENT if there is no such box.
     pub fn open_box(&self, name: &BoxName) -> Result<AnyBox, BoxError> {
         let info = self.boxes()?.into_iter().find(|info| info.name == *name);
         match info {
@@ -215,11 +215,11 @@ impl Control {
         }
     }
 
-    /// Says that this process works on a box, for as long as the claim is there. Updates and
-    /// resumes do it, so that whoever looks for guests that wait leaves theirs alone.
+    /// Claims a box for this process, for as long as the claim exists. Updates and resumes do this,
+    /// so that a search for waiting guests skips theirs.
     ///
     /// # Errors
-    /// ENOENT no such box, EAGAIN another process works on it.
+    /// ENOENT if there is no such box, EAGAIN if another process is working on it.
     pub fn claim(&self, name: &BoxName, hold: Hold) -> Result<BoxClaim, BoxError> {
         BoxClaim::take(name, hold)
     }

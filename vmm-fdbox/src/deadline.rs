@@ -1,8 +1,8 @@
-//! By when something has to be done.
+//! Deadlines.
 
 use std::time::{Duration, Instant};
 
-/// The end of a time that a step may take.
+/// The end of the time that a step may take.
 ///
 /// ```
 /// use std::time::Duration;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     limit: Duration,
-    /// `None`: later than the clock can tell.
+    /// `None`: later than the clock can represent.
     ends: Option<Instant>,
 }
 
@@ -29,20 +29,20 @@ impl Deadline {
         }
     }
 
-    /// The whole time.
+    /// The original limit.
     #[must_use]
     pub fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// What is left of it.
+    /// The time left.
     #[must_use]
     pub fn left(&self) -> Duration {
         let left = |ends: Instant| ends.saturating_duration_since(Instant::now());
         self.ends.map_or(Duration::MAX, left)
     }
 
-    /// Whether nothing is.
+    /// Whether no time is left.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.left().is_zero()

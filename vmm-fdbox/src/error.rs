@@ -1,11 +1,11 @@
-//! What can go wrong with a box, in words.
+//! Errors of box operations, with explanations.
 
 use std::error::Error;
 use std::fmt;
 
 use rustix::io::Errno;
 
-/// What was being done to a box.
+/// A box operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
@@ -31,9 +31,9 @@ pub enum Operation {
     List,
     /// `FDBOX_INFO`.
     Info,
-    /// Saying that this process works on a box.
+    /// Claiming a box for this process.
     Claim,
-    /// Making a box somebody's.
+    /// Changing the owner of a box.
     Give,
 }
 
@@ -58,8 +58,7 @@ impl Operation {
 
 /// A box operation that failed. A failed operation changes nothing.
 ///
-/// Its text says what failed and what to do; [`BoxError::errno`] is for
-/// programs.
+/// The text says what failed and what to do; [`BoxError::errno`] is for programs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Cannot {} {target}: {}", operation.verb(), self.explanation())]
 pub struct BoxError {
@@ -69,8 +68,8 @@ pub struct BoxError {
 }
 
 impl BoxError {
-    /// An error of `operation` on `target`, such as `box vm0` or
-    /// `'ram' in box vm0`. For implementations of the box traits.
+    /// An error of `operation` on `target`, such as `box vm0` or `'ram' in box vm0`. For
+    /// implementations of the box traits.
     pub fn new(operation: Operation, target: impl Into<String>, errno: Errno) -> Self {
         Self {
             operation,
@@ -85,13 +84,13 @@ impl BoxError {
         self.errno
     }
 
-    /// What was being done.
+    /// The operation.
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.operation
     }
 
-    /// A listing that holds a name which is not one.
+    /// A listing that contains an invalid name.
     pub(crate) fn bad_name(target: impl Into<String>) -> Self {
         Self::new(Operation::List, target, Errno::PROTO)
     }
@@ -104,7 +103,7 @@ impl BoxError {
     }
 }
 
-/// An error with everything that caused it, on one line.
+/// An error with all its causes, on one line.
 ///
 /// ```
 /// use vmm_fdbox::{Chain, kexec::KexecError};
@@ -129,7 +128,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// The one meaning of an errno of an operation, and what to do.
+/// The meaning of an errno of an operation, and what to do.
 fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
     use Operation::{
         Claim, Create, Delete, Get, Give, List, OpenBox, OpenControl, Put, Salvage, Seal, Unseal,
@@ -251,7 +250,7 @@ mod tests {
         );
     }
 
-    /// The errnos of a command in the tables of docs/uapi.md.
+    /// The errnos in the tables of docs/uapi.md for a command.
     fn documented(command: &str) -> Vec<String> {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/uapi.md");
         let docs = std::fs::read_to_string(docs).expect("docs/uapi.md");

@@ -1,19 +1,19 @@
-//! What a check found: something that stops an update, or something to know.
+//! Findings of checks: reasons not to update, or warnings.
 
 use std::fmt;
 
-/// How bad a [`Finding`] is.
+/// The severity of a [`Finding`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Severity {
-    /// The update would fail: it is not started.
+    /// The update would fail, so it is not started.
     Blocker,
-    /// The update may go on; the operator should know.
+    /// The update may proceed; the operator should know.
     Warning,
 }
 
-/// One thing that a check found, made for an operator to read.
+/// The result of a check, for an operator to read.
 ///
 /// ```
 /// use vmm_fdbox::Finding;
@@ -24,7 +24,7 @@ pub enum Severity {
 pub struct Finding {
     /// Whether it stops the update.
     pub severity: Severity,
-    /// What it is about: a device, a section, a file.
+    /// The subject: a device, a section, a file.
     pub subject: String,
     /// What is wrong.
     pub problem: String,
@@ -33,7 +33,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Something that would make the update fail.
+    /// A finding that would make the update fail.
     pub fn blocker(
         subject: impl Into<String>,
         problem: impl Into<String>,
@@ -47,7 +47,7 @@ impl Finding {
         }
     }
 
-    /// Something to know, which does not stop the update.
+    /// A finding that does not stop the update.
     pub fn warning(
         subject: impl Into<String>,
         problem: impl Into<String>,

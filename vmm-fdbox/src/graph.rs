@@ -1,4 +1,4 @@
-//! Which descriptors of a box need which others.
+//! Dependencies between the descriptors of a box.
 
 use crate::kind::Kind;
 use crate::listing::FdInfo;
@@ -12,21 +12,21 @@ const NEEDS: [(Kind, Kind); 3] = [
     (Kind::VfioPci, Kind::Iommufd),
 ];
 
-/// A descriptor that cannot be kept without another one of its box.
+/// A descriptor that cannot be kept without another one in its box.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dependency {
-    /// The one that needs the other.
+    /// The dependent descriptor.
     pub from: FdName,
-    /// The one that is needed.
+    /// The descriptor it depends on.
     pub to: FdName,
 }
 
-/// What the descriptors of one box need of each other, as their kinds tell.
+/// The dependencies between the descriptors of one box, derived from their kinds.
 ///
-/// A listing has kinds and no edges, so of several descriptors of a kind that
-/// is needed all are returned: a box with one VM and one iommufd has exactly
-/// these dependencies. Sealing checks the real ones.
+/// A listing has kinds but no edges, so if there are several descriptors of a required kind, all of
+/// them are returned. For a box with one VM and one iommufd the result is exact. Sealing checks the
+/// actual dependencies.
 #[must_use]
 pub fn dependencies(fds: &[FdInfo]) -> Vec<Dependency> {
     let mut found = Vec::new();
@@ -35,7 +35,7 @@ pub fn dependencies(fds: &[FdInfo]) -> Vec<Dependency> {
         for (_, needed) in needed {
             let others = fds
                 .iter()
-                // The VM state is memory of the library's own: nothing maps it.
+                // Nothing maps the VM state, which is the library's own memory.
                 .filter(|other| {
                     Kind::of(&other.kind) == *needed && other.name.to_string() != STATE_FD
                 });

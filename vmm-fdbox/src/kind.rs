@@ -1,8 +1,8 @@
-//! The kinds of files that a box keeps.
+//! The kinds of files that a box can keep.
 
 use std::fmt;
 
-/// The kind of a file in a box, whatever its version.
+/// The kind of a file in a box, regardless of its version.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -11,20 +11,20 @@ use std::fmt;
 pub enum Kind {
     /// Memory.
     Memfd,
-    /// A VM of KVM's.
+    /// A KVM VM.
     KvmVm,
     /// Memory of a VM.
     GuestMemfd,
-    /// Address spaces for devices.
+    /// Address spaces of devices.
     Iommufd,
     /// A PCI device of the host.
     VfioPci,
-    /// One that this library does not know.
+    /// A kind that this library does not know.
     #[serde(other)]
     Other,
 }
 
-/// Compatible strings, without their versions.
+/// Compatible strings without their versions.
 const FAMILIES: [(&str, Kind); 5] = [
     ("fdbox,memfd", Kind::Memfd),
     ("fdbox,kvm-vm", Kind::KvmVm),
@@ -34,7 +34,7 @@ const FAMILIES: [(&str, Kind); 5] = [
 ];
 
 impl Kind {
-    /// Whether a device reaches memory through it, and goes on to do so in the next kernel.
+    /// Whether devices access memory through it and continue to do so in the next kernel.
     pub(crate) fn reaches_memory(self) -> bool {
         matches!(self, Self::Iommufd | Self::VfioPci)
     }

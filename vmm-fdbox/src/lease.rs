@@ -1,4 +1,4 @@
-//! For how long guests may stand still for a process.
+//! A limit on how long guests may be paused for a process.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use rustix::io::Errno;
 
 use crate::sys::KillTimer;
 
-/// What a wait with a limit of its own may take beyond that, and what comes after it.
+/// Added to the limit of a wait, for overruns and for what follows the wait.
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// The timer of this process, while it has a lease.
 struct Running {
     timer: KillTimer,
-    /// When it goes off; `None`: later than the clock can tell.
+    /// When it expires; `None`: later than the clock can represent.
     until: Option<Instant>,
 }
 
@@ -25,14 +25,14 @@ fn running() -> MutexGuard<'static, Option<Running>> {
 
 impl Running {
     fn set(&mut self, limit: Duration) -> Result<(), Errno> {
-        // None at all would stop the timer.
+        // Zero would stop the timer.
         self.timer.set(limit.max(Duration::from_nanos(1)))?;
         self.until = Instant::now().checked_add(limit);
         Ok(())
     }
 }
 
-/// This process is about to wait for somebody, for `limit` at most: its lease, if it has one, does not end before.
+/// Extends the lease of this process, if it has one, to outlast a wait of at most `limit`.
 pub(crate) fn outlast(limit: Duration) {
     let limit = limit.saturating_add(MARGIN);
     let until = Instant::now().checked_add(limit);
@@ -41,29 +41,32 @@ pub(crate) fn outlast(limit: Duration) {
             .until
             .is_some_and(|ends| until.is_none_or(|until| ends < until))
     {
-        // It fails of a time that is none, which this is not.
+        // This can only fail for an invalid time.
         let _ = running.set(limit);
     }
 }
 
-/// The time within which this process gets on, or else the kernel kills it: also when it is stopped by SIGSTOP, hangs
-/// in a system call that can be killed, or the host sleeps meanwhile.
+/// A time limit on a coordinator: if it is not renewed or dropped in time, the kernel kills the
+/// process, even if that is stopped by SIGSTOP, hangs in a killable system call, or the host has
+/// been suspended.
 ///
-/// While guests stand still for a coordinator, none of them may decide by itself to continue, since the jump may come at any
-/// moment. So a coordinator that hangs must neither leave them standing for ever nor wake up later
-/// and jump without them: it dies, its sockets close, and each guest is rolled back. Only for a process that
-/// has nothing else to do.
+/// While guests are paused for a coordinator, none of them may decide on its own to continue,
+/// because the jump may come at any moment. So a coordinator that hangs must neither leave them
+/// paused forever nor wake up later and jump without them: it dies, its sockets close, and each
+/// guest is rolled back. Only for a process that has nothing else to do.
 ///
-/// A wait of this process for a VMM has a limit of its own, and the lease does not end before that and ten seconds
-/// more: a VMM that is late is reported. Dropping it ends it.
+/// While this process waits for a VMM, the lease is extended to ten seconds beyond the limit of
+/// that wait, so that a VMM that is late is reported. Dropping the lease ends it.
 #[derive(Debug)]
 pub struct Lease(());
 
 impl Lease {
-    /// Kills this process `limit` from now, unless it is [renewed](Self::renew) or dropped before.
+    /// Kills this process after `limit`, unless the lease is [renewed](Self::renew) or dropped
+    /// before.
     ///
     /// # Errors
-    /// EAGAIN, ENOMEM: there is no timer, and nothing kills it. EBUSY: it has a lease.
+    /// EAGAIN or ENOMEM if there is no timer, so that nothing would kill it. EBUSY if the process
+    /// already has a lease.
     pub fn begin(limit: Duration) -> Result<Self, Errno> {
         let mut place = running();
         if place.is_some() {
@@ -78,10 +81,10 @@ impl Lease {
         Ok(Self(()))
     }
 
-    /// From now on it is `limit` that is left.
+    /// Restarts the lease with `limit` from now.
     ///
     /// # Errors
-    /// None that is known: EINVAL of a time that is none.
+    /// None known: EINVAL for an invalid time.
     pub fn renew(&self, limit: Duration) -> Result<(), Errno> {
         running()
             .as_mut()
@@ -113,7 +116,7 @@ mod tests {
                 let _lease = Lease::begin(LIMIT).unwrap();
                 let this = rustix::process::getpid();
                 rustix::process::kill_process(this, rustix::process::Signal::STOP).unwrap();
-                // Another thread may get it first.
+                // Another thread may get the signal first.
                 loop {
                     std::thread::park();
                 }
@@ -124,13 +127,13 @@ mod tests {
                 assert_eq!(Lease::begin(LIMIT).unwrap_err(), Errno::BUSY);
                 drop(lease);
                 drop(Lease::begin(Duration::from_millis(500)).unwrap());
-                // What was set first would be over by now.
+                // The first limit would have expired by now.
                 std::thread::sleep(Duration::from_millis(700));
             }
             Ok("waits") => {
                 let _lease = Lease::begin(LIMIT).unwrap();
                 outlast(Duration::from_secs(60));
-                // Of two that wait, the one with less time takes none of the other's.
+                // Of two concurrent waits, the shorter one must not shorten the other.
                 outlast(Duration::ZERO);
                 let left = running().as_ref().unwrap().until.unwrap() - Instant::now();
                 assert!(left > Duration::from_secs(30), "{left:?}");

@@ -1,21 +1,21 @@
 //! Keep a VM alive across a kexec of its host.
 //!
-//! FDBox is a kernel module that keeps named file descriptors: across the exit
-//! of the program that had them and, on KHO, across a kexec. This library is
-//! what a VMM links to hand its guest over to the next host:
+//! FDBox is a kernel module that keeps named file descriptors after the program that had them has
+//! exited and, with KHO, across a kexec. This library is what a VMM links to hand its guest over to
+//! the next host:
 //!
-//! - [`Control`], [`OpenBox`], [`SealedBox`]: the boxes, with descriptors going
-//!   in and out as [`OwnedFd`](std::os::fd::OwnedFd).
-//! - [`frame`]: the VM's state in a form that another version can judge before
-//!   it decodes it; [`statefd`]: the memfd that carries it.
+//! - [`Control`], [`OpenBox`], [`SealedBox`]: the boxes, which accept and return descriptors as
+//!   [`OwnedFd`](std::os::fd::OwnedFd).
+//! - [`frame`]: the VM's state in a form that another version can validate before it decodes it;
+//!   [`statefd`]: the memfd that carries it.
 //! - [`timeline`], [`clock`]: when each phase began, across the kexec.
 //! - [`kexec`]: loading the next kernel and jumping into it.
-//! - [`update`]: all of it in order, with one rollback for every failure.
-//! - [`BoxStore`] and, with feature `fake`, `fake`: boxes without a kernel, for
-//!   a VMM's own tests.
+//! - [`update`]: all of these in order, with one rollback for every failure.
+//! - [`member`], [`coordinator`]: an update of unprivileged VMMs, driven by another process.
+//! - [`BoxStore`] and, with feature `fake`, `fake`: boxes without a kernel, for a VMM's own tests.
 //!
-//! It knows nothing of KVM: the VMM says which descriptors to keep and what its
-//! state is, by implementing [`update::Guest`].
+//! The library contains no KVM code: the VMM decides which descriptors to keep and what its state
+//! is, by implementing [`update::Guest`].
 //!
 //! # A program that leaves something behind
 //!
@@ -37,12 +37,12 @@
 //!
 //! # A VMM
 //!
-//! implements [`update::Guest`], runs [`update::Session`] in the host that is
-//! left and [`update::Arrival`] in the one that takes over; both have examples.
+//! A VMM implements [`update::Guest`], runs [`update::Session`] in the host that it leaves and
+//! [`update::Arrival`] in the host that takes over; both have examples.
 //!
-//! The library never prints, exits or panics on what it reads. Making, deleting and opening
-//! boxes needs CAP_SYS_ADMIN, and a kexec CAP_SYS_BOOT. Using one through a descriptor that
-//! somebody else opened, a [`PassedBox`], needs neither.
+//! The library never prints, exits or panics because of what it reads. Creating, deleting and
+//! opening boxes needs CAP_SYS_ADMIN, and a kexec CAP_SYS_BOOT. Using a box through a descriptor
+//! that another process opened, a [`PassedBox`], needs neither.
 #![deny(missing_docs, unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -94,7 +94,7 @@ pub use seal_error::{SealError, SealReason, SealReport};
 pub use store::{BoxStore, OpenFdBox, SealedFdBox, sealed_kinds};
 pub use unseal_error::{LostFd, LostReason, UnsealError};
 
-/// The code in the guide is tested as the library's own.
+/// The code in the guide is tested like the library's own.
 #[cfg(all(doctest, feature = "fake"))]
 #[doc = include_str!("../docs/integrating.md")]
 struct Integrating;

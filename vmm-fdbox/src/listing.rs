@@ -1,11 +1,11 @@
-//! What a listing of boxes and descriptors says.
+//! Listings of boxes and descriptors.
 
 use std::fmt;
 
 use crate::abi;
 use crate::name::FdName;
 
-/// How a descriptor lies in its box.
+/// The state of a descriptor in its box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FdState {
@@ -41,21 +41,20 @@ impl From<u32> for FdState {
     }
 }
 
-/// A descriptor in a box, as listed.
+/// A descriptor in a listing of a box.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FdInfo {
     /// Its name in the box.
     pub name: FdName,
     /// Its kind: the compatible string under which it crosses a kexec.
     pub kind: String,
-    /// How it lies there.
+    /// Its state.
     pub state: FdState,
     /// Memory that it holds, in bytes; 0 if it holds none.
     pub bytes: u64,
 }
 
-/// The next cursor; `None` if the module did not advance it, which would loop
-/// for ever.
+/// The next cursor; `None` if the module did not advance it, which would loop forever.
 pub(crate) fn advance(old: u64, new: u64) -> Option<u64> {
     (new > old).then_some(new)
 }

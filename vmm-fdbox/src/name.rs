@@ -8,7 +8,7 @@ use crate::abi::FDBOX_NAME_LEN;
 /// The longest name in bytes; the kernel's array holds it and a NUL.
 pub const MAX_NAME_BYTES: usize = FDBOX_NAME_LEN - 1;
 
-/// Why some bytes are not a name.
+/// Why some bytes are not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
@@ -18,17 +18,17 @@ pub enum NameError {
     /// The name is longer than [`MAX_NAME_BYTES`].
     #[error("A name of {bytes} bytes is too long: use at most {MAX_NAME_BYTES}")]
     TooLong {
-        /// The length that was asked for.
+        /// The length of the name.
         bytes: usize,
     },
-    /// The name holds a byte that no name can hold.
+    /// The name contains a byte that is not allowed.
     #[error("Name '{name}' holds {what} at byte {at}: leave it out")]
     BadByte {
         /// The refused name, made printable.
         name: String,
         /// What was found: a NUL or a slash.
         what: &'static str,
-        /// Where, counted from 0.
+        /// Its position, counted from 0.
         at: usize,
     },
     /// The name is `.` or `..`.
@@ -83,7 +83,7 @@ macro_rules! name_type {
         pub struct $name(Vec<u8>);
 
         impl $name {
-            /// Checks the name, from a `&str`, a `&[u8]` or anything like them.
+            /// Validates a name given as `&str`, `&[u8]` or similar.
             ///
             /// # Errors
             /// [`NameError`] says what is wrong with it.
@@ -99,7 +99,7 @@ macro_rules! name_type {
                 &self.0
             }
 
-            /// The name as the kernel's array, padded with NULs.
+            /// The name as a kernel array, padded with NULs.
             #[must_use]
             pub fn to_kernel(&self) -> [u8; FDBOX_NAME_LEN] {
                 to_array(&self.0)
@@ -108,7 +108,7 @@ macro_rules! name_type {
             /// Reads a name from a kernel array.
             ///
             /// # Errors
-            /// [`NameError`] when what stands before the first NUL is not a name.
+            /// [`NameError`] if the bytes before the first NUL are not a valid name.
             pub fn from_kernel(array: &[u8; FDBOX_NAME_LEN]) -> Result<Self, NameError> {
                 Self::new(until_nul(array))
             }
@@ -129,7 +129,7 @@ macro_rules! name_type {
             }
         }
 
-        /// Names are bytes; one that is no text cannot be written as one.
+        /// Names are bytes; one that is not UTF-8 cannot be serialised.
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 let text = std::str::from_utf8(&self.0).map_err(serde::ser::Error::custom)?;
@@ -157,8 +157,8 @@ macro_rules! name_type {
 name_type! {
     /// The name of a box, which appears as `/dev/fdbox/NAME`.
     ///
-    /// 1 to 255 bytes, without NUL and `/`, neither `.` nor `..`, nor `fdbox`,
-    /// which is the control node's.
+    /// 1 to 255 bytes, without NUL and `/`; neither `.` nor `..`, nor `fdbox`, which is the control
+    /// node's name.
     ///
     /// ```
     /// use vmm_fdbox::BoxName;
@@ -195,7 +195,7 @@ impl BoxName {
 }
 
 impl FdName {
-    /// A name that is known to be one.
+    /// A name that is known to be valid.
     pub(crate) fn from_static(name: &'static str) -> Self {
         debug_assert!(Self::check(name.as_bytes()).is_ok());
         Self(name.as_bytes().to_vec())

@@ -1,4 +1,4 @@
-//! A box that a program with more rights opened for this one.
+//! A box that was opened for this process by one with more privileges.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -12,15 +12,15 @@ use crate::error::{BoxError, Operation};
 use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
-/// A [`BoxStore`] with one box, whose descriptor was passed over a socket or inherited: for a VMM without
-/// privilege, whose coordinator makes and deletes the box.
+/// A [`BoxStore`] with a single box, whose descriptor was passed over a socket or inherited: for an
+/// unprivileged VMM, whose coordinator creates and deletes the box.
 ///
-/// - `create` takes it as it came, open and empty;
-/// - `delete` leaves it to whoever made it;
-/// - `boxes` lists it if it could not be created, and knows of no other;
-/// - `info` is what the coordinator was told by the module;
-/// - `claim` is a lock on the descriptor's open file. A claim of the coordinator's through another open
-///   of the box keeps it out, one through this very file does not.
+/// - `create` accepts the box as passed, open and empty;
+/// - `delete` leaves it to whoever created it;
+/// - `boxes` lists it if it could not be created, and no other;
+/// - `info` is what the module reported to the coordinator;
+/// - `claim` is a lock on the descriptor's open file. It conflicts with a claim through another
+///   open of the box by the coordinator, but not with one through this same file.
 #[derive(Debug)]
 pub struct PassedBox {
     name: BoxName,
@@ -49,10 +49,10 @@ impl PassedBox {
         Ok(passed)
     }
 
-    /// The box is here.
+    /// Accepts the box's descriptor.
     ///
     /// # Errors
-    /// As [`AnyBox::from_fd`]; EEXIST it was here already.
+    /// As [`AnyBox::from_fd`]; EEXIST if the box was already passed.
     pub fn receive(&self, fd: OwnedFd) -> Result<(), BoxError> {
         AnyBox::from_fd(self.duplicate(fd.as_fd())?, self.name.clone())?;
         let twice = |_| self.error(Operation::OpenBox, Errno::EXIST);
@@ -71,7 +71,7 @@ impl PassedBox {
         })
     }
 
-    /// The descriptor, if `name` is this box's and it was passed.
+    /// The descriptor, if `name` is this box's and it has been passed.
     fn get(&self, name: &BoxName, operation: Operation) -> Result<OwnedFd, BoxError> {
         let missing = || BoxError::new(operation, format!("box {name}"), Errno::NOENT);
         let fd = self.fd.get().filter(|_| *name == self.name);
@@ -79,7 +79,7 @@ impl PassedBox {
     }
 }
 
-/// A store of a box that somebody passes: [`PassedBox`], or with feature `fake` a `FakePassedBox`.
+/// A store with a passed box: [`PassedBox`], or a `FakePassedBox` with the feature `fake`.
 pub trait PassedStore: BoxStore {
     /// See [`PassedBox::receive`].
     ///

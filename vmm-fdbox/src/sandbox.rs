@@ -1,8 +1,10 @@
-//! What a VMM must let the library do: system calls, ioctls and paths, for its seccomp filters and Landlock rules.
+//! What a VMM must allow the library to do: system calls, ioctls and paths, for its seccomp filters
+//! and Landlock rules.
 //!
-//! By what a VMM uses, without what every program needs for its memory, its threads and its end. Capabilities: none
-//! for what a [member](crate::member) does; CAP_SYS_ADMIN for [`Control`](crate::Control) and CAP_SYS_BOOT for
-//! [`KexecHost`](crate::update::KexecHost), both in the first namespaces.
+//! Grouped by what a VMM uses, without what every program needs for its memory, its threads and its
+//! exit. As for capabilities, a [member](crate::member) needs none, [`Control`](crate::Control)
+//! needs CAP_SYS_ADMIN and [`KexecHost`](crate::update::KexecHost) CAP_SYS_BOOT, both in the
+//! initial namespaces.
 
 use rustix::ioctl::Opcode;
 
@@ -11,7 +13,8 @@ use crate::abi;
 /// A system call: its name and its number.
 pub type Syscall = (&'static str, libc::c_long);
 
-/// Of a thread that runs [`serve_leaving`](crate::member::serve_leaving), besides [`BOX_SYSCALLS`].
+/// For a thread that runs [`serve_leaving`](crate::member::serve_leaving), in addition to
+/// [`BOX_SYSCALLS`].
 pub const LEAVING_SYSCALLS: &[Syscall] = &[
     ("close", libc::SYS_close),
     ("eventfd2", libc::SYS_eventfd2),
@@ -23,23 +26,25 @@ pub const LEAVING_SYSCALLS: &[Syscall] = &[
     ("ppoll", libc::SYS_ppoll),
     ("recvmsg", libc::SYS_recvmsg),
     ("sendmsg", libc::SYS_sendmsg),
-    // By whoever cancels.
+    // Called by the thread that cancels.
     ("write", libc::SYS_write),
 ];
 
-/// Of a thread that runs [`serve_arriving`](crate::member::serve_arriving), besides [`BOX_SYSCALLS`].
+/// For a thread that runs [`serve_arriving`](crate::member::serve_arriving), in addition to
+/// [`BOX_SYSCALLS`].
 pub const ARRIVING_SYSCALLS: &[Syscall] = &[
     ("close", libc::SYS_close),
     ("fstat", libc::SYS_fstat),
     ("ppoll", libc::SYS_ppoll),
-    // PR_GET_AUXV, once: where the vDSO is, which has the clocks.
+    // PR_GET_AUXV, once: to find the vDSO, which has the clocks.
     ("prctl", libc::SYS_prctl),
     ("pread64", libc::SYS_pread64),
     ("recvmsg", libc::SYS_recvmsg),
     ("sendmsg", libc::SYS_sendmsg),
 ];
 
-/// Of whoever uses a box through its descriptor: duplicates of it, its kind, its claim, its commands.
+/// For using a box through its descriptor: duplicating it, checking its kind, claiming it, its
+/// commands.
 pub const BOX_SYSCALLS: &[Syscall] = &[
     ("close", libc::SYS_close),
     ("fcntl", libc::SYS_fcntl),
@@ -60,7 +65,7 @@ pub const BOX_IOCTLS: &[Opcode] = &[
     abi::FDBOX_SALVAGE,
 ];
 
-/// The ioctls of the control node, of whoever makes boxes.
+/// The ioctls of the control node, for creating boxes.
 pub const CONTROL_IOCTLS: &[Opcode] = &[
     abi::FDBOX_CREATE_BOX,
     abi::FDBOX_DELETE_BOX,
@@ -68,14 +73,14 @@ pub const CONTROL_IOCTLS: &[Opcode] = &[
     abi::FDBOX_NEXT_BOX,
 ];
 
-/// Of whoever opens the control node and boxes by their paths, besides [`BOX_SYSCALLS`].
+/// For opening the control node and boxes by path, in addition to [`BOX_SYSCALLS`].
 pub const CONTROL_SYSCALLS: &[Syscall] = &[("open", libc::SYS_open)];
 
-/// Where those are: read and written.
+/// The paths of those nodes, for reading and writing.
 pub const CONTROL_PATHS: &[&str] = &["/dev/fdbox"];
 
-/// Of a [`KexecHost`](crate::update::KexecHost): what it reads of the host and of the next kernel's files, and how it
-/// leaves. The last three are not used by preflight.
+/// For a [`KexecHost`](crate::update::KexecHost): reading the host's and the next kernel's files,
+/// and leaving. Preflight does not use the last three.
 pub const KEXEC_SYSCALLS: &[Syscall] = &[
     ("close", libc::SYS_close),
     ("lseek", libc::SYS_lseek),
@@ -90,8 +95,8 @@ pub const KEXEC_SYSCALLS: &[Syscall] = &[
     ("reboot", libc::SYS_reboot),
 ];
 
-/// What a [`KexecHost`](crate::update::KexecHost) reads besides the files that it is given. Those that are not there are
-/// passed over.
+/// What a [`KexecHost`](crate::update::KexecHost) reads besides the files that it is given. Missing
+/// paths are skipped.
 pub const KEXEC_PATHS: &[&str] = &[
     "/boot",
     "/lib/modules",
@@ -100,8 +105,8 @@ pub const KEXEC_PATHS: &[&str] = &[
     "/sys/kernel",
 ];
 
-/// Of a coordinator, besides those of boxes, of the control node and of the kexec: its members, its VMMs and its
-/// timer. What starts a program is that of the standard library.
+/// For a coordinator, in addition to those for boxes, the control node and the kexec: its members,
+/// its VMMs and its timer. Programs are started by the standard library.
 pub const COORDINATOR_SYSCALLS: &[Syscall] = &[
     ("kill", libc::SYS_kill),
     ("pidfd_open", libc::SYS_pidfd_open),

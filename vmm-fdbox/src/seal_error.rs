@@ -10,7 +10,7 @@ use crate::name::FdName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SealReason {
-    /// What the descriptor depends on is not in the box.
+    /// Something that the descriptor depends on is not in the box.
     MissingDependency,
     /// The file is held by another sealed box or by LUO.
     SharedFile,
@@ -34,13 +34,13 @@ impl From<u32> for SealReason {
     }
 }
 
-/// Which descriptor kept a box from being sealed, as the kernel tells it.
+/// The descriptor that prevented a box from being sealed, as reported by the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SealReport {
-    /// The descriptor; `None` when it was the box as a whole.
+    /// The descriptor; `None` if the box as a whole is at fault.
     pub name: Option<FdName>,
-    /// What kind of trouble it is.
+    /// The category of the problem.
     pub reason: SealReason,
     /// What is missing and what to do, in English.
     pub message: String,
@@ -52,7 +52,7 @@ pub struct SealReport {
 pub struct SealError {
     /// The ioctl's error.
     pub error: BoxError,
-    /// Which descriptor, and why, when the kernel tells.
+    /// The descriptor and the reason, if the kernel reported them.
     pub report: Option<SealReport>,
 }
 

@@ -5,9 +5,8 @@
 //! 4096  frame (see `frame`), up to the end
 //! ```
 //!
-//! Its size never changes and all its pages exist from the start: it is sealed
-//! in its box while the guest runs, and written, through a mapping, after the
-//! guest stopped.
+//! Its size never changes and all its pages are allocated from the start: it is sealed in its box
+//! while the guest runs, and written through a mapping after the guest has stopped.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -23,19 +22,19 @@ use crate::timeline::{TIMELINE_BYTES, Timeline, TimelineError};
 /// The size of the state memfd is a multiple of this many bytes.
 const GRAIN_BYTES: usize = 4096;
 
-/// Why the state memfd cannot be made, written or read.
+/// Why the state memfd cannot be created, written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
     /// A system call failed.
     #[error("Cannot {what} the state memfd: {errno}")]
     System {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
-        /// Why.
+        /// The reason.
         errno: Errno,
     },
-    /// A size that no state memfd has.
+    /// A size that a state memfd cannot have.
     #[error(
         "State memfd of {bytes} bytes: it has to be more than {TIMELINE_BYTES} and at most {MAX_STATE_BYTES}"
     )]
@@ -43,7 +42,7 @@ pub enum StateError {
         /// The size.
         bytes: u64,
     },
-    /// The frame.
+    /// An error of the frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
@@ -55,19 +54,19 @@ fn system(what: &'static str) -> impl FnOnce(Errno) -> StateError {
     move |errno| StateError::System { what, errno }
 }
 
-/// The state memfd of the host that is left: mapped, to be written last.
+/// The state memfd in the host that is left: mapped, to be written last.
 #[derive(Debug)]
 pub struct StateFd {
     mapping: SharedMapping,
-    /// Where frames are built, before the mapping sees any of it.
+    /// Where frames are built before they are copied to the mapping.
     scratch: Vec<u8>,
     generation: u64,
 }
 
 impl StateFd {
-    /// Creates a memfd with room for a timeline and a frame of
-    /// `frame_capacity` bytes, maps it and makes every page present. The
-    /// descriptor is for the box; the mapping stays when it is gone.
+    /// Creates a memfd with space for a timeline and a frame of `frame_capacity` bytes, maps it and
+    /// allocates every page. The descriptor is for the box; the mapping stays when the descriptor
+    /// is gone.
     ///
     /// # Errors
     /// [`StateError::BadSize`], or [`StateError::System`] such as ENOMEM.
@@ -84,7 +83,7 @@ impl StateFd {
         rustix::fs::ftruncate(&fd, bytes as u64).map_err(system("size"))?;
         let mut mapping = SharedMapping::new(&fd, bytes).map_err(system("map"))?;
         let scratch = vec![0; bytes - TIMELINE_BYTES];
-        // Written once, every page exists before the box freezes its shape.
+        // Writing once allocates every page before the box freezes its shape.
         mapping.write(TIMELINE_BYTES, &scratch);
         mapping.write(0, &[0; TIMELINE_BYTES]);
         Ok((
@@ -97,18 +96,17 @@ impl StateFd {
         ))
     }
 
-    /// Bytes of the memfd.
+    /// The size of the memfd in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.mapping.len()
     }
 
-    /// Writes a frame: `fill` adds the sections. The header reaches the memfd
-    /// last, so a reader never takes half a frame for a whole one. Returns the
-    /// frame's bytes.
+    /// Writes a frame: `fill` adds the sections. The header reaches the memfd last, so a reader
+    /// never mistakes half a frame for a whole one. Returns the frame's length.
     ///
     /// # Errors
-    /// What `fill` returns, or [`FrameError`]; the memfd holds no frame then.
+    /// Those of `fill`, or [`FrameError`]; the memfd then holds no frame.
     pub fn write_frame<E: From<FrameError>>(
         &mut self,
         producer: &str,
@@ -125,7 +123,7 @@ impl StateFd {
         Ok(bytes)
     }
 
-    /// Wipes the frame: whoever reads the memfd finds none.
+    /// Erases the frame, so that readers of the memfd find none.
     pub fn clear(&mut self) {
         self.mapping.write(TIMELINE_BYTES, &[0; HEADER_BYTES]);
     }
@@ -136,13 +134,13 @@ impl StateFd {
     }
 }
 
-/// What a state memfd held when it was read.
+/// The contents of a state memfd.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SavedState {
     /// The frame, verified.
     pub frame: Frame<Vec<u8>>,
-    /// The timeline. An update goes on without one; only its report suffers.
+    /// The timeline. An update works without one; only its report suffers.
     pub timeline: Result<Timeline, TimelineError>,
 }
 
@@ -150,13 +148,13 @@ impl SavedState {
     /// Reads and verifies the state memfd, in the host that takes over.
     ///
     /// # Errors
-    /// [`StateError`] when it cannot be read or its frame is not complete and
-    /// correct. The descriptor's content and position stay as they are.
+    /// [`StateError`] if it cannot be read or its frame is incomplete or corrupt. The descriptor's
+    /// content and position are unchanged.
     pub fn read(fd: impl AsFd) -> Result<Self, StateError> {
         let fd = fd.as_fd();
         let size = size_of(fd)?;
         let timeline = read_at(fd, 0, TIMELINE_BYTES)?;
-        // The memfd has room for much more than a frame takes, and a guest waits.
+        // The memfd is much larger than a frame, and a guest is waiting.
         let room = size - TIMELINE_BYTES;
         let header = read_at(fd, TIMELINE_BYTES, room.min(HEADER_BYTES))?;
         let frame = read_at(fd, TIMELINE_BYTES, announced_bytes(&header).min(room))?;

@@ -1,4 +1,4 @@
-//! The boxes as traits, so that what is built on them needs no kernel to test.
+//! The boxes as traits, so that code based on them can be tested without a kernel.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -14,14 +14,14 @@ use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 use crate::unseal_error::LostFd;
 
-/// Where boxes live: [`Control`], [`PassedBox`](crate::PassedBox), or with feature `fake` a `FakeStore`.
-/// The methods mean what [`Control`]'s mean.
+/// Where boxes live: [`Control`], [`PassedBox`](crate::PassedBox), or a `FakeStore` with the
+/// feature `fake`. The methods mean the same as those of [`Control`].
 pub trait BoxStore {
-    /// A box that takes and gives descriptors.
+    /// A box that accepts and returns descriptors.
     type Open: OpenFdBox<Sealed = Self::Sealed>;
     /// A sealed box.
     type Sealed: SealedFdBox<Open = Self::Open>;
-    /// That somebody works on a box.
+    /// A claim: proof that a process is working on a box.
     type Claim: Debug;
 
     /// See [`Control::create`].
@@ -61,9 +61,9 @@ pub trait BoxStore {
     fn claim(&self, name: &BoxName, hold: Hold) -> Result<Self::Claim, BoxError>;
 }
 
-/// A box that takes and gives descriptors; see [`OpenBox`].
+/// A box that accepts and returns descriptors; see [`OpenBox`].
 pub trait OpenFdBox: Debug + Sized {
-    /// What it becomes when sealed.
+    /// The box when sealed.
     type Sealed: SealedFdBox<Open = Self>;
 
     /// See [`OpenBox::put`].
@@ -105,7 +105,7 @@ pub trait OpenFdBox: Debug + Sized {
 
 /// A sealed box; see [`SealedBox`].
 pub trait SealedFdBox: Debug + Sized {
-    /// What it becomes when unsealed.
+    /// The box when unsealed.
     type Open: OpenFdBox<Sealed = Self>;
 
     /// See [`SealedBox::fds`].
@@ -127,8 +127,8 @@ pub trait SealedFdBox: Debug + Sized {
     fn salvage(self) -> Result<Self::Open, UnsealFailed<Self>>;
 }
 
-/// The kinds of files in sealed boxes: those go into the next kernel with whatever else does. One
-/// that somebody opens meanwhile does not.
+/// The kinds of files in sealed boxes, which go to the next kernel along with any update. A box
+/// that somebody opens meanwhile is not included.
 pub fn sealed_kinds<S: BoxStore>(store: &S) -> BTreeSet<Kind> {
     let boxes = store.boxes().unwrap_or_default();
     let sealed = boxes.iter().filter(|info| info.sealed);

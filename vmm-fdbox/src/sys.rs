@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper exists for. The only `unsafe` here.
+//! The system calls that have no safe wrapper. The only `unsafe` code in this crate.
 
 #![allow(
     unsafe_code,

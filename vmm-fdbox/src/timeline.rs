@@ -1,29 +1,29 @@
 //! When each phase of an update began, in a form that survives a kexec.
 //!
-//! One page at the start of the state memfd, apart from the frame, so that it
-//! can be written after the frame is complete. All integers little-endian:
+//! It takes one page at the start of the state memfd, separate from the frame, so that it can be
+//! written after the frame is complete. All integers are little-endian:
 //!
 //! ```text
 //! HEADER, 64 bytes                    MARK, 32 bytes, up to 126 of them
 //!   0  8  magic "FDBXTIME"              0  20  name, NUL-padded; empty: no mark
 //!   8  4  version: 1                   20   4  CRC-32 of name and ticks
-//!  12  4  thousand ticks a second      24   8  ticks of the cycle counter
+//!  12  4  frequency in kHz             24   8  ticks of the cycle counter
 //!  16 48  0
 //! ```
 //!
-//! A mark says that a phase began; the phase lasts until the next mark. Each
-//! mark has its own checksum: a torn one is left out, the others stay.
+//! A mark records the start of a phase; the phase lasts until the next mark. Each mark has its own
+//! checksum: a torn one is ignored, the others stay valid.
 
 use std::fmt;
 use std::num::NonZeroU32;
 
 use crate::clock::ticks_to_ns;
 
-/// Bytes that a timeline takes in the state memfd.
+/// The size of a timeline in the state memfd.
 pub const TIMELINE_BYTES: usize = 4096;
-/// The longest phase name in bytes.
+/// The maximum length of a phase name in bytes.
 pub const MAX_PHASE_NAME_BYTES: usize = 20;
-/// The most marks that a timeline holds.
+/// The maximum number of marks in a timeline.
 pub const MAX_MARKS: usize = (TIMELINE_BYTES - HEADER_BYTES) / MARK_BYTES;
 
 const MAGIC: [u8; 8] = *b"FDBXTIME";
@@ -33,25 +33,25 @@ const MARK_BYTES: usize = 32;
 
 /// The names of the phases that the library itself marks.
 pub mod phase {
-    /// Preflight and everything else before the image is loaded.
+    /// Preflight, and everything else before the image is loaded.
     pub const PREFLIGHT: &str = "preflight";
-    /// Load the kernel, fill and seal the box. The guest runs.
+    /// Loading the kernel, filling and sealing the box. The guest runs.
     pub const PREPARE: &str = "prepare";
-    /// Bring the guest's devices to rest. The guest runs.
+    /// Bringing the guest's devices to rest. The guest runs.
     pub const QUIESCE: &str = "quiesce";
-    /// Stop the vCPUs. The blackout starts.
+    /// Stopping the vCPUs. The blackout starts.
     pub const PAUSE: &str = "pause";
-    /// Write the VM's state.
+    /// Writing the VM's state.
     pub const SAVE: &str = "save";
-    /// The old kernel shuts down, up to where the new kernel's clock starts.
+    /// The old kernel's shutdown, up to the start of the new kernel's clock.
     pub const JUMP: &str = "jump";
-    /// The new kernel boots.
+    /// The new kernel's boot.
     pub const KERNEL: &str = "kernel-boot";
-    /// The new host's userspace starts, up to the VMM.
+    /// The start of the new host's userspace, up to the VMM.
     pub const USERSPACE: &str = "userspace";
-    /// Open the box and read the state.
+    /// Opening the box and reading the state.
     pub const TAKE_OUT: &str = "take-out";
-    /// Rebuild the VM.
+    /// Rebuilding the VM.
     pub const RESTORE: &str = "restore";
     /// The first KVM_RUN. The blackout is over.
     pub const RUNNING: &str = "running";
@@ -76,16 +76,16 @@ pub enum TimelineError {
         /// What is wrong.
         what: &'static str,
     },
-    /// A name that does not fit.
+    /// An invalid name.
     #[error("Phase name '{name}' is not 1 to {MAX_PHASE_NAME_BYTES} printable ASCII characters")]
     BadName {
         /// The name.
         name: String,
     },
-    /// No room for another mark.
+    /// No space for another mark.
     #[error("Timeline holds {MAX_MARKS} marks already")]
     Full,
-    /// A mark that the report needs.
+    /// A mark that the report needs is missing.
     #[error("Timeline has no mark '{name}'")]
     MissingMark {
         /// The name.
@@ -102,7 +102,7 @@ pub enum TimelineError {
 pub struct Mark {
     /// The phase's name.
     pub name: String,
-    /// The cycle counter when it began.
+    /// The cycle counter at its start.
     pub ticks: u64,
 }
 
@@ -116,12 +116,12 @@ pub struct Phase {
     pub ns: u64,
 }
 
-/// An update's blackout, split by phase.
+/// An update's blackout, by phase.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// From the start of the pause to the first KVM_RUN, in nanoseconds. The
-    /// sum of `phases`, but for rounding.
+    /// From the start of the pause to the first KVM_RUN, in nanoseconds: the sum of `phases`,
+    /// except for rounding.
     pub total_ns: u64,
     /// The phases of the blackout, in order.
     pub phases: Vec<Phase>,
@@ -165,7 +165,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// An empty timeline of a counter with `khz` thousand ticks a second.
+    /// An empty timeline of a counter with a frequency of `khz` kHz.
     #[must_use]
     pub fn new(khz: NonZeroU32) -> Self {
         Self {
@@ -174,19 +174,19 @@ impl Timeline {
         }
     }
 
-    /// Thousand ticks a second of the counter, as the old host knew it.
+    /// The counter's frequency in kHz, as known to the old host.
     #[must_use]
     pub fn khz(&self) -> NonZeroU32 {
         self.khz
     }
 
-    /// The marks, in the order they were made.
+    /// The marks, in the order in which they were added.
     #[must_use]
     pub fn marks(&self) -> &[Mark] {
         &self.marks
     }
 
-    /// Notes that a phase began. Marks may come out of order.
+    /// Records the start of a phase. Marks need not be in order of time.
     ///
     /// # Errors
     /// [`TimelineError::BadName`] or [`TimelineError::Full`].
@@ -206,7 +206,7 @@ impl Timeline {
         Ok(())
     }
 
-    /// The timeline as it is stored.
+    /// The stored form of the timeline.
     #[must_use]
     pub fn encode(&self) -> [u8; TIMELINE_BYTES] {
         let mut page = [0; TIMELINE_BYTES];
@@ -228,7 +228,7 @@ impl Timeline {
     /// Reads a timeline from the start of `bytes`.
     ///
     /// # Errors
-    /// When there is none, or one of another version.
+    /// If there is none, or one of another version.
     pub fn decode(bytes: &[u8]) -> Result<Self, TimelineError> {
         let corrupt = |what| TimelineError::Corrupt { what };
         let page = bytes
@@ -249,11 +249,11 @@ impl Timeline {
         Ok(Self { khz, marks })
     }
 
-    /// Splits the blackout by phase.
+    /// Splits the blackout into phases.
     ///
     /// # Errors
     /// [`TimelineError::MissingMark`] without a pause or a running guest,
-    /// [`TimelineError::CounterReset`] when the counter did not survive.
+    /// [`TimelineError::CounterReset`] if the counter did not survive.
     pub fn report(&self) -> Result<Report, TimelineError> {
         let start = self.ticks_of(phase::PAUSE)?;
         let end = self.ticks_of(phase::RUNNING)?;
@@ -274,7 +274,7 @@ impl Timeline {
             })
     }
 
-    /// The phases that began at `start` or later and before `end`.
+    /// The phases that began at or after `start` and before `end`.
     fn phases(&self, start: u64, end: u64) -> Vec<Phase> {
         let mut marks: Vec<&Mark> = self
             .marks

@@ -14,11 +14,11 @@ use crate::name::FdName;
 pub enum LostReason {
     /// Nothing in this kernel restores its kind: a module may be missing.
     UnknownKind,
-    /// The last kernel did not keep its memory, or somebody else has it.
+    /// The last kernel did not preserve its memory, or something else uses it.
     Memory,
-    /// What it depends on is not in the box.
+    /// Something it depends on is not in the box.
     Dependency,
-    /// What was saved of it cannot be read.
+    /// Its saved state cannot be read.
     Data,
     /// Its driver refuses.
     Refused,
@@ -39,7 +39,7 @@ impl From<u32> for LostReason {
     }
 }
 
-/// A descriptor that keeps a box from being unsealed, as the kernel tells it.
+/// A descriptor that prevents a box from being unsealed, as reported by the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LostFd {
@@ -47,9 +47,9 @@ pub struct LostFd {
     pub name: FdName,
     /// The compatible string of its kind.
     pub kind: String,
-    /// The errno that taking it would give.
+    /// The errno that taking it out would return.
     pub errno: Errno,
-    /// What kind of trouble it is.
+    /// The category of the problem.
     pub reason: LostReason,
     /// What is missing and what to do, in English; may be empty.
     pub message: String,
@@ -71,7 +71,7 @@ impl fmt::Display for LostFd {
 pub struct UnsealError {
     /// The ioctl's error.
     pub error: BoxError,
-    /// Each descriptor that is lost, when the kernel tells.
+    /// The lost descriptors, if the kernel reported them.
     pub lost: Vec<LostFd>,
 }
 

@@ -1,8 +1,8 @@
-//! A frame of each format that was ever released still reads, and this one is
-//! still written byte for byte.
+//! A frame of each format that was ever released can still be read, and the current format is still
+//! written byte for byte.
 //!
-//! A new format gets a file of its own beside the old ones. To write it:
-//! `cargo test -p vmm-fdbox --test golden -- --ignored`.
+//! A new format gets a file of its own next to the old ones. To write it: `cargo test -p vmm-fdbox
+//! --test golden -- --ignored`.
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};

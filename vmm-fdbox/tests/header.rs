@@ -1,6 +1,6 @@
-//! The Rust types against the C header: a C program prints what the compiler
-//! made of the header, and every line has to be what Rust made of `abi`. The
-//! module's own numbers are compared with these.
+//! The Rust types compared with the C header: a C program prints the compiler's values for the
+//! header, and every line must match Rust's value in `abi`. The module's own numbers are compared
+//! with these.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -9,14 +9,14 @@ use std::process::Command;
 
 use vmm_fdbox::abi;
 
-/// What the module made of the header. What is not compared here is unused, and
-/// the compiler says so.
+/// The module's view of the header. The compiler reports values that are not compared here as
+/// unused.
 #[path = "../../kmod/uapi.rs"]
 mod module;
 
 const HEADER: &str = "kmod/include/uapi/linux/fdbox.h";
 
-/// A value of the header: how C says it, and what Rust says.
+/// A value of the header: its C expression, and Rust's value.
 type Value = (String, u64);
 
 macro_rules! layout {
@@ -185,7 +185,7 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// What the C compiler says to each expression.
+/// The C compiler's value for each expression.
 fn ask_c(expressions: &[Value]) -> BTreeMap<String, u64> {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (directory.join("header.c"), directory.join("header"));

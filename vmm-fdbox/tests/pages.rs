@@ -1,4 +1,5 @@
-//! The VMM of examples/pages in both roles, with boxes in memory. The lab takes it through a real kexec.
+//! The VMM of examples/pages in both roles, with in-memory boxes. The lab takes it through a real
+//! kexec.
 
 #[path = "../examples/pages/vmm.rs"]
 mod vmm;
@@ -43,7 +44,7 @@ fn leaving(
         position: None,
         fail_at: None,
     };
-    // The process of this VMM, which is the test, does not end when it has left.
+    // This VMM's process, which is the test itself, does not end when it has left.
     let mut limits = Limits::default();
     limits.jump = Duration::from_millis(500);
     let member = RemoteLeaving::new("pages", Ok(ours), store.clone(), join).with_limits(limits);

@@ -1,10 +1,10 @@
-//! A guest that counts, taken through a kexec: a VMM without privilege and the process that drives it.
+//! A guest that counts, taken through a kexec: an unprivileged VMM and the process that drives it.
 //!
 //! ```text
-//! pages update KERNEL INITRAMFS CMDLINE   in the old host, as root: start a VMM and leave for that kernel
-//! pages resume                            in the new host, as root: start a VMM for the guest that waits
-//! pages trace KERNEL INITRAMFS CMDLINE    update and fail, again and again: each time one system call is not allowed
-//! pages vmm | pages arrive                what those start, without any capability
+//! pages update KERNEL INITRAMFS CMDLINE   in the old host, as root: start a VMM and jump into that kernel
+//! pages resume                            in the new host, as root: start a VMM for the waiting guest
+//! pages trace KERNEL INITRAMFS CMDLINE    run updates that each lack one allowed system call, and fail
+//! pages vmm | pages arrive                the VMMs that those start, without any capability
 //! ```
 
 mod sandbox;
@@ -31,7 +31,7 @@ use vmm_fdbox::{BoxName, Control};
 use crate::vmm::Vmm;
 
 const BOX: &str = "pages";
-/// Who VMMs run as: nobody.
+/// The user of the VMMs: nobody.
 const UID: u32 = 65534;
 
 fn main() -> ExitCode {
@@ -59,11 +59,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// A process of this program without any capability, and the socket to it.
+/// Starts a process of this program without any capability, and returns it with the socket to it.
 fn start(role: &str) -> Result<(Child, UnixStream), ChildError> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("pages").arg(role).uid(UID).gid(UID);
-    // What may be missing is the coordinator's.
+    // The system call to leave out is for the coordinator only.
     command.env_remove(sandbox::WITHOUT);
     Child::spawn(command)
 }
@@ -77,7 +77,7 @@ fn leave() -> Result<ExitStatus, PartyError> {
     let mut vmm = Vmm::boot()?;
     sandbox::LEAVING.confine(&[])?;
     match serve_leaving(coordinator()?, &mut vmm) {
-        // A real one would be its guest's VMM from here on, as before.
+        // A real VMM would keep running its guest from here on.
         Left::Here | Left::HandedOver => Ok(ExitStatus::Done),
         Left::Lost(stopped) => Err(stopped.message.into()),
     }
@@ -133,19 +133,20 @@ fn update(
     let outcome = fleet
         .observed_by(|event| eprintln!("pages: {event:?}"))
         .run();
-    // It goes with this process, whatever it does.
+    // The guest goes away with this process in any case.
     drop(vmm);
     Err(format!("Still here: {outcome:?}").into())
 }
 
-/// What is listed and that an update does not call: a member looks what its descriptor is of, its socket was made before,
-/// and the standard library may want to know how far it has read.
+/// Listed calls that an update does not make here: a member only checks its descriptor, its socket
+/// already exists, and the standard library may query a file position.
 const NOT_SEEN: [&str; 3] = ["fstat", "lseek", "socketpair"];
 
-/// Each system call of an update is one that the library makes: without it the process ends by the filter. Only the
-/// last one would leave the host, and what it lacks is just that.
+/// Every listed system call is one that an update makes: without it, the filter ends the process.
+/// Only the last update would leave the host, and it lacks the very call that would.
 fn trace(next: &[&str]) -> Result<ExitStatus, PartyError> {
-    // The VMM of a coordinator that is gone rolls its guest back, and ends: it is waited for here.
+    // The VMM of a coordinator that died rolls its guest back and exits; as a subreaper this
+    // process waits for it.
     set_child_subreaper(Some(getpid()))?;
     let without = |role: &str, name: &str| {
         let mut update = Command::new("/proc/self/exe");
@@ -176,7 +177,7 @@ fn trace(next: &[&str]) -> Result<ExitStatus, PartyError> {
 }
 
 fn resume_guest() -> Result<ExitStatus, PartyError> {
-    // The one thing that it does beside: the VMM would inherit what this process may not do.
+    // Started before the filter, or the VMM would inherit what this process may not do.
     let vmm = start("arrive")?;
     sandbox::RESUMING.confine(&[])?;
     let control = Control::open()?;
@@ -190,7 +191,7 @@ fn resume_guest() -> Result<ExitStatus, PartyError> {
     let resumed = resume(&control, vec![guest], ResumeLimits::default(), &|_, _| {});
     let resumed = resumed.into_iter().next().ok_or("there was no guest")?;
     println!("{resumed:?}");
-    // Its VMM says how the guest does, and goes with this process.
+    // The VMM prints the guest's state, and ends with this process.
     std::thread::sleep(Duration::from_secs(1));
     Ok(resumed.status)
 }

@@ -1,4 +1,5 @@
-//! What the processes of this example may do: exactly what the library says that it needs, and what every program does.
+//! What the processes of this example may do: exactly what the library says it needs, plus what
+//! every program does.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +17,10 @@ use vmm_fdbox::sandbox::{
 };
 use vmm_fdbox::update::PartyError;
 
-/// The call that is missing: to see that the library does make it.
+/// Names a system call to leave out, to show that the library does make it.
 pub(crate) const WITHOUT: &str = "PAGES_WITHOUT";
 
-/// What every program calls for its memory, its threads and its end, and this one to say something.
+/// What every program calls for its memory, its threads and its exit, and this one for output.
 const EVERY_PROGRAM: &[Syscall] = &[
     ("brk", libc::SYS_brk),
     ("clock_gettime", libc::SYS_clock_gettime),
@@ -53,15 +54,15 @@ const GUEST: &[Syscall] = &[
     ("pwrite64", libc::SYS_pwrite64),
 ];
 
-/// A part of this example: the system calls that the library makes in it, its ioctls, and its files.
+/// A part of this example: the system calls that the library makes in it, its ioctls and its files.
 pub(crate) struct Part {
     pub(crate) calls: &'static [&'static [Syscall]],
-    /// What this example does beside.
+    /// The example's own system calls.
     own: &'static [Syscall],
     ioctls: &'static [&'static [Opcode]],
-    /// Where it opens files to read and write.
+    /// Directories in which it opens files for reading and writing.
     writes: &'static [&'static str],
-    /// And to read.
+    /// Paths that it reads.
     reads: &'static [&'static str],
 }
 
@@ -78,7 +79,7 @@ pub(crate) const ARRIVING: Part = Part {
     ..LEAVING
 };
 
-/// Of an update; what starts its VMMs comes before.
+/// An update; starting its VMMs comes before.
 pub(crate) const UPDATING: Part = Part {
     calls: &[
         COORDINATOR_SYSCALLS,
@@ -92,7 +93,7 @@ pub(crate) const UPDATING: Part = Part {
     reads: KEXEC_PATHS,
 };
 
-/// Of a resume.
+/// A resume.
 pub(crate) const RESUMING: Part = Part {
     calls: &[COORDINATOR_SYSCALLS, CONTROL_SYSCALLS, BOX_SYSCALLS],
     reads: &[],
@@ -100,8 +101,8 @@ pub(crate) const RESUMING: Part = Part {
 };
 
 impl Part {
-    /// From now on this thread, and each that it starts, does nothing else: anything else ends the process. It may
-    /// read `files`, too.
+    /// Restricts this thread, and each thread it starts, to this part; anything else ends the
+    /// process. It may also read `files`.
     pub(crate) fn confine(&self, files: &[&str]) -> Result<(), PartyError> {
         self.confine_paths(files)?;
         let without = std::env::var(WITHOUT).unwrap_or_default();
@@ -141,7 +142,7 @@ impl Part {
         let reads = self.reads.iter().map(|path| (*path, read));
         let files = files.iter().map(|path| (*path, AccessFs::ReadFile.into()));
         for (path, rights) in writes.chain(reads).chain(files) {
-            // Those that are not there are passed over.
+            // Missing paths are skipped.
             if let Ok(path) = PathFd::new(path) {
                 rules = rules.add_rule(PathBeneath::new(path, rights))?;
             }

@@ -1,4 +1,5 @@
-//! A VMM without KVM: its guest counts, in a page of memory and in a register of its one CPU. Both roles of a member.
+//! A VMM without KVM, in both roles of a member. Its guest counts, in a page of memory and in a
+//! register of its one CPU.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -18,7 +19,7 @@ const RAM: &str = "ram";
 const CPU: &str = "cpu";
 const KNOWN: [KnownSection; 1] = [KnownSection::new(CPU, 1, 1)];
 
-/// What the state has of the CPU.
+/// The CPU's section of the state.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct CpuV1 {
     count: u64,
@@ -30,7 +31,7 @@ struct Cpu {
     count: u64,
 }
 
-/// A guest, which counts in a thread of its own.
+/// A guest that counts in a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Vm {
     ram: OwnedFd,
@@ -39,7 +40,7 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// One with this memory and this register, which stands still.
+    /// Builds a guest with this memory and register; it does not run yet.
     fn build(ram: OwnedFd, count: u64) -> Result<Arc<Self>, PartyError> {
         let running = false;
         let vm = Arc::new(Self {
@@ -61,7 +62,7 @@ impl Vm {
         self.cpu.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts once, if it runs.
+    /// Counts once, if the guest runs.
     fn step(&self, memory: &File) {
         let mut cpu = self.lock();
         if !cpu.running {
@@ -70,7 +71,7 @@ impl Vm {
             return;
         }
         cpu.count += 1;
-        // A page that cannot be written is a guest that differs from its memory, which a restore finds.
+        // If the page cannot be written, memory and register differ, which a restore detects.
         let _ = memory.write_all_at(&cpu.count.to_le_bytes(), 0);
     }
 
@@ -79,13 +80,13 @@ impl Vm {
         self.changed.notify_all();
     }
 
-    /// How far it is.
+    /// The current count.
     pub(crate) fn count(&self) -> u64 {
         self.lock().count
     }
 }
 
-/// What the memory says.
+/// The count in the memory.
 fn remembered(ram: impl AsFd) -> Result<u64, PartyError> {
     let mut bytes = [0; 8];
     File::from(ram.as_fd().try_clone_to_owned()?).read_exact_at(&mut bytes, 0)?;
@@ -100,7 +101,7 @@ pub(crate) struct Vmm {
 }
 
 impl Vmm {
-    /// One with a guest that runs.
+    /// A VMM with a running guest.
     pub(crate) fn boot() -> Result<Self, PartyError> {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let ram = rustix::fs::memfd_create(RAM, flags)?;
@@ -113,7 +114,7 @@ impl Vmm {
         })
     }
 
-    /// Its guest.
+    /// The guest.
     pub(crate) fn vm(&self) -> Result<&Arc<Vm>, PartyError> {
         self.vm.as_ref().ok_or_else(|| "there is no guest".into())
     }
@@ -170,7 +171,7 @@ impl ArrivingVmm for Vmm {
         Ok(())
     }
 
-    /// There is nothing to build before its count is known.
+    /// Nothing can be built before the count is known.
     fn prebuild<S: BoxStore>(&mut self, _: &mut Arriving<S>, _: Lent) -> Result<(), PartyError> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A VMM that is to get a guest, at the other end of a socket.
+//! A VMM that is to receive a guest, at the other end of a socket.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -15,22 +15,22 @@ use crate::member::{
     Arrive, ArrivingReply, ArrivingRequest, BOX_FD, ChannelError, Failed, Heard, Lent,
 };
 
-/// Why a VMM did not do what it was to do.
+/// Why a VMM did not do what it was asked to.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ArrivingError {
-    /// It said why.
+    /// The VMM gave the reason.
     Failed(Failed),
     /// It ended, or closed its socket.
     Gone {
-        /// Its process.
+        /// Its process ID.
         pid: u32,
-        /// How it ended; `None`: it lives on.
+        /// How it ended; `None` if it is still alive.
         ended: Option<Ended>,
     },
-    /// It lives, and does not do it.
+    /// It is alive, but does not respond correctly.
     Channel {
-        /// Its process.
+        /// Its process ID.
         pid: u32,
         /// What is wrong.
         error: ChannelError,
@@ -60,11 +60,11 @@ impl fmt::Display for ArrivingError {
 
 impl std::error::Error for ArrivingError {}
 
-/// How long a VMM that closed its socket may take to be gone.
+/// How long a VMM that closed its socket may take to end.
 const END_LIMIT: Duration = Duration::from_millis(200);
 
-/// A VMM that this process started and that runs [`serve_arriving`](crate::member::serve_arriving). Dropped, it is
-/// killed.
+/// A VMM that this process started and that runs [`serve_arriving`](crate::member::serve_arriving).
+/// It is killed on drop.
 #[derive(Debug)]
 pub struct RemoteArriving {
     connection: Connection,
@@ -81,18 +81,18 @@ impl RemoteArriving {
         }
     }
 
-    /// The process.
+    /// The VMM's process.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// The process, which nobody talks to any more.
+    /// Closes the connection and returns the process.
     #[must_use]
     pub fn into_child(self) -> Child {
         self.child
     }
 
-    /// Lets it live on.
+    /// Lets the VMM live on.
     pub fn let_go(self) {
         self.child.let_go();
     }
@@ -108,7 +108,7 @@ impl RemoteArriving {
         }
     }
 
-    /// Waits for its next word.
+    /// Waits for its next message.
     fn hear(&mut self, limit: Duration) -> Result<ArrivingReply, ArrivingError> {
         match self.connection.hear(Deadline::within(limit), Some) {
             Ok(Heard {
@@ -127,7 +127,7 @@ impl RemoteArriving {
         limit: Duration,
     ) -> Result<ArrivingReply, ArrivingError> {
         match self.connection.say(order, lent, Deadline::within(limit)) {
-            // What it said before it went tells more.
+            // A message sent before it went away says more.
             Ok(()) | Err(ChannelError::Gone) => self.hear(limit),
             Err(error) => Err(self.fail(error)),
         }
@@ -145,7 +145,8 @@ impl RemoteArriving {
         }
     }
 
-    /// Has it get ready for a guest, whose box it gets, and returns the guest's place in the order.
+    /// Asks it to get ready for a guest, passing the guest's box, and returns the guest's place in
+    /// the order.
     ///
     /// # Errors
     /// [`ArrivingError`].
@@ -167,7 +168,7 @@ impl RemoteArriving {
         }
     }
 
-    /// Has it build all but the state.
+    /// Asks it to build everything but the state.
     ///
     /// # Errors
     /// [`ArrivingError`].
@@ -177,7 +178,7 @@ impl RemoteArriving {
         self.expect(word, &ArrivingReply::Prebuilt {}, "prebuilt")
     }
 
-    /// Has it read the state.
+    /// Asks it to read the state.
     ///
     /// # Errors
     /// [`ArrivingError`].
@@ -187,16 +188,16 @@ impl RemoteArriving {
         self.expect(word, &ArrivingReply::Restored {}, "restored")
     }
 
-    /// Has it take the guest. From here on the box tells whose it is.
+    /// Asks it to take the guest. From here on the box decides who has the guest.
     ///
     /// # Errors
-    /// [`ArrivingError`]: it may have it all the same.
+    /// [`ArrivingError`]: it may have taken the guest all the same.
     pub fn commit(&mut self, limit: Duration) -> Result<(), ArrivingError> {
         let word = self.ask(&ArrivingRequest::Commit {}, &Lent::default(), limit)?;
         self.expect(word, &ArrivingReply::Running {}, "running")
     }
 
-    /// Waits for one that was late to say that it has the guest.
+    /// Waits for a VMM that is late to report that it has the guest.
     ///
     /// # Errors
     /// [`ArrivingError`].
@@ -205,7 +206,7 @@ impl RemoteArriving {
         self.expect(word, &ArrivingReply::Running {}, "running")
     }
 
-    /// What it says of the guest, which runs.
+    /// Gets its report on the guest, which is running.
     ///
     /// # Errors
     /// [`ArrivingError`].
@@ -216,7 +217,7 @@ impl RemoteArriving {
         }
     }
 
-    /// Gives it what the old VMM still had.
+    /// Passes it what the old VMM still had.
     ///
     /// # Errors
     /// [`ArrivingError`].

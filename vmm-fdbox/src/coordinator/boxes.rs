@@ -1,4 +1,4 @@
-//! The boxes, as the one who may make them sees them.
+//! The boxes, as seen by the process that may create them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -14,45 +14,45 @@ use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::update::STATE_FD;
 
-/// User and group of a VMM: those of its box, as long as that is not root's.
+/// The user and group of a VMM. They own the VMM's box, unless that belongs to root.
 ///
-/// A box's node has an owner, which crosses a kexec with it. Nobody opens a box by being its owner, and nobody but a
-/// process with CAP_CHOWN changes it: so a coordinator leaves to the one of the next host as whom the guest's VMM ran,
-/// out of reach of that VMM.
+/// A box's node has an owner, which crosses a kexec. Owning a box does not permit opening it, and
+/// only a process with CAP_CHOWN can change the owner. So a coordinator uses it to tell the one in
+/// the next host which user the guest's VMM ran as, in a place that this VMM cannot write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// The user's number.
+    /// The user ID.
     pub uid: u32,
-    /// The group's number.
+    /// The group ID.
     pub gid: u32,
 }
 
 impl Owner {
-    /// Whose boxes are that nobody was given.
+    /// The owner of a box that was not given to anyone.
     pub const ROOT: Self = Self { uid: 0, gid: 0 };
 }
 
-/// Where a coordinator makes boxes: [`Control`], or with feature `fake` a `FakeStore`.
+/// Where a coordinator creates boxes: [`Control`], or a `FakeStore` with the feature `fake`.
 pub trait Boxes: BoxStore + Send + Sync {
-    /// Opens a box anew, to pass the descriptor on.
+    /// Opens a new descriptor of a box, to pass it on.
     ///
     /// # Errors
-    /// ENOENT there is no such box.
+    /// ENOENT if there is no such box.
     fn descriptor(&self, name: &BoxName) -> Result<OwnedFd, BoxError>;
 
-    /// Makes a box somebody's: see [`Owner`].
+    /// Changes the owner of a box, see [`Owner`].
     ///
     /// # Errors
-    /// EPERM without CAP_CHOWN, ENOENT there is no such box.
+    /// EPERM without CAP_CHOWN, ENOENT if there is no such box.
     fn give(&self, name: &BoxName, owner: Owner) -> Result<(), BoxError>;
 
-    /// Whose a box is, as the process says that gave it.
+    /// The owner of a box, as set by the process that gave it away.
     ///
     /// # Errors
-    /// ENOENT there is no such box.
+    /// ENOENT if there is no such box.
     fn owner(&self, name: &BoxName) -> Result<Owner, BoxError>;
 
-    /// What its members are told of the module.
+    /// What members need to know about the module.
     ///
     /// # Errors
     /// As [`BoxStore::info`].
@@ -60,10 +60,10 @@ pub trait Boxes: BoxStore + Send + Sync {
         Ok(self.info()?.into())
     }
 
-    /// Makes an empty box, or takes one that an update left which ended half-way.
+    /// Creates an empty box, or reuses one left by an update that ended half-way.
     ///
     /// # Errors
-    /// EEXIST there is something in it, or somebody works on it.
+    /// EEXIST if the box is not empty, or another process is working on it.
     fn make(&self, name: &BoxName) -> Result<(), BoxError> {
         match self.create(name) {
             Err(error) if error.errno() == Errno::EXIST && self.is_free(name)? => Ok(()),
@@ -71,8 +71,8 @@ pub trait Boxes: BoxStore + Send + Sync {
         }
     }
 
-    /// Whether a box of this name can be [made](Self::make): there is none, or an empty one that
-    /// nobody works on.
+    /// Whether [`make`](Self::make) would succeed for this name: there is no such box, or an empty
+    /// one that nobody is working on.
     ///
     /// # Errors
     /// EPERM without CAP_SYS_ADMIN.
@@ -83,10 +83,10 @@ pub trait Boxes: BoxStore + Send + Sync {
         Ok(!info.sealed && info.fds == 0 && self.claim(name, Hold::Exclusive).is_ok())
     }
 
-    /// Whether there is the state of a guest in the box, so that somebody can take it.
+    /// Whether the box contains a guest's state, which somebody could take.
     ///
     /// # Errors
-    /// ENOENT, ENODEV there is no such box.
+    /// ENOENT or ENODEV if there is no such box.
     fn has_guest(&self, name: &BoxName) -> Result<bool, BoxError> {
         let fds = match self.open_box(name)? {
             AnyBox::Open(open) => open.fds()?,
@@ -97,10 +97,10 @@ pub trait Boxes: BoxStore + Send + Sync {
             .any(|fd| fd.name.as_bytes() == STATE_FD.as_bytes()))
     }
 
-    /// Deletes a box that a guest was rolled back out of, if nothing is left in it.
+    /// Deletes the box of a guest that was rolled back, if it is empty.
     ///
     /// # Errors
-    /// EBUSY something is left in it; it stays.
+    /// EBUSY if something is left in it; it stays.
     fn delete_empty(&self, name: &BoxName) -> Result<(), BoxError> {
         match self.open_box(name) {
             Ok(AnyBox::Open(open)) if open.fds()?.is_empty() => self.delete(name),
@@ -116,7 +116,7 @@ pub trait Boxes: BoxStore + Send + Sync {
     /// Seals a box with a guest in it that a VMM left open, so that it can cross a kexec.
     ///
     /// # Errors
-    /// What SEAL says.
+    /// Those of SEAL.
     fn seal_again(&self, name: &BoxName) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         match self.open_box(name)? {
             AnyBox::Open(open) => match open.seal() {
@@ -173,7 +173,7 @@ impl<B: Boxes + ?Sized> Boxes for Arc<B> {
     }
 }
 
-/// Any descriptor will do where boxes are in memory.
+/// Any descriptor will do for in-memory boxes.
 #[cfg(any(test, feature = "fake"))]
 impl Boxes for crate::fake::FakeStore {
     fn descriptor(&self, name: &BoxName) -> Result<OwnedFd, BoxError> {

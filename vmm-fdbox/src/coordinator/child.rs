@@ -1,4 +1,4 @@
-//! A VMM that this process starts.
+//! A VMM started by this process.
 
 use std::fmt;
 use std::io;
@@ -16,26 +16,26 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::deadline::Deadline;
 use crate::lease::outlast;
 
-/// How long a killed process may take to be gone. One that the kernel does not let go of, such as in the
-/// wait for a dead NFS server, runs nothing of its own any more.
+/// How long a killed process may take to be reaped. If the kernel does not release it, for example
+/// while it waits for a dead NFS server, it no longer runs code of its own.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a VMM was not started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChildError {
-    /// No socket to talk to it.
+    /// Cannot create a socket for talking to it.
     #[error("Cannot make a socket for the new VMM")]
     Socket(#[source] io::Error),
-    /// It cannot be started.
+    /// The program cannot be started.
     #[error("Cannot start {program}")]
     Spawn {
-        /// What was to be started.
+        /// The program.
         program: String,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// It cannot be watched, and was killed.
+    /// It could not be watched, and was killed.
     #[error("Cannot watch the new VMM: {0}")]
     Watch(Errno),
 }
@@ -48,7 +48,7 @@ pub enum Ended {
     Exited(i32),
     /// A signal ended it.
     Killed(i32),
-    /// It was killed, and the kernel has not let go of it yet. It runs nothing of its own any more.
+    /// It was killed, but the kernel has not released it yet. It no longer runs code of its own.
     Dying,
 }
 
@@ -71,18 +71,18 @@ impl From<ExitStatus> for Ended {
     }
 }
 
-/// A process with a socket to this one as its standard input. Dropped, it is killed, unless it was
+/// A process with a socket to this one as its standard input. It is killed on drop, unless it was
 /// [let go](Self::let_go).
 #[derive(Debug)]
 pub struct Child {
-    /// `None`: it was let go, or its end is known.
+    /// `None` if it was let go or has been reaped.
     process: Option<std::process::Child>,
     pidfd: OwnedFd,
     id: u32,
 }
 
 impl Child {
-    /// Starts a command, and returns this process's end of the socket.
+    /// Starts a command, and returns it with this process's end of the socket.
     ///
     /// # Errors
     /// [`ChildError`].
@@ -93,12 +93,12 @@ impl Child {
             program: command.get_program().to_string_lossy().into_owned(),
             source,
         });
-        // The command holds the other end: without it the child's death is heard of.
+        // The command holds the other end: drop it, so that the child's death closes the socket.
         drop(command);
         let mut process = spawned?;
         let id = process.id();
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
-        // Nobody has waited for it yet: the number is still its own.
+        // Nobody has waited for it yet, so the number cannot have been reused.
         let pidfd = pid.ok_or(Errno::SRCH);
         match pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty())) {
             Ok(pidfd) => Ok((
@@ -117,13 +117,13 @@ impl Child {
         }
     }
 
-    /// Its process id.
+    /// Its process ID.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// Waits for its end, until the deadline. `None`: it lives, or was let go.
+    /// Waits for its end, up to the deadline. `None` if it is alive or was let go.
     pub fn wait(&mut self, deadline: Deadline) -> Option<Ended> {
         if !is_readable(&self.pidfd, deadline) {
             return None;
@@ -132,17 +132,17 @@ impl Child {
         status.ok().flatten().map(Ended::from)
     }
 
-    /// Whether it lives.
+    /// Whether it is alive.
     pub fn is_alive(&self) -> bool {
         !is_readable(&self.pidfd, Deadline::within(Duration::ZERO))
     }
 
-    /// Ends it for good and says how it ended; that it is killed if it had not ended by itself.
+    /// Kills it and says how it ended: as killed only if it had not already ended by itself.
     pub fn kill(&mut self) -> Ended {
         let Some(process) = &mut self.process else {
             return Ended::Dying;
         };
-        // What has ended cannot be killed, which is all that can go wrong.
+        // This can only fail if it has already ended.
         let _ = process.kill();
         let ended = self.wait(Deadline::within(KILL_LIMIT));
         if let Some(process) = self.process.take()
@@ -153,7 +153,7 @@ impl Child {
         ended.unwrap_or(Ended::Dying)
     }
 
-    /// Lets it live on; whoever it becomes the child of hears of its end.
+    /// Lets it live on; its end is then a matter for whichever process becomes its parent.
     pub fn let_go(mut self) {
         if let Some(process) = self.process.take() {
             reap_later(process);
@@ -169,14 +169,14 @@ impl Drop for Child {
     }
 }
 
-/// Has nobody wait for its end but a thread, which goes with this process.
+/// Leaves waiting for its end to a thread, which ends with this process.
 fn reap_later(mut process: std::process::Child) {
     let reap = move || process.wait();
     // Without a thread it stays a zombie until this process ends.
     let _ = thread::Builder::new().name("reap".into()).spawn(reap);
 }
 
-/// Whether the process that a pidfd is of ends before the deadline.
+/// Whether the process behind a pidfd ends before the deadline.
 pub(super) fn is_readable(fd: impl AsFd, deadline: Deadline) -> bool {
     outlast(deadline.left());
     loop {
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn one_that_hangs_is_killed_and_one_that_closed_its_socket_too() {
-        // The old fault: whoever waits for the end of a process that only closed its end waits for ever.
+        // A process that only closed its end of the socket must not be waited for without a limit.
         for script in ["exec sleep 100", "exec sleep 100 <&-", "kill -STOP $$"] {
             let (mut child, mut socket) = Child::spawn(sh(script)).unwrap();
             if script.ends_with("<&-") {

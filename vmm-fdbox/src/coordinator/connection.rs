@@ -18,7 +18,7 @@ impl Connection {
         Self(Channel::new(socket))
     }
 
-    /// The first words.
+    /// Exchanges `hello`.
     pub(super) fn greet(&mut self, deadline: Deadline) -> Result<(), ChannelError> {
         outlast(deadline.left());
         let hello = Greeting::Hello { version: VERSION };
@@ -43,7 +43,7 @@ impl Connection {
         self.0.send(order, &lent.borrowed(), deadline)
     }
 
-    /// Waits for what is no news: `aside` gets those, and returns what is left.
+    /// Waits for a message that `aside` does not consume, and returns it.
     pub(super) fn hear<W: DeserializeOwned>(
         &mut self,
         deadline: Deadline,
@@ -63,7 +63,7 @@ impl Connection {
     }
 }
 
-/// That a member said something else.
+/// The error for a message other than the expected one.
 pub(super) fn unexpected(said: &impl Serialize, expected: &'static str) -> ChannelError {
     ChannelError::Unexpected {
         expected,

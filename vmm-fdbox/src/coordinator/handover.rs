@@ -1,4 +1,4 @@
-//! Another VMM for a guest, in the same kernel.
+//! Moving a guest to another VMM in the same kernel.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,19 +15,21 @@ use crate::kind::Kind;
 use crate::member::{Arrive, Lent};
 use crate::update::{ExitStatus, Member, Step, Stopped};
 
-/// How long a VMM that has taken the guest may take to say so: nobody else can have it, and nothing is won by
-/// an end to the waiting.
+/// How long a VMM that has taken the guest may take to say so. Nobody else can have the guest, so
+/// giving up earlier would gain nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts the new VMM.
 pub type Start = Box<dyn FnMut() -> Result<(Child, UnixStream), ChildError> + Send>;
 
 /// A member of a [`Fleet`](crate::update::Fleet) in a host that stays
-/// ([`SameHost`](crate::update::SameHost)): the guest goes from its old VMM to a new one, which is started for it.
+/// ([`SameHost`](crate::update::SameHost)): the guest moves from its old VMM to a new one, which is
+/// started for it.
 ///
-/// Until the new VMM is told to commit it is killed if anything fails, and the guest continues in the old one. After that
-/// the state in the box tells whose the guest is. The old VMM takes it back, if it can: then the new one
-/// is killed. If it cannot, the new one has it, and what counts is whether that lives.
+/// If anything fails before the new VMM is told to commit, it is killed and the guest continues in
+/// the old one. After that, the state in the box decides who has the guest. The old VMM tries to
+/// take it back. If it succeeds, the new VMM is killed. If not, the new VMM has the guest, and the
+/// result depends on whether that VMM is alive.
 pub struct Handover<B> {
     leaving: RemoteLeaving<B>,
     start: Start,
@@ -48,8 +50,9 @@ impl<B> fmt::Debug for Handover<B> {
 }
 
 impl<B: Boxes> Handover<B> {
-    /// From `leaving`, which joined for a [`Successor`](crate::update::Destination::Successor), to the VMM that
-    /// `start` starts. Each of its answers may take `limit`.
+    /// Moves the guest of `leaving`, which joined for a
+    /// [`Successor`](crate::update::Destination::Successor), to the VMM started by `start`. Each
+    /// answer of the new VMM may take `limit`.
     pub fn new(leaving: RemoteLeaving<B>, start: Start, limit: Duration) -> Self {
         Self {
             leaving,
@@ -99,7 +102,7 @@ impl<B: Boxes> Handover<B> {
         act(arriving).map_err(|error| error.to_string())
     }
 
-    /// Kills the new VMM, which has not the guest, and runs that on in the old one.
+    /// Kills the new VMM, which does not have the guest, and continues the guest in the old one.
     fn undo(&mut self, step: Step, why: String) -> Stopped {
         if let Some(mut arriving) = self.arriving.take() {
             arriving.child().kill();
@@ -119,11 +122,11 @@ impl<B: Boxes> Handover<B> {
         }
     }
 
-    /// The new VMM was told to take the guest, and did not say that it has.
+    /// Decides who has the guest if the new VMM was told to take it and did not report that it has.
     fn settle(&mut self, late: ArrivingError) -> Result<(), Stopped> {
         let mut why = late.to_string();
         let old = match self.leaving.take_back() {
-            // Nobody else can have it, and whatever the new VMM does to its devices ends here.
+            // Nobody else can have the guest, and the new VMM must stop using its devices.
             Ok(()) => return Err(self.undo(Step::Jump, why)),
             Err(stopped) => stopped,
         };
@@ -139,7 +142,7 @@ impl<B: Boxes> Handover<B> {
         let ended = arriving.child().kill();
         self.arriving = None;
         let (status, message) = match old.status {
-            // Whatever was true while the new VMM lived.
+            // Whatever was true while the new VMM was alive no longer counts.
             ExitStatus::WaitsInBox if self.leaving.waits_in_box() => (
                 ExitStatus::WaitsInBox,
                 format!("{why}; {ended}; the old VMM: {}", old.message),
@@ -148,7 +151,7 @@ impl<B: Boxes> Handover<B> {
                 ExitStatus::GuestLost,
                 format!("Guest lost: the new VMM had it: {why}; {ended}"),
             ),
-            // The old VMM could not be asked, and takes it back when it gets there.
+            // The old VMM could not be asked; it takes the guest back when it responds again.
             status => (
                 status,
                 format!("{why}; {ended}; the old VMM: {}", old.message),
@@ -162,17 +165,18 @@ impl<B: Boxes> Handover<B> {
         })
     }
 
-    /// What of the old VMM is left goes over; the guest runs whatever happens.
+    /// Moves over what the old VMM still has; the guest runs in any case.
     fn finish(&mut self) {
         let limit = self.limit;
         let report = self.arriving(|arriving| arriving.report(limit));
         self.report = report.ok();
-        // One that lost track of it ends by itself: the state is gone from the box.
+        // An old VMM that lost track ends by itself, because the state is gone from the box.
         if let Ok(lent) = self.leaving.let_go() {
             let _ = self.arriving(|arriving| arriving.adopt(&lent, limit));
         }
         let name = self.leaving.join.box_name.clone();
-        // What is left in it are duplicates; the next update takes the name if it is empty.
+        // Only duplicates are left in the box; the next update can reuse the name once the box is
+        // empty.
         if self.fail_at != Some(Step::Finish) {
             let _ = self.leaving.boxes.delete(&name);
         }

@@ -22,25 +22,26 @@ use crate::member::{
 };
 use crate::update::{ExitStatus, Limits, Stopped};
 
-/// A member of a [`Fleet`](crate::update::Fleet) that has its guest in another process: a VMM that runs
-/// [`serve_leaving`](crate::member::serve_leaving). Dropped, it is rolled back, for its socket closes.
+/// A member of a [`Fleet`](crate::update::Fleet) whose guest is in another process, a VMM that runs
+/// [`serve_leaving`](crate::member::serve_leaving). Dropping it closes the socket, and the guest is
+/// rolled back.
 pub struct RemoteLeaving<B> {
     name: String,
     pub(super) join: Join,
     limits: Limits,
     pub(super) boxes: B,
-    /// Or why the VMM cannot be asked any more.
+    /// `Err` has the reason why the VMM cannot be asked any more.
     connection: Result<Connection, String>,
     kinds: BTreeSet<Kind>,
     findings: Vec<Finding>,
-    /// What this process found.
+    /// Findings of this process.
     found: Vec<Finding>,
     process: Process,
-    /// Whose the box becomes.
+    /// The new owner of the box.
     owner: Option<Owner>,
-    /// Its box is this update's.
+    /// Whether the box was created by this update.
     has_box: bool,
-    /// The guest stands still, with all of it in the box.
+    /// Whether the guest is paused and completely in the box.
     saved: bool,
     on_event: OnEvent,
 }
@@ -53,8 +54,8 @@ impl<B> fmt::Debug for RemoteLeaving<B> {
 }
 
 impl<B: Boxes> RemoteLeaving<B> {
-    /// The guest `name`, whose VMM serves the other end of `socket`; or why it cannot be asked, which is a guest
-    /// that is not ready.
+    /// The guest `name`, whose VMM serves the other end of `socket`. An `Err` makes it a guest that
+    /// is not ready.
     pub fn new(
         name: impl Into<String>,
         socket: Result<UnixStream, String>,
@@ -67,7 +68,7 @@ impl<B: Boxes> RemoteLeaving<B> {
             join,
             boxes,
             connection: socket.map(Connection::new),
-            // Its state goes in one, whatever else does.
+            // The state is in a memfd, whatever else goes into the box.
             kinds: BTreeSet::from([Kind::Memfd]),
             findings: Vec::new(),
             found: Vec::new(),
@@ -79,7 +80,8 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
-    /// Limits with those that only a coordinator has: for preflight, the rollback and the jump. The steps' own are in `join`.
+    /// Sets the limits that only a coordinator has: for preflight, the rollback and the jump. Those
+    /// of the VMM's own steps are in `join`.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits.preflight = limits.preflight;
@@ -88,9 +90,9 @@ impl<B: Boxes> RemoteLeaving<B> {
         self
     }
 
-    /// Which process the VMM is and as whom it runs, by the kernel's word (SO_PEERCRED, SCM_CREDENTIALS): a VMM that
-    /// somebody has taken over would name another one. Its box is made that user's, so that the guest's next VMM can
-    /// run as the same one.
+    /// Sets the VMM's process and user, as reported by the kernel (SO_PEERCRED, SCM_CREDENTIALS): a
+    /// compromised VMM could name another process. Its box is given to that user, so that the
+    /// guest's next VMM can run as the same one.
     #[must_use]
     pub fn of_process(mut self, pid: u32, owner: Owner) -> Self {
         self.process = Process::new(pid);
@@ -98,34 +100,35 @@ impl<B: Boxes> RemoteLeaving<B> {
         self
     }
 
-    /// What is known already of the kinds of files that it puts into its box.
+    /// Sets the kinds of files that are already known to go into its box.
     #[must_use]
     pub fn with_kinds(mut self, kinds: BTreeSet<Kind>) -> Self {
         self.kinds.extend(kinds);
         self
     }
 
-    /// What this process found of the guest, such as of devices that its VMM has not the right to look at.
+    /// Adds findings of this process, for example on devices that the VMM has no right to inspect.
     #[must_use]
     pub fn with_findings(mut self, found: Vec<Finding>) -> Self {
         self.found = found;
         self
     }
 
-    /// Who hears of its events: in nanoseconds since it joined.
+    /// Sets the receiver of its events; times are in nanoseconds since it joined.
     #[must_use]
     pub fn observed_by(mut self, on_event: OnEvent) -> Self {
         self.on_event = on_event;
         self
     }
 
-    /// What its preflight found that does not stop the update.
+    /// The findings of its preflight that do not stop the update.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// Says an order and waits for the answer. `Err`: the guest is not ready, and all is undone.
+    /// Sends an order and waits for the answer. `Err` if the guest is not ready; everything has
+    /// then been undone.
     fn ask(
         &mut self,
         order: &LeavingRequest,
@@ -143,12 +146,12 @@ impl<B: Boxes> RemoteLeaving<B> {
                 on_event(ns, &event);
                 None
             }
-            // Seen when it matters, or nothing is to be done about it any more.
+            // Checked when it matters; otherwise there is nothing to do about it any more.
             LeavingReply::CancelAsked {} => None,
             word => Some(word),
         };
         let heard = match connection.say(order, lent, deadline) {
-            // What it said before it went tells more.
+            // A message sent before it went away says more.
             Ok(()) | Err(ChannelError::Gone) => connection.hear(deadline, aside),
             Err(error) => Err(error),
         };
@@ -166,7 +169,7 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
-    /// There is nothing more to hear: closes the connection, and says what becomes of the guest.
+    /// Closes a connection that can no longer be used, and returns what happens to the guest.
     fn give_up(&mut self, error: &ChannelError) -> Stopped {
         let why = Chain(error).to_string();
         let who = &self.process;
@@ -176,7 +179,7 @@ impl<B: Boxes> RemoteLeaving<B> {
                 ExitStatus::RolledBack,
                 format!("{why}{who}; it lives, and rolls its guest back by itself"),
             ),
-            // Also if nobody knows of which process it was.
+            // Even if its process is unknown.
             _ if self.waits_in_box() => {
                 let name = &self.join.box_name;
                 (
@@ -193,17 +196,17 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
-    /// Whether all of the guest is in the box, for whoever takes it.
+    /// Whether the whole guest is in the box, for anyone to take.
     pub(super) fn waits_in_box(&self) -> bool {
         self.saved && self.boxes.has_guest(&self.join.box_name).unwrap_or(false)
     }
 
-    /// That it said something else: it cannot be followed any more.
+    /// Gives up after an unexpected message: the VMM's state is no longer known.
     fn lost_track(&mut self, said: &LeavingReply, expected: &'static str) -> Stopped {
         self.give_up(&unexpected(said, expected))
     }
 
-    /// Makes its box, if it is not there, and opens it anew.
+    /// Creates its box if necessary, and opens a new descriptor.
     pub(super) fn make_box(&mut self) -> Result<OwnedFd, BoxError> {
         let name = &self.join.box_name;
         if !self.has_box {
@@ -263,10 +266,10 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
-    /// Has it take the state back out of the box: nobody else can have the guest any more.
+    /// Asks it to take the state back out of the box, so that nobody else can have the guest.
     ///
     /// # Errors
-    /// Somebody has it, or it cannot be asked.
+    /// Somebody else has taken it, or the VMM cannot be asked.
     pub fn take_back(&mut self) -> Result<(), Stopped> {
         let limit = self.limits.roll_back;
         match self.ask(&LeavingRequest::TakeBack {}, &Lent::default(), limit)? {
@@ -278,7 +281,7 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
-    /// Tells it that the guest is the other VMM's, and returns what it still had.
+    /// Tells it that the guest belongs to the other VMM, and returns what it still had.
     ///
     /// # Errors
     /// How it ended instead.
@@ -296,7 +299,7 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
-    /// Waits for the end of the VMM that handed its guest over, for as long as that may take.
+    /// Waits a limited time for the end of the VMM that handed over its guest.
     pub fn wait_for_end(&mut self) -> bool {
         self.process.ends_within(self.limits.jump)
     }
@@ -311,7 +314,7 @@ impl<B: Boxes> RemoteLeaving<B> {
         };
         let runs_on = stopped.status != ExitStatus::GuestLost;
         match stopped.cancelled && runs_on && stopped.problems.is_empty() {
-            // It did not fail: that it was called off is all there is to say.
+            // It did not fail: report only that it was called off.
             true => Stopped {
                 message: "Runs on".into(),
                 ..stopped
@@ -323,7 +326,7 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// Deletes the box of a guest that was rolled back.
     fn cleaned_up<T>(&mut self, answer: Result<T, Stopped>) -> Result<T, Stopped> {
         answer.map_err(|mut stopped| {
-            // A VMM that is late rolls back later: its box is deleted by the next update.
+            // A VMM that is late rolls back later; the next update then deletes its box.
             if self.connection.is_ok() && std::mem::take(&mut self.has_box) {
                 let name = &self.join.box_name;
                 let deleted = self.boxes.delete_empty(name);

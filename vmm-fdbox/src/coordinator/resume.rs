@@ -1,4 +1,4 @@
-//! Guests that wait in their boxes: a VMM is started for each, and they get on side by side.
+//! Guests that wait in their boxes: starts a VMM for each, in parallel.
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
@@ -22,11 +22,11 @@ pub struct ToResume {
     pub box_name: BoxName,
     /// Starts its VMM.
     pub start: Box<dyn FnOnce() -> Result<(Child, UnixStream), ChildError> + Send>,
-    /// When userspace of this host started, in nanoseconds of its `CLOCK_BOOTTIME`.
+    /// When userspace of this host started, in nanoseconds of `CLOCK_BOOTTIME`.
     pub userspace_boottime_ns: Option<u64>,
-    /// It is to arrive paused.
+    /// Whether it is to arrive paused.
     pub paused: bool,
-    /// The step that its VMM is made to fail at, for tests.
+    /// The step at which its VMM is made to fail, for tests.
     pub fail_at: Option<Step>,
 }
 
@@ -39,20 +39,20 @@ impl fmt::Debug for ToResume {
     }
 }
 
-/// How long a VMM may take. One that takes longer is killed, if it has not the guest.
+/// How long a VMM may take. One that takes longer is killed, unless it has taken the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResumeLimits {
-    /// How long the others wait for one that may come before them: to tell its place in the order, and to run when it is
-    /// its turn. Default: 5 s each.
+    /// How long the others wait for one that may come before them: to learn its place in the order,
+    /// and for it to run when it is its turn. Default: 5 s each.
     pub order: Duration,
-    /// To start and read the state. Default: 60 s.
+    /// For starting and reading the state. Default: 60 s.
     pub ready: Duration,
-    /// To rebuild the VM. Default: 60 s.
+    /// For rebuilding the VM. Default: 60 s.
     pub restore: Duration,
-    /// To run it. Default: 30 s.
+    /// For running it. Default: 30 s.
     pub run: Duration,
-    /// To report. Default: 30 s.
+    /// For the report. Default: 30 s.
     pub report: Duration,
 }
 
@@ -68,23 +68,23 @@ impl Default for ResumeLimits {
     }
 }
 
-/// Something that happened to one of them.
+/// An event in the resume of one guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResumeEvent {
     /// Its VMM was started.
     Started {
-        /// Its process.
+        /// Its process ID.
         pid: u32,
     },
     /// Its VMM has read the state, and waits for its turn.
     Ready {
-        /// The process.
+        /// Its process ID.
         pid: u32,
     },
     /// It runs.
     Running,
-    /// How it ended.
+    /// Its resume has ended.
     Ended,
 }
 
@@ -94,32 +94,34 @@ pub enum ResumeEvent {
 pub struct Resumption {
     /// Its box.
     pub box_name: BoxName,
-    /// Its VMM's process, if that was started.
+    /// The process ID of its VMM, if that was started.
     pub pid: Option<u32>,
-    /// [`Done`](ExitStatus::Done): it runs. [`NothingChanged`](ExitStatus::NothingChanged): it waits in its box, or there
-    /// was none in it. [`GuestLost`](ExitStatus::GuestLost).
+    /// [`Done`](ExitStatus::Done): it runs. [`NothingChanged`](ExitStatus::NothingChanged): it
+    /// waits in its box, or the box had no guest. [`GuestLost`](ExitStatus::GuestLost).
     pub status: ExitStatus,
-    /// The VMM, whose guest runs. [Let it go](Child::let_go): dropped, it is killed.
+    /// The VMM, if its guest runs. [Let it go](Child::let_go): it is killed on drop.
     pub child: Option<Child>,
-    /// The guest's place in the order, if its state was read and tells.
+    /// The guest's place in the order, if its state was read and has one.
     pub position: Option<u32>,
-    /// When it ran, after the resume of all of them began.
+    /// When it ran, counted from the start of all resumes.
     pub ran_after: Option<Duration>,
-    /// The step that failed, if its VMM said. [`Preflight`](Step::Preflight): it could not get ready for any guest.
+    /// The step that failed, if its VMM reported it. [`Preflight`](Step::Preflight): it could not
+    /// get ready for any guest.
     pub step: Option<Step>,
-    /// Why it does not run, or what did not go smoothly.
+    /// Why it does not run, or what else went wrong.
     pub message: Option<String>,
     /// Whether another try can succeed.
     pub can_retry: bool,
-    /// Whether the box is gone.
+    /// Whether the box was deleted.
     pub box_deleted: bool,
-    /// What its VMM says of it.
+    /// The report of its VMM.
     pub report: Option<Value>,
 }
 
-/// Resumes guests side by side, in the order that their states tell: those of one place together, those without
-/// one last. Returns when each runs and has been reported, or does not. Whatever hangs, the others run: an order is not
-/// waited for beyond its limit. `on_event` is told by several threads.
+/// Resumes guests in parallel, in the order given by their states: those with the same place
+/// together, those without one last. Returns when each guest either runs and has been reported, or
+/// has failed. A guest that hangs does not block the others: the order is only enforced up to a
+/// limit. `on_event` is called from several threads.
 ///
 /// # Panics
 /// If `on_event` does.
@@ -182,7 +184,7 @@ impl Resumption {
     }
 }
 
-/// One guest, in a thread of its own.
+/// The resume of one guest, in a thread of its own.
 struct One<'a, B> {
     boxes: &'a B,
     name: BoxName,
@@ -190,7 +192,7 @@ struct One<'a, B> {
     on_event: &'a (dyn Fn(&BoxName, ResumeEvent) + Sync),
     turn: Turn<'a>,
     began: Instant,
-    /// A test wants it so.
+    /// Set by a test.
     keeps_box: bool,
 }
 
@@ -242,7 +244,7 @@ impl<B: Boxes> One<'_, B> {
         }
     }
 
-    /// The VMM has not got the guest.
+    /// Gives up on a VMM that does not have the guest.
     fn give_up(&self, mut vmm: RemoteArriving, error: &ArrivingError) -> Resumption {
         let ended = vmm.child().kill();
         let (message, can_retry) = match error {
@@ -267,13 +269,14 @@ impl<B: Boxes> One<'_, B> {
         resumption
     }
 
-    /// The VMM may have the guest: the state in the box tells.
+    /// Lets the VMM take the guest; from then on the state in the box decides who has it.
     fn commit(&self, mut vmm: RemoteArriving) -> Resumption {
         let late = match vmm.commit(self.limits.run) {
             Ok(()) => return self.runs(vmm),
             Err(late) => late,
         };
-        // Nobody else takes it: one that is late and has it has all the time there is.
+        // Nobody else can take the guest: a VMM that has it but is late may take as long as it
+        // needs.
         let has_it = matches!(self.boxes.has_guest(&self.name), Ok(false));
         let is_late = matches!(late, ArrivingError::Channel { .. });
         if has_it && is_late && vmm.wait_until_it_runs(self.limits.run).is_ok() {
@@ -298,7 +301,7 @@ impl<B: Boxes> One<'_, B> {
         let ran_after = self.began.elapsed();
         (self.on_event)(&self.name, ResumeEvent::Running);
         let report = vmm.report(self.limits.report);
-        // The guest has it all.
+        // The guest has everything.
         let deleted = match self.keeps_box {
             false => self
                 .boxes

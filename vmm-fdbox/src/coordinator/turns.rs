@@ -5,25 +5,25 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 
-/// Where a guest is on its way.
+/// The progress of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// It may come before all others.
+    /// Its place is unknown: it may come before all others.
     Unknown,
     /// It waits for its turn.
     Waits(u64),
-    /// It is its turn. The others wait for it until then.
+    /// It is its turn. The others wait for it up to the deadline.
     Goes(u64, Deadline),
-    /// It runs, or will not.
+    /// It runs, or never will.
     Over,
 }
 
-/// Who may go on. Nobody is waited for longer than a limit.
+/// Decides which guests may proceed. Nobody is waited for beyond a limit.
 pub(super) struct Turns {
     guests: Mutex<Vec<Progress>>,
     changed: Condvar,
     limit: Duration,
-    /// Until when a place that is not known yet is waited for.
+    /// The deadline for places that are not known yet.
     known_by: Deadline,
 }
 
@@ -41,7 +41,7 @@ impl Turns {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the turn of a guest whose place is known now.
+    /// Waits for the turn of a guest whose place is now known.
     fn wait(&self, at: usize, position: Option<u32>) {
         let own = position.map_or(u64::MAX, u64::from);
         let mut guests = self.lock();
@@ -59,12 +59,12 @@ impl Turns {
         self.changed.notify_all();
     }
 
-    /// How long another guest is waited for, at most; `None` if it is not.
+    /// How long to wait for another guest at most; `None` if not at all.
     fn bound(&self, other: &Progress, own: u64) -> Option<Duration> {
         let until = |deadline: &Deadline| Some(deadline.left()).filter(|left| !left.is_zero());
         match other {
             Progress::Unknown => until(&self.known_by),
-            // It waits for somebody itself, and no longer than that.
+            // It waits for another guest itself, and for no longer than that.
             Progress::Waits(place) if *place < own => Some(self.limit),
             Progress::Goes(place, deadline) if *place < own => until(deadline),
             Progress::Waits(_) | Progress::Goes(..) | Progress::Over => None,
@@ -78,7 +78,7 @@ impl Turns {
     }
 }
 
-/// A guest's place, which is given up when this is dropped.
+/// A guest's place, which is given up on drop.
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
     at: usize,
@@ -94,7 +94,7 @@ impl<'a> Turn<'a> {
         self.turns.wait(self.at, position);
     }
 
-    /// It runs.
+    /// The guest runs.
     pub(super) fn end(&self) {
         self.turns.end(self.at);
     }

@@ -1,4 +1,4 @@
-//! A host that only takes notes.
+//! A host that only records calls.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::finding::Finding;
 use crate::kind::Kind;
 use crate::update::{Host, PartyError};
 
-/// What a [`FakeHost`] was asked to do.
+/// A call of a [`FakeHost`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostCall {
     /// [`Host::load`].
@@ -20,10 +20,10 @@ pub enum HostCall {
     Jump,
 }
 
-/// A host that notes what it is asked to do.
+/// A host that records what it is asked to do.
 #[derive(Debug, Default)]
 pub struct FakeHost {
-    /// The calls, in order, those that failed included.
+    /// The calls, in order, including those that failed.
     pub calls: Vec<HostCall>,
     /// The calls that fail.
     pub failing: Vec<HostCall>,
@@ -31,7 +31,7 @@ pub struct FakeHost {
     pub findings: Vec<Finding>,
     /// The kinds of files that would be lost in its jump.
     pub loses: BTreeSet<Kind>,
-    /// It hands boxes over itself, in this kernel, and does not seal them.
+    /// Whether it hands boxes over itself, in this kernel, and does not seal them.
     pub hands_over: bool,
 }
 

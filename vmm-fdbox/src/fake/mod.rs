@@ -1,9 +1,8 @@
-//! Boxes and a host in memory, for tests without a kernel.
+//! In-memory boxes and a host, for tests without a kernel.
 //!
-//! The boxes keep real descriptors, refuse what the module refuses, with the
-//! same errnos, and fail on request. There is no kexec: [`FakeHost`] notes that
-//! it was asked to jump, and the test goes on with the same boxes, as the new
-//! host would.
+//! The boxes keep real descriptors, refuse what the module refuses, with the same errnos, and fail
+//! on request. There is no kexec: [`FakeHost`] records that it was asked to jump, and the test
+//! continues with the same boxes, as the new host would.
 //!
 //! ```
 //! use rustix::io::Errno;

@@ -1,4 +1,4 @@
-//! The box traits over boxes in memory.
+//! The box traits for in-memory boxes.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use crate::seal_error::SealError;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::unseal_error::{LostFd, LostReason, UnsealError};
 
-/// Boxes in memory. Clones share them.
+/// In-memory boxes. Clones share them.
 #[derive(Debug, Clone)]
 pub struct FakeStore(Arc<Mutex<World>>);
 
@@ -30,7 +30,7 @@ impl Default for FakeStore {
 }
 
 impl FakeStore {
-    /// No boxes, KHO on, every kind kept.
+    /// No boxes; KHO is on and every kind can be kept.
     #[must_use]
     pub fn new() -> Self {
         let features = abi::FDBOX_FEATURE_KHO
@@ -56,12 +56,12 @@ impl FakeStore {
         })))
     }
 
-    /// What [`BoxStore::info`] answers from now on.
+    /// Sets what [`BoxStore::info`] returns from now on.
     pub fn set_info(&self, info: Info) {
         self.world().info = info;
     }
 
-    /// Makes an operation fail once, after it went well `skip` times.
+    /// Makes an operation fail once, after it succeeded `skip` times.
     pub fn fail(&self, operation: Operation, skip: usize, errno: Errno) {
         self.world().faults.push(Fault {
             operation,
@@ -70,14 +70,14 @@ impl FakeStore {
         });
     }
 
-    /// Makes `dependent` impossible to seal unless `on` is in the box too.
+    /// Makes `dependent` impossible to seal unless `on` is in the box as well.
     pub fn depends(&self, dependent: &FdName, on: &FdName) {
         self.world()
             .dependencies
             .push((dependent.clone(), on.clone()));
     }
 
-    /// Makes descriptors of this name lost, as if the last kernel had not kept their memory.
+    /// Makes descriptors of this name lost, as if the last kernel had not preserved their memory.
     pub fn lose(&self, name: &FdName) {
         self.world().lost.push(LostFd {
             name: name.clone(),
@@ -88,7 +88,7 @@ impl FakeStore {
         });
     }
 
-    /// A box of these that is to be passed to a VMM.
+    /// One of these boxes, as passed to a VMM.
     #[must_use]
     pub fn passed(&self, name: BoxName) -> FakePassedBox {
         FakePassedBox {
@@ -98,12 +98,12 @@ impl FakeStore {
         }
     }
 
-    /// Ends every claim, as when the processes that have them are killed.
+    /// Ends every claim, as if the processes that hold them were killed.
     pub fn end_claims(&self) {
         self.world().claims.clear();
     }
 
-    /// Whether a box is sealed and what is in it; `None` if there is none.
+    /// Whether a box is sealed and what is in it; `None` if there is no such box.
     #[must_use]
     pub fn content(&self, name: &BoxName) -> Option<(bool, Vec<FdName>)> {
         let world = self.world();
@@ -202,7 +202,7 @@ impl BoxStore for FakeStore {
     }
 }
 
-/// That somebody works on a box of a [`FakeStore`], until it is dropped.
+/// A claim on a box of a [`FakeStore`], until it is dropped.
 #[derive(Debug)]
 pub struct FakeClaim {
     _holder: Arc<()>,
@@ -334,7 +334,7 @@ impl FakeSealedBox {
     }
 }
 
-/// A box of a [`FakeStore`] that somebody passes. Any descriptor will do for its own.
+/// A box of a [`FakeStore`] that is passed. Any descriptor will do for the box's own.
 #[derive(Debug, Clone)]
 pub struct FakePassedBox {
     store: FakeStore,
@@ -343,7 +343,7 @@ pub struct FakePassedBox {
 }
 
 impl FakePassedBox {
-    /// The box, as if it was here already.
+    /// The box, as if it had already been passed.
     fn expected(&self, name: &BoxName, operation: Operation) -> Result<(), BoxError> {
         match self.is_here.load(Ordering::SeqCst) && *name == self.name {
             true => Ok(()),

@@ -1,4 +1,4 @@
-//! The boxes themselves: what the module would do, with the same errnos.
+//! The state of the fake boxes: behaves like the module, with the same errnos.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -56,7 +56,7 @@ impl World {
         Ok(())
     }
 
-    /// The box, if it is there and open.
+    /// The box, if it exists and is open.
     pub(super) fn open(&mut self, name: &BoxName) -> Result<&mut Content, Errno> {
         let content = self.boxes.get_mut(name).ok_or(Errno::NODEV)?;
         if content.sealed {
@@ -110,7 +110,7 @@ impl World {
         copy.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
     }
 
-    /// The box, open, and where in it the descriptor is.
+    /// The open box, and the index of the descriptor in it.
     fn find(&mut self, name: &BoxName, fd_name: &FdName) -> Result<(&mut Content, usize), Errno> {
         self.fault(Operation::Get)?;
         let lost = self.lost.iter().find(|lost| lost.name == *fd_name);
@@ -175,7 +175,7 @@ impl World {
         Ok(())
     }
 
-    /// What is in the box of what was lost.
+    /// The lost descriptors that are still in the box.
     pub(super) fn lost(&self, name: &BoxName) -> Result<Vec<LostFd>, Errno> {
         let content = self.boxes.get(name).ok_or(Errno::NODEV)?;
         let is_there = |lost: &&LostFd| content.fds.iter().any(|(name, _)| *name == lost.name);

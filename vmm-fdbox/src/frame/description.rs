@@ -1,4 +1,4 @@
-//! A frame's table without the frame: what a program would write, for another to judge.
+//! A frame's table without the frame: what one program would write, for another to check.
 
 use std::env::consts::ARCH;
 
@@ -9,7 +9,7 @@ use super::known::KnownSection;
 use super::{FORMAT_MAJOR, Need};
 use crate::finding::Finding;
 
-/// What the frames of a program are like.
+/// A description of the frames that a program writes.
 ///
 /// ```
 /// use vmm_fdbox::frame::{Description, KnownSection, Need};
@@ -37,16 +37,16 @@ pub struct DescribedSection {
     pub name: String,
     /// Its version.
     pub version: u32,
-    /// Whether a reader has to know it.
+    /// Whether a reader must know it.
     pub required: bool,
-    /// What a reader must be able to do beside that, in the VMM's own words; null if there is nothing. The library
-    /// does not look into it.
+    /// Further requirements on a reader, in the VMM's own terms; null if there are none. The
+    /// library does not interpret them.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub needs: Value,
 }
 
 impl Description {
-    /// What this program writes, here.
+    /// What this program writes, on this machine.
     pub fn new<'a>(
         producer: impl Into<String>,
         sections: impl IntoIterator<Item = (&'a str, u32, Need)>,
@@ -65,7 +65,7 @@ impl Description {
         }
     }
 
-    /// Says what a reader of a section must be able to do beside knowing it.
+    /// Sets further requirements on the reader of a section.
     #[must_use]
     pub fn with_needs(mut self, section: &str, needs: Value) -> Self {
         let of_it = self.sections.iter_mut().find(|own| own.name == section);
@@ -75,7 +75,7 @@ impl Description {
         self
     }
 
-    /// What keeps a program that knows `known` from reading such a frame: blockers only.
+    /// The reasons why a program that knows `known` cannot read such a frame: blockers only.
     #[must_use]
     pub fn check(&self, known: &[KnownSection]) -> Vec<Finding> {
         let mut blockers: Vec<_> = wrong_architecture(&self.architecture).into_iter().collect();
@@ -107,7 +107,7 @@ pub(super) fn wrong_architecture(architecture: &str) -> Option<Finding> {
     })
 }
 
-/// Why a required section cannot be read, if it cannot.
+/// The reason why a required section cannot be read, if any.
 pub(super) fn unreadable(
     name: &str,
     version: u32,

@@ -1,4 +1,4 @@
-//! What a program reads of a frame.
+//! The sections that a program can read.
 
 /// A section that a program can read.
 ///
@@ -18,7 +18,7 @@ pub struct KnownSection {
 }
 
 impl KnownSection {
-    /// A section that is known in versions `oldest` to `newest`.
+    /// A section that can be read in versions `oldest` to `newest`.
     #[must_use]
     pub const fn new(name: &'static str, oldest: u32, newest: u32) -> Self {
         Self {

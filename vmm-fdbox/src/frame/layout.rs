@@ -1,4 +1,4 @@
-//! The bytes of header and table, without judgement on what they say.
+//! The bytes of header and table, without their interpretation.
 
 use super::{ENTRY_BYTES, FORMAT_MAJOR, FORMAT_MINOR, FrameError, HEADER_BYTES, Need};
 use super::{MAX_FRAME_BYTES, MAX_PRODUCER_BYTES, MAX_SECTION_NAME_BYTES, MAX_SECTIONS};
@@ -7,7 +7,7 @@ pub(super) const MAGIC: [u8; 8] = *b"FDBXVMST";
 const COMPLETE: u32 = u32::from_le_bytes(*b"DONE");
 const FLAG_REQUIRED: u32 = 1;
 const ARCHITECTURE_BYTES: usize = 16;
-/// Where the checksum stands, and so what part of the header it covers.
+/// The position of the checksum, and so the length of the part of the header that it covers.
 const CHECKSUM_AT: usize = 124;
 
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array(bytes, at))
 }
 
-/// A u64 that must be `at_most` some bound to be worth reading on.
+/// A u64 that must not exceed a bound.
 fn bounded(
     bytes: &[u8],
     at: usize,
@@ -61,7 +61,7 @@ fn bounded(
     }
 }
 
-/// A u32 that must lie in a range.
+/// A u32 that must be within a range.
 fn within(
     bytes: &[u8],
     at: usize,
@@ -78,8 +78,8 @@ fn within(
     }
 }
 
-/// The bytes of the frame that `header` begins, as it says itself; nothing is checked but that
-/// there are as many as a header has. For reading as much of a frame as there is.
+/// The length of the frame as given in `header`; only checks that `header` is long enough. For
+/// reading no more than the frame.
 pub(crate) fn announced_bytes(header: &[u8]) -> usize {
     let announced = header
         .get(96..104)
@@ -94,7 +94,7 @@ fn padded_text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// The longest start of `text` that has at most `limit` bytes.
+/// The longest prefix of `text` with at most `limit` bytes.
 pub(super) fn cut(text: &str, limit: usize) -> &str {
     let end = (0..=limit.min(text.len()))
         .rev()
@@ -135,7 +135,7 @@ impl Header {
         bytes
     }
 
-    /// Reads a header and checks everything but what the sections hold.
+    /// Reads a header and checks everything except the payloads.
     pub(super) fn decode(frame: &[u8]) -> Result<Self, FrameError> {
         if frame.len() < HEADER_BYTES {
             let value = frame.len() as u64;
@@ -230,7 +230,7 @@ impl Entry {
         bytes
     }
 
-    /// Reads an entry, whose payload has to lie between header and table.
+    /// Reads an entry, whose payload must be between header and table.
     pub(super) fn decode(bytes: &[u8], header: &Header) -> Result<Self, FrameError> {
         let name = padded_text(&bytes[..MAX_SECTION_NAME_BYTES]);
         if !is_section_name(&name) {

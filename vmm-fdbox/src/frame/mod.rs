@@ -1,7 +1,7 @@
 //! The VM state frame: what one VMM writes and another reads.
 //!
-//! Readable without decoding what is in it: a header, payloads, and a table of
-//! named sections. All integers are little-endian.
+//! It can be validated without decoding its contents: a header, payloads, and a table of named
+//! sections. All integers are little-endian.
 //!
 //! ```text
 //! HEADER, 128 bytes               TABLE ENTRY, 64 bytes
@@ -21,11 +21,11 @@
 //! 124   4  CRC-32 (IEEE) of bytes 0 to 123 and the table
 //! ```
 //!
-//! The header is cleared first and written last, so that a frame whose writer
-//! was stopped half-way is told from a complete one.
+//! The header is cleared first and written last, so that a frame whose writer was interrupted can
+//! be told from a complete one.
 //!
-//! Payloads are CBOR maps, so a reader finds fields by name: a new field is
-//! optional to older readers, a missing one has a default. What a change means:
+//! Payloads are CBOR maps, so a reader finds fields by name: a new field is optional to older
+//! readers, a missing one has a default. The effect of a change:
 //!
 //! | change | bump |
 //! |---|---|
@@ -60,16 +60,16 @@ pub const ENTRY_BYTES: usize = 64;
 pub const FORMAT_MAJOR: u16 = 1;
 /// The minor format version that this library writes.
 pub const FORMAT_MINOR: u16 = 0;
-/// The most sections that a frame can have.
+/// The maximum number of sections in a frame.
 pub const MAX_SECTIONS: usize = 4096;
-/// The largest frame in bytes.
+/// The maximum size of a frame in bytes.
 pub const MAX_FRAME_BYTES: usize = 256 << 20;
-/// The longest section name in bytes.
+/// The maximum length of a section name in bytes.
 pub const MAX_SECTION_NAME_BYTES: usize = 32;
-/// The longest producer string in bytes; a longer one is cut.
+/// The maximum length of the producer string in bytes; a longer one is truncated.
 pub const MAX_PRODUCER_BYTES: usize = 48;
 
-/// What a reader that does not know a section has to do.
+/// What a reader that does not know a section must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Refuse the frame.
@@ -78,7 +78,7 @@ pub enum Need {
     Optional,
 }
 
-/// Why a value and CBOR do not fit.
+/// Why a value could not be converted to or from CBOR.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CborError(Box<dyn std::error::Error + Send + Sync>);
@@ -99,7 +99,7 @@ pub enum FrameError {
     /// The writer was stopped before the end.
     #[error("VM state is incomplete: its writer was stopped half-way, the state is lost")]
     Incomplete,
-    /// The first bytes are not a frame's.
+    /// The data does not start like a frame.
     #[error("VM state has no frame: the first 8 bytes are not 'FDBXVMST'")]
     BadMagic,
     /// A format that this library does not read.
@@ -112,7 +112,7 @@ pub enum FrameError {
         /// Minor version found.
         minor: u16,
     },
-    /// A length, offset or count that cannot be.
+    /// A length, offset or count that is impossible.
     #[error("VM state is corrupt: {what} is {value}")]
     BadLayout {
         /// The field.
@@ -134,32 +134,32 @@ pub enum FrameError {
         /// The section.
         name: String,
     },
-    /// A section name with bytes that are not allowed, or none.
+    /// A section name that is empty or contains bytes that are not allowed.
     #[error("Section name '{name}' is not 1 to 32 of a-z, 0-9, '-', '_', '.', '/'")]
     BadSectionName {
         /// The name, made printable.
         name: String,
     },
-    /// Two sections of one name.
+    /// Two sections with the same name.
     #[error("Section '{name}' is there twice")]
     DuplicateSection {
         /// The name.
         name: String,
     },
-    /// A section that the reader asked for.
+    /// A section that the reader asked for is missing.
     #[error("VM state has no section '{name}'")]
     MissingSection {
         /// The name.
         name: String,
     },
-    /// No room left.
+    /// No space left.
     #[error(
         "VM state needs {needed} bytes, there is room for {capacity}: ask for a larger state memfd"
     )]
     TooLarge {
         /// Bytes that the frame would need so far.
         needed: usize,
-        /// Bytes there are.
+        /// Bytes available.
         capacity: usize,
     },
     /// More sections than [`MAX_SECTIONS`].
@@ -170,7 +170,7 @@ pub enum FrameError {
     Encode {
         /// The section.
         name: String,
-        /// What the encoder says.
+        /// The encoder's error.
         source: CborError,
     },
     /// A payload that is not what the reader expects.
@@ -178,21 +178,21 @@ pub enum FrameError {
     Decode {
         /// The section.
         name: String,
-        /// What the decoder says.
+        /// The decoder's error.
         source: CborError,
     },
-    /// A payload with something behind its value.
+    /// A payload with data after its value.
     #[error("Section '{name}' has {bytes} bytes behind its value")]
     TrailingBytes {
         /// The section.
         name: String,
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
     },
 }
 
 impl FrameError {
-    /// Whether nobody can read the frame, not another binary either.
+    /// Whether no binary can read the frame, not just this one.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(
             self,

@@ -1,10 +1,10 @@
-//! Bytes that the frame carries without looking into them.
+//! Bytes that the frame carries without interpreting them.
 
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bytes as one CBOR byte string, where a plain `Vec<u8>` would be an array of
-/// numbers of up to twice the size.
+/// Bytes as one CBOR byte string; a plain `Vec<u8>` would be an array of numbers of up to twice the
+/// size.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Opaque(pub Vec<u8>);
 

@@ -8,7 +8,7 @@ use super::layout::{Entry, Header};
 use super::{CborError, FrameError, Need};
 use crate::finding::Finding;
 
-/// A section as the table describes it.
+/// A section as described by the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
     /// Its name.
@@ -23,7 +23,7 @@ pub struct Section {
 
 /// A frame whose header, table and checksums have been verified.
 ///
-/// `B` is where the bytes live: a slice, or a `Vec<u8>` to own them.
+/// `B` holds the bytes: a slice, or a `Vec<u8>` to own them.
 #[derive(Debug, Clone)]
 pub struct Frame<B> {
     bytes: B,
@@ -35,8 +35,8 @@ impl<B: AsRef<[u8]>> Frame<B> {
     /// Verifies a frame at the start of `bytes`; what follows it is ignored.
     ///
     /// # Errors
-    /// [`FrameError`] says whether there is none, an incomplete one, one of
-    /// another format, or a corrupt one.
+    /// [`FrameError`] distinguishes a missing frame, an incomplete one, one of another format, and
+    /// a corrupt one.
     pub fn parse(bytes: B) -> Result<Self, FrameError> {
         let frame = bytes.as_ref();
         let header = Header::decode(frame)?;
@@ -59,7 +59,7 @@ impl<B: AsRef<[u8]>> Frame<B> {
         })
     }
 
-    /// The architecture of the writer, as Rust and Linux call it: `x86_64`.
+    /// The architecture of the writer, in the notation of Rust and Linux: `x86_64`.
     #[must_use]
     pub fn architecture(&self) -> &str {
         &self.header.architecture
@@ -71,7 +71,7 @@ impl<B: AsRef<[u8]>> Frame<B> {
         &self.header.producer
     }
 
-    /// How many times this state was written.
+    /// How often this state has been written.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.header.generation
@@ -89,7 +89,7 @@ impl<B: AsRef<[u8]>> Frame<B> {
         self.header.frame_bytes
     }
 
-    /// The table.
+    /// The sections in the table.
     pub fn sections(&self) -> impl Iterator<Item = Section> + '_ {
         self.entries.iter().map(|entry| Section {
             name: entry.name.clone(),
@@ -99,12 +99,12 @@ impl<B: AsRef<[u8]>> Frame<B> {
         })
     }
 
-    /// Whether a program that knows `known` can resume from this frame. Looks at
-    /// the table only, so a new binary can be asked before anything is paused.
+    /// Whether a program that knows `known` can resume from this frame. Uses the table only, so a
+    /// new binary can be checked before anything is paused.
     ///
     /// # Errors
-    /// One blocker per required section that is unknown or has an unknown
-    /// version, and one for another architecture.
+    /// One blocker per required section that is unknown or has an unknown version, and one for
+    /// another architecture.
     pub fn check(&self, known: &[KnownSection]) -> Result<(), Vec<Finding>> {
         let mut blockers: Vec<_> = wrong_architecture(self.architecture())
             .into_iter()
@@ -124,13 +124,13 @@ impl<B: AsRef<[u8]>> Frame<B> {
         }
     }
 
-    /// A section's version, if there is such a section.
+    /// A section's version, if it exists.
     #[must_use]
     pub fn version(&self, name: &str) -> Option<u32> {
         self.entry(name).map(|entry| entry.version)
     }
 
-    /// A section's payload, if there is such a section.
+    /// A section's payload, if it exists.
     #[must_use]
     pub fn payload(&self, name: &str) -> Option<&[u8]> {
         let entry = self.entry(name)?;
@@ -161,12 +161,11 @@ impl<B: AsRef<[u8]>> Frame<B> {
         }
     }
 
-    /// Decodes a section that may be missing, or be of a version that the
-    /// program does not know: a writer marks it required if that matters, and
-    /// [`check`](Self::check) finds it then.
+    /// Decodes a section that may be missing, or have a version that the program does not know: a
+    /// writer that depends on it marks it required, and [`check`](Self::check) then reports it.
     ///
     /// # Errors
-    /// As [`read`](Self::read), a missing section apart.
+    /// As for [`read`](Self::read), except for a missing section.
     pub fn read_optional<T: DeserializeOwned>(
         &self,
         known: KnownSection,

@@ -62,7 +62,7 @@ fn what_is_written_is_read() {
     };
     assert_eq!(optional("nope", 1, 9), None);
     assert_eq!(optional("clock", 1, 2), Some(clock()));
-    // One of a later release, which this program may do without.
+    // A section of a later release, which this program can do without.
     assert_eq!(optional("clock", 1, 1), None);
     assert_eq!(optional("clock", 3, 4), None);
 }
@@ -148,7 +148,7 @@ fn every_flipped_bit_is_noticed() {
             bad[at] ^= 1 << bit;
             match Frame::parse(&bad) {
                 Err(_) => {}
-                // Only what nothing reads may change: the gaps between payloads.
+                // Only unused bytes may change without an error: the gaps between payloads.
                 Ok(_) => {
                     assert!((HEADER_BYTES..table_at(&good)).contains(&at), "byte {at}");
                     unnoticed += 1;
@@ -167,7 +167,7 @@ fn every_truncation_is_noticed() {
     }
 }
 
-/// Lengths that lie, with a checksum that fits them.
+/// Wrong lengths, with a matching checksum.
 #[test]
 fn hostile_lengths_are_refused() {
     let good = sample();

@@ -37,8 +37,8 @@ pub struct FrameWriter<'a> {
     generation: u64,
 }
 
-/// How many bytes a frame takes, to size a [`Plan`](crate::update::Plan) by: `fill` adds the sections that
-/// it would add now. Leave room for what grows until the pause.
+/// The size of a frame, for sizing a [`Plan`](crate::update::Plan): `fill` adds the sections that
+/// it would add now. Leave room for what may grow until the pause.
 ///
 /// ```
 /// use vmm_fdbox::frame::{FrameError, Need, measure};
@@ -49,11 +49,11 @@ pub struct FrameWriter<'a> {
 /// ```
 ///
 /// # Errors
-/// What `fill` returns, or [`FrameError`].
+/// Those of `fill`, or [`FrameError`].
 pub fn measure<E: From<FrameError>>(
     fill: impl FnOnce(&mut FrameWriter<'_>) -> Result<(), E>,
 ) -> Result<usize, E> {
-    // Memory that nobody writes to is not there.
+    // Pages that are never written take no memory.
     let mut buffer = vec![0; MAX_FRAME_BYTES];
     let mut writer = FrameWriter::new(&mut buffer, "")?;
     fill(&mut writer)?;
@@ -61,12 +61,11 @@ pub fn measure<E: From<FrameError>>(
 }
 
 impl<'a> FrameWriter<'a> {
-    /// Clears the header, so that `buffer` holds no frame until
-    /// [`finish`](Self::finish). `producer` names the writing program and its
-    /// version; more than 48 bytes of it are cut.
+    /// Clears the header, so that `buffer` holds no frame until [`finish`](Self::finish).
+    /// `producer` names the writing program and its version; it is truncated to 48 bytes.
     ///
     /// # Errors
-    /// [`FrameError::TooLarge`] when not even the header fits.
+    /// [`FrameError::TooLarge`] if not even the header fits.
     pub fn new(buffer: &'a mut [u8], producer: &str) -> Result<Self, FrameError> {
         let capacity = buffer.len();
         let Some(header) = buffer.get_mut(..HEADER_BYTES) else {
@@ -86,14 +85,14 @@ impl<'a> FrameWriter<'a> {
         })
     }
 
-    /// Writes for an architecture other than this program's.
+    /// Sets an architecture other than this program's.
     #[must_use]
     pub fn architecture(mut self, architecture: &str) -> Self {
         architecture.clone_into(&mut self.architecture);
         self
     }
 
-    /// How many times this state was written, this time included.
+    /// Sets how often this state has been written, this time included.
     #[must_use]
     pub fn generation(mut self, generation: u64) -> Self {
         self.generation = generation;
@@ -105,7 +104,7 @@ impl<'a> FrameWriter<'a> {
     /// Derive `Serialize` on a struct with named fields: they become a map.
     ///
     /// # Errors
-    /// A bad or repeated name, a value that CBOR cannot express, or no room.
+    /// A bad or repeated name, a value that CBOR cannot express, or not enough space.
     pub fn add<T: Serialize + ?Sized>(
         &mut self,
         name: &str,
@@ -121,10 +120,10 @@ impl<'a> FrameWriter<'a> {
         self.add_bytes(name, version, need, &payload)
     }
 
-    /// Adds a section with a payload of any bytes.
+    /// Adds a section with an arbitrary payload.
     ///
     /// # Errors
-    /// A bad or repeated name, or no room.
+    /// A bad or repeated name, or not enough space.
     pub fn add_bytes(
         &mut self,
         name: &str,
@@ -157,11 +156,10 @@ impl<'a> FrameWriter<'a> {
         Ok(())
     }
 
-    /// Writes table and header and returns the bytes of the whole frame.
+    /// Writes table and header and returns the length of the whole frame.
     ///
     /// # Errors
-    /// [`FrameError::TooLarge`] when the table does not fit; the buffer holds no
-    /// frame then.
+    /// [`FrameError::TooLarge`] if the table does not fit; the buffer then holds no frame.
     pub fn finish(mut self) -> Result<usize, FrameError> {
         let table: Vec<u8> = self.entries.iter().flat_map(Entry::encode).collect();
         let table_at = self.write(&table)?;
@@ -180,7 +178,7 @@ impl<'a> FrameWriter<'a> {
         Ok(self.end)
     }
 
-    /// Appends bytes, aligned, and returns where they stand.
+    /// Appends bytes, aligned, and returns their offset.
     fn write(&mut self, bytes: &[u8]) -> Result<usize, FrameError> {
         let at = self.end.next_multiple_of(ALIGNMENT);
         let capacity = self.buffer.len().min(MAX_FRAME_BYTES);

@@ -1,17 +1,17 @@
-//! What a kernel makes of its command line, as `lib/cmdline.c`, `kernel/params.c` and
-//! `lib/kstrtox.c` do it (Linux 7.3), and what of that would lose the boxes.
+//! Parses a kernel command line as `lib/cmdline.c`, `kernel/params.c` and `lib/kstrtox.c` do (Linux
+//! 7.3), and finds settings that would lose the boxes.
 
 use std::fmt;
 
 use crate::finding::Finding;
 
 const SUBJECT: &str = "Kernel command line";
-/// What makes a kernel translate for devices as it does.
+/// The options that decide how a kernel translates for devices.
 const IOMMU_OPTIONS: [&[u8]; 3] = [b"iommu", b"intel_iommu", b"amd_iommu"];
-/// What the loader of bzImages keeps free for `elfcorehdr=`, which only crash kernels get.
+/// The space that the bzImage loader reserves for `elfcorehdr=`, which only crash kernels get.
 const RESERVED_BYTES: usize = 30;
 
-/// A word of a command line: a name and what stands behind the `=`.
+/// A word of a command line: a name and the value after the `=`.
 struct Parameter<'a> {
     name: &'a [u8],
     value: Option<&'a [u8]>,
@@ -19,7 +19,7 @@ struct Parameter<'a> {
 
 impl fmt::Display for Parameter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // To the kernel dashes and underscores are the same.
+        // The kernel treats dashes and underscores the same.
         let name = String::from_utf8_lossy(self.name).replace('-', "_");
         match self.value {
             Some(value) => write!(f, "{name}={}", String::from_utf8_lossy(value)),
@@ -28,7 +28,7 @@ impl fmt::Display for Parameter<'_> {
     }
 }
 
-/// `isspace()` of the kernel, which takes bytes for Latin-1.
+/// The kernel's `isspace()`, which treats bytes as Latin-1.
 fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r' | 0xa0)
 }
@@ -72,11 +72,11 @@ fn next_parameter(text: &[u8]) -> (Parameter<'_>, &[u8]) {
             value: Some(&word[begin.min(end)..end]),
         }
     };
-    // The byte that ended the word is gone too.
+    // Also skip the byte that ended the word.
     (parameter, skip_spaces(rest.get(1..).unwrap_or_default()))
 }
 
-/// The parameters for the kernel, and the rest of the line, which is for init: what follows `--`.
+/// The parameters for the kernel, and the rest of the line after `--`, which is for init.
 fn parameters(cmdline: &str) -> (Vec<Parameter<'_>>, &[u8]) {
     let mut found = Vec::new();
     let mut rest = skip_spaces(cmdline.as_bytes());
@@ -97,7 +97,8 @@ fn is_named(parameter: &Parameter<'_>, name: &[u8]) -> bool {
     parameter.name.len() == name.len() && parameter.name.iter().zip(name).all(same)
 }
 
-/// `kstrtobool()`: the first letter decides, after an `o` the second. Anything else is an error.
+/// `kstrtobool()`: the first letter decides, and after an `o` the second. Anything else is an
+/// error.
 fn to_bool(value: &[u8]) -> Option<bool> {
     let lower = |at: usize| value.get(at).map(u8::to_ascii_lowercase);
     match (lower(0)?, lower(1)) {
@@ -110,11 +111,11 @@ fn to_bool(value: &[u8]) -> Option<bool> {
 /// What a command line says about KHO.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Kho {
-    /// The last value that the kernel understands: it sets each that it reads.
+    /// The last value that the kernel understands; it applies each one in turn.
     setting: Option<bool>,
-    /// The word with that value, or with one that it does not understand if there is no other.
+    /// The word with that value, or else with one that the kernel does not understand.
     word: Option<String>,
-    /// One stands behind `--`, where the kernel does not look.
+    /// Whether there is one after `--`, where the kernel does not look.
     is_for_init: bool,
 }
 
@@ -123,7 +124,7 @@ impl Kho {
         let (found, rest) = parameters(cmdline);
         let mut kho = Self::default();
         for parameter in found.iter().filter(|found| is_named(found, b"kho")) {
-            // Without a value it is an error to the kernel.
+            // Without a value, the kernel reports an error.
             let setting = parameter.value.and_then(to_bool);
             if setting.is_some() || kho.setting.is_none() {
                 kho.setting = setting;
@@ -135,10 +136,9 @@ impl Kho {
     }
 }
 
-/// What is wrong with the command line of the next kernel, for what is handed over to it.
-///
-/// `running` is this kernel's; `default` says whether KHO is on in the next one when its
-/// command line does not say so.
+/// Problems with the command line of the next kernel that affect the handover. `running` is this
+/// kernel's; `default` says whether KHO is on in the next kernel if its command line does not set
+/// it.
 pub(super) fn check(next: &str, running: &str, default: Option<bool>) -> Vec<Finding> {
     if let Some(at) = next.bytes().position(|b| b == 0) {
         let problem = format!("it holds a NUL at byte {at}");
@@ -196,7 +196,7 @@ fn check_kho(next: &Kho, running: &Kho, default: Option<bool>) -> Option<Finding
     }
 }
 
-/// The parameters that say how IOMMUs translate.
+/// The parameters that decide how IOMMUs translate.
 fn iommu_options(cmdline: &str) -> String {
     let (found, _) = parameters(cmdline);
     let about_iommus = |found: &&Parameter<'_>| {
@@ -211,9 +211,10 @@ fn iommu_options(cmdline: &str) -> String {
     words.join(" ")
 }
 
-/// Whether a kernel that takes `max_bytes` (`cmdline_size` of its header) takes this command line.
+/// Whether the command line fits into a kernel that takes `max_bytes` (`cmdline_size` of its
+/// header).
 pub(super) fn check_length(cmdline: &str, max_bytes: usize) -> Option<Finding> {
-    // The kernel counts the NUL at the end.
+    // The kernel counts the terminating NUL.
     let max_bytes = max_bytes.saturating_sub(RESERVED_BYTES + 1);
     (cmdline.len() > max_bytes).then(|| {
         let problem = format!(
@@ -229,8 +230,9 @@ mod tests {
     use super::*;
     use crate::kexec::testing::assert_documented;
 
-    /// What a kernel that has KHO off by default makes of a command line; `None`: as it is built.
-    /// Each was looked up in lib/kstrtox.c, lib/cmdline.c and kernel/params.c of Linux 7.3.4.
+    /// How a kernel with KHO off by default interprets a command line; `None` means the default
+    /// applies. Each case was looked up in lib/kstrtox.c, lib/cmdline.c and kernel/params.c of
+    /// Linux 7.3.4.
     const KHO: [(&str, Option<bool>); 40] = [
         ("kho=on", Some(true)),
         ("kho=ON", Some(true)),
@@ -258,7 +260,7 @@ mod tests {
         ("kho=", None),
         ("kho", None),
         ("kho==on", None),
-        // Each is set in turn; one that is not understood changes nothing.
+        // Each is applied in turn; one that is not understood changes nothing.
         ("kho=off kho=on", Some(true)),
         ("kho=on kho=off", Some(false)),
         ("kho=off kho=junk", Some(false)),
@@ -273,7 +275,7 @@ mod tests {
         ("kho=\"on\"", Some(true)),
         ("\"kho=on\"", Some(true)),
         ("dyndbg=\"file x kho=on\" quiet", None),
-        // No other parameter.
+        // Other parameters do not count.
         ("xkho=on kho_scratch=1% kho.on=1 KHO=on", None),
         ("a=b\tkho=on\nquiet", Some(true)),
     ];
@@ -388,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_command_line_that_the_next_kernel_cannot_take_is_told() {
-        // cmdline_size of x86 is 2047; bzImage64_load() wants room for the NUL and 30 bytes more.
+        // x86's cmdline_size is 2047; bzImage64_load() needs space for the NUL and 30 bytes more.
         assert_eq!(check_length(&"a".repeat(2016), 2047), None);
         let found = check_length(&"a".repeat(2017), 2047).unwrap();
         assert!(found.is_blocker());

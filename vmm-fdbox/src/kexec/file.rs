@@ -1,4 +1,4 @@
-//! Opening the files of a next kernel: never waiting for one, and naming what cannot be one.
+//! Opening the files of a next kernel without ever blocking, with errors that name the file.
 
 use std::fs::{File, FileType, Metadata};
 use std::io;
@@ -12,17 +12,17 @@ use super::KexecError;
 /// `KEXEC_FILE_SIZE_MAX` of the kernel.
 const MAX_BYTES: u64 = 4 << 30;
 
-/// Why a file cannot be loaded, whatever is in it.
+/// Why a file cannot be loaded, regardless of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
     /// The kernel loads regular files only.
     #[error("it is {0} and no regular file")]
     NotRegular(&'static str),
-    /// There is nothing in it.
+    /// The file is empty.
     #[error("it is empty")]
     Empty,
-    /// The kernel loads no file of this size.
+    /// The file is larger than the kernel accepts.
     #[error("it has {bytes} bytes, and kexec_file_load takes no more than {MAX_BYTES}")]
     TooLarge {
         /// Its size.
@@ -55,8 +55,8 @@ fn check(metadata: &Metadata) -> Result<(), FileError> {
     }
 }
 
-/// Opens a file for kexec, naming it on failure. What is no regular file is not even opened:
-/// that can wait for ever, and with some devices it does something.
+/// Opens a file for kexec; errors name it. A file that is not regular is not even opened: opening
+/// it could block forever, and has side effects on some devices.
 pub(super) fn open(path: &Path) -> Result<File, KexecError> {
     let path = || PathBuf::from(path);
     let cannot_open = |source: io::Error| KexecError::Open {
@@ -68,7 +68,7 @@ pub(super) fn open(path: &Path) -> Result<File, KexecError> {
         source,
     };
     check(&path().metadata().map_err(cannot_open)?).map_err(unfit)?;
-    // What the name stands for may have changed meanwhile.
+    // The path may refer to another file by now.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::open(path(), flags, Mode::empty());
     let file = File::from(file.map_err(|errno| cannot_open(errno.into()))?);
@@ -96,7 +96,7 @@ mod tests {
     fn what_is_no_file_is_named_without_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        // Opened for reading it would wait for a writer.
+        // Opening it for reading would block until there is a writer.
         mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         let _listener = UnixListener::bind(at("socket")).unwrap();
         symlink("fifo", at("link")).unwrap();

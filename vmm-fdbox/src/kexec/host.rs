@@ -1,4 +1,4 @@
-//! Whether this kernel lets this process load an image and jump into it.
+//! Whether this kernel allows this process to load an image and jump into it.
 
 use std::fs;
 use std::io::Read;
@@ -9,34 +9,34 @@ use rustix::fs::{Mode, OFlags};
 use super::takeover::TakeOver;
 use crate::finding::Finding;
 
-/// The kernel says here whether an image is loaded; older ones have the second.
+/// Where the kernel reports whether an image is loaded; older kernels have the second path.
 const LOADED: [&str; 2] = ["sys/kernel/kexec/loaded", "sys/kernel/kexec_loaded"];
-/// What of a handover the loaded image takes: of kmod/patches.
+/// What the loaded image takes over of a handover; from kmod/patches.
 const HANDOVER: &str = "sys/kernel/kexec/handover";
 const LOAD_DISABLED: &str = "proc/sys/kernel/kexec_load_disabled";
 const LOAD_LIMIT: &str = "proc/sys/kernel/kexec_load_limit_reboot";
 const LOCKDOWN: &str = "sys/kernel/security/lockdown";
 const SECURE_BOOT: &str =
     "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
-/// The first PID namespace (`PROC_PID_INIT_INO`).
+/// The initial PID namespace (`PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
-/// The first user namespace (`PROC_USER_INIT_INO`).
+/// The initial user namespace (`PROC_USER_INIT_INO`).
 const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 const CAP_SYS_BOOT: u32 = 22;
 const SIGN_IT: &str = "sign the image with a key that this kernel trusts (sbsign)";
 
-/// What this kernel says of the image that is loaded.
+/// What this kernel reports about the loaded image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handover {
-    /// It has not the patch for that.
+    /// The kernel lacks the patch for this.
     Unknown,
-    /// The image is told of no handover, or there is none.
+    /// The image gets no handover, or none is loaded.
     None,
-    /// What it takes; `None` if it does not say.
+    /// What it takes over; `None` if the image does not declare it.
     Takes(Option<TakeOver>),
 }
 
-/// Where the kernel's files are: `/`, but for tests.
+/// The root of the kernel's files: `/`, except in tests.
 #[derive(Debug, Clone)]
 pub(super) struct Root(PathBuf);
 
@@ -56,19 +56,19 @@ impl Root {
         self.0.join(path)
     }
 
-    /// A small file, trimmed; `None` if it cannot be read.
+    /// The content of a small file, trimmed; `None` if it cannot be read.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         let text = fs::read_to_string(self.join(path)).ok()?;
         Some(text.trim().to_owned())
     }
 
-    /// Whether an image is loaded; `None` when this kernel has no kexec.
+    /// Whether an image is loaded; `None` if this kernel has no kexec.
     pub(super) fn is_loaded(&self) -> Option<bool> {
         let text = LOADED.iter().find_map(|path| self.read(path))?;
         Some(text == "1")
     }
 
-    /// What of a handover the loaded image takes.
+    /// What the loaded image takes over of a handover.
     pub(super) fn handover(&self) -> Handover {
         match self.read(HANDOVER).as_deref() {
             Some("none") => Handover::None,
@@ -81,8 +81,8 @@ impl Root {
         }
     }
 
-    /// Whether a kernel's configuration sets an option: `y` or `m`. `None` if no configuration of
-    /// this release is where distributions put it, or beside the image.
+    /// Whether a kernel's configuration sets an option to `y` or `m`. `None` if there is no
+    /// configuration of this release next to the image or where distributions install it.
     pub(super) fn is_built_with(
         &self,
         release: &str,
@@ -119,7 +119,7 @@ impl Root {
     }
 }
 
-/// A kernel's configuration; `None` if there is none. It is no more than the kernel builds.
+/// A kernel's configuration; `None` if there is none. Its size is limited.
 fn read_config(path: &Path) -> Option<String> {
     const MAX_BYTES: u64 = 4 << 20;
     if !fs::metadata(path).ok()?.is_file() {
@@ -132,7 +132,7 @@ fn read_config(path: &Path) -> Option<String> {
     Some(text)
 }
 
-/// What keeps this process from a kexec. `replaces`: it is to load an image itself.
+/// Reasons why this process cannot kexec. `replaces`: it is to load an image itself.
 pub(super) fn check(root: &Root, replaces: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(check_process(root));
@@ -178,7 +178,7 @@ pub(super) fn check(root: &Root, replaces: bool) -> Vec<Finding> {
     findings
 }
 
-/// Rights and namespaces.
+/// Checks privileges and namespaces.
 fn check_process(root: &Root) -> Vec<Finding> {
     let mut findings = Vec::new();
     let status = root.read("proc/self/status").unwrap_or_default();
@@ -208,8 +208,8 @@ fn check_process(root: &Root) -> Vec<Finding> {
     findings
 }
 
-/// Whether this kernel will take an image, as far as its signature goes. Only the kernel knows its
-/// keys: this says what will be asked for.
+/// Whether this kernel will accept an image, as far as its signature is concerned. Only the kernel
+/// knows its keys, so this only reports what it will require.
 pub(super) fn check_signature(root: &Root, subject: &str, is_signed: bool) -> Option<Finding> {
     let level = lockdown(root);
     let is_forced = root.is_built_here_with("CONFIG_KEXEC_SIG_FORCE") == Some(true);
@@ -244,7 +244,7 @@ pub(super) fn check_signature(root: &Root, subject: &str, is_signed: bool) -> Op
     ))
 }
 
-/// The level of lockdown; `None` if there is none, or it cannot be seen.
+/// The lockdown level; `None` if there is none or it cannot be read.
 fn lockdown(root: &Root) -> Option<String> {
     let text = root.read(LOCKDOWN)?;
     let (_, level) = text.split_once('[')?;

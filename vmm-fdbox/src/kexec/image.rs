@@ -1,5 +1,5 @@
-//! What a bzImage says of itself, and whether `kexec_file_load` takes it: asked before anything is
-//! changed, and told with the file's name, which the system call does not know.
+//! Reads the header of a bzImage and checks whether `kexec_file_load` would accept it: before
+//! anything is changed, and with the file's name in the error, which the system call does not know.
 //!
 //! The layout is that of `Documentation/arch/x86/boot.rst`.
 
@@ -10,42 +10,42 @@ use std::os::unix::fs::FileExt;
 use super::image_error::ImageError;
 use super::takeover::{self, KernelInfo};
 
-/// Where the setup header begins, and where the part of it ends that is looked at.
+/// The start of the setup header, and the end of the part that is used.
 const HEADER_AT: usize = 0x1f1;
 const HEADER_END: usize = 0x26c;
 const SECTOR_BYTES: u64 = 512;
 const PAGE_BYTES: u64 = 4096;
-/// The first protocol with `xloadflags`, without which there is no kexec.
+/// The first protocol with `xloadflags`, which kexec requires.
 const VERSION_MIN: u16 = 0x020c;
 /// The first protocol with `kernel_info`.
 const VERSION_KERNEL_INFO: u16 = 0x020f;
-/// `loadflags`: the protected-mode kernel is loaded at 1 MiB, as in all since 1996.
+/// `loadflags`: the protected-mode kernel is loaded at 1 MiB, as in all kernels since 1996.
 const LOADED_HIGH: u8 = 1 << 0;
 /// `xloadflags`: has a 64-bit entry point.
 const XLF_KERNEL_64: u16 = 1 << 0;
-/// `xloadflags`: can be anywhere in memory.
+/// `xloadflags`: can be loaded anywhere in memory.
 const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
 /// `xloadflags`: can be entered with five levels of page tables.
 const XLF_5LEVEL: u16 = 1 << 5;
-/// The version string is shorter: it is the kernel's banner.
+/// An upper limit for the version string, the kernel's banner.
 const MAX_VERSION_BYTES: usize = 512;
 
-/// A kernel image, as its header tells.
+/// A kernel image, as described by its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BzImage {
-    /// What `uname -r` will say; `None` if the image does not have it.
+    /// The release as in `uname -r`; `None` if the image does not have it.
     pub(super) release: Option<String>,
-    /// Room for the command line and its NUL.
+    /// The maximum length of the command line, including its NUL.
     pub(super) cmdline_bytes: usize,
-    /// It has a signature, whosesoever.
+    /// Whether it has a signature, by whatever key.
     pub(super) is_signed: bool,
-    /// It can be entered by a kernel that uses five levels of page tables.
+    /// Whether it can be entered from a kernel with five levels of page tables.
     pub(super) takes_five_levels: bool,
-    /// What it says of handovers.
+    /// What it declares about handovers.
     pub(super) info: KernelInfo,
 }
 
-/// The header's bytes, read by their offsets in the file.
+/// The header's bytes, accessed by their offsets in the file.
 struct Header([u8; HEADER_END - HEADER_AT]);
 
 impl Header {
@@ -67,7 +67,7 @@ impl Header {
         u32::from_le_bytes(self.bytes(at))
     }
 
-    /// Where the protected-mode kernel begins.
+    /// The offset of the protected-mode kernel.
     fn kernel_at(&self) -> u64 {
         let setup_sectors = match self.u8(0x1f1) {
             0 => 4,
@@ -92,8 +92,8 @@ impl Header {
         Ok(())
     }
 
-    /// Whether all of it is there. The loader itself looks at the setup sectors only, and the rest is
-    /// missed when the kernel decompresses itself.
+    /// Whether the file is complete. The kernel's loader only checks the setup sectors; the rest
+    /// would be missed when the kernel decompresses itself.
     fn check_length(&self, bytes: u64) -> Result<(), ImageError> {
         let kernel_bytes = u64::from(self.u32(0x1f4)) * 16;
         let expected_bytes = self.kernel_at() + kernel_bytes;
@@ -116,10 +116,10 @@ impl Header {
 }
 
 impl BzImage {
-    /// Reads a kernel image. Only of its header and of what that names, in few bytes.
+    /// Reads a kernel image: only its header and the few bytes that the header refers to.
     ///
     /// # Errors
-    /// What keeps it from being loaded.
+    /// The reason why it cannot be loaded.
     pub(super) fn read(file: &File) -> Result<Self, ImageError> {
         let mut header = Header([0; HEADER_END - HEADER_AT]);
         file.read_exact_at(&mut header.0, HEADER_AT as u64)
@@ -145,7 +145,7 @@ impl BzImage {
     }
 }
 
-/// Reads what is there of `bytes`, and leaves the rest 0.
+/// Reads as many of `bytes` as there are, and leaves the rest 0.
 fn read_some(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
@@ -174,7 +174,7 @@ fn release(file: &File, header: &Header) -> io::Result<Option<String>> {
     Ok(is_release.then(|| String::from_utf8_lossy(word).into_owned()))
 }
 
-/// Whether the image, which is a PE file too, has a table of certificates.
+/// Whether the image, which is also a PE file, has a certificate table.
 fn is_signed(file: &File) -> io::Result<bool> {
     /// In the PE header: its magic, the magic of PE32+ and the entry for certificates.
     const PE_BYTES: usize = 24 + 152;
@@ -220,7 +220,7 @@ mod tests {
             },
         };
         assert_eq!(read(|_| {}).unwrap(), expected);
-        // Something may follow, such as a signature.
+        // Other data may follow, such as a signature.
         assert_eq!(read(|bytes| bytes.extend([0; 100])).unwrap(), expected);
     }
 
@@ -262,7 +262,7 @@ mod tests {
             assert_eq!(problem, expected);
         }
         assert_documented("it is cut short");
-        // Fewer setup sectors than there are: the header says 4 in this way.
+        // 0 setup sectors stand for 4.
         let problem = refused(|image| {
             image[0x1f1] = 0;
             image.truncate(whole - 513);

@@ -1,15 +1,15 @@
-//! Why a file is no kernel.
+//! Errors of kernel images.
 
 use std::io;
 
-/// Why a file is no kernel that can be loaded.
+/// Why a file is not a kernel that can be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
     /// The file ends within the header.
     #[error("it is too short for a kernel image")]
     TooShort,
-    /// It has another header.
+    /// It has another kind of header.
     #[error("it is not a kernel image")]
     NoImage,
     /// It is for 32 bits, or too old.
@@ -18,12 +18,12 @@ pub enum ImageError {
     /// It is built without `CONFIG_RELOCATABLE`.
     #[error("it is a kernel that is not relocatable")]
     NotRelocatable,
-    /// It is not whole.
+    /// It is incomplete.
     #[error("it is cut short: it has {bytes} bytes, and its header says {expected_bytes}")]
     Truncated {
-        /// The file's size.
+        /// The actual size of the file.
         bytes: u64,
-        /// What it is at least if it is whole.
+        /// The minimum size of the complete file.
         expected_bytes: u64,
     },
     /// Its header contradicts itself.

@@ -39,7 +39,7 @@ pub enum KexecError {
         /// Why.
         source: std::io::Error,
     },
-    /// The kernel or initramfs file cannot be loaded, whatever is in it.
+    /// The kernel or initramfs file cannot be loaded, regardless of its content.
     #[error("Cannot load {}", path.display())]
     File {
         /// The file.
@@ -47,7 +47,7 @@ pub enum KexecError {
         /// Why.
         source: FileError,
     },
-    /// The kernel file is no kernel that can be loaded.
+    /// The kernel file is not a kernel that can be loaded.
     #[error("Cannot load {}", path.display())]
     Image {
         /// The file.
@@ -58,13 +58,13 @@ pub enum KexecError {
     /// The command line holds a NUL.
     #[error("Kernel command line holds a NUL at byte {at}: leave it out")]
     NulInCmdline {
-        /// Where, counted from 0.
+        /// Its position, counted from 0.
         at: usize,
     },
     /// Nothing is loaded.
     #[error("No kernel is loaded: load one with `kexec -l -s` or name one")]
     NothingLoaded,
-    /// This kernel does not tell the loaded one of what is handed over.
+    /// This kernel does not pass the handover to the loaded one.
     #[error(
         "The loaded kernel is told of no handover, and every box would be lost: load one that knows KHO with `kexec -l -s`, with KHO on in this kernel"
     )]
@@ -123,9 +123,9 @@ fn explain_jump(errno: Errno) -> String {
     text.to_owned()
 }
 
-/// A kernel that is loaded and can be jumped into.
+/// A loaded kernel that can be jumped into.
 ///
-/// There is one per host. Dropping this leaves it loaded.
+/// There is one per host. Dropping this value leaves the kernel loaded.
 ///
 /// ```no_run
 /// use std::fs::File;
@@ -141,11 +141,10 @@ fn explain_jump(errno: Errno) -> String {
 pub struct KexecImage(());
 
 impl KexecImage {
-    /// Loads a kernel, in place of any that was loaded. Without an initramfs
-    /// the kernel gets none.
+    /// Loads a kernel, replacing any that was loaded. The initramfs is optional.
     ///
     /// # Errors
-    /// [`KexecError::Load`] says what the errno means here.
+    /// [`KexecError::Load`] explains the errno.
     pub fn load(
         kernel: BorrowedFd<'_>,
         initramfs: Option<BorrowedFd<'_>>,
@@ -158,7 +157,7 @@ impl KexecImage {
         Ok(Self(()))
     }
 
-    /// Whether the boxes reach the loaded kernel, as far as this one says.
+    /// Whether the boxes reach the loaded kernel, as far as this kernel reports it.
     pub(crate) fn check_handover(&self) -> Result<(), KexecError> {
         match Root::default().handover() {
             Handover::None => Err(KexecError::NoHandover),
@@ -166,7 +165,7 @@ impl KexecImage {
         }
     }
 
-    /// The kernel that something else loaded, such as `kexec -l -s`.
+    /// The kernel that was loaded by something else, such as `kexec -l -s`.
     ///
     /// # Errors
     /// [`KexecError::NothingLoaded`].
@@ -178,7 +177,7 @@ impl KexecImage {
         }
     }
 
-    /// Frees the loaded kernel.
+    /// Unloads the kernel.
     ///
     /// # Errors
     /// [`KexecError::Unload`].
@@ -186,34 +185,33 @@ impl KexecImage {
         sys::kexec_file_unload().map_err(KexecError::Unload)
     }
 
-    /// Leaves this kernel. Nothing is written to disk, no program is told: what
-    /// needs either comes first. Returns only when the jump failed; the image
-    /// stays loaded then.
+    /// Leaves this kernel. No file system is synced and no program notified: do that first if
+    /// needed. Returns only if the jump failed; the image then stays loaded.
     ///
     /// # Errors
     /// [`KexecError::Jump`].
     pub fn jump(&self) -> Result<Infallible, KexecError> {
         match rustix::system::reboot(RebootCommand::Kexec) {
-            // The kernel does not come back from a jump that it made.
+            // A successful jump does not return.
             Ok(()) => Err(KexecError::Jump(Errno::INVAL)),
             Err(errno) => Err(KexecError::Jump(errno)),
         }
     }
 }
 
-/// Whether a kernel is loaded; `None` when this kernel has no kexec.
+/// Whether a kernel is loaded; `None` if this kernel has no kexec.
 #[must_use]
 pub fn is_loaded() -> Option<bool> {
     Root::default().is_loaded()
 }
 
-/// What would keep this process from loading a kernel and jumping into it. Changes nothing.
+/// Reasons why this process could not load a kernel and jump into it. Changes nothing.
 #[must_use]
 pub fn preflight() -> Vec<Finding> {
     host::check(&Root::default(), true)
 }
 
-/// What would make the jump into a kernel fail that something else loaded, or lose the boxes.
+/// Reasons why the jump into a kernel loaded by something else would fail or lose the boxes.
 pub(crate) fn preflight_loaded() -> Vec<Finding> {
     check_loaded(&Root::default())
 }
@@ -238,21 +236,20 @@ fn check_loaded(root: &Root) -> Vec<Finding> {
             KexecError::NothingLoaded.to_string(),
             "then try again",
         )),
-        // It is told already.
+        // Already reported.
         (None, _) => {}
     }
     findings
 }
 
-/// What is wrong with the command line of the next kernel, for what is handed
-/// over to it.
+/// Problems with the command line of the next kernel that affect the handover.
 #[must_use]
 pub fn check_cmdline(cmdline: &str) -> Vec<Finding> {
     let running = Root::default().read(next::RUNNING_CMDLINE);
     cmdline::check(cmdline, &running.unwrap_or_default(), None)
 }
 
-/// Opens a file for kexec, naming it on failure. Never waits for it.
+/// Opens a file for kexec without ever blocking; errors name the file.
 pub(crate) fn open(path: &Path) -> Result<File, KexecError> {
     file::open(path)
 }

@@ -11,7 +11,7 @@ use crate::error::Chain;
 use crate::finding::Finding;
 use crate::kind::Kind;
 
-/// An option of a kernel that has KHO on without `kho=on`.
+/// A configuration option that turns KHO on without `kho=on`.
 const KHO_BY_DEFAULT: &str = "CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT";
 const BUILD_IT: &str = "name a kernel that is built with kmod/patches";
 const BUILD_OR_ASSUME: &str = "name a kernel that is built with kmod/patches, or say that this one is \
@@ -27,7 +27,7 @@ pub(crate) struct NextFiles<'a> {
 }
 
 impl NextFiles<'_> {
-    /// Whatever would make the load fail, or lose the boxes. Changes nothing.
+    /// Reasons why the load would fail or the boxes be lost. Changes nothing.
     pub(crate) fn check(&self) -> Vec<Finding> {
         self.check_in(&Root::default())
     }
@@ -67,7 +67,7 @@ impl NextFiles<'_> {
         findings
     }
 
-    /// What of this host keeps it from loading a good image.
+    /// Reasons why this host would refuse a good image.
     fn check_image(&self, root: &Root, image: &BzImage) -> Vec<Finding> {
         let subject = self.kernel.display().to_string();
         let mut findings = Vec::new();
@@ -90,8 +90,8 @@ impl NextFiles<'_> {
         findings
     }
 
-    /// What of these kinds of files the next kernel would not take over. `assumes_patches`: somebody
-    /// who knows says that it has those that its image does not tell of.
+    /// The kinds of files, out of `kinds`, that the next kernel would not take over.
+    /// `assumes_patches`: the operator vouches for patches that the image does not declare.
     pub(crate) fn check_kinds(
         &self,
         kinds: &BTreeSet<Kind>,
@@ -102,27 +102,27 @@ impl NextFiles<'_> {
                 let subject = self.kernel.display().to_string();
                 check_takes(&subject, image.info.takes, kinds, assumes_patches)
             }
-            // It is told by `check`, or is for a machine whose images say nothing.
+            // Already reported by `check`, or the architecture's images declare nothing.
             _ => Vec::new(),
         }
     }
 }
 
-/// What of these kinds of files the kernel would not take over that is loaded.
+/// The kinds of files, out of `kinds`, that the loaded kernel would not take over.
 pub(crate) fn check_loaded_kinds(kinds: &BTreeSet<Kind>) -> Vec<Finding> {
     check_loaded_kinds_in(&Root::default(), kinds)
 }
 
 fn check_loaded_kinds_in(root: &Root, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
     match root.handover() {
-        // It is told by the checks of the host.
+        // Already reported by the checks of the host.
         Handover::Unknown | Handover::None => Vec::new(),
         Handover::Takes(takes) => check_takes("The loaded kernel", takes, kinds, false),
     }
 }
 
-/// Reads a kernel image; `None` on machines other than x86-64, where the kernel itself is left to
-/// judge.
+/// Reads a kernel image; `None` on architectures other than x86-64, where the check is left to the
+/// kernel.
 fn read_image(path: &Path) -> Result<Option<BzImage>, KexecError> {
     let file = file::open(path)?;
     if !cfg!(target_arch = "x86_64") {
@@ -135,7 +135,7 @@ fn read_image(path: &Path) -> Result<Option<BzImage>, KexecError> {
     Ok(Some(image))
 }
 
-/// A file that cannot be loaded.
+/// The finding for a file that cannot be loaded.
 fn unfit(path: &Path, error: &KexecError, remedy: &str) -> Finding {
     let problem = match error {
         KexecError::Open { source, .. } => format!("cannot be opened ({source})"),
@@ -168,8 +168,8 @@ fn check_takes(
     findings
 }
 
-/// A kernel whose image does not say what it takes over. That one has the patches all the same is
-/// taken on somebody's word, but not that it goes on translating for a device that goes on with DMA.
+/// Findings for a kernel whose image does not declare what it takes over. The operator may vouch
+/// for its patches, but not for it to keep translating for a device with ongoing DMA.
 fn check_silent(subject: &str, kinds: &BTreeSet<Kind>, assumes_patches: bool) -> Vec<Finding> {
     let (devices, others): (BTreeSet<_>, BTreeSet<_>) =
         kinds.iter().partition(|kind| kind.reaches_memory());

@@ -1,5 +1,5 @@
-//! What of a handover a kernel image says that its kernel takes: the chunk `FDBx` of `kernel_info`.
-//! docs/handover-abi.md has its layout.
+//! What a kernel image declares to take over of a handover: the chunk `FDBx` of `kernel_info`.
+//! docs/handover-abi.md defines its layout.
 
 use std::fs::File;
 use std::io;
@@ -8,31 +8,31 @@ use std::os::unix::fs::FileExt;
 use super::image_error::ImageError;
 use crate::kind::Kind;
 
-/// Of `kernel_info` and of the chunk.
+/// The magic numbers of `kernel_info` and of the chunk.
 const KERNEL_INFO_MAGIC: [u8; 4] = *b"LToP";
 const CHUNK_MAGIC: [u8; 4] = *b"FDBx";
 /// Magic, length, length with the chunks, `setup_type_max`.
 const KERNEL_INFO_BYTES: usize = 16;
-/// `SETUP_KEXEC_KHO`: the place where a kernel is told of a handover. One that does not know it
-/// passes over it.
+/// `SETUP_KEXEC_KHO`: the setup_data that passes a handover to a kernel. A kernel that does not
+/// know it ignores it.
 const SETUP_KEXEC_KHO: usize = 10;
 /// A flag in `setup_type_max`.
 const SETUP_INDIRECT: usize = 1 << 31;
 /// Magic and length.
 const CHUNK_HEADER_BYTES: usize = 8;
-/// More than a kernel has.
+/// More than any kernel has.
 const MAX_BYTES: usize = 64 << 10;
 
-/// What of a handover a kernel takes over.
+/// What a kernel takes over of a handover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TakeOver(u32);
 
-/// What the `kernel_info` of an image says of handovers.
+/// What the `kernel_info` of an image declares about handovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct KernelInfo {
-    /// It reads the place where a kernel is told of a handover.
+    /// Whether the kernel reads the setup_data of a handover.
     pub(super) knows_kho: bool,
-    /// What of one it takes; `None` if it does not say.
+    /// What it takes over; `None` if it does not say.
     pub(super) takes: Option<TakeOver>,
 }
 
@@ -59,7 +59,7 @@ impl TakeOver {
     const VFIO_FILES: Self = Self(1 << 5);
     const KHO: Self = Self(1 << 6);
 
-    /// From what the kernel shows of the loaded image, such as `0x7f`.
+    /// Parses the kernel's report on the loaded image, such as `0x7f`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         u32::from_str_radix(text.strip_prefix("0x")?, 16)
             .map(Self)
@@ -70,7 +70,7 @@ impl TakeOver {
         Self(self.0 | other.0)
     }
 
-    /// What a kernel must take for a descriptor of this kind to be there again.
+    /// What a kernel must take over for a descriptor of this kind to be restored.
     pub(super) fn needed_by(kind: Kind) -> Self {
         match kind {
             Kind::Memfd => Self::KHO.and(Self::FOLIO_RUNS),
@@ -85,7 +85,7 @@ impl TakeOver {
         }
     }
 
-    /// What of `needed` is not here, in words.
+    /// The parts of `needed` that are missing, as text.
     pub(super) fn lacks(self, needed: Self) -> Vec<&'static str> {
         let missing = needed.0 & !self.0;
         let names = NAMES.iter().filter(|(bit, _)| bit.0 & missing != 0);
@@ -103,7 +103,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u32::from_le_bytes(bytes)).ok()
 }
 
-/// Reads the `kernel_info` at this place of a kernel image.
+/// Reads the `kernel_info` at this offset of a kernel image.
 pub(super) fn read(file: &File, at: u64) -> Result<KernelInfo, ImageError> {
     let read = |bytes: &mut [u8]| match file.read_exact_at(bytes, at) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged()),
@@ -149,8 +149,8 @@ mod tests {
     use crate::kexec::testing::bzimage;
 
     /// A `kernel_info` of a kernel with all patches but without VT-d, written by hand from
-    /// docs/handover-abi.md. Another chunk, of 3 bytes and without
-    /// padding, stands before the one that counts.
+    /// docs/handover-abi.md. Another chunk, of 3 bytes and without padding, precedes the relevant
+    /// one.
     const GOLDEN: [u8; 39] = *b"LToP\x10\0\0\0\x27\0\0\0\x0a\0\0\x80\
         ABCD\x0b\0\0\0\x01\x02\x03\
         FDBx\x0c\0\0\0\x7d\0\0\0";
@@ -194,7 +194,7 @@ mod tests {
         let mut other = GOLDEN;
         other[30] = b'y';
         assert_eq!(of_image(&other).unwrap(), None);
-        // A protocol before kernel_info: there is something else at that offset.
+        // A protocol before kernel_info, with something else at that offset.
         let mut old = bzimage(Some(&GOLDEN));
         old[0x206] = 0x0e;
         let mut file = tempfile::tempfile().unwrap();
@@ -254,7 +254,7 @@ mod tests {
             if len > 8 {
                 info[8] = u8::try_from(len).unwrap();
             }
-            // Whole chunks only are no damage.
+            // Truncation at a chunk boundary is not damage.
             assert_eq!(is_damaged(&info), ![16, 27].contains(&len), "{len} bytes");
         }
     }
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(none, ["take any handover (CONFIG_KEXEC_HANDOVER)"]);
     }
 
-    /// The bits are those of docs/handover-abi.md, and each kind's are what its patches do.
+    /// The bits are those of docs/handover-abi.md, and each kind needs those of its patches.
     #[test]
     fn every_bit_is_documented_and_has_a_name() {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/handover-abi.md");

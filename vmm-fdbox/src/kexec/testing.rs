@@ -1,9 +1,9 @@
-//! A kernel image made by hand, and a look at the operator's guide.
+//! A hand-made kernel image, and a check of the operator's guide.
 
 /// A `kernel_info` without chunks, as Linux 7.3 has it.
 const STOCK_INFO: [u8; 16] = *b"LToP\x10\0\0\0\x10\0\0\0\x0a\0\0\x80";
 
-/// The least that is a whole bzImage, with this `kernel_info`. Its setup is 4 sectors long.
+/// The smallest complete bzImage with this `kernel_info`. Its setup is 4 sectors long.
 pub(crate) fn bzimage(kernel_info: Option<&[u8]>) -> Vec<u8> {
     const KERNEL_AT: usize = 4 * 512;
     const KERNEL_BYTES: usize = 4096;
@@ -29,7 +29,7 @@ pub(crate) fn bzimage(kernel_info: Option<&[u8]>) -> Vec<u8> {
     bytes
 }
 
-/// The operator's guide has this text, whatever the lines it is broken into.
+/// Asserts that the operator's guide contains this text, regardless of line breaks.
 #[track_caller]
 pub(crate) fn assert_documented(text: &str) {
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");

@@ -1,4 +1,4 @@
-//! The VMM that is to get a guest, and what a coordinator has it do.
+//! The VMM that is to receive a guest, driven by a coordinator.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -35,32 +35,34 @@ impl Request for ArrivingRequest {
     }
 }
 
-/// A VMM without a guest, for [`serve_arriving`]. What it builds it keeps in itself.
+/// A VMM without a guest, for [`serve_arriving`]. It keeps what it builds in itself.
 pub trait ArrivingVmm {
-    /// The sections of the state that it reads.
+    /// The sections of the state that it can read.
     fn known(&self) -> &[KnownSection];
 
     /// Opens whatever it needs of this host, such as `/dev/kvm`. Nothing of the guest is here yet.
     ///
     /// # Errors
-    /// Why it can take no guest.
+    /// Why it cannot take any guest.
     fn get_ready(&mut self, arrive: &Arrive) -> Result<(), PartyError>;
 
-    /// The state of a guest that waits in its box has been read; it is nobody's yet. Opens, and locks, what of this
-    /// host nobody else is to get first: the VMMs of all guests that are resumed together do so before any of
-    /// them goes on. What cannot be opened is for [`restore`](Self::restore) to tell. Default: nothing.
+    /// Called when the state of a guest that waits in its box has been read; nobody has the guest
+    /// yet. Opens and locks host resources that nobody else should get first: the VMMs of all
+    /// guests that are resumed together do so before any of them proceeds. Errors are left to
+    /// [`restore`](Self::restore). Default: does nothing.
     fn reserve(&mut self, frame: &Frame<Vec<u8>>) {
         let _ = frame;
     }
 
-    /// The guest's place in the order in which guests are resumed, by its state. Default: none.
+    /// The guest's place in the order of resumes, from its state. Default: none.
     fn position(&self, frame: &Frame<Vec<u8>>) -> Option<u32> {
         let _ = frame;
         None
     }
 
-    /// Takes out of the box what is there and builds all but the state: the guest still runs in another VMM
-    /// of this kernel, which lends what this one is to have. Only called with such a VMM.
+    /// Takes out what is in the box and builds everything but the state. The guest still runs in
+    /// another VMM of this kernel, which lends what this one is to have. Only called if there is
+    /// such a VMM.
     ///
     /// # Errors
     /// The guest stays where it is.
@@ -70,7 +72,8 @@ pub trait ArrivingVmm {
         lent: Lent,
     ) -> Result<(), PartyError>;
 
-    /// Takes the rest out of the box and puts the state into what was built. The guest does not run yet.
+    /// Takes the rest out of the box and restores the state into what was built. The guest does not
+    /// run yet.
     ///
     /// # Errors
     /// The guest stays where it is.
@@ -80,40 +83,41 @@ pub trait ArrivingVmm {
         lent: Lent,
     ) -> Result<(), PartyError>;
 
-    /// Closes whatever was built from the box: it is about to be sealed again, or the guest continues in its old VMM.
+    /// Closes whatever was built from the box: it is about to be sealed again, or the guest
+    /// continues in its old VMM.
     fn abandon(&mut self);
 
-    /// Runs the guest, which is this VMM's from now on, and returns the cycle counter of its first entry, or of
-    /// now if it is to arrive paused.
+    /// Runs the guest, which belongs to this VMM from now on, and returns the cycle counter at its
+    /// first entry, or the current one if it is to arrive paused.
     ///
     /// # Errors
     /// The guest is lost: nobody else can take it any more.
     fn run(&mut self) -> Result<u64, PartyError>;
 
-    /// What the coordinator is told of it. The guest runs meanwhile.
+    /// Returns a report on the guest for the coordinator. The guest runs meanwhile.
     fn report(&mut self, finished: Finished) -> Value;
 
-    /// Takes what the old VMM still had. Default: it is dropped.
+    /// Takes what the old VMM still had. Default: drops it.
     fn adopt(&mut self, lent: Lent) {
         drop(lent);
     }
 }
 
-/// How it ended for a VMM that was to get a guest.
+/// The result for a VMM that was to receive a guest.
 #[derive(Debug)]
 pub enum Arrived {
-    /// The guest is this process's. With another VMM of this kernel there may be more to get from it.
+    /// This process has the guest. If it came from another VMM of this kernel, more may follow.
     Here(Adoption),
-    /// It is not: this process ends, with nothing of the guest shut down.
+    /// This process does not have the guest and must end without shutting anything of it down.
     NotHere(Option<Failed>),
 }
 
-/// What the old VMM still had, when it comes: [`wait`](Self::wait) in a thread of its own.
+/// Receives what the old VMM still had: call [`wait`](Self::wait) in a thread of its own.
 #[derive(Debug)]
 pub struct Adoption(Channel);
 
 impl Adoption {
-    /// Waits for the coordinator, which is done when this returns.
+    /// Waits for the coordinator; returns when that is done.
     pub fn wait(self, mut adopt: impl FnMut(Lent)) {
         let line = Line::<ArrivingRequest>::new(self.0);
         let is_lent = |order: &ArrivingRequest| matches!(order, ArrivingRequest::Adopt { .. });
@@ -125,14 +129,14 @@ impl Adoption {
     }
 }
 
-/// Does what the coordinator at the other end of a socket says, until the guest is here or cannot be. The box is the one
-/// that it passes.
+/// Follows the coordinator at the other end of a socket until the guest is here or has failed to
+/// arrive. The coordinator passes the box.
 pub fn serve_arriving<V: ArrivingVmm>(socket: UnixStream, vmm: &mut V) -> Arrived {
     let passed = |name, info, fd| PassedBox::new(name, info, fd).map(Arc::new);
     serve_arriving_from(socket, vmm, passed)
 }
 
-/// As [`serve_arriving`], with boxes of another kind.
+/// Like [`serve_arriving`], for other implementations of boxes.
 pub fn serve_arriving_from<V: ArrivingVmm, S: BoxStore + Clone>(
     socket: UnixStream,
     vmm: &mut V,
@@ -155,10 +159,10 @@ pub fn serve_arriving_from<V: ArrivingVmm, S: BoxStore + Clone>(
     }
 }
 
-/// Why there is no guest here.
+/// Why the guest did not arrive.
 enum End {
     Failed(Failed),
-    /// The coordinator is gone, and with it whoever could have said commit.
+    /// The coordinator is gone, so nobody can commit any more.
     Gone,
 }
 
@@ -258,7 +262,7 @@ fn take<V: ArrivingVmm, S: BoxStore + Clone>(
     line.say(&ArrivingReply::Restored {});
     if let Err(end) = next(line, |order| *order == ArrivingRequest::Commit {}) {
         vmm.abandon();
-        // Dropped, the box is as it was.
+        // Dropping the arrival leaves the box as it was.
         return Err(end);
     }
     arrival.mark("commit");
@@ -274,7 +278,7 @@ fn take<V: ArrivingVmm, S: BoxStore + Clone>(
     Ok(())
 }
 
-/// A guest whose VMM is there: build first, then wait for its state.
+/// A guest that another VMM has: build first, then wait for its state.
 fn from_vmm<V: ArrivingVmm, S: BoxStore + Clone>(
     line: &Line<ArrivingRequest>,
     vmm: &mut V,
@@ -298,7 +302,7 @@ fn from_vmm<V: ArrivingVmm, S: BoxStore + Clone>(
     arrived.inspect_err(|_| vmm.abandon())
 }
 
-/// A guest that waits in its box: its state tells its place in the order.
+/// A guest that waits in its box: its state has its place in the order.
 fn from_box<V: ArrivingVmm, S: BoxStore + Clone>(
     line: &Line<ArrivingRequest>,
     vmm: &mut V,

@@ -1,4 +1,4 @@
-//! Lines of JSON over a Unix socket, with descriptors, each by a deadline.
+//! JSON lines over a Unix socket, with descriptors, all with deadlines.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -19,65 +19,65 @@ use serde_json::Value;
 
 use crate::deadline::Deadline;
 
-/// The most descriptors that go with one line: as many as Linux passes at once.
+/// The maximum number of descriptors with one line, which is the Linux limit for one message.
 pub const MAX_FDS: usize = 253;
-/// The longest line in bytes, its newline included.
+/// The maximum length of a line in bytes, including the newline.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
-/// What is read at once.
+/// The size of one read.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Why nothing could be said or heard.
+/// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// The other end is closed.
+    /// The other end has been closed.
     #[error("The other process is gone")]
     Gone,
-    /// The deadline is over.
+    /// The deadline has passed.
     #[error("The other process gave no answer within {} s", .0.as_secs_f64())]
     Late(Duration),
-    /// The socket.
+    /// An error of the socket.
     #[error("Cannot talk to the other process: {0}")]
     System(Errno),
-    /// A line that is not of this protocol.
+    /// A line that does not belong to this protocol.
     #[error("The other process said what is not of this protocol: {0}")]
     Nonsense(String),
     /// A line beyond [`MAX_LINE_BYTES`].
     #[error("A line of more than {MAX_LINE_BYTES} bytes")]
     TooLong,
-    /// More descriptors than go with one line.
+    /// More descriptors than fit with one line.
     #[error("{0} descriptors at once: no more than {MAX_FDS} go with one line")]
     TooManyFds(usize),
-    /// The kernel dropped descriptors on their way in.
+    /// The kernel dropped descriptors that were sent to this process.
     #[error("Descriptors were lost on their way: this process may have no more open (ulimit -n)")]
     FdsLost,
-    /// A line names other descriptors than came with it.
+    /// A line whose descriptors differ from those it names.
     #[error("{named} descriptors were named, and {came} came")]
     FdsDiffer {
-        /// Named in the line.
+        /// The number named in the line.
         named: usize,
-        /// That came.
+        /// The number received.
         came: usize,
     },
-    /// It speaks another version.
+    /// The other end speaks another version.
     #[error(
         "The other process speaks version {theirs} of the member protocol, this one version {ours}"
     )]
     Version {
-        /// What it said.
+        /// Its version.
         theirs: u32,
         /// [`VERSION`](super::VERSION).
         ours: u32,
     },
-    /// An answer that does not fit.
+    /// An unexpected message.
     #[error("The other process said '{said}' instead of '{expected}'")]
     Unexpected {
-        /// What would have fitted.
+        /// The expected message.
         expected: &'static str,
-        /// What it said.
+        /// The message received.
         said: String,
     },
-    /// It refuses.
+    /// The other end refuses.
     #[error("{0}")]
     Refused(String),
 }
@@ -95,7 +95,7 @@ fn nonsense(error: serde_json::Error) -> ChannelError {
     ChannelError::Nonsense(error.to_string())
 }
 
-/// A line as it is on the wire.
+/// A line in its wire format.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -107,7 +107,7 @@ struct Line {
 }
 
 impl Line {
-    /// `message` is an enum: its variant is what is said.
+    /// `message` is an enum; `say` is the name of its variant.
     fn new(message: &impl Serialize, fds: Vec<String>) -> Result<Self, serde_json::Error> {
         let value = serde_json::to_value(message)?;
         let (say, with) = match value {
@@ -130,19 +130,19 @@ impl Line {
     }
 }
 
-/// Something that was said.
+/// A received message.
 #[derive(Debug)]
 pub struct Heard<T> {
-    /// What.
+    /// The message.
     pub message: T,
-    /// What came with it, by name.
+    /// The descriptors that came with it, by name.
     pub fds: Vec<(String, OwnedFd)>,
 }
 
-/// What there was to hear.
+/// What ended a wait.
 #[derive(Debug)]
 pub enum Woken<T> {
-    /// Something was said.
+    /// A message arrived.
     Heard(Heard<T>),
     /// The other descriptor is ready.
     Other,
@@ -152,14 +152,14 @@ pub enum Woken<T> {
 #[derive(Debug)]
 pub struct Channel {
     socket: UnixStream,
-    /// What came in and is not a whole line yet.
+    /// Received bytes that do not form a whole line yet.
     buffer: Vec<u8>,
-    /// Descriptors, and how much was in the buffer when they came.
+    /// Received descriptors, with the length of the buffer at that time.
     fds: VecDeque<(usize, Vec<OwnedFd>)>,
 }
 
 impl Channel {
-    /// Over a socket on which nothing is on its way.
+    /// A channel over a socket with no data in transit.
     #[must_use]
     pub fn new(socket: UnixStream) -> Self {
         Self {
@@ -169,11 +169,11 @@ impl Channel {
         }
     }
 
-    /// Says something. The descriptors are duplicated for the other process.
+    /// Sends a message. The descriptors are duplicated for the other process.
     ///
     /// # Errors
-    /// [`ChannelError`]; after all but [`TooManyFds`](ChannelError::TooManyFds) and
-    /// [`TooLong`](ChannelError::TooLong) the connection is of no use any more.
+    /// [`ChannelError`]; after any but [`TooManyFds`](ChannelError::TooManyFds) and
+    /// [`TooLong`](ChannelError::TooLong) the connection can no longer be used.
     pub fn send(
         &mut self,
         message: &impl Serialize,
@@ -194,7 +194,7 @@ impl Channel {
         self.write(&bytes, &fds, deadline)
     }
 
-    /// The descriptors go with the first byte.
+    /// Sends the descriptors with the first byte.
     fn write(
         &self,
         mut bytes: &[u8],
@@ -223,7 +223,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits for something to be said.
+    /// Waits for a message.
     ///
     /// # Errors
     /// [`ChannelError`].
@@ -233,12 +233,12 @@ impl Channel {
     ) -> Result<Heard<T>, ChannelError> {
         match self.receive_or(None, deadline)? {
             Woken::Heard(heard) => Ok(heard),
-            // There is no other.
+            // There is no other descriptor.
             Woken::Other => Err(ChannelError::Late(deadline.limit())),
         }
     }
 
-    /// Waits for something to be said, or for `other` to have something to read.
+    /// Waits for a message, or for `other` to become readable.
     ///
     /// # Errors
     /// [`ChannelError`].
@@ -263,10 +263,10 @@ impl Channel {
         }
     }
 
-    /// Whether something was said that nobody has heard. Does not wait.
+    /// Whether a message is waiting. Does not block.
     ///
     /// # Errors
-    /// [`ChannelError`]: there is nothing, and nothing more to come.
+    /// [`ChannelError`] if there is none and none can follow.
     pub fn has_something(&mut self) -> Result<bool, ChannelError> {
         let has_line = |buffer: &[u8]| buffer.contains(&b'\n');
         while !has_line(&self.buffer) {
@@ -280,7 +280,7 @@ impl Channel {
         Ok(true)
     }
 
-    /// Reads what is there, if anything is.
+    /// Reads what is available, if anything.
     fn read(&mut self) -> Result<bool, ChannelError> {
         let at = self.buffer.len();
         self.buffer.resize(at + CHUNK_BYTES, 0);
@@ -300,7 +300,8 @@ impl Channel {
             Err(Errno::AGAIN) => return Ok(false),
             received => received?,
         };
-        // Linux ends a read with the part that descriptors came with: they are of the line of its last byte.
+        // Linux ends a read after the part that carried descriptors, so they belong to the line of
+        // its last byte.
         let fds = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
             _ => None,
@@ -312,7 +313,8 @@ impl Channel {
         if received.flags.contains(ReturnFlags::CTRUNC) {
             return Err(ChannelError::FdsLost);
         }
-        // Those of a line that never ends would leave none to the connections of others. The next line may begin here.
+        // A line that never ends must not exhaust the process's descriptors. The next line may
+        // begin here.
         let waiting: usize = self.fds.iter().map(|(_, fds)| fds.len()).sum();
         if waiting > 2 * MAX_FDS {
             return Err(ChannelError::TooManyFds(waiting));
@@ -323,7 +325,7 @@ impl Channel {
         }
     }
 
-    /// The line up to `end`, with what came with it.
+    /// Removes the line up to `end`, with its descriptors.
     fn take_line<T: DeserializeOwned>(&mut self, end: usize) -> Result<Heard<T>, ChannelError> {
         let line: Vec<u8> = self.buffer.drain(..=end).collect();
         let Line { say, with, fds } = serde_json::from_slice(&line).map_err(nonsense)?;
@@ -361,7 +363,7 @@ impl Channel {
             fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             match poll(&mut fds, left.as_ref()) {
                 Ok(0) => return Err(ChannelError::Late(deadline.limit())),
-                // What was said goes first.
+                // A message takes precedence.
                 Ok(_) => return Ok(fds[0].revents().is_empty()),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),

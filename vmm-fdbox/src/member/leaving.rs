@@ -1,4 +1,4 @@
-//! The VMM that has a guest, and what a coordinator has it do.
+//! The VMM that has a guest, driven by a coordinator.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -23,47 +23,52 @@ use crate::update::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Leaving {
-    /// All but the state is in the box; the guest runs. What the new VMM needs to build itself.
+    /// Everything but the state is in the box; the guest runs. For what the new VMM needs to build
+    /// itself.
     Prepared,
-    /// The guest stands still: what nobody may use any more until it runs again, such as its taps. Be quick.
+    /// The guest is paused. For what nobody may use until it runs again, such as its taps. Be
+    /// quick.
     Saved,
-    /// The guest is the new VMM's: what else it is to have, such as clients that wait for nothing.
+    /// The new VMM has the guest. For everything else it is to have, such as connections of idle
+    /// clients.
     HandedOver,
 }
 
-/// Hears of events, with the time of each.
+/// Receives events, with the time of each.
 pub type OnEvent = Box<dyn FnMut(u64, &Event) + Send>;
 
 /// A VMM with a guest, for [`serve_leaving`].
 pub trait LeavingVmm: Guest {
-    /// Begins an update: the plan's clock, producer, room for the state, and the flag by which somebody else
-    /// cancels it. Box, limits and failing step are the coordinator's.
+    /// Begins an update. Returns the plan's clock, producer, size of the state, and the flag with
+    /// which somebody else can cancel it. Box, limits and failing step are set by the coordinator.
     ///
     /// # Errors
-    /// Why not, such as that another update is on.
+    /// Why not, for example because another update is in progress.
     fn join(&mut self, join: &Join) -> Result<Plan, PartyError>;
 
-    /// Hears of each event at once, in the blackout too. Default: nobody does.
+    /// Receives each event immediately, in the blackout too. Default: ignores them.
     fn observer(&mut self) -> OnEvent {
         Box::new(|_, _| {})
     }
 
-    /// What the VMM that takes over in this kernel is to have. Only duplicates: a rollback may follow. Default: nothing.
+    /// What the VMM that takes over in this kernel is to have. Only duplicates, because a rollback
+    /// may follow. Default: nothing.
     ///
     /// # Errors
-    /// Rolls the update back; the last time it is only told.
+    /// The update is rolled back; the last time, the error is only reported.
     fn lend(&mut self, at: Leaving) -> Result<Lent, PartyError> {
         let _ = at;
         Ok(Lent::default())
     }
 
-    /// The update is over: how. What follows is another one, [`set_down`](Self::set_down) or nothing.
+    /// The update has ended. It may be followed by another one, [`set_down`](Self::set_down) or
+    /// nothing.
     fn ended(&mut self, outcome: &Outcome) {
         let _ = outcome;
     }
 
-    /// The coordinator is about to leave this kernel without the guest: stop it and make safe what it wrote.
-    /// Default: it runs until the kernel ends.
+    /// The coordinator is about to leave this kernel without the guest: stop it and sync what it
+    /// wrote. Default: the guest runs until the kernel ends.
     ///
     /// # Errors
     /// Why it continues.
@@ -71,13 +76,13 @@ pub trait LeavingVmm: Guest {
         Err("this VMM cannot stop it for that".into())
     }
 
-    /// What somebody else sets who wants the guest to continue while it is down: the coordinator hears of it, and
-    /// decides. Default: nobody does.
+    /// The flag that is set if somebody else wants the guest to continue while it is down; the
+    /// coordinator is told, and decides. Default: none.
     fn down_cancel(&self) -> Option<CancelFlag> {
         None
     }
 
-    /// The coordinator has not left: run the guest on.
+    /// The coordinator has not left: continue the guest.
     ///
     /// # Errors
     /// The guest is lost.
@@ -86,27 +91,27 @@ pub trait LeavingVmm: Guest {
     }
 }
 
-/// Whose the guest is when the coordinator is done.
+/// Who has the guest when the coordinator is done.
 #[derive(Debug)]
 #[must_use = "tells whether the guest still runs in this process"]
 pub enum Left {
-    /// This process's.
+    /// This process.
     Here,
-    /// Another VMM's, or that of whoever resumes it: this process ends. Nothing of the guest may be
-    /// dropped in the way that a VM is shut down.
+    /// Another VMM, or whoever resumes it: this process ends. The guest's resources must not be
+    /// dropped the way a VM is shut down.
     HandedOver,
-    /// Nobody's.
+    /// Nobody.
     Lost(Stopped),
 }
 
-/// Does what the coordinator at the other end of a socket says, until it is done or gone. The box is the one that it
-/// passes.
+/// Follows the coordinator at the other end of a socket until it is done or gone. The coordinator
+/// passes the box.
 pub fn serve_leaving<V: LeavingVmm>(socket: UnixStream, vmm: &mut V) -> Left {
     let expected = |name, info| Arc::new(PassedBox::expected(name, info));
     serve_leaving_into(socket, vmm, expected)
 }
 
-/// As [`serve_leaving`], with boxes of another kind.
+/// Like [`serve_leaving`], for other implementations of boxes.
 pub fn serve_leaving_into<V: LeavingVmm, S: PassedStore + Clone>(
     socket: UnixStream,
     vmm: &mut V,
@@ -202,7 +207,7 @@ fn update<V: LeavingVmm, S: PassedStore + Clone>(
     }
 }
 
-/// The guest is gone, whatever happens to the rest.
+/// Hands the guest over; from here on it is gone, whatever else happens.
 fn hand_over<V: LeavingVmm>(line: &Line<LeavingRequest>, vmm: &mut V, lends: bool) {
     let lent = match lends {
         true => vmm.lend(Leaving::HandedOver).unwrap_or_default(),
@@ -286,7 +291,7 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
         }
     }
 
-    /// The guest stands still: until the kernel is gone, or the coordinator's word or end.
+    /// Keeps the guest paused until the kernel ends, or the coordinator says so or goes away.
     fn wait<V: LeavingVmm, O: Observer>(
         &self,
         mut paused: Paused<S, LeftByOthers, &mut V, O>,
@@ -301,7 +306,7 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
             };
             match self.line.next(cancel, fits) {
                 Next::Request(heard) if heard.message == (LeavingRequest::HandOver {}) => {
-                    // The box tells who has the guest, not the coordinator.
+                    // The box decides who has the guest, not the coordinator.
                     if paused.can_be_left() {
                         return paused.jump();
                     }
@@ -325,7 +330,7 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
         }
     }
 
-    /// Says that a step is done, with what the new VMM gets.
+    /// Reports that a step is done, with what the new VMM gets.
     fn tell<V: LeavingVmm>(&self, vmm: &mut V, at: Leaving) -> Result<(), UpdateError> {
         let cannot = |source| UpdateError::Guest {
             what: "What the new VMM needs cannot be lent",
@@ -341,7 +346,7 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
             Leaving::Saved | Leaving::HandedOver => LeavingReply::Saved { lent: value },
         };
         match self.line.lend(&word, &lent) {
-            // That nobody listens shows when nothing is heard.
+            // A closed connection is noticed at the next receive.
             Ok(()) | Err(ChannelError::Gone | ChannelError::System(_) | ChannelError::Late(_)) => {
                 Ok(())
             }
@@ -350,7 +355,7 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
     }
 }
 
-/// No update is on: the guest can be set down, and the coordinator goes.
+/// No update is in progress: the guest can be set down, and the coordinator may go away.
 fn idle<V: LeavingVmm>(line: &Line<LeavingRequest>, vmm: &mut V) -> Left {
     loop {
         match line.next(None, |order| *order == LeavingRequest::SetDown {}) {

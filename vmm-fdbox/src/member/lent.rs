@@ -1,21 +1,21 @@
-//! What a VMM lends the one that takes its guest over in the same kernel.
+//! What a VMM lends to the one that takes over its guest in the same kernel.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde_json::Value;
 
-/// What goes beside the guest from its old VMM to its new one in the same kernel: sockets, taps, devices. The
-/// protocol passes it on and does not look into it.
+/// What is passed along with the guest from its old VMM to its new one in the same kernel: sockets,
+/// taps, devices. The protocol forwards it without looking into it.
 #[derive(Debug, Default)]
 pub struct Lent {
-    /// Whatever the new VMM is to know.
+    /// Data for the new VMM.
     pub value: Value,
-    /// Descriptors by name. No more than [`MAX_FDS`](super::MAX_FDS), and no two of one name.
+    /// Descriptors by name: at most [`MAX_FDS`](super::MAX_FDS), with unique names.
     pub fds: Vec<(String, OwnedFd)>,
 }
 
 impl Lent {
-    /// A descriptor, which is no longer here.
+    /// Removes a descriptor and returns it.
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
         let at = self.fds.iter().position(|(other, _)| other == name)?;
         Some(self.fds.remove(at).1)

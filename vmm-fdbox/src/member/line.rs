@@ -1,4 +1,4 @@
-//! A member's end of the connection: orders come in their turn, words go out.
+//! A member's end of the connection: receives orders in sequence, sends replies.
 
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -17,15 +17,15 @@ use crate::error::Chain;
 use crate::finding::Finding;
 use crate::update::{CancelFlag, Destination, Event, Step};
 
-/// How long a coordinator may take to read what it is told.
+/// How long a coordinator may take to read a message.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the coordinator says, for a member of one role.
+/// The orders of a coordinator to a member of one role.
 pub(super) trait Request: DeserializeOwned + Serialize + PartialEq + Debug {
-    /// That it refuses.
+    /// The reply that refuses an order.
     fn refusal(message: String) -> impl Serialize;
 
-    /// Whether it means that all is to be undone.
+    /// Whether the order is to undo everything.
     fn undoes(&self) -> bool;
 }
 
@@ -39,23 +39,23 @@ impl Request for LeavingRequest {
     }
 }
 
-/// What the coordinator wants next.
+/// What comes next.
 pub(super) enum Next<O> {
     Request(Heard<O>),
     Undo,
-    /// It is gone.
+    /// The coordinator is gone.
     Gone,
     /// Somebody else cancels.
     CancelAsked,
 }
 
-/// Shared by those who speak on it.
+/// The connection, shared by all who send on it.
 pub(super) struct Line<O> {
     channel: RefCell<Channel>,
     _orders: PhantomData<O>,
 }
 
-/// For the other end's word, which comes when it comes.
+/// For messages of the other end that may come at any time.
 fn ever() -> Deadline {
     Deadline::within(Duration::MAX)
 }
@@ -72,7 +72,7 @@ impl<O: Request> Line<O> {
         self.channel.into_inner()
     }
 
-    /// Says something. Whether the coordinator is gone shows when it is listened to.
+    /// Sends a message. A closed connection is only noticed at the next receive.
     pub(super) fn say(&self, word: &impl Serialize) {
         let _ = self.lend(word, &Lent::default());
     }
@@ -87,7 +87,8 @@ impl<O: Request> Line<O> {
         self.say(&O::refusal(message.to_owned()));
     }
 
-    /// Greets, and waits for the first order, with what came with it. `None`: the coordinator is gone.
+    /// Exchanges `hello`, and waits for the first order with its descriptors. `None` if the
+    /// coordinator is gone.
     pub(super) fn begin<T>(
         &self,
         first: impl Fn(O) -> Result<T, O>,
@@ -124,9 +125,9 @@ impl<O: Request> Line<O> {
         ));
     }
 
-    /// Waits for the coordinator's word, or for somebody who cancels.
+    /// Waits for an order, or for somebody who cancels.
     pub(super) fn next(&self, cancel: Option<&CancelFlag>, fits: impl Fn(&O) -> bool) -> Next<O> {
-        // Without a descriptor a cancel is seen by the next step.
+        // Without a descriptor, the next step notices a cancel.
         let event = cancel.and_then(|cancel| cancel.descriptor().ok());
         loop {
             let heard = self.channel.borrow_mut().receive_or::<O>(event, ever());
@@ -144,14 +145,14 @@ impl<O: Request> Line<O> {
     }
 }
 
-/// Passes events on to the coordinator, but none while the guest waits.
+/// Forwards events to the coordinator, but none while the guest waits.
 pub(super) struct Reporter<'a> {
     line: &'a Line<LeavingRequest>,
     clock: Clock,
     begin: u64,
     to: Destination,
     held: Vec<LeavingReply>,
-    /// The guest is about to be paused, or is.
+    /// Whether the guest is about to be paused, or is.
     blackout: bool,
     warnings: Vec<Finding>,
 }
@@ -174,8 +175,8 @@ impl<'a> Reporter<'a> {
             self.warnings.push(finding.clone());
         }
         let pauses = *event == Event::Started(Step::Pause);
-        // Whoever hears soon of the new VMM does not need to read of the pause, for which it would take the
-        // CPU that the guest waits for.
+        // The coordinator of a successor soon hears from the new VMM, and need not read about the
+        // pause, which would take the CPU that the guest is waiting for.
         self.blackout |= pauses && self.to == Destination::Successor;
         let word = LeavingReply::Event {
             ns: self.clock.to_ns(ticks.saturating_sub(self.begin)),
@@ -189,12 +190,12 @@ impl<'a> Reporter<'a> {
         self.blackout |= pauses;
     }
 
-    /// What preflight found that does not stop the update.
+    /// The findings of preflight that do not stop the update.
     pub(super) fn warnings(&self) -> Vec<Finding> {
         self.warnings.clone()
     }
 
-    /// Says what was held back.
+    /// Sends the events that were held back.
     pub(super) fn flush(self) {
         self.held.iter().for_each(|word| self.line.say(word));
     }

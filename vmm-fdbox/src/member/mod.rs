@@ -1,27 +1,28 @@
-//! The member's half of an update that a coordinator drives: what a VMM answers.
+//! The member's side of an update that a coordinator drives: what a VMM answers.
 //!
-//! A coordinator ([`coordinator`](crate::coordinator)) has the privilege: it makes boxes, loads the next kernel
-//! and jumps. A VMM has a socket to it and implements one trait for each role:
+//! A coordinator ([`coordinator`](crate::coordinator)) has the privileges: it creates boxes, loads
+//! the next kernel and jumps. A VMM has a socket to it and implements one trait for each role:
 //!
-//! - [`LeavingVmm`], which has a guest: [`serve_leaving`];
-//! - [`ArrivingVmm`], which is to get one: [`serve_arriving`].
+//! - [`LeavingVmm`], if it has a guest: [`serve_leaving`];
+//! - [`ArrivingVmm`], if it is to receive one: [`serve_arriving`].
 //!
 //! ```text
 //! coordinator        leaving VMM                      arriving VMM
 //!   hello, join   ─▶  preflight
 //!   hello, arrive ─▶                                    opens what it needs
 //!   prepare, box  ─▶  puts and seals, lends
-//!   prebuild      ─▶                                    builds all but the state
+//!   prebuild      ─▶                                    builds everything but the state
 //!   pause         ─▶  stops the guest, writes its state
 //!   restore       ─▶                                    reads the state
-//!   commit        ─▶                                    takes the state out: the guest is its
+//!   commit        ─▶                                    takes the state out: it has the guest
 //!   hand-over     ─▶  lends the rest, ends
 //!   adopt         ─▶                                    takes the rest
 //! ```
 //!
-//! With a kexec the left half ends after `pause`, and the right one begins in the next kernel. When the
-//! socket closes the leaving VMM runs its guest on, unless somebody has taken the state out of the box; an arriving
-//! one that has not been told to commit ends without the guest. Lines are JSON, see docs/member-protocol.md.
+//! With a kexec the left half ends after `pause`, and the right one begins in the next kernel. When
+//! the socket closes, the leaving VMM continues its guest, unless somebody has taken the state out
+//! of the box; an arriving one that has not been told to commit ends without the guest. Lines are
+//! JSON, see docs/member-protocol.md.
 
 mod arriving;
 mod channel;

@@ -1,4 +1,4 @@
-//! What coordinator and members say to each other. docs/member-protocol.md has all of it.
+//! The messages between coordinator and members, as specified in docs/member-protocol.md.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::update::{Destination, Event, Limits, Step, Stopped};
 /// The version of the member protocol.
 pub const VERSION: u32 = 1;
 
-/// The name of the box's descriptor in the lines that it comes with.
+/// The name of the box's descriptor in the lines that carry it.
 pub const BOX_FD: &str = "box";
 
-/// The first line, of the coordinator, and the first answer. Fields that are not known here are
-/// passed over, in this line only.
+/// The coordinator's first line, and the first answer. Unknown fields are ignored, in this line
+/// only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Greeting {
     Hello { version: u32 },
 }
 
-/// What the module told the coordinator.
+/// What the module reported to the coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Module {
@@ -59,7 +59,7 @@ impl From<Module> for Info {
     }
 }
 
-/// How long each step of the member may take, in milliseconds.
+/// How long each of the member's steps may take, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsMs {
@@ -106,7 +106,7 @@ pub struct Join {
     pub module: Module,
     /// How long each step may take.
     pub limits: LimitsMs,
-    /// The guest's place in the order in which guests are resumed.
+    /// The guest's place in the order of resumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u32>,
     /// The step that is made to fail, for tests.
@@ -114,7 +114,7 @@ pub struct Join {
     pub fail_at: Option<Step>,
 }
 
-/// What a coordinator says to a VMM that has a guest.
+/// A coordinator's orders to a VMM that has a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum LeavingRequest {
@@ -128,13 +128,13 @@ pub(crate) enum LeavingRequest {
     SetDown {},
 }
 
-/// What a VMM that has a guest answers.
+/// The replies of a VMM that has a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum LeavingReply {
-    /// Nothing is in the way.
+    /// Nothing prevents the update.
     Joined {
-        /// Of the VMM, as it knows itself.
+        /// The VMM's process ID, as it knows it.
         pid: u32,
         kinds: BTreeSet<Kind>,
         findings: Vec<Finding>,
@@ -143,7 +143,7 @@ pub(crate) enum LeavingReply {
         #[serde(default, skip_serializing_if = "Value::is_null")]
         lent: Value,
     },
-    /// Its devices are at rest; the guest runs.
+    /// The devices are at rest; the guest runs.
     Quiet {},
     Saved {
         #[serde(default, skip_serializing_if = "Value::is_null")]
@@ -151,17 +151,17 @@ pub(crate) enum LeavingReply {
     },
     /// The state is out of the box: nobody else can take the guest.
     TakenBack {},
-    /// The guest is the other VMM's.
+    /// The other VMM has the guest.
     HandedOver {
         #[serde(default, skip_serializing_if = "Value::is_null")]
         lent: Value,
     },
     Down {},
     Stopped(Stopped),
-    /// Somebody asked this VMM to stop the update.
+    /// Somebody asked this VMM to cancel the update.
     CancelAsked {},
     Event {
-        /// Since `join`, in nanoseconds.
+        /// Nanoseconds since `join`.
         ns: u64,
         event: Event,
     },
@@ -177,14 +177,15 @@ pub struct Arrive {
     /// The guest's box. Its descriptor comes with this line.
     #[serde(rename = "box")]
     pub box_name: BoxName,
-    /// It is another VMM's of this kernel, which will lend what it has; else it waits in its box.
+    /// Whether another VMM of this kernel has the guest and will lend what it has; otherwise the
+    /// guest waits in its box.
     pub from_vmm: bool,
     /// What the module can do.
     pub module: Module,
-    /// When userspace of this host started, in nanoseconds of its `CLOCK_BOOTTIME`.
+    /// When userspace of this host started, in nanoseconds of `CLOCK_BOOTTIME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub userspace_boottime_ns: Option<u64>,
-    /// It is to arrive paused.
+    /// Whether it is to arrive paused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
     /// The step that is made to fail, for tests.
@@ -192,7 +193,7 @@ pub struct Arrive {
     pub fail_at: Option<Step>,
 }
 
-/// What a coordinator says to a VMM that is to get a guest.
+/// A coordinator's orders to a VMM that is to receive a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum ArrivingRequest {
@@ -212,18 +213,18 @@ pub(crate) enum ArrivingRequest {
     },
 }
 
-/// What a VMM that is to get a guest answers.
+/// The replies of a VMM that is to receive a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum ArrivingReply {
     Ready {
-        /// The guest's place in the order, if its state is here and tells.
+        /// The guest's place in the order, if its state is here and has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         position: Option<u32>,
     },
     Prebuilt {},
     Restored {},
-    /// The guest is this VMM's, and runs or is paused.
+    /// This VMM has the guest, which runs or is paused.
     Running {},
     Report {
         report: Value,
@@ -232,22 +233,22 @@ pub(crate) enum ArrivingReply {
     Failed(Failed),
 }
 
-/// How a VMM failed to take a guest. The box is as it was, unless it says otherwise.
+/// How a VMM failed to take a guest. The box is unchanged unless stated otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Failed {
-    /// The step.
+    /// The step that failed.
     pub step: Step,
-    /// Why.
+    /// The reason.
     pub error: String,
-    /// The whole of it in words, with what became of the box.
+    /// The complete message, including what happened to the box.
     pub message: String,
     /// Whether there is a guest in the box, so that another try can succeed.
     pub can_retry: bool,
 }
 
-/// The name of what was said, for messages.
+/// The name of a message, for error texts.
 pub(crate) fn name_of(message: &impl Serialize) -> String {
     match serde_json::to_value(message) {
         Ok(Value::Object(map)) => map

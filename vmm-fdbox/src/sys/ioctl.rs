@@ -8,21 +8,20 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 
 use crate::abi;
 
-/// A struct that an FDBox ioctl takes.
+/// The argument struct of an FDBox ioctl.
 ///
 /// # Safety
-/// The kernel reads and writes at most `size_of::<Self>()` bytes behind the
-/// pointer it gets with `OPCODE`, and any bytes it writes are a valid `Self`.
+/// The kernel reads and writes at most `size_of::<Self>()` bytes at the pointer it gets with
+/// `OPCODE`, and any bytes it writes are a valid `Self`.
 unsafe trait Argument {
     const OPCODE: Opcode;
 }
 
 macro_rules! argument {
     ($type:ty, $opcode:expr) => {
-        // SAFETY: the header defines this struct, of integers and byte arrays
-        // only, as the argument of this command; tests/header.rs compares size
-        // and offsets. A growable struct names its own size in `size`, which
-        // the wrappers below set.
+        // SAFETY: the header defines this struct, of integers and byte arrays only, as the argument
+        // of this command; tests/header.rs compares size and offsets. A growable struct has its own
+        // size in `size`, which the wrappers below set.
         unsafe impl Argument for $type {
             const OPCODE: Opcode = $opcode;
         }
@@ -42,8 +41,8 @@ argument!(abi::Salvage, abi::FDBOX_SALVAGE);
 
 struct WithArgument<'a, T>(&'a mut T);
 
-// SAFETY: `as_ptr` points to a `T` borrowed exclusively for the whole call, of
-// which `Argument` promises that the kernel stays inside; `IS_MUTATING` is true.
+// SAFETY: `as_ptr` points to a `T` borrowed exclusively for the whole call, and by `Argument` the
+// kernel stays inside it; `IS_MUTATING` is true.
 unsafe impl<T: Argument> Ioctl for WithArgument<'_, T> {
     type Output = IoctlOutput;
     const IS_MUTATING: bool = true;
@@ -63,8 +62,8 @@ unsafe impl<T: Argument> Ioctl for WithArgument<'_, T> {
 
 struct WithoutArgument(Opcode);
 
-// SAFETY: the pointer is null and only SEAL and UNSEAL, which ignore it, are
-// built below, so nothing in user space is written.
+// SAFETY: the pointer is null, and only SEAL and UNSEAL, which ignore it, are built below, so
+// nothing in user space is written.
 unsafe impl Ioctl for WithoutArgument {
     type Output = ();
     const IS_MUTATING: bool = false;
@@ -83,10 +82,9 @@ unsafe impl Ioctl for WithoutArgument {
 }
 
 fn call<T: Argument>(fd: BorrowedFd<'_>, argument: &mut T) -> Result<IoctlOutput, Errno> {
-    // SAFETY: `WithArgument` holds a live `T` for the call; on a file that is
-    // not FDBox's, type '.' numbers 0 to 11 are ENOTTY or another driver's,
-    // which is why callers open only nodes under /dev/fdbox, and ask `is_box`
-    // of a descriptor that came from elsewhere.
+    // SAFETY: `WithArgument` holds a live `T` for the call. On a file that does not belong to
+    // FDBox, type '.' numbers 0 to 11 are ENOTTY or another driver's, which is why callers open
+    // only nodes under /dev/fdbox, and check descriptors from elsewhere with `is_box`.
     unsafe { rustix::ioctl::ioctl(fd, WithArgument(argument)) }
 }
 
@@ -113,7 +111,7 @@ pub(crate) fn delete_box(
     call(control, &mut abi::DeleteBox { flags: 0, name }).map(drop)
 }
 
-/// Moves `fd` into the box; on failure the descriptor comes back, still open.
+/// Moves `fd` into the box; on failure the descriptor is returned, still open.
 pub(crate) fn put_fd(
     fdbox: BorrowedFd<'_>,
     name: [u8; abi::FDBOX_NAME_LEN],
@@ -131,8 +129,8 @@ pub(crate) fn put_fd(
         },
     ) {
         Ok(_) => {
-            // The kernel closed it: closing the number again could hit a
-            // descriptor that another thread was given since.
+            // The kernel closed it: closing the number again could hit a descriptor that another
+            // thread has received since.
             let _ = fd.into_raw_fd();
             Ok(())
         }
@@ -146,22 +144,22 @@ pub(crate) fn get_fd(
     flags: u64,
 ) -> Result<OwnedFd, Errno> {
     let number = call(fdbox, &mut abi::GetFd { flags, name })?;
-    // SAFETY: GET_FD returned success, so `number` is a descriptor which the
-    // kernel installed for this call and which nothing else owns.
+    // SAFETY: GET_FD returned success, so `number` is a descriptor that the kernel installed for
+    // this call and nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A name that no program gives a descriptor.
+/// A name that no program gives to a descriptor.
 const NOBODYS_NAME: &[u8] = b"\x01is it sealed?";
 
-/// What a descriptor that came from elsewhere is: `Some(true)` a sealed box, `Some(false)` an open one,
-/// `None` no box.
+/// What a descriptor from elsewhere is: `Some(true)` a sealed box, `Some(false)` an open one,
+/// `None` not a box.
 pub(crate) fn is_box(fd: BorrowedFd<'_>) -> Result<Option<bool>, Errno> {
     let stat = rustix::fs::fstat(fd)?;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device() {
         return Ok(None);
     }
-    // Other drivers refuse a command of a type that is not theirs.
+    // Other drivers refuse commands of a foreign type.
     match next_fd(fd, u64::MAX) {
         Ok(None) => {}
         Err(Errno::NODEV) => return Err(Errno::NODEV),
@@ -193,7 +191,7 @@ pub(crate) fn info(control: BorrowedFd<'_>) -> Result<abi::Info, Errno> {
     Ok(info)
 }
 
-/// The first box at `cursor` or after it; `None` when there is none.
+/// The first box at or after `cursor`; `None` if there is none.
 pub(crate) fn next_box(
     control: BorrowedFd<'_>,
     cursor: u64,
@@ -213,7 +211,7 @@ pub(crate) fn next_box(
     }
 }
 
-/// The first descriptor at `cursor` or after it; `None` when there is none.
+/// The first descriptor at or after `cursor`; `None` if there is none.
 pub(crate) fn next_fd(fdbox: BorrowedFd<'_>, cursor: u64) -> Result<Option<abi::NextFd>, Errno> {
     let mut next = abi::NextFd {
         size: size_of_u32::<abi::NextFd>(),
@@ -232,7 +230,7 @@ pub(crate) fn next_fd(fdbox: BorrowedFd<'_>, cursor: u64) -> Result<Option<abi::
     }
 }
 
-/// Why the last seal of this box failed; `None` when it did not.
+/// Why the last seal of this box failed; `None` if it did not.
 pub(crate) fn seal_error(fdbox: BorrowedFd<'_>) -> Result<Option<abi::SealError>, Errno> {
     let mut report = abi::SealError {
         size: size_of_u32::<abi::SealError>(),
@@ -249,7 +247,7 @@ pub(crate) fn seal_error(fdbox: BorrowedFd<'_>) -> Result<Option<abi::SealError>
     }
 }
 
-/// The first lost descriptor at `cursor` or after it; `None` when there is none.
+/// The first lost descriptor at or after `cursor`; `None` if there is none.
 pub(crate) fn next_lost(
     fdbox: BorrowedFd<'_>,
     cursor: u64,

@@ -26,9 +26,9 @@ pub(crate) fn kexec_file_load(
         KEXEC_FILE_NO_INITRAMFS
     };
     let cmdline = cmdline.as_bytes_with_nul();
-    // SAFETY: kexec_file_load(kernel_fd, initrd_fd, cmdline_len, cmdline, flags)
-    // takes integers and one pointer, which it only reads, to `cmdline_len`
-    // bytes that end in a NUL and live until the call returns.
+    // SAFETY: kexec_file_load(kernel_fd, initrd_fd, cmdline_len, cmdline, flags) takes integers and
+    // one pointer, which it only reads, to `cmdline_len` bytes that end in a NUL and live until the
+    // call returns.
     let status = unsafe {
         libc::syscall(
             libc::SYS_kexec_file_load,

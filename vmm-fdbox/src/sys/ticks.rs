@@ -3,8 +3,8 @@
 /// The cycle counter: TSC on x86-64, CNTVCT on arm64.
 pub(crate) fn ticks() -> u64 {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: RDTSC exists on every x86-64 CPU; Linux leaves it enabled in user
-    // mode unless the process asked for PR_SET_TSC, and touches no memory.
+    // SAFETY: RDTSC exists on every x86-64 CPU and touches no memory; Linux leaves it enabled in
+    // user mode unless the process asked for PR_SET_TSC.
     return unsafe { core::arch::x86_64::_rdtsc() };
     #[cfg(target_arch = "aarch64")]
     {

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 #[derive(Debug)]
 pub(crate) struct KillTimer(libc::timer_t);
 
-// SAFETY: a timer belongs to the process, not to a thread; its id is a number that is never followed as a
-// pointer by this process.
+// SAFETY: a timer belongs to the process, not to a thread; this process never dereferences its id
+// as a pointer.
 unsafe impl Send for KillTimer {}
 
 fn last_errno() -> Errno {
@@ -22,14 +22,15 @@ fn last_errno() -> Errno {
 }
 
 impl KillTimer {
-    /// A timer that is not set, by the clock that goes on while the host sleeps.
+    /// A timer that is not armed, on a clock that includes suspend.
     pub(crate) fn new() -> Result<Self, Errno> {
-        // SAFETY: sigevent is integers and one union of them: all zeros is a value of it.
+        // SAFETY: sigevent consists of integers and a union of them: all zeros is a valid value.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_SIGNAL;
         event.sigev_signo = libc::SIGKILL;
         let mut timer: libc::timer_t = ptr::null_mut();
-        // SAFETY: both pointers are to live values of the types that timer_create(2) reads and writes.
+        // SAFETY: both pointers refer to live values of the types that timer_create(2) reads and
+        // writes.
         let status = unsafe { libc::timer_create(libc::CLOCK_BOOTTIME, &mut event, &mut timer) };
         // INVARIANT: timer_create succeeded and wrote the id of a new timer.
         match status {
@@ -38,7 +39,7 @@ impl KillTimer {
         }
     }
 
-    /// Sets it to go off once, `after` from now; zero stops it.
+    /// Arms it to expire once, `after` from now; zero disarms it.
     pub(crate) fn set(&self, after: Duration) -> Result<(), Errno> {
         let seconds = libc::time_t::try_from(after.as_secs()).unwrap_or(libc::time_t::MAX);
         let none = libc::timespec {
@@ -52,7 +53,8 @@ impl KillTimer {
                 tv_nsec: libc::c_long::from(after.subsec_nanos()),
             },
         };
-        // SAFETY: by the invariant the timer is there; `value` lives for the call, and no old value is asked for.
+        // SAFETY: by the invariant the timer exists; `value` lives for the call, and no old value
+        // is requested.
         let status = unsafe { libc::timer_settime(self.0, 0, &value, ptr::null_mut()) };
         match status {
             0 => Ok(()),
@@ -63,7 +65,7 @@ impl KillTimer {
 
 impl Drop for KillTimer {
     fn drop(&mut self) {
-        // SAFETY: by the invariant the timer is there, and nobody uses it after this.
+        // SAFETY: by the invariant the timer exists, and nobody uses it after this.
         let _ = unsafe { libc::timer_delete(self.0) };
     }
 }

@@ -1,4 +1,4 @@
-//! The other side: taking a guest over from a box.
+//! The arriving side: taking a guest over from a box.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::statefd::SavedState;
 use crate::store::BoxStore;
 use crate::timeline::{Timeline, phase};
 
-/// What a resume is to do.
+/// The plan of a resume.
 #[derive(Debug, Clone)]
 pub struct ResumePlan<'a> {
     /// The guest's box.
     pub box_name: BoxName,
-    /// The sections that this program reads.
+    /// The sections that this program can read.
     pub known: &'a [KnownSection],
-    /// The clock to mark phases with. Default: the cycle counter, at the
-    /// frequency that the old host wrote down.
+    /// The clock for marking phases. Default: the cycle counter, with the frequency recorded by the
+    /// old host.
     pub clock: Option<Clock>,
-    /// When userspace of this host started, in nanoseconds of its
-    /// `CLOCK_BOOTTIME`. Default: not known, and no such phase.
+    /// When userspace of this host started, in nanoseconds of `CLOCK_BOOTTIME`. Default: unknown,
+    /// and no such phase.
     pub userspace_boottime_ns: Option<u64>,
     /// The step that is made to fail, for tests. Default: none.
     pub fail_at: Option<Step>,
@@ -64,7 +64,7 @@ pub struct ResumeFailed {
     pub step: Step,
     /// Why.
     pub error: UpdateError,
-    /// Why the box could not be sealed again; if it could, it is as it was.
+    /// Why the box could not be sealed again; if `None`, it is unchanged.
     pub problem: Option<String>,
 }
 
@@ -83,7 +83,7 @@ impl ResumeFailed {
         !self.error.is_no_guest()
     }
 
-    /// What the program exits with: what was taken is still in the box.
+    /// The exit status of the program: whatever was taken is still in the box.
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
         ExitStatus::NothingChanged
@@ -101,7 +101,7 @@ impl ResumeFailed {
     }
 }
 
-/// A guest being taken over. Dropped before [`restore`](Self::restore) or
+/// A guest being taken over. If it is dropped before [`restore`](Self::restore) or
 /// [`commit`](Self::commit), it seals the box again, with everything in it.
 ///
 /// ```no_run
@@ -127,14 +127,14 @@ pub struct Arrival<S: BoxStore> {
     name: BoxName,
     fail_at: Option<Step>,
     clock: Clock,
-    /// The plan's clock, or that of a timeline which can be read: its frequency is true.
+    /// Whether the clock has a known frequency: the plan's clock, or one from a readable timeline.
     knows_time: bool,
     timeline: Timeline,
     frame: Arc<Frame<Vec<u8>>>,
     contents: Contents<S>,
 }
 
-/// Opens a guest's box and takes its state out, written or not.
+/// Opens a guest's box and takes its state out, whether or not it has been written.
 pub(super) fn open<S: BoxStore>(
     store: &S,
     name: &BoxName,
@@ -151,19 +151,19 @@ pub(super) fn open<S: BoxStore>(
 impl<S: BoxStore> Arrival<S> {
     /// Opens the guest's box, unseals it, and reads and checks the state.
     ///
-    /// A box that is open, because a try before this one was killed, will do;
-    /// it is sealed if this one fails too, so that it can cross a kexec. One
-    /// that another process works on is left alone.
+    /// A box that is open, because an earlier try was killed, is accepted; if this try fails too,
+    /// the box is sealed, so that it can cross a kexec. A box that another process is working on is
+    /// left alone.
     ///
     /// # Errors
-    /// [`ResumeFailed`]; unless it reports problems, the box is as it was.
+    /// [`ResumeFailed`]; unless it reports problems, the box is unchanged.
     pub fn open(store: S, plan: ResumePlan<'_>) -> Result<Self, Box<ResumeFailed>> {
         let start = plan.now();
         let (contents, state) = open(&store, &plan.box_name, Hold::Exclusive)?;
         Self::arrived(store, plan, contents, &state, start)
     }
 
-    /// Goes on with a box that is open, since `start`, and the state that was in it.
+    /// Continues with a box that has been open since `start`, and the state that was in it.
     pub(super) fn arrived(
         store: S,
         plan: ResumePlan<'_>,
@@ -178,7 +178,7 @@ impl<S: BoxStore> Arrival<S> {
             }
         };
         let knows_time = plan.clock.is_some() || saved.timeline.is_ok();
-        // Without a timeline the report fails; the resume does not.
+        // Without a timeline the report fails, but the resume does not.
         let timeline = saved
             .timeline
             .unwrap_or(Timeline::new(std::num::NonZeroU32::MIN));
@@ -214,8 +214,8 @@ impl<S: BoxStore> Arrival<S> {
         Ok(saved)
     }
 
-    /// Marks where this kernel and its userspace started, if it is another
-    /// kernel than the one that was left.
+    /// Marks the start of this kernel and its userspace, if it is not the kernel that the guest
+    /// left.
     fn mark_boot(&mut self, userspace_boottime_ns: Option<u64>) {
         let left = self
             .timeline
@@ -239,22 +239,22 @@ impl<S: BoxStore> Arrival<S> {
         Arc::clone(&self.frame)
     }
 
-    /// The old host's marks, and this one's so far. Of a timeline that cannot be read only the latter
-    /// are here, and its frequency is not that of any counter: see [`clock`](Self::clock).
+    /// The old host's marks, and this one's so far. If the old timeline could not be read, only the
+    /// latter are included, and its frequency is meaningless: see [`clock`](Self::clock).
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
     }
 
-    /// The clock that phases are marked with: the plan's, or the cycle counter at the frequency
-    /// that the old host wrote down. `None` when that cannot be read.
+    /// The clock for marking phases: the plan's, or the cycle counter with the frequency recorded
+    /// by the old host. `None` if that cannot be read.
     #[must_use]
     pub fn clock(&self) -> Option<Clock> {
         self.knows_time.then_some(self.clock)
     }
 
-    /// How long the guest has stood still, so that its clocks can be put right. `None` when nobody
-    /// knows: what the old host wrote down cannot be read, or the counter has gone back.
+    /// How long the guest has been paused, for correcting its clocks. `None` if that is unknown:
+    /// the old host's record cannot be read, or the counter went backwards.
     #[must_use]
     pub fn since_pause(&self) -> Option<Duration> {
         let clock = self.clock()?;
@@ -264,40 +264,39 @@ impl<S: BoxStore> Arrival<S> {
         Some(Duration::from_nanos(clock.to_ns(ticks)))
     }
 
-    /// What nobody has taken yet.
+    /// The descriptors that have not been taken yet.
     #[must_use]
     pub fn remaining(&self) -> Vec<FdInfo> {
         self.contents.untaken().cloned().collect()
     }
 
-    /// Takes a descriptor out. The box keeps it until [`Resumed::finish`], so
-    /// that a program which is killed before the commit leaves everything for
-    /// another try.
+    /// Takes a descriptor out. The box keeps it until [`Resumed::finish`], so that a program that
+    /// is killed before the commit leaves everything for another try.
     ///
     /// # Errors
-    /// As [`OpenBox::get_and_keep`](crate::OpenBox::get_and_keep).
+    /// As for [`OpenBox::get_and_keep`](crate::OpenBox::get_and_keep).
     pub fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
         self.contents.take(name)
     }
 
-    /// Marks the beginning of a phase, now.
+    /// Marks the start of a phase, now.
     pub fn mark(&mut self, name: &str) {
         self.mark_at(name, self.clock.now());
     }
 
-    /// Marks the beginning of a phase. A mark too many, or with a bad name, is
-    /// left out: only the report suffers.
+    /// Marks the start of a phase. A mark that does not fit, or has an invalid name, is dropped:
+    /// only the report suffers.
     pub fn mark_at(&mut self, name: &str, ticks: u64) {
         let _ = self.timeline.mark(name, ticks);
     }
 
-    /// Rebuilds the VM with `build` and commits. `build` must not run the guest
-    /// yet; what it returned is dropped before the box is sealed. What it keeps elsewhere, in a struct of the
-    /// VMM say, it must close itself when it fails: a VM that is still there holds memory of the box.
+    /// Rebuilds the VM with `build` and commits. `build` must not run the guest yet; its result is
+    /// dropped before the box is sealed. Anything it keeps elsewhere, for example in a struct of
+    /// the VMM, it must close itself when it fails: a VM that still exists holds memory of the box.
     ///
     /// # Errors
-    /// What `build` returns, or a descriptor that it left in the box: the box
-    /// is sealed again with everything in it.
+    /// Those of `build`, or a descriptor that it left in the box: the box is sealed again with
+    /// everything in it.
     pub fn restore<T>(
         mut self,
         build: impl FnOnce(&mut Self) -> Result<T, PartyError>,
@@ -319,8 +318,8 @@ impl<S: BoxStore> Arrival<S> {
         }
     }
 
-    /// Whether all is taken out of the box, as it must be before [`commit`](Self::commit).
-    /// [`restore`](Self::restore) asks by itself.
+    /// Checks that everything was taken out of the box, as required before
+    /// [`commit`](Self::commit). [`restore`](Self::restore) does this itself.
     ///
     /// # Errors
     /// [`UpdateError::LeftInBox`].
@@ -337,12 +336,12 @@ impl<S: BoxStore> Arrival<S> {
         }
     }
 
-    /// Past this, nobody else can take the guest over, and it may run. Cheap,
-    /// for it stands in the blackout: the state goes out of the box, the rest
-    /// goes with the box in [`Resumed::finish`].
+    /// Commits: afterwards nobody else can take the guest over, and it may run. This is cheap,
+    /// because it is part of the blackout: only the state is removed from the box, the rest goes
+    /// with the box in [`Resumed::finish`].
     ///
     /// # Errors
-    /// The state is not there: somebody else took the guest.
+    /// The state is gone: somebody else took the guest.
     pub fn commit(mut self) -> Result<Resumed<S>, Box<ResumeFailed>> {
         let claim = match self.contents.commit(&self.name) {
             Ok(claim) => claim,
@@ -358,8 +357,8 @@ impl<S: BoxStore> Arrival<S> {
         })
     }
 
-    /// Seals the box again, with everything in it. Close first what was made
-    /// from the descriptors.
+    /// Seals the box again, with everything in it. First close whatever was made from the
+    /// descriptors.
     pub fn abort(mut self, error: UpdateError) -> Box<ResumeFailed> {
         ResumeFailed::new(Step::Restore, error, self.contents.give_up())
     }

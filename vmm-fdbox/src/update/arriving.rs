@@ -1,4 +1,4 @@
-//! The other side, ahead of time: a guest that still runs in another process of this kernel.
+//! The arriving side, ahead of time: a guest that still runs in another process of this kernel.
 
 use std::os::fd::OwnedFd;
 
@@ -9,8 +9,8 @@ use crate::claim::Hold;
 use crate::name::{BoxName, FdName};
 use crate::store::BoxStore;
 
-/// A guest that another process is about to hand over through an open box. All but its state is
-/// in there already: what is built from that is built before the guest stops.
+/// A guest that another process is about to hand over through an open box. Everything but its state
+/// is already in there, so whatever needs only that is built before the guest stops.
 ///
 /// ```no_run
 /// use vmm_fdbox::frame::KnownSection;
@@ -30,7 +30,7 @@ use crate::store::BoxStore;
 pub struct Arriving<S: BoxStore> {
     store: S,
     contents: Contents<S>,
-    /// Where the state will be.
+    /// The memfd that the state will be written to.
     state: OwnedFd,
 }
 
@@ -38,7 +38,7 @@ impl<S: BoxStore> Arriving<S> {
     /// Opens the guest's box.
     ///
     /// # Errors
-    /// [`ResumeFailed`]: the box is as it was.
+    /// [`ResumeFailed`]: the box is unchanged.
     pub fn open(store: S, name: &BoxName) -> Result<Self, Box<ResumeFailed>> {
         let (contents, state) = arrival::open(&store, name, Hold::Shared)?;
         Ok(Self {
@@ -48,7 +48,7 @@ impl<S: BoxStore> Arriving<S> {
         })
     }
 
-    /// As [`Arrival::take`].
+    /// Like [`Arrival::take`].
     ///
     /// # Errors
     /// As there.
@@ -56,7 +56,7 @@ impl<S: BoxStore> Arriving<S> {
         self.contents.take(name)
     }
 
-    /// Reads and checks the state, once it is written. The plan's box is that of
+    /// Reads and checks the state once it has been written. The plan's box is that of
     /// [`open`](Self::open).
     ///
     /// # Errors

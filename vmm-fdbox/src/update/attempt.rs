@@ -1,4 +1,4 @@
-//! One attempt at an update: what was done so far, and what comes next.
+//! An attempt at an update: what has been done so far, and the steps.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -32,7 +32,7 @@ pub(super) struct StepFailure {
 }
 
 impl StepFailure {
-    /// Of a step that never began, because somebody asked to stop.
+    /// For a step that never began, because the update was cancelled.
     pub(super) fn cancelled(step: Step) -> Self {
         Self {
             step,
@@ -48,32 +48,32 @@ pub(super) struct Attempt<S: BoxStore, H: Host, G: Guest, O: Observer> {
     pub(super) plan: Plan,
     pub(super) observer: O,
     pub(super) timeline: Timeline,
-    /// The kernel is loaded.
+    /// Whether the kernel is loaded.
     pub(super) loaded: bool,
     pub(super) slot: Slot<S>,
-    /// Nobody is to take the guest out meanwhile.
+    /// Prevents others from taking the guest out meanwhile.
     pub(super) claim: Option<S::Claim>,
     pub(super) state: Option<StateFd>,
-    /// Taken from the guest, not yet in the box.
+    /// Taken from the guest, but not in the box yet.
     pub(super) held: Vec<NamedFd>,
     /// Taken from the guest and now in the box.
     pub(super) boxed: Vec<FdName>,
-    /// Kinds of files of which the host said what it thinks.
+    /// Kinds of files that the host has already been asked about.
     pub(super) checked: BTreeSet<Kind>,
-    /// The guest gave descriptors away, or was asked to.
+    /// Whether the guest has given descriptors away, or was asked to.
     pub(super) touched: bool,
-    /// The guest was asked to bring its devices to rest.
+    /// Whether the guest was asked to bring its devices to rest.
     pub(super) quiesced: bool,
     pub(super) paused_at: Option<u64>,
-    /// The box holds a guest that can be resumed.
+    /// Whether the box holds a guest that can be resumed.
     pub(super) saved: bool,
-    /// Somebody else may have taken the guest.
+    /// Whether somebody else may have taken the guest.
     pub(super) jumped: bool,
-    /// The state, when it is out of the box again and nobody else can have taken it.
+    /// The state, if it is out of the box again and nobody else can have taken it.
     pub(super) taken_back: Option<OwnedFd>,
     /// Neither handed over nor rolled back yet.
     pub(super) unfinished: bool,
-    /// Of the step that is on.
+    /// The deadline of the current step.
     deadline: Deadline,
 }
 
@@ -112,7 +112,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// From now on a step may take that long.
+    /// Sets the limit for the next steps.
     pub(super) fn allow(&mut self, limit: Duration) {
         self.deadline = Deadline::within(limit);
     }
@@ -122,16 +122,16 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         self.observer.event(ticks, event);
     }
 
-    /// Marks the beginning of a phase.
+    /// Marks the start of a phase.
     pub(super) fn mark(&mut self, name: &str) -> u64 {
         let ticks = self.plan.clock.now();
-        // The few names marked here fit; without a mark only the report suffers.
+        // The few names used here always fit; without a mark only the report would suffer.
         let _ = self.timeline.mark(name, ticks);
         ticks
     }
 
-    /// Carries out a step, unless it is cancelled or made to fail. One that comes back too late has
-    /// failed.
+    /// Carries out a step, unless the update is cancelled or the step is made to fail. A step that
+    /// returns too late has failed.
     pub(super) fn step(
         &mut self,
         step: Step,
@@ -157,7 +157,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// What is handed over is nobody's to undo, however late.
+    /// A handover cannot be undone, however late it was.
     fn in_time(&self, step: Step) -> Result<(), UpdateError> {
         if step != Step::Jump && self.deadline.is_over() {
             let limit = self.deadline.limit();
@@ -269,7 +269,8 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// Brings the guest's devices to rest ahead of [`pause`](Self::pause), which then stops it at once.
+    /// Brings the guest's devices to rest before [`pause`](Self::pause), which then stops it at
+    /// once.
     pub(super) fn rest(&mut self) -> Result<(), StepFailure> {
         self.allow(self.plan.limits.pause);
         self.quiesce().map_err(|error| {
@@ -315,13 +316,14 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
             Ok(())
         })?;
         if self.host.is_left_by_others() {
-            // They may leave at any moment from here on.
+            // From here on the host may be left at any moment.
             self.publish();
         }
         Ok(())
     }
 
-    /// The guest's devices come to rest while it runs. If that took too long it is not stopped at all.
+    /// Brings the guest's devices to rest while it runs. If that took too long, the guest is not
+    /// stopped at all.
     fn quiesce(&mut self) -> Result<(), UpdateError> {
         self.mark(phase::QUIESCE);
         self.quiesced = true;

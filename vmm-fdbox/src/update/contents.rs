@@ -1,4 +1,4 @@
-//! A box that a guest is taken out of, and how to leave it as it was.
+//! A box from which a guest is taken, and how to leave it unchanged.
 
 use std::os::fd::OwnedFd;
 
@@ -34,8 +34,8 @@ fn taken_already(error: UpdateError, name: &BoxName) -> UpdateError {
     }
 }
 
-/// A box that somebody takes a guest out of. It keeps each descriptor that is taken, until the guest runs: a
-/// program that is killed on the way leaves everything for the next one.
+/// A box from which a guest is taken. It keeps each descriptor that is taken until the guest runs,
+/// so that a program that is killed before that leaves everything for the next one.
 #[derive(Debug)]
 pub(super) struct Contents<S: BoxStore> {
     /// `None` once committed or given up.
@@ -44,14 +44,14 @@ pub(super) struct Contents<S: BoxStore> {
     seals: bool,
     hold: Hold,
     claim: Option<S::Claim>,
-    /// What was in the box when it was opened. From then on it is this program's: asking again
-    /// would only make a guest wait.
+    /// The contents when the box was opened. From then on only this program uses the box; listing
+    /// it again would make a guest wait.
     listed: Vec<FdInfo>,
     taken: Vec<FdName>,
 }
 
 impl<S: BoxStore> Contents<S> {
-    /// Opens and unseals the box; on failure it is as it was.
+    /// Opens and unseals the box; on failure it is unchanged.
     pub(super) fn open(store: &S, name: &BoxName, hold: Hold) -> Result<Self, UpdateError> {
         let missing = |error: BoxError| match error.errno() {
             Errno::NOENT => no_guest(store, name),
@@ -79,8 +79,9 @@ impl<S: BoxStore> Contents<S> {
         self.open.as_ref().ok_or_else(gone)
     }
 
-    /// There is a guest in the box. If it was open though nobody else works on it, a program that
-    /// was killed left it so: it is sealed when it is given up, and can cross a kexec again.
+    /// Records that there is a guest in the box. If the box was open although nobody else is
+    /// working on it, a program that was killed left it so: it is then sealed when it is given up,
+    /// and can cross a kexec again.
     pub(super) fn has_guest(&mut self) {
         self.seals |= self.hold == Hold::Exclusive;
     }
@@ -91,21 +92,21 @@ impl<S: BoxStore> Contents<S> {
         Ok(fd)
     }
 
-    /// The descriptors that nobody has taken.
+    /// The descriptors that have not been taken.
     pub(super) fn untaken(&self) -> impl Iterator<Item = &FdInfo> {
         self.listed
             .iter()
             .filter(|info| !self.taken.contains(&info.name))
     }
 
-    /// Takes the state out, written or not.
+    /// Takes the state out, whether or not it has been written.
     pub(super) fn take_state(&mut self, box_name: &BoxName) -> Result<OwnedFd, UpdateError> {
         self.take(&state_fd_name())
             .map_err(|error| taken_already(error, box_name))
     }
 
-    /// Takes out for good what a resume cannot do without, so that nobody can run the guest a
-    /// second time. The rest goes with the box, which is this program's until then.
+    /// Takes out for good what every resume needs, so that nobody can run the guest a second time.
+    /// The rest goes with the box, which only this program uses until then.
     pub(super) fn commit(&mut self, box_name: &BoxName) -> Result<Option<S::Claim>, UpdateError> {
         let state = state_fd_name();
         let taken = self.opened(&state)?.get(&state).map_err(UpdateError::from);
@@ -114,7 +115,7 @@ impl<S: BoxStore> Contents<S> {
         Ok(self.claim.take())
     }
 
-    /// Seals the box, in which everything is, if it is to be. Returns what did not go smoothly.
+    /// Seals the box, with everything in it, if it should be sealed. Returns a problem, if any.
     pub(super) fn give_up(&mut self) -> Option<String> {
         let open = self.open.take().filter(|_| self.seals)?;
         open.seal().err().map(|failed| failed.error.to_string())
@@ -123,7 +124,7 @@ impl<S: BoxStore> Contents<S> {
 
 impl<S: BoxStore> Drop for Contents<S> {
     fn drop(&mut self) {
-        // Whoever wants to know what went wrong calls `abort`.
+        // A caller that wants the error uses `abort`.
         let _ = self.give_up();
     }
 }

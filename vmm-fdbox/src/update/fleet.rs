@@ -5,11 +5,10 @@
 //!                          (guests run)   (in parallel)
 //! ```
 //!
-//! Each guest is a [`Member`]: its VMM does the work of its [`Session`](super::Session) and is
-//! told when, by whatever channel the program has. The [`Host`] is the fleet's: the VMMs
-//! load nothing and do not jump. A guest that is not ready stops the update, or is left
-//! behind, as the [`FleetPlan`] says; any other failure before the jump rolls back every
-//! guest.
+//! Each guest is a [`Member`]: its VMM does the work of its [`Session`](super::Session) and is told
+//! when, over whatever channel the program uses. The [`Host`] belongs to the fleet: the VMMs load
+//! nothing and do not jump. A guest that is not ready either stops the update or is left behind, as
+//! set in the [`FleetPlan`]; any other failure before the jump rolls back every guest.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -34,16 +33,16 @@ struct StepFailure {
 
 struct Entry<M> {
     member: M,
-    /// Something was asked of it.
+    /// Whether anything was asked of it.
     begun: bool,
     not_ready: bool,
     stopped: Option<Stopped>,
-    /// It waits for the end of this kernel.
+    /// Whether it is stopped and waits for the end of this kernel.
     down: bool,
 }
 
 impl<M> Entry<M> {
-    /// Whether it stands still, or has something that has to be undone.
+    /// Whether it is paused, or anything has to be undone.
     fn is_involved(&self) -> bool {
         self.stopped.is_none() || self.down
     }
@@ -57,7 +56,7 @@ pub struct Fleet<'a, H: Host, M: Member> {
     observer: Box<dyn FnMut(&FleetEvent<'_>) + Send + 'a>,
     findings: Vec<Finding>,
     loaded: bool,
-    /// Guests stand still for this process.
+    /// Held while guests are paused for this process.
     lease: Option<Lease>,
 }
 
@@ -68,7 +67,7 @@ impl<H: Host, M: Member> std::fmt::Debug for Fleet<'_, H, M> {
 }
 
 impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
-    /// An update of `members` out of `host`.
+    /// An update of `members`, which leaves `host`.
     pub fn new(host: H, members: Vec<M>, plan: FleetPlan) -> Self {
         let entry = |member| Entry {
             member,
@@ -88,13 +87,13 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         }
     }
 
-    /// Who is told what happens. While guests stand still that is the start of the jump only: be quick.
+    /// Sets the observer. While guests are paused it only receives the start of the jump: be quick.
     pub fn observed_by(mut self, observer: impl FnMut(&FleetEvent<'_>) + Send + 'a) -> Self {
         self.observer = Box::new(observer);
         self
     }
 
-    /// Looks for blockers, of the host and of every guest; changes nothing.
+    /// Looks for blockers of the host and of every guest; changes nothing.
     pub fn dry_run(mut self) -> FleetOutcome {
         let failure = self.preflight().err();
         let mut outcome = self.give_up(failure);
@@ -104,7 +103,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         outcome
     }
 
-    /// The whole update. Into another kernel it returns only if it failed.
+    /// Runs the whole update. Into another kernel it returns only if it failed.
     pub fn run(mut self) -> FleetOutcome {
         let done = self
             .preflight()
@@ -141,9 +140,9 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.findings = self.host.preflight();
         let kinds = self.kinds();
         self.check_kinds(&kinds);
-        // Every guest is asked, whatever is in the way: one try tells all.
+        // Ask every guest even if there is a blocker, so that one try reports all of them.
         let guests = self.all(Step::Preflight, M::preflight);
-        // Some tell of their kinds only now.
+        // Some members only know their kinds now.
         let told = &self.kinds() - &kinds;
         self.check_kinds(&told);
         for finding in &self.findings {
@@ -161,7 +160,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         guests
     }
 
-    /// What goes along.
+    /// The kinds that are handed over.
     fn kinds(&self) -> BTreeSet<Kind> {
         let members = self.entries.iter().map(|entry| &entry.member);
         let mut kinds = self.plan.kinds.clone();
@@ -175,7 +174,8 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         }
     }
 
-    /// Guests are about to stand still for this process, or do for longer.
+    /// Starts or renews the lease: guests are about to be paused for this process, or stay paused
+    /// for longer.
     fn begin_lease(&mut self, step: Step, limit: Duration) -> Result<(), StepFailure> {
         let renewed = match &self.lease {
             _ if !self.plan.lease => return Ok(()),
@@ -203,8 +203,8 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.all(Step::Seal, M::prepare)
     }
 
-    /// Brings the devices of all guests to rest before any of them stands still. One guest alone does that when it
-    /// is paused.
+    /// Brings the devices of all guests to rest before any guest is paused. A single guest does
+    /// that as part of its pause.
     fn quiesce(&mut self) -> Result<(), StepFailure> {
         if self.entries.len() < 2 {
             return Ok(());
@@ -214,7 +214,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.all(Step::Pause, M::quiesce)
     }
 
-    /// Stops those in order who stay behind. After this they cost the others no time.
+    /// Stops the guests that stay behind. Afterwards they cost the others no time.
     fn set_down(&mut self) -> Result<(), StepFailure> {
         let is_left = self.entries.iter().any(|entry| entry.not_ready);
         if !self.host.leaves_kernel() || !is_left {
@@ -254,7 +254,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             step,
             message: format!("Cannot leave this host: {}", Chain(&*error)),
         })?;
-        // Still here: a new VMM of this kernel takes each guest. No way back from here.
+        // Still here: in this kernel a new VMM takes each guest. There is no way back from here.
         let going = self.entries.iter_mut().filter(|p| p.stopped.is_none());
         in_parallel(going, |entry| {
             entry.stopped = entry.member.hand_over().err()
@@ -263,7 +263,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         Ok(())
     }
 
-    /// Has all guests that go on do their share of a step, in parallel.
+    /// Makes all guests that take part carry out a step, in parallel.
     fn all(
         &mut self,
         step: Step,
@@ -291,7 +291,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         if !left {
             return fail("There is no guest to update".into());
         }
-        // While guests stand still nobody is told anything: the jump comes first.
+        // While guests are paused nobody is notified: the jump comes first.
         if step != Step::Pause {
             for (name, stopped) in &not_ready {
                 (self.observer)(&FleetEvent::NotReady(name, stopped));
@@ -345,7 +345,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 }
 
-/// Does the same with all, each in a thread of its own.
+/// Applies a function to all, each in a thread of its own.
 fn in_parallel<'p, M: Member + 'p, T: Send>(
     entries: impl Iterator<Item = &'p mut Entry<M>>,
     act: impl Fn(&mut Entry<M>) -> T + Copy + Send,

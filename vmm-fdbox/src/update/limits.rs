@@ -1,29 +1,29 @@
-//! How long the steps of an update may take.
+//! Time limits for the steps of an update.
 
 use std::time::Duration;
 
-/// How long each step may take. One that comes back later has failed, and is undone: nothing here
-/// ends a step that hangs, for it runs in the VMM.
+/// How long each step may take. A step that returns later has failed, and is undone. A step that
+/// hangs is not ended, because it runs in the VMM itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
     /// Looking for blockers. Default: 1 minute.
     pub preflight: Duration,
-    /// All that is done while the guest runs: loading the kernel, filling the box and sealing it, which walks the
-    /// guest's memory. Default: 15 minutes.
+    /// Everything that is done while the guest runs: loading the kernel, filling the box and
+    /// sealing it, which walks the guest's memory. Default: 15 minutes.
     pub prepare: Duration,
     /// Stopping the guest. Default: 30 s.
     pub pause: Duration,
-    /// Writing its state. Default: 30 s.
+    /// Writing the state. Default: 30 s.
     pub save: Duration,
-    /// Leaving, for a host that waits for somebody then. Default: 30 s.
+    /// The jump, if the host waits for somebody during it. Default: 30 s.
     pub jump: Duration,
     /// How long a coordinator waits for a guest to be rolled back. Default: 2 minutes.
     pub roll_back: Duration,
 }
 
 impl Limits {
-    /// For how long guests may stand still for a coordinator, up to its jump.
+    /// How long guests may be paused for a coordinator, up to its jump.
     #[must_use]
     pub fn standing(&self) -> Duration {
         let limits = [self.pause, self.save, self.jump];

@@ -12,29 +12,27 @@
 //!                                                    (guest runs)      Resumed ─finish
 //! ```
 //!
-//! - **preflight** asks guest, host and module for whatever could fail later.
-//! - **prepare** loads the kernel, creates the box, puts and seals. This is the
-//!   slow part, and the guest runs through it.
-//! - **pause** stops the vCPUs and writes the state, from where the blackout
-//!   counts.
+//! - **preflight** asks guest, host and module for anything that could fail later.
+//! - **prepare** loads the kernel, creates the box, puts and seals. This is the slow part, and the
+//!   guest runs during it.
+//! - **pause** stops the vCPUs, which starts the blackout, and writes the state.
 //! - **jump** leaves.
-//! - **[`Arrival`]** is the other side: it unseals, reads and checks the state
-//!   and hands out the descriptors, which the box keeps. Until it is committed
-//!   any failure seals the box again, for another try.
+//! - **[`Arrival`]** is the other side: it unseals, reads and checks the state and returns the
+//!   descriptors, which the box keeps. Any failure before the commit seals the box again, for
+//!   another try.
 //!
-//! Every failure before the jump goes through one place, which undoes exactly
-//! what was done: unseal, take everything back, run the guest on, delete the
-//! box, unload the kernel. Each state is a type that the next one consumes, so
-//! steps cannot be left out or repeated.
+//! Every failure before the jump goes through one function, which undoes exactly what was done:
+//! unseal, take everything back, continue the guest, delete the box, unload the kernel. Each state
+//! is a type that the next one consumes, so steps cannot be left out or repeated.
 //!
 //! A [`Fleet`] does the same for many guests at once, with one jump.
 //!
-//! A host that stays in its kernel and starts the new VMM itself does not seal:
-//! in place of that the new VMM gets ready, with an [`Arriving`] guest, and the
-//! blackout holds no more than state written and read.
+//! A host that stays in its kernel and starts the new VMM itself does not seal: instead, the new
+//! VMM gets ready, with an [`Arriving`] guest, and the blackout consists only of writing and
+//! reading the state.
 //!
-//! The module knows guests and hosts only as [`Guest`] and [`Host`], and boxes
-//! as [`BoxStore`](crate::BoxStore).
+//! The module uses guests and hosts only through [`Guest`] and [`Host`], and boxes through
+//! [`BoxStore`](crate::BoxStore).
 
 mod arrival;
 mod arriving;
@@ -77,27 +75,27 @@ use crate::name::{BoxName, FdName};
 /// The name of the state memfd in its box. No other descriptor may have it.
 pub const STATE_FD: &str = "vm-state";
 
-/// Room for a VM's state, in bytes, unless a plan says otherwise.
+/// The default space for a VM's state, in bytes.
 pub const DEFAULT_STATE_BYTES: usize = 1 << 20;
 
 fn state_fd_name() -> FdName {
     FdName::from_static(STATE_FD)
 }
 
-/// What an update is to do.
+/// The plan of an update.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The box to create: there must be none of this name.
+    /// The box to create; the name must be free.
     pub box_name: BoxName,
     /// The clock of the timeline.
     pub clock: Clock,
     /// Name and version of the program, written into the state.
     pub producer: String,
-    /// Room for the VM's state, in bytes. Default: [`DEFAULT_STATE_BYTES`].
+    /// Space for the VM's state, in bytes. Default: [`DEFAULT_STATE_BYTES`].
     pub state_bytes: usize,
     /// How long each step may take. Default: [`Limits::default`].
     pub limits: Limits,
-    /// Stops the update when set. Default: nobody sets it.
+    /// Cancels the update when set. Default: never set.
     pub cancel: CancelFlag,
     /// The step that is made to fail instead of being carried out, for tests.
     /// Default: none.

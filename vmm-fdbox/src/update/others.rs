@@ -1,4 +1,4 @@
-//! A host that somebody else leaves.
+//! A host that is left by another process.
 
 use super::parties::{Host, PartyError};
 use crate::deadline::Deadline;
@@ -10,23 +10,28 @@ use crate::deadline::Deadline;
 pub enum Destination {
     /// Whoever resumes it in the next kernel.
     NextKernel,
-    /// Whoever resumes it later in this one. The box is sealed.
+    /// Whoever resumes it later in this kernel. The box is sealed.
     ThisKernel,
-    /// A process that is there already. The box is not sealed, for it would have to be unsealed in
+    /// A process that already exists. The box is not sealed, because unsealing it would be part of
     /// the blackout.
     Successor,
 }
 
-/// A [`Host`] for an update whose end is somebody else's: a coordinator that jumps for many guests, or
-/// the VMM that the guest goes to. It loads nothing. KHO is asked for if the guest goes to the next kernel.
+/// A [`Host`] for an update that another process completes: a coordinator that jumps for many
+/// guests, or the VMM that the guest moves to. It loads nothing. KHO is required if the guest goes
+/// to the next kernel.
 ///
-/// From the moment the guest is [`Paused`](super::Paused) it may be taken, or the kernel may go away. Then
+/// From the moment the guest is [`Paused`](super::Paused), it may be taken, or the kernel may end.
+/// Then
 ///
-/// - whoever leaves says that it is done (in this kernel only): [`Paused::jump`](super::Paused::jump);
-/// - or that it is not: [`Paused::cancel`](super::Paused::cancel), or drop it. The guest continues here if
-///   nobody has taken its state out of the box, and if this kernel is not ending.
+/// - the other process reports success (in this kernel only): call
+///   [`Paused::jump`](super::Paused::jump);
+/// - or it reports failure: call [`Paused::cancel`](super::Paused::cancel), or drop the value. The
+///   guest continues here if nobody has taken its state out of the box, and if this kernel is not
+///   ending.
 ///
-/// Do neither just because time has passed: whoever is about to jump must have died or given up first.
+/// Do neither on a mere timeout: the process that is about to jump must have died or given up
+/// first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeftByOthers(pub Destination);
 

@@ -19,19 +19,19 @@ pub enum UpdateError {
     /// Preflight found blockers.
     #[error("{}", join(.0))]
     Blocked(Vec<Finding>),
-    /// Somebody asked to stop.
+    /// The update was cancelled.
     #[error("Cancelled")]
     Cancelled,
-    /// A step came back after its time, and was undone.
+    /// A step took longer than its limit, and was undone.
     #[error("It was not done within {} s", .limit.as_secs_f64())]
     Late {
-        /// What it may take: of [`Limits`](super::Limits).
+        /// Its limit, from [`Limits`](super::Limits).
         limit: Duration,
     },
-    /// A failure that a test asked for.
+    /// A failure requested by a test.
     #[error("Step '{0}' failed because a test asked for it")]
     Injected(Step),
-    /// A box.
+    /// An error of a box.
     #[error(transparent)]
     Box(#[from] BoxError),
     /// The box could not be sealed.
@@ -40,13 +40,13 @@ pub enum UpdateError {
     /// The box could not be unsealed.
     #[error(transparent)]
     Unseal(#[from] UnsealError),
-    /// The state memfd.
+    /// An error of the state memfd.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Two descriptors of one name, or one of the state memfd's.
+    /// Two descriptors with the same name, or one with that of the state memfd.
     #[error("The guest gave two descriptors the name '{0}'")]
     NameTwice(FdName),
-    /// The guest.
+    /// An error of the guest.
     #[error("{what}")]
     Guest {
         /// What it was asked to do.
@@ -54,7 +54,7 @@ pub enum UpdateError {
         /// Its own error.
         source: PartyError,
     },
-    /// The host.
+    /// An error of the host.
     #[error("{what}")]
     Host {
         /// What it was asked to do.
@@ -65,12 +65,12 @@ pub enum UpdateError {
     /// Descriptors that a resume did not take out.
     #[error("Still in the box after the VM was rebuilt: {}", join(.0))]
     LeftInBox(Vec<FdName>),
-    /// The last kernel handed something over that this one did not take.
+    /// The last kernel handed something over that this one refused.
     #[error(
         "No box '{0}': what the last kernel handed over was refused, see the kernel log; kexec into a kernel that reads it"
     )]
     HandoverRefused(BoxName),
-    /// The box is there, and its guest's state is not: whoever took it out has the guest.
+    /// The box exists, but the guest's state is gone: whoever took it out has the guest.
     #[error(
         "No guest's state in box '{0}': a VMM took it out and has the guest, or had it to its end, or the box is another program's; no resume can use what is left, so delete the box if nobody needs it"
     )]
@@ -81,8 +81,7 @@ pub enum UpdateError {
 }
 
 impl UpdateError {
-    /// There is no guest that could be taken: no box, no state in it, or none that can be read by
-    /// whichever binary.
+    /// Whether there is no guest to take: no box, no state in it, or one that no binary can read.
     pub(super) fn is_no_guest(&self) -> bool {
         match self {
             Self::NoGuest(_) | Self::HandoverRefused(_) | Self::TakenAlready(_) => true,
@@ -106,13 +105,13 @@ fn join(items: &[impl ToString]) -> String {
         .join("; ")
 }
 
-/// How the half of an update that runs in the old host ended.
+/// The result of the half of an update that runs in the old host.
 #[derive(Debug)]
 #[must_use = "tells whether the guest still runs in this process"]
 pub enum Outcome {
-    /// The jump was made, or this kernel is ending with all of the guest sealed. Only a
-    /// [`Host`](super::Host) that stays in its kernel returns from a jump: the
-    /// program exits, and another resumes the guest.
+    /// The jump was made, or this kernel is ending with the whole guest sealed. Only a
+    /// [`Host`](super::Host) that stays in its kernel returns from a jump: the program exits, and
+    /// another resumes the guest.
     HandedOver,
     /// It failed before anything of the guest was touched.
     NothingChanged {
@@ -127,9 +126,9 @@ pub enum Outcome {
         step: Step,
         /// Why.
         error: UpdateError,
-        /// What did not go smoothly in the rollback.
+        /// Problems in the rollback.
         problems: Vec<String>,
-        /// How long the guest stood still, in nanoseconds; `None` if not at all.
+        /// How long the guest was paused, in nanoseconds; `None` if not at all.
         paused_ns: Option<u64>,
     },
     /// It failed and the guest could not be continued.
@@ -138,13 +137,13 @@ pub enum Outcome {
         step: Step,
         /// Why.
         error: UpdateError,
-        /// What went wrong in the rollback.
+        /// Problems in the rollback.
         problems: Vec<String>,
     },
 }
 
 impl Outcome {
-    /// What the program exits with, if it exits.
+    /// The exit status of the program, if it exits.
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
         match self {
@@ -155,7 +154,7 @@ impl Outcome {
         }
     }
 
-    /// For `?`: the guest runs in this process no longer, or why it was not handed over.
+    /// For use with `?`: succeeds if the guest no longer runs in this process.
     ///
     /// # Errors
     /// Everything but [`HandedOver`](Self::HandedOver).
@@ -166,7 +165,7 @@ impl Outcome {
         }
     }
 
-    /// The step that failed and why, if one did.
+    /// The step that failed and the reason, if one did.
     #[must_use]
     pub fn error(&self) -> Option<(Step, &UpdateError)> {
         match self {
@@ -178,7 +177,7 @@ impl Outcome {
     }
 }
 
-/// The text has its causes in it.
+/// The text already includes the causes.
 impl std::error::Error for Outcome {}
 
 impl std::fmt::Display for Outcome {

@@ -10,12 +10,12 @@ use super::step::Step;
 use super::watch::Observer;
 use crate::store::BoxStore;
 
-/// An update that has not begun. [`run`](Self::run) does all of it; the methods of the states do
-/// it phase by phase.
+/// An update that has not begun. [`run`](Self::run) does all of it; the methods of the states do it
+/// phase by phase.
 ///
-/// It owns store, host and guest. What is `Send` and `'static` makes an update that a VMM keeps in a
-/// struct, prepares in a thread of its own and pauses at another call; a guest that its VMM uses
-/// meanwhile is an `Arc<Mutex<_>>`. References will do as well, for as long as they last.
+/// It owns store, host and guest. If they are `Send` and `'static`, a VMM can keep the update in a
+/// struct, prepare it in a thread of its own and pause it in a later call; a guest that its VMM
+/// uses meanwhile is an `Arc<Mutex<_>>`. References work as well, as long as they live.
 ///
 /// ```no_run
 /// use std::num::NonZeroU32;
@@ -49,12 +49,12 @@ macro_rules! state {
         pub struct $name<S: BoxStore, H: Host, G: Guest, O: Observer = ()>(Attempt<S, H, G, O>);
 
         impl<S: BoxStore, H: Host, G: Guest, O: Observer> $name<S, H, G, O> {
-            /// The guest, for what its VMM does besides.
+            /// The guest, for other work of its VMM.
             pub fn guest(&mut self) -> &mut G {
                 &mut self.0.guest
             }
 
-            /// Gives the update up because of something that its VMM does besides.
+            /// Gives the update up because of an error in other work of its VMM.
             pub(crate) fn fail(mut self, step: Step, error: UpdateError) -> Outcome {
                 self.0.roll_back(StepFailure { step, error })
             }
@@ -74,16 +74,16 @@ state! {
 }
 
 state! {
-    /// Kernel loaded, box sealed, guest running. May last as long as one likes.
+    /// The kernel is loaded, the box sealed, the guest running. May last for any length of time.
     Prepared
 }
 
 state! {
-    /// Guest paused, state written. The blackout is on.
+    /// The guest is paused, its state written. This is the blackout.
     Paused
 }
 
-/// Rolls back when the step failed.
+/// Rolls back if the step failed.
 fn advance<S: BoxStore, H: Host, G: Guest, O: Observer>(
     mut attempt: Attempt<S, H, G, O>,
     work: impl FnOnce(&mut Attempt<S, H, G, O>) -> Result<(), StepFailure>,
@@ -101,7 +101,7 @@ impl<S, H, G, O> fmt::Debug for Session<S, H, G, O> {
 }
 
 impl<S: BoxStore, H: Host, G: Guest> Session<S, H, G> {
-    /// An update of `guest` out of `host`, through a box of `store`.
+    /// An update of `guest`, which leaves `host` through a box of `store`.
     pub fn new(store: S, host: H, guest: G, plan: Plan) -> Self {
         Self {
             store,
@@ -114,7 +114,7 @@ impl<S: BoxStore, H: Host, G: Guest> Session<S, H, G> {
 }
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Session<S, H, G, O> {
-    /// Who is told what happens: a closure, or the sending end of a channel.
+    /// Sets the observer: a closure, or the sending end of a channel.
     pub fn observed_by<P: Observer>(self, observer: P) -> Session<S, H, G, P> {
         Session {
             store: self.store,
@@ -141,7 +141,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Session<S, H, G, O> {
         advance(attempt, Attempt::preflight).map(Ready)
     }
 
-    /// The whole update. Into another kernel it returns only if it failed.
+    /// Runs the whole update. Into another kernel it returns only if it failed.
     pub fn run(self) -> Outcome {
         let paused = self
             .preflight()
@@ -155,10 +155,10 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Session<S, H, G, O> {
 }
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Ready<S, H, G, O> {
-    /// Loads the kernel, creates and fills the box, seals it. The guest runs.
+    /// Loads the kernel, creates and fills the box, and seals it. The guest runs.
     ///
     /// # Errors
-    /// [`Outcome::NothingChanged`] or, once the guest gave descriptors away,
+    /// [`Outcome::NothingChanged`] or, once the guest has given descriptors away,
     /// [`Outcome::RolledBack`].
     pub fn prepare(self) -> Result<Prepared<S, H, G, O>, Box<Outcome>> {
         advance(self.0, Attempt::prepare).map(Prepared)
@@ -171,11 +171,12 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Ready<S, H, G, O> {
 }
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Prepared<S, H, G, O> {
-    /// Brings the guest's devices to rest, for [`pause`](Self::pause) to follow soon. The guest runs. Without
-    /// this `pause` does it: it is for guests that wait for others before they are paused.
+    /// Brings the guest's devices to rest; [`pause`](Self::pause) is to follow soon. The guest
+    /// runs. Without this call `pause` does it: this is for guests that wait for others before they
+    /// are paused.
     ///
     /// # Errors
-    /// [`Outcome::RolledBack`], or [`Outcome::GuestLost`] if not even that went.
+    /// [`Outcome::RolledBack`], or [`Outcome::GuestLost`] if even the rollback fails.
     pub fn quiesce(self) -> Result<Self, Box<Outcome>> {
         advance(self.0, Attempt::rest).map(Self)
     }
@@ -183,12 +184,12 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Prepared<S, H, G, O> {
     /// Stops the vCPUs and writes the state.
     ///
     /// # Errors
-    /// [`Outcome::RolledBack`], or [`Outcome::GuestLost`] if not even that went.
+    /// [`Outcome::RolledBack`], or [`Outcome::GuestLost`] if even the rollback fails.
     pub fn pause(self) -> Result<Paused<S, H, G, O>, Box<Outcome>> {
         advance(self.0, Attempt::pause).map(Paused)
     }
 
-    /// Gives the update up; the guest never noticed.
+    /// Gives the update up; the guest has not noticed it.
     pub fn cancel(mut self) -> Outcome {
         self.0.roll_back(StepFailure::cancelled(Step::Pause))
     }
@@ -203,16 +204,16 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Paused<S, H, G, O> {
         }
     }
 
-    /// Whether somebody else has the guest, or finds it sealed in its box.
+    /// Whether somebody else has the guest, or will find it sealed in its box.
     pub(crate) fn can_be_left(&self) -> bool {
         self.0.can_be_left()
     }
 
-    /// Takes the state out of an open box, so that nobody else can have the guest any more. It
-    /// stands still until [`cancel`](Self::cancel). Of a sealed box there is nothing to take.
+    /// Takes the state out of an open box, so that nobody else can have the guest. It stays paused
+    /// until [`cancel`](Self::cancel). Nothing is taken out of a sealed box.
     ///
     /// # Errors
-    /// [`Outcome::GuestLost`]: somebody has it.
+    /// [`Outcome::GuestLost`] if somebody else has it.
     pub fn take_back(mut self) -> Result<Self, Box<Outcome>> {
         match self.0.take_back() {
             Ok(()) => Ok(self),
@@ -220,8 +221,9 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Paused<S, H, G, O> {
         }
     }
 
-    /// Gives the update up and runs the guest on. One that [somebody else](super::LeftByOthers) may have
-    /// taken continues only if nobody has: otherwise the guest is [lost](Outcome::GuestLost) here.
+    /// Gives the update up and continues the guest. A guest that [another
+    /// process](super::LeftByOthers) may have taken continues only if nobody has: otherwise it is
+    /// [lost](Outcome::GuestLost) here.
     pub fn cancel(mut self) -> Outcome {
         self.0.roll_back(StepFailure::cancelled(Step::Jump))
     }

@@ -1,4 +1,4 @@
-//! The two sides an update works on: the guest, and the host it leaves.
+//! The two parties to an update: the guest, and the host that it leaves.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +14,7 @@ use crate::name::FdName;
 /// An error of a [`Guest`] or a [`Host`].
 pub type PartyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A descriptor and the name it gets in the box.
+/// A descriptor and its name in the box.
 #[derive(Debug)]
 pub struct NamedFd {
     /// The name.
@@ -23,69 +23,70 @@ pub struct NamedFd {
     pub fd: OwnedFd,
 }
 
-/// The VMM's side of an update. The methods are called one after the other, in the
-/// order they stand here but for the last two, which undo; each by the thread that drives the
-/// [`Session`](super::Session) just then.
+/// The VMM's side of an update. The methods are called in the order in which they are declared,
+/// except for the last two, which undo; each is called by the thread that drives the
+/// [`Session`](super::Session) at that time.
 ///
-/// A reference, a box and an `Arc<Mutex<_>>` of a guest are guests. The mutex is held for one method
-/// at a time.
+/// References, boxes and `Arc<Mutex<_>>` of guests are guests as well. The mutex is held for one
+/// method at a time.
 pub trait Guest {
-    /// Whatever would make the update fail later: a device that cannot be saved,
+    /// Returns anything that would make the update fail later: a device that cannot be saved,
     /// memory that cannot be kept. Called while the guest runs; changes nothing.
     fn preflight(&mut self) -> Vec<Finding>;
 
-    /// The kinds of what [`take_fds`](Self::take_fds) will give, so that a dry run can say whether the next
-    /// kernel takes them over. Default: none, and that is asked when they are in the box.
+    /// The kinds of the descriptors that [`take_fds`](Self::take_fds) will return, so that a dry
+    /// run can tell whether the next kernel takes them over. Default: none; they are then only
+    /// checked once they are in the box.
     fn kinds(&self) -> BTreeSet<Kind> {
         BTreeSet::new()
     }
 
-    /// What goes into the box, dependencies first. Duplicates of the VMM's own
-    /// descriptors, or those themselves: after a rollback each comes back
-    /// through [`give_back`](Self::give_back). The guest continues meanwhile.
+    /// Returns what goes into the box, dependencies first: duplicates of the VMM's own descriptors,
+    /// or those themselves. After a rollback each is returned through
+    /// [`give_back`](Self::give_back). The guest continues meanwhile.
     ///
     /// # Errors
-    /// Rolls the update back.
+    /// The update is rolled back.
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError>;
 
-    /// Brings to rest what waits for the host, while the guest runs: devices take no more requests, and
-    /// end those that are in flight. What takes its time here takes none of the blackout. It has as
-    /// long as [`pause`](Self::pause), together. Default: there is nothing like that.
+    /// Brings to rest whatever waits for the host, while the guest runs: devices take no more
+    /// requests, and finish those in flight. Time spent here is not part of the blackout. It shares
+    /// one deadline with [`pause`](Self::pause). Default: does nothing.
     ///
     /// # Errors
-    /// Rolls the update back, with [`resume_in_place`](Self::resume_in_place).
+    /// The update is rolled back, with [`resume_in_place`](Self::resume_in_place).
     fn quiesce(&mut self, deadline: Deadline) -> Result<(), PartyError> {
         let _ = deadline;
         Ok(())
     }
 
-    /// Stops the vCPUs and everything else that changes the guest. The blackout
-    /// starts here. Whoever comes back after the deadline has failed.
+    /// Stops the vCPUs and everything else that changes the guest. The blackout starts here. A call
+    /// that returns after the deadline has failed.
     ///
     /// # Errors
-    /// Rolls the update back, with [`resume_in_place`](Self::resume_in_place).
+    /// The update is rolled back, with [`resume_in_place`](Self::resume_in_place).
     fn pause(&mut self, deadline: Deadline) -> Result<(), PartyError>;
 
-    /// Writes the state that the new host needs. Kilobytes, and quickly: the
-    /// guest waits. Whoever comes back after the deadline has failed.
+    /// Writes the state that the new host needs: kilobytes, and quickly, because the guest is
+    /// waiting. A call that returns after the deadline has failed.
     ///
     /// # Errors
-    /// Rolls the update back.
+    /// The update is rolled back.
     fn save(&mut self, frame: &mut FrameWriter<'_>, deadline: Deadline) -> Result<(), PartyError>;
 
-    /// Takes back a descriptor that went into the box and came out again, or
-    /// never went in. Default: it is dropped, as those do that gave away duplicates.
+    /// Takes back a descriptor that went into the box and came out again, or never went in.
+    /// Default: drops it, which is right for duplicates.
     ///
     /// # Errors
-    /// Is reported; the rollback goes on.
+    /// They are reported; the rollback goes on.
     fn give_back(&mut self, name: &FdName, fd: OwnedFd) -> Result<(), PartyError> {
         let _ = (name, fd);
         Ok(())
     }
 
-    /// Runs the guest on in this process, as if nothing had happened. Called
-    /// after every [`quiesce`](Self::quiesce) and [`pause`](Self::pause) that no jump followed, one that
-    /// failed included: part of the guest, or all of it, may be running, and that is no error.
+    /// Continues the guest in this process, as if nothing had happened. Called after every
+    /// [`quiesce`](Self::quiesce) and [`pause`](Self::pause) that was not followed by a jump, even
+    /// if it failed: some or all of the guest may then be running, which is not an error.
     ///
     /// # Errors
     /// The guest is lost.
@@ -94,40 +95,42 @@ pub trait Guest {
 
 /// The host that the update leaves.
 pub trait Host {
-    /// Whatever would make loading or jumping fail. Changes nothing. Default: nothing is known.
+    /// Returns anything that would make loading or jumping fail. Changes nothing. Default: no
+    /// findings.
     fn preflight(&mut self) -> Vec<Finding> {
         Vec::new()
     }
 
-    /// What of these kinds of files would be lost in the jump. Changes nothing. Asked in preflight,
-    /// of what is known by then, and again of what is in the box before it is sealed.
-    /// Default: nothing would.
+    /// Returns which of these kinds of files would be lost in the jump. Changes nothing. Called in
+    /// preflight with what is known by then, and again with the contents of the box before it is
+    /// sealed. Default: none.
     fn check_kinds(&mut self, _kinds: &BTreeSet<Kind>) -> Vec<Finding> {
         Vec::new()
     }
 
-    /// Whether the jump goes into another kernel, so that boxes need KHO.
+    /// Whether the jump goes to another kernel, so that boxes need KHO.
     fn leaves_kernel(&self) -> bool {
         true
     }
 
-    /// Whether the box is sealed, to wait for whoever resumes the guest. Not if
-    /// the host starts the new VMM itself: sealing walks memory, and unsealing
-    /// would stand in the blackout. [`prebuild`](Self::prebuild) is called instead.
+    /// Whether the box is sealed, to wait for whoever resumes the guest. Not if the host starts the
+    /// new VMM itself: sealing walks memory, and unsealing would be part of the blackout.
+    /// [`prebuild`](Self::prebuild) is called instead.
     fn seals(&self) -> bool {
         true
     }
 
-    /// Has the new VMM build what it can while the guest runs. All but the state
-    /// is in the box. Only called if the box is not sealed.
+    /// Makes the new VMM build what it can while the guest runs. Everything but the state is in the
+    /// box. Only called if the box is not sealed.
     ///
     /// # Errors
-    /// Rolls the update back.
+    /// The update is rolled back.
     fn prebuild(&mut self) -> Result<(), PartyError> {
         Ok(())
     }
 
-    /// Loads the next kernel, and does whatever else is slow. The guest runs. Default: there is nothing to load.
+    /// Loads the next kernel, and does anything else that is slow. The guest runs. Default: does
+    /// nothing.
     ///
     /// # Errors
     /// Nothing has changed.
@@ -138,13 +141,14 @@ pub trait Host {
     /// The inverse of [`load`](Self::load).
     ///
     /// # Errors
-    /// Is reported; the rollback goes on.
+    /// They are reported; the rollback goes on.
     fn unload(&mut self) -> Result<(), PartyError> {
         Ok(())
     }
 
-    /// Whether somebody else leaves it, at a moment of their own after the guest's state is
-    /// written. Then the state is complete before [`jump`](Self::jump) is called, if it ever is. Default: no.
+    /// Whether another process leaves the host, at a time of its choice after the guest's state is
+    /// written. The state is then complete before [`jump`](Self::jump) is called, if it ever is.
+    /// Default: false.
     fn is_left_by_others(&self) -> bool {
         false
     }
@@ -153,12 +157,12 @@ pub trait Host {
     /// meanwhile gives up at the deadline.
     ///
     /// # Errors
-    /// Rolls the update back, unless the state is no longer in the box: then
-    /// another VMM has taken the guest, and it must not run here too.
+    /// The update is rolled back, unless the state is no longer in the box: then another VMM has
+    /// taken the guest, and it must not run here too.
     fn jump(&mut self, deadline: Deadline) -> Result<(), PartyError>;
 }
 
-/// What [`KexecHost`] jumps into.
+/// The kernel that [`KexecHost`] jumps into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NextKernel {
@@ -171,7 +175,7 @@ pub enum NextKernel {
         /// The kernel's command line.
         cmdline: String,
     },
-    /// What something else loaded, such as `kexec -l -s`.
+    /// Whatever something else loaded, such as `kexec -l -s`.
     Loaded,
 }
 
@@ -211,8 +215,9 @@ impl KexecHost {
         }
     }
 
-    /// Whether to take it that the next kernel has the patches that its image does not tell of: one that
-    /// was built before images did. Devices of the host are not taken on such a word.
+    /// Sets whether the next kernel is assumed to have patches that its image does not declare,
+    /// because it was built before images did. Devices of the host are not handed over on this
+    /// assumption.
     #[must_use]
     pub fn assuming_patches(self, assumes_patches: bool) -> Self {
         Self {
@@ -247,11 +252,11 @@ impl Host for KexecHost {
         }
     }
 
-    /// Loads the image and flushes the file systems, which the jump does not.
+    /// Loads the image and syncs the file systems, which the jump does not do.
     fn load(&mut self) -> Result<(), PartyError> {
         let image = self.image.insert(self.load_image()?);
         if let Err(error) = image.check_handover() {
-            // Nothing has changed, whoever loaded what was there before.
+            // Nothing has changed, whatever was loaded before.
             self.unload()?;
             return Err(error.into());
         }
@@ -259,7 +264,7 @@ impl Host for KexecHost {
         Ok(())
     }
 
-    /// Leaves alone what something else loaded.
+    /// Leaves a kernel alone that something else loaded.
     fn unload(&mut self) -> Result<(), PartyError> {
         match (self.image.take(), &self.next) {
             (Some(image), NextKernel::Files { .. }) => Ok(image.unload()?),
@@ -276,8 +281,8 @@ impl Host for KexecHost {
     }
 }
 
-/// A [`Host`] that stays: the jump only ends the old VMM, and a new one takes the
-/// box in the same kernel. Updates a VMM without its host.
+/// A [`Host`] that stays: the jump only ends the old VMM, and a new one takes the box in the same
+/// kernel. Updates a VMM without its host.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SameHost;
 

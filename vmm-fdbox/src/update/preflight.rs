@@ -1,5 +1,5 @@
-//! What stands in the way of an update, asked before anything is changed; and once more of the box,
-//! when all is in it.
+//! Checks for anything that would prevent an update, before anything is changed; and once more when
+//! the box is filled.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, sealed_kinds};
 use crate::timeline::phase;
 
-/// That a box has the name of the one to create.
+/// The finding that a box already has the name of the one to create.
 pub(crate) fn box_in_the_way(name: &BoxName) -> Finding {
     Finding::blocker(
         format!("Box {name}"),
@@ -41,7 +41,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         })
     }
 
-    /// Tells of the warnings, and fails if there is a blocker.
+    /// Reports the warnings, and fails if there is a blocker.
     fn judge(&mut self, findings: Vec<Finding>) -> Result<(), UpdateError> {
         let (blockers, warnings): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(Finding::is_blocker);
@@ -79,7 +79,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         Ok(findings)
     }
 
-    /// What the host thinks of kinds of which it was not asked yet.
+    /// The host's findings on kinds that it has not been asked about yet.
     fn kind_findings(&mut self, kinds: BTreeSet<Kind>) -> Vec<Finding> {
         let new: BTreeSet<Kind> = kinds.difference(&self.checked).copied().collect();
         if new.is_empty() || !self.host.leaves_kernel() {
@@ -90,7 +90,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         findings
     }
 
-    /// Asks of what is in the box: the guest may have given what it did not tell of.
+    /// Checks what is in the box: the guest may have put in something that it had not announced.
     pub(super) fn check_box(&mut self) -> Result<(), UpdateError> {
         let Slot::Open(open) = &self.slot else {
             return Ok(());

@@ -15,7 +15,7 @@ pub struct Resumed<S: BoxStore> {
     pub(super) clock: Clock,
     pub(super) timeline: Timeline,
     pub(super) fail_at: Option<Step>,
-    /// Until the box is deleted.
+    /// Held until the box is deleted.
     pub(super) _claim: Option<S::Claim>,
 }
 
@@ -25,20 +25,20 @@ pub struct Resumed<S: BoxStore> {
 pub struct Finished {
     /// The blackout by phase.
     pub report: Result<Report, TimelineError>,
-    /// Whether the box is gone. If not, it holds duplicates of the guest's descriptors, and its
-    /// name, until somebody deletes it; nobody can take the guest out of it.
+    /// Whether the box was deleted. If not, it holds its name and duplicates of the guest's
+    /// descriptors until somebody deletes it; nobody can take the guest out of it.
     pub deleted: Result<(), UpdateError>,
-    /// Every mark of both hosts.
+    /// All marks of both hosts.
     pub timeline: Timeline,
 }
 
 impl<S: BoxStore> Resumed<S> {
-    /// Marks the beginning of a phase, now.
+    /// Marks the start of a phase, now.
     pub fn mark(&mut self, name: &str) {
         self.mark_at(name, self.clock.now());
     }
 
-    /// Marks the beginning of a phase.
+    /// Marks the start of a phase.
     pub fn mark_at(&mut self, name: &str, ticks: u64) {
         let _ = self.timeline.mark(name, ticks);
     }
@@ -48,13 +48,12 @@ impl<S: BoxStore> Resumed<S> {
         self.mark(phase::RUNNING);
     }
 
-    /// Marks the first KVM_RUN, at `ticks` of the cycle counter, when another
-    /// thread noted it.
+    /// Marks the first KVM_RUN, at `ticks` of the cycle counter, if another thread recorded it.
     pub fn running_at(&mut self, ticks: u64) {
         self.mark_at(phase::RUNNING, ticks);
     }
 
-    /// Deletes the box and reports. The guest runs meanwhile.
+    /// Deletes the box and returns the report. The guest runs meanwhile.
     pub fn finish(self) -> Finished {
         let deleted = match self.fail_at {
             Some(Step::Finish) => Err(UpdateError::Injected(Step::Finish)),

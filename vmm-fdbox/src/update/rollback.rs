@@ -1,7 +1,7 @@
-//! Undoing an attempt: all of what was done, whatever fails on the way.
+//! Undoing an attempt: everything that was done, whatever fails along the way.
 //!
-//! A guest must not run twice. So it continues here only if nobody has taken it out of its box, and after
-//! that nobody can: the state that a resume would need is wiped first.
+//! A guest must not run twice. So it continues here only if nobody has taken it out of its box, and
+//! only when nobody can any more: the state that a resume would need is removed first.
 
 use super::attempt::{Attempt, Slot, StepFailure};
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use crate::error::{BoxError, Chain};
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
-    /// Undoes what was done, the guest's part first: it may be waiting.
+    /// Undoes what was done, the guest's part first, because it may be waiting.
     pub(super) fn roll_back(&mut self, StepFailure { step, error }: StepFailure) -> Outcome {
         self.unfinished = false;
         if !(self.loaded || self.touched || self.quiesced) && matches!(self.slot, Slot::None) {
@@ -26,7 +26,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         let mut problems = Vec::new();
         let unsealed = self.unseal(&mut problems);
         if self.saved && unsealed == Err(Errno::AGAIN) {
-            // This kernel is ending, with all of the guest on its way into the next one.
+            // This kernel is ending, with the whole guest on its way to the next one.
             return Outcome::HandedOver;
         }
         if self.jumped && unsealed == Err(Errno::NODEV) || self.is_taken(&mut problems) {
@@ -77,7 +77,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// Opens the box again, if it is sealed.
+    /// Unseals the box, if it is sealed.
     fn unseal(&mut self, problems: &mut Vec<String>) -> Result<(), Errno> {
         let slot = match std::mem::replace(&mut self.slot, Slot::None) {
             Slot::Sealed(sealed) => sealed.unseal(),
@@ -96,7 +96,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
                 if errno == Errno::INVAL
                     && let Ok(AnyBox::Open(open)) = self.store.open_box(&self.plan.box_name)
                 {
-                    // Somebody has unsealed it; what else they did is seen in it.
+                    // Somebody else has unsealed it; its content shows what else they did.
                     self.slot = Slot::Open(open);
                     return Ok(());
                 }
@@ -107,7 +107,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// Whether nothing is lost if this process is gone.
+    /// Whether nothing is lost if this process ends.
     pub(super) fn can_be_left(&self) -> bool {
         match &self.slot {
             Slot::Sealed(_) => true,
@@ -120,7 +120,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// Takes the state back, if the box is open and nobody has.
+    /// Takes the state back, if the box is open and nobody else has.
     pub(super) fn take_back(&mut self) -> Result<(), StepFailure> {
         let Slot::Open(open) = &self.slot else {
             return Ok(());
@@ -137,8 +137,8 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// Whether somebody took the guest for good. If not, nobody can any more: the
-    /// state is what a takeover commits with, and it leaves the box here.
+    /// Whether somebody took the guest for good. If not, nobody can any more: a takeover commits
+    /// with the state, which is removed from the box here.
     fn is_taken(&mut self, problems: &mut Vec<String>) -> bool {
         let Slot::Open(open) = &self.slot else {
             return false;
@@ -154,7 +154,8 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         if self.host.is_left_by_others() && !self.host.leaves_kernel() {
             return self.may_be_taken();
         }
-        // It cannot be taken out, and whoever may still want it must be gone before it is looked for.
+        // The state cannot be taken out, so whoever may still want it must be gone before checking
+        // for it.
         self.unload(problems);
         let Slot::Open(open) = &self.slot else {
             return false;
@@ -165,8 +166,9 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// The state could not be taken out, and whoever may want it is not this process's to end. It runs
-    /// on here only if they cannot get it any more: once more, with a descriptor less in use.
+    /// The state could not be taken out, and this process cannot end whoever may want it. The guest
+    /// continues here only if they can no longer get it: try once more, with one descriptor less in
+    /// use.
     fn may_be_taken(&mut self) -> bool {
         self.claim = None;
         match &self.slot {
@@ -189,7 +191,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
                 }
                 Err(error) => {
                     errors.push(error.to_string());
-                    // What is not in the box is no reason to keep it.
+                    // A descriptor that is not in the box is no reason to keep the box.
                     error.errno() != Errno::NOENT
                 }
             });
@@ -207,8 +209,8 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// Runs the guest on if it was paused, or its devices were to come to rest, and says for how long it was
-    /// paused.
+    /// Continues the guest if it was paused or its devices were asked to come to rest, and returns
+    /// how long it was paused.
     fn resume(&mut self, problems: &mut Vec<String>) -> Result<Option<u64>, ()> {
         if !self.quiesced {
             return Ok(None);
@@ -229,13 +231,13 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         }
     }
 
-    /// Deletes the box unless something of the guest's is still in it.
+    /// Deletes the box unless something of the guest is still in it.
     fn delete_box(&mut self, problems: &mut Vec<String>) {
         let name = self.plan.box_name.clone();
         match &self.slot {
             Slot::None => {}
             Slot::Open(open) if self.boxed.is_empty() => {
-                // If somebody else deletes it, they do so only when nothing is in it.
+                // If somebody else deletes it, they do so only if it is empty.
                 let _ = open.get(&state_fd_name());
                 if let Err(error) = self.store.delete(&name) {
                     self.problem(problems, error.to_string());
@@ -253,7 +255,7 @@ fn is_gone(error: &BoxError) -> bool {
 }
 
 impl<S: BoxStore, H: Host, G: Guest, O: Observer> Drop for Attempt<S, H, G, O> {
-    /// An update that is dropped half-way is given up.
+    /// An update that is dropped half-way is rolled back.
     fn drop(&mut self) {
         if self.unfinished {
             let _ = self.roll_back(StepFailure::cancelled(Step::Preflight));

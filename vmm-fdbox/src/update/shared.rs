@@ -11,7 +11,7 @@ use crate::frame::FrameWriter;
 use crate::kind::Kind;
 use crate::name::FdName;
 
-/// A panic of another thread is no reason to leave the guest standing.
+/// A panic in another thread is no reason to leave the guest paused.
 fn lock<G: ?Sized>(guest: &Mutex<G>) -> MutexGuard<'_, G> {
     guest.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The steps of an update, and what a program's exit status says of it.
+//! The steps of an update, and the exit statuses of a program.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -7,35 +7,35 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Step {
-    /// Ask guest, host and module for blockers.
+    /// Asking guest, host and module for blockers.
     Preflight,
-    /// Load the next kernel.
+    /// Loading the next kernel.
     LoadKernel,
-    /// Create the state memfd and the box.
+    /// Creating the state memfd and the box.
     CreateBox,
-    /// Move the descriptors into the box.
+    /// Moving the descriptors into the box.
     PutFds,
-    /// Seal the box.
+    /// Sealing the box.
     Seal,
-    /// Instead of sealing, where the host itself hands the box over: have the new
-    /// VMM build what it can before the guest stops.
+    /// Instead of sealing, if the host hands the box over itself: letting the new VMM build what it
+    /// can before the guest stops.
     Prebuild,
-    /// Stop the vCPUs.
+    /// Stopping the vCPUs.
     Pause,
-    /// Write the VM's state.
+    /// Writing the VM's state.
     Save,
-    /// Jump into the next kernel.
+    /// Jumping into the next kernel.
     Jump,
-    /// In the new host: open the box, unseal it and read the state.
+    /// In the new host: opening the box, unsealing it and reading the state.
     Open,
-    /// In the new host: take out the descriptors and rebuild the VM.
+    /// In the new host: taking out the descriptors and rebuilding the VM.
     Restore,
-    /// In the new host: delete the box.
+    /// In the new host: deleting the box.
     Finish,
 }
 
 impl Step {
-    /// Every step, in the order they happen.
+    /// Every step, in order.
     pub const ALL: [Self; 12] = [
         Self::Preflight,
         Self::LoadKernel,
@@ -104,24 +104,23 @@ impl<'de> serde::Deserialize<'de> for Step {
     }
 }
 
-/// What a program that updates or resumes a guest exits with.
+/// The exit status of a program that updates or resumes a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum ExitStatus {
     /// 0: the update, or its half on this host, is done.
     Done = 0,
-    /// 1: wrong usage, or an error that has nothing to do with an update.
+    /// 1: wrong usage, or an error unrelated to an update.
     Error = 1,
-    /// 10: it failed and nothing changed. Before a kexec the guest was not
-    /// touched; after one the box is as it was, for another try.
+    /// 10: failed, and nothing changed. Before a kexec the guest was not touched; after one the box
+    /// is unchanged and can be tried again.
     NothingChanged = 10,
-    /// 11: it failed or was cancelled, and was rolled back: the guest continues in
-    /// its old process.
+    /// 11: failed or cancelled, and rolled back: the guest continues in its old process.
     RolledBack = 11,
-    /// 12: it failed and the guest is lost.
+    /// 12: failed, and the guest is lost.
     GuestLost = 12,
-    /// 13: it failed, the guest's VMM is gone, and the guest waits in its box for a resume.
+    /// 13: failed, the guest's VMM is gone, and the guest waits in its box for a resume.
     WaitsInBox = 13,
 }
 
@@ -132,7 +131,7 @@ impl ExitStatus {
         self as u8
     }
 
-    /// How badly a guest fared, to find the worst of many.
+    /// How badly a guest fared, for finding the worst of many.
     #[must_use]
     pub fn severity(self) -> u8 {
         match self {

@@ -1,4 +1,4 @@
-//! The update against fakes: every way forward, and every way back.
+//! The update with fakes: every way forward, and every way back.
 
 mod fleet;
 mod fleet_world;

@@ -1,4 +1,4 @@
-//! Watching an update, and stopping it.
+//! Observing and cancelling an update.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::step::Step;
 use crate::finding::Finding;
 
-/// Something that happened in an update.
+/// An event in an update.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
@@ -21,7 +21,7 @@ pub enum Event {
     Warning(Finding),
     /// A step begins.
     Started(Step),
-    /// A step goes on: so much of it is done, and this is next.
+    /// A step makes progress.
     Progress {
         /// The step.
         step: Step,
@@ -29,7 +29,7 @@ pub enum Event {
         done: usize,
         /// Parts in all.
         total: usize,
-        /// The part that is next.
+        /// The part that comes next.
         next: String,
     },
     /// A step succeeded.
@@ -61,10 +61,10 @@ impl fmt::Display for Event {
     }
 }
 
-/// Receives events; `ticks` is the cycle counter. Called between the steps, in
-/// the blackout too: be quick.
+/// Receives events; `ticks` is the cycle counter. Called between the steps, also during the
+/// blackout: be quick.
 pub trait Observer {
-    /// Something happened.
+    /// An event occurred.
     fn event(&mut self, ticks: u64, event: &Event);
 }
 
@@ -73,10 +73,10 @@ impl Observer for () {
     fn event(&mut self, _: u64, _: &Event) {}
 }
 
-/// Sends every event; nobody waits for whoever receives them.
+/// Sends every event, without waiting for the receiver.
 impl Observer for Sender<(u64, Event)> {
     fn event(&mut self, ticks: u64, event: &Event) {
-        // Whoever no longer listens stops nothing.
+        // A closed receiver stops nothing.
         let _ = self.send((ticks, event.clone()));
     }
 }
@@ -87,17 +87,17 @@ impl<F: FnMut(u64, &Event)> Observer for F {
     }
 }
 
-/// Asks an update to stop, from any thread or from an [`Observer`].
+/// Cancels an update, from any thread or from an [`Observer`].
 ///
-/// Honoured before each step up to the jump, also after the box was sealed: the
-/// update is rolled back. Later it has no effect.
+/// Honoured before each step up to the jump, also after the box was sealed: the update is rolled
+/// back. Later it has no effect.
 #[derive(Debug, Clone, Default)]
 pub struct CancelFlag(Arc<Cancel>);
 
 #[derive(Debug, Default)]
 struct Cancel {
     is_set: AtomicBool,
-    /// For whoever waits for it in poll(2).
+    /// For waiting in poll(2).
     event: OnceLock<OwnedFd>,
 }
 
@@ -123,19 +123,19 @@ impl CancelFlag {
         self.0.is_set.load(Ordering::SeqCst)
     }
 
-    /// A descriptor that has something to read once the flag is set.
+    /// A descriptor that becomes readable once the flag is set.
     ///
     /// # Errors
     /// EMFILE, ENFILE or ENOMEM.
     pub fn descriptor(&self) -> Result<BorrowedFd<'_>, Errno> {
         if self.0.event.get().is_none() {
             let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            // Another thread's will do as well.
+            // If another thread has just set one, use that.
             let _ = self.0.event.set(event);
         }
         let event = self.0.event.get().ok_or(Errno::NOMEM)?;
         if self.is_cancelled() {
-            // It may have been set before there was anything to write to.
+            // The flag may have been set before the descriptor existed.
             let _ = rustix::io::write(event, &1u64.to_ne_bytes());
         }
         Ok(event.as_fd())

@@ -1,4 +1,4 @@
-//! A guest's VMM as a member of a fleet: each step of the update, asked of it.
+//! A guest's VMM as a member of a fleet: forwards each step of the update to it.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         if let Err(error) = greeted {
             let stopped = self.give_up(&error);
             return Err(Stopped {
-                // Nothing was asked of it.
+                // The VMM has not been asked to do anything yet.
                 status: ExitStatus::NothingChanged,
                 ..stopped
             });
@@ -70,7 +70,7 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
     }
 
     fn quiesce(&mut self) -> Result<(), Stopped> {
-        // As for `pause`: who is late is to say by itself what held it up.
+        // The same limit as for `pause`: a VMM that is late reports the cause itself.
         let limit = self.limits.pause.saturating_add(self.limits.save);
         let answer = self.ask(&LeavingRequest::Quiesce {}, &Lent::default(), limit);
         match self.cleaned_up(answer)?.message {
@@ -83,7 +83,7 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         self.stop().map(drop)
     }
 
-    /// Not for longer than it may take to pause: a VMM that hangs holds nobody up.
+    /// Bounded by the limit of a pause, so that a VMM that hangs delays nobody.
     fn set_down(&mut self) -> Result<(), String> {
         let limit = self.limits.pause;
         let answer = self.ask(&LeavingRequest::SetDown {}, &Lent::default(), limit);
@@ -93,7 +93,7 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         }
     }
 
-    /// A VMM that waits for the jump says nothing unless it has to.
+    /// A VMM that waits for the jump stays silent unless it has to report something.
     fn objection(&mut self) -> Option<String> {
         let error = match self.connection.as_mut().ok()?.has_something() {
             Ok(false) => return None,
@@ -102,7 +102,7 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         };
         let (name, who) = (&self.name, &self.process);
         let what = match (self.process.is_dead(&error), error) {
-            // Whoever takes the guest out of its box finds all of it.
+            // Whoever takes the guest out of its box finds it complete.
             (Some(true), _) => return None,
             (Some(false), ChannelError::Gone) => "closed its connection and lives on".to_owned(),
             (_, error) => Chain(&error).to_string(),
@@ -116,11 +116,11 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
         match self.let_go() {
-            // It is gone, and was to go.
+            // It is gone, as intended.
             Err(stopped) if stopped.status == ExitStatus::WaitsInBox => return Ok(()),
             let_go => let_go?,
         };
-        // Whoever takes the guest over finds its old VMM gone.
+        // Whoever takes over the guest must find its old VMM gone.
         self.wait_for_end();
         Ok(())
     }

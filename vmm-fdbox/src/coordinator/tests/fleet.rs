@@ -14,7 +14,7 @@ use crate::update::{
     Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, Member, Step,
 };
 
-/// An update of one guest into the next kernel, and what became of it.
+/// Updates one guest into the next kernel, and returns the outcome.
 fn update(
     script: Script,
     host: &mut FakeHost,
@@ -40,7 +40,7 @@ fn a_guest_that_stands_still_when_the_host_jumps_is_in_its_box() {
     let (vmm, socket) = old_vmm(&store, Script::default());
     let member = remote(&store, socket, Destination::NextKernel, limits(false));
     let mut host = FakeHost::default();
-    // It would not return from a jump: what follows is what a test sees of it.
+    // A successful jump would not return; the failure lets the test see what follows.
     host.failing.push(HostCall::Jump);
     let outcome = Fleet::new(&mut host, vec![member], FleetPlan::default()).run();
     assert_eq!(
@@ -78,7 +78,7 @@ fn a_member_that_fails_undoes_all_by_itself() {
 fn a_member_that_hangs_holds_nobody_up_and_rolls_back_when_it_goes_on() {
     for at in [At::Join, At::TakeFds, At::Quiesce, At::Pause, At::Save] {
         let script = Script::with(at, Trouble::Hangs);
-        // Only what hangs has little time.
+        // Only hanging VMMs get short limits.
         let (short, long) = (limits(true), limits(false));
         let limits = match at {
             At::Join => Limits {
@@ -102,7 +102,7 @@ fn a_member_that_hangs_holds_nobody_up_and_rolls_back_when_it_goes_on() {
             "{at:?}: {stopped:?}"
         );
         if at != At::Join {
-            // It told its process, which lives: nothing is lost.
+            // It reported its process, which is alive: nothing is lost.
             assert_eq!(
                 stopped.status,
                 ExitStatus::RolledBack,
@@ -161,7 +161,7 @@ fn a_cancel_at_the_vmm_is_heard_before_the_jump() {
     while member.objection().is_none() {
         std::thread::yield_now();
     }
-    // The jump may come at any moment: only the coordinator's word runs the guest on.
+    // The jump may come at any moment: only the coordinator may continue the guest.
     assert!(!vmm.runs());
     assert_eq!(member.roll_back().status, ExitStatus::RolledBack);
     assert!(vmm.runs());
@@ -221,7 +221,7 @@ fn a_guest_is_set_down_and_stands_up_again() {
     let stopped = member.roll_back();
     assert_eq!(stopped.status, ExitStatus::RolledBack, "{stopped:?}");
     assert!(vmm.runs());
-    // And once more, with a coordinator that goes away.
+    // Again, with a coordinator that goes away.
     member.set_down().unwrap();
     drop(member);
     assert!(stays(vmm));
@@ -280,7 +280,7 @@ fn a_box_is_its_vmms_users() {
         let mut member = member.of_process(std::process::id(), owner);
         member.preflight().unwrap();
         if fails {
-            // Nobody runs the guest on with more rights than it had.
+            // Nobody continues the guest with more rights than it had.
             store.fail(Operation::Give, 0, Errno::PERM);
             let stopped = member.prepare().unwrap_err();
             assert!(stopped.message.contains("CAP_CHOWN"), "{stopped:?}");
@@ -315,7 +315,7 @@ fn a_vmm_that_names_another_process_is_known_by_the_kernels_word() {
     let (vmm, socket) = old_vmm(&store, Script::with(At::TakeFds, Trouble::ClosesAndHangs));
     let mut gone = std::process::Command::new("true").spawn().unwrap();
     let member = remote(&store, socket, Destination::NextKernel, limits(false));
-    // It says that it is this process, which lives.
+    // It claims to be this process, which is alive.
     let mut member = member.of_process(gone.id(), Owner::ROOT);
     gone.wait().unwrap();
     member.preflight().unwrap();

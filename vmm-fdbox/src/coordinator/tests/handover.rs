@@ -1,4 +1,4 @@
-//! From one VMM to another in the same kernel: whatever hangs, one of them runs the guest, and no two do.
+//! From one VMM to another in the same kernel: whatever hangs, exactly one of them runs the guest.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +24,8 @@ impl Ended {
         self.outcome.exit_status()
     }
 
-    /// Lets go of whoever hangs, and says where the guest runs: in the old VMM, in the new one.
+    /// Releases whichever VMM hangs, and returns whether the guest runs in the old VMM and in the
+    /// new one.
     fn end(self) -> (bool, bool) {
         self.old.gate.open();
         self.new_gate.open();
@@ -87,7 +88,7 @@ trait Max {
 }
 
 impl Max for ExitStatus {
-    /// Before the guest gave anything away nothing has changed.
+    /// Nothing has changed until the guest has given something away.
     fn max(self, at: At) -> ExitStatus {
         if at == At::GetReady {
             self
@@ -101,7 +102,7 @@ impl Max for ExitStatus {
 fn a_new_vmm_that_hangs_or_closes_its_end_and_lives_on_is_killed() {
     for trouble in [Trouble::Hangs, Trouble::ClosesAndHangs] {
         for at in [At::GetReady, At::Prebuild, At::Restore] {
-            // That it closed its end is heard at once.
+            // A closed connection is noticed at once.
             let limit = if trouble == Trouble::Hangs {
                 SHORT
             } else {

@@ -1,7 +1,9 @@
-//! A VMM that is killed, or closes its connection and lives on, in each step of an update: what is in its box decides.
+//! A VMM that is killed, or closes its connection and lives on, in each step of an update: the
+//! content of its box decides.
 //!
-//! The VMM's work is done by a thread of the test, and what it says goes through a process of its own, which can be
-//! killed. What that thread hears of it is nothing: the VMM stands still for good, as one that is gone does.
+//! The VMM's work is done by a thread of the test, and its messages pass through a separate
+//! process, which can be killed. That thread is not notified of the process's end: the VMM stays
+//! paused for good, as one that is gone would.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -26,7 +28,7 @@ use crate::update::{
     Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, NotReady, SameHost, Stopped,
 };
 
-/// After which word the process ends, and how: "saved killed".
+/// The message after which the process ends, and how: "saved killed".
 const ENDS: &str = "FDBOX_TEST_ENDS";
 
 fn pass(from: &mut Channel, to: &mut Channel, change: impl FnOnce(&mut Value)) -> String {
@@ -38,7 +40,8 @@ fn pass(from: &mut Channel, to: &mut Channel, change: impl FnOnce(&mut Value)) -
     message.as_object().unwrap().keys().next().unwrap().clone()
 }
 
-/// The process, in a child of the tests below: its standard input is the coordinator, its standard error the thread.
+/// The process, as a child of the tests below: its standard input is the coordinator, its standard
+/// error the thread.
 #[test]
 fn child() {
     let Ok(ends) = std::env::var(ENDS) else {
@@ -82,11 +85,11 @@ fn child() {
     }
 }
 
-/// A VMM whose process ends after a word.
+/// A VMM whose process ends after a message.
 struct Vmm {
     old: Running,
     process: Child,
-    /// The thread's connection is not closed by the process's end.
+    /// Keeps the thread's connection open when the process ends.
     _kept: UnixStream,
 }
 
@@ -123,7 +126,7 @@ fn member(
     to: Destination,
 ) -> RemoteLeaving<FakeStore> {
     let limits = Limits {
-        // For the end of one that is handed over, which a thread's process does not come to.
+        // For the end of a VMM that was handed over, which the process of a thread never reaches.
         jump: SHORT,
         ..limits(false)
     };
@@ -149,12 +152,12 @@ impl Ended {
     }
 }
 
-/// From a VMM that ends so to another binary's.
+/// Hands over from a VMM that ends in this way to another binary's.
 fn hand_over(ends: &str, new: Script) -> Ended {
     hand_over_to(ends, |_| new)
 }
 
-/// The same to one that does what is to be done when the first one's process is known.
+/// The same to a VMM whose script depends on the first one's process.
 fn hand_over_to(ends: &str, new: impl FnOnce(Pid) -> Script) -> Ended {
     let store = FakeStore::new();
     let (old, socket) = Vmm::new(old_vmm(&store, Script::default()), ends);
@@ -234,7 +237,7 @@ fn one_that_closes_its_connection_and_lives_keeps_the_guest() {
     assert!(!*ended.new.lock().unwrap());
 }
 
-/// What becomes of `vm0`, whose VMM ends so, and of `vm1`, whose VMM does what it is told.
+/// Returns the fate of `vm0`, whose VMM ends in this way, and of `vm1`, whose VMM behaves.
 fn update(
     ends: &str,
     plan: FleetPlan,

@@ -1,4 +1,4 @@
-//! Coordinator and members over real sockets, with boxes in memory.
+//! Coordinator and members over real sockets, with in-memory boxes.
 
 mod fleet;
 mod handover;

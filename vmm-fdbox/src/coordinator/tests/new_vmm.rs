@@ -1,4 +1,4 @@
-//! A VMM that is to get a guest, in a thread beside a process that does nothing.
+//! A VMM that is to receive a guest, in a thread next to a process that does nothing.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -17,7 +17,7 @@ use crate::member::{Arrive, Arrived, ArrivingVmm, Lent, serve_arriving_from};
 use crate::update::{Arrival, Arriving, Finished, PartyError};
 use crate::{BoxStore, PassedStore};
 
-/// A VMM that is to get the guest.
+/// A VMM that is to receive the guest.
 #[derive(Debug)]
 pub(super) struct NewVmm {
     pub(super) running: Arc<Mutex<bool>>,
@@ -27,7 +27,8 @@ pub(super) struct NewVmm {
     pub(super) order: Arc<Mutex<Vec<Option<u32>>>>,
     pub(super) lent: Arc<Mutex<Vec<String>>>,
     pub(super) ram: Option<OwnedFd>,
-    /// How many have reserved what their guests have of the host, and how many must have before one is restored.
+    /// How many VMMs have reserved their guests' host resources, and how many must have done so
+    /// before one is restored.
     pub(super) reserved: Arc<AtomicUsize>,
     pub(super) together: Arc<AtomicUsize>,
 }
@@ -117,7 +118,7 @@ impl ArrivingVmm for NewVmm {
     }
 
     fn report(&mut self, finished: Finished) -> Value {
-        // That it fails here is no harm to the guest.
+        // A failure here does not harm the guest.
         let _ = self.script.reach(At::Report);
         json!({ "deleted": finished.deleted.is_ok() })
     }
@@ -127,8 +128,7 @@ impl ArrivingVmm for NewVmm {
     }
 }
 
-/// Starts a VMM for a guest. Its process is one that waits for the end of its input: what it does is done by a
-/// thread.
+/// Starts a VMM for a guest. Its process waits for the end of its input; a thread does the work.
 pub(super) fn new_vmm(
     store: &FakeStore,
     mut vmm: NewVmm,

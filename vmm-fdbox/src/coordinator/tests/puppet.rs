@@ -1,4 +1,5 @@
-//! A new VMM that is late with the guest itself: between `commit` and `running` only the box tells whose it is.
+//! A new VMM that is late with the guest itself: between `commit` and `running` only the box tells
+//! who has the guest.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -23,11 +24,11 @@ use crate::{BoxStore, OpenFdBox};
 
 fn say(channel: &mut Channel, word: &ArrivingReply) {
     let deadline = Deadline::within(LONG);
-    // Whoever does not listen any more has killed it.
+    // The other end is closed only if it has been killed.
     let _ = channel.send(word, &[], deadline);
 }
 
-/// Says what it is expected to say, up to `commit`.
+/// Sends the expected messages, up to `commit`.
 fn follow(channel: &mut Channel) {
     let deadline = Deadline::within(LONG);
     let Greeting::Hello { version } = channel.receive(deadline).unwrap().message;
@@ -62,7 +63,7 @@ impl Puppet {
         drop(open.into_open().unwrap().get(&fd_name(STATE_FD)).unwrap());
     }
 
-    /// Waits until the old VMM was asked for the guest, and has not got it.
+    /// Waits until the old VMM was asked for the guest, and did not get it.
     fn wait_for_old(&self) {
         let is_over = || {
             let old = self.old.lock().unwrap();
@@ -80,7 +81,8 @@ impl Puppet {
     }
 }
 
-/// The update, with a new VMM that does `act` when it is told to commit; and the old VMM.
+/// Runs the update with a new VMM that does `act` when told to commit; returns its outcome and the
+/// old VMM.
 fn hand_over(act: impl FnOnce(&mut Puppet) + Send + 'static) -> (FleetOutcome, Running) {
     let store = FakeStore::new();
     let (old, socket) = old_vmm(&store, Script::default());

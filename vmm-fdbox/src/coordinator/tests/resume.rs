@@ -24,7 +24,7 @@ struct World {
     running: Vec<Arc<Mutex<bool>>>,
     gates: Vec<super::world::Gate>,
     reserved: Arc<AtomicUsize>,
-    /// All have reserved what they need of the host before the first is restored.
+    /// Counts that all have reserved what they need of the host before the first is restored.
     together: Arc<AtomicUsize>,
 }
 
@@ -54,7 +54,7 @@ impl World {
             running: Vec::new(),
             gates: Vec::new(),
             reserved: Arc::default(),
-            // One that hangs or fails before that is not waited for.
+            // One that hangs or fails earlier is not waited for.
             together: Arc::new(AtomicUsize::new(
                 match guests.iter().all(|(_, script)| script.trouble.is_none()) {
                     true => guests.len(),
@@ -123,7 +123,7 @@ fn all_run_in_their_order() {
     assert_eq!(*order, [Some(0), Some(1), Some(2), None]);
 }
 
-/// Limits for one that hangs; the others get on within them.
+/// Limits for a VMM that hangs; the others finish within them.
 fn short() -> ResumeLimits {
     ResumeLimits {
         order: SHORT,
@@ -134,7 +134,7 @@ fn short() -> ResumeLimits {
     }
 }
 
-/// Limits for one that breaks off, which is heard at once.
+/// Limits for a VMM that breaks off, which is noticed at once.
 fn long() -> ResumeLimits {
     ResumeLimits {
         order: SHORT,
@@ -158,7 +158,7 @@ fn one_that_hangs_keeps_nobody_and_its_guest_waits_in_its_box() {
             assert_eq!(statuses, [ExitStatus::Done, waits, ExitStatus::Done]);
             assert!(resumed[1].can_retry && resumed[1].message.is_some());
             assert!(world.runs(0) && !world.runs(1) && world.runs(2));
-            // Whoever was killed may have left it open.
+            // A VMM that was killed may have left it open.
             world.gates[1].open();
             let (sealed, names) = world.store.content(&name(1)).unwrap();
             assert!(sealed && names.len() == 2, "{at:?}, {trouble:?}");
@@ -203,7 +203,7 @@ fn no_box_is_no_guest_and_no_reason_to_stop() {
     assert!(limits(true).pause == SHORT);
 }
 
-/// Waits until the box is sealed again, with all of the guest in it.
+/// Waits until the box is sealed again, with the whole guest in it.
 fn wait_until_sealed(store: &FakeStore, box_name: &BoxName) {
     while !store
         .content(box_name)

@@ -1,4 +1,5 @@
-//! The lists of [`sandbox`](crate::sandbox) against what threads do under a filter that lets nothing else through.
+//! The lists of [`sandbox`](crate::sandbox) compared with what threads do under a filter that
+//! allows nothing else.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -22,12 +23,12 @@ use crate::update::{
 /// What a child does, and which call its filter leaves out: `ROLE:NAME`.
 const CHILD: &str = "FDBOX_TEST_SANDBOX";
 
-/// What a thread of a Rust program needs for its memory, its locks and its end.
+/// What a thread of a Rust program needs for its memory, its locks and its exit.
 const RUNTIME: &[Syscall] = &[
     ("brk", libc::SYS_brk),
     ("clock_gettime", libc::SYS_clock_gettime),
     ("exit", libc::SYS_exit),
-    // Of debug builds: the standard library asks whether a descriptor that it closes is open.
+    // In debug builds the standard library checks that a descriptor it closes is open.
     ("fcntl", libc::SYS_fcntl),
     ("futex", libc::SYS_futex),
     ("getrandom", libc::SYS_getrandom),
@@ -41,14 +42,15 @@ const RUNTIME: &[Syscall] = &[
     ("sigaltstack", libc::SYS_sigaltstack),
 ];
 
-/// What the standard library calls beside to start a thread, and a program, in this process and in the new one.
+/// What the standard library calls in addition to start a thread or a program, in this process and
+/// in the new one.
 const STARTS: &[Syscall] = &[
     ("clone3", libc::SYS_clone3),
     ("close", libc::SYS_close),
     ("dup2", libc::SYS_dup2),
     ("execve", libc::SYS_execve),
     ("gettid", libc::SYS_gettid),
-    // Of boxes in memory.
+    // For in-memory boxes.
     ("memfd_create", libc::SYS_memfd_create),
     ("pipe2", libc::SYS_pipe2),
     ("prlimit64", libc::SYS_prlimit64),
@@ -60,14 +62,14 @@ const STARTS: &[Syscall] = &[
     ("set_robust_list", libc::SYS_set_robust_list),
 ];
 
-/// What the child is to do, and without which call.
+/// The child's role, and the call that is left out.
 fn task() -> Option<(String, String)> {
     let task = std::env::var(CHILD).ok()?;
     let (role, without) = task.split_once(':')?;
     Some((role.to_owned(), without.to_owned()))
 }
 
-/// Lets this thread do what is listed, and ends the process for anything else.
+/// Allows this thread only the listed calls; any other ends the process.
 fn confine(list: &[Syscall]) {
     let without = task().unwrap().1;
     let listed = list.iter().chain(RUNTIME);
@@ -147,7 +149,7 @@ fn coordinate() {
     let _ = vmm.thread.join().unwrap();
 }
 
-/// Only what changes nothing: this host is not to be left.
+/// Only calls that change nothing: the test must not leave this host.
 fn ask_the_host() -> Vec<Finding> {
     let mut host = KexecHost::new(NextKernel::Files {
         kernel: "/proc/self/exe".into(),
@@ -183,7 +185,7 @@ fn run(role: &str, without: &str) -> std::process::ExitStatus {
     test.status().unwrap()
 }
 
-/// Nothing else is called, and each of these is.
+/// No other call is made, and each listed one is.
 fn check(role: &str, list: &[Syscall], not_seen: &[&str]) {
     assert!(run(role, "").success(), "{role} calls what is not listed");
     let seen = list.iter().filter(|(name, _)| !not_seen.contains(name));
@@ -195,7 +197,7 @@ fn check(role: &str, list: &[Syscall], not_seen: &[&str]) {
 
 #[test]
 fn a_leaving_vmm_calls_what_is_listed_and_nothing_else() {
-    // By another thread.
+    // Written by another thread.
     check("leaving", LEAVING_SYSCALLS, &["write"]);
 }
 
@@ -209,7 +211,7 @@ fn a_coordinator_calls_what_is_listed_and_nothing_else() {
     check("coordinating", COORDINATOR_SYSCALLS, &[]);
 }
 
-/// What loads a kernel and jumps, examples/pages traces in the lab.
+/// Loading a kernel and jumping is traced by examples/pages in the lab.
 #[test]
 fn a_kexec_host_calls_what_is_listed_and_nothing_else() {
     let not_seen = ["pread64", "lseek", "kexec_file_load", "sync", "reboot"];

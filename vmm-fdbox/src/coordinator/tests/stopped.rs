@@ -1,4 +1,5 @@
-//! A coordinator that is stopped while guests stand still: a process of its own, which its own timer kills.
+//! A coordinator that is stopped while guests are paused: a separate process, which its own timer
+//! kills.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -26,7 +27,7 @@ struct Stops {
     in_jump: bool,
 }
 
-/// Stops this process, soon: another thread may get the signal first.
+/// Stops this process; not immediately, because another thread may get the signal first.
 fn stop() -> ! {
     let this = rustix::process::getpid();
     rustix::process::kill_process(this, rustix::process::Signal::STOP).unwrap();
@@ -44,7 +45,8 @@ impl Host for Stops {
     }
 }
 
-/// The coordinator, in a child of the tests below. Its sockets are standard input and standard error.
+/// The coordinator, in a child of the tests below. Its sockets are standard input and standard
+/// error.
 #[test]
 fn child() {
     let Ok(stops) = std::env::var(STOPS) else {
@@ -86,7 +88,7 @@ fn child() {
     let _ = Fleet::new(host, members, plan).observed_by(on_event).run();
 }
 
-/// A coordinator whose lease is shorter than what it gives a new VMM, in a child of the test below.
+/// A coordinator whose lease is shorter than its limit for a new VMM, in a child of the test below.
 #[test]
 fn child_that_waits() {
     if std::env::var(STOPS).as_deref() != Ok("new-vmm") {
@@ -107,7 +109,7 @@ fn child_that_waits() {
         Some(NewVmm::new(Script::with(At::Restore, Trouble::Hangs))),
     );
     let start = move || new_vmm(&boxes, vmm.take().unwrap());
-    // Longer than the lease, which is of those above.
+    // Longer than the lease, which is derived from the limits above.
     let handover = Handover::new(leaving, Box::new(start), 10 * limits.standing());
     let plan = FleetPlan {
         lease: true,
@@ -130,7 +132,7 @@ fn one_that_waits_for_a_late_vmm_lives_to_report_it() {
     assert!(ended.status.success(), "{ended:?}");
 }
 
-/// Runs a coordinator that stops there, and says how it ended.
+/// Runs a coordinator that stops there, and returns how it ended.
 fn coordinate(stops: &str, first: UnixStream, second: UnixStream) -> Option<i32> {
     let mut test = Command::new(std::env::current_exe().unwrap());
     test.args([

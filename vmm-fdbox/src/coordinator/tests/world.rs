@@ -1,4 +1,4 @@
-//! VMMs in threads, which hang or break off where a test says so.
+//! VMMs in threads, which hang or break off where a test asks them to.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -20,9 +20,9 @@ use crate::member::{Join, Leaving, LeavingVmm, Left, Lent, serve_leaving_into};
 use crate::name::{BoxName, FdName};
 use crate::update::{CancelFlag, Destination, Guest, Limits, NamedFd, Outcome, PartyError, Plan};
 
-/// Longer than anything takes that goes on.
+/// Longer than anything takes that makes progress.
 pub(super) const LONG: Duration = Duration::from_secs(60);
-/// What somebody who hangs is given.
+/// The limit for a VMM that hangs.
 pub(super) const SHORT: Duration = Duration::from_millis(100);
 
 pub(super) fn box_name() -> BoxName {
@@ -37,7 +37,7 @@ pub(super) fn memfd(name: &str) -> OwnedFd {
     rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).unwrap()
 }
 
-/// Where a VMM does not go on.
+/// Where a VMM gets stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum At {
     Join,
@@ -54,17 +54,17 @@ pub(super) enum At {
     Report,
 }
 
-/// What happens there.
+/// How it gets stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
     Fails,
-    /// It hangs until the test lets go of it.
+    /// It hangs until the test releases it.
     Hangs,
     /// It closes its socket, and hangs.
     ClosesAndHangs,
 }
 
-/// A gate that a VMM hangs at, until it is opened.
+/// A gate at which a VMM hangs until it is opened.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Gate(CancelFlag);
 
@@ -83,16 +83,16 @@ impl Gate {
     }
 }
 
-/// What a VMM does where.
+/// What a VMM does at which point.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Script {
     pub(super) trouble: Option<(At, Trouble)>,
     pub(super) gate: Gate,
-    /// The process that is killed when it gets somewhere.
+    /// The process that is killed when the VMM reaches a point.
     pub(super) kills: Option<(At, Pid)>,
-    /// What its thread does first.
+    /// Called first by its thread.
     pub(super) before: Option<fn()>,
-    /// Its end of the socket, to close.
+    /// Its end of the socket, to be closed.
     pub(super) socket: Arc<Mutex<Option<UnixStream>>>,
 }
 
@@ -221,7 +221,7 @@ impl LeavingVmm for OldVmm {
     }
 }
 
-/// A VMM in a thread, and what is known of it.
+/// A VMM in a thread, and its observable state.
 pub(super) struct Running {
     pub(super) running: Arc<Mutex<bool>>,
     pub(super) cancel: CancelFlag,
@@ -262,7 +262,7 @@ pub(super) fn old_vmm_that(
             before();
         }
         let left = serve_leaving_into(theirs, &mut vmm, |name, _| store.passed(name));
-        // The whole process would be gone.
+        // A real VMM's whole process would be gone.
         vmm.script.socket.lock().unwrap().take();
         left
     });
@@ -275,7 +275,7 @@ pub(super) fn old_vmm_that(
     (running, ours)
 }
 
-/// Limits of which one is short.
+/// Limits, one of which is short.
 pub(super) fn limits(short: bool) -> Limits {
     let limit = if short { SHORT } else { LONG };
     Limits {

@@ -1,11 +1,11 @@
-//! Hosts made of files, and what is found of them.
+//! Hosts made of files, and the findings on them.
 
 use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::kexec::testing::assert_documented;
 
-/// A host on which nothing is in the way.
+/// A host on which nothing prevents a kexec.
 struct Host(tempfile::TempDir);
 
 impl Host {
@@ -98,7 +98,7 @@ fn an_image_that_somebody_else_loaded_is_told_before_it_is_replaced() {
     host.set(LOADED[0], "1\n");
     host.assert_found("by whom cannot be seen", false);
     assert_eq!(check(&host.root(), false), []);
-    // As older kernels have it.
+    // The path of older kernels.
     fs::remove_file(host.0.path().join(LOADED[0])).unwrap();
     host.set(LOADED[1], "1\n");
     assert_eq!(host.root().is_loaded(), Some(true));

@@ -1,4 +1,4 @@
-//! Files and hosts made by hand, and what is found of them.
+//! Hand-made files and hosts, and the findings on them.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ impl Files {
         self.0.path().join(name)
     }
 
-    /// What is found with these names for kernel and initramfs.
+    /// The findings with these files as kernel and initramfs.
     fn check(&self, kernel: &str, initramfs: &str, cmdline: &str) -> Vec<String> {
         let files = NextFiles {
             kernel: &self.path(kernel),
@@ -49,7 +49,7 @@ impl Files {
         self.kinds_if(kinds, false)
     }
 
-    /// The same when somebody says that the patches are there.
+    /// The same if the operator vouches for the patches.
     fn kinds_assumed(&self, kinds: &[Kind]) -> Vec<Finding> {
         self.kinds_if(kinds, true)
     }
@@ -127,13 +127,13 @@ fn host_command_line_and_image_are_looked_at_together() {
     fs::write(files.path("sys/kernel/kexec/loaded"), "1\n").unwrap();
     let found = files.check("kernel", "initrd", &"x".repeat(2100));
     assert_eq!(found.len(), 3, "{found:?}");
-    // That the next kernel has KHO on by itself stands beside it.
+    // A configuration next to the image says that KHO is on by default.
     let option = format!("{KHO_BY_DEFAULT}=y\n");
     fs::write(files.path("config-7.3.4-next+"), option).unwrap();
     let found = files.check("kernel", "initrd", "quiet");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("loaded already"), "{}", found[0]);
-    // Off, it is as well.
+    // The same for KHO that is off.
     fs::write(files.path("config-7.3.4-next+"), "A=y\n").unwrap();
     let found = files.check("kernel", "initrd", "quiet");
     assert!(
@@ -157,7 +157,7 @@ fn five_levels_of_page_tables_are_a_blocker_only_if_this_kernel_has_them() {
 
 #[test]
 fn a_kernel_that_reads_no_handover_is_named() {
-    // As Linux 6.12 has it.
+    // As in Linux 6.12.
     let files = Files::new(Some(b"LToP\x10\0\0\0\x10\0\0\0\x09\0\0\x80"));
     let found = files.check("kernel", "initrd", "kho=on");
     assert_eq!(found.len(), 1, "{found:?}");

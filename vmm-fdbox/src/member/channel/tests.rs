@@ -29,7 +29,7 @@ fn pair() -> (Channel, Channel) {
     (Channel::new(one), Channel::new(other))
 }
 
-/// A file that can be told from others.
+/// A file that can be distinguished from others by its size.
 fn file(size: u64) -> OwnedFd {
     let fd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&fd, size).unwrap();
@@ -67,7 +67,8 @@ fn each_line_has_its_own_descriptors_however_many_are_read_at_once() {
 #[test]
 fn a_long_line_keeps_its_descriptors_and_the_next_one_its_own() {
     let (mut one, mut other) = pair();
-    // More than a read, a socket buffer and a packet take; the end is read with the next line.
+    // Larger than a read, a socket buffer and a packet; its end is read together with the next
+    // line.
     let long = text("x".repeat(700_000));
     let sent = long.clone();
     let writer = std::thread::spawn(move || {
@@ -95,11 +96,11 @@ fn nothing_is_lost_without_a_word() {
     assert!(matches!(error, ChannelError::TooManyFds(254)), "{error}");
     let error = one.send(&text("x".repeat(MAX_LINE_BYTES)), &[], soon());
     assert!(matches!(error, Err(ChannelError::TooLong)));
-    // Neither was said, and the connection is of use.
+    // Neither was sent, and the connection still works.
     one.send(&Message::Plain {}, &many[..MAX_FDS], soon())
         .unwrap();
     assert_eq!(other.receive::<Message>(soon()).unwrap().fds.len(), MAX_FDS);
-    // A line that names what did not come, and one that does not name what came.
+    // A line that names descriptors that did not come, and one that does not name those that did.
     one.socket
         .write_all(b"{\"say\":\"plain\",\"fds\":[\"x\"]}\n")
         .unwrap();
@@ -153,7 +154,7 @@ fn what_is_not_of_the_protocol_is_refused() {
             matches!(error, ChannelError::Nonsense(_)),
             "{line}: {error}"
         );
-        // The next one is heard.
+        // The next message is received.
         one.send(&Message::Plain {}, &[], soon()).unwrap();
         assert_eq!(
             other.receive::<Message>(soon()).unwrap().message,
@@ -175,7 +176,7 @@ fn nobody_waits_beyond_the_deadline() {
     let late = Deadline::within(Duration::from_millis(10));
     let error = other.receive::<Message>(late).unwrap_err();
     assert!(matches!(error, ChannelError::Late(_)), "{error}");
-    // Nor to speak to somebody who does not listen.
+    // Sending to a process that does not read must not block forever either.
     let long = text("x".repeat(900_000));
     let error = one.send(&long, &[], Deadline::within(Duration::from_millis(10)));
     assert!(matches!(error, Err(ChannelError::Late(_))));

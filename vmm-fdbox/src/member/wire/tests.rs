@@ -1,4 +1,4 @@
-//! Every word, as it was said by the first version, and as docs/member-protocol.md lists it.
+//! Every message, as sent by the first version and as listed in docs/member-protocol.md.
 
 use std::fmt::Debug;
 
@@ -24,7 +24,7 @@ fn written(message: &impl Serialize) -> Value {
     }
 }
 
-/// The lines of one who speaks, without the names of descriptors.
+/// One role's lines, without the names of descriptors.
 fn lines(of: &str) -> Vec<Value> {
     let lines = GOLDEN
         .lines()
@@ -41,7 +41,7 @@ fn lines(of: &str) -> Vec<Value> {
     lines
 }
 
-/// Version 1 is read, written again as it was, and every variant is there.
+/// Version 1 can be read and is written back unchanged, and every variant occurs.
 fn check<T: DeserializeOwned + Serialize + Debug>(of: &str, names: &[&str]) {
     for line in lines(of) {
         let message: T = read(&line).unwrap_or_else(|| panic!("{of}: {line}"));

@@ -1,4 +1,4 @@
-//! What a fleet and its members say to each other.
+//! The interface between a fleet and its members.
 
 use std::collections::BTreeSet;
 
@@ -9,16 +9,16 @@ use crate::finding::Finding;
 use crate::kind::Kind;
 use crate::update::{CancelFlag, ExitStatus, Limits, Outcome, Step, UpdateError};
 
-/// One guest of a fleet: what its VMM does when it is told to.
+/// One guest of a fleet: carries out steps in its VMM.
 ///
-/// A method that fails has undone all that was done to the guest, so nothing more is asked
+/// A method that fails has undone everything that was done to the guest, so nothing more is asked
 /// of it. The methods of different members are called in parallel.
 pub trait Member: Send {
     /// The guest's name.
     fn name(&self) -> &str;
 
-    /// The kinds of files that its VMM will put into a box: the host is asked what would become of
-    /// them. Called before anything else. Default: not known, so nothing is asked.
+    /// The kinds of files that its VMM will put into a box: the host is asked what would happen to
+    /// them. Called before anything else. Default: unknown, so nothing is asked.
     fn kinds(&self) -> BTreeSet<Kind> {
         BTreeSet::new()
     }
@@ -26,7 +26,7 @@ pub trait Member: Send {
     /// Looks for blockers; changes nothing.
     ///
     /// # Errors
-    /// What is in the way.
+    /// The reasons why the update cannot proceed.
     fn preflight(&mut self) -> Result<(), Stopped>;
 
     /// Fills and seals the guest's box. The guest runs.
@@ -35,8 +35,8 @@ pub trait Member: Send {
     /// The guest is not ready.
     fn prepare(&mut self) -> Result<(), Stopped>;
 
-    /// Brings the guest's devices to rest while it runs, so that no guest stands still for another one's disk.
-    /// [`pause`](Self::pause) follows soon. Default: it does this as well.
+    /// Brings the guest's devices to rest while it runs, so that no guest is paused while another
+    /// one's disk finishes. [`pause`](Self::pause) follows soon. Default: leaves this to `pause`.
     ///
     /// # Errors
     /// The guest is not ready.
@@ -44,17 +44,17 @@ pub trait Member: Send {
         Ok(())
     }
 
-    /// Stops the guest and writes its state. It stays stopped, whatever happens, until
+    /// Stops the guest and writes its state. It stays paused in any case until
     /// [`roll_back`](Self::roll_back): the jump may come at any moment.
     ///
     /// # Errors
     /// The guest is not ready.
     fn pause(&mut self) -> Result<(), Stopped>;
 
-    /// The others are about to leave this kernel without this guest, which was not ready: stops
-    /// it in order, with all that it wrote made safe. It stays stopped until
-    /// [`roll_back`](Self::roll_back). The others still run: take the time that it needs.
-    /// Default: it runs until the kernel ends.
+    /// The others are about to leave this kernel without this guest, which was not ready: stops it
+    /// cleanly, with everything it wrote synced. It stays stopped until
+    /// [`roll_back`](Self::roll_back). The others still run, so this may take its time. Default:
+    /// the guest runs until the kernel ends.
     ///
     /// # Errors
     /// Why it continues.
@@ -62,23 +62,24 @@ pub trait Member: Send {
         Err("this VMM cannot stop it for that".into())
     }
 
-    /// Why the host must not be left, if there is a reason: since this guest paused, somebody asked its VMM to stop the
-    /// update, or the VMM closed its connection and lives. One that is gone is no reason: all of the guest is in its box.
-    /// Called between the last pause and the jump: be quick. Default: there is none.
+    /// A reason not to leave the host, if any: since this guest paused, somebody asked its VMM to
+    /// cancel the update, or the VMM closed its connection and is alive. A VMM that has ended is no
+    /// reason: the whole guest is in its box. Called between the last pause and the jump: be quick.
+    /// Default: none.
     fn objection(&mut self) -> Option<String> {
         None
     }
 
-    /// Undoes all that was done; a guest that was set down continues.
+    /// Undoes everything that was done; a guest that was set down continues.
     fn roll_back(&mut self) -> Stopped;
 
-    /// The guest is its new VMM's now. Only for a host that stays in its kernel.
+    /// The guest now belongs to its new VMM. Only for a host that stays in its kernel.
     ///
     /// # Errors
     /// The guest is not handed over.
     fn hand_over(&mut self) -> Result<(), Stopped>;
 
-    /// What its new VMM says of it, after [`hand_over`](Self::hand_over). Default: nothing.
+    /// The report of its new VMM, after [`hand_over`](Self::hand_over). Default: none.
     fn report(&mut self) -> Option<Value> {
         None
     }
@@ -88,26 +89,26 @@ pub trait Member: Send {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stopped {
-    /// What became of the guest.
+    /// What happened to the guest.
     pub status: ExitStatus,
-    /// The whole of it in words.
+    /// The complete message.
     pub message: String,
-    /// Somebody asked for it.
+    /// Whether it was cancelled.
     pub cancelled: bool,
     /// The step that failed, if one did.
     pub step: Option<Step>,
-    /// Why it failed.
+    /// The reason for the failure.
     pub error: Option<String>,
-    /// What did not go smoothly in the rollback.
+    /// Problems in the rollback.
     pub problems: Vec<String>,
-    /// How long the guest stood still, in nanoseconds; `None` if not at all.
+    /// How long the guest was paused, in nanoseconds; `None` if not at all.
     pub paused_ns: Option<u64>,
-    /// What preflight found.
+    /// The findings of preflight.
     pub findings: Vec<Finding>,
 }
 
 impl Stopped {
-    /// A guest that was not touched, and why.
+    /// A guest that was not touched, and the reason.
     pub fn untouched(message: impl Into<String>) -> Self {
         Self {
             status: ExitStatus::NothingChanged,
@@ -130,7 +131,7 @@ impl Stopped {
         })
     }
 
-    /// How a guest's own [`Session`](crate::update::Session) ended.
+    /// The result of a guest's own [`Session`](crate::update::Session).
     #[must_use]
     pub fn of(outcome: &Outcome) -> Self {
         let (problems, paused_ns) = match outcome {
@@ -159,7 +160,8 @@ impl Stopped {
         }
     }
 
-    /// This, why it was not ready, and how it came to continue after it was set down.
+    /// Combines this, the reason why the guest was not ready, with how it continued after it was
+    /// set down.
     pub(super) fn and_then(self, end: Self) -> Self {
         Self {
             status: end.status,
@@ -174,45 +176,46 @@ impl Stopped {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum NotReady {
-    /// Nobody is updated: every guest is rolled back and continues.
+    /// No guest is updated: every guest is rolled back and continues.
     #[default]
     Abort,
     /// The others are updated. The guest is [set down](Member::set_down) before they are paused,
-    /// and the jump ends it; one that turns out not to be ready while the others stand still
-    /// runs until then.
+    /// and the jump ends it; one that turns out not to be ready while the others are paused runs
+    /// until then.
     Leave,
 }
 
-/// What the update of a fleet is to do.
+/// The plan of a fleet's update.
 #[derive(Debug, Clone, Default)]
 pub struct FleetPlan {
     /// What happens when a guest is not ready. Default: abort.
     pub not_ready: NotReady,
-    /// What goes along besides the guests, of which the host is asked too: the
+    /// What else is handed over besides the guests, which the host is asked about as well: the
     /// [kinds in sealed boxes](crate::sealed_kinds). Default: nothing.
     pub kinds: BTreeSet<Kind>,
-    /// How long each step may take. The members' own limits should be these.
+    /// How long each step may take. The members' own limits should be the same.
     pub limits: Limits,
-    /// The process is a coordinator and no VMM: it has a [`Lease`](crate::coordinator::Lease) from when the first
-    /// guest stands still up to the jump, and is killed when it does not get on. Default: no.
+    /// Whether the process is a pure coordinator and not a VMM: it then has a
+    /// [`Lease`](crate::coordinator::Lease) from the first pause up to the jump, and is killed if
+    /// it makes no progress. Default: false.
     pub lease: bool,
-    /// Stops the update when set. Default: nobody sets it.
+    /// Cancels the update when set. Default: never set.
     pub cancel: CancelFlag,
-    /// The step that the fleet itself is made to fail at, for tests. Default: none.
+    /// The step at which the fleet itself is made to fail, for tests. Default: none.
     pub fail_at: Option<Step>,
 }
 
-/// Something that happened to a fleet.
+/// An event in the update of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FleetEvent<'a> {
     /// A step begins, for all guests at once.
     Started(Step),
-    /// A step is done, by all guests that go on.
+    /// A step is done, by all guests that still take part.
     Done(Step),
     /// A guest is not ready.
     NotReady(&'a str, &'a Stopped),
-    /// A guest that is left behind is stopped in order; if not, why.
+    /// A guest that is left behind was stopped, or why it was not.
     SetDown(&'a str, Result<(), &'a str>),
     /// Preflight of the host found something that does not stop the update.
     Warning(&'a Finding),
@@ -220,37 +223,37 @@ pub enum FleetEvent<'a> {
     RollingBack,
 }
 
-/// What became of one guest.
+/// What happened to one guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberOutcome {
     /// Its name.
     pub name: String,
-    /// `None`: handed over or, after a dry run, ready.
+    /// `None` if it was handed over or, after a dry run, is ready.
     pub stopped: Option<Stopped>,
-    /// It was not ready: the others went on without it, or back because of it.
+    /// Whether it was not ready: the others went on without it, or were rolled back because of it.
     pub not_ready: bool,
-    /// What its new VMM says of it, if it is in this kernel.
+    /// The report of its new VMM, if that is in this kernel.
     pub report: Option<Value>,
-    /// What preflight found.
+    /// The findings of its preflight.
     pub findings: Vec<Finding>,
 }
 
-/// How the update of a fleet ended, in a host that it did not leave.
+/// The result of a fleet's update, in a host that it did not leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "tells whether the guests still run"]
 pub struct FleetOutcome {
-    /// The step that failed and why; `None`: done.
+    /// The step that failed and why; `None` if the update is done.
     pub failure: Option<(Step, String)>,
     /// Each guest.
     pub members: Vec<MemberOutcome>,
-    /// What preflight of the host found.
+    /// The findings of the host's preflight.
     pub findings: Vec<Finding>,
-    /// What did not go smoothly in a rollback.
+    /// Problems in a rollback.
     pub problems: Vec<String>,
 }
 
 impl FleetOutcome {
-    /// What the program exits with: what became of the guest that fared worst.
+    /// The exit status of the program: that of the guest that fared worst.
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
         let floor = match self.failure {

@@ -39,7 +39,7 @@ fn whoever_is_not_ready_wherever_nobody_is_updated() {
                 _ => ExitStatus::RolledBack,
             };
             assert_eq!(outcome.exit_status(), status);
-            // Who failed undid it all by itself; each of the others is asked to, once.
+            // A guest that failed undid everything itself; each of the others is asked to, once.
             for other in 0..3 {
                 let calls = world.calls(other);
                 let undone = calls.iter().filter(|call| **call == Call::RollBack).count();
@@ -57,7 +57,7 @@ fn whoever_is_not_ready_is_left_behind_if_the_operator_says_so() {
             let mut world = World::failing(NotReady::Leave, guest, call);
             let outcome = world.run();
             assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
-            // Who is not ready while the others stand still is not waited for.
+            // A guest that is not ready while the others are paused is not waited for.
             let left_as = match call {
                 Call::Pause => State::Running,
                 _ => State::Down,

@@ -1,4 +1,4 @@
-//! Three guests in memory, and their host.
+//! Three in-memory guests, and their host.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use crate::Kind;
 use crate::fake::{FakeHost, HostCall};
 use crate::update::{ExitStatus, Fleet, FleetOutcome, FleetPlan, Member, NotReady, Stopped};
 
-/// What a member is asked to do.
+/// A call of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     Preflight,
@@ -29,7 +29,7 @@ pub(super) enum State {
     HandedOver,
 }
 
-/// A guest in memory. It undoes all by itself when it fails, as the contract says.
+/// An in-memory guest. It undoes everything itself when it fails, as the contract requires.
 pub(super) struct Guest {
     name: &'static str,
     pub(super) fails_at: Option<Call>,
@@ -38,7 +38,7 @@ pub(super) struct Guest {
     pub(super) cancel_asked: bool,
     pub(super) kinds: BTreeSet<Kind>,
     state: Arc<Mutex<State>>,
-    /// Of every guest.
+    /// The states of all guests.
     all: Vec<Arc<Mutex<State>>>,
     calls: Arc<Mutex<Vec<Call>>>,
 }
@@ -92,7 +92,7 @@ impl Member for Guest {
     }
 
     fn quiesce(&mut self) -> Result<(), Stopped> {
-        // Nobody stands still for another one's disk.
+        // No guest is paused while another one's disk finishes.
         self.assert_none_is(State::Paused);
         self.call(Call::Quiesce, State::Quiet)
     }
@@ -103,7 +103,7 @@ impl Member for Guest {
     }
 
     fn set_down(&mut self) -> Result<(), String> {
-        // All others run: it costs them nothing.
+        // All others run, so this costs them nothing.
         self.assert_none_is(State::Paused);
         let why = |stopped: Stopped| stopped.message;
         self.call(Call::SetDown, State::Down).map_err(why)

@@ -1,4 +1,4 @@
-//! Hosts that hand the box over themselves, in one kernel: who runs the guest, and that only one does.
+//! Hosts that hand the box over themselves, in one kernel: exactly one VMM runs the guest.
 
 use rustix::io::Errno;
 
@@ -26,16 +26,16 @@ fn resume_plan() -> ResumePlan<'static> {
     }
 }
 
-/// A host whose new VMM does as it is told in the blackout.
+/// A host whose new VMM does what the test asks during the blackout.
 struct NewVmm<'a> {
     store: &'a FakeStore,
     early: Option<Arriving<&'a FakeStore>>,
-    /// What it took ahead of time.
+    /// The descriptors it took ahead of time.
     inodes: Vec<u64>,
     plan: ResumePlan<'static>,
-    /// It takes the guest, and is not heard of again.
+    /// It takes the guest, and then disappears.
     vanishes: bool,
-    /// What its old VMM hears then.
+    /// The error that its old VMM gets in that case.
     get_fails_with: Errno,
 }
 
@@ -171,7 +171,7 @@ fn a_new_vmm_that_fails_in_the_blackout_leaves_the_guest_here() {
 
 #[test]
 fn a_guest_that_was_taken_does_not_run_twice() {
-    // Also if there is no descriptor left to look with.
+    // Also if no descriptor is left to check with.
     for get_fails_with in [Errno::NOENT, Errno::MFILE] {
         let mut world = world();
         let store = world.store.clone();
@@ -200,7 +200,7 @@ fn a_state_that_cannot_be_taken_out_is_nobodys_before_the_guest_runs_on() {
 fn a_guest_that_was_rolled_back_cannot_be_taken() {
     let mut world = world();
     world.host.failing.push(HostCall::Jump);
-    // Its box stays, for the test to look into.
+    // Keep the box for the test to inspect.
     world.store.fail(Operation::Delete, 0, Errno::NOMEM);
     let outcome = world.update(plan());
     assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome}");
@@ -214,7 +214,7 @@ fn a_guest_that_was_rolled_back_cannot_be_taken() {
 fn what_vanished_from_the_box_is_no_reason_to_keep_it() {
     let mut world = world();
     world.host.failing.push(HostCall::Jump);
-    // The state comes out, the VM does not.
+    // The state can be taken out, the VM cannot.
     world.store.fail(Operation::Get, 1, Errno::NOENT);
     let outcome = world.update(plan());
     let Outcome::RolledBack { problems, .. } = outcome else {

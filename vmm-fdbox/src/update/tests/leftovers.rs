@@ -1,4 +1,4 @@
-//! What is left of an update that did not go smoothly even in its rollback, or was dropped.
+//! What remains of an update whose rollback failed in part, or that was dropped.
 
 use rustix::io::Errno;
 
@@ -43,14 +43,14 @@ fn a_guest_that_runs_on_cannot_be_resumed_out_of_a_box_that_stays() {
 fn a_kernel_that_ends_takes_a_saved_guest_along() {
     let mut world = World::new();
     world.host.failing = vec![HostCall::Jump];
-    // What UNSEAL says from when the reboot has begun.
+    // UNSEAL returns this once the reboot has begun.
     world.store.fail(Operation::Unseal, 0, Errno::AGAIN);
     let outcome = world.update(plan());
     assert!(matches!(outcome, Outcome::HandedOver), "{outcome}");
     assert!(!world.guest.running);
     assert!(state_left(&world).is_ok());
 
-    // One without its state would be lost there: it runs for as long as it can.
+    // A guest without its state would be lost there: it runs for as long as it can.
     let mut world = World::new();
     world.guest.failing = vec![Call::Save];
     world.store.fail(Operation::Unseal, 0, Errno::AGAIN);
@@ -77,7 +77,7 @@ fn a_rollback_goes_on_past_its_problems() {
                 .any(|problem| problem.contains("Box vm0 stays")),
             "{problems:?}"
         );
-        // What could not be taken back is kept, not dropped with the box.
+        // What could not be taken back stays in the box rather than being dropped with it.
         assert_eq!(world.store.content(&box_name()).unwrap().1.len(), left);
         assert!(world.guest.running);
         assert_eq!(world.host.calls.last(), Some(&HostCall::Unload));
@@ -124,7 +124,7 @@ fn a_box_that_is_deleted_under_the_update_is_told() {
         "{outcome}"
     );
     assert!(world.guest.is_whole());
-    // The handle of a box that is gone is of no use, and says so.
+    // The handle of a deleted box returns an error.
     let open = store.create(&box_name()).unwrap();
     store.delete(&box_name()).unwrap();
     assert_eq!(open.fds().unwrap_err().errno(), Errno::NODEV);

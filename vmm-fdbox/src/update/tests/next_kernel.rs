@@ -1,4 +1,4 @@
-//! What is in the boxes decides what the next kernel must take over.
+//! The contents of the boxes determine what the next kernel must take over.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ fn the_state_is_a_memfd_whatever_the_guest_has() {
 
 #[test]
 fn what_the_guest_did_not_tell_of_is_asked_when_it_is_in_the_box() {
-    // What the fake store calls every file.
+    // The fake store's kind for every file.
     let mut world = losing(Kind::Other);
     let outcome = world.update(plan());
     assert_blocked(&outcome, Step::PutFds, "files of other kinds are lost");

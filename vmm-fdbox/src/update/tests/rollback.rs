@@ -1,4 +1,4 @@
-//! Whatever fails before the jump, the guest continues and nothing is left.
+//! Whatever fails before the jump, the guest continues and nothing is left over.
 
 use rustix::io::Errno;
 
@@ -15,7 +15,7 @@ fn before_the_jump() -> impl Iterator<Item = Step> {
     Step::ALL.into_iter().filter(happens)
 }
 
-/// What an update that failed in `step` ends with, if undoing it went well.
+/// The status of an update that failed in `step`, if undoing it succeeded.
 fn failed_in(step: Step) -> ExitStatus {
     if step < Step::PutFds {
         ExitStatus::NothingChanged
@@ -24,7 +24,7 @@ fn failed_in(step: Step) -> ExitStatus {
     }
 }
 
-/// What an update that failed before it began `step` ends with.
+/// The status of an update that failed before it began `step`.
 fn failed_before(step: Step) -> ExitStatus {
     if step <= Step::PutFds {
         ExitStatus::NothingChanged
@@ -75,7 +75,7 @@ fn every_step_can_be_cancelled() {
 #[test]
 fn every_box_operation_can_fail() {
     use Operation::{Create, Info, List, Put, Seal};
-    // The state memfd is put first, then the guest's two.
+    // The state memfd is put in first, then the guest's two.
     let cases = [
         (Info, 0),
         (List, 0),

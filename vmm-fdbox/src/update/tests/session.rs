@@ -1,4 +1,4 @@
-//! An update that a VMM keeps: driven by several threads, over calls that come when they come.
+//! An update that a VMM keeps: driven by several threads, across separate API calls.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, mpsc};
@@ -20,7 +20,7 @@ use crate::{Control, PassedBox};
 
 type Shared = Arc<Mutex<TestGuest>>;
 
-/// Compiles only if a VMM can keep it and move it to whichever thread it likes.
+/// Compiles only if a VMM can keep it and move it between threads.
 fn can_be_kept<T: Send + 'static>() {}
 
 #[test]
@@ -40,7 +40,7 @@ fn every_state_can_be_kept() {
     let _ = fleet::<super::fleet_world::Guest>;
 }
 
-/// What an API of a VMM would hold: the update waits between two requests.
+/// What a VMM's API would hold: the update waits between two requests.
 #[derive(Default)]
 enum Kept {
     #[default]
@@ -141,7 +141,7 @@ fn somebody_else_may_leave_from_the_moment_the_guest_is_paused() {
     let vmm = Vmm::new();
     vmm.call(Vmm::prepare);
     vmm.call(Vmm::pause).unwrap();
-    // The kernel is gone, and with it this VMM: nobody called `jump`.
+    // The kernel is gone, and this VMM with it: nobody called `jump`.
     std::mem::forget(std::mem::take(&mut *vmm.kept.lock().unwrap()));
     vmm.store.end_claims();
     let resume = ResumePlan {
@@ -153,7 +153,7 @@ fn somebody_else_may_leave_from_the_moment_the_guest_is_paused() {
     let frame = arrival.frame();
     let (_, mut resumed) = arrival
         .restore(|arrival| {
-            // What was read stays while descriptors are taken.
+            // What was read stays valid while descriptors are taken.
             let taken = [
                 arrival.take(&fd_name("vm"))?,
                 arrival.take(&fd_name("ram"))?,
@@ -229,7 +229,7 @@ fn an_outcome_is_a_result() {
     assert!(error.to_string().starts_with("Rolled back"), "{error}");
 }
 
-/// A guest that is late in one step: it comes back when the time for it is over.
+/// A guest that is late in one step: it returns when the limit has passed.
 struct Late {
     guest: TestGuest,
     at: Step,
@@ -277,7 +277,7 @@ impl Guest for Late {
 
 const LIMIT: Duration = Duration::from_millis(20);
 
-/// Limits with only the step's own short.
+/// Limits of which only that of the step is short.
 fn limits(step: Step) -> Limits {
     let mut limits = Limits::default();
     match step {

@@ -1,4 +1,4 @@
-//! The other side: the guest continues, or the box is as it was.
+//! The arriving side: the guest continues, or the box is unchanged.
 
 use rustix::io::Errno;
 
@@ -93,7 +93,7 @@ fn a_box_that_cannot_be_deleted_is_told_and_the_guest_is_over() {
         Err(UpdateError::Injected(Step::Finish))
     ));
     assert!(finished.report.is_ok());
-    // What is left of the box is no guest that could be taken twice.
+    // What is left in the box is not a guest that could be taken twice.
     assert!(resume(&world.store, resume_plan()).is_err());
     let (sealed, names) = world.store.content(&box_name()).unwrap();
     assert!(!sealed && !names.contains(&fd_name("vm-state")));
@@ -116,7 +116,7 @@ fn what_was_lost_on_the_way_is_named_and_the_box_stays_sealed() {
 
 #[test]
 fn whatever_fails_another_try_succeeds() {
-    // What can go wrong in the box, and how many times it goes well before.
+    // An operation that fails, and how often it succeeds before.
     let cases = [
         (Operation::OpenBox, 0),
         (Operation::Unseal, 0),
@@ -289,7 +289,7 @@ fn no_box_is_no_guest() {
 #[test]
 fn a_box_that_takes_nothing_any_more_loses_nothing() {
     let world = handed_over();
-    // The second is the VM.
+    // The second one is the VM.
     world.store.fail(Operation::Get, 1, Errno::NOMEM);
     world.store.fail(Operation::Put, 0, Errno::NOMEM);
     let failed = resume(&world.store, resume_plan()).unwrap_err();
@@ -307,7 +307,7 @@ fn a_program_killed_on_the_way_leaves_everything() {
     let mut arrival = Arrival::open(&world.store, resume_plan()).unwrap();
     arrival.take(&fd_name("vm")).unwrap();
     arrival.take(&fd_name("ram")).unwrap();
-    // What a kill leaves: no destructor runs.
+    // As after a kill: no destructor runs.
     std::mem::forget(arrival);
     world.store.end_claims();
     let (sealed, names) = world.store.content(&box_name()).unwrap();
@@ -317,7 +317,7 @@ fn a_program_killed_on_the_way_leaves_everything() {
     assert_eq!(inodes, world.guest.inodes);
 }
 
-/// Nothing can be put right, and nothing says so.
+/// No retry can succeed, and the message does not suggest one.
 #[track_caller]
 fn assert_no_retry(failed: &ResumeFailed, told: &str) {
     let text = failed.to_string();
@@ -335,7 +335,7 @@ fn a_state_that_nobody_can_read_is_not_tried_again() {
     let _sealed = open.seal().unwrap();
     let failed = resume(&store, resume_plan()).unwrap_err();
     assert_no_retry(&failed, "VM state is empty");
-    // One that another binary reads is another matter.
+    // A state that another binary can read is different.
     let world = handed_over();
     let known = [KnownSection::new("cpu", 2, 2)];
     let plan = ResumePlan {

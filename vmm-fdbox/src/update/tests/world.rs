@@ -1,4 +1,4 @@
-//! A guest in memory, and what the tests ask of it.
+//! An in-memory guest, and what the tests check about it.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use crate::name::{BoxName, FdName};
 use crate::update::{Guest, NamedFd, Outcome, PartyError, Plan, Session};
 use crate::{Clock, Features, Info, Kind, abi};
 
-/// What a guest can be made to fail at.
+/// Where a guest can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     TakeFds,
@@ -29,7 +29,7 @@ pub(super) enum Call {
 /// A guest with two descriptors.
 pub(super) struct TestGuest {
     pub(super) fds: Vec<NamedFd>,
-    /// What the descriptors are, so that a test sees whether they came back.
+    /// The identity of the descriptors, so that a test can tell whether they came back.
     pub(super) inodes: Vec<u64>,
     pub(super) running: bool,
     pub(super) failing: Vec<Call>,
@@ -74,7 +74,7 @@ impl TestGuest {
         Ok(())
     }
 
-    /// Whether the guest has every descriptor that it had.
+    /// Whether the guest has all of its descriptors.
     pub(super) fn is_whole(&self) -> bool {
         let mut now: Vec<u64> = self.fds.iter().map(|named| inode(&named.fd)).collect();
         let mut then = self.inodes.clone();
@@ -135,7 +135,7 @@ thread_local! {
     static TICKS: Cell<u64> = const { Cell::new(1) };
 }
 
-/// A clock that ticks by one, 1 ns, each time it is read.
+/// A clock that advances by one tick, 1 ns, each time it is read.
 pub(super) fn clock() -> Clock {
     let khz = NonZeroU32::new(1_000_000).unwrap();
     Clock::with_source(khz, || TICKS.replace(TICKS.get() + 1))
@@ -179,7 +179,7 @@ impl World {
         Session::new(&self.store, &mut self.host, &mut self.guest, plan).run()
     }
 
-    /// Nothing is left of an update: the guest runs, whole, and there is no box.
+    /// Asserts that nothing is left of an update: the guest runs, whole, and there is no box.
     pub(super) fn assert_untouched(&self) {
         assert!(self.guest.running, "the guest does not run");
         assert!(self.guest.is_whole(), "descriptors are missing");
