@@ -51,10 +51,10 @@ pub(crate) use generated::{
 const _: fn(NextFd) -> [u8; abi::NAME_LEN] = |fd| fd.name;
 const _: fn(NextFd) -> [u8; abi::COMPATIBLE_LEN] = |fd| fd.compatible;
 
-/// The largest size a growable struct may have.
+/// The maximum size of a growable struct.
 const GROWABLE_MAX: usize = 4096;
 
-/// An argument of fixed size.
+/// Reads an argument of fixed size.
 pub(crate) fn read<T: FromBytes + IntoBytes>(arg: usize) -> Result<T> {
     let mut value = T::new_zeroed();
     let mut reader = UserSlice::new(UserPtr::from_addr(arg), size_of::<T>()).reader();
@@ -62,9 +62,9 @@ pub(crate) fn read<T: FromBytes + IntoBytes>(arg: usize) -> Result<T> {
     Ok(value)
 }
 
-/// A struct that begins with the size that the caller knows of it, and with flags.
+/// A struct that begins with the size known to the caller, and with flags.
 pub(crate) trait HasSize: FromBytes + IntoBytes + Immutable {
-    /// Its size in the first version: the least that callers may pass.
+    /// Its size in the first version: the minimum that callers may pass.
     const FIRST_SIZE: usize;
 
     /// The flags, of which none is defined.
@@ -95,7 +95,7 @@ growable!(
     Salvage: 16,
 );
 
-/// A growable struct of the caller, of which this module knows the fields of `T`.
+/// A growable struct of the caller; this module knows the fields of `T`.
 pub(crate) struct Growable<T> {
     arg: usize,
     size: usize,
@@ -124,7 +124,7 @@ impl<T: HasSize> Growable<T> {
         Ok(Growable { arg, size, value })
     }
 
-    /// Writes back the part that the caller knows; `size` is unchanged.
+    /// Writes back the part that the caller knows; `size` stays unchanged.
     pub(crate) fn write(&self) -> Result {
         let len = self.size.min(size_of::<T>());
         let mut writer = UserSlice::new(UserPtr::from_addr(self.arg), len).writer();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctls: of the control node, `/dev/fdbox/fdbox`, and of the boxes.
+//! The ioctls of the control node, `/dev/fdbox/fdbox`, and of the boxes.
 
 use crate::abi;
 use crate::argument::{
@@ -143,8 +143,8 @@ fn next_box(arg: usize) -> Result {
     next.write()
 }
 
-/// The ioctls of a box. They are allowed by the rights of the task that opened the node, which may have
-/// passed the descriptor on.
+/// The ioctls of a box. They are checked against the rights of the task that opened the node, which
+/// may have passed the descriptor on.
 fn box_ioctl(bx: &FdBox, node: &BoxFile<'_>, cmd: u32, arg: usize) -> Result<isize> {
     let known = [
         uapi::PUT_FD,
@@ -264,8 +264,8 @@ fn salvage(bx: &FdBox, arg: usize) -> Result {
 ///
 /// # Safety
 ///
-/// `bx` is what the node was made with, and the node holds it; `filp` is the node's open file, held
-/// by the caller.
+/// `bx` is what the node was created with, and the node holds it; `filp` is the node's open file,
+/// held by the caller.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_box_ioctl(
     bx: *mut c_void,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! FDBox: hand named file descriptors to the kernel, across the exit of the program and across a
-//! kexec.
+//! FDBox: hand named file descriptors to the kernel, which keeps them after the program has exited
+//! and across a kexec.
 //!
-//! `control` has the ioctls, `boxes` the boxes and what is done to them. `registry` finds the `kind` of a
-//! file; the kinds are in `kinds`, the kernel objects that they use in `objects`. `kexec` hands sealed
-//! boxes over to the next kernel, and makes sealed boxes of what came from the last one, as the bytes of
-//! `abi`. `ffi` is Rust's view of the C shim.
+//! `control` has the ioctls, `boxes` the boxes and the operations on them. `registry` finds the
+//! `kind` of a file; the kinds are in `kinds`, the kernel objects that they use in `objects`.
+//! `kexec` hands sealed boxes over to the next kernel, and creates sealed boxes from what the last
+//! one handed over, in the format of `abi`. `ffi` is Rust's view of the C shim.
 
 #![crate_name = "fdbox"]
 
@@ -61,7 +61,8 @@ module! {
     license: "GPL",
 }
 
-/// The loaded module. Fields are dropped in this order: the lists are freed when they cannot be used.
+/// The loaded module. Fields are dropped in this order: the lists are freed when they can no longer
+/// be used.
 #[pin_data]
 struct FdboxModule {
     #[pin]
@@ -100,7 +101,7 @@ struct RebootNotifier;
 
 impl RebootNotifier {
     fn new() -> Result<RebootNotifier> {
-        // SAFETY: Called once, and unregistered when the module goes.
+        // SAFETY: Called once, and unregistered before the module is unloaded.
         to_result(unsafe { ffi::fdbox_shim_reboot_register() })?;
         Ok(RebootNotifier)
     }
@@ -116,13 +117,13 @@ impl Drop for RebootNotifier {
 impl kernel::InPlaceModule for FdboxModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let options = MiscDeviceOptions {
-            // '/' makes a directory in /dev.
+            // The '/' creates a directory in /dev.
             name: c"fdbox/fdbox",
         };
         try_pin_init!(Self {
             _lists: Lists::new()?,
             _reboot: RebootNotifier::new()?,
-            // Before the control node: when that exists, the boxes do.
+            // Before the control node, so that the boxes exist when it does.
             _arrival: arrival::receive()?,
             _control <- MiscDeviceRegistration::register(options),
             // Nothing can fail after this: the handover is consumed, and nodes may be used.
@@ -134,7 +135,7 @@ impl kernel::InPlaceModule for FdboxModule {
     }
 }
 
-/// The reboot notifier: what goes to the next kernel is settled when it returns.
+/// The reboot notifier: when it returns, what goes to the next kernel is final.
 ///
 /// # Safety
 ///
@@ -168,7 +169,7 @@ crate::ffi::check_export!(fdbox_rs_reboot);
 ///
 /// # Safety
 ///
-/// `desc` points at a description that is valid until it is unregistered.
+/// `desc` points to a description that is valid until it is unregistered.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_register_kind(desc: *const ffi::DriverKindDesc) -> c_int {
     // SAFETY: By the safety requirements of this function.

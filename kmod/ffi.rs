@@ -2,10 +2,10 @@
 
 //! Rust's view of `shim.h`, generated from it by bindgen when the module is built (see `Kbuild`).
 //!
-//! Structs keep the names that they have in C, for kCFI compares them where the two languages call
-//! each other through pointers. Functions that Rust offers to C are compared with their declaration
-//! by [`check_export!`]. Whatever `shim.h` declares and nobody uses, or nobody compares, is an error.
-//! Each function is wrapped in a safe type or function by the one file that calls it.
+//! Structs keep their C names, because kCFI compares them where the two languages call each other
+//! through pointers. Functions that Rust offers to C are compared with their declarations by
+//! [`check_export!`]. Anything that `shim.h` declares and that is not used, or not compared, is an
+//! error. Each function is wrapped in a safe type or function by the one file that calls it.
 
 mod generated {
     #![deny(dead_code)]
@@ -20,7 +20,7 @@ mod generated {
         reason = "written by bindgen from C"
     )]
 
-    // Blocked from being generated: the kernel crate has them.
+    // Not generated: the kernel crate has them.
     use kernel::{
         bindings::{
             file,
@@ -56,8 +56,9 @@ pub(crate) use generated::{
     fdbox_vfio_place as VfioPlace, //
 };
 
-/// Compares a function that C calls with what `shim.h` declares: both arms of a condition have one
-/// type. It takes no room; `used` tells the compiler that the declaration is needed.
+/// Compares a function that C calls with its declaration in `shim.h`: both arms of a condition must
+/// have the same type. It generates no code; `used` tells the compiler that the declaration is
+/// needed.
 macro_rules! check_export {
     ($name:ident) => {
         const _: () = {

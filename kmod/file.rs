@@ -29,12 +29,12 @@ pub(crate) type FileRef = ARef<File>;
 ///
 /// # Safety
 ///
-/// `ptr` is an `ERR_PTR()` or a file with one reference that becomes the caller's.
+/// `ptr` is an `ERR_PTR()` or a file with one reference, which then belongs to the caller.
 pub(crate) unsafe fn from_c(ptr: *mut bindings::file) -> Result<FileRef> {
     let ptr = from_err_ptr(ptr)?;
     let ptr = core::ptr::NonNull::new(ptr).ok_or(EIO)?;
-    // SAFETY: `File` is transparent over `struct file`, and by the contract of this function the
-    // reference is ours to own.
+    // SAFETY: `File` is transparent over `struct file`, and by the safety requirements of this
+    // function we own the reference.
     Ok(unsafe { ARef::from_raw(ptr.cast::<File>()) })
 }
 
@@ -60,12 +60,12 @@ pub(crate) fn fget(fd: u32) -> Result<FileRef> {
 /// Closes descriptor `fd` of the current task, as `close(2)` does, if it still refers to `file`: another
 /// thread may have closed it and opened another file with its number.
 pub(crate) fn close(fd: u32, file: &File) {
-    // SAFETY: Any number may be given; the current task's table is looked up under its lock. The
-    // ioctl's own file is never closed here: it is of no kind that a box takes.
+    // SAFETY: Any number is allowed; the current task's table is looked up under its lock. The
+    // ioctl's own file is never closed here, because a box does not accept its kind.
     unsafe { ffi::fdbox_shim_close_fd(fd, file.as_ptr()) };
 }
 
-/// Whether the caller may make and delete boxes.
+/// Whether the caller may create and delete boxes.
 pub(crate) fn capable() -> bool {
     // SAFETY: Reads the credentials of the current task.
     unsafe { ffi::fdbox_shim_capable() }
@@ -79,7 +79,7 @@ pub(crate) fn opener_capable(file: &File) -> bool {
 
 /// Gives the current task a descriptor of `file`, close-on-exec, unless the LSM refuses it.
 pub(crate) fn receive(file: &File) -> Result<u32> {
-    // SAFETY: `file` is a live file, of which the descriptor gets a reference of its own.
+    // SAFETY: `file` is a live file; the descriptor gets a reference of its own.
     let number = unsafe { ffi::fdbox_shim_receive_fd(file.as_ptr()) };
     to_result(number.min(0))?;
     Ok(number as u32)
@@ -134,28 +134,29 @@ pub(crate) struct NodeOwner {
 }
 
 impl NodeOwner {
-    /// Those of a new box.
+    /// The owner and mode of a new box.
     pub(crate) const ROOT: NodeOwner = NodeOwner {
         mode: 0o600,
         uid: 0,
         gid: 0,
     };
 
-    /// Those of the node of the box that `file` was opened through, whatever its path was; `None` if the
-    /// node does not exist.
+    /// The owner and mode of the node of the box that `file` was opened through, whatever its path
+    /// was; `None` if the node does not exist.
     pub(crate) fn of_opened(file: &BoxFile<'_>) -> Option<NodeOwner> {
         // SAFETY: By the type invariants of `BoxFile`; the file holds the node.
         unsafe { NodeOwner::of_node(ffi::fdbox_shim_node_of(file.0.as_ptr())) }
     }
 
-    /// Those of `node` now; `None` if it does not exist.
+    /// The current owner and mode of `node`; `None` if it does not exist.
     ///
     /// # Safety
     ///
-    /// `node` is one that `fdbox_shim_node_create()` made, and somebody holds it.
+    /// `node` was created by `fdbox_shim_node_create()`, and somebody holds it.
     pub(crate) unsafe fn of_node(node: *mut ffi::Node) -> Option<NodeOwner> {
         let mut owner = NodeOwner::ROOT;
-        // SAFETY: By the safety requirements of this function, and the three places are valid for writing.
+        // SAFETY: By the safety requirements of this function, and all three pointers are valid for
+        // writing.
         let found = unsafe {
             ffi::fdbox_shim_node_owner(node, &mut owner.mode, &mut owner.uid, &mut owner.gid)
         };
@@ -179,7 +180,7 @@ impl<'a> BoxFile<'a> {
         BoxFile(file)
     }
 
-    /// Whether the box may be used through this file, which is decided by the rights of its opener.
+    /// Whether the box may be used through this file, which depends on the rights of its opener.
     pub(crate) fn allowed(&self) -> bool {
         opener_capable(self.0)
     }

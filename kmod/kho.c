@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Kexec handover: keep folios and one blob for the next kernel, and take them
- * over from the last one.
+ * Kexec handover: preserve folios and one blob for the next kernel, and take
+ * them over from the last one.
  */
 #include <linux/io.h>
 #include <linux/kexec_handover.h>
@@ -31,7 +31,10 @@ bool fdbox_shim_kho_can_refuse(void)
 	return kho_require && kho_unrequire;
 }
 
-/* Has this kernel refuse it, if it can, until fdbox_shim_kho_unrequire() is called. */
+/*
+ * Makes this kernel refuse it, if it can, until fdbox_shim_kho_unrequire() is
+ * called.
+ */
 int fdbox_shim_kho_require(void)
 {
 	return fdbox_shim_kho_can_refuse() ? kho_require(0) : 0;
@@ -69,8 +72,8 @@ static void fdbox_kho_unpreserve_folio(u64 pfn, u32 order)
 }
 
 /*
- * Runs of order 0 go to KHO as ranges, so that it keeps one entry for each
- * power of two instead of one for each page.
+ * Runs of order 0 are given to KHO as ranges, so that it keeps one entry per
+ * power-of-two block instead of one per page.
  */
 int fdbox_shim_kho_preserve(u64 pfn, u64 folios, u32 order)
 {
@@ -107,7 +110,10 @@ void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order)
 /* Of kmod/patches. */
 int kho_preserved_order(phys_addr_t phys) __weak;
 
-/* Whether KHO tells of memory that waits to be restored; else none is looked at before. */
+/*
+ * Whether KHO reports which memory is waiting to be restored; otherwise none is
+ * checked.
+ */
 static bool fdbox_kho_tells(void)
 {
 	return kho_preserved_order;
@@ -120,10 +126,10 @@ static int fdbox_kho_block(u64 pfn)
 }
 
 /*
- * Whether KHO has all of these folios: KHO itself warns about those that it has
- * not, and takes the order of the mark for that of the folio. A run of order 0
- * consists of the blocks that kho_preserve_pages() made of it, which are smaller
- * than they could be where a NUMA node ends.
+ * Whether KHO has all of these folios. KHO itself only warns about missing
+ * ones, and takes the folio's order from its mark. A run of order 0 consists of
+ * the blocks that kho_preserve_pages() made of it, which may be split where a
+ * NUMA node ends.
  */
 bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order)
 {
@@ -141,8 +147,8 @@ bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order)
 
 /*
  * Whether these blocks are the ones that kho_restore_pages() looks for. They
- * are but where a NUMA node ends within them, or kernels of other versions of
- * this module cut the memory otherwise.
+ * are not if a NUMA node ends within them, or if a kernel with another version
+ * of this module split the memory differently.
  */
 static bool fdbox_kho_regular(u64 pfn, u64 end)
 {
@@ -157,10 +163,10 @@ static bool fdbox_kho_regular(u64 pfn, u64 end)
 }
 
 /*
- * Each folio then has one reference, the caller's. The caller has seen by
- * fdbox_shim_kho_kept() that they are there: then all of them can be restored.
- * (Where KHO does not tell, it may stop half-way, with a warning; what it has given
- * out by then is lost until the next boot.)
+ * Each folio then has one reference, which belongs to the caller. The caller
+ * has checked with fdbox_shim_kho_kept() that they are there, so all of them
+ * can be restored. (If KHO does not report this, it may stop half-way, with a
+ * warning; what it has returned by then is lost until the next boot.)
  */
 bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 {
@@ -183,7 +189,10 @@ bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order)
 	return true;
 }
 
-/* Preserves memory of the last kernel that was not restored, in its blocks, which KHO knows. */
+/*
+ * Preserves memory of the last kernel that was not restored, in the blocks that
+ * KHO has.
+ */
 int fdbox_shim_kho_pass_on(u64 pfn, u64 folios, u32 order)
 {
 	u64 end = pfn + (folios << order);
@@ -204,8 +213,9 @@ int fdbox_shim_kho_pass_on(u64 pfn, u64 folios, u32 order)
 }
 
 /*
- * How many of these folios, from the first on, are on one node: a run that is
- * added to the page cache must be, since statistics are kept by node.
+ * How many of these folios, starting with the first, are on one node: a run
+ * that is added to the page cache must be on one node, because statistics are
+ * per node.
  */
 u64 fdbox_shim_on_one_node(u64 pfn, u64 folios, u32 order, bool down)
 {
@@ -295,7 +305,10 @@ void fdbox_shim_kho_unpreserve_body(const u8 descriptor[16])
 	kho_unpreserve_vmalloc(&vm);
 }
 
-/* The page frame number of memory that the last kernel kept, or 0 if it is none. */
+/*
+ * The page frame number of memory that the last kernel preserved, or 0 if it
+ * was not.
+ */
 static u64 fdbox_kho_kept_pfn(u64 phys)
 {
 	u64 pfn = PHYS_PFN(phys);
@@ -307,7 +320,7 @@ static u64 fdbox_kho_kept_pfn(u64 phys)
 
 /*
  * Copies the first @len bytes of a body, which still belongs to KHO: if
- * kho_restore_vmalloc(), or anything after it, failed, the body would be lost.
+ * kho_restore_vmalloc() or anything after it failed, the body would be lost.
  */
 int fdbox_shim_kho_copy_body(const u8 descriptor[16], void *out, size_t len)
 {
@@ -349,7 +362,7 @@ void *fdbox_shim_kho_restore_body(const u8 descriptor[16])
 	return kho_restore_vmalloc(&vm);
 }
 
-/* The subtree of the last kernel with this name, or NULL; it still belongs to KHO. */
+/* The subtree of the last kernel with this name, or NULL; it stays KHO's. */
 const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len)
 {
 	phys_addr_t phys;

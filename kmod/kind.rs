@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The trait by which boxes know kinds of files, and the contexts that its methods are given.
+//! The trait through which boxes use kinds of files, and the contexts that its methods are given.
 
 use crate::boxes::entry::Entry;
 use crate::boxes::slots::Slots;
@@ -34,7 +34,7 @@ use kernel::{
 
 /// A kind of file that can be in a box. Methods may sleep; no other task works on the box meanwhile.
 pub(crate) trait Kind: Send + Sync {
-    /// Names the layout of what [`Kind::write`] writes.
+    /// Identifies the layout of what [`Kind::write`] writes.
     fn compatible(&self) -> &[u8];
 
     /// Whether `file` is of this kind.
@@ -50,14 +50,14 @@ pub(crate) trait Kind: Send + Sync {
         0
     }
 
-    /// Address of the object behind `file`, by which kinds find the files that theirs depend on. It is
-    /// constant as long as the file is held, and only compared.
+    /// Address of the object behind `file`, by which kinds find the files that theirs depend on. It
+    /// is constant as long as the file is held, and only used for comparison.
     fn object(&self, file: &File) -> usize {
         file::address(file)
     }
 
-    /// Address of an object of another kind that `file` belongs to and holds a reference of; 0 if there
-    /// is none. Only compared.
+    /// Address of an object of another kind that `file` belongs to and holds a reference to; 0 if
+    /// there is none. Only used for comparison.
     fn belongs_to(&self, _file: &File) -> usize {
         0
     }
@@ -83,7 +83,7 @@ pub(crate) trait Kind: Send + Sync {
     /// The inverse of [`Kind::seal`], and of [`Kind::write`] if it was called.
     fn unseal(&self, file: &File, record: Option<&Record>);
 
-    /// Whether `file`, which is sealed, may be given back. Changes nothing.
+    /// Whether `file`, which is sealed, may be given back. Must not change anything.
     fn may_unseal(&self, _cx: &mut UnsealCx<'_>, _file: &File) -> Result {
         Ok(())
     }
@@ -94,8 +94,8 @@ pub(crate) trait Kind: Send + Sync {
         Ok(())
     }
 
-    /// Carries what goes on beside `record`, such as DMA, to the next kernel, for a descriptor of the
-    /// last one that was not restored.
+    /// Carries what goes on besides `record`, such as DMA, to the next kernel, for a descriptor of
+    /// the last one that was not restored.
     fn carry(&self, _record: &Record) -> Result {
         Ok(())
     }
@@ -103,8 +103,8 @@ pub(crate) trait Kind: Send + Sync {
     /// The inverse of [`Kind::carry`].
     fn uncarry(&self, _record: &Record) {}
 
-    /// Ends what goes on beside `record`, for a descriptor of the last kernel that is discarded. Called
-    /// before any memory of the box is freed.
+    /// Ends what goes on besides `record`, for a descriptor of the last kernel that is discarded.
+    /// Called before any memory of the box is freed.
     fn discard(&self, _record: &Record) {}
 
     /// The file for the task that takes it out, in the kernel in which it was put in.
@@ -112,14 +112,14 @@ pub(crate) trait Kind: Send + Sync {
         Ok(file.clone())
     }
 
-    /// Whether [`Kind::restore`] reads the layout that this compatible string names: the one that is
+    /// Whether [`Kind::restore`] can read the layout of this compatible string: the one that is
     /// written, and older ones.
     fn reads(&self, compatible: &[u8]) -> bool {
         compatible == self.compatible()
     }
 
-    /// Makes a file from what the last kernel wrote in the layout that `compatible` names. After an
-    /// error it may be called again, with the same `progress`.
+    /// Makes a file from what the last kernel wrote in the layout of `compatible`. After an error
+    /// it may be called again, with the same `progress`.
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
@@ -129,7 +129,7 @@ pub(crate) trait Kind: Send + Sync {
     ) -> Result<FileRef>;
 }
 
-/// A reference to a kind. One of a driver's kind holds the driver's module.
+/// A reference to a kind. A reference to a driver's kind holds the driver's module.
 pub(crate) enum KindRef {
     Builtin(&'static dyn Kind),
     Driver(KBox<dyn Kind>),
@@ -177,7 +177,7 @@ pub(crate) struct SealError {
     pub(crate) message: Option<CString>,
 }
 
-/// What a kind is given at SEAL.
+/// The context of a kind at SEAL.
 pub(crate) struct SealCx<'a> {
     pub(crate) slots: &'a Slots,
     pub(crate) substitutes: &'a [Substitute],
@@ -188,14 +188,14 @@ pub(crate) struct SealCx<'a> {
 }
 
 impl SealCx<'_> {
-    /// Name of the first other file in the box that is the open file, or has the object behind it, of
-    /// this address: see [`Kind::object`].
+    /// Name of the first other file in the box that is the open file, or has the object behind it,
+    /// with this address: see [`Kind::object`].
     pub(crate) fn name_of(&self, address: usize) -> Option<&'_ Name> {
         let at = self.slots.of_object(address, self.at)?;
         Some(&self.slots[at].name)
     }
 
-    /// Reserves the memory that SEAL takes for the file, or refuses it with the figures. The kind
+    /// Reserves the memory that SEAL needs for the file, or refuses it with the figures. The kind
     /// releases the reservation. `pinned`: whether the file's pages will be pinned.
     pub(crate) fn needs_room(&mut self, pinned: bool) -> Result {
         let Some(short) = room::reserve(self.file, pinned)? else {
@@ -214,8 +214,8 @@ impl SealCx<'_> {
         ))
     }
 
-    /// Refuses a file that is not open for both reading and writing, for a kind whose restored files
-    /// always are: nobody must get more access than was put in.
+    /// Refuses a file that is not open for both reading and writing, for a kind whose restored
+    /// files always are: nobody must get more access than they put in.
     pub(crate) fn needs_read_and_write(&mut self) -> Result {
         if !kho::enabled() || file::is_read_and_write(self.file) {
             return Ok(());
@@ -227,8 +227,8 @@ impl SealCx<'_> {
         ))
     }
 
-    /// Refuses the SEAL because page `at` could not be allocated, when `left` pages of the reservation
-    /// were still to be taken.
+    /// Refuses the SEAL because page `at` could not be allocated, with `left` pages of the
+    /// reservation remaining.
     pub(crate) fn ran_out(&self, at: u64, left: u64) -> Error {
         self.refuse(
             ENOMEM,
@@ -271,21 +271,22 @@ impl SealCx<'_> {
     }
 }
 
-/// An object that was given out in place of one that another process or kernel made, or an object in
-/// place of which another one was given out. VMs are such objects: KVM serves one process only.
+/// An object that was given out in place of one of another process or kernel, or the object that it
+/// replaced. VMs are such objects: KVM serves one process only.
 pub(crate) struct Substitute {
     /// The name of the descriptor in the box.
     pub(crate) name: Name,
-    /// Its id. All objects that were given out for one descriptor have the same.
+    /// Its id. All objects that were given out for one descriptor have the same id.
     pub(crate) line: u64,
-    /// Whether the first one of this id came from the last kernel.
+    /// Whether the first one with this id came from the last kernel.
     pub(crate) from_last_kernel: bool,
     /// What the kind needs to make another one.
     pub(crate) tag: u64,
     /// Its address, as long as something in the box belongs to it or the file is held, else 0. Only
-    /// compared.
+    /// used for comparison.
     pub(crate) object: usize,
-    /// The file, as long as the process that got it lives, which gets the same one again.
+    /// The file, as long as the process that got it is alive; that process gets the same file
+    /// again.
     pub(crate) file: Option<FileRef>,
 }
 
@@ -310,10 +311,10 @@ impl GivenOut {
     }
 }
 
-/// What a kind is given at GET_FD.
+/// The context of a kind at GET_FD.
 pub(crate) struct TakeCx<'a> {
     pub(crate) slots: &'a Slots,
-    /// Where the descriptor is that is taken out.
+    /// The index of the descriptor that is taken out.
     pub(crate) at: usize,
     pub(crate) substitutes: &'a mut KVec<Substitute>,
     pub(crate) given_out: &'a mut KVVec<GivenOut>,
@@ -345,7 +346,7 @@ impl<'a> TakeCx<'a> {
         self.other(self.slots.with_id(id)?)
     }
 
-    /// The first other file that has the object of this address behind it: see [`Kind::object`].
+    /// The first other file whose object has this address: see [`Kind::object`].
     pub(crate) fn of_object(&self, address: usize) -> Option<&'a Entry> {
         self.other(self.slots.of_object(address, self.at)?)
     }

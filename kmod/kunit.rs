@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit tests of what is pure: no file, no page and no other kernel is touched. (Those of `kunit_boxes`
-//! have files.) They run when the
-//! module is loaded, in a kernel with `CONFIG_KUNIT=y`. What `abi/` encodes is tested on the host,
-//! too, against golden files.
+//! KUnit tests of pure functions, which touch no file, page or other kernel. (Those in
+//! `kunit_boxes` have files.) They run when the module is loaded, in a kernel with
+//! `CONFIG_KUNIT=y`. The encoding in `abi/` is also tested on the host, against golden files.
 
 use crate::abi::Extent;
 use kernel::prelude::*;
 
-/// `folios` folios of `order` from page frame `pfn` up.
+/// `folios` folios of `order` from page frame `pfn` upwards.
 fn up(pfn: u64, folios: u64, order: u32) -> Extent {
     Extent {
         pfn,
@@ -18,7 +17,7 @@ fn up(pfn: u64, folios: u64, order: u32) -> Extent {
     }
 }
 
-/// The same from `pfn` down.
+/// The same from `pfn` downwards.
 fn down(pfn: u64, folios: u64, order: u32) -> Extent {
     Extent {
         down: true,
@@ -223,8 +222,8 @@ mod coalesce {
 
     #[test]
     fn single_pages_of_many_places_are_a_run() -> Result {
-        // As the page allocator gives them: out of one block after the other, from its end on, over
-        // more addresses than one digit of the sort tells apart.
+        // As the page allocator returns them: from one block after the other, each from its end,
+        // over more addresses than one digit of the sort distinguishes.
         const BLOCKS: u64 = 700;
         const BLOCK: u64 = 0x201;
         let mut extents = KVVec::new();
@@ -237,7 +236,7 @@ mod coalesce {
         let (first, rest) = (Extent::MAX_FOLIOS, pages - Extent::MAX_FOLIOS);
         let runs = [up(1, first, 0), up(1 + first, rest, 0)];
         assert!(is(&extents, false, &runs)?);
-        // One page twice, far from itself.
+        // The same page again, far from its first position.
         extents.push(up(1, 1, 0), GFP_KERNEL)?;
         assert!(matches!(coalesced(&encoded(&extents)?, false), Err(EIO)));
         assert!(is(&extents, true, &runs)?);

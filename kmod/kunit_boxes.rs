@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit tests of what a box remembers of objects that it does not hold, with a kind of file that has no
-//! object: any address is as good as that of a VM, and comes again whenever a test wants it to.
+//! KUnit tests of what a box remembers about objects that it does not hold, with a kind of file
+//! that has no object: any address can stand for that of a VM, and can be reused whenever a test
+//! wants.
 
 use crate::boxes::contents::Contents;
 use crate::boxes::entry::{
@@ -31,7 +32,7 @@ use kernel::{
     sync::Arc, //
 };
 
-/// A kind whose files belong to the object of this address.
+/// A kind whose files belong to the object with this address.
 struct Memory(usize);
 
 impl Kind for Memory {
@@ -99,7 +100,7 @@ fn give_out(contents: &mut Contents, vm: usize, file: Option<FileRef>) -> Result
     Ok(contents.substitutes.push(substitute, GFP_KERNEL)?)
 }
 
-/// Two memories of a VM whose process is gone, and one of another.
+/// Two memories of a VM whose process is gone, and one of another VM.
 fn three_memories() -> Result<Contents> {
     let mut contents = Contents::new();
     put(&mut contents, b"first", VM)?;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * KVM VMs and guest_memfd, by functions that kmod/patches exports. Those of KVM
- * are bound when they are called, since kvm.ko may be loaded after this module.
- * Those of the core kernel are weak, and NULL in an unpatched kernel.
+ * KVM VMs and guest_memfd, through functions that kmod/patches exports. Those
+ * of KVM are bound when they are called, because kvm.ko may be loaded after
+ * this module. Those of the core kernel are weak, and NULL in an unpatched
+ * kernel.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -77,9 +78,9 @@ u64 fdbox_shim_vm_type(void *vm)
 }
 
 /*
- * What encrypts the VM's memory or its vCPUs' state, or keeps them from the
- * host; NULL for a VM that the host can read. KVM_SEV_INIT makes a SEV guest of
- * an ordinary type, too.
+ * What encrypts the VM's memory or its vCPUs' state, or hides them from the
+ * host; NULL for a VM that the host can read. KVM_SEV_INIT turns even a VM of
+ * an ordinary type into a SEV guest.
  */
 const char *fdbox_shim_vm_encrypted(void *vm)
 {
@@ -199,9 +200,9 @@ void fdbox_shim_gmem_thaw(struct file *file)
 
 /*
  * The folio at @index of a frozen file, with content and one reference.
- * guest_memfd clears a page on its first use. The next kernel will not know which
- * pages were never used, so such a page is cleared here. In this kernel it stays
- * @unused, and is cleared again on its first use.
+ * guest_memfd clears a page on its first use. The next kernel will not know
+ * which pages were never used, so such a page is cleared here. In this kernel
+ * it stays @unused, and is cleared again on its first use.
  */
 int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **out, bool *unused)
 {

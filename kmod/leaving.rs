@@ -2,11 +2,11 @@
 
 //! Serialisation with the reboot notifier.
 //!
-//! What is handed over must not change once the reboot has begun, since devices are shut down after
-//! that. For the same reason no device may be adopted from the last kernel any more: it would go on
-//! with DMA after its shutdown. So SEAL, UNSEAL and the restore of a descriptor are [`Change`]s. The
-//! reboot notifier sets a flag, after which no change can begin. Changes that run check the flag and
-//! give up, and the notifier waits for them, with a limit.
+//! What is handed over must not change once the reboot has begun, because devices are shut down
+//! after that. For the same reason no device may be adopted from the last kernel any more: it would
+//! continue DMA after its shutdown. So SEAL, UNSEAL and the restore of a descriptor are
+//! [`Change`]s. The reboot notifier sets a flag, after which no change can begin. Running changes
+//! check the flag and give up, and the notifier waits for them, with a limit.
 
 use crate::wait;
 use kernel::{
@@ -24,13 +24,13 @@ use kernel::{
     },
 };
 
-/// How long the reboot waits for changes to end. A SEAL that gives up releases devices first, so what
-/// is not undone after this time is memory only, and the kernel that owns it is about to end.
+/// How long the reboot waits for changes to end. A SEAL that gives up releases devices first, so
+/// only memory can be left after this time, and the kernel that owns it is about to end.
 pub(crate) const LIMIT_MS: u32 = 2000;
 
 /// Whether the reboot has begun; never reset.
 static LEAVING: Atomic<u32> = Atomic::new(0);
-/// Number of changes that run.
+/// Number of running changes.
 static CHANGES: wait::Count = wait::Count::new();
 
 /// A running change of what is handed over, or of what came from the last kernel.
@@ -69,8 +69,8 @@ pub(crate) fn go_on() -> Result {
     wait::not_killed()
 }
 
-/// Called by the reboot notifier: lets no further change begin and waits for those that run, up to the
-/// limit. Returns whether all have ended, and the time in milliseconds.
+/// Called by the reboot notifier: lets no further change begin and waits for those that are
+/// running, up to the limit. Returns whether all have ended, and the time in milliseconds.
 pub(crate) fn begin() -> (bool, i64) {
     let started = Instant::<Monotonic>::now();
     LEAVING.xchg(1, Full);

@@ -22,7 +22,7 @@
 #define FDBOX_MEMFD_SEALS	(F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | \
 				 F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC)
 
-/* How a file is open, in a handover: abi/memfd.rs. */
+/* How a file is opened, in a handover: abi/memfd.rs. */
 #define FDBOX_MEMFD_READ	BIT(0)
 #define FDBOX_MEMFD_WRITE	BIT(1)
 #define FDBOX_MEMFD_APPEND	BIT(2)
@@ -87,7 +87,7 @@ static u32 fdbox_memfd_flags(struct file *file)
 	       (flags & O_NONBLOCK ? FDBOX_MEMFD_NONBLOCK : 0);
 }
 
-/* The flags that open(2) takes for the same. */
+/* The corresponding flags of open(2). */
 static int fdbox_memfd_open_flags(u32 flags)
 {
 	static const int access[] = { O_ACCMODE, O_RDONLY, O_WRONLY, O_RDWR };

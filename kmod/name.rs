@@ -11,7 +11,7 @@ use kernel::prelude::*;
 pub(crate) struct Name(KVec<u8>);
 
 impl Name {
-    /// `EINVAL` when `bytes` is not a name.
+    /// `EINVAL` if `bytes` is not a valid name.
     pub(crate) fn new(bytes: &[u8]) -> Result<Name> {
         if !abi::name_is_valid(bytes) {
             return Err(EINVAL);
@@ -36,14 +36,14 @@ impl Name {
         &self.0
     }
 
-    /// As an ioctl carries it: NUL-padded.
+    /// As in an ioctl's argument: NUL-padded.
     pub(crate) fn to_array(&self) -> [u8; abi::NAME_LEN] {
         let mut array = [0; abi::NAME_LEN];
         array[..self.0.len()].copy_from_slice(&self.0);
         array
     }
 
-    /// A second copy.
+    /// A copy.
     pub(crate) fn try_clone(&self) -> Result<Name> {
         Name::new(&self.0)
     }

@@ -22,14 +22,17 @@
 
 #include "shim.h"
 
-/* Boxes at a time; a minor number each. */
+/* Maximum number of boxes; each has a minor number. */
 #define FDBOX_MAX_BOXES		65536
 
 static unsigned int max_boxes = FDBOX_MAX_BOXES;
 module_param(max_boxes, uint, 0600);
 MODULE_PARM_DESC(max_boxes, "most boxes at a time, up to 65536 (default)");
 
-/* Descriptors in a box: each holds an open file, which is not counted by any rlimit. */
+/*
+ * Maximum number of descriptors in a box: each holds an open file, which no
+ * rlimit counts.
+ */
 #define FDBOX_MAX_FDS		65536
 
 static unsigned int max_fds = FDBOX_MAX_FDS;
@@ -82,7 +85,10 @@ static void fdbox_node_release(struct device *dev)
 	kfree(node);
 }
 
-/* Only opening is checked: a process that is passed the descriptor may use the box. */
+/*
+ * Checked only on open: a process that is passed the descriptor may use the
+ * box.
+ */
 static int fdbox_open(struct inode *inode, struct file *filp)
 {
 	int err;
@@ -121,7 +127,7 @@ u32 fdbox_shim_max_fds(void)
 	return min(READ_ONCE(max_fds), FDBOX_MAX_FDS);
 }
 
-/* Mounts the instance of devtmpfs in which the kernel makes the nodes. */
+/* Mounts the devtmpfs instance in which the kernel creates the nodes. */
 static struct vfsmount *fdbox_mount_devtmpfs(void)
 {
 	struct file_system_type *type;
@@ -229,7 +235,9 @@ struct fdbox_node *fdbox_shim_node_of(struct file *filp)
 	return filp->private_data;
 }
 
-/* The dentry of the node in devtmpfs, not of another node with its number. */
+/*
+ * The dentry of the node in devtmpfs, not of another node with the same number.
+ */
 static struct dentry *fdbox_node_dentry(const struct fdbox_node *node)
 {
 	struct dentry *dir, *dentry;

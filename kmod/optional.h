@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Functions that may be missing: those of modules that are loaded after fdbox.ko
- * or never (KVM, iommufd, VFIO), and those that kmod/patches adds. With an
- * ordinary reference fdbox.ko could not be loaded without them, and a weak one
- * would stay NULL. So each is bound when it is called, and its module is held
- * during the call. A file that a call returns holds the module itself.
+ * Functions that may be missing: those of modules that are loaded after
+ * fdbox.ko or never (KVM, iommufd, VFIO), and those that kmod/patches adds.
+ * With an ordinary reference fdbox.ko could not be loaded without them, and a
+ * weak reference would stay NULL. So each is bound when it is called, and its
+ * module is held during the call. A file that a call returns holds the module
+ * itself.
  *
  * Macros with the names of the functions do this.
  */
@@ -28,7 +29,7 @@ static inline void fdbox_unbind(const char *symbol)
 #endif
 }
 
-/* Whether @fn is there now. */
+/* Whether @fn is available now. */
 #define fdbox_has(fn)						\
 ({								\
 	bool __has = symbol_get(fn);				\
@@ -38,7 +39,7 @@ static inline void fdbox_unbind(const char *symbol)
 	__has;							\
 })
 
-/* @fn(...), or @absent when it is not there. */
+/* @fn(...), or @absent if it is not available. */
 #define fdbox_call(absent, fn, ...)				\
 ({								\
 	__auto_type __fn = symbol_get(fn);			\
@@ -51,7 +52,7 @@ static inline void fdbox_unbind(const char *symbol)
 	__result;						\
 })
 
-/* The same for one that returns nothing. */
+/* The same for a function that returns nothing. */
 #define fdbox_call_void(fn, ...)				\
 ({								\
 	__auto_type __fn = symbol_get(fn);			\

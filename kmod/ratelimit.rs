@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Rate limit of log messages that callers of ioctls can cause: a program that has no rights but those to
-//! a box must not flood the log.
+//! Rate limit of log messages that callers of ioctls can cause: a program whose only right is a box
+//! must not be able to flood the log.
 
 use crate::ffi;
 

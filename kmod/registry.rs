@@ -47,12 +47,14 @@ pub(crate) fn init() {
     unsafe { DRIVERS.init() };
 }
 
-/// Frees the list, when the module is unloaded. It is empty, since each driver in it uses our symbols.
+/// Frees the list, when the module is unloaded. It is empty, because each driver in it uses our
+/// symbols.
 pub(crate) fn exit() {
     *DRIVERS.lock() = KVec::new();
 }
 
-/// A kind that was looked up. That takes no memory, so that a call of a kind never fails for lack of it.
+/// The result of a lookup. Looking up allocates no memory, so that a kind's callbacks never fail
+/// because of that.
 pub(crate) enum Found {
     Builtin(&'static dyn Kind),
     Driver(DriverKind),
@@ -112,13 +114,13 @@ pub(crate) fn of_compatible(compatible: &[u8]) -> Result<KindRef> {
     restorable(compatible)?.into_ref()
 }
 
-/// As [`of_compatible`], for one call.
+/// Like [`of_compatible`], for one call.
 pub(crate) fn restorable(compatible: &[u8]) -> Result<Found> {
     supported(known(compatible))
 }
 
-/// As [`restorable`], but also returns a kind that cannot be restored now, because a module is not
-/// loaded: what goes on beside its descriptors must still be carried or discarded.
+/// Like [`restorable`], but also returns a kind that cannot be restored now because a module is not
+/// loaded: what goes on besides its descriptors must still be carried or discarded.
 pub(crate) fn known(compatible: &[u8]) -> Option<Found> {
     find(|kind| kind.reads(compatible))
 }
@@ -152,7 +154,7 @@ pub(crate) fn serves(index: usize) -> bool {
 ///
 /// # Safety
 ///
-/// `desc` points at a description that is valid until it is unregistered.
+/// `desc` points to a description that is valid until it is unregistered.
 pub(crate) unsafe fn register(desc: *const DriverKindDesc) -> Result {
     // SAFETY: Valid, by the safety requirements of this function.
     let kind = unsafe { DriverKind::get(desc) }.ok_or(EINVAL)?;

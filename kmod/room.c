@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory for SEAL: how much there is, how much a file takes, and how to take it
- * without the OOM killer.
+ * Memory for SEAL: how much is available, how much a file needs, and how to
+ * allocate it without the OOM killer.
  *
  * Pages cannot be pinned in CMA, which includes KHO's scratch area, and in
- * ZONE_MOVABLE. So free memory there cannot be used, and pages of files that are
- * there have to be migrated.
+ * ZONE_MOVABLE. So free memory there cannot be used, and pages of files that
+ * are there have to be migrated.
  */
 #include <linux/fs.h>
 #include <linux/memcontrol.h>
@@ -21,7 +21,7 @@
 #include "room.h"
 #include "shim.h"
 
-/* What is left for other users: a 64th of the host's memory, within bounds. */
+/* What is left for other users: 1/64 of the host's memory, within bounds. */
 #define FDBOX_LEAST_MARGIN	(SZ_16M >> PAGE_SHIFT)
 #define FDBOX_MOST_MARGIN	(SZ_128M >> PAGE_SHIFT)
 
@@ -45,8 +45,8 @@ static bool fdbox_in_movable_block(unsigned long pfn)
 }
 
 /*
- * As folio_is_longterm_pinnable(). No reference is needed: what is read of a
- * page that is somebody else's by now is wrong, and no worse.
+ * Like folio_is_longterm_pinnable(). No reference is needed: if the page has
+ * been reused, the result is wrong but harmless.
  */
 bool fdbox_is_pinnable(struct folio *folio)
 {
@@ -54,8 +54,8 @@ bool fdbox_is_pinnable(struct folio *folio)
 }
 
 /*
- * Pages of CMA. KHO's area is of its type and in nobody's count of it, so the
- * blocks are counted, once: they are what they are from boot on.
+ * Number of pages in CMA. KHO's area has its type but is not in any counter, so
+ * the pageblocks are counted once: they do not change after boot.
  */
 static u64 fdbox_cma_pages(void)
 {
@@ -83,7 +83,10 @@ static u64 fdbox_cma_pages(void)
 	return pages;
 }
 
-/* Pages where nothing can be pinned: all, and those that are free. */
+/*
+ * Number of pages in areas where nothing can be pinned: all of them, and the
+ * free ones.
+ */
 static void fdbox_unpinnable(u64 *all, u64 *free)
 {
 	struct zone *zone;
@@ -123,19 +126,22 @@ static u64 fdbox_room_beyond(u64 margin)
 	return available > margin ? available - margin : 0;
 }
 
-/* Pages of @file in the page cache. */
+/* Number of pages of @file in the page cache. */
 u64 fdbox_shim_cached_pages(struct file *file)
 {
 	return READ_ONCE(file->f_mapping->nrpages);
 }
 
-/* Pages that SEAL may take, so that the host has some left. */
+/* Number of pages that SEAL may take and leave the host enough. */
 u64 fdbox_shim_room(void)
 {
 	return fdbox_room_beyond(fdbox_margin());
 }
 
-/* Pages in use where nothing can be pinned: no file has more that must move. */
+/*
+ * Number of used pages where nothing can be pinned: no file has more that must
+ * move.
+ */
 u64 fdbox_shim_unpinnable_in_use(void)
 {
 	u64 all, free;
@@ -144,7 +150,7 @@ u64 fdbox_shim_unpinnable_in_use(void)
 	return all > free ? all - free : 0;
 }
 
-/* Which page of @folio is broken, if it still is what @xas points at. */
+/* Finds the poisoned page of @folio, if @xas still points to that folio. */
 static void fdbox_survey_poisoned(struct xa_state *xas, struct folio *folio,
 				  struct fdbox_survey *survey)
 {
@@ -155,7 +161,10 @@ static void fdbox_survey_poisoned(struct xa_state *xas, struct folio *folio,
 	folio_put(folio);
 }
 
-/* Of pages @first to @last of @file: how many are cached, and how many of these must move. */
+/*
+ * For pages @first to @last of @file: how many are cached, and how many of
+ * these must move.
+ */
 void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_survey *survey)
 {
 	XA_STATE(xas, &file->f_mapping->i_pages, first);
@@ -185,9 +194,9 @@ void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_surv
 }
 
 /*
- * Checks that this number of pages can be allocated outside of CMA and within the
- * limits of the caller's memory cgroup, by allocating and freeing them. Used
- * before calls that would invoke the OOM killer. Returns -ENOMEM if not.
+ * Checks that this number of pages can be allocated outside of CMA and within
+ * the limits of the caller's memory cgroup, by allocating and freeing them.
+ * Used before calls that would invoke the OOM killer. Returns -ENOMEM if not.
  */
 static int fdbox_probe(u64 pages)
 {
@@ -210,7 +219,7 @@ static int fdbox_probe(u64 pages)
 	return err;
 }
 
-/* Checks that, and that the host keeps a margin. */
+/* Also checks that the host keeps a margin. */
 int fdbox_may_take(u64 pages, bool probe)
 {
 	if (fatal_signal_pending(current))
@@ -223,8 +232,8 @@ int fdbox_may_take(u64 pages, bool probe)
 }
 
 /*
- * Frees memory that SEAL filled holes with and that was not used: pages that are
- * not mapped and clean, which only pages are that were never written.
+ * Frees memory that SEAL filled holes with and that was not used: unmapped
+ * clean pages, which can only be pages that were never written.
  */
 void fdbox_shim_memfd_give_back(struct file *file)
 {

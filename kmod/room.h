@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/*
- * What room.c offers to the other files in C.
- */
+/* What room.c offers to the other C files. */
 #ifndef _FDBOX_ROOM_H
 #define _FDBOX_ROOM_H
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reservations of the memory that SEAL takes, so that SEALs that run at the same time do not count on
-//! the same free memory.
+//! Reservations of the memory that SEAL needs, so that concurrent SEALs do not count on the same
+//! free memory.
 //!
-//! A file takes memory for its holes, and for pages that must move because nothing can be pinned where
-//! they are: see `room.c`. A reservation shrinks as its memory is taken.
+//! A file needs memory for its holes, and for pages that must move because they cannot be pinned in
+//! place: see `room.c`. A reservation shrinks as its memory is allocated.
 
 use crate::ffi;
 use kernel::{
@@ -14,9 +14,9 @@ use kernel::{
     rbtree::RBTree, //
 };
 
-/// What was reserved and not taken yet.
+/// What was reserved and not allocated yet.
 struct Reservations {
-    /// Number of pages by the address of a file, which is in a box that holds it.
+    /// Number of pages, by the address of a file that is held by its box.
     of: Option<RBTree<usize, u64>>,
     /// The sum of them.
     pages: u64,
@@ -36,13 +36,13 @@ pub(crate) fn init() {
     unsafe { RESERVATIONS.init() };
 }
 
-/// Why nothing was reserved, in pages.
+/// Why nothing was reserved; all figures are in pages.
 pub(crate) struct Shortage {
     /// For the holes of the file.
     pub(crate) holes: u64,
     /// For pages that must move.
     pub(crate) moves: u64,
-    /// What the host can give.
+    /// What the host has available.
     pub(crate) room: u64,
     /// What is reserved for other files.
     pub(crate) reserved: u64,
@@ -55,7 +55,8 @@ impl Shortage {
     }
 }
 
-/// Reserves what SEAL takes for `file`, or returns what is short. `pinned`: whether its pages will be.
+/// Reserves what SEAL needs for `file`, or returns what is missing. `pinned`: whether its pages
+/// will be pinned.
 pub(crate) fn reserve(file: &File, pinned: bool) -> Result<Option<Shortage>> {
     let pages = crate::file::size(file).div_ceil(PAGE_SIZE as u64);
     // SAFETY: The file is live.
@@ -68,9 +69,9 @@ pub(crate) fn reserve(file: &File, pinned: bool) -> Result<Option<Shortage>> {
     if most == 0 || short.is_none() {
         return Ok(short);
     }
-    // That was an upper bound. The exact number takes a look at each page.
+    // That was an upper bound. For the exact number, each page has to be checked.
     let mut survey = ffi::fdbox_survey::default();
-    // SAFETY: The file is live, the place is valid for writing.
+    // SAFETY: The file is live, the pointer is valid for writing.
     unsafe { ffi::fdbox_shim_survey(file.as_ptr(), 0, u64::MAX, &mut survey) };
     reserve_pages(file, holes, survey.moves)
 }
@@ -102,7 +103,7 @@ fn reserve_pages(file: &File, holes: u64, moves: u64) -> Result<Option<Shortage>
     Ok(None)
 }
 
-/// Accounts for pages that were taken for `file`.
+/// Accounts for pages that were allocated for `file`.
 pub(crate) fn taken(file: &File, pages: u64) {
     let mut reservations = RESERVATIONS.lock();
     let tree = reservations.of.as_mut();

@@ -136,7 +136,10 @@ void fdbox_shim_module_put(struct module *owner)
 	module_put(owner);
 }
 
-/* Takes a reference of this module; the caller has one by the open control node. */
+/*
+ * Takes a reference to this module; the caller has one through the open control
+ * node.
+ */
 bool fdbox_shim_self_get(void)
 {
 	return try_module_get(THIS_MODULE);
@@ -147,7 +150,9 @@ void fdbox_shim_self_put(void)
 	module_put(THIS_MODULE);
 }
 
-/* For lines of the log that a caller causes: 50 at once, and 10 a second. */
+/*
+ * For log messages that a caller can cause: a burst of 50, and 10 per second.
+ */
 bool fdbox_shim_may_log(void)
 {
 	static DEFINE_RATELIMIT_STATE(state, 5 * HZ, 50);

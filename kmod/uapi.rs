@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The numbers of `include/uapi/linux/fdbox.h`: of the ioctls and what is in their arguments, whose
-//! structs are in `argument.rs`. `vmm-fdbox/tests/header.rs` builds this file on the host and compares
-//! each with the header.
+//! The numbers of `include/uapi/linux/fdbox.h`: those of the ioctls and those in their arguments,
+//! whose structs are in `argument.rs`. `vmm-fdbox/tests/header.rs` builds this file on the host and
+//! compares each number with the header.
 
 /// `_IO()` of the header.
 const fn io(nr: u32) -> u32 {
@@ -22,13 +22,13 @@ pub(crate) const SEAL_ERROR: u32 = io(9);
 pub(crate) const NEXT_LOST: u32 = io(10);
 pub(crate) const SALVAGE: u32 = io(11);
 
-/// Of GET_FD.
+/// A flag of GET_FD.
 pub(crate) const GET_KEEP: u64 = 1 << 0;
 
 pub(crate) const UAPI_VERSION: u32 = 1;
 pub(crate) const FEATURE_KHO: u64 = 1 << 0;
 pub(crate) const FEATURE_KHO_BOOT: u64 = 1 << 1;
-/// One for each built-in kind.
+/// One per built-in kind.
 pub(crate) const FEATURE_KINDS: [u64; 5] = [1 << 2, 1 << 3, 1 << 4, 1 << 6, 1 << 7];
 pub(crate) const FEATURE_REFUSED: u64 = 1 << 5;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a kind is given at UNSEAL, and what it reports.
+//! The context of a kind at UNSEAL, and what it reports.
 
 use crate::uapi;
 use kernel::{
@@ -54,7 +54,7 @@ impl UnsealCx<'_> {
         }
     }
 
-    /// Fails unless the box has a descriptor called `name`; `what` it is, for the message.
+    /// Fails unless the box has a descriptor called `name`; `what` describes it in the message.
     pub(crate) fn needs(&mut self, what: &str, name: &[u8]) -> Result {
         if (self.has)(name) {
             return Ok(());

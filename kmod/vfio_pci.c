@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * VFIO PCI devices, by functions that kmod/patches adds. In a kernel without the
- * patches the kind is not supported. vfio.ko may be loaded after this module: see
- * optional.h.
+ * VFIO PCI devices, through functions that kmod/patches adds. In a kernel
+ * without the patches the kind is not supported. vfio.ko may be loaded after
+ * this module: see optional.h.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -172,8 +172,8 @@ static struct file *fdbox_vfio_open(struct pci_dev *pdev, struct iommufd_ctx *ct
 
 /*
  * Opens a device that still does DMA as set up by the last kernel, bound and
- * attached as it was. After an error before the device was claimed it still waits.
- * After a later error it is stopped, and is an ordinary device.
+ * attached as before. After an error before the device was claimed, it still
+ * waits. After a later error it is stopped, and is an ordinary device.
  */
 struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place)
 {
@@ -226,7 +226,7 @@ enum fdbox_lacks fdbox_shim_vfio_lacks(void)
 	return FDBOX_LACKS_PATCH;
 }
 
-/* Enough to say what is missing. */
+/* Enough to report what is missing. */
 bool fdbox_shim_is_vfio_pci(struct file *file)
 {
 	return vfio_file_is_valid(file);

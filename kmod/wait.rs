@@ -16,7 +16,7 @@ use kernel::{
     },
 };
 
-/// A counter that tasks can wait on to become 0.
+/// A counter; tasks can wait for it to become 0.
 pub(crate) struct Count(Atomic<u32>);
 
 impl Count {
@@ -54,7 +54,7 @@ impl Count {
 pub(crate) struct Gate {
     /// 1 until it is opened.
     closed: Atomic<u32>,
-    /// 1 if waiters may go on, 0 if they get an error.
+    /// 1 if waiters may continue, 0 if they get an error.
     good: Atomic<u32>,
 }
 

@@ -33,7 +33,7 @@ const CONTROL: &[u8] = b"fdbox";
 ///
 /// # Invariants
 ///
-/// Points at a node that `fdbox_shim_node_create()` made and nobody else destroys.
+/// Points to a node that `fdbox_shim_node_create()` created and nobody else destroys.
 struct Node(*mut ffi::Node);
 
 // SAFETY: A device can be removed from any task.
@@ -43,8 +43,8 @@ impl Node {
     fn new(bx: &Arc<FdBox>, owner: NodeOwner) -> Result<Node> {
         let name = bx.name.to_array();
         let foreign = bx.clone().into_foreign();
-        // SAFETY: The name has a NUL. The function takes over the reference, also when it fails,
-        // and gives it back through `fdbox_rs_box_put()`.
+        // SAFETY: The name has a NUL. The function takes over the reference, even if it fails, and
+        // returns it through `fdbox_rs_box_put()`.
         let node = unsafe {
             ffi::fdbox_shim_node_create(
                 name.as_ptr().cast(),
@@ -54,7 +54,7 @@ impl Node {
                 owner.gid,
             )
         };
-        // INVARIANT: Just made.
+        // INVARIANT: Just created.
         Ok(Node(from_err_ptr(node)?))
     }
 }
@@ -73,9 +73,10 @@ struct Listed {
 }
 
 struct Boxes {
-    /// By id, which only grows.
+    /// Sorted by id; ids only grow.
     list: KVVec<Listed>,
-    /// The id of each name; `None` before the first box, since a tree cannot be made in a static.
+    /// The id of each name; `None` before the first box, because a tree cannot be created in a
+    /// static.
     ids: Option<RBTree<Name, u64>>,
     next_id: u64,
 }
@@ -85,7 +86,7 @@ impl Boxes {
         self.ids.as_ref()?.get(name).copied()
     }
 
-    /// Where in the list the first box with this id or a higher one is, or would be.
+    /// The index of the first box with this id or a higher one, or where it would be.
     fn at(&self, id: u64) -> usize {
         self.list.partition_point(|listed| listed.bx.id < id)
     }
@@ -108,7 +109,7 @@ pub(crate) fn init() -> Result {
     kernel::error::to_result(unsafe { ffi::fdbox_shim_nodes_init() })
 }
 
-/// Called when the module is unloaded. There are no boxes, since a box holds the module.
+/// Called when the module is unloaded. There are no boxes, because each holds the module.
 pub(crate) fn exit() {
     forget_all();
     // SAFETY: The last node is gone.
@@ -133,7 +134,7 @@ pub(crate) fn create(name: Name, owner: NodeOwner) -> Result {
     create_with(name, owner, |_| Ok(()))
 }
 
-/// Makes a box, which is not visible until `fill` has returned.
+/// Creates a box, which is not visible until `fill` has returned.
 pub(crate) fn create_with(
     name: Name,
     owner: NodeOwner,
@@ -213,7 +214,7 @@ pub(crate) fn note_owners() -> Result<KVVec<(u64, NodeOwner)>> {
     Ok(owners)
 }
 
-/// Carries over the boxes of the last kernel that nobody unsealed.
+/// Carries over the boxes of the last kernel that were not unsealed.
 pub(crate) fn carry_all() {
     let mut cursor = 0;
     while let Some(bx) = next(cursor) {
@@ -240,10 +241,10 @@ crate::ffi::check_export!(fdbox_rs_box_open);
 ///
 /// # Safety
 ///
-/// `bx` is what `fdbox_shim_node_create()` got, and the node is gone.
+/// `bx` is what `fdbox_shim_node_create()` was given, and the node is gone.
 #[no_mangle]
 unsafe extern "C" fn fdbox_rs_box_put(bx: *mut c_void) {
-    // SAFETY: By the safety requirements of this function, `into_foreign()` made it.
+    // SAFETY: By the safety requirements of this function, `into_foreign()` created it.
     drop(unsafe { Arc::<FdBox>::from_foreign(bx) });
 }
 

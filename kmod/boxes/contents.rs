@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is in a box.
+//! The contents of a box.
 
 use crate::boxes::entry::{
     Content,
@@ -39,7 +39,7 @@ pub(crate) struct Contents {
     pub(crate) slots: Slots,
     pub(crate) substitutes: KVec<Substitute>,
     given_out: KVVec<GivenOut>,
-    /// Set until a box of the last kernel is unsealed: it goes on to the next kernel if nobody does.
+    /// Set until a box of the last kernel is unsealed: otherwise it is carried to the next kernel.
     pub(crate) required: Option<kho::Required>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Successor {
 }
 
 impl Contents {
-    /// Nothing.
+    /// Empty contents.
     pub(crate) fn new() -> Contents {
         Contents {
             slots: Slots::new(),
@@ -67,20 +67,20 @@ impl Contents {
         self.slots.remove(at);
         self.forget_owner_of(&entry);
         if self.slots.is_empty() {
-            // No file is left that could belong to one of them.
+            // No file is left that could belong to any of them.
             self.substitutes.clear();
         }
     }
 
-    /// Replaces the descriptor at `at` by the file that was made of it.
+    /// Replaces the descriptor at `at` with the file that was made from it.
     pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>, nodes: IndexNodes) {
         let old = self.slots[at].entry.clone();
         self.slots.replace(at, entry, nodes);
         self.forget_owner_of(&old);
     }
 
-    /// Called when `gone` has left the box: the object that it belonged to may have been freed with it,
-    /// and another one may get its address.
+    /// Called when `gone` has left the box: the object that it belonged to may have been freed with
+    /// it, and its address may be reused.
     fn forget_owner_of(&mut self, gone: &Entry) {
         let Content::Live(live) = &gone.content else {
             return;
@@ -96,9 +96,10 @@ impl Contents {
         }
     }
 
-    /// Makes an open file of the descriptor at `at` that the current task can use. The descriptor is
-    /// unchanged until the caller [`replace`](Self::replace)s it. `fd` is the number that the file will
-    /// have. Fails with `EAGAIN` for a descriptor of the last kernel once the reboot has begun.
+    /// Makes the descriptor at `at` an open file that the current task can use. The descriptor is
+    /// unchanged until the caller [`replace`](Self::replace)s it. `fd` is the number that the file
+    /// will have. Fails with `EAGAIN` for a descriptor of the last kernel once the reboot has
+    /// begun.
     pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<Successor> {
         let old = self.slots[at].entry.clone();
         let _change = match &old.content {

@@ -66,8 +66,8 @@ impl Live {
     }
 }
 
-/// A descriptor of the last kernel that was not restored yet. Its kind is looked up at each use, since a
-/// driver may register it later.
+/// A descriptor of the last kernel that has not been restored yet. Its kind is looked up at each
+/// use, because a driver may register it later.
 pub(crate) struct Incoming {
     pub(crate) compatible: KVec<u8>,
     pub(crate) record: Arc<Record>,
@@ -75,14 +75,14 @@ pub(crate) struct Incoming {
     pub(crate) waits_for_files: bool,
 }
 
-/// How far SEAL has got with a descriptor.
+/// The progress of SEAL for a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Not sealed by this kernel.
     Open,
     /// Its shape is frozen.
     Frozen,
-    /// KHO keeps what its record names.
+    /// KHO preserves the memory in its record.
     Kept,
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct Slot {
     pub(crate) stage: Stage,
     /// The record of a file of this kernel, while it is sealed.
     pub(crate) written: Option<Arc<Record>>,
-    /// How far the restore of what the last kernel left has come.
+    /// The progress of restoring what the last kernel left.
     pub(crate) progress: Progress,
 }
 
@@ -133,7 +133,7 @@ impl Entry {
         }
     }
 
-    /// Whether it is a file that belongs to the object of this address.
+    /// Whether it is a file that belongs to the object with this address.
     pub(crate) fn belongs_to(&self, object: usize) -> bool {
         matches!(&self.content, Content::Live(live) if live.belongs_to == object)
     }

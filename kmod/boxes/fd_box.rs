@@ -50,7 +50,7 @@ use kernel::{
 #[pin_data]
 pub(crate) struct FdBox {
     pub(crate) name: Name,
-    /// Never reused: the cursor of a listing, and what the handover knows the box by.
+    /// Never reused: the cursor of listings, and the box's id in the handover.
     pub(crate) id: u64,
     /// 1 while a task has taken the contents out.
     busy: wait::Count,
@@ -62,8 +62,8 @@ pub(crate) struct FdBox {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Open,
-    /// `handed_over`: the handover has the box, and KHO its pages. Not so without KHO, and not so
-    /// for a box that arrived sealed, until the next reboot: see [`FdBox::carry`].
+    /// `handed_over`: the handover has the box, and KHO its pages. False without KHO, and for a box
+    /// that arrived sealed until the next reboot: see [`FdBox::carry`].
     Sealed {
         handed_over: bool,
     },
@@ -90,13 +90,14 @@ struct Inner {
     /// `None` while a task has taken them out, and in a dead box.
     contents: Option<Contents>,
     seal_error: Option<SealError>,
-    /// What the last UNSEAL or SALVAGE found lost and is still in the box, in the order of the ids.
+    /// What the last UNSEAL or SALVAGE found to be lost and is still in the box, in the order of
+    /// the ids.
     lost: KVVec<Lost>,
     owner: NodeOwner,
 }
 
 impl Inner {
-    /// Drops the note that the descriptor with this id is lost: it was restored, or left the box.
+    /// Forgets that the descriptor with this id is lost: it was restored, or left the box.
     fn found_again(&mut self, id: u64) {
         if let Ok(at) = self.lost.binary_search_by_key(&id, |lost| lost.id) {
             // The index is in range.
@@ -191,7 +192,7 @@ impl FdBox {
         }
     }
 
-    /// As [`hold`](Self::hold), but fails with `EBUSY` if another task has the contents.
+    /// Like [`hold`](Self::hold), but fails with `EBUSY` if another task has the contents.
     pub(crate) fn try_hold(&self, may: impl Fn(State) -> Result) -> Result<Held<'_>> {
         self.take_contents(&may)?.ok_or(EBUSY)
     }
@@ -225,7 +226,7 @@ impl FdBox {
         inner.state = State::Dead;
         let listed = core::mem::take(&mut inner.listed);
         drop(inner);
-        // This may drop the last reference to a file, which takes long for a guest's memory.
+        // This may drop the last reference to a file, which takes long if it has a guest's memory.
         drop(listed);
         Ok(contents)
     }

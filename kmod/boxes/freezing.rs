@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two steps of SEAL and their inverse. First every file is frozen and checks its dependencies. Then
-//! every file writes its record, whose memory is registered with KHO.
+//! The two steps of SEAL and their inverse. First every file is frozen and checks its dependencies.
+//! Then every file writes its record, whose memory is registered with KHO.
 //!
-//! Files whose kind asks for it, such as devices, are sealed after all others and undone before them: a
-//! device must not go on with DMA into the next kernel if its memory is not kept.
+//! Files whose kind requests it, such as devices, are sealed after all others and undone before
+//! them: a device must not continue DMA into the next kernel if its memory is not preserved.
 
 use crate::boxes::contents::{
     incoming_kind,
@@ -52,13 +52,13 @@ impl Contents {
         self.for_each_in_order(go_on, Stage::Frozen, Contents::freeze_one)
     }
 
-    /// Has each file write its record, and registers the memory. Otherwise as
+    /// Makes each file write its record, and registers the memory. Otherwise like
     /// [`freeze_all`](Self::freeze_all).
     pub(crate) fn write_all(&mut self, go_on: impl Fn() -> Sealed) -> Sealed {
         self.for_each_in_order(go_on, Stage::Kept, Contents::write_one)
     }
 
-    /// Brings each descriptor to `stage` by `step`, in the order in which they are sealed.
+    /// Brings each descriptor to `stage` with `step`, in the order in which they are sealed.
     fn for_each_in_order(
         &mut self,
         go_on: impl Fn() -> Sealed,
@@ -69,7 +69,7 @@ impl Contents {
             for at in 0..self.slots.len() {
                 if is_late(&self.slots[at]) == late {
                     go_on()?;
-                    // A step that was stopped says so, not that the file refuses.
+                    // If SEAL is to stop, report that rather than a refusal of the file.
                     step(self, at).map_err(|err| go_on().err().unwrap_or(err))?;
                     self.slots[at].stage = stage;
                 }
@@ -78,7 +78,7 @@ impl Contents {
         Ok(())
     }
 
-    /// What the kind of a file is given.
+    /// The context for the kind of a file.
     fn seal_cx<'a>(&'a self, at: usize, live: &'a Live) -> SealCx<'a> {
         SealCx {
             slots: &self.slots,
@@ -99,7 +99,7 @@ impl Contents {
         sealed.map_err(|err| failure(&entry.name, err, cx.said.take()))
     }
 
-    /// Has a file write its record, if it is one of this kernel, and registers the memory.
+    /// Makes a file write its record, if it is one of this kernel, and registers the memory.
     fn write_one(&mut self, at: usize) -> Sealed {
         let mut said = None;
         let written = self.record_of(at, &mut said).and_then(|record| {
@@ -110,8 +110,8 @@ impl Contents {
         written.map_err(|err| failure(&self.slots[at].name, err, said))
     }
 
-    /// The record of a file of this kernel; `None` for any other content. After an error `said` is what
-    /// the kind reported.
+    /// The record of a file of this kernel; `None` for any other content. After an error, `said` is
+    /// what the kind reported.
     fn record_of(
         &self,
         at: usize,
@@ -121,7 +121,7 @@ impl Contents {
             return Ok(None);
         };
         let cx = self.seal_cx(at, live);
-        // Allocated first: what the file has written must not get lost.
+        // Allocated first: what the file has written must not be lost.
         let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
         let _locked = InodeLock::new(&live.file)?;
         if let Err(err) = live.kind.write(&cx, &mut record) {
@@ -161,11 +161,11 @@ fn undo_one(slot: &mut Slot) {
     }
 }
 
-/// Registers the memory of a record with KHO, and has the kind carry what goes on beside it.
+/// Registers the memory of a record with KHO, and makes the kind carry what goes on besides it.
 fn preserve(slot: &Slot) -> Result {
     let kept = slot.record().ok_or(EIO)?.kept()?;
     if let Content::Incoming(_) = slot.content {
-        // Otherwise memory that this kernel uses, or none at all, would be handed over.
+        // Otherwise memory that this kernel uses, or that does not exist, could be handed over.
         kho::check_kept(kept)?;
     }
     kho::preserve(kept)?;

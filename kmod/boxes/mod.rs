@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Boxes, what is in them, and what is done to them.
+//! Boxes, their contents, and the operations on them.
 
 pub(crate) mod box_list;
 pub(crate) mod contents;

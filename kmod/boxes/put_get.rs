@@ -54,13 +54,14 @@ impl FdBox {
         Ok(())
     }
 
-    /// FDBOX_GET_FD; returns the new descriptor's number. With `keep` it stays in the box as well.
+    /// FDBOX_GET_FD; returns the new descriptor's number. With `keep`, the file stays in the box as
+    /// well.
     pub(crate) fn get(&self, name: &Name, keep: bool) -> Result<u32> {
         let mut held = self.hold(State::must_be_open)?;
         let at = held.slots.named(name).ok_or(ENOENT)?;
         let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
         let file = held.make_own(at, fd.reserved_fd())?;
-        // It was reserved so that nothing is restored without need, and because KVM names a VM by it.
+        // It was reserved so that nothing is restored in vain, and because KVM names a VM after it.
         drop(fd);
         let given = file::receive(&file)?;
         if !keep {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SEAL, and the carry-over of boxes that nobody unsealed, at reboot.
+//! SEAL, and the carry-over of boxes that were not unsealed, at reboot.
 
 use crate::boxes::contents::Contents;
 use crate::boxes::entry::Content;
@@ -55,9 +55,9 @@ impl FdBox {
         }
     }
 
-    /// Adds a box to the handover that arrived sealed and that nobody has unsealed: its pages go from
-    /// the last kernel to the next one untouched. Called at reboot, so that the usual case, a box that
-    /// is unsealed, has no cost.
+    /// Adds a box that arrived sealed and was not unsealed to the handover: its pages go from the
+    /// last kernel to the next one untouched. Called at reboot, so that the usual case, a box that
+    /// is unsealed, costs nothing.
     ///
     /// Fails with `EBUSY` if a change of the box has exceeded the limit.
     pub(crate) fn carry(&self) -> Result {
@@ -69,7 +69,7 @@ impl FdBox {
             ARRIVED => Ok(()),
             _ => Err(EBUSY),
         })?;
-        // The notifier itself calls this: there is nothing to give up for.
+        // The notifier itself calls this, so there is no reason to give up.
         let written = held.write_all(|| Ok(()));
         let added = written.map_err(|failure| failure.error).and_then(|()| {
             handover::add(self.id, &self.name, held.owner(), &held.slots)
@@ -132,8 +132,8 @@ fn not_handed_over(refusal: Refusal) -> SealError {
     failure(&Name::empty(), error, said)
 }
 
-/// Refuses a box in which a device still waits while memory that it does DMA to was taken out: the next
-/// kernel would not keep that memory.
+/// Refuses a box in which a device still waits while memory that it does DMA to was taken out: the
+/// next kernel would not preserve that memory.
 fn all_or_none_given(contents: &Contents) -> Result<(), SealError> {
     let Some(entry) = contents.lacks_given() else {
         return Ok(());
@@ -158,7 +158,7 @@ fn finish_started(held: &mut Held<'_>) -> Result<(), SealError> {
         }
         go_on()?;
         if let Err(err) = held.make_own(at, 0) {
-            // What was stopped half-way has refused nothing.
+            // A restore that stopped half-way has not refused anything.
             let stopped = go_on().err();
             return Err(stopped.unwrap_or_else(|| failure(&held.slots[at].name, err, None)));
         }

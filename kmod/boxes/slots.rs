@@ -22,11 +22,11 @@ use kernel::{
 /// The descriptors of a box, in the order of their ids.
 pub(crate) struct Slots {
     list: KVVec<KBox<Slot>>,
-    /// The id that each name has.
+    /// The id of each name.
     ids: RBTree<Name, u64>,
     /// Index of open files and the objects behind them: (address, id of the descriptor).
     objects: RBTree<(usize, u64), ()>,
-    /// Number of those that need files which are taken out before them.
+    /// Number of descriptors that need files which are taken out before them.
     waiting: usize,
     next_id: u64,
 }
@@ -47,7 +47,7 @@ impl IndexNodes {
     }
 }
 
-/// A descriptor that is about to be added: everything that can fail is done.
+/// A descriptor that is about to be added: nothing can fail any more.
 pub(crate) struct Admission {
     slot: KBox<Slot>,
     by_name: RBTreeNode<Name, u64>,
@@ -137,7 +137,7 @@ impl Slots {
         }
     }
 
-    /// Where the descriptor called `name` is.
+    /// The index of the descriptor called `name`.
     pub(crate) fn named(&self, name: &Name) -> Option<usize> {
         self.with_id(*self.ids.get(name)?)
     }
@@ -146,18 +146,18 @@ impl Slots {
     pub(crate) fn has(&self, name: &[u8]) -> bool {
         match Name::new(name) {
             Ok(name) => self.named(&name).is_some(),
-            // Without memory for the key of the index.
+            // There is no memory for the key of the index.
             Err(_) => self.iter().any(|slot| slot.name.as_bytes() == name),
         }
     }
 
-    /// Where the descriptor with this id is.
+    /// The index of the descriptor with this id.
     pub(crate) fn with_id(&self, id: u64) -> Option<usize> {
         self.list.binary_search_by_key(&id, |slot| slot.id).ok()
     }
 
-    /// Where the first descriptor is whose open file, or the object behind it, has this address; the one
-    /// at `but` is ignored.
+    /// The index of the first descriptor whose open file, or the object behind it, has this
+    /// address; the one at `but` is ignored.
     pub(crate) fn of_object(&self, address: usize, but: usize) -> Option<usize> {
         let mut from = 0;
         loop {
@@ -173,7 +173,8 @@ impl Slots {
         }
     }
 
-    /// Number of descriptors that need files which are taken out before them; the one at `but` is ignored.
+    /// Number of descriptors that need files which are taken out before them; the one at `but` is
+    /// ignored.
     pub(crate) fn waiting(&self, but: usize) -> usize {
         self.waiting - usize::from(self.list[but].waits_for_files())
     }

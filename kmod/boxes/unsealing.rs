@@ -125,7 +125,7 @@ fn check(cx: &mut UnsealCx<'_>, slot: &Slot) -> Result {
     }
 }
 
-/// Whether the descriptor can be restored, as far as can be told without restoring it.
+/// Whether the descriptor can be restored, as far as this can be determined without restoring it.
 fn is_restorable(cx: &mut UnsealCx<'_>, incoming: &Incoming) -> Result {
     let Ok(kind) = registry::restorable(&incoming.compatible) else {
         return Err(unknown_kind(cx, &incoming.compatible));
@@ -168,7 +168,7 @@ fn unknown_kind(cx: &mut UnsealCx<'_>, compatible: &[u8]) -> Error {
     }
 }
 
-/// `err`; sets `words` as its message unless `cx` has one.
+/// Returns `err`; sets `words` as its message unless `cx` has one.
 fn with_message(cx: &mut UnsealCx<'_>, err: Error, reason: LostReason, words: &str) -> Error {
     match (err, &cx.said) {
         (ENOMEM, _) | (_, Some(_)) => err,

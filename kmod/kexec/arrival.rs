@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What came from the last kernel.
+//! What the last kernel handed over.
 //!
 //! # Concept
 //!
-//! When the module loads, `receive()` looks for a blob of the last kernel and makes sealed boxes of it.
-//! The blob is consumed only after everything else that can fail while the module loads, so that a module
-//! that failed to load can be loaded again. A blob that is damaged is refused with a message, and its
-//! memory stays reserved. One that is intact, but of another version or with too many boxes, is passed on
-//! to the next kernel.
+//! When the module loads, `receive()` looks for a blob of the last kernel and creates sealed boxes
+//! from it. The blob is consumed only after everything else that can fail during loading, so that a
+//! module that failed to load can be loaded again. A damaged blob is refused with a message, and
+//! its memory stays reserved. One that is intact, but of another version or with too many boxes, is
+//! passed on to the next kernel.
 
 use crate::abi::{
     self,
@@ -29,7 +29,7 @@ use crate::leaving::Change;
 use crate::name::Name;
 use kernel::prelude::*;
 
-/// A blob of the last kernel of which boxes were made, but which is not consumed yet.
+/// A blob of the last kernel from which boxes were created, but which is not consumed yet.
 pub(crate) struct Arrival(Option<Left>);
 
 impl Arrival {
@@ -41,9 +41,9 @@ impl Arrival {
     }
 }
 
-/// Makes boxes of what the last kernel left. What cannot be used stays reserved, with a message. After
-/// `ENOMEM` the next attempt finds it unchanged. Fails with `EAGAIN` once the reboot has begun; a reboot
-/// that begins later waits, so that it carries over all boxes or none.
+/// Creates boxes from what the last kernel left. What cannot be used stays reserved, with a
+/// message. After `ENOMEM` the next attempt finds it unchanged. Fails with `EAGAIN` once the reboot
+/// has begun; a reboot that begins later waits, so that it carries over all boxes or none.
 pub(crate) fn receive() -> Result<Arrival> {
     let _change = Change::begin()?;
     match poison::receive(kho::crc32) {
@@ -71,7 +71,7 @@ fn refuse(why: abi::Malformed) -> Option<Left> {
     None
 }
 
-/// Makes boxes of a blob; returns the blob if it is to be consumed.
+/// Creates boxes from a blob; returns the blob if it is to be consumed.
 fn accept(left: Left) -> Result<Option<Left>> {
     let root = left.root();
     let producer = abi::until_nul(&root.producer).unwrap_or(b"?");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blob that KHO hands over from one kernel to the next: a root, which is a page in a subtree of KHO,
-//! and a body in vmalloc memory.
+//! The blob that KHO hands over from one kernel to the next: a root, which is a page in a KHO
+//! subtree, and a body in vmalloc memory.
 
 use crate::abi;
 use crate::ffi;
@@ -16,7 +16,7 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `ptr` is valid for reading and writing `len` bytes and belongs to this object.
+/// `ptr` is valid for reading and writing `len` bytes and is owned by this object.
 pub(crate) struct Body {
     ptr: core::ptr::NonNull<u8>,
     len: usize,
@@ -51,7 +51,7 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the memory is ours, and vmalloc's.
+        // SAFETY: By the type invariants the memory is vmalloc memory that we own.
         unsafe { ffi::fdbox_shim_vfree(self.ptr.as_ptr().cast()) };
     }
 }
@@ -92,7 +92,7 @@ pub(crate) struct Blob {
 unsafe impl Send for Blob {}
 
 impl Blob {
-    /// Makes a body of `len` bytes with `fill`, and its root from what `root` returns.
+    /// Creates a body of `len` bytes with `fill`, and its root from what `root` returns.
     pub(crate) fn new(
         len: usize,
         fill: impl FnOnce(&mut Filler<'_>) -> Result,
@@ -106,7 +106,7 @@ impl Blob {
         Self::from_body(body, root)
     }
 
-    /// A blob of `body` and `root`, in which the address of the body is filled in.
+    /// Creates a blob from `body` and `root`, filling in the address of the body.
     pub(crate) fn from_body(body: Body, mut root: abi::Root) -> Result<Blob> {
         // SAFETY: No precondition.
         let page = unsafe { ffi::fdbox_shim_kho_alloc_root() };
@@ -143,7 +143,7 @@ impl Blob {
         abi::ROOT_LEN + self.body.len
     }
 
-    /// Publishes it, unless it is published.
+    /// Publishes it, unless that was already done.
     pub(crate) fn publish(&mut self) -> Result {
         if self.published {
             return Ok(());
@@ -186,7 +186,8 @@ impl Drop for Blob {
 ///
 /// # Invariants
 ///
-/// `page` is the root that KHO names. The descriptor of the body has passed the root's checksum.
+/// `page` is the root that KHO refers to. The descriptor of the body has passed the root's
+/// checksum.
 pub(crate) struct Left {
     page: *const c_void,
     root: abi::Root,
@@ -206,7 +207,7 @@ pub(crate) fn incoming() -> Option<Result<Left, abi::Malformed>> {
     if page.is_null() {
         return None;
     }
-    // SAFETY: KHO keeps the page that the subtree points at; we read at most one page of it.
+    // SAFETY: KHO keeps the page that the subtree points to; we read at most one page of it.
     let bytes = unsafe { core::slice::from_raw_parts(page.cast::<u8>(), len.min(abi::ROOT_LEN)) };
     if bytes.starts_with(&abi::MAGIC_CONSUMED) {
         return None;
@@ -222,7 +223,7 @@ impl Left {
         if len == 0 || len.div_ceil(kernel::page::PAGE_SIZE) > pages as usize {
             return Err(abi::Malformed::Truncated);
         }
-        // INVARIANT: KHO names the page, and its checksum was right.
+        // INVARIANT: KHO refers to the page, and its checksum was correct.
         Ok(Left { page, root, len })
     }
 
@@ -231,8 +232,8 @@ impl Left {
         self.root
     }
 
-    /// A copy of its body, so that the blob is unchanged if loading the module fails. Fails with `EIO` if
-    /// the memory of the body was not kept.
+    /// Returns a copy of its body, so that the blob is unchanged if loading the module fails. Fails
+    /// with `EIO` if the memory of the body was not preserved.
     pub(crate) fn body(&self) -> Result<Body> {
         let body = Body::new(self.len)?;
         // SAFETY: By the type invariants; the body has room for its length.
@@ -246,7 +247,7 @@ impl Left {
         Ok(body)
     }
 
-    /// Consumes it: it is not found any more, and the memory of its body is freed.
+    /// Consumes it: it can no longer be found, and the memory of its body is freed.
     pub(crate) fn taken(self) {
         let mark = &abi::MAGIC_CONSUMED;
         // SAFETY: By the type invariants; the page, which KHO keeps, is longer than the mark.
@@ -257,6 +258,7 @@ impl Left {
             // INVARIANT: The area has as many pages as `read()` has seen, for `len` bytes or more.
             drop(Body { ptr, len: self.len });
         }
-        // Otherwise there was no memory to take it over: it stays reserved until the next kernel.
+        // Otherwise there was not enough memory to take it over: it stays reserved until the next
+        // kernel.
     }
 }

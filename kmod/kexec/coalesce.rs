@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extents sorted by physical address, neighbours coalesced.
+//! Extents sorted by physical address, with adjacent ones coalesced.
 //!
-//! The page allocator may serve a file alternately from two places, a dozen pages each time, which it does
-//! while more than half of the free memory is KHO's scratch area, or with single pages of many blocks. The
-//! file's extents are short then, but together they are a few long runs. KHO preserves aligned powers of
-//! two, so that long runs need few of them, which the next kernel reserves in its early boot. So memory is
-//! given to KHO sorted by address. The record itself keeps the order of the file.
+//! While more than half of the free memory is KHO's scratch area, the page allocator may serve a
+//! file alternately from two places, a dozen pages each time, or with single pages from many
+//! blocks. The file's extents are then short, but together they form a few long runs. KHO preserves
+//! aligned power-of-two blocks, so that long runs need few of them, which the next kernel reserves
+//! in its early boot. So memory is given to KHO sorted by address. The record itself keeps the file
+//! order.
 //!
-//! This is also done for each record when the module loads, while guests are stopped. So it is a radix
-//! sort, whose time is linear in the number of extents.
+//! This is also done for each record when the module loads, while guests are stopped. So it uses a
+//! radix sort, whose time is linear in the number of extents.
 
 use crate::abi::Extent;
 use crate::ffi;
 use crate::kexec::kho;
 use kernel::prelude::*;
 
-/// The memory of `extents` by address, neighbours of one folio order as one extent. `EIO` when two
-/// overlap; the same extent twice is one if it `may_repeat`.
+/// The memory of `extents` sorted by address, with adjacent extents of the same folio order joined.
+/// `EIO` if two overlap; a repeated extent is counted once if it `may_repeat`.
 pub(crate) fn coalesced(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>> {
     let mut keys = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
     for &raw in extents {
@@ -30,7 +31,7 @@ pub(crate) fn coalesced(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>>
     Ok(keys)
 }
 
-/// Bits that a pass of the sort looks at, and the number of their values.
+/// The bits that one pass of the sort looks at, and the number of their values.
 const DIGIT_BITS: u32 = 8;
 const DIGITS: usize = 1 << DIGIT_BITS;
 
@@ -42,8 +43,8 @@ fn digit(key: u64, shift: u32) -> usize {
 /// they are equal.
 fn sort(keys: &mut KVVec<u64>) {
     let Ok(mut other) = copy(keys) else {
-        // SAFETY: The numbers are valid for reading and writing, so many of them. (The sort of `core` ends
-        // in a panic that objtool does not know never to return.)
+        // SAFETY: The numbers are valid for reading and writing this many. (The sort in `core` ends
+        // in a panic of which objtool does not know that it never returns.)
         unsafe { ffi::fdbox_shim_sort(keys.as_mut_ptr(), keys.len()) };
         return;
     };
@@ -89,7 +90,7 @@ fn upwards(extent: Extent) -> Extent {
     }
 }
 
-/// Where the address is in a key.
+/// The position of the address in a key.
 const ADDRESS_SHIFT: u32 = 23;
 
 /// An extent in a number that sorts by address: 40 bits of the page frame number, 18 of the number

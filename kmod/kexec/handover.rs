@@ -4,14 +4,14 @@
 //!
 //! # Concept
 //!
-//! All sealed boxes are handed over in one blob. Each SEAL and UNSEAL makes a new blob and replaces the
-//! old one. KHO accepts one subtree of a name, so the old one is withdrawn first, and published again on
-//! failure. A kexec always finds a complete blob: the reboot notifier runs before the jump, takes the
-//! mutex, and lets nothing change after [`settle`].
+//! All sealed boxes are handed over in one blob. Each SEAL and UNSEAL creates a new blob and
+//! replaces the old one. KHO accepts only one subtree of a name, so the old one is withdrawn first,
+//! and published again on failure. A kexec always finds a complete blob: the reboot notifier runs
+//! before the jump, takes the mutex, and lets nothing change after [`settle`].
 //!
 //! # Locking
 //!
-//! One mutex, the innermost of the module: no lock but KHO's own is taken under it.
+//! One mutex, the innermost of the module: only KHO's own lock is taken under it.
 
 use crate::abi::{
     self,
@@ -94,7 +94,8 @@ impl From<Error> for Refusal {
     }
 }
 
-/// A handover that this module cannot read. It holds the module, which is the only one to pass it on.
+/// A handover that this module cannot read. It holds the module, because only this module can pass
+/// it on.
 struct Foreign {
     root: abi::Root,
     /// `None` once it was passed on.
@@ -120,7 +121,8 @@ pub(crate) fn init() {
     unsafe { OUTGOING.init() };
 }
 
-/// Frees what is left when the module is unloaded. There are no boxes, since a box holds the module.
+/// Frees what is left when the module is unloaded. There are no boxes, because each holds the
+/// module.
 pub(crate) fn exit() {
     let mut outgoing = OUTGOING.lock();
     outgoing.blob = None;
@@ -218,7 +220,7 @@ pub(crate) fn remove(id: u64) -> Result {
     let sealed = outgoing.boxes.remove(at).map_err(|_| EIO)?;
     let published = outgoing.publish();
     if published.is_err() {
-        // The room that removing it has left.
+        // The space that removing it has freed.
         let _ = outgoing.boxes.push_within_capacity(sealed);
     }
     published
@@ -233,7 +235,7 @@ impl Outgoing {
         }
     }
 
-    /// Makes a blob of the boxes as they are now, which replaces the old one.
+    /// Creates a blob of the current boxes, which replaces the old one.
     fn publish(&mut self) -> Result {
         let mut new = match self.boxes.is_empty() {
             true => None,
@@ -252,9 +254,9 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Publishes the old blob again. That needs no more room than before, so it fails only if another
-    /// user of KHO has taken the room meanwhile. The next SEAL or UNSEAL makes a new blob, and the reboot
-    /// notifier tries once more.
+    /// Publishes the old blob again. That needs no more space than before, so it fails only if
+    /// another user of KHO has taken the space meanwhile. The next SEAL or UNSEAL creates a new
+    /// blob, and the reboot notifier tries once more.
     fn put_back(&mut self) {
         if let Some(Err(err)) = self.blob.as_mut().map(Blob::publish) {
             pr_err!(
@@ -315,7 +317,7 @@ fn put_fd(out: &mut Filler<'_>, fd: &SealedFd, first_extent: &mut u64) -> Result
     record.put(out)
 }
 
-/// Notes that the last kernel left something that no boxes could be made of.
+/// Records that the last kernel left something from which no boxes could be created.
 pub(crate) fn mark_refused() {
     OUTGOING.lock().refused = true;
 }

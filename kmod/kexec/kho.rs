@@ -67,8 +67,8 @@ pub(crate) fn release() -> [u8; abi::PRODUCER_LEN] {
 pub(crate) fn preserve(extents: &[u64]) -> Result {
     for (done, &raw) in extents.iter().enumerate() {
         let result = decode(raw).and_then(|extent| {
-            // SAFETY: An extent of a record names folios that a pinned file or a driver keeps where
-            // they are, or that `check_kept()` has seen to be the last kernel's.
+            // SAFETY: An extent of a record has folios that a pinned file or a driver keeps in
+            // place, or that `check_kept()` has found to be the last kernel's.
             to_result(unsafe {
                 ffi::fdbox_shim_kho_preserve(extent.lowest_pfn(), extent.folios, extent.order)
             })
@@ -93,11 +93,12 @@ pub(crate) fn unpreserve(extents: &[u64]) {
     }
 }
 
-/// Fails with `EIO` unless KHO has kept all of `extents` from the last kernel. Checks blocks, not pages.
+/// Fails with `EIO` unless KHO has preserved all of `extents` from the last kernel. Checks blocks,
+/// not pages.
 pub(crate) fn check_kept(extents: &[u64]) -> Result {
     for &raw in extents {
         let extent = decode(raw)?;
-        // SAFETY: No precondition: pages that do not exist are not kept.
+        // SAFETY: No precondition: pages that do not exist are not preserved.
         let kept =
             unsafe { ffi::fdbox_shim_kho_kept(extent.lowest_pfn(), extent.folios, extent.order) };
         if !kept {
@@ -107,9 +108,9 @@ pub(crate) fn check_kept(extents: &[u64]) -> Result {
     Ok(())
 }
 
-/// Takes all folios of `extents` over from the last kernel, or none; each then has one reference. Fails
-/// with `EIO` if KHO has not kept them or they were taken over already, with `EHWPOISON` if a page is
-/// poisoned and this kernel cannot mark it.
+/// Takes over all folios of `extents` from the last kernel, or none; each then has one reference.
+/// Fails with `EIO` if KHO has not preserved them or they were already taken over, with `EHWPOISON`
+/// if a page is poisoned and this kernel cannot mark it.
 pub(crate) fn restore(extents: &[u64]) -> Result {
     check_kept(extents)?;
     for &raw in extents {
@@ -117,11 +118,13 @@ pub(crate) fn restore(extents: &[u64]) -> Result {
     }
     for &raw in extents {
         let extent = decode(raw)?;
-        // That they were kept for this record, not for somebody else, is what the record says: its
-        // checksum was right, and the kernel that wrote it is trusted. See docs/handover-abi.md.
+        // That they were preserved for this record, and not for another user of KHO, is known only
+        // from the record: its checksum was correct, and the kernel that wrote it is trusted. See
+        // docs/handover-abi.md.
         //
-        // SAFETY: KHO keeps every one of the folios, in blocks of this order, and nobody has taken
-        // them, as was seen above: they are no part of this kernel's memory yet. The box is locked.
+        // SAFETY: KHO has every one of the folios, in blocks of this order, and nobody has taken
+        // them, as was checked above: they are not part of this kernel's memory yet. The box is
+        // locked.
         let restored =
             unsafe { ffi::fdbox_shim_kho_restore(extent.pfn, extent.folios, extent.order) };
         if !restored {
@@ -139,7 +142,7 @@ pub(crate) fn restore(extents: &[u64]) -> Result {
 pub(crate) fn pass_on(extents: &[u64]) -> Result {
     for &raw in extents {
         let extent = decode(raw)?;
-        // SAFETY: The function looks at each block before it hands it on, as `check_kept()` does.
+        // SAFETY: The function checks each block before it passes it on, as `check_kept()` does.
         to_result(unsafe {
             ffi::fdbox_shim_kho_pass_on(extent.lowest_pfn(), extent.folios, extent.order)
         })?;

@@ -2,9 +2,9 @@
 
 //! Poisoned pages (hwpoison) across a kexec.
 //!
-//! SEAL refuses a file that has a poisoned page. A page that is poisoned while its file is sealed is
-//! handed over like all others, since the next kernel's allocator would get it otherwise, and the next
-//! kernel is given a list of such pages. It marks them before they are used.
+//! SEAL refuses a file that has a poisoned page. A page that is poisoned while its file is sealed
+//! is handed over like all others, because otherwise the next kernel's allocator would get it, and
+//! the next kernel is given a list of such pages. It marks them before they are used.
 
 use crate::abi::poison as abi_poison;
 use crate::abi::Extent;
@@ -27,7 +27,7 @@ pub(crate) fn init() {
     unsafe { KNOWN.init() };
 }
 
-/// Frees the list, when the module goes.
+/// Frees the list, when the module is unloaded.
 pub(crate) fn exit() {
     *KNOWN.lock() = KVVec::new();
 }
@@ -43,7 +43,7 @@ pub(crate) fn receive(crc: fn(&[u8]) -> u32) -> Result {
     if len < abi_poison::LEN {
         return Err(EIO);
     }
-    // SAFETY: KHO keeps the page that the subtree points at, and nobody writes to it.
+    // SAFETY: KHO keeps the page that the subtree points to, and nobody writes to it.
     let page = unsafe { &*page.cast::<[u8; abi_poison::LEN]>() };
     let mut known = KNOWN.lock();
     for pfn in abi_poison::decode(page, crc).ok_or(EIO)? {
@@ -89,12 +89,11 @@ fn count_in(known: &[u64], extent: &Extent) -> usize {
     before(first + extent.pages()) - before(first)
 }
 
-/// Hands the list over to the next kernel: the pages that came from the last one, and those of `extents`
-/// that were poisoned since. Called at reboot; there is no inverse.
+/// Hands the list over to the next kernel: the pages from the last one's list, and those of
+/// `extents` that were poisoned since. Called at reboot; there is no inverse.
 pub(crate) fn hand_on(extents: impl Iterator<Item = u64>, crc: fn(&[u8]) -> u32) -> Result {
     let mut known = KNOWN.lock();
-    // Checking each page takes long, and is hardly ever needed.
-    // SAFETY: No precondition.
+    // Checking each page takes long, and is hardly ever needed. SAFETY: No precondition.
     if unsafe { ffi::fdbox_shim_poison_events() } > 0 {
         for raw in extents {
             add_broken(&mut known, Extent::decode(raw).map_err(|_| EIO)?)?;
@@ -123,12 +122,12 @@ pub(crate) fn hand_on(extents: impl Iterator<Item = u64>, crc: fn(&[u8]) -> u32)
     })
 }
 
-/// Adds the broken pages of `extent` to `known`, which stays in order.
+/// Adds the poisoned pages of `extent` to `known`, which stays sorted.
 fn add_broken(known: &mut KVVec<u64>, extent: Extent) -> Result {
     let end = extent.lowest_pfn() + extent.pages();
     let mut pfn = extent.lowest_pfn();
     loop {
-        // SAFETY: Looks at pages that exist only.
+        // SAFETY: Only looks at pages that exist.
         pfn = unsafe { ffi::fdbox_shim_poison_find(pfn, end) };
         if pfn >= end {
             return Ok(());

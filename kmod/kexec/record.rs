@@ -33,7 +33,7 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// As long as `pinned` is 1, each folio of `extents` is pinned, and the pin is the record's.
+/// As long as `pinned` is 1, each folio of `extents` is pinned, and the record owns the pin.
 pub(crate) struct Record {
     data: KVVec<u8>,
     extents: KVVec<u64>,
@@ -62,7 +62,7 @@ impl Record {
         }
     }
 
-    /// A record as it came from the last kernel.
+    /// A record that came from the last kernel.
     pub(crate) fn new(data: &[u8], extents: KVVec<u64>) -> Result<Record> {
         let mut record = Record::of_extents(extents);
         record.write(data)?;
@@ -88,8 +88,8 @@ impl Record {
         Ok(self.data.extend_from_slice(bytes, GFP_KERNEL)?)
     }
 
-    /// Appends a folio, to the last extent where it continues that one. All folios of a record are
-    /// pinned, or none is: `EIO` after one that is.
+    /// Appends a folio, to the last extent if it continues that one. Either all folios of a record
+    /// are pinned or none is: `EIO` after one that is.
     pub(crate) fn push(&mut self, pfn: u64, order: u32) -> Result {
         match self.pinned.load(Relaxed) {
             0 => self.append(pfn, order),
@@ -97,13 +97,13 @@ impl Record {
         }
     }
 
-    /// Appends a folio whose pin is the record's from then on; `EIO` after one that is not pinned.
+    /// Appends a folio whose pin the record then owns; `EIO` after one that is not pinned.
     pub(crate) fn push_pinned(&mut self, folio: Pinned) -> Result {
         if self.pinned.load(Relaxed) == 0 && !self.extents.is_empty() {
             return Err(EIO);
         }
         self.append(folio.pfn(), folio.order())?;
-        // INVARIANT: Those before it, if there are any, are pinned, and it is.
+        // INVARIANT: This folio is pinned, and so are those before it, if there are any.
         self.pinned.store(1, Relaxed);
         folio.leave();
         Ok(())
@@ -132,7 +132,7 @@ impl Record {
             return;
         }
         for extent in self.decoded() {
-            // SAFETY: By the type invariants, and nobody else has come here.
+            // SAFETY: By the type invariants, and only one caller gets here.
             unsafe { folios::unpin(&extent) };
         }
     }
@@ -142,7 +142,7 @@ impl Record {
         &self.data
     }
 
-    /// The extents in the order of the file, encoded.
+    /// The extents in file order, encoded.
     pub(crate) fn extents(&self) -> &[u64] {
         &self.extents
     }
@@ -155,7 +155,7 @@ impl Record {
         }
     }
 
-    /// Pages of 4 KiB in all extents.
+    /// Number of 4 KiB pages in all extents.
     pub(crate) fn pages(&self) -> u64 {
         let pages = decoded(self.fewest()).map(|extent| extent.pages());
         pages.fold(0, u64::saturating_add)
@@ -166,7 +166,7 @@ impl Record {
         decoded(self.fewest()).all(|extent| extent.order == 0)
     }
 
-    /// The memory in the fewest extents that are known.
+    /// The memory in the smallest known number of extents.
     fn fewest(&self) -> &[u64] {
         match &self.kept {
             Ok(kept) if !kept.is_empty() => kept,
@@ -174,7 +174,7 @@ impl Record {
         }
     }
 
-    /// Whether each folio lies at a multiple of its size, as in a file it does.
+    /// Whether each folio is at a multiple of its size, as it must be in a file.
     pub(crate) fn is_aligned(&self) -> bool {
         let mut index = 0u64;
         self.is_of_single_pages()
@@ -231,11 +231,12 @@ pub(crate) struct Progress {
     /// The file with what was restored so far.
     pub(crate) file: Option<FileRef>,
     extent: usize,
-    /// Whether the folios of all extents were taken over from KHO, which is done for all at once.
+    /// Whether the folios of all extents were taken over from KHO, which is done for all of them at
+    /// once.
     restored: bool,
-    /// Folios of the current extent that the file has.
+    /// Number of folios of the current extent that the file already has.
     used: u64,
-    /// Pages before the next folio.
+    /// Number of pages before the next folio.
     index: u64,
     /// References to the folios of the file, if devices do DMA to them.
     pub(crate) held: Option<Held>,
@@ -267,7 +268,7 @@ impl Progress {
 
     /// Frees the remaining folios.
     pub(crate) fn discard(&mut self, record: &Record) {
-        // Folios that KHO does not give back stay reserved.
+        // Folios that KHO does not return stay reserved.
         let _ = self.give(record, Run::free);
         self.file = None;
         self.held = None;
@@ -292,7 +293,8 @@ impl Progress {
             folios: extent.folios - self.used,
             ..extent
         };
-        // SAFETY: They were restored above and not passed on yet: `note()` has counted those that were.
+        // SAFETY: They were restored above and not passed on yet: `note()` has counted those that
+        // were.
         Ok(Some(unsafe { Run::first_of(rest, self.index) }))
     }
 

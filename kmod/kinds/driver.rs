@@ -37,7 +37,7 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `desc` and what it points at are valid as long as this object, which holds the driver's module.
+/// `desc` and what it points to are valid as long as this object, which holds the driver's module.
 pub(crate) struct DriverKind {
     desc: *const DriverKindDesc,
 }
@@ -48,11 +48,11 @@ unsafe impl Send for DriverKind {}
 unsafe impl Sync for DriverKind {}
 
 impl DriverKind {
-    /// Holds the driver's module; `None` when it is going away or the description is incomplete.
+    /// Holds the driver's module; `None` if it is going away or the description is incomplete.
     ///
     /// # Safety
     ///
-    /// `desc` points at a valid description for the duration of the call.
+    /// `desc` points to a valid description for the duration of the call.
     pub(crate) unsafe fn get(desc: *const DriverKindDesc) -> Option<DriverKind> {
         // SAFETY: Valid, by the safety requirements of this function.
         let found = unsafe { desc.as_ref() }?;
@@ -67,8 +67,8 @@ impl DriverKind {
             && found.restore.is_some();
         // SAFETY: `owner` is a module or null, for a driver that is built in.
         let held = complete && unsafe { ffi::fdbox_shim_module_get(found.owner) };
-        // INVARIANT: The module holds its static data, and we hold the module. Made only then: to
-        // drop it is to let go of the module.
+        // INVARIANT: The module holds its static data, and we hold the module. Only created in that
+        // case, because dropping it releases the module.
         held.then(|| DriverKind { desc })
     }
 
@@ -90,15 +90,15 @@ impl Drop for DriverKind {
     }
 }
 
-/// A callback in progress: what a driver's `struct fdbox_fd` is.
+/// A callback in progress: this is what a driver's `struct fdbox_fd` points to.
 pub(super) enum Call<'a, 'b> {
     Seal(&'a mut SealCx<'b>),
     Write(&'a SealCx<'b>, &'a mut Record),
-    /// UNSEAL, of a file.
+    /// UNSEAL, for a file.
     Unseal(&'a mut UnsealCx<'b>, &'a File),
     /// Callbacks for a file that need nothing else.
     File(&'a File),
-    /// UNSEAL, of what was saved.
+    /// UNSEAL, for saved state.
     Check(&'a mut UnsealCx<'b>, &'a Record),
     /// Callbacks for saved data that need nothing else.
     Saved(&'a Record),
@@ -112,7 +112,7 @@ impl Call<'_, '_> {
 
     /// # Safety
     ///
-    /// `fd` is what a callback got, and the callback has not returned.
+    /// `fd` was passed to a callback that has not returned yet.
     pub(super) unsafe fn from_fd<'c>(fd: *mut DriverFd) -> &'c mut Call<'c, 'c> {
         // SAFETY: Callbacks get `as_fd()` only; the lifetime ends with the callback.
         unsafe { &mut *fd.cast() }
@@ -127,7 +127,7 @@ impl Call<'_, '_> {
         }
     }
 
-    /// Name in the box of a file that is there.
+    /// Name of a file in the box.
     pub(super) fn name_of(&self, file: &File) -> Result<&Name> {
         let cx = match self {
             Call::Seal(cx) => &**cx,
@@ -140,7 +140,7 @@ impl Call<'_, '_> {
         cx.name_of(file::address(file)).ok_or(ENOENT)
     }
 
-    /// Stores why the callback is going to fail.
+    /// Records why the callback is about to fail.
     pub(super) fn refuse(&mut self, error: Error, why: &CStr) -> Error {
         let why = kernel::str::BStr::from_bytes(why.to_bytes());
         match self {

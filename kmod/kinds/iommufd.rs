@@ -14,8 +14,8 @@
 //! While sealed: every ioctl on it, binding a device to it, and attaching and detaching its devices,
 //! is EBUSY.
 //!
-//! GET_FD in the next kernel makes a new iommufd with the same ids, which maps the files that were
-//! taken out of the box before: EAGAIN while one of them is still in it.
+//! GET_FD in the next kernel creates a new iommufd with the same ids, which maps the files that
+//! were taken out of the box before: EAGAIN while one of them is still in it.
 //!
 //! Data: see `abi/dma.rs`. No extents.
 
@@ -61,7 +61,7 @@ fn name_of<'a>(cx: &'a SealCx<'_>, mapping: &object::Mapping) -> Option<&'a Name
     cx.name_of(mapping.inode())
 }
 
-/// Refuses what cannot be made again in the next kernel.
+/// Refuses what cannot be recreated in the next kernel.
 fn check(cx: &mut SealCx<'_>, seen: &Seen) -> Result {
     match seen {
         Seen::Ioas(_) => Ok(()),

@@ -57,15 +57,15 @@ const PATCH: &str = "kmod/patches/0003-KVM-create-VM-files-for-other-modules.pat
 /// What is missing if KVM is a module that is not loaded.
 pub(super) const MODULE: &str = "kvm.ko: load kvm-amd or kvm-intel, and try again";
 
-/// ELF's number of the architecture.
+/// ELF machine number of the architecture.
 const MACHINE: u32 = 62;
 #[cfg(not(CONFIG_X86_64))]
 compile_error!("fdbox is built and tested for x86-64 only");
 
 pub(crate) struct KvmVm;
 
-/// Whether `file` looks like one of `kind`, in a kernel that does not support the kind, so that PUT_FD can
-/// say what is missing.
+/// Whether `file` looks like one of `kind`, in a kernel that does not support the kind, so that
+/// PUT_FD can report what is missing.
 pub(super) fn unserved(kind: &dyn Kind, file: &File, name: &CStr) -> bool {
     if kind.supported().is_ok() {
         return false;
@@ -205,9 +205,9 @@ impl Line {
 
 /// Where the VM for the current task comes from.
 pub(super) enum Source {
-    /// It is in the box: the process has left it there, or put a duplicate back.
+    /// It is in the box: the process left it there, or put a duplicate back.
     Mine(FileRef),
-    /// A new one is made, in place of one of another process or kernel.
+    /// A new one is created, in place of one of another process or kernel.
     Another(Line),
 }
 
@@ -219,7 +219,7 @@ pub(super) fn vm_from(cx: &mut TakeCx<'_>, source: Source) -> Result<FileRef> {
     }
 }
 
-/// The VM of this line for the current task: the one that it has got before, or a new one.
+/// The VM of this line for the current task: the one that it got before, or a new one.
 fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     let is_mine = |file: &&FileRef| Vm::of(file).is_some_and(Vm::is_mine);
     let of_line = cx.substitutes.iter().filter(|it| it.line == line.id);
@@ -237,7 +237,8 @@ fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
     let file = vm::create(line.vm_type, cx.fd)?;
     let vm = Vm::of(&file).ok_or(EIO)?.address();
     let given = Line { name, ..line };
-    // Room was reserved for both. Memory that belongs to the VM before finds its line by the first.
+    // Space was reserved for both. Memory that belonged to the previous VM finds its line by the
+    // first.
     if line.vm != 0 && !cx.substitutes.iter().any(|it| it.object == line.vm) {
         let before = line.vm;
         let _ = cx
@@ -251,7 +252,7 @@ fn vm_for_taker(cx: &mut TakeCx<'_>, line: Line) -> Result<FileRef> {
 }
 
 /// Drops references to VMs whose process is gone. Their addresses stay as long as memory in the box
-/// belongs to them, and of each line the last entry, from which the next VM is made.
+/// belongs to them, and so does the last entry of each line, from which the next VM is created.
 fn forget_unneeded(cx: &mut TakeCx<'_>) {
     for substitute in cx.substitutes.iter_mut() {
         let vm = substitute.file.as_ref().and_then(|file| Vm::of(file));
@@ -259,7 +260,7 @@ fn forget_unneeded(cx: &mut TakeCx<'_>) {
             substitute.file = None;
             let vm = substitute.object;
             if !cx.slots.iter().any(|slot| slot.belongs_to(vm)) {
-                // Another VM may get the address.
+                // Another VM may get this address.
                 substitute.object = 0;
             }
         }

@@ -85,7 +85,7 @@ impl Kind for Memfd {
         file::size(file)
     }
 
-    /// The inode, by which an iommufd knows the files that it maps.
+    /// The inode: an iommufd refers to the files that it maps by inode.
     fn object(&self, file: &File) -> usize {
         file::inode(file)
     }
@@ -183,7 +183,7 @@ impl Kind for Memfd {
                 return run.refused(err);
             }
             if let Some(held) = &mut held {
-                // Before they can be found in the file, and be moved.
+                // Before they can be found in the file and be moved.
                 if let Err(err) = run.hold(held) {
                     return run.refused(err);
                 }
@@ -242,8 +242,8 @@ fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {
     object::create(name, state)
 }
 
-/// Pins every page of the file and adds it to `record`. An error is returned with the number of the page;
-/// the record then has what is pinned so far.
+/// Pins every page of the file and adds it to `record`. An error is returned with the number of the
+/// page; the record then has what has been pinned so far.
 fn pin_all(file: &File, memfd: object::Memfd<'_>, record: &mut Record) -> Result<(), (Error, u64)> {
     let pages = file::size(file).div_ceil(PAGE_SIZE as u64);
     let batch = object::Batch::new(BATCH.min(pages as usize));

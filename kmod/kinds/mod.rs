@@ -12,7 +12,7 @@ pub(crate) mod vfio_pci;
 
 use crate::ffi;
 
-/// What [`crate::kind::Kind::supported`] says for a kind that lacks `what` of the kernel.
+/// The result of [`crate::kind::Kind::supported`] for a kind if the kernel lacks `what`.
 fn lacks(what: ffi::Lacks, module: &'static str, patch: &'static str) -> Result<(), &'static str> {
     match what {
         ffi::LACKS_NOTHING => Ok(()),

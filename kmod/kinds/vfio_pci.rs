@@ -3,12 +3,12 @@
 //! VFIO PCI device: a function that vfio-pci drives, opened by its own node and bound to an
 //! iommufd.
 //!
-//! Preserved: the running device. It is not reset, its bus mastering stays on, and the IOMMU goes on
-//! translating for it with the page tables of the last kernel until it uses those of this one, which map
-//! the same. Also the ids of the device and of its HWPT in the iommufd.
+//! Preserved: the running device. It is not reset, its bus mastering stays on, and the IOMMU keeps
+//! translating for it with the page tables of the last kernel until it switches to those of this
+//! one, which have the same mappings. Also the ids of the device and of its HWPT in the iommufd.
 //!
-//! Not preserved: interrupts (off in the next kernel, and those that came in between are lost),
-//! what VFIO virtualises of config space, PM and migration state, ioeventfds, the KVM it was given.
+//! Not preserved: interrupts (disabled in the next kernel, and lost if they occur meanwhile), the
+//! virtualised parts of config space, PM and migration state, ioeventfds, the KVM it was given.
 //!
 //! Depends on: the iommufd it is bound to. Only whole functions behind VT-d in legacy mode, each
 //! alone in its group, without ATS: SEAL refuses VFs, AMD-Vi and scalable mode.
@@ -19,8 +19,8 @@
 //! memory and the iommufd were taken out (EAGAIN before). DELETE_BOX with the device in the box stops
 //! and resets it before any memory is freed.
 //!
-//! Data: see `abi/dma.rs`. Extents: the page tables of the IOMMU. Devices with one HWPT have the
-//! same, and the last that is taken out frees them.
+//! Data: see `abi/dma.rs`. Extents: the page tables of the IOMMU. Devices that share an HWPT have
+//! the same extents, and the last one that is taken out frees them.
 
 use super::iommufd;
 use crate::abi::dma::{
@@ -78,7 +78,7 @@ fn unkeep(record: &Record) {
     }
 }
 
-/// What was saved: the place, and the name of the iommufd.
+/// The saved state: the place, and the name of the iommufd.
 fn saved(record: &Record) -> Result<(VfioPlace, &[u8])> {
     let device = Device::decode(record.data()).map_err(|_| EIO)?;
     let place = VfioPlace {
@@ -168,7 +168,7 @@ impl Kind for VfioPci {
     /// Needs neither iommufd nor VFIO: the device does DMA whether they are loaded or not.
     fn carry(&self, record: &Record) -> Result {
         if object::lacks() == ffi::LACKS_PATCH {
-            // Nothing goes on beside the record in such a kernel.
+            // In such a kernel nothing goes on besides the record.
             return Ok(());
         }
         let (place, _) = saved(record)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Folios that this module has pinned or holds references of.
+//! Folios that this module has pinned or holds references to.
 
 use crate::abi::Extent;
 use crate::ffi;
@@ -10,22 +10,22 @@ use kernel::{
     prelude::*, //
 };
 
-/// A folio that is pinned; the pin is this object's.
+/// A pinned folio; this object owns the pin.
 ///
 /// # Invariants
 ///
-/// There is such a folio, and its pin ends with this object.
+/// The folio exists, and its pin ends with this object.
 pub(crate) struct Pinned {
     pfn: u64,
     order: u32,
 }
 
 impl Pinned {
-    /// Takes over a pin. Also returns the number of the page behind the folio in its file.
+    /// Takes over a pin. Also returns the number of the page after the folio in its file.
     ///
     /// # Safety
     ///
-    /// `folio` is pinned, and the pin becomes this object's.
+    /// `folio` is pinned, and this object takes over the pin.
     pub(super) unsafe fn new(folio: *mut bindings::folio) -> (Pinned, u64) {
         // SAFETY: The folio is pinned.
         let (pfn, order, next) = unsafe { span(folio) };
@@ -43,7 +43,7 @@ impl Pinned {
         self.order
     }
 
-    /// Drops this object without the pin, which the caller accounts for.
+    /// Consumes this object without ending the pin, which the caller accounts for.
     pub(crate) fn leave(self) {
         core::mem::forget(self);
     }
@@ -66,14 +66,15 @@ pub(crate) unsafe fn unpin(extent: &Extent) {
     unsafe { ffi::fdbox_shim_unpin(extent.lowest_pfn(), extent.folios, extent.order) };
 }
 
-/// First page, order, and number of the page behind it in its file.
+/// First page, order, and number of the page after it in its file.
 ///
 /// # Safety
 ///
-/// The caller has a reference or a pin of `folio`.
+/// The caller has a reference to `folio` or has pinned it.
 pub(crate) unsafe fn span(folio: *mut bindings::folio) -> (u64, u32, u64) {
     let (mut pfn, mut order, mut next) = (0, 0, 0);
-    // SAFETY: By the safety requirements of this function; the three places are valid for writing.
+    // SAFETY: By the safety requirements of this function; all three pointers are valid for
+    // writing.
     unsafe { ffi::fdbox_shim_folio_span(folio, &mut pfn, &mut order, &mut next) };
     (pfn, order, next)
 }
@@ -109,17 +110,18 @@ impl Drop for Held {
 /// One reference of each folio belongs to this value, and no other run has any of the folios.
 pub(crate) struct Run {
     extent: Extent,
-    /// Pages of the descriptor before them.
+    /// Number of pages of the descriptor before them.
     index: u64,
-    /// They are the rest of an extent of the record.
+    /// Whether they are the rest of an extent of the record.
     last: bool,
 }
 
-/// The result of passing on a [`Run`]: how many of its folios, from the first on, have a new owner.
+/// The result of passing on a [`Run`]: how many of its folios, starting with the first, have a new
+/// owner.
 pub(crate) struct Outcome {
     run: Run,
     folios: u64,
-    /// Why it is not all of them.
+    /// The reason if it is not all of them.
     error: Option<Error>,
 }
 
@@ -146,14 +148,15 @@ impl Outcome {
 }
 
 impl Run {
-    /// The first folios of `rest` that are of one node.
+    /// The first folios of `rest` that are on one node.
     ///
     /// # Safety
     ///
-    /// The caller has a reference of each folio of `rest`, and hands those that are in the run over.
+    /// The caller has a reference to each folio of `rest`, and hands over those that are in the
+    /// run.
     pub(crate) unsafe fn first_of(rest: Extent, index: u64) -> Run {
         let (pfn, order) = (rest.pfn, rest.order);
-        // SAFETY: The caller has them, so they are memory of this kernel.
+        // SAFETY: The caller has references to them, so they are memory of this kernel.
         let folios = unsafe { ffi::fdbox_shim_on_one_node(pfn, rest.folios, order, rest.down) };
         // INVARIANT: By the safety requirements of this function.
         Run {
@@ -163,12 +166,12 @@ impl Run {
         }
     }
 
-    /// Where they are.
+    /// Their location.
     pub(crate) fn extent(&self) -> &Extent {
         &self.extent
     }
 
-    /// Pages of the descriptor before them.
+    /// Number of pages of the descriptor before them.
     pub(crate) fn index(&self) -> u64 {
         self.index
     }
@@ -182,11 +185,11 @@ impl Run {
         Ok(())
     }
 
-    /// The references of the first `folios` folios have a new owner.
+    /// Records that the references of the first `folios` folios have a new owner.
     ///
     /// # Safety
     ///
-    /// They have, and the references of no other folios of the run do.
+    /// They have, and the references of the other folios of the run do not.
     pub(super) unsafe fn given(self, folios: u64) -> Outcome {
         Outcome {
             error: (folios < self.extent.folios).then_some(ENOMEM),
@@ -198,13 +201,13 @@ impl Run {
     /// Splits the first folio off.
     pub(crate) fn split_first(self) -> (Folio, Outcome) {
         let first = Folio(self.extent.pfn);
-        // SAFETY: Its reference is that object's.
+        // SAFETY: The new object owns its reference.
         let mut outcome = unsafe { self.given(1) };
         outcome.error = None;
         (first, outcome)
     }
 
-    /// None of the folios has a new owner, because of an error.
+    /// Records that none of the folios has a new owner, because of an error.
     pub(crate) fn refused(self, error: Error) -> Outcome {
         Outcome {
             run: self,
@@ -223,7 +226,7 @@ impl Run {
     }
 }
 
-/// A folio, by the number of its first page; it owns a reference.
+/// A folio, identified by its first page; this object owns a reference.
 pub(crate) struct Folio(u64);
 
 impl Folio {

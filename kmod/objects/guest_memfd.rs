@@ -36,21 +36,22 @@ pub(crate) struct GuestMemfd<'a> {
 pub(crate) struct Seen {
     pub(crate) pfn: u64,
     pub(crate) order: u32,
-    /// Number of the page behind it.
+    /// Number of the page after it.
     pub(crate) next: u64,
     /// Whether it was never used.
     pub(crate) unused: bool,
 }
 
-/// What this kernel lacks to make and recognise guest_memfds.
+/// What this kernel lacks to create and recognise guest_memfds.
 pub(crate) fn lacks() -> ffi::Lacks {
     // SAFETY: No precondition.
     unsafe { ffi::fdbox_shim_gmem_lacks() }
 }
 
-/// An empty one that belongs to `vm`.
+/// Creates an empty one that belongs to `vm`.
 pub(crate) fn create(vm: Vm<'_>, size: u64, flags: u64) -> Result<FileRef> {
-    // SAFETY: By its type invariants the VM lives; the file is ours, or it is an error.
+    // SAFETY: By its type invariants the VM is alive; the result is a file that we own, or an
+    // error.
     unsafe { file::from_c(ffi::fdbox_shim_gmem_create(vm.as_ptr(), size, flags)) }
 }
 
@@ -59,7 +60,7 @@ impl<'a> GuestMemfd<'a> {
     pub(crate) fn of(file: &'a File) -> Option<GuestMemfd<'a>> {
         // SAFETY: `file` is a live file.
         let kvm = unsafe { ffi::fdbox_shim_gmem_vm_of(file.as_ptr()) };
-        // INVARIANT: A file that has a VM so is a guest_memfd, which holds its VM.
+        // INVARIANT: A file with such a VM is a guest_memfd, which holds its VM.
         (!kvm.is_null()).then(|| GuestMemfd {
             file,
             // SAFETY: As above.
@@ -78,14 +79,14 @@ impl<'a> GuestMemfd<'a> {
         unsafe { ffi::fdbox_shim_gmem_flags(self.file.as_ptr()) }
     }
 
-    /// Fills the holes among `pages` pages from number `index` on; `step` is what that took.
+    /// Fills the holes among `pages` pages from number `index` on; `step` is set to what that took.
     pub(crate) fn fill(self, index: u64, pages: u64, step: &mut ffi::Step) -> Result {
         // SAFETY: By the type invariants; `step` is valid for writing.
         to_result(unsafe { ffi::fdbox_shim_gmem_fill(self.file.as_ptr(), index, pages, step) })
     }
 
-    /// Fills what is left and prevents removal of pages. Fails with `EBUSY` if it is frozen already, with
-    /// `EOPNOTSUPP` if it is not fully shared.
+    /// Fills what is left and prevents removal of pages. Fails with `EBUSY` if it is already
+    /// frozen, with `EOPNOTSUPP` if it is not fully shared.
     pub(crate) fn freeze(self) -> Result {
         // SAFETY: By the type invariants.
         to_result(unsafe { ffi::fdbox_shim_gmem_freeze(self.file.as_ptr()) })
@@ -107,13 +108,13 @@ impl<'a> GuestMemfd<'a> {
     /// if there is none; a frozen file has no holes.
     pub(crate) fn folio(self, index: u64) -> Result<Seen> {
         let (mut folio, mut unused) = (null_mut(), false);
-        // SAFETY: By the type invariants; both places are valid for writing.
+        // SAFETY: By the type invariants; both pointers are valid for writing.
         to_result(unsafe {
             ffi::fdbox_shim_gmem_folio(self.file.as_ptr(), index, &mut folio, &mut unused)
         })?;
         // SAFETY: The function has taken a reference for us.
         let (pfn, order, next) = unsafe { folios::span(folio) };
-        // SAFETY: It is ours; the page cache has its own.
+        // SAFETY: The reference is ours; the page cache has its own.
         unsafe {
             folios::put(&Extent {
                 pfn,
@@ -130,16 +131,16 @@ impl<'a> GuestMemfd<'a> {
         })
     }
 
-    /// A file of the same memory that belongs to `vm`.
+    /// Creates a file with the same memory that belongs to `vm`.
     pub(crate) fn link(self, vm: Vm<'_>) -> Result<FileRef> {
-        // SAFETY: By the type invariants of both; the file is ours, or it is an error.
+        // SAFETY: By the type invariants of both; the result is a file that we own, or an error.
         unsafe { file::from_c(ffi::fdbox_shim_gmem_link(self.file.as_ptr(), vm.as_ptr())) }
     }
 
     /// Adds folios to the page cache, which takes over their references.
     pub(crate) fn add(self, run: Run) -> Outcome {
         let extent = run.extent();
-        // SAFETY: By the type invariants; the run has a reference of each folio.
+        // SAFETY: By the type invariants; the run has a reference to each folio.
         let added = unsafe {
             ffi::fdbox_shim_gmem_add(
                 self.file.as_ptr(),
@@ -149,7 +150,7 @@ impl<'a> GuestMemfd<'a> {
                 extent.down,
             )
         };
-        // SAFETY: So many references are the file's now.
+        // SAFETY: The file now owns this many references.
         unsafe { run.given(added) }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Iommufd<'a> {
     _file: PhantomData<&'a File>,
 }
 
-/// A mapping of a file, to be made.
+/// A file mapping to be created.
 pub(crate) struct NewMapping<'a> {
     pub(crate) ioas: u32,
     pub(crate) prot: u32,
@@ -40,7 +40,7 @@ pub(crate) struct NewMapping<'a> {
     pub(crate) file: &'a File,
 }
 
-/// A mapping of a file that there is.
+/// An existing file mapping.
 ///
 /// # Invariants
 ///
@@ -58,7 +58,7 @@ impl Mapping {
         self.0.prot
     }
 
-    /// Where devices see it.
+    /// The address at which devices see it.
     pub(crate) fn iova(&self) -> u64 {
         self.0.iova
     }
@@ -68,7 +68,7 @@ impl Mapping {
         self.0.length
     }
 
-    /// Where it starts in the file.
+    /// Its offset in the file.
     pub(crate) fn start(&self) -> u64 {
         self.0.start
     }
@@ -86,11 +86,11 @@ impl Mapping {
     }
 }
 
-/// One thing in an iommufd.
+/// An item in an iommufd.
 pub(crate) enum Seen {
     Ioas(u32),
     Mapping(Mapping),
-    /// Its id, and what it is.
+    /// Another object: its id, and its kind.
     Other(u32, &'static CStr),
 }
 
@@ -105,7 +105,7 @@ impl<'a> Iommufd<'a> {
 
     /// # Safety
     ///
-    /// `ctx` is a `struct iommufd_ctx` that a file holds which lives as long as `'a`.
+    /// `ctx` is a `struct iommufd_ctx`, held by a file that lives as long as `'a`.
     pub(super) unsafe fn from_raw(ctx: *mut c_void) -> Iommufd<'a> {
         // INVARIANT: By the safety requirements of this function.
         Iommufd {
@@ -119,12 +119,12 @@ impl<'a> Iommufd<'a> {
         self.ctx as usize
     }
 
-    /// Its address as iommufd knows it.
+    /// Its address, for calls of iommufd.
     pub(super) fn as_ptr(self) -> *mut c_void {
         self.ctx
     }
 
-    /// Refuses every change until it is thawed; `EBUSY` when it is frozen already.
+    /// Refuses every change until it is thawed; `EBUSY` if it is already frozen.
     pub(crate) fn freeze(self) -> Result {
         // SAFETY: By the type invariants.
         to_result(unsafe { ffi::fdbox_shim_iommufd_freeze(self.ctx) })
@@ -136,7 +136,7 @@ impl<'a> Iommufd<'a> {
         unsafe { ffi::fdbox_shim_iommufd_thaw(self.ctx) };
     }
 
-    /// Calls `see` with each thing in it, which is frozen.
+    /// Calls `see` with each item in it; it must be frozen.
     pub(crate) fn contents(self, mut see: impl FnMut(Seen) -> Result) -> Result {
         let visitor = IommufdVisitor {
             ioas: Some(see_ioas),
@@ -149,13 +149,13 @@ impl<'a> Iommufd<'a> {
         to_result(unsafe { ffi::fdbox_shim_iommufd_visit(self.ctx, &visitor, data) })
     }
 
-    /// Makes an IOAS with this id.
+    /// Creates an IOAS with this id.
     pub(crate) fn add_ioas(self, id: u32) -> Result {
         // SAFETY: By the type invariants.
         to_result(unsafe { ffi::fdbox_shim_iommufd_add_ioas(self.ctx, id) })
     }
 
-    /// Makes a mapping, which takes a reference of its file.
+    /// Creates a mapping, which takes a reference to its file.
     pub(crate) fn add_mapping(self, mapping: &NewMapping<'_>) -> Result {
         let map = IommufdMap {
             ioas: mapping.ioas,
@@ -170,21 +170,21 @@ impl<'a> Iommufd<'a> {
     }
 }
 
-/// What this kernel lacks to make and recognise them.
+/// What this kernel lacks to create and recognise them.
 pub(crate) fn lacks() -> ffi::Lacks {
     // SAFETY: No precondition.
     unsafe { ffi::fdbox_shim_iommufd_lacks() }
 }
 
-/// A new one, with nothing in it.
+/// Creates an empty one.
 pub(crate) fn create() -> Result<FileRef> {
-    // SAFETY: The file is ours, or it is an error.
+    // SAFETY: The result is a file that we own, or an error.
     unsafe { file::from_c(ffi::fdbox_shim_iommufd_create()) }
 }
 
 /// # Safety
 ///
-/// `data` is what [`Iommufd::contents`] made, which has not returned.
+/// `data` was created by [`Iommufd::contents`], which has not returned yet.
 unsafe fn see(data: *mut c_void, seen: Seen) -> c_int {
     // SAFETY: By the safety requirements of this function; nobody else borrows it during the visit.
     let see = unsafe { &mut *data.cast::<&mut dyn FnMut(Seen) -> Result>() };

@@ -32,11 +32,11 @@ use kernel::{
 #[derive(Clone, Copy)]
 pub(crate) struct Memfd<'a>(&'a File);
 
-/// Room for so many pinned folios.
+/// Space for a number of pinned folios.
 pub(crate) struct Batch(KVec<*mut bindings::folio>);
 
 impl Batch {
-    /// `most` is the greatest number of folios that are pinned at a time.
+    /// `most` is the maximum number of folios that are pinned at a time.
     pub(crate) fn new(most: usize) -> Result<Batch> {
         let mut folios = KVec::with_capacity(most, GFP_KERNEL)?;
         for _ in 0..most {
@@ -54,7 +54,7 @@ pub(crate) fn is_supported() -> bool {
 
 /// An empty memfd with this state; seals and position are missing until [`Memfd::finish`].
 pub(crate) fn create(name: &CStr, state: &MemfdState) -> Result<FileRef> {
-    // SAFETY: The name has a NUL, the state is valid for reading; the file is ours.
+    // SAFETY: The name has a NUL, the state is valid for reading; we own the file.
     unsafe { file::from_c(ffi::fdbox_shim_memfd_create(name.as_ptr().cast(), state)) }
 }
 
@@ -67,8 +67,8 @@ impl<'a> Memfd<'a> {
         is.then_some(Memfd(file))
     }
 
-    /// Prevents changes of the size and removal of pages. Fails with `EBUSY` if it is frozen already,
-    /// with `EOPNOTSUPP` if it has seals that cannot be restored.
+    /// Prevents changes of the size and removal of pages. Fails with `EBUSY` if it is already
+    /// frozen, with `EOPNOTSUPP` if it has seals that cannot be restored.
     pub(crate) fn freeze(self) -> Result {
         // SAFETY: By the type invariants.
         to_result(unsafe { ffi::fdbox_shim_memfd_freeze(self.0.as_ptr()) })
@@ -96,8 +96,8 @@ impl<'a> Memfd<'a> {
         out.get(..len as usize).unwrap_or(&[])
     }
 
-    /// Fills and pins pages from number `index` on, and passes each folio to `note`. Returns the number
-    /// of the page after the last. `step` gets what that took, or where it failed.
+    /// Fills and pins pages from number `index` on, and passes each folio to `note`. Returns the
+    /// number of the page after the last one. `step` is set to what that took, or where it failed.
     pub(crate) fn pin(
         self,
         index: u64,
@@ -105,8 +105,8 @@ impl<'a> Memfd<'a> {
         step: &mut ffi::Step,
         mut note: impl FnMut(Pinned) -> Result,
     ) -> Result<u64> {
-        // SAFETY: By the type invariants; there is room for so many folios, and `step` is valid for
-        // writing.
+        // SAFETY: By the type invariants; there is space for this many folios, and `step` is valid
+        // for writing.
         let pinned = unsafe {
             ffi::fdbox_shim_memfd_pin(
                 self.0.as_ptr(),
@@ -120,7 +120,7 @@ impl<'a> Memfd<'a> {
         let mut next = index;
         let mut result = Ok(());
         for &folio in &batch.0[..pinned as usize] {
-            // SAFETY: It was pinned above, and nobody else has the pin.
+            // SAFETY: It was pinned above, and nobody else owns the pin.
             let (folio, after) = unsafe { Pinned::new(folio) };
             next = after;
             // Dropping the folio ends its pin.
@@ -138,7 +138,7 @@ impl<'a> Memfd<'a> {
     /// Adds folios to the page cache, which takes over their references.
     pub(crate) fn add(self, run: Run) -> Outcome {
         let extent = run.extent();
-        // SAFETY: By the type invariants; the run has a reference of each folio.
+        // SAFETY: By the type invariants; the run has a reference to each folio.
         let added = unsafe {
             ffi::fdbox_shim_memfd_add(
                 self.0.as_ptr(),
@@ -148,13 +148,13 @@ impl<'a> Memfd<'a> {
                 extent.down,
             )
         };
-        // SAFETY: So many references are the file's now.
+        // SAFETY: The file now owns this many references.
         unsafe { run.given(added) }
     }
 
     /// Sets seals and position; returns the file, or another open file of it with less access.
     pub(crate) fn finish(self, state: &MemfdState) -> Result<FileRef> {
-        // SAFETY: By the type invariants; the file that is returned is ours.
+        // SAFETY: By the type invariants; we own the returned file.
         unsafe { file::from_c(ffi::fdbox_shim_memfd_finish(self.0.as_ptr(), state)) }
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel objects behind the files that FDBox supports: one safe type for each, over the functions of the
-//! shim. The kinds use them.
+//! Kernel objects behind the files that FDBox supports: a safe type for each, over the functions of
+//! the shim. The kinds use them.
 
 pub(crate) mod folios;
 pub(crate) mod guest_memfd;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A PCI function that vfio-pci drives: by an open file of it, or by its place.
+//! A PCI function driven by vfio-pci: by an open file of it, or by its place.
 
 use super::iommufd::Iommufd;
 use crate::ffi::{
@@ -42,7 +42,7 @@ impl<'a> Device<'a> {
         (!ctx.is_null()).then(|| unsafe { Iommufd::from_raw(ctx) })
     }
 
-    /// Where it is and what it is attached to.
+    /// Its place, and what it is attached to.
     pub(crate) fn place(self) -> Result<VfioPlace> {
         let mut place = VfioPlace::default();
         // SAFETY: By the type invariants; `place` is valid for writing.
@@ -51,7 +51,7 @@ impl<'a> Device<'a> {
     }
 }
 
-/// Calls `see` with the address of each table that translates for a device.
+/// Calls `see` with the address of each table that translates for the device.
 pub(crate) fn tables(place: &VfioPlace, mut see: impl FnMut(u64) -> Result) -> Result {
     let mut see: &mut dyn FnMut(u64) -> Result = &mut see;
     let data = core::ptr::from_mut(&mut see).cast();
@@ -63,7 +63,7 @@ pub(crate) fn tables(place: &VfioPlace, mut see: impl FnMut(u64) -> Result) -> R
 
 /// # Safety
 ///
-/// `data` is what [`tables`] made, which has not returned.
+/// `data` was created by [`tables`], which has not returned yet.
 unsafe extern "C" fn see_table(table: u64, data: *mut c_void) -> c_int {
     // SAFETY: By the safety requirements of this function; nobody else borrows it during the visit.
     let see = unsafe { &mut *data.cast::<&mut dyn FnMut(u64) -> Result>() };
@@ -79,13 +79,13 @@ pub(crate) fn lacks() -> ffi::Lacks {
     unsafe { ffi::fdbox_shim_vfio_lacks() }
 }
 
-/// Lets the device go on with its DMA in the next kernel.
+/// Lets the device continue its DMA in the next kernel.
 pub(crate) fn keep(place: &VfioPlace) -> Result {
     // SAFETY: No precondition: the device is looked up.
     to_result(unsafe { ffi::fdbox_shim_vfio_keep(place.segment, place.bdf) })
 }
 
-/// Whether the device is as it came from the last kernel, with its DMA going on.
+/// Whether the device is as it came from the last kernel, with ongoing DMA.
 pub(crate) fn waits(place: &VfioPlace) -> bool {
     // SAFETY: No precondition: the device is looked up.
     unsafe { ffi::fdbox_shim_vfio_waits(place.segment, place.bdf) }
@@ -97,13 +97,14 @@ pub(crate) fn unkeep(place: &VfioPlace) {
     unsafe { ffi::fdbox_shim_vfio_unkeep(place.segment, place.bdf) };
 }
 
-/// Opens a device that goes on with its DMA from the last kernel, bound and attached to `iommufd`.
+/// Opens a device with ongoing DMA from the last kernel, bound and attached to `iommufd`.
 pub(crate) fn adopt(iommufd: Iommufd<'_>, place: &VfioPlace) -> Result<FileRef> {
-    // SAFETY: The iommufd is held, by its type invariants; the file is ours, or it is an error.
+    // SAFETY: The iommufd is held, by its type invariants; the result is a file that we own, or an
+    // error.
     unsafe { file::from_c(ffi::fdbox_shim_vfio_adopt(iommufd.as_ptr(), place)) }
 }
 
-/// Stops a device that nobody takes over.
+/// Stops a device that is not taken over.
 pub(crate) fn stop(place: &VfioPlace) {
     // SAFETY: No precondition: the device is looked up.
     unsafe { ffi::fdbox_shim_vfio_stop(place.segment, place.bdf) };

@@ -36,7 +36,7 @@ impl<'a> Vm<'a> {
 
     /// # Safety
     ///
-    /// `kvm` is a `struct kvm` that a file holds which lives as long as `'a`.
+    /// `kvm` is a `struct kvm`, held by a file that lives as long as `'a`.
     pub(super) unsafe fn from_raw(kvm: *mut c_void) -> Vm<'a> {
         // INVARIANT: By the safety requirements of this function.
         Vm {
@@ -45,7 +45,7 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Its address as KVM knows it.
+    /// Its address, for calls of KVM.
     pub(super) fn as_ptr(self) -> *mut c_void {
         self.kvm
     }
@@ -55,13 +55,13 @@ impl<'a> Vm<'a> {
         self.kvm as usize
     }
 
-    /// Whether KVM serves the current task on it.
+    /// Whether KVM serves the current task for it.
     pub(crate) fn is_mine(self) -> bool {
         // SAFETY: By the type invariants.
         unsafe { ffi::fdbox_shim_vm_is_mine(self.kvm) }
     }
 
-    /// Whether the process that created it is gone, so that KVM serves no process on it.
+    /// Whether the process that created it is gone, so that KVM serves no process for it.
     pub(crate) fn is_left(self) -> bool {
         // SAFETY: By the type invariants.
         unsafe { ffi::fdbox_shim_vm_is_left(self.kvm) }
@@ -82,15 +82,15 @@ impl<'a> Vm<'a> {
     }
 }
 
-/// What this kernel lacks to make and recognise VMs.
+/// What this kernel lacks to create and recognise VMs.
 pub(crate) fn lacks() -> ffi::Lacks {
     // SAFETY: No precondition.
     unsafe { ffi::fdbox_shim_kvm_vm_lacks() }
 }
 
-/// A new VM for the current task. `fd` is the number that its descriptor will have, by which KVM names
-/// it.
+/// Creates a VM for the current task. `fd` is the number that its descriptor will have, after which
+/// KVM names it.
 pub(crate) fn create(vm_type: u64, fd: u32) -> Result<FileRef> {
-    // SAFETY: No precondition; the file is ours, or it is an error.
+    // SAFETY: No precondition; the result is a file that we own, or an error.
     unsafe { file::from_c(ffi::fdbox_shim_vm_create(vm_type, fd)) }
 }

@@ -22,7 +22,10 @@
 #include <linux/mutex.h>
 #include <linux/slab.h>
 
-/* What is saved in addition to the folio. The compatible string stands for this layout. */
+/*
+ * What is saved in addition to the folio. The compatible string identifies this
+ * layout.
+ */
 #define SAMPLE_COMPATIBLE "fdbox,sample-v1"
 struct sample_state {
 	__le32 len;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * For the tests: makes a VM look like one of a type that the emulated machine does
- * not support. "FD TYPE PROTECTED" is written to the device.
+ * For the tests: makes a VM look like one of a type that the emulated machine
+ * does not support. Write "FD TYPE PROTECTED" to the device.
  */
 #include <linux/file.h>
 #include <linux/fs.h>

@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * FDBox: hand named file descriptors to the kernel, across the exit of the
- * program and across a kexec.
+ * FDBox: hand named file descriptors to the kernel, which keeps them after the
+ * program has exited and across a kexec.
  *
  * The control node is /dev/fdbox/fdbox; every box is /dev/fdbox/NAME. Opening
- * a box takes CAP_SYS_ADMIN in the first user namespace, EPERM otherwise.
- * Whoever the descriptor is passed to may use the box by it, whatever his own
- * capabilities, and nothing else.
+ * a box needs CAP_SYS_ADMIN in the initial user namespace, EPERM otherwise. A
+ * process that is passed the descriptor can use this box, and only this one,
+ * whatever its own capabilities.
  *
- * Errors every ioctl shares, each with one meaning:
+ * Errors that all ioctls share, each with one meaning:
  *
  *   EFAULT      the argument is not readable or writable memory
- *   EINVAL      a flag or pad is set, a size is wrong, or a name is not a name
+ *   EINVAL      a flag or pad is set, a size is wrong, or a name is invalid
  *               (empty, ".", "..", with "/", or without a NUL in its array)
  *   ENODEV      the box was deleted while this descriptor was open
  *   ENOMEM      out of memory; nothing changed
  *   ENOTTY      unknown command for this node
- *   EPERM       on the control node: the caller has no CAP_SYS_ADMIN; on a box:
- *               whoever opened it had none
+ *   EPERM       on the control node: the caller lacks CAP_SYS_ADMIN; on a box:
+ *               whoever opened it lacked it
  *
- * What an ioctl adds to these stands beside it. A failed call changes nothing.
+ * Additional errors are listed with each ioctl. A failed call changes nothing.
  */
 #ifndef _UAPI_LINUX_FDBOX_H
 #define _UAPI_LINUX_FDBOX_H
@@ -30,18 +30,18 @@
 #define FDBOX_TYPE		'.'
 #define FDBOX_BASE		0
 
-/* Bytes in a name, its terminating NUL included. */
+/* Bytes in a name, including its terminating NUL. */
 #define FDBOX_NAME_LEN		256
-/* Bytes in a compatible string, its terminating NUL included. */
+/* Bytes in a compatible string, including its terminating NUL. */
 #define FDBOX_COMPATIBLE_LEN	48
-/* Bytes in the message of struct fdbox_seal_error, its NUL included. */
+/* Bytes in the message of struct fdbox_seal_error, including its NUL. */
 #define FDBOX_MESSAGE_LEN	256
 
 /* On the control node. */
 
 /*
  * Creates /dev/fdbox/NAME. EEXIST: the name is taken ("fdbox" always is).
- * ENOSPC: there are as many boxes as the module allows.
+ * ENOSPC: the module's limit on boxes is reached.
  */
 #define FDBOX_CREATE_BOX	_IO(FDBOX_TYPE, FDBOX_BASE + 0)
 struct fdbox_create_box {
@@ -50,8 +50,8 @@ struct fdbox_create_box {
 };
 
 /*
- * Deletes a box and drops the descriptors still in it.
- * ENOENT: no such box. EBUSY: the box is sealed, or somebody works on it.
+ * Deletes a box and drops the descriptors still in it. ENOENT: no such box.
+ * EBUSY: the box is sealed or in use.
  */
 #define FDBOX_DELETE_BOX	_IO(FDBOX_TYPE, FDBOX_BASE + 1)
 struct fdbox_delete_box {
@@ -63,9 +63,9 @@ struct fdbox_delete_box {
 
 /*
  * Moves a descriptor from the caller into the box. EBADF: no such descriptor.
- * EOPNOTSUPP: a kind that nobody enlightened. EBUSY: the box is sealed.
- * EEXIST: the name is taken in this box. ENOSPC: there are as many descriptors
- * in it as the module allows.
+ * EOPNOTSUPP: the kind of file is not supported. EBUSY: the box is sealed.
+ * EEXIST: the name is taken in this box. ENOSPC: the module's limit on
+ * descriptors in a box is reached.
  */
 #define FDBOX_PUT_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 2)
 struct fdbox_put_fd {
@@ -77,15 +77,15 @@ struct fdbox_put_fd {
 
 /*
  * Moves a descriptor out of the box; returns its number, close-on-exec. With
- * FDBOX_GET_KEEP the box keeps what it returns under the same name: a caller
- * that is killed, even in this call, has lost nothing.
- * ENOENT: no such name. EBUSY: the box is sealed. EMFILE: no free descriptor
- * number. EOPNOTSUPP: it came from another kernel and nothing here restores
- * its kind yet. EIO: what it was saved as cannot be restored. EAGAIN: it is
- * restored upon files that are still in the box: take them out first; or it
- * came from the last kernel, and the host is on its way into the next one.
- * EHWPOISON: its memory broke, and this kernel could not keep it out of use.
- * EACCES: the LSM does not let the caller have it; the box keeps it.
+ * FDBOX_GET_KEEP the box also keeps the file under the same name: a caller that
+ * is killed, even during this call, has lost nothing. ENOENT: no such name.
+ * EBUSY: the box is sealed. EMFILE: no free descriptor number. EOPNOTSUPP: it
+ * came from another kernel and nothing here restores its kind yet. EIO: its
+ * saved state cannot be restored. EAGAIN: it depends on files that are still in
+ * the box: take them out first; or it came from the last kernel, and the host
+ * is about to leave for the next one. EHWPOISON: its memory broke, and this
+ * kernel could not keep it out of use. EACCES: the LSM does not let the caller
+ * have it; the box keeps it.
  */
 #define FDBOX_GET_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 3)
 struct fdbox_get_fd {
@@ -96,32 +96,32 @@ struct fdbox_get_fd {
 #define FDBOX_GET_KEEP			(1ULL << 0)
 
 /*
- * Freezes the shape of what is in the box, checks what it depends on and, where
- * KHO is on, registers it for the next kernel. Content may go on changing.
- * EBUSY: already sealed, one of the files is held by another sealed box or by
- * LUO, or a page that must move by somebody else. EHWPOISON: the memory of a
- * page is broken. EINTR: the caller was killed. ENOMEM: the host has not the
- * memory that it takes. ENOENT: something a descriptor depends on is not in the box.
- * EOPNOTSUPP: a descriptor is in a state its kind cannot carry. EFBIG: too
- * large. EIO: what came from the last kernel is not there as it was saved.
- * EAGAIN: a handover of another version is on its way through this
- * kernel, or the host into the next one. FDBOX_SEAL_ERROR tells which
- * descriptor and why.
+ * Freezes the shape of what is in the box, checks dependencies and, if KHO is
+ * on, registers it for the next kernel. Content may still change. EBUSY:
+ * already sealed; one of the files is held by another sealed box or by LUO; or
+ * a page that must move is held by something else. EHWPOISON: the memory of a
+ * page is broken. EINTR: the caller was killed. ENOMEM: the host does not have
+ * the memory that SEAL needs. ENOENT: something that a descriptor depends on is
+ * not in the box. EOPNOTSUPP: a descriptor is in a state that its kind cannot
+ * carry. EFBIG: too large. EIO: something from the last kernel is no longer as
+ * it was saved. EAGAIN: a handover of another version is being carried through
+ * this kernel, or the host is about to leave for the next one. FDBOX_SEAL_ERROR
+ * has the descriptor and the reason.
  */
 #define FDBOX_SEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 4)
 
 /*
- * The inverse of FDBOX_SEAL. Of what came from the last kernel it checks that
- * nothing was lost on the way. EINVAL: the box is not sealed. EAGAIN: the host
- * is on its way into the next kernel, which gets the box. ENODATA: descriptors
- * are lost, or their drivers refuse; the box stays sealed, FDBOX_NEXT_LOST names
- * each and why, and FDBOX_SALVAGE opens the box in spite of it.
+ * The inverse of FDBOX_SEAL. For descriptors from the last kernel, checks that
+ * none was lost in transit. EINVAL: the box is not sealed. EAGAIN: the host is
+ * about to leave for the next kernel, which gets the box. ENODATA: descriptors
+ * are lost, or their drivers refuse; the box stays sealed, FDBOX_NEXT_LOST
+ * lists each one with the reason, and FDBOX_SALVAGE opens the box anyway.
  */
 #define FDBOX_UNSEAL		_IO(FDBOX_TYPE, FDBOX_BASE + 5)
 
 /*
  * Growable structs: the caller sets @size to the size it knows. A kernel that
- * knows less accepts a larger struct whose tail is zero (E2BIG otherwise); one
+ * knows less accepts a larger struct if the rest is zero (E2BIG otherwise); one
  * that knows more fills in what fits.
  */
 
@@ -148,11 +148,11 @@ struct fdbox_info {
 #define FDBOX_FEATURE_GUEST_MEMFD	(1ULL << 4)
 #define FDBOX_FEATURE_IOMMUFD		(1ULL << 6)
 #define FDBOX_FEATURE_VFIO_PCI		(1ULL << 7)
-/* A handover came and was refused: the kernel's log says why. */
+/* A handover arrived and was refused: see the kernel log. */
 #define FDBOX_FEATURE_REFUSED		(1ULL << 5)
 
 /*
- * On the control node: the first box whose cursor is @cursor or more.
+ * On the control node: the first box whose cursor is @cursor or greater.
  * ENOENT: there is none.
  */
 #define FDBOX_NEXT_BOX		_IO(FDBOX_TYPE, FDBOX_BASE + 7)
@@ -169,8 +169,8 @@ struct fdbox_next_box {
 #define FDBOX_STATE_SEALED		1
 
 /*
- * On a box: the first descriptor whose cursor is @cursor or more.
- * ENOENT: there is none.
+ * On a box: the first descriptor whose cursor is @cursor or greater. ENOENT:
+ * there is none.
  */
 #define FDBOX_NEXT_FD		_IO(FDBOX_TYPE, FDBOX_BASE + 8)
 struct fdbox_next_fd {
@@ -208,9 +208,9 @@ struct fdbox_seal_error {
 #define FDBOX_REASON_NO_MEMORY		4
 
 /*
- * On a box: the first descriptor whose cursor is @cursor or more among those
- * that the last FDBOX_UNSEAL or FDBOX_SALVAGE found lost and that are still in
- * the box. ENOENT: there is none.
+ * On a box: the first descriptor whose cursor is @cursor or greater, out of
+ * those that the last FDBOX_UNSEAL or FDBOX_SALVAGE found to be lost and that
+ * are still in the box. ENOENT: there is none.
  */
 #define FDBOX_NEXT_LOST		_IO(FDBOX_TYPE, FDBOX_BASE + 10)
 struct fdbox_next_lost {
@@ -232,9 +232,10 @@ struct fdbox_next_lost {
 #define FDBOX_LOST_REFUSED		5 /* its driver refuses */
 
 /*
- * On a box: as FDBOX_UNSEAL, whatever is lost. What is whole can be taken out;
- * what is lost stays in the box, named by FDBOX_NEXT_LOST, until it is taken or
- * the box is deleted. EINVAL: the box is not sealed, too. EAGAIN: as there.
+ * On a box: like FDBOX_UNSEAL, even if descriptors are lost. The others can be
+ * taken out; the lost ones stay in the box, listed by FDBOX_NEXT_LOST, until
+ * they are taken out or the box is deleted. EINVAL: the box is not sealed.
+ * EAGAIN: as for FDBOX_UNSEAL.
  */
 #define FDBOX_SALVAGE		_IO(FDBOX_TYPE, FDBOX_BASE + 11)
 struct fdbox_salvage {
