@@ -44,6 +44,14 @@ impl Cache {
         Ok(Self { root, stages })
     }
 
+    #[cfg(test)]
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self {
+            root: dir.to_owned(),
+            stages: Stages::now(),
+        }
+    }
+
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -63,6 +71,18 @@ impl Cache {
     /// Where the artifact of this kind and key is, once it was made.
     pub(crate) fn place(&self, kind: &str, key: &Key) -> PathBuf {
         self.root.join(format!("{kind}-{}", key.0))
+    }
+
+    /// The keys of what there is of a kind.
+    pub(crate) fn keys(&self, kind: &str) -> Result<Vec<Key>> {
+        let prefix = format!("{kind}-");
+        let mut keys = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            keys.extend(name.strip_prefix(&prefix).and_then(Key::parse));
+        }
+        Ok(keys)
     }
 
     /// Waits until nobody else has what is called so, and has it until the file is closed.
@@ -132,19 +152,11 @@ impl Cache {
 
     /// Removes the artifacts of `kind` that were not used for longest, and that nobody holds.
     fn prune(&self, kind: &str, newest: &Path) -> Result<()> {
-        let prefix = format!("{kind}-");
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let is_key = |s: &str| s.len() == Key::LEN && s.bytes().all(|b| b.is_ascii_hexdigit());
-            if name
-                .to_string_lossy()
-                .strip_prefix(&prefix)
-                .is_some_and(is_key)
-                && entry.path() != newest
-            {
-                found.push((entry.metadata()?.modified()?, entry.path()));
+        for key in self.keys(kind)? {
+            let path = self.place(kind, &key);
+            if path != newest {
+                found.push((fs::metadata(&path)?.modified()?, path));
             }
         }
         found.sort();
@@ -172,6 +184,12 @@ impl Key {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// A key as it stands in the name of an artifact.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_key = text.len() == Self::LEN && text.bytes().all(|b| b.is_ascii_hexdigit());
+        is_key.then(|| Self(text.to_owned()))
     }
 }
 
@@ -227,13 +245,6 @@ impl KeyBuilder {
 mod tests {
     use super::*;
 
-    fn cache(dir: &Path) -> Cache {
-        Cache {
-            root: dir.to_owned(),
-            stages: Stages::now(),
-        }
-    }
-
     #[test]
     fn a_key_depends_on_every_part_and_its_place() {
         let key = |a, b| KeyBuilder::new("r").text("a", a).text("b", b).build();
@@ -246,7 +257,7 @@ mod tests {
     #[test]
     fn an_artifact_is_made_once_and_never_found_half_made() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = cache(dir.path());
+        let cache = Cache::at(dir.path());
         let key = KeyBuilder::new("test").build();
         let failed = cache.get("thing", &key, |tmp| {
             fs::write(tmp.join("half"), "x")?;
@@ -275,7 +286,7 @@ mod tests {
     #[test]
     fn what_is_held_is_found_and_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = cache(dir.path());
+        let cache = Cache::at(dir.path());
         let key = |n: usize| KeyBuilder::new(&n.to_string()).build();
         let place = cache.get("thing", &key(0), |_| Ok(())).unwrap();
         let held = cache.hold("thing", &key(0)).unwrap();
@@ -295,7 +306,7 @@ mod tests {
     #[test]
     fn only_the_last_few_of_a_kind_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = cache(dir.path());
+        let cache = Cache::at(dir.path());
         let make = |kind: &str, n: usize| {
             let key = KeyBuilder::new(&n.to_string()).build();
             cache.get(kind, &key, |_| Ok(())).unwrap()

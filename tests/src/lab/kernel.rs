@@ -2,7 +2,11 @@
 //! their version string only; and kernels of other configurations.
 //!
 //! The unpatched one is built from nothing. The others start from a copy of another one's objects, so
-//! that a changed patch costs a rebuild of what it touches and no more.
+//! that a changed patch costs a rebuild of what it touches and no more: those of the kernel that they
+//! derive from, or, if they share little with that one, of their own predecessor.
+
+mod flavour;
+mod predecessor;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +19,8 @@ use crate::source::Source;
 use crate::stale::{self, Lost};
 use crate::toolchain::Toolchain;
 use crate::{command, kconfig, package};
+pub(crate) use flavour::Flavour;
+use predecessor::Predecessor;
 
 /// Lines a build prints: of everything, of that all objects and archives, and what is made anew in any
 /// case. For progress only.
@@ -32,88 +38,6 @@ const MODULAR: &[&str] = &[
     "drivers/vfio/pci/vfio-pci-core.ko",
     "drivers/vfio/pci/vfio-pci.ko",
 ];
-
-/// Which kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Flavour {
-    /// As it comes. The guest's kernel, and what the patched ones are compared with.
-    Stock,
-    /// The host's first kernel.
-    A,
-    /// The kernel the host is updated to.
-    B,
-    /// The same, built to be up soon: the fast-handover profile.
-    Fast,
-    /// The same with KVM, iommufd and VFIO as modules.
-    Modular,
-    /// The same with the kernel's own checks: lockdep, kmemleak and others.
-    Debug,
-    /// As it comes, with these checks: what the patched one is compared with, where it has to be.
-    StockDebug,
-}
-
-impl Flavour {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Stock => "stock",
-            Self::A => "fdbox-a",
-            Self::B => "fdbox-b",
-            Self::Fast => "fdbox-fast",
-            Self::Modular => "fdbox-modular",
-            Self::Debug => "fdbox-debug",
-            Self::StockDebug => "stock-debug",
-        }
-    }
-
-    /// The file beside host.config with options of this flavour alone.
-    fn options(self) -> Option<&'static str> {
-        match self {
-            Self::Stock | Self::A | Self::B => None,
-            Self::Fast => Some("fast.config"),
-            Self::Modular => Some("modular.config"),
-            Self::Debug | Self::StockDebug => Some("debug.config"),
-        }
-    }
-
-    /// What `make` finds in its environment. Control-flow integrity is clang's, and so for the debug
-    /// kernel everything is built by LLVM; its modules have to be, too.
-    fn environment(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Debug | Self::StockDebug => &[("LLVM", "1")],
-            _ => &[],
-        }
-    }
-
-    /// Whether it can use memory on several NUMA nodes.
-    pub(crate) fn knows_nodes(self) -> bool {
-        matches!(self, Self::Debug | Self::StockDebug)
-    }
-
-    fn is_patched(self) -> bool {
-        !matches!(self, Self::Stock | Self::StockDebug)
-    }
-
-    /// Whose objects it starts from.
-    fn base(self) -> Option<Self> {
-        match self {
-            Self::Stock => None,
-            Self::A => Some(Self::Stock),
-            Self::B => Some(Self::A),
-            // Nearly nothing is left of the objects; the host programs are.
-            Self::Fast => Some(Self::B),
-            Self::Modular => Some(Self::A),
-            // Nothing is left: they are made by LLVM.
-            Self::Debug => Some(Self::A),
-            Self::StockDebug => Some(Self::Stock),
-        }
-    }
-
-    /// Whether its options are the same as those of the kernel that it starts from.
-    fn has_options_of_base(self) -> bool {
-        self.base()
-            .is_some_and(|base| base.options() == self.options())
-    }
-}
 
 /// A kernel that was built.
 #[derive(Debug, Clone)]
@@ -160,6 +84,19 @@ impl Kernel {
     }
 }
 
+/// What the build of a kernel starts from.
+enum Start<'a> {
+    Nothing,
+    Base(&'a Kernel),
+    Predecessor(Predecessor),
+}
+
+impl Start<'_> {
+    fn is_predecessor(&self) -> bool {
+        matches!(self, Self::Predecessor(_))
+    }
+}
+
 /// What kernels are made of.
 #[derive(Debug)]
 pub(crate) struct Kernels<'a> {
@@ -179,6 +116,33 @@ impl Kernels<'_> {
             false => self.source.clone(),
             true => self.patched()?,
         };
+        let key = self.key(flavour, &source)?;
+        let recipe = self.key(flavour, &self.source)?;
+        let kind = format!("kernel-{}", flavour.name());
+        let dir = self.cache.get(&kind, &key, |dir| {
+            let predecessor = match flavour.is_patched() && !flavour.has_options_of_base() {
+                true => predecessor::find(self.cache, &kind, &recipe)?,
+                false => None,
+            };
+            let start = match (predecessor, &base) {
+                (Some(predecessor), _) => Start::Predecessor(predecessor),
+                (None, Some(base)) => Start::Base(base),
+                (None, None) => Start::Nothing,
+            };
+            self.build(flavour, &source, &start, dir)?;
+            predecessor::note(dir, &recipe, &source)
+        })?;
+        let release = fs::read_to_string(dir.join("obj/include/config/kernel.release"))?;
+        Ok(Kernel {
+            flavour,
+            dir,
+            release: release.trim().to_owned(),
+            key,
+            source: source.dir,
+        })
+    }
+
+    fn key(&self, flavour: Flavour, source: &Source) -> Result<Key> {
         let mut key = KeyBuilder::new("kernel 1")
             .text("toolchain", self.toolchain.key().as_str())
             .text("source", source.key.as_str())
@@ -190,19 +154,7 @@ impl Kernels<'_> {
         if let Some(options) = self.options(flavour) {
             key = key.file(&options)?;
         }
-        let key = key.build();
-        let kind = format!("kernel-{}", flavour.name());
-        let dir = self.cache.get(&kind, &key, |dir| {
-            self.build(flavour, &source, base.as_ref(), dir)
-        })?;
-        let release = fs::read_to_string(dir.join("obj/include/config/kernel.release"))?;
-        Ok(Kernel {
-            flavour,
-            dir,
-            release: release.trim().to_owned(),
-            key,
-            source: source.dir,
-        })
+        Ok(key.build())
     }
 
     fn options(&self, flavour: Flavour) -> Option<PathBuf> {
@@ -288,6 +240,11 @@ impl Kernels<'_> {
                 .with_context(|| format!("Apply kmod/patches/{name}"))?;
             drop(file);
         }
+        // What is out of date in a copied build is removed from it, by content. To make, whose objects may
+        // be older than this copy of the source, no file is new.
+        let touched = stale::changed(patches)?;
+        stale::backdate(dir, &touched)?;
+        predecessor::note_touched(dir, &touched)?;
         progress.done();
         Ok(())
     }
@@ -296,7 +253,7 @@ impl Kernels<'_> {
         &self,
         flavour: Flavour,
         source: &Source,
-        base: Option<&Kernel>,
+        start: &Start<'_>,
         dir: &Path,
     ) -> Result<()> {
         let name = flavour.name();
@@ -305,14 +262,9 @@ impl Kernels<'_> {
         let own_options = !flavour.has_options_of_base();
         let mut progress = Progress::start(&format!("Kernel {name}"), Some(LINES_FULL));
 
-        match base {
-            Some(base) => {
-                let lost = self.start_from(base, source, &obj, &log)?;
-                if !own_options {
-                    progress.expect(lost.share(LINES_OBJECTS) + LINES_LINK);
-                }
-            }
-            None => fs::create_dir(&obj)?,
+        let lost = self.start_from(start, source, &obj, &log)?;
+        if let Some(lost) = lost.filter(|_| !own_options || start.is_predecessor()) {
+            progress.expect(lost.share(LINES_OBJECTS) + LINES_LINK);
         }
         let fragment = dir.join("fragment");
         fs::write(&fragment, self.fragment(flavour)?)?;
@@ -336,7 +288,7 @@ impl Kernels<'_> {
             sh.envs(flavour.environment().iter().copied());
             command::counted(&mut sh, &log, &mut progress)
         };
-        if base.is_none() {
+        if matches!(start, Start::Nothing) {
             run("make -C /lab/linux O=/lab/obj tinyconfig")?;
         }
         if own_options {
@@ -359,17 +311,32 @@ impl Kernels<'_> {
 
     /// Copies another kernel's objects, without those that are out of date in this one. Returns how many
     /// these are.
-    fn start_from(&self, base: &Kernel, source: &Source, obj: &Path, log: &Path) -> Result<Lost> {
+    fn start_from(
+        &self,
+        start: &Start<'_>,
+        source: &Source,
+        obj: &Path,
+        log: &Path,
+    ) -> Result<Option<Lost>> {
+        let (from, changed) = match start {
+            Start::Nothing => {
+                fs::create_dir(obj)?;
+                return Ok(None);
+            }
+            Start::Base(base) if base.source == source.dir => (&base.dir, Vec::new()),
+            Start::Base(base) => (&base.dir, stale::changed(&self.patch_files()?)?),
+            Start::Predecessor(predecessor) => {
+                (&predecessor.dir, predecessor.changed(&source.dir)?)
+            }
+        };
         let mut cp = std::process::Command::new("cp");
         cp.args(["-a", "--reflink=auto"])
-            .arg(base.dir.join("obj"))
+            .arg(from.join("obj"))
             .arg(obj);
         command::logged(&mut cp, log, |_| {}).context("Copy the kernel's objects")?;
-        if base.source == source.dir {
-            return Ok(Lost::default());
-        }
-        stale::remove(obj, &stale::changed(&self.patch_files()?)?)
-            .context("Remove the objects that are out of date")
+        let lost =
+            stale::remove(obj, &changed).context("Remove the objects that are out of date")?;
+        Ok(Some(lost))
     }
 }
 

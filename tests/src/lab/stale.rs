@@ -4,13 +4,17 @@
 //! files are older than any object, and patched ones may be older than objects that were built from
 //! unpatched ones later. What the changed files went into is therefore removed.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
+/// The start of 2026, since 1970.
+const BEFORE_ANY_BUILD: Duration = Duration::from_secs(1_767_225_600);
 /// Where kbuild saw the source.
-const SOURCE: &str = "/lab/linux";
+pub(crate) const SOURCE: &str = "/lab/linux";
 
 /// The files of the kernel's that these patches change, add or remove.
 pub(crate) fn changed(patches: &[PathBuf]) -> Result<Vec<String>> {
@@ -27,6 +31,22 @@ pub(crate) fn changed(patches: &[PathBuf]) -> Result<Vec<String>> {
     files.sort();
     files.dedup();
     Ok(files)
+}
+
+/// Makes these files older than any object.
+pub(crate) fn backdate(source: &Path, files: &[String]) -> Result<()> {
+    for name in files {
+        let path = source.join(name.trim_start_matches(SOURCE).trim_start_matches('/'));
+        let file = match File::options().write(true).open(&path) {
+            Ok(file) => file,
+            // A patch removed it.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("Open {}", path.display())),
+        };
+        file.set_modified(SystemTime::UNIX_EPOCH + BEFORE_ANY_BUILD)
+            .with_context(|| format!("Set the time of {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// How many object files a build has, and how many of them it lost.
