@@ -1,4 +1,4 @@
-//! Tells the program which revision of the sources it is built from.
+//! Tells the program which source revision it is built from.
 
 use std::fs;
 use std::path::Path;
@@ -7,21 +7,21 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let revision = packaged().or_else(checked_out);
-    // Without either it is a version of its own.
+    // Without either, the version alone is shown.
     let shown = revision.map_or_else(String::new, |revision| format!(" ({revision})"));
     println!("cargo::rustc-env=VMM_EXAMPLE_REVISION={shown}");
 }
 
-/// Of a crate that was packaged: cargo notes it there.
+/// The revision of a packaged crate, where cargo recorded it.
 fn packaged() -> Option<String> {
     let note = fs::read_to_string(".cargo_vcs_info.json").ok()?;
     let (_, hash) = note.split_once("\"sha1\"")?;
     short(hash.split('"').nth(1)?)
 }
 
-/// Of a checkout, where git is there to ask.
+/// The revision of a checkout, if git is available.
 fn checked_out() -> Option<String> {
-    // Not that of a repository that this one was only put into.
+    // Not that of another repository that contains this one.
     if !Path::new("../.git").exists() {
         return None;
     }

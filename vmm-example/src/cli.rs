@@ -1,4 +1,4 @@
-//! The command line, parsed; nothing is done here.
+//! The command line: parsing only.
 
 use std::path::PathBuf;
 
@@ -58,10 +58,11 @@ Another build of the VMM, under the same kernel:
 
 Exit status:
   0   done
-  1   wrong usage, or an error that has nothing to do with an update
-  10  it failed and nothing changed
-  11  it failed or was cancelled, and was rolled back: the guest continues
-  12  it failed and the guest is lost";
+  1   wrong usage, or an error unrelated to an update
+  10  failed, and nothing changed
+  11  failed or cancelled, and rolled back: the guest continues
+  12  failed, and the guest is lost
+  13  failed, and the guest waits in its box: resume it";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -69,7 +70,7 @@ Examples:
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
       --cpus 4 --memory size=2G,kind=memfd --console socket=/run/vm0.console --name vm0 --json
 
-A guest that drives a network card of the host, which vfio-pci has been given:
+A guest that drives a network card of the host, which is bound to vfio-pci:
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio --api-socket /run/vm0.sock \\
       --memory size=2G,kind=memfd --device vfio=0000:01:00.0";
 
@@ -83,22 +84,22 @@ Examples, the first one only a check:
   vmm-example live-update --api-socket /run/vm0.sock --no-kexec && \\
       vmm-example resume --box vm0 --api-socket /run/vm0.sock
 
-Into another kernel this command does not return: it goes with the host. Its exit status tells what
-became of an update that did not get that far: 10 nothing changed, 11 rolled back, 12 guest lost.";
+A kexec ends this command together with the host. Its exit status is that of an update that did not
+get that far: 10 nothing changed, 11 rolled back, 12 guest lost, 13 guest waits in its box.";
 
 const RESUME_EXAMPLES: &str = "\
 Examples:
   vmm-example status
   vmm-example resume --box vm0 --api-socket /run/vm0.sock --report /run/vm0.json
 
-Exit status 10: the guest was not resumed and its box is as it was; put right what the message
-says and try again.";
+Exit status 10: the guest was not resumed and its box is unchanged; fix what the message says and
+try again.";
 
 /// A small VMM whose guests survive a kexec of their host.
 ///
-/// A guest's memory, VM and state go into a box of the FDBox kernel module, which keeps
-/// them while the host boots another kernel. The guest does not reboot: it stands still
-/// for the blackout and continues.
+/// A guest's memory, VM and state go into a box of the FDBox kernel module, which keeps them while
+/// the host boots another kernel. The guest does not reboot: it is paused for the blackout and
+/// continues.
 #[derive(Debug, Parser)]
 #[command(version = SHOWN_VERSION, after_help = EXAMPLES, help_expected = true, subcommand_required = true)]
 pub(crate) struct Cli {
@@ -118,38 +119,38 @@ pub(crate) enum Command {
     Discard(DiscardArgs),
     /// Give up an update that has not left the host yet; the guest continues.
     Cancel(ApiArgs),
-    /// Stop a guest's CPUs.
+    /// Stop a guest's vCPUs.
     Pause(ApiArgs),
     /// Let a paused guest run.
     Continue(ApiArgs),
     Shutdown(ShutdownArgs),
-    /// Show what happens to a guest as it happens, as JSON, one object a line.
+    /// Print a guest's events as they happen, as JSON, one object per line.
     Events(ApiArgs),
-    /// Show a guest's figures, as Prometheus reads them.
+    /// Print a guest's metrics in Prometheus format.
     Metrics(ApiArgs),
     Bench(BenchArgs),
-    /// Put a terminal back when the VMM that has it cannot.
+    /// Restore a terminal if the VMM that uses it cannot.
     #[command(name = crate::devices::console::guard::COMMAND, hide = true)]
     GuardTerminal {
-        /// How it was.
+        /// The terminal's modes before.
         #[arg(value_name = "JSON")]
         modes: String,
     },
-    /// Print what a shell needs to complete this command's options.
+    /// Print shell completions.
     Completions(CompletionsArgs),
     /// Write the man pages into a directory.
     Man(ManArgs),
 }
 
-/// Boot a guest and run it until it shuts down or resets.
+/// Boot a guest and run it until it shuts down.
 ///
-/// Stays in the foreground as the guest's VMM and ends with 0 when the guest does. The guest
-/// is a Linux kernel with its initramfs; it has CPUs, memory, a serial port and virtio devices, and
-/// PCI devices of the host.
+/// Stays in the foreground as the guest's VMM and exits with 0 when the guest ends. A guest that
+/// resets boots again, in the same process. The guest is a Linux kernel with its initramfs; it has
+/// CPUs, memory, a serial port and virtio devices, and PCI devices of the host.
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// A file with these options, as TOML; what is given here as well overrides it.
+    /// A TOML file with these options; options on the command line override it.
     ///
     /// Its keys are the names of the options: `cpus = 2`, `disk = ["path=/var/lib/vm0.img"]`, `json = true`.
     #[arg(long, value_name = "FILE")]
@@ -170,23 +171,23 @@ pub(crate) struct RunArgs {
     pub(crate) cpus: u8,
     #[command(flatten)]
     pub(crate) cpuid: CpuidArgs,
-    /// Memory: its size, and whether it is KVM's own (guest_memfd) or shmem (memfd).
+    /// Memory: its size, and its kind: KVM's own (guest_memfd) or shmem (memfd).
     #[arg(long, value_name = "size=SIZE,kind=KIND", default_value_t = MemorySpec::default())]
     pub(crate) memory: MemorySpec,
     /// Where the serial port goes: stdio, file=PATH or socket=PATH.
     ///
-    /// A socket serves one client at a time and keeps the last 64 KiB while nobody is
-    /// connected. Nothing on stdin is the VMM's: end a guest with `vmm-example shutdown`.
+    /// A socket serves one client at a time and keeps the last 64 KiB while nobody is connected.
+    /// The VMM does not interpret stdin: end a guest with `vmm-example shutdown`.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) console: ConsoleSpec,
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: PathBuf,
-    /// The guest's name, which its box gets too.
+    /// The guest's name, also used for its box.
     #[arg(long, value_name = "NAME", default_value = "guest", value_parser = parse_box_name)]
     pub(crate) name: BoxName,
-    /// Print JSON, one object a line: when the API socket is there (`listening`), and how the guest
-    /// came to its end (`ended`, with the reason as its `message`). The console goes elsewhere.
+    /// Print JSON, one object per line: when the API socket is ready (`listening`), and how the
+    /// guest ended (`ended`, with the reason as its `message`). The console must go elsewhere.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -200,7 +201,7 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Standard output is for one of the two.
+    /// Standard output cannot be used for both.
     pub(crate) fn check_output(&self) -> Result<(), &'static str> {
         match self.console {
             ConsoleSpec::Stdio if self.json => {
@@ -213,16 +214,16 @@ impl RunArgs {
 
 /// Update the host under a running guest.
 ///
-/// Checks for whatever could fail, loads the kernel, moves the guest's memory and VM into
-/// a box and seals it, all while the guest runs. Then stops the guest, writes its state
-/// and jumps. Any failure before the jump is undone and the guest continues.
+/// Checks for anything that could fail, loads the kernel, puts the guest's memory and VM into a box
+/// and seals it, all while the guest runs. Then stops the guest, writes its state and jumps. Any
+/// failure before the jump is undone and the guest continues.
 ///
-/// With --all, or with several --api-socket, does so for many guests: all are prepared while
-/// they run, all are paused at once, and one kexec takes all of them along.
+/// With --all, or with several --api-socket, updates many guests: all are prepared while they run,
+/// all are paused at once, and one kexec takes all of them to the next kernel.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = LIVE_UPDATE_EXAMPLES)]
 pub(crate) struct LiveUpdateArgs {
-    /// The API socket of the guest's VMM. Several: their guests are updated together.
+    /// The API socket of the guest's VMM. If given several times, the guests are updated together.
     #[arg(long, value_name = "PATH", required_unless_present = "all")]
     pub(crate) api_socket: Vec<PathBuf>,
     #[command(flatten)]
@@ -236,18 +237,18 @@ pub(crate) struct LiveUpdateArgs {
     /// The next kernel's command line; it needs kho=on. Default: this kernel's.
     #[arg(long, value_name = "STRING")]
     pub(crate) cmdline: Option<String>,
-    /// Take it that the next kernel has the patches, though its image does not say so.
+    /// Assume that the next kernel has the patches even though its image does not declare them.
     ///
-    /// For one that was built before images did. Devices of the host are not risked on it.
+    /// For a kernel that was built before images did. Does not apply to devices of the host.
     #[arg(long, requires = "kernel")]
     pub(crate) assume_patches: bool,
     /// Hand the guest over to another VMM in this kernel, instead of a kexec.
     #[arg(long, conflicts_with_all = ["kernel", "initramfs", "cmdline"])]
     pub(crate) no_kexec: bool,
-    /// Have another build of this VMM take the guest over, in this kernel.
+    /// Hand the guest over to another build of this VMM, in this kernel.
     ///
-    /// It is asked first whether it reads the guest's state, and gets ready while the guest
-    /// runs. API socket and console go over with the guest.
+    /// The new binary is first asked whether it reads the guest's state, and gets ready while the
+    /// guest runs. API socket and console are handed over with the guest.
     #[arg(long, value_name = "PATH",
           conflicts_with_all = ["kernel", "initramfs", "cmdline", "no_kexec", "all"])]
     pub(crate) binary: Option<PathBuf>,
@@ -255,7 +256,7 @@ pub(crate) struct LiveUpdateArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "binary",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
-    /// What the VMM of the new binary gives up. Default: as much as the old one did (on or off).
+    /// What the new binary's VMM drops. Default: as much as the old one did (on or off).
     #[arg(long, value_name = "HOW", value_enum, requires = "binary")]
     pub(crate) sandbox: Option<Level>,
     /// Write the report of an update with --binary to a file, as JSON.
@@ -270,7 +271,7 @@ pub(crate) struct LiveUpdateArgs {
     /// Only check: change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print events and result as JSON, one object a line.
+    /// Print events and result as JSON, one object per line.
     #[arg(long)]
     pub(crate) json: bool,
     /// Make a step fail, for tests.
@@ -286,9 +287,9 @@ pub(crate) struct LiveUpdateArgs {
 
 /// Continue a guest that an update handed over.
 ///
-/// Takes memory, VM and state out of the box, rebuilds the guest and runs it; then
-/// reports, deletes the box and stays in the foreground as the guest's VMM. If the guest
-/// cannot be rebuilt, the box is sealed again with everything in it, for another try.
+/// Takes memory, VM and state out of the box, rebuilds the guest and runs it; then reports, deletes
+/// the box and stays in the foreground as the guest's VMM. If the guest cannot be rebuilt, the box
+/// is sealed again with everything in it, and the resume can be retried.
 #[derive(Debug, Args)]
 #[command(after_help = RESUME_EXAMPLES)]
 pub(crate) struct ResumeArgs {
@@ -304,14 +305,14 @@ pub(crate) struct ResumeArgs {
     /// Where the serial port goes: stdio, file=PATH or socket=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) console: ConsoleSpec,
-    /// A tap in place of one that was handed in before the update; may be repeated, in the
-    /// order of those. All other devices are opened as they were.
+    /// A tap to replace one that was passed by descriptor before the update; may be repeated, in
+    /// the original order. All other devices are reopened automatically.
     #[arg(long = "net", value_name = "fd=N", conflicts_with = "all")]
     pub(crate) nets: Vec<FdSpec>,
-    /// Let a group connect to the API sockets too, but only to look, as with `run`.
+    /// Let a group connect to the API sockets too, but read-only, as with `run`.
     #[arg(long, value_name = "GID")]
     pub(crate) api_group: Option<u32>,
-    /// Have guests arrive paused: `continue` runs them.
+    /// Make guests arrive paused: `continue` runs them.
     #[arg(long)]
     pub(crate) paused: bool,
     #[command(flatten)]
@@ -323,8 +324,8 @@ pub(crate) struct ResumeArgs {
     /// and, with --all, total.json for all of them.
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) report: Option<PathBuf>,
-    /// What /proc/uptime said when this host's userspace started, to tell it from the
-    /// kernel's boot in the report.
+    /// The value of /proc/uptime at the start of this host's userspace, to separate userspace from
+    /// the kernel's boot in the report.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) init_uptime: Option<f64>,
     /// Make a step fail, for tests.

@@ -1,4 +1,4 @@
-//! Showing errors and results.
+//! Output of errors and results.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 
-/// An error and its causes, in one line. A cause that its error quotes already is left out.
+/// An error and its causes, on one line. A cause that is already quoted by its error is left out.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -21,8 +21,8 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Text for a terminal, which does nothing but show it: a VMM that somebody has taken over names its guest and tells of
-/// its errors as it likes, and root reads that. It is as JSON has it.
+/// Text that is safe for a terminal: a compromised VMM can choose its guest's name and its error
+/// messages, which root reads. Escaped as in JSON.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     let acts = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     if !text.contains(acts) {
@@ -35,19 +35,19 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     text.chars().map(shown).collect()
 }
 
-/// Tells the operator something, if anyone listens: a guest does not end because its VMM's
+/// Shows a warning to the operator, if anyone reads it: a guest does not end because its VMM's
 /// standard error is closed.
 pub(crate) fn warn(message: &str) {
     let _ = writeln!(io::stderr(), "vmm-example: {}", printable(message));
 }
 
-/// Tells what came of it on standard output, if that takes it: a full disk or a pipe that nobody reads
-/// changes nothing about what was done.
+/// Reports a result on standard output, if possible: a full disk or a closed pipe does not change
+/// what was done.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{}", printable(line));
 }
 
-/// Prints what a command is there to print: without that it has done nothing.
+/// Prints the output of a command; if that fails, so does the command.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let written = out

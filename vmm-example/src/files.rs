@@ -1,12 +1,12 @@
-//! Files that an operator names. None of them is waited for: a guest may stand still meanwhile, and a
-//! pipe that nobody reads or writes would never be open.
+//! Files named by an operator. Opening them never blocks: a guest may be paused meanwhile, and a
+//! pipe without a peer would block forever.
 
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Opens a file for all of it to be read.
+/// Opens a regular file for reading.
 pub(crate) fn regular(path: &Path) -> io::Result<File> {
     open(
         path,
@@ -28,7 +28,7 @@ pub(crate) fn disk(path: &Path, readonly: bool) -> io::Result<File> {
     )
 }
 
-/// Opens a file or a device for a guest's output, at its end; a file is made if there is none.
+/// Opens a file or a device for a guest's output, at its end; creates the file if there is none.
 pub(crate) fn output(path: &Path) -> io::Result<File> {
     let fits = |kind: &FileType| !kind.is_dir();
     open(
@@ -52,13 +52,13 @@ fn open(
             Err(io::Error::other(format!("it is {what} and {is_not}")))
         }
     };
-    // Some devices do something when they are opened.
+    // Opening has side effects on some devices.
     if let Ok(found) = path.metadata() {
         check(&found)?;
     }
     let options = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     let file = options.open(path)?;
-    // What the name stands for may have changed meanwhile.
+    // The path may refer to something else by now.
     check(&file.metadata()?)?;
     Ok(file)
 }

@@ -1,4 +1,4 @@
-//! Who a process is, for another one to be the same.
+//! The identity of a process, so that another one can get the same.
 
 #![allow(
     unsafe_code,
@@ -13,22 +13,22 @@ use std::process::Command;
 
 use crate::sandbox::Level;
 
-/// A process's user, its groups, and where the kernel counts what it uses.
+/// A process's user and groups, and its resource accounting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
-    /// Its control group; only with version 2 of them.
+    /// Its control group; only with cgroup v2.
     cgroup: Option<PathBuf>,
-    /// How soon it is killed when memory is short.
+    /// Its OOM killer adjustment.
     oom_score_adj: Option<String>,
-    /// Whether a filter of system calls confines it.
+    /// Whether it has a seccomp filter.
     is_confined: bool,
 }
 
 impl Identity {
-    /// That of a process.
+    /// Reads the identity of a process.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -47,7 +47,7 @@ impl Identity {
             let numbers = line.split_whitespace().map(|number| number.parse().ok());
             numbers.collect()
         };
-        // Real, effective, saved, of the file system.
+        // Real, effective, saved, file system.
         Some(Self {
             uid: *numbers("Uid:")?.get(1)?,
             gid: *numbers("Gid:")?.get(1)?,
@@ -63,7 +63,7 @@ impl Identity {
         (self.uid, self.gid) == (uid, gid)
     }
 
-    /// What it has given up, by the kernel's word. That a filter only logs, the kernel does not say.
+    /// Its sandbox as reported by the kernel, which does not say whether a filter only logs.
     pub(crate) fn sandbox(&self) -> Level {
         match self.is_confined {
             true => Level::On,
@@ -71,7 +71,7 @@ impl Identity {
         }
     }
 
-    /// Has a command run as this user, if that is another one than this process's.
+    /// Makes a command run as this user, if it is not this process's user already.
     pub(crate) fn give(&self, command: &mut Command) {
         if rustix::process::geteuid().as_raw() == self.uid {
             return;
@@ -84,20 +84,20 @@ impl Identity {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),
             };
-            // SAFETY: the list is `groups.len()` numbers long, and lives through the call.
+            // SAFETY: the list has `groups.len()` entries, and lives through the call.
             done(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
-            // SAFETY: it takes numbers.
+            // SAFETY: the arguments are numbers.
             done(unsafe { libc::setresgid(gid, gid, gid) })?;
-            // SAFETY: it takes numbers.
+            // SAFETY: the arguments are numbers.
             done(unsafe { libc::setresuid(uid, uid, uid) })
         };
-        // SAFETY: between fork and exec the closure makes system calls, and reads what it owns: it
-        // allocates nothing and takes no lock.
+        // SAFETY: between fork and exec the closure only makes system calls and reads what it owns:
+        // it allocates nothing and takes no lock.
         unsafe { command.pre_exec(change) };
     }
 
-    /// Has the kernel count what a child uses where it counted this one. As far as that goes: a child elsewhere
-    /// works as well.
+    /// Moves a child to the control group and OOM adjustment of this process. Errors are ignored: a
+    /// child elsewhere works as well.
     pub(crate) fn account(&self, child: u32) {
         if let Some(cgroup) = &self.cgroup {
             let _ = fs::write(cgroup.join("cgroup.procs"), child.to_string());

@@ -1,4 +1,4 @@
-//! Descriptors that whoever started this process left open for it, by their numbers.
+//! Descriptors left open for this process by whoever started it, by their numbers.
 
 #![allow(
     unsafe_code,
@@ -8,13 +8,13 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
-/// Another descriptor of a file that is open in this process by that number.
+/// Duplicates a descriptor that is open in this process under this number.
 pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(rustix::io::Errno::BADF.into());
     }
-    // SAFETY: the borrow lasts for one system call, which checks the number itself; -1, the
-    // one number that must not be borrowed, is not among these.
+    // SAFETY: the borrow lasts for one system call, which checks the number itself; -1, the one
+    // number that must not be borrowed, is excluded.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     borrowed.try_clone_to_owned()
 }

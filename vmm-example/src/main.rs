@@ -1,18 +1,18 @@
 //! A small VMM whose guests survive a kexec of their host.
 //!
-//! | module | is about |
+//! | module | content |
 //! |---|---|
-//! | `cli`, `commands` | what an operator types and reads |
-//! | `service` | a running guest, what can be asked of it, and what happened to it |
+//! | `cli`, `commands` | the command line and the commands |
+//! | `service` | a running guest, the requests it serves, and its history |
 //! | `update` | the guest's side of an update |
 //! | `guest` | a guest: built to boot, or restored; vCPUs and state |
-//! | `devices` | what a guest drives: serial port, virtio, devices of the host |
+//! | `devices` | the guest's devices: serial port, virtio, passed-through devices |
 //! | `memory`, `kvm` | guest memory; KVM, and the state of its objects |
-//! | `sandbox` | what the process gives up before a guest runs |
-//! | `spec` | what was asked for, checked |
-//! | `socket`, `files`, `inherited` | sockets to listen on, files that an operator names, descriptors left open |
-//! | `identity` | who a process is, for another one to be the same |
-//! | `metrics`, `error` | figures, showing errors |
+//! | `sandbox` | the privileges that the process drops before a guest runs |
+//! | `spec` | the operator's requests, checked |
+//! | `socket`, `files`, `inherited` | sockets to listen on, files named by an operator, inherited descriptors |
+//! | `identity` | the identity of a process, for giving it to another one |
+//! | `metrics`, `error` | metrics, output of errors |
 
 #![deny(unsafe_code)]
 
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(help) => {
-            // Help goes to standard output and is no error.
+            // Help goes to standard output and is not an error.
             let _ = help.print();
             let failed = help.use_stderr();
             return if failed {

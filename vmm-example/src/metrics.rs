@@ -1,17 +1,17 @@
-//! Figures in the text format that Prometheus reads.
+//! Metrics in Prometheus's text format.
 
 use std::fmt::Write;
 
-/// Something that has figures: a device, the vCPUs.
+/// Something that has metrics: a device, the vCPUs.
 pub(crate) trait Counted {
-    /// Adds its figures.
+    /// Adds its metrics.
     fn count(&self, metrics: &mut Metrics);
 }
 
 /// A label's name and value.
 pub(crate) type Label<'a> = (&'a str, &'a str);
 
-/// Figures, gathered.
+/// Collected metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     guest: String,
@@ -19,7 +19,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Figures of this guest: each gets its name as a label.
+    /// Metrics of this guest: each gets its name as a label.
     pub(crate) fn of(guest: &str) -> Self {
         Self {
             guest: escape(guest),
@@ -27,7 +27,7 @@ impl Metrics {
         }
     }
 
-    /// What only goes up.
+    /// A value that only increases.
     pub(crate) fn counter(&mut self, name: &str, help: &str, samples: &[(&[Label<'_>], u64)]) {
         self.family(name, help, "counter");
         for (labels, value) in samples {
@@ -35,7 +35,7 @@ impl Metrics {
         }
     }
 
-    /// What goes up and down.
+    /// A value that can go up and down.
     pub(crate) fn gauge(&mut self, name: &str, help: &str, samples: &[(&[Label<'_>], f64)]) {
         self.family(name, help, "gauge");
         for (labels, value) in samples {

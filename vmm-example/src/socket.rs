@@ -13,8 +13,8 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, chmod, chownat, fchmod, f
 use rustix::io::Errno;
 use rustix::net;
 
-/// Whether what clients and terminal find is this process's to take down: not before a guest
-/// was taken over from another process, and no longer when it was handed on.
+/// Whether sockets and terminal are this process's to remove and restore: not before a guest was
+/// taken over from another process, and no longer once it was handed over.
 #[derive(Clone, Debug)]
 pub(crate) struct Ownership(Arc<AtomicBool>);
 
@@ -32,7 +32,7 @@ impl Ownership {
     }
 }
 
-/// Where a socket is in the file system; it goes when this does, if it is ours.
+/// A socket's path in the file system; removed on drop, if it is ours.
 #[derive(Debug)]
 pub(crate) struct SocketPath {
     path: PathBuf,
@@ -60,12 +60,13 @@ impl Drop for SocketPath {
     }
 }
 
-/// Listens on `path`, in place of a socket that nobody listens on any more. It is for this user only.
+/// Listens on `path`, replacing a dead socket. Only this user can connect.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     let kind = net::SocketType::STREAM;
     let flags = net::SocketFlags::CLOEXEC;
     let socket = net::socket_with(net::AddressFamily::UNIX, kind, flags, None)?;
-    // The file that bind makes gets it: afterwards, somebody else's could be there, in a folder of theirs.
+    // The file created by bind gets this mode: changing it afterwards could hit another file, in a
+    // directory of somebody else's.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     let address = net::SocketAddrUnix::new(path)?;
     match net::bind(&socket, &address) {
@@ -75,7 +76,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         }
         bound => bound?,
     }
-    // As long a queue as the system allows.
+    // The longest queue that the system allows.
     net::listen(&socket, i32::MAX)?;
     Ok(socket.into())
 }

@@ -1,4 +1,4 @@
-//! What an operator asks for, parsed and checked: plain values, no resource.
+//! The operator's requests, parsed and checked: plain values, no resources.
 
 use std::fmt;
 use std::io;
@@ -8,16 +8,16 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Bytes in a MiB.
+/// The number of bytes in a MiB.
 pub(crate) const MIB: u64 = 1 << 20;
 /// The smallest guest that boots a Linux kernel, in MiB.
 const MIN_MEMORY_MIB: u64 = 64;
-/// The largest guest, in MiB: what every x86-64 CPU that runs KVM can address.
+/// The largest guest, in MiB: what every x86-64 CPU with KVM can address.
 const MAX_MEMORY_MIB: u64 = 512 << 10;
-/// APIC IDs have 8 bits, one of them is the I/O APIC's, and one means all.
+/// APIC IDs have 8 bits; one is used by the I/O APIC, and one means all.
 pub(crate) const MAX_CPUS: u8 = 254;
 
-/// Why an option's value cannot be used.
+/// Why an option's value is invalid.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum SpecError {
     #[error("Unknown key {key:?}: the keys are {known}")]
@@ -46,7 +46,7 @@ pub(crate) enum SpecError {
     RepeatedKey { key: String },
 }
 
-/// What guest RAM is made of.
+/// The kind of guest RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum MemoryKind {
@@ -139,7 +139,7 @@ impl FromStr for MemorySpec {
     }
 }
 
-/// Reads a size with its suffix and checks that a guest of that size can be built.
+/// Parses a size with its suffix and checks that a guest of that size can be built.
 fn parse_mib(value: &str) -> Result<u64, SpecError> {
     let bad = || SpecError::BadSize {
         value: value.into(),
@@ -163,7 +163,7 @@ fn parse_mib(value: &str) -> Result<u64, SpecError> {
     }
 }
 
-/// Where the guest's serial port goes.
+/// The destination of the guest's serial port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ConsoleSpec {
     /// The VMM's own standard input and output.
@@ -186,7 +186,7 @@ impl fmt::Display for ConsoleSpec {
 }
 
 impl ConsoleSpec {
-    /// The same wherever this process or another one is.
+    /// The same, independent of the working directory.
     pub(crate) fn absolute(self) -> io::Result<Self> {
         Ok(match self {
             Self::Stdio => self,

@@ -1,4 +1,4 @@
-//! Options of what asks a VMM, or another build of it, and changes nothing.
+//! Options of the commands that query a VMM, or another build of it, and change nothing.
 
 use std::path::PathBuf;
 
@@ -7,13 +7,13 @@ use clap::Args;
 use crate::service::api::protocol::ShutdownRequest;
 use crate::service::power::SHUTDOWN_LIMIT;
 
-/// Say whether this binary reads the state that another one would write.
+/// Check whether this binary can read the state that another one would write.
 ///
-/// Prints its name, its version and its findings as JSON. Exits with 0 if it reads the
-/// state and with 10 if not.
+/// Prints its name, its version and its findings as JSON. Exits with 0 if it can read the state and
+/// with 10 if not.
 #[derive(Debug, Args)]
 pub(crate) struct CheckStateArgs {
-    /// What would be written, as JSON; - reads it from standard input.
+    /// A description of the state, as JSON; - reads it from standard input.
     ///
     /// {"architecture":"x86_64","format":1,"producer":"...",
     /// "sections":[{"name":"...","version":1,"required":true}]}
@@ -28,17 +28,17 @@ Examples:
   vmm-example status --api-socket /run/vm0.sock
   vmm-example status --api-socket /run/vm0.sock --json";
 
-/// Show a guest, or the boxes of this host and what in them needs what.
+/// Show a guest, or the boxes of this host with their dependencies.
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_EXAMPLES)]
 pub(crate) struct StatusArgs {
-    /// The API socket of a guest's VMM. Without: show the boxes and what is in them.
+    /// The API socket of a guest's VMM. Without it, show the boxes and their contents.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print what in the boxes needs what as a graph, for Graphviz's dot.
+    /// Print the dependencies in the boxes as a graph, for Graphviz's dot.
     #[arg(long, conflicts_with_all = ["api_socket", "json"])]
     pub(crate) dot: bool,
 }
@@ -51,14 +51,15 @@ pub(crate) struct ApiArgs {
     pub(crate) api_socket: PathBuf,
 }
 
-/// End a guest: press its power button, and cut its power after a time.
+/// End a guest: press its power button, and cut its power after a timeout.
 ///
-/// A guest that does not listen to its power button is cut off at once. One that is paused cannot.
+/// A guest that does not listen to its power button is cut off at once. A paused guest cannot
+/// react, and is cut off after the timeout.
 #[derive(Debug, Args)]
 pub(crate) struct ShutdownArgs {
     #[command(flatten)]
     pub(crate) api: ApiArgs,
-    /// How long it may take to switch itself off.
+    /// How long the guest may take to switch itself off.
     #[arg(long, value_name = "SECONDS", default_value_t = SHUTDOWN_LIMIT.as_secs())]
     timeout: u64,
     /// Cut its power at once.

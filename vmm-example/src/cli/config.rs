@@ -1,6 +1,6 @@
 //! The configuration file of `run`: the options of the command line, by their names.
 //!
-//! It is put in front of what the operator gave as arguments, but for the options that are given there too.
+//! Its options are inserted before the operator's arguments, except those that are given there too.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 use super::Cli;
 
-/// The command that has one, and the option that names it.
+/// The command that has a configuration file, and the option that names it.
 const COMMAND: &str = "run";
 const OPTION: &str = "config";
 
@@ -39,7 +39,7 @@ pub(crate) enum ConfigError {
     },
 }
 
-/// The arguments of this process, with what is in a configuration file that they name.
+/// The arguments of this process, with those of the configuration file that they name.
 pub(crate) fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, ConfigError> {
     if arguments.get(1).is_none_or(|command| command != COMMAND) {
         return Ok(arguments);
@@ -63,7 +63,7 @@ pub(crate) fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, ConfigEr
         .collect())
 }
 
-/// What a file says, as arguments; without what is `given`.
+/// The options of a file as arguments, without those in `given`.
 fn options(path: &Path, text: &str, given: &[OsString]) -> Result<Vec<String>, ConfigError> {
     let table: Table = text.parse().map_err(|source| ConfigError::Parse {
         path: path.into(),
@@ -220,7 +220,7 @@ mod tests {
         let line = ["vmm", "run", "--config=/no/such/file"].map(OsString::from);
         let error = expand(line.to_vec()).unwrap_err();
         assert!(error.to_string().contains("/no/such/file"), "{error}");
-        // Other commands have none.
+        // Other commands have no configuration file.
         let line = ["vmm", "status", "--config=/no/such/file"].map(OsString::from);
         assert_eq!(expand(line.to_vec()).unwrap(), line);
     }

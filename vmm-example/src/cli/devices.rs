@@ -1,4 +1,4 @@
-//! The options that give a guest its devices.
+//! The options for a guest's devices.
 
 use clap::Args;
 
@@ -7,33 +7,33 @@ use crate::devices::vfio::spec::VfioSpec;
 use crate::devices::virtio::spec::{DeviceSpecs, DiskSpec, HvcSpec, NetSpec, VsockSpec};
 use crate::spec::SpecError;
 
-/// A guest's devices, eight at most.
+/// A guest's devices, at most eight.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Devices, eight at most")]
 pub(crate) struct DeviceArgs {
     /// A disk in a file or on a block device; may be repeated. A resume opens the same path.
     ///
-    /// `direct=on` goes past the host's page cache. Requests are carried out by io_uring, or by a thread on
-    /// a host without it; `io=uring` and `io=thread` leave no choice.
+    /// `direct=on` bypasses the host's page cache. Requests are carried out by io_uring, or by a
+    /// thread on a host without it; `io=uring` and `io=thread` force one of them.
     #[arg(
         long = "disk",
         value_name = "path=FILE[,readonly=on][,direct=on][,io=uring|thread]"
     )]
     pub(crate) disks: Vec<DiskSpec>,
     /// A network on a tap; may be repeated. A resume attaches to the tap of the same name; one
-    /// that was handed in must be handed in again.
+    /// passed by descriptor must be passed again.
     #[arg(long = "net", value_name = "tap=NAME|fd=N[,mac=MAC]")]
     pub(crate) nets: Vec<NetSpec>,
-    /// Sockets between guest and host. An update resets their connections.
+    /// A socket device (vsock) for connections between guest and host. An update resets them.
     ///
-    /// A program that connects to PATH and writes `CONNECT PORT` gets the guest's port. A guest
-    /// that connects to CID 2 gets the Unix socket PATH_PORT.
+    /// A program that connects to PATH and writes `CONNECT PORT` reaches that port in the guest. A
+    /// guest that connects to CID 2 reaches the Unix socket PATH_PORT.
     #[arg(long, value_name = "cid=N,socket=PATH")]
     pub(crate) vsock: Option<VsockSpec>,
     /// A second console, hvc0 in the guest.
     #[arg(long, value_name = "file=PATH|socket=PATH")]
     pub(crate) hvc: Option<HvcSpec>,
-    /// No source of random numbers.
+    /// Do not provide a source of random numbers.
     #[arg(long)]
     pub(crate) no_rng: bool,
 }
@@ -50,21 +50,21 @@ impl DeviceArgs {
     }
 }
 
-/// Devices of the host that the guest drives itself, eight at most.
+/// Devices of the host that the guest drives itself, at most eight.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Devices of the host, eight at most")]
 pub(crate) struct PassthroughArgs {
     /// A PCI device of the host, by its address; may be repeated.
     ///
-    /// The device must be bound to vfio-pci, have MSI-X, and be behind an IOMMU. It reaches all
-    /// of the guest's memory, which must be --memory kind=memfd, and nothing else. An update
-    /// with --kernel or --no-kexec keeps it in the guest's box, at work.
+    /// The device must be bound to vfio-pci, have MSI-X, and be behind an IOMMU. It can access all
+    /// of the guest's memory, which must be --memory kind=memfd, and nothing else. An update with
+    /// --kernel or --no-kexec keeps it running, in the guest's box.
     #[arg(long = "device", value_name = "vfio=BDF")]
     pub(crate) devices: Vec<VfioSpec>,
 }
 
 impl RunArgs {
-    /// The guest kernel's command line. A guest with a device on its PCI bus must look for it.
+    /// The guest kernel's command line. A guest with a device on its PCI bus must scan that bus.
     pub(crate) fn kernel_cmdline(&self) -> Result<String, SpecError> {
         let has_pci = !self.passthrough.devices.is_empty();
         let given = self.cmdline.as_deref();

@@ -1,4 +1,4 @@
-//! What is installed beside the program uses commands and options that there are.
+//! Checks that the installed files use commands and options that exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,16 +25,17 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A version as Debian's kernels have it, in the name of a unit.
+/// A kernel version in Debian's format, in the name of a unit.
 const VERSION: &str = "7.3.4-1-amd64";
 
-/// What systemd makes of a unit's `%i` and `%I`: the name as it is, and with each dash a slash.
+/// systemd's expansion of a unit's `%i` and `%I`: the name unchanged, and with each dash replaced
+/// by a slash.
 fn expanded(text: &str) -> String {
     text.replace("%i", VERSION)
         .replace("%I", &VERSION.replace('-', "/"))
 }
 
-/// The lines of a file that run the program, from its name on.
+/// The lines of a file that run the program, starting with its name.
 fn calls(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -86,10 +87,10 @@ fn scripts_are_shell() {
     }
 }
 
-/// The most that systemd may think a unit is exposed, in tenths: what it calls OK.
+/// The maximum exposure that systemd may report for a unit, in tenths; it rates this OK.
 const OK: &str = "--threshold=50";
 
-/// systemd's own opinion, where there is a systemd.
+/// systemd's own rating, if systemd is installed.
 #[test]
 fn systemd_understands_the_units() {
     let dir = tempfile::tempdir().unwrap();
@@ -103,7 +104,7 @@ fn systemd_understands_the_units() {
             let known = line.starts_with(['#', '[']) || line.contains('=');
             assert!(known, "{name}: {line}");
         }
-        // What is installed elsewhere is not here: any program does.
+        // Programs installed elsewhere are missing here: use any existing program.
         let text = text
             .replace("/usr/bin/vmm-example", "/bin/true")
             .replace("/sbin/modprobe", "/bin/true");

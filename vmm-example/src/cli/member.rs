@@ -1,4 +1,4 @@
-//! Options of the process of a guest that a coordinator brings here.
+//! Options of the process of a guest that a coordinator moves here.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -10,25 +10,27 @@ use super::{ForceCpuArgs, SandboxArgs, parse_step};
 use crate::devices::virtio::spec::FdSpec;
 use crate::spec::ConsoleSpec;
 
-/// Be the VMM of a guest that the coordinator at the other end of standard input brings here.
+/// Be the VMM of a guest that the coordinator at the other end of standard input moves here.
 #[derive(Debug, Args)]
 pub(crate) struct MemberArgs {
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
-    /// A group that may connect to it, to look.
+    /// A group that may connect to it, read-only.
     #[arg(long, value_name = "GID", requires = "api_socket")]
     pub(crate) api_group: Option<u32>,
     /// Where the serial port goes: stdio, file=PATH or socket=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) console: ConsoleSpec,
-    /// A tap in place of one that was handed in before the update.
+    /// A tap to replace one that was passed by descriptor before the update.
     #[arg(long = "net", value_name = "fd=N")]
     pub(crate) nets: Vec<FdSpec>,
-    /// The descriptor that the console reads, for a guest that belongs to whoever started its coordinator.
+    /// The descriptor that the console reads from, for a guest that belongs to whoever started its
+    /// coordinator.
     #[arg(long, value_name = "N")]
     pub(crate) stdin: Option<RawFd>,
-    /// Stop this process, as SIGSTOP does, when it is asked for a step, for tests. `jump`: when it has the guest.
+    /// Stop this process, as SIGSTOP does, when it is asked for a step, for tests. `jump`: when it
+    /// has the guest.
     #[arg(long, value_name = "STEP", value_parser = parse_step)]
     pub(crate) stop_at: Option<Step>,
     #[command(flatten)]
@@ -38,7 +40,7 @@ pub(crate) struct MemberArgs {
 }
 
 impl MemberArgs {
-    /// The descriptors of taps that were handed in.
+    /// The descriptors of taps that were passed.
     pub(crate) fn handed_in(&self) -> Vec<RawFd> {
         self.nets.iter().map(|net| net.0).collect()
     }

@@ -1,4 +1,4 @@
-//! Options of what concerns more than one guest, and of what helps an operator.
+//! Options of commands that concern several guests, and of commands for operators.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use vmm_fdbox::update::NotReady;
 
 use super::CpuidArgs;
 
-/// Where the API sockets of a host's guests are, unless somebody says otherwise.
+/// The default directory for the API sockets of a host's guests.
 pub(crate) const RUN_DIR: &str = "/run/vmm-example";
 
-/// What `live-update` needs to know of many guests.
+/// Options of `live-update` for many guests.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FleetArgs {
     /// Update all guests whose VMMs listen on *.sock in the run directory.
@@ -21,38 +21,40 @@ pub(crate) struct FleetArgs {
     /// The directory of the API sockets.
     #[arg(long, value_name = "DIR", default_value = RUN_DIR, conflicts_with = "api_socket")]
     pub(crate) run_dir: PathBuf,
-    /// When one of several guests is not ready: update nobody (abort, the default), or leave that guest behind. It is then
-    /// stopped before the others are, with all that it wrote made safe, and the jump ends it.
+    /// What to do if one of several guests is not ready: update no guest (abort, the default), or
+    /// leave that guest behind. It is then stopped before the others are, with everything it wrote
+    /// synced, and the jump ends it.
     #[arg(long, value_name = "WHAT", value_enum)]
     pub(crate) not_ready: Option<NotReadyArg>,
-    /// How long a guest may take to pause, its devices' rest included, until it is not ready. It is
-    /// then rolled back, alone or with the others that stand still for it.
+    /// How long a guest may take to bring its devices to rest and pause before it counts as not
+    /// ready. It is then rolled back, alone or with the others that are paused.
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) pause_timeout: u64,
-    /// How long a guest may take to be checked, and to be sealed while it runs, until it is not ready.
+    /// How long checking a guest, and sealing it while it runs, may take before it counts as not
+    /// ready.
     #[arg(long, value_name = "SECONDS", default_value_t = 900,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) prepare_timeout: u64,
-    /// The order in which the guests are resumed, by name. The others follow, together.
+    /// The order in which the guests are resumed, by name. The others follow, in parallel.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) order: Vec<String>,
-    /// The guest that --fail-at is about, for tests.
+    /// The guest to which --fail-at applies, for tests.
     #[arg(long, value_name = "NAME", hide = true)]
     pub(crate) fail_guest: Option<String>,
 }
 
-/// Give up a box that nobody will resume: free the memory in it, and lose the guest.
+/// Give up a box that nobody will resume: free its memory, and lose the guest.
 ///
-/// A box whose guest was resumed is gone already. One that is left belongs to a guest that could not
-/// be resumed, or to a program that did not delete it. Without --yes a box that holds something is
-/// left alone, and what it holds is shown.
+/// The box of a guest that was resumed no longer exists. A box that is left belongs to a guest that
+/// could not be resumed, or to a program that did not delete it. Without --yes a box that is not
+/// empty is left alone, and its contents are shown.
 #[derive(Debug, Args)]
 pub(crate) struct DiscardArgs {
     /// The box, as `status` shows it.
     #[arg(long = "box", value_name = "NAME", value_parser = super::parse_box_name)]
     pub(crate) box_name: BoxName,
-    /// Lose what is in it.
+    /// Really lose its contents.
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -64,18 +66,18 @@ Examples:
 
 /// Measure what updates cost guests on this host.
 ///
-/// With --kernel it boots guests, upgrades this VMM under each of them by itself and tells the
-/// blackouts. Of updates of the host it tells what the reports say that `resume --report` wrote.
+/// With --kernel it boots guests, upgrades this VMM to itself under each of them and reports the
+/// blackouts. For updates of the host it summarises the reports written by `resume --report`.
 #[derive(Debug, Args)]
 #[command(after_help = BENCH_EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct BenchArgs {
     /// Reports of resumes on this host.
     #[arg(value_name = "REPORT")]
     pub(crate) reports: Vec<PathBuf>,
-    /// A kernel for the guests to upgrade under.
+    /// The kernel of the guests under which the VMM is upgraded.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) kernel: Option<PathBuf>,
-    /// Their initramfs. A guest has to stay up by itself.
+    /// Their initramfs. The guests must keep running by themselves.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(crate) initramfs: Option<PathBuf>,
     #[command(flatten)]
@@ -84,15 +86,15 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "MIB,...", value_delimiter = ',', default_value = "128,512,1024",
           value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     pub(crate) ram: Vec<u64>,
-    /// Upgrades under each guest.
+    /// Number of upgrades under each guest.
     #[arg(long, value_name = "N", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) repeats: u64,
-    /// How long a guest boots before the first of them.
+    /// How long a guest may boot before the first upgrade.
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) settle: u64,
-    /// Print JSON, in the form of `cargo lab bench`.
+    /// Print JSON, in the format of `cargo lab bench`.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -113,31 +115,31 @@ impl From<NotReadyArg> for NotReady {
     }
 }
 
-/// What `resume` needs to know of many guests.
+/// Options of `resume` for many guests.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ResumeAllArgs {
-    /// Resume every guest that waits in a box, each in a process of its own, and
-    /// exit when all of them run. The exit status is that of the guest that fared worst.
+    /// Resume every guest that waits in a box, each in its own process, and exit when all of them
+    /// run. The exit status is that of the guest that fared worst.
     #[arg(long, conflicts_with_all = ["box_name", "api_socket", "console"])]
     pub(crate) all: bool,
     /// The directory for API sockets (NAME.sock) and consoles (NAME.console) with --all.
     #[arg(long, value_name = "DIR", default_value = RUN_DIR, conflicts_with = "box_name")]
     pub(crate) run_dir: PathBuf,
-    /// How long a guest's VMM may take to read the state, and as long to rebuild the guest. One that takes
-    /// longer is killed; the others do not wait for it.
+    /// How long a guest's VMM may take to read the state, and again to rebuild the guest. A VMM
+    /// that takes longer is killed; the others do not wait for it.
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
     /// The guest whose VMM is stopped, as by SIGSTOP, when it has read the state, for tests.
     #[arg(long, value_name = "NAME", hide = true, requires = "all")]
     pub(crate) stop_guest: Option<String>,
-    /// With --all in an initramfs with systemd: mark the VMMs so that systemd does not end
-    /// them when it leaves the initramfs.
+    /// With --all in an initramfs with systemd: mark the VMMs so that systemd does not kill them
+    /// when it leaves the initramfs.
     #[arg(long, requires = "all")]
     pub(crate) from_initramfs: bool,
 }
 
-/// Print what a shell needs to complete this command's options.
+/// Print shell completions.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell.
@@ -148,7 +150,7 @@ pub(crate) struct CompletionsArgs {
 /// Write the man pages into a directory.
 #[derive(Debug, Args)]
 pub(crate) struct ManArgs {
-    /// The directory; it is created if need be.
+    /// The directory; it is created if necessary.
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
 }

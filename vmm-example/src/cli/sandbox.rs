@@ -1,4 +1,4 @@
-//! The options of what a VMM gives up.
+//! The options for a VMM's sandbox.
 
 use std::path::{PathBuf, absolute};
 
@@ -9,20 +9,20 @@ use crate::devices::virtio::spec::HvcSpec;
 use crate::sandbox::{Level, Sandbox, User};
 use crate::spec::ConsoleSpec;
 
-/// What the VMM gives up when all it needs is open.
+/// What the VMM drops once everything it needs is open.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Privileges")]
 pub(crate) struct SandboxArgs {
-    /// Become this user, for good, when all files are open. It takes root.
+    /// Switch to this user for good once all files are open. Needs root.
     #[arg(long, value_name = "UID[:GID]")]
     pub(crate) user: Option<User>,
-    /// Give up capabilities, all other files, and system calls that a VMM does not make.
+    /// Drop capabilities, access to all other files, and system calls that a VMM does not make.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub(crate) sandbox: Level,
 }
 
 impl Level {
-    /// For the command line of another VMM.
+    /// The option for the command line of another VMM.
     pub(crate) fn argument(self) -> String {
         let level = match self {
             Self::On => "on",
@@ -34,7 +34,7 @@ impl Level {
 }
 
 impl SandboxArgs {
-    /// The same, for the command line of another VMM.
+    /// The same options, for the command line of another VMM.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let user = self.user.map(|user| format!("--user={user}"));
         user.into_iter().chain([self.sandbox.argument()]).collect()
@@ -49,7 +49,7 @@ impl SandboxArgs {
     }
 }
 
-/// A relative path says nothing of its folder.
+/// A bare file name has no directory in it.
 fn with_folder(path: &PathBuf) -> PathBuf {
     absolute(path).unwrap_or_else(|_| path.clone())
 }

@@ -1,4 +1,4 @@
-//! `check-state`: say whether this binary reads what another one would write.
+//! `check-state`: checks whether this binary can read what another one would write.
 
 use std::io::{self, Read};
 
@@ -14,7 +14,7 @@ use crate::devices::virtio::needs;
 use crate::error::print;
 use crate::guest::state;
 
-/// What the command answers.
+/// The answer of the command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Verdict {
     /// Name and version of the program.
@@ -24,7 +24,7 @@ pub(super) struct Verdict {
     pub(super) findings: Vec<Finding>,
 }
 
-/// The longest description in bytes.
+/// The maximum length of a description in bytes.
 const MAX_DESCRIPTION: u64 = 1 << 20;
 
 pub(super) fn check_state(args: &CheckStateArgs) -> anyhow::Result<ExitStatus> {

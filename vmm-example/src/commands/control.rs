@@ -1,4 +1,4 @@
-//! Commands that a VMM answers with yes or no.
+//! Commands that a VMM answers with success or an error.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use crate::error::{print, printable};
 use crate::service::api::Client;
 use crate::service::api::protocol::{Reply, Request};
 
-/// Sends a request; what the VMM refuses is an error.
+/// Sends a request; a refusal by the VMM is an error.
 pub(super) fn ask(args: &ApiArgs, request: &Request) -> anyhow::Result<ExitStatus> {
     match Client::connect(&args.api_socket)?.ask(request, |_| {})? {
         Reply::Ok => Ok(ExitStatus::Done),
@@ -19,7 +19,7 @@ pub(super) fn ask(args: &ApiArgs, request: &Request) -> anyhow::Result<ExitStatu
     }
 }
 
-/// Prints all that happens to a guest, until its VMM ends or nobody reads.
+/// Prints the events of a guest, until its VMM ends or the output is closed.
 pub(super) fn events(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
     let mut client = Client::connect(&args.api_socket)?;
     client.listen(&Request::Events {}, |reply| match reply {
@@ -34,7 +34,7 @@ pub(super) fn events(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
     Ok(ExitStatus::Done)
 }
 
-/// Prints a guest's figures.
+/// Prints a guest's metrics.
 pub(super) fn metrics(args: &ApiArgs) -> anyhow::Result<ExitStatus> {
     match Client::connect(&args.api_socket)?.ask(&Request::Metrics {}, |_| {})? {
         Reply::Metrics { text } => {

@@ -1,4 +1,4 @@
-//! `discard`: give up a box that nobody will resume.
+//! `discard`: gives up a box that nobody will resume.
 
 use anyhow::{Context, bail};
 use vmm_fdbox::update::ExitStatus;
@@ -19,9 +19,9 @@ pub(super) fn discard(args: &DiscardArgs) -> anyhow::Result<ExitStatus> {
     Ok(ExitStatus::Done)
 }
 
-/// Without `sure` it only says what would be lost. Returns what was lost already.
+/// Without `sure` it only says what would be lost. Returns what was already lost.
 fn discard_from<S: BoxStore>(store: &S, name: &BoxName, sure: bool) -> anyhow::Result<Vec<LostFd>> {
-    // Nobody loses a guest that is being updated or resumed.
+    // A guest that is being updated or resumed must not be lost.
     let _claim = store.claim(name, Hold::Exclusive).with_context(|| {
         format!("Cannot give up {name}: `vmm-example status` lists the boxes that there are")
     })?;
@@ -39,7 +39,7 @@ fn discard_from<S: BoxStore>(store: &S, name: &BoxName, sure: bool) -> anyhow::R
     }
     let mut lost = Vec::new();
     if let AnyBox::Sealed(sealed) = found {
-        // It is given up: whether all of it came through the last kexec matters to nobody.
+        // The box is given up, so it does not matter what was lost in the last kexec.
         if let Err(failed) = sealed.unseal() {
             lost = failed.error.lost.clone();
             if lost.is_empty() {

@@ -12,36 +12,37 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use crate::service::signals::hang_up_counts;
 
-/// The signal that came last; 0: none.
+/// The last signal received; 0 if none.
 static CAME: AtomicI32 = AtomicI32::new(0);
 
-/// Counts the signals that nobody has read yet.
+/// Counts the signals that have not been read yet.
 static INTERRUPTS: OnceLock<EventFd> = OnceLock::new();
 
 extern "C" fn note(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
     CAME.store(signal, Ordering::SeqCst);
-    // One write to a descriptor, which a handler may do. It fails only if nobody has read for 2^64 times.
+    // A single write to a descriptor is allowed in a handler. It fails only after 2^64 unread
+    // signals.
     let _ = INTERRUPTS.get().map(|interrupts| interrupts.write(1));
 }
 
-/// From now on an interrupt does not end the process, but has this done in a thread.
+/// From now on an interrupt does not end the process, but runs `act` in a thread.
 pub(crate) fn then(act: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     let interrupts = catch(&[libc::SIGINT, libc::SIGTERM])?;
     watch(move || {
-        // A signal that this very thread gets ends it early.
+        // A signal to this very thread ends the read early.
         drop(interrupts.read());
         act();
     })
 }
 
-/// From now on SIGTERM and SIGHUP do not end the process, but have this done in a thread, each time. SIGINT, which a
-/// terminal sends to all who belong to it, does nothing.
+/// From now on SIGTERM and SIGHUP do not end the process, but run `act` in a thread, each time.
+/// SIGINT, which a terminal sends to all its processes, does nothing.
 pub(crate) fn each(act: impl Fn(Signal) + Send + 'static) -> anyhow::Result<()> {
     let interrupts = catch(&[libc::SIGTERM])?;
     register(libc::SIGINT, ignore)?;
     watch(move || {
         loop {
-            // A signal that this very thread gets ends it early, and is noted then.
+            // A signal to this very thread ends the read early, and is handled then.
             drop(interrupts.read());
             match CAME.swap(0, Ordering::SeqCst) {
                 0 => {}
@@ -62,7 +63,7 @@ fn register(signal: libc::c_int, handler: Handler) -> anyhow::Result<()> {
         .context("Cannot catch interrupts")
 }
 
-/// These, and SIGHUP unless it was to be ignored, as `nohup` has it.
+/// Catches these signals, and SIGHUP unless it is ignored, as under `nohup`.
 fn catch(signals: &[libc::c_int]) -> anyhow::Result<&'static EventFd> {
     let event = EventFd::new(EFD_CLOEXEC).context("Cannot catch interrupts")?;
     let interrupts = INTERRUPTS.get_or_init(|| event);

@@ -1,4 +1,4 @@
-//! `completions` and `man`: made from the definition of the command line itself.
+//! `completions` and `man`: generated from the definition of the command line.
 
 use std::fs;
 use std::io::{self, Write};

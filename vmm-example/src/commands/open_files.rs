@@ -1,16 +1,16 @@
-//! How many descriptors a command may have open that talks to many VMMs.
+//! The limit on open descriptors of a command that talks to many VMMs.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// As many as this process may ask for: each VMM can have it hold some hundreds, and those are to be nobody else's
-/// loss.
+/// Raises the limit as far as allowed: each VMM can make this process hold several hundred
+/// descriptors, and that must not be at the others' expense.
 pub(super) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         ..limit
     };
-    // It will do with what it has, for as long as that lasts.
+    // If this fails, the command continues with the current limit.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 

@@ -1,4 +1,4 @@
-//! A line on a terminal that says what is going on, while it goes on.
+//! A status line on a terminal.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use crate::error::printable;
 
 const PACE: Duration = Duration::from_millis(250);
 
-/// The line, on standard error; it goes when this does. Where nobody reads it, nothing is written.
+/// The line, on standard error; it disappears on drop. If standard error is not a terminal, nothing
+/// is written.
 #[derive(Debug)]
 pub(super) struct Progress {
     target: fn() -> ProgressDrawTarget,
@@ -28,7 +29,7 @@ impl Progress {
         }
     }
 
-    /// Says something else. Nothing said, nothing shown.
+    /// Replaces the text. An empty text hides the line.
     pub(super) fn say(&self, what: &str) {
         let line = if what.is_empty() {
             ProgressBar::hidden()
@@ -70,7 +71,7 @@ mod tests {
         static SCREEN: OnceCell<InMemoryTerm> = const { OnceCell::new() };
     }
 
-    /// Each test has a thread, and so a terminal, of its own.
+    /// Each test runs in its own thread, and so has its own terminal.
     fn screen() -> InMemoryTerm {
         SCREEN.with(|screen| screen.get_or_init(|| InMemoryTerm::new(24, 80)).clone())
     }

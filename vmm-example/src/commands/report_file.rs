@@ -1,4 +1,4 @@
-//! Where reports of what became of guests go.
+//! Where reports on guests are written.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// Where the report of `name` goes: a directory gets a file for it.
+/// The path of the report on `name`: a file in `path` if that is a directory.
 pub(super) fn report_path(path: &Path, name: &str) -> PathBuf {
     if path.is_dir() {
         path.join(format!("{name}.json"))
@@ -17,13 +17,13 @@ pub(super) fn report_path(path: &Path, name: &str) -> PathBuf {
     }
 }
 
-/// In one piece: a reader that waits for the file finds all of it. What is there and is no regular
-/// file, such as a pipe, is written to as it is.
+/// Writes the file atomically: a reader that waits for it finds all of it. If the path is not a
+/// regular file, such as a pipe, it is written to directly.
 pub(super) fn write_report(path: &Path, json: &str) -> anyhow::Result<()> {
     let context = || format!("Cannot write {}", path.display());
     let json = format!("{json}\n");
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        // Nobody waits for a pipe that nobody reads: the guest has a VMM to be.
+        // Do not block on a pipe without a reader: the guest needs its VMM.
         let mut options = OpenOptions::new();
         options
             .write(true)
@@ -35,7 +35,7 @@ pub(super) fn write_report(path: &Path, json: &str) -> anyhow::Result<()> {
     partial.push(".partial");
     let written = fs::write(&partial, json).and_then(|()| fs::rename(&partial, path));
     if written.is_err() {
-        // What there is of it is of no use, and takes room where there is none.
+        // A partial file is useless, and takes space where there may be none.
         let _ = fs::remove_file(&partial);
     }
     written.with_context(context)
@@ -55,7 +55,7 @@ mod tests {
         write_report(&path, "{}").unwrap();
         write_report(&path, "[1]").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "[1]\n");
-        // A name that is taken by a folder: it cannot be put there.
+        // The name is taken by a directory, so the file cannot be placed there.
         let folder = dir.path().join("folder.json");
         fs::create_dir_all(folder.join("x")).unwrap();
         assert!(write_report(&folder, "{}").is_err());
@@ -77,7 +77,7 @@ mod tests {
         let fifo = dir.path().join("fifo");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
-        // Nobody reads it.
+        // There is no reader.
         assert!(write_report(&fifo, "{}").is_err());
         let mut reader = OpenOptions::new();
         let reader = reader.read(true).custom_flags(libc::O_NONBLOCK);

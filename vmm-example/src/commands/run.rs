@@ -1,4 +1,4 @@
-//! `run`: boot a guest.
+//! `run`: boots a guest.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The part that `run` and `resume` share: being a guest's VMM until its end.
+//! The part that `run` and `resume` share: serving a guest as its VMM until its end.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -24,7 +24,7 @@ use crate::service::vmm::Vmm;
 use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
 
-/// What must be there before the guest runs.
+/// What must be in place before the guest runs.
 pub(super) struct Environment {
     spec: ConsoleSpec,
     source: ConsoleSource,
@@ -32,9 +32,9 @@ pub(super) struct Environment {
     end: EndSignal,
     pub(super) on_end: OnEnd,
     server: Option<Server>,
-    /// Sockets go and terminals come back with this process.
+    /// Removes sockets and restores terminals when this process ends.
     pub(super) ownership: Ownership,
-    /// Whether standard output tells of the guest's beginning and end.
+    /// Whether the guest's beginning and end are announced on standard output.
     announces: bool,
     power: PowerTimer,
     signals: Signals,
@@ -43,10 +43,10 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Opens console and API socket, so that what is wrong with them shows before a guest runs.
+    /// Opens console and API socket, so that errors show before a guest runs.
     pub(super) fn open(console: &ConsoleSpec, api: Option<&Path>) -> anyhow::Result<Self> {
         let ownership = Ownership::new(true);
-        // Whoever takes the guest over has another working directory.
+        // A VMM that takes over the guest has another working directory.
         let console = console.clone().absolute()?;
         let source = ConsoleSource::open(&console, &ownership)?;
         let bind = |path| anyhow::Ok(Server::bind(&absolute(path)?, &ownership)?);
@@ -60,7 +60,7 @@ impl Environment {
         server: Option<Server>,
         ownership: Ownership,
     ) -> anyhow::Result<Self> {
-        // Before there are threads that a signal could find.
+        // Before there are threads that could receive a signal.
         let signals = Signals::hold_back().context("Cannot hold back signals")?;
         let end = EndSignal::new()?;
         let power = PowerTimer::new(&end).context("Cannot create a timer")?;
@@ -80,7 +80,7 @@ impl Environment {
         })
     }
 
-    /// Lets a group connect to the API, to look.
+    /// Lets a group connect to the API, read-only.
     pub(super) fn share_api(&self, group: Option<u32>) -> anyhow::Result<()> {
         let (Some(server), Some(group)) = (&self.server, group) else {
             return Ok(());
@@ -89,26 +89,26 @@ impl Environment {
         server.share(group).with_context(context)
     }
 
-    /// Tells on standard output of the guest's beginning and end.
+    /// Announces the guest's beginning and end on standard output.
     pub(super) fn announce(mut self) -> Self {
         self.announces = true;
         self
     }
 
-    /// Gives the guest so long to switch itself off after a signal.
+    /// Sets how long the guest has to switch itself off after a signal.
     pub(super) fn shut_down_in(mut self, limit: Duration) -> Self {
         self.shutdown_limit = limit;
         self
     }
 
-    /// Goes on with a client of the console.
+    /// Takes over a client of the console.
     pub(super) fn adopt_client(&mut self, client: UnixStream) -> io::Result<()> {
         self.console.adopt_client(client.try_clone()?);
         self.source.adopt_client(client);
         Ok(())
     }
 
-    /// Makes a VMM of a parked guest and runs it.
+    /// Makes a VMM from a parked guest and runs it.
     pub(super) fn start(&self, machine: Machine) -> Vmm {
         let vmm = Vmm::start(machine, self.end.clone(), self.power.clone());
         vmm.machine().flush_console();
@@ -120,7 +120,7 @@ impl Environment {
         self.serve_with(vmm, |_| {})
     }
 
-    /// As [`serve`](Self::serve); `welcome` gets the API once it is served.
+    /// Like [`serve`](Self::serve); `welcome` gets the API once it is served.
     pub(super) fn serve_with(
         self,
         mut vmm: Vmm,
@@ -136,7 +136,7 @@ impl Environment {
         );
         match endpoints {
             Ok(endpoints) => vmm.set_endpoints(endpoints),
-            // It runs all the same, and `--kernel` still works.
+            // The guest runs anyway, and `--kernel` still works.
             Err(error) => warn(&format!("Another binary cannot take over: {error}")),
         }
         let vmm = Arc::new(vmm);
@@ -162,7 +162,7 @@ impl Environment {
         let asked = vmm.clone();
         let (mut limit, mut has_hung_up) = (self.shutdown_limit, false);
         let on_signal = self.signals.then(move |what| match what {
-            // Who says it twice does not want to wait.
+            // A second signal means not to wait.
             Asked::End => asked.shut_down(std::mem::take(&mut limit)),
             Asked::HungUp if std::mem::replace(&mut has_hung_up, true) => {}
             Asked::HungUp => asked.shut_down(limit),
@@ -172,7 +172,7 @@ impl Environment {
         let end = event_loop::run(&self.end, subscribers, |end| vmm.carry_out(end))?;
         vmm.abandon_update();
         vmm.history().ended(end.reason());
-        // Before anyone hears of the end: nothing of the guest's runs any more.
+        // Before anyone is told about the end: nothing of the guest runs any more.
         vmm.machine().park();
         if self.announces {
             announce(vmm.machine().name(), "ended", end.reason());
@@ -181,7 +181,7 @@ impl Environment {
     }
 }
 
-/// What the command exits with.
+/// The exit status of the command.
 fn came_to_its_end(guest: &str, end: GuestEnd) -> anyhow::Result<ExitStatus> {
     match end {
         GuestEnd::TripleFault => {
@@ -195,9 +195,9 @@ fn came_to_its_end(guest: &str, end: GuestEnd) -> anyhow::Result<ExitStatus> {
     }
 }
 
-/// Tells the program that started this one, as `events` would.
+/// Notifies the program that started this one, as `events` would.
 fn announce(guest: &str, event: &str, message: &str) {
-    // The guest does not end because nobody reads it.
+    // The guest does not end because nobody reads the output.
     let _ = writeln!(io::stdout(), "{}", announcement(guest, event, message));
 }
 

@@ -29,7 +29,7 @@ struct FdStatus {
     kind: String,
     state: String,
     bytes: u64,
-    /// The names of those in the box that it cannot be kept without.
+    /// The names of the descriptors in the box that it depends on.
     needs: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
 //! Tables for people.
 
-/// Rows under a heading, each column as wide as it must be. The last one runs free.
+/// Rows under a heading, each column as wide as necessary. The last column is not padded.
 pub(super) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());

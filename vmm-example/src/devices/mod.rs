@@ -1,4 +1,4 @@
-//! What a guest drives: devices that the VMM emulates, and devices of the host.
+//! The guest's devices: those that the VMM emulates, and those of the host.
 
 pub(crate) mod console;
 pub(crate) mod pci;

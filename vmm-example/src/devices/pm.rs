@@ -1,4 +1,4 @@
-//! As much of ACPI's power management as switches the machine off, and its power button.
+//! The part of ACPI power management that switches the machine off, and its power button.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,16 @@ pub(crate) const EVENTS_LEN: u8 = 4;
 /// Ports of the control register.
 pub(crate) const CONTROL: u16 = 0x604;
 pub(crate) const CONTROL_LEN: u8 = 2;
-/// The sleep type that switches off.
+/// The sleep type for power off.
 pub(crate) const SLEEP_TYPE_OFF: u8 = 5;
-/// The line that events interrupt through, as long as one is on.
+/// The interrupt line for events; it stays asserted while one is pending.
 pub(crate) const SCI: u8 = 9;
 
 const STATUS: u16 = EVENTS;
 const ENABLE: u16 = EVENTS + 2;
-/// Of both event registers: somebody pressed the power button.
+/// In both event registers: the power button was pressed.
 const POWER_BUTTON: u16 = 1 << 8;
-/// ACPI mode is on, as ever.
+/// ACPI mode is enabled, always.
 const SCI_ENABLED: u16 = 1 << 0;
 const SLEEP_TYPE_SHIFT: u16 = 10;
 const SLEEP_TYPE_MASK: u16 = 7;
@@ -31,7 +31,7 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 pub(crate) struct PmStateV1 {
     /// The enable register.
     pub(crate) enable: u16,
-    /// The status register: what the guest has not heard of yet.
+    /// The status register: events that the guest has not cleared yet.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) status: u16,
 }
@@ -75,12 +75,12 @@ impl PowerManagement {
         *self.lock()
     }
 
-    /// As after power on.
+    /// Resets to the power-on state.
     pub(crate) fn reset(&self) {
         self.change(|state| *state = PmStateV1::default());
     }
 
-    /// Presses the power button; false if the guest does not listen to it.
+    /// Presses the power button; false if the guest has not enabled it.
     pub(crate) fn press_power_button(&self) -> bool {
         self.change(|state| {
             state.status |= POWER_BUTTON;
@@ -88,7 +88,7 @@ impl PowerManagement {
         })
     }
 
-    /// What a read of two bytes returns, if the port is one of these.
+    /// The value of a two-byte read, if the port is one of these.
     pub(super) fn read(&self, port: u16) -> Option<u16> {
         match port {
             STATUS => Some(self.state().status),
@@ -98,10 +98,10 @@ impl PowerManagement {
         }
     }
 
-    /// Takes a write of two bytes; true if it switches the machine off.
+    /// Handles a two-byte write; true if it switches the machine off.
     pub(super) fn write(&self, port: u16, value: u16) -> bool {
         match port {
-            // Written ones are heard of.
+            // Writing 1 clears a bit.
             STATUS => self.change(|state| state.status &= !value),
             ENABLE => self.change(|state| state.enable = value),
             CONTROL => {
@@ -113,7 +113,7 @@ impl PowerManagement {
         false
     }
 
-    /// Changes registers, and the line with them: nobody else sees one without the other.
+    /// Changes registers and the line together: nobody sees one without the other.
     fn change<T>(&self, change: impl FnOnce(&mut PmStateV1) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
@@ -128,7 +128,7 @@ impl PowerManagement {
 
 #[cfg(test)]
 impl PowerManagement {
-    /// One whose line leads nowhere.
+    /// An instance whose line is not connected.
     pub(crate) fn unwired() -> Self {
         Self::new(Box::new(|_| {}))
     }

@@ -6,17 +6,17 @@ use super::pm::PowerManagement;
 use super::reset;
 use super::serial::{self, SerialPort};
 
-/// What a write to a port led to.
+/// The result of a write to a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortWrite {
     Done,
-    /// The guest reset itself.
+    /// The guest has reset itself.
     Reset,
-    /// It switched itself off.
+    /// The guest has switched itself off.
     Off,
 }
 
-/// The I/O ports of a machine. KVM itself has the PICs, the timer and its speaker.
+/// The I/O ports of a machine. KVM itself handles the PICs, the timer and its speaker.
 #[derive(Debug)]
 pub(crate) struct PortBus {
     serial: Arc<SerialPort>,
@@ -39,14 +39,14 @@ impl PortBus {
         &self.pm
     }
 
-    /// As after power on.
+    /// Resets to the power-on state.
     pub(crate) fn reset(&self) {
         self.serial.reset();
         self.pm.reset();
     }
 
     pub(crate) fn read(&self, port: u16, data: &mut [u8]) {
-        // Ports without a device float high.
+        // Ports without a device read as all ones.
         data.fill(0xff);
         match data {
             [byte] => {
@@ -66,7 +66,7 @@ impl PortBus {
 
     pub(crate) fn write(&self, port: u16, data: &[u8]) -> PortWrite {
         if let Some(offset) = serial::offset(port) {
-            // `rep outsb` brings several bytes for one port.
+            // `rep outsb` writes several bytes to one port.
             data.iter()
                 .for_each(|&value| self.serial.write(offset, value));
             return PortWrite::Done;

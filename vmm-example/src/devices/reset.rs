@@ -1,13 +1,13 @@
-//! As much of an i8042 as resets the machine. There is no keyboard.
+//! The part of an i8042 that resets the machine. There is no keyboard.
 
 const DATA: u16 = 0x60;
 pub(crate) const COMMAND: u16 = 0x64;
 pub(crate) const CMD_PULSE_RESET: u8 = 0xfe;
-/// Output buffer full, input buffer empty. A kernel that looks for a controller finds a
-/// buffer that never drains and gives up at once; one that resets finds it ready.
+/// Output buffer full, input buffer empty. A kernel that probes for a controller finds a buffer
+/// that never drains and gives up at once; one that resets finds it ready.
 const STATUS: u8 = 0x01;
 
-/// What a read of `port` returns, if it is one of the controller's.
+/// The value of a read from `port`, if it is one of the controller's.
 pub(super) fn read(port: u16) -> Option<u8> {
     match port {
         DATA => Some(0),

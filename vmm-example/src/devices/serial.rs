@@ -18,10 +18,10 @@ const BASE: u16 = 0x3f8;
 const PORTS: u16 = 8;
 /// The interrupt line of COM1.
 pub(crate) const IRQ: u32 = 4;
-/// Input that waits for room in the device; what comes on top is dropped, as on a real line.
+/// The maximum input waiting for space in the device; more is dropped, as on a real line.
 const MAX_PENDING_INPUT: usize = 64 << 10;
 
-/// Registers of the device, by their offsets.
+/// Registers of the device, by offset.
 mod register {
     pub(super) const DATA: u8 = 0;
     const INTERRUPT_ENABLE: u8 = 1;
@@ -29,14 +29,14 @@ mod register {
     const MODEM_CONTROL: u8 = 4;
     pub(super) const LINE_STATUS: u8 = 5;
     const SCRATCH: u8 = 7;
-    /// Of the line's status.
+    /// In the line status register: data ready.
     pub(super) const DATA_READY: u8 = 1;
-    /// Of the line's control: the first two registers are the divisor of the baud rate.
+    /// In the line control register: the first two registers are the baud rate divisor.
     const DIVISOR_ACCESS: u8 = 1 << 7;
-    /// Of the line's control: 8 bits.
+    /// In the line control register: 8 bits.
     const EIGHT_BITS: u8 = 3;
 
-    /// What is written to make a device like a new one, in this order: 9600 baud.
+    /// The writes that reset a device, in this order: 9600 baud.
     pub(super) const AT_RESET: [(u8, u8); 8] = [
         (LINE_CONTROL, EIGHT_BITS),
         (INTERRUPT_ENABLE, 0),
@@ -49,13 +49,13 @@ mod register {
     ];
 }
 
-/// The register that `port` is, if it is one of COM1's.
+/// The offset of `port`, if it is one of COM1's registers.
 pub(super) fn offset(port: u16) -> Option<u8> {
     let offset = port.checked_sub(BASE).filter(|offset| *offset < PORTS)?;
     u8::try_from(offset).ok()
 }
 
-/// A saved state that no serial port can have.
+/// A saved state that is impossible for a serial port.
 #[derive(Debug, Error)]
 #[error("The saved serial port holds more input than its buffer")]
 pub(crate) struct SerialStateError;
@@ -75,7 +75,7 @@ pub(crate) struct SerialStateV1 {
     /// Input that the guest can read now.
     #[serde(with = "serde_bytes")]
     pub(crate) in_buffer: Vec<u8>,
-    /// Input that has found no room in the device yet.
+    /// Input for which the device had no space yet.
     #[serde(with = "serde_bytes", default)]
     pub(crate) pending_input: Vec<u8>,
 }
@@ -96,7 +96,7 @@ impl Trigger for Irq {
 #[derive(Debug)]
 struct Line {
     console: Arc<Console>,
-    /// Bytes that the guest has written.
+    /// Number of bytes that the guest has written.
     written: Arc<AtomicU64>,
 }
 
@@ -145,12 +145,12 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Inner {
-    /// Moves waiting input into the device as far as it has room.
+    /// Moves waiting input into the device as far as there is space.
     fn feed(&mut self) {
         while !self.pending.is_empty() && self.uart.fifo_capacity() > 0 {
             let (front, _) = self.pending.as_slices();
             match self.uart.enqueue_raw_bytes(front) {
-                // In loopback mode the line is cut.
+                // In loopback mode the line is disconnected.
                 Ok(0) | Err(_) => return,
                 Ok(count) => drop(self.pending.drain(..count)),
             }
@@ -182,7 +182,7 @@ impl SerialPort {
         }
     }
 
-    /// A port as it was saved. An interrupt that was on its way is raised again.
+    /// Restores a port. A pending interrupt is raised again.
     pub(crate) fn from_state(
         state: &SerialStateV1,
         irq: EventFd,
@@ -228,13 +228,13 @@ impl SerialPort {
         }
     }
 
-    /// As after power on: the guest has set up nothing, and input is lost that it has not read.
+    /// Resets to the power-on state: the guest's setup and its unread input are lost.
     pub(crate) fn reset(&self) {
         let mut inner = self.lock();
         inner.pending.clear();
-        // The first of these leads to the data, whatever the guest has set up.
+        // The first of these selects the data register, whatever the guest has set up.
         for (offset, value) in register::AT_RESET {
-            // No interrupt comes of it: they are switched off.
+            // This raises no interrupt: they are disabled.
             let _ = inner.uart.write(offset, value);
         }
         while inner.uart.read(register::LINE_STATUS) & register::DATA_READY != 0 {
@@ -242,7 +242,7 @@ impl SerialPort {
         }
     }
 
-    /// Bytes that came in over the console.
+    /// Accepts input from the console.
     pub(crate) fn input(&self, bytes: &[u8]) {
         let mut inner = self.lock();
         let room = MAX_PENDING_INPUT - inner.pending.len().min(MAX_PENDING_INPUT);
@@ -258,7 +258,7 @@ impl SerialPort {
     }
 
     pub(super) fn write(&self, offset: u8, value: u8) {
-        // A failed interrupt is all that can go wrong, and the guest cannot be told.
+        // Only the interrupt can fail, and the guest cannot be notified of that.
         let _ = self.lock().uart.write(offset, value);
     }
 

@@ -1,4 +1,4 @@
-//! A guest: its VM, memory, vCPUs and devices; built to boot or from a saved state.
+//! A guest: its VM, memory, vCPUs and devices, built to boot or from a saved state.
 
 mod life;
 mod reset;
@@ -77,36 +77,36 @@ pub(crate) enum MachineError {
     Vfio(#[from] VfioError),
 }
 
-/// A new guest.
+/// The description of a new guest.
 #[derive(Debug)]
 pub(crate) struct NewGuest<'a> {
     pub(crate) name: &'a str,
     pub(crate) memory: MemorySpec,
     pub(crate) cpus: u8,
-    /// What of the host's CPU it is not shown.
+    /// CPU features that are hidden from it.
     pub(crate) hidden_cpuid: &'a [HiddenCpuid],
     pub(crate) image: BootImage,
-    /// It boots again when it resets.
+    /// Whether it boots again when it resets.
     pub(crate) reboots: bool,
     pub(crate) devices: Vec<Opened>,
-    /// Devices of the host.
+    /// Passed-through devices.
     pub(crate) passed: Claimed,
 }
 
 /// The devices of a saved guest.
 #[derive(Debug)]
 pub(crate) struct SavedDevices {
-    /// Those of its state, opened.
+    /// The devices of its state, opened.
     pub(crate) virtio: Vec<Opened>,
-    /// Descriptors of those that go on working.
+    /// Descriptors of the passed-through devices, which keep running.
     pub(crate) passed: PassedFds,
     /// What the guest boots from when it resets.
     pub(crate) boot: Option<Boot>,
-    /// MSRs that KVM refuses are left as they are.
+    /// Whether MSRs that KVM refuses are skipped.
     pub(crate) force_cpu: bool,
 }
 
-/// A guest, parked or running. The vCPUs go first, memory that KVM knows goes last.
+/// A guest, parked or running. The vCPUs are dropped first, memory known to KVM last.
 #[derive(Debug)]
 pub(crate) struct Machine {
     vcpus: Vcpus,
@@ -115,22 +115,22 @@ pub(crate) struct Machine {
     vm: Arc<Vm>,
     ram: GuestRam,
     shape: StateShape,
-    /// What it was given of the CPU that a host need not have.
+    /// The optional CPU features it was given.
     cpu_features: Vec<Optional>,
     host_tsc_khz: u32,
     name: String,
     host: Host,
     boot: Option<Boot>,
-    /// Somebody wants it to stand still.
+    /// Whether somebody wants it to be paused.
     held: AtomicBool,
-    /// Its vCPUs and devices stand still.
+    /// Whether its vCPUs and devices are parked.
     parked: AtomicBool,
-    /// All that its devices wrote is safe, and they write nothing.
+    /// Whether everything its devices wrote is synced, and they write nothing more.
     synced: AtomicBool,
 }
 
 impl Machine {
-    /// Builds a guest about to enter its kernel, parked.
+    /// Builds a guest that is about to enter its kernel, parked.
     pub(crate) fn boot(
         host: &Host,
         guest: NewGuest<'_>,
@@ -184,7 +184,7 @@ impl Machine {
         })
     }
 
-    /// Builds a guest as it was saved, on memory that is still there; parked. `devices` are
+    /// Rebuilds a guest from its saved state, on memory that still exists; parked. `devices` are
     /// those of `state`, opened.
     pub(crate) fn restore(
         shell: Shell,
@@ -234,7 +234,7 @@ impl Machine {
         let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, prepared)?;
         let mut passed = devices.passed;
         let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
-        // Last: it may raise its interrupt.
+        // Last, because it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm, sci(&vm)));
         let buses = Buses::new(bus, virtio, pci);
@@ -261,19 +261,19 @@ impl Machine {
         Ok((machine, notes))
     }
 
-    /// Sends what the console could not send when the guest was stopped.
+    /// Sends what the console could not send while the guest was stopped.
     pub(crate) fn flush_console(&self) {
         self.console.flush();
     }
 
-    /// Tells a parked guest that it was stopped, so that its watchdogs forgive the gap.
+    /// Tells a parked guest that it was stopped, so that its watchdogs ignore the gap.
     pub(crate) fn notify_stopped(&self) {
         self.vcpus
             .fds()
             .for_each(|fd| vcpu_state::notify_stopped(&fd));
     }
 
-    /// What its devices have open, by name, for another process of this host. It is parked.
+    /// Its devices' open descriptors, by name, for another process of this host. It is parked.
     pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
         let mut lent = self.buses.virtio.lend()?;
         lent.extend(self.buses.pci.lend()?);
@@ -282,7 +282,7 @@ impl Machine {
         Ok(lent)
     }
 
-    /// KVM, for a VMM that takes over.
+    /// /dev/kvm, for a VMM that takes over.
     pub(crate) fn lend_kvm(&self) -> Result<OwnedFd, MachineError> {
         Ok(self.host.lend()?)
     }
@@ -295,7 +295,7 @@ impl Machine {
         sections
     }
 
-    /// What another process must know to build a [`Shell`].
+    /// What another process needs to build a [`Shell`].
     pub(crate) fn description(&self) -> MachineStateV1 {
         MachineStateV1 {
             name: self.name.clone(),
@@ -316,7 +316,7 @@ impl Machine {
         &self.buses.pci
     }
 
-    /// What the guest's devices have done since this process has them.
+    /// What the guest's devices have done since this process took them over.
     pub(crate) fn device_counts(&self) -> Vec<DeviceCounts> {
         self.buses.virtio.counts()
     }
@@ -337,7 +337,7 @@ impl Machine {
         &self.name
     }
 
-    /// What it was given of the CPU that a host need not have.
+    /// The optional CPU features it was given.
     pub(crate) fn cpu_features(&self) -> &[Optional] {
         &self.cpu_features
     }
@@ -346,13 +346,13 @@ impl Machine {
         self.vcpus.count()
     }
 
-    /// Frequency of the host's TSC; 0 if KVM does not know.
+    /// Frequency of the host's TSC in kHz; 0 if KVM does not know it.
     pub(crate) fn host_tsc_khz(&self) -> u32 {
         self.host_tsc_khz
     }
 
-    /// The host's TSC when the first vCPU entered the guest; 0 before that. A guest that is held or at
-    /// its end is not entered, and has all that it waits for now.
+    /// The host's TSC when the first vCPU entered the guest; 0 before that. A guest that is paused
+    /// or has ended is not entered, and counts as entered now.
     pub(crate) fn first_entry_tsc(&self) -> u64 {
         match self.vcpus.first_entry_tsc() {
             0 if self.is_held() || self.end().is_some() => tsc::read(),
@@ -362,7 +362,7 @@ impl Machine {
 }
 
 impl Counted for Machine {
-    /// Every device that has figures is asked here.
+    /// Collects the metrics of every device that has any.
     fn count(&self, metrics: &mut Metrics) {
         Counted::count(&self.vcpus, metrics);
         self.serial().count(metrics);

@@ -1,4 +1,4 @@
-//! A guest: built to boot, or restored; its vCPUs, and its state as sections of a state frame.
+//! A guest: built to boot, or restored; its vCPUs, and its state as sections of a frame.
 
 pub(crate) mod boot;
 pub(crate) mod cpuid;

@@ -1,7 +1,7 @@
-//! KVM's structs in a saved state: each of exactly the length that the kernel's ABI gives it.
+//! KVM's structs in a saved state: each must have exactly the length of the kernel's ABI.
 //!
-//! kvm-bindings would fill up what is too short and cut what is too long, and so make another guest of a
-//! state that is damaged.
+//! kvm-bindings would pad what is too short and truncate what is too long, and so turn a damaged
+//! state into another guest.
 
 use serde::de::value::BytesDeserializer;
 use serde::de::{DeserializeOwned, Error};
@@ -28,7 +28,7 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     Ok(list.into_iter().map(|exact| exact.0).collect())
 }
 
-/// For bytes, as many as `LEN`.
+/// For exactly `LEN` bytes.
 pub(super) fn bytes<'de, D: Deserializer<'de>, const LEN: usize>(
     from: D,
 ) -> Result<ByteBuf, D::Error> {
@@ -37,7 +37,7 @@ pub(super) fn bytes<'de, D: Deserializer<'de>, const LEN: usize>(
     Ok(bytes)
 }
 
-/// A struct that was read whole.
+/// A struct that was read completely.
 struct Exact<T>(T);
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Exact<T> {

@@ -1,4 +1,4 @@
-//! Interrupt controllers, timer and clock of a VM, out of KVM and into KVM.
+//! Saving and restoring interrupt controllers, timer and clock of a VM.
 
 use kvm_bindings::{
     KVM_CLOCK_HOST_TSC, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{KvmError, Vm, exact, named};
 use crate::kvm::tsc;
 
-/// How far the guest's clock may be off; its kernel's watchdog allows for some hundred µs.
+/// The maximum error of the guest's clock; its kernel's watchdog allows some hundred µs.
 const CLOCK_TOLERANCE_NS: u64 = 50_000;
-/// How often to try, on a host that is busy with something else.
+/// Number of tries, for a busy host.
 const CLOCK_TRIES: u32 = 8;
 
 /// The interrupt controllers, version 1.
@@ -38,7 +38,7 @@ pub(crate) struct PitStateV1 {
     pub(crate) pit: kvm_pit_state2,
 }
 
-/// The paravirtual clock and the host's TSC of the same moment, version 1.
+/// The paravirtual clock and the host's TSC at the same moment, version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClockStateV1 {
     pub(crate) guest_ns: u64,
@@ -47,7 +47,7 @@ pub(crate) struct ClockStateV1 {
 }
 
 impl ClockStateV1 {
-    /// What the guest's clock must say when the host's TSC says `host_tsc`. Time never goes back.
+    /// The guest's clock when the host's TSC is `host_tsc`. Time never goes backwards.
     pub(crate) fn guest_ns_at(&self, host_tsc: u64) -> u64 {
         let ticks = host_tsc.saturating_sub(self.host_tsc);
         let elapsed = u128::from(ticks) * 1_000_000 / u128::from(self.host_tsc_khz.max(1));
@@ -57,7 +57,7 @@ impl ClockStateV1 {
 }
 
 impl Vm {
-    /// Reads the interrupt controllers. No vCPU may run.
+    /// Reads the interrupt controllers. No vCPU may be running.
     pub(crate) fn save_irqchip(&self) -> Result<IrqchipStateV1, KvmError> {
         Ok(IrqchipStateV1 {
             pic_master: self.get_irqchip(KVM_IRQCHIP_PIC_MASTER)?,
@@ -102,10 +102,10 @@ impl Vm {
         })
     }
 
-    /// Sets the guest's clock to what it would say had it never stopped.
+    /// Sets the guest's clock to the value it would have had if it had never stopped.
     ///
-    /// Elapsed time comes from the host's TSC, which goes on across a kexec; the wall clock
-    /// of a new host only knows whole seconds.
+    /// The elapsed time comes from the host's TSC, which continues across a kexec; the wall clock
+    /// of a new host only has a resolution of a second.
     pub(crate) fn restore_clock(&self, state: &ClockStateV1) -> Result<(), KvmError> {
         let mut lag = 0;
         for _ in 0..CLOCK_TRIES {
@@ -115,14 +115,14 @@ impl Vm {
             if guest_ns.abs_diff(due) <= CLOCK_TOLERANCE_NS {
                 break;
             }
-            // KVM read its TSC a little later than we did; the next time by about as much,
+            // KVM read its TSC a little later than we did; the next time it will be about the same,
             // unless one of the two was interrupted.
             lag = due.saturating_add(lag).saturating_sub(guest_ns);
         }
         Ok(())
     }
 
-    /// The guest's clock and the host's TSC of the same moment.
+    /// The guest's clock and the host's TSC at the same moment.
     fn get_clock(&self) -> Result<(u64, u64), KvmError> {
         let clock = named("KVM_GET_CLOCK", self.fd().get_clock())?;
         let tsc = match clock.flags & KVM_CLOCK_HOST_TSC {

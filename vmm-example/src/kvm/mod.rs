@@ -1,4 +1,4 @@
-//! KVM as this VMM uses it: a thin, safe layer over kvm-ioctls.
+//! The parts of KVM that this VMM uses: a thin, safe layer over kvm-ioctls.
 
 mod exact;
 pub(crate) mod irqchip;
@@ -21,7 +21,7 @@ use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS, RamRange};
 
 pub(crate) use sys::XsaveLen;
 
-/// What KVM refused.
+/// An error of KVM.
 #[derive(Debug, Error)]
 pub(crate) enum KvmError {
     #[error(
@@ -42,24 +42,24 @@ pub(crate) enum KvmError {
     Duplicate(#[source] std::io::Error),
 }
 
-/// Names the ioctl that failed.
+/// Adds the name of the ioctl that failed.
 pub(crate) fn named<T>(name: &'static str, result: errno::Result<T>) -> Result<T, KvmError> {
     result.map_err(|source| KvmError::Ioctl { name, source })
 }
 
-/// An open and suitable /dev/kvm.
+/// An open /dev/kvm with the required capabilities.
 #[derive(Debug)]
 pub(crate) struct Host {
     kvm: Kvm,
 }
 
 impl Host {
-    /// Opens /dev/kvm and checks for what every guest here needs.
+    /// Opens /dev/kvm and checks for the capabilities that every guest needs.
     pub(crate) fn open() -> Result<Self, KvmError> {
         Self::check(Kvm::new().map_err(KvmError::Open)?)
     }
 
-    /// The same with what another process opened.
+    /// The same for a descriptor that another process opened.
     pub(crate) fn adopt(fd: OwnedFd) -> Result<Self, KvmError> {
         Self::check(sys::adopt_kvm(fd))
     }
@@ -83,18 +83,18 @@ impl Host {
         }
     }
 
-    /// Another handle of the same: for a VMM that can open nothing any more.
+    /// Another handle, for a VMM that can no longer open anything.
     pub(crate) fn duplicate(&self) -> Result<Self, KvmError> {
         let kvm = sys::adopt_kvm(self.lend()?);
         Ok(Self { kvm })
     }
 
-    /// Its descriptor, for a process that may not be able to open it.
+    /// A duplicate of its descriptor, for a process that may not be able to open it.
     pub(crate) fn lend(&self) -> Result<OwnedFd, KvmError> {
         sys::kvm_descriptor(&self.kvm).map_err(KvmError::Duplicate)
     }
 
-    /// The CPUID leaves that this host can give to a guest.
+    /// The CPUID leaves that this host can offer to a guest.
     pub(crate) fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
         named(
             "KVM_GET_SUPPORTED_CPUID",
@@ -108,7 +108,7 @@ impl Host {
         Ok(list.as_slice().to_vec())
     }
 
-    /// What this host can give to a guest in an MSR that stands for features; None if it has none.
+    /// The value of a feature MSR that this host can offer to a guest; `None` if it has none.
     pub(crate) fn feature_msr(&self, index: u32) -> Result<Option<u64>, KvmError> {
         let entry = kvm_msr_entry {
             index,
@@ -117,22 +117,22 @@ impl Host {
         let mut msrs = Msrs::from_entries(&[entry]).map_err(|_| KvmError::Lacks {
             what: "room for the MSRs",
         })?;
-        // Only of a feature MSR there is a value without a vCPU.
+        // Only feature MSRs can be read without a vCPU.
         let read = self.kvm.get_msrs(&mut msrs).unwrap_or(0);
         Ok(msrs.as_slice()[..read].first().map(|msr| msr.data))
     }
 
-    /// How many banks of machine check registers a vCPU has at most.
+    /// The maximum number of machine check banks of a vCPU.
     pub(crate) fn mce_banks(&self) -> u32 {
         u32::try_from(self.kvm.check_extension_int(Cap::Mce)).unwrap_or(0)
     }
 
-    /// Whether guests can have guests.
+    /// Whether nested virtualisation is available.
     pub(crate) fn has_nested(&self) -> bool {
         sys::has_nested(&self.kvm)
     }
 
-    /// How many vCPUs a VM can have.
+    /// The maximum number of vCPUs of a VM.
     pub(crate) fn max_vcpus(&self) -> usize {
         self.kvm.get_max_vcpus()
     }
@@ -144,7 +144,7 @@ impl Host {
         })
     }
 
-    /// Makes a VM of a descriptor that a box gave back.
+    /// Makes a VM from a descriptor that came out of a box.
     pub(crate) fn adopt_vm(&self, fd: OwnedFd) -> Result<Vm, KvmError> {
         Ok(Vm {
             fd: named("KVM_GET_VCPU_MMAP_SIZE", sys::adopt_vm(&self.kvm, fd))?,
@@ -152,15 +152,15 @@ impl Host {
     }
 }
 
-/// A VM. Memory and vCPUs are added by who owns them.
+/// A VM. Memory and vCPUs are added by their owners.
 #[derive(Debug)]
 pub(crate) struct Vm {
     fd: VmFd,
 }
 
 impl Vm {
-    /// Builds what must exist before the first vCPU: KVM's own pages, the interrupt
-    /// controllers and the timer.
+    /// Creates what must exist before the first vCPU: KVM's own pages, the interrupt controllers
+    /// and the timer.
     pub(crate) fn create_platform(&self) -> Result<(), KvmError> {
         named(
             "KVM_SET_IDENTITY_MAP_ADDR",
@@ -176,15 +176,15 @@ impl Vm {
             ..Default::default()
         };
         named("KVM_CREATE_PIT2", self.fd.create_pit2(pit))?;
-        // KVM gives vCPUs the frequency that it saw when it was loaded. If the kernel has
-        // measured it anew since, and found more of a difference than KVM tolerates, a CPU
-        // without TSC scaling would run them with a TSC that stands still (Linux 7.3). A KVM
-        // that cannot be told is as good as can be.
+        // KVM gives vCPUs the frequency that it saw when it was loaded. If the kernel has since
+        // measured it again, and the difference exceeds KVM's tolerance, a CPU without TSC scaling
+        // would run them with a TSC that stands still (Linux 7.3). If KVM does not support this
+        // call, nothing better can be done.
         let _ = sys::follow_host_tsc(&self.fd);
         Ok(())
     }
 
-    /// Creates a guest_memfd that belongs to this VM, can be mapped and is fully shared.
+    /// Creates a guest_memfd that belongs to this VM, mappable and fully shared.
     pub(crate) fn create_guest_memfd(&self, bytes: u64) -> Result<OwnedFd, KvmError> {
         if self.fd.check_extension_raw(sys::KVM_CAP_GUEST_MEMFD_FLAGS) <= 0 {
             return Err(KvmError::Lacks {
@@ -197,7 +197,7 @@ impl Vm {
         )
     }
 
-    /// Gives a range of guest RAM to the VM.
+    /// Maps a range of guest RAM into the VM.
     pub(crate) fn set_memory(
         &self,
         slot: u32,
@@ -224,7 +224,7 @@ impl Vm {
         named("KVM_IRQ_LINE", self.fd.set_irq_line(gsi, high))
     }
 
-    /// Makes a guest's write of `value`, four bytes wide, to an address wake who reads an event.
+    /// Makes a four-byte write of `value` by the guest to an address signal an event.
     pub(crate) fn register_ioeventfd(
         &self,
         event: &EventFd,
@@ -238,12 +238,12 @@ impl Vm {
         )
     }
 
-    /// Another descriptor of the VM, for a box.
+    /// A duplicate of the VM's descriptor, for a box.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd, KvmError> {
         sys::duplicate_vm(&self.fd).map_err(KvmError::Duplicate)
     }
 
-    /// Bytes of the XSAVE area of this VM's vCPUs.
+    /// The size of the XSAVE area of this VM's vCPUs.
     pub(crate) fn xsave_len(&self) -> XsaveLen {
         XsaveLen::of(&self.fd)
     }

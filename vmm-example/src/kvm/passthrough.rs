@@ -1,4 +1,4 @@
-//! What of a VM devices of the host need: message routes, their memory, and to be known.
+//! What passed-through devices need of a VM: message routes, their memory, and registration.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -17,13 +17,13 @@ use super::{KvmError, Vm, named, sys};
 use crate::devices::pci::routes::{FIRST_MSI, Message};
 use crate::memory::device::DeviceMapping;
 
-/// Lines that go to a PIC as well.
+/// Lines that are also connected to a PIC.
 const PIC_LINES: u32 = 16;
 /// Memory slots of RAM come first.
 const FIRST_DEVICE_SLOT: u32 = 16;
 
 impl Vm {
-    /// Sets the routing table: the lines as ever, and these messages.
+    /// Sets the routing table: the usual lines, and these messages.
     pub(crate) fn set_routes(&self, messages: &BTreeMap<u32, Message>) -> Result<(), KvmError> {
         let mut entries = lines();
         entries.extend(messages.iter().map(|(gsi, message)| msi(*gsi, *message)));
@@ -33,12 +33,12 @@ impl Vm {
         named("KVM_SET_GSI_ROUTING", routing)
     }
 
-    /// Ends what [`register_irqfd`](Self::register_irqfd) began.
+    /// The inverse of [`register_irqfd`](Self::register_irqfd).
     pub(crate) fn unregister_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
         named("KVM_IRQFD", self.fd.unregister_irqfd(event, gsi))
     }
 
-    /// The VM's list of the host's devices that its guest drives.
+    /// The VM's list of passed-through devices.
     pub(crate) fn create_vfio_registry(&self) -> Result<VfioRegistry, KvmError> {
         let mut device = kvm_create_device {
             type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
@@ -51,7 +51,7 @@ impl Vm {
     }
 }
 
-/// The devices that KVM knows of: it asks them how memory is to be cached.
+/// The devices registered with KVM, which queries their requirements on memory caching.
 #[derive(Debug)]
 pub(crate) struct VfioRegistry(DeviceFd);
 
@@ -69,18 +69,18 @@ impl VfioRegistry {
     }
 }
 
-/// Pages of a device that the guest reaches without an exit, for as long as this value is.
+/// Pages of a device that the guest accesses without an exit, for the lifetime of this value.
 #[derive(Debug)]
 pub(crate) struct DeviceSlot {
     vm: Arc<Vm>,
     slot: u32,
-    /// What KVM has the address of.
+    /// The mapping whose address KVM has.
     _mapping: Arc<DeviceMapping>,
 }
 
 impl DeviceSlot {
-    /// Puts `len` bytes of a mapping, from `offset` on, at a guest address. `number` is one
-    /// that no other of this VM has.
+    /// Maps `len` bytes of a mapping, starting at `offset`, at a guest address. `number` must be
+    /// unique in this VM.
     pub(crate) fn new(
         vm: &Arc<Vm>,
         number: u32,
@@ -101,14 +101,14 @@ impl DeviceSlot {
 }
 
 impl Drop for DeviceSlot {
-    /// Before the mapping goes: its addresses may be used for something else then.
+    /// Before the mapping is dropped, because its addresses may then be reused.
     fn drop(&mut self) {
-        // KVM can always delete a slot that it has.
+        // KVM can always delete an existing slot.
         let _ = sys::delete_memory(&self.vm.fd, self.slot);
     }
 }
 
-/// The routes that KVM has by default.
+/// KVM's default routes.
 fn lines() -> Vec<kvm_irq_routing_entry> {
     let mut entries = Vec::new();
     for gsi in 0..FIRST_MSI {

@@ -1,4 +1,4 @@
-//! What kvm-ioctls and kvm-bindings lack, and what of them is unsafe, behind safe functions.
+//! Safe functions for what kvm-ioctls and kvm-bindings lack, and for their unsafe parts.
 //!
 //! Opcodes are checked against their documented numbers in the tests below.
 
@@ -36,7 +36,7 @@ ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
-/// Bytes of `struct kvm_sregs2`.
+/// The size of `struct kvm_sregs2`.
 pub(super) const SREGS2_LEN: usize = size_of::<kvm_sregs2>();
 
 /// Turns an ioctl's return value into a result.
@@ -48,22 +48,23 @@ fn check(ret: i32) -> errno::Result<()> {
     }
 }
 
-/// Another descriptor of the same /dev/kvm.
+/// Duplicates the descriptor of /dev/kvm.
 pub(super) fn kvm_descriptor(kvm: &Kvm) -> std::io::Result<OwnedFd> {
     // SAFETY: the descriptor stays open for as long as `kvm` is borrowed.
     let fd = unsafe { BorrowedFd::borrow_raw(kvm.as_raw_fd()) };
     fd.try_clone_to_owned()
 }
 
-/// Makes a handle of a descriptor of /dev/kvm. Of another file every call fails.
+/// Makes a handle from a descriptor of /dev/kvm. For any other file, every call fails.
 pub(super) fn adopt_kvm(fd: OwnedFd) -> Kvm {
-    // SAFETY: the descriptor is open, and nothing else knows its number any more.
+    // SAFETY: the descriptor is open, and nothing else has its number any more.
     unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) }
 }
 
-/// Makes a VM of a descriptor that a box gave back.
+/// Makes a VM from a descriptor that came out of a box.
 pub(super) fn adopt_vm(kvm: &Kvm, fd: OwnedFd) -> errno::Result<VmFd> {
-    // Without an own mapping size there is nothing that could fail after the descriptor was given away.
+    // The new `VmFd` queries this size too; a failure there would be after the descriptor was given
+    // away.
     kvm.get_vcpu_mmap_size()?;
     // SAFETY: `fd` is open and owned by this function; `into_raw_fd` gives up that
     // ownership, so that the new `VmFd` is its only owner.
@@ -77,24 +78,24 @@ pub(super) fn create_guest_memfd(vm: &VmFd, bytes: u64) -> errno::Result<OwnedFd
         flags: GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
         ..Default::default()
     })?;
-    // SAFETY: the ioctl has just created this descriptor; nothing else knows its number.
+    // SAFETY: the ioctl has just created this descriptor; nothing else has its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Gives vCPUs to come the frequency that the host's TSC has now, as far as it knows.
+/// Gives future vCPUs the current frequency of the host's TSC, if it is known.
 pub(super) fn follow_host_tsc(vm: &VmFd) -> errno::Result<()> {
     // SAFETY: the argument is a number, not a pointer; 0 stands for the host's frequency.
     check(unsafe { ioctl_with_val(vm, KVM_SET_TSC_KHZ(), 0) })
 }
 
-/// Another descriptor of the same VM.
+/// Duplicates the descriptor of a VM.
 pub(super) fn duplicate_vm(vm: &VmFd) -> std::io::Result<OwnedFd> {
     // SAFETY: the descriptor stays open for as long as `vm` is borrowed.
     let fd = unsafe { BorrowedFd::borrow_raw(vm.as_raw_fd()) };
     fd.try_clone_to_owned()
 }
 
-/// Gives a range of mapped guest memory to a VM.
+/// Maps a range of guest memory into a VM.
 pub(super) fn set_memory_region(
     vm: &VmFd,
     slot: u32,
@@ -124,13 +125,13 @@ pub(super) fn set_memory_region(
         guest_memfd: guest_memfd.map_or(0, |fd| fd.as_raw_fd() as u32),
         ..Default::default()
     };
-    // SAFETY: the addresses are those of a live mapping of exactly this length, made to
-    // be shared with a guest: Rust code reaches it through volatile accesses only. The
-    // VMM drops the mapping after the VM (see `GuestRam`).
+    // SAFETY: the addresses are those of a live mapping of exactly this length, created to be
+    // shared with a guest: Rust code accesses it only through volatile accesses. The VMM drops the
+    // mapping after the VM (see `GuestRam`).
     unsafe { vm.set_user_memory_region2(slot) }
 }
 
-/// Gives a part of a device's memory to a VM.
+/// Maps a part of a device's memory into a VM.
 pub(super) fn set_device_memory(
     vm: &VmFd,
     slot: u32,
@@ -154,31 +155,31 @@ pub(super) fn set_device_memory(
     unsafe { vm.set_user_memory_region2(region) }
 }
 
-/// Takes a slot's memory away from a VM.
+/// Removes a slot's memory from a VM.
 pub(super) fn delete_memory(vm: &VmFd, slot: u32) -> errno::Result<()> {
     let region = kvm_userspace_memory_region2 {
         slot,
         ..Default::default()
     };
-    // SAFETY: a region without bytes deletes the slot; no address is passed.
+    // SAFETY: a region of length 0 deletes the slot; no address is passed.
     unsafe { vm.set_user_memory_region2(region) }
 }
 
 /// `KVM_GET_SREGS2` as bytes.
 pub(super) fn get_sregs2(vcpu: &VcpuFd) -> errno::Result<[u8; SREGS2_LEN]> {
     let mut bytes = [0; SREGS2_LEN];
-    // SAFETY: the kernel writes one `struct kvm_sregs2`, which is what `bytes` holds.
+    // SAFETY: the kernel writes one `struct kvm_sregs2`, which is the size of `bytes`.
     check(unsafe { ioctl_with_mut_ref(vcpu, KVM_GET_SREGS2(), &mut bytes) })?;
     Ok(bytes)
 }
 
 /// `KVM_SET_SREGS2` from bytes.
 pub(super) fn set_sregs2(vcpu: &VcpuFd, bytes: &[u8; SREGS2_LEN]) -> errno::Result<()> {
-    // SAFETY: the kernel reads one `struct kvm_sregs2`, which is what `bytes` holds.
+    // SAFETY: the kernel reads one `struct kvm_sregs2`, which is the size of `bytes`.
     check(unsafe { ioctl_with_ref(vcpu, KVM_SET_SREGS2(), bytes) })
 }
 
-/// Bytes of the XSAVE area of the vCPUs of a VM, as this kernel says.
+/// The size of the XSAVE area of a VM's vCPUs, as reported by this kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct XsaveLen(usize);
 
@@ -192,7 +193,7 @@ impl XsaveLen {
         )
     }
 
-    /// An empty area of this length.
+    /// An empty area of this size.
     fn area(self) -> errno::Result<Xsave> {
         let words = (self.0 - size_of::<kvm_xsave>()).div_ceil(size_of::<u32>());
         Xsave::new(words).map_err(|_| errno::Error::new(libc::ENOMEM))
@@ -202,21 +203,22 @@ impl XsaveLen {
 /// `KVM_GET_XSAVE2` as bytes.
 pub(super) fn get_xsave(vcpu: &VcpuFd, len: XsaveLen) -> errno::Result<Vec<u8>> {
     let mut xsave = len.area()?;
-    // SAFETY: the kernel writes KVM_CAP_XSAVE2 bytes, or 4096 if that is more, which is
-    // how an `XsaveLen` is made and so what `xsave` has.
+    // SAFETY: the kernel writes KVM_CAP_XSAVE2 bytes, or 4096 if that is more, which is how an
+    // `XsaveLen` is computed and so the size of `xsave`.
     unsafe { vcpu.get_xsave2(&mut xsave) }?;
     let legacy = &xsave.as_fam_struct_ref().xsave.region;
     Ok([legacy.as_bytes(), xsave.as_slice().as_bytes()].concat())
 }
 
-/// `KVM_SET_XSAVE` from bytes; what the saved area lacks is zero, and it has nothing that this KVM lacks.
+/// `KVM_SET_XSAVE` from bytes; what the saved area lacks is zeroed, and it must have nothing that
+/// this KVM lacks.
 pub(super) fn set_xsave(vcpu: &VcpuFd, saved: &[u8], len: XsaveLen) -> errno::Result<()> {
     let malformed = errno::Error::new(libc::EINVAL);
     let mut xsave = len.area()?;
     let (legacy, extended) = saved
         .split_at_checked(size_of::<kvm_xsave>())
         .ok_or(malformed)?;
-    // SAFETY: no length is changed.
+    // SAFETY: the length is not changed.
     let area = unsafe { xsave.as_mut_fam_struct() };
     area.xsave.region.as_mut_bytes().copy_from_slice(legacy);
     let room = xsave.as_mut_slice().as_mut_bytes();
@@ -225,17 +227,17 @@ pub(super) fn set_xsave(vcpu: &VcpuFd, saved: &[u8], len: XsaveLen) -> errno::Re
         return Err(malformed);
     }
     room[..known.len()].copy_from_slice(known);
-    // SAFETY: the kernel reads KVM_CAP_XSAVE2 bytes, or 4096 if that is more, which is
-    // how an `XsaveLen` is made and so what `xsave` has.
+    // SAFETY: the kernel reads KVM_CAP_XSAVE2 bytes, or 4096 if that is more, which is how an
+    // `XsaveLen` is computed and so the size of `xsave`.
     unsafe { vcpu.set_xsave2(&xsave) }
 }
 
-/// Whether a KVM lets guests have guests.
+/// Whether KVM supports nested virtualisation.
 pub(super) fn has_nested(kvm: &Kvm) -> bool {
     kvm.check_extension(kvm_ioctls::Cap::NestedState)
 }
 
-/// `KVM_GET_NESTED_STATE` as bytes, as many as there are.
+/// `KVM_GET_NESTED_STATE` as bytes, of variable length.
 pub(super) fn get_nested(vcpu: &VcpuFd) -> errno::Result<Vec<u8>> {
     let mut state = KvmNestedStateBuffer::empty();
     vcpu.nested_state(&mut state)?;
@@ -256,10 +258,10 @@ pub(super) fn set_nested(vcpu: &VcpuFd, bytes: &[u8]) -> errno::Result<()> {
     vcpu.set_nested_state(&state)
 }
 
-/// What kind of internal error `KVM_RUN` has just ended with (`KVM_INTERNAL_ERROR_*`).
+/// The kind of internal error that `KVM_RUN` has just returned (`KVM_INTERNAL_ERROR_*`).
 pub(crate) fn internal_error(vcpu: &mut VcpuFd) -> u32 {
-    // SAFETY: after an exit KVM_EXIT_INTERNAL_ERROR this is what KVM has written; after any other it is a
-    // number of no meaning, for it has no bits that cannot be.
+    // SAFETY: after an exit KVM_EXIT_INTERNAL_ERROR KVM has written this field; after any other
+    // exit it is a meaningless number, but any bit pattern is valid.
     unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror }
 }
 
@@ -272,19 +274,19 @@ fn tsc_offset_attr(value: *mut u64) -> kvm_device_attr {
     }
 }
 
-/// What is added to the host's TSC to make the guest's.
+/// The offset of the guest's TSC from the host's.
 pub(super) fn get_tsc_offset(vcpu: &VcpuFd) -> errno::Result<u64> {
     let mut offset = 0u64;
     let attr = tsc_offset_attr(&mut offset);
-    // SAFETY: the kernel writes the eight bytes at `addr`, which are `offset`'s.
+    // SAFETY: the kernel writes the eight bytes at `addr`, which belong to `offset`.
     check(unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attr) })?;
     Ok(offset)
 }
 
-/// Sets what is added to the host's TSC to make the guest's.
+/// Sets the offset of the guest's TSC from the host's.
 pub(super) fn set_tsc_offset(vcpu: &VcpuFd, mut offset: u64) -> errno::Result<()> {
     let attr = tsc_offset_attr(&mut offset);
-    // SAFETY: the kernel reads the eight bytes at `addr`, which are `offset`'s.
+    // SAFETY: the kernel reads the eight bytes at `addr`, which belong to `offset`.
     check(unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attr) })
 }
 
@@ -292,7 +294,7 @@ pub(super) fn set_tsc_offset(vcpu: &VcpuFd, mut offset: u64) -> errno::Result<()
 mod tests {
     use super::*;
 
-    /// The numbers of include/uapi/linux/kvm.h, computed by hand from its macros.
+    /// The opcodes of include/uapi/linux/kvm.h, computed by hand from their macros.
     #[test]
     fn opcodes_are_the_documented_ones() {
         assert_eq!(KVM_SET_TSC_KHZ(), 0xaea2);

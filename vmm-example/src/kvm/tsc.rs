@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use vmm_fdbox::Clock;
 
-/// The counter, now.
+/// The current value of the counter.
 pub(crate) fn read() -> u64 {
     Clock::tsc(NonZeroU32::MIN).now()
 }

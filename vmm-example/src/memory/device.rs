@@ -1,4 +1,4 @@
-//! Memory of a device, mapped for KVM to pass on to a guest. This process never touches it.
+//! Memory of a device, mapped for KVM to map into a guest. This process never accesses it.
 
 #![allow(unsafe_code, reason = "this file is the thin layer around mmap")]
 
@@ -14,10 +14,10 @@ pub(crate) struct DeviceMapping {
     len: usize,
 }
 
-// SAFETY: the mapping is only ever named to the kernel, never read or written through this
-// value, and unmapping is allowed on any thread.
+// SAFETY: the mapping is only ever passed to the kernel, never read or written through this value,
+// and unmapping is allowed on any thread.
 unsafe impl Send for DeviceMapping {}
-// SAFETY: as above; a shared reference only gives the address and the length.
+// SAFETY: as above; a shared reference only provides the address and the length.
 unsafe impl Sync for DeviceMapping {}
 
 impl DeviceMapping {
@@ -33,7 +33,7 @@ impl DeviceMapping {
         Ok(Self { addr, len })
     }
 
-    /// The address of `len` bytes from `offset` on; None if they are not all mapped.
+    /// The address of `len` bytes starting at `offset`; `None` if they are not all mapped.
     pub(crate) fn range(&self, offset: u64, len: u64) -> Option<u64> {
         let end = offset.checked_add(len)?;
         (end <= self.len as u64).then(|| self.addr.as_ptr() as u64 + offset)
@@ -42,7 +42,8 @@ impl DeviceMapping {
 
 impl Drop for DeviceMapping {
     fn drop(&mut self) {
-        // SAFETY: the range is what `new` mapped, and only this value knows of it: a KVM slot
+        // SAFETY: the range is what `new` mapped, and only this value uses it: a KVM slot over it
+        // holds a reference to this value.
         // over it holds a reference to this value.
         let unmapped = unsafe { rustix::mm::munmap(self.addr.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");

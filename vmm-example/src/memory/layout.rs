@@ -1,22 +1,22 @@
 //! The guest's physical address space.
 //!
-//! RAM starts at 0 and leaves a hole below 4 GiB, where the local APICs, the
-//! I/O APIC and KVM's own pages are; what does not fit below the hole goes on
-//! at 4 GiB. One file backs all of it, without a gap.
+//! RAM starts at 0 and leaves a hole below 4 GiB, which contains the local APICs, the I/O APIC and
+//! KVM's own pages; what does not fit below the hole continues at 4 GiB. One file backs all of it,
+//! without a gap.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Where the hole below 4 GiB starts.
+/// The start of the hole below 4 GiB.
 pub(crate) const HOLE_START: u64 = 3 << 30;
-/// Where RAM goes on behind the hole.
+/// Where RAM continues after the hole.
 pub(crate) const HIGH_RAM_START: u64 = 4 << 30;
 
 /// The registers of the virtio devices, in the hole.
 pub(crate) const VIRTIO_MMIO: u64 = 0xd000_0000;
-/// Where devices on the PCI bus have their memory, in the hole.
+/// The window for memory of PCI devices, in the hole.
 pub(crate) const PCI_WINDOW: u64 = 0xe000_0000;
-/// Bytes of it: up to where the interrupt controllers begin, and some way off.
+/// Its size: up to some distance before the interrupt controllers.
 pub(crate) const PCI_WINDOW_LEN: u64 = 0x1e00_0000;
 
 /// The zero page: `struct boot_params`.
@@ -33,12 +33,12 @@ pub(crate) const CMDLINE: u64 = 0x2_0000;
 pub(crate) const CMDLINE_MAX: usize = 0x1000;
 /// End of the conventional memory that the kernel may use.
 pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
-/// The ACPI tables: in the area that kernels search for them.
+/// The ACPI tables, in the area where kernels search for them.
 pub(crate) const ACPI_TABLES: u64 = 0xe_0000;
 /// Start of the memory above the legacy area.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 
-/// Where the addresses of every x86-64 CPU end.
+/// The end of the physical address space of every x86-64 CPU.
 const ADDRESSES_END: u64 = 1 << 52;
 const PAGE: u64 = 0x1000;
 
@@ -46,7 +46,7 @@ const PAGE: u64 = 0x1000;
 pub(crate) const KVM_TSS: u64 = 0xfffb_d000;
 pub(crate) const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 
-/// A piece of guest RAM and where in its file it lies.
+/// A range of guest RAM and its location in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RamRange {
     pub(crate) gpa: u64,
@@ -72,7 +72,7 @@ pub(crate) fn ram_ranges(bytes: u64) -> Vec<RamRange> {
     ranges
 }
 
-/// No guest has its RAM so.
+/// An impossible layout of RAM.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
     "The saved guest has RAM at {gpa:#x}, {len:#x} bytes, from byte {file_offset:#x} of its file: {problem}"
@@ -84,7 +84,7 @@ pub(crate) struct BadRange {
     problem: &'static str,
 }
 
-/// Checks what a saved state says of RAM, and returns how many bytes it is.
+/// Checks the RAM ranges of a saved state, and returns their total size.
 pub(crate) fn check(ranges: &[RamRange]) -> Result<u64, BadRange> {
     let (mut bytes, mut free) = (0u64, 0u64);
     for range in ranges {
@@ -109,20 +109,20 @@ pub(crate) fn check(ranges: &[RamRange]) -> Result<u64, BadRange> {
         if range.file_offset != bytes {
             return Err(bad("it does not follow the one before in the file"));
         }
-        // No more than the sum of what CPUs can address.
+        // At most the sum of what CPUs can address.
         (bytes, free) = (bytes + range.len, end);
     }
     Ok(bytes)
 }
 
-/// What an entry of the memory map tells the kernel.
+/// The type of a memory map entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum E820Kind {
     Ram,
     Reserved,
 }
 
-/// An entry of the memory map that the guest kernel gets.
+/// An entry of the guest kernel's memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct E820Entry {
     pub(crate) addr: u64,
@@ -194,13 +194,13 @@ mod tests {
         };
         let good = range(0, 1 << 20, 0);
         let bad: [(&[RamRange], &str); 9] = [
-            // Lengths that wrap to nothing.
+            // Lengths that wrap around to 0.
             (
                 &[range(0, 1 << 63, 0), range(4 << 30, 1 << 63, 1 << 63)],
                 "address",
             ),
             (&[range(u64::MAX - 0xfff, 0x2000, 0)], "address"),
-            // Behind the end of the file, and what another range has.
+            // Beyond the end of the file, and overlapping another range.
             (&[range(0, 1 << 20, 1 << 20)], "in the file"),
             (&[good, range(4 << 30, 1 << 20, 0)], "in the file"),
             (&[good, range(0, 1 << 20, 1 << 20)], "overlaps"),

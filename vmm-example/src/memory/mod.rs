@@ -1,4 +1,4 @@
-//! Guest RAM: one file, mapped here and given to KVM.
+//! Guest RAM: one file, mapped here and into KVM.
 
 pub(crate) mod device;
 mod dump;
@@ -18,7 +18,7 @@ use crate::kvm::{self, Vm};
 use crate::spec::{MIB, MemoryKind};
 use layout::{RamRange, ram_ranges};
 
-/// Why there is no guest RAM.
+/// Why guest RAM could not be set up.
 #[derive(Debug, Error)]
 pub(crate) enum MemoryError {
     #[error("Cannot create a memfd of {mib} MiB for guest RAM")]
@@ -46,7 +46,7 @@ pub(crate) enum MemoryError {
     SetRegion { gpa: u64, source: kvm::KvmError },
 }
 
-/// Guest RAM, mapped. The file is what a box keeps: the mapping ends with the process.
+/// Guest RAM, mapped. A box keeps the file: the mapping ends with the process.
 #[derive(Debug)]
 pub(crate) struct GuestRam {
     kind: MemoryKind,
@@ -95,7 +95,7 @@ impl GuestRam {
         })
     }
 
-    /// Makes the RAM the memory of `vm`, at the same guest addresses as ever.
+    /// Maps the RAM into `vm`, at its usual guest addresses.
     pub(crate) fn attach(&self, vm: &Vm) -> Result<(), MemoryError> {
         for (slot, range) in (0u32..).zip(&self.ranges) {
             let guest_memfd = match self.kind {
@@ -111,7 +111,7 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Another descriptor of the RAM's file, for a box.
+    /// A duplicate of the RAM file's descriptor, for a box.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd, MemoryError> {
         self.file
             .as_fd()
@@ -119,7 +119,7 @@ impl GuestRam {
             .map_err(MemoryError::Duplicate)
     }
 
-    /// The RAM's file: what devices of the host reach it by.
+    /// The RAM's file, for passed-through devices.
     pub(crate) fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }

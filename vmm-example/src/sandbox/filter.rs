@@ -1,4 +1,4 @@
-//! Filters of system calls, built of what [`syscalls`](super::syscalls) lists.
+//! Seccomp filters, built from the lists in [`syscalls`](super::syscalls).
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::syscalls::{
 };
 use super::{Level, Sandbox, SandboxError, Thread};
 
-/// System calls with what their arguments must be; without rules, whatever they are.
+/// System calls with the rules for their arguments; without rules, any arguments are allowed.
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// The filters of a process: its own, which all threads inherit, and those of each kind of thread.
@@ -28,7 +28,7 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    /// None if this kernel has no seccomp.
+    /// `None` if this kernel has no seccomp.
     pub(super) fn build(sandbox: &Sandbox) -> Result<Option<Self>, SandboxError> {
         if !is_there() {
             return Ok(None);
@@ -36,12 +36,12 @@ impl Filters {
         build(sandbox).map(Some).map_err(SandboxError::BuildFilter)
     }
 
-    /// Applies those of the process. There is one thread only.
+    /// Installs the process's filters. There is only one thread.
     pub(super) fn enter(&self) -> Result<(), SandboxError> {
         self.process.iter().try_for_each(apply)
     }
 
-    /// Narrows the calling thread's.
+    /// Installs the narrower filter of the calling thread.
     pub(super) fn confine(&self, kind: Thread) -> Result<(), SandboxError> {
         apply(match kind {
             Thread::Vcpu => &self.vcpu,
@@ -55,7 +55,7 @@ fn apply(program: &BpfProgram) -> Result<(), SandboxError> {
     seccompiler::apply_filter(program).map_err(SandboxError::ApplyFilter)
 }
 
-/// What /proc says of this process, in a kernel that has seccomp.
+/// Whether /proc shows seccomp for this process.
 fn is_there() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| line.starts_with("Seccomp:"))
@@ -67,12 +67,12 @@ fn build(sandbox: &Sandbox) -> Result<Filters, BackendError> {
     let api = api(&device)?;
     let mut process = api.clone();
     for (call, rules) in &vcpu {
-        // Without rules it is there already, without rules.
+        // A call without rules is already allowed with any arguments.
         if !rules.is_empty() {
             add(&mut process, *call, rules.clone());
         }
     }
-    // The strictest of all filters counts.
+    // The strictest of all filters applies.
     let errno = |calls: &[c_long], errno: c_int| {
         let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
         let action = SeccompAction::Errno(errno.unsigned_abs());
@@ -93,25 +93,25 @@ fn build(sandbox: &Sandbox) -> Result<Filters, BackendError> {
     })
 }
 
-/// A device's thread.
+/// The rules for a device's thread.
 fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     for call in [EVERYWHERE, DEVICES, REFUSED, MISSING].concat() {
         rules.insert(call, Vec::new());
     }
-    // Nothing that can be written is ever executed.
+    // Writable memory is never executable.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         add(&mut rules, call, [masked(2, libc::PROT_EXEC, 0)?]);
     }
     for command in FCNTL {
         add(&mut rules, libc::SYS_fcntl, [equal(1, *command)?]);
     }
-    // How a library finds the kernel's clock.
+    // How a library finds the vDSO.
     add(&mut rules, libc::SYS_prctl, [equal(0, PR_GET_AUXV)?]);
-    // What a thread that cannot go on does: it ends this process.
+    // A thread that cannot continue aborts this process.
     let ourselves = std::process::id().cast_signed();
     add(&mut rules, libc::SYS_tgkill, [equal(0, ourselves)?]);
-    // A client of a device's socket is not waited for.
+    // A device's socket must not block.
     for number in [TUN_OFFLOAD, libc::FIONBIO] {
         add(&mut rules, libc::SYS_ioctl, [request(number)?]);
     }
@@ -124,7 +124,8 @@ fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// A vCPU's: what the guest's accesses lead to in devices, and the guest itself.
+/// The rules for a vCPU's thread: those of devices, which the guest's accesses lead to, and running
+/// the guest.
 fn vcpu(device: &Rules) -> Result<Rules, BackendError> {
     let mut rules = device.clone();
     for number in [
@@ -141,7 +142,8 @@ fn vcpu(device: &Rules) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// One that serves clients: it saves the guest, fills its box and starts threads.
+/// The rules for a thread that serves clients: it saves the guest, fills its box and starts
+/// threads.
 fn api(device: &Rules) -> Result<Rules, BackendError> {
     let mut rules = device.clone();
     for call in SERVICE {
@@ -153,10 +155,10 @@ fn api(device: &Rules) -> Result<Rules, BackendError> {
     for of in [KVM_TYPE, VFIO_TYPE, BOX_TYPE] {
         add(&mut rules, libc::SYS_ioctl, [letter(of)?]);
     }
-    // Threads, and no process.
+    // Threads, but no processes.
     let thread = masked(0, libc::CLONE_THREAD, libc::CLONE_THREAD)?;
     add(&mut rules, libc::SYS_clone, [thread]);
-    // A new thread has a name, and narrows its filter.
+    // A new thread sets its name and narrows its filter.
     let settings = [
         libc::PR_SET_NAME,
         libc::PR_SET_VMA,
@@ -172,25 +174,25 @@ fn add(rules: &mut Rules, call: c_long, more: impl IntoIterator<Item = SeccompRu
     rules.entry(call).or_default().extend(more);
 }
 
-/// A rule that an argument is this number.
+/// A rule that an argument has this value.
 fn equal(argument: u8, number: c_int) -> Result<SeccompRule, BackendError> {
     let number = u64::from(number.cast_unsigned());
     condition(argument, SeccompCmpOp::Eq, number)
 }
 
-/// A rule that of some bits of an argument these are set.
+/// A rule that, of the bits in `mask`, exactly these are set.
 fn masked(argument: u8, mask: c_int, bits: c_int) -> Result<SeccompRule, BackendError> {
     let mask = u64::from(mask.cast_unsigned());
     let bits = u64::from(bits.cast_unsigned());
     condition(argument, SeccompCmpOp::MaskedEq(mask), bits)
 }
 
-/// A rule for a request of ioctl's.
+/// A rule for one ioctl request.
 fn request(number: u64) -> Result<SeccompRule, BackendError> {
     condition(1, SeccompCmpOp::Eq, number)
 }
 
-/// A rule for all requests with a letter.
+/// A rule for all ioctl requests of a type.
 fn letter(of: u64) -> Result<SeccompRule, BackendError> {
     condition(1, SeccompCmpOp::MaskedEq(TYPE_MASK), of)
 }

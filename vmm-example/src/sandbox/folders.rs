@@ -1,4 +1,4 @@
-//! Folders for sockets, which a VMM that has become another user can take its sockets out of.
+//! Directories for sockets, from which a VMM that has switched users can remove its sockets.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -7,7 +7,8 @@ use std::path::Path;
 
 use super::User;
 
-/// Makes the folder of a socket the user's, if it is not there: nobody but that user gets into it, but for a group.
+/// Creates the directory of a socket for the user, if it is missing: only that user can enter it,
+/// and a group if given.
 pub(super) fn make(socket: &Path, user: User, group: Option<u32>) -> io::Result<()> {
     let folder = socket
         .parent()
@@ -18,11 +19,11 @@ pub(super) fn make(socket: &Path, user: User, group: Option<u32>) -> io::Result<
     let mode = if group.is_some() { 0o710 } else { 0o700 };
     match DirBuilder::new().mode(mode).create(folder) {
         Ok(()) => {
-            // Whatever the umask.
+            // Regardless of the umask.
             fs::set_permissions(folder, Permissions::from_mode(mode))?;
             lchown(folder, Some(user.uid), Some(group.unwrap_or(user.gid)))
         }
-        // Whoever made it knows whose it is to be.
+        // Whoever created it has chosen its owner.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
@@ -56,7 +57,7 @@ mod tests {
         let made = folder.metadata().unwrap();
         assert_eq!((made.uid(), made.gid()), (user.uid, user.gid));
         assert_eq!(made.mode() & 0o777, 0o700);
-        // The second socket in it, or one in somebody's own.
+        // The second socket in it, or one in a directory of somebody else's.
         make(&folder.join("vm0.console"), user, None).unwrap();
         let before = dir.path().metadata().unwrap();
         make(&dir.path().join("vm1.sock"), user, None).unwrap();

@@ -1,14 +1,14 @@
-//! What a VMM gives up before its guest runs: users, capabilities, files and system calls.
+//! What a VMM drops before its guest runs: user, capabilities, files and system calls.
 //!
-//! | module | is about |
+//! | module | content |
 //! |---|---|
 //! | `privileges` | user, capabilities, limits, core dumps |
 //! | `paths` | Landlock: no file can be opened any more |
-//! | `folders` | where a VMM can take its sockets away |
+//! | `folders` | directories from which a VMM can remove its sockets |
 //! | `syscalls`, `filter` | seccomp: what each kind of thread may call |
 //!
-//! All files are open by then, and there is one thread: those that start later inherit all of it.
-//! Each of them then narrows its own system calls further, with [`confine`].
+//! All files are open by then, and there is only one thread: threads started later inherit
+//! everything. Each of them then narrows its own system calls further, with [`confine`].
 
 mod filter;
 mod folders;
@@ -26,7 +26,7 @@ use crate::error::{chain, warn};
 
 pub(crate) use privileges::User;
 
-/// Why a VMM has more rights than it was to have. It does not run then.
+/// Why a VMM could not drop its privileges. It does not run then.
 #[derive(Debug, Error)]
 pub(crate) enum SandboxError {
     #[error("Cannot give up privileges: this process has {0} threads")]
@@ -51,28 +51,28 @@ pub(crate) enum SandboxError {
     ApplyFilter(#[source] seccompiler::Error),
 }
 
-/// How much a VMM gives up.
+/// How much a VMM drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Level {
     /// Everything that it does not need.
     #[default]
     On,
-    /// The same, but a system call that it should not need is only logged by the kernel.
+    /// The same, but the kernel only logs unexpected system calls.
     Log,
     /// Nothing, unless it is to run as another user.
     Off,
 }
 
-/// What a VMM needs for good.
+/// What a VMM needs permanently.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sandbox {
     pub(crate) level: Level,
     pub(crate) user: Option<User>,
-    /// The sockets in the file system that it takes away in the end.
+    /// Its sockets in the file system, which it removes at its end.
     pub(crate) sockets: Vec<PathBuf>,
-    /// It connects to sockets whose names begin like this: for a guest's vsock.
+    /// The prefix of the sockets that it connects to, for a guest's vsock.
     pub(crate) connects: Option<PathBuf>,
-    /// It keeps memory where devices reach it.
+    /// Whether it locks memory for devices.
     pub(crate) locks_memory: bool,
 }
 
@@ -80,17 +80,17 @@ pub(crate) struct Sandbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Thread {
     Vcpu,
-    /// One of a virtio device.
+    /// A virtio device's thread.
     Device,
-    /// One that answers a client, or waits for clients.
+    /// A thread that answers a client, or waits for clients.
     Api,
 }
 
 static FILTERS: OnceLock<filter::Filters> = OnceLock::new();
 
 impl Sandbox {
-    /// Makes folders for the sockets of a VMM that becomes another user, where there are none. A group may get into
-    /// them.
+    /// Creates missing directories for the sockets of a VMM that switches to another user. A group
+    /// may enter them.
     pub(crate) fn make_folders(&self, group: Option<u32>) -> Result<(), SandboxError> {
         let Some(user) = self.user else {
             return Ok(());
@@ -104,14 +104,14 @@ impl Sandbox {
         })
     }
 
-    /// Becomes the user, before anything is read that a VMM wrote, and opened that it names. There is no second thread
-    /// yet.
+    /// Switches to the user, before a state written by a VMM is read and what it names is opened.
+    /// There is no second thread yet.
     pub(crate) fn become_user(&self) -> Result<(), SandboxError> {
         let Some(user) = self.user else {
             return Ok(());
         };
         only_thread()?;
-        // Whether it keeps memory where devices reach it is not known yet.
+        // Whether it locks memory for devices is not known yet.
         privileges::set_limits(true)?;
         if self.level != Level::Off {
             privileges::drop_bounding_set()?;
@@ -119,7 +119,7 @@ impl Sandbox {
         privileges::become_user(user)
     }
 
-    /// Gives everything up. All that the VMM needs is open; it has no second thread yet.
+    /// Drops everything. All that the VMM needs is open; it has no second thread yet.
     pub(crate) fn enter(&self) -> Result<(), SandboxError> {
         if self.level == Level::Off && self.user.is_none() {
             return Ok(());
@@ -134,7 +134,7 @@ impl Sandbox {
         if self.level == Level::Off {
             return self.user.map_or(Ok(()), privileges::become_user);
         }
-        // While it can be read whether there are any.
+        // While /proc can still be read to find out whether there is seccomp.
         let filters = filter::Filters::build(self)?;
         privileges::drop_bounding_set()?;
         privileges::forbid_new()?;
@@ -158,18 +158,18 @@ impl Sandbox {
     }
 }
 
-/// Has the calling thread, which is new, keep to what its kind does.
+/// Restricts the calling thread, which is new, to what its kind does.
 pub(crate) fn confine(kind: Thread) {
     let Some(filters) = FILTERS.get() else {
         return;
     };
     if let Err(error) = filters.confine(kind) {
-        // It has the process's filter all the same.
+        // It still has the process's filter.
         warn(&chain(&error));
     }
 }
 
-/// Whether this process has a filter of system calls.
+/// Whether this process has a seccomp filter.
 pub(crate) fn is_entered() -> bool {
     FILTERS.get().is_some()
 }

@@ -1,4 +1,4 @@
-//! Landlock: files, sockets and processes outside of what is open already.
+//! Landlock: denies files, sockets and processes other than those already open.
 
 use std::fs::DirEntry;
 use std::io;
@@ -13,10 +13,10 @@ use thiserror::Error;
 
 use super::Sandbox;
 
-/// The newest rights that are asked for. What a kernel does not know it does not restrict.
+/// The newest rights to restrict. A kernel ignores those it does not know.
 const ABI_WANTED: ABI = ABI::V9;
 
-/// Why Landlock does not hold.
+/// Why Landlock could not be enabled.
 #[derive(Debug, Error)]
 pub(super) enum PathsError {
     #[error("Landlock refused its rules")]
@@ -25,8 +25,8 @@ pub(super) enum PathsError {
     Missing,
 }
 
-/// From now on nothing can be opened, executed, made or removed, and no socket be found by its name,
-/// but what `sandbox` names.
+/// From now on nothing can be opened, executed, created or removed, and no socket can be connected
+/// to by name, except for what `sandbox` names.
 pub(super) fn restrict(sandbox: &Sandbox) -> Result<(), PathsError> {
     let status = rules(sandbox).map_err(PathsError::Rules)?;
     match status {
@@ -53,8 +53,9 @@ fn rules(sandbox: &Sandbox) -> Result<RulesetStatus, RulesetError> {
     Ok(rules.restrict_self()?.ruleset)
 }
 
-/// The folder of a socket, if nobody else's files can be in it: the socket can go in the end, and all that is below its
-/// folder. Of root's folders it is one with nothing else in it.
+/// The directory of a socket, if it cannot contain other users' files: then the socket can be
+/// removed at the end, along with anything below the directory. For root it must contain nothing
+/// else.
 fn folder_of_our_own(socket: &Path, ours: &[PathBuf]) -> Option<PathFd> {
     let folder = socket.parent()?;
     let owner = folder.metadata().ok()?.uid();
@@ -65,7 +66,7 @@ fn folder_of_our_own(socket: &Path, ours: &[PathBuf]) -> Option<PathFd> {
     PathFd::new(folder).ok()
 }
 
-/// Whether there is anything in a folder but these files.
+/// Whether a directory contains anything but these files.
 fn has_more_than(folder: &Path, files: &[PathBuf]) -> bool {
     let Ok(entries) = folder.read_dir() else {
         return true;

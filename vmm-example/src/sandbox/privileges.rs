@@ -9,10 +9,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::SandboxError;
 
-/// More than a guest with every device has open, and as many clients again.
+/// More than the descriptors of a guest with every device and the maximum of clients.
 const OPEN_FILES: u64 = 4096;
 
-/// Memory that a process without devices of the host keeps in place: the kernel's own default.
+/// The locked memory limit for a process without passed-through devices: the kernel's default.
 const LOCKED_BYTES: u64 = 8 << 20;
 
 /// A user and a group to run as.
@@ -31,10 +31,10 @@ impl fmt::Display for User {
 impl FromStr for User {
     type Err = String;
 
-    /// `UID` or `UID:GID`. Without a group it is the one of the user's number.
+    /// `UID` or `UID:GID`. The default group has the user's number.
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |text: &str| match text.parse() {
-            // The last number means "leave it as it is" to the kernel.
+            // To the kernel, the highest number means "unchanged".
             Ok(id) if id < u32::MAX => Ok(id),
             _ => Err(format!("{text:?} is not the number of a user or a group")),
         };
@@ -50,20 +50,20 @@ fn call<T>(what: &'static str, result: Result<T, Errno>) -> Result<T, SandboxErr
     result.map_err(|source| SandboxError::Call { what, source })
 }
 
-/// Limits what the process can take of the host. While it is root it may raise what it must have.
+/// Sets resource limits. While the process is root, it may raise those that it needs.
 pub(super) fn set_limits(locks_memory: bool) -> Result<(), SandboxError> {
     let most = |limit: u64| Rlimit {
         current: Some(limit),
         maximum: Some(limit),
     };
-    // No core dump at all: vCPUs' registers and what devices have in hand would be in it.
+    // No core dumps: they would contain vCPU registers and the devices' data.
     call("setrlimit(RLIMIT_CORE)", setrlimit(Resource::Core, most(0)))?;
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES);
     let files = setrlimit(Resource::Nofile, most(files.min(OPEN_FILES)));
     call("setrlimit(RLIMIT_NOFILE)", files)?;
     if locks_memory {
-        // What the kernel counts is the sum of all VMMs of this user. Who may not have no limit has
-        // one, and is told by the device.
+        // The kernel counts the sum for all VMMs of this user. If the limit cannot be removed, the
+        // device reports an error.
         let none = Rlimit {
             current: None,
             maximum: None,
@@ -77,17 +77,17 @@ pub(super) fn set_limits(locks_memory: bool) -> Result<(), SandboxError> {
     call("setrlimit(RLIMIT_MEMLOCK)", locked)
 }
 
-/// Makes sure that no program and no user change brings a capability back.
+/// Ensures that no program and no change of user can bring a capability back.
 pub(super) fn drop_bounding_set() -> Result<(), SandboxError> {
     let capabilities = call("capget", rustix::thread::capabilities(None))?;
     if !capabilities.effective.contains(CapabilitySet::SETPCAP) {
-        // It has none to lose, or may not; no_new_privs holds all the same.
+        // It has none to drop, or may not drop them; no_new_privs applies anyway.
         return Ok(());
     }
     for bit in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << bit);
         match rustix::thread::remove_capability_from_bounding_set(one) {
-            // The kernel has no capability of this number.
+            // The kernel has no capability with this number.
             Err(Errno::INVAL) => break,
             done => call("prctl(PR_CAPBSET_DROP)", done)?,
         }
@@ -100,7 +100,7 @@ pub(super) fn forbid_new() -> Result<(), SandboxError> {
     call("prctl(PR_SET_NO_NEW_PRIVS)", set)
 }
 
-/// Becomes a user for good. There is one thread only.
+/// Switches to a user for good. There is only one thread.
 pub(super) fn become_user(user: User) -> Result<(), SandboxError> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if rustix::process::getuid() == uid && rustix::process::geteuid() == uid {
@@ -132,7 +132,7 @@ pub(super) fn drop_capabilities() -> Result<(), SandboxError> {
     call("capset", rustix::thread::set_capabilities(None, none))
 }
 
-/// Another process of this user neither traces this one nor reads its memory.
+/// Other processes of this user can neither trace this one nor read its memory.
 pub(super) fn refuse_dumps() -> Result<(), SandboxError> {
     let set = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     call("prctl(PR_SET_DUMPABLE)", set)

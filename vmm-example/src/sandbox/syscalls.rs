@@ -1,6 +1,6 @@
-//! The system calls that a VMM makes when all its files are open, by kind of thread.
+//! The system calls of a VMM once all its files are open, by kind of thread.
 
-/// What the language and its library need in every thread: memory, locks, time, signals, the end.
+/// What the language and its library need in every thread: memory, locks, time, signals, exit.
 pub(super) const EVERYWHERE: &[libc::c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -33,7 +33,8 @@ pub(super) const EVERYWHERE: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-/// What devices do with their disks, taps and sockets. A vCPU does it too when it writes to a register.
+/// What devices do with their disks, taps and sockets. A vCPU does this too when it writes to a
+/// register.
 pub(super) const DEVICES: &[libc::c_long] = &[
     libc::SYS_accept4,
     libc::SYS_epoll_create1,
@@ -60,7 +61,7 @@ pub(super) const DEVICES: &[libc::c_long] = &[
     libc::SYS_statx,
 ];
 
-/// What answering clients, an update, the console and a new boot of the guest take beside these.
+/// Additionally needed for clients, updates, the console and a reboot of the guest.
 pub(super) const SERVICE: &[libc::c_long] = &[
     libc::SYS_dup,
     libc::SYS_dup3,
@@ -85,7 +86,8 @@ pub(super) const SERVICE: &[libc::c_long] = &[
     libc::SYS_unlinkat,
 ];
 
-/// What fcntl is asked for: nothing that has the kernel send a signal to another process (F_SETOWN, F_SETSIG, leases).
+/// The allowed commands of fcntl: none that makes the kernel send a signal to another process
+/// (F_SETOWN, F_SETSIG, leases).
 pub(super) const FCNTL: &[libc::c_int] = &[
     libc::F_DUPFD_CLOEXEC,
     libc::F_GETFD,
@@ -100,7 +102,7 @@ pub(super) const FCNTL: &[libc::c_int] = &[
 /// For a guest's vsock: the host's end of a connection.
 pub(super) const CONNECTING: &[libc::c_long] = &[libc::SYS_connect];
 
-/// What is refused with EACCES in place of the end: libraries look for files and do without them.
+/// Refused with EACCES instead of ending the process: libraries look for files and do without them.
 pub(super) const REFUSED: &[libc::c_long] = &[
     libc::SYS_access,
     libc::SYS_faccessat,
@@ -113,20 +115,20 @@ pub(super) const REFUSED: &[libc::c_long] = &[
     libc::SYS_readlinkat,
 ];
 
-/// What is said to be missing: libraries do without, by a call whose arguments a filter sees.
+/// Reported as missing: libraries fall back to a call whose arguments a filter can see.
 pub(super) const MISSING: &[libc::c_long] = &[libc::SYS_clone3];
 
-/// linux/prctl.h: what the kernel told the process when it started.
+/// linux/prctl.h: the auxiliary vector.
 pub(super) const PR_GET_AUXV: libc::c_int = 0x4155_5856;
 
-/// The letter of KVM's requests, of those of VFIO and iommufd, and of a box's.
+/// The types of KVM's ioctls, those of VFIO and iommufd, and those of a box.
 pub(super) const KVM_TYPE: u64 = 0xae00;
 pub(super) const VFIO_TYPE: u64 = 0x3b00;
 pub(super) const BOX_TYPE: u64 = 0x2e00;
-/// The bits of a request that have its letter.
+/// The type bits of an ioctl request.
 pub(super) const TYPE_MASK: u64 = 0xff00;
 
-/// Requests of vCPU threads to KVM: to run, and what the interrupts and the memory of a device need.
+/// KVM ioctls of vCPU threads: running, and those for a device's interrupts and memory.
 pub(super) const KVM_RUN: u64 = 0xae80;
 pub(super) const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 pub(super) const KVM_IRQFD: u64 = 0x4020_ae76;
@@ -134,7 +136,7 @@ pub(super) const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 pub(super) const KVM_SET_USER_MEMORY_REGION2: u64 = 0x40a0_ae49;
 pub(super) const KVM_SET_GSI_ROUTING: u64 = 0x4008_ae6a;
 
-/// Requests to terminals and sockets that change nothing but themselves.
+/// Requests to terminals and sockets that only affect those.
 pub(super) const HARMLESS: &[u64] = &[
     libc::TCGETS,
     libc::TCSETS,
@@ -144,9 +146,9 @@ pub(super) const HARMLESS: &[u64] = &[
     libc::FIOCLEX,
 ];
 
-/// TUNSETOFFLOAD: what a guest's driver of a tap can do.
+/// TUNSETOFFLOAD, which a guest's network driver can cause.
 pub(super) const TUN_OFFLOAD: u64 = 0x4004_54d0;
 
-/// What is asked of a tap that another VMM has opened: TUNGETIFF, TUNSETVNETHDRSZ, TUNSETOFFLOAD,
+/// Requests to a tap that another VMM has opened: TUNGETIFF, TUNSETVNETHDRSZ, TUNSETOFFLOAD,
 /// SIOCGIFHWADDR and SIOCSIFHWADDR.
 pub(super) const TAP: &[u64] = &[0x8004_54d2, 0x4004_54d8, TUN_OFFLOAD, 0x8927, 0x8924];

@@ -14,16 +14,16 @@ use crate::service::api::protocol::{Reply, Request};
 use crate::service::api::{Server, Service};
 use crate::socket::Ownership;
 
-/// What the process that a test starts is to do in its sandbox.
+/// What the process started by a test is to do in its sandbox.
 const DEED: &str = "SANDBOX_TEST_DEED";
-/// That it did it, as its exit status.
+/// The exit status if it succeeded.
 const SURVIVED: i32 = 42;
 const NOBODY: User = User {
     uid: 65534,
     gid: 65534,
 };
 
-/// Runs a deed in a sandbox, in a process of its own.
+/// Runs a deed in a sandbox, in a separate process.
 fn commit(deed: &str) -> Output {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "sandbox::tests::in_the_sandbox", "--ignored"]);
@@ -50,7 +50,7 @@ fn in_the_sandbox() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
-    // Whoever it becomes may connect, as far as the file system has a say.
+    // Any user may connect, as far as the file system is concerned.
     for path in [dir.path(), &path] {
         std::fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
     }
@@ -97,10 +97,10 @@ fn in_the_sandbox() {
     std::process::exit(SURVIVED);
 }
 
-/// To process 1, when there is something to read.
+/// Makes process 1 the receiver of signals about input.
 #[allow(unsafe_code, reason = "rustix has no F_SETOWN")]
 fn have_a_signal_sent(file: &impl AsRawFd) {
-    // SAFETY: F_SETOWN takes a number; it is asked of a descriptor that is open.
+    // SAFETY: F_SETOWN takes a number, and the descriptor is open.
     let _ = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETOWN, 1) };
 }
 
@@ -123,7 +123,7 @@ fn serve(server: Server, mut client: UnixStream) {
     assert!(answer.contains("ok"), "{answer}");
 }
 
-/// What every VMM does: threads, memory, files without a name.
+/// What every VMM does: threads, memory, anonymous files.
 fn live() {
     let (send, receive) = mpsc::channel();
     let named = thread::Builder::new().name("vcpu0".into());

@@ -1,4 +1,4 @@
-//! What of a VMM goes to its successor beside the guest: sockets, console, terminal.
+//! What a VMM hands to its successor besides the guest: sockets, console, terminal.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,7 +11,7 @@ use crate::service::api::{Exit, Server};
 use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
 
-/// Names of descriptors that a successor gets; those of devices come from
+/// Names of descriptors for a successor; those of devices come from
 /// [`VirtioBus::lend`](crate::devices::virtio::VirtioBus::lend).
 pub(crate) mod fd {
     pub(crate) const STDIN: &str = "stdin";
@@ -21,11 +21,11 @@ pub(crate) mod fd {
     pub(crate) const API: &str = "api";
     pub(crate) const CONSOLE: &str = "console";
     pub(crate) const CONSOLE_CLIENT: &str = "console-client";
-    /// Each of the API's clients has a number behind it.
+    /// Followed by a number for each client of the API.
     pub(crate) const CLIENT: &str = "client";
 }
 
-/// How long clients that are being answered may keep the old process.
+/// How long clients with pending answers may keep the old process alive.
 const CLIENTS_LIMIT: Duration = Duration::from_secs(2);
 
 /// See the module's documentation.
@@ -71,12 +71,12 @@ impl Endpoints {
         })
     }
 
-    /// Where the serial port goes.
+    /// The destination of the serial port.
     pub(crate) fn console(&self) -> &ConsoleSpec {
         &self.spec
     }
 
-    /// Where the API socket is.
+    /// The path of the API socket.
     pub(crate) fn api_socket(&self) -> Option<&Path> {
         self.api.as_ref().map(|api| api.path.as_path())
     }
@@ -100,13 +100,13 @@ impl Endpoints {
         self.terminal
     }
 
-    /// Whoever is connected to the console; ask when nobody can come and go any more.
+    /// The client of the console; call this when it can no longer change.
     pub(crate) fn console_client(&self) -> Option<OwnedFd> {
         self.console.client()
     }
 
-    /// From now on all of it is the successor's. Returns the clients of the API that wait for
-    /// no answer; one that gets this one's does not count.
+    /// From now on all of it belongs to the successor. Returns the idle clients of the API; the one
+    /// that requested this does not count.
     pub(crate) fn give_up(&self) -> Vec<OwnedFd> {
         self.ownership.set(false);
         self.console.gate().give_up();

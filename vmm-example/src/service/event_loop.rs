@@ -1,4 +1,4 @@
-//! The main thread: console input until the guest comes to its end.
+//! The main thread: serves console input until the guest ends.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ pub(crate) enum LoopError {
     Run(#[source] event_manager::Error),
 }
 
-/// Tells the event loop what may be the guest's end, in the order in which it is told.
+/// Notifies the event loop of what may be the guest's end, in order.
 #[derive(Clone, Debug)]
 pub(crate) struct EndSignal {
     event: Arc<EventFd>,
@@ -38,11 +38,11 @@ impl EndSignal {
 
     pub(crate) fn send(&self, end: GuestEnd) {
         self.ends().push_back(end);
-        // A counter that is full has woken the loop already.
+        // If the counter is full, the loop has already been woken.
         let _ = self.event.write(1);
     }
 
-    /// Forgets what the guest did by itself: it is carried out.
+    /// Discards what the guest did by itself: it has been carried out.
     pub(crate) fn forget_the_guests(&self) {
         self.ends().retain(|end| !end.is_the_guests());
     }
@@ -58,7 +58,7 @@ impl EndSignal {
 
 impl MutEventSubscriber for EndSignal {
     fn process(&mut self, _: Events, _: &mut EventOps) {
-        // The loop looks for the end itself, after every round of events.
+        // The loop checks for the end itself, after every round of events.
         let _ = self.event.read();
     }
 
@@ -67,7 +67,7 @@ impl MutEventSubscriber for EndSignal {
     }
 }
 
-/// Serves events until `decide` takes something that may be the guest's end for it.
+/// Serves events until `decide` accepts something as the guest's end.
 pub(crate) fn run(
     signal: &EndSignal,
     subscribers: Vec<Box<dyn MutEventSubscriber>>,

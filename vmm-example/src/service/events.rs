@@ -1,4 +1,4 @@
-//! What happens to a guest, told to whoever listens.
+//! A guest's events, for listeners.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -12,12 +12,12 @@ use crate::service::update_message::{EventKind, UpdateEvent};
 /// How far a listener may fall behind before it is dropped.
 const BACKLOG: usize = 1024;
 
-/// Something that happened to a guest.
+/// An event of a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Notice {
-    /// CLOCK_REALTIME, since 1970.
+    /// CLOCK_REALTIME, in nanoseconds since 1970.
     pub(crate) unix_ns: u64,
-    /// CLOCK_BOOTTIME of the host.
+    /// CLOCK_BOOTTIME of the host, in nanoseconds.
     pub(crate) boottime_ns: u64,
     pub(crate) guest: String,
     /// `pausing`, `paused`, `resuming`, `resumed`, `ended`, `update-begin`, `update-end`, or
@@ -66,18 +66,18 @@ impl Notice {
     }
 }
 
-/// Everybody who listens.
+/// All listeners.
 #[derive(Debug, Default)]
 pub(crate) struct EventHub(Mutex<Vec<SyncSender<Notice>>>);
 
 impl EventHub {
-    /// Tells everybody, and waits for nobody: who does not keep up is dropped.
+    /// Notifies all listeners without waiting: one that does not keep up is dropped.
     pub(crate) fn tell(&self, notice: &Notice) {
         let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|listener| listener.try_send(notice.clone()).is_ok());
     }
 
-    /// Tells everybody that nothing more comes.
+    /// Signals all listeners that no more events follow.
     pub(crate) fn close(&self) {
         let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.clear();

@@ -1,4 +1,4 @@
-//! What has happened to a guest: told to who listens, and counted.
+//! The history of a guest: sent to listeners, and counted.
 
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,13 +13,13 @@ use crate::service::events::{EventHub, Notice};
 use crate::service::report::Blackout;
 use crate::service::update_message::{UpdateEnd, UpdateResult};
 
-/// Something that hears of events, whatever thread they are on.
+/// Receives events, on any thread.
 pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// How often a client that listens is looked after while nothing happens.
+/// How often to check whether a listening client is still there while nothing happens.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Results of updates, by the name that figures give them.
+/// Results of updates, with their names in metrics.
 const RESULTS: [(UpdateResult, &str); 6] = [
     (UpdateResult::Ready, "ready"),
     (UpdateResult::Done, "done"),
@@ -42,7 +42,7 @@ pub(crate) struct History {
 struct Counts {
     step: Option<Step>,
     last: Option<UpdateResult>,
-    /// Updates by how they ended, as in [`RESULTS`].
+    /// Number of updates by result, as in [`RESULTS`].
     ends: [u64; RESULTS.len()],
     blackout: Option<Blackout>,
 }
@@ -57,19 +57,19 @@ impl History {
         }
     }
 
-    /// Tells everybody.
+    /// Notifies all listeners.
     pub(crate) fn note(&self, event: &str) {
         self.hub.tell(&Notice::now(&self.guest, event));
     }
 
-    /// The guest is at its end, and why.
+    /// Records that the guest has ended, and why.
     pub(crate) fn ended(&self, reason: &str) {
         let mut notice = Notice::now(&self.guest, "ended");
         notice.message = Some(reason.into());
         self.hub.tell(&notice);
     }
 
-    /// The guest came here by an update.
+    /// Records that the guest arrived by an update.
     pub(crate) fn arrived(&self, blackout: Option<&Blackout>) {
         self.counts().blackout = blackout.cloned();
     }
@@ -82,7 +82,7 @@ impl History {
         if let Event::Started(step) = event {
             self.counts().step = Some(*step);
         }
-        // `pausing` and the like are told whoever stops the guest.
+        // `pausing` and the like are recorded regardless of who stops the guest.
         let of_guest = match event {
             Event::Started(Step::Pause) => Some("pausing"),
             Event::Done(Step::Pause) => Some("paused"),
@@ -104,7 +104,7 @@ impl History {
         self.tell_end(end);
     }
 
-    /// Tells nothing more: the guest is another VMM's.
+    /// Sends nothing more: another VMM has the guest.
     pub(crate) fn close(&self) {
         self.hub.close();
     }
@@ -120,7 +120,7 @@ impl History {
         self.hub.tell(&notice);
     }
 
-    /// The step of the update that is on.
+    /// The current step of an update.
     pub(crate) fn step(&self) -> Option<String> {
         self.counts().step.map(|step| step.name().into())
     }
@@ -133,10 +133,10 @@ impl History {
         self.counts().blackout.clone()
     }
 
-    /// Sends a client all that happens, until it hangs up or does not keep up.
+    /// Sends all events to a client, until it hangs up or falls behind.
     pub(crate) fn stream(&self, peer: &mut dyn Peer) {
         let notices = self.hub.listen();
-        // The client knows from this that it misses nothing from here on.
+        // Tells the client that it misses nothing from here on.
         if !peer.send(&Reply::Notice(Notice::now(&self.guest, "listening"))) {
             return;
         }

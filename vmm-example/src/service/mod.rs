@@ -1,4 +1,4 @@
-//! A running guest, what can be asked of it, and what happened to it.
+//! A running guest, the requests it serves, and its history.
 
 pub(crate) mod api;
 pub(crate) mod endpoints;

@@ -1,4 +1,4 @@
-//! Ending a guest: its power button first, and its power after a time.
+//! Ends a guest: first by its power button, and after a timeout by cutting its power.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rustix::time::{
 use super::event_loop::EndSignal;
 use crate::guest::vcpu::GuestEnd;
 
-/// How long a guest may take to switch itself off, unless somebody says otherwise.
+/// The default time for a guest to switch itself off.
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Cuts the guest's power when its time is over.
@@ -32,7 +32,7 @@ impl PowerTimer {
         })
     }
 
-    /// From now on the guest has so long, whatever it had before.
+    /// Sets the remaining time, replacing any previous one.
     pub(crate) fn set(&self, limit: Duration) {
         let zero = Timespec::default();
         let value = Timespec {

@@ -1,4 +1,4 @@
-//! What a resume reports: for a program as JSON, for a person as text.
+//! The report of a resume: JSON for programs, text for people.
 
 use std::fmt;
 use std::fs;
@@ -12,10 +12,10 @@ use crate::guest::machine::Machine;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::spec::MemoryKind;
 
-/// Names the boot of the host.
+/// Identifies a boot of the host.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A phase and how long it took.
+/// A phase and its duration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PhaseReport {
     pub(crate) name: String,
@@ -31,7 +31,7 @@ impl From<&Phase> for PhaseReport {
     }
 }
 
-/// The time in which the guest stood still.
+/// The time for which the guest was paused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Blackout {
     pub(crate) total_ns: u64,
@@ -41,12 +41,12 @@ pub(crate) struct Blackout {
 /// The host that the guest runs in now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HostReport {
-    /// Another one after each boot.
+    /// Different after each boot.
     boot_id: Option<String>,
 }
 
 impl HostReport {
-    /// Before files are out of reach.
+    /// Called before the sandbox denies access to files.
     pub(crate) fn read() -> Self {
         let id = fs::read_to_string(BOOT_ID);
         Self {
@@ -55,7 +55,7 @@ impl HostReport {
     }
 }
 
-/// A resume that is done.
+/// The report of a successful resume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ResumeReport {
     result: String,
@@ -65,15 +65,15 @@ pub(crate) struct ResumeReport {
     ram_kind: MemoryKind,
     ram_mib: u64,
     vcpus: usize,
-    /// The frequency of the host's TSC as this kernel measured it, and the last one.
+    /// The frequency of the host's TSC as measured by this kernel, and by the last one.
     tsc_khz: u32,
     host: HostReport,
     tsc_khz_before: u32,
-    /// None when the old host's marks could not be read.
+    /// `None` if the old host's marks could not be read.
     blackout: Option<Blackout>,
-    /// What was done before it, while the guest ran.
+    /// The phases before it, while the guest ran.
     before: Vec<PhaseReport>,
-    /// MSRs that this host refused and that do not hold the saved value.
+    /// MSRs that this host refused and that do not have the saved value.
     refused_msrs: Vec<String>,
     box_deleted: bool,
 }

@@ -1,4 +1,4 @@
-//! What clients of the API ask of a guest's VMM.
+//! The requests that a guest's VMM serves.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ impl Service for Vmm {
             Request::Continue {} => self.go_on(),
             Request::Cancel {} => self.cancel(),
             Request::Shutdown(request) => {
-                // The answer comes first: the process ends with the guest.
+                // The answer comes first, because the process ends with the guest.
                 peer.send(&Reply::Ok);
                 let limit = request.timeout.map_or(SHUTDOWN_LIMIT, Duration::from_secs);
                 return self.shut_down(limit);
@@ -52,7 +52,7 @@ impl Service for Vmm {
     }
 }
 
-/// Takes part in an update: what comes on the connection is the member protocol from now on.
+/// Takes part in an update: from now on the connection speaks the member protocol.
 fn join(vmm: &Vmm, peer: &mut dyn Peer) {
     match peer.socket() {
         Ok(socket) => {

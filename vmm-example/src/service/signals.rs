@@ -10,30 +10,32 @@ use std::os::fd::FromRawFd;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::signal::{block_signal, create_sigset};
 
-/// Whether a terminal that closes (SIGHUP) is to end this process: not if it was started to outlive it, as by `nohup`.
+/// Whether SIGHUP from a closing terminal should end this process: not if it was started to ignore
+/// it, as by `nohup`.
 pub(crate) fn hang_up_counts() -> bool {
-    // SAFETY: sigaction is integers, a pointer and a set of bits: all zeros is a value of it.
+    // SAFETY: sigaction consists of integers, a pointer and a set of bits: all zeros is a valid
+    // value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: no new action is given, and the old one is written to a live value of its type.
     let asked = unsafe { libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action) };
     asked != 0 || action.sa_sigaction != libc::SIG_IGN
 }
 
-/// What somebody wants who sends one.
+/// The request that a signal stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// To end: said again, at once.
+    /// To end; if repeated, immediately.
     End,
-    /// Nothing: the terminal is gone. Kernel and shell both say so.
+    /// The terminal is gone. Both the kernel and the shell send this.
     HungUp,
 }
 
-/// The signals that would end this process, held back to be read.
+/// The signals that would end this process, blocked so that they can be read.
 #[derive(Debug)]
 pub(crate) struct Signals(File);
 
 impl Signals {
-    /// Holds them back from now on, in this thread and those that it starts.
+    /// Blocks them from now on, in this thread and those that it starts.
     pub(crate) fn hold_back() -> io::Result<Self> {
         let mut signals = vec![libc::SIGTERM, libc::SIGINT];
         signals.extend(hang_up_counts().then_some(libc::SIGHUP));
@@ -41,17 +43,17 @@ impl Signals {
             block_signal(*signal).map_err(|error| io::Error::other(format!("{error:?}")))?;
         }
         let set = create_sigset(&signals)?;
-        // SAFETY: `set` is an initialised set of signals, which the call only reads.
+        // SAFETY: `set` is an initialised signal set, which the call only reads.
         let fd =
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the call has just created this descriptor; nothing else knows its number.
+        // SAFETY: the call has just created this descriptor; nothing else has its number.
         Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 
-    /// Has something done for each of them.
+    /// Calls `act` for each of them.
     pub(crate) fn then(self, act: impl FnMut(Asked) + 'static) -> OnSignal {
         OnSignal {
             signals: self.0,

@@ -1,4 +1,4 @@
-//! What the API tells of an update: each event, and how it ended.
+//! The API's messages on an update: its events, and its result.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use vmm_fdbox::update::{Event, ExitStatus, Outcome, UpdateError};
 
 use crate::error::chain;
 
-/// What a program reads of an update.
+/// The JSON output of an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub(crate) enum UpdateMessage {
@@ -19,10 +19,10 @@ pub(crate) enum UpdateMessage {
     UpdateEnd(UpdateEnd),
 }
 
-/// Something that happened in an update.
+/// An event in an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UpdateEvent {
-    /// Since the update began.
+    /// Nanoseconds since the update began.
     pub(crate) ns: u64,
     pub(crate) event: EventKind,
     pub(crate) step: Option<String>,
@@ -90,27 +90,27 @@ impl fmt::Display for UpdateEvent {
     }
 }
 
-/// How an update ended, in a host that it did not leave.
+/// The result of an update, in a host that it did not leave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UpdateEnd {
     pub(crate) result: UpdateResult,
-    /// What the client exits with.
+    /// The exit status of the client.
     pub(crate) exit_status: u8,
-    /// The whole of it, for a person.
+    /// The complete message, for a person.
     pub(crate) message: String,
-    /// Somebody asked for it.
+    /// Whether it was cancelled.
     #[serde(default)]
     pub(crate) cancelled: bool,
     pub(crate) failed_step: Option<String>,
     pub(crate) error: Option<String>,
-    /// What did not go smoothly in a rollback.
+    /// Problems in a rollback.
     pub(crate) problems: Vec<String>,
-    /// How long the guest stood still, if it did.
+    /// How long the guest was paused, if it was.
     pub(crate) paused_ns: Option<u64>,
-    /// What preflight found.
+    /// The findings of preflight.
     #[serde(default)]
     pub(crate) findings: Vec<Finding>,
-    /// What the VMM that took the guest over reports.
+    /// The report of the VMM that took over the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) report: Option<Value>,
 }
@@ -118,7 +118,7 @@ pub(crate) struct UpdateEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum UpdateResult {
-    /// A dry run found nothing in the way.
+    /// A dry run found no blockers.
     Ready,
     /// Another VMM of this host runs the guest.
     Done,
@@ -127,12 +127,12 @@ pub(crate) enum UpdateResult {
     NothingChanged,
     RolledBack,
     GuestLost,
-    /// Its VMM is gone, and all of the guest is in its box.
+    /// Its VMM is gone, and the whole guest is in its box.
     WaitsInBox,
 }
 
 impl UpdateEnd {
-    /// The end of a dry run that found no blocker.
+    /// The result of a dry run without blockers.
     pub(crate) fn ready() -> Self {
         Self {
             result: UpdateResult::Ready,
@@ -148,7 +148,7 @@ impl UpdateEnd {
         }
     }
 
-    /// The end of an update after which another process may have the guest.
+    /// The result of an update after which another process may have the guest.
     pub(crate) fn handed_over() -> Self {
         Self {
             result: UpdateResult::HandedOver,
@@ -157,7 +157,7 @@ impl UpdateEnd {
         }
     }
 
-    /// The end of an update after which another process runs the guest.
+    /// The result of an update after which another process runs the guest.
     pub(crate) fn done(report: Value, text: String) -> Self {
         Self {
             result: UpdateResult::Done,
@@ -167,7 +167,7 @@ impl UpdateEnd {
         }
     }
 
-    /// The end of an update that others went into without this guest, and did not.
+    /// The result for a guest that was to be left behind by an update that then failed.
     pub(crate) fn stood_up() -> Self {
         Self {
             result: UpdateResult::RolledBack,
@@ -178,7 +178,7 @@ impl UpdateEnd {
         }
     }
 
-    /// Whether this process is not the guest's any more.
+    /// Whether this process no longer has the guest.
     pub(crate) fn has_left(&self) -> bool {
         matches!(self.result, UpdateResult::HandedOver | UpdateResult::Done)
     }

@@ -1,4 +1,4 @@
-//! A running guest and what can be asked of it.
+//! A running guest and the requests it serves.
 
 mod guarded;
 mod life;
@@ -28,20 +28,20 @@ pub(crate) struct Vmm {
     machine: Machine,
     end: EndSignal,
     power: PowerTimer,
-    /// What another binary would take over beside the guest.
+    /// What another binary would take over besides the guest.
     endpoints: Option<Endpoints>,
-    /// Nothing waits behind a look at it: a guest may take long to pause.
+    /// Can always be read without waiting, even while a guest takes long to pause.
     state: Guarded<State>,
     history: Arc<History>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What may be the guest's end, and waits until the update that is on is over.
+    /// What may be the guest's end, deferred until the current update is over.
     waiting: Vec<GuestEnd>,
-    /// Cancels the update that is on.
+    /// Cancels the current update.
     update: Option<CancelFlag>,
-    /// The guest is another VMM's, or nobody's: it does not run here any more.
+    /// Whether the guest no longer runs here: another VMM has it, or nobody does.
     left: bool,
 }
 
@@ -57,7 +57,7 @@ impl State {
         }
     }
 
-    /// An update is over.
+    /// Ends an update.
     fn end_update(&mut self, end: &UpdateEnd) {
         self.update = None;
         self.left |= end.has_left() || end.result == UpdateResult::GuestLost;
@@ -67,7 +67,7 @@ impl State {
 /// How long devices may take to come to rest when somebody pauses the guest.
 const QUIESCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why a request was refused; the guest is as it was.
+/// Why a request was refused; the guest is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     UpdateIsOn,
@@ -106,7 +106,7 @@ impl From<Refusal> for Reply {
 impl Vmm {
     /// Takes a parked guest and runs it.
     pub(crate) fn start(machine: Machine, end: EndSignal, power: PowerTimer) -> Self {
-        // One that did something by itself before it came here is told of it.
+        // Reports what it did by itself before it came here.
         machine.end().into_iter().for_each(|did| end.send(did));
         machine.run();
         let history = Arc::new(History::new(machine.name()));
@@ -132,12 +132,12 @@ impl Vmm {
         &self.machine
     }
 
-    /// What has happened to the guest.
+    /// The history of the guest.
     pub(crate) fn history(&self) -> &History {
         &self.history
     }
 
-    /// Hears of each event of an update.
+    /// Receives each event of an update.
     pub(crate) fn update_watch(&self) -> OnEvent {
         let history = self.history.clone();
         Arc::new(move |event| history.update_event(event))
@@ -153,7 +153,7 @@ impl Vmm {
         self.free().map(drop)
     }
 
-    /// Keeps everything else away from the guest until [`end_update`](Self::end_update).
+    /// Keeps all other operations away from the guest until [`end_update`](Self::end_update).
     pub(crate) fn begin_update(&self) -> Result<CancelFlag, Refusal> {
         let _turn = self.state.turn();
         let mut state = self.free()?;
@@ -170,12 +170,11 @@ impl Vmm {
         drop(state);
         self.history.update_end(end);
         self.state.notify();
-        // Of a guest that has left they are another VMM's business.
+        // If the guest has left, they are a matter for another VMM.
         waiting.into_iter().for_each(|end| self.end.send(end));
     }
 
-    /// Gives up an update that is on and waits for it to be undone: for when the guest has
-    /// come to its end.
+    /// Cancels a current update and waits for it to be undone, because the guest has ended.
     pub(crate) fn abandon_update(&self) {
         let state = self.lock();
         state.update.iter().for_each(CancelFlag::cancel);
@@ -263,7 +262,7 @@ impl Vmm {
         Ok(())
     }
 
-    /// The state, if no update is on and the guest is here.
+    /// The state, if no update is in progress and the guest is here.
     fn free(&self) -> Result<MutexGuard<'_, State>, Refusal> {
         let state = self.lock();
         state.check_free()?;

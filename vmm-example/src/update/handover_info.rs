@@ -1,6 +1,7 @@
-//! What a VMM tells the one that takes its guest over in the same kernel, beside what is in the box.
+//! What a VMM tells the one that takes over its guest in the same kernel, besides what is in the
+//! box.
 //!
-//! Fields that are not known are passed over, so that old and new may differ in age.
+//! Unknown fields are ignored, so that old and new versions can be mixed.
 
 use std::path::PathBuf;
 
@@ -11,30 +12,30 @@ use crate::devices::vfio::spec::PciAddress;
 use crate::devices::virtio::SlotLayout;
 use crate::guest::state::MachineStateV1;
 
-/// Told while the guest runs. With it come the descriptors that [`Endpoints`](crate::service::endpoints::Endpoints)
-/// names.
+/// Sent while the guest runs, together with the descriptors named in
+/// [`Endpoints`](crate::service::endpoints::Endpoints).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HandoverInfo {
     pub(crate) machine: MachineStateV1,
     pub(crate) vcpus: usize,
-    /// Where its virtio devices are; what is not told is found in the state.
+    /// The slots of its virtio devices; devices that are not listed are found in the state.
     #[serde(default, rename = "places", skip_serializing_if = "Vec::is_empty")]
     pub(crate) layouts: Vec<SlotLayout>,
-    /// Where the serial port goes, as `--console` says it.
+    /// The destination of the serial port, in the format of `--console`.
     pub(crate) console: String,
-    /// Where the API socket is, if there is one.
+    /// The path of the API socket, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_socket: Option<PathBuf>,
-    /// The sockets of its devices in the file system, and the one whose name begins those that a device connects
-    /// to: before the state is there, a VMM gives up what it does not need.
+    /// Its devices' sockets in the file system, and the prefix of those that a device connects to:
+    /// the new VMM enters its sandbox before it has the state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sockets: Vec<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) connects: Option<PathBuf>,
-    /// Addresses of the host's devices that it drives.
+    /// Addresses of its passed-through devices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) host_devices: Vec<PciAddress>,
-    /// How the terminal was before a VMM had it.
+    /// The terminal's original modes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) terminal: Option<TerminalModes>,
 }
@@ -43,7 +44,7 @@ pub(crate) struct HandoverInfo {
 mod tests {
     use super::*;
 
-    /// What version 1 tells, from the first release on.
+    /// Version 1, as sent since the first release.
     const GOLDEN_V1: &str = include_str!("handover-info-v1.json");
 
     #[test]

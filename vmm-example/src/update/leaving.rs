@@ -1,4 +1,4 @@
-//! A VMM whose guest leaves it: what it answers the coordinator of an update.
+//! A VMM that a guest leaves: its answers to the coordinator of an update.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -26,8 +26,8 @@ use crate::service::vmm::Vmm;
 /// How long devices may take to come to rest in a guest that is left behind.
 const QUIESCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Does what the coordinator at the other end of a socket says, and ends the VMM if the guest is another's or
-/// nobody's then.
+/// Follows the coordinator at the other end of a socket, and ends the VMM if the guest then belongs
+/// to another VMM or is lost.
 pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
     let mut leaving = LeavingGuest {
         guest: Moving::new(vmm.machine()),
@@ -47,9 +47,9 @@ pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
 struct LeavingGuest<'a> {
     guest: Moving<'a, Machine>,
     vmm: &'a Vmm,
-    /// Cancels what the guest is set down for.
+    /// Cancels the reason for which the guest is down.
     down: Option<CancelFlag>,
-    /// The new VMM took the guest out of its box, and did not say so in time.
+    /// Whether the new VMM took the guest out of its box without reporting it in time.
     is_taken: bool,
 }
 
@@ -134,7 +134,7 @@ impl LeavingVmm for LeavingGuest<'_> {
     }
 
     fn ended(&mut self, outcome: &Outcome) {
-        // Lost to this VMM, that is: how the guest fares is the coordinator's to say.
+        // Lost to this VMM, that is; the coordinator reports what happened to the guest.
         self.is_taken = self.guest.carried && matches!(outcome, Outcome::GuestLost { .. });
         let end = match self.is_taken {
             true => UpdateEnd::handed_over(),
@@ -144,7 +144,8 @@ impl LeavingVmm for LeavingGuest<'_> {
         if self.is_taken
             && let Some(endpoints) = self.vmm.endpoints()
         {
-            // Sockets and terminal are the other VMM's now, and nobody passes clients on.
+            // Sockets and terminal belong to the other VMM now, and clients are no longer handed
+            // over.
             drop(endpoints.give_up());
         }
         if self.guest.carried && end.has_left() {
@@ -156,7 +157,7 @@ impl LeavingVmm for LeavingGuest<'_> {
     fn set_down(&mut self) -> Result<(), PartyError> {
         self.down = Some(self.vmm.begin_update().map_err(party_error)?);
         let machine = self.vmm.machine();
-        // The coordinator waits for no longer than this.
+        // The coordinator does not wait longer than this.
         let quiet = machine.quiesce(Deadline::within(QUIESCE_LIMIT), true);
         let safe = quiet.and_then(|()| {
             Movable::park(machine);
@@ -203,7 +204,7 @@ fn info(machine: &Machine, endpoints: &Endpoints) -> HandoverInfo {
     }
 }
 
-/// The host's TSC, with the frequency that KVM knows, or else a measured one.
+/// The host's TSC, with the frequency known to KVM, or else measured.
 fn clock(khz: u32) -> Clock {
     NonZeroU32::new(khz).map_or_else(|| Clock::measure(Duration::from_millis(50)), Clock::tsc)
 }

@@ -15,7 +15,7 @@ pub(crate) const VM_FD: &str = "vm";
 /// The name of guest RAM in its box.
 pub(crate) const MEMORY_FD: &str = "memory0";
 
-/// An error with its causes, for the library to show.
+/// An error with its causes, for the library.
 pub(crate) fn party_error(error: impl std::error::Error + Send + Sync + 'static) -> PartyError {
     chain(&error).into()
 }

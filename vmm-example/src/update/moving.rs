@@ -1,4 +1,4 @@
-//! A machine as the library's state machine sees it.
+//! A machine as a guest of the library's update.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -23,33 +23,32 @@ pub(crate) trait Movable {
     }
     fn park(&self);
     fn save(&self) -> Result<GuestState, MachineError>;
-    /// Lets the guest continue, which is parked or whose devices are at rest.
+    /// Continues the guest, which is parked or whose devices are at rest.
     fn continue_guest(&self);
-    /// Whether the guest broke down. One that reset itself or switched itself off goes along.
+    /// Whether the guest broke down. One that reset itself or switched itself off is handed over.
     fn has_ended(&self) -> bool;
-    /// Whether the host's TSC can measure the time that passes.
+    /// Whether the host's TSC can measure the elapsed time.
     fn has_steady_tsc(&self) -> bool;
-    /// The kinds of what goes into the box.
+    /// The kinds of the descriptors that go into the box.
     fn kinds(&self) -> BTreeSet<Kind>;
-    /// What would keep it from being saved, found out while it runs.
+    /// Reasons why it could not be saved, checked while it runs.
     fn try_save(&self) -> Vec<Finding> {
         Vec::new()
     }
-    /// What of its devices stands in the way, or an operator should know. `carried`: their
-    /// descriptors go along.
+    /// Findings on its devices. `carried`: their descriptors are handed over.
     fn device_findings(&self, _carried: bool) -> Vec<Finding> {
         Vec::new()
     }
-    /// What keeps devices of the host from going through a box.
+    /// Reasons why passed-through devices cannot go through a box.
     fn passthrough_findings(&self, _kept: Kept) -> Vec<Finding> {
         Vec::new()
     }
-    /// Descriptors of devices of the host for the box, dependencies first.
+    /// Descriptors of passed-through devices for the box, dependencies first.
     fn duplicate_passed(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
         Ok(Vec::new())
     }
-    /// Makes safe what the host holds for the parked guest and would lose with its kernel, and
-    /// has the guest's devices interrupt it no more.
+    /// Syncs what the host holds for the parked guest and would lose with its kernel, and stops all
+    /// interrupts from the guest's devices.
     fn leave_host(&self) -> Result<(), MachineError> {
         Ok(())
     }
@@ -57,7 +56,7 @@ pub(crate) trait Movable {
 
 impl Movable for Machine {
     fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError> {
-        // A guest_memfd belongs to its VM: the VM goes first.
+        // A guest_memfd belongs to its VM, so the VM goes first.
         Ok(vec![
             (VM_FD, self.vm().duplicate()?),
             (MEMORY_FD, self.ram().duplicate()?),
@@ -69,7 +68,7 @@ impl Movable for Machine {
     }
 
     fn park(&self) {
-        // Input that comes from now on is for whoever runs the guest next.
+        // Later input is for whoever runs the guest next.
         self.console().gate().shut();
         Self::park(self);
     }
@@ -120,7 +119,7 @@ impl Movable for Machine {
     }
 }
 
-/// The kinds of what a guest puts into its box.
+/// The kinds of the descriptors that a guest puts into its box.
 pub(crate) fn kinds(memory: MemoryKind, has_host_devices: bool) -> BTreeSet<Kind> {
     let memory = match memory {
         MemoryKind::Memfd => Kind::Memfd,
@@ -131,7 +130,8 @@ pub(crate) fn kinds(memory: MemoryKind, has_host_devices: bool) -> BTreeSet<Kind
     [Kind::KvmVm, memory].into_iter().chain(devices).collect()
 }
 
-/// What of devices of the host a kernel keeps in a box: nothing if it does not say.
+/// The kinds for passed-through devices that a kernel can keep in a box: none if it does not report
+/// any.
 pub(super) fn kept(info: &Info) -> Kept {
     Kept {
         iommufd: info.features.iommufd(),
@@ -139,17 +139,17 @@ pub(super) fn kept(info: &Info) -> Kept {
     }
 }
 
-/// A machine as the library's state machine sees it.
+/// A machine as a guest of the library's update.
 ///
-/// The box gets duplicates: mappings, vCPUs and events stay, so the guest continues while the
-/// box is sealed, and what a rollback gives back can be dropped.
+/// The box gets duplicates: mappings, vCPUs and events stay, so the guest continues while the box
+/// is sealed, and what a rollback returns can be dropped.
 pub(crate) struct Moving<'a, M> {
     pub(super) machine: &'a M,
-    /// The guest's place in the order in which guests are resumed.
+    /// The guest's place in the order of resumes.
     pub(super) position: Option<u32>,
-    /// What its devices have open goes to the next VMM, in this kernel.
+    /// Whether its devices' open descriptors are handed to the next VMM, in this kernel.
     pub(super) carried: bool,
-    /// What of devices of the host this kernel keeps in a box.
+    /// The kinds for passed-through devices that this kernel can keep in a box.
     pub(super) kept: Kept,
 }
 

@@ -1,4 +1,4 @@
-//! The guest's side of an update against boxes in memory.
+//! The guest's side of an update with in-memory boxes.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -18,15 +18,15 @@ use crate::guest::state::sample::guest_v1;
 use crate::guest::state::{self, GuestState, KNOWN};
 use crate::spec::MemoryKind;
 
-/// A machine that notes what is done with it.
+/// A machine that records what is done to it.
 #[derive(Default)]
 struct FakeMachine {
     calls: RefCell<Vec<&'static str>>,
     save_fails: bool,
-    /// What would be found if it were tried.
+    /// Whether trying to save it would report a finding.
     unsavable: bool,
     ended: bool,
-    /// It has a device of the host.
+    /// Whether it has a passed-through device.
     passed: bool,
 }
 
@@ -102,7 +102,7 @@ fn name() -> BoxName {
     BoxName::new("vm0").unwrap()
 }
 
-/// Updates, as a member of which the place in the order is 3.
+/// Updates as a member whose place in the order is 3.
 fn update(store: &FakeStore, host: &mut FakeHost, machine: &FakeMachine) -> Outcome {
     let clock = Clock::tsc(NonZeroU32::new(1_000_000).unwrap());
     let mut plan = Plan::new(name(), clock, state::PRODUCER);

@@ -1,8 +1,8 @@
-//! `bench`: what updates cost guests on this host, in the form of `cargo lab bench --json`.
+//! `bench`: what updates cost guests on this host, in the format of `cargo lab bench --json`.
 //!
-//! Two sources: the reports of host updates that were made here (`resume --report`), and upgrades of
-//! this VMM that the command makes itself, under guests that it boots for it. What it cannot know
-//! is null and listed under `missing`, with the reason.
+//! There are two sources: the reports of host updates that were made here (`resume --report`), and
+//! upgrades of this VMM that the command makes itself, under guests that it boots for this purpose.
+//! Values that it cannot know are null and listed under `missing`, with the reason.
 
 mod reports;
 mod upgrades;
@@ -19,7 +19,7 @@ use crate::cli::BenchArgs;
 use crate::error::print;
 use crate::service::report::PhaseReport;
 
-/// The least, the middle and the greatest of repeated figures.
+/// Minimum, median and maximum of repeated measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct Spread {
     min: u64,
@@ -28,7 +28,8 @@ struct Spread {
 }
 
 impl Spread {
-    /// None of no figures. Of an even number of them the median is the lower of the middle two.
+    /// `None` if there are no figures. For an even number, the median is the lower of the middle
+    /// two.
     fn of(figures: impl IntoIterator<Item = u64>) -> Option<Self> {
         let mut figures: Vec<u64> = figures.into_iter().collect();
         figures.sort_unstable();
@@ -46,22 +47,22 @@ impl Spread {
     }
 }
 
-/// Updates of this host, under guests of one kind.
+/// Updates of this host, with guests of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct HostUpdate {
     ram_mib: u64,
     ram_kind: String,
     vcpus: u64,
-    /// How many guests went together.
+    /// How many guests were updated together.
     guests: u64,
     blackout_ns: Spread,
-    /// Of the update whose blackout is the median.
+    /// The phases of the update whose blackout is the median.
     phases: Vec<PhaseReport>,
     floor_ns: Option<u64>,
     runs: u64,
 }
 
-/// Upgrades of this VMM, under guests of one size.
+/// Upgrades of this VMM, with guests of one size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct BinaryUpgrade {
     ram_mib: u64,

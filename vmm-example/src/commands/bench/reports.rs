@@ -1,4 +1,4 @@
-//! Host updates that were made, by the reports of their resumes.
+//! Past updates of the host, from the reports of their resumes.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,10 +10,11 @@ use super::{HostUpdate, Spread};
 use crate::files;
 use crate::service::report::{Blackout, ResumeReport};
 
-/// What guests have in common whose updates are compared.
+/// What guests must have in common for their updates to be compared.
 type Kind = (u64, String, u64, u64);
 
-/// A row for each kind of guest. Reports of one boot of the host are of guests that went together.
+/// A row for each kind of guest. Reports from one boot of the host belong to guests that were
+/// updated together.
 pub(super) fn rows(paths: &[PathBuf]) -> anyhow::Result<Vec<HostUpdate>> {
     let reports: Vec<ResumeReport> = paths
         .iter()
@@ -43,7 +44,7 @@ fn of(reports: &[ResumeReport]) -> Vec<HostUpdate> {
             report.vcpus() as u64,
             together.count() as u64,
         );
-        // Without the old host's marks nobody knows how long it was.
+        // Without the old host's marks its length is unknown.
         kinds.entry(kind).or_default().extend(report.blackout());
     }
     kinds.into_iter().filter_map(row).collect()

@@ -1,4 +1,4 @@
-//! Upgrades of this VMM by itself, under guests that are booted for it.
+//! Upgrades of this VMM to itself, under guests that are booted for this purpose.
 
 use std::env::current_exe;
 use std::fs;
@@ -17,10 +17,10 @@ use crate::service::api::protocol::{Request, ShutdownRequest};
 use crate::service::report::ResumeReport;
 use crate::spec::MemoryKind;
 
-/// Names guest, box and files.
+/// The name of guest, box and files.
 const NAME: &str = "vmm-example-bench";
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How often it is looked whether a VMM listens.
+/// How often to check whether a VMM is listening.
 const LOOK: Duration = Duration::from_millis(10);
 
 pub(super) fn measure(args: &BenchArgs, kernel: &Path) -> anyhow::Result<Vec<BinaryUpgrade>> {
@@ -45,7 +45,7 @@ pub(super) fn measure(args: &BenchArgs, kernel: &Path) -> anyhow::Result<Vec<Bin
     Ok(rows)
 }
 
-/// A guest and its files. Both are gone when this is dropped.
+/// A guest and its files. Both are removed on drop.
 struct Guest {
     /// The VMM that booted it, which ends with the first upgrade.
     first: Child,
@@ -77,7 +77,7 @@ impl Guest {
         run.args(["--console", &console]).stdin(Stdio::null());
         let first = run.spawn();
         if first.is_err() {
-            // Nothing is in it yet.
+            // The directory is still empty.
             let _ = fs::remove_dir(&dir);
         }
         let mut guest = Self {
@@ -110,7 +110,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Has this binary take the guest over, and returns the blackout.
+    /// Hands the guest over to a new process of this binary, and returns the blackout.
     fn upgrade(&self) -> anyhow::Result<u64> {
         let report = self.dir.join("report");
         let binary = current_exe()?;
@@ -137,7 +137,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // Whoever runs the guest now; if nobody does, there is nobody to ask.
+        // Ask whichever VMM has the guest now; if there is none, nothing is left to do.
         if let Ok(mut client) = Client::connect(&self.api()) {
             let asked = client.ask(
                 &Request::Shutdown(ShutdownRequest { timeout: Some(0) }),
@@ -153,7 +153,7 @@ impl Drop for Guest {
         {
             eprintln!("The VMM {} stays: {error}", self.first.id());
         }
-        // It was killed or has ended.
+        // It has been killed or has exited.
         let _ = self.first.wait();
         if let Err(error) = fs::remove_dir_all(&self.dir) {
             eprintln!("{} stays: {error}", self.dir.display());

@@ -1,4 +1,4 @@
-//! Another build of this VMM that takes a guest over in this kernel, as the user that the old one is.
+//! Another build of this VMM that takes over a guest in this kernel, as the user of the old one.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -21,23 +21,23 @@ use crate::error::chain;
 use crate::identity::Identity;
 use crate::sandbox::Level;
 
-/// The longest answer in bytes.
+/// The maximum length of an answer in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Successor {
     binary: PathBuf,
-    /// What the old VMM's state is made of.
+    /// The description of the old VMM's state.
     state: Description,
     identity: Identity,
-    /// What the new VMM gives up.
+    /// What the new VMM drops.
     sandbox: Level,
-    /// For its command line.
+    /// An option for its command line.
     force: Option<&'static str>,
     /// How long each of its answers may take.
     pub(super) limit: Duration,
-    /// The step that it is made to fail at.
+    /// The step at which it is made to fail.
     pub(super) fail_at: Option<Step>,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Successor {
 type Start = Box<dyn FnMut() -> Result<(Child, UnixStream), ChildError> + Send>;
 
 impl Successor {
-    /// Whom the guest is to go to.
+    /// Describes the VMM that the guest moves to.
     pub(super) fn new(
         binary: &Path,
         guest: &mut Guest,
@@ -77,7 +77,7 @@ impl Successor {
         })
     }
 
-    /// Asks the binary whether it reads the state. Returns its answer, or why there is none.
+    /// Asks the binary whether it can read the state. Returns its answer, or why there is none.
     fn converse(&self) -> Result<String, Unfit> {
         let mut command = Command::new(&self.binary);
         command.args(["check-state", "--sections", "-"]);
@@ -102,7 +102,7 @@ impl Successor {
         text.map_err(|error| Unfit::answer(format!("its answer cannot be read ({error})")))
     }
 
-    /// Who does not read the question gives no answer either.
+    /// A binary that does not read the question gives no answer either.
     fn ask(&self, mut socket: &UnixStream) {
         let asked = serde_json::to_vec(&self.state).map(|question| {
             let _ = socket.set_write_timeout(Some(self.limit));
@@ -113,7 +113,7 @@ impl Successor {
     }
 }
 
-/// All that comes before the deadline.
+/// Everything that arrives before the deadline.
 fn hear(answer: UnixStream, deadline: Deadline) -> io::Result<String> {
     let mut text = Vec::new();
     let mut chunk = [0; 4096];
@@ -131,7 +131,7 @@ fn hear(answer: UnixStream, deadline: Deadline) -> io::Result<String> {
     String::from_utf8(text).map_err(io::Error::other)
 }
 
-/// Why a binary is of no use, and what to do about it.
+/// Why a binary cannot be used, and what to do about it.
 struct Unfit {
     problem: String,
     remedy: &'static str,
@@ -154,7 +154,7 @@ impl Unfit {
 }
 
 impl Host for Successor {
-    /// What keeps the binary from taking the guest over. Changes nothing.
+    /// The reasons why the binary cannot take over the guest. Changes nothing.
     fn preflight(&mut self) -> Vec<Finding> {
         let unfit = match self
             .converse()
@@ -252,7 +252,7 @@ mod tests {
             let found = asked(&path);
             assert!(found[0].contains(reason), "{found:?}");
         }
-        // One that closes its ends and lives on is no other.
+        // A process that closes its ends of the pipes and lives on counts as hung as well.
         for hung in ["exec sleep 60", "exec sleep 60 <&- >&-"] {
             let found = asked(&script(dir.path(), hung));
             assert!(

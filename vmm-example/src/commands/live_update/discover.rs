@@ -1,4 +1,4 @@
-//! Which VMMs there are on this host.
+//! Finds the VMMs on this host.
 
 use std::fs;
 use std::io;
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// The API sockets in a directory and in the folders in it, which VMMs with a user of their own have, sorted, without
-/// those that nobody listens on any more.
+/// The API sockets in a directory and in its subdirectories, which VMMs with a user of their own
+/// use, sorted, without those that nobody listens on any more.
 pub(super) fn sockets(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     let mut found = living(dir, |folder| folders.push(folder))?;
     for folder in folders {
-        // It may be gone by now.
+        // It may have disappeared meanwhile.
         found.extend(living(&folder, |_| {}).unwrap_or_default());
     }
     found.sort();
@@ -27,7 +27,7 @@ pub(super) fn sockets(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Those in one folder. Links are not followed.
+/// The sockets in one directory. Links are not followed.
 fn living(dir: &Path, mut is_folder: impl FnMut(PathBuf)) -> anyhow::Result<Vec<PathBuf>> {
     let context = || format!("Cannot look for guests in {}", dir.display());
     let mut found = Vec::new();
@@ -46,7 +46,7 @@ fn living(dir: &Path, mut is_folder: impl FnMut(PathBuf)) -> anyhow::Result<Vec<
     Ok(found)
 }
 
-/// Whether a VMM left its socket behind. One that is busy is not dead.
+/// Whether a VMM left its socket behind. A busy VMM is not dead.
 fn is_dead(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

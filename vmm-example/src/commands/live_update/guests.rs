@@ -22,17 +22,18 @@ use crate::service::api::protocol::{GuestStatus, Reply, Request};
 use crate::service::api::{Client, ClientError};
 use crate::update;
 
-/// Within which a VMM answers before it takes part.
+/// How long a VMM may take to answer before it takes part.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// A guest. One whose VMM does not answer is not ready, and named by its socket.
+/// A guest. If its VMM does not answer, the guest is not ready and is named after its socket.
 #[derive(Debug)]
 pub(super) struct Guest {
     name: String,
     status: Option<Box<GuestStatus>>,
-    /// The VMM's process, by the kernel's word: what a VMM says of itself somebody else may have it say.
+    /// The VMM's process, as reported by the kernel: a compromised VMM could claim to be another
+    /// one.
     process: Option<UCred>,
-    /// Or why the VMM cannot be asked.
+    /// `Err` has the reason why the VMM cannot be asked.
     client: Result<Client, String>,
 }
 
@@ -48,7 +49,7 @@ fn ask_status(socket: &Path) -> Result<(Client, Reply), ClientError> {
 }
 
 impl Guest {
-    /// Asks the VMM for its guest's name, and to take part in an update.
+    /// Asks the VMM for its guest's name, so that it can take part in an update.
     pub(super) fn connect(socket: &Path) -> Self {
         let stem = socket.file_stem().unwrap_or_default().to_string_lossy();
         let (status, client) = match ask_status(socket) {
@@ -65,8 +66,8 @@ impl Guest {
         }
     }
 
-    /// Holds it to the name of its socket, which its operator chose: a VMM that somebody has taken over could pass for
-    /// another guest's.
+    /// Checks that its name is that of its socket, which the operator chose: a compromised VMM
+    /// could pose as another guest's.
     pub(super) fn named_by(mut self, socket: &Path) -> Self {
         let stem = socket.file_stem().unwrap_or_default().to_string_lossy();
         if self.name != stem {
@@ -82,13 +83,13 @@ impl Guest {
         &self.name
     }
 
-    /// What it was given of the CPU that a host need not have, as far as that is known.
+    /// The optional CPU features it was given, as far as they are known.
     pub(super) fn cpu_features(&self) -> &[Optional] {
         let status = self.status.as_ref();
         status.map_or(&[], |status| &status.cpu_features)
     }
 
-    /// The VMM's process, and as whom it runs.
+    /// The VMM's process and user.
     pub(super) fn process(&self) -> Option<(u32, Owner)> {
         let UCred { pid, uid, gid } = self.process?;
         let (uid, gid) = (uid.as_raw(), gid.as_raw());
@@ -98,16 +99,16 @@ impl Guest {
         ))
     }
 
-    /// All that is known of who it is.
+    /// Everything that is known about the VMM's process.
     pub(super) fn identity(&self) -> anyhow::Result<Identity> {
         let (pid, owner) = self.process().context("The VMM's process is not known")?;
         let identity = Identity::of(pid).context("Cannot find out who the VMM runs as")?;
-        // Another process has its number by now.
+        // Another process has this number by now.
         ensure!(identity.is(owner.uid, owner.gid), "The VMM is gone");
         Ok(identity)
     }
 
-    /// The kinds of what goes into its box, as far as they are known.
+    /// The kinds of descriptors that go into its box, as far as they are known.
     pub(super) fn kinds(&self) -> BTreeSet<Kind> {
         let status = self.status.as_ref();
         status.map_or_else(BTreeSet::new, |status| {
@@ -115,13 +116,14 @@ impl Guest {
         })
     }
 
-    /// What keeps its devices of the host from going through a box, of which the VMM tells where they are.
+    /// Reasons why its passed-through devices cannot go through a box. The VMM reports their
+    /// addresses.
     pub(super) fn look_at_devices(&self) -> Vec<Finding> {
         let devices = self.status.iter().flat_map(|status| &status.host_devices);
         vfio::look(devices.filter_map(|device| device.address.parse().ok()))
     }
 
-    /// What its state would be made of.
+    /// A description of the state it would write.
     pub(super) fn describe_state(&mut self) -> anyhow::Result<Description> {
         let client = self.client.as_mut().map_err(|why| anyhow!(why.clone()))?;
         match client.ask(&Request::DescribeState {}, |_| {})? {
@@ -131,7 +133,7 @@ impl Guest {
         }
     }
 
-    /// Has the VMM take part: what comes on the socket is the member protocol.
+    /// Makes the VMM take part: from then on its socket speaks the member protocol.
     pub(super) fn take_part(&mut self) -> Result<(), String> {
         let client = self.client.as_mut().map_err(|why| why.clone())?;
         let refused = match client.ask(&Request::JoinUpdate {}, |_| {}) {
@@ -149,7 +151,7 @@ impl Guest {
         client.into_stream().map_err(|error| chain(&error))
     }
 
-    /// What became of it when nothing was done.
+    /// The result if nothing was done.
     pub(super) fn untouched(&self) -> MemberOutcome {
         MemberOutcome {
             name: self.name.clone(),
@@ -161,7 +163,7 @@ impl Guest {
     }
 }
 
-/// What a guest's VMM is told of the update.
+/// What a guest's VMM is told about the update.
 pub(super) fn join(
     guest: &Guest,
     args: &LiveUpdateArgs,
@@ -195,14 +197,14 @@ pub(super) fn join(
     })
 }
 
-/// A guest's place in the order; none if nobody set one. Guests that are not named follow.
+/// A guest's place in the order; `None` if no order was given. Guests that are not named come last.
 pub(super) fn position(order: &[String], name: &str) -> Option<u32> {
     let named = order.iter().position(|other| other == name);
     let last = (!order.is_empty()).then_some(order.len());
     named.or(last).and_then(|at| u32::try_from(at).ok())
 }
 
-/// Whether names and options fit together.
+/// Checks that names and options are consistent.
 pub(super) fn check(guests: &[Guest], args: &LiveUpdateArgs) -> anyhow::Result<()> {
     let names: Vec<&str> = guests.iter().map(Guest::name).collect();
     check_names(&names, &args.fleet.order)?;

@@ -1,4 +1,4 @@
-//! What the operator reads of an update of many guests.
+//! The operator's view of an update of many guests.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,11 +12,11 @@ use crate::commands::table::table;
 use crate::error::printable;
 use crate::service::update_message::{UpdateEvent, UpdateMessage};
 
-/// Shows what happens, to a person or a program.
+/// Shows events to a person or a program.
 #[derive(Clone, Debug)]
 pub(super) struct Many {
     json: bool,
-    /// In tests nobody reads it.
+    /// In tests nobody reads the output.
     silent: bool,
     screen: Arc<Mutex<Screen>>,
 }
@@ -26,7 +26,7 @@ struct Screen {
     step: String,
     done: usize,
     progress: Option<Progress>,
-    /// Guests stand still: nobody waits for a terminal now.
+    /// Guests are paused: do not wait for a terminal now.
     hold: bool,
     held: Vec<String>,
 }
@@ -41,7 +41,7 @@ impl Drop for Ticker {
     }
 }
 
-/// A guest's event, for a program.
+/// A guest's event, in JSON.
 #[derive(Serialize)]
 struct GuestLine<'a> {
     guest: &'a str,
@@ -49,7 +49,7 @@ struct GuestLine<'a> {
     message: UpdateMessage,
 }
 
-/// The end, for a program.
+/// The result, in JSON.
 #[derive(Debug, Serialize)]
 struct End<'a> {
     reply: &'static str,
@@ -154,7 +154,7 @@ impl Many {
         }
     }
 
-    /// Shows what was held back.
+    /// Shows the events that were held back.
     fn release(&self) {
         let mut screen = self.screen();
         screen.hold = false;
@@ -163,7 +163,7 @@ impl Many {
         held.iter().for_each(|line| self.line(line));
     }
 
-    /// The end of it all, in a host that was not left.
+    /// Shows the result, if the host was not left.
     pub(super) fn end(&self, outcome: &FleetOutcome, dry_run: bool) {
         self.release();
         let end = end(outcome, dry_run);
@@ -191,7 +191,7 @@ impl Many {
             screen.held.push(line.into());
             return;
         }
-        // Nobody reads it: the update goes on.
+        // If nobody reads the output, the update goes on.
         let write = || _ = (!self.silent).then(|| writeln!(io::stdout(), "{}", printable(line)));
         match &screen.progress {
             Some(progress) => progress.suspend(write),

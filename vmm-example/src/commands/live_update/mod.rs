@@ -1,4 +1,5 @@
-//! `live-update`: this process tells the VMMs of guests when, loads the next kernel, and jumps.
+//! `live-update`: the coordinator. Tells the VMMs when to carry out each step, loads the next
+//! kernel, and jumps.
 
 mod binary;
 mod discover;
@@ -32,10 +33,10 @@ use crate::error::warn;
 use crate::service::api::Client;
 use crate::service::api::protocol::Request;
 
-/// Within which a VMM cancels its update.
+/// How long a VMM may take to cancel its update.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 
-/// From the last pause to the kernel's own part of the jump, which nothing ends.
+/// From the last pause to the kernel's own part of the jump, which cannot be interrupted.
 const JUMP_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus> {
@@ -62,7 +63,7 @@ pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus
     for guest in &mut guests {
         let joined = guest.take_part();
         if is_one {
-            // Nobody but this one could be updated.
+            // There is no other guest to update.
             joined.map_err(anyhow::Error::msg)?;
         }
     }
@@ -86,7 +87,7 @@ pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus
     Ok(output.end(&outcome, args.dry_run))
 }
 
-/// Nothing else is looked at then.
+/// Without the module nothing else is checked.
 fn without_module(guests: &[Guest], error: &BoxError) -> FleetOutcome {
     FleetOutcome {
         failure: Some((Step::Preflight, error.to_string())),
@@ -145,7 +146,7 @@ impl<B: Boxes + Clone> Update<'_, B> {
         })
     }
 
-    /// Has the report of a guest that another VMM runs say whether its box is gone.
+    /// Records in the report of a guest that another VMM runs whether its box was deleted.
     fn look_for_box(&self, member: &mut MemberOutcome) {
         let own = self.args.box_name.as_ref().map(ToString::to_string);
         let name = own.unwrap_or_else(|| member.name.clone());
@@ -219,7 +220,8 @@ impl<B: Boxes + Clone> Update<'_, B> {
     }
 }
 
-/// How long each step may take. Those in which guests stand still are the operator's to say.
+/// How long each step may take. The operator sets the limits of those during which guests are
+/// paused.
 fn limits(args: &LiveUpdateArgs) -> Limits {
     let mut limits = Limits::default();
     let pause = Duration::from_secs(args.fleet.pause_timeout);
@@ -230,13 +232,13 @@ fn limits(args: &LiveUpdateArgs) -> Limits {
     limits
 }
 
-/// Whether a step that is to fail is this process's, and no guest's.
+/// Whether a step that is made to fail is one of this process rather than a guest's.
 fn of_coordinator(args: &LiveUpdateArgs, step: Step) -> bool {
     let is_for_all = args.fleet.all && args.fleet.fail_guest.is_none();
     is_for_all || matches!(step, Step::LoadKernel | Step::Jump)
 }
 
-/// What the host goes to. Paths are absolute in what is told of them.
+/// The host's destination. Paths are made absolute for the messages.
 fn next_kernel(
     kernel: &Path,
     initramfs: Option<&Path>,
@@ -249,7 +251,7 @@ fn next_kernel(
     })
 }
 
-/// The next kernel's command line: this one's, if none is given.
+/// The next kernel's command line: by default this kernel's.
 fn next_cmdline(given: Option<&str>) -> anyhow::Result<String> {
     match given {
         Some(cmdline) => Ok(cmdline.to_owned()),
@@ -260,12 +262,12 @@ fn next_cmdline(given: Option<&str>) -> anyhow::Result<String> {
     }
 }
 
-/// An interrupt cancels the update: here between the steps, and in the VMMs within one.
+/// Makes an interrupt cancel the update: here between the steps, and in the VMMs during a step.
 fn watch_for_interrupt(sockets: &[PathBuf], cancel: &CancelFlag) -> anyhow::Result<()> {
     let (sockets, cancel) = (sockets.to_vec(), cancel.clone());
     interrupt::then(move || {
         cancel.cancel();
-        // Side by side: one that does not answer keeps nobody else's from being cancelled.
+        // In parallel: a VMM that does not answer must not prevent the others from being cancelled.
         for socket in sockets {
             thread::spawn(move || ask_to_cancel(&socket));
         }
@@ -273,7 +275,7 @@ fn watch_for_interrupt(sockets: &[PathBuf], cancel: &CancelFlag) -> anyhow::Resu
 }
 
 fn ask_to_cancel(socket: &Path) {
-    // Whoever has no update on says so; nothing is to be done about either.
+    // A VMM without an update reports an error, which does not matter.
     let _ = Client::connect(socket).and_then(|mut client| {
         client.set_limit(Some(CANCEL_LIMIT))?;
         client.ask(&Request::Cancel {}, |_| {})

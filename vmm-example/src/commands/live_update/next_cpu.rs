@@ -1,13 +1,13 @@
-//! What the next kernel's command line takes away of the CPU that guests were given.
+//! CPU features of the guests that the next kernel's command line takes away.
 
 use vmm_fdbox::Finding;
 
 use crate::guest::cpuid::host::Optional;
 
-/// A guest, and what it was given.
+/// A guest, and the features it was given.
 pub(super) type Given<'a> = (&'a str, &'a [Optional]);
 
-/// A blocker for each guest that the next host would refuse; a warning if it is to run all the same.
+/// A blocker for each guest that the next host would refuse; a warning if it is to run anyway.
 pub(super) fn findings(cmdline: &str, guests: &[Given<'_>], force: bool) -> Vec<Finding> {
     let taken = taken(cmdline);
     let mut findings = Vec::new();
@@ -28,7 +28,7 @@ pub(super) fn findings(cmdline: &str, guests: &[Given<'_>], force: bool) -> Vec<
     findings
 }
 
-/// The words that switch a feature off, and which one. Of a parameter the last word counts.
+/// The words that switch a feature off, with the feature. The last word of a parameter counts.
 fn taken(cmdline: &str) -> Vec<(&str, Optional)> {
     let words = cmdline.split_ascii_whitespace();
     let words: Vec<&str> = words.take_while(|word| *word != "--").collect();
@@ -43,7 +43,7 @@ fn taken(cmdline: &str) -> Vec<(&str, Optional)> {
             (name.replace('-', "_") == parameter).then_some((*word, value))
         });
         let (word, value) = values.next()?;
-        // As the kernel reads a switch.
+        // As the kernel parses a boolean.
         matches!(value, "0" | "n" | "N" | "off" | "OFF" | "Off").then_some((word, feature))
     };
     switches.into_iter().filter_map(off).collect()

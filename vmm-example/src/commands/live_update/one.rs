@@ -1,4 +1,4 @@
-//! What the operator reads of an update of one guest.
+//! The operator's view of an update of one guest.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -18,11 +18,11 @@ use crate::service::update_message::{
     EventKind, UpdateEnd, UpdateEvent, UpdateMessage, UpdateResult,
 };
 
-/// Shows what happens, to a person or a program.
+/// Shows events to a person or a program.
 #[derive(Debug)]
 pub(super) struct One {
     began: Instant,
-    /// For a person; none for a program.
+    /// For a person; `None` for a program.
     progress: Option<Progress>,
     report: Option<PathBuf>,
     cancel_after: Option<Step>,
@@ -45,7 +45,7 @@ impl One {
         }
     }
 
-    /// Something that the guest's VMM does. The kernel is not its to load.
+    /// Shows an event of the guest's VMM, which does not load the kernel.
     pub(super) fn guest_event(&mut self, ns: u64, event: &Event) {
         if let Event::Done(step) = event
             && Some(*step) == self.cancel_after
@@ -58,7 +58,7 @@ impl One {
         }
     }
 
-    /// Something that this process does.
+    /// Shows an event of this process.
     pub(super) fn fleet_event(&mut self, event: &FleetEvent<'_>) {
         let event = match event {
             FleetEvent::Warning(finding) => Event::Warning((*finding).clone()),
@@ -87,7 +87,7 @@ impl One {
         }
     }
 
-    /// The end of it all.
+    /// Shows the result.
     pub(super) fn end(&mut self, outcome: &FleetOutcome, dry_run: bool) {
         let Some(member) = outcome.members.first() else {
             return;
@@ -102,7 +102,7 @@ impl One {
         if let (Some(path), Some(content)) = (&self.report, &end.report)
             && let Err(error) = write_report(path, &content.to_string())
         {
-            // The update is what the command is about, and it went as it did.
+            // The update itself is unaffected by this.
             warn(&format!(
                 "The guest runs, but its report is lost: {}",
                 chain(error.as_ref())
@@ -118,7 +118,7 @@ impl One {
     }
 }
 
-/// How it ended.
+/// The result as reported.
 fn end(outcome: &FleetOutcome, member: &MemberOutcome, dry_run: bool) -> UpdateEnd {
     let findings = outcome.findings.iter().chain(&member.findings);
     let findings: Vec<Finding> = findings.cloned().collect();
@@ -132,7 +132,7 @@ fn end(outcome: &FleetOutcome, member: &MemberOutcome, dry_run: bool) -> UpdateE
                 false => failed(outcome, stopped, *step, why),
             }
         }
-        // It was to be handed over, and was not.
+        // It should have been handed over, but was not.
         (None, Some(stopped)) => failed_by_itself(outcome, stopped, Step::Jump),
         (None, None) if dry_run => UpdateEnd::ready(),
         (None, None) => match &member.report {
@@ -148,7 +148,7 @@ fn end(outcome: &FleetOutcome, member: &MemberOutcome, dry_run: bool) -> UpdateE
     UpdateEnd { findings, ..end }
 }
 
-/// The guest's VMM could not go on, or somebody cancelled there: it says best itself why.
+/// The guest's VMM failed, or was cancelled there: it explains best itself why.
 fn failed_by_itself(outcome: &FleetOutcome, stopped: &Stopped, step: Step) -> UpdateEnd {
     UpdateEnd {
         message: stopped.message.clone(),
@@ -159,7 +159,7 @@ fn failed_by_itself(outcome: &FleetOutcome, stopped: &Stopped, step: Step) -> Up
     }
 }
 
-/// This process could not go on, or somebody cancelled here.
+/// This process failed, or was cancelled.
 fn failed(outcome: &FleetOutcome, stopped: &Stopped, step: Step, why: &str) -> UpdateEnd {
     let end = with_result(outcome, stopped);
     let became = match end.result {
@@ -202,12 +202,12 @@ fn print_json(message: &UpdateMessage) {
     }
 }
 
-/// Shows an event, and what goes on after it.
+/// Shows an event, and the activity that follows it.
 fn show(event: &UpdateEvent, progress: &Progress) {
     progress.suspend(|| say(&event.to_string()));
     let step = event.step.as_deref().unwrap_or_default();
     match (event.event, step) {
-        // Nothing is written while the guest stands.
+        // Nothing is written during the blackout.
         (EventKind::Started, "pause") => progress.say(""),
         (EventKind::Started, step) => progress.say(step),
         (EventKind::Progress, step) => {
@@ -220,7 +220,7 @@ fn show(event: &UpdateEvent, progress: &Progress) {
     }
 }
 
-/// What an operator reads last: on standard output if it went well.
+/// Prints the final message, on standard output if the update succeeded.
 fn print_end(end: &UpdateEnd) {
     let severity = |found: &Finding| match found.is_blocker() {
         true => "blocker",
@@ -248,7 +248,7 @@ fn print_end(end: &UpdateEnd) {
     warn(&end.message);
     if let Some(ns) = end.paused_ns {
         let millis = ns as f64 / 1e6;
-        // As for standard output, to where errors go.
+        // If standard error is closed, there is nobody to tell.
         let _ = writeln!(io::stderr(), "The guest stood still for {millis:.3} ms");
     }
 }

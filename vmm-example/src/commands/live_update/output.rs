@@ -1,4 +1,4 @@
-//! What the operator reads: of one guest, or of many.
+//! The operator's view of an update, of one guest or of many.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,8 @@ fn lock(one: &Mutex<One>) -> MutexGuard<'_, One> {
 }
 
 impl Output {
-    /// Of one guest. `report`: where what its new VMM says goes. When `cancel_after` is done, the update is cancelled.
+    /// For one guest. `report`: where the report of its new VMM goes. The update is cancelled when
+    /// the step `cancel_after` is done.
     pub(super) fn one(
         json: bool,
         report: Option<PathBuf>,
@@ -36,7 +37,7 @@ impl Output {
         Self::Many(Many::new(json))
     }
 
-    /// Shows how far it is until what is returned is dropped.
+    /// Shows progress until the returned value is dropped.
     pub(super) fn ticker(&self) -> Option<Ticker> {
         match self {
             Self::One(_) => None,
@@ -44,7 +45,7 @@ impl Output {
         }
     }
 
-    /// Hears of a guest's events.
+    /// Receives a guest's events.
     pub(super) fn guest(&self, name: &str) -> OnEvent {
         match self.clone() {
             Self::One(one) => Box::new(move |ns, event| lock(&one).guest_event(ns, event)),
@@ -62,7 +63,7 @@ impl Output {
         }
     }
 
-    /// The end of it all, in a host that was not left.
+    /// Shows the result, if the host was not left.
     pub(super) fn end(&self, outcome: &FleetOutcome, dry_run: bool) -> ExitStatus {
         match self {
             Self::One(one) => lock(one).end(outcome, dry_run),

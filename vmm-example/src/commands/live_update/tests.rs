@@ -1,4 +1,4 @@
-//! The coordinator against the API sockets of VMMs, with boxes in memory.
+//! The coordinator with the API sockets of VMMs, with in-memory boxes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroU32;
@@ -20,7 +20,7 @@ use crate::cli::{Cli, Command, NotReadyArg};
 use crate::service::api::protocol::{GuestStatus, Reply, RunState};
 use crate::spec::MemoryKind;
 
-/// A VMM that does what it is told.
+/// A VMM that carries out every order.
 struct Obedient {
     /// Why it cannot be paused.
     stays: Option<&'static str>,
@@ -78,7 +78,7 @@ fn status(name: &str) -> Reply {
     }))
 }
 
-/// Plays the VMM of one guest; true: the guest runs in it when all is over.
+/// Plays the VMM of one guest; returns whether the guest runs in it at the end.
 fn serve(
     listener: &UnixListener,
     name: &str,
@@ -89,7 +89,7 @@ fn serve(
     loop {
         let mut line = String::new();
         if BufReader::new(&stream).read_line(&mut line).unwrap() == 0 {
-            // Somebody looked whether there is a VMM.
+            // An attempt to connect that only checked whether there is a VMM.
             (stream, _) = listener.accept().unwrap();
             continue;
         }
@@ -154,7 +154,7 @@ impl World {
         update.drive(host, members, plan)
     }
 
-    /// Which guests run here when all is over.
+    /// Which guests run here at the end.
     fn continued(self) -> Vec<bool> {
         let join = |vmm: JoinHandle<bool>| vmm.join().unwrap();
         self.vmms.into_iter().map(join).collect()
@@ -261,7 +261,7 @@ fn a_vmm_is_who_the_kernel_says_and_not_who_it_says() {
     let world = World::new(None);
     let guest = Guest::connect(&world.dir.path().join("a.sock"));
     let (pid, owner) = guest.process().unwrap();
-    // It says that it is process 1.
+    // It claims to be process 1.
     assert_eq!(pid, std::process::id());
     assert_eq!(owner.uid, rustix::process::geteuid().as_raw());
     assert!(guest.identity().is_ok());

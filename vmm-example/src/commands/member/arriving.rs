@@ -1,7 +1,8 @@
-//! What a VMM without a guest does to get one.
+//! The process of a VMM that receives a guest.
 //!
-//! Until the guest runs, all of it is part of the blackout, but what is done ahead of a guest that still runs in
-//! another VMM: what can be opened before the box is, and reports come after the first entry into the guest.
+//! Until the guest runs, everything is part of the blackout, except for what is done while the
+//! guest still runs in another VMM. So whatever can be opened in advance is opened before the box
+//! is, and reports are made after the guest was first entered.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -36,13 +37,14 @@ use crate::spec::ConsoleSpec;
 use crate::update::handover_info::HandoverInfo;
 use crate::update::{MEMORY_FD, VM_FD, party_error};
 
-/// The phase in which KVM gets the guest back; before it, descriptors come out of the box.
+/// The phase in which the guest is restored into KVM; before it, descriptors are taken out of the
+/// box.
 const REBUILD: &str = "rebuild";
 
 /// How long the guest runs undisturbed before its VMM reports.
 const HEAD_START: Duration = Duration::from_millis(200);
 
-/// What was built before the guest stopped in its old VMM.
+/// What was built before the guest was paused in its old VMM.
 struct Prebuilt {
     info: HandoverInfo,
     shell: Shell,
@@ -60,7 +62,7 @@ struct Reserved {
 pub(super) struct ArrivingGuest<'a> {
     args: &'a MemberArgs,
     box_name: Option<BoxName>,
-    /// The guest is to arrive paused.
+    /// Whether the guest is to arrive paused.
     paused: bool,
     is_ready: bool,
     /// For the report.
@@ -68,7 +70,7 @@ pub(super) struct ArrivingGuest<'a> {
     host: Option<Host>,
     environment: Option<Environment>,
     prebuilt: Option<Prebuilt>,
-    /// Or why not all could be opened.
+    /// `Err` if something could not be opened.
     reserved: Option<Result<Reserved, PartyError>>,
     /// The guest, which does not run yet.
     parked: Option<Machine>,
@@ -80,7 +82,7 @@ fn missing(what: &str) -> PartyError {
     format!("{what} is missing: the coordinator left a step out").into()
 }
 
-/// An error of several layers, for the library to show.
+/// Wraps an error with several layers for the library.
 fn layered(error: anyhow::Error) -> PartyError {
     format!("{error:#}").into()
 }
@@ -108,12 +110,12 @@ impl<'a> ArrivingGuest<'a> {
         self.is_ready
     }
 
-    /// The guest, and all that it needs.
+    /// The guest, and everything that it needs.
     pub(super) fn into_parts(self) -> Option<(Environment, Vmm)> {
         Some((self.environment?, self.vmm?))
     }
 
-    /// It is asked for a step: a test may want it to hang there.
+    /// Called when a step is requested: a test may want the process to hang there.
     fn reach(&self, step: Step) {
         if self.args.stop_at == Some(step) {
             signal::send(std::process::id(), Signal::STOP);
@@ -130,7 +132,7 @@ impl<'a> ArrivingGuest<'a> {
             .ok_or_else(|| missing("The console"))
     }
 
-    /// What the VMM gives up, but for what is the guest's.
+    /// The VMM's sandbox, without what depends on the guest.
     fn base_sandbox(&self, api: Option<&Path>, console: &ConsoleSpec) -> Sandbox {
         let mut sandbox = self.args.privileges.sandbox();
         sandbox.sockets.extend(api.map(Path::to_path_buf));
@@ -151,11 +153,11 @@ impl<'a> ArrivingGuest<'a> {
         }
     }
 
-    /// Opens what a guest's state names, disks with their locks. Nothing is taken out of the box.
+    /// Opens what a guest's state names, and locks its disks. Nothing is taken out of the box.
     fn open_all(&self, frame: &Frame<Vec<u8>>) -> Result<Reserved, PartyError> {
         let environment = self.environment()?;
         let state = GuestState::read(frame).map_err(party_error)?;
-        // Before anything is taken: a host that cannot have the guest leaves the box as it is.
+        // Before anything is taken out: a host that cannot run the guest leaves the box unchanged.
         cpu::check(self.host()?, &state, self.args.force.force_cpu)?;
         let sandbox = self.sandbox(&state);
         let boot = state.boot.as_ref().map(Boot::again);
@@ -169,12 +171,12 @@ impl<'a> ArrivingGuest<'a> {
         })
     }
 
-    /// Takes everything out of the box and makes a parked guest of it.
+    /// Takes everything out of the box and builds a parked guest from it.
     fn restore_from_box<S: BoxStore>(
         &mut self,
         arrival: &mut Arrival<S>,
     ) -> Result<(Machine, RestoreNotes), PartyError> {
-        // Before anything is taken: what cannot be opened leaves the box as it is.
+        // Before anything is taken out: what cannot be opened leaves the box unchanged.
         let reserved = self.reserved.take();
         let Reserved {
             state,
@@ -187,7 +189,7 @@ impl<'a> ArrivingGuest<'a> {
         // The VM first: a guest_memfd comes out bound to it.
         let vm = arrival.take(&FdName::new(VM_FD)?)?;
         let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
-        // What memory is behind goes before what reaches it.
+        // Memory before the iommufd, and that before the devices.
         let mut passed = PassedFds::new();
         for name in pci::bus::names(state.pci.as_ref()) {
             let fd = arrival.take(&FdName::new(&name)?)?;
@@ -211,7 +213,7 @@ impl<'a> ArrivingGuest<'a> {
         Machine::restore(shell, &state, devices, console).map_err(party_error)
     }
 
-    /// Puts the state into what was built, with what the old VMM lends.
+    /// Restores the state into what was built, with what the old VMM lends.
     fn restore_from_vmm<S: BoxStore>(
         &mut self,
         arrival: &mut Arrival<S>,
@@ -268,7 +270,8 @@ impl ArrivingVmm for ArrivingGuest<'_> {
             let environment = Environment::open(&self.args.console, api).map_err(layered)?;
             environment.share_api(group).map_err(layered)?;
             self.environment = Some(environment);
-            // The state is read as the guest's own user, and what it names is opened so: a VMM wrote it.
+            // The state was written by a VMM, so it is read, and what it names is opened, as the
+            // guest's own user.
             sandbox.become_user().map_err(party_error)?;
         }
         self.is_ready = true;
@@ -291,7 +294,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         self.reach(Step::Prebuild);
         let info: HandoverInfo = serde_json::from_value(lent.value)?;
         let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
-        // The old VMM may have given up what it takes to open it, and so has this one then.
+        // The old VMM may have dropped the right to open it, and so may this one.
         let host = match fds.remove(fd::KVM) {
             Some(kvm) => Host::adopt(kvm),
             None => Host::open(),
@@ -360,7 +363,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
 
     fn report(&mut self, finished: Finished) -> Value {
         self.reach(Step::Finish);
-        // The guest has a backlog, and perhaps only this CPU.
+        // The guest has a backlog of work, and perhaps only this CPU.
         thread::sleep(HEAD_START);
         let (Some(vmm), Some(box_name)) = (&self.vmm, &self.box_name) else {
             return Value::Null;

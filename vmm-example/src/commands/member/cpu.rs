@@ -1,4 +1,4 @@
-//! Whether this host's CPU and KVM have what a guest was given in the last one.
+//! Checks whether this host's CPU and KVM have what a guest was given on the last one.
 
 use vmm_fdbox::update::PartyError;
 
@@ -8,7 +8,7 @@ use crate::guest::state::GuestState;
 use crate::kvm::Host;
 use crate::update::party_error;
 
-/// Names what is missing: as an error, or only to whoever reads if the guest is to run all the same.
+/// Reports what is missing: as an error, or only as a warning if the guest is to run anyway.
 pub(super) fn check(host: &Host, state: &GuestState, force: bool) -> Result<(), PartyError> {
     let Some(vcpu) = state.vcpus.first() else {
         return Ok(());

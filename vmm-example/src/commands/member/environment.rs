@@ -1,4 +1,5 @@
-//! Console, API socket, and standard input and output, of a VMM that has a guest from another VMM of this kernel.
+//! Console, API socket and standard streams of a VMM that gets its guest from another VMM of this
+//! kernel.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -13,7 +14,7 @@ use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
 use crate::update::handover_info::HandoverInfo;
 
-/// What the old VMM opened. It is this process's once the guest runs here.
+/// Takes over what the old VMM opened. It belongs to this process once the guest runs here.
 pub(super) fn adopt(
     info: &HandoverInfo,
     mut fds: HashMap<String, OwnedFd>,

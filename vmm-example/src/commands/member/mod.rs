@@ -1,5 +1,5 @@
-//! `member`: the process of a guest that a coordinator brings here, from a box or from another VMM of this
-//! kernel. The coordinator is at the other end of standard input.
+//! `member`: the process of a guest that a coordinator moves here, from a box or from another VMM
+//! of this kernel. The coordinator is at the other end of standard input.
 
 mod arriving;
 mod cpu;
@@ -26,13 +26,13 @@ pub(super) fn member(args: &MemberArgs) -> anyhow::Result<ExitStatus> {
     match args.stdin {
         // The guest ends with the process that its operator sees.
         Some(_) => end_with_parent(&socket)?,
-        // An interrupt of the coordinator is none of the guest's business. Whoever leads a session already has
-        // one of its own.
+        // An interrupt of the coordinator must not reach the guest. This fails for a session
+        // leader, which already has a session of its own.
         None => drop(setsid()),
     }
     let mut arriving = ArrivingGuest::new(args);
     match serve_arriving(socket, &mut arriving) {
-        // Told to the coordinator.
+        // Reported to the coordinator.
         Arrived::NotHere(Some(_)) if !arriving.is_ready() => Ok(ExitStatus::Error),
         Arrived::NotHere(_) => Ok(ExitStatus::NothingChanged),
         Arrived::Here(adoption) => live(arriving, adoption),
@@ -42,7 +42,7 @@ pub(super) fn member(args: &MemberArgs) -> anyhow::Result<ExitStatus> {
 fn end_with_parent(socket: &UnixStream) -> anyhow::Result<()> {
     let ends = set_parent_process_death_signal(Some(Signal::KILL));
     ends.context("Cannot end with the coordinator")?;
-    // Nobody hears of a parent that is gone by now.
+    // If the parent is already gone, its death signal was missed.
     let coordinator = socket_peercred(socket).context("Cannot tell who the coordinator is")?;
     match getppid() == Some(coordinator.pid) {
         true => Ok(()),
@@ -50,8 +50,8 @@ fn end_with_parent(socket: &UnixStream) -> anyhow::Result<()> {
     }
 }
 
-/// Takes the socket, and leaves in its place what the guest's console reads: nothing, unless this descriptor was
-/// inherited for it.
+/// Takes the socket, and replaces it with what the guest's console reads from: nothing, unless this
+/// descriptor was inherited for it.
 fn take_socket(console: Option<RawFd>) -> io::Result<UnixStream> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     match console {
@@ -64,7 +64,7 @@ fn take_socket(console: Option<RawFd>) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-/// Is the guest's VMM until its end.
+/// Serves the guest until its end.
 fn live(arriving: ArrivingGuest<'_>, adoption: Adoption) -> anyhow::Result<ExitStatus> {
     let (around, vmm) = arriving.into_parts().context("There is no guest")?;
     around.serve_with(vmm, |welcome| {

@@ -1,4 +1,4 @@
-//! `resume --all`: every guest that waits.
+//! `resume --all`: every waiting guest.
 
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -42,7 +42,8 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     Ok(total.exit_status())
 }
 
-/// Where guests' sockets are. Others get through, to the folders in it that are theirs, and see nothing.
+/// Creates the directory for guests' sockets. Other users can pass through to their own directories
+/// in it, but cannot list it.
 fn make_run_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -51,11 +52,12 @@ fn make_run_dir(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
 }
 
-/// The VMM of a guest, with its sockets in the run directory, or in a folder of its user's there.
+/// The command for a guest's VMM, with its sockets in the run directory, or in a directory of its
+/// user there.
 fn command(name: &BoxName, args: &ResumeArgs, privileges: SandboxArgs) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     if args.all.from_initramfs {
-        // systemd spares processes whose first argument begins so when it leaves an initramfs.
+        // systemd spares processes whose argv[0] starts like this when it leaves an initramfs.
         command.arg0("@vmm-example");
     }
     let mut folder = args.all.run_dir.clone();
@@ -104,7 +106,7 @@ fn show(args: &ResumeArgs, total: &Total) -> anyhow::Result<()> {
     if args.json {
         say(&json);
     } else {
-        // As for standard output, to where errors go.
+        // If standard error is closed, there is nobody to tell.
         let _ = write!(io::stderr(), "{}", printable(&total.to_string()));
     }
     Ok(())

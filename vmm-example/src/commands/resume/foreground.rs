@@ -1,5 +1,5 @@
-//! `resume --box`: one guest, which belongs to whoever started this process. Its VMM has this one's standard input
-//! and output, and this process waits for its end.
+//! `resume --box`: one guest, which belongs to whoever started this process. Its VMM gets this
+//! process's standard input and output, and this process waits for its end.
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -20,12 +20,12 @@ use crate::error::{printable, say, warn};
 
 pub(super) fn resume(args: &ResumeArgs, name: &BoxName) -> anyhow::Result<ExitStatus> {
     let control = Control::open()?;
-    // What the guest's console reads; without CLOEXEC, for the VMM.
+    // What the guest's console reads from; without CLOEXEC, because it is for the VMM.
     let stdin = rustix::io::dup(rustix::stdio::stdin()).context("Cannot pass standard input on")?;
     let privileges = privileges(&control, name, args)?;
     let command = command(args, privileges, stdin.as_raw_fd());
     let command = command.context("Cannot find this program")?;
-    // By this very thread, for the VMM ends with it.
+    // On this very thread, because the VMM ends with it.
     let started = Child::spawn(command)?;
     if let Err(error) = look_for(&control, name) {
         warn(&format!("Cannot resume {name}: open failed: {error}"));
@@ -39,7 +39,7 @@ pub(super) fn resume(args: &ResumeArgs, name: &BoxName) -> anyhow::Result<ExitSt
     let Some(mut came) = came.into_iter().next() else {
         bail!("Nothing came of it");
     };
-    // They are the VMM's now, or nobody's.
+    // The VMM has its own copies.
     drop((stdin, control));
     match came.resumption.child.take() {
         Some(child) => {
@@ -54,7 +54,7 @@ pub(super) fn resume(args: &ResumeArgs, name: &BoxName) -> anyhow::Result<ExitSt
     }
 }
 
-/// Why there is no such box: the module knows whether it refused one.
+/// Returns why there is no such box: the module knows whether it refused one.
 fn look_for(control: &Control, name: &BoxName) -> Result<(), UpdateError> {
     match control.open_box(name) {
         Err(error) if error.errno() == Errno::NOENT => {
@@ -91,21 +91,21 @@ fn show(args: &ResumeArgs, came: &Resumed) -> anyhow::Result<()> {
     if args.json {
         say(&serde_json::to_string(report)?);
     } else {
-        // As for standard output, to where errors go.
+        // If standard error is closed, there is nobody to tell.
         let _ = write!(io::stderr(), "{}", printable(&report.to_string()));
     }
     Ok(())
 }
 
-/// Ends as the VMM does. What ends this process ends it.
+/// Exits as the VMM does. A signal that ends this process ends the VMM.
 fn wait(mut child: Child) -> anyhow::Result<ExitStatus> {
     let pid = child.id();
-    // Not waited for yet: the number is its own.
+    // Not reaped yet, so the number cannot have been reused.
     interrupt::each(move |came| signal::send(pid, came))?;
     loop {
         match child.wait(Deadline::within(Duration::MAX)) {
             Some(Ended::Exited(0)) => return Ok(ExitStatus::Done),
-            // It has said why.
+            // The VMM has already reported the reason.
             Some(Ended::Exited(_)) => return Ok(ExitStatus::Error),
             Some(ended) => bail!("The guest's VMM is gone: {ended}"),
             None => thread::sleep(Duration::from_millis(100)),

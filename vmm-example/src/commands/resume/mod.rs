@@ -1,7 +1,8 @@
-//! `resume`: continue the guests that an update handed over, each in a process of its own.
+//! `resume`: continues the guests that an update handed over, each in a process of its own.
 //!
-//! This process opens the boxes, starts the VMMs and says when each goes on. With `--all` it ends when all of them
-//! run, and they live on; of one guest it stays the parent, and ends as its VMM does.
+//! This process opens the boxes, starts the VMMs and tells each when to go on. With `--all` it
+//! exits when all of them run, and they live on; for a single guest it stays the parent, and exits
+//! when its VMM does.
 
 mod all;
 mod foreground;
@@ -37,15 +38,15 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     }
 }
 
-/// What a guest's VMM gives up. It runs as the user that it was before, whom the last coordinator made the box
-/// the property of, unless the operator names another one.
+/// What a guest's VMM drops. It runs as the same user as before, to whom the last coordinator gave
+/// the box, unless the operator names another one.
 fn privileges(
     boxes: &impl Boxes,
     name: &BoxName,
     args: &ResumeArgs,
 ) -> Result<SandboxArgs, BoxError> {
     let owner = match boxes.owner(name) {
-        // Its VMM will say so.
+        // Its VMM will report this.
         Err(error) if error.errno() == Errno::NOENT => Owner::ROOT,
         owner => owner?,
     };
@@ -57,7 +58,7 @@ fn privileges(
     })
 }
 
-/// The option of who may look.
+/// The option for the group with read-only access.
 fn api_group(args: &ResumeArgs) -> Option<String> {
     let group = args.api_group?;
     Some(format!("--api-group={group}"))
@@ -70,14 +71,14 @@ fn start(command: Command) -> Start {
     Box::new(move || Child::spawn(command))
 }
 
-/// What came of the resume of one guest.
+/// The result of the resume of one guest.
 struct Resumed {
     resumption: Resumption,
     report: Option<Box<ResumeReport>>,
 }
 
 impl Resumed {
-    /// A VMM that could not get ready for any guest is no matter of the box.
+    /// If a VMM could not get ready for any guest, that says nothing about the box.
     fn exit_status(&self) -> ExitStatus {
         match self.resumption.step {
             Some(Step::Preflight) => ExitStatus::Error,
@@ -86,7 +87,7 @@ impl Resumed {
     }
 }
 
-/// Resumes guests, and writes each one's report. `began`: from when it counts how long they took.
+/// Resumes guests, and writes each one's report. `began`: the start of the measured time.
 fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) -> Vec<Resumed> {
     let to_resume = |(box_name, start)| ToResume {
         box_name,
@@ -135,7 +136,7 @@ fn came(args: &ResumeArgs, mut resumption: Resumption) -> Resumed {
     Resumed { resumption, report }
 }
 
-/// What its VMM says of the guest, with what became of the box.
+/// The VMM's report on the guest, with what happened to the box.
 fn with_box(mut report: Value, resumption: &Resumption) -> Value {
     if let Some(deleted) = report.get_mut("box_deleted") {
         *deleted = resumption.box_deleted.into();

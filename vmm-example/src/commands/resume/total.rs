@@ -1,4 +1,4 @@
-//! How the resume of all guests went.
+//! The summary of the resume of all guests.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ pub(super) struct GuestEnd {
     /// Its box.
     #[serde(rename = "box")]
     pub(super) name: String,
-    /// Its place in the order, if somebody set one.
+    /// Its place in the order, if there is one.
     pub(super) position: Option<u32>,
-    /// When the guest ran, since the resume of all of them began.
+    /// When the guest ran, counted from the start of all resumes.
     pub(super) ran_after_ns: Option<u64>,
     pub(super) exit_status: u8,
     pub(super) error: Option<String>,
-    /// What `resume` reports of it.
+    /// The report of its resume.
     pub(super) report: Option<Box<ResumeReport>>,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Total {
     exit_status: u8,
     resumed: usize,
     failed: usize,
-    /// The longest that a guest stood still.
+    /// The longest blackout of any guest.
     longest_blackout_ns: Option<u64>,
     guests: Vec<GuestEnd>,
 }
@@ -56,7 +56,7 @@ impl Total {
         }
     }
 
-    /// The worst of all.
+    /// The worst status of all.
     pub(super) fn exit_status(&self) -> ExitStatus {
         let all = [
             ExitStatus::Done,

@@ -1,15 +1,15 @@
-//! Which guests wait in boxes.
+//! Finds the guests that wait in boxes.
 
 use rustix::io::Errno;
 use vmm_fdbox::update::STATE_FD;
 use vmm_fdbox::{AnyBox, BoxError, BoxInfo, BoxName, BoxStore, Hold, OpenFdBox, SealedFdBox};
 
-/// The boxes with the state of a VM in them.
+/// The boxes that contain a VM state.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
     /// Sealed, or left open by a resume that was killed.
     pub(super) boxes: Vec<BoxName>,
-    /// An update or a resume works on them.
+    /// An update or a resume is working on them.
     pub(super) busy: Vec<BoxName>,
 }
 
@@ -21,7 +21,7 @@ pub(super) fn waiting<S: BoxStore>(store: &S) -> Result<Waiting, BoxError> {
             Ok(false) => {}
             Err(error) => match error.errno() {
                 Errno::AGAIN => found.busy.push(name),
-                // Somebody deleted it just now.
+                // It has just been deleted.
                 Errno::NOENT | Errno::NODEV | Errno::NXIO => {}
                 _ => return Err(error),
             },
@@ -30,7 +30,7 @@ pub(super) fn waiting<S: BoxStore>(store: &S) -> Result<Waiting, BoxError> {
     Ok(found)
 }
 
-/// Whether there is the state of a VM in a box.
+/// Whether a box contains a VM state.
 fn look_into<S: BoxStore>(store: &S, name: &BoxName) -> Result<bool, BoxError> {
     let _claim = store.claim(name, Hold::Exclusive)?;
     let fds = match store.open_box(name)? {
@@ -76,7 +76,7 @@ mod tests {
         let found = waiting(&store).unwrap();
         assert_eq!(found.boxes, ["guest", "killed"].map(name_of));
         assert_eq!(found.busy, []);
-        // Nothing was done with them.
+        // Nothing was done to them.
         let sealed = |name| store.content(&name_of(name)).unwrap().0;
         assert!(sealed("guest") && !sealed("killed"));
     }

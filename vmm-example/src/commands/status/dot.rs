@@ -1,8 +1,8 @@
-//! Boxes as a graph in the language of Graphviz.
+//! Boxes as a graph in Graphviz's language.
 
 use super::BoxStatus;
 
-/// A cluster for each box, a node for each descriptor, an edge to what it needs.
+/// A cluster for each box, a node for each descriptor, an edge for each dependency.
 pub(super) fn graph(boxes: &[BoxStatus]) -> String {
     let mut text = String::from("digraph boxes {\n  rankdir = LR;\n  node [shape = box];\n");
     for (number, one) in boxes.iter().enumerate() {
@@ -23,7 +23,7 @@ pub(super) fn graph(boxes: &[BoxStatus]) -> String {
     text + "}\n"
 }
 
-/// A string as the language has it; a line break becomes one in the picture.
+/// A quoted string in Graphviz's syntax; line breaks are kept.
 fn quoted(text: &str) -> String {
     let text = text.replace('\\', "\\\\").replace('"', "\\\"");
     format!("\"{}\"", text.replace('\n', "\\n"))

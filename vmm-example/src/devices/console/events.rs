@@ -1,4 +1,4 @@
-//! The console in the event loop: input, and who comes and goes on the socket.
+//! The console in the event loop: input, and clients of the socket.
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -19,11 +19,11 @@ const CLIENT_INTEREST: EventSet = EventSet::from_bits_truncate(
     EventSet::IN.bits() | EventSet::OUT.bits() | EventSet::EDGE_TRIGGERED.bits(),
 );
 
-/// When there is room again.
+/// Becomes ready when there is space again.
 const OUTPUT_INTEREST: EventSet =
     EventSet::from_bits_truncate(EventSet::OUT.bits() | EventSet::EDGE_TRIGGERED.bits());
 
-/// Where input comes from, opened.
+/// The opened source of input.
 #[derive(Debug)]
 pub(crate) enum ConsoleSource {
     Stdin {
@@ -34,7 +34,7 @@ pub(crate) enum ConsoleSource {
         _socket_path: SocketPath,
         client: Option<UnixStream>,
     },
-    /// A file takes output only.
+    /// A file only takes output.
     Nothing,
 }
 
@@ -62,7 +62,7 @@ impl ConsoleSource {
         })
     }
 
-    /// What another process opened.
+    /// Takes over what another process opened.
     pub(crate) fn adopt(
         spec: &ConsoleSpec,
         listener: Option<OwnedFd>,
@@ -89,7 +89,7 @@ impl ConsoleSource {
         }
     }
 
-    /// Another descriptor of what listens, for another process.
+    /// A duplicate of the listening socket, for another process.
     pub(crate) fn listener(&self) -> Option<OwnedFd> {
         match self {
             Self::Socket { listener, .. } => listener.try_clone().ok().map(OwnedFd::from),
@@ -97,7 +97,7 @@ impl ConsoleSource {
         }
     }
 
-    /// How the terminal was before this VMM had it.
+    /// The terminal's modes before this VMM used it.
     pub(crate) fn terminal(&self) -> Option<TerminalModes> {
         match self {
             Self::Stdin { terminal } => terminal.as_ref().map(RawTerminal::modes),
@@ -129,7 +129,7 @@ impl ConsoleEvents {
 
     fn on_stdin(&mut self, fd: RawFd, ops: &mut EventOps) {
         let mut buffer = [0; 4096];
-        // Not through Rust's own buffer: what stays in there, no event tells of.
+        // Not through Rust's own buffer: no event reports what stays in there.
         match rustix::io::read(io::stdin(), &mut buffer) {
             Err(Errno::INTR | Errno::AGAIN) => {}
             Ok(0) | Err(_) => drop(ops.remove(Events::empty_raw(fd))),
@@ -138,7 +138,7 @@ impl ConsoleEvents {
     }
 
     fn on_listener(&mut self, ops: &mut EventOps) {
-        // The one before may have gone without our having heard of it yet.
+        // The previous client may have gone without an event so far.
         self.read_client(ops);
         let ConsoleSource::Socket {
             listener, client, ..
@@ -149,7 +149,7 @@ impl ConsoleEvents {
         let Ok((new, _)) = listener.accept() else {
             return;
         };
-        // One client at a time: the next one finds the line closed at once.
+        // One client at a time: the next one is disconnected at once.
         if client.is_some() || new.set_nonblocking(true).is_err() {
             return;
         }
@@ -182,7 +182,7 @@ impl ConsoleEvents {
         }
     }
 
-    /// Takes all input there is, and notices when the client has gone.
+    /// Reads all available input, and notices if the client has gone.
     fn read_client(&mut self, ops: &mut EventOps) {
         let ConsoleSource::Socket { client: slot, .. } = &mut self.source else {
             return;
@@ -215,10 +215,10 @@ impl MutEventSubscriber for ConsoleEvents {
             ConsoleSource::Socket { listener, .. } => Events::new(listener, EventSet::IN),
             ConsoleSource::Nothing => return,
         };
-        // A standard input that cannot be polled, such as a file, gives no input.
+        // A standard input that cannot be polled, such as a file, provides no input.
         let _ = ops.add(interest);
         if let ConsoleSource::Stdin { .. } = &self.source {
-            // Such a standard output takes everything at once.
+            // A standard output that cannot be polled takes everything at once.
             let _ = ops.add(Events::new(&io::stdout(), OUTPUT_INTEREST));
         }
         if let ConsoleSource::Socket {
@@ -245,7 +245,7 @@ mod tests {
 
     const DATA: u16 = 0x3f8;
 
-    /// Reads from the port until `count` bytes came in.
+    /// Reads from the port until `count` bytes have arrived.
     fn read_port(bus: &PortBus, count: usize) -> Vec<u8> {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut got = Vec::new();
@@ -293,7 +293,7 @@ mod tests {
         first.write_all(&[b'x'; 200]).unwrap();
         assert_eq!(read_port(&bus, 200), [b'x'; 200]);
         assert_eq!(read_client(&mut first, 6), b"early ");
-        // A second client finds the line closed; the first one keeps it.
+        // A second client is disconnected; the first one stays.
         let mut second = UnixStream::connect(&path).unwrap();
         assert_eq!(second.read(&mut [0; 1]).unwrap(), 0);
         console.output(b"on");

@@ -1,5 +1,5 @@
-//! The way of input to the guest, shut while the guest is saved: what came in later would be
-//! neither in the state nor left for whoever takes over.
+//! Gates input to the guest. The gate is shut while the guest is saved, because later input would
+//! neither be in the state nor be left for the VMM that takes over.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ enum Way {
     #[default]
     Open,
     Shut,
-    /// The guest is another process's, and so is its input.
+    /// Another process has the guest, and its input.
     Gone,
 }
 
@@ -20,7 +20,7 @@ pub(crate) struct InputGate {
 }
 
 impl InputGate {
-    /// Does work that takes input, once the gate is open; nothing if the guest is gone.
+    /// Runs `work`, which takes input, once the gate is open; does nothing if the guest is gone.
     pub(super) fn pass(&self, work: impl FnOnce()) {
         let way = self
             .changed
@@ -29,11 +29,11 @@ impl InputGate {
         if *way == Way::Open {
             work();
         }
-        // Until here nobody can shut the gate.
+        // Up to here nobody can shut the gate.
         drop(way);
     }
 
-    /// Shuts the gate; nobody is in it any more.
+    /// Shuts the gate; nobody is inside any more.
     pub(crate) fn shut(&self) {
         self.set(Way::Shut);
     }

@@ -1,8 +1,8 @@
-//! Who puts a terminal back when its VMM cannot: a process that only waits for that.
+//! Restores a terminal if its VMM cannot: a process that only waits for that case.
 //!
-//! A VMM that is killed, or aborts, leaves the terminal as it is. Its guard reads a pipe that the VMM
-//! holds, and finds it closed then. A VMM that ends in order, or has handed the terminal on, says so
-//! first.
+//! A VMM that is killed, or aborts, leaves the terminal in raw mode. Its guard reads from a pipe
+//! that the VMM holds, and then finds it closed. A VMM that ends normally, or has handed the
+//! terminal over, dismisses its guard first.
 
 use std::io::{self, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -12,23 +12,23 @@ use vmm_sys_util::signal::block_signal;
 
 use super::modes::TerminalModes;
 
-/// The command that is a guard.
+/// The command that runs a guard.
 pub(crate) const COMMAND: &str = "guard-terminal";
 
-/// What says that nothing is left to do.
+/// The message that dismisses a guard.
 const DISMISSED: &[u8] = b".";
 
-/// A guard; it is dismissed when this is dropped.
+/// A guard; it is dismissed on drop.
 #[derive(Debug)]
 pub(super) struct Guard {
     pipe: Option<ChildStdin>,
-    /// It ends by itself, with the pipe.
+    /// It exits by itself when the pipe is closed.
     _process: Child,
 }
 
 impl Guard {
-    /// Sets a guard to the terminal that is standard input. None if that cannot be: a VMM without
-    /// a guard is better than none.
+    /// Starts a guard for the terminal on standard output. `None` if that fails: a VMM without a
+    /// guard is better than none.
     pub(super) fn set(modes: TerminalModes) -> Option<Self> {
         let terminal = rustix::io::dup(io::stdin()).ok()?;
         let mut process = Command::new("/proc/self/exe")
@@ -48,15 +48,15 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // One that is gone already has nothing to do either.
+        // A guard that has already exited needs no message.
         let _ = self.pipe.take().map(|mut pipe| pipe.write_all(DISMISSED));
     }
 }
 
-/// Is a guard: standard output is the terminal, standard input what the VMM holds.
+/// Runs as a guard: standard output is the terminal, standard input is the pipe held by the VMM.
 pub(crate) fn guard(modes: &str) -> anyhow::Result<()> {
     let modes: TerminalModes = serde_json::from_str(modes)?;
-    // What ends all processes of a terminal ends this one last; and it is in the background.
+    // Survives what ends all processes of a terminal; and it is in the background.
     for signal in [
         libc::SIGHUP,
         libc::SIGINT,

@@ -1,7 +1,7 @@
 //! The other end of the guest's serial line: standard input and output, a file, or a socket.
 //!
-//! Output never blocks the guest, unless a file does: it goes through a bounded buffer, which
-//! also holds what the guest says while nobody is connected, or reads standard output.
+//! Output never blocks the guest, except to a file: it goes through a bounded buffer, which also
+//! holds output while nobody is connected, or reads standard output.
 
 mod events;
 mod gate;
@@ -27,10 +27,10 @@ use gate::InputGate;
 pub(crate) use modes::TerminalModes;
 use ring::Ring;
 
-/// Bytes kept while nobody reads them.
+/// Number of bytes kept while nobody reads them.
 const BUFFER: usize = 64 << 10;
 
-/// Why there is no console.
+/// Why a console could not be opened.
 #[derive(Debug, Error)]
 pub(crate) enum ConsoleError {
     #[error("Cannot open the console file {}", path.display())]
@@ -42,10 +42,10 @@ pub(crate) enum ConsoleError {
 /// Where output goes.
 #[derive(Debug)]
 enum Sink {
-    /// Standard output. It is others' as well and must stay blocking, so it is asked first.
+    /// Standard output. Other processes share it, so it must stay blocking; it is polled first.
     Stdout(BorrowedFd<'static>),
     File(File),
-    /// Whoever is connected to the socket.
+    /// The client that is connected to the socket.
     Client(Option<UnixStream>),
 }
 
@@ -63,7 +63,8 @@ struct Inner {
 }
 
 impl Console {
-    /// Opens where output goes. Input and clients are the event loop's: see [`ConsoleSource`].
+    /// Opens the destination of output. Input and clients belong to the event loop: see
+    /// [`ConsoleSource`].
     pub(crate) fn open(spec: &ConsoleSpec) -> Result<Self, ConsoleError> {
         let sink = match spec {
             ConsoleSpec::Stdio => Sink::Stdout(rustix::stdio::stdout()),
@@ -80,7 +81,7 @@ impl Console {
         Ok(Self::with(sink))
     }
 
-    /// A console that nobody is connected to.
+    /// A console without a client.
     #[cfg(test)]
     pub(crate) fn buffer() -> Self {
         Self::with(Sink::Client(None))
@@ -96,25 +97,25 @@ impl Console {
         }
     }
 
-    /// Takes output of the guest and sends what can be sent.
+    /// Accepts output of the guest and sends what can be sent.
     pub(crate) fn output(&self, bytes: &[u8]) {
         let mut inner = self.lock();
         inner.unsent.push(bytes);
         inner.send();
     }
 
-    /// Takes output of a guest that may not run in this process after all: what is sent is
-    /// sent by the next [`flush`](Self::flush).
+    /// Accepts output of a guest that may not run in this process after all: it is sent by the next
+    /// [`flush`](Self::flush).
     pub(crate) fn queue(&self, bytes: &[u8]) {
         self.lock().unsent.push(bytes);
     }
 
-    /// Takes over whoever is connected from another process.
+    /// Takes over a client from another process.
     pub(crate) fn adopt_client(&self, client: UnixStream) {
         self.lock().sink = Sink::Client(Some(client));
     }
 
-    /// Whoever is connected, for another process.
+    /// The current client, for another process.
     pub(crate) fn client(&self) -> Option<OwnedFd> {
         match &self.lock().sink {
             Sink::Client(Some(client)) => client.try_clone().ok().map(OwnedFd::from),
@@ -122,17 +123,17 @@ impl Console {
         }
     }
 
-    /// The way in: shut it while the guest is saved.
+    /// The gate for input: shut it while the guest is saved.
     pub(crate) fn gate(&self) -> &InputGate {
         &self.gate
     }
 
-    /// Output that could not be sent yet.
+    /// Output that has not been sent yet.
     pub(crate) fn unsent(&self) -> Vec<u8> {
         self.lock().unsent.to_vec()
     }
 
-    /// Connects a client in place of the last one and gives it what is waiting.
+    /// Replaces the client and sends it what is waiting.
     fn connect(&self, client: Option<UnixStream>) {
         let mut inner = self.lock();
         inner.sink = Sink::Client(client);
@@ -150,7 +151,7 @@ impl Console {
 }
 
 impl Inner {
-    /// Sends what can be sent without waiting for a client.
+    /// Sends what can be sent without blocking.
     fn send(&mut self) {
         while !self.unsent.is_empty() {
             let sent = match &mut self.sink {
@@ -162,16 +163,15 @@ impl Inner {
             match sent {
                 Ok(0) => return,
                 Ok(count) => self.unsent.consume(count),
-                // Interrupted: somebody wants to stop this vCPU, and it must not wait here.
-                // A full socket or pipe: the event loop comes back when there is room.
+                // Interrupted: this vCPU is to be stopped, and must not wait here. A full socket or
+                // pipe: the event loop comes back when there is space.
                 Err(_) => return,
             }
         }
     }
 }
 
-/// Writes as much as a descriptor takes at once that has room, if it has: of a pipe, less than
-/// PIPE_BUF.
+/// Writes as much as a ready descriptor accepts at once: for a pipe, less than PIPE_BUF.
 fn write_if_ready(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     const AT_ONCE: usize = 256;
     let no_time = Timespec::default();

@@ -1,11 +1,11 @@
-//! How a terminal was before a VMM had it.
+//! The modes of a terminal before a VMM used it.
 
 use rustix::termios::{
     ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios,
 };
 use serde::{Deserialize, Serialize};
 
-/// How a terminal was before, for the process that takes it over.
+/// The original modes of a terminal, for the process that takes it over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TerminalModes {
     input: u32,

@@ -1,4 +1,4 @@
-//! Bytes on their way out, bounded: when it is full, the oldest give way.
+//! A bounded buffer of output: when it is full, the oldest bytes are dropped.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ impl Ring {
         }
     }
 
-    /// Appends bytes; what does not fit pushes out what is oldest.
+    /// Appends bytes, dropping the oldest ones if necessary.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(self.capacity)..];
         let excess = (self.bytes.len() + bytes.len()).saturating_sub(self.capacity);
@@ -25,12 +25,12 @@ impl Ring {
         self.bytes.extend(bytes);
     }
 
-    /// The oldest bytes, as many as lie in one piece.
+    /// The oldest bytes that are contiguous in memory.
     pub(super) fn front(&self) -> &[u8] {
         self.bytes.as_slices().0
     }
 
-    /// Drops bytes that have been sent.
+    /// Removes bytes that have been sent.
     pub(super) fn consume(&mut self, count: usize) {
         self.bytes.drain(..count.min(self.bytes.len()));
     }

@@ -1,4 +1,4 @@
-//! A terminal whose keys go to the guest as they are pressed.
+//! A terminal in raw mode, whose keys go to the guest as they are pressed.
 
 use std::io;
 
@@ -8,17 +8,17 @@ use super::guard::Guard;
 use super::modes::TerminalModes;
 use crate::socket::Ownership;
 
-/// Puts standard input into raw mode and back again.
+/// Puts standard input into raw mode and restores it.
 #[derive(Debug)]
 pub(crate) struct RawTerminal {
     before: Termios,
     ownership: Ownership,
-    /// Goes last: until the terminal is back.
+    /// Dropped last: it must stay until the terminal is restored.
     _guard: Option<Guard>,
 }
 
 impl RawTerminal {
-    /// None if standard input is no terminal. Ctrl-C goes to the guest as well: the VMM is
+    /// `None` if standard input is not a terminal. Ctrl-C goes to the guest as well: the VMM is
     /// stopped through its API.
     pub(super) fn enter(ownership: &Ownership) -> Option<Self> {
         if !isatty(io::stdin()) {
@@ -28,7 +28,7 @@ impl RawTerminal {
         let guard = Guard::set(TerminalModes::of(&before));
         let mut raw = before.clone();
         raw.make_raw();
-        // Newlines of the VMM's own messages stay newlines.
+        // Newlines in the VMM's own messages still work.
         raw.output_modes = before.output_modes;
         tcsetattr(io::stdin(), OptionalActions::Now, &raw).ok()?;
         Some(Self {
@@ -38,7 +38,7 @@ impl RawTerminal {
         })
     }
 
-    /// A terminal that another process has in raw mode.
+    /// Takes over a terminal that another process has put into raw mode.
     pub(super) fn adopt(modes: TerminalModes, ownership: &Ownership) -> Option<Self> {
         let mut before = tcgetattr(io::stdin()).ok()?;
         modes.apply(&mut before);

@@ -1,4 +1,4 @@
-//! How ACPI describes the bus: a `PNP0A03` node with the addresses that go to it.
+//! The ACPI description of the bus: a `PNP0A03` node with the addresses that it decodes.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -11,7 +11,7 @@ use crate::memory::layout::{PCI_WINDOW, PCI_WINDOW_LEN};
 /// Declares the bus, below `\_SB`.
 pub(crate) fn declare(body: &mut Vec<u8>) {
     let numbers = AddressSpace::new_bus_number(0u16, 0);
-    // The bridge's own.
+    // The bridge's own ports.
     let ports = IO::new(ADDRESS, ADDRESS, 1, PORTS);
     let last = PCI_WINDOW + PCI_WINDOW_LEN - 1;
     let window = AddressSpace::new_memory(

@@ -6,7 +6,7 @@ const VENDOR_AND_DEVICE: [u8; 4] = [0x36, 0x1b, 0x08, 0x00];
 const CLASS_AT: usize = 0x08;
 const CLASS: [u8; 4] = [0, 0, 0, 6];
 
-/// Reads configuration space; nothing in it can be written.
+/// Reads configuration space, which is read-only.
 pub(super) fn read(offset: u8, data: &mut [u8]) {
     for (at, byte) in (usize::from(offset)..).zip(data) {
         *byte = match at {

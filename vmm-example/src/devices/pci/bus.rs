@@ -1,4 +1,4 @@
-//! The functions of a machine, and what a vCPU reads and writes of them.
+//! The functions of a machine, and their accesses by vCPUs.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
 use crate::memory::GuestRam;
 
-/// A device of the host that a guest drives, as it is told.
+/// A passed-through device, as shown to an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HostDeviceStatus {
     /// Its name in a box, such as `vfio0`.
@@ -31,7 +31,7 @@ pub(crate) struct HostDeviceStatus {
 struct Wired {
     functions: Vec<Function>,
     iommu: Iommu,
-    /// KVM forgets the devices with it.
+    /// KVM forgets the devices when this is dropped.
     _registry: VfioRegistry,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct PciBus {
 }
 
 impl PciBus {
-    /// Gives devices to a new guest, parked.
+    /// Attaches devices to a new guest, parked.
     pub(crate) fn new(vm: &Arc<Vm>, ram: &GuestRam, claimed: Claimed) -> Result<Self, VfioError> {
         let Claimed { devices, iommufd } = claimed;
         let Some(iommufd) = iommufd else {
@@ -56,8 +56,8 @@ impl PciBus {
         })
     }
 
-    /// Goes on with the devices of a saved guest, parked. What is theirs of `passed` is
-    /// taken out of it.
+    /// Continues with the devices of a saved guest, parked. Takes their descriptors out of
+    /// `passed`.
     pub(crate) fn restore(
         vm: &Arc<Vm>,
         state: Option<&PciState>,
@@ -93,7 +93,7 @@ impl PciBus {
         })
     }
 
-    /// A vCPU reads a port; false if it is not the bus's.
+    /// Handles a port read; false if the port is not the bus's.
     pub(crate) fn read_port(&self, port: u16, data: &mut [u8]) -> bool {
         if self.wired.is_none() || !is_ours(port, data.len()) {
             return false;
@@ -113,7 +113,7 @@ impl PciBus {
         true
     }
 
-    /// A vCPU writes to a port; false if it is not the bus's.
+    /// Handles a port write; false if the port is not the bus's.
     pub(crate) fn write_port(&self, port: u16, data: &[u8]) -> bool {
         if self.wired.is_none() || !is_ours(port, data.len()) {
             return false;
@@ -144,19 +144,19 @@ impl PciBus {
         }
     }
 
-    /// A vCPU reads from an address; false if no device is there.
+    /// Handles a memory read; false if there is no device at the address.
     pub(crate) fn read(&self, addr: u64, data: &mut [u8]) -> bool {
         self.functions()
             .any(|function| function.read_memory(addr, data))
     }
 
-    /// A vCPU writes to an address; false if no device is there.
+    /// Handles a memory write; false if there is no device at the address.
     pub(crate) fn write(&self, addr: u64, data: &[u8]) -> bool {
         self.functions()
             .any(|function| function.write_memory(addr, data))
     }
 
-    /// Makes bus and devices as after power on. All are parked.
+    /// Resets bus and devices to their power-on state. All are parked.
     pub(crate) fn reset(&self) {
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Address::default();
         self.functions().for_each(Function::reset);
@@ -167,22 +167,22 @@ impl PciBus {
         self.wired.is_some()
     }
 
-    /// Has interrupts wait. The vCPUs are parked already.
+    /// Holds interrupts back. The vCPUs are already parked.
     pub(crate) fn park(&self) {
         self.functions().for_each(Function::park);
     }
 
-    /// Lets interrupts through, with one for each vector.
+    /// Lets interrupts through, and raises each vector once.
     pub(crate) fn unpark(&self) {
         self.functions().for_each(Function::unpark);
     }
 
-    /// Switches the devices' interrupts off: the host is about to go. They are parked.
+    /// Disables the devices' interrupts, before the host goes away. The devices are parked.
     pub(crate) fn disarm(&self) -> Result<(), VfioError> {
         self.functions().try_for_each(Function::disarm)
     }
 
-    /// What crosses an update beside the devices; None without a bus. They are parked.
+    /// The state that crosses an update besides the devices; `None` without a bus. They are parked.
     pub(crate) fn save(&self) -> Option<PciState> {
         let wired = self.wired.as_ref()?;
         let address = *self.address.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,7 +203,7 @@ impl PciBus {
         })
     }
 
-    /// Bytes that these sections need at most.
+    /// The maximum size of these sections in bytes.
     pub(crate) fn state_capacity(&self) -> usize {
         match self.wired {
             Some(_) => state::capacity(self.functions().map(Function::vectors)),
@@ -211,7 +211,7 @@ impl PciBus {
         }
     }
 
-    /// Descriptors of the iommufd and the devices, by name and in this order: for a box, or for
+    /// Duplicates of the iommufd and the devices, by name and in this order: for a box, or for
     /// another process.
     pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, VfioError> {
         let Some(wired) = &self.wired else {
@@ -225,7 +225,7 @@ impl PciBus {
         Ok(lent)
     }
 
-    /// What keeps the devices from going through a box of a kernel that keeps this.
+    /// Reasons why the devices cannot go through a box of a kernel that keeps the kinds in `kept`.
     pub(crate) fn findings(&self, kept: Kept) -> Vec<Finding> {
         let devices = self.functions().map(Function::address);
         devices
@@ -233,12 +233,12 @@ impl PciBus {
             .collect()
     }
 
-    /// Where the devices are in the host.
+    /// The devices' addresses in the host.
     pub(crate) fn addresses(&self) -> Vec<PciAddress> {
         self.functions().map(Function::address).collect()
     }
 
-    /// The devices, as an operator is shown them.
+    /// The devices, as shown to an operator.
     pub(crate) fn status(&self) -> Vec<HostDeviceStatus> {
         let status = |function: &Function| HostDeviceStatus {
             device: vfio::device_name(function.slot().index()),
@@ -257,13 +257,13 @@ impl PciBus {
     }
 }
 
-/// The ports of the bus; an access that is wider than a register or not at its start is none.
+/// Whether an access is to one of the bus's ports; one that crosses the end of a register is not.
 fn is_ours(port: u16, len: usize) -> bool {
     let ports = config_port::ADDRESS..config_port::ADDRESS + u16::from(config_port::PORTS);
     ports.contains(&port) && matches!(len, 1 | 2 | 4) && usize::from(port) % len == 0
 }
 
-/// The names that a guest's descriptors have in its box, the iommufd first.
+/// The names of a guest's descriptors in its box, starting with the iommufd.
 pub(crate) fn names(state: Option<&PciState>) -> Vec<String> {
     let Some(state) = state else {
         return Vec::new();

@@ -1,15 +1,15 @@
-//! Configuration mechanism #1: an address port, and a data port that reaches what it names.
+//! Configuration mechanism #1: an address port, and a data port for the register at that address.
 //!
 //! PCI Local Bus Specification 3.0, section 3.2.2.3.2.
 
-/// Takes the address, four bytes wide.
+/// The address port, four bytes wide.
 pub(super) const ADDRESS: u16 = 0xcf8;
-/// Reaches the four bytes at the address.
+/// The data port: the four bytes at the address.
 pub(super) const DATA: u16 = 0xcfc;
-/// How many ports the two have together.
+/// The number of ports that the two occupy.
 pub(super) const PORTS: u8 = 8;
 
-/// The bits that the address port keeps: the rest is reserved.
+/// The bits of the address port that are kept; the rest is reserved.
 const ADDRESS_BITS: u32 = 0x80ff_fffc;
 const ENABLE: u32 = 1 << 31;
 
@@ -18,11 +18,11 @@ const ENABLE: u32 = 1 << 31;
 pub(super) struct Register {
     pub(super) device: u8,
     pub(super) function: u8,
-    /// In the 256 bytes of its configuration space.
+    /// Offset in the 256 bytes of configuration space.
     pub(super) offset: u8,
 }
 
-/// What was last written to the address port.
+/// The value last written to the address port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Address(u32);
 
@@ -35,7 +35,8 @@ impl Address {
         self.0
     }
 
-    /// What an access to the data port reaches; None if it is switched off, or another bus.
+    /// The register that an access to the data port reaches; `None` if it is disabled, or on
+    /// another bus.
     pub(super) fn register(self, port: u16) -> Option<Register> {
         let [register, function, bus, _] = self.0.to_le_bytes();
         if self.0 & ENABLE == 0 || bus != 0 {

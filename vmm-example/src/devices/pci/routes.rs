@@ -1,7 +1,7 @@
-//! Which message of a device becomes which interrupt: the routing table of the VM.
+//! The VM's interrupt routing table: maps a device's messages to interrupts.
 //!
-//! The table is set as a whole, so it holds what KVM would have had by default too: the lines
-//! of the PICs and of the I/O APIC.
+//! The table is always set as a whole, so it also contains KVM's default entries: the lines of the
+//! PICs and of the I/O APIC.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,23 +11,24 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::kvm::{KvmError, Vm};
 
-/// The first interrupt number behind the lines of the I/O APIC.
+/// The first GSI after the lines of the I/O APIC.
 pub(crate) const FIRST_MSI: u32 = 24;
 
-/// What a device writes to interrupt: an address in the interrupt controllers, and data.
+/// What a device writes to raise an interrupt: an address in the interrupt controllers, and data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) address: u64,
     pub(crate) data: u32,
 }
 
-/// Where interrupts of a device go.
+/// The destination of a device's interrupts.
 pub(crate) trait InterruptLines: fmt::Debug + Send + Sync {
-    /// Makes an interrupt number stand for a message.
+    /// Routes a GSI to a message.
     fn route(&self, gsi: u32, message: Message) -> Result<(), KvmError>;
-    /// From now on the kernel turns the event into the interrupt, at once if it is due.
+    /// Connects an event to a GSI: from now on the kernel turns it into the interrupt, at once if
+    /// it is pending.
     fn connect(&self, gsi: u32, event: &EventFd) -> Result<(), KvmError>;
-    /// From now on the event keeps what comes.
+    /// Disconnects an event: from now on it accumulates.
     fn disconnect(&self, gsi: u32, event: &EventFd) -> Result<(), KvmError>;
 }
 

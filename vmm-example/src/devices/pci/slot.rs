@@ -1,6 +1,6 @@
-//! Where on the bus a device is: its device number. It never changes.
+//! The place of a device on the bus: its device number, which never changes.
 
-/// How many devices a guest can have: each has a section of its state of its own.
+/// The maximum number of devices of a guest: each has its own section of the state.
 pub(crate) const MAX_DEVICES: usize = 8;
 
 /// The place of a device.
@@ -8,7 +8,7 @@ pub(crate) const MAX_DEVICES: usize = 8;
 pub(crate) struct PciSlot(u8);
 
 impl PciSlot {
-    /// None if the bus has no such place.
+    /// `None` if the bus has no such place.
     pub(crate) fn new(index: u8) -> Option<Self> {
         (usize::from(index) < MAX_DEVICES).then_some(Self(index))
     }
@@ -18,7 +18,7 @@ impl PciSlot {
         (0..MAX_DEVICES as u8).map(Self)
     }
 
-    /// The place that a device number belongs to; the bridge is device 0.
+    /// The place of a device number; device 0 is the bridge.
     pub(super) fn of_device(number: u8) -> Option<Self> {
         Self::new(number.checked_sub(1)?)
     }

@@ -1,4 +1,4 @@
-//! What of the bus and its devices crosses an update: a section for each.
+//! The state of the bus and its devices that crosses an update: a section for each.
 //!
 //! A field that readers may ignore is added with a default; any other change is a new version.
 
@@ -16,21 +16,21 @@ const DEVICES: [&str; MAX_DEVICES] = [
     "vfio0", "vfio1", "vfio2", "vfio3", "vfio4", "vfio5", "vfio6", "vfio7",
 ];
 
-/// Bytes that the section of a device can take, beside its vectors.
+/// The maximum size of the section of a device, without its vectors.
 const BYTES_PER_DEVICE: usize = 4 << 10;
-/// Bytes that a vector can take: three numbers and their names.
+/// The maximum size of a vector: three numbers and their names.
 const BYTES_PER_VECTOR: usize = 64;
 
-/// Bytes that the sections of the bus and of devices with so many vectors can take.
+/// The maximum size of the sections of the bus and of devices with this many vectors, in bytes.
 pub(crate) fn capacity(vectors: impl Iterator<Item = usize>) -> usize {
     let device = |vectors| BYTES_PER_DEVICE + vectors * BYTES_PER_VECTOR;
     BYTES_PER_DEVICE + vectors.map(device).sum::<usize>()
 }
 
-/// How many sections [`known`] returns.
+/// The number of sections that [`known`] returns.
 pub(crate) const SECTIONS: usize = MAX_DEVICES + 1;
 
-/// All sections of the bus that this program reads.
+/// All sections of the bus that this program can read.
 pub(crate) const fn known() -> [KnownSection; SECTIONS] {
     let mut known = [KnownSection::new(BUS, VERSION, VERSION); SECTIONS];
     let mut at = 0;
@@ -41,20 +41,20 @@ pub(crate) const fn known() -> [KnownSection; SECTIONS] {
     known
 }
 
-/// The bus and its devices; a guest without devices on it has none.
+/// The bus and its devices; a guest without devices on it has no bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PciState {
     pub(crate) bus: PciBusStateV1,
-    /// In the order of their places.
+    /// Sorted by place.
     pub(crate) devices: Vec<VfioStateV1>,
 }
 
 /// The bus itself, version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PciBusStateV1 {
-    /// What was last written to port 0xcf8: the guest may be about to use port 0xcfc.
+    /// The value last written to port 0xcf8: the guest may be about to access port 0xcfc.
     pub(crate) config_address: u32,
-    /// The I/O address space of the iommufd that holds the mappings of guest RAM.
+    /// The I/O address space (IOAS) of the iommufd with the mappings of guest RAM.
     pub(crate) ioas_id: u32,
 }
 
@@ -68,14 +68,14 @@ pub(crate) fn write(state: &PciState, frame: &mut FrameWriter<'_>) -> Result<(),
     frame.add(BUS, VERSION, Need::Required, &state.bus)?;
     let mut names = DEVICES.into_iter();
     for device in &state.devices {
-        // Who builds a machine has counted them: each has a place.
+        // The number of devices was checked when the machine was built: each has a section.
         let name = names.next().ok_or(FrameError::TooManySections)?;
         frame.add(name, VERSION, Need::Required, device)?;
     }
     Ok(())
 }
 
-/// Reads the bus of a frame; None if the guest has none.
+/// Reads the bus from a frame; `None` if the guest has none.
 pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Option<PciState>, FrameError> {
     let [bus, slots @ ..] = known();
     let bus = frame.read_optional(bus)?;

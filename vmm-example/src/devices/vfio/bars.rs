@@ -1,15 +1,15 @@
-//! The memory of a device: which BARs it has, and where in the guest they start out.
+//! The memory of a device: its BARs, and their initial addresses in the guest.
 //!
-//! PCI Local Bus Specification 3.0, section 6.2.5.1. I/O ports of a device are not offered: it
-//! has a BAR for memory as well, or it is not one that a guest can drive here.
+//! PCI Local Bus Specification 3.0, section 6.2.5.1. I/O ports of a device are not offered: a
+//! device that does not also have a memory BAR cannot be passed through.
 
 use serde::{Deserialize, Serialize};
 
 use crate::memory::layout::{PCI_WINDOW, PCI_WINDOW_LEN};
 
-/// How many BARs a function has.
+/// The number of BARs of a function.
 pub(super) const COUNT: u8 = 6;
-/// Where the first one is in configuration space.
+/// The offset of the first one in configuration space.
 pub(super) const OFFSET: u8 = 0x10;
 pub(super) const PAGE: u64 = 0x1000;
 
@@ -18,7 +18,7 @@ const TYPE: u8 = 3 << 1;
 const TYPE_64: u8 = 2 << 1;
 const PREFETCHABLE: u8 = 1 << 3;
 
-/// A BAR that is memory, version 1.
+/// A memory BAR, version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BarStateV1 {
     /// The first of its registers, from 0 to 5.
@@ -26,22 +26,22 @@ pub(crate) struct BarStateV1 {
     /// Whether its address has 64 bits, in two registers.
     pub(super) wide: bool,
     pub(super) prefetchable: bool,
-    /// Bytes, a power of two.
+    /// Size in bytes, a power of two.
     pub(super) size: u64,
 }
 
 impl BarStateV1 {
-    /// Where its first register is in configuration space.
+    /// The offset of its first register in configuration space.
     pub(super) fn offset(&self) -> usize {
         usize::from(OFFSET + 4 * self.index)
     }
 
-    /// How many bytes its registers have.
+    /// The size of its registers in bytes.
     pub(super) fn len(&self) -> usize {
         if self.wide { 8 } else { 4 }
     }
 
-    /// The registers for an address.
+    /// The register values for an address.
     pub(super) fn registers(&self, address: u64) -> [u8; 8] {
         let mut bytes = (address & !(self.size - 1)).to_le_bytes();
         bytes[0] |= if self.wide { TYPE_64 } else { 0 };
@@ -49,12 +49,12 @@ impl BarStateV1 {
         bytes
     }
 
-    /// Which bits of the registers can be written: those of a multiple of the size.
+    /// The writable bits of the registers: those of multiples of the size.
     pub(super) fn writable(&self) -> [u8; 8] {
         (!(self.size.max(16) - 1)).to_le_bytes()
     }
 
-    /// The address that is in the registers of a configuration space.
+    /// The address in the registers of a configuration space.
     pub(super) fn address(&self, config: &[u8; 256]) -> u64 {
         let mut bytes = [0; 8];
         let from = &config[self.offset()..self.offset() + self.len()];
@@ -62,14 +62,14 @@ impl BarStateV1 {
         u64::from_le_bytes(bytes) & !(self.size.max(16) - 1)
     }
 
-    /// Whether a state's BAR can be one.
+    /// Whether a BAR from a state is valid.
     pub(super) fn is_sound(&self) -> bool {
         self.size.is_power_of_two()
             && (16..=PCI_WINDOW_LEN).contains(&self.size)
             && self.index <= COUNT - self.registers_used()
     }
 
-    /// Whether two sound BARs have a register in common.
+    /// Whether two valid BARs share a register.
     pub(super) fn shares_register(&self, other: &Self) -> bool {
         self.index < other.index + other.registers_used()
             && other.index < self.index + self.registers_used()
@@ -80,8 +80,8 @@ impl BarStateV1 {
     }
 }
 
-/// The BARs of a device whose configuration space begins like this. `size` says how many bytes
-/// there are behind each.
+/// The BARs of a device with this configuration space header. `size` returns the size of each in
+/// bytes.
 pub(super) fn probe(config: &[u8; 256], size: impl Fn(u8) -> u64) -> Vec<BarStateV1> {
     let mut bars = Vec::new();
     let mut index = 0;
@@ -102,7 +102,7 @@ pub(super) fn probe(config: &[u8; 256], size: impl Fn(u8) -> u64) -> Vec<BarStat
     bars
 }
 
-/// The room for BARs of a guest, given out from the bottom.
+/// The address space for a guest's BARs, allocated from the bottom.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     next: u64,
@@ -115,12 +115,12 @@ impl Default for Room {
 }
 
 impl Room {
-    /// An address for each BAR, in their order; the first that does not fit is returned. No two
-    /// share a page, so that each can be mapped alone.
+    /// Allocates an address for each BAR; returns the first one that does not fit. No two share a
+    /// page, so that each can be mapped separately.
     pub(super) fn place(&mut self, bars: &[BarStateV1]) -> Result<Vec<u64>, BarStateV1> {
         let mut addresses = vec![0; bars.len()];
         let mut order: Vec<usize> = (0..bars.len()).collect();
-        // The largest first leaves the fewest gaps.
+        // Placing the largest first leaves the smallest gaps.
         order.sort_by_key(|at| std::cmp::Reverse(bars[*at].size));
         for at in order {
             let size = bars[at].size.max(PAGE);

@@ -1,9 +1,9 @@
-//! Configuration space as the guest sees it: 256 bytes, most of them kept here.
+//! Configuration space as the guest sees it: 256 bytes, most of them emulated.
 //!
-//! Identity and sizes are the device's. BARs, the command register and the power state are kept
-//! here. Of the capabilities the guest sees power management, PCI Express, MSI-X and what is
-//! the vendor's own; the last and PCI Express are read from the device and written to it each
-//! time, and the host's kernel decides what of a write gets there.
+//! Identity and sizes are those of the device. BARs, the command register and the power state are
+//! emulated. The guest sees the capabilities for power management, PCI Express, MSI-X and
+//! vendor-specific ones; PCI Express and vendor-specific ones are read from the device and written
+//! to it on each access, and the host's kernel decides which writes take effect.
 
 use super::bars::BarStateV1;
 use super::msix::MsixPlace;
@@ -34,16 +34,16 @@ const VENDOR: u8 = 0x09;
 const EXPRESS: u8 = 0x10;
 const MSIX: u8 = 0x11;
 
-/// Bits of the message control register's high byte: on, and all vectors masked.
+/// Bits of the high byte of message control: enabled, and all vectors masked.
 const MSIX_CONTROL: u8 = 0xc0;
 
 /// Why a configuration space cannot be shown to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConfigError {
-    /// A bridge, or something newer.
+    /// A bridge, or an unknown header type.
     HeaderType(u8),
     NoMsix,
-    /// Its tables are not in its memory.
+    /// Its tables are not in its BARs.
     MsixPlace,
 }
 
@@ -53,25 +53,25 @@ pub(super) struct ConfigSpace {
     image: [u8; LEN],
     /// The bits that the guest can change.
     writable: [u8; LEN],
-    /// The bytes that are the device's own.
+    /// The bytes that are read from the device.
     live: [bool; LEN],
     bars: Vec<BarStateV1>,
     msix_at: usize,
 }
 
-/// A part of an access that is the device's.
+/// The part of an access that goes to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Live {
-    /// In configuration space.
+    /// Offset in configuration space.
     pub(super) offset: usize,
-    /// In the data of the access.
+    /// Offset in the data of the access.
     pub(super) at: usize,
     pub(super) len: usize,
 }
 
 impl ConfigSpace {
-    /// What a new guest sees of a device whose configuration space is `device`, with `bars` at
-    /// these addresses.
+    /// The initial view of a device with the configuration space `device`, with `bars` at these
+    /// addresses.
     pub(super) fn new(
         device: &[u8; LEN],
         bars: Vec<BarStateV1>,
@@ -94,7 +94,7 @@ impl ConfigSpace {
         Self::from_image(image, bars)
     }
 
-    /// What a guest saw before an update.
+    /// The view that a guest had before an update.
     pub(super) fn from_image(image: [u8; LEN], bars: Vec<BarStateV1>) -> Result<Self, ConfigError> {
         let mut space = Self {
             image,
@@ -141,12 +141,12 @@ impl ConfigSpace {
         u16::from_le_bytes([self.image[COMMAND], self.image[COMMAND + 1]])
     }
 
-    /// Where the guest has a BAR; None while its memory is switched off.
+    /// The guest's address of a BAR; `None` while memory is disabled.
     pub(super) fn address(&self, bar: &BarStateV1) -> Option<u64> {
         (self.command() & MEMORY != 0).then(|| bar.address(&self.image))
     }
 
-    /// Where the tables of MSI-X are.
+    /// The location of the MSI-X tables.
     pub(super) fn msix_place(&self) -> MsixPlace {
         let word = |at: usize| {
             let at = self.msix_at + at;
@@ -160,20 +160,20 @@ impl ConfigSpace {
         MsixPlace::new((word(0) >> 16) as u16, word(4), word(8))
     }
 
-    /// Whether MSI-X is on, and whether all its vectors are masked.
+    /// Whether MSI-X is enabled, and whether all its vectors are masked.
     pub(super) fn msix_control(&self) -> (bool, bool) {
         let control = self.image[self.msix_at + 3];
         (control & 0x80 != 0, control & 0x40 != 0)
     }
 
-    /// Reads what is kept here.
+    /// Reads the emulated bytes.
     pub(super) fn read(&self, offset: usize, data: &mut [u8]) {
         for (byte, kept) in data.iter_mut().zip(self.image.iter().skip(offset)) {
             *byte = *kept;
         }
     }
 
-    /// Writes what is kept here.
+    /// Writes the emulated bytes.
     pub(super) fn write(&mut self, offset: usize, data: &[u8]) {
         for (at, byte) in (offset..LEN).zip(data) {
             let mask = self.writable[at];
@@ -181,7 +181,7 @@ impl ConfigSpace {
         }
     }
 
-    /// As after power on, with the BARs where the guest had put them.
+    /// Resets to the power-on state, except for the addresses of the BARs.
     pub(super) fn reset(&mut self) {
         self.image[COMMAND..COMMAND + 2].fill(0);
         self.image[CACHE_LINE] = 0;
@@ -195,7 +195,7 @@ impl ConfigSpace {
         }
     }
 
-    /// The parts of an access that are the device's, in order.
+    /// The parts of an access that go to the device, in order.
     pub(super) fn live(&self, offset: usize, len: usize) -> Vec<Live> {
         let mut parts: Vec<Live> = Vec::new();
         for at in 0..len.min(LEN.saturating_sub(offset)) {
@@ -215,7 +215,7 @@ impl ConfigSpace {
     }
 }
 
-/// Copies the capabilities that a guest sees, chained anew.
+/// Copies the capabilities that a guest sees, and links them.
 fn copy_capabilities(device: &[u8; LEN], image: &mut [u8; LEN]) {
     let mut link = CAPABILITIES;
     for (id, at, len) in capabilities(device) {
@@ -228,7 +228,7 @@ fn copy_capabilities(device: &[u8; LEN], image: &mut [u8; LEN]) {
         link = at + 1;
         match id {
             POWER => {
-                // No wake-up from any state, no D1 and D2; in D0, and nothing is lost in D3.
+                // No wake-up from any state, no D1 and D2; in D0, and no state is lost in D3.
                 image[at + 2] &= 0x07;
                 image[at + 3] = 0;
                 image[at + 4..at + 8].copy_from_slice(&[1 << 3, 0, 0, 0]);
@@ -242,8 +242,8 @@ fn copy_capabilities(device: &[u8; LEN], image: &mut [u8; LEN]) {
     image[HEADER_TYPE] &= !MULTI_FUNCTION;
 }
 
-/// The capabilities that are listed: ID, place and length. A list that goes in circles or leads
-/// out of configuration space ends there.
+/// The listed capabilities: ID, offset and length. A list that loops or leaves configuration space
+/// ends there.
 fn capabilities(config: &[u8; LEN]) -> Vec<(u8, usize, usize)> {
     let mut found = Vec::new();
     if config[STATUS] & HAS_CAPABILITIES == 0 {
@@ -257,7 +257,7 @@ fn capabilities(config: &[u8; LEN]) -> Vec<(u8, usize, usize)> {
             POWER => 8,
             MSIX => 12,
             VENDOR => usize::from(config[at + 2]).max(4),
-            // Version 1 has no registers of slots and roots behind those of a device and link.
+            // Version 1 has no slot and root registers after those of device and link.
             EXPRESS if config[at + 2] & 0xf < 2 => 0x14,
             EXPRESS => 0x3c,
             _ => 4,

@@ -1,4 +1,4 @@
-//! A device of the host, bound to an iommufd and attached: its registers and its interrupts.
+//! A passed-through device, bound to an iommufd and attached: its registers and its interrupts.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -17,15 +17,15 @@ use super::spec::PciAddress;
 use super::{VfioError, bars, config, sys};
 use crate::memory::device::DeviceMapping;
 
-/// What of a device a guest's accesses end in.
+/// The operations of a device that a guest's accesses lead to.
 pub(super) trait Physical: fmt::Debug + Send + Sync {
     fn read_config(&self, offset: usize, data: &mut [u8]);
     fn write_config(&self, offset: usize, data: &[u8]);
     fn read_bar(&self, bar: u8, offset: u64, data: &mut [u8]);
     fn write_bar(&self, bar: u8, offset: u64, data: &[u8]);
-    /// Has each MSI-X vector write to an event, and switches MSI-X on.
+    /// Connects each MSI-X vector to an event, and enables MSI-X.
     fn arm(&self, events: &[&EventFd]) -> Result<(), VfioError>;
-    /// Switches MSI-X off.
+    /// Disables MSI-X.
     fn disarm(&self) -> Result<(), VfioError>;
     /// Resets the device.
     fn reset(&self) -> Result<(), VfioError>;
@@ -33,7 +33,7 @@ pub(super) trait Physical: fmt::Debug + Send + Sync {
     fn duplicate(&self) -> Result<OwnedFd, VfioError>;
 }
 
-/// Where a region is in the device's file.
+/// The location of a region in the device's file.
 #[derive(Clone, Copy, Debug, Default)]
 struct Region {
     offset: u64,
@@ -52,7 +52,7 @@ pub(crate) struct Device {
     bars: [Region; bars::COUNT as usize],
 }
 
-/// A device's file that nothing is known of yet.
+/// An opened device file that has not been bound yet.
 #[derive(Debug)]
 pub(super) struct Unbound {
     file: File,
@@ -60,7 +60,7 @@ pub(super) struct Unbound {
 }
 
 impl Unbound {
-    /// Opens a device's file: this does not touch the device.
+    /// Opens a device's file; this does not touch the device.
     pub(super) fn open(cdev: &Path, address: PciAddress) -> Result<Self, VfioError> {
         let file = OpenOptions::new().read(true).write(true).open(cdev);
         let file = file.map_err(|source| VfioError::Open {
@@ -78,16 +78,16 @@ impl Unbound {
         self.file.as_fd()
     }
 
-    /// Binds the device, which resets it, and lets it reach what the iommufd maps.
+    /// Binds the device, which resets it, and gives it access to the mappings of the iommufd.
     pub(super) fn attach(self, iommu: &Iommu) -> Result<Device, VfioError> {
         let Self { file, address } = self;
         let name = address.to_string();
         let id = sys::bind(file.as_fd(), iommu.fd()).map_err(|source| match source {
-            // iommufd_device_bind() says so of nothing else.
+            // iommufd_device_bind() returns this for no other reason.
             Errno::PERM => VfioError::NoInterruptRemapping {
                 address: name.clone(),
             },
-            // What vfio_df_open() and vfio_device_block_group() say of one that is open.
+            // vfio_df_open() and vfio_device_block_group() return this for a device that is open.
             Errno::INVAL => VfioError::InUse {
                 address: name.clone(),
             },
@@ -101,7 +101,7 @@ impl Unbound {
 }
 
 impl Device {
-    /// Goes on with a device that is bound and attached already.
+    /// Continues with a device that is already bound and attached.
     pub(super) fn adopt(
         fd: OwnedFd,
         address: PciAddress,
@@ -150,7 +150,7 @@ impl Device {
         self.file.as_fd()
     }
 
-    /// Bytes behind a BAR; 0 if there is none.
+    /// The size of a BAR in bytes; 0 if there is none.
     pub(super) fn bar_size(&self, bar: u8) -> u64 {
         self.bars
             .get(usize::from(bar))
@@ -168,13 +168,13 @@ impl Device {
         Ok(bytes)
     }
 
-    /// How many MSI-X vectors the kernel can give.
+    /// The number of MSI-X vectors that the kernel supports.
     pub(super) fn vectors(&self) -> Result<u32, VfioError> {
         sys::irq_count(self.file.as_fd(), VFIO_PCI_MSIX_IRQ_INDEX)
             .map_err(|source| self.ioctl("VFIO_DEVICE_GET_IRQ_INFO", source))
     }
 
-    /// Maps the memory behind a BAR; None if it can only be reached by an exit.
+    /// Maps the memory of a BAR; `None` if it can only be accessed by exits.
     pub(super) fn map_bar(&self, bar: u8) -> Result<Option<DeviceMapping>, VfioError> {
         match self.bars.get(usize::from(bar)) {
             Some(region) if region.mappable && region.size >= bars::PAGE => {
@@ -191,7 +191,7 @@ impl Device {
         ioctl(what, &self.address.to_string(), source)
     }
 
-    /// The place of an access in the device's file; None if it is not all in the BAR.
+    /// The offset of an access in the device's file; `None` if it is not entirely inside the BAR.
     fn place(&self, bar: u8, offset: u64, len: usize) -> Option<u64> {
         let region = self.bars.get(usize::from(bar))?;
         let end = offset.checked_add(len as u64)?;
@@ -208,7 +208,7 @@ impl Physical for Device {
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
-        // What the kernel does not let through has no effect, as with any read-only register.
+        // What the kernel does not permit has no effect, as with any read-only register.
         let _ = self
             .file
             .write_all_at(data, self.config.offset + offset as u64);
@@ -223,7 +223,7 @@ impl Physical for Device {
 
     fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) {
         if let Some(place) = self.place(bar, offset, data.len()) {
-            // A device that does not answer does not answer the guest either.
+            // A device that does not respond does not respond to the guest either.
             let _ = self.file.write_all_at(data, place);
         }
     }

@@ -1,8 +1,8 @@
-//! What of a device stands in the way of an update.
+//! Reasons why a device cannot be updated.
 //!
-//! Preflight must name what SEAL would refuse, before anything is sealed. The kernel decides by
-//! what it knows of itself; this looks at the same things from outside, in sysfs. Of what cannot
-//! be seen there SEAL has the last word, while the guest still runs.
+//! Preflight must report what SEAL would refuse, before anything is sealed. The kernel decides from
+//! its internal state; this looks at the same things from outside, in sysfs. What cannot be seen
+//! there is left to SEAL, while the guest still runs.
 
 use std::io;
 
@@ -13,20 +13,20 @@ use super::services::{self, Service};
 use super::spec::PciAddress;
 use super::vtd::{self, KernelChoice, ScalableMode};
 
-/// What to do about most of it.
+/// The remedy for most of them.
 const END_OR_BINARY: &str = "end the guest before the update, or use --binary";
 const SCALABLE_OFF: &str =
     "boot the host with intel_iommu=sm_off, the next kernel too, or use --binary";
 
-/// What the kernel can keep in a box.
+/// The kinds that the kernel can keep in a box.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) iommufd: bool,
     pub(crate) vfio_pci: bool,
 }
 
-/// What of this host keeps devices from going through a box. It takes root to see it, so that the coordinator looks
-/// and not a VMM.
+/// Reasons on this host why devices cannot go through a box. Root is needed to see them, so the
+/// coordinator checks and not a VMM.
 pub(crate) fn look(devices: impl IntoIterator<Item = PciAddress>) -> Vec<Finding> {
     let kernel = KernelChoice::read();
     let of_device = |address| match HostDevice::find(address) {
@@ -40,7 +40,7 @@ pub(crate) fn look(devices: impl IntoIterator<Item = PciAddress>) -> Vec<Finding
     devices.into_iter().flat_map(of_device).collect()
 }
 
-/// What a kernel without the patches says.
+/// The finding for a kernel without the patches.
 pub(crate) fn unkept(address: PciAddress, kept: Kept) -> Option<Finding> {
     let what = match (kept.iommufd, kept.vfio_pci) {
         (true, true) => return None,
@@ -55,7 +55,7 @@ pub(crate) fn unkept(address: PciAddress, kept: Kept) -> Option<Finding> {
     ))
 }
 
-/// What the kernel would refuse of a device when it seals.
+/// What the kernel would refuse about a device when it seals.
 fn host(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
     let name = device.address.to_string();
     let block = |problem: &str| Finding::blocker(&name, problem, END_OR_BINARY);
@@ -77,7 +77,7 @@ fn host(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
     findings
 }
 
-/// What of the way VT-d translates for a device cannot be kept.
+/// Problems with the way VT-d translates for a device.
 fn translation(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
     let name = device.address.to_string();
     let unseen = |what: &str, error: &io::Error| {
@@ -121,7 +121,7 @@ fn used(name: &str, service: Service) -> Finding {
     Finding::blocker(name, problem, remedy)
 }
 
-/// All of it.
+/// All findings together.
 #[cfg(test)]
 fn findings(devices: &[PciAddress], kept: Kept) -> Vec<Finding> {
     let unkept = devices.iter().filter_map(|address| unkept(*address, kept));
@@ -145,7 +145,7 @@ mod tests {
     };
     const SCALABLE: &str = "80000000000";
 
-    /// A device in good order, in a sysfs of its own.
+    /// A device without problems, in its own sysfs.
     fn device() -> (tempfile::TempDir, HostDevice) {
         let root = tempfile::tempdir().unwrap();
         let unit = root.path().join("iommu/intel-iommu");
@@ -163,7 +163,7 @@ mod tests {
         (root, device)
     }
 
-    /// That each word is in a blocker of the device, and that there are no more.
+    /// Asserts that each word is in a blocker of the device, and that there are no others.
     fn assert_blocked(found: &[Finding], words: &[&str]) {
         assert_eq!(found.len(), words.len(), "{found:?}");
         for word in words {

@@ -1,8 +1,8 @@
-//! A device as the guest's PCI bus has it.
+//! A device on the guest's PCI bus.
 //!
-//! Everything is behind one lock: accesses that exit are rare, and while the guest runs its
-//! interrupts and most of its accesses pass this program by. An access goes to the device with
-//! the lock held, so who has the lock finds none half done.
+//! Everything is behind one lock: accesses that exit are rare, and while the guest runs, its
+//! interrupts and most of its accesses bypass this program. Accesses to the device are made with
+//! the lock held, so that whoever has the lock finds no access half done.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use super::{VfioError, VfioStateV1};
 use crate::devices::pci::slot::PciSlot;
 use crate::error::{chain, warn};
 
-/// What stays the same about a device.
+/// The constant properties of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) slot: PciSlot,
@@ -33,11 +33,11 @@ pub(crate) struct Function {
     identity: Identity,
     device: Arc<dyn Physical>,
     inner: Mutex<Inner>,
-    /// What was complained of.
+    /// The complaints that were already logged.
     said: Mutex<BTreeSet<&'static str>>,
 }
 
-/// What the guest changes.
+/// The state that the guest changes.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) config: ConfigSpace,
@@ -47,8 +47,8 @@ pub(super) struct Inner {
 }
 
 impl Function {
-    /// A parked function. The device's command register is set as the guest has it: bus
-    /// mastering does not falter.
+    /// A parked function. The device's command register is set to the guest's value: bus mastering
+    /// is not interrupted.
     pub(super) fn new(identity: Identity, device: Arc<dyn Physical>, inner: Inner) -> Self {
         let function = Self {
             identity,
@@ -70,12 +70,12 @@ impl Function {
         self.identity.address
     }
 
-    /// How many interrupts it can have.
+    /// The number of its interrupts.
     pub(crate) fn vectors(&self) -> usize {
         self.lock().table.vectors().len()
     }
 
-    /// The guest reads configuration space.
+    /// Handles a read of configuration space.
     pub(crate) fn read_config(&self, offset: u8, data: &mut [u8]) {
         let (inner, offset) = (self.lock(), usize::from(offset));
         inner.config.read(offset, data);
@@ -85,7 +85,7 @@ impl Function {
         }
     }
 
-    /// The guest writes configuration space.
+    /// Handles a write to configuration space.
     pub(crate) fn write_config(&self, offset: u8, data: &[u8]) {
         let (mut inner, offset) = (self.lock(), usize::from(offset));
         let command = inner.config.command();
@@ -101,7 +101,7 @@ impl Function {
         self.follow(&mut inner);
     }
 
-    /// The guest reads memory where it has no window; false if it is not the device's.
+    /// Handles a memory read outside the mapped windows; false if the address is not the device's.
     pub(crate) fn read_memory(&self, addr: u64, data: &mut [u8]) -> bool {
         let inner = self.lock();
         let Some((bar, offset)) = find(&inner.config, addr) else {
@@ -122,7 +122,7 @@ impl Function {
         true
     }
 
-    /// The guest writes memory where it has no window; false if it is not the device's.
+    /// Handles a memory write outside the mapped windows; false if the address is not the device's.
     pub(crate) fn write_memory(&self, addr: u64, data: &[u8]) -> bool {
         let mut inner = self.lock();
         let Some((bar, offset)) = find(&inner.config, addr) else {
@@ -138,13 +138,13 @@ impl Function {
         true
     }
 
-    /// Has interrupts wait. The vCPUs are parked already; the device goes on.
+    /// Holds interrupts back. The vCPUs are already parked; the device continues.
     pub(crate) fn park(&self) {
         let parked = self.lock().vectors.park();
         self.complain("hold back interrupts", parked);
     }
 
-    /// Lets interrupts through, with one for each vector.
+    /// Lets interrupts through, and raises each vector once.
     pub(crate) fn unpark(&self) {
         let mut inner = self.lock();
         self.place(&mut inner);
@@ -154,20 +154,20 @@ impl Function {
         self.complain("switch interrupts on", unparked);
     }
 
-    /// Switches the device's interrupts off: the host is about to go. It is parked.
+    /// Disables the device's interrupts, before the host goes away. The function is parked.
     pub(crate) fn disarm(&self) -> Result<(), VfioError> {
         self.lock().vectors.disarm(self.device.as_ref())
     }
 
-    /// Makes it as after power on: the device stops what it was doing. It is parked, and so are the
-    /// vCPUs.
+    /// Resets the function to its power-on state: the device stops what it was doing. It is parked,
+    /// and so are the vCPUs.
     pub(crate) fn reset(&self) {
         let mut inner = self.lock();
         let disarmed = inner.vectors.disarm(self.device.as_ref());
         inner.vectors.forget();
         inner.config.reset();
         inner.table = MsixTable::new(inner.config.msix_place().vectors);
-        // Before it is reset: what cannot be reset reaches no memory any more at least.
+        // Before the reset: if the device cannot be reset, it at least accesses no memory any more.
         self.command_device(&inner.config);
         let reset = self.device.reset();
         self.command_device(&inner.config);
@@ -177,7 +177,7 @@ impl Function {
         self.complain("reset it", reset);
     }
 
-    /// What crosses an update beside the device. It is parked.
+    /// The state that crosses an update besides the device. The function is parked.
     pub(crate) fn save(&self) -> VfioStateV1 {
         let inner = self.lock();
         VfioStateV1 {
@@ -191,12 +191,12 @@ impl Function {
         }
     }
 
-    /// Another descriptor of the device, for a box or another process.
+    /// A duplicate of the device's descriptor, for a box or another process.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd, VfioError> {
         self.device.duplicate()
     }
 
-    /// Moves the windows to where the guest has the BARs.
+    /// Moves the windows to the guest's addresses of the BARs.
     fn place(&self, inner: &mut Inner) {
         let Inner {
             config, windows, ..
@@ -213,16 +213,16 @@ impl Function {
         self.complain("route its interrupts", followed);
     }
 
-    /// Memory is always on and interrupt lines are always off, whatever the guest wants: they
-    /// have no effect on who else the device reaches.
+    /// Memory is always enabled and interrupt lines are always disabled, whatever the guest sets:
+    /// neither affects what else the device can access.
     fn command_device(&self, config: &ConfigSpace) {
         let passed = config.command() & (MASTER | PARITY | SERR);
         let command = passed | MEMORY | INTX_OFF;
         self.device.write_config(COMMAND, &command.to_le_bytes());
     }
 
-    /// A guest cannot be told; its driver finds a device that does not answer. It may go on trying for
-    /// ever: each thing that cannot be done is said once.
+    /// Logs a failure. The guest cannot be notified; its driver finds a device that does not
+    /// respond, and may keep trying. So each kind of failure is logged once.
     fn complain<E: std::error::Error + 'static>(&self, what: &'static str, result: Result<(), E>) {
         let first = || {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,7 +253,7 @@ impl Inner {
     }
 }
 
-/// The BAR that an address is in, and where in it.
+/// The BAR that contains an address, and the offset in it.
 fn find(config: &ConfigSpace, addr: u64) -> Option<(u8, u64)> {
     config.bars().iter().find_map(|bar| {
         let offset = addr.checked_sub(config.address(bar)?)?;

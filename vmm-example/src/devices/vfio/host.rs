@@ -1,4 +1,4 @@
-//! What sysfs says of a device of the host.
+//! Information about a device of the host from sysfs.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use super::spec::PciAddress;
 const DEVICES: &str = "/sys/bus/pci/devices";
 const DRIVER: &str = "vfio-pci";
 
-/// Who translates a device's addresses.
+/// The kind of IOMMU that translates for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IommuKind {
     Intel,
@@ -23,19 +23,19 @@ pub(crate) enum IommuKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostDevice {
     pub(crate) address: PciAddress,
-    /// Its folder in sysfs.
+    /// Its directory in sysfs.
     pub(crate) path: PathBuf,
-    /// Its file.
+    /// Its device file.
     pub(crate) cdev: PathBuf,
     pub(crate) iommu: IommuKind,
-    /// Whether it is a function that another one of the host made (SR-IOV).
+    /// Whether it is a virtual function (SR-IOV).
     pub(crate) is_virtual: bool,
-    /// How many functions its IOMMU cannot tell apart, itself included.
+    /// The number of functions in its IOMMU group, including itself.
     pub(crate) group_size: usize,
 }
 
 impl HostDevice {
-    /// Looks for a device, which must be vfio-pci's.
+    /// Looks up a device, which must be bound to vfio-pci.
     pub(crate) fn find(address: PciAddress) -> Result<Self, VfioError> {
         Self::find_in(Path::new(DEVICES), address)
     }
@@ -80,7 +80,7 @@ impl HostDevice {
     }
 }
 
-/// The last part of where a link leads; None if there is no link.
+/// The last component of a link's target; `None` if there is no link.
 fn target_name(link: &Path) -> io::Result<Option<String>> {
     match fs::read_link(link) {
         Ok(target) => Ok(target
@@ -119,7 +119,7 @@ mod tests {
 
     const ADDRESS: &str = "0000:01:00.0";
 
-    /// A sysfs with one device in good order.
+    /// A sysfs with one device that has no problems.
     fn sysfs() -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let device = root.path().join(ADDRESS);

@@ -1,4 +1,4 @@
-//! Guest RAM, as devices may reach it: an iommufd with one I/O address space.
+//! Guest RAM as seen by devices: an iommufd with one I/O address space.
 
 use std::error::Error;
 use std::fs::{File, OpenOptions};
@@ -20,7 +20,7 @@ use crate::spec::MemoryKind;
 
 const PATH: &str = "/dev/iommu";
 
-/// See the module's documentation. Addresses of devices are the guest's physical addresses.
+/// See the module's documentation. Device addresses are guest physical addresses.
 #[derive(Debug)]
 pub(crate) struct Iommu {
     fd: OwnedFd,
@@ -38,7 +38,7 @@ impl Iommu {
         Ok(fd.into())
     }
 
-    /// Maps all of guest RAM, which must be a memfd: all of it is allocated and pinned by this.
+    /// Maps all of guest RAM, which must be a memfd; this allocates and pins all of it.
     pub(crate) fn new(fd: OwnedFd, ram: &GuestRam) -> Result<Self, VfioError> {
         if ram.kind() != MemoryKind::Memfd {
             return Err(VfioError::MemoryKind);
@@ -71,9 +71,9 @@ impl Iommu {
         Ok(Self { fd, ioas_id })
     }
 
-    /// Goes on with an iommufd that another process or kernel has left, mappings and all.
+    /// Continues with an iommufd left by another process or kernel, including its mappings.
     pub(crate) fn adopt(fd: OwnedFd, ioas_id: u32) -> Self {
-        // Only the accounting is at stake: the mappings hold whatever this says.
+        // This only affects accounting: the mappings stay valid even if it fails.
         if let Err(error) = sys::change_process(fd.as_fd()) {
             warn(&format!(
                 "Pinned guest RAM stays on the account of the VMM before this one: {error}"
@@ -90,7 +90,7 @@ impl Iommu {
         self.ioas_id
     }
 
-    /// A page table with all mappings in it, for a device that is bound.
+    /// Allocates a page table with all mappings, for a device that is bound.
     pub(super) fn page_table(&self, device_id: u32, address: &str) -> Result<u32, VfioError> {
         let mut page_table = iommu_hwpt_alloc {
             size: size::<iommu_hwpt_alloc>(),
@@ -104,7 +104,7 @@ impl Iommu {
         Ok(page_table.out_hwpt_id)
     }
 
-    /// Another descriptor, for a box or another process.
+    /// A duplicate of its descriptor, for a box or another process.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd, VfioError> {
         duplicate(&self.fd)
     }
@@ -117,17 +117,17 @@ fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, VfioError> {
     })
 }
 
-/// Its calls, which want a file of their own.
+/// The ioctls of iommufd-ioctls, which needs a file of its own.
 fn calls(fd: &OwnedFd) -> Result<IommuFd, VfioError> {
     Ok(IommuFd::new_from_fd(File::from(duplicate(fd)?)))
 }
 
-/// Bytes of a structure, as it says them itself.
+/// The size of a structure, as stored in it.
 const fn size<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-/// A call that failed, as all others are told: by its name and its errno.
+/// A failed call, reported like all others with its name and its errno.
 fn failed(what: &'static str, subject: &str, error: &IommufdError) -> VfioError {
     let errno = error
         .source()

@@ -1,30 +1,32 @@
-//! Devices of the host that the guest drives itself, through VFIO and iommufd.
+//! Passed-through devices of the host, through VFIO and iommufd.
 //!
-//! | module | is about |
+//! | module | content |
 //! |---|---|
-//! | `spec`, `host` | which device was asked for, and what sysfs says of it |
+//! | `spec`, `host` | the requested device, and its description in sysfs |
 //! | `sys` | the ioctls |
-//! | `iommu` | guest RAM, as the device may reach it |
+//! | `iommu` | guest RAM as seen by the device |
 //! | `device` | the device: its regions, its interrupts, bound and attached |
 //! | `config`, `bars`, `msix` | what the guest sees of it; plain values |
 //! | `windows`, `vectors` | its memory and its interrupts, connected to the VM |
-//! | `function` | all of it together, as the PCI bus has it |
-//! | `open` | taking a device for a new guest, or as a state says |
-//! | `findings` | what stands in the way of an update |
+//! | `function` | all of it together, as a function on the PCI bus |
+//! | `open` | opening a device for a new guest, or from a state |
+//! | `findings` | reasons not to update |
 //! | `vtd`, `services` | how the host translates for a device: scalable mode, ATS, PRI, PASID |
-//! | `state` | what of all this crosses an update |
+//! | `state` | the state that crosses an update |
 //!
-//! The device is opened by its own file in /dev/vfio/devices and bound to an iommufd; there are
-//! no groups and no containers. Guest RAM is mapped by its memfd (`IOMMU_IOAS_MAP_FILE`), so
-//! that the mapping is not of this process and a box can keep it, and nothing but guest RAM is
-//! mapped: a device cannot reach another one. The page table is allocated with its mappings in
-//! it and attached then: a device that is already at work never sees an empty one.
+//! The device is opened by its own file in /dev/vfio/devices and bound to an iommufd; there are no
+//! groups and no containers. Guest RAM is mapped by its memfd (`IOMMU_IOAS_MAP_FILE`), so that the
+//! mapping does not belong to this process and a box can keep it. Nothing but guest RAM is mapped:
+//! a device cannot reach another device. The page table is allocated with its mappings and attached
+//! afterwards: a device that is already running never sees an empty one.
 //!
-//! Decoding of memory stays on in the device itself and interrupt lines stay off: what the
-//! guest does to those bits has effect in this program only, and so has its choice of addresses.
+//! Memory decoding stays enabled in the device itself and interrupt lines stay disabled: the
+//! guest's settings of those bits, and of its BAR addresses, take effect in this program only.
 //! Power states are emulated: the device stays in D0.
 //!
-//! An update parks the vCPUs and then the interrupts, which wait in their events. The device is
+//! An update parks the vCPUs and then the interrupts, which accumulate in their events. The device
+//! is never stopped: it keeps writing to guest memory. When the guest runs again, each enabled
+//! vector is raised once, for whatever happened meanwhile.
 //! never stopped: it goes on to write to guest memory. When the guest runs again each vector
 //! that is on is raised once, for whatever came in between.
 

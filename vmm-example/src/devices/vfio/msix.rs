@@ -1,18 +1,18 @@
-//! MSI-X as the guest sees it: the table and what is pending, kept here.
+//! MSI-X as the guest sees it: the emulated table and pending bits.
 //!
-//! PCI Local Bus Specification 3.0, section 6.8.2. The device's own table is the host's.
+//! PCI Local Bus Specification 3.0, section 6.8.2. The device's own table belongs to the host.
 
 use serde::{Deserialize, Serialize};
 
 use super::bars::BarStateV1;
 use crate::devices::pci::routes::Message;
 
-/// Bytes of an entry of the table.
+/// The size of a table entry in bytes.
 const ENTRY: usize = 16;
 /// The mask bit, in the last word of an entry.
 const MASKED: u32 = 1;
 
-/// Where the tables are.
+/// The location of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MsixPlace {
     pub(super) vectors: u16,
@@ -29,13 +29,13 @@ pub(super) struct TablePlace {
 }
 
 impl TablePlace {
-    /// Where in the table an access to a BAR goes; None if elsewhere.
+    /// The offset in the table of an access to a BAR; `None` if it is elsewhere.
     pub(super) fn find(&self, bar: u8, offset: u64) -> Option<usize> {
         let at = offset.checked_sub(self.offset)?;
         (bar == self.bar && at < self.len).then_some(at as usize)
     }
 
-    /// Whether it lies in one of these BARs, to its end.
+    /// Whether it is entirely inside one of these BARs.
     fn is_in(&self, bars: &[BarStateV1]) -> bool {
         bars.iter()
             .any(|bar| bar.index == self.bar && self.offset + self.len <= bar.size)
@@ -43,7 +43,7 @@ impl TablePlace {
 }
 
 impl MsixPlace {
-    /// From the registers of the capability.
+    /// Parses the registers of the capability.
     pub(super) fn new(control: u16, table: u32, pending: u32) -> Self {
         let vectors = (control & 0x7ff) + 1;
         let place = |register: u32, len: u64| TablePlace {
@@ -58,7 +58,7 @@ impl MsixPlace {
         }
     }
 
-    /// Whether both lie in BARs that the device has.
+    /// Whether both are inside BARs that the device has.
     pub(super) fn is_in(&self, bars: &[BarStateV1]) -> bool {
         self.table.is_in(bars) && self.pending.is_in(bars)
     }
@@ -80,7 +80,7 @@ impl VectorStateV1 {
         }
     }
 
-    /// Whether it has been told where to write.
+    /// Whether it has a destination.
     pub(super) fn is_set_up(&self) -> bool {
         self.address != 0
     }
@@ -119,7 +119,7 @@ pub(super) struct MsixTable {
 }
 
 impl MsixTable {
-    /// A table as after power on: everything is masked.
+    /// A table in its power-on state: everything is masked.
     pub(super) fn new(vectors: u16) -> Self {
         let masked = VectorStateV1 {
             address: 0,
@@ -147,7 +147,7 @@ impl MsixTable {
         &self.vectors
     }
 
-    /// Reads from the table; an access stays in one entry, or reads zeros.
+    /// Reads from the table; an access that is not inside one entry reads zeros.
     pub(super) fn read(&self, at: usize, data: &mut [u8]) {
         data.fill(0);
         if let Some(vector) = self.vectors.get(at / ENTRY) {

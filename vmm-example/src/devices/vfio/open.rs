@@ -1,4 +1,4 @@
-//! Taking devices: for a new guest, or as a state says.
+//! Opening devices: for a new guest, or from a state.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -21,26 +21,26 @@ use crate::devices::pci::state::PciState;
 use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
 
-/// The name of the iommufd in a box and among what goes to another process.
+/// The name of the iommufd in a box and among the descriptors passed to another process.
 pub(crate) const IOMMUFD: &str = "iommufd";
 
-/// The name of the device at a place.
+/// The name of the device in a slot.
 pub(crate) fn device_name(slot: u8) -> String {
     format!("vfio{slot}")
 }
 
-/// A device that is this process's, and that nothing was done to yet.
+/// A device that this process has opened but not changed yet.
 #[derive(Debug)]
 pub(crate) struct Passed {
     slot: PciSlot,
     device: Unbound,
 }
 
-/// The devices of a new guest, and what they will reach its memory by.
+/// The devices of a new guest, and the iommufd for their DMA.
 #[derive(Debug, Default)]
 pub(crate) struct Claimed {
     pub(crate) devices: Vec<Passed>,
-    /// There if a device is.
+    /// Present if there is a device.
     pub(crate) iommufd: Option<OwnedFd>,
 }
 
@@ -50,7 +50,7 @@ impl Claimed {
     }
 }
 
-/// Takes the devices of a new guest, in the order in which they are named.
+/// Opens the devices of a new guest, in the given order.
 pub(crate) fn claim(specs: &[VfioSpec]) -> Result<Claimed, VfioError> {
     if specs.len() > PciSlot::all().count() {
         return Err(VfioError::TooMany);
@@ -83,7 +83,7 @@ pub(crate) struct Board<'a> {
     pub(crate) lines: &'a Arc<dyn InterruptLines>,
 }
 
-/// Gives devices to a new guest: they are reset, and reach its RAM from now on.
+/// Attaches devices to a new guest: they are reset, and can access its RAM from now on.
 pub(crate) fn attach(
     passed: Vec<Passed>,
     iommu: &Iommu,
@@ -110,10 +110,10 @@ pub(crate) fn attach(
     passed.into_iter().map(attach).collect()
 }
 
-/// Descriptors that another process or a box has had, by name.
+/// Descriptors from another process or a box, by name.
 pub(crate) type PassedFds = HashMap<String, OwnedFd>;
 
-/// Goes on with the devices of a saved guest, which have not stopped.
+/// Continues with the devices of a saved guest, which have never stopped.
 pub(crate) fn adopt(
     state: &PciState,
     passed: &mut PassedFds,
@@ -140,7 +140,7 @@ pub(crate) fn adopt(
     Ok((iommu, functions))
 }
 
-/// What a saved device was, if the device still has that memory.
+/// The saved properties of a device, if the device still has those BARs.
 fn check(
     saved: &VfioStateV1,
     size: impl Fn(u8) -> u64,
@@ -297,7 +297,7 @@ mod tests {
         twice.bars.push(twice.bars[0]);
         let text = complaint(&twice, sizes);
         assert!(text.contains("BAR 0 twice"), "{text}");
-        // A register that is the upper half of the one before it.
+        // A register that is the upper half of the previous BAR.
         let mut half = saved();
         half.bars[1].wide = true;
         let upper = BarStateV1 {
@@ -319,7 +319,8 @@ mod tests {
             saved.config[at..at + 4].copy_from_slice(&register.to_le_bytes());
             complaint(&saved, sizes)
         };
-        // Its last entry is behind the end; there is no such BAR; the pending bits are far out.
+        // The last table entry is beyond the end; there is no such BAR; the pending bits are far
+        // outside.
         assert!(table(0x3fc0 | 3, 4).contains("MSI-X"));
         assert!(table(1, 4).contains("MSI-X"));
         assert!(table(7, 8).contains("MSI-X"));

@@ -1,20 +1,20 @@
-//! What a device asks of its IOMMU itself, by PCI Express: address translation services, page
-//! requests, process address spaces.
+//! PCI Express services that a device requests from its IOMMU: address translation (ATS), page
+//! requests (PRI), process address spaces (PASID).
 //!
-//! Each is a capability of the extended configuration space (PCI Express base specification,
-//! chapter 10 "ATS specification" and section 7.8.9), and is on when a bit of its control register is.
+//! Each is a capability in extended configuration space (PCI Express base specification, chapter 10
+//! "ATS specification" and section 7.8.9), and is enabled by a bit of its control register.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-/// The extended configuration space begins here, and there is no more of it than this.
+/// The start of extended configuration space, and its end.
 const BEGIN: usize = 0x100;
 const END: usize = 0x1000;
-/// Capabilities are at least this far apart, so a list has no more of them.
+/// Capabilities are at least this far apart, which limits their number.
 const MAX_CAPABILITIES: usize = (END - BEGIN) / 8;
 
-/// A service, and whether a device may use it.
+/// A service that a device may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
     /// Address translation services: the device caches translations.
@@ -28,8 +28,8 @@ pub(super) enum Service {
 impl Service {
     const ALL: [Self; 3] = [Self::Ats, Self::Pri, Self::Pasid];
 
-    /// Capability ID, where in it the control register is, and the bit that switches it on
-    /// (`PCI_ATS_CTRL` and the like in linux/pci_regs.h).
+    /// Capability ID, offset of the control register in it, and the enable bit (`PCI_ATS_CTRL` and
+    /// the like in linux/pci_regs.h).
     fn control(self) -> (u16, usize, u16) {
         match self {
             Self::Ats => (0x0f, 6, 1 << 15),
@@ -47,10 +47,10 @@ impl Service {
     }
 }
 
-/// The services that are on in the device of this folder of sysfs.
+/// The services that are enabled in the device with this directory in sysfs.
 ///
-/// Beyond the first 64 bytes the kernel shows configuration space to root only; that it does not
-/// is an error here, for then nothing is known.
+/// The kernel shows configuration space beyond the first 64 bytes to root only; not seeing it is an
+/// error here, because then nothing is known.
 pub(super) fn switched_on(device: &Path) -> io::Result<Vec<Service>> {
     let mut config = Vec::with_capacity(END);
     let file = File::open(device.join("config"))?;
@@ -70,8 +70,8 @@ fn is_on(config: &[u8], service: Service) -> bool {
         .is_some_and(|value| value & bit != 0)
 }
 
-/// Where the capability is, if the device has it. The list of a device that is gone, or that
-/// never ends, has none.
+/// The offset of a capability, if the device has it. The list of a device that is gone, or a list
+/// that never ends, has none.
 fn find(config: &[u8], id: u16) -> Option<usize> {
     let mut at = BEGIN;
     for _ in 0..MAX_CAPABILITIES {

@@ -1,4 +1,4 @@
-//! `vfio=BDF`: which device of the host, parsed.
+//! Parses `vfio=BDF`, which selects a device of the host.
 
 use std::fmt;
 use std::str::FromStr;
@@ -66,7 +66,7 @@ impl FromStr for PciAddress {
     }
 }
 
-/// At most so many hexadecimal digits.
+/// Parses hexadecimal digits, with a maximum number.
 fn hex(value: &str, digits: usize) -> Option<u32> {
     let plain = value.len() <= digits && value.bytes().all(|byte| byte.is_ascii_hexdigit());
     plain.then(|| u32::from_str_radix(value, 16).ok())?

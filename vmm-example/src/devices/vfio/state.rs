@@ -1,4 +1,4 @@
-//! What of a device crosses an update beside the device itself.
+//! The state of a device that crosses an update, besides the device itself.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,27 +6,28 @@ use super::bars::BarStateV1;
 use super::msix::MsixStateV1;
 use super::spec::PciAddress;
 
-/// A device of the host that the guest drives, version 1.
+/// A passed-through device, version 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VfioStateV1 {
-    /// Its place on the guest's bus.
+    /// Its slot on the guest's bus.
     pub(crate) slot: u8,
-    /// Its place in the host.
+    /// Its address in the host.
     pub(crate) address: PciAddress,
-    /// Its number in the iommufd.
+    /// Its id in the iommufd.
     pub(crate) device_id: u32,
-    /// The number of the page table that it is attached to.
+    /// The id of the page table that it is attached to.
     pub(crate) page_table_id: u32,
-    /// Configuration space as the guest sees it, 256 bytes; what is read from the device each
-    /// time is as it was when the guest got it.
+    /// Configuration space as the guest sees it, 256 bytes; bytes that are read from the device on
+    /// each access have their initial values.
     #[serde(with = "serde_bytes")]
     pub(crate) config: Vec<u8>,
-    /// Its memory. Where the guest has put it is in `config`.
+    /// Its BARs. Their addresses in the guest are in `config`.
     pub(crate) bars: Vec<BarStateV1>,
     pub(crate) msix: MsixStateV1,
 }
 
-/// A made-up device, for tests: every field has a value of its own. Never change it: add another.
+/// A made-up device, for tests: every field has a different value. Never change it: add another
+/// one.
 #[cfg(test)]
 pub(crate) fn sample(slot: u8, address: &str) -> VfioStateV1 {
     use super::msix::VectorStateV1;
@@ -67,7 +68,7 @@ pub(crate) fn sample(slot: u8, address: &str) -> VfioStateV1 {
 
 #[cfg(test)]
 impl VfioStateV1 {
-    /// With so many vectors.
+    /// Extends it to this many vectors.
     pub(crate) fn grow_to(&mut self, vectors: usize) {
         let vector = self.msix.vectors[1];
         self.msix.vectors = vec![

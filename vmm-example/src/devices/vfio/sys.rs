@@ -36,7 +36,7 @@ ioctl_io_nr!(
     IOMMUFD_CMD_IOAS_CHANGE_PROCESS
 );
 
-/// Bytes of `struct vfio_irq_set` without its data.
+/// The size of `struct vfio_irq_set` without its data, in bytes.
 const IRQ_SET_LEN: usize = 20;
 
 /// Turns an ioctl's return value into a result.
@@ -49,37 +49,36 @@ fn check(ret: i32) -> Result<()> {
     }
 }
 
-/// Bytes of a structure, as it says them itself.
+/// The size of a structure, as stored in it.
 const fn size<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-/// Where a region is in the device's file, how long it is, and whether it can be mapped.
+/// The location of a region in the device's file, its length, and whether it can be mapped.
 pub(super) fn region_info(device: BorrowedFd<'_>, index: u32) -> Result<vfio_region_info> {
     let mut info = vfio_region_info {
         argsz: size::<vfio_region_info>(),
         index,
         ..Default::default()
     };
-    // SAFETY: the kernel writes at most `argsz` bytes, which is what `info` has.
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of `info`.
     check(unsafe { ioctl_with_mut_ref(&device, VFIO_DEVICE_GET_REGION_INFO(), &mut info) })?;
     Ok(info)
 }
 
-/// How many interrupts of a kind the device has.
+/// The number of the device's interrupts of a kind.
 pub(super) fn irq_count(device: BorrowedFd<'_>, index: u32) -> Result<u32> {
     let mut info = vfio_irq_info {
         argsz: size::<vfio_irq_info>(),
         index,
         ..Default::default()
     };
-    // SAFETY: the kernel writes at most `argsz` bytes, which is what `info` has.
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of `info`.
     check(unsafe { ioctl_with_mut_ref(&device, VFIO_DEVICE_GET_IRQ_INFO(), &mut info) })?;
     Ok(info.count)
 }
 
-/// Has each interrupt of a kind write to an event, and switches the kind on. Events that it
-/// had before are replaced.
+/// Connects each interrupt of a kind to an event, and enables the kind. Replaces previous events.
 pub(super) fn set_triggers(
     device: BorrowedFd<'_>,
     index: u32,
@@ -92,7 +91,7 @@ pub(super) fn set_triggers(
     set_irqs(device, VFIO_IRQ_SET_DATA_EVENTFD, index, &data)
 }
 
-/// Switches a kind of interrupts off.
+/// Disables a kind of interrupts.
 pub(super) fn clear_triggers(device: BorrowedFd<'_>, index: u32) -> Result<()> {
     set_irqs(device, VFIO_IRQ_SET_DATA_NONE, index, &[])
 }
@@ -100,11 +99,11 @@ pub(super) fn clear_triggers(device: BorrowedFd<'_>, index: u32) -> Result<()> {
 fn set_irqs(device: BorrowedFd<'_>, data_kind: u32, index: u32, data: &[u32]) -> Result<()> {
     let len = (IRQ_SET_LEN + size_of_val(data)) as u32;
     let flags = data_kind | VFIO_IRQ_SET_ACTION_TRIGGER;
-    // A `struct vfio_irq_set` with its data: numbers of four bytes throughout.
+    // A `struct vfio_irq_set` with its data, all in 32-bit words.
     let mut set = vec![len, flags, index, 0, data.len() as u32];
     set.extend(data);
-    // SAFETY: the kernel reads at most as many bytes as the first number says, which is what
-    // `set` has; it writes nothing.
+    // SAFETY: the kernel reads at most as many bytes as the first word says, which is the size of
+    // `set`; it writes nothing.
     check(unsafe { ioctl_with_ptr(&device, VFIO_DEVICE_SET_IRQS(), set.as_ptr()) })
 }
 
@@ -114,43 +113,43 @@ pub(super) fn event_fd(event: &EventFd) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
-/// Resets the device, as far as it can be reset alone.
+/// Resets the device, as far as it can be reset on its own.
 pub(super) fn reset(device: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: VFIO_DEVICE_RESET takes no argument.
     check(unsafe { ioctl(&device, VFIO_DEVICE_RESET()) })
 }
 
-/// Opens the device proper, for an iommufd; returns its number there.
+/// Opens the device proper, for an iommufd; returns its id there.
 pub(super) fn bind(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<u32> {
     let mut bind = vfio_device_bind_iommufd {
         argsz: size::<vfio_device_bind_iommufd>(),
         iommufd: iommufd.as_raw_fd(),
         ..Default::default()
     };
-    // SAFETY: the kernel reads and writes at most `argsz` bytes, which is what `bind` has; no
+    // SAFETY: the kernel reads and writes at most `argsz` bytes, which is the size of `bind`; no
     // token is passed, so it follows no pointer.
     check(unsafe { ioctl_with_mut_ref(&device, VFIO_DEVICE_BIND_IOMMUFD(), &mut bind) })?;
     Ok(bind.out_devid)
 }
 
-/// Has the device's addresses translated by a page table.
+/// Attaches the device to a page table.
 pub(super) fn attach(device: BorrowedFd<'_>, hwpt_id: u32) -> Result<()> {
     let mut attach = vfio_device_attach_iommufd_pt {
         argsz: size::<vfio_device_attach_iommufd_pt>(),
         pt_id: hwpt_id,
         ..Default::default()
     };
-    // SAFETY: the kernel reads and writes at most `argsz` bytes, which is what `attach` has.
+    // SAFETY: the kernel reads and writes at most `argsz` bytes, which is the size of `attach`.
     check(unsafe { ioctl_with_mut_ref(&device, VFIO_DEVICE_ATTACH_IOMMUFD_PT(), &mut attach) })
 }
 
-/// Has pinned memory counted as this process's from now on.
+/// Accounts pinned memory to this process from now on.
 pub(super) fn change_process(iommufd: BorrowedFd<'_>) -> Result<()> {
     let mut change = iommu_ioas_change_process {
         size: size::<iommu_ioas_change_process>(),
         ..Default::default()
     };
-    // SAFETY: the kernel reads at most `size` bytes, which is what `change` has.
+    // SAFETY: the kernel reads at most `size` bytes, which is the size of `change`.
     check(unsafe { ioctl_with_mut_ref(&iommufd, IOMMU_IOAS_CHANGE_PROCESS(), &mut change) })
 }
 
@@ -158,7 +157,7 @@ pub(super) fn change_process(iommufd: BorrowedFd<'_>) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// The numbers of include/uapi/linux/vfio.h and iommufd.h, computed by hand from its macros.
+    /// The opcodes of include/uapi/linux/vfio.h and iommufd.h, computed by hand from their macros.
     #[test]
     fn opcodes_are_the_documented_ones() {
         assert_eq!(VFIO_DEVICE_GET_REGION_INFO(), 0x3b6c);

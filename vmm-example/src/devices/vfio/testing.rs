@@ -1,4 +1,4 @@
-//! A device and a VM that note what is done with them.
+//! A device and a VM that record what is done to them.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +15,7 @@ use super::windows::Windows;
 use crate::devices::pci::routes::{InterruptLines, Message};
 use crate::kvm::KvmError;
 
-/// Something that was done.
+/// A recorded call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Arm(usize),
@@ -29,7 +29,7 @@ pub(super) enum Call {
     Bar(u8, u64, u32),
 }
 
-/// Notes calls, and what events of vectors held when they were connected.
+/// Records calls, and what the events of vectors contained when they were connected.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<Call>>>);
 
@@ -44,7 +44,7 @@ impl Log {
         self.0.lock().unwrap().push(call);
     }
 
-    /// What was done since the last time.
+    /// The calls since the last time.
     pub(super) fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
@@ -56,12 +56,12 @@ fn number(data: &[u8]) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-/// A device like the one of the tests of configuration space.
+/// A device like that in the tests of configuration space.
 #[derive(Debug)]
 pub(super) struct FakeDevice {
     pub(super) log: Log,
     pub(super) config: Mutex<[u8; LEN]>,
-    /// What the host's kernel would write to.
+    /// The events that the host's kernel would write to.
     pub(super) events: Mutex<Vec<OwnedFd>>,
 }
 
@@ -74,7 +74,7 @@ impl FakeDevice {
         }
     }
 
-    /// The device interrupts.
+    /// Raises an interrupt of the device.
     pub(super) fn interrupt(&self, vector: usize) {
         let events = self.events.lock().unwrap();
         rustix::io::write(&events[vector], &1u64.to_ne_bytes()).unwrap();

@@ -1,8 +1,8 @@
-//! The interrupts of a device on their way to the guest.
+//! A device's interrupts on their way to the guest.
 //!
-//! Each vector has an event that the host's kernel writes. While the guest listens to the vector
-//! the event is connected: KVM turns it into the interrupt without this process. While the guest
-//! masks it, or is parked, the event keeps what comes: that is what is pending.
+//! Each vector has an event that the host's kernel writes to. While the guest accepts the vector,
+//! the event is connected: KVM turns it into the interrupt without involving this process. While
+//! the guest masks it, or is parked, the event accumulates: that is the pending state.
 
 use std::sync::Arc;
 
@@ -29,12 +29,12 @@ struct Line {
 pub(super) struct Vectors {
     lines: Arc<dyn InterruptLines>,
     own: Vec<Line>,
-    /// MSI-X is on in the device.
+    /// Whether MSI-X is enabled in the device.
     armed: bool,
     parked: bool,
 }
 
-/// What the guest wants of a device's interrupts.
+/// The guest's settings for a device's interrupts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) on: bool,
@@ -43,7 +43,7 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Vectors {
-    /// Interrupts of a parked device, from the number `first_gsi` on.
+    /// Interrupts of a parked device, with GSIs from `first_gsi` on.
     pub(super) fn new(
         lines: Arc<dyn InterruptLines>,
         first_gsi: u32,
@@ -66,7 +66,7 @@ impl Vectors {
         })
     }
 
-    /// Does what the guest wants.
+    /// Applies the guest's settings.
     pub(super) fn follow(
         &mut self,
         wanted: Wanted<'_>,
@@ -87,13 +87,13 @@ impl Vectors {
         if !wanted.on && self.armed {
             device.disarm()?;
             self.armed = false;
-            // Nothing is pending in a device whose MSI-X is off.
+            // Nothing is pending in a device whose MSI-X is disabled.
             self.own.iter().for_each(Line::forget);
         }
         Ok(())
     }
 
-    /// From now on events keep what comes.
+    /// From now on events accumulate.
     pub(super) fn park(&mut self) -> Result<(), VectorsError> {
         self.parked = true;
         for line in &mut self.own {
@@ -102,8 +102,8 @@ impl Vectors {
         Ok(())
     }
 
-    /// Goes on, and raises each vector that the guest has set up once: the device may have had
-    /// news that nobody heard of. One that is masked is pending then.
+    /// Continues, and raises each vector that the guest has set up once: the device may have raised
+    /// it without anyone noticing. A masked one becomes pending.
     pub(super) fn unpark(
         &mut self,
         wanted: Wanted<'_>,
@@ -119,7 +119,7 @@ impl Vectors {
         Ok(())
     }
 
-    /// Switches MSI-X off in the parked device, whose host is about to go.
+    /// Disables MSI-X in the parked device, whose host is about to go away.
     pub(super) fn disarm(&mut self, device: &dyn Physical) -> Result<(), VfioError> {
         if self.armed {
             device.disarm()?;
@@ -128,12 +128,12 @@ impl Vectors {
         Ok(())
     }
 
-    /// Forgets what came in of a device that is reset.
+    /// Discards pending interrupts of a device that is reset.
     pub(super) fn forget(&self) {
         self.own.iter().for_each(Line::forget);
     }
 
-    /// Whether the vector waits until the guest listens.
+    /// Whether the vector is waiting for the guest to accept it.
     pub(super) fn is_pending(&self, vector: usize) -> bool {
         self.own
             .get(vector)
@@ -141,7 +141,7 @@ impl Vectors {
     }
 }
 
-/// Why interrupts do not do what the guest wants.
+/// Why the guest's settings could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum VectorsError {
     #[error(transparent)]
@@ -163,7 +163,7 @@ impl Line {
         }
         match (self.connected, message.is_some()) {
             (false, true) => {
-                // What has come before is raised by this.
+                // This raises what is already pending.
                 lines.connect(self.gsi, &self.event)?;
                 self.forget();
             }
@@ -175,12 +175,12 @@ impl Line {
     }
 
     fn raise(&self) {
-        // A counter that is full is raised already.
+        // If the counter is full, it is already raised.
         let _ = self.event.write(1);
     }
 
     fn forget(&self) {
-        // An event that was not written has nothing to forget.
+        // An event that was not written has nothing to discard.
         let _ = self.event.read();
     }
 

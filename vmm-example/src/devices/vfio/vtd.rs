@@ -1,15 +1,16 @@
 //! Whether VT-d translates in scalable mode.
 //!
-//! The kernel uses it with units that have it (`ecap.SMTS`, bit 43; Intel VT-d specification,
-//! section 11.4.3), unless `intel_iommu=sm_off`; without such a word its build decides. sysfs
-//! shows what the unit has, not what the kernel made of it, so all three are looked at.
+//! The kernel uses scalable mode with units that support it (`ecap.SMTS`, bit 43; Intel VT-d
+//! specification, section 11.4.3), unless `intel_iommu=sm_off` is set; without such a setting, its
+//! configuration decides. sysfs shows what the unit supports, not what the kernel uses, so all
+//! three are checked.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 const SMTS: u64 = 1 << 43;
-/// The option of the build that decides when the command line does not.
+/// The configuration option that decides if the command line does not.
 const BUILD_OPTION: &str = "CONFIG_INTEL_IOMMU_SCALABLE_MODE_DEFAULT_ON";
 
 /// How a unit translates.
@@ -17,20 +18,20 @@ const BUILD_OPTION: &str = "CONFIG_INTEL_IOMMU_SCALABLE_MODE_DEFAULT_ON";
 pub(super) enum ScalableMode {
     Off,
     On,
-    /// The unit has it, and nothing says whether the kernel uses it.
+    /// The unit supports scalable mode, and it is unknown whether the kernel uses it.
     Unknown,
 }
 
-/// What a kernel would do with a unit that has scalable mode, as far as it can be known.
+/// What a kernel would do with a unit that supports scalable mode, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KernelChoice(Option<bool>);
 
 impl KernelChoice {
-    /// The running kernel's.
+    /// For the running kernel.
     pub(super) fn read() -> Self {
         let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        // Where distributions put it. Elsewhere it is not known.
+        // The path used by distributions. Elsewhere it is unknown.
         let build = fs::read_to_string(format!("/boot/config-{}", release.trim())).ok();
         Self::of(&cmdline, build.as_deref())
     }
@@ -44,7 +45,7 @@ impl KernelChoice {
     }
 }
 
-/// What a command line says; the last word counts. The kernel compares the beginnings of the words.
+/// The setting on a command line; the last word counts. The kernel compares prefixes of the words.
 fn of_cmdline(cmdline: &str) -> Option<bool> {
     let options = cmdline
         .split_whitespace()
@@ -59,7 +60,7 @@ fn of_cmdline(cmdline: &str) -> Option<bool> {
         .next_back()
 }
 
-/// How the unit translates that the device of this folder of sysfs is behind.
+/// How the IOMMU unit of the device with this sysfs directory translates.
 pub(super) fn scalable_mode(device: &Path, kernel: &KernelChoice) -> io::Result<ScalableMode> {
     let text = fs::read_to_string(device.join("iommu/intel-iommu/ecap"))?;
     let ecap = u64::from_str_radix(text.trim(), 16)
@@ -75,7 +76,7 @@ pub(super) fn scalable_mode(device: &Path, kernel: &KernelChoice) -> io::Result<
 mod tests {
     use super::*;
 
-    /// A unit of QEMU's, and the same with scalable mode.
+    /// QEMU's unit, and the same with scalable mode.
     const LEGACY: &str = "f00f5a\n";
     const SCALABLE: &str = "80000f00f5e\n";
 

@@ -1,7 +1,8 @@
-//! The memory of a device, where the guest has put it: pages that it reaches without an exit.
+//! The memory of a device, mapped at the guest's addresses: pages that the guest accesses without
+//! an exit.
 //!
-//! The pages that hold the tables of MSI-X are left out: they are this program's. So is memory
-//! of less than a page; the guest reaches both by exits.
+//! The pages with the MSI-X tables are left out, because this program emulates them. So is memory
+//! smaller than a page; the guest accesses both by exits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,12 +15,13 @@ use crate::kvm::passthrough::DeviceSlot;
 use crate::kvm::{KvmError, Vm};
 use crate::memory::device::DeviceMapping;
 
-/// Memory slots that a function can need: six BARs, two tables that each split one of them.
+/// The maximum number of memory slots of a function: six BARs, two tables that each split one of
+/// them.
 const SLOTS: u32 = 8;
 
-/// Puts the memory of a device into the guest.
+/// Maps the memory of a device into the guest.
 pub(super) trait Windows: fmt::Debug + Send {
-    /// Moves a BAR; None takes it out.
+    /// Moves a BAR; `None` unmaps it.
     fn place(&mut self, bar: &BarStateV1, address: Option<u64>) -> Result<(), KvmError>;
 }
 
@@ -28,14 +30,14 @@ pub(super) trait Windows: fmt::Debug + Send {
 struct Window {
     bar: u8,
     mapping: Arc<DeviceMapping>,
-    /// Which parts of it the guest may reach, and the numbers of their slots.
+    /// The parts that the guest may access, and their slot numbers.
     parts: Vec<(u32, Part)>,
-    /// Where it is, and what holds it there.
+    /// Its address, and what keeps it mapped there.
     address: Option<u64>,
     slots: Vec<DeviceSlot>,
 }
 
-/// Bytes of a BAR, whole pages.
+/// A part of a BAR, in whole pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Part {
     start: u64,
@@ -105,7 +107,7 @@ impl Windows for KvmWindows {
     }
 }
 
-/// What of a BAR the guest may reach by itself.
+/// The parts of a BAR that the guest may access directly.
 fn parts(bar: &BarStateV1, msix: MsixPlace) -> Vec<Part> {
     let mut tables: Vec<Part> = [msix.table, msix.pending]
         .into_iter()
@@ -136,11 +138,11 @@ fn parts(bar: &BarStateV1, msix: MsixPlace) -> Vec<Part> {
     parts
 }
 
-/// The parts of each BAR, each with the number of its slot.
+/// The parts of each BAR, each with its slot number.
 fn numbered(index: u8, bars: &[BarStateV1], msix: MsixPlace) -> Vec<Vec<(u32, Part)>> {
     let mut numbers = u32::from(index) * SLOTS..(u32::from(index) + 1) * SLOTS;
     let parts = |bar: &BarStateV1| {
-        // In this order: the other one takes a number for the end of the parts as well.
+        // In this order, because the other one would also use up a number at the end of the parts.
         let parts = parts(bar, msix).into_iter().zip(numbers.by_ref());
         parts.map(|(part, number)| (number, part)).collect()
     };

@@ -1,4 +1,4 @@
-//! How ACPI describes the devices: one `LNRO0005` node each, in AML.
+//! The ACPI description of the devices: an `LNRO0005` node each, in AML.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device, Interrupt, Memory32Fixed, Name, ONE, ResourceTemplate, Scope};

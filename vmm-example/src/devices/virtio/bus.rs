@@ -23,8 +23,8 @@ pub(crate) struct VirtioBus {
 }
 
 impl VirtioBus {
-    /// Puts devices into a machine, parked: interrupts and kicks go through the kernel. `ready`
-    /// are slots that are prepared already.
+    /// Adds devices to a machine, parked: interrupts and notifications go through the kernel.
+    /// `ready` are slots that were prepared in advance.
     pub(crate) fn new(
         vm: &Vm,
         memory: &GuestMemoryMmap,
@@ -56,14 +56,14 @@ impl VirtioBus {
         Ok(Self { workers })
     }
 
-    /// A vCPU reads from an address; false if no device is there.
+    /// Handles a memory read; false if there is no device at the address.
     pub(crate) fn read(&self, addr: u64, data: &mut [u8]) -> bool {
         self.find(addr)
             .map(|(device, offset)| device.read(offset, data))
             .is_some()
     }
 
-    /// A vCPU writes to an address.
+    /// Handles a memory write.
     pub(crate) fn write(&self, addr: u64, data: &[u8]) {
         if let Some((device, offset)) = self.find(addr) {
             device.write(offset, data);
@@ -76,18 +76,18 @@ impl VirtioBus {
         Some((device, u32::try_from(offset).ok()?))
     }
 
-    /// Has devices take no more requests, and waits until none is in flight. The vCPUs run.
+    /// Makes devices take no more requests, and waits until none is in flight. The vCPUs run.
     pub(crate) fn quiesce(&self, deadline: Deadline) -> Result<(), VirtioError> {
         self.devices().for_each(LiveDevice::quiesce);
         self.devices().try_for_each(|device| device.drain(deadline))
     }
 
-    /// Makes safe what the host would lose with its kernel.
+    /// Syncs what the host would lose with its kernel.
     pub(crate) fn sync(&self) -> Result<(), VirtioError> {
         self.devices().try_for_each(LiveDevice::sync)
     }
 
-    /// Has devices stand still. The vCPUs are parked already.
+    /// Parks the devices. The vCPUs are already parked.
     pub(crate) fn park(&self) {
         self.devices().for_each(LiveDevice::park);
     }
@@ -97,12 +97,12 @@ impl VirtioBus {
         self.workers.iter().for_each(Worker::unpark);
     }
 
-    /// Makes all devices as after power on. They are parked, and so are the vCPUs.
+    /// Resets all devices to their power-on state. They are parked, and so are the vCPUs.
     pub(crate) fn reset(&self) {
         self.devices().for_each(LiveDevice::reset);
     }
 
-    /// Where they are in the guest.
+    /// Their slots.
     pub(crate) fn slots(&self) -> Vec<Slot> {
         self.devices().map(|device| device.slot).collect()
     }
@@ -112,7 +112,7 @@ impl VirtioBus {
         self.devices().map(LiveDevice::save).collect()
     }
 
-    /// What they have open, by name, for another process of this host. They are parked.
+    /// Their open descriptors, by name, for another process of this host. They are parked.
     pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, VirtioError> {
         let mut lent = Vec::new();
         for device in self.devices() {
@@ -121,7 +121,7 @@ impl VirtioBus {
         Ok(lent)
     }
 
-    /// Where they are.
+    /// Their slots and numbers of rings.
     pub(crate) fn layouts(&self) -> Vec<SlotLayout> {
         self.devices().map(LiveDevice::layout).collect()
     }
@@ -134,7 +134,7 @@ impl VirtioBus {
         sections(kinds).into_iter().flatten().collect()
     }
 
-    /// What another binary's devices must be for the guest, each with its section.
+    /// The requirements of the guest on another binary's devices, each with its section.
     pub(crate) fn needs(&self) -> Vec<(&'static str, Needs)> {
         let sections = self.sections().into_iter();
         sections
@@ -142,7 +142,8 @@ impl VirtioBus {
             .collect()
     }
 
-    /// What an operator should know before an update. `carried`: what they have open goes along.
+    /// Findings for an operator before an update. `carried`: their open descriptors are handed
+    /// over.
     pub(crate) fn findings(&self, carried: bool) -> Vec<Finding> {
         self.devices()
             .flat_map(|device| device.findings(carried))

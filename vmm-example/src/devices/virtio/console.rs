@@ -1,7 +1,7 @@
 //! The console device: a second console (`hvc0`), on a socket or into a file of the host.
 //!
-//! Crosses an update: where it leads; without a kexec also who is connected. Does not: output that nobody has
-//! read; the serial port is the console whose every byte is kept.
+//! Crosses an update: its destination; without a kexec also the connected client. Does not cross:
+//! output that nobody has read; the serial port is the console that loses nothing.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -21,14 +21,14 @@ use crate::socket::{self, Ownership, SocketPath};
 
 pub(super) const RINGS: &[u16] = &[64, 64];
 const RECEIVE: usize = 0;
-/// The most bytes moved at a time.
+/// The maximum number of bytes moved at a time.
 const CHUNK: usize = 4096;
 
 #[derive(Debug)]
 enum End {
     File(File),
     Socket {
-        /// Gone when this is, if it is ours.
+        /// Removed on drop, if it is ours.
         _socket_path: SocketPath,
         listener: UnixListener,
         client: Option<UnixStream>,
@@ -70,7 +70,7 @@ impl ConsoleDevice {
         Ok(Self { target, end })
     }
 
-    /// Takes the socket of another process of this host, and its client.
+    /// Takes over the socket of another process of this host, and its client.
     pub(super) fn inherit(
         target: &ConsoleTarget,
         listener: OwnedFd,
@@ -78,7 +78,7 @@ impl ConsoleDevice {
         ownership: &Ownership,
     ) -> io::Result<Self> {
         let ConsoleTarget::Socket(path) = target else {
-            // A file is lent by the same name.
+            // A file is lent under the same name.
             return Ok(Self {
                 target: target.clone(),
                 end: End::File(listener.into()),
@@ -91,7 +91,7 @@ impl ConsoleDevice {
         })
     }
 
-    /// Gives the guest what the client types, as far as it has room.
+    /// Passes input from the client to the guest, as far as it has space.
     fn receive(&mut self, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let counters = rings.counters();
         self.end.accept();
@@ -130,13 +130,13 @@ impl ConsoleDevice {
             ring.signal()?;
         }
         if !emptied {
-            // Edges tell of what is new only: come back for the rest.
+            // Events are edge-triggered: come back for the rest.
             ring.again();
         }
         Ok(())
     }
 
-    /// Gives the host what the guest says.
+    /// Passes output from the guest to the host.
     fn send(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let counters = rings.counters();
         let Some(ring) = rings.ring(ring) else {
@@ -179,7 +179,7 @@ impl End {
         })
     }
 
-    /// Connects who waits, in place of a client that has gone.
+    /// Connects a waiting client, if the previous one has gone.
     fn accept(&mut self) {
         let Self::Socket {
             listener,
@@ -190,7 +190,7 @@ impl End {
         else {
             return;
         };
-        // Events of both are only there to wake us: all of them are taken.
+        // Events of both only serve to wake the thread: all of them are consumed.
         let mut events = [const {
             epoll::Event {
                 flags: EventFlags::empty(),
@@ -214,7 +214,7 @@ impl End {
         }
     }
 
-    /// Reads what the client says; 0 if it says nothing now.
+    /// Reads from the client; 0 if there is nothing now.
     fn read(&mut self, buffer: &mut [u8]) -> usize {
         loop {
             let Self::Socket { client: slot, .. } = self else {
@@ -235,7 +235,7 @@ impl End {
         }
     }
 
-    /// False if bytes were dropped: nobody is there, or it does not read.
+    /// Returns false if bytes were dropped: nobody is connected, or the client does not read.
     fn write(&mut self, bytes: &[u8]) -> bool {
         match self {
             Self::File(file) => file.write_all(bytes).is_ok(),

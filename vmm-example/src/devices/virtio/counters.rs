@@ -1,10 +1,10 @@
-//! What a device has done since this process has it.
+//! What a device has done since this process took it over.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// Counts, from the device's thread; read by anyone.
+/// Counters, incremented by the device's thread and read by anyone.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     requests: AtomicU64,
@@ -13,7 +13,7 @@ pub(crate) struct Counters {
     interrupts: AtomicU64,
 }
 
-/// The counts of a device at some moment.
+/// The counters of a device at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DeviceCounts {
     /// The device, such as `blk0`.
@@ -21,13 +21,13 @@ pub(crate) struct DeviceCounts {
     /// What carries out its requests, if there is a choice: `io_uring` or `thread`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) io: Option<String>,
-    /// Chains of buffers that were used.
+    /// Number of buffer chains used.
     pub(crate) requests: u64,
-    /// Bytes that went in or out, headers apart.
+    /// Number of bytes in and out, without headers.
     pub(crate) bytes: u64,
-    /// Requests that failed, packets that were dropped, and rings that were broken.
+    /// Failed requests, dropped packets and broken rings.
     pub(crate) errors: u64,
-    /// Interrupts raised.
+    /// Number of interrupts raised.
     pub(crate) interrupts: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What every device has, whatever transport it is on.
+//! The interface of all devices, independent of the transport.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -11,34 +11,33 @@ use super::device_state::DeviceStateV1;
 use super::kind::Kind;
 use super::ring::{RingError, Rings};
 
-/// A device. Its rings and registers are the transport's.
+/// A device. Its rings and registers belong to the transport.
 ///
-/// All methods are called with the device's lock held: from its own thread, from a vCPU
-/// thread that accesses its registers, or by who has parked it. A vCPU waits for that lock, so
-/// **none of them waits for the host**: what takes longer is in flight, and is answered by
-/// [`settle`](Self::settle) when [`source`](Self::source) says that it is over. Before a guest
-/// stops, its devices take no more requests and what is in flight comes to its end: see
+/// All methods are called with the device's lock held: from its own thread, from a vCPU thread that
+/// accesses its registers, or by whoever has parked it. A vCPU waits for that lock, so **no method
+/// waits for the host**: anything that takes longer is in flight, and is answered by
+/// [`settle`](Self::settle) when [`source`](Self::source) reports that it is finished. Before a
+/// guest stops, its devices take no more requests and finish those in flight: see
 /// [`Stage`](super::stage::Stage).
 pub(crate) trait Device: Debug + Send {
     fn kind(&self) -> Kind;
 
-    /// Features beside those of the transport.
+    /// Features besides those of the transport.
     fn features(&self) -> u64;
 
-    /// The most entries of each of its rings.
+    /// The maximum number of entries of each of its rings.
     fn queue_sizes(&self) -> &'static [u16];
 
     /// The configuration space as the guest reads it.
     fn config(&self) -> Vec<u8>;
 
-    /// The driver is ready, with these features; or it was, in the host before this one.
+    /// The driver is ready, with these features, either now or already in the previous host.
     fn activate(&mut self, _features: u64) {}
 
-    /// The driver starts anew.
+    /// The driver starts again.
     fn reset(&mut self) {}
 
-    /// Starts what threads it has, before it works. The process has given up by then what it does not
-    /// need.
+    /// Starts its threads, if any, before it works. The process has entered its sandbox by then.
     fn start(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -46,7 +45,7 @@ pub(crate) trait Device: Debug + Send {
     /// The guest has put something into a ring.
     fn serve(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError>;
 
-    /// What to watch for input from the host. Watched for edges.
+    /// The descriptor to watch for input from the host, edge-triggered.
     fn source(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -61,13 +60,13 @@ pub(crate) trait Device: Debug + Send {
         Ok(())
     }
 
-    /// Answers the requests that are over and takes no new ones. If the answers are not wanted, the
-    /// guest's ring is broken or was reset.
+    /// Answers finished requests and takes no new ones. If the answers are not wanted, the guest's
+    /// ring is broken or was reset.
     fn settle(&mut self, _rings: &mut Rings<'_>, _wanted: bool) -> Result<(), RingError> {
         Ok(())
     }
 
-    /// Requests that were taken and are not answered.
+    /// Number of requests that were taken and not answered yet.
     fn in_flight(&self) -> usize {
         0
     }
@@ -77,28 +76,28 @@ pub(crate) trait Device: Debug + Send {
         None
     }
 
-    /// A file with what the guest has written and the host would lose with its kernel.
+    /// A file with data that the guest has written and the host would lose with its kernel.
     fn unsynced(&self) -> io::Result<Option<File>> {
         Ok(None)
     }
 
-    /// What it has open, by name, for another process of this host. The device is parked and
-    /// may go on with it.
+    /// Its open descriptors, by name, for another process of this host. The device is parked and
+    /// may still continue.
     fn lend(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
         Ok(Vec::new())
     }
 
-    /// What must cross an update. The device is parked.
+    /// The state that must cross an update. The device is parked.
     fn state(&self) -> DeviceStateV1;
 
-    /// What an operator should know, or change, before an update. `carried`: what the device
-    /// has open goes along, to another process of this host.
+    /// Findings for an operator before an update. `carried`: the device's open descriptors are
+    /// handed over to another process of this host.
     fn findings(&self, _carried: bool) -> Vec<Finding> {
         Vec::new()
     }
 }
 
-/// The bits of some features, given by their numbers.
+/// The bits of features given by their numbers.
 pub(super) const fn bits(features: &[u32]) -> u64 {
     let mut bits = 0;
     let mut at = 0;

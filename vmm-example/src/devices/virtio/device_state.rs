@@ -1,4 +1,4 @@
-//! What each kind of device has of its own that crosses an update.
+//! The state specific to each kind of device that crosses an update.
 //!
 //! A field that readers may ignore is added with a default; any other change is a new version.
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::Kind;
 
-/// What a kind of device has of its own.
+/// The state specific to a kind of device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum DeviceStateV1 {
@@ -37,10 +37,10 @@ pub(crate) struct BlockStateV1 {
     /// Absolute.
     pub(crate) path: PathBuf,
     pub(crate) readonly: bool,
-    /// What the guest was told.
+    /// As reported to the guest.
     pub(crate) sectors: u64,
     pub(crate) id: String,
-    /// Past the page cache of the host.
+    /// Bypasses the host's page cache.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) direct: bool,
     #[serde(default, skip_serializing_if = "IoMode::is_auto")]
@@ -51,7 +51,7 @@ pub(crate) struct BlockStateV1 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum IoMode {
-    /// io_uring, or a thread where the host has no io_uring.
+    /// io_uring, or a thread if the host has no io_uring.
     #[default]
     Auto,
     Uring,
@@ -64,11 +64,11 @@ impl IoMode {
     }
 }
 
-/// Where a tap comes from.
+/// The origin of a tap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum TapSource {
-    /// The host's interface of that name.
+    /// The host's interface with that name.
     Name(String),
     /// A descriptor that was open when the VMM started.
     Descriptor,
@@ -79,15 +79,15 @@ pub(crate) enum TapSource {
 pub(crate) struct NetStateV1 {
     pub(crate) tap: TapSource,
     pub(crate) mac: [u8; 6],
-    /// The address of the tap itself.
+    /// The MAC address of the tap itself.
     #[serde(default)]
     pub(crate) tap_mac: Option<[u8; 6]>,
-    /// A frame with its header that waits for a buffer of the guest.
+    /// A frame, with its header, that waits for a buffer of the guest.
     #[serde(with = "serde_bytes", default)]
     pub(crate) waiting: Vec<u8>,
 }
 
-/// Where a console leads.
+/// The destination of a console.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ConsoleTarget {
@@ -110,7 +110,7 @@ pub(crate) struct VsockStateV1 {
     pub(crate) cid: u64,
     /// Absolute.
     pub(crate) socket: PathBuf,
-    /// The guest has not been told yet that its connections are gone.
+    /// Whether the guest still has to be told that its connections are gone.
     #[serde(default)]
     pub(crate) reset_due: bool,
 }

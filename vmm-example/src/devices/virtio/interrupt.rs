@@ -1,7 +1,7 @@
-//! A device's interrupt: why it was raised, and the line.
+//! A device's interrupt: the reason, and the line.
 //!
-//! The guest reads and acknowledges the reason in its interrupt handler. That takes no lock,
-//! so a vCPU never waits there for a device at work.
+//! The guest reads and acknowledges the reason in its interrupt handler. That takes no lock, so a
+//! vCPU never waits there for a busy device.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::Counters;
 
-/// Why an interrupt is raised.
+/// The reason for an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Reason {
@@ -40,7 +40,7 @@ impl Interrupt {
     pub(super) fn raise(&self, reason: Reason) {
         self.status.fetch_or(reason as u32, Ordering::SeqCst);
         self.counters.interrupt();
-        // A counter that is full has raised the line already.
+        // If the counter is full, the line has already been raised.
         let _ = self.line.write(1);
     }
 

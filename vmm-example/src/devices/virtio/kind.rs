@@ -1,4 +1,4 @@
-//! The kinds of devices there are.
+//! The kinds of devices.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The number that the guest knows it by.
+    /// The device ID that the guest sees.
     pub(crate) fn id(self) -> u32 {
         self as u32
     }
 }
 
-/// As in names of devices: `blk0`.
+/// As in the names of devices: `blk0`.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

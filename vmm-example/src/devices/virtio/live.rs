@@ -1,8 +1,8 @@
-//! A device in a machine: its transport and itself behind one lock, its events and its
-//! interrupt beside it.
+//! A device in a machine: its transport and the device itself behind one lock, with its events and
+//! its interrupt outside of it.
 //!
-//! The lock is held for moments: nobody waits for the host with it. How a device comes to stand still
-//! is in [`super::stage`].
+//! The lock is only held briefly: nobody waits for the host while holding it. [`super::stage`]
+//! describes how a device is stopped.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,10 +36,10 @@ pub(super) struct LiveDevice {
     /// As in [`PreparedSlot`](super::PreparedSlot).
     pub(super) kicks: Vec<EventFd>,
     interrupt: Interrupt,
-    /// Set outside of [`Stage::Working`]: no more requests are taken.
+    /// Set except in [`Stage::Working`]: no more requests are taken.
     stop: AtomicBool,
     core: Mutex<Core>,
-    /// Nothing is in flight any more.
+    /// Signals that nothing is in flight any more.
     quiet: Condvar,
 }
 
@@ -49,7 +49,7 @@ struct Core {
     device: Box<dyn Device>,
     memory: GuestMemoryMmap,
     stage: Stage,
-    /// Has a state that the device itself has not heard of.
+    /// Whether there is a restored state that the device itself has not been told about.
     restored: bool,
 }
 
@@ -107,7 +107,7 @@ impl LiveDevice {
         SlotLayout::of(self.slot, self.kicks.len())
     }
 
-    /// The guest reads registers or configuration.
+    /// Handles a read of registers or configuration.
     pub(super) fn read(&self, offset: u32, data: &mut [u8]) {
         if offset >= VIRTIO_MMIO_CONFIG {
             let config = self.lock().device.config();
@@ -121,14 +121,14 @@ impl LiveDevice {
             VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
             _ => self.lock().transport.read(offset),
         };
-        // Registers are read whole, or say nothing.
+        // Registers can only be read as a whole.
         match <&mut [u8; 4]>::try_from(&mut *data) {
             Ok(word) => *word = value.to_le_bytes(),
             Err(_) => data.fill(0),
         }
     }
 
-    /// The guest writes a register. No device's configuration can be written.
+    /// Handles a write to a register. The configuration of the devices is read-only.
     pub(super) fn write(&self, offset: u32, data: &[u8]) {
         let Ok(word) = <[u8; 4]>::try_from(data) else {
             return;
@@ -150,7 +150,7 @@ impl LiveDevice {
                 device.reset();
                 self.interrupt.clear();
             }
-            // Rings that cannot be: the driver hears of it as it does later.
+            // Invalid rings: the driver is notified as it would be later.
             Effect::Ready if transport.is_broken() => self.interrupt.raise(Reason::Config),
             Effect::Ready => {
                 device.activate(transport.features());
@@ -160,13 +160,13 @@ impl LiveDevice {
         }
     }
 
-    /// The kernel says that a ring has new buffers.
+    /// The kernel reports that a ring has new buffers.
     pub(super) fn on_kick(&self, ring: usize) {
         let _ = self.kicks.get(ring).map(EventFd::read);
         self.work(|device, rings| device.serve(ring, rings));
     }
 
-    /// There is input from the host, or a request is over.
+    /// There is input from the host, or a request is finished.
     pub(super) fn on_source(&self) {
         let mut core = self.lock();
         match core.stage {
@@ -183,12 +183,12 @@ impl LiveDevice {
         }
     }
 
-    /// Lets `watch` see what to watch for input from the host.
+    /// Shows the device to `watch`, which registers for input from the host.
     pub(super) fn with_device<T>(&self, watch: impl FnOnce(&dyn Device) -> T) -> T {
         watch(self.lock().device.as_ref())
     }
 
-    /// Lets the device work, if its driver is ready and nobody has it stand still.
+    /// Runs a task of the device, if its driver is ready and it has not been stopped.
     fn work(&self, task: impl FnOnce(&mut dyn Device, &mut Rings<'_>) -> Result<(), RingError>) {
         let mut core = self.lock();
         if core.stage == Stage::Working && core.transport.is_working() {
@@ -241,13 +241,13 @@ impl LiveDevice {
         }
     }
 
-    /// Stands still. The vCPUs do already.
+    /// Parks the device. The vCPUs are already parked.
     pub(super) fn park(&self) {
         self.stop.store(true, Ordering::Release);
         self.lock().stage = Stage::Parked;
     }
 
-    /// Makes safe what the host would lose with its kernel. Nothing waits for it meanwhile.
+    /// Syncs what the host would lose with its kernel. Nothing waits for it meanwhile.
     pub(super) fn sync(&self) -> Result<(), VirtioError> {
         let unsynced = self.lock().device.unsynced();
         let synced = unsynced.and_then(|file| file.map_or(Ok(()), |file| file.sync_data()));
@@ -257,7 +257,7 @@ impl LiveDevice {
         })
     }
 
-    /// Goes on, with a look into all rings and an interrupt: either may have been lost.
+    /// Continues, checking all rings and raising an interrupt: either may have been lost.
     pub(super) fn unpark(&self) {
         let mut core = self.lock();
         self.stop.store(false, Ordering::Release);
@@ -275,13 +275,13 @@ impl LiveDevice {
         self.kick_all();
     }
 
-    /// As after power on. The device is parked, and so are the vCPUs.
+    /// Resets to the power-on state. The device is parked, and so are the vCPUs.
     pub(super) fn reset(&self) {
         self.write(VIRTIO_MMIO_STATUS, &0u32.to_le_bytes());
         self.lock().restored = false;
     }
 
-    /// What crosses an update. The device is parked.
+    /// The state that crosses an update. The device is parked.
     pub(super) fn save(&self) -> VirtioStateV1 {
         let core = self.lock();
         VirtioStateV1 {
@@ -291,7 +291,7 @@ impl LiveDevice {
         }
     }
 
-    /// What another binary's device must be for the guest.
+    /// The guest's requirements on another binary's device.
     pub(super) fn needs(&self) -> Needs {
         let core = self.lock();
         let readonly = matches!(
@@ -305,7 +305,7 @@ impl LiveDevice {
         }
     }
 
-    /// What the device has open, by its place and a name. The device is parked.
+    /// The device's open descriptors, named by slot and name. The device is parked.
     pub(super) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, VirtioError> {
         let lent = self.lock().device.lend();
         let lent = lent.map_err(|source| VirtioError::Lend {
@@ -333,7 +333,7 @@ impl LiveDevice {
     }
 
     fn kick(&self, ring: usize) {
-        // A counter that is full wakes the device anyway.
+        // If the counter is full, the device wakes up anyway.
         let _ = self.kicks.get(ring).map(|kick| kick.write(1));
     }
 

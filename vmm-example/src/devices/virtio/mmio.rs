@@ -1,7 +1,7 @@
-//! The registers of virtio-mmio, version 2 (virtio specification, 4.2.2): feature
-//! negotiation, the set-up of rings, and status.
+//! The registers of virtio-mmio, version 2 (virtio specification, 4.2.2): feature negotiation, the
+//! setup of rings, and status.
 //!
-//! Pure state: what a write leads to is returned, and carried out by [`super::live`].
+//! Pure state: the effect of a write is returned, and carried out by [`super::live`].
 
 use thiserror::Error;
 use virtio_bindings::virtio_config::{
@@ -28,10 +28,10 @@ pub(super) const TRANSPORT_FEATURES: u64 = bits(&[
     VIRTIO_RING_F_INDIRECT_DESC,
     VIRTIO_RING_F_EVENT_IDX,
 ]);
-/// What the shared memory registers say when there is none.
+/// The value of the shared memory registers if there is none.
 const NO_SHARED_MEMORY: u32 = u32::MAX;
 
-/// A saved state that this device cannot have.
+/// A saved state that is impossible for this device.
 #[derive(Debug, Error)]
 pub(crate) enum TransportError {
     #[error("The guest uses features {features:#x} that this device does not have here")]
@@ -48,15 +48,15 @@ pub(crate) enum TransportError {
     Queue { index: usize, state: QueueStateV1 },
 }
 
-/// What a write to a register leads to.
+/// The effect of a write to a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Nothing,
-    /// The driver starts anew.
+    /// The driver starts again.
     Reset,
     /// The driver is ready.
     Ready,
-    /// A ring has new buffers, and the kernel did not tell the device itself.
+    /// A ring has new buffers, and the kernel has not notified the device itself.
     Notify(usize),
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// A device as it is after a reset. `sizes` are powers of two.
+    /// A device in its reset state. `sizes` are powers of two.
     pub(super) fn new(kind: Kind, features: u64, sizes: &[u16]) -> Result<Self, TransportError> {
         let queues = sizes.iter().enumerate().map(|(index, &size)| {
             Queue::new(size).map_err(|_| TransportError::Queue {
@@ -96,7 +96,7 @@ impl Transport {
         })
     }
 
-    /// A device as it was saved, if this one can be like it.
+    /// Restores a device from its saved state, if that is possible.
     pub(super) fn from_state(
         kind: Kind,
         features: u64,
@@ -104,7 +104,7 @@ impl Transport {
         state: &TransportStateV1,
     ) -> Result<Self, TransportError> {
         let new = Self::new(kind, features, sizes)?;
-        // Until they are agreed on they are what a driver asks for, which may be anything.
+        // Until they are negotiated they are the driver's request, which may be anything.
         let agreed = state.status & VIRTIO_CONFIG_S_FEATURES_OK != 0;
         let lost = state.driver_features & !new.device_features;
         if agreed && lost != 0 {
@@ -164,12 +164,12 @@ impl Transport {
         &mut self.queues
     }
 
-    /// The features that device and driver have agreed on.
+    /// The features that device and driver have negotiated.
     pub(super) fn features(&self) -> u64 {
         self.driver_features
     }
 
-    /// The same, once they are agreed on for good.
+    /// The same, once the negotiation is final.
     pub(super) fn agreed_features(&self) -> u64 {
         match self.has(VIRTIO_CONFIG_S_FEATURES_OK) {
             true => self.driver_features,
@@ -182,12 +182,12 @@ impl Transport {
         self.has(VIRTIO_CONFIG_S_DRIVER_OK) && !self.has(VIRTIO_CONFIG_S_NEEDS_RESET)
     }
 
-    /// Nothing works any more until the driver resets the device.
+    /// Marks the device as broken until the driver resets it.
     pub(super) fn set_broken(&mut self) {
         self.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
     }
 
-    /// Whether the driver is ready and should hear that nothing works any more.
+    /// Whether the driver is ready and should be told that the device is broken.
     pub(super) fn is_broken(&self) -> bool {
         self.has(VIRTIO_CONFIG_S_DRIVER_OK) && self.has(VIRTIO_CONFIG_S_NEEDS_RESET)
     }
@@ -200,7 +200,7 @@ impl Transport {
         self.queues.get(usize::try_from(self.queue_sel).ok()?)
     }
 
-    /// A register, four bytes wide. The interrupt's are not here.
+    /// Reads a register, four bytes wide, except for those of the interrupt.
     pub(super) fn read(&self, offset: u32) -> u32 {
         match offset {
             VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
@@ -221,7 +221,7 @@ impl Transport {
         }
     }
 
-    /// Takes a write to a register, four bytes wide.
+    /// Handles a write to a register, four bytes wide.
     pub(super) fn write(&mut self, offset: u32, value: u32, memory: &GuestMemoryMmap) -> Effect {
         match offset {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_sel = value,
@@ -259,7 +259,7 @@ impl Transport {
             self.reset();
             return Effect::Reset;
         }
-        // Only a reset takes bits away, and the device's own is not the driver's to set.
+        // Only a reset clears bits, and the driver cannot set the device's own bit.
         let new = value & !self.status & !VIRTIO_CONFIG_S_NEEDS_RESET & 0xff;
         self.status |= new & !(VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
         if new & VIRTIO_CONFIG_S_FEATURES_OK != 0 && self.features_fit() {
@@ -279,7 +279,7 @@ impl Transport {
         Effect::Ready
     }
 
-    /// Whether the driver took nothing that was not offered, and what it must take.
+    /// Whether the driver accepted no feature that was not offered, and all that are required.
     fn features_fit(&self) -> bool {
         self.driver_features & !self.device_features == 0
             && self.driver_features & (1 << VIRTIO_F_VERSION_1) != 0
@@ -294,7 +294,7 @@ impl Transport {
         self.queues.iter_mut().for_each(QueueT::reset);
     }
 
-    /// Sets up a ring: after the features are agreed on and before the driver is ready.
+    /// Sets up a ring: after the features are negotiated and before the driver is ready.
     fn set_queue(&mut self, offset: u32, value: u32) {
         let configurable =
             self.has(VIRTIO_CONFIG_S_FEATURES_OK) && !self.has(VIRTIO_CONFIG_S_DRIVER_OK);
@@ -312,7 +312,7 @@ impl Transport {
             return;
         }
         match offset {
-            // What does not fit leaves the size as it is, and the largest one fits any driver.
+            // An invalid size leaves the size unchanged; the maximum works for any driver.
             VIRTIO_MMIO_QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
             VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
             VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),

@@ -1,25 +1,25 @@
 //! Virtio devices, over virtio-mmio: the guest finds them through ACPI.
 //!
-//! | module | is about |
+//! | module | content |
 //! |---|---|
-//! | `spec`, `open` | what was asked for, and what it needs of the host |
-//! | `bus`, `live`, `worker` | the devices of a machine, a thread each |
-//! | `stage` | devices at work and at rest, and the way between |
-//! | `slot`, `aml` | where a device is, and how the guest learns of it |
-//! | `prepared_slot` | what waits for it there: events in KVM, a thread |
-//! | `mmio`, `interrupt`, `ring` | what is between driver and device |
-//! | `device` | what every device has |
+//! | `spec`, `open` | the requested devices, and what they need of the host |
+//! | `bus`, `live`, `worker` | the devices of a machine, with a thread each |
+//! | `stage` | devices working and stopped, and the transitions |
+//! | `slot`, `aml` | the place of a device, and its description for the guest |
+//! | `prepared_slot` | what is set up in advance for a device: events in KVM, a thread |
+//! | `mmio`, `interrupt`, `ring` | the transport between driver and device |
+//! | `device` | the interface of all devices |
 //! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
-//! | `needs` | what a guest has agreed on with its devices, for another binary to judge |
-//! | `state` | what of all this crosses an update |
+//! | `needs` | what a guest has negotiated with its devices, for another binary to check |
+//! | `state` | the state that crosses an update |
 //!
-//! Nothing is waited for under a device's lock: `stage` says how devices come to stand still before
+//! Nothing blocks while holding a device's lock: `stage` describes how devices are stopped before
 //! an update stops the vCPUs. Requests that are still in a ring are in guest memory, and stay
-//! there. When the guest runs again each device looks into all its rings and raises its interrupt
-//! once, so neither a kick nor an interrupt can be lost.
+//! there. When the guest runs again, each device checks all its rings and raises its interrupt
+//! once, so neither a notification nor an interrupt can be lost.
 //!
-//! Another process of this host gets what a device has open as descriptors; in another kernel
-//! it is opened again. What is in the file system stays as long as this process owns it.
+//! Another process of this host gets a device's open descriptors; in another kernel they are opened
+//! again. Sockets in the file system stay as long as this process owns them.
 
 pub(crate) mod aml;
 mod block;

@@ -1,5 +1,5 @@
-//! What a guest has agreed on with its devices, for another binary to say beforehand whether its
-//! devices can do that.
+//! What a guest has negotiated with its devices, so that another binary can check beforehand
+//! whether its own devices support it.
 
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::Finding;
@@ -10,14 +10,14 @@ use super::kind::Kind;
 use super::mmio::TRANSPORT_FEATURES;
 use super::{console, net, rng, state, vsock};
 
-/// What a device must be for its guest.
+/// The guest's requirements on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Needs {
-    /// The features that are agreed on, by their numbers in the virtio specification.
+    /// The negotiated features, by their numbers in the virtio specification.
     pub(super) features: Vec<u32>,
-    /// The most entries of each ring.
+    /// The size of each ring.
     pub(super) rings: Vec<u16>,
-    /// Whether it is a disk that is only read.
+    /// Whether it is a read-only disk.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) readonly: bool,
 }
@@ -29,7 +29,7 @@ pub(super) fn numbers(features: u64) -> Vec<u32> {
         .collect()
 }
 
-/// What a device of this program offers.
+/// The features and ring sizes that a device of this program offers.
 fn offered(kind: Kind, readonly: bool) -> (u64, &'static [u16]) {
     let (features, rings): (u64, &[u16]) = match kind {
         Kind::Block => (block::features(readonly), block::RINGS),
@@ -41,7 +41,8 @@ fn offered(kind: Kind, readonly: bool) -> (u64, &'static [u16]) {
     (features | TRANSPORT_FEATURES, rings)
 }
 
-/// What of a described state no device of this program can be. Who described it may not have said.
+/// The requirements of a described state that no device of this program meets. Older programs may
+/// not describe any.
 pub(crate) fn unmet(described: &Description) -> Vec<Finding> {
     let mut findings = Vec::new();
     for section in &described.sections {
@@ -114,7 +115,7 @@ mod tests {
                 "Device 'virtio-blk3': its guest has rings of [256, 256] entries, this binary has [256]",
             ]
         );
-        // Discards are for disks that are written.
+        // Only writable disks support discards.
         let discards = |readonly| json!({"features": [13], "rings": [256], "readonly": readonly});
         assert_eq!(found("virtio-blk0", discards(false)).len(), 0);
         assert_eq!(found("virtio-blk0", discards(true)).len(), 1);

@@ -1,4 +1,4 @@
-//! Opening what devices need of the host: for a new guest, or as a state says.
+//! Opening the host resources of devices: for a new guest, or from a state.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,15 +21,15 @@ use super::state::{TransportStateV1, VirtioStateV1};
 use super::vsock::Vsock;
 use crate::socket::Ownership;
 
-/// How long an old VMM of this host may take to let go of what it had.
+/// How long an old VMM of this host may take to release what it had.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A device with all it needs of the host, and where in the machine it goes.
+/// A device with all its host resources, and its place in the machine.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(super) slot: Slot,
     pub(super) device: Box<dyn Device>,
-    /// How its registers were; None for a new device.
+    /// The state of its registers; `None` for a new device.
     pub(super) transport: Option<TransportStateV1>,
 }
 
@@ -38,7 +38,7 @@ impl Opened {
         self.slot
     }
 
-    /// Where it goes.
+    /// Its slot and number of rings.
     pub(super) fn layout(&self) -> SlotLayout {
         SlotLayout::of(self.slot, self.device.queue_sizes().len())
     }
@@ -97,7 +97,7 @@ fn boxed<D: Device + 'static>(
     }
 }
 
-/// Opens the devices of a saved guest. `handed_in` are the taps without a name, in order.
+/// Opens the devices of a saved guest. `handed_in` are the taps passed by descriptor, in order.
 pub(crate) fn reopen(
     states: &[VirtioStateV1],
     handed_in: &[RawFd],
@@ -113,10 +113,10 @@ pub(crate) fn reopen(
     }
 }
 
-/// Makes ahead what the devices at these places, which are to be inherited, could not get any more when the
-/// process has given up what it does not need.
+/// Creates in advance what the devices in these slots, which are to be inherited, can no longer get
+/// once the process has entered its sandbox.
 pub(crate) fn reserve_io(places: &[SlotLayout]) {
-    // A disk has one ring. An old VMM does not tell.
+    // A disk has one ring. An old VMM does not report its kind.
     let disks = places.iter().filter(|place| place.rings == 1).count();
     block::reserve(if places.is_empty() {
         MAX_DEVICES
@@ -125,8 +125,8 @@ pub(crate) fn reserve_io(places: &[SlotLayout]) {
     });
 }
 
-/// Takes the devices of a saved guest over from another process of this host, which had all
-/// of `passed` open. What is not among them is opened again.
+/// Takes over the devices of a saved guest from another process of this host, which had everything
+/// in `passed` open. Whatever is not included is opened again.
 pub(crate) fn inherit(
     states: &[VirtioStateV1],
     mut passed: HashMap<String, OwnedFd>,
@@ -162,7 +162,7 @@ pub(crate) fn inherit(
     })
 }
 
-/// Opens each device, in a place of its own.
+/// Opens each device, in a slot of its own.
 fn each(
     states: &[VirtioStateV1],
     mut open: impl FnMut(&VirtioStateV1) -> Result<Box<dyn Device>, VirtioError>,
@@ -214,7 +214,7 @@ fn reopen_one(
     }
 }
 
-/// Tries until it is not busy any more: the VMM before this one may be about to end.
+/// Retries while the resource is busy: the previous VMM may be about to end.
 fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let begin = Instant::now();
     loop {

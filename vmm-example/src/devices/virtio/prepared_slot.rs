@@ -1,8 +1,8 @@
-//! What a device finds at its place: an interrupt line and the kicks of its rings, in KVM, and a
-//! thread.
+//! What is set up in advance for a device in its slot: an interrupt line and the notifications of
+//! its rings, in KVM, and a thread.
 //!
-//! All of this takes its time, and nothing but the device's place need be known for it: it is done
-//! before a guest stops.
+//! All of this takes time and only requires the device's slot to be known: it is done before a
+//! guest stops.
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -11,19 +11,19 @@ use super::slot::{QUEUE_NOTIFY, Slot, SlotLayout};
 use super::worker::IdleWorker;
 use crate::kvm::Vm;
 
-/// A place made ready for its device.
+/// A slot that is ready for its device.
 #[derive(Debug)]
 pub(crate) struct PreparedSlot {
     pub(super) slot: Slot,
     /// Raises the interrupt.
     pub(super) line: EventFd,
-    /// Written by the kernel when the guest has put something into the ring of that number.
+    /// Written by the kernel when the guest has put something into the ring with that index.
     pub(super) kicks: Vec<EventFd>,
     pub(super) worker: IdleWorker,
 }
 
 impl PreparedSlot {
-    /// Makes `place` ready.
+    /// Prepares a slot.
     pub(crate) fn prepare(vm: &Vm, layout: SlotLayout) -> Result<Self, VirtioError> {
         let slot = Slot::new(layout.slot).ok_or(VirtioError::BadSlot { slot: layout.slot })?;
         let prepared = Self::of_no_vm(slot, layout.rings)?;
@@ -34,7 +34,7 @@ impl PreparedSlot {
         Ok(prepared)
     }
 
-    /// One whose events no VM knows.
+    /// A slot whose events are not connected to any VM.
     pub(super) fn of_no_vm(slot: Slot, rings: u8) -> Result<Self, VirtioError> {
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(VirtioError::Event);
         Ok(Self {
@@ -50,7 +50,7 @@ impl PreparedSlot {
     }
 }
 
-/// Takes the slot prepared at `place` out of those that there are. None if nobody knew of it.
+/// Removes the slot prepared at `place` from the list. `None` if it was not prepared.
 pub(super) fn take(
     ready: &mut Vec<PreparedSlot>,
     layout: SlotLayout,

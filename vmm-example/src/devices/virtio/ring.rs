@@ -1,7 +1,7 @@
-//! A device's rings while it is at work: requests come out, answers go in.
+//! A device's rings while it works: requests come out, answers go in.
 //!
-//! Everything in a ring is the guest's word and may be wrong. A chain of buffers is checked
-//! when it is taken; what fails the check breaks the device until the guest resets it.
+//! Everything in a ring comes from the guest and may be wrong. A chain of buffers is checked when
+//! it is taken; an invalid one breaks the device until the guest resets it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,10 +13,10 @@ use vmm_sys_util::eventfd::EventFd;
 use super::counters::Counters;
 use super::interrupt::{Interrupt, Reason};
 
-/// The most requests that a device answers before others get its lock.
+/// The maximum number of requests that a device answers before others get its lock.
 pub(super) const BURST: usize = 256;
 
-/// What a guest did that no driver does.
+/// An error of the guest that no correct driver makes.
 #[derive(Debug, Error)]
 pub(crate) enum RingError {
     #[error("The ring is broken")]
@@ -32,9 +32,9 @@ pub(crate) enum RingError {
 /// A chain of buffers that the guest has made available.
 pub(super) struct Request<'a> {
     head: u16,
-    /// What the guest says.
+    /// The guest's input.
     pub(super) input: Reader<'a>,
-    /// Room for the answer.
+    /// Space for the answer.
     pub(super) output: Writer<'a>,
 }
 
@@ -45,13 +45,13 @@ pub(super) struct Span {
     pub(super) len: usize,
 }
 
-/// A chain of buffers by where they are, for a request that is answered later.
+/// The locations of a chain's buffers, for a request that is answered later.
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) head: u16,
-    /// What the guest says.
+    /// The guest's input.
     pub(super) input: Vec<Span>,
-    /// Room for the answer.
+    /// Space for the answer.
     pub(super) output: Vec<Span>,
 }
 
@@ -60,20 +60,20 @@ pub(super) struct Rings<'a> {
     pub(super) queues: &'a mut [Queue],
     pub(super) memory: &'a GuestMemoryMmap,
     pub(super) interrupt: &'a Interrupt,
-    /// Set when the device is wanted parked: it finishes the request at hand.
+    /// Set when the device is to be parked: it finishes the current request.
     pub(super) stop: &'a AtomicBool,
-    /// What wakes the device's thread for each ring.
+    /// Wakes the device's thread for each ring.
     pub(super) kicks: &'a [EventFd],
 }
 
 impl<'a> Rings<'a> {
-    /// Has the device serve a ring once more, after whoever else wants it.
+    /// Makes the device serve a ring once more, after others have had a turn.
     pub(super) fn again(&self, ring: usize) {
-        // A counter that is full wakes the device anyway.
+        // If the counter is full, the device wakes up anyway.
         let _ = self.kicks.get(ring).map(|kick| kick.write(1));
     }
 
-    /// One ring; None while the driver has not set it up.
+    /// A ring; `None` while the driver has not set it up.
     pub(super) fn ring(&mut self, index: usize) -> Option<Ring<'_, 'a>> {
         let queue = self.queues.get_mut(index).filter(|queue| queue.ready())?;
         Some(Ring {
@@ -96,13 +96,13 @@ pub(super) struct Ring<'r, 'a> {
     memory: &'a GuestMemoryMmap,
     interrupt: &'a Interrupt,
     stop: &'a AtomicBool,
-    /// What wakes the device's thread for it.
+    /// Wakes the device's thread for this ring.
     kick: Option<&'a EventFd>,
 }
 
 impl<'a> Ring<'_, 'a> {
-    /// Answers the requests that there are; `answer` returns how many bytes it wrote. Whoever waits for
-    /// the device's lock gets it after [`BURST`] of them.
+    /// Answers the available requests; `answer` returns the number of bytes it wrote. After
+    /// [`BURST`] requests, others get the device's lock.
     pub(super) fn serve(
         mut self,
         mut answer: impl FnMut(&mut Request<'a>) -> Result<usize, RingError>,
@@ -141,7 +141,7 @@ impl<'a> Ring<'_, 'a> {
         }))
     }
 
-    /// Takes the next chain, by where its buffers are: all of them in guest memory.
+    /// Takes the next chain as locations of buffers, which are all in guest memory.
     pub(super) fn pop_chain(&mut self) -> Result<Option<Chain>, RingError> {
         let Some(descriptors) = self.queue.iter(self.memory)?.next() else {
             return Ok(None);
@@ -168,7 +168,7 @@ impl<'a> Ring<'_, 'a> {
         Ok(Some(chain))
     }
 
-    /// Takes the next chain, or asks the guest to say when there is one.
+    /// Takes the next chain, or asks the guest to notify when there is one.
     pub(super) fn pop_chain_or_ask(&mut self) -> Result<Option<Chain>, RingError> {
         if let Some(chain) = self.pop_chain()? {
             return Ok(Some(chain));
@@ -179,9 +179,9 @@ impl<'a> Ring<'_, 'a> {
         }
     }
 
-    /// Has the device serve it once more, after whoever else wants the device.
+    /// Makes the device serve this ring once more, after others have had a turn.
     pub(super) fn again(&self) {
-        // A counter that is full wakes the device anyway.
+        // If the counter is full, the device wakes up anyway.
         let _ = self.kick.map(|kick| kick.write(1));
     }
 
@@ -189,7 +189,7 @@ impl<'a> Ring<'_, 'a> {
         self.memory
     }
 
-    /// Takes the next request, or asks the guest to say when there is one.
+    /// Takes the next request, or asks the guest to notify when there is one.
     pub(super) fn pop_or_ask(&mut self) -> Result<Option<Request<'a>>, RingError> {
         if let Some(request) = self.pop()? {
             return Ok(Some(request));
@@ -200,17 +200,17 @@ impl<'a> Ring<'_, 'a> {
         }
     }
 
-    /// Takes the last request back, as if it had not been taken.
+    /// Undoes taking the last request.
     pub(super) fn unpop(&mut self) {
         self.queue.go_to_previous_position();
     }
 
-    /// Gives a request back, with so many bytes written into it.
+    /// Returns a request to the guest, with this many bytes written.
     pub(super) fn push(&mut self, request: &Request<'_>, written: usize) -> Result<(), RingError> {
         self.push_head(request.head, written)
     }
 
-    /// Gives a chain back, by its first descriptor.
+    /// Returns a chain to the guest, by its first descriptor.
     pub(super) fn push_head(&mut self, head: u16, written: usize) -> Result<(), RingError> {
         // A chain has less than 4 GiB: the iterator over it ends there.
         let written = u32::try_from(written).unwrap_or(u32::MAX);
@@ -218,7 +218,7 @@ impl<'a> Ring<'_, 'a> {
         Ok(self.queue.add_used(self.memory, head, written)?)
     }
 
-    /// Tells the guest what was pushed, if it wants to know.
+    /// Notifies the guest of returned requests, if it wants to know.
     pub(super) fn signal(&mut self) -> Result<(), RingError> {
         if self.queue.needs_notification(self.memory)? {
             self.interrupt.raise(Reason::Used);
@@ -231,7 +231,7 @@ impl<'a> Ring<'_, 'a> {
     }
 }
 
-/// Walks a chain to its end: it must have one, and must not change direction twice.
+/// Walks a chain to its end: it must have one, and change direction at most once.
 fn check(chain: DescriptorChain<&GuestMemoryMmap>) -> Result<(), RingError> {
     let mut writable = false;
     let mut ended = false;

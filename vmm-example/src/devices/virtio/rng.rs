@@ -1,4 +1,4 @@
-//! The entropy device: random numbers of the host's kernel.
+//! The entropy device: random numbers from the host's kernel.
 //!
 //! Crosses an update: nothing of its own.
 
@@ -12,7 +12,7 @@ use super::kind::Kind;
 use super::ring::{Request, RingError, Rings};
 
 pub(super) const RINGS: &[u16] = &[64];
-/// The most bytes that one request gets.
+/// The maximum number of bytes for one request.
 const MAX_BYTES: usize = 4096;
 
 /// The live device.
@@ -56,7 +56,7 @@ impl Device for Rng {
     }
 }
 
-/// Fills as much of a request as it may get; 0 if there is no entropy.
+/// Fills a request up to the maximum; 0 if there is no entropy.
 fn fill(request: &mut Request<'_>) -> usize {
     let mut bytes = [0; MAX_BYTES];
     let wanted = request.output.available_bytes().min(MAX_BYTES);

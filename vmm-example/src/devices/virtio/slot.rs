@@ -1,18 +1,18 @@
-//! Where in the machine a device is: its page of registers and its interrupt line.
+//! The place of a device in the machine: its page of registers and its interrupt line.
 //!
-//! A slot's place is part of the guest's hardware: it never changes.
+//! The slot is part of the guest's hardware: it never changes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::memory::layout::VIRTIO_MMIO;
 
-/// How many devices a machine can have: each has a line of the I/O APIC that no ISA device has.
+/// The maximum number of devices: each has a line of the I/O APIC that no ISA device uses.
 pub(crate) const MAX_DEVICES: usize = 8;
-/// Bytes between the registers of two devices.
+/// The distance between the registers of two devices, in bytes.
 pub(crate) const STRIDE: u64 = 0x1000;
-/// The first line behind those of ISA devices.
+/// The first line after those of ISA devices.
 const FIRST_GSI: u32 = 16;
-/// Where the guest tells the device of new buffers, from the start of its registers.
+/// The offset of the register by which the guest notifies the device of new buffers.
 pub(super) const QUEUE_NOTIFY: u64 = 0x50;
 
 /// The place of a device.
@@ -20,7 +20,7 @@ pub(super) const QUEUE_NOTIFY: u64 = 0x50;
 pub(crate) struct Slot(u8);
 
 impl Slot {
-    /// None if the machine has no such slot.
+    /// `None` if the machine has no such slot.
     pub(crate) fn new(index: u8) -> Option<Self> {
         (usize::from(index) < MAX_DEVICES).then_some(Self(index))
     }
@@ -30,7 +30,7 @@ impl Slot {
         (0..MAX_DEVICES as u8).map(Self)
     }
 
-    /// The slot that an address belongs to, and the offset in it.
+    /// The slot of an address, and the offset in it.
     pub(super) fn at(addr: u64) -> Option<(Self, u64)> {
         let offset = addr.checked_sub(VIRTIO_MMIO)?;
         let slot = Self::new(u8::try_from(offset / STRIDE).ok()?)?;
@@ -41,7 +41,7 @@ impl Slot {
         self.0
     }
 
-    /// Where the registers start.
+    /// The start of the registers.
     pub(crate) fn base(self) -> u64 {
         VIRTIO_MMIO + u64::from(self.0) * STRIDE
     }
@@ -52,7 +52,7 @@ impl Slot {
     }
 }
 
-/// Where a device is, and how many rings it has.
+/// The slot of a device, and its number of rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SlotLayout {
     pub(crate) slot: u8,

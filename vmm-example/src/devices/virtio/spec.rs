@@ -1,4 +1,4 @@
-//! Which devices an operator asks for, parsed and checked.
+//! The requested devices, parsed and checked.
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -46,7 +46,7 @@ pub(crate) struct DiskSpec {
     pub(crate) path: PathBuf,
     /// Default: off.
     pub(crate) readonly: bool,
-    /// Past the page cache of the host. Default: off.
+    /// Bypasses the host's page cache. Default: off.
     pub(crate) direct: bool,
     /// Default: auto.
     pub(crate) io: IoMode,
@@ -65,7 +65,7 @@ impl FromStr for IoMode {
     }
 }
 
-/// Where a network device's frames go.
+/// The destination of a network device's frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TapSpec {
     Name(String),
@@ -76,7 +76,7 @@ pub(crate) enum TapSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetSpec {
     pub(crate) tap: TapSpec,
-    /// Default: one of its own, which the device keeps.
+    /// Default: a random one, which the device keeps.
     pub(crate) mac: Option<Mac>,
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct DeviceSpecs {
 }
 
 impl DeviceSpecs {
-    /// How many devices these are.
+    /// The number of devices.
     pub(crate) fn count(&self) -> usize {
         self.disks.len()
             + self.nets.len()
@@ -139,7 +139,7 @@ impl DeviceSpecs {
             + usize::from(self.vsock.is_some())
     }
 
-    /// Whether a machine has a place for each of them.
+    /// Whether a machine has enough slots for them.
     pub(crate) fn fits(&self) -> bool {
         self.count() <= MAX_DEVICES
     }
@@ -159,8 +159,8 @@ fn digits<T: FromStr>(value: &str) -> Option<T> {
     parsed.filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Splits `key=value,key=value` and hands each pair to `set`, which says if it knows the key. No key
-/// is given twice.
+/// Splits `key=value,key=value` and passes each pair to `set`, which returns whether it knows the
+/// key. No key may be repeated.
 fn each_pair<'v>(
     value: &'v str,
     known: &'static str,
@@ -184,7 +184,7 @@ fn each_pair<'v>(
     Ok(())
 }
 
-/// Takes the one value that one of several keys gives.
+/// Sets a value of which only one key may be given.
 fn only<T>(to: &mut Option<T>, value: T, keys: &'static str) -> Result<(), SpecError> {
     match to.replace(value) {
         None => Ok(()),
@@ -274,7 +274,7 @@ impl FromStr for VsockSpec {
     }
 }
 
-/// 0 to 2 are the hypervisor, the local loop and the host; the highest means any.
+/// 0 to 2 are the hypervisor, loopback and the host; the maximum means any.
 fn parse_cid(value: &str) -> Result<u64, SpecError> {
     let cid = digits::<u32>(value);
     cid.filter(|cid| (3..u32::MAX).contains(cid))

@@ -1,4 +1,4 @@
-//! What of the devices crosses an update: a section for each.
+//! The state of the devices that crosses an update: a section for each.
 //!
 //! A field that readers may ignore is added with a default; any other change is a new version.
 
@@ -14,7 +14,7 @@ use super::kind::Kind;
 /// The version of all sections here.
 pub(crate) const VERSION: u32 = 1;
 
-/// The sections of devices, in the order in which they are looked for.
+/// The sections of devices, in the order in which they are searched.
 const NAMES: [(Kind, &str); 19] = [
     (Kind::Block, "virtio-blk0"),
     (Kind::Block, "virtio-blk1"),
@@ -37,10 +37,10 @@ const NAMES: [(Kind, &str); 19] = [
     (Kind::Vsock, "virtio-vsock0"),
 ];
 
-/// How many sections [`known`] returns.
+/// The number of sections that [`known`] returns.
 pub(crate) const SECTIONS: usize = NAMES.len();
 
-/// All sections of devices that this program reads.
+/// All sections of devices that this program can read.
 pub(crate) const fn known() -> [KnownSection; SECTIONS] {
     let mut known = [KnownSection::new("", 0, 0); SECTIONS];
     let mut at = 0;
@@ -51,7 +51,7 @@ pub(crate) const fn known() -> [KnownSection; SECTIONS] {
     known
 }
 
-/// A ring as its driver set it up, and how far it has got, version 1.
+/// A ring as set up by its driver, and its progress, version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct QueueStateV1 {
     pub(crate) max_size: u16,
@@ -103,7 +103,7 @@ impl TryFrom<&QueueStateV1> for Queue {
 /// The registers, version 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TransportStateV1 {
-    /// What was offered: a driver that is probing must not see it change.
+    /// The features that were offered: a driver that is probing must not see them change.
     pub(crate) device_features: u64,
     pub(crate) driver_features: u64,
     pub(crate) device_features_sel: u32,
@@ -118,19 +118,19 @@ pub(crate) struct TransportStateV1 {
 /// A device, version 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VirtioStateV1 {
-    /// Its place in the machine.
+    /// Its slot in the machine.
     pub(crate) slot: u8,
     pub(crate) transport: TransportStateV1,
     pub(crate) device: DeviceStateV1,
 }
 
-/// The kind of the device that a section is of.
+/// The kind of device that a section describes.
 pub(super) fn kind_of(section: &str) -> Option<Kind> {
     let of = NAMES.iter().find(|(_, name)| *name == section);
     of.map(|(kind, _)| *kind)
 }
 
-/// The section of each of some devices; none for one too many of its kind.
+/// The section of each device; `None` for one too many of its kind.
 pub(super) fn sections(kinds: impl Iterator<Item = Kind>) -> Vec<Option<&'static str>> {
     let mut names = NAMES.to_vec();
     let section = |kind| {
@@ -147,7 +147,7 @@ pub(crate) fn write(
 ) -> Result<(), FrameError> {
     let names = sections(devices.iter().map(|device| device.device.kind()));
     for (device, name) in devices.iter().zip(names) {
-        // Who builds a machine has counted them: see `DeviceSpecs::check`.
+        // The number was checked when the machine was built: see `DeviceSpecs::check`.
         let name = name.ok_or(FrameError::TooManySections)?;
         frame.add(name, VERSION, Need::Required, device)?;
     }
@@ -164,8 +164,7 @@ pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Vec<VirtioStateV1
     Ok(devices)
 }
 
-/// The sockets of devices in the file system, and the one whose name begins those that a device
-/// connects to.
+/// The devices' sockets in the file system, and the prefix of those that a device connects to.
 pub(crate) fn sockets(devices: &[VirtioStateV1]) -> (Vec<PathBuf>, Option<PathBuf>) {
     let mut connects = None;
     let socket = |state: &VirtioStateV1| match &state.device {

@@ -1,4 +1,4 @@
-//! A driver for tests: rings in memory of its own, and buffers to put into them.
+//! A driver for tests: rings in its own memory, and buffers for them.
 
 use std::sync::atomic::AtomicBool;
 
@@ -14,11 +14,11 @@ use super::ring::{RingError, Rings};
 
 pub(super) const MEMORY: usize = 2 << 20;
 const RING_SIZE: u16 = 128;
-/// Bytes between two rings.
+/// The distance between two rings, in bytes.
 const RING_STRIDE: u64 = 0x4000;
-/// Where buffers start: behind all rings.
+/// The start of the buffers, after all rings.
 pub(super) const BUFFERS: u64 = 0x10_0000;
-/// Bytes between two buffers.
+/// The distance between two buffers, in bytes.
 const BUFFER_STRIDE: u64 = 0x1_0000;
 
 pub(super) fn event() -> EventFd {
@@ -32,9 +32,9 @@ pub(super) fn memory() -> GuestMemoryMmap {
 /// A buffer of a chain.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Buffer<'a> {
-    /// What the driver says.
+    /// The driver's input.
     Says(&'a [u8]),
-    /// Room for so many bytes.
+    /// Space for this many bytes.
     Room(u32),
 }
 
@@ -60,7 +60,7 @@ impl Driver {
         }
     }
 
-    /// Where the buffer of a descriptor is.
+    /// The address of a descriptor's buffer.
     pub(super) fn buffer_at(ring: usize, descriptor: u16) -> u64 {
         let number = ring as u64 * u64::from(RING_SIZE) + u64::from(descriptor);
         BUFFERS + (number % 15) * BUFFER_STRIDE
@@ -89,7 +89,7 @@ impl Driver {
         first
     }
 
-    /// Makes descriptors available as they are.
+    /// Makes descriptors available unchanged.
     pub(super) fn offer_raw(&mut self, ring: usize, descriptors: &[RawDescriptor], first: u16) {
         let queue = &self.queues[ring];
         let (table, avail) = (queue.desc_table(), queue.avail_ring());
@@ -111,7 +111,7 @@ impl Driver {
             .unwrap();
     }
 
-    /// Has a device serve a ring.
+    /// Makes a device serve a ring.
     pub(super) fn serve(&mut self, device: &mut dyn Device, ring: usize) -> Result<(), RingError> {
         self.with(|rings| device.serve(ring, rings))
     }
@@ -126,7 +126,7 @@ impl Driver {
         })
     }
 
-    /// What came back: first descriptors and how much was written.
+    /// The used entries: first descriptors and bytes written.
     pub(super) fn used(&self, ring: usize) -> Vec<(u32, u32)> {
         let at = self.queues[ring].used_ring();
         let read = |at| self.memory.read_obj::<u32>(GuestAddress(at)).unwrap();
@@ -135,7 +135,7 @@ impl Driver {
         elements.map(|at| (read(at), read(at + 4))).collect()
     }
 
-    /// The bytes of a descriptor's buffer.
+    /// The content of a descriptor's buffer.
     pub(super) fn bytes(&self, ring: usize, descriptor: u16, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let at = GuestAddress(Self::buffer_at(ring, descriptor));
@@ -148,7 +148,7 @@ pub(super) fn descriptor(at: u64, len: u32, flags: u16, next: u16) -> RawDescrip
     RawDescriptor::from(Descriptor::new(at, len, flags, next))
 }
 
-/// A ring that its driver has set up: descriptors, available, used.
+/// A ring set up by its driver: descriptors, available, used.
 fn set_up(ring: usize) -> Queue {
     let at = (RING_STRIDE * (ring as u64 + 1)) as u32;
     let mut queue = Queue::new(RING_SIZE).unwrap();
@@ -159,7 +159,7 @@ fn set_up(ring: usize) -> Queue {
     queue
 }
 
-/// Random numbers that are the same every time.
+/// A reproducible random number generator.
 pub(super) struct TestRng(u64);
 
 impl TestRng {
@@ -179,8 +179,8 @@ impl TestRng {
     }
 }
 
-/// Serves rings full of nonsense: nothing may panic, and the device must serve a good ring
-/// after a reset.
+/// Serves rings full of garbage: nothing may panic, and the device must serve a good ring after a
+/// reset.
 pub(super) fn survives_nonsense(device: &mut dyn Device, rings: usize) {
     let mut rng = TestRng::new(7);
     for round in 0..400 {
@@ -189,7 +189,7 @@ pub(super) fn survives_nonsense(device: &mut dyn Device, rings: usize) {
             scatter(&mut driver, ring, &mut rng, round % 3 == 0);
         }
         for ring in 0..rings {
-            // Broken or not, both are answers.
+            // Broken or not, both are acceptable.
             let _ = driver.serve(device, ring);
         }
         let _ = driver.with(|rings| device.serve_source(rings));
@@ -197,7 +197,7 @@ pub(super) fn survives_nonsense(device: &mut dyn Device, rings: usize) {
     }
 }
 
-/// Fills a ring with descriptors that are partly right.
+/// Fills a ring with partly valid descriptors.
 fn scatter(driver: &mut Driver, ring: usize, rng: &mut TestRng, wild: bool) {
     let good = [BUFFERS, BUFFERS + 0x100, 0x17_0000];
     let odd = [

@@ -1,4 +1,4 @@
-//! Registers and live devices, as a driver uses them.
+//! Registers and live devices, used like a driver does.
 
 mod lending;
 
@@ -180,7 +180,7 @@ fn a_restored_device_goes_on_where_it_was() {
     offer(&memory, 1);
     old.on_kick(0);
     old.park();
-    // The kick of this one is lost with the host.
+    // The notification for this one is lost with the host.
     offer(&memory, 2);
     let state = old.save();
     assert_eq!(state.transport.interrupt_status, 1);
@@ -214,7 +214,7 @@ fn a_state_that_a_device_cannot_have_is_refused() {
         features,
         TransportError::Features { features: 32 }
     ));
-    // What a driver asks for and has not agreed on may be anything.
+    // A driver's request that was not negotiated may be anything.
     let made = Transport::from_state(Kind::Rng, 0, &[64], &asked_for.transport);
     assert!(made.is_ok());
     let count = refused(&|state| state.queues.clear());
@@ -223,7 +223,7 @@ fn a_state_that_a_device_cannot_have_is_refused() {
     assert!(matches!(size, TransportError::Queue { index: 0, .. }));
     let table = refused(&|state| state.queues[0].desc_table = 1);
     assert!(matches!(table, TransportError::Queue { index: 0, .. }));
-    // A ring of a device with longer ones, and of one with shorter ones.
+    // Rings of a device with longer ones, and of one with shorter ones.
     for max_size in [128, 32] {
         let other = refused(&|state| {
             state.queues[0].max_size = max_size;
@@ -243,7 +243,7 @@ fn a_broken_ring_needs_a_reset_and_works_after_it() {
     device.unpark();
     bring_up(&device);
     offer(&memory, 1);
-    // A chain that leads out of its table.
+    // A chain that leaves its table.
     let table = GuestAddress(TABLE.into());
     let wrong = descriptor(BUFFERS, 32, 3, 99);
     memory.write_obj(wrong, table).unwrap();
@@ -275,9 +275,9 @@ fn rings_outside_of_memory_break_the_device() {
     put(&device, VIRTIO_MMIO_STATUS, 12);
     let status = get(&device, VIRTIO_MMIO_STATUS);
     assert_ne!(status & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
-    // The driver hears of it, and of nothing else.
+    // The driver is notified of this, and of nothing else.
     assert_eq!(get(&device, VIRTIO_MMIO_INTERRUPT_STATUS), 2);
-    // Also one whose interrupt was lost with its host.
+    // Also if the interrupt was lost with its host.
     device.park();
     put(&device, VIRTIO_MMIO_INTERRUPT_ACK, 2);
     let next = live(Some(device.save()), &memory).unwrap();

@@ -14,11 +14,11 @@ use super::live::LiveDevice;
 use super::slot::Slot;
 use crate::sandbox;
 
-/// What an event is about: a ring by its number, or one of these.
+/// The data of an event: the index of a ring, or one of these.
 const SOURCE: u32 = u32::MAX;
 const QUIT: u32 = u32::MAX - 1;
 
-/// A thread that waits for its device. To start one takes longer than to give it what it waits for.
+/// A thread that waits for its device. Starting it takes longer than handing it the device.
 #[derive(Debug)]
 pub(super) struct IdleWorker {
     start: Sender<Arc<LiveDevice>>,
@@ -26,11 +26,11 @@ pub(super) struct IdleWorker {
     thread: JoinHandle<()>,
 }
 
-/// A device and its thread, which ends with this.
+/// A device and its thread, which ends with this value.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) device: Arc<LiveDevice>,
-    /// None once the thread has its device: when the guest ran first.
+    /// `None` once the thread has its device, which is when the guest first runs.
     start: Mutex<Option<Sender<Arc<LiveDevice>>>>,
     quit: Arc<Quit>,
     thread: Option<JoinHandle<()>>,
@@ -60,7 +60,7 @@ impl IdleWorker {
                 };
                 let quit = asked.clone();
                 manager.add_subscriber(Subscriber { device, quit });
-                // The poll can only fail on a signal, of which the loop makes nothing.
+                // The poll can only fail with EINTR, which the loop ignores.
                 while !asked.wanted.load(Ordering::Acquire) {
                     let _ = manager.run();
                 }
@@ -105,7 +105,7 @@ impl Drop for Worker {
         self.quit.wanted.store(true, Ordering::Release);
         let _ = self.quit.event.write(1);
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so already.
+            // A thread that panicked has already reported it.
             let _ = thread.join();
         }
     }
@@ -126,7 +126,7 @@ impl MutEventSubscriber for Subscriber {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        // All of these can be polled; were one not, its device would stand still.
+        // All of these can be polled; otherwise the device would stop working.
         let mut add = |fd: RawFd, data, set| drop(ops.add(Events::with_data_raw(fd, data, set)));
         use std::os::fd::AsRawFd;
         add(self.quit.event.as_raw_fd(), QUIT, EventSet::IN);

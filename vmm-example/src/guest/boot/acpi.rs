@@ -1,4 +1,4 @@
-//! The ACPI tables: how a guest finds its CPUs and its I/O APIC, switches off and resets.
+//! The ACPI tables: how a guest finds its CPUs and its I/O APIC, powers off and resets.
 //!
 //! ACPI Specification 6.5, chapters 5 and 20. Everything is little-endian.
 
@@ -20,21 +20,21 @@ use crate::devices::virtio;
 use crate::devices::virtio::slot::Slot;
 use crate::memory::layout::ACPI_TABLES;
 
-/// Who made the tables, and which they are.
+/// The OEM ID and the OEM table ID.
 const OEM: [u8; 6] = *b"FDBOX ";
 const OEM_TABLE: [u8; 8] = *b"VMMEXMPL";
 const OEM_REVISION: u32 = 1;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
-/// Tables start at multiples of this; the FACS has to.
+/// Tables are aligned to this; the FACS must be.
 const ALIGNMENT: usize = 64;
 
-/// That of ACPI 4.0 and later.
+/// The version of ACPI 4.0 and later.
 const FACS_VERSION: u8 = 2;
 /// FADT, boot architecture: devices on an ISA bus; no VGA; no CMOS clock; no keyboard controller.
 const BOOT_ARCH: u16 = (1 << 0) | (1 << 2) | (1 << 5);
-/// A fixed power button is one that has no flag.
+/// A fixed power button is indicated by the absence of a flag.
 const FADT_FLAGS: [Flags; 6] = [
     Flags::Wbinvd,
     Flags::ProcC1,
@@ -43,7 +43,7 @@ const FADT_FLAGS: [Flags; 6] = [
     Flags::ResetRegSup,
     Flags::Headless,
 ];
-/// Slower than the slowest C2 and C3 that are used: there are none.
+/// Larger than the maximum latency of a supported C2 and C3: there are none.
 const NO_C_STATE: u16 = 0xffff;
 
 /// Writes the tables for this many CPUs and these devices; the RSDP is at [`ACPI_TABLES`].
@@ -57,9 +57,9 @@ pub(super) fn write(memory: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<(),
         })
 }
 
-/// All tables as they lie from `base` on.
+/// All tables as laid out from `base` on.
 fn tables(base: u64, cpus: u8, devices: &[Slot], has_pci: bool) -> Vec<u8> {
-    // The first is the RSDP, which is written last: it points to the others.
+    // The RSDP comes first, but is written last, because it points to the others.
     let mut image = vec![0; Rsdp::len()];
     let mut facs = FACS::new();
     facs.version = FACS_VERSION;
@@ -95,7 +95,7 @@ fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Sdt {
 fn dsdt(devices: &[Slot], has_pci: bool) -> Sdt {
     let off = pm::SLEEP_TYPE_OFF;
     let mut body = Vec::new();
-    // The sleep type that switches off.
+    // The sleep type for power off.
     let types = Package::new(vec![&off, &off, &0u8, &0u8]);
     Name::new("_S5_".into(), &types).to_aml_bytes(&mut body);
     virtio::aml::declare(devices, &mut body);
@@ -127,7 +127,7 @@ fn fadt(facs: u64, dsdt: u64) -> FADT {
     fadt.finalize()
 }
 
-/// So many bytes of I/O ports.
+/// A number of I/O ports.
 fn io_register(port: u16, len: u8) -> GAS {
     let access = match len {
         1 => AccessSize::ByteAccess,
@@ -136,16 +136,16 @@ fn io_register(port: u16, len: u8) -> GAS {
     GAS::new(AddressSpace::SystemIo, len * 8, 0, access, port.into())
 }
 
-/// The body of the MADT: the local APICs, the I/O APIC and how lines are wired. acpi_tables has neither
-/// its flags nor the entries at the end.
+/// The body of the MADT: the local APICs, the I/O APIC and how lines are wired. acpi_tables has
+/// neither its flags nor the entries at the end.
 fn madt(cpus: u8) -> Vec<u8> {
     let mut bytes = LOCAL_APIC.to_le_bytes().to_vec();
-    // There are PICs too.
+    // There are PICs as well.
     bytes.extend(1u32.to_le_bytes());
     for id in 0..cpus {
         bytes.extend([0, 8, id, id, 1, 0, 0, 0]);
     }
-    // The I/O APIC has the first ID that no CPU has.
+    // The I/O APIC has the first ID that no CPU uses.
     bytes.extend([1, 12, cpus, 0]);
     bytes.extend(IO_APIC.to_le_bytes());
     bytes.extend(0u32.to_le_bytes());
@@ -172,7 +172,7 @@ mod tests {
         u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
     }
 
-    /// The table that a pointer at `at` points to, with its sum checked.
+    /// The table at the pointer at `at`, with its checksum verified.
     fn follow(image: &[u8], at: usize) -> &[u8] {
         let start = word(image, at) - ACPI_TABLES as usize;
         let table = &image[start..start + word(image, start + 4)];

@@ -1,4 +1,5 @@
-//! The state in which the first CPU enters a 64-bit kernel: long mode, paging on, flat segments.
+//! The state in which the first CPU enters a 64-bit kernel: long mode, paging enabled, flat
+//! segments.
 
 use kvm_bindings::{kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
@@ -29,7 +30,7 @@ const LVT_LINT1: usize = 0x360;
 const MODE_NMI: u32 = 4 << 8;
 const MODE_EXTINT: u32 = 7 << 8;
 
-/// Why a CPU could not be made ready.
+/// Why a CPU could not be prepared.
 #[derive(Debug, Error)]
 #[error("Cannot set up vCPU {id} for boot")]
 pub(crate) struct BootCpuError {
@@ -37,10 +38,10 @@ pub(crate) struct BootCpuError {
     source: KvmError,
 }
 
-/// Selectors that the boot protocol asks for are 0x10 (code) and 0x18 (data).
+/// The selectors required by the boot protocol are 0x10 (code) and 0x18 (data).
 const DESCRIPTORS: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 
-/// Writes page tables that map the first GiB onto itself, and the descriptor table.
+/// Writes page tables that identity-map the first GiB, and the descriptor table.
 pub(super) fn write_tables(memory: &GuestMemoryMmap) -> Result<(), BootError> {
     let large_pages = (0..ENTRIES).map(|n| (n * LARGE_PAGE) | LARGE | PRESENT_WRITABLE);
     let top = (PAGE_TABLES + PAGE) | PRESENT_WRITABLE;
@@ -63,7 +64,7 @@ fn write_words(
         .map_err(|source| BootError::Write { what, source })
 }
 
-/// Makes a vCPU ready: the first one to enter the kernel, the others to be woken by it.
+/// Prepares a vCPU: the first one to enter the kernel, the others to be woken by it.
 pub(crate) fn setup_cpu(fd: &VcpuFd, id: u8, entry: u64) -> Result<(), BootCpuError> {
     setup(fd, id, entry).map_err(|source| BootCpuError { id, source })
 }

@@ -1,4 +1,4 @@
-//! What a guest boots from, opened: it is read again when the guest resets.
+//! The opened files that a guest boots from: they are read again when the guest resets.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::BootError;
 use crate::files;
 
-/// What a guest boots from, version 1: how another VMM finds it again.
+/// What a guest boots from, version 1, so that another VMM can find it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BootStateV1 {
     pub(crate) kernel: PathBuf,
@@ -26,7 +26,7 @@ pub(crate) struct BootImage {
     pub(super) cmdline: String,
 }
 
-/// An open file, and what it was opened as.
+/// An open file, and the path it was opened by.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
@@ -34,7 +34,7 @@ pub(super) struct Source {
 }
 
 impl BootImage {
-    /// Opens the files. A relative path is one of this process's.
+    /// Opens the files. Relative paths are relative to this process's working directory.
     pub(crate) fn open(
         kernel: &Path,
         initramfs: Option<&Path>,
@@ -54,7 +54,7 @@ impl BootImage {
         Self::open(&state.kernel, state.initramfs.as_deref(), &state.cmdline)
     }
 
-    /// Goes on with files that another process has opened.
+    /// Continues with files that another process has opened.
     pub(crate) fn inherit(
         state: &BootStateV1,
         kernel: OwnedFd,
@@ -72,7 +72,7 @@ impl BootImage {
         }
     }
 
-    /// Other descriptors of its files: the kernel, and the initramfs if there is one.
+    /// Duplicates of its files' descriptors: the kernel, and the initramfs if there is one.
     pub(crate) fn fds(&self) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
         let fd = |source: &Source| Ok::<_, io::Error>(source.file.try_clone()?.into());
         let initramfs = self.initramfs.as_ref().map(fd).transpose()?;
@@ -97,12 +97,12 @@ impl Source {
         };
         Ok(Self {
             file: files::regular(path).map_err(failed)?,
-            // Another VMM starts in another directory.
+            // Another VMM has another working directory.
             path: std::path::absolute(path).map_err(failed)?,
         })
     }
 
-    /// The file, to be read from its beginning.
+    /// The file, rewound to its beginning.
     pub(super) fn rewound(&self) -> io::Result<&File> {
         (&self.file).rewind()?;
         Ok(&self.file)

@@ -1,4 +1,4 @@
-//! Putting a Linux kernel into guest RAM, ready for its 64-bit entry.
+//! Loads a Linux kernel into guest RAM, ready for its 64-bit entry.
 
 mod acpi;
 mod cpu;
@@ -66,11 +66,11 @@ pub(crate) enum BootError {
     },
 }
 
-/// The machine that a kernel is to find.
+/// The machine that the kernel is going to find.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BootSpec<'a> {
     pub(crate) cpus: u8,
-    /// Where its virtio devices are.
+    /// The slots of its virtio devices.
     pub(crate) devices: &'a [Slot],
     /// Whether it has a PCI bus.
     pub(crate) has_pci: bool,
@@ -131,22 +131,22 @@ fn load_kernel(memory: &GuestMemoryMmap, kernel: &Source) -> Result<KernelLoader
     }
 }
 
-/// Where the kernel's own room ends: it unpacks itself at its preferred address.
+/// The end of the memory the kernel uses: it unpacks itself at its preferred address.
 fn end_of_kernel(kernel: &KernelLoaderResult, header: &setup_header) -> u64 {
     let start = header.pref_address.max(kernel.kernel_load.0);
-    // What no guest has room for is refused, whatever the sum would be.
+    // A size that no guest can have is refused; the sum must not wrap.
     let unpacked = start.saturating_add(u64::from(header.init_size));
     unpacked.max(kernel.kernel_end)
 }
 
-/// Where an initramfs lies.
+/// The location of an initramfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Initramfs {
     addr: u64,
     len: u64,
 }
 
-/// As high as the kernel allows, so that nothing it does early touches it.
+/// As high as the kernel allows, so that nothing it does early overwrites it.
 fn place_initramfs(len: u64, kernel_end: u64, low_ram: u64, max_addr: u64) -> Option<Initramfs> {
     let top = low_ram.min(max_addr.saturating_add(1));
     let addr = top.checked_sub(len)? & !(PAGE - 1);

@@ -1,4 +1,4 @@
-//! The zero page: what a boot loader tells the kernel.
+//! The zero page: the boot loader's parameters for the kernel.
 
 #![allow(unsafe_code, reason = "boot_params is declared a plain value")]
 
@@ -49,7 +49,7 @@ fn build(ranges: &[RamRange], header: setup_header, initramfs: Option<Initramfs>
     params.hdr.cmd_line_ptr = CMDLINE as u32;
     params.hdr.cmdline_size = CMDLINE_MAX as u32;
     if let Some(initramfs) = initramfs {
-        // Both are below 4 GiB: the kernel's header says so and `place_initramfs` obeys.
+        // Both are below 4 GiB: the kernel's header requires it and `place_initramfs` obeys.
         params.hdr.ramdisk_image = initramfs.addr as u32;
         params.hdr.ramdisk_size = initramfs.len as u32;
     }

@@ -1,4 +1,4 @@
-//! Features that an operator does not want a guest to be shown.
+//! CPU features that an operator hides from a guest.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 use crate::spec::SpecError;
 
-/// `leaf=0x40000001,index=0,eax=0x40`: bits of a CPUID leaf that a guest finds 0.
+/// `leaf=0x40000001,index=0,eax=0x40`: bits of a CPUID leaf that a guest reads as 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HiddenCpuid {
     leaf: u32,

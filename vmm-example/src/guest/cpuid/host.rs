@@ -1,4 +1,4 @@
-//! What a guest was given of a CPU, compared with what this host's CPU and KVM have.
+//! Compares the CPU that a guest was given with what this host's CPU and KVM support.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::names;
 use super::register::Register::{self, Eax, Ebx, Ecx, Edx};
 
-/// Of the MSRs, the one that says what a CPU with its microcode is immune to.
+/// The MSR in which a CPU and its microcode declare their immunities.
 pub(crate) const ARCH_CAPABILITIES: u32 = 0x10a;
 
-/// Leaves whose bits are features, and those bits that are none: they follow what the guest does
-/// (OSXSAVE, OSPKE, the APIC's own), or this VMM gives them to every guest (a hypervisor, more than one
-/// CPU, and the deadline timer, which goes with KVM's local APIC).
+/// Leaves whose bits are features, with the bits that are not: they follow what the guest does
+/// (OSXSAVE, OSPKE, the APIC's own), or this VMM sets them for every guest (hypervisor, more than
+/// one CPU, and the deadline timer, which comes with KVM's local APIC).
 #[rustfmt::skip]
 const FEATURES: &[(u32, u32, Register, u32)] = &[
     (0x1, 0, Ecx, 1 << 24 | 1 << 27 | 1 << 31), (0x1, 0, Edx, 1 << 9 | 1 << 28),
@@ -32,7 +32,7 @@ const LEAF_SIGNATURE: u32 = 0x1;
 const LEAF_SIZES: u32 = 0x8000_0008;
 const LEAF_SVM: u32 = 0x8000_000a;
 
-/// What a kernel's command line can take away.
+/// A feature that a kernel's command line can take away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Optional {
@@ -69,7 +69,7 @@ impl Optional {
     }
 }
 
-/// What the guest was given and `supported` lacks, by name.
+/// The features that the guest was given and `supported` lacks, by name.
 pub(crate) fn lacking(given: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]) -> Vec<String> {
     let mut lacking = other_model(given, supported);
     let bits = |leaf: u32| find(given, leaf, 0).map_or(0, |entry| entry.eax & 0xff);
@@ -80,7 +80,7 @@ pub(crate) fn lacking(given: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]
     for (function, index, register, ignored) in FEATURES {
         let given = register.of(find(given, *function, *index)) & !ignored;
         let missing = given & !register.of(find(supported, *function, *index));
-        // What SVM is made of goes with it.
+        // The parts of SVM go with it.
         if *function == LEAF_SVM && find(supported, LEAF_SVM, 0).is_none_or(|leaf| leaf.edx == 0) {
             continue;
         }
@@ -90,7 +90,7 @@ pub(crate) fn lacking(given: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]
     lacking
 }
 
-/// What the guest was told that its CPU is immune to, and this host's is not.
+/// The immunities that the guest was told about and this host does not have.
 pub(crate) fn lacking_immunities(given: &[kvm_msr_entry], host: Option<u64>) -> Vec<String> {
     let given = given.iter().find(|msr| msr.index == ARCH_CAPABILITIES);
     let missing = given.map_or(0, |msr| msr.data) & !host.unwrap_or(0);
@@ -98,7 +98,7 @@ pub(crate) fn lacking_immunities(given: &[kvm_msr_entry], host: Option<u64>) -> 
     bits.map(names::of_arch_capability).collect()
 }
 
-/// Another maker's processor, or another of the same.
+/// A processor of another vendor or model.
 fn other_model(given: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]) -> Vec<String> {
     let vendor = |entries| {
         let leaf: Option<&kvm_cpuid_entry2> = find(entries, LEAF_VENDOR, 0);
@@ -148,7 +148,7 @@ mod tests {
         ]
     }
 
-    /// What a host lacks of which one register is another.
+    /// What is missing on a host that differs in one register.
     fn without(function: u32, change: impl Fn(&mut kvm_cpuid_entry2)) -> Vec<String> {
         let mut less = host();
         less.iter_mut()
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_a_host_lacks_has_a_name() {
-        // nested=0, as KVM tells it.
+        // nested=0, as reported by KVM.
         let mut less = host();
         less.retain(|leaf| leaf.function != 0x8000_000a);
         less[3].ecx = 0;
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(other, ["processor 0x800f12 (this one is 0x800f13)"]);
     }
 
-    /// OSXSAVE is there while the guest has switched it on.
+    /// OSXSAVE is set while the guest has enabled it.
     #[test]
     fn what_follows_the_guest_is_no_feature() {
         let mut given = host();

@@ -1,4 +1,4 @@
-//! What CPUID tells a guest: what the host can do, with the topology of this guest.
+//! The guest's CPUID: the host's features, with the topology of this guest.
 
 mod hide;
 pub(crate) mod host;
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 pub(crate) use hide::HiddenCpuid;
 
-/// More leaves than KVM takes.
+/// More leaves than KVM accepts.
 #[derive(Debug, Error)]
 #[error("KVM's CPUID has no room for the topology leaves")]
 pub(crate) struct CpuidError;
@@ -26,7 +26,7 @@ const LEAF_AMD_TOPOLOGY: u32 = 0x8000_0026;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 const EDX_HTT: u32 = 1 << 28;
-/// Leaf 7, subleaf 0: shadow stacks, and tracking of indirect branches.
+/// Leaf 7, subleaf 0: shadow stacks, and indirect branch tracking.
 const ECX_SHSTK: u32 = 1 << 7;
 const EDX_IBT: u32 = 1 << 20;
 
@@ -76,7 +76,7 @@ pub(crate) fn for_vcpu(
 }
 
 fn features(entry: &mut kvm_cpuid_entry2, id: u8, cpus: u8) {
-    // The APIC ID, how many there are, and the size of a cache line that CLFLUSH knows.
+    // The APIC ID, the number of APIC IDs, and the cache line size for CLFLUSH.
     entry.ebx = (u32::from(id) << 24) | (u32::from(cpus) << 16) | (entry.ebx & 0xffff);
     // KVM offers the deadline timer with every in-kernel APIC.
     entry.ecx |= ECX_TSC_DEADLINE | ECX_HYPERVISOR;
@@ -87,15 +87,15 @@ fn features(entry: &mut kvm_cpuid_entry2, id: u8, cpus: u8) {
     }
 }
 
-/// A shadow stack's pointer is in none of the structs and MSRs that are saved, but in a register of
-/// its own (`KVM_REG_GUEST_SSP`): a guest that uses it would not survive an update. IBT goes with it,
-/// for both are one feature (CET), with MSRs in common.
+/// A shadow stack pointer is in none of the structs and MSRs that are saved, but in a register of
+/// its own (`KVM_REG_GUEST_SSP`): a guest that uses it would not survive an update. IBT is hidden
+/// as well, because both are one feature (CET) with shared MSRs.
 fn hide_shadow_stacks(entry: &mut kvm_cpuid_entry2) {
     entry.ecx &= !ECX_SHSTK;
     entry.edx &= !EDX_IBT;
 }
 
-/// Bits of an APIC ID that tell cores apart.
+/// The number of bits of an APIC ID that identify a core.
 fn core_bits(cpus: u8) -> u32 {
     u32::from(cpus).next_power_of_two().trailing_zeros()
 }

@@ -1,8 +1,8 @@
-//! Names of CPU features, as Intel's and AMD's manuals and the kernel's documentation have them.
+//! Names of CPU features, as in Intel's and AMD's manuals and the kernel's documentation.
 
 use super::register::Register::{self, Eax, Ebx, Ecx, Edx};
 
-/// A bit of CPUID, and what it says that there is: leaf, index, register, bit.
+/// A CPUID bit and its feature: leaf, index, register, bit.
 type Named = (u32, u32, Register, u32, &'static str);
 
 #[rustfmt::skip]
@@ -39,7 +39,7 @@ const CPUID: &[Named] = &[
     (0x8000_0021, 0, Eax, 27, "SBPB (PRED_CMD)"),
 ];
 
-/// Bits of IA32_ARCH_CAPABILITIES: what the processor or its microcode says it is immune to.
+/// Bits of IA32_ARCH_CAPABILITIES: the immunities of the processor or its microcode.
 const ARCH_CAPABILITIES: &[(u32, &str)] = &[
     (0, "RDCL_NO"),
     (1, "IBRS_ALL"),
@@ -72,7 +72,7 @@ pub(super) fn of_cpuid(function: u32, index: u32, register: Register, bit: u32) 
     }
 }
 
-/// The same of a bit of IA32_ARCH_CAPABILITIES.
+/// The same for a bit of IA32_ARCH_CAPABILITIES.
 pub(super) fn of_arch_capability(bit: u32) -> String {
     let named = ARCH_CAPABILITIES.iter().find(|(at, _)| *at == bit);
     match named {

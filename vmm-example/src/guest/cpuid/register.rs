@@ -1,8 +1,8 @@
-//! The registers that a CPUID leaf is in.
+//! The registers of a CPUID leaf.
 
 use kvm_bindings::kvm_cpuid_entry2;
 
-/// One of them.
+/// One of these registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Register {
     Eax,
@@ -12,7 +12,7 @@ pub(super) enum Register {
 }
 
 impl Register {
-    /// What it says in a leaf; nothing if there is none.
+    /// Its value in a leaf; 0 if the leaf does not exist.
     pub(super) fn of(self, entry: Option<&kvm_cpuid_entry2>) -> u32 {
         entry.map_or(0, |entry| match self {
             Self::Eax => entry.eax,

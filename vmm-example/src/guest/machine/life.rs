@@ -1,4 +1,4 @@
-//! Whether a guest runs, and what it or somebody else wants.
+//! Running, pausing and parking a guest.
 
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,7 @@ use super::{Machine, MachineError};
 use crate::guest::vcpu::GuestEnd;
 
 impl Machine {
-    /// Lets the guest run, unless it is held or at its end.
+    /// Lets the guest run, unless it is paused or has ended.
     pub(crate) fn run(&self) {
         if self.is_held() {
             return;
@@ -21,9 +21,9 @@ impl Machine {
         }
     }
 
-    /// Has the devices take no more requests and end those that are in flight, while the guest runs.
-    /// If the kernel is to end, what they wrote is made safe: most of it before they stop, so that
-    /// the guest's requests wait for the rest only. [`run`](Self::run) leads back.
+    /// Makes the devices take no more requests and finish those in flight, while the guest runs. If
+    /// the kernel is to end, written data is synced: most of it before the devices stop, so that
+    /// the guest's requests only wait for the rest. [`run`](Self::run) undoes this.
     pub(crate) fn quiesce(&self, deadline: Deadline, leaves: bool) -> Result<(), MachineError> {
         if leaves {
             self.buses.virtio.sync()?;
@@ -36,9 +36,9 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops all vCPUs, with no access of theirs half done, then all devices. Devices of the host go
-    /// on; their interrupts wait. Nothing is waited for but the vCPUs: a guest that is to run on
-    /// somewhere else is [quiesced](Self::quiesce) before.
+    /// Stops all vCPUs, with no access half done, then all devices. Passed-through devices
+    /// continue; their interrupts are held back. Waits for nothing but the vCPUs: a guest that is
+    /// to continue elsewhere is [quiesced](Self::quiesce) before.
     pub(crate) fn park(&self) {
         self.vcpus.park();
         self.buses.virtio.park();
@@ -47,13 +47,13 @@ impl Machine {
         }
     }
 
-    /// Whether vCPUs and devices stand still.
+    /// Whether vCPUs and devices are parked.
     pub(crate) fn is_parked(&self) -> bool {
         self.parked.load(Ordering::SeqCst)
     }
 
-    /// Makes safe what the host would lose with its kernel, if that was not done yet, and lets nothing of
-    /// the guest's interrupt it any more. The guest is parked.
+    /// Syncs what the host would lose with its kernel, if that was not done yet, and stops all
+    /// interrupts from the guest's devices. The guest is parked.
     pub(crate) fn leave_host(&self) -> Result<(), MachineError> {
         if !self.synced.swap(true, Ordering::SeqCst) {
             self.buses.virtio.sync()?;
@@ -61,7 +61,7 @@ impl Machine {
         Ok(self.buses.pci.disarm()?)
     }
 
-    /// From now on the guest stands still, once it is parked, or does not any more, once it is run.
+    /// Pauses the guest from when it is next parked, or ends the pause from when it is next run.
     pub(crate) fn hold(&self, held: bool) {
         self.held.store(held, Ordering::SeqCst);
     }
@@ -70,18 +70,18 @@ impl Machine {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// Presses the power button; false if the guest does not listen to it.
+    /// Presses the power button; false if the guest has not enabled it.
     pub(crate) fn press_power_button(&self) -> bool {
         self.buses.ports.pm().press_power_button()
     }
 
-    /// How the guest came to its end, if it did.
+    /// How the guest ended, if it did.
     pub(crate) fn end(&self) -> Option<GuestEnd> {
         self.vcpus.end()
     }
 
-    /// Whether the guest broke down. One that reset itself or switched itself off did not: whoever has
-    /// it carries that out.
+    /// Whether the guest broke down. One that reset itself or switched itself off did not: whoever
+    /// has the guest carries that out.
     pub(crate) fn is_broken(&self) -> bool {
         self.end().is_some_and(|end| !end.is_the_guests())
     }

@@ -1,4 +1,5 @@
-//! A guest that reset itself boots again: in the same process, VM and memory, with the same devices.
+//! Boots a guest again that has reset itself: in the same process, VM and memory, with the same
+//! devices.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -13,7 +14,7 @@ use crate::kvm::vcpu::{self as vcpu_state, VcpuStateV1};
 use super::shell::create_vcpus;
 use super::{Machine, MachineError};
 
-/// Names of what is lent.
+/// Names of the lent descriptors.
 const KERNEL: &str = "boot-kernel";
 const INITRAMFS: &str = "boot-initramfs";
 
@@ -21,7 +22,7 @@ const INITRAMFS: &str = "boot-initramfs";
 #[derive(Debug)]
 pub(crate) struct Boot {
     state: BootStateV1,
-    /// Why it is not here, if so: it may be in another host.
+    /// `Err` has the reason if the files are not available, for example on another host.
     image: Result<BootImage, String>,
 }
 
@@ -45,7 +46,7 @@ impl Boot {
         }
     }
 
-    /// What another process of this host can have of it, by name.
+    /// What another process of this host can get of it, by name.
     pub(super) fn lend(&self) -> std::io::Result<Vec<(String, OwnedFd)>> {
         let Ok(image) = &self.image else {
             return Ok(Vec::new());
@@ -75,7 +76,7 @@ impl Boot {
     }
 }
 
-/// The state of what KVM has of a machine, as after power on.
+/// The power-on state of the parts of a machine that are in KVM.
 struct PowerOn {
     vcpus: Vec<VcpuStateV1>,
     irqchip: IrqchipStateV1,
@@ -88,8 +89,8 @@ impl Machine {
         matches!(&self.boot, Some(Boot { image: Ok(_), .. }))
     }
 
-    /// Makes the machine as after power on, with the guest about to enter its kernel. All of it is
-    /// parked, and stays so; what is in its memory stays, as in any machine.
+    /// Resets the machine to its power-on state, with the guest about to enter its kernel. All of
+    /// it is parked, and stays parked; the content of its memory stays, as on any machine.
     pub(crate) fn reset(&self) -> Result<(), MachineError> {
         let image = match &self.boot {
             Some(Boot {
@@ -124,7 +125,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What KVM has of a new machine like this one: it is asked of one that never runs.
+    /// The initial KVM state of a machine like this one, read from a VM that never runs.
     fn power_on(&self, entry: u64) -> Result<PowerOn, MachineError> {
         let vm = self.host.create_vm()?;
         vm.create_platform()?;

@@ -12,13 +12,13 @@ use crate::guest::state::{
 use crate::kvm::vcpu::{self as vcpu_state, VcpuStateV1};
 
 impl Machine {
-    /// Reads the state of a parked guest. Devices go first: saving them changes no CPU.
+    /// Reads the state of a parked guest. Devices come first: saving them changes no CPU.
     pub(crate) fn save(&self) -> Result<GuestState, MachineError> {
         self.save_with(|| self.vcpus.each(|id, fd| self.save_vcpu(id, fd)))
     }
 
-    /// Whether the guest, which runs meanwhile, could be saved: what KVM refuses and what has no room
-    /// is found here, and not when the guest stands still.
+    /// Checks whether the running guest could be saved, so that errors of KVM and lack of space are
+    /// found here and not in the blackout.
     pub(crate) fn try_save(&self) -> Vec<Finding> {
         let saved = self.save_with(|| self.vcpus.each_in_turn(|id, fd| self.save_vcpu(id, fd)));
         let written = saved
@@ -43,7 +43,7 @@ impl Machine {
         written.map(drop).map_err(|error| chain(&error))
     }
 
-    /// Bytes that the guest's state needs at most.
+    /// The maximum size of the guest's state, in bytes.
     pub(crate) fn state_capacity(&self) -> usize {
         frame_capacity(self.cpus()) + self.pci().state_capacity()
     }

@@ -1,4 +1,5 @@
-//! What of a guest is there before its state: all that takes KVM long.
+//! The parts of a guest that are built before its state is available: everything for which KVM
+//! takes long.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use crate::kvm::vcpu::StateShape;
 use crate::kvm::{Host, KvmError, Vm};
 use crate::memory::GuestRam;
 
-/// What of a saved guest can be built before its state is there: all that takes KVM long.
+/// The parts of a saved guest that can be built before its state is available: everything for which
+/// KVM takes long.
 #[derive(Debug)]
 pub(crate) struct Shell {
     pub(super) vcpus: IdleVcpus,
@@ -27,7 +29,8 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    /// Builds it of a VM and its memory. `places` are those of its devices, as far as they are known.
+    /// Builds it from a VM and its memory. `places` are those of its devices, as far as they are
+    /// known.
     pub(crate) fn build(
         host: &Host,
         vm: Vm,
@@ -38,8 +41,8 @@ impl Shell {
     ) -> Result<Self, MachineError> {
         let cpus = u8::try_from(cpus).unwrap_or(u8::MAX);
         check_cpus(host, cpus)?;
-        // Memory first: to add it KVM waits until nobody looks at the old slots, and the devices that
-        // the platform registers would have it wait for a grace period of theirs.
+        // Memory first: to add it, KVM waits until nobody uses the old slots, and the devices
+        // registered by the platform would make it wait for a grace period of their own.
         ram.attach(&vm)?;
         vm.create_platform()?;
         let fds = create_vcpus(&vm, cpus)?;
@@ -75,7 +78,7 @@ pub(super) fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, KvmError> {
     (0..cpus).map(|id| vm.create_vcpu(id)).collect()
 }
 
-/// The frequency of the host's TSC, as new vCPUs have it; 0 if KVM does not know.
+/// The frequency of the host's TSC in kHz, from new vCPUs; 0 if KVM does not know it.
 pub(super) fn host_tsc_khz(fds: &[VcpuFd]) -> u32 {
     fds.first()
         .and_then(|fd| fd.get_tsc_khz().ok())
@@ -89,9 +92,9 @@ pub(super) fn serial_irq(vm: &Vm) -> Result<EventFd, MachineError> {
     Ok(event)
 }
 
-/// The line that power management interrupts through.
+/// The interrupt line of power management.
 pub(super) fn sci(vm: &Arc<Vm>) -> pm::Line {
     let vm = vm.clone();
-    // KVM has no reason to refuse: the line exists from the beginning to the end.
+    // KVM has no reason to refuse: the line always exists.
     Box::new(move |high| drop(vm.set_line(pm::SCI.into(), high)))
 }

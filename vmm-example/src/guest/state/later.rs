@@ -1,5 +1,5 @@
-//! What a build with the feature `later-build` has that no release has: a version of its own, and
-//! a section that releases do not know. So that a test has two builds of which one is newer.
+//! The additions of a build with the feature `later-build`: another version number, and a section
+//! that releases do not know. Used by tests that need two builds of which one is newer.
 
 use serde::Serialize;
 use vmm_fdbox::frame::{FrameError, FrameWriter, KnownSection, Need};
@@ -13,7 +13,7 @@ pub(crate) const VERSION: &str = if IS_LATER {
     env!("CARGO_PKG_VERSION")
 };
 
-/// The same with the revision of the sources, where that is known.
+/// The same with the source revision, if known.
 pub(crate) const SHOWN_VERSION: &str = if IS_LATER {
     concat!(
         env!("CARGO_PKG_VERSION"),
@@ -24,14 +24,14 @@ pub(crate) const SHOWN_VERSION: &str = if IS_LATER {
     concat!(env!("CARGO_PKG_VERSION"), env!("VMM_EXAMPLE_REVISION"))
 };
 
-/// What the frame says wrote it.
+/// The producer in the frame.
 pub(crate) const PRODUCER: &str = if IS_LATER {
     concat!("vmm-example ", env!("CARGO_PKG_VERSION"), "+later-build")
 } else {
     concat!("vmm-example ", env!("CARGO_PKG_VERSION"))
 };
 
-/// How many sections there are here.
+/// The number of sections here.
 pub(super) const SECTIONS: usize = if IS_LATER { 1 } else { 0 };
 const SECTION: &str = "later-build";
 
@@ -41,7 +41,7 @@ pub(super) const fn known() -> [KnownSection; SECTIONS] {
 
 pub(super) const WRITTEN: [(&str, u32, Need); SECTIONS] = [(SECTION, 1, Need::Optional); SECTIONS];
 
-/// Whatever a later release might add, and an older one need not know.
+/// Stands for anything that a later release might add and an older one need not know.
 #[derive(Serialize)]
 struct LaterStateV1 {
     version: &'static str,

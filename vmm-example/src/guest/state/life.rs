@@ -1,10 +1,10 @@
-//! What a guest that does not run is about.
+//! The state of a guest that does not run.
 
 use serde::{Deserialize, Serialize};
 
 use crate::guest::vcpu::GuestEnd;
 
-/// What the guest did last, and nobody has carried out yet, version 1.
+/// The guest's last action that has not been carried out yet, version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum EventV1 {
@@ -16,7 +16,7 @@ enum EventV1 {
 /// Why the guest does not continue when it arrives, version 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LifeStateV1 {
-    /// Somebody paused it, and wants it so.
+    /// Whether it was paused, and is to stay paused.
     pub(crate) paused: bool,
     event: Option<EventV1>,
 }
@@ -27,13 +27,13 @@ impl LifeStateV1 {
             Some(GuestEnd::Reset) => Some(EventV1::Reset),
             Some(GuestEnd::TripleFault) => Some(EventV1::TripleFault),
             Some(GuestEnd::Off) => Some(EventV1::Off),
-            // Of these nothing is left to do, or nobody saves the guest.
+            // For these nothing is left to do, or the guest is not saved.
             Some(GuestEnd::HandedOver | GuestEnd::Stopped | GuestEnd::Broken(_)) | None => None,
         };
         Self { paused, event }
     }
 
-    /// What is to be carried out.
+    /// The action to be carried out.
     pub(crate) fn end(self) -> Option<GuestEnd> {
         self.event.map(|event| match event {
             EventV1::Reset => GuestEnd::Reset,
@@ -42,7 +42,7 @@ impl LifeStateV1 {
         })
     }
 
-    /// Whether it differs from that of a guest that runs.
+    /// Whether it differs from the state of a running guest.
     pub(super) fn says_something(self) -> bool {
         self != Self::default()
     }

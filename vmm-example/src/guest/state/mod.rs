@@ -1,7 +1,7 @@
-//! What a guest consists of beside its memory, as sections of the VM state frame.
+//! The state of a guest without its memory, as sections of the VM state frame.
 //!
-//! Each section is a type of its own, apart from the live thing it is of. A field that
-//! readers may ignore is added with a default; any other change is a new version.
+//! Each section is a type of its own, separate from the live object. A field that readers may
+//! ignore is added with a default; any other change is a new version.
 
 mod later;
 mod life;
@@ -39,16 +39,16 @@ pub(crate) const LIFE: &str = "life";
 const CONSOLE_V1: KnownSection = KnownSection::new(CONSOLE, 1, 1);
 const RESUME_ORDER_V1: KnownSection = KnownSection::new(RESUME_ORDER, 1, 1);
 const BOOT_V1: KnownSection = KnownSection::new(BOOT, 1, 1);
-/// Only there if it says anything; who does not know it must not run the guest.
+/// Only present if it says something; a reader that does not know it must not run the guest.
 const LIFE_V1: KnownSection = KnownSection::new(LIFE, 1, 1);
 
-/// How many sections this program reads.
+/// The number of sections that this program can read.
 const SECTIONS: usize = MACHINE_SECTIONS.len() + virtio::SECTIONS + pci::SECTIONS + later::SECTIONS;
 
-/// All sections that this program reads.
+/// All sections that this program can read.
 pub(crate) const KNOWN: [KnownSection; SECTIONS] = known();
 
-/// Those that are no devices of the virtio or the PCI bus.
+/// Those that are not devices on the virtio or PCI bus.
 const MACHINE_SECTIONS: [KnownSection; 11] = [
     KnownSection::new(MACHINE, 1, 1),
     KnownSection::new(VCPUS, 1, 1),
@@ -80,7 +80,7 @@ const fn known() -> [KnownSection; SECTIONS] {
     known
 }
 
-/// What [`GuestState::write`] writes, of any guest.
+/// What [`GuestState::write`] writes for any guest.
 const WRITTEN: [(&str, u32, Need); 8] = [
     (MACHINE, 1, Need::Required),
     (VCPUS, 1, Need::Required),
@@ -92,8 +92,8 @@ const WRITTEN: [(&str, u32, Need); 8] = [
     (CONSOLE, 1, Need::Optional),
 ];
 
-/// What this program writes of a guest whose devices have these sections, for another one to
-/// say whether it can read it.
+/// What this program writes for a guest whose devices have these sections, so that another program
+/// can check whether it can read it.
 pub(crate) fn description(devices: &[&'static str]) -> Description {
     let devices = devices
         .iter()
@@ -102,16 +102,17 @@ pub(crate) fn description(devices: &[&'static str]) -> Description {
     Description::new(PRODUCER, written)
 }
 
-/// The version of the sections of devices, on whatever bus they are.
+/// The version of the sections of devices, on any bus.
 const DEVICE_VERSION: u32 = virtio::VERSION;
 const _: () = assert!(virtio::VERSION == pci::VERSION);
 
-/// Bytes that a vCPU's state can take: with every XSAVE component there is, and a nested guest.
+/// The maximum size of a vCPU's state: with every XSAVE component, and a nested guest.
 const BYTES_PER_VCPU: usize = 64 << 10;
-/// Bytes for all other sections: a full console buffer, a waiting frame of every network.
+/// The maximum size of all other sections: a full console buffer, and a waiting frame of every
+/// network.
 const BYTES_BESIDE: usize = (192 << 10) + MAX_DEVICES * (72 << 10);
 
-/// Bytes that the frame of a guest without a PCI bus needs at most.
+/// The maximum size of the frame of a guest without a PCI bus.
 pub(crate) fn frame_capacity(cpus: usize) -> usize {
     cpus * BYTES_PER_VCPU + BYTES_BESIDE
 }
@@ -131,20 +132,20 @@ pub(crate) struct ConsoleStateV1 {
     pub(crate) unsent: Vec<u8>,
 }
 
-/// When the guest is resumed among others, version 1. Only there if somebody set an order.
+/// The guest's place in the order of resumes, version 1. Only present if an order was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ResumeOrderV1 {
     /// 0 is resumed first.
     position: u32,
 }
 
-/// Notes the guest's place in the order in which guests are resumed.
+/// Writes the guest's place in the order of resumes.
 pub(crate) fn write_position(frame: &mut FrameWriter<'_>, position: u32) -> Result<(), FrameError> {
     let order = ResumeOrderV1 { position };
     frame.add(RESUME_ORDER, 1, Need::Optional, &order)
 }
 
-/// The guest's place in the order; none if nobody set one, or if this program cannot read it.
+/// The guest's place in the order; `None` if no order was given, or this program cannot read it.
 pub(crate) fn position<B: AsRef<[u8]>>(frame: &Frame<B>) -> Option<u32> {
     let order: Option<ResumeOrderV1> = frame.read_optional(RESUME_ORDER_V1).unwrap_or_default();
     order.map(|order| order.position)
@@ -161,11 +162,11 @@ pub(crate) struct GuestState {
     pub(crate) serial: SerialStateV1,
     pub(crate) pm: PmStateV1,
     pub(crate) console: ConsoleStateV1,
-    /// In the order of their places.
+    /// Sorted by slot.
     pub(crate) virtio: Vec<VirtioStateV1>,
-    /// None if it has no PCI bus.
+    /// `None` if it has no PCI bus.
     pub(crate) pci: Option<PciState>,
-    /// What it boots from when it resets; None if its VMM ends then.
+    /// What it boots from when it resets; `None` if its VMM ends then.
     pub(crate) boot: Option<BootStateV1>,
     pub(crate) life: LifeStateV1,
 }
@@ -194,7 +195,7 @@ impl GuestState {
         later::write(frame)
     }
 
-    /// Reads all sections of a frame that [`KNOWN`] has passed.
+    /// Reads all sections of a frame that was checked with [`KNOWN`].
     pub(crate) fn read<B: AsRef<[u8]>>(frame: &Frame<B>) -> Result<Self, FrameError> {
         Ok(Self {
             machine: frame.read(MACHINE)?,

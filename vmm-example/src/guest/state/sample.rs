@@ -1,4 +1,4 @@
-//! A made-up guest, for tests: every field has a value of its own.
+//! A made-up guest, for tests: every field has a different value.
 
 use kvm_bindings::{
     kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
@@ -14,7 +14,7 @@ use crate::kvm::vcpu::{SregsV1, VcpuStateV1};
 use crate::memory::layout::ram_ranges;
 use crate::spec::MemoryKind;
 
-/// The guest of the golden frame. Never change it: add another.
+/// The guest of the golden frame. Never change it: add another one.
 pub(crate) fn guest_v1() -> GuestState {
     GuestState {
         machine: MachineStateV1 {

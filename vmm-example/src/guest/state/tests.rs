@@ -1,4 +1,4 @@
-//! The sections: round trips, and a frame that an earlier version wrote.
+//! The sections: round trips, and a frame written by an earlier version.
 
 use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, Need};
 
@@ -8,13 +8,13 @@ use crate::devices::pci::state as pci_state;
 use crate::devices::virtio::state as virtio_state;
 use crate::guest::vcpu::GuestEnd;
 
-/// What version 0.1.0 wrote of `sample::guest_v1`.
+/// `sample::guest_v1` as written by version 0.1.0.
 const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
 
-/// The same of `guest_that_stands`.
+/// `guest_that_stands` as written by version 0.1.0.
 const GOLDEN_STANDS_V1: &[u8] = include_bytes!("golden-stands-v1.bin");
 
-/// What version 0.1.0 reads: every section there was, in its version 1. Never change it.
+/// What version 0.1.0 can read: every section that existed, in its version 1. Never change it.
 fn known_in_v1() -> Vec<KnownSection> {
     let machine = [
         "machine",
@@ -56,7 +56,7 @@ fn known_in_v1() -> Vec<KnownSection> {
     names.map(|name| KnownSection::new(name, 1, 1)).collect()
 }
 
-/// A guest with every device there is.
+/// A guest with every kind of device.
 fn guest_with_everything() -> GuestState {
     GuestState {
         virtio: virtio_state::tests::every_device(),
@@ -122,7 +122,7 @@ fn a_guest_that_stands_is_read_as_it_was_written() {
     assert_eq!(state.life.end(), Some(GuestEnd::Reset));
 }
 
-/// It would run a guest that somebody wants to stand still.
+/// It would run a guest that should stay paused.
 #[test]
 fn version_0_1_0_refuses_a_guest_that_stands() {
     let known = known_in_v1();
@@ -131,7 +131,7 @@ fn version_0_1_0_refuses_a_guest_that_stands() {
     assert!(format!("{error:?}").contains(LIFE), "{error:?}");
     let found = description(&[LIFE]).check(&known);
     assert!(format!("{found:?}").contains(LIFE), "{found:?}");
-    // One that only can be booted again, it can have.
+    // It can run a guest that can merely be booted again.
     let moves = GuestState {
         life: LifeStateV1::default(),
         ..guest_that_stands()
@@ -143,9 +143,9 @@ fn version_0_1_0_refuses_a_guest_that_stands() {
         .unwrap();
 }
 
-/// A section that 0.1.0 does not know must be optional, and one that it knows of its version; a
-/// change that cannot be made so keeps guests from going back to it, and belongs into the
-/// changelog before it does into this test.
+/// A section that 0.1.0 does not know must be optional, and one that it knows must have its
+/// version. A change that cannot meet this prevents guests from going back to it, and belongs in
+/// the changelog before it does in this test.
 #[test]
 fn version_0_1_0_reads_what_is_written_today() {
     let known = known_in_v1();
@@ -218,12 +218,12 @@ fn a_frame_without_vcpus_is_refused() {
     assert!(matches!(error, FrameError::MissingSection { name } if name == VCPUS));
 }
 
-/// The CBOR of a vCPU, with one of its byte strings changed.
+/// The CBOR of a vCPU with one of its byte strings changed.
 fn with_field(field: &str, change: impl Fn(&mut Vec<u8>)) -> Result<VcpuStateV1, String> {
     fn bytes(value: &mut ciborium::Value) -> &mut Vec<u8> {
         match value {
             ciborium::Value::Bytes(bytes) => bytes,
-            // The first of a list, what an enum holds.
+            // The first element of a list, or the value in an enum.
             ciborium::Value::Array(list) => bytes(&mut list[0]),
             ciborium::Value::Map(map) => bytes(&mut map[0].1),
             other => panic!("{other:?}"),
@@ -239,7 +239,7 @@ fn with_field(field: &str, change: impl Fn(&mut Vec<u8>)) -> Result<VcpuStateV1,
     value.deserialized().map_err(|error| error.to_string())
 }
 
-/// kvm-bindings would fill up and cut.
+/// kvm-bindings would pad and truncate.
 #[test]
 fn a_struct_of_another_length_is_refused() {
     let fields = [
@@ -275,7 +275,7 @@ fn the_largest_guest_fits() {
     assert!(capacity >= vcpu + (64 << 10) + (64 << 10), "{capacity}");
 }
 
-/// Writes the golden files. Only for a new one: those of releases stay as they are.
+/// Writes the golden files. Only for new files: those of releases must not change.
 #[test]
 #[ignore = "writes a file into the source tree"]
 fn write_golden() {

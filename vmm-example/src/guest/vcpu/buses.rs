@@ -1,4 +1,4 @@
-//! Where the accesses of vCPUs go that leave the guest.
+//! The destinations of vCPU accesses that exit.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::devices::pci::PciBus;
 use crate::devices::ports::{PortBus, PortWrite};
 use crate::devices::virtio::VirtioBus;
 
-/// Where the accesses of vCPUs go that leave the guest.
+/// The destinations of vCPU accesses that exit.
 #[derive(Clone, Debug)]
 pub(crate) struct Buses {
     pub(crate) ports: Arc<PortBus>,
@@ -39,7 +39,7 @@ impl Buses {
 
     pub(super) fn read_memory(&self, addr: u64, data: &mut [u8]) {
         if !self.virtio.read(addr, data) && !self.pci.read(addr, data) {
-            // Where nothing is mapped, reads float high.
+            // Unmapped addresses read as all ones.
             data.fill(0xff);
         }
     }

@@ -1,13 +1,14 @@
-//! The same work for all vCPUs of a parked guest, by as many threads as it is worth.
+//! Does the same work for all vCPUs of a parked guest, in as many threads as it is worth.
 
 use std::panic;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// To save or restore so many vCPUs takes longer than to start a thread that helps.
+/// Saving or restoring this many vCPUs takes longer than starting a helper thread.
 const PER_THREAD: usize = 4;
 
-/// How many threads `count` vCPUs are worth. A small guest's are not asked for: that reads files.
+/// The number of threads for `count` vCPUs. For small guests the host's CPUs are not counted, which
+/// would read files.
 pub(super) fn threads(count: usize) -> usize {
     match count.div_ceil(PER_THREAD) {
         0 | 1 => 1,
@@ -15,8 +16,8 @@ pub(super) fn threads(count: usize) -> usize {
     }
 }
 
-/// Does `work` for all, this thread and `threads - 1` others, and returns what it comes to in the
-/// order of `all`: the first error, if there is one.
+/// Does `work` for all, in this thread and `threads - 1` others, and returns the results in the
+/// order of `all`, or the first error.
 pub(super) fn each<A: Sync, T: Send, E: Send>(
     all: &[A],
     threads: usize,
@@ -35,7 +36,7 @@ pub(super) fn each<A: Sync, T: Send, E: Send>(
     };
     let mut done = thread::scope(|scope| {
         let help = |_| thread::Builder::new().spawn_scoped(scope, take_turns);
-        // Without a thread the others have more to do.
+        // If a thread cannot be started, the others have more to do.
         let helpers: Vec<_> = (1..threads).map(help).filter_map(Result::ok).collect();
         let mut done = take_turns();
         for helper in helpers {
@@ -74,7 +75,7 @@ mod tests {
 
     #[test]
     fn they_work_at_the_same_time() {
-        // Nobody goes on before all three are there.
+        // None continues before all three have arrived.
         let together = Barrier::new(3);
         let who = each(&[(); 3], 3, |()| {
             together.wait();

@@ -1,26 +1,26 @@
-//! How a guest came to its end.
+//! How a guest ended.
 
 use std::sync::{Arc, Mutex};
 
-/// How a guest came to its end.
+/// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GuestEnd {
     /// It reset itself.
     Reset,
     /// It switched itself off.
     Off,
-    /// A CPU of its could not go on: a reset that it asked for in this way, or a crash.
+    /// One of its CPUs could not continue: a reset requested in this way, or a crash.
     TripleFault,
     /// Another VMM has it now.
     HandedOver,
-    /// The operator asked for it.
+    /// The operator ended it.
     Stopped,
-    /// KVM cannot go on.
+    /// KVM cannot continue.
     Broken(String),
 }
 
 impl GuestEnd {
-    /// Why, for people.
+    /// The reason, for people.
     pub(crate) fn reason(&self) -> &str {
         match self {
             Self::Reset => "the guest reset itself",
@@ -32,14 +32,14 @@ impl GuestEnd {
         }
     }
 
-    /// Whether the guest did it, by itself.
+    /// Whether the guest caused it itself.
     pub(crate) fn is_the_guests(&self) -> bool {
         matches!(self, Self::Reset | Self::Off | Self::TripleFault)
     }
 }
 
-/// How a guest came to its end, for all of its vCPUs.
+/// How a guest ended, shared by all of its vCPUs.
 pub(crate) type Ended = Mutex<Option<GuestEnd>>;
 
-/// Called by a vCPU thread when the guest is at its end.
+/// Called by a vCPU thread when the guest ends.
 pub(crate) type OnEnd = Arc<dyn Fn(GuestEnd) + Send + Sync>;

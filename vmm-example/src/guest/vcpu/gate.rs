@@ -1,13 +1,13 @@
-//! The gate that all vCPU threads of a guest pass: open to run, shut to park them.
+//! The gate of all vCPU threads of a guest: open to run, shut to park them.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// After which a thread that does not park is told once more.
+/// How long to wait for a thread to park before it is kicked again.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// What the vCPU threads are to do.
+/// The order for the vCPU threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum GateState {
@@ -35,7 +35,7 @@ impl Gate {
         }
     }
 
-    /// The order in force.
+    /// The current order.
     pub(crate) fn state(&self) -> GateState {
         match self.state.load(Ordering::SeqCst) {
             0 => GateState::Park,
@@ -44,7 +44,7 @@ impl Gate {
         }
     }
 
-    /// Gives an order. Quit is final.
+    /// Sets the order. Quit is final.
     pub(crate) fn set(&self, state: GateState) {
         let _guard = self.lock();
         if self.state() != GateState::Quit {
@@ -66,8 +66,8 @@ impl Gate {
         self.state() == GateState::Run
     }
 
-    /// Waits until `count` threads are parked, and calls `again` as often as it waits for long: a
-    /// thread that was told once may wait for something else since.
+    /// Waits until `count` threads are parked, and calls `again` whenever it has waited for long: a
+    /// thread that was kicked may since be waiting for something else.
     pub(crate) fn wait_parked(&self, count: usize, mut again: impl FnMut()) {
         let mut parked = self.lock();
         while *parked < count {

@@ -1,4 +1,4 @@
-//! vCPUs before they are a machine's: their state can be restored, their threads wait.
+//! vCPUs before they belong to a machine: their state can be restored, their threads wait.
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,11 +8,11 @@ use kvm_ioctls::VcpuFd;
 use super::gate::Gate;
 use super::{Buses, OnEnd, VcpuError, Vcpus, each, kick, lock};
 
-/// vCPUs that have threads, and nothing yet that their accesses could go to. To start a thread
-/// takes longer than to give it what it waits for.
+/// vCPUs with threads, but without buses for their accesses so far. Starting a thread takes longer
+/// than handing it the buses.
 #[derive(Debug)]
 pub(crate) struct IdleVcpus {
-    /// Go first: a thread whose sender is gone ends.
+    /// Dropped first: a thread whose sender is gone ends.
     starts: Vec<Sender<Buses>>,
     vcpus: Vcpus,
 }
@@ -39,13 +39,13 @@ impl IdleVcpus {
         Ok(all)
     }
 
-    /// The vCPUs, in order of their IDs.
+    /// The vCPUs, sorted by ID.
     pub(crate) fn fds(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
         self.vcpus.fds()
     }
 
-    /// Does this for each vCPU and what there is for it, for many of them at a time, and returns what
-    /// it comes to in order of their IDs.
+    /// Calls the function for each vCPU and its item, for many in parallel, and returns the results
+    /// sorted by ID.
     pub(crate) fn each_with<S: Sync, T: Send, E: Send>(
         &self,
         with: &[S],

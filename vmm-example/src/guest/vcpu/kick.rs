@@ -1,7 +1,7 @@
-//! Getting a vCPU thread out of the guest.
+//! Makes a vCPU thread leave the guest.
 //!
 //! A signal alone can arrive just before KVM_RUN and be lost. So its handler also sets
-//! `immediate_exit` in the `kvm_run` of the thread it interrupts: whenever it comes, the
+//! `immediate_exit` in the `kvm_run` of the thread it interrupts: whenever the signal arrives, the
 //! next KVM_RUN returns.
 
 #![allow(
@@ -37,19 +37,19 @@ pub(super) fn install_handler() -> errno::Result<()> {
     register_signal_handler(SIGRTMIN(), on_kick)
 }
 
-/// Lets kicks reach the calling thread, whatever mask the VMM was started with.
+/// Lets kicks reach the calling thread, whatever signal mask the VMM was started with.
 pub(super) fn unblock() {
-    // It fails for bad signal numbers only.
+    // It can only fail for invalid signal numbers.
     let _ = unblock_signal(SIGRTMIN());
 }
 
 /// Interrupts a vCPU thread, in the guest or on its way there.
 pub(super) fn kick(thread: &JoinHandle<()>) {
-    // The only possible failure is a thread that has ended: there is nothing to interrupt.
+    // It can only fail if the thread has ended, and then there is nothing to interrupt.
     let _ = thread.kill(SIGRTMIN());
 }
 
-/// Aims this thread's kicks at a vCPU, for as long as it lives.
+/// Directs this thread's kicks to a vCPU for the lifetime of this value.
 #[derive(Debug)]
 pub(super) struct Target<'a> {
     vcpu: &'a mut VcpuFd,

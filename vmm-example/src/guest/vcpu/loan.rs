@@ -1,10 +1,10 @@
-//! Asking a vCPU's thread for the descriptor that it runs the guest by, for a moment.
+//! Borrowing a vCPU's descriptor from its thread for a moment.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Who wants a vCPU's descriptor. Its thread leaves the guest when somebody does, and stays away
-/// until nobody does any more.
+/// Requests for a vCPU's descriptor. Its thread leaves the guest when there is one, and stays out
+/// until there is none.
 #[derive(Debug, Default)]
 pub(super) struct Loan {
     /// Read without the lock by the thread between two entries into the guest.
@@ -19,13 +19,14 @@ impl Loan {
         self.wanted.load(Ordering::SeqCst) != 0
     }
 
-    /// Waits until nobody wants the descriptor.
+    /// Waits until there are no requests.
     pub(super) fn wait(&self) {
         let guard = self.returned.wait_while(self.lock(), |()| self.is_wanted());
         drop(guard.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Has the thread stay away until what is returned is dropped. It has to be kicked.
+    /// Makes the thread stay out of the guest until the returned value is dropped. It has to be
+    /// kicked.
     pub(super) fn ask(&self) -> Asked<'_> {
         self.wanted.fetch_add(1, Ordering::SeqCst);
         Asked(self)
@@ -42,7 +43,7 @@ pub(super) struct Asked<'a>(&'a Loan);
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        // Under the lock: a thread that has just looked does not sleep through it.
+        // Under the lock, so that a thread that has just checked does not miss it and sleep.
         let _guard = self.0.lock();
         self.0.wanted.fetch_sub(1, Ordering::SeqCst);
         self.0.returned.notify_all();
@@ -55,7 +56,7 @@ mod tests {
     use std::sync::Arc;
     use std::thread;
 
-    /// A thread that takes what it shares again and again gives it to whoever asks.
+    /// A thread that locks the shared value over and over gives it to whoever asks.
     #[test]
     fn whoever_asks_gets_it_from_a_thread_that_has_it_all_the_time() {
         let shared = Arc::new((Loan::default(), Mutex::new(0u32)));
@@ -82,7 +83,7 @@ mod tests {
         let asked = loan.ask();
         *value.lock().unwrap() |= 1;
         drop(asked);
-        // It looks whenever somebody asks.
+        // It checks whenever somebody asks.
         while !thread.is_finished() {
             drop(loan.ask());
         }

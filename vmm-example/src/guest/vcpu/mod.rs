@@ -1,7 +1,7 @@
 //! vCPU threads: running the guest, parking, and state in between.
 //!
-//! A vCPU's descriptor lies behind a mutex that its thread holds while it runs the guest
-//! and gives back while it is parked: who has parked a vCPU can save it.
+//! A vCPU's descriptor is behind a mutex that its thread holds while it runs the guest and releases
+//! while it is parked, so that whoever has parked a vCPU can save it.
 
 mod buses;
 mod each;
@@ -45,7 +45,7 @@ pub(crate) struct Vcpus {
     gate: Arc<Gate>,
     first_entry: Arc<AtomicU64>,
     ended: Arc<Ended>,
-    /// What the threads get when they run first, and how.
+    /// What the threads get when they first run, and the channels for it.
     waiting: Mutex<Option<(Vec<Sender<Buses>>, Buses)>>,
     vcpus: Vec<Vcpu>,
 }
@@ -105,7 +105,7 @@ impl Vcpus {
         Ok(())
     }
 
-    /// Takes all vCPUs out of the guest, with no access of theirs pending.
+    /// Makes all vCPUs leave the guest, with no access pending.
     pub(crate) fn park(&self) {
         self.gate.set(GateState::Park);
         // A thread that never ran is not at the gate, and does nothing.
@@ -115,7 +115,7 @@ impl Vcpus {
         }
     }
 
-    /// Lets all vCPUs run, unless the guest is at its end.
+    /// Lets all vCPUs run, unless the guest has ended.
     pub(crate) fn unpark(&self) {
         if self.end().is_some() {
             return;
@@ -142,12 +142,12 @@ impl Vcpus {
         self.first_entry.load(Ordering::Acquire)
     }
 
-    /// How a vCPU found the guest at its end.
+    /// The end of the guest as found by a vCPU.
     pub(crate) fn end(&self) -> Option<GuestEnd> {
         self.ended().clone()
     }
 
-    /// Has the guest be at an end, or not any more. The vCPUs are parked.
+    /// Sets or clears the end of the guest. The vCPUs are parked.
     pub(crate) fn set_end(&self, end: Option<GuestEnd>) {
         *self.ended() = end;
     }
@@ -156,13 +156,13 @@ impl Vcpus {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The vCPUs, in order of their IDs. Blocks while they run: park them first.
+    /// The vCPUs, sorted by ID. Blocks while they run: park them first.
     pub(crate) fn fds(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
         self.vcpus.iter().map(|vcpu| lock(&vcpu.fd))
     }
 
-    /// Does this for each vCPU, for many of them at a time, and returns what it comes to in order of
-    /// their IDs. Blocks while they run: park them first.
+    /// Calls the function for each vCPU, for many in parallel, and returns the results sorted by
+    /// ID. Blocks while they run: park them first.
     pub(crate) fn each<T: Send, E: Send>(
         &self,
         work: impl Fn(u8, &VcpuFd) -> Result<T, E> + Sync,
@@ -171,7 +171,8 @@ impl Vcpus {
         each::each(&self.vcpus, threads, |vcpu| work(vcpu.id, &lock(&vcpu.fd)))
     }
 
-    /// Does this for one vCPU after the other, each of which leaves the guest for as long. The guest goes on.
+    /// Calls the function for one vCPU after the other, each of which leaves the guest meanwhile.
+    /// The guest continues.
     pub(crate) fn each_in_turn<T, E>(
         &self,
         work: impl Fn(u8, &VcpuFd) -> Result<T, E>,
@@ -215,7 +216,7 @@ impl Drop for Vcpus {
         self.waiting().take();
         self.kick();
         for thread in self.vcpus.iter_mut().filter_map(|vcpu| vcpu.thread.take()) {
-            // A vCPU thread that panicked has said so already.
+            // A vCPU thread that panicked has already reported it.
             let _ = thread.join();
         }
     }

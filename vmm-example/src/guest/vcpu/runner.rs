@@ -1,4 +1,4 @@
-//! The thread of one vCPU: it runs the guest, serves its accesses and parks.
+//! The thread of a vCPU: runs the guest, serves its accesses and parks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::kvm::{tsc, vcpu as vcpu_state};
 /// What a vCPU's thread owns.
 pub(super) struct Idle {
     pub(super) gate: Arc<Gate>,
-    /// Times that the guest was left.
+    /// Number of exits.
     pub(super) exits: Arc<AtomicU64>,
     pub(super) first_entry: Arc<AtomicU64>,
     pub(super) ended: Arc<Ended>,
@@ -25,7 +25,7 @@ pub(super) struct Idle {
     pub(super) end: OnEnd,
 }
 
-/// The same, able to run.
+/// The same, ready to run.
 pub(super) struct Runner {
     pub(super) idle: Idle,
     pub(super) buses: Buses,
@@ -40,7 +40,7 @@ impl Runner {
             let mut target = kick::Target::new(&mut fd);
             let end = self.run_until_ordered(target.vcpu());
             if end.as_ref().is_some_and(GuestEnd::is_the_guests) {
-                // The access that ended it is over too: another guest may come to run here.
+                // Complete the access that caused the end: another guest may run on this vCPU.
                 self.retire_pending(target.vcpu());
             }
             drop(target);
@@ -50,14 +50,14 @@ impl Runner {
                 let mut ended = ended.unwrap_or_else(PoisonError::into_inner);
                 ended.get_or_insert_with(|| end.clone());
                 drop(ended);
-                // Whoever hears of it may let the machine run again.
+                // Whoever is notified may let the machine run again.
                 self.idle.gate.set(GateState::Park);
                 (self.idle.end)(end);
             }
         }
     }
 
-    /// Runs the guest until it ends, the gate shuts or somebody wants the descriptor.
+    /// Runs the guest until it ends, the gate is shut or the descriptor is requested.
     fn run_until_ordered(&self, vcpu: &mut VcpuFd) -> Option<GuestEnd> {
         if self.idle.first_entry.load(Ordering::Relaxed) == 0 {
             let now = tsc::read();
@@ -76,13 +76,13 @@ impl Runner {
         self.retire_pending(vcpu)
     }
 
-    /// Lets KVM finish the access that the last exit was about, without running the guest:
-    /// until then the registers are those of an instruction half done.
+    /// Lets KVM complete the access of the last exit without running the guest: until then the
+    /// registers are those of an instruction half done.
     fn retire_pending(&self, vcpu: &mut VcpuFd) -> Option<GuestEnd> {
         loop {
             vcpu.set_kvm_immediate_exit(1);
             match self.enter(vcpu) {
-                // A string instruction exits once for each of its parts.
+                // A string instruction exits once per iteration.
                 Entered::Again => {}
                 Entered::Interrupted => {
                     vcpu.set_kvm_immediate_exit(0);
@@ -106,7 +106,7 @@ impl Runner {
             Ok(VcpuExit::MmioRead(addr, data)) => self.buses.read_memory(addr, data),
             Ok(VcpuExit::MmioWrite(addr, data)) => self.buses.write_memory(addr, data),
             Ok(VcpuExit::Intr) => return Entered::Interrupted,
-            // How a PC without a keyboard controller resets, too.
+            // A PC without a keyboard controller also resets like this.
             Ok(VcpuExit::Shutdown) => return Entered::End(GuestEnd::TripleFault),
             Ok(VcpuExit::SystemEvent(..)) => return Entered::End(GuestEnd::Reset),
             Ok(VcpuExit::InternalError) => {
@@ -114,7 +114,7 @@ impl Runner {
             }
             Ok(exit) => return Entered::End(GuestEnd::Broken(format!("KVM_RUN exit: {exit:?}"))),
             Err(error) if error.errno() == libc::EINTR => return Entered::Interrupted,
-            // A vCPU that was waiting for its start got an INIT.
+            // A vCPU that was waiting for its start received an INIT.
             Err(error) if error.errno() == libc::EAGAIN => {}
             Err(error) => return Entered::End(GuestEnd::Broken(format!("KVM_RUN: {error}"))),
         }
@@ -122,7 +122,7 @@ impl Runner {
     }
 }
 
-/// Why a vCPU came back.
+/// Why KVM_RUN returned.
 enum Entered {
     Again,
     Interrupted,

@@ -1,6 +1,6 @@
-//! The complete state of a vCPU, out of KVM and into KVM.
+//! Saving and restoring the complete state of a vCPU.
 //!
-//! The order on both ways matters; each rule is beside the call it is about.
+//! The order matters in both directions; each rule is next to the call it concerns.
 
 mod msrs;
 mod nested;
@@ -18,7 +18,7 @@ use serde_bytes::ByteBuf;
 use self::msrs::{MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE};
 use super::{Host, KvmError, Vm, XsaveLen, exact, named, sys};
 
-/// A vCPU's state, version 1. KVM's structs are opaque bytes on the wire.
+/// A vCPU's state, version 1. KVM's structs are stored as opaque bytes.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct VcpuStateV1 {
     pub(crate) id: u8,
@@ -37,8 +37,8 @@ pub(crate) struct VcpuStateV1 {
     pub(crate) nested: Option<ByteBuf>,
     #[serde(deserialize_with = "exact::list")]
     pub(crate) cpuid: Vec<kvm_cpuid_entry2>,
-    /// What the host took its TSC's frequency for. Never set on a new vCPU: each kernel
-    /// measures it anew, but the counter is the same, and so must be the guest's.
+    /// The TSC frequency as known to the host. Never set on a new vCPU: each kernel measures it
+    /// again, but the counter is the same, and so must be the guest's.
     pub(crate) tsc_khz: Option<u32>,
     pub(crate) tsc_offset: Option<u64>,
     #[serde(deserialize_with = "exact::list")]
@@ -57,7 +57,7 @@ impl std::fmt::Debug for VcpuStateV1 {
     }
 }
 
-/// Segments and control registers: with the PDPTRs where KVM offers them.
+/// Segments and control registers: with the PDPTRs if KVM offers them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SregsV1 {
@@ -69,7 +69,7 @@ pub(crate) enum SregsV1 {
     Sregs2(ByteBuf),
 }
 
-/// What saving and restoring needs to know beforehand, so as not to ask while a guest waits.
+/// What saving and restoring needs to know in advance, so as not to query it while a guest waits.
 #[derive(Clone, Debug)]
 pub(crate) struct StateShape {
     xsave_len: XsaveLen,
@@ -87,7 +87,7 @@ impl StateShape {
     }
 }
 
-/// Reads the state of a vCPU that does not run and has no access pending.
+/// Reads the state of a vCPU that is not running and has no access pending.
 pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV1, KvmError> {
     // First: reading it can process a pending INIT or SIPI, which changes the rest.
     let mp_state = named("KVM_GET_MP_STATE", fd.get_mp_state())?;
@@ -97,7 +97,7 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
     let xcrs = named("KVM_GET_XCRS", fd.get_xcrs())?;
     let debug_regs = named("KVM_GET_DEBUGREGS", fd.get_debug_regs())?;
     let lapic = named("KVM_GET_LAPIC", fd.get_lapic())?;
-    // Also without a nested guest: its header holds the global interrupt flag.
+    // Also without a nested guest: its header contains the global interrupt flag.
     let nested = shape.has_nested.then(|| sys::get_nested(fd));
     let nested = named("KVM_GET_NESTED_STATE", nested.transpose())?;
     let cpuid = named("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
@@ -116,19 +116,19 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
         tsc_khz: fd.get_tsc_khz().ok(),
         tsc_offset: sys::get_tsc_offset(fd).ok(),
         msrs: msrs::get(fd, &shape.msr_indices)?,
-        // Last: what the calls above may have queued is in it.
+        // Last: it includes events queued by the calls above.
         events: named("KVM_GET_VCPU_EVENTS", fd.get_vcpu_events())?,
     })
 }
 
-/// What could not be put back exactly; the guest runs nevertheless.
+/// What could not be restored exactly; the guest runs anyway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RestoreNotes {
-    /// MSRs that this host refused and that do not hold the saved value either.
+    /// MSRs that this host refused and that do not have the saved value either.
     pub(crate) refused_msrs: Vec<u32>,
 }
 
-/// Writes a saved state into a new vCPU of a VM whose interrupt controller and memory exist.
+/// Restores a saved state into a new vCPU of a VM whose interrupt controller and memory exist.
 pub(crate) fn restore(
     fd: &VcpuFd,
     state: &VcpuStateV1,
@@ -145,7 +145,7 @@ pub(crate) fn restore(
     )?;
     named("KVM_SET_XCRS", fd.set_xcrs(&state.xcrs))?;
     named("KVM_SET_DEBUGREGS", fd.set_debug_regs(&state.debug_regs))?;
-    // After SREGS, which hold the APIC's base; before the MSRs, one of which arms its timer.
+    // After SREGS, which contain the APIC base; before the MSRs, one of which arms its timer.
     named("KVM_SET_LAPIC", fd.set_lapic(&state.lapic))?;
     let (deadline, others): (Vec<_>, Vec<_>) = state
         .msrs
@@ -157,38 +157,38 @@ pub(crate) fn restore(
         named("KVM_VCPU_TSC_OFFSET", sys::set_tsc_offset(fd, offset))?;
     }
     if let Some(nested) = &state.nested {
-        // After SREGS: EFER.SVME or CR4.VMXE must be set before a guest's guest can be. After the MSRs: the
-        // state is checked by what the VMX capability MSRs allow and IA32_FEATURE_CONTROL unlocks, those
-        // cannot be written any more once VMX is on, and what a nested exit brings back is taken
-        // from MSRs as they are now.
+        // After SREGS: EFER.SVME or CR4.VMXE must be set before a nested guest can be. After the
+        // MSRs: the state is checked against what the VMX capability MSRs allow and
+        // IA32_FEATURE_CONTROL unlocks, those can no longer be written once VMX is on, and a nested
+        // exit restores values that are taken from the MSRs at this point.
         set_nested(fd, nested, shape)?;
     }
-    // After the offset, or the deadline would be compared with another time. One that
-    // has passed fires at once.
+    // After the offset, or the deadline would be compared with the wrong time. A deadline that has
+    // passed fires at once.
     refused_msrs.extend(msrs::set(fd, &deadline)?);
     // Last: SET_REGS drops a pending exception.
     named("KVM_SET_VCPU_EVENTS", fd.set_vcpu_events(&state.events))?;
     Ok(RestoreNotes { refused_msrs })
 }
 
-/// Writes the state of a new vCPU into one that has run.
+/// Restores the state of a new vCPU into one that has run.
 pub(crate) fn reset(fd: &VcpuFd, state: &VcpuStateV1, shape: &StateShape) -> Result<(), KvmError> {
     if let Some(nested) = &state.nested {
-        // First: as long as it is a host of guests itself, it cannot get the control registers of
-        // one that is not.
+        // First: while it is itself a hypervisor, it cannot get the control registers of a vCPU
+        // that is not.
         set_nested(fd, nested, shape)?;
     }
     // An MSR that cannot be set back is one that the guest could not change either.
     restore(fd, state, shape).map(drop)
 }
 
-/// Tells the guest that it was stopped, so that its watchdogs forgive the gap.
+/// Tells the guest that it was stopped, so that its watchdogs ignore the gap.
 pub(crate) fn notify_stopped(fd: &VcpuFd) {
-    // EINVAL: the guest has no kvmclock, and so nobody to tell.
+    // EINVAL: the guest does not use kvmclock, so there is nobody to tell.
     let _ = fd.kvmclock_ctrl();
 }
 
-/// Why `KVM_RUN` has just ended with an internal error.
+/// The reason why `KVM_RUN` has just returned an internal error.
 pub(crate) fn internal_error(fd: &mut VcpuFd) -> String {
     let suberror = sys::internal_error(fd);
     let what = match suberror {
@@ -204,7 +204,7 @@ pub(crate) fn internal_error(fd: &mut VcpuFd) -> String {
 fn get_sregs(fd: &VcpuFd) -> Result<SregsV1, KvmError> {
     match sys::get_sregs2(fd) {
         Ok(bytes) => Ok(SregsV1::Sregs2(ByteBuf::from(bytes))),
-        // A KVM before 5.14.
+        // KVM before 5.14.
         Err(_) => Ok(SregsV1::Sregs(Box::new(named(
             "KVM_GET_SREGS",
             fd.get_sregs(),
@@ -224,7 +224,7 @@ fn set_sregs(fd: &VcpuFd, sregs: &SregsV1) -> Result<(), KvmError> {
     }
 }
 
-/// A guest that has no guest of its own, nor is about to, can do without a KVM that lets it.
+/// A guest without a nested guest, present or imminent, does not need KVM's nested virtualisation.
 fn set_nested(fd: &VcpuFd, state: &[u8], shape: &StateShape) -> Result<(), KvmError> {
     if shape.has_nested {
         return named("KVM_SET_NESTED_STATE", sys::set_nested(fd, state));

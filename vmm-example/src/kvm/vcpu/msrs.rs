@@ -1,4 +1,5 @@
-//! Model-specific registers: which ones make up a vCPU's state, and how they get out of KVM and into it.
+//! Model-specific registers: which ones make up a vCPU's state, and how they are saved and
+//! restored.
 
 use std::collections::HashMap;
 
@@ -7,12 +8,13 @@ use kvm_ioctls::VcpuFd;
 
 use crate::kvm::{KvmError, named};
 
-/// The TSC: kept by its offset from the host's.
+/// The TSC: saved as its offset from the host's.
 pub(super) const MSR_IA32_TSC: u32 = 0x10;
 /// The local APIC timer's deadline: compared with the guest's TSC.
 pub(super) const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 
-/// Memory types (MTRRs), Intel SDM volume 3, 12.11. KVM has all of these, and lists none.
+/// Memory types (MTRRs), Intel SDM volume 3, 12.11. KVM supports all of these but does not list
+/// them.
 const MTRR_VARIABLE: u32 = 0x200;
 const MTRR_VARIABLE_RANGES: u32 = 8;
 const MTRR_FIXED: [u32; 11] = [
@@ -20,19 +22,20 @@ const MTRR_FIXED: [u32; 11] = [
 ];
 const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
 
-/// Banks of the machine check architecture, Intel SDM volume 3, 17.3: control, status, address and
-/// miscellaneous of each from here on.
+/// Machine check banks, Intel SDM volume 3, 17.3: control, status, address and miscellaneous
+/// registers of each, starting here.
 const MC0_CTL: u32 = 0x400;
 const REGISTERS_PER_BANK: u32 = 4;
-/// One more of each bank.
+/// Another register of each bank.
 const MC0_CTL2: u32 = 0x280;
-/// More than this would be other registers.
+/// Beyond this there are other registers.
 const MOST_BANKS: u32 = 32;
 
-/// KVM refuses to get or to set more at a time: `MAX_IO_MSRS` in arch/x86/kvm.
+/// KVM refuses to get or set more at a time: `MAX_IO_MSRS` in arch/x86/kvm.
 const MOST_AT_ONCE: usize = 255;
 
-/// The MSRs of a vCPU's state: those that KVM `listed`, and those that it has and does not list.
+/// The MSRs of a vCPU's state: those that KVM `listed`, and those that it supports but does not
+/// list.
 pub(super) fn indices(listed: &[u32], mce_banks: u32) -> Vec<u32> {
     let banks = mce_banks.min(MOST_BANKS);
     let variable = MTRR_VARIABLE..MTRR_VARIABLE + 2 * MTRR_VARIABLE_RANGES;
@@ -45,7 +48,7 @@ pub(super) fn indices(listed: &[u32], mce_banks: u32) -> Vec<u32> {
     listed.iter().copied().chain(unlisted).collect()
 }
 
-/// Reads all that can be read; KVM stops at one that cannot.
+/// Reads all readable MSRs; KVM stops at one that is not.
 pub(super) fn get(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, KvmError> {
     let wanted = |index: &u32| kvm_msr_entry {
         index: *index,
@@ -62,11 +65,11 @@ pub(super) fn get(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Kv
     Ok(found)
 }
 
-/// Writes what is not as it was saved, as far as it can be written, and returns the MSRs
-/// that stay different.
+/// Writes the MSRs that differ from their saved values, as far as possible, and returns those that
+/// still differ.
 ///
-/// One that is at its saved value already is left alone: KVM lists MSRs that it lets
-/// nobody write, and logs each try.
+/// An MSR that already has its saved value is left alone: KVM lists MSRs that cannot be written,
+/// and logs each attempt.
 pub(super) fn set(fd: &VcpuFd, saved: &[&kvm_msr_entry]) -> Result<Vec<u32>, KvmError> {
     let indices: Vec<u32> = saved.iter().map(|msr| msr.index).collect();
     let differing = differing(saved, &get(fd, &indices)?);
@@ -75,15 +78,15 @@ pub(super) fn set(fd: &VcpuFd, saved: &[&kvm_msr_entry]) -> Result<Vec<u32>, Kvm
     })
 }
 
-/// Those that do not have the saved value now.
+/// Those that do not currently have the saved value.
 fn differing(saved: &[&kvm_msr_entry], now: &[kvm_msr_entry]) -> Vec<kvm_msr_entry> {
     let now: HashMap<u32, u64> = now.iter().map(|msr| (msr.index, msr.data)).collect();
     let differs = |msr: &&&kvm_msr_entry| now.get(&msr.index) != Some(&msr.data);
     saved.iter().filter(differs).map(|msr| **msr).collect()
 }
 
-/// Hands all MSRs to `work`, no more at a time than KVM takes. `work` says how many it has done; the next
-/// one is then one that KVM refused. Returns those.
+/// Passes all MSRs to `work` in chunks that KVM accepts. `work` returns how many it has done; the
+/// next one was refused by KVM. Returns the refused ones.
 fn in_chunks(
     all: &[kvm_msr_entry],
     mut work: impl FnMut(&[kvm_msr_entry]) -> Result<usize, KvmError>,
@@ -126,7 +129,7 @@ mod tests {
         }
         assert!(!all.contains(&0x210) && !all.contains(&0x480));
         assert_eq!(all.iter().filter(|index| **index == 0x2ff).count(), 1);
-        // A CPU with fewer banks has other registers behind them, or none.
+        // On a CPU with fewer banks there are other registers after them, or none.
         let all = indices(&[], 2);
         assert!(all.contains(&0x407) && !all.contains(&0x408) && !all.contains(&0x282));
         assert_eq!(indices(&[], 4000), indices(&[], 32));
@@ -140,7 +143,7 @@ mod tests {
         assert_eq!(found, [other, missing]);
     }
 
-    /// KVM stops at the first that it refuses, and refuses too many.
+    /// Like KVM, stops at the first refused MSR, and refuses too many.
     #[test]
     fn all_are_tried_in_pieces_that_kvm_takes() {
         let all: Vec<_> = (0..600).map(|index| msr(index, 0)).collect();

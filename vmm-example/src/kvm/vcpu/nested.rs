@@ -1,4 +1,4 @@
-//! What the state of a guest's guests says.
+//! Interprets the state of nested guests.
 
 use std::mem::offset_of;
 
@@ -7,11 +7,11 @@ use kvm_bindings::{
     kvm_vmx_nested_state_hdr,
 };
 
-/// Where an idle guest has VMX's own memory.
+/// The address of the VMX region if the guest does not use VMX.
 const VMX_OFF: u64 = u64::MAX;
 
-/// Whether a saved `struct kvm_nested_state` is that of a guest that has no guest and is not about to have
-/// one: nothing is lost with it.
+/// Whether a saved `struct kvm_nested_state` belongs to a guest that has no nested guest, present
+/// or imminent: then nothing is lost without it.
 pub(super) fn is_idle(state: &[u8]) -> bool {
     let half = |at: usize| {
         let bytes = state.get(at..at + 2)?.try_into().ok()?;
@@ -41,7 +41,8 @@ mod tests {
 
     #[test]
     fn a_guest_without_guests_is_told_from_one_with() {
-        // VMX: off, on, with a guest. SVM: off or on, without interrupts, with a guest.
+        // VMX: off, on, with a nested guest. SVM: off or on, without interrupts, with a nested
+        // guest.
         assert!(is_idle(&state(0, 0, u64::MAX)));
         assert!(!is_idle(&state(0, 0, 0x1000)));
         assert!(!is_idle(&state(1, 0, u64::MAX)));

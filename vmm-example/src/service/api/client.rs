@@ -1,4 +1,4 @@
-//! The side of the commands.
+//! The client side, for the commands.
 
 use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -12,10 +12,10 @@ use thiserror::Error;
 
 use super::protocol::{Reply, Request};
 
-/// The longest answer in bytes. Whoever asks may be root, and who answers somebody that has taken a VMM over.
+/// The maximum length of an answer in bytes. The client may be root, and the VMM compromised.
 const MAX_ANSWER: u64 = 4 << 20;
 
-/// Why a VMM could not be asked.
+/// Why a request to a VMM failed.
 #[derive(Debug, Error)]
 pub(crate) enum ClientError {
     #[error("No VMM answers on {}: is the guest running, and is this its --api-socket?", path.display())]
@@ -37,12 +37,12 @@ pub(crate) enum ClientError {
     },
 }
 
-/// What comes on a connection, and from which process.
+/// The incoming data of a connection, and the process that sent it.
 #[derive(Debug)]
 struct Incoming {
     stream: UnixStream,
     sender: Option<UCred>,
-    /// Until when an answer has to be there.
+    /// The deadline for an answer.
     deadline: Option<Instant>,
 }
 
@@ -73,7 +73,7 @@ impl Read for Incoming {
 #[derive(Debug)]
 pub(crate) struct Client {
     incoming: BufReader<Incoming>,
-    /// How long each answer may take as a whole.
+    /// How long each complete answer may take.
     limit: Option<Duration>,
 }
 
@@ -83,7 +83,7 @@ impl Client {
             path: path.into(),
             source,
         })?;
-        // From now on the kernel says with each answer who sent it.
+        // From now on the kernel reports the sender of each answer.
         set_socket_passcred(&stream, true).map_err(|errno| ClientError::Send(errno.into()))?;
         let incoming = Incoming {
             stream,
@@ -96,21 +96,21 @@ impl Client {
         })
     }
 
-    /// The process that sent the last answer, by the kernel's word.
+    /// The process that sent the last answer, as reported by the kernel.
     pub(crate) fn sender(&self) -> Option<UCred> {
         self.incoming.get_ref().sender
     }
 
-    /// How long to wait for each reply; `None`: for ever.
+    /// Sets how long to wait for each reply; `None` for no limit.
     pub(crate) fn set_limit(&mut self, limit: Option<Duration>) -> Result<(), ClientError> {
         self.limit = limit;
-        // Nor to send.
+        // The same for sending.
         let stream = &self.incoming.get_ref().stream;
         stream.set_write_timeout(limit).map_err(ClientError::Send)?;
         stream.set_read_timeout(limit).map_err(ClientError::Send)
     }
 
-    /// Sends a request, shows each reply to `watch`, and returns the final one.
+    /// Sends a request, passes each reply to `watch`, and returns the final one.
     pub(crate) fn ask(
         &mut self,
         request: &Request,
@@ -126,12 +126,12 @@ impl Client {
         }
     }
 
-    /// Waits until the VMM has closed the connection, which it does at its end.
+    /// Waits until the VMM closes the connection, which it does at its end.
     pub(crate) fn wait_for_end(mut self) {
         while self.receive().is_ok() {}
     }
 
-    /// The connection, for another protocol. It waits for ever again.
+    /// The connection, for another protocol. It has no limit any more.
     pub(crate) fn into_stream(self) -> Result<UnixStream, ClientError> {
         if !self.incoming.buffer().is_empty() {
             return Err(ClientError::TooMuch);
@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    /// A client of somebody who answers as `answers` does, and what it is told.
+    /// The result of a client whose server behaves as `answers`.
     fn asked(answers: impl FnOnce(UnixStream) + Send + 'static) -> Result<Reply, ClientError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");

@@ -1,4 +1,5 @@
-//! The clients of an API socket: so many and no more, for there must be room for the next one.
+//! The clients of an API socket. Their number is limited, but there must always be space for the
+//! next one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,17 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::protocol::Request;
 
-/// The most clients at once. Each costs a thread and two descriptors.
+/// The maximum number of clients. Each needs a thread and two descriptors.
 pub(super) const MAX_CLIENTS: usize = 64;
 
-/// What a client is at, in the order in which room is made.
+/// What a client is doing, in the order in which clients are disconnected to make space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Activity {
-    /// It has asked nothing, or has its answer.
+    /// It has not asked anything, or has its answer.
     Nothing,
-    /// It gets an answer, or listens.
+    /// It is being answered, or listens to events.
     Hears,
-    /// It takes part in an update. It stays.
+    /// It takes part in an update, and is never disconnected.
     Updates,
 }
 
@@ -35,14 +36,14 @@ impl Activity {
 struct Client {
     stream: UnixStream,
     activity: Activity,
-    /// Grows with each thing that any client begins or ends.
+    /// Increases with each thing that any client begins or ends.
     since: u64,
 }
 
 #[derive(Debug, Default)]
 struct Seats {
     here: BTreeMap<u64, Client>,
-    /// The last number that was given.
+    /// The last number used.
     last: u64,
 }
 
@@ -52,13 +53,13 @@ impl Seats {
         self.last
     }
 
-    /// Closes the connection of the client that needs it least. False: all of them need theirs.
+    /// Disconnects the client that needs its connection least. False if all of them need theirs.
     fn make_room(&mut self) -> bool {
         let clients = self.here.iter();
         let least = clients.min_by_key(|(_, client)| (client.activity, client.since));
         match least {
             Some((at, client)) if client.activity != Activity::Updates => {
-                // Its thread finds that it is gone.
+                // Its thread notices.
                 let _ = client.stream.shutdown(Shutdown::Both);
                 let at = *at;
                 self.here.remove(&at);
@@ -73,7 +74,7 @@ impl Seats {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Clients(Arc<Mutex<Seats>>);
 
-/// A client's place, until it is dropped.
+/// A client's place, released on drop.
 #[derive(Debug)]
 pub(super) struct Seat {
     clients: Clients,
@@ -81,7 +82,8 @@ pub(super) struct Seat {
 }
 
 impl Clients {
-    /// A place for one more client, for which another may have to go. None if nobody can.
+    /// Allocates a place for another client, for which another one may be disconnected. `None` if
+    /// none can be.
     pub(super) fn seat(&self, stream: &UnixStream) -> io::Result<Option<Seat>> {
         let mut clients = self.lock();
         while clients.here.len() >= MAX_CLIENTS {
@@ -100,7 +102,7 @@ impl Clients {
         Ok(Some(Seat { clients, at }))
     }
 
-    /// Closes the connection of the client that needs it least.
+    /// Disconnects the client that needs its connection least.
     pub(super) fn make_room(&self) {
         self.lock().make_room();
     }
@@ -111,12 +113,12 @@ impl Clients {
 }
 
 impl Seat {
-    /// The client has asked for something.
+    /// The client has sent a request.
     pub(super) fn asks(&self, request: &Request) {
         self.does(Activity::of(request));
     }
 
-    /// It has its answer.
+    /// The client has its answer.
     pub(super) fn is_answered(&self) {
         self.does(Activity::Nothing);
     }
@@ -158,13 +160,13 @@ mod tests {
             .unzip();
         let closed = || ends.iter().position(is_closed);
         let next = || clients.seat(&UnixStream::pair().unwrap().1).unwrap();
-        // The first has asked something since the second did.
+        // The first one has sent a request since the second did.
         seats[0].asks(&Request::Status {});
         seats[0].is_answered();
         let first = next().unwrap();
         assert_eq!(closed(), Some(1));
         drop(first);
-        // There is room for one again; then for nobody but those who wait for nothing.
+        // There is a free place again; after that only idle clients can be disconnected.
         for seat in &seats {
             seat.asks(&Request::Events {});
         }

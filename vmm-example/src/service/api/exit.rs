@@ -1,4 +1,4 @@
-//! Leaving an API socket to another process, without closing a connection.
+//! Hands an API socket over to another process without closing a connection.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-/// How the threads of a server hear that it leaves, and what they leave behind.
+/// How the threads of a server learn that it leaves, and the connections that they leave behind.
 #[derive(Debug)]
 pub(crate) struct Exit {
     event: OwnedFd,
@@ -23,7 +23,7 @@ struct Inner {
     clients: Vec<UnixStream>,
 }
 
-/// A thread of the server, until it is dropped.
+/// A thread of the server, counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Presence(Arc<Exit>);
 
@@ -43,13 +43,13 @@ impl Exit {
         })
     }
 
-    /// Counts a thread in.
+    /// Counts a thread.
     pub(super) fn enter(self: &Arc<Self>) -> Presence {
         self.lock().threads += 1;
         Presence(self.clone())
     }
 
-    /// Waits until there is something to read; false if the server leaves.
+    /// Waits for input; false if the server leaves.
     pub(super) fn wait_readable(&self, fd: impl AsFd) -> bool {
         loop {
             let mut fds = [
@@ -65,13 +65,13 @@ impl Exit {
         }
     }
 
-    /// Keeps the connection of a client that has asked nothing.
+    /// Keeps the connection of an idle client.
     pub(super) fn leave_client(&self, client: UnixStream) {
         self.lock().clients.push(client);
     }
 
-    /// Stops accepting, waits until all threads but `busy` have ended, though not longer than
-    /// `limit`, and returns the connections that wait for no answer.
+    /// Stops accepting, waits up to `limit` until all threads but `busy` have ended, and returns
+    /// the connections of idle clients.
     pub(crate) fn leave(&self, busy: usize, limit: Duration) -> Vec<UnixStream> {
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         let waited = self

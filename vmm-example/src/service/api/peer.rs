@@ -1,4 +1,4 @@
-//! A client as the VMM sees it.
+//! A client from the VMM's point of view.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -8,16 +8,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::protocol::{Reply, Request};
 
-/// The longest request in bytes.
+/// The maximum length of a request in bytes.
 const MAX_REQUEST: usize = 64 << 10;
 
-/// What came from a client.
+/// What was received from a client.
 #[derive(Debug)]
 pub(crate) enum Received {
     Request(Request),
-    /// A line that is not a request, and why.
+    /// A line that is not a valid request, and why.
     Nonsense(String),
-    /// Nothing in the time given.
+    /// Nothing within the limit.
     Nothing,
     /// The client has hung up.
     Gone,
@@ -25,11 +25,11 @@ pub(crate) enum Received {
 
 /// The other end of a connection.
 pub(crate) trait Peer {
-    /// Sends a reply; false when nobody is there any more.
+    /// Sends a reply; false if nobody is there any more.
     fn send(&mut self, reply: &Reply) -> bool;
-    /// Waits for the next request, for ever or for some time.
+    /// Waits for the next request, with or without a limit.
     fn receive(&mut self, limit: Option<Duration>) -> Received;
-    /// The connection, for another protocol. Nothing may have come on it that was not received.
+    /// The connection, for another protocol. Everything that arrived on it must have been received.
     fn socket(&self) -> io::Result<UnixStream>;
 }
 
@@ -37,7 +37,7 @@ pub(crate) trait Peer {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: BufReader<UnixStream>,
-    /// The part of a request that has come so far.
+    /// The part of a request that has arrived so far.
     line: Vec<u8>,
 }
 
@@ -49,7 +49,7 @@ impl Connection {
         }
     }
 
-    /// Whether a part of a request is there that the socket does not have any more.
+    /// Whether a part of a request has already been read from the socket.
     pub(super) fn has_begun(&self) -> bool {
         !self.line.is_empty() || !self.stream.buffer().is_empty()
     }
@@ -58,8 +58,8 @@ impl Connection {
         self.stream.get_ref()
     }
 
-    /// Whether the client has hung up, though something that it said before may still be there. One that
-    /// only says that it sends no more is still there.
+    /// Whether the client has hung up, even if data that it sent before is still unread. A client
+    /// that only shut down its sending side is still there.
     pub(super) fn is_gone(&self) -> bool {
         let mut fds = [PollFd::new(self.stream(), PollFlags::empty())];
         poll(&mut fds, Some(&Timespec::default())).is_ok()
@@ -70,7 +70,7 @@ impl Connection {
         self.stream.into_inner()
     }
 
-    /// Reads on until a line is complete; `None` when the time is over.
+    /// Reads until a line is complete; `None` if the limit has passed.
     fn read_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             let bytes = match self.stream.fill_buf() {
@@ -153,7 +153,7 @@ mod tests {
         let (mut client, server) = UnixStream::pair().unwrap();
         let mut peer = Connection::new(server);
         let writer = std::thread::spawn(move || {
-            // Fails when the other side has had enough.
+            // This fails when the other side has closed the connection.
             let _ = client.write_all(&vec![b'x'; 2 * MAX_REQUEST]);
         });
         assert!(matches!(peer.receive(None), Received::Gone));

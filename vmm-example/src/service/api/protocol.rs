@@ -1,4 +1,4 @@
-//! The API: JSON objects, one a line. A request gets replies up to a final one.
+//! The API: JSON objects, one per line. A request gets replies up to a final one.
 //!
 //! ```text
 //! {"verb":"status"}                 {"reply":"status","name":"vm0",...}
@@ -6,7 +6,7 @@
 //! {"verb":"events"}                 {"reply":"notice",...} ...
 //! ```
 //!
-//! An update that was joined belongs to its connection: when that closes, it is rolled back.
+//! An update that was joined belongs to its connection: if that closes, the update is rolled back.
 
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::frame::Description;
@@ -19,62 +19,63 @@ use crate::service::report::Blackout;
 use crate::service::update_message::UpdateResult;
 use crate::spec::MemoryKind;
 
-/// What a client asks for. Variants with braces: without, serde lets any field pass.
+/// A client's request. The variants have braces because otherwise serde would accept unknown
+/// fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Request {
     Status {},
     Pause {},
-    /// Clients of before it had its name of today call it `resume`.
+    /// Older clients call it `resume`.
     #[serde(alias = "resume")]
     Continue {},
     Shutdown(ShutdownRequest),
     Cancel {},
-    /// Take part in an update: with the answer the connection is the coordinator's, and speaks the member
-    /// protocol.
+    /// Takes part in an update: after the answer the connection belongs to the coordinator, and
+    /// speaks the member protocol.
     JoinUpdate {},
     /// The sections of the state that an update would write now.
     DescribeState {},
-    /// Everything that happens from now on, until the client hangs up.
+    /// All events from now on, until the client hangs up.
     Events {},
     Metrics {},
 }
 
-/// An end of the guest.
+/// A request to end the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ShutdownRequest {
-    /// After how many seconds its power is cut.
+    /// The number of seconds after which its power is cut.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<u64>,
 }
 
-/// What the VMM answers.
+/// The VMM's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub(crate) enum Reply {
-    /// Final: it is done.
+    /// Final: success.
     Ok,
-    /// Final: it could not be done.
+    /// Final: failure.
     Error { message: String },
     /// Final: the guest.
     Status(Box<GuestStatus>),
-    /// Something happened to the guest.
+    /// An event of the guest.
     Notice(Notice),
-    /// Final: figures, as Prometheus reads them.
+    /// Final: metrics in Prometheus format.
     Metrics { text: String },
-    /// Final: what the state would be made of.
+    /// Final: a description of the state.
     State { state: Box<Description> },
 }
 
 impl Reply {
-    /// Whether this ends what was asked for.
+    /// Whether this ends a request.
     pub(crate) fn is_final(&self) -> bool {
         !matches!(self, Self::Notice(_))
     }
 }
 
-/// What a guest does.
+/// The state of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RunState {
@@ -90,13 +91,13 @@ pub(crate) struct GuestStatus {
     pub(crate) state: RunState,
     pub(crate) pid: u32,
     pub(crate) vcpus: usize,
-    /// What it was given of the CPU that a host need not have.
+    /// The optional CPU features it was given.
     #[serde(default)]
     pub(crate) cpu_features: Vec<Optional>,
     pub(crate) ram_kind: MemoryKind,
     pub(crate) ram_mib: u64,
     pub(crate) tsc_khz: u32,
-    /// The step of the update that is on.
+    /// The current step of an update.
     #[serde(default)]
     pub(crate) step: Option<String>,
     /// How this VMM's last update ended.
@@ -105,10 +106,10 @@ pub(crate) struct GuestStatus {
     /// The blackout of the update that brought the guest here.
     #[serde(default)]
     pub(crate) blackout: Option<Blackout>,
-    /// What its virtio devices have done.
+    /// The counters of its virtio devices.
     #[serde(default)]
     pub(crate) devices: Vec<DeviceCounts>,
-    /// The devices of the host that it drives itself.
+    /// Its passed-through devices.
     #[serde(default)]
     pub(crate) host_devices: Vec<HostDeviceStatus>,
 }
@@ -144,7 +145,7 @@ mod tests {
         assert_eq!(said, r#"{"verb":"continue"}"#);
     }
 
-    /// The names that an unknown one is told to be none of.
+    /// The names listed in the error for an unknown one.
     fn expected<T: serde::de::DeserializeOwned>(line: &str) -> Vec<String> {
         let error = match serde_json::from_str::<T>(line) {
             Ok(_) => panic!("{line} was read"),
@@ -154,7 +155,7 @@ mod tests {
         names.filter(|name| name != "resume").collect()
     }
 
-    /// The first column of a section's table in the operator's guide.
+    /// The first column of the table in a section of the operator's guide.
     fn documented(heading: &str) -> Vec<String> {
         let guide = include_str!("../../../../docs/operations.md");
         let (_, section) = guide.split_once(&format!("\n### {heading}\n")).unwrap();

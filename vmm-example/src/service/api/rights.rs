@@ -1,4 +1,4 @@
-//! Who may ask for what: the kernel says who is at the other end of a connection.
+//! Access control: the kernel reports who is at the other end of a connection.
 
 use std::os::unix::net::UnixStream;
 
@@ -7,27 +7,27 @@ use rustix::process::{Uid, getuid};
 
 use super::protocol::Request;
 
-/// Why a request is refused to whom may only look.
+/// Why a request of a client with read-only access is refused.
 pub(super) const ONLY_LOOKS: &str =
     "That is for root and for who started the VMM: others may ask for status, metrics and events";
 
-/// The user that a VMM was started as, who may ask for everything. It need not be the one it runs as.
+/// The user that the VMM was started as, who may send any request. The VMM may run as another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner(Uid);
 
 impl Owner {
-    /// The user that this process is now.
+    /// The current user of this process.
     pub(super) fn current() -> Self {
         Self(getuid())
     }
 
-    /// Whether a client may ask for this.
+    /// Whether a client may send this request.
     pub(super) fn lets(self, client: &UnixStream, request: &Request) -> bool {
         let looks = matches!(
             request,
             Request::Status {} | Request::Metrics {} | Request::Events {}
         );
-        // A client of which nothing is known may look.
+        // A client about which nothing is known has read-only access.
         let all = |uid: Uid| uid.is_root() || uid == self.0;
         looks || socket_peercred(client).is_ok_and(|peer| all(peer.uid))
     }

@@ -1,4 +1,4 @@
-//! The side of the VMM: a thread that listens, and one for each client.
+//! The VMM's side: a thread that listens, and one for each client.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,10 +18,10 @@ use super::rights::{ONLY_LOOKS, Owner};
 use crate::sandbox;
 use crate::socket::{self, Ownership, SocketPath};
 
-/// How long to wait after a client that could not be accepted.
+/// How long to wait after a client could not be accepted.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Why the API is not there.
+/// Why the API is not available.
 #[derive(Debug, Error)]
 pub(crate) enum ServerError {
     #[error("Cannot listen on the API socket {}", path.display())]
@@ -30,13 +30,13 @@ pub(crate) enum ServerError {
     Spawn(#[source] io::Error),
 }
 
-/// Who answers.
+/// Answers requests.
 pub(crate) trait Service: Send + Sync {
     /// Answers a client's request, the final reply last. Called from many threads.
     fn serve(&self, request: Request, peer: &mut dyn Peer);
 }
 
-/// The API socket, bound; it goes when this does.
+/// The API socket, bound; removed on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
     place: SocketPath,
@@ -56,13 +56,13 @@ impl Server {
         Self::adopt(path, listener, ownership).map_err(listen)
     }
 
-    /// A socket that another process bound.
+    /// Takes over a socket that another process bound.
     pub(crate) fn adopt(
         path: &Path,
         listener: UnixListener,
         ownership: &Ownership,
     ) -> io::Result<Self> {
-        // Another process may take the client that woke this one.
+        // Another process may accept the client that woke this one.
         listener.set_nonblocking(true)?;
         Ok(Self {
             place: SocketPath::new(path, ownership),
@@ -73,7 +73,7 @@ impl Server {
         })
     }
 
-    /// Lets a group connect, to look.
+    /// Lets a group connect, read-only.
     pub(crate) fn share(&self, group: u32) -> io::Result<()> {
         socket::share(self.path(), group)
     }
@@ -82,17 +82,17 @@ impl Server {
         self.place.path()
     }
 
-    /// Another descriptor of what listens, for another process.
+    /// A duplicate of the listening socket, for another process.
     pub(crate) fn listener(&self) -> io::Result<OwnedFd> {
         self.listener.try_clone().map(OwnedFd::from)
     }
 
-    /// The way to leave the clients to another process.
+    /// For handing the clients over to another process.
     pub(crate) fn exit(&self) -> Arc<Exit> {
         self.exit.clone()
     }
 
-    /// Starts to serve.
+    /// Starts serving.
     pub(crate) fn start(&self, service: Arc<dyn Service>) -> Result<(), ServerError> {
         let listener = self.listener.try_clone().map_err(ServerError::Spawn)?;
         let (exit, clients) = (self.exit.clone(), self.clients.clone());
@@ -107,7 +107,7 @@ impl Server {
                     match listener.accept() {
                         Ok((client, _)) => welcome(&service, client, &exit, &clients, owner),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        // Out of descriptors, most likely: not for ever.
+                        // Most likely out of descriptors, which does not last forever.
                         Err(_) => {
                             clients.make_room();
                             thread::sleep(RETRY);
@@ -125,7 +125,7 @@ impl Server {
     }
 }
 
-/// A client that finds no room, or no thread, finds its connection closed.
+/// A client for which there is no place, or no thread, is disconnected.
 fn welcome(
     service: &Arc<dyn Service>,
     client: UnixStream,
@@ -146,8 +146,8 @@ fn welcome(
         });
 }
 
-/// Serves a client until it hangs up, or until the process leaves: a client that waits for no
-/// answer then goes to the next one.
+/// Serves a client until it hangs up, or until this process leaves: an idle client is then handed
+/// to the next one.
 fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat, owner: Owner) {
     let mut peer = Connection::new(client);
     loop {
@@ -157,7 +157,7 @@ fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat, own
             return exit.leave_client(peer.into_stream());
         }
         match peer.receive(None) {
-            // Nobody waits for this any more, and who asked may have been told that it failed.
+            // Nobody waits for the answer any more, and the client may have reported a failure.
             Received::Request(_) if peer.is_gone() => return,
             Received::Request(request) if !owner.lets(peer.stream(), &request) => {
                 let message = ONLY_LOOKS.into();
@@ -165,7 +165,7 @@ fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat, own
             }
             Received::Request(request) => {
                 seat.asks(&request);
-                // Nothing else comes on a connection that listens: it ends with what it hears.
+                // A connection that listens accepts no other request.
                 let is_last = matches!(request, Request::Events {});
                 service.serve(request, &mut peer);
                 seat.is_answered();
@@ -188,7 +188,7 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Answers a cancel with a notice and a final word, all else with a refusal.
+    /// Answers a cancel with a notice and a final reply, and anything else with an error.
     struct Fake;
 
     impl Service for Fake {
@@ -262,7 +262,7 @@ mod tests {
         let new = Server::adopt(&path, listener, &new_ownership).unwrap();
         let clients = old.exit().leave(0, Duration::from_secs(10));
         assert_eq!(clients.len(), 1);
-        // Nobody accepts, and nobody is refused.
+        // Nobody accepts the connection, and nobody refuses it.
         let mut between = Client::connect(&path).unwrap();
         old_ownership.set(false);
         drop(old);
@@ -275,7 +275,7 @@ mod tests {
         drop(new);
         assert!(path.exists());
     }
-    /// Counts what it is asked.
+    /// Counts the requests it gets.
     #[derive(Default)]
     struct Counter(AtomicUsize);
 
@@ -286,8 +286,8 @@ mod tests {
         }
     }
 
-    /// How often a client is served that says `asked` before it is, and then hangs up or only
-    /// says that it sends no more.
+    /// How often a client is served that sends `asked` beforehand, and then hangs up or only shuts
+    /// down its sending side.
     fn served(asked: &str, hangs_up: bool) -> usize {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.write_all(asked.as_bytes()).unwrap();
@@ -328,7 +328,7 @@ mod tests {
         assert!(first.ask(&Request::Status {}, |_| {}).is_err());
     }
 
-    /// A client that waits for nothing but its place.
+    /// A client that only waits for its place.
     fn connect(path: &Path) -> Option<UnixStream> {
         UnixStream::connect(path).ok()
     }

@@ -1,39 +1,39 @@
-//! State that one caller at a time may change for long, and all others may look at meanwhile.
+//! State that one caller at a time may be changing for long, while all others can read it.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Guarded<T> {
-    /// Whose turn it is. Taken before the state.
+    /// Serialises the changes. Taken before the state.
     turn: Mutex<()>,
     state: Mutex<T>,
     changed: Condvar,
 }
 
-/// The right to change what goes with the state: nobody else has it until it is dropped.
+/// The exclusive right to change what the state describes, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn<'a>(
     #[expect(dead_code, reason = "it is held, not used")] MutexGuard<'a, ()>,
 );
 
 impl<T> Guarded<T> {
-    /// Waits for one's turn, however long somebody else's takes.
+    /// Waits for the turn, however long another caller takes.
     pub(super) fn turn(&self) -> Turn<'_> {
         Turn(self.turn.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The state, for a moment. Who has it must not wait for anything.
+    /// The state, for a moment. The holder must not wait for anything.
     pub(super) fn lock(&self) -> MutexGuard<'_, T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes who waits for the state to change.
+    /// Wakes those who wait for the state to change.
     pub(super) fn notify(&self) {
         self.changed.notify_all();
     }
 
-    /// Waits for as long as the state is so.
+    /// Waits as long as `is_so` returns true.
     pub(super) fn wait_while(&self, state: MutexGuard<'_, T>, is_so: impl FnMut(&mut T) -> bool) {
         let waited = self.changed.wait_while(state, is_so);
         drop(waited.unwrap_or_else(PoisonError::into_inner));

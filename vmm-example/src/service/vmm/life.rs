@@ -1,4 +1,4 @@
-//! What becomes of a guest that resets, switches itself off, or is to end.
+//! Handles a guest that resets, switches itself off, or is to end.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::guest::vcpu::GuestEnd;
 impl Vmm {
     /// Carries out what may be the guest's end, and returns it if it is.
     ///
-    /// What the guest does by itself in an update waits until that is over: it stays here then, or the
-    /// state says so to whoever has the guest next.
+    /// What the guest does by itself during an update is deferred until that is over: then either
+    /// it is carried out here, or the state tells the next VMM to do so.
     pub(crate) fn carry_out(&self, end: GuestEnd) -> Option<GuestEnd> {
         let _turn = self.state.turn();
         let mut state = self.lock();
         match end {
             GuestEnd::HandedOver | GuestEnd::Broken(_) => Some(end),
-            // Whoever has taken the guest away says so next.
+            // Whoever has taken the guest away reports the end next.
             _ if state.left => None,
             _ if state.update.is_some() => {
                 if end == GuestEnd::Stopped {
@@ -37,18 +37,18 @@ impl Vmm {
         }
     }
 
-    /// Presses the guest's power button, and cuts its power if it has not switched itself off within
-    /// `limit`. At once, if it does not listen to the button.
+    /// Presses the guest's power button, and cuts its power if it has not switched itself off
+    /// within `limit`, or at once if it has not enabled the button.
     pub(crate) fn shut_down(&self, limit: Duration) {
         let listens = self.machine.press_power_button();
         self.history.note("power-button");
         self.power.set(if listens { limit } else { Duration::ZERO });
     }
 
-    /// Boots the guest again, with everything else kept away from it by the caller.
+    /// Boots the guest again; the caller keeps all other operations away from it.
     fn reboot(&self, why: &GuestEnd) -> Option<GuestEnd> {
         self.machine.park();
-        // Another of its CPUs may have said so, too.
+        // Another of its CPUs may have reported it, too.
         self.end.forget_the_guests();
         let name = self.machine.name();
         if let Err(error) = self.machine.reset() {

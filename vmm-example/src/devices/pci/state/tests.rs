@@ -1,12 +1,12 @@
-//! The sections: round trips, and a frame that an earlier version wrote.
+//! The sections: round trips, and a frame written by an earlier version.
 
 use super::*;
 use crate::devices::vfio::sample;
 
-/// What version 0.1.0 wrote of [`two_devices`].
+/// [`two_devices`] as written by version 0.1.0.
 const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
 
-/// A bus with two devices. Never change it: add another.
+/// A bus with two devices. Never change it: add another one.
 pub(crate) fn two_devices() -> PciState {
     PciState {
         bus: PciBusStateV1 {
@@ -44,7 +44,7 @@ fn the_devices_of_version_0_1_0_are_read() {
     assert_eq!(encode(&two_devices()), GOLDEN_V1);
 }
 
-/// Writes the golden file. Only for a new one: those of releases stay as they are.
+/// Writes the golden file. Only for a new file: those of releases must not change.
 #[test]
 #[ignore = "writes a file into the source tree"]
 fn write_golden() {

@@ -1,4 +1,4 @@
-//! What of an e1000e-like device the guest sees, and what it can change.
+//! What the guest sees of an e1000e-like device, and what it can change.
 
 use super::*;
 
@@ -147,7 +147,7 @@ fn a_broken_list_of_capabilities_ends() {
 
 #[test]
 fn a_list_of_capabilities_ends_however_it_is_linked() {
-    // Its only entry names itself, and is longer than the room behind it.
+    // Its only entry refers to itself, and is longer than the space after it.
     let mut device = device();
     device[CAPABILITIES] = 0xf0;
     device[0xf0..0xf3].copy_from_slice(&[EXPRESS, 0xf0, 2]);
@@ -158,7 +158,7 @@ fn a_list_of_capabilities_ends_however_it_is_linked() {
         ConfigSpace::from_image(device, bars()).unwrap_err(),
         ConfigError::NoMsix
     );
-    // Two entries that name each other: each is there once.
+    // Two entries that refer to each other: each is listed once.
     device[0xf0..0xf3].copy_from_slice(&[5, MSIX_AT as u8, 0]);
     device[MSIX_AT + 1] = 0xf0;
     assert_eq!(capabilities(&device), [(5, 0xf0, 4), (MSIX, MSIX_AT, 12)]);

@@ -1,4 +1,4 @@
-//! A driver sets a device up, is parked with it, and finds it again.
+//! A driver sets up a device, is parked together with it, and finds it unchanged.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::devices::pci::routes::Message;
 
 const BAR0: u64 = 0xe000_0000;
-/// Of five vectors: the table in its first page, what is pending in its third.
+/// The BAR with five vectors: the table is in its first page, the pending bits are in its third.
 const BAR3: u64 = 0xe002_0000;
 const PENDING: u64 = BAR3 + 0x2000;
 const FIRST_GSI: u32 = 30;
@@ -46,7 +46,7 @@ fn bench(config: ConfigSpace, table: MsixTable) -> Bench {
 fn new_device() -> Bench {
     let config = ConfigSpace::new(&device(), bars(), &[BAR0, BAR3]).unwrap();
     let bench = bench(config, MsixTable::new(5));
-    // Lines off, memory on: before the guest is there.
+    // Before the guest runs, interrupt lines are disabled and memory is enabled.
     assert_eq!(bench.log.take(), [Call::Config(COMMAND, 0x0402)]);
     bench.function.unpark();
     assert_eq!(bench.log.take(), [], "there is nothing to raise yet");
@@ -66,7 +66,7 @@ impl Bench {
         self.write(entry + 12, control);
     }
 
-    /// As a driver does: memory and bus mastering on, two vectors, MSI-X on.
+    /// Sets up the device as a driver does: memory and bus mastering, two vectors, MSI-X.
     fn set_up(&self) {
         self.function.write_config(4, &0x0406u16.to_le_bytes());
         self.vector(0, 0x41, 0);
@@ -96,7 +96,7 @@ fn a_driver_sets_the_device_up() {
     let bench = new_device();
     bench.set_up();
     let expected = [
-        // Memory and interrupt lines are not the guest's to switch.
+        // The guest cannot switch memory and interrupt lines.
         Call::Config(COMMAND, 0x0406),
         Call::Place(0, Some(BAR0)),
         Call::Place(3, Some(BAR3)),
@@ -200,7 +200,7 @@ fn after_a_pause_each_vector_is_raised_once() {
         [Call::Connect(FIRST_GSI)],
         "it was never off"
     );
-    // The connected one was written too: nothing here reads what KVM would.
+    // The connected one was written as well: here nothing reads what KVM would.
     assert_eq!(bench.pending(), 0b10, "the masked one waits");
     bench.function.park();
     assert_eq!(bench.pending(), 0b11);
@@ -235,7 +235,7 @@ fn the_next_process_finds_the_device_as_it_was() {
     let image = state.config.as_slice().try_into().unwrap();
     let config = ConfigSpace::from_image(image, state.bars.clone()).unwrap();
     let new = bench(config, MsixTable::from_state(&state.msix));
-    // Bus mastering never falters.
+    // Bus mastering is never interrupted.
     assert_eq!(new.log.take(), [Call::Config(COMMAND, 0x0406)]);
     new.function.unpark();
     let expected = [

@@ -1,11 +1,11 @@
 //! Memory for the data of requests, aligned for direct I/O.
 
-/// What a buffer is aligned to: no disk asks for more.
+/// The alignment of a buffer: no disk requires more.
 const ALIGNMENT: usize = 4096;
-/// The most bytes of free buffers that are kept.
+/// The maximum size of all free buffers that are kept.
 const MAX_KEPT: usize = 4 << 20;
 
-/// Some bytes that never move.
+/// Bytes that never move.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
@@ -41,7 +41,7 @@ impl Buffer {
     }
 }
 
-/// Buffers that are used again and again.
+/// A pool of buffers.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     free: Vec<Buffer>,
@@ -49,7 +49,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// A buffer of so many bytes, whatever is in them.
+    /// A buffer of this length, with arbitrary content.
     pub(super) fn take(&mut self, len: usize) -> Buffer {
         if len == 0 {
             return Buffer::default();
@@ -70,7 +70,7 @@ impl Pool {
         buffer
     }
 
-    /// Takes a buffer back.
+    /// Returns a buffer to the pool.
     pub(super) fn give(&mut self, buffer: Buffer) {
         let room = buffer.room();
         if room != 0 && self.kept + room <= MAX_KEPT {

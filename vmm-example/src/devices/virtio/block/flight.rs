@@ -1,8 +1,8 @@
-//! The requests of a disk that are in flight: taken from the ring and not answered.
+//! The requests of a disk that are in flight: taken from the ring and not answered yet.
 //!
-//! There are [`MAX_REQUESTS`] at most, with [`MAX_BYTES`] of data, whatever the guest has put into its
-//! ring. One that is larger than a job, or that clears a range, is in flight alone: it is carried out
-//! in parts, and when the device is to stop it goes back to the ring between two of them.
+//! There are at most [`MAX_REQUESTS`], with [`MAX_BYTES`] of data. A request that is larger than a
+//! job, or that clears a range, is in flight alone: it is carried out in parts, and if the device
+//! is to stop, it goes back to the ring between two of them.
 
 use super::super::counters::Counters;
 use super::super::ring::{BURST, Ring, RingError};
@@ -10,19 +10,19 @@ use super::backend::{Backend, Done, Job, MAX_JOBS, Op, Token};
 use super::buffer::Pool;
 use super::request::{Ask, Geometry, Request, Status, gather, give_id, scatter};
 
-/// The most requests.
+/// The maximum number of requests.
 pub(super) const MAX_REQUESTS: usize = 32;
-/// The most bytes of their data.
+/// The maximum size of their data.
 pub(super) const MAX_BYTES: u64 = 8 << 20;
-/// The most bytes of a job.
+/// The maximum size of a job.
 pub(super) const MAX_JOB: u64 = 1 << 20;
 
-/// What stays the same about a disk.
+/// The constant properties of a disk.
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) geometry: Geometry,
     pub(super) id: String,
-    /// The driver does not flush: what it is told was written must be safe (5.2.6.2).
+    /// The driver does not flush: writes must be safe when they are answered (5.2.6.2).
     pub(super) write_through: bool,
 }
 
@@ -31,12 +31,12 @@ pub(super) struct Disk {
 struct Taken {
     request: Request,
     ask: Ask,
-    /// Where its next job begins, in its data.
+    /// The offset in its data at which its next job begins.
     next: u64,
-    /// Jobs that are begun and not over.
+    /// Number of unfinished jobs.
     jobs: usize,
     status: Status,
-    /// The guest has reset the device since, or broken its ring.
+    /// Whether the guest has since reset the device or broken its ring.
     is_stale: bool,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Flight {
     jobs: usize,
     bytes: u64,
     pool: Pool,
-    /// The one that is in flight is to be alone.
+    /// Whether the request in flight must be alone.
     is_alone: bool,
 }
 
@@ -86,20 +86,20 @@ impl Flight {
         self.backend.start()
     }
 
-    /// How many requests there are.
+    /// The number of requests.
     pub(super) fn count(&self) -> usize {
         self.taken.iter().flatten().count()
     }
 
-    /// Nobody waits for the answers any more. No request is taken until the disk has done with these:
-    /// they could come after it.
+    /// Nobody waits for the answers any more. No request is taken until the disk has finished
+    /// these: they could overtake it.
     pub(super) fn abandon(&mut self) {
         for taken in self.taken.iter_mut().flatten() {
             taken.is_stale = true;
         }
     }
 
-    /// Takes requests, as many as there is room for.
+    /// Takes as many requests as there is space for.
     pub(super) fn serve(
         &mut self,
         ring: &mut Ring<'_, '_>,
@@ -194,7 +194,7 @@ impl Flight {
         begun
     }
 
-    /// Begins as many jobs of a request as there is room for.
+    /// Begins as many jobs of a request as there is space for.
     fn begin(&mut self, place: usize, ring: &Ring<'_, '_>, disk: &Disk) -> Result<(), RingError> {
         let Some(taken) = &mut self.taken[place] else {
             return Ok(());
@@ -243,8 +243,8 @@ impl Flight {
         Ok(())
     }
 
-    /// Answers requests whose last job is over, and goes on with others. Without a ring nobody waits
-    /// for answers.
+    /// Answers requests whose last job is finished, and continues others. Without a ring nobody
+    /// waits for answers.
     pub(super) fn settle(
         &mut self,
         mut ring: Option<&mut Ring<'_, '_>>,
@@ -260,7 +260,7 @@ impl Flight {
                 break;
             };
             if let Err(error) = self.finish(done, ring.as_deref_mut(), disk, counters) {
-                // The ring is broken: what else is in flight has nowhere to go.
+                // The ring is broken: the other requests in flight cannot be answered.
                 (result, ring) = (Err(error), None);
             }
         }
@@ -293,7 +293,7 @@ impl Flight {
                 read = scatter(ring.memory(), data, offset, done.buffer.bytes());
             }
             (Ok(()), ..) => {}
-            // A discard is a hint: what cannot be given back stays.
+            // A discard is a hint: what cannot be returned stays.
             (Err(error), Ask::Discard { .. }, _) if unsupported(error) => {}
             (Err(error), Ask::WriteZeroes { at, len, .. }, _) if unsupported(error) => {
                 taken.ask = Ask::Zero { at, len };
@@ -312,7 +312,7 @@ impl Flight {
         }
     }
 
-    /// What becomes of a request of which a job is over.
+    /// What happens to a request when one of its jobs is finished.
     fn after(
         &mut self,
         place: usize,
@@ -354,7 +354,7 @@ impl Flight {
         answered
     }
 
-    /// Makes a place free, unless it has jobs.
+    /// Frees an index, unless it has jobs.
     fn forget(&mut self, place: usize) {
         if self.taken[place]
             .as_ref()
@@ -388,7 +388,7 @@ fn is_alone(ask: Ask) -> bool {
     matches!(ask, Ask::Discard { .. } | Ask::WriteZeroes { .. }) || data_len(ask) > MAX_JOB
 }
 
-/// Answers a request, with so many bytes of data in it.
+/// Answers a request that has this many bytes of data.
 fn answer(
     ring: &mut Ring<'_, '_>,
     request: &Request,

@@ -1,14 +1,14 @@
 //! The block device: a disk in a file or on a block device of the host.
 //!
-//! Crosses an update: where the disk is and what the guest knows of it. Does not: its
-//! content, which is the host's to keep, and requests, for all that were taken are answered before.
+//! Crosses an update: the path of the disk and what the guest knows about it. Does not cross: its
+//! content, which the host keeps, and requests, because all that were taken have been answered.
 //!
-//! The disk is a write-back cache to the guest: data is safe once a flush is answered.
+//! To the guest, the disk is a write-back cache: data is safe once a flush is answered.
 //!
-//! | module | is about |
+//! | module | content |
 //! |---|---|
 //! | `request` | what a request asks for |
-//! | `flight` | those that were taken and are not answered |
+//! | `flight` | requests that were taken and not answered yet |
 //! | `backend` | what carries them out: io_uring, or a thread |
 //! | `buffer` | memory for their data |
 
@@ -45,7 +45,7 @@ use request::Geometry;
 
 const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 256;
-/// All of a ring but a request's header and its status.
+/// All of a ring except a request's header and its status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// The largest discard: 1 GiB.
 const MAX_DISCARD_SECTORS: u32 = 1 << 21;
@@ -67,11 +67,11 @@ pub(super) fn features(readonly: bool) -> u64 {
         }
 }
 
-/// How a disk is read and written.
+/// How a disk is accessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Access {
     readonly: bool,
-    /// Past the page cache of the host.
+    /// Bypasses the host's page cache.
     direct: bool,
     io: IoMode,
 }
@@ -88,7 +88,7 @@ pub(super) struct Block {
 impl Block {
     /// Opens the disk of a new guest.
     pub(super) fn open(spec: &DiskSpec, id: String) -> io::Result<Self> {
-        // Wherever the guest's next VMM is started.
+        // Absolute, wherever the guest's next VMM is started.
         let path = spec.path.canonicalize()?;
         let access = Access {
             readonly: spec.readonly,
@@ -99,13 +99,13 @@ impl Block {
         Self::with(path, id, sectors, access, file)
     }
 
-    /// Opens a disk again. It must be as large as the guest knows it, or larger.
+    /// Reopens a disk. It must be at least as large as the guest knows it.
     pub(super) fn reopen(state: &BlockStateV1) -> io::Result<Self> {
         let (file, found) = open(&state.path, state.readonly)?;
         Self::again(state, file, found)
     }
 
-    /// Takes a disk that another process has open, with its lock.
+    /// Takes over a disk that another process has open, including its lock.
     pub(super) fn inherit(state: &BlockStateV1, disk: OwnedFd) -> io::Result<Self> {
         let mut file = File::from(disk);
         let found = sectors(&mut file)?;
@@ -155,7 +155,7 @@ impl Block {
         })
     }
 
-    /// A disk whose requests somebody else carries out.
+    /// A disk whose requests are carried out by a test.
     #[cfg(test)]
     fn on(backend: Box<dyn Backend>, sectors: u64) -> Self {
         Self {
@@ -177,7 +177,7 @@ impl Block {
         self.flight.backend().file()
     }
 
-    /// What becomes of the disk when the kernel ends, if it is not kept.
+    /// What happens to the disk when the kernel ends, if it is lost.
     fn volatile(&self) -> Option<Finding> {
         let file = self.file();
         let in_file = !file.metadata().ok()?.file_type().is_block_device();
@@ -194,13 +194,13 @@ impl Block {
         })
     }
 
-    /// Whether the path leads somewhere else by now.
+    /// Whether the path now leads somewhere else.
     fn moved(&self) -> Option<Finding> {
         let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
         let opened = self.file().metadata().map(identity);
         match (opened, self.path.metadata().map(identity)) {
             (Ok(opened), Ok(found)) if opened == found => None,
-            // This process may not look: it has given that up.
+            // This process has dropped the right to look.
             (_, Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => None,
             _ => Some(Finding::blocker(
                 "",
@@ -214,7 +214,7 @@ impl Block {
     }
 }
 
-/// Opens a disk for this process alone and returns its sectors.
+/// Opens a disk exclusively and returns its number of sectors.
 fn open(path: &Path, readonly: bool) -> io::Result<(File, u64)> {
     let mut file = files::disk(path, readonly)?;
     let lock = if readonly {
@@ -233,7 +233,8 @@ fn open(path: &Path, readonly: bool) -> io::Result<(File, u64)> {
     Ok((file, sectors))
 }
 
-/// What carries requests out: io_uring where it is to be had, unless somebody wants something else.
+/// Selects what carries requests out: io_uring if it is available, unless the operator chose
+/// otherwise.
 fn choose(io: IoMode, file: File) -> io::Result<Box<dyn Backend>> {
     let uring = match io {
         IoMode::Thread => return Ok(Box::new(ThreadBackend::new(file)?)),
@@ -249,7 +250,7 @@ fn choose(io: IoMode, file: File) -> io::Result<Box<dyn Backend>> {
     }
 }
 
-/// With O_NONBLOCK, io_uring would not wait for a block device. It is there for the opening only.
+/// With O_NONBLOCK, io_uring would not wait for a block device. The flag is only for opening.
 fn set_flags(file: &File, direct: bool) -> io::Result<()> {
     let mut flags = fcntl_getfl(file)? & !OFlags::NONBLOCK;
     flags.set(OFlags::DIRECT, direct);
@@ -270,7 +271,7 @@ fn check_direct(file: &File) -> io::Result<()> {
     }
 }
 
-/// The length of a block device is where its end is, not in its inode.
+/// For a block device the length is where it ends, not in its inode.
 fn sectors(file: &mut File) -> io::Result<u64> {
     Ok(file.seek(SeekFrom::End(0))? / SECTOR)
 }
@@ -349,8 +350,8 @@ impl Device for Block {
         Some(self.flight.backend().name())
     }
 
-    /// Writes that the guest has not flushed yet are in the host's cache. The guest continues
-    /// and relies on them: its disk must not lose its cache as if the power had failed.
+    /// Writes that the guest has not flushed yet are in the host's cache. The guest continues and
+    /// relies on them: its disk must not lose its cache as in a power failure.
     fn unsynced(&self) -> io::Result<Option<File>> {
         match self.access.readonly {
             true => Ok(None),

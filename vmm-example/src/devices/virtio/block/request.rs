@@ -1,4 +1,4 @@
-//! The requests of a disk (virtio specification, 5.2.6): what they ask for, and what they are told.
+//! The requests of a disk (virtio specification, 5.2.6) and their answers.
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::super::ring::{Chain, RingError, Span};
 use super::{MAX_DISCARD_SECTORS, SECTOR};
 
-/// How a request ended, as the guest is told.
+/// The status of a request that the guest reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Status {
@@ -19,31 +19,31 @@ pub(super) enum Status {
     Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
 }
 
-/// What is asked for.
+/// The requested operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// Bytes of the disk go into the output.
+    /// Reads from the disk into the output.
     Read {
         at: u64,
         len: u64,
     },
-    /// The input goes to the disk.
+    /// Writes the input to the disk.
     Write {
         at: u64,
         len: u64,
     },
-    /// Zeroes go to the disk.
+    /// Writes zeroes to the disk.
     Zero {
         at: u64,
         len: u64,
     },
     Flush,
-    /// The content of a range may go.
+    /// Discards the content of a range.
     Discard {
         at: u64,
         len: u64,
     },
-    /// A range is to be zeroes, kept or given back.
+    /// Makes a range read as zeroes, kept or returned.
     WriteZeroes {
         at: u64,
         len: u64,
@@ -52,14 +52,14 @@ pub(super) enum Ask {
     Id,
 }
 
-/// What the guest knows of the disk.
+/// The disk's properties known to the guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
     pub(super) sectors: u64,
     pub(super) readonly: bool,
 }
 
-/// A request, apart from its header and its status.
+/// A request without its header and its status.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) head: u16,
@@ -71,7 +71,7 @@ pub(super) struct Request {
 const HEADER: usize = 16;
 
 impl Request {
-    /// Reads the request in a chain. Without a byte for the status there is no way to answer.
+    /// Parses the request in a chain. Without a byte for the status it cannot be answered.
     pub(super) fn parse(
         mut chain: Chain,
         geometry: Geometry,
@@ -124,7 +124,7 @@ impl Request {
 }
 
 impl Geometry {
-    /// Where so many bytes from a sector on lie, if all of them are on the disk.
+    /// The offset and length of a range, if all of it is on the disk.
     fn place(self, sector: u64, len: u64) -> Result<(u64, u64), Status> {
         let end = len.div_ceil(SECTOR).checked_add(sector);
         if len.is_multiple_of(SECTOR) && end.is_some_and(|end| end <= self.sectors) {
@@ -141,7 +141,7 @@ impl Geometry {
         }
     }
 
-    /// The range of a discard (its content is then anything), or of one that is to be zeroes.
+    /// The range of a discard (its content is then arbitrary), or of a request to write zeroes.
     fn clear(
         self,
         memory: &GuestMemoryMmap,
@@ -149,7 +149,7 @@ impl Geometry {
         discard: bool,
     ) -> Result<Result<Ask, Status>, RingError> {
         let mut segment = [0; 16];
-        // The configuration says: one segment at a time.
+        // The configuration space says: one segment at a time.
         if total(input) != segment.len() as u64 {
             return Ok(Err(Status::Unsupported));
         }
@@ -180,7 +180,7 @@ impl Geometry {
     }
 }
 
-/// The disk's name, cut or filled up with zeroes; returns how many bytes were written.
+/// Writes the disk's name, truncated or padded with zeroes; returns the number of bytes written.
 pub(super) fn give_id(
     memory: &GuestMemoryMmap,
     id: &str,
@@ -195,7 +195,7 @@ pub(super) fn total(spans: &[Span]) -> u64 {
     spans.iter().map(|span| span.len as u64).sum()
 }
 
-/// Takes the last byte of some spans.
+/// Removes the last byte of some spans.
 fn take_last(spans: &mut Vec<Span>) -> Option<GuestAddress> {
     loop {
         let last = spans.last_mut()?;
@@ -207,7 +207,7 @@ fn take_last(spans: &mut Vec<Span>) -> Option<GuestAddress> {
     }
 }
 
-/// What of some spans is behind so many bytes.
+/// The parts of some spans after `skip` bytes.
 fn behind(spans: &[Span], mut skip: usize) -> Vec<Span> {
     let cut = |span: &Span| {
         let less = skip.min(span.len);
@@ -220,8 +220,8 @@ fn behind(spans: &[Span], mut skip: usize) -> Vec<Span> {
     spans.iter().map(cut).filter(|span| span.len > 0).collect()
 }
 
-/// Visits the parts of guest memory that so many bytes from an offset on are in, each with its place
-/// among these bytes; returns how many there are.
+/// Visits the parts of guest memory that contain this many bytes from an offset on, each with its
+/// position among these bytes; returns their number.
 fn visit(
     spans: &[Span],
     mut offset: u64,
@@ -241,7 +241,7 @@ fn visit(
     Ok(done)
 }
 
-/// Reads from some spans, from an offset on.
+/// Reads from some spans, starting at an offset.
 pub(super) fn gather(
     memory: &GuestMemoryMmap,
     spans: &[Span],
@@ -254,7 +254,7 @@ pub(super) fn gather(
     })
 }
 
-/// Writes into some spans, from an offset on.
+/// Writes to some spans, starting at an offset.
 pub(super) fn scatter(
     memory: &GuestMemoryMmap,
     spans: &[Span],

@@ -1,4 +1,4 @@
-//! Requests of a disk on a ring of a test driver.
+//! A disk's requests on a test driver's ring.
 
 mod in_flight;
 
@@ -53,7 +53,7 @@ fn serve(driver: &mut Driver, block: &mut Block) -> Result<(), RingError> {
     Ok(())
 }
 
-/// Waits until the host says that a job is over.
+/// Waits until the host reports a finished job.
 fn wait(block: &Block) {
     use rustix::event::{PollFd, PollFlags, poll};
     let event = block.source().unwrap();
@@ -73,7 +73,7 @@ fn header(kind: u32, sector: u64) -> Vec<u8> {
     bytes
 }
 
-/// Carries out a request of header, data and status; returns the status and the used length.
+/// Carries out a request with header, data and status; returns the status and the used length.
 fn request(block: &mut Block, kind: u32, sector: u64, data: Buffer<'_>) -> (u8, u32) {
     let mut driver = Driver::new(1);
     let header = header(kind, sector);

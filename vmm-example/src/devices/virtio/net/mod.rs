@@ -1,10 +1,11 @@
 //! The network device: frames between the guest and a tap of the host.
 //!
-//! Crosses an update: which tap it is, the MAC addresses of both ends, for each is in the
-//! other's neighbour table, and the one frame that has left the tap and found no buffer. Does not: frames in the tap's own queue, which its peers send
-//! again, as over any wire; a tap that was handed in, which must be handed in again.
+//! Crosses an update: the tap's identity, the MAC addresses of both ends, because each is in the
+//! other's neighbour table, and the one frame that has left the tap and found no buffer. Does not
+//! cross: frames in the tap's own queue, which its peers send again, as over any wire; a tap that
+//! was passed by descriptor, which must be passed again.
 //!
-//! No offloads: every frame is a whole one with its checksum in place.
+//! There are no offloads: every frame is complete, with its checksum in place.
 
 mod tap;
 
@@ -29,11 +30,11 @@ use tap::{HEADER, Tap};
 pub(super) const FEATURES: u64 = bits(&[VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF]);
 pub(super) const RINGS: &[u16] = &[256, 256];
 const RECEIVE: usize = 0;
-/// The longest frame with its header that a tap gives or takes.
+/// The maximum length of a frame of a tap, with its header.
 const MAX_FRAME: usize = 65_535 + 14 + HEADER;
-/// The most frames taken from the tap before others get the device's lock.
+/// The maximum number of frames taken from the tap before others get the device's lock.
 const BURST: usize = 256;
-/// Where the header says over how many buffers a frame goes.
+/// The offset in the header of the number of buffers of a frame.
 const NUM_BUFFERS_AT: usize = 10;
 
 /// The live device.
@@ -44,19 +45,19 @@ pub(super) struct Net {
     mac: [u8; 6],
     tap_mac: Option<[u8; 6]>,
     mergeable: bool,
-    /// Frame on its way in, header first; empty if there is none.
+    /// An incoming frame, header first; empty if there is none.
     waiting: Vec<u8>,
     buffer: Vec<u8>,
 }
 
 impl Net {
-    /// Attaches to a tap by its name.
+    /// Attaches to a tap by name.
     pub(super) fn open(name: &str, mac: Option<Mac>) -> io::Result<Self> {
         let tap = Tap::open(name)?;
         Self::new(tap, TapSource::Name(name.into()), mac)
     }
 
-    /// Takes a tap that is open in this process.
+    /// Takes over a tap that is open in this process.
     pub(super) fn adopt(fd: RawFd, mac: Option<Mac>) -> io::Result<Self> {
         let tap = Tap::adopt(inherited::duplicate(fd)?)?;
         Self::new(tap, TapSource::Descriptor, mac)
@@ -85,7 +86,7 @@ impl Net {
         }
     }
 
-    /// Attaches to the tap again; `handed_in` is the one for a tap without a name.
+    /// Attaches to the tap again; `handed_in` replaces a tap that was passed by descriptor.
     pub(super) fn reopen(state: &NetStateV1, handed_in: Option<RawFd>) -> io::Result<Self> {
         let mac = Some(Mac(state.mac));
         let mut net = match (&state.tap, handed_in) {
@@ -102,7 +103,7 @@ impl Net {
         Ok(net)
     }
 
-    /// Takes a tap that another process is attached to.
+    /// Takes over a tap that another process is attached to.
     pub(super) fn inherit(state: &NetStateV1, tap: OwnedFd) -> io::Result<Self> {
         let tap = Tap::adopt(tap)?;
         let mut net = Self::new(tap, state.tap.clone(), Some(Mac(state.mac)))?;
@@ -110,7 +111,7 @@ impl Net {
         Ok(net)
     }
 
-    /// What the other ends know, and what was on its way.
+    /// Restores what the other ends know, and the frame that was in transit.
     fn restore(&mut self, state: &NetStateV1) -> io::Result<()> {
         if let Some(mac) = state.tap_mac.filter(|mac| self.tap_mac != Some(*mac)) {
             tap::set_mac(&self.tap, mac)?;
@@ -125,7 +126,7 @@ impl Net {
         Ok(())
     }
 
-    /// Gives the guest what the tap has, as far as it has room.
+    /// Passes frames from the tap to the guest, as far as it has space.
     fn receive(&mut self, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let counters = rings.counters();
         let Some(mut ring) = rings.ring(RECEIVE) else {
@@ -154,13 +155,13 @@ impl Net {
             ring.signal()?;
         }
         if !emptied && !ring.is_stopped() {
-            // Edges tell of what is new only: come back for the rest.
+            // Events are edge-triggered: come back for the rest.
             rings.again(RECEIVE);
         }
         Ok(())
     }
 
-    /// Takes a frame out of the tap; false if there is none.
+    /// Takes a frame from the tap; false if there is none.
     fn take_frame(&mut self) -> bool {
         loop {
             return match (&self.tap).read(&mut self.buffer) {
@@ -169,13 +170,13 @@ impl Net {
                     true
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // A tap that has gone gives nothing either.
+                // A tap that has disappeared provides nothing either.
                 Ok(_) | Err(_) => false,
             };
         }
     }
 
-    /// Gives the tap what the guest sends.
+    /// Passes frames from the guest to the tap.
     fn send(&mut self, ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let counters = rings.counters();
         let Some(ring) = rings.ring(ring) else {
@@ -187,7 +188,7 @@ impl Net {
             let sent = (HEADER + 1..=MAX_FRAME).contains(&len) && {
                 let frame = &mut buffer[..len];
                 request.input.read_exact(frame).is_ok() && {
-                    // No offload was agreed on: the header has nothing to say.
+                    // No offload was negotiated, so the header is empty.
                     frame[..HEADER].fill(0);
                     tap.write(frame).is_ok()
                 }
@@ -201,13 +202,13 @@ impl Net {
     }
 }
 
-/// What became of a frame.
+/// The fate of a frame.
 enum Delivered {
     Done,
     NoRoom,
 }
 
-/// Puts a frame into the guest's buffers: into several if the driver can take that.
+/// Puts a frame into the guest's buffers: into several if the driver supports that.
 fn deliver<'a>(
     ring: &mut Ring<'_, 'a>,
     frame: &mut [u8],
@@ -229,7 +230,7 @@ fn deliver<'a>(
         taken.push((request, bytes));
     }
     if room < frame.len() {
-        // One that no buffer of this driver holds is dropped; the buffer is used up.
+        // A frame that does not fit into the driver's buffer is dropped; the buffer is used up.
         counters.error();
         ring.push(&taken[0].0, 0)?;
         return Ok(Delivered::Done);
@@ -248,7 +249,7 @@ fn deliver<'a>(
     Ok(Delivered::Done)
 }
 
-/// An address of one's own: locally administered, of one station.
+/// A random address: locally administered, unicast.
 fn random_mac() -> io::Result<[u8; 6]> {
     let mut mac = [0; 6];
     getrandom(&mut mac, GetRandomFlags::empty())?;
@@ -269,7 +270,7 @@ impl Device for Net {
         RINGS
     }
 
-    /// `struct virtio_net_config`, as far as the features go.
+    /// `struct virtio_net_config`, as far as the features require.
     fn config(&self) -> Vec<u8> {
         self.mac.to_vec()
     }

@@ -1,4 +1,4 @@
-//! A tap: the host's end of a network device. Frames go in and out with a virtio header.
+//! A tap: the host's end of a network device. Frames have a virtio header.
 
 #![allow(
     unsafe_code,
@@ -15,9 +15,9 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
 
-/// Linux's own limit, its NUL included.
+/// The Linux limit, including the NUL.
 const NAME_BYTES: usize = libc::IFNAMSIZ;
-/// Bytes of the header in front of each frame, `struct virtio_net_hdr_v1`.
+/// The size of the header of each frame, `struct virtio_net_hdr_v1`.
 pub(super) const HEADER: usize = 12;
 
 ioctl_iow_nr!(TUNSETIFF, 'T' as u32, 202, c_int);
@@ -25,7 +25,7 @@ ioctl_ior_nr!(TUNGETIFF, 'T' as u32, 210, u32);
 ioctl_iow_nr!(TUNSETOFFLOAD, 'T' as u32, 208, u32);
 ioctl_iow_nr!(TUNSETVNETHDRSZ, 'T' as u32, 216, c_int);
 
-/// `struct ifreq` with flags: what TUNSETIFF takes and TUNGETIFF gives.
+/// `struct ifreq` with flags, for TUNSETIFF and TUNGETIFF.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct InterfaceFlags {
@@ -44,7 +44,7 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Attaches to a tap, which is made if there is none of that name, and switches it on.
+    /// Attaches to a tap, which is created if there is none of that name, and brings it up.
     pub(super) fn open(name: &str) -> io::Result<Self> {
         let mut request = request(name)?;
         request.flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16;
@@ -53,7 +53,7 @@ impl Tap {
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/net/tun")?;
-        // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which is what `request` is.
+        // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which is the type of `request`.
         check(unsafe { ioctl_with_mut_ref(&file, TUNSETIFF(), &mut request) })?;
         let tap = Self { file };
         tap.set_up()?;
@@ -61,10 +61,10 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Takes a tap that somebody else has opened.
+    /// Takes over a tap that another process has opened.
     pub(super) fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let mut request = request("")?;
-        // SAFETY: TUNGETIFF writes one `struct ifreq`, which is what `request` is.
+        // SAFETY: TUNGETIFF writes one `struct ifreq`, which is the type of `request`.
         check(unsafe { ioctl_with_mut_ref(&fd, TUNGETIFF(), &mut request) })
             .map_err(|error| io::Error::new(error.kind(), "it is no tap"))?;
         let flags = c_int::from(request.flags);
@@ -80,7 +80,7 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Sets the header's size and switches all offloads off.
+    /// Sets the header size and disables all offloads.
     fn set_up(&self) -> io::Result<()> {
         // SAFETY: TUNSETVNETHDRSZ reads one int.
         check(unsafe { ioctl_with_ref(&self.file, TUNSETVNETHDRSZ(), &(HEADER as c_int)) })?;
@@ -88,11 +88,12 @@ impl Tap {
         check(unsafe { ioctl_with_val(&self.file, TUNSETOFFLOAD(), 0) })
     }
 
-    /// The address of the host's end; None if it has none.
+    /// The MAC address of the host's end; `None` if it has none.
     pub(super) fn mac(&self) -> Option<[u8; 6]> {
         let mut request = request("").ok()?;
         let fd = self.file.as_raw_fd();
-        // SAFETY: a tap's SIOCGIFHWADDR reads and writes the `struct ifreq` that `request` is.
+        // SAFETY: SIOCGIFHWADDR of a tap reads and writes a `struct ifreq`, which is the type of
+        // `request`.
         let got = unsafe { libc::ioctl(fd, libc::SIOCGIFHWADDR, &raw mut request) };
         check(got).ok()?;
         // `struct sockaddr`: the family is where the flags are.
@@ -104,12 +105,12 @@ impl Tap {
     }
 }
 
-/// Gives the host's end of a tap an address.
+/// Sets the MAC address of a tap's host end.
 pub(super) fn set_mac(tap: &File, mac: [u8; 6]) -> io::Result<()> {
     let mut request = request("")?;
     request.flags = libc::ARPHRD_ETHER;
     request.rest[..mac.len()].copy_from_slice(&mac);
-    // SAFETY: a tap's SIOCSIFHWADDR reads the `struct ifreq` that `request` is.
+    // SAFETY: SIOCSIFHWADDR of a tap reads a `struct ifreq`, which is the type of `request`.
     let set = unsafe { libc::ioctl(tap.as_raw_fd(), libc::SIOCSIFHWADDR, &raw const request) };
     check(set)
 }
@@ -130,15 +131,15 @@ fn request(name: &str) -> io::Result<InterfaceFlags> {
     Ok(request)
 }
 
-/// Sets IFF_UP of an interface, so that the guest's frames go somewhere.
+/// Sets IFF_UP on an interface, so that the guest's frames get through.
 fn switch_on(mut request: InterfaceFlags) -> io::Result<()> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").or_else(|_| {
-        // A host without IPv4 may have the other.
+        // A host without IPv4 may have IPv6.
         std::net::UdpSocket::bind("[::]:0")
     })?;
     let fd = socket.as_raw_fd();
-    // SAFETY: `socket` outlives the call; SIOCGIFFLAGS reads the name and writes the flags
-    // of the `struct ifreq` that `request` is.
+    // SAFETY: `socket` outlives the call; SIOCGIFFLAGS reads the name and writes the flags of a
+    // `struct ifreq`, which is the type of `request`.
     let got = unsafe { libc::ioctl(fd, libc::SIOCGIFFLAGS, &raw mut request) };
     check(got)?;
     let up = libc::IFF_UP as u16;

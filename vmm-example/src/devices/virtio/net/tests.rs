@@ -9,7 +9,7 @@ use crate::devices::virtio::testing::{Buffer, Driver, survives_nonsense};
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const SEND: usize = 1;
 
-/// A device, and the far end of its tap.
+/// A device, and the other end of its tap.
 fn net(mergeable: bool) -> (Net, UnixDatagram) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
@@ -20,7 +20,7 @@ fn net(mergeable: bool) -> (Net, UnixDatagram) {
     (net, theirs)
 }
 
-/// A frame as a tap gives it, its header first.
+/// A frame in the format of a tap, header first.
 fn frame(bytes: &[u8]) -> Vec<u8> {
     [&[0; HEADER], bytes].concat()
 }

@@ -1,4 +1,4 @@
-//! The sections: round trips, and a frame that an earlier version wrote.
+//! The sections: round trips, and a frame written by an earlier version.
 
 use virtio_queue::QueueT;
 
@@ -10,10 +10,10 @@ use crate::devices::virtio::device_state::{
 use crate::devices::virtio::{VirtioError, reopen};
 use crate::socket::Ownership;
 
-/// What version 0.1.0 wrote of [`every_device`].
+/// [`every_device`] as written by version 0.1.0.
 const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
 
-/// One of each kind. Never change it: add another.
+/// One device of each kind. Never change it: add another one.
 pub(crate) fn every_device() -> Vec<VirtioStateV1> {
     let devices = [
         DeviceStateV1::Block(BlockStateV1 {
@@ -116,11 +116,11 @@ fn the_devices_of_version_0_1_0_are_read() {
     let frame = Frame::parse(GOLDEN_V1).unwrap();
     assert!(frame.check(&known()).is_ok());
     assert_eq!(read(&frame).unwrap(), every_device());
-    // And it reads what is written today.
+    // It matches what is written today.
     assert_eq!(encode(&every_device()), GOLDEN_V1);
 }
 
-/// Writes the golden file. Only for a new one: those of releases stay as they are.
+/// Writes the golden file. Only for a new file: those of releases must not change.
 #[test]
 #[ignore = "writes a file into the source tree"]
 fn write_golden() {

@@ -1,4 +1,4 @@
-//! What devices have open, in the hands of another process.
+//! The devices' open descriptors in another process.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

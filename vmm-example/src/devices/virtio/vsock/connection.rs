@@ -1,8 +1,8 @@
-//! A stream between the guest and a program of the host, which sits behind a Unix socket.
+//! A stream between the guest and a program of the host behind a Unix socket.
 //!
-//! Each side tells how large its buffer is and how much it has taken out of it; the other
-//! never sends more than fits. What comes from the guest and the program does not take yet
-//! waits here, within what the guest was told.
+//! Each side announces the size of its buffer and how much it has consumed; the other never sends
+//! more than fits. Data from the guest that the program does not read yet waits here, within the
+//! announced size.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -12,18 +12,18 @@ use std::os::unix::net::UnixStream;
 
 use super::packet::{NO_RECEIVE, NO_SEND, Op, Packet, Ports};
 
-/// Bytes from the guest that wait for the program at most.
+/// The maximum amount of guest data that waits for the program.
 pub(super) const BUFFER: u32 = 64 << 10;
 
-/// How a connection came to its end.
+/// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ended;
 
-/// What a connection has for the guest.
+/// A connection's output to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outgoing {
     Nothing,
-    /// A packet, with so many bytes of data in the buffer.
+    /// A packet, with this many bytes of data in the buffer.
     Packet(Packet),
 }
 
@@ -32,21 +32,22 @@ pub(super) enum Outgoing {
 pub(super) struct Connection {
     pub(super) ports: Ports,
     pub(super) stream: UnixStream,
-    /// The guest has accepted it, or asked for it.
+    /// Whether the guest has accepted or requested it.
     open: bool,
     /// Whether the stream may have something to read.
     pub(super) readable: bool,
-    /// Nothing more comes from the program.
+    /// Whether the program sends nothing more.
     ended: bool,
-    /// The program takes nothing more either.
+    /// Whether the program receives nothing more either.
     hung_up: bool,
     /// The guest's shutdown flags so far.
     guest_shutdown: u32,
     to_host: VecDeque<u8>,
-    /// Bytes from the guest that the program has taken, and what the guest knows of that.
+    /// Number of bytes from the guest that the program has read, and the number announced to the
+    /// guest.
     taken: Wrapping<u32>,
     announced: Wrapping<u32>,
-    /// Bytes to the guest, what it has taken of them, and its buffer.
+    /// Number of bytes sent to the guest, the number it has consumed, and the size of its buffer.
     sent: Wrapping<u32>,
     guest_taken: Wrapping<u32>,
     guest_buffer: u32,
@@ -55,7 +56,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// A connection that the guest asked for.
+    /// A connection requested by the guest.
     pub(super) fn accepted(request: &Packet, stream: UnixStream) -> Self {
         let mut new = Self::new(request.ports, stream);
         new.open = true;
@@ -64,7 +65,7 @@ impl Connection {
         new
     }
 
-    /// A connection that a program asks the guest for.
+    /// A connection requested by a program.
     pub(super) fn requested(ports: Ports, stream: UnixStream) -> Self {
         let mut new = Self::new(ports, stream);
         new.due.push_back((Op::Request, 0));
@@ -90,24 +91,24 @@ impl Connection {
         }
     }
 
-    /// Takes the credit that every packet carries.
+    /// Updates the credit from a packet.
     fn learn(&mut self, packet: &Packet) {
         self.guest_buffer = packet.buf_alloc;
         self.guest_taken = Wrapping(packet.fwd_cnt);
     }
 
-    /// Takes a packet of the guest, with its data.
+    /// Handles a packet of the guest, with its data.
     pub(super) fn take(&mut self, packet: &Packet, data: &[u8]) -> Result<(), Ended> {
         self.learn(packet);
         match packet.op {
             Op::Reset => return Err(Ended),
-            // A second request for the same ends is none that a driver makes.
+            // No correct driver repeats a request for the same ports.
             Op::Request => return Err(Ended),
             Op::Response if !self.open => {
                 self.open = true;
                 let hello = format!("OK {}\n", self.ports.host);
                 self.to_host.extend(hello.as_bytes());
-                // The guest never sent these bytes: its count must not have them.
+                // The guest never sent these bytes, so they must not count.
                 self.taken -= Wrapping(hello.len() as u32);
             }
             Op::Response | Op::CreditUpdate => {}
@@ -121,12 +122,12 @@ impl Connection {
                 self.to_host.extend(data);
             }
         }
-        // A guest that asks for credit over and over does not get memory for it.
+        // A guest that requests credit over and over must not use up memory.
         self.due.truncate(8);
         self.flush()
     }
 
-    /// Gives the program what it takes.
+    /// Sends the program what it accepts.
     pub(super) fn flush(&mut self) -> Result<(), Ended> {
         while !self.to_host.is_empty() {
             match self.stream.write(self.to_host.as_slices().0) {
@@ -144,7 +145,7 @@ impl Connection {
             return Err(Ended);
         }
         if self.guest_shutdown & NO_SEND != 0 {
-            // It may have gone itself by now.
+            // The program may have gone by now.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         // Half of the buffer is free and the guest does not know.
@@ -165,13 +166,13 @@ impl Connection {
         self.open && self.readable && !self.ended && self.guest_shutdown & NO_RECEIVE == 0
     }
 
-    /// Bytes that the guest has room for.
+    /// The number of bytes for which the guest has space.
     fn credit(&self) -> usize {
         let in_flight = (self.sent - self.guest_taken).0;
         self.guest_buffer.saturating_sub(in_flight) as usize
     }
 
-    /// The next packet for the guest; its data goes into `buffer`.
+    /// The next packet for the guest; its data is written to `buffer`.
     pub(super) fn outgoing(&mut self, buffer: &mut [u8]) -> Outgoing {
         if let Some((op, flags)) = self.due.pop_front() {
             return Outgoing::Packet(self.packet(op, flags, 0));
@@ -200,7 +201,7 @@ impl Connection {
         Outgoing::Nothing
     }
 
-    /// The program has closed its end for good. What it said before still goes to the guest.
+    /// The program has closed its end. What it sent before still goes to the guest.
     pub(super) fn hang_up(&mut self) {
         if std::mem::replace(&mut self.hung_up, true) {
             return;

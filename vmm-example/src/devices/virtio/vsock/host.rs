@@ -1,9 +1,9 @@
-//! The host's side: Unix sockets that stand for ports.
+//! The host's side: Unix sockets that represent ports.
 //!
 //! | who connects | to what | what happens |
 //! |---|---|---|
 //! | the guest | CID 2, port P | the VMM connects to the Unix socket `PATH_P` |
-//! | a program | the Unix socket `PATH` | it writes `CONNECT P\n` and is connected to the guest's port P once `OK N\n` comes back |
+//! | a program | the Unix socket `PATH` | it writes `CONNECT P\n` and is connected to the guest's port P once it reads `OK N\n` |
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
@@ -18,14 +18,16 @@ use super::connection::{Connection, Outgoing};
 use super::packet::{Op, Packet, Ports};
 use crate::socket::{self, Ownership, SocketPath};
 
-/// Connections and programs that have not named a port yet, at most: a quarter of the descriptors
-/// that a process may usually have open, and with [`BUFFER`](super::connection::BUFFER) for each 16 MiB.
+/// The maximum number of connections, including programs that have not named a port yet: a quarter
+/// of the usual limit on open descriptors, and with [`BUFFER`](super::connection::BUFFER) for each
+/// 16 MiB.
 pub(super) const MAX_CONNECTIONS: usize = 256;
-/// Resets that wait for a buffer of the guest, at most: a guest that takes none gets no more.
+/// The maximum number of resets that wait for a buffer of the guest; a guest that provides none
+/// gets no more.
 const MAX_RESETS: usize = 1024;
 /// `CONNECT 4294967295\n`
 const MAX_GREETING: usize = 19;
-/// Host ports of connections that a program asks for: far from those that programs listen on.
+/// Host ports of connections requested by programs: far from those that programs listen on.
 const FIRST_PORT: u32 = 1 << 30;
 const LISTENER: u64 = u64::MAX;
 
@@ -48,7 +50,7 @@ pub(super) struct HostSide {
     connections: HashMap<u64, Connection>,
     by_ports: HashMap<Ports, u64>,
     resets: VecDeque<Ports>,
-    /// Whose turn it is to send to the guest.
+    /// The order in which connections send to the guest.
     turns: VecDeque<u64>,
 }
 
@@ -58,7 +60,7 @@ impl HostSide {
         Self::inherit(path, socket::listen(path)?, ownership)
     }
 
-    /// Takes a socket that listens on `path`.
+    /// Takes over a socket that listens on `path`.
     pub(super) fn inherit(
         path: &Path,
         listener: UnixListener,
@@ -86,7 +88,7 @@ impl HostSide {
         self.place.path()
     }
 
-    /// Another descriptor of what listens.
+    /// A duplicate of the listening socket.
     pub(super) fn listener(&self) -> io::Result<OwnedFd> {
         self.listener.try_clone().map(OwnedFd::from)
     }
@@ -100,7 +102,7 @@ impl HostSide {
         self.connections.len()
     }
 
-    /// The guest's driver has gone: so have all its connections.
+    /// The guest's driver is gone, and with it all connections.
     pub(super) fn clear(&mut self) {
         self.connections.clear();
         self.by_ports.clear();
@@ -108,7 +110,7 @@ impl HostSide {
         self.turns.clear();
     }
 
-    /// Takes what has happened on the sockets.
+    /// Handles the events of the sockets.
     pub(super) fn poll(&mut self) {
         let mut events = [const {
             Event {
@@ -140,7 +142,7 @@ impl HostSide {
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             let full = self.callers.len() + self.connections.len() >= MAX_CONNECTIONS;
-            // One too many finds its connection closed.
+            // One connection too many is closed.
             if full || stream.set_nonblocking(true).is_err() {
                 continue;
             }
@@ -152,7 +154,7 @@ impl HostSide {
         }
     }
 
-    /// Watches a stream for all there is; its events come with the number returned.
+    /// Watches a stream for everything; its events have the returned number.
     fn watch(&mut self, stream: &UnixStream) -> Option<u64> {
         let id = self.next_id;
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -178,7 +180,7 @@ impl HostSide {
         self.wants_turn(id);
     }
 
-    /// Reads the port that a program wants, byte by byte: what follows is for the guest.
+    /// Reads the requested port byte by byte, because what follows is for the guest.
     fn on_caller(&mut self, id: u64) {
         let Some(caller) = self.callers.get_mut(&id) else {
             return;
@@ -228,7 +230,7 @@ impl HostSide {
         }
     }
 
-    /// Takes a packet of the guest.
+    /// Handles a packet of the guest.
     pub(super) fn take(&mut self, packet: &Packet, data: &[u8]) {
         match self.by_ports.get(&packet.ports).copied() {
             Some(id) => {
@@ -281,7 +283,7 @@ impl HostSide {
         !self.resets.is_empty() || !self.turns.is_empty()
     }
 
-    /// The next packet for the guest; its data goes into `buffer`.
+    /// The next packet for the guest; its data is written to `buffer`.
     pub(super) fn outgoing(&mut self, buffer: &mut [u8]) -> Option<Packet> {
         if let Some(ports) = self.resets.pop_front() {
             return Some(Packet::new(ports, Op::Reset));

@@ -1,10 +1,9 @@
 //! The socket device: streams between programs of guest and host, without a network.
 //!
-//! Crosses an update: the guest's CID and the path of the host's sockets. Does not: the
-//! connections, for the programs at their other ends do not cross a kexec either; without one
-//! they end too. The guest
-//! is told with a transport reset, upon which its connections end as if reset by their peers;
-//! listening sockets stay. An update that is rolled back resets nothing.
+//! Crosses an update: the guest's CID and the path of the host's sockets. Does not cross: the
+//! connections, because the programs at their other ends do not cross a kexec either; without a
+//! kexec they end too. The guest is notified by a transport reset, and its connections end as if
+//! reset by their peers; listening sockets stay. An update that is rolled back resets nothing.
 
 mod connection;
 mod host;
@@ -29,7 +28,7 @@ pub(super) const RINGS: &[u16] = &[256, 256, 16];
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const EVENT: usize = 2;
-/// The most bytes of data in a packet, in either direction.
+/// The maximum size of data in a packet, in either direction.
 const MAX_DATA: usize = 64 << 10;
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`
 const TRANSPORT_RESET: [u8; 4] = [0; 4];
@@ -65,7 +64,7 @@ impl Vsock {
         Ok(vsock)
     }
 
-    /// Takes the socket of another process of this host, but none of its connections.
+    /// Takes over the socket of another process of this host, but none of its connections.
     pub(super) fn inherit(
         state: &VsockStateV1,
         listener: OwnedFd,
@@ -77,7 +76,7 @@ impl Vsock {
         Ok(vsock)
     }
 
-    /// Takes what the guest sends.
+    /// Handles what the guest sends.
     fn take(&mut self, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let counters = rings.counters();
         let Some(ring) = rings.ring(TRANSMIT) else {
@@ -107,7 +106,7 @@ impl Vsock {
         })
     }
 
-    /// Gives the guest what there is for it, as far as it has room.
+    /// Passes pending packets to the guest, as far as it has space.
     fn give(&mut self, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let counters = rings.counters();
         let Some(mut ring) = rings.ring(RECEIVE) else {
@@ -139,14 +138,14 @@ impl Vsock {
         if pushed {
             ring.signal()?;
             if self.host.has_outgoing() {
-                // After whoever else wants the device.
+                // After others have had a turn.
                 ring.again();
             }
         }
         Ok(())
     }
 
-    /// Tells the guest that its connections are gone, if that is due and it has room.
+    /// Notifies the guest that its connections are gone, if that is due and it has space.
     fn tell_reset(&mut self, rings: &mut Rings<'_>) -> Result<(), RingError> {
         let Some(mut ring) = rings.ring(EVENT).filter(|_| self.reset_due) else {
             return Ok(());

@@ -1,10 +1,10 @@
 //! The header of a packet (virtio specification, 5.10.6).
 
-/// Bytes of a header.
+/// The size of a header.
 pub(super) const HEADER: usize = 44;
 /// The CID of the host.
 pub(super) const HOST_CID: u64 = 2;
-/// The only type there is here: streams.
+/// The only supported type: streams.
 const STREAM: u16 = 1;
 
 /// In a shutdown: the sender receives nothing more.
@@ -12,7 +12,7 @@ pub(super) const NO_RECEIVE: u32 = 1;
 /// In a shutdown: the sender sends nothing more.
 pub(super) const NO_SEND: u32 = 2;
 
-/// What a packet is for.
+/// The purpose of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Op {
@@ -47,21 +47,21 @@ pub(super) struct Ports {
     pub(super) guest: u32,
 }
 
-/// What a packet says beside its data.
+/// The content of a packet without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packet {
     pub(super) ports: Ports,
     pub(super) op: Op,
-    /// Bytes of data behind the header.
+    /// The length of the data after the header.
     pub(super) len: u32,
     pub(super) flags: u32,
-    /// The sender's buffer.
+    /// The size of the sender's buffer.
     pub(super) buf_alloc: u32,
-    /// Bytes that the sender has taken out of its buffer so far.
+    /// The number of bytes that the sender has consumed so far.
     pub(super) fwd_cnt: u32,
 }
 
-/// What the guest sent and cannot be a packet of a stream to the host.
+/// Why something sent by the guest is not a packet of a stream to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PacketError {
     /// To be answered with a reset.
@@ -83,7 +83,7 @@ impl Packet {
         }
     }
 
-    /// Reads what the guest with this CID sent.
+    /// Decodes a packet from the guest with this CID.
     pub(super) fn decode(bytes: &[u8; HEADER], cid: u64) -> Result<Self, PacketError> {
         let long = |at: usize| {
             let bytes = bytes[at..at + 8].try_into().unwrap_or_default();
@@ -112,7 +112,7 @@ impl Packet {
         }
     }
 
-    /// As the guest with this CID receives it.
+    /// Encodes the packet for the guest with this CID.
     pub(super) fn encode(&self, cid: u64) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -139,7 +139,7 @@ mod tests {
         guest: 1024,
     };
 
-    /// Turns a packet for the guest into one of the guest.
+    /// Turns a packet for the guest into one from the guest.
     fn turned(packet: &Packet) -> [u8; HEADER] {
         let mut bytes = packet.encode(3);
         bytes[..16].rotate_left(8);

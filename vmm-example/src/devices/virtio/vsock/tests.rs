@@ -49,7 +49,7 @@ impl Guest {
         self.driver.serve(&mut self.vsock, TRANSMIT).unwrap();
     }
 
-    /// What has come for the guest since the last time.
+    /// The packets for the guest since the last time.
     fn received(&mut self) -> Vec<(Packet, Vec<u8>)> {
         self.driver.serve(&mut self.vsock, RECEIVE).unwrap();
         let used = self.driver.used(RECEIVE).split_off(self.seen);
@@ -65,7 +65,7 @@ impl Guest {
         used.into_iter().map(packet).collect()
     }
 
-    /// The operations of what has come.
+    /// The operations of those packets.
     fn ops(&mut self) -> Vec<Op> {
         self.received()
             .iter()
@@ -139,7 +139,7 @@ fn a_program_connects_to_the_guest() {
     assert_eq!(got, hello.as_bytes());
     let received = guest.received();
     assert_eq!(received[0].1, b"and more");
-    // The greeting is not the guest's: it counts for nothing.
+    // The greeting does not come from the guest, so it does not count.
     assert_eq!(received[0].0.fwd_cnt, 0);
 }
 
@@ -199,7 +199,7 @@ fn a_guest_gets_no_more_than_it_has_room_for() {
 #[test]
 fn a_guest_that_sends_more_than_there_is_room_for_is_cut_off() {
     let (mut guest, _program) = connected();
-    // The program reads nothing: the socket fills, then the buffer.
+    // The program does not read: the socket fills up, then the buffer.
     let mut connection_ends = false;
     for _ in 0..40 {
         let data = vec![0; 60_000];
@@ -225,10 +225,10 @@ fn all_connections_together_are_bounded() {
         programs.extend(listener.accept());
     }
     assert_eq!(guest.vsock.host.connections(), MAX_CONNECTIONS);
-    // A descriptor each, and what is buffered for programs that read nothing.
+    // Limits descriptors, and buffers for programs that do not read.
     const { assert!(MAX_CONNECTIONS <= 1024 / 4) };
     const { assert!(MAX_CONNECTIONS * BUFFER as usize <= 16 << 20) };
-    // Nor does a program get another one.
+    // A program does not get another one either.
     let program = UnixStream::connect(guest.dir.path().join("v")).unwrap();
     guest.vsock.host.poll();
     assert_eq!((&program).read(&mut [0]).unwrap(), 0);

@@ -1,7 +1,7 @@
-//! What carries out the requests of a disk, while nobody waits for it.
+//! Carries out the requests of a disk without blocking anyone.
 //!
-//! A job has its memory until it is finished, so nothing of the guest's is in the kernel's hands: a
-//! guest may do with its memory what it likes meanwhile, and reset the device.
+//! A job owns its buffer until it is finished, so the kernel never accesses guest memory: meanwhile
+//! the guest may use its memory freely, and reset the device.
 
 mod thread;
 mod uring;
@@ -17,28 +17,28 @@ pub(super) use thread::ThreadBackend;
 pub(super) use uring::UringBackend;
 pub(in super::super) use uring::reserve;
 
-/// The most jobs that are begun and not finished.
+/// The maximum number of unfinished jobs.
 pub(super) const MAX_JOBS: usize = 64;
 
-/// What is to be done with the disk.
+/// An operation on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     /// Fills the buffer.
     Read,
-    /// Writes the buffer; `durable` ones are safe when they are finished.
+    /// Writes the buffer; with `durable` the data is safe when the job is finished.
     Write { durable: bool },
-    /// Makes safe what was written.
+    /// Syncs what was written.
     Sync,
-    /// Takes the content of a range away: given back to the file system, or kept as zeroes.
+    /// Clears a range: returned to the file system, or kept as zeroes.
     Clear { punch: bool, len: u64 },
 }
 
-/// Which part of which request a job is.
+/// Identifies the part of a request that a job is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Token {
-    /// The place of the request among those in flight.
+    /// The index of the request among those in flight.
     pub(super) request: usize,
-    /// From the start of its data.
+    /// Offset from the start of its data.
     pub(super) offset: u64,
 }
 
@@ -47,40 +47,41 @@ pub(super) struct Token {
 pub(super) struct Job {
     pub(super) token: Token,
     pub(super) op: Op,
-    /// In the disk, in bytes.
+    /// Offset in the disk, in bytes.
     pub(super) at: u64,
     pub(super) buffer: Buffer,
 }
 
-/// A job that is over.
+/// A finished job.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) token: Token,
     pub(super) buffer: Buffer,
-    /// All of it was done, or why not.
+    /// Success if all of it was done, or the error.
     pub(super) result: io::Result<()>,
 }
 
 /// See the module's documentation.
 pub(super) trait Backend: Debug + Send {
-    /// As in status reports.
+    /// The name in status reports.
     fn name(&self) -> &'static str;
 
-    /// Starts what threads it has. Nothing was begun before.
+    /// Starts its threads, if any. No job has begun yet.
     fn start(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Begins a job, of which there are [`MAX_JOBS`] at a time; it may wait for [`submit`](Self::submit).
+    /// Begins a job; at most [`MAX_JOBS`] at a time. It may have to wait for
+    /// [`submit`](Self::submit).
     fn begin(&mut self, job: Job);
 
-    /// Has all that was begun carried out.
+    /// Makes everything that was begun be carried out.
     fn submit(&mut self);
 
-    /// The next job that is over.
+    /// The next finished job.
     fn finished(&mut self) -> Option<Done>;
 
-    /// Readable when there is one.
+    /// Becomes readable when a job is finished.
     fn event(&self) -> BorrowedFd<'_>;
 
     fn file(&self) -> &File;

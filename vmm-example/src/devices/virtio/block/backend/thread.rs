@@ -1,4 +1,4 @@
-//! A thread that carries out one job after the other, for kernels without io_uring.
+//! A thread that carries out one job at a time, for kernels without io_uring.
 
 use std::collections::VecDeque;
 use std::fs::File;

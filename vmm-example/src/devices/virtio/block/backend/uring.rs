@@ -1,8 +1,8 @@
 //! io_uring: the kernel carries out many jobs at a time.
 //!
-//! A ring passes a process's filter of system calls by, so each one is made before there is a filter,
-//! and is restricted for good to reading, writing, syncing and clearing files that are open. Once
-//! there is a filter no ring can be made any more.
+//! A ring bypasses a process's seccomp filter, so each ring is created before the filter is
+//! installed, and is restricted for good to reading, writing, syncing and clearing files that are
+//! open. Once the filter is installed no ring can be created.
 
 #![allow(
     unsafe_code,
@@ -23,7 +23,7 @@ use super::wake::Wake;
 use super::{Backend, Done, Job, MAX_JOBS, Op};
 use crate::sandbox;
 
-/// A ring that no file was given to.
+/// A ring that has no file yet.
 #[derive(Debug)]
 struct Ready {
     ring: Ring,
@@ -39,10 +39,10 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-/// Rings for devices that are opened when no ring can be made any more.
+/// Rings for devices that are opened when no ring can be created any more.
 static RESERVED: Mutex<Vec<Ready>> = Mutex::new(Vec::new());
 
-/// Makes rings ahead, for so many disks. Without io_uring it makes none.
+/// Creates rings in advance, for this many disks. Without io_uring it creates none.
 pub(in super::super::super) fn reserve(count: usize) {
     let rings = (0..count).map_while(|_| Ready::new().ok());
     let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +76,7 @@ impl Ready {
         let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
         match reserved.pop() {
             Some(ready) => Ok(ready),
-            // The filter would end this process.
+            // The seccomp filter would kill this process.
             None if sandbox::is_entered() => Err(Errno::PERM.into()),
             None => Self::new(),
         }
@@ -96,7 +96,7 @@ pub(in super::super) struct UringBackend {
     file: File,
     ring: Ring,
     wake: Wake,
-    /// By the number that the kernel gives back.
+    /// Indexed by the number that the kernel returns.
     begun: Vec<Option<Begun>>,
 }
 
@@ -112,22 +112,22 @@ impl UringBackend {
         })
     }
 
-    /// Puts what is left of a job into the ring.
+    /// Pushes the rest of a job into the ring.
     fn push(&mut self, number: usize) {
         let Some(Some(begun)) = self.begun.get_mut(number) else {
             return;
         };
         let entry = entry(&self.file, begun).user_data(number as u64);
-        // SAFETY: The entry is about a part of the job's buffer, whose bytes do not move, and which
-        // stays in `begun` until the kernel has given the number back; and about `file`, which
-        // is not closed before the ring is. Whoever drops this while the kernel has a buffer
-        // leaves the buffer alone.
+        // SAFETY: The entry refers to a part of the job's buffer, whose bytes do not move, and
+        // which stays in `begun` until the kernel has returned its number; and to `file`, which is
+        // not closed before the ring is. Dropping this while the kernel has a buffer leaks the
+        // buffer.
         let pushed = unsafe { self.ring.0.submission().push(&entry) };
-        // There is room for as many as there are jobs.
+        // There is space for as many entries as there are jobs.
         debug_assert!(pushed.is_ok());
     }
 
-    /// What a result of the kernel's means for a job; None if it has to go on.
+    /// The result of a job according to the kernel's result; `None` if it has to continue.
     fn judge(&mut self, number: usize, result: i32) -> Option<io::Result<()>> {
         let begun = self.begun.get_mut(number)?.as_mut()?;
         let transfers = matches!(begun.job.op, Op::Read | Op::Write { .. });
@@ -135,7 +135,7 @@ impl UringBackend {
             _ if result == -libc::EINTR || result == -libc::EAGAIN => None,
             ..0 => Some(Err(io::Error::from_raw_os_error(-result))),
             _ if !transfers => Some(Ok(())),
-            // Behind the end of the file.
+            // Beyond the end of the file.
             0 => Some(Err(io::ErrorKind::UnexpectedEof.into())),
             _ => {
                 begun.done += result.unsigned_abs() as usize;
@@ -181,7 +181,7 @@ impl Backend for UringBackend {
 
     fn begin(&mut self, job: Job) {
         let free = self.begun.iter().position(Option::is_none);
-        // Its owner counts.
+        // The owner limits the number of jobs.
         let number = free.unwrap_or_else(|| {
             self.begun.push(None);
             self.begun.len() - 1
@@ -191,7 +191,7 @@ impl Backend for UringBackend {
     }
 
     fn submit(&mut self) {
-        // What the kernel does not take now is still in the ring, for the next time.
+        // What the kernel does not accept now stays in the ring for the next time.
         while let Err(error) = self.ring.0.submit() {
             if error.kind() != io::ErrorKind::Interrupted {
                 self.wake.wake();
@@ -237,7 +237,7 @@ impl Backend for UringBackend {
 
 impl Drop for UringBackend {
     fn drop(&mut self) {
-        // The kernel still writes to these.
+        // The kernel may still write to these.
         self.begun.drain(..).for_each(std::mem::forget);
     }
 }

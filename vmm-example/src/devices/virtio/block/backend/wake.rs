@@ -1,4 +1,4 @@
-//! What wakes a device's thread when a job is over. It is watched for edges, so nobody reads it.
+//! Wakes a device's thread when a job is finished. It is edge-triggered, so nobody reads it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,7 @@ impl Wake {
     }
 
     pub(super) fn wake(&self) {
-        // A counter that is full has woken it already.
+        // If the counter is full, it has already woken the thread.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }

@@ -1,4 +1,4 @@
-//! Requests whose jobs end when the test says so.
+//! Requests whose jobs finish when the test says so.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
@@ -51,7 +51,7 @@ impl Held {
         self.jobs.lock().unwrap().begun.len()
     }
 
-    /// The oldest jobs are over.
+    /// Finishes the oldest jobs.
     fn end(&self, count: usize, result: impl Fn(&mut Job) -> io::Result<()>) {
         let mut jobs = self.jobs.lock().unwrap();
         for _ in 0..count {
@@ -104,7 +104,7 @@ fn offer_read(driver: &mut Driver, sector: u64, len: u32) {
     );
 }
 
-/// A request whose data is in many buffers, all at the same place.
+/// A request whose data is in many buffers, all at the same address.
 fn offer_large(driver: &mut Driver, kind: u32, buffers: u16) {
     let header = header(kind, 0);
     let at = GuestAddress(BUFFERS);
@@ -191,7 +191,7 @@ fn a_large_request_goes_back_to_the_ring() {
     assert_eq!((block.in_flight(), held.count()), (0, 0));
     assert!(driver.used(0).is_empty());
     assert_eq!(driver.queues[0].next_avail(), 0);
-    // And is done again, from its start.
+    // It is done again, from its start.
     driver
         .stop
         .store(false, std::sync::atomic::Ordering::Release);
@@ -226,7 +226,7 @@ fn what_was_in_flight_at_a_reset_comes_before_what_is_asked_for_then() {
         Ok(())
     });
     driver.with(|rings| block.serve_source(rings)).unwrap();
-    // The old answer is nobody's, and the new request has begun.
+    // Nobody gets the old answer, and the new request has begun.
     assert!(driver.used(0).is_empty());
     assert_eq!(driver.bytes(0, 1, 4), [0; 4]);
     assert_eq!((held.count(), block.in_flight()), (1, 1));
@@ -312,7 +312,7 @@ fn registers_answer_while_the_disk_does_not() {
     let (device, driver) = live(&held, 16);
     assert_eq!(held.count(), 16);
     assert_eq!(status(&device), 15);
-    // A reset too, and what comes after it.
+    // Also a reset, and what follows it.
     device.write(VIRTIO_MMIO_STATUS, &[0; 4]);
     assert_eq!(status(&device), 0);
     held.end(16, fine);
@@ -350,7 +350,7 @@ fn a_device_comes_to_rest_within_a_limit_or_not_at_all() {
     let state = device.save();
     assert_eq!(state.transport.queues[0].next_avail, 4);
     assert_eq!(state.transport.queues[0].next_used, 4);
-    // Who goes on takes what is left.
+    // The device takes the rest when it continues.
     device.unpark();
     device.on_kick(0);
     assert_eq!(held.count(), 1);
@@ -360,7 +360,7 @@ fn a_device_comes_to_rest_within_a_limit_or_not_at_all() {
 fn a_ring_that_breaks_keeps_nobody_waiting() {
     let held = Held::new();
     let (device, mut driver) = live(&held, 2);
-    // A chain that leads out of its table.
+    // A chain that leaves its table.
     driver.offer_raw(0, &[descriptor(BUFFERS, 32, 3, 999)], 6);
     device.on_kick(0);
     assert_ne!(status(&device) & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
@@ -371,7 +371,7 @@ fn a_ring_that_breaks_keeps_nobody_waiting() {
     assert!(driver.used(0).is_empty());
 }
 
-/// Both of what carries requests out, for real.
+/// Both backends, for real.
 #[test]
 fn many_writes_at_a_time_are_read_back() {
     for io in [IoMode::Uring, IoMode::Thread] {
@@ -388,7 +388,7 @@ fn many_writes_at_a_time_are_read_back() {
             );
             let mut block = match opened {
                 Ok(block) => block,
-                // Not every file system and kernel of a build machine has both.
+                // Not every file system and kernel of a build machine supports both.
                 Err(error) if direct || io == IoMode::Uring => {
                     println!("{io:?}, direct {direct}: {error}");
                     continue;
@@ -405,7 +405,7 @@ fn many_writes_at_a_time_are_read_back() {
                         0,
                         &[Buffer::Says(&header), Buffer::Says(&data), Buffer::Room(1)],
                     );
-                    // Buffers are few: each has to be taken before the next is put there.
+                    // There are few buffers: each has to be taken before the next one is put there.
                     driver.serve(&mut block, 0).unwrap();
                 }
                 serve(&mut driver, &mut block).unwrap();
