@@ -1,18 +1,18 @@
-//! What the bench measures in the host, as its programs hand it to the lab.
+//! What the bench measures in the host, in the form in which its programs pass it to the lab.
 
 use serde::{Deserialize, Serialize};
 
-/// The name of the values that [`MemfdBefore`] travels under, and [`MemfdAfter`].
+/// The names of the values that carry [`MemfdBefore`] and [`MemfdAfter`].
 pub const MEMFD_BEFORE: &str = "bench_memfd_before";
 pub const MEMFD_AFTER: &str = "bench_memfd_after";
 
-/// How a memfd's pages lie in the host's memory.
+/// How a memfd's pages are laid out in the host's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
-    /// Pages of 4 KiB, filled one file after the other: as the page allocator hands them out.
+    /// Pages of 4 KiB, one file filled after the other: in the order of the page allocator.
     Sequential,
-    /// Pages of 4 KiB, filled by turns: no two neighbours belong to the same file.
+    /// Pages of 4 KiB, the files filled in turn: no two neighbours belong to the same file.
     Interleaved,
     /// Pages of 2 MiB.
     Huge,
@@ -41,7 +41,7 @@ impl Layout {
     }
 }
 
-/// Who keeps a memfd across the kexec.
+/// What keeps a memfd across the kexec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keeper {
@@ -64,7 +64,7 @@ impl Keeper {
             .find(|keeper| keeper.name() == name)
     }
 
-    /// Both, this one first.
+    /// Both, starting with this one.
     pub fn and_other(self) -> [Self; 2] {
         match self {
             Self::Fdbox => [Self::Fdbox, Self::Luo],
@@ -73,7 +73,7 @@ impl Keeper {
     }
 }
 
-/// A memfd handed over in the old kernel.
+/// A memfd that the old kernel hands over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MemfdBefore {
     pub keeper: Keeper,
@@ -83,17 +83,18 @@ pub struct MemfdBefore {
     pub prepare_ns: u64,
     /// SEAL, or PRESERVE_FD.
     pub keep_ns: u64,
-    /// How much of the memfd the kernel has in huge pages.
+    /// How much of the memfd is in huge pages.
     pub huge_kib: u64,
-    /// By how much the host's free memory fell while it was kept.
+    /// By how much the host's free memory shrank while the memfd was kept.
     pub free_fell_kib: i64,
-    /// What describes its pages to the next kernel: reported by FDBOX_INFO, or 16 bytes a folio.
+    /// Size of the description of its pages for the next kernel: from FDBOX_INFO, or 16 bytes per
+    /// folio.
     pub metadata_bytes: u64,
     /// Runs of pages, or folios.
     pub entries: u64,
 }
 
-/// The same memfd taken back in the new kernel.
+/// The same memfd, retrieved in the new kernel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MemfdAfter {
     pub keeper: Keeper,
@@ -101,59 +102,59 @@ pub struct MemfdAfter {
     pub open_ns: u64,
     /// GET_FD, or RETRIEVE_FD.
     pub take_ns: u64,
-    /// By how much the host's free memory fell meanwhile.
+    /// By how much the host's free memory shrank meanwhile.
     pub free_fell_kib: i64,
-    /// Read a word of every page: shows work that was put off until then.
+    /// Time to read a word of every page: shows work that was deferred until then.
     pub touch_ns: u64,
     /// Delete the box, or FINISH.
     pub finish_ns: u64,
 }
 
-/// What the host is told to do first of all, as a word of its kernel's command line: the kernel
-/// puts it into the environment of its init.
+/// The host's first task, as a word of its kernel's command line: the kernel puts it into the
+/// environment of its init.
 pub const FIRST: &str = "bench";
 
-/// The name of the values that [`Jumped`] travels under, [`Arrived`], [`Copied`] and so on.
+/// The names of the values that carry [`Jumped`], [`Arrived`], [`Copied`] and so on.
 pub const JUMPED: &str = "bench_jumped";
 pub const ARRIVED: &str = "bench_arrived";
 pub const COPIED: &str = "bench_copied";
 pub const WORKED: &str = "bench_worked";
-/// FDBOX_INFO of a guest that is in its box: [`Handover`].
+/// FDBOX_INFO of a sealed guest: [`Handover`].
 pub const HANDOVER: &str = "bench_handover";
-/// What the VMM reports of an update, and the guest's witness.
+/// The VMM's report of an update, and that of the guest's witness.
 pub const RESUMED: &str = "bench_resumed";
 pub const WITNESS: &str = "bench_witness";
-/// How long a guest stood while its VMM was replaced, in ns: ours, and QEMU's.
+/// How long a guest was paused while its VMM was replaced, in ns: with our VMM, and with QEMU.
 pub const UPGRADED: &str = "bench_upgraded";
 pub const CPR_TRANSFER: &str = "bench_cpr_transfer";
 
-/// Where QEMU lies in a host that has it: `ld.so`, the program, `lib` and `rom`.
+/// Where QEMU is in a host that has it: `ld.so`, the program, `lib` and `rom`.
 pub const QEMU: &str = "/qemu";
 
-/// The old kernel is left.
+/// The moment at which the old kernel is left.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Jumped {
-    /// The TSC when it was, to a millisecond: it has to be told before.
+    /// The TSC then, to within a millisecond: it has to be sent before the jump.
     pub tsc: u64,
 }
 
-/// The new kernel's init runs.
+/// The start of the new kernel's init.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Arrived {
-    /// With its first instruction.
+    /// At its first instruction.
     pub tsc: u64,
-    /// CLOCK_BOOTTIME then: what came before it is not the kernel's initialisation.
+    /// CLOCK_BOOTTIME then: time before it is not part of the kernel's initialisation.
     pub boottime_ns: u64,
 }
 
-/// A guest's memory copied into a file and back, without a guest.
+/// A guest's memory copied to a file and back, without a guest.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Copied {
     pub out_ns: u64,
     pub in_ns: u64,
 }
 
-/// What describes a sealed guest to the next kernel.
+/// Size of the description of a sealed guest for the next kernel.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Handover {
     pub bytes: u64,
@@ -161,12 +162,13 @@ pub struct Handover {
     pub pages: u64,
 }
 
-/// How much a guest did while nothing happened, and while its update was prepared and called off.
+/// How much work a guest did while nothing happened, and while its update was prepared and
+/// cancelled.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub struct Worked {
     pub quiet_units: u64,
     pub quiet_ns: u64,
-    /// While another program was started again and again.
+    /// While another program was started repeatedly.
     pub other_units: u64,
     pub other_ns: u64,
     pub busy_units: u64,

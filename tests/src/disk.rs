@@ -1,31 +1,32 @@
-//! The pattern a guest writes to its disk: each sector tells which write it is of.
+//! The pattern that a guest writes to its disk: each sector identifies the write it belongs to.
 //!
-//! Writes are numbered from 1. Each fills one block; the blocks are visited in an order that is a
-//! permutation, so that the number of writes alone says what every sector of the disk must hold.
-//! Sectors of an older write are lost ones, of a later one repeated, and of two writes torn.
+//! Writes are numbered from 1. Each fills one block; the order of the blocks is a permutation, so
+//! the number of writes alone determines what every sector of the disk must contain. A sector of an
+//! older write means a lost write, one of a later write a repeated one, and sectors of two writes
+//! in a block a torn one.
 
 use crate::witness::pattern;
 
-/// What one write fills.
+/// Size of one write.
 pub const BLOCK_BYTES: usize = 4096;
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes atomically.
 pub const SECTOR_BYTES: usize = 512;
 
 const WORD_BYTES: usize = 8;
-/// Distance from one block written to the next: prime, so that all are visited.
+/// Distance between the blocks of successive writes: a prime, so that every block is visited.
 const STRIDE: u64 = 389;
 
 /// A disk that one guest writes to.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// Tells this guest's sectors from all others'.
+    /// Distinguishes this guest's sectors from those of all others.
     pub seed: u64,
     blocks: u64,
 }
 
 impl Layout {
-    /// Of a disk of this size. `None` if it has no whole block, or if [`STRIDE`] would leave some
-    /// of its blocks out.
+    /// The layout of a disk of this size. `None` if the disk has no whole block, or if [`STRIDE`]
+    /// would skip some of its blocks.
     pub fn new(seed: u64, disk_bytes: u64) -> Option<Self> {
         let blocks = disk_bytes / BLOCK_BYTES as u64;
         (blocks > 0 && !blocks.is_multiple_of(STRIDE)).then_some(Self { seed, blocks })
@@ -35,18 +36,19 @@ impl Layout {
         self.blocks
     }
 
-    /// The block that a write fills.
+    /// The block of write `number`.
     pub fn place(&self, number: u64) -> u64 {
         number % self.blocks * STRIDE % self.blocks
     }
 
-    /// After so many writes: (block, the last write to it), for each block that was written.
+    /// After `writes` writes: (block, number of the last write to it), for each block that was
+    /// written.
     pub fn written(&self, writes: u64) -> impl Iterator<Item = (u64, u64)> {
         let first = writes.saturating_sub(self.blocks) + 1;
         (first..=writes).map(|number| (self.place(number), number))
     }
 
-    /// What write `number` puts into its block.
+    /// Fills `block` with the data of write `number`.
     pub fn fill(&self, number: u64, block: &mut [u8; BLOCK_BYTES]) {
         let place = self.place(number);
         for (index, sector) in block.chunks_exact_mut(SECTOR_BYTES).enumerate() {
@@ -57,7 +59,7 @@ impl Layout {
         }
     }
 
-    /// Whether a block is as write `number` left it; if not, what is wrong, in words.
+    /// Whether a block is as write `number` left it; the error describes what is wrong.
     pub fn check(&self, number: u64, block: &[u8; BLOCK_BYTES]) -> Result<(), String> {
         let place = self.place(number);
         let found: Vec<Option<u64>> = block
@@ -80,7 +82,7 @@ impl Layout {
         Err(format!("Block {place} after write {number}: {what}"))
     }
 
-    /// Which write a sector is of, if it is whole.
+    /// The number of the write that a sector belongs to, if it is intact.
     fn write_of(&self, place: u64, index: u64, sector: &[u8]) -> Option<u64> {
         let mut words = sector.chunks_exact(WORD_BYTES).map(|bytes| {
             let mut word = [0; WORD_BYTES];
@@ -94,7 +96,7 @@ impl Layout {
             .then_some(number)
     }
 
-    /// The first word of each sector is the write's number, all others follow from it.
+    /// The first word of each sector is the number of its write; all others are derived from it.
     fn word(&self, number: u64, place: u64, index: u64, word: u64) -> u64 {
         match word {
             0 => number,
@@ -103,7 +105,8 @@ impl Layout {
     }
 }
 
-/// The write that a block says it is of, unchecked: 0 for one that was never written.
+/// The number of the write that a block claims to belong to, unchecked: 0 for a block that was
+/// never written.
 pub fn number_of(block: &[u8; BLOCK_BYTES]) -> u64 {
     let mut word = [0; WORD_BYTES];
     word.copy_from_slice(&block[..WORD_BYTES]);

@@ -1,7 +1,7 @@
-//! What the emulated host tells the lab: one JSON object a line, on its second serial port.
+//! What the emulated host reports to the lab: one JSON object per line, on its second serial port.
 //!
-//! The first port carries the kernel's console, so a program's output and a kernel message never
-//! share a line.
+//! The first port is the kernel's console, so a program's output and a kernel message never share a
+//! line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-/// The serial port the events travel on, in the host.
+/// The serial port of the events, in the host.
 pub const PORT: &str = "/dev/ttyS1";
 
-/// One thing that happened in the host.
+/// An event in the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -28,23 +28,23 @@ pub enum Event {
     Jump,
     /// A line that the guest of this name wrote on its console.
     Guest { guest: String, text: String },
-    /// A scenario's share of this stage ended.
+    /// A scenario's part of this stage ended.
     Scenario {
         name: String,
         stage: usize,
         error: Option<String>,
         millis: u64,
     },
-    /// A result that is data: the demo's and the scenarios' figures.
+    /// A result in the form of data: the figures of the demo and the scenarios.
     Value {
         name: String,
         value: serde_json::Value,
     },
-    /// The last event of a run: the plan was followed to its end, or why it was not.
+    /// The last event of a run: the plan was completed, or the reason why not.
     Verdict { error: Option<String> },
 }
 
-/// How the host introduces itself. Stages are told apart by all of it, not by `stage` alone.
+/// How the host identifies itself. A stage is identified by all of it, not by `stage` alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// 1 for the first kernel, 2 after one kexec, and so on; from the kernel command line.
@@ -56,7 +56,7 @@ pub struct Hello {
     pub boot_id: String,
     /// CLOCK_BOOTTIME.
     pub uptime_ns: u64,
-    /// Raw TSC, which continues across a kexec.
+    /// The raw TSC, which continues across a kexec.
     pub tsc: u64,
 }
 
@@ -67,13 +67,13 @@ pub enum Stream {
     Stderr,
 }
 
-/// The host's end of the event port. Each event is written by one `write`, so that the tty layer
-/// keeps the lines of several programs apart.
+/// The host's end of the event port. Each event is a single `write`, so that the tty layer does not
+/// mix lines of several programs.
 #[derive(Debug)]
 pub struct EventPort(Mutex<File>);
 
 impl EventPort {
-    /// Opens the port and takes the line discipline's hands off it.
+    /// Opens the port and disables the processing of its line discipline.
     pub fn open() -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(PORT)?;
         let mut settings = rustix::termios::tcgetattr(&file)?;
@@ -82,7 +82,7 @@ impl EventPort {
         Ok(Self(Mutex::new(file)))
     }
 
-    /// Ends a line that the last kernel may have left unfinished.
+    /// Ends a line that the last kernel may have left incomplete.
     pub fn begin(&self) -> io::Result<()> {
         self.0
             .lock()
@@ -99,7 +99,7 @@ impl EventPort {
             .write_all(&line)
     }
 
-    /// Waits until everything written has left the machine: a kexec would cut it off.
+    /// Waits until everything written has left the machine: a kexec would truncate it.
     pub fn drain(&self) -> io::Result<()> {
         let file = self.0.lock().unwrap_or_else(|e| e.into_inner());
         Ok(rustix::termios::tcdrain(&*file)?)

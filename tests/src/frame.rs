@@ -1,8 +1,7 @@
-//! Numbered frames: what a scenario's device receives from outside the host.
+//! Numbered frames: sent from outside the host to a scenario's device.
 //!
-//! Each says to which of the host's devices it was sent and which one it is, and is filled with a
-//! pattern of both, so that one that is lost, came twice, is half of another or was another device's is
-//! known by itself.
+//! Each frame names the device it was sent to and its own number, and is filled with a pattern made
+//! of both. So a frame that is lost, repeated, torn or meant for another device can be recognised.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +12,13 @@ pub const FRAME_LEN: usize = 256;
 /// An EtherType for experiments on one link (IEEE 802, local experimental 1).
 pub const ETHER_TYPE: u16 = 0x88b5;
 const HEADER_LEN: usize = 14;
-/// The kind of pattern, see [`witness::pattern`].
+/// Selects the pattern, see [`witness::pattern`].
 const SEED: u64 = 0xf3a3;
 
-/// Where the sender's address says which device it sends to.
+/// The byte of the sender's address that names the destination device.
 const DEVICE_AT: usize = 11;
 
-/// The frame of this number to this device, as a broadcast.
+/// The frame with this number for this device, as a broadcast.
 pub fn frame(device: u8, number: u64) -> [u8; FRAME_LEN] {
     let mut frame = [0; FRAME_LEN];
     frame[..6].fill(0xff);
@@ -35,7 +34,8 @@ pub fn frame(device: u8, number: u64) -> [u8; FRAME_LEN] {
     frame
 }
 
-/// The device that a frame was sent to and its number; `None` when it is torn or none of ours.
+/// The device that a frame was sent to, and its number; `None` if the frame is torn or is not one
+/// of these.
 pub fn identify(bytes: &[u8]) -> Option<(u8, u64)> {
     let device = *bytes.get(DEVICE_AT)?;
     let number = bytes.get(HEADER_LEN..HEADER_LEN + 8)?.try_into().ok()?;
@@ -43,21 +43,21 @@ pub fn identify(bytes: &[u8]) -> Option<(u8, u64)> {
     (bytes == frame(device, number)).then_some((device, number))
 }
 
-/// What came, in the order in which it came.
+/// The frames received, in order of arrival.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
-    /// The device that the first one was sent to.
+    /// The device that the first frame was sent to.
     pub device: Option<u8>,
     /// The first number, and the highest.
     pub first: Option<u64>,
     pub last: Option<u64>,
-    /// Whole frames, each number once.
+    /// Intact frames, each number counted once.
     pub received: u64,
-    /// Numbers between first and last that did not come in their turn.
+    /// Numbers between the first and the last that did not arrive in sequence.
     pub lost: u64,
-    /// Frames whose number was not higher than all before.
+    /// Frames whose number was not higher than all numbers before.
     pub repeated: u64,
-    /// Frames that are not as they were sent, or were sent to another device.
+    /// Frames that differ from what was sent, or were sent to another device.
     pub torn: u64,
 }
 

@@ -1,4 +1,5 @@
-//! Network interfaces, set up without a program to do it: a thin layer over the kernel's ioctls.
+//! Configuration of network interfaces without an external program: a thin layer over the kernel's
+//! ioctls.
 
 use std::ffi::{c_char, c_int, c_short, c_uchar, c_ulong, c_ushort};
 use std::fs::{File, OpenOptions};
@@ -27,7 +28,7 @@ const ETHTOOL_SRINGPARAM: u32 = 0x11;
 #[repr(C)]
 struct Rings {
     command: u32,
-    /// The most that the card can, for each of the rings below.
+    /// The maximum that the card supports, for each of the rings below.
     most: [u32; 4],
     receive: u32,
     receive_small: u32,
@@ -55,7 +56,7 @@ struct Route {
     rtt: c_ushort,
 }
 
-/// Gives an interface an address and switches it on.
+/// Assigns an address to an interface and brings it up.
 pub fn configure(name: &str, address: Ipv4Addr) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let of = |address| Union {
@@ -70,22 +71,22 @@ pub fn configure(name: &str, address: Ipv4Addr) -> io::Result<()> {
         (libc::SIOCSIFFLAGS, up),
     ] {
         let request = request(name, argument)?;
-        // SAFETY: each of these calls reads one `struct ifreq`, which is what `request` is.
+        // SAFETY: each of these calls reads one `struct ifreq`; `request` is one.
         check(unsafe { libc::ioctl(socket.as_raw_fd(), call, &raw const request) })?;
     }
     Ok(())
 }
 
-/// Switches an interface on, without an address.
+/// Brings an interface up, without an address.
 pub fn switch_on(name: &str) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let flags = (libc::IFF_UP | libc::IFF_RUNNING) as c_short;
     let request = request(name, Union { ifru_flags: flags })?;
-    // SAFETY: SIOCSIFFLAGS reads one `struct ifreq`, which is what `request` is.
+    // SAFETY: SIOCSIFFLAGS reads one `struct ifreq`; `request` is one.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
 }
 
-/// Lets a card's receive ring hold so many frames; the others of its rings stay as they are.
+/// Sets the length of a card's receive ring; its other rings keep theirs.
 pub fn set_receive_ring(name: &str, frames: u32) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let mut rings = Rings::default();
@@ -95,15 +96,16 @@ pub fn set_receive_ring(name: &str, frames: u32) -> io::Result<()> {
             ifru_data: (&raw mut rings).cast(),
         };
         let request = request(name, data)?;
-        // SAFETY: SIOCETHTOOL reads one `struct ifreq`, and with these two commands reads or
-        // writes one `struct ethtool_ringparam` where that points: `rings`, alive and ours alone.
+        // SAFETY: SIOCETHTOOL reads one `struct ifreq`, and with these two commands reads or writes
+        // one `struct ethtool_ringparam` that it points to: `rings`, which is alive and not
+        // borrowed elsewhere.
         check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw const request) })?;
         rings.receive = frames;
     }
     Ok(())
 }
 
-/// Sends what is for nobody in reach to `gateway`.
+/// Makes `gateway` the default route.
 pub fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let any = socket_address(Ipv4Addr::UNSPECIFIED);
@@ -124,12 +126,11 @@ pub fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
         window: 0,
         rtt: 0,
     };
-    // SAFETY: SIOCADDRT reads one `struct rtentry`, which is what `route` is; its device may be
-    // null.
+    // SAFETY: SIOCADDRT reads one `struct rtentry`; `route` is one. Its device may be null.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw const route) })
 }
 
-/// Makes a tap that stays when nobody has it open, and that a user may open.
+/// Creates a persistent tap that a user may open.
 pub fn make_tap(name: &str, user: u32) -> io::Result<()> {
     let tap = open_tap(name)?;
     // SAFETY: TUNSETOWNER takes a number.
@@ -138,7 +139,7 @@ pub fn make_tap(name: &str, user: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETPERSIST, 1) })
 }
 
-/// Opens a tap, which is made if there is none of this name.
+/// Opens a tap; it is created if there is none with this name.
 pub fn open_tap(name: &str) -> io::Result<File> {
     let tun: File = OpenOptions::new()
         .read(true)
@@ -148,8 +149,8 @@ pub fn open_tap(name: &str) -> io::Result<File> {
         ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as c_short,
     };
     let request = request(name, flags)?;
-    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`; what it writes is not looked at, and
-    // goes to a copy of the call's own.
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`; it writes to a copy, which is not used
+    // afterwards.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &mut { request }) })?;
     Ok(tun)
 }
@@ -168,7 +169,7 @@ fn request(name: &str, argument: Union) -> io::Result<ifreq> {
     Ok(request)
 }
 
-/// `struct sockaddr_in` in the shape of a `struct sockaddr`.
+/// `struct sockaddr_in` as a `struct sockaddr`.
 fn socket_address(address: Ipv4Addr) -> sockaddr {
     let mut data = [0; 14];
     // The port comes first.

@@ -1,9 +1,9 @@
-//! What the programs of the lab share: the plan the emulated host follows, the events it reports
-//! and the rules by which a console is judged.
+//! What the programs of the lab share: the plan that the emulated host follows, the events that it
+//! reports, and the rules by which a console is judged.
 //!
 //! The lab has four programs. `lab` runs on the developer's machine: it builds, boots and judges.
-//! `lab-init` is PID 1 of the emulated host, `lab-scenarios` the tests that run in it, and
-//! `lab-witness` PID 1 of the guest.
+//! `lab-init` is PID 1 of the emulated host, `lab-scenarios` contains the tests that run in it, and
+//! `lab-witness` is PID 1 of the guest.
 
 pub mod bench;
 pub mod device;
@@ -22,6 +22,6 @@ pub mod witness;
 
 /// The CPU's time stamp counter, which continues across a kexec.
 pub fn tsc() -> u64 {
-    // SAFETY: every x86-64 CPU has the instruction, and it touches no memory.
+    // SAFETY: every x86-64 CPU has the instruction, and it does not access memory.
     unsafe { core::arch::x86_64::_rdtsc() }
 }

@@ -1,23 +1,23 @@
-//! The lab's network: who has which address. The host routes between its network card, behind which
-//! is the lab, and a tap for each guest.
+//! The addresses of the lab's network. The host routes between its network card, to which the lab
+//! is connected, and one tap per guest.
 
 use std::net::Ipv4Addr;
 
-/// The lab, outside of the host.
+/// The lab, outside the host.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The host's network card.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-/// All networks have this netmask.
+/// The netmask of all networks.
 pub const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
-/// Where guests listen.
+/// The port that guests listen on.
 pub const PORT: u16 = 7000;
 /// The network card, in the host and in a guest.
 pub const CARD: &str = "eth0";
 
-/// The word on a guest's kernel command line that says which it is: `lab_guest=2`.
+/// The word of a guest's kernel command line with its number: `lab_guest=2`.
 pub const GUEST_WORD: &str = "lab_guest";
 
-/// The word that says how many times slower than usual a guest is to work.
+/// The word with the factor by which a guest is to work more slowly than usual.
 pub const PACE_WORD: &str = "lab_pace";
 
 /// Guest `number` of its host.
@@ -25,39 +25,39 @@ pub fn guest(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, number, 2)
 }
 
-/// The host's end of that guest's tap.
+/// The host's address on the tap of guest `number`.
 pub fn gateway(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, number, 1)
 }
 
-/// That tap's name.
+/// The name of that tap.
 pub fn tap(number: u8) -> String {
     format!("tap{number}")
 }
 
-/// The user of the host that guest `number`'s VMM is: its drive and its tap are that user's.
+/// The user that the VMM of guest `number` runs as: the owner of the guest's drive and tap.
 pub fn user(number: u8) -> u32 {
     2000 + u32::from(number)
 }
 
-/// The user that the VMM of a guest without drive and tap is, by the guest's name.
+/// The user that the VMM of a guest without drive and tap runs as, by the guest's name.
 pub fn user_of(name: &str) -> u32 {
     let hash = |hash: u32, byte: u8| hash.wrapping_mul(31).wrapping_add(u32::from(byte));
     3000 + name.bytes().fold(0, hash) % 50_000
 }
 
-/// Reads which guest this is out of a kernel command line.
+/// The number of this guest, from its kernel command line.
 pub fn guest_of(cmdline: &str) -> Option<u8> {
     number_of(cmdline, GUEST_WORD)
 }
 
-/// Reads how many times slower than usual this guest is to work.
+/// By which factor this guest is to work more slowly than usual.
 pub fn pace_of(cmdline: &str) -> u32 {
     number_of(cmdline, PACE_WORD).map_or(1, u32::from).max(1)
 }
 
-/// How many times slower than usual each of so many guests is to work that share an emulated CPU: it
-/// has less to give the more of them it switches between.
+/// By which factor each of `guests` guests is to work more slowly than usual if they share an
+/// emulated CPU: switching between more guests leaves less time for each.
 pub fn pace_among(guests: u8) -> u32 {
     u32::from(guests).pow(2).max(1)
 }

@@ -1,16 +1,16 @@
-//! Data whose every word is numbered: whoever receives it sees what was lost and what came twice.
+//! Data whose every word is numbered: the receiver can tell what was lost and what was repeated.
 
-/// Bytes of one number.
+/// Size of a number in bytes.
 const WORD: u64 = 8;
 
-/// Fills `buffer` with the bytes that follow the first `position` ones of the numbered stream.
+/// Fills `buffer` with the bytes that follow the first `position` bytes of the numbered stream.
 pub fn fill(position: u64, buffer: &mut [u8]) {
     for (at, byte) in (position..).zip(buffer) {
         *byte = (at / WORD).to_le_bytes()[(at % WORD) as usize];
     }
 }
 
-/// What came of a numbered stream, all in bytes.
+/// The result of receiving a numbered stream, all in bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Received {
     bytes: u64,
@@ -21,7 +21,7 @@ pub struct Received {
 }
 
 impl Received {
-    /// Takes what comes next, in pieces of any size.
+    /// Checks the next piece, of any size.
     pub fn take(&mut self, piece: &[u8]) {
         for byte in piece {
             self.word[(self.bytes % WORD) as usize] = *byte;
@@ -51,7 +51,7 @@ impl Received {
         self.lost
     }
 
-    /// What had come before.
+    /// What was received before.
     pub fn repeated(&self) -> u64 {
         self.repeated
     }

@@ -1,17 +1,17 @@
-//! Frames as they arrive, past every protocol: a thin layer over packet sockets.
+//! Raw frames as they arrive, below every protocol: a thin layer over packet sockets.
 
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-/// Opens a socket that gets the frames of `ether_type` of the interface `name`, and has room for
-/// `buffer_bytes` of them.
+/// Opens a socket for the frames of `ether_type` that arrive at the interface `name`, with a buffer
+/// of `buffer_bytes` bytes.
 pub fn open(name: &str, ether_type: u16, buffer_bytes: u32) -> io::Result<OwnedFd> {
-    // No protocol before it is bound: nothing of another interface gets in.
+    // No protocol until the socket is bound: frames of other interfaces stay out.
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: the call takes three numbers.
     let number = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
-    // SAFETY: the call has just returned it, so it is open and nobody else's.
+    // SAFETY: the call has just returned it, so it is open and not owned by anything else.
     let socket = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, buffer_bytes as usize)?;
     let index = rustix::net::netdevice::name_to_index(socket.as_fd(), name)?;
@@ -25,7 +25,7 @@ pub fn open(name: &str, ether_type: u16, buffer_bytes: u32) -> io::Result<OwnedF
         sll_addr: [0; 8],
     };
     let length = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the address is valid for the call and as long as is said.
+    // SAFETY: the address is valid during the call, and `length` is its length.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
     Ok(socket)
 }

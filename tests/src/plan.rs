@@ -1,31 +1,31 @@
-//! What the emulated host is to do, stage by stage. The lab writes it into the host's initramfs,
+//! The plan of the emulated host, by stage. The lab writes it into the host's initramfs, and
 //! `lab-init` follows it.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the plan lies in the host.
+/// Where the plan is in the host.
 pub const PATH: &str = "/lab/plan.json";
-/// Where the next stage's kernel and initramfs lie in the host.
+/// Where the next stage's kernel and initramfs are in the host.
 pub const NEXT_KERNEL: &str = "/update/kernel";
 pub const NEXT_INITRAMFS: &str = "/update/initramfs";
 /// The environment variable with the next stage's command line.
 pub const NEXT_CMDLINE: &str = "LAB_NEXT_CMDLINE";
 
-/// Stages in order: the first boots, each later one is entered by a kexec.
+/// The stages in order: the first is booted, each later one is entered by a kexec.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Plan {
     pub stages: Vec<Stage>,
 }
 
-/// One kernel's share of the plan.
+/// The part of the plan for one kernel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stage {
-    /// Modules to load first, in order. Loading is an error when it fails.
+    /// Modules to load first, in order. It is an error if one cannot be loaded.
     pub modules: Vec<String>,
-    /// Run one after the other by /bin/sh. The plan goes on whatever their status is.
+    /// Run one after the other by /bin/sh. The plan continues whatever their exit status is.
     pub commands: Vec<String>,
-    /// The next stage's command line; its kernel and initramfs lie in [`NEXT_KERNEL`] and
-    /// [`NEXT_INITRAMFS`]. Commands find it in the variable [`NEXT_CMDLINE`].
+    /// The next stage's command line; its kernel and initramfs are in [`NEXT_KERNEL`] and
+    /// [`NEXT_INITRAMFS`]. Commands find the command line in the variable [`NEXT_CMDLINE`].
     pub next_cmdline: Option<String>,
     pub then: Then,
 }
@@ -34,20 +34,20 @@ pub struct Stage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
-    /// The run is over.
+    /// The run ends.
     PowerOff,
     /// `lab-init` loads the next stage's kernel and jumps into it.
     Kexec,
-    /// The last command jumps by itself; that it returns is an error.
+    /// The last command jumps by itself; it is an error if it returns.
     CommandJumps,
-    /// A person has the console: run a shell on it, then power off.
+    /// The console is interactive: run a shell on it, then power off.
     Shell,
 }
 
-/// The word on the kernel command line that says which stage this is: `stage=2`.
+/// The word of the kernel command line with the number of the stage: `stage=2`.
 pub const STAGE_WORD: &str = "stage";
 
-/// Reads the stage out of a kernel command line. The last one counts, as for any kernel option.
+/// Reads the stage from a kernel command line. The last such word counts, as for any kernel option.
 pub fn stage_of(cmdline: &str) -> Option<usize> {
     cmdline
         .split_ascii_whitespace()

@@ -1,4 +1,5 @@
-//! As much of QEMU's monitor protocol as it takes to give orders and to question a machine that hangs.
+//! The subset of QEMU's monitor protocol needed to control a machine, and to examine one that
+//! hangs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -17,7 +18,7 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Greets the monitor on the other end of `stream`.
+    /// Performs the handshake with the monitor at the other end of `stream`.
     pub fn connect(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(LIMIT))?;
         let mut qmp = Self {
@@ -28,13 +29,13 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Runs a command of the monitor made for people and returns what it prints.
+    /// Runs a command of the human monitor and returns what it prints.
     pub fn human(&mut self, command: &str) -> Result<String> {
         let answer = self.execute("human-monitor-command", json!({ "command-line": command }))?;
         Ok(answer.as_str().unwrap_or_default().replace("\r\n", "\n"))
     }
 
-    /// Waits for an event of this name, as long as it takes. `None` when QEMU has gone.
+    /// Waits for an event with this name, without a time limit. `None` if QEMU is gone.
     pub fn event(&mut self, name: &str) -> Result<Option<Value>> {
         self.output.set_read_timeout(None)?;
         let mut line = String::new();
@@ -55,7 +56,7 @@ impl Qmp {
         Ok(())
     }
 
-    /// Runs a command and returns what it returns.
+    /// Runs a command and returns its result.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         self.output.write_all(format!("{request}\n").as_bytes())?;
@@ -64,7 +65,7 @@ impl Qmp {
             if self.input.read_line(&mut line)? == 0 {
                 bail!("QEMU closed its monitor");
             }
-            // The greeting and events are neither.
+            // The greeting and events are neither result nor error.
             let mut answer: Value = serde_json::from_str(&line)?;
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refuses {command}: {error}");

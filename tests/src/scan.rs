@@ -1,6 +1,6 @@
-//! Judges a console: any line by which a kernel complains fails the run.
+//! Judges a console: any line in which a kernel complains fails the run.
 
-/// What a kernel says when something is wrong with it. Matched without regard to case.
+/// Messages by which a kernel reports that something is wrong. Compared without regard to case.
 const COMPLAINTS: &[&str] = &[
     "warning:",
     "bug:",
@@ -41,21 +41,21 @@ const COMPLAINTS: &[&str] = &[
     "clocksource: timekeeping watchdog",
     "marking tsc unstable",
     "clock skew",
-    // A block device whose interrupt was lost, or that stopped.
+    // A block device whose interrupt was lost, or that hangs.
     "timeout, completion polled",
     "timeout, aborting",
     "timeout, reset controller",
     "i/o error",
-    // A network card that stopped.
+    // A network card that hangs.
     "netdev watchdog",
     "detected hardware unit hang",
     "unregister_netdevice: waiting",
-    // A device that reached for memory which is not its guest's.
+    // A device that accessed memory outside its guest.
     "dmar: [dma",
     "dmar: drhd: handling fault",
 ];
 
-/// A line that looks like a complaint and is none.
+/// A line that looks like a complaint but is harmless.
 struct Allowed {
     line: &'static str,
     /// Why it is harmless.
@@ -83,19 +83,19 @@ pub fn complaint(line: &str) -> Option<&'static str> {
         .copied()
 }
 
-/// Whether `wanted` is in `text` where a word begins: "bug:" is not in "debug:".
+/// Whether `wanted` is in `text` at the beginning of a word: "bug:" is not in "debug:".
 fn begins_a_word(text: &str, wanted: &str) -> bool {
     text.match_indices(wanted)
         .any(|(at, _)| !text[..at].ends_with(|before: char| before.is_ascii_alphanumeric()))
 }
 
-/// Takes terminal colours and other control bytes out of a console line.
+/// Removes terminal colours and other control bytes from a console line.
 pub fn plain(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
         match c {
-            // An escape sequence: ESC [ parameters, ended by a letter.
+            // An escape sequence: ESC [ parameters, terminated by a letter.
             '\u{1b}' => {
                 if chars.next() == Some('[') {
                     chars.find(|c| c.is_ascii_alphabetic());

@@ -1,7 +1,6 @@
-//! What the lab must know of a scenario to give it a host.
+//! What the lab must know about a scenario to give it a host.
 //!
-//! The scenarios live in `lab-scenarios`, which prints this list: it is the only place where they
-//! are named.
+//! `lab-scenarios` has the scenarios and prints this list: nothing else names them.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,78 +14,79 @@ pub struct Listed {
     pub kernels: usize,
 }
 
-/// Devices of a host that are there to be passed through, each behind a PCIe port of its own.
+/// Devices of a host that can be passed through, each behind a PCIe port of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Devices {
     #[default]
     None,
-    /// So many e1000e, at which frames arrive from outside.
+    /// This many e1000e, which receive frames from outside.
     Cards(u8),
     /// An NVMe drive.
     Nvme,
     /// One e1000e, and a device that uses ATS, behind a VT-d unit in scalable mode.
     Scalable,
-    /// An 82576 without a cable, which the kernel's VFIO selftests have a driver for.
+    /// An 82576 without a cable, for which the kernel's VFIO selftests have a driver.
     Igb,
 }
 
-/// The host a scenario runs in. Scenarios of one kind may share one boot, unless it says not.
+/// The host that a scenario runs in. Scenarios with the same kind of host may share one boot,
+/// unless noted otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostKind {
-    /// One kernel, the module loaded.
+    /// One kernel, with the module loaded.
     OneBoot,
-    /// A kexec between two halves, the module loaded in both kernels.
+    /// A kexec between two halves, with the module loaded in both kernels.
     Kexec,
-    /// The same with memory to spare: 4 GiB.
+    /// The same with more memory: 4 GiB.
     LargeKexec,
-    /// The same, but a scenario itself jumps, into what it has loaded: a host of its own.
+    /// The same, but the scenario itself jumps, into a kernel that it loaded: a host of its own.
     OwnKexec,
     /// The second kernel starts without the module; scenarios load it.
     LateModule,
-    /// The second kernel starts without the module, and fails when it is told to: both kernels check
-    /// themselves.
+    /// The second kernel starts without the module, and allocations fail in it when a scenario
+    /// says so: both are debug kernels.
     FailingLoad,
-    /// No kernel starts with the module, and no other scenario shares the host.
+    /// Both kernels start without the module, and no other scenario shares the host.
     Forged,
-    /// One kernel, KHO switched off.
+    /// One kernel, with KHO disabled.
     WithoutKho,
     /// One kernel without the project's patches.
     Unpatched,
-    /// A kexec between two kernels that have KVM, iommufd and VFIO as modules, with two devices that
-    /// frames arrive at. Only fdbox.ko is loaded; scenarios load the others, each its own.
+    /// A kexec between two kernels that have KVM, iommufd and VFIO as modules, with two devices
+    /// that receive frames. Only fdbox.ko is loaded; each scenario loads the modules it needs.
     Modular,
-    /// A kexec between two halves, with two devices that frames arrive at: a host of its own.
+    /// A kexec between two halves, with two devices that receive frames: a host of its own.
     Passthrough,
     /// Such devices in one kernel: a host of its own.
     PassthroughOneBoot,
     /// A guest whose VMM does the kexec: a host of its own for each scenario.
     Guest,
-    /// The same, with a later build of the VMM there as well.
+    /// The same, and the host also has a later build of the VMM.
     GuestTwoBuilds,
-    /// A guest whose VMM does the kexec, with a device that frames arrive at.
+    /// A guest whose VMM does the kexec, with a device that receives frames.
     GuestPassthrough,
     /// The same with an NVMe drive.
     GuestNvme,
-    /// Several guests that one kexec takes along: a host of its own.
+    /// Several guests that are updated by one kexec: a host of its own.
     Guests,
     /// The same; the second kernel starts without the module.
     GuestsLateModule,
-    /// Two guests that one kexec takes along, and a device for each at which frames arrive.
+    /// Two guests that are updated by one kexec, each with a device that receives frames.
     GuestsPassthrough,
     /// Several guests in one kernel.
     GuestsOneBoot,
-    /// A guest in one kernel, under a VT-d unit in scalable mode: with a device at which frames
-    /// arrive, and another that uses ATS. A host of its own.
+    /// A guest in one kernel, under a VT-d unit in scalable mode: with a device that receives
+    /// frames, and another that uses ATS. A host of its own.
     GuestScalable,
-    /// A guest in one kernel: the update is to fail or to be called off.
+    /// A guest in one kernel: the update fails or is cancelled.
     GuestOneBoot,
-    /// A guest in one kernel and a host of its own, with time for it.
+    /// A guest in one kernel and a host of its own, with more time.
     GuestAlone,
 }
 
 impl HostKind {
-    /// Whether a scenario itself jumps into the next kernel.
+    /// Whether the scenario itself jumps into the next kernel.
     pub fn jumps(self) -> bool {
         self.has_fleet()
             || matches!(
@@ -99,7 +99,7 @@ impl HostKind {
             )
     }
 
-    /// Whether its guests are resumed together, and report under their names.
+    /// Whether its guests are resumed together, and report by name.
     pub fn has_fleet(self) -> bool {
         matches!(
             self,
@@ -107,15 +107,15 @@ impl HostKind {
         )
     }
 
-    /// Whether a scenario has a host of its own.
+    /// Whether each scenario has a host of its own.
     pub fn is_alone(self) -> bool {
         self.jumps()
             || (self.devices() != Devices::None && self != Self::Modular)
             || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
-    /// Whether a host wants the machine for itself: because several guests share its one CPU and are
-    /// asked how long they stood still, or because something must come about while its kernel boots.
+    /// Whether the host must not share the machine with other hosts: several guests share its only
+    /// CPU and their blackout is measured, or something must happen while its kernel boots.
     pub fn fills_the_machine(self) -> bool {
         matches!(
             self,
@@ -123,7 +123,7 @@ impl HostKind {
         )
     }
 
-    /// What the host has to pass through.
+    /// The devices that the host can pass through.
     pub fn devices(self) -> Devices {
         match self {
             Self::Passthrough
@@ -137,7 +137,7 @@ impl HostKind {
         }
     }
 
-    /// Whether guests run in a host that an update must not leave.
+    /// Whether guests run in the host and no update may leave it.
     pub fn stays_with_guest(self) -> bool {
         matches!(
             self,
@@ -145,7 +145,7 @@ impl HostKind {
         )
     }
 
-    /// Whether there is such a host only with kernels that check themselves.
+    /// Whether such a host exists only with debug kernels.
     pub fn is_for_debug_only(self) -> bool {
         self == Self::FailingLoad
     }

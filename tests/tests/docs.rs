@@ -1,5 +1,5 @@
-//! The docs describe what is there: names, numbers, errnos, commands, links and the C example in
-//! them are compared with the tree.
+//! The docs match the tree: names, numbers, errnos, commands, links and the C example in them are
+//! compared with it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The files of these folders with one of these endings, as paths in the checkout.
+/// The files in these folders with one of these extensions, as paths in the checkout.
 fn files(folders: &[&str], endings: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
@@ -34,7 +34,7 @@ fn files(folders: &[&str], endings: &[&str]) -> Vec<String> {
     found
 }
 
-/// Every page for readers, with its path in the checkout.
+/// Every page of documentation, with its path in the checkout.
 fn pages() -> Vec<(String, String)> {
     let at_root = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned);
     let pages: Vec<_> = at_root
@@ -54,7 +54,7 @@ fn words(text: &str) -> BTreeSet<&str> {
     text.split(|c| !is_word(c)).collect()
 }
 
-/// What looks like an errno, EOF aside.
+/// Words that look like an errno, except EOF.
 fn errnos(text: &str) -> BTreeSet<&str> {
     let mut found = words(text);
     found.retain(|word| {
@@ -64,7 +64,7 @@ fn errnos(text: &str) -> BTreeSet<&str> {
     found
 }
 
-/// The commands of the header: name, number, and the comment that stands before each.
+/// The commands in the header: name, number, and the comment before each.
 fn commands(header: &str) -> Vec<(&str, &str, &str)> {
     let mut commands = Vec::new();
     let mut rest = header;
@@ -79,7 +79,7 @@ fn commands(header: &str) -> Vec<(&str, &str, &str)> {
     commands
 }
 
-/// The part of a page under the heading of this name.
+/// The part of a page under the heading with this name.
 fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     let start = format!("\n### {heading}\n");
     let (_, after) = page.split_once(&start).unwrap_or_else(|| {
@@ -89,7 +89,7 @@ fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     &after[..end[0].min(end[1])]
 }
 
-/// The errnos that a section has in the first column of a table.
+/// The errnos in the first column of the tables of a section.
 fn listed_errnos(section: &str) -> BTreeSet<&str> {
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `E"));
     rows.map(|row| row.split('`').next().unwrap()).collect()
@@ -99,7 +99,7 @@ fn listed_errnos(section: &str) -> BTreeSet<&str> {
 fn every_fdbox_name_is_in_the_header() {
     let header = read(HEADER);
     let defined = words(&header);
-    // Variables of the lab are no part of the UAPI.
+    // Variables of the lab are not part of the UAPI.
     let lab: String = files(&["tests/src"], &[".rs"])
         .iter()
         .map(|path| read(path))

@@ -1,5 +1,5 @@
-//! The handover ABI, built on the host from the module's own file: golden bytes, and everything
-//! that can be wrong with them.
+//! The handover ABI, built on the host from the module's own file: golden bytes, and every way in
+//! which they can be wrong.
 
 #![allow(
     dead_code,
@@ -14,7 +14,8 @@ use abi::dma::{self as abi_dma, Device, Item, Mapping};
 use abi::{Body, Extent, FdRecord, Malformed, Root, Sink};
 
 /// A handover of two boxes as version 1 writes it. Never edit it: a change of the layout is a new
-/// version with a file of its own, and this one must stay refused or read, never misread.
+/// version with a file of its own, and this one must remain either readable or refused, never
+/// misread.
 const GOLDEN: &[u8] = include_bytes!("golden/handover-v1.bin");
 
 /// An iommufd with two IOASs, the first with two mappings, and a device attached to the first.
@@ -149,7 +150,8 @@ fn reads_the_golden_bytes() {
     }
 }
 
-/// The length of a box has 32 bits: one that is longer must not be written as a shorter one.
+/// The length of a box has 32 bits: a longer box must be refused, not written with a truncated
+/// length.
 #[test]
 fn a_box_that_is_too_long_has_no_length() {
     let most = u32::MAX as usize - abi::BOX_LEN;
@@ -180,7 +182,7 @@ fn any_truncation_is_refused() {
     }
 }
 
-/// Structure is checked even where the checksums match: whoever wrote it made a mistake.
+/// The structure is checked even if the checksums match: the writer may have made a mistake.
 #[test]
 fn impossible_structure_is_refused_and_never_panics() {
     let (root, good) = split_golden();
@@ -194,7 +196,7 @@ fn impossible_structure_is_refused_and_never_panics() {
         for word in [0u32, 1, 7, 8, 0x7fff_ffff, u32::MAX] {
             let mut bytes = good.to_vec();
             bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
-            // Whatever it says, it says without a panic, and nothing lies outside.
+            // Whatever the result is, there is no panic, and no access outside the buffer.
             let _ = resealed(&bytes);
         }
     }
@@ -210,7 +212,7 @@ fn impossible_structure_is_refused_and_never_panics() {
     assert_eq!(resealed(&good[..24]), Err(Malformed::Trailing));
 }
 
-/// A version that this code does not know: its extents are read, its boxes are not looked at.
+/// A version unknown to this code: its extents are read, its boxes are ignored.
 #[test]
 fn extents_of_another_version_are_read() {
     let (mut root, good) = split_golden();
@@ -233,7 +235,7 @@ fn extents_survive_packing_at_their_limits() {
     ] {
         assert_eq!(Extent::decode(sample.encode()), Ok(sample));
     }
-    // Misaligned for its order, page 0, down to page 0, an order beyond what KHO keeps.
+    // Misaligned for its order, page 0, a range down to page 0, an order larger than KHO keeps.
     for raw in [
         extent(0x1001, 1, 1).encode(),
         0,

@@ -1,6 +1,7 @@
-//! No files of a crate import each other in a circle. What a file names is looked for where it is defined:
-//! a module that only passes on what its children define (`pub use`) imports nothing by that. What a module
-//! takes from those it is inside of does not count: they are one thing, in more files than one.
+//! The files of a crate do not import each other in a cycle. A name is attributed to the file that
+//! defines it: a module that only re-exports what its children define (`pub use`) imports nothing
+//! that way. Imports from a module's own ancestors do not count: they are one unit, split over
+//! several files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,11 +16,11 @@ struct File {
     text: String,
     children: Vec<String>,
     items: BTreeSet<String>,
-    /// What names stand for here, by `use`.
+    /// The meaning of names in this file, by `use`.
     names: BTreeMap<String, Vec<String>>,
-    /// All of what is in these is here too.
+    /// Everything in these modules is also in scope here.
     globs: Vec<Vec<String>>,
-    /// What it uses itself.
+    /// The imports that it uses itself.
     imports: Vec<Vec<String>>,
 }
 
@@ -40,7 +41,7 @@ fn code(text: &str) -> String {
     code.collect::<Vec<_>>().join("\n")
 }
 
-/// `a::{b, c::D as E}` as paths, each with the name it gets here.
+/// Expands `a::{b, c::D as E}` to paths, each with its local name.
 fn expand(tree: &str, before: &[String], found: &mut Vec<(String, Vec<String>)>) {
     let tree = tree.trim();
     if let Some((head, rest)) = tree.split_once('{') {
@@ -74,7 +75,7 @@ fn expand(tree: &str, before: &[String], found: &mut Vec<(String, Vec<String>)>)
     found.push((name, path));
 }
 
-/// The `use` declarations of a file: whether it passes them on, and what is used.
+/// The `use` declarations of a file: whether each is a re-export, and its tree.
 fn uses(text: &str) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -96,7 +97,7 @@ fn uses(text: &str) -> Vec<(bool, String)> {
     found
 }
 
-/// Names that a file defines itself.
+/// Names that a file defines.
 fn items(text: &str) -> BTreeSet<String> {
     const KINDS: [&str; 8] = [
         "struct", "enum", "trait", "fn", "const", "static", "type", "mod",
@@ -119,7 +120,7 @@ fn items(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// The modules that a file declares in files of their own, tests aside.
+/// The modules that a file declares in files of their own, except tests.
 fn children(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut previous = "";
@@ -165,7 +166,7 @@ impl File {
         file
     }
 
-    /// Paths in its code that begin with one of `heads`.
+    /// Paths in the code that begin with one of `heads`.
     fn paths(&self, heads: &BTreeSet<&str>) -> Vec<Vec<String>> {
         let is_part = |c: char| is_word(c) || c == ':';
         let words = self.text.split(|c| !is_part(c));
@@ -206,7 +207,7 @@ impl Crate {
         Self(files)
     }
 
-    /// The module whose file defines what a path in `module` names.
+    /// The module whose file defines what a path in `module` refers to.
     fn resolve(&self, module: &Module, path: &[String], depth: usize) -> Option<Module> {
         let Some((first, rest)) = path.split_first() else {
             return Some(module.clone());
@@ -246,7 +247,7 @@ impl Crate {
         self.resolve(&next, rest, depth)
     }
 
-    /// Whose files a file needs.
+    /// The modules whose files a file needs.
     fn needs(&self, module: &Module) -> BTreeSet<Module> {
         let file = &self.0[module];
         let is_module = |path: &[String]| {
@@ -254,7 +255,7 @@ impl Crate {
             let name = path.last()?;
             (found.last() == Some(name)).then_some(found)
         };
-        // A module that is imported is there for what is taken out of it.
+        // A module is imported for the items that are used through it.
         let mut heads = BTreeSet::from(["crate", "self", "super"]);
         heads.extend(file.children.iter().map(String::as_str));
         let mut paths = Vec::new();
@@ -272,7 +273,7 @@ impl Crate {
         found.filter(|found| !module.starts_with(found)).collect()
     }
 
-    /// Files that reach each other, each set once.
+    /// Groups of files that reach each other, each group once.
     fn circles(&self) -> BTreeSet<BTreeSet<&str>> {
         let needs: BTreeMap<&Module, BTreeSet<Module>> = self
             .0

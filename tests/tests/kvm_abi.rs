@@ -1,4 +1,4 @@
-//! What a VM and a guest_memfd leave for the next kernel, built on the host from the module's own
+//! The state of a VM and a guest_memfd for the next kernel, built on the host from the module's own
 //! file: golden bytes, and what is refused.
 
 #![allow(

@@ -1,5 +1,5 @@
-//! What a memfd saves, built on the host from the module's own file: golden bytes of each layout,
-//! and everything that can be wrong with them.
+//! The saved state of a memfd, built on the host from the module's own file: golden bytes of each
+//! layout, and every way in which they can be wrong.
 
 #![allow(
     dead_code,
@@ -28,7 +28,7 @@ impl Sink for Out {
     }
 }
 
-/// A write-sealed file of a page and a bit, that is open for reading only, and appends.
+/// A write-sealed file of one page and a part of another, opened read-only and for appending.
 fn sample() -> Memfd<'static> {
     Memfd {
         head: MemfdHead {

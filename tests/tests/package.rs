@@ -1,4 +1,4 @@
-//! What the workspace is made of, and what goes into the library's package.
+//! The dependencies of the workspace, and the contents of the library's package.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -36,7 +36,7 @@ fn allowed() -> BTreeSet<String> {
     quoted.map(str::to_owned).collect()
 }
 
-/// Whether somebody may choose licences of an expression that are all allowed.
+/// Whether all licences of some choice allowed by an expression are permitted.
 fn is_allowed(expression: &str, allowed: &BTreeSet<String>) -> bool {
     let plain = expression.replace(['(', ')'], "").replace('/', " OR ");
     let one = |all: &str| all.split(" OR ").any(|name| allowed.contains(name.trim()));
@@ -75,7 +75,7 @@ fn the_library_depends_on_nothing_twice() {
     };
     let mut open = vec![id_of("vmm-fdbox")];
     let mut seen = BTreeSet::new();
-    // What macros are made with is not in the library.
+    // Build dependencies of macros are not part of the library.
     let is_macro = |id: &str| {
         let package = packages.iter().find(|package| package["id"] == id).unwrap();
         let mut targets = package["targets"].as_array().unwrap().iter();
@@ -105,7 +105,7 @@ fn the_library_depends_on_nothing_twice() {
     assert!((5..40).contains(&names.len()), "{names:?}");
 }
 
-/// As whoever downloads it has it: from its own files alone.
+/// Builds the package like a user who downloaded it: from its own files alone.
 #[test]
 fn the_package_builds_and_its_tests_pass() {
     let dir = tempfile::tempdir().unwrap();
@@ -130,7 +130,7 @@ fn the_package_builds_and_its_tests_pass() {
         .status();
     assert!(unpack.unwrap().success());
     let manifest = dir.join(format!("vmm-fdbox-{version}/Cargo.toml"));
-    // What it depends on is built already.
+    // Its dependencies are already built.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     cargo(&[
         "test",
@@ -168,7 +168,7 @@ fn the_package_has_what_its_readers_and_its_tests_need() {
         !files.contains("tests/header.rs"),
         "it needs the module's sources"
     );
-    // What its sources read of the repository is in it, under the same name.
+    // Files of the repository that its sources read are in it, under the same name.
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../vmm-fdbox"));
     for file in files.iter().filter(|file| file.ends_with(".rs")) {
         let source = std::fs::read_to_string(folder.join(file)).unwrap();

@@ -1,4 +1,5 @@
-//! What one kernel tells the next one of broken memory, built on the host from the module's own file.
+//! What one kernel tells the next about broken memory, built on the host from the module's own
+//! file.
 
 #![allow(
     unreachable_pub,

@@ -1,11 +1,11 @@
-//! The units of vmm-example/dist: what they confine, and how systemd rates that.
+//! The units in vmm-example/dist: their restrictions, and how systemd rates them.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What both confine, as systemd.exec(5) has it.
+/// The restrictions of both units, in terms of systemd.exec(5).
 const CONFINED: [(&str, &str); 17] = [
     ("IPAddressDeny", "any"),
     ("KeyringMode", "private"),
@@ -26,7 +26,7 @@ const CONFINED: [(&str, &str); 17] = [
     ("UMask", "0077"),
 ];
 
-/// And each of them: its capabilities, its system calls, its sockets, and how long it may take.
+/// And of each unit: its capabilities, system calls, sockets, and time limits.
 const UNITS: [(&str, &[(&str, &str)]); 2] = [
     (
         "vmm-example-live-update@.service",
@@ -61,14 +61,14 @@ const UNITS: [(&str, &[(&str, &str)]); 2] = [
     ),
 ];
 
-/// The worst that is still "OK" to `systemd-analyze security`, in tenths.
+/// The worst exposure that `systemd-analyze security` still calls "OK", in tenths.
 const OK: &str = "49";
 
 fn dist() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../vmm-example/dist")).into()
 }
 
-/// What a unit sets in its section `Service`, but for what may be there several times.
+/// The settings of a unit's section `Service`, except those that may occur several times.
 fn settings(text: &str) -> BTreeMap<&str, &str> {
     let service = text.split_once("\n[Service]\n").unwrap().1;
     let service = service.split_once("\n[").map_or(service, |split| split.0);
@@ -76,7 +76,7 @@ fn settings(text: &str) -> BTreeMap<&str, &str> {
     lines.filter_map(|line| line.split_once('=')).collect()
 }
 
-/// What is missing, or other than it is to be.
+/// Settings that are missing or wrong.
 fn wrong(text: &str, own: &[(&'static str, &str)]) -> Vec<&'static str> {
     let settings = settings(text);
     let all = CONFINED.iter().chain(own);
@@ -89,7 +89,7 @@ fn each_unit_confines_what_it_starts() {
     for (unit, own) in UNITS {
         let text = fs::read_to_string(dist().join(unit)).unwrap();
         assert_eq!(wrong(&text, own), Vec::<&str>::new(), "{unit}");
-        // And one that is dropped is missed.
+        // A setting that is dropped is reported.
         for (name, _) in CONFINED.iter().chain(own) {
             let without: Vec<&str> = text
                 .lines()
@@ -103,7 +103,7 @@ fn each_unit_confines_what_it_starts() {
     assert_eq!(units.count(), UNITS.len(), "a unit is not looked at");
 }
 
-/// Where there is a systemd that rates units offline (250 and later).
+/// Only where systemd can rate units offline (250 and later).
 #[test]
 fn systemd_calls_each_unit_ok() {
     let rates = |arguments: &[&str]| {

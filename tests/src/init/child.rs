@@ -1,4 +1,4 @@
-//! Runs the plan's commands: each line they write becomes an event.
+//! Runs the plan's commands: each line that they write becomes an event.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,8 +14,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait};
 
-/// Runs `command` by /bin/sh and returns its exit status as a shell would. What it leaves running
-/// may go on, unheard.
+/// Runs `command` with /bin/sh and returns its exit status like a shell. Processes that it leaves
+/// behind may continue, but their output is not read.
 pub(crate) fn run(command: &str, next_cmdline: Option<&str>, port: &EventPort) -> Result<i32> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
@@ -59,8 +59,8 @@ pub(crate) fn run(command: &str, next_cmdline: Option<&str>, port: &EventPort) -
         .unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or_default()))
 }
 
-/// Reaps whoever ends, up to and with this one: as PID 1 this process is the parent of all whose own
-/// one has gone, such as a VMM that another one was started by.
+/// Reaps processes until `last` has ended. As PID 1 this process is the parent of all whose own
+/// parent is gone, such as a VMM that was started by another VMM.
 fn reap_until(last: Pid) -> Result<WaitStatus> {
     loop {
         match wait(WaitOptions::empty()) {
@@ -93,7 +93,7 @@ fn pid(child: &Child) -> Result<Pid> {
     }
 }
 
-/// One pipe of a command, cut into lines.
+/// One output pipe of a command, split into lines.
 struct Lines {
     pipe: Option<File>,
     stream: Stream,
@@ -112,7 +112,7 @@ impl Lines {
         })
     }
 
-    /// Sends on what is there, and does not wait for more.
+    /// Forwards the available output and does not wait for more.
     fn forward(&mut self, port: &EventPort) -> Result<()> {
         let mut buffer = [0; 4096];
         while let Some(pipe) = &mut self.pipe {
@@ -133,7 +133,7 @@ impl Lines {
         Ok(())
     }
 
-    /// Sends on a last line without an end.
+    /// Forwards a last line without a newline.
     fn flush(&mut self, port: &EventPort) -> Result<()> {
         let rest = std::mem::take(&mut self.unfinished);
         if rest.is_empty() {

@@ -6,12 +6,12 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 
-/// Loads `kernel` with `initramfs` and `cmdline`, to be jumped into by a reboot.
+/// Loads `kernel` with `initramfs` and `cmdline`, to be entered by a reboot.
 pub(crate) fn load(kernel: &str, initramfs: &str, cmdline: &str) -> Result<()> {
     let open = |path: &str| File::open(path).with_context(|| format!("Open {path}"));
     let (kernel, initramfs) = (open(kernel)?, open(initramfs)?);
     let cmdline = CString::new(cmdline)?;
-    // SAFETY: both descriptors are open, and the length is that of the string with its NUL.
+    // SAFETY: both descriptors are open, and the length is that of the string including its NUL.
     let result = unsafe {
         libc::syscall(
             libc::SYS_kexec_file_load,

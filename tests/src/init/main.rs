@@ -1,4 +1,4 @@
-//! PID 1 of the emulated host: follows the lab's plan and tells what happened.
+//! PID 1 of the emulated host: follows the lab's plan and reports what happens.
 
 mod child;
 mod kexec;
@@ -10,7 +10,7 @@ use fdbox_lab::plan::{self, Plan, Then};
 use rustix::system::RebootCommand;
 
 fn main() {
-    // Without the event port nobody listens: the console is all there is.
+    // Without the event port there is no reader: only the console is left.
     let port = match setup::mount_all().and_then(|()| Ok(EventPort::open()?)) {
         Ok(port) => port,
         Err(error) => {

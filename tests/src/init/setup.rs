@@ -1,4 +1,4 @@
-//! What a program expects of a running system: the usual filesystems, and modules.
+//! The environment that a program expects: the usual filesystems, and modules.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::mount::{MountFlags, mount};
 
-/// (filesystem, place).
+/// (filesystem, mount point).
 const MOUNTS: &[(&CStr, &CStr)] = &[
     (c"devtmpfs", c"/dev"),
     (c"proc", c"/proc"),

@@ -1,4 +1,4 @@
-//! The machine's power button, as the kernel counts how often it was pressed.
+//! The machine's power button, through the kernel's count of presses.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ pub(crate) struct Button {
 }
 
 impl Button {
-    /// Whether somebody pressed it, and that counts.
+    /// Whether the button was pressed and that is not to be ignored.
     pub(crate) fn is_pressed(&self) -> bool {
         let text = fs::read_to_string(PRESSES).unwrap_or_default();
         let count = text.split_whitespace().next();

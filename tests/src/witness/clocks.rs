@@ -1,4 +1,4 @@
-//! Watches every clock on every CPU: how long it stood still, and that it never went back.
+//! Watches every clock on every CPU: how long it stood still, and whether it ever went back.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,22 +10,22 @@ use rustix::time::clock_gettime;
 use crate::lock;
 use crate::memory::Memory;
 
-/// Pause between two samples on one CPU: it proves that timers work, and leaves the CPU to others.
+/// Pause between two samples on one CPU: it shows that timers work, and leaves the CPU to others.
 const PAUSE: Duration = Duration::from_micros(500);
-/// The longest such pause, on a host so slow that a sample takes as long.
+/// The longest such pause, on a host so slow that a sample takes that long.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// How many times as long as a sample takes others get the CPU.
+/// The share of the CPU for others, as a multiple of the time a sample takes.
 const SHARE_OF_OTHERS: u32 = 3;
-/// Over which the TSC's frequency is measured.
+/// The time over which the TSC's frequency is measured.
 const CALIBRATION: Duration = Duration::from_millis(250);
-/// How many steps back are told in words.
+/// How many steps back are described.
 const EXAMPLES: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Clocks {
     /// By CPU.
     watches: Vec<Watched>,
-    /// The latest value any CPU saw.
+    /// The latest value seen on any CPU.
     monotonic: AtomicU64,
     boottime: AtomicU64,
     tsc: AtomicU64,
@@ -34,11 +34,11 @@ pub(crate) struct Clocks {
     backwards: Mutex<Vec<String>>,
 }
 
-/// What one CPU has done.
+/// The samples of one CPU.
 #[derive(Debug, Default)]
 struct Watched {
     samples: AtomicU64,
-    /// CLOCK_MONOTONIC at the last one; 0 before the first.
+    /// CLOCK_MONOTONIC at the last sample; 0 before the first.
     last_ns: AtomicU64,
 }
 
@@ -48,15 +48,15 @@ pub(crate) struct Gap {
     pub(crate) monotonic_ns: u64,
     pub(crate) tsc: u64,
     pub(crate) ended_ns: u64,
-    /// Counts the resets: a sample older than the last one is not part of a gap.
+    /// Counts the resets: a sample from before the last reset is not part of a gap.
     resets: u64,
-    /// CLOCK_MONOTONIC at the last one.
+    /// CLOCK_MONOTONIC at the last reset.
     reset_ns: u64,
 }
 
-/// The pause after a sample that came `since` the one before, of which it slept for `slept`. What a
-/// wakeup and a sample take, others get several times over: on a slow host they would never run beside this
-/// thread, which goes before them.
+/// The pause after a sample that came `since` the previous one, of which `slept` was spent asleep.
+/// Others get several times the time that a wakeup and a sample take: on a slow host they would
+/// otherwise never run, because this thread has priority over them.
 fn pause_after(since: Duration, slept: Duration, pace: u32) -> Duration {
     let worked = since.saturating_sub(slept);
     let pause = (worked * SHARE_OF_OTHERS).min(LONGEST_PAUSE);
@@ -80,15 +80,15 @@ impl Clocks {
         }
     }
 
-    /// Samples the clocks on `cpu` for ever, rewriting a page of `memory` each time; `pace` times
-    /// slower than usual.
+    /// Samples the clocks on `cpu` forever, rewriting a page of `memory` each time; slower than
+    /// usual by the factor `pace`.
     pub(crate) fn watch(&self, cpu: usize, memory: &Mutex<Memory>, pace: u32) {
         let mut only_this = CpuSet::new();
         only_this.set(cpu);
         if let Err(error) = rustix::thread::sched_setaffinity(None, &only_this) {
             self.note(format!("CPU {cpu} cannot be watched: {error}"));
         }
-        // A gap must be the host's, not one that another thread of the guest's makes.
+        // A gap must be caused by the host, not by another thread of the guest.
         let priority = libc::sched_param { sched_priority: 1 };
         // SAFETY: the parameter is valid for the call; 0 is this thread.
         if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) } != 0 {
@@ -117,7 +117,7 @@ impl Clocks {
             }
             last = Some((monotonic, tsc, resets));
             self.watches[cpu].note(monotonic);
-            // The check of a report holds it longer than a sample may wait.
+            // The check for a report holds the lock for longer than a sample may wait.
             if let Ok(mut memory) = memory.try_lock() {
                 memory.rewrite_one();
             }
@@ -125,7 +125,7 @@ impl Clocks {
         }
     }
 
-    /// Reads a clock and compares it with the latest value seen before, on whatever CPU.
+    /// Reads a clock and compares it with the latest value seen on any CPU.
     fn sample(&self, cpu: usize, name: &str, latest: &AtomicU64, read: impl Fn() -> u64) -> u64 {
         let before = latest.load(Ordering::SeqCst);
         let now = read();
@@ -143,7 +143,7 @@ impl Clocks {
         }
     }
 
-    /// The longest so far, or the one that a CPU is in which takes no samples any more.
+    /// The longest gap so far, or the current one of a CPU that no longer takes samples.
     pub(crate) fn gap(&self) -> Gap {
         let now = now_ns(ClockId::Monotonic);
         let mut gap = *lock(&self.gap);
@@ -211,9 +211,9 @@ mod tests {
         // On time: the usual pause.
         assert_eq!(pause_after(PAUSE, PAUSE, 1), PAUSE);
         assert_eq!(pause_after(PAUSE * 4, PAUSE * 4, 4), PAUSE * 4);
-        // It took 3 ms more than it slept for.
+        // It took 3 ms longer than the time it slept.
         assert_eq!(pause_after(ms(3) + PAUSE, PAUSE, 1), ms(9));
-        // A blackout is no work.
+        // A blackout is not work.
         assert_eq!(pause_after(ms(2000), PAUSE, 1), LONGEST_PAUSE);
     }
 
@@ -225,7 +225,7 @@ mod tests {
         clocks.watches[1].note(long_ago);
         assert_eq!((clocks.counters(), clocks.counter()), (vec![1, 1], 2));
         assert!(clocks.gap().monotonic_ns >= 1_000_000);
-        // What was before a reset is no part of a gap.
+        // Time before a reset is not part of a gap.
         let reset = now_ns(ClockId::Monotonic);
         clocks.reset_gap();
         let gap = clocks.gap().monotonic_ns;

@@ -1,4 +1,5 @@
-//! The guest's disk with many requests in flight: numbered writes that are read back, or reads without an end.
+//! The guest's disk with many requests in flight: numbered writes that are read back, or endless
+//! reads.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -17,7 +18,7 @@ use crate::disk::{Aligned, Disk};
 
 const DISK: &str = "/dev/vda";
 
-/// The disk; it is set up when it is first asked for.
+/// The disk; it is set up on first use.
 #[derive(Debug, Default)]
 pub(crate) struct Deep {
     disk: OnceLock<Disk>,
@@ -30,12 +31,12 @@ struct Flood {
     blocks: u64,
     next: AtomicU64,
     done: AtomicU64,
-    /// Threads that read.
+    /// The number of threads that read.
     depth: AtomicU32,
 }
 
 impl Deep {
-    /// Starts to write and to read back, unless it does already.
+    /// Starts to write and to read back, unless that is running already.
     pub(crate) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Result<()> {
         if self.disk.get().is_some() {
             return Ok(());
@@ -49,7 +50,7 @@ impl Deep {
         Ok(())
     }
 
-    /// Ends it in good order: all requests are over, and all that was written is read once more.
+    /// Stops in an orderly way: all requests complete, and everything written is read once more.
     pub(crate) fn end(&self) {
         if let Some(disk) = self.disk.get() {
             disk.end();
@@ -57,14 +58,14 @@ impl Deep {
         }
     }
 
-    /// What was done so far.
+    /// The results so far.
     pub(crate) fn event(&self) -> WitnessEvent {
         let done = |disk: &Disk| WitnessEvent::Disk(Box::new(disk.done()));
         self.disk.get().map_or(WitnessEvent::What, done)
     }
 
-    /// Keeps so many reads in flight, block after block, for good, and says how many were done. What is
-    /// read is not looked at.
+    /// Keeps `depth` reads in flight forever, block after block, and reports how many completed.
+    /// The data is not checked.
     pub(crate) fn flood<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,

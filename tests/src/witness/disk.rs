@@ -1,8 +1,8 @@
-//! A disk of the guest's: written and read back without a pause, past the page cache.
+//! A disk of the guest: written and read back continuously, bypassing the page cache.
 //!
-//! Each writer has one request in flight, so there are as many of them as there are writers. Whoever checks the
-//! whole disk takes the gate: that waits for the requests in flight and keeps new ones back. All other locks are
-//! held for a moment only, one at a time.
+//! Each writer has one request in flight, so the number of requests is the number of writers. A
+//! check of the whole disk takes the gate exclusively: that waits for the requests in flight and
+//! blocks new ones. All other locks are held briefly, one at a time.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,18 +19,18 @@ use crate::clocks::Gap;
 use crate::lock;
 use crate::requests::Requests;
 
-/// Between two requests of one kind: the CPU is the host's too, and that may have one only.
+/// Between two requests of one kind: the host needs the CPU too, and may have only one.
 const PAUSE: Duration = Duration::from_millis(4);
 /// Writes between two flushes.
 const FLUSH_EVERY: u64 = 8;
-/// How many bad blocks are told in words.
+/// How many bad blocks are described.
 const EXAMPLES: usize = 8;
-/// Blocks that a check of the whole disk reads at once: under two layers of emulation a request takes as
-/// long as all that is in it.
+/// Blocks that a check of the whole disk reads at once: under two layers of emulation the overhead
+/// of a request is as large as the cost of its data.
 const RUN_BLOCKS: u64 = 64;
 const RUN_BYTES: usize = RUN_BLOCKS as usize * BLOCK_BYTES;
 
-/// Blocks as O_DIRECT wants their memory.
+/// Blocks aligned as O_DIRECT requires.
 #[repr(align(4096))]
 pub(crate) struct Aligned<const BYTES: usize>(pub(crate) [u8; BYTES]);
 
@@ -44,7 +44,7 @@ impl<const BYTES: usize> Aligned<BYTES> {
 pub(crate) struct Disk {
     file: File,
     layout: Layout,
-    /// Shared by those who write a block.
+    /// Held shared while a block is written.
     gate: RwLock<()>,
     requests: Mutex<Requests>,
     done: Mutex<DiskIo>,
@@ -74,8 +74,8 @@ impl Disk {
         })
     }
 
-    /// Writes block after block, until the end is asked for. Several may, each in a thread of its own; far fewer
-    /// than the disk has blocks, so that no two of them ever write the same one.
+    /// Writes block after block until the end is requested. Several threads may do this, but far
+    /// fewer than the disk has blocks, so that no two of them ever write the same block.
     pub(crate) fn write(&self, pace: u32) {
         let mut block = Aligned::new();
         loop {
@@ -88,7 +88,7 @@ impl Disk {
                 .file
                 .write_all_at(&block.0, self.offset(self.layout.place(number)));
             self.note("write", written);
-            // A block that could not be written is found bad by whoever reads it.
+            // A block that could not be written is found to be bad when it is read.
             let settled = lock(&self.requests).end(number);
             let mut done = lock(&self.done);
             done.writes = done.writes.max(settled);
@@ -101,7 +101,7 @@ impl Disk {
         }
     }
 
-    /// Reads back what was written not long ago, until the end is asked for.
+    /// Reads back recently written blocks until the end is requested.
     pub(crate) fn read(&self, pace: u32) {
         let mut block = Aligned::new();
         loop {
@@ -112,7 +112,7 @@ impl Disk {
             if ended {
                 return;
             }
-            // Any of the younger half: the writers come to it again only much later.
+            // Any of the younger half: the writers will not return to it for a long time.
             let age = fdbox_lab::tsc() % (self.layout.blocks() / 2).max(1);
             if let Some(number) = settled.checked_sub(age).filter(|number| *number > 0) {
                 let found = self.look_at(number, &mut block);
@@ -124,7 +124,7 @@ impl Disk {
         }
     }
 
-    /// Reads every block that was written, while nobody writes.
+    /// Reads every block that was written, while nothing is being written.
     pub(crate) fn check(&self) {
         let _nobody_writes = self.close_gate();
         let settled = lock(&self.requests).settled();
@@ -136,7 +136,8 @@ impl Disk {
         }
     }
 
-    /// Reads these blocks, all of one run and in their order, and compares each with its last write.
+    /// Reads these blocks, all from one run and in order, and compares each with the last write to
+    /// it.
     fn check_run(&self, written: &[(u64, u64)], run: &mut Aligned<RUN_BYTES>) {
         let (Some((first, _)), Some((last, _))) = (written.first(), written.last()) else {
             return;
@@ -152,7 +153,7 @@ impl Disk {
         }
     }
 
-    /// No more writes; what was written is made safe.
+    /// Ends the writes, and flushes what was written.
     pub(crate) fn end(&self) {
         let _nobody_writes = self.close_gate();
         if lock(&self.requests).finish() {
@@ -164,7 +165,7 @@ impl Disk {
         lock(&self.done).clone()
     }
 
-    /// The writes that were in flight while the guest stood still.
+    /// The writes that were in flight during the guest's blackout.
     pub(crate) fn in_flight_over(&self, gap: Gap) -> Vec<u64> {
         lock(&self.requests).in_flight_at(gap.ended_ns.saturating_sub(gap.monotonic_ns / 2))
     }

@@ -1,5 +1,5 @@
-//! The card that is passed through to the guest: its stock driver is loaded, and what arrives is
-//! counted.
+//! The card that is passed through to the guest: loads its stock driver and counts the frames that
+//! arrive.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -17,7 +17,8 @@ use crate::lock;
 
 const MODULE: &str = "/lib/modules/e1000e.ko";
 const DRIVER: &str = "e1000e";
-/// What waits for the witness while it has no CPU: some ten thousand frames with their headers.
+/// The socket's buffer while the witness has no CPU: holds some ten thousand frames with their
+/// headers.
 const BUFFER_BYTES: u32 = 8 << 20;
 
 #[derive(Debug)]
@@ -27,15 +28,15 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Loads the driver and switches the card on, its ring as deep as can be.
+    /// Loads the driver and brings the card up, with a ring of maximum length.
     fn open() -> Result<Self> {
         let module = File::open(MODULE).with_context(|| format!("Open {MODULE}"))?;
         rustix::system::finit_module(&module, c"", 0).with_context(|| format!("Load {MODULE}"))?;
         let card = card()?;
-        // Before it is up: a change would stop it.
+        // Before the interface is up: a change of the ring would restart it.
         interface::set_receive_ring(&card, RING_FRAMES).context("Set the card's ring")?;
         interface::switch_on(&card).context("Switch the card on")?;
-        // What came before does not count: the first that is counted is the first to be expected.
+        // Earlier frames do not count: the first frame counted defines the first number expected.
         let socket =
             packet::open(&card, ETHER_TYPE, BUFFER_BYTES).context("Open a packet socket")?;
         Ok(Self {
@@ -44,15 +45,16 @@ impl Frames {
         })
     }
 
-    /// Counts what comes, for ever.
+    /// Counts frames forever.
     fn receive(&self) {
-        // One more than a frame has: one that is too long is not taken for a whole one.
+        // One byte more than a frame has: so a frame that is too long is not mistaken for a good
+        // one.
         let mut bytes = [0; FRAME_LEN + 1];
         loop {
             match rustix::net::recv(&self.socket, &mut bytes[..], RecvFlags::empty()) {
                 Ok((count, _)) => lock(&self.counted).take(&bytes[..count]),
                 Err(error) => {
-                    // The next frame, which nobody counts, will be missed by who compares.
+                    // The next frame is not counted, so the comparison will find it missing.
                     eprintln!("lab-witness: The card: {error}");
                     return;
                 }
@@ -65,7 +67,7 @@ impl Frames {
     }
 }
 
-/// What came so far; it begins when it is first asked for.
+/// The frames so far; counting begins with the first request.
 pub(crate) fn counted<'scope>(
     frames: &'scope OnceLock<Frames>,
     scope: &'scope Scope<'scope, '_>,
@@ -79,7 +81,7 @@ pub(crate) fn counted<'scope>(
     Ok(frames.counted())
 }
 
-/// The interface that the driver has made.
+/// The interface that the driver created.
 fn card() -> Result<String> {
     for entry in fs::read_dir("/sys/class/net")? {
         let entry = entry?;

@@ -1,20 +1,20 @@
-//! Whoever waits for an answer goes first.
+//! A higher priority for a thread that prepares an answer.
 
 use rustix::process::{getpriority_process, setpriority_process};
 
-/// Before those who work with disk and network, after the watch of the clocks.
+/// Above the threads that use disk and network, below those that watch the clocks.
 const FIRST: i32 = -15;
 
-/// Gives this thread most of its CPU, until it is dropped. After an update each page that is touched for the
-/// first time is an exit to the host: beside a guest at work a check of all of them would take a minute of
-/// an emulated CPU.
+/// Gives this thread most of its CPU until it is dropped. After an update the first access to each
+/// page is an exit to the host: next to a busy guest a check of all pages would take a minute of an
+/// emulated CPU.
 #[derive(Debug)]
 pub(crate) struct Hurry {
     before: Option<i32>,
 }
 
 impl Hurry {
-    /// Who may not hurry takes longer, and that is all.
+    /// Without the permission to raise its priority the thread only takes longer.
     pub(crate) fn new() -> Self {
         let before = getpriority_process(None).ok();
         let hurries = setpriority_process(None, FIRST).is_ok();
@@ -27,7 +27,7 @@ impl Hurry {
 impl Drop for Hurry {
     fn drop(&mut self) {
         if let Some(before) = self.before {
-            // It was this priority a moment ago, and a lower one is always granted.
+            // The thread had this priority before, and lowering the priority is always allowed.
             let _ = setpriority_process(None, before);
         }
     }

@@ -1,4 +1,4 @@
-//! Disk and network of the guest, if it has them: work for both, and what came of it.
+//! Disk and network of the guest, if it has them: starts work on both and collects the results.
 
 use std::path::Path;
 use std::thread::Scope;
@@ -19,7 +19,7 @@ pub(crate) struct Io {
 }
 
 impl Io {
-    /// Those of guest number `guest`.
+    /// Those of guest `guest`.
     pub(crate) fn open(guest: u8) -> Result<Self> {
         Ok(Self {
             guest,
@@ -28,19 +28,19 @@ impl Io {
         })
     }
 
-    /// Starts to work, `pace` times slower than usual.
+    /// Starts to work, slower than usual by the factor `pace`.
     pub(crate) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, pace: u32) {
         scope.spawn(move || self.disk.write(pace));
         scope.spawn(move || self.disk.read(pace));
         scope.spawn(move || self.talk.serve(pace));
     }
 
-    /// Reads all that was written to the disk.
+    /// Reads everything that was written to the disk.
     pub(crate) fn check(&self) {
         self.disk.check();
     }
 
-    /// Ends both in good order.
+    /// Stops both in an orderly way.
     pub(crate) fn end(&self) {
         self.talk.end();
         self.disk.end();

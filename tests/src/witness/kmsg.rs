@@ -1,4 +1,4 @@
-//! The guest kernel's own log, read for complaints.
+//! The guest kernel's own log, searched for complaints.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use fdbox_lab::scan;
 use rustix::fs::OFlags;
 
-/// How many complaints are told in words.
+/// How many complaints are described.
 const EXAMPLES: usize = 8;
 
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Kmsg {
         })
     }
 
-    /// How many lines so far are complaints, and the first few of them.
+    /// The number of lines so far that are complaints, and the first few of them.
     pub(crate) fn complaints(&mut self) -> Result<(u64, Vec<String>)> {
         // One read is one record.
         let mut record = [0; 8192];
@@ -42,7 +42,7 @@ impl Kmsg {
                 Ok(0) => break,
                 Ok(count) => self.judge(&String::from_utf8_lossy(&record[..count])),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // The record was overwritten before it was read; the next read goes on.
+                // The record was overwritten before it was read; the next read continues.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
                 Err(error) => return Err(error).context("Read /dev/kmsg"),
             }
@@ -51,7 +51,8 @@ impl Kmsg {
     }
 
     fn judge(&mut self, record: &str) {
-        // "priority,sequence,time,flags;message", then lines of the device's that begin with space.
+        // "priority,sequence,time,flags;message", then lines about the device that begin with a
+        // space.
         let message = record
             .split_once(';')
             .map_or(record, |(_, message)| message);

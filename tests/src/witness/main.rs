@@ -1,4 +1,4 @@
-//! PID 1 of the guest: fills its memory with a pattern, watches its clocks, and tells.
+//! PID 1 of the guest: fills its memory with a pattern, watches its clocks, and reports.
 
 mod button;
 mod clocks;
@@ -38,7 +38,7 @@ use crate::nvme::Nvme;
 use crate::work::Work;
 
 const CONSOLE: &str = "/dev/ttyS0";
-/// Share of the free memory that is filled.
+/// The share of the free memory that is filled.
 const SHARE_PERCENT: u64 = 75;
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -179,7 +179,7 @@ fn report(
     cpus: u32,
     io: Option<&Io>,
 ) -> Result<Report> {
-    // The gap is read first: checking every page is work that could make one.
+    // The gap is read first: checking every page could itself cause one.
     let gap = clocks.gap();
     let _hurry = Hurry::new();
     let check = lock(memory).check();
@@ -214,7 +214,7 @@ fn report(
     })
 }
 
-/// What was done with disk and network, if that has begun.
+/// The results of disk and network, if they are in use.
 fn io_event(io: Option<&Io>) -> WitnessEvent {
     io.map_or(WitnessEvent::What, |io| {
         WitnessEvent::Io(Box::new(io.done()))
@@ -250,11 +250,11 @@ fn free_bytes() -> Result<u64> {
     Ok(kib.parse::<u64>()? * 1024)
 }
 
-/// The console; each line goes out in one write.
+/// The console; each line is a single write.
 struct Console(Mutex<fs::File>);
 
 impl Console {
-    /// Says this last.
+    /// Sends the last event.
     fn leave(&self, event: &WitnessEvent, how: RebootCommand) -> Result<()> {
         self.say(event)?;
         rustix::termios::tcdrain(&*lock(&self.0))?;

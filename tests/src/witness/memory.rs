@@ -1,4 +1,4 @@
-//! The guest's memory, filled with a pattern that knows where and when each page was written.
+//! The guest's memory, filled with a pattern that depends on each page's place and generation.
 
 use anyhow::Result;
 use fdbox_lab::witness::pattern;
@@ -6,21 +6,21 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
 const PAGE: usize = 4096;
 const WORDS: usize = PAGE / 8;
-/// How many bad pages are told in words.
+/// How many bad pages are described.
 const EXAMPLES: usize = 8;
-/// Distance of one page rewritten to the next: prime, so that all are visited.
+/// Distance between pages rewritten in succession: a prime, so that all are visited.
 const STRIDE: u64 = 7919;
 
 #[derive(Debug)]
 pub(crate) struct Memory {
     words: &'static mut [u64],
-    /// Which generation each page was written in.
+    /// The generation of each page.
     generations: Vec<u32>,
     seed: u64,
     rewritten: u64,
 }
 
-/// What a check of every page found.
+/// The result of a check of every page.
 #[derive(Debug)]
 pub(crate) struct Check {
     pub(crate) pages: u64,
@@ -29,15 +29,15 @@ pub(crate) struct Check {
 }
 
 impl Memory {
-    /// Maps `bytes` and fills them with generation 0.
+    /// Maps `bytes` bytes and fills them with generation 0.
     pub(crate) fn fill(bytes: u64) -> Result<Self> {
         let pages = bytes as usize / PAGE;
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: a new mapping at no particular address takes nothing from anyone.
+        // SAFETY: a new mapping at no particular address does not affect existing ones.
         let start =
             unsafe { mmap_anonymous(std::ptr::null_mut(), pages * PAGE, protection, flags)? };
         // SAFETY: the mapping has this many words, is readable, writable and zero, is never
-        // unmapped, and is handed out here only.
+        // unmapped, and this is the only reference to it.
         let words = unsafe { std::slice::from_raw_parts_mut(start.cast(), pages * WORDS) };
         let seed = fdbox_lab::tsc();
         let mut memory = Self {
@@ -58,21 +58,21 @@ impl Memory {
         self.rewritten
     }
 
-    /// Writes every page anew, as of `generation`.
+    /// Rewrites every page with generation `generation`.
     pub(crate) fn write_all(&mut self, generation: u32) {
         for page in 0..self.generations.len() {
             self.write(page, generation);
         }
     }
 
-    /// Writes the next page anew, as of its next generation.
+    /// Rewrites the next page with its next generation.
     pub(crate) fn rewrite_one(&mut self) {
         let page = (self.rewritten * STRIDE % self.pages()) as usize;
         self.write(page, self.generations[page].wrapping_add(1));
         self.rewritten += 1;
     }
 
-    /// Reads every page and compares it with what was written.
+    /// Reads every page and compares it with the pattern.
     pub(crate) fn check(&self) -> Check {
         let mut check = Check {
             pages: self.pages(),

@@ -1,5 +1,5 @@
-//! The NVMe drive that is passed through to the guest: its stock driver is loaded, and many writes are kept in
-//! flight.
+//! The NVMe drive that is passed through to the guest: loads its stock driver and keeps many writes
+//! in flight.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,18 +14,18 @@ use fdbox_lab::witness::{NvmeIo, WitnessEvent};
 use crate::clocks::Clocks;
 use crate::disk::Disk;
 
-/// In the order in which they need each other.
+/// In the order of their dependencies.
 const MODULES: [&str; 2] = ["/lib/modules/nvme-core.ko", "/lib/modules/nvme.ko"];
 const DRIVE: &str = "/dev/nvme0n1";
-/// How long the driver may take to find the drive.
+/// The time limit for the driver to find the drive.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The drive; it is set up when it is first asked for.
+/// The drive; it is set up on first use.
 #[derive(Debug, Default)]
 pub(crate) struct Nvme(OnceLock<Disk>);
 
 impl Nvme {
-    /// Starts to work, `pace` times slower than usual, unless it does already.
+    /// Starts to work, slower than usual by the factor `pace`, unless that is running already.
     pub(crate) fn start<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -43,7 +43,7 @@ impl Nvme {
         Ok(())
     }
 
-    /// Ends it in good order: all requests are over, and all that was written is read once more.
+    /// Stops in an orderly way: all requests complete, and everything written is read once more.
     pub(crate) fn end(&self) {
         if let Some(disk) = self.0.get() {
             disk.end();
@@ -51,7 +51,7 @@ impl Nvme {
         }
     }
 
-    /// What was done so far.
+    /// The results so far.
     pub(crate) fn said(&self, clocks: &Clocks) -> WitnessEvent {
         self.0.get().map_or(WitnessEvent::What, |disk| {
             WitnessEvent::Nvme(Box::new(NvmeIo {
@@ -74,7 +74,7 @@ fn open() -> Result<Disk> {
             Err(_) if Instant::now() < deadline => {}
             result => return result,
         }
-        // The node is there before the drive can be opened, and nothing tells when it can.
+        // The node exists before the drive can be opened, and there is no event for the latter.
         std::thread::sleep(Duration::from_millis(20));
     }
 }

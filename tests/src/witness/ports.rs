@@ -1,4 +1,5 @@
-//! The guest's second console and its sockets: whatever comes in goes out again. And its source of
+//! The guest's second console and its sockets, which echo everything; and its source of random
+//! numbers.
 //! random numbers.
 
 use std::fs::{File, OpenOptions};
@@ -11,7 +12,7 @@ use fdbox_lab::witness::VSOCK_PORT;
 
 const CONSOLE: &str = "/dev/hvc0";
 const RANDOM: &str = "/dev/hwrng";
-/// What is asked of the source of random numbers.
+/// How many bytes are read from the source of random numbers.
 const RANDOM_BYTES: usize = 64;
 
 /// Echoes on both from now on.
@@ -24,7 +25,8 @@ pub(crate) fn echo<'scope>(scope: &'scope Scope<'scope, '_>) -> Result<()> {
     let listener = listen().context("Listen on a vsock")?;
     scope.spawn(move || return_all(console));
     scope.spawn(move || {
-        // One after the other: an update ends the one there is. Without a listener there is none.
+        // One connection at a time: an update closes the current one. accept() fails only without a
+        // listener.
         while let Ok(connection) = accept(&listener) {
             return_all(connection);
         }
@@ -32,7 +34,7 @@ pub(crate) fn echo<'scope>(scope: &'scope Scope<'scope, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Reads random numbers, and sees that they are no constant.
+/// Reads random numbers, and checks that they are not constant.
 pub(crate) fn draw() -> Result<()> {
     let mut bytes = [0; RANDOM_BYTES];
     File::open(RANDOM)
@@ -45,7 +47,7 @@ pub(crate) fn draw() -> Result<()> {
     Ok(())
 }
 
-/// Until the other end closes it, or is gone.
+/// Echoes until the other end closes the connection or is gone.
 fn return_all(mut end: File) {
     let mut buffer = [0; 256];
     while let Ok(count @ 1..) = end.read(&mut buffer) {
@@ -67,7 +69,7 @@ fn listen() -> io::Result<OwnedFd> {
     // SAFETY: the call takes three numbers.
     let socket = descriptor(unsafe { libc::socket(libc::AF_VSOCK, kind, 0) })?;
     let length = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the address is valid for the call and as long as is said.
+    // SAFETY: the address is valid during the call, and `length` is its length.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
     // SAFETY: the call takes two numbers.
     check(unsafe { libc::listen(socket.as_raw_fd(), 1) })?;
@@ -76,14 +78,14 @@ fn listen() -> io::Result<OwnedFd> {
 
 fn accept(listener: &OwnedFd) -> io::Result<File> {
     let none = std::ptr::null_mut();
-    // SAFETY: nobody wants the other end's address.
+    // SAFETY: a null address is allowed: the peer's address is not requested.
     let connection = unsafe { libc::accept(listener.as_raw_fd(), none, std::ptr::null_mut()) };
     Ok(descriptor(connection)?.into())
 }
 
 fn descriptor(number: i32) -> io::Result<OwnedFd> {
     check(number)?;
-    // SAFETY: a call that just succeeded returned it, so it is open and nobody else's.
+    // SAFETY: a call that just succeeded returned it, so it is open and not owned by anything else.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

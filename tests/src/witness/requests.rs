@@ -1,10 +1,10 @@
-//! The writes to a disk: their numbers are given out in order, and they end in any.
+//! The writes to a disk: numbers are assigned in order, and completed in any order.
 
 use std::collections::BTreeMap;
 
 use crate::clocks::boottime_ns;
 
-/// From when to when a write was in flight, by CLOCK_BOOTTIME.
+/// When a write was in flight, by CLOCK_BOOTTIME.
 #[derive(Debug, Clone, Copy)]
 struct Request {
     number: u64,
@@ -14,16 +14,16 @@ struct Request {
 
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
-    /// The last number that was given out.
+    /// The last number assigned.
     begun: u64,
-    /// Numbers in flight, and since when.
+    /// The numbers in flight, and the time at which each began.
     in_flight: BTreeMap<u64, u64>,
     ended: Vec<Request>,
     finished: bool,
 }
 
 impl Requests {
-    /// The number of a write that begins now; `None` when there are to be no more.
+    /// The number of a write that begins now; `None` if there are to be no more writes.
     pub(crate) fn begin(&mut self) -> Option<u64> {
         if self.finished {
             return None;
@@ -33,7 +33,7 @@ impl Requests {
         Some(self.begun)
     }
 
-    /// Notes that a write is over, and tells up to which number all are.
+    /// Records that a write completed, and returns the number up to which all have.
     pub(crate) fn end(&mut self, number: u64) -> u64 {
         if let Some(begun_ns) = self.in_flight.remove(&number) {
             self.ended.push(Request {
@@ -45,7 +45,7 @@ impl Requests {
         self.settled()
     }
 
-    /// No more writes; whether that is news.
+    /// Ends the writes; returns whether they had not been ended before.
     pub(crate) fn finish(&mut self) -> bool {
         !std::mem::replace(&mut self.finished, true)
     }
@@ -54,18 +54,18 @@ impl Requests {
         self.finished
     }
 
-    /// The last number that was given out.
+    /// The last number assigned.
     pub(crate) fn begun(&self) -> u64 {
         self.begun
     }
 
-    /// The number up to which all writes are over.
+    /// The number up to which all writes have completed.
     pub(crate) fn settled(&self) -> u64 {
         let oldest = self.in_flight.keys().next();
         oldest.map_or(self.begun, |number| number - 1)
     }
 
-    /// The writes that were in flight at a time and are over now.
+    /// The writes that were in flight at a time and have completed since.
     pub(crate) fn in_flight_at(&self, at_ns: u64) -> Vec<u64> {
         let then = |request: &&Request| request.begun_ns < at_ns && at_ns < request.ended_ns;
         let found = self.ended.iter().filter(then);

@@ -1,4 +1,5 @@
-//! The guest's end of the connection from outside: numbered data both ways, until the end is asked for.
+//! The guest's end of the connection from outside: numbered data in both directions, until the end
+//! is requested.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -13,19 +14,19 @@ use fdbox_lab::{interface, net};
 
 use crate::lock;
 
-/// What is sent at once, and how often.
+/// The size of each piece sent, and the interval.
 const PIECE_BYTES: usize = 256;
 const PERIOD: Duration = Duration::from_millis(20);
-/// How long the other end may take to close the connection too.
+/// The time limit for the other end to close the connection too.
 const END_LIMIT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub(crate) struct Talk {
     listener: TcpListener,
-    /// No more is to be sent.
+    /// No more data is to be sent.
     ending: AtomicBool,
     done: Mutex<TcpIo>,
-    /// Told when the connection has ended, in whatever way.
+    /// Signalled when the connection has ended for any reason.
     ended: Condvar,
 }
 
@@ -43,7 +44,7 @@ impl Talk {
         })
     }
 
-    /// Serves the one connection. Those without a word do not count: whoever tried may have given
+    /// Serves the one connection. Connections without data do not count: the client may have given
     /// up while this guest was still booting.
     pub(crate) fn serve(&self, pace: u32) {
         let served = self.first_with_a_word().and_then(|(stream, word)| {
@@ -51,7 +52,7 @@ impl Talk {
                 let sender = stream.try_clone()?;
                 let sending = scope.spawn(move || self.send(&sender, PERIOD * pace));
                 let received = self.receive(stream, &word);
-                // It fails only with the connection.
+                // Sending fails only if the connection does.
                 let sent = sending.join().unwrap_or(Ok(()));
                 received.and(sent)
             })
@@ -107,7 +108,7 @@ impl Talk {
         stream.shutdown(Shutdown::Write)
     }
 
-    /// Closes the connection and waits until the other end has, too.
+    /// Closes the connection and waits until the other end has closed it, too.
     pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + END_LIMIT;

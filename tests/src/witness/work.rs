@@ -1,4 +1,4 @@
-//! Work without a pause, counted: what is left of it shows how much an update takes from a guest.
+//! Continuous work, counted: the loss of it shows how much an update takes from a guest.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use rustix::thread::ClockId;
 
 use crate::clocks::now_ns;
 
-/// What each CPU writes over and over.
+/// The memory that each CPU writes over and over.
 const WORDS: usize = (16 << 20) / 8;
 /// One unit of work: a page written.
 const UNIT: usize = 4096 / 8;
@@ -21,7 +21,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// A worker for each CPU, unless they are there already.
+    /// A worker for each CPU, unless they are running already.
     pub(crate) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, cpus: usize) {
         self.started.get_or_init(|| {
             for cpu in 0..cpus {
