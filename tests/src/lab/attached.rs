@@ -1,5 +1,5 @@
-//! The devices that a host has to pass through: what QEMU is told of them, and what the lab does with them from
-//! outside, whatever the host does.
+//! The devices that a host can pass through: QEMU's arguments for them, and what the lab does with
+//! them from outside, independently of the host.
 
 use std::path::Path;
 use std::time::Instant;
@@ -12,11 +12,11 @@ use crate::drive;
 use crate::frames::{self, Frames, Sent};
 use crate::landings::{Landed, Landings};
 
-/// What the NVMe drive does: with as many requests as the guest has in flight, each takes four seconds, so
-/// that some of them outlive the old kernel. Reads and flushes are as fast as they can be.
+/// The write rate of the NVMe drive: with as many requests as the guest keeps in flight, each takes
+/// four seconds, so that some of them outlive the old kernel. Reads and flushes are not limited.
 const NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH / 4;
 
-/// The IOMMU that they are behind, as QEMU calls it: VT-d is the one that it does best.
+/// The IOMMU in front of them, as QEMU calls it: VT-d is the one that QEMU emulates best.
 pub(crate) fn iommu(devices: Devices) -> &'static str {
     match devices {
         Devices::Scalable => "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on",
@@ -24,7 +24,7 @@ pub(crate) fn iommu(devices: Devices) -> &'static str {
     }
 }
 
-/// QEMU's arguments for them. The run's folder is /lab/run.
+/// QEMU's arguments for these devices. The run's folder is /lab/run.
 pub(crate) fn arguments(devices: Devices) -> Vec<String> {
     match devices {
         Devices::None => Vec::new(),
@@ -61,13 +61,13 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
 }
 
 fn card(nic: u8) -> [String; 6] {
-    // Nobody listens to what the device sends, but QEMU wants an address.
+    // Nothing listens to what the device sends, but QEMU requires an address.
     let backend = format!(
         "dgram,id=net{nic},local.type=unix,local.path=/lab/run/{},\
          remote.type=unix,remote.path=/lab/run/nobody.sock",
         frames::socket(nic)
     );
-    // No boot ROM: it would take frames before the host does.
+    // No boot ROM: it would receive frames before the host does.
     let device = format!("e1000e,netdev=net{nic},romfile=");
     behind_port(nic, "-netdev", backend, &device)
 }
@@ -84,7 +84,7 @@ fn behind_port(port: u8, option: &str, backend: String, device: &str) -> [String
     ]
 }
 
-/// What the lab does with them, until it is dropped.
+/// What the lab does with these devices, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Attached {
     frames: Vec<Frames>,
@@ -92,7 +92,7 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
-    /// Begins, with a machine that was started then.
+    /// Starts, for a machine that was started at `started`.
     pub(crate) fn start(devices: Devices, dir: &Path, started: Instant) -> Result<Self> {
         let (cards, has_drive) = match devices {
             Devices::None | Devices::Igb => (0, false),
@@ -108,12 +108,12 @@ impl Attached {
         })
     }
 
-    /// What was sent to each card. The machine is off.
+    /// The frames sent to each card. The machine must be off.
     pub(crate) fn sent_frames(&mut self) -> Vec<Sent> {
         self.frames.drain(..).map(Frames::end).collect()
     }
 
-    /// When each write came to the drive's image. The machine is off.
+    /// When each write reached the drive's image. The machine must be off.
     pub(crate) fn landed(&mut self) -> Result<Landed> {
         let landings = self.landings.take();
         landings.map_or(Ok(Landed::default()), Landings::end)

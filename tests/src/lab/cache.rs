@@ -1,7 +1,8 @@
-//! The cache outside the checkout: each artifact in a directory keyed by what it is made from.
+//! The cache outside the checkout: each artifact is in a directory named by a key of its inputs.
 //!
-//! An artifact is made in a temporary directory beside its place and renamed into it, so what is
-//! found under a key is always complete. A lock per artifact keeps two runs from making it twice.
+//! An artifact is made in a temporary directory next to its final place and then renamed, so
+//! whatever is found under a key is complete. A lock per artifact keeps two runs from making it
+//! twice.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,9 +15,9 @@ use sha2::{Digest, Sha256};
 
 use crate::stages::Stages;
 
-/// How many artifacts of one kind are kept, the most recently used first.
+/// How many artifacts of one kind are kept, the most recently used ones.
 const KEEP: usize = 4;
-/// Of these kinds so many, for they are small: a run builds modules for as many kernels as it boots, and
+/// How many artifacts of small kinds are kept: a run builds modules for every kernel it boots, and
 /// several checkouts may share the cache.
 const KEEP_SMALL: usize = 40;
 const SMALL: [&str; 3] = ["drift", "modules", "program-"];
@@ -56,24 +57,24 @@ impl Cache {
         &self.root
     }
 
-    /// What was made for this run, and what else took its time.
+    /// The stages of this run: what was built, and what else took time.
     pub(crate) fn stages(&self) -> &Stages {
         &self.stages
     }
 
-    /// A directory that is not keyed: for what keeps itself up to date, and for logs.
+    /// A directory without a key: for things that are updated in place, and for logs.
     pub(crate) fn dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.root.join(name);
         fs::create_dir_all(&dir).with_context(|| format!("Create {}", dir.display()))?;
         Ok(dir)
     }
 
-    /// Where the artifact of this kind and key is, once it was made.
+    /// The place of the artifact with this kind and key, once it is made.
     pub(crate) fn place(&self, kind: &str, key: &Key) -> PathBuf {
         self.root.join(format!("{kind}-{}", key.0))
     }
 
-    /// The keys of what there is of a kind.
+    /// The keys of the existing artifacts of a kind.
     pub(crate) fn keys(&self, kind: &str) -> Result<Vec<Key>> {
         let prefix = format!("{kind}-");
         let mut keys = Vec::new();
@@ -85,7 +86,8 @@ impl Cache {
         Ok(keys)
     }
 
-    /// Waits until nobody else has what is called so, and has it until the file is closed.
+    /// Takes the lock with this name, waiting for it if necessary; it is held until the file is
+    /// closed.
     pub(crate) fn lock(&self, name: &str) -> Result<File> {
         let lock = self.lock_file(name)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("Lock the cache")?;
@@ -104,7 +106,8 @@ impl Cache {
         File::create(&path).context("Create a lock in the cache")
     }
 
-    /// The artifact of this kind and key; `make` fills an empty directory with it when missing.
+    /// The artifact with this kind and key; if it is missing, `make` fills an empty directory with
+    /// it.
     pub(crate) fn get(
         &self,
         kind: &str,
@@ -113,7 +116,8 @@ impl Cache {
     ) -> Result<PathBuf> {
         let place = self.place(kind, key);
         let started = Instant::now();
-        // Who only uses it has it shared, maybe for long: others that find it do not wait for that.
+        // Users of the artifact hold the lock shared, maybe for long: others that find the artifact
+        // do not have to wait for it.
         let lock = self.hold(kind, key)?;
         let missing = !place.is_dir();
         if missing {
@@ -132,7 +136,7 @@ impl Cache {
         if missing {
             self.stages.note(kind, started);
         }
-        // The directory's time is when it was last of use: pruning goes by it.
+        // The directory's mtime is the time of its last use: pruning goes by it.
         let now = rustix::fs::Timespec {
             tv_sec: 0,
             tv_nsec: rustix::fs::UTIME_NOW,
@@ -150,7 +154,7 @@ impl Cache {
         Ok(place)
     }
 
-    /// Removes the artifacts of `kind` that were not used for longest, and that nobody holds.
+    /// Removes the least recently used artifacts of `kind` that are not held.
     fn prune(&self, kind: &str, newest: &Path) -> Result<()> {
         let mut found = Vec::new();
         for key in self.keys(kind)? {
@@ -174,7 +178,7 @@ impl Cache {
     }
 }
 
-/// What an artifact is made from, hashed. Parts are labelled, so that moving a byte from one part
+/// A hash of what an artifact is made from. Parts are labelled, so that moving a byte from one part
 /// to the next gives another key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key(String);
@@ -186,7 +190,7 @@ impl Key {
         &self.0
     }
 
-    /// A key as it stands in the name of an artifact.
+    /// Parses the key in the name of an artifact.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_key = text.len() == Self::LEN && text.bytes().all(|b| b.is_ascii_hexdigit());
         is_key.then(|| Self(text.to_owned()))
@@ -213,7 +217,7 @@ impl KeyBuilder {
         Ok(self.bytes("file", &content))
     }
 
-    /// Every file under `dir`, by name and content; what a build leaves behind is not looked at.
+    /// Adds every file under `dir`, by name and content; build products are ignored.
     pub(crate) fn tree(mut self, dir: &Path) -> Result<Self> {
         for path in crate::files::sources(dir)? {
             let name = path
@@ -290,7 +294,7 @@ mod tests {
         let key = |n: usize| KeyBuilder::new(&n.to_string()).build();
         let place = cache.get("thing", &key(0), |_| Ok(())).unwrap();
         let held = cache.hold("thing", &key(0)).unwrap();
-        // Neither waits for who holds it.
+        // Neither waits for the holder.
         cache
             .get("thing", &key(0), |_| bail!("made twice"))
             .unwrap();

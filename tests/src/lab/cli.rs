@@ -1,4 +1,4 @@
-//! What can be typed after `cargo lab`.
+//! The command line of `cargo lab`.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::suite::Part;
 /// A host that can be updated under its guests, on any machine: it runs in QEMU, with a kernel and
 /// a module built here.
 ///
-/// Everything missing is installed or built once, into $FDBOX_LAB_CACHE (default:
+/// Whatever is missing is installed or built once, into $FDBOX_LAB_CACHE (default:
 /// ~/.cache/fdbox-lab). The first run builds three kernels and takes about half an hour on two
 /// cores; later ones start at once.
 #[derive(Debug, Parser)]
@@ -24,39 +24,38 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Updates a host under a running guest, and shows what both saw.
     ///
-    /// Boots a host, boots a Linux guest in it, updates the host under it by a kexec into another
-    /// kernel, and has the guest check every byte of its memory and its clocks. The guest works with
-    /// its disk all the while, and the lab talks to it over TCP from outside. Exit status 0 when
-    /// all of it holds.
+    /// Boots a host and a Linux guest in it, updates the host under the guest by a kexec into
+    /// another kernel, and has the guest check its clocks and every byte of its memory. Meanwhile
+    /// the guest keeps using its disk, and the lab talks to it over TCP from outside. The exit
+    /// status is 0 if all checks pass.
     Demo(DemoArgs),
     /// Boots a host with your files added, runs a command, kexecs, runs another.
     ///
     /// The module is loaded in both kernels. The exit status is that of the first command that
-    /// fails, or 70 when the host itself goes wrong.
+    /// fails, or 70 if the host itself fails.
     ///
-    /// Example: cargo lab host --file ./client:/bin/client --before '/bin/client before'
-    /// --after '/bin/client after'
+    /// Example: cargo lab host --file ./client:/bin/client --before '/bin/client before' --after
+    /// '/bin/client after'
     Host(HostArgs),
-    /// Opens a shell in the host; its end powers the host off.
+    /// Opens a shell in the host; exiting it powers the host off.
     Shell(ShellArgs),
     /// Runs what CI runs: formatting, lints, unit tests, module build, scenarios.
     ///
-    /// Of the scenarios it runs some always, and of the others the part whose turn it is: successive
-    /// commits take all parts in turn. What is run and what is left is said first. With a filter all that
-    /// match run.
+    /// Some of the scenarios run always; of the others only one part runs, and successive commits
+    /// take all parts in turn. The selection is shown first. With a filter all matching tests run.
     Test(TestArgs),
-    /// Measures how long a guest stands still, beside what others take for the same.
+    /// Measures how long the blackout of a guest is, and compares it with alternatives.
     ///
-    /// Each figure has its baseline in the same run on the same host: on another machine the
-    /// figures are others, their ratios are not. Without a filter it takes an hour or two.
+    /// Each figure has a baseline from the same run on the same host: another machine gives other
+    /// figures, but the same ratios. Without a filter it takes an hour or two.
     Bench(BenchArgs),
-    /// Builds everything that is missing and runs nothing.
+    /// Builds everything that is missing, and runs nothing.
     Build(BuildArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// Only this kernel, those that it is built from, and the module for it. May be repeated.
+    /// Only this kernel, the kernels it is built from, and its module. May be repeated.
     #[arg(long, value_enum)]
     pub kernel: Vec<Flavour>,
 }
@@ -69,8 +68,8 @@ pub(crate) struct MachineArgs {
     /// CPUs of the host.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
-    /// Add a file to the host: path here, colon, path there. May be repeated. A program must be
-    /// linked statically.
+    /// Add a file to the host: local path, colon, path in the host. May be repeated. A program must
+    /// be statically linked.
     #[arg(long = "file", value_name = "SRC:DST", value_parser = parse_file)]
     pub files: Vec<(PathBuf, String)>,
     /// Add to the host's kernel command line.
@@ -79,8 +78,9 @@ pub(crate) struct MachineArgs {
     /// Leave the module out.
     #[arg(long)]
     pub no_module: bool,
-    /// Add what a guest needs, for a VMM of your own: its kernel and initramfs at /guest/kernel and /guest/initramfs
-    /// in the first kernel, and in every kernel a drive, /dev/vda, a network card, eth0, and vmm-example.
+    /// Add what a guest needs, for your own VMM: its kernel and initramfs at /guest/kernel and
+    /// /guest/initramfs in the first kernel, and in every kernel a drive, /dev/vda, a network card,
+    /// eth0, and vmm-example.
     #[arg(long)]
     pub guest: bool,
 }
@@ -95,26 +95,27 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=8))]
     pub cpus: u64,
-    /// Number of guests, all of them taken along by one kexec. With more than one each has
-    /// 128 MiB and one CPU, and one of them memory of the other kind.
+    /// Number of guests, all updated by one kexec. With more than one, each has 128 MiB and one
+    /// CPU, and one of them has the other kind of memory.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=8),
           conflicts_with_all = ["memory", "cpus", "ram"])]
     pub guests: u64,
-    /// Replace the VMM under the guest by another process of its, and leave the host as it is.
+    /// Replace the VMM under the guest by a new process, and leave the host as it is.
     #[arg(long, conflicts_with = "guests")]
     pub binary: bool,
-    /// Let the guest drive a device of the host's as well: a card, at which numbered frames arrive from
-    /// outside all the time, or a drive, to which it has many writes in flight. Its memory is then a memfd.
+    /// Pass a device of the host through to the guest: a card, which receives numbered frames from
+    /// outside all the time, or a drive, on which the guest keeps many writes in flight. The
+    /// guest's memory is a memfd then.
     #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["guests", "binary", "ram"])]
     pub device: Option<DeviceKind>,
-    /// What the guest's memory is.
+    /// The kind of the guest's memory.
     #[arg(long, value_enum, default_value_t = Ram::GuestMemfd)]
     pub ram: Ram,
     /// Show the consoles of host and guest as well.
     #[arg(long, short)]
     pub verbose: bool,
-    /// Write what was seen to a file, for machines.
+    /// Write the results to a file, for programs.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -131,10 +132,10 @@ pub(crate) enum DeviceKind {
 /// A kind of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Ram {
-    /// KVM's own.
+    /// KVM's own memory for guests.
     #[value(name = "guest_memfd")]
     GuestMemfd,
-    /// Shared memory of the kernel's.
+    /// The kernel's shared memory.
     #[value(name = "memfd")]
     Memfd,
 }
@@ -152,79 +153,79 @@ impl Ram {
 pub(crate) struct HostArgs {
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Run this by /bin/sh in the first kernel. May be repeated.
+    /// Run this with /bin/sh in the first kernel. May be repeated.
     #[arg(long, value_name = "CMD")]
     pub before: Vec<String>,
-    /// Run this by /bin/sh in the second kernel. May be repeated.
+    /// Run this with /bin/sh in the second kernel. May be repeated.
     #[arg(long, value_name = "CMD")]
     pub after: Vec<String>,
-    /// Stay in the first kernel: run both there.
+    /// Stay in the first kernel: run the commands of both there.
     #[arg(long)]
     pub no_kexec: bool,
-    /// Give up when one kernel's commands take longer.
+    /// Give up if the commands of one kernel take longer.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub timeout: u64,
-    /// Write what happened to a file, for machines.
+    /// Write what happened to a file, for programs.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
-    /// Run only tests with one of these in their names, and all of these.
+    /// Run only, and all of, the tests with one of these in their names.
     #[arg(value_name = "FILTER")]
     pub(crate) filters: Vec<String>,
-    /// Run every test there is.
+    /// Run all tests.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Run this of N parts of the scenarios, beside those that run always.
+    /// Run part K of N of the scenarios, in addition to those that run always.
     #[arg(long, value_name = "K/N", conflicts_with_all = ["all", "filters"])]
     pub(crate) part: Option<Part>,
-    /// Say which hosts would run, with their tests, and run nothing.
+    /// List the hosts that would run, with their tests, and run nothing.
     #[arg(long)]
     pub(crate) list: bool,
-    /// Write down in the checkout how long each host took: parts are split by that.
+    /// Record in the checkout how long each host took: the parts are balanced by that.
     #[arg(long)]
     pub(crate) note_costs: bool,
-    /// Show the consoles of the hosts as well; one host at a time, then, unless --lanes says more.
+    /// Show the consoles of the hosts as well; then one host at a time, unless --lanes is given.
     #[arg(long, short)]
     pub(crate) verbose: bool,
-    /// How many hosts run at a time. Without it, as many as there are CPUs, at 6 GiB of available
-    /// memory each, and 8 at most.
+    /// Number of hosts to run at a time. Default: the number of CPUs, but at most one per 6 GiB of
+    /// available memory, and at most 8.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) lanes: Option<u8>,
-    /// Write the verdicts to a file, for machines.
+    /// Write the verdicts to a file, for programs.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Measure only what has one of these in its name.
+    /// Measure only parts with one of these in their names.
     #[arg(value_name = "FILTER")]
     pub(crate) filters: Vec<String>,
-    /// The smallest guests only, each figure once: to see that it works.
+    /// Only the smallest guests, each figure once: to check that it works.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Measure guests and memfds of these sizes only, in MiB.
+    /// Measure only guests and memfds of these sizes, in MiB.
     #[arg(long, value_name = "MIB", value_delimiter = ',')]
     pub(crate) ram: Vec<u64>,
-    /// Take each figure so often. Default: 3, and once with --quick.
+    /// Measure each figure this many times. Default: 3, or 1 with --quick.
     #[arg(long, value_name = "N")]
     pub(crate) repeats: Option<usize>,
-    /// Count instructions instead of time, one as a nanosecond: floor, host_update and memfd only. What the
-    /// emulator takes to translate code that runs for the first time is not in these figures, and
-    /// they are the same on a busy machine.
+    /// Count instructions instead of time, one per nanosecond: only floor, host_update and memfd.
+    /// The figures do not include the time the emulator takes to translate code that runs for the
+    /// first time, and do not depend on the load of the machine.
     #[arg(long)]
     pub(crate) instructions: bool,
-    /// Compare this checkout's VMM with another, by turns in the same run: a file (linked statically), or a commit, which is
-    /// built. Only with this is there a part `against`.
+    /// Compare this checkout's VMM with another one, in turn in the same run: a file (statically
+    /// linked), or a commit, which is built. The part `against` exists only with this option.
     #[arg(long, value_name = "FILE or COMMIT")]
     pub(crate) against: Option<String>,
-    /// Write the figures to a file, for people: a page with pictures, complete in itself.
+    /// Write the figures to a file, for people: a self-contained page with charts.
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
-    /// Write the figures to a file, for machines.
+    /// Write the figures to a file, for programs.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

@@ -1,4 +1,5 @@
-//! Runs the programs the lab is made with: output into a log, its end shown when one fails.
+//! Runs the programs that the lab uses: their output goes to a log, whose end is shown if one
+//! fails.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +13,7 @@ use crate::progress::Progress;
 /// How much of a log is shown when a program fails.
 const TAIL: usize = 25;
 
-/// Runs `command`, its output into `log`, calling `seen` for each line of it.
+/// Runs `command` with its output going to `log`, and calls `seen` for each line of it.
 pub(crate) fn logged(command: &mut Command, log: &Path, mut seen: impl FnMut(&str)) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let (reader, writer) = std::io::pipe()?;
@@ -21,7 +22,7 @@ pub(crate) fn logged(command: &mut Command, log: &Path, mut seen: impl FnMut(&st
         .stdout(writer.try_clone()?)
         .stderr(writer);
     let mut child = command.spawn().with_context(|| format!("Run {program}"))?;
-    // The command keeps copies of the pipe's writing end: they must go, or reading never ends.
+    // The command has copies of the pipe's write end: they must be dropped, or reading never ends.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
     let mut file = File::options().create(true).append(true).open(log)?;
@@ -54,7 +55,7 @@ pub(crate) fn counted(command: &mut Command, log: &Path, progress: &mut Progress
     logged(command, log, |_| progress.step())
 }
 
-/// What `command` writes to its standard output, trimmed. An error when it fails.
+/// The trimmed standard output of `command`. Fails if the command fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("Run {program}"))?;

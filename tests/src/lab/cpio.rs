@@ -9,7 +9,8 @@ const FILE: u32 = 0o100000;
 const SYMLINK: u32 = 0o120777;
 const CHARACTER_DEVICE: u32 = 0o020600;
 
-/// An archive being written. Everything in it belongs to root; parents are made as needed.
+/// An archive being written. Everything in it belongs to root; parent directories are added as
+/// needed.
 #[derive(Debug)]
 pub(crate) struct Cpio<W> {
     out: W,
@@ -61,7 +62,7 @@ impl<W: Write> Cpio<W> {
         )
     }
 
-    /// Ends the archive.
+    /// Writes the end of the archive.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;
         self.out.flush()?;
@@ -105,7 +106,7 @@ impl<W: Write> Cpio<W> {
         self.pad(content.len())
     }
 
-    /// Entries and their contents begin at multiples of four.
+    /// Entries and their contents are aligned to four bytes.
     fn pad(&mut self, written: usize) -> io::Result<()> {
         self.out
             .write_all(&[0; 3][..written.next_multiple_of(4) - written])
@@ -116,7 +117,7 @@ impl<W: Write> Cpio<W> {
 mod tests {
     use super::*;
 
-    /// (name, mode, content) of each entry, read as the kernel's init/initramfs.c reads them.
+    /// (name, mode, content) of each entry, parsed like in the kernel's init/initramfs.c.
     fn read(mut archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
         let mut entries = Vec::new();
         loop {

@@ -1,4 +1,4 @@
-//! What the machine knows of Debian's archive: its mirror and how apt reaches it.
+//! The machine's configuration of Debian's archive: its mirror, and apt's options to reach it.
 
 use std::fs;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::process::Command;
 
 use crate::command;
 
-/// Where the machine takes Debian packages from.
+/// Where the machine gets Debian packages from.
 #[derive(Debug, Default)]
 pub(crate) struct Archive {
-    /// None when the machine has no Debian mirror: mmdebstrap then uses its own default.
+    /// `None` if the machine has no Debian mirror: mmdebstrap then uses its default.
     pub mirror: Option<String>,
 }
 
@@ -17,7 +17,7 @@ impl Archive {
     pub(crate) fn of_this_machine() -> Self {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         if field(&release, "ID") != Some("debian") {
-            // Another distribution's mirror has no Debian on it.
+            // Another distribution's mirror does not have Debian.
             return Self::default();
         }
         let suite = field(&release, "VERSION_CODENAME").unwrap_or("stable");
@@ -38,7 +38,7 @@ impl Archive {
     }
 }
 
-/// apt's options that decide whether this machine reaches its mirror, as `Name "value"`.
+/// apt's options that this machine needs to reach its mirror, as `Name "value"`.
 pub(crate) fn apt_options() -> Vec<String> {
     let mut apt_config = Command::new("apt-config");
     let Ok(dump) = command::output(apt_config.arg("dump").arg("Acquire")) else {
@@ -62,7 +62,7 @@ pub(crate) fn apt_options() -> Vec<String> {
         .collect()
 }
 
-/// The line for `suite`'s backports, beside the first source of a sources.list.
+/// The line for the backports of `suite`, from the first source in a sources.list.
 pub(crate) fn backports_line(sources_list: &str, suite: &str) -> Option<String> {
     let mirror = mirror_in_list(sources_list, suite)?;
     Some(format!("deb {mirror} {suite}-backports main\n"))

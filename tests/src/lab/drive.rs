@@ -1,4 +1,4 @@
-//! A drive of the host's, and what a guest left on it: an image file that outlives every kernel.
+//! A drive of the host and what a guest left on it: an image file that outlives every kernel.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -9,12 +9,12 @@ use fdbox_lab::device;
 use fdbox_lab::disk::{BLOCK_BYTES, Layout};
 use fdbox_lab::witness::DiskIo;
 
-/// Of each image.
+/// The size of each image.
 const BYTES: u64 = 4 << 20;
-/// How many bad blocks are told in words.
+/// How many bad blocks are described.
 const EXAMPLES: usize = 8;
 
-/// What the image of a drive showed.
+/// The result of checking the image of a drive.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Checked {
     pub(crate) blocks: u64,
@@ -22,7 +22,7 @@ pub(crate) struct Checked {
     pub(crate) examples: Vec<String>,
 }
 
-/// The image of drive `number` in a run's folder.
+/// The image of drive `number`, in a run's folder.
 pub(crate) fn image(dir: &Path, number: u8) -> PathBuf {
     dir.join(format!("disk{number}.img"))
 }
@@ -30,19 +30,20 @@ pub(crate) fn image(dir: &Path, number: u8) -> PathBuf {
 /// The image of the host's NVMe drive, in a run's folder.
 pub(crate) const NVME_IMAGE: &str = "nvme.img";
 
-/// That of the drive that carries out few requests a second.
+/// The image of the drive that completes few requests per second.
 pub(crate) const SLOW_IMAGE: &str = "slow.img";
 
-/// The same with the folder.
+/// The path of the NVMe drive's image.
 pub(crate) fn nvme_image(dir: &Path) -> PathBuf {
     dir.join(NVME_IMAGE)
 }
 
-/// How long a request of the other one takes.
+/// How long a request of the latent drive takes.
 const LATENCY_NS: u32 = 5_000_000;
 
-/// Two drives that are not what one wants: one that is used up in a second, and then as slow as it says, which
-/// no boot looks at so much of; and one whose requests take their time.
+/// Two drives for tests of slow storage. One exhausts its burst within a second and then completes
+/// only few requests per second, but no boot reads that much from it; the other completes each
+/// request after a delay.
 pub(crate) fn slow() -> [String; 8] {
     [
         "-drive".to_owned(),
@@ -66,16 +67,16 @@ pub(crate) fn slow() -> [String; 8] {
     ]
 }
 
-/// Requests that the slow drive carries out at once after a pause.
+/// Requests that the slow drive completes at once after a pause.
 const SLOW_BURST: u32 = 20;
 
-/// Makes an empty one.
+/// Creates an empty image.
 pub(crate) fn make(path: &Path) -> Result<()> {
     let made = File::create(path).and_then(|file| file.set_len(BYTES));
     made.with_context(|| format!("Make {}", path.display()))
 }
 
-/// Compares an image with what a guest says it has written, block by block.
+/// Compares an image with what a guest reports to have written, block by block.
 pub(crate) fn check(image: &Path, guest: &DiskIo) -> Result<Checked> {
     let file = File::open(image).with_context(|| format!("Open {}", image.display()))?;
     let layout = Layout::new(guest.seed, BYTES).context("An image of some blocks")?;
@@ -123,7 +124,7 @@ mod tests {
         };
         let checked = check(&path, &guest(1500)).unwrap();
         assert_eq!((checked.blocks, checked.bad), (1024, 0));
-        // One that the guest made and the image has not.
+        // A block that the guest wrote and the image lacks.
         let checked = check(&path, &guest(1501)).unwrap();
         assert_eq!(checked.bad, 1, "{:?}", checked.examples);
     }

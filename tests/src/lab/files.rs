@@ -1,11 +1,11 @@
-//! Reading and copying the trees of a checkout.
+//! Reads and copies the trees of a checkout.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Endings of what a module build leaves in its folder.
+/// File name endings of the products of a module build.
 const BUILT: &[&str] = &[
     ".o",
     ".ko",
@@ -18,7 +18,7 @@ const BUILT: &[&str] = &[
     "_generated.rs",
 ];
 
-/// The source files under `dir`, sorted: no hidden files, nothing that a build made.
+/// The source files under `dir`, sorted: no hidden files, no build products.
 pub(crate) fn sources(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut left = vec![dir.to_owned()];
@@ -39,7 +39,7 @@ pub(crate) fn sources(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Copies the source files under `from` to the same places under `to`.
+/// Copies the source files under `from` to the same relative paths under `to`.
 pub(crate) fn copy_sources(from: &Path, to: &Path) -> Result<()> {
     for path in sources(from)? {
         let place = to.join(path.strip_prefix(from)?);

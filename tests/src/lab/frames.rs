@@ -1,8 +1,8 @@
-//! What arrives at a host's device from outside, whatever the host does: numbered frames, one
-//! every few milliseconds.
+//! Numbered frames that arrive at a host's device from outside, one every few milliseconds,
+//! independently of the host.
 //!
-//! The socket has no room for frames that the device does not take: then the next one waits, so a
-//! device that pauses loses none, and one that loses any is at fault.
+//! The socket does not buffer frames that the device does not take: the next frame waits instead.
+//! So a device that pauses loses no frame, and a device that loses one is faulty.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use fdbox_lab::frame::frame;
 
-/// The end of device number `nic`, in the run's folder.
+/// The socket of device number `nic`, in the run's folder.
 pub(crate) fn socket(nic: u8) -> String {
     format!("net{nic}.sock")
 }
@@ -27,7 +27,7 @@ const OPEN_LIMIT: Duration = Duration::from_secs(20);
 /// Time between frames.
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// When each frame was taken, by its number: since the machine was started.
+/// When each frame was taken, by its number: time since the machine was started.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sent(pub(crate) Vec<Duration>);
 
@@ -39,8 +39,8 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Sends to device number `nic`, whose socket will be in the run's folder soon, of a machine that was
-    /// started then.
+    /// Sends to device number `nic` of a machine that was started at `started`. The device's socket
+    /// will soon be in the run's folder.
     pub(crate) fn send(dir: &Path, nic: u8, started: Instant) -> Result<Self> {
         let socket = dir.join(socket(nic));
         let sender = UnixDatagram::unbound()?;
@@ -50,7 +50,7 @@ impl Frames {
             if Instant::now() > deadline {
                 return Err(error).context("QEMU does not open the device's socket");
             }
-            // A socket that another process is about to make offers nothing to wait on.
+            // The socket is created by another process, and there is nothing to wait on.
             std::thread::sleep(Duration::from_millis(20));
         }
         let stop = Arc::new(AtomicBool::new(false));
@@ -62,14 +62,14 @@ impl Frames {
         })
     }
 
-    /// Sends no more.
+    /// Stops sending.
     pub(crate) fn end(mut self) -> Sent {
         self.stop()
     }
 
     fn stop(&mut self) -> Sent {
         self.stop.store(true, Ordering::Relaxed);
-        // It has nothing to panic on.
+        // The thread cannot panic.
         let sent = self.thread.take().map(|thread| thread.join().ok());
         sent.flatten().unwrap_or_default()
     }
@@ -81,16 +81,16 @@ impl Drop for Frames {
     }
 }
 
-/// How many frames the kernel holds for a device that takes none (net.unix.max_dgram_qlen), with the
-/// one that QEMU has read.
+/// How many frames the kernel queues for a device that takes none (net.unix.max_dgram_qlen), plus
+/// the one that QEMU has read.
 pub(crate) fn most_on_the_way() -> Result<u64> {
     let path = "/proc/sys/net/unix/max_dgram_qlen";
     let text = std::fs::read_to_string(path).with_context(|| format!("Read {path}"))?;
-    // The queue's length is compared before one is added to it.
+    // The kernel compares the queue's length before it adds a frame.
     Ok(text.trim().parse::<u64>()? + 2)
 }
 
-/// The folder may have a path too long for a socket address.
+/// Connects even if the folder's path is too long for a socket address.
 fn connect(sender: &UnixDatagram, socket: &Path) -> Result<()> {
     let name = socket.file_name().context("A socket has a name")?;
     let dir = File::open(socket.parent().context("A socket lies in a folder")?)?;

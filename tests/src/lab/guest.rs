@@ -1,4 +1,4 @@
-//! What a host needs to run guests: the VMM, and the guest's kernel and initramfs.
+//! What a host needs in order to run guests: the VMM, and the guest's kernel and initramfs.
 
 use std::path::PathBuf;
 
@@ -10,16 +10,16 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
 
-/// The driver of the card that is passed through, among the kernel's objects.
+/// The driver of the passed-through card, among the kernel's objects.
 pub(crate) const CARD_DRIVER: &str = "drivers/net/ethernet/intel/e1000e/e1000e.ko";
-/// The drivers of all that is passed through.
+/// The drivers of all passed-through devices.
 const DRIVERS: [&str; 3] = [
     CARD_DRIVER,
     "drivers/nvme/host/nvme-core.ko",
     "drivers/nvme/host/nvme.ko",
 ];
 
-/// The files, by where they are here.
+/// The files, with their local paths.
 #[derive(Debug, Clone)]
 pub(crate) struct GuestFiles {
     pub(crate) vmm: PathBuf,
@@ -28,7 +28,7 @@ pub(crate) struct GuestFiles {
 }
 
 impl GuestFiles {
-    /// The guest runs the kernel as it comes: the project changes hosts, not guests.
+    /// The guest runs the stock kernel: the project changes hosts, not guests.
     pub(crate) fn get(lab: &Lab, programs: &Programs) -> Result<Self> {
         let witness = programs.path(programs::WITNESS);
         let kernel = lab.kernels()?.get(Flavour::Stock)?;
@@ -47,7 +47,7 @@ impl GuestFiles {
         })
     }
 
-    /// What the stage at `index` (from 0) needs: only the first boots a guest.
+    /// The files for the stage at `index` (from 0): only the first stage boots a guest.
     pub(crate) fn of_stage(&self, index: usize) -> Vec<(PathBuf, String)> {
         let mut files = vec![(self.vmm.clone(), "/bin/vmm-example".to_owned())];
         if index == 0 {

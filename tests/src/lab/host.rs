@@ -1,4 +1,4 @@
-//! A host to boot: its stages' kernels, files and commands, put together into images.
+//! A host to boot: its stages' kernels, files and commands, combined into images.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,22 +17,22 @@ use crate::run::{Record, Run};
 use crate::tsc::Clocks;
 
 /// Every host's command line. `loglevel=5` shows warnings: `quiet` would hide them from the judge.
-/// The TSC is the machine's own: it needs no watchdog (`tsc=reliable`), and its frequency is told
-/// by `tsc_early_khz`. Measured under emulation, by a busy machine, it is another one in each
-/// kernel, and a guest's timers go wrong. For the same reason the timer interrupt is not put to the
-/// test (`no_timer_check`).
+/// The TSC is the machine's own: it needs no watchdog (`tsc=reliable`), and `tsc_early_khz` sets
+/// its frequency. If each kernel measured it under emulation, on a busy machine, the kernels would
+/// get different frequencies, and a guest's timers would go wrong. For the same reason the check of
+/// the timer interrupt is disabled (`no_timer_check`).
 const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 kho=on liveupdate=on intel_iommu=on \
     tsc=reliable no_timer_check";
 
-/// One kernel of the host's life.
+/// One kernel of the host.
 #[derive(Debug, Clone)]
 pub(crate) struct StageSpec {
     pub kernel: Flavour,
-    /// Modules to load at once, by name without .ko.
+    /// Modules to load first, by name without .ko.
     pub modules: Vec<String>,
     /// Run one after the other by /bin/sh.
     pub commands: Vec<String>,
-    /// (file here, path there), in this stage only.
+    /// (local path, path in the host), in this stage only.
     pub files: Vec<(PathBuf, String)>,
     pub then: Ending,
 }
@@ -51,22 +51,22 @@ pub(crate) struct HostSpec {
     pub name: String,
     pub memory_mib: u64,
     pub cpus: u32,
-    /// Added to every stage's command line.
+    /// Appended to every stage's command line.
     pub cmdline: String,
-    /// (file here, path there), in every stage.
+    /// (local path, path in the host), in every stage.
     pub files: Vec<(PathBuf, String)>,
-    /// Whether the modules lie in /lib/modules, for a stage or a command to load.
+    /// Whether the modules are in /lib/modules, for a stage or a command to load.
     pub with_modules: bool,
-    /// What it has to pass through.
+    /// The devices to pass through.
     pub devices: Devices,
     pub stages: Vec<StageSpec>,
     pub stage_limit: Duration,
-    /// How many guests there can be that have a disk and a network.
+    /// The maximum number of guests with a disk and a network.
     pub guests: u8,
     pub clocks: Clocks,
 }
 
-/// A host whose images are written.
+/// A host whose images have been written.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub machine: Machine,
@@ -87,8 +87,8 @@ impl HostSpec {
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Builds what is missing and writes the images, the last stage's first: each lies in the one
-    /// before.
+    /// Builds what is missing and writes the images, the last stage's first: each is contained in
+    /// the one before.
     pub(crate) fn prepare(&self, lab: &Lab, programs: &Programs) -> Result<Host> {
         let _one_at_a_time = lab.preparing();
         let kernels = lab.kernels()?;
@@ -127,13 +127,13 @@ impl HostSpec {
             }
             .write(&initramfs)?;
             if let Some((_, inner)) = &next {
-                // It is inside the one just written.
+                // The image just written contains it.
                 std::fs::remove_file(inner)?;
             }
             releases.insert(0, kernel.release.clone());
             next = Some((kernel, initramfs));
         }
-        // Stages behind a power-off are there to be loaded, not to be reached.
+        // Stages after a power-off are there to be loaded, not to be entered.
         let last = self
             .stages
             .iter()
@@ -180,7 +180,7 @@ impl HostSpec {
 }
 
 impl Host {
-    /// One whose images were written elsewhere.
+    /// A host whose images were written elsewhere.
     pub(crate) fn of(
         machine: Machine,
         dir: PathBuf,
@@ -195,7 +195,7 @@ impl Host {
         }
     }
 
-    /// Runs it to its end; its images are then removed, its logs stay.
+    /// Runs the host to its end; then its images are removed, but its logs are kept.
     pub(crate) fn run(&self, lab: &Lab, seen: impl FnMut(&Line)) -> Result<Record> {
         let run = Run {
             machine: &self.machine,

@@ -20,7 +20,7 @@ use crate::qemu::{Line, LineContent};
 use crate::run::Record;
 use crate::tsc::Clocks;
 
-/// Exit status when the host itself goes wrong, beside the commands' own statuses.
+/// Exit status if the host itself fails, as opposed to a command in it.
 pub(crate) const HOST_FAILED: u8 = 70;
 
 pub(crate) fn host(args: &HostArgs) -> Result<ExitCode> {
@@ -39,7 +39,7 @@ pub(crate) fn host(args: &HostArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(status))
 }
 
-/// Runs the host that the arguments ask for, to its end. Returns the folder of its logs as well.
+/// Runs the requested host to its end. Also returns the folder of its logs.
 pub(crate) fn follow(
     lab: &Lab,
     args: &HostArgs,
@@ -78,7 +78,7 @@ fn spec(args: &HostArgs) -> HostSpec {
     )
 }
 
-/// With what a guest needs, if that is asked for.
+/// Adds what a guest needs, if that was requested.
 fn prepare(lab: &Lab, mut spec: HostSpec, args: &MachineArgs) -> Result<Host> {
     if !args.guest {
         return spec.prepare(lab, &lab.programs(&[programs::INIT])?);
@@ -121,7 +121,7 @@ fn modules(args: &MachineArgs) -> Vec<String> {
     }
 }
 
-/// Shows a line of the host's: what its commands write as they write it, all else on stderr.
+/// Prints a line of the host: its commands' output unchanged, everything else on stderr.
 pub(crate) fn show(line: &Line) {
     let at = line.at.as_secs_f64();
     match &line.content {
@@ -133,7 +133,7 @@ pub(crate) fn show(line: &Line) {
                 stream: Stream::Stdout,
                 text,
             } => {
-                // Nobody left to read it: the exit status still tells.
+                // If nobody reads the output, the exit status still has the result.
                 let _ = writeln!(std::io::stdout(), "{text}");
             }
             Event::Output {
@@ -167,7 +167,7 @@ pub(crate) fn show(line: &Line) {
     }
 }
 
-/// The first exit status that is not 0; a host that went wrong has its own.
+/// The first exit status other than 0; a host that failed has a status of its own.
 pub(crate) fn status(record: &Record) -> u8 {
     if !record.failures.is_empty() {
         return HOST_FAILED;

@@ -1,4 +1,4 @@
-//! The host's initramfs: busybox, the project's programs, the plan, and the next stage inside.
+//! The host's initramfs: busybox, the project's programs, the plan, and the next stage.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -12,14 +12,14 @@ use fdbox_lab::plan::{self, Plan};
 use crate::command;
 use crate::cpio::Cpio;
 
-/// What goes into one stage's initramfs.
+/// The contents of one stage's initramfs.
 #[derive(Debug)]
 pub(crate) struct Image<'a> {
     /// A static busybox.
     pub busybox: &'a Path,
     pub init: &'a Path,
     pub plan: &'a Plan,
-    /// (file here, path there).
+    /// (local path, path in the host).
     pub files: &'a [(PathBuf, String)],
     /// The next stage's kernel and initramfs.
     pub next: Option<(&'a Path, &'a Path)>,
@@ -54,7 +54,7 @@ impl Image<'_> {
     }
 }
 
-/// A host's initramfs with these files (file here, path there) and nothing else.
+/// Writes an initramfs of a host with only these files (local path, path in the host).
 pub(crate) fn write_small(files: &[(PathBuf, String)], out: &Path) -> Result<()> {
     let file = File::create(out).with_context(|| format!("Create {}", out.display()))?;
     let mut cpio = Cpio::new(BufWriter::new(file));
@@ -69,7 +69,7 @@ pub(crate) fn write_small(files: &[(PathBuf, String)], out: &Path) -> Result<()>
     Ok(())
 }
 
-/// The guest's initramfs: the witness, and the modules that it may load.
+/// Writes the guest's initramfs: the witness, and the modules that it may load.
 pub(crate) fn write_guest(witness: &Path, modules: &[PathBuf], out: &Path) -> Result<()> {
     let file = File::create(out).with_context(|| format!("Create {}", out.display()))?;
     let mut cpio = Cpio::new(BufWriter::new(file));

@@ -1,7 +1,7 @@
-//! Checks that a kernel's configuration has what was asked for: Kconfig drops without a word an
-//! option whose dependencies are not met.
+//! Checks that a kernel's configuration has what was requested: Kconfig silently drops an option
+//! whose dependencies are not met.
 
-/// The options of `fragment` that are not so in `config`.
+/// The options in `fragment` that `config` does not have.
 pub(crate) fn missing(fragment: &str, config: &str) -> Vec<String> {
     let set: std::collections::HashMap<&str, &str> = config.lines().filter_map(option).collect();
     let wanted: std::collections::BTreeMap<&str, &str> =

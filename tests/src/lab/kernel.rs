@@ -1,9 +1,9 @@
-//! The kernels: one as it comes, and two host kernels with the project's patches that differ by
-//! their version string only; and kernels of other configurations.
+//! The kernels: a stock one, and two host kernels with the project's patches that differ only in
+//! their version string; and kernels with other configurations.
 //!
-//! The unpatched one is built from nothing. The others start from a copy of another one's objects, so
-//! that a changed patch costs a rebuild of what it touches and no more: those of the kernel that they
-//! derive from, or, if they share little with that one, of their own predecessor.
+//! The stock kernel is built from nothing. The others start from a copy of existing objects, so
+//! that a changed patch costs only a rebuild of what it affects: the objects of the kernel that
+//! they derive from, or, if they have little in common with it, those of their own predecessor.
 
 mod flavour;
 mod predecessor;
@@ -22,13 +22,13 @@ use crate::{command, kconfig, package};
 pub(crate) use flavour::Flavour;
 use predecessor::Predecessor;
 
-/// Lines a build prints: of everything, of that all objects and archives, and what is made anew in any
-/// case. For progress only.
+/// The number of lines that a build prints: in total, for all objects and archives, and for what is
+/// always rebuilt. Only for the progress bar.
 const LINES_FULL: u64 = 2790;
 const LINES_OBJECTS: u64 = 2560;
 const LINES_LINK: u64 = 70;
 
-/// What modular.config makes modules of, by their paths among the objects.
+/// The modules enabled by modular.config, by their paths among the objects.
 const MODULAR: &[&str] = &[
     "virt/lib/irqbypass.ko",
     "arch/x86/kvm/kvm.ko",
@@ -39,11 +39,11 @@ const MODULAR: &[&str] = &[
     "drivers/vfio/pci/vfio-pci.ko",
 ];
 
-/// A kernel that was built.
+/// A kernel that has been built.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
     flavour: Flavour,
-    /// Holds bzImage, System.map and obj.
+    /// Contains bzImage, System.map and obj.
     dir: PathBuf,
     /// `uname -r`.
     pub release: String,
@@ -56,12 +56,12 @@ impl Kernel {
         self.dir.join("bzImage")
     }
 
-    /// A module of the kernel's own, by its path among the objects.
+    /// A module that belongs to the kernel, by its path among the objects.
     pub(crate) fn module(&self, path: &str) -> PathBuf {
         self.dir.join("obj").join(path)
     }
 
-    /// Modules of the kernel's own that every host of this flavour has, by their paths.
+    /// The kernel's own modules that every host of this flavour has, by their paths.
     pub(crate) fn own_modules(&self) -> Vec<PathBuf> {
         let own = match self.flavour {
             Flavour::Modular => MODULAR,
@@ -70,12 +70,12 @@ impl Kernel {
         own.iter().map(|path| self.module(path)).collect()
     }
 
-    /// What a build against it needs in its environment.
+    /// The environment for builds against this kernel.
     pub(crate) fn environment(&self) -> &'static [(&'static str, &'static str)] {
         self.flavour.environment()
     }
 
-    /// Where the sources and the objects are seen in the toolchain.
+    /// Where the sources and the objects are mounted in the toolchain.
     pub(crate) fn mounts(&self) -> [(PathBuf, &'static str); 2] {
         [
             (self.source.clone(), "/lab/linux"),
@@ -97,7 +97,7 @@ impl Start<'_> {
     }
 }
 
-/// What kernels are made of.
+/// What kernels are built from.
 #[derive(Debug)]
 pub(crate) struct Kernels<'a> {
     pub cache: &'a Cache,
@@ -161,7 +161,7 @@ impl Kernels<'_> {
         Some(self.config.with_file_name(flavour.options()?))
     }
 
-    /// The options of a kernel. Of two lines for one option the later counts.
+    /// The options of a kernel. If an option occurs twice, the later line counts.
     fn fragment(&self, flavour: Flavour) -> Result<String> {
         let mut fragment = fs::read_to_string(&self.config)?;
         if let Some(options) = self.options(flavour) {
@@ -170,7 +170,7 @@ impl Kernels<'_> {
         Ok(fragment)
     }
 
-    /// The patches, in the order of their names.
+    /// The patches, sorted by name.
     pub(crate) fn patch_files(&self) -> Result<Vec<PathBuf>> {
         let mut patches = Vec::new();
         for entry in fs::read_dir(&self.patches).context("Read kmod/patches")? {
@@ -186,7 +186,7 @@ impl Kernels<'_> {
         Ok(patches)
     }
 
-    /// The source with the patches applied. It shares its unchanged files with the original.
+    /// The source with the patches applied. Unchanged files are shared with the original.
     fn patched(&self) -> Result<Source> {
         let patches = self.patch_files()?;
         if patches.is_empty() {
@@ -217,7 +217,7 @@ impl Kernels<'_> {
                 |_| {},
             )
         };
-        // Links where possible: `patch` replaces a file rather than writing into it.
+        // Hard links if possible: `patch` replaces a file instead of writing to it.
         if copy("--link").is_err() {
             let _ = fs::remove_dir_all(dir);
             copy("--reflink=auto").context("Copy the kernel source")?;
@@ -240,8 +240,8 @@ impl Kernels<'_> {
                 .with_context(|| format!("Apply kmod/patches/{name}"))?;
             drop(file);
         }
-        // What is out of date in a copied build is removed from it, by content. To make, whose objects may
-        // be older than this copy of the source, no file is new.
+        // What is out of date in a copied build is removed from it, by content. For make no source
+        // file must be newer than an object: the objects may be older than this copy of the source.
         let touched = stale::changed(patches)?;
         stale::backdate(dir, &touched)?;
         predecessor::note_touched(dir, &touched)?;
@@ -309,8 +309,8 @@ impl Kernels<'_> {
         Ok(())
     }
 
-    /// Copies another kernel's objects, without those that are out of date in this one. Returns how many
-    /// these are.
+    /// Copies another kernel's objects, except those that are out of date for this one. Returns how
+    /// many those are.
     fn start_from(
         &self,
         start: &Start<'_>,
@@ -340,7 +340,7 @@ impl Kernels<'_> {
     }
 }
 
-/// All that was asked for must have been taken.
+/// Every requested option must be in the configuration.
 fn check_options(fragment: &Path, config: &Path) -> Result<()> {
     let missing = kconfig::missing(&fs::read_to_string(fragment)?, &fs::read_to_string(config)?);
     if !missing.is_empty() {

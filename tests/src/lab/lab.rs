@@ -1,4 +1,4 @@
-//! What every command of the lab starts from: the checkout, the cache and what is made in it.
+//! The basis of every command of the lab: the checkout, the cache and what is in it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -23,17 +23,17 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Checks the machine and makes the toolchain when it is missing.
+    /// Checks the machine, and makes the toolchain if it is missing.
     pub(crate) fn open() -> Result<Self> {
         Self::open_with(&[])
     }
 
-    /// The same. Meanwhile these programs are built, for which the toolchain is not needed: one of the two
-    /// is downloads for the most part.
+    /// The same, and meanwhile builds these programs, which do not need the toolchain: making the
+    /// toolchain is mostly downloading.
     pub(crate) fn open_with(needed: &[Program]) -> Result<Self> {
         machine::check()?;
         let cache = Cache::open()?;
-        // cargo says where the crate is; run by hand, it is where it was compiled.
+        // cargo sets the path of the crate; without cargo, it is the path at compile time.
         let tests = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let checkout = tests
@@ -69,12 +69,13 @@ impl Lab {
         Modules::get(&self.cache, &self.toolchain, kernel, &self.kmod())
     }
 
-    /// Held while a host is prepared: with hosts side by side, one thing is built at a time.
+    /// Held while a host is prepared: even with several hosts at a time, builds run one at a time.
     pub(crate) fn preparing(&self) -> MutexGuard<'_, ()> {
         self.preparing.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Builds these programs, if they are missing. All of one run of the lab are of the same sources.
+    /// Builds these programs if they are missing. All programs in one run of the lab come from the
+    /// same sources.
     pub(crate) fn programs(&self, programs: &[Program]) -> Result<Programs> {
         let mut of = self.programs.lock().unwrap_or_else(|e| e.into_inner());
         let found = match &*of {
@@ -91,7 +92,7 @@ impl Lab {
         self.toolchain.root().join("bin/busybox")
     }
 
-    /// An empty log of this name.
+    /// Creates an empty log with this name.
     pub(crate) fn fresh_log(&self, name: &str) -> Result<PathBuf> {
         let log = self.cache.dir("logs")?.join(format!("{name}.log"));
         std::fs::write(&log, "").with_context(|| format!("Write {}", log.display()))?;
@@ -103,7 +104,7 @@ impl Lab {
     }
 }
 
-/// Builds these programs, if any is asked for.
+/// Builds these programs, if any.
 fn build(cache: &Cache, checkout: &Path, needed: &[Program]) -> Result<Option<Programs>> {
     if needed.is_empty() {
         return Ok(None);

@@ -1,7 +1,8 @@
-//! When each write of a guest came to the image of its drive, seen from outside: the lab reads the numbers
-//! of the writes out of the image whenever it has changed.
+//! When each write of a guest reached the image of its drive, as seen from outside: the lab reads
+//! the numbers of the writes from the image whenever the image has changed.
 //!
-//! What comes to the image while the guest stands still, the drive has taken from the guest's memory without it.
+//! Data that reaches the image during the blackout was read by the drive from the guest's memory
+//! without the guest.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,10 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use fdbox_lab::disk::{BLOCK_BYTES, number_of};
 
-/// Between two looks at the image. The guest's requests take much longer.
+/// The polling interval. The guest's requests take much longer.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// When each write was found in the image first, by its number: since the machine was started.
+/// When each write was first seen in the image, by its number: time since the machine was started.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Landed(pub(crate) BTreeMap<u64, Duration>);
 
@@ -30,7 +31,7 @@ pub(crate) struct Landings {
 }
 
 impl Landings {
-    /// Watches the image of a machine that was started then.
+    /// Watches the image of a machine that was started at `started`.
     pub(crate) fn watch(image: &Path, started: Instant) -> Result<Self> {
         let file = File::open(image).with_context(|| format!("Open {}", image.display()))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -42,7 +43,7 @@ impl Landings {
         })
     }
 
-    /// Watches no more.
+    /// Stops watching.
     pub(crate) fn end(mut self) -> Result<Landed> {
         match self.stop() {
             Some(Ok(landed)) => landed.context("Watch the image of the drive"),
@@ -68,7 +69,7 @@ fn look(file: &File, started: Instant, stop: &AtomicBool) -> Result<Landed> {
     while !stop.load(Ordering::Relaxed) {
         let metadata = file.metadata()?;
         let changed = Some((metadata.mtime(), metadata.mtime_nsec()));
-        // A change that is made after this, and at the same tick of the clock, is seen with the next one.
+        // A later change with the same timestamp is noticed with the next change.
         if changed != seen {
             seen = changed;
             note(file, metadata.len(), started.elapsed(), &mut landed)?;
@@ -78,12 +79,12 @@ fn look(file: &File, started: Instant, stop: &AtomicBool) -> Result<Landed> {
     Ok(landed)
 }
 
-/// Notes the writes that were not in the image before.
+/// Records the writes that were not in the image before.
 fn note(file: &File, bytes: u64, now: Duration, landed: &mut Landed) -> Result<()> {
     let mut block = [0; BLOCK_BYTES];
     for place in 0..bytes / BLOCK_BYTES as u64 {
         file.read_exact_at(&mut block, place * BLOCK_BYTES as u64)?;
-        // Nothing was ever written to a block of zeros: writes are numbered from 1.
+        // A block of zeros was never written: writes are numbered from 1.
         let number = number_of(&block);
         if number > 0 {
             landed.0.entry(number).or_insert(now);

@@ -1,4 +1,4 @@
-//! Whether this machine can make the lab, and what to do when it cannot.
+//! Whether this machine can build and run the lab, and how to fix it if not.
 
 use std::fs;
 use std::path::Path;
@@ -11,10 +11,10 @@ use crate::command;
 use crate::debian::field;
 use crate::progress::Progress;
 
-/// What the toolchain, four kernels, their objects and the programs take.
+/// Disk space for the toolchain, four kernels, their objects and the programs.
 const NEEDED_GIB: u64 = 14;
 
-/// What must hold before anything is built or run.
+/// The requirements for building or running anything.
 pub(crate) fn check() -> Result<()> {
     if !cfg!(target_arch = "x86_64") {
         bail!("The lab emulates an x86-64 host with the same machine's tools: use an x86-64 one");
@@ -40,7 +40,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// What must hold before the toolchain and the kernels are built.
+/// The requirements for building the toolchain and the kernels.
 pub(crate) fn check_can_build(cache: &Cache) -> Result<()> {
     let stat = rustix::fs::statvfs(cache.root()).context("Ask for the free disk space")?;
     let free_gib = stat.f_bavail * stat.f_frsize / (1 << 30);
@@ -54,7 +54,7 @@ pub(crate) fn check_can_build(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// mmdebstrap makes the toolchain; on a Debian-like machine it is installed when missing.
+/// mmdebstrap makes the toolchain; on a Debian-like machine it is installed if it is missing.
 pub(crate) fn install_mmdebstrap(cache: &Cache) -> Result<()> {
     if command::find("mmdebstrap").is_some() {
         return Ok(());

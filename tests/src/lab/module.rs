@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::toolchain::Toolchain;
 use crate::{command, files};
 
-/// Modules for one kernel, by path.
+/// The modules for one kernel, by path.
 #[derive(Debug, Clone)]
 pub(crate) struct Modules(PathBuf);
 
@@ -30,7 +30,7 @@ impl Modules {
         Ok(Self(dir.join("ko")))
     }
 
-    /// An error when the compilers warned.
+    /// Fails if the compilers issued warnings.
     pub(crate) fn no_warnings(&self) -> Result<()> {
         let log = fs::read_to_string(self.0.with_file_name("build.log"))?;
         let warnings: Vec<&str> = log

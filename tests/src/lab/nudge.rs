@@ -1,11 +1,11 @@
-//! Wakes a machine that the emulator let fall asleep for ever.
+//! Wakes a machine that hangs because the emulator lost an interrupt.
 //!
-//! Now and then QEMU's emulation of a host with guests loses an interrupt: it is pending in the local APIC
-//! (`evidence.txt` of such a run: IRR 236, the timer) while the CPU sleeps with interrupts on and is
-//! never told. Most likely it is the field with a CPU's pending interrupts, which the emulation of SVM
-//! changes without a lock on its way into and out of a guest. A host whose only CPU goes to
-//! sleep after that has nothing left to wake it: all of it stands still until any other interrupt
-//! comes, and goes on then as if nothing had happened.
+//! Occasionally QEMU's emulation of a host with guests loses an interrupt: it is pending in the
+//! local APIC (`evidence.txt` of such a run: IRR 236, the timer) while the CPU sleeps with
+//! interrupts enabled and is never notified. The most likely cause is the field with a CPU's
+//! pending interrupts, which the emulation of SVM changes without a lock when it enters and leaves
+//! a guest. A host whose only CPU goes to sleep after that has nothing left to wake it: it hangs
+//! until any other interrupt arrives, and then continues as if nothing had happened.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,14 +16,14 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::net::SendFlags;
 
-/// After how much silence a machine is nudged. One that is well does not mind.
+/// How long a machine must be silent before it is nudged. A healthy machine is not affected.
 pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 
-/// Interrupts a machine by a byte on its event port, where nobody listens.
+/// Interrupts a machine with a byte on its event port, where nothing reads.
 #[derive(Debug)]
 pub(crate) struct Nudge {
     port: UnixStream,
-    /// When it was done, in seconds since the start.
+    /// The times of the nudges, in seconds since the start.
     log: File,
 }
 
@@ -35,8 +35,8 @@ impl Nudge {
     }
 
     pub(crate) fn give(&mut self, at: Duration) {
-        // Neither failure matters: a machine that takes no more bytes was nudged often enough, and
-        // one that is gone is noticed by whoever reads from it.
+        // Neither failure matters: a machine that takes no more bytes has been nudged often enough,
+        // and a reader notices if the machine is gone.
         let _ = rustix::net::send(&self.port, b"\n", SendFlags::DONTWAIT);
         let _ = writeln!(self.log, "{:9.3}", at.as_secs_f64());
     }

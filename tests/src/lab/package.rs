@@ -1,5 +1,5 @@
-//! Debian packages beside the toolchain, not in it: a toolchain with one package more would have
-//! every kernel built again.
+//! Debian packages in addition to the toolchain, not in it: adding a package to the toolchain would
+//! require every kernel to be rebuilt.
 
 use std::path::{Path, PathBuf};
 
@@ -13,25 +13,26 @@ use crate::toolchain::Toolchain;
 /// A package, unpacked into a directory of its own.
 #[derive(Debug)]
 pub(crate) struct Package {
-    /// Debian's name of it.
+    /// Its name in Debian.
     name: &'static str,
-    /// Where it is to be seen in the toolchain.
+    /// Where it is mounted in the toolchain.
     pub(crate) place: &'static str,
 }
 
-/// The program that packs the image of a kernel which is to be up soon.
+/// The program that compresses the image of a kernel optimised for a short boot.
 pub(crate) const LZ4: Package = Package {
     name: "lz4",
     place: "/lab/lz4",
 };
 
-/// The library that the kernel's VFIO selftests read UUIDs with.
+/// The library that the kernel's VFIO selftests use for UUIDs.
 pub(crate) const UUID: Package = Package {
     name: "uuid-dev",
     place: "/lab/uuid",
 };
 
-/// The compiler of SELinux policies. Its library is in the toolchain: other packages want it, too.
+/// The compiler of SELinux policies. Its library is in the toolchain, because other packages need
+/// it, too.
 pub(crate) const SECILC: Package = Package {
     name: "secilc",
     place: "/lab/secilc",
@@ -41,7 +42,7 @@ const FETCH: &str = "exec 2>&1; apt-get update; cd /lab/work; apt-get download \
     dpkg-deb -x ./*.deb .; rm ./*.deb";
 
 impl Package {
-    /// The directory to be mounted at its place.
+    /// The directory to mount at its place.
     pub(crate) fn get(&self, cache: &Cache, toolchain: &Toolchain) -> Result<PathBuf> {
         let key = KeyBuilder::new(&format!("{} 1", self.name))
             .text("toolchain", toolchain.key().as_str())

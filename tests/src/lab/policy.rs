@@ -10,12 +10,12 @@ use crate::lab::Lab;
 use crate::package;
 use crate::progress::Progress;
 
-/// Where it lies in a host.
+/// Where it is in a host.
 pub(crate) const PLACE: &str = "/etc/selinux-policy";
-/// One that every kernel of the last years reads.
+/// A version that all recent kernels can read.
 const VERSION: &str = "33";
 
-/// Finds it in the cache or compiles it.
+/// Finds it in the cache, or compiles it.
 pub(crate) fn get(lab: &Lab) -> Result<PathBuf> {
     let source = lab.checkout.join("tests/kernel/selinux.cil");
     let key = KeyBuilder::new("selinux-policy 1")

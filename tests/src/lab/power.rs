@@ -1,7 +1,7 @@
-//! How a machine goes off: by its own will, or because a CPU of its could not go on.
+//! How a machine goes off: because the host wanted to, or because a CPU could not continue.
 //!
-//! QEMU stops a machine that goes off and keeps it until the lab lets it end, so that a host which
-//! resets without a word can still be asked where its CPUs were.
+//! QEMU stops a machine that goes off but keeps it until the lab lets it exit, so that the lab can
+//! still query the CPUs of a host that reset silently.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,22 +13,22 @@ use anyhow::{Context, Result};
 use fdbox_lab::qmp::Qmp;
 use serde_json::Value;
 
-/// The monitor of its own that this has.
+/// The monitor socket reserved for this.
 pub(crate) const SOCKET: &str = "power.sock";
 
-/// Waits for a machine's end.
+/// Waits for the end of a machine.
 #[derive(Debug)]
 pub(crate) struct Power(JoinHandle<Result<Option<PathBuf>>>);
 
 impl Power {
-    /// `monitor` is connected to [`SOCKET`]; evidence goes into `dir`.
+    /// `monitor` is connected to [`SOCKET`]; evidence is written to `dir`.
     pub(crate) fn watch(monitor: UnixStream, dir: &Path) -> Result<Self> {
         let place = dir.join("reset.txt");
         let thread = std::thread::Builder::new().name("power".into());
         Ok(Self(thread.spawn(move || wait(monitor, place))?))
     }
 
-    /// Where the evidence is, if the machine was reset. It is off.
+    /// Where the evidence is, if the machine was reset. The machine must be off.
     pub(crate) fn end(self) -> Result<Option<PathBuf>> {
         self.0.join().ok().context("The watch over the machine")?
     }
@@ -54,7 +54,7 @@ fn wait(monitor: UnixStream, place: PathBuf) -> Result<Option<PathBuf>> {
     Ok(evidence)
 }
 
-/// No host of the lab's resets itself: it kexecs, or switches itself off.
+/// A host of the lab never resets itself: it kexecs, or powers off.
 fn is_reset(end: &Value) -> bool {
     end["data"]["reason"] == "guest-reset"
 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
 
-    /// Says what QEMU would say, and notes what it is told.
+    /// Sends what QEMU would send, and records the commands it receives.
     fn qemu(stream: UnixStream, reason: &str) -> Vec<String> {
         let mut answers = Vec::new();
         let mut out = stream.try_clone().unwrap();

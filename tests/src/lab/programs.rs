@@ -1,4 +1,4 @@
-//! The project's programs that run in the host and the guest, linked statically.
+//! The project's programs that run in the host and the guest, statically linked.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use crate::progress::Progress;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Nothing is there to link with in a host. What a new host runs first is not relocated page by page
-/// while a guest waits, and no symbols are hashed on the way into its kernel.
+/// A host has no libraries to link with. What a new host runs first is not relocated page by page
+/// while a guest waits, and no symbols are hashed during the exec.
 const RUSTFLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static -C strip=symbols";
 
-/// A program that is built here.
+/// A program that is built by the lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Program {
     package: &'static str,
     name: &'static str,
-    /// What it is built with that it is not by default.
+    /// The feature it needs in addition to the default ones.
     feature: Option<&'static str>,
-    /// It is an example of its package.
+    /// Whether it is an example of its package.
     is_example: bool,
 }
 
@@ -41,12 +41,12 @@ pub(crate) const INIT: Program = program("fdbox-lab", "lab-init");
 pub(crate) const SCENARIOS: Program = program("fdbox-lab", "lab-scenarios");
 pub(crate) const WITNESS: Program = program("fdbox-lab", "lab-witness");
 pub(crate) const VMM: Program = program("vmm-example", "vmm-example");
-/// The library's own VMM, which has no KVM, and what drives it.
+/// The library's own VMM, which does not use KVM, and the program that drives it.
 pub(crate) const PAGES: Program = Program {
     is_example: true,
     ..program("vmm-fdbox", "pages")
 };
-/// A VMM that passes for one of a later release.
+/// A VMM that claims to be of a later release.
 pub(crate) const LATER_VMM: Program = Program {
     feature: Some("later-build"),
     ..VMM
@@ -61,7 +61,7 @@ impl Program {
     }
 }
 
-/// The VMM as a commit has it; `unpack` writes that commit's tree into a directory.
+/// The VMM of a commit; `unpack` writes that commit's tree into a directory.
 pub(crate) fn of_commit(
     cache: &Cache,
     commit: &str,
@@ -91,12 +91,12 @@ pub(crate) fn of_commit(
     Ok(built.join(VMM.name))
 }
 
-/// Every package with a program here. All are named in each build, for what they share to be built
-/// once, with the features that all of them need.
+/// Every package with a program here. Each build names all of them, so that their common
+/// dependencies are built once, with the features that all of them need.
 const PACKAGES: [&str; 2] = ["fdbox-lab", "vmm-example"];
 
-/// What all of them are made from, beside the compiler and its flags; and of this package all but the
-/// lab itself. Not the documents in the library's package, which are links.
+/// The sources of all programs, except for the compiler and its flags; of this package everything
+/// but the lab itself. Excludes the documents in the library's package, which are links.
 const SOURCES: [&str; 3] = ["vmm-fdbox/src", "vmm-fdbox/examples", "vmm-example"];
 const OWN_SOURCES: &str = "tests/src";
 const LAB: &str = "lab";
@@ -108,21 +108,21 @@ const FILES: [&str; 5] = [
     "tests/Cargo.toml",
 ];
 
-/// What says, in a target directory, of which sources the packages in it were built last.
+/// The file in a target directory that records the sources from which its packages were last built.
 const BUILT_FROM: &str = "built-from";
 
-/// The built programs, by what they are made from: another checkout that is equal finds them.
+/// The built programs, keyed by their inputs: another checkout with the same sources finds them.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     cache: Cache,
     checkout: PathBuf,
     key: Key,
-    /// Those that were asked for, which stay as long as they are of use.
+    /// Holds the programs that were requested as long as they are in use.
     held: Arc<Mutex<Vec<File>>>,
 }
 
 impl Programs {
-    /// Those of this checkout as it is now.
+    /// The programs of this checkout in its current state.
     pub(crate) fn of(cache: &Cache, checkout: &Path) -> Result<Self> {
         Ok(Self {
             cache: cache.clone(),
@@ -146,18 +146,18 @@ impl Programs {
         Ok(())
     }
 
-    /// Where one is that was built.
+    /// The path of a built program.
     pub(crate) fn path(&self, program: Program) -> PathBuf {
         let place = self.cache.place(&program.kind(), &self.key);
         place.join(program.name)
     }
 
-    /// Builds what changed, cargo's own business, in a target directory of this checkout's own.
+    /// Builds what changed, as cargo decides, in a target directory of this checkout.
     fn make(&self, program: Program, dir: &Path) -> Result<()> {
         let checkout = self.checkout.to_string_lossy();
         let target = KeyBuilder::new("target").text("dir", &checkout).build();
         let target = format!("target-{}", target.as_str());
-        // Two builds of one program have one place there.
+        // Two builds of one program would use the same files there.
         let _lock = self.cache.lock(&target)?;
         let target = self.cache.dir(&target)?;
         let log = self.cache.dir("logs")?.join("programs.log");
@@ -192,8 +192,8 @@ impl Programs {
         Ok(())
     }
 
-    /// cargo goes by the files' times, which older content can come with: what is there of other sources
-    /// of these packages is built anew. What they depend on stays.
+    /// cargo compares file times, but older content can have newer times: packages last built from
+    /// other sources are rebuilt. Their dependencies are kept.
     fn forget_other_sources(&self, target: &Path, log: &Path) -> Result<()> {
         let note = target.join(BUILT_FROM);
         if std::fs::read_to_string(&note).is_ok_and(|built| built == self.key.as_str()) {
@@ -207,7 +207,7 @@ impl Programs {
     }
 }
 
-/// cargo, of which nothing but what is in the key has a say.
+/// cargo with an environment in which only what is in the key has an effect.
 fn cargo(checkout: &Path, command: &str, target: &Path) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.current_dir(checkout).arg(command);

@@ -1,4 +1,4 @@
-//! Shows what a long step does: a bar on a terminal, a line now and then elsewhere.
+//! Shows the progress of a long step: a bar on a terminal, otherwise a line from time to time.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// How often a step reports when there is no terminal.
+/// How often a step reports without a terminal.
 const PLAIN_PERIOD: Duration = Duration::from_secs(30);
 
-/// Several steps may go on at a time: each has its line.
+/// Several steps may run at a time: each has its own line.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Writes a line for people to the standard output, above all bars.
+/// Writes a line for people to standard output, above all bars.
 pub(crate) fn say(line: &str) {
-    // Nobody left to read it: the exit status still tells.
+    // If nobody reads the output, the exit status still has the result.
     BARS.suspend(|| {
         let _ = writeln!(std::io::stdout(), "{line}");
     });
 }
 
-/// The same to the standard error.
+/// The same to standard error.
 fn tell(line: &str) {
     BARS.suspend(|| {
         let _ = writeln!(std::io::stderr(), "{line}");
@@ -39,7 +39,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Starts a step of `total` units of work, if that is known.
+    /// Starts a step of `total` units of work, if that number is known.
     pub(crate) fn start(title: &str, total: Option<u64>) -> Self {
         let bar = (!BARS.is_hidden()).then(|| {
             let bar = match total {
@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// It is known now of how many units of work it is.
+    /// Sets the number of units of work, now that it is known.
     pub(crate) fn expect(&mut self, total: u64) {
         self.total = Some(total);
         if let Some(bar) = &self.bar {
@@ -78,7 +78,8 @@ impl Progress {
         }
     }
 
-    /// One unit of work is done. More than expected is shown as not quite finished.
+    /// One unit of work is done. If there are more than expected, the step is shown as almost
+    /// finished.
     pub(crate) fn step(&mut self) {
         self.done += 1;
         let shown = self.shown();
@@ -97,7 +98,7 @@ impl Progress {
         }
     }
 
-    /// The units to show as done.
+    /// The number of units to show as done.
     fn shown(&self) -> u64 {
         self.total
             .map_or(self.done, |total| self.done.min(total * 99 / 100))
@@ -121,7 +122,7 @@ impl Drop for Progress {
     }
 }
 
-/// A duration as a person says it.
+/// Formats a duration for a person.
 pub(crate) fn human(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {

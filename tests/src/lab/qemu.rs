@@ -1,4 +1,4 @@
-//! One emulated machine: its consoles read line by line, every wait with an end.
+//! One emulated machine: its consoles are read line by line, and every wait has a time limit.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -24,25 +24,25 @@ use crate::tsc::Clocks;
 
 /// How long QEMU may take to open its sockets.
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
-/// How long a wedged machine gets to print what its CPUs and tasks do.
+/// The time for a hung machine to print the state of its CPUs and tasks.
 const EVIDENCE_LIMIT: Duration = Duration::from_secs(20);
 
 const NICENESS: &str = "-15";
 
-/// What the machine consists of.
+/// The configuration of the machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
     pub memory_mib: u64,
-    /// On so many NUMA nodes the memory lies; the CPUs are on the first.
+    /// Number of NUMA nodes that share the memory; the CPUs are on the first.
     pub nodes: u64,
     pub cpus: u32,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub cmdline: String,
-    /// Guests to come: there is a drive for each, and a network card if there are any. The images
+    /// Number of guests: there is a drive for each, and a network card if there are any. The images
     /// are in the run's folder.
     pub guests: u8,
-    /// What it has to pass through.
+    /// The devices to pass through.
     pub devices: Devices,
     pub clocks: Clocks,
 }
@@ -69,16 +69,17 @@ impl Machine {
             (kernel_dir.as_path(), "/lab/boot"),
             (initramfs_dir.as_path(), "/lab/image"),
         ];
-        // Ahead of the machine's other work: a kernel that boots while its emulator is starved finds
-        // its timers broken.
+        // With a higher priority than the machine's other work: a kernel that boots while its
+        // emulator is starved finds its timers broken.
         let mut qemu = toolchain.command(&mounts, "nice");
         qemu.args(["-n", NICENESS, "qemu-system-x86_64"]);
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none"]);
-        // AMD SVM is what TCG emulates of hardware virtualisation.
+        // AMD SVM is the hardware virtualisation that TCG emulates.
         qemu.args(["-machine", "q35,kernel-irqchip=split,hpet=off"]);
         match self.clocks {
             Clocks::Time => qemu.args(["-accel", "tcg,thread=multi"]),
-            // While the CPU is idle, time goes on as it does outside: whoever waits there is waited for.
+            // While the CPU is idle, time advances as it does outside: what the host waits for
+            // takes its real time.
             Clocks::Instructions => {
                 qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0"])
             }
@@ -107,7 +108,7 @@ impl Machine {
         Ok(qemu)
     }
 
-    /// The arguments that put the memory on nodes, if there is more than one.
+    /// The arguments that distribute the memory over nodes, if there is more than one.
     fn numa(&self) -> Vec<String> {
         let mut arguments = Vec::new();
         for node in (0..self.nodes).filter(|_| self.nodes > 1) {
@@ -129,7 +130,7 @@ impl Machine {
         arguments
     }
 
-    /// Starts it with its consoles connected to the lab.
+    /// Starts the machine with its consoles connected to the lab.
     pub(crate) fn start(&self, toolchain: &Toolchain, dir: &Path) -> Result<Running> {
         let mut qemu = self.command(toolchain, dir)?;
         for (id, socket) in [("console", "console.sock"), ("events", "events.sock")] {
@@ -142,13 +143,13 @@ impl Machine {
         if self.guests > 0 {
             let cable = "stream,id=cable,server=on,addr.type=unix,addr.path=/lab/run/cable.sock";
             qemu.args(["-netdev", cable]);
-            // No firmware of its own: the host boots without one.
+            // No boot ROM: the host boots without one.
             qemu.args(["-device", "virtio-net-pci,netdev=cable,romfile="]);
         }
         qemu.args(["-qmp", "unix:/lab/run/qmp.sock,server=on,wait=off"]);
         qemu.args(["-qmp", "unix:/lab/run/power.sock,server=on,wait=off"]);
         qemu.args(["-action", "reboot=shutdown,shutdown=pause"]);
-        // Says that a CPU could not go on, and resets are few.
+        // Logs why a CPU could not continue; resets are rare.
         qemu.args(["-d", "cpu_reset,guest_errors", "-D", "/lab/run/cpu.log"]);
         let log = File::create(dir.join("qemu.log"))?;
         qemu.stdin(Stdio::null())
@@ -158,7 +159,7 @@ impl Machine {
         let child = qemu.spawn().context("Start QEMU")?;
         let mut machine = Process(child);
 
-        // QEMU opens its sockets one after the other, each when the one before is connected.
+        // QEMU opens its sockets one after the other, each when the previous one is connected.
         let console = connect(dir, "console.sock", &mut machine)?;
         let events = connect(dir, "events.sock", &mut machine)?;
         let attached = Attached::start(self.devices, dir, started)?;
@@ -202,7 +203,7 @@ impl Machine {
     }
 }
 
-/// A line from the machine, and when it came.
+/// A line from the machine, and its time.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     /// Since QEMU was started.
@@ -216,7 +217,7 @@ pub(crate) enum LineContent {
     Console(String),
     /// The event port.
     Event(Event),
-    /// The event port, but no event: a program wrote to the wrong place.
+    /// From the event port, but not an event: a program wrote to the wrong place.
     Noise(String),
     /// One of the two ports closed: the machine is gone.
     Closed,
@@ -235,10 +236,10 @@ impl LineContent {
     }
 }
 
-/// A machine that runs. It ends when this is dropped.
+/// A running machine. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// Ends before the machine does.
+    /// Dropped before the machine.
     pub(crate) attached: Attached,
     _process: Process,
     lines: Receiver<Line>,
@@ -252,12 +253,12 @@ pub(crate) struct Running {
     power: Option<Power>,
 }
 
-/// Why no line came.
+/// Why there is no line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Silence {
-    /// The machine is off, and everything it said was read.
+    /// The machine is off, and all its output was read.
     Off,
-    /// The time was up.
+    /// The time limit was reached.
     Timeout,
 }
 
@@ -288,17 +289,17 @@ impl Running {
         }
     }
 
-    /// What the outside saw of each guest. The machine is off.
+    /// What was seen of each guest from outside. The machine must be off.
     pub(crate) fn seen_from_outside(&mut self) -> Result<Vec<Seen>> {
         self.outside.take().map_or(Ok(Vec::new()), Outside::end)
     }
 
-    /// Where the evidence is, if the machine was reset. It is off.
+    /// Where the evidence is, if the machine was reset. The machine must be off.
     pub(crate) fn reset(&mut self) -> Result<Option<PathBuf>> {
         self.power.take().map_or(Ok(None), Power::end)
     }
 
-    /// Asks a machine that hangs where it hangs, and writes it into the run's folder.
+    /// Queries the state of a machine that hangs, and writes it to the run's folder.
     pub(crate) fn collect_evidence(&mut self) -> Result<PathBuf> {
         let place = self.dir.join("evidence.txt");
         let mut out = File::create(&place)?;
@@ -330,13 +331,13 @@ struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if it is already gone.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Connects to a socket in the run's folder, which may have a path too long for a socket address.
+/// Connects to a socket in the run's folder, whose path may be too long for a socket address.
 fn open_socket(dir: &Path, name: &str) -> std::io::Result<UnixStream> {
     use std::os::fd::AsRawFd;
     let dir = File::open(dir)?;
@@ -357,7 +358,7 @@ fn connect(dir: &Path, name: &str, machine: &mut Process) -> Result<UnixStream> 
             let log = std::fs::read_to_string(dir.join("qemu.log")).unwrap_or_default();
             bail!("QEMU ended: {status}\n{}", log.trim_end());
         }
-        // A socket that another process is about to make offers nothing to wait on.
+        // The socket is created by another process, and there is nothing to wait on.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -377,7 +378,7 @@ fn read_lines(
             let text = String::from_utf8_lossy(&line)
                 .trim_end_matches('\r')
                 .to_owned();
-            // A full disk must not look like a silent machine: the line still goes to the lab.
+            // A full disk must not look like a silent machine: the line is still passed to the lab.
             let _ = writeln!(log, "{:9.3} {text}", at.as_secs_f64());
             if !text.is_empty()
                 && sender

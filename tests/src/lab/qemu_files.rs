@@ -1,5 +1,5 @@
-//! QEMU as a file of the emulated host: the program that the lab itself runs, with its libraries and
-//! the few pieces of firmware that boot a Linux guest.
+//! QEMU as files of the emulated host: the program that the lab itself runs, its libraries, and the
+//! few firmware files needed to boot a Linux guest.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ fn name(path: &str) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// The paths in what ldd prints: `name => path (address)`, or `path (address)`.
+/// The paths in the output of ldd: `name => path (address)`, or `path (address)`.
 fn libraries(output: &str) -> Vec<String> {
     output
         .lines()

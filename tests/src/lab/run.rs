@@ -1,4 +1,4 @@
-//! Follows one host from power-on to its verdict, across every kexec, and judges what it said.
+//! Follows one host from power-on to its verdict, across every kexec, and judges its output.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,46 +13,46 @@ use crate::outside::Seen;
 use crate::qemu::{Line, LineContent, Machine, Running, Silence};
 use crate::toolchain::Toolchain;
 
-/// From power-on, or from the jump, to the first word of lab-init.
+/// From power-on, or from the jump, to the first message of lab-init.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// From the verdict to power-off.
 const OFF_LIMIT: Duration = Duration::from_secs(30);
 
-/// What is to be run and what must come of it.
+/// What to run, and the expected result.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
     pub machine: &'a Machine,
     /// `uname -r` of each stage, in order.
     pub releases: &'a [String],
-    /// Within which each stage must be done with its commands.
+    /// The time limit for the commands of each stage.
     pub stage_limit: Duration,
 }
 
-/// All that the host said.
+/// Everything that the host sent.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub hellos: Vec<(Duration, Hello)>,
     /// (stage, command, status), in order.
     pub exits: Vec<(usize, usize, i32)>,
-    /// Each line the commands wrote, and which of them was running.
+    /// Each line that the commands wrote, and the command that was running then.
     pub output: Vec<(Option<(usize, usize)>, String)>,
     pub scenarios: Vec<ScenarioStage>,
     pub values: Vec<Value>,
     pub guest: Vec<GuestLine>,
-    /// What the outside saw of each guest, by the guest's number.
+    /// What was seen of each guest from outside, by the guest's number.
     pub outside: Vec<Seen>,
-    /// What was sent to each of the host's devices.
+    /// The frames sent to each of the host's devices.
     pub frames: Vec<Sent>,
-    /// When each write came to the image of the NVMe drive.
+    /// When each write reached the image of the NVMe drive.
     pub landed: Landed,
     /// Where the images of the host's drives are.
     pub dir: PathBuf,
-    /// What is wrong with the run itself.
+    /// What went wrong with the run itself.
     pub failures: Vec<RunFailure>,
-    /// When the machine was off.
+    /// When the machine went off.
     pub ended: Option<Duration>,
     running: Option<(usize, usize)>,
-    /// What came on the event port and was no event.
+    /// What arrived on the event port but was not an event.
     noise: Vec<String>,
     verdict: bool,
 }
@@ -65,11 +65,12 @@ pub(crate) struct ScenarioStage {
     pub millis: u64,
 }
 
-/// Something that went wrong beside what the commands say.
+/// A failure not reported by the commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunFailure {
     pub text: String,
-    /// The command that ran at that time: its stage, and its number in it. None while none ran.
+    /// The command that was running then: its stage, and its number in it. `None` if there was
+    /// none.
     pub during: Option<(usize, usize)>,
 }
 
@@ -80,7 +81,7 @@ impl std::fmt::Display for RunFailure {
 }
 
 impl Record {
-    /// What a command wrote.
+    /// The output of a command.
     pub(crate) fn output_of(&self, stage: usize, command: usize) -> Vec<&str> {
         let its = |line: &&(Option<(usize, usize)>, String)| line.0 == Some((stage, command));
         self.output
@@ -97,16 +98,16 @@ impl Record {
         });
     }
 
-    /// Looks for a complaint in a line of the host's kernel or of a guest's.
+    /// Searches for a complaint in a line of the host's or a guest's kernel.
     fn scan(&mut self, whose: &str, text: &str) {
         if let Some(word) = scan::complaint(text) {
             self.fail(format!("{whose} kernel ({word}): {text}"));
         }
     }
 
-    /// A kernel is up.
+    /// A kernel has started.
     fn greet(&mut self, at: Duration, hello: &Hello) {
-        // A kexec that a command did cuts off what was being said: that is no fault.
+        // A kexec by a command truncates the current line: that is not a failure.
         let cut_off = |noise: &String| noise.starts_with('{');
         if hello.stage > 1 && self.noise.last().is_some_and(cut_off) {
             self.noise.pop();
@@ -125,7 +126,7 @@ impl Record {
         }
     }
 
-    /// Notes what changes nothing of what is waited for.
+    /// Records an event that does not change what is waited for.
     fn note(&mut self, at: Duration, event: &Event) {
         match event {
             Event::Start { command } => self.running = Some((self.hellos.len(), *command)),
@@ -160,7 +161,7 @@ impl Record {
     }
 }
 
-/// What a guest wrote on its console.
+/// A line that a guest wrote on its console.
 #[derive(Debug, Clone)]
 pub(crate) struct GuestLine {
     pub at: Duration,
@@ -168,7 +169,7 @@ pub(crate) struct GuestLine {
     pub text: String,
 }
 
-/// A result that is data.
+/// A result in the form of data.
 #[derive(Debug, Clone)]
 pub(crate) struct Value {
     pub at: Duration,
@@ -177,8 +178,8 @@ pub(crate) struct Value {
 }
 
 impl Run<'_> {
-    /// Runs the host to its end. `seen` is shown each line as it comes. An error is one of the
-    /// lab's own; what the host did wrong is in the record.
+    /// Runs the host to its end. `seen` gets each line as it arrives. Returns an error only for
+    /// failures of the lab; failures of the host are in the record.
     pub(crate) fn follow(
         &self,
         toolchain: &Toolchain,
@@ -230,7 +231,7 @@ impl Run<'_> {
         Ok(record)
     }
 
-    /// Notes one line. Returns what is waited for from now on, and for how long, if that changes.
+    /// Records one line. Returns what to wait for from now on, and until when, if that changes.
     fn take(&self, record: &mut Record, line: &Line) -> Option<(Duration, String)> {
         let event = match &line.content {
             LineContent::Console(text) => {
@@ -265,8 +266,8 @@ impl Run<'_> {
         }
     }
 
-    /// The stages must be the planned ones: a lost kexec, or one into the same kernel, is caught
-    /// here however the command line was numbered.
+    /// The stages must be the planned ones: this detects a missing kexec, or one into the same
+    /// kernel, whatever number is on the command line.
     fn check_stages(&self, record: &mut Record) {
         let hellos: Vec<&Hello> = record.hellos.iter().map(|(_, hello)| hello).collect();
         let mut wrong = Vec::new();
@@ -312,7 +313,7 @@ fn evidence(running: &mut Running) -> String {
     }
 }
 
-/// A folder for one run's logs, the oldest ones of labs that are done removed.
+/// Creates a folder for one run's logs, and removes the oldest ones of labs that have ended.
 pub(crate) fn folder(cache: &crate::cache::Cache, name: &str) -> Result<PathBuf> {
     const KEEP: usize = 40;
     let runs = cache.dir("runs")?;
@@ -329,7 +330,7 @@ pub(crate) fn folder(cache: &crate::cache::Cache, name: &str) -> Result<PathBuf>
     for (_, path) in old.iter().rev().skip(KEEP) {
         match std::fs::remove_dir_all(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            // Another lab on the same cache may have been quicker.
+            // Another lab with the same cache may have been faster.
             _ => {}
         }
     }
@@ -340,8 +341,8 @@ pub(crate) fn folder(cache: &crate::cache::Cache, name: &str) -> Result<PathBuf>
     Ok(dir)
 }
 
-/// Whether the lab that made the folder, whose number its name ends with, still runs: a failure that it
-/// found leads there.
+/// Whether the lab that created the folder, whose process id ends its name, still runs: its
+/// failures refer to the folder.
 fn is_in_use(folder: &Path) -> bool {
     let name = folder.to_string_lossy();
     let lab = name.rsplit_once('-').map_or("", |(_, lab)| lab);

@@ -1,4 +1,4 @@
-//! The host that a kind of scenario needs.
+//! The host for a kind of scenario.
 
 use std::time::Duration;
 
@@ -13,20 +13,21 @@ use crate::policy;
 use crate::programs::{self, Programs};
 use crate::tsc::Clocks;
 
-/// Within which all scenarios of one boot must be done with one kernel.
+/// The time limit for all scenarios of one boot, per kernel.
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
-/// The same for a scenario that has a host of its own for that.
+/// The same for a scenario that has a host of its own because it takes long.
 const LONG_STAGE_LIMIT: Duration = Duration::from_secs(900);
-/// What a kernel that checks itself takes for its notes, in MiB, and room in one piece for what KHO
-/// sets aside, which is twice that much: with 1024 it was not always there, and KHO went off.
+/// Additional memory for a debug kernel, in MiB: for its metadata, and a contiguous area for twice
+/// the scratch memory of KHO. With 1024 MiB that area was not always available, and KHO was
+/// disabled.
 const DEBUG_MEMORY_MIB: u64 = 2560;
-/// Where the program with the scenarios lies in the host.
+/// Where the program with the scenarios is in the host.
 const PROGRAM: &str = "/bin/lab-scenarios";
-/// A host's memory, in MiB, beside what a guest takes.
+/// A host's memory, in MiB, in addition to that of a guest.
 const MEMORY_MIB: u64 = 2048;
 const LARGE_MEMORY_MIB: u64 = 4096;
 
-/// Builds what runs in a host of this kind.
+/// Builds the programs that run in a host of this kind.
 pub(crate) fn programs(lab: &Lab, kind: HostKind) -> Result<Programs> {
     let all = [
         programs::INIT,
@@ -46,16 +47,16 @@ pub(crate) fn programs(lab: &Lab, kind: HostKind) -> Result<Programs> {
 #[derive(Debug)]
 pub(crate) struct Group<'a> {
     pub(crate) kind: HostKind,
-    /// How many kernels they run in.
+    /// The number of kernels they run in.
     pub(crate) kernels: usize,
     pub(crate) names: Vec<&'a str>,
-    /// Set for each command: `NAME=VALUE ...`, or nothing.
+    /// Set for each command: `NAME=VALUE ...`, or empty.
     pub(crate) environment: String,
-    /// How many guests there can be that have a disk and a network.
+    /// The maximum number of guests with a disk and a network.
     pub(crate) guests: u8,
-    /// What the guests take beyond the usual 256 MiB.
+    /// What the guests need beyond the usual 256 MiB.
     pub(crate) more_memory_mib: u64,
-    /// In kernels that check themselves, and are asked at the end for what leaked.
+    /// Whether it boots debug kernels, which are checked for leaks at the end.
     pub(crate) debug: bool,
 }
 
@@ -101,7 +102,7 @@ impl Group<'_> {
                     HostKind::LargeKexec => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
                 },
-            // On two emulated CPUs guests and hosts die of it: docs/testing.md.
+            // With two emulated CPUs guests and hosts crash: docs/testing.md.
             cpus: 1,
             cmdline: match self.kind {
                 HostKind::WithoutKho => "kho=off".to_owned(),
@@ -144,7 +145,7 @@ impl Group<'_> {
             .map(|index| self.stage(index, guest))
             .collect();
         if self.kind.stays_with_guest() {
-            // A kernel to load, which is not to be reached.
+            // A kernel to load; it is never entered.
             stages.push(StageSpec {
                 kernel: Flavour::B,
                 modules: Vec::new(),
@@ -171,7 +172,7 @@ impl Group<'_> {
                 _ if self.debug => Flavour::Debug,
                 HostKind::Unpatched => Flavour::Stock,
                 HostKind::Modular => Flavour::Modular,
-                // Each kexec is into the other kernel.
+                // Each kexec goes to the other kernel.
                 _ if index.is_multiple_of(2) => Flavour::A,
                 _ => Flavour::B,
             },

@@ -1,4 +1,4 @@
-//! The kernel's own selftests for what the project's patches touch, built statically.
+//! The kernel's own selftests for the code that the project's patches touch, statically linked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,9 +44,9 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("iommu", &["iommufd", "iommufd_fail_nth"]),
 ];
 
-/// Arguments: FOLDER/PROGRAM... The KVM tests' library also has VFIO's, which these tests do not use. The limit
-/// for a test, 30 s, is that of hardware: it is another one here, for which the header is laid over the source's
-/// in this build's own mounts.
+/// Arguments: FOLDER/PROGRAM... The library of the KVM tests also contains VFIO's, which these
+/// tests do not use. The time limit of a test, 30 s, is meant for hardware: a header with a longer
+/// one is mounted over the source's in this build.
 const BUILD: &str = r#"
 exec 2>&1
 harness=tools/testing/selftests/kselftest_harness.h
@@ -76,7 +76,7 @@ rm -r /lab/work/obj /lab/work/usr /lab/work/out /lab/work/harness.h
 /// Where they are in the host.
 pub(crate) const FOLDER: &str = "/selftests";
 
-/// Builds them when missing; returns each with its place in the host.
+/// Builds them if they are missing; returns each with its place in the host.
 pub(crate) fn get(
     cache: &Cache,
     toolchain: &Toolchain,

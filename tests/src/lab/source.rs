@@ -1,4 +1,4 @@
-//! The kernel's source: the pinned Debian package, or the tree that LINUX_SRC names.
+//! The kernel's source: the pinned Debian package, or the tree in LINUX_SRC.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use crate::debian::field;
 use crate::progress::Progress;
 use crate::toolchain::Toolchain;
 
-/// Files in the source, about: what unpacking is measured against.
+/// Number of files in the source, roughly: for the progress of unpacking.
 const FILES: u64 = 102_350;
-/// The file beside the source that says which version it is.
+/// The file next to the source that contains its version.
 const VERSION: &str = "version";
 
-/// That another version was taken is told once in a run.
+/// The use of another version is reported once per run.
 static TOLD: Once = Once::new();
 
-/// An unpacked kernel source, not to be written to.
+/// An unpacked kernel source, which must not be written to.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub dir: PathBuf,
-    /// What it is: part of the key of everything built from it.
+    /// Identifies it: part of the key of everything built from it.
     pub key: Key,
 }
 
@@ -49,7 +49,7 @@ impl Pin {
         })
     }
 
-    /// Of this version's source, and so of all that is built from it.
+    /// The key of this version's source, and so part of the keys of everything built from it.
     fn key_of(&self, version: &str) -> Key {
         KeyBuilder::new("source 1")
             .text("package", &self.package)
@@ -57,7 +57,7 @@ impl Pin {
             .build()
     }
 
-    /// What to tell when the mirror has another version only.
+    /// The message if the mirror only has another version.
     fn instead(&self, found: &str) -> String {
         let Self {
             package,
@@ -79,7 +79,7 @@ impl Source {
         let pin = Pin::parse(&fs::read_to_string(pin).context("Read kernel/version")?)?;
         let key = pin.key_of(&pin.version);
         let dir = cache.get("source", &key, |dir| fetch(cache, toolchain, &pin, dir))?;
-        // What was unpacked before this was noted is what was pinned.
+        // A source that was unpacked before the version was recorded is the pinned one.
         let found = fs::read_to_string(dir.join(VERSION)).ok();
         let key = match found.as_deref().map(str::trim) {
             Some(found) if found != pin.version => {
@@ -94,8 +94,8 @@ impl Source {
         })
     }
 
-    /// A tree of the developer's own: its files are not read one by one; what changes in it is
-    /// seen by its Makefile, its git head and its uncommitted changes.
+    /// A developer's own tree: its files are not read one by one; changes are detected by its
+    /// Makefile, its git head and its uncommitted changes.
     fn of_tree(dir: &Path) -> Result<Self> {
         let dir = dir
             .canonicalize()

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::progress::human;
 
-/// Set by who started cargo, for the time until the lab itself runs: seconds since 1970.
+/// Set by .ci/run to count the time until the lab itself runs: seconds since
+/// 1970.
 const BEGAN: &str = "FDBOX_LAB_BEGAN";
 
-/// One of them. Some go on at the same time as others.
+/// A stage of the run. Some of them overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stage {
     pub name: String,
@@ -17,7 +18,7 @@ pub(crate) struct Stage {
     pub took: Duration,
 }
 
-/// Those of one run, which all that does a part of it notes here.
+/// The stages of one run, recorded by the code that performs them.
 #[derive(Debug, Clone)]
 pub(crate) struct Stages {
     began: Instant,
@@ -25,7 +26,7 @@ pub(crate) struct Stages {
 }
 
 impl Stages {
-    /// A run that begins, or that began when cargo did.
+    /// A run that begins now, or that began when cargo did.
     pub(crate) fn begin() -> Self {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -36,7 +37,7 @@ impl Stages {
         Self::since(before)
     }
 
-    /// A run that began so long ago, with cargo's build of the lab before the lab itself ran; or now.
+    /// A run that began `before` ago, with cargo's build of the lab; or now.
     fn since(before: Option<Duration>) -> Self {
         let began = before.and_then(|before| Instant::now().checked_sub(before));
         let stages = Self {
@@ -49,13 +50,13 @@ impl Stages {
         stages
     }
 
-    /// A run that begins now, whatever the environment of the tests says.
+    /// A run that begins now, independently of the environment of the tests.
     #[cfg(test)]
     pub(crate) fn now() -> Self {
         Self::since(None)
     }
 
-    /// Something that began at `started` is done.
+    /// Records that something that began at `started` is done.
     pub(crate) fn note(&self, name: &str, started: Instant) {
         let stage = Stage {
             name: name.to_owned(),
@@ -69,12 +70,12 @@ impl Stages {
         self.began.elapsed()
     }
 
-    /// In the order in which they began. Of one name there is one, with the time of all.
+    /// In the order in which they began. Stages with the same name are added up.
     pub(crate) fn list(&self) -> Vec<Stage> {
         merged(self.lock().clone())
     }
 
-    /// Lines that show them.
+    /// The lines of the table.
     pub(crate) fn table(&self) -> Vec<String> {
         let row = |name: &str, begins: &str, took: &str| {
             format!("{name:44} {begins:>12} {took:>12}")
@@ -94,8 +95,8 @@ impl Stages {
     }
 }
 
-/// For how long it has run, when this is when it began. A day or more, or the future, is an old value
-/// or a wrong one.
+/// How long the run has lasted, if it began at `began`. A day or more, or a time in the future,
+/// means that the value is old or wrong.
 fn before(began: &str, now: Duration) -> Option<Duration> {
     let began = Duration::from_secs(began.trim().parse().ok()?);
     let before = now.checked_sub(began)?;

@@ -1,8 +1,8 @@
-//! What of a copied kernel build is out of date, when it goes on from another source.
+//! What is out of date in a copied kernel build that continues with another source.
 //!
-//! make compares times, and those of two source trees say nothing about each other: the unpatched
-//! files are older than any object, and patched ones may be older than objects that were built from
-//! unpatched ones later. What the changed files went into is therefore removed.
+//! make compares file times, but those of two source trees are unrelated: the unpatched files are
+//! older than any object, and patched ones may be older than objects that were built later from
+//! unpatched ones. Therefore everything built from a changed file is removed.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -11,12 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
-/// The start of 2026, since 1970.
+/// The start of 2026, as time since 1970.
 const BEFORE_ANY_BUILD: Duration = Duration::from_secs(1_767_225_600);
-/// Where kbuild saw the source.
+/// The path of the source during the build.
 pub(crate) const SOURCE: &str = "/lab/linux";
 
-/// The files of the kernel's that these patches change, add or remove.
+/// The kernel's files that these patches change, add or remove.
 pub(crate) fn changed(patches: &[PathBuf]) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for patch in patches {
@@ -39,7 +39,7 @@ pub(crate) fn backdate(source: &Path, files: &[String]) -> Result<()> {
         let path = source.join(name.trim_start_matches(SOURCE).trim_start_matches('/'));
         let file = match File::options().write(true).open(&path) {
             Ok(file) => file,
-            // A patch removed it.
+            // A patch removed the file.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error).with_context(|| format!("Open {}", path.display())),
         };
@@ -49,7 +49,7 @@ pub(crate) fn backdate(source: &Path, files: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// How many object files a build has, and how many of them it lost.
+/// How many object files a build has, and how many of them were removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Lost {
     pub objects: u64,
@@ -57,14 +57,14 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
-    /// Of `lines`, which a build of everything prints, those that building the lost ones does, about.
+    /// Of the `lines` that a full build prints, roughly the number for the removed objects.
     pub(crate) fn share(self, lines: u64) -> u64 {
         lines * self.objects / self.of.max(1)
     }
 }
 
-/// Removes from the build in `objects` what was made from any of these files. Kbuild keeps a note of
-/// that beside each thing it makes, `.NAME.cmd`.
+/// Removes from the build in `objects` everything made from any of these files. Kbuild records the
+/// inputs of each file it makes in `.NAME.cmd` next to it.
 pub(crate) fn remove(objects: &Path, changed: &[String]) -> Result<Lost> {
     let mut lost = Lost::default();
     for entry in fs::read_dir(objects)? {
@@ -132,9 +132,9 @@ mod tests {
             let note = format!("deps_mm/{object} := \\\n  {header} \\\n");
             fs::write(mm.join(format!(".{object}.cmd")), note).unwrap();
         }
-        // What is noted and not there is no error.
+        // A recorded file that does not exist is not an error.
         fs::write(mm.join(".gone.o.cmd"), "/lab/linux/mm/a.h").unwrap();
-        // Nor is what is no object a part of what the build goes by.
+        // Files other than objects do not matter to the build.
         fs::write(mm.join("a.i"), "").unwrap();
         fs::write(mm.join(".a.i.cmd"), "/lab/linux/mm/a.h").unwrap();
         let lost = remove(dir.path(), &["/lab/linux/mm/a.h".into()]).unwrap();

@@ -1,7 +1,8 @@
-//! The toolchain: a Debian system in a directory, with everything the lab builds and runs with.
+//! The toolchain: a Debian system in a directory, with everything that the lab needs to build and
+//! run.
 //!
 //! It is made once by mmdebstrap. Programs run in it by chroot, in a mount namespace of their own,
-//! so that no mount is left behind whatever happens. Nothing else is needed on the machine.
+//! so that no mount can be left behind. Nothing else is needed on the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,11 @@ use crate::cache::{Cache, Key, KeyBuilder};
 use crate::progress::Progress;
 use crate::{command, debian, machine};
 
-/// The Debian release the toolchain is of; its rustc and bindgen are ones the kernel accepts.
+/// The Debian release of the toolchain; the kernel accepts its rustc and bindgen.
 pub(crate) const SUITE: &str = "trixie";
 
-/// What is in it: compilers for the kernel and its Rust, QEMU for the host, busybox for its shell.
+/// Its packages: compilers for the kernel and its Rust code, QEMU for the host, busybox for its
+/// shell.
 const PACKAGES: &[&str] = &[
     "bc",
     "bindgen",
@@ -53,11 +55,11 @@ const PACKAGES: &[&str] = &[
     "zstd",
 ];
 
-/// Lines mmdebstrap prints, about: what the progress is measured against.
+/// Number of lines that mmdebstrap prints, roughly: for the progress bar.
 const LINES: u64 = 2000;
 
-/// Enters the toolchain: mounts what is asked for, then becomes the program.
-/// Arguments: ROOT [SOURCE PLACE]... -- PROGRAM [ARGUMENT]...
+/// Enters the toolchain: mounts the given directories, then executes the program. Arguments: ROOT
+/// [SOURCE PLACE]... -- PROGRAM [ARGUMENT]...
 const ENTER: &str = r#"
 set -e
 root=$1; shift
@@ -73,7 +75,7 @@ shift
 exec chroot "$root" "$@"
 "#;
 
-/// A toolchain that was made.
+/// A toolchain that has been made.
 #[derive(Debug, Clone)]
 pub(crate) struct Toolchain {
     root: PathBuf,
@@ -81,7 +83,7 @@ pub(crate) struct Toolchain {
 }
 
 impl Toolchain {
-    /// Finds the toolchain in the cache or makes it.
+    /// Finds the toolchain in the cache, or makes it.
     pub(crate) fn get(cache: &Cache) -> Result<Self> {
         let key = KeyBuilder::new("toolchain 1")
             .text("suite", SUITE)
@@ -102,8 +104,8 @@ impl Toolchain {
         &self.key
     }
 
-    /// `program` in the toolchain, with each (directory, place) of `mounts` visible to it. It dies
-    /// with the thread that started it.
+    /// `program` in the toolchain, with each (directory, place) of `mounts` visible to it. It is
+    /// killed when the thread that started it exits.
     pub(crate) fn command(&self, mounts: &[(&Path, &str)], program: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "unshare", "--mount"]);
@@ -142,7 +144,7 @@ fn make(cache: &Cache, root: &Path) -> Result<()> {
     command::counted(&mut mmdebstrap, &log, &mut progress)
         .context("Make the toolchain with mmdebstrap")?;
 
-    // mmdebstrap wrote down where it took the packages from; backports lie beside them.
+    // mmdebstrap recorded where it got the packages from; backports are in the same place.
     let used = fs::read_to_string(root.join("etc/apt/sources.list"))?;
     let Some(line) = debian::backports_line(&used, SUITE) else {
         bail!("mmdebstrap left no source in the toolchain's sources.list:\n{used}");

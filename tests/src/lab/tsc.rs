@@ -1,18 +1,18 @@
-//! What an emulated host's clocks run by, and the frequency of its TSC.
+//! What drives an emulated host's clocks, and the frequency of its TSC.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What makes an emulated host's clocks go on.
+/// What makes an emulated host's clocks advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Clocks {
     /// Time: the host's TSC is the machine's.
     #[default]
     Time,
-    /// The instructions that its only CPU has executed, one nanosecond each. What the emulator needs
-    /// to translate them, and whatever else the machine does, takes no time at all.
+    /// The instructions executed by its only CPU, one nanosecond each. The emulator's translation
+    /// of code, and other load on the machine, take no time at all.
     Instructions,
 }
 
@@ -26,10 +26,10 @@ impl Clocks {
     }
 }
 
-/// Over which it is measured: the clocks are read to a microsecond or so.
+/// The time over which it is measured: the clocks are read to within a microsecond or so.
 const SPAN: Duration = Duration::from_millis(300);
 
-/// That of the machine, in kHz, measured once.
+/// The frequency of the machine's TSC, in kHz, measured once.
 pub(crate) fn khz() -> u64 {
     static KHZ: OnceLock<u64> = OnceLock::new();
     *KHZ.get_or_init(|| {
@@ -40,7 +40,7 @@ pub(crate) fn khz() -> u64 {
     })
 }
 
-/// Both clocks at about the same time: of a few readings, the least disturbed.
+/// Both clocks at about the same time: the least disturbed of a few readings.
 fn read() -> (u64, u64) {
     let once = || {
         let before = fdbox_lab::tsc();

@@ -1,5 +1,5 @@
-//! Two builds of the VMM beside each other: this checkout's, and another one that is named. By turns, so that what
-//! else the machine does hits both alike.
+//! Compares two builds of the VMM: this checkout's, and another one. They take turns, so that other
+//! load on the machine affects both alike.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,10 +24,11 @@ use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(900);
 const SIZES_MIB: &[u64] = &[512];
-/// Upgrades of each in a row, and how many turns each has in one boot at least.
+/// Upgrades of each build in a row, and the minimum number of turns of each build in one boot.
 const RUNS: usize = 5;
 const TURNS: usize = 3;
-/// Where both lie in the host, and where the program is that measures looks for the one whose turn it is.
+/// Where the two builds are in the host, and where the measuring program looks for the one whose
+/// turn it is.
 const PLACES: [&str; 2] = ["/bin/vmm-this", "/bin/vmm-other"];
 const VMM: &str = "/bin/vmm-example";
 
@@ -39,7 +40,7 @@ pub(super) struct Other {
 }
 
 impl Other {
-    /// A file, or a commit, which is built.
+    /// From a file, or from a commit, which is built.
     pub(super) fn get(lab: &Lab, what: &str) -> Result<Self> {
         let path = Path::new(what);
         if path.is_file() {
@@ -63,7 +64,7 @@ impl Other {
     }
 }
 
-/// What a commit has, into a directory.
+/// Unpacks the tree of a commit into a directory.
 fn unpack(commit: &str, dir: &Path) -> Result<()> {
     let mut git = Command::new("git")
         .args(["archive", commit])
@@ -82,7 +83,7 @@ fn unpack(commit: &str, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The blackouts of both in one kind of update.
+/// The blackouts of both builds in one kind of update.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
     pub(crate) update: &'static str,
@@ -91,7 +92,7 @@ pub(crate) struct Row {
     pub(crate) other: String,
     pub(crate) this_ns: Spread,
     pub(crate) other_ns: Spread,
-    /// This one's median by the other's.
+    /// The median of this build divided by that of the other.
     pub(crate) ratio: f64,
     pub(crate) runs: usize,
 }
@@ -115,10 +116,10 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The figures of this one, and of the other.
+/// The figures of this build, and of the other.
 type Figures = [Vec<u64>; 2];
 
-/// One boot, in which each is upgraded to itself.
+/// One boot, in which each build is upgraded to itself.
 fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Result<Figures> {
     let guest = bench.guest()?;
     let place = |(path, place): (&PathBuf, &str)| (path.clone(), place.to_owned());
@@ -163,7 +164,7 @@ fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Resul
     Ok(figures)
 }
 
-/// A host for each update, with one VMM in the old kernel and in the new one.
+/// One host per update, with the same build in the old kernel and in the new one.
 fn updates(bench: &Bench<'_>, other: &Other, ram_kind: &'static str, ram_mib: u64) -> Figures {
     let layout = match ram_kind {
         "memfd" => Layout::Huge,

@@ -1,5 +1,5 @@
-//! The VMM replaced under its guest without a kexec, beside QEMU's cpr-transfer with an equal guest
-//! in the same boot of the same host.
+//! Replaces the VMM under its guest without a kexec, and compares that with QEMU's cpr-transfer of
+//! an equal guest in the same boot of the same host.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const SIZES_MIB: &[u64] = &[128, 512, 1024, 2048];
 /// Upgrades in one boot.
 const RUNS: usize = 10;
 const QUICK_RUNS: usize = 3;
-/// What QEMU and its files take of the host, in MiB.
+/// Memory of the host that QEMU and its files take, in MiB.
 const QEMU_MIB: u64 = 1024;
 
 #[derive(Debug, Clone, Serialize)]
@@ -32,7 +32,7 @@ pub(crate) struct Row {
     /// From the last vCPU's exit to the first KVM_RUN of the new process.
     pub(crate) blackout_ns: Spread,
     /// The median of the times from `vm_state_notify` of the old QEMU to that of the new one. Both
-    /// lie within the time for which the guest stands.
+    /// are within the blackout of the guest.
     pub(crate) qemu_cpr_transfer_ns: Option<u64>,
     pub(crate) qemu_cpr_transfer: Option<Spread>,
     pub(crate) runs: usize,
@@ -59,7 +59,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     Ok(figures.into_iter().filter_map(row).collect())
 }
 
-/// One boot in which both are replaced several times, one after the other.
+/// One boot in which both VMMs are replaced several times, one after the other.
 fn measure(bench: &Bench<'_>, mib: u64) -> Result<(Vec<u64>, Vec<u64>)> {
     let guest = bench.guest()?;
     let runs = if bench.quick { QUICK_RUNS } else { RUNS };

@@ -1,4 +1,4 @@
-//! The bare kexec: the time no update of a host can be shorter than.
+//! The bare kexec: the lower bound for the duration of any update of a host.
 
 use anyhow::{Context, Result};
 use fdbox_lab::bench::{ARRIVED, Arrived, JUMPED, Jumped};
@@ -14,12 +14,12 @@ use crate::run::Record;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Crossing {
     pub(crate) total_ns: u64,
-    /// Of it, since the new kernel's clock runs.
+    /// The part of it after the new kernel's clock started.
     pub(crate) kernel_ns: u64,
 }
 
 pub(super) fn crossing(bench: &Bench<'_>, record: &Record) -> Result<Crossing> {
-    // It was told twice, better the second time.
+    // It was sent twice, more precisely the second time.
     let jumped = values::<Jumped>(record, JUMPED)?;
     let jumped = jumped
         .last()
@@ -38,7 +38,7 @@ pub(super) fn crossing(bench: &Bench<'_>, record: &Record) -> Result<Crossing> {
     })
 }
 
-/// What the bare kexec takes, by profile.
+/// The duration of a bare kexec, by profile.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Floor {
     pub(crate) stock_ns: Option<u64>,
@@ -50,12 +50,12 @@ pub(crate) struct Floor {
 pub(crate) struct Run {
     pub(crate) profile: Profile,
     pub(crate) total_ns: Spread,
-    /// Of it, before the new kernel's clock runs: shutdown, purgatory, decompression.
+    /// The part of it before the new kernel's clock started: shutdown, purgatory, decompression.
     pub(crate) before_kernel_ns: Spread,
     pub(crate) kernel_ns: Spread,
 }
 
-/// The bare kexec of a host of the usual size, as it comes.
+/// The bare kexec of a host of the usual size, with the stock profile.
 pub(super) fn stock(bench: &Bench<'_>) -> Result<Crossing> {
     measure(bench, Profile::Stock, MEMORY_MIB)
 }
@@ -66,7 +66,7 @@ const MEMORY_MIB: u64 = 2048;
 pub(super) fn run(bench: &Bench<'_>) -> Result<Floor> {
     let mut crossings = [Vec::new(), Vec::new()];
     let profiles = [Profile::Stock, Profile::Fast];
-    // By turns: what else the machine does is to hit both.
+    // In turn: other load on the machine is to affect both alike.
     for round in 0..bench.repeats * 2 {
         for (profile, crossings) in profiles.iter().zip(&mut crossings) {
             let what = format!("floor: {profile:?}, run {}", round + 1);

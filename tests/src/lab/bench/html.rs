@@ -1,4 +1,4 @@
-//! The report as one page: pictures drawn here, nothing fetched from anywhere.
+//! The report as one page: the pictures are drawn here, and the page loads nothing.
 
 use std::fmt::Write;
 
@@ -43,7 +43,7 @@ pub(crate) fn page(report: &Report) -> String {
         page += "<h2>Not measured</h2>\n<ul>\n";
         for missing in &report.missing {
             let (what, reason) = (escape(&missing.what), escape(&missing.reason));
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(page, "<li>{what}: {reason}</li>");
         }
         page += "</ul>\n";
@@ -90,7 +90,7 @@ fn pictures(report: &Report) -> String {
     page
 }
 
-/// The update to show: of 1 GiB if there is one, of guest_memfd.
+/// The update to show: with guest_memfd, and of 1 GiB if there is one.
 fn shown(rows: &[Row]) -> Option<&Row> {
     let one_gib = rows.iter().find(|row| row.ram_mib == 1024);
     one_gib.or(rows.first())
@@ -111,7 +111,7 @@ fn beside(row: &Row) -> Vec<(String, u64)> {
     bars
 }
 
-/// Blackout and baselines over the memory, one line for each.
+/// Blackout and baselines over the size of the memory, one line each.
 fn series(rows: &[Row]) -> Vec<svg::Line> {
     let mut lines: Vec<svg::Line> = Vec::new();
     let mut add = |name: String, x: u64, y: Option<u64>| {
@@ -125,7 +125,7 @@ fn series(rows: &[Row]) -> Vec<svg::Line> {
             }),
         }
     };
-    // Hosts of guests with a network have more to do before these run.
+    // Hosts of guests with a network do more before the guests run.
     let alike = |row: &&Row| row.vcpus == 1 && row.network_gap_ns.is_none();
     for row in rows.iter().filter(alike) {
         add(row.memory(), row.ram_mib, Some(row.blackout_ns.median));
@@ -161,7 +161,7 @@ fn of_table(table: &Table) -> String {
     )
 }
 
-/// Text that is no markup.
+/// Escapes text for use in markup.
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

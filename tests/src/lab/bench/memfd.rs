@@ -1,4 +1,4 @@
-//! One memfd in a box beside an equal one in LUO: the same boot, the same kexec.
+//! Compares a memfd in a box with an equal one in LUO: the same boot, the same kexec.
 
 use std::time::Duration;
 
@@ -17,30 +17,30 @@ use crate::run::Record;
 const LIMIT: Duration = Duration::from_secs(300);
 const SIZES_MIB: &[u64] = &[128, 512, 1024];
 
-/// Ours and LUO's, of one size and layout, by who came first.
+/// Ours and LUO's, of one size and layout, by which of them was first.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
     pub(crate) keeper: Keeper,
     pub(crate) mib: u64,
     pub(crate) layout: Layout,
     pub(crate) folio_kib: u64,
-    /// Whether its memory was filled and handed over before the other's.
+    /// Whether it was filled and handed over before the other one.
     pub(crate) first: bool,
     pub(crate) runs: usize,
     /// SEAL, or PRESERVE_FD.
     pub(crate) keep_ns: Spread,
-    /// The same, and what has to come before it: box and PUT_FD, or CREATE_SESSION.
+    /// The same, including the calls before it: create the box and PUT_FD, or CREATE_SESSION.
     pub(crate) hand_over_ns: Spread,
     /// GET_FD, or RETRIEVE_FD.
     pub(crate) take_ns: Spread,
-    /// The same, and what has to come before it: UNSEAL, or RETRIEVE_SESSION.
+    /// The same, including the calls before it: UNSEAL, or RETRIEVE_SESSION.
     pub(crate) take_back_ns: Spread,
     pub(crate) touch_ns: Spread,
     pub(crate) metadata_bytes: Spread,
     pub(crate) entries: Spread,
-    /// The memory that handing it over took, metadata included.
+    /// The memory used by handing it over, including metadata.
     pub(crate) keep_kib: Spread,
-    /// The memory that taking it back took.
+    /// The memory used by retrieving it.
     pub(crate) take_kib: Spread,
 }
 
@@ -84,7 +84,7 @@ fn spec(mib: u64, layout: Layout, first: Keeper, bench: &Bench<'_>) -> HostSpec 
     let after = format!("{PROGRAM} bench memfd after {mib} {first}");
     HostSpec {
         name: "bench-memfd".to_owned(),
-        // Two of them, and as much again: neither keeper is to search for free pages.
+        // Both memfds, and as much again: neither must have to search for free pages.
         memory_mib: 2048 + 3 * mib,
         cpus: 1,
         cmdline: String::new(),
@@ -103,7 +103,7 @@ fn spec(mib: u64, layout: Layout, first: Keeper, bench: &Bench<'_>) -> HostSpec 
 
 type Pair = (MemfdBefore, MemfdAfter);
 
-/// What each keeper did before the kexec, with what it did after it.
+/// What each of the two did before the kexec, paired with what it did after it.
 fn pairs_of(record: &Record) -> Result<Vec<Pair>> {
     let before: Vec<MemfdBefore> = values(record, MEMFD_BEFORE)?;
     let after: Vec<MemfdAfter> = values(record, MEMFD_AFTER)?;

@@ -1,4 +1,4 @@
-//! `cargo lab bench`: how long a guest stands still, and what that time is made of.
+//! `cargo lab bench`: how long the blackout of a guest is, and what it consists of.
 
 mod against;
 mod binary;
@@ -33,12 +33,12 @@ use crate::programs::{self, Programs};
 use crate::run::Record;
 use crate::tsc::Clocks;
 
-/// Where the program that measures lies in the host.
+/// Where the measuring program is in the host.
 const PROGRAM: &str = "/bin/lab-scenarios";
-/// How often each figure is taken.
+/// How often each figure is measured.
 const REPEATS: usize = 3;
 
-/// What there is to measure, by the name that a filter goes by.
+/// The parts of the bench, by the names that a filter matches.
 const PARTS: &[(&str, Part)] = &[
     ("memfd", |bench, report| {
         report.memfd = memfd::run(bench)?;
@@ -82,15 +82,15 @@ pub(crate) struct Bench<'a> {
     quick: bool,
     repeats: usize,
     clocks: Clocks,
-    /// The sizes to measure, if they are not the usual ones.
+    /// The sizes to measure, if not the usual ones.
     ram: &'a [u64],
-    /// The build to compare with, if one is named.
+    /// The build to compare with, if there is one.
     other: Option<Other>,
-    /// The VMM, if it is not this checkout's.
+    /// The VMM, if not this checkout's.
     vmm: Option<PathBuf>,
 }
 
-/// A figure that is not there, and why.
+/// A missing figure, and the reason.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Missing {
     pub(crate) what: String,
@@ -98,13 +98,14 @@ pub(crate) struct Missing {
 }
 
 impl Bench<'_> {
-    /// Measures something; what goes wrong costs this figure, not the others.
+    /// Measures something; an error costs only this figure.
     fn attempt<T>(&self, what: &str, measure: impl Fn() -> Result<T>) -> Option<T> {
         eprintln!("bench: {what}");
         let mut measured = measure();
         if let (Err(error), Clocks::Instructions) = (&measured, self.clocks) {
-            // QEMU leaves a guest's code more often then, and may deliver an interrupt twice when it
-            // does: docs/testing.md, quirks. It costs the guest, not what is measured.
+            // With instruction counting QEMU leaves a guest's code more often, and may then deliver
+            // an interrupt twice: docs/testing.md, quirks. It breaks the guest, but does not affect
+            // the figure.
             eprintln!("bench: {what}: once more, after: {error:#}");
             measured = measure();
         }
@@ -119,7 +120,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The same with another VMM.
+    /// The same bench with another VMM.
     fn with_vmm(&self, vmm: &Path) -> Self {
         Self {
             missing: RefCell::default(),
@@ -136,7 +137,7 @@ impl Bench<'_> {
             .append(&mut of.missing.borrow_mut());
     }
 
-    /// A guest's files, with the VMM.
+    /// A guest's files, and the VMM.
     fn guest(&self) -> Result<GuestFiles> {
         let mut files = GuestFiles::get(self.lab, &self.programs)?;
         if let Some(vmm) = &self.vmm {
@@ -152,7 +153,7 @@ impl Bench<'_> {
         });
     }
 
-    /// The sizes to measure, of those that there are.
+    /// The sizes to measure, out of the `usual` ones.
     fn sizes<'b>(&'b self, usual: &'b [u64]) -> &'b [u64] {
         match (self.ram, self.quick) {
             ([], true) => &usual[..1],
@@ -161,7 +162,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The program that measures, and its place in the host.
+    /// The measuring program, and its place in the host.
     fn scenarios(&self) -> (std::path::PathBuf, String) {
         (self.programs.path(programs::SCENARIOS), PROGRAM.to_owned())
     }
@@ -170,7 +171,7 @@ impl Bench<'_> {
         self.judge(&spec.prepare(self.lab, &self.programs)?)
     }
 
-    /// Runs a host to its end. One that went wrong gives no figures.
+    /// Runs a host to its end. A host that failed yields no figures.
     fn judge(&self, host: &Host) -> Result<Record> {
         let mut said = Vec::new();
         let record = host.run(self.lab, |line| {
@@ -202,7 +203,7 @@ impl Bench<'_> {
     }
 }
 
-/// The values of this name, in the order they were told.
+/// The values with this name, in the order in which they were sent.
 fn values<T: DeserializeOwned>(record: &Record, name: &str) -> Result<Vec<T>> {
     let named = record.values.iter().filter(|value| value.name == name);
     let parsed = named.map(|value| serde_json::from_value(value.value.clone()));

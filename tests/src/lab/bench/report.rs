@@ -1,4 +1,4 @@
-//! All that was measured, as `--json` writes it.
+//! All measurements, in the form of `--json`.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use super::{Bench, Missing, against, binary, floor, memfd, seal, update};
 use crate::kernel::Flavour;
 use crate::tsc::Clocks;
 
-/// The fields are what programs were promised: change none, add some.
+/// Programs rely on the fields: add new ones, but do not change existing ones.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
@@ -22,13 +22,13 @@ pub(crate) struct Report {
     pub(crate) binary_upgrade: Vec<binary::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) against: Vec<against::Row>,
-    /// Figures that are not there, and why.
+    /// Missing figures, and the reasons.
     pub(crate) missing: Vec<Missing>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) memfd: Vec<memfd::Row>,
 }
 
-/// The machine under the emulated host.
+/// The machine that runs the emulated host.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
@@ -36,7 +36,7 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u64,
     pub(crate) tsc_khz: u64,
     pub(crate) emulator: String,
-    /// Others' work: the load average when the bench began.
+    /// Other load: the load average when the bench began.
     pub(crate) load_average: String,
 }
 

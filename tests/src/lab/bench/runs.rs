@@ -1,4 +1,4 @@
-//! The hosts from which the figures of an update and of its baselines are taken.
+//! The hosts that yield the figures of an update and of its baselines.
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::bench::{
@@ -23,7 +23,7 @@ pub(super) struct Update {
     pub(super) handover: Option<Handover>,
 }
 
-/// What LUO took for the same memory.
+/// What LUO needed for the same memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Luo {
     pub(super) crossing: Crossing,
@@ -31,12 +31,13 @@ pub(super) struct Luo {
     pub(super) metadata_bytes: u64,
 }
 
-/// The same for a guest and for its baselines: a kernel's boot depends on it.
+/// The same for a guest and for its baselines, because the duration of a kernel's boot depends on
+/// it.
 fn memory_mib(ram_mib: u64) -> u64 {
     2048 + 3 * ram_mib
 }
 
-/// The kexec of a host with nothing to hand over; before it, the copying of so much memory.
+/// The kexec of a host with nothing to hand over, after copying as much memory as the guest has.
 pub(super) fn bare(bench: &Bench<'_>, case: Case) -> Result<(Crossing, Copied)> {
     let host = Twice {
         name: "bench-bare",

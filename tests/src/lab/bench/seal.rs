@@ -1,4 +1,4 @@
-//! What the preparation of an update costs a guest that runs meanwhile.
+//! What the preparation of an update costs the running guest.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const RAM_MIB: u64 = 512;
-/// Seconds of quiet, as many beside another program, and as many of preparations, in turns.
+/// Seconds without other work, next to another program, and next to preparations, in turn.
 const PERIOD: u64 = 20;
 const QUICK_PERIOD: u64 = 3;
 
@@ -23,13 +23,13 @@ const QUICK_PERIOD: u64 = 3;
 pub(crate) struct Row {
     pub(crate) ram_kind: String,
     pub(crate) ram_mib: u64,
-    /// By how much less the guest got done in the same time.
+    /// By how much less work the guest did in the same time.
     pub(crate) slowdown_percent: f64,
     pub(crate) runs: Vec<f64>,
     /// The same while another program kept the host's second CPU busy.
     pub(crate) other_percent: f64,
     pub(crate) other_runs: Vec<f64>,
-    /// Updates prepared and called off in all runs.
+    /// Updates that were prepared and cancelled in all runs.
     pub(crate) prepared: u64,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A host with a CPU for the guest and one for those who prepare.
+/// A host with one CPU for the guest and one for the preparations.
 fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
     let guest = bench.guest()?;
     let period = if bench.quick { QUICK_PERIOD } else { PERIOD };
@@ -70,7 +70,7 @@ fn measure(bench: &Bench<'_>, kind: &str) -> Result<Worked> {
         devices: Devices::None,
         stages: vec![
             stage(Flavour::A, vec![command], guest.of_stage(0)),
-            // A kernel to load, which is not to be reached.
+            // A kernel to load; it is never entered.
             stage(Flavour::B, Vec::new(), Vec::new()),
         ],
         stage_limit: LIMIT,
@@ -144,7 +144,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// The worst of them: what is promised holds for all.
+/// The worst of them: the documented limit holds for all.
 pub(super) fn worst(rows: &[Row]) -> Option<f64> {
     let worst = rows.iter().map(|row| row.slowdown_percent);
     worst.max_by(f64::total_cmp)

@@ -1,8 +1,8 @@
-//! Repeated figures, summed up.
+//! Summaries of repeated figures.
 
 use serde::Serialize;
 
-/// The least, the middle and the greatest of repeated figures.
+/// Minimum, median and maximum of repeated figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) min: u64,
@@ -11,7 +11,8 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// None of no figures. Of an even number of them the median is the middle two's mean.
+    /// `None` if there are no figures. For an even number of them the median is the mean of the
+    /// middle two.
     pub(crate) fn of(figures: impl IntoIterator<Item = u64>) -> Option<Self> {
         let mut figures: Vec<u64> = figures.into_iter().collect();
         figures.sort_unstable();
@@ -25,14 +26,14 @@ impl Spread {
         Some(Self { min, median, max })
     }
 
-    /// In milliseconds, for a person: `12.3 (11.9 to 14.0)`.
+    /// In milliseconds, to be read by a person: `12.3 (11.9 to 14.0)`.
     pub(crate) fn millis(&self) -> String {
         let [min, median, max] = [self.min, self.median, self.max].map(millis);
         format!("{median} ({min} to {max})")
     }
 }
 
-/// Nanoseconds as milliseconds with three digits that matter.
+/// Nanoseconds as milliseconds with three significant digits.
 pub(crate) fn millis(ns: u64) -> String {
     let ms = ns as f64 / 1e6;
     let digits = match ms {
@@ -44,7 +45,7 @@ pub(crate) fn millis(ns: u64) -> String {
     format!("{ms:.digits$}")
 }
 
-/// Bytes as a person reads them.
+/// Bytes, to be read by a person.
 pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),

@@ -1,4 +1,4 @@
-//! Pictures of figures, as inline SVG.
+//! Charts as inline SVG.
 
 use std::fmt::Write;
 
@@ -10,14 +10,14 @@ const COLOURS: [&str; 8] = [
 ];
 const WIDTH: f64 = 900.0;
 
-/// A line of a chart: the points' x in the chart's unit, y in nanoseconds.
+/// A line of a chart: x in the chart's unit, y in nanoseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) points: Vec<(u64, u64)>,
 }
 
-/// Phases one after the other, on one bar.
+/// Consecutive phases on one bar.
 pub(crate) fn timeline(phases: &[(String, u64)]) -> String {
     let total = phases.iter().map(|phase| phase.1).sum::<u64>().max(1);
     let height = 70.0 + 22.0 * phases.len().div_ceil(3) as f64;
@@ -27,7 +27,7 @@ pub(crate) fn timeline(phases: &[(String, u64)]) -> String {
         let width = WIDTH * *ns as f64 / total as f64;
         let colour = colour(index);
         let (name, ms) = (escape(name), millis(*ns));
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(
             svg,
             "<rect x=\"{x:.1}\" y=\"10\" width=\"{width:.1}\" height=\"40\" fill=\"{colour}\">\
@@ -40,7 +40,7 @@ pub(crate) fn timeline(phases: &[(String, u64)]) -> String {
     end(svg)
 }
 
-/// One bar for each name.
+/// One bar per name.
 pub(crate) fn bars(bars: &[(String, u64)]) -> String {
     const LEFT: f64 = 270.0;
     let most = bars.iter().map(|bar| bar.1).max().unwrap_or(1).max(1);
@@ -60,7 +60,7 @@ pub(crate) fn bars(bars: &[(String, u64)]) -> String {
     end(svg)
 }
 
-/// Lines over a common axis that begins at 0, as does the other.
+/// Lines over a common axis; both axes begin at 0.
 pub(crate) fn lines(unit: &str, lines: &[Line]) -> String {
     const LEFT: f64 = 80.0;
     const TOP: f64 = 15.0;
@@ -143,7 +143,7 @@ fn key(x: f64, y: f64, colour: &str, label: &str) -> String {
     mark + &text(x + 18.0, y, "start", label)
 }
 
-/// `label` is markup already.
+/// `label` is already escaped.
 fn text(x: f64, y: f64, anchor: &str, label: &str) -> String {
     format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{label}</text>")
 }

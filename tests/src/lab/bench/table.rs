@@ -1,12 +1,12 @@
 //! A table, for a terminal and for Markdown.
 
-/// Columns with a heading each, and rows of as many cells.
+/// Columns with a heading each, and rows with one cell per column.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     pub(crate) title: String,
     pub(crate) heads: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
-    /// What follows from it, if that is said.
+    /// The conclusion, or an empty string.
     pub(crate) note: String,
 }
 
@@ -26,7 +26,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Markdown, its columns aligned so that a terminal shows it as well.
+    /// Markdown with aligned columns, readable in a terminal too.
     pub(crate) fn text(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| row[column].chars().count());

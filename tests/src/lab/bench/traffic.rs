@@ -1,7 +1,7 @@
-//! Guests that work with disk and network, one of them and four in one kexec: what the outside
-//! notices of it.
+//! Guests that use disk and network, one alone and four in one kexec: what is visible from outside.
 //!
-//! The hosts are those of `cargo lab demo`, whose init has more to do before the guests run than that
+//! The hosts are those of `cargo lab demo`. Their init does more before the guests run than the
+//! init of the other updates measured here.
 //! of the other updates measured here.
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +17,7 @@ use crate::scenario_host::Group;
 
 /// Memory of each guest.
 const RAM_MIB: u64 = 128;
-/// (how many, the kind of host, the scenario).
+/// (number of guests, kind of host, scenario).
 const CASES: &[(u8, HostKind, &str)] = &[
     (1, HostKind::Guest, "devices/across-a-kexec"),
     (4, HostKind::Guests, "guests/four-in-one-kexec"),

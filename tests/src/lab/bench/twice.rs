@@ -1,4 +1,4 @@
-//! A host that jumps from one kernel into another whose init has one thing to do.
+//! A host that jumps from one kernel into another whose init has a single task.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::qemu::Machine;
 use crate::run::{self, Record};
 use crate::tsc::Clocks;
 
-/// For a stage, by time.
+/// For a stage, with the clocks running by time.
 const LIMIT: Duration = Duration::from_secs(900);
-/// By instructions: less than two minutes, unless the guest stands still.
+/// With the clocks running by instructions: less than two minutes, unless the guest hangs.
 const LIMIT_BY_INSTRUCTIONS: Duration = Duration::from_secs(300);
 
-/// What the new host is made of.
+/// The profile of the new host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Profile {
     /// The lab's usual kernel, command line and initramfs.
     Stock,
-    /// All of them made to be up soon: docs/fast-handover.md.
+    /// All of them optimised for a short boot: docs/fast-handover.md.
     Fast,
 }
 
-/// The words that a fast host's command line has more. The last word of a name counts. QEMU's local
+/// Additional words of a fast host's command line. The last word with a name counts. QEMU's local
 /// APIC timer counts nanoseconds.
 const FAST_WORDS: &str = "quiet loglevel=0 lapic_timer_khz=1000000";
 
@@ -46,15 +46,15 @@ impl Profile {
     }
 }
 
-/// A host that is left by its last command.
+/// A host whose last command leaves it.
 #[derive(Debug)]
 pub(super) struct Twice {
     pub(super) name: &'static str,
     pub(super) memory_mib: u64,
     pub(super) cpus: u32,
-    /// Run in the old kernel, by the program that measures.
+    /// Run in the old kernel by the measuring program.
     pub(super) before: Vec<String>,
-    /// What the new kernel's init has to do.
+    /// The task of the new kernel's init.
     pub(super) first: String,
     pub(super) profile: Profile,
     pub(super) with_guest: bool,
@@ -65,7 +65,7 @@ impl Twice {
         bench.judge(&self.prepare(bench)?)
     }
 
-    /// Writes both images, the new kernel's first: it lies in the other.
+    /// Writes both images, the new kernel's first: the other one contains it.
     fn prepare(&self, bench: &Bench<'_>) -> Result<Host> {
         let lab = bench.lab;
         let kernels = lab.kernels()?;

@@ -1,4 +1,4 @@
-//! The update of a host under a guest, beside the bare kexec, LUO and a copy of the memory.
+//! The update of a host under a guest, compared with the bare kexec, LUO and a copy of the memory.
 
 use std::collections::BTreeMap;
 
@@ -33,10 +33,10 @@ impl Case {
 }
 
 const SIZES_MIB: &[u64] = &[128, 512, 1024, 2048];
-/// The size of which there is a guest with more CPUs as well.
+/// The size at which a guest with more CPUs is measured, too.
 const MORE_CPUS_MIB: u64 = 512;
 
-/// Every size on every kind of memory, and one guest with more CPUs.
+/// Every size with every kind of memory, and one guest with more CPUs.
 fn cases(bench: &Bench<'_>) -> Vec<Case> {
     let kinds = [
         ("guest_memfd", Layout::Sequential),
@@ -68,10 +68,10 @@ pub(crate) struct Row {
     pub(crate) vcpus: u32,
     pub(crate) guests: u32,
     pub(crate) blackout_ns: Spread,
-    /// The longest time the guest's own clock did not get on.
+    /// The longest time for which the guest's own clock did not advance.
     pub(crate) guest_gap_ns: u64,
     pub(crate) network_gap_ns: Option<u64>,
-    /// Of the run whose blackout is the median.
+    /// Those of the run with the median blackout.
     pub(crate) phases: Vec<Phase>,
     /// The bare kexec of the same host.
     pub(crate) floor_ns: Option<u64>,
@@ -97,7 +97,7 @@ struct Figures {
 pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     let cases = cases(bench);
     let mut figures = Figures::default();
-    // By turns: what else the machine does is to hit all alike.
+    // In turn: other load on the machine is to affect all alike.
     for round in 0..bench.repeats {
         for case in &cases {
             figures.measure(bench, *case, round);
@@ -107,7 +107,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
 }
 
 impl Figures {
-    /// Once more, in this case. A baseline that several cases share is taken once a round.
+    /// Measures this case once more. A baseline shared by several cases is measured once per round.
     fn measure(&mut self, bench: &Bench<'_>, case: Case, round: usize) {
         let what = |of: &str| format!("{of}: {}, run {}", case.text(), round + 1);
         let floors = self.floors.entry(case.ram_mib).or_default();
@@ -161,12 +161,12 @@ pub(super) fn median(figures: impl Iterator<Item = u64>) -> Option<u64> {
 }
 
 impl Row {
-    /// What LUO would have made of the same guest: its kexec, and taking the memory back.
+    /// The time that LUO would need for the same guest: its kexec, and retrieving the memory.
     pub(super) fn luo_ns(&self) -> Option<u64> {
         Some(self.luo_kexec_ns? + self.luo_retrieve_ns?)
     }
 
-    /// The same with the memory copied.
+    /// The same with a copy of the memory.
     pub(super) fn copied_ns(&self) -> Option<u64> {
         Some(self.floor_ns? + self.copy_ns?)
     }
@@ -228,7 +228,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// What the blackouts consist of.
+/// The phases of the blackouts.
 pub(super) fn phases(rows: &[Row]) -> Table {
     let mut names: Vec<&str> = Vec::new();
     for phase in rows.iter().flat_map(|row| &row.phases) {

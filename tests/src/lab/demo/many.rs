@@ -1,4 +1,4 @@
-//! `cargo lab demo --guests N`: one kexec takes several guests along.
+//! `cargo lab demo --guests N`: one kexec updates the host under several guests.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::proof::{self, Update};
 use crate::run::Record;
 use crate::scenario_host::Group;
 
-/// The scenario that the demo is.
+/// The scenario behind the demo.
 const SCENARIO: &str = "guests/four-in-one-kexec";
-/// Each guest's memory.
+/// The memory of each guest.
 const MIB: u64 = 128;
 
 /// The guests, by name.
@@ -84,7 +84,7 @@ fn summary(record: &Record, updates: &Updates) {
 const HEADING: &str = "guest  memory       pages  bad  disk: writes  bad  TCP: KiB  lost  twice  \
     stood still:  guest    VMM  silent:  TCP   ping";
 
-/// What a guest saw, in one line. Times are in milliseconds.
+/// What a guest saw, on one line. Times are in milliseconds.
 fn row(name: &str, update: &Update) -> String {
     let after = &update.after;
     let mut row = format!(
@@ -122,7 +122,7 @@ fn row(name: &str, update: &Update) -> String {
     row
 }
 
-/// Each guest is told of, also in a run that failed: as much as is known of it.
+/// Reports each guest, also in a run that failed: with what is known about it.
 fn describe(record: &Record, updates: &Result<Updates>) -> Value {
     let first = updates.as_ref().ok().and_then(|updates| updates.first());
     let mut report = report::head(record, first.map(|(_, update)| update));
@@ -157,7 +157,7 @@ mod tests {
             &Ok(update.clone()),
             Some("vm0"),
         ));
-        // Every heading has its figure below it, at the right.
+        // Every heading has its figure below it, right-aligned.
         let row = row("vm0", &update);
         assert_eq!(row.len(), HEADING.len(), "\n{HEADING}\n{row}");
         assert!(row.ends_with(" 1000"), "the ping's silence: {row}");

@@ -1,4 +1,4 @@
-//! `cargo lab demo`: a guest is updated under, and all who know of it tell what they saw.
+//! `cargo lab demo`: updates the host under a guest, and reports what everyone involved saw.
 
 mod many;
 mod report;
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     }
 }
 
-/// The scenario that the demo is, and its host.
+/// The scenario behind the demo, and its host.
 fn group(args: &DemoArgs) -> Group<'static> {
     let (kind, name) = match (args.device, args.binary) {
         (Some(DeviceKind::E1000e), _) => (HostKind::GuestPassthrough, "passthrough/guest"),
@@ -67,7 +67,7 @@ fn group(args: &DemoArgs) -> Group<'static> {
     }
 }
 
-/// Runs a host to its end and tells of it meanwhile. Returns the folder of its logs as well.
+/// Runs a host to its end and reports on it meanwhile. Also returns the folder of its logs.
 fn follow(lab: &Lab, group: &Group<'_>, verbose: bool) -> Result<(Record, std::path::PathBuf)> {
     let host = group.prepare(lab)?;
     timeline::head();
@@ -78,7 +78,7 @@ fn follow(lab: &Lab, group: &Group<'_>, verbose: bool) -> Result<(Record, std::p
     Ok((record, host.dir))
 }
 
-/// The run must have nothing wrong with it.
+/// Fails if anything went wrong in the run.
 fn sound(record: &Record) -> Result<()> {
     let failures = record.failures.iter().map(ToString::to_string);
     let stages = record.scenarios.iter();
@@ -89,11 +89,11 @@ fn sound(record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// The one update of the run, if nothing was wrong with it.
+/// The only update of the run, if nothing went wrong in it.
 fn judge(record: &Record) -> Result<Update> {
     sound(record)?;
     let updates = match record.hellos.len() {
-        // Without a kexec: the host has the other VMM to start meanwhile.
+        // Without a kexec: the host also has to start the other VMM meanwhile.
         1 => proof::updates_in_a_crowd(record)?,
         _ => proof::updates(record)?,
     };
@@ -103,7 +103,7 @@ fn judge(record: &Record) -> Result<Update> {
     Ok(update)
 }
 
-/// A guest must run in the host that is there at the end.
+/// A guest must run in the host that exists at the end.
 fn in_the_last_host(record: &Record, update: &Update) -> Result<()> {
     let last = record.hellos.last().context("No host was seen")?;
     ensure!(
@@ -126,7 +126,7 @@ fn failed(error: &anyhow::Error, dir: &Path) -> ExitCode {
 }
 
 fn say(text: &str) {
-    // Nobody left to read it: the exit status still tells.
+    // If nobody reads the output, the exit status still has the result.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 

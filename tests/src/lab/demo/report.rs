@@ -1,12 +1,12 @@
-//! What a machine reads of an update.
+//! The machine-readable report of an update.
 
 use serde_json::{Value, json};
 
 use crate::proof::Update;
 use crate::run::Record;
 
-/// One guest's update, whole or, after a failure, as much as is known. Of several it is the one of this
-/// `name`.
+/// One guest's update, or after a failure what is known about it. With several guests, that of the
+/// one called `name`.
 pub(super) fn of(record: &Record, update: &anyhow::Result<Update>, name: Option<&str>) -> Value {
     let mut report = match update {
         Ok(update) => of_guest(record, update),
@@ -23,7 +23,7 @@ pub(super) fn of(record: &Record, update: &anyhow::Result<Update>, name: Option<
     report
 }
 
-/// What a guest said last of itself, of what [`guest`] would have told; null if it said nothing.
+/// The last event of a guest, in the form of [`guest`]'s report; null if there was none.
 fn last_words(record: &Record, name: Option<&str>) -> Value {
     let said = name.map_or_else(|| "witness".into(), |name| format!("witness {name}"));
     let mut reports = record.values.iter().filter(|value| value.name == said);
@@ -44,7 +44,7 @@ fn last_words(record: &Record, name: Option<&str>) -> Value {
     alike.into_iter().map(member).collect()
 }
 
-/// Of one guest that was updated under.
+/// The report on a guest whose host was updated.
 fn of_guest(record: &Record, update: &Update) -> Value {
     let mut report = head(record, Some(update));
     report["guest"] = guest(update);
@@ -61,7 +61,8 @@ fn of_guest(record: &Record, update: &Update) -> Value {
     report
 }
 
-/// The result, and the host before and after: where the guest runs after, its VMM says.
+/// The result, and the host before and after: the guest's VMM reports which host the guest runs in
+/// afterwards.
 pub(super) fn head(record: &Record, update: Option<&Update>) -> Value {
     let hellos: Vec<_> = record.hellos.iter().map(|(_, hello)| hello).collect();
     let (before, after) = (hellos.first(), hellos.last());
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(report["result"], "failed");
         assert!(report["error"].as_str().unwrap().contains("BUG: x"));
         assert_eq!(report["guest"], Value::Null);
-        // And what the guest had said by then.
+        // Including what the guest had sent by then.
         record.values.push(crate::run::Value {
             at: Duration::ZERO,
             name: "witness".into(),
@@ -130,7 +131,8 @@ mod tests {
         assert_eq!(report["guest"]["pages_bad"], 1);
     }
 
-    /// What the issues that asked for the demo name, and what it must be in a run that went well.
+    /// The names that the demo's users rely on, and the values they must have after a successful
+    /// run.
     const NAMES: &[(&str, &str)] = &[
         ("/result", "\"done\""),
         ("/host/kernel_before", "\"7.3-a\""),
@@ -178,7 +180,7 @@ mod tests {
         record
     }
 
-    /// All that is demanded of a guest's report, and as it is.
+    /// Checks that a guest's report has all required members with the right values.
     pub(in super::super) fn is_complete(report: &Value) {
         for (name, wanted) in NAMES {
             let found = report.pointer(name);

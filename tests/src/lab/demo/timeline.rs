@@ -1,4 +1,4 @@
-//! The timeline: what happens in the host and what the guests say, one line each, as it comes.
+//! The timeline: events in the host and messages of the guests, one line each, as they happen.
 
 use fdbox_lab::event::{Event, Stream};
 use fdbox_lab::witness::{Io, WitnessEvent as Witness, parse};
@@ -10,7 +10,7 @@ pub(super) fn head() {
     say("seconds  who    what");
 }
 
-/// One line of the timeline, if this is worth one.
+/// Prints the line of the timeline for this event, if it is worth one.
 pub(super) fn tell(line: &Line) {
     let LineContent::Event(event) = &line.content else {
         return;

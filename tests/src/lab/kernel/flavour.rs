@@ -1,21 +1,23 @@
-//! The kernels that there are: how each differs from the others, and whose objects it starts from.
+//! The flavours of kernels: how each differs from the others, and which objects its build starts
+//! from.
 
-/// Which kernel.
+/// A flavour of kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Flavour {
-    /// As it comes. The guest's kernel, and what the patched ones are compared with.
+    /// Unpatched. The guest's kernel, and the reference for the patched ones.
     Stock,
     /// The host's first kernel.
     A,
     /// The kernel the host is updated to.
     B,
-    /// The same, built to be up soon: the fast-handover profile.
+    /// The same, optimised for a short boot: the fast-handover profile.
     Fast,
     /// The same with KVM, iommufd and VFIO as modules.
     Modular,
-    /// The same with the kernel's own checks: lockdep, kmemleak and others.
+    /// The same with the kernel's debug checks: lockdep, kmemleak and others.
     Debug,
-    /// As it comes, with these checks: what the patched one is compared with, where it has to be.
+    /// Unpatched, with these checks: the reference for the patched debug kernel, where one is
+    /// needed.
     StockDebug,
 }
 
@@ -32,7 +34,7 @@ impl Flavour {
         }
     }
 
-    /// The file beside host.config with options of this flavour alone.
+    /// The file next to host.config with the options of this flavour only.
     pub(super) fn options(self) -> Option<&'static str> {
         match self {
             Self::Stock | Self::A | Self::B => None,
@@ -42,8 +44,8 @@ impl Flavour {
         }
     }
 
-    /// What `make` finds in its environment. Control-flow integrity is clang's, and so for the debug
-    /// kernel everything is built by LLVM; its modules have to be, too.
+    /// The environment of `make`. Control-flow integrity requires clang, so everything in the debug
+    /// kernel is built with LLVM; its modules must be, too.
     pub(super) fn environment(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Debug | Self::StockDebug => &[("LLVM", "1")],
@@ -51,7 +53,7 @@ impl Flavour {
         }
     }
 
-    /// Whether it can use memory on several NUMA nodes.
+    /// Whether it supports several NUMA nodes.
     pub(crate) fn knows_nodes(self) -> bool {
         matches!(self, Self::Debug | Self::StockDebug)
     }
@@ -60,22 +62,22 @@ impl Flavour {
         !matches!(self, Self::Stock | Self::StockDebug)
     }
 
-    /// Whose objects it starts from.
+    /// The flavour whose objects its build starts from.
     pub(super) fn base(self) -> Option<Self> {
         match self {
             Self::Stock => None,
             Self::A => Some(Self::Stock),
             Self::B => Some(Self::A),
-            // Nearly nothing is left of the objects; the host programs are.
+            // Hardly any of the objects can be reused, but the host programs can.
             Self::Fast => Some(Self::B),
             Self::Modular => Some(Self::A),
-            // Nothing is left: they are made by LLVM.
+            // None of the objects can be reused: this kernel is built with LLVM.
             Self::Debug => Some(Self::A),
             Self::StockDebug => Some(Self::Stock),
         }
     }
 
-    /// Whether its options are the same as those of the kernel that it starts from.
+    /// Whether its options are those of the kernel that it starts from.
     pub(super) fn has_options_of_base(self) -> bool {
         self.base()
             .is_some_and(|base| base.options() == self.options())

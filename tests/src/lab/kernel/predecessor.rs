@@ -1,7 +1,7 @@
-//! The last kernel with the same options that was built from other patches.
+//! The most recent kernel with the same options that was built from other patches.
 //!
-//! A changed patch touches a few files. The debug kernel shares no objects with any other kernel, so
-//! without its predecessor each change of a patch would have it built from nothing.
+//! A changed patch affects a few files. The debug kernel shares no objects with any other kernel,
+//! so without its predecessor each change of a patch would require a full build.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,22 +13,22 @@ use crate::cache::{Cache, Key};
 use crate::debian::field;
 use crate::source::Source;
 
-/// The file in a kernel's directory that says what it was built from.
+/// The file in a kernel's directory that records what it was built from.
 const BUILT_FROM: &str = "built-from";
-/// The file beside a patched source that lists the files that the patches touch.
+/// The file next to a patched source that lists the files changed by the patches.
 const TOUCHED: &str = "touched";
 
-/// A kernel to go on from.
+/// A kernel to start from.
 pub(super) struct Predecessor {
     /// Its directory in the cache.
     pub dir: PathBuf,
-    /// The source that it was built from.
+    /// The source it was built from.
     source: PathBuf,
-    /// Nobody prunes the kernel or its source while it is copied.
+    /// Protects the kernel and its source from pruning while they are copied.
     _held: [File; 2],
 }
 
-/// Notes what a kernel was built from: `recipe` is the key without the patches.
+/// Records what a kernel was built from: `recipe` is the key without the patches.
 pub(super) fn note(dir: &Path, recipe: &Key, source: &Source) -> Result<()> {
     let note = format!(
         "recipe={}\nsource={}\n",
@@ -38,12 +38,12 @@ pub(super) fn note(dir: &Path, recipe: &Key, source: &Source) -> Result<()> {
     fs::write(dir.join(BUILT_FROM), note).context("Note what the kernel was built from")
 }
 
-/// Notes which files the patches of a patched source touch.
+/// Records which files the patches of a patched source change.
 pub(super) fn note_touched(source: &Path, files: &[String]) -> Result<()> {
     fs::write(source.with_file_name(TOUCHED), files.join("\n")).context("Note what is patched")
 }
 
-/// The kernel of this kind and recipe that was used last and whose source is still there.
+/// The most recently used kernel of this kind and recipe whose source still exists.
 pub(super) fn find(cache: &Cache, kind: &str, recipe: &Key) -> Result<Option<Predecessor>> {
     let mut found = Vec::new();
     for key in cache.keys(kind)? {
@@ -67,13 +67,13 @@ pub(super) fn find(cache: &Cache, kind: &str, recipe: &Key) -> Result<Option<Pre
         return Ok(None);
     };
     let _held = [cache.hold(kind, &key)?, cache.hold("patched", &patched)?];
-    // Pruned before it was held.
+    // It may have been pruned before it was held.
     let is_there = dir.is_dir() && source.is_dir();
     Ok(is_there.then_some(Predecessor { dir, source, _held }))
 }
 
 impl Predecessor {
-    /// The files of `source` that differ from the predecessor's, by the names kbuild knows them by.
+    /// The files of `source` that differ from the predecessor's, by the names that kbuild uses.
     pub(super) fn changed(&self, source: &Path) -> Result<Vec<String>> {
         let mut names = BTreeSet::new();
         for tree in [&*self.source, source] {

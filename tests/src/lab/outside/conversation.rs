@@ -1,4 +1,5 @@
-//! A TCP connection to one guest: numbered data both ways from its first word to its orderly end.
+//! A TCP connection to one guest: numbered data in both directions from the first word to an
+//! orderly end.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +11,17 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use super::Seen;
 use super::ping::Ping;
 
-/// What the stack holds each way.
+/// The size of the stack's buffer in each direction.
 const BUFFER: usize = 64 << 10;
-/// What is sent at once.
+/// The size of each piece sent.
 const PIECE: usize = 256;
-/// How long a guest may take to answer; it may not be up yet.
+/// The time limit for a guest's answer; the guest may still be booting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// Ports for connections of one's own; each try takes another one.
+/// The first ephemeral port; each attempt uses another one.
 const FIRST_PORT: u16 = 49152;
 const PORTS: u16 = 1000;
 
-/// What came of it, in bytes. All of it zero: there was no connection.
+/// The result, in bytes. All zero if there was no connection.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Talked {
     pub(crate) connected: bool,
@@ -28,7 +29,7 @@ pub(crate) struct Talked {
     pub(crate) received: u64,
     pub(crate) lost: u64,
     pub(crate) repeated: u64,
-    /// It ended, and not by both sides closing it.
+    /// The connection ended, but not because both sides closed it.
     pub(crate) reset: bool,
     /// Both sides have closed it.
     pub(crate) ended: bool,
@@ -38,12 +39,12 @@ pub(crate) struct Talked {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Not connected yet, and when that is to be tried again.
+    /// Not connected yet, and the time of the next attempt.
     Connecting {
         again: Instant,
     },
     Talking,
-    /// The guest has closed its side, and so have we.
+    /// The guest has closed its side, and the lab its own.
     Closing,
     Over,
 }
@@ -79,7 +80,7 @@ impl Conversation {
         }
     }
 
-    /// Takes what came, and at a tick sends something.
+    /// Handles received data, and sends some at a tick.
     pub(super) fn go_on(&mut self, sockets: &mut SocketSet<'_>, cx: &mut Context, tick: bool) {
         self.ping.receive(sockets);
         let socket = sockets.get_mut::<Socket<'_>>(self.socket);
@@ -102,7 +103,7 @@ impl Conversation {
             socket.abort();
             let port = FIRST_PORT + u16::from(self.guest) * PORTS + self.tries % PORTS;
             self.tries = self.tries.wrapping_add(1);
-            // A try that cannot be made is made again.
+            // If an attempt fails, there will be another.
             let _ = socket.connect(cx, (net::guest(self.guest), net::PORT), port);
             self.phase = Phase::Connecting {
                 again: Instant::now() + CONNECT_LIMIT,
@@ -121,13 +122,13 @@ impl Conversation {
         } else if tick {
             let mut piece = [0; PIECE];
             fill(self.talked.sent, &mut piece);
-            // It takes nothing when its buffer is full.
+            // The socket takes nothing if its buffer is full.
             self.talked.sent += socket.send_slice(&piece).unwrap_or(0) as u64;
         }
     }
 
     fn close(&mut self, socket: &Socket<'_>) {
-        // A reset would not let the queue run empty.
+        // After a reset the queue would not be empty.
         if !socket.is_active() || socket.state() == State::TimeWait {
             self.talked.ended = socket.send_queue() == 0;
             self.talked.reset = !self.talked.ended;

@@ -1,5 +1,5 @@
-//! The world outside of the host: a TCP/IP stack at the other end of its network cable, which talks to
-//! the guests. It is no part of the host and goes on while that is updated.
+//! The world outside the host: a TCP/IP stack at the other end of its network cable, which talks to
+//! the guests. It is not part of the host, so it continues while the host is updated.
 
 mod conversation;
 mod ping;
@@ -20,31 +20,31 @@ pub(crate) use conversation::Talked;
 pub(crate) use ping::Pinged;
 use wire::Wire;
 
-/// Locally administered, and no other's.
+/// Locally administered and unique.
 const ADDRESS: EthernetAddress = EthernetAddress([0x02, 0x77, 0, 0, 0, 1]);
-/// How often something is sent to a guest; less often to each of several.
+/// How often data is sent to a guest; with several guests, less often to each.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What the outside saw of one guest.
+/// What was seen of one guest from outside.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) tcp: Talked,
     pub(crate) ping: Pinged,
 }
 
-/// The outside, at work until the host is off.
+/// The outside, running until the host is off.
 #[derive(Debug)]
 pub(crate) struct Outside(JoinHandle<Result<Vec<Seen>>>);
 
 impl Outside {
-    /// Talks to so many guests over this cable: QEMU's stream of frames.
+    /// Talks to `guests` guests over this cable: QEMU's stream of frames.
     pub(crate) fn start(cable: UnixStream, guests: u8) -> Result<Self> {
         let wire = Wire::new(cable)?;
         let thread = std::thread::Builder::new().name("outside".into());
         Ok(Self(thread.spawn(move || run(wire, guests))?))
     }
 
-    /// What was seen, by the guest's number. The host is off.
+    /// The results, by the guest's number. The host must be off.
     pub(crate) fn end(self) -> Result<Vec<Seen>> {
         let seen = self.0.join();
         seen.map_err(|_| anyhow!("The outside panicked"))?
@@ -58,7 +58,7 @@ fn run(mut wire: Wire, guests: u8) -> Result<Vec<Seen>> {
     config.random_seed = fdbox_lab::tsc();
     let mut interface = Interface::new(config, &mut wire, now(started));
     interface.update_ip_addrs(|addresses| {
-        // There is room for one.
+        // There is room for one address.
         let _ = addresses.push(IpCidr::new(net::OUTSIDE.into(), 24));
     });
     let routes = interface.routes_mut();

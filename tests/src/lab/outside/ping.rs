@@ -1,4 +1,4 @@
-//! Echo requests to one guest, and how long no answer came.
+//! Echo requests to one guest, and the longest time without a reply.
 
 use std::time::{Duration, Instant};
 
@@ -8,20 +8,20 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::icmp::{Endpoint, PacketBuffer, PacketMetadata, Socket};
 use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr};
 
-/// Tells the lab's requests from others'; the guest's number is added.
+/// Distinguishes the lab's requests from others; the guest's number is added.
 const IDENT: u16 = 0xfd00;
-/// Of a request: the stack's smallest frames are large enough.
+/// The payload of a request: it fits into the stack's smallest frames.
 const PAYLOAD: &[u8] = b"fdbox";
-/// Requests and answers that the stack holds.
+/// Requests and replies that the stack can hold.
 const PACKETS: usize = 64;
 const BYTES: usize = 4096;
 
-/// What came of it.
+/// The results.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Pinged {
     pub(crate) sent: u64,
     pub(crate) answered: u64,
-    /// The longest time between two answers.
+    /// The longest time between two replies.
     pub(crate) largest_gap: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Ping {
     pub(super) fn new(guest: u8, sockets: &mut SocketSet<'_>) -> Self {
         let buffer = || PacketBuffer::new(vec![PacketMetadata::EMPTY; PACKETS], vec![0; BYTES]);
         let mut socket = Socket::new(buffer(), buffer());
-        // It fails for a socket that is bound already.
+        // Fails only for a socket that is already bound.
         let _ = socket.bind(Endpoint::Ident(IDENT + u16::from(guest)));
         Self {
             guest,
@@ -54,7 +54,7 @@ impl Ping {
             data: PAYLOAD,
         };
         let socket = sockets.get_mut::<Socket<'_>>(self.socket);
-        // A full buffer drops it, as any network may.
+        // If the buffer is full the request is dropped, like on any network.
         if let Ok(buffer) = socket.send(request.buffer_len(), net::guest(self.guest).into()) {
             let mut packet = Icmpv4Packet::new_unchecked(buffer);
             request.emit(&mut packet, &ChecksumCapabilities::default());

@@ -1,4 +1,5 @@
-//! The cable: a stream of frames, each after its length, as QEMU's `-netdev stream` has it.
+//! The cable: a stream of frames, each preceded by its length, in the format of QEMU's `-netdev
+//! stream`.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,11 +11,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
-/// Bytes of a length, which is big-endian.
+/// Size of a length field, which is big-endian.
 const LENGTH: usize = 4;
 /// The longest frame: 1500 bytes and a header.
 const FRAME: usize = 1514;
-/// What may wait for a host that takes nothing. More is lost, as on any cable.
+/// How much may be queued for a host that reads nothing. Anything beyond is lost, like on any
+/// cable.
 const QUEUE: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl Wire {
         })
     }
 
-    /// Reads and writes what can be without waiting. False when the host is off.
+    /// Reads and writes what it can without waiting. Returns false if the host is off.
     pub(super) fn pump(&mut self) -> Result<bool> {
         let mut buffer = [0; 64 << 10];
         loop {
@@ -57,7 +59,7 @@ impl Wire {
         Ok(true)
     }
 
-    /// Waits until there is something to [`pump`](Self::pump), but no longer.
+    /// Waits until there is something to [`pump`](Self::pump), or until `limit`.
     pub(super) fn wait(&self, limit: Duration) -> Result<()> {
         let wanted = match self.output.is_empty() {
             true => PollFlags::IN,
@@ -115,7 +117,7 @@ impl Device for Wire {
     }
 }
 
-/// A frame that came.
+/// A received frame.
 #[derive(Debug)]
 pub(super) struct Frame(Vec<u8>);
 

@@ -1,5 +1,5 @@
-//! A card that the guest drove through an update: the guest's count of what came, the host's look
-//! at the card's registers, and when the lab sent what.
+//! A card that the guest drove through an update: compares the guest's count of frames, the card's
+//! registers as seen by the host, and the times at which the lab sent the frames.
 
 use std::time::Duration;
 
@@ -12,26 +12,27 @@ use serde::Serialize;
 use super::device::{Evidence, Standstill, is_reset};
 use crate::frames::{self, Sent};
 
-/// What a machine reads of it, too.
+/// Also part of the machine-readable report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Card {
     pub(crate) kind: &'static str,
-    /// Which of the host's devices it is, by the frames that came.
+    /// Which of the host's devices it is, according to the frames.
     #[serde(skip)]
     pub(crate) number: u8,
-    /// Whether its registers, its bus mastering or a kernel's log tell of a reset after the first note.
+    /// Whether its registers, its bus mastering or a kernel's log show a reset after the first
+    /// note.
     pub(crate) reset: bool,
-    /// From the first that the guest counted to the last.
+    /// From the first frame that the guest counted to the last.
     pub(crate) frames_sent: u64,
     pub(crate) frames_received: u64,
-    /// Sent while the guest stood still.
+    /// Frames sent during the blackout.
     pub(crate) frames_during_blackout: u64,
     pub(crate) frames_lost: u64,
     pub(crate) frames_repeated: u64,
     pub(crate) frames_torn: u64,
 }
 
-/// All that is known of it.
+/// Everything known about the card.
 struct Seen<'a> {
     before: &'a Counted,
     after: &'a Counted,
@@ -40,11 +41,11 @@ struct Seen<'a> {
     number: u8,
     sent: &'a Sent,
     standstill: Standstill,
-    /// Frames that may have been sent and not taken by the device.
+    /// Frames that may have been sent but not taken by the device.
     most_on_the_way: u64,
 }
 
-/// What became of it; `None` for a guest without a card.
+/// The result; `None` for a guest without a card.
 pub(super) fn of(
     evidence: &Evidence<'_>,
     (before, after): (&Report, &Report),
@@ -108,7 +109,8 @@ impl Seen<'_> {
             last < self.sent.0.len() as u64 && self.sent.0[last as usize] > to,
             "The guest's last frame, {last}, is none that was sent after the blackout"
         );
-        // A device that does not write to memory holds back what comes, and soon the lab as well.
+        // A device that does not write to memory holds back incoming frames, and soon blocks the
+        // lab.
         ensure!(
             card.frames_during_blackout > self.most_on_the_way,
             "Only {} frames could be sent in the blackout",

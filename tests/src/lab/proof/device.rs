@@ -1,5 +1,5 @@
-//! A device that the guest drove through an update, of whatever kind: when the guest stood still, and whether
-//! the device was reset.
+//! A device of any kind that the guest drove through an update: when the guest was paused, and
+//! whether the device was reset.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::run::{Record, Value};
 /// The phases of a blackout before the new kernel's clock starts.
 const BEFORE_THE_KERNEL: [&str; 3] = ["pause", "save", "jump"];
 
-/// What a machine reads of it, too.
+/// Also part of the machine-readable report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Device {
@@ -25,17 +25,17 @@ pub(crate) enum Device {
     Nvme(Nvme),
 }
 
-/// What a record holds of one guest and its last update.
+/// The part of a record about one guest and its last update.
 pub(super) struct Evidence<'a> {
     pub(super) record: &'a Record,
-    /// Ends the names of the guest's values.
+    /// The suffix of the names of the guest's values.
     pub(super) ending: &'a str,
     pub(super) resume: &'a Resume,
     pub(super) blackout: &'a Blackout,
 }
 
 impl Evidence<'_> {
-    /// The values of this name that the scenario handed over for the guest.
+    /// The values with this name that the scenario sent for the guest.
     pub(super) fn named<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {
         let its = |value: &&Value| value.name.strip_suffix(self.ending) == Some(name);
         let values = self.record.values.iter().filter(its);
@@ -63,14 +63,14 @@ impl Evidence<'_> {
         })
     }
 
-    /// What the host saw of the device, in its three notes.
+    /// The host's three notes on the device.
     pub(super) fn noted<Registers: DeserializeOwned>(&self) -> Result<Vec<Noted<Registers>>> {
         self.named(NOTED)
     }
 }
 
-/// When a guest stood still, by the lab's clock: the VMM tells how long each phase took, and the first word of
-/// the new kernel's init how long ago its clock started.
+/// The blackout of a guest, by the lab's clock: the VMM reports the duration of each phase, and the
+/// first message of the new kernel's init contains the time since its clock started.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Standstill {
     pub(super) from: Duration,
@@ -79,8 +79,9 @@ pub(super) struct Standstill {
     pub(super) to: Duration,
 }
 
-/// Whether the device was reset or switched off after the first note: a reset clears the registers that the
-/// driver sets once, and is logged by the kernel that does it. In the first note the device must be `driven`.
+/// Whether the device was reset or disabled after the first note: a reset clears the registers that
+/// the driver sets once, and the kernel that does it logs it. In the first note the device must be
+/// `driven`.
 pub(super) fn is_reset<Registers: PartialEq + Debug>(
     noted: &[Noted<Registers>],
     driven: impl Fn(&Registers) -> bool,

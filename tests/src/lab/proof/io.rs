@@ -1,5 +1,5 @@
-//! What a guest did with its disk and its network through an update: its own account, the outside's
-//! and the disk's image, compared.
+//! What a guest did with its disk and its network through an update: compares its own account, the
+//! view from outside and the disk's image.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::drive::{self, Checked};
 use crate::outside::Seen;
 use crate::run::Record;
 
-/// The whole of it, once it has ended.
+/// The complete results, after the work has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Traffic {
     pub(crate) guest: Io,
@@ -19,7 +19,7 @@ pub(crate) struct Traffic {
     pub(crate) image: Checked,
 }
 
-/// What ended in this record, each checked. Empty for guests without disk and network.
+/// The results in this record, each checked. Empty for guests without disk and network.
 pub(crate) fn all(record: &Record) -> Result<Vec<Traffic>> {
     let ended = record
         .values
@@ -28,7 +28,7 @@ pub(crate) fn all(record: &Record) -> Result<Vec<Traffic>> {
     ended.map(|value| of(record, &value.value)).collect()
 }
 
-/// What a guest said when it ended its work, with what the others know of it.
+/// The guest's final report, combined with what is known from elsewhere.
 pub(super) fn of(record: &Record, ended: &Value) -> Result<Traffic> {
     let guest: Io = serde_json::from_value(ended.clone())?;
     let outside = record.outside.get(usize::from(guest.guest)).cloned();
@@ -41,7 +41,7 @@ pub(super) fn of(record: &Record, ended: &Value) -> Result<Traffic> {
     Ok(traffic)
 }
 
-/// Whether a guest went on with all of it between two of its reports.
+/// Whether a guest continued to use both between two of its reports.
 pub(super) fn went_on(before: &Io, after: &Io) -> Result<()> {
     let progress = [
         ("writes to its disk", before.disk.writes, after.disk.writes),
@@ -57,7 +57,7 @@ pub(super) fn went_on(before: &Io, after: &Io) -> Result<()> {
     Ok(())
 }
 
-/// What a guest says of a disk, and the disk's image.
+/// Compares a guest's account of a disk with the disk's image.
 pub(super) fn check_disk(disk: &DiskIo, image: &Checked) -> Result<()> {
     ensure!(
         disk.bad == 0,
@@ -110,12 +110,12 @@ impl Traffic {
         self.outside.tcp.reset || self.guest.tcp.error.is_some()
     }
 
-    /// Both ways together, as are the others.
+    /// Both directions together, as in the other counts.
     pub(crate) fn bytes_sent(&self) -> u64 {
         self.guest.tcp.sent + self.outside.tcp.sent
     }
 
-    /// Numbers that were skipped, and what came at no time.
+    /// Data that was skipped, or that never arrived.
     pub(crate) fn bytes_lost(&self) -> u64 {
         let (guest, outside) = (&self.guest.tcp, &self.outside.tcp);
         let never_came =
@@ -127,7 +127,7 @@ impl Traffic {
         self.guest.tcp.repeated + self.outside.tcp.repeated
     }
 
-    /// What a machine reads, as members `disk`, `tcp` and `ping` of a guest.
+    /// Adds the machine-readable form, as members `disk`, `tcp` and `ping` of a guest.
     pub(crate) fn describe(&self, guest: &mut Value) {
         let (disk, ping) = (&self.guest.disk, &self.outside.ping);
         guest["disk"] = json!({

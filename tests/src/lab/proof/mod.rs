@@ -1,4 +1,4 @@
-//! What a run proves: the guest's own reports before and after, compared.
+//! What a run proves: compares the guest's own reports from before and after the update.
 
 mod card;
 mod device;
@@ -22,25 +22,25 @@ pub(crate) use nvme::Nvme;
 #[cfg(test)]
 pub(crate) use tests::{two_guests, with_traffic};
 
-/// How much longer than the VMM's blackout the guest's own largest gap may be: it begins with the
-/// last sample before and ends with the first one after, for which the guest's CPU must get to run
-/// in a host that is just coming up.
+/// How much longer than the VMM's blackout the guest's own largest gap may be: the gap begins with
+/// the last sample before the update and ends with the first one after it, and for the latter the
+/// guest's CPU must get to run in a host that has just started.
 const LONGER_PERCENT: u64 = 25;
-/// By how much more for each other guest: the host has it to bring back too, with the one CPU that the guest's
-/// continues.
+/// By how much more for each other guest: the host has to restore it too, on the only CPU, on which
+/// the guest continues as well.
 const LONGER_PERCENT_PER_OTHER: u64 = 15;
 const LONGER_NS_PER_GUEST: u64 = 400_000_000;
-/// Two VMMs, one of them starting, clients that ask both and the guest's disk and network take the CPU as
-/// so many guests do.
+/// Two VMMs, one of them starting, clients of both and the guest's disk and network use as much CPU
+/// as this many guests.
 const CROWD: u64 = 5;
-/// How much shorter: the two clocks are read apart.
+/// How much shorter it may be: the two clocks are not read at the same time.
 const SHORTER_PERCENT: u64 = 2;
-/// How far the guest's clock may be from the lab's, over the time between two reports.
+/// How far the guest's clock may deviate from the lab's, over the time between two reports.
 const CLOCK_PERCENT: u64 = 10;
-/// And by how much at most, whatever the time: a report takes its time to be written and read.
+/// The minimum of that limit: writing and reading a report takes time.
 const CLOCK_SLACK: Duration = Duration::from_millis(1500);
 
-/// What `vmm-example resume` reports, as far as the lab reads it.
+/// The part of the report of `vmm-example resume` that the lab reads.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Resume {
     pub(crate) result: String,
@@ -51,7 +51,7 @@ pub(crate) struct Resume {
     pub(crate) blackout: Option<Blackout>,
 }
 
-/// The host in which the guest runs after.
+/// The host in which the guest runs afterwards.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct ResumeHost {
     pub(crate) boot_id: String,
@@ -69,18 +69,20 @@ pub(crate) struct Phase {
     pub(crate) ns: u64,
 }
 
-/// What the host's kernel says of the process of the guest's VMM, before its updates as after them.
+/// What the host's kernel says about the process of the guest's VMM, the same before and after
+/// updates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Vmm {
     pub(crate) uid: u32,
-    /// All that any of its threads could use.
+    /// All capabilities that any of its threads could use.
     pub(crate) capabilities: u64,
-    /// The mode: 2 is a filter.
+    /// The seccomp mode: 2 is a filter.
     pub(crate) seccomp: u32,
 }
 
 impl Vmm {
-    /// Each time that it was told, the VMM must have been one user, not root, without capabilities and under a filter.
+    /// In every note the VMM must have been the same user, not root, without capabilities and under
+    /// a filter.
     fn of(told: &[&Value]) -> Result<Option<Self>> {
         let read = |told: &&Value| serde_json::from_value(told.value.clone());
         let told: Vec<Self> = told.iter().map(read).collect::<Result<_, _>>()?;
@@ -99,27 +101,27 @@ impl Vmm {
     }
 }
 
-/// One update of a host, seen by its guest.
+/// One update of a host, as seen by its guest.
 #[derive(Debug, Clone)]
 pub(crate) struct Update {
-    /// With the guest's last update.
+    /// Only for the guest's last update.
     pub(crate) vmm: Option<Vmm>,
     pub(crate) before: Report,
     pub(crate) after: Report,
     pub(crate) resume: Resume,
     pub(crate) blackout: Blackout,
-    /// Of a guest with disk and network; with its last update.
+    /// Only for a guest with disk and network, and its last update.
     pub(crate) traffic: Option<Traffic>,
-    /// Of a guest that drives a device; with its last update.
+    /// Only for a guest that drives a device, and its last update.
     pub(crate) device: Option<Device>,
 }
 
-/// The updates that a record holds, each of them checked.
+/// The updates in a record, each of them checked.
 pub(crate) fn updates(record: &Record) -> Result<Vec<Update>> {
     updates_of(record, None, 1)
 }
 
-/// The updates of a guest whose VMM was replaced while others used the host's one CPU.
+/// The updates of a guest whose VMM was replaced while others used the host's only CPU.
 pub(crate) fn updates_in_a_crowd(record: &Record) -> Result<Vec<Update>> {
     updates_of(record, None, CROWD)
 }
@@ -141,7 +143,7 @@ pub(crate) fn each_guest(record: &Record) -> Vec<(String, Result<Update>)> {
     names.iter().map(named).collect()
 }
 
-/// All of them, each sound.
+/// The same for all guests; fails if any of them failed.
 pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
     let sound = |(name, update): (String, Result<Update>)| -> Result<(String, Update)> {
         let update = update.with_context(|| format!("Guest {name}"))?;
@@ -177,7 +179,8 @@ pub(crate) fn of_guests(record: &Record) -> Result<Vec<(String, Update)>> {
     Ok(found)
 }
 
-/// The updates of the guest of this name, one of so many `guests`; of the only one without a name.
+/// The updates of the guest with this name, one of `guests` guests; `None` stands for the only
+/// guest.
 fn updates_of(record: &Record, name: Option<&str>, guests: u64) -> Result<Vec<Update>> {
     let ending = name.map_or_else(String::new, |name| format!(" {name}"));
     let named = |what: &str| -> Vec<&Value> {
@@ -211,8 +214,8 @@ fn updates_of(record: &Record, name: Option<&str>, guests: u64) -> Result<Vec<Up
     Ok(updates)
 }
 
-/// The last heartbeat of the guest of this name in the host before the one it is in at this time: the
-/// largest counter that was seen from outside. None if it is still in its first host.
+/// The last heartbeat, before `at`, of the guest with this name in the host before its present one:
+/// the largest counter that was seen from outside. `None` if it is still in its first host.
 fn last_beat(record: &Record, name: Option<&str>, at: Duration) -> Result<Option<(u64, u64)>> {
     let mut kernels = record.hellos.iter().skip(1).map(|(up, _)| *up);
     let Some(jumped) = kernels.rfind(|up| *up < at) else {
@@ -230,7 +233,7 @@ fn last_beat(record: &Record, name: Option<&str>, at: Duration) -> Result<Option
 }
 
 impl Update {
-    /// As two reports of the guest and one of its VMM tell it, unchecked.
+    /// From two reports of the guest and one of its VMM, unchecked.
     fn new(before: &Value, after: &Value, resume: &Value) -> Result<Self> {
         let resume: Resume = serde_json::from_value(resume.value.clone())
             .context("The VMM's report is not what was agreed")?;
@@ -246,7 +249,7 @@ impl Update {
         })
     }
 
-    /// What its disk, its network and a device of the host's showed in the end.
+    /// Adds the final results of its disk, its network and a passed-through device.
     fn add_devices(&mut self, record: &Record, ending: &str, io: &[&Value]) -> Result<()> {
         self.traffic = match (self.has_io(), io) {
             (false, []) => None,
@@ -271,8 +274,8 @@ impl Update {
         self.before.io.is_some()
     }
 
-    /// `elapsed` is the time between the two reports, by the lab's own clock; so many `guests` came
-    /// along.
+    /// `elapsed` is the time between the two reports, by the lab's own clock; `guests` guests were
+    /// updated together.
     fn check(&self, elapsed: Duration, guests: u64, last_beat: Option<(u64, u64)>) -> Result<()> {
         let (before, after) = (&self.before, &self.after);
         ensure!(
@@ -289,7 +292,7 @@ impl Update {
         is_whole(before, after)?;
         goes_on(before, after)?;
         if let Some((uptime_ms, counter)) = last_beat {
-            // What the guest did last in the old host is part of what it knows in the new one.
+            // The last thing the guest did in the old host must be known to it in the new one.
             ensure!(
                 after.counter >= counter,
                 "The guest forgot its last heartbeat"
@@ -308,7 +311,8 @@ impl Update {
         self.check_blackout(guests)
     }
 
-    /// The guest's gap and the VMM's blackout must agree, and the phases be part of it.
+    /// The guest's gap and the VMM's blackout must agree, and the phases must fit into the
+    /// blackout.
     fn check_blackout(&self, guests: u64) -> Result<()> {
         let (after, total) = (&self.after, self.blackout.total_ns);
         let longer = LONGER_PERCENT + LONGER_PERCENT_PER_OTHER * guests.saturating_sub(1);
@@ -333,7 +337,7 @@ impl Update {
     }
 }
 
-/// Whether a guest has all that it had, as it was, and nothing complained.
+/// Whether a guest has everything it had, unchanged, and nothing complained.
 fn is_whole(before: &Report, after: &Report) -> Result<()> {
     ensure!(after.pages_bad == 0, "Bad pages: {:?}", after.bad);
     ensure!(
@@ -359,7 +363,7 @@ fn is_whole(before: &Report, after: &Report) -> Result<()> {
     Ok(())
 }
 
-/// Whether a guest goes on with all that it did.
+/// Whether a guest continues everything that it did.
 fn goes_on(before: &Report, after: &Report) -> Result<()> {
     ensure!(
         after.counter > before.counter,

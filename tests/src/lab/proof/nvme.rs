@@ -1,5 +1,6 @@
-//! An NVMe drive that the guest drove through an update: the guest's account of its writes, the drive's image,
-//! when each write came to it, and the host's look at the drive's registers.
+//! An NVMe drive that the guest drove through an update: compares the guest's account of its
+//! writes, the drive's image, the times at which the writes reached it, and the drive's registers
+//! as seen by the host.
 
 use std::time::Duration;
 
@@ -13,27 +14,28 @@ use super::io::check_disk;
 use crate::drive::{self, Checked};
 use crate::landings::Landed;
 
-/// What a machine reads of it, too.
+/// Also part of the machine-readable report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Nvme {
     pub(crate) kind: &'static str,
-    /// Whether its registers, its bus mastering or a kernel's log tell of a reset after the first note.
+    /// Whether its registers, its bus mastering or a kernel's log show a reset after the first
+    /// note.
     pub(crate) reset: bool,
     /// Blocks that the guest wrote.
     pub(crate) writes: u64,
     /// Blocks that were compared, by the guest and in the image.
     pub(crate) verified: u64,
-    /// Those that were not as written, and requests that failed.
+    /// Blocks that were not as written, and requests that failed.
     pub(crate) bad: u64,
-    /// Writes that the guest had in flight when it was stopped.
+    /// Writes that were in flight when the guest was stopped.
     pub(crate) in_flight: u64,
-    /// Those of them that came to the image while the guest stood still.
+    /// Those of them that reached the image during the blackout.
     pub(crate) written_during_blackout: u64,
-    /// Those of them that did so after the new kernel had begun.
+    /// Those of them that reached it after the new kernel had started.
     pub(crate) written_under_the_new_kernel: u64,
 }
 
-/// All that is known of it.
+/// Everything known about the drive.
 struct Seen<'a> {
     before: NvmeIo,
     after: NvmeIo,
@@ -44,7 +46,7 @@ struct Seen<'a> {
     standstill: Standstill,
 }
 
-/// What became of it; `None` for a guest without such a drive.
+/// The result; `None` for a guest without such a drive.
 pub(super) fn of(evidence: &Evidence<'_>) -> Result<Option<Nvme>> {
     let mut reports = evidence.named(NVME)?.into_iter();
     let (before, after, end) = match (
@@ -103,7 +105,8 @@ impl Seen<'_> {
             "The guest had no more than {} writes in flight when it was stopped",
             nvme.in_flight
         );
-        // They were in flight at the jump, and the drive went on with them while no kernel had it.
+        // They were in flight at the jump, and the drive continued with them while no kernel
+        // controlled it.
         ensure!(
             nvme.written_under_the_new_kernel > 1,
             "Of the writes in flight no more than {} came to the image between {kernel:?}, when the new kernel began, \
@@ -114,13 +117,13 @@ impl Seen<'_> {
         Ok(nvme)
     }
 
-    /// How many of the writes that were in flight came to the image then.
+    /// How many of the writes in flight reached the image in this period.
     fn landed_between(&self, from: Duration, to: Duration) -> u64 {
         let arrivals = self.arrivals().into_iter();
         arrivals.filter(|(_, at)| (from..to).contains(at)).count() as u64
     }
 
-    /// When each of the writes that were in flight came to the image.
+    /// When each of the writes in flight reached the image.
     fn arrivals(&self) -> Vec<(u64, Duration)> {
         let numbers = self.end.in_flight.iter();
         let seen = numbers.filter_map(|number| Some((*number, *self.landed.0.get(number)?)));
@@ -128,7 +131,7 @@ impl Seen<'_> {
     }
 }
 
-/// Enabled and ready, with admin queues somewhere.
+/// Enabled and ready, with admin queues configured.
 fn is_driven(registers: &NvmeRegisters) -> bool {
     registers.cc & registers.csts & 1 == 1
         && registers.aqa != 0
@@ -168,7 +171,7 @@ mod tests {
         }
     }
 
-    /// The guest stood still for four seconds from second 10 on, and a write landed every second.
+    /// The guest was paused for four seconds from second 10 on, and a write landed every second.
     fn verdict(spoil: impl Fn(&mut Seen<'_>)) -> Result<Nvme> {
         let landed = (1..=30).map(|number| (number, Duration::from_millis(1000 * number + 500)));
         let landed = Landed(landed.collect());

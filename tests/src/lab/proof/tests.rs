@@ -112,7 +112,7 @@ fn each_way_to_go_wrong_is_caught() {
         |u| u.after.kernel_warnings = 1,
         |u| u.after.counter = 1000,
         |u| u.after.counter = 1199,
-        // The second CPU runs no more, whatever the first one does.
+        // The second CPU has stopped, whatever the first one does.
         |u| u.after.counters = vec![1100, 400],
         |u| u.after.counters = vec![1500],
         |u| u.after.rewritten = 1000,
@@ -152,7 +152,7 @@ fn hello(stage: usize) -> Hello {
     }
 }
 
-/// Two guests go through one kexec: `vm0` and `vm1`, whose heartbeats are told apart by name only.
+/// Two guests go through one kexec: `vm0` and `vm1`, whose heartbeats differ only by name.
 pub(crate) fn two_guests(last_beat_of_vm1: u64) -> Record {
     let mut record = Record::default();
     let second = Duration::from_secs(1);
@@ -199,7 +199,7 @@ fn a_guest_that_gave_no_heartbeat_before_the_jump_is_no_proof() {
     let mut record = two_guests(1200);
     record.guest.retain(|line| line.guest != "vm0");
     assert!(of_guests(&record).is_err());
-    // Without a jump there is none to compare with.
+    // Without a jump there is nothing to compare with.
     record.hellos.truncate(1);
     assert_eq!(of_guests(&record).unwrap().len(), 2);
 }

@@ -1,4 +1,4 @@
-//! What each host costs, as it was measured: the file `costs` beside this one.
+//! The measured cost of each host: the file `costs` next to this one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// The file, in the checkout.
+/// The path of the file in the checkout.
 const FILE: &str = "tests/src/lab/suite/costs";
-/// What is said of it there.
+/// The comment at the top of the file.
 const HEADER: &str = "\
 # What each host of `cargo lab test` costs: seconds of one of two lanes, measured.
 # Written by `cargo lab test --all --note-costs`.
 ";
 
-/// The hosts' seconds, by name.
+/// The costs of the hosts in seconds, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Costs(BTreeMap<String, u32>);
 
 impl Costs {
-    /// Those of the tree.
+    /// The costs in the tree.
     pub(super) fn known() -> Self {
         Self::parse(include_str!("costs"))
     }
@@ -47,7 +47,8 @@ impl Costs {
         text
     }
 
-    /// With what was measured now. Hosts that are no more are left out, when these are `all`.
+    /// Adds the new measurements. If these are of `all` hosts, hosts that no longer exist are
+    /// removed.
     fn with(mut self, measured: &[(String, Duration)], all: bool) -> Self {
         if all {
             self.0
@@ -61,7 +62,7 @@ impl Costs {
     }
 }
 
-/// Writes down in the checkout what was measured.
+/// Writes the measurements to the checkout.
 pub(super) fn note(checkout: &Path, measured: &[(String, Duration)], all: bool) -> Result<()> {
     let path = checkout.join(FILE);
     std::fs::write(&path, Costs::known().with(measured, all).text())

@@ -1,8 +1,8 @@
-//! Scenarios once more, in a kernel that checks itself: lockdep, kmemleak, and what else
-//! `tests/kernel/debug.config` lists.
+//! Runs scenarios again in a debug kernel: with lockdep, kmemleak, and the other options in
+//! `tests/kernel/debug.config`.
 //!
-//! There is one verdict for each boot, since what such a kernel finds is seldom found while the one
-//! scenario runs that is to blame.
+//! There is one verdict per boot, because such a kernel rarely detects a problem while the scenario
+//! that causes it is still running.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::lab::Lab;
 /// The scenario that ends each boot.
 const LEAKS: &str = "leaks";
 
-/// (the test's name, the kind of its scenarios, the one scenario if not all of the kind).
+/// (the test's name, the kind of its scenarios, the scenario if not all of that kind).
 const TESTS: &[(&str, HostKind, Option<&str>)] = &[
     ("debug/one-kernel", HostKind::OneBoot, None),
     ("debug/kexec", HostKind::Kexec, None),
@@ -41,7 +41,7 @@ const TESTS: &[(&str, HostKind, Option<&str>)] = &[
     ),
 ];
 
-/// One job for each boot.
+/// One job per boot.
 pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
     let lab = suite.lab;
     let verbose = args.verbose;
@@ -68,12 +68,13 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
     Ok(wanted.into_iter().map(job).collect())
 }
 
-/// The scenarios of this kind, or the one of them.
+/// The scenarios of this kind, or only one of them.
 fn boot(kind: HostKind, only: Option<&str>, listed: &[Listed]) -> Boot {
     let is_in =
         |listed: &&Listed| listed.host == kind && only.is_none_or(|only| listed.name == only);
     let group: Vec<Listed> = listed.iter().filter(is_in).cloned().collect();
-    // Those with the usual number of kernels share one boot; two are as good as three here.
+    // Those with the smallest number of kernels share one boot; two kernels are as good as three
+    // here.
     let kernels = group.iter().map(|listed| listed.kernels).min().unwrap_or(1);
     let group = group.into_iter().filter(|listed| listed.kernels == kernels);
     Boot {
@@ -94,7 +95,7 @@ fn outcome(name: &str, boot: &Boot, lab: &Lab, verbose: bool) -> Outcome {
     }
 }
 
-/// What was wrong with a boot, if anything was.
+/// What went wrong in a boot, if anything.
 fn judge(lab: &Lab, boot: &Boot, verbose: bool) -> Result<Option<String>> {
     let (record, logs) = boot.run(lab, verbose)?;
     let mut errors = Vec::new();
@@ -116,7 +117,7 @@ fn judge(lab: &Lab, boot: &Boot, verbose: bool) -> Result<Option<String>> {
     for stage in 1..=last {
         errors.extend(leaks(stage).filter_map(|said| said.error.clone()));
     }
-    // There is nothing in the suite that this kernel was built without.
+    // Nothing in the suite needs an option that this kernel lacks.
     let skipped = record.values.iter().filter(|said| said.name == "skipped");
     errors.extend(skipped.map(|said| format!("Skipped: {}", said.value)));
     errors.extend(record.failures.iter().map(ToString::to_string));

@@ -1,5 +1,5 @@
-//! C and Rust of the module say the same of each other, or it does not build: one side is changed
-//! in a copy, and the build has to fail.
+//! The C and Rust declarations of the module match, or the build fails: one side is changed in a
+//! copy, and the build has to fail.
 
 use std::fs;
 use std::path::Path;
@@ -11,18 +11,18 @@ use crate::kernel::{Flavour, Kernel};
 use crate::lab::Lab;
 use crate::{command, files};
 
-/// A change of one file that the other language does not follow.
+/// A change of one file without the matching change in the other language.
 #[derive(Debug)]
 struct Drift {
     file: &'static str,
     line: &'static str,
     instead: &'static str,
-    /// What the compiler has to complain of.
+    /// What the compiler must complain about.
     complaint: &'static str,
 }
 
 const DRIFTS: &[Drift] = &[
-    // What C returns is narrower than what Rust reads.
+    // C returns a narrower type than Rust reads.
     Drift {
         file: "shim.h",
         line: "u64 fdbox_shim_file_size(struct file *file);",
@@ -36,14 +36,14 @@ const DRIFTS: &[Drift] = &[
         instead: "\tu64 seals;",
         complaint: "seals",
     },
-    // C calls Rust with an argument that is wider.
+    // C calls Rust with a wider argument.
     Drift {
         file: "shim.h",
         line: "void fdbox_rs_box_put(void *box);",
         instead: "void fdbox_rs_box_put(void *box, u64 more);",
         complaint: "fdbox_rs_box_put",
     },
-    // Rust changed, and C did not.
+    // Only the Rust side changed.
     Drift {
         file: "kinds/driver_api.rs",
         line: "unsafe extern \"C\" fn fdbox_rs_fd_file(fd: *mut DriverFd) -> *mut bindings::file {",
@@ -64,7 +64,7 @@ const DRIFTS: &[Drift] = &[
         instead: "\t__u32 boxes;\n\t__u32 more;",
         complaint: "mismatched types",
     },
-    // Nobody compares what C may call.
+    // A function exported to C that is not compared.
     Drift {
         file: "shim.h",
         line: "void fdbox_rs_box_put(void *box);",
@@ -73,7 +73,7 @@ const DRIFTS: &[Drift] = &[
     },
 ];
 
-/// What is known of a tree and a kernel is not tried again.
+/// A tree and a kernel for which the result is known are not tried again.
 pub(super) fn does_not_build(lab: &Lab) -> Result<()> {
     let kernel = lab.kernels()?.get(Flavour::Stock)?;
     let kmod = lab.checkout.join("kmod");
@@ -112,7 +112,7 @@ fn try_all(lab: &Lab, kernel: &Kernel, kmod: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the Rust side, with what is generated for it.
+/// Compiles the Rust side, including generated files.
 fn build(lab: &Lab, kernel: &Kernel, kmod: &Path, log: &Path) -> Result<()> {
     let mounts = kernel.mounts();
     let mut mounts: Vec<_> = mounts

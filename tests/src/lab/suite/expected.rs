@@ -1,12 +1,13 @@
-//! What a kernel says because a test asks for it: no complaint during that test, and one during any other.
+//! Kernel messages that a test causes on purpose: no complaint during that test, but one during any
+//! other.
 
-/// The test, and what the line has in it.
+/// The test, and a substring of the line.
 const EXPECTED: &[(&str, &str)] = &[
     ("passthrough/outside-the-mappings", "DMAR:"),
     ("selftests/vfio_pci_driver", "DMAR:"),
 ];
 
-/// Whether `test` is meant to bring about what this failure tells of.
+/// Whether `test` is meant to cause this failure.
 pub(super) fn is(test: &str, failure: &str) -> bool {
     EXPECTED
         .iter()

@@ -1,4 +1,5 @@
-//! `cargo lab host` with the program in C of docs/uapi.md, and with the library's example VMM, which jumps itself.
+//! Runs `cargo lab host` with the C program in docs/uapi.md, and with the library's example VMM,
+//! which jumps by itself.
 
 use std::fs;
 use std::path::Path;
@@ -14,15 +15,15 @@ use crate::lab::Lab;
 use crate::programs::PAGES;
 use crate::{command, hostcmd, run};
 
-/// One call of the command.
+/// One invocation of the command.
 struct Test {
     name: &'static str,
     /// Added to the arguments that put the page into a box and take it out.
     more: &'static [&'static str],
-    /// The VMM goes along.
+    /// Whether the VMM is included.
     with_vmm: bool,
     kernels: usize,
-    /// What it exits with.
+    /// The expected exit status.
     status: u8,
 }
 
@@ -45,7 +46,8 @@ const TESTS: [Test; 2] = [
         kernels: 2,
         status: 0,
     },
-    // The box is gone by then: the program fails, and the command with its status.
+    // The box no longer exists then: the program fails, and so does the command, with the same
+    // status.
     Test {
         name: "host/c-example-no-kexec",
         more: &["--no-kexec", "--after", "/bin/client after"],
@@ -55,12 +57,12 @@ const TESTS: [Test; 2] = [
     },
 ];
 
-/// What the program says when it has taken the page out of the box.
+/// What the program prints when it has taken the page out of the box.
 const SAID: &str = "hello";
-/// What the VMM says when its guest runs.
+/// What the VMM prints when its guest runs.
 const COUNTED: &str = "The guest counted on, from ";
 
-/// One job for each host.
+/// One job per host.
 pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
     let lab = suite.lab;
     let wanted = TESTS.into_iter().filter(|test| suite.wants(test.name));
@@ -137,7 +139,7 @@ fn judge(lab: &Lab, test: &Test, verbose: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds the program, linked statically.
+/// Builds the program, statically linked.
 fn build(lab: &Lab, name: &str, dir: &Path) -> Result<()> {
     let page = fs::read_to_string(lab.checkout.join("docs/uapi.md"))?;
     let example = page

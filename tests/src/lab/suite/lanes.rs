@@ -1,8 +1,8 @@
-//! Runs hosts side by side.
+//! Runs several hosts at a time.
 //!
-//! An emulated host of one CPU keeps about one of the machine's busy, and some memory. As many lanes as
-//! both allow take one job after the other. A host that wants more than that has the machine to
-//! itself, after all the others.
+//! An emulated host with one CPU keeps about one of the machine's CPUs busy, and needs some memory.
+//! There are as many lanes as both allow, and each runs one job after the other. A host that needs
+//! more runs alone, after all the others.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -14,40 +14,40 @@ use fdbox_lab::scenario::HostKind;
 use super::Outcome;
 use crate::kernel::Flavour;
 
-/// The most that a host of the suite takes of the machine's memory, in KiB.
+/// The maximum of the machine's memory that a host of the suite uses, in KiB.
 const HOST_KIB: u64 = 6 * 1024 * 1024;
-/// More does not make the whole any shorter than its longest job.
+/// More lanes would not make the run shorter than its longest job.
 const MOST: usize = 8;
 
 /// What has to be built for a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Needs {
-    /// The kernels that it boots, beside the usual ones.
+    /// The kernels that it boots, in addition to the usual ones.
     pub(super) kernels: Vec<Flavour>,
-    /// The kind of host whose programs run in it; without one it is init alone.
+    /// The kind of host whose programs run in it; without one only init is needed.
     pub(super) programs: Option<HostKind>,
     /// Whether it runs the kernel's selftests.
     pub(super) selftests: bool,
 }
 
-/// One host, and what comes of it.
+/// One host, and its results.
 pub(super) struct Job<'a> {
-    /// What its costs are noted under.
+    /// The name under which its cost is recorded.
     pub(super) host: String,
-    /// The tests that it has a verdict of.
+    /// The tests that it gives a verdict on.
     pub(super) tests: Vec<String>,
-    /// How many kernels it boots.
+    /// The number of kernels it boots.
     pub(super) kernels: usize,
-    /// Whether scenarios of its kind share it.
+    /// Whether the scenarios of its kind share it.
     pub(super) is_shared: bool,
     pub(super) needs: Needs,
-    /// Whether nothing else may run meanwhile.
+    /// Whether nothing else may run at the same time.
     pub(super) alone: bool,
     pub(super) act: Box<dyn FnOnce() -> Vec<Outcome> + Send + 'a>,
 }
 
 impl Job<'_> {
-    /// Whether a filter may have left some of its tests out.
+    /// Whether a filter may have excluded some of its tests.
     pub(super) fn can_be_partial(&self) -> bool {
         self.is_shared || self.needs.selftests
     }
@@ -61,7 +61,7 @@ impl std::fmt::Debug for Job<'_> {
     }
 }
 
-/// What comes of a job, or that it is over.
+/// A result of a job, or its end.
 enum LaneMessage {
     Outcome(Outcome),
     Over { host: String, took: Duration },
@@ -87,8 +87,8 @@ fn available_kib(meminfo: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Runs all jobs, begun in their order. `done` is shown each outcome as it falls. Returns how long each
-/// host took.
+/// Runs all jobs, starting them in order. `done` gets each outcome as soon as it is known. Returns
+/// how long each host took.
 pub(super) fn run(
     jobs: Vec<Job<'_>>,
     lanes: usize,
@@ -117,7 +117,7 @@ pub(super) fn run(
     hosts
 }
 
-/// Takes one job after the other. The receiver outlives all the lanes.
+/// Runs one job after the other. The receiver outlives all lanes.
 fn lane(jobs: &Mutex<VecDeque<Job<'_>>>, sender: &mpsc::Sender<LaneMessage>) {
     while let Some(job) = next(jobs) {
         let started = Instant::now();
@@ -132,7 +132,7 @@ fn lane(jobs: &Mutex<VecDeque<Job<'_>>>, sender: &mpsc::Sender<LaneMessage>) {
 }
 
 fn next<'a>(jobs: &Mutex<VecDeque<Job<'a>>>) -> Option<Job<'a>> {
-    // A lane that panicked had none of the queue in its hands.
+    // A lane that panicked did not hold any part of the queue.
     jobs.lock().unwrap_or_else(|e| e.into_inner()).pop_front()
 }
 
@@ -166,7 +166,7 @@ mod tests {
         let meets = |name: &'static str| {
             let act = || {
                 running.fetch_add(1, Ordering::SeqCst);
-                // Returns only when the other one has come as well.
+                // Returns only when the other one has arrived, too.
                 both.wait();
                 running.fetch_sub(1, Ordering::SeqCst);
                 outcome(name)

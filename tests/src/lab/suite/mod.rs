@@ -1,4 +1,4 @@
-//! `cargo lab test`: everything CI runs, each test with its verdict and its time.
+//! `cargo lab test`: everything that CI runs, with a verdict and a duration for each test.
 
 mod costs;
 mod debug;
@@ -36,7 +36,7 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
 }
 
-/// Collects the verdicts, and shows each as it falls.
+/// Collects the verdicts, and shows each as soon as it is known.
 #[derive(Debug)]
 pub(crate) struct Suite<'a> {
     pub(crate) lab: &'a Lab,
@@ -45,7 +45,7 @@ pub(crate) struct Suite<'a> {
 }
 
 impl Suite<'_> {
-    /// Whether a test of this name is wanted.
+    /// Whether a test with this name was requested.
     fn wants(&self, name: &str) -> bool {
         self.filters.is_empty()
             || self
@@ -54,7 +54,7 @@ impl Suite<'_> {
                 .any(|filter| name.contains(filter.as_str()))
     }
 
-    /// Runs one test that is the lab's own work.
+    /// Runs one test that the lab performs itself.
     fn check(&mut self, name: &str, act: impl FnOnce(&Lab) -> Result<()>) {
         if !self.wants(name) {
             return;
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         outcomes: Vec::new(),
     };
     let mut plan = Plan::of(&suite, args)?;
-    // Two consoles at a time are nothing to read.
+    // The output of two consoles at a time would not be readable.
     let lanes = match (args.lanes, args.verbose) {
         (Some(lanes), _) => lanes.into(),
         (None, true) => 1,
@@ -119,8 +119,8 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     report(&suite, &plan, args)
 }
 
-/// The tests that need no host, and what hosts need. Kernels are built beside what cargo does, since each of
-/// the two leaves CPUs idle at times.
+/// Runs the tests that need no host, and builds what hosts need. Kernels are built in parallel with
+/// cargo's work, because each of the two leaves CPUs idle at times.
 fn prepare(suite: &mut Suite<'_>, plan: &Plan<'_>) -> Result<()> {
     let lab = suite.lab;
     let needs: Vec<Needs> = plan.jobs.iter().map(|job| job.needs.clone()).collect();
@@ -148,7 +148,8 @@ fn hosts(suite: &mut Suite<'_>, jobs: Vec<Job<'_>>, lanes: usize) -> Vec<(String
     hosts
 }
 
-/// What the run comes to: where its time went, what of the suite it was, and how many failed.
+/// The summary of the run: where its time went, which part of the suite it covered, and how many
+/// tests failed.
 fn report(suite: &Suite<'_>, plan: &Plan<'_>, args: &TestArgs) -> Result<ExitCode> {
     let failed = suite
         .outcomes

@@ -1,4 +1,4 @@
-//! What of the suite a run does, and how it tells.
+//! Which part of the suite a run executes, and how it reports that.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,24 +15,25 @@ use crate::command;
 use crate::kernel::Flavour;
 use crate::progress::{human, say};
 
-/// What a host that nobody measured yet may take for each of its kernels, in seconds.
+/// The assumed cost per kernel of a host that was not measured yet, in seconds.
 const NEW: u32 = 30;
-/// The kernels of every run. What boots another one runs with all that do, for it to be built there only.
+/// The kernels of every run. All hosts that boot another kernel are in the same part, so that only
+/// that part has to build it.
 const ALWAYS_BUILT: [Flavour; 4] = [Flavour::Stock, Flavour::A, Flavour::B, Flavour::Debug];
-/// Columns of what is told.
+/// Width of the output, in columns.
 const WIDTH: usize = 100;
 
-/// The hosts of this run, and those that it leaves to others.
+/// The hosts of this run, and those that are left to others.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
-    /// The longest first: the lanes should end together.
+    /// The longest first, so that the lanes end at about the same time.
     pub(super) jobs: Vec<Job<'a>>,
     pub(super) part: Option<Part>,
-    /// Why it is this one.
+    /// Why this part was selected.
     why: String,
-    /// What runs in every part.
+    /// The hosts that run in every part.
     always: Vec<String>,
-    /// For each part, its hosts.
+    /// The hosts of each part.
     parts: Vec<Vec<String>>,
     /// The tests that other parts run.
     pub(super) left: Vec<String>,
@@ -89,7 +90,7 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// Says what is run and what is left to the other parts.
+    /// Shows what runs and what is left to the other parts.
     pub(super) fn tell(&self, lanes: usize) {
         let Some(part) = self.part else { return };
         let hosts = self.jobs.len();
@@ -112,14 +113,14 @@ impl<'a> Plan<'a> {
         say("");
     }
 
-    /// Names the tests of each host.
+    /// Lists the tests of each host.
     pub(super) fn list(&self) {
         for job in &self.jobs {
             tell_list(&job.host, &job.tests);
         }
     }
 
-    /// What of the suite was done, when `done` tests were.
+    /// Which part of the suite was covered when `done` tests ran.
     pub(super) fn coverage(&self, done: usize) -> Option<String> {
         let part = self.part?;
         let all = done + self.left.len();
@@ -144,8 +145,8 @@ fn turn(job: &Job<'_>, costs: &Costs) -> Turn {
     }
 }
 
-/// Whose turn it is, and why: each commit is one more than that before it. Where the history is not
-/// there, it is each day's.
+/// The turn of this run, and its origin: each commit is one more than its predecessor. Without the
+/// history it is the number of the day.
 fn turn_of(checkout: &Path) -> (u64, String) {
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
@@ -169,7 +170,7 @@ fn tell_list(title: &str, names: &[String]) {
     wrapped(title, names).iter().for_each(|line| say(line));
 }
 
-/// Names after a title, in lines.
+/// A title and names, wrapped.
 fn wrapped(title: &str, names: &[String]) -> Vec<String> {
     let mut lines = vec![format!("  {title}:")];
     for name in names {

@@ -1,4 +1,4 @@
-//! Builds what hosts need before the first of them runs: beside a build an emulated host is slow.
+//! Builds what hosts need before the first of them runs: an emulated host is slow next to a build.
 
 use anyhow::{Result, anyhow};
 
@@ -7,7 +7,7 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::{programs, scenario_host, selftests};
 
-/// The kernels and their modules, and the selftests, where there is any host to boot.
+/// Builds the kernels, their modules and the selftests, if there is any host to boot.
 pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
     if needs.is_empty() {
         return Ok(());
@@ -20,7 +20,7 @@ pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
     for flavour in first {
         get(flavour)?;
     }
-    // What has to be linked only goes beside what is compiled.
+    // Kernels that only have to be linked are built in parallel with those that are compiled.
     std::thread::scope(|scope| {
         let beside = scope.spawn(|| {
             if needs.iter().any(|it| it.selftests) {
@@ -35,7 +35,7 @@ pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
     })
 }
 
-/// Each once, the two that others start from first.
+/// Each flavour once, starting with the two that others are based on.
 fn flavours(needs: &[Needs]) -> Vec<Flavour> {
     let mut flavours = vec![Flavour::Stock, Flavour::A];
     for flavour in needs.iter().flat_map(|it| &it.kernels) {
@@ -49,7 +49,7 @@ fn flavours(needs: &[Needs]) -> Vec<Flavour> {
     flavours
 }
 
-/// The programs.
+/// Builds the programs.
 pub(super) fn programs(lab: &Lab, needs: &[Needs]) -> Result<()> {
     for needs in needs {
         match needs.programs {

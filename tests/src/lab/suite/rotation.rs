@@ -1,20 +1,20 @@
-//! Which hosts a run boots, where it is not all of them.
+//! Which hosts a run boots, if not all of them.
 //!
-//! All of the suite takes longer than anybody waits for before a change. What says most about a change
-//! runs always. The other hosts are split into parts of about the same cost, of which each run takes one:
-//! runs for successive commits take all of them in turn. There are as many parts as it takes for a run to
-//! keep to its budget, so that a suite that grows is no slower.
+//! The whole suite takes too long to wait for before each change. The hosts that say most about a
+//! change run always. The others are split into parts of about the same cost, and each run takes
+//! one part: the runs of successive commits take all parts in turn. The number of parts is chosen
+//! so that a run stays within its budget, so that a growing suite does not become slower.
 
 use std::str::FromStr;
 
-/// What the hosts of a run may cost, in seconds of a host. A machine of two CPUs runs two at a time: six
-/// minutes, beside those that cargo takes.
+/// The budget for the hosts of a run, in seconds of a single host. A machine with two CPUs runs two
+/// hosts at a time: six minutes, in addition to cargo's.
 pub(super) const BUDGET: u32 = 720;
-/// So many at most, however much there is to run: each host's turn must come.
+/// The maximum number of parts, however much there is to run: each host must get its turn.
 const MOST_PARTS: usize = 8;
 
-/// Hosts of a kind that no other scenario shares, which run always nonetheless: one of each way in which a
-/// change breaks everything.
+/// Hosts that no other scenario shares but that run always: one for each way in which a change can
+/// break everything.
 const ALWAYS: &[&str] = &[
     "debug/one-kernel",
     "forged/none",
@@ -25,7 +25,7 @@ const ALWAYS: &[&str] = &[
     "upgrade/guest-memfd",
 ];
 
-/// Hosts that scenarios share and that run in turns nonetheless: each is for one or two that take long.
+/// Hosts that scenarios share but that run in turns: each is for one or two long scenarios.
 const IN_TURNS: &[&str] = &["guests-one-boot-1", "large-kexec-2"];
 
 /// One of the parts.
@@ -37,7 +37,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// That of the run number `turn`.
+    /// The part for run number `turn`.
     pub(super) fn of_turn(turn: u64, of: usize) -> Self {
         let number = turn % of.max(1) as u64;
         Self {
@@ -68,21 +68,21 @@ impl FromStr for Part {
     }
 }
 
-/// A host, as far as that matters here.
+/// The properties of a host that matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) host: String,
-    /// Of one of the machine's two lanes; twice the time, where it has both.
+    /// On one of the machine's two lanes; doubled for a host that uses both.
     pub(super) seconds: u32,
-    /// Whether that was measured.
+    /// Whether the cost was measured.
     pub(super) is_measured: bool,
-    /// Whether it runs always.
+    /// Whether it runs in every part.
     pub(super) always: bool,
-    /// Hosts that have this in common are in one part.
+    /// Hosts with the same value are in the same part.
     pub(super) with: Option<&'static str>,
 }
 
-/// Whether a host runs always: scenarios that share one are many for one boot.
+/// Whether a host runs always: a host shared by scenarios covers many of them with one boot.
 pub(super) fn is_always(host: &str, is_shared: bool) -> bool {
     match is_shared {
         true => !IN_TURNS.contains(&host),
@@ -90,11 +90,11 @@ pub(super) fn is_always(host: &str, is_shared: bool) -> bool {
     }
 }
 
-/// For each host its part, from 1, or 0 for all of them.
+/// The part of each host, from 1; 0 means all parts.
 ///
-/// Measured ones go, the costliest first, to whichever part has least by then. One that was not measured
-/// yet goes by its name alone: adding it moves no other. So do those that go with others, by what they
-/// have in common.
+/// Measured hosts are assigned in order of decreasing cost, each to the part with the lowest cost
+/// so far. A host that was not measured yet is assigned by its name alone, so that adding it moves
+/// no other host. Hosts that belong together are assigned by what they have in common.
 pub(super) fn split(hosts: &[Turn], of: usize) -> Vec<usize> {
     let of = of.max(1);
     let mut parts = vec![0; hosts.len()];
@@ -139,8 +139,8 @@ fn by_name(name: &str, of: usize) -> usize {
     usize::try_from(hash % of as u64).unwrap_or(0)
 }
 
-/// How many parts it takes that no run costs more than `budget`, as far as that can be: a part of one host
-/// is not split.
+/// The number of parts needed so that no run costs more than `budget`, as far as possible: a part
+/// with a single host cannot be split.
 pub(super) fn parts(hosts: &[Turn], budget: u32) -> usize {
     let fits = |of: &usize| {
         let split = split(hosts, *of);
@@ -152,7 +152,7 @@ pub(super) fn parts(hosts: &[Turn], budget: u32) -> usize {
     (1..MOST_PARTS).find(fits).unwrap_or(MOST_PARTS)
 }
 
-/// What a run of this part costs, with what runs always.
+/// The cost of a run of this part, including the hosts that run always.
 fn cost(hosts: &[Turn], split: &[usize], part: usize) -> u32 {
     let taken = hosts.iter().zip(split);
     taken
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    /// Some that run always, and many that do not.
+    /// Some hosts that run always, and many that do not.
     fn hosts() -> Vec<Turn> {
         let mut hosts: Vec<_> = (0..40)
             .map(|n: u32| turn(&format!("host/{n}"), 20 + n * 7 % 90))
@@ -198,7 +198,7 @@ mod tests {
                     false => assert!((1..=of).contains(number), "{host:?}: {number}"),
                 }
             }
-            // No part is empty: turns are not wasted.
+            // No part is empty: that would waste turns.
             assert!((1..=of).all(|part| split.contains(&part)));
         }
     }
@@ -264,7 +264,8 @@ mod tests {
         let split = split(&hosts, of);
         assert!((1..=of).all(|number| cost(&hosts, &split, number) <= all / 2));
         assert_eq!(parts(&hosts, 0), MOST_PARTS);
-        // One that costs more than there is has a part of its own, and does not make more of them.
+        // A host above the budget gets a part of its own, and does not increase the number of
+        // parts.
         let large = [turn("large", 500), turn("a", 40), turn("b", 50)];
         assert_eq!(parts(&large, 100), 2);
     }

@@ -1,4 +1,4 @@
-//! Tests that need a host: the scenarios of `lab-scenarios`, several of them in one boot.
+//! Tests that need a host: the scenarios of `lab-scenarios`, several per boot.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -18,7 +18,7 @@ use crate::run::Record;
 use crate::scenario_host::Group;
 use crate::{command, hostcmd, proof};
 
-/// One job for each host.
+/// One job per host.
 pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
     let lab = suite.lab;
     let verbose = args.verbose;
@@ -29,7 +29,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
         host: boot.name(),
         tests: boot.group.iter().map(|each| each.name.clone()).collect(),
         kernels: boot.kernels,
-        // Its kernel takes as long to build as several hosts take to run: it has its turn.
+        // Its kernel takes as long to build as several hosts take to run, so it runs in turns.
         is_shared: !boot.kind.is_alone() && boot.kind != HostKind::Modular,
         needs: boot.needs(),
         alone: boot.kind.fills_the_machine(),
@@ -38,7 +38,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
     Ok(boots(wanted.collect()).into_iter().map(job).collect())
 }
 
-/// The list is the program's own; it runs here as it does in the host.
+/// The list comes from the program itself, which runs here as it does in the host.
 pub(super) fn list(lab: &Lab) -> Result<Vec<Listed>> {
     let programs = lab.programs(&[programs::INIT, programs::SCENARIOS])?;
     let program = programs.path(programs::SCENARIOS);
@@ -52,7 +52,7 @@ pub(super) struct Boot {
     pub(super) kind: HostKind,
     pub(super) kernels: usize,
     pub(super) group: Vec<Listed>,
-    /// In kernels that check themselves.
+    /// Whether it boots debug kernels.
     pub(super) debug: bool,
 }
 
@@ -81,7 +81,8 @@ fn boots(listed: Vec<Listed>) -> Vec<Boot> {
 }
 
 impl Boot {
-    /// What its costs are noted under: the kind and the kernels where scenarios share it, for they come and go.
+    /// The name under which its cost is recorded: the kind and the number of kernels if scenarios
+    /// share it, because the list of scenarios changes.
     fn name(&self) -> String {
         if self.kind.is_alone() {
             return self.group[0].name.clone();
@@ -111,7 +112,7 @@ impl Boot {
         }
     }
 
-    /// Boots the host, runs the scenarios, and says where its logs are.
+    /// Boots the host and runs the scenarios. Also returns where the logs are.
     pub(super) fn run(&self, lab: &Lab, verbose: bool) -> Result<(Record, String)> {
         let started = Instant::now();
         let host = self.host().prepare(lab)?;
@@ -132,7 +133,7 @@ impl Boot {
         Ok((record, host.dir.display().to_string()))
     }
 
-    /// Each scenario's verdict. That the host could not even be started is each one's failure.
+    /// Each scenario's verdict. If the host could not be started, all scenarios fail.
     fn outcomes(&self, lab: &Lab, verbose: bool) -> Vec<Outcome> {
         let failed = |error: anyhow::Error| {
             let one = |listed: &Listed| Outcome {
@@ -159,7 +160,7 @@ fn count(scenarios: usize) -> String {
     }
 }
 
-/// What a scenario's stages said, and how long they took.
+/// The errors of a scenario's stages, and how long they took.
 pub(super) fn stage_errors(listed: &Listed, record: &Record) -> (Vec<String>, Duration) {
     let mut errors = Vec::new();
     let mut took = Duration::ZERO;
@@ -177,7 +178,8 @@ pub(super) fn stage_errors(listed: &Listed, record: &Record) -> (Vec<String>, Du
                         .map(|error| format!("Kernel {stage}: {error}")),
                 );
             }
-            // Its jump cut it off; that the next kernel came is checked for every host.
+            // The scenario's own jump ended it; every host is checked for the arrival in the next
+            // kernel.
             [] if listed.host.jumps() && stage < listed.kernels => {}
             said => errors.push(format!("Kernel {stage}: it ended {} times", said.len())),
         }
@@ -185,7 +187,7 @@ pub(super) fn stage_errors(listed: &Listed, record: &Record) -> (Vec<String>, Du
     (errors, took)
 }
 
-/// A scenario passes when each of its stages said so, and nothing else was wrong with the host
+/// A scenario passes if each of its stages succeeded and nothing else went wrong with the host
 /// meanwhile: `command` is its number in each stage's plan.
 fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcome {
     let (mut errors, mut took) = stage_errors(listed, record);
@@ -197,7 +199,7 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
     errors.extend(failures.map(ToString::to_string));
     if listed.host.jumps() && listed.host.has_guest() && errors.is_empty() {
         let updates = match listed.host {
-            // Each of them had its own.
+            // Each guest had its own update.
             kind if kind.has_fleet() => proof::of_guests(record).map(|guests| {
                 let all = guests.into_iter().map(|(_, update)| update);
                 all.take(listed.kernels - 1).collect()
@@ -212,7 +214,7 @@ fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcom
     }
     let upgraded = |record: &Record| record.values.iter().any(|value| value.name == "resume");
     if errors.is_empty() && listed.host.is_alone() && !listed.host.jumps() && upgraded(record) {
-        // A VMM that was replaced: what the guest noticed of it counts as well.
+        // The VMM was replaced: what the guest noticed of that counts as well.
         match proof::updates_in_a_crowd(record) {
             Ok(updates) if updates.len() == 1 => {}
             Ok(updates) => errors.push(format!("{} upgrades were seen", updates.len())),

@@ -10,7 +10,7 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::{command, files};
 
-/// Those of the crates.
+/// The tests of the crates.
 pub(super) fn workspace(suite: &mut Suite<'_>) {
     suite.check("source/rustfmt", |lab| {
         cargo(lab, "rustfmt", &["fmt", "--all", "--check"])
@@ -49,7 +49,7 @@ pub(super) fn workspace(suite: &mut Suite<'_>) {
     });
 }
 
-/// Those of the module, which take its kernels.
+/// The tests of the module, which need its kernels.
 pub(super) fn module(suite: &mut Suite<'_>) {
     suite.check("module/rustfmt", module_rustfmt);
     suite.check("module/checkpatch", module_checkpatch);
@@ -67,12 +67,12 @@ fn cargo(lab: &Lab, what: &str, arguments: &[&str]) -> Result<()> {
     let log = lab.fresh_log(what)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.current_dir(&lab.checkout).args(arguments);
-    // Set by `cargo lab` itself, for this crate: it would have everything built again.
+    // Set by `cargo lab` itself, for this crate: it would cause everything to be rebuilt.
     cargo.env_remove("CARGO_MANIFEST_DIR");
     command::logged(&mut cargo, &log, |_| {})
 }
 
-/// The files of kmod/ with one of these endings, as paths in kmod/.
+/// The files of kmod/ with one of these extensions, as paths in kmod/.
 fn kmod_files(lab: &Lab, endings: &[&str]) -> Result<Vec<PathBuf>> {
     let kmod = lab.checkout.join("kmod");
     let mut found = Vec::new();
@@ -88,7 +88,7 @@ fn kmod_files(lab: &Lab, endings: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The kernel's own formatting, by the kernel's own rustfmt.
+/// The kernel's formatting rules, checked with the kernel's rustfmt configuration.
 fn module_rustfmt(lab: &Lab) -> Result<()> {
     let log = lab.fresh_log("module-rustfmt")?;
     let source = lab.kernels()?.source.dir;
@@ -105,7 +105,7 @@ fn module_rustfmt(lab: &Lab) -> Result<()> {
     command::logged(&mut sh, &log, |_| {}).context("rustfmt on kmod/")
 }
 
-/// What checkpatch is not asked for, and why.
+/// Checks that checkpatch is told to skip, and why.
 const CHECKPATCH_IGNORED: &[(&str, &str)] = &[
     (
         "WEAK_DECLARATION",
@@ -116,7 +116,7 @@ const CHECKPATCH_IGNORED: &[(&str, &str)] = &[
     ("NO_AUTHOR_SIGN_OFF", "the same"),
 ];
 
-/// The same for kmod/patches alone.
+/// The same for kmod/patches only.
 const CHECKPATCH_IGNORED_IN_PATCHES: &[(&str, &str)] = &[
     (
         "PARENTHESIS_ALIGNMENT",

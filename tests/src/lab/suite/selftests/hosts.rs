@@ -1,21 +1,22 @@
-//! Which of the kernel's selftests run, and in what host.
+//! Which of the kernel's selftests run, and in which host.
 
 use fdbox_lab::scenario::Devices;
 
 use crate::kernel::Flavour;
 
-/// Tests that share a host. It runs with patched kernels, and with unpatched ones where that tells more.
+/// Tests that share a host. It runs with patched kernels, and with unpatched ones if a comparison
+/// is needed.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) name: &'static str,
-    /// The kernels of its life; a test has a command for some of them, from the first on.
+    /// The kernels of the host; a test has a command for some of them, starting with the first.
     pub(super) unpatched: &'static [Flavour],
     pub(super) patched: &'static [Flavour],
     pub(super) memory_mib: u64,
-    /// Added to the kernels' command line.
+    /// Appended to the kernels' command line.
     pub(super) cmdline: &'static str,
     pub(super) devices: Devices,
-    /// What /bin/sh does in the first kernel before the tests.
+    /// Run with /bin/sh in the first kernel before the tests.
     pub(super) set_up: &'static str,
     pub(super) tests: &'static [Test],
 }
@@ -23,9 +24,9 @@ pub(super) struct Host {
 #[derive(Debug)]
 pub(super) struct Test {
     pub(super) name: &'static str,
-    /// In each kernel, by /bin/sh in the folder of the selftests.
+    /// One per kernel, run with /bin/sh in the folder of the selftests.
     pub(super) commands: &'static [&'static str],
-    /// What it says when it leaves out what no kernel of these options has.
+    /// Messages about tests that are skipped because no kernel with these options supports them.
     pub(super) leaves_out: &'static [&'static str],
 }
 
@@ -54,8 +55,8 @@ pub(super) const HOSTS: &[Host] = &[
         devices: Devices::None,
         set_up: "true",
         tests: &[
-            // These two fail in both kernels: the mock that they ask for a dma-buf returns 0 in place of
-            // the file descriptor (iommufd_test_dmabuf_get() of Linux 7.3.4).
+            // These two fail in both kernels: the mock that they request a dma-buf from returns 0
+            // instead of the file descriptor (iommufd_test_dmabuf_get() of Linux 7.3.4).
             test(
                 "selftests/iommufd",
                 &["./iommufd -T dmabuf_simple -T dmabuf_revoke"],
@@ -81,7 +82,7 @@ pub(super) const HOSTS: &[Host] = &[
                 "selftests/vfio_pci_device",
                 &["./vfio_pci_device_test $(cat /run/igb)"],
             ),
-            // Filling a gigabyte takes seconds here: that size with iommufd only.
+            // Filling a gigabyte takes seconds here: that size only with iommufd.
             test(
                 "selftests/vfio_dma_mapping",
                 &["./vfio_dma_mapping_test \
@@ -94,8 +95,8 @@ pub(super) const HOSTS: &[Host] = &[
                 "selftests/vfio_dma_mapping_mmio",
                 &["./vfio_dma_mapping_mmio_test $(cat /run/igb)"],
             ),
-            // The device does DMA, to where nothing is mapped as well. All of it takes 80 s: no other
-            // mode than iommufd, and not init_remove, which the others begin and end with.
+            // The device does DMA, also to unmapped addresses. All variants would take 80 s: only
+            // the iommufd mode, and not init_remove, which is part of the others.
             test(
                 "selftests/vfio_pci_driver",
                 &["./vfio_pci_driver_test -T init_remove -v iommufd $(cat /run/igb)"],
@@ -118,7 +119,8 @@ pub(super) const HOSTS: &[Host] = &[
             test("selftests/liveupdate", &["./liveupdate"]),
             test("selftests/set_memory_region", &["./set_memory_region_test"])
                 .that_leaves_out(&["Skipping tests for KVM_MEM_GUEST_MEMFD memory regions"]),
-            // Last: each leaves a process behind that holds what is preserved. They share the kexec.
+            // Last: each leaves a process behind that holds what is preserved. They share the
+            // kexec.
             test(
                 "selftests/luo_kexec",
                 &["./luo_kexec_simple -s 1", "./luo_kexec_simple -s 2"],
@@ -139,12 +141,13 @@ pub(super) const HOSTS: &[Host] = &[
     },
 ];
 
-/// For the tests that map some. Taken at boot, they are not of the memory that KHO sets aside, where
-/// nothing may be pinned for long: with the others those tests fail in the unpatched kernel too.
+/// For the tests that map huge pages. Pages allocated at boot are outside the memory that KHO
+/// reserves, in which nothing may be pinned for long: with other pages those tests fail in the
+/// unpatched kernel too.
 const HUGE_PAGES: &str = "hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=1";
 
-/// Gives the 82576 to vfio-pci and leaves its address in /run/igb. Each test of the driver shares a
-/// gigabyte with the device, which takes long in small pages.
+/// Binds the 82576 to vfio-pci and writes its address to /run/igb. Each test of the driver shares a
+/// gigabyte with the device, which takes long with small pages.
 const GIVE_TO_VFIO: &str = "set -e
     for device in /sys/bus/pci/devices/*; do
         [ $(cat $device/vendor)$(cat $device/device) = 0x80860x10c9 ] || continue

@@ -1,8 +1,8 @@
 //! The kernel's own selftests: they pass in the patched kernels as they do in the unpatched one.
 //!
-//! Where a test passes in the patched kernels and leaves nothing out but what no kernel of these options has,
-//! there is nothing that it could do better in the unpatched one, and that is not asked. Otherwise both must have
-//! done the same.
+//! If a test passes in the patched kernels and skips nothing except what no kernel with these
+//! options supports, the unpatched kernel cannot do better, and is not tried. Otherwise the results
+//! in both must be the same.
 
 mod hosts;
 
@@ -24,10 +24,10 @@ use crate::{hostcmd, programs};
 
 /// With fault injection under lockdep, on a machine half as fast as usual.
 const STAGE_LIMIT: Duration = Duration::from_secs(600);
-/// The number of a test's command in a stage's plan: the host is set up before.
+/// The number of the first test's command in a stage's plan: the set-up comes before.
 const FIRST: usize = 1;
 
-/// One job for each host of which a test is wanted.
+/// One job for each host with a requested test.
 pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
     let lab = suite.lab;
     let job = |(host, wanted): (&'static Host, Vec<usize>)| Job {
@@ -49,7 +49,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
     wanted(suite).map(job).collect()
 }
 
-/// The hosts of which a test is wanted, and the numbers of these tests.
+/// The hosts with requested tests, and the numbers of these tests.
 fn wanted(suite: &Suite<'_>) -> impl Iterator<Item = (&'static Host, Vec<usize>)> {
     HOSTS.iter().filter_map(|host| {
         let is_wanted = |index: &usize| suite.wants(host.tests[*index].name);
@@ -77,7 +77,7 @@ fn outcomes(lab: &Lab, host: &Host, wanted: &[usize], verbose: bool) -> Vec<Outc
     tests.iter().enumerate().map(outcome).collect()
 }
 
-/// What is wrong with each of these tests, which come with the numbers of their commands.
+/// What is wrong with each of these tests, which are given with the numbers of their commands.
 fn errors(
     lab: &Lab,
     host: &Host,
@@ -98,7 +98,7 @@ fn errors(
         .collect())
 }
 
-/// Runs all of a host's tests in these kernels.
+/// Runs all tests of a host in these kernels.
 fn boot(
     lab: &Lab,
     host: &Host,
@@ -138,7 +138,7 @@ fn boot(
     })
 }
 
-/// What is run in kernel `stage` (from 0): what sets the host up, then a command for each test.
+/// The commands for kernel `stage` (from 0): the set-up of the host, then one command per test.
 fn commands(host: &Host, stage: usize) -> Vec<String> {
     let of_test = |test: &Test| match test.commands.get(stage) {
         Some(command) => format!("cd {FOLDER} && {command}"),
@@ -149,7 +149,8 @@ fn commands(host: &Host, stage: usize) -> Vec<String> {
     std::iter::once(set_up.to_owned()).chain(tests).collect()
 }
 
-/// Whether a test, whose command has number `command`, passed and left nothing out without a reason.
+/// Whether a test, whose command has the number `command`, passed and skipped nothing without a
+/// reason.
 fn is_complete(test: &Test, command: usize, record: &Record) -> bool {
     passed(test, command, record).is_ok()
         && (1..=test.commands.len()).all(|stage| {
@@ -157,7 +158,8 @@ fn is_complete(test: &Test, command: usize, record: &Record) -> bool {
         })
 }
 
-/// Whether all that a test skipped is of the `known`, and all that it counted as skipped was told.
+/// Whether everything that a test skipped is among the `known`, and every skip that it counted was
+/// reported.
 fn skips_are_known(known: &[&str], output: &[String]) -> bool {
     let counted = |line: &str| -> Option<usize> {
         line.split_once(" skip:")?.1.split(' ').next()?.parse().ok()
@@ -174,8 +176,8 @@ fn tells_of_skip(line: &str) -> bool {
     line.to_lowercase().contains("skip")
 }
 
-/// A test, whose command has number `command`, must have passed in both, and have skipped no more
-/// in the patched kernels.
+/// A test, whose command has the number `command`, must have passed in both kernels, and have
+/// skipped no more in the patched one.
 fn compare(test: &Test, command: usize, both: &[(&str, Record); 2]) -> Result<()> {
     for (which, record) in both {
         passed(test, command, record).with_context(|| format!("In the {which} kernels"))?;
@@ -188,7 +190,7 @@ fn compare(test: &Test, command: usize, both: &[(&str, Record); 2]) -> Result<()
     Ok(())
 }
 
-/// It, and what set its host up, ended well, and no kernel complained meanwhile.
+/// The test and the set-up of its host succeeded, and no kernel complained meanwhile.
 fn passed(test: &Test, command: usize, record: &Record) -> Result<()> {
     let its = |number: usize| number < FIRST || number == command;
     let failures = record
@@ -215,7 +217,7 @@ fn passed(test: &Test, command: usize, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// What a test says it did not do, and how it counts.
+/// What a test reports to have skipped, and its counts.
 fn totals(output: &[&str]) -> Vec<String> {
     let telling = |line: &&&str| line.contains("Totals:") || tells_of_skip(line);
     output
@@ -236,7 +238,7 @@ mod tests {
     };
     const GOOD: &str = "# Totals: pass:15 fail:0 skip:0";
 
-    /// A run in which every command said `line` and ended with `status`.
+    /// A run in which every command printed `line` and exited with `status`.
     fn record(status: i32, line: &str) -> Record {
         let mut record = Record::default();
         for stage in [1, 2] {
