@@ -10,6 +10,7 @@
 //!   [`statefd`]: the memfd that carries it.
 //! - [`timeline`], [`clock`]: when each phase began, across the kexec.
 //! - [`kexec`]: loading the next kernel and jumping into it.
+//! - [`facts`]: what a host has for updates, before there is a guest.
 //! - [`update`]: all of these in order, with one rollback for every failure.
 //! - [`member`], [`coordinator`]: an update of unprivileged VMMs, driven by another process.
 //! - [`BoxStore`] and, with feature `fake`, `fake`: boxes without a kernel, for a VMM's own tests.
@@ -54,6 +55,7 @@ mod control;
 pub mod coordinator;
 mod deadline;
 mod error;
+pub mod facts;
 #[cfg(any(test, feature = "fake"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "fake")))]
 pub mod fake;

@@ -2,10 +2,11 @@
 
 mod cmdline;
 mod file;
-mod host;
+pub(crate) mod host;
 mod image;
 mod image_error;
 mod next;
+pub(crate) mod signature;
 mod takeover;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,13 +20,15 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::system::RebootCommand;
 
+pub(crate) use cmdline::switch;
 pub use file::FileError;
 pub use image_error::ImageError;
 pub(crate) use next::{NextFiles, check_loaded_kinds};
 
+use crate::facts::HostRoot;
 use crate::finding::Finding;
 use crate::sys;
-use host::{Handover, Root};
+use host::Handover;
 
 /// Why the next kernel cannot be loaded or entered.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +162,7 @@ impl KexecImage {
 
     /// Whether the boxes reach the loaded kernel, as far as this kernel reports it.
     pub(crate) fn check_handover(&self) -> Result<(), KexecError> {
-        match Root::default().handover() {
+        match host::handover(&HostRoot::default()) {
             Handover::None => Err(KexecError::NoHandover),
             Handover::Unknown | Handover::Takes(_) => Ok(()),
         }
@@ -202,23 +205,23 @@ impl KexecImage {
 /// Whether a kernel is loaded; `None` if this kernel has no kexec.
 #[must_use]
 pub fn is_loaded() -> Option<bool> {
-    Root::default().is_loaded()
+    host::is_loaded(&HostRoot::default())
 }
 
 /// Reasons why this process could not load a kernel and jump into it. Changes nothing.
 #[must_use]
 pub fn preflight() -> Vec<Finding> {
-    host::check(&Root::default(), true)
+    host::check(&HostRoot::default(), true)
 }
 
 /// Reasons why the jump into a kernel loaded by something else would fail or lose the boxes.
 pub(crate) fn preflight_loaded() -> Vec<Finding> {
-    check_loaded(&Root::default())
+    check_loaded(&HostRoot::default())
 }
 
-fn check_loaded(root: &Root) -> Vec<Finding> {
+fn check_loaded(root: &HostRoot) -> Vec<Finding> {
     let mut findings = host::check(root, false);
-    match (root.is_loaded(), root.handover()) {
+    match (host::is_loaded(root), host::handover(root)) {
         (Some(true), Handover::Takes(_)) => {}
         (Some(true), Handover::None) => findings.push(Finding::blocker(
             "kexec",
@@ -245,7 +248,7 @@ fn check_loaded(root: &Root) -> Vec<Finding> {
 /// Problems with the command line of the next kernel that affect the handover.
 #[must_use]
 pub fn check_cmdline(cmdline: &str) -> Vec<Finding> {
-    let running = Root::default().read(next::RUNNING_CMDLINE);
+    let running = HostRoot::default().read(next::RUNNING_CMDLINE);
     cmdline::check(cmdline, &running.unwrap_or_default(), None)
 }
 
@@ -269,7 +272,7 @@ mod tests {
     #[test]
     fn a_kernel_that_something_else_loaded_may_get_no_handover() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::new(dir.path());
+        let root = HostRoot::new(dir.path());
         let loaded = dir.path().join("sys/kernel/kexec_loaded");
         std::fs::create_dir_all(loaded.parent().unwrap()).unwrap();
         let found = |text: &str| {

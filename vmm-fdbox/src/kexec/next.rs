@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::host::{self, Handover, Root};
+use super::host::{self, Handover};
 use super::image::BzImage;
 use super::takeover::TakeOver;
-use super::{KexecError, cmdline, file};
+use super::{KexecError, cmdline, file, signature};
 use crate::error::Chain;
+use crate::facts::{HostRoot, module};
 use crate::finding::Finding;
 use crate::kind::Kind;
 
@@ -29,10 +30,10 @@ pub(crate) struct NextFiles<'a> {
 impl NextFiles<'_> {
     /// Reasons why the load would fail or the boxes be lost. Changes nothing.
     pub(crate) fn check(&self) -> Vec<Finding> {
-        self.check_in(&Root::default())
+        self.check_in(&HostRoot::default())
     }
 
-    fn check_in(&self, root: &Root) -> Vec<Finding> {
+    fn check_in(&self, root: &HostRoot) -> Vec<Finding> {
         let mut findings = host::check(root, true);
         let image = match read_image(self.kernel) {
             Ok(image) => image,
@@ -68,7 +69,7 @@ impl NextFiles<'_> {
     }
 
     /// Reasons why this host would refuse a good image.
-    fn check_image(&self, root: &Root, image: &BzImage) -> Vec<Finding> {
+    fn check_image(&self, root: &HostRoot, image: &BzImage) -> Vec<Finding> {
         let subject = self.kernel.display().to_string();
         let mut findings = Vec::new();
         if !image.info.knows_kho {
@@ -85,7 +86,8 @@ impl NextFiles<'_> {
                 "boot this one with no5lvl",
             ));
         }
-        findings.extend(host::check_signature(root, &subject, image.is_signed));
+        findings.extend(signature::check(root, &subject, image.is_signed));
+        findings.extend(check_module(root, &subject, image.release.as_deref()));
         findings.extend(cmdline::check_length(self.cmdline, image.cmdline_bytes));
         findings
     }
@@ -108,13 +110,27 @@ impl NextFiles<'_> {
     }
 }
 
-/// The kinds of files, out of `kinds`, that the loaded kernel would not take over.
-pub(crate) fn check_loaded_kinds(kinds: &BTreeSet<Kind>) -> Vec<Finding> {
-    check_loaded_kinds_in(&Root::default(), kinds)
+/// Warns if the module is not installed for the next kernel. A kernel without any modules here is not judged.
+fn check_module(root: &HostRoot, subject: &str, release: Option<&str>) -> Option<Finding> {
+    let release = release?;
+    let is_missing = module::is_loaded(root) && module::is_installed(root, release) == Some(false);
+    is_missing.then(|| {
+        Finding::warning(
+            subject,
+            format!("no fdbox.ko is installed for it, in /lib/modules/{release}"),
+            "install it and make its initramfs anew: boxes wait until it is loaded, and are lost when that \
+             kernel ends before",
+        )
+    })
 }
 
-fn check_loaded_kinds_in(root: &Root, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
-    match root.handover() {
+/// The kinds of files, out of `kinds`, that the loaded kernel would not take over.
+pub(crate) fn check_loaded_kinds(kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+    check_loaded_kinds_in(&HostRoot::default(), kinds)
+}
+
+fn check_loaded_kinds_in(root: &HostRoot, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+    match host::handover(root) {
         // Already reported by the checks of the host.
         Handover::Unknown | Handover::None => Vec::new(),
         Handover::Takes(takes) => check_takes("The loaded kernel", takes, kinds, false),

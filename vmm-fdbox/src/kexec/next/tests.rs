@@ -37,7 +37,7 @@ impl Files {
             initramfs: Some(&self.path(initramfs)),
             cmdline,
         };
-        let found = files.check_in(&Root::new(self.0.path()));
+        let found = files.check_in(&HostRoot::new(self.0.path()));
         let prefix = format!("{}/", self.0.path().display());
         found
             .iter()
@@ -172,7 +172,7 @@ fn the_kernel_tells_what_a_loaded_one_takes_over() {
     let found = |handover: &str, kinds: &[Kind]| {
         fs::write(files.path("sys/kernel/kexec/handover"), handover).unwrap();
         let kinds = kinds.iter().copied().collect();
-        check_loaded_kinds_in(&Root::new(files.0.path()), &kinds)
+        check_loaded_kinds_in(&HostRoot::new(files.0.path()), &kinds)
     };
     assert_eq!(found("0x7f\n", &[Kind::VfioPci]), []);
     assert_eq!(found("0x7d\n", &[Kind::VfioPci]).len(), 1);
@@ -223,4 +223,31 @@ fn a_kernel_that_says_nothing_is_taken_on_somebodys_word_but_not_for_devices() {
         "{}",
         found[0]
     );
+}
+
+#[test]
+fn a_next_kernel_without_the_module_is_told() {
+    let files = Files::new(None);
+    let check = || files.check("kernel", "initrd", "kho=on");
+    let set = |path: &str, content: &str| {
+        let path = files.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    // The release that the image tells.
+    set("lib/modules/7.3.4-next+/modules.dep", "kernel/a.ko:\n");
+    assert_eq!(check(), [""; 0]);
+    set("sys/module/fdbox/version", "1\n");
+    let found = check();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("no fdbox.ko is installed for it"),
+        "{found:?}"
+    );
+    assert_documented("no fdbox.ko is installed for it");
+    set(
+        "lib/modules/7.3.4-next+/modules.dep",
+        "extra/fdbox.ko.xz:\n",
+    );
+    assert_eq!(check(), [""; 0]);
 }
