@@ -53,6 +53,10 @@ pub enum HostKind {
     WithoutKho,
     /// One kernel without the project's patches.
     Unpatched,
+    /// The same, and the module is not loaded: LUO is all that there is for a kexec.
+    UnpatchedNoModule,
+    /// The same with KHO off, and LUO with it.
+    UnpatchedNoKho,
     /// A kexec between two kernels that have KVM, iommufd and VFIO as modules, with two devices
     /// that receive frames. Only fdbox.ko is loaded; each scenario loads the modules it needs.
     Modular,
@@ -148,6 +152,11 @@ impl HostKind {
     /// Whether such a host exists only with debug kernels.
     pub fn is_for_debug_only(self) -> bool {
         self == Self::FailingLoad
+    }
+
+    /// Whether the host has neither patches nor module.
+    pub fn is_as_it_comes(self) -> bool {
+        matches!(self, Self::UnpatchedNoModule | Self::UnpatchedNoKho)
     }
 
     /// Whether guests run in the host.

@@ -22,7 +22,7 @@ mod member;
 mod ops;
 mod sandbox;
 
-pub(crate) use ask::{ApiArgs, CheckStateArgs, ShutdownArgs, StatusArgs};
+pub(crate) use ask::{ApiArgs, CheckStateArgs, DoctorArgs, ShutdownArgs, StatusArgs};
 pub(crate) use config::expand;
 pub(crate) use cpu::{CpuidArgs, ForceCpuArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
@@ -34,6 +34,10 @@ pub(crate) use ops::{
 pub(crate) use sandbox::SandboxArgs;
 
 const EXAMPLES: &str = "\
+What this host has, and what to do about what is missing:
+
+  vmm-example doctor
+
 A guest's life, with an update of its host:
 
   vmm-example run --kernel /boot/vmlinuz --initramfs guest.cpio \\
@@ -116,6 +120,7 @@ pub(crate) enum Command {
     Member(MemberArgs),
     CheckState(CheckStateArgs),
     Status(StatusArgs),
+    Doctor(DoctorArgs),
     Discard(DiscardArgs),
     /// Give up an update that has not left the host yet; the guest continues.
     Cancel(ApiArgs),

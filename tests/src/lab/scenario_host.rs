@@ -39,6 +39,7 @@ pub(crate) fn programs(lab: &Lab, kind: HostKind) -> Result<Programs> {
     lab.programs(match kind {
         HostKind::GuestTwoBuilds => &all,
         _ if kind.has_guest() => &all[..4],
+        _ if kind.is_as_it_comes() => &all[..3],
         _ => &all[..2],
     })
 }
@@ -75,6 +76,12 @@ impl Group<'_> {
                 stage.files.push((driver, module_place("e1000e")));
             }
         }
+        if self.kind.is_as_it_comes() {
+            for stage in &mut stages {
+                let vmm = programs.path(programs::VMM);
+                stage.files.push((vmm, "/bin/vmm-example".to_owned()));
+            }
+        }
         if self.debug {
             let policy = policy::get(lab)?;
             for stage in &mut stages {
@@ -105,7 +112,7 @@ impl Group<'_> {
             // With two emulated CPUs guests and hosts crash: docs/testing.md.
             cpus: 1,
             cmdline: match self.kind {
-                HostKind::WithoutKho => "kho=off".to_owned(),
+                HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
                 HostKind::GuestScalable => "intel_iommu=sm_on".to_owned(),
                 _ => String::new(),
             },
@@ -171,6 +178,7 @@ impl Group<'_> {
             kernel: match self.kind {
                 _ if self.debug => Flavour::Debug,
                 HostKind::Unpatched => Flavour::Stock,
+                kind if kind.is_as_it_comes() => Flavour::Stock,
                 HostKind::Modular => Flavour::Modular,
                 // Each kexec goes to the other kernel.
                 _ if index.is_multiple_of(2) => Flavour::A,
@@ -178,6 +186,7 @@ impl Group<'_> {
             },
             modules: match self.kind {
                 HostKind::Forged => Vec::new(),
+                kind if kind.is_as_it_comes() => Vec::new(),
                 HostKind::LateModule | HostKind::FailingLoad | HostKind::GuestsLateModule
                     if index > 0 =>
                 {

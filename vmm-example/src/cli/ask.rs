@@ -43,6 +43,24 @@ pub(crate) struct StatusArgs {
     pub(crate) dot: bool,
 }
 
+const DOCTOR_AFTER: &str = "\
+Exit status:
+  0   guests survive a kexec of this host
+  10  they do not; the output says why, and what to do
+  1   wrong usage, or the answer could not be printed";
+
+/// Report what this host has for guests and updates, and what to do about what is missing.
+///
+/// Looks at the kernel, the module, KVM and the devices bound to vfio-pci, and changes nothing. Use
+/// `live-update --dry-run` to check a specific guest and next kernel.
+#[derive(Debug, Args)]
+#[command(after_help = DOCTOR_AFTER)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// A command without options of its own.
 #[derive(Debug, Args)]
 pub(crate) struct ApiArgs {

@@ -4,6 +4,7 @@ mod bench;
 mod check_state;
 mod control;
 mod discard;
+mod doctor;
 pub(crate) mod interrupt;
 mod live_update;
 mod manual;
@@ -33,6 +34,7 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Member(args) => member::member(&args),
         Command::CheckState(args) => check_state::check_state(&args),
         Command::Status(args) => status::status(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Discard(args) => discard::discard(&args),
         Command::Cancel(args) => control::ask(&args, &Request::Cancel {}),
         Command::Pause(args) => control::ask(&args, &Request::Pause {}),

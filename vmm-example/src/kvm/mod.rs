@@ -1,6 +1,7 @@
 //! The parts of KVM that this VMM uses: a thin, safe layer over kvm-ioctls.
 
 mod exact;
+pub(crate) mod facts;
 pub(crate) mod irqchip;
 pub(crate) mod passthrough;
 mod sys;
@@ -184,9 +185,14 @@ impl Vm {
         Ok(())
     }
 
+    /// Whether it can have memory of KVM's own that a VMM can map.
+    pub(crate) fn has_guest_memfd(&self) -> bool {
+        self.fd.check_extension_raw(sys::KVM_CAP_GUEST_MEMFD_FLAGS) > 0
+    }
+
     /// Creates a guest_memfd that belongs to this VM, mappable and fully shared.
     pub(crate) fn create_guest_memfd(&self, bytes: u64) -> Result<OwnedFd, KvmError> {
-        if self.fd.check_extension_raw(sys::KVM_CAP_GUEST_MEMFD_FLAGS) <= 0 {
+        if !self.has_guest_memfd() {
             return Err(KvmError::Lacks {
                 what: "mappable guest_memfd",
             });

@@ -6,6 +6,7 @@ mod cpu_state;
 mod devices;
 mod disk_depth;
 mod dist;
+mod doctor;
 mod encrypted;
 mod errnos;
 mod forged;
@@ -123,6 +124,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         privileges::ALL,
         taken_over::ALL,
         dist::ALL,
+        doctor::ALL,
         guests::ALL,
         guests_as_they_are::ALL,
         upgrade::ALL,

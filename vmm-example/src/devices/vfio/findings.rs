@@ -7,6 +7,7 @@
 use std::io;
 
 use vmm_fdbox::Finding;
+use vmm_fdbox::facts::HostRoot;
 
 use super::host::{HostDevice, IommuKind};
 use super::services::{self, Service};
@@ -28,7 +29,7 @@ pub(crate) struct Kept {
 /// Reasons on this host why devices cannot go through a box. Root is needed to see them, so the
 /// coordinator checks and not a VMM.
 pub(crate) fn look(devices: impl IntoIterator<Item = PciAddress>) -> Vec<Finding> {
-    let kernel = KernelChoice::read();
+    let kernel = KernelChoice::read(&HostRoot::default());
     let of_device = |address| match HostDevice::find(address) {
         Ok(device) => host(&device, &kernel),
         Err(error) => vec![Finding::blocker(
@@ -56,7 +57,7 @@ pub(crate) fn unkept(address: PciAddress, kept: Kept) -> Option<Finding> {
 }
 
 /// What the kernel would refuse about a device when it seals.
-fn host(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
+pub(super) fn host(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
     let name = device.address.to_string();
     let block = |problem: &str| Finding::blocker(&name, problem, END_OR_BINARY);
     let mut findings = match device.iommu {

@@ -40,7 +40,8 @@ impl HostDevice {
         Self::find_in(Path::new(DEVICES), address)
     }
 
-    fn find_in(devices: &Path, address: PciAddress) -> Result<Self, VfioError> {
+    /// The same in the folder that sysfs has for them.
+    pub(super) fn find_in(devices: &Path, address: PciAddress) -> Result<Self, VfioError> {
         let path = devices.join(address.to_string());
         let address_text = address.to_string();
         if !path.exists() {

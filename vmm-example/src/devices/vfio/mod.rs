@@ -10,7 +10,7 @@
 //! | `windows`, `vectors` | its memory and its interrupts, connected to the VM |
 //! | `function` | all of it together, as a function on the PCI bus |
 //! | `open` | opening a device for a new guest, or from a state |
-//! | `findings` | reasons not to update |
+//! | `findings`, `facts` | what prevents an update, for the devices of a guest and of the host |
 //! | `vtd`, `services` | how the host translates for a device: scalable mode, ATS, PRI, PASID |
 //! | `state` | the state that crosses an update |
 //!
@@ -33,6 +33,7 @@
 mod bars;
 mod config;
 mod device;
+pub(crate) mod facts;
 mod findings;
 mod function;
 mod host;

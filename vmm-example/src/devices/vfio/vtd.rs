@@ -9,6 +9,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use vmm_fdbox::facts::HostRoot;
+
 const SMTS: u64 = 1 << 43;
 /// The configuration option that decides if the command line does not.
 const BUILD_OPTION: &str = "CONFIG_INTEL_IOMMU_SCALABLE_MODE_DEFAULT_ON";
@@ -28,20 +30,14 @@ pub(super) struct KernelChoice(Option<bool>);
 
 impl KernelChoice {
     /// For the running kernel.
-    pub(super) fn read() -> Self {
-        let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        // The path used by distributions. Elsewhere it is unknown.
-        let build = fs::read_to_string(format!("/boot/config-{}", release.trim())).ok();
-        Self::of(&cmdline, build.as_deref())
+    pub(super) fn read(root: &HostRoot) -> Self {
+        let cmdline = root.read("proc/cmdline").unwrap_or_default();
+        Self::of(&cmdline, root.is_built_here_with(BUILD_OPTION))
     }
 
-    pub(super) fn of(cmdline: &str, build: Option<&str>) -> Self {
-        let built_in = |build: &str| {
-            let set = format!("{BUILD_OPTION}=y");
-            build.lines().any(|line| line.trim() == set)
-        };
-        Self(of_cmdline(cmdline).or(build.map(built_in)))
+    /// `build`: whether the kernel is built to use it.
+    pub(super) fn of(cmdline: &str, build: Option<bool>) -> Self {
+        Self(of_cmdline(cmdline).or(build))
     }
 }
 
@@ -62,7 +58,12 @@ fn of_cmdline(cmdline: &str) -> Option<bool> {
 
 /// How the IOMMU unit of the device with this sysfs directory translates.
 pub(super) fn scalable_mode(device: &Path, kernel: &KernelChoice) -> io::Result<ScalableMode> {
-    let text = fs::read_to_string(device.join("iommu/intel-iommu/ecap"))?;
+    scalable_mode_of(&device.join("iommu"), kernel)
+}
+
+/// The same of the unit of this folder itself.
+pub(super) fn scalable_mode_of(unit: &Path, kernel: &KernelChoice) -> io::Result<ScalableMode> {
+    let text = fs::read_to_string(unit.join("intel-iommu/ecap"))?;
     let ecap = u64::from_str_radix(text.trim(), 16)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(match (ecap & SMTS != 0, kernel.0) {
@@ -80,7 +81,7 @@ mod tests {
     const LEGACY: &str = "f00f5a\n";
     const SCALABLE: &str = "80000f00f5e\n";
 
-    fn mode(ecap: &str, cmdline: &str, build: Option<&str>) -> io::Result<ScalableMode> {
+    fn mode(ecap: &str, cmdline: &str, build: Option<bool>) -> io::Result<ScalableMode> {
         let device = tempfile::tempdir().unwrap();
         let unit = device.path().join("iommu/intel-iommu");
         fs::create_dir_all(&unit).unwrap();
@@ -96,23 +97,21 @@ mod tests {
 
     #[test]
     fn the_command_line_decides_before_the_build() {
-        let (yes, no) = (format!("A=y\n{BUILD_OPTION}=y\n"), "A=y\n".to_owned());
-        let no_too = format!("# {BUILD_OPTION} is not set\n");
         for (cmdline, build, expected) in [
-            ("quiet intel_iommu=on,sm_on", Some(&no), ScalableMode::On),
-            ("intel_iommu=sm_off,on", Some(&yes), ScalableMode::Off),
+            ("quiet intel_iommu=on,sm_on", Some(false), ScalableMode::On),
+            ("intel_iommu=sm_off,on", Some(true), ScalableMode::Off),
             ("intel_iommu=sm_on,sm_off", None, ScalableMode::Off),
             (
                 "intel_iommu=sm_off intel_iommu=sm_on",
                 None,
                 ScalableMode::On,
             ),
-            ("intel_iommu=on", Some(&yes), ScalableMode::On),
-            ("xintel_iommu=sm_on", Some(&no), ScalableMode::Off),
-            ("", Some(&no_too), ScalableMode::Off),
+            ("intel_iommu=on", Some(true), ScalableMode::On),
+            ("xintel_iommu=sm_on", Some(false), ScalableMode::Off),
+            ("", Some(false), ScalableMode::Off),
             ("intel_iommu=on", None, ScalableMode::Unknown),
         ] {
-            let mode = mode(SCALABLE, cmdline, build.map(String::as_str)).unwrap();
+            let mode = mode(SCALABLE, cmdline, build).unwrap();
             assert_eq!(mode, expected, "{cmdline:?} {build:?}");
         }
     }
