@@ -109,6 +109,9 @@ fn describe_guest(guest: &GuestStatus) -> String {
     if let Some(step) = &guest.step {
         text += &format!("\nThe update that is on is at {step}");
     }
+    if let Some(previous) = &guest.previous_kernel {
+        text += &format!("\nThe kernel before this one: {previous}");
+    }
     if let Some(blackout) = &guest.blackout {
         let millis = |ns: u64| ns as f64 / 1e6;
         let total = millis(blackout.total_ns);
@@ -192,6 +195,7 @@ mod tests {
             tsc_khz: 0,
             step: None,
             last_update: None,
+            previous_kernel: None,
             blackout: None,
             devices: vec![DeviceCounts {
                 device: "blk0".into(),

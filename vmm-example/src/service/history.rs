@@ -4,13 +4,14 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use vmm_fdbox::facts::PreviousKernel;
 use vmm_fdbox::update::{Event, Step};
 
 use crate::metrics::{Counted, Metrics};
 use crate::service::api::peer::{Peer, Received};
 use crate::service::api::protocol::Reply;
 use crate::service::events::{EventHub, Notice};
-use crate::service::report::Blackout;
+use crate::service::report::{Blackout, HostReport};
 use crate::service::update_message::{UpdateEnd, UpdateResult};
 
 /// Receives events, on any thread.
@@ -45,6 +46,7 @@ struct Counts {
     /// Number of updates by result, as in [`RESULTS`].
     ends: [u64; RESULTS.len()],
     blackout: Option<Blackout>,
+    previous_kernel: Option<PreviousKernel>,
 }
 
 impl History {
@@ -70,8 +72,17 @@ impl History {
     }
 
     /// Records that the guest arrived by an update.
-    pub(crate) fn arrived(&self, blackout: Option<&Blackout>) {
-        self.counts().blackout = blackout.cloned();
+    pub(crate) fn arrived(&self, host: &HostReport, blackout: Option<&Blackout>) {
+        let mut counts = self.counts();
+        counts.blackout = blackout.cloned();
+        counts.previous_kernel = host.previous_kernel().cloned();
+        drop(counts);
+        let previous = host.previous_kernel();
+        let notice = Notice {
+            message: previous.map(|previous| format!("the kernel before this one: {previous}")),
+            ..Notice::now(&self.guest, "arrived")
+        };
+        self.hub.tell(&notice);
     }
 
     pub(crate) fn update_begin(&self) {
@@ -131,6 +142,10 @@ impl History {
 
     pub(crate) fn blackout(&self) -> Option<Blackout> {
         self.counts().blackout.clone()
+    }
+
+    pub(crate) fn previous_kernel(&self) -> Option<PreviousKernel> {
+        self.counts().previous_kernel.clone()
     }
 
     /// Sends all events to a client, until it hangs up or falls behind.
@@ -219,13 +234,14 @@ mod tests {
         assert_eq!(history.step().as_deref(), Some("seal"));
         history.update_end(&UpdateEnd::ready());
         assert_eq!(history.step(), None);
-        history.arrived(Some(&Blackout {
+        let blackout = Blackout {
             total_ns: 1_500_000_000,
             phases: vec![PhaseReport {
                 name: "jump".into(),
                 ns: 1_000_000_000,
             }],
-        }));
+        };
+        history.arrived(&HostReport::read(), Some(&blackout));
         let mut metrics = Metrics::of("vm0");
         history.count(&mut metrics);
         let text = metrics.finish();

@@ -1,10 +1,10 @@
 //! The report of a resume: JSON for programs, text for people.
 
 use std::fmt;
-use std::fs;
 
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::BoxName;
+use vmm_fdbox::facts::{HostRoot, PreviousKernel};
 use vmm_fdbox::timeline::Phase;
 use vmm_fdbox::update::Finished;
 
@@ -13,7 +13,7 @@ use crate::kvm::vcpu::RestoreNotes;
 use crate::spec::MemoryKind;
 
 /// Identifies a boot of the host.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
 
 /// A phase and its duration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,15 +43,32 @@ pub(crate) struct Blackout {
 pub(crate) struct HostReport {
     /// Different after each boot.
     boot_id: Option<String>,
+    /// What `uname -r` says.
+    #[serde(default)]
+    release: Option<String>,
+    /// Which kernel handed over to this one.
+    #[serde(default)]
+    previous_kernel: Option<PreviousKernel>,
 }
 
 impl HostReport {
     /// Called before the sandbox denies access to files.
     pub(crate) fn read() -> Self {
-        let id = fs::read_to_string(BOOT_ID);
+        let root = HostRoot::default();
         Self {
-            boot_id: id.ok().map(|id| id.trim().into()),
+            boot_id: root.read(BOOT_ID),
+            release: root.release(),
+            previous_kernel: PreviousKernel::read(),
         }
+    }
+
+    /// Whether the other is of the same boot.
+    pub(crate) fn is_boot_of(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id
+    }
+
+    pub(crate) fn previous_kernel(&self) -> Option<&PreviousKernel> {
+        self.previous_kernel.as_ref()
     }
 }
 
@@ -142,6 +159,9 @@ impl fmt::Display for ResumeReport {
             "Guest {} continues: {} vCPUs, {} MiB of {}",
             self.guest, self.vcpus, self.ram_mib, self.ram_kind
         )?;
+        if let Some(previous) = &self.host.previous_kernel {
+            writeln!(f, "The kernel before this one: {previous}")?;
+        }
         let Some(blackout) = &self.blackout else {
             return writeln!(f, "How long it stood still is not known");
         };
@@ -179,6 +199,11 @@ mod tests {
             tsc_khz: 2_500_000,
             host: HostReport {
                 boot_id: Some("abc".into()),
+                release: Some("7.3.4-b".into()),
+                previous_kernel: Some(PreviousKernel {
+                    release: "7.3.4-a".into(),
+                    kexecs: 2,
+                }),
             },
             tsc_khz_before: 2_500_100,
             blackout: Some(Blackout {
@@ -201,14 +226,31 @@ mod tests {
         assert_eq!(json["box"], "vm0");
         assert_eq!(json["ram_kind"], "guest_memfd");
         assert_eq!(json["host"]["boot_id"], "abc");
+        assert_eq!(json["host"]["release"], "7.3.4-b");
+        let previous = &json["host"]["previous_kernel"];
+        assert_eq!(previous["release"], "7.3.4-a");
+        assert_eq!(previous["kexecs"], 2);
         assert_eq!(json["blackout"]["total_ns"], 3_000_000);
         assert_eq!(json["blackout"]["phases"][0]["name"], "pause");
+    }
+
+    #[test]
+    fn reports_of_before_have_less_of_the_host() {
+        let mut json = serde_json::to_value(report()).unwrap();
+        json["host"] = serde_json::json!({"boot_id": "abc"});
+        let read: ResumeReport = serde_json::from_value(json).unwrap();
+        assert_eq!(read.host.previous_kernel, None);
+        assert!(read.host.is_boot_of(report().host()));
     }
 
     #[test]
     fn a_person_reads_milliseconds() {
         let text = report().to_string();
         assert!(text.contains("stood still for 3.0 ms"), "{text}");
+        assert!(
+            text.contains("before this one: 7.3.4-a, 2 kexecs"),
+            "{text}"
+        );
         let unknown = ResumeReport {
             blackout: None,
             ..report()

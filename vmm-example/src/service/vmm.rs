@@ -201,6 +201,7 @@ impl Vmm {
             step: self.history.step(),
             last_update: self.history.last_update(),
             blackout: self.history.blackout(),
+            previous_kernel: self.history.previous_kernel(),
             devices: self.machine.device_counts(),
             host_devices: self.machine.pci().status(),
         }

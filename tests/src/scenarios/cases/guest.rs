@@ -200,18 +200,49 @@ fn twice() -> Spec {
     spec("twice", "guest_memfd", 1)
 }
 
+/// Checks that report and status name the previous kernel, which is the other of the two.
+fn came_by_kexecs(guest: &Guest, kexecs: u64) -> Result<()> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let release = release.trim();
+    let other = match release.strip_suffix("-a") {
+        Some(common) => format!("{common}-b"),
+        None => format!("{}-a", release.strip_suffix("-b").unwrap_or(release)),
+    };
+    let previous = json!({"release": other, "kexecs": kexecs});
+    let report = guest.resume_report()?;
+    equal(
+        "The release in the report",
+        &report["host"]["release"],
+        &json!(release),
+    )?;
+    equal(
+        "The last kernel in the report",
+        &report["host"]["previous_kernel"],
+        &previous,
+    )?;
+    let status = guest.spec.status()?;
+    equal(
+        "The last kernel in the status",
+        &status["previous_kernel"],
+        &previous,
+    )
+}
+
 fn twice_first(cx: &Cx<'_>) -> Result<()> {
     update_under(cx, twice())
 }
 
 fn twice_second(cx: &Cx<'_>) -> Result<()> {
     let mut guest = take_over(cx, twice())?;
+    came_by_kexecs(&guest, 1)?;
     guest.reset_gap()?;
     guest.update_host()
 }
 
 fn twice_third(cx: &Cx<'_>) -> Result<()> {
-    take_over(cx, twice())?.power_off()
+    let guest = take_over(cx, twice())?;
+    came_by_kexecs(&guest, 2)?;
+    guest.power_off()
 }
 
 fn another_vmm(_: &Cx<'_>) -> Result<()> {

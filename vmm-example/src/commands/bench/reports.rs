@@ -37,7 +37,9 @@ pub(super) fn rows(paths: &[PathBuf]) -> anyhow::Result<Vec<HostUpdate>> {
 fn of(reports: &[ResumeReport]) -> Vec<HostUpdate> {
     let mut kinds: BTreeMap<Kind, Vec<&Blackout>> = BTreeMap::new();
     for report in reports {
-        let together = reports.iter().filter(|other| other.host() == report.host());
+        let together = reports
+            .iter()
+            .filter(|other| other.host().is_boot_of(report.host()));
         let kind = (
             report.ram_mib(),
             report.ram_kind().to_string(),

@@ -72,6 +72,7 @@ fn status(name: &str) -> Reply {
         tsc_khz: 0,
         step: None,
         last_update: None,
+        previous_kernel: None,
         blackout: None,
         devices: Vec::new(),
         host_devices: Vec::new(),

@@ -370,7 +370,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         };
         let host = self.on_host.clone();
         let report = ResumeReport::new(box_name, host, vmm.machine(), &self.notes, &finished);
-        vmm.history().arrived(report.blackout());
+        vmm.history().arrived(report.host(), report.blackout());
         serde_json::to_value(report).unwrap_or_default()
     }
 }

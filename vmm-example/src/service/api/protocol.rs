@@ -9,6 +9,7 @@
 //! An update that was joined belongs to its connection: if that closes, the update is rolled back.
 
 use serde::{Deserialize, Serialize};
+use vmm_fdbox::facts::PreviousKernel;
 use vmm_fdbox::frame::Description;
 
 use crate::devices::pci::HostDeviceStatus;
@@ -106,6 +107,9 @@ pub(crate) struct GuestStatus {
     /// The blackout of the update that brought the guest here.
     #[serde(default)]
     pub(crate) blackout: Option<Blackout>,
+    /// The kernel that handed the guest over to this one.
+    #[serde(default)]
+    pub(crate) previous_kernel: Option<PreviousKernel>,
     /// The counters of its virtio devices.
     #[serde(default)]
     pub(crate) devices: Vec<DeviceCounts>,
