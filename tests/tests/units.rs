@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The restrictions of both units, in terms of systemd.exec(5).
+/// The restrictions of all units, in terms of systemd.exec(5).
 const CONFINED: [(&str, &str); 17] = [
     ("IPAddressDeny", "any"),
     ("KeyringMode", "private"),
@@ -27,7 +27,7 @@ const CONFINED: [(&str, &str); 17] = [
 ];
 
 /// And of each unit: its capabilities, system calls, sockets, and time limits.
-const UNITS: [(&str, &[(&str, &str)]); 2] = [
+const UNITS: [(&str, &[(&str, &str)]); 3] = [
     (
         "vmm-example-live-update@.service",
         &[
@@ -57,6 +57,24 @@ const UNITS: [(&str, &[(&str, &str)]); 2] = [
                  landlock_restrict_self",
             ),
             ("TimeoutStartSec", "5min"),
+        ],
+    ),
+    (
+        "vmm-example@.service",
+        &[
+            (
+                "CapabilityBoundingSet",
+                "CAP_SYS_ADMIN CAP_CHOWN CAP_NET_ADMIN CAP_DAC_OVERRIDE CAP_IPC_LOCK CAP_SETGID \
+                 CAP_SETPCAP CAP_SETUID CAP_SYS_RESOURCE",
+            ),
+            ("RestrictAddressFamilies", "AF_UNIX AF_INET"),
+            ("RuntimeDirectoryMode", "0711"),
+            (
+                "SystemCallFilter",
+                "@system-service seccomp landlock_create_ruleset landlock_add_rule \
+                 landlock_restrict_self",
+            ),
+            ("TimeoutStopSec", "60"),
         ],
     ),
 ];

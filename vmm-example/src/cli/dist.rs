@@ -40,7 +40,8 @@ fn calls(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| {
-            let line = line.strip_prefix("ExecStart=").unwrap_or(line).trim();
+            let line = line.strip_prefix("ExecStart=").unwrap_or(line);
+            let line = line.strip_prefix("ExecStop=").unwrap_or(line).trim();
             let line = line.strip_prefix("/usr/bin/").unwrap_or(line);
             let line = line.strip_suffix(" || true").unwrap_or(line);
             line.starts_with("vmm-example ").then(|| line.to_owned())
@@ -54,6 +55,8 @@ fn every_call_of_the_program_parses() {
     for path in files(&dist()) {
         for call in calls(&fs::read_to_string(&path).unwrap()) {
             let call = expanded(&call.replace("\"$uptime\"", "1.5"));
+            // A configuration file has what is required.
+            let call = call.replace("--config ", "--kernel /boot/vmlinuz --config ");
             let parsed = Cli::try_parse_from(call.split(' '));
             let cli = parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             commands.push(cli.command);
@@ -63,6 +66,8 @@ fn every_call_of_the_program_parses() {
     let updates = |command: &&Command| matches!(command, Command::LiveUpdate(a) if a.fleet.all);
     assert_eq!(commands.iter().filter(resumes).count(), 3);
     assert_eq!(commands.iter().filter(updates).count(), 1);
+    let of_guest = |command: &&Command| matches!(command, Command::Run(_) | Command::Shutdown(_));
+    assert_eq!(commands.iter().filter(of_guest).count(), 2);
     let next = commands.iter().find_map(|command| match command {
         Command::LiveUpdate(args) => args.kernel.clone(),
         _ => None,

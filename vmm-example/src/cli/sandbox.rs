@@ -13,8 +13,8 @@ use crate::spec::ConsoleSpec;
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Privileges")]
 pub(crate) struct SandboxArgs {
-    /// Switch to this user for good once all files are open. Needs root.
-    #[arg(long, value_name = "UID[:GID]")]
+    /// Switch to this user for good once all files are open. Needs root. Names are looked up in /etc/passwd.
+    #[arg(long, value_name = "UID[:GID]|NAME")]
     pub(crate) user: Option<User>,
     /// Drop capabilities, access to all other files, and system calls that a VMM does not make.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]

@@ -1,6 +1,7 @@
 //! User, capabilities, limits and core dumps of this process.
 
 use std::fmt;
+use std::fs;
 use std::str::FromStr;
 
 use rustix::io::Errno;
@@ -15,6 +16,9 @@ const OPEN_FILES: u64 = 4096;
 /// The locked memory limit for a process without passed-through devices: the kernel's default.
 const LOCKED_BYTES: u64 = 8 << 20;
 
+/// Where user names are looked up. A static program has no other source of names.
+const USERS: &str = "/etc/passwd";
+
 /// A user and a group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct User {
@@ -28,20 +32,38 @@ impl fmt::Display for User {
     }
 }
 
+impl User {
+    /// `UID` or `UID:GID`. The default group has the user's number.
+    fn of_numbers(text: &str) -> Option<Self> {
+        // To the kernel, the highest number means "unchanged".
+        let number = |text: &str| text.parse().ok().filter(|id| *id < u32::MAX);
+        let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+        Some(Self {
+            uid: number(uid)?,
+            gid: number(gid)?,
+        })
+    }
+
+    /// Looks a name up in lines as in passwd(5).
+    fn of_name(name: &str, users: &str) -> Option<Self> {
+        let mut users = users.lines().map(|line| line.split(':'));
+        let mut fields =
+            users.find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
+        let _password = fields.next()?;
+        let (uid, gid) = (fields.next()?, fields.next()?);
+        Self::of_numbers(&format!("{uid}:{gid}"))
+    }
+}
+
 impl FromStr for User {
     type Err = String;
 
-    /// `UID` or `UID:GID`. The default group has the user's number.
+    /// `UID`, `UID:GID` or a name.
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| match text.parse() {
-            // To the kernel, the highest number means "unchanged".
-            Ok(id) if id < u32::MAX => Ok(id),
-            _ => Err(format!("{text:?} is not the number of a user or a group")),
-        };
-        let (uid, gid) = text.split_once(':').unwrap_or((text, text));
-        Ok(Self {
-            uid: number(uid)?,
-            gid: number(gid)?,
+        let named = || Self::of_name(text, &fs::read_to_string(USERS).ok()?);
+        let user = Self::of_numbers(text).or_else(named);
+        user.ok_or_else(|| {
+            format!("{text:?} is neither the number of a user or a group nor in {USERS}")
         })
     }
 }
@@ -143,10 +165,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn users_have_names() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nvms:x:990:991::/:/bin/false\nbad:x:1\n";
+        let named = |name| User::of_name(name, users);
+        assert_eq!(named("vms"), Some(User { uid: 990, gid: 991 }));
+        for other in ["", "vm", "vms:x", "bad", "x"] {
+            assert_eq!(named(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
     fn users_are_numbers() {
         assert_eq!("7".parse(), Ok(User { uid: 7, gid: 7 }));
         assert_eq!("7:9".parse(), Ok(User { uid: 7, gid: 9 }));
-        for wrong in ["", "root", "7:", ":7", "-1", "4294967295", "7:9:1"] {
+        for wrong in ["", "nobody-here", "7:", ":7", "-1", "4294967295", "7:9:1"] {
             assert!(wrong.parse::<User>().is_err(), "{wrong}");
         }
     }
