@@ -51,6 +51,21 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Builds everything that is missing, and runs nothing.
     Build(BuildArgs),
+    /// Makes Debian packages: the module, to be built by DKMS, and the VMM.
+    ///
+    /// They are built in the toolchain and judged by lintian, whose errors are errors. Their names are printed.
+    Package(PackageArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PackageArgs {
+    /// The folder that they are written to.
+    #[arg(long, value_name = "DIR", default_value = "target/packages")]
+    pub out: PathBuf,
+    /// Install them in a toolchain that is thrown away, have DKMS build the module for a patched kernel and refuse
+    /// it for an unpatched one, and remove them: nothing is left.
+    #[arg(long)]
+    pub check: bool,
 }
 
 #[derive(Debug, Args)]

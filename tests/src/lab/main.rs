@@ -6,6 +6,7 @@ mod cache;
 mod cli;
 mod command;
 mod cpio;
+mod deb;
 mod debian;
 mod demo;
 mod drive;
@@ -68,6 +69,7 @@ fn act(command: &Command) -> Result<ExitCode> {
         Command::Test(args) => suite::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Build(args) => build(args),
+        Command::Package(args) => deb::run(args),
     }
 }
 

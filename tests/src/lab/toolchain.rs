@@ -75,6 +75,17 @@ shift
 exec chroot "$root" "$@"
 "#;
 
+/// Runs [`ENTER`], its first argument, on an overlay of the toolchain. Everything written there is in memory and gone
+/// when the program ends.
+const THROW_AWAY: &str = r#"
+set -e
+enter=$1 lower=$2; shift 2
+mount -t tmpfs tmpfs "$lower/mnt"
+mkdir "$lower/mnt/upper" "$lower/mnt/work" "$lower/mnt/root"
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$lower/mnt/upper,workdir=$lower/mnt/work" "$lower/mnt/root"
+exec sh -c "$enter" lab "$lower/mnt/root" "$@"
+"#;
+
 /// A toolchain that has been made.
 #[derive(Debug, Clone)]
 pub(crate) struct Toolchain {
@@ -107,9 +118,20 @@ impl Toolchain {
     /// `program` in the toolchain, with each (directory, place) of `mounts` visible to it. It is
     /// killed when the thread that started it exits.
     pub(crate) fn command(&self, mounts: &[(&Path, &str)], program: &str) -> Command {
+        self.enter(&[ENTER, "lab"], mounts, program)
+    }
+
+    /// The same in a throwaway copy of the toolchain.
+    pub(crate) fn throwaway(&self, mounts: &[(&Path, &str)], program: &str) -> Command {
+        self.enter(&[THROW_AWAY, "lab", ENTER], mounts, program)
+    }
+
+    fn enter(&self, script: &[&str], mounts: &[(&Path, &str)], program: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "unshare", "--mount"]);
-        command.args(["--propagation", "private", "--", "sh", "-c", ENTER, "lab"]);
+        command
+            .args(["--propagation", "private", "--", "sh", "-c"])
+            .args(script);
         command.arg(&self.root);
         for (source, place) in mounts {
             command.arg(source).arg(place);

@@ -1,0 +1,139 @@
+//! `cargo lab package`: builds Debian packages of the module and the VMM from packaging/debian, checks them with
+//! lintian, and installs and removes them, all in a throwaway copy of the toolchain.
+
+mod tree;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::cache::{Cache, KeyBuilder};
+use crate::cli::PackageArgs;
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::toolchain::Toolchain;
+use crate::{command, programs};
+
+/// The packages needed to build, check and install ours. They must not be part of the toolchain: another package
+/// there would rebuild every kernel.
+const TOOLS: &[&str] = &[
+    "debhelper",
+    "dh-dkms",
+    "dkms",
+    "initramfs-tools",
+    "lintian",
+    "systemd",
+];
+
+const FETCH: &str = "exec 2>&1; apt-get update; mkdir -p /lab/work/partial; apt-get install --yes \
+    --no-install-recommends --download-only -o Dir::Cache::archives=/lab/work \"$@\"; rm -rf /lab/work/partial \
+    /lab/work/lock";
+
+/// What DKMS has to do for each kernel: build the module, or refuse it with these words.
+const VERDICTS: [(Flavour, &str); 2] = [
+    (Flavour::A, "builds"),
+    (Flavour::Stock, "built without the patches"),
+];
+
+pub(crate) fn run(args: &PackageArgs) -> Result<ExitCode> {
+    let lab = Lab::open_with(&[programs::VMM])?;
+    let packages = build(&lab, &args.out)?;
+    if args.check {
+        check_all(&lab, &args.out)?;
+    }
+    for package in packages {
+        println!("{}", package.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds and checks the packages in a temporary directory.
+pub(crate) fn test(lab: &Lab) -> Result<()> {
+    let out = work(lab)?.join("out");
+    build(lab, &out)?;
+    check_all(lab, &out)?;
+    Ok(fs::remove_dir_all(out)?)
+}
+
+/// A directory for this process.
+fn work(lab: &Lab) -> Result<PathBuf> {
+    let packages = lab.cache.dir("packages")?;
+    Ok(packages.join(std::process::id().to_string()))
+}
+
+fn check_all(lab: &Lab, out: &Path) -> Result<()> {
+    let mut verdicts = VERDICTS.iter();
+    verdicts.try_for_each(|(flavour, verdict)| check(lab, out, *flavour, verdict))
+}
+
+/// Downloads [`TOOLS`] and what they depend on.
+fn tools(cache: &Cache, toolchain: &Toolchain) -> Result<PathBuf> {
+    let key = KeyBuilder::new("packaging 1")
+        .text("toolchain", toolchain.key().as_str())
+        .text("packages", &TOOLS.join(","))
+        .build();
+    cache.get("packaging", &key, |dir| {
+        let log = cache.dir("logs")?.join("packaging.log");
+        let progress = Progress::start("Packages for packaging", None);
+        let mut sh = toolchain.throwaway(&[(dir, "/lab/work")], "sh");
+        sh.args(["-ec", FETCH, "sh"]).args(TOOLS);
+        command::logged(&mut sh, &log, |_| {}).context("Download packages for packaging")?;
+        progress.done();
+        Ok(())
+    })
+}
+
+/// Builds the packages into a directory. Other files there stay.
+fn build(lab: &Lab, out: &Path) -> Result<Vec<PathBuf>> {
+    let tools = tools(&lab.cache, &lab.toolchain)?;
+    let vmm = lab.programs(&[programs::VMM])?.path(programs::VMM);
+    let work = work(lab)?;
+    let (tree, built) = (work.join("tree"), work.join("built"));
+    fs::create_dir_all(&built)?;
+    tree::write(&lab.checkout, &vmm, &tree)?;
+    let mounts = [
+        (tree.as_path(), "/lab/tree"),
+        (&tools, "/lab/debs"),
+        (&built, "/lab/out"),
+    ];
+    run_script(lab, "build", &mounts, &[])?;
+    fs::create_dir_all(out)?;
+    let mut packages = Vec::new();
+    for entry in fs::read_dir(&built)? {
+        let entry = entry?;
+        let place = out.join(entry.file_name());
+        fs::copy(entry.path(), &place)?;
+        packages.push(place);
+    }
+    packages.sort();
+    fs::remove_dir_all(&tree)?;
+    fs::remove_dir_all(&built)?;
+    Ok(packages)
+}
+
+/// Installs and removes the packages of a directory, and has DKMS build the module for a kernel.
+fn check(lab: &Lab, out: &Path, flavour: Flavour, verdict: &str) -> Result<()> {
+    let tools = tools(&lab.cache, &lab.toolchain)?;
+    let kernel = lab.kernels()?.get(flavour)?;
+    let objects = kernel.mounts();
+    let mut mounts = vec![(tools.as_path(), "/lab/debs"), (out, "/lab/out")];
+    mounts.extend(objects.iter().map(|(path, place)| (path.as_path(), *place)));
+    run_script(lab, "check", &mounts, &[verdict])
+}
+
+/// Runs a script from packaging/lab in a throwaway copy of the toolchain.
+fn run_script(lab: &Lab, name: &str, mounts: &[(&Path, &str)], arguments: &[&str]) -> Result<()> {
+    let scripts = lab.checkout.join("packaging/lab");
+    let log = lab.fresh_log(&format!("package-{name}"))?;
+    let progress = Progress::start(&format!("Packages: {name}"), None);
+    let mounts = [mounts, &[(scripts.as_path(), "/lab/scripts")]].concat();
+    let mut script = lab.toolchain.throwaway(&mounts, "sh");
+    script.arg(format!("/lab/scripts/{name}")).args(arguments);
+    command::logged(&mut script, &log, |_| {})
+        .with_context(|| format!("packaging/lab/{name}: see {}", log.display()))?;
+    progress.done();
+    Ok(())
+}

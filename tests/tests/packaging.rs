@@ -1,0 +1,148 @@
+//! Checks packaging/: versions, scripts, and for which kernels DKMS builds the module.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn packaging() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging")).into()
+}
+
+#[test]
+fn packages_have_the_version_of_the_sources() {
+    let changelog = fs::read_to_string(packaging().join("debian/changelog")).unwrap();
+    let expected = format!("fdbox ({}) ", env!("CARGO_PKG_VERSION"));
+    assert!(changelog.starts_with(&expected), "{expected}");
+}
+
+#[test]
+fn scripts_are_shell() {
+    for script in [
+        "dkms/check",
+        "lab/build",
+        "lab/check",
+        "debian/fdbox-dkms.postinst",
+        "debian/vmm-example.postrm",
+        "debian/vmm-example.prerm",
+    ] {
+        let checked = Command::new("sh")
+            .arg("-n")
+            .arg(packaging().join(script))
+            .status()
+            .unwrap();
+        assert!(checked.success(), "{script}");
+    }
+}
+
+/// Fake headers of a kernel.
+struct Headers(tempfile::TempDir);
+
+const CONFIG: &str = "\
+CONFIG_RUST=y
+CONFIG_KEXEC_HANDOVER=y
+CONFIG_RUSTC_VERSION_TEXT=rustc 1.85.0 (4eb161250 2025-03-15)
+";
+
+impl Headers {
+    fn good() -> Self {
+        let headers = Self(tempfile::tempdir().unwrap());
+        headers.set("include/config/auto.conf", CONFIG);
+        headers.set("include/linux/pci-keep.h", "");
+        headers.set("rust/libkernel.rmeta", "");
+        headers.set(
+            "bin/rustc",
+            "#!/bin/sh\necho 'rustc 1.85.0 (4eb161250 2025-03-15)'\n",
+        );
+        headers.set("bin/bindgen", "#!/bin/sh\n");
+        for program in ["rustc", "bindgen"] {
+            let path = headers.0.path().join("bin").join(program);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            fs::set_permissions(path, mode).unwrap();
+        }
+        headers
+    }
+
+    fn set(&self, path: &str, text: &str) {
+        let path = self.0.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn remove(&self, path: &str) {
+        fs::remove_file(self.0.path().join(path)).unwrap();
+    }
+
+    /// The exit status of the check, and its message.
+    fn check(&self) -> (Option<i32>, String) {
+        let bin = self.0.path().join("bin");
+        let output = Command::new("/bin/sh")
+            .arg(packaging().join("dkms/check"))
+            .arg("7.3.4-x")
+            .arg(self.0.path())
+            .env("RUSTC", bin.join("rustc"))
+            .env("BINDGEN", bin.join("bindgen"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    }
+}
+
+#[test]
+fn the_module_is_for_kernels_with_rust_and_the_patches() {
+    assert_eq!(Headers::good().check(), (Some(0), String::new()));
+    type Change = fn(&Headers);
+    let cases: [(&str, Change); 6] = [
+        ("no headers", |it| it.remove("include/config/auto.conf")),
+        ("without CONFIG_RUST", |it| {
+            it.set("include/config/auto.conf", "CONFIG_RUST_IS_AVAILABLE=y\n");
+        }),
+        ("without CONFIG_KEXEC_HANDOVER", |it| {
+            it.set("include/config/auto.conf", "CONFIG_RUST=y\n");
+        }),
+        ("without the patches", |it| {
+            it.remove("include/linux/pci-keep.h");
+        }),
+        ("nothing for modules in Rust", |it| {
+            it.remove("rust/libkernel.rmeta");
+        }),
+        ("built by rustc 1.85.0", |it| {
+            it.set("bin/rustc", "#!/bin/sh\necho rustc 1.99.0\n");
+        }),
+    ];
+    for (reason, change) in cases {
+        let headers = Headers::good();
+        change(&headers);
+        let (status, said) = headers.check();
+        // With this status DKMS skips the kernel.
+        assert_eq!(status, Some(77), "{reason}: {said}");
+        assert!(said.starts_with("fdbox: not for 7.3.4-x: "), "{said}");
+        assert!(said.contains(reason), "{reason}: {said}");
+    }
+}
+
+/// Not every auto.conf has strings without quotes.
+#[test]
+fn a_version_in_quotes_is_read() {
+    let headers = Headers::good();
+    let text = "=rustc 1.85.0 (4eb161250 2025-03-15)";
+    let quoted = CONFIG.replace(text, &format!("=\"{}\"", &text[1..]));
+    assert_ne!(quoted, CONFIG);
+    headers.set("include/config/auto.conf", &quoted);
+    assert_eq!(headers.check(), (Some(0), String::new()));
+}
+
+/// If a kernel is built with O=, the sources are in another directory.
+#[test]
+fn the_sources_of_separate_objects_are_found() {
+    let headers = Headers::good();
+    headers.remove("include/linux/pci-keep.h");
+    headers.set("source/include/linux/pci-keep.h", "");
+    let sources = headers.0.path().join("source");
+    let makefile = format!(
+        "# Generated\nexport KBUILD_OUTPUT = .\ninclude {}/Makefile\n",
+        sources.display()
+    );
+    headers.set("Makefile", &makefile);
+    assert_eq!(headers.check(), (Some(0), String::new()));
+}
