@@ -25,7 +25,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of a disk of this size. `None` if the disk has no whole block, or if [`STRIDE`]
+    /// The layout of a disk of this size. `None` if the disk has no whole block, or if `STRIDE`
     /// would skip some of its blocks.
     pub fn new(seed: u64, disk_bytes: u64) -> Option<Self> {
         let blocks = disk_bytes / BLOCK_BYTES as u64;

@@ -58,8 +58,8 @@ const PACKAGES: &[&str] = &[
 /// Number of lines that mmdebstrap prints, roughly: for the progress bar.
 const LINES: u64 = 2000;
 
-/// Enters the toolchain: mounts the given directories, then executes the program. Arguments: ROOT
-/// [SOURCE PLACE]... -- PROGRAM [ARGUMENT]...
+/// Enters the toolchain: mounts the given directories, then executes the program. Arguments:
+/// `ROOT [SOURCE PLACE]... -- PROGRAM [ARGUMENT]...`
 const ENTER: &str = r#"
 set -e
 root=$1; shift
