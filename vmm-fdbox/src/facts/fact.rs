@@ -38,7 +38,7 @@ pub enum Need {
     Kexec,
     /// Passing a device of the host to a guest.
     Device,
-    /// Nothing: it is only good to know.
+    /// Nothing: it is only information.
     Nothing,
 }
 

@@ -6,6 +6,8 @@ use crate::kexec::switch;
 
 pub(super) const CMDLINE: &str = "proc/cmdline";
 const DEBUGFS: &str = "sys/kernel/debug";
+/// LUO's node. It exists if LUO is on, which requires KHO.
+pub(super) const LUO: &str = "dev/liveupdate";
 /// Exists if KHO is on (`CONFIG_KEXEC_HANDOVER_DEBUGFS`).
 const KHO: &str = "sys/kernel/debug/kho";
 const SCRATCH_BYTES: &str = "sys/kernel/debug/kho/out/scratch_len";
@@ -24,13 +26,13 @@ pub(super) fn kho(root: &HostRoot, module: &Module) -> Fact {
     if root.has(KHO) {
         return ok(format!("it is on{}", scratch(root)));
     }
-    if root.has(super::homes::LUO) {
+    if root.has(LUO) {
         return ok("it is on, or LUO would not be".into());
     }
     if let Module::Here(info) = module
         && info.features.kho()
     {
-        return ok("it is on, by what the module says".into());
+        return ok("it is on, according to the module".into());
     }
     let cmdline = root.read(CMDLINE).unwrap_or_default();
     let asked = switch(&cmdline, "kho");
@@ -65,7 +67,7 @@ pub(super) fn kho(root: &HostRoot, module: &Module) -> Fact {
                 }
                 _ => "whether this kernel has KHO cannot be seen",
             },
-            "mount debugfs (mount -t debugfs debugfs /sys/kernel/debug), or load fdbox.ko: both tell",
+            "mount debugfs (mount -t debugfs debugfs /sys/kernel/debug), or load fdbox.ko: either shows it",
         ),
     }
 }
@@ -98,7 +100,7 @@ fn scratch(root: &HostRoot) -> String {
 fn previous(root: &HostRoot) -> Fact {
     let found = match PreviousKernel::read_in(root) {
         Some(previous) => previous.to_string(),
-        None => "this kernel came by no handover that it tells of".into(),
+        None => "this kernel reports no handover from a previous one".into(),
     };
     Fact::ok("kho.previous-kernel", Need::Nothing, found)
 }
@@ -129,7 +131,7 @@ mod tests {
     #[test]
     fn luo_takes_it() {
         let host = FakeRoot::new();
-        host.set(crate::facts::homes::LUO, "");
+        host.set(LUO, "");
         assert_kho(&host, FactState::Ok, "LUO");
     }
 

@@ -3,12 +3,10 @@
 use super::{Fact, FactState, HostRoot, Module, Need, handover};
 use crate::control::Features;
 
-/// LUO's node. It exists if LUO is on, which requires KHO.
-pub(super) const LUO: &str = "dev/liveupdate";
 /// The first kernel that supports a holder.
 const HOLDER_SINCE: (u32, u32) = (6, 1);
 
-/// Where a box is while no VMM has what is in it.
+/// What keeps a box while no VMM has its contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -17,12 +15,12 @@ pub enum Home {
     Fdbox,
     /// The kernel's Live Update Orchestrator, which keeps memfds only.
     Luo,
-    /// A process: for another VMM in the same kernel.
+    /// A process that keeps it for another VMM in the same kernel.
     Holder,
 }
 
 impl Home {
-    /// Its name, as it is typed and shown.
+    /// Its name on the command line and in output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -32,7 +30,7 @@ impl Home {
         }
     }
 
-    /// The first of `homes` that is there, by these facts.
+    /// The first of `homes` that is available according to these facts.
     #[must_use]
     pub fn first_of(homes: &[Self], facts: &[Fact]) -> Option<Self> {
         let is_there = |home: &&Self| {
@@ -43,7 +41,7 @@ impl Home {
         homes.iter().find(is_there).copied()
     }
 
-    /// Whether what is in it is there in the next kernel.
+    /// Whether it preserves a box across a kexec.
     #[must_use]
     pub fn crosses_a_kexec(self) -> bool {
         self != Self::Holder
@@ -90,7 +88,7 @@ fn fdbox(root: &HostRoot, module: &Module) -> Fact {
         return missing(found, "install fdbox.ko and vmm-example of one release");
     }
     if info.features.handover_refused() {
-        let found = "a handover came and was refused".into();
+        let found = "a handover arrived and was refused".into();
         return missing(found, "the kernel log says why (dmesg | grep fdbox)");
     }
     if !info.features.kho() {
@@ -116,7 +114,7 @@ fn fdbox(root: &HostRoot, module: &Module) -> Fact {
 
 fn luo(root: &HostRoot) -> Fact {
     const NAME: &str = "home.luo";
-    if root.has(LUO) {
+    if root.has(handover::LUO) {
         return Fact::ok(NAME, Need::Nothing, "there is /dev/liveupdate");
     }
     let cmdline = root.read(handover::CMDLINE).unwrap_or_default();
@@ -144,7 +142,7 @@ fn holder(root: &HostRoot) -> Fact {
     let is_new_enough = version(&release).map(|version| version >= HOLDER_SINCE);
     let systemd = match root.has("run/systemd/system") {
         true => "systemd is there to hold descriptors",
-        false => "a process holds descriptors, for there is no systemd",
+        false => "a process can hold descriptors: there is no systemd",
     };
     match is_new_enough {
         Some(true) => Fact::ok(
@@ -184,15 +182,15 @@ pub(super) fn kinds(root: &HostRoot, module: &Module) -> Vec<Fact> {
         ("kind.iommufd", Need::Device, Features::iommufd),
         ("kind.vfio-pci", Need::Device, Features::vfio_pci),
     ];
-    let luo_has_memfd =
-        root.has(LUO) && root.is_built_here_with("CONFIG_LIVEUPDATE_MEMFD") != Some(false);
+    let luo_has_memfd = root.has(handover::LUO)
+        && root.is_built_here_with("CONFIG_LIVEUPDATE_MEMFD") != Some(false);
     let kind = |(name, need, has): (&str, Need, Has)| match module {
         Module::Here(info) if has(info.features) => Fact::ok(name, need, "boxes keep it"),
         Module::Here(_) => Fact::missing(
             name,
             need,
             "this kernel keeps none in a box",
-            "boot a kernel that is built with kmod/patches, and has what the kind is of (KVM, IOMMUFD, VFIO_PCI)",
+            "boot a kernel with kmod/patches and the kind's subsystem (KVM, IOMMUFD, VFIO_PCI)",
         ),
         _ if name == "kind.memfd" && luo_has_memfd => Fact::ok(name, need, "LUO keeps it"),
         Module::Silent(error) => Fact::unknown(name, need, error, "run this as root"),

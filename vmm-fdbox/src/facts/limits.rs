@@ -89,7 +89,7 @@ fn control_group(root: &HostRoot) -> Fact {
                     folder.display(),
                     bytes >> 20
                 ),
-                "guests that are started here, and what SEAL takes for them, must fit: raise memory.max if not",
+                "guests started here, and what SEAL allocates for them, must fit: raise memory.max if not",
             );
         }
         if !folder.pop() {

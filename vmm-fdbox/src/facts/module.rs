@@ -45,7 +45,7 @@ fn patches(root: &HostRoot) -> Fact {
         false => Fact::missing(
             NAME,
             Need::Nothing,
-            "this kernel shows nothing of kmod/patches",
+            "this kernel shows no sign of kmod/patches",
             "boot one that is built with them, for VMs and devices to cross a kexec",
         ),
     }

@@ -1,4 +1,4 @@
-//! Hosts made of files.
+//! Hosts simulated with files.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -57,7 +57,7 @@ fn iommu(root: &HostRoot, kernel: &KernelChoice) -> Fact {
         Err(error) => Fact::unknown(
             NAME,
             Need::Device,
-            format!("VT-d, and how it translates cannot be read: {error}"),
+            format!("VT-d, whose mode cannot be read: {error}"),
             "mount sysfs",
         ),
     }
@@ -106,7 +106,7 @@ fn device(root: &HostRoot, address: PciAddress, kernel: &KernelChoice) -> Fact {
         Ok(device) => device,
         Err(error) => {
             let found = crate::error::chain(&error);
-            return Fact::missing(name, Need::Device, found, "put it right, then ask again");
+            return Fact::missing(name, Need::Device, found, "fix this, then check again");
         }
     };
     let findings = findings::host(&device, kernel);
@@ -140,7 +140,7 @@ mod tests {
         fs::write(path, content).unwrap();
     }
 
-    /// A host with VT-d and one device, in good order.
+    /// A host with VT-d and one device, on which nothing prevents an update.
     fn host() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();

@@ -1,4 +1,4 @@
-//! Hosts made of files, with and without each home.
+//! Simulated hosts, with and without each home.
 
 use super::*;
 use crate::abi;
@@ -36,7 +36,7 @@ fn state(facts: &[Fact], name: &str) -> FactState {
 #[test]
 fn the_module_is_the_first_choice() {
     let host = host("7.3.4-fdbox-a\n");
-    host.set(LUO, "");
+    host.set(handover::LUO, "");
     let found = facts(&host.root(), &module(ALL_KINDS), ALL);
     assert_eq!(Home::first_of(ALL, &found), Some(Home::Fdbox));
     assert_eq!(state(&found, "home"), FactState::Ok);
@@ -78,7 +78,7 @@ fn luo_is_there_when_its_node_is() {
     let found = facts(&host.root(), &Module::Absent, ALL);
     assert_eq!(Home::first_of(ALL, &found), Some(Home::Holder));
     assert_eq!(state(&found, "home"), FactState::Missing);
-    host.set(LUO, "");
+    host.set(handover::LUO, "");
     let found = facts(&host.root(), &Module::Absent, ALL);
     assert_eq!(Home::first_of(ALL, &found), Some(Home::Luo));
     assert_eq!(state(&found, "home"), FactState::Ok);
