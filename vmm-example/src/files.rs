@@ -12,14 +12,14 @@ pub(crate) fn regular(path: &Path) -> io::Result<File> {
         path,
         OpenOptions::new().read(true),
         FileType::is_file,
-        "no regular file",
+        "not a regular file",
     )
 }
 
 /// Opens a disk, in a file or on a block device.
 pub(crate) fn disk(path: &Path, readonly: bool) -> io::Result<File> {
     let fits = |kind: &FileType| kind.is_file() || kind.is_block_device();
-    let is_not = "no regular file and no block device";
+    let is_not = "neither a regular file nor a block device";
     open(
         path,
         OpenOptions::new().read(true).write(!readonly),
@@ -35,7 +35,7 @@ pub(crate) fn output(path: &Path) -> io::Result<File> {
         path,
         OpenOptions::new().create(true).append(true),
         fits,
-        "no place for output",
+        "not a place for output",
     )
 }
 
@@ -49,7 +49,7 @@ fn open(
         true => Ok(()),
         false => {
             let what = describe(found.file_type());
-            Err(io::Error::other(format!("it is {what} and {is_not}")))
+            Err(io::Error::other(format!("it is {what}, {is_not}")))
         }
     };
     // Opening has side effects on some devices.
@@ -94,9 +94,12 @@ mod tests {
             ("/dev/zero".into(), "a device"),
         ] {
             let said = regular(&path).unwrap_err().to_string();
-            assert_eq!(said, format!("it is {what} and no regular file"));
+            assert_eq!(said, format!("it is {what}, not a regular file"));
             let said = disk(&path, false).unwrap_err().to_string();
-            assert!(said.starts_with(&format!("it is {what} and")), "{said}");
+            assert!(
+                said.starts_with(&format!("it is {what}, neither")),
+                "{said}"
+            );
         }
         assert!(regular(&at("missing")).is_err_and(|e| e.kind() == io::ErrorKind::NotFound));
         std::fs::write(at("file"), "x").unwrap();

@@ -34,7 +34,7 @@ pub(crate) enum SpecError {
     BadKind { value: String },
     #[error("Console {value:?} is unknown: use stdio, file=PATH or socket=PATH")]
     BadConsole { value: String },
-    #[error("{what} {value:?} cannot be: it takes {expected}")]
+    #[error("{what} {value:?} is invalid: it must be {expected}")]
     BadValue {
         what: &'static str,
         value: String,

@@ -178,7 +178,7 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
             "the box is sealed: unseal it first; of a device in an open box, other objects of its iommufd have its ids: destroy them"
         }
         (Get, Errno::AGAIN) => {
-            "it is restored upon files that are still in the box: take out the memory first, then the iommufd, then its devices; or the host is on its way into the next kernel"
+            "it depends on files that are still in the box: take out the memory first, then the iommufd, then its devices; or the host is on its way into the next kernel"
         }
         (Get, Errno::MFILE) => {
             "the process has no free descriptor number: raise its limit (ulimit -n)"
@@ -208,16 +208,14 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
             "what the last kernel left in it is not there as it was saved, its memory or its device"
         }
         (Seal, Errno::AGAIN) => {
-            "a handover of another version is on its way through this host, or the host into the next kernel: see the kernel log"
+            "a handover of another version is being carried through this host, or the host is on its way into the next kernel: see the kernel log"
         }
         (Unseal | Salvage, Errno::INVAL) => "it is not sealed",
         (Unseal | Salvage, Errno::AGAIN) => "the host is on its way into the next kernel",
         (Unseal, Errno::NODATA) => {
-            "not all of it can be taken out: mend what each message names, or give up the box"
+            "not all of it can be taken out: fix what each message names, or give up the box"
         }
-        (List, Errno::PROTO) => {
-            "the module sent a name that is not a name: module and library disagree"
-        }
+        (List, Errno::PROTO) => "the module returned an invalid name: module and library disagree",
         (_, Errno::NODEV) => "the box was deleted meanwhile",
         (_, Errno::PERM) => "it needs CAP_SYS_ADMIN: run as root",
         (_, Errno::NOMEM) => "the kernel is out of memory: free some and try again",

@@ -92,7 +92,7 @@ pub enum TimelineError {
         name: String,
     },
     /// The counter went backwards.
-    #[error("The cycle counter went back between pause and resume: no durations can be told")]
+    #[error("The cycle counter went back between pause and resume: durations are unknown")]
     CounterReset,
 }
 

@@ -9,7 +9,7 @@ use crate::spec::SpecError;
 
 /// A guest's devices, at most eight.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Devices, eight at most")]
+#[command(next_help_heading = "Devices, at most eight")]
 pub(crate) struct DeviceArgs {
     /// A disk in a file or on a block device; may be repeated. A resume opens the same path.
     ///
@@ -52,7 +52,7 @@ impl DeviceArgs {
 
 /// Devices of the host that the guest drives itself, at most eight.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Devices of the host, eight at most")]
+#[command(next_help_heading = "Devices of the host, at most eight")]
 pub(crate) struct PassthroughArgs {
     /// A PCI device of the host, by its address; may be repeated.
     ///

@@ -6,7 +6,7 @@ use crate::service::power::SHUTDOWN_LIMIT;
 
 /// How a guest ends, and who may end it.
 #[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "The guest's end, and who may ask for what")]
+#[command(next_help_heading = "End of the guest, and access to the API")]
 pub(crate) struct LifeArgs {
     /// End when the guest resets, instead of booting it again.
     #[arg(long)]

@@ -17,10 +17,10 @@ fn the_command_line_is_consistent_and_every_option_has_help() {
 #[test]
 fn no_option_is_under_another_groups_heading() {
     let groups = |heading: &str| match heading {
-        "Devices, eight at most" => &["disk", "net", "vsock", "hvc", "no-rng"][..],
-        "Devices of the host, eight at most" => &["device"],
+        "Devices, at most eight" => &["disk", "net", "vsock", "hvc", "no-rng"][..],
+        "Devices of the host, at most eight" => &["device"],
         "Privileges" => &["user", "sandbox"],
-        "The guest's end, and who may ask for what" => {
+        "End of the guest, and access to the API" => {
             &["no-reboot", "shutdown-timeout", "api-group"]
         }
         other => panic!("{other:?} is no heading"),

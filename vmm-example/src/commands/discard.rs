@@ -33,7 +33,7 @@ fn discard_from<S: BoxStore>(store: &S, name: &BoxName, sure: bool) -> anyhow::R
     if !fds.is_empty() && !sure {
         let names: Vec<_> = fds.iter().map(|fd| fd.name.to_string()).collect();
         bail!(
-            "{name} holds {}: a guest in it would be lost. Say --yes if nobody will resume it",
+            "{name} holds {}: a guest in it would be lost. Use --yes if nobody will resume it",
             names.join(", ")
         );
     }

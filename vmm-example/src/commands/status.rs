@@ -107,7 +107,7 @@ fn describe_guest(guest: &GuestStatus) -> String {
         text += &format!("\n  {:<8} {} of the host", passed.device, passed.address);
     }
     if let Some(step) = &guest.step {
-        text += &format!("\nThe update that is on is at {step}");
+        text += &format!("\nThe current step of the update is {step}");
     }
     if let Some(previous) = &guest.previous_kernel {
         text += &format!("\nThe kernel before this one: {previous}");
@@ -115,7 +115,7 @@ fn describe_guest(guest: &GuestStatus) -> String {
     if let Some(blackout) = &guest.blackout {
         let millis = |ns: u64| ns as f64 / 1e6;
         let total = millis(blackout.total_ns);
-        text += &format!("\nIt came here by an update and stood still for {total:.1} ms:");
+        text += &format!("\nIt came here by an update and was paused for {total:.1} ms:");
         for phase in &blackout.phases {
             text += &format!("\n  {:<12} {:>10.3} ms", phase.name, millis(phase.ns));
         }

@@ -50,7 +50,7 @@ pub(crate) enum MachineError {
     Vcpu(#[from] VcpuError),
     #[error("This host's KVM runs {max} vCPUs per guest at most: use --cpus {max} or fewer")]
     TooManyCpus { max: usize },
-    #[error("The guest was said to have {built} vCPUs and has {saved}")]
+    #[error("The guest was announced with {built} vCPUs and has {saved}")]
     OtherCpus { built: usize, saved: usize },
     #[error("The saved guest's vCPU number {at} says that it is number {id}")]
     WrongId { at: usize, id: u8 },
@@ -67,9 +67,9 @@ pub(crate) enum MachineError {
     RestoreSerial(#[from] SerialStateError),
     #[error("Cannot create an event for an interrupt")]
     CreateEvent(#[source] std::io::Error),
-    #[error("Cannot hand on what the guest boots from")]
+    #[error("Cannot hand over the guest's boot files")]
     Lend(#[source] std::io::Error),
-    #[error("What the guest boots from is not here: {0}")]
+    #[error("The guest's boot files are not available: {0}")]
     NoBoot(String),
     #[error("Cannot give the guest its devices")]
     Virtio(#[from] VirtioError),

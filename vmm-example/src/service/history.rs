@@ -201,7 +201,7 @@ impl Counted for History {
         let seconds = |ns: u64| ns as f64 / 1e9;
         metrics.gauge(
             "last_blackout_seconds",
-            "How long the guest stood still when it came to this VMM.",
+            "How long the guest was paused when it came to this VMM.",
             &[(&[], seconds(blackout.total_ns))],
         );
         let labels: Vec<_> = blackout

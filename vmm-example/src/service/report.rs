@@ -163,9 +163,9 @@ impl fmt::Display for ResumeReport {
             writeln!(f, "The kernel before this one: {previous}")?;
         }
         let Some(blackout) = &self.blackout else {
-            return writeln!(f, "How long it stood still is not known");
+            return writeln!(f, "How long it was paused is not known");
         };
-        writeln!(f, "It stood still for {:.1} ms:", millis(blackout.total_ns))?;
+        writeln!(f, "It was paused for {:.1} ms:", millis(blackout.total_ns))?;
         for phase in &blackout.phases {
             writeln!(f, "  {:<12} {:>10.3} ms", phase.name, millis(phase.ns))?;
         }
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_person_reads_milliseconds() {
         let text = report().to_string();
-        assert!(text.contains("stood still for 3.0 ms"), "{text}");
+        assert!(text.contains("was paused for 3.0 ms"), "{text}");
         assert!(
             text.contains("before this one: 7.3.4-a, 2 kexecs"),
             "{text}"

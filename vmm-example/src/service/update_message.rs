@@ -137,7 +137,7 @@ impl UpdateEnd {
         Self {
             result: UpdateResult::Ready,
             exit_status: ExitStatus::Done.code(),
-            message: "Nothing is in the way of this update; nothing was changed".into(),
+            message: "Nothing prevents this update; nothing was changed".into(),
             cancelled: false,
             failed_step: None,
             error: None,

@@ -79,10 +79,12 @@ pub(crate) enum Refusal {
 impl Refusal {
     fn message(self) -> &'static str {
         match self {
-            Self::UpdateIsOn => "An update is on: wait for it, or cancel it",
-            Self::NoUpdate => "No update is on",
-            Self::Busy => "The guest's disks do not end what they are at: pause it when they do",
-            Self::Left => "The guest is not this VMM's any more: it is about to end",
+            Self::UpdateIsOn => "An update is in progress: wait for it, or cancel it",
+            Self::NoUpdate => "No update is in progress",
+            Self::Busy => {
+                "The guest's disks do not finish their requests: try again when they have"
+            }
+            Self::Left => "This VMM no longer has the guest: it is about to end",
         }
     }
 }

@@ -48,7 +48,7 @@ impl fmt::Display for ArrivingError {
             Self::Gone { pid, ended: None } => {
                 write!(
                     f,
-                    "The new VMM (process {pid}) closed its connection and lives on"
+                    "The new VMM (process {pid}) closed its connection but is alive"
                 )
             }
             Self::Channel { pid, error } => {

@@ -177,7 +177,7 @@ impl<B: Boxes> RemoteLeaving<B> {
         let (status, message) = match self.process.is_dead(error) {
             Some(false) => (
                 ExitStatus::RolledBack,
-                format!("{why}{who}; it lives, and rolls its guest back by itself"),
+                format!("{why}{who}; it is alive, and rolls its guest back by itself"),
             ),
             // Even if its process is unknown.
             _ if self.waits_in_box() => {

@@ -85,11 +85,11 @@ fn check_kho(next: &Kho, running: &Kho, default: Option<bool>) -> Option<Finding
             )
         }
         (None, Some(word)) => block(
-            format!("{word} says neither on nor off, and the kernel takes no notice of it"),
+            format!("{word} says neither on nor off, and the kernel ignores it"),
             "write kho=on",
         ),
         (None, None) if next.is_for_init => block(
-            "its kho= stands behind --, where the kernel does not read it".into(),
+            "its kho= is after --, where the kernel does not read it".into(),
             "write kho=on before the --",
         ),
         (None, None) => match (default, running.setting) {

@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 4 << 30;
 #[non_exhaustive]
 pub enum FileError {
     /// The kernel loads regular files only.
-    #[error("it is {0} and no regular file")]
+    #[error("it is {0}, not a regular file")]
     NotRegular(&'static str),
     /// The file is empty.
     #[error("it is empty")]
@@ -109,12 +109,12 @@ mod tests {
         ] {
             let text = refused(&path);
             let expected = format!(
-                "Cannot load {}: it is {what} and no regular file",
+                "Cannot load {}: it is {what}, not a regular file",
                 path.display()
             );
             assert_eq!(text, expected);
         }
-        assert_documented("and no regular file");
+        assert_documented("not a regular file");
     }
 
     #[test]

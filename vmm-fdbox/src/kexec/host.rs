@@ -136,10 +136,7 @@ fn loading(root: &HostRoot) -> Vec<Fact> {
             ),
         },
         match has_file_load {
-            true => ok(
-                "kexec.file-load",
-                "nothing says that kexec_file_load is not there",
-            ),
+            true => ok("kexec.file-load", "kexec_file_load appears to be available"),
             false => missing(
                 "kexec.file-load",
                 "this kernel is built without CONFIG_KEXEC_FILE, and KHO needs it",
@@ -181,7 +178,7 @@ fn process(root: &HostRoot) -> Vec<Fact> {
             true => Fact::missing(
                 "kexec.namespace",
                 Need::Kexec,
-                "this process is not in the first PID namespace, where alone a kexec is",
+                "this process is not in the first PID namespace, which a kexec requires",
                 "run it outside of the container",
             ),
         },

@@ -69,7 +69,7 @@ pub enum KexecError {
     NothingLoaded,
     /// This kernel does not pass the handover to the loaded one.
     #[error(
-        "The loaded kernel is told of no handover, and every box would be lost: load one that knows KHO with `kexec -l -s`, with KHO on in this kernel"
+        "The loaded kernel gets no handover, and every box would be lost: load one that knows KHO with `kexec -l -s`, with KHO on in this kernel"
     )]
     NoHandover,
     /// kexec_file_load failed.
@@ -292,10 +292,10 @@ mod tests {
         std::fs::write(&handover, "none\n").unwrap();
         let (is_blocker, problem) = found("1\n");
         assert!(
-            is_blocker && problem.contains("told of no handover"),
+            is_blocker && problem.contains("gets no handover"),
             "{problem}"
         );
-        testing::assert_documented("The loaded kernel is told of no handover");
+        testing::assert_documented("The loaded kernel gets no handover");
         std::fs::write(&handover, "0x0\n").unwrap();
         std::fs::write(&loaded, "1\n").unwrap();
         assert_eq!(check_loaded(&root), []);

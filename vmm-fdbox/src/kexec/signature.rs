@@ -73,10 +73,7 @@ pub(super) fn check(root: &HostRoot, subject: &str, is_signed: bool) -> Option<F
     };
     let (problem, remedy) = if is_signed {
         let problem = "whether it trusts the image's signature cannot be known before it is loaded";
-        (
-            problem,
-            "load it once with `kexec -l -s` if in doubt: it tells",
-        )
+        (problem, "load it once with `kexec -l -s` to find out")
     } else {
         ("it may refuse an image without a signature", SIGN_IT)
     };
@@ -95,7 +92,7 @@ pub(super) fn fact(root: &HostRoot) -> Fact {
         Fact::unknown(NAME, Need::Kexec, found, remedy)
     };
     match Demand::of(root) {
-        Demand::Nothing => Fact::ok(NAME, Need::Kexec, "nothing asks for signed images"),
+        Demand::Nothing => Fact::ok(NAME, Need::Kexec, "no signature is required"),
         Demand::Forced => unknown("this kernel loads signed images only".into()),
         Demand::Likely(because) => unknown(format!("{because}: it may load signed images only")),
         Demand::Impossible(because) => Fact::missing(

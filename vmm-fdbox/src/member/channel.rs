@@ -40,7 +40,7 @@ pub enum ChannelError {
     #[error("Cannot talk to the other process: {0}")]
     System(Errno),
     /// A line that does not belong to this protocol.
-    #[error("The other process said what is not of this protocol: {0}")]
+    #[error("The other process broke the protocol: {0}")]
     Nonsense(String),
     /// A line beyond [`MAX_LINE_BYTES`].
     #[error("A line of more than {MAX_LINE_BYTES} bytes")]
@@ -49,10 +49,13 @@ pub enum ChannelError {
     #[error("{0} descriptors at once: no more than {MAX_FDS} go with one line")]
     TooManyFds(usize),
     /// The kernel dropped descriptors that were sent to this process.
-    #[error("Descriptors were lost on their way: this process may have no more open (ulimit -n)")]
+    #[error(
+        "Descriptors were lost in transit: \
+         this process has reached its limit on open files (ulimit -n)"
+    )]
     FdsLost,
     /// A line whose descriptors differ from those it names.
-    #[error("{named} descriptors were named, and {came} came")]
+    #[error("The line names {named} descriptors, but {came} came with it")]
     FdsDiffer {
         /// The number named in the line.
         named: usize,

@@ -184,7 +184,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         };
         renewed.map_err(|errno| StepFailure {
             step,
-            message: format!("No timer that ends this process if it hangs: {errno}"),
+            message: format!("Cannot create the timer that ends this process if it hangs: {errno}"),
         })
     }
 

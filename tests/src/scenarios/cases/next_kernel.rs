@@ -64,9 +64,9 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (
         &["--kernel", FOLDER],
-        "it is a directory and no regular file",
+        "it is a directory, not a regular file",
     ),
-    (&["--kernel", FIFO], "it is a FIFO and no regular file"),
+    (&["--kernel", FIFO], "it is a FIFO, not a regular file"),
     (
         &["--kernel", SILENT],
         "it does not say that it takes over memfds, VMs, guest_memfds",
@@ -82,16 +82,16 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["--initramfs", EMPTY], "empty: it is empty"),
     (
         &["--initramfs", FOLDER],
-        "it is a directory and no regular file",
+        "it is a directory, not a regular file",
     ),
     (
         &["--initramfs", "/dev/zero"],
-        "it is a device and no regular file",
+        "it is a device, not a regular file",
     ),
-    (&["--initramfs", FIFO], "it is a FIFO and no regular file"),
+    (&["--initramfs", FIFO], "it is a FIFO, not a regular file"),
     (&["--cmdline", "kho=of"], "kho=of turns KHO off"),
     (&["--cmdline", "kho=off kho=junk"], "kho=off turns KHO off"),
-    (&["--cmdline", "quiet -- kho=on"], "stands behind --"),
+    (&["--cmdline", "quiet -- kho=on"], "is after --"),
     (
         &["--cmdline", "quiet"],
         "it lacks kho=on, which this kernel was booted with",

@@ -81,11 +81,11 @@ struct Missing {
 const MISSING: &[Missing] = &[
     Missing {
         what: "host_update: floor_ns",
-        reason: "it takes a kexec of this host with no guest; cargo lab bench makes one in the lab",
+        reason: "it needs a kexec of this host without a guest; cargo lab bench does one in the lab",
     },
     Missing {
         what: "binary_upgrade: qemu_cpr_transfer_ns",
-        reason: "QEMU is not this program's to run; cargo lab bench does in the lab",
+        reason: "this program does not run QEMU; cargo lab bench does, in the lab",
     },
 ];
 

@@ -25,7 +25,7 @@ pub(super) fn rows(paths: &[PathBuf]) -> anyhow::Result<Vec<HostUpdate>> {
                 .with_context(|| format!("Cannot read {}", path.display()))?;
             serde_json::from_slice(&text).with_context(|| {
                 format!(
-                    "{} is no report of a resume: name the files of `resume --report`",
+                    "{} is not the report of a resume: name the files of `resume --report`",
                     path.display()
                 )
             })
@@ -114,6 +114,6 @@ mod tests {
         assert!(error.contains("vm0.json"), "{error}");
         std::fs::write(&path, "{}").unwrap();
         let error = format!("{:#}", rows(&[path]).unwrap_err());
-        assert!(error.contains("vm0.json is no report"), "{error}");
+        assert!(error.contains("vm0.json is not the report"), "{error}");
     }
 }

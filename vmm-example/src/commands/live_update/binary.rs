@@ -169,7 +169,7 @@ impl Host for Successor {
                 remedy: "name a binary of a version in between",
             },
             Ok(Err(_)) => Unfit {
-                problem: "it gives no answer that makes sense to `check-state`".into(),
+                problem: "it gives no valid answer to `check-state`".into(),
                 remedy: "name a build of this VMM that has the command",
             },
             Err(unfit) => unfit,
@@ -246,7 +246,7 @@ mod tests {
         let cases = [
             (missing, "No such file"),
             (not_executable, "Permission denied"),
-            (script(dir.path(), "exit 3"), "no answer that makes sense"),
+            (script(dir.path(), "exit 3"), "no valid answer"),
         ];
         for (path, reason) in cases {
             let found = asked(&path);

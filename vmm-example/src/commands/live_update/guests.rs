@@ -73,7 +73,7 @@ impl Guest {
         if self.name != stem {
             let name = std::mem::replace(&mut self.name, stem.into());
             self.client = Err(format!(
-                "The VMM calls its guest {name}: --all takes the guest of NAME.sock by that name"
+                "The VMM calls its guest {name}: with --all the guest of NAME.sock must be called NAME"
             ));
         }
         self

@@ -125,7 +125,7 @@ impl Many {
             FleetEvent::Started(step) => ("started", None, format!("{step} ...")),
             FleetEvent::Done(step) => ("done", None, format!("{step} done")),
             FleetEvent::SetDown(name, Ok(())) => {
-                let text = format!("{name} is stopped, and all that it wrote is safe");
+                let text = format!("{name} is stopped, and its disks are synced");
                 ("set-down", Some(*name), text)
             }
             FleetEvent::SetDown(name, Err(why)) => {
@@ -208,7 +208,7 @@ fn end(outcome: &FleetOutcome, dry_run: bool) -> End<'_> {
     let status = outcome.exit_status();
     let message = match &outcome.failure {
         Some((step, why)) => format!("{step} failed: {why}"),
-        None if dry_run => "Nothing is in the way of this update; nothing was changed".into(),
+        None if dry_run => "Nothing prevents this update; nothing was changed".into(),
         None => "Handed over".into(),
     };
     End {

@@ -249,7 +249,7 @@ fn print_end(end: &UpdateEnd) {
     if let Some(ns) = end.paused_ns {
         let millis = ns as f64 / 1e6;
         // If standard error is closed, there is nobody to tell.
-        let _ = writeln!(io::stderr(), "The guest stood still for {millis:.3} ms");
+        let _ = writeln!(io::stderr(), "The guest was paused for {millis:.3} ms");
     }
 }
 

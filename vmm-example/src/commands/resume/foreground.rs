@@ -37,7 +37,7 @@ pub(super) fn resume(args: &ResumeArgs, name: &BoxName) -> anyhow::Result<ExitSt
         vec![(name.clone(), Box::new(move || Ok(started)))],
     );
     let Some(mut came) = came.into_iter().next() else {
-        bail!("Nothing came of it");
+        bail!("The resume returned no result");
     };
     // The VMM has its own copies.
     drop((stdin, control));

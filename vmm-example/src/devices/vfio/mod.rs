@@ -69,7 +69,7 @@ pub(crate) use state::sample;
 #[derive(Debug, Error)]
 pub(crate) enum VfioError {
     #[error(
-        "A guest has {} devices of the host at most",
+        "A guest can have at most {} devices of the host",
         crate::devices::pci::slot::MAX_DEVICES
     )]
     TooMany,
@@ -132,7 +132,7 @@ pub(crate) enum VfioError {
     NotHandedOver { what: String },
     #[error("Cannot create an event of {address}")]
     Event { address: String, source: io::Error },
-    #[error("KVM takes no devices of the host")]
+    #[error("KVM does not accept devices of the host")]
     Registry(#[source] KvmError),
     #[error("Cannot connect {address} to the guest")]
     Kvm { address: String, source: KvmError },

@@ -130,7 +130,7 @@ pub(crate) fn adopt(
         let fd = take(device_name(saved.slot))?;
         let slot = PciSlot::new(saved.slot)
             .filter(|slot| functions.iter().all(|other| other.slot() != *slot))
-            .ok_or_else(|| changed(saved, "its place is taken or not there"))?;
+            .ok_or_else(|| changed(saved, "its slot is in use or does not exist"))?;
         let device = Device::adopt(fd, saved.address, saved.device_id, saved.page_table_id)?;
         let add = board.registry.add(device.fd());
         add.map_err(|source| kvm(saved.address, source))?;

@@ -61,7 +61,7 @@ impl FromStr for PciAddress {
         parse().ok_or_else(|| SpecError::BadValue {
             what: "PCI address",
             value: value.into(),
-            expected: "one like 0000:01:00.0, as lspci -D shows it",
+            expected: "like 0000:01:00.0, as lspci -D shows it",
         })
     }
 }

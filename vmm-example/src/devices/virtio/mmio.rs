@@ -44,7 +44,7 @@ pub(crate) enum TransportError {
         expected: u16,
         found: u16,
     },
-    #[error("Ring {index} cannot be: {state:?}")]
+    #[error("Ring {index} is invalid: {state:?}")]
     Queue { index: usize, state: QueueStateV1 },
 }
 

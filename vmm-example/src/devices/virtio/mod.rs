@@ -63,24 +63,24 @@ pub(crate) use slot::SlotLayout;
 /// Why a machine cannot have its devices.
 #[derive(Debug, Error)]
 pub(crate) enum VirtioError {
-    #[error("A guest has {} devices at most, not {count}", slot::MAX_DEVICES)]
+    #[error("A guest can have at most {} devices, not {count}", slot::MAX_DEVICES)]
     TooMany { count: usize },
     #[error("Cannot open {what}")]
     Open { what: String, source: io::Error },
-    #[error("A device has the place {slot}, which is taken or not there")]
+    #[error("A device has slot {slot}, which is in use or does not exist")]
     BadSlot { slot: u8 },
-    #[error("The device at place {slot} has not the rings that were announced")]
+    #[error("The device in slot {slot} does not have the announced rings")]
     OtherRings { slot: u8 },
     #[error("No device of the guest takes fd={fd}")]
     NotWanted { fd: RawFd },
-    #[error("{device} cannot be as it was")]
+    #[error("{device} cannot be restored")]
     Transport {
         device: String,
         source: mmio::TransportError,
     },
-    #[error("Cannot hand on what {device} has open")]
+    #[error("Cannot hand over the descriptors of {device}")]
     Lend { device: String, source: io::Error },
-    #[error("Cannot make safe what {device} has written")]
+    #[error("Cannot sync {device}")]
     Sync { device: String, source: io::Error },
     #[error("Cannot start {device}")]
     Start { device: String, source: io::Error },

@@ -53,7 +53,7 @@ pub(crate) fn unmet(described: &Description) -> Vec<Finding> {
             Ok(Some(needs)) => needs,
             Ok(None) => continue,
             Err(error) => {
-                let problem = format!("what its guest needs makes no sense here: {error}");
+                let problem = format!("what its guest needs cannot be parsed: {error}");
                 findings.push(refusal(&section.name, problem));
                 continue;
             }
@@ -126,6 +126,6 @@ mod tests {
         assert_eq!(found("virtio-rng0", json!(null)), [""; 0]);
         assert_eq!(found("serial", json!({"features": [99]})), [""; 0]);
         let odd = found("virtio-net0", json!({"features": "all"}));
-        assert!(odd[0].contains("makes no sense"), "{odd:?}");
+        assert!(odd[0].contains("cannot be parsed"), "{odd:?}");
     }
 }

@@ -23,7 +23,7 @@ pub(crate) enum RingError {
     Queue(#[from] virtio_queue::Error),
     #[error("A chain of buffers loops, or leads out of its table or out of memory")]
     BrokenChain,
-    #[error("A chain has a buffer to read behind one to write")]
+    #[error("A chain has a readable buffer after a writable one")]
     WrongOrder,
     #[error("A request lacks a part that it must have")]
     Incomplete,

@@ -21,7 +21,7 @@ impl FromStr for Mac {
             bad(
                 "MAC address",
                 value,
-                "six bytes like 52:54:00:12:34:56, not a group's",
+                "six bytes like 52:54:00:12:34:56, not a multicast address",
             )
         };
         let mut mac = [0; 6];
@@ -93,7 +93,11 @@ impl FromStr for FdSpec {
                 tap: TapSpec::Fd(fd),
                 mac: None,
             } => Ok(Self(fd)),
-            _ => Err(bad("Network", value, "fd=N: all else is as it was")),
+            _ => Err(bad(
+                "Network",
+                value,
+                "fd=N: everything else stays as it was",
+            )),
         }
     }
 }

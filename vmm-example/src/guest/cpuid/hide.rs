@@ -78,7 +78,7 @@ fn parse(number: &str) -> Result<u32, SpecError> {
     let bad = || SpecError::BadValue {
         what: "Number",
         value: number.into(),
-        expected: "hexadecimal digits behind 0x, eight at most",
+        expected: "0x and at most eight hexadecimal digits",
     };
     let digits = number.strip_prefix("0x").ok_or_else(bad)?;
     let all = digits.bytes().all(|digit| digit.is_ascii_hexdigit());

@@ -63,7 +63,7 @@ impl Boot {
     pub(crate) fn again(state: &BootStateV1) -> Self {
         let image = BootImage::reopen(state).map_err(|error| chain(&error));
         if let Err(why) = &image {
-            warn(&format!("The guest's end is its next reset: {why}"));
+            warn(&format!("The guest's next reset ends it: {why}"));
         }
         Self {
             state: state.clone(),

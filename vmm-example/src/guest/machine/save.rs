@@ -25,7 +25,7 @@ impl Machine {
             .map_err(|error| chain(&error))
             .and_then(|state| self.try_write(&state));
         let finding = |problem| {
-            let remedy = "report it: this VMM and the host's KVM do not go together";
+            let remedy = "report it: this VMM and the host's KVM are not compatible";
             Finding::blocker("The guest's state", problem, remedy)
         };
         written.err().map(finding).into_iter().collect()

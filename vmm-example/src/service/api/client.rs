@@ -24,13 +24,13 @@ pub(crate) enum ClientError {
     Send(#[source] io::Error),
     #[error("Cannot read the answer")]
     Receive(#[source] io::Error),
-    #[error("The VMM says more than it was asked")]
+    #[error("The VMM's answer is too long")]
     TooMuch,
     #[error("The VMM did not answer in time")]
     Late,
     #[error("The VMM went away before it answered")]
     Gone,
-    #[error("The VMM's answer makes no sense to this version: {line:?}")]
+    #[error("This version does not understand the VMM's answer: {line:?}")]
     Nonsense {
         line: String,
         source: serde_json::Error,

@@ -8,8 +8,8 @@ use rustix::process::{Uid, getuid};
 use super::protocol::Request;
 
 /// Why a request of a client with read-only access is refused.
-pub(super) const ONLY_LOOKS: &str =
-    "That is for root and for who started the VMM: others may ask for status, metrics and events";
+pub(super) const ONLY_LOOKS: &str = "Only root and the user who started the VMM may do that: \
+     others may ask for status, metrics and events";
 
 /// The user that the VMM was started as, who may send any request. The VMM may run as another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

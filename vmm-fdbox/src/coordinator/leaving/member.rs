@@ -104,7 +104,7 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         let what = match (self.process.is_dead(&error), error) {
             // Whoever takes the guest out of its box finds it complete.
             (Some(true), _) => return None,
-            (Some(false), ChannelError::Gone) => "closed its connection and lives on".to_owned(),
+            (Some(false), ChannelError::Gone) => "closed its connection but is alive".to_owned(),
             (_, error) => Chain(&error).to_string(),
         };
         Some(format!("{name}: its VMM{who}: {what}"))

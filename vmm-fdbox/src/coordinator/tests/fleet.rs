@@ -144,7 +144,7 @@ fn a_vmm_that_closes_its_end_and_lives_on_is_no_lost_guest() {
     let (outcome, vmm, _) = update(script, &mut FakeHost::default(), limits(false));
     let stopped = outcome.members[0].stopped.as_ref().unwrap();
     assert_eq!(stopped.status, ExitStatus::RolledBack, "{stopped:?}");
-    assert!(stopped.message.contains("it lives"), "{stopped:?}");
+    assert!(stopped.message.contains("it is alive"), "{stopped:?}");
     assert!(stays(vmm));
 }
 

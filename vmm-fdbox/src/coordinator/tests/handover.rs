@@ -112,7 +112,7 @@ fn a_new_vmm_that_hangs_or_closes_its_end_and_lives_on_is_killed() {
             let text = format!("{:?}", ended.outcome);
             let why = match trouble {
                 Trouble::Hangs => "gave no answer within 0.1 s",
-                _ => "closed its connection and lives on",
+                _ => "closed its connection but is alive",
             };
             assert!(text.contains(why), "{at:?}: {text}");
             assert!(text.contains("process "), "{text}");

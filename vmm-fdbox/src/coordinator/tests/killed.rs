@@ -229,7 +229,7 @@ fn one_that_closes_its_connection_and_lives_keeps_the_guest() {
     let outcome = &ended.outcome;
     assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome:?}");
     let (_, why) = outcome.failure.as_ref().unwrap();
-    assert!(why.contains("closed its connection and lives on"), "{why}");
+    assert!(why.contains("closed its connection but is alive"), "{why}");
     // It rolls back by itself.
     while !ended.old.old.runs() {
         std::thread::yield_now();

@@ -1,4 +1,4 @@
-//! Command lines, and what is found of them.
+//! Command lines, and the findings for each.
 
 use super::*;
 use crate::kexec::testing::assert_documented;
@@ -81,7 +81,7 @@ fn a_command_line_that_would_lose_the_boxes_is_a_blocker() {
         ("kho=off kho=junk", "turns KHO off"),
         ("quiet kho=junk", "says neither on nor off"),
         ("kho", "says neither on nor off"),
-        ("quiet -- kho=on", "stands behind --"),
+        ("quiet -- kho=on", "is after --"),
         (
             "quiet",
             "it lacks kho=on, which this kernel was booted with",

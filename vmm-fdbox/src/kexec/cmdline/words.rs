@@ -1,5 +1,5 @@
-//! What a kernel makes of the words of its command line, as `lib/cmdline.c`, `kernel/params.c` and
-//! `lib/kstrtox.c` do it (Linux 7.3).
+//! Parses a command line like a kernel does in `lib/cmdline.c`, `kernel/params.c` and `lib/kstrtox.c`
+//! (Linux 7.3).
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ fn skip_spaces(text: &[u8]) -> &[u8] {
     &text[start.unwrap_or(text.len())..]
 }
 
-/// `next_arg()`: the first parameter and what follows it. Quotes keep spaces in a word.
+/// `next_arg()`: the first parameter, and the rest of the line. Quotes keep spaces in a word.
 fn next_parameter(text: &[u8]) -> (Parameter<'_>, &[u8]) {
     let quoted = text.first() == Some(&b'"');
     let text = if quoted { &text[1..] } else { text };

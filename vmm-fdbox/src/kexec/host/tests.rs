@@ -1,4 +1,4 @@
-//! Hosts made of files, and the findings on them.
+//! Simulated hosts, and the findings on them.
 
 use super::*;
 use crate::facts::FactState;
@@ -25,7 +25,7 @@ fn assert_found(host: &FakeRoot, problem: &str, is_blocker: bool) {
     assert!(found[0].problem.contains(problem), "{}", found[0]);
     assert_eq!(found[0].is_blocker(), is_blocker, "{}", found[0]);
     assert_documented(problem);
-    // Who asks about the host is told the same.
+    // The facts about the host are the same.
     let found = facts(&host.root());
     let bad: Vec<_> = found
         .iter()

@@ -90,7 +90,7 @@ fn each_file_is_named_with_what_is_wrong_with_it() {
         (
             "fifo",
             "initrd",
-            "fifo: it is a FIFO and no regular file: name a bzImage",
+            "fifo: it is a FIFO, not a regular file: name a bzImage",
         ),
         ("folder", "initrd", "folder: it is a directory"),
         ("empty", "initrd", "empty: it is empty: name a bzImage"),
@@ -109,7 +109,7 @@ fn each_file_is_named_with_what_is_wrong_with_it() {
         (
             "kernel",
             "folder",
-            "folder: it is a directory and no regular file: name an initramfs",
+            "folder: it is a directory, not a regular file: name an initramfs",
         ),
         ("kernel", "fifo", "fifo: it is a FIFO"),
         ("kernel", "none", "none: cannot be opened"),

@@ -185,10 +185,7 @@ impl Block {
         (in_file && IN_MEMORY.contains(&kind)).then(|| {
             Finding::warning(
                 "",
-                format!(
-                    "{} lies in memory, which no kexec keeps",
-                    self.path.display()
-                ),
+                format!("{} is in memory, which no kexec keeps", self.path.display()),
                 "have the next host put it there again, as it is now, or use a disk",
             )
         })
@@ -244,7 +241,7 @@ fn choose(io: IoMode, file: File) -> io::Result<Box<dyn Backend>> {
         Ok(uring) => Ok(Box::new(uring)),
         Err(_) if io == IoMode::Auto => Ok(Box::new(ThreadBackend::new(file)?)),
         Err(error) => {
-            let what = format!("io=uring is not to be had here: {error}");
+            let what = format!("io=uring is not available here: {error}");
             Err(io::Error::new(error.kind(), what))
         }
     }
@@ -255,7 +252,7 @@ fn set_flags(file: &File, direct: bool) -> io::Result<()> {
     let mut flags = fcntl_getfl(file)? & !OFlags::NONBLOCK;
     flags.set(OFlags::DIRECT, direct);
     fcntl_setfl(file, flags).map_err(|error| match direct {
-        true => io::Error::other(format!("direct=on is not to be had here: {error}")),
+        true => io::Error::other(format!("direct=on is not available here: {error}")),
         false => error.into(),
     })
 }
@@ -266,7 +263,7 @@ fn check_direct(file: &File) -> io::Result<()> {
     match file.read_at(sector.bytes_mut(), 0) {
         Ok(_) => Ok(()),
         Err(error) => Err(io::Error::other(format!(
-            "direct=on does not go with sectors of {SECTOR} bytes here: {error}"
+            "direct=on does not work with sectors of {SECTOR} bytes here: {error}"
         ))),
     }
 }

@@ -95,7 +95,7 @@ impl Net {
             (TapSource::Descriptor, None) => {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
-                    "it was handed in as a descriptor: hand it in again, with --net fd=N",
+                    "it was passed as a descriptor: pass it again, with --net fd=N",
                 ));
             }
         };
@@ -119,7 +119,7 @@ impl Net {
         }
         let len = state.waiting.len();
         if len != 0 && !(HEADER + 1..=MAX_FRAME).contains(&len) {
-            let what = format!("a waiting frame of {len} bytes, which none has");
+            let what = format!("a waiting frame of {len} bytes, which is impossible");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         self.waiting.clone_from(&state.waiting);
@@ -316,8 +316,8 @@ impl Device for Net {
         match &self.source {
             TapSource::Descriptor if !carried => vec![Finding::warning(
                 "",
-                "its tap was handed in as a descriptor, which the update does not carry",
-                "hand one in again: resume with --net fd=N",
+                "its tap was passed as a descriptor, which the update does not carry",
+                "pass one again: resume with --net fd=N",
             )],
             _ => Vec::new(),
         }

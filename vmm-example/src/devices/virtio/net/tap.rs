@@ -66,12 +66,12 @@ impl Tap {
         let mut request = request("")?;
         // SAFETY: TUNGETIFF writes one `struct ifreq`, which is the type of `request`.
         check(unsafe { ioctl_with_mut_ref(&fd, TUNGETIFF(), &mut request) })
-            .map_err(|error| io::Error::new(error.kind(), "it is no tap"))?;
+            .map_err(|error| io::Error::new(error.kind(), "it is not a tap"))?;
         let flags = c_int::from(request.flags);
         if flags & libc::IFF_TAP == 0 || flags & libc::IFF_VNET_HDR == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "it is no tap with IFF_TAP and IFF_VNET_HDR",
+                "it is not a tap with IFF_TAP and IFF_VNET_HDR",
             ));
         }
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
