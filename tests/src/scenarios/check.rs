@@ -1,4 +1,4 @@
-//! Assertions that say what was found.
+//! Assertions that report the actual value.
 
 use std::fmt::Debug;
 

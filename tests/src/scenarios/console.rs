@@ -1,4 +1,4 @@
-//! The guest's console: a Unix socket of the VMM's, on which the witness speaks.
+//! The guest's console: a Unix socket of the VMM, on which the witness reports.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use fdbox_lab::witness::{self, WitnessEvent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
-/// What the witness says, as it says it.
+/// The events of the witness, as they arrive.
 #[derive(Debug)]
 pub(crate) struct Console {
     input: UnixStream,
@@ -22,15 +22,15 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Connects to the console at `path`, which is about to appear. `alive` is asked meanwhile
-    /// whether that can still happen.
+    /// Connects to the console at `path`, which is about to appear. Meanwhile `alive` checks
+    /// whether it still can.
     pub(crate) fn connect(
         path: &Path,
         port: Arc<EventPort>,
         limit: Duration,
         mut alive: impl FnMut() -> Result<()>,
     ) -> Result<Self> {
-        // The VMM may be about to make its folder, too.
+        // The VMM may still have to create its directory, too.
         let mut folders = path.ancestors().skip(1);
         let dir = folders.find(|dir| dir.is_dir());
         let dir = dir.context("The console's path has a directory")?;
@@ -46,7 +46,7 @@ impl Console {
                 Err(_) => {}
             }
             alive()?;
-            // The socket is there before it listens: look again soon, whatever happens.
+            // The socket exists before it listens: try again soon in any case.
             let soon = Timespec {
                 tv_sec: 0,
                 tv_nsec: 10_000_000,
@@ -69,7 +69,7 @@ impl Console {
                     continue;
                 }
                 if let Some(event) = witness::parse(&text) {
-                    // Nobody waits for it any more: the line still goes to the lab.
+                    // If no test waits for it any more, the lab still gets the line.
                     let _ = sender.send(event);
                 }
                 let guest = guest.clone();
@@ -81,7 +81,7 @@ impl Console {
         Ok(Self { input, events })
     }
 
-    /// Waits until the witness says something that `wanted` takes.
+    /// Waits until the witness sends an event that `wanted` accepts.
     pub(crate) fn wait<T>(
         &self,
         what: &str,
@@ -105,7 +105,7 @@ impl Console {
         }
     }
 
-    /// Sends the witness a command.
+    /// Sends a command to the witness.
     pub(crate) fn say(&mut self, command: &str) -> Result<()> {
         let line = format!("{command}\n");
         self.input

@@ -1,4 +1,4 @@
-//! Boxes, as the scenarios use them: the ioctls with the right arguments.
+//! Boxes as used by the scenarios: the ioctls with correct arguments.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -56,11 +56,11 @@ impl FdBox {
         uapi::call(control, uapi::DELETE_BOX, &mut Named::new(&self.name)).map(drop)
     }
 
-    /// Moves `fd` into the box, or gives it back with the error.
+    /// Moves `fd` into the box, or returns it with the error.
     pub(crate) fn try_put(&self, fd: OwnedFd, name: &str) -> Result<(), (Errno, OwnedFd)> {
         match self.try_put_number(fd.as_raw_fd(), name) {
             Ok(()) => {
-                // The number is the kernel's again: dropping it would close somebody else's.
+                // The number is free again: dropping it could close another file.
                 let _ = fd.into_raw_fd();
                 Ok(())
             }
@@ -68,7 +68,7 @@ impl FdBox {
         }
     }
 
-    /// PUT_FD of whatever has this number.
+    /// PUT_FD of whatever file has this number.
     pub(crate) fn try_put_number(&self, fd: RawFd, name: &str) -> Result<(), Errno> {
         let mut argument = PutFd {
             flags: 0,
@@ -95,7 +95,7 @@ impl FdBox {
             ..Named::new(name)
         };
         let number = uapi::call(&self.node, uapi::GET_FD, &mut argument)?;
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for the caller.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
     }
 
@@ -104,7 +104,7 @@ impl FdBox {
             .with_context(|| format!("Get {name} out of the box {}", self.name))
     }
 
-    /// Gets it while the box keeps it, too.
+    /// Gets a descriptor that the box keeps as well.
     pub(crate) fn get_and_keep(&self, name: &str) -> Result<OwnedFd> {
         self.try_get_with(name, uapi::GET_KEEP)
             .with_context(|| format!("Get {name} from the box {}", self.name))
@@ -135,14 +135,14 @@ impl FdBox {
             .with_context(|| format!("Unseal the box {}", self.name))
     }
 
-    /// How many descriptors are lost.
+    /// Returns how many descriptors are lost.
     pub(crate) fn try_salvage(&self) -> Result<u64, Errno> {
         let mut salvage = salvage();
         uapi::call(&self.node, uapi::SALVAGE, &mut salvage)?;
         Ok(salvage.lost)
     }
 
-    /// What the last UNSEAL or SALVAGE found lost: names and reasons.
+    /// What the last UNSEAL or SALVAGE found to be lost: names and reasons.
     pub(crate) fn lost(&self) -> Result<Vec<(String, u32)>, Errno> {
         let lost = self.whole_lost()?;
         Ok(lost
@@ -173,7 +173,7 @@ impl FdBox {
         Ok(out)
     }
 
-    /// What is in the box.
+    /// The contents of the box.
     pub(crate) fn entries(&self) -> Result<Vec<NextFd>, Errno> {
         let mut entries = Vec::new();
         let mut cursor = 0;
@@ -257,7 +257,7 @@ pub(crate) fn salvage() -> Salvage {
     }
 }
 
-/// Every box of the host.
+/// All boxes of the host.
 pub(crate) fn boxes() -> Result<Vec<NextBox>> {
     let control = control()?;
     let mut boxes = Vec::new();
@@ -275,7 +275,7 @@ pub(crate) fn boxes() -> Result<Vec<NextBox>> {
     }
 }
 
-/// The box of this name in the listing.
+/// The box with this name in the list.
 pub(crate) fn listed(name: &str) -> Result<Option<NextBox>> {
     Ok(boxes()?.into_iter().find(|found| found.name.text() == name))
 }

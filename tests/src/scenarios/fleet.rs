@@ -1,4 +1,4 @@
-//! Several guests of one host, with the witness in each.
+//! Several guests on one host, each with the witness.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,16 +19,16 @@ use crate::guest::{
 };
 use crate::network;
 
-/// Where the VMMs listen.
+/// The directory in which the VMMs listen.
 const RUN_DIR: &str = "/run/vmm-example";
-/// Each guest's memory.
+/// The memory of each guest.
 const MIB: u32 = 128;
 
 /// One guest of several.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
-    /// `None` when another process started its VMM.
+    /// `None` if another process started its VMM.
     vmm: Option<Vmm>,
     pub(crate) console: Console,
 }
@@ -38,8 +38,8 @@ fn path(name: &str, ending: &str) -> PathBuf {
 }
 
 impl Member {
-    /// Starts a guest, with the drive and the tap of this `number`, as one of so many
-    /// `guests`, with `more` arguments for the VMM, and does not wait for it.
+    /// Starts a guest, with the drive and the tap of number `number`, as one of `guests` guests,
+    /// with `more` arguments for the VMM, and does not wait for it.
     pub(crate) fn start(
         name: &str,
         kind: &str,
@@ -73,7 +73,7 @@ impl Member {
         self.console.wait("pattern", READY_LIMIT, ready)
     }
 
-    /// A guest that `resume --all` has brought here.
+    /// A guest that `resume --all` has resumed.
     pub(crate) fn attach(name: &str, port: &Arc<EventPort>) -> Result<Self> {
         let console = path(name, "console");
         Ok(Self {
@@ -97,7 +97,7 @@ impl Member {
             })
     }
 
-    /// Has the witness do something that it answers with a word.
+    /// Gives the witness a command that it only confirms.
     pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         self.console.say(command)?;
         let done = |event| matches!(event, WitnessEvent::Done).then_some(());
@@ -108,14 +108,14 @@ impl Member {
         path(&self.name, "sock")
     }
 
-    /// Holds its VMM, and the guest with it, until what is returned is dropped.
+    /// Stops its VMM, and so the guest, until the returned value is dropped.
     pub(crate) fn stop(&self) -> Result<Stopped> {
         let vmm = self.vmm.as_ref().context("Its VMM is not ours")?;
         vmm.signal(Signal::STOP)?;
         Ok(Stopped(vmm.pid()?))
     }
 
-    /// Kills its VMM, and waits until that is gone.
+    /// Kills its VMM, and waits until it is gone.
     pub(crate) fn kill(&mut self) -> Result<()> {
         let vmm = self.vmm.as_mut().context("Its VMM is not ours")?;
         vmm.signal(Signal::KILL)?;
@@ -123,7 +123,7 @@ impl Member {
         Ok(())
     }
 
-    /// Waits for the VMM to have ended, well.
+    /// Waits for the VMM to exit successfully.
     pub(crate) fn wait_for_vmm(mut self) -> Result<()> {
         let mut vmm = self.vmm.take().context("Its VMM is not ours")?;
         let status = vmm.wait(END_LIMIT)?;
@@ -131,13 +131,13 @@ impl Member {
         Ok(())
     }
 
-    /// Ends the guest from inside, and waits for its VMM to be gone.
+    /// Powers the guest off from inside, and waits for its VMM to exit.
     pub(crate) fn power_off(mut self) -> Result<()> {
         self.console.say(command::POWER_OFF)?;
         if self.vmm.is_some() {
             return self.wait_for_vmm();
         }
-        // Its socket goes with it.
+        // Its socket is removed with it.
         let deadline = Instant::now() + END_LIMIT;
         while self.api().exists() {
             if Instant::now() > deadline {
@@ -149,8 +149,8 @@ impl Member {
     }
 }
 
-/// Does the same with all of them at once, and returns what came of it in their order: while one works for its
-/// answer, the others do less of what they do beside it.
+/// Runs `act` for all of them in parallel, and returns the results in their order: while a guest
+/// works on its answer, the others do less other work.
 pub(crate) fn side_by_side<T: Send>(
     members: &mut [Member],
     act: impl Fn(&mut Member) -> Result<T> + Sync,
@@ -171,18 +171,18 @@ pub(crate) fn side_by_side<T: Send>(
     })
 }
 
-/// A VMM that does nothing for now.
+/// A stopped VMM.
 #[derive(Debug)]
 pub(crate) struct Stopped(Pid);
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // It fails only when it is gone already.
+        // It fails only if it is already gone.
         let _ = kill_process(self.0, Signal::CONT);
     }
 }
 
-/// `live-update --all` to the host's next kernel, with more arguments.
+/// `live-update --all` to the host's next kernel, with additional arguments.
 pub(crate) fn update_all(arguments: &[&str]) -> Result<Command> {
     let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
     let mut update = Command::new(VMM);
@@ -192,7 +192,7 @@ pub(crate) fn update_all(arguments: &[&str]) -> Result<Command> {
     Ok(update)
 }
 
-/// `resume --all`; each guest's report and the total, in a folder.
+/// `resume --all`, with each guest's report and the total in a directory.
 pub(crate) fn resume_all(folder: &str, arguments: &[&str]) -> Result<Ended> {
     std::fs::create_dir_all(folder)?;
     let mut resume = Command::new(VMM);
@@ -201,7 +201,7 @@ pub(crate) fn resume_all(folder: &str, arguments: &[&str]) -> Result<Ended> {
     Ended::of_long_lived(&mut resume)
 }
 
-/// A report that `resume --all` wrote.
+/// A report written by `resume --all`.
 pub(crate) fn read_report(folder: &str, name: &str) -> Result<Value> {
     let path = format!("{folder}/{name}.json");
     let text = std::fs::read(&path).with_context(|| format!("Read {path}"))?;

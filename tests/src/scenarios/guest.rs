@@ -27,34 +27,37 @@ pub(crate) use upgrade::{ApiClient, Holds, Runner};
 pub(crate) const VMM: &str = "/bin/vmm-example";
 pub(crate) const KERNEL: &str = "/guest/kernel";
 pub(crate) const INITRAMFS: &str = "/guest/initramfs";
-/// `reboot=k`: the guest ends by the keyboard controller, so that a triple fault is a crash.
+/// `reboot=k`: the guest resets through the keyboard controller, so a triple fault is always a
+/// crash.
 pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=k";
 
-/// What the emulator gets wrong is kept from guests: KVM's paravirtual EOI.
+/// Hides a feature from guests that the emulator does not handle correctly: KVM's paravirtual EOI.
 ///
-/// QEMU 10.0's emulation of SVM delivers an interrupt that was injected once more, masked or not, if
-/// anything makes it leave the guest's instructions before the guest's next exit: `helper_vmrun()` leaves
-/// the vector where exceptions wait. In a guest that ends in a lock it holds itself. An interrupt's
-/// handler that ends it by its APIC, not by a word in memory, exits at once.
+/// QEMU 10.0's emulation of SVM delivers an injected interrupt a second time, masked or not, if
+/// anything makes it leave the guest's instructions before the guest's next exit: `helper_vmrun()`
+/// leaves the vector in the variable for pending exceptions. The guest may then deadlock on a lock
+/// that it holds itself. An interrupt handler that signals EOI through the APIC, and not through a
+/// word in memory, exits at once.
 pub(crate) const SPARED: &str = "--hide-cpuid=leaf=0x40000001,eax=0x40";
 
-/// A guest's boot under two layers of emulation, and the writing of its pattern.
+/// The time limit for booting a guest under two layers of emulation and writing its pattern.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
-/// Checking every page.
+/// The time limit for checking every page.
 pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(180);
 pub(crate) const BEAT_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(20);
 
-/// What kind of guest.
+/// The properties of a guest.
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
-    /// Names box, sockets and files, so that guests can run side by side.
+    /// The base of the names of box, sockets and files, so that several guests can run at the same
+    /// time.
     pub(crate) name: &'static str,
     /// `guest_memfd` or `memfd`.
     pub(crate) ram: String,
     pub(crate) mib: u64,
     pub(crate) cpus: u32,
-    /// Which of the host's drives and taps it has; `None` for neither.
+    /// The number of its drive and tap; `None` for neither.
     pub(crate) number: Option<u8>,
 }
 
@@ -71,12 +74,12 @@ impl Spec {
         self.in_folder("console")
     }
 
-    /// In the folder of its VMM's user.
+    /// A path in the directory of its VMM's user.
     fn in_folder(&self, ending: &str) -> PathBuf {
         self.path(&format!("/{}.{ending}", self.name))
     }
 
-    /// The user that its VMM becomes. The next one is told by nobody.
+    /// The user that its VMM runs as. The next VMM gets it from the box.
     pub(crate) fn user(&self) -> u32 {
         self.number
             .map_or_else(|| net::user_of(self.name), net::user)
@@ -97,13 +100,14 @@ impl Guest {
         Self::boot_with(spec, &[], port)
     }
 
-    /// The same with more arguments for the VMM.
+    /// The same with additional arguments for the VMM.
     pub(crate) fn boot_with(spec: Spec, more: &[String], port: &Arc<EventPort>) -> Result<Self> {
         let links = spec.number.map(Links::by_name).transpose()?;
         Self::boot_by(&mut Command::new(VMM), spec, links.as_ref(), more, port)
     }
 
-    /// The same with a command that becomes the VMM, and with what the guest's disk and card are.
+    /// The same with a command that becomes the VMM, and with the host's names of the guest's disk
+    /// and card.
     pub(crate) fn boot_by(
         run: &mut Command,
         spec: Spec,
@@ -131,25 +135,25 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Takes over the guest that an update left in a box, and waits for a sign of life.
+    /// Resumes the guest that an update left in a box, and waits for a heartbeat.
     pub(crate) fn resume(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
         let links = spec.number.map(Links::by_name).transpose()?;
         Self::resume_with(spec, links.as_ref(), port)
     }
 
-    /// The same of one that was paused and gives no sign of life.
+    /// The same for a paused guest, which has no heartbeat.
     pub(crate) fn resume_paused(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
         Self::resume_and(spec, &[], port)
     }
 
-    /// The same with more arguments for the command.
+    /// The same with additional arguments for the command.
     pub(crate) fn resume_and(spec: Spec, more: &[&str], port: &Arc<EventPort>) -> Result<Self> {
         let mut resume = Command::new(VMM);
         resume.args(["resume", "--box", spec.name]).args(more);
         Self::start(&mut resume, spec, port)
     }
 
-    /// The same with what its disk and its card are in the host.
+    /// The same with the host's names of its disk and its card.
     pub(crate) fn resume_with(
         spec: Spec,
         links: Option<&Links>,
@@ -166,7 +170,7 @@ impl Guest {
         Ok(guest)
     }
 
-    /// A resume that is to fail, in the way a test asks for.
+    /// A resume that is to fail at a step chosen by the test.
     pub(crate) fn fail_to_resume(spec: &Spec, step: &str) -> Result<Ended> {
         let mut resume = Command::new(VMM);
         resume.args(["resume", "--box", spec.name, "--fail-at", step]);
@@ -174,7 +178,8 @@ impl Guest {
         Ended::of(&mut resume)
     }
 
-    /// The same by an init that has `uptime` seconds behind it: first of all the VMM is started.
+    /// The same for an init that has been running for `uptime` seconds: starts the VMM before
+    /// anything else.
     pub(crate) fn start_resume(spec: Spec, uptime: f64) -> Result<Starting> {
         let mut resume = Command::new(VMM);
         resume
@@ -190,7 +195,7 @@ impl Guest {
         Starting::new(command, spec)?.connect(port)
     }
 
-    /// What the VMM says of the update it took over.
+    /// The VMM's report of the update that brought the guest here.
     pub(crate) fn resume_report(&self) -> Result<Value> {
         let path = self.spec.path(".report");
         let text = std::fs::read(&path).with_context(|| format!("Read {}", path.display()))?;
@@ -202,7 +207,7 @@ impl Guest {
         self.console.wait("heartbeat", BEAT_LIMIT, is_beat)
     }
 
-    /// Has the witness check all its memory.
+    /// Makes the witness check all its memory.
     pub(crate) fn report(&mut self) -> Result<Report> {
         self.console.say(command::REPORT)?;
         self.console
@@ -212,7 +217,7 @@ impl Guest {
             })
     }
 
-    /// Has the witness work without a pause, if it does not yet, and tell how much it has done.
+    /// Makes the witness work continuously, if it does not yet, and report how much it has done.
     pub(crate) fn work(&mut self) -> Result<(u64, u64)> {
         self.console.say(command::WORK)?;
         self.console
@@ -222,21 +227,21 @@ impl Guest {
             })
     }
 
-    /// Has the witness write every page anew.
+    /// Makes the witness rewrite every page.
     pub(crate) fn write(&mut self, generation: u32) -> Result<()> {
         self.tell(&format!("{} {generation}", command::WRITE))
     }
 
-    /// Has the witness forget the longest gap so far.
+    /// Makes the witness discard the longest gap so far.
     ///
-    /// It waits for a heartbeat behind that: a gap counts from the first look at the clock since, and what
-    /// stops the guest before that would not be in it.
+    /// Waits for a heartbeat after that: a gap only counts from the first sample of the clock on,
+    /// so a pause before it would not be counted.
     pub(crate) fn reset_gap(&mut self) -> Result<()> {
         self.tell(command::RESET_GAP)?;
         self.wait_for_beat()
     }
 
-    /// Has the witness do something that it answers with a word.
+    /// Gives the witness a command that it only confirms.
     pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         self.console.say(command)?;
         let is_done = |event| matches!(event, WitnessEvent::Done).then_some(());
@@ -250,12 +255,12 @@ impl Guest {
 
     /// Updates the host; returns only on failure.
     pub(crate) fn update_host(&self) -> Result<()> {
-        // Its output is seen as it comes: nobody is left to read it at the end.
+        // Its output is shown as it arrives: there is no reader at the end.
         let status = self.update_command(&[])?.stdin(Stdio::null()).status()?;
         bail!("The host was not updated: vmm-example live-update ended: {status}")
     }
 
-    /// `vmm-example live-update` with more arguments, which must leave the host as it is.
+    /// `vmm-example live-update` with additional arguments, which must not leave the host.
     pub(crate) fn live_update(&self, arguments: &[&str]) -> Result<Ended> {
         Ended::of(&mut self.update_command(arguments)?)
     }
@@ -280,7 +285,7 @@ impl Guest {
         Ok(update)
     }
 
-    /// Hands the guest to a VMM of this kernel, and waits for the old one to end.
+    /// Hands the guest over to another VMM in this kernel, and waits for the old one to exit.
     pub(crate) fn hand_over_here(mut self) -> Result<(Spec, ExitStatus)> {
         let mut update = Command::new(VMM);
         update
@@ -293,7 +298,7 @@ impl Guest {
         Ok((self.spec.clone(), status))
     }
 
-    /// Ends the guest from inside and returns how the VMM ended.
+    /// Powers the guest off from inside, and checks the VMM's exit status.
     pub(crate) fn power_off(mut self) -> Result<()> {
         self.console.say(command::POWER_OFF)?;
         let status = self.vmm.wait(END_LIMIT)?;
@@ -305,7 +310,7 @@ impl Guest {
     }
 }
 
-/// A VMM that is about to offer its guest's console.
+/// A VMM that is about to create its guest's console.
 #[derive(Debug)]
 pub(crate) struct Starting {
     spec: Spec,
@@ -331,7 +336,7 @@ impl Starting {
     }
 }
 
-/// `vmm-example status --json`, of a guest or of the host's boxes.
+/// `vmm-example status --json`, for a guest or for the host's boxes.
 pub(crate) fn status(api: Option<&Path>) -> Result<Value> {
     let mut status = Command::new(VMM);
     status.args(["status", "--json"]);

@@ -1,7 +1,7 @@
-//! A process that somebody else has taken over: system calls are made in its name.
+//! Simulates a compromised process: makes system calls in its name.
 //!
-//! By ptrace, from outside: what the process may is what its credentials, its filters and its
-//! descriptors say, and no program of ours has to give them up first.
+//! It uses ptrace from outside: what the process may do is determined by its credentials, filters
+//! and descriptors, and the test's own process does not have to give up anything.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -9,28 +9,29 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Bytes of the instruction that makes a system call.
+/// The machine code of the syscall instruction.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
-/// How far below the stack's end data is put: beyond what a function may use without saying so.
+/// How far below the stack pointer data is placed: beyond the red zone of a function.
 const BELOW: u64 = 1 << 16;
 
-/// What became of a system call.
+/// The result of a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The kernel answered.
+    /// The kernel's return value.
     Returned(i64),
-    /// The process was ended by this signal.
+    /// The process was killed by this signal.
     Killed(i32),
 }
 
-/// See the module's documentation. The process is stopped in between, and goes on when this is dropped.
+/// See the module's documentation. The process is stopped between calls, and continues when this is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Hijacked {
     pid: i32,
 }
 
 impl Hijacked {
-    /// Takes over a child of this process that waits for something.
+    /// Takes over a child of this process that is waiting for something.
     pub(crate) fn take(pid: u32) -> Result<Self> {
         let pid = i32::try_from(pid)?;
         trace(libc::PTRACE_SEIZE, pid, 0).context("PTRACE_SEIZE")?;
@@ -41,7 +42,7 @@ impl Hijacked {
         }
     }
 
-    /// Puts bytes, with a zero behind them, where the process can read them.
+    /// Stores bytes, followed by a zero, where the process can read them.
     pub(crate) fn put(&self, bytes: &[u8]) -> Result<u64> {
         let addr = self.registers()?.rsp - BELOW;
         let memory = OpenOptions::new()
@@ -66,7 +67,7 @@ impl Hijacked {
             "The process is in no system call: {code:x?}"
         );
         registers.rax = number as u64;
-        // It is not to be taken for the call that was interrupted.
+        // The kernel must not restart the interrupted call.
         registers.orig_rax = u64::MAX;
         [
             registers.rdi,
@@ -82,7 +83,7 @@ impl Hijacked {
             status if libc::WIFSIGNALED(status) => Ok(Outcome::Killed(libc::WTERMSIG(status))),
             status if libc::WIFSTOPPED(status) => {
                 let result = self.registers()?.rax as i64;
-                // So that the next one finds it where this one did.
+                // So that the next call finds the same state.
                 self.set_registers(&before)?;
                 Ok(Outcome::Returned(result))
             }
@@ -94,7 +95,7 @@ impl Hijacked {
         let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
         let addr = registers.as_mut_ptr() as usize;
         trace(libc::PTRACE_GETREGS, self.pid, addr).context("PTRACE_GETREGS")?;
-        // SAFETY: the kernel has written all of it, and any bits are registers.
+        // SAFETY: the kernel has written all of it, and any bits are valid registers.
         Ok(unsafe { registers.assume_init() })
     }
 
@@ -106,15 +107,15 @@ impl Hijacked {
 
 impl Drop for Hijacked {
     fn drop(&mut self) {
-        // It fails only when it is gone.
+        // It fails only if the process is gone.
         let _ = trace(libc::PTRACE_DETACH, self.pid, 0);
     }
 }
 
-/// A request with what it takes as its last argument: nothing, or where the registers are.
+/// A request whose last argument is either unused or the address of the registers.
 fn trace(request: libc::c_uint, pid: i32, data: usize) -> io::Result<()> {
-    // SAFETY: of the requests here only those for registers use `data` as an address, and the
-    // callers pass one of a `user_regs_struct` that outlives the call.
+    // SAFETY: of the requests used here only those for registers treat `data` as an address, and
+    // the callers pass that of a `user_regs_struct` that outlives the call.
     match unsafe { libc::ptrace(request, pid, 0usize, data) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
@@ -124,7 +125,7 @@ fn trace(request: libc::c_uint, pid: i32, data: usize) -> io::Result<()> {
 /// Waits until the process stops or ends.
 fn wait(pid: i32) -> Result<i32> {
     let mut status = 0;
-    // SAFETY: `status` is a place for what the call writes.
+    // SAFETY: `status` is a valid place for the result.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
     ensure!(waited == pid, "waitpid: {}", io::Error::last_os_error());
     Ok(status)

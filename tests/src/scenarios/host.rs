@@ -1,4 +1,4 @@
-//! What a scenario does to the host it runs in.
+//! Operations of a scenario on the host that it runs in.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -11,13 +11,13 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-/// How long a line of the kernel's log may take: some are held back for 5 s when there are many.
+/// How long a line of the kernel's log may take: some are delayed by 5 s if there are many.
 const LOG_LIMIT: Duration = Duration::from_secs(60);
 
 /// linux/kexec.h.
 const KEXEC_FILE_UNLOAD: u64 = 1;
 
-/// Loads a module of the image's, if it is not loaded.
+/// Loads a module of the image, unless it is loaded.
 pub(crate) fn load_module(name: &str) -> Result<()> {
     load_module_with(name, "")
 }
@@ -32,10 +32,10 @@ pub(crate) fn load_module_with(name: &str, parameters: &str) -> Result<()> {
     }
 }
 
-/// How long what is about to happen may take.
+/// The time limit for an event that is about to happen.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Waits until `done` says so.
+/// Waits until `done` returns true.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
     while !done()? {
@@ -45,18 +45,18 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Resul
     Ok(())
 }
 
-/// Unloads a module, by the name that the kernel has for it; `EAGAIN` while somebody uses it.
+/// Unloads a module, by its name in the kernel; `EAGAIN` while it is in use.
 pub(crate) fn unload_module(name: &str) -> Result<(), Errno> {
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     rustix::system::delete_module(&name, libc::O_NONBLOCK)
 }
 
-/// Runs one of the helpers (see [`help`]) in a process of its own, to its end.
+/// Runs one of the helpers (see `cases::help`) in a separate process, and waits for it.
 pub(crate) fn in_another_process(helper: &str, arguments: &[&str]) -> Result<()> {
     another_process(helper, arguments, ExitStatus::success)
 }
 
-/// Runs a helper that is to be killed in the end, by itself.
+/// Runs a helper that finally kills itself.
 pub(crate) fn in_a_process_that_dies(helper: &str, arguments: &[&str]) -> Result<()> {
     another_process(helper, arguments, |status| {
         status.signal() == Some(Signal::KILL.as_raw())
@@ -101,18 +101,18 @@ pub(crate) fn without_cap_sys_admin<T: Send>(act: impl FnOnce() -> T + Send) -> 
     })
 }
 
-/// Whether somebody could jump into another kernel.
+/// Whether a kernel is loaded for a kexec.
 pub(crate) fn next_kernel_is_loaded() -> Result<bool> {
-    // Newer kernels have the first, older ones the second.
+    // Newer kernels have the first file, older ones the second.
     let read = std::fs::read_to_string("/sys/kernel/kexec/loaded")
         .or_else(|_| std::fs::read_to_string("/sys/kernel/kexec_loaded"));
     Ok(read.context("Whether a kernel is loaded")?.trim() == "1")
 }
 
-/// Unloads it, whoever has loaded it.
+/// Unloads it, whichever process loaded it.
 pub(crate) fn unload_next_kernel() -> Result<()> {
     let (none, no_text) = (-1_i64, std::ptr::null::<u8>());
-    // SAFETY: with KEXEC_FILE_UNLOAD the call takes nothing of its other arguments.
+    // SAFETY: with KEXEC_FILE_UNLOAD the call uses none of its other arguments.
     let result = unsafe {
         libc::syscall(
             libc::SYS_kexec_file_load,
@@ -132,7 +132,7 @@ pub(crate) fn unload_next_kernel() -> Result<()> {
     Ok(())
 }
 
-/// The lines of the kernel's log that name fdbox.
+/// The lines of the kernel's log that contain fdbox.
 pub(crate) fn kernel_log() -> Result<Vec<String>> {
     let mut log = whole_kernel_log()?;
     log.retain(|line| line.contains("fdbox"));
@@ -146,31 +146,31 @@ pub(crate) fn whole_kernel_log() -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// Waits until the kernel's log is as `wanted`.
+/// Waits until `wanted` accepts the kernel's log.
 pub(crate) fn wait_for_log(wanted: impl Fn(&[String]) -> bool) -> Result<()> {
     let deadline = Instant::now() + LOG_LIMIT;
     while !wanted(&whole_kernel_log()?) {
         if Instant::now() > deadline {
             bail!("The kernel does not log what was expected");
         }
-        // Nothing tells that a line was added to what dmesg reads.
+        // There is no event for new lines in dmesg's output.
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
 
-/// What the kernel holds for others.
+/// Resources that the kernel uses on behalf of processes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KernelHolds {
-    /// Memory of its own, as far as it says what for.
+    /// Memory of the kernel itself, as far as it is accounted for.
     pub(crate) kib: u64,
-    /// Files without a disk: memfds, those of a guest's state among them, and tmpfs.
+    /// Files without a disk: memfds, including those of a guest's state, and tmpfs.
     pub(crate) shmem_kib: u64,
-    /// What is not free and is nobody's by any of its counts: pages that were allocated as they are.
+    /// Memory that is neither free nor in any of the kernel's counters: directly allocated pages.
     pub(crate) raw_kib: u64,
     /// Virtual machines.
     pub(crate) vms: usize,
-    /// Those that nobody has waited for, too.
+    /// Processes, including zombies.
     pub(crate) processes: usize,
 }
 
@@ -182,7 +182,8 @@ const OF_THE_KERNEL: [&str; 5] = [
     "VmallocUsed:",
     "Percpu:",
 ];
-/// All else that is in use, and free. Files are in Cached, a guest_memfd's pages and Shmem too.
+/// All other memory in use, and free memory. Files are part of Cached, including a guest_memfd's
+/// pages and Shmem.
 const OF_OTHERS: [&str; 6] = [
     "MemFree:",
     "Buffers:",
@@ -203,7 +204,7 @@ pub(crate) fn kernel_holds() -> Result<KernelHolds> {
     let sum = |names: &[&str]| names.iter().map(|name| kib(name)).sum::<Result<u64>>();
     let kernel = sum(&OF_THE_KERNEL)?;
     let known = kernel + sum(&OF_OTHERS)? + kept_at_hand_kib()?;
-    // A directory for each, beside the files with the sums.
+    // One directory per VM, next to the files with the totals.
     let vms = std::fs::read_dir("/sys/kernel/debug/kvm")?;
     let is_number = |name: &str| name.parse::<u32>().is_ok();
     let processes = std::fs::read_dir("/proc")?.filter_map(Result::ok);
@@ -221,7 +222,7 @@ pub(crate) fn kernel_holds() -> Result<KernelHolds> {
     })
 }
 
-/// Free pages that the CPUs keep at hand: MemFree does not count them.
+/// Free pages in the per-CPU lists, which MemFree does not include.
 fn kept_at_hand_kib() -> Result<u64> {
     let zoneinfo = std::fs::read_to_string("/proc/zoneinfo")?;
     let count = |line: &str| {

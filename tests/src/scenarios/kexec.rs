@@ -1,4 +1,4 @@
-//! Kernels to jump into, good ones and others: loaded by either system call.
+//! Kernels to jump into, valid and invalid ones: loaded with either system call.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -15,11 +15,10 @@ use crate::host;
 
 /// `KEXEC_ARCH_X86_64`.
 const ARCH_X86_64: u64 = 62 << 16;
-/// Where the lone segment goes that is loaded by kexec_load(2): memory that every host has.
+/// The address of the only segment that is loaded by kexec_load(2): memory that every host has.
 const SEGMENT_AT: u64 = 32 << 20;
 const SEGMENT_LEN: usize = 4096;
-/// The instruction `ud2`: who jumps there has the machine reset itself, for there is nobody to
-/// take the exception.
+/// The instruction `ud2`: a jump to it resets the machine, because there is no exception handler.
 const UD2: [u8; 2] = [0x0f, 0x0b];
 
 /// `struct kexec_segment`.
@@ -31,15 +30,15 @@ struct Segment {
     memsz: usize,
 }
 
-/// The bytes of a bzImage that tell what its kernel takes over.
+/// The bytes of a bzImage that describe what its kernel takes over.
 pub(crate) struct Image {
     bytes: Vec<u8>,
-    /// Where kernel_info is in them.
+    /// The offset of kernel_info in them.
     info: usize,
 }
 
 impl Image {
-    /// The next stage's.
+    /// The next stage's image.
     pub(crate) fn next() -> Result<Self> {
         let bytes = std::fs::read(NEXT_KERNEL).context("Read the next kernel")?;
         let at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
@@ -56,27 +55,28 @@ impl Image {
         Ok(Self { bytes, info })
     }
 
-    /// As a kernel without the patches has it: no chunk behind the fixed part of kernel_info.
+    /// As in a kernel without the patches: no chunk after the fixed part of kernel_info.
     pub(crate) fn unpatched(mut self) -> Self {
         self.bytes
             .copy_within(self.info + 4..self.info + 8, self.info + 8);
         self
     }
 
-    /// As a kernel has it that knows nothing of KHO: the highest type of setup_data is the one before.
+    /// As in a kernel without KHO: the maximum type of setup_data is one lower.
     pub(crate) fn without_kho(mut self) -> Self {
         self.bytes[self.info + 12..self.info + 16].copy_from_slice(&0x8000_0009_u32.to_le_bytes());
         self
     }
 
-    /// Loads it by kexec_file_load(2).
+    /// Loads it with kexec_file_load(2).
     pub(crate) fn load(&self) -> Result<()> {
         let kernel: OwnedFd = memfd_create(c"kernel", MemfdFlags::CLOEXEC)?;
         let kernel = File::from(kernel);
         kernel.write_all_at(&self.bytes, 0)?;
         let initramfs = File::open(NEXT_INITRAMFS).context("Open the next initramfs")?;
         let cmdline = CString::new(std::env::var(NEXT_CMDLINE)?)?;
-        // SAFETY: both descriptors are open, and the length is that of the string with its NUL.
+        // SAFETY: both descriptors are open, and the length is that of the string including its
+        // NUL.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_kexec_file_load,
@@ -96,7 +96,7 @@ impl Image {
     }
 }
 
-/// Loads something by kexec_load(2), as old tools do: nobody tells it of a handover.
+/// Loads something with kexec_load(2), as old tools do: it gets no handover.
 pub(crate) fn load_legacy() -> Result<()> {
     let page = UD2.repeat(SEGMENT_LEN / UD2.len());
     let segment = Segment {
@@ -114,7 +114,7 @@ pub(crate) fn unload_legacy() -> Result<()> {
 }
 
 fn legacy(segments: usize, first: *const Segment) -> Result<()> {
-    // SAFETY: `first` points at so many segments, and their buffers are valid.
+    // SAFETY: `first` points at this many segments, and their buffers are valid.
     let result = unsafe {
         libc::syscall(
             libc::SYS_kexec_load,
@@ -128,7 +128,7 @@ fn legacy(segments: usize, first: *const Segment) -> Result<()> {
     Ok(())
 }
 
-/// What the kernel says of the one that is loaded.
+/// The kernel's description of the loaded one.
 pub(crate) fn handover() -> Result<String> {
     let text = std::fs::read_to_string("/sys/kernel/kexec/handover");
     Ok(text
@@ -137,7 +137,8 @@ pub(crate) fn handover() -> Result<String> {
         .to_owned())
 }
 
-/// That the jump into what is loaded is refused, and the log says why by `words`.
+/// Checks that the jump into the loaded image is refused, and that the log gives a reason with
+/// `words`.
 pub(crate) fn is_refused(words: &str) -> Result<()> {
     let said = |log: &[String]| log.iter().filter(|line| line.contains(words)).count();
     let before = said(&host::whole_kernel_log()?);
@@ -145,9 +146,9 @@ pub(crate) fn is_refused(words: &str) -> Result<()> {
     host::wait_for_log(|log| said(log) > before).with_context(|| format!("A line with {words:?}"))
 }
 
-/// Returns only if there is no jump.
+/// Jumps; returns only if the jump fails.
 pub(crate) fn jump() -> Result<(), Errno> {
-    // SAFETY: the call takes a number. If it does what it is for, nobody is left to return to.
+    // SAFETY: the call takes a number. If it succeeds, it does not return.
     unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
     let error = std::io::Error::last_os_error();
     Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))

@@ -1,16 +1,17 @@
-//! What the module's own unit tests said when it was loaded, in a kernel with KUnit.
+//! The results of the module's own unit tests, which ran when it was loaded, in a kernel with
+//! KUnit.
 
 use std::fs::read_to_string;
 
 use anyhow::{Context, Result, ensure};
 
-/// The tests; each suite of them has to have run.
+/// The tests; every suite must have run.
 const TESTS: [&str; 2] = [
     include_str!("../../../kmod/kunit.rs"),
     include_str!("../../../kmod/kunit_boxes.rs"),
 ];
 
-/// Fails with what KUnit says when a test of the module failed, or did not run.
+/// Fails with KUnit's report if a test of the module failed, or did not run.
 pub(crate) fn check() -> Result<()> {
     let suites: Vec<(&str, usize)> = suites().collect();
     ensure!(!suites.is_empty(), "The module has no tests");
@@ -34,7 +35,7 @@ fn suites() -> impl Iterator<Item = (&'static str, usize)> {
     })
 }
 
-/// `results` is KTAP: a line for each test, and one for the suite.
+/// `results` is KTAP: one line per test, and one for the suite.
 fn all_passed(suite: &str, tests: usize, results: &str) -> Result<()> {
     let lines = || results.lines().map(str::trim_start);
     let failed = lines().any(|line| line.starts_with("not ok"));

@@ -1,4 +1,4 @@
-//! As much of KVM as it takes to have guest memory without a VMM.
+//! The part of KVM that is needed for guest memory without a VMM.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -30,7 +30,7 @@ struct MemoryRegion2 {
 
 /// Userspace may map the file.
 pub(crate) const MMAP: u64 = 1 << 0;
-/// All of it is shared with the host from the start.
+/// All of it is shared with the host from the beginning.
 pub(crate) const INIT_SHARED: u64 = 1 << 1;
 
 /// `struct kvm_create_guest_memfd`.
@@ -41,7 +41,7 @@ struct CreateGuestMemfd {
     reserved: [u64; 6],
 }
 
-/// A VM without anything in it.
+/// An empty VM.
 #[derive(Debug)]
 pub(crate) struct Vm(OwnedFd);
 
@@ -57,7 +57,7 @@ impl Vm {
         Ok(Self(descriptor(number).context("Create a VM")?))
     }
 
-    /// A VM that came out of a box.
+    /// A VM that was taken out of a box.
     pub(crate) fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -78,14 +78,14 @@ impl Vm {
             reserved: [0; 6],
         };
         let pointer: *const CreateGuestMemfd = &argument;
-        // SAFETY: the pointer is to the struct that the command reads.
+        // SAFETY: the pointer refers to the struct that the command reads.
         let number =
             unsafe { libc::ioctl(self.0.as_raw_fd(), KVM_CREATE_GUEST_MEMFD as _, pointer) };
         descriptor(number).context("Create a guest_memfd")
     }
 
-    /// Makes `memory`, which is mapped, the guest's memory from address 0 on. KVM takes only memory
-    /// that belongs to this VM.
+    /// Makes `memory`, which is mapped, the guest's memory from address 0 on. KVM accepts only
+    /// memory that belongs to this VM.
     pub(crate) fn bind(&self, memory: &OwnedFd, mapped: &mut Mapped) -> Result<()> {
         let bytes = mapped.bytes();
         let region = MemoryRegion2 {
@@ -100,8 +100,8 @@ impl Vm {
             pad2: [0; 14],
         };
         let pointer: *const MemoryRegion2 = &region;
-        // SAFETY: the pointer is to the struct that the command reads; no vCPU exists that could
-        // use the memory it names.
+        // SAFETY: the pointer refers to the struct that the command reads; there is no vCPU that
+        // could use the memory it describes.
         let result = unsafe {
             libc::ioctl(
                 self.0.as_raw_fd(),
@@ -115,7 +115,7 @@ impl Vm {
         }
     }
 
-    /// Whether KVM serves this process by it: a VM works in the process that made it only.
+    /// Whether this process can use it with KVM: a VM works only in the process that created it.
     pub(crate) fn works(&self) -> Result<bool> {
         match self.guest_memfd(crate::memory::PAGE, MMAP | INIT_SHARED) {
             Ok(_) => Ok(true),
@@ -138,11 +138,11 @@ fn descriptor(number: i32) -> Result<OwnedFd, Errno> {
             .unwrap_or_default();
         return Err(Errno::from_raw_os_error(code));
     }
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor for the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Guest memory, mapped: guest_memfd has no read and write.
+/// Guest memory, mapped: guest_memfd does not support read and write.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     bytes: &'static mut [u8],
@@ -153,10 +153,10 @@ impl Mapped {
         use rustix::mm::{MapFlags, ProtFlags, mmap};
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         let null = std::ptr::null_mut();
-        // SAFETY: a new mapping at no particular address takes nothing from anyone.
+        // SAFETY: a new mapping at no particular address does not affect existing ones.
         let start = unsafe { mmap(null, len as usize, protection, flags, file, 0) };
         let start = start.context("Map the guest memory")?;
-        // SAFETY: the mapping is of this length, is never unmapped, and this process, which has
+        // SAFETY: the mapping has this length and is never unmapped, and this process, which has
         // the only reference to it, runs no vCPU that could write to it.
         let bytes = unsafe { std::slice::from_raw_parts_mut(start.cast(), len as usize) };
         Ok(Self { bytes })

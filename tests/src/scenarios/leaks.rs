@@ -1,4 +1,4 @@
-//! What kmemleak finds, in a kernel that has it.
+//! Leaks found by kmemleak, in a kernel that has it.
 
 use std::fs::{read_to_string, write};
 use std::thread::sleep;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
-/// kmemleak reports what is older than 5 s (`MSECS_MIN_AGE`) and did not change between two scans. It
-/// has nothing to wait for: what it looks for is that nothing happens.
+/// kmemleak reports objects that are older than 5 s (`MSECS_MIN_AGE`) and did not change between
+/// two scans. There is no event to wait for: nothing happens to a leaked object.
 const AGE: Duration = Duration::from_millis(5500);
 
-/// Fails with what kmemleak says when memory was allocated that nothing points at.
+/// Fails with kmemleak's report if there is allocated memory without a reference to it.
 pub(crate) fn check() -> Result<()> {
     let scan = || write(KMEMLEAK, "scan").context("Scan: the kernel lacks CONFIG_DEBUG_KMEMLEAK");
     scan()?;
@@ -25,7 +25,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// What kmemleak says of each object.
+/// kmemleak's report on each object.
 fn objects(found: &str) -> impl Iterator<Item = &str> {
     const BEGIN: &str = "unreferenced object";
     let starts: Vec<usize> = found.match_indices(BEGIN).map(|(at, _)| at).collect();
@@ -41,8 +41,8 @@ fn objects(found: &str) -> impl Iterator<Item = &str> {
         .map(|(start, end)| &found[start..end])
 }
 
-/// Text memory that the kernel's module loader loses when it has no memory to note it: only
-/// `load/each-allocation-fails` brings that about.
+/// Text memory that the kernel's module loader leaks if it cannot allocate the record of it: only
+/// `load/each-allocation-fails` causes that.
 fn is_the_loaders(object: &str) -> bool {
     object.contains("execmem_alloc") && object.contains("load_module")
 }

@@ -1,4 +1,4 @@
-//! As much of LUO, the kernel's own live update, as it takes to have it hold a memfd.
+//! The part of LUO, the kernel's own live update, that is needed to preserve a memfd.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -26,11 +26,11 @@ struct PreserveFd {
     token: u64,
 }
 
-/// A session: what it holds, it holds until it is dropped.
+/// A session: it preserves its files until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Session {
     fd: OwnedFd,
-    /// LUO serves one opener at a time.
+    /// LUO supports one opener at a time.
     _device: File,
 }
 
@@ -47,12 +47,12 @@ impl Session {
         };
         argument.name[..name.len()].copy_from_slice(name.as_bytes());
         let pointer: *mut CreateSession = &mut argument;
-        // SAFETY: the pointer is to the struct that the command reads and writes.
+        // SAFETY: the pointer refers to the struct that the command reads and writes.
         let result = unsafe { libc::ioctl(device.as_raw_fd(), CREATE_SESSION as _, pointer) };
         if result < 0 {
             return Err(std::io::Error::last_os_error()).context("Create a LUO session");
         }
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for the caller.
         let fd = unsafe { OwnedFd::from_raw_fd(argument.fd) };
         Ok(Self {
             fd,
@@ -60,7 +60,7 @@ impl Session {
         })
     }
 
-    /// Has LUO hold a file for the next kernel.
+    /// Preserves a file for the next kernel.
     pub(crate) fn preserve(&self, file: impl AsFd, token: u64) -> Result<(), Errno> {
         let fd = file.as_fd().as_raw_fd();
         let argument = PreserveFd {
@@ -69,7 +69,7 @@ impl Session {
             token,
         };
         let pointer: *const PreserveFd = &argument;
-        // SAFETY: the pointer is to the struct that the command reads.
+        // SAFETY: the pointer refers to the struct that the command reads.
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), PRESERVE_FD as _, pointer) };
         match result {
             0 => Ok(()),

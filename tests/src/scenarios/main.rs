@@ -1,4 +1,4 @@
-//! The tests that run in the emulated host: for each a function before the kexec and one after.
+//! The tests that run in the emulated host: each has one function per kernel.
 
 mod bench;
 mod cases;
@@ -62,8 +62,8 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-/// Looks for leaks as a scenario of its own: whatever ran before it is to blame. The module's unit
-/// tests ran when it was loaded.
+/// Checks for leaks as a scenario of its own: any scenario before it may be the cause. The module's
+/// unit tests ran when it was loaded.
 fn leaks(stage: &str) -> Result<()> {
     tell("leaks", stage_number(stage)?, |_| {
         kunit::check()?;
@@ -91,7 +91,7 @@ fn run(stage: &str, name: &str) -> Result<()> {
     tell(name, stage, function)
 }
 
-/// Runs `act` and tells how it ended.
+/// Runs `act` and reports the result.
 fn tell(name: &str, stage: usize, act: impl FnOnce(&Cx<'_>) -> Result<()>) -> Result<()> {
     let port = EventPort::open().context("Open the event port")?;
     let started = Instant::now();

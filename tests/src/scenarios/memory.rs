@@ -11,14 +11,14 @@ use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 pub(crate) const PAGE: u64 = 4096;
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// A new memfd of `bytes` zeros that takes seals.
+/// A new memfd of `bytes` zeros that can be sealed.
 pub(crate) fn memfd(name: &CStr, bytes: u64) -> Result<File> {
     let fd = memfd_create(name, MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC)?;
     ftruncate(&fd, bytes).context("Give the memfd its size")?;
     Ok(File::from(fd))
 }
 
-/// The bytes that page `index` of a file of kind `seed` has.
+/// The content of page `index` in a file with this `seed`.
 pub(crate) fn page_content(seed: u64, index: u64) -> Vec<u8> {
     let words = (0..PAGE / 8).map(|word| fdbox_lab::witness::pattern(seed, index, 0, word));
     words.flat_map(u64::to_le_bytes).collect()
@@ -73,7 +73,7 @@ pub(crate) fn check_size(fd: impl AsFd, expected: u64) -> Result<()> {
     Ok(())
 }
 
-/// The descriptor as a file to read and write.
+/// The descriptor as a file for reading and writing.
 pub(crate) fn file(fd: OwnedFd) -> File {
     File::from(fd)
 }

@@ -1,4 +1,5 @@
-//! The host's part of the lab's network: its card, a tap for each guest, and the way between them.
+//! The host's part of the lab's network: its card, a tap for each guest, and the routing between
+//! them.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
@@ -10,8 +11,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use fdbox_lab::{interface, net};
 
-/// Sets up the card, guest `number`'s tap and its drive, which are its VMM's user's, as an operator would by
-/// `ip tuntap` and rules of udev's. Before the guest is there: it finds all as it was.
+/// Sets up the card, and guest `number`'s tap and drive, which belong to its VMM's user, as an
+/// operator would with `ip tuntap` and udev rules. This is done before the guest arrives, which
+/// finds everything unchanged.
 pub(crate) fn set_up(number: u8) -> Result<()> {
     interface::configure(net::CARD, net::HOST).context("Set up the host's network card")?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("Switch on routing")?;
@@ -23,12 +25,12 @@ pub(crate) fn set_up(number: u8) -> Result<()> {
     interface::configure(&tap, net::gateway(number)).with_context(|| format!("Set up {tap}"))
 }
 
-/// What a guest's disk and network card are in the host, as its VMM is told.
+/// A guest's disk and network card as named on the host, for its VMM.
 #[derive(Debug)]
 pub(crate) struct Links {
     pub(crate) disk: String,
     pub(crate) net: String,
-    /// Open as long as this is there, for the VMM that is started meanwhile.
+    /// Open as long as this exists, for the VMM that is started meanwhile.
     tap: Option<File>,
 }
 
@@ -43,7 +45,7 @@ impl Links {
         })
     }
 
-    /// The same with a tap that is open already.
+    /// The same with a tap that is already open.
     pub(crate) fn handed_in(number: u8) -> Result<Self> {
         let links = Self::by_name(number)?;
         let tap = interface::open_tap(&net::tap(number)).context("Open the tap")?;
@@ -55,12 +57,12 @@ impl Links {
         })
     }
 
-    /// The same with another disk, as `--disk` takes it.
+    /// The same with another disk, as an argument of `--disk`.
     pub(crate) fn with_disk(self, disk: String) -> Self {
         Self { disk, ..self }
     }
 
-    /// The same with a regular file in place of the drive, as large.
+    /// The same with a regular file of the same size instead of the drive.
     pub(crate) fn on_file(self, number: u8, path: &Path) -> Result<Self> {
         let bytes = File::open(drive(number))?.seek(SeekFrom::End(0))?;
         File::create(path)?.set_len(bytes)?;
@@ -70,7 +72,7 @@ impl Links {
         })
     }
 
-    /// `--net` for a resume, which knows by itself what can be opened by name.
+    /// `--net` for a resume, which finds devices that can be opened by name without it.
     pub(crate) fn net_for_resume(&self) -> Vec<String> {
         let net = self.tap.as_ref().map(|_| format!("--net={}", self.net));
         net.into_iter().collect()
@@ -82,15 +84,15 @@ pub(crate) fn drive(number: u8) -> PathBuf {
     format!("/dev/vd{}", char::from(b'a' + number)).into()
 }
 
-/// Gives a guest that is about to be started guest `number`'s drive and tap, and its kernel a
-/// command line. It shares the host with so many `guests`, itself among them.
+/// Adds arguments for guest `number`'s drive and tap, and its kernel's command line, to a command
+/// that starts a guest. It is one of `guests` guests on the host.
 pub(crate) fn give(run: &mut Command, cmdline: &str, number: Option<u8>, guests: u8) -> Result<()> {
     let links = number.map(Links::by_name).transpose()?;
     give_links(run, cmdline, number.zip(links.as_ref()), guests);
     Ok(())
 }
 
-/// The same with what the disk and the card are in the host.
+/// The same with given names of the disk and the card.
 pub(crate) fn give_links(
     run: &mut Command,
     cmdline: &str,

@@ -1,4 +1,4 @@
-//! The module `fdbox_probe`: a driver whose callbacks can be held up.
+//! The module `fdbox_probe`: a driver whose callbacks can block.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -10,12 +10,12 @@ use crate::host;
 
 const NODE: &str = "/dev/fdbox_probe";
 
-/// The driver, and a way to tell it what to do.
+/// The driver's node, for commands.
 #[derive(Debug)]
 pub(crate) struct Probe(File);
 
 impl Probe {
-    /// Loads the module, if it is not loaded.
+    /// Loads the module, unless it is loaded.
     pub(crate) fn load() -> Result<Self> {
         host::load_module("fdbox_probe")?;
         Self::open()
@@ -34,20 +34,20 @@ impl Probe {
 
     /// A file for a box, with an anonymous inode.
     pub(crate) fn anonymous(&self) -> Result<OwnedFd> {
-        // SAFETY: any command does; the argument is a number.
+        // SAFETY: any command works; the argument is a number.
         let fd = unsafe { libc::ioctl(self.0.as_raw_fd(), 0x2e00, 0) };
         ensure!(fd >= 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for the caller.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// Tells the driver a word: see `probe_node.c`.
+    /// Sends the driver a command word: see `probe_node.c`.
     pub(crate) fn tell(&self, word: &str) -> Result<()> {
         let told = (&self.0).write_all(word.as_bytes());
         told.with_context(|| format!("Tell the probe {word}"))
     }
 
-    /// Returns when the host has begun to reboot, and fdbox.ko has heard of it.
+    /// Returns when the host has begun to reboot and fdbox.ko has been notified.
     pub(crate) fn await_reboot(&self) -> Result<()> {
         let read = (&self.0).read_exact(&mut [0]);
         read.context("Wait for the reboot")
@@ -58,7 +58,7 @@ impl Probe {
         count("seals")
     }
 
-    /// How often `carry` was called and not undone.
+    /// How often `carry` was called without being undone.
     pub(crate) fn carried() -> Result<u32> {
         count("carried")
     }

@@ -1,4 +1,4 @@
-//! A guest's work with its disk, its network and a device that is passed through, seen on its console.
+//! A guest's use of its disk, its network and a passed-through device, as reported on its console.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use fdbox_lab::witness::{Io, NvmeIo, WitnessEvent, command};
 
 use crate::console::Console;
 
-/// Some writes and some data both ways. The connection is made anew until the guest is up, and a
-/// host that is just coming up has other things to do.
+/// The time limit for some writes and some data in both directions. The connection is retried until
+/// the guest is up, and a host that has just started is busy with other things.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(90);
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// What counts as progress.
@@ -18,17 +18,18 @@ const BYTES: u64 = 2048;
 const FRAMES: u64 = 200;
 
 impl Console {
-    /// What was done so far; it begins when it is first asked for.
+    /// The results so far; the work starts with the first request.
     pub(crate) fn io(&mut self) -> Result<Io> {
         self.ask_io(command::IO)
     }
 
-    /// Ends it in good order; everything that was written is read once more.
+    /// Stops it in an orderly way; everything that was written is read once more.
     pub(crate) fn end_io(&mut self) -> Result<Io> {
         self.ask_io(command::END_IO)
     }
 
-    /// Waits until more was done than `before`, with the disk and both ways with the network.
+    /// Waits until there is progress since `before`, on the disk and in both directions on the
+    /// network.
     pub(crate) fn wait_for_io(&mut self, before: Option<&Io>) -> Result<Io> {
         let from = |of: fn(&Io) -> u64| before.map_or(0, of);
         let deadline = Instant::now() + PROGRESS_LIMIT;
@@ -43,15 +44,15 @@ impl Console {
             if Instant::now() > deadline {
                 bail!("The guest does not go on with disk and network: {io:?}");
             }
-            // It says something once a second.
+            // It sends an event once a second.
             self.wait("heartbeat", ANSWER_LIMIT, |event| {
                 matches!(event, WitnessEvent::Beat { .. }).then_some(())
             })?;
         }
     }
 
-    /// Waits until more frames came than `before` on the card that is passed through; it is switched on when
-    /// it is first asked for.
+    /// Waits until more frames than `before` have arrived at the passed-through card; it is brought
+    /// up on the first request.
     pub(crate) fn wait_for_frames(&mut self, before: Option<&Counted>) -> Result<Counted> {
         let wanted = before.map_or(0, |before| before.received) + FRAMES;
         let deadline = Instant::now() + PROGRESS_LIMIT;
@@ -73,12 +74,12 @@ impl Console {
         }
     }
 
-    /// What was done with the NVMe drive that is passed through; it begins when it is first asked for.
+    /// The results of the passed-through NVMe drive; the work starts with the first request.
     pub(crate) fn nvme(&mut self) -> Result<NvmeIo> {
         self.ask_nvme(command::NVME)
     }
 
-    /// Ends it in good order; everything that was written is read once more.
+    /// Stops it in an orderly way; everything that was written is read once more.
     pub(crate) fn end_nvme(&mut self) -> Result<NvmeIo> {
         self.ask_nvme(command::END_NVME)
     }

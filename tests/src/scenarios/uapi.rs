@@ -1,4 +1,4 @@
-//! The ioctls, written down from the header by hand: the tests must not share a mistake with the
+//! The ioctls, written by hand from the header: the tests must not share a mistake with the
 //! library. Every argument can be made wrong on purpose.
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -25,7 +25,7 @@ pub(crate) const SEAL_ERROR: u32 = io(9);
 pub(crate) const NEXT_LOST: u32 = io(10);
 pub(crate) const SALVAGE: u32 = io(11);
 
-/// Flag of GET_FD: the box keeps what it gives, too.
+/// Flag of GET_FD: the descriptor also stays in the box.
 pub(crate) const GET_KEEP: u64 = 1;
 
 /// A NUL-terminated name in its array.
@@ -38,7 +38,7 @@ impl NameArray {
         Self::of_bytes(name.as_bytes())
     }
 
-    /// Any bytes, cut off at the array's end: without a NUL when they fill it.
+    /// Any bytes, truncated at the array's end: without a NUL if they fill it.
     pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         let mut array = [0; 256];
         let len = bytes.len().min(array.len());
@@ -174,16 +174,16 @@ pub(crate) struct Salvage {
     pub(crate) lost: u64,
 }
 
-/// More than any growable struct may have.
+/// Larger than any growable struct may be.
 const BYTES: usize = 4096 + 8;
 
-/// Bytes to make a struct of any size from.
+/// Bytes for a struct of any size.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct Bytes([u8; BYTES]);
 
 impl Bytes {
-    /// A growable struct of `size`, all zero but its flags and the last byte.
+    /// A growable struct of `size` bytes, all zero except for its flags and the last byte.
     pub(crate) fn growable(size: u32, flags: u32, last: u8) -> Self {
         let mut bytes = [0; BYTES];
         if size > 0 {
@@ -199,9 +199,9 @@ impl Bytes {
 ///
 /// # Safety
 ///
-/// Any bytes make a valid value, and every byte of a value is initialised.
+/// Any bytes must be a valid value, and every byte of a value must be initialised.
 pub(crate) unsafe trait Plain: Copy {}
-// SAFETY: integers and byte arrays without gaps between them (the sizes are checked below).
+// SAFETY: integers and byte arrays without padding between them (the sizes are checked below).
 unsafe impl Plain for Named {}
 // SAFETY: as above.
 unsafe impl Plain for PutFd {}
@@ -233,12 +233,12 @@ const _: () = {
 /// Calls `command` on `fd` with a struct, which the kernel may fill in.
 pub(crate) fn call<T: Plain>(fd: impl AsFd, command: u32, argument: &mut T) -> Result<i32, Errno> {
     let pointer: *mut T = argument;
-    // SAFETY: the pointer is to memory of the size that the command's struct has, all plain bytes.
+    // SAFETY: the pointer refers to memory of the size of the command's struct, all plain bytes.
     // For a growable struct the size is the one in its first field, which callers never exceed.
     unsafe { call_raw(fd, command, pointer as usize) }
 }
 
-/// The same with a copy of the struct in memory that can be read and not written.
+/// The same with a copy of the struct in read-only memory.
 pub(crate) fn call_read_only<T: Plain>(
     fd: impl AsFd,
     command: u32,
@@ -247,35 +247,35 @@ pub(crate) fn call_read_only<T: Plain>(
     use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
     let len = size_of::<T>();
     let (null, protection) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
-    // SAFETY: a new mapping at no particular address takes nothing from anyone.
+    // SAFETY: a new mapping at no particular address does not affect existing ones.
     let memory = unsafe { mmap_anonymous(null, len, protection, MapFlags::PRIVATE)? };
-    // SAFETY: the mapping is of this length or more, at the start of a page, and this function's own.
+    // SAFETY: the mapping has at least this length, begins at a page, and belongs to this function.
     unsafe { memory.cast::<T>().write(*argument) };
-    // SAFETY: as above; nobody writes to it any more.
+    // SAFETY: as above; nothing writes to it any more.
     unsafe { mprotect(memory, len, MprotectFlags::READ)? };
-    // SAFETY: as in `call()`; the kernel cannot write there, whatever it tries.
+    // SAFETY: as in `call()`; the kernel cannot write to this memory.
     let result = unsafe { call_raw(fd, command, memory as usize) };
-    // SAFETY: nobody knows of the mapping any more.
+    // SAFETY: nothing uses the mapping any more.
     unsafe { munmap(memory, len)? };
     Ok(result)
 }
 
-/// Calls a command that takes no argument, or a number that is no address.
+/// Calls a command that takes no argument, or a number that is not an address.
 pub(crate) fn call_plain(fd: impl AsFd, command: u32, argument: usize) -> Result<i32, Errno> {
     assert!(
         argument < 4096,
         "a small number cannot be an address that is mapped"
     );
-    // SAFETY: no memory is mapped there, so the kernel can touch none.
+    // SAFETY: no memory is mapped there, so the kernel can access none.
     unsafe { call_raw(fd, command, argument) }
 }
 
 /// # Safety
 ///
-/// What the command reads or writes at `argument` must be there to be read or written.
+/// The memory that the command reads or writes at `argument` must be readable or writable.
 unsafe fn call_raw(fd: impl AsFd, command: u32, argument: usize) -> Result<i32, Errno> {
     let fd = fd.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is open; the rest is promised by the caller.
+    // SAFETY: the descriptor is open; the caller guarantees the rest.
     let result = unsafe { libc::ioctl(fd, command as libc::c_ulong as _, argument) };
     if result < 0 {
         Err(last_error())

@@ -1,4 +1,4 @@
-//! What an update is compared with: the bare kexec, LUO, and a copy of the guest's memory.
+//! The baselines of an update: the bare kexec, LUO, and a copy of the guest's memory.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -15,7 +15,7 @@ use super::pages::fill_one;
 use super::{kexec, memfd, ns_since, number, say};
 use crate::memory::{self, MIB};
 
-/// What is copied at a time.
+/// Size of each copy operation.
 const CHUNK: usize = 1 << 20;
 
 /// Preserves one memfd with LUO, for the next kernel to retrieve.
@@ -27,8 +27,8 @@ pub(super) fn luo(mib: &str, layout: &str) -> Result<()> {
     say(&EventPort::open()?, MEMFD_BEFORE, figures)
 }
 
-/// Copies as much memory into a file as a guest has, and back: what is done today where nothing
-/// is kept. The file lies in memory; a disk would take longer.
+/// Copies as much memory as a guest has to a file and back, which is the alternative if nothing is
+/// preserved. The file is in memory; a disk would take longer.
 pub(super) fn copy(mib: &str) -> Result<()> {
     let mib = number(mib)?;
     let memory = fill_one(0, mib, Layout::Sequential)?.file;
@@ -58,8 +58,8 @@ fn copy_all(mut from: File, to: &mut File) -> Result<()> {
     }
 }
 
-/// How old a host is at least when it is left. By then its drivers have looked at their devices, for
-/// which the shutdown of a host that has just booted waits: the PS/2 ports take 0.4 s.
+/// The minimum uptime of a host when it is left. By then its drivers have probed their devices; the
+/// shutdown of a host that has just booted waits for that: the PS/2 ports take 0.4 s.
 const SETTLED: Duration = Duration::from_secs(3);
 
 /// Loads the next kernel and jumps into it, with nothing to hand over.
@@ -75,7 +75,7 @@ pub(super) fn jump() -> Result<()> {
         port.drain()?;
         Ok(fdbox_lab::tsc() - start)
     };
-    // It takes its time to be told: told twice, the second time with what the first one took.
+    // Sending takes time: it is sent twice, the second time corrected by the duration of the first.
     let took = tell(fdbox_lab::tsc())?;
     tell(fdbox_lab::tsc() + took)?;
     rustix::system::reboot(RebootCommand::Kexec).context("Jump into the next kernel")?;

@@ -1,4 +1,4 @@
-//! Init of a new host that has one thing to do: it is done before anything else.
+//! The init of a new host with a single task, which it starts before anything else.
 
 use std::fs;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{guest, memfd, number, say};
 use crate::guest::{Guest, Starting};
 use crate::memory::{MIB, PAGE};
 
-/// Runs as PID 1. What went wrong is in the verdict, or on the console.
+/// Runs as PID 1. Errors are reported in the verdict, or on the console.
 pub(crate) fn first() {
     let arrived = Arrived {
         tsc: fdbox_lab::tsc(),
@@ -50,7 +50,7 @@ fn follow(arrived: Arrived) -> Result<()> {
     Ok(port.drain()?)
 }
 
-/// What the guest waits for.
+/// The part that the guest waits for.
 fn begin(task: &str, arrived: Arrived) -> Result<Option<Starting>> {
     if task != "resume" {
         return Ok(None);
@@ -60,7 +60,7 @@ fn begin(task: &str, arrived: Arrived) -> Result<Option<Starting>> {
     Guest::start_resume(guest::taken_over(), uptime).map(Some)
 }
 
-/// What can wait until the guest runs.
+/// The part that can wait until the guest runs.
 fn complete(task: &str, vmm: Option<Starting>, port: &Arc<EventPort>) -> Result<()> {
     match (task.split_once('-').unwrap_or((task, "")), vmm) {
         (("resume", ""), Some(vmm)) => {

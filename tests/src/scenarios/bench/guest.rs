@@ -1,4 +1,4 @@
-//! A guest, and what an update costs it.
+//! A guest, and the cost of an update for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +12,15 @@ use super::{number, pages, say};
 use crate::fdbox;
 use crate::guest::{Guest, Spec};
 
-/// Names the guest and its box.
+/// The name of the guest and its box.
 const NAME: &str = "bench";
-/// How often it is looked whether the guest is sealed.
+/// The interval of checking whether the guest is sealed.
 const LOOK: Duration = Duration::from_micros(100);
-/// How often it is sealed to be looked at: it is for less than a millisecond.
+/// How often the guest is sealed to be examined, because it stays sealed for less than a
+/// millisecond.
 const LOOKS: u32 = 20;
 
-/// The guest to be taken over: of what kind it is, its box says.
+/// The guest to resume: the box determines its kind.
 pub(super) fn taken_over() -> Spec {
     Spec {
         name: NAME,
@@ -43,20 +44,21 @@ fn boot(ram: &str, mib: &str, cpus: &str, layout: &str, port: &Arc<EventPort>) -
     Guest::boot(spec, port)
 }
 
-/// Boots a guest and updates the host under it. Returns on failure only. When it is to `ask`, it
-/// asks before, of a guest that is sealed, what describes it to the next kernel.
+/// Boots a guest and updates the host under it. Returns only on failure. With `ask`, first measures
+/// the description of a sealed guest for the next kernel.
 pub(super) fn update(ram: &str, mib: &str, cpus: &str, layout: &str, ask: bool) -> Result<()> {
     let port = Arc::new(EventPort::open()?);
     let mut guest = boot(ram, mib, cpus, layout, &port)?;
     if ask {
         say(&port, HANDOVER, handover(&guest)?)?;
     }
-    // From now on, gaps are the update's.
+    // From now on, gaps are caused by the update.
     guest.reset_gap()?;
     guest.update_host()
 }
 
-/// What describes the guest to the next kernel, by updates that are undone before the jump.
+/// The size of the guest's description for the next kernel, from updates that are cancelled before
+/// the jump.
 fn handover(guest: &Guest) -> Result<Handover> {
     for _ in 0..LOOKS {
         let most = most_handed_over(guest)?;
@@ -81,7 +83,7 @@ fn most_handed_over(guest: &Guest) -> Result<Handover> {
     })
 }
 
-/// The most that was to be handed over, until it is over.
+/// The largest handover seen until `over` is set.
 fn look(over: &AtomicBool) -> Result<Handover> {
     let mut most = Handover {
         bytes: 0,
@@ -102,12 +104,12 @@ fn look(over: &AtomicBool) -> Result<Handover> {
     Ok(most)
 }
 
-/// By turns, so that what else the machine does hits all three alike.
+/// In turn, so that other load on the machine affects all three alike.
 const TURNS: u32 = 5;
 
-/// What a guest that works gets done while nothing happens, while the VMM is started again and again for
-/// a question that has nothing to do with updates, and while its update is prepared and called off again
-/// and again: so many seconds of each.
+/// Measures the work of a busy guest while nothing happens, while the VMM is started repeatedly for
+/// a command unrelated to updates, and while the guest's update is prepared and cancelled
+/// repeatedly: `seconds` seconds of each.
 pub(super) fn work(ram: &str, mib: &str, seconds: &str) -> Result<()> {
     let port = Arc::new(EventPort::open()?);
     let mut guest = boot(ram, mib, "1", "sequential", &port)?;
@@ -136,7 +138,7 @@ pub(super) fn work(ram: &str, mib: &str, seconds: &str) -> Result<()> {
     guest.power_off()
 }
 
-/// Does it as often as it can in that time; how often.
+/// Calls `what` repeatedly for this time; returns how often.
 fn again_and_again(time: Duration, mut what: impl FnMut() -> Result<()>) -> Result<u64> {
     let began = Instant::now();
     let mut times = 0;

@@ -1,4 +1,4 @@
-//! The kernel's own Live Update Orchestrator, by its ioctls (include/uapi/linux/liveupdate.h).
+//! The kernel's own Live Update Orchestrator, through its ioctls (include/uapi/linux/liveupdate.h).
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -56,7 +56,7 @@ const _: () = {
     assert!(size_of::<FinishArgument>() == 4 + 4);
 };
 
-/// A session; what it keeps is lost when it is closed before the kexec.
+/// A session; the files it preserves are lost if it is closed before the kexec.
 #[derive(Debug)]
 pub(super) struct Session(OwnedFd);
 
@@ -83,7 +83,7 @@ impl Session {
         };
         argument.name[..name.len()].copy_from_slice(name.as_bytes());
         uapi::call(&device, command, &mut argument)?;
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for the caller.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(argument.fd) }))
     }
 
@@ -104,7 +104,7 @@ impl Session {
             token,
         };
         uapi::call(&self.0, RETRIEVE_FD, &mut argument).context("LUO's RETRIEVE_FD")?;
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for the caller.
         Ok(File::from(unsafe { OwnedFd::from_raw_fd(argument.fd) }))
     }
 
@@ -117,10 +117,10 @@ impl Session {
         Ok(())
     }
 
-    /// Leaves the session to a process that keeps it open until the kexec.
+    /// Passes the session to a process that keeps it open until the kexec.
     pub(super) fn leave_open(self) -> Result<()> {
         rustix::io::fcntl_setfd(self.0.as_fd(), FdFlags::empty())?;
-        // It is not waited for: it ends with this kernel.
+        // It runs until the end of this kernel, so it is not waited for.
         #[allow(clippy::zombie_processes, reason = "its parent is soon PID 1")]
         Command::new("/proc/self/exe")
             .args(["bench", "hold"])

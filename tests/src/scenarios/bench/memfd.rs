@@ -1,4 +1,4 @@
-//! One memfd in a box beside an equal one in LUO, in the same boot and across the same kexec.
+//! Compares a memfd in a box with an equal one in LUO, in the same boot and across the same kexec.
 
 use std::fs::File;
 use std::time::Instant;
@@ -13,14 +13,14 @@ use super::{ns, ns_since, number, say};
 use crate::fdbox::{self, FdBox};
 use crate::memory::{self, MIB, PAGE};
 
-/// Name of box, entry and session.
+/// The name of box, entry and session.
 const NAME: &str = "bench";
 const TOKEN: u64 = 1;
-/// What LUO hands over for each folio (struct memfd_luo_folio_ser).
+/// Size of LUO's metadata per folio (struct memfd_luo_folio_ser).
 const LUO_FOLIO_BYTES: u64 = 16;
 const HUGE_KIB: u64 = 2048;
 
-/// Fills both memfds and hands them over, that of the keeper named `first` before the other's.
+/// Fills both memfds and hands them over, starting with the one for the keeper called `first`.
 pub(super) fn before(mib: &str, layout: &str, first: &str) -> Result<()> {
     let (mib, first) = (number(mib)?, keeper(first)?);
     let layout = Layout::named(layout).with_context(|| format!("There is no layout {layout}"))?;
@@ -34,7 +34,7 @@ pub(super) fn before(mib: &str, layout: &str, first: &str) -> Result<()> {
     Ok(())
 }
 
-/// Hands one over.
+/// Hands one of them over.
 pub(super) fn hand_over(keeper: Keeper, mib: u64, filled: Filled) -> Result<MemfdBefore> {
     let Filled {
         file,
@@ -60,7 +60,7 @@ pub(super) fn hand_over(keeper: Keeper, mib: u64, filled: Filled) -> Result<Memf
     })
 }
 
-/// Takes both back, in the order they were handed over, and checks what they hold.
+/// Retrieves both, in the order in which they were handed over, and checks their content.
 pub(super) fn after(mib: &str, first: &str) -> Result<()> {
     let (pages, first) = (number(mib)? * MIB / PAGE, keeper(first)?);
     let port = EventPort::open()?;
@@ -71,7 +71,7 @@ pub(super) fn after(mib: &str, first: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes one back, whose words were made from `index`.
+/// Retrieves one of them, whose content is derived from `index`.
 pub(super) fn take_back(keeper: Keeper, index: u64, pages: u64) -> Result<MemfdAfter> {
     let free = free_kib()?;
     let start = Instant::now();
@@ -113,7 +113,7 @@ fn preserve(file: &File) -> Result<(u64, u64)> {
     Ok((ns(created - start), keep_ns))
 }
 
-/// Where a memfd waits in the new kernel.
+/// Where a memfd is kept in the new kernel.
 enum Kept {
     Fdbox(FdBox),
     Luo(Session),
@@ -146,7 +146,7 @@ impl Kept {
     }
 }
 
-/// What describes the memfd to the next kernel, and in how many entries.
+/// The size of the memfd's description for the next kernel, and its number of entries.
 fn metadata(keeper: Keeper, mib: u64, huge_kib: u64) -> Result<(u64, u64)> {
     match keeper {
         Keeper::Fdbox => {

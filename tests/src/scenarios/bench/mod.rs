@@ -1,4 +1,5 @@
-//! What `cargo lab bench` runs in the host. Figures go out as values, for the lab to put together.
+//! The part of `cargo lab bench` that runs in the host. Figures are sent as values, which the lab
+//! evaluates.
 
 mod baseline;
 mod first;
@@ -37,7 +38,7 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
     }
 }
 
-/// Keeps what it inherited open until the kexec.
+/// Keeps the inherited descriptor open until the kexec.
 fn hold() -> Result<()> {
     loop {
         std::thread::park();

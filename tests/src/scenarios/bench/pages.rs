@@ -1,4 +1,4 @@
-//! memfds with a word in each page, of pages of one kind or the other.
+//! memfds with a word in each page, made of small or huge pages.
 
 use std::fs::{self, File};
 use std::time::Instant;
@@ -21,7 +21,7 @@ pub(super) struct Filled {
     pub(super) huge_kib: u64,
 }
 
-/// Has memfds made from now on consist of pages of this kind.
+/// Makes memfds created from now on use pages of this kind.
 pub(super) fn choose(layout: Layout) -> Result<()> {
     let enabled = match layout {
         Layout::Huge => "within_size",
@@ -30,7 +30,7 @@ pub(super) fn choose(layout: Layout) -> Result<()> {
     fs::write(SHMEM_ENABLED, enabled).context("Choose the pages of memfds")
 }
 
-/// The file whose words are made from `index`.
+/// A file whose content is derived from `index`.
 pub(super) fn fill_one(index: u64, mib: u64, layout: Layout) -> Result<Filled> {
     choose(layout)?;
     let file = memfd(c"bench", mib * MIB)?;
@@ -46,7 +46,7 @@ pub(super) fn fill_one(index: u64, mib: u64, layout: Layout) -> Result<Filled> {
     })
 }
 
-/// Two files, one after the other or by turns.
+/// Two files, filled one after the other or in turn.
 pub(super) fn fill(mib: u64, layout: Layout) -> Result<[Filled; 2]> {
     if layout != Layout::Interleaved {
         return Ok([fill_one(0, mib, layout)?, fill_one(1, mib, layout)?]);
@@ -64,7 +64,7 @@ pub(super) fn fill(mib: u64, layout: Layout) -> Result<[Filled; 2]> {
             words.set(page, word(index as u64, page));
         }
     }
-    // There is no telling which of the two took how long.
+    // The time cannot be split exactly between the two.
     let fill_ns = ns_since(start) / 2;
     Ok(files.map(|file| Filled {
         file,
@@ -73,7 +73,7 @@ pub(super) fn fill(mib: u64, layout: Layout) -> Result<[Filled; 2]> {
     }))
 }
 
-/// The file's words are those made from `index`.
+/// Checks that the file's content is the one derived from `index`.
 pub(super) fn check(file: &File, index: u64, pages: u64) -> Result<()> {
     ensure!(
         memory::size(file)? == pages * PAGE,
@@ -94,7 +94,7 @@ fn word(index: u64, page: u64) -> u64 {
     fdbox_lab::witness::pattern(index, page, 0, 0)
 }
 
-/// A file's first word of each page.
+/// A mapping that gives access to the first word of each page of a file.
 struct Mapping {
     words: *mut u64,
     pages: u64,
@@ -104,7 +104,7 @@ impl Mapping {
     fn of(file: &File, pages: u64) -> Result<Self> {
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         let length = (pages * PAGE) as usize;
-        // SAFETY: a new mapping at no particular address takes nothing from anyone.
+        // SAFETY: a new mapping at no particular address does not affect existing ones.
         let words =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, protection, flags, file, 0)? };
         Ok(Self {
@@ -119,20 +119,20 @@ impl Mapping {
     }
 
     fn set(&mut self, page: u64, word: u64) {
-        // SAFETY: the place is in the mapping, aligned, and nobody else writes the file.
+        // SAFETY: the place is in the mapping and aligned, and nothing else writes to the file.
         unsafe { self.place(page).write_volatile(word) }
     }
 
     fn get(&self, page: u64) -> u64 {
-        // SAFETY: the place is in the mapping, aligned, and nobody else writes the file.
+        // SAFETY: the place is in the mapping and aligned, and nothing else writes to the file.
         unsafe { self.place(page).read_volatile() }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and nobody uses it any more.
-        // It fails for no mapping that exists.
+        // SAFETY: the mapping belongs to this value, and is no longer in use. The call does not
+        // fail for an existing mapping.
         let _ = unsafe { rustix::mm::munmap(self.words.cast(), (self.pages * PAGE) as usize) };
     }
 }

@@ -1,5 +1,5 @@
-//! QEMU with an equal guest, which replaces itself by cpr-transfer: it hands the guest's memory to
-//! the new process by descriptor, and all other state through a migration (QEMU's
+//! QEMU with an equal guest, which replaces itself by cpr-transfer: it passes the guest's memory to
+//! the new process as a descriptor, and all other state through a migration (QEMU's
 //! docs/devel/migration/CPR.rst).
 
 use std::fs;
@@ -20,21 +20,21 @@ use crate::console::Console;
 use crate::guest::{BEAT_LIMIT, CMDLINE, INITRAMFS, KERNEL, READY_LIMIT, Vmm};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How often it is looked whether QEMU has got to where it does not tell.
+/// The polling interval for states that QEMU does not report.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A QEMU with the guest in it. It ends when this is dropped.
+/// A QEMU process with the guest. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Qemu {
     process: Vmm,
-    /// How many there were before it.
+    /// How many were started before it.
     number: u32,
     mib: u64,
     console: Console,
 }
 
 impl Qemu {
-    /// Boots the guest and waits until its witness has written its pattern.
+    /// Boots the guest and waits until its witness has written the pattern.
     pub(super) fn boot(mib: u64, port: &Arc<EventPort>) -> Result<Self> {
         let process = Vmm::start(&mut command(0, mib))?;
         let qemu = Self::connect(process, 0, mib, port)?;
@@ -55,7 +55,7 @@ impl Qemu {
         })
     }
 
-    /// Has another QEMU take the guest. Returns it, and for how long the guest was stopped.
+    /// Transfers the guest to another QEMU. Returns that, and how long the guest was stopped.
     pub(super) fn transfer(mut self, port: &Arc<EventPort>) -> Result<(Self, u64)> {
         let number = self.number + 1;
         let channels = json!([channel("main", number), channel("cpr", number)]);
@@ -88,7 +88,7 @@ fn place(number: u32, what: &str) -> PathBuf {
     PathBuf::from(format!("/run/qemu-{number}.{what}"))
 }
 
-/// The socket of one of the two channels of a transfer to the QEMU of this number.
+/// The socket of one of the two channels of a transfer to QEMU number `number`.
 fn channel(kind: &str, number: u32) -> Value {
     json!({
         "channel-type": kind,
@@ -96,7 +96,7 @@ fn channel(kind: &str, number: u32) -> Value {
     })
 }
 
-/// QEMU with nothing that the guest does not need, as `vmm-example` has nothing else either.
+/// QEMU without anything the guest does not need, because `vmm-example` has nothing else either.
 fn command(number: u32, mib: u64) -> Command {
     let mut qemu = Command::new(format!("{QEMU}/ld.so"));
     qemu.args(["--library-path", &format!("{QEMU}/lib")]);
@@ -121,13 +121,13 @@ fn command(number: u32, mib: u64) -> Command {
     qemu.arg(format!("socket,id=console,path={}", socket("console")));
     qemu.args(["-serial", "chardev:console", "-qmp"]);
     qemu.arg(format!("unix:{}", socket("qmp")));
-    // The moments at which the guest is stopped and started, with the time of day.
+    // Logs the times at which the guest is stopped and started, in wall-clock time.
     qemu.args(["-msg", "timestamp=on", "-d", "trace:vm_state_notify", "-D"]);
     qemu.arg(place(number, "log"));
     qemu
 }
 
-/// Waits for a socket that QEMU makes when it is ready.
+/// Waits for a socket that QEMU creates when it is ready.
 fn wait_for(path: &Path, process: &mut Vmm) -> Result<()> {
     let deadline = Instant::now() + START_LIMIT;
     while !path.exists() {
@@ -142,7 +142,7 @@ fn wait_for(path: &Path, process: &mut Vmm) -> Result<()> {
     Ok(())
 }
 
-/// The time of day at which a QEMU last logged that the guest went into a state, in ns.
+/// The wall-clock time at which a QEMU last logged that the guest entered a state, in ns.
 fn logged(number: u32, state: &str) -> Result<u64> {
     let log = fs::read_to_string(place(number, "log")).context("Read QEMU's log")?;
     let line = log.lines().rfind(|line| line.contains(state));

@@ -1,4 +1,4 @@
-//! A VMM replaced under its guest, without a kexec: by `live-update --binary`, and by QEMU's
+//! Replaces the VMM under its guest, without a kexec: with `live-update --binary`, and with QEMU's
 //! cpr-transfer.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::qemu::Qemu;
 use super::{number, say};
 use crate::guest::{Guest, Spec, VMM};
 
-/// Tells the blackout of each upgrade, as the new VMM reports it.
+/// Sends the blackout of each upgrade, as reported by the new VMM.
 pub(super) fn binary(ram: &str, mib: &str, runs: &str) -> Result<()> {
     let port = Arc::new(EventPort::open()?);
     let spec = Spec {
@@ -33,7 +33,7 @@ pub(super) fn binary(ram: &str, mib: &str, runs: &str) -> Result<()> {
     guest.power_off_under(&runner)
 }
 
-/// Tells how long the guest was stopped in each transfer, as the two QEMUs log it.
+/// Sends how long the guest was stopped in each transfer, as logged by the two QEMUs.
 pub(super) fn cpr_transfer(mib: &str, runs: &str) -> Result<()> {
     let port = Arc::new(EventPort::open()?);
     let mut qemu = Qemu::boot(number(mib)?, &port)?;

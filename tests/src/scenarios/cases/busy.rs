@@ -1,8 +1,8 @@
-//! A box that somebody works on: what others see of it and do beside it, and how whoever works on
-//! it is stopped.
+//! A box that is in use by a call: what other processes see of it and can do meanwhile, and how
+//! that call is interrupted.
 //!
-//! The driver of `fdbox_probe` holds SEAL up in one of its callbacks. A call that waits for that SEAL and
-//! must not has the driver complain after a while.
+//! The driver of `fdbox_probe` blocks SEAL in one of its callbacks. If a call wrongly waits for
+//! that SEAL, the driver complains after a while.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::process::{Child, Command};
@@ -53,10 +53,10 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// The ioctl of x86-64 in /proc/PID/syscall.
+/// The number of the ioctl system call on x86-64, in /proc/PID/syscall.
 const IOCTL: &str = "16 ";
 
-/// Seals a box in a thread of its own, up to where the driver holds it up.
+/// Seals a box in a separate thread, up to the point where the driver blocks it.
 fn seal_up_to<'scope>(
     scope: &'scope Scope<'scope, '_>,
     probe: &Probe,
@@ -93,7 +93,7 @@ fn others_go_on(_: &Cx<'_>) -> Result<()> {
     busy.delete()
 }
 
-/// What goes on while the box is being sealed.
+/// What can be done while the box is being sealed.
 fn beside_it(busy: &FdBox) -> Result<()> {
     let listed = fdbox::listed("busy")?.context("The box in the list")?;
     equal("The state in the list", listed.state, uapi::STATE_OPEN)?;
@@ -164,7 +164,7 @@ fn killed(_: &Cx<'_>) -> Result<()> {
     let listed = fdbox::listed(&fdbox.name)?.context("The box in the list")?;
     equal("The state in the list", listed.state, uapi::STATE_OPEN)?;
     equal("What the handover keeps", fdbox::info()?, before)?;
-    // It was frozen.
+    // The file was frozen.
     rustix::fs::ftruncate(&memory, 2 * PAGE)?;
     fdbox.seal()?;
     fdbox.unseal()?;
@@ -187,11 +187,11 @@ fn put_closes_its_own(_: &Cx<'_>) -> Result<()> {
             fdbox.try_put_number(number, "taken")
         });
         let task = format!("self/task/{}", events.recv()?.as_raw_nonzero());
-        // It has the file by then, and waits for the box.
+        // By then it has the file, and waits for the box.
         let waits = host::until("PUT_FD waits", || in_ioctl(&task));
-        // SAFETY: the number was the memfd's, and nobody here uses it as anything else.
+        // SAFETY: the number belonged to the memfd, and is not used for anything else here.
         let moved = unsafe { libc::dup2(other.as_raw_fd(), number) };
-        // So that the box is open when PUT gets to it.
+        // So that the box is open when PUT_FD continues.
         probe.tell("fail")?;
         fails(
             "The SEAL that the driver fails",
@@ -202,11 +202,12 @@ fn put_closes_its_own(_: &Cx<'_>) -> Result<()> {
         waits?;
         equal("The number", moved, number)
     })?;
-    // SAFETY: it is the duplicate's, if PUT left it alone; else there is none, which is an error.
+    // SAFETY: it belongs to the duplicate, if PUT_FD left it open; otherwise there is none, which
+    // is an error.
     let number = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
     let found = fstat(number).context("What the other thread opened")?;
     equal("Its inode", found.st_ino, inode(&other)?)?;
-    // SAFETY: nobody else uses it.
+    // SAFETY: nothing else uses it.
     unsafe { libc::close(number.as_raw_fd()) };
     let got = fdbox.get("taken")?;
     equal("The inode in the box", inode(&got)?, inode(&kept)?)?;
@@ -222,7 +223,7 @@ fn anonymous_inode(_: &Cx<'_>) -> Result<()> {
     let (held, other) = (FdBox::create("busy-held")?, FdBox::create("busy-vm")?);
     held.put(probe.anonymous()?, "probe")?;
     let vm: OwnedFd = kvm::Vm::create()?.into_fd();
-    // Else there is nothing to hold up.
+    // Otherwise there is nothing to block.
     let mut anonymous = [probe.anonymous()?, vm.try_clone()?].map(inode).into_iter();
     let (Some(Ok(one)), Some(Ok(two))) = (anonymous.next(), anonymous.next()) else {
         bail!("No inodes");

@@ -1,4 +1,5 @@
-//! What of a guest's CPU must arrive and Linux does not show: told by a guest without a kernel.
+//! CPU state of a guest that must be preserved but is not visible under Linux: checked by a guest
+//! without a kernel.
 
 use anyhow::{Result, ensure};
 use fdbox_lab::scenario::HostKind;

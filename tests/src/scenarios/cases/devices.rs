@@ -1,4 +1,4 @@
-//! A guest with disk and network, both at work while it is updated under.
+//! A guest with disk and network, both in use while the host is updated.
 
 use std::fs;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ fn binary(cx: &Cx<'_>) -> Result<()> {
     guest.power_off_under(&runner)
 }
 
-/// Has the guest go on for a while and then end its work.
+/// Lets the guest continue for a while and then stop its work.
 pub(super) fn end_io(guest: &mut Guest) -> Result<Io> {
     let io = guest.console.io()?;
     guest.console.wait_for_io(Some(&io))?;

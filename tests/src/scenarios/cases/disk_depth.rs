@@ -1,4 +1,4 @@
-//! A guest's disk with many requests in flight, through updates: a quick one, and one that is slow.
+//! A guest's disk with many requests in flight, through updates: with a fast disk, and a slow one.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -42,11 +42,12 @@ pub(super) const ALL: &[&Scenario] = &[
 ];
 
 const UPDATES: usize = 50;
-/// For how many heartbeats something is measured.
+/// For how many heartbeats a measurement lasts.
 const BEATS: usize = 5;
-/// Checking a whole disk.
+/// Time limit for checking a whole disk.
 const LIMIT: Duration = Duration::from_secs(180);
-/// A time in which the slow disk cannot carry out what is in flight, in seconds; and one in which it can.
+/// A time limit that is too short for the slow disk to complete the requests in flight, in seconds;
+/// and one that is long enough.
 const SHORT: &str = "1";
 const LONG: &str = "60";
 
@@ -78,7 +79,7 @@ fn one(cx: &Cx<'_>) -> Result<()> {
     slow_disk(cx)
 }
 
-/// What the witness has done with its disk.
+/// The witness's results for its disk.
 fn disk(guest: &mut Guest, command: &str) -> Result<DiskIo> {
     guest.console.say(command)?;
     guest.console.wait("disk", LIMIT, |said| match said {
@@ -98,7 +99,7 @@ fn phase(report: &Value, of: &str, name: &str) -> Result<u64> {
     ns.with_context(|| format!("The report has the phase {name}: {report}"))
 }
 
-/// What carries out the requests of the guest's disk.
+/// What executes the requests of the guest's disk.
 fn io(guest: &Guest) -> Result<Value> {
     let status = guest.spec.status()?;
     let devices = status["devices"].as_array().into_iter().flatten();
@@ -142,7 +143,8 @@ fn fifty_updates(cx: &Cx<'_>) -> Result<()> {
     guest.power_off_under(&runner)
 }
 
-/// Keeps so many reads of its disk in flight, and tells how many it has done, and when.
+/// Keeps `depth` reads in flight on the guest's disk, and returns how many have completed, and
+/// when.
 fn flood(guest: &mut Guest, depth: u32) -> Result<(u64, u64)> {
     guest.console.say(&format!("{} {depth}", command::FLOOD))?;
     guest.console.wait("reads", LIMIT, |event| match event {
@@ -151,7 +153,7 @@ fn flood(guest: &mut Guest, depth: u32) -> Result<(u64, u64)> {
     })
 }
 
-/// Reads a second with so many in flight, measured for some heartbeats.
+/// Reads per second with `depth` reads in flight, measured over some heartbeats.
 fn reads_per_second(guest: &mut Guest, depth: u32) -> Result<u64> {
     flood(guest, depth)?;
     guest.wait_for_beat()?;
@@ -163,8 +165,8 @@ fn reads_per_second(guest: &mut Guest, depth: u32) -> Result<u64> {
     Ok((end.0 - begin.0) * 1_000_000_000 / (end.1 - begin.1).max(1))
 }
 
-/// What io_uring and a thread make of one disk, in the same host: one whose requests take their time, and one whose
-/// requests are over at once.
+/// Compares io_uring with a thread on the same host: for a disk whose requests take time, and for
+/// one whose requests complete at once.
 fn throughput(cx: &Cx<'_>) -> Result<()> {
     for (name, path) in [("latent", drive_named(LATENT_DRIVE)?), ("quick", drive(0))] {
         for io in ["thread", "uring"] {
@@ -176,7 +178,7 @@ fn throughput(cx: &Cx<'_>) -> Result<()> {
             ensure!(one > 0 && deep > 0, "It stands still: {value}");
             println!("{value}");
             cx.value("reads a second", value)?;
-            // It may have many reads in flight for long.
+            // Killed, because many reads may be in flight for a long time.
             drop(guest.runner()?);
             drop(guest);
         }
@@ -188,13 +190,13 @@ fn slow_drive() -> Result<PathBuf> {
     drive_named(SLOW_DRIVE)
 }
 
-/// A drive of the host's, by its serial number.
+/// A drive of the host, by its serial number.
 fn drive_named(wanted: &str) -> Result<PathBuf> {
     for entry in fs::read_dir("/sys/block")? {
         let entry = entry?;
         let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
         if serial.trim() == wanted {
-            // What one request reads ahead is not there for others.
+            // Read-ahead would take throughput from other requests.
             fs::write(entry.path().join("queue/read_ahead_kb"), "0")?;
             return Ok(PathBuf::from("/dev").join(entry.file_name()));
         }
@@ -202,7 +204,7 @@ fn drive_named(wanted: &str) -> Result<PathBuf> {
     anyhow::bail!("The host has no drive {wanted}")
 }
 
-/// With a full ring at a disk that takes 200 ms for a request, and somebody at a socket who never reads.
+/// With a full ring on a disk that takes 200 ms per request, and a socket client that never reads.
 fn slow_disk(cx: &Cx<'_>) -> Result<()> {
     let path = slow_drive()?.display().to_string();
     let mut guest = boot("slow", format!("path={path}"), &ports::arguments())?;

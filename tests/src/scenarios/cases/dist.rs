@@ -1,5 +1,5 @@
-//! What is installed beside the VMM, run as a distribution runs it: in a host that has just booted and
-//! has not loaded the module.
+//! The files that are installed with the VMM, run as a distribution runs them: in a host that has
+//! just booted and has not loaded the module.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
@@ -42,7 +42,7 @@ const NAME: &str = "vm0";
 const LEFT: &str = "vm1";
 /// Written to a drive when the operator was told that a guest is left behind.
 const TOLD: [u8; 512] = [0x4c; 512];
-/// Where both scripts have the reports go.
+/// The directory that both scripts use for reports.
 const FOLDER: &str = "/run/vmm-example";
 
 fn boot(name: &str, guests: u8) -> Result<Member> {
@@ -53,7 +53,7 @@ fn boot(name: &str, guests: u8) -> Result<Member> {
     Ok(member)
 }
 
-/// From now on, gaps are the update's.
+/// From now on, gaps are caused by the update.
 fn begin(cx: &Cx<'_>, member: &mut Member) -> Result<()> {
     member.tell(RESET_GAP)?;
     cx.value(&format!("witness {NAME}"), member.report()?)?;
@@ -67,7 +67,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     bail!("The host was not updated: {status}")
 }
 
-/// Two guests, of which one cannot be sealed: its box's name is taken.
+/// Two guests, one of which cannot be sealed because its box's name is taken.
 fn before_one_left_behind(cx: &Cx<'_>) -> Result<()> {
     let mut goes = boot(NAME, 2)?;
     let mut stays = boot(LEFT, 2)?;
@@ -82,7 +82,7 @@ fn before_one_left_behind(cx: &Cx<'_>) -> Result<()> {
     let message = status["message"].as_str().unwrap_or_default();
     let why = format!("{LEFT} is not ready and left behind");
     ensure!(message.contains(&why), "Not {why:?}: {message}");
-    // The one thing that the next kernel finds as it was.
+    // The only thing that the next kernel finds unchanged.
     let drive = fs::File::options().write(true).open(network::drive(0))?;
     drive.write_all_at(&TOLD, 0)?;
     drive.sync_all()?;
@@ -91,7 +91,7 @@ fn before_one_left_behind(cx: &Cx<'_>) -> Result<()> {
 }
 
 fn after_initramfs_script(cx: &Cx<'_>) -> Result<()> {
-    // What the hook puts into the initramfs.
+    // What the hook adds to the initramfs.
     fs::create_dir_all("/usr/bin")?;
     symlink("/bin/vmm-example", "/usr/bin/vmm-example").context("Install the VMM")?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
@@ -115,7 +115,7 @@ fn after_init_script(cx: &Cx<'_>) -> Result<()> {
     equal("Its API socket", socket.exists(), false)
 }
 
-/// Runs a script in a host that knows nothing of boxes yet; the guest must continue then.
+/// Runs a script on a host without any boxes yet; the guest must continue then.
 fn runs_on(cx: &Cx<'_>, script: &str) -> Result<()> {
     ensure!(fdbox::control().is_err(), "The module is loaded already");
     fs::write("/tmp/script", script)?;

@@ -1,4 +1,4 @@
-//! VMs that nobody can read.
+//! VMs whose memory or state the host cannot read.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -21,8 +21,8 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
     stages: &[refused],
 }];
 
-/// (type of the VM, whether its state is protected, what SEAL says of it). No machine of the lab has
-/// what such VMs take: a module of the tests has an ordinary one look like them.
+/// (type of the VM, whether its state is protected, the reason given by SEAL). No machine of the
+/// lab supports such VMs: a test module makes an ordinary VM look like one.
 const KINDS: &[(u32, u32, &str)] = &[
     (1, 0, "KVM_X86_SW_PROTECTED_VM"),
     (2, 0, "SEV"),
@@ -59,7 +59,7 @@ fn refused(_: &Cx<'_>) -> Result<()> {
     for &(kind, protected, word) in KINDS {
         look_like(kind, protected)?;
         let judged = refused_as(word);
-        // Whatever came of it: KVM takes it down as what it is.
+        // Whatever the result: KVM must destroy the VM as what it really is.
         look_like(0, 0)?;
         judged?;
     }

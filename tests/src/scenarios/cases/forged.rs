@@ -1,4 +1,4 @@
-//! Handovers that are wrong in one way: refused with a line in the log, never worse.
+//! Invalid handovers: each is refused with a message in the log, and has no other effect.
 //!
 //! The module `fdbox_forge` leaves them for the next kernel.
 
@@ -16,7 +16,7 @@ use crate::{host, uapi};
 
 const FORGE: &str = "fdbox_forge";
 
-/// A scenario for one way to be wrong.
+/// A scenario for one kind of invalid handover.
 const fn wrong(name: &'static str, about: &'static str, stages: &'static [Stage]) -> Scenario {
     Scenario {
         name,
@@ -143,7 +143,7 @@ fn taken(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// Refused, and the kernel log says `why`.
+/// The handover is refused, and the kernel log gives the reason `why`.
 fn refused(why: &str) -> Result<()> {
     host::load_module("fdbox")?;
     let info = fdbox::info()?;
@@ -158,14 +158,15 @@ fn refused(why: &str) -> Result<()> {
         log.iter().any(says),
         "No line of the log says {why:?}: {log:?}"
     );
-    // The module is of use all the same.
+    // The module is usable nevertheless.
     let fdbox = FdBox::create("after-a-refusal")?;
     fdbox.put(memfd(c"after", PAGE)?, "memory")?;
     fdbox.get("memory")?;
     fdbox.delete()
 }
 
-/// It is on its way to a kernel that reads it: there is no room for a handover of this kernel's.
+/// The handover is on its way to a kernel that can read it: this kernel cannot hand over boxes of
+/// its own.
 fn kept(_: &Cx<'_>) -> Result<()> {
     refused("it is kept")?;
     let fdbox = FdBox::create("in-the-way")?;
@@ -189,7 +190,7 @@ fn verified(_: &Cx<'_>) -> Result<()> {
     forge("verify")
 }
 
-/// The descriptors that `fdbox_forge` makes and that cannot be restored, and what is lost of them.
+/// The descriptors created by `fdbox_forge` that cannot be restored, and why each is lost.
 const RECORDS: [(&str, u32); 13] = [
     ("memfd-short", uapi::LOST_DATA),
     ("memfd-name", uapi::LOST_DATA),
@@ -205,7 +206,7 @@ const RECORDS: [(&str, u32); 13] = [
     ("guest-few", uapi::LOST_DATA),
     ("guest-alone", uapi::LOST_DEPENDENCY),
 ];
-/// And one beside them that is whole.
+/// And an intact one next to them.
 const GOOD: &str = "memfd-good";
 
 fn not_restored(_: &Cx<'_>) -> Result<()> {
@@ -262,12 +263,12 @@ fn other_blocks(_: &Cx<'_>) -> Result<()> {
     memory::check_size(&file, 2 * PAGE)?;
     let mut content = vec![0; 2 * PAGE as usize];
     file.read_exact_at(&mut content, 0)?;
-    // What fdbox_forge writes.
+    // The data written by fdbox_forge.
     ensure!(
         content.iter().all(|byte| *byte == 0x5a),
         "The memory is not what was left"
     );
-    // Every block was taken, not only the first.
+    // Every block was consumed, not only the first.
     fails(
         "GET_FD of memory that was given out",
         fdbox.try_get("again"),

@@ -1,4 +1,4 @@
-//! A guest that is updated under: the point of it all.
+//! Updates the host under a guest: the main purpose of the project.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// A guest of so many MiB that `cargo lab demo` may ask to be another one, by the environment.
+/// A guest of `mib` MiB; `cargo lab demo` can change its properties through the environment.
 pub(super) fn asked(name: &'static str, mib: u64) -> Spec {
     let variable = |name: &str| std::env::var(name).ok();
     let number = |name: &str, default| {
@@ -105,34 +105,34 @@ pub(super) fn spec(name: &'static str, ram: &str, cpus: u32) -> Spec {
     }
 }
 
-/// Boots a guest, sees that all is well, and updates the host under it. Returns only on failure.
+/// Boots a guest, checks it, and updates the host under it. Returns only on failure.
 pub(super) fn update_under(cx: &Cx<'_>, spec: Spec) -> Result<()> {
     update_a(cx, Guest::boot(spec, &port()?)?)
 }
 
-/// The same under a guest that is there.
+/// The same under an existing guest.
 pub(super) fn update_a(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     healthy(&guest.report()?)?;
     if guest.spec.number.is_some() {
         guest.console.wait_for_io(None)?;
     }
-    // From now on, gaps are the update's.
+    // From now on, gaps are caused by the update.
     guest.reset_gap()?;
     cx.value("witness", guest.report()?)?;
     cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
-    // Signs of life from outside, to compare with what the guest knows afterwards.
+    // Heartbeats seen from outside, to compare with what the guest knows afterwards.
     guest.wait_for_beat()?;
     guest.wait_for_beat()?;
     guest.update_host()
 }
 
-/// Takes the guest over on the other side, and lets the lab compare.
+/// Resumes the guest in the new host, and sends the data that the lab compares.
 pub(super) fn take_over(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
     let links = spec.number.map(Links::by_name).transpose()?;
     take_over_with(cx, spec, links.as_ref())
 }
 
-/// The same with what its disk and its card are in this host.
+/// The same with the host's names of its disk and its card.
 pub(super) fn take_over_with(cx: &Cx<'_>, spec: Spec, links: Option<&Links>) -> Result<Guest> {
     let name = spec.name;
     let mut guest = Guest::resume_with(spec, links, &port()?)?;
@@ -141,14 +141,14 @@ pub(super) fn take_over_with(cx: &Cx<'_>, spec: Spec, links: Option<&Links>) -> 
     cx.value("witness", &report)?;
     cx.value("resume", guest.resume_report()?)?;
     cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
-    // It is no half-dead guest: it takes new content everywhere.
+    // The guest is fully functional: it can write to all its memory.
     guest.write(77)?;
     healthy(&guest.report()?)?;
     equal("The box in the list", fdbox::listed(name)?.is_some(), false)?;
     Ok(guest)
 }
 
-/// What must hold whenever the witness is asked.
+/// The conditions that every report of the witness must meet.
 pub(super) fn healthy(report: &Report) -> Result<()> {
     equal(
         "The number of bad pages",
@@ -269,11 +269,11 @@ fn cancelled(_: &Cx<'_>) -> Result<()> {
     let mut guest = Guest::boot(spec("cancelled", "guest_memfd", 1), &port()?)?;
     let (before, info) = (guest.report()?, fdbox::info()?);
     let mut watch = Watch::start(&guest.api_path())?;
-    // Right after SEAL.
+    // Immediately after SEAL.
     guest.live_update(&["--cancel-after", "seal"])?.expect(11)?;
     unaffected(&mut guest, &before, &mut watch)?;
-    // By another process, as soon as there is an update to see.
-    // Were it too late, it would not leave the host either.
+    // From another process, as soon as an update is in progress. If the cancel came too late, the
+    // update would still not leave the host.
     let update = guest.start_update(&["--json", "--fail-at", "pause"])?;
     watch.until("step-started", Some("load-kernel"))?;
     guest.command("cancel")?.expect(0)?;
@@ -286,17 +286,17 @@ fn cancelled(_: &Cx<'_>) -> Result<()> {
         end.status
     );
     unaffected(&mut guest, &before, &mut watch)?;
-    // There is none to cancel any more, and nothing is left that would stand in the way of a next one.
+    // There is nothing left to cancel, and nothing that would prevent the next update.
     guest.command("cancel")?.expect(1)?;
     equal("The module's figures", fdbox::info()?, info)?;
     guest.live_update(&["--dry-run"])?.expect(0)?;
     guest.power_off()
 }
 
-/// After an update that was called off before the guest was paused.
+/// After an update that was cancelled before the guest was paused.
 fn unaffected(guest: &mut Guest, before: &Report, watch: &mut Watch) -> Result<()> {
     for event in watch.until("update-end", None)? {
-        // That it is about to be paused is said before somebody's cancel is looked for.
+        // An update announces that the guest will be paused before it checks for a cancel.
         ensure!(event["event"] != "paused", "The guest was paused: {event}");
     }
     let status = guest.spec.status()?;
@@ -322,7 +322,7 @@ fn by_hand(_: &Cx<'_>) -> Result<()> {
     let after = guest.report()?;
     same_guest(&before, &after)?;
     let gap = Duration::from_nanos(after.largest_gap_ns);
-    // The two are read apart.
+    // The two are not read at the same time.
     ensure!(
         gap >= stood_still * 98 / 100,
         "The guest says that it stood still for {gap:?}, it was paused for {stood_still:?}"
@@ -330,8 +330,8 @@ fn by_hand(_: &Cx<'_>) -> Result<()> {
     guest.shut_down()
 }
 
-/// Steps that can fail before the host is another, and what the operator is told: up to the seal
-/// nothing had changed, from there on it was rolled back.
+/// Steps that can fail before the host is left, and the exit status: up to the seal nothing has
+/// changed; from then on the update is rolled back.
 const FAILURES: &[(&str, i32)] = &[
     ("preflight", 10),
     ("load-kernel", 10),
@@ -381,7 +381,7 @@ fn second_try_after(cx: &Cx<'_>) -> Result<()> {
     take_over(cx, second_try())?.power_off()
 }
 
-/// The guest is the one it was, and has gone on.
+/// The guest is the same one, and has continued.
 pub(super) fn same_guest(before: &Report, after: &Report) -> Result<()> {
     healthy(after)?;
     equal("The guest's boot_id", &after.boot_id, &before.boot_id)?;

@@ -75,7 +75,7 @@ fn missing_vm(_: &Cx<'_>) -> Result<()> {
     let memory = vm.guest_memfd(MIB, SHARED)?;
     fill(&memory, 40, MIB / PAGE)?;
     fdbox.put(memory, "ram")?;
-    // Another VM is not the one.
+    // Another VM is not the right one.
     fdbox.put(other.into_fd(), "other-vm")?;
     let before = fdbox::info()?;
     fails("SEAL without the VM", fdbox.try_seal(), Errno::NOENT)?;
@@ -105,7 +105,7 @@ fn before(_: &Cx<'_>) -> Result<()> {
     fdbox.put(memory, "ram")?;
     fdbox.put(vm.into_fd(), "vm")?;
     fdbox.seal()?;
-    // The guest would continue: its writes must arrive.
+    // A real guest would continue: its writes must be preserved.
     mapped.bytes()[..PAGE as usize].copy_from_slice(&page_content(42, 0));
     Ok(())
 }
@@ -143,7 +143,7 @@ pub(super) fn two_vms_before(_: &Cx<'_>) -> Result<()> {
 pub(super) fn two_vms_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open("two-vms")?;
     fdbox.unseal()?;
-    // Memory first or VM first: it must not matter.
+    // Memory first or VM first: the order must not matter.
     let second = Vm::from_fd(fdbox.get("vm-2")?);
     let (ram1, ram2) = (fdbox.get("ram-1")?, fdbox.get("ram-2")?);
     let first = Vm::from_fd(fdbox.get("vm-1")?);
@@ -169,7 +169,7 @@ fn scattered_before(_: &Cx<'_>) -> Result<()> {
     ];
     let [mut one, mut other] = [mapped(&memories[0])?, mapped(&memories[1])?];
     for step in 0..SCATTERED_PAGES {
-        // An odd factor: each page once.
+        // An odd factor, so that each page is visited once.
         let index = step * 1181 % SCATTERED_PAGES;
         write(&mut one, 47, index);
         write(&mut other, 48, SCATTERED_PAGES - 1 - index);
@@ -180,7 +180,8 @@ fn scattered_before(_: &Cx<'_>) -> Result<()> {
     }
     fdbox.put(vm.into_fd(), "vm")?;
     fdbox.seal()?;
-    // guest_memfd's pages stay where they are; those of a memfd SEAL may move, and so put in order.
+    // A guest_memfd's pages cannot be moved; SEAL may move those of a memfd, and so make them
+    // contiguous.
     let extents = fdbox::info()?.handover_extents - before;
     ensure!(
         extents > SCATTERED_PAGES,

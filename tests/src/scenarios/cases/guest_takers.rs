@@ -1,4 +1,4 @@
-//! VMs and guest_memfds that one process after the other takes out of a box.
+//! VMs and guest_memfds that several processes take out of a box, one after the other.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -42,10 +42,10 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// What the memory has in it that the helpers take.
+/// The seed of the memory content that the helpers check.
 pub(super) const TAKERS_SEED: u64 = 45;
 
-/// What the takers that die take: the VM, its memory, and a memfd.
+/// What the processes that are killed take: the VM, its memory, and a memfd.
 const TAKEN: [&str; 3] = ["vm", "ram", "file"];
 
 pub(super) fn dying_before(_: &Cx<'_>) -> Result<()> {
@@ -64,7 +64,7 @@ pub(super) fn dying_before(_: &Cx<'_>) -> Result<()> {
 pub(super) fn dying_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open("dying")?;
     fdbox.unseal()?;
-    // First what the last kernel left, then what a process had that is gone.
+    // First what the last kernel left, then what a terminated process had.
     for number in ["first", "second"] {
         host::in_a_process_that_dies("take-and-die", &["dying"])?;
         let entries = fdbox.entries()?;
@@ -76,7 +76,8 @@ pub(super) fn dying_after(_: &Cx<'_>) -> Result<()> {
             TAKEN.len(),
         )?;
     }
-    // It is as good as what was never taken: it can be sealed, and another process gets it.
+    // It is as good as one that was never taken out: it can be sealed, and another process can get
+    // it.
     fdbox.seal()?;
     fdbox.unseal()?;
     let kept = TAKEN.map(|name| fdbox.get_and_keep(name));
@@ -94,7 +95,7 @@ pub(super) fn dying_after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// So many die at each step; of each many no more VMs than a few may be left.
+/// How many processes are killed at each step; only a few of their VMs may be left each time.
 const TAKERS: usize = 20;
 const FEW: usize = 4;
 
@@ -109,12 +110,12 @@ fn takers_pile_up(_: &Cx<'_>) -> Result<()> {
     fdbox.put(file, "file")?;
     fdbox.put(vm.into_fd(), "vm")?;
     let before = host::kernel_holds()?.vms;
-    // Some get no further than the VM: its memory is that of an older one then.
+    // Some take only the VM: the memory then belongs to an older VM.
     for helper in ["take-vm-and-die", "take-and-die", "take-vm-and-die"] {
         for _ in 0..TAKERS {
             host::in_a_process_that_dies(helper, &["pile"])?;
         }
-        // Who was killed lets go of what it had when its parent has heard of it already.
+        // The parent is notified of a process's death before the kernel has released its files.
         host::until("Few VMs are left", || {
             Ok(host::kernel_holds()?.vms <= before + FEW)
         })?;
@@ -126,14 +127,15 @@ fn takers_pile_up(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// The helper `take-vm-and-die BOX`: takes the VM, leaves it in the box as well, and is killed.
+/// The helper `take-vm-and-die BOX`: takes the VM, keeps it in the box as well, and is killed.
 pub(crate) fn take_vm_and_die(name: &str) -> Result<()> {
     let _vm = FdBox::open(name)?.get_and_keep("vm")?;
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     bail!("It outlived SIGKILL")
 }
 
-/// The helper `take-and-die BOX`: takes all of a guest, leaves it in the box as well, and is killed.
+/// The helper `take-and-die BOX`: takes all parts of a guest, keeps them in the box as well, and is
+/// killed.
 pub(crate) fn take_and_die(name: &str) -> Result<()> {
     let fdbox = FdBox::open(name)?;
     let _vm = usable(fdbox.get_and_keep("vm")?, &fdbox.get_and_keep("ram")?)?;
@@ -142,7 +144,8 @@ pub(crate) fn take_and_die(name: &str) -> Result<()> {
     bail!("It outlived SIGKILL")
 }
 
-/// The VM, if this process can run a guest by it on this memory, which has its content.
+/// The VM, if this process can run a guest with it on this memory and the memory has the right
+/// content.
 fn usable(vm: OwnedFd, memory: &OwnedFd) -> Result<Vm> {
     let vm = Vm::from_fd(vm);
     ensure!(vm.works()?, "KVM does not serve this process by the VM");
@@ -182,7 +185,7 @@ fn another_process(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// So many memories that looking at all of them for each of them would be seen.
+/// So many memories that a search through all of them for each of them would be noticed.
 const MANY: usize = 1000;
 
 fn many_name(number: usize) -> String {
@@ -195,7 +198,7 @@ fn many(_: &Cx<'_>) -> Result<()> {
     for number in 0..MANY {
         fdbox.put(vm.guest_memfd(PAGE, SHARED)?, &many_name(number))?;
     }
-    // Behind all that look for it.
+    // After everything that depends on it.
     fdbox.put(vm.into_fd(), "vm")?;
     fdbox.seal()?;
     fdbox.unseal()?;
@@ -218,12 +221,12 @@ pub(crate) fn take_many(name: &str) -> Result<()> {
     )
 }
 
-/// The helper `take-guest BOX`: takes a VM and its memory out of a box, in a process of its own.
+/// The helper `take-guest BOX`: takes a VM and its memory out of a box, in a separate process.
 pub(crate) fn take_guest(name: &str) -> Result<()> {
     take_guest_from(&FdBox::open(name)?)
 }
 
-/// Takes a [`Guest`] out of the box: this process can use it.
+/// Takes a [`Guest`] out of the box and checks that this process can use it.
 pub(super) fn take_guest_from(fdbox: &FdBox) -> Result<()> {
     usable(fdbox.get("vm")?, &fdbox.get("ram")?).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Several guests of one host, updated together.
+//! Several guests on one host, updated together.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// Both kinds of memory, side by side.
+/// Both kinds of memory, next to each other.
 const GUESTS: [(&str, &str); 8] = [
     ("vm0", "guest_memfd"),
     ("vm1", "memfd"),
@@ -50,25 +50,25 @@ const GUESTS: [(&str, &str); 8] = [
     ("vm6", "guest_memfd"),
     ("vm7", "guest_memfd"),
 ];
-/// Who is resumed first.
+/// The order of the first guests to be resumed.
 const ORDER: [&str; 2] = ["vm2", "vm1"];
 
-/// Four guests; `cargo lab demo` asks for another number by the environment.
+/// Four guests; `cargo lab demo` requests another number through the environment.
 fn guests() -> &'static [(&'static str, &'static str)] {
     let asked = std::env::var("LAB_GUESTS").ok();
     let count = asked.and_then(|text| text.parse().ok()).unwrap_or(4);
     &GUESTS[..count.clamp(1, GUESTS.len())]
 }
 
-/// Who of them is resumed first.
+/// Which of them are resumed first.
 fn order() -> Vec<&'static str> {
     let is_there = |name: &&str| guests().iter().any(|(other, _)| other == name);
     ORDER.into_iter().filter(is_there).collect()
 }
-/// Where reports go.
+/// The directory of the reports.
 const FOLDER: &str = "/run/reports";
 
-/// Whether guests have a drive and a tap each.
+/// Whether each guest has a drive and a tap.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Devices {
     Each,
@@ -82,14 +82,14 @@ fn boot(guests: &[(&str, &str)], devices: Devices) -> Result<Vec<Member>> {
     for (number, (name, kind)) in (0..).zip(guests) {
         let number = (devices == Devices::Each).then_some(number);
         let member = Member::start(name, kind, number, count, &[], &port)?;
-        // One after the other: together they would be no faster.
+        // One after the other: booting them in parallel would not be faster.
         member.wait_until_ready()?;
         members.push(member);
     }
     Ok(members)
 }
 
-/// So many guests, without devices.
+/// `count` guests, without devices.
 pub(super) fn boot_some(count: usize) -> Result<Vec<Member>> {
     boot(&GUESTS[..count], Devices::None)
 }
@@ -99,7 +99,7 @@ fn four_before(cx: &Cx<'_>) -> Result<()> {
     side_by_side(&mut members, |member| {
         healthy(&member.report()?)?;
         member.console.wait_for_io(None)?;
-        // From now on, gaps are the update's.
+        // From now on, gaps are caused by the update.
         member.tell(RESET_GAP)?;
         let report = member.report()?;
         let vmm = privileges::vmm_status(&member.api())?;
@@ -117,7 +117,7 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
         network::set_up(number)?;
     }
     resume_all(FOLDER, &[])?.expect(0)?;
-    // All of them first: what a guest has to say must not go unheard.
+    // All of them first: no message of a guest must be missed.
     let port = Arc::new(EventPort::open()?);
     let mut members = Vec::new();
     for (name, _) in guests() {
@@ -131,7 +131,7 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
         tell_of(cx, member, FOLDER)
     })?;
     side_by_side(&mut members, |member| {
-        // It is no half-dead guest: it takes new content everywhere and goes on with all it does.
+        // The guest is fully functional: it can write to all its memory and continues its work.
         member.tell(&format!("{WRITE} 77"))?;
         healthy(&member.report()?)?;
         let io = member.console.io()?;
@@ -142,7 +142,7 @@ fn four_after(cx: &Cx<'_>) -> Result<()> {
     resume_all(FOLDER, &[])?.expect(0)
 }
 
-/// Whoever was to come first ran first, and the others after all of those.
+/// The guests in the given order ran first, and the others after them.
 fn check_order(total: &Value) -> Result<()> {
     let ran = |name: &str| -> Result<u64> {
         let guests = total["guests"].as_array().into_iter().flatten();
@@ -165,8 +165,8 @@ fn check_order(total: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Who fails at which step, the coordinator or a guest, and what the operator is told: from the
-/// first guest that was sealed on, something was rolled back.
+/// Who fails at which step, the coordinator or a guest, and the exit status: once the first guest
+/// has been sealed, the update is rolled back.
 const FAILURES: &[(&str, Option<&str>, i32)] = &[
     ("preflight", None, 10),
     ("load-kernel", None, 10),
@@ -199,7 +199,7 @@ fn failures(_: &Cx<'_>) -> Result<()> {
     members.into_iter().try_for_each(Member::power_off)
 }
 
-/// Every guest works, and is the one it was.
+/// Every guest works, and is the same one as before.
 pub(super) fn all_go_on(members: &mut [Member], before: &[Report]) -> Result<()> {
     let after = side_by_side(members, |member| {
         member.wait_for_beat()?;
@@ -212,13 +212,13 @@ pub(super) fn all_go_on(members: &mut [Member], before: &[Report]) -> Result<()>
 /// What happens to an update while it waits for one of its guests to be sealed.
 #[derive(Debug, Clone, Copy)]
 enum Mishap {
-    /// `vmm-example cancel` at the guest that is sealed by then.
+    /// `vmm-example cancel` for the guest that is already sealed.
     CancelledAtAGuest,
     /// SIGTERM to the coordinator.
     CoordinatorInterrupted,
     /// SIGHUP to the coordinator: its terminal closes.
     TerminalClosed,
-    /// Somebody unloads the next kernel: reboot(KEXEC) itself fails, with all guests paused.
+    /// The next kernel is unloaded: reboot(KEXEC) itself fails, with all guests paused.
     KernelUnloaded,
 }
 
@@ -253,8 +253,8 @@ fn called_off(_: &Cx<'_>) -> Result<()> {
     one_stays(members, &before)
 }
 
-/// Begins an update that cannot go on because one VMM does nothing, and has the mishap come when the other
-/// guest is sealed. Returns what the coordinator said last.
+/// Begins an update that is blocked because one VMM is stopped, and triggers the mishap when the
+/// other guest is sealed. Returns the coordinator's last message.
 fn undone(members: &[Member], mishap: Mishap) -> Result<Value> {
     let [first, second] = members else {
         bail!("It takes two guests")
@@ -262,11 +262,11 @@ fn undone(members: &[Member], mishap: Mishap) -> Result<Value> {
     let mut watch = Watch::start(&first.api())?;
     let mut arguments = vec!["--json"];
     if !matches!(mishap, Mishap::KernelUnloaded) {
-        // Were the cancel too late, it would not leave the host either.
+        // If the cancel came too late, the update would still not leave the host.
         arguments.extend(["--fail-at", "jump"]);
     }
     let mut update = Updating::start(&mut update_all(&arguments)?)?;
-    // Every guest has answered by then, and none is asked for more yet.
+    // By then every guest has answered, and none has received another request yet.
     update.wait_for("loading a kernel", |line| line.contains("load-kernel ..."))?;
     let stopped = second.stop()?;
     watch.until("step-done", Some("seal"))?;
@@ -277,7 +277,7 @@ fn undone(members: &[Member], mishap: Mishap) -> Result<Value> {
         Mishap::KernelUnloaded => host::unload_next_kernel()?,
     }
     if !matches!(mishap, Mishap::KernelUnloaded) {
-        // It is undone here whatever the other one does.
+        // This guest is rolled back whatever the other one does.
         watch.until("update-end", None)?;
     }
     drop(stopped);
@@ -287,9 +287,10 @@ fn undone(members: &[Member], mishap: Mishap) -> Result<Value> {
     Ok(serde_json::from_str(last)?)
 }
 
-/// One guest is not ready: another VMM of this kernel takes the other one, and it continues where it is.
+/// One guest is not ready: the other one is taken over by another VMM in this kernel, and the
+/// former continues where it is.
 fn one_stays(mut members: Vec<Member>, before: &[Report]) -> Result<()> {
-    // Something of another program is in it: an empty one would be what is left of an update.
+    // The box contains a file of another program: an empty box could be left over from an update.
     let in_the_way = fdbox::FdBox::create("vm1")?;
     in_the_way.put(memory::memfd(c"other", 4096)?, "other")?;
     let tried = Ended::of(&mut update_all(&["--not-ready", "leave", "--dry-run"])?)?;
@@ -328,7 +329,7 @@ fn one_stays(mut members: Vec<Member>, before: &[Report]) -> Result<()> {
     left.power_off()
 }
 
-/// Tells the lab what a guest that was resumed says, and its VMM. Its box is gone.
+/// Sends the reports of a resumed guest and its VMM to the lab. Its box no longer exists.
 pub(super) fn tell_of(cx: &Cx<'_>, member: &mut Member, folder: &str) -> Result<()> {
     let name = member.name.clone();
     let report = member.report()?;

@@ -1,4 +1,4 @@
-//! Guests of one host of which one is paused, one resets, and one does neither, updated together.
+//! Guests on one host, updated together: one is paused, one resets, and one does neither.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -27,9 +27,9 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 const PAUSED: usize = 0;
 const RESETS: usize = 1;
 const RUNS: usize = 2;
-/// Where reports go.
+/// The directory of the reports.
 const FOLDER: &str = "/run/reports";
-/// Steps at which guests run.
+/// The steps at which guests run.
 const STEPS: [&str; 3] = ["load-kernel", "seal", "pause"];
 
 fn as_they_are(_: &Cx<'_>) -> Result<()> {
@@ -60,7 +60,8 @@ fn as_they_are(_: &Cx<'_>) -> Result<()> {
     members.into_iter().try_for_each(Member::power_off)
 }
 
-/// Has a guest reset while an update is at the step that its coordinator stops at. Returns what the update ended with.
+/// Makes a guest reset while an update is at the step where its coordinator stops itself. Returns
+/// the result of the update.
 fn reset_meanwhile(mut update: Command, guest: &mut Member, step: &str) -> Result<Option<i32>> {
     let mut coordinator = update.stdin(Stdio::null()).spawn()?;
     let pid = Pid::from_raw(coordinator.id() as i32).context("A process has a number")?;
@@ -74,7 +75,8 @@ fn reset_meanwhile(mut update: Command, guest: &mut Member, step: &str) -> Resul
     Ok(coordinator.wait()?.code())
 }
 
-/// The one that is paused still is, the one that reset has booted again, and the third one has noticed nothing.
+/// The paused guest is still paused, the one that reset has booted again, and the third one is
+/// unaffected.
 fn check(members: &mut [Member], before: &mut [Report]) -> Result<()> {
     let status = guest::status(Some(&members[PAUSED].api()))?;
     equal("The paused guest", &status["state"], &json!("paused"))?;

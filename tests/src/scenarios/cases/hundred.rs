@@ -1,4 +1,4 @@
-//! A hundred VMMs, one after the other, under a guest that is at work: nothing leaks.
+//! A hundred VMMs, one after the other, under a busy guest: nothing leaks.
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
@@ -20,21 +20,21 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 }];
 
 const UPGRADES: usize = 100;
-/// The first ones fill what is filled once: caches, and lists that grow by doubling.
+/// The first upgrades fill caches, and lists that grow by doubling.
 const WARM: usize = 10;
-/// What may differ by chance. What leaks leaks ninety times.
+/// The tolerance for random differences. A leak would occur ninety times.
 const FDS: usize = 4;
 const THREADS: usize = 2;
 const VMM_KIB: u64 = 256;
 const KERNEL_KIB: u64 = 2048;
-/// Everything in a tmpfs or memfd of this host is of a fixed size by then. A guest's state, of which each
-/// upgrade makes one, takes some 300 KiB.
+/// By then everything in a tmpfs or memfd of this host has a fixed size. A guest's state, which
+/// each upgrade creates, takes some 300 KiB.
 const SHMEM_KIB: u64 = 1024;
-/// Two pages an upgrade are 720 KiB. The CPUs' lists of pages on their way to or from the LRU, and
-/// counts that are summed up late, move it by some hundreds.
+/// Two pages per upgrade would be 720 KiB. The per-CPU lists of pages on their way to or from the
+/// LRU, and deferred counters, change this figure by several hundred KiB.
 const RAW_KIB: u64 = 2048;
 
-/// What is held after an upgrade.
+/// The resources in use after an upgrade.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     vmm: Holds,
@@ -85,7 +85,7 @@ fn hundred(cx: &Cx<'_>) -> Result<()> {
         "raw_kib": from_to(|held| held.kernel.raw_kib),
         "vms": last.kernel.vms,
     });
-    // For whoever runs it with -v: on a machine that others use no two times are alike.
+    // For a run with -v: on a shared machine no two times are alike.
     println!("{figures}");
     cx.value("upgrades", figures)?;
     nothing_leaks(&first, &last)?;
@@ -136,7 +136,7 @@ fn nothing_leaks(first: &Held, last: &Held) -> Result<()> {
             "{what} went from {first} KiB to {last} KiB"
         );
     }
-    // The old VMM's may be on its way out.
+    // The old VMM may still be exiting.
     ensure!(
         last.kernel.vms <= 2 && last.kernel.processes <= first.kernel.processes + 2,
         "The kernel held {:?} and then {:?}",

@@ -1,4 +1,4 @@
-//! A next kernel that does not take over what the boxes hold: there is no jump into it.
+//! A next kernel that does not take over what the boxes hold: the module refuses the jump into it.
 
 use anyhow::Result;
 use fdbox_lab::scenario::HostKind;
@@ -27,7 +27,7 @@ pub(super) const ALL: &[&Scenario] = &[
 
 const BOX: &str = "jump-refused";
 const SEED: u64 = 83;
-/// What the log says of a kernel that nobody tells of a handover.
+/// The log message about a kernel that gets no handover.
 const NOT_TOLD: &str = "kexec refused: the loaded kernel is not told";
 
 fn before(_: &Cx<'_>) -> Result<()> {
@@ -46,20 +46,21 @@ fn before(_: &Cx<'_>) -> Result<()> {
     equal("Without KHO", kexec::handover()?, "none".into())?;
     kexec::is_refused(NOT_TOLD)?;
 
-    // Of this one nobody knows. Memory that it does not take it hands on, if it has the module.
+    // The capabilities of this kernel are unknown. If it has the module, it carries on memory that
+    // it cannot restore.
     Image::next()?.unpatched().load()?;
     equal("Without the patches", kexec::handover()?, "0x0".into())?;
     Image::next()?.load()?;
     equal("With the patches", kexec::handover()?, "0x7f".into())?;
     host::unload_next_kernel()?;
-    // Nothing was lost: the box is sealed, and the jump that follows takes it along.
+    // Nothing was lost: the box is sealed, and the next jump carries it along.
     let states: Vec<u32> = fdbox.entries()?.iter().map(|entry| entry.state).collect();
     equal("The list", states, vec![uapi::FD_LIVE])
 }
 
 fn after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
-    // As it arrived it would go on to the next kernel.
+    // Unmodified since it arrived, it would go on to the next kernel.
     kexec::load_legacy()?;
     kexec::is_refused(NOT_TOLD)?;
     kexec::unload_legacy()?;
@@ -73,7 +74,7 @@ fn unsealed_before(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create(BOX)?;
     fdbox.put(memfd(c"jump-refused", PAGE)?, "memory")?;
     fdbox.seal()?;
-    // To this kernel it is as one that kexec_load(2) loaded; but it boots.
+    // To this kernel it looks like one loaded by kexec_load(2); but it can boot.
     Image::next()?.without_kho().load()?;
     equal("What it is told", kexec::handover()?, "none".into())?;
     kexec::is_refused(NOT_TOLD)?;
@@ -81,12 +82,12 @@ fn unsealed_before(_: &Cx<'_>) -> Result<()> {
     Ok(kexec::jump()?)
 }
 
-/// The host has jumped into the very image that was refused before UNSEAL.
+/// The host has jumped into the same image that was refused before UNSEAL.
 fn unsealed_after(_: &Cx<'_>) -> Result<()> {
     equal("The number of boxes", fdbox::info()?.boxes, 0)
 }
 
-/// That there is no jump into a kernel under which a device would run wild.
+/// Checks that the jump into a kernel that does not take over devices is refused.
 pub(super) fn is_refused_to_devices() -> Result<()> {
     kexec::load_legacy()?;
     kexec::is_refused(NOT_TOLD)?;

@@ -1,5 +1,5 @@
-//! A new VMM that hangs at each step, and an old one that is killed while its guest stands still: whoever has the
-//! guest is known from its box, and it runs in one place.
+//! A new VMM that hangs at each step, and an old one that is killed during the blackout: the state
+//! of the box determines which VMM has the guest, and the guest runs in only one place.
 
 use std::process::Command;
 
@@ -30,10 +30,10 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// The new VMM's steps up to its answer that the guest could run, and what the operator is told.
+/// The new VMM's steps before it reports that the guest could run, and the exit statuses.
 const BEFORE: [(&str, i32); 3] = [("preflight", 10), ("prebuild", 11), ("restore", 11)];
 
-/// A binary whose VMM stops itself, as SIGSTOP does, at a step.
+/// A binary whose VMM stops itself at a step, as by SIGSTOP.
 fn stopping_at(guest: &Guest, step: &str) -> Result<String> {
     guest.bad_binary(&format!("exec {VMM} \"$@\" --stop-at {step}"))
 }
@@ -41,7 +41,7 @@ fn stopping_at(guest: &Guest, step: &str) -> Result<String> {
 fn upgrade(guest: &Guest, binary: &str, more: &[&str]) -> Command {
     let mut update = Command::new(VMM);
     update.args(["live-update", "--binary", binary, "--api-socket"]);
-    // What stops itself sends a signal, which its filter of system calls would not let it.
+    // A VMM that stops itself sends a signal, which its system call filter would forbid.
     update.arg(guest.spec.api()).args(["--sandbox", "off"]);
     update.args(more);
     update
@@ -72,23 +72,24 @@ fn hung(_: &Cx<'_>) -> Result<()> {
     guest.power_off_under(&runner)
 }
 
-/// The process of the guest's VMM, as the API says.
+/// The process of the guest's VMM, according to the API.
 fn vmm_of(guest: &Guest) -> Result<i32> {
     let pid = guest.spec.status()?["pid"].as_i64();
     Ok(i32::try_from(pid.context("The VMM's process")?)?)
 }
 
-/// The guest is well, and the one it was.
+/// The guest is healthy, and the same one.
 fn goes_on(guest: &mut Guest, before: &Report) -> Result<()> {
     guest.wait_for_beat()?;
     same_guest(before, &guest.report()?)
 }
 
-/// It has taken the guest and does not run it: nobody says that it is lost, and it runs there when it can.
+/// The new VMM has taken the guest but does not run it: the guest is not reported as lost, and runs
+/// there when it can.
 fn late_with_the_guest(guest: &mut Guest, old: &Runner, before: &Report) -> Result<()> {
     let binary = stopping_at(guest, "jump")?;
     let mut update = Updating::start(&mut upgrade(guest, &binary, &["--timeout", "4"]))?;
-    // The old one is asked to take the guest back when the four seconds are over, cannot, and ends.
+    // After four seconds the old VMM is asked to take the guest back, cannot, and ends.
     host::until("The old VMM has ended", || Ok(!old.is_alive()))?;
     let new = child_of(update.id())?;
     ensure!(update.is_on()?, "The update has ended without the guest");
@@ -98,7 +99,7 @@ fn late_with_the_guest(guest: &mut Guest, old: &Runner, before: &Report) -> Resu
     goes_on(guest, before)
 }
 
-/// It runs the guest and says nothing of it: the update is done.
+/// The new VMM runs the guest but does not report it: the update is complete.
 fn late_with_its_report(guest: &mut Guest, before: &Report) -> Result<()> {
     let binary = stopping_at(guest, "finish")?;
     let update = Updating::start(&mut upgrade(guest, &binary, &["--timeout", "3"]))?;
@@ -114,7 +115,7 @@ fn late_with_its_report(guest: &mut Guest, before: &Report) -> Result<()> {
     goes_on(guest, before)
 }
 
-/// The process that this one has started.
+/// The process started by this one.
 fn child_of(parent: u32) -> Result<Pid> {
     let parent = parent.to_string();
     let is_child = |pid: &i32| {
@@ -133,7 +134,8 @@ fn is_stopped(pid: Pid) -> bool {
     std::fs::read_to_string(path).is_ok_and(|stat| stat.contains(") T "))
 }
 
-/// Has the coordinator stop when all of the guest is in its box, kills the guest's VMM, and has the coordinator go on.
+/// Stops the coordinator when the whole guest is in its box, kills the guest's VMM, and lets the
+/// coordinator continue.
 fn kill_at_the_jump(guest: &Guest, more: &[&str]) -> Result<Ended> {
     let old = guest.runner()?;
     let arguments = [&["--stop-at", "jump"], more].concat();
@@ -154,7 +156,7 @@ fn killed(_: &Cx<'_>) -> Result<()> {
     equal("A box", fdbox::listed(guest.spec.name)?.is_some(), false)?;
     goes_on(&mut guest, &before)?;
 
-    // The new one fails, too: it waits for a third.
+    // The new one fails, too: the guest waits for a third VMM.
     let ended = kill_at_the_jump(&guest, &["--fail-at", "restore", "--json"])?;
     ended.expect(13)?;
     let last = ended.text.lines().last().context("It has an end")?;

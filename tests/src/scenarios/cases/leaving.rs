@@ -1,7 +1,7 @@
-//! A host on its way into the next kernel: what goes over is settled.
+//! A host on its way into the next kernel: the contents of the handover can no longer change.
 //!
-//! The module `fdbox_probe` holds the reboot up, after fdbox.ko has heard of it; a helper of this program
-//! tries then what the scenario is about, and tells the next kernel how that went.
+//! The module `fdbox_probe` blocks the reboot after fdbox.ko has been notified of it; a helper of
+//! this program then tries the calls of the scenario, and reports the results to the next kernel.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -41,11 +41,11 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// What the helper writes when all is as it should be.
+/// What the helper writes if all results are as expected.
 const GOOD: &str = "good\n";
 /// The box whose SEAL has begun by then.
 const LATE: &str = "leaving-late";
-/// What the helper says when the reboot may begin.
+/// What the helper prints when the reboot may begin.
 const READY: &str = "ready";
 
 fn before(_: &Cx<'_>) -> Result<()> {
@@ -53,9 +53,9 @@ fn before(_: &Cx<'_>) -> Result<()> {
     start("leave", "leaving")
 }
 
-/// Starts a helper that goes on until this kernel ends; returns once the reboot may begin.
+/// Starts a helper that runs until this kernel ends; returns when the reboot may begin.
 pub(super) fn start(helper: &str, argument: &str) -> Result<()> {
-    // It is not waited for: it ends with this kernel.
+    // It runs until the end of this kernel, so it is not waited for.
     #[allow(clippy::zombie_processes, reason = "its parent is soon PID 1")]
     let mut helper = Command::new("/proc/self/exe")
         .args(["help", helper, argument])
@@ -74,8 +74,8 @@ pub(super) fn ready() -> Result<()> {
     Ok(std::io::stdout().flush()?)
 }
 
-/// Makes the sealed box `name`, by which the next kernel learns how things went: nobody takes its
-/// memory out meanwhile.
+/// Creates the sealed box `name`, which carries the results to the next kernel: its memory is not
+/// taken out meanwhile.
 fn verdict_box(name: &str) -> Result<(FdBox, File)> {
     let sealed = FdBox::create(name)?;
     let verdict = memfd(c"verdict", PAGE)?;
@@ -103,8 +103,8 @@ fn check_verdict(name: &str) -> Result<()> {
     fdbox.delete()
 }
 
-/// The helper `leave BOX`: seals the box and begins to seal another, waits for the reboot, and tries to
-/// seal and unseal.
+/// The helper `leave BOX`: seals the box and begins to seal another one, waits for the reboot, and
+/// tries to seal and unseal.
 pub(crate) fn leave(name: &str) -> Result<()> {
     let (sealed, verdict) = verdict_box(name)?;
     let open = FdBox::create("staying")?;
@@ -119,7 +119,7 @@ pub(crate) fn leave(name: &str) -> Result<()> {
     let probe = Probe::open()?;
     probe.tell("hold")?;
     let tried = std::thread::scope(|scope| {
-        // It is at the first of its descriptors when the host leaves.
+        // SEAL is at the first of the box's descriptors when the host leaves.
         probe.tell("seal")?;
         let seal = scope.spawn(|| late.try_seal());
         probe.tell("await")?;
@@ -141,7 +141,7 @@ pub(crate) fn leave(name: &str) -> Result<()> {
 fn try_all(sealed: &FdBox, open: &FdBox) -> Result<()> {
     fails("UNSEAL", sealed.try_unseal(), Errno::AGAIN)?;
     gave_up("SEAL", open.try_seal(), open)?;
-    // A box that is open is as it was.
+    // An open box is unchanged.
     drop(open.get("memory")?);
     Ok(())
 }
@@ -162,8 +162,8 @@ fn after(_: &Cx<'_>) -> Result<()> {
     equal("The box whose SEAL gave up in the list", late, false)
 }
 
-/// Boxes with a descriptor of the driver each: its restore runs when the host leaves, or is asked for
-/// then.
+/// Boxes with one descriptor of the driver each: its restore callback runs when the host leaves, or
+/// is requested then.
 const RESTORED: &str = "leaving-get";
 const RESTORED_LATE: &str = "leaving-get-late";
 
@@ -182,8 +182,8 @@ fn get_between(_: &Cx<'_>) -> Result<()> {
     start("leave-and-get", "leaving-get-verdict")
 }
 
-/// The helper `leave-and-get BOX`: begins to take a descriptor of the last kernel out, waits for the
-/// reboot, and tries to take out another.
+/// The helper `leave-and-get BOX`: begins to take a descriptor of the last kernel out of its box,
+/// waits for the reboot, and tries to take out another one.
 pub(crate) fn leave_and_get(name: &str) -> Result<()> {
     let (_, verdict) = verdict_box(name)?;
     let (running, late) = (FdBox::open(RESTORED)?, FdBox::open(RESTORED_LATE)?);
@@ -223,7 +223,7 @@ fn get_after(_: &Cx<'_>) -> Result<()> {
     check_verdict("leaving-get-verdict")
 }
 
-/// So many boxes that a task each tries to use.
+/// The number of boxes, each of which a task tries to use.
 const IN_VAIN: usize = 16;
 
 fn in_vain_name(number: usize) -> String {
@@ -239,8 +239,8 @@ fn in_vain_between(_: &Cx<'_>) -> Result<()> {
     start("use-in-vain", "")
 }
 
-/// The helper `use-in-vain`: from just before fdbox.ko hears of the reboot on, tries to seal boxes that
-/// are sealed, and to take something out of them.
+/// The helper `use-in-vain`: from just before fdbox.ko is notified of the reboot, tries to seal
+/// boxes that are already sealed, and to take something out of them.
 pub(crate) fn use_in_vain() -> Result<()> {
     let probe = Probe::open()?;
     probe.tell("early")?;

@@ -1,5 +1,5 @@
-//! A host that leaves for the next kernel while the module loads: it has made some of the boxes that
-//! arrived, and not the others.
+//! A host that leaves for the next kernel while the module loads: it has created some of the boxes
+//! that arrived, but not the others.
 
 use std::fs;
 
@@ -23,9 +23,9 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 }];
 
 const BOXES: u64 = 12;
-/// Where the module makes nodes.
+/// The directory of the nodes.
 const NODES: &str = "/dev/fdbox";
-/// Where the kernel lists boxes whose nodes are made.
+/// The directory where the kernel lists boxes whose nodes exist.
 const DEVICES: &str = "/sys/class/fdbox";
 
 fn name(number: u64) -> String {
@@ -43,14 +43,14 @@ fn before(_: &Cx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The module `fdbox_dirlock` holds up the node of the first box until the reboot begins.
+/// The module `fdbox_dirlock` blocks the node of the first box until the reboot begins.
 fn between(_: &Cx<'_>) -> Result<()> {
     fs::create_dir(NODES)?;
     host::load_module_with("fdbox_dirlock", &format!("directory={NODES}"))?;
     start("load-and-leave", "")
 }
 
-/// The helper `load-and-leave`: loads the module, and says when it is at the first box.
+/// The helper `load-and-leave`: loads the module, and reports when it is at the first box.
 pub(crate) fn load_and_leave() -> Result<()> {
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
@@ -67,8 +67,9 @@ pub(crate) fn load_and_leave() -> Result<()> {
     })
 }
 
-/// Has this task and the first process, which reboots, use one CPU, and the latter get it whenever it can
-/// run: a reboot that does not wait for the module is through with the boxes before the next one is made.
+/// Binds this task and the first process, which reboots, to one CPU, and gives the latter priority:
+/// a reboot that does not wait for the module is done with the boxes before the next one is
+/// created.
 fn yield_to_the_reboot() -> Result<()> {
     let mut cpu = CpuSet::new();
     cpu.set(0);

@@ -1,6 +1,6 @@
-//! What security modules say of a box: in a host with SELinux and Yama, which the debug kernel is.
+//! Boxes and security modules: on a host with SELinux and Yama, which only the debug kernel has.
 //!
-//! Other kernels have neither. There is nothing to see there, which is what the value `skipped` says.
+//! Other kernels have neither, and there is nothing to test; the value `skipped` reports that.
 
 use std::fs;
 use std::path::Path;
@@ -32,14 +32,14 @@ pub(super) const ALL: &[&Scenario] = &[
 ];
 
 const SELINUX: &str = "/sys/fs/selinux";
-/// Where the lab puts tests/kernel/selinux.cil, compiled.
+/// Where the lab puts the compiled tests/kernel/selinux.cil.
 const POLICY: &str = "/etc/selinux-policy";
 const DOMAIN: &str = "/proc/thread-self/attr/current";
 const PTRACE_SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
 const NAME: &str = "denied";
 const PAGES: u64 = 4;
 
-/// Whether this kernel has a file; said if not.
+/// Whether this kernel has a file; reports it if not.
 fn has(cx: &Cx<'_>, path: &str, what: &str) -> Result<bool> {
     let has = Path::new(path).exists();
     if !has {
@@ -48,7 +48,7 @@ fn has(cx: &Cx<'_>, path: &str, what: &str) -> Result<bool> {
     Ok(has)
 }
 
-/// Has SELinux begin, if it has not.
+/// Initialises SELinux, unless that is done.
 fn load_policy() -> Result<()> {
     if !Path::new(SELINUX).join("load").exists() {
         mount("selinuxfs", SELINUX, "selinuxfs", MountFlags::empty(), None)
@@ -59,7 +59,7 @@ fn load_policy() -> Result<()> {
     equal("This program's domain", domain()?, "u:r:host".to_owned())
 }
 
-/// Whether what the policy forbids is forbidden, or only written down.
+/// Whether the policy is enforced, or violations are only logged.
 fn enforce(enforce: bool) -> Result<()> {
     let text = if enforce { "1" } else { "0" };
     fs::write(Path::new(SELINUX).join("enforce"), text).context("Write enforce")
@@ -86,7 +86,7 @@ fn denied(cx: &Cx<'_>) -> Result<()> {
     enforce(false)?;
     let fdbox = result?;
 
-    // The policy alone was it: what it forbids and nobody enforces works.
+    // Only the policy was in the way: what it forbids works while it is not enforced.
     help_with("owner-puts", &fdbox)?;
     let refused = help_with("stranger-takes", &fdbox);
     let said = refused.map_or_else(|error| format!("{error:#}"), |()| "refused".to_owned());
@@ -120,7 +120,7 @@ pub(super) fn owner_puts(argument: &str) -> Result<()> {
     fdbox.put(file, "owned")
 }
 
-/// The helper `stranger-takes`: is not given it.
+/// The helper `stranger-takes`: is refused the file.
 pub(super) fn stranger_takes(argument: &str) -> Result<()> {
     let (fdbox, _control) = helped(argument)?;
     become_domain("stranger")?;
@@ -141,15 +141,15 @@ fn descriptors() -> Result<usize> {
     Ok(fs::read_dir("/proc/self/fd")?.count())
 }
 
-/// The helper `owner-takes`: gets it back.
+/// The helper `owner-takes`: gets the file back.
 pub(super) fn owner_takes(argument: &str) -> Result<()> {
     let (fdbox, _control) = helped(argument)?;
     become_domain("owner")?;
     check_pages(&memory::file(fdbox.get("owned")?), 27, PAGES)
 }
 
-/// Not with 3, which nobody can take back: other scenarios in this host look into processes. For a
-/// process without capabilities, which it is here, 2 forbids as much.
+/// Not with 3, which cannot be reverted: other scenarios on this host examine processes. For a
+/// process without capabilities, like the one here, 2 forbids the same.
 fn yama(cx: &Cx<'_>) -> Result<()> {
     if !has(cx, PTRACE_SCOPE, "Yama")? {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Beside LUO, which may hold files too: of the two, who comes first has the file.
+//! Together with LUO, which can preserve files too: whichever of the two is first gets the file.
 
 use anyhow::Result;
 use fdbox_lab::scenario::HostKind;
@@ -34,7 +34,7 @@ fn one_holder(_: &Cx<'_>) -> Result<()> {
     let why = fdbox.seal_error()?;
     equal("The descriptor named", why.name.text(), "memory".into())?;
     equal("The reason", why.reason, uapi::REASON_SHARED_FILE)?;
-    // Given up by LUO, it can be sealed.
+    // Released by LUO, it can be sealed.
     drop(session);
     fdbox.seal()?;
 
@@ -44,7 +44,7 @@ fn one_holder(_: &Cx<'_>) -> Result<()> {
         session.preserve(&file, 1),
         Errno::BUSY,
     )?;
-    // The refusal left the file frozen, as the box needs it.
+    // After the refusal the file is still frozen, as the box requires.
     fails(
         "Truncating it",
         rustix::fs::ftruncate(&file, PAGE),

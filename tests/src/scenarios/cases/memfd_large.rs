@@ -1,4 +1,4 @@
-//! memfds with much in them: huge pages, a hundred files, 1 GiB.
+//! Large memfds: with huge pages, a hundred files, 1 GiB.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -40,7 +40,7 @@ pub(super) const ALL: &[&Scenario] = &[
 const HUGE: u64 = 2 * MIB;
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-/// A memfd of huge pages, with content of kind `seed`.
+/// A memfd with huge pages, and content derived from `seed`.
 pub(super) fn memfd_in_huge_pages(name: &CStr, seed: u64, pages: u64) -> Result<File> {
     std::fs::write(SHMEM_ENABLED, "within_size").context("Allow huge pages for memfds")?;
     let file = memfd(name, pages * PAGE)?;
@@ -69,18 +69,19 @@ fn large_folios_after(_: &Cx<'_>) -> Result<()> {
     )
 }
 
-/// How much of the file the kernel maps by huge entries, which it can for huge pages only.
+/// How much of the file the kernel maps with huge entries, which is only possible for huge pages.
 fn huge_bytes(file: &File, len: u64) -> Result<u64> {
     let len = len as usize;
     let (protection, reserve) = (ProtFlags::READ, ProtFlags::empty());
     let null = std::ptr::null_mut();
-    // An address that is a multiple of the huge page's size: room for two, then one over it.
-    // SAFETY: a new mapping at no particular address takes nothing from anyone.
+    // The address must be a multiple of the size of a huge page: reserves room for two, then maps
+    // over an aligned part. SAFETY: a new mapping at no particular address does not affect existing
+    // ones.
     let room = unsafe {
         rustix::mm::mmap_anonymous(null, len + HUGE as usize, reserve, MapFlags::PRIVATE)?
     };
     let start = room.map_addr(|address| address.next_multiple_of(HUGE as usize));
-    // SAFETY: the mapping replaced is the one just made, which nobody else knows.
+    // SAFETY: this replaces a part of the mapping just created, which nothing else uses.
     unsafe {
         rustix::mm::mmap(
             start,
@@ -93,11 +94,11 @@ fn huge_bytes(file: &File, len: u64) -> Result<u64> {
     }
     for at in (0..len).step_by(PAGE as usize) {
         let byte = start.cast::<u8>().wrapping_add(at);
-        // SAFETY: the byte lies in the mapping, which is readable; nobody writes to it.
+        // SAFETY: the byte is in the mapping, which is readable; nothing writes to it.
         unsafe { byte.read_volatile() };
     }
     let smaps = std::fs::read_to_string("/proc/self/smaps")?;
-    // SAFETY: both mappings are this function's own, and nothing refers to them any more.
+    // SAFETY: both mappings belong to this function, and nothing refers to them any more.
     unsafe { rustix::mm::munmap(room, len + HUGE as usize)? };
     let begins = format!("{:x}-", start.addr());
     let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&begins));
@@ -132,7 +133,7 @@ fn many_after(_: &Cx<'_>) -> Result<()> {
         equal("The size in the list", entry.bytes, PAGE)?;
     }
     fdbox.unseal()?;
-    // Backwards: the order they went in must not matter.
+    // In reverse: the order in which they were put in must not matter.
     for number in (0..MANY).rev() {
         let file = memory::file(fdbox.get(&format!("memory-{number}"))?);
         check_page(&file, 1000 + number, 0)?;
@@ -144,7 +145,7 @@ const GIB_PAGES: u64 = (1 << 30) / PAGE;
 
 fn gib_before(cx: &Cx<'_>) -> Result<()> {
     let file = memfd(c"gib", 1 << 30)?;
-    // One word a page would do for the order; every byte is what a guest has.
+    // One word per page would suffice for the order; every byte is written as by a guest.
     write_pages(&file, 10, GIB_PAGES)?;
     hand_over("gib", file)?;
     let info = crate::fdbox::info()?;
@@ -161,8 +162,9 @@ fn gib_before(cx: &Cx<'_>) -> Result<()> {
         "The handover keeps {} pages",
         info.handover_pages
     );
-    // By page it would be 262144 entries and at least 2 MiB. How few there are depends on what the
-    // page allocator has: some 80 from fresh memory, 16608 seen where pages had to move out of CMA.
+    // Per page it would be 262144 entries and at least 2 MiB. The actual number depends on the page
+    // allocator: some 80 with unfragmented memory, and 16608 were seen where pages had to be moved
+    // out of CMA.
     ensure!(
         info.handover_extents < GIB_PAGES / 4,
         "The handover takes {} extents for {GIB_PAGES} pages",

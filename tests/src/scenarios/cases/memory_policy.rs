@@ -1,5 +1,6 @@
-//! Memory that a policy puts on NUMA nodes. The policy is not kept, the pages are: they stay where they
-//! are. A host whose kernel knows of no nodes, or has one, runs the same with all memory on node 0.
+//! Memory that a policy places on NUMA nodes. The policy is not preserved, but the pages are: they
+//! stay where they are. A host whose kernel does not support nodes, or that has only one, runs the
+//! same with all memory on node 0.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -25,7 +26,7 @@ const PAGES: u64 = 256;
 const MPOL_BIND: libc::c_int = 2;
 const MPOL_INTERLEAVE: libc::c_int = 3;
 
-/// How many nodes there are: one where the kernel does not know of them.
+/// The number of nodes: one if the kernel does not support them.
 fn nodes() -> usize {
     let is_node = |name: &str| {
         let number = name.strip_prefix("node");
@@ -39,10 +40,11 @@ fn nodes() -> usize {
     known.unwrap_or(1)
 }
 
-/// Gives the mapping a policy over the nodes in `mask`.
+/// Sets the policy of the mapping to the nodes in `mask`.
 fn set_policy(mapped: &mut Mapped, mode: libc::c_int, mask: u64) -> Result<()> {
     let bytes = mapped.bytes();
-    // SAFETY: the range is mapped and this process's own, and the mask, of 64 bits, outlives the call.
+    // SAFETY: the range is mapped and belongs to this process, and the mask, of 64 bits, outlives
+    // the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mbind,
@@ -58,14 +60,14 @@ fn set_policy(mapped: &mut Mapped, mode: libc::c_int, mask: u64) -> Result<()> {
     Ok(())
 }
 
-/// The node of each page of the mapping, all of which are there.
+/// The node of each page of the mapping; all pages must be present.
 fn placed(mapped: &mut Mapped) -> Result<Vec<u8>> {
     let bytes = mapped.bytes();
     let count = bytes.len() / PAGE as usize;
     let pages: Vec<*const u8> = bytes.chunks(PAGE as usize).map(<[u8]>::as_ptr).collect();
     let mut status = vec![-1_i32; count];
     let (me, nowhere) = (0_i32, std::ptr::null::<i32>());
-    // SAFETY: both arrays have `count` members; without target nodes nothing is moved.
+    // SAFETY: both arrays have `count` elements; without target nodes nothing is moved.
     let result = unsafe {
         libc::syscall(
             libc::SYS_move_pages,
@@ -92,7 +94,7 @@ fn fill(mapped: &mut Mapped, seed: u64) {
     }
 }
 
-/// (name, seed, policy, nodes): the policies, of two memfds and of a guest_memfd.
+/// (name, seed, policy, nodes): the policies, for two memfds and for a guest_memfd.
 const MEMORIES: [(&str, u64, libc::c_int, u64); 3] = [
     ("spread", 70, MPOL_INTERLEAVE, 0b11),
     ("bound", 71, MPOL_BIND, 0b10),
@@ -131,7 +133,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     fdbox.put(note.try_clone()?, "note")?;
     fdbox.put(vm.into_fd(), "vm")?;
     fdbox.seal()?;
-    // SEAL may have moved what lay where pages cannot be pinned.
+    // SEAL may have moved pages that were where they cannot be pinned.
     if nodes > 1 {
         for (at, mapped) in (0_u64..).zip(&mut mappings) {
             note.write_all_at(&placed(mapped)?, at * PAGE)?;

@@ -55,13 +55,13 @@ use anyhow::Result;
 use fdbox_lab::event::{Event, EventPort};
 use fdbox_lab::scenario::{HostKind, Listed};
 
-/// What a scenario is given.
+/// The context of a scenario.
 pub(crate) struct Cx<'a> {
     pub(crate) port: &'a EventPort,
 }
 
 impl Cx<'_> {
-    /// Hands a result to the lab.
+    /// Sends a result to the lab.
     pub(crate) fn value(&self, name: &str, value: impl serde::Serialize) -> Result<()> {
         let value = serde_json::to_value(value)?;
         Ok(self.port.send(&Event::Value {
@@ -151,7 +151,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
     .collect()
 }
 
-/// Runs the helper of this name: what a scenario does in a process of its own.
+/// Runs the helper with this name: the part of a scenario that needs a process of its own.
 pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
     match helper {
         "leave" => leaving::leave(argument),

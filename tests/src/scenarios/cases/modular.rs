@@ -1,4 +1,5 @@
-//! KVM, iommufd and VFIO as modules that are loaded after fdbox.ko: it binds to them when it uses them.
+//! KVM, iommufd and VFIO as modules that are loaded after fdbox.ko, which binds to them when it
+//! uses them.
 
 use std::fs::File;
 
@@ -15,7 +16,7 @@ use crate::passthrough::pci;
 use crate::passthrough::vfio::Iommufd;
 use crate::{host, uapi};
 
-/// In the order of the list they run, in each kernel: the first finds nothing loaded but fdbox.ko.
+/// They run in this order in each kernel: the first one finds nothing loaded except fdbox.ko.
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "modular/kvm",
@@ -55,7 +56,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// The module that has the kind's functions, and the one that drives it.
+/// The module with the kind's functions, and the one for the hardware.
 const KVM: [&str; 2] = ["kvm", "kvm-amd"];
 const IOMMUFD: &str = "iommufd";
 const VFIO: [&str; 3] = ["vfio", "vfio-pci-core", "vfio-pci"];
@@ -71,7 +72,7 @@ fn unload(modules: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whether the module says that it serves all of these.
+/// Whether the module reports that it supports all of these features.
 fn serves(features: u64) -> Result<bool> {
     Ok(fdbox::info()?.features & features == features)
 }
@@ -86,7 +87,7 @@ fn logged(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A guest goes into a box and comes out again. What is in a box keeps KVM here.
+/// A guest goes into a box and comes out again. A box with a VM keeps KVM loaded.
 fn guest_in_a_box() -> Result<()> {
     ensure!(serves(KVM_KINDS)?, "KVM is there and is not served");
     let fdbox = FdBox::create("order")?;
@@ -112,7 +113,7 @@ fn kvm_before(_: &Cx<'_>) -> Result<()> {
         "Kinds are served by a KVM that is not there"
     );
     ensure!(serves(uapi::FEATURE_MEMFD)?, "A memfd needs no module");
-    // fdbox.ko was first. It does not keep what it has no file of.
+    // fdbox.ko was loaded first. It does not pin a module of which it holds no file.
     load(&KVM)?;
     guest_in_a_box()?;
     unload(&here)?;
@@ -140,7 +141,7 @@ fn kvm_before(_: &Cx<'_>) -> Result<()> {
     fdbox.seal()
 }
 
-/// Opens a box in which descriptors are lost as long as modules are not loaded: UNSEAL names them.
+/// Opens a box whose descriptors are lost as long as modules are not loaded: UNSEAL names them.
 fn salvage(fdbox: &FdBox, lost: &[&str]) -> Result<()> {
     fails("UNSEAL", fdbox.try_unseal(), Errno::NODATA)?;
     let named = |name: &&str| ((*name).to_owned(), uapi::LOST_UNKNOWN_KIND);
@@ -156,7 +157,7 @@ fn salvage(fdbox: &FdBox, lost: &[&str]) -> Result<()> {
     equal("How much is lost", fdbox.try_salvage()?, lost.len() as u64)
 }
 
-/// The box holds fdbox.ko, which so cannot be loaded again after KVM.
+/// The box holds fdbox.ko, which therefore cannot be loaded again after KVM.
 fn kvm_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open("modular-kvm")?;
     let gone = host::unload_module("fdbox");
@@ -173,10 +174,10 @@ fn kvm_after(_: &Cx<'_>) -> Result<()> {
     load(&["irqbypass", "kvm"])?;
     refused("vm", &["a VM needs kvm-amd or kvm-intel beside kvm"])?;
     load(&["kvm-amd"])?;
-    // By a process that ends: this one keeps its mappings, and they KVM.
+    // In a process that ends: this one would keep its mappings, and they would keep KVM loaded.
     host::in_another_process("take-guest", &["modular-kvm"])?;
     fdbox.delete()?;
-    // Nothing of it is left here, and it comes back.
+    // Nothing of it is left here, and it is still found later.
     unload(&["kvm_amd", "kvm"])?;
     load(&KVM)?;
     guest_in_a_box()
@@ -224,7 +225,7 @@ fn iommufd_after(_: &Cx<'_>) -> Result<()> {
     logged(&["fdbox,iommufd-v1 needs iommufd.ko"])?;
     load(&[IOMMUFD])?;
     let iommufd = Iommufd::from_fd(fdbox.get("iommufd")?);
-    // The first IOAS of an iommufd has this id; there it is mapped already.
+    // The first IOAS of an iommufd has this id; the memfd is already mapped in it.
     let again = iommufd.map(1, &file, MIB, IOVA);
     fails("Mapping the same again", again, Errno::EXIST)?;
     drop(iommufd);
@@ -242,7 +243,7 @@ fn device_before(cx: &Cx<'_>) -> Result<()> {
     passthrough::before(cx)
 }
 
-/// Whatever is loaded: the device does DMA to the memory of the box, which is freed.
+/// Whichever modules are loaded: the device does DMA to the memory of the box, which is freed.
 fn given_up(_: &Cx<'_>) -> Result<()> {
     ensure!(!serves(uapi::FEATURE_VFIO_PCI)?, "VFIO is loaded already");
     let fdbox = FdBox::open(passthrough::BOX)?;
@@ -260,7 +261,7 @@ fn devices_before(cx: &Cx<'_>) -> Result<()> {
     passthrough::two_before(cx)
 }
 
-/// Nobody touches the box.
+/// The box is left alone.
 fn devices_between(_: &Cx<'_>) -> Result<()> {
     ensure!(!serves(uapi::FEATURE_VFIO_PCI)?, "VFIO is loaded already");
     for place in pci::nics()? {

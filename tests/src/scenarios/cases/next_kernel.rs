@@ -1,4 +1,4 @@
-//! What an update asks of the next kernel before anything is changed.
+//! The checks of the next kernel that an update makes before it changes anything.
 
 use std::fs::{self, File};
 use std::io::{Read, copy};
@@ -32,19 +32,19 @@ const SILENT: &str = "/tmp/next-kernel/silent";
 const WITHOUT_KVM: &str = "/tmp/next-kernel/without-kvm";
 const OLD: &str = "/tmp/next-kernel/old";
 
-/// Images that say other things of themselves: the offset from the mark, what stands there instead,
-/// and the file. docs/handover-abi.md has the layout.
+/// Images with other properties: the offset from the mark, the byte to place there, and the file.
+/// docs/handover-abi.md has the layout.
 const FORGED: &[(isize, u8, &str)] = &[
     // Another mark.
     (3, b'y', SILENT),
     // Bit 3 is not set.
     (8, 0b0111_0111, WITHOUT_KVM),
-    // setup_type_max, which stands before it: it knows nothing of KHO.
+    // setup_type_max, which comes before the mark: the kernel does not support KHO.
     (-4, 9, OLD),
 ];
 const MARK: &[u8] = b"FDBx";
 
-/// Options, and what is said about them.
+/// Options, and the expected message.
 const REFUSED: &[(&[&str], &str)] = &[
     (
         &["--kernel", "/guest/initramfs"],
@@ -132,7 +132,7 @@ fn no_kernel(_: &Cx<'_>) -> Result<()> {
         );
         equal("The module's figures", fdbox::info()?, info)?;
     }
-    // Nobody waits for a FIFO: the VMM does the next thing at once.
+    // Nothing waits for a FIFO: the VMM is free at once.
     equal(
         "The guest's state",
         &guest.spec.status()?["state"],
@@ -144,8 +144,8 @@ fn no_kernel(_: &Cx<'_>) -> Result<()> {
     guest.power_off()
 }
 
-/// Nothing that is said of the lab's own next kernel stands in the way, nor of one that is taken on
-/// the operator's word.
+/// There are no objections to the lab's own next kernel, nor to one that is accepted because of the
+/// operator's options.
 fn of_good_files(guest: &Guest) -> Result<()> {
     let word = ["--dry-run", "--kernel", SILENT, "--assume-patches"];
     guest.live_update(&word)?.expect(0)?;

@@ -1,4 +1,4 @@
-//! A host whose KVM has less for guests than the last one had.
+//! A host whose KVM supports fewer guest features than the last one's.
 
 use std::process::Command;
 
@@ -23,9 +23,9 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 
 const LINUX: &str = "other-cpu";
 const BARE: &str = "other-msrs";
-/// The Linux guest is not shown SVM: its kernel has KVM, which would switch it on.
+/// The Linux guest does not see SVM: its kernel has KVM, which would enable it.
 const NO_SVM: &str = "--hide-cpuid=leaf=0x80000001,ecx=0x4";
-/// What the next host's KVM is told.
+/// The module parameter for the next host's KVM.
 const WITHOUT_SVM: &str = "kvm_amd.nested=0";
 const FORCE: &str = "--force-cpu";
 
@@ -37,7 +37,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     let mut guest = Guest::boot_with(linux(), &[NO_SVM.to_owned()], &port()?)?;
     let mut bare = BareGuest::boot(BARE)?;
     bare.write_msrs()?;
-    // It asks for its console all the time, and the host has one CPU.
+    // It polls its console all the time, and the host has one CPU.
     command("pause", &bare.api())?.expect(0)?;
     for (api, given) in [(guest.spec.api(), json!([])), (bare.api(), json!(["svm"]))] {
         equal(
@@ -65,7 +65,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     bail!("The host was not updated: {:?}", ended.status)
 }
 
-/// An update of both to a host without SVM for guests.
+/// An update of both guests to a host without SVM for guests.
 fn update(guest: &Guest, bare: &BareGuest, more: &[&str]) -> Result<Ended> {
     let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
     let mut update = Command::new(VMM);

@@ -1,4 +1,4 @@
-//! A device that goes on with DMA while the host is replaced.
+//! A device that continues DMA while the host is replaced.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -62,9 +62,9 @@ pub(super) const ALL: &[&Scenario] = &[
 ];
 
 pub(super) const BOX: &str = "passthrough";
-/// Frames that must come before anybody goes on.
+/// The number of frames that must arrive before a step continues.
 pub(super) const FRAMES: u64 = 40;
-/// Where in the ring's memory a stage leaves how many frames it saw: before the ring.
+/// Where in the ring's memory a stage records how many frames it saw: before the ring.
 const NOTE_AT: u64 = 0;
 
 fn note(memory: &File, frames: u64) -> Result<()> {
@@ -93,7 +93,7 @@ fn before_refused(cx: &Cx<'_>) -> Result<()> {
     jump_refused::is_refused_to_devices()
 }
 
-/// The device goes on without anybody's touching it.
+/// The device continues without any software.
 fn between(_: &Cx<'_>) -> Result<()> {
     jump_refused::is_refused_to_devices()?;
     let fdbox = FdBox::open(BOX)?;
@@ -118,7 +118,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     equal("The driver", pci::driver()?.as_deref(), Some("vfio-pci"))?;
     equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)?;
     fdbox.unseal()?;
-    // Nobody else gets at it, and it comes out last.
+    // Nothing else can access it, and it comes out last.
     let other = Iommufd::open()?;
     let stolen = VfioDevice::open(&pci::node(&pci::nic()?)?, &other);
     ensure!(stolen.is_err(), "Somebody else could open the device");
@@ -137,7 +137,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     let seen = noted(&memory)?;
     let meanwhile = nic::wait_for(&memory, seen + FRAMES)? - seen;
     let iommufd = Iommufd::from_fd(fdbox.get("iommufd")?);
-    // The lowest free id is what the device had.
+    // The lowest free id is the one the device had.
     let in_its_place = iommufd.ioas()?;
     fails(
         "GET_FD of a device whose id is taken",
@@ -162,7 +162,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
         }),
     )?;
 
-    // It is the same IOAS, and an ordinary one.
+    // It is the same IOAS, and otherwise an ordinary one.
     let more = memory::memfd(c"more", MIB)?;
     let elsewhere = IOVA + 2 * MEMORY_LEN;
     let taken = rig.iommufd.map(rig.ioas, &more, MIB, IOVA);
@@ -178,7 +178,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// Where the second device's memory is.
+/// The address of the second device's memory.
 const SECOND_IOVA: u64 = IOVA + 4 * MEMORY_LEN;
 
 pub(super) fn two_before(_: &Cx<'_>) -> Result<()> {
@@ -207,7 +207,8 @@ pub(super) fn two_after(_: &Cx<'_>) -> Result<()> {
     let second_memory = File::from(fdbox.get("second-ring")?);
     let rig = Rig::take(&fdbox, 1)?;
     nic::check_untouched(&rig.device)?;
-    // The second goes on with the tables of the last kernel, which the first no longer uses.
+    // The second device still uses the page tables of the last kernel, which the first no longer
+    // uses.
     for memory in [&rig.memory, &second_memory] {
         let frames = nic::filled(memory)?;
         ensure!(frames > noted(memory)?, "No frame came meanwhile");
@@ -224,7 +225,7 @@ pub(super) fn two_after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// So many frames after those that are there, the device is led astray.
+/// After this many more frames the device is misdirected.
 const ASTRAY: u64 = 40;
 
 fn outside_after(_: &Cx<'_>) -> Result<()> {
@@ -234,20 +235,20 @@ fn outside_after(_: &Cx<'_>) -> Result<()> {
     equal("Faults so far", faults(&host::whole_kernel_log()?), 0)?;
     let astray = nic::filled(&memory)? + ASTRAY;
     nic::misdirect(&memory, astray)?;
-    // By the tables of the last kernel.
+    // According to the page tables of the last kernel.
     host::wait_for_log(|log| faults(log) > 0).context("Before the device is taken out")?;
     let iommufd = Iommufd::from_fd(fdbox.get("iommufd")?);
     let device = VfioDevice::from_fd(fdbox.get("nic")?)?;
     nic::check_untouched(&device)?;
     let before = faults(&host::whole_kernel_log()?);
     host::wait_for_log(|log| faults(log) > before).context("After it was taken out")?;
-    // What was well aimed arrived.
+    // The correctly addressed frames arrived.
     nic::check_frames(&memory, astray)?;
     drop((device, iommufd));
     fdbox.delete()
 }
 
-/// Lines by which VT-d tells that a device went astray.
+/// Lines by which VT-d reports a DMA fault of a device.
 fn faults(log: &[String]) -> usize {
     let is_fault =
         |line: &&String| line.contains("DMAR: [DMA Write") && line.contains("fault addr");
@@ -264,7 +265,7 @@ fn given_up(_: &Cx<'_>) -> Result<()> {
         pci::is_master(&pci::nic()?)?,
         false,
     )?;
-    // It is an ordinary device now: somebody else's frames come.
+    // It is an ordinary device now: it receives any frames.
     let rig = Rig::set_up()?;
     let frames = nic::wait_for(&rig.memory, FRAMES)?;
     nic::check_frames(&rig.memory, frames).map(drop)
@@ -281,13 +282,13 @@ fn another_driver(_: &Cx<'_>) -> Result<()> {
     let wanted = format!("{}: keeps its old translation", pci::address(&place));
     let named = |log: &[String]| log.iter().any(|line| line.contains(&wanted));
     host::wait_for_log(named).context("What is left of the device")?;
-    // What that translation maps was freed: nobody gets at it.
+    // The memory mapped by that translation was freed: nothing can access it.
     let iommufd = Iommufd::open()?;
     let node = vfio::open_node(&pci::give_to_vfio(&place)?)?;
     fails("Binding", vfio::bind(&node, &iommufd), Errno::BUSY)
 }
 
-/// That SEAL fails with `errno`, and says of `name` something with `words`.
+/// SEAL must fail with `errno`, and log a message with `words` about `name`.
 pub(super) fn does_not_seal(fdbox: &FdBox, errno: Errno, name: &str, words: &str) -> Result<()> {
     fails("SEAL", fdbox.try_seal(), errno)?;
     let why = fdbox.seal_error()?;

@@ -16,7 +16,7 @@ use crate::fleet::update_all;
 use crate::guest::{Ended, Guest, Spec};
 use crate::passthrough::{Rig, pci};
 
-/// Where `live-update --all` looks for guests.
+/// The directory in which `live-update --all` looks for guests.
 const RUN_DIR: &str = "/run/all-guests";
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
@@ -70,7 +70,7 @@ fn blockers(_: &Cx<'_>) -> Result<()> {
     seal_agrees()
 }
 
-/// That one line of a table calls this a blocker of the device.
+/// Checks that a line of the table reports this blocker for the device.
 fn names(text: &str, address: &str, problem: &str) -> Result<()> {
     let named = |line: &str| {
         ["blocker", address, problem]
@@ -84,7 +84,7 @@ fn names(text: &str, address: &str, problem: &str) -> Result<()> {
     Ok(())
 }
 
-/// That it would not have sealed.
+/// Checks that SEAL would have failed.
 fn seal_agrees() -> Result<()> {
     let rig = Rig::set_up()?;
     let fdbox = FdBox::create("blockers")?;
@@ -93,7 +93,7 @@ fn seal_agrees() -> Result<()> {
     fdbox.delete()
 }
 
-/// That the status lists the devices of the host, in the order in which they were given.
+/// Checks that the status lists the passed-through devices, in the order in which they were given.
 fn shown(status: &Value, addresses: [&str; 2]) -> Result<()> {
     let wanted = json!([
         {"device": "vfio0", "address": addresses[0]},

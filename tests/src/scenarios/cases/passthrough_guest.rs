@@ -1,4 +1,4 @@
-//! A guest that drives a device of the host's through an update, with the driver of its own kernel.
+//! A guest that drives a passed-through device through an update, with its own kernel's driver.
 
 use anyhow::Result;
 use fdbox_lab::device::{FRAMES, NOTED};
@@ -17,11 +17,11 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
     stages: &[before, after],
 }];
 
-/// With disk and network, too: all of it goes on together.
+/// With disk and network, too: all of them continue together.
 fn spec() -> Spec {
     Spec {
         number: Some(0),
-        // The other kind cannot be mapped for a device.
+        // The other kind of memory cannot be mapped for a device.
         ram: "memfd".to_owned(),
         ..asked("passthrough", 256)
     }
@@ -36,7 +36,8 @@ fn before(cx: &Cx<'_>) -> Result<()> {
 }
 
 fn after(cx: &Cx<'_>) -> Result<()> {
-    // Nobody has touched it yet, and the guest stands still: all is as the driver left it.
+    // Nothing has accessed the device yet, and the guest is paused: all registers are as the driver
+    // left them.
     let place = pci::nic()?;
     cx.value(NOTED, registers::note_card(&place)?)?;
     let mut guest = take_over(cx, spec())?;

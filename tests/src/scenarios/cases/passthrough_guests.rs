@@ -1,4 +1,4 @@
-//! Two guests, each with a device of the host's, that one kexec takes along.
+//! Two guests, each with a passed-through device, that are updated by one kexec.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -24,7 +24,7 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 }];
 
 const GUESTS: [&str; 2] = ["g0", "g1"];
-/// Where reports go.
+/// The directory of the reports.
 const FOLDER: &str = "/run/reports";
 
 /// Each guest with its device.
@@ -49,7 +49,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
         let count = GUESTS.len() as u8;
         // The other kind of memory cannot be mapped for a device.
         let member = Member::start(name, "memfd", None, count, &device, &port)?;
-        // One after the other: together they would be no faster.
+        // One after the other: booting them in parallel would not be faster.
         member.wait_until_ready()?;
         members.push(member);
     }
@@ -59,7 +59,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     upgrade(&members[0])?;
     note_all(cx)?;
     for member in &mut members {
-        // From now on, gaps are the update's.
+        // From now on, gaps are caused by the update.
         member.tell(command::RESET_GAP)?;
         let report = member.report()?;
         healthy(&report)?;
@@ -71,8 +71,8 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     bail!("The host was not updated: {status}")
 }
 
-/// Has another VMM take a guest over, as the guest's user, who cannot see what keeps devices from going through a kexec:
-/// there is nothing in the way of the update all the same, for root looks.
+/// Replaces a guest's VMM by another one that runs as the guest's user. That user cannot see
+/// whether a device could go through a kexec, but the update is not blocked: root checks that.
 fn upgrade(member: &Member) -> Result<()> {
     let mut update = Command::new(VMM);
     update.args(["live-update", "--binary", VMM, "--api-socket"]);
@@ -84,7 +84,8 @@ fn upgrade(member: &Member) -> Result<()> {
 }
 
 fn after(cx: &Cx<'_>) -> Result<()> {
-    // Nobody has touched them yet, and the guests stand still: all is as the drivers left it.
+    // Nothing has accessed the devices yet, and the guests are paused: all registers are as the
+    // drivers left them.
     note_all(cx)?;
     resume_all(FOLDER, &[])?.expect(0)?;
     let port = port()?;

@@ -1,4 +1,5 @@
-//! Devices in a host that stays: what a box with them asks for, and a kernel that does not serve them.
+//! Devices in a host that is not left: the requirements of a box with devices, and a kernel that
+//! does not support them.
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
@@ -51,7 +52,7 @@ fn dependencies(_: &Cx<'_>) -> Result<()> {
     rig.iommufd.map_memory(rig.ioas, page, elsewhere)?;
     does_not_seal(&fdbox, Errno::OPNOTSUPP, "iommufd", "other than a file")?;
     rig.iommufd.unmap(rig.ioas, elsewhere, 4096)?;
-    // A SEAL that failed left everything as it was.
+    // A SEAL that failed changed nothing.
     let frames = nic::filled(&rig.memory)?;
     nic::wait_for(&rig.memory, frames + FRAMES)?;
     fdbox.seal()?;
@@ -97,10 +98,11 @@ fn same_host(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// So often what is refused is tried; the log has 50 lines at once of that, and 10 a second.
+/// How often a call that is refused is tried; the log accepts bursts of 50 such lines, and 10 per
+/// second.
 const TRIES: usize = 500;
 
-/// Whoever was passed a box cannot fill the log by it.
+/// A process that was passed a box cannot flood the log with it.
 fn floods_no_log(fdbox: &FdBox) -> Result<()> {
     let lines = || -> Result<usize> {
         let log = host::kernel_log()?;

@@ -1,5 +1,5 @@
-//! A guest that drives an NVMe drive of the host's through an update, with the driver of its own kernel, and never
-//! waits until its requests are over.
+//! A guest that drives a passed-through NVMe drive through an update, with its own kernel's driver,
+//! and never waits for its requests to complete.
 
 use anyhow::Result;
 use fdbox_lab::device::{NOTED, NVME};
@@ -19,7 +19,7 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 
 fn spec() -> Spec {
     Spec {
-        // The other kind cannot be mapped for a device.
+        // The other kind of memory cannot be mapped for a device.
         ram: "memfd".to_owned(),
         ..asked("nvme", 128)
     }
@@ -34,7 +34,8 @@ fn before(cx: &Cx<'_>) -> Result<()> {
 }
 
 fn after(cx: &Cx<'_>) -> Result<()> {
-    // Nobody has touched it yet, and the guest stands still: all is as the driver left it.
+    // Nothing has accessed the drive yet, and the guest is paused: all registers are as the driver
+    // left them.
     let place = pci::nvme()?;
     cx.value(NOTED, registers::note_nvme(&place)?)?;
     let mut guest = take_over(cx, spec())?;

@@ -1,5 +1,5 @@
-//! Devices that came with their DMA going on and cannot go on: they are stopped before anything
-//! else can happen, and are ordinary devices then.
+//! Devices that arrive with active DMA and cannot continue: they are stopped before anything else
+//! can happen, and are ordinary devices afterwards.
 
 use std::fs;
 use std::fs::File;
@@ -25,7 +25,7 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
     stages: &[two_before, stopped],
 }];
 
-/// Has the first region of its device fail to be enabled.
+/// Makes the enabling of the device's first region fail.
 const UNSET: &str = "fdbox_unset";
 
 fn stopped(_: &Cx<'_>) -> Result<()> {
@@ -50,7 +50,7 @@ fn stopped(_: &Cx<'_>) -> Result<()> {
     ensure!(unloaded.success(), "{UNSET} cannot be unloaded");
     let wanted = format!("{address}: could not be adopted and is stopped");
     host::wait_for_log(|log| log.iter().any(|line| line.contains(&wanted)))?;
-    // The entry is left, but there is nothing to take any more, nor to hand over.
+    // The entry remains, but there is nothing left to take out or to hand over.
     fails("GET_FD once more", fdbox.try_get("nic"), Errno::IO)?;
     fdbox.put(memory, "ring")?;
     fdbox.put(second_memory, "second-ring")?;
@@ -58,7 +58,7 @@ fn stopped(_: &Cx<'_>) -> Result<()> {
     does_not_seal(&fdbox, Errno::IO, "nic", "")?;
     fdbox.delete()?;
 
-    // An ordinary device: somebody else's frames come.
+    // An ordinary device: it receives any frames.
     let rig = Rig::set_up()?;
     let frames = nic::wait_for(&rig.memory, FRAMES)?;
     nic::check_frames(&rig.memory, frames).map(drop)

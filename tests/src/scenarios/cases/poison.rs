@@ -1,7 +1,7 @@
-//! Memory that breaks (hwpoison), before SEAL and after it.
+//! Broken memory (hwpoison), before SEAL and after it.
 //!
-//! Kernels without CONFIG_MEMORY_FAILURE know of no such memory. There is nothing to see there, which is
-//! what the value `skipped` says.
+//! Kernels without CONFIG_MEMORY_FAILURE do not support this, and there is nothing to test; the
+//! value `skipped` reports that.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,7 +43,7 @@ const PAGES: u64 = 16;
 /// In huge pages.
 const LARGE_PAGES: u64 = 512;
 
-/// Whether this kernel knows of broken memory; said if not.
+/// Whether this kernel supports broken memory; reports it if not.
 fn known(cx: &Cx<'_>) -> Result<bool> {
     let known = Path::new("/proc/sys/vm/memory_failure_early_kill").exists();
     if !known {
@@ -55,23 +55,23 @@ fn known(cx: &Cx<'_>) -> Result<bool> {
     Ok(known)
 }
 
-/// The helper `poison PAGE`: has the kernel believe that this page of the file that it gets as its
-/// standard input is broken. It is killed for it, if the page had something in it.
+/// The helper `poison PAGE`: makes the kernel treat this page of the file on its standard input as
+/// broken. The kernel kills the helper for that if the page had content.
 pub(crate) fn poison(page: &str) -> Result<()> {
     let page: u64 = page.parse()?;
     let file = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let mut mapped = Mapped::new(&file, (page + 1) * PAGE)?;
     let bytes = &mut mapped.bytes()[(page * PAGE) as usize..];
     let address = bytes.as_mut_ptr();
-    // SAFETY: the page is mapped, and nobody looks at what was in it any more.
+    // SAFETY: the page is mapped, and its content is no longer used.
     unsafe { rustix::mm::madvise(address.cast(), PAGE as usize, Advice::LinuxHwPoison) }
         .context("Break a page")
 }
 
 fn break_page(file: impl AsFd) -> Result<()> {
     let file: OwnedFd = file.as_fd().try_clone_to_owned()?;
-    // How it ends is not of interest: of a page that is pinned, the kernel says that it failed to
-    // get rid of it.
+    // The exit status does not matter: for a pinned page, the kernel reports that it could not
+    // remove it.
     Command::new("/proc/self/exe")
         .args(["help", "poison", &BROKEN.to_string()])
         .stdin(Stdio::from(file))
@@ -169,7 +169,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
             check_page(&file, 96, page).with_context(|| name.to_owned())?;
         }
     }
-    // It is broken for SEAL, too.
+    // SEAL treats it as broken, too.
     refuses(&fdbox, "small")?;
     fdbox.delete()
 }

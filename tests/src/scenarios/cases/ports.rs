@@ -1,5 +1,5 @@
-//! A guest's second console, its sockets, its source of random numbers and a tap that its VMM was handed,
-//! across an update.
+//! A guest's second console, its sockets, its source of random numbers and a tap passed to its VMM
+//! as a descriptor, across an update.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -39,7 +39,7 @@ fn spec() -> Spec {
     }
 }
 
-/// What gives a guest the console and the sockets.
+/// The VMM's arguments for the console and the sockets.
 pub(super) fn arguments() -> [String; 2] {
     [
         format!("--hvc=socket={CONSOLE}"),
@@ -68,7 +68,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     guest.power_off()
 }
 
-/// Somebody at the console and somebody at a socket, both of whom the guest echoes.
+/// A client of the console and a client of a socket; the guest echoes both.
 pub(super) struct Clients {
     console: BufReader<UnixStream>,
     socket: BufReader<UnixStream>,
@@ -90,7 +90,7 @@ impl Clients {
         echoes(&mut self.console).context("The second console")
     }
 
-    /// The connection to the socket must have ended.
+    /// The connection to the socket must have been closed.
     pub(super) fn socket_was_reset(&mut self) -> Result<()> {
         match self.socket.read(&mut [0]) {
             Ok(0) => Ok(()),
@@ -100,7 +100,7 @@ impl Clients {
     }
 }
 
-/// A connection to the guest's echo.
+/// A connection to the guest's echo service.
 pub(super) fn socket() -> Result<UnixStream> {
     let mut socket = connect(SOCKETS)?;
     writeln!(socket, "CONNECT {VSOCK_PORT}")?;

@@ -1,4 +1,4 @@
-//! Guests that reset, switch off, or are told to; and guests that somebody has paused.
+//! Guests that reset, power off, or are told to; and guests that are paused by an operator.
 
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
@@ -54,7 +54,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// Has the guest reset itself, and sees that it is another boot in the same process.
+/// Makes the guest reset itself, and checks that it boots again in the same process.
 fn reset_once(guest: &mut Guest, watch: &mut Watch) -> Result<()> {
     let (before, pid) = (guest.report()?, guest.spec.status()?["pid"].clone());
     guest.tell(command::RESET)?;
@@ -118,7 +118,7 @@ fn button(_: &Cx<'_>) -> Result<()> {
     let port = port()?;
     let guest = Guest::boot(spec("hears", "guest_memfd", 1), &port)?;
     let watch = Watch::start(&guest.spec.api())?;
-    // The terminal closes: kernel and shell both say so.
+    // The terminal closes: both the kernel and the shell send the signal.
     guest.signal(Signal::HUP)?;
     guest.signal(Signal::HUP)?;
     let pressed = |event| matches!(event, WitnessEvent::PowerButton).then_some(());
@@ -143,7 +143,7 @@ fn button(_: &Cx<'_>) -> Result<()> {
     let update = Updating::start(update.arg("--api-socket").arg(guest.spec.api()))?;
     let is_on = || Ok(guest.spec.status()?["state"] == "updating");
     host::until("The update is on", is_on)?;
-    // It has a second to hear of it, and then its power is cut, whatever becomes of an update whose coordinator hangs.
+    // It has a second to react, and is then cut off, even if an update's coordinator hangs.
     guest
         .command_with("shutdown", &["--timeout", "1"])?
         .expect(0)?;
@@ -153,7 +153,7 @@ fn button(_: &Cx<'_>) -> Result<()> {
     update.end()?.expect(10)
 }
 
-/// The last that is told of a guest is why it ended.
+/// The last event of a guest is the reason for its end.
 fn ended(watch: Watch, why: &str) -> Result<()> {
     let events = watch.end()?;
     let last = events.last().context("Nothing was told")?;
@@ -165,7 +165,7 @@ fn ended(watch: Watch, why: &str) -> Result<()> {
 struct AtTerminal {
     vmm: Child,
     terminal: OwnedFd,
-    /// The terminal goes with it.
+    /// Closing it closes the terminal.
     _master: OwnedFd,
 }
 
@@ -176,7 +176,7 @@ impl AtTerminal {
         unlockpt(&master)?;
         let path = ptsname(&master, Vec::new())?;
         let terminal = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
-        // What `nohup` does, but for giving the terminal up.
+        // Like `nohup`, but without giving up the terminal.
         let ignoring = if name == "nohup" { "trap '' HUP; " } else { "" };
         let mut vmm = Command::new("/bin/sh");
         vmm.args(["-c", &format!("{ignoring}exec \"$@\""), "sh", VMM]);
@@ -209,12 +209,12 @@ fn terminal(_: &Cx<'_>) -> Result<()> {
         let mut at = AtTerminal::start(name)?;
         ensure!(!at.is_raw()?, "The terminal is raw before the VMM has it");
         host::until("The terminal is raw", || at.is_raw())?;
-        // Its API answers: it has got as far as to the guest.
+        // Its API answers, so the VMM has started the guest.
         let api = format!("/run/{name}.api");
         host::until("The API answers", || Ok(status(Some(api.as_ref())).is_ok()))?;
         let pid = Pid::from_raw(at.vmm.id() as i32).context("A process has a number")?;
         if name == "nohup" {
-            // It was started to outlive its terminal.
+            // It was started so that it outlives its terminal.
             kill_process(pid, Signal::HUP)?;
             for _ in 0..3 {
                 status(Some(api.as_ref()))?;
@@ -222,7 +222,7 @@ fn terminal(_: &Cx<'_>) -> Result<()> {
         }
         kill_process(pid, signal)?;
         if signal == Signal::TERM {
-            // The guest does not listen yet, or has no time to: said twice, it ends.
+            // The guest does not react yet, or is too slow: a second signal ends it.
             kill_process(pid, signal)?;
         }
         at.vmm.wait()?;
@@ -231,7 +231,8 @@ fn terminal(_: &Cx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Begins an update without a kexec and has the guest do something in it, while its box is sealed.
+/// Begins an update without a kexec and makes the guest do something during it, while its box is
+/// sealed.
 fn do_in_an_update(guest: &mut Guest, act: &str, more: &[&str]) -> Result<Ended> {
     let mut watch = Watch::start(&guest.spec.api())?;
     let mut update = Command::new(VMM);
@@ -239,7 +240,7 @@ fn do_in_an_update(guest: &mut Guest, act: &str, more: &[&str]) -> Result<Ended>
     update.arg(guest.spec.api()).args(more);
     let update = Updating::start(&mut update)?;
     watch.until("step-started", Some("seal"))?;
-    // Whoever says when the guest is to be paused says nothing for now.
+    // The process that decides when to pause the guest is stopped for now.
     update.signal(Signal::STOP)?;
     guest.tell(act)?;
     update.signal(Signal::CONT)?;
@@ -261,7 +262,7 @@ fn reset_in_an_update(_: &Cx<'_>) -> Result<()> {
         "The guest did not boot again"
     );
 
-    // An update that fails leaves it here, and here it boots again.
+    // An update that fails leaves the guest here, and it boots again here.
     let before = after;
     do_in_an_update(&mut guest, command::RESET, &["--fail-at", "jump"])?.expect(11)?;
     let ready = |event| matches!(event, WitnessEvent::Ready { .. }).then_some(());
@@ -272,7 +273,7 @@ fn reset_in_an_update(_: &Cx<'_>) -> Result<()> {
         "The guest did not boot again"
     );
 
-    // One that switched itself off is not run again.
+    // A guest that powered off is not run again.
     do_in_an_update(&mut guest, command::POWER_OFF, &[])?.expect(0)?;
     let spec = guest.spec.clone();
     guest.wait_for_end()?;

@@ -1,4 +1,4 @@
-//! VMMs that have given up what they do not need.
+//! VMMs that have given up the privileges they do not need.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 const GROUP: u32 = 65533;
 const STRANGER: u32 = 4711;
 
-/// What the kernel says of a process.
+/// The kernel's status of a process.
 pub(super) struct Status(String);
 
 impl Status {
@@ -33,7 +33,7 @@ impl Status {
         Ok(Self(text))
     }
 
-    /// What the demo tells of a VMM.
+    /// The demo's report of a VMM's privileges.
     pub(super) fn vmm_status(&self) -> Result<Value> {
         let uid = self.line("Uid")?.split_whitespace().next();
         let uid: u32 = uid.context("A process has a user")?.parse()?;
@@ -51,7 +51,7 @@ impl Status {
         Ok(found.with_context(|| format!("No {name}"))?.1.trim())
     }
 
-    /// A process with nothing but what its user may: the test of it.
+    /// Checks that a process has no privileges beyond its user's.
     pub(super) fn is_confined(&self, user: u32, group: u32) -> Result<()> {
         let four = |id: u32| [id; 4].map(|id| id.to_string()).join("\t");
         equal("Its users", self.line("Uid")?, &*four(user))?;
@@ -65,7 +65,7 @@ impl Status {
     }
 }
 
-/// The process that runs a guest, as its VMM says; what it may, the kernel says.
+/// The process that runs a guest, according to its VMM; its privileges, according to the kernel.
 pub(super) fn vmm_status(api: &Path) -> Result<Value> {
     let pid = status(Some(api))?["pid"].as_u64();
     let pid = u32::try_from(pid.context("The status has the VMM's process")?)?;
@@ -91,11 +91,11 @@ fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
     same_guest(&before, &guest.report()?)?;
     a_group_looks(&guest.spec.api())?;
     guest.wait_for_beat()?;
-    // The next VMM is told of the group and of no user.
+    // The next VMM is told the group, but no user.
     let (spec, status) = guest.hand_over_here()?;
     ensure!(status.success(), "The old VMM ended with {status}");
     let mut guest = Guest::resume_and(spec, &["--api-group", &group], &port()?)?;
-    // Dropped, it would be killed.
+    // Dropping it would kill the process.
     let runner = guest.runner()?;
     Status::of(u32::try_from(runner.pid())?)?.is_confined(user, user)?;
     same_guest(&before, &guest.report()?)?;
@@ -106,7 +106,7 @@ fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
 }
 
 fn a_group_looks(api: &Path) -> Result<()> {
-    // Who is of the group may look, and who is not does not even reach the socket.
+    // A member of the group may look; any other user cannot even connect to the socket.
     for (verb, group, status) in [
         ("status", GROUP, 0),
         ("metrics", GROUP, 0),

@@ -1,4 +1,4 @@
-//! Who may use a box: whoever holds a descriptor that a privileged process opened, and nobody else.
+//! Access to a box: only with a descriptor that a privileged process opened.
 
 use std::fs::Permissions;
 use std::io::{IoSlice, IoSliceMut};
@@ -47,7 +47,7 @@ pub(super) const ALL: &[&Scenario] = &[
 
 const NOBODY: u32 = 65534;
 
-/// Another descriptor of the same open file, which programs that are executed inherit.
+/// Another descriptor of the same open file, which is inherited through exec.
 fn inheritable(fd: impl AsFd) -> Result<OwnedFd> {
     let copy = rustix::io::dup(fd)?;
     rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
@@ -66,13 +66,13 @@ pub(super) fn help_with(helper: &str, fdbox: &FdBox) -> Result<()> {
     host::in_another_process(helper, &[&argument])
 }
 
-/// What [`help_with`] passes: the box and the control node.
+/// The arguments passed by [`help_with`]: the box and the control node.
 pub(super) fn helped(argument: &str) -> Result<(FdBox, OwnedFd)> {
     let words: Vec<&str> = argument.split(' ').collect();
     let [name, node, control] = words[..] else {
         bail!("The argument is {argument:?}");
     };
-    // SAFETY: both were opened for this process, which knows of them by these numbers only.
+    // SAFETY: both were opened for this process, which knows them only by these numbers.
     let [node, control] = [node.parse()?, control.parse()?]
         .map(|number: i32| unsafe { OwnedFd::from_raw_fd(number) });
     let fdbox = FdBox {
@@ -82,7 +82,7 @@ pub(super) fn helped(argument: &str) -> Result<(FdBox, OwnedFd)> {
     Ok((fdbox, control))
 }
 
-/// Leaves this process without any capability, for good, and with a user of its own.
+/// Drops all capabilities of this process for good, and changes to another user.
 fn drop_privileges() -> Result<()> {
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
     rustix::thread::set_no_new_privs(true)?;
@@ -103,7 +103,7 @@ fn drop_privileges() -> Result<()> {
     )
 }
 
-/// The descriptor as another process would get it over a socket.
+/// The descriptor as another process would receive it over a socket.
 fn by_scm_rights(fd: &OwnedFd) -> Result<OwnedFd> {
     let (from, to) = socketpair(
         AddressFamily::UNIX,
@@ -140,7 +140,7 @@ fn passed(_: &Cx<'_>) -> Result<()> {
 /// A process without any capability uses a box that it was passed.
 pub(super) fn pass(name: &str) -> Result<()> {
     let fdbox = FdBox::create(name)?;
-    // As far as the node goes anybody might open it.
+    // According to the node's permissions anyone may open it.
     fdbox.node.set_permissions(Permissions::from_mode(0o666))?;
     let file = memfd(c"passed", 4 * PAGE)?;
     write_pages(&file, 25, 4)?;
@@ -151,7 +151,7 @@ pub(super) fn pass(name: &str) -> Result<()> {
     fdbox.delete()
 }
 
-/// The helper `use-passed-box`: everything that is allowed by a descriptor of a box, and what is not.
+/// The helper `use-passed-box`: everything that a descriptor of a box allows, and what it does not.
 pub(crate) fn use_passed_box(argument: &str) -> Result<()> {
     let (inherited, control) = helped(argument)?;
     drop_privileges()?;
@@ -185,11 +185,11 @@ pub(crate) fn use_passed_box(argument: &str) -> Result<()> {
     check_pages(&memory::file(fdbox.get_and_keep("mine")?), 26, 1)?;
     fdbox.get("mine")?;
     fdbox.get("given")?;
-    // They come as this process's own: the VM serves it, and the memory belongs to that VM.
+    // They belong to this process: the VM works in it, and the memory belongs to that VM.
     guest_takers::take_guest_from(&fdbox)
 }
 
-/// What neither a passed box nor a passed control node is good for.
+/// What is possible neither with a passed box nor with a passed control node.
 fn is_refused(fdbox: &FdBox, control: &OwnedFd) -> Result<()> {
     let own = format!("/proc/self/fd/{}", fdbox.node.as_raw_fd());
     for path in [fdbox::node_path(&fdbox.name), own] {
@@ -217,8 +217,8 @@ fn before(_: &Cx<'_>) -> Result<()> {
     help_with("put-guest-and-seal", &FdBox::create("rights")?)
 }
 
-/// The helper `put-guest-and-seal`: what a VMM does before a kexec, without any capability. The VM is
-/// made before: whether a process may do that is a matter of /dev/kvm.
+/// The helper `put-guest-and-seal`: what a VMM does before a kexec, without any capability. The VM
+/// is created earlier: permission for that depends on /dev/kvm.
 pub(crate) fn put_guest_and_seal(argument: &str) -> Result<()> {
     let (fdbox, _control) = helped(argument)?;
     let guest = guest_takers::Guest::create()?;
@@ -255,17 +255,17 @@ fn opening(_: &Cx<'_>) -> Result<()> {
         )?;
         open().context("Open it with the capability")?;
     }
-    // The lab's usual kernels have no user namespaces; another kernel may.
+    // The lab's usual kernels do not have user namespaces; another kernel may.
     if Path::new("/proc/self/ns/user").exists() {
         help_with("be-root-of-a-namespace", &fdbox)?;
     }
     fdbox.delete()
 }
 
-/// The helper `be-root-of-a-namespace`: root of a user namespace is nobody to the boxes.
+/// The helper `be-root-of-a-namespace`: root in a user namespace has no privileges for boxes.
 pub(crate) fn be_root_of_a_namespace(argument: &str) -> Result<()> {
     let (fdbox, control) = helped(argument)?;
-    // SAFETY: this process has one thread, and nothing of it depends on the user namespace.
+    // SAFETY: this process has one thread, and no part of it depends on the user namespace.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER)? };
     let here = rustix::thread::capabilities(None)?.effective;
     ensure!(

@@ -1,4 +1,5 @@
-//! SEAL on a host that is short of memory: it takes no more than there is, and nobody is killed for it.
+//! SEAL on a host that is short of memory: it uses only what is available, and no process is killed
+//! for it.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -62,18 +63,18 @@ fn meminfo(name: &str) -> Result<u64> {
     Ok(number.parse::<u64>()? * 1024)
 }
 
-/// This part of the memory that the host has left, in whole pages.
+/// This percentage of the memory available on the host, in whole pages.
 fn part_of_available(percent: u64) -> Result<u64> {
     Ok(meminfo("MemAvailable")? / 100 * percent / PAGE * PAGE)
 }
 
-/// The same of what can be pinned.
+/// The same for memory that can be pinned.
 fn part_of_pinnable(percent: u64) -> Result<u64> {
     let pinnable = meminfo("MemAvailable")?.saturating_sub(meminfo("CmaFree")?);
     Ok(pinnable / 100 * percent / PAGE * PAGE)
 }
 
-/// Bytes that `file` has memory for.
+/// Bytes of `file` that are backed by memory.
 fn populated_bytes(file: impl AsFd) -> Result<u64> {
     Ok(fstat(file)?.st_blocks as u64 * 512)
 }
@@ -82,7 +83,8 @@ fn populate(file: &File, from: u64, bytes: u64) -> Result<()> {
     fallocate(file, FallocateFlags::empty(), from, bytes).context("Populate the memfd")
 }
 
-/// Of what SEAL filled, `file` has no more than what is on its way through a CPU's lists at the moment.
+/// `file` has kept none of the pages that SEAL allocated, except those on a CPU's lists at the
+/// moment.
 fn given_back(file: impl AsFd, had: u64) -> Result<()> {
     let has = populated_bytes(file)?;
     ensure!(
@@ -166,7 +168,7 @@ fn killed(_: &Cx<'_>) -> Result<()> {
     let size = part_of_pinnable(60)?;
     let fdbox = FdBox::create("room-killed")?;
     let file = memfd(c"killed", size)?;
-    // What the file has is not given back.
+    // The pages that the file already has are not freed.
     write_pages(&file, 92, 4)?;
     let had = populated_bytes(&file)?;
     fdbox.put(file.try_clone()?, "memory")?;
@@ -194,7 +196,7 @@ fn killed(_: &Cx<'_>) -> Result<()> {
     equal("What the helper said", said.trim(), "")?;
     given_back(&file, had)?;
     check_page(&file, 92, 3)?;
-    // Neither the box nor the file is sealed, and SEAL starts anew.
+    // Neither the box nor the file is sealed, and SEAL starts over.
     ftruncate(&file, 64 * PAGE)?;
     fdbox.seal()?;
     fdbox.unseal()?;
@@ -230,7 +232,7 @@ fn cgroup(cx: &Cx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The helper `seal-in-a-cgroup GROUP`: seals holes beyond the limit of the group.
+/// The helper `seal-in-a-cgroup GROUP`: seals holes beyond the limit of the cgroup.
 pub(crate) fn seal_in_a_cgroup(group: &str) -> Result<()> {
     fs::write(format!("{group}/cgroup.procs"), "0").context("Join the group")?;
     let fdbox = FdBox::create("room-cgroup")?;
@@ -296,10 +298,9 @@ fn held_by_a_pipe(cx: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// A memfd some of whose pages are in memory that is set aside for pages which can be moved, and how
-/// many bytes of them.
+/// A memfd with some pages in memory that is reserved for movable pages, and their size in bytes.
 fn memfd_outside_of_pinnable_memory() -> Result<(File, u64)> {
-    // The kernel begins with it when most of what is free is that.
+    // The kernel uses it first if it is most of the free memory.
     let all = meminfo("CmaFree")?;
     ensure!(all > 64 * MIB, "The host has no such memory");
     let ballast = memfd(c"ballast", part_of_available(90)?)?;

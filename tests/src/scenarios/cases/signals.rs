@@ -1,4 +1,4 @@
-//! SEAL in a process that signals come to all the time, as to a VMM with a timer.
+//! SEAL in a process that receives signals continuously, like a VMM with a timer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,13 +29,14 @@ extern "C" fn count(_: libc::c_int) {
     SIGNALS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Has SIGALRM counted, and sends it to this process from now on.
+/// Counts SIGALRM, and starts a timer that sends it to this process.
 fn start_timer() -> Result<()> {
     let handler: extern "C" fn(libc::c_int) = count;
-    // SAFETY: all bytes zero is an empty mask and no flag.
+    // SAFETY: all zero bytes are an empty mask and no flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as libc::sighandler_t;
-    // SAFETY: the struct is valid, and the handler does what may be done in one: it counts.
+    // SAFETY: the struct is valid, and the handler only increments a counter, which is
+    // async-signal-safe.
     let result = unsafe { libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()) };
     ensure!(
         result == 0,
@@ -60,7 +61,7 @@ fn start_timer() -> Result<()> {
     Ok(())
 }
 
-/// The helper: seals a box with guest memory that is all holes, once, and leaves it sealed.
+/// The helper: seals a box with guest memory that consists of holes, once, and leaves it sealed.
 pub(super) fn seal_under_a_timer(name: &str) -> Result<()> {
     let fdbox = FdBox::open(name)?;
     let vm = Vm::create()?;

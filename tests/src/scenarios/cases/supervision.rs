@@ -1,4 +1,4 @@
-//! Whatever hangs, every other guest runs: a coordinator and a VMM that are stopped.
+//! Whatever hangs, all other guests continue: tests with a stopped coordinator and a stopped VMM.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -24,9 +24,10 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
     stages: &[stopped],
 }];
 
-/// Where reports go.
+/// The directory of the reports.
 const FOLDER: &str = "/run/reports";
-/// How the coordinator is stopped at each step: what ends it is the test, but while guests stand.
+/// The steps at which the coordinator is stopped, and whether guests are paused then: the kernel
+/// ends it if they are, otherwise the test does.
 const STEPS: [(&str, bool); 4] = [
     ("load-kernel", false),
     ("seal", false),
@@ -48,25 +49,27 @@ fn stopped(_: &Cx<'_>) -> Result<()> {
             "{step}: the coordinator ended: {status:?}"
         );
         if !guests_stand {
-            // They run, and nobody has to be asked for that.
+            // They run, and do not depend on anything else for that.
             side_by_side(&mut members, |member| member.wait_for_beat())?;
             for member in &members {
                 guest::command("cancel", &member.api())?.expect(0)?;
             }
             kill_process(pid, Signal::KILL)?;
         }
-        // While guests stand the kernel ends it: it can neither keep them so nor jump later.
+        // While guests are paused the kernel ends it: it can neither keep them paused nor jump
+        // later.
         let ended = coordinator.wait()?;
         equal("What ended the coordinator", ended.code(), None)?;
         all_go_on(&mut members, &before)?;
     }
-    // What is left is no hindrance: an empty box is taken, and a kernel is replaced.
+    // What it left behind does not block the next update: an empty box is reused, and a kernel is
+    // replaced.
     Ended::of(&mut update_all(&["--fail-at", "jump"])?)?.expect(11)?;
     equal("The module's figures", fdbox::info()?, info)?;
     one_hangs(members)
 }
 
-/// All are handed over; the VMM of one hangs when it is to be resumed.
+/// All guests are handed over; the VMM of one hangs when it is to be resumed.
 fn one_hangs(members: Vec<Member>) -> Result<()> {
     let mut update = Command::new(VMM);
     update.args(["live-update", "--all", "--no-kexec", "--order", "vm1"]);
@@ -86,7 +89,7 @@ fn one_hangs(members: Vec<Member>) -> Result<()> {
         others.push(Member::attach(name, &port)?);
     }
     side_by_side(&mut others, |member| member.wait_for_beat())?;
-    // Its box is as it was.
+    // Its box is unchanged.
     resume_all(FOLDER, &["--paused"])?.expect(0)?;
     let mut last = Member::attach("vm1", &port)?;
     let state = guest::status(Some(&last.api()))?["state"].clone();

@@ -1,6 +1,7 @@
-//! VMMs that somebody has taken over: what is left within their reach.
+//! Compromised VMMs: what an attacker can still reach.
 //!
-//! They are root without capabilities, so that what refuses is what they gave up and not their user.
+//! They run as root without capabilities, so that refusals are due to what they gave up and not to
+//! their user.
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
@@ -43,14 +44,14 @@ const EACCES: Outcome = Outcome::Returned(-(libc::EACCES as i64));
 const EPERM: Outcome = Outcome::Returned(-(libc::EPERM as i64));
 const SIGSYS: Outcome = Outcome::Killed(libc::SIGSYS);
 const HERE: u64 = libc::AT_FDCWD as u64;
-/// What a VMM that may connect says of where.
+/// The path for outgoing connections of a VMM that may connect.
 const SOCKETS: &str = "/run/connects/vsock";
 /// linux/fcntl.h.
 const F_SETSIG: u64 = 10;
-/// A socket without a file.
+/// An abstract socket.
 const ABSTRACT: &str = "somebody";
 
-/// A VMM that gave up what it could, and serves its API.
+/// A VMM that gave up its privileges, and serves its API.
 fn victim(name: &str) -> Result<Vmm> {
     victim_with(name, &[])
 }
@@ -72,7 +73,7 @@ fn victim_with(name: &str, more: &[String]) -> Result<Vmm> {
     Ok(vmm)
 }
 
-/// The numbers of a process's descriptors, and where each leads.
+/// The numbers of a process's descriptors, and what each refers to.
 fn descriptors(pid: u32) -> Result<Vec<(u64, String)>> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
     let descriptor = |entry: std::io::Result<fs::DirEntry>| {
@@ -84,7 +85,7 @@ fn descriptors(pid: u32) -> Result<Vec<(u64, String)>> {
     entries.map(descriptor).collect()
 }
 
-/// Files, by name: refused, and the VMM lives.
+/// Files, by name: refused, and the VMM survives.
 fn reaches_no_file(other: u32) -> Result<()> {
     let vmm = victim("files")?;
     let files = Hijacked::take(vmm.id())?;
@@ -115,13 +116,13 @@ fn reaches_no_file(other: u32) -> Result<()> {
             equal(path, opened, EACCES)?;
         }
     }
-    // It may take its own socket away, if that is in its user's folder, and nobody else's.
+    // It may remove its own socket, if that is in its user's directory, but no other file.
     for path in ["/run/theirs/socket", "/etc/passwd"] {
         let addr = files.put(path.as_bytes())?;
         let removed = files.call(libc::SYS_unlinkat, [HERE, addr, 0, 0, 0, 0])?;
         equal(path, removed, EACCES)?;
     }
-    // What it has open leads to no box: none can be made, deleted, listed or unsealed.
+    // None of its descriptors gives access to boxes: it can create, delete, list or unseal none.
     for (fd, _) in descriptors(vmm.id())? {
         for request in [
             uapi::CREATE_BOX,
@@ -140,7 +141,8 @@ fn reaches_no_file(other: u32) -> Result<()> {
     Ok(())
 }
 
-/// System calls that lead out of the process, besides those with a process as their argument.
+/// System calls that affect something outside the process, except those that take a process as an
+/// argument.
 fn ways_out() -> Vec<(&'static str, i64, [u64; 6])> {
     let none = [0; 6];
     let reboot = [0xfee1_dead, 672_274_793, 0x4558_4543, 0, 0, 0];
@@ -200,7 +202,7 @@ fn ways_out() -> Vec<(&'static str, i64, [u64; 6])> {
     ]
 }
 
-/// And those that reach another process.
+/// And those that affect another process.
 fn ways_to(pid: u64) -> Vec<(&'static str, i64, [u64; 6])> {
     let [kill, term] = [libc::SIGKILL as u64, libc::SIGTERM as u64];
     let only = [pid, 0, 0, 0, 0, 0];
@@ -224,7 +226,7 @@ fn ways_to(pid: u64) -> Vec<(&'static str, i64, [u64; 6])> {
         ("pidfd_getfd", libc::SYS_pidfd_getfd, only),
         ("prlimit64", libc::SYS_prlimit64, only),
         ("kcmp", libc::SYS_kcmp, only),
-        // A descriptor whose readiness is another process's signal.
+        // A descriptor whose readiness sends a signal to another process.
         ("F_SETOWN", libc::SYS_fcntl, owner),
         ("F_SETSIG", libc::SYS_fcntl, own_signal),
     ]
@@ -237,7 +239,7 @@ fn taken_over(_: &Cx<'_>) -> Result<()> {
     let _theirs = UnixListener::bind("/run/theirs/socket")?;
     let info = fdbox::info()?;
     reaches_no_file(other.id())?;
-    // Whatever else leads out of the process is its end.
+    // Anything else that would leave the process kills it.
     let calls = [ways_out(), ways_to(other.id().into())].concat();
     for (number, (what, call, arguments)) in calls.iter().enumerate() {
         let vmm = victim(&format!("victim{number}"))?;
@@ -251,7 +253,7 @@ fn taken_over(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// A VMM that has been passed its box, whose coordinator then does nothing for a while.
+/// A VMM that has been passed its box, and whose coordinator is stopped for a while.
 fn in_an_update(_: &Cx<'_>) -> Result<()> {
     let theirs = FdBox::create("theirs")?;
     let mut vmm = victim("updated")?;
@@ -273,7 +275,7 @@ fn in_an_update(_: &Cx<'_>) -> Result<()> {
     ensure!(!boxes.is_empty(), "It was passed no box");
     let taken = Hijacked::take(vmm.id())?;
     for fd in boxes {
-        // The name of a box, or a struct that grows: whichever it takes is there.
+        // The name of a box, or a growable struct: whichever the command expects.
         let argument = taken.put(b"theirs")?;
         for request in [
             uapi::CREATE_BOX,

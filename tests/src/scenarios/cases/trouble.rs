@@ -1,5 +1,5 @@
-//! Guests in all states, and VMMs that hang or are killed, in the update of a fleet: what befalls one of them concerns
-//! no other.
+//! Guests in all states, and VMMs that hang or are killed, during the update of a fleet: trouble
+//! with one of them does not affect the others.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -29,9 +29,9 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
     stages: &[before, after],
 }];
 
-/// Where reports go.
+/// The directory of the reports.
 const FOLDER: &str = "/run/reports";
-/// What the next kernel's half is to know, in a box.
+/// The name of the box with data for the second half in the next kernel.
 const NOTE: &str = "note";
 
 /// The guests: nothing is wrong with the first one.
@@ -56,7 +56,7 @@ impl Guests {
     }
 }
 
-/// A coordinator that stops itself, as SIGSTOP does, at the steps that it is told.
+/// A coordinator that stops itself, as by SIGSTOP, at the given steps.
 struct Coordinator {
     process: Child,
     pid: Pid,
@@ -82,7 +82,7 @@ impl Coordinator {
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if it is already gone.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -93,10 +93,10 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     let first = side_by_side(&mut members, Member::report)?;
     let mut guests = Guests::of(members)?;
     guest::command("pause", &guests.paused.api())?.expect(0)?;
-    // Sealed or not, standing still or not: whoever hangs is told of, and nobody else notices.
+    // Sealed or not, paused or not: a VMM that hangs is reported, and no other guest is affected.
     for (step, status) in [("preflight", 10), ("seal", 11), ("pause", 11)] {
         hang(&mut guests, step, status).with_context(|| format!("Stopped at {step}"))?;
-        // An empty box may be left of one that rolled back late: the next update takes it.
+        // A guest that rolled back late may leave an empty box: the next update uses it.
         for left in fdbox::boxes()? {
             equal("The state of a box", left.state, uapi::STATE_OPEN)?;
         }
@@ -110,11 +110,12 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     jump(&mut guests)
 }
 
-/// An update in which one guest resets when all have said that they are ready, and one VMM does not answer from then on.
+/// An update in which one guest resets after all have reported that they are ready, and one VMM
+/// stops responding then.
 fn hang(guests: &mut Guests, step: &str, status: i32) -> Result<()> {
     let limits = ["--prepare-timeout", "3", "--pause-timeout", "2"];
     if step == "preflight" {
-        // Not even that it is there.
+        // It does not even report that it exists.
         let _stopped = guests.hangs.stop()?;
         let ended = guest::Ended::of(&mut update_all(&limits)?)?;
         return ended.expect(status);
@@ -127,13 +128,13 @@ fn hang(guests: &mut Guests, step: &str, status: i32) -> Result<()> {
     let mut coordinator = coordinator;
     let ended = coordinator.process.wait()?;
     equal("The exit status", ended.code(), Some(status))?;
-    // Here it boots again, when the update is over.
+    // It boots again here when the update is over.
     let ready = |event| matches!(event, WitnessEvent::Ready { .. }).then_some(());
     guests.resets.console.wait("pattern", READY_LIMIT, ready)?;
     // While the other one still hangs.
     guests.well.wait_for_beat()?;
     drop(stopped);
-    // It does what it was told before it hung, hears that nobody waits for it, and rolls back.
+    // It completes its last request, learns that the coordinator is gone, and rolls back.
     host::until("It has rolled back", || {
         Ok(state(&guests.hangs)? == "running")
     })
@@ -159,7 +160,8 @@ fn is_paused(member: &Member) -> Result<()> {
     equal("The state", state(member)?, json!("paused"))
 }
 
-/// The update that goes through: a reset when all are sealed; when all stand still one VMM is killed, one stopped.
+/// The update that succeeds: one guest resets when all are sealed; when all are paused, one VMM is
+/// killed and one stopped.
 fn jump(guests: &mut Guests) -> Result<()> {
     let coordinator = Coordinator::start(&["--order", "vm2,vm0", "--stop-at", "pause,jump"])?;
     coordinator.wait_until_stopped()?;
@@ -215,7 +217,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     members[2].wait_for_beat()?;
     same_guest(&first[1], &members[2].report()?)?;
 
-    // The reset is acted on here, where there is no kernel to boot it with: it is the guest's end.
+    // The reset takes effect here, but there is no kernel to boot: so the guest ends.
     let api = members[0].api().with_file_name("vm2.sock");
     host::until("The guest that reset is over", || Ok(!api.exists()))?;
     members.into_iter().try_for_each(Member::power_off)

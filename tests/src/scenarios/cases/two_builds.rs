@@ -1,5 +1,5 @@
-//! Two builds of the VMM, one of which has another version and writes a section of the state that the
-//! other does not know, and what a resume that failed or was killed leaves for the next one.
+//! Two builds of the VMM, one of which has another version and writes a section of the state that
+//! the other does not know; and the state that a failed or killed resume leaves for the next one.
 
 use std::fs;
 use std::path::Path;
@@ -31,9 +31,9 @@ const LATER: &str = "/bin/vmm-example-later";
 /// The section that only the later build knows.
 const SECTION: &str = "later-build";
 const NAME: &str = "two-builds";
-/// What a binary was asked, in the folder of the user as whom it is.
+/// Records what a binary was asked, in the directory of the user that it runs as.
 const ASKED: &str = "/run/two-builds/asked";
-/// Where `resume --all` has sockets, and here its reports, too.
+/// The directory of the sockets of `resume --all`, and here of its reports, too.
 const RUN_DIR: &str = "/run/vmm-example";
 
 fn spec() -> Spec {
@@ -56,7 +56,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     ensure!(version(VMM)? != version(LATER)?, "Both are one build");
     let mut guest = boot_spec(spec())?;
     let first = guest.report()?;
-    // Not dropped, for a runner ends with what stands for it.
+    // Not dropped, because dropping a runner ends its process.
     let mut runners = Vec::new();
     for binary in [LATER, VMM, LATER] {
         let asked = listener(&guest, binary)?;
@@ -71,7 +71,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     update_a(cx, guest)
 }
 
-/// What to name as binary so that what it is asked is kept.
+/// A `--binary` argument that records what the binary is asked.
 fn listener(guest: &Guest, binary: &str) -> Result<String> {
     let check = format!("[ \"$1\" = check-state ] && tee {ASKED} | {binary} \"$@\" && exit");
     guest.binary(
@@ -99,7 +99,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     is_in_state(uapi::STATE_SEALED)?;
     kill_in_the_middle()?;
     is_in_state(uapi::STATE_OPEN)?;
-    // The older one, which takes up a box that nobody works on, sealed or not.
+    // The older build, which accepts a box that no process uses, sealed or not.
     resume_all(RUN_DIR, &[])?.expect(0)?;
     let mut guest = Member::attach(NAME, &port()?)?;
     guest.wait_for_beat()?;
@@ -117,8 +117,8 @@ fn is_in_state(state: u32) -> Result<()> {
     equal("The box's state", listed.state, state)
 }
 
-/// Kills a resume that has the box open and its state read. As long as it lives, nobody else
-/// gets at the guest.
+/// Kills a resume that has opened the box and read its state. As long as it lives, no other process
+/// can get the guest.
 fn kill_in_the_middle() -> Result<()> {
     let mut resume = Command::new(VMM);
     resume.args(["resume", "--all", "--stop-guest", NAME]);
@@ -134,7 +134,7 @@ fn kill_in_the_middle() -> Result<()> {
         coordinator.kill()?;
         Ok(kill_process(vmm, Signal::KILL)?)
     });
-    // It fails only when it is gone already.
+    // It fails only if it is already gone.
     let _ = coordinator.kill();
     coordinator.wait()?;
     left_alone?;
@@ -162,7 +162,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()>
     Ok(())
 }
 
-/// The process that is to be the guest's VMM.
+/// The process that is going to be the guest's VMM.
 fn find_vmm() -> Result<Option<Pid>> {
     let socket = format!("/{NAME}.sock");
     for entry in fs::read_dir("/proc")?.flatten() {

@@ -61,7 +61,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// A disk on a tmpfs, which no kexec would leave there.
+/// A disk on a tmpfs, which would not survive a kexec.
 const DISK: &str = "/run/upgrade.img";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -98,7 +98,7 @@ pub(super) fn upgrade(guest: &Guest) -> Result<Value> {
     Ok(report)
 }
 
-/// Upgrades while clients come and go, each of which has to get an answer.
+/// Upgrades while clients connect and disconnect, each of which must get an answer.
 fn upgrade_while_asked(guest: &Guest) -> Result<(Value, u64)> {
     let (path, done) = (guest.api_path(), Arc::new(AtomicBool::new(false)));
     let seen = Arc::clone(&done);
@@ -107,7 +107,7 @@ fn upgrade_while_asked(guest: &Guest) -> Result<(Value, u64)> {
         while !seen.load(Ordering::SeqCst) {
             ApiClient::connect(&path)?.status()?;
             asked += 1;
-            // The host may have one CPU only.
+            // The host may have only one CPU.
             thread::sleep(Duration::from_millis(5));
         }
         Ok(asked)
@@ -123,7 +123,7 @@ pub(super) fn blackout(report: &Value) -> Result<u64> {
     total.as_u64().context("The report has a blackout")
 }
 
-/// Returns who runs the guest after.
+/// Returns the process that runs the guest afterwards.
 fn takes_over(cx: &Cx<'_>, guest: &mut Guest) -> Result<Runner> {
     let (old, info) = (guest.runner()?, fdbox::info()?);
     let mut client = guest.api_client()?;
@@ -138,13 +138,13 @@ fn takes_over(cx: &Cx<'_>, guest: &mut Guest) -> Result<Runner> {
     equal("The vCPUs", &report["vcpus"], &json!(guest.spec.cpus))?;
     let new = guest.runner()?;
     ensure!(new != old, "The VMM is still the old one");
-    // The same connections, to another process.
+    // The same connections, now to another process.
     equal("The process", &client.status()?["pid"], &json!(new.pid()))?;
     let after = guest.report()?;
     same_guest(&before, &after)?;
     cx.value("resume", report)?;
     cx.value("witness", after)?;
-    // It is no half-dead guest: it takes new content everywhere.
+    // The guest is fully functional: it can write to all its memory.
     guest.write(77)?;
     healthy(&guest.report()?)?;
     equal("The module's figures", fdbox::info()?, info)?;
@@ -157,13 +157,13 @@ fn guest_memfd(cx: &Cx<'_>) -> Result<()> {
     guest.power_off_under(&runner)
 }
 
-/// With all that it can have been given: none of it can be opened a second time by name.
+/// With all devices it can have: none of them can be opened a second time by name.
 fn memfd(cx: &Cx<'_>) -> Result<()> {
     let spec = Spec {
         name: "upgrade-memfd",
         ram: "memfd".to_owned(),
         mib: 128,
-        // The host has one: two that watch their clocks leave the guest no time to work.
+        // The host has one CPU: with two CPUs to watch, the guest would have no time to work.
         cpus: 1,
         number: Some(0),
     };
@@ -177,7 +177,7 @@ fn memfd(cx: &Cx<'_>) -> Result<()> {
     clients.echo()?;
     let before = guest.console.wait_for_io(None)?;
     let runner = takes_over(cx, &mut guest)?;
-    // Whoever is connected to the console stays; connections of sockets end, and can be made anew.
+    // A client of the console stays connected; connections of sockets end, and can be reopened.
     clients.console_echoes().context("The same client")?;
     clients.socket_was_reset()?;
     drop(clients);
@@ -185,12 +185,12 @@ fn memfd(cx: &Cx<'_>) -> Result<()> {
     guest.console.wait_for_io(Some(&before))?;
     cx.value("io", guest.console.end_io()?)?;
     guest.power_off_under(&runner)?;
-    // Where the lab looks for what the guest has written.
+    // Where the lab looks for the data written by the guest.
     fs::copy(DISK, network::drive(0))?;
     Ok(fs::File::open(network::drive(0))?.sync_all()?)
 }
 
-/// Compares nothing: on a machine that others use, no two times are alike.
+/// Compares nothing: on a shared machine no two times are alike.
 fn sizes(cx: &Cx<'_>) -> Result<()> {
     for (name, mib) in [("small", 128), ("large", 1024)] {
         let guest = boot(name, "guest_memfd", mib, 1)?;
@@ -209,7 +209,7 @@ fn sizes(cx: &Cx<'_>) -> Result<()> {
     as_a_user()
 }
 
-/// The new VMM is the user that the old one is, and opens nothing that this one may not.
+/// The new VMM runs as the same user as the old one, and opens nothing that the user may not open.
 fn as_a_user() -> Result<()> {
     let spec = Spec {
         name: "user",
@@ -257,7 +257,7 @@ fn bench(_: &Cx<'_>) -> Result<()> {
         equal("The runs", &row["runs"], &json!(3))?;
         ensure!(row["blackout_ns"]["min"].as_u64() > Some(0), "{row}");
     }
-    // Neither a guest nor a file of it is left.
+    // Neither the guest nor any file of it is left.
     equal("The boxes", fdbox::boxes()?.len(), 0)?;
     let left: Vec<_> = fs::read_dir("/run")?
         .flatten()
@@ -267,7 +267,7 @@ fn bench(_: &Cx<'_>) -> Result<()> {
     equal("The files that are left", left, Vec::new())
 }
 
-/// Steps that can fail, and what the operator is told.
+/// Steps that can fail, and the exit status.
 const FAILURES: &[(&str, i32)] = &[
     ("preflight", 10),
     ("load-kernel", 10),
@@ -281,7 +281,7 @@ const FAILURES: &[(&str, i32)] = &[
     ("restore", 11),
 ];
 
-/// The guest is well, where it was, and nothing is left of the attempt.
+/// The guest is healthy, in the same VMM, and nothing is left of the attempt.
 fn unharmed(guest: &mut Guest, before: &fdbox_lab::witness::Report, what: &str) -> Result<()> {
     let check = |guest: &mut Guest| {
         let pid = i64::from(guest.pid());
@@ -300,7 +300,7 @@ fn failures(_: &Cx<'_>) -> Result<()> {
         guest.upgrade(VMM, &["--fail-at", step])?.expect(*status)?;
         unharmed(&mut guest, &before, step)?;
     }
-    // After the guest runs nothing is rolled back: it goes on, and its box stays.
+    // Once the guest runs, nothing is rolled back: it continues, and its box remains.
     let old = guest.runner()?;
     guest.upgrade(VMM, &["--fail-at", "finish"])?.expect(0)?;
     let report = guest.resume_report()?;
@@ -310,14 +310,14 @@ fn failures(_: &Cx<'_>) -> Result<()> {
     same_guest(&before, &guest.report()?)?;
     discard(guest.spec.name)?;
     same_guest(&before, &guest.report()?)?;
-    // Nothing stands in the way of the one that is to succeed.
+    // Nothing prevents the next update from succeeding.
     upgrade(&guest)?;
     let runner = guest.runner()?;
     same_guest(&before, &guest.report()?)?;
     guest.power_off_under(&runner)
 }
 
-/// `vmm-example discard`, which wants to be told twice.
+/// `vmm-example discard`, which requires confirmation.
 fn discard(name: &str) -> Result<()> {
     let discard = |more: &[&str]| {
         let mut discard = Command::new(VMM);
@@ -335,7 +335,7 @@ fn bad_binaries(_: &Cx<'_>) -> Result<()> {
     let refuses = "#!/bin/sh\ncat >/dev/null\n\
         echo '{\"program\":\"x\",\"handover\":1,\"findings\":[{\"severity\":\"blocker\",\
         \"subject\":\"Section machine\",\"problem\":\"unknown\",\"remedy\":\"none\"}]}'\nexit 10\n";
-    // Those that are found out before anything happens.
+    // Binaries that are rejected before anything happens.
     let cases = [
         ("/no/such/file".to_owned(), "No such file"),
         (guest.binary("x", 0o644)?, "Permission denied"),
@@ -352,7 +352,8 @@ fn bad_binaries(_: &Cx<'_>) -> Result<()> {
         let binary = guest.binary(content, 0o755)?;
         refused(&mut guest, &before, &binary, message, 10)?;
     }
-    // One that offers less than the guest uses of a device: as if it were told so.
+    // One that offers fewer features of a device than the guest uses: simulated by editing the
+    // state.
     let offers_less = format!(
         "#!/bin/sh\n[ \"$1\" = check-state ] || exit 1\n\
          busybox sed 's/\"features\":\\[/&21,/' | exec {VMM} \"$@\"\n"
@@ -360,7 +361,7 @@ fn bad_binaries(_: &Cx<'_>) -> Result<()> {
     let binary = guest.binary(&offers_less, 0o755)?;
     let told = "Device 'virtio-rng0': its guest uses feature 21";
     refused(&mut guest, &before, &binary, told, 10)?;
-    // And those that are not, by when each of them ends or hangs.
+    // And those that are not rejected, with the time at which each of them ends or hangs.
     for (script, message, status) in [
         ("exit 3", "exited with status 3", 10),
         ("kill -SEGV $$", "killed by signal 11", 10),

@@ -1,4 +1,4 @@
-//! Who watches a guest hears of all that happens to it, with disk and network at work.
+//! A client that watches a guest receives all its events, with disk and network in use.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -20,7 +20,7 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
     stages: &[events_and_metrics],
 }];
 
-/// What must be told, in this order; other events may come between.
+/// The expected events, in this order; other events may come between.
 const TOLD: &[&str] = &[
     "update-begin",
     "step-started",
@@ -74,7 +74,7 @@ fn events_and_metrics(_: &Cx<'_>) -> Result<()> {
 
 type Figures = HashMap<String, f64>;
 
-/// `vmm-example metrics`, each line's name without its prefix.
+/// `vmm-example metrics`, with each line's name without its prefix.
 fn metrics(guest: &Guest) -> Result<Figures> {
     let mut command = Command::new(VMM);
     command

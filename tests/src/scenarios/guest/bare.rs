@@ -1,6 +1,7 @@
-//! A guest without a kernel: a few instructions that do to a CPU what Linux keeps programs from doing.
+//! A guest without a kernel: a few instructions that change CPU state in ways that Linux does not
+//! allow programs to.
 //!
-//! Each byte on its console is a command. It answers in lines, the last of which is `done`.
+//! Each byte on its console is a command. It answers with lines, the last of which is `done`.
 
 #![allow(
     unsafe_code,
@@ -19,10 +20,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{END_LIMIT, Ended, VMM, Vmm, command};
 
-/// MSRs that the guest writes, and what: KVM has none of them in the list that it gives a VMM.
+/// The MSRs that the guest writes, and the values: none of them is in KVM's list of MSRs to save.
 ///
-/// Memory types: the default and whether there are any, a variable range and its mask, one of the fixed
-/// ranges. Machine checks: which errors of the first, the fourth and the last bank are told.
+/// Memory types: the default and the enable bits, a variable range and its mask, one of the fixed
+/// ranges. Machine checks: which errors of the first, the fourth and the last bank are reported.
 const MSRS: [(u32, u64); 8] = [
     (0x2ff, 0xc00),
     (0x200, 0xd000_0000),
@@ -34,7 +35,7 @@ const MSRS: [(u32, u64); 8] = [
     (0x47c, u64::MAX),
 ];
 
-// Entered at the kernel's 64-bit entry, with the first GiB mapped onto itself and a stack.
+// Entered at the kernel's 64-bit entry, with the first GiB identity-mapped and a stack.
 global_asm!(
     ".pushsection .rodata.bare_guest, \"a\"",
     "bare_guest_start:",
@@ -63,7 +64,7 @@ global_asm!(
     "   wrmsr",
     "   add rbx, 16",
     "   jmp 41b",
-    // r: reads them, a line of sixteen digits each.
+    // r: reads them, one line of sixteen digits for each.
     "5: lea rbx, [rip + bare_guest_msrs]",
     "51: mov ecx, [rbx]",
     "   test ecx, ecx",
@@ -87,7 +88,7 @@ global_asm!(
     "   out dx, al",
     "   add rbx, 16",
     "   jmp 51b",
-    // x: goes on where there is no memory, which KVM can make nothing of.
+    // x: jumps to an address without memory, which KVM cannot handle.
     "6: mov eax, 0x3f000000",
     "   jmp rax",
     "7: mov dx, 0x3f8",
@@ -109,11 +110,11 @@ unsafe extern "C" {
     static bare_guest_end: u8;
 }
 
-/// The guest's instructions, and the MSRs that they find behind them.
+/// The guest's instructions, followed by the MSRs they use.
 fn program() -> Vec<u8> {
     let (start, end) = (&raw const bare_guest_start, &raw const bare_guest_end);
-    // SAFETY: both are labels of one section of constants, between which the assembler has put all bytes,
-    // and which nobody ever writes.
+    // SAFETY: both are labels in one section of constants; the assembler has put all bytes between
+    // them, and nothing ever writes to them.
     let code = unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) };
     let mut program = code.to_vec();
     for (index, value) in MSRS {
@@ -124,23 +125,23 @@ fn program() -> Vec<u8> {
     program
 }
 
-/// A kernel image that is this program, by Documentation/arch/x86/boot.rst.
+/// A kernel image with this program, in the format of Documentation/arch/x86/boot.rst.
 fn image() -> Vec<u8> {
     const SECTOR: usize = 512;
     let mut image = vec![0; 2 * SECTOR];
     let mut put = |at: usize, value: &[u8]| image[at..at + value.len()].copy_from_slice(value);
-    // One sector of setup behind the first one.
+    // One sector of setup code after the first one.
     put(0x1f1, &[1]);
     put(0x1fe, &[0x55, 0xaa]);
     put(0x202, b"HdrS");
     put(0x206, &0x020f_u16.to_le_bytes());
-    // Loaded high, at 1 MiB, with an entry for 64 bits.
+    // Loaded high, at 1 MiB, with a 64-bit entry.
     put(0x211, &[1]);
     put(0x214, &0x10_0000_u32.to_le_bytes());
     put(0x236, &[1]);
     put(0x258, &0x10_0000_u64.to_le_bytes());
     put(0x260, &0x1_0000_u32.to_le_bytes());
-    // The entry is 0x200 behind the start.
+    // The entry is at offset 0x200.
     image.extend([0; 0x200]);
     image.extend(program());
     image
@@ -164,7 +165,7 @@ impl BareGuest {
         Self::start(run, name)
     }
 
-    /// Takes it out of its box, with more arguments for the VMM.
+    /// Takes it out of its box, with additional arguments for the VMM.
     pub(crate) fn resume(name: &'static str, more: &[&str]) -> Result<Self> {
         let mut resume = Command::new(VMM);
         resume.args(["resume", "--box", name]).args(more);
@@ -185,7 +186,7 @@ impl BareGuest {
                 }
                 Err(_) => vmm.still_runs()?,
             }
-            // The socket appears when the VMM has come that far.
+            // The socket appears when the VMM is ready.
             std::thread::sleep(Duration::from_millis(5));
         };
         console.set_read_timeout(Some(END_LIMIT))?;
@@ -197,7 +198,7 @@ impl BareGuest {
         path(self.name, "api")
     }
 
-    /// Has it carry out a command, and returns the lines of its answer.
+    /// Sends it a command, and returns the lines of its answer.
     fn ask(&mut self, command: u8) -> Result<Vec<String>> {
         self.tell(command)?;
         let mut lines = Vec::new();
@@ -215,13 +216,13 @@ impl BareGuest {
         }
     }
 
-    /// The same of one that it will not answer.
+    /// The same for a command without an answer.
     fn tell(&mut self, command: u8) -> Result<()> {
         let console = self.console.get_mut();
         console.write_all(&[command]).context("Ask the guest")
     }
 
-    /// Has it write its MSRs, and sees that they differ from those of a new CPU.
+    /// Makes it write its MSRs, and checks that the values differ from those of a new CPU.
     pub(crate) fn write_msrs(&mut self) -> Result<()> {
         ensure!(
             self.holds_msrs().is_err(),
@@ -231,7 +232,7 @@ impl BareGuest {
         self.holds_msrs()
     }
 
-    /// Has it read its MSRs, which must be as it wrote them.
+    /// Makes it read its MSRs, which must be as it wrote them.
     pub(crate) fn holds_msrs(&mut self) -> Result<()> {
         let lines = self.ask(b'r')?;
         ensure!(lines.len() == MSRS.len(), "It read {lines:?}");
@@ -247,19 +248,19 @@ impl BareGuest {
         bail!("MSRs are not as the guest wrote them: {}", lost.join(", "))
     }
 
-    /// Has it do what KVM can make nothing of, and returns how the VMM ended.
+    /// Makes it do something that KVM cannot handle, and returns the VMM's exit status.
     pub(crate) fn crash(mut self) -> Result<i32> {
         self.tell(b'x')?;
         let status = self.vmm.wait(END_LIMIT)?;
         status.code().context("The VMM was killed")
     }
 
-    /// Cuts its power, whichever process runs it now.
+    /// Powers it off, whichever process runs it now.
     pub(crate) fn end(self) -> Result<()> {
         command("shutdown", &self.api())?.expect(0)
     }
 
-    /// An update in this kernel with these arguments, which must be done.
+    /// An update in this kernel with these arguments, which must succeed.
     pub(crate) fn update(&self, arguments: &[&str]) -> Result<()> {
         let mut update = Command::new(VMM);
         update

@@ -1,4 +1,4 @@
-//! What an operator does to a guest and its update, from processes of their own.
+//! Commands of an operator for a guest and its update, run as separate processes.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Lines};
@@ -24,19 +24,19 @@ impl Guest {
         command(verb, &self.spec.api())
     }
 
-    /// The same with more arguments.
+    /// The same with additional arguments.
     pub(crate) fn command_with(&self, verb: &str, more: &[&str]) -> Result<Ended> {
         let mut command = Command::new(VMM);
         command.args([verb, "--api-socket"]).arg(self.spec.api());
         Ended::of(command.args(more))
     }
 
-    /// Begins an update of the host, which must be called off or fail.
+    /// Begins an update of the host, which must be cancelled or fail.
     pub(crate) fn start_update(&self, arguments: &[&str]) -> Result<Updating> {
         Updating::start(&mut self.update_command(arguments)?)
     }
 
-    /// Sends the VMM a signal that asks it to end.
+    /// Sends the VMM a signal that asks it to exit.
     pub(crate) fn terminate(&self) -> Result<()> {
         self.signal(Signal::TERM)
     }
@@ -45,7 +45,7 @@ impl Guest {
         self.vmm.signal(signal)
     }
 
-    /// Waits for the VMM's end, which must be a good one.
+    /// Waits for the VMM to exit, which must be successful.
     pub(crate) fn wait_for_end(mut self) -> Result<()> {
         let status = self.vmm.wait(END_LIMIT)?;
         ensure!(status.success(), "The VMM ended with {status}");
@@ -61,7 +61,7 @@ impl Guest {
     }
 }
 
-/// An update that is on. It is killed when this is dropped.
+/// An update in progress. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Updating {
     process: Child,
@@ -69,7 +69,7 @@ pub(crate) struct Updating {
 }
 
 impl Updating {
-    /// What it says of errors goes where this process's does.
+    /// Its error output goes to that of this process.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command.spawn().context("Run vmm-example")?;
@@ -78,7 +78,7 @@ impl Updating {
         Ok(Self { process, lines })
     }
 
-    /// Asks it to end (SIGTERM).
+    /// Asks it to exit (SIGTERM).
     pub(crate) fn interrupt(&self) -> Result<()> {
         self.signal(Signal::TERM)
     }
@@ -87,7 +87,7 @@ impl Updating {
         self.process.id()
     }
 
-    /// Whether it has not ended.
+    /// Whether it has not ended yet.
     pub(crate) fn is_on(&mut self) -> Result<bool> {
         Ok(self.process.try_wait()?.is_none())
     }
@@ -97,7 +97,7 @@ impl Updating {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Reads on until a line is as `wanted`, and returns it.
+    /// Reads lines until `wanted` accepts one, and returns that.
     pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         for line in self.lines.by_ref() {
             let line = line?;
@@ -109,7 +109,7 @@ impl Updating {
         bail!("The update ended without {what}")
     }
 
-    /// Waits for its end. Of what it said there is the rest.
+    /// Waits for its end, and returns the rest of its output.
     pub(crate) fn end(mut self) -> Result<Ended> {
         let mut text = String::new();
         for line in self.lines.by_ref() {
@@ -124,13 +124,13 @@ impl Updating {
 
 impl Drop for Updating {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if it is already gone.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// `vmm-example events`, from its first word on. It ends when this is dropped.
+/// `vmm-example events`, from its first line on. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     process: Child,
@@ -157,7 +157,8 @@ impl Watch {
         Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
     }
 
-    /// All that is told until an event, of a step if that is named, and that as the last.
+    /// All events up to one with this name, and with this step if one is given; includes that
+    /// event.
     pub(crate) fn until(&mut self, event: &str, step: Option<&str>) -> Result<Vec<Value>> {
         let mut events = Vec::new();
         while let Some(next) = self.next()? {
@@ -170,7 +171,7 @@ impl Watch {
         bail!("The guest ended without {event} {step:?}: {events:?}")
     }
 
-    /// All that is told until the guest's end.
+    /// All events until the guest's end.
     pub(crate) fn end(mut self) -> Result<Vec<Value>> {
         let mut events = Vec::new();
         while let Some(next) = self.next()? {
@@ -184,7 +185,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if it is already gone.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,4 +1,4 @@
-//! The VMM as a process: one that runs a guest, and one that came to its end.
+//! The VMM as a process: one that runs a guest, and one that has ended.
 
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-/// A command of the VMM's that came to its end.
+/// A command of the VMM that has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: Option<i32>,
-    /// What it wrote, both streams.
+    /// Its output, both streams.
     pub(crate) text: String,
 }
 
@@ -30,7 +30,7 @@ impl Ended {
         })
     }
 
-    /// The same for a command that leaves processes behind: they have its streams, which are
+    /// The same for a command that leaves processes behind: they inherit its streams, whose end is
     /// not waited for.
     pub(crate) fn of_long_lived(command: &mut Command) -> Result<Self> {
         let status = command.stdin(Stdio::null()).status();
@@ -40,7 +40,7 @@ impl Ended {
         })
     }
 
-    /// The exit status must be this one.
+    /// Checks that the exit status is this one.
     pub(crate) fn expect(&self, status: i32) -> Result<()> {
         if self.status != Some(status) {
             bail!(
@@ -100,7 +100,7 @@ impl Vmm {
 
 impl Drop for Vmm {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if it is already gone.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

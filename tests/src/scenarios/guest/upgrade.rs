@@ -1,4 +1,4 @@
-//! A guest whose VMM is replaced under it. The new VMM is nobody's child here.
+//! Replaces the VMM under a guest. The new VMM is not a child of this process.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -16,16 +16,16 @@ use serde_json::Value;
 
 use super::{END_LIMIT, Ended, Guest, VMM};
 
-/// What a process holds.
+/// The resources of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Holds {
     pub(crate) fds: usize,
     pub(crate) threads: usize,
-    /// Memory that is its own, without the guest's.
+    /// Its own memory, without the guest's.
     pub(crate) anonymous_kib: u64,
 }
 
-/// The process that runs a guest, whoever started it. It ends when this is dropped.
+/// The process that runs a guest, whichever process started it. It ends when this is dropped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Runner(Pid);
 
@@ -72,13 +72,13 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // It fails if the process is gone already, as it should be.
+        // It fails if the process is already gone, as it should be.
         let _ = kill_process(self.0, Signal::KILL);
     }
 }
 
 impl Guest {
-    /// `vmm-example live-update --binary`, with more arguments.
+    /// `vmm-example live-update --binary`, with additional arguments.
     pub(crate) fn upgrade(&self, binary: &str, arguments: &[&str]) -> Result<Ended> {
         let mut update = Command::new(VMM);
         update
@@ -92,7 +92,7 @@ impl Guest {
         Ended::of(&mut update)
     }
 
-    /// Who runs the guest, as the API says.
+    /// The process that runs the guest, according to the API.
     pub(crate) fn runner(&self) -> Result<Runner> {
         let status = self.spec.status()?;
         let pid = status["pid"]
@@ -102,23 +102,23 @@ impl Guest {
         Ok(Runner(pid.context("The status has the VMM's process")?))
     }
 
-    /// A connection to the API that asks nothing yet.
+    /// A connection to the API without a request so far.
     pub(crate) fn api_client(&self) -> Result<ApiClient> {
         ApiClient::connect(&self.spec.api())
     }
 
-    /// Where its API is.
+    /// The path of its API socket.
     pub(crate) fn api_path(&self) -> PathBuf {
         self.spec.api()
     }
 
-    /// A program that answers `check-state` as the VMM does and else is `script`.
+    /// A program that answers `check-state` like the VMM and otherwise runs `script`.
     pub(crate) fn bad_binary(&self, script: &str) -> Result<String> {
         let checks = format!("[ \"$1\" = check-state ] && exec {VMM} \"$@\"");
         self.binary(&format!("#!/bin/sh\n{checks}\n{script}\n"), 0o755)
     }
 
-    /// A file to name as binary.
+    /// A file for the option `--binary`.
     pub(crate) fn binary(&self, content: &str, mode: u32) -> Result<String> {
         let path: PathBuf = self.spec.path(".binary");
         let _ = fs::remove_file(&path);
@@ -127,7 +127,7 @@ impl Guest {
         Ok(path.display().to_string())
     }
 
-    /// Ends the guest from inside, which ends its runner.
+    /// Powers the guest off from inside, which ends its runner.
     pub(crate) fn power_off_under(mut self, runner: &Runner) -> Result<()> {
         self.console.say(command::POWER_OFF)?;
         runner.wait(END_LIMIT)?;

@@ -1,4 +1,4 @@
-//! A device that is passed through, driven by the scenario itself instead of a guest.
+//! A passed-through device that is driven by the scenario itself instead of a guest.
 
 pub(crate) mod nic;
 pub(crate) mod pci;
@@ -13,7 +13,7 @@ use crate::fdbox::FdBox;
 use nic::{IOVA, MEMORY_LEN};
 use vfio::{Iommufd, VfioDevice};
 
-/// A device that receives, and what it needs.
+/// A device that receives frames, and everything it needs.
 #[derive(Debug)]
 pub(crate) struct Rig {
     pub(crate) memory: File,
@@ -23,7 +23,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Takes the host's device from whatever drives it.
+    /// Takes the host's device from its present driver.
     pub(crate) fn set_up() -> Result<Self> {
         let memory = nic::memory(IOVA)?;
         let iommufd = Iommufd::open()?;
@@ -41,14 +41,14 @@ impl Rig {
         })
     }
 
-    /// Puts everything into a box; what the caller goes on with are other descriptors of the same.
+    /// Puts everything into a box; the caller keeps other descriptors of the same files.
     pub(crate) fn put(&self, fdbox: &FdBox) -> Result<()> {
         fdbox.put(self.device.another()?.into_fd(), "nic")?;
         fdbox.put(self.iommufd.another()?.into_fd(), "iommufd")?;
         fdbox.put(self.memory.try_clone()?, "ring")
     }
 
-    /// Takes everything out of a box, in the order that is asked for.
+    /// Takes everything out of a box, in the required order.
     pub(crate) fn take(fdbox: &FdBox, ioas: u32) -> Result<Self> {
         let memory = File::from(fdbox.get("ring")?);
         let iommufd = Iommufd::from_fd(fdbox.get("iommufd")?);

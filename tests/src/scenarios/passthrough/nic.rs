@@ -1,5 +1,5 @@
-//! The receive side of an e1000e, polled: one ring in a memfd, one buffer for each descriptor, and
-//! none is ever used twice. So the memory tells every frame that came, and in which order.
+//! The receive side of an e1000e, polled: one ring in a memfd, one buffer per descriptor, and no
+//! buffer is used twice. So the memory records every frame that arrived, and in which order.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,12 +11,12 @@ use fdbox_lab::frame;
 use super::vfio::VfioDevice;
 use crate::memory::{self, MIB};
 
-/// Where the memory is for the device, where there is one.
+/// The address of the memory for the device, if there is only one memory.
 pub(crate) const IOVA: u64 = 0x1000_0000;
-/// What the ring and its buffers take.
+/// The size of the ring and its buffers.
 pub(crate) const MEMORY_LEN: u64 = MIB + DESCRIPTORS * BUFFER_LEN;
 
-/// Deep enough for every frame of a scenario.
+/// Enough for every frame of a scenario.
 const DESCRIPTORS: u64 = 16384;
 const DESCRIPTOR_LEN: u64 = 16;
 const RING_AT: u64 = 64 << 10;
@@ -37,17 +37,17 @@ const RDBAH: u64 = 0x2804;
 const RDLEN: u64 = 0x2808;
 const RDH: u64 = 0x2810;
 const RDT: u64 = 0x2818;
-/// An entry of the multicast table: nothing but a reset clears it.
+/// An entry of the multicast table: only a reset clears it.
 const MTA_LAST: u64 = 0x5200 + 127 * 4;
 const COMMAND_MEMORY_AND_MASTER: u16 = 2 | 4;
 
-/// Marks a device that was set up.
+/// Marks a device that has been set up.
 pub(crate) const MARK: u32 = 0x600d_f00d;
 
-/// How long frames may take to come; another comes every few milliseconds.
+/// How long frames may take to arrive; one is sent every few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// New memory with an empty ring, which the device will see at `iova`.
+/// New memory with an empty ring, which the device will access at `iova`.
 pub(crate) fn memory(iova: u64) -> Result<File> {
     let memory = memory::memfd(c"ring", MEMORY_LEN)?;
     for index in 0..DESCRIPTORS {
@@ -56,7 +56,7 @@ pub(crate) fn memory(iova: u64) -> Result<File> {
     Ok(memory)
 }
 
-/// Lets the descriptor at `index` point to `iova`.
+/// Makes the descriptor at `index` point to `iova`.
 fn point(memory: &File, index: u64, iova: u64) -> Result<()> {
     let at = RING_AT + index * DESCRIPTOR_LEN;
     memory
@@ -64,7 +64,7 @@ fn point(memory: &File, index: u64, iova: u64) -> Result<()> {
         .context("Write a descriptor")
 }
 
-/// Lets the device receive into the ring whose memory it sees at `iova`.
+/// Makes the device receive into the ring that it accesses at `iova`.
 pub(crate) fn start(device: &VfioDevice, iova: u64) -> Result<()> {
     device.set_command(COMMAND_MEMORY_AND_MASTER)?;
     device.set_register(CTRL, device.register(CTRL)? | CTRL_SET_LINK_UP)?;
@@ -78,7 +78,7 @@ pub(crate) fn start(device: &VfioDevice, iova: u64) -> Result<()> {
     device.set_register(RCTL, rctl)
 }
 
-/// That nobody has reset the device or switched off its bus mastering.
+/// Checks that the device has not been reset, and that its bus mastering has not been disabled.
 pub(crate) fn check_untouched(device: &VfioDevice) -> Result<()> {
     let mark = device.register(MTA_LAST)?;
     ensure!(mark == MARK, "The device was reset: its mark is {mark:#x}");
@@ -90,7 +90,7 @@ pub(crate) fn check_untouched(device: &VfioDevice) -> Result<()> {
     Ok(())
 }
 
-/// Lets all descriptors from the one at `from` on point to where nothing is mapped.
+/// Makes all descriptors from `from` on point to unmapped addresses.
 pub(crate) fn misdirect(memory: &File, from: u64) -> Result<()> {
     (from..DESCRIPTORS).try_for_each(|index| point(memory, index, IOVA + 16 * MEMORY_LEN))
 }
@@ -105,7 +105,7 @@ pub(crate) fn filled(memory: &File) -> Result<u64> {
     Ok(done.count() as u64)
 }
 
-/// Waits until the device has filled `count` descriptors or more: how many.
+/// Waits until the device has filled at least `count` descriptors; returns how many.
 pub(crate) fn wait_for(memory: &File, count: u64) -> Result<u64> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -116,12 +116,12 @@ pub(crate) fn wait_for(memory: &File, count: u64) -> Result<u64> {
         if Instant::now() > deadline {
             bail!("{found} frames came, {count} were expected");
         }
-        // A device that is polled tells nobody when it has written.
+        // A polled device does not signal its writes.
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Checks the first `count` frames: each whole, each the successor of the one before and sent to the same
+/// Checks the first `count` frames: each is intact, follows the one before and was sent to the same
 /// device. Returns the number of the first.
 pub(crate) fn check_frames(memory: &File, count: u64) -> Result<u64> {
     let mut first = None;

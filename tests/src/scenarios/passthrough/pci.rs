@@ -1,4 +1,4 @@
-//! The host's devices to pass through, as sysfs shows them.
+//! The host's devices for passthrough, as shown in sysfs.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
-/// Vendor and device of an 82574, which QEMU's e1000e is.
+/// Vendor and device id of an 82574, which QEMU's e1000e emulates.
 const NIC: [&str; 2] = ["0x8086", "0x10d3"];
-/// Of QEMU's NVMe controller.
+/// Those of QEMU's NVMe controller.
 const NVME: [&str; 2] = ["0x1b36", "0x0010"];
 const VFIO_PCI: &str = "vfio-pci";
 
@@ -18,18 +18,18 @@ fn text(path: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// What a virtio network device is, which is the one that uses ATS where there is one.
+/// Those of a virtio network device, which uses ATS on the host that has such a device.
 const USES_ATS: [&str; 2] = ["0x1af4", "0x1041"];
 
-/// The folder of the device that uses ATS.
+/// The directory of the device that uses ATS.
 pub(crate) fn ats_user() -> Result<PathBuf> {
     let mut found = with_ids(USES_ATS)?;
-    // The guests' network device is one too, but has no such capability.
+    // The guests' network device is one too, but does not have the capability.
     found.retain(|place| fs::metadata(place.join("iommu")).is_ok());
     found.pop().context("The host has no device that uses ATS")
 }
 
-/// The folders of all devices with these ids, in the order of their addresses.
+/// The directories of all devices with these ids, in the order of their addresses.
 fn with_ids(ids: [&str; 2]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(DEVICES)? {
@@ -42,12 +42,12 @@ fn with_ids(ids: [&str; 2]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The folders of all cards, in the order of their addresses.
+/// The directories of all cards, in the order of their addresses.
 pub(crate) fn nics() -> Result<Vec<PathBuf>> {
     with_ids(NIC)
 }
 
-/// The folder of the NVMe drive.
+/// The directory of the NVMe drive.
 pub(crate) fn nvme() -> Result<PathBuf> {
     let found = with_ids(NVME)?;
     found
@@ -56,7 +56,7 @@ pub(crate) fn nvme() -> Result<PathBuf> {
         .context("The host has no NVMe drive")
 }
 
-/// The folder of the first card: the one that a scenario with one device takes.
+/// The directory of the first card: the one used by a scenario with one device.
 pub(crate) fn nic() -> Result<PathBuf> {
     nics()?.into_iter().next().context("The host has no e1000e")
 }
@@ -76,19 +76,19 @@ fn driver_of(place: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Binds a device to vfio-pci: its node.
+/// Binds a device to vfio-pci; returns its node.
 pub(crate) fn give_to_vfio(place: &Path) -> Result<String> {
     give_to(place, VFIO_PCI)?;
     node(place)
 }
 
-/// Binds a device to vfio-pci: the VMM's arguments to give it to a guest.
+/// Binds a device to vfio-pci; returns the VMM's arguments for passing it to a guest.
 pub(crate) fn to_pass_through(place: &Path) -> Result<[String; 2]> {
     give_to_vfio(place)?;
     Ok(["--device".to_owned(), format!("vfio={}", address(place))])
 }
 
-/// Takes a device from its driver, if it has another one, and binds it to this one.
+/// Takes a device from its driver, if that is another one, and binds it to this one.
 pub(crate) fn give_to(place: &Path, driver: &str) -> Result<()> {
     let bound = driver_of(place)?;
     if bound.as_deref() == Some(driver) {
@@ -114,7 +114,7 @@ pub(crate) fn address(place: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// A device's node of VFIO.
+/// A device's VFIO node.
 pub(crate) fn node(place: &Path) -> Result<String> {
     let devices = fs::read_dir(place.join("vfio-dev")).context("vfio-pci has no such device")?;
     let device = devices.last().context("vfio-pci has no such device")??;
@@ -122,7 +122,7 @@ pub(crate) fn node(place: &Path) -> Result<String> {
     Ok(format!("/dev/vfio/devices/{name}"))
 }
 
-/// Whether a device may do DMA, by its own PCI_COMMAND.
+/// Whether a device may do DMA, according to its own PCI_COMMAND.
 pub(crate) fn is_master(place: &Path) -> Result<bool> {
     let config = fs::File::open(place.join("config"))?;
     let mut command = [0; 2];

@@ -1,5 +1,5 @@
-//! The registers of a device that somebody else drives, read beside him: through sysfs, without opening the
-//! device.
+//! The registers of a device that is driven by a guest, read at the same time: through sysfs,
+//! without opening the device.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -12,7 +12,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use super::pci;
 use crate::host;
 
-/// What is mapped of BAR 0: both kinds of device have that much, and what is read lies in it.
+/// The mapped part of BAR 0: both kinds of device have at least this much, and it contains all
+/// registers read here.
 const LEN: usize = 0x4000;
 
 /// See the 82574 datasheet, chapter 10.
@@ -33,7 +34,7 @@ mod nvme {
     pub(super) const ACQ: usize = 0x30;
 }
 
-/// Notes how a card is. It must be in D0, its memory switched on.
+/// Records the state of a card. It must be in D0 with its memory enabled.
 pub(crate) fn note_card(place: &Path) -> Result<Noted<CardRegisters>> {
     let bar = Bar0::map(place)?;
     let registers = CardRegisters {
@@ -78,19 +79,20 @@ impl Bar0 {
         let file = File::options().read(true).write(true).open(&bar);
         let file = file.with_context(|| format!("Open {}", bar.display()))?;
         let null = std::ptr::null_mut();
-        // SAFETY: a new mapping at no particular address takes nothing from anyone.
+        // SAFETY: a new mapping at no particular address does not affect existing ones.
         let start = unsafe { mmap(null, LEN, ProtFlags::READ, MapFlags::SHARED, &file, 0) };
         Ok(Self(start.context("Map the registers")?))
     }
 
     fn read(&self, at: usize) -> u32 {
         assert!(at < LEN && at.is_multiple_of(4), "No register");
-        // SAFETY: `at` is in the mapping, which is readable, and aligned. It is no memory that anybody has a
-        // reference to, and reading the registers above changes nothing, by what describes them.
+        // SAFETY: `at` is in the mapping, which is readable, and aligned. There are no references
+        // to this memory, and according to the specifications reading the registers above has no
+        // side effects.
         unsafe { self.0.cast::<u32>().wrapping_add(at / 4).read_volatile() }
     }
 
-    /// Low half first.
+    /// Reads the low half first.
     fn read_64(&self, at: usize) -> u64 {
         u64::from(self.read(at)) | u64::from(self.read(at + 4)) << 32
     }
@@ -98,7 +100,7 @@ impl Bar0 {
 
 impl Drop for Bar0 {
     fn drop(&mut self) {
-        // SAFETY: the mapping is of this length and ours alone, and is not used any more.
+        // SAFETY: the mapping has this length, belongs to this value and is no longer in use.
         let unmapped = unsafe { munmap(self.0, LEN) };
         debug_assert!(unmapped.is_ok(), "A mapping of ours can be unmapped");
     }

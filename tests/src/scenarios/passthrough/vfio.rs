@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::uapi::{self, Plain};
 
-/// `_IO(';', nr)`: both use one type, from 100 and from 0x80 up.
+/// `_IO(';', nr)`: both use this type, iommufd with numbers from 0x80, VFIO from 100.
 const fn io(nr: u32) -> u32 {
     ((b';' as u32) << 8) | nr
 }
@@ -26,7 +26,7 @@ const DEVICE_ATTACH_IOMMUFD_PT: u32 = io(100 + 19);
 /// `IOMMU_IOAS_MAP_FIXED_IOVA`, `_WRITEABLE` and `_READABLE`.
 const MAP_FLAGS: u32 = 1 | 2 | 4;
 
-/// Regions of a PCI device.
+/// A region of a PCI device.
 const BAR0: u32 = 0;
 const CONFIG: u32 = 7;
 
@@ -53,7 +53,7 @@ struct IoasMap {
     ioas_id: u32,
     /// `IOAS_MAP_FILE`: the file; `IOAS_MAP`: 0.
     fd: i32,
-    /// `IOAS_MAP_FILE`: where in the file; `IOAS_MAP`: the address.
+    /// `IOAS_MAP_FILE`: the offset in the file; `IOAS_MAP`: the address.
     start: u64,
     length: u64,
     iova: u64,
@@ -96,7 +96,7 @@ struct RegionInfo {
     offset: u64,
 }
 
-// SAFETY: integers without gaps between them (the sizes are checked below).
+// SAFETY: integers without padding between them (the sizes are checked below).
 unsafe impl Plain for Destroy {}
 // SAFETY: as above.
 unsafe impl Plain for IoasAlloc {}
@@ -143,7 +143,7 @@ impl Iommufd {
         Ok(Self(self.0.try_clone()?))
     }
 
-    /// A new IOAS: its id.
+    /// Allocates an IOAS; returns its id.
     pub(crate) fn ioas(&self) -> Result<u32, Errno> {
         let mut alloc = IoasAlloc {
             size: size_of::<IoasAlloc>() as u32,
@@ -177,11 +177,11 @@ impl Iommufd {
         uapi::call(&self.0, IOAS_MAP_FILE, &mut map).map(drop)
     }
 
-    /// Maps memory of this process, which must stay where it is.
+    /// Maps memory of this process, which must not move.
     pub(crate) fn map_memory(&self, ioas: u32, memory: &[u8], iova: u64) -> Result<(), Errno> {
         let mut map = IoasMap {
             size: size_of::<IoasMap>() as u32,
-            // Not writable: the device may not change what Rust believes constant.
+            // Not writable: the device must not change what Rust considers constant.
             flags: 1 | 4,
             ioas_id: ioas,
             fd: 0,
@@ -219,7 +219,7 @@ impl VfioDevice {
         Self::from_fd(file.into())
     }
 
-    /// One that is bound.
+    /// A descriptor that is already bound.
     pub(crate) fn from_fd(fd: OwnedFd) -> Result<Self> {
         let file = File::from(fd);
         let bar0 = region(&file, BAR0).context("Find BAR 0")?;
@@ -269,7 +269,7 @@ impl VfioDevice {
     }
 }
 
-/// Opens a device's node, which does nothing to the device.
+/// Opens a device's node, which does not affect the device.
 pub(crate) fn open_node(node: &str) -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).open(node);
     file.with_context(|| format!("Open {node}"))

@@ -97,7 +97,7 @@ pub(super) fn all_or_nothing(_: &Cx<'_>) -> Result<()> {
     equal("The errno", why.error, Errno::BUSY.raw_os_error())?;
     ensure!(!uapi::text(&why.message).is_empty(), "No message");
     equal("What the handover keeps", fdbox::info()?, before)?;
-    // The one before it is as it was: not frozen, and still in an open box.
+    // The descriptor before it is unchanged: not frozen, and still in an open box.
     rustix::fs::ftruncate(&own, 2 * PAGE)?;
     let taken: OwnedFd = second.get("the-shared-one")?;
     second.seal()?;
@@ -143,7 +143,7 @@ pub(super) fn many(_: &Cx<'_>) -> Result<()> {
     }
     let mut expected: Vec<String> = (0..MANY).map(name).collect();
     equal("The list of all boxes", listed()?, expected.clone())?;
-    // From the front, the middle and the end, so that each is found among the others that are left.
+    // One from the front, the middle and the end, so that each is found among the remaining ones.
     for at in [0, MANY / 2, MANY - 3] {
         let gone = expected.remove(at);
         FdBox::open(&gone)?.delete()?;
@@ -166,7 +166,7 @@ pub(super) fn many(_: &Cx<'_>) -> Result<()> {
     equal("The list of no boxes", listed()?, Vec::new())
 }
 
-/// More than what one allocation of the kernel's has room for.
+/// More than fit into a single allocation of the kernel.
 const DESCRIPTORS: usize = 33_000;
 
 pub(super) fn many_descriptors(_: &Cx<'_>) -> Result<()> {
@@ -190,7 +190,7 @@ pub(super) fn many_descriptors(_: &Cx<'_>) -> Result<()> {
             .map_err(|(error, _)| error),
         Errno::EXIST,
     )?;
-    // From the front, the middle and the end.
+    // One from the front, the middle and the end.
     for number in [0, DESCRIPTORS / 2, DESCRIPTORS - 1] {
         drop(fdbox.get(&number.to_string())?);
         fails(

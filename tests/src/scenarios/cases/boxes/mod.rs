@@ -1,4 +1,4 @@
-//! Boxes: what keeps them, what they keep, and what ends them.
+//! Boxes: how long they live, what they hold, and how they end.
 
 mod here;
 mod node;
@@ -196,7 +196,7 @@ fn owner_before(_: &Cx<'_>) -> Result<()> {
     fresh
         .node
         .set_permissions(PermissionsExt::from_mode(0o640))?;
-    // SEAL notes what the node is like.
+    // SEAL records the attributes of the node.
     FdBox::open("owner")?.seal()
 }
 
@@ -280,7 +280,7 @@ fn carried_after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// More than the kernel leaves alone by chance.
+/// More than could remain untouched by chance.
 const LATE_PAGES: u64 = 256 * MIB / PAGE;
 
 fn late_before(_: &Cx<'_>) -> Result<()> {
@@ -296,7 +296,7 @@ fn late_after(_: &Cx<'_>) -> Result<()> {
         !Path::new(fdbox::CONTROL).exists(),
         "The module was loaded by somebody else"
     );
-    // The new kernel works as usual: what it hands out must not be what it was handed.
+    // The new kernel works as usual: it must not allocate pages of the handover.
     let other = memfd(c"other", LATE_PAGES * PAGE)?;
     write_pages(&other, 24, LATE_PAGES)?;
     host::load_module("fdbox")?;

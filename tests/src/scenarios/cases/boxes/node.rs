@@ -1,4 +1,4 @@
-//! The nodes of boxes, and what else has their numbers.
+//! The nodes of boxes, and other nodes with the same device numbers.
 
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -14,7 +14,7 @@ const ALIASED: &str = "owner-alias";
 const REPLACED: &str = "owner-replaced";
 const LATE: &str = "owner-late";
 
-/// Makes another node of the box's number at `path`, for anybody, and opens it.
+/// Creates another node with the box's number at `path`, accessible to anyone, and opens it.
 fn alias(fdbox: &FdBox, path: &str) -> Result<FdBox> {
     let number = fdbox.node.metadata()?.rdev();
     let mode = Mode::from_raw_mode(0o600);
@@ -41,15 +41,15 @@ pub(super) fn alias_before(_: &Cx<'_>) -> Result<()> {
         chown(&path, Some(7), Some(8))?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640))?;
     }
-    // What is changed after SEAL counts as well.
+    // Changes after SEAL count as well.
     FdBox::create(LATE)?.seal()?;
     std::fs::set_permissions(node_path(LATE), PermissionsExt::from_mode(0o604))?;
-    // Elsewhere, and beside the node under another name.
+    // At another path, and next to the node under another name.
     let fdbox = FdBox::open(ALIASED)?;
     alias(&fdbox, "/dev/fdbox/owner-beside")?.seal()?;
     fdbox.unseal()?;
     alias(&fdbox, "/tmp/owner-alias")?.seal()?;
-    // The node is not the box's any more: what it was made with is all that is known.
+    // The node no longer belongs to the box: the module only knows its original attributes.
     let fdbox = FdBox::open(REPLACED)?;
     std::fs::remove_file(node_path(REPLACED))?;
     File::create(node_path(REPLACED))?;
@@ -61,7 +61,7 @@ pub(super) fn alias_before(_: &Cx<'_>) -> Result<()> {
 
 pub(super) fn alias_between(_: &Cx<'_>) -> Result<()> {
     equal("Mode and owner, changed late", owner(LATE)?, (0o604, 0, 0))?;
-    // Nobody unseals it: it is carried on, as it is now.
+    // It is not unsealed: it is carried on with its present attributes.
     chown(node_path(LATE), Some(3), Some(4))?;
     equal("Mode and owner", owner(ALIASED)?, (0o640, 7, 8))
 }

@@ -48,7 +48,7 @@ pub(super) fn put_fd(_: &Cx<'_>) -> Result<()> {
     puts_in_order(&fdbox, good)?;
     fdbox.unseal()?;
 
-    // After all these refusals the descriptor is the caller's as before, and can be put.
+    // After all these failures the caller still owns the descriptor, and can put it into a box.
     equal("The file", fstat(&file)?.st_ino, inode)?;
     equal("The number of descriptors", fdbox.entries()?.len(), 1)?;
     fdbox.put(file, "memory")?;
@@ -64,7 +64,8 @@ pub(super) fn put_fd(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// Of two things that are wrong the one that docs/uapi.md has first is told; the box is sealed.
+/// If two things are wrong, the error is the one that comes first in docs/uapi.md; the box is
+/// sealed.
 fn puts_in_order(fdbox: &FdBox, good: PutFd) -> Result<()> {
     let null = File::open("/dev/null")?;
     let (closed, null) = (9999, null.as_raw_fd());
@@ -89,7 +90,7 @@ fn put(fdbox: &FdBox, mut argument: PutFd) -> Result<i32, Errno> {
     uapi::call(fdbox, uapi::PUT_FD, &mut argument)
 }
 
-/// Everything that is wrong with the argument alone.
+/// Everything that can be wrong with the argument alone.
 fn refuses_bad_put(fdbox: &FdBox, good: PutFd) -> Result<()> {
     let nowhere = uapi::call_plain(fdbox, uapi::PUT_FD, NOWHERE);
     fails("PUT_FD at no address", nowhere, Errno::FAULT)?;
@@ -119,7 +120,7 @@ fn refuses_bad_put(fdbox: &FdBox, good: PutFd) -> Result<()> {
             Errno::BADF,
         )?;
     }
-    // A descriptor of a path only is not one of a file.
+    // An O_PATH descriptor does not refer to an open file.
     let path = rustix::fs::open("/tmp", OFlags::PATH, Mode::empty())?;
     let argument = PutFd {
         fd: path.as_raw_fd(),
@@ -128,7 +129,7 @@ fn refuses_bad_put(fdbox: &FdBox, good: PutFd) -> Result<()> {
     fails("PUT_FD of a path", put(fdbox, argument), Errno::BADF)
 }
 
-/// Kinds that nobody enlightened; the descriptor stays open.
+/// Kinds of files that are not supported; the descriptor stays open.
 fn refuses_other_kinds(fdbox: &FdBox, good: PutFd) -> Result<()> {
     for (which, other) in other_kinds(fdbox)? {
         let argument = PutFd {
@@ -145,7 +146,7 @@ fn refuses_other_kinds(fdbox: &FdBox, good: PutFd) -> Result<()> {
     Ok(())
 }
 
-/// Descriptors of kinds that nobody enlightened.
+/// Descriptors of unsupported kinds.
 fn other_kinds(fdbox: &FdBox) -> Result<Vec<(&'static str, OwnedFd)>> {
     let (pipe, _) = rustix::pipe::pipe()?;
     let (socket, _) = std::os::unix::net::UnixStream::pair()?;
@@ -243,7 +244,7 @@ pub(super) fn seal(_: &Cx<'_>) -> Result<()> {
     fails("UNSEAL of a deleted box", gone.try_unseal(), Errno::NODEV)?;
     fails("SALVAGE of a deleted box", gone.try_salvage(), Errno::NODEV)?;
 
-    // A guest_memfd that is not shared cannot be carried; its VM can.
+    // A guest_memfd that is not shared cannot be preserved; its VM can.
     let vm = kvm::Vm::create()?;
     fdbox.put(vm.guest_memfd(PAGE, 0)?, "private")?;
     fdbox.put(vm.into_fd(), "vm")?;
@@ -257,7 +258,7 @@ pub(super) fn seal(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// As UNSEAL where nothing is lost, but for its argument.
+/// Like UNSEAL with nothing lost, except for its argument.
 fn salvage(fdbox: &FdBox) -> Result<()> {
     let open = fdbox.try_salvage();
     fails("SALVAGE of an open box", open, Errno::INVAL)?;

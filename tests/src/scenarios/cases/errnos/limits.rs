@@ -1,4 +1,4 @@
-//! What a host has not enough of.
+//! Errors because of limited resources.
 
 use std::fs;
 
@@ -80,7 +80,7 @@ pub(super) fn no_memory(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// Two files, each of which the host has memory for, but not for both.
+/// Two files: the host has enough memory for each of them, but not for both.
 pub(super) fn no_memory_for_all(_: &Cx<'_>) -> Result<()> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let line = meminfo
@@ -101,14 +101,14 @@ pub(super) fn no_memory_for_all(_: &Cx<'_>) -> Result<()> {
         uapi::REASON_NO_MEMORY,
     )?;
     equal("What the handover keeps", fdbox::info()?, before)?;
-    // Both are as they were: not frozen.
+    // Both are unchanged: not frozen.
     for name in ["first", "second"] {
         rustix::fs::ftruncate(fdbox.get(name)?, PAGE)?;
     }
     fdbox.delete()
 }
 
-/// SEAL must fail for want of memory, at the descriptor `name`, and say how much it wants.
+/// SEAL must fail for lack of memory, at the descriptor `name`, and log how much it needs.
 fn refused(fdbox: &FdBox, name: &str) -> Result<()> {
     let before = fdbox::info()?;
     fails("SEAL of holes too many", fdbox.try_seal(), Errno::NOMEM)?;

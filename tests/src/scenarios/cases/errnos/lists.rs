@@ -1,4 +1,4 @@
-//! Errnos of the ioctls that tell what is there.
+//! Errnos of the ioctls that return information.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -12,7 +12,7 @@ use crate::fdbox::{self, FdBox};
 use crate::memory::{PAGE, memfd};
 use crate::uapi;
 
-/// What every growable struct refuses. `bytes` is a good argument, `size` the first field.
+/// The errors of every growable struct. `bytes` is a valid argument, `size` its first field.
 pub(super) fn refuses_bad_growable(
     what: &str,
     node: BorrowedFd<'_>,
@@ -45,7 +45,7 @@ pub(super) fn refuses_bad_growable(
         Errno::TOOBIG,
     )?;
     for large in [size + 8, MOST] {
-        // It does what it does, and need not be done twice.
+        // It takes effect, and must not be called twice.
         if command == uapi::SALVAGE {
             break;
         }
@@ -71,10 +71,10 @@ pub(super) fn refuses_bad_growable(
     )
 }
 
-/// The most bytes that a growable struct may have.
+/// The maximum size of a growable struct.
 const MOST: u32 = 4096;
 
-/// A command that has something to tell, and an argument that it cannot write to.
+/// A command that returns information, with an argument that it cannot write to.
 fn needs_room<T: uapi::Plain>(what: &str, node: impl AsFd, command: u32, good: T) -> Result<()> {
     let mut writable = good;
     uapi::call(&node, command, &mut writable).with_context(|| what.to_owned())?;
@@ -158,7 +158,7 @@ pub(super) fn lists(_: &Cx<'_>) -> Result<()> {
     )
 }
 
-/// One file under two names in one box: SEAL_ERROR has something to tell.
+/// One file under two names in one box: SEAL_ERROR then has an error to return.
 fn two_names(fdbox: &FdBox) -> Result<()> {
     let file = memfd(c"errno", PAGE)?;
     fdbox.put(file.try_clone()?, "first-name")?;
@@ -175,7 +175,7 @@ fn two_names(fdbox: &FdBox) -> Result<()> {
     equal("What the handover keeps", fdbox::info()?, before)?;
     let nothing = fdbox::no_seal_error();
     needs_room("SEAL_ERROR", fdbox, uapi::SEAL_ERROR, nothing)?;
-    // It is not frozen, and once in the box it can be sealed.
+    // It is not frozen, and can be sealed once it is in the box.
     rustix::fs::ftruncate(&file, 2 * PAGE)?;
     drop(fdbox.get("second-name")?);
     fdbox.seal()?;

@@ -1,8 +1,9 @@
-//! Every errno of every ioctl, as the header lists them.
+//! Every errno of every ioctl that the header lists.
 //!
-//! Not here: GET_FD's EOPNOTSUPP and EIO and SEAL's EFBIG, which take another driver, are in `sample`;
-//! UNSEAL's ENODATA in `sample` and `forged`; SEAL's ENOENT in `guest_memory`, its EAGAIN in `forged` and, with that of UNSEAL, in `leaving`; GET_FD's EAGAIN and its EBUSY for ids in
-//! `passthrough`. That opening a box is EPERM, in `rights`.
+//! Exceptions: GET_FD's EOPNOTSUPP and EIO and SEAL's EFBIG, which require another driver, are in
+//! `sample`; UNSEAL's ENODATA is in `sample` and `forged`; SEAL's ENOENT in `guest_memory`, its
+//! EAGAIN in `forged` and, with that of UNSEAL, in `leaving`; GET_FD's EAGAIN and its EBUSY for ids
+//! in `passthrough`; EPERM on opening a box in `rights`.
 
 mod descriptors;
 mod limits;
@@ -89,10 +90,10 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// Where nothing is mapped.
+/// An address where nothing is mapped.
 const NOWHERE: usize = 8;
 
-/// Arrays that are not names.
+/// Arrays that are not valid names.
 fn wrong_names() -> Vec<(&'static str, NameArray)> {
     vec![
         ("the empty name", NameArray::new("")),
@@ -104,7 +105,7 @@ fn wrong_names() -> Vec<(&'static str, NameArray)> {
     ]
 }
 
-/// All that a struct of flags and name can have wrong, whose command takes the `known` flags.
+/// All errors of a struct with flags and a name, whose command supports the `known` flags.
 fn refuses_bad_named(what: &str, node: impl AsFd, command: u32, known: u64) -> Result<()> {
     let node = node.as_fd();
     fails(
@@ -130,13 +131,13 @@ fn refuses_bad_named(what: &str, node: impl AsFd, command: u32, known: u64) -> R
     refuses_nowhere_last(what, node, command)
 }
 
-/// Of two things that are wrong the one that docs/uapi.md has first is told.
+/// If two things are wrong, the error is the one that comes first in docs/uapi.md.
 fn refuses_nowhere_last(what: &str, node: BorrowedFd<'_>, command: u32) -> Result<()> {
     let nowhere = || uapi::call_plain(node, command, NOWHERE);
     if ON_CONTROL.contains(&command) {
         return needs_cap_sys_admin(what, nowhere);
     }
-    // Who opened the box had the capability: that is enough.
+    // The process that opened the box had the capability: that is sufficient.
     fails(
         &format!("{what} at no address without CAP_SYS_ADMIN"),
         host::without_cap_sys_admin(nowhere)?,
@@ -161,7 +162,7 @@ fn needs_cap_sys_admin(what: &str, act: impl FnOnce() -> Result<i32, Errno> + Se
     )
 }
 
-/// An open node of a box that was deleted since.
+/// An open node of a box that has been deleted.
 fn deleted_box(name: &str) -> Result<FdBox> {
     let fdbox = FdBox::create(name)?;
     fdbox.delete()?;
@@ -183,7 +184,7 @@ fn create_box(_: &Cx<'_>) -> Result<()> {
     needs_cap_sys_admin("CREATE_BOX", || create("errno-create-2"))?;
     equal("The number of boxes", fdbox::info()?.boxes, before + 1)?;
     fdbox.delete()?;
-    // A name is free again at once.
+    // A name is available again at once.
     FdBox::create("errno-create")?.delete()
 }
 
@@ -222,7 +223,7 @@ fn delete_box(_: &Cx<'_>) -> Result<()> {
 fn unknown(_: &Cx<'_>) -> Result<()> {
     let control = fdbox::control()?;
     let fdbox = FdBox::create("errno-unknown")?;
-    // The commands without an argument also with size and direction in them, as _IOW has.
+    // Commands without an argument also with size and direction encoded, as by _IOW.
     for command in (0..64)
         .map(uapi::io)
         .chain([1 << 30 | uapi::io(0), uapi::io(4) | 8 << 16])
@@ -248,7 +249,7 @@ fn unknown(_: &Cx<'_>) -> Result<()> {
             fails(&format!("{command:#x} on a box"), result, Errno::NOTTY)?;
         }
     }
-    // It is told to those who may do nothing, too.
+    // Unprivileged processes get the same error.
     for node in [control.as_fd(), fdbox.as_fd()] {
         let call = || uapi::call_plain(node, uapi::io(63), 0);
         let result = host::without_cap_sys_admin(call)?;

@@ -1,4 +1,4 @@
-//! The ioctls, with their allocations failing.
+//! The ioctls with failing allocations.
 
 use std::os::fd::IntoRawFd;
 
@@ -16,12 +16,12 @@ use crate::probe::Probe;
 use crate::{host, uapi};
 
 const CALLED: &str = "load-called";
-/// Of what is in this box all is found in the next kernel, of what is in that one a driver is missing.
+/// The contents of this box are all found in the next kernel; those of that one lack a driver.
 const WHOLE: &str = "load-whole";
 const SALVAGED: &str = "load-salvaged";
 pub(super) const ARRIVING: [&str; 2] = [WHOLE, SALVAGED];
 
-/// State and number of descriptors in the list.
+/// Checks the state and number of descriptors in the list.
 fn is(name: &str, state: u32, fds: u32) -> Result<()> {
     let listed = fdbox::listed(name)?.context("The box in the list")?;
     equal("State and number", (listed.state, listed.fds), (state, fds))
@@ -29,7 +29,7 @@ fn is(name: &str, state: u32, fds: u32) -> Result<()> {
 
 pub(super) fn here(cx: &Cx<'_>) -> Result<()> {
     set_up_failures()?;
-    // Beside it UNSEAL has something to hand over.
+    // With this box, UNSEAL has something to hand over.
     FdBox::create("load-beside")?.seal()?;
     let control = fdbox::control()?;
     let quiet = Quiet::begin()?;
@@ -43,7 +43,7 @@ pub(super) fn here(cx: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(CALLED)?;
     let memory = memfd(c"load", PAGES * PAGE)?;
     write_pages(&memory, 92, PAGES)?;
-    // Its number is closed by the call that succeeds.
+    // The call that succeeds closes this number.
     let number = memory.into_raw_fd();
     let put = || fdbox.try_put_number(number, "memory");
     let ((), put) = at_last("PUT_FD", put, || is(CALLED, uapi::STATE_OPEN, 0))?;
@@ -107,12 +107,12 @@ pub(super) fn of_what_arrived(cx: &Cx<'_>) -> Result<()> {
     cx.value("failures of each call", [unseal, salvage, got])?;
     ensure!(salvage > 0 && got > 0, "No allocation failed");
     delete_what_arrived()?;
-    // An open node holds the module.
+    // An open node keeps the module in use.
     drop(whole);
     finds_nothing_again()
 }
 
-/// Nothing is lost of this box, however little memory there is.
+/// Nothing in this box is lost, however little memory there is.
 fn unseal_what_arrived(fdbox: &FdBox) -> Result<u32> {
     let sealed = || {
         equal("What is lost", fdbox.lost()?, Vec::new())?;
@@ -141,8 +141,8 @@ fn unseal_what_arrived(fdbox: &FdBox) -> Result<u32> {
     Ok(tried)
 }
 
-/// What SEAL emptied, the list of what is lost, is filled by a SALVAGE that succeeds. The box `other` is
-/// sealed beside it.
+/// SEAL cleared the list of lost descriptors, and a SALVAGE that succeeds fills it. The box `other`
+/// is sealed at the same time.
 fn salvage(other: &FdBox) -> Result<u32> {
     let fdbox = FdBox::open(SALVAGED)?;
     fails("UNSEAL", fdbox.try_unseal(), Errno::NODATA)?;
@@ -172,7 +172,7 @@ fn salvage(other: &FdBox) -> Result<u32> {
     Ok(tried)
 }
 
-/// Restores what came, but for the probe, which is discarded.
+/// Restores what arrived, except for the probe's descriptor, which is discarded.
 fn get_what_arrived(fdbox: &FdBox) -> Result<u32> {
     fdbox.unseal()?;
     let left = |count| move || is(WHOLE, uapi::STATE_OPEN, count);
@@ -187,7 +187,7 @@ fn get_what_arrived(fdbox: &FdBox) -> Result<u32> {
     Ok(failures)
 }
 
-/// The driver is told, whatever could not be allocated.
+/// The driver's callback is called, whatever could not be allocated.
 fn delete_what_arrived() -> Result<()> {
     let control = fdbox::control()?;
     let discards = Probe::discards()?;
@@ -202,7 +202,7 @@ fn delete_what_arrived() -> Result<()> {
     let deleted = one_by_one("DELETE_BOX", delete, unchanged, again);
     quiet.end()?;
     match deleted {
-        // There is nothing to delete twice.
+        // Nothing is left to delete.
         Err(error) if error.downcast_ref() == Some(&Errno::NOENT) => Ok(()),
         other => other.map(drop),
     }

@@ -9,12 +9,12 @@ use rustix::io::Errno;
 
 use crate::host;
 
-/// The n-th allocation of this task fails.
+/// Makes the n-th allocation of this task fail.
 const FAIL_NTH: &str = "/proc/self/fail-nth";
-/// From that one on all fail: one that can be done without must not hide those behind it.
+/// Makes all allocations from that one on fail: if one is not essential, it must not hide those
+/// after it.
 const FAIL_ALL: &str = "/proc/self/make-it-fail";
-/// What fails: allocations of this task, those that may wait, too, and none of them is told with a
-/// backtrace of its own.
+/// Allocations of this task fail, including those that may sleep, and without a backtrace for each.
 const FAILSLAB: [(&str, &str); 6] = [
     ("ignore-gfp-wait", "N"),
     ("verbose", "0"),
@@ -23,7 +23,7 @@ const FAILSLAB: [(&str, &str); 6] = [
     ("interval", "1"),
     ("times", "-1"),
 ];
-/// More allocations than loading the module takes.
+/// More allocations than loading the module needs.
 const MOST: u32 = 5000;
 
 pub(super) fn set_up_failures() -> Result<()> {
@@ -41,7 +41,7 @@ struct Switches {
 }
 
 impl Switches {
-    /// Opened once: to open them takes allocations of its own.
+    /// Opened once, because opening them allocates memory.
     fn open() -> Result<Self> {
         let open = |path| {
             let file = OpenOptions::new().read(true).write(true).open(path);
@@ -51,8 +51,8 @@ impl Switches {
         Ok(Self { nth, all })
     }
 
-    /// Makes the call with its n-th allocation failing, and all after it if `all`. What it returned, and
-    /// whether there was such an allocation.
+    /// Makes the call with its n-th allocation failing, and all later ones if `all`. Returns its
+    /// result, and whether there was such an allocation.
     fn call<T>(
         &self,
         nth: u32,
@@ -75,9 +75,9 @@ impl Switches {
     }
 }
 
-/// Makes a call with its allocations failing from the first on, then from the second on, and so on until
-/// it succeeds; `unchanged` looks, after each failure, that nothing has changed. What the call returned,
-/// and how often it failed.
+/// Makes a call with its allocations failing from the first on, then from the second on, and so on
+/// until it succeeds; after each failure `unchanged` checks that nothing has changed. Returns the
+/// result of the call, and how often it failed.
 pub(super) fn at_last<T>(
     what: &str,
     mut call: impl FnMut() -> Result<T, Errno>,
@@ -86,7 +86,7 @@ pub(super) fn at_last<T>(
     let switches = Switches::open()?;
     for nth in 1..MOST {
         match switches.call(nth, true, &mut call)? {
-            // Those that failed could be done without, or none failed.
+            // The failed allocations were not essential, or none failed.
             (Ok(value), failed) => return Ok((value, nth - u32::from(!failed))),
             (Err(Errno::NOMEM), _) => {
                 unchanged().with_context(|| format!("{what}, failing at {nth}"))?;
@@ -99,9 +99,9 @@ pub(super) fn at_last<T>(
     anyhow::bail!("{what}: it does not succeed")
 }
 
-/// Makes a call with its first allocation failing, then with its second alone, and so on until all were
-/// tried: each call succeeds without it, or says that there is no memory. `unchanged` is as above, `again`
-/// undoes a call that succeeded. How many allocations there are.
+/// Makes a call with only its first allocation failing, then only its second, and so on until all
+/// were tried: each call either succeeds without it, or reports a lack of memory. `unchanged` is as
+/// above, `again` undoes a successful call. Returns the number of allocations.
 pub(super) fn one_by_one<T>(
     what: &str,
     mut call: impl FnMut() -> Result<T, Errno>,
@@ -124,18 +124,18 @@ pub(super) fn one_by_one<T>(
     anyhow::bail!("{what}: there is no end of allocations")
 }
 
-/// While it is there, the console hears only of what is worst: the kernel tells allocations that fail
-/// with a backtrace. The log has all the same what it says beside that.
+/// While this exists, the console shows only the most severe messages: the kernel logs a backtrace
+/// for a failed allocation. The log still contains everything.
 pub(super) struct Quiet {
     usual: String,
-    /// Lines of the log before it.
+    /// The number of lines in the log before.
     lines: usize,
 }
 
 const PRINTK: &str = "/proc/sys/kernel/printk";
 
-/// KHO warns when it has no memory for a file in debugfs, and goes on. What a warning begins with has
-/// another line that says what it is.
+/// KHO warns if it has no memory for a file in debugfs, and continues. The first line of a warning
+/// is followed by one that says what it is.
 const KNOWN: [&str; 2] = ["at kho_add_subtree+", "---[ cut here ]---"];
 
 impl Quiet {

@@ -1,4 +1,4 @@
-//! A host without memory: a module that fails to load takes nothing with it, and a call that fails changes
+//! A host out of memory: a module that fails to load loses nothing, and a call that fails changes
 //! nothing.
 
 mod calls;
@@ -71,7 +71,8 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Loaded once more, with all the memory it wants, the module finds nothing: what came was taken.
+/// If the module is loaded again, with enough memory, it finds nothing: what arrived has been
+/// taken.
 fn finds_nothing_again() -> Result<()> {
     // It uses the module.
     host::unload_module("fdbox_probe")?;
@@ -80,8 +81,8 @@ fn finds_nothing_again() -> Result<()> {
     equal("The number of boxes then", fdbox::info()?.boxes, 0)
 }
 
-/// Loads the module with its allocations failing from the first on, then from the second on, and so on
-/// until it loads. How often it failed.
+/// Loads the module with its allocations failing from the first on, then from the second on, and so
+/// on until it loads. Returns how often it failed.
 fn load_at_last() -> Result<u32> {
     let module = File::open("/lib/modules/fdbox.ko").context("Open the module")?;
     let none = CString::new("")?;
@@ -89,8 +90,8 @@ fn load_at_last() -> Result<u32> {
     at_last("Load", load, || Ok(())).map(|((), failures)| failures)
 }
 
-/// The kernel takes it lightly when it has no memory for a node in /dev, whatever device it is for. By what
-/// sysfs says of the device anybody makes it.
+/// The kernel ignores it if there is no memory for a node in /dev, for any device. The node can be
+/// created later from the information in sysfs.
 fn make_missing_nodes() -> Result<()> {
     for class in ["misc", "fdbox"] {
         for device in fs::read_dir(format!("/sys/class/{class}"))? {

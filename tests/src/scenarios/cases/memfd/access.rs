@@ -1,4 +1,4 @@
-//! What a memfd is open for.
+//! The access modes of a memfd.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -16,7 +16,7 @@ use crate::memory::{self, PAGE, check_page, check_size, memfd, write_page};
 
 const BOX: &str = "access";
 
-/// Name in the box, how it is open, and whether nobody may write it.
+/// Name in the box, open flags, and whether writes are sealed.
 const FILES: [(&str, OFlags, bool); 6] = [
     ("read-write", OFlags::RDWR, false),
     ("read", OFlags::RDONLY, false),
@@ -30,7 +30,7 @@ const FILES: [(&str, OFlags, bool); 6] = [
     ("read-sealed", OFlags::RDONLY, true),
 ];
 
-/// The flags that the kind keeps.
+/// The flags that the kind preserves.
 fn kept(file: &File) -> Result<OFlags> {
     let all = fcntl_getfl(file)?;
     Ok(all & (OFlags::RWMODE | OFlags::APPEND | OFlags::NONBLOCK))
@@ -76,7 +76,7 @@ pub(super) fn after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// What the flags say is so, and stays so when the file goes through a box once more.
+/// The flags have their effect, and still do after another trip through a box.
 fn check_access(name: &str, file: &File, flags: OFlags) -> Result<()> {
     let mode = flags & OFlags::RWMODE;
     let wrong = Some(Errno::BADF.raw_os_error());
@@ -107,10 +107,10 @@ fn check_access(name: &str, file: &File, flags: OFlags) -> Result<()> {
     fdbox.delete()
 }
 
-/// A sealed file refuses this with another error, so only the others are told apart by it.
+/// A sealed file returns another error for this, so this only distinguishes the other files.
 fn map(file: &File) -> Result<(), Errno> {
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     let null = std::ptr::null_mut();
-    // SAFETY: a new mapping at no particular address takes nothing from anyone.
+    // SAFETY: a new mapping at no particular address does not affect existing ones.
     unsafe { mmap(null, PAGE as usize, protection, MapFlags::SHARED, file, 0) }.map(drop)
 }

@@ -1,4 +1,4 @@
-//! memfds: every shape of one crosses a kexec with what the kind says it preserves.
+//! memfds: any memfd crosses a kexec with everything that the kind promises to preserve.
 
 mod access;
 
@@ -85,7 +85,7 @@ pub(super) fn hand_over(name: &str, file: File) -> Result<()> {
     fdbox.seal()
 }
 
-/// Takes the file out again on the other side, and leaves no box behind.
+/// Takes the file out again in the next kernel, and deletes the box.
 pub(super) fn take_out(name: &str) -> Result<File> {
     let fdbox = FdBox::open(name)?;
     fails(
@@ -115,7 +115,7 @@ fn one_page_before(_: &Cx<'_>) -> Result<()> {
     write_page(&file, 1, 0)?;
     let kept = file.try_clone()?;
     hand_over("one-page", file)?;
-    // Content may change while the box is sealed: it is what a running guest does.
+    // Content may change while the box is sealed: a running guest writes to it.
     write_page(&kept, 2, 0)
 }
 
@@ -139,7 +139,7 @@ fn odd_size_after(_: &Cx<'_>) -> Result<()> {
     let mut rest = [0; 5];
     file.read_exact_at(&mut rest, 2 * PAGE)?;
     equal("The last five bytes", &rest, b"hello")?;
-    // What lies in the last page behind the end must not come to light.
+    // Data in the last page after the end of the file must not become visible.
     ftruncate(&file, 3 * PAGE)?;
     let mut behind = vec![1; (PAGE - 5) as usize];
     file.read_exact_at(&mut behind, 2 * PAGE + 5)?;
@@ -216,12 +216,12 @@ fn position_after(_: &Cx<'_>) -> Result<()> {
     )
 }
 
-/// The longest name that memfd_create takes.
+/// The longest name that memfd_create accepts.
 fn longest_name() -> String {
     format!("{:x<249}", "owner-and-name-")
 }
 
-/// Owner, group and mode, and the name that /proc shows.
+/// Owner, group and mode, and the name in /proc.
 fn owner_and_name(file: &File) -> Result<([u32; 3], String)> {
     let stat = fstat(file)?;
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;

@@ -1,4 +1,4 @@
-//! The API for drivers, through a driver that calls all of it.
+//! The API for drivers, tested with a driver that calls all of it.
 
 use std::fs::{self, File};
 
@@ -17,7 +17,7 @@ fn probe() -> Result<File> {
     File::open("/dev/fdbox_probe").context("Open the probe")
 }
 
-/// The probe counts the answers of the API that are not the documented ones.
+/// The probe counts results of the API that differ from the documented ones.
 fn nothing_wrong() -> Result<()> {
     let wrong = fs::read_to_string("/sys/module/fdbox_probe/parameters/wrong")?;
     let log = || host::kernel_log().unwrap_or_default();
@@ -25,7 +25,7 @@ fn nothing_wrong() -> Result<()> {
     Ok(())
 }
 
-/// How often a callback of the probe's was called. Other scenarios of this host use it, too.
+/// How often a callback of the probe was called. Other scenarios on this host use the probe, too.
 fn calls(callback: &str) -> Result<i64> {
     let path = format!("/sys/module/fdbox_probe/parameters/{callback}");
     Ok(fs::read_to_string(path)?.trim().parse()?)
@@ -49,7 +49,7 @@ pub(super) fn after(_: &Cx<'_>) -> Result<()> {
     let discarded = calls("discarded")?;
     let fdbox = FdBox::open("sample-api")?;
     fdbox.unseal()?;
-    // As it came: it is carried on, and taken back.
+    // Unmodified since it arrived: it is carried on, and taken back.
     fdbox.seal()?;
     equal("Carried on", calls("carried")? - carried, 1)?;
     fdbox.unseal()?;

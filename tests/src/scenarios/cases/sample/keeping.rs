@@ -1,4 +1,4 @@
-//! A driver that does not give its files back.
+//! A driver that does not release its files.
 
 use std::fs;
 use std::io::{self, Write};
@@ -39,7 +39,7 @@ pub(super) fn keeps(_: &Cx<'_>) -> Result<()> {
         message.contains("parameter keep"),
         "The message is {message:?}"
     );
-    // All is as it was: frozen, and what the next kernel gets.
+    // Nothing has changed: the file is frozen, and the next kernel gets it.
     equal("What the handover keeps", fdbox::info()?, sealed)?;
     fails(
         "Growing what is beside it",

@@ -1,4 +1,4 @@
-//! Another driver's descriptors: the sample driver that is built beside the module.
+//! Descriptors of another driver: the sample driver that is built with the module.
 
 mod api;
 mod keeping;
@@ -71,10 +71,10 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
-/// The driver's parameter: how many bytes it saves that it does not read.
+/// The driver's parameter: how many bytes it saves that it will not read.
 const EXCESS: &str = "/sys/module/fdbox_sample/parameters/excess";
 
-/// A file of the driver, which is loaded if it is not.
+/// A file of the driver, which is loaded if necessary.
 pub(super) fn device(state: &[u8]) -> Result<File> {
     host::load_module(MODULE)?;
     let mut file = OpenOptions::new()
@@ -92,7 +92,7 @@ fn state_of(mut file: File) -> Result<Vec<u8>> {
     Ok(state)
 }
 
-/// All the state that fits.
+/// State of the maximum size.
 fn full_state() -> Vec<u8> {
     memory::page_content(30, 0)
 }
@@ -180,7 +180,7 @@ fn after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// Takes out what is whole of a box that lacks a driver.
+/// Takes the intact descriptors out of a box that lacks a driver.
 fn salvage() -> Result<FdBox> {
     let fdbox = FdBox::open("sample-salvage")?;
     let lost = vec![("device".to_owned(), uapi::LOST_UNKNOWN_KIND)];
@@ -224,7 +224,7 @@ fn too_large(_: &Cx<'_>) -> Result<()> {
     equal("The descriptor named", why.name.text(), "device".into())?;
     equal("The reason", why.reason, uapi::REASON_UNSUPPORTED_STATE)?;
     equal("What the handover keeps", fdbox::info()?, before)?;
-    // The most that fits beside the four bytes of state.
+    // The maximum in addition to the four bytes of state.
     with_excess(limit - 4, || fdbox.seal())??;
     fdbox.unseal()?;
     let file = memory::file(fdbox.get("device")?);
@@ -267,7 +267,7 @@ fn not_restorable_after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// Blocks of 2 MiB that the driver saves and leaves.
+/// Blocks of 2 MiB that the driver saves but does not restore.
 const SPARE_BLOCKS: u64 = 8;
 const SPARE: &str = "/sys/module/fdbox_sample/parameters/spare";
 
@@ -293,7 +293,7 @@ fn spare_after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// `SAMPLE_NEEDS`: lets one file depend on another.
+/// `SAMPLE_NEEDS`: makes one file depend on another.
 fn needs(file: &File, other: RawFd) -> Result<i32, Errno> {
     // SAFETY: the argument is a number.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), 0x2e80, other) };
@@ -334,7 +334,8 @@ fn frozen(_: &Cx<'_>) -> Result<()> {
     fdbox.unseal()?;
     equal("Fewer bytes when it is open", length_of(b"less"), Ok(()))?;
 
-    // A SEAL that fails at a later descriptor thaws it; so does its own second name.
+    // A SEAL that fails at a later descriptor thaws the file; so does one that fails at its second
+    // name.
     fdbox.put(kept.try_clone()?, "device-again")?;
     fails("SEAL of two names", fdbox.try_seal(), Errno::BUSY)?;
     equal("More bytes when it failed", length_of(b"thawed"), Ok(()))?;
