@@ -6,7 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const HEADER: &str = "kmod/include/uapi/linux/fdbox.h";
+/// Each header of the UAPI, and the page that is about it.
+const HEADERS: [(&str, &str); 2] = [
+    ("kmod/include/uapi/linux/fdbox.h", "docs/uapi.md"),
+    ("kmod/include/uapi/linux/fdbox_boat.h", "docs/lifeboat.md"),
+];
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -75,7 +79,7 @@ fn commands(header: &str) -> Vec<(&str, &str, &str)> {
         commands.push((name.trim(), number, comment));
         rest = after;
     }
-    assert!(commands.len() >= 10, "{commands:?}");
+    assert!(commands.len() >= 6, "{commands:?}");
     commands
 }
 
@@ -83,7 +87,7 @@ fn commands(header: &str) -> Vec<(&str, &str, &str)> {
 fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     let start = format!("\n### {heading}\n");
     let (_, after) = page.split_once(&start).unwrap_or_else(|| {
-        panic!("docs/uapi.md has no section {heading}");
+        panic!("There is no section {heading}");
     });
     let end = ["\n### ", "\n## "].map(|next| after.find(next).unwrap_or(after.len()));
     &after[..end[0].min(end[1])]
@@ -97,8 +101,8 @@ fn listed_errnos(section: &str) -> BTreeSet<&str> {
 
 #[test]
 fn every_fdbox_name_is_in_the_header() {
-    let header = read(HEADER);
-    let defined = words(&header);
+    let headers = HEADERS.map(|(header, _)| read(header)).concat();
+    let defined = words(&headers);
     // Variables of the lab are not part of the UAPI.
     let lab: String = files(&["tests/src"], &[".rs"])
         .iter()
@@ -112,7 +116,7 @@ fn every_fdbox_name_is_in_the_header() {
             let of_lab = name.starts_with("FDBOX_LAB_") && lab.contains(name);
             assert!(
                 defined.contains(name) || prefix_of_some || of_lab,
-                "{path}: {name} is nowhere in {HEADER}"
+                "{path}: {name} is in no header of the UAPI"
             );
         }
     }
@@ -120,29 +124,30 @@ fn every_fdbox_name_is_in_the_header() {
 
 #[test]
 fn commands_have_their_numbers_and_their_errnos() {
-    let header = read(HEADER);
-    let uapi = read("docs/uapi.md");
     let kmod: String = files(&["kmod"], &[".rs", ".c", ".h"])
         .iter()
         .map(|path| read(path))
         .collect();
     let used = words(&kmod);
-    for (name, number, comment) in commands(&header) {
-        let row = format!("| `{name}` | {number} |");
-        assert!(uapi.contains(&row), "docs/uapi.md has no row {row}");
-        let section = section(&uapi, name);
-        for errno in errnos(comment) {
-            assert!(
-                section.contains(errno),
-                "docs/uapi.md, {name}: no {errno}, which the header has"
-            );
-        }
-        for errno in listed_errnos(section) {
-            let errno = format!("E{errno}");
-            assert!(
-                used.contains(errno.as_str()),
-                "docs/uapi.md, {name}: kmod never says {errno}"
-            );
+    for (header, path) in HEADERS {
+        let (header, page) = (read(header), read(path));
+        for (name, number, comment) in commands(&header) {
+            let row = format!("| `{name}` | {number} |");
+            assert!(page.contains(&row), "{path} has no row {row}");
+            let section = section(&page, name);
+            for errno in errnos(comment) {
+                assert!(
+                    section.contains(errno),
+                    "{path}, {name}: no {errno}, which the header has"
+                );
+            }
+            for errno in listed_errnos(section) {
+                let errno = format!("E{errno}");
+                assert!(
+                    used.contains(errno.as_str()),
+                    "{path}, {name}: kmod never says {errno}"
+                );
+            }
         }
     }
 }

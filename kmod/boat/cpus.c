@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * CPUs that are not the host's: kept offline while the boat has them, started in
+ * it, and taken back.
+ *
+ * A CPU is taken by an INIT, after which it executes nothing: neither the boat's
+ * code, whose memory is about to be freed, nor anything that an NMI would bring
+ * about. Whether it took the INIT is not to be seen from outside (in VMX operation
+ * it does not), so that it is started once more, in a page of the module's, where
+ * it says that it is there, and is sent another.
+ */
+#include <linux/cpu.h>
+#include <linux/cpuhotplug.h>
+#include <linux/cpumask.h>
+#include <linux/delay.h>
+#include <linux/io.h>
+#include <linux/pgtable.h>
+#include <linux/smp.h>
+
+#include <asm/apic.h>
+
+#include "boat.h"
+#include "trampoline.h"
+
+#define BOAT_PAGES_OF_TABLES	6
+
+static enum cpuhp_state boat_cpus_prepared;
+/* The boat's, whether it runs or not. */
+static struct cpumask boat_cpus;
+/* Set while every CPU that is brought up would be one more to send interrupts to all by. */
+static bool boat_cpus_freeze;
+
+u32 boat_cpu_apic_id(u32 cpu)
+{
+	return per_cpu(x86_cpu_to_apicid, cpu);
+}
+
+/* Called before a CPU is sent anything. */
+static int boat_cpu_prepare(unsigned int cpu)
+{
+	if (cpumask_test_cpu(cpu, &boat_cpus)) {
+		pr_notice("fdbox-boat: CPU %u is the boat's: stop the boat first\n", cpu);
+		return -EBUSY;
+	}
+	if (READ_ONCE(boat_cpus_freeze)) {
+		pr_notice("fdbox-boat: CPU %u stays offline while there is a boat: this kernel was not booted with no_ipi_broadcast=1\n",
+			  cpu);
+		return -EBUSY;
+	}
+	return 0;
+}
+
+int boat_cpus_init(void)
+{
+	int state = cpuhp_setup_state_nocalls(CPUHP_BP_PREPARE_DYN, "fdbox/boat:prepare",
+					      boat_cpu_prepare, NULL);
+
+	if (state < 0)
+		return state;
+	boat_cpus_prepared = state;
+	return 0;
+}
+
+void boat_cpus_exit(void)
+{
+	cpuhp_remove_state_nocalls(boat_cpus_prepared);
+}
+
+/* From here on they stay offline. */
+int boat_cpus_claim(struct boat *boat)
+{
+	bool has_shorthand = boat_no_broadcast() <= 0;
+	u32 i;
+
+	guard(cpus_read_lock)();
+	for (i = 0; i < boat->nr_cpus; i++) {
+		if (cpu_online(boat->cpus[i]))
+			return boat_refuse(-EBUSY, "CPU %u is online: take it offline first",
+					   boat->cpus[i]);
+	}
+	if (has_shorthand && num_online_cpus() > 1)
+		return boat_refuse(-EOPNOTSUPP,
+				   "with %u CPUs online this kernel sends interrupts to all at once, and its kexec would halt the boat: boot it with no_ipi_broadcast=1, or leave one online",
+				   num_online_cpus());
+	for (i = 0; i < boat->nr_cpus; i++)
+		cpumask_set_cpu(boat->cpus[i], &boat_cpus);
+	WRITE_ONCE(boat_cpus_freeze, has_shorthand);
+	return 0;
+}
+
+/*
+ * The same in the next kernel, which has numbers of its own for them. One that it
+ * brought up before it knew of the boat is its own by now. Interrupts for all at
+ * once it does not send, for it has never booted the others.
+ */
+int boat_cpus_adopt(struct boat *boat)
+{
+	const struct boat_record *arrived = boat->arrived;
+	u32 i, cpu, mine = 0, found = 0;
+
+	guard(cpus_read_lock)();
+	for (i = 0; i < arrived->nr_cpus; i++) {
+		for_each_present_cpu(cpu) {
+			if (boat_cpu_apic_id(cpu) != arrived->apic_ids[i])
+				continue;
+			found++;
+			if (cpu_online(cpu))
+				continue;
+			cpumask_set_cpu(cpu, &boat_cpus);
+			boat->cpus[mine++] = cpu;
+		}
+	}
+	boat->nr_cpus = mine;
+	if (found < arrived->nr_cpus)
+		pr_notice("fdbox-boat: %u CPUs of the boat's are not present: is nr_cpus= too small?\n",
+			  arrived->nr_cpus - found);
+	return mine == arrived->nr_cpus ? 0 : -ESTALE;
+}
+
+void boat_cpus_release(struct boat *boat)
+{
+	guard(cpus_read_lock)();
+	cpumask_clear(&boat_cpus);
+	WRITE_ONCE(boat_cpus_freeze, false);
+}
+
+static void boat_ipi(u32 apic_id, u32 what)
+{
+	apic->icr_write(what, apic_id);
+	if (apic->safe_wait_icr_idle)
+		apic->safe_wait_icr_idle();
+}
+
+static void boat_init_cpu(u32 apic_id)
+{
+	boat_ipi(apic_id, APIC_INT_LEVELTRIG | APIC_INT_ASSERT | APIC_DM_INIT);
+	/* As Linux does, but for the newest processors. */
+	usleep_range(10000, 11000);
+	boat_ipi(apic_id, APIC_INT_LEVELTRIG | APIC_DM_INIT);
+}
+
+/*
+ * Identity mappings of the first GiB, where the page is, and of the first GiB of
+ * the region, which is aligned to its size. Returns the root.
+ */
+static u32 boat_tables_write(struct boat *boat, u64 *tables, u64 phys)
+{
+	const u64 upper = _PAGE_PRESENT | _PAGE_RW;
+	const u64 leaf = upper | _PAGE_PSE;
+	u64 *pgd = tables, *pud = pgd + 512, *pmd = pud + 512;
+	u64 *far_pud = pmd + 512, *far_pmd = far_pud + 512;
+	u64 start = boat->phys & ~(u64)(SZ_1G - 1);
+	u32 i;
+
+	memset(tables, 0, BOAT_PAGES_OF_TABLES * PAGE_SIZE);
+	pgd[0] = (phys + PAGE_SIZE) | upper;
+	pud[0] = (phys + 2 * PAGE_SIZE) | upper;
+	for (i = 0; i < 512; i++) {
+		pmd[i] = (u64)i * SZ_2M | leaf;
+		far_pmd[i] = (start + (u64)i * SZ_2M) | leaf;
+	}
+	if (!start)
+		return phys;
+	if (start >> 39) {
+		pgd[start >> 39] = (phys + 3 * PAGE_SIZE) | upper;
+		pud = far_pud;
+	}
+	pud[(start >> 30) & 511] = (phys + 4 * PAGE_SIZE) | upper;
+	return phys;
+}
+
+/* Writes what a CPU finds that starts. With an @entry of 0 it does nothing but answer. */
+static struct boat_trampoline *boat_trampoline_write(struct boat *boat, u8 *low, u64 entry)
+{
+	struct boat_trampoline *data =
+		(void *)(low + (boat_trampoline_data - boat_trampoline));
+	u32 base = boat->low;
+
+	memcpy(low, boat_trampoline, boat_trampoline_end - boat_trampoline);
+	*(u32 *)(low + (boat_trampoline_gdt - boat_trampoline) + 2) += base;
+	data->entry = entry;
+	data->params = boat->phys + BOAT_PARAMS_OFFSET;
+	data->base = base;
+	data->to_32_bit = (struct boat_far) {
+		.offset = base + (boat_trampoline_32 - boat_trampoline),
+		.selector = 0x08,
+	};
+	data->to_64_bit = (struct boat_far) {
+		.offset = base + (boat_trampoline_64 - boat_trampoline),
+		.selector = 0x10,
+	};
+	/* Those of a boat that runs are its RAM. */
+	if (entry)
+		data->page_table = boat_tables_write(boat, (u64 *)(low + BOAT_LOW_TABLES),
+						     base + BOAT_LOW_TABLES);
+	return data;
+}
+
+/* Starts a CPU, and waits for what it says. */
+static bool boat_kick(struct boat *boat, u32 apic_id, u64 entry, u32 wanted)
+{
+	struct boat_trampoline *data;
+	bool has_answered = false;
+	u32 ms, said;
+	u8 *low;
+
+	low = memremap(boat->low, BOAT_LOW_SIZE, MEMREMAP_WB);
+	if (!low)
+		return false;
+	data = boat_trampoline_write(boat, low, entry);
+	/* It must see all of it. */
+	mb();
+	boat_init_cpu(apic_id);
+	boat_ipi(apic_id, APIC_DM_STARTUP | (boat->low >> PAGE_SHIFT));
+	for (ms = 0; ms < BOAT_ANSWER_MS && !has_answered; ms++) {
+		usleep_range(1000, 1100);
+		said = READ_ONCE(data->says);
+		has_answered = said >= wanted;
+		/* It is in its right to have missed the first one. */
+		if (ms == 1 && said == BOAT_CPU_SILENT)
+			boat_ipi(apic_id, APIC_DM_STARTUP | (boat->low >> PAGE_SHIFT));
+	}
+	memunmap(low);
+	return has_answered;
+}
+
+/* Has the first of the boat's CPUs begin with its kernel. */
+int boat_cpus_start(struct boat *boat)
+{
+	u32 cpu = boat->cpus[0];
+
+	if (!boat_kick(boat, boat_cpu_apic_id(cpu), boat->entry, BOAT_CPU_IN_LONG_MODE))
+		return boat_refuse(-EIO, "CPU %u does not start", cpu);
+	return 0;
+}
+
+/* Whatever they do, they stop: all of them answer, and wait for a start from then on. */
+int boat_cpus_take(struct boat *boat)
+{
+	u32 i, apic_id;
+
+	for (i = 0; i < boat->nr_cpus; i++) {
+		apic_id = boat_cpu_apic_id(boat->cpus[i]);
+		if (!boat_kick(boat, apic_id, 0, BOAT_CPU_ANSWERS))
+			return boat_refuse(-EIO,
+					   "CPU %u does not answer an INIT: hardware virtualisation may be on in it. Its memory stays in use; only a reset of the machine brings both back",
+					   boat->cpus[i]);
+		boat_init_cpu(apic_id);
+	}
+	return 0;
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The one boat of a host, and what becomes of it:
+ *
+ *         LOAD           START
+ *   OFF --------> LOADED ------> RUNNING ------> LOST
+ *    ^              |  STOP        | STOP   it is  | STOP
+ *    +--------------+--------------+------- heard -+
+ *                                           no more
+ *
+ * One command after the other, under boat_lock. Only the watcher changes the state
+ * beside them, from RUNNING to LOST, and STOP ends the watcher first. A boat that the
+ * last kernel left is RUNNING, or LOST, when the module has loaded. As long as there
+ * is a boat the module cannot be unloaded.
+ */
+#include <linux/atomic.h>
+#include <linux/cleanup.h>
+#include <linux/cpumask.h>
+#include <linux/kexec_handover.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include <asm/setup.h>
+
+#include "boat.h"
+
+#define BOAT_LEAST_MIB		64
+#define BOAT_START_MS		60000
+#define BOAT_SILENCE_MS		10000
+#define BOAT_STOP_MS		10000
+
+static DEFINE_MUTEX(boat_lock);
+static struct boat the_boat;
+static atomic_t the_state = ATOMIC_INIT(FDBOX_BOAT_OFF);
+
+u32 boat_state(void)
+{
+	return atomic_read(&the_state);
+}
+
+static void boat_become(u32 state)
+{
+	atomic_set(&the_state, state);
+	boat_device_wake();
+}
+
+/* It runs no more, as far as this kernel can tell. */
+void boat_lose(const char *why)
+{
+	if (atomic_cmpxchg(&the_state, FDBOX_BOAT_RUNNING, FDBOX_BOAT_LOST) != FDBOX_BOAT_RUNNING)
+		return;
+	pr_notice("fdbox-boat: the boat is lost: %s\n", why);
+	boat_device_wake();
+}
+
+/* Frees all that it has. Its CPUs are the host's, or have never been started. */
+static void boat_end(struct boat *boat)
+{
+	boat_withdraw(boat);
+	boat_memory_put(boat);
+	boat_cpus_release(boat);
+	*boat = (struct boat) {};
+	boat_become(FDBOX_BOAT_OFF);
+	module_put(THIS_MODULE);
+}
+
+/* Takes its CPUs and ends it, or leaves it lost. */
+static int boat_take(struct boat *boat)
+{
+	int err = boat_cpus_take(boat);
+
+	if (err)
+		boat_become(FDBOX_BOAT_LOST);
+	else
+		boat_end(boat);
+	return err;
+}
+
+/* The CPUs that a caller names. */
+static int boat_read_cpus(struct boat *boat, const struct fdbox_boat_load *arg)
+{
+	u32 i, j, cpu;
+
+	if (!arg->nr_cpus || arg->nr_cpus > FDBOX_BOAT_MAX_CPUS)
+		return boat_refuse(-EINVAL, "a boat has from 1 to %u CPUs", FDBOX_BOAT_MAX_CPUS);
+	if (copy_from_user(boat->cpus, u64_to_user_ptr(arg->cpus),
+			   arg->nr_cpus * sizeof(boat->cpus[0])))
+		return -EFAULT;
+	boat->nr_cpus = arg->nr_cpus;
+	for (i = 0; i < boat->nr_cpus; i++) {
+		cpu = boat->cpus[i];
+		if (!cpu)
+			return boat_refuse(-EINVAL, "CPU 0 stays the host's");
+		if (cpu >= nr_cpu_ids || !cpu_present(cpu))
+			return boat_refuse(-EINVAL, "there is no CPU %u", cpu);
+		for (j = 0; j < i; j++) {
+			if (boat->cpus[j] == cpu)
+				return boat_refuse(-EINVAL, "CPU %u is named twice", cpu);
+		}
+	}
+	return 0;
+}
+
+/* A command line of a caller's, to be freed. */
+static char *boat_read_cmdline(u64 cmdline, u32 len)
+{
+	char *text;
+
+	if (len >= COMMAND_LINE_SIZE)
+		return ERR_PTR(boat_refuse(-EINVAL, "a command line has at most %u bytes",
+					   COMMAND_LINE_SIZE - 1));
+	text = memdup_user_nul(u64_to_user_ptr(cmdline), len);
+	if (!IS_ERR(text) && strlen(text) != len) {
+		kfree(text);
+		return ERR_PTR(boat_refuse(-EINVAL, "there is a NUL in the command line"));
+	}
+	return text;
+}
+
+static int boat_load_locked(struct boat *boat, const struct fdbox_boat_load *arg)
+{
+	char *cmdline;
+	int err;
+
+	if (boat_state() != FDBOX_BOAT_OFF)
+		return boat_refuse(-EBUSY, "there is a boat: stop it first");
+	if (!kho_is_enabled())
+		return boat_refuse(-EOPNOTSUPP,
+				   "no memory of this kernel outlives it: boot it with kho=on");
+	if (arg->memory_mib < BOAT_LEAST_MIB || !is_power_of_2(arg->memory_mib))
+		return boat_refuse(-EINVAL, "%u MiB is no power of two from %u on",
+				   arg->memory_mib, BOAT_LEAST_MIB);
+	err = boat_read_cpus(boat, arg);
+	if (err)
+		return err;
+	cmdline = boat_read_cmdline(arg->cmdline, arg->cmdline_len);
+	if (IS_ERR(cmdline))
+		return PTR_ERR(cmdline);
+	err = boat_words_check(cmdline);
+	if (!err)
+		err = boat_image_load(boat, arg, cmdline);
+	kfree(cmdline);
+	return err;
+}
+
+int boat_load(const struct fdbox_boat_load *arg)
+{
+	struct boat boat = {};
+	int err;
+
+	ACQUIRE(mutex_kill, lock)(&boat_lock);
+	err = ACQUIRE_ERR(mutex_kill, &lock);
+	if (err)
+		return err;
+	err = boat_load_locked(&boat, arg);
+	if (err) {
+		boat_memory_put(&boat);
+		return err;
+	}
+	/* The caller has the module open. */
+	__module_get(THIS_MODULE);
+	the_boat = boat;
+	boat_become(FDBOX_BOAT_LOADED);
+	return 0;
+}
+
+static int boat_start_locked(struct boat *boat, const struct fdbox_boat_start *arg)
+{
+	int err;
+
+	if (boat_state() != FDBOX_BOAT_LOADED)
+		return boat_refuse(-EINVAL, "there is no boat that was loaded and not started");
+	err = boat_cpus_claim(boat);
+	if (err)
+		return err;
+	boat->silence_ms = arg->silence_ms ?: BOAT_SILENCE_MS;
+	err = boat_launch(boat, arg->start_ms ?: BOAT_START_MS);
+	if (!err)
+		err = boat_watch(boat);
+	if (err) {
+		boat_take(boat);
+		return err;
+	}
+	boat_become(FDBOX_BOAT_RUNNING);
+	return 0;
+}
+
+int boat_start(const struct fdbox_boat_start *arg)
+{
+	int err;
+
+	ACQUIRE(mutex_kill, lock)(&boat_lock);
+	err = ACQUIRE_ERR(mutex_kill, &lock);
+	return err ?: boat_start_locked(&the_boat, arg);
+}
+
+static int boat_stop_locked(struct boat *boat, const struct fdbox_boat_stop *arg)
+{
+	int err;
+
+	switch (boat_state()) {
+	case FDBOX_BOAT_OFF:
+		return boat_refuse(-EINVAL, "there is no boat");
+	case FDBOX_BOAT_LOADED:
+		boat_end(boat);
+		return 0;
+	case FDBOX_BOAT_RUNNING:
+		err = boat_park(boat, arg->limit_ms ?: BOAT_STOP_MS);
+		if (err) {
+			boat_lose("it does not park");
+			return err;
+		}
+		break;
+	}
+	boat_unwatch();
+	return boat_take(boat);
+}
+
+int boat_stop(const struct fdbox_boat_stop *arg)
+{
+	int err;
+
+	ACQUIRE(mutex_kill, lock)(&boat_lock);
+	err = ACQUIRE_ERR(mutex_kill, &lock);
+	return err ?: boat_stop_locked(&the_boat, arg);
+}
+
+int boat_status(struct fdbox_boat_status *arg)
+{
+	struct boat *boat = &the_boat;
+	int err;
+
+	ACQUIRE(mutex_kill, lock)(&boat_lock);
+	err = ACQUIRE_ERR(mutex_kill, &lock);
+	if (err)
+		return err;
+	arg->state = boat_state();
+	if (arg->state == FDBOX_BOAT_OFF)
+		return 0;
+	arg->nr_cpus = boat->nr_cpus;
+	arg->memory = boat->phys;
+	arg->memory_bytes = boat->nr_pages << PAGE_SHIFT;
+	arg->life = READ_ONCE(boat->page->life);
+	arg->beats = READ_ONCE(boat->page->boat_beats);
+	arg->largest_gap_ns = READ_ONCE(boat->page->largest_gap_ns);
+	arg->host_beats = READ_ONCE(boat->page->host_beats);
+	arg->kernels = boat->page->kernels;
+	return 0;
+}
+
+int boat_check(const struct fdbox_boat_check *arg)
+{
+	char *cmdline;
+	int err;
+
+	ACQUIRE(mutex_kill, lock)(&boat_lock);
+	err = ACQUIRE_ERR(mutex_kill, &lock);
+	if (err)
+		return err;
+	if (boat_state() == FDBOX_BOAT_OFF)
+		return boat_refuse(-ENXIO, "there is no boat");
+	cmdline = boat_read_cmdline(arg->cmdline, arg->cmdline_len);
+	if (IS_ERR(cmdline))
+		return PTR_ERR(cmdline);
+	err = boat_words_of_next(&the_boat, cmdline);
+	kfree(cmdline);
+	return err;
+}
+
+/* Takes over what the last kernel left, if it did. What cannot be taken over is left alone. */
+static int boat_arrive(struct boat *boat)
+{
+	int err = boat_adopt(boat);
+
+	if (err == -ENOENT)
+		return 0;
+	if (err && !boat->arrived)
+		return err;
+	if (err)
+		pr_err("fdbox-boat: KHO has no room for the boat (error %d): it will not outlive this kernel\n",
+		       err);
+	__module_get(THIS_MODULE);
+	boat->page->kernels++;
+	boat_become(FDBOX_BOAT_RUNNING);
+	if (boat_cpus_adopt(boat))
+		boat_lose("this kernel has brought up its CPUs: boot it with maxcpus=");
+	err = boat_watch(boat);
+	if (err)
+		boat_lose("this kernel cannot watch it");
+	return 0;
+}
+
+int boat_host_init(void)
+{
+	int err = boat_cpus_init();
+
+	if (err)
+		return err;
+	err = boat_arrive(&the_boat);
+	if (err)
+		goto cpus;
+	err = boat_device_register();
+	if (!err)
+		return 0;
+
+	/* A boat goes on without this module, and the next kernel is told of it. */
+	if (boat_state() != FDBOX_BOAT_OFF) {
+		boat_unwatch();
+		module_put(THIS_MODULE);
+	}
+cpus:
+	boat_cpus_exit();
+	return err;
+}
+
+/* There is no boat: it would hold the module. */
+void boat_host_exit(void)
+{
+	boat_device_unregister();
+	boat_cpus_exit();
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * This module in the boat's own kernel: it beats, keeps away from this kernel what
+ * the host's kernels do to the interrupt lines that all CPUs have in common, and
+ * parks its CPUs when the host says so.
+ *
+ * A kernel that shuts down or panics must not reset the machine, which is the
+ * host's: it parks, or stands still, and says so. What cannot be prevented here is a
+ * reset by SysRq b.
+ *
+ * Unloaded, it is silent, and the host takes this kernel for lost.
+ */
+#include <linux/cpu.h>
+#include <linux/cpufeature.h>
+#include <linux/cpuhotplug.h>
+#include <linux/err.h>
+#include <linux/io.h>
+#include <linux/jiffies.h>
+#include <linux/kthread.h>
+#include <linux/ktime.h>
+#include <linux/notifier.h>
+#include <linux/panic.h>
+#include <linux/panic_notifier.h>
+#include <linux/random.h>
+#include <linux/reboot.h>
+#include <linux/sched.h>
+#include <linux/smp.h>
+
+#include <asm/apic.h>
+#include <asm/extable.h>
+#include <asm/msr.h>
+#include <asm/special_insns.h>
+
+#include "boat.h"
+
+static struct boat_page *boat_page;
+static struct task_struct *boat_beater;
+static enum cpuhp_state boat_lines_masked;
+
+/*
+ * A kernel without an IO-APIC leaves LINT0 open for the 8259, and a kernel that
+ * initialises the 8259, as each of the host's does at its boot, sends vectors by it that are none.
+ * LINT1 is the board's NMI.
+ */
+static int boat_mask_lines(unsigned int cpu)
+{
+	apic->write(APIC_LVT0, apic->read(APIC_LVT0) | APIC_LVT_MASKED);
+	apic->write(APIC_LVT1, apic->read(APIC_LVT1) | APIC_LVT_MASKED);
+	return 0;
+}
+
+/*
+ * A CPU in VMX operation takes no INIT, and with SVM on it is not as the host's
+ * kernel expects it. Whatever guest there was, there is no more of it.
+ */
+static void boat_virtualisation_off(void)
+{
+	u64 efer;
+
+	if (boot_cpu_has(X86_FEATURE_VMX) && (__read_cr4() & X86_CR4_VMXE)) {
+		/* It faults outside of VMX operation. */
+		asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
+	}
+	if (boot_cpu_has(X86_FEATURE_SVM)) {
+		rdmsrq(MSR_EFER, efer);
+		if (efer & EFER_SVME) {
+			/* Interrupts that SVM held back come now, while they are off. */
+			asm volatile("1: stgi\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "memory");
+			wrmsrq(MSR_EFER, efer & ~EFER_SVME);
+		}
+	}
+}
+
+/* Until somebody sends it an INIT. */
+static void boat_park_cpu(void *unused)
+{
+	local_irq_disable();
+	boat_virtualisation_off();
+	atomic64_inc((atomic64_t *)&boat_page->parked);
+	for (;;)
+		asm volatile("hlt");
+}
+
+static void boat_park_all(void)
+{
+	pr_notice("fdbox-boat: parking\n");
+	cpus_read_lock();
+	preempt_disable();
+	WRITE_ONCE(boat_page->cpus, num_online_cpus());
+	/* Whoever reads it reads how many it is, too. */
+	smp_store_release(&boat_page->says, BOAT_SAYS_PARKING);
+	smp_call_function(boat_park_cpu, NULL, 0);
+	boat_park_cpu(NULL);
+}
+
+/* Tells this kernel's console, which is all that it has, whether there is a host. */
+static void boat_tell_of_host(bool is_heard, u64 kernels)
+{
+	if (is_heard)
+		pr_notice("fdbox-boat: the host beats, kernel %llu of it\n", kernels);
+	else
+		pr_notice("fdbox-boat: the host is silent\n");
+}
+
+static void boat_look_for_host(void)
+{
+	static unsigned long heard;
+	static bool is_heard;
+	static u64 beats;
+	u64 now = READ_ONCE(boat_page->host_beats);
+	bool was_heard = is_heard;
+
+	if (now != beats) {
+		beats = now;
+		heard = jiffies;
+		is_heard = true;
+	} else if (time_after(jiffies, heard + msecs_to_jiffies(boat_page->silence_ms))) {
+		is_heard = false;
+	}
+	if (is_heard != was_heard)
+		boat_tell_of_host(is_heard, READ_ONCE(boat_page->kernels));
+}
+
+static int boat_beat(void *unused)
+{
+	u64 now, last = ktime_get_ns();
+
+	sched_set_fifo_low(current);
+	while (!kthread_should_stop()) {
+		if (READ_ONCE(boat_page->order) == BOAT_ORDER_PARK)
+			boat_park_all();
+		now = ktime_get_ns();
+		if (now - last > boat_page->largest_gap_ns)
+			WRITE_ONCE(boat_page->largest_gap_ns, now - last);
+		last = now;
+		WRITE_ONCE(boat_page->boat_beats, boat_page->boat_beats + 1);
+		boat_look_for_host();
+		schedule_timeout_interruptible(msecs_to_jiffies(BOAT_BEAT_MS));
+	}
+	return 0;
+}
+
+static int boat_reboot(struct notifier_block *block, unsigned long action, void *data)
+{
+	boat_park_all();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block boat_reboot_block = {
+	.notifier_call = boat_reboot,
+	.priority = INT_MIN,
+};
+
+static int boat_panic(struct notifier_block *block, unsigned long action, void *data)
+{
+	panic_timeout = 0;
+	WRITE_ONCE(boat_page->says, BOAT_SAYS_PANIC);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block boat_panic_block = {
+	.notifier_call = boat_panic,
+	.priority = INT_MAX,
+};
+
+static int boat_page_map(phys_addr_t phys)
+{
+	struct boat_page *page = memremap(phys, PAGE_SIZE, MEMREMAP_WB);
+
+	if (!page)
+		return -ENOMEM;
+	if (page->magic != BOAT_PAGE_MAGIC || page->version != BOAT_ABI_VERSION ||
+	    page->size < sizeof(*page)) {
+		pr_err("fdbox-boat: the host's module has version %u of what it shares, this one %u\n",
+		       page->version, BOAT_ABI_VERSION);
+		memunmap(page);
+		return -EPROTO;
+	}
+	boat_page = page;
+	return 0;
+}
+
+int boat_passenger_init(phys_addr_t phys)
+{
+	int state, err = boat_page_map(phys);
+
+	if (err)
+		return err;
+	state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "fdbox/boat:online", boat_mask_lines, NULL);
+	if (state < 0) {
+		err = state;
+		goto unmap;
+	}
+	boat_lines_masked = state;
+	boat_page->life = get_random_u64() | 1;
+	/* The lines are masked, and it has a name. */
+	smp_store_release(&boat_page->says, BOAT_SAYS_ABOARD);
+	boat_beater = kthread_run(boat_beat, NULL, "fdbox-boat");
+	if (IS_ERR(boat_beater)) {
+		err = PTR_ERR(boat_beater);
+		goto lines;
+	}
+	register_reboot_notifier(&boat_reboot_block);
+	atomic_notifier_chain_register(&panic_notifier_list, &boat_panic_block);
+	return 0;
+
+lines:
+	cpuhp_remove_state_nocalls(boat_lines_masked);
+unmap:
+	memunmap(boat_page);
+	return err;
+}
+
+void boat_passenger_exit(void)
+{
+	atomic_notifier_chain_unregister(&panic_notifier_list, &boat_panic_block);
+	unregister_reboot_notifier(&boat_reboot_block);
+	kthread_stop(boat_beater);
+	cpuhp_remove_state_nocalls(boat_lines_masked);
+	memunmap(boat_page);
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+/* From a loaded kernel to one that beats, and back. */
+#include <linux/delay.h>
+#include <linux/jiffies.h>
+#include <linux/sched/signal.h>
+
+#include "boat.h"
+
+/* Waits for a word of the boat's. */
+static int boat_wait(struct boat *boat, bool (*is_so)(const struct boat_page *page), u32 limit_ms)
+{
+	unsigned long end = jiffies + msecs_to_jiffies(limit_ms);
+	bool is_over;
+
+	for (;;) {
+		is_over = time_after(jiffies, end);
+		if (is_so(boat->page))
+			return 0;
+		if (is_over)
+			return -ETIMEDOUT;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		/* Nobody wakes anybody in another kernel. */
+		fsleep(10 * USEC_PER_MSEC);
+	}
+}
+
+/* Once it is aboard its lines are masked: before, the next kernel's shutdown could kill it. */
+static bool boat_is_aboard(const struct boat_page *page)
+{
+	/* What it wrote before it said so is there. */
+	return smp_load_acquire(&page->says) == BOAT_SAYS_ABOARD && READ_ONCE(page->boat_beats);
+}
+
+static bool boat_has_parked(const struct boat_page *page)
+{
+	/* How many it is that park is there. */
+	return smp_load_acquire(&page->says) == BOAT_SAYS_PARKING &&
+	       READ_ONCE(page->parked) >= READ_ONCE(page->cpus);
+}
+
+static void boat_page_write(struct boat *boat)
+{
+	*boat->page = (struct boat_page) {
+		.magic = BOAT_PAGE_MAGIC,
+		.version = BOAT_ABI_VERSION,
+		.size = sizeof(*boat->page),
+		.region = boat->phys,
+		.region_bytes = boat->nr_pages << PAGE_SHIFT,
+		.silence_ms = boat->silence_ms,
+		.kernels = 1,
+	};
+}
+
+/* Its CPUs are claimed. On failure it may run nonetheless. */
+int boat_launch(struct boat *boat, u32 start_ms)
+{
+	int err;
+
+	boat_page_write(boat);
+	err = boat_publish(boat);
+	if (err)
+		return err;
+	err = boat_cpus_start(boat);
+	if (err)
+		return err;
+	err = boat_wait(boat, boat_is_aboard, start_ms);
+	if (err == -ETIMEDOUT)
+		return boat_refuse(err,
+				   "the boat did not beat within %u ms: does its init load fdbox-boat.ko? Its console tells how far it came",
+				   start_ms);
+	return err ? boat_refuse(err, "killed while the boat started") : 0;
+}
+
+/* Asks it to park. A CPU that has done so halts, without hardware virtualisation. */
+int boat_park(struct boat *boat, u32 limit_ms)
+{
+	int err;
+
+	WRITE_ONCE(boat->page->order, BOAT_ORDER_PARK);
+	err = boat_wait(boat, boat_has_parked, limit_ms);
+	if (err == -ETIMEDOUT)
+		return boat_refuse(err,
+				   "the boat did not park within %u ms, and counts as lost: stop it once more, and its CPUs are taken without asking",
+				   limit_ms);
+	return err ? boat_refuse(err, "killed while the boat parked") : 0;
+}

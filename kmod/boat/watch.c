@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The host's side of the heartbeat: it beats itself, and looks whether the boat does.
+ *
+ * A boat that says that it panicked, or leaves unasked, is lost at once; one that says
+ * nothing, when it has been silent for as long as START allows.
+ */
+#include <linux/err.h>
+#include <linux/jiffies.h>
+#include <linux/kthread.h>
+#include <linux/sched.h>
+
+#include "boat.h"
+
+static struct task_struct *boat_watcher;
+
+/* Why a boat is lost that says something else than that it is aboard. */
+static const char *boat_unsaid(const struct boat_page *page)
+{
+	switch (READ_ONCE(page->says)) {
+	case BOAT_SAYS_ABOARD:
+		return NULL;
+	case BOAT_SAYS_PANIC:
+		return "its kernel panicked";
+	case BOAT_SAYS_PARKING:
+		return READ_ONCE(page->order) == BOAT_ORDER_PARK ?
+		       NULL : "its kernel has shut down";
+	default:
+		return "it says what this module does not know";
+	}
+}
+
+static int boat_watch_thread(void *data)
+{
+	struct boat *boat = data;
+	struct boat_page *page = boat->page;
+	unsigned long heard = jiffies;
+	u64 beats = READ_ONCE(page->boat_beats);
+	const char *why;
+
+	while (!kthread_should_stop()) {
+		WRITE_ONCE(page->host_beats, page->host_beats + 1);
+		if (READ_ONCE(page->boat_beats) != beats) {
+			beats = READ_ONCE(page->boat_beats);
+			heard = jiffies;
+		}
+		why = boat_unsaid(page);
+		if (!why && time_after(jiffies, heard + msecs_to_jiffies(boat->silence_ms)))
+			why = "it is silent";
+		if (why)
+			boat_lose(why);
+		schedule_timeout_interruptible(msecs_to_jiffies(BOAT_BEAT_MS));
+	}
+	return 0;
+}
+
+int boat_watch(struct boat *boat)
+{
+	struct task_struct *task = kthread_run(boat_watch_thread, boat, "fdbox-boat");
+
+	if (IS_ERR(task))
+		return PTR_ERR(task);
+	boat_watcher = task;
+	return 0;
+}
+
+void boat_unwatch(void)
+{
+	if (!boat_watcher)
+		return;
+	kthread_stop(boat_watcher);
+	boat_watcher = NULL;
+}

@@ -1,0 +1,86 @@
+//! What kernels say to each other of a lifeboat: the module's header, compiled for the host, against golden
+//! bytes.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Never edit them: a change of the layout is a new version with files of its own.
+const RECORD_V1: &[u8] = include_bytes!("golden/boat-record-v1.bin");
+const PAGE_V1: &[u8] = include_bytes!("golden/boat-page-v1.bin");
+
+/// Writes a record and a page, each with another number in each of its words.
+const PROGRAM: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include "abi.h"
+
+int main(void)
+{
+	struct boat_record record = {
+		.magic = BOAT_RECORD_MAGIC,
+		.version = BOAT_ABI_VERSION,
+		.size = sizeof(record),
+		.region = 0x123400000,
+		.region_bytes = 0x8000000,
+		.page = 0x123410000,
+		.low = 0x50000,
+		.silence_ms = 10000,
+		.nr_cpus = 2,
+		.apic_ids = { 3, 0x104 },
+		.crc = CRC,
+	};
+	struct boat_page page = {
+		.magic = BOAT_PAGE_MAGIC,
+		.version = BOAT_ABI_VERSION,
+		.size = sizeof(page),
+		.region = 0x123400000,
+		.region_bytes = 0x8000000,
+		.silence_ms = 10000,
+		.host_beats = 0x1111,
+		.kernels = 2,
+		.order = BOAT_ORDER_PARK,
+		.boat_beats = 0x2222,
+		.life = 0x3333,
+		.says = BOAT_SAYS_PARKING,
+		.cpus = 2,
+		.parked = 1,
+		.largest_gap_ns = 0x4444,
+	};
+
+	fwrite(&record, sizeof(record), 1, stdout);
+	fwrite(&page, sizeof(page), 1, stdout);
+	return ferror(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+"#;
+
+/// What the program writes whose records have this checksum.
+fn written(crc: u32) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, program) = (dir.path().join("boat.c"), dir.path().join("boat"));
+    std::fs::write(&source, PROGRAM).unwrap();
+    let status = Command::new("cc")
+        .args(["-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../kmod/boat"))
+        .arg(format!("-DCRC={crc:#x}"))
+        .args(["-o".as_ref(), program.as_os_str(), source.as_os_str()])
+        .status()
+        .expect("run cc: install a C compiler and the Linux headers (gcc, libc6-dev)");
+    assert!(status.success(), "the header does not compile");
+    Command::new(&program).output().unwrap().stdout
+}
+
+#[test]
+fn records_and_pages_are_the_golden_bytes() {
+    let crc_at = RECORD_V1.len() - 8;
+    let crc = crc32fast::hash(&RECORD_V1[..crc_at]);
+    let written = written(crc);
+    assert_eq!(written, [RECORD_V1, PAGE_V1].concat());
+    assert_eq!(RECORD_V1[crc_at..crc_at + 4], crc.to_le_bytes());
+}
+
+#[test]
+fn each_writer_has_cache_lines_of_its_own() {
+    let word = |at: usize| u64::from_le_bytes(PAGE_V1[at..at + 8].try_into().unwrap());
+    assert_eq!(word(64), 0x1111, "the host's beats");
+    assert_eq!(word(128), 0x2222, "the boat's beats");
+}
