@@ -14,7 +14,8 @@ pub struct Listed {
     pub kernels: usize,
 }
 
-/// Devices of a host that can be passed through, each behind a PCIe port of its own.
+/// Devices of a host beside the usual ones. All but the last can be passed through, each behind a PCIe port of
+/// its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Devices {
     #[default]
@@ -27,6 +28,8 @@ pub enum Devices {
     Scalable,
     /// An 82576 without a cable, for which the kernel's VFIO selftests have a driver.
     Igb,
+    /// A serial port for the console of a kernel that runs beside the host's.
+    BoatConsole,
 }
 
 /// The host that a scenario runs in. Scenarios with the same kind of host may share one boot,
@@ -87,6 +90,10 @@ pub enum HostKind {
     GuestOneBoot,
     /// A guest in one kernel and a host of its own, with more time.
     GuestAlone,
+    /// Two CPUs, of which each kernel brings up the first, and what a lifeboat needs on the other.
+    Lifeboat,
+    /// The same in one kernel that was told nothing of lifeboats, with three CPUs.
+    LifeboatOneBoot,
 }
 
 impl HostKind {
@@ -114,7 +121,7 @@ impl HostKind {
     /// Whether each scenario has a host of its own.
     pub fn is_alone(self) -> bool {
         self.jumps()
-            || (self.devices() != Devices::None && self != Self::Modular)
+            || (self.devices() != Devices::None && self != Self::Modular && !self.has_lifeboat())
             || matches!(self, Self::Forged | Self::GuestAlone)
     }
 
@@ -137,8 +144,14 @@ impl HostKind {
             Self::GuestPassthrough => Devices::Cards(1),
             Self::GuestNvme => Devices::Nvme,
             Self::GuestScalable => Devices::Scalable,
+            Self::Lifeboat | Self::LifeboatOneBoot => Devices::BoatConsole,
             _ => Devices::None,
         }
+    }
+
+    /// Whether there is what a lifeboat needs.
+    pub fn has_lifeboat(self) -> bool {
+        matches!(self, Self::Lifeboat | Self::LifeboatOneBoot)
     }
 
     /// Whether guests run in the host and no update may leave it.

@@ -1,5 +1,6 @@
-//! PID 1 of the emulated host: follows the lab's plan and reports what happens.
+//! PID 1 of the emulated host: follows the lab's plan and reports what happens. Also PID 1 of a lifeboat's kernel.
 
+mod boat;
 mod child;
 mod kexec;
 mod setup;
@@ -10,11 +11,19 @@ use fdbox_lab::plan::{self, Plan, Then};
 use rustix::system::RebootCommand;
 
 fn main() {
+    if let Err(error) = setup::mount_all() {
+        eprintln!("lab-init: {error:#}");
+        return off();
+    }
+    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if let Some(fate) = boat::fate(&cmdline) {
+        return boat::run(fate);
+    }
     // Without the event port there is no reader: only the console is left.
-    let port = match setup::mount_all().and_then(|()| Ok(EventPort::open()?)) {
+    let port = match EventPort::open() {
         Ok(port) => port,
         Err(error) => {
-            eprintln!("lab-init: {error:#}");
+            eprintln!("lab-init: {error}");
             return off();
         }
     };

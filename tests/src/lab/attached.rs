@@ -16,6 +16,9 @@ use crate::landings::{Landed, Landings};
 /// four seconds, so that some of them outlive the old kernel. Reads and flushes are not limited.
 const NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH / 4;
 
+/// The console of a kernel that runs beside the host's, in the run's folder.
+pub(crate) const BOAT_SOCKET: &str = "boat.sock";
+
 /// The IOMMU in front of them, as QEMU calls it: VT-d is the one that QEMU emulates best.
 pub(crate) fn iommu(devices: Devices) -> &'static str {
     match devices {
@@ -44,6 +47,14 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
             "igb,bus=port0,romfile=",
         ]
         .map(str::to_owned)
+        .into(),
+        // The third port, at 0x3e8. The machine waits for nobody there.
+        Devices::BoatConsole => [
+            "-chardev".to_owned(),
+            format!("socket,id=boat,path=/lab/run/{BOAT_SOCKET},server=on,wait=off"),
+            "-device".to_owned(),
+            "isa-serial,chardev=boat,index=2".to_owned(),
+        ]
         .into(),
         Devices::Scalable => {
             // Nothing is connected to it.
@@ -95,7 +106,7 @@ impl Attached {
     /// Starts, for a machine that was started at `started`.
     pub(crate) fn start(devices: Devices, dir: &Path, started: Instant) -> Result<Self> {
         let (cards, has_drive) = match devices {
-            Devices::None | Devices::Igb => (0, false),
+            Devices::None | Devices::Igb | Devices::BoatConsole => (0, false),
             Devices::Cards(count) => (count, false),
             Devices::Scalable => (1, false),
             Devices::Nvme => (0, true),

@@ -11,8 +11,9 @@ use crate::drive;
 use crate::image::Image;
 use crate::kernel::{Flavour, Kernel};
 use crate::lab::Lab;
+use crate::lines::Line;
 use crate::programs::{self, Programs};
-use crate::qemu::{Line, Machine};
+use crate::qemu::Machine;
 use crate::run::{Record, Run};
 use crate::tsc::Clocks;
 

@@ -15,8 +15,8 @@ use crate::guest::GuestFiles;
 use crate::host::{Ending, Host, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
+use crate::lines::{Line, LineContent};
 use crate::programs;
-use crate::qemu::{Line, LineContent};
 use crate::run::Record;
 use crate::tsc::Clocks;
 
@@ -126,6 +126,7 @@ pub(crate) fn show(line: &Line) {
     let at = line.at.as_secs_f64();
     match &line.content {
         LineContent::Console(text) => eprintln!("console| {text}"),
+        LineContent::Boat(text) => eprintln!("boat   | {text}"),
         LineContent::Noise(text) => eprintln!("events | {text}"),
         LineContent::Closed => {}
         LineContent::Event(event) => match event {

@@ -54,7 +54,7 @@ impl Image<'_> {
     }
 }
 
-/// Writes an initramfs of a host with only these files (local path, path in the host).
+/// Writes an initramfs of a host with only these files (local path, path in the host), beside the usual devices.
 pub(crate) fn write_small(files: &[(PathBuf, String)], out: &Path) -> Result<()> {
     let file = File::create(out).with_context(|| format!("Create {}", out.display()))?;
     let mut cpio = Cpio::new(BufWriter::new(file));
@@ -62,6 +62,7 @@ pub(crate) fn write_small(files: &[(PathBuf, String)], out: &Path) -> Result<()>
         cpio.directory(directory)?;
     }
     cpio.character_device("dev/console", 5, 1)?;
+    cpio.character_device("dev/null", 1, 3)?;
     for (source, place) in files {
         add(&mut cpio, source, place)?;
     }

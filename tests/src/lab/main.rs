@@ -2,6 +2,7 @@
 
 mod attached;
 mod bench;
+mod boat;
 mod cache;
 mod cli;
 mod command;
@@ -20,6 +21,7 @@ mod kconfig;
 mod kernel;
 mod lab;
 mod landings;
+mod lines;
 mod machine;
 mod module;
 mod nudge;

@@ -1,21 +1,20 @@
 //! One emulated machine: its consoles are read line by line, and every wait has a time limit.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use fdbox_lab::event::Event;
 use fdbox_lab::qmp::Qmp;
-use fdbox_lab::scan;
 use fdbox_lab::scenario::Devices;
 
 use crate::attached::{self, Attached};
 use crate::drive;
+use crate::lines::{self, Line, LineContent};
 use crate::nudge::{self, Nudge};
 use crate::outside::{Outside, Seen};
 use crate::power::{self, Power};
@@ -174,20 +173,18 @@ impl Machine {
                 Some(Outside::start(cable, guests)?)
             }
         };
-        read_lines(
-            console,
-            dir.join("console.log"),
-            started,
-            sender.clone(),
-            LineContent::console,
-        )?;
-        read_lines(
-            events,
-            dir.join("events.log"),
-            started,
-            sender,
-            LineContent::event,
-        )?;
+        let mut ports: Vec<(UnixStream, &str, lines::Reader)> = vec![
+            (console, "console.log", LineContent::console),
+            (events, "events.log", LineContent::event),
+        ];
+        if self.devices == Devices::BoatConsole {
+            let boat = connect(dir, attached::BOAT_SOCKET, &mut machine)?;
+            ports.push((boat, "boat.log", LineContent::boat));
+        }
+        let open = ports.len();
+        for (stream, log, content) in ports {
+            lines::read(stream, dir.join(log), started, sender.clone(), content)?;
+        }
         Ok(Running {
             attached,
             _process: machine,
@@ -196,43 +193,10 @@ impl Machine {
             keys,
             nudge,
             dir: dir.to_owned(),
-            closed: 0,
+            open,
             outside,
             power: Some(power),
         })
-    }
-}
-
-/// A line from the machine, and its time.
-#[derive(Debug, Clone)]
-pub(crate) struct Line {
-    /// Since QEMU was started.
-    pub at: Duration,
-    pub content: LineContent,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum LineContent {
-    /// The kernel's console.
-    Console(String),
-    /// The event port.
-    Event(Event),
-    /// From the event port, but not an event: a program wrote to the wrong place.
-    Noise(String),
-    /// One of the two ports closed: the machine is gone.
-    Closed,
-}
-
-impl LineContent {
-    fn console(line: String) -> Self {
-        Self::Console(scan::plain(&line))
-    }
-
-    fn event(line: String) -> Self {
-        match serde_json::from_str(&line) {
-            Ok(event) => Self::Event(event),
-            Err(_) => Self::Noise(line),
-        }
     }
 }
 
@@ -248,7 +212,8 @@ pub(crate) struct Running {
     keys: UnixStream,
     nudge: Nudge,
     dir: PathBuf,
-    closed: usize,
+    /// How many of its ports are not closed.
+    open: usize,
     outside: Option<Outside>,
     power: Option<Power>,
 }
@@ -270,7 +235,7 @@ impl Running {
     /// The next line, until `deadline` (since the start).
     pub(crate) fn line(&mut self, deadline: Duration) -> Result<Line, Silence> {
         loop {
-            if self.closed == 2 {
+            if self.open == 0 {
                 return Err(Silence::Off);
             }
             let left = deadline.saturating_sub(self.started.elapsed());
@@ -278,7 +243,7 @@ impl Running {
                 Ok(Line {
                     content: LineContent::Closed,
                     ..
-                }) => self.closed += 1,
+                }) => self.open -= 1,
                 Ok(line) => return Ok(line),
                 Err(RecvTimeoutError::Timeout) if left > nudge::SILENCE => {
                     self.nudge.give(self.started.elapsed());
@@ -361,40 +326,4 @@ fn connect(dir: &Path, name: &str, machine: &mut Process) -> Result<UnixStream> 
         // The socket is created by another process, and there is nothing to wait on.
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn read_lines(
-    stream: UnixStream,
-    log: PathBuf,
-    started: Instant,
-    sender: Sender<Line>,
-    content: fn(String) -> LineContent,
-) -> Result<()> {
-    let mut log = File::create(log)?;
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).split(b'\n') {
-            let Ok(line) = line else { break };
-            let at = started.elapsed();
-            let text = String::from_utf8_lossy(&line)
-                .trim_end_matches('\r')
-                .to_owned();
-            // A full disk must not look like a silent machine: the line is still passed to the lab.
-            let _ = writeln!(log, "{:9.3} {text}", at.as_secs_f64());
-            if !text.is_empty()
-                && sender
-                    .send(Line {
-                        at,
-                        content: content(text),
-                    })
-                    .is_err()
-            {
-                break;
-            }
-        }
-        let _ = sender.send(Line {
-            at: started.elapsed(),
-            content: LineContent::Closed,
-        });
-    });
-    Ok(())
 }

@@ -9,8 +9,9 @@ use fdbox_lab::scan;
 
 use crate::frames::Sent;
 use crate::landings::Landed;
+use crate::lines::{Line, LineContent};
 use crate::outside::Seen;
-use crate::qemu::{Line, LineContent, Machine, Running, Silence};
+use crate::qemu::{Machine, Running, Silence};
 use crate::toolchain::Toolchain;
 
 /// From power-on, or from the jump, to the first message of lab-init.
@@ -236,6 +237,10 @@ impl Run<'_> {
         let event = match &line.content {
             LineContent::Console(text) => {
                 record.scan("Host", text);
+                return None;
+            }
+            LineContent::Boat(text) => {
+                record.scan("Boat", text);
                 return None;
             }
             LineContent::Noise(text) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use fdbox_lab::scenario::HostKind;
 
+use crate::boat::{self, BoatFiles};
 use crate::guest::{CARD_DRIVER, GuestFiles};
 use crate::host::{Ending, Host, HostSpec, StageSpec, module_place};
 use crate::kernel::Flavour;
@@ -82,6 +83,12 @@ impl Group<'_> {
                 stage.files.push((vmm, "/bin/vmm-example".to_owned()));
             }
         }
+        if self.kind.has_lifeboat() {
+            let boat = BoatFiles::get(lab, &programs)?;
+            for stage in &mut stages {
+                stage.files.extend(boat.files());
+            }
+        }
         if self.debug {
             let policy = policy::get(lab)?;
             for stage in &mut stages {
@@ -109,11 +116,17 @@ impl Group<'_> {
                     HostKind::LargeKexec => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
                 },
-            // With two emulated CPUs guests and hosts crash: docs/testing.md.
-            cpus: 1,
+            cpus: match self.kind {
+                HostKind::Lifeboat => 2,
+                HostKind::LifeboatOneBoot => 3,
+                // With two emulated CPUs guests and hosts crash: docs/testing.md.
+                _ => 1,
+            },
             cmdline: match self.kind {
                 HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
                 HostKind::GuestScalable => "intel_iommu=sm_on".to_owned(),
+                HostKind::Lifeboat => format!("{} maxcpus=1 no_ipi_broadcast=1", boat::CMDLINE),
+                HostKind::LifeboatOneBoot => boat::CMDLINE.to_owned(),
                 _ => String::new(),
             },
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],

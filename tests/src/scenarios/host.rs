@@ -85,19 +85,27 @@ fn another_process(
 
 /// Runs `act` in a thread without CAP_SYS_ADMIN.
 pub(crate) fn without_cap_sys_admin<T: Send>(act: impl FnOnce() -> T + Send) -> Result<T> {
+    without(CapabilitySet::SYS_ADMIN, act)
+}
+
+/// Runs `act` in a thread without these capabilities.
+pub(crate) fn without<T: Send>(
+    dropped: CapabilitySet,
+    act: impl FnOnce() -> T + Send,
+) -> Result<T> {
     let thread = || -> Result<T> {
         let here = rustix::thread::capabilities(None)?;
         let sets = CapabilitySets {
-            effective: here.effective - CapabilitySet::SYS_ADMIN,
+            effective: here.effective - dropped,
             permitted: here.permitted,
             inheritable: here.inheritable,
         };
-        rustix::thread::set_capabilities(None, sets).context("Drop CAP_SYS_ADMIN")?;
+        rustix::thread::set_capabilities(None, sets).context("Drop capabilities")?;
         Ok(act())
     };
     std::thread::scope(|scope| match scope.spawn(thread).join() {
         Ok(result) => result,
-        Err(_) => bail!("The thread without CAP_SYS_ADMIN panicked"),
+        Err(_) => bail!("The thread without capabilities panicked"),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The tests that run in the emulated host: each has one function per kernel.
 
 mod bench;
+mod boat;
 mod cases;
 mod check;
 mod console;

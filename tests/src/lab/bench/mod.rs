@@ -175,7 +175,7 @@ impl Bench<'_> {
     fn judge(&self, host: &Host) -> Result<Record> {
         let mut said = Vec::new();
         let record = host.run(self.lab, |line| {
-            if let crate::qemu::LineContent::Event(fdbox_lab::event::Event::Output {
+            if let crate::lines::LineContent::Event(fdbox_lab::event::Event::Output {
                 text, ..
             }) = &line.content
             {

@@ -4,7 +4,7 @@ use fdbox_lab::event::{Event, Stream};
 use fdbox_lab::witness::{Io, WitnessEvent as Witness, parse};
 
 use super::{millis, say};
-use crate::qemu::{Line, LineContent};
+use crate::lines::{Line, LineContent};
 
 pub(super) fn head() {
     say("seconds  who    what");

@@ -20,6 +20,7 @@ mod jump_refused;
 mod late;
 mod leaving;
 mod leaving_load;
+mod lifeboat_here;
 mod load;
 mod lsm;
 mod luo;
@@ -144,6 +145,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         supervision::ALL,
         trouble::ALL,
         modular::ALL,
+        lifeboat_here::ALL,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,85 @@
+//! PID 1 of a lifeboat's kernel. Nobody listens but the console, so that all it has to say goes there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+
+use anyhow::{Context, Result, bail};
+use rustix::system::RebootCommand;
+
+use crate::setup;
+
+/// What says on the command line that this is a boat's kernel, and what is to become of it.
+const WORD: &str = "lab.boat";
+const MODULE: &str = "/lib/modules/fdbox-boat.ko";
+/// What the module says when there is a host that watches.
+const HOST_BEATS: &str = "fdbox-boat: the host beats";
+
+/// What is to become of the boat, if this is one.
+pub(crate) fn fate(cmdline: &str) -> Option<&str> {
+    let mut words = cmdline.split_ascii_whitespace();
+    words.find_map(|word| word.strip_prefix(WORD)?.strip_prefix('='))
+}
+
+/// Returns only if it fails, and has said why.
+pub(crate) fn run(fate: &str) {
+    if let Err(error) = meet(fate) {
+        say(&format!("lab-init: {error:#}"));
+    }
+}
+
+/// Writes a line on the console, by way of the kernel's log.
+fn say(line: &str) {
+    let log = OpenOptions::new().write(true).open("/dev/kmsg");
+    // There is nobody else to tell.
+    let _ = log.and_then(|mut log| log.write_all(line.as_bytes()));
+}
+
+fn meet(fate: &str) -> Result<()> {
+    if fate != "silent-from-the-start" {
+        setup::load_module(MODULE)?;
+    }
+    match fate {
+        "stay" | "silent-from-the-start" => {}
+        // The machine is the host's: it must not go off.
+        "halt" => {
+            wait_for_host()?;
+            rustix::system::reboot(RebootCommand::Restart)?;
+        }
+        "panic" => {
+            wait_for_host()?;
+            fs::write("/proc/sysrq-trigger", "c")?;
+        }
+        "fall-silent" => {
+            wait_for_host()?;
+            rustix::system::delete_module(c"fdbox_boat", libc::O_NONBLOCK)?;
+        }
+        _ => bail!("A boat with an unknown fate: {fate}"),
+    }
+    loop {
+        rustix::event::pause();
+    }
+}
+
+/// Until the module has said that a host watches.
+fn wait_for_host() -> Result<()> {
+    let mut log = File::open("/dev/kmsg").context("Open the kernel's log")?;
+    let mut record = [0; 8192];
+    loop {
+        // One record for each read.
+        let len = log.read(&mut record).context("Read the kernel's log")?;
+        if String::from_utf8_lossy(&record[..len]).contains(HOST_BEATS) {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boat_is_known_by_its_command_line() {
+        assert_eq!(fate("pci=off lab.boat=stay nr_cpus=1"), Some("stay"));
+        assert_eq!(fate("console=ttyS0 stage=1"), None);
+    }
+}

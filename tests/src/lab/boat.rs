@@ -1,0 +1,54 @@
+//! What a host needs to start a lifeboat: a kernel, and an initramfs with the module that beats in it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::cache::KeyBuilder;
+use crate::image;
+use crate::kernel::Flavour;
+use crate::lab::Lab;
+use crate::programs::{self, Programs};
+
+/// The host's kernels leave the third serial port alone, also when they look for ports at boot: it is
+/// the console of a kernel that runs meanwhile.
+pub(crate) const CMDLINE: &str = "8250.nr_uarts=2";
+const MODULE: &str = "fdbox-boat.ko";
+
+/// The files, by where they are here.
+#[derive(Debug, Clone)]
+pub(crate) struct BoatFiles {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+}
+
+impl BoatFiles {
+    /// The boat runs a kernel as it comes.
+    pub(crate) fn get(lab: &Lab, programs: &Programs) -> Result<Self> {
+        let init = programs.path(programs::INIT);
+        let kernel = lab.kernels()?.get(Flavour::Stock)?;
+        let modules = lab.modules(&kernel)?.paths()?;
+        let module = modules.into_iter().find(|path| path.ends_with(MODULE));
+        let module = module.with_context(|| format!("There is no {MODULE}"))?;
+        let key = KeyBuilder::new("boat 1").file(&init)?.file(&module)?;
+        let image = lab.cache.get("boat", &key.build(), |dir| {
+            let files = [
+                (init.clone(), "init".to_owned()),
+                (module.clone(), format!("lib/modules/{MODULE}")),
+            ];
+            image::write_small(&files, &dir.join("boat.cpio"))
+        })?;
+        Ok(Self {
+            kernel: kernel.image(),
+            initramfs: image.join("boat.cpio"),
+        })
+    }
+
+    /// And where they are in the host.
+    pub(crate) fn files(&self) -> [(PathBuf, String); 2] {
+        [
+            (self.kernel.clone(), "/boat/kernel".to_owned()),
+            (self.initramfs.clone(), "/boat/initramfs".to_owned()),
+        ]
+    }
+}

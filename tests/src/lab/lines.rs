@@ -1,0 +1,91 @@
+//! What comes from a machine's ports, line by line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use fdbox_lab::event::Event;
+use fdbox_lab::scan;
+
+/// A line from the machine, and when it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    /// Since QEMU was started.
+    pub at: Duration,
+    pub content: LineContent,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum LineContent {
+    /// The kernel's console.
+    Console(String),
+    /// That of a kernel that runs beside the host's.
+    Boat(String),
+    /// The event port.
+    Event(Event),
+    /// The event port, but no event: a program wrote to the wrong place.
+    Noise(String),
+    /// One of the ports closed: the machine is gone.
+    Closed,
+}
+
+/// What makes a line of one port's text.
+pub(crate) type Reader = fn(String) -> LineContent;
+
+impl LineContent {
+    pub(crate) fn console(line: String) -> Self {
+        Self::Console(scan::plain(&line))
+    }
+
+    pub(crate) fn boat(line: String) -> Self {
+        Self::Boat(scan::plain(&line))
+    }
+
+    pub(crate) fn event(line: String) -> Self {
+        match serde_json::from_str(&line) {
+            Ok(event) => Self::Event(event),
+            Err(_) => Self::Noise(line),
+        }
+    }
+}
+
+/// Reads a port in a thread of its own, to its end: each line goes into the log and to the lab.
+pub(crate) fn read(
+    stream: UnixStream,
+    log: PathBuf,
+    started: Instant,
+    sender: Sender<Line>,
+    content: Reader,
+) -> Result<()> {
+    let mut log = File::create(log)?;
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n') {
+            let Ok(line) = line else { break };
+            let at = started.elapsed();
+            let text = String::from_utf8_lossy(&line)
+                .trim_end_matches('\r')
+                .to_owned();
+            // A full disk must not look like a silent machine: the line still goes to the lab.
+            let _ = writeln!(log, "{:9.3} {text}", at.as_secs_f64());
+            if !text.is_empty()
+                && sender
+                    .send(Line {
+                        at,
+                        content: content(text),
+                    })
+                    .is_err()
+            {
+                break;
+            }
+        }
+        let _ = sender.send(Line {
+            at: started.elapsed(),
+            content: LineContent::Closed,
+        });
+    });
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! The lifeboat, as the scenarios use it: its ioctls, written down from the header by hand, and what a host
+//! is asked of its CPUs and its memory.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+
+use crate::check::{equal, fails};
+use crate::host;
+use crate::uapi::{self, Plain, io, text};
+
+const LOAD: u32 = io(0x10);
+const START: u32 = io(0x11);
+const STOP: u32 = io(0x12);
+const STATUS: u32 = io(0x13);
+const MESSAGE: u32 = io(0x15);
+
+pub(crate) const OFF: u32 = 0;
+pub(crate) const LOADED: u32 = 1;
+pub(crate) const RUNNING: u32 = 2;
+
+const MODULE: &str = "fdbox-boat";
+/// As the kernel calls it.
+pub(crate) const MODULE_NAME: &str = "fdbox_boat";
+pub(crate) const NODE: &str = "/dev/fdbox-boat";
+const KERNEL: &str = "/boat/kernel";
+const INITRAMFS: &str = "/boat/initramfs";
+/// The port that the lab reads a boat's console from.
+const CONSOLE: &str = "console=uart8250,io,0x3e8,115200n8 keep_bootcon";
+/// How long a START may take, in milliseconds: an emulated machine may be busy.
+const START_MS: u32 = 120_000;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Load {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) kernel_fd: i32,
+    pub(crate) initramfs_fd: i32,
+    pub(crate) cmdline: u64,
+    pub(crate) cmdline_len: u32,
+    pub(crate) memory_mib: u32,
+    pub(crate) cpus: u64,
+    pub(crate) nr_cpus: u32,
+    pub(crate) pad: u32,
+}
+
+/// START, and STOP with its limit in the first number.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Limits {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) first_ms: u32,
+    pub(crate) second_ms: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[repr(C)]
+pub(crate) struct Status {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) state: u32,
+    pub(crate) nr_cpus: u32,
+    pub(crate) memory: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) life: u64,
+    pub(crate) beats: u64,
+    pub(crate) largest_gap_ns: u64,
+    pub(crate) host_beats: u64,
+    pub(crate) kernels: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct Message {
+    size: u32,
+    flags: u32,
+    error: u32,
+    pad: u32,
+    message: [u8; 256],
+}
+
+// SAFETY: integers without gaps between them (the sizes are checked below).
+unsafe impl Plain for Load {}
+// SAFETY: as above.
+unsafe impl Plain for Limits {}
+// SAFETY: as above.
+unsafe impl Plain for Status {}
+// SAFETY: as above, and an array of bytes.
+unsafe impl Plain for Message {}
+const _: () = {
+    assert!(size_of::<Load>() == 48);
+    assert!(size_of::<Limits>() == 16);
+    assert!(size_of::<Status>() == 72);
+    assert!(size_of::<Message>() == 272);
+};
+
+/// A boat to be loaded: a good one, until somebody changes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    pub(crate) kernel: String,
+    pub(crate) initramfs: Option<String>,
+    pub(crate) cmdline: String,
+    pub(crate) memory_mib: u32,
+    pub(crate) cpus: Vec<u32>,
+}
+
+impl Spec {
+    /// One that ends as its init's `fate` says.
+    pub(crate) fn new(fate: &str, cpus: &[u32]) -> Self {
+        Self {
+            kernel: KERNEL.to_owned(),
+            initramfs: Some(INITRAMFS.to_owned()),
+            cmdline: format!("{CONSOLE} lab.boat={fate}"),
+            memory_mib: 64,
+            cpus: cpus.to_vec(),
+        }
+    }
+}
+
+/// The node of the boat.
+#[derive(Debug)]
+pub(crate) struct Boat(pub(crate) File);
+
+impl Boat {
+    /// Loads the module, if it is not loaded.
+    pub(crate) fn open() -> Result<Self> {
+        host::load_module(MODULE)?;
+        let node = OpenOptions::new().read(true).write(true).open(NODE);
+        Ok(Self(node.with_context(|| format!("Open {NODE}"))?))
+    }
+
+    pub(crate) fn try_load(&self, spec: &Spec) -> Result<Result<(), Errno>> {
+        let open = |path: &String| File::open(path).with_context(|| format!("Open {path}"));
+        let kernel = open(&spec.kernel)?;
+        let initramfs = spec.initramfs.as_ref().map(open).transpose()?;
+        let mut load = Load {
+            size: size_of::<Load>() as u32,
+            flags: 0,
+            kernel_fd: kernel.as_raw_fd(),
+            initramfs_fd: initramfs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            cmdline: spec.cmdline.as_ptr() as u64,
+            cmdline_len: spec.cmdline.len() as u32,
+            memory_mib: spec.memory_mib,
+            cpus: spec.cpus.as_ptr() as u64,
+            nr_cpus: spec.cpus.len() as u32,
+            pad: 0,
+        };
+        Ok(self.try_load_raw(&mut load))
+    }
+
+    pub(crate) fn try_load_raw(&self, load: &mut Load) -> Result<(), Errno> {
+        uapi::call(&self.0, LOAD, load).map(drop)
+    }
+
+    pub(crate) fn load(&self, spec: &Spec) -> Result<()> {
+        self.done("Load the boat", self.try_load(spec)?)
+    }
+
+    pub(crate) fn try_start(&self, start_ms: u32, silence_ms: u32) -> Result<(), Errno> {
+        let mut limits = limits(start_ms, silence_ms);
+        uapi::call(&self.0, START, &mut limits).map(drop)
+    }
+
+    /// Lost after so much silence.
+    pub(crate) fn start(&self, silence_ms: u32) -> Result<()> {
+        self.done("Start the boat", self.try_start(START_MS, silence_ms))
+    }
+
+    pub(crate) fn try_stop(&self, limit_ms: u32) -> Result<(), Errno> {
+        let mut limits = limits(limit_ms, 0);
+        uapi::call(&self.0, STOP, &mut limits).map(drop)
+    }
+
+    pub(crate) fn stop(&self) -> Result<()> {
+        self.done("Stop the boat", self.try_stop(START_MS))
+    }
+
+    pub(crate) fn status(&self) -> Result<Status> {
+        let mut status = Status {
+            size: size_of::<Status>() as u32,
+            ..Status::default()
+        };
+        uapi::call(&self.0, STATUS, &mut status).context("Ask for the boat's state")?;
+        Ok(status)
+    }
+
+    /// Why something was refused, and the errno that belongs to it.
+    pub(crate) fn message(&self) -> Result<(Errno, String)> {
+        let mut message = Message {
+            size: size_of::<Message>() as u32,
+            flags: 0,
+            error: 0,
+            pad: 0,
+            message: [0; 256],
+        };
+        uapi::call(&self.0, MESSAGE, &mut message).context("Ask for the message")?;
+        let error = Errno::from_raw_os_error(message.error as i32);
+        Ok((error, text(&message.message)))
+    }
+
+    fn done(&self, what: &str, done: Result<(), Errno>) -> Result<()> {
+        done.with_context(|| match self.message() {
+            Ok((_, message)) => format!("{what}: {message}"),
+            Err(_) => what.to_owned(),
+        })
+    }
+}
+
+fn limits(first_ms: u32, second_ms: u32) -> Limits {
+    Limits {
+        size: size_of::<Limits>() as u32,
+        flags: 0,
+        first_ms,
+        second_ms,
+    }
+}
+
+/// What a boat of 64 MiB takes at least, and what other things may have taken meanwhile.
+pub(crate) const MOST_OF_IT_KIB: u64 = 60 << 10;
+
+/// Starts a boat, with its CPU offline.
+pub(crate) fn started(boat: &Boat, spec: &Spec, silence_ms: u32) -> Result<Status> {
+    equal("The state", boat.status()?.state, OFF)?;
+    boat.load(spec)?;
+    equal("The state", boat.status()?.state, LOADED)?;
+    boat.start(silence_ms)?;
+    let status = boat.status()?;
+    equal("The state", status.state, RUNNING)?;
+    equal("Its CPUs", status.nr_cpus as usize, spec.cpus.len())?;
+    equal(
+        "Its memory",
+        status.memory_bytes,
+        u64::from(spec.memory_mib) << 20,
+    )?;
+    ensure!(
+        status.life != 0 && status.beats > 0,
+        "It does not beat: {status:?}"
+    );
+    Ok(status)
+}
+
+/// Both hearts beat.
+pub(crate) fn both_beat(boat: &Boat) -> Result<()> {
+    let first = boat.status()?;
+    host::until("Both beat", || {
+        let now = boat.status()?;
+        Ok(now.beats > first.beats + 1 && now.host_beats > first.host_beats + 1)
+    })
+}
+
+/// The CPU is the boat's as long as there is one, and the module stays.
+pub(crate) fn is_kept(cpu: u32) -> Result<()> {
+    let refused = set_online(cpu, true).map_err(|error| Errno::from_io_error(&error));
+    fails(
+        "To take a CPU of the boat's online",
+        refused.map_err(|error| error.unwrap_or(Errno::IO)),
+        Errno::BUSY,
+    )?;
+    fails(
+        "To unload the module",
+        host::unload_module(MODULE_NAME),
+        Errno::AGAIN,
+    )
+}
+
+/// The status of no boat.
+pub(crate) fn of_none() -> Status {
+    Status {
+        size: size_of::<Status>() as u32,
+        state: OFF,
+        ..Status::default()
+    }
+}
+
+/// Takes a CPU of the host's online or offline.
+pub(crate) fn set_online(cpu: u32, online: bool) -> std::io::Result<()> {
+    let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+    fs::write(path, if online { "1" } else { "0" })
+}
+
+/// Takes it online, and runs on it.
+pub(crate) fn comes_back(cpu: u32) -> Result<()> {
+    set_online(cpu, true).with_context(|| format!("Take CPU {cpu} online"))?;
+    let on_it = || -> Result<usize> {
+        let mut set = CpuSet::new();
+        set.set(cpu as usize);
+        sched_setaffinity(None, &set)?;
+        Ok(sched_getcpu())
+    };
+    let ran = std::thread::scope(|scope| scope.spawn(on_it).join());
+    let ran = ran.map_err(|_| anyhow::anyhow!("The thread on CPU {cpu} panicked"))??;
+    equal("The CPU that a thread runs on", ran, cpu as usize)
+}
+
+/// Free memory of the host, in KiB.
+pub(crate) fn free_kib() -> Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemFree:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.context("/proc/meminfo has no MemFree")?.parse()?)
+}
