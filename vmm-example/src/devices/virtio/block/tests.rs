@@ -1,5 +1,8 @@
 //! A disk's requests on a test driver's ring.
 
+mod at_rest;
+mod backends;
+mod held;
 mod in_flight;
 
 use std::io::Write;
