@@ -173,7 +173,7 @@ impl Environment {
         vmm.abandon_update();
         vmm.history().ended(end.reason());
         // Before anyone is told about the end: nothing of the guest runs any more.
-        vmm.machine().park();
+        vmm.machine().finish();
         if self.announces {
             announce(vmm.machine().name(), "ended", end.reason());
         }

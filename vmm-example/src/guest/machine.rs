@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
 
-use crate::devices::console::Console;
+use crate::devices::console::{Console, ConsoleError};
 use crate::devices::pci::PciBus;
 use crate::devices::pm::PowerManagement;
 use crate::devices::ports::PortBus;
@@ -71,6 +71,8 @@ pub(crate) enum MachineError {
     Lend(#[source] std::io::Error),
     #[error("The guest's boot files are not available: {0}")]
     NoBoot(String),
+    #[error("The guest's serial line is not to be had")]
+    Console(#[from] ConsoleError),
     #[error("Cannot give the guest its devices")]
     Virtio(#[from] VirtioError),
     #[error("Cannot give the guest a device of the host")]
@@ -162,6 +164,7 @@ impl Machine {
         }
         let virtio = VirtioBus::new(&vm, ram.mapped(), guest.devices, Vec::new())?;
         let pci = PciBus::new(&vm, &ram, guest.passed)?;
+        console.start()?;
         let serial = SerialPort::new(serial_irq(&vm)?, console.clone());
         let bus = PortBus::new(serial, PowerManagement::new(sci(&vm)));
         let shape = StateShape::of(host, &vm)?;
@@ -230,6 +233,7 @@ impl Machine {
         vm.restore_irqchip(&state.irqchip)?;
         vm.restore_clock(&state.clock)?;
         vcpus.fds().for_each(|fd| vcpu_state::notify_stopped(&fd));
+        console.start()?;
         console.queue(&state.console.unsent);
         let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, prepared)?;
         let mut passed = devices.passed;

@@ -82,7 +82,7 @@ impl Refusal {
             Self::UpdateIsOn => "An update is in progress: wait for it, or cancel it",
             Self::NoUpdate => "No update is in progress",
             Self::Busy => {
-                "The guest's disks do not finish their requests: try again when they have"
+                "The guest's devices do not finish their requests: try again when they have"
             }
             Self::Left => "This VMM no longer has the guest: it is about to end",
         }

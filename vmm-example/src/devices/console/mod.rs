@@ -1,9 +1,10 @@
 //! The other end of the guest's serial line: standard input and output, a file, or a socket.
 //!
-//! Output never blocks the guest, except to a file: it goes through a bounded buffer, which also
-//! holds output while nobody is connected, or reads standard output.
+//! Output never holds a vCPU up: it goes through a bounded buffer, which also holds what the guest says while
+//! nobody is connected or reads standard output, and while a file takes its time.
 
 mod events;
+mod file_sink;
 mod gate;
 pub(crate) mod guard;
 mod modes;
@@ -15,14 +16,18 @@ use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
 use thiserror::Error;
+use vmm_fdbox::Deadline;
 
 use crate::files;
 use crate::spec::ConsoleSpec;
 pub(crate) use events::{ConsoleEvents, ConsoleSource};
+use file_sink::FileSink;
 use gate::InputGate;
 pub(crate) use modes::TerminalModes;
 use ring::Ring;
@@ -37,14 +42,20 @@ pub(crate) enum ConsoleError {
     OpenFile { path: PathBuf, source: io::Error },
     #[error("Cannot listen on the console socket {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
+    #[error("Cannot start the thread that writes the console's file")]
+    Start(#[source] io::Error),
+    #[error("Cannot make safe what the console's file has")]
+    Sync(#[source] io::Error),
+    #[error("The console's file has not taken output within {limit:?}")]
+    Busy { limit: Duration },
 }
 
 /// Where output goes.
 #[derive(Debug)]
 enum Sink {
-    /// Standard output. Other processes share it, so it must stay blocking; it is polled first.
+    /// Standard output that is no file. It is others' as well and must stay blocking, so it is asked first.
     Stdout(BorrowedFd<'static>),
-    File(File),
+    File(FileSink),
     /// The client that is connected to the socket.
     Client(Option<UnixStream>),
 }
@@ -53,6 +64,8 @@ enum Sink {
 #[derive(Debug)]
 pub(crate) struct Console {
     inner: Mutex<Inner>,
+    /// The file has taken what it was given.
+    taken: Condvar,
     gate: InputGate,
 }
 
@@ -67,15 +80,17 @@ impl Console {
     /// [`ConsoleSource`].
     pub(crate) fn open(spec: &ConsoleSpec) -> Result<Self, ConsoleError> {
         let sink = match spec {
-            ConsoleSpec::Stdio => Sink::Stdout(rustix::stdio::stdout()),
+            ConsoleSpec::Stdio => match stdout_file() {
+                Some(file) => Sink::File(FileSink::new(file)),
+                None => Sink::Stdout(rustix::stdio::stdout()),
+            },
             ConsoleSpec::Socket(_) => Sink::Client(None),
             ConsoleSpec::File(path) => {
-                Sink::File(
-                    files::output(path).map_err(|source| ConsoleError::OpenFile {
-                        path: path.clone(),
-                        source,
-                    })?,
-                )
+                let file = files::output(path).map_err(|source| ConsoleError::OpenFile {
+                    path: path.clone(),
+                    source,
+                })?;
+                Sink::File(FileSink::new(file))
             }
         };
         Ok(Self::with(sink))
@@ -93,7 +108,90 @@ impl Console {
                 sink,
                 unsent: Ring::new(BUFFER),
             }),
+            taken: Condvar::new(),
             gate: InputGate::default(),
+        }
+    }
+
+    /// Starts what threads it has, before the guest runs. The process has given up by then what it does not
+    /// need.
+    pub(crate) fn start(self: &Arc<Self>) -> Result<(), ConsoleError> {
+        let console = Arc::downgrade(self);
+        let over = move |rest: Vec<u8>| {
+            if let Some(console) = console.upgrade() {
+                console.took_all_but(&rest);
+            }
+        };
+        match &mut self.lock().sink {
+            Sink::File(file) => file.start(over).map_err(ConsoleError::Start),
+            Sink::Stdout(_) | Sink::Client(_) => Ok(()),
+        }
+    }
+
+    /// What the file was given is over.
+    fn took_all_but(&self, rest: &[u8]) {
+        let mut inner = self.lock();
+        let Inner { sink, unsent } = &mut *inner;
+        if let Sink::File(file) = sink {
+            file.over();
+            unsent.put_back(rest);
+        }
+        if rest.is_empty() {
+            inner.send();
+        }
+        self.taken.notify_all();
+    }
+
+    /// Gives a file nothing more, and waits until it has taken what it was given. What comes meanwhile is
+    /// [unsent](Self::unsent). [`release`](Self::release) leads back.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Result<(), ConsoleError> {
+        let mut inner = self.lock();
+        if let Sink::File(file) = &mut inner.sink {
+            file.hold(true);
+        }
+        self.wait(inner, deadline, Inner::is_busy)
+    }
+
+    /// Makes safe what a file has and the host would lose with its kernel.
+    pub(crate) fn sync(&self) -> Result<(), ConsoleError> {
+        let file = match &self.lock().sink {
+            Sink::File(file) => file.unsynced(),
+            Sink::Stdout(_) | Sink::Client(_) => return Ok(()),
+        };
+        let synced = file.and_then(|file| file.map_or(Ok(()), |file| file.sync_data()));
+        synced.map_err(ConsoleError::Sync)
+    }
+
+    pub(crate) fn release(&self) {
+        let mut inner = self.lock();
+        if let Sink::File(file) = &mut inner.sink {
+            file.hold(false);
+            inner.send();
+        }
+    }
+
+    /// Waits until a file has all that the guest said, unless it is held.
+    pub(crate) fn finish(&self, deadline: Deadline) -> Result<(), ConsoleError> {
+        let mut inner = self.lock();
+        inner.send();
+        self.wait(inner, deadline, Inner::is_busy)
+    }
+
+    fn wait(
+        &self,
+        inner: MutexGuard<'_, Inner>,
+        deadline: Deadline,
+        busy: impl Fn(&Inner) -> bool,
+    ) -> Result<(), ConsoleError> {
+        let waited = self
+            .taken
+            .wait_timeout_while(inner, deadline.left(), |inner| busy(inner));
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match busy(&inner) {
+            false => Ok(()),
+            true => Err(ConsoleError::Busy {
+                limit: deadline.limit(),
+            }),
         }
     }
 
@@ -151,12 +249,17 @@ impl Console {
 }
 
 impl Inner {
-    /// Sends what can be sent without blocking.
+    /// A file has not taken what it was given.
+    fn is_busy(&self) -> bool {
+        matches!(&self.sink, Sink::File(file) if file.is_busy())
+    }
+
+    /// Sends what can be sent without waiting for anybody.
     fn send(&mut self) {
         while !self.unsent.is_empty() {
             let sent = match &mut self.sink {
                 Sink::Stdout(fd) => write_if_ready(*fd, self.unsent.front()),
-                Sink::File(file) => file.write(self.unsent.front()),
+                Sink::File(file) => return file.send(&mut self.unsent),
                 Sink::Client(Some(client)) => client.write(self.unsent.front()),
                 Sink::Client(None) => return,
             };
@@ -171,6 +274,16 @@ impl Inner {
     }
 }
 
+/// Standard output, if it is a file that a write could wait for.
+fn stdout_file() -> Option<File> {
+    let stdout = rustix::stdio::stdout();
+    let kind = FileType::from_raw_mode(fstat(stdout).ok()?.st_mode);
+    let is_file = matches!(kind, FileType::RegularFile | FileType::BlockDevice);
+    is_file
+        .then(|| stdout.try_clone_to_owned().ok())?
+        .map(File::from)
+}
+
 /// Writes as much as a ready descriptor accepts at once: for a pipe, less than PIPE_BUF.
 fn write_if_ready(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     const AT_ONCE: usize = 256;
@@ -182,52 +295,4 @@ fn write_if_ready(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Read;
-    use std::os::fd::AsFd;
-
-    #[test]
-    fn what_was_said_before_a_client_came_reaches_it() {
-        let console = Console::buffer();
-        console.output(b"early ");
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        console.connect(Some(ours));
-        console.output(b"late");
-        let mut got = [0; 10];
-        theirs.read_exact(&mut got).unwrap();
-        assert_eq!(&got, b"early late");
-        assert!(console.unsent().is_empty());
-    }
-
-    #[test]
-    fn a_pipe_that_nobody_reads_stops_nobody() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        let writer: &'static io::PipeWriter = Box::leak(Box::new(writer));
-        let console = Console::with(Sink::Stdout(writer.as_fd()));
-        for _ in 0..1000 {
-            console.output(&[b'x'; 1024]);
-        }
-        assert_eq!(console.unsent().len(), BUFFER);
-        let mut got = vec![0; 1 << 20];
-        assert!(reader.read(&mut got).unwrap() > 0);
-        console.flush();
-        assert!(console.unsent().len() < BUFFER);
-    }
-
-    #[test]
-    fn a_client_that_does_not_read_stops_nobody() {
-        let console = Console::buffer();
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        console.connect(Some(ours));
-        for _ in 0..1000 {
-            console.output(&[b'x'; 1024]);
-        }
-        assert_eq!(console.unsent().len(), BUFFER);
-        let mut got = vec![0; 1 << 20];
-        assert!(theirs.read(&mut got).unwrap() > 0);
-        console.flush();
-        assert!(console.unsent().len() < BUFFER);
-    }
-}
+mod tests;

@@ -35,6 +35,19 @@ impl Ring {
         self.bytes.drain(..count.min(self.bytes.len()));
     }
 
+    /// Takes everything out.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        self.bytes.drain(..).collect()
+    }
+
+    /// Puts back what was taken out, as far as there is room.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        let room = self.capacity.saturating_sub(self.bytes.len());
+        for byte in bytes[bytes.len().saturating_sub(room)..].iter().rev() {
+            self.bytes.push_front(*byte);
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -57,6 +70,18 @@ mod tests {
         assert_eq!(ring.to_vec(), b"bcde");
         ring.push(b"0123456789");
         assert_eq!(ring.to_vec(), b"6789");
+    }
+
+    #[test]
+    fn what_was_taken_out_goes_before_what_came_since() {
+        let mut ring = Ring::new(6);
+        ring.push(b"abcd");
+        assert_eq!(ring.take(), b"abcd");
+        ring.push(b"ef");
+        ring.put_back(b"cd");
+        assert_eq!(ring.to_vec(), b"cdef");
+        ring.put_back(b"1234");
+        assert_eq!(ring.to_vec(), b"34cdef");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) enum RingError {
 
 /// A chain of buffers that the guest has made available.
 pub(super) struct Request<'a> {
-    head: u16,
+    pub(super) head: u16,
     /// The guest's input.
     pub(super) input: Reader<'a>,
     /// Space for the answer.

@@ -2,15 +2,21 @@
 
 use std::sync::atomic::AtomicBool;
 
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::Opened;
 use super::device::Device;
 use super::interrupt::Interrupt;
+use super::live::LiveDevice;
+use super::prepared_slot::PreparedSlot;
 use super::ring::{RingError, Rings};
+use super::slot::Slot;
 
 pub(super) const MEMORY: usize = 2 << 20;
 const RING_SIZE: u16 = 128;
@@ -142,6 +148,42 @@ impl Driver {
         self.memory.read_slice(&mut bytes, at).unwrap();
         bytes
     }
+}
+
+/// A device in a machine, at work, with the rings of a driver.
+pub(super) fn live(name: &str, device: Box<dyn Device>, driver: &Driver) -> LiveDevice {
+    let opened = Opened {
+        slot: Slot::new(0).unwrap(),
+        device,
+        transport: None,
+    };
+    let prepared = PreparedSlot::of_no_vm(opened.slot, opened.layout().rings).unwrap();
+    let (memory, sizes) = (driver.memory.clone(), opened.device.queue_sizes());
+    let device =
+        LiveDevice::new(name.into(), opened, memory, prepared.line, prepared.kicks).unwrap();
+    device.unpark();
+    let put = |offset, value: u32| device.write(offset, &value.to_le_bytes());
+    put(VIRTIO_MMIO_STATUS, 3);
+    put(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+    put(VIRTIO_MMIO_DRIVER_FEATURES, 1 << (VIRTIO_F_VERSION_1 - 32));
+    put(VIRTIO_MMIO_STATUS, 11);
+    for ((number, queue), size) in (0..).zip(&driver.queues).zip(sizes) {
+        put(VIRTIO_MMIO_QUEUE_SEL, number);
+        put(VIRTIO_MMIO_QUEUE_NUM, queue.size().min(*size).into());
+        put(VIRTIO_MMIO_QUEUE_DESC_LOW, queue.desc_table() as u32);
+        put(VIRTIO_MMIO_QUEUE_AVAIL_LOW, queue.avail_ring() as u32);
+        put(VIRTIO_MMIO_QUEUE_USED_LOW, queue.used_ring() as u32);
+        put(VIRTIO_MMIO_QUEUE_READY, 1);
+    }
+    put(VIRTIO_MMIO_STATUS, 15);
+    device
+}
+
+/// The register of a device's status.
+pub(super) fn status(device: &LiveDevice) -> u32 {
+    let mut word = [0; 4];
+    device.read(VIRTIO_MMIO_STATUS, &mut word);
+    u32::from_le_bytes(word)
 }
 
 pub(super) fn descriptor(at: u64, len: u32, flags: u16, next: u16) -> RawDescriptor {

@@ -2,15 +2,10 @@
 
 mod lending;
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-
 use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::console::ConsoleDevice;
-use super::device_state::ConsoleTarget;
 use super::kind::Kind;
 use super::live::LiveDevice;
 use super::mmio::{Transport, TransportError};
@@ -20,7 +15,6 @@ use super::slot::Slot;
 use super::state::{TransportStateV1, VirtioStateV1};
 use super::testing::{BUFFERS, Buffer, Driver, TestRng, descriptor, memory, survives_nonsense};
 use super::{Opened, VirtioError};
-use crate::socket::Ownership;
 
 const TABLE: u32 = 0x4000;
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1;
@@ -308,24 +302,4 @@ fn random_numbers_are_given() {
     assert_eq!(driver.used(0), [(0, 64)]);
     assert!(driver.bytes(0, 0, 64).iter().any(|&byte| byte != 0));
     survives_nonsense(&mut Rng, 1);
-}
-
-#[test]
-fn a_console_takes_and_gives() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("hvc");
-    let target = ConsoleTarget::Socket(path.clone());
-    let mut console = ConsoleDevice::open(&target, &Ownership::new(true)).unwrap();
-    let mut client = UnixStream::connect(&path).unwrap();
-    client.write_all(b"typed").unwrap();
-    let mut driver = Driver::new(2);
-    driver.offer(0, &[Buffer::Room(64)]);
-    driver.serve(&mut console, 0).unwrap();
-    assert_eq!(driver.bytes(0, 0, 5), b"typed");
-    driver.offer(1, &[Buffer::Says(b"said")]);
-    driver.serve(&mut console, 1).unwrap();
-    let mut got = [0; 4];
-    client.read_exact(&mut got).unwrap();
-    assert_eq!(&got, b"said");
-    survives_nonsense(&mut console, 2);
 }

@@ -1,11 +1,15 @@
 //! Running, pausing and parking a guest.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use vmm_fdbox::Deadline;
 
 use super::{Machine, MachineError};
 use crate::guest::vcpu::GuestEnd;
+
+/// How long a guest's last output may take.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 impl Machine {
     /// Lets the guest run, unless it is paused or has ended.
@@ -14,6 +18,7 @@ impl Machine {
             return;
         }
         self.synced.store(false, Ordering::SeqCst);
+        self.console.release();
         self.vcpus.unpark();
         self.buses.virtio.unpark();
         if self.parked.swap(false, Ordering::SeqCst) {
@@ -33,7 +38,21 @@ impl Machine {
             self.buses.virtio.sync()?;
             self.synced.store(true, Ordering::SeqCst);
         }
+        // Last, for what the guest says from here on has to wait.
+        self.console.hold(deadline)?;
+        if leaves {
+            self.console.sync()?;
+        }
         Ok(())
+    }
+
+    /// Stops for good. What the guest has written gets a while to be where it belongs; after that it is
+    /// lost, as when the power fails.
+    pub(crate) fn finish(&self) {
+        let deadline = Deadline::within(END_LIMIT);
+        let _ = self.buses.virtio.quiesce(deadline);
+        self.park();
+        let _ = self.console.finish(deadline);
     }
 
     /// Stops all vCPUs, with no access half done, then all devices. Passed-through devices

@@ -5,7 +5,6 @@
 
 mod thread;
 mod uring;
-mod wake;
 
 use std::fmt::Debug;
 use std::fs::File;

@@ -10,8 +10,8 @@ use std::thread;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::wake::Wake;
 use super::{Backend, Done, Job, Op};
+use crate::devices::virtio::wake::Wake;
 use crate::sandbox;
 
 /// See the module's documentation. It ends with its last job.

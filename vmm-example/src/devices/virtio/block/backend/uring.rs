@@ -19,8 +19,8 @@ use io_uring::{IoUring, opcode, squeue, types};
 use rustix::io::Errno;
 
 use super::thread::clear_mode;
-use super::wake::Wake;
 use super::{Backend, Done, Job, MAX_JOBS, Op};
+use crate::devices::virtio::wake::Wake;
 use crate::sandbox;
 
 /// A ring that has no file yet.

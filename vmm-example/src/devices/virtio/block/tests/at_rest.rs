@@ -2,63 +2,25 @@
 
 use std::time::Duration;
 
-use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1};
-use virtio_bindings::virtio_mmio::*;
-use virtio_queue::QueueT;
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS;
 use vmm_fdbox::Deadline;
 
 use super::held::{Held, fine, offer_read};
 use super::*;
 use crate::devices::virtio::VirtioError;
 use crate::devices::virtio::live::LiveDevice;
-use crate::devices::virtio::open::Opened;
-use crate::devices::virtio::prepared_slot::PreparedSlot;
-use crate::devices::virtio::slot::Slot;
-use crate::devices::virtio::testing::{BUFFERS, descriptor};
+use crate::devices::virtio::testing::{self, BUFFERS, descriptor, status};
 
 /// A disk in a machine, with `requests` of its guest in its ring.
 fn live(held: &Held, requests: u64) -> (LiveDevice, Driver) {
-    let opened = Opened {
-        slot: Slot::new(0).unwrap(),
-        device: Box::new(held.disk()),
-        transport: None,
-    };
-    let bay = PreparedSlot::of_no_vm(opened.slot, opened.layout().rings).unwrap();
     let mut driver = Driver::new(1);
-    let memory = driver.memory.clone();
-    let device = LiveDevice::new("blk0".into(), opened, memory, bay.line, bay.kicks).unwrap();
-    device.unpark();
-    let put = |offset, value: u32| device.write(offset, &value.to_le_bytes());
-    put(VIRTIO_MMIO_STATUS, 3);
-    put(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-    put(VIRTIO_MMIO_DRIVER_FEATURES, 1 << (VIRTIO_F_VERSION_1 - 32));
-    put(VIRTIO_MMIO_STATUS, 11);
-    put(VIRTIO_MMIO_QUEUE_NUM, driver.queues[0].size().into());
-    put(
-        VIRTIO_MMIO_QUEUE_DESC_LOW,
-        driver.queues[0].desc_table() as u32,
-    );
-    put(
-        VIRTIO_MMIO_QUEUE_AVAIL_LOW,
-        driver.queues[0].avail_ring() as u32,
-    );
-    put(
-        VIRTIO_MMIO_QUEUE_USED_LOW,
-        driver.queues[0].used_ring() as u32,
-    );
-    put(VIRTIO_MMIO_QUEUE_READY, 1);
-    put(VIRTIO_MMIO_STATUS, 15);
+    let device = testing::live("blk0", Box::new(held.disk()), &driver);
     for sector in 0..requests {
         offer_read(&mut driver, sector, 512);
     }
     device.on_kick(0);
     (device, driver)
-}
-
-fn status(device: &LiveDevice) -> u32 {
-    let mut word = [0; 4];
-    device.read(VIRTIO_MMIO_STATUS, &mut word);
-    u32::from_le_bytes(word)
 }
 
 #[test]

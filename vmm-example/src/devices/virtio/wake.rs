@@ -1,4 +1,5 @@
-//! Wakes a device's thread when a job is finished. It is edge-triggered, so nobody reads it.
+//! What wakes a device's thread when something that it waits for is over. It is watched for edges, so nobody
+//! reads it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

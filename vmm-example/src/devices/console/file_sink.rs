@@ -1,0 +1,68 @@
+//! A file that the console's output goes to, in pieces, one in flight at a time.
+
+use std::fs::File;
+use std::io;
+
+use super::ring::Ring;
+use crate::devices::file_writer::FileWriter;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct FileSink {
+    file: File,
+    writer: Option<FileWriter>,
+    /// It has a piece that is not over.
+    is_busy: bool,
+    /// It gets no more pieces.
+    is_held: bool,
+}
+
+impl FileSink {
+    pub(super) fn new(file: File) -> Self {
+        Self {
+            file,
+            writer: None,
+            is_busy: false,
+            is_held: false,
+        }
+    }
+
+    /// `over` hears of each piece what of it the file did not take.
+    pub(super) fn start(&mut self, over: impl Fn(Vec<u8>) + Send + 'static) -> io::Result<()> {
+        self.writer = Some(FileWriter::start(self.file.try_clone()?, over)?);
+        Ok(())
+    }
+
+    /// Begins to write what there is, unless it is at something or held.
+    pub(super) fn send(&mut self, unsent: &mut Ring) {
+        if let Some(writer) = &self.writer
+            && !self.is_busy
+            && !self.is_held
+            && !unsent.is_empty()
+        {
+            self.is_busy = true;
+            writer.write(unsent.take());
+        }
+    }
+
+    /// The piece is over.
+    pub(super) fn over(&mut self) {
+        self.is_busy = false;
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+
+    /// The file, if it is one that a kernel can lose something of.
+    pub(super) fn unsynced(&self) -> io::Result<Option<File>> {
+        match self.file.metadata()?.is_file() {
+            true => self.file.try_clone().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    pub(super) fn hold(&mut self, held: bool) {
+        self.is_held = held;
+    }
+}

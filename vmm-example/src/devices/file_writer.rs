@@ -1,0 +1,81 @@
+//! A file that a guest's output goes to. A thread writes to it: a file takes as long as its disk does, and
+//! neither a vCPU nor who holds a device's lock waits for that.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+
+use crate::sandbox;
+
+/// See the module's documentation. The thread ends with its last piece.
+#[derive(Debug)]
+pub(crate) struct FileWriter {
+    pieces: Sender<Vec<u8>>,
+}
+
+impl FileWriter {
+    /// `over` hears of each piece what of it the file did not take, from the thread.
+    pub(crate) fn start(file: File, over: impl Fn(Vec<u8>) + Send + 'static) -> io::Result<Self> {
+        let (pieces, todo) = mpsc::channel();
+        let builder = thread::Builder::new().name("output".into());
+        builder.spawn(move || {
+            sandbox::confine(sandbox::Thread::Device);
+            while let Ok(piece) = todo.recv() {
+                over(write(&file, piece));
+            }
+        })?;
+        Ok(Self { pieces })
+    }
+
+    /// Has the thread write a piece.
+    pub(crate) fn write(&self, piece: Vec<u8>) {
+        // The thread waits for nothing else.
+        let _ = self.pieces.send(piece);
+    }
+}
+
+/// Writes what the file takes, and returns the rest.
+fn write(mut file: &File, mut piece: Vec<u8>) -> Vec<u8> {
+    let mut done = 0;
+    while done < piece.len() {
+        match file.write(&piece[done..]) {
+            Ok(count @ 1..) => done += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Full, or nobody reads it.
+            Ok(0) | Err(_) => break,
+        }
+    }
+    piece.drain(..done);
+    piece
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    #[test]
+    fn what_a_file_does_not_take_comes_back() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let (told, heard) = mpsc::channel();
+        let writer = FileWriter::start(OwnedFd::from(writer).into(), move |rest: Vec<u8>| {
+            told.send(rest.len()).unwrap();
+        })
+        .unwrap();
+        writer.write(b"short".to_vec());
+        assert_eq!(heard.recv(), Ok(0));
+        writer.write(vec![7; 1 << 21]);
+        let rest = heard.recv().unwrap();
+        assert!(rest > 0 && rest < 1 << 21, "{rest}");
+        drop(writer);
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        assert_eq!(
+            (&got[..5], got.len()),
+            (&b"short"[..], 5 + (1 << 21) - rest)
+        );
+    }
+}
