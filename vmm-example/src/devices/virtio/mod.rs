@@ -2,13 +2,13 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `spec`, `open` | what was asked for, and what it needs of the host |
-//! | `bus`, `live`, `worker`, `wake` | the devices of a machine, a thread each, and what wakes it |
-//! | `stage` | devices at work and at rest, and the way between |
-//! | `slot`, `aml` | where a device is, and how the guest learns of it |
-//! | `prepared_slot` | what waits for it there: events in KVM, a thread |
-//! | `mmio`, `interrupt`, `ring` | what is between driver and device |
-//! | `device` | what every device has |
+//! | `spec`, `open` | the requested devices, and what they need of the host |
+//! | `bus`, `live`, `worker`, `wake` | the devices of a machine, with a thread each, and what wakes it |
+//! | `stage` | devices working and stopped, and the transitions |
+//! | `slot`, `aml` | the place of a device, and its description for the guest |
+//! | `prepared_slot` | what is set up in advance for a device: events in KVM, a thread |
+//! | `mmio`, `interrupt`, `ring` | the transport between driver and device |
+//! | `device` | the interface of all devices |
 //! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
 //! | `needs` | what a guest has negotiated with its devices, for another binary to check |
 //! | `state` | the state that crosses an update |

@@ -1,21 +1,24 @@
 //! Saving and restoring the complete state of a vCPU.
 //!
-//! The order matters in both directions; each rule is next to the call it concerns.
+//! The order matters in both directions; each rule is next to the call it concerns, or in `restore` next to
+//! the part.
 
 mod msrs;
 mod nested;
+mod restore;
 
 use kvm_bindings::{
-    CpuId, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MAX_CPUID_ENTRIES,
-    kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+    kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use self::msrs::{MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE};
+use self::restore::set_nested;
+pub(crate) use self::restore::{RestoreNotes, restore};
 use super::{Host, KvmError, Vm, XsaveLen, exact, named, sys};
 
 /// A vCPU's state, version 1. KVM's structs are stored as opaque bytes.
@@ -121,56 +124,6 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
     })
 }
 
-/// What could not be restored exactly; the guest runs anyway.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RestoreNotes {
-    /// MSRs that this host refused and that do not have the saved value either.
-    pub(crate) refused_msrs: Vec<u32>,
-}
-
-/// Restores a saved state into a new vCPU of a VM whose interrupt controller and memory exist.
-pub(crate) fn restore(
-    fd: &VcpuFd,
-    state: &VcpuStateV1,
-    shape: &StateShape,
-) -> Result<RestoreNotes, KvmError> {
-    // First: what KVM accepts from here on depends on it.
-    named("KVM_SET_CPUID2", fd.set_cpuid2(&cpuid_of(&state.cpuid)?))?;
-    named("KVM_SET_MP_STATE", fd.set_mp_state(state.mp_state))?;
-    named("KVM_SET_REGS", fd.set_regs(&state.regs))?;
-    set_sregs(fd, &state.sregs)?;
-    named(
-        "KVM_SET_XSAVE",
-        sys::set_xsave(fd, &state.xsave, shape.xsave_len),
-    )?;
-    named("KVM_SET_XCRS", fd.set_xcrs(&state.xcrs))?;
-    named("KVM_SET_DEBUGREGS", fd.set_debug_regs(&state.debug_regs))?;
-    // After SREGS, which contain the APIC base; before the MSRs, one of which arms its timer.
-    named("KVM_SET_LAPIC", fd.set_lapic(&state.lapic))?;
-    let (deadline, others): (Vec<_>, Vec<_>) = state
-        .msrs
-        .iter()
-        .filter(|msr| msr.index != MSR_IA32_TSC || state.tsc_offset.is_none())
-        .partition(|msr| msr.index == MSR_IA32_TSC_DEADLINE);
-    let mut refused_msrs = msrs::set(fd, &others)?;
-    if let Some(offset) = state.tsc_offset {
-        named("KVM_VCPU_TSC_OFFSET", sys::set_tsc_offset(fd, offset))?;
-    }
-    if let Some(nested) = &state.nested {
-        // After SREGS: EFER.SVME or CR4.VMXE must be set before a nested guest can be. After the
-        // MSRs: the state is checked against what the VMX capability MSRs allow and
-        // IA32_FEATURE_CONTROL unlocks, those can no longer be written once VMX is on, and a nested
-        // exit restores values that are taken from the MSRs at this point.
-        set_nested(fd, nested, shape)?;
-    }
-    // After the offset, or the deadline would be compared with the wrong time. A deadline that has
-    // passed fires at once.
-    refused_msrs.extend(msrs::set(fd, &deadline)?);
-    // Last: SET_REGS drops a pending exception.
-    named("KVM_SET_VCPU_EVENTS", fd.set_vcpu_events(&state.events))?;
-    Ok(RestoreNotes { refused_msrs })
-}
-
 /// Restores the state of a new vCPU into one that has run.
 pub(crate) fn reset(fd: &VcpuFd, state: &VcpuStateV1, shape: &StateShape) -> Result<(), KvmError> {
     if let Some(nested) = &state.nested {
@@ -210,35 +163,4 @@ fn get_sregs(fd: &VcpuFd) -> Result<SregsV1, KvmError> {
             fd.get_sregs(),
         )?))),
     }
-}
-
-fn set_sregs(fd: &VcpuFd, sregs: &SregsV1) -> Result<(), KvmError> {
-    match sregs {
-        SregsV1::Sregs(sregs) => named("KVM_SET_SREGS", fd.set_sregs(sregs)),
-        SregsV1::Sregs2(bytes) => {
-            let bytes = bytes.as_slice().try_into().map_err(|_| KvmError::Lacks {
-                what: "the saved form of the control registers",
-            })?;
-            named("KVM_SET_SREGS2", sys::set_sregs2(fd, bytes))
-        }
-    }
-}
-
-/// A guest without a nested guest, present or imminent, does not need KVM's nested virtualisation.
-fn set_nested(fd: &VcpuFd, state: &[u8], shape: &StateShape) -> Result<(), KvmError> {
-    if shape.has_nested {
-        return named("KVM_SET_NESTED_STATE", sys::set_nested(fd, state));
-    }
-    match nested::is_idle(state) {
-        true => Ok(()),
-        false => Err(KvmError::Lacks {
-            what: "nested virtualisation, which the guest makes use of",
-        }),
-    }
-}
-
-fn cpuid_of(entries: &[kvm_cpuid_entry2]) -> Result<CpuId, KvmError> {
-    CpuId::from_entries(entries).map_err(|_| KvmError::Lacks {
-        what: "room for the saved CPUID",
-    })
 }
