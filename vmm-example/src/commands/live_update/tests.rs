@@ -14,7 +14,7 @@ use vmm_fdbox::member::{Join, LeavingVmm, Left, serve_leaving_into};
 use vmm_fdbox::update::{Guest as Leaves, NamedFd, PartyError, Plan};
 use vmm_fdbox::{Clock, Deadline, FdName, Finding, Info};
 
-use super::guests::{check_names, position};
+use super::guests::{check, check_names, position};
 use super::*;
 use crate::cli::{Cli, Command, NotReadyArg};
 use crate::service::api::protocol::{GuestStatus, Reply, RunState};
@@ -242,6 +242,14 @@ fn a_step_that_is_to_fail_is_this_processs_or_a_guests() {
     assert!(of_coordinator(&all, Step::Seal));
     let guest = args("--all --kernel k --fail-at seal --fail-guest a");
     assert!(!of_coordinator(&guest, Step::Seal));
+}
+
+#[test]
+fn one_guest_has_no_others_that_leave_it_behind() {
+    let one = args("--api-socket s --kernel k --not-ready leave");
+    let refused = check(&[], &one).unwrap_err().to_string();
+    assert!(refused.contains("--not-ready"), "{refused}");
+    assert!(check(&[], &args("--all --kernel k --not-ready leave")).is_ok());
 }
 
 #[test]
