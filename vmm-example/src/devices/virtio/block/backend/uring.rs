@@ -98,6 +98,8 @@ pub(in super::super) struct UringBackend {
     wake: Wake,
     /// Indexed by the number that the kernel returns.
     begun: Vec<Option<Begun>>,
+    /// Something is in the ring that the kernel has not taken.
+    is_ahead: bool,
 }
 
 impl UringBackend {
@@ -109,6 +111,7 @@ impl UringBackend {
             ring,
             wake,
             begun: (0..MAX_JOBS).map(|_| None).collect(),
+            is_ahead: false,
         })
     }
 
@@ -125,6 +128,7 @@ impl UringBackend {
         let pushed = unsafe { self.ring.0.submission().push(&entry) };
         // There is space for as many entries as there are jobs.
         debug_assert!(pushed.is_ok());
+        self.is_ahead = true;
     }
 
     /// The result of a job according to the kernel's result; `None` if it has to continue.
@@ -192,10 +196,11 @@ impl Backend for UringBackend {
 
     fn submit(&mut self) {
         // What the kernel does not accept now stays in the ring for the next time.
-        while let Err(error) = self.ring.0.submit() {
-            if error.kind() != io::ErrorKind::Interrupted {
-                self.wake.wake();
-                return;
+        while self.is_ahead {
+            match self.ring.0.submit() {
+                Ok(1..) => self.is_ahead = !self.ring.0.submission().is_empty(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => return self.wake.wake(),
             }
         }
     }
