@@ -231,6 +231,7 @@ fn all_connections_together_are_bounded() {
     // A program does not get another one either.
     let program = UnixStream::connect(guest.dir.path().join("v")).unwrap();
     guest.vsock.host.poll();
+    program.set_nonblocking(true).unwrap();
     assert_eq!((&program).read(&mut [0]).unwrap(), 0);
 }
 
