@@ -1,5 +1,5 @@
 #!/bin/sh
-# For an init of one's own: run this as early as /proc, /sys, /dev and /run are mounted.
+# For a custom init: run this as soon as /proc, /sys, /dev and /run are mounted.
 uptime=$(cut -d' ' -f1 /proc/uptime)
 insmod /lib/modules/fdbox.ko
 mkdir -p /run/vmm-example

@@ -23,31 +23,34 @@ use crate::{host, kvm, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "busy/others-go-on",
-        about: "a box that is being sealed is listed, refuses DELETE, and holds no other box up",
+        about: "a box that is being sealed is listed, refuses DELETE, and does not block \
+                other boxes",
         host: HostKind::OneBoot,
         stages: &[others_go_on],
     },
     &Scenario {
         name: "busy/killed",
-        about: "who waits for a SEAL can be killed, and a SEAL whose caller is killed is undone",
+        about: "a process that waits for a SEAL can be killed, and a SEAL whose caller is \
+                killed is undone",
         host: HostKind::OneBoot,
         stages: &[killed],
     },
     &Scenario {
         name: "busy/put-closes-its-own",
-        about: "PUT closes what it took, not what another thread has opened by the same number",
+        about: "PUT_FD closes the file it took, not one that another thread has opened with \
+                the same number",
         host: HostKind::OneBoot,
         stages: &[put_closes_its_own],
     },
     &Scenario {
         name: "busy/anonymous-inode",
-        about: "what a driver writes of an anonymous file holds up no VM's SEAL",
+        about: "a driver that saves an anonymous file does not block the SEAL of a VM",
         host: HostKind::OneBoot,
         stages: &[anonymous_inode],
     },
     &Scenario {
         name: "busy/what-arrived",
-        about: "a box of which something is restored, or that is deleted, holds no other box up",
+        about: "a box that is being restored from, or deleted, does not block other boxes",
         host: HostKind::Kexec,
         stages: &[arriving, arrived],
     },

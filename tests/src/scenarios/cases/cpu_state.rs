@@ -11,13 +11,14 @@ use crate::guest::{BareGuest, VMM, Watch};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "guest/msrs",
-        about: "MSRs that KVM does not list are as the guest wrote them after each kind of update in one kernel",
+        about: "after each kind of update in one kernel, MSRs that KVM does not list are as \
+                the guest wrote them",
         host: HostKind::GuestOneBoot,
         stages: &[msrs],
     },
     &Scenario {
         name: "guest/internal-error",
-        about: "when KVM cannot go on with a guest, its end says why",
+        about: "when KVM cannot continue a guest, its last event says why",
         host: HostKind::GuestOneBoot,
         stages: &[internal_error],
     },

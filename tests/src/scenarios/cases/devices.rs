@@ -17,13 +17,13 @@ use crate::guest::{Guest, Spec, VMM};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "devices/across-a-kexec",
-        about: "disk and TCP connection of a guest go on under a new kernel",
+        about: "disk and TCP connection of a guest continue under a new kernel",
         host: HostKind::Guest,
         stages: &[kexec_before, kexec_after],
     },
     &Scenario {
         name: "devices/another-binary",
-        about: "disk and TCP connection of a guest go on under another VMM",
+        about: "disk and TCP connection of a guest continue under another VMM",
         host: HostKind::GuestAlone,
         stages: &[binary],
     },

@@ -23,19 +23,20 @@ use crate::network::{Links, drive};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "disk/fifty-updates",
-        about: "32 writes in flight through fifty updates; then a disk that takes longer than an update may",
+        about: "32 writes in flight through fifty updates; then a disk that is too slow for \
+                an update",
         host: HostKind::GuestAlone,
         stages: &[one],
     },
     &Scenario {
         name: "disk/throughput",
-        about: "reads a second by io_uring and by a thread, to compare",
+        about: "reads per second with io_uring and with a thread, for comparison",
         host: HostKind::GuestAlone,
         stages: &[throughput],
     },
     &Scenario {
         name: "disk/slow-among-four",
-        about: "the slow disk of one guest costs none of four guests any blackout",
+        about: "the slow disk of one of four guests does not lengthen any blackout",
         host: HostKind::GuestsOneBoot,
         stages: &[four],
     },

@@ -23,13 +23,14 @@ use crate::{fdbox, memory, network};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "dist/initramfs-script",
-        about: "the boot script for Debian's initramfs runs a guest on",
+        about: "with the boot script for Debian's initramfs a guest continues",
         host: HostKind::GuestsLateModule,
         stages: &[before, after_initramfs_script],
     },
     &Scenario {
         name: "dist/init-script",
-        about: "the script for an init of one's own runs a guest on, without one that was left behind",
+        about: "with the script for a custom init a guest continues, but not one that was \
+                left behind",
         host: HostKind::GuestsLateModule,
         stages: &[before_one_left_behind, after_init_script],
     },

@@ -15,19 +15,21 @@ use crate::host;
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "doctor/with-module",
-        about: "of a host with patches and module the doctor says that guests survive a kexec",
+        about: "on a host with patches and module the doctor reports that guests survive a \
+                kexec",
         host: HostKind::GuestOneBoot,
         stages: &[with_module],
     },
     &Scenario {
         name: "doctor/luo",
-        about: "of a kernel as it comes the doctor finds LUO, and that a module alone is not enough",
+        about: "on an unpatched kernel the doctor finds LUO, and reports that a module \
+                alone is not enough",
         host: HostKind::UnpatchedNoModule,
         stages: &[luo],
     },
     &Scenario {
         name: "doctor/without-kho",
-        about: "of a kernel without KHO the doctor says so, and what to do",
+        about: "on a kernel without KHO the doctor reports that, and what to do",
         host: HostKind::UnpatchedNoKho,
         stages: &[without_kho],
     },

@@ -18,25 +18,25 @@ use crate::{fdbox, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "guest/guest-memfd",
-        about: "a guest whose memory is a guest_memfd goes on under a new kernel",
+        about: "a guest whose memory is a guest_memfd continues under a new kernel",
         host: HostKind::Guest,
         stages: &[guest_memfd_before, guest_memfd_after],
     },
     &Scenario {
         name: "guest/memfd",
-        about: "a guest whose memory is a memfd goes on under a new kernel",
+        about: "a guest whose memory is a memfd continues under a new kernel",
         host: HostKind::Guest,
         stages: &[memfd_before, memfd_after],
     },
     &Scenario {
         name: "guest/two-cpus",
-        about: "a guest with two CPUs goes on, both of them",
+        about: "a guest with two CPUs continues on both of them",
         host: HostKind::Guest,
         stages: &[two_cpus_before, two_cpus_after],
     },
     &Scenario {
         name: "guest/two-updates",
-        about: "two updates in a row, back to the kernel it began with",
+        about: "two updates in a row, back to the first kernel",
         host: HostKind::Guest,
         stages: &[twice_first, twice_second, twice_third],
     },
@@ -48,25 +48,26 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "guest/another-vmm",
-        about: "without a kexec another process of the VMM takes the guest",
+        about: "without a kexec another process of the VMM takes the guest over",
         host: HostKind::GuestOneBoot,
         stages: &[another_vmm],
     },
     &Scenario {
         name: "guest/dry-run",
-        about: "a dry run says yes and changes nothing",
+        about: "a dry run succeeds and changes nothing",
         host: HostKind::GuestOneBoot,
         stages: &[dry_run],
     },
     &Scenario {
         name: "guest/cancelled-after-seal",
-        about: "an update called off, after SEAL and by `cancel`: same process, guest unaffected",
+        about: "an update that is cancelled, after SEAL and by `cancel`: same process, \
+                guest unaffected",
         host: HostKind::GuestOneBoot,
         stages: &[cancelled],
     },
     &Scenario {
         name: "guest/by-hand",
-        about: "`pause`, `continue` and `shutdown` do it",
+        about: "`pause`, `continue` and `shutdown` work",
         host: HostKind::GuestOneBoot,
         stages: &[by_hand],
     },

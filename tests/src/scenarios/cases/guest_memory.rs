@@ -35,13 +35,13 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "guest-memory/scattered",
-        about: "two memories whose pages lie among each other, in no order, come apart again",
+        about: "two memories with interleaved pages in random order are restored separately",
         host: HostKind::Kexec,
         stages: &[scattered_before, scattered_after],
     },
     &Scenario {
         name: "guest-memory/unpatched",
-        about: "an unpatched kernel refuses what it cannot serve, and the log names the patch",
+        about: "an unpatched kernel refuses unsupported files, and the log names the patch",
         host: HostKind::Unpatched,
         stages: &[unpatched],
     },

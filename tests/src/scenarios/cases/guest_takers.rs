@@ -18,13 +18,14 @@ use crate::{host, memory, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "guest-memory/takers-that-die",
-        about: "of what is taken and kept nothing is lost, whoever is killed with it in its hands",
+        about: "files that are taken and kept are not lost when a process that has them is \
+                killed",
         host: HostKind::Kexec,
         stages: &[dying_before, dying_after],
     },
     &Scenario {
         name: "guest-memory/takers-pile-up",
-        about: "of forty takers that die with a VM in their hands no VM is left but the last ones",
+        about: "of the VMs of sixty processes that are killed only the last few remain",
         host: HostKind::OneBoot,
         stages: &[takers_pile_up],
     },
@@ -36,7 +37,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "guest-memory/many",
-        about: "a box with a thousand memories of one VM is sealed, and another process gets each of them in its own",
+        about: "a box with a VM and a thousand memories is sealed, and another process gets \
+                all of them",
         host: HostKind::OneBoot,
         stages: &[many],
     },

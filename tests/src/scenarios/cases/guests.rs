@@ -21,19 +21,20 @@ use crate::{fdbox, host, memory, network};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "guests/four-in-one-kexec",
-        about: "four guests go on under a new kernel, in the order that was asked for",
+        about: "four guests continue under a new kernel, in the requested order",
         host: HostKind::Guests,
         stages: &[four_before, four_after],
     },
     &Scenario {
         name: "guests/failures-before-the-jump",
-        about: "whichever guest fails at whatever step, every guest continues",
+        about: "whichever guest fails at any step, every guest continues",
         host: HostKind::GuestsOneBoot,
         stages: &[failures],
     },
     &Scenario {
         name: "guests/called-off",
-        about: "`cancel`, SIGTERM and a jump that fails undo it all; a guest that is not ready can be left",
+        about: "`cancel`, SIGTERM and a failed jump roll everything back; a guest that is \
+                not ready can be left out",
         host: HostKind::GuestsOneBoot,
         stages: &[called_off],
     },

@@ -19,7 +19,8 @@ use crate::guest::{self, VMM};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "guests/one-paused-one-resets",
-    about: "of three guests one is paused and one resets at each step: each arrives as it is, and no other notices",
+    about: "one of three guests is paused and one resets at each step: each arrives in \
+                its state, and the others are unaffected",
     host: HostKind::GuestsOneBoot,
     stages: &[as_they_are],
 }];

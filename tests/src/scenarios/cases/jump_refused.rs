@@ -13,13 +13,15 @@ use crate::{host, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "leaving/refused",
-        about: "EOPNOTSUPP: no kexec to a kernel that gets no handover, while a box is sealed or arrived; it goes to one that does",
+        about: "EOPNOTSUPP: no kexec to a kernel that gets no handover while a box is \
+                sealed or has arrived; one that does is entered",
         host: HostKind::Kexec,
         stages: &[before, after],
     },
     &Scenario {
         name: "leaving/refused-until-unsealed",
-        about: "after UNSEAL nothing of a box is promised to the next kernel, and the host leaves to one that it would tell of no handover",
+        about: "after UNSEAL there is no handover, and the host can jump into a kernel that \
+                gets none",
         host: HostKind::OwnKexec,
         stages: &[unsealed_before, unsealed_after],
     },

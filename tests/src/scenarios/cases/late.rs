@@ -18,13 +18,15 @@ use crate::{fdbox, host};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "upgrade/hung",
-        about: "a new VMM is stopped at each step: it is killed if it has not the guest, and waited for if it has",
+        about: "a new VMM is stopped at each step: it is killed if it does not have the \
+                guest, and waited for if it does",
         host: HostKind::GuestOneBoot,
         stages: &[hung],
     },
     &Scenario {
         name: "upgrade/killed",
-        about: "the old VMM is killed in the blackout: the guest goes on in the new one, or waits in its box",
+        about: "the old VMM is killed during the blackout: the guest continues in the new \
+                one, or waits in its box",
         host: HostKind::GuestOneBoot,
         stages: &[killed],
     },

@@ -23,19 +23,22 @@ use crate::{fdbox, host, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "leaving/seal-and-unseal",
-        about: "EAGAIN: while the host reboots no box is sealed or unsealed, and a SEAL that runs gives up; a sealed one arrives",
+        about: "EAGAIN: while the host reboots no box is sealed or unsealed, and a running \
+                SEAL gives up; a sealed box arrives",
         host: HostKind::Kexec,
         stages: &[before, after],
     },
     &Scenario {
         name: "leaving/get",
-        about: "EAGAIN: while the host reboots nothing of the last kernel is restored, and the reboot waits for a restore that runs",
+        about: "EAGAIN: while the host reboots nothing from the last kernel is restored, \
+                and the reboot waits for a running restore",
         host: HostKind::Kexec,
         stages: &[get_before, get_between, get_after],
     },
     &Scenario {
         name: "leaving/used-in-vain",
-        about: "sealed boxes go on to the next kernel while others try to use them all the time",
+        about: "sealed boxes go on to the next kernel while processes continuously try to \
+                use them",
         host: HostKind::Kexec,
         stages: &[in_vain_before, in_vain_between, in_vain_after],
     },

@@ -17,7 +17,8 @@ use crate::memory::{self, PAGE, check_page, memfd, write_page};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "leaving/while-it-loads",
-    about: "the reboot waits for a module that is making boxes of what arrived: all go on to the next kernel",
+    about: "the reboot waits for a module that is creating the boxes that arrived: all \
+                go on to the next kernel",
     host: HostKind::LateModule,
     stages: &[before, between, after],
 }];

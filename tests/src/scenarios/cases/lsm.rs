@@ -19,13 +19,14 @@ use crate::memory::{self, PAGE, check_pages, memfd, write_pages};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "lsm/denied-receive",
-        about: "EACCES: SELinux denies GET_FD of what the taker may not use, and the box keeps it",
+        about: "EACCES: SELinux denies GET_FD of a file that the caller may not use, and \
+                the box keeps it",
         host: HostKind::OneBoot,
         stages: &[denied],
     },
     &Scenario {
         name: "lsm/yama",
-        about: "boxes are used as ever whatever Yama says of ptrace",
+        about: "boxes work the same with all of Yama's ptrace restrictions",
         host: HostKind::OneBoot,
         stages: &[yama],
     },

@@ -13,7 +13,8 @@ use crate::{memory, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "luo/one-holder",
-    about: "of a sealed box and LUO, the second is refused a memfd until the first gives it up",
+    about: "a memfd that a sealed box or LUO preserves is refused to the other until it \
+                is released",
     host: HostKind::OneBoot,
     stages: &[one_holder],
 }];

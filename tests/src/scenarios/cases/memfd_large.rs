@@ -31,7 +31,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "memfd/1-GiB",
-        about: "1 GiB arrives, every page of it checked, described by extents and not by page",
+        about: "1 GiB arrives, with every page checked, described by extents and not by page",
         host: HostKind::LargeKexec,
         stages: &[gib_before, gib_after],
     },

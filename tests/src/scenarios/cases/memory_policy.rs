@@ -16,7 +16,8 @@ use crate::memory::{self, PAGE, memfd, page_content};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "memory-policy/across-a-kexec",
-    about: "memory on two nodes, by policies, is the same afterwards and on the same nodes",
+    about: "memory placed on two nodes by policies arrives unchanged and on the same \
+                nodes",
     host: HostKind::Kexec,
     stages: &[before, after],
 }];

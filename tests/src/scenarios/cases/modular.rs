@@ -20,7 +20,8 @@ use crate::{host, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "modular/kvm",
-        about: "KVM comes before or after fdbox.ko, and goes while nothing of it is in a box",
+        about: "KVM is loaded before or after fdbox.ko, and can be unloaded while no box \
+                holds its files",
         host: HostKind::Modular,
         stages: &[kvm_before, kvm_after],
     },
@@ -32,13 +33,13 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "modular/two-vms",
-        about: "each memory goes to its own VM, in a KVM that is a module",
+        about: "each memory goes to its own VM, with KVM as a module",
         host: HostKind::Modular,
         stages: &[guest_memory::two_vms_before, guest_memory::two_vms_after],
     },
     &Scenario {
         name: "modular/takers-that-die",
-        about: "guests are taken by processes that are killed, in a KVM that is a module",
+        about: "guests are taken by processes that are killed, with KVM as a module",
         host: HostKind::Modular,
         stages: &[guest_takers::dying_before, guest_takers::dying_after],
     },
@@ -50,7 +51,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "modular/two-devices",
-        about: "two devices go on with DMA through a kernel that never loads VFIO, and are taken out in the next",
+        about: "two devices continue DMA through a kernel that never loads VFIO, and are \
+                taken out in the next",
         host: HostKind::Modular,
         stages: &[devices_before, devices_between, devices_after],
     },

@@ -18,7 +18,8 @@ use crate::guest::Guest;
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "guest/no-kernel",
-    about: "a next kernel that would not come up, or would lose the boxes, is refused by name",
+    about: "a next kernel that would not boot, or would lose the boxes, is refused with \
+                a reason",
     host: HostKind::GuestOneBoot,
     stages: &[no_kernel],
 }];

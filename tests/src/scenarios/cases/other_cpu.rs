@@ -16,7 +16,8 @@ use crate::{fdbox, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "guest/other-cpu",
-    about: "a guest that was offered SVM is refused by name where there is none, one that was not goes on, and MSRs arrive",
+    about: "a guest that was offered SVM is refused on a host without it, one that was \
+                not continues, and MSRs arrive",
     host: HostKind::Guest,
     stages: &[before, after],
 }];

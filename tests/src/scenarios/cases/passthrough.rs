@@ -19,19 +19,21 @@ use crate::{host, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "passthrough/dma-through-a-kexec",
-        about: "a device receives all the time: no kexec to a kernel that does not know it; to one that does, not one frame is lost, repeated or torn",
+        about: "a device receives continuously: no kexec to a kernel that does not support \
+                it; otherwise no frame is lost, repeated or torn",
         host: HostKind::Passthrough,
         stages: &[before_refused, after],
     },
     &Scenario {
         name: "passthrough/three-kernels",
-        about: "the same through two kexecs, the first of which nobody takes it out in",
+        about: "the same through two kexecs, without taking the device out in between",
         host: HostKind::Passthrough,
         stages: &[before, between, after],
     },
     &Scenario {
         name: "passthrough/second-try",
-        about: "a taker stops half-way and puts back what it has: all of it goes on into another kernel",
+        about: "a process that takes out half of a box puts it back: all of it goes on into \
+                another kernel",
         host: HostKind::Passthrough,
         stages: &[before, half_taken, after],
     },
@@ -43,7 +45,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "passthrough/outside-the-mappings",
-        about: "DMA to where nothing is mapped faults in the next kernel, before and after the device is taken out",
+        about: "DMA to unmapped addresses faults in the next kernel, before and after the \
+                device is taken out",
         host: HostKind::Passthrough,
         stages: &[before, outside_after],
     },
@@ -55,7 +58,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "passthrough/another-driver",
-        about: "a device that root gave to another driver is stopped all the same, and the log says what is left",
+        about: "a device that root bound to another driver is stopped as well, and the log \
+                reports what is left",
         host: HostKind::Passthrough,
         stages: &[before, another_driver],
     },

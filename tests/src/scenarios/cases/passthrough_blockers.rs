@@ -21,7 +21,8 @@ const RUN_DIR: &str = "/run/all-guests";
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "passthrough/blockers",
-    about: "a dry run names devices in scalable mode and with ATS, one guest's or all guests'; it continues",
+    about: "a dry run for one or all guests names devices in scalable mode and with \
+                ATS; the guest continues",
     host: HostKind::GuestScalable,
     stages: &[blockers],
 }];

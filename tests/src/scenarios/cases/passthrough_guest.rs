@@ -12,7 +12,7 @@ use crate::passthrough::{pci, registers};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "passthrough/guest",
-    about: "a guest's card receives through the kexec: not one frame is lost, repeated or torn",
+    about: "a guest's card receives through the kexec: no frame is lost, repeated or torn",
     host: HostKind::GuestPassthrough,
     stages: &[before, after],
 }];

@@ -18,7 +18,7 @@ use crate::passthrough::{pci, registers};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "passthrough/two-guests",
-    about: "two guests' cards receive through one kexec: each guest misses no frame of its own",
+    about: "two guests' cards receive through one kexec: no guest misses a frame",
     host: HostKind::GuestsPassthrough,
     stages: &[before, after],
 }];

@@ -18,13 +18,15 @@ use crate::passthrough::{Rig, pci};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "passthrough/dependencies",
-        about: "a box that lacks what a device needs does not seal, and says what is missing",
+        about: "a box that lacks what a device needs cannot be sealed, and the error says \
+                what is missing",
         host: HostKind::PassthroughOneBoot,
         stages: &[dependencies],
     },
     &Scenario {
         name: "passthrough/same-host",
-        about: "sealed, an iommufd and its devices cannot change; out of the box they are as before",
+        about: "an iommufd and its devices cannot change while sealed; out of the box they \
+                are as before",
         host: HostKind::PassthroughOneBoot,
         stages: &[same_host],
     },

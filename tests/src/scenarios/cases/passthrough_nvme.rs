@@ -12,7 +12,8 @@ use crate::passthrough::{pci, registers};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "passthrough/nvme",
-    about: "a guest's NVMe drive ends through the kexec what was in flight: no block is lost, repeated or torn",
+    about: "a guest's NVMe drive completes requests in flight during the kexec: no \
+                block is lost, repeated or torn",
     host: HostKind::GuestNvme,
     stages: &[before, after],
 }];

@@ -20,7 +20,8 @@ use crate::passthrough::{Rig, nic, pci};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "passthrough/stopped",
-    about: "a device that fails while GET_FD opens it, and one that root stops: no DMA to what is not theirs, and both are of use again",
+    about: "a device that fails while GET_FD opens it, and one that root stops: no \
+                stray DMA, and both can be used again",
     host: HostKind::Passthrough,
     stages: &[two_before, stopped],
 }];

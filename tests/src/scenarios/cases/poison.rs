@@ -26,13 +26,15 @@ use crate::uapi;
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "poison/refused",
-        about: "EHWPOISON: SEAL names the broken page of a memfd or guest_memfd, and works once it is gone",
+        about: "EHWPOISON: SEAL names the broken page of a memfd or guest_memfd, and works \
+                once the page is removed",
         host: HostKind::OneBoot,
         stages: &[refused],
     },
     &Scenario {
         name: "poison/after-seal",
-        about: "a page that breaks in a sealed box is broken in the next kernel, too; all others are whole",
+        about: "a page that breaks in a sealed box is broken in the next kernel, too; all \
+                others are intact",
         host: HostKind::Kexec,
         stages: &[before, after],
     },

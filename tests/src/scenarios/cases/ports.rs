@@ -19,7 +19,7 @@ use crate::network::Links;
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "devices/console-sockets-random",
-    about: "a second console, listening sockets, random numbers and a tap that was handed in are there \
+    about: "a second console, listening sockets, random numbers and a tap passed as a descriptor work \
             under a new kernel",
     host: HostKind::Guest,
     stages: &[before, after],

@@ -30,25 +30,28 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "power/paused-guest-moves",
-        about: "a paused guest goes to another VMM and arrives paused; a failed update leaves it so",
+        about: "a paused guest goes to another VMM and arrives paused; after a failed \
+                update it is still paused",
         host: HostKind::GuestOneBoot,
         stages: &[paused_guest_moves],
     },
     &Scenario {
         name: "power/reset-in-an-update",
-        about: "a guest that resets or switches off in an update does so where it is when that is over",
+        about: "a guest that resets or powers off during an update does so where it is at \
+                its end",
         host: HostKind::GuestOneBoot,
         stages: &[reset_in_an_update],
     },
     &Scenario {
         name: "power/button",
-        about: "SIGHUP and SIGTERM press the power button; power is cut when the guest is deaf to it",
+        about: "SIGHUP and SIGTERM press the power button; a guest that ignores it is \
+                powered off",
         host: HostKind::GuestOneBoot,
         stages: &[button],
     },
     &Scenario {
         name: "power/terminal",
-        about: "a terminal is as it was before, whether its VMM is asked to end or is killed",
+        about: "a terminal is restored, whether its VMM is asked to exit or is killed",
         host: HostKind::GuestOneBoot,
         stages: &[terminal],
     },

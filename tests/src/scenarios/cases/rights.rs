@@ -27,7 +27,8 @@ use crate::uapi::{self, Named};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "rights/passed-descriptor",
-        about: "a process without any capability uses a box that it was passed, and nothing else",
+        about: "a process without any capability can use a box that it was passed, and \
+                nothing else",
         host: HostKind::OneBoot,
         stages: &[passed],
     },
@@ -39,7 +40,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "rights/opening",
-        about: "opening a box takes CAP_SYS_ADMIN in the first user namespace, whatever the node's mode",
+        about: "opening a box requires CAP_SYS_ADMIN in the first user namespace, whatever \
+                the node's mode",
         host: HostKind::OneBoot,
         stages: &[opening],
     },

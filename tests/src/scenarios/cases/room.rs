@@ -22,31 +22,36 @@ use crate::uapi;
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "room/populated",
-        about: "a memfd of nearly all memory, part of it where pinned pages cannot be, is ENOMEM and unharmed",
+        about: "ENOMEM for a memfd with nearly all memory, part of it where pages cannot be \
+                pinned; the memfd is unharmed",
         host: HostKind::OneBoot,
         stages: &[populated],
     },
     &Scenario {
         name: "room/two-boxes",
-        about: "of two boxes sealed at once, with memory for one, one is sealed and one is as before",
+        about: "of two boxes sealed at the same time, with memory for one, one is sealed \
+                and one is unchanged",
         host: HostKind::OneBoot,
         stages: &[two_boxes],
     },
     &Scenario {
         name: "room/killed",
-        about: "whoever is killed while SEAL fills holes leaves soon, and the memory comes back",
+        about: "a process that is killed while SEAL fills holes ends soon, and the memory \
+                is freed",
         host: HostKind::OneBoot,
         stages: &[killed],
     },
     &Scenario {
         name: "room/cgroup",
-        about: "SEAL beyond the limit of its caller's memory cgroup is ENOMEM, and nobody is killed",
+        about: "SEAL beyond the limit of its caller's memory cgroup returns ENOMEM, and no \
+                process is killed",
         host: HostKind::OneBoot,
         stages: &[cgroup],
     },
     &Scenario {
         name: "room/held-by-a-pipe",
-        about: "SEAL names the page that somebody holds where it cannot stay, and works afterwards",
+        about: "SEAL names a pinned page that would have to move, and works once the page \
+                is released",
         host: HostKind::OneBoot,
         stages: &[held_by_a_pipe],
     },

@@ -13,7 +13,8 @@ use crate::memory::MIB;
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "guest-memory/periodic-signal",
-    about: "SEAL fills the holes of guest memory though a signal comes each millisecond",
+    about: "SEAL fills the holes of guest memory although a signal arrives every \
+                millisecond",
     host: HostKind::OneBoot,
     stages: &[periodic_signal],
 }];

@@ -19,7 +19,8 @@ use crate::guest::{self, Ended, VMM};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "guests/stopped",
-    about: "a coordinator that is stopped at any step, and a new VMM that hangs beside three others",
+    about: "a coordinator that is stopped at any step, and a new VMM that hangs while \
+                three others work",
     host: HostKind::GuestsOneBoot,
     stages: &[stopped],
 }];

@@ -22,19 +22,19 @@ use crate::{host, uapi};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "privileges/taken-over",
-        about: "a VMM that somebody has taken over reaches no box, no kexec, no file and no other guest",
+        about: "a compromised VMM has no access to boxes, kexec, files or other guests",
         host: HostKind::GuestOneBoot,
         stages: &[taken_over],
     },
     &Scenario {
         name: "privileges/taken-over-in-an-update",
-        about: "the descriptor of a VMM's box leads to no other box, and to no other process",
+        about: "the descriptor of a VMM's box gives no access to other boxes or processes",
         host: HostKind::GuestOneBoot,
         stages: &[in_an_update],
     },
     &Scenario {
         name: "privileges/taken-over-with-sockets",
-        about: "a VMM that may connect for its guest connects to nobody but for its guest",
+        about: "a VMM that may connect for its guest can only connect to its guest's sockets",
         host: HostKind::GuestOneBoot,
         stages: &[with_sockets],
     },

@@ -24,7 +24,8 @@ use crate::{fdbox, host, memory, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "guests/trouble",
-    about: "one guest is paused, one resets, the VMM of one is stopped at each step and killed at the jump: what befalls one concerns no other",
+    about: "one guest is paused, one resets, the VMM of one is stopped at each step and \
+                killed at the jump: no other guest is affected",
     host: HostKind::Guests,
     stages: &[before, after],
 }];

@@ -30,32 +30,34 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "upgrade/memfd",
-        about: "the same for a memfd, a disk that is a file, a tap that was handed in, a second console and \
-                sockets",
+        about: "the same with a memfd, a disk in a file, a tap passed as a descriptor, a second console \
+                and sockets",
         host: HostKind::GuestAlone,
         stages: &[memfd],
     },
     &Scenario {
         name: "upgrade/sizes",
-        about: "the blackouts of a guest of 128 MiB and one of 1 GiB, to compare",
+        about: "the blackouts of a guest of 128 MiB and one of 1 GiB, for comparison",
         host: HostKind::GuestAlone,
         stages: &[sizes],
     },
     &Scenario {
         name: "upgrade/bench",
-        about: "vmm-example bench upgrades itself under guests and tells the blackouts as JSON",
+        about: "vmm-example bench upgrades itself under guests and reports the blackouts as \
+                JSON",
         host: HostKind::GuestAlone,
         stages: &[bench],
     },
     &Scenario {
         name: "upgrade/failures",
-        about: "whatever step fails, in the old VMM or the new one, the old one runs the guest on",
+        about: "whatever step fails, in the old VMM or the new one, the guest continues in \
+                the old one",
         host: HostKind::GuestAlone,
         stages: &[failures],
     },
     &Scenario {
         name: "upgrade/bad-binaries",
-        about: "a new VMM that cannot be used is named, and the guest stays where it is",
+        about: "a new VMM that cannot be used is reported, and the guest stays where it is",
         host: HostKind::GuestAlone,
         stages: &[bad_binaries],
     },

@@ -15,7 +15,7 @@ use crate::guest::{Guest, Spec, VMM, Watch};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "watching/events-and-metrics",
-    about: "events and figures tell of a guest's devices and of an update that is rolled back",
+    about: "events and metrics cover a guest's devices and an update that is rolled back",
     host: HostKind::GuestOneBoot,
     stages: &[events_and_metrics],
 }];

@@ -22,13 +22,13 @@ use crate::uapi;
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "boxes/sealed-and-open",
-        about: "of two boxes the sealed one arrives, the open one does not",
+        about: "of two boxes the sealed one arrives in the next kernel, the open one does not",
         host: HostKind::Kexec,
         stages: &[two_before, two_after],
     },
     &Scenario {
         name: "boxes/info",
-        about: "the module says what it and its kernel can do, and what it keeps",
+        about: "the module reports its features, those of its kernel, and what it keeps",
         host: HostKind::Kexec,
         stages: &[info_before, info_after],
     },
@@ -40,7 +40,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "boxes/owner-of-the-node",
-        about: "the owner and mode that count are the node's as they are last, not those of an alias that SEAL was called on",
+        about: "the owner and mode that count are the latest of the node, not those of an \
+                alias on which SEAL was called",
         host: HostKind::Kexec,
         stages: &[node::alias_before, node::alias_between, node::alias_after],
     },
@@ -52,19 +53,20 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "boxes/longest-names",
-        about: "names of 255 bytes, of any byte but NUL and slash, arrive",
+        about: "names of 255 bytes, with any bytes except NUL and slash, arrive",
         host: HostKind::Kexec,
         stages: &[names_before, names_after],
     },
     &Scenario {
         name: "boxes/carried-on",
-        about: "a sealed box that nobody opens goes through two kexecs",
+        about: "a sealed box that is never opened goes through two kexecs",
         host: HostKind::Kexec,
         stages: &[carried_before, carried_between, carried_after],
     },
     &Scenario {
         name: "boxes/late-module",
-        about: "a host boots without the module: what it was handed is there when it is loaded",
+        about: "a host boots without the module: the handover is there when the module is \
+                loaded",
         host: HostKind::LateModule,
         stages: &[late_before, late_after],
     },
@@ -76,13 +78,15 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "boxes/many",
-        about: "two thousand boxes are listed once each, found by name, and gone when deleted",
+        about: "each of two thousand boxes is listed once, found by name, and gone when \
+                deleted",
         host: HostKind::OneBoot,
         stages: &[here::many],
     },
     &Scenario {
         name: "boxes/many-descriptors",
-        about: "a box takes 33,000 descriptors, is sealed, and gives each of them back by its name",
+        about: "a box with 33,000 descriptors is sealed, and each of them can be taken out \
+                by its name",
         host: HostKind::OneBoot,
         stages: &[here::many_descriptors],
     },

@@ -72,19 +72,20 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "errnos/no-memory",
-        about: "FDBOX_SEAL: ENOMEM for holes that the host has no memory for; nobody is killed for them",
+        about: "FDBOX_SEAL: ENOMEM for holes that the host has no memory for; no process is \
+                killed for them",
         host: HostKind::OneBoot,
         stages: &[limits::no_memory],
     },
     &Scenario {
         name: "errnos/no-memory-for-all",
-        about: "FDBOX_SEAL: ENOMEM for files whose holes are too many together",
+        about: "FDBOX_SEAL: ENOMEM for files whose holes are too large in total",
         host: HostKind::OneBoot,
         stages: &[limits::no_memory_for_all],
     },
     &Scenario {
         name: "errnos/unknown",
-        about: "ENOTTY for every command that is not the node's",
+        about: "ENOTTY for every command that the node does not support",
         host: HostKind::OneBoot,
         stages: &[unknown],
     },

@@ -24,13 +24,15 @@ use crate::uapi;
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "load/each-allocation-fails",
-        about: "the module is loaded over and over, with one allocation after the other failing: at last all boxes are there",
+        about: "the module is loaded repeatedly, with one allocation after the other \
+                failing: in the end all boxes are there",
         host: HostKind::FailingLoad,
         stages: &[before, after],
     },
     &Scenario {
         name: "load/each-call-fails",
-        about: "each ioctl is called over and over, with one allocation after the other failing: ENOMEM, and nothing has changed",
+        about: "each ioctl is called repeatedly, with one allocation after the other \
+                failing: ENOMEM, and nothing has changed",
         host: HostKind::FailingLoad,
         stages: &[calls::here, calls::of_what_arrived],
     },

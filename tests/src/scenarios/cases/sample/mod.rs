@@ -23,7 +23,8 @@ const COMPATIBLE: &str = "fdbox,sample-v1";
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "sample/across-a-kexec",
-        about: "a driver's descriptor waits for its driver, then arrives with its state; what is beside it is salvaged",
+        about: "a driver's descriptor waits for its driver, then arrives with its state; \
+                other descriptors are salvaged",
         host: HostKind::Kexec,
         stages: &[before, after],
     },
@@ -35,37 +36,40 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "sample/frozen",
-        about: "a driver freezes what it must, says what it depends on, and thaws it again",
+        about: "a driver freezes its file, names its dependencies, and thaws it again",
         host: HostKind::OneBoot,
         stages: &[frozen],
     },
     &Scenario {
         name: "sample/api",
-        about: "every function of the API for drivers, in every callback: what it may not do is refused",
+        about: "every function of the API for drivers, in every callback: those not allowed \
+                there are refused",
         host: HostKind::Kexec,
         stages: &[api::before, api::after],
     },
     &Scenario {
         name: "sample/keeps",
-        about: "a driver refuses UNSEAL and is named: nothing is thawed; SALVAGE does not listen",
+        about: "a driver refuses UNSEAL and is named: nothing is thawed; SALVAGE ignores \
+                the refusal",
         host: HostKind::OneBoot,
         stages: &[keeping::keeps],
     },
     &Scenario {
         name: "sample/too-large",
-        about: "EFBIG: a driver saves more than 1 MiB beside its pages",
+        about: "EFBIG: a driver saves more than 1 MiB in addition to its pages",
         host: HostKind::OneBoot,
         stages: &[too_large],
     },
     &Scenario {
         name: "sample/not-restorable",
-        about: "EIO: a driver does not read what another version of it saved; the descriptor stays",
+        about: "EIO: a driver cannot read the state saved by another version of it; the \
+                descriptor stays",
         host: HostKind::Kexec,
         stages: &[not_restorable_before, not_restorable_after],
     },
     &Scenario {
         name: "sample/pages-left",
-        about: "pages that a driver saved and does not take back are free again",
+        about: "pages that a driver saved but does not restore are freed",
         host: HostKind::Kexec,
         stages: &[spare_before, spare_after],
     },
