@@ -31,6 +31,9 @@
 /* Added by kmod/patches; NULL in an unpatched kernel. */
 unsigned long shmem_add_run(struct inode *inode, pgoff_t index,
 			    struct folio *folio, unsigned long nr, bool down) __weak;
+#ifdef CONFIG_MEMFD_CREATE
+struct file *memfd_alloc_file(const char *name, unsigned int flags) __weak;
+#endif
 
 bool fdbox_shim_memfd_supported(void)
 {
@@ -276,6 +279,26 @@ void fdbox_shim_unpin(u64 pfn, u64 folios, u32 order)
 	cond_resched();
 }
 
+/*
+ * Makes an empty file as memfd_create() does; on a kernel without the patch for it
+ * security modules take it for a file of tmpfs.
+ */
+static struct file *fdbox_memfd_alloc(const char *name)
+{
+	struct file *file;
+
+#ifdef CONFIG_MEMFD_CREATE
+	if (memfd_alloc_file)
+		return memfd_alloc_file(name, 0);
+#endif
+	file = shmem_file_setup(name, 0, mk_vma_flags(VMA_NORESERVE_BIT));
+	if (IS_ERR(file))
+		return file;
+	file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
+	file->f_flags |= O_LARGEFILE;
+	return file;
+}
+
 /* An empty file of the right size. */
 struct file *fdbox_shim_memfd_create(const u8 *name,
 				     const struct fdbox_memfd_state *state)
@@ -286,7 +309,7 @@ struct file *fdbox_shim_memfd_create(const u8 *name,
 	if (state->seals & ~FDBOX_MEMFD_SEALS)
 		return ERR_PTR(-EOPNOTSUPP);
 
-	file = shmem_file_setup(name, 0, mk_vma_flags(VMA_NORESERVE_BIT));
+	file = fdbox_memfd_alloc(name);
 	/* This is how tmpfs reports that it could not allocate the inode. */
 	if (file == ERR_PTR(-ENOSPC))
 		return ERR_PTR(-ENOMEM);
@@ -298,8 +321,6 @@ struct file *fdbox_shim_memfd_create(const u8 *name,
 	inode->i_uid = make_kuid(&init_user_ns, state->uid);
 	inode->i_gid = make_kgid(&init_user_ns, state->gid);
 	i_size_write(inode, state->size);
-	file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
-	file->f_flags |= O_LARGEFILE;
 	return file;
 }
 

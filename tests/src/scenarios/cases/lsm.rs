@@ -3,6 +3,7 @@
 //! Other kernels have neither, and there is nothing to test; the value `skipped` reports that.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +26,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[denied],
     },
     &Scenario {
+        name: "lsm/label",
+        about: "a memfd that is restored has the label of one that the taker makes",
+        host: HostKind::Kexec,
+        stages: &[labelled_before, labelled_after],
+    },
+    &Scenario {
         name: "lsm/yama",
         about: "boxes work the same with all of Yama's ptrace restrictions",
         host: HostKind::OneBoot,
@@ -36,8 +43,13 @@ const SELINUX: &str = "/sys/fs/selinux";
 /// Where the lab puts the compiled tests/kernel/selinux.cil.
 const POLICY: &str = "/etc/selinux-policy";
 const DOMAIN: &str = "/proc/thread-self/attr/current";
+/// Offset of its capabilities: after two words, "SE Linux" and four words.
+const CAPABILITIES: usize = 32;
+/// security/selinux/include/policycap.h.
+const MEMFD_CLASS: u32 = 13;
 const PTRACE_SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
 const NAME: &str = "denied";
+const LABELLED: &str = "labelled";
 const PAGES: u64 = 4;
 
 /// Whether this kernel has a file; reports it if not.
@@ -51,11 +63,34 @@ fn has(cx: &Cx<'_>, path: &str, what: &str) -> Result<bool> {
 
 /// Initialises SELinux, unless that is done.
 fn load_policy() -> Result<()> {
+    let policy = fs::read(POLICY).with_context(|| format!("Read {POLICY}"))?;
+    load(&policy)
+}
+
+/// Loads the same policy with the capability `memfd_class`, without which SELinux does not label memfds. The policy
+/// compiler does not know it yet.
+fn load_policy_with_labels() -> Result<()> {
+    let mut policy = fs::read(POLICY).with_context(|| format!("Read {POLICY}"))?;
+    // An empty bitmap: the bits of a node, the number of bits, the number of nodes.
+    let empty = [64, 0, 0].map(u32::to_le_bytes).concat();
+    let bitmap = policy.get_mut(CAPABILITIES..CAPABILITIES + empty.len());
+    let bitmap = bitmap.filter(|bitmap| **bitmap == *empty);
+    let bitmap = bitmap.context("The policy's capabilities are not where they were")?;
+    bitmap.copy_from_slice(&[64, 64, 1].map(u32::to_le_bytes).concat());
+    let node = [
+        0_u32.to_le_bytes().as_slice(),
+        &(1_u64 << MEMFD_CLASS).to_le_bytes(),
+    ]
+    .concat();
+    policy.splice(CAPABILITIES + empty.len()..CAPABILITIES + empty.len(), node);
+    load(&policy)
+}
+
+fn load(policy: &[u8]) -> Result<()> {
     if !Path::new(SELINUX).join("load").exists() {
         mount("selinuxfs", SELINUX, "selinuxfs", MountFlags::empty(), None)
             .context("Mount selinuxfs")?;
     }
-    let policy = fs::read(POLICY).with_context(|| format!("Read {POLICY}"))?;
     fs::write(Path::new(SELINUX).join("load"), policy).context("Load the policy")?;
     equal("This program's domain", domain()?, "u:r:host".to_owned())
 }
@@ -147,6 +182,50 @@ pub(super) fn owner_takes(argument: &str) -> Result<()> {
     let (fdbox, _control) = helped(argument)?;
     become_domain("owner")?;
     check_pages(&memory::file(fdbox.get("owned")?), 27, PAGES)
+}
+
+fn labelled_before(cx: &Cx<'_>) -> Result<()> {
+    if !has(cx, SELINUX, "SELinux")? {
+        return Ok(());
+    }
+    let fdbox = FdBox::create(LABELLED)?;
+    let file = memfd(c"labelled", PAGES * PAGE)?;
+    write_pages(&file, 28, PAGES)?;
+    fdbox.put(file, "labelled")?;
+    fdbox.seal()
+}
+
+fn labelled_after(cx: &Cx<'_>) -> Result<()> {
+    if !has(cx, SELINUX, "SELinux")? {
+        return Ok(());
+    }
+    load_policy_with_labels()?;
+    let fdbox = FdBox::open(LABELLED)?;
+    fdbox.unseal()?;
+    help_with("owner-restores", &fdbox)?;
+    fdbox.delete()
+}
+
+/// The helper `owner-restores`: a restored memfd has the same label as one that it creates.
+pub(super) fn owner_restores(argument: &str) -> Result<()> {
+    let (fdbox, _control) = helped(argument)?;
+    become_domain("owner")?;
+    let restored = memory::file(fdbox.get("labelled")?);
+    let made = label(&memfd(c"made", PAGE)?)?;
+    equal(
+        "The label of what is made",
+        made.as_str(),
+        "u:object_r:owner",
+    )?;
+    equal("The label of what is restored", label(&restored)?, made)?;
+    check_pages(&restored, 28, PAGES)
+}
+
+fn label(file: impl AsFd) -> Result<String> {
+    let mut label = [0; 64];
+    let len = rustix::fs::fgetxattr(file, c"security.selinux", &mut label[..])?;
+    let label = String::from_utf8(label[..len].to_vec())?;
+    Ok(label.trim_end_matches('\0').to_owned())
 }
 
 /// Not with 3, which cannot be reverted: other scenarios on this host examine processes. For a

@@ -166,6 +166,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "seal-under-a-timer" => signals::seal_under_a_timer(argument),
         "put-memfd" => boxes::put_memfd(argument),
         "owner-puts" => lsm::owner_puts(argument),
+        "owner-restores" => lsm::owner_restores(argument),
         "owner-takes" => lsm::owner_takes(argument),
         "stranger-takes" => lsm::stranger_takes(argument),
         "use-passed-box" => rights::use_passed_box(argument),
