@@ -61,6 +61,7 @@ pub(super) fn module(suite: &mut Suite<'_>) {
         Ok(())
     });
     suite.check("module/drift", super::drift::does_not_build);
+    suite.check("module/noinit", super::noinit::survives_overlap);
 }
 
 fn cargo(lab: &Lab, what: &str, arguments: &[&str]) -> Result<()> {
