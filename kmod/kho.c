@@ -3,6 +3,7 @@
  * Kexec handover: preserve folios and one blob for the next kernel, and take
  * them over from the last one.
  */
+#include <linux/err.h>
 #include <linux/io.h>
 #include <linux/kexec_handover.h>
 #include <linux/kho/abi/kexec_handover.h>
@@ -362,12 +363,19 @@ void *fdbox_shim_kho_restore_body(const u8 descriptor[16])
 	return kho_restore_vmalloc(&vm);
 }
 
-/* The subtree of the last kernel with this name, or NULL; it stays KHO's. */
+/*
+ * The subtree of the last kernel with this name, which stays KHO's; NULL if
+ * there is none, or an error if KHO has an entry for it that cannot be read.
+ */
 const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len)
 {
 	phys_addr_t phys;
+	int err;
 
-	return kho_retrieve_subtree(subtree, &phys, len) ? NULL : phys_to_virt(phys);
+	err = kho_retrieve_subtree(subtree, &phys, len);
+	if (err)
+		return err == -ENOENT ? NULL : ERR_PTR(err);
+	return phys_to_virt(phys);
 }
 
 /*

@@ -65,6 +65,8 @@ pub(crate) type Crc = fn(&[u8]) -> u32;
 /// What is wrong with a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
+    /// KHO's own entry for it cannot be read.
+    Subtree,
     /// Shorter than the length in its header.
     Truncated,
     /// Not an FDBox handover.
@@ -89,6 +91,7 @@ impl Malformed {
     /// Description for the log.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Malformed::Subtree => "an entry of KHO's that cannot be read",
             Malformed::Truncated => "truncated",
             Malformed::Magic => "not an fdbox handover",
             Malformed::RootChecksum => "root checksum mismatch",

@@ -6,6 +6,7 @@
 use crate::abi;
 use crate::ffi;
 use crate::kexec::kho::crc32;
+use crate::kexec::subtree;
 use kernel::{
     error::to_result,
     prelude::*,
@@ -201,18 +202,16 @@ unsafe impl Sync for Left {}
 
 /// The blob of the last kernel, with a valid root, unless it was consumed before.
 pub(crate) fn incoming() -> Option<Result<Left, abi::Malformed>> {
-    let mut len = 0;
-    // SAFETY: The name is a NUL-terminated string, `len` is valid for writing.
-    let page = unsafe { ffi::fdbox_shim_kho_subtree(abi::SUBTREE.as_char_ptr(), &mut len) };
-    if page.is_null() {
-        return None;
-    }
+    let (page, len) = match subtree::find(abi::SUBTREE) {
+        Ok(found) => found?,
+        Err(_) => return Some(Err(abi::Malformed::Subtree)),
+    };
     // SAFETY: KHO keeps the page that the subtree points to; we read at most one page of it.
-    let bytes = unsafe { core::slice::from_raw_parts(page.cast::<u8>(), len.min(abi::ROOT_LEN)) };
+    let bytes = unsafe { core::slice::from_raw_parts(page.as_ptr(), len.min(abi::ROOT_LEN)) };
     if bytes.starts_with(&abi::MAGIC_CONSUMED) {
         return None;
     }
-    Some(Left::read(bytes, page))
+    Some(Left::read(bytes, page.as_ptr().cast()))
 }
 
 impl Left {

@@ -9,3 +9,4 @@ pub(crate) mod handover;
 pub(crate) mod kho;
 pub(crate) mod poison;
 pub(crate) mod record;
+mod subtree;

@@ -9,6 +9,7 @@
 use crate::abi::poison as abi_poison;
 use crate::abi::Extent;
 use crate::ffi;
+use crate::kexec::subtree;
 use crate::ratelimit;
 use kernel::{
     error::to_result,
@@ -34,17 +35,14 @@ pub(crate) fn exit() {
 
 /// Reads the list of the last kernel. Called before any memory is restored.
 pub(crate) fn receive(crc: fn(&[u8]) -> u32) -> Result {
-    let mut len = 0;
-    // SAFETY: The name is a NUL-terminated string, `len` is valid for writing.
-    let page = unsafe { ffi::fdbox_shim_kho_subtree(abi_poison::SUBTREE.as_char_ptr(), &mut len) };
-    if page.is_null() {
+    let Some((page, len)) = subtree::find(abi_poison::SUBTREE)? else {
         return Ok(());
-    }
+    };
     if len < abi_poison::LEN {
         return Err(EIO);
     }
     // SAFETY: KHO keeps the page that the subtree points to, and nobody writes to it.
-    let page = unsafe { &*page.cast::<[u8; abi_poison::LEN]>() };
+    let page = unsafe { &*page.as_ptr().cast::<[u8; abi_poison::LEN]>() };
     let mut known = KNOWN.lock();
     for pfn in abi_poison::decode(page, crc).ok_or(EIO)? {
         known.push(pfn, GFP_KERNEL)?;
