@@ -1,11 +1,12 @@
-//! A host out of memory: a module that fails to load loses nothing, and a call that fails changes
+//! Failing calls: a module that fails to load loses nothing, and an ioctl that fails changes
 //! nothing.
 
 mod calls;
 mod failing;
+mod image;
+mod kernel_calls;
 
-use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
@@ -13,6 +14,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use self::failing::{Quiet, at_last, set_up_failures};
+use self::kernel_calls::{Redirected, fail_one_by_one};
 
 use super::{Cx, Scenario};
 use crate::check::equal;
@@ -23,9 +25,9 @@ use crate::uapi;
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
-        name: "load/each-allocation-fails",
-        about: "the module is loaded repeatedly, with one allocation after the other \
-                failing: in the end all boxes are there",
+        name: "load/each-step-fails",
+        about: "the module is loaded repeatedly, with one kernel call, then one allocation \
+                after the other failing: in the end all boxes are there",
         host: HostKind::FailingLoad,
         stages: &[before, after],
     },
@@ -54,14 +56,17 @@ fn before(_: &Cx<'_>) -> Result<()> {
 
 fn after(cx: &Cx<'_>) -> Result<()> {
     set_up_failures()?;
+    let boxes = BOXES.len() + calls::ARRIVING.len();
     let quiet = Quiet::begin()?;
-    let failures = load_at_last()?;
+    let module = Redirected::new()?;
+    let calls = fail_one_by_one(&module, boxes)?;
+    module.arm_the_end()?;
+    let ((), allocations) = at_last("Load", || module.load(), || Ok(()))?;
     quiet.end()?;
-    cx.value("failures", failures)?;
-    ensure!(failures > 0, "No allocation failed");
+    cx.value("failures of calls and of allocations", [calls, allocations])?;
+    ensure!(allocations > 0, "No allocation failed");
     make_missing_nodes()?;
     let info = fdbox::info()?;
-    let boxes = BOXES.len() + calls::ARRIVING.len();
     equal("The number of boxes", info.boxes, boxes as u64)?;
     equal("What was refused", info.features & uapi::FEATURE_REFUSED, 0)?;
     for (seed, name) in (90..).zip(BOXES) {
@@ -81,15 +86,6 @@ fn finds_nothing_again() -> Result<()> {
     rustix::system::delete_module(c"fdbox", 0).context("Unload the module")?;
     host::load_module("fdbox")?;
     equal("The number of boxes then", fdbox::info()?.boxes, 0)
-}
-
-/// Loads the module with its allocations failing from the first on, then from the second on, and so
-/// on until it loads. Returns how often it failed.
-fn load_at_last() -> Result<u32> {
-    let module = File::open("/lib/modules/fdbox.ko").context("Open the module")?;
-    let none = CString::new("")?;
-    let load = || rustix::system::finit_module(&module, &none, 0);
-    at_last("Load", load, || Ok(())).map(|((), failures)| failures)
 }
 
 /// The kernel ignores it if there is no memory for a node in /dev, for any device. The node can be
