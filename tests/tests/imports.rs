@@ -316,6 +316,20 @@ fn no_files_import_each_other_in_a_circle() {
     }
 }
 
+/// The contexts with which kinds are called find what else is in a box, and what is in a box is of a kind.
+#[test]
+fn files_of_the_kernel_module_are_in_no_circle_but_that_of_kinds() {
+    let files = Crate::read("kmod/fdbox_main.rs");
+    assert!(files.0.len() > 40, "only {} files", files.0.len());
+    let in_kmod = |path: &&str| path.rsplit_once("/kmod/").unwrap().1.to_owned();
+    let circles: Vec<Vec<String>> = files
+        .circles()
+        .iter()
+        .map(|files| files.iter().map(in_kmod).collect())
+        .collect();
+    assert_eq!(circles, [["boxes/entry.rs", "boxes/slots.rs", "kind.rs"]]);
+}
+
 #[test]
 fn a_circle_is_found_through_what_a_module_passes_on() {
     let dir = tempfile::tempdir().unwrap();
