@@ -12,18 +12,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::abi;
 use crate::error::{BoxError, Operation};
+use crate::handle::BoxHandle;
 use crate::listing::{FdInfo, advance, text};
 use crate::name::{BoxName, FdName};
 use crate::seal_error::{SealError, SealReport};
 use crate::unseal_error::{LostFd, UnsealError};
-use crate::{abi, sys};
-
-/// The directory with the control node and every box.
-pub(crate) const DIRECTORY: &str = "/dev/fdbox";
 
 /// A descriptor that a box refused; it is returned, still open.
 #[derive(Debug, thiserror::Error)]
@@ -57,25 +54,20 @@ pub struct UnsealFailed<B = SealedBox> {
 
 #[derive(Debug)]
 struct Node {
-    fd: OwnedFd,
+    handle: BoxHandle,
     name: BoxName,
 }
 
 impl Node {
-    fn open(name: BoxName) -> Result<Self, BoxError> {
-        let mut path = format!("{DIRECTORY}/").into_bytes();
-        path.extend_from_slice(name.as_bytes());
-        let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| BoxError::new(Operation::OpenBox, format!("box {name}"), errno))?;
-        Ok(Self { fd, name })
-    }
-
     /// A descriptor opened by another process, and whether its box is sealed.
     fn passed(fd: OwnedFd, name: BoxName) -> Result<(Self, bool), BoxError> {
-        let error = |errno| BoxError::new(Operation::OpenBox, format!("box {name}"), errno);
-        let sealed = sys::is_box(fd.as_fd()).map_err(error)?;
-        let sealed = sealed.ok_or_else(|| error(Errno::BADF))?;
-        Ok((Self { fd, name }, sealed))
+        match BoxHandle::passed(fd) {
+            Ok((handle, sealed)) => Ok((Self { handle, name }, sealed)),
+            Err(errno) => {
+                let target = format!("box {name}");
+                Err(BoxError::new(Operation::OpenBox, target, errno))
+            }
+        }
     }
 
     fn error(&self, operation: Operation, errno: Errno) -> BoxError {
@@ -89,7 +81,9 @@ impl Node {
     fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
         let mut fds = Vec::new();
         let mut cursor = 0;
-        while let Some(next) = sys::next_fd(self.fd.as_fd(), cursor)
+        while let Some(next) = self
+            .handle
+            .next_fd(cursor)
             .map_err(|errno| self.error(Operation::List, errno))?
         {
             let name = FdName::from_kernel(&next.name)
@@ -110,7 +104,9 @@ impl Node {
     fn lost(&self) -> Result<Vec<LostFd>, BoxError> {
         let mut lost = Vec::new();
         let mut cursor = 0;
-        while let Some(next) = sys::next_lost(self.fd.as_fd(), cursor)
+        while let Some(next) = self
+            .handle
+            .next_lost(cursor)
             .map_err(|errno| self.error(Operation::List, errno))?
         {
             let name = FdName::from_kernel(&next.name)
@@ -137,19 +133,14 @@ impl Node {
         let error = self.error(operation, errno);
         UnsealError { error, lost }
     }
+}
 
-    /// The kernel's report on the seal that just failed with `errno`. A seal that was refused at
-    /// once leaves the previous report in place.
-    fn seal_report(&self, errno: Errno) -> Option<SealReport> {
-        let report = sys::seal_error(self.fd.as_fd()).ok().flatten()?;
-        if report.error != errno.raw_os_error() {
-            return None;
-        }
-        Some(SealReport {
-            name: FdName::from_kernel(&report.name).ok(),
-            reason: report.reason.into(),
-            message: text(&report.message),
-        })
+/// A home's report on a seal that failed.
+fn seal_report(report: &abi::SealError) -> SealReport {
+    SealReport {
+        name: FdName::from_kernel(&report.name).ok(),
+        reason: report.reason.into(),
+        message: text(&report.message),
     }
 }
 
@@ -158,8 +149,8 @@ impl Node {
 pub struct OpenBox(Node);
 
 impl OpenBox {
-    pub(crate) fn open(name: BoxName) -> Result<Self, BoxError> {
-        Node::open(name).map(Self)
+    pub(crate) fn new(handle: BoxHandle, name: BoxName) -> Self {
+        Self(Node { handle, name })
     }
 
     /// Like [`AnyBox::from_fd`], for a box that must be open.
@@ -185,7 +176,8 @@ impl OpenBox {
     /// [`PutError`] returns the descriptor: EEXIST if the name is taken, EOPNOTSUPP if this kind
     /// cannot be kept, EBUSY if the box has been sealed meanwhile.
     pub fn put(&self, name: &FdName, fd: OwnedFd) -> Result<(), PutError> {
-        sys::put_fd(self.0.fd.as_fd(), name.to_kernel(), fd).map_err(|(fd, errno)| PutError {
+        let put = self.0.handle.put_fd(name.to_kernel(), fd);
+        put.map_err(|(fd, errno)| PutError {
             fd,
             error: self.0.fd_error(Operation::Put, name, errno),
         })
@@ -212,8 +204,8 @@ impl OpenBox {
     }
 
     fn get_with(&self, name: &FdName, flags: u64) -> Result<OwnedFd, BoxError> {
-        sys::get_fd(self.0.fd.as_fd(), name.to_kernel(), flags)
-            .map_err(|errno| self.0.fd_error(Operation::Get, name, errno))
+        let got = self.0.handle.get_fd(name.to_kernel(), flags);
+        got.map_err(|errno| self.0.fd_error(Operation::Get, name, errno))
     }
 
     /// Lists the descriptors in the box.
@@ -240,11 +232,11 @@ impl OpenBox {
     /// # Errors
     /// [`SealFailed`] returns the box and names the descriptor at fault.
     pub fn seal(self) -> Result<SealedBox, SealFailed> {
-        match sys::seal(self.0.fd.as_fd()) {
+        match self.0.handle.seal() {
             Ok(()) => Ok(SealedBox(self.0)),
-            Err(errno) => {
+            Err((errno, report)) => {
                 let error = self.0.error(Operation::Seal, errno);
-                let report = self.0.seal_report(errno);
+                let report = report.as_deref().map(seal_report);
                 Err(SealFailed {
                     open: self,
                     error: SealError { error, report },
@@ -256,7 +248,7 @@ impl OpenBox {
 
 impl AsFd for OpenBox {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.fd.as_fd()
+        self.0.handle.as_fd()
     }
 }
 
@@ -265,8 +257,8 @@ impl AsFd for OpenBox {
 pub struct SealedBox(Node);
 
 impl SealedBox {
-    pub(crate) fn open(name: BoxName) -> Result<Self, BoxError> {
-        Node::open(name).map(Self)
+    pub(crate) fn new(handle: BoxHandle, name: BoxName) -> Self {
+        Self(Node { handle, name })
     }
 
     /// The box's name.
@@ -289,7 +281,7 @@ impl SealedBox {
     /// # Errors
     /// [`UnsealFailed`] returns the box, and names what is lost (ENODATA).
     pub fn unseal(self) -> Result<OpenBox, UnsealFailed> {
-        let done = sys::unseal(self.0.fd.as_fd());
+        let done = self.0.handle.unseal();
         self.opened(Operation::Unseal, done)
     }
 
@@ -299,7 +291,7 @@ impl SealedBox {
     /// # Errors
     /// [`UnsealFailed`] returns the box.
     pub fn salvage(self) -> Result<OpenBox, UnsealFailed> {
-        let done = sys::salvage(self.0.fd.as_fd());
+        let done = self.0.handle.salvage();
         self.opened(Operation::Salvage, done)
     }
 
@@ -319,7 +311,7 @@ impl SealedBox {
 
 impl AsFd for SealedBox {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.fd.as_fd()
+        self.0.handle.as_fd()
     }
 }
 

@@ -1,14 +1,10 @@
 //! Claims on boxes. The module lets everybody who may open a box do everything with it. To keep two
 //! programs from taking the same guest, a claim locks the box's node; the kernel releases the lock
-//! when the process that holds it ends, however it ends.
+//! when the process that holds it ends, however it ends. A keeper does the same
+//! for its sockets.
 
-use std::os::fd::OwnedFd;
-
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::io::Errno;
-
-use crate::boxes::DIRECTORY;
 use crate::error::{BoxError, Operation};
+use crate::handle::BoxHandle;
 use crate::name::BoxName;
 
 /// Whether a claim may be shared.
@@ -24,39 +20,25 @@ pub enum Hold {
 /// [`Control::claim`](crate::Control::claim); it does not block any operation on the box.
 #[derive(Debug)]
 pub struct BoxClaim {
-    _node: OwnedFd,
+    _handle: BoxHandle,
 }
 
 impl BoxClaim {
-    pub(crate) fn take(name: &BoxName, hold: Hold) -> Result<Self, BoxError> {
-        let error = |errno| BoxError::new(Operation::Claim, format!("box {name}"), errno);
-        let mut path = format!("{DIRECTORY}/").into_bytes();
-        path.extend_from_slice(name.as_bytes());
-        let node = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        Self::of(node.map_err(error)?, name, hold)
-    }
-
-    /// Claims the box of this descriptor. The lock belongs to the open file: it stays until every
+    /// Claims the box of this descriptor. The claim belongs to the open file: it stays until every
     /// duplicate of the descriptor is closed, in any process.
-    pub(crate) fn of(node: OwnedFd, name: &BoxName, hold: Hold) -> Result<Self, BoxError> {
+    pub(crate) fn of(handle: BoxHandle, name: &BoxName, hold: Hold) -> Result<Self, BoxError> {
         let error = |errno| BoxError::new(Operation::Claim, format!("box {name}"), errno);
-        lock(&node, hold).map_err(error)?;
-        Ok(Self { _node: node })
+        handle.claim(hold).map_err(error)?;
+        Ok(Self { _handle: handle })
     }
-}
-
-fn lock(node: &OwnedFd, hold: Hold) -> Result<(), Errno> {
-    flock(
-        node,
-        match hold {
-            Hold::Shared => FlockOperation::NonBlockingLockShared,
-            Hold::Exclusive => FlockOperation::NonBlockingLockExclusive,
-        },
-    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -64,7 +46,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node");
         std::fs::write(&path, "").unwrap();
-        let open = || OwnedFd::from(std::fs::File::open(&path).unwrap());
+        let open = || BoxHandle::Module(OwnedFd::from(std::fs::File::open(&path).unwrap()));
+        let lock = |handle: &BoxHandle, hold| handle.claim(hold);
         let (old, new, other) = (open(), open(), open());
         lock(&old, Hold::Shared).unwrap();
         lock(&new, Hold::Shared).unwrap();

@@ -1,17 +1,20 @@
 //! The control node: creating, deleting, listing and opening boxes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::abi;
-use crate::boxes::{AnyBox, DIRECTORY, OpenBox, SealedBox};
+use crate::boxes::{AnyBox, OpenBox, SealedBox};
 use crate::claim::{BoxClaim, Hold};
+use crate::coordinator::Owner;
 use crate::error::{BoxError, Operation};
+use crate::handle::{BoxHandle, ControlHandle, DIRECTORY};
+use crate::keeper::{Home, client};
 use crate::listing::advance;
 use crate::name::BoxName;
-use crate::sys;
 
 /// What kernel and module can do: `FDBOX_FEATURE_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,6 +104,8 @@ pub struct Info {
     pub handover_extents: u64,
     /// 4 KiB pages in those extents.
     pub handover_pages: u64,
+    /// What keeps the boxes.
+    pub home: Home,
 }
 
 /// A box in a listing.
@@ -114,7 +119,8 @@ pub struct BoxInfo {
     pub fds: u32,
 }
 
-/// The control node, `/dev/fdbox/fdbox`.
+/// Where boxes are made: the module's control node, `/dev/fdbox/fdbox`, or a connection to a
+/// [keeper](crate::keeper).
 ///
 /// ```no_run
 /// use vmm_fdbox::{BoxName, Control, FdName};
@@ -127,7 +133,10 @@ pub struct BoxInfo {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Control(OwnedFd);
+pub struct Control {
+    handle: ControlHandle,
+    home: Home,
+}
 
 impl Control {
     /// Opens the control node.
@@ -136,9 +145,40 @@ impl Control {
     /// ENOENT if the module is not loaded, EACCES if the caller is not root.
     pub fn open() -> Result<Self, BoxError> {
         let path = format!("{DIRECTORY}/fdbox");
-        rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map(Self)
-            .map_err(|errno| BoxError::new(Operation::OpenControl, path, errno))
+        match rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(node) => Ok(Self {
+                handle: ControlHandle::Module(node),
+                home: Home::Fdbox,
+            }),
+            Err(errno) => Err(BoxError::new(Operation::OpenControl, path, errno)),
+        }
+    }
+
+    /// Connects to the [keeper](crate::keeper) that listens on a socket.
+    ///
+    /// # Errors
+    /// ENOENT, EPIPE when none does, EACCES when the caller is not who it is for.
+    pub fn connect(path: &Path) -> Result<Self, BoxError> {
+        let target = || format!("the keeper at {}", path.display());
+        let error = |errno| BoxError::new(Operation::Connect, target(), errno);
+        let socket = client::connect_to(path).map_err(error)?;
+        Self::of_keeper(socket).map_err(|inner| error(inner.errno()))
+    }
+
+    /// By a connection to a keeper.
+    pub(crate) fn of_keeper(socket: OwnedFd) -> Result<Self, BoxError> {
+        let error = |errno| BoxError::new(Operation::Connect, "the keeper", errno);
+        let (home, _) = client::info(socket.as_fd()).map_err(error)?;
+        Ok(Self {
+            home: Home::of_wire(home).ok_or_else(|| error(Errno::PROTO))?,
+            handle: ControlHandle::Keeper(socket),
+        })
+    }
+
+    /// What keeps its boxes.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        self.home
     }
 
     /// Creates a box and opens it. If it cannot be opened, it is deleted again.
@@ -146,12 +186,16 @@ impl Control {
     /// # Errors
     /// EEXIST if the name is taken.
     pub fn create(&self, name: &BoxName) -> Result<OpenBox, BoxError> {
-        sys::create_box(self.0.as_fd(), name.to_kernel())
-            .map_err(|errno| box_error(Operation::Create, name, errno))?;
-        OpenBox::open(name.clone()).inspect_err(|_| {
-            // Report the failed open rather than this; the box is empty.
-            let _ = self.delete(name);
-        })
+        let error = |errno| box_error(Operation::Create, name, errno);
+        self.handle.create_box(name).map_err(error)?;
+        match self.node(name) {
+            Ok(handle) => Ok(OpenBox::new(handle, name.clone())),
+            Err(error) => {
+                // Report the failed open rather than this; the box is empty.
+                let _ = self.delete(name);
+                Err(error)
+            }
+        }
     }
 
     /// Deletes a box and drops the descriptors still in it.
@@ -159,8 +203,24 @@ impl Control {
     /// # Errors
     /// ENOENT if there is no such box, EBUSY if it is sealed.
     pub fn delete(&self, name: &BoxName) -> Result<(), BoxError> {
-        sys::delete_box(self.0.as_fd(), name.to_kernel())
-            .map_err(|errno| box_error(Operation::Delete, name, errno))
+        let deleted = self.handle.delete_box(name);
+        deleted.map_err(|errno| box_error(Operation::Delete, name, errno))
+    }
+
+    /// Opens a box anew.
+    pub(crate) fn node(&self, name: &BoxName) -> Result<BoxHandle, BoxError> {
+        let opened = self.handle.open_box(name);
+        opened.map_err(|errno| box_error(Operation::OpenBox, name, errno))
+    }
+
+    pub(crate) fn give(&self, name: &BoxName, owner: Owner) -> Result<(), BoxError> {
+        let given = self.handle.give(name, owner);
+        given.map_err(|errno| box_error(Operation::Give, name, errno))
+    }
+
+    pub(crate) fn owner(&self, name: &BoxName) -> Result<Owner, BoxError> {
+        let owner = self.handle.owner(name);
+        owner.map_err(|errno| box_error(Operation::OpenBox, name, errno))
     }
 
     /// Lists every box.
@@ -171,7 +231,7 @@ impl Control {
         let error = |errno| BoxError::new(Operation::List, "boxes", errno);
         let mut boxes = Vec::new();
         let mut cursor = 0;
-        while let Some(next) = sys::next_box(self.0.as_fd(), cursor).map_err(error)? {
+        while let Some(next) = self.handle.next_box(cursor).map_err(error)? {
             let name = BoxName::from_kernel(&next.name).map_err(|_| BoxError::bad_name("boxes"))?;
             let sealed = next.state == abi::FDBOX_STATE_SEALED;
             boxes.push(BoxInfo {
@@ -189,8 +249,9 @@ impl Control {
     /// # Errors
     /// ENOTTY if the module is older than the command.
     pub fn info(&self) -> Result<Info, BoxError> {
-        let info = sys::info(self.0.as_fd())
-            .map_err(|errno| BoxError::new(Operation::Info, "the fdbox module", errno))?;
+        let info = self.handle.info();
+        let info =
+            info.map_err(|errno| BoxError::new(Operation::Info, self.home.keeper(), errno))?;
         Ok(Info {
             uapi_version: info.uapi_version,
             handover_version: info.handover_version,
@@ -199,6 +260,7 @@ impl Control {
             handover_bytes: info.handover_bytes,
             handover_extents: info.handover_extents,
             handover_pages: info.handover_pages,
+            home: self.home,
         })
     }
 
@@ -210,9 +272,24 @@ impl Control {
         let info = self.boxes()?.into_iter().find(|info| info.name == *name);
         match info {
             None => Err(box_error(Operation::OpenBox, name, Errno::NOENT)),
-            Some(info) if info.sealed => SealedBox::open(info.name).map(AnyBox::Sealed),
-            Some(info) => OpenBox::open(info.name).map(AnyBox::Open),
+            Some(info) => {
+                let handle = self.node(name)?;
+                Ok(match info.sealed {
+                    true => AnyBox::Sealed(SealedBox::new(handle, info.name)),
+                    false => AnyBox::Open(OpenBox::new(handle, info.name)),
+                })
+            }
         }
+    }
+
+    /// Has every sealed box be where the next kernel finds it. What a keeper took out of LUO in this kernel is not, until
+    /// it is asked to.
+    ///
+    /// # Errors
+    /// What SEAL says; EPIPE the keeper is gone, and with it what the boxes had.
+    pub fn make_ready(&self) -> Result<(), BoxError> {
+        let ready = self.handle.make_ready();
+        ready.map_err(|errno| BoxError::new(Operation::Seal, "all boxes", errno))
     }
 
     /// Claims a box for this process, for as long as the claim exists. Updates and resumes do this,
@@ -221,7 +298,9 @@ impl Control {
     /// # Errors
     /// ENOENT if there is no such box, EAGAIN if another process is working on it.
     pub fn claim(&self, name: &BoxName, hold: Hold) -> Result<BoxClaim, BoxError> {
-        BoxClaim::take(name, hold)
+        let node = self.handle.open_box(name);
+        let node = node.map_err(|errno| box_error(Operation::Claim, name, errno))?;
+        BoxClaim::of(node, name, hold)
     }
 }
 
@@ -231,6 +310,6 @@ fn box_error(operation: Operation, name: &BoxName, errno: Errno) -> BoxError {
 
 impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.handle.as_fd()
     }
 }

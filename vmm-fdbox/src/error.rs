@@ -11,6 +11,8 @@ use rustix::io::Errno;
 pub enum Operation {
     /// Opening `/dev/fdbox/fdbox`.
     OpenControl,
+    /// Connecting to a [keeper](crate::keeper).
+    Connect,
     /// `FDBOX_CREATE_BOX`.
     Create,
     /// `FDBOX_DELETE_BOX`.
@@ -41,6 +43,7 @@ impl Operation {
     fn verb(self) -> &'static str {
         match self {
             Self::OpenControl | Self::OpenBox => "open",
+            Self::Connect => "connect to",
             Self::Create => "create",
             Self::Delete => "delete",
             Self::Put => "put",
@@ -131,7 +134,8 @@ impl fmt::Display for Chain<'_> {
 /// The meaning of an errno of an operation, and what to do.
 fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
     use Operation::{
-        Claim, Create, Delete, Get, Give, List, OpenBox, OpenControl, Put, Salvage, Seal, Unseal,
+        Claim, Connect, Create, Delete, Get, Give, List, OpenBox, OpenControl, Put, Salvage, Seal,
+        Unseal,
     };
     Some(match (operation, errno) {
         (OpenControl, Errno::NOENT) => "the fdbox module is not loaded: insmod fdbox.ko",
@@ -146,6 +150,7 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (OpenBox, Errno::NXIO | Errno::NODEV) => "the box was deleted meanwhile",
         (OpenBox, Errno::BUSY) => "the box is sealed: unseal it first",
         (OpenBox, Errno::INVAL) => "the box is not sealed",
+        (Connect, Errno::NOENT | Errno::PIPE) => "none is running: start one",
         (Claim, Errno::NOENT) => "there is no such box",
         (Claim, Errno::AGAIN) => {
             "another process does, an update or a resume: wait for it, or end it"
@@ -216,6 +221,8 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
             "not all of it can be taken out: fix what each message names, or give up the box"
         }
         (List, Errno::PROTO) => "the module returned an invalid name: module and library disagree",
+        (_, Errno::PIPE) => "the keeper is gone, with everything that only it had",
+        (_, Errno::TIMEDOUT) => "the keeper does not answer: check what it is doing",
         (_, Errno::NODEV) => "the box was deleted meanwhile",
         (_, Errno::PERM) => "it needs CAP_SYS_ADMIN: run as root",
         (_, Errno::NOMEM) => "the kernel is out of memory: free some and try again",

@@ -25,8 +25,9 @@ pub enum Kind {
 }
 
 /// Compatible strings without their versions.
-const FAMILIES: [(&str, Kind); 5] = [
+const FAMILIES: [(&str, Kind); 6] = [
     ("fdbox,memfd", Kind::Memfd),
+    ("keeper,memfd", Kind::Memfd),
     ("fdbox,kvm-vm", Kind::KvmVm),
     ("fdbox,guest-memfd", Kind::GuestMemfd),
     ("fdbox,iommufd", Kind::Iommufd),
@@ -72,6 +73,7 @@ mod tests {
     fn the_version_of_a_kind_does_not_matter() {
         assert_eq!(Kind::of("fdbox,vfio-pci-v1"), Kind::VfioPci);
         assert_eq!(Kind::of("fdbox,vfio-pci-v22"), Kind::VfioPci);
+        assert_eq!(Kind::of("keeper,memfd-v1"), Kind::Memfd);
         for other in ["fdbox,vfio-pci", "acme,gpu-v3", "acme,tool-very", "", "-v1"] {
             assert_eq!(Kind::of(other), Kind::Other, "{other:?}");
         }

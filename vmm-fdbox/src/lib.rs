@@ -13,6 +13,7 @@
 //! - [`facts`]: what a host has for updates, before there is a guest.
 //! - [`update`]: all of these in order, with one rollback for every failure.
 //! - [`member`], [`coordinator`]: an update of unprivileged VMMs, driven by another process.
+//! - [`keeper`]: boxes on a kernel without the module.
 //! - [`BoxStore`] and, with feature `fake`, `fake`: boxes without a kernel, for a VMM's own tests.
 //!
 //! The library contains no KVM code: the VMM decides which descriptors to keep and what its state
@@ -62,6 +63,8 @@ pub mod fake;
 mod finding;
 pub mod frame;
 mod graph;
+mod handle;
+pub mod keeper;
 pub mod kexec;
 mod kind;
 mod lease;
@@ -73,6 +76,9 @@ pub mod sandbox;
 mod seal_error;
 pub mod statefd;
 mod store;
+#[cfg(any(test, feature = "fake"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "fake")))]
+pub mod suite;
 mod sys;
 pub mod timeline;
 mod unseal_error;
@@ -86,6 +92,7 @@ pub use deadline::Deadline;
 pub use error::{BoxError, Chain, Operation};
 pub use finding::{Finding, Severity};
 pub use graph::{Dependency, dependencies};
+pub use keeper::Home;
 pub use kind::Kind;
 pub use lease::Lease;
 pub use listing::{FdInfo, FdState};

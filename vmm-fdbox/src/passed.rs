@@ -9,6 +9,7 @@ use crate::boxes::{AnyBox, OpenBox, SealedBox};
 use crate::claim::{BoxClaim, Hold};
 use crate::control::{BoxInfo, Info};
 use crate::error::{BoxError, Operation};
+use crate::handle::BoxHandle;
 use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
@@ -143,7 +144,9 @@ impl BoxStore for PassedBox {
     }
 
     fn claim(&self, name: &BoxName, hold: Hold) -> Result<BoxClaim, BoxError> {
-        BoxClaim::of(self.get(name, Operation::Claim)?, name, hold)
+        let fd = self.get(name, Operation::Claim)?;
+        let handle = BoxHandle::passed(fd).map_err(|errno| self.error(Operation::Claim, errno))?;
+        BoxClaim::of(handle.0, name, hold)
     }
 }
 

@@ -53,6 +53,20 @@ pub const BOX_SYSCALLS: &[Syscall] = &[
     ("ioctl", libc::SYS_ioctl),
 ];
 
+/// The same of a box that a [keeper](crate::keeper) has: its descriptor is a socket, and takes no ioctls.
+pub const KEEPER_BOX_SYSCALLS: &[Syscall] = &[
+    ("close", libc::SYS_close),
+    ("fcntl", libc::SYS_fcntl),
+    ("fstat", libc::SYS_fstat),
+    ("getsockopt", libc::SYS_getsockopt),
+    ("ppoll", libc::SYS_ppoll),
+    ("recvmsg", libc::SYS_recvmsg),
+    ("sendmsg", libc::SYS_sendmsg),
+    // When the keeper gives no answer in time.
+    ("shutdown", libc::SYS_shutdown),
+    ("socketpair", libc::SYS_socketpair),
+];
+
 /// The ioctls of a box, for [`BOX_SYSCALLS`].
 pub const BOX_IOCTLS: &[Opcode] = &[
     abi::FDBOX_PUT_FD,

@@ -7,6 +7,7 @@
 
 mod ioctl;
 mod kexec;
+mod luo;
 mod mapping;
 mod ticks;
 mod timer;
@@ -16,6 +17,7 @@ pub(crate) use ioctl::{
     seal, seal_error, unseal,
 };
 pub(crate) use kexec::{kexec_file_load, kexec_file_unload};
+pub(crate) use luo::{luo_create, luo_finish, luo_preserve, luo_retrieve, luo_take};
 pub(crate) use mapping::SharedMapping;
 pub(crate) use ticks::ticks;
 pub(crate) use timer::KillTimer;

@@ -1,11 +1,11 @@
 //! The boxes, as seen by the process that may create them.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::boxes::{AnyBox, DIRECTORY};
+use crate::boxes::AnyBox;
 use crate::claim::Hold;
 use crate::control::Control;
 use crate::error::{BoxError, Operation};
@@ -51,6 +51,15 @@ pub trait Boxes: BoxStore + Send + Sync {
     /// # Errors
     /// ENOENT if there is no such box.
     fn owner(&self, name: &BoxName) -> Result<Owner, BoxError>;
+
+    /// Has every sealed box be where the next kernel finds it, as one that came from the last kernel need not be.
+    /// Default: it is.
+    ///
+    /// # Errors
+    /// It cannot be, and a kexec would lose it.
+    fn make_ready(&self) -> Result<(), BoxError> {
+        Ok(())
+    }
 
     /// What members need to know about the module.
     ///
@@ -130,32 +139,19 @@ pub trait Boxes: BoxStore + Send + Sync {
 
 impl Boxes for Control {
     fn descriptor(&self, name: &BoxName) -> Result<OwnedFd, BoxError> {
-        let of = |fd: BorrowedFd<'_>| {
-            fd.try_clone_to_owned().map_err(|error| {
-                let errno = Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
-                BoxError::new(Operation::OpenBox, format!("box {name}"), errno)
-            })
-        };
-        match self.open_box(name)? {
-            AnyBox::Open(open) => of(open.as_fd()),
-            AnyBox::Sealed(sealed) => of(sealed.as_fd()),
-        }
+        Ok(self.node(name)?.into_fd())
     }
 
     fn give(&self, name: &BoxName, owner: Owner) -> Result<(), BoxError> {
-        use rustix::fs::{Gid, Uid, fchown};
-        let fd = self.descriptor(name)?;
-        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-        fchown(fd, Some(uid), Some(gid))
-            .map_err(|errno| BoxError::new(Operation::Give, format!("box {name}"), errno))
+        Self::give(self, name, owner)
     }
 
     fn owner(&self, name: &BoxName) -> Result<Owner, BoxError> {
-        let path = [DIRECTORY.as_bytes(), b"/", name.as_bytes()].concat();
-        let stat = rustix::fs::lstat(path)
-            .map_err(|errno| BoxError::new(Operation::OpenBox, format!("box {name}"), errno))?;
-        let (uid, gid) = (stat.st_uid, stat.st_gid);
-        Ok(Owner { uid, gid })
+        Self::owner(self, name)
+    }
+
+    fn make_ready(&self) -> Result<(), BoxError> {
+        Self::make_ready(self)
     }
 }
 
@@ -170,6 +166,10 @@ impl<B: Boxes + ?Sized> Boxes for Arc<B> {
 
     fn owner(&self, name: &BoxName) -> Result<Owner, BoxError> {
         (**self).owner(name)
+    }
+
+    fn make_ready(&self) -> Result<(), BoxError> {
+        (**self).make_ready()
     }
 }
 

@@ -195,5 +195,16 @@ pub(super) fn check_length(cmdline: &str, max_bytes: usize) -> Option<Finding> {
     })
 }
 
+/// The value of an early boolean parameter: the last one that the kernel understands.
+pub(super) fn is_on(cmdline: &str, name: &str) -> Option<bool> {
+    let (found, _) = parameters(cmdline);
+    let named = found
+        .iter()
+        .filter(|found| is_named(found, name.as_bytes()));
+    named
+        .filter_map(|found| found.value.and_then(to_bool))
+        .next_back()
+}
+
 #[cfg(test)]
 mod tests;

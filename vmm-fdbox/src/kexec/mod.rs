@@ -5,6 +5,7 @@ mod file;
 pub(crate) mod host;
 mod image;
 mod image_error;
+mod luo;
 mod next;
 pub(crate) mod signature;
 mod takeover;

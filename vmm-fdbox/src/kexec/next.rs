@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::host::{self, Handover};
 use super::image::BzImage;
 use super::takeover::TakeOver;
-use super::{KexecError, cmdline, file, signature};
+use super::{KexecError, cmdline, file, luo, signature};
 use crate::error::Chain;
 use crate::facts::{HostRoot, module};
 use crate::finding::Finding;
@@ -107,6 +107,15 @@ impl NextFiles<'_> {
             // Already reported by `check`, or the architecture's images declare nothing.
             _ => Vec::new(),
         }
+    }
+}
+
+impl NextFiles<'_> {
+    /// Like [`check_kinds`](Self::check_kinds), for what LUO keeps.
+    pub(crate) fn check_luo(&self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+        let image = read_image(self.kernel).ok().flatten();
+        let root = HostRoot::default();
+        luo::check(&root, self.kernel, image.as_ref(), self.cmdline, kinds)
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::control::{Features, Info};
 use crate::finding::Finding;
+use crate::keeper::Home;
 use crate::kind::Kind;
 use crate::name::BoxName;
 use crate::update::{Destination, Event, Limits, Step, Stopped};
@@ -36,6 +37,9 @@ pub struct Module {
     pub handover_version: u32,
     /// [`Features::bits`].
     pub features: u64,
+    /// [`Info::home`].
+    #[serde(default, skip_serializing_if = "Home::is_fdbox")]
+    pub home: Home,
 }
 
 impl From<Info> for Module {
@@ -44,6 +48,7 @@ impl From<Info> for Module {
             uapi_version: info.uapi_version,
             handover_version: info.handover_version,
             features: info.features.bits(),
+            home: info.home,
         }
     }
 }
@@ -54,6 +59,7 @@ impl From<Module> for Info {
             uapi_version: module.uapi_version,
             handover_version: module.handover_version,
             features: Features::from_bits(module.features),
+            home: module.home,
             ..Self::default()
         }
     }

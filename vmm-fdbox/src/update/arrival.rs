@@ -270,6 +270,12 @@ impl<S: BoxStore> Arrival<S> {
         self.contents.untaken().cloned().collect()
     }
 
+    /// Whether the old VMM put it in: not every home keeps every kind of file.
+    #[must_use]
+    pub fn has(&self, name: &FdName) -> bool {
+        self.contents.has(name)
+    }
+
     /// Takes a descriptor out. The box keeps it until [`Resumed::finish`], so that a program that
     /// is killed before the commit leaves everything for another try.
     ///

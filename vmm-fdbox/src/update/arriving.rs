@@ -48,6 +48,12 @@ impl<S: BoxStore> Arriving<S> {
         })
     }
 
+    /// As [`Arrival::has`].
+    #[must_use]
+    pub fn has(&self, name: &FdName) -> bool {
+        self.contents.has(name)
+    }
+
     /// Like [`Arrival::take`].
     ///
     /// # Errors

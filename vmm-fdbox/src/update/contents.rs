@@ -86,6 +86,11 @@ impl<S: BoxStore> Contents<S> {
         self.seals |= self.hold == Hold::Exclusive;
     }
 
+    /// Whether it was in the box when that was opened.
+    pub(super) fn has(&self, name: &FdName) -> bool {
+        self.listed.iter().any(|info| info.name == *name)
+    }
+
     pub(super) fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
         let fd = self.opened(name)?.get_and_keep(name)?;
         self.taken.push(name.clone());

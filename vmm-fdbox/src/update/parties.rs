@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::deadline::Deadline;
 use crate::finding::Finding;
 use crate::frame::FrameWriter;
+use crate::keeper::Home;
 use crate::kexec::{self, KexecError, KexecImage, NextFiles};
 use crate::kind::Kind;
 use crate::name::FdName;
@@ -202,6 +203,7 @@ pub struct KexecHost {
     next: NextKernel,
     image: Option<KexecImage>,
     assumes_patches: bool,
+    home: Home,
 }
 
 impl KexecHost {
@@ -212,6 +214,7 @@ impl KexecHost {
             next,
             image: None,
             assumes_patches: false,
+            home: Home::default(),
         }
     }
 
@@ -224,6 +227,12 @@ impl KexecHost {
             assumes_patches,
             ..self
         }
+    }
+
+    /// What keeps the boxes: the next kernel has to be one that takes them over. Default: the module.
+    #[must_use]
+    pub fn from_home(self, home: Home) -> Self {
+        Self { home, ..self }
     }
 
     fn load_image(&self) -> Result<KexecImage, KexecError> {
@@ -247,6 +256,7 @@ impl Host for KexecHost {
 
     fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
         match self.next.files() {
+            Some(files) if self.home == Home::Luo => files.check_luo(kinds),
             Some(files) => files.check_kinds(kinds, self.assumes_patches),
             None => kexec::check_loaded_kinds(kinds),
         }

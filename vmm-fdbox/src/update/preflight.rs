@@ -10,6 +10,7 @@ use super::step::Step;
 use super::watch::{Event, Observer};
 use crate::abi::FDBOX_UAPI_VERSION;
 use crate::finding::Finding;
+use crate::keeper::Home;
 use crate::kind::Kind;
 use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, sealed_kinds};
@@ -65,7 +66,13 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
                 "load the module and boot the kernel that this VMM came with",
             ));
         }
-        if self.host.leaves_kernel() && !info.features.kho() {
+        if self.host.leaves_kernel() && info.home == Home::Holder {
+            findings.push(Finding::blocker(
+                "The holder of boxes",
+                "it ends with this kernel, and so would the guest",
+                "take --home luo or fdbox for a kexec",
+            ));
+        } else if self.host.leaves_kernel() && !info.features.kho() {
             findings.push(Finding::blocker(
                 "KHO",
                 "it is off, and a box would not reach the next kernel",

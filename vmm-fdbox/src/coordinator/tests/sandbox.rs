@@ -9,13 +9,20 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 
 use super::new_vmm::{NewVmm, new_vmm};
 use super::world::{LONG, Script, box_name, limits, old_vmm, remote};
+use crate::claim::Hold;
+use crate::control::Info;
 use crate::coordinator::{Boxes, Child, RemoteArriving};
 use crate::fake::{FakeHost, FakeStore, HostCall};
 use crate::finding::Finding;
+use crate::keeper::Keeper;
 use crate::member::{Arrive, Lent};
+use crate::name::FdName;
+use crate::passed::PassedBox;
 use crate::sandbox::{
-    ARRIVING_SYSCALLS, COORDINATOR_SYSCALLS, KEXEC_SYSCALLS, LEAVING_SYSCALLS, Syscall,
+    ARRIVING_SYSCALLS, COORDINATOR_SYSCALLS, KEEPER_BOX_SYSCALLS, KEXEC_SYSCALLS, LEAVING_SYSCALLS,
+    Syscall,
 };
+use crate::store::BoxStore;
 use crate::update::{
     Destination, ExitStatus, Fleet, FleetPlan, Host, KexecHost, Member, NextKernel,
 };
@@ -149,6 +156,27 @@ fn coordinate() {
     let _ = vmm.thread.join().unwrap();
 }
 
+/// Uses a box of a keeper's by its descriptor, as a VMM does.
+fn use_a_keepers_box() {
+    let keeper = Keeper::holder().unwrap();
+    let control = keeper.connect().unwrap();
+    control.create(&box_name()).unwrap();
+    let fd = control.descriptor(&box_name()).unwrap();
+    let memory = control.descriptor(&box_name()).unwrap();
+    std::thread::spawn(move || {
+        confine(KEEPER_BOX_SYSCALLS);
+        let passed = PassedBox::new(box_name(), Info::default(), fd).unwrap();
+        let _claim = passed.claim(&box_name(), Hold::Shared).unwrap();
+        let open = passed.create(&box_name()).unwrap();
+        // It is no memory.
+        let name = FdName::new("memory").unwrap();
+        assert!(open.put(&name, memory).is_err());
+        open.seal().unwrap().unseal().unwrap();
+    })
+    .join()
+    .unwrap();
+}
+
 /// Only calls that change nothing: the test must not leave this host.
 fn ask_the_host() -> Vec<Finding> {
     let mut host = KexecHost::new(NextKernel::Files {
@@ -170,6 +198,7 @@ fn child() {
         Some("leaving") => leave(),
         Some("arriving") => arrive(),
         Some("coordinating") => coordinate(),
+        Some("keeping") => use_a_keepers_box(),
         Some("kexec") => assert!(!ask_the_host().is_empty()),
         _ => {}
     }
@@ -209,6 +238,11 @@ fn an_arriving_vmm_calls_what_is_listed_and_nothing_else() {
 #[test]
 fn a_coordinator_calls_what_is_listed_and_nothing_else() {
     check("coordinating", COORDINATOR_SYSCALLS, &[]);
+}
+
+#[test]
+fn who_uses_a_keepers_box_calls_what_is_listed_and_nothing_else() {
+    check("keeping", KEEPER_BOX_SYSCALLS, &["shutdown"]);
 }
 
 /// Loading a kernel and jumping is traced by examples/pages in the lab.

@@ -1,0 +1,269 @@
+//! A box that a keeper holds, with the module's errnos.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+use rustix::io::Errno;
+
+use super::backing::{Backing, Kept};
+use super::luo::Incoming;
+use super::packet;
+use crate::abi;
+use crate::claim::Hold;
+use crate::coordinator::Owner;
+use crate::name::{BoxName, FdName};
+
+/// The most descriptors in one box.
+pub(super) const MAX_FDS: usize = 256;
+
+/// The kind of a memfd.
+pub(super) const MEMFD: &str = "keeper,memfd-v1";
+/// A kind that this library does not know, and whoever is behind the keeper does.
+pub(super) const OTHER: &str = "keeper,file-v1";
+
+/// This end of a connection over which a box is used.
+pub(super) type Connection = Arc<OwnedFd>;
+
+/// That a descriptor of the last kernel is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) errno: Errno,
+    pub(super) message: &'static str,
+}
+
+/// A descriptor in a box.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: FdName,
+    pub(super) kind: String,
+    pub(super) file: Result<OwnedFd, Lost>,
+}
+
+impl Entry {
+    /// Memory that it holds, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        let stat = self.file.as_ref().ok().and_then(|fd| fstat(fd).ok());
+        stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+    }
+
+    pub(super) fn state(&self) -> u32 {
+        match self.file {
+            Ok(_) => abi::FDBOX_FD_LIVE,
+            Err(_) => abi::FDBOX_FD_INCOMING,
+        }
+    }
+}
+
+/// Which descriptor kept a box from being sealed, and why.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) errno: Errno,
+    /// `None`: the box as a whole.
+    pub(super) name: Option<FdName>,
+    pub(super) reason: u32,
+    pub(super) message: String,
+}
+
+/// What is in a box, and who works on it.
+#[derive(Debug)]
+pub(super) struct Content {
+    entries: Vec<Entry>,
+    /// What the last kernel left, until somebody looks.
+    incoming: Option<Incoming>,
+    is_sealed: bool,
+    /// Who was told that it is deleted finds out by [`Errno::NODEV`].
+    is_deleted: bool,
+    /// What holds it for the next kernel, while it is sealed.
+    kept: Option<Kept>,
+    claims: Vec<(Connection, Hold)>,
+}
+
+impl Content {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            incoming: None,
+            is_sealed: false,
+            is_deleted: false,
+            kept: None,
+            claims: Vec::new(),
+        }
+    }
+
+    /// A box of the last kernel.
+    pub(super) fn incoming(incoming: Incoming) -> Self {
+        Self {
+            incoming: Some(incoming),
+            is_sealed: true,
+            ..Self::new()
+        }
+    }
+
+    /// Restores what the last kernel left.
+    pub(super) fn arrive(&mut self) {
+        if let Some(incoming) = self.incoming.take() {
+            self.entries = incoming.take_all();
+        }
+    }
+
+    fn exists(&self) -> Result<(), Errno> {
+        if self.is_deleted {
+            Err(Errno::NODEV)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn must_be_open(&self) -> Result<(), Errno> {
+        self.exists()?;
+        if self.is_sealed {
+            Err(Errno::BUSY)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn is_sealed(&self) -> Result<bool, Errno> {
+        self.exists().map(|()| self.is_sealed)
+    }
+
+    pub(super) fn entries(&self) -> Result<&[Entry], Errno> {
+        self.exists().map(|()| &self.entries[..])
+    }
+
+    pub(super) fn delete(&mut self) -> Result<(), Errno> {
+        self.must_be_open()?;
+        self.is_deleted = true;
+        self.entries.clear();
+        Ok(())
+    }
+
+    /// Whether a descriptor can be put in, and as which kind.
+    pub(super) fn takes(
+        &self,
+        name: &FdName,
+        fd: BorrowedFd<'_>,
+        backing: &Backing,
+    ) -> Result<&'static str, Errno> {
+        self.must_be_open()?;
+        if self.entries.iter().any(|entry| entry.name == *name) {
+            return Err(Errno::EXIST);
+        }
+        if self.entries.len() >= MAX_FDS {
+            return Err(Errno::NOSPC);
+        }
+        if is_memfd(fd) {
+            return Ok(MEMFD);
+        }
+        backing.takes(fd).map(|()| OTHER)
+    }
+
+    /// Puts in what the box [takes](Self::takes).
+    pub(super) fn put(&mut self, name: FdName, fd: OwnedFd, kind: &'static str) {
+        self.entries.push(Entry {
+            name,
+            kind: kind.to_owned(),
+            file: Ok(fd),
+        });
+    }
+
+    /// Where a descriptor is, and the descriptor.
+    pub(super) fn find(&self, name: &FdName) -> Result<(usize, BorrowedFd<'_>), Errno> {
+        self.must_be_open()?;
+        let mut entries = self.entries.iter().enumerate();
+        let (at, entry) = entries
+            .find(|(_, entry)| entry.name == *name)
+            .ok_or(Errno::NOENT)?;
+        match &entry.file {
+            Ok(fd) => Ok((at, fd.as_fd())),
+            Err(lost) => Err(lost.errno),
+        }
+    }
+
+    pub(super) fn remove(&mut self, at: usize) {
+        self.entries.remove(at);
+    }
+
+    pub(super) fn seal(
+        &mut self,
+        held: (&BoxName, Owner),
+        backing: &Backing,
+    ) -> Result<(), Refusal> {
+        let refused = |errno| Refusal {
+            errno,
+            name: None,
+            reason: abi::FDBOX_REASON_OTHER,
+            message: String::new(),
+        };
+        self.must_be_open().map_err(refused)?;
+        self.kept = backing.keep(held, &self.entries)?;
+        self.is_sealed = true;
+        Ok(())
+    }
+
+    /// Has what is sealed be where the next kernel finds it, also if it came from the last one.
+    pub(super) fn make_ready(
+        &mut self,
+        held: (&BoxName, Owner),
+        backing: &Backing,
+    ) -> Result<(), Refusal> {
+        if self.is_sealed && self.kept.is_none() {
+            self.kept = backing.keep(held, &self.entries)?;
+        }
+        Ok(())
+    }
+
+    fn must_be_sealed(&self) -> Result<(), Errno> {
+        self.exists()?;
+        if self.is_sealed {
+            Ok(())
+        } else {
+            Err(Errno::INVAL)
+        }
+    }
+
+    pub(super) fn unseal(&mut self) -> Result<(), Errno> {
+        self.must_be_sealed()?;
+        if self.lost().next().is_some() {
+            return Err(Errno::NODATA);
+        }
+        self.salvage()
+    }
+
+    pub(super) fn salvage(&mut self) -> Result<(), Errno> {
+        self.must_be_sealed()?;
+        self.kept = None;
+        self.is_sealed = false;
+        Ok(())
+    }
+
+    /// Where in the box what is lost is, and why.
+    pub(super) fn lost(&self) -> impl Iterator<Item = (usize, &Entry, Lost)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(at, entry)| Some((at, entry, *entry.file.as_ref().err()?)))
+    }
+
+    /// A claim goes with its connection; whether that was closed is asked, since this end hears of it later.
+    pub(super) fn claim(&mut self, who: &Connection, hold: Hold) -> Result<(), Errno> {
+        self.exists()?;
+        self.claims
+            .retain(|(other, _)| !Arc::ptr_eq(other, who) && !packet::is_closed(other));
+        let both_share = |other: Hold| (hold, other) == (Hold::Shared, Hold::Shared);
+        if self.claims.iter().any(|(_, other)| !both_share(*other)) {
+            return Err(Errno::AGAIN);
+        }
+        self.claims.push((who.clone(), hold));
+        Ok(())
+    }
+
+    /// A connection is closed.
+    pub(super) fn leave(&mut self, who: &Connection) {
+        self.claims.retain(|(other, _)| !Arc::ptr_eq(other, who));
+    }
+}
+
+/// Whether it is memory of shmem's or hugetlbfs's: nothing else has seals.
+fn is_memfd(fd: BorrowedFd<'_>) -> bool {
+    fcntl_get_seals(fd).is_ok_and(|_: SealFlags| true)
+}

@@ -1,0 +1,186 @@
+//! Boxes on a kernel without the module: a process of one's own keeps them.
+//!
+//! A keeper answers on sockets what the module answers on nodes, with the same errnos; a descriptor of one box is a
+//! socket that is bound to it, and whoever has it may use the box. What is behind it is the box's *home*:
+//!
+//! - [`Home::Holder`], nobody: the descriptors stay open in the keeper. That is enough for another VMM in the same
+//!   kernel.
+//! - [`Home::Luo`], the kernel's Live Update Orchestrator: a sealed box is a session of it and reaches the next kernel,
+//!   with what LUO can keep. The keeper has to live until the jump, and one of the next kernel takes the boxes.
+//!
+//! ```
+//! use vmm_fdbox::keeper::Keeper;
+//! use vmm_fdbox::{BoxName, FdName, Home};
+//!
+//! let keeper = Keeper::holder()?;
+//! let control = keeper.connect()?;
+//! assert_eq!(control.home(), Home::Holder);
+//! let open = control.create(&BoxName::new("vm0")?)?;
+//! let ram = rustix::fs::memfd_create("ram", rustix::fs::MemfdFlags::CLOEXEC)?;
+//! open.put(&FdName::new("ram")?, ram)?;
+//! assert!(open.seal()?.unseal()?.get(&FdName::new("ram")?).is_ok());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod all_boxes;
+mod backing;
+pub(crate) mod client;
+mod content;
+mod directory;
+mod held;
+mod luo;
+mod one_box;
+mod packet;
+mod server;
+mod wire;
+
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
+
+use self::backing::Backing;
+use self::luo::Luo;
+use self::server::Shared;
+use self::wire::{HOME_HOLDER, HOME_LUO};
+use crate::control::Control;
+use crate::error::{BoxError, Operation};
+
+pub(crate) use self::packet::is_packet_socket;
+pub use self::wire::VERSION;
+
+/// How many may wait to be connected to.
+const BACKLOG: i32 = 64;
+
+/// What keeps boxes.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Home {
+    /// The module.
+    #[default]
+    Fdbox,
+    /// The kernel's Live Update Orchestrator, through a keeper.
+    Luo,
+    /// A keeper alone.
+    Holder,
+}
+
+impl Home {
+    pub(crate) fn of_wire(number: u32) -> Option<Self> {
+        match number {
+            HOME_HOLDER => Some(Self::Holder),
+            HOME_LUO => Some(Self::Luo),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the module's, as it is where nothing else is said.
+    pub(crate) fn is_fdbox(&self) -> bool {
+        *self == Self::Fdbox
+    }
+
+    /// Who answers for it.
+    pub(crate) fn keeper(self) -> &'static str {
+        match self {
+            Self::Fdbox => "the fdbox module",
+            Self::Luo | Self::Holder => "the keeper",
+        }
+    }
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fdbox => "fdbox",
+            Self::Luo => "luo",
+            Self::Holder => "holder",
+        })
+    }
+}
+
+/// Why there is no keeper.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeeperError {
+    /// LUO's node cannot be opened.
+    #[error("Cannot open {}: {}", luo::DEVICE, luo::why_not_open(*.0))]
+    OpenLuo(Errno),
+    /// LUO does not keep memory.
+    #[error("LUO of this kernel keeps no memfds: {0}")]
+    NoMemfd(Errno),
+    /// A system call.
+    #[error("Cannot start a keeper: {0}")]
+    System(Errno),
+}
+
+/// A keeper in this process. Its threads serve whoever is connected until they close their sockets, also after this is
+/// dropped.
+#[derive(Debug)]
+pub struct Keeper(Arc<Shared>);
+
+impl Keeper {
+    /// One with nobody behind it.
+    ///
+    /// # Errors
+    /// [`KeeperError::System`].
+    pub fn holder() -> Result<Self, KeeperError> {
+        Self::new(Backing::Nobody)
+    }
+
+    fn new(backing: Backing) -> Result<Self, KeeperError> {
+        let shared = Shared::new(backing).map_err(KeeperError::System)?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// One with LUO behind it, and with the boxes that the last kernel left to LUO.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn luo() -> Result<Self, KeeperError> {
+        Self::new(Backing::Luo(Luo::open()?))
+    }
+
+    /// A socket for [`serve`](Self::serve), which takes the place of what is at the path.
+    ///
+    /// # Errors
+    /// Such as ENOENT, there is no such directory.
+    pub fn listen(path: &Path) -> Result<OwnedFd, Errno> {
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        match rustix::fs::unlink(path) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket)
+    }
+
+    /// Serves whoever connects to the socket. It returns when somebody was connected, nobody is any more, and there is
+    /// no box.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn serve(&self, listener: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.0.accept(listener)
+    }
+
+    /// Connects to it from this process.
+    ///
+    /// # Errors
+    /// EMFILE, ENOMEM.
+    pub fn connect(&self) -> Result<Control, BoxError> {
+        let error = |errno| BoxError::new(Operation::Connect, "the keeper", errno);
+        Control::of_keeper(self.0.connect().map_err(error)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

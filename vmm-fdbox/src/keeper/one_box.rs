@@ -1,0 +1,139 @@
+//! What whoever has a box's socket can do with the box.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::backing::Backing;
+use super::content::{Connection, Content, Refusal};
+use super::held::Held;
+use super::server::Answer;
+use super::wire::{Command, HOLD_EXCLUSIVE, HOLD_SHARED, Reply, Request, text_into};
+use crate::abi;
+use crate::claim::Hold;
+use crate::name::FdName;
+
+/// A box that somebody uses.
+pub(super) struct Used<'a> {
+    pub(super) held: &'a Held,
+    pub(super) by: &'a Connection,
+    pub(super) backing: &'a Backing,
+}
+
+impl Used<'_> {
+    pub(super) fn serve(
+        &self,
+        content: &mut Content,
+        request: &Request,
+        put: Option<OwnedFd>,
+        answer: &Answer<'_>,
+    ) {
+        let name = FdName::from_kernel(&request.name).map_err(|_| Errno::INVAL);
+        let cursor = usize::try_from(request.number).unwrap_or(usize::MAX);
+        match request.command {
+            Command::State => answer.reply_with(state(content, answer)),
+            Command::Put => answer.done_or(name, |name| self.put(content, name, put, answer)),
+            Command::Get => answer.done_or(name, |name| get(content, &name, false, answer)),
+            Command::Keep => answer.done_or(name, |name| get(content, &name, true, answer)),
+            Command::NextFd => answer.reply_with(next_fd(content, cursor, answer)),
+            Command::NextLost => answer.reply_with(next_lost(content, cursor, answer)),
+            Command::Seal => match self.seal(content) {
+                Ok(()) => answer.done(Ok(())),
+                Err(refusal) => answer.reply_with(Ok(refused(&refusal, answer))),
+            },
+            Command::Unseal => answer.done(content.unseal()),
+            Command::Salvage => answer.done(content.salvage()),
+            Command::Claim => {
+                let hold = hold_of(request.number);
+                answer.done(hold.and_then(|hold| content.claim(self.by, hold)));
+            }
+            _ => answer.done(Err(Errno::PERM)),
+        }
+    }
+
+    fn seal(&self, content: &mut Content) -> Result<(), Refusal> {
+        let held = (&self.held.name, self.held.owner());
+        content.seal(held, self.backing)
+    }
+
+    /// It is in the box when whoever asked knows, and else not.
+    fn put(
+        &self,
+        content: &mut Content,
+        name: FdName,
+        put: Option<OwnedFd>,
+        answer: &Answer<'_>,
+    ) -> Result<(), Errno> {
+        let fd = put.ok_or(Errno::BADF)?;
+        let kind = content.takes(&name, fd.as_fd(), self.backing)?;
+        if answer.send(&answer.reply(), None) {
+            content.put(name, fd, kind);
+        }
+        Ok(())
+    }
+}
+
+/// It is out of the box when whoever asked has it, and else not.
+fn get(content: &mut Content, name: &FdName, keep: bool, answer: &Answer<'_>) -> Result<(), Errno> {
+    let (at, fd) = content.find(name)?;
+    if answer.send(&answer.reply(), Some(fd)) && !keep {
+        content.remove(at);
+    }
+    Ok(())
+}
+
+fn hold_of(number: u64) -> Result<Hold, Errno> {
+    match number {
+        HOLD_SHARED => Ok(Hold::Shared),
+        HOLD_EXCLUSIVE => Ok(Hold::Exclusive),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn state(content: &Content, answer: &Answer<'_>) -> Result<Reply, Errno> {
+    let code = match content.is_sealed()? {
+        true => abi::FDBOX_STATE_SEALED,
+        false => abi::FDBOX_STATE_OPEN,
+    };
+    Ok(Reply {
+        code,
+        ..answer.reply()
+    })
+}
+
+fn next_fd(content: &Content, cursor: usize, answer: &Answer<'_>) -> Result<Reply, Errno> {
+    let entry = content.entries()?.get(cursor).ok_or(Errno::NOENT)?;
+    Ok(Reply {
+        code: entry.state(),
+        numbers: [cursor as u64 + 1, entry.bytes(), 0, 0],
+        name: entry.name.to_kernel(),
+        kind: text_into(&entry.kind),
+        ..answer.reply()
+    })
+}
+
+fn next_lost(content: &Content, cursor: usize, answer: &Answer<'_>) -> Result<Reply, Errno> {
+    content.entries()?;
+    let mut lost = content.lost().skip_while(|(at, _, _)| *at < cursor);
+    let (at, entry, lost) = lost.next().ok_or(Errno::NOENT)?;
+    let errno = u64::from(lost.errno.raw_os_error().unsigned_abs());
+    Ok(Reply {
+        code: abi::FDBOX_LOST_DATA,
+        numbers: [at as u64 + 1, errno, 0, 0],
+        name: entry.name.to_kernel(),
+        kind: text_into(&entry.kind),
+        message: text_into(lost.message),
+        ..answer.reply()
+    })
+}
+
+fn refused(refusal: &Refusal, answer: &Answer<'_>) -> Reply {
+    let name = refusal.name.as_ref().map(FdName::to_kernel);
+    Reply {
+        error: Some(refusal.errno),
+        code: refusal.reason,
+        name: name.unwrap_or([0; abi::FDBOX_NAME_LEN]),
+        message: text_into(&refusal.message),
+        ..answer.reply()
+    }
+}

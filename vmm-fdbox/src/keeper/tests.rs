@@ -1,0 +1,182 @@
+use std::os::fd::AsFd;
+use std::thread;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{RecvFlags, Shutdown, shutdown};
+
+use super::wire::{Command, REPLY_BYTES, Reply, Request, text_into};
+use super::*;
+use crate::control::Info;
+use crate::coordinator::Boxes;
+use crate::name::{BoxName, FdName};
+use crate::passed::PassedBox;
+use crate::store::BoxStore;
+use crate::{AnyBox, Hold};
+
+fn name() -> BoxName {
+    BoxName::new("vm0").unwrap()
+}
+
+fn fd_name() -> FdName {
+    FdName::new("ram").unwrap()
+}
+
+fn memfd() -> OwnedFd {
+    memfd_create("ram", MemfdFlags::CLOEXEC).unwrap()
+}
+
+/// A keeper, and a box with a memfd in it.
+fn with_box() -> (Keeper, Control) {
+    let keeper = Keeper::holder().unwrap();
+    let control = keeper.connect().unwrap();
+    let open = control.create(&name()).unwrap();
+    open.put(&fd_name(), memfd()).unwrap();
+    (keeper, control)
+}
+
+fn open_of(control: &Control) -> crate::OpenBox {
+    control.open_box(&name()).unwrap().into_open().unwrap()
+}
+
+#[test]
+fn a_box_that_is_passed_is_one_box_and_no_more() {
+    let (_keeper, control) = with_box();
+    let fd = control.descriptor(&name()).unwrap();
+    let passed = PassedBox::new(name(), Info::default(), fd).unwrap();
+    assert_eq!(passed.boxes().unwrap()[0].fds, 1);
+    // Whoever has it cannot make or delete boxes.
+    let socket = control.descriptor(&name()).unwrap();
+    let made = client::create_box(socket.as_fd(), BoxName::new("vm1").unwrap().to_kernel());
+    assert_eq!(made, Err(Errno::PERM));
+    let deleted = client::delete_box(socket.as_fd(), name().to_kernel());
+    assert_eq!(deleted, Err(Errno::PERM));
+    let AnyBox::Open(open) = passed.open_box(&name()).unwrap() else {
+        panic!("sealed")
+    };
+    open.get(&fd_name()).unwrap();
+    control.delete(&name()).unwrap();
+    assert_eq!(open.fds().unwrap_err().errno(), Errno::NODEV);
+}
+
+#[test]
+fn a_claim_is_the_descriptors_that_was_passed() {
+    let (_keeper, control) = with_box();
+    let fd = control.descriptor(&name()).unwrap();
+    let passed = PassedBox::new(name(), Info::default(), fd).unwrap();
+    let claim = passed.claim(&name(), Hold::Exclusive).unwrap();
+    let other = control.claim(&name(), Hold::Shared);
+    assert_eq!(other.unwrap_err().errno(), Errno::AGAIN);
+    // By the same descriptor it can be taken again.
+    drop(passed.claim(&name(), Hold::Exclusive).unwrap());
+    drop(claim);
+}
+
+#[test]
+fn many_can_ask_by_one_descriptor_at_once() {
+    let (_keeper, control) = with_box();
+    let open = open_of(&control);
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let open = &open;
+            scope.spawn(move || {
+                let name = FdName::new(format!("fd-{thread}")).unwrap();
+                for _ in 0..50 {
+                    open.put(&name, memfd()).unwrap();
+                    open.get(&name).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(open.fds().unwrap().len(), 1);
+}
+
+/// Asks without waiting for the answer, and says that it will never be read.
+fn ask_and_leave(socket: &OwnedFd, request: &Request, put: Option<&OwnedFd>) {
+    let (ours, theirs) = packet::pair().unwrap();
+    shutdown(&ours, Shutdown::Read).unwrap();
+    let fds: Vec<_> = std::iter::once(theirs.as_fd())
+        .chain(put.map(AsFd::as_fd))
+        .collect();
+    packet::send(socket.as_fd(), &request.encode(), &fds).unwrap();
+}
+
+#[test]
+fn what_nobody_hears_of_is_not_done() {
+    let (_keeper, control) = with_box();
+    let socket = control.descriptor(&name()).unwrap();
+    let get = Request::new(Command::Get).name(fd_name().to_kernel());
+    ask_and_leave(&socket, &get, None);
+    let put = Request::new(Command::Put).name(text_into("other"));
+    ask_and_leave(&socket, &put, Some(&memfd()));
+    // The same connection is served in order.
+    let listed = client::next_fd(socket.as_fd(), 0).unwrap().unwrap();
+    assert_eq!(listed.name, fd_name().to_kernel());
+    assert!(client::next_fd(socket.as_fd(), 1).unwrap().is_none());
+}
+
+#[test]
+fn nonsense_is_dropped_and_the_next_request_is_served() {
+    let (_keeper, control) = with_box();
+    let socket = control.descriptor(&name()).unwrap();
+    let whole = Request::new(Command::State).encode();
+    let long = vec![7; 1 << 12];
+    for bytes in [&whole[..], &whole[..9], &long[..], &[7; 272]] {
+        // Without a socket to answer on, and with one.
+        packet::send(socket.as_fd(), bytes, &[]).unwrap();
+        let (ours, theirs) = packet::pair().unwrap();
+        packet::send(socket.as_fd(), bytes, &[theirs.as_fd()]).unwrap();
+        drop(theirs);
+        let got = packet::receive(ours.as_fd(), REPLY_BYTES, RecvFlags::empty()).unwrap();
+        let answered = got.map(|packet| Reply::decode(&packet.bytes).unwrap().error);
+        assert_eq!(answered, (bytes == whole).then_some(None));
+    }
+    // An answer does not go to what is no socket for it, and nothing is put by a command that puts nothing.
+    packet::send(socket.as_fd(), &whole, &[memfd().as_fd()]).unwrap();
+    let (_ours, theirs) = packet::pair().unwrap();
+    packet::send(socket.as_fd(), &whole, &[theirs.as_fd(), memfd().as_fd()]).unwrap();
+    assert_eq!(client::is_sealed(socket.as_fd()), Ok(false));
+}
+
+#[test]
+fn a_keeper_that_is_gone_is_an_error_that_says_so() {
+    let (ours, theirs) = packet::pair().unwrap();
+    drop(theirs);
+    let error = Control::of_keeper(ours).unwrap_err();
+    assert_eq!(error.errno(), Errno::PIPE);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keeper");
+    assert_eq!(Control::connect(&path).unwrap_err().errno(), Errno::NOENT);
+    // What a keeper left that is no more.
+    drop(Keeper::listen(&path).unwrap());
+    assert_eq!(Control::connect(&path).unwrap_err().errno(), Errno::PIPE);
+}
+
+#[test]
+fn whoever_connects_to_its_socket_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keeper");
+    let listener = Keeper::listen(&path).unwrap();
+    let keeper = thread::spawn(move || Keeper::holder().unwrap().serve(listener.as_fd()));
+    let control = Control::connect(&path).unwrap();
+    control.create(&name()).unwrap();
+    drop(control);
+    // As long as there is a box it stays.
+    let other = Control::connect(&path).unwrap();
+    assert_eq!(other.boxes().unwrap()[0].name, name());
+    other.delete(&name()).unwrap();
+    drop(other);
+    keeper.join().unwrap().unwrap();
+}
+
+#[test]
+fn there_is_an_end_to_what_a_keeper_takes() {
+    let (_keeper, control) = with_box();
+    let open = open_of(&control);
+    let fill = (1..=content::MAX_FDS).map(|at| {
+        let name = FdName::new(at.to_string()).unwrap();
+        open.put(&name, memfd())
+            .map_err(|refused| refused.error.errno())
+    });
+    let first = fill.enumerate().find(|(_, done)| done.is_err());
+    assert_eq!(first, Some((content::MAX_FDS - 1, Err(Errno::NOSPC))));
+}
