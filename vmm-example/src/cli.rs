@@ -17,6 +17,7 @@ mod cpu;
 mod devices;
 #[cfg(test)]
 mod dist;
+mod home;
 mod life;
 mod member;
 mod ops;
@@ -26,6 +27,7 @@ pub(crate) use ask::{ApiArgs, CheckStateArgs, DoctorArgs, ShutdownArgs, StatusAr
 pub(crate) use config::expand;
 pub(crate) use cpu::{CpuidArgs, ForceCpuArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
+pub(crate) use home::{HomeArg, HomeArgs, KeeperArgs};
 pub(crate) use life::LifeArgs;
 pub(crate) use member::MemberArgs;
 pub(crate) use ops::{
@@ -118,6 +120,7 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     #[command(hide = true)]
     Member(MemberArgs),
+    Keeper(KeeperArgs),
     CheckState(CheckStateArgs),
     Status(StatusArgs),
     Doctor(DoctorArgs),
@@ -272,6 +275,8 @@ pub(crate) struct LiveUpdateArgs {
           conflicts_with = "all")]
     pub(crate) box_name: Option<BoxName>,
     #[command(flatten)]
+    pub(crate) home: HomeArgs,
+    #[command(flatten)]
     pub(crate) force: ForceCpuArgs,
     /// Only check: change nothing.
     #[arg(long)]
@@ -302,6 +307,8 @@ pub(crate) struct ResumeArgs {
     #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name,
           required_unless_present = "all")]
     pub(crate) box_name: Option<BoxName>,
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
     #[command(flatten)]
     pub(crate) all: ResumeAllArgs,
     /// The Unix socket to listen on for the other commands.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::HomeArgs;
 use crate::service::api::protocol::ShutdownRequest;
 use crate::service::power::SHUTDOWN_LIMIT;
 
@@ -35,6 +36,8 @@ pub(crate) struct StatusArgs {
     /// The API socket of a guest's VMM. Without it, show the boxes and their contents.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use vmm_fdbox::BoxName;
 use vmm_fdbox::update::NotReady;
 
-use super::CpuidArgs;
+use super::{CpuidArgs, HomeArgs};
 
 /// The default directory for the API sockets of a host's guests.
 pub(crate) const RUN_DIR: &str = "/run/vmm-example";
@@ -54,6 +54,8 @@ pub(crate) struct DiscardArgs {
     /// The box, as `status` shows it.
     #[arg(long = "box", value_name = "NAME", value_parser = super::parse_box_name)]
     pub(crate) box_name: BoxName,
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
     /// Really lose its contents.
     #[arg(long)]
     pub(crate) yes: bool,

@@ -2,13 +2,14 @@
 
 use anyhow::{Context, bail};
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{AnyBox, BoxName, BoxStore, Control, Hold, LostFd, OpenFdBox, SealedFdBox};
+use vmm_fdbox::{AnyBox, BoxName, BoxStore, Hold, LostFd, OpenFdBox, SealedFdBox};
 
+use super::keeper;
 use crate::cli::DiscardArgs;
 use crate::error::say;
 
 pub(super) fn discard(args: &DiscardArgs) -> anyhow::Result<ExitStatus> {
-    let store = Control::open()?;
+    let store = keeper::open(&args.home, true)?;
     for lost in discard_from(&store, &args.box_name, args.yes)? {
         say(&format!(
             "{}: could not have been taken out: {lost}",

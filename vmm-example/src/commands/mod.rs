@@ -6,6 +6,7 @@ mod control;
 mod discard;
 mod doctor;
 pub(crate) mod interrupt;
+mod keeper;
 mod live_update;
 mod manual;
 mod member;
@@ -31,6 +32,7 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Run(args) => run::run(&args),
         Command::LiveUpdate(args) => live_update::live_update(args),
         Command::Resume(args) => resume::resume(&args),
+        Command::Keeper(args) => keeper::keeper(&args),
         Command::Member(args) => member::member(&args),
         Command::CheckState(args) => check_state::check_state(&args),
         Command::Status(args) => status::status(&args),

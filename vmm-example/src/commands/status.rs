@@ -6,9 +6,10 @@ use anyhow::bail;
 use serde::Serialize;
 use vmm_fdbox::update::ExitStatus;
 use vmm_fdbox::{
-    AnyBox, BoxInfo, BoxStore, Control, Dependency, FdInfo, OpenFdBox, SealedFdBox, dependencies,
+    AnyBox, BoxInfo, BoxStore, Dependency, FdInfo, Home, OpenFdBox, SealedFdBox, dependencies,
 };
 
+use super::keeper;
 use crate::cli::StatusArgs;
 use crate::error::print;
 use crate::service::api::Client;
@@ -18,6 +19,8 @@ use crate::service::api::protocol::{GuestStatus, Reply, Request};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct BoxStatus {
     name: String,
+    /// What keeps it.
+    home: Home,
     state: &'static str,
     fds: Vec<FdStatus>,
 }
@@ -55,7 +58,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitStatus> {
         };
         show(args.json, &guest, || describe_guest(&guest))?;
     } else {
-        let boxes = list(&Control::open()?)?;
+        let boxes = list(&keeper::open(&args.home, true)?)?;
         if args.dot {
             print(&dot::graph(&boxes))?;
             return Ok(ExitStatus::Done);
@@ -75,11 +78,12 @@ fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> a
 }
 
 fn list<S: BoxStore>(store: &S) -> anyhow::Result<Vec<BoxStatus>> {
-    let boxes = store.boxes()?;
-    boxes.into_iter().map(|info| one_box(store, info)).collect()
+    let (boxes, home) = (store.boxes()?, store.info()?.home);
+    let boxes = boxes.into_iter();
+    boxes.map(|info| one_box(store, info, home)).collect()
 }
 
-fn one_box<S: BoxStore>(store: &S, info: BoxInfo) -> anyhow::Result<BoxStatus> {
+fn one_box<S: BoxStore>(store: &S, info: BoxInfo, home: Home) -> anyhow::Result<BoxStatus> {
     let fds = match store.open_box(&info.name)? {
         AnyBox::Open(open) => open.fds()?,
         AnyBox::Sealed(sealed) => sealed.fds()?,
@@ -87,6 +91,7 @@ fn one_box<S: BoxStore>(store: &S, info: BoxInfo) -> anyhow::Result<BoxStatus> {
     let edges = dependencies(&fds);
     Ok(BoxStatus {
         name: info.name.to_string(),
+        home,
         state: if info.sealed { "sealed" } else { "open" },
         fds: fds.iter().map(|fd| FdStatus::new(fd, &edges)).collect(),
     })
@@ -144,7 +149,11 @@ fn describe_boxes(boxes: &[BoxStatus]) -> String {
     }
     let mut text = String::new();
     for one in boxes {
-        text += &format!("{} ({})\n", one.name, one.state);
+        let home = match one.home {
+            Home::Fdbox => String::new(),
+            home => format!(", kept by {home}"),
+        };
+        text += &format!("{} ({}{home})\n", one.name, one.state);
         for fd in &one.fds {
             let mib = fd.bytes as f64 / f64::from(1 << 20);
             text += &format!(
@@ -178,6 +187,7 @@ mod tests {
         };
         BoxStatus {
             name: "vm\"0".into(),
+            home: Home::Fdbox,
             state: "sealed",
             fds: vec![fd("iommufd", &[]), fd("vfio0", &["iommufd"])],
         }

@@ -56,6 +56,7 @@ impl Notice {
             EventKind::RollingBack => "rolling-back",
             EventKind::Problem => "problem",
             EventKind::Progress => "progress",
+            EventKind::Home => "home",
             EventKind::Other => "other",
         };
         Self {

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use vmm_fdbox::BoxName;
 use vmm_fdbox::facts::{HostRoot, PreviousKernel};
 use vmm_fdbox::timeline::Phase;
 use vmm_fdbox::update::Finished;
+use vmm_fdbox::{BoxName, Home};
 
 use crate::guest::machine::Machine;
 use crate::kvm::vcpu::RestoreNotes;
@@ -78,6 +78,9 @@ pub(crate) struct ResumeReport {
     result: String,
     #[serde(rename = "box")]
     box_name: String,
+    /// What kept it meanwhile. A VMM that knows of no homes had it from the module.
+    #[serde(default)]
+    home: Home,
     guest: String,
     ram_kind: MemoryKind,
     ram_mib: u64,
@@ -97,7 +100,7 @@ pub(crate) struct ResumeReport {
 
 impl ResumeReport {
     pub(crate) fn new(
-        name: &BoxName,
+        (name, home): (&BoxName, Home),
         host: HostReport,
         machine: &Machine,
         notes: &RestoreNotes,
@@ -108,6 +111,7 @@ impl ResumeReport {
         Self {
             result: "done".into(),
             box_name: name.to_string(),
+            home,
             guest: machine.name().into(),
             ram_kind: machine.ram().kind(),
             ram_mib: machine.ram().mib(),
@@ -192,6 +196,7 @@ mod tests {
         ResumeReport {
             result: "done".into(),
             box_name: "vm0".into(),
+            home: Home::Luo,
             guest: "vm0".into(),
             ram_kind: MemoryKind::GuestMemfd,
             ram_mib: 256,
@@ -224,6 +229,7 @@ mod tests {
         let json = serde_json::to_value(report()).unwrap();
         assert_eq!(json["result"], "done");
         assert_eq!(json["box"], "vm0");
+        assert_eq!(json["home"], "luo");
         assert_eq!(json["ram_kind"], "guest_memfd");
         assert_eq!(json["host"]["boot_id"], "abc");
         assert_eq!(json["host"]["release"], "7.3.4-b");

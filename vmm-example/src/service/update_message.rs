@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use vmm_fdbox::Finding;
 use vmm_fdbox::update::{Event, ExitStatus, Outcome, UpdateError};
+use vmm_fdbox::{Finding, Home};
 
 use crate::error::chain;
 
@@ -39,10 +39,21 @@ pub(crate) enum EventKind {
     RollingBack,
     Problem,
     Progress,
+    /// What keeps the guest meanwhile.
+    Home,
     Other,
 }
 
 impl UpdateEvent {
+    pub(crate) fn home(home: Home) -> Self {
+        Self {
+            ns: 0,
+            event: EventKind::Home,
+            step: None,
+            message: Some(home.to_string()),
+        }
+    }
+
     pub(crate) fn new(ns: u64, event: &Event) -> Self {
         let (event, step, message) = match event {
             Event::Warning(finding) => (EventKind::Warning, None, Some(finding.to_string())),
@@ -85,6 +96,7 @@ impl fmt::Display for UpdateEvent {
             EventKind::RollingBack => f.write_str("rolling back"),
             EventKind::Problem => write!(f, "problem: {message}"),
             EventKind::Progress => write!(f, "{step}: {message}"),
+            EventKind::Home => write!(f, "boxes are kept by {message}"),
             EventKind::Other => f.write_str(message),
         }
     }

@@ -88,7 +88,8 @@ impl LeavingVmm for LeavingGuest<'_> {
         let machine = self.vmm.machine();
         self.guest.position = join.position;
         self.guest.carried = join.to == Destination::Successor;
-        self.guest.kept = kept(&Info::from(join.module));
+        let info = Info::from(join.module);
+        (self.guest.kept, self.guest.keeps) = (kept(&info), info.features);
         if self.guest.carried {
             endpoints(self.vmm)?;
         }

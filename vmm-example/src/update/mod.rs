@@ -8,7 +8,7 @@ use vmm_fdbox::update::PartyError;
 
 use crate::error::chain;
 
-pub(crate) use moving::kinds;
+pub(crate) use moving::{in_box, kinds};
 
 /// The name of the VM in its box.
 pub(crate) const VM_FD: &str = "vm";

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::update::{Guest, NamedFd, PartyError};
-use vmm_fdbox::{Deadline, FdName, Finding, Info, Kind};
+use vmm_fdbox::{Deadline, FdName, Features, Finding, Info, Kind};
 
 use super::{MEMORY_FD, VM_FD, party_error};
 use crate::devices::vfio::Kept;
@@ -15,8 +15,8 @@ use crate::spec::MemoryKind;
 
 /// What an update needs of a machine.
 pub(crate) trait Movable {
-    /// Descriptors for the box, dependencies first.
-    fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError>;
+    /// Descriptors for the box, dependencies first, with the VM or without.
+    fn duplicate_fds(&self, vm: bool) -> Result<Vec<(&'static str, OwnedFd)>, MachineError>;
     /// Brings devices to rest, while the guest runs. `leaves`: the kernel is about to end.
     fn quiesce(&self, _deadline: Deadline, _leaves: bool) -> Result<(), MachineError> {
         Ok(())
@@ -55,12 +55,14 @@ pub(crate) trait Movable {
 }
 
 impl Movable for Machine {
-    fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError> {
+    fn duplicate_fds(&self, vm: bool) -> Result<Vec<(&'static str, OwnedFd)>, MachineError> {
+        let mut fds = Vec::new();
         // A guest_memfd belongs to its VM, so the VM goes first.
-        Ok(vec![
-            (VM_FD, self.vm().duplicate()?),
-            (MEMORY_FD, self.ram().duplicate()?),
-        ])
+        if vm {
+            fds.push((VM_FD, self.vm().duplicate()?));
+        }
+        fds.push((MEMORY_FD, self.ram().duplicate()?));
+        Ok(fds)
     }
 
     fn quiesce(&self, deadline: Deadline, leaves: bool) -> Result<(), MachineError> {
@@ -119,7 +121,16 @@ impl Movable for Machine {
     }
 }
 
-/// The kinds of the descriptors that a guest puts into its box.
+/// The kinds of descriptors that go into the box, out of `kinds`. A VM that cannot be kept stays,
+/// and the next VMM creates its own.
+pub(crate) fn in_box(mut kinds: BTreeSet<Kind>, keeps: Features) -> BTreeSet<Kind> {
+    if !keeps.kvm_vm() {
+        kinds.remove(&Kind::KvmVm);
+    }
+    kinds
+}
+
+/// The kinds of the descriptors that a guest could put into its box.
 pub(crate) fn kinds(memory: MemoryKind, has_host_devices: bool) -> BTreeSet<Kind> {
     let memory = match memory {
         MemoryKind::Memfd => Kind::Memfd,
@@ -151,6 +162,8 @@ pub(crate) struct Moving<'a, M> {
     pub(super) carried: bool,
     /// The kinds for passed-through devices that this kernel can keep in a box.
     pub(super) kept: Kept,
+    /// What of the guest itself can be in a box.
+    pub(super) keeps: Features,
 }
 
 impl<'a, M> Moving<'a, M> {
@@ -160,8 +173,21 @@ impl<'a, M> Moving<'a, M> {
             position: None,
             carried: false,
             kept: Kept::default(),
+            keeps: Features::default(),
         }
     }
+}
+
+/// Memory that is bound to its VM goes nowhere without.
+fn memory_finding(kinds: &BTreeSet<Kind>, keeps: Features) -> Option<Finding> {
+    let is_bound = kinds.contains(&Kind::GuestMemfd);
+    (is_bound && !keeps.guest_memfd()).then(|| {
+        Finding::blocker(
+            "The guest's memory",
+            "it is a guest_memfd, which what keeps the boxes here cannot keep",
+            "load fdbox.ko on a kernel with the patches, or run guests with --memory kind=memfd",
+        )
+    })
 }
 
 impl<M: Movable> Guest for Moving<'_, M> {
@@ -170,6 +196,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
         if !self.carried {
             findings.extend(self.machine.passthrough_findings(self.kept));
         }
+        findings.extend(memory_finding(&self.machine.kinds(), self.keeps));
         findings.extend(self.machine.try_save());
         if !self.machine.has_steady_tsc() {
             findings.push(Finding::warning(
@@ -182,11 +209,14 @@ impl<M: Movable> Guest for Moving<'_, M> {
     }
 
     fn kinds(&self) -> BTreeSet<Kind> {
-        self.machine.kinds()
+        in_box(self.machine.kinds(), self.keeps)
     }
 
     fn take_fds(&mut self) -> Result<Vec<NamedFd>, PartyError> {
-        let fds = self.machine.duplicate_fds().map_err(party_error)?;
+        let fds = self
+            .machine
+            .duplicate_fds(self.keeps.kvm_vm())
+            .map_err(party_error)?;
         let mut fds: Vec<_> = fds
             .into_iter()
             .map(|(name, fd)| (name.into(), fd))

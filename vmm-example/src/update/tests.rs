@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use vmm_fdbox::fake::{FakeHost, FakeStore, HostCall};
 use vmm_fdbox::statefd::SavedState;
 use vmm_fdbox::update::{Arrival, ExitStatus, Outcome, Plan, ResumePlan, STATE_FD, Session, Step};
-use vmm_fdbox::{BoxName, BoxStore, Clock, FdName, Finding, Info, Kind, OpenFdBox, SealedFdBox};
+use vmm_fdbox::{
+    BoxName, BoxStore, Clock, FdName, Features, Finding, Info, Kind, OpenFdBox, SealedFdBox, abi,
+};
 
 use super::moving::{Movable, Moving, kept};
 use super::*;
@@ -28,6 +30,8 @@ struct FakeMachine {
     ended: bool,
     /// Whether it has a passed-through device.
     passed: bool,
+    /// Its memory is no guest_memfd.
+    on_memfd: bool,
 }
 
 impl FakeMachine {
@@ -37,9 +41,11 @@ impl FakeMachine {
 }
 
 impl Movable for FakeMachine {
-    fn duplicate_fds(&self) -> Result<Vec<(&'static str, OwnedFd)>, MachineError> {
+    fn duplicate_fds(&self, vm: bool) -> Result<Vec<(&'static str, OwnedFd)>, MachineError> {
+        let names = [VM_FD, MEMORY_FD].into_iter();
+        let names = names.filter(|name| vm || *name != VM_FD);
         let file = || OwnedFd::from(tempfile::tempfile().unwrap());
-        Ok(vec![(VM_FD, file()), (MEMORY_FD, file())])
+        Ok(names.map(|name| (name, file())).collect())
     }
 
     fn park(&self) {
@@ -73,7 +79,11 @@ impl Movable for FakeMachine {
     }
 
     fn kinds(&self) -> BTreeSet<Kind> {
-        kinds(MemoryKind::GuestMemfd, self.passed)
+        let memory = match self.on_memfd {
+            true => MemoryKind::Memfd,
+            false => MemoryKind::GuestMemfd,
+        };
+        kinds(memory, self.passed)
     }
 
     fn passthrough_findings(&self, kept: Kept) -> Vec<Finding> {
@@ -109,7 +119,8 @@ fn update(store: &FakeStore, host: &mut FakeHost, machine: &FakeMachine) -> Outc
     plan.state_bytes = state::frame_capacity(2);
     let mut guest = Moving::new(machine);
     guest.position = Some(3);
-    guest.kept = kept(&store.info().unwrap());
+    let info = store.info().unwrap();
+    (guest.kept, guest.keeps) = (kept(&info), info.features);
     Session::new(store, host, guest, plan).run()
 }
 
@@ -130,6 +141,49 @@ fn an_update_leaves_a_sealed_box_that_another_vmm_can_read() {
     assert_eq!(state::position(&arrival.frame()), Some(3));
     arrival.take(&FdName::new(VM_FD).unwrap()).unwrap();
     arrival.take(&FdName::new(MEMORY_FD).unwrap()).unwrap();
+}
+
+/// What a keeper can keep.
+fn memfds_only() -> Info {
+    Info {
+        features: Features::from_bits(abi::FDBOX_FEATURE_KHO | abi::FDBOX_FEATURE_MEMFD),
+        ..FakeStore::new().info().unwrap()
+    }
+}
+
+#[test]
+fn a_vm_that_cannot_be_kept_stays_and_its_memory_goes() {
+    let (store, machine) = (
+        FakeStore::new(),
+        FakeMachine {
+            on_memfd: true,
+            ..FakeMachine::default()
+        },
+    );
+    store.set_info(memfds_only());
+    let outcome = update(&store, &mut FakeHost::default(), &machine);
+    assert!(matches!(outcome, Outcome::HandedOver), "{outcome:?}");
+    let (_, fds) = store.content(&name()).unwrap();
+    let fds: Vec<_> = fds.iter().map(ToString::to_string).collect();
+    assert_eq!(fds, [STATE_FD, MEMORY_FD]);
+    let arrival = Arrival::open(&store, ResumePlan::new(name(), &KNOWN)).unwrap();
+    assert!(!arrival.has(&FdName::new(VM_FD).unwrap()));
+}
+
+#[test]
+fn memory_that_cannot_be_kept_is_refused_by_name() {
+    let (store, machine) = (FakeStore::new(), FakeMachine::default());
+    store.set_info(memfds_only());
+    let outcome = update(&store, &mut FakeHost::default(), &machine);
+    let Outcome::NothingChanged { error, .. } = &outcome else {
+        panic!("{outcome:?}")
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains("guest_memfd") && text.contains("kind=memfd"),
+        "{text}"
+    );
+    assert_eq!(*machine.calls.borrow(), [""; 0]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use vmm_fdbox::coordinator::Owner;
 use vmm_fdbox::frame::Description;
 use vmm_fdbox::member::{Join, Module};
 use vmm_fdbox::update::{Destination, Limits, MemberOutcome, Stopped};
-use vmm_fdbox::{BoxName, Finding, Kind};
+use vmm_fdbox::{BoxName, Finding, Info, Kind};
 
 use crate::cli::LiveUpdateArgs;
 use crate::devices::vfio;
@@ -109,10 +109,11 @@ impl Guest {
     }
 
     /// The kinds of descriptors that go into its box, as far as they are known.
-    pub(super) fn kinds(&self) -> BTreeSet<Kind> {
+    pub(super) fn kinds(&self, module: Module) -> BTreeSet<Kind> {
         let status = self.status.as_ref();
         status.map_or_else(BTreeSet::new, |status| {
-            update::kinds(status.ram_kind, !status.host_devices.is_empty())
+            let kinds = update::kinds(status.ram_kind, !status.host_devices.is_empty());
+            update::in_box(kinds, Info::from(module).features)
         })
     }
 

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
-use vmm_fdbox::Finding;
 use vmm_fdbox::update::{Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Step};
+use vmm_fdbox::{Finding, Home};
 
 use crate::commands::progress::Progress;
 use crate::commands::table::table;
@@ -85,6 +85,17 @@ impl Many {
             self.screen().progress = Some(Progress::start());
         }
         Ticker(self.clone())
+    }
+
+    pub(super) fn home(&self, home: Home) {
+        let event = UpdateEvent::home(home);
+        if self.json {
+            self.json_line(&serde_json::json!({
+                "reply": "fleet-event", "event": "home", "guest": null, "message": event.message,
+            }));
+        } else {
+            self.line(&format!("all: {event}"));
+        }
     }
 
     /// A guest has done a step, or a part of one.

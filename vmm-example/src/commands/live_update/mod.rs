@@ -8,6 +8,7 @@ mod many;
 mod next_cpu;
 mod one;
 mod output;
+mod with_boxes;
 
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
@@ -18,18 +19,19 @@ use std::{fs, mem};
 use anyhow::{Context, bail};
 use rustix::process::Signal;
 use vmm_fdbox::coordinator::{Boxes, Handover, RemoteLeaving};
+use vmm_fdbox::sealed_kinds;
 use vmm_fdbox::update::{
     CancelFlag, ExitStatus, Fleet, FleetEvent, FleetOutcome, FleetPlan, Host, KexecHost, Limits,
     Member, MemberOutcome, NextKernel, SameHost, Step,
 };
-use vmm_fdbox::{BoxError, Control, sealed_kinds};
 
 use self::binary::Successor;
 use self::guests::Guest;
 use self::output::Output;
+use self::with_boxes::WithBoxes;
 use crate::cli::{LiveUpdateArgs, NotReadyArg};
-use crate::commands::{interrupt, open_files, signal};
-use crate::error::warn;
+use crate::commands::{interrupt, keeper, open_files, signal};
+use crate::error::{chain, warn};
 use crate::service::api::Client;
 use crate::service::api::protocol::Request;
 
@@ -73,8 +75,9 @@ pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus
         false => Output::many(args.json),
     };
     watch_for_interrupt(&sockets, &cancel)?;
-    let outcome = match Control::open() {
+    let outcome = match keeper::open(&args.home, args.kernel.is_some()) {
         Ok(control) => {
+            output.home(control.home());
             let update = Update {
                 args: &args,
                 boxes: Arc::new(control),
@@ -88,9 +91,9 @@ pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus
 }
 
 /// Without the module nothing else is checked.
-fn without_module(guests: &[Guest], error: &BoxError) -> FleetOutcome {
+fn without_module(guests: &[Guest], error: &anyhow::Error) -> FleetOutcome {
     FleetOutcome {
-        failure: Some((Step::Preflight, error.to_string())),
+        failure: Some((Step::Preflight, chain(error.as_ref()))),
         members: guests.iter().map(Guest::untouched).collect(),
         findings: Vec::new(),
         problems: Vec::new(),
@@ -139,7 +142,11 @@ impl<B: Boxes + Clone> Update<'_, B> {
             }
             (None, Some(kernel)) => {
                 let next = next_kernel(kernel, args.initramfs.as_deref(), args.cmdline.as_deref())?;
-                let mut host = KexecHost::new(next).assuming_patches(args.assume_patches);
+                let host = KexecHost::new(next).assuming_patches(args.assume_patches);
+                let mut host = WithBoxes {
+                    host: host.from_home(self.boxes.info()?.home),
+                    boxes: &self.boxes,
+                };
                 self.drive(&mut host, members, plan)
             }
             (None, None) => self.drive(&mut SameHost, members, plan),
@@ -174,7 +181,7 @@ impl<B: Boxes + Clone> Update<'_, B> {
         let member = |guest: Guest| {
             let join = guests::join(&guest, self.args, module, limits)?;
             let hears = self.output.guest(guest.name());
-            let (name, kinds) = (guest.name().to_owned(), guest.kinds());
+            let (name, kinds) = (guest.name().to_owned(), guest.kinds(module));
             let process = guest.process();
             let mut found = guest.look_at_devices();
             if let Some(cmdline) = &cmdline {

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use vmm_fdbox::Finding;
 use vmm_fdbox::update::{
     CancelFlag, Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Step, Stopped,
 };
+use vmm_fdbox::{Finding, Home};
 
 use crate::commands::progress::Progress;
 use crate::commands::report_file::write_report;
@@ -45,6 +45,10 @@ impl One {
         }
     }
 
+    pub(super) fn home(&self, home: Home) {
+        self.show_event(UpdateEvent::home(home));
+    }
+
     /// Shows an event of the guest's VMM, which does not load the kernel.
     pub(super) fn guest_event(&mut self, ns: u64, event: &Event) {
         if let Event::Done(step) = event
@@ -80,7 +84,10 @@ impl One {
     }
 
     fn tell(&mut self, ns: u64, event: &Event) {
-        let event = UpdateEvent::new(ns, event);
+        self.show_event(UpdateEvent::new(ns, event));
+    }
+
+    fn show_event(&self, event: UpdateEvent) {
         match &self.progress {
             None => print_json(&UpdateMessage::Event(event)),
             Some(progress) => show(&event, progress),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use vmm_fdbox::Home;
 use vmm_fdbox::member::OnEvent;
 use vmm_fdbox::update::{CancelFlag, ExitStatus, FleetEvent, FleetOutcome, Step};
 
@@ -60,6 +61,14 @@ impl Output {
         match self {
             Self::One(one) => lock(one).fleet_event(event),
             Self::Many(many) => many.fleet_event(event),
+        }
+    }
+
+    /// Tells what keeps the guests meanwhile.
+    pub(super) fn home(&self, home: Home) {
+        match self {
+            Self::One(one) => lock(one).home(home),
+            Self::Many(many) => many.home(home),
         }
     }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use vmm_fdbox::frame::{Frame, KnownSection};
 use vmm_fdbox::member::{Arrive, ArrivingVmm, Lent};
 use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError, Step};
-use vmm_fdbox::{BoxName, BoxStore, FdName};
+use vmm_fdbox::{BoxName, BoxStore, FdName, Home};
 
 use super::{cpu, environment};
 use crate::cli::MemberArgs;
@@ -26,8 +26,8 @@ use crate::devices::vfio::PassedFds;
 use crate::devices::virtio;
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::{self, GuestState};
-use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
+use crate::kvm::{Host, Vm};
 use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
 use crate::service::endpoints::fd;
@@ -62,6 +62,8 @@ struct Reserved {
 pub(super) struct ArrivingGuest<'a> {
     args: &'a MemberArgs,
     box_name: Option<BoxName>,
+    /// What keeps it.
+    home: Home,
     /// Whether the guest is to arrive paused.
     paused: bool,
     is_ready: bool,
@@ -82,6 +84,15 @@ fn missing(what: &str) -> PartyError {
     format!("{what} is missing: the coordinator left a step out").into()
 }
 
+/// The VM that came in the box, or a new one where no VM could be in a box.
+fn vm_of(host: &Host, fd: Option<OwnedFd>) -> Result<Vm, PartyError> {
+    let vm = match fd {
+        Some(fd) => host.adopt_vm(fd),
+        None => host.create_vm(),
+    };
+    vm.map_err(party_error)
+}
+
 /// Wraps an error with several layers for the library.
 fn layered(error: anyhow::Error) -> PartyError {
     format!("{error:#}").into()
@@ -92,6 +103,7 @@ impl<'a> ArrivingGuest<'a> {
         Self {
             args,
             box_name: None,
+            home: Home::default(),
             paused: false,
             is_ready: false,
             on_host: HostReport::read(),
@@ -187,7 +199,11 @@ impl<'a> ArrivingGuest<'a> {
         let (host, environment) = (self.host()?, self.environment()?);
         let machine = &state.machine;
         // The VM first: a guest_memfd comes out bound to it.
-        let vm = arrival.take(&FdName::new(VM_FD)?)?;
+        let name = FdName::new(VM_FD)?;
+        let vm = match arrival.has(&name) {
+            true => Some(arrival.take(&name)?),
+            false => None,
+        };
         let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
         // Memory before the iommufd, and that before the devices.
         let mut passed = PassedFds::new();
@@ -196,8 +212,8 @@ impl<'a> ArrivingGuest<'a> {
             passed.insert(name, fd);
         }
         arrival.mark(REBUILD);
+        let vm = vm_of(host, vm)?;
         sandbox.enter().map_err(party_error)?;
-        let vm = host.adopt_vm(vm).map_err(party_error)?;
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
         let cpus = state.vcpus.len();
@@ -260,6 +276,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
     fn get_ready(&mut self, arrive: &Arrive) -> Result<(), PartyError> {
         self.reach(Step::Preflight);
         self.box_name = Some(arrive.box_name.clone());
+        self.home = arrive.module.home;
         self.paused = arrive.paused;
         if !arrive.from_vmm {
             self.host = Some(Host::open().map_err(party_error)?);
@@ -303,8 +320,12 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         let environment = environment::adopt(&info, fds).map_err(layered)?;
         let host = self.host()?;
         // The VM first: a guest_memfd comes out bound to it.
-        let vm = arriving.take(&FdName::new(VM_FD)?)?;
-        let vm = host.adopt_vm(vm).map_err(party_error)?;
+        let name = FdName::new(VM_FD)?;
+        let vm = match arriving.has(&name) {
+            true => Some(arriving.take(&name)?),
+            false => None,
+        };
+        let vm = vm_of(host, vm)?;
         let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
         let machine = &info.machine;
         let ram =
@@ -369,7 +390,13 @@ impl ArrivingVmm for ArrivingGuest<'_> {
             return Value::Null;
         };
         let host = self.on_host.clone();
-        let report = ResumeReport::new(box_name, host, vmm.machine(), &self.notes, &finished);
+        let report = ResumeReport::new(
+            (box_name, self.home),
+            host,
+            vmm.machine(),
+            &self.notes,
+            &finished,
+        );
         vmm.history().arrived(report.host(), report.blackout());
         serde_json::to_value(report).unwrap_or_default()
     }

@@ -8,18 +8,19 @@ use std::process::Command;
 use std::{env, fs};
 
 use anyhow::Context;
+use vmm_fdbox::BoxName;
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{BoxName, Control};
 
 use super::total::{GuestEnd, Total};
 use super::waiting::{Waiting, waiting};
 use super::{Resumed, api_group, drive, privileges, start};
 use crate::cli::{ResumeArgs, SandboxArgs};
+use crate::commands::keeper;
 use crate::commands::report_file::{report_path, write_report};
 use crate::error::{chain, printable, say, warn};
 
 pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
-    let control = Control::open()?;
+    let control = keeper::open(&args.home, true)?;
     let Waiting { boxes, busy } = waiting(&control)?;
     for name in busy {
         warn(&format!(

@@ -15,11 +15,11 @@ use vmm_fdbox::{BoxName, BoxStore, Control, Deadline};
 
 use super::{Resumed, api_group, drive, privileges};
 use crate::cli::{ResumeArgs, SandboxArgs};
-use crate::commands::{interrupt, signal};
+use crate::commands::{interrupt, keeper, signal};
 use crate::error::{printable, say, warn};
 
 pub(super) fn resume(args: &ResumeArgs, name: &BoxName) -> anyhow::Result<ExitStatus> {
-    let control = Control::open()?;
+    let control = keeper::open(&args.home, true)?;
     // What the guest's console reads from; without CLOEXEC, because it is for the VMM.
     let stdin = rustix::io::dup(rustix::stdio::stdin()).context("Cannot pass standard input on")?;
     let privileges = privileges(&control, name, args)?;
