@@ -60,6 +60,8 @@ pub enum HostKind {
     UnpatchedNoModule,
     /// The same with KHO off, and LUO with it.
     UnpatchedNoKho,
+    /// A kexec between two kernels without them, and without the module.
+    Stock,
     /// A kexec between two kernels that have KVM, iommufd and VFIO as modules, with two devices
     /// that receive frames. Only fdbox.ko is loaded; each scenario loads the modules it needs.
     Modular,
@@ -94,6 +96,10 @@ pub enum HostKind {
     Lifeboat,
     /// The same in one kernel that was told nothing of lifeboats, with three CPUs.
     LifeboatOneBoot,
+    /// A guest whose VMM does the kexec, of unpatched kernels without the module.
+    GuestLuo,
+    /// A guest in an unpatched kernel without the module: a host of its own.
+    GuestHolder,
 }
 
 impl HostKind {
@@ -107,6 +113,7 @@ impl HostKind {
                     | Self::GuestTwoBuilds
                     | Self::GuestPassthrough
                     | Self::GuestNvme
+                    | Self::GuestLuo
             )
     }
 
@@ -122,7 +129,7 @@ impl HostKind {
     pub fn is_alone(self) -> bool {
         self.jumps()
             || (self.devices() != Devices::None && self != Self::Modular && !self.has_lifeboat())
-            || matches!(self, Self::Forged | Self::GuestAlone)
+            || matches!(self, Self::Forged | Self::GuestAlone | Self::GuestHolder)
     }
 
     /// Whether the host must not share the machine with other hosts: several guests share its only
@@ -168,6 +175,11 @@ impl HostKind {
     }
 
     /// Whether the host has neither patches nor module.
+    pub fn is_stock(self) -> bool {
+        self.is_as_it_comes() || matches!(self, Self::Stock | Self::GuestLuo | Self::GuestHolder)
+    }
+
+    /// The same, and only the VMM's commands run in it.
     pub fn is_as_it_comes(self) -> bool {
         matches!(self, Self::UnpatchedNoModule | Self::UnpatchedNoKho)
     }
@@ -175,6 +187,6 @@ impl HostKind {
     /// Whether guests run in the host.
     pub fn has_guest(self) -> bool {
         let jumps = self.jumps() && self != Self::OwnKexec;
-        jumps || self.stays_with_guest() || self == Self::GuestAlone
+        jumps || self.stays_with_guest() || matches!(self, Self::GuestAlone | Self::GuestHolder)
     }
 }

@@ -124,6 +124,10 @@ pub(crate) struct DemoArgs {
     /// guest's memory is a memfd then.
     #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["guests", "binary", "ram"])]
     pub device: Option<DeviceKind>,
+    /// What keeps the guest meanwhile. luo and holder are on an unpatched kernel without the module,
+    /// and the guest's memory is a memfd then; holder goes with --binary.
+    #[arg(long, value_enum, default_value_t = Home::Fdbox, conflicts_with_all = ["guests", "device", "ram"])]
+    pub home: Home,
     /// The kind of the guest's memory.
     #[arg(long, value_enum, default_value_t = Ram::GuestMemfd)]
     pub ram: Ram,
@@ -142,6 +146,17 @@ pub(crate) enum DeviceKind {
     E1000e,
     /// An NVMe drive.
     Nvme,
+}
+
+/// What keeps boxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Home {
+    /// The module.
+    Fdbox,
+    /// The kernel's Live Update Orchestrator.
+    Luo,
+    /// A process.
+    Holder,
 }
 
 /// A kind of guest memory.

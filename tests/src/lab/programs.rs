@@ -46,6 +46,12 @@ pub(crate) const PAGES: Program = Program {
     is_example: true,
     ..program("vmm-fdbox", "pages")
 };
+/// What checks each home of boxes.
+pub(crate) const HOMES: Program = Program {
+    is_example: true,
+    feature: Some("fake"),
+    ..program("vmm-fdbox", "homes")
+};
 /// A VMM that claims to be of a later release.
 pub(crate) const LATER_VMM: Program = Program {
     feature: Some("later-build"),

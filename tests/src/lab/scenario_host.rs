@@ -28,6 +28,11 @@ const PROGRAM: &str = "/bin/lab-scenarios";
 const MEMORY_MIB: u64 = 2048;
 const LARGE_MEMORY_MIB: u64 = 4096;
 
+/// Whether a home of boxes is checked there.
+fn checks_homes(kind: HostKind) -> bool {
+    matches!(kind, HostKind::OneBoot | HostKind::Stock)
+}
+
 /// Builds the programs that run in a host of this kind.
 pub(crate) fn programs(lab: &Lab, kind: HostKind) -> Result<Programs> {
     let all = [
@@ -37,10 +42,12 @@ pub(crate) fn programs(lab: &Lab, kind: HostKind) -> Result<Programs> {
         programs::WITNESS,
         programs::LATER_VMM,
     ];
+    let checked = [programs::INIT, programs::SCENARIOS, programs::HOMES];
     lab.programs(match kind {
         HostKind::GuestTwoBuilds => &all,
         _ if kind.has_guest() => &all[..4],
         _ if kind.is_as_it_comes() => &all[..3],
+        _ if checks_homes(kind) => &checked,
         _ => &all[..2],
     })
 }
@@ -95,6 +102,12 @@ impl Group<'_> {
                 stage.files.push((policy.clone(), policy::PLACE.to_owned()));
             }
         }
+        if checks_homes(self.kind) {
+            for stage in &mut stages {
+                let homes = programs.path(programs::HOMES);
+                stage.files.push((homes, "/bin/homes".to_owned()));
+            }
+        }
         if self.kind == HostKind::GuestTwoBuilds {
             for stage in &mut stages {
                 let later = programs.path(programs::LATER_VMM);
@@ -141,6 +154,7 @@ impl Group<'_> {
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
                 HostKind::GuestAlone
+                | HostKind::GuestHolder
                 | HostKind::GuestOneBoot
                 | HostKind::GuestsOneBoot
                 | HostKind::GuestScalable
@@ -191,7 +205,7 @@ impl Group<'_> {
             kernel: match self.kind {
                 _ if self.debug => Flavour::Debug,
                 HostKind::Unpatched => Flavour::Stock,
-                kind if kind.is_as_it_comes() => Flavour::Stock,
+                kind if kind.is_stock() => Flavour::Stock,
                 HostKind::Modular => Flavour::Modular,
                 // Each kexec goes to the other kernel.
                 _ if index.is_multiple_of(2) => Flavour::A,
@@ -199,7 +213,7 @@ impl Group<'_> {
             },
             modules: match self.kind {
                 HostKind::Forged => Vec::new(),
-                kind if kind.is_as_it_comes() => Vec::new(),
+                kind if kind.is_stock() => Vec::new(),
                 HostKind::LateModule | HostKind::FailingLoad | HostKind::GuestsLateModule
                     if index > 0 =>
                 {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::Value;
 
-use crate::cli::{DemoArgs, DeviceKind};
+use crate::cli::{DemoArgs, DeviceKind, Home};
 use crate::hostcmd;
 use crate::lab::Lab;
 use crate::proof::{self, Card, Device, Nvme, Traffic, Update};
@@ -21,6 +21,10 @@ use crate::run::Record;
 use crate::scenario_host::Group;
 
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+    ensure!(
+        args.home == Home::Fdbox || args.binary == (args.home == Home::Holder),
+        "--home holder goes with --binary, and --home luo without"
+    );
     let lab = Lab::open()?;
     if args.guests > 1 {
         return many::run(&lab, args);
@@ -46,6 +50,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
 /// The scenario behind the demo, and its host.
 fn group(args: &DemoArgs) -> Group<'static> {
     let (kind, name) = match (args.device, args.binary) {
+        _ if args.home == Home::Luo => (HostKind::GuestLuo, "homes/guest-luo"),
+        _ if args.home == Home::Holder => (HostKind::GuestHolder, "homes/guest-holder"),
         (Some(DeviceKind::E1000e), _) => (HostKind::GuestPassthrough, "passthrough/guest"),
         (Some(DeviceKind::Nvme), _) => (HostKind::GuestNvme, "passthrough/nvme"),
         (None, true) => (HostKind::GuestAlone, "devices/another-binary"),

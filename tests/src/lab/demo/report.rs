@@ -49,6 +49,7 @@ fn of_guest(record: &Record, update: &Update) -> Value {
     let mut report = head(record, Some(update));
     report["guest"] = guest(update);
     report["blackout"] = json!(update.blackout);
+    report["home"] = json!(update.resume.home);
     if let Some(vmm) = &update.vmm {
         report["vmm"] = json!(vmm);
     }

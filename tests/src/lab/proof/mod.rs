@@ -47,6 +47,9 @@ pub(crate) struct Resume {
     pub(crate) ram_kind: String,
     pub(crate) ram_mib: u64,
     pub(crate) vcpus: u32,
+    /// What kept it; a VMM that tells nothing of it had it from the module.
+    #[serde(default)]
+    pub(crate) home: Option<String>,
     pub(crate) host: ResumeHost,
     pub(crate) blackout: Option<Blackout>,
 }

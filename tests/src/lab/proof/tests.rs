@@ -55,6 +55,7 @@ fn good() -> Update {
             ram_kind: "memfd".into(),
             ram_mib: 256,
             vcpus: 1,
+            home: None,
             host: ResumeHost {
                 boot_id: "h".into(),
             },

@@ -48,14 +48,19 @@ fn kexec_after(cx: &Cx<'_>) -> Result<()> {
 }
 
 fn binary(cx: &Cx<'_>) -> Result<()> {
-    let mut guest = Guest::boot(spec(), &Arc::new(EventPort::open()?))?;
+    replace_the_vmm(cx, spec(), &[])
+}
+
+/// Boots a guest, has another VMM take it over, and ends it.
+pub(super) fn replace_the_vmm(cx: &Cx<'_>, spec: Spec, arguments: &[&str]) -> Result<()> {
+    let mut guest = Guest::boot(spec, &Arc::new(EventPort::open()?))?;
     healthy(&guest.report()?)?;
     guest.console.wait_for_io(None)?;
     guest.reset_gap()?;
     let before = guest.report()?;
     cx.value("witness", &before)?;
     cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
-    guest.upgrade(VMM, &[])?.expect(0)?;
+    guest.upgrade(VMM, arguments)?.expect(0)?;
     let after = guest.report()?;
     let report = guest.resume_report()?;
     same_guest(&before, &after)?;

@@ -15,6 +15,7 @@ mod guest_memory;
 mod guest_takers;
 mod guests;
 mod guests_as_they_are;
+mod homes;
 mod hundred;
 mod jump_refused;
 mod late;
@@ -114,6 +115,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         signals::ALL,
         load::ALL,
         luo::ALL,
+        homes::ALL,
         guest::ALL,
         cpu_state::ALL,
         other_cpu::ALL,
