@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The firmware of a boat: ACPI tables for a machine that consists of local APICs.
+ * The firmware of a boat: ACPI tables for a machine that has only local APICs.
  *
- * Hardware-reduced, and with a MADT of local APICs only, they take the 8259, the
- * PIT, the RTC, the keyboard controller, the PM timer, the PCI root and the
- * IO-APICs away from it: all of them are the host's. A table of the module's own
- * tells the passenger where the shared page is.
+ * The tables are hardware-reduced, and their MADT lists only local APICs. So
+ * the boat finds no 8259, PIT, RTC, keyboard controller, PM timer, PCI root and
+ * IO-APIC: all of them belong to the host. A table of the module's own contains
+ * the address of the shared page.
  */
 #include <linux/acpi.h>
 #include <linux/string.h>
@@ -14,7 +14,7 @@
 
 #define BOAT_LAPIC_ADDRESS	0xfee00000
 
-/* The tables, in the order in which they lie in their page. */
+/* The tables, in the order of their page. */
 struct boat_acpi_tables {
 	struct acpi_table_rsdp rsdp __aligned(64);
 	struct {
@@ -58,14 +58,14 @@ static void boat_acpi_header(struct acpi_table_header *header, const char *signa
 	header->asl_compiler_revision = BOAT_ABI_VERSION;
 }
 
-/* When all of the table is written. */
+/* Call when the table is complete. */
 static void boat_acpi_seal(struct acpi_table_header *header)
 {
 	header->checksum = 0;
 	header->checksum = boat_acpi_checksum(header, header->length);
 }
 
-/* One entry of the MADT; returns where the next one goes. */
+/* Adds an entry to the MADT; returns the place of the next one. */
 static void *boat_acpi_cpu(void *at, u32 uid, u32 apic_id)
 {
 	struct acpi_madt_local_x2apic *x2apic = at;
@@ -88,10 +88,10 @@ static void *boat_acpi_cpu(void *at, u32 uid, u32 apic_id)
 }
 
 /*
- * The first entry stands for the CPU that the machine booted on, which must not be
- * sent an INIT. Linux finds that it does not run on that one, as a crash kernel
- * does, and leaves it alone. Without the entry it could not tell which CPU that is,
- * and would use no other than its first.
+ * The first entry is that of the CPU which the machine booted on, which must
+ * not get an INIT. Like a crash kernel, Linux notices that it does not run on
+ * that CPU, and leaves it alone. Without the entry it could not tell which CPU
+ * that is, and would use only the one it runs on.
  */
 static void boat_acpi_madt(struct boat *boat, struct acpi_table_madt *madt)
 {
@@ -146,7 +146,7 @@ void boat_acpi_write(struct boat *boat)
 	boat_acpi_seal(&tables->xsdt.header);
 }
 
-/* Where the shared page is, if this kernel is a boat's; else 0. */
+/* The address of the shared page if this kernel is a boat's; otherwise 0. */
 phys_addr_t boat_acpi_page(void)
 {
 	struct acpi_table_header *table;

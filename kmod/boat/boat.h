@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the files of fdbox-boat.ko share. */
+/* Declarations shared by the files of fdbox-boat.ko. */
 #ifndef _FDBOX_BOAT_H
 #define _FDBOX_BOAT_H
 
@@ -10,12 +10,12 @@
 
 /* Between two beats. */
 #define BOAT_BEAT_MS		100
-/* How long a CPU may take to do what it is sent an interrupt for. */
+/* The time limit for a CPU to act on an interrupt. */
 #define BOAT_ANSWER_MS		1000
 
 /*
- * The memory of a boat. What both kernels look at comes first, and is no RAM of
- * the boat's; its kernel and its RAM follow.
+ * The memory of a boat. The part that both kernels access comes first, and is
+ * not RAM of the boat; the boat's kernel and RAM follow.
  */
 #define BOAT_PARAMS_OFFSET	0x0000UL
 #define BOAT_CMDLINE_OFFSET	0x1000UL
@@ -26,36 +26,36 @@
 #define BOAT_RAM_OFFSET		0x200000UL
 
 /*
- * The memory below 1 MiB. A CPU starts in its first page; those behind it have the
- * page tables that it starts with, and are the boat's RAM as soon as it has its
- * own: it wants some there to start further CPUs with.
+ * The memory below 1 MiB. A CPU starts in its first page; the pages after it
+ * contain the initial page tables, and become the boat's RAM once the boat has
+ * its own: it needs RAM there to start further CPUs.
  */
 #define BOAT_LOW_SIZE		0x20000UL
 #define BOAT_LOW_TABLES		0x1000UL
 
-/* A boat, as its host sees it. */
+/* The host's view of a boat. */
 struct boat {
 	struct boat_page *page;
 	struct boat_record *record;	/* kept for the next kernel */
-	struct boat_record *arrived;	/* what the last kernel told of it, or NULL */
+	struct boat_record *arrived;	/* from the last kernel, or NULL */
 	u8 *region;
 	phys_addr_t phys;
 	unsigned long nr_pages;
 	phys_addr_t low;
-	u64 entry;			/* physical address of the kernel's first instruction */
+	u64 entry;			/* physical address of the kernel's entry point */
 	u32 nr_cpus;
 	u32 cpus[FDBOX_BOAT_MAX_CPUS];	/* by the host's numbers */
 	u32 silence_ms;
 	bool is_preserved;
 };
 
-/* device.c: what user space sees. */
+/* device.c: the interface to user space. */
 int boat_device_register(void);
 void boat_device_unregister(void);
 void boat_device_wake(void);
 __printf(2, 3) int boat_refuse(int err, const char *fmt, ...);
 
-/* host.c: the one boat of a host, and what becomes of it. */
+/* host.c: the only boat of a host, and its states. */
 int boat_load(const struct fdbox_boat_load *arg);
 int boat_start(const struct fdbox_boat_start *arg);
 int boat_stop(const struct fdbox_boat_stop *arg);
@@ -66,25 +66,25 @@ void boat_lose(const char *why);
 int boat_host_init(void);
 void boat_host_exit(void);
 
-/* start.c: from a loaded kernel to one that beats, and back. */
+/* start.c: starts a loaded kernel, and stops it. */
 int boat_launch(struct boat *boat, u32 start_ms);
 int boat_park(struct boat *boat, u32 limit_ms);
 
-/* watch.c: the heartbeat, of both. */
+/* watch.c: the heartbeats of host and boat. */
 int boat_watch(struct boat *boat);
 void boat_unwatch(void);
 
-/* memory.c: memory that a kexec keeps, and the record of it. */
+/* memory.c: memory that survives a kexec, and its record. */
 int boat_memory_get(struct boat *boat, u32 mib);
 void boat_memory_put(struct boat *boat);
 int boat_publish(struct boat *boat);
 void boat_withdraw(struct boat *boat);
 int boat_adopt(struct boat *boat);
 
-/* image.c: the kernel in it. */
+/* image.c: the boat's kernel. */
 int boat_image_load(struct boat *boat, const struct fdbox_boat_load *arg, const char *cmdline);
 
-/* acpi.c: its firmware. */
+/* acpi.c: the boat's firmware. */
 void boat_acpi_write(struct boat *boat);
 phys_addr_t boat_acpi_page(void);
 
@@ -94,7 +94,7 @@ int boat_words_make(struct boat *boat, const char *cmdline);
 int boat_words_of_next(struct boat *boat, const char *cmdline);
 int boat_no_broadcast(void);
 
-/* cpus.c: CPUs that are not the host's. */
+/* cpus.c: CPUs that do not belong to the host. */
 int boat_cpus_init(void);
 void boat_cpus_exit(void);
 int boat_cpus_claim(struct boat *boat);

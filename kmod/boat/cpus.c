@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CPUs that are not the host's: kept offline while the boat has them, started in
- * it, and taken back.
+ * CPUs that do not belong to the host: kept offline while the boat has them,
+ * started in the boat, and taken back.
  *
- * A CPU is taken by an INIT, after which it executes nothing: neither the boat's
- * code, whose memory is about to be freed, nor anything that an NMI would bring
- * about. Whether it took the INIT is not to be seen from outside (in VMX operation
- * it does not), so that it is started once more, in a page of the module's, where
- * it says that it is there, and is sent another.
+ * A CPU is taken back by an INIT, after which it executes nothing: neither the
+ * boat's code, whose memory is about to be freed, nor an NMI handler. Whether
+ * it took the INIT cannot be seen from outside (a CPU in VMX operation does not
+ * take it). So the CPU is started once more in a page of the module, where it
+ * has to respond, and gets another INIT.
  */
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
@@ -25,9 +25,9 @@
 #define BOAT_PAGES_OF_TABLES	6
 
 static enum cpuhp_state boat_cpus_prepared;
-/* The boat's, whether it runs or not. */
+/* The boat's CPUs, whether it runs or not. */
 static struct cpumask boat_cpus;
-/* Set while every CPU that is brought up would be one more to send interrupts to all by. */
+/* Set while no other CPU may come online: this kernel would then broadcast interrupts. */
 static bool boat_cpus_freeze;
 
 u32 boat_cpu_apic_id(u32 cpu)
@@ -35,7 +35,7 @@ u32 boat_cpu_apic_id(u32 cpu)
 	return per_cpu(x86_cpu_to_apicid, cpu);
 }
 
-/* Called before a CPU is sent anything. */
+/* Called before a CPU is brought up. */
 static int boat_cpu_prepare(unsigned int cpu)
 {
 	if (cpumask_test_cpu(cpu, &boat_cpus)) {
@@ -66,7 +66,7 @@ void boat_cpus_exit(void)
 	cpuhp_remove_state_nocalls(boat_cpus_prepared);
 }
 
-/* From here on they stay offline. */
+/* From here on the CPUs stay offline. */
 int boat_cpus_claim(struct boat *boat)
 {
 	bool has_shorthand = boat_no_broadcast() <= 0;
@@ -89,9 +89,9 @@ int boat_cpus_claim(struct boat *boat)
 }
 
 /*
- * The same in the next kernel, which has numbers of its own for them. One that it
- * brought up before it knew of the boat is its own by now. Interrupts for all at
- * once it does not send, for it has never booted the others.
+ * The same in the next kernel, which numbers the CPUs in its own way. A CPU
+ * that it brought up before it knew of the boat belongs to this kernel by now.
+ * It does not broadcast interrupts, because it has never booted the other CPUs.
  */
 int boat_cpus_adopt(struct boat *boat)
 {
@@ -134,14 +134,14 @@ static void boat_ipi(u32 apic_id, u32 what)
 static void boat_init_cpu(u32 apic_id)
 {
 	boat_ipi(apic_id, APIC_INT_LEVELTRIG | APIC_INT_ASSERT | APIC_DM_INIT);
-	/* As Linux does, but for the newest processors. */
+	/* Like Linux, except on the newest processors. */
 	usleep_range(10000, 11000);
 	boat_ipi(apic_id, APIC_INT_LEVELTRIG | APIC_DM_INIT);
 }
 
 /*
- * Identity mappings of the first GiB, where the page is, and of the first GiB of
- * the region, which is aligned to its size. Returns the root.
+ * Identity mappings of the first GiB, which contains the page, and of the first
+ * GiB of the region, which is aligned to its size. Returns the root.
  */
 static u32 boat_tables_write(struct boat *boat, u64 *tables, u64 phys)
 {
@@ -169,7 +169,7 @@ static u32 boat_tables_write(struct boat *boat, u64 *tables, u64 phys)
 	return phys;
 }
 
-/* Writes what a CPU finds that starts. With an @entry of 0 it does nothing but answer. */
+/* Writes the page in which a CPU starts. With an @entry of 0 the CPU only responds. */
 static struct boat_trampoline *boat_trampoline_write(struct boat *boat, u8 *low, u64 entry)
 {
 	struct boat_trampoline *data =
@@ -189,14 +189,14 @@ static struct boat_trampoline *boat_trampoline_write(struct boat *boat, u8 *low,
 		.offset = base + (boat_trampoline_64 - boat_trampoline),
 		.selector = 0x10,
 	};
-	/* Those of a boat that runs are its RAM. */
+	/* Those of a running boat are its RAM. */
 	if (entry)
 		data->page_table = boat_tables_write(boat, (u64 *)(low + BOAT_LOW_TABLES),
 						     base + BOAT_LOW_TABLES);
 	return data;
 }
 
-/* Starts a CPU, and waits for what it says. */
+/* Starts a CPU, and waits for its response. */
 static bool boat_kick(struct boat *boat, u32 apic_id, u64 entry, u32 wanted)
 {
 	struct boat_trampoline *data;
@@ -208,7 +208,7 @@ static bool boat_kick(struct boat *boat, u32 apic_id, u64 entry, u32 wanted)
 	if (!low)
 		return false;
 	data = boat_trampoline_write(boat, low, entry);
-	/* It must see all of it. */
+	/* The CPU must see everything written before. */
 	mb();
 	boat_init_cpu(apic_id);
 	boat_ipi(apic_id, APIC_DM_STARTUP | (boat->low >> PAGE_SHIFT));
@@ -216,7 +216,7 @@ static bool boat_kick(struct boat *boat, u32 apic_id, u64 entry, u32 wanted)
 		usleep_range(1000, 1100);
 		said = READ_ONCE(data->says);
 		has_answered = said >= wanted;
-		/* It is in its right to have missed the first one. */
+		/* A CPU may miss the first SIPI. */
 		if (ms == 1 && said == BOAT_CPU_SILENT)
 			boat_ipi(apic_id, APIC_DM_STARTUP | (boat->low >> PAGE_SHIFT));
 	}
@@ -224,7 +224,7 @@ static bool boat_kick(struct boat *boat, u32 apic_id, u64 entry, u32 wanted)
 	return has_answered;
 }
 
-/* Has the first of the boat's CPUs begin with its kernel. */
+/* Starts the boat's kernel on the first of its CPUs. */
 int boat_cpus_start(struct boat *boat)
 {
 	u32 cpu = boat->cpus[0];
@@ -234,7 +234,7 @@ int boat_cpus_start(struct boat *boat)
 	return 0;
 }
 
-/* Whatever they do, they stop: all of them answer, and wait for a start from then on. */
+/* Stops all CPUs, whatever they execute: each responds and then waits for a SIPI. */
 int boat_cpus_take(struct boat *boat)
 {
 	u32 i, apic_id;

@@ -12,12 +12,12 @@
 
 #include "boat.h"
 
-/* An argument is not larger, whoever is newer. */
+/* The maximum size of an argument, also of newer callers. */
 #define BOAT_MOST_BYTES		4096
 
 /* An open file. */
 struct boat_opened {
-	u32 told;			/* the state that STATUS told last */
+	u32 told;			/* the state that STATUS returned last */
 };
 
 union boat_argument {
@@ -42,7 +42,7 @@ void boat_device_wake(void)
 	wake_up_all(&boat_pollers);
 }
 
-/* Notes why a command fails, for who asks; returns @err. */
+/* Records why a command fails, for FDBOX_BOAT_MESSAGE; returns @err. */
 int boat_refuse(int err, const char *fmt, ...)
 {
 	char text[FDBOX_BOAT_MESSAGE_LEN];
@@ -103,8 +103,8 @@ static int boat_do_message(struct file *filp, union boat_argument *arg)
 
 static const struct {
 	unsigned int cmd;
-	size_t size;			/* of the argument, as this module knows it */
-	size_t first_size;		/* and as it was at first */
+	size_t size;			/* of the argument in this version */
+	size_t first_size;		/* and in the first version */
 	int (*act)(struct file *filp, union boat_argument *arg);
 	bool has_answer;
 } boat_commands[] = {

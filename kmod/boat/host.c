@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The one boat of a host, and what becomes of it:
+ * The only boat of a host, and its states:
  *
- *         LOAD           START
- *   OFF --------> LOADED ------> RUNNING ------> LOST
- *    ^              |  STOP        | STOP   it is  | STOP
- *    +--------------+--------------+------- heard -+
- *                                           no more
+ *         LOAD           START          silence
+ *   OFF --------> LOADED ------> RUNNING --------> LOST
+ *    ^              | STOP          | STOP           | STOP
+ *    +--------------+---------------+----------------+
  *
- * One command after the other, under boat_lock. Only the watcher changes the state
- * beside them, from RUNNING to LOST, and STOP ends the watcher first. A boat that the
- * last kernel left is RUNNING, or LOST, when the module has loaded. As long as there
- * is a boat the module cannot be unloaded.
+ * Commands run one at a time, under boat_lock. Only the watcher changes the
+ * state concurrently, from RUNNING to LOST, and STOP ends the watcher first. A
+ * boat left by the last kernel is RUNNING or LOST after the module has loaded.
+ * The module cannot be unloaded while there is a boat.
  */
 #include <linux/atomic.h>
 #include <linux/cleanup.h>
@@ -46,7 +45,7 @@ static void boat_become(u32 state)
 	boat_device_wake();
 }
 
-/* It runs no more, as far as this kernel can tell. */
+/* As far as this kernel can tell, the boat no longer runs. */
 void boat_lose(const char *why)
 {
 	if (atomic_cmpxchg(&the_state, FDBOX_BOAT_RUNNING, FDBOX_BOAT_LOST) != FDBOX_BOAT_RUNNING)
@@ -55,7 +54,7 @@ void boat_lose(const char *why)
 	boat_device_wake();
 }
 
-/* Frees all that it has. Its CPUs are the host's, or have never been started. */
+/* Frees everything. Its CPUs are back in the host, or were never started. */
 static void boat_end(struct boat *boat)
 {
 	boat_withdraw(boat);
@@ -66,7 +65,7 @@ static void boat_end(struct boat *boat)
 	module_put(THIS_MODULE);
 }
 
-/* Takes its CPUs and ends it, or leaves it lost. */
+/* Takes its CPUs back and frees it, or leaves it LOST. */
 static int boat_take(struct boat *boat)
 {
 	int err = boat_cpus_take(boat);
@@ -78,7 +77,7 @@ static int boat_take(struct boat *boat)
 	return err;
 }
 
-/* The CPUs that a caller names. */
+/* Reads the caller's list of CPUs. */
 static int boat_read_cpus(struct boat *boat, const struct fdbox_boat_load *arg)
 {
 	u32 i, j, cpu;
@@ -103,7 +102,7 @@ static int boat_read_cpus(struct boat *boat, const struct fdbox_boat_load *arg)
 	return 0;
 }
 
-/* A command line of a caller's, to be freed. */
+/* Copies the caller's command line, to be freed. */
 static char *boat_read_cmdline(u64 cmdline, u32 len)
 {
 	char *text;
@@ -269,7 +268,7 @@ int boat_check(const struct fdbox_boat_check *arg)
 	return err;
 }
 
-/* Takes over what the last kernel left, if it did. What cannot be taken over is left alone. */
+/* Takes over a boat from the last kernel, if any. If that fails the boat is left alone. */
 static int boat_arrive(struct boat *boat)
 {
 	int err = boat_adopt(boat);
@@ -305,7 +304,7 @@ int boat_host_init(void)
 	if (!err)
 		return 0;
 
-	/* A boat goes on without this module, and the next kernel is told of it. */
+	/* The boat continues without this module, and the next kernel finds it. */
 	if (boat_state() != FDBOX_BOAT_OFF) {
 		boat_unwatch();
 		module_put(THIS_MODULE);
@@ -315,7 +314,7 @@ cpus:
 	return err;
 }
 
-/* There is no boat: it would hold the module. */
+/* There is no boat: it would keep the module in use. */
 void boat_host_exit(void)
 {
 	boat_device_unregister();

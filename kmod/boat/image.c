@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The kernel of a boat: an ordinary bzImage, started by the 64-bit boot protocol
- * where it lies (Documentation/arch/x86/boot.rst), and its initramfs.
+ * The kernel of a boat: an ordinary bzImage, started in place by the 64-bit
+ * boot protocol (Documentation/arch/x86/boot.rst), and its initramfs.
  */
 #include <linux/align.h>
 #include <linux/cc_platform.h>
@@ -15,14 +15,14 @@
 
 #include "boat.h"
 
-/* The first of the protected-mode part that is 64-bit code. */
+/* The offset of the 64-bit entry in the protected-mode part. */
 #define BOAT_ENTRY_64		0x200
 #define BOAT_LEAST_PROTOCOL	0x020c
 #define BOAT_HEADER_OFFSET	offsetof(struct boot_params, hdr)
-/* Loader type: none of those that have a number. */
+/* Loader type: undefined. */
 #define BOAT_LOADER		0xff
 
-/* A file that is in memory. */
+/* A file in memory. */
 struct boat_file {
 	void *bytes;
 	size_t len;
@@ -47,9 +47,9 @@ static void boat_file_free(struct boat_file *file)
 }
 
 /*
- * kexec_file_load(2) verifies signatures by what is not exported to modules. Where it
- * would insist on one, nothing can be loaded here; IMA and LoadPin are asked when
- * the file is read.
+ * kexec_file_load(2) verifies signatures with functions that are not exported
+ * to modules. If it would require a signature, nothing can be loaded here; IMA
+ * and LoadPin are asked when the file is read.
  */
 static int boat_may_load(void)
 {
@@ -99,7 +99,7 @@ static void boat_e820_add(struct boot_params *params, u64 start, u64 end, u32 ty
 	};
 }
 
-/* What the boat takes for the machine's memory. */
+/* The boat's memory map. */
 static void boat_e820_write(struct boat *boat, struct boot_params *params)
 {
 	u64 acpi = boat->phys + BOAT_ACPI_OFFSET, ram = boat->phys + BOAT_RAM_OFFSET;
@@ -112,7 +112,7 @@ static void boat_e820_write(struct boat *boat, struct boot_params *params)
 	boat_e820_add(params, ram, boat->phys + (boat->nr_pages << PAGE_SHIFT), E820_TYPE_RAM);
 }
 
-/* Kernel and initramfs go to the two ends of the boat's RAM. */
+/* Kernel and initramfs are at the two ends of the boat's RAM. */
 static int boat_image_place(struct boat *boat, const struct boat_file *kernel,
 			    const struct boat_file *initramfs)
 {
@@ -130,7 +130,7 @@ static int boat_image_place(struct boat *boat, const struct boat_file *kernel,
 				   "the kernel takes %llu KiB to start in and the initramfs has %zu KiB: that is more than the boat's %lu MiB",
 				   needed >> 10, initramfs->len >> 10,
 				   boat->nr_pages >> (20 - PAGE_SHIFT));
-	/* The header ends where its first jump goes to. */
+	/* The header ends at the target of its first jump. */
 	header_end = 0x202 + *((u8 *)kernel->bytes + 0x201);
 	memcpy(&params->hdr, hdr, min(sizeof(*hdr), header_end - BOAT_HEADER_OFFSET));
 	memcpy(boat->region + (at - boat->phys), kernel->bytes + setup, kernel->len - setup);
@@ -172,7 +172,7 @@ static int boat_image_fit(struct boat *boat, const struct fdbox_boat_load *arg,
 	return boat_words_make(boat, cmdline);
 }
 
-/* All of a boat but its CPUs. On failure the caller frees the memory, if there is any. */
+/* Everything except the CPUs. On failure the caller frees the memory, if there is any. */
 int boat_image_load(struct boat *boat, const struct fdbox_boat_load *arg, const char *cmdline)
 {
 	struct boat_file kernel = {}, initramfs = {};

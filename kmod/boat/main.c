@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A second kernel beside the host's: see docs/lifeboat.md.
+ * A second kernel next to the host's: see docs/lifeboat.md.
  *
- * In C, but for the 60 instructions by which a CPU comes to it: page tables of
- * another kernel, interrupts that stop a CPU, CPU hotplug, memory that two kernels
- * write. rust/kernel has no type for any of it, and a shim for Rust would have been
- * all of the module but the reading of an image's header.
+ * Written in C, except for the 60 instructions with which a CPU gets to the
+ * kernel, because it consists of page tables for another kernel, interrupts
+ * that stop a CPU, CPU hotplug, and memory that two kernels write. rust/kernel
+ * has no types for any of this, and a shim for Rust would have been the whole
+ * module except for reading an image's header.
  *
- * There are two roles. In a host the module loads, starts, watches and stops the
- * boat; in the boat's kernel, which an ACPI table tells it of, it beats and parks.
+ * The module has two roles. In a host it loads, starts, watches and stops the
+ * boat; in the boat's kernel, which it recognises by an ACPI table, it sends
+ * heartbeats and parks.
  */
 #include <linux/module.h>
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory that a kexec keeps, and the record by which the next kernel finds it.
+ * Memory that survives a kexec, and the record by which the next kernel finds
+ * it.
  *
- * The region is in one piece, aligned to its size, and belongs to nobody else from
- * LOAD to STOP, in whatever kernel that is. The record is a page of its own: KHO goes
- * on telling of it when the boat is gone, so that it is marked as taken and never
- * freed by the kernel that took it.
+ * The region is contiguous, aligned to its size, and belongs only to the boat
+ * from LOAD to STOP, in every kernel. The record is a page of its own: KHO
+ * still refers to it when the boat is gone, so the kernel that took the boat
+ * over marks it as taken and never frees it.
  */
 #include <linux/build_bug.h>
 #include <linux/crc32.h>
@@ -31,7 +32,7 @@ static_assert(sizeof(struct boat_page) == 192);
 static_assert(offsetof(struct boat_page, host_beats) == 64);
 static_assert(offsetof(struct boat_page, boat_beats) == 128);
 
-/* Linux never gives the first MiB away, but it may not all be there. */
+/* Linux never allocates from the first MiB, but not all of that must be RAM. */
 static int boat_low_is_ram(phys_addr_t low)
 {
 	static const enum e820_type others[] = {
@@ -80,13 +81,13 @@ int boat_memory_get(struct boat *boat, u32 mib)
 	boat->phys = page_to_phys(page);
 	boat->nr_pages = nr_pages;
 	boat->page = (void *)(boat->region + BOAT_PAGE_OFFSET);
-	/* What was in it is not the boat's to see. */
+	/* The boat must not see the old content. */
 	memset(boat->region, 0, nr_pages << PAGE_SHIFT);
 	err = boat_memory_preserve(boat);
 	return err ? boat_refuse(err, "KHO does not keep the memory") : 0;
 }
 
-/* No CPU of the boat's executes anything any more. */
+/* No CPU of the boat executes anything by now. */
 void boat_memory_put(struct boat *boat)
 {
 	if (!boat->region)
@@ -134,7 +135,7 @@ static int boat_record_publish(struct boat *boat)
 	return 0;
 }
 
-/* From here on the next kernel knows of it. */
+/* From here on the next kernel finds the boat. */
 int boat_publish(struct boat *boat)
 {
 	struct boat_record *record = kho_alloc_preserve(sizeof(*record));
@@ -155,7 +156,7 @@ void boat_withdraw(struct boat *boat)
 	boat->record = NULL;
 }
 
-/* Whether a record is whole, and of memory that a boat can be in. */
+/* Whether a record is intact, and describes memory that is usable for a boat. */
 static int boat_record_check(const struct boat_record *record, size_t len)
 {
 	u64 end;
@@ -174,7 +175,7 @@ static int boat_record_check(const struct boat_record *record, size_t len)
 	return 0;
 }
 
-/* The record of the last kernel, or NULL. A taken one tells of a boat that was stopped. */
+/* The record of the last kernel, or NULL. A taken record is of a boat that was stopped. */
 static struct boat_record *boat_record_find(void)
 {
 	struct boat_record *record;
@@ -198,8 +199,8 @@ static struct boat_record *boat_record_find(void)
 }
 
 /*
- * Takes over the memory of a boat that the last kernel left, for this kernel and
- * the next one. -ENOENT: there is none.
+ * Takes over the memory of a boat that the last kernel left, for this kernel
+ * and the next one. -ENOENT: there is none.
  */
 int boat_adopt(struct boat *boat)
 {

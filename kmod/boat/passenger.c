@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * This module in the boat's own kernel: it beats, keeps away from this kernel what
- * the host's kernels do to the interrupt lines that all CPUs have in common, and
- * parks its CPUs when the host says so.
+ * This module in the boat's own kernel: it sends heartbeats, protects this
+ * kernel from what the host's kernels do to the interrupt lines that all CPUs
+ * share, and parks its CPUs when the host asks for it.
  *
- * A kernel that shuts down or panics must not reset the machine, which is the
- * host's: it parks, or stands still, and says so. What cannot be prevented here is a
+ * A kernel that shuts down or panics must not reset the machine, which belongs
+ * to the host: it parks or halts, and reports that. The module cannot prevent a
  * reset by SysRq b.
  *
- * Unloaded, it is silent, and the host takes this kernel for lost.
+ * Once the module is unloaded there are no heartbeats, and the host considers
+ * this kernel lost.
  */
 #include <linux/cpu.h>
 #include <linux/cpufeature.h>
@@ -39,8 +40,8 @@ static enum cpuhp_state boat_lines_masked;
 
 /*
  * A kernel without an IO-APIC leaves LINT0 open for the 8259, and a kernel that
- * initialises the 8259, as each of the host's does at its boot, sends vectors by it that are none.
- * LINT1 is the board's NMI.
+ * initialises the 8259, as each of the host's does when it boots, makes it send
+ * invalid vectors. LINT1 is the board's NMI.
  */
 static int boat_mask_lines(unsigned int cpu)
 {
@@ -50,28 +51,28 @@ static int boat_mask_lines(unsigned int cpu)
 }
 
 /*
- * A CPU in VMX operation takes no INIT, and with SVM on it is not as the host's
- * kernel expects it. Whatever guest there was, there is no more of it.
+ * A CPU in VMX operation ignores INIT, and one with SVM enabled is not in the
+ * state that the host's kernel expects. Any guest is gone by now.
  */
 static void boat_virtualisation_off(void)
 {
 	u64 efer;
 
 	if (boot_cpu_has(X86_FEATURE_VMX) && (__read_cr4() & X86_CR4_VMXE)) {
-		/* It faults outside of VMX operation. */
+		/* Faults outside VMX operation. */
 		asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
 	}
 	if (boot_cpu_has(X86_FEATURE_SVM)) {
 		rdmsrq(MSR_EFER, efer);
 		if (efer & EFER_SVME) {
-			/* Interrupts that SVM held back come now, while they are off. */
+			/* Interrupts held back by SVM arrive now, while they are disabled. */
 			asm volatile("1: stgi\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "memory");
 			wrmsrq(MSR_EFER, efer & ~EFER_SVME);
 		}
 	}
 }
 
-/* Until somebody sends it an INIT. */
+/* Halts until the host sends an INIT. */
 static void boat_park_cpu(void *unused)
 {
 	local_irq_disable();
@@ -87,13 +88,13 @@ static void boat_park_all(void)
 	cpus_read_lock();
 	preempt_disable();
 	WRITE_ONCE(boat_page->cpus, num_online_cpus());
-	/* Whoever reads it reads how many it is, too. */
+	/* A reader of this also sees the number of CPUs. */
 	smp_store_release(&boat_page->says, BOAT_SAYS_PARKING);
 	smp_call_function(boat_park_cpu, NULL, 0);
 	boat_park_cpu(NULL);
 }
 
-/* Tells this kernel's console, which is all that it has, whether there is a host. */
+/* Reports on this kernel's console, its only output, whether there is a host. */
 static void boat_tell_of_host(bool is_heard, u64 kernels)
 {
 	if (is_heard)
@@ -193,7 +194,7 @@ int boat_passenger_init(phys_addr_t phys)
 	}
 	boat_lines_masked = state;
 	boat_page->life = get_random_u64() | 1;
-	/* The lines are masked, and it has a name. */
+	/* The lines are masked, and @life is set. */
 	smp_store_release(&boat_page->says, BOAT_SAYS_ABOARD);
 	boat_beater = kthread_run(boat_beat, NULL, "fdbox-boat");
 	if (IS_ERR(boat_beater)) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-/* From a loaded kernel to one that beats, and back. */
+/* Starts a loaded kernel, and stops it. */
 #include <linux/delay.h>
 #include <linux/jiffies.h>
 #include <linux/sched/signal.h>
 
 #include "boat.h"
 
-/* Waits for a word of the boat's. */
+/* Waits for a condition on the shared page. */
 static int boat_wait(struct boat *boat, bool (*is_so)(const struct boat_page *page), u32 limit_ms)
 {
 	unsigned long end = jiffies + msecs_to_jiffies(limit_ms);
@@ -20,21 +20,21 @@ static int boat_wait(struct boat *boat, bool (*is_so)(const struct boat_page *pa
 			return -ETIMEDOUT;
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		/* Nobody wakes anybody in another kernel. */
+		/* There are no wakeups between kernels. */
 		fsleep(10 * USEC_PER_MSEC);
 	}
 }
 
-/* Once it is aboard its lines are masked: before, the next kernel's shutdown could kill it. */
+/* Aboard, its lines are masked: before that, a kexec of the host could kill it. */
 static bool boat_is_aboard(const struct boat_page *page)
 {
-	/* What it wrote before it said so is there. */
+	/* Everything it wrote before that is visible. */
 	return smp_load_acquire(&page->says) == BOAT_SAYS_ABOARD && READ_ONCE(page->boat_beats);
 }
 
 static bool boat_has_parked(const struct boat_page *page)
 {
-	/* How many it is that park is there. */
+	/* The number of CPUs to be parked is visible. */
 	return smp_load_acquire(&page->says) == BOAT_SAYS_PARKING &&
 	       READ_ONCE(page->parked) >= READ_ONCE(page->cpus);
 }
@@ -52,7 +52,7 @@ static void boat_page_write(struct boat *boat)
 	};
 }
 
-/* Its CPUs are claimed. On failure it may run nonetheless. */
+/* Its CPUs must be claimed. On failure the boat may be running nevertheless. */
 int boat_launch(struct boat *boat, u32 start_ms)
 {
 	int err;
@@ -72,7 +72,7 @@ int boat_launch(struct boat *boat, u32 start_ms)
 	return err ? boat_refuse(err, "killed while the boat started") : 0;
 }
 
-/* Asks it to park. A CPU that has done so halts, without hardware virtualisation. */
+/* Asks it to park. A parked CPU halts with hardware virtualisation disabled. */
 int boat_park(struct boat *boat, u32 limit_ms)
 {
 	int err;

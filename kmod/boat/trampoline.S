@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * How a CPU comes from a SIPI to the first instruction of a 64-bit kernel, or only
- * says that it is there. It is copied to a page below 1 MiB, and never runs where
- * it is linked. The boot protocol wants flat segments of these selectors, RSI, and
- * all that is loaded mapped where it is.
+ * Takes a CPU from a SIPI to the first instruction of a 64-bit kernel, or only
+ * lets it respond. The code is copied to a page below 1 MiB, and never runs where
+ * it is linked. The boot protocol requires flat segments with these selectors,
+ * RSI, and identity mappings of everything that is loaded.
  */
 #include <asm/msr-index.h>
 #include <asm/processor-flags.h>
@@ -12,7 +12,7 @@
 #define CODE64	0x10
 #define DATA	0x18
 
-/* Where something is in the page. */
+/* The offset of a symbol in the page. */
 #define AT(symbol)	(symbol - boat_trampoline)
 /* The members of struct boat_trampoline. */
 #define ENTRY		AT(boat_trampoline_data)
@@ -69,7 +69,7 @@ boat_trampoline_32:
 	.globl boat_trampoline_64
 	.code64
 boat_trampoline_64:
-	movl	%ebx, %ebx		/* its upper half is undefined by now */
+	movl	%ebx, %ebx		/* its upper half is undefined here */
 	movl	$2, SAYS(%rbx)
 	movq	PARAMS(%rbx), %rsi
 	movq	ENTRY(%rbx), %rax
@@ -89,7 +89,7 @@ boat_trampoline_64:
 boat_trampoline_gdt:
 .Lgdt_pointer:
 	.word	.Lgdt_end - .Lgdt - 1
-	.long	AT(.Lgdt)		/* from the page on; made absolute with the rest */
+	.long	AT(.Lgdt)		/* relative to the page; made absolute with the rest */
 
 	.balign 16
 	.globl boat_trampoline_data

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What a CPU finds in the page that it starts in. Offsets are in trampoline.S, too. */
+/* The data in the page in which a CPU starts. trampoline.S has the offsets, too. */
 #ifndef _FDBOX_BOAT_TRAMPOLINE_H
 #define _FDBOX_BOAT_TRAMPOLINE_H
 
 #include <linux/types.h>
 
-/* What the CPU says of itself. */
+/* States reported by the CPU. */
 #define BOAT_CPU_SILENT		0
 #define BOAT_CPU_ANSWERS	1
 #define BOAT_CPU_IN_LONG_MODE	2
@@ -18,7 +18,7 @@ struct boat_far {
 };
 
 struct boat_trampoline {
-	u64 entry;			/* 0: say something, and halt */
+	u64 entry;			/* 0: respond, and halt */
 	u64 params;			/* for the kernel: struct boot_params */
 	u32 page_table;
 	u32 base;			/* where this page is */

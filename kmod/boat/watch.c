@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The host's side of the heartbeat: it beats itself, and looks whether the boat does.
+ * The host's side of the heartbeat: sends its own, and checks that of the boat.
  *
- * A boat that says that it panicked, or leaves unasked, is lost at once; one that says
- * nothing, when it has been silent for as long as START allows.
+ * A boat that reports a panic, or leaves without being asked, is lost at once;
+ * one that is silent, after the time that START allows.
  */
 #include <linux/err.h>
 #include <linux/jiffies.h>
@@ -14,7 +14,7 @@
 
 static struct task_struct *boat_watcher;
 
-/* Why a boat is lost that says something else than that it is aboard. */
+/* Why a boat is lost that reports anything other than being aboard. */
 static const char *boat_unsaid(const struct boat_page *page)
 {
 	switch (READ_ONCE(page->says)) {

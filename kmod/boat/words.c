@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Command lines: the boat's, which has words of the module's own on it; this
- * kernel's, which it must have been booted with some of; and the next one's.
+ * Command lines: the boat's, to which the module adds words of its own; this
+ * kernel's, which must contain some words; and the next one's.
  */
 #include <linux/ctype.h>
 #include <linux/err.h>
@@ -19,16 +19,16 @@
 #include "boat.h"
 
 /*
- * What keeps a kernel off the devices of the host's. Some firmware has an MP table,
- * by which the boat would take the IO-APIC over (noapic), and a kernel without an
- * IO-APIC sets the mode of an interrupt line in the chipset (acpi=noirq
- * acpi_sci=edge). A reset at a panic would be one of the machine.
+ * What keeps the boat's kernel away from the host's devices. Some firmware has
+ * an MP table, which would make the boat take over the IO-APIC (noapic), and a
+ * kernel without an IO-APIC sets the mode of an interrupt line in the chipset
+ * (acpi=noirq acpi_sci=edge). A reset on panic would reset the machine.
  */
 #define BOAT_FIXED_WORDS \
 	"pci=off noapic apic_extnmi=none acpi=noirq acpi_sci=edge no_ipi_broadcast=1 " \
 	"8250.nr_uarts=0 tsc=reliable no_timer_check nokaslr kho=off panic=0"
 
-/* Who says one of these contradicts the module, or finds memory that is not the boat's. */
+/* These would contradict the module, or give the boat memory of the host. */
 static const char * const boat_reserved_words[] = {
 	"8250.nr_uarts", "acpi", "acpi_rsdp", "acpi_sci", "apic_extnmi", "exactmap", "kho", "mem",
 	"memmap", "no_ipi_broadcast", "no_timer_check", "noapic", "nokaslr", "nolapic", "nosmp",
@@ -36,8 +36,9 @@ static const char * const boat_reserved_words[] = {
 };
 
 /*
- * The next word of @rest, which goes to what follows it: its length, or 0 at the
- * end. What is in quotes belongs to it; what follows "--" is not the kernel's.
+ * The next word of @rest, which is advanced past it: returns its length, or 0
+ * at the end. Quoted text is part of a word; text after "--" is not for the
+ * kernel.
  */
 static size_t boat_word(const char **rest, const char **word)
 {
@@ -53,7 +54,7 @@ static size_t boat_word(const char **rest, const char **word)
 	return at - *word == 2 && !strncmp(*word, "--", 2) ? 0 : at - *word;
 }
 
-/* The length of a word up to its value. */
+/* The length of a word without its value. */
 static size_t boat_word_key(const char *word, size_t len)
 {
 	const char *value = memchr(word, '=', len);
@@ -63,7 +64,7 @@ static size_t boat_word_key(const char *word, size_t len)
 
 static bool boat_word_is(const char *word, size_t len, const char *key)
 {
-	/* Both are the same to the kernel. */
+	/* The kernel treats both the same. */
 	for (; len && *key; len--, word++, key++) {
 		if (*word != *key && !(*word == '-' && *key == '_'))
 			return false;
@@ -71,7 +72,7 @@ static bool boat_word_is(const char *word, size_t len, const char *key)
 	return !len && !*key;
 }
 
-/* The value that @cmdline gives @key last, which is what counts, in @value; whether it does. */
+/* Copies the last value of @key, the one that counts, to @value; returns whether there is one. */
 static bool boat_word_value(const char *cmdline, const char *key, char *value, size_t size)
 {
 	const char *rest = cmdline, *word;
@@ -90,7 +91,7 @@ static bool boat_word_value(const char *cmdline, const char *key, char *value, s
 	return is_there;
 }
 
-/* Whether a caller's command line may be a boat's. */
+/* Checks the caller's command line for the boat. */
 int boat_words_check(const char *cmdline)
 {
 	const char *rest = cmdline, *word;
@@ -112,7 +113,7 @@ int boat_words_make(struct boat *boat, const char *cmdline)
 	char *text = (char *)boat->region + BOAT_CMDLINE_OFFSET;
 	int len;
 
-	/* The module's come first: a caller may end his by "--" and words for the init. */
+	/* The module's words come first: the caller's may end with "--" and words for init. */
 	len = scnprintf(text, COMMAND_LINE_SIZE, "%s nr_cpus=%u tsc_early_khz=%u %s",
 			BOAT_FIXED_WORDS, boat->nr_cpus, tsc_khz, cmdline);
 	if (len < COMMAND_LINE_SIZE - 1)
@@ -123,8 +124,8 @@ int boat_words_make(struct boat *boat, const char *cmdline)
 }
 
 /*
- * Whether the next kernel leaves the boat's CPUs alone. It brings up those of the
- * lowest numbers, as this one does, and sends an INIT to each.
+ * Whether the next kernel leaves the boat's CPUs alone. Like this one, it
+ * brings up those with the lowest numbers, and sends an INIT to each.
  */
 int boat_words_of_next(struct boat *boat, const char *cmdline)
 {
@@ -151,12 +152,13 @@ int boat_words_of_next(struct boat *boat, const char *cmdline)
 }
 
 /*
- * This kernel's command line. It is not exported to modules, so it is read where
- * everybody does, in an instance of proc that nobody can have mounted anything over.
+ * This kernel's command line. It is not exported to modules, so it is read like
+ * by user space, in a private instance of proc over which nothing can be
+ * mounted.
  */
 static int boat_own_cmdline(char *text, size_t size)
 {
-	/* It is built in: no reference to drop. */
+	/* It is built in, so there is no reference to drop. */
 	struct file_system_type *type = get_fs_type("proc");
 	struct vfsmount *proc;
 	struct file *file;
@@ -182,7 +184,7 @@ static int boat_own_cmdline(char *text, size_t size)
 	return 0;
 }
 
-/* Whether this kernel was told to send no interrupts to all CPUs at once, or an error. */
+/* Whether this kernel was booted without broadcast interrupts, or an error. */
 int boat_no_broadcast(void)
 {
 	char *text __free(kfree) = kzalloc(COMMAND_LINE_SIZE, GFP_KERNEL);
