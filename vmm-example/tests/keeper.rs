@@ -22,7 +22,7 @@ fn a_keeper_is_started_when_it_is_needed_and_ends_when_it_is_not() {
         "[]\n",
         "{output:?}"
     );
-    // Whoever comes when it ends starts another one.
+    // If the keeper is about to exit, the next command starts another one.
     let control = loop {
         assert!(vmm_example(&status, &path).status.success());
         match Control::connect(&path) {
@@ -34,7 +34,7 @@ fn a_keeper_is_started_when_it_is_needed_and_ends_when_it_is_not() {
     let name = BoxName::new("vm0").unwrap();
     control.create(&name).unwrap();
     drop(control);
-    // With a box it stays, and is found.
+    // With a box the keeper stays, and is found.
     let output = vmm_example(&["status", "--json"], &path);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(

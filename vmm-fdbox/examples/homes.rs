@@ -1,10 +1,10 @@
-//! Whether a home of boxes does what every store does, on the kernel that there is.
+//! Checks that a home of boxes works like every other one, on the running kernel.
 //!
 //! ```text
 //! homes fdbox           the module
-//! homes holder          a keeper with nobody behind it
-//! homes luo leave       LUO; then leave a sealed box behind, say so, and keep it until the kernel ends
-//! homes luo find        in the next kernel: find it
+//! homes holder          a keeper without a backing
+//! homes luo leave       LUO; then leaves a sealed box behind, reports that, and keeps it until the kernel ends
+//! homes luo find        in the next kernel: finds the box
 //! ```
 
 use std::error::Error;
@@ -22,7 +22,7 @@ type Done = Result<(), Box<dyn Error>>;
 
 const BOX: &str = "crosses";
 const OWNER: Owner = Owner { uid: 990, gid: 991 };
-/// Where the memory's position is.
+/// The file position of the memory.
 const POSITION: u64 = 4711;
 const PAGE: usize = 4096;
 const PAGES: usize = 300;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A check that fails panics, and says where.
+/// A check that fails panics and reports where.
 fn check(control: &Control, differs: Differs) -> Done {
     for (what, check) in suite::checks() {
         eprintln!("{}: {what}", control.home());
@@ -95,9 +95,9 @@ fn leave() -> Done {
     )?;
     control.give(&name, OWNER)?;
     open.seal().map_err(|failed| failed.error)?;
-    // The guest runs on.
+    // The guest continues.
     write_page(&memory, 7, PAGES)?;
-    // An open box does not cross.
+    // An open box does not reach the next kernel.
     control.create(&BoxName::new("stays")?)?;
     println!("left");
     loop {
@@ -112,7 +112,7 @@ fn find() -> Done {
     let name = BoxName::new(BOX)?;
     assert!(boxes[0].name == name && boxes[0].sealed && boxes[0].fds == 2);
     assert_eq!(control.owner(&name)?, OWNER);
-    // On to a further kernel it would go, too.
+    // The box could also go on to a further kernel.
     control.make_ready()?;
     let AnyBox::Sealed(sealed) = control.open_box(&name)? else {
         return Err("it is open".into());
@@ -131,7 +131,7 @@ fn find() -> Done {
     }
     let stat = rustix::fs::fstat(&memory)?;
     assert_eq!(usize::try_from(stat.st_size)?, PAGES * PAGE);
-    // It is nobody's but ours.
+    // Only this process owns it.
     rustix::fs::ftruncate(&memory, 0)?;
     control.delete(&name)?;
     check(&control, Differs::KERNEL)

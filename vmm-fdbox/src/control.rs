@@ -104,7 +104,7 @@ pub struct Info {
     pub handover_extents: u64,
     /// 4 KiB pages in those extents.
     pub handover_pages: u64,
-    /// What keeps the boxes.
+    /// The home of the boxes.
     pub home: Home,
 }
 
@@ -175,7 +175,7 @@ impl Control {
         })
     }
 
-    /// What keeps its boxes.
+    /// The home of its boxes.
     #[must_use]
     pub fn home(&self) -> Home {
         self.home
@@ -282,8 +282,8 @@ impl Control {
         }
     }
 
-    /// Has every sealed box be where the next kernel finds it. What a keeper took out of LUO in this kernel is not, until
-    /// it is asked to.
+    /// Makes sure that the next kernel will find every sealed box. Boxes that a keeper retrieved from LUO in this kernel
+    /// have to be sealed again for that.
     ///
     /// # Errors
     /// What SEAL says; EPIPE the keeper is gone, and with it what the boxes had.

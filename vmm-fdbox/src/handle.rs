@@ -1,4 +1,5 @@
-//! By what boxes are used: the module's nodes, or the sockets of a keeper. Both know the same commands.
+//! Descriptors for boxes: of the module's nodes, or of a keeper's sockets. Both support the same
+//! commands.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,7 +13,7 @@ use crate::keeper::client;
 use crate::name::BoxName;
 use crate::sys;
 
-/// The directory with the module's control node and every box of it.
+/// The directory of the module's nodes: the control node, and one per box.
 pub(crate) const DIRECTORY: &str = "/dev/fdbox";
 
 type Name = [u8; FDBOX_NAME_LEN];
@@ -39,7 +40,8 @@ impl BoxHandle {
         }
     }
 
-    /// A descriptor that came from elsewhere, and whether its box is sealed. EBADF: it is none of a box.
+    /// A descriptor from elsewhere, and whether its box is sealed. EBADF: it is not a descriptor of
+    /// a box.
     pub(crate) fn passed(fd: OwnedFd) -> Result<(Self, bool), Errno> {
         let mode = fstat(&fd)?.st_mode;
         if FileType::from_raw_mode(mode) == FileType::Socket {
@@ -53,7 +55,7 @@ impl BoxHandle {
         Ok((Self::Module(fd), sealed))
     }
 
-    /// Moves `fd` into the box; on failure the descriptor comes back, still open.
+    /// Moves `fd` into the box; on failure the descriptor is returned, still open.
     pub(crate) fn put_fd(&self, name: Name, fd: OwnedFd) -> Result<(), (OwnedFd, Errno)> {
         match self {
             Self::Module(node) => sys::put_fd(node.as_fd(), name, fd),
@@ -84,11 +86,11 @@ impl BoxHandle {
         }
     }
 
-    /// Why a seal failed comes with the errno, as far as it is told.
+    /// On failure also returns the reason, if there is a report.
     pub(crate) fn seal(&self) -> Result<(), (Errno, Option<Box<abi::SealError>>)> {
         match self {
             Self::Module(node) => sys::seal(node.as_fd()).map_err(|errno| {
-                // A seal that was refused at once leaves the report of the one before it.
+                // A seal that was refused immediately leaves the report of the previous one.
                 let report = sys::seal_error(node.as_fd()).ok().flatten();
                 let report = report.filter(|report| report.error == errno.raw_os_error());
                 (errno, report.map(Box::new))
@@ -111,7 +113,7 @@ impl BoxHandle {
         }
     }
 
-    /// Says that whoever has this very descriptor works on the box, until all duplicates of it are closed.
+    /// Claims the box; the claim lasts until all duplicates of this descriptor are closed.
     pub(crate) fn claim(&self, hold: Hold) -> Result<(), Errno> {
         match self {
             Self::Module(node) => flock(
@@ -126,7 +128,7 @@ impl BoxHandle {
     }
 }
 
-/// A descriptor of all boxes.
+/// A descriptor for all boxes.
 #[derive(Debug)]
 pub(crate) enum ControlHandle {
     Module(OwnedFd),
@@ -141,7 +143,7 @@ impl AsFd for ControlHandle {
     }
 }
 
-/// Where the module has a box.
+/// The path of a box's node.
 fn path_of(name: &BoxName) -> Vec<u8> {
     [DIRECTORY.as_bytes(), b"/", name.as_bytes()].concat()
 }
@@ -161,7 +163,7 @@ impl ControlHandle {
         }
     }
 
-    /// Opens a box anew.
+    /// Opens a box and returns a new descriptor.
     pub(crate) fn open_box(&self, name: &BoxName) -> Result<BoxHandle, Errno> {
         match self {
             Self::Module(_) => {
@@ -191,7 +193,8 @@ impl ControlHandle {
         }
     }
 
-    /// Has every sealed box be where the next kernel finds it; the module's are.
+    /// Makes sure that the next kernel will find every sealed box; for the module this is always
+    /// the case.
     pub(crate) fn make_ready(&self) -> Result<(), Errno> {
         match self {
             Self::Module(_) => Ok(()),
@@ -199,7 +202,7 @@ impl ControlHandle {
         }
     }
 
-    /// Makes a box somebody's.
+    /// Changes the owner of a box.
     pub(crate) fn give(&self, name: &BoxName, owner: Owner) -> Result<(), Errno> {
         match self {
             Self::Module(_) => {
@@ -210,7 +213,7 @@ impl ControlHandle {
         }
     }
 
-    /// Whose a box is.
+    /// The owner of a box.
     pub(crate) fn owner(&self, name: &BoxName) -> Result<Owner, Errno> {
         match self {
             Self::Module(_) => {

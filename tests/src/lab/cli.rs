@@ -124,8 +124,8 @@ pub(crate) struct DemoArgs {
     /// guest's memory is a memfd then.
     #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["guests", "binary", "ram"])]
     pub device: Option<DeviceKind>,
-    /// What keeps the guest meanwhile. luo and holder are on an unpatched kernel without the module,
-    /// and the guest's memory is a memfd then; holder goes with --binary.
+    /// The home of the guest's box. luo and holder use an unpatched kernel without the module, and
+    /// the guest's memory is a memfd then; holder requires --binary.
     #[arg(long, value_enum, default_value_t = Home::Fdbox, conflicts_with_all = ["guests", "device", "ram"])]
     pub home: Home,
     /// The kind of the guest's memory.
@@ -148,7 +148,7 @@ pub(crate) enum DeviceKind {
     Nvme,
 }
 
-/// What keeps boxes.
+/// A home of boxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Home {
     /// The module.

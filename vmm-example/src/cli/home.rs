@@ -1,47 +1,47 @@
-//! Where boxes are.
+//! Options for the home of boxes.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use vmm_fdbox::Home;
 
-/// Where a keeper listens, unless somebody says otherwise: not among the guests' sockets.
+/// The default socket of a keeper: not among the guests' sockets.
 const KEEPER: &str = "/run/vmm-example-keeper";
 
 /// What keeps the boxes of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HomeArg {
-    /// The FDBox module, or else a keeper that runs, or else LUO, or else a holder.
+    /// The FDBox module, or else a running keeper, or else LUO, or else a holder.
     Auto,
     /// The FDBox module.
     Fdbox,
     /// The kernel's Live Update Orchestrator: guests on memfds, on a kernel without patches.
     Luo,
-    /// A process: for another VMM in this kernel.
+    /// A process, for another VMM in this kernel.
     Holder,
 }
 
-/// Where boxes are.
+/// Where boxes are kept.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct HomeArgs {
-    /// What keeps the guest meanwhile.
+    /// What keeps boxes while no VMM has them.
     #[arg(long, value_name = "HOME", value_enum, default_value = "auto")]
     pub(crate) home: HomeArg,
-    /// The socket of the keeper of luo and holder. One is started if none listens.
+    /// The socket of the keeper for luo and holder. A keeper is started if none listens.
     #[arg(long, value_name = "PATH", default_value = KEEPER)]
     pub(crate) keeper: PathBuf,
 }
 
 /// Keep boxes on a kernel without the FDBox module.
 ///
-/// Other commands start it when they need it, and it ends when there is neither a box any more nor
-/// anybody who is connected. It has to live until the host has left its kernel.
+/// Other commands start it when needed, and it exits when there are no boxes and no connections
+/// left. It has to live until the host has left its kernel.
 #[derive(Debug, Args)]
 pub(crate) struct KeeperArgs {
-    /// What is behind it: luo or holder.
+    /// The home of the boxes: luo or holder.
     #[arg(long, value_name = "HOME", value_parser = parse_home)]
     pub(crate) home: Home,
-    /// The socket to listen on. Default: one that was opened as standard input.
+    /// The socket to listen on. Default: the socket that is open as standard input.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 }

@@ -1,4 +1,5 @@
-//! `keeper`: keep boxes on a kernel without the module; and how the other commands come by one.
+//! `keeper`: keeps boxes on a kernel without the module; and how the other commands find or start
+//! one.
 
 use std::fs::File;
 use std::io::Read;
@@ -24,7 +25,7 @@ pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
     let ready = match start(args) {
         Ok(ready) => ready,
         Err(error) if args.socket.is_none() => {
-            // To whoever started it.
+            // For the process that started it.
             say(&chain(error.as_ref()));
             return Ok(ExitStatus::Error);
         }
@@ -32,7 +33,7 @@ pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
     };
     let (keeper, listener) = ready;
     if args.socket.is_none() {
-        // Nothing to complain of, which whoever started it waits to hear.
+        // The process that started this one waits for the end of its output: no text means success.
         let null = File::options().write(true).open("/dev/null");
         rustix::stdio::dup2_stdout(null.context("Cannot open /dev/null")?)?;
     }
@@ -40,7 +41,7 @@ pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
         .serve(listener.as_fd())
         .context("Nobody can connect any more")?;
     if let Some(path) = &args.socket {
-        // It has ended; whoever finds it there tries in vain.
+        // The keeper has ended: nothing will answer on this socket any more.
         let _ = std::fs::remove_file(path);
     }
     Ok(ExitStatus::Done)
@@ -62,7 +63,8 @@ fn listen(path: &Path) -> anyhow::Result<OwnedFd> {
     Keeper::listen(path).with_context(|| format!("Cannot listen on {}", path.display()))
 }
 
-/// What keeps this host's boxes. `leaves`: what is in them is to reach another kernel, or has come from one.
+/// Opens the home of this host's boxes. With `leaves`, the boxes have to reach another kernel, or
+/// have come from one.
 pub(super) fn open(args: &HomeArgs, leaves: bool) -> anyhow::Result<Control> {
     match args.home {
         HomeArg::Fdbox => Ok(Control::open()?),
@@ -72,7 +74,7 @@ pub(super) fn open(args: &HomeArgs, leaves: bool) -> anyhow::Result<Control> {
         HomeArg::Auto => match running(&args.keeper)? {
             Some(control) => Ok(control),
             None if Path::new(LUO).exists() => start_one(&args.keeper, Home::Luo),
-            // It says what is missing.
+            // Its error says what is missing.
             None if leaves => Ok(Control::open()?),
             None => start_one(&args.keeper, Home::Holder),
         },
@@ -91,7 +93,7 @@ fn keeper_of(args: &HomeArgs, home: Home) -> anyhow::Result<Control> {
     }
 }
 
-/// The keeper that listens on a socket, if one does.
+/// Connects to the keeper that listens on a socket, if there is one.
 fn running(path: &Path) -> Result<Option<Control>, BoxError> {
     match Control::connect(path) {
         Ok(control) => Ok(Some(control)),
@@ -110,7 +112,7 @@ fn start_one(path: &Path, home: Home) -> anyhow::Result<Control> {
         .stdin(listener)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    // What is typed at this one's terminal is not for it.
+    // Keeps signals of this command's terminal from it.
     command.process_group(0);
     let mut child = command.spawn().context("Cannot start a keeper")?;
     drop(command);
@@ -124,7 +126,7 @@ fn start_one(path: &Path, home: Home) -> anyhow::Result<Control> {
         let _ = child.wait();
         bail!(complaint.trim_end().to_owned());
     }
-    // Without a thread it stays a zombie until this process ends.
+    // If no thread can be started the keeper remains a zombie until this process ends.
     let _ = thread::Builder::new().spawn(move || child.wait());
     Ok(Control::connect(path)?)
 }

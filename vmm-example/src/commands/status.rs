@@ -19,7 +19,7 @@ use crate::service::api::protocol::{GuestStatus, Reply, Request};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct BoxStatus {
     name: String,
-    /// What keeps it.
+    /// Its home.
     home: Home,
     state: &'static str,
     fds: Vec<FdStatus>,

@@ -78,7 +78,7 @@ pub(crate) struct ResumeReport {
     result: String,
     #[serde(rename = "box")]
     box_name: String,
-    /// What kept it meanwhile. A VMM that knows of no homes had it from the module.
+    /// The home of its box. A VMM that does not know homes used the module.
     #[serde(default)]
     home: Home,
     guest: String,

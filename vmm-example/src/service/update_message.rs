@@ -39,7 +39,7 @@ pub(crate) enum EventKind {
     RollingBack,
     Problem,
     Progress,
-    /// What keeps the guest meanwhile.
+    /// The home of the guest's box.
     Home,
     Other,
 }

@@ -178,7 +178,7 @@ impl<'a, M> Moving<'a, M> {
     }
 }
 
-/// Memory that is bound to its VM goes nowhere without.
+/// Memory that is bound to its VM can only be kept together with it.
 fn memory_finding(kinds: &BTreeSet<Kind>, keeps: Features) -> Option<Finding> {
     let is_bound = kinds.contains(&Kind::GuestMemfd);
     (is_bound && !keeps.guest_memfd()).then(|| {

@@ -52,7 +52,7 @@ pub trait Boxes: BoxStore + Send + Sync {
     /// ENOENT if there is no such box.
     fn owner(&self, name: &BoxName) -> Result<Owner, BoxError>;
 
-    /// Has every sealed box be where the next kernel finds it, as one that came from the last kernel need not be.
+    /// Makes sure that the next kernel will find every sealed box; one that came from the last kernel may not be ready.
     /// Default: it is.
     ///
     /// # Errors

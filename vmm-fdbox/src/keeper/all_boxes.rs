@@ -1,4 +1,4 @@
-//! What whoever is connected to a keeper can do.
+//! The commands of a keeper's socket.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) fn serve(keeper: &Arc<Shared>, request: &Request, answer: &Answer<'_>
             })
         })),
         Command::Open => match name.and_then(|name| keeper.open(&name)) {
-            // If nobody gets it, closing it ends its thread.
+            // If nobody receives it, it is closed, which ends its thread.
             Ok(socket) => drop(answer.send(&answer.reply(), Some(socket.as_fd()))),
             Err(errno) => answer.done(Err(errno)),
         },
@@ -58,12 +58,12 @@ fn info(keeper: &Shared, answer: &Answer<'_>) -> Reply {
     }
 }
 
-/// The cursor is how many boxes were listed.
+/// The cursor is the number of boxes listed so far.
 fn next_box(keeper: &Shared, cursor: u64, answer: &Answer<'_>) -> Result<Reply, Errno> {
     let at = usize::try_from(cursor).unwrap_or(usize::MAX);
     let boxes = keeper.boxes();
     let held = boxes.values().nth(at).cloned().ok_or(Errno::NOENT)?;
-    // Somebody may be sealing it, which others are not to wait for.
+    // Another thread may be sealing that box; the others must not wait for it.
     drop(boxes);
     let content = held.content();
     let fds = content.entries().map_or(0, <[_]>::len) as u64;

@@ -1,4 +1,4 @@
-//! Who holds what a keeper's sealed boxes have, beside the keeper itself.
+//! What holds the files in a keeper's sealed boxes, in addition to the keeper.
 
 use std::os::fd::BorrowedFd;
 
@@ -12,16 +12,16 @@ use crate::abi;
 use crate::coordinator::Owner;
 use crate::name::BoxName;
 
-/// Who is behind a keeper.
+/// The backing of a keeper.
 #[derive(Debug)]
 pub(super) enum Backing {
-    /// Nobody: what is in a box goes with the keeper.
+    /// None: the files in a box are lost with the keeper.
     Nobody,
     /// The kernel's Live Update Orchestrator.
     Luo(Luo),
 }
 
-/// A sealed box that somebody else holds as well, until this is dropped.
+/// A sealed box that the backing holds as well, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Kept {
     _box: LuoBox,
@@ -43,16 +43,17 @@ impl Backing {
         }
     }
 
-    /// Whether a file that is no memfd can be kept.
+    /// Whether a file that is not a memfd can be kept.
     pub(super) fn takes(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         match self {
-            // A file of another kind belongs to the process that made it, or to its address space.
+            // A file of another kind may depend on the process that created it, or on its address
+            // space.
             Self::Nobody => Err(Errno::OPNOTSUPP),
             Self::Luo(luo) => luo.takes(fd),
         }
     }
 
-    /// Gives a box that is sealed to whoever is behind the keeper.
+    /// Gives a sealed box to the backing.
     pub(super) fn keep(
         &self,
         held: (&BoxName, Owner),

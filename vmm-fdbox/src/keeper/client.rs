@@ -1,7 +1,7 @@
-//! What is asked of a keeper, with the meaning and the errnos of the module's commands.
+//! Requests to a keeper, with the semantics and the errnos of the module's commands.
 //!
-//! A socket of a box is shared by whoever was passed a duplicate of it, and so is what comes in on it. Each request
-//! therefore brings a socket of its own to answer on.
+//! A socket of a box, including its receive queue, is shared by all processes that were passed a
+//! duplicate. Each request therefore carries a socket of its own for the reply.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -23,9 +23,9 @@ use crate::deadline::Deadline;
 
 type Name = [u8; FDBOX_NAME_LEN];
 
-/// How long a keeper may take for what walks no memory.
+/// The time limit for requests that do not process memory.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long it may take to give the kernel all memory of a guest.
+/// The time limit for passing all memory of a guest to the kernel.
 const SEAL_LIMIT: Duration = Duration::from_secs(600);
 
 /// Connects to the socket on which a keeper listens.
@@ -51,7 +51,7 @@ fn ask_for_fd(socket: BorrowedFd<'_>, request: &Request) -> Result<OwnedFd, Errn
     fd.ok_or(Errno::PROTO)
 }
 
-/// As [`ask`], of a list: `None` behind its end.
+/// Like [`ask`], for a list: `None` at its end.
 fn ask_next(socket: BorrowedFd<'_>, command: Command, cursor: u64) -> Result<Option<Reply>, Errno> {
     match ask(socket, &Request::new(command).number(cursor)) {
         Ok(reply) => Ok(Some(reply)),
@@ -81,7 +81,8 @@ fn exchange(
     drop(fds);
     drop(theirs);
     if !packet::wait(ours.as_fd(), PollFlags::IN, deadline)? {
-        // From here on no answer can come: either it is there by now, or the keeper undoes what it was to answer.
+        // No reply can arrive from here on: either it is already there, or the keeper undoes the
+        // request.
         shutdown(&ours, Shutdown::Read)?;
     }
     let got = packet::receive(ours.as_fd(), REPLY_BYTES, RecvFlags::DONTWAIT).map_err(gone)?;
@@ -98,7 +99,7 @@ fn exchange(
     }
 }
 
-/// That a keeper is gone has one errno.
+/// A single errno means that the keeper is gone.
 fn gone(errno: Errno) -> Errno {
     match errno {
         Errno::CONNRESET | Errno::NOTCONN | Errno::CONNREFUSED => Errno::PIPE,
@@ -147,7 +148,7 @@ pub(crate) fn owner(keeper: BorrowedFd<'_>, name: Name) -> Result<Owner, Errno> 
     })
 }
 
-/// Has every sealed box be where the next kernel finds it.
+/// Makes sure that the next kernel will find every sealed box.
 pub(crate) fn ready(keeper: BorrowedFd<'_>) -> Result<(), Errno> {
     ask(keeper, &Request::new(Command::Ready)).map(drop)
 }
@@ -170,7 +171,7 @@ pub(crate) fn is_sealed(fdbox: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(reply.code == abi::FDBOX_STATE_SEALED)
 }
 
-/// Moves `fd` into the box; on failure the descriptor comes back, still open.
+/// Moves `fd` into the box; on failure the descriptor is returned, still open.
 pub(crate) fn put_fd(
     fdbox: BorrowedFd<'_>,
     name: Name,
@@ -223,7 +224,7 @@ pub(crate) fn next_lost(
     }))
 }
 
-/// Seals a box; the answer to a refusal says why.
+/// Seals a box; the reply to a refusal contains the reason.
 pub(crate) fn seal(fdbox: BorrowedFd<'_>) -> Result<(), (Errno, Option<Box<abi::SealError>>)> {
     let answer = exchange(fdbox, &Request::new(Command::Seal), None);
     let (reply, _) = answer.map_err(|errno| (errno, None))?;
@@ -250,7 +251,7 @@ pub(crate) fn salvage(fdbox: BorrowedFd<'_>) -> Result<(), Errno> {
     ask(fdbox, &Request::new(Command::Salvage)).map(drop)
 }
 
-/// Says that whoever has this socket works on its box.
+/// Claims the box for the holders of this socket.
 pub(crate) fn claim(fdbox: BorrowedFd<'_>, hold: Hold) -> Result<(), Errno> {
     let number = match hold {
         Hold::Shared => HOLD_SHARED,

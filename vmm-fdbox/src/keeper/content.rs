@@ -1,4 +1,4 @@
-//! A box that a keeper holds, with the module's errnos.
+//! The contents of a box in a keeper, with the module's errnos.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::claim::Hold;
 use crate::coordinator::Owner;
 use crate::name::{BoxName, FdName};
 
-/// The most descriptors in one box.
+/// The maximum number of descriptors in a box.
 pub(super) const MAX_FDS: usize = 256;
 
 /// The kind of a memfd.
 pub(super) const MEMFD: &str = "keeper,memfd-v1";
-/// A kind that this library does not know, and whoever is behind the keeper does.
+/// A kind of file that the backing supports although this library does not know it.
 pub(super) const OTHER: &str = "keeper,file-v1";
 
-/// This end of a connection over which a box is used.
+/// This end of a connection to a box.
 pub(super) type Connection = Arc<OwnedFd>;
 
-/// That a descriptor of the last kernel is not there.
+/// Why a descriptor of the last kernel is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) errno: Errno,
@@ -55,26 +55,26 @@ impl Entry {
     }
 }
 
-/// Which descriptor kept a box from being sealed, and why.
+/// The descriptor that prevented a seal, and the reason.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) errno: Errno,
-    /// `None`: the box as a whole.
+    /// `None` stands for the whole box.
     pub(super) name: Option<FdName>,
     pub(super) reason: u32,
     pub(super) message: String,
 }
 
-/// What is in a box, and who works on it.
+/// The contents of a box, and its claims.
 #[derive(Debug)]
 pub(super) struct Content {
     entries: Vec<Entry>,
-    /// What the last kernel left, until somebody looks.
+    /// A box of the last kernel that has not been restored yet.
     incoming: Option<Incoming>,
     is_sealed: bool,
-    /// Who was told that it is deleted finds out by [`Errno::NODEV`].
+    /// Users of a deleted box get [`Errno::NODEV`].
     is_deleted: bool,
-    /// What holds it for the next kernel, while it is sealed.
+    /// What holds the box for the next kernel while it is sealed.
     kept: Option<Kept>,
     claims: Vec<(Connection, Hold)>,
 }
@@ -159,7 +159,7 @@ impl Content {
         backing.takes(fd).map(|()| OTHER)
     }
 
-    /// Puts in what the box [takes](Self::takes).
+    /// Puts in a descriptor that the box [takes](Self::takes).
     pub(super) fn put(&mut self, name: FdName, fd: OwnedFd, kind: &'static str) {
         self.entries.push(Entry {
             name,
@@ -168,7 +168,7 @@ impl Content {
         });
     }
 
-    /// Where a descriptor is, and the descriptor.
+    /// The index of a descriptor, and the descriptor.
     pub(super) fn find(&self, name: &FdName) -> Result<(usize, BorrowedFd<'_>), Errno> {
         self.must_be_open()?;
         let mut entries = self.entries.iter().enumerate();
@@ -202,7 +202,8 @@ impl Content {
         Ok(())
     }
 
-    /// Has what is sealed be where the next kernel finds it, also if it came from the last one.
+    /// Makes sure that the next kernel will find a sealed box, also if it came from the last
+    /// kernel.
     pub(super) fn make_ready(
         &mut self,
         held: (&BoxName, Owner),
@@ -238,13 +239,14 @@ impl Content {
         Ok(())
     }
 
-    /// Where in the box what is lost is, and why.
+    /// The indices of the lost descriptors, and the reasons.
     pub(super) fn lost(&self) -> impl Iterator<Item = (usize, &Entry, Lost)> {
         let entries = self.entries.iter().enumerate();
         entries.filter_map(|(at, entry)| Some((at, entry, *entry.file.as_ref().err()?)))
     }
 
-    /// A claim goes with its connection; whether that was closed is asked, since this end hears of it later.
+    /// A claim ends with its connection. Whether other claims' connections are closed has to be
+    /// checked, because this end may not have been notified yet.
     pub(super) fn claim(&mut self, who: &Connection, hold: Hold) -> Result<(), Errno> {
         self.exists()?;
         self.claims
@@ -257,13 +259,13 @@ impl Content {
         Ok(())
     }
 
-    /// A connection is closed.
+    /// Called when a connection is closed.
     pub(super) fn leave(&mut self, who: &Connection) {
         self.claims.retain(|(other, _)| !Arc::ptr_eq(other, who));
     }
 }
 
-/// Whether it is memory of shmem's or hugetlbfs's: nothing else has seals.
+/// Whether it is memory from shmem or hugetlbfs: other files do not have seals.
 fn is_memfd(fd: BorrowedFd<'_>) -> bool {
     fcntl_get_seals(fd).is_ok_and(|_: SealFlags| true)
 }

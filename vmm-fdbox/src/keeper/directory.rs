@@ -1,6 +1,8 @@
-//! What a keeper writes down of a box for the keeper of the next kernel: LUO knows files by numbers only.
+//! What a keeper records about a box for the keeper in the next kernel, because LUO knows files
+//! only by number.
 //!
-//! A memfd of its own in the box's session. Fixed widths, little-endian; docs/keeper-protocol.md has the layout.
+//! The record is a separate memfd in the box's session. Its fields have fixed widths and are
+//! little-endian; docs/keeper-protocol.md has the layout.
 
 use crate::abi::{FDBOX_COMPATIBLE_LEN, FDBOX_NAME_LEN};
 use crate::coordinator::Owner;
@@ -16,7 +18,7 @@ const MAGIC: [u8; 8] = *b"FDBOXDIR";
 const NAME_AT: usize = 40;
 const HEADER_BYTES: usize = NAME_AT + FDBOX_NAME_LEN;
 const FD_BYTES: usize = 8 + FDBOX_NAME_LEN + FDBOX_COMPATIBLE_LEN;
-/// What a directory takes at most.
+/// The maximum size of a directory.
 pub(super) const MAX_BYTES: usize = HEADER_BYTES + MAX_FDS * FD_BYTES;
 
 const CHECKSUM: std::ops::Range<usize> = 16..20;
@@ -24,7 +26,7 @@ const CHECKSUM: std::ops::Range<usize> = 16..20;
 /// A file of the box.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Listed {
-    /// LUO's number of it.
+    /// Its number in LUO.
     pub(super) token: u64,
     pub(super) name: FdName,
     pub(super) kind: String,
@@ -38,7 +40,7 @@ pub(super) struct Directory {
     pub(super) fds: Vec<Listed>,
 }
 
-/// Why some bytes are no directory.
+/// Why some bytes are not a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DirectoryError {
     #[error("it is of version {0}, and this program reads version {VERSION}")]
@@ -146,7 +148,7 @@ mod tests {
         assert_eq!(Directory::decode(&directory.encode()), Ok(directory));
     }
 
-    /// One of version 1 is read for ever.
+    /// Version 1 remains readable forever.
     #[test]
     fn the_golden_one_is_as_it_was() {
         let golden = include_bytes!("../../tests/golden/keeper-directory-v1.bin");

@@ -1,4 +1,4 @@
-//! A box in a keeper's hands, as its threads share it.
+//! A box in a keeper, shared by its threads.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A box. Whose it is can be asked while somebody works on its content, or that is still being restored.
+/// A box. Its owner can be queried while its contents are in use or still being restored.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) name: BoxName,
@@ -29,7 +29,7 @@ impl Held {
         }
     }
 
-    /// What is in it. Whoever comes first has what the last kernel left restored.
+    /// The contents of the box. The first caller restores what the last kernel left.
     pub(super) fn content(&self) -> MutexGuard<'_, Content> {
         let mut content = lock(&self.content);
         content.arrive();
@@ -40,7 +40,7 @@ impl Held {
         *lock(&self.owner)
     }
 
-    /// Makes an open box somebody's. A sealed one may have said already whose it is.
+    /// Changes the owner of an open box. For a sealed box the owner may already be recorded.
     pub(super) fn give(&self, owner: Owner) -> Result<(), Errno> {
         if self.content().is_sealed()? {
             return Err(Errno::BUSY);

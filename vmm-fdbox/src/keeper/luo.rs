@@ -1,8 +1,8 @@
-//! Boxes with LUO, the kernel's Live Update Orchestrator.
+//! Boxes in LUO, the kernel's Live Update Orchestrator.
 //!
-//! LUO keeps *sessions* of numbered files for as long as somebody has the session open, which has to be so until the
-//! jump. Each sealed box is a session; its number 0 is the box's [directory](super::directory). There is no list of
-//! sessions: a keeper asks for each name that there can be.
+//! LUO keeps *sessions* of numbered files as long as a process has the session open, which must be
+//! the case until the jump. Each sealed box is a session; file number 0 is the box's
+//! [directory](super::directory). LUO cannot list sessions: a keeper tries each possible name.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,16 +19,16 @@ use crate::coordinator::Owner;
 use crate::name::BoxName;
 use crate::sys;
 
-/// LUO's node. One process at a time can have it open.
+/// LUO's node. Only one process at a time can have it open.
 pub(super) const DEVICE: &str = "/dev/liveupdate";
 /// The number of a box's directory in its session.
 const DIRECTORY: u64 = 0;
-/// The most boxes that there can be.
+/// The maximum number of boxes.
 pub(super) const MAX_BOXES: u32 = 256;
-/// The session in which a file is tried.
+/// The session for testing whether LUO accepts a file.
 const TRIAL: &str = "vmm-fdbox.trial";
 
-/// Why its node cannot be opened, and what to do.
+/// Why the node cannot be opened, and what to do.
 pub(super) fn why_not_open(errno: Errno) -> String {
     let why = match errno {
         Errno::NOENT => "this kernel has no LUO, or was booted without kho=on liveupdate=on",
@@ -41,17 +41,17 @@ pub(super) fn why_not_open(errno: Errno) -> String {
     why.to_owned()
 }
 
-/// LUO, which this process has.
+/// LUO, opened by this process.
 #[derive(Debug)]
 pub(super) struct Luo {
     device: OwnedFd,
-    /// The numbers of the sessions that there are.
+    /// The numbers of the existing sessions.
     used: Arc<Mutex<Vec<u32>>>,
-    /// Sessions that came and cannot be read: what is in them is lost when they are closed.
+    /// Sessions that arrived but cannot be read: their files are lost when they are closed.
     unread: Vec<OwnedFd>,
 }
 
-/// A box that LUO has, until this is dropped.
+/// A box held by LUO, until this is dropped.
 #[derive(Debug)]
 pub(super) struct LuoBox {
     session: Option<OwnedFd>,
@@ -61,7 +61,7 @@ pub(super) struct LuoBox {
 
 impl Drop for LuoBox {
     fn drop(&mut self) {
-        // Its name is free once it is closed.
+        // The name is free once the session is closed.
         drop(self.session.take());
         lock(&self.used).retain(|used| *used != self.number);
     }
@@ -98,9 +98,9 @@ impl Luo {
         abi::FDBOX_FEATURE_KHO | abi::FDBOX_FEATURE_MEMFD | refused
     }
 
-    /// Whether LUO can keep a file, which it says by trying.
+    /// Whether LUO can keep a file; determined by trying.
     pub(super) fn takes(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        // One at a time has the name.
+        // Only one trial at a time can use the name.
         let _turn = lock(&self.used);
         let trial = sys::luo_create(self.device.as_fd(), TRIAL)?;
         sys::luo_preserve(trial.as_fd(), fd, DIRECTORY).map_err(|errno| match errno {
@@ -174,7 +174,7 @@ impl Luo {
     }
 }
 
-/// What the last kernel left of a box.
+/// A box that the last kernel left.
 #[derive(Debug)]
 pub(super) struct Incoming {
     session: OwnedFd,
@@ -182,7 +182,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Takes all of it: what could not be taken is lost, and LUO frees what it still has of it.
+    /// Retrieves all files: those that cannot be retrieved are lost, and LUO frees what it still
+    /// has of them.
     pub(super) fn take_all(self) -> Vec<Entry> {
         let take = |listed: Listed| Entry {
             file: sys::luo_take(self.session.as_fd(), listed.token).map_err(|errno| Lost {
@@ -256,12 +257,12 @@ mod tests {
     use super::*;
     use crate::name::FdName;
 
-    /// What LUO does not give back is named, and the rest of the box can be had.
+    /// Files that LUO does not return are named, and the rest of the box is usable.
     #[test]
     fn what_does_not_arrive_is_lost() {
         let name = FdName::new("ram").unwrap();
         let incoming = Incoming {
-            // No session of LUO's.
+            // Not a session of LUO.
             session: filled_memfd(b"x").unwrap(),
             fds: vec![Listed {
                 token: 1,
@@ -293,7 +294,7 @@ mod tests {
             kind: "keeper,file-v1".into(),
             file: filled_memfd(b"x").map_err(|errno| Lost { errno, message: "" }),
         };
-        // What LUO says of a kind that it has no handler for.
+        // LUO's error for a kind that it has no handler for.
         let refused = refusal(&entry, Errno::NOENT);
         assert_eq!(refused.errno, Errno::OPNOTSUPP);
         assert_eq!(refused.name, Some(entry.name));

@@ -1,12 +1,14 @@
-//! Boxes on a kernel without the module: a process of one's own keeps them.
+//! Boxes on a kernel without the module: an ordinary process keeps them.
 //!
-//! A keeper answers on sockets what the module answers on nodes, with the same errnos; a descriptor of one box is a
-//! socket that is bound to it, and whoever has it may use the box. What is behind it is the box's *home*:
+//! A keeper answers requests on sockets as the module does on nodes, with the same errnos; a
+//! descriptor of a box is a socket bound to it, which gives access to that box. What preserves the
+//! box is its *home*:
 //!
-//! - [`Home::Holder`], nobody: the descriptors stay open in the keeper. That is enough for another VMM in the same
-//!   kernel.
-//! - [`Home::Luo`], the kernel's Live Update Orchestrator: a sealed box is a session of it and reaches the next kernel,
-//!   with what LUO can keep. The keeper has to live until the jump, and one of the next kernel takes the boxes.
+//! - [`Home::Holder`]: only the keeper, which holds the descriptors. This is sufficient for another
+//!   VMM in the same kernel.
+//! - [`Home::Luo`], the kernel's Live Update Orchestrator: a sealed box is a session of LUO and
+//!   reaches the next kernel, with the files that LUO can keep. The keeper has to live until the
+//!   jump, and a keeper in the next kernel retrieves the boxes.
 //!
 //! ```
 //! use vmm_fdbox::keeper::Keeper;
@@ -54,10 +56,10 @@ use crate::error::{BoxError, Operation};
 pub(crate) use self::packet::is_packet_socket;
 pub use self::wire::VERSION;
 
-/// How many may wait to be connected to.
+/// The maximum number of pending connections.
 const BACKLOG: i32 = 64;
 
-/// What keeps boxes.
+/// A home of boxes.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
 )]
@@ -81,12 +83,12 @@ impl Home {
         }
     }
 
-    /// Whether it is the module's, as it is where nothing else is said.
+    /// Whether it is the module, which is the default.
     pub(crate) fn is_fdbox(&self) -> bool {
         *self == Self::Fdbox
     }
 
-    /// Who answers for it.
+    /// The name of its keeper.
     pub(crate) fn keeper(self) -> &'static str {
         match self {
             Self::Fdbox => "the fdbox module",
@@ -105,28 +107,29 @@ impl fmt::Display for Home {
     }
 }
 
-/// Why there is no keeper.
+/// Why a keeper cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeeperError {
     /// LUO's node cannot be opened.
     #[error("Cannot open {}: {}", luo::DEVICE, luo::why_not_open(*.0))]
     OpenLuo(Errno),
-    /// LUO does not keep memory.
+    /// LUO does not support memfds.
     #[error("LUO of this kernel keeps no memfds: {0}")]
     NoMemfd(Errno),
-    /// A system call.
+    /// A system call failed.
     #[error("Cannot start a keeper: {0}")]
     System(Errno),
 }
 
-/// A keeper in this process. Its threads serve whoever is connected until they close their sockets, also after this is
+/// A keeper in this process. Its threads serve each connection until the client closes it, also
+/// after this is dropped.
 /// dropped.
 #[derive(Debug)]
 pub struct Keeper(Arc<Shared>);
 
 impl Keeper {
-    /// One with nobody behind it.
+    /// A keeper without a backing.
     ///
     /// # Errors
     /// [`KeeperError::System`].
@@ -139,7 +142,7 @@ impl Keeper {
         Ok(Self(Arc::new(shared)))
     }
 
-    /// One with LUO behind it, and with the boxes that the last kernel left to LUO.
+    /// A keeper backed by LUO, with the boxes that the last kernel left in LUO.
     ///
     /// # Errors
     /// [`KeeperError`].
@@ -147,10 +150,10 @@ impl Keeper {
         Self::new(Backing::Luo(Luo::open()?))
     }
 
-    /// A socket for [`serve`](Self::serve), which takes the place of what is at the path.
+    /// Creates a socket for [`serve`](Self::serve); it replaces a file at this path.
     ///
     /// # Errors
-    /// Such as ENOENT, there is no such directory.
+    /// For example ENOENT: the directory does not exist.
     pub fn listen(path: &Path) -> Result<OwnedFd, Errno> {
         let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
@@ -163,16 +166,17 @@ impl Keeper {
         Ok(socket)
     }
 
-    /// Serves whoever connects to the socket. It returns when somebody was connected, nobody is any more, and there is
-    /// no box.
+    /// Serves the connections to the socket. Returns when there has been a connection, no
+    /// connection is left, and there is no box.
     ///
     /// # Errors
+    /// Those of the socket.
     /// Of the socket.
     pub fn serve(&self, listener: BorrowedFd<'_>) -> Result<(), Errno> {
         self.0.accept(listener)
     }
 
-    /// Connects to it from this process.
+    /// Connects to the keeper from this process.
     ///
     /// # Errors
     /// EMFILE, ENOMEM.

@@ -1,4 +1,4 @@
-//! What whoever has a box's socket can do with the box.
+//! The commands of a box's socket.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -13,7 +13,7 @@ use crate::abi;
 use crate::claim::Hold;
 use crate::name::FdName;
 
-/// A box that somebody uses.
+/// A box in use by a connection.
 pub(super) struct Used<'a> {
     pub(super) held: &'a Held,
     pub(super) by: &'a Connection,
@@ -56,7 +56,7 @@ impl Used<'_> {
         content.seal(held, self.backing)
     }
 
-    /// It is in the box when whoever asked knows, and else not.
+    /// The descriptor stays in the box only if the client has received the reply.
     fn put(
         &self,
         content: &mut Content,
@@ -73,7 +73,7 @@ impl Used<'_> {
     }
 }
 
-/// It is out of the box when whoever asked has it, and else not.
+/// The descriptor leaves the box only if the client has received it.
 fn get(content: &mut Content, name: &FdName, keep: bool, answer: &Answer<'_>) -> Result<(), Errno> {
     let (at, fd) = content.find(name)?;
     if answer.send(&answer.reply(), Some(fd)) && !keep {

@@ -14,7 +14,7 @@ use rustix::net::{
 
 use crate::deadline::Deadline;
 
-/// The most descriptors that go with a packet: where to answer, and what is put.
+/// The maximum number of descriptors in a packet: the socket for the reply, and the file to put.
 pub(super) const MAX_FDS: usize = 2;
 
 /// The two ends of a connection.
@@ -23,14 +23,14 @@ pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(family, kind, SocketFlags::CLOEXEC, None)
 }
 
-/// Whether it is a socket over which packets go between processes of this host.
+/// Whether it is a packet socket for processes of this host.
 pub(crate) fn is_packet_socket(fd: impl AsFd) -> bool {
     use rustix::net::sockopt::{socket_domain, socket_type};
     let fd = fd.as_fd();
     socket_domain(fd) == Ok(AddressFamily::UNIX) && socket_type(fd) == Ok(SocketType::SEQPACKET)
 }
 
-/// Sends a packet if there is room for it (EAGAIN).
+/// Sends a packet if there is space for it (otherwise EAGAIN).
 pub(super) fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -50,15 +50,16 @@ pub(super) fn send(
     }
 }
 
-/// What came in one packet.
+/// The content of a packet.
 #[derive(Debug)]
 pub(super) struct Packet {
     pub(super) bytes: Vec<u8>,
     pub(super) fds: Vec<OwnedFd>,
 }
 
-/// Takes the next packet of at most `most` bytes, and waits for it unless `flags` say otherwise. `None`: the other
-/// end is closed. EMSGSIZE: a longer one, or one with more descriptors than this process can have, is gone.
+/// Receives a packet of at most `most` bytes, waiting for it unless `flags` say otherwise. Returns
+/// `None` if the other end is closed. EMSGSIZE: a packet that was longer, or had more descriptors
+/// than this process can open, was dropped.
 pub(super) fn receive(
     socket: BorrowedFd<'_>,
     most: usize,
@@ -94,7 +95,7 @@ pub(super) fn receive(
     Ok(Some(Packet { bytes, fds }))
 }
 
-/// Waits until the socket is ready or closed. `false`: the deadline is over.
+/// Waits until the socket is ready or closed. Returns `false` after the deadline.
 pub(super) fn wait(
     socket: BorrowedFd<'_>,
     flags: PollFlags,
@@ -110,7 +111,7 @@ pub(super) fn wait(
     }
 }
 
-/// Whether everybody has closed the other end.
+/// Whether all descriptors of the other end are closed.
 pub(super) fn is_closed(socket: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&socket, PollFlags::empty())];
     let polled = poll(&mut fds, Some(&Timespec::default()));

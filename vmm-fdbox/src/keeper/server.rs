@@ -1,4 +1,4 @@
-//! A keeper at work: a thread for each connection, and one lock for each box.
+//! The server side of a keeper: one thread per connection, and one lock per box.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,19 +25,19 @@ use crate::name::BoxName;
 pub(super) struct Shared {
     pub(super) backing: Backing,
     boxes: Mutex<BTreeMap<BoxName, Arc<Held>>>,
-    /// Each thread of a connection has one; it is told of when it ends.
+    /// Each connection's thread holds a reference, and reports its end.
     connections: Arc<()>,
     ended: OwnedFd,
 }
 
-/// A connection, of which it is known what it is for.
+/// What a connection gives access to.
 #[derive(Debug, Clone)]
 enum Access {
     All,
     One(Arc<Held>),
 }
 
-/// Where an answer goes.
+/// Where a reply goes.
 pub(super) struct Answer<'a> {
     command: Command,
     to: BorrowedFd<'a>,
@@ -48,7 +48,7 @@ impl Answer<'_> {
         Reply::new(self.command)
     }
 
-    /// Whether it got there. If not, whoever asked will never have it.
+    /// Sends the reply. Returns whether it was delivered; if not, the client will never get it.
     pub(super) fn send(&self, reply: &Reply, fd: Option<BorrowedFd<'_>>) -> bool {
         packet::send(self.to, &reply.encode(), fd.as_slice()).is_ok()
     }
@@ -57,7 +57,7 @@ impl Answer<'_> {
         self.reply_with(done.map(|()| self.reply()));
     }
 
-    /// As [`done`](Self::done), of what answers by itself if it is done.
+    /// Like [`done`](Self::done), for an operation that sends its own reply on success.
     pub(super) fn done_or<T>(
         &self,
         with: Result<T, Errno>,
@@ -80,7 +80,7 @@ impl Shared {
         let arrived: Vec<_> = backing.arrivals().into_iter().map(Arc::new).collect();
         for held in &arrived {
             let held = Arc::clone(held);
-            // Nobody waits for it before it is asked for; without a thread it is done then.
+            // Restoring in the background; without a thread the box is restored on first use.
             let restore = move || drop(held.content());
             let _ = thread::Builder::new().name("arrival".into()).spawn(restore);
         }
@@ -120,14 +120,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Connects somebody who may do everything.
+    /// Creates a connection with full access.
     pub(super) fn connect(self: &Arc<Self>) -> Result<OwnedFd, Errno> {
         let (ours, theirs) = packet::pair()?;
         self.serve(ours, Access::All).map_err(|_| Errno::NOMEM)?;
         Ok(theirs)
     }
 
-    /// Opens a box: the socket is its descriptor.
+    /// Opens a box: the returned socket is its descriptor.
     pub(super) fn open(self: &Arc<Self>, name: &BoxName) -> Result<OwnedFd, Errno> {
         let held = self.get(name)?;
         let (ours, theirs) = packet::pair()?;
@@ -136,7 +136,7 @@ impl Shared {
         Ok(theirs)
     }
 
-    /// Serves whoever connects, until there are neither connections any more nor boxes.
+    /// Serves connections until there are no connections and no boxes left.
     pub(super) fn accept(self: &Arc<Self>, listener: BorrowedFd<'_>) -> Result<(), Errno> {
         loop {
             let mut fds = [
@@ -159,7 +159,7 @@ impl Shared {
     fn accept_one(self: &Arc<Self>, listener: BorrowedFd<'_>) -> Result<(), Errno> {
         match accept_with(listener, SocketFlags::CLOEXEC) {
             Ok(socket) if is_packet_socket(&socket) => {
-                // Without a thread it is closed, which its other end sees.
+                // If no thread can be started the connection is closed, which the client notices.
                 let _ = self.serve(socket, Access::All);
                 Ok(())
             }
@@ -168,9 +168,9 @@ impl Shared {
         }
     }
 
-    /// Asked when a connection has ended.
+    /// Checked when a connection has ended.
     fn is_idle(&self) -> bool {
-        // The end that woke this up is no news any more.
+        // Consumes the event that caused the wakeup.
         let _ = rustix::io::read(&self.ended, &mut [0; 8]);
         Arc::strong_count(&self.connections) == 1 && self.boxes().is_empty()
     }
@@ -185,27 +185,27 @@ impl Shared {
                 held.content().leave(&socket);
             }
             drop(connection);
-            // A counter that is full wakes as well.
+            // A full counter causes a wakeup as well.
             let _ = rustix::io::write(&shared.ended, &1_u64.to_ne_bytes());
         };
         thread::Builder::new().name("keeper".into()).spawn(serve)?;
         Ok(())
     }
 
-    /// Answers what comes in on a connection until everybody has closed it.
+    /// Answers the requests on a connection until the client has closed it.
     fn converse(self: &Arc<Self>, socket: &Connection, access: &Access) {
         loop {
             match packet::receive(socket.as_fd(), REQUEST_BYTES, RecvFlags::empty()) {
                 Ok(Some(packet)) => self.heard(packet, socket, access),
-                // Too long: whoever sent it sees that the socket it gave is closed.
+                // Too long: the client notices that the socket for the reply is closed.
                 Err(Errno::MSGSIZE) => {}
                 Ok(None) | Err(_) => return,
             }
         }
     }
 
-    /// A packet without a socket to answer on, or that is no request, is dropped: the other end sees that its socket
-    /// is closed.
+    /// Handles a packet. A packet without a socket for the reply, or that is not a valid request,
+    /// is dropped: the client notices that its socket is closed.
     fn heard(self: &Arc<Self>, packet: Packet, by: &Connection, access: &Access) {
         let mut fds = packet.fds.into_iter();
         let (Some(to), put) = (fds.next(), fds.next()) else {

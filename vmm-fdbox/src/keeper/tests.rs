@@ -44,7 +44,7 @@ fn a_box_that_is_passed_is_one_box_and_no_more() {
     let fd = control.descriptor(&name()).unwrap();
     let passed = PassedBox::new(name(), Info::default(), fd).unwrap();
     assert_eq!(passed.boxes().unwrap()[0].fds, 1);
-    // Whoever has it cannot make or delete boxes.
+    // The holder of that socket cannot create or delete boxes.
     let socket = control.descriptor(&name()).unwrap();
     let made = client::create_box(socket.as_fd(), BoxName::new("vm1").unwrap().to_kernel());
     assert_eq!(made, Err(Errno::PERM));
@@ -66,7 +66,7 @@ fn a_claim_is_the_descriptors_that_was_passed() {
     let claim = passed.claim(&name(), Hold::Exclusive).unwrap();
     let other = control.claim(&name(), Hold::Shared);
     assert_eq!(other.unwrap_err().errno(), Errno::AGAIN);
-    // By the same descriptor it can be taken again.
+    // The same descriptor can claim it again.
     drop(passed.claim(&name(), Hold::Exclusive).unwrap());
     drop(claim);
 }
@@ -90,7 +90,7 @@ fn many_can_ask_by_one_descriptor_at_once() {
     assert_eq!(open.fds().unwrap().len(), 1);
 }
 
-/// Asks without waiting for the answer, and says that it will never be read.
+/// Sends a request without waiting for the reply, and indicates that it will not be read.
 fn ask_and_leave(socket: &OwnedFd, request: &Request, put: Option<&OwnedFd>) {
     let (ours, theirs) = packet::pair().unwrap();
     shutdown(&ours, Shutdown::Read).unwrap();
@@ -108,7 +108,7 @@ fn what_nobody_hears_of_is_not_done() {
     ask_and_leave(&socket, &get, None);
     let put = Request::new(Command::Put).name(text_into("other"));
     ask_and_leave(&socket, &put, Some(&memfd()));
-    // The same connection is served in order.
+    // Requests on one connection are handled in order.
     let listed = client::next_fd(socket.as_fd(), 0).unwrap().unwrap();
     assert_eq!(listed.name, fd_name().to_kernel());
     assert!(client::next_fd(socket.as_fd(), 1).unwrap().is_none());
@@ -121,7 +121,7 @@ fn nonsense_is_dropped_and_the_next_request_is_served() {
     let whole = Request::new(Command::State).encode();
     let long = vec![7; 1 << 12];
     for bytes in [&whole[..], &whole[..9], &long[..], &[7; 272]] {
-        // Without a socket to answer on, and with one.
+        // Without a socket for the reply, and with one.
         packet::send(socket.as_fd(), bytes, &[]).unwrap();
         let (ours, theirs) = packet::pair().unwrap();
         packet::send(socket.as_fd(), bytes, &[theirs.as_fd()]).unwrap();
@@ -130,7 +130,7 @@ fn nonsense_is_dropped_and_the_next_request_is_served() {
         let answered = got.map(|packet| Reply::decode(&packet.bytes).unwrap().error);
         assert_eq!(answered, (bytes == whole).then_some(None));
     }
-    // An answer does not go to what is no socket for it, and nothing is put by a command that puts nothing.
+    // A reply is not sent to a file that is not a suitable socket, and only PUT puts a file.
     packet::send(socket.as_fd(), &whole, &[memfd().as_fd()]).unwrap();
     let (_ours, theirs) = packet::pair().unwrap();
     packet::send(socket.as_fd(), &whole, &[theirs.as_fd(), memfd().as_fd()]).unwrap();
@@ -146,7 +146,7 @@ fn a_keeper_that_is_gone_is_an_error_that_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keeper");
     assert_eq!(Control::connect(&path).unwrap_err().errno(), Errno::NOENT);
-    // What a keeper left that is no more.
+    // The socket of a keeper that no longer exists.
     drop(Keeper::listen(&path).unwrap());
     assert_eq!(Control::connect(&path).unwrap_err().errno(), Errno::PIPE);
 }
@@ -160,7 +160,7 @@ fn whoever_connects_to_its_socket_is_served() {
     let control = Control::connect(&path).unwrap();
     control.create(&name()).unwrap();
     drop(control);
-    // As long as there is a box it stays.
+    // The keeper stays as long as there is a box.
     let other = Control::connect(&path).unwrap();
     assert_eq!(other.boxes().unwrap()[0].name, name());
     other.delete(&name()).unwrap();

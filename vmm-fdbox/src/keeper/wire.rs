@@ -1,7 +1,7 @@
-//! What is said to a keeper and what it answers, byte for byte. docs/keeper-protocol.md has all of it.
+//! The keeper's protocol, byte for byte. docs/keeper-protocol.md describes it completely.
 //!
-//! One packet is one request or one reply, of a fixed size, little-endian. A field that a command has no use for is 0,
-//! and a packet in which it is not is refused.
+//! A packet is one request or one reply, with a fixed size and little-endian. A field that a
+//! command does not use is 0; a packet in which it is not is refused.
 
 use rustix::io::Errno;
 
@@ -23,7 +23,7 @@ const MESSAGE_AT: usize = KIND_AT + FDBOX_COMPATIBLE_LEN;
 
 const _: () = assert!(REQUEST_BYTES == 272 && REPLY_BYTES == 608);
 
-/// What can be asked: first of the keeper, then of one box.
+/// The commands: first those of the keeper, then those of a box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
     Info = 1,
@@ -73,7 +73,7 @@ impl Command {
         all.find(|command| *command as u16 == number)
     }
 
-    /// Whether it is about one box, and so goes over that box's socket.
+    /// Whether the command is about one box, and so is sent on that box's socket.
     pub(crate) fn is_of_box(self) -> bool {
         self as u16 >= Self::State as u16
     }
@@ -100,17 +100,17 @@ impl Command {
     }
 }
 
-/// `Claim`'s number: with others who say so.
+/// Number of `Claim`: shared with other shared claims.
 pub(crate) const HOLD_SHARED: u64 = 1;
-/// `Claim`'s number: with nobody.
+/// Number of `Claim`: exclusive.
 pub(crate) const HOLD_EXCLUSIVE: u64 = 2;
 
-/// `Info`'s code: the keeper's own descriptors are all there is.
+/// Code of `Info`: only the keeper holds the descriptors.
 pub(crate) const HOME_HOLDER: u32 = 1;
-/// `Info`'s code: sealed boxes are with LUO.
+/// Code of `Info`: sealed boxes are in LUO.
 pub(crate) const HOME_LUO: u32 = 2;
 
-/// What is asked.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) command: Command,
@@ -144,7 +144,7 @@ impl Request {
         bytes
     }
 
-    /// `None`: it is not one of this protocol.
+    /// `None` if it is not valid in this protocol.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; REQUEST_BYTES] = bytes.try_into().ok()?;
         let command = begun(bytes)?;
@@ -161,11 +161,11 @@ impl Request {
     }
 }
 
-/// What is answered.
+/// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) command: Command,
-    /// `None`: it was done.
+    /// `None` on success.
     pub(crate) error: Option<Errno>,
     /// A state, a reason or a home.
     pub(crate) code: u32,
@@ -210,7 +210,7 @@ impl Reply {
         bytes
     }
 
-    /// `None`: it is not one of this protocol.
+    /// `None` if it is not valid in this protocol.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; REPLY_BYTES] = bytes.try_into().ok()?;
         let reply = Self {
@@ -228,7 +228,7 @@ impl Reply {
     }
 }
 
-/// Fills an array of the wire with a text, cut off where it does not fit.
+/// Fills a protocol array with a text, truncated if necessary.
 pub(crate) fn text_into<const N: usize>(text: &str) -> [u8; N] {
     let mut array = [0; N];
     let mut bytes = text.len().min(N - 1);
@@ -251,7 +251,7 @@ fn begun(bytes: &[u8]) -> Option<Command> {
     command.filter(|_| is_ours)
 }
 
-/// `None`: no kernel has such an errno.
+/// `None` if no kernel has such an errno.
 fn error_of(number: u32) -> Option<Option<Errno>> {
     match i32::try_from(number) {
         Ok(0) => Some(None),
@@ -274,7 +274,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array(bytes, at))
 }
 
-/// Whether a text ends in the array, and nothing stands behind its end.
+/// Whether a text is terminated in the array, and only NULs follow.
 fn is_padded(array: &[u8]) -> bool {
     let end = array.iter().position(|byte| *byte == 0);
     end.is_some_and(|end| array[end..].iter().all(|byte| *byte == 0))

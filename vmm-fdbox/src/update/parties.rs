@@ -229,7 +229,7 @@ impl KexecHost {
         }
     }
 
-    /// What keeps the boxes: the next kernel has to be one that takes them over. Default: the module.
+    /// The home of the boxes: the next kernel has to support it. Default: the module.
     #[must_use]
     pub fn from_home(self, home: Home) -> Self {
         Self { home, ..self }

@@ -47,7 +47,7 @@ pub(crate) struct Resume {
     pub(crate) ram_kind: String,
     pub(crate) ram_mib: u64,
     pub(crate) vcpus: u32,
-    /// What kept it; a VMM that tells nothing of it had it from the module.
+    /// The home of its box; if the VMM does not report it, it was the module.
     #[serde(default)]
     pub(crate) home: Option<String>,
     pub(crate) host: ResumeHost,

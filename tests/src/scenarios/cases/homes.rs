@@ -1,4 +1,4 @@
-//! The homes of boxes: each does what all of them do, by the library's own checks.
+//! The homes of boxes: each passes the library's own checks.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -73,7 +73,7 @@ fn after(_: &Cx<'_>) -> Result<()> {
     homes(&["luo", "find"])
 }
 
-/// The guest of the demo, on the only memory that LUO knows.
+/// The guest of the demo, with the only kind of memory that LUO supports.
 fn spec() -> Spec {
     Spec {
         number: Some(0),
@@ -95,7 +95,7 @@ fn guest_after(cx: &Cx<'_>) -> Result<()> {
 
 fn guest_binary(cx: &Cx<'_>) -> Result<()> {
     replace_the_vmm(cx, spec(), &["--home", "holder"])?;
-    // Nothing is left to keep.
+    // Nothing is left that has to be kept.
     let mut boxes = Command::new(VMM);
     let boxes = boxes
         .args(["status", "--json", "--home", "holder"])

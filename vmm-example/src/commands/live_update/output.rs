@@ -64,7 +64,7 @@ impl Output {
         }
     }
 
-    /// Tells what keeps the guests meanwhile.
+    /// Reports the home of the guests' boxes.
     pub(super) fn home(&self, home: Home) {
         match self {
             Self::One(one) => lock(one).home(home),

@@ -1,4 +1,4 @@
-//! A kexec that no sealed box is left behind by.
+//! A kexec that leaves no sealed box behind.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ impl<B: Boxes> Host for WithBoxes<'_, B> {
         self.host.leaves_kernel()
     }
 
-    /// Guests of the last kernel that wait to be resumed go along as well.
+    /// Guests of the last kernel that are waiting to be resumed are carried along, too.
     fn load(&mut self) -> Result<(), PartyError> {
         self.boxes.make_ready()?;
         self.host.load()

@@ -62,7 +62,7 @@ struct Reserved {
 pub(super) struct ArrivingGuest<'a> {
     args: &'a MemberArgs,
     box_name: Option<BoxName>,
-    /// What keeps it.
+    /// The home of the box.
     home: Home,
     /// Whether the guest is to arrive paused.
     paused: bool,

@@ -130,7 +130,8 @@ impl Faults {
         })
     }
 
-    /// Has calls of a slot go to the function at this address, but for the `nth` from now on, which returns `value`.
+    /// Makes calls of a slot go to the function at this address, except the `nth` from now on,
+    /// which returns `value`.
     fn set(&self, slot: usize, function: u64, nth: u64, value: i64) -> Result<()> {
         let setting = [slot as u64, function, nth, value as u64];
         let bytes: Vec<u8> = setting.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -184,7 +185,7 @@ impl Redirected {
         rustix::system::init_module(self.image.bytes(), c"")
     }
 
-    /// Has the `nth` call of each of these fail, and no other.
+    /// Makes the `nth` call of each of these fail, and no other.
     fn arm(&self, failing: &[(&str, u64, i64)]) -> Result<()> {
         for name in failing.iter().map(|(name, ..)| name) {
             let known = self.functions.iter().any(|(function, _)| function == name);
@@ -207,7 +208,8 @@ impl Redirected {
         Ok(counts)
     }
 
-    /// Loads the module up to its last call, which fails as these do. How often it called what.
+    /// Loads the module up to its last call, which fails along with the given ones. Returns the
+    /// number of calls of each function.
     fn load_up_to_the_last(&self, also: &[(&str, u64, i64)]) -> Result<BTreeMap<&str, u64>> {
         self.arm(&[also, &[(LAST, 1, BUSY)]].concat())?;
         equal("Load", self.load(), Err(Errno::BUSY))?;
