@@ -141,12 +141,21 @@ pub fn make_tap(name: &str, user: u32) -> io::Result<()> {
 
 /// Opens a tap; it is created if there is none with this name.
 pub fn open_tap(name: &str) -> io::Result<File> {
+    attach(name, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)
+}
+
+/// Makes an interface whose packets come out of a file. It goes with the file.
+pub fn make_tun(name: &str) -> io::Result<File> {
+    attach(name, libc::IFF_TUN | libc::IFF_NO_PI)
+}
+
+fn attach(name: &str, flags: c_int) -> io::Result<File> {
     let tun: File = OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/net/tun")?;
     let flags = Union {
-        ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as c_short,
+        ifru_flags: flags as c_short,
     };
     let request = request(name, flags)?;
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`; it writes to a copy, which is not used

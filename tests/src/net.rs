@@ -14,6 +14,12 @@ pub const PORT: u16 = 7000;
 /// The network card, in the host and in a guest.
 pub const CARD: &str = "eth0";
 
+/// A network behind the host whose other end takes nothing: its name in the host, the host's address in it, and
+/// one that is somebody else's.
+pub const STUCK: &str = "stuck";
+pub const STUCK_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
+pub const STUCK_PEER: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 2);
+
 /// The word of a guest's kernel command line with its number: `lab_guest=2`.
 pub const GUEST_WORD: &str = "lab_guest";
 

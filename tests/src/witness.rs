@@ -43,6 +43,11 @@ pub mod command {
     /// `flood N`: keep N reads in flight on the disk from now on, and send how many completed as
     /// [`WitnessEvent::Work`](super::WitnessEvent::Work).
     pub const FLOOD: &str = "flood";
+    /// `send N`, of guest number N: send datagrams to where nobody takes any from now on, as many as there is room for, and
+    /// say [`WitnessEvent::Sent`](super::WitnessEvent::Sent).
+    pub const SEND: &str = "send";
+    /// `speak N`: say N bytes on the second console, from now on.
+    pub const SPEAK: &str = "speak";
     /// Echo everything that arrives on the second console and on sockets, from now on.
     pub const ECHO: &str = "echo";
     /// Read random numbers.
@@ -65,6 +70,8 @@ pub enum WitnessEvent {
     Report(Box<Report>),
     /// How much work was done since it was first requested, and CLOCK_MONOTONIC.
     Work { units: u64, at_ns: u64 },
+    /// How many datagrams were sent, and how often there was room for none.
+    Sent { datagrams: u64, full: u64 },
     /// The results of disk and network.
     Io(Box<Io>),
     /// The frames received by the passed-through card.

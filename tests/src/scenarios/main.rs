@@ -19,6 +19,8 @@ mod memory;
 mod network;
 mod passthrough;
 mod probe;
+mod reads;
+mod report;
 mod traffic;
 mod uapi;
 

@@ -25,6 +25,13 @@ pub(crate) fn set_up(number: u8) -> Result<()> {
     interface::configure(&tap, net::gateway(number)).with_context(|| format!("Set up {tap}"))
 }
 
+/// A network of the host's that takes what fits into its queues, and nothing more. It goes with what is returned.
+pub(crate) fn stuck() -> Result<File> {
+    let never_read = interface::make_tun(net::STUCK).context("Make a network")?;
+    interface::configure(net::STUCK, net::STUCK_GATEWAY).context("Set up a network")?;
+    Ok(never_read)
+}
+
 /// A guest's disk and network card as named on the host, for its VMM.
 #[derive(Debug)]
 pub(crate) struct Links {

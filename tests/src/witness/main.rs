@@ -12,6 +12,7 @@ mod memory;
 mod nvme;
 mod ports;
 mod requests;
+mod send;
 mod talk;
 mod work;
 
@@ -35,6 +36,7 @@ use crate::io::Io;
 use crate::kmsg::Kmsg;
 use crate::memory::Memory;
 use crate::nvme::Nvme;
+use crate::send::Sending;
 use crate::work::Work;
 
 const CONSOLE: &str = "/dev/ttyS0";
@@ -74,6 +76,7 @@ fn witness() -> Result<()> {
     let io: OnceLock<Io> = OnceLock::new();
     let frames: OnceLock<Frames> = OnceLock::new();
     let (nvme, deep) = (Nvme::default(), Deep::default());
+    let sending = Sending::default();
     let button = Button::default();
     let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
     let cpus = std::thread::available_parallelism()?.get();
@@ -144,6 +147,14 @@ fn witness() -> Result<()> {
                 (command::WRITE, generation) if generation.parse::<u32>().is_ok() => {
                     let _hurry = Hurry::new();
                     lock(&memory).write_all(generation.parse()?);
+                    console.say(&WitnessEvent::Done)?;
+                }
+                (command::SEND, number) if number.parse::<u8>().is_ok() => {
+                    sending.start(scope, number.parse()?)?;
+                    console.say(&sending.event())?;
+                }
+                (command::SPEAK, bytes) if bytes.parse::<usize>().is_ok() => {
+                    ports::speak(scope, bytes.parse()?)?;
                     console.say(&WitnessEvent::Done)?;
                 }
                 (command::ECHO, "") => {

@@ -17,11 +17,7 @@ const RANDOM_BYTES: usize = 64;
 
 /// Echoes on both from now on.
 pub(crate) fn echo<'scope>(scope: &'scope Scope<'scope, '_>) -> Result<()> {
-    let console = OpenOptions::new().read(true).write(true).open(CONSOLE);
-    let console = console.with_context(|| format!("Open {CONSOLE}"))?;
-    let mut settings = rustix::termios::tcgetattr(&console)?;
-    settings.make_raw();
-    rustix::termios::tcsetattr(&console, rustix::termios::OptionalActions::Now, &settings)?;
+    let console = open_console()?;
     let listener = listen().context("Listen on a vsock")?;
     scope.spawn(move || return_all(console));
     scope.spawn(move || {
@@ -32,6 +28,27 @@ pub(crate) fn echo<'scope>(scope: &'scope Scope<'scope, '_>) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Says so many bytes on the console from now on: its driver waits for each of them.
+pub(crate) fn speak<'scope>(scope: &'scope Scope<'scope, '_>, bytes: usize) -> Result<()> {
+    let mut console = open_console()?;
+    scope.spawn(move || {
+        let said: Vec<u8> = (0..=u8::MAX).cycle().take(bytes).collect();
+        if let Err(error) = console.write_all(&said) {
+            eprintln!("lab-witness: {CONSOLE}: {error}");
+        }
+    });
+    Ok(())
+}
+
+fn open_console() -> Result<File> {
+    let console = OpenOptions::new().read(true).write(true).open(CONSOLE);
+    let console = console.with_context(|| format!("Open {CONSOLE}"))?;
+    let mut settings = rustix::termios::tcgetattr(&console)?;
+    settings.make_raw();
+    rustix::termios::tcsetattr(&console, rustix::termios::OptionalActions::Now, &settings)?;
+    Ok(console)
 }
 
 /// Reads random numbers, and checks that they are not constant.

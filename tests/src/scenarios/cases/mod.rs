@@ -46,6 +46,7 @@ mod rights;
 mod room;
 mod sample;
 mod signals;
+mod stuck;
 mod supervision;
 mod taken_over;
 mod trouble;
@@ -122,6 +123,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         next_kernel::ALL,
         devices::ALL,
         disk_depth::ALL,
+        stuck::ALL,
         ports::ALL,
         power::ALL,
         privileges::ALL,

@@ -94,12 +94,16 @@ impl Guest {
 
     /// The process that runs the guest, according to the API.
     pub(crate) fn runner(&self) -> Result<Runner> {
+        let pid = Pid::from_raw(self.runner_pid()?);
+        Ok(Runner(pid.context("A VMM is no process 0")?))
+    }
+
+    /// The same, which goes on.
+    pub(crate) fn runner_pid(&self) -> Result<i32> {
         let status = self.spec.status()?;
-        let pid = status["pid"]
-            .as_i64()
-            .and_then(|pid| i32::try_from(pid).ok());
-        let pid = pid.and_then(Pid::from_raw);
-        Ok(Runner(pid.context("The status has the VMM's process")?))
+        let pid = status["pid"].as_i64();
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+        pid.context("The status has the VMM's process")
     }
 
     /// A connection to the API without a request so far.
