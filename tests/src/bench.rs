@@ -128,6 +128,16 @@ pub const WITNESS: &str = "bench_witness";
 pub const UPGRADED: &str = "bench_upgraded";
 pub const CPR_TRANSFER: &str = "bench_cpr_transfer";
 
+/// How many reads of its disk a guest got done: [`Reads`].
+pub const READS: &str = "bench_reads";
+
+/// How long a guest stood while its VMM was replaced, in ns, with as many reads in flight as fit at a drive that carries
+/// out few a second.
+pub const SLOW_BLACKOUT: &str = "bench_slow_blackout";
+
+/// Set in a host whose VMM has no `--hide-cpuid`: it is of a commit before there was one.
+pub const HIDES_NOTHING: &str = "LAB_VMM_HIDES_NOTHING";
+
 /// Where QEMU is in a host that has it: `ld.so`, the program, `lib` and `rom`.
 pub const QEMU: &str = "/qemu";
 
@@ -175,6 +185,28 @@ pub struct Worked {
     pub busy_ns: u64,
     /// How many updates were prepared meanwhile.
     pub prepared: u64,
+}
+
+/// A drive of the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Drive {
+    /// Each request takes its time, however many there are.
+    Latent,
+    /// What was read once is in the host's memory.
+    Quick,
+}
+
+impl Drive {
+    pub const ALL: [Self; 2] = [Self::Latent, Self::Quick];
+}
+
+/// Reads of a guest's with so many in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reads {
+    pub drive: Drive,
+    pub depth: u32,
+    pub per_second: u64,
 }
 
 #[cfg(test)]

@@ -38,8 +38,10 @@ pub(crate) fn nvme_image(dir: &Path) -> PathBuf {
     dir.join(NVME_IMAGE)
 }
 
-/// How long a request of the latent drive takes.
+/// How long a request of the other one takes, and how large it is: no block is read twice, whose second time would
+/// be the host's page cache's.
 const LATENCY_NS: u32 = 5_000_000;
+const LATENT_BYTES: u64 = 1 << 30;
 
 /// Two drives for tests of slow storage. One exhausts its burst within a second and then completes
 /// only few requests per second, but no boot reads that much from it; the other completes each
@@ -57,7 +59,7 @@ pub(crate) fn slow() -> [String; 8] {
         format!("virtio-blk-pci,drive=slow,serial={}", device::SLOW_DRIVE),
         "-blockdev".to_owned(),
         format!(
-            "driver=null-co,node-name=latent,size={BYTES},read-zeroes=on,latency-ns={LATENCY_NS}"
+            "driver=null-co,node-name=latent,size={LATENT_BYTES},read-zeroes=on,latency-ns={LATENCY_NS}"
         ),
         "-device".to_owned(),
         format!(

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fdbox_lab::bench::{Layout, UPGRADED};
+use fdbox_lab::bench::{HIDES_NOTHING, Layout, UPGRADED};
 use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 const SIZES_MIB: &[u64] = &[512];
 /// Upgrades of each build in a row, and the minimum number of turns of each build in one boot.
 const RUNS: usize = 5;
-const TURNS: usize = 3;
+pub(super) const TURNS: usize = 3;
 /// Where the two builds are in the host, and where the measuring program looks for the one whose
 /// turn it is.
 const PLACES: [&str; 2] = ["/bin/vmm-this", "/bin/vmm-other"];
@@ -35,8 +35,10 @@ const VMM: &str = "/bin/vmm-example";
 /// The other build.
 #[derive(Debug, Clone)]
 pub(super) struct Other {
-    name: String,
+    pub(super) name: String,
     path: PathBuf,
+    /// It has no `--hide-cpuid`.
+    hides_nothing: bool,
 }
 
 impl Other {
@@ -44,10 +46,7 @@ impl Other {
     pub(super) fn get(lab: &Lab, what: &str) -> Result<Self> {
         let path = Path::new(what);
         if path.is_file() {
-            return Ok(Self {
-                name: what.to_owned(),
-                path: path.to_owned(),
-            });
+            return Self::new(what, path.to_owned());
         }
         let mut git = Command::new("git");
         git.args(["rev-parse", "--verify", "--quiet"]);
@@ -57,10 +56,47 @@ impl Other {
         let commit = commit.trim().to_owned();
         let unpack = |dir: &Path| unpack(&commit, dir);
         let built = programs::of_commit(&lab.cache, &commit, unpack)?;
+        Self::new(&commit[..12.min(commit.len())], built)
+    }
+
+    fn new(name: &str, path: PathBuf) -> Result<Self> {
+        let help = command::output(Command::new(&path).args(["run", "--help"]))
+            .with_context(|| format!("Ask {} what it can do", path.display()))?;
         Ok(Self {
-            name: commit[..12.min(commit.len())].to_owned(),
-            path: built,
+            name: name.to_owned(),
+            path,
+            hides_nothing: !help.contains("--hide-cpuid"),
         })
+    }
+
+    /// What is set for a command that starts it, with a blank behind it.
+    fn environment(&self) -> String {
+        match self.hides_nothing {
+            true => format!("{HIDES_NOTHING}=1 "),
+            false => String::new(),
+        }
+    }
+
+    /// For each of both VMMs, what has it run next in a host that has [`files`](Self::files), and then `words` by the
+    /// program that measures.
+    pub(super) fn turn(&self, words: &str) -> [String; 2] {
+        let [this, other] = PLACES.map(|place| format!("ln -sf {place} {VMM} &&"));
+        let measured = format!("{PROGRAM} bench {words}");
+        [
+            format!("{this} {measured}"),
+            format!("{other} {}{measured}", self.environment()),
+        ]
+    }
+
+    /// A host's files with both VMMs, and neither where it is looked for.
+    pub(super) fn files(&self, bench: &Bench<'_>) -> Result<Vec<(PathBuf, String)>> {
+        let guest = bench.guest()?;
+        let mut files = guest.of_stage(0);
+        files.retain(|(_, place)| place != VMM);
+        let both = [&guest.vmm, &self.path].into_iter().zip(PLACES);
+        files.extend(both.map(|(path, place)| (path.clone(), place.to_owned())));
+        files.push(bench.scenarios());
+        Ok(files)
     }
 }
 
@@ -121,19 +157,9 @@ type Figures = [Vec<u64>; 2];
 
 /// One boot, in which each build is upgraded to itself.
 fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Result<Figures> {
-    let guest = bench.guest()?;
-    let place = |(path, place): (&PathBuf, &str)| (path.clone(), place.to_owned());
-    let both = [&guest.vmm, &other.path].into_iter().zip(PLACES).map(place);
-    let mut files: Vec<_> = guest.of_stage(0);
-    files.retain(|(_, place)| place != VMM);
-    files.extend(both);
-    files.push(bench.scenarios());
-    let turn = |vmm: &str| {
-        let measured = format!("{PROGRAM} bench upgrade {ram_kind} {mib} {RUNS}");
-        format!("ln -sf {vmm} {VMM} && {measured}")
-    };
     let turns = bench.repeats.max(TURNS);
-    let commands = (0..turns).flat_map(|_| PLACES.map(turn));
+    let turn = other.turn(&format!("upgrade {ram_kind} {mib} {RUNS}"));
+    let commands = (0..turns).flat_map(|_| turn.clone());
     let spec = HostSpec {
         name: "bench-against".to_owned(),
         memory_mib: 2048 + 2 * mib,
@@ -146,7 +172,7 @@ fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Resul
             kernel: Flavour::A,
             modules: vec!["fdbox".to_owned()],
             commands: commands.collect(),
-            files,
+            files: other.files(bench)?,
             then: Ending::PowerOff,
         }],
         files: Vec::new(),
@@ -176,7 +202,7 @@ fn updates(bench: &Bench<'_>, other: &Other, ram_kind: &'static str, ram_mib: u6
         layout,
         cpus: 1,
     };
-    let of_other = bench.with_vmm(&other.path);
+    let of_other = bench.with_vmm(&other.path, other.environment());
     let mut figures = Figures::default();
     for round in 0..bench.repeats {
         for (at, name) in ["this one", &other.name].into_iter().enumerate() {

@@ -1,6 +1,7 @@
 //! `cargo lab bench`: how long the blackout of a guest is, and what it consists of.
 
 mod against;
+mod against_reads;
 mod binary;
 mod floor;
 mod html;
@@ -60,6 +61,10 @@ const PARTS: &[(&str, Part)] = &[
         report.against = against::run(bench)?;
         Ok(())
     }),
+    ("against_reads", |bench, report| {
+        (report.against_reads, report.against_slow) = against_reads::run(bench)?;
+        Ok(())
+    }),
     ("seal_slowdown", |bench, report| {
         report.seal = seal::run(bench)?;
         report.seal_slowdown_percent = seal::worst(&report.seal);
@@ -88,6 +93,8 @@ pub(crate) struct Bench<'a> {
     other: Option<Other>,
     /// The VMM, if not this checkout's.
     vmm: Option<PathBuf>,
+    /// What is set for a command that starts it, with a blank behind it.
+    environment: String,
 }
 
 /// A missing figure, and the reason.
@@ -121,11 +128,12 @@ impl Bench<'_> {
     }
 
     /// The same bench with another VMM.
-    fn with_vmm(&self, vmm: &Path) -> Self {
+    fn with_vmm(&self, vmm: &Path, environment: String) -> Self {
         Self {
             missing: RefCell::default(),
             programs: self.programs.clone(),
             vmm: Some(vmm.to_owned()),
+            environment,
             other: None,
             ..*self
         }
@@ -246,6 +254,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         },
         ram: &args.ram,
         vmm: None,
+        environment: String::new(),
         other: args
             .against
             .as_deref()

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::table::Table;
-use super::{Bench, Missing, against, binary, floor, memfd, seal, update};
+use super::{Bench, Missing, against, against_reads, binary, floor, memfd, seal, update};
 use crate::kernel::Flavour;
 use crate::tsc::Clocks;
 
@@ -22,6 +22,10 @@ pub(crate) struct Report {
     pub(crate) binary_upgrade: Vec<binary::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) against: Vec<against::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) against_reads: Vec<against_reads::Row>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) against_slow: Option<against_reads::Slow>,
     /// Missing figures, and the reasons.
     pub(crate) missing: Vec<Missing>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -65,6 +69,10 @@ impl Report {
         if !self.against.is_empty() {
             tables.push(against::table(&self.against));
         }
+        if !self.against_reads.is_empty() {
+            tables.push(against_reads::table(&self.against_reads));
+        }
+        tables.extend(self.against_slow.as_ref().map(against_reads::slow_table));
         if !self.seal.is_empty() {
             tables.push(seal::table(&self.seal));
         }

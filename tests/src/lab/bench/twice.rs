@@ -86,7 +86,7 @@ impl Twice {
             files
         };
         let plan = Plan {
-            stages: vec![self.stage(bench.clocks)],
+            stages: vec![self.stage(bench)],
         };
         let (init, busybox) = (bench.programs.path(programs::INIT), lab.busybox());
         let inner = dir.join("stage2.cpio");
@@ -138,10 +138,10 @@ impl Twice {
         ))
     }
 
-    fn stage(&self, clocks: Clocks) -> Stage {
+    fn stage(&self, bench: &Bench<'_>) -> Stage {
         let first = format!(
             "{} rdinit={PROGRAM} {FIRST}={}",
-            self.cmdline(1, clocks),
+            self.cmdline(1, bench.clocks),
             self.first
         );
         let next_cmdline = match self.profile {
@@ -153,7 +153,7 @@ impl Twice {
             commands: self
                 .before
                 .iter()
-                .map(|words| format!("{PROGRAM} bench {words}"))
+                .map(|words| format!("{}{PROGRAM} bench {words}", bench.environment))
                 .collect(),
             next_cmdline: Some(next_cmdline),
             then: Then::CommandJumps,

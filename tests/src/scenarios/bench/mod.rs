@@ -8,6 +8,7 @@ mod luo;
 mod memfd;
 mod pages;
 mod qemu;
+mod reads;
 mod upgrade;
 
 #[path = "../../init/kexec.rs"]
@@ -33,6 +34,7 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
         ["work", ram, mib, seconds] => guest::work(ram, mib, seconds),
         ["upgrade", ram, mib, runs] => upgrade::binary(ram, mib, runs),
         ["cpr-transfer", mib, runs] => upgrade::cpr_transfer(mib, runs),
+        ["reads"] => reads::reads(),
         ["hold"] => hold(),
         _ => bail!("There is no bench {}", words.join(" ")),
     }
