@@ -122,9 +122,13 @@ pub const KEXEC_PATHS: &[&str] = &[
 /// For a coordinator, in addition to those for boxes, the control node and the kexec: its members,
 /// its VMMs and its timer. Programs are started by the standard library.
 pub const COORDINATOR_SYSCALLS: &[Syscall] = &[
+    ("close", libc::SYS_close),
     ("kill", libc::SYS_kill),
+    // /proc/PID/stat of a VMM that closed its connection.
+    ("openat", libc::SYS_openat),
     ("pidfd_open", libc::SYS_pidfd_open),
     ("ppoll", libc::SYS_ppoll),
+    ("read", libc::SYS_read),
     ("recvmsg", libc::SYS_recvmsg),
     ("sendmsg", libc::SYS_sendmsg),
     ("socketpair", libc::SYS_socketpair),

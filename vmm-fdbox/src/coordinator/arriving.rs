@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::child::{Child, Ended};
 use super::connection::{Connection, unexpected};
+use super::process::time_to_end;
 use crate::deadline::Deadline;
 use crate::error::Chain;
 use crate::member::{
@@ -60,9 +61,6 @@ impl fmt::Display for ArrivingError {
 
 impl std::error::Error for ArrivingError {}
 
-/// How long a VMM that closed its socket may take to end.
-const END_LIMIT: Duration = Duration::from_millis(200);
-
 /// A VMM that this process started and that runs [`serve_arriving`](crate::member::serve_arriving).
 /// It is killed on drop.
 #[derive(Debug)]
@@ -102,7 +100,7 @@ impl RemoteArriving {
         match error {
             ChannelError::Gone => ArrivingError::Gone {
                 pid,
-                ended: self.child.wait(Deadline::within(END_LIMIT)),
+                ended: self.child.wait(Deadline::within(time_to_end(pid))),
             },
             error => ArrivingError::Channel { pid, error },
         }

@@ -11,6 +11,7 @@ use crate::control::Control;
 use crate::error::{BoxError, Operation};
 use crate::member::Module;
 use crate::name::BoxName;
+use crate::statefd::SavedState;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::update::STATE_FD;
 
@@ -104,6 +105,28 @@ pub trait Boxes: BoxStore + Send + Sync {
         Ok(fds
             .iter()
             .any(|fd| fd.name.as_bytes() == STATE_FD.as_bytes()))
+    }
+
+    /// Whether a whole guest is in the box: its state is written completely. A sealed box is
+    /// unsealed for this and sealed again, which takes as long as a SEAL.
+    ///
+    /// # Errors
+    /// ENOENT, ENODEV if there is no such box or no state in it; those of UNSEAL.
+    fn has_whole_guest(&self, name: &BoxName) -> Result<bool, BoxError> {
+        let is_whole = |open: &Self::Open| {
+            let state = open.get_and_keep(&crate::update::state_fd_name())?;
+            Ok(SavedState::read(state).is_ok())
+        };
+        match self.open_box(name)? {
+            AnyBox::Open(open) => is_whole(&open),
+            AnyBox::Sealed(sealed) => {
+                let open = sealed.unseal().map_err(|failed| failed.error.error)?;
+                let whole = is_whole(&open);
+                // If this fails the box stays open: it can be resumed in this kernel.
+                let _ = open.seal();
+                whole
+            }
+        }
     }
 
     /// Deletes the box of a guest that was rolled back, if it is empty.

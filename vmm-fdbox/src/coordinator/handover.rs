@@ -220,6 +220,10 @@ impl<B: Boxes> Member for Handover<B> {
         self.leaving.objection()
     }
 
+    fn look_again(&mut self) -> Option<Stopped> {
+        self.leaving.look_again()
+    }
+
     fn roll_back(&mut self) -> Stopped {
         // Before the guest continues: the new VMM may have its devices.
         self.arriving = None;

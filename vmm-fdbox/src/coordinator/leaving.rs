@@ -43,6 +43,8 @@ pub struct RemoteLeaving<B> {
     has_box: bool,
     /// Whether the guest is paused and completely in the box.
     saved: bool,
+    /// Whether its VMM was told to write the state and has not answered.
+    may_be_saved: bool,
     on_event: OnEvent,
 }
 
@@ -76,6 +78,7 @@ impl<B: Boxes> RemoteLeaving<B> {
             owner: None,
             has_box: false,
             saved: false,
+            may_be_saved: false,
             on_event: Box::new(|_, _| {}),
         }
     }
@@ -196,6 +199,26 @@ impl<B: Boxes> RemoteLeaving<B> {
         }
     }
 
+    /// Looks again for a guest whose VMM died while it wrote the state: it may have completed it.
+    pub(super) fn look_again(&mut self) -> Option<Stopped> {
+        let name = self.join.box_name.clone();
+        let is_dead = self.process.is_dead(&ChannelError::Gone) == Some(true);
+        if !std::mem::take(&mut self.may_be_saved) || !is_dead {
+            return None;
+        }
+        let looked = self.boxes.has_whole_guest(&name);
+        self.saved = looked.unwrap_or(false);
+        let why = self.connection.as_ref().err().filter(|_| self.saved)?;
+        let who = &self.process;
+        Some(Stopped {
+            status: ExitStatus::WaitsInBox,
+            error: Some(why.clone()),
+            ..Stopped::untouched(format!(
+                "{why}{who}; the guest waits in box {name}: resume it"
+            ))
+        })
+    }
+
     /// Whether the whole guest is in the box, for anyone to take.
     pub(super) fn waits_in_box(&self) -> bool {
         self.saved && self.boxes.has_guest(&self.join.box_name).unwrap_or(false)
@@ -253,13 +276,14 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// The guest is not ready.
     pub fn stop(&mut self) -> Result<Lent, Stopped> {
         let limit = self.limits.pause.saturating_add(self.limits.save);
+        self.may_be_saved = true;
         let answer = self.ask(&LeavingRequest::Pause {}, &Lent::default(), limit);
         match self.cleaned_up(answer)? {
             Heard {
                 message: LeavingReply::Saved { lent: value },
                 fds,
             } => {
-                self.saved = true;
+                (self.saved, self.may_be_saved) = (true, false);
                 Ok(Lent { value, fds })
             }
             other => Err(self.lost_track(&other.message, "saved")),

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::parties::Host;
-use super::step::Step;
+use super::step::{ExitStatus, Step};
 use crate::deadline::Deadline;
 use crate::error::Chain;
 use crate::finding::Finding;
@@ -315,6 +315,13 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             } else {
                 Stopped::untouched("Nothing changed")
             });
+        });
+        let lost = |entry: &&mut Entry<M>| {
+            let stopped = entry.stopped.as_ref();
+            stopped.is_some_and(|stopped| stopped.status == ExitStatus::GuestLost)
+        };
+        in_parallel(self.entries.iter_mut().filter(lost), |entry| {
+            entry.stopped = entry.member.look_again().or(entry.stopped.take());
         });
         let mut problems = Vec::new();
         if self.loaded

@@ -78,7 +78,7 @@ pub const STATE_FD: &str = "vm-state";
 /// The default space for a VM's state, in bytes.
 pub const DEFAULT_STATE_BYTES: usize = 1 << 20;
 
-fn state_fd_name() -> FdName {
+pub(crate) fn state_fd_name() -> FdName {
     FdName::from_static(STATE_FD)
 }
 

@@ -114,6 +114,10 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         self.undo()
     }
 
+    fn look_again(&mut self) -> Option<Stopped> {
+        Self::look_again(self)
+    }
+
     fn hand_over(&mut self) -> Result<(), Stopped> {
         match self.let_go() {
             // It is gone, as intended.

@@ -28,16 +28,23 @@ use crate::update::{
     Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, NotReady, SameHost, Stopped,
 };
 
-/// The message after which the process ends, and how: "saved killed".
+/// The message at which the process ends, and how: "saved killed". One that "swallows" it is killed
+/// before the message is passed on.
 const ENDS: &str = "FDBOX_TEST_ENDS";
 
-fn pass(from: &mut Channel, to: &mut Channel, change: impl FnOnce(&mut Value)) -> String {
+fn pass(from: &mut Channel, to: &mut Channel, change: impl FnOnce(&str, &mut Value)) -> String {
     let deadline = Deadline::within(LONG);
     let Heard { mut message, fds } = from.receive::<Value>(deadline).unwrap();
-    change(&mut message);
+    let said = message.as_object().unwrap().keys().next().unwrap().clone();
+    change(&said, &mut message);
     let fds: Vec<_> = fds.iter().map(|(name, fd)| (&**name, fd.as_fd())).collect();
     to.send(&message, &fds, deadline).unwrap();
-    message.as_object().unwrap().keys().next().unwrap().clone()
+    said
+}
+
+fn kill_this() {
+    let this = rustix::process::getpid();
+    rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
 }
 
 /// The process, as a child of the tests below: its standard input is the coordinator, its standard
@@ -57,10 +64,16 @@ fn child() {
     );
     let (mut coordinator, mut thread) = (Channel::new(coordinator), Channel::new(thread));
     let this = std::process::id();
+    let swallow = |said: &str| {
+        if how == "swallows" && said == last {
+            kill_this();
+        }
+    };
     loop {
-        pass(&mut coordinator, &mut thread, |_| {});
+        pass(&mut coordinator, &mut thread, |said, _| swallow(said));
         let said = loop {
-            let said = pass(&mut thread, &mut coordinator, |word| {
+            let said = pass(&mut thread, &mut coordinator, |said, word| {
+                swallow(said);
                 if let Some(joined) = word.get_mut("joined") {
                     joined["pid"] = json!(this);
                 }
@@ -73,8 +86,7 @@ fn child() {
             continue;
         }
         if how == "killed" {
-            let this = rustix::process::getpid();
-            rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+            kill_this();
         }
         for socket in [&closes, &hears] {
             socket.shutdown(std::net::Shutdown::Both).unwrap();
@@ -160,7 +172,15 @@ fn hand_over(ends: &str, new: Script) -> Ended {
 /// The same to a VMM whose script depends on the first one's process.
 fn hand_over_to(ends: &str, new: impl FnOnce(Pid) -> Script) -> Ended {
     let store = FakeStore::new();
-    let (old, socket) = Vmm::new(old_vmm(&store, Script::default()), ends);
+    let old = Vmm::new(old_vmm(&store, Script::default()), ends);
+    hand_over_from(store, old, new)
+}
+
+fn hand_over_from(
+    store: FakeStore,
+    (old, socket): (Vmm, UnixStream),
+    new: impl FnOnce(Pid) -> Script,
+) -> Ended {
     let new = new(Pid::from_child(&old.process));
     let leaving = member(&store, "vm0", socket, Destination::Successor);
     let vmm = NewVmm::new(new);
@@ -218,23 +238,45 @@ fn killed_with_a_new_vmm_that_fails_it_leaves_the_guest_in_its_box() {
 
 #[test]
 fn one_that_has_not_written_the_state_takes_the_guest_along() {
-    let ended = hand_over("prepared killed", Script::default());
-    assert_eq!(ended.outcome.exit_status(), ExitStatus::GuestLost);
-    assert!(!*ended.new.lock().unwrap());
+    for ends in ["prepared killed", "pause swallows"] {
+        let ended = hand_over(ends, Script::default());
+        let status = ended.outcome.exit_status();
+        assert_eq!(status, ExitStatus::GuestLost, "{ends}");
+        assert!(!*ended.new.lock().unwrap());
+    }
+}
+
+#[test]
+fn one_that_wrote_the_state_and_did_not_get_to_say_so_leaves_the_guest_in_its_box() {
+    let ended = hand_over("saved swallows", Script::default());
+    assert_eq!(ended.runs(), (false, false));
+    let (stopped, status) = (ended.stopped(), ended.outcome.exit_status());
+    assert_eq!(status, ExitStatus::WaitsInBox, "{stopped:?}");
+    for told in ["waits in box vm0", "process "] {
+        assert!(stopped.message.contains(told), "{stopped:?}");
+    }
 }
 
 #[test]
 fn one_that_closes_its_connection_and_lives_keeps_the_guest() {
-    let ended = hand_over("saved closes", Script::default());
+    let store = FakeStore::new();
+    let (old, socket) = old_vmm(&store, Script::default());
+    let resumed = old.resumed.clone();
+    // The new VMM gets no further before the old one has rolled back by itself.
+    let new = Script {
+        gate: resumed.clone(),
+        ..Script::with(At::Restore, Trouble::Hangs)
+    };
+    let old = Vmm::new((old, socket), "saved closes");
+    let ended = hand_over_from(store, old, |_| new);
+    resumed.wait();
     let outcome = &ended.outcome;
     assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome:?}");
-    let (_, why) = outcome.failure.as_ref().unwrap();
-    assert!(why.contains("closed its connection but is alive"), "{why}");
-    // It rolls back by itself.
-    while !ended.old.old.runs() {
-        std::thread::yield_now();
-    }
-    assert!(!*ended.new.lock().unwrap());
+    let text = format!("{outcome:?}");
+    // At the jump or, if it was closed no sooner, when the new VMM failed.
+    let told = ["closed its connection but is alive", "it is alive"];
+    assert!(told.iter().any(|told| text.contains(told)), "{text}");
+    assert_eq!(ended.runs(), (true, false));
 }
 
 /// Returns the fate of `vm0`, whose VMM ends in this way, and of `vm1`, whose VMM behaves.
@@ -248,8 +290,16 @@ fn update(
     let found = Finding::blocker("net0", "a tap cannot be kept", "detach it");
     let findings = Vec::from_iter(blocked.then_some(found));
     let old = old_vmm_that(&store, Script::default(), findings);
+    // The other one is not done before the first one's connection is closed.
+    let script = match ends.ends_with("closes") {
+        true => Script {
+            gate: old.0.resumed.clone(),
+            ..Script::with(At::Save, Trouble::Waits)
+        },
+        false => Script::default(),
+    };
     let (first, socket) = Vmm::new(old, ends);
-    let (second, other) = old_vmm(&store, Script::default());
+    let (second, other) = old_vmm(&store, script);
     let to = Destination::ThisKernel;
     let members = vec![
         member(&store, "vm0", socket, to).of_process(first.process.id(), Owner::ROOT),
@@ -307,6 +357,23 @@ fn killed_before_its_state_is_written_it_is_as_one_that_is_not_ready() {
         assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
         assert!(host.calls.contains(&HostCall::Jump));
         assert!(!other.runs(), "{ends}");
+    }
+}
+
+#[test]
+fn killed_before_it_said_that_its_state_is_written_it_is_looked_for_in_its_box() {
+    let cases = [
+        ("saved swallows", ExitStatus::WaitsInBox),
+        ("pause swallows", ExitStatus::GuestLost),
+    ];
+    for (ends, became) in cases {
+        let mut host = FakeHost::default();
+        let (outcome, other, (_first, store)) =
+            update(ends, FleetPlan::default(), &mut host, false);
+        assert!(other.runs(), "{ends}");
+        assert_eq!(outcome.exit_status(), became, "{ends}: {outcome:?}");
+        // It can cross a kexec as before.
+        assert!(store.content(&box_name()).unwrap().0, "{ends}");
     }
 }
 

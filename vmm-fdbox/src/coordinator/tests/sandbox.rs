@@ -11,11 +11,12 @@ use super::new_vmm::{NewVmm, new_vmm};
 use super::world::{LONG, Script, box_name, limits, old_vmm, remote};
 use crate::claim::Hold;
 use crate::control::Info;
+use crate::coordinator::process::Process;
 use crate::coordinator::{Boxes, Child, RemoteArriving};
 use crate::fake::{FakeHost, FakeStore, HostCall};
 use crate::finding::Finding;
 use crate::keeper::Keeper;
-use crate::member::{Arrive, Lent};
+use crate::member::{Arrive, ChannelError, Lent};
 use crate::name::FdName;
 use crate::passed::PassedBox;
 use crate::sandbox::{
@@ -144,11 +145,15 @@ fn coordinate() {
         lease: true,
         ..FleetPlan::default()
     };
+    let this = std::process::id();
     std::thread::spawn(move || {
         confine(&[COORDINATOR_SYSCALLS, STARTS].concat());
         let (mut child, _socket) = Child::spawn(Command::new("/bin/cat")).unwrap();
         let outcome = Fleet::new(host, vec![member], plan).run();
         assert_eq!(outcome.exit_status(), ExitStatus::RolledBack);
+        // As if a VMM had closed its connection: one that is alive.
+        let process = Process::new(this);
+        assert_eq!(process.is_dead(&ChannelError::Gone), Some(false));
         child.kill();
     })
     .join()
@@ -219,8 +224,9 @@ fn check(role: &str, list: &[Syscall], not_seen: &[&str]) {
     assert!(run(role, "").success(), "{role} calls what is not listed");
     let seen = list.iter().filter(|(name, _)| !not_seen.contains(name));
     for (name, _) in seen {
-        let signal = run(role, name).signal();
-        assert_eq!(signal, Some(libc::SIGSYS), "{role} does not call {name}");
+        // Whether a thread has to wait depends on the others.
+        let is_called = (0..50).any(|_| run(role, name).signal() == Some(libc::SIGSYS));
+        assert!(is_called, "{role} does not call {name}");
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) enum Trouble {
     Fails,
     /// It hangs until the test releases it.
     Hangs,
+    /// It waits until the test opens its gate, and goes on.
+    Waits,
     /// It closes its socket, and hangs.
     ClosesAndHangs,
 }
@@ -125,6 +127,9 @@ impl Script {
         if trouble != Trouble::Fails {
             self.gate.wait();
         }
+        if trouble == Trouble::Waits {
+            return Ok(());
+        }
         Err(format!("it was made to fail at {at:?}").into())
     }
 }
@@ -136,6 +141,8 @@ pub(super) struct OldVmm {
     pub(super) script: Script,
     pub(super) cancel: CancelFlag,
     pub(super) findings: Vec<Finding>,
+    /// Opened when its guest continues after a rollback.
+    pub(super) resumed: Gate,
 }
 
 impl OldVmm {
@@ -173,6 +180,7 @@ impl Guest for OldVmm {
 
     fn resume_in_place(&mut self) -> Result<(), PartyError> {
         self.run(true);
+        self.resumed.open();
         Ok(())
     }
 }
@@ -226,6 +234,7 @@ pub(super) struct Running {
     pub(super) running: Arc<Mutex<bool>>,
     pub(super) cancel: CancelFlag,
     pub(super) gate: Gate,
+    pub(super) resumed: Gate,
     pub(super) thread: JoinHandle<Left>,
 }
 
@@ -250,7 +259,9 @@ pub(super) fn old_vmm_that(
     let running = Arc::new(Mutex::new(true));
     let cancel = CancelFlag::new();
     let gate = script.gate.clone();
+    let resumed = Gate::default();
     let mut vmm = OldVmm {
+        resumed: resumed.clone(),
         running: Arc::clone(&running),
         script,
         cancel: cancel.clone(),
@@ -270,6 +281,7 @@ pub(super) fn old_vmm_that(
         running,
         cancel,
         gate,
+        resumed,
         thread,
     };
     (running, ours)

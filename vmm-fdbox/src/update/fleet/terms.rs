@@ -73,6 +73,12 @@ pub trait Member: Send {
     /// Undoes everything that was done; a guest that was set down continues.
     fn roll_back(&mut self) -> Stopped;
 
+    /// Looks again at a guest that was reported lost, when all others run again, and returns how it
+    /// ended after all. Default: it is lost.
+    fn look_again(&mut self) -> Option<Stopped> {
+        None
+    }
+
     /// The guest now belongs to its new VMM. Only for a host that stays in its kernel.
     ///
     /// # Errors
