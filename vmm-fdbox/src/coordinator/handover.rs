@@ -13,7 +13,7 @@ use super::child::{Child, ChildError};
 use super::leaving::RemoteLeaving;
 use crate::kind::Kind;
 use crate::member::{Arrive, Lent};
-use crate::update::{ExitStatus, Member, Step, Stopped};
+use crate::update::{ExitStatus, Member, Objection, Step, Stopped};
 
 /// How long a VMM that has taken the guest may take to say so. Nobody else can have the guest, so
 /// giving up earlier would gain nothing.
@@ -216,7 +216,7 @@ impl<B: Boxes> Member for Handover<B> {
         Ok(())
     }
 
-    fn objection(&mut self) -> Option<String> {
+    fn objection(&mut self) -> Option<Objection> {
         self.leaving.objection()
     }
 
@@ -234,8 +234,12 @@ impl<B: Boxes> Member for Handover<B> {
         let (saved, limit) = (std::mem::take(&mut self.saved), self.limit);
         let restored = self.arriving(|arriving| arriving.restore(&saved, limit));
         restored.map_err(|why| self.undo(Step::Jump, why))?;
-        if let Some(why) = self.leaving.objection() {
-            let cancelled = why == "Cancelled";
+        if let Some(objection) = self.leaving.objection() {
+            let cancelled = objection == Objection::Cancelled;
+            let why = match objection {
+                Objection::Cancelled => "Cancelled".to_owned(),
+                Objection::Trouble(why) => why,
+            };
             let stopped = self.undo(Step::Jump, why);
             return Err(Stopped {
                 cancelled,

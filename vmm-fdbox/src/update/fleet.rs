@@ -24,11 +24,32 @@ use crate::lease::Lease;
 
 mod terms;
 
-pub use terms::{FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Stopped};
+pub use terms::{
+    FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Objection, Stopped,
+};
 
 struct StepFailure {
     step: Step,
     message: String,
+    /// Whether somebody cancelled it.
+    cancelled: bool,
+}
+
+impl StepFailure {
+    fn new(step: Step, message: impl Into<String>) -> Self {
+        Self {
+            step,
+            message: message.into(),
+            cancelled: false,
+        }
+    }
+
+    fn cancelled(step: Step, message: impl Into<String>) -> Self {
+        Self {
+            cancelled: true,
+            ..Self::new(step, message)
+        }
+    }
 }
 
 struct Entry<M> {
@@ -124,11 +145,11 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
 
     /// Whether a step may begin.
     fn check(&self, step: Step) -> Result<(), StepFailure> {
-        let fail = |message: String| Err(StepFailure { step, message });
         if self.plan.cancel.is_cancelled() {
-            fail("Cancelled".into())
+            Err(StepFailure::cancelled(step, "Cancelled"))
         } else if self.plan.fail_at == Some(step) {
-            fail(super::UpdateError::Injected(step).to_string())
+            let injected = super::UpdateError::Injected(step).to_string();
+            Err(StepFailure::new(step, injected))
         } else {
             Ok(())
         }
@@ -152,10 +173,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         }
         let mut blockers = self.findings.iter().filter(|finding| finding.is_blocker());
         if let Some(blocker) = blockers.next() {
-            return Err(StepFailure {
-                step: Step::Preflight,
-                message: blocker.to_string(),
-            });
+            return Err(StepFailure::new(Step::Preflight, blocker.to_string()));
         }
         guests
     }
@@ -182,9 +200,10 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             Some(lease) => lease.renew(limit),
             None => Lease::begin(limit).map(|lease| self.lease = Some(lease)),
         };
-        renewed.map_err(|errno| StepFailure {
-            step,
-            message: format!("Cannot create the timer that ends this process if it hangs: {errno}"),
+        renewed.map_err(|errno| {
+            let why =
+                format!("Cannot create the timer that ends this process if it hangs: {errno}");
+            StepFailure::new(step, why)
         })
     }
 
@@ -192,9 +211,9 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         let step = Step::LoadKernel;
         self.check(step)?;
         (self.observer)(&FleetEvent::Started(step));
-        self.host.load().map_err(|error| StepFailure {
-            step,
-            message: format!("Cannot load the next kernel: {}", Chain(&*error)),
+        self.host.load().map_err(|error| {
+            let why = format!("Cannot load the next kernel: {}", Chain(&*error));
+            StepFailure::new(step, why)
         })?;
         self.loaded = true;
         (self.observer)(&FleetEvent::Done(step));
@@ -246,13 +265,16 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.check(step)?;
         (self.observer)(&FleetEvent::Started(step));
         let mut involved = self.entries.iter_mut().filter(|entry| entry.is_involved());
-        if let Some(message) = involved.find_map(|entry| entry.member.objection()) {
-            return Err(StepFailure { step, message });
+        if let Some(objection) = involved.find_map(|entry| entry.member.objection()) {
+            return Err(match objection {
+                Objection::Cancelled => StepFailure::cancelled(step, "Cancelled"),
+                Objection::Trouble(why) => StepFailure::new(step, why),
+            });
         }
         let deadline = Deadline::within(self.plan.limits.jump);
-        self.host.jump(deadline).map_err(|error| StepFailure {
-            step,
-            message: format!("Cannot leave this host: {}", Chain(&*error)),
+        self.host.jump(deadline).map_err(|error| {
+            let why = format!("Cannot leave this host: {}", Chain(&*error));
+            StepFailure::new(step, why)
         })?;
         // Still here: in this kernel a new VMM takes each guest. There is no way back from here.
         let going = self.entries.iter_mut().filter(|p| p.stopped.is_none());
@@ -277,19 +299,19 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             Some((entry.member.name().to_owned(), entry.stopped.clone()?))
         });
         let not_ready: Vec<(String, Stopped)> = asked.into_iter().flatten().collect();
-        let fail = |message: String| Err(StepFailure { step, message });
         let left = self.entries.iter().any(|entry| entry.stopped.is_none());
         if !not_ready.is_empty() && (self.plan.not_ready == NotReady::Abort || !left) {
             let why = not_ready
                 .iter()
                 .map(|(name, stopped)| format!("{name}: {}", stopped.message));
-            return fail(why.collect::<Vec<_>>().join("; "));
+            let why = why.collect::<Vec<_>>().join("; ");
+            return Err(StepFailure::new(step, why));
         }
         if let Some((name, _)) = not_ready.iter().find(|(_, stopped)| stopped.cancelled) {
-            return fail(format!("Cancelled at {name}"));
+            return Err(StepFailure::cancelled(step, format!("Cancelled at {name}")));
         }
         if !left {
-            return fail("There is no guest to update".into());
+            return Err(StepFailure::new(step, "There is no guest to update"));
         }
         // While guests are paused nobody is notified: the jump comes first.
         if step != Step::Pause {
@@ -344,6 +366,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
             not_ready: entry.not_ready,
         };
         FleetOutcome {
+            cancelled: failure.as_ref().is_some_and(|failure| failure.cancelled),
             failure: failure.map(|failure| (failure.step, failure.message)),
             members: self.entries.into_iter().map(member).collect(),
             findings: self.findings,

@@ -57,7 +57,7 @@ mod watch;
 pub use arrival::{Arrival, ResumeFailed, ResumePlan};
 pub use arriving::Arriving;
 pub use fleet::{
-    Fleet, FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Stopped,
+    Fleet, FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Objection, Stopped,
 };
 pub use limits::Limits;
 pub use others::{Destination, LeftByOthers};

@@ -331,6 +331,7 @@ mod tests {
         };
         FleetOutcome {
             failure: Some((Step::Preflight, "vm1: no".into())),
+            cancelled: false,
             members: vec![
                 MemberOutcome {
                     name: "vm0".into(),

@@ -94,6 +94,7 @@ pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus
 fn without_module(guests: &[Guest], error: &anyhow::Error) -> FleetOutcome {
     FleetOutcome {
         failure: Some((Step::Preflight, chain(error.as_ref()))),
+        cancelled: false,
         members: guests.iter().map(Guest::untouched).collect(),
         findings: Vec::new(),
         problems: Vec::new(),

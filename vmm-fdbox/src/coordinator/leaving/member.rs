@@ -8,7 +8,7 @@ use crate::error::Chain;
 use crate::finding::Finding;
 use crate::kind::Kind;
 use crate::member::{ChannelError, LeavingReply, LeavingRequest, Lent};
-use crate::update::{ExitStatus, Member, Stopped, box_in_the_way};
+use crate::update::{ExitStatus, Member, Objection, Stopped, box_in_the_way};
 
 impl<B: Boxes> Member for RemoteLeaving<B> {
     fn name(&self) -> &str {
@@ -94,10 +94,10 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
     }
 
     /// A VMM that waits for the jump stays silent unless it has to report something.
-    fn objection(&mut self) -> Option<String> {
+    fn objection(&mut self) -> Option<Objection> {
         let error = match self.connection.as_mut().ok()?.has_something() {
             Ok(false) => return None,
-            Ok(true) => return Some("Cancelled".into()),
+            Ok(true) => return Some(Objection::Cancelled),
             Err(error) => error,
         };
         let (name, who) = (&self.name, &self.process);
@@ -107,7 +107,8 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
             (Some(false), ChannelError::Gone) => "closed its connection but is alive".to_owned(),
             (_, error) => Chain(&error).to_string(),
         };
-        Some(format!("{name}: its VMM{who}: {what}"))
+        let why = format!("{name}: its VMM{who}: {what}");
+        Some(Objection::Trouble(why))
     }
 
     fn roll_back(&mut self) -> Stopped {

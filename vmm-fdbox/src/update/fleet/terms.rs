@@ -66,7 +66,7 @@ pub trait Member: Send {
     /// cancel the update, or the VMM closed its connection and is alive. A VMM that has ended is no
     /// reason: the whole guest is in its box. Called between the last pause and the jump: be quick.
     /// Default: none.
-    fn objection(&mut self) -> Option<String> {
+    fn objection(&mut self) -> Option<Objection> {
         None
     }
 
@@ -89,6 +89,16 @@ pub trait Member: Send {
     fn report(&mut self) -> Option<Value> {
         None
     }
+}
+
+/// A reason not to leave the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Objection {
+    /// Somebody asked the guest's VMM to cancel the update.
+    Cancelled,
+    /// A VMM is alive and cannot be followed any more: which one, and why.
+    Trouble(String),
 }
 
 /// How the update of one guest ended without a jump.
@@ -250,6 +260,8 @@ pub struct MemberOutcome {
 pub struct FleetOutcome {
     /// The step that failed and why; `None` if the update is done.
     pub failure: Option<(Step, String)>,
+    /// Whether it failed because somebody cancelled it.
+    pub cancelled: bool,
     /// Each guest.
     pub members: Vec<MemberOutcome>,
     /// The findings of the host's preflight.

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::Kind;
 use crate::fake::{FakeHost, HostCall};
-use crate::update::{ExitStatus, Fleet, FleetOutcome, FleetPlan, Member, NotReady, Stopped};
+use crate::update::{
+    ExitStatus, Fleet, FleetOutcome, FleetPlan, Member, NotReady, Objection, Stopped,
+};
 
 /// A call of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +111,8 @@ impl Member for Guest {
         self.call(Call::SetDown, State::Down).map_err(why)
     }
 
-    fn objection(&mut self) -> Option<String> {
-        self.cancel_asked.then(|| "Cancelled".to_owned())
+    fn objection(&mut self) -> Option<Objection> {
+        self.cancel_asked.then_some(Objection::Cancelled)
     }
 
     fn roll_back(&mut self) -> Stopped {
