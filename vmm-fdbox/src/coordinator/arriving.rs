@@ -181,9 +181,26 @@ impl RemoteArriving {
     /// # Errors
     /// [`ArrivingError`].
     pub fn restore(&mut self, lent: &Lent, limit: Duration) -> Result<(), ArrivingError> {
-        let value = lent.value.clone();
-        let word = self.ask(&ArrivingRequest::Restore { lent: value }, lent, limit)?;
+        let order = ArrivingRequest::Restore {
+            lent: lent.value.clone(),
+            commit: false,
+        };
+        let word = self.ask(&order, lent, limit)?;
         self.expect(word, &ArrivingReply::Restored {}, "restored")
+    }
+
+    /// Asks it to restore the state and take the guest, with no answer in between: for a guest that
+    /// waits for nobody else. From here on the box decides who has the guest.
+    ///
+    /// # Errors
+    /// [`ArrivingError`]: it may have taken the guest all the same.
+    pub fn take_over(&mut self, lent: &Lent, limit: Duration) -> Result<(), ArrivingError> {
+        let order = ArrivingRequest::Restore {
+            lent: lent.value.clone(),
+            commit: true,
+        };
+        let word = self.ask(&order, lent, limit)?;
+        self.expect(word, &ArrivingReply::Running {}, "running")
     }
 
     /// Asks it to take the guest. From here on the box decides who has the guest.

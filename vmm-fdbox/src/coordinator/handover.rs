@@ -26,10 +26,10 @@ pub type Start = Box<dyn FnMut() -> Result<(Child, UnixStream), ChildError> + Se
 /// ([`SameHost`](crate::update::SameHost)): the guest moves from its old VMM to a new one, which is
 /// started for it.
 ///
-/// If anything fails before the new VMM is told to commit, it is killed and the guest continues in
-/// the old one. After that, the state in the box decides who has the guest. The old VMM tries to
-/// take it back. If it succeeds, the new VMM is killed. If not, the new VMM has the guest, and the
-/// result depends on whether that VMM is alive.
+/// If anything fails before the new VMM is told to take the guest, it is killed and the guest
+/// continues in the old one. After that, the state in the box decides who has the guest. The old
+/// VMM tries to take it back. If it succeeds, the new VMM is killed. If not, the new VMM has the
+/// guest, and the result depends on whether that VMM is alive.
 pub struct Handover<B> {
     leaving: RemoteLeaving<B>,
     start: Start,
@@ -231,26 +231,13 @@ impl<B: Boxes> Member for Handover<B> {
     }
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
-        let (saved, limit) = (std::mem::take(&mut self.saved), self.limit);
-        let restored = self.arriving(|arriving| arriving.restore(&saved, limit));
-        restored.map_err(|why| self.undo(Step::Jump, why))?;
-        if let Some(objection) = self.leaving.objection() {
-            let cancelled = objection == Objection::Cancelled;
-            let why = match objection {
-                Objection::Cancelled => "Cancelled".to_owned(),
-                Objection::Trouble(why) => why,
-            };
-            let stopped = self.undo(Step::Jump, why);
-            return Err(Stopped {
-                cancelled,
-                ..stopped
-            });
-        }
-        let committed = match &mut self.arriving {
-            Some(arriving) => arriving.commit(limit),
-            None => return Err(Stopped::untouched("The new VMM was not started")),
+        let saved = std::mem::take(&mut self.saved);
+        let Some(arriving) = &mut self.arriving else {
+            return Err(Stopped::untouched("The new VMM was not started"));
         };
-        committed.or_else(|late| self.settle(late))?;
+        // One order: the guest waits, and `settle` finds out what a round trip in between would tell.
+        let taken = arriving.take_over(&saved, self.limit);
+        taken.or_else(|late| self.settle(late))?;
         self.finish();
         Ok(())
     }

@@ -200,7 +200,7 @@ fn lost(error: &(dyn std::error::Error + 'static)) -> End {
 fn lent(heard: Heard<ArrivingRequest>) -> (ArrivingRequest, Lent) {
     let value = match &heard.message {
         ArrivingRequest::Prebuild { lent }
-        | ArrivingRequest::Restore { lent }
+        | ArrivingRequest::Restore { lent, .. }
         | ArrivingRequest::Adopt { lent } => lent.clone(),
         ArrivingRequest::Arrive(_) | ArrivingRequest::Commit {} => Value::Null,
     };
@@ -211,10 +211,26 @@ fn lent(heard: Heard<ArrivingRequest>) -> (ArrivingRequest, Lent) {
 fn next(
     line: &Line<ArrivingRequest>,
     fits: impl Fn(&ArrivingRequest) -> bool,
-) -> Result<Lent, End> {
+) -> Result<(ArrivingRequest, Lent), End> {
     match line.next(None, fits) {
-        Next::Request(heard) => Ok(lent(heard).1),
+        Next::Request(heard) => Ok(lent(heard)),
         Next::Undo | Next::Gone | Next::CancelAsked => Err(End::Gone),
+    }
+}
+
+/// The order to restore the guest.
+struct Restore {
+    lent: Lent,
+    /// It is committed at once.
+    commits: bool,
+}
+
+impl Restore {
+    fn wait(line: &Line<ArrivingRequest>) -> Result<Self, End> {
+        let restores = |order: &ArrivingRequest| matches!(order, ArrivingRequest::Restore { .. });
+        let (order, lent) = next(line, restores)?;
+        let commits = matches!(order, ArrivingRequest::Restore { commit: true, .. });
+        Ok(Self { lent, commits })
     }
 }
 
@@ -242,7 +258,7 @@ fn take<V: ArrivingVmm, S: BoxStore + Clone>(
         true => from_vmm(line, vmm, arrive, store)?,
         false => from_box(line, vmm, arrive, store)?,
     };
-    let (mut arrival, lent) = arrival;
+    let (mut arrival, Restore { lent, commits }) = arrival;
     arrival.mark(crate::timeline::phase::RESTORE);
     let restored = match arrive.fail_at {
         Some(Step::Restore) => Err(UpdateError::Injected(Step::Restore).into()),
@@ -259,11 +275,13 @@ fn take<V: ArrivingVmm, S: BoxStore + Clone>(
         vmm.abandon();
         return Err(arrival.abort(error).into());
     }
-    line.say(&ArrivingReply::Restored {});
-    if let Err(end) = next(line, |order| *order == ArrivingRequest::Commit {}) {
-        vmm.abandon();
-        // Dropping the arrival leaves the box as it was.
-        return Err(end);
+    if !commits {
+        line.say(&ArrivingReply::Restored {});
+        if let Err(end) = next(line, |order| *order == ArrivingRequest::Commit {}) {
+            vmm.abandon();
+            // Dropping the arrival leaves the box as it was.
+            return Err(end);
+        }
     }
     arrival.mark("commit");
     let mut resumed = arrival.commit().map_err(|failed| {
@@ -284,9 +302,9 @@ fn from_vmm<V: ArrivingVmm, S: BoxStore + Clone>(
     vmm: &mut V,
     arrive: &Arrive,
     store: S,
-) -> Result<(Arrival<S>, Lent), End> {
+) -> Result<(Arrival<S>, Restore), End> {
     line.say(&ArrivingReply::Ready { position: None });
-    let lent = next(line, |order| {
+    let (_, lent) = next(line, |order| {
         matches!(order, ArrivingRequest::Prebuild { .. })
     })?;
     let mut arriving = Arriving::open(store, &arrive.box_name)?;
@@ -295,10 +313,8 @@ fn from_vmm<V: ArrivingVmm, S: BoxStore + Clone>(
         return Err(failed(Step::Prebuild, &*error));
     }
     line.say(&ArrivingReply::Prebuilt {});
-    let arrived = next(line, |order| {
-        matches!(order, ArrivingRequest::Restore { .. })
-    })
-    .and_then(|lent| Ok((arriving.arrive(plan(vmm, arrive))?, lent)));
+    let arrived =
+        Restore::wait(line).and_then(|restore| Ok((arriving.arrive(plan(vmm, arrive))?, restore)));
     arrived.inspect_err(|_| vmm.abandon())
 }
 
@@ -308,15 +324,13 @@ fn from_box<V: ArrivingVmm, S: BoxStore + Clone>(
     vmm: &mut V,
     arrive: &Arrive,
     store: S,
-) -> Result<(Arrival<S>, Lent), End> {
+) -> Result<(Arrival<S>, Restore), End> {
     let arrival = Arrival::open(store, plan(vmm, arrive))?;
     vmm.reserve(&arrival.frame());
     let position = vmm.position(&arrival.frame());
     line.say(&ArrivingReply::Ready { position });
-    let lent = next(line, |order| {
-        matches!(order, ArrivingRequest::Restore { .. })
-    })?;
-    Ok((arrival, lent))
+    let restore = Restore::wait(line)?;
+    Ok((arrival, restore))
 }
 
 fn plan<'a, V: ArrivingVmm>(vmm: &'a V, arrive: &Arrive) -> ResumePlan<'a> {

@@ -155,6 +155,8 @@ pub enum Woken<T> {
 #[derive(Debug)]
 pub struct Channel {
     socket: UnixStream,
+    /// What the kernel reads into.
+    chunk: Box<[u8]>,
     /// Received bytes that do not form a whole line yet.
     buffer: Vec<u8>,
     /// Received descriptors, with the length of the buffer at that time.
@@ -167,6 +169,7 @@ impl Channel {
     pub fn new(socket: UnixStream) -> Self {
         Self {
             socket,
+            chunk: vec![0; CHUNK_BYTES].into(),
             buffer: Vec::new(),
             fds: VecDeque::new(),
         }
@@ -285,24 +288,22 @@ impl Channel {
 
     /// Reads what is available, if anything.
     fn read(&mut self) -> Result<bool, ChannelError> {
-        let at = self.buffer.len();
-        self.buffer.resize(at + CHUNK_BYTES, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let received = loop {
-            let mut buffers = [IoSliceMut::new(&mut self.buffer[at..])];
+            let mut buffers = [IoSliceMut::new(&mut self.chunk)];
             match recvmsg(&self.socket, &mut buffers, &mut control, flags) {
                 Err(Errno::INTR) => {}
                 received => break received,
             }
         };
-        let bytes = received.as_ref().map_or(0, |received| received.bytes);
-        self.buffer.truncate(at + bytes);
         let received = match received {
             Err(Errno::AGAIN) => return Ok(false),
             received => received?,
         };
+        let came = self.chunk.get(..received.bytes).unwrap_or_default();
+        self.buffer.extend_from_slice(came);
         // Linux ends a read after the part that carried descriptors, so they belong to the line of
         // its last byte.
         let fds = control.drain().filter_map(|message| match message {
@@ -322,7 +323,7 @@ impl Channel {
         if waiting > 2 * MAX_FDS {
             return Err(ChannelError::TooManyFds(waiting));
         }
-        match bytes {
+        match received.bytes {
             0 => Err(ChannelError::Gone),
             _ => Ok(true),
         }

@@ -211,6 +211,9 @@ pub(crate) enum ArrivingRequest {
     Restore {
         #[serde(default, skip_serializing_if = "Value::is_null")]
         lent: Value,
+        /// Go on as if `Commit` had come, with no answer in between.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        commit: bool,
     },
     Commit {},
     Adopt {

@@ -375,14 +375,19 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 }
 
-/// Applies a function to all, each in a thread of its own.
+/// Applies a function to all, each in a thread of its own. A single one needs no thread, and its
+/// guest may be waiting.
 fn in_parallel<'p, M: Member + 'p, T: Send>(
     entries: impl Iterator<Item = &'p mut Entry<M>>,
     act: impl Fn(&mut Entry<M>) -> T + Copy + Send,
 ) -> Vec<T> {
+    let mut entries: Vec<_> = entries.collect();
+    if let [entry] = &mut entries[..] {
+        return vec![act(entry)];
+    }
     thread::scope(|scope| {
         let spawn = |entry| scope.spawn(move || act(entry));
-        let threads: Vec<_> = entries.map(spawn).collect();
+        let threads: Vec<_> = entries.into_iter().map(spawn).collect();
         let join = |thread: thread::ScopedJoinHandle<'_, T>| {
             thread
                 .join()

@@ -1,5 +1,5 @@
-//! A new VMM that is late with the guest itself: between `commit` and `running` only the box tells
-//! who has the guest.
+//! A new VMM that is late with the guest itself: between the order to take it and `running` only
+//! the box tells who has the guest.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -28,7 +28,7 @@ fn say(channel: &mut Channel, word: &ArrivingReply) {
     let _ = channel.send(word, &[], deadline);
 }
 
-/// Sends the expected messages, up to `commit`.
+/// Sends the expected messages, up to the order to take the guest.
 fn follow(channel: &mut Channel) {
     let deadline = Deadline::within(LONG);
     let Greeting::Hello { version } = channel.receive(deadline).unwrap().message;
@@ -39,15 +39,18 @@ fn follow(channel: &mut Channel) {
         let word = match channel.receive(deadline).unwrap().message {
             ArrivingRequest::Arrive(_) => ArrivingReply::Ready { position: None },
             ArrivingRequest::Prebuild { .. } => ArrivingReply::Prebuilt {},
-            ArrivingRequest::Restore { .. } => ArrivingReply::Restored {},
-            ArrivingRequest::Commit {} => return,
+            ArrivingRequest::Restore { commit, .. } => {
+                assert!(commit, "a guest waits for a word in between");
+                return;
+            }
+            ArrivingRequest::Commit {} => panic!("it was told already"),
             ArrivingRequest::Adopt { .. } => panic!("nothing is to adopt"),
         };
         say(channel, &word);
     }
 }
 
-/// A new VMM that was told to commit.
+/// A new VMM that was told to take the guest.
 struct Puppet {
     channel: Channel,
     store: FakeStore,
@@ -81,8 +84,8 @@ impl Puppet {
     }
 }
 
-/// Runs the update with a new VMM that does `act` when told to commit; returns its outcome and the
-/// old VMM.
+/// Runs the update with a new VMM that does `act` when told to take the guest; returns its outcome
+/// and the old VMM.
 fn hand_over(act: impl FnOnce(&mut Puppet) + Send + 'static) -> (FleetOutcome, Running) {
     let store = FakeStore::new();
     let (old, socket) = old_vmm(&store, Script::default());
