@@ -201,6 +201,7 @@ impl Machine {
             vm,
             ram,
             shape,
+            fresh,
             host_tsc_khz,
             serial_irq,
             host,
@@ -217,7 +218,7 @@ impl Machine {
         }
         let restored = vcpus.each_with(&state.vcpus, |fd, state| {
             let id = state.id;
-            vcpu_state::restore(fd, state, &shape)
+            vcpu_state::restore(fd, state, &shape, &fresh)
                 .map_err(|source| MachineError::RestoreVcpu { id, source })
         })?;
         let mut notes = RestoreNotes::default();

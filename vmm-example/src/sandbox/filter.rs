@@ -128,17 +128,20 @@ fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
 /// the guest.
 fn vcpu(device: &Rules) -> Result<Rules, BackendError> {
     let mut rules = device.clone();
-    for number in [
+    let numbers = [
         KVM_RUN,
         KVM_IRQ_LINE,
         KVM_IRQFD,
         KVM_SET_GSI_ROUTING,
         KVM_SET_USER_MEMORY_REGION,
         KVM_SET_USER_MEMORY_REGION2,
-    ] {
-        add(&mut rules, libc::SYS_ioctl, [request(number)?]);
-    }
-    add(&mut rules, libc::SYS_ioctl, [letter(VFIO_TYPE)?]);
+    ];
+    let mut requests = numbers
+        .map(request)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    requests.push(letter(VFIO_TYPE)?);
+    add_first(&mut rules, libc::SYS_ioctl, requests);
     Ok(rules)
 }
 
@@ -152,9 +155,9 @@ fn api(device: &Rules) -> Result<Rules, BackendError> {
     for number in [HARMLESS, TAP].concat() {
         add(&mut rules, libc::SYS_ioctl, [request(number)?]);
     }
-    for of in [KVM_TYPE, VFIO_TYPE, BOX_TYPE] {
-        add(&mut rules, libc::SYS_ioctl, [letter(of)?]);
-    }
+    let letters = [KVM_TYPE, VFIO_TYPE, BOX_TYPE].map(letter);
+    let letters = letters.into_iter().collect::<Result<_, _>>()?;
+    add_first(&mut rules, libc::SYS_ioctl, letters);
     // Threads, but no processes.
     let thread = masked(0, libc::CLONE_THREAD, libc::CLONE_THREAD)?;
     add(&mut rules, libc::SYS_clone, [thread]);
@@ -172,6 +175,14 @@ fn api(device: &Rules) -> Result<Rules, BackendError> {
 
 fn add(rules: &mut Rules, call: c_long, more: impl IntoIterator<Item = SeccompRule>) {
     rules.entry(call).or_default().extend(more);
+}
+
+/// Adds rules before the others of this call: they are tried one after the other, and a vCPU's
+/// thread calls KVM after each exit of the guest.
+fn add_first(rules: &mut Rules, call: c_long, mut more: Vec<SeccompRule>) {
+    let rules = rules.entry(call).or_default();
+    more.append(rules);
+    *rules = more;
 }
 
 /// A rule that an argument has this value.

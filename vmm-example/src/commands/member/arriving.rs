@@ -343,6 +343,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         sandbox.enter().map_err(party_error)?;
         let shell =
             Shell::build(host, vm, ram, cpus, layouts, &environment.on_end).map_err(party_error)?;
+        shell.wait_until_idle();
         self.environment = Some(environment);
         self.prebuilt = Some(Prebuilt { info, shell });
         Ok(())

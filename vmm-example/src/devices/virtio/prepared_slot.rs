@@ -45,6 +45,11 @@ impl PreparedSlot {
         })
     }
 
+    /// Waits until its thread takes no more of the CPU.
+    pub(crate) fn wait_until_idle(&self) {
+        self.worker.wait_until_idle();
+    }
+
     pub(super) fn layout(&self) -> SlotLayout {
         SlotLayout::of(self.slot, self.kicks.len())
     }

@@ -1,8 +1,9 @@
 //! The thread of a device: it sleeps until the guest or the host has something for it.
 
+use std::convert::Infallible;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -22,6 +23,8 @@ const QUIT: u32 = u32::MAX - 1;
 #[derive(Debug)]
 pub(super) struct IdleWorker {
     start: Sender<Arc<LiveDevice>>,
+    /// Closed by the thread when it waits.
+    begins: Receiver<Infallible>,
     quit: Arc<Quit>,
     thread: JoinHandle<()>,
 }
@@ -50,11 +53,13 @@ impl IdleWorker {
         });
         let mut manager = EventManager::new().map_err(VirtioError::Loop)?;
         let (start, device) = mpsc::channel();
+        let (beginning, begins) = mpsc::channel();
         let asked = quit.clone();
         let thread = thread::Builder::new()
             .name(format!("virtio{}", slot.index()))
             .spawn(move || {
                 sandbox::confine(sandbox::Thread::Device);
+                drop(beginning);
                 let Ok(device) = device.recv() else {
                     return;
                 };
@@ -68,9 +73,15 @@ impl IdleWorker {
             .map_err(VirtioError::Spawn)?;
         Ok(Self {
             start,
+            begins,
             quit,
             thread,
         })
+    }
+
+    /// Waits until the thread has begun, and has nothing to do but to wait for its device.
+    pub(super) fn wait_until_idle(&self) {
+        let _ = self.begins.recv();
     }
 
     /// Makes it the worker of a device, which is parked.
@@ -139,5 +150,32 @@ impl MutEventSubscriber for Subscriber {
                 add(source.as_raw_fd(), SOURCE, edges);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// The names of this process's threads, each of which names itself when it begins.
+    fn threads() -> Vec<String> {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_worker_that_is_idle_has_begun() {
+        let slot = Slot::new(7).unwrap();
+        for _ in 0..100 {
+            let worker = IdleWorker::spawn(slot).unwrap();
+            worker.wait_until_idle();
+            let names = threads();
+            assert!(names.contains(&"virtio7".to_owned()), "{names:?}");
+            let IdleWorker { start, thread, .. } = worker;
+            drop(start);
+            thread.join().unwrap();
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::MachineError;
 use crate::devices::virtio::{PreparedSlot, SlotLayout};
 use crate::devices::{pm, serial};
 use crate::guest::vcpu::{IdleVcpus, OnEnd};
-use crate::kvm::vcpu::StateShape;
+use crate::kvm::vcpu::{self as vcpu_state, Fresh, StateShape};
 use crate::kvm::{Host, KvmError, Vm};
 use crate::memory::GuestRam;
 
@@ -23,6 +23,7 @@ pub(crate) struct Shell {
     pub(super) vm: Arc<Vm>,
     pub(super) ram: GuestRam,
     pub(super) shape: StateShape,
+    pub(super) fresh: Fresh,
     pub(super) host_tsc_khz: u32,
     pub(super) serial_irq: EventFd,
     pub(super) host: Host,
@@ -48,6 +49,8 @@ impl Shell {
         let fds = create_vcpus(&vm, cpus)?;
         let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
+        let fresh = fds.first().map(|fd| vcpu_state::fresh(fd, &shape));
+        let fresh = fresh.transpose()?.unwrap_or_default();
         let serial_irq = serial_irq(&vm)?;
         let prepared = layouts
             .iter()
@@ -58,10 +61,18 @@ impl Shell {
             vm: Arc::new(vm),
             ram,
             shape,
+            fresh,
             host_tsc_khz,
             serial_irq,
             host: host.duplicate()?,
         })
+    }
+
+    /// Waits until its threads take no more of the CPU. Each narrows its system calls when it begins, for which the
+    /// kernel looks at all there are: that is not to fall into the time in which the guest stands still.
+    pub(crate) fn wait_until_idle(&self) {
+        self.vcpus.wait_until_idle();
+        self.prepared.iter().for_each(PreparedSlot::wait_until_idle);
     }
 }
 

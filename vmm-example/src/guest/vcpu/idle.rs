@@ -1,6 +1,7 @@
 //! vCPUs before they belong to a machine: their state can be restored, their threads wait.
 
-use std::sync::mpsc::{self, Sender};
+use std::convert::Infallible;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use kvm_ioctls::VcpuFd;
@@ -14,6 +15,8 @@ use super::{Buses, OnEnd, VcpuError, Vcpus, each, kick, lock};
 pub(crate) struct IdleVcpus {
     /// Dropped first: a thread whose sender is gone ends.
     starts: Vec<Sender<Buses>>,
+    /// Closed by the threads when they wait.
+    begin: Receiver<Infallible>,
     vcpus: Vcpus,
 }
 
@@ -21,7 +24,9 @@ impl IdleVcpus {
     /// Starts a thread for each vCPU.
     pub(crate) fn spawn(fds: Vec<VcpuFd>, end: &OnEnd) -> Result<Self, VcpuError> {
         kick::install_handler().map_err(VcpuError::InstallHandler)?;
+        let (beginning, begin) = mpsc::channel();
         let mut all = Self {
+            begin,
             starts: Vec::with_capacity(fds.len()),
             vcpus: Vcpus {
                 gate: Arc::new(Gate::new()),
@@ -33,10 +38,15 @@ impl IdleVcpus {
         };
         for (id, fd) in (0u8..).zip(fds) {
             let (start, buses) = mpsc::channel();
-            all.vcpus.spawn(id, fd, buses, end)?;
+            all.vcpus.spawn(id, fd, (buses, beginning.clone()), end)?;
             all.starts.push(start);
         }
         Ok(all)
+    }
+
+    /// Waits until all threads have started and only wait for their buses.
+    pub(crate) fn wait_until_idle(&self) {
+        let _ = self.begin.recv();
     }
 
     /// The vCPUs, sorted by ID.
@@ -63,7 +73,9 @@ impl IdleVcpus {
 
     /// Makes them vCPUs of a machine, parked.
     pub(crate) fn connect(self, buses: &Buses) -> Vcpus {
-        let Self { starts, mut vcpus } = self;
+        let Self {
+            starts, mut vcpus, ..
+        } = self;
         vcpus.waiting = Mutex::new(Some((starts, buses.clone())));
         vcpus
     }

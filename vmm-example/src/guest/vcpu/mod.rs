@@ -12,6 +12,7 @@ mod kick;
 mod loan;
 mod runner;
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,12 +68,12 @@ impl std::fmt::Debug for Vcpus {
 }
 
 impl Vcpus {
-    /// Starts the thread of one vCPU, which waits for its buses.
+    /// Starts the thread of one vCPU, which waits for its buses, and drops the sender when it does.
     fn spawn(
         &mut self,
         id: u8,
         fd: VcpuFd,
-        buses: Receiver<Buses>,
+        (buses, beginning): (Receiver<Buses>, Sender<Infallible>),
         end: &OnEnd,
     ) -> Result<(), VcpuError> {
         let fd = Arc::new(Mutex::new(fd));
@@ -90,6 +91,7 @@ impl Vcpus {
             .name(format!("vcpu{id}"))
             .spawn(move || {
                 sandbox::confine(sandbox::Thread::Vcpu);
+                drop(beginning);
                 if let Ok(buses) = buses.recv() {
                     Runner { idle, buses }.run();
                 }

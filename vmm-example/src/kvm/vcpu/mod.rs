@@ -17,6 +17,7 @@ use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+pub(crate) use self::msrs::Fresh;
 use self::restore::set_nested;
 pub(crate) use self::restore::{RestoreNotes, restore};
 use super::{Host, KvmError, Vm, XsaveLen, exact, named, sys};
@@ -77,14 +78,19 @@ pub(crate) enum SregsV1 {
 pub(crate) struct StateShape {
     xsave_len: XsaveLen,
     msr_indices: Vec<u32>,
+    /// Those of them that neither CPUID nor control registers nor the APIC have a say in.
+    unlisted: Vec<u32>,
     has_nested: bool,
 }
 
 impl StateShape {
     pub(crate) fn of(host: &Host, vm: &Vm) -> Result<Self, KvmError> {
+        let listed = host.msr_indices()?;
+        let unlisted = msrs::unlisted(&listed, host.mce_banks());
         Ok(Self {
             xsave_len: vm.xsave_len(),
-            msr_indices: msrs::indices(&host.msr_indices()?, host.mce_banks()),
+            msr_indices: [&listed[..], &unlisted].concat(),
+            unlisted,
             has_nested: host.has_nested(),
         })
     }
@@ -124,6 +130,11 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
     })
 }
 
+/// Reads what all new vCPUs have in common from one of them.
+pub(crate) fn fresh(fd: &VcpuFd, shape: &StateShape) -> Result<Fresh, KvmError> {
+    Fresh::of(fd, &shape.unlisted)
+}
+
 /// Restores the state of a new vCPU into one that has run.
 pub(crate) fn reset(fd: &VcpuFd, state: &VcpuStateV1, shape: &StateShape) -> Result<(), KvmError> {
     if let Some(nested) = &state.nested {
@@ -132,7 +143,7 @@ pub(crate) fn reset(fd: &VcpuFd, state: &VcpuStateV1, shape: &StateShape) -> Res
         set_nested(fd, nested, shape)?;
     }
     // An MSR that cannot be set back is one that the guest could not change either.
-    restore(fd, state, shape).map(drop)
+    restore(fd, state, shape, &Fresh::default()).map(drop)
 }
 
 /// Tells the guest that it was stopped, so that its watchdogs ignore the gap.

@@ -1,8 +1,6 @@
 //! Model-specific registers: which ones make up a vCPU's state, and how they are saved and
 //! restored.
 
-use std::collections::HashMap;
-
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
@@ -34,18 +32,54 @@ const MOST_BANKS: u32 = 32;
 /// KVM refuses to get or set more at a time: `MAX_IO_MSRS` in arch/x86/kvm.
 const MOST_AT_ONCE: usize = 255;
 
-/// The MSRs of a vCPU's state: those that KVM `listed`, and those that it supports but does not
-/// list.
-pub(super) fn indices(listed: &[u32], mce_banks: u32) -> Vec<u32> {
+/// The MSRs of a vCPU's state that KVM supports but has not `listed`.
+pub(super) fn unlisted(listed: &[u32], mce_banks: u32) -> Vec<u32> {
     let banks = mce_banks.min(MOST_BANKS);
     let variable = MTRR_VARIABLE..MTRR_VARIABLE + 2 * MTRR_VARIABLE_RANGES;
-    let unlisted = variable
+    variable
         .chain(MTRR_FIXED)
         .chain([MTRR_DEFAULT_TYPE])
         .chain(MC0_CTL2..MC0_CTL2 + banks)
         .chain(MC0_CTL..MC0_CTL + REGISTERS_PER_BANK * banks)
-        .filter(|index| !listed.contains(index));
-    listed.iter().copied().chain(unlisted).collect()
+        .filter(|index| !listed.contains(index))
+        .collect()
+}
+
+/// What MSRs of a new vCPU hold, until somebody writes them: it is read before a guest waits for it. In the order of
+/// their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Fresh(Vec<kvm_msr_entry>);
+
+impl Fresh {
+    pub(super) fn of(fd: &VcpuFd, indices: &[u32]) -> Result<Self, KvmError> {
+        get(fd, indices).map(Self::new)
+    }
+
+    fn new(mut msrs: Vec<kvm_msr_entry>) -> Self {
+        msrs.sort_unstable_by_key(|msr| msr.index);
+        Self(msrs)
+    }
+
+    fn value(&self, index: u32) -> Option<u64> {
+        let at = self.0.binary_search_by_key(&index, |msr| msr.index).ok()?;
+        self.0.get(at).map(|msr| msr.data)
+    }
+
+    /// The saved ones of which nothing is known, and of the others those that differ.
+    fn split<'a>(
+        &self,
+        saved: &[&'a kvm_msr_entry],
+    ) -> (Vec<&'a kvm_msr_entry>, Vec<kvm_msr_entry>) {
+        let (mut unknown, mut differing) = (Vec::with_capacity(saved.len()), Vec::new());
+        for msr in saved {
+            match self.value(msr.index) {
+                None => unknown.push(*msr),
+                Some(value) if value != msr.data => differing.push(**msr),
+                Some(_) => {}
+            }
+        }
+        (unknown, differing)
+    }
 }
 
 /// Reads all readable MSRs; KVM stops at one that is not.
@@ -70,18 +104,27 @@ pub(super) fn get(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Kv
 ///
 /// An MSR that already has its saved value is left alone: KVM lists MSRs that cannot be written,
 /// and logs each attempt.
-pub(super) fn set(fd: &VcpuFd, saved: &[&kvm_msr_entry]) -> Result<Vec<u32>, KvmError> {
-    let indices: Vec<u32> = saved.iter().map(|msr| msr.index).collect();
-    let differing = differing(saved, &get(fd, &indices)?);
+pub(super) fn set(
+    fd: &VcpuFd,
+    saved: &[&kvm_msr_entry],
+    fresh: &Fresh,
+) -> Result<Vec<u32>, KvmError> {
+    let (unknown, mut differing) = fresh.split(saved);
+    let indices: Vec<u32> = unknown.iter().map(|msr| msr.index).collect();
+    differing.extend(differ(&unknown, &get(fd, &indices)?));
     in_chunks(&differing, |chunk| {
         named("KVM_SET_MSRS", fd.set_msrs(&msrs_of(chunk)?))
     })
 }
 
-/// Those that do not currently have the saved value.
-fn differing(saved: &[&kvm_msr_entry], now: &[kvm_msr_entry]) -> Vec<kvm_msr_entry> {
-    let now: HashMap<u32, u64> = now.iter().map(|msr| (msr.index, msr.data)).collect();
-    let differs = |msr: &&&kvm_msr_entry| now.get(&msr.index) != Some(&msr.data);
+/// Those that do not currently have the saved value. `now` is in the same order, without those that
+/// cannot be read.
+fn differ(saved: &[&kvm_msr_entry], now: &[kvm_msr_entry]) -> Vec<kvm_msr_entry> {
+    let mut now = now.iter().peekable();
+    let differs = |msr: &&&kvm_msr_entry| {
+        let now = now.next_if(|now| now.index == msr.index);
+        now.is_none_or(|now| now.data != msr.data)
+    };
     saved.iter().filter(differs).map(|msr| **msr).collect()
 }
 
@@ -122,25 +165,33 @@ mod tests {
 
     #[test]
     fn what_kvm_does_not_list_is_asked_for_too() {
-        let all = indices(&[0x10, 0x174, 0x2ff], 32);
-        assert_eq!(all[..3], [0x10, 0x174, 0x2ff]);
+        let all = unlisted(&[0x10, 0x174, 0x2ff], 32);
         for index in [0x200, 0x20f, 0x250, 0x26f, 0x280, 0x29f, 0x400, 0x47f] {
             assert!(all.contains(&index), "{index:#x}");
         }
         assert!(!all.contains(&0x210) && !all.contains(&0x480));
-        assert_eq!(all.iter().filter(|index| **index == 0x2ff).count(), 1);
+        assert!(!all.contains(&0x2ff));
         // On a CPU with fewer banks there are other registers after them, or none.
-        let all = indices(&[], 2);
+        let all = unlisted(&[], 2);
         assert!(all.contains(&0x407) && !all.contains(&0x408) && !all.contains(&0x282));
-        assert_eq!(indices(&[], 4000), indices(&[], 32));
+        assert_eq!(unlisted(&[], 4000), unlisted(&[], 32));
     }
 
     #[test]
     fn an_msr_that_holds_its_value_is_left_alone() {
-        let (same, other, missing) = (msr(0x1d9, 0), msr(0x10, 1), msr(0x11, 0));
+        let (other, missing, same) = (msr(0x10, 1), msr(0x11, 0), msr(0x1d9, 0));
         let now = [msr(0x10, 2), msr(0x1d9, 0)];
-        let found = differing(&[&same, &other, &missing], &now);
+        let found = differ(&[&other, &missing, &same], &now);
         assert_eq!(found, [other, missing]);
+    }
+
+    #[test]
+    fn known_msrs_of_a_new_vcpu_are_not_read() {
+        let fresh = Fresh::new(vec![msr(0x401, 0), msr(0x400, u64::MAX)]);
+        let saved = [msr(0x10, 1), msr(0x400, u64::MAX), msr(0x401, 5)];
+        let (unknown, differing) = fresh.split(&saved.each_ref());
+        assert_eq!(unknown, [&saved[0]]);
+        assert_eq!(differing, [saved[2]]);
     }
 
     /// Like KVM, stops at the first refused MSR, and refuses too many.

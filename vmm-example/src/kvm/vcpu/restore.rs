@@ -3,7 +3,7 @@
 use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
-use super::msrs::{self, MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE};
+use super::msrs::{self, Fresh, MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE};
 use super::{SregsV1, StateShape, VcpuStateV1, nested};
 use crate::kvm::{KvmError, named, sys};
 
@@ -64,10 +64,13 @@ pub(crate) fn restore(
     fd: &VcpuFd,
     state: &VcpuStateV1,
     shape: &StateShape,
+    fresh: &Fresh,
 ) -> Result<RestoreNotes, KvmError> {
     let mut notes = RestoreNotes::default();
     for part in ORDER {
-        notes.refused_msrs.extend(part.write(fd, state, shape)?);
+        notes
+            .refused_msrs
+            .extend(part.write(fd, state, shape, fresh)?);
     }
     Ok(notes)
 }
@@ -79,6 +82,7 @@ impl Part {
         fd: &VcpuFd,
         state: &VcpuStateV1,
         shape: &StateShape,
+        fresh: &Fresh,
     ) -> Result<Vec<u32>, KvmError> {
         match self {
             Self::Cpuid => named("KVM_SET_CPUID2", fd.set_cpuid2(&cpuid_of(&state.cpuid)?))?,
@@ -94,7 +98,7 @@ impl Part {
             Self::Lapic => named("KVM_SET_LAPIC", fd.set_lapic(&state.lapic))?,
             Self::Msrs | Self::TscDeadline => {
                 let has_offset = state.tsc_offset.is_some();
-                return msrs::set(fd, &self.msrs(&state.msrs, has_offset));
+                return msrs::set(fd, &self.msrs(&state.msrs, has_offset), fresh);
             }
             Self::TscOffset => {
                 if let Some(offset) = state.tsc_offset {
