@@ -171,9 +171,9 @@ impl Environment {
             vec![Box::new(events), Box::new(self.power), Box::new(on_signal)];
         let end = event_loop::run(&self.end, subscribers, |end| vmm.carry_out(end))?;
         vmm.abandon_update();
-        vmm.history().ended(end.reason());
         // Before anyone is told about the end: nothing of the guest runs any more.
         vmm.machine().finish();
+        vmm.history().ended(end.reason());
         if self.announces {
             announce(vmm.machine().name(), "ended", end.reason());
         }

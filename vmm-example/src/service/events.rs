@@ -1,7 +1,8 @@
 //! A guest's events, for listeners.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -69,26 +70,81 @@ impl Notice {
 
 /// All listeners.
 #[derive(Debug, Default)]
-pub(crate) struct EventHub(Mutex<Vec<SyncSender<Notice>>>);
+pub(crate) struct EventHub(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    listeners: Mutex<Listeners>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    senders: Vec<SyncSender<Notice>>,
+    /// Who has not gone yet, whether or not there is more to hear.
+    count: usize,
+    /// Nothing more comes.
+    is_closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What somebody hears, who is gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) notices: Receiver<Notice>,
+    hub: Arc<Shared>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.hub.lock().count -= 1;
+        self.hub.changed.notify_all();
+    }
+}
 
 impl EventHub {
     /// Notifies all listeners without waiting: one that does not keep up is dropped.
     pub(crate) fn tell(&self, notice: &Notice) {
-        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners.retain(|listener| listener.try_send(notice.clone()).is_ok());
+        let mut listeners = self.0.lock();
+        let senders = &mut listeners.senders;
+        senders.retain(|listener| listener.try_send(notice.clone()).is_ok());
     }
 
     /// Signals all listeners that no more events follow.
     pub(crate) fn close(&self) {
-        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners.clear();
+        let mut listeners = self.0.lock();
+        listeners.is_closed = true;
+        listeners.senders.clear();
     }
 
-    pub(crate) fn listen(&self) -> Receiver<Notice> {
-        let (sender, receiver) = sync_channel(BACKLOG);
-        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners.push(sender);
-        receiver
+    /// Waits until everybody has heard all of it and has gone, or for so long.
+    pub(crate) fn wait_until_heard(&self, limit: Duration) {
+        let listeners = self.0.lock();
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(listeners, limit, |listeners| listeners.count > 0);
+        drop(waited);
+    }
+
+    pub(crate) fn listen(&self) -> Listener {
+        let (sender, notices) = sync_channel(BACKLOG);
+        let mut listeners = self.0.lock();
+        listeners.count += 1;
+        if !listeners.is_closed {
+            listeners.senders.push(sender);
+        }
+        Listener {
+            notices,
+            hub: self.0.clone(),
+        }
     }
 }
 
@@ -102,11 +158,11 @@ mod tests {
         let hub = EventHub::default();
         let (first, second) = (hub.listen(), hub.listen());
         hub.tell(&Notice::now("vm0", "paused"));
-        assert_eq!(first.recv().unwrap().event, "paused");
+        assert_eq!(first.notices.recv().unwrap().event, "paused");
         drop(first);
         (0..2 * BACKLOG).for_each(|_| hub.tell(&Notice::now("vm0", "resumed")));
-        assert!(hub.0.lock().unwrap().is_empty());
-        assert_eq!(second.iter().count(), BACKLOG);
+        assert!(hub.0.lock().senders.is_empty());
+        assert_eq!(second.notices.iter().count(), BACKLOG);
     }
 
     #[test]
@@ -115,7 +171,9 @@ mod tests {
         let listener = hub.listen();
         hub.tell(&Notice::now("vm0", "update-end"));
         hub.close();
-        assert_eq!(listener.iter().count(), 1);
+        assert_eq!(listener.notices.iter().count(), 1);
+        // Who comes later is told at once that there is nothing.
+        assert_eq!(hub.listen().notices.iter().count(), 0);
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
 /// How often to check whether a listening client is still there while nothing happens.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long listening clients may take to receive the last event.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// Results of updates, with their names in metrics.
 const RESULTS: [(UpdateResult, &str); 6] = [
     (UpdateResult::Ready, "ready"),
@@ -64,11 +67,14 @@ impl History {
         self.hub.tell(&Notice::now(&self.guest, event));
     }
 
-    /// Records that the guest has ended, and why.
+    /// Records that the guest has ended, and why. Returns when all listening clients were sent this,
+    /// because the process ends next.
     pub(crate) fn ended(&self, reason: &str) {
         let mut notice = Notice::now(&self.guest, "ended");
         notice.message = Some(reason.into());
         self.hub.tell(&notice);
+        self.hub.close();
+        self.hub.wait_until_heard(LAST_WORD);
     }
 
     /// Records that the guest arrived by an update.
@@ -150,13 +156,13 @@ impl History {
 
     /// Sends all events to a client, until it hangs up or falls behind.
     pub(crate) fn stream(&self, peer: &mut dyn Peer) {
-        let notices = self.hub.listen();
+        let listener = self.hub.listen();
         // Tells the client that it misses nothing from here on.
         if !peer.send(&Reply::Notice(Notice::now(&self.guest, "listening"))) {
             return;
         }
         loop {
-            let goes_on = match notices.recv_timeout(LOOK) {
+            let goes_on = match listener.notices.recv_timeout(LOOK) {
                 Ok(notice) => peer.send(&Reply::Notice(notice)),
                 Err(RecvTimeoutError::Timeout) => {
                     let moment = Some(Duration::from_millis(1));
@@ -226,6 +232,54 @@ impl Counted for History {
 mod tests {
     use super::*;
     use crate::service::report::PhaseReport;
+    use std::io;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{Sender, channel};
+
+    /// A client that notes what it is sent, and says so for the first time.
+    struct Client {
+        heard: Arc<Mutex<Vec<String>>>,
+        listens: Option<Sender<()>>,
+    }
+
+    impl Peer for Client {
+        fn send(&mut self, reply: &Reply) -> bool {
+            if let Some(listens) = self.listens.take() {
+                listens.send(()).unwrap();
+            }
+            if let Reply::Notice(notice) = reply {
+                self.heard.lock().unwrap().push(notice.event.clone());
+            }
+            true
+        }
+
+        fn receive(&mut self, _: Option<Duration>) -> Received {
+            Received::Nothing
+        }
+
+        fn socket(&self) -> io::Result<UnixStream> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn whoever_listens_hears_of_the_end_before_the_process_ends() {
+        for _ in 0..100 {
+            let history = Arc::new(History::new("vm0"));
+            let (listens, is_there) = channel();
+            let heard = Arc::<Mutex<Vec<String>>>::default();
+            let mut client = Client {
+                heard: heard.clone(),
+                listens: Some(listens),
+            };
+            let stream = history.clone();
+            let thread = std::thread::spawn(move || stream.stream(&mut client));
+            is_there.recv().unwrap();
+            history.ended("off");
+            assert_eq!(*heard.lock().unwrap(), ["listening", "ended"]);
+            thread.join().unwrap();
+        }
+    }
 
     #[test]
     fn figures_tell_how_updates_ended_and_what_the_last_one_took() {

@@ -142,16 +142,16 @@ impl LeavingVmm for LeavingGuest<'_> {
             false => UpdateEnd::new(outcome),
         };
         self.vmm.end_update(&end);
+        if self.guest.carried && end.has_left() {
+            // Nobody is to wait for more from here.
+            self.vmm.history().close();
+        }
         if self.is_taken
             && let Some(endpoints) = self.vmm.endpoints()
         {
             // Sockets and terminal belong to the other VMM now, and clients are no longer handed
             // over.
             drop(endpoints.give_up());
-        }
-        if self.guest.carried && end.has_left() {
-            // Nobody is to wait for more from here.
-            self.vmm.history().close();
         }
     }
 
