@@ -321,7 +321,10 @@ pub(crate) struct ResumeArgs {
     /// the original order. All other devices are reopened automatically.
     #[arg(long = "net", value_name = "fd=N", conflicts_with = "all")]
     pub(crate) nets: Vec<FdSpec>,
-    /// Let a group connect to the API sockets too, but read-only, as with `run`.
+    /// The Unix socket for status, metrics and events only, as with `run`.
+    #[arg(long, value_name = "PATH", conflicts_with = "all")]
+    pub(crate) status_socket: Option<PathBuf>,
+    /// Let a group connect, but read-only, as with `run`.
     #[arg(long, value_name = "GID")]
     pub(crate) api_group: Option<u32>,
     /// Make guests arrive paused: `continue` runs them.

@@ -8,6 +8,7 @@ use vmm_fdbox::update::Step;
 
 use super::{ForceCpuArgs, SandboxArgs, parse_step};
 use crate::devices::virtio::spec::FdSpec;
+use crate::service::api::ApiPaths;
 use crate::spec::ConsoleSpec;
 
 /// Be the VMM of a guest that the coordinator at the other end of standard input moves here.
@@ -16,8 +17,11 @@ pub(crate) struct MemberArgs {
     /// The Unix socket to listen on for the other commands.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
-    /// A group that may connect to it, read-only.
-    #[arg(long, value_name = "GID", requires = "api_socket")]
+    /// The Unix socket for status, metrics and events only.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) status_socket: Option<PathBuf>,
+    /// A group that may connect, read-only.
+    #[arg(long, value_name = "GID")]
     pub(crate) api_group: Option<u32>,
     /// Where the serial port goes: stdio, file=PATH or socket=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
@@ -40,6 +44,11 @@ pub(crate) struct MemberArgs {
 }
 
 impl MemberArgs {
+    /// The paths of its sockets.
+    pub(crate) fn api_paths(&self) -> ApiPaths {
+        ApiPaths::new(self.api_socket.as_deref(), self.status_socket.as_deref())
+    }
+
     /// The descriptors of taps that were passed.
     pub(crate) fn handed_in(&self) -> Vec<RawFd> {
         self.nets.iter().map(|net| net.0).collect()

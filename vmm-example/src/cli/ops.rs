@@ -124,9 +124,12 @@ pub(crate) struct ResumeAllArgs {
     /// run. The exit status is that of the guest that fared worst.
     #[arg(long, conflicts_with_all = ["box_name", "api_socket", "console"])]
     pub(crate) all: bool,
-    /// The directory for API sockets (NAME.sock) and consoles (NAME.console) with --all.
+    /// The directory for API sockets (NAME.sock), consoles (NAME.console) and status sockets (NAME.status) with --all.
     #[arg(long, value_name = "DIR", default_value = RUN_DIR, conflicts_with = "box_name")]
     pub(crate) run_dir: PathBuf,
+    /// With --all: give each guest a read-only status socket (NAME.status).
+    #[arg(long, requires = "all")]
+    pub(crate) status_sockets: bool,
     /// How long a guest's VMM may take to read the state, and again to rebuild the guest. A VMM
     /// that takes longer is killed; the others do not wait for it.
     #[arg(long, value_name = "SECONDS", default_value_t = 60,

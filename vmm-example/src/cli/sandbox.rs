@@ -62,7 +62,8 @@ impl RunArgs {
         };
         let hvc = self.devices.hvc.as_ref().and_then(HvcSpec::socket);
         let vsock = self.devices.vsock.as_ref().map(|vsock| &vsock.socket);
-        let sockets = [Some(&self.api_socket), console, hvc, vsock];
+        let status = self.life.status_socket.as_ref();
+        let sockets = [Some(&self.api_socket), status, console, hvc, vsock];
         Sandbox {
             sockets: sockets.into_iter().flatten().map(with_folder).collect(),
             connects: vsock.map(with_folder),

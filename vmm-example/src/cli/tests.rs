@@ -20,9 +20,12 @@ fn no_option_is_under_another_groups_heading() {
         "Devices, at most eight" => &["disk", "net", "vsock", "hvc", "no-rng"][..],
         "Devices of the host, at most eight" => &["device"],
         "Privileges" => &["user", "sandbox"],
-        "End of the guest, and access to the API" => {
-            &["no-reboot", "shutdown-timeout", "api-group"]
-        }
+        "End of the guest, and access to the API" => &[
+            "no-reboot",
+            "shutdown-timeout",
+            "status-socket",
+            "api-group",
+        ],
         other => panic!("{other:?} is no heading"),
     };
     for command in Cli::command().get_subcommands() {

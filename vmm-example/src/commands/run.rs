@@ -11,12 +11,14 @@ use crate::devices::virtio;
 use crate::guest::boot::BootImage;
 use crate::guest::machine::{Machine, NewGuest};
 use crate::kvm::Host;
+use crate::service::api::ApiPaths;
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitStatus> {
     args.check_output().map_err(anyhow::Error::msg)?;
     let host = Host::open()?;
     args.sandbox().make_folders(args.life.api_group)?;
-    let mut environment = Environment::open(&args.console, Some(&args.api_socket))?;
+    let paths = ApiPaths::new(Some(&args.api_socket), args.life.status_socket.as_deref());
+    let mut environment = Environment::open(&args.console, &paths)?;
     environment = environment.shut_down_in(Duration::from_secs(args.life.shutdown_timeout));
     environment.share_api(args.life.api_group)?;
     if args.json {

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::devices::console::{Console, ConsoleEvents, ConsoleSource};
 use crate::error::{chain, warn};
 use crate::guest::machine::Machine;
 use crate::guest::vcpu::{GuestEnd, OnEnd};
-use crate::service::api::{Server, Service};
+use crate::service::api::{ApiPaths, Server, Servers, Service};
 use crate::service::endpoints::Endpoints;
 use crate::service::event_loop::{self, EndSignal};
 use crate::service::events::Notice;
@@ -31,7 +30,7 @@ pub(super) struct Environment {
     pub(super) console: Arc<Console>,
     end: EndSignal,
     pub(super) on_end: OnEnd,
-    server: Option<Server>,
+    servers: Servers,
     /// Removes sockets and restores terminals when this process ends.
     pub(super) ownership: Ownership,
     /// Whether the guest's beginning and end are announced on standard output.
@@ -43,21 +42,20 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Opens console and API socket, so that errors show before a guest runs.
-    pub(super) fn open(console: &ConsoleSpec, api: Option<&Path>) -> anyhow::Result<Self> {
+    /// Opens console and API sockets, so that errors show before a guest runs.
+    pub(super) fn open(console: &ConsoleSpec, paths: &ApiPaths) -> anyhow::Result<Self> {
         let ownership = Ownership::new(true);
         // A VMM that takes over the guest has another working directory.
         let console = console.clone().absolute()?;
         let source = ConsoleSource::open(&console, &ownership)?;
-        let bind = |path| anyhow::Ok(Server::bind(&absolute(path)?, &ownership)?);
-        let server = api.map(bind).transpose()?;
-        Self::with(&console, source, server, ownership)
+        let servers = Servers::bind(paths, &ownership)?;
+        Self::with(&console, source, servers, ownership)
     }
 
     pub(super) fn with(
         spec: &ConsoleSpec,
         source: ConsoleSource,
-        server: Option<Server>,
+        servers: Servers,
         ownership: Ownership,
     ) -> anyhow::Result<Self> {
         // Before there are threads that could receive a signal.
@@ -71,7 +69,7 @@ impl Environment {
             console: Arc::new(Console::open(spec)?),
             end,
             on_end: Arc::new(move |end| sender.send(end)),
-            server,
+            servers,
             ownership,
             announces: false,
             power,
@@ -82,11 +80,11 @@ impl Environment {
 
     /// Lets a group connect to the API, read-only.
     pub(super) fn share_api(&self, group: Option<u32>) -> anyhow::Result<()> {
-        let (Some(server), Some(group)) = (&self.server, group) else {
+        let Some(group) = group else {
             return Ok(());
         };
-        let context = || format!("Cannot give the API socket to group {group}");
-        server.share(group).with_context(context)
+        let context = || format!("Cannot give the API's socket to group {group}");
+        self.servers.share(group).with_context(context)
     }
 
     /// Announces the guest's beginning and end on standard output.
@@ -126,14 +124,15 @@ impl Environment {
         mut vmm: Vmm,
         welcome: impl FnOnce(Welcome),
     ) -> anyhow::Result<ExitStatus> {
-        let server = self.server.map(Arc::new);
         let endpoints = Endpoints::new(
             &self.spec,
             &self.console,
             &self.source,
-            server.as_deref(),
+            &self.servers,
             &self.ownership,
         );
+        let Servers { api, status } = self.servers;
+        let server = api.map(Arc::new);
         match endpoints {
             Ok(endpoints) => vmm.set_endpoints(endpoints),
             // The guest runs anyway, and `--kernel` still works.
@@ -143,14 +142,9 @@ impl Environment {
         let serial = vmm.machine().serial().clone();
         let events = ConsoleEvents::new(self.source, self.console, serial);
         if let Some(server) = &server {
-            // A guest without an API is better than none.
-            match server.start(vmm.clone()) {
-                Ok(()) if self.announces => {
-                    let path = server.path().display().to_string();
-                    announce(vmm.machine().name(), "listening", &path);
-                }
-                Ok(()) => {}
-                Err(error) => warn(&chain(&error)),
+            if start(server, &vmm) && self.announces {
+                let path = server.path().display().to_string();
+                announce(vmm.machine().name(), "listening", &path);
             }
             let (server, service): (_, Arc<dyn Service>) = (Arc::downgrade(server), vmm.clone());
             welcome(Box::new(move |client| {
@@ -158,6 +152,9 @@ impl Environment {
                     server.welcome(&service, client);
                 }
             }));
+        }
+        if let Some(status) = &status {
+            start(status, &vmm);
         }
         let asked = vmm.clone();
         let (mut limit, mut has_hung_up) = (self.shutdown_limit, false);
@@ -179,6 +176,15 @@ impl Environment {
         }
         came_to_its_end(vmm.machine().name(), end)
     }
+}
+
+/// Starts to serve a socket: a guest without an API is better than none.
+fn start(server: &Server, vmm: &Arc<Vmm>) -> bool {
+    let started = server.start(vmm.clone());
+    if let Err(error) = &started {
+        warn(&chain(error));
+    }
+    started.is_ok()
 }
 
 /// The exit status of the command.

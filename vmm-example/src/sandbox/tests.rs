@@ -11,7 +11,7 @@ use std::thread;
 use super::*;
 use crate::service::api::peer::Peer;
 use crate::service::api::protocol::{Reply, Request};
-use crate::service::api::{Server, Service};
+use crate::service::api::{Rights, Server, Service};
 use crate::socket::Ownership;
 
 /// What the process started by a test is to do in its sandbox.
@@ -55,7 +55,7 @@ fn in_the_sandbox() {
         std::fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
     }
     let api = dir.path().join("api");
-    let server = Server::bind(&api, &Ownership::new(true)).unwrap();
+    let server = Server::bind(&api, Rights::of_owner(), &Ownership::new(true)).unwrap();
     let client = UnixStream::connect(&api).unwrap();
     let mut sandbox = Sandbox {
         level: Level::On,

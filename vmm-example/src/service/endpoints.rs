@@ -2,12 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::devices::console::{Console, ConsoleSource, TerminalModes};
-use crate::service::api::{Exit, Server};
+use crate::service::api::{ApiPaths, Exit, Server, Servers};
 use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
 
@@ -19,6 +19,7 @@ pub(crate) mod fd {
     pub(crate) const STDERR: &str = "stderr";
     pub(crate) const KVM: &str = "kvm";
     pub(crate) const API: &str = "api";
+    pub(crate) const STATUS: &str = "status";
     pub(crate) const CONSOLE: &str = "console";
     pub(crate) const CONSOLE_CLIENT: &str = "console-client";
     /// Followed by a number for each client of the API.
@@ -36,6 +37,8 @@ pub(crate) struct Endpoints {
     listener: Option<OwnedFd>,
     terminal: Option<TerminalModes>,
     api: Option<Api>,
+    /// The one for those who only look.
+    status: Option<Api>,
     ownership: Ownership,
 }
 
@@ -51,7 +54,7 @@ impl Endpoints {
         spec: &ConsoleSpec,
         console: &Arc<Console>,
         source: &ConsoleSource,
-        server: Option<&Server>,
+        servers: &Servers,
         ownership: &Ownership,
     ) -> io::Result<Self> {
         let api = |server: &Server| {
@@ -66,7 +69,8 @@ impl Endpoints {
             console: console.clone(),
             listener: source.listener(),
             terminal: source.terminal(),
-            api: server.map(api).transpose()?,
+            api: servers.api.as_ref().map(api).transpose()?,
+            status: servers.status.as_ref().map(api).transpose()?,
             ownership: ownership.clone(),
         })
     }
@@ -76,9 +80,13 @@ impl Endpoints {
         &self.spec
     }
 
-    /// The path of the API socket.
-    pub(crate) fn api_socket(&self) -> Option<&Path> {
-        self.api.as_ref().map(|api| api.path.as_path())
+    /// The paths of the API sockets.
+    pub(crate) fn api_paths(&self) -> ApiPaths {
+        let path = |api: &Option<Api>| api.as_ref().map(|api| api.path.clone());
+        ApiPaths {
+            api: path(&self.api),
+            status: path(&self.status),
+        }
     }
 
     /// The descriptors that the successor gets first, by name.
@@ -91,6 +99,8 @@ impl Endpoints {
         ];
         fds.extend(self.listener.iter().map(|own| (fd::CONSOLE, own.as_fd())));
         fds.extend(self.api.iter().map(|api| (fd::API, api.listener.as_fd())));
+        let status = self.status.iter();
+        fds.extend(status.map(|status| (fd::STATUS, status.listener.as_fd())));
         fds.into_iter()
             .map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)))
             .collect()
@@ -110,6 +120,9 @@ impl Endpoints {
     pub(crate) fn give_up(&self) -> Vec<OwnedFd> {
         self.ownership.set(false);
         self.console.gate().give_up();
+        // Of those who only look nobody is passed on: the new VMM would not know that it is one of them.
+        let looking = self.status.iter();
+        looking.for_each(|status| drop(status.exit.leave(0, CLIENTS_LIMIT)));
         let api = self.api.iter();
         api.flat_map(|api| api.exit.leave(1, CLIENTS_LIMIT))
             .map(OwnedFd::from)

@@ -11,6 +11,7 @@ use crate::devices::console::TerminalModes;
 use crate::devices::vfio::spec::PciAddress;
 use crate::devices::virtio::SlotLayout;
 use crate::guest::state::MachineStateV1;
+use crate::service::api::ApiPaths;
 
 /// Sent while the guest runs, together with the descriptors named in
 /// [`Endpoints`](crate::service::endpoints::Endpoints).
@@ -26,6 +27,9 @@ pub(crate) struct HandoverInfo {
     /// The path of the API socket, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_socket: Option<PathBuf>,
+    /// The path of the status socket, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) status_socket: Option<PathBuf>,
     /// Its devices' sockets in the file system, and the prefix of those that a device connects to:
     /// the new VMM enters its sandbox before it has the state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -38,6 +42,12 @@ pub(crate) struct HandoverInfo {
     /// The terminal's original modes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) terminal: Option<TerminalModes>,
+}
+
+impl HandoverInfo {
+    pub(crate) fn api_paths(&self) -> ApiPaths {
+        ApiPaths::new(self.api_socket.as_deref(), self.status_socket.as_deref())
+    }
 }
 
 #[cfg(test)]

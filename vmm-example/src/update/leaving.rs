@@ -200,7 +200,8 @@ fn info(machine: &Machine, endpoints: &Endpoints) -> HandoverInfo {
         vcpus: machine.cpus(),
         layouts: machine.virtio().layouts(),
         console: endpoints.console().to_string(),
-        api_socket: endpoints.api_socket().map(Into::into),
+        api_socket: endpoints.api_paths().api,
+        status_socket: endpoints.api_paths().status,
         terminal: endpoints.terminal(),
     }
 }

@@ -74,8 +74,13 @@ pub(super) fn vmm_status(api: &Path) -> Result<Value> {
 
 fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
     let group = GROUP.to_string();
-    let more = ["--sandbox", "on", "--api-group", &group].map(str::to_owned);
-    let mut guest = Guest::boot_with(spec("nobody", "memfd", 2), &more, &port()?)?;
+    let spec = spec("nobody", "memfd", 2);
+    let watched = spec.api().with_extension("status");
+    let path = watched.display().to_string();
+    let more = ["--sandbox", "on", "--api-group", &group];
+    let more = [&more[..], &["--status-socket", &path]].concat();
+    let more: Vec<_> = more.into_iter().map(str::to_owned).collect();
+    let mut guest = Guest::boot_with(spec, &more, &port()?)?;
     let user = guest.spec.user();
     Status::of(guest.pid())?.is_confined(user, user)?;
     for task in std::fs::read_dir(format!("/proc/{}/task", guest.pid()))? {
@@ -89,9 +94,13 @@ fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
     guest.command("continue")?.expect(0)?;
     guest.wait_for_beat()?;
     same_guest(&before, &guest.report()?)?;
-    a_group_looks(&guest.spec.api())?;
+    everybody_only_looks(&watched)?;
+    asks(&guest.spec.api(), STRANGER, GROUP, &[("status", 1)])?;
+    guest.upgrade(VMM, &[])?.expect(0)?;
+    everybody_only_looks(&watched)?;
+    asks(&guest.spec.api(), STRANGER, GROUP, &[("status", 1)])?;
     guest.wait_for_beat()?;
-    // The next VMM is told the group, but no user.
+    // The next VMM is told the group, but no other socket and no user.
     let (spec, status) = guest.hand_over_here()?;
     ensure!(status.success(), "The old VMM ended with {status}");
     let mut guest = Guest::resume_and(spec, &["--api-group", &group], &port()?)?;
@@ -100,24 +109,33 @@ fn a_user_of_its_own(_: &Cx<'_>) -> Result<()> {
     Status::of(u32::try_from(runner.pid())?)?.is_confined(user, user)?;
     same_guest(&before, &guest.report()?)?;
     a_group_looks(&guest.spec.api())?;
+    equal("The old status socket", watched.exists(), false)?;
     guest.power_off()?;
     drop(runner);
     Ok(())
 }
 
-fn a_group_looks(api: &Path) -> Result<()> {
-    // A member of the group may look; any other user cannot even connect to the socket.
-    for (verb, group, status) in [
-        ("status", GROUP, 0),
-        ("metrics", GROUP, 0),
-        ("pause", GROUP, 1),
-        ("shutdown", GROUP, 1),
-        ("status", STRANGER, 1),
-    ] {
+/// The requests of a client with read-only access, and the exit status of `vmm-example`.
+const LOOKS: &[(&str, i32)] = &[("status", 0), ("metrics", 0), ("pause", 1), ("shutdown", 1)];
+
+/// On a read-only socket this applies to root, too.
+fn everybody_only_looks(socket: &Path) -> Result<()> {
+    a_group_looks(socket)?;
+    asks(socket, 0, 0, LOOKS)
+}
+
+/// A member of the group may look; any other user cannot even connect to the socket.
+fn a_group_looks(socket: &Path) -> Result<()> {
+    asks(socket, STRANGER, GROUP, LOOKS)?;
+    asks(socket, STRANGER, STRANGER, &[("status", 1)])
+}
+
+fn asks(socket: &Path, user: u32, group: u32, for_what: &[(&str, i32)]) -> Result<()> {
+    for (verb, status) in for_what {
         let mut command = Command::new(VMM);
-        command.uid(STRANGER).gid(group);
-        command.args([verb, "--api-socket"]).arg(api);
-        Ended::of(&mut command)?.expect(status)?;
+        command.uid(user).gid(group);
+        command.args([verb, "--api-socket"]).arg(socket);
+        Ended::of(&mut command)?.expect(*status)?;
     }
     Ok(())
 }

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use crate::kvm::vcpu::RestoreNotes;
 use crate::kvm::{Host, Vm};
 use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
+use crate::service::api::ApiPaths;
 use crate::service::endpoints::fd;
 use crate::service::report::{HostReport, ResumeReport};
 use crate::service::vmm::Vmm;
@@ -145,9 +145,9 @@ impl<'a> ArrivingGuest<'a> {
     }
 
     /// The VMM's sandbox, without what depends on the guest.
-    fn base_sandbox(&self, api: Option<&Path>, console: &ConsoleSpec) -> Sandbox {
+    fn base_sandbox(&self, api: &ApiPaths, console: &ConsoleSpec) -> Sandbox {
         let mut sandbox = self.args.privileges.sandbox();
-        sandbox.sockets.extend(api.map(Path::to_path_buf));
+        sandbox.sockets.extend(api.iter().cloned());
         if let ConsoleSpec::Socket(path) = console {
             sandbox.sockets.push(path.clone());
         }
@@ -155,7 +155,7 @@ impl<'a> ArrivingGuest<'a> {
     }
 
     fn sandbox(&self, state: &GuestState) -> Sandbox {
-        let base = self.base_sandbox(self.args.api_socket.as_deref(), &self.args.console);
+        let base = self.base_sandbox(&self.args.api_paths(), &self.args.console);
         let (sockets, connects) = virtio::state::sockets(&state.virtio);
         Sandbox {
             sockets: [sockets, base.sockets].concat(),
@@ -280,11 +280,11 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         self.paused = arrive.paused;
         if !arrive.from_vmm {
             self.host = Some(Host::open().map_err(party_error)?);
-            let api = self.args.api_socket.as_deref();
-            let sandbox = self.base_sandbox(api, &self.args.console);
+            let api = self.args.api_paths();
+            let sandbox = self.base_sandbox(&api, &self.args.console);
             let group = self.args.api_group;
             sandbox.make_folders(group).map_err(party_error)?;
-            let environment = Environment::open(&self.args.console, api).map_err(layered)?;
+            let environment = Environment::open(&self.args.console, &api).map_err(layered)?;
             environment.share_api(group).map_err(layered)?;
             self.environment = Some(environment);
             // The state was written by a VMM, so it is read, and what it names is opened, as the
@@ -332,7 +332,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
         let (cpus, layouts) = (info.vcpus, &info.layouts);
         let console = info.console.parse()?;
-        let base = self.base_sandbox(info.api_socket.as_deref(), &console);
+        let base = self.base_sandbox(&info.api_paths(), &console);
         let sandbox = Sandbox {
             sockets: [&info.sockets[..], &base.sockets].concat(),
             connects: info.connects.clone(),

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use anyhow::Context;
 
 use crate::commands::serve::Environment;
 use crate::devices::console::ConsoleSource;
-use crate::service::api::Server;
+use crate::service::api::{Rights, Server, Servers};
 use crate::service::endpoints::fd;
 use crate::socket::Ownership;
 use crate::spec::ConsoleSpec;
@@ -35,12 +36,17 @@ pub(super) fn adopt(
     let ownership = Ownership::new(false);
     let listener = fds.remove(fd::CONSOLE);
     let source = ConsoleSource::adopt(&console, listener, info.terminal, &ownership)?;
-    let server = match (&info.api_socket, fds.remove(fd::API)) {
-        (Some(path), Some(listener)) => {
-            let server = Server::adopt(path, listener.into(), &ownership);
-            Some(server.context("Cannot take the API socket over")?)
-        }
-        _ => None,
+    let mut server = |path: Option<&PathBuf>, name, rights| {
+        let (Some(path), Some(listener)) = (path, fds.remove(name)) else {
+            return anyhow::Ok(None);
+        };
+        let server = Server::adopt(path, listener.into(), rights, &ownership);
+        let context = || format!("Cannot take the socket {} over", path.display());
+        server.map(Some).with_context(context)
     };
-    Environment::with(&console, source, server, ownership)
+    let servers = Servers {
+        api: server(info.api_socket.as_ref(), fd::API, Rights::of_owner())?,
+        status: server(info.status_socket.as_ref(), fd::STATUS, Rights::Look)?,
+    };
+    Environment::with(&console, source, servers, ownership)
 }

@@ -13,7 +13,7 @@ use vmm_fdbox::update::ExitStatus;
 
 use super::total::{GuestEnd, Total};
 use super::waiting::{Waiting, waiting};
-use super::{Resumed, api_group, drive, privileges, start};
+use super::{Resumed, drive, looking, privileges, start};
 use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::keeper;
 use crate::commands::report_file::{report_path, write_report};
@@ -68,7 +68,9 @@ fn command(name: &BoxName, args: &ResumeArgs, privileges: SandboxArgs) -> io::Re
     let at = |ending| folder.join(format!("{name}{ending}"));
     command.arg("member").arg("--api-socket").arg(at(".sock"));
     command.arg(format!("--console=socket={}", at(".console").display()));
-    command.args(api_group(args)).args(privileges.arguments());
+    let status = args.all.status_sockets.then(|| at(".status"));
+    command.args(looking(args, status.as_deref()));
+    command.args(privileges.arguments());
     command.args(args.force.argument());
     Ok(command)
 }

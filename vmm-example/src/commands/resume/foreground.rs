@@ -13,7 +13,7 @@ use vmm_fdbox::coordinator::{Child, Ended};
 use vmm_fdbox::update::{ExitStatus, UpdateError};
 use vmm_fdbox::{BoxName, BoxStore, Control, Deadline};
 
-use super::{Resumed, api_group, drive, privileges};
+use super::{Resumed, drive, looking, privileges};
 use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::{interrupt, keeper, signal};
 use crate::error::{printable, say, warn};
@@ -74,8 +74,9 @@ fn command(args: &ResumeArgs, privileges: SandboxArgs, stdin: i32) -> io::Result
     command.args(["member", "--stdin", &stdin.to_string()]);
     command.arg(format!("--console={}", args.console));
     if let Some(path) = &args.api_socket {
-        command.arg("--api-socket").arg(path).args(api_group(args));
+        command.arg("--api-socket").arg(path);
     }
+    command.args(looking(args, args.status_socket.as_deref()));
     command.args(privileges.arguments());
     command.args(args.force.argument());
     for net in &args.nets {

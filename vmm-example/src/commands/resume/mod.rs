@@ -9,7 +9,9 @@ mod foreground;
 mod total;
 mod waiting;
 
+use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -58,10 +60,12 @@ fn privileges(
     })
 }
 
-/// The option for the group with read-only access.
-fn api_group(args: &ResumeArgs) -> Option<String> {
-    let group = args.api_group?;
-    Some(format!("--api-group={group}"))
+/// The options for read-only access.
+fn looking(args: &ResumeArgs, status: Option<&Path>) -> Vec<OsString> {
+    let status = status.map(|path| ["--status-socket".into(), path.into()]);
+    let group = args.api_group.map(|group| format!("--api-group={group}"));
+    let status = status.into_iter().flatten();
+    status.chain(group.map(OsString::from)).collect()
 }
 
 /// Starts a guest's VMM.

@@ -7,18 +7,33 @@ use rustix::process::{Uid, getuid};
 
 use super::protocol::Request;
 
-/// Why a request of a client with read-only access is refused.
-pub(super) const ONLY_LOOKS: &str = "Only root and the user who started the VMM may do that: \
+/// Why a request is refused.
+const NOT_THE_OWNER: &str = "Only root and the user who started the VMM may do that: \
      others may ask for status, metrics and events";
+const ONLY_LOOKS: &str = "This socket is only for status, metrics and events: \
+     use the API socket for other requests";
 
-/// The user that the VMM was started as, who may send any request. The VMM may run as another one.
+/// Who may send which requests to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner(Uid);
+pub(crate) enum Rights {
+    /// Root and this user, whom the VMM was started as, may ask for everything. It need not run as that user.
+    Owner(Uid),
+    /// Nobody does more than look, whoever it is.
+    Look,
+}
 
-impl Owner {
-    /// The current user of this process.
-    pub(super) fn current() -> Self {
-        Self(getuid())
+impl Rights {
+    /// The rights that the current user of this process gives.
+    pub(crate) fn of_owner() -> Self {
+        Self::Owner(getuid())
+    }
+
+    /// The answer to a request that is refused.
+    pub(super) fn refusal(self) -> &'static str {
+        match self {
+            Self::Owner(_) => NOT_THE_OWNER,
+            Self::Look => ONLY_LOOKS,
+        }
     }
 
     /// Whether a client may send this request.
@@ -27,8 +42,11 @@ impl Owner {
             request,
             Request::Status {} | Request::Metrics {} | Request::Events {}
         );
+        let Self::Owner(owner) = self else {
+            return looks;
+        };
         // A client about which nothing is known has read-only access.
-        let all = |uid: Uid| uid.is_root() || uid == self.0;
+        let all = |uid: Uid| uid.is_root() || uid == owner;
         looks || socket_peercred(client).is_ok_and(|peer| all(peer.uid))
     }
 }
@@ -40,15 +58,17 @@ mod tests {
     #[test]
     fn others_than_root_and_the_owner_only_look() {
         let (one, _other) = UnixStream::pair().unwrap();
-        let us = Owner::current();
-        let somebody = Owner(Uid::from_raw(4711));
+        let us = Rights::of_owner();
+        let somebody = Rights::Owner(Uid::from_raw(4711));
         for request in [Request::Status {}, Request::Metrics {}, Request::Events {}] {
             assert!(us.lets(&one, &request));
             assert!(somebody.lets(&one, &request));
+            assert!(Rights::Look.lets(&one, &request));
         }
         for request in [Request::Pause {}, Request::Cancel {}, Request::Continue {}] {
             assert!(us.lets(&one, &request));
             assert_eq!(somebody.lets(&one, &request), getuid().is_root());
+            assert!(!Rights::Look.lets(&one, &request));
         }
     }
 }

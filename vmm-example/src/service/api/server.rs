@@ -14,7 +14,7 @@ use super::clients::{Clients, Seat};
 use super::exit::Exit;
 use super::peer::{Connection, Peer, Received};
 use super::protocol::{Reply, Request};
-use super::rights::{ONLY_LOOKS, Owner};
+use super::rights::Rights;
 use crate::sandbox;
 use crate::socket::{self, Ownership, SocketPath};
 
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Why the API is not available.
 #[derive(Debug, Error)]
 pub(crate) enum ServerError {
-    #[error("Cannot listen on the API socket {}", path.display())]
+    #[error("Cannot listen on the socket {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
     #[error("Cannot start the API's thread")]
     Spawn(#[source] io::Error),
@@ -43,23 +43,28 @@ pub(crate) struct Server {
     listener: UnixListener,
     exit: Arc<Exit>,
     clients: Clients,
-    owner: Owner,
+    rights: Rights,
 }
 
 impl Server {
-    pub(crate) fn bind(path: &Path, ownership: &Ownership) -> Result<Self, ServerError> {
+    pub(crate) fn bind(
+        path: &Path,
+        rights: Rights,
+        ownership: &Ownership,
+    ) -> Result<Self, ServerError> {
         let listen = |source| ServerError::Listen {
             path: path.into(),
             source,
         };
         let listener = socket::listen(path).map_err(listen)?;
-        Self::adopt(path, listener, ownership).map_err(listen)
+        Self::adopt(path, listener, rights, ownership).map_err(listen)
     }
 
     /// Takes over a socket that another process bound.
     pub(crate) fn adopt(
         path: &Path,
         listener: UnixListener,
+        rights: Rights,
         ownership: &Ownership,
     ) -> io::Result<Self> {
         // Another process may accept the client that woke this one.
@@ -69,7 +74,7 @@ impl Server {
             listener,
             exit: Arc::new(Exit::new()?),
             clients: Clients::default(),
-            owner: Owner::current(),
+            rights,
         })
     }
 
@@ -96,7 +101,7 @@ impl Server {
     pub(crate) fn start(&self, service: Arc<dyn Service>) -> Result<(), ServerError> {
         let listener = self.listener.try_clone().map_err(ServerError::Spawn)?;
         let (exit, clients) = (self.exit.clone(), self.clients.clone());
-        let owner = self.owner;
+        let rights = self.rights;
         let presence = exit.enter();
         thread::Builder::new()
             .name("api".into())
@@ -105,7 +110,7 @@ impl Server {
                 let _presence = presence;
                 while exit.wait_readable(&listener) {
                     match listener.accept() {
-                        Ok((client, _)) => welcome(&service, client, &exit, &clients, owner),
+                        Ok((client, _)) => welcome(&service, client, &exit, &clients, rights),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         // Most likely out of descriptors, which does not last forever.
                         Err(_) => {
@@ -121,7 +126,7 @@ impl Server {
 
     /// Serves a client that another process accepted.
     pub(crate) fn welcome(&self, service: &Arc<dyn Service>, client: UnixStream) {
-        welcome(service, client, &self.exit, &self.clients, self.owner);
+        welcome(service, client, &self.exit, &self.clients, self.rights);
     }
 }
 
@@ -131,7 +136,7 @@ fn welcome(
     client: UnixStream,
     exit: &Arc<Exit>,
     clients: &Clients,
-    owner: Owner,
+    rights: Rights,
 ) {
     let Ok(Some(seat)) = clients.seat(&client) else {
         return;
@@ -141,14 +146,14 @@ fn welcome(
     let _ = thread::Builder::new()
         .name("api-client".into())
         .spawn(move || {
-            serve(&*service, client, &exit, seat, owner);
+            serve(&*service, client, &exit, seat, rights);
             drop(presence);
         });
 }
 
 /// Serves a client until it hangs up, or until this process leaves: an idle client is then handed
 /// to the next one.
-fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat, owner: Owner) {
+fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat, rights: Rights) {
     let mut peer = Connection::new(client);
     loop {
         if !peer.has_begun() && !exit.wait_readable(peer.stream()) {
@@ -159,8 +164,8 @@ fn serve(service: &dyn Service, client: UnixStream, exit: &Exit, seat: Seat, own
         match peer.receive(None) {
             // Nobody waits for the answer any more, and the client may have reported a failure.
             Received::Request(_) if peer.is_gone() => return,
-            Received::Request(request) if !owner.lets(peer.stream(), &request) => {
-                let message = ONLY_LOOKS.into();
+            Received::Request(request) if !rights.lets(peer.stream(), &request) => {
+                let message = rights.refusal().into();
                 peer.send(&Reply::Error { message });
             }
             Received::Request(request) => {
@@ -208,7 +213,7 @@ mod tests {
     fn a_client_sees_every_reply_of_each_of_its_requests() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let server = Server::bind(&path, &Ownership::new(true)).unwrap();
+        let server = Server::bind(&path, Rights::of_owner(), &Ownership::new(true)).unwrap();
         server.start(Arc::new(Fake)).unwrap();
         let mut client = Client::connect(&path).unwrap();
         for _ in 0..2 {
@@ -228,11 +233,35 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_a_socket_to_look_gets_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("status");
+        let server = Server::bind(&path, Rights::Look, &Ownership::new(true)).unwrap();
+        server.start(Arc::new(Fake)).unwrap();
+        let mut client = Client::connect(&path).unwrap();
+        let mut ask = |request| client.ask(&request, |_| {}).unwrap();
+        let Reply::Error { message } = ask(Request::Cancel {}) else {
+            panic!("it was let")
+        };
+        assert!(message.contains("status, metrics and events"), "{message}");
+        let served = Reply::Error {
+            message: "no".into(),
+        };
+        assert_eq!(ask(Request::Status {}), served);
+    }
+
+    #[test]
     fn what_is_no_request_gets_an_answer() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let seat = Clients::default().seat(&theirs).unwrap().unwrap();
         let thread = thread::spawn(move || {
-            serve(&Fake, theirs, &Exit::new().unwrap(), seat, Owner::current())
+            serve(
+                &Fake,
+                theirs,
+                &Exit::new().unwrap(),
+                seat,
+                Rights::of_owner(),
+            )
         });
         let mut ours = BufReader::new(ours);
         for line in ["{}", "status", "{\"verb\":\"explode\"}"] {
@@ -252,14 +281,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
         let (old_ownership, new_ownership) = (Ownership::new(true), Ownership::new(false));
-        let old = Server::bind(&path, &old_ownership).unwrap();
+        let old = Server::bind(&path, Rights::of_owner(), &old_ownership).unwrap();
         let service: Arc<dyn Service> = Arc::new(Fake);
         old.start(service.clone()).unwrap();
         let mut client = Client::connect(&path).unwrap();
         assert!(client.ask(&Request::Status {}, |_| {}).is_ok());
 
         let listener = UnixListener::from(old.listener().unwrap());
-        let new = Server::adopt(&path, listener, &new_ownership).unwrap();
+        let new = Server::adopt(&path, listener, Rights::of_owner(), &new_ownership).unwrap();
         let clients = old.exit().leave(0, Duration::from_secs(10));
         assert_eq!(clients.len(), 1);
         // Nobody accepts the connection, and nobody refuses it.
@@ -300,7 +329,7 @@ mod tests {
             theirs,
             &Exit::new().unwrap(),
             seat,
-            Owner::current(),
+            Rights::of_owner(),
         );
         drop(ours);
         counter.0.into_inner()
@@ -317,7 +346,7 @@ mod tests {
     fn a_thousand_idle_clients_keep_nobody_from_an_answer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let server = Server::bind(&path, &Ownership::new(true)).unwrap();
+        let server = Server::bind(&path, Rights::of_owner(), &Ownership::new(true)).unwrap();
         server.start(Arc::new(Fake)).unwrap();
         let mut first = Client::connect(&path).unwrap();
         assert!(first.ask(&Request::Status {}, |_| {}).is_ok());
