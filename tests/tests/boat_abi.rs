@@ -1,5 +1,5 @@
-//! What kernels say to each other of a lifeboat: the module's header, compiled for the host, against golden
-//! bytes.
+//! What kernels tell each other about a lifeboat: the module's header, compiled for the host, compared with
+//! golden bytes.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::process::Command;
 const RECORD_V1: &[u8] = include_bytes!("golden/boat-record-v1.bin");
 const PAGE_V1: &[u8] = include_bytes!("golden/boat-page-v1.bin");
 
-/// Writes a record and a page, each with another number in each of its words.
+/// Writes a record and a page, with a different number in each word.
 const PROGRAM: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,7 +53,7 @@ int main(void)
 }
 "#;
 
-/// What the program writes whose records have this checksum.
+/// The program's output, with this checksum in its records.
 fn written(crc: u32) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let (source, program) = (dir.path().join("boat.c"), dir.path().join("boat"));

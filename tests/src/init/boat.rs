@@ -1,4 +1,4 @@
-//! PID 1 of a lifeboat's kernel. Nobody listens but the console, so that all it has to say goes there.
+//! PID 1 of a lifeboat's kernel. Its only output is the console.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -8,29 +8,29 @@ use rustix::system::RebootCommand;
 
 use crate::setup;
 
-/// What says on the command line that this is a boat's kernel, and what is to become of it.
+/// The word of the command line that marks a boat's kernel, and says what it should do.
 const WORD: &str = "lab.boat";
 const MODULE: &str = "/lib/modules/fdbox-boat.ko";
-/// What the module says when there is a host that watches.
+/// The module's message when a host watches the boat.
 const HOST_BEATS: &str = "fdbox-boat: the host beats";
 
-/// What is to become of the boat, if this is one.
+/// What the boat should do, if this is one.
 pub(crate) fn fate(cmdline: &str) -> Option<&str> {
     let mut words = cmdline.split_ascii_whitespace();
     words.find_map(|word| word.strip_prefix(WORD)?.strip_prefix('='))
 }
 
-/// Returns only if it fails, and has said why.
+/// Returns only on failure, after reporting the reason.
 pub(crate) fn run(fate: &str) {
     if let Err(error) = meet(fate) {
         say(&format!("lab-init: {error:#}"));
     }
 }
 
-/// Writes a line on the console, by way of the kernel's log.
+/// Writes a line to the console, through the kernel's log.
 fn say(line: &str) {
     let log = OpenOptions::new().write(true).open("/dev/kmsg");
-    // There is nobody else to tell.
+    // There is no other output.
     let _ = log.and_then(|mut log| log.write_all(line.as_bytes()));
 }
 
@@ -40,7 +40,7 @@ fn meet(fate: &str) -> Result<()> {
     }
     match fate {
         "stay" | "silent-from-the-start" => {}
-        // The machine is the host's: it must not go off.
+        // The machine belongs to the host: it must not be powered off.
         "halt" => {
             wait_for_host()?;
             rustix::system::reboot(RebootCommand::Restart)?;
@@ -60,12 +60,12 @@ fn meet(fate: &str) -> Result<()> {
     }
 }
 
-/// Until the module has said that a host watches.
+/// Waits until the module reports that a host watches.
 fn wait_for_host() -> Result<()> {
     let mut log = File::open("/dev/kmsg").context("Open the kernel's log")?;
     let mut record = [0; 8192];
     loop {
-        // One record for each read.
+        // Each read returns one record.
         let len = log.read(&mut record).context("Read the kernel's log")?;
         if String::from_utf8_lossy(&record[..len]).contains(HOST_BEATS) {
             return Ok(());

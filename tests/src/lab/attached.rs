@@ -16,7 +16,7 @@ use crate::landings::{Landed, Landings};
 /// four seconds, so that some of them outlive the old kernel. Reads and flushes are not limited.
 const NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH / 4;
 
-/// The console of a kernel that runs beside the host's, in the run's folder.
+/// The console of a kernel that runs next to the host's, in the run's folder.
 pub(crate) const BOAT_SOCKET: &str = "boat.sock";
 
 /// The IOMMU in front of them, as QEMU calls it: VT-d is the one that QEMU emulates best.
@@ -48,7 +48,7 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
         ]
         .map(str::to_owned)
         .into(),
-        // The third port, at 0x3e8. The machine waits for nobody there.
+        // The third port, at 0x3e8. The machine does not wait for a connection.
         Devices::BoatConsole => [
             "-chardev".to_owned(),
             format!("socket,id=boat,path=/lab/run/{BOAT_SOCKET},server=on,wait=off"),

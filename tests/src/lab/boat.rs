@@ -1,4 +1,4 @@
-//! What a host needs to start a lifeboat: a kernel, and an initramfs with the module that beats in it.
+//! What a host needs to start a lifeboat: a kernel, and an initramfs with the module that sends heartbeats.
 
 use std::path::PathBuf;
 
@@ -10,12 +10,12 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
 
-/// The host's kernels leave the third serial port alone, also when they look for ports at boot: it is
-/// the console of a kernel that runs meanwhile.
+/// Makes the host's kernels leave the third serial port alone, even when they probe ports at boot: it
+/// is the console of a kernel that runs at the same time.
 pub(crate) const CMDLINE: &str = "8250.nr_uarts=2";
 const MODULE: &str = "fdbox-boat.ko";
 
-/// The files, by where they are here.
+/// The files, with their local paths.
 #[derive(Debug, Clone)]
 pub(crate) struct BoatFiles {
     kernel: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct BoatFiles {
 }
 
 impl BoatFiles {
-    /// The boat runs a kernel as it comes.
+    /// The boat runs a stock kernel.
     pub(crate) fn get(lab: &Lab, programs: &Programs) -> Result<Self> {
         let init = programs.path(programs::INIT);
         let kernel = lab.kernels()?.get(Flavour::Stock)?;
@@ -44,7 +44,7 @@ impl BoatFiles {
         })
     }
 
-    /// And where they are in the host.
+    /// The files with their places in the host.
     pub(crate) fn files(&self) -> [(PathBuf, String); 2] {
         [
             (self.kernel.clone(), "/boat/kernel".to_owned()),

@@ -1,4 +1,4 @@
-//! What comes from a machine's ports, line by line.
+//! The output of a machine's ports, line by line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use anyhow::Result;
 use fdbox_lab::event::Event;
 use fdbox_lab::scan;
 
-/// A line from the machine, and when it came.
+/// A line from the machine, and its time.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     /// Since QEMU was started.
@@ -23,17 +23,17 @@ pub(crate) struct Line {
 pub(crate) enum LineContent {
     /// The kernel's console.
     Console(String),
-    /// That of a kernel that runs beside the host's.
+    /// The console of a kernel that runs next to the host's.
     Boat(String),
     /// The event port.
     Event(Event),
-    /// The event port, but no event: a program wrote to the wrong place.
+    /// From the event port, but not an event: a program wrote to the wrong place.
     Noise(String),
     /// One of the ports closed: the machine is gone.
     Closed,
 }
 
-/// What makes a line of one port's text.
+/// Converts a line of text from one port.
 pub(crate) type Reader = fn(String) -> LineContent;
 
 impl LineContent {
@@ -53,7 +53,7 @@ impl LineContent {
     }
 }
 
-/// Reads a port in a thread of its own, to its end: each line goes into the log and to the lab.
+/// Reads a port to its end, in a separate thread: each line goes to the log and to the lab.
 pub(crate) fn read(
     stream: UnixStream,
     log: PathBuf,
@@ -69,7 +69,7 @@ pub(crate) fn read(
             let text = String::from_utf8_lossy(&line)
                 .trim_end_matches('\r')
                 .to_owned();
-            // A full disk must not look like a silent machine: the line still goes to the lab.
+            // A full disk must not look like a silent machine: the lab still gets the line.
             let _ = writeln!(log, "{:9.3} {text}", at.as_secs_f64());
             if !text.is_empty()
                 && sender

@@ -50,6 +50,6 @@ fn parse_home(name: &str) -> Result<Home, &'static str> {
     match name {
         "luo" => Ok(Home::Luo),
         "holder" => Ok(Home::Holder),
-        _ => Err("a keeper is of luo or holder"),
+        _ => Err("use luo or holder"),
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
     }
     keeper
         .serve(listener.as_fd())
-        .context("Nobody can connect any more")?;
+        .context("Cannot accept connections")?;
     if let Some(path) = &args.socket {
         // The keeper has ended: nothing will answer on this socket any more.
         let _ = std::fs::remove_file(path);
@@ -120,7 +120,7 @@ fn start_one(path: &Path, home: Home) -> anyhow::Result<Control> {
     if let Some(mut stdout) = child.stdout.take() {
         stdout
             .read_to_string(&mut complaint)
-            .context("Cannot hear of the keeper")?;
+            .context("Cannot read the keeper's output")?;
     }
     if !complaint.is_empty() {
         let _ = child.wait();

@@ -1,5 +1,5 @@
-//! A file that a guest's output goes to. A thread writes to it: a file takes as long as its disk does, and
-//! neither a vCPU nor who holds a device's lock waits for that.
+//! A file for a guest's output. A thread writes to it: a write takes as long as the disk does, and neither a
+//! vCPU nor the holder of a device's lock may wait for that.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -15,7 +15,7 @@ pub(crate) struct FileWriter {
 }
 
 impl FileWriter {
-    /// `over` hears of each piece what of it the file did not take, from the thread.
+    /// The thread calls `over` with the part of each piece that the file did not accept.
     pub(crate) fn start(file: File, over: impl Fn(Vec<u8>) + Send + 'static) -> io::Result<Self> {
         let (pieces, todo) = mpsc::channel();
         let builder = thread::Builder::new().name("output".into());
@@ -28,14 +28,14 @@ impl FileWriter {
         Ok(Self { pieces })
     }
 
-    /// Has the thread write a piece.
+    /// Makes the thread write a piece.
     pub(crate) fn write(&self, piece: Vec<u8>) {
         // The thread waits for nothing else.
         let _ = self.pieces.send(piece);
     }
 }
 
-/// Writes what the file takes, and returns the rest.
+/// Writes what the file accepts, and returns the rest.
 fn write(mut file: &File, mut piece: Vec<u8>) -> Vec<u8> {
     let mut done = 0;
     while done < piece.len() {

@@ -204,7 +204,7 @@ fn refusal(entry: &Entry, errno: Errno) -> Refusal {
         Errno::NOENT => (
             Errno::OPNOTSUPP,
             abi::FDBOX_REASON_UNSUPPORTED_STATE,
-            "LUO of this kernel keeps no files of this kind: leave it out",
+            "this kernel's LUO does not support this kind of file: leave it out",
         ),
         Errno::BUSY => (
             errno,
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(refused.errno, Errno::OPNOTSUPP);
         assert_eq!(refused.name, Some(entry.name));
         assert!(
-            refused.message.contains("of this kind"),
+            refused.message.contains("this kind of file"),
             "{}",
             refused.message
         );

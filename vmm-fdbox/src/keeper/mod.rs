@@ -115,7 +115,7 @@ pub enum KeeperError {
     #[error("Cannot open {}: {}", luo::DEVICE, luo::why_not_open(*.0))]
     OpenLuo(Errno),
     /// LUO does not support memfds.
-    #[error("LUO of this kernel keeps no memfds: {0}")]
+    #[error("this kernel's LUO does not support memfds: {0}")]
     NoMemfd(Errno),
     /// A system call failed.
     #[error("Cannot start a keeper: {0}")]

@@ -11,7 +11,7 @@ use crate::devices::file_writer::FileWriter;
 pub(super) struct FileSink {
     file: File,
     writer: Option<FileWriter>,
-    /// It has a piece that is not over.
+    /// A piece is being written.
     is_busy: bool,
     /// It gets no more pieces.
     is_held: bool,
@@ -27,13 +27,13 @@ impl FileSink {
         }
     }
 
-    /// `over` hears of each piece what of it the file did not take.
+    /// `over` gets the part of each piece that the file did not accept.
     pub(super) fn start(&mut self, over: impl Fn(Vec<u8>) + Send + 'static) -> io::Result<()> {
         self.writer = Some(FileWriter::start(self.file.try_clone()?, over)?);
         Ok(())
     }
 
-    /// Begins to write what there is, unless it is at something or held.
+    /// Begins to write the pending output, unless a piece is being written or the file is held.
     pub(super) fn send(&mut self, unsent: &mut Ring) {
         if let Some(writer) = &self.writer
             && !self.is_busy
@@ -45,7 +45,7 @@ impl FileSink {
         }
     }
 
-    /// The piece is over.
+    /// Called when the piece is done.
     pub(super) fn over(&mut self) {
         self.is_busy = false;
     }
@@ -54,7 +54,7 @@ impl FileSink {
         self.is_busy
     }
 
-    /// The file, if it is one that a kernel can lose something of.
+    /// The file, if its data can be lost with the kernel.
     pub(super) fn unsynced(&self) -> io::Result<Option<File>> {
         match self.file.metadata()?.is_file() {
             true => self.file.try_clone().map(Some),

@@ -1,7 +1,7 @@
 //! The other end of the guest's serial line: standard input and output, a file, or a socket.
 //!
-//! Output never holds a vCPU up: it goes through a bounded buffer, which also holds what the guest says while
-//! nobody is connected or reads standard output, and while a file takes its time.
+//! Output never blocks a vCPU: it goes through a bounded buffer, which also holds the output while no client is
+//! connected, nobody reads standard output, or a file is slow.
 
 mod events;
 mod file_sink;
@@ -53,7 +53,7 @@ pub(crate) enum ConsoleError {
 /// Where output goes.
 #[derive(Debug)]
 enum Sink {
-    /// Standard output that is no file. It is others' as well and must stay blocking, so it is asked first.
+    /// Standard output that is not a file. It is shared and must stay blocking, so it is polled first.
     Stdout(BorrowedFd<'static>),
     File(FileSink),
     /// The client that is connected to the socket.
@@ -64,7 +64,7 @@ enum Sink {
 #[derive(Debug)]
 pub(crate) struct Console {
     inner: Mutex<Inner>,
-    /// The file has taken what it was given.
+    /// The file has finished the current piece.
     taken: Condvar,
     gate: InputGate,
 }
@@ -113,8 +113,7 @@ impl Console {
         }
     }
 
-    /// Starts what threads it has, before the guest runs. The process has given up by then what it does not
-    /// need.
+    /// Starts its threads, before the guest runs and after the process has dropped its privileges.
     pub(crate) fn start(self: &Arc<Self>) -> Result<(), ConsoleError> {
         let console = Arc::downgrade(self);
         let over = move |rest: Vec<u8>| {
@@ -128,7 +127,7 @@ impl Console {
         }
     }
 
-    /// What the file was given is over.
+    /// The current piece is done; `rest` is what the file did not accept.
     fn took_all_but(&self, rest: &[u8]) {
         let mut inner = self.lock();
         let Inner { sink, unsent } = &mut *inner;
@@ -142,8 +141,8 @@ impl Console {
         self.taken.notify_all();
     }
 
-    /// Gives a file nothing more, and waits until it has taken what it was given. What comes meanwhile is
-    /// [unsent](Self::unsent). [`release`](Self::release) leads back.
+    /// Stops writing to a file, and waits until the current piece is done. Later output is
+    /// [unsent](Self::unsent). [`release`](Self::release) undoes this.
     pub(crate) fn hold(&self, deadline: Deadline) -> Result<(), ConsoleError> {
         let mut inner = self.lock();
         if let Sink::File(file) = &mut inner.sink {
@@ -152,7 +151,7 @@ impl Console {
         self.wait(inner, deadline, Inner::is_busy)
     }
 
-    /// Makes safe what a file has and the host would lose with its kernel.
+    /// Syncs the file, if its data would be lost with the host's kernel.
     pub(crate) fn sync(&self) -> Result<(), ConsoleError> {
         let file = match &self.lock().sink {
             Sink::File(file) => file.unsynced(),
@@ -170,7 +169,7 @@ impl Console {
         }
     }
 
-    /// Waits until a file has all that the guest said, unless it is held.
+    /// Waits until a file has all output of the guest, unless it is held.
     pub(crate) fn finish(&self, deadline: Deadline) -> Result<(), ConsoleError> {
         let mut inner = self.lock();
         inner.send();
@@ -249,12 +248,12 @@ impl Console {
 }
 
 impl Inner {
-    /// A file has not taken what it was given.
+    /// Whether a piece is being written to a file.
     fn is_busy(&self) -> bool {
         matches!(&self.sink, Sink::File(file) if file.is_busy())
     }
 
-    /// Sends what can be sent without waiting for anybody.
+    /// Sends what can be sent without waiting.
     fn send(&mut self) {
         while !self.unsent.is_empty() {
             let sent = match &mut self.sink {
@@ -274,7 +273,7 @@ impl Inner {
     }
 }
 
-/// Standard output, if it is a file that a write could wait for.
+/// Standard output, if it is a file whose writes may block.
 fn stdout_file() -> Option<File> {
     let stdout = rustix::stdio::stdout();
     let kind = FileType::from_raw_mode(fstat(stdout).ok()?.st_mode);

@@ -40,7 +40,7 @@ impl Ring {
         self.bytes.drain(..).collect()
     }
 
-    /// Puts back what was taken out, as far as there is room.
+    /// Puts back what was taken out, as far as there is space.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
         let room = self.capacity.saturating_sub(self.bytes.len());
         for byte in bytes[bytes.len().saturating_sub(room)..].iter().rev() {

@@ -78,7 +78,7 @@ fn a_file_that_takes_its_time_stops_nobody() {
         reader.read_to_end(&mut all).unwrap();
         all
     });
-    // What it was given comes to its end, and it gets nothing more.
+    // The current piece is finished, and no other one begins.
     console.hold(later()).unwrap();
     console.output(b"z");
     assert_eq!(console.unsent()[BUFFER - 2..], *b"yz");

@@ -108,7 +108,8 @@ impl Flight {
     ) -> Result<(), RingError> {
         let taken = self.take_all(ring, disk, counters);
         self.backend.submit();
-        // What the host has in its memory is over by now. Its event comes too, and has the rest of the ring served.
+        // Requests for data in the page cache are done by now. Their event follows, and the rest of
+        // the ring is served then.
         self.settle(Some(ring), disk, counters).and(taken)
     }
 

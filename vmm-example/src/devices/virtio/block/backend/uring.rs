@@ -98,7 +98,7 @@ pub(in super::super) struct UringBackend {
     wake: Wake,
     /// Indexed by the number that the kernel returns.
     begun: Vec<Option<Begun>>,
-    /// Something is in the ring that the kernel has not taken.
+    /// Whether the ring has entries that the kernel has not taken.
     is_ahead: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A disk in a machine, whose vCPUs access it and which is to come to rest.
+//! Quiescing a disk in a machine whose vCPUs access it.
 
 use std::time::Duration;
 

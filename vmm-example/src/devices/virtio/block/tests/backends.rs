@@ -1,4 +1,4 @@
-//! What carries requests out, for real: io_uring and a thread.
+//! The real backends: io_uring and a thread.
 
 use super::held::offer_read;
 use super::*;

@@ -1,4 +1,4 @@
-//! A disk whose jobs end when the test says so, and requests for it.
+//! A disk whose jobs finish when the test says so, and requests for it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Requests in flight: how many there are, and what becomes of each.
+//! Requests in flight: their number, and the outcome of each.
 
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
