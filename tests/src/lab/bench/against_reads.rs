@@ -70,7 +70,7 @@ fn measure(bench: &Bench<'_>, other: &Other) -> Result<(Vec<Reads>, Vec<u64>)> {
         with_modules: true,
         stages: vec![StageSpec {
             kernel: Flavour::A,
-            modules: Vec::new(),
+            modules: vec!["fdbox".to_owned()],
             commands: (0..turns).flat_map(|_| turn.clone()).collect(),
             files: other.files(bench)?,
             then: Ending::PowerOff,
