@@ -145,8 +145,11 @@ impl Host {
         })
     }
 
-    /// Makes a VM from a descriptor that came out of a box.
-    pub(crate) fn adopt_vm(&self, fd: OwnedFd) -> Result<Vm, KvmError> {
+    /// Makes a VM from a descriptor that came out of a box; a new one where a box cannot keep VMs.
+    pub(crate) fn vm_of(&self, fd: Option<OwnedFd>) -> Result<Vm, KvmError> {
+        let Some(fd) = fd else {
+            return self.create_vm();
+        };
         Ok(Vm {
             fd: named("KVM_GET_VCPU_MMAP_SIZE", sys::adopt_vm(&self.kvm, fd))?,
         })

@@ -270,12 +270,6 @@ impl<S: BoxStore> Arrival<S> {
         self.contents.untaken().cloned().collect()
     }
 
-    /// Whether the old VMM put it in: not every home keeps every kind of file.
-    #[must_use]
-    pub fn has(&self, name: &FdName) -> bool {
-        self.contents.has(name)
-    }
-
     /// Takes a descriptor out. The box keeps it until [`Resumed::finish`], so that a program that
     /// is killed before the commit leaves everything for another try.
     ///
@@ -283,6 +277,15 @@ impl<S: BoxStore> Arrival<S> {
     /// As for [`OpenBox::get_and_keep`](crate::OpenBox::get_and_keep).
     pub fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
         self.contents.take(name)
+    }
+
+    /// Like [`take`](Self::take), for a descriptor that the old VMM could only put in if the boxes' home
+    /// keeps its kind; `None` if it is not there.
+    ///
+    /// # Errors
+    /// Like [`take`](Self::take).
+    pub fn take_if_there(&mut self, name: &FdName) -> Result<Option<OwnedFd>, UpdateError> {
+        self.contents.take_if_there(name)
     }
 
     /// Marks the start of a phase, now.

@@ -48,10 +48,12 @@ impl<S: BoxStore> Arriving<S> {
         })
     }
 
-    /// As [`Arrival::has`].
-    #[must_use]
-    pub fn has(&self, name: &FdName) -> bool {
-        self.contents.has(name)
+    /// Like [`Arrival::take_if_there`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_if_there(&mut self, name: &FdName) -> Result<Option<OwnedFd>, UpdateError> {
+        self.contents.take_if_there(name)
     }
 
     /// Like [`Arrival::take`].

@@ -86,9 +86,12 @@ impl<S: BoxStore> Contents<S> {
         self.seals |= self.hold == Hold::Exclusive;
     }
 
-    /// Whether it was in the box when that was opened.
-    pub(super) fn has(&self, name: &FdName) -> bool {
-        self.listed.iter().any(|info| info.name == *name)
+    /// `None`: it was not in the box when that was opened.
+    pub(super) fn take_if_there(&mut self, name: &FdName) -> Result<Option<OwnedFd>, UpdateError> {
+        match self.listed.iter().any(|info| info.name == *name) {
+            true => self.take(name).map(Some),
+            false => Ok(None),
+        }
     }
 
     pub(super) fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {

@@ -25,8 +25,8 @@ use crate::devices::vfio::PassedFds;
 use crate::devices::virtio;
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::{self, GuestState};
+use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
-use crate::kvm::{Host, Vm};
 use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
 use crate::service::api::ApiPaths;
@@ -82,15 +82,6 @@ pub(super) struct ArrivingGuest<'a> {
 
 fn missing(what: &str) -> PartyError {
     format!("{what} is missing: the coordinator left a step out").into()
-}
-
-/// The VM that came in the box, or a new one where no VM could be in a box.
-fn vm_of(host: &Host, fd: Option<OwnedFd>) -> Result<Vm, PartyError> {
-    let vm = match fd {
-        Some(fd) => host.adopt_vm(fd),
-        None => host.create_vm(),
-    };
-    vm.map_err(party_error)
 }
 
 /// Wraps an error with several layers for the library.
@@ -199,11 +190,7 @@ impl<'a> ArrivingGuest<'a> {
         let (host, environment) = (self.host()?, self.environment()?);
         let machine = &state.machine;
         // The VM first: a guest_memfd comes out bound to it.
-        let name = FdName::new(VM_FD)?;
-        let vm = match arrival.has(&name) {
-            true => Some(arrival.take(&name)?),
-            false => None,
-        };
+        let vm = arrival.take_if_there(&FdName::new(VM_FD)?)?;
         let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
         // Memory before the iommufd, and that before the devices.
         let mut passed = PassedFds::new();
@@ -212,7 +199,7 @@ impl<'a> ArrivingGuest<'a> {
             passed.insert(name, fd);
         }
         arrival.mark(REBUILD);
-        let vm = vm_of(host, vm)?;
+        let vm = host.vm_of(vm).map_err(party_error)?;
         sandbox.enter().map_err(party_error)?;
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
@@ -320,12 +307,8 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         let environment = environment::adopt(&info, fds).map_err(layered)?;
         let host = self.host()?;
         // The VM first: a guest_memfd comes out bound to it.
-        let name = FdName::new(VM_FD)?;
-        let vm = match arriving.has(&name) {
-            true => Some(arriving.take(&name)?),
-            false => None,
-        };
-        let vm = vm_of(host, vm)?;
+        let vm = arriving.take_if_there(&FdName::new(VM_FD)?)?;
+        let vm = host.vm_of(vm).map_err(party_error)?;
         let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
         let machine = &info.machine;
         let ram =
