@@ -1,7 +1,8 @@
 //! `doctor`: reports what this host has for guests and updates, and what to do about what is missing.
 
 use serde::Serialize;
-use vmm_fdbox::facts::{Fact, FactState, Home, HostRoot, Module, Need, host_facts};
+use vmm_fdbox::Home;
+use vmm_fdbox::facts::{Fact, FactState, HostRoot, Module, Need, first_home, host_facts};
 use vmm_fdbox::update::ExitStatus;
 
 use super::table::table;
@@ -11,7 +12,7 @@ use crate::error::print;
 use crate::kvm;
 
 /// The homes that this program can use, in order of preference.
-const HOMES: &[Home] = &[Home::Fdbox];
+const HOMES: &[Home] = &[Home::Fdbox, Home::Luo, Home::Holder];
 
 /// What works on this host.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -44,7 +45,7 @@ impl Diagnosis {
         };
         Self {
             usable: kexec,
-            home: Home::first_of(HOMES, &facts),
+            home: first_home(HOMES, &facts),
             works,
             facts,
         }

@@ -2,64 +2,36 @@
 
 use super::{Fact, FactState, HostRoot, Module, Need, handover};
 use crate::control::Features;
+use crate::keeper::Home;
 
 /// The first kernel that supports a holder.
 const HOLDER_SINCE: (u32, u32) = (6, 1);
 
-/// What keeps a box while no VMM has its contents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Home {
-    /// The FDBox module.
-    Fdbox,
-    /// The kernel's Live Update Orchestrator, which keeps memfds only.
-    Luo,
-    /// A process that keeps it for another VMM in the same kernel.
-    Holder,
+/// The first of `homes` that is available according to these facts.
+#[must_use]
+pub fn first_home(homes: &[Home], facts: &[Fact]) -> Option<Home> {
+    let is_there = |home: &&Home| {
+        let name = format!("home.{home}");
+        let mut facts = facts.iter();
+        facts.any(|fact| fact.name == name && fact.state == FactState::Ok)
+    };
+    homes.iter().find(is_there).copied()
 }
 
-impl Home {
-    /// Its name on the command line and in output.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fdbox => "fdbox",
-            Self::Luo => "luo",
-            Self::Holder => "holder",
-        }
-    }
-
-    /// The first of `homes` that is available according to these facts.
-    #[must_use]
-    pub fn first_of(homes: &[Self], facts: &[Fact]) -> Option<Self> {
-        let is_there = |home: &&Self| {
-            let name = format!("home.{}", home.name());
-            let mut facts = facts.iter();
-            facts.any(|fact| fact.name == name && fact.state == FactState::Ok)
-        };
-        homes.iter().find(is_there).copied()
-    }
-
-    /// Whether it preserves a box across a kexec.
-    #[must_use]
-    pub fn crosses_a_kexec(self) -> bool {
-        self != Self::Holder
-    }
+/// Whether a home preserves a box across a kexec.
+fn crosses_a_kexec(home: Home) -> bool {
+    home != Home::Holder
 }
 
 /// One fact per home, and whether one of the usable ones crosses a kexec.
 pub(super) fn facts(root: &HostRoot, module: &Module, homes: &[Home]) -> Vec<Fact> {
     let mut facts = vec![fdbox(root, module), luo(root), holder(root)];
-    let home = Home::first_of(homes, &facts).filter(|home| home.crosses_a_kexec());
-    let crossing: Vec<_> = homes.iter().filter(|home| home.crosses_a_kexec()).collect();
-    let names: Vec<_> = crossing
-        .iter()
-        .map(|home| format!("home.{}", home.name()))
-        .collect();
+    let home = first_home(homes, &facts).filter(|home| crosses_a_kexec(*home));
+    let crossing = homes.iter().filter(|home| crosses_a_kexec(**home));
+    let names: Vec<_> = crossing.map(|home| format!("home.{home}")).collect();
     let remedy = format!("see {}", names.join(" and "));
     facts.push(match home {
-        Some(home) => Fact::ok("home", Need::Kexec, format!("boxes are in {}", home.name())),
+        Some(home) => Fact::ok("home", Need::Kexec, format!("boxes are in {home}")),
         None => Fact::missing(
             "home",
             Need::Kexec,
@@ -186,13 +158,13 @@ pub(super) fn kinds(root: &HostRoot, module: &Module) -> Vec<Fact> {
         && root.is_built_here_with("CONFIG_LIVEUPDATE_MEMFD") != Some(false);
     let kind = |(name, need, has): (&str, Need, Has)| match module {
         Module::Here(info) if has(info.features) => Fact::ok(name, need, "boxes keep it"),
+        _ if name == "kind.memfd" && luo_has_memfd => Fact::ok(name, need, "LUO keeps it"),
         Module::Here(_) => Fact::missing(
             name,
             need,
             "this kernel keeps none in a box",
             "boot a kernel with kmod/patches and the kind's subsystem (KVM, IOMMUFD, VFIO_PCI)",
         ),
-        _ if name == "kind.memfd" && luo_has_memfd => Fact::ok(name, need, "LUO keeps it"),
         Module::Silent(error) => Fact::unknown(name, need, error, "run this as root"),
         Module::Absent => Fact::missing(
             name,

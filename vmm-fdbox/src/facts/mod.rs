@@ -4,7 +4,8 @@
 //! what is there, what is missing, and what cannot be known. Both use the same functions for what they share.
 //!
 //! ```
-//! use vmm_fdbox::facts::{Home, HostRoot, Module, Need, host_facts};
+//! use vmm_fdbox::Home;
+//! use vmm_fdbox::facts::{HostRoot, Module, Need, host_facts};
 //!
 //! let facts = host_facts(&HostRoot::default(), &Module::look(), &[Home::Fdbox]);
 //! let can_be_updated = !facts.iter().any(|fact| fact.rules_out(Need::Kexec));
@@ -24,11 +25,12 @@ pub(crate) mod testing;
 use rustix::io::Errno;
 
 pub use fact::{Fact, FactState, Need};
-pub use homes::Home;
+pub use homes::first_home;
 pub use previous::PreviousKernel;
 pub use root::HostRoot;
 
 use crate::control::{Control, Info};
+use crate::keeper::Home;
 use crate::kexec::host as kexec_host;
 
 /// The state of the module.

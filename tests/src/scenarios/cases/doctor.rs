@@ -98,12 +98,12 @@ fn with_module(_: &Cx<'_>) -> Result<()> {
 }
 
 fn luo(_: &Cx<'_>) -> Result<()> {
-    let diagnosis = Diagnosis::ask(10)?;
-    equal("The home", &diagnosis.0["home"], &json!(null))?;
+    let diagnosis = Diagnosis::ask(0)?;
+    equal("The home", &diagnosis.0["home"], &json!("luo"))?;
     diagnosis.states(&[
         ("home.fdbox", "missing"),
         ("home.luo", "ok"),
-        ("home", "missing"),
+        ("home", "ok"),
         ("kind.memfd", "ok"),
         ("kind.kvm-vm", "missing"),
         ("module.patches", "missing"),
@@ -111,7 +111,7 @@ fn luo(_: &Cx<'_>) -> Result<()> {
         ("kvm.device", "ok"),
     ])?;
     host::load_module("fdbox")?;
-    let diagnosis = Diagnosis::ask(10)?;
+    let diagnosis = Diagnosis::ask(0)?;
     diagnosis.states(&[("home.fdbox", "missing"), ("kind.kvm-vm", "missing")])?;
     let found = diagnosis.fact("home.fdbox")?["found"]
         .as_str()
@@ -121,6 +121,7 @@ fn luo(_: &Cx<'_>) -> Result<()> {
 
 fn without_kho(_: &Cx<'_>) -> Result<()> {
     let diagnosis = Diagnosis::ask(10)?;
+    equal("The home", &diagnosis.0["home"], &json!("holder"))?;
     equal("Guests run", &diagnosis.0["works"]["guests"], &json!(true))?;
     equal(
         "Guests survive",

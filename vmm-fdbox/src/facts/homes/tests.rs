@@ -38,7 +38,7 @@ fn the_module_is_the_first_choice() {
     let host = host("7.3.4-fdbox-a\n");
     host.set(handover::LUO, "");
     let found = facts(&host.root(), &module(ALL_KINDS), ALL);
-    assert_eq!(Home::first_of(ALL, &found), Some(Home::Fdbox));
+    assert_eq!(first_home(ALL, &found), Some(Home::Fdbox));
     assert_eq!(state(&found, "home"), FactState::Ok);
     let kinds = kinds(&host.root(), &module(ALL_KINDS));
     assert_eq!(state(&kinds, "kind.kvm-vm"), FactState::Ok);
@@ -76,11 +76,11 @@ fn a_module_that_is_of_no_use_says_why() {
 fn luo_is_there_when_its_node_is() {
     let host = host("7.3.4\n");
     let found = facts(&host.root(), &Module::Absent, ALL);
-    assert_eq!(Home::first_of(ALL, &found), Some(Home::Holder));
+    assert_eq!(first_home(ALL, &found), Some(Home::Holder));
     assert_eq!(state(&found, "home"), FactState::Missing);
     host.set(handover::LUO, "");
     let found = facts(&host.root(), &Module::Absent, ALL);
-    assert_eq!(Home::first_of(ALL, &found), Some(Home::Luo));
+    assert_eq!(first_home(ALL, &found), Some(Home::Luo));
     assert_eq!(state(&found, "home"), FactState::Ok);
     // A program that cannot use LUO has no home.
     let found = facts(&host.root(), &Module::Absent, &[Home::Fdbox]);
