@@ -108,8 +108,7 @@ impl Flight {
     ) -> Result<(), RingError> {
         let taken = self.take_all(ring, disk, counters);
         self.backend.submit();
-        // Requests for data in the page cache are done by now. Their event follows, and the rest of
-        // the ring is served then.
+        // Requests for cached data are done by now. Their event has the rest of the ring served.
         self.settle(Some(ring), disk, counters).and(taken)
     }
 
