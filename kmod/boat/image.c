@@ -34,9 +34,7 @@ static int boat_file_read(struct boat_file *file, int fd, enum kernel_read_file_
 	ssize_t len = kernel_read_file_from_fd(fd, 0, &file->bytes, SSIZE_MAX, NULL, id);
 
 	if (len < 0)
-		return boat_refuse(len == -EPERM || len == -EACCES || len == -EBADF ||
-				   len == -ENOMEM || len == -EINTR ? len : -EIO,
-				   "the %s cannot be read (error %zd)", what, -len);
+		return boat_refuse(len, "the %s cannot be read (error %zd)", what, -len);
 	file->len = len;
 	return 0;
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
@@ -16,11 +17,13 @@ const LOAD: u32 = io(0x10);
 const START: u32 = io(0x11);
 const STOP: u32 = io(0x12);
 const STATUS: u32 = io(0x13);
+const CHECK: u32 = io(0x14);
 const MESSAGE: u32 = io(0x15);
 
 pub(crate) const OFF: u32 = 0;
 pub(crate) const LOADED: u32 = 1;
 pub(crate) const RUNNING: u32 = 2;
+pub(crate) const LOST: u32 = 3;
 
 const MODULE: &str = "fdbox-boat";
 /// As the kernel calls it.
@@ -30,7 +33,12 @@ const KERNEL: &str = "/boat/kernel";
 const INITRAMFS: &str = "/boat/initramfs";
 /// The port that the lab reads a boat's console from.
 const CONSOLE: &str = "console=uart8250,io,0x3e8,115200n8 keep_bootcon";
-/// How long a START may take, in milliseconds: an emulated machine may be busy.
+/// How long a boat's state may take to become another one.
+const LIMIT: Timespec = Timespec {
+    tv_sec: 120,
+    tv_nsec: 0,
+};
+/// The same in a START, in milliseconds: an emulated machine may be busy.
 const START_MS: u32 = 120_000;
 
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +84,16 @@ pub(crate) struct Status {
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
+struct Check {
+    size: u32,
+    flags: u32,
+    cmdline: u64,
+    cmdline_len: u32,
+    pad: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
 struct Message {
     size: u32,
     flags: u32,
@@ -90,12 +108,15 @@ unsafe impl Plain for Load {}
 unsafe impl Plain for Limits {}
 // SAFETY: as above.
 unsafe impl Plain for Status {}
+// SAFETY: as above.
+unsafe impl Plain for Check {}
 // SAFETY: as above, and an array of bytes.
 unsafe impl Plain for Message {}
 const _: () = {
     assert!(size_of::<Load>() == 48);
     assert!(size_of::<Limits>() == 16);
     assert!(size_of::<Status>() == 72);
+    assert!(size_of::<Check>() == 24);
     assert!(size_of::<Message>() == 272);
 };
 
@@ -189,6 +210,18 @@ impl Boat {
         Ok(status)
     }
 
+    /// Whether a kernel of this command line would leave it alone.
+    pub(crate) fn try_check(&self, cmdline: &str) -> Result<(), Errno> {
+        let mut check = Check {
+            size: size_of::<Check>() as u32,
+            flags: 0,
+            cmdline: cmdline.as_ptr() as u64,
+            cmdline_len: cmdline.len() as u32,
+            pad: 0,
+        };
+        uapi::call(&self.0, CHECK, &mut check).map(drop)
+    }
+
     /// Why something was refused, and the errno that belongs to it.
     pub(crate) fn message(&self) -> Result<(Errno, String)> {
         let mut message = Message {
@@ -201,6 +234,31 @@ impl Boat {
         uapi::call(&self.0, MESSAGE, &mut message).context("Ask for the message")?;
         let error = Errno::from_raw_os_error(message.error as i32);
         Ok((error, text(&message.message)))
+    }
+
+    /// That `what` was refused with this errno, and in words that have these among them.
+    pub(crate) fn is_refused(
+        &self,
+        what: &str,
+        done: Result<(), Errno>,
+        errno: Errno,
+        words: &str,
+    ) -> Result<()> {
+        fails(what, done, errno)?;
+        let (error, message) = self.message()?;
+        ensure!(
+            error == errno && message.contains(words),
+            "{what}: {words:?} was expected, not {error:?}: {message}"
+        );
+        Ok(())
+    }
+
+    /// Waits until it is something else than STATUS told last, and asks what.
+    pub(crate) fn next_state(&self) -> Result<u32> {
+        let mut watched = [PollFd::new(&self.0, PollFlags::PRI)];
+        let told = poll(&mut watched, Some(&LIMIT))?;
+        ensure!(told == 1, "The boat's state does not change");
+        Ok(self.status()?.state)
     }
 
     fn done(&self, what: &str, done: Result<(), Errno>) -> Result<()> {
@@ -221,7 +279,7 @@ fn limits(first_ms: u32, second_ms: u32) -> Limits {
 }
 
 /// What a boat of 64 MiB takes at least, and what other things may have taken meanwhile.
-pub(crate) const MOST_OF_IT_KIB: u64 = 60 << 10;
+pub(crate) const MOST_OF_IT_KIB: u64 = 48 << 10;
 
 /// Starts a boat, with its CPU offline.
 pub(crate) fn started(boat: &Boat, spec: &Spec, silence_ms: u32) -> Result<Status> {

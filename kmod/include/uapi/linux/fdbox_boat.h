@@ -49,7 +49,8 @@
  * this host does not have, CPU 0, and words on the command line that are
  * reserved for the module. EFBIG: kernel and initramfs do not fit into the
  * memory. ENOMEM: also not enough contiguous memory. ENXIO: the page below 1
- * MiB in which CPUs are started is not RAM. EIO: the file cannot be read.
+ * MiB in which CPUs are started is not RAM. ETXTBSY: a file is open for writing.
+ * Other errors of reading a file are returned unchanged.
  */
 #define FDBOX_BOAT_LOAD		_IO(FDBOX_TYPE, FDBOX_BASE + 16)
 struct fdbox_boat_load {

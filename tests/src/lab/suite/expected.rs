@@ -3,6 +3,7 @@
 
 /// The test, and a substring of the line.
 const EXPECTED: &[(&str, &str)] = &[
+    ("lifeboat/crash", "Boat kernel"),
     ("passthrough/outside-the-mappings", "DMAR:"),
     ("selftests/vfio_pci_driver", "DMAR:"),
 ];

@@ -1,23 +1,68 @@
 //! Lifeboats that end in the kernel that started them, well or not.
 
+use std::process::Command;
+
 use anyhow::{Result, ensure};
 use fdbox_lab::scenario::HostKind;
+use rustix::io::Errno;
 
 use super::{Cx, Scenario};
 use crate::boat::{
-    Boat, MOST_OF_IT_KIB, Spec, both_beat, comes_back, free_kib, is_kept, of_none, set_online,
-    started,
+    Boat, LOST, MOST_OF_IT_KIB, OFF, RUNNING, Spec, both_beat, comes_back, free_kib, is_kept,
+    of_none, set_online, started,
 };
-use crate::check::equal;
+use crate::check::{equal, fails};
+use crate::host;
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "lifeboat/two-cpus",
-    about: "a boat of two CPUs beats beside its host, parks, and gives CPUs and memory back",
-    host: HostKind::LifeboatOneBoot,
-    stages: &[two_cpus],
-}];
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "lifeboat/two-cpus",
+        about: "a boat of two CPUs beats beside its host, parks, and gives CPUs and memory back",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[two_cpus],
+    },
+    &Scenario {
+        name: "lifeboat/alone",
+        about: "a host that sends interrupts to all CPUs at once keeps to its one CPU while there is a boat",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[alone],
+    },
+    &Scenario {
+        name: "lifeboat/crash",
+        about: "a boat whose kernel panics is lost, and its CPU and memory come back",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[crash],
+    },
+    &Scenario {
+        name: "lifeboat/shutdown",
+        about: "a boat that shuts down leaves the machine on and is lost",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[shutdown],
+    },
+    &Scenario {
+        name: "lifeboat/silence",
+        about: "a boat that says nothing is lost, does not park, and its CPU is taken",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[silence],
+    },
+    &Scenario {
+        name: "lifeboat/killed",
+        about: "who is killed while a boat starts leaves none, and its CPU and memory come back",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[killed],
+    },
+    &Scenario {
+        name: "lifeboat/never-aboard",
+        about: "a boat that never beats is no boat, and its CPU and memory come back",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[never_aboard],
+    },
+];
 
 const BOTH: [u32; 2] = [1, 2];
+/// As /proc has the number of the system call, and that of the command.
+const IOCTL: &str = "16";
+const START: &str = "0x2e11";
 
 /// Runs `act` while these CPUs are offline, and has them all again in the end, and the memory.
 fn lent(cpus: &[u32], act: impl FnOnce(&Boat) -> Result<()>) -> Result<()> {
@@ -42,5 +87,80 @@ fn two_cpus(_: &Cx<'_>) -> Result<()> {
         both_beat(boat)?;
         BOTH.iter().try_for_each(|cpu| is_kept(*cpu))?;
         boat.stop()
+    })
+}
+
+fn alone(_: &Cx<'_>) -> Result<()> {
+    lent(&BOTH, |boat| {
+        started(boat, &Spec::new("stay", &BOTH[1..]), 0)?;
+        // No CPU of the boat's, but with it there would be two.
+        is_kept(BOTH[0])?;
+        both_beat(boat)?;
+        boat.stop()
+    })
+}
+
+/// A boat with this fate, which is lost by it.
+fn lost(fate: &str, silence_ms: u32, stop: impl FnOnce(&Boat) -> Result<()>) -> Result<()> {
+    lent(&BOTH, |boat| {
+        boat.load(&Spec::new(fate, &BOTH[..1]))?;
+        boat.start(silence_ms)?;
+        // It may be lost by now.
+        let state = match boat.status()?.state {
+            RUNNING => boat.next_state()?,
+            state => state,
+        };
+        equal("The state", state, LOST)?;
+        is_kept(BOTH[0])?;
+        stop(boat)
+    })
+}
+
+fn crash(_: &Cx<'_>) -> Result<()> {
+    lost("panic", 0, Boat::stop)
+}
+
+fn shutdown(_: &Cx<'_>) -> Result<()> {
+    lost("halt", 0, Boat::stop)
+}
+
+fn silence(_: &Cx<'_>) -> Result<()> {
+    lost("fall-silent", 1000, Boat::stop)
+}
+
+/// START, which somebody is to be killed in.
+pub(super) fn start_boat(start_ms: &str) -> Result<()> {
+    Ok(Boat::open()?.try_start(start_ms.parse()?, 0)?)
+}
+
+fn killed(_: &Cx<'_>) -> Result<()> {
+    lent(&BOTH, |boat| {
+        boat.load(&Spec::new("silent-from-the-start", &BOTH[..1]))?;
+        let mut starter = Command::new("/proc/self/exe");
+        let mut starter = starter.args(["help", "start-boat", "120000"]).spawn()?;
+        let call = format!("/proc/{}/syscall", starter.id());
+        let starts = || {
+            let text = std::fs::read_to_string(&call)?;
+            let words: Vec<&str> = text.split(' ').collect();
+            Ok(words.first() == Some(&IOCTL) && words.get(2) == Some(&START))
+        };
+        host::until("START is under way", starts)?;
+        starter.kill()?;
+        starter.wait()?;
+        equal("The state", boat.status()?.state, OFF)
+    })
+}
+
+fn never_aboard(_: &Cx<'_>) -> Result<()> {
+    lent(&BOTH, |boat| {
+        boat.load(&Spec::new("silent-from-the-start", &BOTH[..1]))?;
+        boat.is_refused(
+            "To start it",
+            boat.try_start(3000, 0),
+            Errno::TIMEDOUT,
+            "did not beat within 3000 ms",
+        )?;
+        equal("The state", boat.status()?.state, OFF)?;
+        fails("To stop it", boat.try_stop(0), Errno::INVAL)
     })
 }

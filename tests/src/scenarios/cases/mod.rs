@@ -22,6 +22,7 @@ mod late;
 mod leaving;
 mod leaving_load;
 mod lifeboat_here;
+mod lifeboat_refused;
 mod load;
 mod lsm;
 mod luo;
@@ -150,6 +151,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         trouble::ALL,
         modular::ALL,
         lifeboat_here::ALL,
+        lifeboat_refused::ALL,
     ]
     .into_iter()
     .flatten()
@@ -164,6 +166,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "leave-and-get" => leaving::leave_and_get(argument),
         "load-and-leave" => leaving_load::load_and_leave(),
         "use-in-vain" => leaving::use_in_vain(),
+        "start-boat" => lifeboat_here::start_boat(argument),
         "poison" => poison::poison(argument),
         "seal-in-a-cgroup" => room::seal_in_a_cgroup(argument),
         "seal" => room::seal(argument),
