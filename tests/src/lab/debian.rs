@@ -38,6 +38,19 @@ impl Archive {
     }
 }
 
+/// mmdebstrap, to make a minimal system with these packages from the mirror of this machine.
+pub(crate) fn bootstrap(suite: &str, packages: &[&str], root: &Path) -> Command {
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap.args(["--variant=minbase", "--mode=root", "--verbose"]);
+    mmdebstrap.arg(format!("--include={}", packages.join(",")));
+    for option in apt_options() {
+        mmdebstrap.arg(format!("--aptopt={option}"));
+    }
+    let archive = Archive::of_this_machine();
+    mmdebstrap.arg(suite).arg(root).args(&archive.mirror);
+    mmdebstrap
+}
+
 /// apt's options that this machine needs to reach its mirror, as `Name "value"`.
 pub(crate) fn apt_options() -> Vec<String> {
     let mut apt_config = Command::new("apt-config");

@@ -155,14 +155,7 @@ fn make(cache: &Cache, root: &Path) -> Result<()> {
     let log = cache.dir("logs")?.join("toolchain.log");
     let mut progress = Progress::start("Toolchain (Debian packages)", Some(LINES));
 
-    let archive = debian::Archive::of_this_machine();
-    let mut mmdebstrap = Command::new("mmdebstrap");
-    mmdebstrap.args(["--variant=minbase", "--mode=root", "--verbose"]);
-    mmdebstrap.arg(format!("--include={}", PACKAGES.join(",")));
-    for option in debian::apt_options() {
-        mmdebstrap.arg(format!("--aptopt={option}"));
-    }
-    mmdebstrap.arg(SUITE).arg(root).args(&archive.mirror);
+    let mut mmdebstrap = debian::bootstrap(SUITE, PACKAGES, root);
     command::counted(&mut mmdebstrap, &log, &mut progress)
         .context("Make the toolchain with mmdebstrap")?;
 

@@ -1,6 +1,7 @@
 //! `cargo lab package`: builds Debian packages of the module and the VMM from packaging/debian, checks them with
 //! lintian, and installs and removes them, all in a throwaway copy of the toolchain.
 
+mod boot;
 mod tree;
 
 use std::fs;
@@ -52,9 +53,17 @@ pub(crate) fn run(args: &PackageArgs) -> Result<ExitCode> {
 
 /// Builds and checks the packages in a temporary directory.
 pub(crate) fn test(lab: &Lab) -> Result<()> {
-    let out = work(lab)?.join("out");
+    let out = work(lab)?.join("install");
     build(lab, &out)?;
     check_all(lab, &out)?;
+    Ok(fs::remove_dir_all(out)?)
+}
+
+/// Builds the packages, and uses that of the VMM in a Debian host.
+pub(crate) fn test_in_host(lab: &Lab) -> Result<()> {
+    let out = work(lab)?.join("host");
+    build(lab, &out)?;
+    boot::test(lab, &out)?;
     Ok(fs::remove_dir_all(out)?)
 }
 
@@ -90,7 +99,8 @@ fn tools(cache: &Cache, toolchain: &Toolchain) -> Result<PathBuf> {
 fn build(lab: &Lab, out: &Path) -> Result<Vec<PathBuf>> {
     let tools = tools(&lab.cache, &lab.toolchain)?;
     let vmm = lab.programs(&[programs::VMM])?.path(programs::VMM);
-    let work = work(lab)?;
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let work = work(lab)?.join(format!("{name}-work"));
     let (tree, built) = (work.join("tree"), work.join("built"));
     fs::create_dir_all(&built)?;
     tree::write(&lab.checkout, &vmm, &tree)?;
@@ -109,8 +119,7 @@ fn build(lab: &Lab, out: &Path) -> Result<Vec<PathBuf>> {
         packages.push(place);
     }
     packages.sort();
-    fs::remove_dir_all(&tree)?;
-    fs::remove_dir_all(&built)?;
+    fs::remove_dir_all(&work)?;
     Ok(packages)
 }
 

@@ -2,17 +2,25 @@
 
 use std::time::Instant;
 
+use anyhow::Result;
+
 use super::lanes::{Job, Needs};
 use super::{Outcome, Suite};
 use crate::deb;
+use crate::lab::Lab;
 
-const NAME: &str = "package/install";
+/// A test of the packages, which takes about as long as a host.
+type Test = (&'static str, fn(&Lab) -> Result<()>);
 
-/// This boots nothing, but takes about as long as a host.
+const TESTS: [Test; 2] = [
+    ("package/install", deb::test),
+    ("package/host", deb::test_in_host),
+];
+
 pub(super) fn jobs<'a>(suite: &Suite<'a>) -> Vec<Job<'a>> {
     let lab = suite.lab;
-    let wanted = suite.wants(NAME).then_some(NAME);
-    let job = |name: &'static str| Job {
+    let wanted = TESTS.into_iter().filter(|(name, _)| suite.wants(name));
+    let job = |(name, test): Test| Job {
         host: name.to_owned(),
         tests: vec![name.to_owned()],
         kernels: 1,
@@ -21,7 +29,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>) -> Vec<Job<'a>> {
         alone: false,
         act: Box::new(move || {
             let started = Instant::now();
-            let error = deb::test(lab).err();
+            let error = test(lab).err();
             vec![Outcome {
                 name: name.to_owned(),
                 error: error.map(|error| format!("{error:#}")),
@@ -29,5 +37,5 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>) -> Vec<Job<'a>> {
             }]
         }),
     };
-    wanted.map(job).into_iter().collect()
+    wanted.map(job).collect()
 }

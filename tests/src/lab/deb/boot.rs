@@ -1,0 +1,162 @@
+//! A Debian host with its own kernel and systemd, booted in QEMU, in which the package of the VMM is installed, used and
+//! removed.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{Cache, KeyBuilder};
+use crate::guest::GuestFiles;
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::{command, debian, files, machine, programs, run, toolchain};
+
+/// What is in the host beside Debian's minimum. Its kernel is the one for clouds, which has KVM and is small.
+const PACKAGES: &[&str] = &[
+    "initramfs-tools",
+    "kmod",
+    "linux-image-cloud-amd64",
+    "passwd",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+];
+
+/// Lines that mmdebstrap prints, roughly.
+const LINES: u64 = 700;
+const IMAGE_MIB: u64 = 1200;
+const CMDLINE: &str = "console=ttyS0 root=/dev/vda rw tsc=reliable no_timer_check loglevel=4";
+/// How long the host may run, in seconds.
+const LIMIT: &str = "1200";
+/// What the test in the host prints last.
+const DONE: &str = "LAB-DONE";
+const FAILED: &str = "LAB-FAILED";
+
+/// The host's root file system, as Debian installs it.
+fn root(cache: &Cache) -> Result<PathBuf> {
+    let key = KeyBuilder::new("debian-host 1")
+        .text("suite", toolchain::SUITE)
+        .text("packages", &PACKAGES.join(","))
+        .build();
+    let dir = cache.get("debian-host", &key, |dir| {
+        machine::install_mmdebstrap(cache)?;
+        let log = cache.dir("logs")?.join("debian-host.log");
+        let mut progress = Progress::start("Debian host", Some(LINES));
+        let mut mmdebstrap = debian::bootstrap(toolchain::SUITE, PACKAGES, &dir.join("root"));
+        command::counted(&mut mmdebstrap, &log, &mut progress).context("Make a Debian host")?;
+        progress.done();
+        Ok(())
+    })?;
+    Ok(dir.join("root"))
+}
+
+/// Boots the host with the package in `packages`.
+pub(super) fn test(lab: &Lab, packages: &Path) -> Result<()> {
+    let dir = run::folder(&lab.cache, "package-boot")?;
+    let root = root(&lab.cache)?;
+    let boot = |name: &str| -> Result<PathBuf> {
+        let mut entries = fs::read_dir(root.join("boot"))?.flatten();
+        let found = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(name));
+        Ok(found
+            .with_context(|| format!("There is no {name} in /boot"))?
+            .path())
+    };
+    fs::copy(boot("vmlinuz-")?, dir.join("vmlinuz"))?;
+    fs::copy(boot("initrd.img-")?, dir.join("initrd"))?;
+    image(lab, &root, packages, &dir)?;
+    let console = dir.join("console.log");
+    let progress = Progress::start("Debian host", None);
+    let run = command::logged(&mut qemu(lab, &dir), &console, |_| {});
+    fs::remove_file(dir.join("root.img"))?;
+    progress.done();
+    run.with_context(|| format!("Boot a Debian host: see {}", console.display()))?;
+    judge(&String::from_utf8_lossy(&fs::read(&console)?), &console)
+}
+
+fn judge(text: &str, console: &Path) -> Result<()> {
+    let mut lines = text.lines().map(str::trim);
+    let verdict = lines.find(|line| *line == DONE || line.starts_with(FAILED));
+    match verdict {
+        Some(DONE) => Ok(()),
+        verdict => bail!(
+            "{}: see {}",
+            verdict.unwrap_or("The test in the host did not end"),
+            console.display()
+        ),
+    }
+}
+
+/// The host's disk: its root file system with the test in it.
+fn image(lab: &Lab, root: &Path, packages: &Path, dir: &Path) -> Result<()> {
+    let copy = dir.join("root");
+    let mut cp = Command::new("cp");
+    command::output(cp.args(["-a", "--reflink=auto"]).arg(root).arg(&copy))?;
+    let place = copy.join("lab");
+    files::copy_sources(&lab.checkout.join("packaging/lab/host"), &place)?;
+    let package = fs::read_dir(packages)?.flatten().find(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.starts_with("vmm-example_")
+    });
+    let package = package.context("There is no package of the VMM")?;
+    fs::copy(package.path(), place.join("vmm-example.deb"))?;
+    let programs = lab.programs(&[programs::VMM, programs::WITNESS])?;
+    fs::create_dir(place.join("guest"))?;
+    for (file, name) in GuestFiles::get(lab, &programs)?.of_stage(0) {
+        if let Some(name) = name.strip_prefix("/guest/") {
+            fs::copy(file, place.join("guest").join(name))?;
+        }
+    }
+    let units = copy.join("etc/systemd/system");
+    let wanted = units.join("multi-user.target.wants");
+    fs::create_dir_all(&wanted)?;
+    symlink("/lab/lab.service", units.join("lab.service"))?;
+    symlink("../lab.service", wanted.join("lab.service"))?;
+    symlink("/dev/null", units.join("serial-getty@ttyS0.service"))?;
+    let mut mke2fs = Command::new("mke2fs");
+    mke2fs.args(["-q", "-t", "ext4", "-d"]).arg(&copy);
+    mke2fs
+        .arg(dir.join("root.img"))
+        .arg(format!("{IMAGE_MIB}M"));
+    command::output(&mut mke2fs).context("Make a disk (mke2fs is in e2fsprogs)")?;
+    Ok(fs::remove_dir_all(&copy)?)
+}
+
+fn qemu(lab: &Lab, dir: &Path) -> Command {
+    let mut qemu = lab.toolchain.command(&[(dir, "/lab/image")], "timeout");
+    qemu.args([LIMIT, "qemu-system-x86_64", "-nodefaults", "-no-reboot"]);
+    qemu.args([
+        "-display", "none", "-serial", "stdio", "-smp", "1", "-m", "2048",
+    ]);
+    qemu.args(["-machine", "q35,kernel-irqchip=split,hpet=off"]);
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "EPYC-v4,+svm,+npt"]);
+    qemu.args([
+        "-kernel",
+        "/lab/image/vmlinuz",
+        "-initrd",
+        "/lab/image/initrd",
+    ]);
+    qemu.args(["-append", CMDLINE, "-device", "virtio-blk-pci,drive=root"]);
+    qemu.args([
+        "-drive",
+        "file=/lab/image/root.img,format=raw,if=none,id=root",
+    ]);
+    qemu
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_of_the_host_decides() {
+        let judge = |text| judge(text, Path::new("log")).map_err(|error| error.to_string());
+        assert!(judge("x\r\n+ echo LAB-DONE\r\nLAB-DONE\r\n[1.0] reboot\r\n").is_ok());
+        let failed = judge("+ fail a\r\nLAB-FAILED: something is left\r\n").unwrap_err();
+        assert!(failed.contains("something is left"), "{failed}");
+        let silent = judge("+ echo LAB-DONE\n").unwrap_err();
+        assert!(silent.contains("did not end"), "{silent}");
+    }
+}
