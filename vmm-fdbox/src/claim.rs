@@ -1,20 +1,12 @@
 //! Claims on boxes. The module lets everybody who may open a box do everything with it. To keep two
 //! programs from taking the same guest, a claim locks the box's node; the kernel releases the lock
-//! when the process that holds it ends, however it ends. A keeper does the same
-//! for its sockets.
+//! when the process that holds it ends, however it ends. A keeper does the same for its
+//! sockets.
 
 use crate::error::{BoxError, Operation};
 use crate::handle::BoxHandle;
+use crate::hold::Hold;
 use crate::name::BoxName;
-
-/// Whether a claim may be shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// With other shared claims: the two VMMs of a handover in one kernel.
-    Shared,
-    /// Not shared.
-    Exclusive,
-}
 
 /// A claim: proof that this process is working on a box, until it is dropped. Others see it through
 /// [`Control::claim`](crate::Control::claim); it does not block any operation on the box.

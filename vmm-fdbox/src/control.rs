@@ -8,13 +8,15 @@ use rustix::io::Errno;
 
 use crate::abi;
 use crate::boxes::{AnyBox, OpenBox, SealedBox};
-use crate::claim::{BoxClaim, Hold};
-use crate::coordinator::Owner;
+use crate::claim::BoxClaim;
 use crate::error::{BoxError, Operation};
 use crate::handle::{BoxHandle, ControlHandle, DIRECTORY};
-use crate::keeper::{Home, client};
+use crate::hold::Hold;
+use crate::home::Home;
+use crate::keeper::client;
 use crate::listing::advance;
 use crate::name::BoxName;
+use crate::owner::Owner;
 
 /// What kernel and module can do: `FDBOX_FEATURE_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

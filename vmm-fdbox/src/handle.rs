@@ -7,10 +7,10 @@ use rustix::fs::{FileType, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock
 use rustix::io::Errno;
 
 use crate::abi::{self, FDBOX_NAME_LEN};
-use crate::claim::Hold;
-use crate::coordinator::Owner;
+use crate::hold::Hold;
 use crate::keeper::client;
 use crate::name::BoxName;
+use crate::owner::Owner;
 use crate::sys;
 
 /// The directory of the module's nodes: the control node, and one per box.

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use rustix::io::Errno;
 
 use crate::boxes::{AnyBox, OpenBox, SealedBox};
-use crate::claim::{BoxClaim, Hold};
+use crate::claim::BoxClaim;
 use crate::control::{BoxInfo, Info};
 use crate::error::{BoxError, Operation};
 use crate::handle::BoxHandle;
+use crate::hold::Hold;
 use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 

@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::boxes::{AnyBox, OpenBox, PutError, SealFailed, SealedBox, UnsealFailed};
-use crate::claim::{BoxClaim, Hold};
+use crate::claim::BoxClaim;
 use crate::control::{BoxInfo, Control, Info};
 use crate::error::BoxError;
+use crate::hold::Hold;
 use crate::kind::Kind;
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};

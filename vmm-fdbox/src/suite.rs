@@ -10,10 +10,11 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 
 use crate::boxes::AnyBox;
-use crate::claim::Hold;
-use crate::coordinator::{Boxes, Owner};
+use crate::coordinator::Boxes;
 use crate::error::BoxError;
+use crate::hold::Hold;
 use crate::name::{BoxName, FdName};
+use crate::owner::Owner;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
 /// In what a store differs from the others.

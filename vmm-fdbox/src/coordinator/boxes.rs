@@ -6,32 +6,15 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::boxes::AnyBox;
-use crate::claim::Hold;
 use crate::control::Control;
 use crate::error::{BoxError, Operation};
+use crate::hold::Hold;
 use crate::member::Module;
 use crate::name::BoxName;
+use crate::owner::Owner;
 use crate::statefd::SavedState;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::update::STATE_FD;
-
-/// The user and group of a VMM. They own the VMM's box, unless that belongs to root.
-///
-/// A box's node has an owner, which crosses a kexec. Owning a box does not permit opening it, and
-/// only a process with CAP_CHOWN can change the owner. So a coordinator uses it to tell the one in
-/// the next host which user the guest's VMM ran as, in a place that this VMM cannot write to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Owner {
-    /// The user ID.
-    pub uid: u32,
-    /// The group ID.
-    pub gid: u32,
-}
-
-impl Owner {
-    /// The owner of a box that was not given to anyone.
-    pub const ROOT: Self = Self { uid: 0, gid: 0 };
-}
 
 /// Where a coordinator creates boxes: [`Control`], or a `FakeStore` with the feature `fake`.
 pub trait Boxes: BoxStore + Send + Sync {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::boxes::{Boxes, Owner};
+use super::boxes::Boxes;
 use super::connection::{Connection, unexpected};
 use super::process::Process;
 use crate::deadline::Deadline;
@@ -20,6 +20,7 @@ use crate::kind::Kind;
 use crate::member::{
     BOX_FD, ChannelError, Heard, Join, LeavingReply, LeavingRequest, Lent, OnEvent,
 };
+use crate::owner::Owner;
 use crate::update::{ExitStatus, Limits, Stopped};
 
 /// A member of a [`Fleet`](crate::update::Fleet) whose guest is in another process, a VMM that runs

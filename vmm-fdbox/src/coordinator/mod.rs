@@ -24,8 +24,9 @@ mod resume;
 mod tests;
 mod turns;
 
+pub use crate::owner::Owner;
 pub use arriving::{ArrivingError, RemoteArriving};
-pub use boxes::{Boxes, Owner};
+pub use boxes::Boxes;
 pub use child::{Child, ChildError, Ended};
 pub use handover::{Handover, Start};
 pub use leaving::RemoteLeaving;

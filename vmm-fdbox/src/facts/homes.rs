@@ -2,7 +2,7 @@
 
 use super::{Fact, FactState, HostRoot, Module, Need, handover};
 use crate::control::Features;
-use crate::keeper::Home;
+use crate::home::Home;
 
 /// The first kernel that supports a holder.
 const HOLDER_SINCE: (u32, u32) = (6, 1);

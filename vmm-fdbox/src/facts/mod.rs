@@ -30,7 +30,7 @@ pub use previous::PreviousKernel;
 pub use root::HostRoot;
 
 use crate::control::{Control, Info};
-use crate::keeper::Home;
+use crate::home::Home;
 use crate::kexec::host as kexec_host;
 
 /// The state of the module.

@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 
-use crate::claim::Hold;
 use crate::control::Info;
 use crate::error::Operation;
+use crate::hold::Hold;
 use crate::listing::{FdInfo, FdState};
 use crate::name::{BoxName, FdName};
 use crate::seal_error::{SealReason, SealReport};

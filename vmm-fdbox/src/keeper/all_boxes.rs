@@ -1,43 +1,121 @@
-//! The commands of a keeper's socket.
+//! The boxes of a keeper, and the commands of its socket.
 
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 
 use rustix::io::Errno;
 
-use super::server::{Answer, Shared};
+use super::answer::Answer;
+use super::backing::Backing;
+use super::content::Content;
+use super::held::{Held, lock};
+use super::luo::{Arrived, MAX_BOXES};
 use super::wire::{Command, Reply, Request};
 use crate::abi;
-use crate::coordinator::Owner;
 use crate::name::BoxName;
+use crate::owner::Owner;
 
-pub(super) fn serve(keeper: &Arc<Shared>, request: &Request, answer: &Answer<'_>) {
-    let name = BoxName::from_kernel(&request.name).map_err(|_| Errno::INVAL);
-    match request.command {
-        Command::Info => answer.reply_with(Ok(info(keeper, answer))),
-        Command::NextBox => answer.reply_with(next_box(keeper, request.number, answer)),
-        Command::Create => answer.done(name.and_then(|name| keeper.create(name))),
-        Command::Delete => answer.done(name.and_then(|name| keeper.delete(&name))),
-        Command::Give => {
-            let held = name.and_then(|name| keeper.get(&name));
-            answer.done(held.and_then(|held| held.give(owner_of(request.number))));
+/// The boxes of a keeper.
+#[derive(Debug)]
+pub(super) struct AllBoxes {
+    backing: Backing,
+    boxes: Mutex<BTreeMap<BoxName, Arc<Held>>>,
+}
+
+impl AllBoxes {
+    pub(super) fn new(mut backing: Backing) -> Self {
+        let arrived: Vec<_> = backing.arrivals().into_iter().map(held).collect();
+        for held in &arrived {
+            let held = Arc::clone(held);
+            // Restoring in the background; without a thread the box is restored on first use.
+            let restore = move || drop(held.content());
+            let _ = thread::Builder::new().name("arrival".into()).spawn(restore);
         }
-        Command::Owner => answer.reply_with(name.and_then(|name| {
-            let Owner { uid, gid } = keeper.get(&name)?.owner();
-            let numbers = [uid.into(), gid.into(), 0, 0];
-            Ok(Reply {
-                numbers,
-                ..answer.reply()
-            })
-        })),
-        Command::Open => match name.and_then(|name| keeper.open(&name)) {
-            // If nobody receives it, it is closed, which ends its thread.
-            Ok(socket) => drop(answer.send(&answer.reply(), Some(socket.as_fd()))),
-            Err(errno) => answer.done(Err(errno)),
-        },
-        Command::Ready => answer.done(make_ready(keeper)),
-        _ => answer.done(Err(Errno::PERM)),
+        let named = |held: Arc<Held>| (held.name.clone(), held);
+        Self {
+            boxes: Mutex::new(arrived.into_iter().map(named).collect()),
+            backing,
+        }
     }
+
+    fn boxes(&self) -> MutexGuard<'_, BTreeMap<BoxName, Arc<Held>>> {
+        lock(&self.boxes)
+    }
+
+    fn get(&self, name: &BoxName) -> Result<Arc<Held>, Errno> {
+        self.boxes().get(name).cloned().ok_or(Errno::NOENT)
+    }
+
+    fn create(&self, name: BoxName) -> Result<(), Errno> {
+        let mut boxes = self.boxes();
+        if boxes.contains_key(&name) {
+            return Err(Errno::EXIST);
+        }
+        if boxes.len() >= MAX_BOXES as usize {
+            return Err(Errno::NOSPC);
+        }
+        let held = Held::new(name.clone(), Owner::ROOT, Content::new());
+        boxes.insert(name, Arc::new(held));
+        Ok(())
+    }
+
+    fn delete(&self, name: &BoxName) -> Result<(), Errno> {
+        self.get(name)?.content().delete()?;
+        self.boxes().remove(name);
+        Ok(())
+    }
+
+    pub(super) fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.boxes().is_empty()
+    }
+
+    /// The box that a request names.
+    pub(super) fn named(&self, request: &Request) -> Result<Arc<Held>, Errno> {
+        self.get(&name_in(request)?)
+    }
+
+    /// Carries out a command of the keeper's socket.
+    pub(super) fn serve(&self, request: &Request, answer: &Answer<'_>) {
+        let name = name_in(request);
+        match request.command {
+            Command::Info => answer.reply_with(Ok(info(self, answer))),
+            Command::NextBox => answer.reply_with(next_box(self, request.number, answer)),
+            Command::Create => answer.done(name.and_then(|name| self.create(name))),
+            Command::Delete => answer.done(name.and_then(|name| self.delete(&name))),
+            Command::Give => {
+                let held = name.and_then(|name| self.get(&name));
+                answer.done(held.and_then(|held| held.give(owner_of(request.number))));
+            }
+            Command::Owner => answer.reply_with(name.and_then(|name| {
+                let Owner { uid, gid } = self.get(&name)?.owner();
+                let numbers = [uid.into(), gid.into(), 0, 0];
+                Ok(Reply {
+                    numbers,
+                    ..answer.reply()
+                })
+            })),
+            Command::Ready => answer.done(make_ready(self)),
+            _ => answer.done(Err(Errno::PERM)),
+        }
+    }
+}
+
+fn held(arrived: Arrived) -> Arc<Held> {
+    let Arrived {
+        name,
+        owner,
+        incoming,
+    } = arrived;
+    Arc::new(Held::new(name, owner, Content::incoming(incoming)))
+}
+
+fn name_in(request: &Request) -> Result<BoxName, Errno> {
+    BoxName::from_kernel(&request.name).map_err(|_| Errno::INVAL)
 }
 
 /// The user is in the lower half, the group in the upper one.
@@ -49,7 +127,7 @@ fn owner_of(number: u64) -> Owner {
     }
 }
 
-fn info(keeper: &Shared, answer: &Answer<'_>) -> Reply {
+fn info(keeper: &AllBoxes, answer: &Answer<'_>) -> Reply {
     let boxes = keeper.boxes().len() as u64;
     Reply {
         code: keeper.backing.home(),
@@ -59,7 +137,7 @@ fn info(keeper: &Shared, answer: &Answer<'_>) -> Reply {
 }
 
 /// The cursor is the number of boxes listed so far.
-fn next_box(keeper: &Shared, cursor: u64, answer: &Answer<'_>) -> Result<Reply, Errno> {
+fn next_box(keeper: &AllBoxes, cursor: u64, answer: &Answer<'_>) -> Result<Reply, Errno> {
     let at = usize::try_from(cursor).unwrap_or(usize::MAX);
     let boxes = keeper.boxes();
     let held = boxes.values().nth(at).cloned().ok_or(Errno::NOENT)?;
@@ -78,7 +156,7 @@ fn next_box(keeper: &Shared, cursor: u64, answer: &Answer<'_>) -> Result<Reply, 
     })
 }
 
-fn make_ready(keeper: &Shared) -> Result<(), Errno> {
+fn make_ready(keeper: &AllBoxes) -> Result<(), Errno> {
     let boxes: Vec<_> = keeper.boxes().values().cloned().collect();
     for held in boxes {
         let of = (&held.name, held.owner());

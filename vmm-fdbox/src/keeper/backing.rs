@@ -4,13 +4,12 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-use super::content::{Entry, Refusal};
-use super::held::Held;
-use super::luo::{Luo, LuoBox};
-use super::wire::{HOME_HOLDER, HOME_LUO};
+use super::entry::{Entry, Refusal};
+use super::luo::{Arrived, Luo, LuoBox};
 use crate::abi;
-use crate::coordinator::Owner;
+use crate::home::{HOME_HOLDER, HOME_LUO};
 use crate::name::BoxName;
+use crate::owner::Owner;
 
 /// The backing of a keeper.
 #[derive(Debug)]
@@ -69,7 +68,7 @@ impl Backing {
     }
 
     /// The boxes of the last kernel.
-    pub(super) fn arrivals(&mut self) -> Vec<Held> {
+    pub(super) fn arrivals(&mut self) -> Vec<Arrived> {
         match self {
             Self::Nobody => Vec::new(),
             Self::Luo(luo) => luo.arrivals(),

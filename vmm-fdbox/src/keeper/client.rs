@@ -17,9 +17,9 @@ use rustix::net::{
 use super::packet::{self, Packet};
 use super::wire::{Command, HOLD_EXCLUSIVE, HOLD_SHARED, REPLY_BYTES, Reply, Request};
 use crate::abi::{self, FDBOX_NAME_LEN};
-use crate::claim::Hold;
-use crate::coordinator::Owner;
 use crate::deadline::Deadline;
+use crate::hold::Hold;
+use crate::owner::Owner;
 
 type Name = [u8; FDBOX_NAME_LEN];
 

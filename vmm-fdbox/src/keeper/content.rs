@@ -3,67 +3,20 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::Errno;
 
 use super::backing::{Backing, Kept};
+use super::entry::{Entry, Lost, MAX_FDS, MEMFD, OTHER, Refusal};
 use super::luo::Incoming;
 use super::packet;
 use crate::abi;
-use crate::claim::Hold;
-use crate::coordinator::Owner;
+use crate::hold::Hold;
 use crate::name::{BoxName, FdName};
-
-/// The maximum number of descriptors in a box.
-pub(super) const MAX_FDS: usize = 256;
-
-/// The kind of a memfd.
-pub(super) const MEMFD: &str = "keeper,memfd-v1";
-/// A kind of file that the backing supports although this library does not know it.
-pub(super) const OTHER: &str = "keeper,file-v1";
+use crate::owner::Owner;
 
 /// This end of a connection to a box.
 pub(super) type Connection = Arc<OwnedFd>;
-
-/// Why a descriptor of the last kernel is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lost {
-    pub(super) errno: Errno,
-    pub(super) message: &'static str,
-}
-
-/// A descriptor in a box.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: FdName,
-    pub(super) kind: String,
-    pub(super) file: Result<OwnedFd, Lost>,
-}
-
-impl Entry {
-    /// Memory that it holds, in bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        let stat = self.file.as_ref().ok().and_then(|fd| fstat(fd).ok());
-        stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
-    }
-
-    pub(super) fn state(&self) -> u32 {
-        match self.file {
-            Ok(_) => abi::FDBOX_FD_LIVE,
-            Err(_) => abi::FDBOX_FD_INCOMING,
-        }
-    }
-}
-
-/// The descriptor that prevented a seal, and the reason.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) errno: Errno,
-    /// `None` stands for the whole box.
-    pub(super) name: Option<FdName>,
-    pub(super) reason: u32,
-    pub(super) message: String,
-}
 
 /// The contents of a box, and its claims.
 #[derive(Debug)]

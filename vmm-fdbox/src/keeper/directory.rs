@@ -5,10 +5,10 @@
 //! little-endian; docs/keeper-protocol.md has the layout.
 
 use crate::abi::{FDBOX_COMPATIBLE_LEN, FDBOX_NAME_LEN};
-use crate::coordinator::Owner;
 use crate::name::{BoxName, FdName};
+use crate::owner::Owner;
 
-use super::content::MAX_FDS;
+use super::entry::MAX_FDS;
 use super::wire::text_into;
 
 /// The version of a directory.

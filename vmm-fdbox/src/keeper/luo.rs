@@ -11,12 +11,11 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::io::Errno;
 
 use super::KeeperError;
-use super::content::{Content, Entry, Lost, Refusal};
 use super::directory::{Directory, Listed, MAX_BYTES};
-use super::held::Held;
+use super::entry::{Entry, Lost, Refusal};
 use crate::abi;
-use crate::coordinator::Owner;
 use crate::name::BoxName;
+use crate::owner::Owner;
 use crate::sys;
 
 /// LUO's node. Only one process at a time can have it open.
@@ -156,7 +155,7 @@ impl Luo {
     }
 
     /// The boxes of the last kernel.
-    pub(super) fn arrivals(&mut self) -> Vec<Held> {
+    pub(super) fn arrivals(&mut self) -> Vec<Arrived> {
         let mut arrived = Vec::new();
         for number in 0..MAX_BOXES {
             let Ok(session) = sys::luo_retrieve(self.device.as_fd(), &session_name(number)) else {
@@ -164,8 +163,12 @@ impl Luo {
             };
             match read_directory(session.as_fd()) {
                 Some(Directory { name, owner, fds }) => {
-                    let content = Content::incoming(Incoming { session, fds });
-                    arrived.push(Held::new(name, owner, content));
+                    let incoming = Incoming { session, fds };
+                    arrived.push(Arrived {
+                        name,
+                        owner,
+                        incoming,
+                    });
                 }
                 None => self.unread.push(session),
             }
@@ -174,7 +177,15 @@ impl Luo {
     }
 }
 
-/// A box that the last kernel left.
+/// A box that the last kernel left, as its directory describes it.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) name: BoxName,
+    pub(super) owner: Owner,
+    pub(super) incoming: Incoming,
+}
+
+/// The files of such a box, still in LUO.
 #[derive(Debug)]
 pub(super) struct Incoming {
     session: OwnedFd,
@@ -255,6 +266,8 @@ fn read_directory(session: BorrowedFd<'_>) -> Option<Directory> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keeper::content::Content;
+    use crate::keeper::held::Held;
     use crate::name::FdName;
 
     /// Files that LUO does not return are named, and the rest of the box is usable.

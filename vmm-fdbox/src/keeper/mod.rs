@@ -4,9 +4,9 @@
 //! descriptor of a box is a socket bound to it, which gives access to that box. What preserves the
 //! box is its *home*:
 //!
-//! - [`Home::Holder`]: only the keeper, which holds the descriptors. This is sufficient for another
+//! - [`Home::Holder`](crate::Home::Holder): only the keeper, which holds the descriptors. This is sufficient for another
 //!   VMM in the same kernel.
-//! - [`Home::Luo`], the kernel's Live Update Orchestrator: a sealed box is a session of LUO and
+//! - [`Home::Luo`](crate::Home::Luo), the kernel's Live Update Orchestrator: a sealed box is a session of LUO and
 //!   reaches the next kernel, with the files that LUO can keep. The keeper has to live until the
 //!   jump, and a keeper in the next kernel retrieves the boxes.
 //!
@@ -25,10 +25,12 @@
 //! ```
 
 mod all_boxes;
+mod answer;
 mod backing;
 pub(crate) mod client;
 mod content;
 mod directory;
+mod entry;
 mod held;
 mod luo;
 mod one_box;
@@ -36,7 +38,6 @@ mod packet;
 mod server;
 mod wire;
 
-use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -49,7 +50,6 @@ use rustix::net::{
 use self::backing::Backing;
 use self::luo::Luo;
 use self::server::Shared;
-use self::wire::{HOME_HOLDER, HOME_LUO};
 use crate::control::Control;
 use crate::error::{BoxError, Operation};
 
@@ -58,54 +58,6 @@ pub use self::wire::VERSION;
 
 /// The maximum number of pending connections.
 const BACKLOG: i32 = 64;
-
-/// A home of boxes.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Home {
-    /// The module.
-    #[default]
-    Fdbox,
-    /// The kernel's Live Update Orchestrator, through a keeper.
-    Luo,
-    /// A keeper alone.
-    Holder,
-}
-
-impl Home {
-    pub(crate) fn of_wire(number: u32) -> Option<Self> {
-        match number {
-            HOME_HOLDER => Some(Self::Holder),
-            HOME_LUO => Some(Self::Luo),
-            _ => None,
-        }
-    }
-
-    /// Whether it is the module, which is the default.
-    pub(crate) fn is_fdbox(&self) -> bool {
-        *self == Self::Fdbox
-    }
-
-    /// The name of its keeper.
-    pub(crate) fn keeper(self) -> &'static str {
-        match self {
-            Self::Fdbox => "the fdbox module",
-            Self::Luo | Self::Holder => "the keeper",
-        }
-    }
-}
-
-impl fmt::Display for Home {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fdbox => "fdbox",
-            Self::Luo => "luo",
-            Self::Holder => "holder",
-        })
-    }
-}
 
 /// Why a keeper cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +76,6 @@ pub enum KeeperError {
 
 /// A keeper in this process. Its threads serve each connection until the client closes it, also
 /// after this is dropped.
-/// dropped.
 #[derive(Debug)]
 pub struct Keeper(Arc<Shared>);
 
@@ -171,7 +122,6 @@ impl Keeper {
     ///
     /// # Errors
     /// Those of the socket.
-    /// Of the socket.
     pub fn serve(&self, listener: BorrowedFd<'_>) -> Result<(), Errno> {
         self.0.accept(listener)
     }

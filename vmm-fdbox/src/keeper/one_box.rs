@@ -4,13 +4,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::answer::Answer;
 use super::backing::Backing;
-use super::content::{Connection, Content, Refusal};
+use super::content::{Connection, Content};
+use super::entry::Refusal;
 use super::held::Held;
-use super::server::Answer;
 use super::wire::{Command, HOLD_EXCLUSIVE, HOLD_SHARED, Reply, Request, text_into};
 use crate::abi;
-use crate::claim::Hold;
+use crate::hold::Hold;
 use crate::name::FdName;
 
 /// A box in use by a connection.

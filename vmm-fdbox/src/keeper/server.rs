@@ -1,30 +1,27 @@
 //! The server side of a keeper: one thread per connection, and one lock per box.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, accept_with};
 
+use super::all_boxes::AllBoxes;
+use super::answer::Answer;
 use super::backing::Backing;
-use super::content::{Connection, Content};
-use super::held::{Held, lock};
-use super::luo::MAX_BOXES;
+use super::content::Connection;
+use super::held::Held;
+use super::one_box;
 use super::packet::{self, Packet, is_packet_socket};
-use super::wire::{Command, REQUEST_BYTES, Reply, Request};
-use super::{all_boxes, one_box};
-use crate::coordinator::Owner;
-use crate::name::BoxName;
+use super::wire::{Command, REQUEST_BYTES, Request};
 
 /// What the threads of a keeper share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) backing: Backing,
-    boxes: Mutex<BTreeMap<BoxName, Arc<Held>>>,
+    boxes: AllBoxes,
     /// Each connection's thread holds a reference, and reports its end.
     connections: Arc<()>,
     ended: OwnedFd,
@@ -37,87 +34,13 @@ enum Access {
     One(Arc<Held>),
 }
 
-/// Where a reply goes.
-pub(super) struct Answer<'a> {
-    command: Command,
-    to: BorrowedFd<'a>,
-}
-
-impl Answer<'_> {
-    pub(super) fn reply(&self) -> Reply {
-        Reply::new(self.command)
-    }
-
-    /// Sends the reply. Returns whether it was delivered; if not, the client will never get it.
-    pub(super) fn send(&self, reply: &Reply, fd: Option<BorrowedFd<'_>>) -> bool {
-        packet::send(self.to, &reply.encode(), fd.as_slice()).is_ok()
-    }
-
-    pub(super) fn done(&self, done: Result<(), Errno>) {
-        self.reply_with(done.map(|()| self.reply()));
-    }
-
-    /// Like [`done`](Self::done), for an operation that sends its own reply on success.
-    pub(super) fn done_or<T>(
-        &self,
-        with: Result<T, Errno>,
-        act: impl FnOnce(T) -> Result<(), Errno>,
-    ) {
-        if let Err(errno) = with.and_then(act) {
-            self.done(Err(errno));
-        }
-    }
-
-    pub(super) fn reply_with(&self, reply: Result<Reply, Errno>) {
-        let failed = |errno| Reply::failed(self.command, errno);
-        self.send(&reply.unwrap_or_else(failed), None);
-    }
-}
-
 impl Shared {
-    pub(super) fn new(mut backing: Backing) -> Result<Self, Errno> {
-        let ended = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let arrived: Vec<_> = backing.arrivals().into_iter().map(Arc::new).collect();
-        for held in &arrived {
-            let held = Arc::clone(held);
-            // Restoring in the background; without a thread the box is restored on first use.
-            let restore = move || drop(held.content());
-            let _ = thread::Builder::new().name("arrival".into()).spawn(restore);
-        }
-        let named = |held: Arc<Held>| (held.name.clone(), held);
+    pub(super) fn new(backing: Backing) -> Result<Self, Errno> {
         Ok(Self {
-            boxes: Mutex::new(arrived.into_iter().map(named).collect()),
-            backing,
+            boxes: AllBoxes::new(backing),
             connections: Arc::default(),
-            ended,
+            ended: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
-    }
-
-    pub(super) fn boxes(&self) -> MutexGuard<'_, BTreeMap<BoxName, Arc<Held>>> {
-        lock(&self.boxes)
-    }
-
-    pub(super) fn get(&self, name: &BoxName) -> Result<Arc<Held>, Errno> {
-        self.boxes().get(name).cloned().ok_or(Errno::NOENT)
-    }
-
-    pub(super) fn create(&self, name: BoxName) -> Result<(), Errno> {
-        let mut boxes = self.boxes();
-        if boxes.contains_key(&name) {
-            return Err(Errno::EXIST);
-        }
-        if boxes.len() >= MAX_BOXES as usize {
-            return Err(Errno::NOSPC);
-        }
-        let held = Held::new(name.clone(), Owner::ROOT, Content::new());
-        boxes.insert(name, Arc::new(held));
-        Ok(())
-    }
-
-    pub(super) fn delete(&self, name: &BoxName) -> Result<(), Errno> {
-        self.get(name)?.content().delete()?;
-        self.boxes().remove(name);
-        Ok(())
     }
 
     /// Creates a connection with full access.
@@ -127,9 +50,20 @@ impl Shared {
         Ok(theirs)
     }
 
-    /// Opens a box: the returned socket is its descriptor.
-    pub(super) fn open(self: &Arc<Self>, name: &BoxName) -> Result<OwnedFd, Errno> {
-        let held = self.get(name)?;
+    /// Opens a box: the socket in the reply is its descriptor.
+    fn open(self: &Arc<Self>, request: &Request, answer: &Answer<'_>) {
+        match self
+            .boxes
+            .named(request)
+            .and_then(|held| self.descriptor(held))
+        {
+            // If nobody receives it, it is closed, which ends its thread.
+            Ok(socket) => drop(answer.send(&answer.reply(), Some(socket.as_fd()))),
+            Err(errno) => answer.done(Err(errno)),
+        }
+    }
+
+    fn descriptor(self: &Arc<Self>, held: Arc<Held>) -> Result<OwnedFd, Errno> {
         let (ours, theirs) = packet::pair()?;
         self.serve(ours, Access::One(held))
             .map_err(|_| Errno::NOMEM)?;
@@ -172,7 +106,7 @@ impl Shared {
     fn is_idle(&self) -> bool {
         // Consumes the event that caused the wakeup.
         let _ = rustix::io::read(&self.ended, &mut [0; 8]);
-        Arc::strong_count(&self.connections) == 1 && self.boxes().is_empty()
+        Arc::strong_count(&self.connections) == 1 && self.boxes.is_empty()
     }
 
     fn serve(self: &Arc<Self>, socket: OwnedFd, access: Access) -> io::Result<()> {
@@ -223,11 +157,10 @@ impl Shared {
             to: to.as_fd(),
         };
         match access {
-            Access::All if !request.command.is_of_box() => {
-                all_boxes::serve(self, &request, &answer);
-            }
+            Access::All if request.command == Command::Open => self.open(&request, &answer),
+            Access::All if !request.command.is_of_box() => self.boxes.serve(&request, &answer),
             Access::One(held) if request.command.is_of_box() => {
-                let backing = &self.backing;
+                let backing = self.boxes.backing();
                 let used = one_box::Used { held, by, backing };
                 used.serve(&mut held.content(), &request, put, &answer);
             }

@@ -172,11 +172,11 @@ fn whoever_connects_to_its_socket_is_served() {
 fn there_is_an_end_to_what_a_keeper_takes() {
     let (_keeper, control) = with_box();
     let open = open_of(&control);
-    let fill = (1..=content::MAX_FDS).map(|at| {
+    let fill = (1..=entry::MAX_FDS).map(|at| {
         let name = FdName::new(at.to_string()).unwrap();
         open.put(&name, memfd())
             .map_err(|refused| refused.error.errno())
     });
     let first = fill.enumerate().find(|(_, done)| done.is_err());
-    assert_eq!(first, Some((content::MAX_FDS - 1, Err(Errno::NOSPC))));
+    assert_eq!(first, Some((entry::MAX_FDS - 1, Err(Errno::NOSPC))));
 }

@@ -105,11 +105,6 @@ pub(crate) const HOLD_SHARED: u64 = 1;
 /// Number of `Claim`: exclusive.
 pub(crate) const HOLD_EXCLUSIVE: u64 = 2;
 
-/// Code of `Info`: only the keeper holds the descriptors.
-pub(crate) const HOME_HOLDER: u32 = 1;
-/// Code of `Info`: sealed boxes are in LUO.
-pub(crate) const HOME_LUO: u32 = 2;
-
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {

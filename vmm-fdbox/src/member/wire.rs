@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::control::{Features, Info};
 use crate::finding::Finding;
-use crate::keeper::Home;
+use crate::home::Home;
 use crate::kind::Kind;
 use crate::name::BoxName;
 use crate::update::{Destination, Event, Limits, Step, Stopped};

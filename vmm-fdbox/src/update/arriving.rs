@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use super::arrival::{self, Arrival, ResumeFailed, ResumePlan};
 use super::contents::Contents;
 use super::outcome::UpdateError;
-use crate::claim::Hold;
+use crate::hold::Hold;
 use crate::name::{BoxName, FdName};
 use crate::store::BoxStore;
 

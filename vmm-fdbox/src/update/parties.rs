@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::deadline::Deadline;
 use crate::finding::Finding;
 use crate::frame::FrameWriter;
-use crate::keeper::Home;
+use crate::home::Home;
 use crate::kexec::{self, KexecError, KexecImage, NextFiles};
 use crate::kind::Kind;
 use crate::name::FdName;

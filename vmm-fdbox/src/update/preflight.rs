@@ -10,7 +10,7 @@ use super::step::Step;
 use super::watch::{Event, Observer};
 use crate::abi::FDBOX_UAPI_VERSION;
 use crate::finding::Finding;
-use crate::keeper::Home;
+use crate::home::Home;
 use crate::kind::Kind;
 use crate::name::BoxName;
 use crate::store::{BoxStore, OpenFdBox, sealed_kinds};

@@ -9,12 +9,12 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 
 use super::new_vmm::{NewVmm, new_vmm};
 use super::world::{LONG, Script, box_name, limits, old_vmm, remote};
-use crate::claim::Hold;
 use crate::control::Info;
 use crate::coordinator::process::Process;
 use crate::coordinator::{Boxes, Child, RemoteArriving};
 use crate::fake::{FakeHost, FakeStore, HostCall};
 use crate::finding::Finding;
+use crate::hold::Hold;
 use crate::keeper::Keeper;
 use crate::member::{Arrive, ChannelError, Lent};
 use crate::name::FdName;
