@@ -1,11 +1,11 @@
-//! Checks packaging/: versions, scripts, and for which kernels DKMS builds the module.
+//! Checks tests/packaging/: versions, scripts, and for which kernels DKMS builds the module.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn packaging() -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging")).into()
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging")).into()
 }
 
 #[test]

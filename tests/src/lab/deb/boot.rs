@@ -95,7 +95,7 @@ fn image(lab: &Lab, root: &Path, packages: &Path, dir: &Path) -> Result<()> {
     let mut cp = Command::new("cp");
     command::output(cp.args(["-a", "--reflink=auto"]).arg(root).arg(&copy))?;
     let place = copy.join("lab");
-    files::copy_sources(&lab.checkout.join("packaging/lab/host"), &place)?;
+    files::copy_sources(&lab.checkout.join("tests/packaging/lab/host"), &place)?;
     let package = fs::read_dir(packages)?.flatten().find(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
         name.starts_with("vmm-example_")

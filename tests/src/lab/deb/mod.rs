@@ -135,14 +135,14 @@ fn check(lab: &Lab, out: &Path, flavour: Flavour, verdict: &str) -> Result<()> {
 
 /// Runs a script from packaging/lab in a throwaway copy of the toolchain.
 fn run_script(lab: &Lab, name: &str, mounts: &[(&Path, &str)], arguments: &[&str]) -> Result<()> {
-    let scripts = lab.checkout.join("packaging/lab");
+    let scripts = lab.checkout.join("tests/packaging/lab");
     let log = lab.fresh_log(&format!("package-{name}"))?;
     let progress = Progress::start(&format!("Packages: {name}"), None);
     let mounts = [mounts, &[(scripts.as_path(), "/lab/scripts")]].concat();
     let mut script = lab.toolchain.throwaway(&mounts, "sh");
     script.arg(format!("/lab/scripts/{name}")).args(arguments);
     command::logged(&mut script, &log, |_| {})
-        .with_context(|| format!("packaging/lab/{name}: see {}", log.display()))?;
+        .with_context(|| format!("tests/packaging/lab/{name}: see {}", log.display()))?;
     progress.done();
     Ok(())
 }

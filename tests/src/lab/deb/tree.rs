@@ -1,4 +1,4 @@
-//! Lays out the source package: packaging/debian, the sources it installs, and the files that are already built.
+//! Lays out the source package: tests/packaging/debian, the sources it installs, and the files that are already built.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::{command, files};
 
 /// Directories of the checkout, with their place in the source package.
 const FOLDERS: [(&str, &str); 4] = [
-    ("packaging/debian", "debian"),
-    ("packaging", "packaging"),
+    ("tests/packaging/debian", "debian"),
+    ("tests/packaging", "packaging"),
     ("kmod", "kmod"),
     ("vmm-example/dist", "vmm-example/dist"),
 ];
