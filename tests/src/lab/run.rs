@@ -101,7 +101,11 @@ impl Record {
 
     /// Searches for a complaint in a line of the host's or a guest's kernel.
     fn scan(&mut self, whose: &str, text: &str) {
-        if let Some(word) = scan::complaint(text) {
+        self.complained(whose, scan::complaint(text), text);
+    }
+
+    fn complained(&mut self, whose: &str, complaint: Option<&str>, text: &str) {
+        if let Some(word) = complaint {
             self.fail(format!("{whose} kernel ({word}): {text}"));
         }
     }
@@ -240,7 +244,7 @@ impl Run<'_> {
                 return None;
             }
             LineContent::Boat(text) => {
-                record.scan("Boat", text);
+                record.complained("Boat", scan::complaint_in_a_boat(text), text);
                 return None;
             }
             LineContent::Noise(text) => {
