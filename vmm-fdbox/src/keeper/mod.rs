@@ -42,6 +42,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{Mode, chmod};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
@@ -101,7 +102,8 @@ impl Keeper {
         Self::new(Backing::Luo(Luo::open()?))
     }
 
-    /// Creates a socket for [`serve`](Self::serve); it replaces a file at this path.
+    /// Creates a socket for [`serve`](Self::serve), to which only its owner may connect; it replaces
+    /// a file at this path.
     ///
     /// # Errors
     /// For example ENOENT: the directory does not exist.
@@ -113,6 +115,8 @@ impl Keeper {
             Err(errno) => return Err(errno),
         }
         bind(&socket, &SocketAddrUnix::new(path)?)?;
+        // Before anybody can connect, and whatever the umask is.
+        chmod(path, Mode::RUSR | Mode::WUSR)?;
         listen(&socket, BACKLOG)?;
         Ok(socket)
     }

@@ -169,6 +169,15 @@ fn whoever_connects_to_its_socket_is_served() {
 }
 
 #[test]
+fn only_its_owner_may_connect_to_a_keeper() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keeper");
+    let _listener = Keeper::listen(&path).unwrap();
+    let mode = Mode::from_raw_mode(rustix::fs::stat(&path).unwrap().st_mode);
+    assert_eq!(mode, Mode::RUSR | Mode::WUSR);
+}
+
+#[test]
 fn there_is_an_end_to_what_a_keeper_takes() {
     let (_keeper, control) = with_box();
     let open = open_of(&control);
