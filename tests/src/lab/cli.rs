@@ -224,6 +224,9 @@ pub(crate) struct TestArgs {
     /// available memory, and at most 8.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) lanes: Option<u8>,
+    /// Write the verdicts to a file, for people: a self-contained page.
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
     /// Write the verdicts to a file, for programs.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

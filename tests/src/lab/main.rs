@@ -27,6 +27,7 @@ mod module;
 mod nudge;
 mod outside;
 mod package;
+mod page;
 mod policy;
 mod power;
 mod programs;

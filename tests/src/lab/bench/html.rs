@@ -1,32 +1,14 @@
-//! The report as one page: the pictures are drawn here, and the page loads nothing.
-
-use std::fmt::Write;
+//! The report as a page.
 
 use super::report::Report;
-use super::stats::millis;
-use super::svg;
-use super::table::Table;
 use super::update::Row;
-
-const STYLE: &str = "\
-body{font:16px/1.5 system-ui,sans-serif;color:#1b1f24;max-width:62rem;margin:2rem auto;padding:0 1rem}\
-h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.5rem}\
-table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}\
-th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #d8dee4;white-space:nowrap}\
-th{background:#f6f8fa}pre{background:#f6f8fa;padding:.8rem;overflow-x:auto}\
-.note{color:#57606a;font-size:.9rem}svg{width:100%;height:auto}\
-@media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}th,pre{background:#161b22}\
-th,td{border-color:#30363d}.note{color:#8b949e}svg{background:#f6f8fa;border-radius:6px}}";
+use crate::page::chart::{self, Line};
+use crate::page::{Card, Page, time};
 
 /// The whole page.
 pub(crate) fn page(report: &Report) -> String {
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>What a host update costs a guest</title>\n<style>{STYLE}</style></head><body>\n\
-         <h1>What a host update costs a guest</h1>\n"
-    );
-    page += &paragraph(&format!(
+    let mut page = Page::new("What a host update costs a guest");
+    page.note(&format!(
         "Linux {} on {} CPUs ({}), {}, each figure {} times, medians. The host is emulated: \
          its milliseconds are not those of hardware, ratios within this run mean something.",
         report.kernel,
@@ -35,59 +17,62 @@ pub(crate) fn page(report: &Report) -> String {
         report.machine.emulator,
         report.repeats
     ));
-    page += &pictures(report);
-    for table in report.tables() {
-        page += &of_table(&table);
-    }
-    if !report.missing.is_empty() {
-        page += "<h2>Not measured</h2>\n<ul>\n";
-        for missing in &report.missing {
-            let (what, reason) = (escape(&missing.what), escape(&missing.reason));
-            // Writing to a string cannot fail.
-            let _ = writeln!(page, "<li>{what}: {reason}</li>");
-        }
-        page += "</ul>\n";
-    }
-    page += "<h2>How to reproduce</h2>\n<pre>cargo lab bench --json bench.json --report bench.html\
-             </pre>\n</body></html>\n";
-    page
-}
-
-fn pictures(report: &Report) -> String {
-    let mut page = String::new();
-    if let Some(row) = shown(&report.host_update) {
-        page += &heading("One update, by phase");
-        let text = format!(
-            "{} MiB of {}, {} vCPU: the guest stood still for {} ms.",
-            row.ram_mib,
-            row.memory(),
-            row.vcpus,
-            millis(row.blackout_ns.median)
-        );
-        page += &paragraph(&text);
-        let phases = row.phases.iter();
-        let phases: Vec<(String, u64)> =
-            phases.map(|phase| (phase.name.clone(), phase.ns)).collect();
-        page += &svg::timeline(&phases);
-        page += &heading("Blackout over the guest's memory");
-        page += &svg::lines("MiB", &series(&report.host_update));
-        page += &heading("Ours beside the baselines");
-        page += &svg::bars(&beside(row));
+    let shown = shown(&report.host_update);
+    if let Some(row) = shown {
+        page.cards(&cards(row));
+        host_update(&mut page, report, row);
     }
     if let Some(floor) = &report.floor {
-        page += &heading("The bare kexec, by profile");
-        let bars = floor.runs.iter();
-        let bars: Vec<(String, u64)> = bars
-            .map(|run| {
-                (
-                    format!("{:?}", run.profile).to_lowercase(),
-                    run.total_ns.median,
-                )
-            })
-            .collect();
-        page += &svg::bars(&bars);
+        page.heading("The bare kexec, by profile");
+        let bars = floor.runs.iter().map(|run| {
+            let profile = format!("{:?}", run.profile).to_lowercase();
+            (profile, run.total_ns.median)
+        });
+        page.chart(&chart::bars(&bars.collect::<Vec<_>>()));
     }
-    page
+    for table in report.tables() {
+        page.heading(&table.title);
+        page.table(&table.heads, &table.rows);
+        page.note(&table.note);
+    }
+    if !report.missing.is_empty() {
+        page.heading("Not measured");
+        let missing = report.missing.iter();
+        page.list(missing.map(|missing| format!("{}: {}", missing.what, missing.reason)));
+    }
+    page.heading("How to reproduce");
+    page.text("cargo lab bench --json bench.json --report bench.html");
+    page.finish()
+}
+
+fn host_update(page: &mut Page, report: &Report, row: &Row) {
+    page.heading("One update, by phase");
+    page.note(&format!(
+        "{} MiB of {}, {} vCPU.",
+        row.ram_mib,
+        row.memory(),
+        row.vcpus
+    ));
+    let phases = row.phases.iter();
+    let phases: Vec<_> = phases.map(|phase| (phase.name.clone(), phase.ns)).collect();
+    page.chart(&chart::timeline(&phases));
+    page.heading("Blackout over the guest's memory");
+    page.chart(&chart::lines("MiB", &series(&report.host_update)));
+    page.heading("FDBox beside the baselines");
+    page.chart(&chart::bars(&beside(row)));
+}
+
+fn cards(row: &Row) -> Vec<Card> {
+    let guest = format!("blackout of a guest with {} MiB", row.ram_mib);
+    let mut cards = vec![
+        Card::new(time(row.blackout_ns.median), guest),
+        Card::new(time(row.guest_gap_ns), "the gap that the guest saw"),
+    ];
+    cards.extend(row.floor_ns.map(|floor| {
+        let ratio = row.blackout_ns.median as f64 / floor.max(1) as f64;
+        Card::new(format!("{ratio:.2} ×"), "the bare kexec of the same host")
+    }));
+    cards
 }
 
 /// The update to show: with guest_memfd, and of 1 GiB if there is one.
@@ -112,14 +97,14 @@ fn beside(row: &Row) -> Vec<(String, u64)> {
 }
 
 /// Blackout and baselines over the size of the memory, one line each.
-fn series(rows: &[Row]) -> Vec<svg::Line> {
-    let mut lines: Vec<svg::Line> = Vec::new();
+fn series(rows: &[Row]) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
     let mut add = |name: String, x: u64, y: Option<u64>| {
         let Some(y) = y else { return };
         match lines.iter_mut().find(|line| line.name == name) {
             Some(line) if line.points.iter().any(|point| point.0 == x) => {}
             Some(line) => line.points.push((x, y)),
-            None => lines.push(svg::Line {
+            None => lines.push(Line {
                 name,
                 points: vec![(x, y)],
             }),
@@ -134,39 +119,6 @@ fn series(rows: &[Row]) -> Vec<svg::Line> {
         add(luo, row.ram_mib, row.luo_ns());
     }
     lines
-}
-
-fn heading(text: &str) -> String {
-    format!("<h2>{}</h2>\n", escape(text))
-}
-
-fn paragraph(text: &str) -> String {
-    format!("<p class=\"note\">{}</p>\n", escape(text))
-}
-
-fn of_table(table: &Table) -> String {
-    let row = |cells: &[String], tag: &str| {
-        let cells = cells.iter();
-        let cells: String = cells
-            .map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)))
-            .collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let body: String = table.rows.iter().map(|cells| row(cells, "td")).collect();
-    format!(
-        "{}<table>\n{}{body}</table>\n{}",
-        heading(&table.title),
-        row(&table.heads, "th"),
-        paragraph(&table.note)
-    )
-}
-
-/// Escapes text for use in markup.
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ mod report;
 mod runs;
 mod seal;
 mod stats;
-mod svg;
 mod table;
 mod traffic;
 mod twice;

@@ -8,6 +8,7 @@ mod host_command;
 mod lanes;
 mod noinit;
 mod packages;
+mod page;
 mod plan;
 mod prepare;
 mod rotation;
@@ -171,7 +172,12 @@ fn report(suite: &Suite<'_>, plan: &Plan<'_>, args: &TestArgs) -> Result<ExitCod
         .iter()
         .for_each(|line| say(line));
     say("");
-    if let Some(coverage) = plan.coverage(suite.outcomes.len()) {
+    let coverage = plan.coverage(suite.outcomes.len());
+    if let Some(path) = &args.report {
+        std::fs::write(path, page::page(suite, coverage.as_deref()))
+            .with_context(|| format!("Write {}", path.display()))?;
+    }
+    if let Some(coverage) = coverage {
         say(&coverage);
         say("");
     }
