@@ -61,3 +61,31 @@ impl Package {
         Ok(())
     }
 }
+
+const FETCH_ALL: &str = "exec 2>&1; apt-get update; mkdir -p /lab/work/partial; apt-get install --yes \
+    --no-install-recommends --download-only -o Dir::Cache::archives=/lab/work \"$@\"; rm -rf /lab/work/partial \
+    /lab/work/lock";
+
+/// Downloads packages with all that they depend on and the toolchain lacks: a directory of files
+/// for dpkg. `purpose` names them in the cache.
+pub(crate) fn with_dependencies(
+    cache: &Cache,
+    toolchain: &Toolchain,
+    purpose: &str,
+    packages: &[&str],
+) -> Result<PathBuf> {
+    let key = KeyBuilder::new(&format!("{purpose} 1"))
+        .text("toolchain", toolchain.key().as_str())
+        .text("packages", &packages.join(","))
+        .build();
+    cache.get(purpose, &key, |dir| {
+        let log = cache.dir("logs")?.join(format!("{purpose}.log"));
+        let progress = Progress::start(&format!("Packages for the {purpose}"), None);
+        let mut sh = toolchain.throwaway(&[(dir, "/lab/work")], "sh");
+        sh.args(["-ec", FETCH_ALL, "sh"]).args(packages);
+        command::logged(&mut sh, &log, |_| {})
+            .with_context(|| format!("Download packages for the {purpose}"))?;
+        progress.done();
+        Ok(())
+    })
+}

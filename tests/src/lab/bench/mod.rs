@@ -8,6 +8,7 @@ mod html;
 mod memfd;
 mod report;
 mod runs;
+mod sample;
 mod seal;
 mod stats;
 mod table;
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 
 use self::against::Other;
 use self::report::Report;
+pub(crate) use self::sample::page as sample_page;
 use crate::cli::BenchArgs;
 use crate::guest::GuestFiles;
 use crate::host::{Host, HostSpec};

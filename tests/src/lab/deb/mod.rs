@@ -10,13 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::cache::{Cache, KeyBuilder};
 use crate::cli::PackageArgs;
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::progress::Progress;
-use crate::toolchain::Toolchain;
-use crate::{command, programs};
+use crate::{command, package, programs};
 
 /// The packages needed to build, check and install ours. They must not be part of the toolchain: another package
 /// there would rebuild every kernel.
@@ -28,10 +26,6 @@ const TOOLS: &[&str] = &[
     "lintian",
     "systemd",
 ];
-
-const FETCH: &str = "exec 2>&1; apt-get update; mkdir -p /lab/work/partial; apt-get install --yes \
-    --no-install-recommends --download-only -o Dir::Cache::archives=/lab/work \"$@\"; rm -rf /lab/work/partial \
-    /lab/work/lock";
 
 /// What DKMS has to do for each kernel: build the module, or refuse it with these words.
 const VERDICTS: [(Flavour, &str); 2] = [
@@ -78,26 +72,9 @@ fn check_all(lab: &Lab, out: &Path) -> Result<()> {
     verdicts.try_for_each(|(flavour, verdict)| check(lab, out, *flavour, verdict))
 }
 
-/// Downloads [`TOOLS`] and what they depend on.
-fn tools(cache: &Cache, toolchain: &Toolchain) -> Result<PathBuf> {
-    let key = KeyBuilder::new("packaging 1")
-        .text("toolchain", toolchain.key().as_str())
-        .text("packages", &TOOLS.join(","))
-        .build();
-    cache.get("packaging", &key, |dir| {
-        let log = cache.dir("logs")?.join("packaging.log");
-        let progress = Progress::start("Packages for packaging", None);
-        let mut sh = toolchain.throwaway(&[(dir, "/lab/work")], "sh");
-        sh.args(["-ec", FETCH, "sh"]).args(TOOLS);
-        command::logged(&mut sh, &log, |_| {}).context("Download packages for packaging")?;
-        progress.done();
-        Ok(())
-    })
-}
-
 /// Builds the packages into a directory. Other files there stay.
 fn build(lab: &Lab, out: &Path) -> Result<Vec<PathBuf>> {
-    let tools = tools(&lab.cache, &lab.toolchain)?;
+    let tools = package::with_dependencies(&lab.cache, &lab.toolchain, "packaging", TOOLS)?;
     let vmm = lab.programs(&[programs::VMM])?.path(programs::VMM);
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let work = work(lab)?.join(format!("{name}-work"));
@@ -125,7 +102,7 @@ fn build(lab: &Lab, out: &Path) -> Result<Vec<PathBuf>> {
 
 /// Installs and removes the packages of a directory, and has DKMS build the module for a kernel.
 fn check(lab: &Lab, out: &Path, flavour: Flavour, verdict: &str) -> Result<()> {
-    let tools = tools(&lab.cache, &lab.toolchain)?;
+    let tools = package::with_dependencies(&lab.cache, &lab.toolchain, "packaging", TOOLS)?;
     let kernel = lab.kernels()?.get(flavour)?;
     let objects = kernel.mounts();
     let mut mounts = vec![(tools.as_path(), "/lab/debs"), (out, "/lab/out")];

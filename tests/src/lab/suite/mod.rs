@@ -6,6 +6,7 @@ mod drift;
 mod expected;
 mod host_command;
 mod lanes;
+mod layout;
 mod noinit;
 mod packages;
 mod page;

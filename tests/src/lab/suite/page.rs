@@ -48,6 +48,26 @@ fn written(
     page.finish()
 }
 
+/// The page of a made-up run, to try its layout with: names as long as they come, and an error.
+pub(super) fn sample() -> String {
+    let outcome = |number: u64| Outcome {
+        name: format!("passthrough/unpatched-no-vfio-device-{number}"),
+        error: (number == 3).then(|| format!("expected {}, found nothing", "a".repeat(200))),
+        took: Duration::from_millis(number * number * number * 17),
+    };
+    let stage = |number: u64| Stage {
+        name: format!("Kernel fdbox-debug, stage {number} of twenty"),
+        begins: Duration::from_secs(number * 40),
+        took: Duration::from_secs(number * 7),
+    };
+    written(
+        &(0..40).map(outcome).collect::<Vec<_>>(),
+        &(0..20).map(stage).collect::<Vec<_>>(),
+        Duration::from_secs(2726),
+        Some("40 of 900 tests, part 3/8"),
+    )
+}
+
 fn span(stage: &Stage) -> Span {
     Span {
         name: stage.name.clone(),

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::costs::Costs;
 use super::lanes::Job;
 use super::rotation::{self, Part, Turn};
-use super::{Suite, debug, host_command, packages, scenarios, selftests};
+use super::{Suite, debug, host_command, layout, packages, scenarios, selftests};
 use crate::cli::TestArgs;
 use crate::command;
 use crate::kernel::Flavour;
@@ -47,6 +47,7 @@ impl<'a> Plan<'a> {
         jobs.extend(scenarios::jobs(suite, args)?);
         jobs.extend(host_command::jobs(suite, args.verbose));
         jobs.extend(packages::jobs(suite));
+        jobs.extend(layout::jobs(suite));
         let costs = Costs::known();
         let turns: Vec<Turn> = jobs.iter().map(|job| turn(job, &costs)).collect();
         let (part, why) = match args.part {
