@@ -50,6 +50,7 @@ pub(super) const DEVICES: &[libc::c_long] = &[
     libc::SYS_lseek,
     libc::SYS_pread64,
     libc::SYS_preadv,
+    libc::SYS_preadv2,
     libc::SYS_pwrite64,
     libc::SYS_pwritev,
     libc::SYS_readv,

@@ -42,16 +42,23 @@ struct Taken {
 
 impl Taken {
     fn end(&self) -> u64 {
-        match self.ask {
-            Ask::Read { len, .. } | Ask::Write { len, .. } | Ask::Zero { len, .. } => len,
-            Ask::Flush | Ask::Discard { .. } | Ask::WriteZeroes { .. } | Ask::Id => 1,
-        }
+        // What has no data is one job.
+        self.ask.data_len().max(1)
     }
 
     /// Whether more jobs are to be begun for it.
     fn goes_on(&self) -> bool {
         self.next < self.end() && self.status == Status::Ok && !self.is_stale
     }
+}
+
+/// Why no more requests are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taking {
+    /// There is no space for the next one.
+    Full,
+    /// There is none, or others have their turn first.
+    Over,
 }
 
 /// See the module's documentation.
@@ -106,10 +113,17 @@ impl Flight {
         disk: &Disk,
         counters: &Counters,
     ) -> Result<(), RingError> {
-        let taken = self.take_all(ring, disk, counters);
-        self.backend.submit();
-        // Requests for cached data are done by now. Their event has the rest of the ring served.
-        self.settle(Some(ring), disk, counters).and(taken)
+        let mut left = BURST;
+        loop {
+            let taken = self.take_all(ring, disk, counters, &mut left);
+            self.backend.submit();
+            // What was in the page cache is done by now, and has no event.
+            let before = self.count();
+            self.settle(Some(ring), disk, counters)?;
+            if taken? == Taking::Over || self.count() == before {
+                return Ok(());
+            }
+        }
     }
 
     fn take_all(
@@ -117,13 +131,18 @@ impl Flight {
         ring: &mut Ring<'_, '_>,
         disk: &Disk,
         counters: &Counters,
-    ) -> Result<(), RingError> {
-        for _ in 0..BURST {
-            if ring.is_stopped() || !self.has_room() {
-                return Ok(());
+        left: &mut usize,
+    ) -> Result<Taking, RingError> {
+        while *left > 0 {
+            if ring.is_stopped() {
+                return Ok(Taking::Over);
             }
+            if !self.has_room() {
+                return Ok(Taking::Full);
+            }
+            *left -= 1;
             let Some(chain) = ring.pop_chain_or_ask()? else {
-                return Ok(());
+                return Ok(Taking::Over);
             };
             let request = Request::parse(chain, disk.geometry, ring.memory())?;
             let ask = match request.ask {
@@ -132,7 +151,7 @@ impl Flight {
                     answer(ring, &request, Status::Ok, written)?;
                     continue;
                 }
-                Ok(ask) if is_nothing(ask) => {
+                Ok(ask) if ask.is_nothing() => {
                     answer(ring, &request, Status::Ok, 0)?;
                     continue;
                 }
@@ -145,12 +164,12 @@ impl Flight {
             };
             if !self.fits(ask) {
                 ring.unpop();
-                return Ok(());
+                return Ok(Taking::Full);
             }
             self.take(request, ask, ring, disk)?;
         }
         ring.again();
-        Ok(())
+        Ok(Taking::Over)
     }
 
     fn has_room(&self) -> bool {
@@ -163,7 +182,7 @@ impl Flight {
     fn fits(&self, ask: Ask) -> bool {
         match is_alone(ask) {
             true => self.count() == 0,
-            false => self.bytes + data_len(ask) <= MAX_BYTES,
+            false => self.bytes + ask.data_len() <= MAX_BYTES,
         }
     }
 
@@ -339,7 +358,7 @@ impl Flight {
             self.forget(place);
             return Ok(());
         }
-        let moved = data_len(taken.ask);
+        let moved = taken.ask.data_len();
         let written = match (taken.ask, taken.status) {
             (Ask::Read { .. }, Status::Ok) => moved as usize,
             _ => 0,
@@ -366,26 +385,8 @@ impl Flight {
     }
 }
 
-fn data_len(ask: Ask) -> u64 {
-    match ask {
-        Ask::Read { len, .. } | Ask::Write { len, .. } | Ask::Zero { len, .. } => len,
-        _ => 0,
-    }
-}
-
-fn is_nothing(ask: Ask) -> bool {
-    match ask {
-        Ask::Read { len, .. }
-        | Ask::Write { len, .. }
-        | Ask::Zero { len, .. }
-        | Ask::Discard { len, .. }
-        | Ask::WriteZeroes { len, .. } => len == 0,
-        Ask::Flush | Ask::Id => false,
-    }
-}
-
 fn is_alone(ask: Ask) -> bool {
-    matches!(ask, Ask::Discard { .. } | Ask::WriteZeroes { .. }) || data_len(ask) > MAX_JOB
+    matches!(ask, Ask::Discard { .. } | Ask::WriteZeroes { .. }) || ask.data_len() > MAX_JOB
 }
 
 /// Answers a request that has this many bytes of data.

@@ -52,6 +52,28 @@ pub(super) enum Ask {
     Id,
 }
 
+impl Ask {
+    /// The size of the data that it transfers.
+    pub(super) fn data_len(self) -> u64 {
+        match self {
+            Self::Read { len, .. } | Self::Write { len, .. } | Self::Zero { len, .. } => len,
+            _ => 0,
+        }
+    }
+
+    /// Whether it is about a range without any bytes.
+    pub(super) fn is_nothing(self) -> bool {
+        match self {
+            Self::Read { len, .. }
+            | Self::Write { len, .. }
+            | Self::Zero { len, .. }
+            | Self::Discard { len, .. }
+            | Self::WriteZeroes { len, .. } => len == 0,
+            Self::Flush | Self::Id => false,
+        }
+    }
+}
+
 /// The disk's properties known to the guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {

@@ -80,7 +80,7 @@ pub(super) trait Backend: Debug + Send {
     /// The next finished job.
     fn finished(&mut self) -> Option<Done>;
 
-    /// Becomes readable when a job is finished.
+    /// Becomes readable when a job is finished after [`submit`](Self::submit) has returned.
     fn event(&self) -> BorrowedFd<'_>;
 
     fn file(&self) -> &File;

@@ -1,5 +1,6 @@
 //! The real backends: io_uring and a thread.
 
+use super::super::flight::MAX_REQUESTS;
 use super::held::offer_read;
 use super::*;
 
@@ -51,5 +52,50 @@ fn many_writes_at_a_time_are_read_back() {
             let flushed = request(&mut block, VIRTIO_BLK_T_FLUSH, 0, Buffer::Room(0));
             assert_eq!(flushed.0, OK);
         }
+    }
+}
+
+/// Whether the host has reported a finished job.
+fn is_reported(block: &Block) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let (event, now) = (block.source().unwrap(), Timespec::default());
+    poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&now)).unwrap() > 0
+}
+
+#[test]
+fn reads_from_the_page_cache_are_answered_without_an_event() {
+    let image = image();
+    let uring = DiskSpec {
+        io: IoMode::Uring,
+        ..spec(&image)
+    };
+    let Ok(mut block) = Block::open(&uring, String::new()) else {
+        return println!("there is no io_uring here");
+    };
+    let mut driver = Driver::new(1);
+    let reads = MAX_REQUESTS + 5;
+    for number in 0..reads as u64 {
+        offer_read(&mut driver, number % 8, 512);
+    }
+    driver.serve(&mut block, 0).unwrap();
+    assert_eq!((driver.used(0).len(), block.in_flight()), (reads, 0));
+    assert!(!is_reported(&block), "the thread would wake up for nothing");
+}
+
+#[test]
+fn a_read_beyond_the_end_of_a_disk_that_has_shrunk_fails() {
+    for io in [IoMode::Uring, IoMode::Thread] {
+        let image = image();
+        let Ok(mut block) = Block::open(&DiskSpec { io, ..spec(&image) }, String::new()) else {
+            continue;
+        };
+        block.start().unwrap();
+        image.as_file().set_len(5 * SECTOR + 100).unwrap();
+        let read = |block: &mut Block, sector| {
+            request(block, VIRTIO_BLK_T_IN, sector, Buffer::Room(512)).0
+        };
+        assert_eq!(read(&mut block, 4), OK);
+        assert_eq!(read(&mut block, 5), IOERR);
+        assert_eq!(read(&mut block, 6), IOERR);
     }
 }
