@@ -9,7 +9,8 @@ use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Io;
 use serde_json::json;
 
-use super::guest::{asked, healthy, same_guest, take_over, update_under};
+use super::guest::{asked, take_over, update_under};
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::guest::{Guest, Spec, VMM};

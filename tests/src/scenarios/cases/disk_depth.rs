@@ -10,7 +10,8 @@ use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::{DiskIo, WitnessEvent, command};
 use serde_json::{Value, json};
 
-use super::guest::{healthy, port, same_guest};
+use super::guest::port;
+use super::reports::{healthy, same_guest};
 use super::stuck::fill;
 use super::upgrade::{blackout, upgrade};
 use super::{Cx, Scenario, ports};

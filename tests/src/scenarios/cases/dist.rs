@@ -13,7 +13,7 @@ use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::command::RESET_GAP;
 use serde_json::{Value, json};
 
-use super::guest::healthy;
+use super::reports::healthy;
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fleet::{Member, read_report, update_all};

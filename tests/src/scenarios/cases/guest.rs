@@ -9,6 +9,7 @@ use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Report;
 use serde_json::{Value, json};
 
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::guest::{Guest, Spec, Watch};
@@ -150,26 +151,6 @@ pub(super) fn take_over_with(cx: &Cx<'_>, spec: Spec, links: Option<&Links>) -> 
     let is_left = boxes.any(|found| found["name"] == name);
     equal("The box in the list", is_left, false)?;
     Ok(guest)
-}
-
-/// The conditions that every report of the witness must meet.
-pub(super) fn healthy(report: &Report) -> Result<()> {
-    equal(
-        "The number of bad pages",
-        (report.pages_bad, &report.bad),
-        (0, &Vec::new()),
-    )?;
-    ensure!(
-        !report.counter_went_back,
-        "A clock went back: {:?}",
-        report.backwards
-    );
-    ensure!(
-        report.kernel_warnings == 0,
-        "The guest's kernel warned: {:?}",
-        report.warnings
-    );
-    Ok(())
 }
 
 pub(super) fn port() -> Result<Arc<EventPort>> {
@@ -383,22 +364,4 @@ fn second_try_after(cx: &Cx<'_>) -> Result<()> {
         )?;
     }
     take_over(cx, second_try())?.power_off()
-}
-
-/// The guest is the same one, and has continued.
-pub(super) fn same_guest(before: &Report, after: &Report) -> Result<()> {
-    healthy(after)?;
-    equal("The guest's boot_id", &after.boot_id, &before.boot_id)?;
-    let mut both = after.counters.iter().zip(&before.counters);
-    ensure!(
-        both.all(|(now, then)| now > then),
-        "A CPU of the guest's stands still: {:?} samples, {:?} before",
-        after.counters,
-        before.counters
-    );
-    ensure!(
-        after.uptime_ns > before.uptime_ns,
-        "The guest's clock stands still"
-    );
-    Ok(())
 }

@@ -11,7 +11,7 @@ use fdbox_lab::witness::command::{RESET_GAP, WRITE};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::guest::{healthy, same_guest};
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::fleet::{Member, read_report, resume_all, side_by_side, update_all};

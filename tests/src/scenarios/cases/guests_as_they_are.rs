@@ -10,8 +10,8 @@ use fdbox_lab::witness::{Report, command};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::json;
 
-use super::guest::{healthy, same_guest};
 use super::guests::boot_some;
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fleet::{Member, resume_all, side_by_side, update_all};

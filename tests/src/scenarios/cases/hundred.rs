@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::json;
 
-use super::guest::same_guest;
+use super::reports::same_guest;
 use super::upgrade::{blackout, boot_spec, upgrade};
 use super::{Cx, Scenario};
 use crate::check::equal;

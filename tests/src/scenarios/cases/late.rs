@@ -9,7 +9,8 @@ use fdbox_lab::witness::Report;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::json;
 
-use super::guest::{port, same_guest, spec};
+use super::guest::{port, spec};
+use super::reports::same_guest;
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::guest::{Ended, Guest, Runner, Updating, VMM};

@@ -43,6 +43,7 @@ mod poison;
 mod ports;
 mod power;
 mod privileges;
+mod reports;
 mod rights;
 mod room;
 mod sample;

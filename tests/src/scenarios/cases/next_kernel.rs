@@ -10,7 +10,8 @@ use fdbox_lab::scenario::HostKind;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 
-use super::guest::{port, same_guest, spec};
+use super::guest::{port, spec};
+use super::reports::same_guest;
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;

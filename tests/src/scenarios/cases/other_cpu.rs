@@ -8,7 +8,8 @@ use fdbox_lab::scenario::HostKind;
 
 use serde_json::json;
 
-use super::guest::{healthy, port, spec};
+use super::guest::{port, spec};
+use super::reports::healthy;
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::guest::{BareGuest, Ended, Guest, Spec, VMM, command, status};

@@ -7,8 +7,9 @@ use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
-use super::guest::{asked, port, same_guest};
+use super::guest::{asked, port};
 use super::passthrough::does_not_seal;
+use super::reports::same_guest;
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox::{self, FdBox};

@@ -8,8 +8,9 @@ use fdbox_lab::device::{FRAMES, NOTED};
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::command;
 
-use super::guest::{healthy, port};
+use super::guest::port;
 use super::guests::tell_of;
+use super::reports::healthy;
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::fleet::{Member, resume_all, side_by_side, update_all};

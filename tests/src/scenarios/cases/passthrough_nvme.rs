@@ -5,7 +5,8 @@ use anyhow::Result;
 use fdbox_lab::device::{NOTED, NVME};
 use fdbox_lab::scenario::HostKind;
 
-use super::guest::{asked, healthy, port, take_over, update_a};
+use super::guest::{asked, port, take_over, update_a};
+use super::reports::healthy;
 use super::{Cx, Scenario};
 use crate::guest::{Guest, Spec};
 use crate::passthrough::{pci, registers};

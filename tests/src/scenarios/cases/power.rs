@@ -12,7 +12,8 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::json;
 
-use super::guest::{healthy, port, same_guest, spec};
+use super::guest::{port, spec};
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;

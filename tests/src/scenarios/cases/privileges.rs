@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::{Value, json};
 
-use super::guest::{healthy, port, same_guest, spec};
+use super::guest::{port, spec};
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::guest::{Ended, Guest, VMM, status};

@@ -15,7 +15,8 @@ use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde_json::json;
 
-use super::guest::{healthy, port, same_guest};
+use super::guest::port;
+use super::reports::{healthy, same_guest};
 use super::upgrade::blackout;
 use super::{Cx, Scenario};
 use crate::check::equal;

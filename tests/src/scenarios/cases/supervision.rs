@@ -9,8 +9,8 @@ use fdbox_lab::scenario::HostKind;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 
-use super::guest::same_guest;
 use super::guests::{all_go_on, boot_some};
+use super::reports::same_guest;
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;

@@ -13,8 +13,8 @@ use fdbox_lab::witness::{Report, WitnessEvent, command};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 
-use super::guest::{healthy, same_guest};
 use super::guests::{boot_some, tell_of};
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::fdbox::FdBox;

@@ -12,7 +12,8 @@ use fdbox_lab::scenario::HostKind;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::guest::{healthy, port, same_guest, update_a};
+use super::guest::{port, update_a};
+use super::reports::{healthy, same_guest};
 use super::upgrade::boot_spec;
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;

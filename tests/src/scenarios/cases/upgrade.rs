@@ -14,7 +14,7 @@ use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::command;
 use serde_json::{Value, json};
 
-use super::guest::{healthy, same_guest};
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, ports};
 use crate::check::equal;
 use crate::fdbox;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::Value;
 
-use super::guest::same_guest;
+use super::reports::same_guest;
 use super::upgrade::boot_spec;
 use super::{Cx, Scenario};
 use crate::check::equal;
