@@ -23,7 +23,7 @@ use crate::console::Console;
 use crate::network::{self, Links};
 pub(crate) use bare::BareGuest;
 pub(crate) use control::{Updating, Watch, command};
-pub(crate) use process::{Ended, Vmm};
+pub(crate) use process::{Ended, Vmm, sleeps};
 pub(crate) use upgrade::{ApiClient, Holds, Runner};
 
 pub(crate) const VMM: &str = "/bin/vmm-example";

@@ -91,3 +91,31 @@ impl MutEventSubscriber for OnSignal {
         let _ = ops.add(Events::new(&self.signals, EventSet::IN));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use event_manager::{EventManager, SubscriberOps};
+
+    use super::*;
+
+    /// Returns at once when there is an event.
+    const LIMIT_MS: i32 = 10_000;
+
+    #[test]
+    fn a_signal_is_an_event() {
+        let signals = Signals::hold_back().unwrap();
+        let (asked, came) = mpsc::channel();
+        let mut manager = EventManager::new().unwrap();
+        manager.add_subscriber(signals.then(move |what| asked.send(what).unwrap()));
+        assert_eq!(manager.run_with_timeout(0).unwrap(), 0);
+        for (signal, what) in [(libc::SIGTERM, Asked::End), (libc::SIGINT, Asked::End)] {
+            // SAFETY: the call has no pointers. The signal is blocked in this thread, which gets it.
+            assert_eq!(unsafe { libc::raise(signal) }, 0);
+            assert_eq!(manager.run_with_timeout(LIMIT_MS).unwrap(), 1);
+            assert_eq!(came.try_recv(), Ok(what));
+        }
+        assert_eq!(manager.run_with_timeout(0).unwrap(), 0);
+    }
+}

@@ -36,7 +36,7 @@ pub(super) fn reads() -> Result<()> {
             say(&port, READS, figures)?;
         }
         // It reads for good.
-        drop(guest.runner()?);
+        guest.runner()?.kill()?;
     }
     slow(&port)
 }
@@ -55,7 +55,7 @@ fn slow(port: &Arc<EventPort>) -> Result<()> {
         SLOW_BLACKOUT,
         blackout.as_u64().context("A blackout")?,
     )?;
-    drop(guest.runner()?);
+    guest.runner()?.kill()?;
     Ok(())
 }
 

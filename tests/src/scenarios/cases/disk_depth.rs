@@ -147,7 +147,7 @@ fn throughput(cx: &Cx<'_>) -> Result<()> {
             println!("{value}");
             cx.value("reads a second", value)?;
             // Killed, because many reads may be in flight for a long time.
-            drop(guest.runner()?);
+            guest.runner()?.kill()?;
             drop(guest);
         }
     }
@@ -192,7 +192,7 @@ fn slow_disk(cx: &Cx<'_>) -> Result<()> {
     cx.value("slow disk", value)?;
     guest.wait_for_beat()?;
     same_guest(&before, &guest.report()?)?;
-    drop(guest.runner()?);
+    guest.runner()?.kill()?;
     Ok(())
 }
 

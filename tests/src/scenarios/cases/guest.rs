@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
-use crate::guest::{Guest, Spec, Watch};
+use crate::guest::{Guest, Spec, Watch, sleeps};
 use crate::network::Links;
 use crate::{fdbox, uapi};
 
@@ -301,6 +301,7 @@ fn by_hand(_: &Cx<'_>) -> Result<()> {
     let paused = Instant::now();
     equal("The state", state(&guest)?, json!("paused"))?;
     let stood_still = paused.elapsed();
+    wakes_up_for_nothing_else(&guest)?;
     guest.command("continue")?.expect(0)?;
     equal("The state", state(&guest)?, json!("running"))?;
     guest.wait_for_beat()?;
@@ -313,6 +314,24 @@ fn by_hand(_: &Cx<'_>) -> Result<()> {
         "The guest says that it stood still for {gap:?}, it was paused for {stood_still:?}"
     );
     guest.shut_down()
+}
+
+/// For how long a VMM that is not to wake up is watched. One that looks for signals every 50 ms wakes up 40 times.
+const WATCHED: Duration = Duration::from_secs(2);
+/// The last client's thread ends, and the kernel may have some work of its own.
+const FEW_SLEEPS: u64 = 5;
+
+/// No thread of a paused guest's VMM looks for something from time to time.
+fn wakes_up_for_nothing_else(guest: &Guest) -> Result<()> {
+    let before = sleeps(guest.pid())?;
+    std::thread::sleep(WATCHED);
+    let after = sleeps(guest.pid())?;
+    let sum = |sleeps: &[(String, u64)]| sleeps.iter().map(|(_, count)| count).sum::<u64>();
+    ensure!(
+        sum(&after) <= sum(&before) + FEW_SLEEPS,
+        "The VMM wakes up although there is nothing to do: {before:?}, then {after:?}"
+    );
+    Ok(())
 }
 
 /// Steps that can fail before the host is left, and the exit status: up to the seal nothing has

@@ -67,7 +67,7 @@ fn one(cx: &Cx<'_>) -> Result<()> {
     console(&mut guest, &mut reader)?;
     network(cx, &mut guest)?;
     same_guest(&before, &guest.report()?)?;
-    drop(guest.runner()?);
+    guest.runner()?.kill()?;
     fs::remove_file(FIFO)?;
     Ok(())
 }

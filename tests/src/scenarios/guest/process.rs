@@ -1,5 +1,6 @@
 //! The VMM as a process: one that runs a guest, and one that has ended.
 
+use std::fs;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,21 @@ impl Vmm {
             None => bail!("The VMM has not ended in {limit:?}"),
         }
     }
+}
+
+/// How often each thread of a process has gone to sleep so far, by its name.
+pub(crate) fn sleeps(pid: u32) -> Result<Vec<(String, u64)>> {
+    let mut sleeps = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name));
+            value.map(str::trim).with_context(|| name.to_owned())
+        };
+        let count = field("voluntary_ctxt_switches:")?.parse()?;
+        sleeps.push((field("Name:")?.to_owned(), count));
+    }
+    Ok(sleeps)
 }
 
 impl Drop for Vmm {
