@@ -54,8 +54,13 @@ impl Node {
                 owner.gid,
             )
         };
+        // `EEXIST` is about names of boxes only.
+        let node = from_err_ptr(node).map_err(|err| match err {
+            EEXIST => EBUSY,
+            err => err,
+        })?;
         // INVARIANT: Just created.
-        Ok(Node(from_err_ptr(node)?))
+        Ok(Node(node))
     }
 }
 

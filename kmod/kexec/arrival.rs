@@ -7,8 +7,9 @@
 //! When the module loads, `receive()` looks for a blob of the last kernel and creates sealed boxes
 //! from it. The blob is consumed only after everything else that can fail during loading, so that a
 //! module that failed to load can be loaded again. A damaged blob is refused with a message, and
-//! its memory stays reserved. One that is intact, but of another version or with too many boxes, is
-//! passed on to the next kernel.
+//! its memory stays reserved. One that is intact, but of another version, or whose boxes cannot be
+//! created, is passed on to the next kernel. It is not consumed either: a module that is loaded
+//! instead of this one may be able to read it.
 
 use crate::abi::{
     self,
@@ -86,7 +87,7 @@ fn accept(left: Left) -> Result<Option<Left>> {
         Err(why) => return Ok(refuse(why)),
     };
     if root.version != abi::VERSION {
-        pr_err!("handover of version {} from kernel {}, this module reads version {}: it is kept, kexec back to the kernel that reads it\n", root.version, producer, abi::VERSION);
+        pr_err!("handover of version {} from kernel {}, this module reads version {}: it is kept, load a module that reads it, or kexec back\n", root.version, producer, abi::VERSION);
     } else {
         match boxes_from(&checked) {
             Ok(()) => {
@@ -103,7 +104,7 @@ fn accept(left: Left) -> Result<Option<Left>> {
             }
             Err(err) => {
                 pr_err!(
-                    "no room for the boxes from kernel {}: {:?}; they are kept, kexec again\n",
+                    "no room for the boxes from kernel {}: {:?}; they are kept, load the module again, or kexec\n",
                     producer,
                     err
                 );
@@ -113,7 +114,7 @@ fn accept(left: Left) -> Result<Option<Left>> {
     }
     handover::mark_refused();
     handover::pass_through(root, body);
-    Ok(Some(left))
+    Ok(None)
 }
 
 fn no_memory(producer: &kernel::str::BStr) -> Error {

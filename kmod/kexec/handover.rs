@@ -29,7 +29,6 @@ use crate::kexec::coalesce::coalesced;
 use crate::kexec::kho;
 use crate::kexec::poison;
 use crate::kexec::record::Record;
-use crate::module_hold::ModuleHold;
 use crate::name::Name;
 use crate::ratelimit;
 use kernel::{
@@ -66,7 +65,7 @@ impl SealedBox {
 struct Outgoing {
     boxes: KVVec<SealedBox>,
     blob: Option<Blob>,
-    /// A handover that this module cannot read, which is passed on.
+    /// A handover from which no boxes were created, which is passed on.
     foreign: Option<Foreign>,
     refused: bool,
     /// Set at reboot: nothing may change any more.
@@ -94,13 +93,13 @@ impl From<Error> for Refusal {
     }
 }
 
-/// A handover that this module cannot read. It holds the module, because only this module can pass
-/// it on.
+/// A copy of a handover from which no boxes were created. The original stays with KHO, so that the
+/// module can be unloaded, and loaded again or replaced; a kernel that ends without it passes nothing
+/// on.
 struct Foreign {
     root: abi::Root,
     /// `None` once it was passed on.
     body: Option<Body>,
-    _module: ModuleHold,
     _required: Option<kho::Required>,
 }
 
@@ -127,7 +126,9 @@ pub(crate) fn exit() {
     let mut outgoing = OUTGOING.lock();
     outgoing.blob = None;
     outgoing.boxes = KVVec::new();
-    outgoing.foreign = None;
+    if outgoing.foreign.take().is_some() {
+        pr_warn!("what the last kernel handed over is lost unless a module that reads it is loaded before the next kexec\n");
+    }
 }
 
 /// Figures for FDBOX_INFO.
@@ -322,14 +323,11 @@ pub(crate) fn mark_refused() {
     OUTGOING.lock().refused = true;
 }
 
-/// Passes a handover that this module cannot read on to the next kernel. Called while the module loads.
+/// Passes a handover from which no boxes were created on to the next kernel. Called while the module loads.
 pub(crate) fn pass_through(root: abi::Root, body: Body) {
-    // Fails only for a module that is being unloaded.
-    let hold = ModuleHold::new().ok();
-    OUTGOING.lock().foreign = hold.map(|_module| Foreign {
+    OUTGOING.lock().foreign = Some(Foreign {
         root,
         body: Some(body),
-        _module,
         _required: kho::Required::new().ok(),
     });
 }

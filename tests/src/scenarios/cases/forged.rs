@@ -4,7 +4,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
 
@@ -91,6 +91,12 @@ pub(super) const ALL: &[&Scenario] = &[
         &[|_| forge("version"), kept, verified],
     ),
     &wrong(
+        "forged/no-room",
+        "boxes that cannot be created go through this kernel to the next, and a module that is loaded again \
+         creates them",
+        &[|_| forge("none"), no_room, no_room_at_first],
+    ),
+    &wrong(
         "forged/records",
         "what the kinds saved is wrong: UNSEAL names each; salvaged, one beside them is whole, and they are EIO",
         &[|_| forge("records"), not_restored],
@@ -169,6 +175,9 @@ fn refused(why: &str) -> Result<()> {
 /// its own.
 fn kept(_: &Cx<'_>) -> Result<()> {
     refused("it is kept")?;
+    // Another module may be able to read it.
+    host::unload_module("fdbox").context("Unload the module")?;
+    refused("it is kept")?;
     let fdbox = FdBox::create("in-the-way")?;
     fails(
         "SEAL beside another version's handover",
@@ -184,6 +193,34 @@ fn kept(_: &Cx<'_>) -> Result<()> {
         "The message is: {message}"
     );
     fdbox.delete()
+}
+
+/// The module is loaded twice, each time without room for the box.
+fn no_room(_: &Cx<'_>) -> Result<()> {
+    for attempt in ["the first", "the second"] {
+        host::load_module_with("fdbox", "max_boxes=0")?;
+        let info = fdbox::info()?;
+        equal("The number of boxes", info.boxes, 0)?;
+        ensure!(
+            info.features & uapi::FEATURE_REFUSED != 0,
+            "Not refused, {attempt} time"
+        );
+        let log = host::kernel_log()?;
+        ensure!(
+            log.iter().any(|line| line.contains("they are kept")),
+            "The log does not say so: {log:?}"
+        );
+        if attempt == "the first" {
+            host::unload_module("fdbox").context("Unload the module")?;
+        }
+    }
+    Ok(())
+}
+
+fn no_room_at_first(cx: &Cx<'_>) -> Result<()> {
+    no_room(cx)?;
+    host::unload_module("fdbox").context("Unload the module")?;
+    taken(cx)
 }
 
 fn verified(_: &Cx<'_>) -> Result<()> {

@@ -16,9 +16,12 @@ use crate::{fdbox, host, uapi};
 
 /// What a function returns when it fails.
 const NULL: i64 = 0;
+const FALSE: i64 = 0;
 const NO_MEMORY: i64 = -12;
 const BUSY: i64 = -16;
+const EXISTS: i64 = -17;
 const INVALID: i64 = -22;
+const NO_SPACE: i64 = -28;
 
 /// Functions that fail. The module then does not load, or says that it refuses the handover. Either way the next
 /// attempt finds all of it.
@@ -30,9 +33,14 @@ const FAIL: &[(&str, i64)] = &[
     ("kho_retrieve_subtree", INVALID),
     ("vmalloc_noprof", NULL),
     ("pfn_to_online_page", NULL),
+    ("try_module_get", FALSE),
     ("ida_alloc_range", NO_MEMORY),
+    ("ida_alloc_range", NO_SPACE),
     ("dev_set_name", NO_MEMORY),
+    ("dev_set_name", INVALID),
     ("cdev_device_add", NO_MEMORY),
+    ("cdev_device_add", BUSY),
+    ("cdev_device_add", EXISTS),
     (LAST, BUSY),
 ];
 
@@ -99,7 +107,6 @@ const CANNOT_FAIL: &[&str] = &[
     "rust_helper_rb_link_node",
     "rust_helper_refcount_dec_and_test",
     "rust_helper_refcount_inc",
-    "try_module_get",
     "unregister_chrdev_region",
     "unregister_reboot_notifier",
     "vfree",
