@@ -15,9 +15,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use crate::abi;
+use crate::bytes::text;
 use crate::error::{BoxError, Operation};
 use crate::handle::BoxHandle;
-use crate::listing::{FdInfo, advance, text};
+use crate::listing::{FdInfo, advance};
 use crate::name::{BoxName, FdName};
 use crate::seal_error::{SealError, SealReport};
 use crate::unseal_error::{LostFd, UnsealError};

@@ -50,6 +50,7 @@
 
 pub mod abi;
 mod boxes;
+mod bytes;
 mod claim;
 pub mod clock;
 mod control;

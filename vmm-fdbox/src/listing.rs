@@ -59,12 +59,6 @@ pub(crate) fn advance(old: u64, new: u64) -> Option<u64> {
     (new > old).then_some(new)
 }
 
-/// The text before the first NUL of a kernel array.
-pub(crate) fn text(array: &[u8]) -> String {
-    let end = array.iter().position(|&b| b == 0).unwrap_or(array.len());
-    String::from_utf8_lossy(&array[..end]).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

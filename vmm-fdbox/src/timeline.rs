@@ -17,6 +17,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use crate::bytes::{u32_at, u64_at};
 use crate::clock::ticks_to_ns;
 
 /// The size of a timeline in the state memfd.
@@ -237,11 +238,11 @@ impl Timeline {
         if page[..8] != MAGIC {
             return Err(TimelineError::BadMagic);
         }
-        let version = word(page, 8);
+        let version = u32_at(page, 8);
         if version != VERSION {
             return Err(TimelineError::UnknownVersion { version });
         }
-        let khz = NonZeroU32::new(word(page, 12)).ok_or(corrupt("its frequency is 0"))?;
+        let khz = NonZeroU32::new(u32_at(page, 12)).ok_or(corrupt("its frequency is 0"))?;
         let marks = page[HEADER_BYTES..]
             .chunks_exact(MARK_BYTES)
             .filter_map(decode_mark)
@@ -295,10 +296,6 @@ fn is_phase_name(name: &[u8]) -> bool {
     (1..=MAX_PHASE_NAME_BYTES).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic)
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
 fn mark_checksum(slot: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&slot[..MAX_PHASE_NAME_BYTES]);
@@ -309,10 +306,10 @@ fn mark_checksum(slot: &[u8]) -> u32 {
 fn decode_mark(slot: &[u8]) -> Option<Mark> {
     let name = &slot[..MAX_PHASE_NAME_BYTES];
     let name = &name[..name.iter().position(|&b| b == 0).unwrap_or(name.len())];
-    if !is_phase_name(name) || mark_checksum(slot) != word(slot, 20) {
+    if !is_phase_name(name) || mark_checksum(slot) != u32_at(slot, 20) {
         return None;
     }
-    let ticks = u64::from(word(slot, 24)) | u64::from(word(slot, 28)) << 32;
+    let ticks = u64_at(slot, 24);
     Some(Mark {
         name: String::from_utf8_lossy(name).into_owned(),
         ticks,

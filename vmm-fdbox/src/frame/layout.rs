@@ -1,5 +1,7 @@
 //! The bytes of header and table, without their interpretation.
 
+use crate::bytes::{cut, put, text, u16_at, u32_at, u64_at};
+
 use super::{ENTRY_BYTES, FORMAT_MAJOR, FORMAT_MINOR, FrameError, HEADER_BYTES, Need};
 use super::{MAX_FRAME_BYTES, MAX_PRODUCER_BYTES, MAX_SECTION_NAME_BYTES, MAX_SECTIONS};
 
@@ -33,20 +35,6 @@ pub(super) struct Entry {
     pub(super) checksum: u32,
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    bytes[at..at + value.len()].copy_from_slice(value);
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut array = [0; N];
-    array.copy_from_slice(&bytes[at..at + N]);
-    array
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(array(bytes, at))
-}
-
 /// A u64 that must not exceed a bound.
 fn bounded(
     bytes: &[u8],
@@ -54,7 +42,7 @@ fn bounded(
     at_most: usize,
     what: &'static str,
 ) -> Result<usize, FrameError> {
-    let value = u64::from_le_bytes(array(bytes, at));
+    let value = u64_at(bytes, at);
     match usize::try_from(value) {
         Ok(small) if small <= at_most => Ok(small),
         _ => Err(FrameError::BadLayout { what, value }),
@@ -81,25 +69,10 @@ fn within(
 /// The length of the frame as given in `header`; only checks that `header` is long enough. For
 /// reading no more than the frame.
 pub(crate) fn announced_bytes(header: &[u8]) -> usize {
-    let announced = header
-        .get(96..104)
-        .map_or(0, |bytes| u64::from_le_bytes(array(bytes, 0)));
+    let announced = header.get(96..104).map_or(0, |bytes| u64_at(bytes, 0));
     usize::try_from(announced)
         .unwrap_or(usize::MAX)
         .max(HEADER_BYTES)
-}
-
-fn padded_text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
-}
-
-/// The longest prefix of `text` with at most `limit` bytes.
-pub(super) fn cut(text: &str, limit: usize) -> &str {
-    let end = (0..=limit.min(text.len()))
-        .rev()
-        .find(|&at| text.is_char_boundary(at));
-    &text[..end.unwrap_or(0)]
 }
 
 pub(super) fn is_section_name(name: &str) -> bool {
@@ -153,8 +126,8 @@ impl Header {
         if frame[..8] != MAGIC {
             return Err(FrameError::BadMagic);
         }
-        let major = u16::from_le_bytes(array(frame, 8));
-        let minor = u16::from_le_bytes(array(frame, 10));
+        let major = u16_at(frame, 8);
+        let minor = u16_at(frame, 10);
         if major != FORMAT_MAJOR {
             return Err(FrameError::UnknownFormat { major, minor });
         }
@@ -195,9 +168,9 @@ impl Header {
         Ok(Self {
             minor,
             header_bytes,
-            architecture: padded_text(&frame[16..32]),
-            producer: padded_text(&frame[32..80]),
-            generation: u64::from_le_bytes(array(frame, 80)),
+            architecture: text(&frame[16..32]),
+            producer: text(&frame[32..80]),
+            generation: u64_at(frame, 80),
             table_at,
             frame_bytes,
             sections,
@@ -232,7 +205,7 @@ impl Entry {
 
     /// Reads an entry, whose payload must be between header and table.
     pub(super) fn decode(bytes: &[u8], header: &Header) -> Result<Self, FrameError> {
-        let name = padded_text(&bytes[..MAX_SECTION_NAME_BYTES]);
+        let name = text(&bytes[..MAX_SECTION_NAME_BYTES]);
         if !is_section_name(&name) {
             return Err(FrameError::BadSectionName {
                 name: name.escape_debug().to_string(),

@@ -5,11 +5,11 @@
 //! little-endian; docs/keeper-protocol.md has the layout.
 
 use crate::abi::{FDBOX_COMPATIBLE_LEN, FDBOX_NAME_LEN};
+use crate::bytes::{array, text, text_into, u32_at};
 use crate::name::{BoxName, FdName};
 use crate::owner::Owner;
 
 use super::entry::MAX_FDS;
-use super::wire::text_into;
 
 /// The version of a directory.
 const VERSION: u32 = 1;
@@ -92,10 +92,8 @@ impl Directory {
             return Err(Damaged);
         }
         let fds: Option<Vec<_>> = table.chunks_exact(FD_BYTES).map(listed).collect();
-        let mut name = [0; FDBOX_NAME_LEN];
-        name.copy_from_slice(&header[NAME_AT..]);
         Ok(Self {
-            name: BoxName::from_kernel(&name).map_err(|_| Damaged)?,
+            name: BoxName::from_kernel(&array(header, NAME_AT)).map_err(|_| Damaged)?,
             owner: Owner {
                 uid: u32_at(header, 24),
                 gid: u32_at(header, 28),
@@ -111,18 +109,12 @@ fn listed(bytes: &[u8]) -> Option<Listed> {
     Some(Listed {
         token: u64::from_le_bytes(*token),
         name: FdName::from_kernel(name).ok()?,
-        kind: crate::listing::text(kind),
+        kind: text(kind),
     })
 }
 
 fn count(fds: usize) -> u32 {
     u32::try_from(fds).unwrap_or(u32::MAX)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut number = [0; 4];
-    number.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(number)
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use super::backing::Backing;
 use super::content::{Connection, Content};
 use super::entry::Refusal;
 use super::held::Held;
-use super::wire::{Command, HOLD_EXCLUSIVE, HOLD_SHARED, Reply, Request, text_into};
+use super::wire::{Command, HOLD_EXCLUSIVE, HOLD_SHARED, Reply, Request};
 use crate::abi;
+use crate::bytes::text_into;
 use crate::hold::Hold;
 use crate::name::FdName;
 

@@ -4,8 +4,9 @@ use std::thread;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{RecvFlags, Shutdown, shutdown};
 
-use super::wire::{Command, REPLY_BYTES, Reply, Request, text_into};
+use super::wire::{Command, REPLY_BYTES, Reply, Request};
 use super::*;
+use crate::bytes::text_into;
 use crate::control::Info;
 use crate::coordinator::Boxes;
 use crate::name::{BoxName, FdName};

@@ -6,6 +6,7 @@
 use rustix::io::Errno;
 
 use crate::abi::{FDBOX_COMPATIBLE_LEN, FDBOX_MESSAGE_LEN, FDBOX_NAME_LEN};
+use crate::bytes::{array, is_padded, u16_at, u32_at, u64_at};
 
 /// The version of the keeper's protocol.
 pub const VERSION: u16 = 1;
@@ -223,17 +224,6 @@ impl Reply {
     }
 }
 
-/// Fills a protocol array with a text, truncated if necessary.
-pub(crate) fn text_into<const N: usize>(text: &str) -> [u8; N] {
-    let mut array = [0; N];
-    let mut bytes = text.len().min(N - 1);
-    while !text.is_char_boundary(bytes) {
-        bytes -= 1;
-    }
-    array[..bytes].copy_from_slice(&text.as_bytes()[..bytes]);
-    array
-}
-
 fn begin(bytes: &mut [u8], command: Command) {
     bytes[..4].copy_from_slice(&MAGIC);
     bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
@@ -241,8 +231,8 @@ fn begin(bytes: &mut [u8], command: Command) {
 }
 
 fn begun(bytes: &[u8]) -> Option<Command> {
-    let is_ours = bytes[..4] == MAGIC && array(bytes, 4) == VERSION.to_le_bytes();
-    let command = Command::of(u16::from_le_bytes(array(bytes, 6)));
+    let is_ours = bytes[..4] == MAGIC && u16_at(bytes, 4) == VERSION;
+    let command = Command::of(u16_at(bytes, 6));
     command.filter(|_| is_ours)
 }
 
@@ -253,26 +243,6 @@ fn error_of(number: u32) -> Option<Option<Errno>> {
         Ok(errno @ 1..4096) => Some(Some(Errno::from_raw_os_error(errno))),
         _ => None,
     }
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut array = [0; N];
-    array.copy_from_slice(&bytes[at..at + N]);
-    array
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(array(bytes, at))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(array(bytes, at))
-}
-
-/// Whether a text is terminated in the array, and only NULs follow.
-fn is_padded(array: &[u8]) -> bool {
-    let end = array.iter().position(|byte| *byte == 0);
-    end.is_some_and(|end| array[end..].iter().all(|byte| *byte == 0))
 }
 
 #[cfg(test)]

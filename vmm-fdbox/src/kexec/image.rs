@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use super::image_error::ImageError;
 use super::takeover::{self, KernelInfo};
+use crate::bytes::{array, u32_at};
 
 /// The start of the setup header, and the end of the part that is used.
 const HEADER_AT: usize = 0x1f1;
@@ -50,9 +51,7 @@ struct Header([u8; HEADER_END - HEADER_AT]);
 
 impl Header {
     fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&self.0[at - HEADER_AT..][..N]);
-        bytes
+        array(&self.0, at - HEADER_AT)
     }
 
     fn u8(&self, at: usize) -> u8 {
@@ -181,7 +180,7 @@ fn is_signed(file: &File) -> io::Result<bool> {
     let mut start = [0; 64];
     read_some(file, &mut start, 0)?;
     let mut pe = [0; PE_BYTES];
-    let at = u32::from_le_bytes([start[0x3c], start[0x3d], start[0x3e], start[0x3f]]);
+    let at = u32_at(&start, 0x3c);
     read_some(file, &mut pe, u64::from(at))?;
     let is_pe = start.starts_with(b"MZ") && pe.starts_with(b"PE\0\0") && pe[24..26] == [0x0b, 2];
     let size = &pe[24 + 148..];

@@ -1,4 +1,5 @@
 use super::*;
+use crate::bytes::text_into;
 
 fn name() -> [u8; FDBOX_NAME_LEN] {
     text_into("vm0")
@@ -73,12 +74,4 @@ fn what_is_not_of_this_protocol_is_refused() {
     let mut bytes = reply().encode();
     bytes[NAME_AT..KIND_AT].fill(b'x');
     assert_eq!(Reply::decode(&bytes), None, "a name without an end");
-}
-
-#[test]
-fn a_long_text_is_cut_between_characters() {
-    let text: [u8; 4] = text_into("aé€");
-    assert_eq!(&text, b"a\xc3\xa9\0");
-    let text: [u8; 5] = text_into("aé€");
-    assert_eq!(&text, b"a\xc3\xa9\0\0");
 }
