@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::answer::Answer;
 use super::backing::Backing;
-use super::content::Content;
+use super::content::{Content, Summary};
 use super::held::{Held, lock};
 use super::luo::{Arrived, MAX_BOXES};
 use super::wire::{Command, Reply, Request};
@@ -43,7 +43,7 @@ impl AllBoxes {
         lock(&self.boxes)
     }
 
-    fn get(&self, name: &BoxName) -> Result<Arc<Held>, Errno> {
+    pub(super) fn get(&self, name: &BoxName) -> Result<Arc<Held>, Errno> {
         self.boxes().get(name).cloned().ok_or(Errno::NOENT)
     }
 
@@ -141,16 +141,15 @@ fn next_box(keeper: &AllBoxes, cursor: u64, answer: &Answer<'_>) -> Result<Reply
     let at = usize::try_from(cursor).unwrap_or(usize::MAX);
     let boxes = keeper.boxes();
     let held = boxes.values().nth(at).cloned().ok_or(Errno::NOENT)?;
-    // Another thread may be sealing that box; the others must not wait for it.
     drop(boxes);
-    let content = held.content();
-    let fds = content.entries().map_or(0, <[_]>::len) as u64;
+    // Another thread may be sealing the box; a listing does not wait for it.
+    let Summary { is_sealed, fds } = held.summary();
     Ok(Reply {
-        code: match content.is_sealed() {
-            Ok(true) => abi::FDBOX_STATE_SEALED,
-            _ => abi::FDBOX_STATE_OPEN,
+        code: match is_sealed {
+            true => abi::FDBOX_STATE_SEALED,
+            false => abi::FDBOX_STATE_OPEN,
         },
-        numbers: [cursor + 1, fds, 0, 0],
+        numbers: [cursor + 1, fds as u64, 0, 0],
         name: held.name.to_kernel(),
         ..answer.reply()
     })

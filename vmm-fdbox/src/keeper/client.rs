@@ -94,9 +94,23 @@ fn exchange(
     let reply = Reply::decode(&bytes).filter(|reply| reply.command == request.command);
     let fd = fds.pop();
     match reply {
-        Some(reply) if fds.is_empty() => Ok((reply, fd)),
+        Some(reply) if fds.is_empty() => {
+            if request.command == Command::Get && fd.is_some() {
+                confirm(socket, ours.as_fd())?;
+            }
+            Ok((reply, fd))
+        }
         _ => Err(Errno::PROTO),
     }
+}
+
+/// Tells the keeper that the file has arrived. If it cannot be told, the file is still in the box.
+fn confirm(socket: BorrowedFd<'_>, reply: BorrowedFd<'_>) -> Result<(), Errno> {
+    let got = Request::new(Command::Got).encode();
+    packet::send(reply, &got, &[]).map_err(|errno| match packet::is_closed(socket) {
+        true => gone(errno),
+        false => Errno::TIMEDOUT,
+    })
 }
 
 /// A single errno means that the keeper is gone.

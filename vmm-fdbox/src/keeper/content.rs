@@ -1,13 +1,14 @@
 //! The contents of a box in a keeper, with the module's errnos.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::Errno;
 
 use super::backing::{Backing, Kept};
 use super::entry::{Entry, Lost, MAX_FDS, MEMFD, OTHER, Refusal};
+use super::held::lock;
 use super::luo::Incoming;
 use super::packet;
 use crate::abi;
@@ -30,6 +31,15 @@ pub(super) struct Content {
     /// What holds the box for the next kernel while it is sealed.
     kept: Option<Kept>,
     claims: Vec<(Connection, Hold)>,
+    /// Up to date before anybody is told of a change.
+    summary: Arc<Mutex<Summary>>,
+}
+
+/// What a listing of boxes says of a box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Summary {
+    pub(super) is_sealed: bool,
+    pub(super) fds: usize,
 }
 
 impl Content {
@@ -41,16 +51,19 @@ impl Content {
             is_deleted: false,
             kept: None,
             claims: Vec::new(),
+            summary: Arc::default(),
         }
     }
 
     /// A box of the last kernel.
     pub(super) fn incoming(incoming: Incoming) -> Self {
-        Self {
+        let content = Self {
             incoming: Some(incoming),
             is_sealed: true,
             ..Self::new()
-        }
+        };
+        content.summarize();
+        content
     }
 
     /// Restores what the last kernel left.
@@ -58,6 +71,18 @@ impl Content {
         if let Some(incoming) = self.incoming.take() {
             self.entries = incoming.take_all();
         }
+    }
+
+    pub(super) fn shared_summary(&self) -> Arc<Mutex<Summary>> {
+        Arc::clone(&self.summary)
+    }
+
+    fn summarize(&self) {
+        let incoming = self.incoming.as_ref().map_or(0, Incoming::fds);
+        *lock(&self.summary) = Summary {
+            is_sealed: self.is_sealed,
+            fds: incoming + self.entries.len(),
+        };
     }
 
     fn exists(&self) -> Result<(), Errno> {
@@ -112,13 +137,15 @@ impl Content {
         backing.takes(fd).map(|()| OTHER)
     }
 
-    /// Puts in a descriptor that the box [takes](Self::takes).
-    pub(super) fn put(&mut self, name: FdName, fd: OwnedFd, kind: &'static str) {
+    /// Puts in a descriptor that the box [takes](Self::takes); returns its index.
+    pub(super) fn put(&mut self, name: FdName, fd: OwnedFd, kind: &'static str) -> usize {
         self.entries.push(Entry {
             name,
             kind: kind.to_owned(),
             file: Ok(fd),
         });
+        self.summarize();
+        self.entries.len() - 1
     }
 
     /// The index of a descriptor, and the descriptor.
@@ -134,8 +161,16 @@ impl Content {
         }
     }
 
-    pub(super) fn remove(&mut self, at: usize) {
-        self.entries.remove(at);
+    pub(super) fn remove(&mut self, at: usize) -> Entry {
+        let entry = self.entries.remove(at);
+        self.summarize();
+        entry
+    }
+
+    /// The inverse of [`remove`](Self::remove).
+    pub(super) fn put_back(&mut self, at: usize, entry: Entry) {
+        self.entries.insert(at, entry);
+        self.summarize();
     }
 
     pub(super) fn seal(
@@ -152,6 +187,7 @@ impl Content {
         self.must_be_open().map_err(refused)?;
         self.kept = backing.keep(held, &self.entries)?;
         self.is_sealed = true;
+        self.summarize();
         Ok(())
     }
 
@@ -189,6 +225,7 @@ impl Content {
         self.must_be_sealed()?;
         self.kept = None;
         self.is_sealed = false;
+        self.summarize();
         Ok(())
     }
 

@@ -1,10 +1,10 @@
 //! A box in a keeper, shared by its threads.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::content::Content;
+use super::content::{Content, Summary};
 use crate::name::BoxName;
 use crate::owner::Owner;
 
@@ -12,11 +12,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A box. Its owner can be queried while its contents are in use or still being restored.
+/// A box. While its contents are in use, for example to be sealed, its owner and its summary can be
+/// queried all the same.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) name: BoxName,
     owner: Mutex<Owner>,
+    summary: Arc<Mutex<Summary>>,
     content: Mutex<Content>,
 }
 
@@ -25,6 +27,7 @@ impl Held {
         Self {
             name,
             owner: Mutex::new(owner),
+            summary: content.shared_summary(),
             content: Mutex::new(content),
         }
     }
@@ -38,6 +41,10 @@ impl Held {
 
     pub(super) fn owner(&self) -> Owner {
         *lock(&self.owner)
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        *lock(&self.summary)
     }
 
     /// Changes the owner of an open box. For a sealed box the owner may already be recorded.

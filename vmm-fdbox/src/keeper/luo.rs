@@ -193,6 +193,10 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
+    pub(super) fn fds(&self) -> usize {
+        self.fds.len()
+    }
+
     /// Retrieves all files: those that cannot be retrieved are lost, and LUO frees what it still
     /// has of them.
     pub(super) fn take_all(self) -> Vec<Entry> {

@@ -35,8 +35,8 @@ impl Used<'_> {
         match request.command {
             Command::State => answer.reply_with(state(content, answer)),
             Command::Put => answer.done_or(name, |name| self.put(content, name, put, answer)),
-            Command::Get => answer.done_or(name, |name| get(content, &name, false, answer)),
-            Command::Keep => answer.done_or(name, |name| get(content, &name, true, answer)),
+            Command::Get => answer.done_or(name, |name| get(content, &name, answer)),
+            Command::Keep => answer.done_or(name, |name| keep(content, &name, answer)),
             Command::NextFd => answer.reply_with(next_fd(content, cursor, answer)),
             Command::NextLost => answer.reply_with(next_lost(content, cursor, answer)),
             Command::Seal => match self.seal(content) {
@@ -58,7 +58,7 @@ impl Used<'_> {
         content.seal(held, self.backing)
     }
 
-    /// The descriptor stays in the box only if the client has received the reply.
+    /// The descriptor stays in the box only if the client gets the reply.
     fn put(
         &self,
         content: &mut Content,
@@ -68,18 +68,28 @@ impl Used<'_> {
     ) -> Result<(), Errno> {
         let fd = put.ok_or(Errno::BADF)?;
         let kind = content.takes(&name, fd.as_fd(), self.backing)?;
-        if answer.send(&answer.reply(), None) {
-            content.put(name, fd, kind);
+        let at = content.put(name, fd, kind);
+        if !answer.send(&answer.reply(), None) {
+            content.remove(at);
         }
         Ok(())
     }
 }
 
-/// The descriptor leaves the box only if the client has received it.
-fn get(content: &mut Content, name: &FdName, keep: bool, answer: &Answer<'_>) -> Result<(), Errno> {
-    let (at, fd) = content.find(name)?;
-    if answer.send(&answer.reply(), Some(fd)) && !keep {
-        content.remove(at);
+/// Sends a descriptor that stays in the box.
+fn keep(content: &Content, name: &FdName, answer: &Answer<'_>) -> Result<(), Errno> {
+    let (_, fd) = content.find(name)?;
+    answer.send(&answer.reply(), Some(fd));
+    Ok(())
+}
+
+/// The descriptor leaves the box only if the client confirms that it has it.
+fn get(content: &mut Content, name: &FdName, answer: &Answer<'_>) -> Result<(), Errno> {
+    let (at, _) = content.find(name)?;
+    let entry = content.remove(at);
+    let fd = entry.file.as_ref().ok().map(AsFd::as_fd);
+    if !(answer.send(&answer.reply(), fd) && answer.is_confirmed()) {
+        content.put_back(at, entry);
     }
     Ok(())
 }

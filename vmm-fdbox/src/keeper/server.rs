@@ -50,6 +50,11 @@ impl Shared {
         Ok(theirs)
     }
 
+    #[cfg(test)]
+    pub(super) fn held(&self, name: &crate::name::BoxName) -> Result<Arc<Held>, Errno> {
+        self.boxes.get(name)
+    }
+
     /// Opens a box: the socket in the reply is its descriptor.
     fn open(self: &Arc<Self>, request: &Request, answer: &Answer<'_>) {
         match self

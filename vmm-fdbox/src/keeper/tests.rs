@@ -1,6 +1,8 @@
 use std::os::fd::AsFd;
 use std::thread;
+use std::time::Duration;
 
+use rustix::event::PollFlags;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{RecvFlags, Shutdown, shutdown};
 
@@ -9,6 +11,7 @@ use super::*;
 use crate::bytes::text_into;
 use crate::control::Info;
 use crate::coordinator::Boxes;
+use crate::deadline::Deadline;
 use crate::name::{BoxName, FdName};
 use crate::passed::PassedBox;
 use crate::store::BoxStore;
@@ -189,4 +192,75 @@ fn there_is_an_end_to_what_a_keeper_takes() {
     });
     let first = fill.enumerate().find(|(_, done)| done.is_err());
     assert_eq!(first, Some((entry::MAX_FDS - 1, Err(Errno::NOSPC))));
+}
+
+#[test]
+fn a_listing_does_not_wait_for_a_box_that_is_in_use() {
+    let keeper = Keeper::holder().unwrap();
+    let control = keeper.connect().unwrap();
+    let open = control.create(&name()).unwrap();
+    open.put(&fd_name(), memfd()).unwrap();
+    // As while it is sealed into LUO.
+    let held = keeper.0.held(&name()).unwrap();
+    let in_use = held.content();
+    let listed = |sealed, fds| {
+        let name = name();
+        assert_eq!(
+            control.boxes().unwrap(),
+            [crate::BoxInfo { name, sealed, fds }]
+        );
+    };
+    listed(false, 1);
+    drop(in_use);
+    let sealed = open.seal().unwrap();
+    listed(true, 1);
+    let open = sealed.unseal().unwrap();
+    listed(false, 1);
+    open.get(&fd_name()).unwrap();
+    listed(false, 0);
+}
+
+/// Sends a GET and waits until the reply has arrived.
+fn ask_for_file(socket: &OwnedFd) -> OwnedFd {
+    let (ours, theirs) = packet::pair().unwrap();
+    let get = Request::new(Command::Get).name(fd_name().to_kernel());
+    packet::send(socket.as_fd(), &get.encode(), &[theirs.as_fd()]).unwrap();
+    drop(theirs);
+    let deadline = Deadline::within(Duration::MAX);
+    assert_eq!(
+        packet::wait(ours.as_fd(), PollFlags::IN, deadline),
+        Ok(true)
+    );
+    ours
+}
+
+#[test]
+fn a_file_stays_in_the_box_until_the_client_confirms_that_it_has_it() {
+    let (_keeper, control) = with_box();
+    let socket = control.descriptor(&name()).unwrap();
+    let is_there = || client::next_fd(socket.as_fd(), 0).unwrap().is_some();
+    // Killed before it reads the reply.
+    drop(ask_for_file(&socket));
+    assert!(is_there());
+    let read = |asked: &OwnedFd| {
+        let reply = packet::receive(asked.as_fd(), REPLY_BYTES, RecvFlags::empty());
+        assert_eq!(reply.unwrap().unwrap().fds.len(), 1);
+    };
+    // Killed when it has read it.
+    let asked = ask_for_file(&socket);
+    read(&asked);
+    drop(asked);
+    assert!(is_there());
+    // Stopped: it finds out when it continues.
+    let asked = ask_for_file(&socket);
+    assert!(is_there());
+    let got = Request::new(Command::Got).encode();
+    let late = packet::send(asked.as_fd(), &got, &[]);
+    assert_eq!(late, Err(Errno::PIPE));
+    // Killed when it has confirmed.
+    let asked = ask_for_file(&socket);
+    read(&asked);
+    packet::send(asked.as_fd(), &got, &[]).unwrap();
+    drop(asked);
+    assert!(!is_there());
 }

@@ -45,10 +45,12 @@ pub(crate) enum Command {
     Salvage = 23,
     NextLost = 24,
     Claim = 25,
+    /// Not a request: confirms the reply to `Get`.
+    Got = 26,
 }
 
 impl Command {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Info,
         Self::Create,
         Self::Delete,
@@ -67,6 +69,7 @@ impl Command {
         Self::Salvage,
         Self::NextLost,
         Self::Claim,
+        Self::Got,
     ];
 
     fn of(number: u16) -> Option<Self> {
