@@ -41,7 +41,8 @@ pub(crate) struct KeeperArgs {
     /// The home of the boxes: luo or holder.
     #[arg(long, value_name = "HOME", value_parser = parse_home)]
     pub(crate) home: Home,
-    /// The socket to listen on. Default: the socket that is open as standard input.
+    /// The socket to listen on. Default: the socket that is open as standard
+    /// output; an error is then written to the socket that is open as standard input.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 }

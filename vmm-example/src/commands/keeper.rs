@@ -1,41 +1,49 @@
 //! `keeper`: keeps boxes on a kernel without the module; and how the other commands find or start
 //! one.
 
+use std::env;
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::{env, thread};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::io::Errno;
+use vmm_fdbox::coordinator::Child;
 use vmm_fdbox::keeper::Keeper;
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{BoxError, Control, Home};
+use vmm_fdbox::{BoxError, Control, Deadline, Home};
 
+use super::answer::hear;
 use crate::cli::{HomeArg, HomeArgs, KeeperArgs};
-use crate::error::{chain, say};
+use crate::error::chain;
 
 const FDBOX: &str = "/dev/fdbox/fdbox";
 const LUO: &str = "/dev/liveupdate";
+
+/// From the start of a keeper until it listens. It has taken no boxes from LUO by then, so killing it
+/// loses none.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
     let ready = match start(args) {
         Ok(ready) => ready,
         Err(error) if args.socket.is_none() => {
             // For the process that started it.
-            say(&chain(error.as_ref()));
+            let _ = rustix::io::write(rustix::stdio::stdin(), chain(error.as_ref()).as_bytes());
             return Ok(ExitStatus::Error);
         }
         Err(error) => return Err(error),
     };
     let (keeper, listener) = ready;
     if args.socket.is_none() {
-        // The process that started this one waits for the end of its output: no text means success.
-        let null = File::options().write(true).open("/dev/null");
-        rustix::stdio::dup2_stdout(null.context("Cannot open /dev/null")?)?;
+        // The process that started this one waits for the end of the connection: no text means success.
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let null = null.context("Cannot open /dev/null")?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stdin(&null)?;
     }
     keeper
         .serve(listener.as_fd())
@@ -50,7 +58,8 @@ pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
 fn start(args: &KeeperArgs) -> anyhow::Result<(Keeper, OwnedFd)> {
     let listener = match &args.socket {
         Some(path) => listen(path)?,
-        None => rustix::io::dup(rustix::stdio::stdin()).context("Cannot use standard input")?,
+        None => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 0)
+            .context("Cannot use standard output")?,
     };
     let keeper = match args.home {
         Home::Luo => Keeper::luo()?,
@@ -104,29 +113,58 @@ fn running(path: &Path) -> Result<Option<Control>, BoxError> {
 
 /// Starts a keeper that outlives this process.
 fn start_one(path: &Path, home: Home) -> anyhow::Result<Control> {
-    let listener = listen(path)?;
     let program = env::current_exe().context("Cannot find this program")?;
+    start_program(&program, path, home, START_LIMIT)?;
+    Ok(Control::connect(path)?)
+}
+
+fn start_program(program: &Path, path: &Path, home: Home, limit: Duration) -> anyhow::Result<()> {
     let mut command = Command::new(program);
     command.args(["keeper", "--home", &home.to_string()]);
-    command
-        .stdin(listener)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    command.stdout(listen(path)?).stderr(Stdio::null());
     // Keeps signals of this command's terminal from it.
     command.process_group(0);
-    let mut child = command.spawn().context("Cannot start a keeper")?;
-    drop(command);
-    let mut complaint = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout
-            .read_to_string(&mut complaint)
-            .context("Cannot read the keeper's output")?;
+    let (mut child, socket) = Child::spawn(command).context("Cannot start a keeper")?;
+    match hear(socket, Deadline::within(limit)) {
+        Ok(complaint) if complaint.is_empty() => {
+            child.let_go();
+            Ok(())
+        }
+        Ok(complaint) => bail!(complaint),
+        Err(error) => {
+            let (pid, ended) = (child.id(), child.kill());
+            let secs = limit.as_secs_f64();
+            bail!("The keeper (process {pid}) did not start within {secs} s: {error}; {ended}")
+        }
     }
-    if !complaint.is_empty() {
-        let _ = child.wait();
-        bail!(complaint.trim_end().to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// What is said of a program that should be a keeper and is this script.
+    fn said_of(script: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = dir.path().join("keeper");
+        let limit = Duration::from_millis(500);
+        let started = start_program(&program, &path, Home::Holder, limit);
+        chain(started.unwrap_err().as_ref())
     }
-    // If no thread can be started the keeper remains a zombie until this process ends.
-    let _ = thread::Builder::new().spawn(move || child.wait());
-    Ok(Control::connect(path)?)
+
+    #[test]
+    fn one_that_hangs_is_killed_and_one_that_complains_is_quoted() {
+        for hung in ["exec sleep 600", "kill -STOP $$"] {
+            let why = said_of(hung);
+            assert!(why.contains("did not start within 0.5 s"), "{why}");
+            assert!(why.ends_with("it was killed by signal 9"), "{why}");
+        }
+        assert_eq!(said_of("echo -n no LUO >&0; exec sleep 600 <&-"), "no LUO");
+    }
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod answer;
 mod bench;
 mod check_state;
 mod control;

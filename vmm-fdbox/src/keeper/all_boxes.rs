@@ -1,7 +1,7 @@
 //! The boxes of a keeper, and the commands of its socket.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 
 use rustix::io::Errno;
@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use super::answer::Answer;
 use super::backing::Backing;
 use super::content::{Content, Summary};
-use super::held::{Held, lock};
+use super::held::Held;
+use super::lock::lock;
 use super::luo::{Arrived, MAX_BOXES};
 use super::wire::{Command, Reply, Request};
 use crate::abi;
@@ -20,27 +21,31 @@ use crate::owner::Owner;
 #[derive(Debug)]
 pub(super) struct AllBoxes {
     backing: Backing,
-    boxes: Mutex<BTreeMap<BoxName, Arc<Held>>>,
+    /// With those of the last kernel, once they have been asked for.
+    boxes: OnceLock<Mutex<Boxes>>,
 }
 
+type Boxes = BTreeMap<BoxName, Arc<Held>>;
+
 impl AllBoxes {
-    pub(super) fn new(mut backing: Backing) -> Self {
-        let arrived: Vec<_> = backing.arrivals().into_iter().map(held).collect();
-        for held in &arrived {
-            let held = Arc::clone(held);
-            // Restoring in the background; without a thread the box is restored on first use.
-            let restore = move || drop(held.content());
-            let _ = thread::Builder::new().name("arrival".into()).spawn(restore);
-        }
-        let named = |held: Arc<Held>| (held.name.clone(), held);
+    pub(super) fn new(backing: Backing) -> Self {
         Self {
-            boxes: Mutex::new(arrived.into_iter().map(named).collect()),
             backing,
+            boxes: OnceLock::new(),
         }
     }
 
-    fn boxes(&self) -> MutexGuard<'_, BTreeMap<BoxName, Arc<Held>>> {
-        lock(&self.boxes)
+    /// Takes the boxes of the last kernel from the backing: they are lost with this process from
+    /// here on.
+    pub(super) fn arrive(&self) {
+        drop(self.boxes());
+    }
+
+    fn boxes(&self) -> MutexGuard<'_, Boxes> {
+        lock(
+            self.boxes
+                .get_or_init(|| Mutex::new(arrived(&self.backing))),
+        )
     }
 
     pub(super) fn get(&self, name: &BoxName) -> Result<Arc<Held>, Errno> {
@@ -103,6 +108,18 @@ impl AllBoxes {
             _ => answer.done(Err(Errno::PERM)),
         }
     }
+}
+
+fn arrived(backing: &Backing) -> Boxes {
+    let arrived: Vec<_> = backing.arrivals().into_iter().map(held).collect();
+    for held in &arrived {
+        let held = Arc::clone(held);
+        // Restoring in the background; without a thread the box is restored on first use.
+        let restore = move || drop(held.content());
+        let _ = thread::Builder::new().name("arrival".into()).spawn(restore);
+    }
+    let named = |held: Arc<Held>| (held.name.clone(), held);
+    arrived.into_iter().map(named).collect()
 }
 
 fn held(arrived: Arrived) -> Arc<Held> {

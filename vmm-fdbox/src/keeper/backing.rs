@@ -68,7 +68,7 @@ impl Backing {
     }
 
     /// The boxes of the last kernel.
-    pub(super) fn arrivals(&mut self) -> Vec<Arrived> {
+    pub(super) fn arrivals(&self) -> Vec<Arrived> {
         match self {
             Self::Nobody => Vec::new(),
             Self::Luo(luo) => luo.arrivals(),

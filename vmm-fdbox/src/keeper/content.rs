@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::backing::{Backing, Kept};
 use super::entry::{Entry, Lost, MAX_FDS, MEMFD, OTHER, Refusal};
-use super::held::lock;
+use super::lock::lock;
 use super::luo::Incoming;
 use super::packet;
 use crate::abi;

@@ -1,16 +1,13 @@
 //! A box in a keeper, shared by its threads.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 
 use super::content::{Content, Summary};
+use super::lock::lock;
 use crate::name::BoxName;
 use crate::owner::Owner;
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A box. While its contents are in use, for example to be sealed, its owner and its summary can be
 /// queried all the same.

@@ -5,7 +5,7 @@
 //! [directory](super::directory). LUO cannot list sessions: a keeper tries each possible name.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::io::Errno;
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::KeeperError;
 use super::directory::{Directory, Listed, MAX_BYTES};
 use super::entry::{Entry, Lost, Refusal};
+use super::lock::lock;
 use crate::abi;
 use crate::name::BoxName;
 use crate::owner::Owner;
@@ -47,7 +48,7 @@ pub(super) struct Luo {
     /// The numbers of the existing sessions.
     used: Arc<Mutex<Vec<u32>>>,
     /// Sessions that arrived but cannot be read: their files are lost when they are closed.
-    unread: Vec<OwnedFd>,
+    unread: Mutex<Vec<OwnedFd>>,
 }
 
 /// A box held by LUO, until this is dropped.
@@ -66,10 +67,6 @@ impl Drop for LuoBox {
     }
 }
 
-fn lock(used: &Mutex<Vec<u32>>) -> MutexGuard<'_, Vec<u32>> {
-    used.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn session_name(number: u32) -> String {
     format!("vmm-fdbox.{number}")
 }
@@ -82,7 +79,7 @@ impl Luo {
         let luo = Self {
             device,
             used: Default::default(),
-            unread: Vec::new(),
+            unread: Mutex::default(),
         };
         let memfd = filled_memfd(&[0]).map_err(KeeperError::NoMemfd)?;
         luo.takes(memfd.as_fd()).map_err(KeeperError::NoMemfd)?;
@@ -90,7 +87,7 @@ impl Luo {
     }
 
     pub(super) fn features(&self) -> u64 {
-        let refused = match self.unread.is_empty() {
+        let refused = match lock(&self.unread).is_empty() {
             true => 0,
             false => abi::FDBOX_FEATURE_REFUSED,
         };
@@ -155,7 +152,7 @@ impl Luo {
     }
 
     /// The boxes of the last kernel.
-    pub(super) fn arrivals(&mut self) -> Vec<Arrived> {
+    pub(super) fn arrivals(&self) -> Vec<Arrived> {
         let mut arrived = Vec::new();
         for number in 0..MAX_BOXES {
             let Ok(session) = sys::luo_retrieve(self.device.as_fd(), &session_name(number)) else {
@@ -170,7 +167,7 @@ impl Luo {
                         incoming,
                     });
                 }
-                None => self.unread.push(session),
+                None => lock(&self.unread).push(session),
             }
         }
         arrived

@@ -32,6 +32,7 @@ mod content;
 mod directory;
 mod entry;
 mod held;
+mod lock;
 mod luo;
 mod one_box;
 mod packet;
@@ -94,7 +95,8 @@ impl Keeper {
         Ok(Self(Arc::new(shared)))
     }
 
-    /// A keeper backed by LUO, with the boxes that the last kernel left in LUO.
+    /// A keeper backed by LUO. It takes the boxes that the last kernel left in LUO when it is asked
+    /// for boxes or begins to [`serve`](Self::serve).
     ///
     /// # Errors
     /// [`KeeperError`].

@@ -77,6 +77,7 @@ impl Shared {
 
     /// Serves connections until there are no connections and no boxes left.
     pub(super) fn accept(self: &Arc<Self>, listener: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.boxes.arrive();
         loop {
             let mut fds = [
                 PollFd::new(&listener, PollFlags::IN),

@@ -1,6 +1,6 @@
 //! Another build of this VMM that takes over a guest in this kernel, as the user of the old one.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -16,13 +16,11 @@ use vmm_fdbox::{Deadline, Finding};
 
 use super::guests::Guest;
 use crate::cli::LiveUpdateArgs;
+use crate::commands::answer::hear;
 use crate::commands::check_state::Verdict;
 use crate::error::chain;
 use crate::identity::Identity;
 use crate::sandbox::Level;
-
-/// The maximum length of an answer in bytes.
-const MAX_ANSWER: u64 = 1 << 20;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -111,24 +109,6 @@ impl Successor {
         drop(asked);
         let _ = socket.shutdown(Shutdown::Write);
     }
-}
-
-/// Everything that arrives before the deadline.
-fn hear(answer: UnixStream, deadline: Deadline) -> io::Result<String> {
-    let mut text = Vec::new();
-    let mut chunk = [0; 4096];
-    let mut answer = answer.take(MAX_ANSWER);
-    loop {
-        let left = deadline.left().max(Duration::from_millis(1));
-        answer.get_ref().set_read_timeout(Some(left))?;
-        match answer.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(count) => text.extend_from_slice(&chunk[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    String::from_utf8(text).map_err(io::Error::other)
 }
 
 /// Why a binary cannot be used, and what to do about it.
