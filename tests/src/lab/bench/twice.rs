@@ -139,9 +139,11 @@ impl Twice {
     }
 
     fn stage(&self, bench: &Bench<'_>) -> Stage {
+        // The kernel hands words that it does not know to init as its environment.
         let first = format!(
-            "{} rdinit={PROGRAM} {FIRST}={}",
+            "{} rdinit={PROGRAM} {}{FIRST}={}",
             self.cmdline(1, bench.clocks),
+            bench.environment,
             self.first
         );
         let next_cmdline = match self.profile {
