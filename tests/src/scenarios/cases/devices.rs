@@ -53,8 +53,13 @@ fn binary(cx: &Cx<'_>) -> Result<()> {
 }
 
 /// Boots a guest, has another VMM take it over, and ends it.
-pub(super) fn replace_the_vmm(cx: &Cx<'_>, spec: Spec, arguments: &[&str]) -> Result<()> {
-    let mut guest = Guest::boot(spec, &Arc::new(EventPort::open()?))?;
+fn replace_the_vmm(cx: &Cx<'_>, spec: Spec, arguments: &[&str]) -> Result<()> {
+    let guest = Guest::boot(spec, &Arc::new(EventPort::open()?))?;
+    replace_the_vmm_of(cx, guest, arguments)
+}
+
+/// The same for an existing guest.
+pub(super) fn replace_the_vmm_of(cx: &Cx<'_>, mut guest: Guest, arguments: &[&str]) -> Result<()> {
     healthy(&guest.report()?)?;
     guest.console.wait_for_io(None)?;
     guest.reset_gap()?;

@@ -5,14 +5,18 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
+use fdbox_lab::witness::Report;
+use rustix::process::{Pid, Signal, kill_process};
 
 use serde_json::json;
 
-use super::devices::{end_io, replace_the_vmm};
-use super::guest::{asked, take_over, update_under};
+use super::devices::{end_io, replace_the_vmm_of};
+use super::guest::{asked, port, take_over, update_a};
+use super::reports::same_guest;
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::guest::{Spec, VMM};
+use crate::guest::{Guest, Spec, Updating, VMM};
+use crate::host;
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -29,7 +33,8 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "homes/guest-luo",
-        about: "a guest with disk and TCP connection goes on under a new kernel, both unpatched and without the module",
+        about: "a guest with disk and TCP connection goes on when the keeper is killed before the jump, and \
+                then under a new kernel, both unpatched and without the module",
         host: HostKind::GuestLuo,
         stages: &[guest_before, guest_after],
     },
@@ -82,8 +87,40 @@ fn spec() -> Spec {
     }
 }
 
+/// The keeper that a command started.
+fn keeper() -> Result<Pid> {
+    let is_keeper = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"keeper")
+    };
+    let entries = std::fs::read_dir("/proc")?.flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let found = pids.find(is_keeper).and_then(Pid::from_raw);
+    found.context("There is no keeper")
+}
+
+/// Kills the keeper when the whole guest is in its box: the update is rolled back.
+fn lose_the_keeper(guest: &mut Guest, update: Updating, before: &Report) -> Result<()> {
+    update.wait_for_stop()?;
+    kill_process(keeper()?, Signal::KILL)?;
+    host::until("The keeper is gone", || Ok(keeper().is_err()))?;
+    update.signal(Signal::CONT)?;
+    let ended = update.end()?;
+    ended.expect(11)?;
+    let is_said = ended.text.contains("the keeper is gone");
+    ensure!(is_said, "The keeper is not named: {}", ended.text);
+    guest.wait_for_beat()?;
+    same_guest(before, &guest.report()?)
+}
+
+const STOPS: [&str; 3] = ["--json", "--stop-at", "jump"];
+
 fn guest_before(cx: &Cx<'_>) -> Result<()> {
-    update_under(cx, spec())
+    let mut guest = Guest::boot(spec(), &port()?)?;
+    let before = guest.report()?;
+    let update = guest.start_update(&STOPS)?;
+    lose_the_keeper(&mut guest, update, &before)?;
+    update_a(cx, guest)
 }
 
 fn guest_after(cx: &Cx<'_>) -> Result<()> {
@@ -94,7 +131,14 @@ fn guest_after(cx: &Cx<'_>) -> Result<()> {
 }
 
 fn guest_binary(cx: &Cx<'_>) -> Result<()> {
-    replace_the_vmm(cx, spec(), &["--home", "holder"])?;
+    let mut guest = Guest::boot(spec(), &port()?)?;
+    let before = guest.report()?;
+    let mut update = Command::new(VMM);
+    update.args(["live-update", "--home", "holder", "--binary", VMM]);
+    update.arg("--api-socket").arg(guest.spec.api()).args(STOPS);
+    let update = Updating::start(&mut update)?;
+    lose_the_keeper(&mut guest, update, &before)?;
+    replace_the_vmm_of(cx, guest, &["--home", "holder"])?;
     // Nothing is left that has to be kept.
     let mut boxes = Command::new(VMM);
     let boxes = boxes

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Report;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::guest::{port, spec};
@@ -143,9 +143,7 @@ fn kill_at_the_jump(guest: &Guest, more: &[&str]) -> Result<Ended> {
     let old = guest.runner()?;
     let arguments = [&["--stop-at", "jump"], more].concat();
     let update = Updating::start(&mut upgrade(guest, VMM, &arguments))?;
-    let pid = Pid::from_raw(update.id() as i32).context("A process has a number")?;
-    let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED)?.context("A status")?;
-    ensure!(status.stopped(), "The coordinator ended: {status:?}");
+    update.wait_for_stop()?;
     old.kill()?;
     update.signal(Signal::CONT)?;
     update.end()

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 
 use super::{END_LIMIT, Ended, Guest, VMM};
@@ -95,6 +95,14 @@ impl Updating {
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.process.id() as i32).context("A process has a number")?;
         Ok(kill_process(pid, signal)?)
+    }
+
+    /// Waits until it has stopped itself (`--stop-at`).
+    pub(crate) fn wait_for_stop(&self) -> Result<()> {
+        let pid = Pid::from_raw(self.process.id() as i32).context("A process has a number")?;
+        let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED)?.context("A status")?;
+        ensure!(status.stopped(), "The update ended: {status:?}");
+        Ok(())
     }
 
     /// Reads lines until `wanted` accepts one, and returns that.
