@@ -284,6 +284,16 @@ impl Control {
         }
     }
 
+    /// Whether its boxes are still kept.
+    ///
+    /// # Errors
+    /// EPIPE the keeper is gone, and with it what the boxes had; ETIMEDOUT it does not answer within
+    /// a second.
+    pub fn check(&self) -> Result<(), BoxError> {
+        let checked = self.handle.check();
+        checked.map_err(|errno| BoxError::new(Operation::Info, self.home.keeper(), errno))
+    }
+
     /// Makes sure that the next kernel will find every sealed box. Boxes that a keeper retrieved from LUO in this kernel
     /// have to be sealed again for that.
     ///

@@ -193,6 +193,14 @@ impl ControlHandle {
         }
     }
 
+    /// Whether the boxes are still kept.
+    pub(crate) fn check(&self) -> Result<(), Errno> {
+        match self {
+            Self::Module(_) => Ok(()),
+            Self::Keeper(socket) => client::check(socket.as_fd()),
+        }
+    }
+
     /// Makes sure that the next kernel will find every sealed box; for the module this is always
     /// the case.
     pub(crate) fn make_ready(&self) -> Result<(), Errno> {

@@ -12,9 +12,22 @@ use crate::hold::Hold;
 use crate::member::Module;
 use crate::name::BoxName;
 use crate::owner::Owner;
+use crate::seal_error::SealError;
 use crate::statefd::SavedState;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::update::STATE_FD;
+
+/// What was found in the box of a guest.
+#[derive(Debug)]
+pub enum WholeGuest {
+    /// No guest, or not all of it.
+    None,
+    /// The guest, for anyone to take.
+    Waits,
+    /// The guest. The box could not be sealed again: the guest can be resumed in this kernel, and a
+    /// kexec would lose it.
+    WaitsInOpenBox(SealError),
+}
 
 /// Where a coordinator creates boxes: [`Control`], or a `FakeStore` with the feature `fake`.
 pub trait Boxes: BoxStore + Send + Sync {
@@ -35,6 +48,15 @@ pub trait Boxes: BoxStore + Send + Sync {
     /// # Errors
     /// ENOENT if there is no such box.
     fn owner(&self, name: &BoxName) -> Result<Owner, BoxError>;
+
+    /// Whether its boxes are still kept: a keeper may have ended. Called while guests wait. Default:
+    /// they are.
+    ///
+    /// # Errors
+    /// As [`Control::check`].
+    fn check(&self) -> Result<(), BoxError> {
+        Ok(())
+    }
 
     /// Makes sure that the next kernel will find every sealed box; one that came from the last kernel may not be ready.
     /// Default: it is.
@@ -95,19 +117,25 @@ pub trait Boxes: BoxStore + Send + Sync {
     ///
     /// # Errors
     /// ENOENT, ENODEV if there is no such box or no state in it; those of UNSEAL.
-    fn has_whole_guest(&self, name: &BoxName) -> Result<bool, BoxError> {
+    fn find_whole_guest(&self, name: &BoxName) -> Result<WholeGuest, BoxError> {
         let is_whole = |open: &Self::Open| {
             let state = open.get_and_keep(&crate::update::state_fd_name())?;
             Ok(SavedState::read(state).is_ok())
         };
         match self.open_box(name)? {
-            AnyBox::Open(open) => is_whole(&open),
+            AnyBox::Open(open) => match is_whole(&open)? {
+                true => Ok(WholeGuest::Waits),
+                false => Ok(WholeGuest::None),
+            },
             AnyBox::Sealed(sealed) => {
                 let open = sealed.unseal().map_err(|failed| failed.error.error)?;
                 let whole = is_whole(&open);
-                // If this fails the box stays open: it can be resumed in this kernel.
-                let _ = open.seal();
-                whole
+                let sealed = open.seal();
+                Ok(match (whole?, sealed) {
+                    (false, _) => WholeGuest::None,
+                    (true, Ok(_)) => WholeGuest::Waits,
+                    (true, Err(failed)) => WholeGuest::WaitsInOpenBox(failed.error),
+                })
             }
         }
     }
@@ -156,6 +184,10 @@ impl Boxes for Control {
         Self::owner(self, name)
     }
 
+    fn check(&self) -> Result<(), BoxError> {
+        Self::check(self)
+    }
+
     fn make_ready(&self) -> Result<(), BoxError> {
         Self::make_ready(self)
     }
@@ -172,6 +204,10 @@ impl<B: Boxes + ?Sized> Boxes for Arc<B> {
 
     fn owner(&self, name: &BoxName) -> Result<Owner, BoxError> {
         (**self).owner(name)
+    }
+
+    fn check(&self) -> Result<(), BoxError> {
+        (**self).check()
     }
 
     fn make_ready(&self) -> Result<(), BoxError> {

@@ -10,9 +10,9 @@ use serde_json::Value;
 use super::arriving::{ArrivingError, RemoteArriving};
 use super::boxes::Boxes;
 use super::child::{Child, ChildError};
-use super::leaving::RemoteLeaving;
+use super::leaving::{RemoteLeaving, TakenBack};
 use crate::kind::Kind;
-use crate::member::{Arrive, Lent};
+use crate::member::{Arrive, Failed, Lent};
 use crate::update::{ExitStatus, Member, Objection, Step, Stopped};
 
 /// How long a VMM that has taken the guest may take to say so. Nobody else can have the guest, so
@@ -127,20 +127,20 @@ impl<B: Boxes> Handover<B> {
         let mut why = late.to_string();
         let old = match self.leaving.take_back() {
             // Nobody else can have the guest, and the new VMM must stop using its devices.
-            Ok(()) => return Err(self.undo(Step::Jump, why)),
+            Ok(TakenBack::Yes) => return Err(self.undo(Step::Jump, why)),
+            Ok(TakenBack::BoxGone(message)) => return self.settle_without_box(late, &message),
             Err(stopped) => stopped,
         };
-        let Some(arriving) = &mut self.arriving else {
-            return Err(old);
-        };
         if let ArrivingError::Channel { .. } = late {
-            match arriving.wait_until_it_runs(PATIENCE.max(self.limit)) {
+            match self.wait_until_it_runs() {
                 Ok(()) => return Ok(()),
                 Err(error) => why = error.to_string(),
             }
         }
+        let Some(mut arriving) = self.arriving.take() else {
+            return Err(old);
+        };
         let ended = arriving.child().kill();
-        self.arriving = None;
         let (status, message) = match old.status {
             // Whatever was true while the new VMM was alive no longer counts.
             ExitStatus::WaitsInBox if self.leaving.waits_in_box() => (
@@ -163,6 +163,41 @@ impl<B: Boxes> Handover<B> {
             error: Some(why),
             ..Stopped::untouched(message)
         })
+    }
+
+    /// The same without the box, which is gone with its keeper: the old VMM has the guest only if
+    /// the new one says that it does not.
+    fn settle_without_box(&mut self, late: ArrivingError, gone: &str) -> Result<(), Stopped> {
+        let late = match late {
+            ArrivingError::Channel { .. } => match self.wait_until_it_runs() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            late => late,
+        };
+        if let ArrivingError::Failed(Failed {
+            can_retry: true, ..
+        }) = late
+        {
+            return Err(self.undo(Step::Jump, late.to_string()));
+        }
+        self.arriving = None;
+        Err(Stopped {
+            status: ExitStatus::GuestLost,
+            step: Some(Step::Jump),
+            error: Some(late.to_string()),
+            ..Stopped::untouched(format!(
+                "Guest lost: {gone}, and whether the new VMM had the guest is not known: {late}"
+            ))
+        })
+    }
+
+    fn wait_until_it_runs(&mut self) -> Result<(), ArrivingError> {
+        let limit = PATIENCE.max(self.limit);
+        match &mut self.arriving {
+            Some(arriving) => arriving.wait_until_it_runs(limit),
+            None => Ok(()),
+        }
     }
 
     /// Moves over what the old VMM still has; the guest runs in any case.

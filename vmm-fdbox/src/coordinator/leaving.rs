@@ -8,9 +8,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use serde_json::Value;
 
-use super::boxes::Boxes;
+use super::boxes::{Boxes, WholeGuest};
 use super::connection::{Connection, unexpected};
 use super::process::Process;
 use crate::deadline::Deadline;
@@ -22,6 +23,17 @@ use crate::member::{
 };
 use crate::owner::Owner;
 use crate::update::{ExitStatus, Limits, Stopped};
+
+/// The result of [`RemoteLeaving::take_back`]. The guest stays paused until
+/// [`undo`](RemoteLeaving::undo).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TakenBack {
+    /// Nobody else can have the guest.
+    Yes,
+    /// The box is gone with its keeper, and why the VMM thinks so. Only whoever may have taken the
+    /// guest knows whether they did.
+    BoxGone(String),
+}
 
 /// A member of a [`Fleet`](crate::update::Fleet) whose guest is in another process, a VMM that runs
 /// [`serve_leaving`](crate::member::serve_leaving). Dropping it closes the socket, and the guest is
@@ -207,16 +219,32 @@ impl<B: Boxes> RemoteLeaving<B> {
         if !std::mem::take(&mut self.may_be_saved) || !is_dead {
             return None;
         }
-        let looked = self.boxes.has_whole_guest(&name);
-        self.saved = looked.unwrap_or(false);
-        let why = self.connection.as_ref().err().filter(|_| self.saved)?;
+        let why = self.connection.as_ref().err()?;
+        let then = match self.boxes.find_whole_guest(&name) {
+            Ok(WholeGuest::None) => return None,
+            Ok(WholeGuest::Waits) => {
+                self.saved = true;
+                format!("the guest waits in box {name}: resume it")
+            }
+            Ok(WholeGuest::WaitsInOpenBox(error)) => {
+                self.saved = true;
+                format!(
+                    "the guest waits in box {name}, and a kexec would lose it ({error}): \
+                     resume it in this kernel"
+                )
+            }
+            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NODEV | Errno::PIPE) => {
+                return None;
+            }
+            Err(error) => format!(
+                "whether the guest waits in box {name} is not known ({error}): try to resume it"
+            ),
+        };
         let who = &self.process;
         Some(Stopped {
             status: ExitStatus::WaitsInBox,
             error: Some(why.clone()),
-            ..Stopped::untouched(format!(
-                "{why}{who}; the guest waits in box {name}: resume it"
-            ))
+            ..Stopped::untouched(format!("{why}{who}; {then}"))
         })
     }
 
@@ -295,13 +323,17 @@ impl<B: Boxes> RemoteLeaving<B> {
     ///
     /// # Errors
     /// Somebody else has taken it, or the VMM cannot be asked.
-    pub fn take_back(&mut self) -> Result<(), Stopped> {
+    pub fn take_back(&mut self) -> Result<TakenBack, Stopped> {
         let limit = self.limits.roll_back;
         match self.ask(&LeavingRequest::TakeBack {}, &Lent::default(), limit)? {
             Heard {
                 message: LeavingReply::TakenBack {},
                 ..
-            } => Ok(()),
+            } => Ok(TakenBack::Yes),
+            Heard {
+                message: LeavingReply::BoxGone { message },
+                ..
+            } => Ok(TakenBack::BoxGone(message)),
             other => Err(self.lost_track(&other.message, "taken-back")),
         }
     }

@@ -23,13 +23,15 @@ mod resume;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod with_boxes;
 
 pub use crate::owner::Owner;
 pub use arriving::{ArrivingError, RemoteArriving};
-pub use boxes::Boxes;
+pub use boxes::{Boxes, WholeGuest};
 pub use child::{Child, ChildError, Ended};
 pub use handover::{Handover, Start};
-pub use leaving::RemoteLeaving;
+pub use leaving::{RemoteLeaving, TakenBack};
 pub use resume::{ResumeEvent, ResumeLimits, Resumption, ToResume, resume};
+pub use with_boxes::WithBoxes;
 
 pub use crate::lease::Lease;

@@ -28,6 +28,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The time limit for passing all memory of a guest to the kernel.
 const SEAL_LIMIT: Duration = Duration::from_secs(600);
 
+/// The time limit for an answer while guests wait.
+const CHECK_LIMIT: Duration = Duration::from_secs(1);
+
 /// Connects to the socket on which a keeper listens.
 pub(crate) fn connect_to(path: &Path) -> Result<OwnedFd, Errno> {
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
@@ -67,6 +70,15 @@ fn exchange(
 ) -> Result<(Reply, Option<OwnedFd>), Errno> {
     let seals = matches!(request.command, Command::Seal | Command::Ready);
     let deadline = Deadline::within(if seals { SEAL_LIMIT } else { LIMIT });
+    exchange_by(socket, request, put, deadline)
+}
+
+fn exchange_by(
+    socket: BorrowedFd<'_>,
+    request: &Request,
+    put: Option<BorrowedFd<'_>>,
+    deadline: Deadline,
+) -> Result<(Reply, Option<OwnedFd>), Errno> {
     let (ours, theirs) = packet::pair()?;
     let fds: Vec<_> = std::iter::once(theirs.as_fd()).chain(put).collect();
     let bytes = request.encode();
@@ -119,6 +131,14 @@ fn gone(errno: Errno) -> Errno {
         Errno::CONNRESET | Errno::NOTCONN | Errno::CONNREFUSED => Errno::PIPE,
         errno => errno,
     }
+}
+
+/// Whether the keeper answers. The sockets of one that was killed may still be open while the
+/// kernel takes its boxes down.
+pub(crate) fn check(keeper: BorrowedFd<'_>) -> Result<(), Errno> {
+    let deadline = Deadline::within(CHECK_LIMIT);
+    let info = Request::new(Command::Info);
+    exchange_by(keeper, &info, None, deadline).map(drop)
 }
 
 /// A keeper's home and features.

@@ -310,22 +310,25 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
                     if paused.can_be_left() {
                         return paused.jump();
                     }
-                    self.line
-                        .refuse("Nobody has taken the guest out of its box");
+                    let why = "Nobody has taken the guest out of its box, or the box is gone";
+                    self.line.refuse(why);
                 }
-                Next::Request(_) => {
-                    paused = match paused.take_back() {
-                        Ok(paused) => paused,
-                        Err(outcome) => return *outcome,
-                    };
-                    self.line.say(&LeavingReply::TakenBack {});
-                }
+                Next::Request(_) => match paused.take_back() {
+                    Ok(()) => self.line.say(&LeavingReply::TakenBack {}),
+                    Err(error) if error.is_box_gone() => {
+                        let message = Chain(&error).to_string();
+                        self.line.say(&LeavingReply::BoxGone { message });
+                    }
+                    Err(error) => return paused.fail(Step::Jump, error),
+                },
                 // The coordinator may be about to jump, and a guest that ran again would be lost.
                 Next::CancelAsked => {
                     cancel = None;
                     self.line.say(&LeavingReply::CancelAsked {});
                 }
-                Next::Undo | Next::Gone => return paused.cancel(),
+                // It has made sure that nobody else has the guest, whatever became of the box.
+                Next::Undo => return paused.undo(),
+                Next::Gone => return paused.cancel(),
             }
         }
     }

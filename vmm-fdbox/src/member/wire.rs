@@ -157,6 +157,11 @@ pub(crate) enum LeavingReply {
     },
     /// The state is out of the box: nobody else can take the guest.
     TakenBack {},
+    /// The box is gone with its keeper, so that nobody can see who has the guest; it stays paused.
+    BoxGone {
+        /// Why.
+        message: String,
+    },
     /// The other VMM has the guest.
     HandedOver {
         #[serde(default, skip_serializing_if = "Value::is_null")]

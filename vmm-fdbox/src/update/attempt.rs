@@ -71,6 +71,8 @@ pub(super) struct Attempt<S: BoxStore, H: Host, G: Guest, O: Observer> {
     pub(super) jumped: bool,
     /// The state, if it is out of the box again and nobody else can have taken it.
     pub(super) taken_back: Option<OwnedFd>,
+    /// Whether somebody has made sure that nobody else has the guest.
+    pub(super) alone: bool,
     /// Neither handed over nor rolled back yet.
     pub(super) unfinished: bool,
     /// The deadline of the current step.
@@ -107,6 +109,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
             saved: false,
             jumped: false,
             taken_back: None,
+            alone: false,
             unfinished: true,
             deadline: Deadline::within(Duration::MAX),
         }

@@ -213,12 +213,16 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Paused<S, H, G, O> {
     /// until [`cancel`](Self::cancel). Nothing is taken out of a sealed box.
     ///
     /// # Errors
-    /// [`Outcome::GuestLost`] if somebody else has it.
-    pub fn take_back(mut self) -> Result<Self, Box<Outcome>> {
-        match self.0.take_back() {
-            Ok(()) => Ok(self),
-            Err(failure) => Err(Box::new(self.0.roll_back(failure))),
-        }
+    /// Somebody else has it, or the box is gone.
+    pub fn take_back(&mut self) -> Result<(), UpdateError> {
+        self.0.take_back()
+    }
+
+    /// Like [`cancel`](Self::cancel), by order of somebody who has made sure that nobody else has
+    /// the guest: it continues also if the box is gone.
+    pub(crate) fn undo(mut self) -> Outcome {
+        self.0.alone = true;
+        self.cancel()
     }
 
     /// Gives the update up and continues the guest. A guest that [another

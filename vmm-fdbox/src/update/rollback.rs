@@ -6,7 +6,7 @@
 use super::attempt::{Attempt, Slot, StepFailure};
 use rustix::io::Errno;
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, UpdateError};
 use super::parties::{Guest, Host, NamedFd};
 use super::state_fd_name;
 use super::step::Step;
@@ -101,16 +101,28 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
                     return Ok(());
                 }
                 self.problem(problems, failed.error.to_string());
-                self.slot = Slot::Sealed(failed.sealed);
+                match errno {
+                    Errno::PIPE => self.box_is_gone(),
+                    _ => self.slot = Slot::Sealed(failed.sealed),
+                }
                 Err(errno)
             }
         }
     }
 
+    /// There is nothing to take out of it, or to delete.
+    fn box_is_gone(&mut self) {
+        self.slot = Slot::None;
+        self.boxed.clear();
+    }
+
     /// Whether nothing is lost if this process ends.
     pub(super) fn can_be_left(&self) -> bool {
         match &self.slot {
-            Slot::Sealed(_) => true,
+            Slot::Sealed(sealed) => match sealed.fds() {
+                Ok(_) => true,
+                Err(error) => is_gone(&error),
+            },
             Slot::Open(_) if self.taken_back.is_some() => false,
             Slot::Open(open) => match open.fds() {
                 Ok(fds) => !fds.iter().any(|fd| fd.name == state_fd_name()),
@@ -121,20 +133,11 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     }
 
     /// Takes the state back, if the box is open and nobody else has.
-    pub(super) fn take_back(&mut self) -> Result<(), StepFailure> {
-        let Slot::Open(open) = &self.slot else {
-            return Ok(());
-        };
-        match open.get(&state_fd_name()) {
-            Ok(state) => {
-                self.taken_back = Some(state);
-                Ok(())
-            }
-            Err(error) => Err(StepFailure {
-                step: Step::Jump,
-                error: error.into(),
-            }),
+    pub(super) fn take_back(&mut self) -> Result<(), UpdateError> {
+        if let Slot::Open(open) = &self.slot {
+            self.taken_back = Some(open.get(&state_fd_name())?);
         }
+        Ok(())
     }
 
     /// Whether somebody took the guest for good. If not, nobody can any more: a takeover commits
@@ -149,6 +152,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         match open.get(&state_fd_name()) {
             Ok(_) => return false,
             Err(error) if is_gone(&error) => return true,
+            Err(error) if self.alone && error.errno() == Errno::PIPE => return false,
             Err(_) => {}
         }
         if self.host.is_left_by_others() && !self.host.leaves_kernel() {
@@ -181,7 +185,12 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         let mut back = std::mem::take(&mut self.held);
         if let Slot::Open(open) = &self.slot {
             let mut errors = Vec::new();
+            let is_box_gone = |errors: &[BoxError]| {
+                let last = errors.last();
+                last.is_some_and(|error| error.errno() == Errno::PIPE)
+            };
             self.boxed.retain(|name| match open.get(name) {
+                _ if is_box_gone(&errors) => false,
                 Ok(fd) => {
                     back.push(NamedFd {
                         name: name.clone(),
@@ -190,14 +199,18 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
                     false
                 }
                 Err(error) => {
-                    errors.push(error.to_string());
                     // A descriptor that is not in the box is no reason to keep the box.
-                    error.errno() != Errno::NOENT
+                    let stays = error.errno() != Errno::NOENT;
+                    errors.push(error);
+                    stays
                 }
             });
-            errors
-                .into_iter()
-                .for_each(|error| self.problem(problems, error));
+            if is_box_gone(&errors) {
+                self.box_is_gone();
+            }
+            for error in errors {
+                self.problem(problems, error.to_string());
+            }
         }
         for NamedFd { name, fd } in back {
             if let Err(error) = self.guest.give_back(&name, fd) {

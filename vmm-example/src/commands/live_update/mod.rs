@@ -8,7 +8,6 @@ mod many;
 mod next_cpu;
 mod one;
 mod output;
-mod with_boxes;
 
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use std::{fs, mem};
 
 use anyhow::{Context, bail};
 use rustix::process::Signal;
-use vmm_fdbox::coordinator::{Boxes, Handover, RemoteLeaving};
+use vmm_fdbox::coordinator::{Boxes, Handover, RemoteLeaving, WithBoxes};
 use vmm_fdbox::sealed_kinds;
 use vmm_fdbox::update::{
     CancelFlag, ExitStatus, Fleet, FleetEvent, FleetOutcome, FleetPlan, Host, KexecHost, Limits,
@@ -28,7 +27,6 @@ use vmm_fdbox::update::{
 use self::binary::Successor;
 use self::guests::Guest;
 use self::output::Output;
-use self::with_boxes::WithBoxes;
 use crate::cli::{LiveUpdateArgs, NotReadyArg};
 use crate::commands::{interrupt, keeper, open_files, signal};
 use crate::error::{chain, warn};
@@ -144,10 +142,7 @@ impl<B: Boxes + Clone> Update<'_, B> {
             (None, Some(kernel)) => {
                 let next = next_kernel(kernel, args.initramfs.as_deref(), args.cmdline.as_deref())?;
                 let host = KexecHost::new(next).assuming_patches(args.assume_patches);
-                let mut host = WithBoxes {
-                    host: host.from_home(self.boxes.info()?.home),
-                    boxes: &self.boxes,
-                };
+                let mut host = host.from_home(self.boxes.info()?.home);
                 self.drive(&mut host, members, plan)
             }
             (None, None) => self.drive(&mut SameHost, members, plan),
@@ -220,7 +215,8 @@ impl<B: Boxes + Clone> Update<'_, B> {
                 signal::send(std::process::id(), Signal::STOP);
             }
         };
-        let fleet = Fleet::new(host, members, plan).observed_by(hear);
+        let boxes = &self.boxes;
+        let fleet = Fleet::new(WithBoxes { host, boxes }, members, plan).observed_by(hear);
         match self.args.dry_run {
             true => fleet.dry_run(),
             false => fleet.run(),

@@ -123,6 +123,15 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         match self.let_go() {
             // It is gone, as intended.
             Err(stopped) if stopped.status == ExitStatus::WaitsInBox => return Ok(()),
+            // It refuses: nobody would have the guest.
+            Err(refused) if refused.status == ExitStatus::NothingChanged => {
+                let end = self.undo();
+                return Err(Stopped {
+                    message: format!("{}; {}", refused.message, end.message),
+                    error: Some(refused.message),
+                    ..end
+                });
+            }
             let_go => let_go?,
         };
         // Whoever takes over the guest must find its old VMM gone.

@@ -16,9 +16,9 @@ use super::new_vmm::{NewVmm, new_vmm};
 use super::world::{
     At, LONG, Running, SHORT, Script, Trouble, box_name, join, limits, old_vmm, old_vmm_that,
 };
+use rustix::io::Errno;
 use rustix::process::Pid;
 
-use crate::BoxName;
 use crate::coordinator::{Boxes, Handover, Owner, RemoteLeaving};
 use crate::deadline::Deadline;
 use crate::fake::{FakeHost, FakeStore, HostCall};
@@ -27,6 +27,7 @@ use crate::member::{Channel, Heard};
 use crate::update::{
     Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, NotReady, SameHost, Stopped,
 };
+use crate::{BoxName, Operation};
 
 /// The message at which the process ends, and how: "saved killed". One that "swallows" it is killed
 /// before the message is passed on.
@@ -286,7 +287,16 @@ fn update(
     host: &mut FakeHost,
     blocked: bool,
 ) -> (FleetOutcome, Running, (Vmm, FakeStore)) {
-    let store = FakeStore::new();
+    update_through(FakeStore::new(), ends, plan, host, blocked)
+}
+
+fn update_through(
+    store: FakeStore,
+    ends: &str,
+    plan: FleetPlan,
+    host: &mut FakeHost,
+    blocked: bool,
+) -> (FleetOutcome, Running, (Vmm, FakeStore)) {
     let found = Finding::blocker("net0", "a tap cannot be kept", "detach it");
     let findings = Vec::from_iter(blocked.then_some(found));
     let old = old_vmm_that(&store, Script::default(), findings);
@@ -374,6 +384,29 @@ fn killed_before_it_said_that_its_state_is_written_it_is_looked_for_in_its_box()
         assert_eq!(outcome.exit_status(), became, "{ends}: {outcome:?}");
         // It can cross a kexec as before.
         assert!(store.content(&box_name()).unwrap().0, "{ends}");
+    }
+}
+
+#[test]
+fn a_box_that_cannot_be_looked_into_or_sealed_again_is_told() {
+    // After those of the two VMMs, and of the one that rolls back.
+    let cases = [
+        (
+            Operation::Seal,
+            2,
+            "a kexec would lose it (Cannot seal box vm0",
+        ),
+        (Operation::Unseal, 1, "is not known (Cannot unseal box vm0"),
+    ];
+    for (operation, skip, told) in cases {
+        let store = FakeStore::new();
+        store.fail(operation, skip, Errno::NOMEM);
+        let (ends, plan) = ("saved swallows", FleetPlan::default());
+        let host = &mut FakeHost::default();
+        let (outcome, ..) = update_through(store, ends, plan, host, false);
+        let stopped = outcome.members[0].stopped.as_ref().unwrap();
+        assert_eq!(stopped.status, ExitStatus::WaitsInBox, "{stopped:?}");
+        assert!(stopped.message.contains(told), "{stopped:?}");
     }
 }
 

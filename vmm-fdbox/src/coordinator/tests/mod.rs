@@ -2,6 +2,7 @@
 
 mod fleet;
 mod handover;
+mod keeper;
 mod killed;
 mod new_vmm;
 mod puppet;

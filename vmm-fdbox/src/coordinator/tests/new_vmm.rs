@@ -129,24 +129,31 @@ impl ArrivingVmm for NewVmm {
 }
 
 /// Starts a VMM for a guest. Its process waits for the end of its input; a thread does the work.
-pub(super) fn new_vmm(
-    store: &FakeStore,
+pub(super) fn new_vmm(store: &FakeStore, vmm: NewVmm) -> Result<(Child, UnixStream), ChildError> {
+    let store = store.clone();
+    start_new_vmm(vmm, move |socket, vmm| {
+        serve_arriving_from(socket, vmm, |name, _, fd| {
+            let passed = store.passed(name);
+            passed.receive(fd).map(|()| passed)
+        })
+    })
+}
+
+/// The same with boxes that `serve` knows.
+pub(super) fn start_new_vmm(
     mut vmm: NewVmm,
+    serve: impl FnOnce(UnixStream, &mut NewVmm) -> Arrived + Send + 'static,
 ) -> Result<(Child, UnixStream), ChildError> {
     let mut cat = Command::new("/bin/cat");
     cat.stdout(Stdio::null()).stderr(Stdio::null());
     let (child, input) = Child::spawn(cat)?;
     let (ours, theirs) = UnixStream::pair().unwrap();
     *vmm.script.socket.lock().unwrap() = Some(theirs.try_clone().unwrap());
-    let store = store.clone();
     thread::spawn(move || {
         if let Some(before) = vmm.script.before {
             before();
         }
-        let arrived = serve_arriving_from(theirs, &mut vmm, |name, _, fd| {
-            let passed = store.passed(name);
-            passed.receive(fd).map(|()| passed)
-        });
+        let arrived = serve(theirs, &mut vmm);
         if let Arrived::Here(adoption) = arrived {
             adoption.wait(|lent| vmm.adopt(lent));
         }

@@ -254,6 +254,18 @@ pub(super) fn old_vmm_that(
     script: Script,
     findings: Vec<Finding>,
 ) -> (Running, UnixStream) {
+    let store = store.clone();
+    let boxes = move |name, _| store.passed(name);
+    let serve = move |socket, vmm: &mut OldVmm| serve_leaving_into(socket, vmm, boxes);
+    start_old_vmm(script, findings, serve)
+}
+
+/// The same with boxes that `serve` knows.
+pub(super) fn start_old_vmm(
+    script: Script,
+    findings: Vec<Finding>,
+    serve: impl FnOnce(UnixStream, &mut OldVmm) -> Left + Send + 'static,
+) -> (Running, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     *script.socket.lock().unwrap() = Some(theirs.try_clone().unwrap());
     let running = Arc::new(Mutex::new(true));
@@ -267,12 +279,11 @@ pub(super) fn old_vmm_that(
         cancel: cancel.clone(),
         findings,
     };
-    let store = store.clone();
     let thread = thread::spawn(move || {
         if let Some(before) = vmm.script.before {
             before();
         }
-        let left = serve_leaving_into(theirs, &mut vmm, |name, _| store.passed(name));
+        let left = serve(theirs, &mut vmm);
         // A real VMM's whole process would be gone.
         vmm.script.socket.lock().unwrap().take();
         left
@@ -300,7 +311,7 @@ pub(super) fn limits(short: bool) -> Limits {
     }
 }
 
-pub(super) fn join(store: &FakeStore, name: BoxName, to: Destination, limits: Limits) -> Join {
+pub(super) fn join(store: &impl Boxes, name: BoxName, to: Destination, limits: Limits) -> Join {
     Join {
         box_name: name,
         to,

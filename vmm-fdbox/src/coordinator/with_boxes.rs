@@ -1,18 +1,24 @@
-//! A kexec that leaves no sealed box behind.
+//! A host that is not left without the guests in their boxes.
 
 use std::collections::BTreeSet;
 
-use vmm_fdbox::coordinator::Boxes;
-use vmm_fdbox::update::{Host, KexecHost, PartyError};
-use vmm_fdbox::{Deadline, Finding, Kind};
+use super::boxes::Boxes;
+use crate::deadline::Deadline;
+use crate::finding::Finding;
+use crate::kind::Kind;
+use crate::update::{Host, PartyError};
 
-/// See the module's documentation.
-pub(super) struct WithBoxes<'a, B> {
-    pub(super) host: KexecHost,
-    pub(super) boxes: &'a B,
+/// A [`Host`] for a [`Fleet`](crate::update::Fleet) whose guests are in `boxes`. It is not left if
+/// they are no longer kept, and every sealed box goes along.
+#[derive(Debug)]
+pub struct WithBoxes<'a, H, B> {
+    /// The host.
+    pub host: H,
+    /// The boxes.
+    pub boxes: &'a B,
 }
 
-impl<B: Boxes> Host for WithBoxes<'_, B> {
+impl<H: Host, B: Boxes> Host for WithBoxes<'_, H, B> {
     fn preflight(&mut self) -> Vec<Finding> {
         self.host.preflight()
     }
@@ -27,7 +33,9 @@ impl<B: Boxes> Host for WithBoxes<'_, B> {
 
     /// Guests of the last kernel that are waiting to be resumed are carried along, too.
     fn load(&mut self) -> Result<(), PartyError> {
-        self.boxes.make_ready()?;
+        if self.leaves_kernel() {
+            self.boxes.make_ready()?;
+        }
         self.host.load()
     }
 
@@ -36,6 +44,7 @@ impl<B: Boxes> Host for WithBoxes<'_, B> {
     }
 
     fn jump(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+        self.boxes.check()?;
         self.host.jump(deadline)
     }
 }
