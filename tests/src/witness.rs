@@ -10,6 +10,9 @@ use crate::frame::Counted;
 /// Begins each line of the witness, to distinguish it from its kernel's lines.
 pub const MARK: &str = "WITNESS ";
 
+/// The file in the guest with the paths of the modules that it loads at once, one per line, in order.
+pub const MODULES: &str = "/lib/modules/at-once";
+
 /// The vsock port that the witness listens on.
 pub const VSOCK_PORT: u32 = 7000;
 

@@ -217,6 +217,9 @@ pub(crate) struct TestArgs {
     /// Record in the checkout how long each host took: the parts are balanced by that.
     #[arg(long)]
     pub(crate) note_costs: bool,
+    /// Record in docs/kernels.md which pairs of kernels work, of those that run.
+    #[arg(long)]
+    pub(crate) note_kernels: bool,
     /// Show the consoles of the hosts as well; then one host at a time, unless --lanes is given.
     #[arg(long, short)]
     pub(crate) verbose: bool,

@@ -30,15 +30,24 @@ pub(crate) struct GuestFiles {
 impl GuestFiles {
     /// The guest runs the stock kernel: the project changes hosts, not guests.
     pub(crate) fn get(lab: &Lab, programs: &Programs) -> Result<Self> {
+        Self::of(lab, programs, Flavour::Stock)
+    }
+
+    /// The same for a guest with another kernel.
+    pub(crate) fn of(lab: &Lab, programs: &Programs, flavour: Flavour) -> Result<Self> {
         let witness = programs.path(programs::WITNESS);
-        let kernel = lab.kernels()?.get(Flavour::Stock)?;
-        let modules = DRIVERS.map(|driver| kernel.module(driver));
-        let mut key = KeyBuilder::new("guest 3").file(&witness)?;
+        let kernel = lab.kernels()?.get(flavour)?;
+        // Only where the guest needs them to start, it loads them at once.
+        let (at_once, modules) = match kernel.is_packaged() {
+            true => (true, kernel.needed_modules()?),
+            false => (false, DRIVERS.map(|driver| kernel.module(driver)).to_vec()),
+        };
+        let mut key = KeyBuilder::new("guest 4").file(&witness)?;
         for module in &modules {
             key = key.file(module)?;
         }
         let image = lab.cache.get("guest", &key.build(), |dir| {
-            image::write_guest(&witness, &modules, &dir.join("guest.cpio"))
+            image::write_guest(&witness, &modules, at_once, &dir.join("guest.cpio"))
         })?;
         Ok(Self {
             vmm: programs.path(programs::VMM),

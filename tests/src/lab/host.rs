@@ -103,13 +103,19 @@ impl HostSpec {
         if self.devices == Devices::Nvme {
             drive::make(&drive::nvme_image(&dir))?;
         }
+        let stages = self.stages.iter();
+        let booted: Vec<Kernel> = stages
+            .map(|stage| kernels.get(stage.kernel))
+            .collect::<Result<_>>()?;
+        let stages = booted.iter().enumerate();
         let plan = Plan {
-            stages: (0..self.stages.len()).map(|n| self.stage(n)).collect(),
+            stages: stages
+                .map(|(index, kernel)| self.stage(index, kernel))
+                .collect::<Result<_>>()?,
         };
         let mut next: Option<(Kernel, PathBuf)> = None;
         let mut releases = Vec::new();
-        for (index, stage) in self.stages.iter().enumerate().rev() {
-            let kernel = kernels.get(stage.kernel)?;
+        for (index, (stage, kernel)) in self.stages.iter().zip(booted).enumerate().rev() {
             let initramfs = dir.join(format!("stage{}.cpio", index + 1));
             let mut files = [self.files.as_slice(), &stage.files].concat();
             if self.with_modules {
@@ -164,10 +170,13 @@ impl HostSpec {
         })
     }
 
-    fn stage(&self, index: usize) -> Stage {
+    fn stage(&self, index: usize, kernel: &Kernel) -> Result<Stage> {
         let spec = &self.stages[index];
-        Stage {
-            modules: spec.modules.iter().map(|name| module_place(name)).collect(),
+        let needed = kernel.needed_modules()?;
+        let needed = needed.iter().map(|path| place_of(path));
+        let asked = spec.modules.iter().map(|name| module_place(name));
+        Ok(Stage {
+            modules: needed.chain(asked).collect(),
             commands: spec.commands.clone(),
             next_cmdline: (index + 1 < self.stages.len()).then(|| self.cmdline(index + 1)),
             then: match spec.then {
@@ -176,7 +185,7 @@ impl HostSpec {
                 Ending::CommandJumps => Then::CommandJumps,
                 Ending::Shell => Then::Shell,
             },
-        }
+        })
     }
 }
 
@@ -213,13 +222,18 @@ pub(crate) fn module_place(name: &str) -> String {
     format!("/lib/modules/{name}.ko")
 }
 
+fn place_of(module: &Path) -> String {
+    module_place(&module.file_stem().unwrap_or_default().to_string_lossy())
+}
+
 pub(crate) fn modules(lab: &Lab, kernel: &Kernel) -> Result<Vec<(PathBuf, String)>> {
-    let modules = lab.modules(kernel)?;
-    let place = |path: &Path| module_place(&path.file_stem().unwrap_or_default().to_string_lossy());
-    let mut paths = modules.paths()?;
-    paths.extend(kernel.own_modules());
+    let mut paths = match kernel.is_packaged() {
+        true => Vec::new(),
+        false => lab.modules(kernel)?.paths()?,
+    };
+    paths.extend(kernel.own_modules()?);
     Ok(paths
         .into_iter()
-        .map(|path| (path.clone(), place(&path)))
+        .map(|path| (path.clone(), place_of(&path)))
         .collect())
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use fdbox_lab::plan::{self, Plan};
+use fdbox_lab::witness;
 
 use crate::command;
 use crate::cpio::Cpio;
@@ -70,8 +71,13 @@ pub(crate) fn write_small(files: &[(PathBuf, String)], out: &Path) -> Result<()>
     Ok(())
 }
 
-/// Writes the guest's initramfs: the witness, and the modules that it may load.
-pub(crate) fn write_guest(witness: &Path, modules: &[PathBuf], out: &Path) -> Result<()> {
+/// Writes the guest's initramfs: the witness, and the modules that it may load, or has to load at once in this order.
+pub(crate) fn write_guest(
+    witness: &Path,
+    modules: &[PathBuf],
+    at_once: bool,
+    out: &Path,
+) -> Result<()> {
     let file = File::create(out).with_context(|| format!("Create {}", out.display()))?;
     let mut cpio = Cpio::new(BufWriter::new(file));
     for directory in ["dev", "proc", "sys"] {
@@ -79,9 +85,15 @@ pub(crate) fn write_guest(witness: &Path, modules: &[PathBuf], out: &Path) -> Re
     }
     cpio.character_device("dev/console", 5, 1)?;
     add(&mut cpio, witness, "init")?;
+    let mut order = String::new();
     for module in modules {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
-        add(&mut cpio, module, &format!("lib/modules/{name}"))?;
+        let place = format!("lib/modules/{name}");
+        add(&mut cpio, module, &place)?;
+        order += &format!("/{place}\n");
+    }
+    if at_once {
+        cpio.file(witness::MODULES, false, order.as_bytes())?;
     }
     cpio.finish()?;
     Ok(())

@@ -1,11 +1,12 @@
 //! The kernels: a stock one, and two host kernels with the project's patches that differ only in
-//! their version string; and kernels with other configurations.
+//! their version string; kernels with other configurations or of another version; and Debian's own.
 //!
 //! The stock kernel is built from nothing. The others start from a copy of existing objects, so
 //! that a changed patch costs only a rebuild of what it affects: the objects of the kernel that
 //! they derive from, or, if they have little in common with it, those of their own predecessor.
 
 mod flavour;
+mod packaged;
 mod predecessor;
 
 use std::fs;
@@ -62,12 +63,24 @@ impl Kernel {
     }
 
     /// The kernel's own modules that every host of this flavour has, by their paths.
-    pub(crate) fn own_modules(&self) -> Vec<PathBuf> {
-        let own = match self.flavour {
-            Flavour::Modular => MODULAR,
-            _ => &[],
-        };
-        own.iter().map(|path| self.module(path)).collect()
+    pub(crate) fn own_modules(&self) -> Result<Vec<PathBuf>> {
+        match self.flavour {
+            Flavour::Modular => Ok(MODULAR.iter().map(|path| self.module(path)).collect()),
+            _ => self.needed_modules(),
+        }
+    }
+
+    /// Those of them that a host or a guest has to load before anything else, in this order.
+    pub(crate) fn needed_modules(&self) -> Result<Vec<PathBuf>> {
+        match self.is_packaged() {
+            true => packaged::modules(&self.dir),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether it is one of Debian's own, for which nothing can be built here.
+    pub(crate) fn is_packaged(&self) -> bool {
+        self.flavour.is_packaged()
     }
 
     /// The environment for builds against this kernel.
@@ -111,10 +124,14 @@ pub(crate) struct Kernels<'a> {
 
 impl Kernels<'_> {
     pub(crate) fn get(&self, flavour: Flavour) -> Result<Kernel> {
+        if let Some(package) = flavour.package() {
+            return packaged::get(self.cache, self.toolchain, flavour, package);
+        }
         let base = flavour.base().map(|base| self.get(base)).transpose()?;
-        let source = match flavour.is_patched() {
-            false => self.source.clone(),
-            true => self.patched()?,
+        let source = match flavour {
+            Flavour::Older => self.older()?,
+            _ if flavour.is_patched() => self.patched()?,
+            _ => self.source.clone(),
         };
         let key = self.key(flavour, &source)?;
         let recipe = self.key(flavour, &self.source)?;
@@ -155,6 +172,12 @@ impl Kernels<'_> {
             key = key.file(&options)?;
         }
         Ok(key.build())
+    }
+
+    /// The source of the older version.
+    fn older(&self) -> Result<Source> {
+        let pin = self.config.with_file_name("older-version");
+        Source::pinned(self.cache, self.toolchain, &pin)
     }
 
     fn options(&self, flavour: Flavour) -> Option<PathBuf> {

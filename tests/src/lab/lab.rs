@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use anyhow::{Context, Result, anyhow};
 
 use crate::cache::Cache;
-use crate::kernel::{Kernel, Kernels};
+use crate::kernel::{Flavour, Kernel, Kernels};
 use crate::machine;
 use crate::module::Modules;
 use crate::programs::{Program, Programs};
@@ -67,6 +67,15 @@ impl Lab {
 
     pub(crate) fn modules(&self, kernel: &Kernel) -> Result<Modules> {
         Modules::get(&self.cache, &self.toolchain, kernel, &self.kmod())
+    }
+
+    /// Gets a kernel, and builds its modules if they can be built.
+    pub(crate) fn build(&self, flavour: Flavour) -> Result<()> {
+        let kernel = self.kernels()?.get(flavour)?;
+        if !kernel.is_packaged() {
+            self.modules(&kernel)?;
+        }
+        Ok(())
     }
 
     /// Held while a host is prepared: even with several hosts at a time, builds run one at a time.

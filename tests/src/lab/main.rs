@@ -78,13 +78,12 @@ fn act(command: &Command) -> Result<ExitCode> {
 
 fn build(args: &BuildArgs) -> Result<ExitCode> {
     let lab = lab::Lab::open()?;
-    let kernels = lab.kernels()?;
     let flavours = match args.kernel.as_slice() {
         [] => &[Flavour::Stock, Flavour::A, Flavour::B],
         these => these,
     };
     for flavour in flavours {
-        lab.modules(&kernels.get(*flavour)?)?;
+        lab.build(*flavour)?;
     }
     if args.kernel.is_empty() {
         lab.programs(&[

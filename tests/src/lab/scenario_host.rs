@@ -67,6 +67,16 @@ pub(crate) struct Group<'a> {
     pub(crate) more_memory_mib: u64,
     /// Whether it boots debug kernels, which are checked for leaks at the end.
     pub(crate) debug: bool,
+    /// Other kernels than those of its kind.
+    pub(crate) other: Option<OtherKernels>,
+}
+
+/// Kernels of a host and of its guests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OtherKernels {
+    /// One for each stage.
+    pub(crate) host: &'static [Flavour],
+    pub(crate) guest: Flavour,
 }
 
 impl Group<'_> {
@@ -74,7 +84,7 @@ impl Group<'_> {
     pub(crate) fn prepare(&self, lab: &Lab) -> Result<Host> {
         let programs = programs(lab, self.kind)?;
         let guest = match self.kind.has_guest() {
-            true => Some(GuestFiles::get(lab, &programs)?),
+            true => Some(GuestFiles::of(lab, &programs, self.guest_kernel())?),
             false => None,
         };
         let mut stages = self.stages(guest.as_ref());
@@ -169,9 +179,17 @@ impl Group<'_> {
         spec.prepare(lab, &programs)
     }
 
-    /// The kernels that it boots or may load.
+    /// The kernels that it boots or may load, and its guests'.
     pub(crate) fn flavours(&self) -> Vec<Flavour> {
-        self.stages(None).iter().map(|stage| stage.kernel).collect()
+        let stages = self.stages(None).into_iter();
+        stages
+            .map(|stage| stage.kernel)
+            .chain([self.guest_kernel()])
+            .collect()
+    }
+
+    fn guest_kernel(&self) -> Flavour {
+        self.other.map_or(Flavour::Stock, |other| other.guest)
     }
 
     fn stages(&self, guest: Option<&GuestFiles>) -> Vec<StageSpec> {
@@ -191,6 +209,13 @@ impl Group<'_> {
         stages
     }
 
+    /// The kernel of a stage, if the host has other kernels than those of its kind. After the last of them it is that one.
+    fn other_kernel(&self, index: usize) -> Flavour {
+        let host = self.other.map_or(&[][..], |other| other.host);
+        let found = host.get(index).or(host.last());
+        found.copied().unwrap_or(Flavour::Stock)
+    }
+
     fn stage(&self, index: usize, guest: Option<&GuestFiles>) -> StageSpec {
         let run = |name: &&str| {
             format!("{} {PROGRAM} run {} {name}", self.environment, index + 1)
@@ -203,6 +228,7 @@ impl Group<'_> {
         }
         StageSpec {
             kernel: match self.kind {
+                _ if self.other.is_some() => self.other_kernel(index),
                 _ if self.debug => Flavour::Debug,
                 HostKind::Unpatched => Flavour::Stock,
                 kind if kind.is_stock() => Flavour::Stock,

@@ -76,6 +76,11 @@ impl Source {
         if let Some(dir) = std::env::var_os("LINUX_SRC") {
             return Self::of_tree(Path::new(&dir));
         }
+        Self::pinned(cache, toolchain, pin)
+    }
+
+    /// The source that a file pins, whatever LINUX_SRC is.
+    pub(crate) fn pinned(cache: &Cache, toolchain: &Toolchain, pin: &Path) -> Result<Self> {
         let pin = Pin::parse(&fs::read_to_string(pin).context("Read kernel/version")?)?;
         let key = pin.key_of(&pin.version);
         let dir = cache.get("source", &key, |dir| fetch(cache, toolchain, &pin, dir))?;
@@ -154,15 +159,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pin_in_the_tree_is_complete() {
-        let text = include_str!("../../kernel/version");
-        let pin = Pin::parse(text).unwrap();
-        assert!(pin.package.starts_with("linux-source-"));
-        assert!(
-            pin.version
-                .starts_with(pin.package.trim_start_matches("linux-source-"))
-        );
-        assert!(pin.suite.starts_with(crate::toolchain::SUITE));
+    fn the_pins_in_the_tree_are_complete() {
+        for text in [
+            include_str!("../../kernel/version"),
+            include_str!("../../kernel/older-version"),
+        ] {
+            let pin = Pin::parse(text).unwrap();
+            assert!(pin.package.starts_with("linux-source-"));
+            let version = pin.package.trim_start_matches("linux-source-");
+            assert!(pin.version.starts_with(version));
+            assert!(pin.suite.starts_with(crate::toolchain::SUITE));
+        }
         assert!(Pin::parse("package=x\nversion=1\n").is_err());
     }
 

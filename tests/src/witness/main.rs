@@ -16,14 +16,14 @@ mod send;
 mod talk;
 mod work;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fdbox_lab::net;
-use fdbox_lab::witness::{MARK, Report, WitnessEvent, command};
+use fdbox_lab::witness::{MARK, MODULES, Report, WitnessEvent, command};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::RebootCommand;
 
@@ -63,6 +63,7 @@ fn witness() -> Result<()> {
         mount(filesystem, place, filesystem, MountFlags::empty(), None)
             .with_context(|| format!("Mount {}", place.to_string_lossy()))?;
     }
+    load_modules()?;
     let console = OpenOptions::new().read(true).write(true).open(CONSOLE)?;
     let mut settings = rustix::termios::tcgetattr(&console)?;
     settings.make_raw();
@@ -181,6 +182,19 @@ fn witness() -> Result<()> {
         }
         anyhow::bail!("The console was closed")
     })
+}
+
+/// Loads what this kernel needs before anything else.
+fn load_modules() -> Result<()> {
+    let Ok(paths) = fs::read_to_string(MODULES) else {
+        // It has everything built in.
+        return Ok(());
+    };
+    for path in paths.lines() {
+        let module = File::open(path).with_context(|| format!("Open {path}"))?;
+        rustix::system::finit_module(&module, c"", 0).with_context(|| format!("Load {path}"))?;
+    }
+    Ok(())
 }
 
 fn report(

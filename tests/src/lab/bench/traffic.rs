@@ -53,6 +53,7 @@ fn measure(bench: &Bench<'_>, guests: u8, kind: HostKind, scenario: &str) -> Res
         guests,
         more_memory_mib: 0,
         debug: false,
+        other: None,
     };
     let record = bench.judge(&group.prepare(bench.lab)?)?;
     let updates = updates(&record, kind)?;

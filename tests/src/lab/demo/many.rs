@@ -31,6 +31,7 @@ pub(super) fn run(lab: &Lab, args: &DemoArgs) -> Result<ExitCode> {
         guests: u8::try_from(args.guests)?,
         more_memory_mib: (args.guests * MIB).saturating_sub(512),
         debug: false,
+        other: None,
     };
     let (record, dir) = follow(lab, &group, args.verbose)?;
     let updates = judge(&record, args.guests);

@@ -70,6 +70,7 @@ fn group(args: &DemoArgs) -> Group<'static> {
         guests: 1,
         more_memory_mib: args.memory.saturating_sub(256),
         debug: false,
+        other: None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The flavours of kernels: how each differs from the others, and which objects its build starts
 //! from.
 
+use super::packaged::Package;
+
 /// A flavour of kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Flavour {
@@ -19,6 +21,16 @@ pub(crate) enum Flavour {
     /// Unpatched, with these checks: the reference for the patched debug kernel, where one is
     /// needed.
     StockDebug,
+    /// Unpatched, of the version before.
+    Older,
+    /// Debian's own kernel: the stable release's.
+    Debian,
+    /// The same for machines in a cloud.
+    DebianCloud,
+    /// The newest one for the stable release.
+    Backports,
+    /// The same for machines in a cloud.
+    BackportsCloud,
 }
 
 impl Flavour {
@@ -31,16 +43,40 @@ impl Flavour {
             Self::Modular => "fdbox-modular",
             Self::Debug => "fdbox-debug",
             Self::StockDebug => "stock-debug",
+            Self::Older => "older",
+            Self::Debian => "debian",
+            Self::DebianCloud => "debian-cloud",
+            Self::Backports => "backports",
+            Self::BackportsCloud => "backports-cloud",
         }
+    }
+
+    /// Debian's package, if it is one of Debian's own.
+    pub(super) fn package(self) -> Option<Package> {
+        const PC: &str = "linux-image-amd64";
+        const CLOUD: &str = "linux-image-cloud-amd64";
+        let (name, is_backport) = match self {
+            Self::Debian => (PC, false),
+            Self::DebianCloud => (CLOUD, false),
+            Self::Backports => (PC, true),
+            Self::BackportsCloud => (CLOUD, true),
+            _ => return None,
+        };
+        Some(Package { name, is_backport })
+    }
+
+    /// Whether it is one of Debian's own, which is not built but downloaded.
+    pub(crate) fn is_packaged(self) -> bool {
+        self.package().is_some()
     }
 
     /// The file next to host.config with the options of this flavour only.
     pub(super) fn options(self) -> Option<&'static str> {
         match self {
-            Self::Stock | Self::A | Self::B => None,
             Self::Fast => Some("fast.config"),
             Self::Modular => Some("modular.config"),
             Self::Debug | Self::StockDebug => Some("debug.config"),
+            _ => None,
         }
     }
 
@@ -59,13 +95,16 @@ impl Flavour {
     }
 
     pub(super) fn is_patched(self) -> bool {
-        !matches!(self, Self::Stock | Self::StockDebug)
+        let is_built = !self.is_packaged();
+        is_built && !matches!(self, Self::Stock | Self::StockDebug | Self::Older)
     }
 
     /// The flavour whose objects its build starts from.
     pub(super) fn base(self) -> Option<Self> {
         match self {
-            Self::Stock => None,
+            // Another version has no objects in common with any other kernel.
+            Self::Stock | Self::Older => None,
+            Self::Debian | Self::DebianCloud | Self::Backports | Self::BackportsCloud => None,
             Self::A => Some(Self::Stock),
             Self::B => Some(Self::A),
             // Hardly any of the objects can be reused, but the host programs can.

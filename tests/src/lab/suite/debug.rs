@@ -82,6 +82,7 @@ fn boot(kind: HostKind, only: Option<&str>, listed: &[Listed]) -> Boot {
         kernels,
         group: group.collect(),
         debug: true,
+        other: None,
     }
 }
 

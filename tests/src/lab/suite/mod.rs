@@ -7,6 +7,7 @@ mod expected;
 mod host_command;
 mod lanes;
 mod layout;
+mod matrix;
 mod noinit;
 mod packages;
 mod page;

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::costs::Costs;
 use super::lanes::Job;
 use super::rotation::{self, Part, Turn};
-use super::{Suite, debug, host_command, layout, packages, scenarios, selftests};
+use super::{Suite, debug, host_command, layout, matrix, packages, scenarios, selftests};
 use crate::cli::TestArgs;
 use crate::command;
 use crate::kernel::Flavour;
@@ -48,6 +48,7 @@ impl<'a> Plan<'a> {
         jobs.extend(host_command::jobs(suite, args.verbose));
         jobs.extend(packages::jobs(suite));
         jobs.extend(layout::jobs(suite));
+        jobs.extend(matrix::jobs(suite, args)?);
         let costs = Costs::known();
         let turns: Vec<Turn> = jobs.iter().map(|job| turn(job, &costs)).collect();
         let (part, why) = match args.part {
@@ -136,7 +137,7 @@ impl<'a> Plan<'a> {
 fn turn(job: &Job<'_>, costs: &Costs) -> Turn {
     let measured = costs.of(&job.host);
     let guess = NEW * u32::try_from(job.kernels).unwrap_or(1);
-    let is_seldom = |flavour: &&Flavour| !ALWAYS_BUILT.contains(flavour);
+    let is_seldom = |flavour: &&Flavour| !ALWAYS_BUILT.contains(flavour) && !flavour.is_packaged();
     let seldom = job.needs.kernels.iter().find(is_seldom);
     Turn {
         host: job.host.clone(),

@@ -13,12 +13,11 @@ pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
         return Ok(());
     }
     let kernels = lab.kernels()?;
-    let get = |flavour: &Flavour| lab.modules(&kernels.get(*flavour)?);
     let flavours = flavours(needs);
     // All others start from these two.
     let (first, others) = flavours.split_at(2);
     for flavour in first {
-        get(flavour)?;
+        lab.build(*flavour)?;
     }
     // Kernels that only have to be linked are built in parallel with those that are compiled.
     std::thread::scope(|scope| {
@@ -26,9 +25,9 @@ pub(super) fn kernels(lab: &Lab, needs: &[Needs]) -> Result<()> {
             if needs.iter().any(|it| it.selftests) {
                 selftests::get(&lab.cache, &lab.toolchain, &kernels.source)?;
             }
-            get(&Flavour::B)
+            lab.build(Flavour::B)
         });
-        let others = others.iter().try_for_each(|flavour| get(flavour).map(drop));
+        let others = others.iter().try_for_each(|flavour| lab.build(*flavour));
         let beside = beside.join();
         beside.map_err(|_| anyhow!("Building a kernel panicked"))??;
         others

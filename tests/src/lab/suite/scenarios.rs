@@ -15,7 +15,7 @@ use crate::lab::Lab;
 use crate::programs;
 use crate::progress::human;
 use crate::run::Record;
-use crate::scenario_host::Group;
+use crate::scenario_host::{Group, OtherKernels};
 use crate::{command, hostcmd, proof};
 
 /// One job per host.
@@ -54,6 +54,8 @@ pub(super) struct Boot {
     pub(super) group: Vec<Listed>,
     /// Whether it boots debug kernels.
     pub(super) debug: bool,
+    /// Other kernels than those of its kind.
+    pub(super) other: Option<OtherKernels>,
 }
 
 fn boots(listed: Vec<Listed>) -> Vec<Boot> {
@@ -76,6 +78,7 @@ fn boots(listed: Vec<Listed>) -> Vec<Boot> {
             kernels,
             group,
             debug: false,
+            other: None,
         })
         .collect()
 }
@@ -100,6 +103,7 @@ impl Boot {
             guests: if self.kind == HostKind::Guests { 4 } else { 1 },
             more_memory_mib: 0,
             debug: self.debug,
+            other: self.other,
         }
     }
 
@@ -189,7 +193,7 @@ pub(super) fn stage_errors(listed: &Listed, record: &Record) -> (Vec<String>, Du
 
 /// A scenario passes if each of its stages succeeded and nothing else went wrong with the host
 /// meanwhile: `command` is its number in each stage's plan.
-fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcome {
+pub(super) fn judge(listed: &Listed, command: usize, record: &Record, logs: &str) -> Outcome {
     let (mut errors, mut took) = stage_errors(listed, record);
     let mine = |during: Option<(usize, usize)>| during.is_none_or(|(_, other)| other == command);
     let failures = record
