@@ -100,6 +100,7 @@ pub(super) fn measure(bench: &Bench<'_>, profile: Profile, memory_mib: u64) -> R
         first: "arrive".to_owned(),
         profile,
         with_guest: false,
+        with_module: true,
     };
     crossing(bench, &host.run(bench)?)
 }

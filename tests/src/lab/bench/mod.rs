@@ -4,6 +4,7 @@ mod against;
 mod against_reads;
 mod binary;
 mod floor;
+mod homes;
 mod html;
 mod memfd;
 mod report;
@@ -48,6 +49,10 @@ const PARTS: &[(&str, Part)] = &[
     }),
     ("host_update", |bench, report| {
         report.host_update = update::run(bench)?;
+        Ok(())
+    }),
+    ("homes", |bench, report| {
+        report.homes = homes::run(bench)?;
         Ok(())
     }),
     ("traffic", |bench, report| {

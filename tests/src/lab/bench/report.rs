@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::table::Table;
-use super::{Bench, Missing, against, against_reads, binary, floor, memfd, seal, update};
+use super::{Bench, Missing, against, against_reads, binary, floor, homes, memfd, seal, update};
 use crate::kernel::Flavour;
 use crate::tsc::Clocks;
 
@@ -20,6 +20,8 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) seal: Vec<seal::Row>,
     pub(crate) binary_upgrade: Vec<binary::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) homes: Vec<homes::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) against: Vec<against::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -62,6 +64,9 @@ impl Report {
         if !self.host_update.is_empty() {
             tables.push(update::table(&self.host_update));
             tables.push(update::phases(&self.host_update));
+        }
+        if !self.homes.is_empty() {
+            tables.push(homes::table(&self.homes));
         }
         if !self.binary_upgrade.is_empty() {
             tables.push(binary::table(&self.binary_upgrade));

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::bench::{
-    COPIED, Copied, HANDOVER, Handover, MEMFD_AFTER, MEMFD_BEFORE, MemfdAfter, MemfdBefore,
+    COPIED, Copied, HANDOVER, Handover, Keeper, MEMFD_AFTER, MEMFD_BEFORE, MemfdAfter, MemfdBefore,
     RESUMED, WITNESS,
 };
 use fdbox_lab::witness::Report as Witness;
@@ -47,6 +47,7 @@ pub(super) fn bare(bench: &Bench<'_>, case: Case) -> Result<(Crossing, Copied)> 
         first: "arrive".to_owned(),
         profile: Profile::Stock,
         with_guest: true,
+        with_module: true,
     };
     let record = host.run(bench)?;
     let copied = values::<Copied>(&record, COPIED)?;
@@ -64,6 +65,7 @@ pub(super) fn with_luo(bench: &Bench<'_>, case: Case) -> Result<Luo> {
         first: format!("luo-{mib}"),
         profile: Profile::Stock,
         with_guest: true,
+        with_module: true,
     };
     let record = host.run(bench)?;
     let before = values::<MemfdBefore>(&record, MEMFD_BEFORE)?;
@@ -96,6 +98,26 @@ pub(super) fn updated(bench: &Bench<'_>, case: Case, ask: bool) -> Result<Update
         first: "resume".to_owned(),
         profile: Profile::Stock,
         with_guest: true,
+        with_module: true,
+    };
+    update_of(&host.run(bench)?)
+}
+
+/// The same through a home of boxes, on the same kernels.
+pub(super) fn updated_through(bench: &Bench<'_>, case: Case, home: Keeper) -> Result<Update> {
+    let (kind, mib, cpus) = (case.ram_kind, case.ram_mib, case.cpus);
+    let host = Twice {
+        name: "bench-homes",
+        memory_mib: memory_mib(mib),
+        cpus: 1,
+        before: vec![format!("update {kind} {mib} {cpus} {}", case.layout.name())],
+        first: match home {
+            Keeper::Fdbox => "resume".to_owned(),
+            Keeper::Luo => "resume-luo".to_owned(),
+        },
+        profile: Profile::Stock,
+        with_guest: true,
+        with_module: home == Keeper::Fdbox,
     };
     update_of(&host.run(bench)?)
 }

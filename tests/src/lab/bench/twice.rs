@@ -58,6 +58,8 @@ pub(super) struct Twice {
     pub(super) first: String,
     pub(super) profile: Profile,
     pub(super) with_guest: bool,
+    /// Whether both kernels have the module; without it LUO keeps what goes over.
+    pub(super) with_module: bool,
 }
 
 impl Twice {
@@ -151,7 +153,10 @@ impl Twice {
             Profile::Fast => format!("{first} {FAST_WORDS}"),
         };
         Stage {
-            modules: vec![module_place("fdbox")],
+            modules: match self.with_module {
+                true => vec![module_place("fdbox")],
+                false => Vec::new(),
+            },
             commands: self
                 .before
                 .iter()
