@@ -10,12 +10,13 @@
 //! | `memory`, `kvm` | guest memory; KVM, and the state of its objects |
 //! | `sandbox` | the privileges that the process drops before a guest runs |
 //! | `spec` | the operator's requests, checked |
-//! | `socket`, `files`, `inherited` | sockets to listen on, files named by an operator, inherited descriptors |
+//! | `socket`, `files`, `inherited`, `activation` | sockets to listen on, files named by an operator, inherited descriptors, also those of a service manager |
 //! | `identity` | the identity of a process, for giving it to another one |
 //! | `metrics`, `error` | metrics, output of errors |
 
 #![deny(unsafe_code)]
 
+mod activation;
 mod cli;
 mod commands;
 mod devices;

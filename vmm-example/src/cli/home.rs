@@ -35,14 +35,15 @@ pub(crate) struct HomeArgs {
 /// Keep boxes on a kernel without the FDBox module.
 ///
 /// Other commands start it when needed, and it exits when there are no boxes and no connections
-/// left. It has to live until the host has left its kernel.
+/// left. It has to live until the host has left its kernel. As a service of systemd with FileDescriptorStoreMax= a holder
+/// finds its sealed boxes again after a crash or a restart.
 #[derive(Debug, Args)]
 pub(crate) struct KeeperArgs {
     /// The home of the boxes: luo or holder.
     #[arg(long, value_name = "HOME", value_parser = parse_home)]
     pub(crate) home: Home,
-    /// The socket to listen on. Default: the socket that is open as standard
-    /// output; an error is then written to the socket that is open as standard input.
+    /// The socket to listen on. Default: the one that a service manager passes, or else the one that
+    /// is open as standard output; an error is then written to the socket that is open as standard input.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 }

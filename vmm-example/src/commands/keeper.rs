@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,6 +18,7 @@ use vmm_fdbox::update::ExitStatus;
 use vmm_fdbox::{BoxError, Control, Deadline, Home};
 
 use super::answer::hear;
+use crate::activation::Activation;
 use crate::cli::{HomeArg, HomeArgs, KeeperArgs};
 use crate::error::chain;
 
@@ -28,9 +30,13 @@ const LUO: &str = "/dev/liveupdate";
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
-    let ready = match start(args) {
+    let passed = Activation::of_this_process();
+    let passed = passed.context("Cannot take what the service manager passes")?;
+    // Otherwise another command has started it, and waits.
+    let is_service = args.socket.is_some() || passed.listener.is_some();
+    let ready = match start(args, passed) {
         Ok(ready) => ready,
-        Err(error) if args.socket.is_none() => {
+        Err(error) if !is_service => {
             // For the process that started it.
             let _ = rustix::io::write(rustix::stdio::stdin(), chain(error.as_ref()).as_bytes());
             return Ok(ExitStatus::Error);
@@ -38,7 +44,7 @@ pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
         Err(error) => return Err(error),
     };
     let (keeper, listener) = ready;
-    if args.socket.is_none() {
+    if !is_service {
         // The process that started this one waits for the end of the connection: no text means success.
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.context("Cannot open /dev/null")?;
@@ -55,16 +61,31 @@ pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
     Ok(ExitStatus::Done)
 }
 
-fn start(args: &KeeperArgs) -> anyhow::Result<(Keeper, OwnedFd)> {
-    let listener = match &args.socket {
-        Some(path) => listen(path)?,
-        None => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 0)
+fn start(args: &KeeperArgs, passed: Activation) -> anyhow::Result<(Keeper, OwnedFd)> {
+    let Activation {
+        listener,
+        manager,
+        stored,
+        most_stored,
+    } = passed;
+    let listener = match (&args.socket, listener) {
+        (Some(path), _) => listen(path)?,
+        (None, Some(listener)) => listener,
+        (None, None) => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 0)
             .context("Cannot use standard output")?,
     };
-    let keeper = match args.home {
-        Home::Luo => Keeper::luo()?,
+    let manager = manager.map(Arc::new);
+    let keeper = match (args.home, &manager) {
+        (Home::Luo, _) => Keeper::luo()?,
+        (_, Some(manager)) if most_stored > 0 => {
+            Keeper::stored(Arc::clone(manager), most_stored, stored)?
+        }
         _ => Keeper::holder()?,
     };
+    if let Some(manager) = manager {
+        let ready = manager.ready();
+        ready.context("Cannot tell the service manager that the keeper is up")?;
+    }
     Ok((keeper, listener))
 }
 

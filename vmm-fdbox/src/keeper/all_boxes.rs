@@ -7,11 +7,12 @@ use std::thread;
 use rustix::io::Errno;
 
 use super::answer::Answer;
+use super::arrival::Arrived;
 use super::backing::Backing;
 use super::content::{Content, Summary};
 use super::held::Held;
 use super::lock::lock;
-use super::luo::{Arrived, MAX_BOXES};
+use super::luo::MAX_BOXES;
 use super::wire::{Command, Reply, Request};
 use crate::abi;
 use crate::name::BoxName;

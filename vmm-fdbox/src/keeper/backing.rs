@@ -4,8 +4,11 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
+use super::arrival::Arrived;
 use super::entry::{Entry, Refusal};
-use super::luo::{Arrived, Luo, LuoBox};
+use super::fd_store::FdStore;
+use super::kept::Kept;
+use super::luo::Luo;
 use crate::abi;
 use crate::home::{HOME_HOLDER, HOME_LUO};
 use crate::name::BoxName;
@@ -16,21 +19,17 @@ use crate::owner::Owner;
 pub(super) enum Backing {
     /// None: the files in a box are lost with the keeper.
     Nobody,
+    /// The service manager, which gives them to the next keeper in this kernel.
+    Stored(FdStore),
     /// The kernel's Live Update Orchestrator.
     Luo(Luo),
-}
-
-/// A sealed box that the backing holds as well, until this is dropped.
-#[derive(Debug)]
-pub(super) struct Kept {
-    _box: LuoBox,
 }
 
 impl Backing {
     /// The home's number on the wire.
     pub(super) fn home(&self) -> u32 {
         match self {
-            Self::Nobody => HOME_HOLDER,
+            Self::Nobody | Self::Stored(_) => HOME_HOLDER,
             Self::Luo(_) => HOME_LUO,
         }
     }
@@ -38,6 +37,7 @@ impl Backing {
     pub(super) fn features(&self) -> u64 {
         match self {
             Self::Nobody => abi::FDBOX_FEATURE_MEMFD,
+            Self::Stored(store) => abi::FDBOX_FEATURE_MEMFD | store.features(),
             Self::Luo(luo) => luo.features(),
         }
     }
@@ -47,7 +47,7 @@ impl Backing {
         match self {
             // A file of another kind may depend on the process that created it, or on its address
             // space.
-            Self::Nobody => Err(Errno::OPNOTSUPP),
+            Self::Nobody | Self::Stored(_) => Err(Errno::OPNOTSUPP),
             Self::Luo(luo) => luo.takes(fd),
         }
     }
@@ -60,17 +60,16 @@ impl Backing {
     ) -> Result<Option<Kept>, Refusal> {
         match self {
             Self::Nobody => Ok(None),
-            Self::Luo(luo) => {
-                let kept = luo.keep(held, entries)?;
-                Ok(Some(Kept { _box: kept }))
-            }
+            Self::Stored(store) => store.keep(held, entries).map(|kept| Some(Kept::by(kept))),
+            Self::Luo(luo) => luo.keep(held, entries).map(|kept| Some(Kept::by(kept))),
         }
     }
 
-    /// The boxes of the last kernel.
+    /// The boxes that an earlier keeper left.
     pub(super) fn arrivals(&self) -> Vec<Arrived> {
         match self {
             Self::Nobody => Vec::new(),
+            Self::Stored(store) => store.arrivals(),
             Self::Luo(luo) => luo.arrivals(),
         }
     }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::Errno;
 
-use super::backing::{Backing, Kept};
+use super::arrival::Incoming;
+use super::backing::Backing;
 use super::entry::{Entry, Lost, MAX_FDS, MEMFD, OTHER, Refusal};
+use super::kept::Kept;
 use super::lock::lock;
-use super::luo::Incoming;
 use super::packet;
 use crate::abi;
 use crate::hold::Hold;
@@ -23,7 +24,7 @@ pub(super) type Connection = Arc<OwnedFd>;
 #[derive(Debug)]
 pub(super) struct Content {
     entries: Vec<Entry>,
-    /// A box of the last kernel that has not been restored yet.
+    /// A box of an earlier keeper that has not been restored yet.
     incoming: Option<Incoming>,
     is_sealed: bool,
     /// Users of a deleted box get [`Errno::NODEV`].
@@ -55,7 +56,7 @@ impl Content {
         }
     }
 
-    /// A box of the last kernel.
+    /// A box that an earlier keeper left.
     pub(super) fn incoming(incoming: Incoming) -> Self {
         let content = Self {
             incoming: Some(incoming),
@@ -66,10 +67,10 @@ impl Content {
         content
     }
 
-    /// Restores what the last kernel left.
+    /// Restores what an earlier keeper left.
     pub(super) fn arrive(&mut self) {
         if let Some(incoming) = self.incoming.take() {
-            self.entries = incoming.take_all();
+            (self.entries, self.kept) = incoming.take_all();
         }
     }
 

@@ -1,8 +1,12 @@
-//! What a keeper records about a box for the keeper in the next kernel, because LUO knows files
-//! only by number.
+//! What a keeper records about a box for a later keeper, because LUO and the service manager know files only by number.
 //!
-//! The record is a separate memfd in the box's session. Its fields have fixed widths and are
+//! The record is a separate memfd beside the box's files. Its fields have fixed widths and are
 //! little-endian; docs/keeper-protocol.md has the layout.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 
 use crate::abi::{FDBOX_COMPATIBLE_LEN, FDBOX_NAME_LEN};
 use crate::bytes::{array, text, text_into, u32_at};
@@ -19,7 +23,7 @@ const NAME_AT: usize = 40;
 const HEADER_BYTES: usize = NAME_AT + FDBOX_NAME_LEN;
 const FD_BYTES: usize = 8 + FDBOX_NAME_LEN + FDBOX_COMPATIBLE_LEN;
 /// The maximum size of a directory.
-pub(super) const MAX_BYTES: usize = HEADER_BYTES + MAX_FDS * FD_BYTES;
+const MAX_BYTES: usize = HEADER_BYTES + MAX_FDS * FD_BYTES;
 
 const CHECKSUM: std::ops::Range<usize> = 16..20;
 
@@ -71,6 +75,11 @@ impl Directory {
         bytes
     }
 
+    /// A new memfd with it.
+    pub(super) fn memfd(&self) -> Result<OwnedFd, Errno> {
+        filled_memfd(&self.encode())
+    }
+
     /// Reads what [`encode`](Self::encode) wrote. The bytes end where the directory does.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DirectoryError> {
         use DirectoryError::Damaged;
@@ -101,6 +110,28 @@ impl Directory {
             fds: fds.ok_or(Damaged)?,
         })
     }
+}
+
+/// The directory in a memfd, if it is one.
+pub(super) fn read(memfd: BorrowedFd<'_>) -> Option<Directory> {
+    let mut bytes = vec![0; MAX_BYTES + 1];
+    let mut done = 0;
+    loop {
+        match rustix::io::pread(memfd, &mut bytes[done..], done as u64).ok()? {
+            0 => break,
+            more => done += more,
+        }
+    }
+    Directory::decode(&bytes[..done]).ok()
+}
+
+pub(super) fn filled_memfd(bytes: &[u8]) -> Result<OwnedFd, Errno> {
+    let memfd = memfd_create("vmm-fdbox-directory", MemfdFlags::CLOEXEC)?;
+    let mut done = 0;
+    while done < bytes.len() {
+        done += rustix::io::pwrite(&memfd, &bytes[done..], done as u64)?;
+    }
+    Ok(memfd)
 }
 
 fn listed(bytes: &[u8]) -> Option<Listed> {

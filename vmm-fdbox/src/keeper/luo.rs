@@ -7,12 +7,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::KeeperError;
-use super::directory::{Directory, Listed, MAX_BYTES};
-use super::entry::{Entry, Lost, Refusal};
+use super::arrival::{Arrived, Incoming};
+use super::directory::{self, Directory, Listed};
+use super::entry::{Entry, Refusal};
 use super::lock::lock;
 use crate::abi;
 use crate::name::BoxName;
@@ -81,7 +82,7 @@ impl Luo {
             used: Default::default(),
             unread: Mutex::default(),
         };
-        let memfd = filled_memfd(&[0]).map_err(KeeperError::NoMemfd)?;
+        let memfd = directory::filled_memfd(&[0]).map_err(KeeperError::NoMemfd)?;
         luo.takes(memfd.as_fd()).map_err(KeeperError::NoMemfd)?;
         Ok(luo)
     }
@@ -132,8 +133,7 @@ impl Luo {
             });
         }
         let name = name.clone();
-        let directory = Directory { name, owner, fds }.encode();
-        let memfd = filled_memfd(&directory).map_err(whole)?;
+        let memfd = Directory { name, owner, fds }.memfd().map_err(whole)?;
         sys::luo_preserve(session.as_fd(), memfd.as_fd(), DIRECTORY).map_err(whole)?;
         Ok(kept)
     }
@@ -160,7 +160,7 @@ impl Luo {
             };
             match read_directory(session.as_fd()) {
                 Some(Directory { name, owner, fds }) => {
-                    let incoming = Incoming { session, fds };
+                    let incoming = Incoming::Luo { session, fds };
                     arrived.push(Arrived {
                         name,
                         owner,
@@ -171,43 +171,6 @@ impl Luo {
             }
         }
         arrived
-    }
-}
-
-/// A box that the last kernel left, as its directory describes it.
-#[derive(Debug)]
-pub(super) struct Arrived {
-    pub(super) name: BoxName,
-    pub(super) owner: Owner,
-    pub(super) incoming: Incoming,
-}
-
-/// The files of such a box, still in LUO.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    session: OwnedFd,
-    fds: Vec<Listed>,
-}
-
-impl Incoming {
-    pub(super) fn fds(&self) -> usize {
-        self.fds.len()
-    }
-
-    /// Retrieves all files: those that cannot be retrieved are lost, and LUO frees what it still
-    /// has of them.
-    pub(super) fn take_all(self) -> Vec<Entry> {
-        let take = |listed: Listed| Entry {
-            file: sys::luo_take(self.session.as_fd(), listed.token).map_err(|errno| Lost {
-                errno,
-                message: "LUO cannot restore it: see the kernel log",
-            }),
-            name: listed.name,
-            kind: listed.kind,
-        };
-        let entries = self.fds.into_iter().map(take).collect();
-        let _ = sys::luo_finish(self.session.as_fd());
-        entries
     }
 }
 
@@ -242,32 +205,15 @@ fn refusal(entry: &Entry, errno: Errno) -> Refusal {
     }
 }
 
-fn filled_memfd(bytes: &[u8]) -> Result<OwnedFd, Errno> {
-    let memfd = memfd_create("vmm-fdbox-directory", MemfdFlags::CLOEXEC)?;
-    let mut done = 0;
-    while done < bytes.len() {
-        done += rustix::io::pwrite(&memfd, &bytes[done..], done as u64)?;
-    }
-    Ok(memfd)
-}
-
 fn read_directory(session: BorrowedFd<'_>) -> Option<Directory> {
-    let memfd = sys::luo_take(session, DIRECTORY).ok()?;
-    let mut bytes = vec![0; MAX_BYTES + 1];
-    let mut done = 0;
-    loop {
-        match rustix::io::pread(&memfd, &mut bytes[done..], done as u64).ok()? {
-            0 => break,
-            more => done += more,
-        }
-    }
-    Directory::decode(&bytes[..done]).ok()
+    directory::read(sys::luo_take(session, DIRECTORY).ok()?.as_fd())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::keeper::content::Content;
+    use crate::keeper::entry::Lost;
     use crate::keeper::held::Held;
     use crate::name::FdName;
 
@@ -275,9 +221,9 @@ mod tests {
     #[test]
     fn what_does_not_arrive_is_lost() {
         let name = FdName::new("ram").unwrap();
-        let incoming = Incoming {
+        let incoming = Incoming::Luo {
             // Not a session of LUO.
-            session: filled_memfd(b"x").unwrap(),
+            session: directory::filled_memfd(b"x").unwrap(),
             fds: vec![Listed {
                 token: 1,
                 name: name.clone(),
@@ -306,7 +252,7 @@ mod tests {
         let entry = Entry {
             name: FdName::new("gpu").unwrap(),
             kind: "keeper,file-v1".into(),
-            file: filled_memfd(b"x").map_err(|errno| Lost { errno, message: "" }),
+            file: directory::filled_memfd(b"x").map_err(|errno| Lost { errno, message: "" }),
         };
         // LUO's error for a kind that it has no handler for.
         let refused = refusal(&entry, Errno::NOENT);

@@ -5,7 +5,7 @@
 //! box is its *home*:
 //!
 //! - [`Home::Holder`](crate::Home::Holder): only the keeper, which holds the descriptors. This is sufficient for another
-//!   VMM in the same kernel.
+//!   VMM in the same kernel. As a service it can have a [service manager](ServiceManager) hold them as well.
 //! - [`Home::Luo`](crate::Home::Luo), the kernel's Live Update Orchestrator: a sealed box is a session of LUO and
 //!   reaches the next kernel, with the files that LUO can keep. The keeper has to live until the
 //!   jump, and a keeper in the next kernel retrieves the boxes.
@@ -26,14 +26,18 @@
 
 mod all_boxes;
 mod answer;
+mod arrival;
 mod backing;
 pub(crate) mod client;
 mod content;
 mod directory;
 mod entry;
+mod fd_store;
 mod held;
+mod kept;
 mod lock;
 mod luo;
+mod manager;
 mod one_box;
 mod packet;
 mod server;
@@ -50,11 +54,13 @@ use rustix::net::{
 };
 
 use self::backing::Backing;
+use self::fd_store::FdStore;
 use self::luo::Luo;
 use self::server::Shared;
 use crate::control::Control;
 use crate::error::{BoxError, Operation};
 
+pub use self::manager::ServiceManager;
 pub(crate) use self::packet::is_packet_socket;
 pub use self::wire::VERSION;
 
@@ -88,6 +94,19 @@ impl Keeper {
     /// [`KeeperError::System`].
     pub fn holder() -> Result<Self, KeeperError> {
         Self::new(Backing::Nobody)
+    }
+
+    /// A keeper whose sealed boxes are also in its service manager's store of descriptors, which takes `most` of them. `fds`
+    /// is what the manager has returned, by name: the boxes of an earlier keeper.
+    ///
+    /// # Errors
+    /// [`KeeperError::System`].
+    pub fn stored(
+        manager: Arc<ServiceManager>,
+        most: usize,
+        fds: impl IntoIterator<Item = (String, OwnedFd)>,
+    ) -> Result<Self, KeeperError> {
+        Self::new(Backing::Stored(FdStore::new(manager, most, fds)))
     }
 
     fn new(backing: Backing) -> Result<Self, KeeperError> {
