@@ -13,6 +13,7 @@ use rustix::net::{
     SocketFlags, SocketType, bind, recvmsg, socket_with,
 };
 use vmm_fdbox::keeper::Keeper;
+use vmm_fdbox::suite::{Differs, checks};
 use vmm_fdbox::{AnyBox, BoxName, Control, FdName, Home};
 
 /// Starts the keeper as systemd does: descriptors from number 3 on, and the process's own number in the environment.
@@ -46,7 +47,7 @@ impl Manager {
     }
 
     /// Starts the service, and waits until it is up.
-    fn start(&mut self) -> Child {
+    fn start(&mut self, most_stored: usize) -> Child {
         let mut names = vec!["keeper"];
         names.extend(self.stored.keys().map(String::as_str));
         let mut service = Command::new("sh");
@@ -55,7 +56,7 @@ impl Manager {
             .env("NOTIFY_SOCKET", &self.notify_path)
             .env("LISTEN_FDS", names.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"))
-            .env("FDSTORE", "10")
+            .env("FDSTORE", most_stored.to_string())
             .stdin(self.listener.try_clone().unwrap());
         let mut stored = self.stored.values().map(|fd| fd.try_clone().unwrap());
         let mut next = || stored.next().map_or_else(Stdio::null, Stdio::from);
@@ -87,12 +88,32 @@ impl Manager {
     }
 }
 
+/// It has dropped what it does not need, whoever started it.
+fn has_no_privileges(process: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map(str::trim)
+    };
+    for capabilities in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(
+            field(capabilities),
+            Some("0000000000000000"),
+            "{capabilities}"
+        );
+    }
+    assert_eq!(field("NoNewPrivs"), Some("1"));
+    assert_eq!(field("Seccomp"), Some("2"));
+}
+
 #[test]
 fn a_keeper_that_is_killed_is_started_again_with_its_boxes() {
     let mut manager = Manager::new();
-    let mut service = manager.start();
+    let mut service = manager.start(10);
     let control = Control::connect(&manager.path).unwrap();
     assert_eq!(control.home(), Home::Holder);
+    has_no_privileges(service.id());
     let (name, ram) = (BoxName::new("vm0").unwrap(), FdName::new("ram").unwrap());
     let open = control.create(&name).unwrap();
     let memfd = memfd_create("ram", MemfdFlags::CLOEXEC).unwrap();
@@ -106,7 +127,7 @@ fn a_keeper_that_is_killed_is_started_again_with_its_boxes() {
     service.wait().unwrap();
     assert_eq!(manager.stored.len(), 2);
 
-    let mut service = manager.start();
+    let mut service = manager.start(10);
     let control = Control::connect(&manager.path).unwrap();
     let AnyBox::Sealed(sealed) = control.open_box(&name).unwrap() else {
         panic!("it is open")
@@ -123,4 +144,18 @@ fn a_keeper_that_is_killed_is_started_again_with_its_boxes() {
     while !manager.stored.is_empty() {
         manager.hear();
     }
+}
+
+#[test]
+fn a_keeper_without_privileges_does_what_every_store_does() {
+    let mut manager = Manager::new();
+    let mut service = manager.start(0);
+    has_no_privileges(service.id());
+    let control = Control::connect(&manager.path).unwrap();
+    for (what, check) in checks() {
+        println!("{what}");
+        check(&control, Differs::HOLDER);
+    }
+    drop(control);
+    assert!(service.wait().unwrap().success());
 }

@@ -21,6 +21,7 @@ use super::answer::hear;
 use crate::activation::Activation;
 use crate::cli::{HomeArg, HomeArgs, KeeperArgs};
 use crate::error::chain;
+use crate::sandbox;
 
 const FDBOX: &str = "/dev/fdbox/fdbox";
 const LUO: &str = "/dev/liveupdate";
@@ -32,6 +33,9 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
     let passed = Activation::of_this_process();
     let passed = passed.context("Cannot take what the service manager passes")?;
+    // While files can be opened.
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.context("Cannot open /dev/null")?;
     // Otherwise another command has started it, and waits.
     let is_service = args.socket.is_some() || passed.listener.is_some();
     let ready = match start(args, passed) {
@@ -46,8 +50,6 @@ pub(super) fn keeper(args: &KeeperArgs) -> anyhow::Result<ExitStatus> {
     let (keeper, listener) = ready;
     if !is_service {
         // The process that started this one waits for the end of the connection: no text means success.
-        let null = File::options().read(true).write(true).open("/dev/null");
-        let null = null.context("Cannot open /dev/null")?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stdin(&null)?;
     }
@@ -82,6 +84,7 @@ fn start(args: &KeeperArgs, passed: Activation) -> anyhow::Result<(Keeper, Owned
         }
         _ => Keeper::holder()?,
     };
+    sandbox::enter_keeper()?;
     if let Some(manager) = manager {
         let ready = manager.ready();
         ready.context("Cannot tell the service manager that the keeper is up")?;

@@ -9,9 +9,10 @@ use seccompiler::{
 };
 
 use super::syscalls::{
-    BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, FCNTL, HARMLESS, KVM_IRQ_LINE, KVM_IRQFD, KVM_RUN,
-    KVM_SET_GSI_ROUTING, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, KVM_TYPE,
-    MISSING, PR_GET_AUXV, REFUSED, SERVICE, TAP, TUN_OFFLOAD, TYPE_MASK, VFIO_TYPE,
+    BOX_TYPE, CONNECTING, DEVICES, EVERYWHERE, FCNTL, HARMLESS, KEEPER, KVM_IRQ_LINE, KVM_IRQFD,
+    KVM_RUN, KVM_SET_GSI_ROUTING, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2,
+    KVM_TYPE, LUO_TYPE, MISSING, PR_GET_AUXV, REFUSED, SERVICE, TAP, TUN_OFFLOAD, TYPE_MASK,
+    VFIO_TYPE,
 };
 use super::{Level, Sandbox, SandboxError, Thread};
 
@@ -38,7 +39,7 @@ impl Filters {
 
     /// Installs the process's filters. There is only one thread.
     pub(super) fn enter(&self) -> Result<(), SandboxError> {
-        self.process.iter().try_for_each(apply)
+        enter(&self.process)
     }
 
     /// Installs the narrower filter of the calling thread.
@@ -49,6 +50,19 @@ impl Filters {
             Thread::Api => &self.api,
         })
     }
+}
+
+/// The filters of a keeper's process; `None` if this kernel has no seccomp.
+pub(super) fn of_keeper() -> Result<Option<Vec<BpfProgram>>, SandboxError> {
+    if !is_there() {
+        return Ok(None);
+    }
+    let programs = keeper().and_then(|rules| whole_process(rules, Level::On));
+    programs.map(Some).map_err(SandboxError::BuildFilter)
+}
+
+pub(super) fn enter(programs: &[BpfProgram]) -> Result<(), SandboxError> {
+    programs.iter().try_for_each(apply)
 }
 
 fn apply(program: &BpfProgram) -> Result<(), SandboxError> {
@@ -72,31 +86,42 @@ fn build(sandbox: &Sandbox) -> Result<Filters, BackendError> {
             add(&mut process, *call, rules.clone());
         }
     }
-    // The strictest of all filters applies.
-    let errno = |calls: &[c_long], errno: c_int| {
-        let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
-        let action = SeccompAction::Errno(errno.unsigned_abs());
-        compile(rules, SeccompAction::Allow, action)
-    };
-    let mut programs = vec![errno(MISSING, libc::ENOSYS)?, errno(REFUSED, libc::EACCES)?];
-    let otherwise = || match sandbox.level {
-        Level::Log => SeccompAction::Log,
-        Level::On | Level::Off => SeccompAction::KillProcess,
-    };
-    let allow = |rules| compile(rules, otherwise(), SeccompAction::Allow);
-    programs.push(allow(process)?);
+    let allow = |rules| allowed(rules, sandbox.level);
     Ok(Filters {
-        process: programs,
+        process: whole_process(process, sandbox.level)?,
         vcpu: allow(vcpu)?,
         device: allow(device)?,
         api: allow(api)?,
     })
 }
 
-/// The rules for a device's thread.
-fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
+/// The programs for a process that makes these calls.
+fn whole_process(rules: Rules, level: Level) -> Result<Vec<BpfProgram>, BackendError> {
+    // The strictest of all filters applies.
+    let errno = |calls: &[c_long], errno: c_int| {
+        let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+        let action = SeccompAction::Errno(errno.unsigned_abs());
+        compile(rules, SeccompAction::Allow, action)
+    };
+    Ok(vec![
+        errno(MISSING, libc::ENOSYS)?,
+        errno(REFUSED, libc::EACCES)?,
+        allowed(rules, level)?,
+    ])
+}
+
+fn allowed(rules: Rules, level: Level) -> Result<BpfProgram, BackendError> {
+    let otherwise = match level {
+        Level::Log => SeccompAction::Log,
+        Level::On | Level::Off => SeccompAction::KillProcess,
+    };
+    compile(rules, otherwise, SeccompAction::Allow)
+}
+
+/// The rules for any thread that makes these calls.
+fn thread(calls: &[c_long]) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
-    for call in [EVERYWHERE, DEVICES, REFUSED, MISSING].concat() {
+    for call in [EVERYWHERE, calls, REFUSED, MISSING].concat() {
         rules.insert(call, Vec::new());
     }
     // Writable memory is never executable.
@@ -111,6 +136,31 @@ fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     // A thread that cannot continue aborts this process.
     let ourselves = std::process::id().cast_signed();
     add(&mut rules, libc::SYS_tgkill, [equal(0, ourselves)?]);
+    Ok(rules)
+}
+
+/// Adds what a thread needs to start others.
+fn starts_threads(rules: &mut Rules) -> Result<(), BackendError> {
+    // Threads, but no processes.
+    let thread = masked(0, libc::CLONE_THREAD, libc::CLONE_THREAD)?;
+    add(rules, libc::SYS_clone, [thread]);
+    // A new thread sets its name.
+    for setting in [libc::PR_SET_NAME, libc::PR_SET_VMA] {
+        add(rules, libc::SYS_prctl, [equal(0, setting)?]);
+    }
+    Ok(())
+}
+
+fn keeper() -> Result<Rules, BackendError> {
+    let mut rules = thread(KEEPER)?;
+    starts_threads(&mut rules)?;
+    add(&mut rules, libc::SYS_ioctl, [letter(LUO_TYPE)?]);
+    Ok(rules)
+}
+
+/// The rules for a device's thread.
+fn device(sandbox: &Sandbox) -> Result<Rules, BackendError> {
+    let mut rules = thread(DEVICES)?;
     // A device's socket must not block.
     for number in [TUN_OFFLOAD, libc::FIONBIO] {
         add(&mut rules, libc::SYS_ioctl, [request(number)?]);
@@ -158,18 +208,10 @@ fn api(device: &Rules) -> Result<Rules, BackendError> {
     let letters = [KVM_TYPE, VFIO_TYPE, BOX_TYPE].map(letter);
     let letters = letters.into_iter().collect::<Result<_, _>>()?;
     add_first(&mut rules, libc::SYS_ioctl, letters);
-    // Threads, but no processes.
-    let thread = masked(0, libc::CLONE_THREAD, libc::CLONE_THREAD)?;
-    add(&mut rules, libc::SYS_clone, [thread]);
-    // A new thread sets its name and narrows its filter.
-    let settings = [
-        libc::PR_SET_NAME,
-        libc::PR_SET_VMA,
-        libc::PR_SET_NO_NEW_PRIVS,
-    ];
-    for setting in settings {
-        add(&mut rules, libc::SYS_prctl, [equal(0, setting)?]);
-    }
+    starts_threads(&mut rules)?;
+    // A new thread narrows its filter.
+    let setting = equal(0, libc::PR_SET_NO_NEW_PRIVS)?;
+    add(&mut rules, libc::SYS_prctl, [setting]);
     Ok(rules)
 }
 

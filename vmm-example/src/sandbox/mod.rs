@@ -158,6 +158,31 @@ impl Sandbox {
     }
 }
 
+/// Drops what a keeper does not need. All its files are open; it has no second thread yet.
+pub(crate) fn enter_keeper() -> Result<(), SandboxError> {
+    only_thread()?;
+    // While /proc can still be read to find out whether there is seccomp.
+    let filters = filter::of_keeper()?;
+    privileges::refuse_core()?;
+    privileges::drop_bounding_set()?;
+    privileges::forbid_new()?;
+    privileges::drop_capabilities()?;
+    privileges::refuse_dumps()?;
+    if let Err(error) = paths::restrict(&Sandbox::default()) {
+        let why = chain(&error);
+        warn(&format!(
+            "Landlock does not keep the keeper from files: {why}"
+        ));
+    }
+    match filters {
+        Some(filters) => filter::enter(&filters),
+        None => {
+            warn("Nothing keeps the keeper from system calls: this kernel has no seccomp");
+            Ok(())
+        }
+    }
+}
+
 /// Restricts the calling thread, which is new, to what its kind does.
 pub(crate) fn confine(kind: Thread) {
     let Some(filters) = FILTERS.get() else {

@@ -78,8 +78,7 @@ pub(super) fn set_limits(locks_memory: bool) -> Result<(), SandboxError> {
         current: Some(limit),
         maximum: Some(limit),
     };
-    // No core dumps: they would contain vCPU registers and the devices' data.
-    call("setrlimit(RLIMIT_CORE)", setrlimit(Resource::Core, most(0)))?;
+    refuse_core()?;
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES);
     let files = setrlimit(Resource::Nofile, most(files.min(OPEN_FILES)));
     call("setrlimit(RLIMIT_NOFILE)", files)?;
@@ -97,6 +96,15 @@ pub(super) fn set_limits(locks_memory: bool) -> Result<(), SandboxError> {
     let locked = most(locked.unwrap_or(LOCKED_BYTES).min(LOCKED_BYTES));
     let locked = setrlimit(Resource::Memlock, locked);
     call("setrlimit(RLIMIT_MEMLOCK)", locked)
+}
+
+/// No core dumps: they would contain vCPU registers and the devices' data.
+pub(super) fn refuse_core() -> Result<(), SandboxError> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    call("setrlimit(RLIMIT_CORE)", setrlimit(Resource::Core, none))
 }
 
 /// Ensures that no program and no change of user can bring a capability back.

@@ -87,6 +87,24 @@ pub(super) const SERVICE: &[libc::c_long] = &[
     libc::SYS_unlinkat,
 ];
 
+/// What a keeper does with sockets, descriptors and the directories of its boxes.
+pub(super) const KEEPER: &[libc::c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_dup,
+    libc::SYS_dup2,
+    libc::SYS_dup3,
+    libc::SYS_eventfd2,
+    libc::SYS_getsockopt,
+    libc::SYS_memfd_create,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
+    libc::SYS_socketpair,
+    libc::SYS_unlink,
+];
+
 /// The allowed commands of fcntl: none that makes the kernel send a signal to another process
 /// (F_SETOWN, F_SETSIG, leases).
 pub(super) const FCNTL: &[libc::c_int] = &[
@@ -122,10 +140,11 @@ pub(super) const MISSING: &[libc::c_long] = &[libc::SYS_clone3];
 /// linux/prctl.h: the auxiliary vector.
 pub(super) const PR_GET_AUXV: libc::c_int = 0x4155_5856;
 
-/// The types of KVM's ioctls, those of VFIO and iommufd, and those of a box.
+/// The types of KVM's ioctls, those of VFIO and iommufd, those of a box, and LUO's.
 pub(super) const KVM_TYPE: u64 = 0xae00;
 pub(super) const VFIO_TYPE: u64 = 0x3b00;
 pub(super) const BOX_TYPE: u64 = 0x2e00;
+pub(super) const LUO_TYPE: u64 = 0xba00;
 /// The type bits of an ioctl request.
 pub(super) const TYPE_MASK: u64 = 0xff00;
 
