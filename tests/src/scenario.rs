@@ -92,7 +92,8 @@ pub enum HostKind {
     GuestOneBoot,
     /// A guest in one kernel and a host of its own, with more time.
     GuestAlone,
-    /// Two CPUs, of which each kernel brings up the first, and what a lifeboat needs on the other.
+    /// A kexec between kernels that bring up the first of two CPUs, and what a lifeboat needs on the
+    /// other: a host of its own.
     Lifeboat,
     /// The same in one kernel that was told nothing of lifeboats, with three CPUs.
     LifeboatOneBoot,
@@ -129,7 +130,10 @@ impl HostKind {
     pub fn is_alone(self) -> bool {
         self.jumps()
             || (self.devices() != Devices::None && self != Self::Modular && !self.has_lifeboat())
-            || matches!(self, Self::Forged | Self::GuestAlone | Self::GuestHolder)
+            || matches!(
+                self,
+                Self::Forged | Self::GuestAlone | Self::GuestHolder | Self::Lifeboat
+            )
     }
 
     /// Whether the host must not share the machine with other hosts: several guests share its only

@@ -10,9 +10,10 @@ use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::programs::{self, Programs};
 
-/// Makes the host's kernels leave the third serial port alone, even when they probe ports at boot: it
-/// is the console of a kernel that runs at the same time.
-pub(crate) const CMDLINE: &str = "8250.nr_uarts=2";
+/// Makes the host's kernels leave the third serial port alone: it is the console of a kernel that runs
+/// at the same time. ACPI lists it, too, and with fewer places than ports it would take that of the
+/// host's console.
+pub(crate) const CMDLINE: &str = "8250.nr_uarts=2 pnpacpi=off";
 const MODULE: &str = "fdbox-boat.ko";
 
 /// The files, with their local paths.

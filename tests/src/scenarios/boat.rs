@@ -31,6 +31,8 @@ pub(crate) const MODULE_NAME: &str = "fdbox_boat";
 pub(crate) const NODE: &str = "/dev/fdbox-boat";
 const KERNEL: &str = "/boat/kernel";
 const INITRAMFS: &str = "/boat/initramfs";
+/// As sysfs has it.
+const CONSOLE_PORT: &str = "0x3E8";
 /// The port that the lab reads a boat's console from.
 const CONSOLE: &str = "console=uart8250,io,0x3e8,115200n8 keep_bootcon";
 /// How long a boat's state may take to become another one.
@@ -187,8 +189,18 @@ impl Boat {
         uapi::call(&self.0, START, &mut limits).map(drop)
     }
 
-    /// Lost after so much silence.
+    /// Lost after so much silence. The host must not use the port of the boat's console.
     pub(crate) fn start(&self, silence_ms: u32) -> Result<()> {
+        for tty in fs::read_dir("/sys/class/tty").context("List the host's terminals")? {
+            let tty = tty?.path();
+            // Only serial ports have this file.
+            let port = fs::read_to_string(tty.join("port")).unwrap_or_default();
+            ensure!(
+                port.trim() != CONSOLE_PORT,
+                "{} of the host is the boat's console",
+                tty.display()
+            );
+        }
         self.done("Start the boat", self.try_start(START_MS, silence_ms))
     }
 
@@ -278,8 +290,8 @@ fn limits(first_ms: u32, second_ms: u32) -> Limits {
     }
 }
 
-/// What a boat of 64 MiB takes at least, and what other things may have taken meanwhile.
-pub(crate) const MOST_OF_IT_KIB: u64 = 48 << 10;
+/// Most of the memory of a boat of 64 MiB: other things may have taken the rest meanwhile.
+pub(crate) const MOST_OF_IT_KIB: u64 = 60 << 10;
 
 /// Starts a boat, with its CPU offline.
 pub(crate) fn started(boat: &Boat, spec: &Spec, silence_ms: u32) -> Result<Status> {
@@ -356,11 +368,36 @@ pub(crate) fn comes_back(cpu: u32) -> Result<()> {
 }
 
 /// Free memory of the host, in KiB.
-pub(crate) fn free_kib() -> Result<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemFree:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.context("/proc/meminfo has no MemFree")?.parse()?)
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub(crate) struct Free {
+    /// As `MemFree` counts it.
+    shared: u64,
+    /// What CPUs keep at hand, which `MemFree` does not count: after a boat's memory was freed page by
+    /// page, this can be half of it.
+    of_cpus: u64,
+}
+
+impl Free {
+    pub(crate) fn now() -> Result<Self> {
+        let number = |text: &str| -> Result<u64> {
+            let first = text.split_whitespace().next();
+            Ok(first.context("A line without a number")?.parse()?)
+        };
+        let meminfo = fs::read_to_string("/proc/meminfo")?;
+        let mut lines = meminfo.lines();
+        let shared = lines.find_map(|line| line.strip_prefix("MemFree:"));
+        let zones = fs::read_to_string("/proc/zoneinfo")?;
+        let counts = zones
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("count:"));
+        let pages = counts.map(number).sum::<Result<u64>>()?;
+        Ok(Self {
+            shared: number(shared.context("/proc/meminfo has no MemFree")?)?,
+            of_cpus: pages * 4,
+        })
+    }
+
+    pub(crate) fn kib(self) -> u64 {
+        self.shared + self.of_cpus
+    }
 }

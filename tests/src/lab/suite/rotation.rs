@@ -26,12 +26,7 @@ const ALWAYS: &[&str] = &[
 ];
 
 /// Hosts that scenarios share but that run in turns: each is for one or two long scenarios.
-const IN_TURNS: &[&str] = &[
-    "guests-one-boot-1",
-    "large-kexec-2",
-    "lifeboat-4",
-    "lifeboat-one-boot-1",
-];
+const IN_TURNS: &[&str] = &["guests-one-boot-1", "large-kexec-2", "lifeboat-one-boot-1"];
 
 /// One of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use super::{Cx, Scenario};
 use crate::boat::{
-    Boat, LOST, MOST_OF_IT_KIB, OFF, RUNNING, Spec, both_beat, comes_back, free_kib, is_kept,
-    of_none, set_online, started,
+    Boat, Free, LOST, MOST_OF_IT_KIB, OFF, RUNNING, Spec, both_beat, comes_back, is_kept, of_none,
+    set_online, started,
 };
 use crate::check::{equal, fails};
 use crate::host;
@@ -65,24 +65,25 @@ const IOCTL: &str = "16";
 const START: &str = "0x2e11";
 
 /// Runs `act` while these CPUs are offline, and has them all again in the end, and the memory.
-fn lent(cpus: &[u32], act: impl FnOnce(&Boat) -> Result<()>) -> Result<()> {
+fn lent(cx: &Cx<'_>, cpus: &[u32], act: impl FnOnce(&Boat) -> Result<()>) -> Result<()> {
     let boat = Boat::open()?;
     for cpu in cpus {
         set_online(*cpu, false)?;
     }
-    let free = free_kib()?;
+    let before = Free::now()?;
     act(&boat)?;
     equal("What is left of the boat", boat.status()?, of_none())?;
-    let now = free_kib()?;
+    let after = Free::now()?;
+    cx.value("free KiB before and after", (before, after))?;
     ensure!(
-        now + MOST_OF_IT_KIB > free,
-        "The boat's memory did not come back: {free} KiB were free, {now} are"
+        after.kib() + MOST_OF_IT_KIB > before.kib(),
+        "The boat's memory did not come back: free are {after:?}, not {before:?}"
     );
     cpus.iter().try_for_each(|cpu| comes_back(*cpu))
 }
 
-fn two_cpus(_: &Cx<'_>) -> Result<()> {
-    lent(&BOTH, |boat| {
+fn two_cpus(cx: &Cx<'_>) -> Result<()> {
+    lent(cx, &BOTH, |boat| {
         started(boat, &Spec::new("stay", &BOTH), 0)?;
         both_beat(boat)?;
         BOTH.iter().try_for_each(|cpu| is_kept(*cpu))?;
@@ -90,8 +91,8 @@ fn two_cpus(_: &Cx<'_>) -> Result<()> {
     })
 }
 
-fn alone(_: &Cx<'_>) -> Result<()> {
-    lent(&BOTH, |boat| {
+fn alone(cx: &Cx<'_>) -> Result<()> {
+    lent(cx, &BOTH, |boat| {
         started(boat, &Spec::new("stay", &BOTH[1..]), 0)?;
         // No CPU of the boat's, but with it there would be two.
         is_kept(BOTH[0])?;
@@ -101,8 +102,13 @@ fn alone(_: &Cx<'_>) -> Result<()> {
 }
 
 /// A boat with this fate, which is lost by it.
-fn lost(fate: &str, silence_ms: u32, stop: impl FnOnce(&Boat) -> Result<()>) -> Result<()> {
-    lent(&BOTH, |boat| {
+fn lost(
+    cx: &Cx<'_>,
+    fate: &str,
+    silence_ms: u32,
+    stop: impl FnOnce(&Boat) -> Result<()>,
+) -> Result<()> {
+    lent(cx, &BOTH, |boat| {
         boat.load(&Spec::new(fate, &BOTH[..1]))?;
         boat.start(silence_ms)?;
         // It may be lost by now.
@@ -116,16 +122,16 @@ fn lost(fate: &str, silence_ms: u32, stop: impl FnOnce(&Boat) -> Result<()>) -> 
     })
 }
 
-fn crash(_: &Cx<'_>) -> Result<()> {
-    lost("panic", 0, Boat::stop)
+fn crash(cx: &Cx<'_>) -> Result<()> {
+    lost(cx, "panic", 0, Boat::stop)
 }
 
-fn shutdown(_: &Cx<'_>) -> Result<()> {
-    lost("halt", 0, Boat::stop)
+fn shutdown(cx: &Cx<'_>) -> Result<()> {
+    lost(cx, "halt", 0, Boat::stop)
 }
 
-fn silence(_: &Cx<'_>) -> Result<()> {
-    lost("fall-silent", 1000, Boat::stop)
+fn silence(cx: &Cx<'_>) -> Result<()> {
+    lost(cx, "fall-silent", 1000, Boat::stop)
 }
 
 /// START, which somebody is to be killed in.
@@ -133,8 +139,8 @@ pub(super) fn start_boat(start_ms: &str) -> Result<()> {
     Ok(Boat::open()?.try_start(start_ms.parse()?, 0)?)
 }
 
-fn killed(_: &Cx<'_>) -> Result<()> {
-    lent(&BOTH, |boat| {
+fn killed(cx: &Cx<'_>) -> Result<()> {
+    lent(cx, &BOTH, |boat| {
         boat.load(&Spec::new("silent-from-the-start", &BOTH[..1]))?;
         let mut starter = Command::new("/proc/self/exe");
         let mut starter = starter.args(["help", "start-boat", "120000"]).spawn()?;
@@ -151,8 +157,8 @@ fn killed(_: &Cx<'_>) -> Result<()> {
     })
 }
 
-fn never_aboard(_: &Cx<'_>) -> Result<()> {
-    lent(&BOTH, |boat| {
+fn never_aboard(cx: &Cx<'_>) -> Result<()> {
+    lent(cx, &BOTH, |boat| {
         boat.load(&Spec::new("silent-from-the-start", &BOTH[..1]))?;
         boat.is_refused(
             "To start it",

@@ -22,6 +22,7 @@ mod late;
 mod leaving;
 mod leaving_load;
 mod lifeboat_here;
+mod lifeboat_kexec;
 mod lifeboat_refused;
 mod load;
 mod lsm;
@@ -152,6 +153,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         trouble::ALL,
         modular::ALL,
         lifeboat_here::ALL,
+        lifeboat_kexec::ALL,
         lifeboat_refused::ALL,
     ]
     .into_iter()
