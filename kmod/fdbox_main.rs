@@ -50,6 +50,7 @@ use kexec::{
     },
     handover,
     kho,
+    left_boat,
     poison, //
 };
 
@@ -160,6 +161,7 @@ unsafe extern "C" fn fdbox_rs_reboot(kexec: bool) {
         );
     }
     box_list::carry_all();
+    left_boat::carry();
     handover::settle(kexec);
 }
 

@@ -79,6 +79,9 @@ void *fdbox_shim_kho_restore_body(const u8 descriptor[16]);
 const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len);
 void fdbox_shim_kho_mark_incoming(const void *root, const u8 *mark, size_t len);
 
+/* left_boat.c: a boat of the last kernel that no module has taken over. */
+int fdbox_shim_boat_carry(void);
+
 /* poison.c: broken pages of memory. */
 bool fdbox_shim_poison_supported(void);
 u64 fdbox_shim_poison_events(void);

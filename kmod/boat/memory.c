@@ -9,18 +9,17 @@
  * over marks it as taken and never frees it.
  */
 #include <linux/build_bug.h>
-#include <linux/crc32.h>
 #include <linux/gfp.h>
 #include <linux/io.h>
 #include <linux/kexec_handover.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
-#include <linux/overflow.h>
 #include <linux/vmstat.h>
 
 #include <asm/e820/api.h>
 
 #include "boat.h"
+#include "record.h"
 
 static unsigned long low = 0x50000;
 module_param(low, ulong, 0400);
@@ -98,11 +97,6 @@ void boat_memory_put(struct boat *boat)
 	boat->region = NULL;
 }
 
-static u32 boat_record_crc(const struct boat_record *record)
-{
-	return ~crc32_le(~0, (const u8 *)record, offsetof(struct boat_record, crc));
-}
-
 static void boat_record_write(struct boat *boat, struct boat_record *record)
 {
 	u32 i;
@@ -154,25 +148,6 @@ void boat_withdraw(struct boat *boat)
 	kho_remove_subtree(boat->record);
 	kho_unpreserve_free(boat->record);
 	boat->record = NULL;
-}
-
-/* Whether a record is intact, and describes memory that is usable for a boat. */
-static int boat_record_check(const struct boat_record *record, size_t len)
-{
-	u64 end;
-
-	if (len < sizeof(*record) || record->magic != BOAT_RECORD_MAGIC ||
-	    record->size < sizeof(*record) || record->crc != boat_record_crc(record))
-		return -EIO;
-	if (record->version != BOAT_ABI_VERSION)
-		return -EPROTO;
-	if (!PAGE_ALIGNED(record->region) || !PAGE_ALIGNED(record->region_bytes) ||
-	    check_add_overflow(record->region, record->region_bytes, &end) ||
-	    record->region_bytes <= BOAT_RAM_OFFSET ||
-	    record->page != record->region + BOAT_PAGE_OFFSET ||
-	    !record->nr_cpus || record->nr_cpus > BOAT_RECORD_CPUS)
-		return -EIO;
-	return 0;
 }
 
 /* The record of the last kernel, or NULL. A taken record is of a boat that was stopped. */

@@ -7,6 +7,7 @@ pub(crate) mod blob;
 pub(crate) mod coalesce;
 pub(crate) mod handover;
 pub(crate) mod kho;
+pub(crate) mod left_boat;
 pub(crate) mod poison;
 pub(crate) mod record;
 mod subtree;

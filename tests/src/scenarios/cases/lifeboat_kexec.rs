@@ -29,6 +29,12 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::Lifeboat,
         stages: &[starts, lets_it_run, stops],
     },
+    &Scenario {
+        name: "lifeboat/unwatched",
+        about: "a boat runs on through a kernel that never loads its module",
+        host: HostKind::Lifeboat,
+        stages: &[starts, does_not_look, stops],
+    },
 ];
 
 const CPU: u32 = 1;
@@ -78,8 +84,8 @@ fn start(boat: &Boat) -> Result<()> {
 
 /// The boat of the last kernel, which ran on meanwhile and is the same one.
 fn found(cx: &Cx<'_>) -> Result<(Boat, Status)> {
-    let last = told_by_last()?;
     let boat = Boat::open()?;
+    let last = told_by_last()?;
     let status = boat.status()?;
     equal("The state", status.state, RUNNING)?;
     equal("The run of the boat", status.life, last.life)?;
@@ -110,6 +116,12 @@ fn starts(_: &Cx<'_>) -> Result<()> {
 fn lets_it_run(cx: &Cx<'_>) -> Result<()> {
     let (boat, _) = found(cx)?;
     tell_next(&boat.status()?)
+}
+
+/// Only fdbox.ko is loaded in this kernel, and carries the log on with the boat.
+fn does_not_look(_: &Cx<'_>) -> Result<()> {
+    let is_loaded = std::fs::exists(crate::boat::NODE)?;
+    equal("Whether the boat's module is loaded", is_loaded, false)
 }
 
 fn stops(cx: &Cx<'_>) -> Result<()> {
