@@ -35,10 +35,12 @@ mod generated {
 }
 
 pub(crate) use generated::{
+    fdbox_borrow as Borrow,
     fdbox_create_box as CreateBox,
     fdbox_delete_box as DeleteBox,
     fdbox_get_fd as GetFd,
     fdbox_info as Info,
+    fdbox_lend as Lend,
     fdbox_next_box as NextBox,
     fdbox_next_fd as NextFd,
     fdbox_next_lost as NextLost,
@@ -93,6 +95,8 @@ growable!(
     SealErrorArg: 528,
     NextLost: 584,
     Salvage: 16,
+    Borrow: 264,
+    Lend: 32,
 );
 
 /// A growable struct of the caller; this module knows the fields of `T`.

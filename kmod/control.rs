@@ -6,11 +6,13 @@ use crate::abi;
 use crate::argument::{
     self,
     padded,
+    Borrow,
     CreateBox,
     DeleteBox,
     GetFd,
     Growable,
     Info,
+    Lend,
     NextBox,
     NextFd,
     NextLost,
@@ -18,6 +20,7 @@ use crate::argument::{
     Salvage,
     SealErrorArg, //
 };
+use crate::boxes::borrowing;
 use crate::boxes::box_list;
 use crate::boxes::entry::{
     Content,
@@ -34,6 +37,7 @@ use crate::file::{
 };
 use crate::kexec::handover;
 use crate::kexec::kho;
+use crate::lending;
 use crate::name::Name;
 use crate::registry;
 use crate::uapi;
@@ -75,6 +79,11 @@ impl MiscDevice for Control {
             }
             uapi::INFO => info(arg)?,
             uapi::NEXT_BOX => next_box(arg)?,
+            uapi::BORROW => {
+                allowed()?;
+                let borrow = Growable::<Borrow>::read(arg)?;
+                borrowing::borrow(Name::from_array(&borrow.value.name)?)?;
+            }
             _ => return Err(ENOTTY),
         }
         Ok(0)
@@ -130,7 +139,7 @@ fn next_box(arg: usize) -> Result {
     let bx = box_list::next(next.value.cursor).ok_or(ENOENT)?;
     let (state, fds) = bx.summary();
     let state = match state {
-        State::Sealed { .. } => uapi::STATE_SEALED,
+        State::Sealed { .. } | State::Lent => uapi::STATE_SEALED,
         State::Open | State::Dead => uapi::STATE_OPEN,
     };
     next.value = NextBox {
@@ -155,6 +164,7 @@ fn box_ioctl(bx: &FdBox, node: &BoxFile<'_>, cmd: u32, arg: usize) -> Result<isi
         uapi::SEAL_ERROR,
         uapi::NEXT_LOST,
         uapi::SALVAGE,
+        uapi::LEND,
     ];
     if !known.contains(&cmd) {
         return Err(ENOTTY);
@@ -170,6 +180,7 @@ fn box_ioctl(bx: &FdBox, node: &BoxFile<'_>, cmd: u32, arg: usize) -> Result<isi
         uapi::NEXT_FD => next_fd(bx, arg)?,
         uapi::NEXT_LOST => next_lost(bx, arg)?,
         uapi::SALVAGE => salvage(bx, arg)?,
+        uapi::LEND => lend(bx, arg)?,
         _ => seal_error(bx, arg)?,
     }
     Ok(0)
@@ -258,6 +269,30 @@ fn salvage(bx: &FdBox, arg: usize) -> Result {
     salvage.write()?;
     salvage.value.lost = bx.salvage()? as u64;
     salvage.write()
+}
+
+fn lend(bx: &FdBox, arg: usize) -> Result {
+    let mut lend = Growable::<Lend>::read(arg)?;
+    if lend.value.pad != 0 {
+        return Err(EINVAL);
+    }
+    // Checks that the result can be written before anything is changed.
+    lend.write()?;
+    match lend.value.act {
+        uapi::LEND_LOOK => {}
+        uapi::LEND_SHOW => bx.lend(lending::show)?,
+        uapi::LEND_OFFER => bx.lend(lending::offer)?,
+        uapi::LEND_RECALL => lending::recall(&bx.name)?,
+        _ => return Err(EINVAL),
+    }
+    let lease = bx.lease()?;
+    lend.value = Lend {
+        holder: lease.holder() as u32,
+        wanted: lease.is_wanted().into(),
+        generation: lease.generation(),
+        ..lend.value
+    };
+    lend.write()
 }
 
 /// An ioctl on the node of a box.

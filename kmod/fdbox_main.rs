@@ -24,6 +24,7 @@ mod kunit;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit_boxes;
 mod leaving;
+mod lending;
 mod module_hold;
 mod name;
 mod objects;

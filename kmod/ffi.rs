@@ -45,6 +45,17 @@ pub(crate) use generated::{
 };
 
 pub(crate) use generated::{
+    fdbox_lease_act as LeaseAct,
+    fdbox_lease_act_FDBOX_LEASE_KEEP as LEASE_KEEP,
+    fdbox_lease_act_FDBOX_LEASE_LOOK as LEASE_LOOK,
+    fdbox_lease_act_FDBOX_LEASE_OFFER as LEASE_OFFER,
+    fdbox_lease_act_FDBOX_LEASE_RECALL as LEASE_RECALL,
+    fdbox_lease_act_FDBOX_LEASE_RETURN as LEASE_RETURN,
+    fdbox_lease_act_FDBOX_LEASE_SHOW as LEASE_SHOW,
+    fdbox_lease_act_FDBOX_LEASE_TAKE as LEASE_TAKE, //
+};
+
+pub(crate) use generated::{
     fdbox_fd as DriverFd,
     fdbox_file_ops as FileOps,
     fdbox_iommufd_map as IommufdMap,

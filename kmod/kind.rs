@@ -118,6 +118,17 @@ pub(crate) trait Kind: Send + Sync {
         compatible == self.compatible()
     }
 
+    /// Makes a file from what the host wrote, in the boat that has borrowed the box. The memory of
+    /// `record` is not part of this kernel's.
+    fn borrow(
+        &self,
+        _cx: &mut TakeCx<'_>,
+        _compatible: &[u8],
+        _record: &Record,
+    ) -> Result<FileRef> {
+        Err(EOPNOTSUPP)
+    }
+
     /// Makes a file from what the last kernel wrote in the layout of `compatible`. After an error
     /// it may be called again, with the same `progress`.
     fn restore(

@@ -20,6 +20,11 @@ static const struct boat_record *fdbox_left_boat(void)
 	return len >= sizeof(*record) && record->magic == BOAT_RECORD_TAKEN ? NULL : record;
 }
 
+bool fdbox_shim_boat_is_left(void)
+{
+	return fdbox_left_boat();
+}
+
 /*
  * Hands it on to the next kernel, which would otherwise use its memory. Called at
  * reboot.

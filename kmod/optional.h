@@ -13,6 +13,7 @@
 #define _FDBOX_OPTIONAL_H
 
 #include <linux/err.h>
+#include <linux/fdbox_lease.h>
 #include <linux/iommufd.h>
 #include <linux/kvm_host.h>
 #include <linux/module.h>
@@ -129,6 +130,14 @@ struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm);
 	fdbox_call(-EOPNOTSUPP, iommufd_restore_map, __VA_ARGS__)
 #define iommufd_restore_hwpt(...) \
 	fdbox_call(-EOPNOTSUPP, iommufd_restore_hwpt, __VA_ARGS__)
+
+/* fdbox-boat.ko. */
+#define fdbox_boat_lease(...) \
+	fdbox_call(-ENXIO, fdbox_boat_lease, __VA_ARGS__)
+#define fdbox_boat_set_root(...) \
+	fdbox_call_void(fdbox_boat_set_root, __VA_ARGS__)
+#define fdbox_boat_root(...) \
+	fdbox_call(0, fdbox_boat_root, __VA_ARGS__)
 
 /* What the patches add to the kernel itself. */
 #define pci_keep(...) \

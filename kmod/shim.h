@@ -7,6 +7,7 @@
 #define _FDBOX_SHIM_H
 
 #include <linux/fdbox.h>
+#include <linux/fdbox_lease.h>
 #include <linux/types.h>
 
 struct file;
@@ -80,6 +81,7 @@ const void *fdbox_shim_kho_subtree(const char *subtree, size_t *len);
 void fdbox_shim_kho_mark_incoming(const void *root, const u8 *mark, size_t len);
 
 /* left_boat.c: a boat of the last kernel that no module has taken over. */
+bool fdbox_shim_boat_is_left(void);
 int fdbox_shim_boat_carry(void);
 
 /* poison.c: broken pages of memory. */
@@ -169,6 +171,21 @@ struct file *fdbox_shim_gmem_create(void *vm, u64 size, u64 flags);
 struct file *fdbox_shim_gmem_link(struct file *file, void *vm);
 u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
 			bool down);
+
+/* lending.c: boxes that a host lends to its boat. */
+int fdbox_shim_lease(const char *name, enum fdbox_lease_act act, u64 *word);
+bool fdbox_shim_lease_is_known(void);
+void fdbox_shim_lease_tell_root(u64 root);
+u64 fdbox_shim_lease_root(void);
+u64 fdbox_shim_phys_of(const void *root);
+int fdbox_shim_host_copy(u64 phys, void *out, size_t len);
+int fdbox_shim_host_copy_body(const u8 descriptor[16], void *out, size_t len);
+
+/* lent_file.c: memory of the host's in a box that the boat has borrowed. */
+struct file *fdbox_shim_lent_create(const u8 *name, u64 size, bool writable,
+				    const u64 *extents, size_t nr_extents,
+				    const u64 *kept, size_t nr_kept);
+void fdbox_shim_lent_revoke(struct file *file);
 
 /* iommufd.c and vfio_pci.c: iommufd and VFIO PCI files. */
 struct fdbox_iommufd_map {

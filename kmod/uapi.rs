@@ -21,9 +21,17 @@ pub(crate) const NEXT_FD: u32 = io(8);
 pub(crate) const SEAL_ERROR: u32 = io(9);
 pub(crate) const NEXT_LOST: u32 = io(10);
 pub(crate) const SALVAGE: u32 = io(11);
+pub(crate) const BORROW: u32 = io(12);
+pub(crate) const LEND: u32 = io(13);
 
 /// A flag of GET_FD.
 pub(crate) const GET_KEEP: u64 = 1 << 0;
+
+/// What LEND does.
+pub(crate) const LEND_LOOK: u32 = 0;
+pub(crate) const LEND_SHOW: u32 = 1;
+pub(crate) const LEND_OFFER: u32 = 2;
+pub(crate) const LEND_RECALL: u32 = 3;
 
 pub(crate) const UAPI_VERSION: u32 = 1;
 pub(crate) const FEATURE_KHO: u64 = 1 << 0;

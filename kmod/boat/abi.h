@@ -41,9 +41,34 @@ struct boat_record {
 #define BOAT_ACPI_SIGNATURE	"BOAT"
 
 /*
+ * A box that the host lends to the boat. The table of leases is behind the page,
+ * at an address that stays the same over kexecs of the host. A slot whose holder
+ * is the host may be reused for another box. Both kernels change @word, by
+ * compare-and-swap; only the host writes the rest, while it is the holder.
+ */
+struct boat_lease {
+	__u8 name[256];			/* of the box, NUL-padded */
+	__u64 word;
+	__u64 reserved[7];
+};
+
+#define BOAT_LEASES		64
+
+/*
+ * The word of a lease. The generation changes whenever the host may have changed
+ * what is in the box: what the boat has mapped under another one is not valid.
+ */
+#define BOAT_LEASE_HOLDER	0x3ULL
+#define BOAT_HOLDER_HOST	0	/* the boat must not use it */
+#define BOAT_HOLDER_SHOWN	1	/* the boat may map it, and not write */
+#define BOAT_HOLDER_OFFERED	2	/* whoever takes it first has it */
+#define BOAT_HOLDER_BOAT	3
+#define BOAT_LEASE_WANTED	0x4ULL	/* the host asks the boat for it */
+#define BOAT_LEASE_GENERATION	8	/* shift */
+
+/*
  * The page shared by host and boat. Each word has one writer, and words of
- * different writers are in different cache lines. The rest of the page is 0,
- * and reserved for the words that say who owns a guest.
+ * different writers are in different cache lines. The rest of the page is 0.
  */
 #define BOAT_PAGE_MAGIC		0x6567617074616f62ULL	/* "boatpage" */
 
@@ -65,13 +90,17 @@ struct boat_page {
 	__u64 region;			/* physical address */
 	__u64 region_bytes;
 	__u64 silence_ms;
-	__u64 reserved_setup[3];
+	__u64 leases;			/* physical address; 0: there are none */
+	__u64 nr_leases;
+	__u64 reserved_setup[1];
 
 	/* Written by the host. */
 	__u64 host_beats;
 	__u64 kernels;			/* that have watched the boat */
 	__u64 order;
-	__u64 reserved_host[5];
+	__u64 root;			/* physical address of the handover's root; 0: none */
+	__u64 generation;		/* of the newest lease */
+	__u64 reserved_host[3];
 
 	/* Written by the boat. */
 	__u64 boat_beats;

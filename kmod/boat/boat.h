@@ -23,6 +23,7 @@
 #define BOAT_ACPI_OFFSET	0x2000UL
 #define BOAT_ACPI_SIZE		0x1000UL
 #define BOAT_PAGE_OFFSET	0x10000UL
+#define BOAT_LEASES_OFFSET	0x20000UL
 #define BOAT_RAM_OFFSET		0x200000UL
 
 /*
@@ -103,6 +104,11 @@ void boat_cpus_release(struct boat *boat);
 int boat_cpus_start(struct boat *boat);
 int boat_cpus_take(struct boat *boat);
 u32 boat_cpu_apic_id(u32 cpu);
+
+/* lease.c: boxes that the host lends to the boat. */
+void boat_leases_open(struct boat_page *page, struct boat_lease *leases, bool is_host);
+void boat_leases_close(void);
+bool boat_leases_end(char name[FDBOX_NAME_LEN]);
 
 /* passenger.c: this module in the boat's own kernel. */
 int boat_passenger_init(phys_addr_t page);

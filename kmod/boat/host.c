@@ -57,12 +57,22 @@ void boat_lose(const char *why)
 /* Frees everything. Its CPUs are back in the host, or were never started. */
 static void boat_end(struct boat *boat)
 {
+	boat_leases_close();
 	boat_withdraw(boat);
 	boat_memory_put(boat);
 	boat_cpus_release(boat);
 	*boat = (struct boat) {};
 	boat_become(FDBOX_BOAT_OFF);
 	module_put(THIS_MODULE);
+}
+
+/* The table of leases, which the record does not have: an older module made none. */
+static void boat_lend_from(struct boat *boat)
+{
+	struct boat_page *page = boat->page;
+
+	if (page->leases == boat->phys + BOAT_LEASES_OFFSET && page->nr_leases == BOAT_LEASES)
+		boat_leases_open(page, (void *)(boat->region + BOAT_LEASES_OFFSET), true);
 }
 
 /* Takes its CPUs back and frees it, or leaves it LOST. */
@@ -182,6 +192,7 @@ static int boat_start_locked(struct boat *boat, const struct fdbox_boat_start *a
 		boat_take(boat);
 		return err;
 	}
+	boat_lend_from(boat);
 	boat_become(FDBOX_BOAT_RUNNING);
 	return 0;
 }
@@ -197,6 +208,7 @@ int boat_start(const struct fdbox_boat_start *arg)
 
 static int boat_stop_locked(struct boat *boat, const struct fdbox_boat_stop *arg)
 {
+	char held[FDBOX_NAME_LEN];
 	int err;
 
 	switch (boat_state()) {
@@ -206,6 +218,10 @@ static int boat_stop_locked(struct boat *boat, const struct fdbox_boat_stop *arg
 		boat_end(boat);
 		return 0;
 	case FDBOX_BOAT_RUNNING:
+		if (boat_leases_end(held))
+			return boat_refuse(-EBUSY,
+					   "the boat has the box %s: have it given back first",
+					   held);
 		err = boat_park(boat, arg->limit_ms ?: BOAT_STOP_MS);
 		if (err) {
 			boat_lose("it does not park");
@@ -213,6 +229,9 @@ static int boat_stop_locked(struct boat *boat, const struct fdbox_boat_stop *arg
 		}
 		break;
 	}
+	if (boat_leases_end(held))
+		pr_err("fdbox-boat: what the boat had is lost with it, the box %s among it\n",
+		       held);
 	boat_unwatch();
 	return boat_take(boat);
 }
@@ -282,6 +301,7 @@ static int boat_arrive(struct boat *boat)
 		       err);
 	__module_get(THIS_MODULE);
 	boat->page->kernels++;
+	boat_lend_from(boat);
 	boat_become(FDBOX_BOAT_RUNNING);
 	if (boat_cpus_adopt(boat))
 		boat_lose("this kernel has brought up its CPUs: boot it with maxcpus=");

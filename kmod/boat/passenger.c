@@ -35,6 +35,8 @@
 #include "boat.h"
 
 static struct boat_page *boat_page;
+/* Of the host's boxes; NULL if the host's module knows of none. */
+static struct boat_lease *boat_table;
 static struct task_struct *boat_beater;
 static enum cpuhp_state boat_lines_masked;
 
@@ -181,12 +183,34 @@ static int boat_page_map(phys_addr_t phys)
 	return 0;
 }
 
+static int boat_table_map(void)
+{
+	if (!boat_page->leases || boat_page->nr_leases != BOAT_LEASES)
+		return 0;
+	boat_table = memremap(boat_page->leases, BOAT_LEASES * sizeof(*boat_table), MEMREMAP_WB);
+	if (!boat_table)
+		return -ENOMEM;
+	boat_leases_open(boat_page, boat_table, false);
+	return 0;
+}
+
+static void boat_unmap(void)
+{
+	boat_leases_close();
+	if (boat_table)
+		memunmap(boat_table);
+	memunmap(boat_page);
+}
+
 int boat_passenger_init(phys_addr_t phys)
 {
 	int state, err = boat_page_map(phys);
 
 	if (err)
 		return err;
+	err = boat_table_map();
+	if (err)
+		goto unmap;
 	state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "fdbox/boat:online", boat_mask_lines, NULL);
 	if (state < 0) {
 		err = state;
@@ -208,7 +232,7 @@ int boat_passenger_init(phys_addr_t phys)
 lines:
 	cpuhp_remove_state_nocalls(boat_lines_masked);
 unmap:
-	memunmap(boat_page);
+	boat_unmap();
 	return err;
 }
 
@@ -218,5 +242,5 @@ void boat_passenger_exit(void)
 	unregister_reboot_notifier(&boat_reboot_block);
 	kthread_stop(boat_beater);
 	cpuhp_remove_state_nocalls(boat_lines_masked);
-	memunmap(boat_page);
+	boat_unmap();
 }

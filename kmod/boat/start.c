@@ -48,6 +48,8 @@ static void boat_page_write(struct boat *boat)
 		.region = boat->phys,
 		.region_bytes = boat->nr_pages << PAGE_SHIFT,
 		.silence_ms = boat->silence_ms,
+		.leases = boat->phys + BOAT_LEASES_OFFSET,
+		.nr_leases = BOAT_LEASES,
 		.kernels = 1,
 	};
 }

@@ -2,6 +2,7 @@
 
 //! The contents of a box.
 
+use crate::boxes::borrowed::Borrowed;
 use crate::boxes::entry::{
     Content,
     Entry,
@@ -41,6 +42,8 @@ pub(crate) struct Contents {
     given_out: KVVec<GivenOut>,
     /// Set until a box of the last kernel is unsealed: otherwise it is carried to the next kernel.
     pub(crate) required: Option<kho::Required>,
+    /// In the boat, for a box of the host's.
+    pub(crate) borrowed: Option<Borrowed>,
 }
 
 /// Replaces a descriptor for which a file was made.
@@ -58,6 +61,7 @@ impl Contents {
             substitutes: KVec::new(),
             given_out: KVVec::new(),
             required: None,
+            borrowed: None,
         }
     }
 
@@ -111,6 +115,9 @@ impl Contents {
         let name = old.name.try_clone()?;
         let place = UniqueArc::<Entry>::new_uninit(GFP_KERNEL)?;
         let nodes = IndexNodes::new()?;
+        if let Some(borrowed) = &mut self.borrowed {
+            borrowed.reserve()?;
+        }
 
         let mut progress = core::mem::take(&mut self.slots[at].progress);
         let mut cx = TakeCx {
@@ -126,7 +133,10 @@ impl Contents {
                 let Incoming {
                     compatible, record, ..
                 } = incoming;
-                kind.restore(&mut cx, compatible, record, &mut progress)
+                match &self.borrowed {
+                    Some(_) => kind.borrow(&mut cx, compatible, record),
+                    None => kind.restore(&mut cx, compatible, record, &mut progress),
+                }
             }
         };
         self.slots[at].progress = progress;
@@ -136,6 +146,9 @@ impl Contents {
             .is_some_and(|there| crate::file::same(there, &file))
         {
             return Ok(Successor { file, entry: None });
+        }
+        if let Some(borrowed) = &mut self.borrowed {
+            borrowed.note(&file);
         }
         let content = Content::Live(Live::new(file.clone(), kind));
         let id = old.id;
@@ -169,6 +182,10 @@ impl Contents {
 
     /// Frees what came from the last kernel. Devices are stopped before memory is freed.
     pub(crate) fn discard(&mut self) {
+        if self.borrowed.is_some() {
+            // It belongs to the host.
+            return;
+        }
         for slot in self.slots.iter() {
             if let Some((kind, record)) = incoming_kind(slot) {
                 kind.discard(record);

@@ -67,6 +67,8 @@ pub(crate) enum State {
     Sealed {
         handed_over: bool,
     },
+    /// In the boat: the host's, as long as it was not taken.
+    Lent,
     /// Deleted, but still referenced by open files of its node.
     Dead,
 }
@@ -76,7 +78,7 @@ impl State {
     pub(crate) fn must_be_open(self) -> Result {
         match self {
             State::Open => Ok(()),
-            State::Sealed { .. } => Err(EBUSY),
+            State::Sealed { .. } | State::Lent => Err(EBUSY),
             State::Dead => Err(ENODEV),
         }
     }
@@ -97,6 +99,12 @@ struct Inner {
 }
 
 impl Inner {
+    /// Whether it is a box of the host's, and no task works on it.
+    fn is_borrowed(&self) -> bool {
+        let contents = self.contents.as_ref();
+        contents.is_some_and(|contents| contents.borrowed.is_some())
+    }
+
     /// Forgets that the descriptor with this id is lost: it was restored, or left the box.
     fn found_again(&mut self, id: u64) {
         if let Ok(at) = self.lost.binary_search_by_key(&id, |lost| lost.id) {
@@ -221,7 +229,12 @@ impl FdBox {
     /// Deletes the box, unless it is sealed or a task works on it, and returns what was in it.
     pub(crate) fn kill(&self) -> Result<Contents> {
         let mut inner = self.inner.lock();
-        inner.state.must_be_open()?;
+        match inner.state {
+            State::Lent => {}
+            // The host would never get it back.
+            State::Open if inner.is_borrowed() => return Err(EBUSY),
+            state => state.must_be_open()?,
+        }
         let contents = inner.contents.take().ok_or(EBUSY)?;
         inner.state = State::Dead;
         let listed = core::mem::take(&mut inner.listed);

@@ -2,6 +2,8 @@
 
 //! Boxes, their contents, and the operations on them.
 
+pub(crate) mod borrowed;
+pub(crate) mod borrowing;
 pub(crate) mod box_list;
 pub(crate) mod contents;
 pub(crate) mod entry;

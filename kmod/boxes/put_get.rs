@@ -30,6 +30,10 @@ impl FdBox {
         let file = file::fget(fd)?;
         let kind = registry::of_file(&file)?;
         let mut held = self.hold(State::must_be_open)?;
+        if held.borrowed.is_some() {
+            // The host would not get it.
+            return Err(EOPNOTSUPP);
+        }
         // SAFETY: No precondition.
         if held.slots.len() >= unsafe { ffi::fdbox_shim_max_fds() } as usize {
             return Err(held.slots.named(&name).map_or(ENOSPC, |_| EEXIST));
@@ -57,8 +61,16 @@ impl FdBox {
     /// FDBOX_GET_FD; returns the new descriptor's number. With `keep`, the file stays in the box as
     /// well.
     pub(crate) fn get(&self, name: &Name, keep: bool) -> Result<u32> {
-        let mut held = self.hold(State::must_be_open)?;
-        let at = held.slots.named(name).ok_or(ENOENT)?;
+        let mut held = self.hold(|state| match state {
+            // To be mapped before the box is taken.
+            State::Lent if keep => Ok(()),
+            state => state.must_be_open(),
+        })?;
+        let at = held.slots.named(name).ok_or(match held.state {
+            // As of any sealed box: what is in it is not told by GET.
+            State::Lent => EBUSY,
+            _ => ENOENT,
+        })?;
         let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
         let file = held.make_own(at, fd.reserved_fd())?;
         // It was reserved so that nothing is restored in vain, and because KVM names a VM after it.

@@ -37,6 +37,9 @@ impl FdBox {
     /// FDBOX_SEAL, through the node opened as `node`.
     pub(crate) fn seal(&self, node: &BoxFile<'_>) -> Result {
         let mut held = self.hold(State::must_be_open)?;
+        if held.borrowed.is_some() {
+            return held.return_to_host();
+        }
         held.set_seal_error(None);
         if let Some(owner) = NodeOwner::of_opened(node) {
             held.bx().set_owner(owner);

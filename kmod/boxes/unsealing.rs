@@ -27,6 +27,7 @@ use crate::leaving::{
     self,
     Change, //
 };
+use crate::lending;
 use crate::registry;
 use kernel::{
     prelude::*,
@@ -50,15 +51,20 @@ impl FdBox {
         // Dropped after `held`: the reboot notifier waits for it, and then needs the contents in place.
         let _change = Change::begin()?;
         let mut held = self.hold(|state| match state {
-            State::Sealed { .. } => Ok(()),
+            State::Sealed { .. } | State::Lent => Ok(()),
             _ => Err(EINVAL),
         })?;
+        if held.state == State::Lent {
+            return held.take_from_host().map(|()| 0);
+        }
         let lost = losses(&held)?;
         let count = lost.len();
         if let Err(err) = may(count) {
             held.set_lost(lost);
             return Err(err);
         }
+        // If anything after this fails, the box is sealed and can be lent again.
+        lending::keep(&self.name)?;
         if held.state == (State::Sealed { handed_over: true }) {
             handover::remove(self.id)?;
         }

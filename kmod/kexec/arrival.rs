@@ -17,6 +17,7 @@ use crate::abi::{
 };
 use crate::boxes::box_list;
 use crate::boxes::entry::Incoming;
+use crate::boxes::fd_box::FdBox;
 use crate::file::NodeOwner;
 use crate::kexec::blob::{
     self,
@@ -134,12 +135,18 @@ fn boxes_from(body: &abi::Body<'_>) -> Result {
             gid: record.gid,
         };
         box_list::create_with(Name::new(record.name)?, owner, |bx| {
-            for fd in record.fds() {
-                let fd = fd.map_err(|_| EIO)?;
-                bx.put_incoming(Name::new(fd.name)?, incoming_from(body, &fd)?)?;
-            }
+            fill(bx, body, &record)?;
             bx.arrived()
         })?;
+    }
+    Ok(())
+}
+
+/// Puts the descriptors of a record into `bx`.
+pub(crate) fn fill(bx: &FdBox, body: &abi::Body<'_>, record: &abi::BoxRecord<'_>) -> Result {
+    for fd in record.fds() {
+        let fd = fd.map_err(|_| EIO)?;
+        bx.put_incoming(Name::new(fd.name)?, incoming_from(body, &fd)?)?;
     }
     Ok(())
 }

@@ -139,6 +139,12 @@ impl Blob {
         })
     }
 
+    /// The physical address of its root.
+    pub(crate) fn root_at(&self) -> u64 {
+        // SAFETY: By the type invariants the root is a page.
+        unsafe { ffi::fdbox_shim_phys_of(self.root.as_ptr()) }
+    }
+
     /// Its size in bytes, without the page tables of the body.
     pub(crate) fn len(&self) -> usize {
         abi::ROOT_LEN + self.body.len
@@ -214,14 +220,43 @@ pub(crate) fn incoming() -> Option<Result<Left, abi::Malformed>> {
     Some(Left::read(bytes, page.as_ptr().cast()))
 }
 
+/// A root, and the length of its body.
+fn read_root(bytes: &[u8]) -> Result<(abi::Root, usize), abi::Malformed> {
+    let root = abi::Root::decode(bytes, crc32)?;
+    let len = usize::try_from(root.body_len).map_err(|_| abi::Malformed::Truncated)?;
+    let pages = u32::from_le_bytes([8, 9, 10, 11].map(|at| root.body_vmalloc[at]));
+    if len == 0 || len.div_ceil(kernel::page::PAGE_SIZE) > pages as usize {
+        return Err(abi::Malformed::Truncated);
+    }
+    Ok((root, len))
+}
+
+/// A copy of the host's blob whose root is at this physical address, made in the boat. The host may
+/// free it meanwhile: `EAGAIN` if it is damaged.
+pub(crate) fn of_host(root_at: u64) -> Result<(abi::Root, Body)> {
+    if root_at == 0 {
+        return Err(EAGAIN);
+    }
+    let mut bytes = [0; abi::ROOT_LEN];
+    // SAFETY: `bytes` has room for its length. Whatever the memory contains is checked.
+    to_result(unsafe {
+        ffi::fdbox_shim_host_copy(root_at, bytes.as_mut_ptr().cast(), bytes.len())
+    })?;
+    let (root, len) = read_root(&bytes).map_err(|_| EAGAIN)?;
+    let body = Body::new(len)?;
+    // SAFETY: As above.
+    let copied = to_result(unsafe {
+        ffi::fdbox_shim_host_copy_body(root.body_vmalloc.as_ptr(), body.ptr.as_ptr().cast(), len)
+    });
+    match copied {
+        Err(EIO) => Err(EAGAIN),
+        copied => copied.map(|()| (root, body)),
+    }
+}
+
 impl Left {
     fn read(bytes: &[u8], page: *const c_void) -> Result<Left, abi::Malformed> {
-        let root = abi::Root::decode(bytes, crc32)?;
-        let len = usize::try_from(root.body_len).map_err(|_| abi::Malformed::Truncated)?;
-        let pages = u32::from_le_bytes([8, 9, 10, 11].map(|at| root.body_vmalloc[at]));
-        if len == 0 || len.div_ceil(kernel::page::PAGE_SIZE) > pages as usize {
-            return Err(abi::Malformed::Truncated);
-        }
+        let (root, len) = read_root(bytes)?;
         // INVARIANT: KHO refers to the page, and its checksum was correct.
         Ok(Left { page, root, len })
     }

@@ -29,6 +29,7 @@ use crate::kexec::coalesce::coalesced;
 use crate::kexec::kho;
 use crate::kexec::poison;
 use crate::kexec::record::Record;
+use crate::lending;
 use crate::name::Name;
 use crate::ratelimit;
 use kernel::{
@@ -252,7 +253,13 @@ impl Outgoing {
             }
         }
         self.blob = new;
+        self.tell_boat();
         Ok(())
+    }
+
+    /// Tells the boat where the handover is.
+    fn tell_boat(&self) {
+        lending::tell_root(self.blob.as_ref().map_or(0, Blob::root_at));
     }
 
     /// Publishes the old blob again. That needs no more space than before, so it fails only if
@@ -316,6 +323,11 @@ fn put_fd(out: &mut Filler<'_>, fd: &SealedFd, first_extent: &mut u64) -> Result
     };
     *first_extent += nr_extents;
     record.put(out)
+}
+
+/// Tells the boat where the handover is, if it was not there when that was made.
+pub(crate) fn tell_boat() {
+    OUTGOING.lock().tell_boat();
 }
 
 /// Records that the last kernel left something from which no boxes could be created.

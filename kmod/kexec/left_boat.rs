@@ -8,6 +8,12 @@ use kernel::{
     prelude::*, //
 };
 
+/// Whether there is one.
+pub(crate) fn is_left() -> bool {
+    // SAFETY: No precondition.
+    unsafe { ffi::fdbox_shim_boat_is_left() }
+}
+
 /// Hands it on to the next kernel, if there is one. Called at reboot.
 pub(crate) fn carry() {
     // SAFETY: In process context, and nobody else uses KHO for the boat.

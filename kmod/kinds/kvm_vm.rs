@@ -128,6 +128,11 @@ impl Kind for KvmVm {
         saved_type(record).map(drop)
     }
 
+    fn borrow(&self, cx: &mut TakeCx<'_>, compatible: &[u8], record: &Record) -> Result<FileRef> {
+        // It has no memory.
+        self.restore(cx, compatible, record, &mut Progress::default())
+    }
+
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,

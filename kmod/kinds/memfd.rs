@@ -45,6 +45,7 @@ use crate::kind::{
 use crate::leaving;
 use crate::objects::{
     folios::Held,
+    lent,
     memfd as object, //
 };
 use crate::room;
@@ -157,6 +158,14 @@ impl Kind for Memfd {
         read_state(compatible, record).map(drop)
     }
 
+    fn borrow(&self, _cx: &mut TakeCx<'_>, compatible: &[u8], record: &Record) -> Result<FileRef> {
+        let (state, name) = read_state(compatible, record)?;
+        let writable = state.flags & abi_memfd::WRITE != 0;
+        let name = terminated(name);
+        let name = CStr::from_bytes_until_nul(&name).map_err(|_| EIO)?;
+        lent::create(name, state.size, writable, record.extents(), record.kept()?)
+    }
+
     fn restore(
         &self,
         cx: &mut TakeCx<'_>,
@@ -236,10 +245,16 @@ fn read_state<'a>(compatible: &[u8], record: &'a Record) -> Result<(MemfdState, 
 }
 
 fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {
+    let name = terminated(name);
+    let name = CStr::from_bytes_until_nul(&name).map_err(|_| EIO)?;
+    object::create(name, state)
+}
+
+/// `name`, of at most [`NAME_MAX`] bytes, with a NUL.
+fn terminated(name: &[u8]) -> [u8; NAME_MAX + 1] {
     let mut terminated = [0; NAME_MAX + 1];
     terminated[..name.len()].copy_from_slice(name);
-    let name = CStr::from_bytes_until_nul(&terminated).map_err(|_| EIO)?;
-    object::create(name, state)
+    terminated
 }
 
 /// Pins every page of the file and adds it to `record`. An error is returned with the number of the

@@ -6,6 +6,7 @@
 pub(crate) mod folios;
 pub(crate) mod guest_memfd;
 pub(crate) mod iommufd;
+pub(crate) mod lent;
 pub(crate) mod memfd;
 pub(crate) mod vfio_pci;
 pub(crate) mod vm;

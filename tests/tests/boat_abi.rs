@@ -7,8 +7,11 @@ use std::process::Command;
 /// Never edit them: a change of the layout is a new version with files of its own.
 const RECORD_V1: &[u8] = include_bytes!("golden/boat-record-v1.bin");
 const PAGE_V1: &[u8] = include_bytes!("golden/boat-page-v1.bin");
+/// The same of a host that lends a box.
+const PAGE_V1_LENDS: &[u8] = include_bytes!("golden/boat-page-v1-lends.bin");
+const LEASE_V1: &[u8] = include_bytes!("golden/boat-lease-v1.bin");
 
-/// Writes a record and a page, with a different number in each word.
+/// Writes a record, two pages and a lease, with a different number in each word.
 const PROGRAM: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,9 +49,20 @@ int main(void)
 		.parked = 1,
 		.largest_gap_ns = 0x4444,
 	};
+	struct boat_page lends = page;
+	struct boat_lease lease = {
+		.name = "vm0",
+		.word = 7ULL << BOAT_LEASE_GENERATION | BOAT_LEASE_WANTED | BOAT_HOLDER_BOAT,
+	};
 
+	lends.leases = 0x123420000;
+	lends.nr_leases = BOAT_LEASES;
+	lends.root = 0x55555000;
+	lends.generation = 7;
 	fwrite(&record, sizeof(record), 1, stdout);
 	fwrite(&page, sizeof(page), 1, stdout);
+	fwrite(&lends, sizeof(lends), 1, stdout);
+	fwrite(&lease, sizeof(lease), 1, stdout);
 	return ferror(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 "#;
@@ -70,11 +84,12 @@ fn written(crc: u32) -> Vec<u8> {
 }
 
 #[test]
-fn records_and_pages_are_the_golden_bytes() {
+fn all_structs_are_the_golden_bytes() {
     let crc_at = RECORD_V1.len() - 8;
     let crc = crc32fast::hash(&RECORD_V1[..crc_at]);
     let written = written(crc);
-    assert_eq!(written, [RECORD_V1, PAGE_V1].concat());
+    let golden = [RECORD_V1, PAGE_V1, PAGE_V1_LENDS, LEASE_V1].concat();
+    assert_eq!(written, golden);
     assert_eq!(RECORD_V1[crc_at..crc_at + 4], crc.to_le_bytes());
 }
 

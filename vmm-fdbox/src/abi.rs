@@ -43,6 +43,10 @@ pub const FDBOX_SEAL_ERROR: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 9);
 pub const FDBOX_NEXT_LOST: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 10);
 /// Unseals a box even if descriptors are lost; takes [`Salvage`].
 pub const FDBOX_SALVAGE: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 11);
+/// Creates a box that the host lends to its boat, in the boat; takes [`Borrow`].
+pub const FDBOX_BORROW: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 12);
+/// Lends a box to the boat, or tells who has it; takes [`Lend`].
+pub const FDBOX_LEND: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 13);
 
 /// The UAPI version that this crate was written against.
 pub const FDBOX_UAPI_VERSION: u32 = 1;
@@ -263,3 +267,53 @@ pub struct Salvage {
     /// Out: number of lost descriptors.
     pub lost: u64,
 }
+
+/// Argument of [`FDBOX_BORROW`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Borrow {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// The box's name, NUL-terminated.
+    pub name: [u8; FDBOX_NAME_LEN],
+}
+
+/// Argument of [`FDBOX_LEND`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lend {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// `FDBOX_LEND_*`.
+    pub act: u32,
+    /// Out: `FDBOX_HOLDER_*`.
+    pub holder: u32,
+    /// Out: 1 if the host asks the boat for the box.
+    pub wanted: u32,
+    /// 0.
+    pub pad: u32,
+    /// Out: increases when the box is lent anew.
+    pub generation: u64,
+}
+
+/// Only returns who has the box.
+pub const FDBOX_LEND_LOOK: u32 = 0;
+/// Lets the boat map the box.
+pub const FDBOX_LEND_SHOW: u32 = 1;
+/// Lets the boat take the box.
+pub const FDBOX_LEND_OFFER: u32 = 2;
+/// Ends that, or asks the boat for the box.
+pub const FDBOX_LEND_RECALL: u32 = 3;
+
+/// The box is the host's, and the boat must not use it.
+pub const FDBOX_HOLDER_HOST: u32 = 0;
+/// The box is the host's, and the boat may map it.
+pub const FDBOX_HOLDER_SHOWN: u32 = 1;
+/// The box is of whoever takes it first.
+pub const FDBOX_HOLDER_OFFERED: u32 = 2;
+/// The box is the boat's.
+pub const FDBOX_HOLDER_BOAT: u32 = 3;

@@ -94,6 +94,13 @@ fn growable_layouts() -> Vec<Value> {
         ]
     );
     layout!(values, Salvage, "struct fdbox_salvage", [size, flags, lost]);
+    layout!(values, Borrow, "struct fdbox_borrow", [size, flags, name]);
+    layout!(
+        values,
+        Lend,
+        "struct fdbox_lend",
+        [size, flags, act, holder, wanted, pad, generation]
+    );
     values
 }
 
@@ -176,6 +183,21 @@ fn numbers() -> Vec<Value> {
             FDBOX_LOST_DEPENDENCY,
             FDBOX_LOST_DATA,
             FDBOX_LOST_REFUSED
+        ]
+    );
+    constants!(
+        values,
+        [
+            FDBOX_BORROW,
+            FDBOX_LEND,
+            FDBOX_LEND_LOOK,
+            FDBOX_LEND_SHOW,
+            FDBOX_LEND_OFFER,
+            FDBOX_LEND_RECALL,
+            FDBOX_HOLDER_HOST,
+            FDBOX_HOLDER_SHOWN,
+            FDBOX_HOLDER_OFFERED,
+            FDBOX_HOLDER_BOAT
         ]
     );
     values
@@ -307,6 +329,12 @@ fn the_module_has_the_numbers_of_the_header() {
         LOST_DEPENDENCY = FDBOX_LOST_DEPENDENCY,
         LOST_DATA = FDBOX_LOST_DATA,
         LOST_REFUSED = FDBOX_LOST_REFUSED,
+        BORROW = FDBOX_BORROW,
+        LEND = FDBOX_LEND,
+        LEND_LOOK = FDBOX_LEND_LOOK,
+        LEND_SHOW = FDBOX_LEND_SHOW,
+        LEND_OFFER = FDBOX_LEND_OFFER,
+        LEND_RECALL = FDBOX_LEND_RECALL,
     );
     let kinds = [
         abi::FDBOX_FEATURE_MEMFD,

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use rustix::system::RebootCommand;
@@ -10,6 +11,7 @@ use crate::setup;
 
 /// The word of the command line that marks a boat's kernel, and says what it should do.
 const WORD: &str = "lab.boat";
+const SCENARIOS: &str = "/bin/lab-scenarios";
 const MODULE: &str = "/lib/modules/fdbox-boat.ko";
 /// The module's message when a host watches the boat.
 const HOST_BEATS: &str = "fdbox-boat: the host beats";
@@ -53,11 +55,33 @@ fn meet(fate: &str) -> Result<()> {
             wait_for_host()?;
             rustix::system::delete_module(c"fdbox_boat", libc::O_NONBLOCK)?;
         }
-        _ => bail!("A boat with an unknown fate: {fate}"),
+        _ => {
+            let arguments = fate.strip_prefix("help:");
+            let arguments = arguments.with_context(|| format!("An unknown fate: {fate}"))?;
+            help(arguments)?;
+        }
     }
     loop {
         rustix::event::pause();
     }
+}
+
+/// Runs a helper of the scenarios, and reports what it prints.
+fn help(arguments: &str) -> Result<()> {
+    let output = Command::new(SCENARIOS)
+        .arg("help")
+        .args(arguments.split(','))
+        .output()
+        .context("Run a helper")?;
+    let (out, errors) = (&output.stdout, &output.stderr);
+    for line in [out, errors].map(|text| String::from_utf8_lossy(text)) {
+        line.lines().for_each(say);
+    }
+    if !output.status.success() {
+        bail!("The helper {arguments}: {}", output.status);
+    }
+    say("lab-init: the helper is done");
+    Ok(())
 }
 
 /// Waits until the module reports that a host watches.

@@ -14,7 +14,7 @@ use crate::programs::{self, Programs};
 /// at the same time. ACPI lists it, too, and with fewer places than ports it would take that of the
 /// host's console.
 pub(crate) const CMDLINE: &str = "8250.nr_uarts=2 pnpacpi=off";
-const MODULE: &str = "fdbox-boat.ko";
+const MODULES: [&str; 2] = ["fdbox-boat.ko", "fdbox.ko"];
 
 /// The files, with their local paths.
 #[derive(Debug, Clone)]
@@ -29,14 +29,21 @@ impl BoatFiles {
         let init = programs.path(programs::INIT);
         let kernel = lab.kernels()?.get(Flavour::Stock)?;
         let modules = lab.modules(&kernel)?.paths()?;
-        let module = modules.into_iter().find(|path| path.ends_with(MODULE));
-        let module = module.with_context(|| format!("There is no {MODULE}"))?;
-        let key = KeyBuilder::new("boat 1").file(&init)?.file(&module)?;
+        let scenarios = programs.path(programs::SCENARIOS);
+        let mut files = vec![
+            (init, "init".to_owned()),
+            (scenarios, "bin/lab-scenarios".to_owned()),
+        ];
+        for name in MODULES {
+            let module = modules.iter().find(|path| path.ends_with(name));
+            let module = module.with_context(|| format!("There is no {name}"))?;
+            files.push((module.clone(), format!("lib/modules/{name}")));
+        }
+        let mut key = KeyBuilder::new("boat 2");
+        for (file, _) in &files {
+            key = key.file(file)?;
+        }
         let image = lab.cache.get("boat", &key.build(), |dir| {
-            let files = [
-                (init.clone(), "init".to_owned()),
-                (module.clone(), format!("lib/modules/{MODULE}")),
-            ];
             image::write_small(&files, &dir.join("boat.cpio"))
         })?;
         Ok(Self {

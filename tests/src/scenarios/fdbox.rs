@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-use crate::uapi::{self, Info, Named, NextBox, NextFd, NextLost, PutFd, Salvage, SealError};
+use crate::uapi::{
+    self, Borrow, Info, Lend, Named, NextBox, NextFd, NextLost, PutFd, Salvage, SealError,
+};
 
 pub(crate) const CONTROL: &str = "/dev/fdbox/fdbox";
 
@@ -106,8 +108,34 @@ impl FdBox {
 
     /// Gets a descriptor that the box keeps as well.
     pub(crate) fn get_and_keep(&self, name: &str) -> Result<OwnedFd> {
-        self.try_get_with(name, uapi::GET_KEEP)
+        self.try_get_and_keep(name)
             .with_context(|| format!("Get {name} from the box {}", self.name))
+    }
+
+    /// A box of the host's, in the boat.
+    pub(crate) fn try_borrow(name: &str) -> Result<(), Errno> {
+        let control = control().map_err(|_| Errno::NODEV)?;
+        let mut borrow = Borrow {
+            size: size_of::<Borrow>() as u32,
+            flags: 0,
+            name: uapi::NameArray::new(name),
+        };
+        uapi::call(control, uapi::BORROW, &mut borrow).map(drop)
+    }
+
+    /// Returns the lease afterwards.
+    pub(crate) fn try_lend(&self, act: u32) -> Result<Lend, Errno> {
+        let mut lend = Lend {
+            size: size_of::<Lend>() as u32,
+            act,
+            ..Lend::default()
+        };
+        uapi::call(&self.node, uapi::LEND, &mut lend)?;
+        Ok(lend)
+    }
+
+    pub(crate) fn try_get_and_keep(&self, name: &str) -> Result<OwnedFd, Errno> {
+        self.try_get_with(name, uapi::GET_KEEP)
     }
 
     pub(crate) fn try_seal(&self) -> Result<(), Errno> {

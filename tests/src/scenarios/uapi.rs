@@ -24,6 +24,8 @@ pub(crate) const NEXT_FD: u32 = io(8);
 pub(crate) const SEAL_ERROR: u32 = io(9);
 pub(crate) const NEXT_LOST: u32 = io(10);
 pub(crate) const SALVAGE: u32 = io(11);
+pub(crate) const BORROW: u32 = io(12);
+pub(crate) const LEND: u32 = io(13);
 
 /// Flag of GET_FD: the descriptor also stays in the box.
 pub(crate) const GET_KEEP: u64 = 1;
@@ -174,6 +176,36 @@ pub(crate) struct Salvage {
     pub(crate) lost: u64,
 }
 
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Borrow {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) name: NameArray,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Lend {
+    pub(crate) size: u32,
+    pub(crate) flags: u32,
+    pub(crate) act: u32,
+    pub(crate) holder: u32,
+    pub(crate) wanted: u32,
+    pub(crate) pad: u32,
+    pub(crate) generation: u64,
+}
+
+pub(crate) const LEND_LOOK: u32 = 0;
+pub(crate) const LEND_SHOW: u32 = 1;
+pub(crate) const LEND_OFFER: u32 = 2;
+pub(crate) const LEND_RECALL: u32 = 3;
+
+pub(crate) const HOLDER_HOST: u32 = 0;
+pub(crate) const HOLDER_SHOWN: u32 = 1;
+pub(crate) const HOLDER_OFFERED: u32 = 2;
+pub(crate) const HOLDER_BOAT: u32 = 3;
+
 /// Larger than any growable struct may be.
 const BYTES: usize = 4096 + 8;
 
@@ -217,6 +249,10 @@ unsafe impl Plain for SealError {}
 unsafe impl Plain for NextLost {}
 // SAFETY: as above.
 unsafe impl Plain for Salvage {}
+// SAFETY: as above.
+unsafe impl Plain for Borrow {}
+// SAFETY: as above.
+unsafe impl Plain for Lend {}
 // SAFETY: a byte array.
 unsafe impl Plain for Bytes {}
 const _: () = {
@@ -228,6 +264,8 @@ const _: () = {
     assert!(size_of::<SealError>() == 4 * 4 + 256 + 256);
     assert!(size_of::<NextLost>() == 4 * 4 + 8 + 256 + 48 + 256);
     assert!(size_of::<Salvage>() == 2 * 4 + 8);
+    assert!(size_of::<Borrow>() == 2 * 4 + 256);
+    assert!(size_of::<Lend>() == 6 * 4 + 8);
 };
 
 /// Calls `command` on `fd` with a struct, which the kernel may fill in.

@@ -113,7 +113,9 @@ struct fdbox_get_fd {
 /*
  * The inverse of FDBOX_SEAL. For descriptors from the last kernel, checks that
  * none was lost in transit. EINVAL: the box is not sealed. EAGAIN: the host is
- * about to leave for the next kernel, which gets the box. ENODATA: descriptors
+ * about to leave for the next kernel, which gets the box; or the last kernel left
+ * a boat, which may have the box, and fdbox-boat.ko is not loaded. EBUSY: the boat
+ * has it. ENODATA: descriptors
  * are lost, or their drivers refuse; the box stays sealed, FDBOX_NEXT_LOST
  * lists each one with the reason, and FDBOX_SALVAGE opens the box anyway.
  */
@@ -235,7 +237,7 @@ struct fdbox_next_lost {
  * On a box: like FDBOX_UNSEAL, even if descriptors are lost. The others can be
  * taken out; the lost ones stay in the box, listed by FDBOX_NEXT_LOST, until
  * they are taken out or the box is deleted. EINVAL: the box is not sealed.
- * EAGAIN: as for FDBOX_UNSEAL.
+ * EAGAIN and EBUSY: as for FDBOX_UNSEAL.
  */
 #define FDBOX_SALVAGE		_IO(FDBOX_TYPE, FDBOX_BASE + 11)
 struct fdbox_salvage {
@@ -243,5 +245,54 @@ struct fdbox_salvage {
 	__u32 flags;			/* none defined: must be 0 */
 	__u64 lost;			/* out: how many descriptors are lost */
 };
+
+/*
+ * On the control node, in the kernel of a lifeboat: creates a box of the host's
+ * that the host lends, under the same name. It counts as sealed. FDBOX_GET_FD with
+ * FDBOX_GET_KEEP makes files of it that can be mapped, for the time when the boat
+ * has the box: until then nothing may be written there. FDBOX_UNSEAL takes the
+ * box. FDBOX_SEAL gives it back: its files are revoked, and the box is empty then.
+ * ENXIO: this kernel has no host. ENOENT: the host lends no such box. EEXIST: there
+ * is a box of that name. EAGAIN: what the host hands over is changing. EPROTO: it
+ * is of another version.
+ *
+ * docs/lifeboat.md has the errors of other commands on such a box.
+ */
+#define FDBOX_BORROW		_IO(FDBOX_TYPE, FDBOX_BASE + 12)
+struct fdbox_borrow {
+	__u32 size;
+	__u32 flags;			/* none defined: must be 0 */
+	__u8 name[FDBOX_NAME_LEN];
+};
+
+/*
+ * On a box, in the host: lends it to the boat. ENXIO: there is no boat.
+ *
+ * FDBOX_LEND_LOOK only returns who has the box, in the boat as well. For SHOW and
+ * OFFER the box must be sealed, EINVAL otherwise, and handed over, EOPNOTSUPP.
+ * FDBOX_LEND_SHOW lets the boat map it. FDBOX_LEND_OFFER lets the boat take it.
+ * FDBOX_LEND_RECALL ends that, and FDBOX_UNSEAL does, too. EBUSY: the boat has it;
+ * RECALL asks the boat for it. ENOSPC: 64 boxes are lent.
+ */
+#define FDBOX_LEND		_IO(FDBOX_TYPE, FDBOX_BASE + 13)
+struct fdbox_lend {
+	__u32 size;
+	__u32 flags;			/* none defined: must be 0 */
+	__u32 act;			/* FDBOX_LEND_* */
+	__u32 holder;			/* out: FDBOX_HOLDER_* */
+	__u32 wanted;			/* out: 1 if the host asks the boat for it */
+	__u32 pad;			/* must be 0 */
+	__u64 generation;		/* out: increases when it is lent anew */
+};
+
+#define FDBOX_LEND_LOOK			0
+#define FDBOX_LEND_SHOW			1
+#define FDBOX_LEND_OFFER		2
+#define FDBOX_LEND_RECALL		3
+
+#define FDBOX_HOLDER_HOST		0 /* the boat must not use it */
+#define FDBOX_HOLDER_SHOWN		1 /* the host's; the boat may map it */
+#define FDBOX_HOLDER_OFFERED		2 /* of whoever takes it first */
+#define FDBOX_HOLDER_BOAT		3
 
 #endif /* _UAPI_LINUX_FDBOX_H */

@@ -85,7 +85,8 @@ struct fdbox_boat_start {
  * Makes the boat park its CPUs, takes them back and frees its memory: from any
  * state to OFF. EINVAL: there is no boat. ETIMEDOUT: a RUNNING boat did not
  * park in time; it is LOST then, and the next STOP takes its CPUs without
- * asking. EIO: a CPU does not respond; the boat is LOST and its memory stays.
+ * asking. EBUSY: a RUNNING boat has a box of this host's. EIO: a CPU does not
+ * respond; the boat is LOST and its memory stays.
  */
 #define FDBOX_BOAT_STOP		_IO(FDBOX_TYPE, FDBOX_BASE + 18)
 struct fdbox_boat_stop {

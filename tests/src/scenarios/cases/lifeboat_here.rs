@@ -65,7 +65,7 @@ const IOCTL: &str = "16";
 const START: &str = "0x2e11";
 
 /// Runs `act` while these CPUs are offline, and has them all again in the end, and the memory.
-fn lent(cx: &Cx<'_>, cpus: &[u32], act: impl FnOnce(&Boat) -> Result<()>) -> Result<()> {
+pub(super) fn lent(cx: &Cx<'_>, cpus: &[u32], act: impl FnOnce(&Boat) -> Result<()>) -> Result<()> {
     let boat = Boat::open()?;
     for cpu in cpus {
         set_online(*cpu, false)?;

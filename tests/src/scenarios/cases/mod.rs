@@ -21,8 +21,10 @@ mod jump_refused;
 mod late;
 mod leaving;
 mod leaving_load;
+mod lifeboat_borrows;
 mod lifeboat_here;
 mod lifeboat_kexec;
+mod lifeboat_leases;
 mod lifeboat_refused;
 mod load;
 mod lsm;
@@ -152,8 +154,10 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         supervision::ALL,
         trouble::ALL,
         modular::ALL,
+        lifeboat_borrows::ALL,
         lifeboat_here::ALL,
         lifeboat_kexec::ALL,
+        lifeboat_leases::ALL,
         lifeboat_refused::ALL,
     ]
     .into_iter()
@@ -169,6 +173,8 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "leave-and-get" => leaving::leave_and_get(argument),
         "load-and-leave" => leaving_load::load_and_leave(),
         "use-in-vain" => leaving::use_in_vain(),
+        "take-and-panic" => lifeboat_leases::take_and_panic(argument),
+        "borrow" => lifeboat_borrows::borrow(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
         "poison" => poison::poison(argument),
         "seal-in-a-cgroup" => room::seal_in_a_cgroup(argument),

@@ -147,11 +147,12 @@ fn refuses_nowhere_last(what: &str, node: BorrowedFd<'_>, command: u32) -> Resul
 }
 
 /// The commands of the control node.
-const ON_CONTROL: [u32; 4] = [
+const ON_CONTROL: [u32; 5] = [
     uapi::CREATE_BOX,
     uapi::DELETE_BOX,
     uapi::INFO,
     uapi::NEXT_BOX,
+    uapi::BORROW,
 ];
 
 fn needs_cap_sys_admin(what: &str, act: impl FnOnce() -> Result<i32, Errno> + Send) -> Result<()> {
@@ -235,6 +236,7 @@ fn unknown(_: &Cx<'_>) -> Result<()> {
                 uapi::SEAL_ERROR,
                 uapi::NEXT_LOST,
                 uapi::SALVAGE,
+                uapi::LEND,
             ]
             .contains(&command);
         if !ON_CONTROL.contains(&command) {

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Boxes that the host lends to the boat. The table is in memory that host and
+ * boat share and that stays where it is over kexecs of the host.
+ *
+ * Who may use a box is decided by one word, which both kernels change by
+ * compare-and-swap. No kernel waits for the other here: an act succeeds, or says
+ * who has the box.
+ */
+#include <linux/atomic.h>
+#include <linux/cleanup.h>
+#include <linux/errno.h>
+#include <linux/export.h>
+#include <linux/fdbox_lease.h>
+#include <linux/spinlock.h>
+#include <linux/string.h>
+
+#include "boat.h"
+
+/* Protects the pointers, and the table against other tasks of this kernel. */
+static DEFINE_SPINLOCK(boat_lease_lock);
+/* NULL as long as there is no boat. */
+static struct boat_page *boat_lease_page;
+static struct boat_lease *boat_lease_table;
+static bool boat_lease_is_host;
+/* The root that fdbox.ko told of, for a boat that starts later. */
+static u64 boat_lease_root;
+
+static u32 boat_lease_holder(u64 word)
+{
+	return word & BOAT_LEASE_HOLDER;
+}
+
+static u64 boat_lease_with(u64 word, u32 holder)
+{
+	return (word & ~(BOAT_LEASE_HOLDER | BOAT_LEASE_WANTED)) | holder;
+}
+
+/* The lease of a box, or an unused one if @or_unused; NULL if there is none. */
+static struct boat_lease *boat_lease_find(const char *name, bool or_unused)
+{
+	struct boat_lease *unused = NULL, *lease;
+	u32 i;
+
+	for (i = 0; i < BOAT_LEASES; i++) {
+		lease = &boat_lease_table[i];
+		if (boat_lease_holder(READ_ONCE(lease->word)) == BOAT_HOLDER_HOST)
+			unused = unused ?: lease;
+		else if (!strncmp((char *)lease->name, name, sizeof(lease->name)))
+			return lease;
+	}
+	return or_unused ? unused : NULL;
+}
+
+/* From the host's word, which only the host changes. */
+static int boat_lease_grant(struct boat_lease *lease, const char *name, u32 holder)
+{
+	u64 word = ++boat_lease_page->generation << BOAT_LEASE_GENERATION;
+
+	strscpy_pad((char *)lease->name, name, sizeof(lease->name));
+	/* The boat sees the name if it sees the word. */
+	smp_store_release(&lease->word, word | holder);
+	return 0;
+}
+
+/* Moves the word of a lease that the host has granted, unless the boat has the box. */
+static int boat_lease_host_moves(struct boat_lease *lease, u32 holder, bool asks)
+{
+	u64 old = READ_ONCE(lease->word), new;
+	bool is_boats;
+
+	do {
+		is_boats = boat_lease_holder(old) == BOAT_HOLDER_BOAT;
+		new = is_boats ? old | BOAT_LEASE_WANTED : boat_lease_with(old, holder);
+		if (is_boats && !asks)
+			return -EBUSY;
+	} while (!try_cmpxchg64(&lease->word, &old, new));
+	return is_boats ? -EBUSY : 0;
+}
+
+static int boat_lease_of_host(const char *name, enum fdbox_lease_act act)
+{
+	bool grants = act == FDBOX_LEASE_SHOW || act == FDBOX_LEASE_OFFER;
+	u32 holder = act == FDBOX_LEASE_SHOW ? BOAT_HOLDER_SHOWN : BOAT_HOLDER_OFFERED;
+	struct boat_lease *lease = boat_lease_find(name, grants);
+
+	if (!lease)
+		return grants ? -ENOSPC : 0;
+	if (!grants)
+		return boat_lease_host_moves(lease, BOAT_HOLDER_HOST, act == FDBOX_LEASE_RECALL);
+	if (boat_lease_holder(lease->word) == BOAT_HOLDER_HOST)
+		return boat_lease_grant(lease, name, holder);
+	return boat_lease_host_moves(lease, holder, false);
+}
+
+static int boat_lease_of_boat(const char *name, enum fdbox_lease_act act, u64 known)
+{
+	struct boat_lease *lease = boat_lease_find(name, false);
+	u64 old;
+
+	if (!lease)
+		return -ESTALE;
+	old = READ_ONCE(lease->word);
+	do {
+		if ((old ^ known) >> BOAT_LEASE_GENERATION)
+			return -ESTALE;
+		switch (boat_lease_holder(old)) {
+		case BOAT_HOLDER_HOST:
+			return -ESTALE;
+		case BOAT_HOLDER_SHOWN:
+			return -EAGAIN;
+		case BOAT_HOLDER_OFFERED:
+			if (act == FDBOX_LEASE_RETURN)
+				return -ESTALE;
+			break;
+		case BOAT_HOLDER_BOAT:
+			if (act == FDBOX_LEASE_TAKE)
+				return -EBUSY;
+			break;
+		}
+	} while (!try_cmpxchg64(&lease->word, &old,
+				boat_lease_with(old, act == FDBOX_LEASE_TAKE ?
+						BOAT_HOLDER_BOAT : BOAT_HOLDER_OFFERED)));
+	return 0;
+}
+
+static int boat_lease_act(const char *name, enum fdbox_lease_act act, u64 known)
+{
+	switch (act) {
+	case FDBOX_LEASE_SHOW:
+	case FDBOX_LEASE_OFFER:
+	case FDBOX_LEASE_RECALL:
+	case FDBOX_LEASE_KEEP:
+		return boat_lease_is_host ? boat_lease_of_host(name, act) : -ENXIO;
+	case FDBOX_LEASE_TAKE:
+	case FDBOX_LEASE_RETURN:
+		return boat_lease_is_host ? -ENXIO : boat_lease_of_boat(name, act, known);
+	case FDBOX_LEASE_LOOK:
+		return 0;
+	}
+	return -EINVAL;
+}
+
+int fdbox_boat_lease(const char *name, enum fdbox_lease_act act, u64 *word)
+{
+	u64 known = *word;
+	struct boat_lease *lease;
+	int err;
+
+	guard(spinlock)(&boat_lease_lock);
+	*word = 0;
+	if (!boat_lease_table)
+		return act == FDBOX_LEASE_KEEP ? 0 : -ENXIO;
+	err = boat_lease_act(name, act, known);
+	lease = boat_lease_find(name, false);
+	if (lease)
+		*word = READ_ONCE(lease->word);
+	return err;
+}
+EXPORT_SYMBOL_FOR_MODULES(fdbox_boat_lease, "fdbox");
+
+void fdbox_boat_set_root(u64 root)
+{
+	guard(spinlock)(&boat_lease_lock);
+	boat_lease_root = root;
+	if (boat_lease_page && boat_lease_is_host)
+		WRITE_ONCE(boat_lease_page->root, root);
+}
+EXPORT_SYMBOL_FOR_MODULES(fdbox_boat_set_root, "fdbox");
+
+u64 fdbox_boat_root(void)
+{
+	guard(spinlock)(&boat_lease_lock);
+	return boat_lease_page ? READ_ONCE(boat_lease_page->root) : 0;
+}
+EXPORT_SYMBOL_FOR_MODULES(fdbox_boat_root, "fdbox");
+
+/* From here on boxes can be lent. */
+void boat_leases_open(struct boat_page *page, struct boat_lease *leases, bool is_host)
+{
+	guard(spinlock)(&boat_lease_lock);
+	boat_lease_page = page;
+	boat_lease_table = leases;
+	boat_lease_is_host = is_host;
+	if (is_host && boat_lease_root)
+		WRITE_ONCE(page->root, boat_lease_root);
+}
+
+/* There is no boat that could have any. */
+void boat_leases_close(void)
+{
+	guard(spinlock)(&boat_lease_lock);
+	boat_lease_page = NULL;
+	boat_lease_table = NULL;
+}
+
+/* Ends all leases. Returns whether the boat has a box, which it keeps, and its name. */
+bool boat_leases_end(char name[FDBOX_NAME_LEN])
+{
+	u32 i;
+
+	guard(spinlock)(&boat_lease_lock);
+	for (i = 0; boat_lease_table && i < BOAT_LEASES; i++) {
+		struct boat_lease *lease = &boat_lease_table[i];
+
+		if (boat_lease_holder(READ_ONCE(lease->word)) == BOAT_HOLDER_HOST ||
+		    !boat_lease_host_moves(lease, BOAT_HOLDER_HOST, false))
+			continue;
+		strscpy(name, (char *)lease->name, FDBOX_NAME_LEN);
+		return true;
+	}
+	return false;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Boxes that a host lends to its boat: what fdbox.ko calls in fdbox-boat.ko, in
+ * the host's kernel and in the boat's. See docs/lifeboat.md.
+ */
+#ifndef _LINUX_FDBOX_LEASE_H
+#define _LINUX_FDBOX_LEASE_H
+
+#include <linux/types.h>
+
+enum fdbox_lease_act {
+	/* In the host. */
+	FDBOX_LEASE_SHOW,	/* the boat may map it */
+	FDBOX_LEASE_OFFER,	/* the boat may have it */
+	FDBOX_LEASE_RECALL,	/* it is the host's again, or is asked for */
+	FDBOX_LEASE_KEEP,	/* the same, but it is not asked for */
+	/* In the boat. */
+	FDBOX_LEASE_TAKE,
+	FDBOX_LEASE_RETURN,
+	/* In both. */
+	FDBOX_LEASE_LOOK,
+};
+
+/*
+ * Acts on the lease of a box. @word is the lease's word afterwards, or 0 if there
+ * is none; TAKE and RETURN require its generation to be that of @word before.
+ *
+ * -ENXIO: there is no boat, or the act is not for this kernel. -ENOSPC: too many
+ * boxes are lent. -EBUSY: the boat has it. -EAGAIN: it is shown, not offered.
+ * -ESTALE: it is not lent, or was lent again since.
+ */
+int fdbox_boat_lease(const char *name, enum fdbox_lease_act act, u64 *word);
+
+/* The physical address of the handover's root: the host sets it, the boat reads it. */
+void fdbox_boat_set_root(u64 root);
+u64 fdbox_boat_root(void);
+
+#endif /* _LINUX_FDBOX_LEASE_H */

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A file of memory that belongs to the host, in the boat.
+
+use crate::ffi;
+use crate::file::{
+    self,
+    FileRef, //
+};
+use kernel::{
+    fs::File,
+    prelude::*,
+    str::{
+        CStr,
+        CStrExt, //
+    },
+};
+
+/// A file of `size` bytes with the memory of these extents, which a lease keeps in place. `kept` has
+/// the same memory in the order of its addresses.
+pub(crate) fn create(
+    name: &CStr,
+    size: u64,
+    writable: bool,
+    extents: &[u64],
+    kept: &[u64],
+) -> Result<FileRef> {
+    // SAFETY: The name has a NUL, the slices are valid for reading their lengths, and their extents
+    // have been decoded once; we own the file.
+    unsafe {
+        file::from_c(ffi::fdbox_shim_lent_create(
+            name.as_char_ptr().cast(),
+            size,
+            writable,
+            extents.as_ptr(),
+            extents.len(),
+            kept.as_ptr(),
+            kept.len(),
+        ))
+    }
+}
+
+/// Ends all use of the memory of `file`, if it is such a file.
+pub(crate) fn revoke(file: &File) {
+    // SAFETY: `file` is a live file.
+    unsafe { ffi::fdbox_shim_lent_revoke(file.as_ptr()) };
+}
