@@ -98,6 +98,7 @@ fn version_1_is_read_and_written() {
             "saved",
             "cancel-asked",
             "taken-back",
+            "box-gone",
             "handed-over",
             "stopped",
             "down",
