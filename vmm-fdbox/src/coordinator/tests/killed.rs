@@ -1,136 +1,24 @@
 //! A VMM that is killed, or closes its connection and lives on, in each step of an update: the
 //! content of its box decides.
-//!
-//! The VMM's work is done by a thread of the test, and its messages pass through a separate
-//! process, which can be killed. That thread is not notified of the process's end: the VMM stays
-//! paused for good, as one that is gone would.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use serde_json::{Value, json};
+use rustix::io::Errno;
+use rustix::process::Pid;
 
+use super::mortal::Vmm;
 use super::new_vmm::{NewVmm, new_vmm};
 use super::world::{
     At, LONG, Running, SHORT, Script, Trouble, box_name, join, limits, old_vmm, old_vmm_that,
 };
-use rustix::io::Errno;
-use rustix::process::Pid;
-
 use crate::coordinator::{Boxes, Handover, Owner, RemoteLeaving};
-use crate::deadline::Deadline;
 use crate::fake::{FakeHost, FakeStore, HostCall};
 use crate::finding::Finding;
-use crate::member::{Channel, Heard};
 use crate::update::{
     Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, NotReady, SameHost, Stopped,
 };
 use crate::{BoxName, Operation};
-
-/// The message at which the process ends, and how: "saved killed". One that "swallows" it is killed
-/// before the message is passed on.
-const ENDS: &str = "FDBOX_TEST_ENDS";
-
-fn pass(from: &mut Channel, to: &mut Channel, change: impl FnOnce(&str, &mut Value)) -> String {
-    let deadline = Deadline::within(LONG);
-    let Heard { mut message, fds } = from.receive::<Value>(deadline).unwrap();
-    let said = message.as_object().unwrap().keys().next().unwrap().clone();
-    change(&said, &mut message);
-    let fds: Vec<_> = fds.iter().map(|(name, fd)| (&**name, fd.as_fd())).collect();
-    to.send(&message, &fds, deadline).unwrap();
-    said
-}
-
-fn kill_this() {
-    let this = rustix::process::getpid();
-    rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
-}
-
-/// The process, as a child of the tests below: its standard input is the coordinator, its standard
-/// error the thread.
-#[test]
-fn child() {
-    let Ok(ends) = std::env::var(ENDS) else {
-        return;
-    };
-    let (last, how) = ends.split_once(' ').unwrap();
-    let socket = |fd: OwnedFd| UnixStream::from(fd);
-    let coordinator = socket(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
-    let thread = socket(std::io::stderr().as_fd().try_clone_to_owned().unwrap());
-    let (closes, hears) = (
-        coordinator.try_clone().unwrap(),
-        thread.try_clone().unwrap(),
-    );
-    let (mut coordinator, mut thread) = (Channel::new(coordinator), Channel::new(thread));
-    let this = std::process::id();
-    let swallow = |said: &str| {
-        if how == "swallows" && said == last {
-            kill_this();
-        }
-    };
-    loop {
-        pass(&mut coordinator, &mut thread, |said, _| swallow(said));
-        let said = loop {
-            let said = pass(&mut thread, &mut coordinator, |said, word| {
-                swallow(said);
-                if let Some(joined) = word.get_mut("joined") {
-                    joined["pid"] = json!(this);
-                }
-            });
-            if said != "event" {
-                break said;
-            }
-        };
-        if said != last {
-            continue;
-        }
-        if how == "killed" {
-            kill_this();
-        }
-        for socket in [&closes, &hears] {
-            socket.shutdown(std::net::Shutdown::Both).unwrap();
-        }
-        loop {
-            std::thread::park();
-        }
-    }
-}
-
-/// A VMM whose process ends after a message.
-struct Vmm {
-    old: Running,
-    process: Child,
-    /// Keeps the thread's connection open when the process ends.
-    _kept: UnixStream,
-}
-
-impl Vmm {
-    fn new((old, thread): (Running, UnixStream), ends: &str) -> (Self, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let kept = thread.try_clone().unwrap();
-        let mut test = Command::new(std::env::current_exe().unwrap());
-        test.args(["--exact", "coordinator::tests::killed::child"]);
-        test.arg("--nocapture").env(ENDS, ends);
-        test.stdin(Stdio::from(OwnedFd::from(theirs)));
-        test.stderr(Stdio::from(OwnedFd::from(thread)));
-        let process = test.stdout(Stdio::null()).spawn().unwrap();
-        let vmm = Self {
-            old,
-            process,
-            _kept: kept,
-        };
-        (vmm, ours)
-    }
-}
-
-impl Drop for Vmm {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        self.process.wait().unwrap();
-    }
-}
 
 fn member(
     store: &FakeStore,
