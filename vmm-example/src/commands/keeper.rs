@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use vmm_fdbox::coordinator::Child;
 use vmm_fdbox::keeper::Keeper;
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{BoxError, Control, Deadline, Home};
+use vmm_fdbox::{BoxError, Control, Deadline, Home, Info};
 
 use super::answer::hear;
 use crate::activation::Activation;
@@ -103,15 +103,38 @@ pub(super) fn open(args: &HomeArgs, leaves: bool) -> anyhow::Result<Control> {
         HomeArg::Fdbox => Ok(Control::open()?),
         HomeArg::Luo => keeper_of(args, Home::Luo),
         HomeArg::Holder => keeper_of(args, Home::Holder),
-        HomeArg::Auto if Path::new(FDBOX).exists() => Ok(Control::open()?),
-        HomeArg::Auto => match running(&args.keeper)? {
+        HomeArg::Auto => match module()? {
             Some(control) => Ok(control),
-            None if Path::new(LUO).exists() => start_one(&args.keeper, Home::Luo),
-            // Its error says what is missing.
-            None if leaves => Ok(Control::open()?),
-            None => start_one(&args.keeper, Home::Holder),
+            None => any_keeper(args, leaves),
         },
     }
+}
+
+fn any_keeper(args: &HomeArgs, leaves: bool) -> anyhow::Result<Control> {
+    match running(&args.keeper)? {
+        Some(control) => Ok(control),
+        None if Path::new(LUO).exists() => start_one(&args.keeper, Home::Luo),
+        // Its error says what is missing.
+        None if leaves => Ok(Control::open()?),
+        None => start_one(&args.keeper, Home::Holder),
+    }
+}
+
+/// The module, if it is loaded and LUO is no better.
+fn module() -> anyhow::Result<Option<Control>> {
+    if !Path::new(FDBOX).exists() {
+        return Ok(None);
+    }
+    let control = Control::open()?;
+    let has_luo = Path::new(LUO).exists();
+    let is_better = is_luo_better(&control.info()?, has_luo);
+    Ok((!is_better).then_some(control))
+}
+
+/// Whether guests reach the next kernel through LUO, and not through the module: on a kernel without the patches it keeps
+/// no VM. A box that it has already has to be found there.
+fn is_luo_better(module: &Info, has_luo: bool) -> bool {
+    has_luo && module.boxes == 0 && !module.features.kvm_vm()
 }
 
 fn keeper_of(args: &HomeArgs, home: Home) -> anyhow::Result<Control> {
@@ -168,6 +191,9 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use vmm_fdbox::facts::{HostRoot, Module, first_home, host_facts};
+    use vmm_fdbox::{Features, abi};
+
     use super::*;
 
     /// What is said of a program that should be a keeper and is this script.
@@ -180,6 +206,35 @@ mod tests {
         let limit = Duration::from_millis(500);
         let started = start_program(&program, &path, Home::Holder, limit);
         chain(started.unwrap_err().as_ref())
+    }
+
+    /// `doctor` names the home that `--home auto` takes.
+    #[test]
+    fn the_doctor_and_the_commands_agree_on_the_module_and_luo() {
+        const HOMES: &[Home] = &[Home::Fdbox, Home::Luo];
+        let with_luo = tempfile::tempdir().unwrap();
+        let node = with_luo.path().join(LUO.trim_start_matches('/'));
+        fs::create_dir_all(node.parent().unwrap()).unwrap();
+        fs::write(node, "").unwrap();
+        let without = tempfile::tempdir().unwrap();
+        for (root, has_luo) in [(&with_luo, true), (&without, false)] {
+            for kinds in [0, abi::FDBOX_FEATURE_MEMFD, abi::FDBOX_FEATURE_KVM_VM] {
+                let info = Info {
+                    uapi_version: abi::FDBOX_UAPI_VERSION,
+                    features: Features::from_bits(abi::FDBOX_FEATURE_KHO | kinds),
+                    ..Info::default()
+                };
+                let module = Module::Here(info);
+                let facts = host_facts(&HostRoot::new(root.path()), &module, HOMES);
+                let is_luo_named = first_home(HOMES, &facts) == Some(Home::Luo);
+                assert_eq!(is_luo_named, is_luo_better(&info, has_luo), "{kinds:#x}");
+            }
+        }
+        let full = Info {
+            boxes: 1,
+            ..Info::default()
+        };
+        assert!(!is_luo_better(&full, true), "its boxes would not be found");
     }
 
     #[test]
