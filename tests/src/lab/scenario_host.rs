@@ -240,6 +240,7 @@ impl Group<'_> {
             modules: match self.kind {
                 HostKind::Forged => Vec::new(),
                 kind if kind.is_stock() => Vec::new(),
+                _ if self.other.is_some() && !self.other_kernel(index).is_patched() => Vec::new(),
                 HostKind::LateModule | HostKind::FailingLoad | HostKind::GuestsLateModule
                     if index > 0 =>
                 {

@@ -94,7 +94,7 @@ impl Flavour {
         matches!(self, Self::Debug | Self::StockDebug)
     }
 
-    pub(super) fn is_patched(self) -> bool {
+    pub(crate) fn is_patched(self) -> bool {
         let is_built = !self.is_packaged();
         is_built && !matches!(self, Self::Stock | Self::StockDebug | Self::Older)
     }

@@ -83,6 +83,7 @@ fn boot(kind: HostKind, only: Option<&str>, listed: &[Listed]) -> Boot {
         group: group.collect(),
         debug: true,
         other: None,
+        environment: "",
     }
 }
 

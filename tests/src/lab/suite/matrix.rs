@@ -27,7 +27,9 @@ struct Pair {
     guest: Flavour,
     /// What the page says of it.
     shows: &'static str,
-    /// Whether it runs only if it is asked for, because it needs a kernel that nothing else does.
+    /// Set for the scenario.
+    environment: &'static str,
+    /// Whether it runs only if it is asked for, because it needs a kernel that nothing else does, or the whole machine.
     on_demand: bool,
 }
 
@@ -37,6 +39,8 @@ const FDBOX: &str = "devices/across-a-kexec";
 const DOCTOR: &str = "doctor/without-kho";
 
 const BINARY: &str = "`holder`: another VMM in the same kernel";
+const FLEET: &str = "guests/four-in-one-kexec";
+const LUO_FLEET: &str = "`luo`: a kexec with two guests";
 const LUO_KEXEC: &str = "`luo`: a kexec";
 const FDBOX_KEXEC: &str = "`fdbox`: a kexec";
 const NO_KEXEC: &str = "`doctor`: guests run, none survives a kexec";
@@ -54,11 +58,19 @@ const fn pair(
         host,
         guest,
         shows,
+        environment: "",
         on_demand: false,
     }
 }
 
 impl Pair {
+    const fn with(self, environment: &'static str) -> Self {
+        Self {
+            environment,
+            ..self
+        }
+    }
+
     const fn on_demand(self) -> Self {
         Self {
             on_demand: true,
@@ -68,7 +80,7 @@ impl Pair {
 }
 
 /// The rows of docs/kernels.md, in order.
-const PAIRS: [Pair; 13] = {
+const PAIRS: [Pair; 14] = {
     use Flavour::{A, B, Backports, BackportsCloud, Debian, DebianCloud, Older, Stock};
     [
         pair(
@@ -131,6 +143,9 @@ const PAIRS: [Pair; 13] = {
             DebianCloud,
             LUO_KEXEC,
         ),
+        pair("matrix/luo-fleet", FLEET, &[Stock, Stock], Stock, LUO_FLEET)
+            .with("LAB_GUESTS=2 LAB_FLEET_RAM=memfd")
+            .on_demand(),
         pair(
             "matrix/luo-to-newer",
             LUO,
@@ -175,7 +190,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
             kernels: pair.host.len(),
             is_shared: false,
             needs: boot.needs(),
-            alone: false,
+            alone: boot.kind.fills_the_machine(),
             act: Box::new(move || vec![outcome(pair, &boot, lab, args)]),
         })
     };
@@ -195,6 +210,7 @@ fn boot(pair: &Pair, listed: &[Listed]) -> Result<Boot> {
             host: pair.host,
             guest: pair.guest,
         }),
+        environment: pair.environment,
     })
 }
 
@@ -224,7 +240,10 @@ fn run(pair: &Pair, boot: &Boot, lab: &Lab, args: &TestArgs) -> Result<Outcome> 
 
 fn row(pair: &Pair, record: &Record, works: bool) -> Result<page::Row> {
     let host = record.hellos.iter().map(|(_, hello)| hello.release.clone());
-    let witness = record.values.iter().find(|value| value.name == "witness");
+    let witness = record
+        .values
+        .iter()
+        .find(|value| value.name.starts_with("witness"));
     let guest = witness.and_then(|value| value.value["release"].as_str());
     Ok(page::Row {
         name: pair.name.to_owned(),

@@ -56,6 +56,8 @@ pub(super) struct Boot {
     pub(super) debug: bool,
     /// Other kernels than those of its kind.
     pub(super) other: Option<OtherKernels>,
+    /// As in [`Group`].
+    pub(super) environment: &'static str,
 }
 
 fn boots(listed: Vec<Listed>) -> Vec<Boot> {
@@ -79,6 +81,7 @@ fn boots(listed: Vec<Listed>) -> Vec<Boot> {
             group,
             debug: false,
             other: None,
+            environment: "",
         })
         .collect()
 }
@@ -99,7 +102,7 @@ impl Boot {
             kind: self.kind,
             kernels: self.kernels,
             names: self.group.iter().map(|each| each.name.as_str()).collect(),
-            environment: String::new(),
+            environment: self.environment.to_owned(),
             guests: if self.kind == HostKind::Guests { 4 } else { 1 },
             more_memory_mib: 0,
             debug: self.debug,

@@ -54,11 +54,15 @@ const GUESTS: [(&str, &str); 8] = [
 /// The order of the first guests to be resumed.
 const ORDER: [&str; 2] = ["vm2", "vm1"];
 
-/// Four guests; `cargo lab demo` requests another number through the environment.
-fn guests() -> &'static [(&'static str, &'static str)] {
+/// Four guests; the lab can request another number, and one kind of memory for all, through the environment.
+fn guests() -> Vec<(&'static str, String)> {
     let asked = std::env::var("LAB_GUESTS").ok();
     let count = asked.and_then(|text| text.parse().ok()).unwrap_or(4);
-    &GUESTS[..count.clamp(1, GUESTS.len())]
+    let kind = std::env::var("LAB_FLEET_RAM").ok();
+    let guests = GUESTS[..count.clamp(1, GUESTS.len())].iter();
+    guests
+        .map(|(name, usual)| (*name, kind.clone().unwrap_or_else(|| (*usual).to_owned())))
+        .collect()
 }
 
 /// Which of them are resumed first.
@@ -76,13 +80,13 @@ enum Devices {
     None,
 }
 
-fn boot(guests: &[(&str, &str)], devices: Devices) -> Result<Vec<Member>> {
+fn boot(guests: &[(&str, impl AsRef<str>)], devices: Devices) -> Result<Vec<Member>> {
     let port = Arc::new(EventPort::open()?);
     let count = u8::try_from(guests.len())?;
     let mut members = Vec::new();
     for (number, (name, kind)) in (0..).zip(guests) {
         let number = (devices == Devices::Each).then_some(number);
-        let member = Member::start(name, kind, number, count, &[], &port)?;
+        let member = Member::start(name, kind.as_ref(), number, count, &[], &port)?;
         // One after the other: booting them in parallel would not be faster.
         member.wait_until_ready()?;
         members.push(member);
@@ -96,7 +100,7 @@ pub(super) fn boot_some(count: usize) -> Result<Vec<Member>> {
 }
 
 fn four_before(cx: &Cx<'_>) -> Result<()> {
-    let mut members = boot(guests(), Devices::Each)?;
+    let mut members = boot(&guests(), Devices::Each)?;
     side_by_side(&mut members, |member| {
         healthy(&member.report()?)?;
         member.console.wait_for_io(None)?;
