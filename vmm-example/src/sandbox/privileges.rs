@@ -159,6 +159,10 @@ pub(super) fn drop_capabilities() -> Result<(), SandboxError> {
         permitted: CapabilitySet::empty(),
         inheritable: CapabilitySet::empty(),
     };
+    if call("capget", rustix::thread::capabilities(None))? == none {
+        // A service without capabilities may be forbidden to set them.
+        return Ok(());
+    }
     call("capset", rustix::thread::set_capabilities(None, none))
 }
 
