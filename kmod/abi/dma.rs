@@ -132,8 +132,10 @@ fn decode_item(mut bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
     mapping.iova.checked_add(last)?;
     mapping.start.checked_add(last)?;
     let known = mapping.prot & !(PROT_READ | PROT_WRITE) == 0;
-    let rest = bytes.get(name_len.next_multiple_of(8)..)?;
-    (known && abi::name_is_valid(mapping.file)).then_some((Item::Mapping(mapping), rest))
+    let (name, rest) = bytes.split_at_checked(name_len.next_multiple_of(8))?;
+    let is_padded = name[name_len..].iter().all(|byte| *byte == 0);
+    (known && is_padded && abi::name_is_valid(mapping.file))
+        .then_some((Item::Mapping(mapping), rest))
 }
 
 abi::layout::layout! {

@@ -336,6 +336,7 @@ fn impossible_passthrough_is_refused() {
         (44, &[0], "no name"),
         (44, &[0xff, 0xff, 0xff, 0xff], "a name without an end"),
         (48, b"/", "a name with a slash"),
+        (55, &[1], "a name that is not padded with NULs"),
     ] {
         assert!(!item(at, bytes), "{what}");
     }
