@@ -18,6 +18,8 @@ use crate::kernel::Flavour;
 use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(1800);
+/// Counting makes the emulator several times slower.
+const LIMIT_BY_INSTRUCTIONS: Duration = Duration::from_secs(3600);
 const DEPTHS: [u32; 2] = [1, DISK_DEPTH];
 
 /// What both get done on one drive.
@@ -53,13 +55,18 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<(Vec<Row>, Option<Slow>)> {
     let what = format!("reads of both, this VMM and {}", other.name);
     let told = bench.attempt(&what, || measure(bench, other));
     Ok(told.map_or((Vec::new(), None), |(reads, blackouts)| {
-        (rows(&reads, &other.name), slow(&blackouts, &other.name))
+        let rows = rows(&reads, drives(bench.clocks), &other.name);
+        (rows, slow(&blackouts, &other.name))
     }))
 }
 
 fn measure(bench: &Bench<'_>, other: &Other) -> Result<(Vec<Reads>, Vec<u64>)> {
-    let turns = bench.repeats.max(TURNS);
-    let turn = other.turn("reads");
+    let (turns, words, limit) = match bench.clocks {
+        Clocks::Time => (bench.repeats.max(TURNS), "reads", LIMIT),
+        // They hardly vary.
+        Clocks::Instructions => (bench.repeats, "reads quick", LIMIT_BY_INSTRUCTIONS),
+    };
+    let turn = other.turn(words);
     let spec = HostSpec {
         name: "bench-against-reads".to_owned(),
         memory_mib: 2048,
@@ -76,12 +83,12 @@ fn measure(bench: &Bench<'_>, other: &Other) -> Result<(Vec<Reads>, Vec<u64>)> {
             then: Ending::PowerOff,
         }],
         files: Vec::new(),
-        stage_limit: LIMIT,
-        clocks: Clocks::Time,
+        stage_limit: limit,
+        clocks: bench.clocks,
     };
     let record = bench.boot(spec)?;
     let told: Vec<Reads> = values(&record, READS)?;
-    let wanted = turns * 2 * per_turn();
+    let wanted = turns * 2 * per_turn(drives(bench.clocks));
     ensure!(
         told.len() == wanted,
         "{} figures were told, not {wanted}",
@@ -102,19 +109,31 @@ fn slow(blackouts: &[u64], other: &str) -> Option<Slow> {
     })
 }
 
+/// The drives that are measured. The time that a drive takes is not counted in instructions.
+fn drives(clocks: Clocks) -> &'static [Drive] {
+    match clocks {
+        Clocks::Time => &Drive::ALL,
+        Clocks::Instructions => &[Drive::Quick],
+    }
+}
+
 /// How many figures one VMM's turn gives.
-fn per_turn() -> usize {
-    Drive::ALL.len() * DEPTHS.len()
+fn per_turn(drives: &[Drive]) -> usize {
+    drives.len() * DEPTHS.len()
 }
 
 /// Out of what was told, this VMM's turn first, then the other's, and so on.
-fn rows(told: &[Reads], other: &str) -> Vec<Row> {
-    let kinds = Drive::ALL
-        .into_iter()
-        .flat_map(|drive| DEPTHS.map(|depth| (drive, depth)));
+fn rows(told: &[Reads], drives: &[Drive], other: &str) -> Vec<Row> {
+    let kinds = drives
+        .iter()
+        .flat_map(|drive| DEPTHS.map(|depth| (*drive, depth)));
     let row = |(drive, depth): (Drive, u32)| {
         let of = |whose: usize| -> Vec<u64> {
-            let turns = told.chunks(per_turn()).skip(whose).step_by(2).flatten();
+            let turns = told
+                .chunks(per_turn(drives))
+                .skip(whose)
+                .step_by(2)
+                .flatten();
             let same = turns.filter(|reads| reads.drive == drive && reads.depth == depth);
             same.map(|reads| reads.per_second).collect()
         };
@@ -194,7 +213,7 @@ mod tests {
             })
         };
         let told: Vec<Reads> = [30, 10, 50, 20].into_iter().flat_map(turn).collect();
-        let rows = rows(&told, "abc");
+        let rows = rows(&told, &Drive::ALL, "abc");
         assert_eq!(rows.len(), 4);
         let (one, many) = (&rows[0], &rows[1]);
         assert_eq!((one.drive, one.depth, one.runs), (Drive::Latent, 1, 2));

@@ -12,7 +12,7 @@ mod runs;
 mod sample;
 mod seal;
 mod stats;
-mod table;
+pub(crate) mod table;
 mod traffic;
 mod twice;
 mod update;
