@@ -5,11 +5,21 @@
 //! `lab-init` is PID 1 of the emulated host, `lab-scenarios` contains the tests that run in it, and
 //! `lab-witness` is PID 1 of the guest.
 
+#[cfg(test)]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "it belongs to the kernel module, which uses all of it"
+)]
+#[path = "../../kmod/abi/mod.rs"]
+mod abi;
 pub mod bench;
 pub mod device;
 pub mod disk;
 pub mod event;
 pub mod frame;
+#[cfg(test)]
+mod handover_fuzz;
 pub mod interface;
 pub mod net;
 pub mod numbers;

@@ -63,6 +63,8 @@ pub mod facts;
 pub mod fake;
 mod finding;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 mod graph;
 mod handle;
 mod hold;

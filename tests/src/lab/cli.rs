@@ -55,6 +55,34 @@ pub(crate) enum Command {
     ///
     /// They are built in the toolchain and judged by lintian, whose errors are errors. Their names are printed.
     Package(PackageArgs),
+    /// Runs fuzz targets: what reads bytes from other programs and other kernels.
+    ///
+    /// They are built with coverage counters, and inputs that reach new code are kept. An input that fails is written
+    /// to a file, and the command that replays it is shown; the exit status is 1 then.
+    Fuzz(FuzzArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FuzzArgs {
+    /// The targets. Default: all.
+    #[arg(value_name = "TARGET")]
+    pub(crate) targets: Vec<String>,
+    /// List the targets, and run nothing.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Run each target for this long. A fraction is allowed.
+    #[arg(long, value_name = "N", default_value_t = 1.0)]
+    pub(crate) minutes: f64,
+    /// The seed of the inputs: the same one gives the same inputs, as far as the same ones are kept.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Run the target with this input only.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) replay: Option<PathBuf>,
+    /// At the end, replace each target's inputs in the checkout, tests/fuzz, by the smallest ones that reach the same
+    /// code.
+    #[arg(long, conflicts_with = "replay")]
+    pub(crate) save: bool,
 }
 
 #[derive(Debug, Args)]
@@ -249,7 +277,7 @@ pub(crate) struct BenchArgs {
     /// Measure each figure this many times. Default: 3, or 1 with --quick.
     #[arg(long, value_name = "N")]
     pub(crate) repeats: Option<usize>,
-    /// Count instructions instead of time, one per nanosecond: only floor, host_update and memfd.
+    /// Count instructions instead of time, one per nanosecond: only floor, host_update, memfd and against_reads.
     /// The figures do not include the time the emulator takes to translate code that runs for the
     /// first time, and do not depend on the load of the machine.
     #[arg(long)]

@@ -33,13 +33,7 @@ impl Lab {
     pub(crate) fn open_with(needed: &[Program]) -> Result<Self> {
         machine::check()?;
         let cache = Cache::open()?;
-        // cargo sets the path of the crate; without cargo, it is the path at compile time.
-        let tests = std::env::var_os("CARGO_MANIFEST_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let checkout = tests
-            .parent()
-            .context("tests/ is in a checkout")?
-            .to_owned();
+        let checkout = checkout()?;
         let (toolchain, programs) = std::thread::scope(|scope| {
             let programs = scope.spawn(|| build(&cache, &checkout, needed));
             (Toolchain::get(&cache), programs.join())
@@ -111,6 +105,15 @@ impl Lab {
     fn kmod(&self) -> PathBuf {
         self.checkout.join("kmod")
     }
+}
+
+/// The checkout that this program belongs to.
+pub(crate) fn checkout() -> Result<PathBuf> {
+    // cargo sets the path of the crate; without cargo, it is the path at compile time.
+    let tests = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let checkout = tests.parent().context("tests/ is in a checkout")?;
+    Ok(checkout.to_owned())
 }
 
 /// Builds these programs, if any.

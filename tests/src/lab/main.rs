@@ -13,6 +13,7 @@ mod demo;
 mod drive;
 mod files;
 mod frames;
+mod fuzz;
 mod guest;
 mod host;
 mod hostcmd;
@@ -73,6 +74,7 @@ fn act(command: &Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(args),
         Command::Build(args) => build(args),
         Command::Package(args) => deb::run(args),
+        Command::Fuzz(args) => fuzz::run(args),
     }
 }
 

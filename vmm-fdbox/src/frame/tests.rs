@@ -318,3 +318,67 @@ fn hostile_payloads_are_refused_without_harm() {
         assert!(frame.read::<Clock>("bad").is_err());
     }
 }
+
+/// The same bytes with the checksums that they should have, as far as there are tables.
+fn resealed(input: &[u8]) -> Vec<u8> {
+    let mut bytes = input.to_vec();
+    let number = |bytes: &[u8], at: usize| -> usize {
+        let number: [u8; 8] = bytes[at..at + 8].try_into().unwrap();
+        usize::try_from(u64::from_le_bytes(number)).unwrap()
+    };
+    if bytes.len() < HEADER_BYTES {
+        return bytes;
+    }
+    let (table_at, end) = (number(&bytes, 88), number(&bytes, 96));
+    let entry_bytes = number(&bytes, 108) & 0xffff_ffff;
+    if table_at > end || end > bytes.len() || entry_bytes < ENTRY_BYTES {
+        return bytes;
+    }
+    for entry in (table_at..end).step_by(entry_bytes) {
+        if entry + ENTRY_BYTES > end {
+            break;
+        }
+        let (at, len) = (number(&bytes, entry + 40), number(&bytes, entry + 48));
+        if let Some(payload) = at.checked_add(len).and_then(|end| bytes.get(at..end)) {
+            let checksum = crc32fast::hash(payload);
+            bytes[entry + 56..entry + 60].copy_from_slice(&checksum.to_le_bytes());
+        }
+    }
+    if table_at >= HEADER_BYTES {
+        fix_checksum(&mut bytes);
+    }
+    bytes
+}
+
+/// Reads everything in a frame that is one.
+fn read_all(bytes: &[u8]) {
+    let Ok(frame) = Frame::parse(bytes) else {
+        return;
+    };
+    assert!(frame.size() <= bytes.len());
+    let known = [
+        KnownSection::new("clock", 1, 2),
+        KnownSection::new("note", 1, 1),
+    ];
+    let _ = frame.check(&known);
+    for section in frame.sections() {
+        assert_eq!(
+            frame.payload(&section.name).map(<[u8]>::len),
+            Some(section.bytes)
+        );
+        let _ = frame.read::<Clock>(&section.name);
+        let _ = frame.read::<serde_json::Value>(&section.name);
+    }
+}
+
+#[test]
+fn fuzz_frame() {
+    let golden = include_bytes!("../../tests/golden/frame-1.0.bin");
+    crate::fuzz::run("frame", &[&sample(), golden], |input| {
+        read_all(input);
+        read_all(&resealed(input));
+        if let Ok(description) = serde_json::from_slice::<Description>(input) {
+            let _ = description.check(&[KnownSection::new("clock", 1, 2)]);
+        }
+    });
+}

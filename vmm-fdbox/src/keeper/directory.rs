@@ -193,4 +193,21 @@ mod tests {
         newer[8] = 2;
         assert_eq!(Directory::decode(&newer), Err(DirectoryError::Version(2)));
     }
+
+    #[test]
+    fn fuzz_directory() {
+        crate::fuzz::run("directory", &[&sample().encode()], |input| {
+            let mut sealed = input.to_vec();
+            if let Some(checksum) = sealed.get_mut(CHECKSUM) {
+                checksum.fill(0);
+                let sum = crc32fast::hash(&sealed);
+                sealed[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
+            }
+            for bytes in [input, &sealed] {
+                if let Ok(directory) = Directory::decode(bytes) {
+                    assert_eq!(Directory::decode(&directory.encode()), Ok(directory));
+                }
+            }
+        });
+    }
 }

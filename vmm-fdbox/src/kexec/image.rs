@@ -325,4 +325,26 @@ mod tests {
         let far = |bytes: &mut Vec<u8>| bytes[0x3c..0x40].fill(0xff);
         assert!(!read(far).unwrap().is_signed);
     }
+
+    #[test]
+    fn fuzz_bzimage() {
+        let info = b"LToP\x10\0\0\0\x1c\0\0\0\x0a\0\0\x80FDBx\x0c\0\0\0\x7d\0\0\0";
+        let file = tempfile::tempfile().unwrap();
+        crate::fuzz::run(
+            "bzimage",
+            &[&bzimage(None), &bzimage(Some(info))],
+            |input| {
+                file.set_len(0).unwrap();
+                file.write_all_at(input, 0).unwrap();
+                if let Ok(image) = BzImage::read(&file) {
+                    let plain = |c: char| c.is_ascii_graphic() && c != '/';
+                    assert!(
+                        image
+                            .release
+                            .is_none_or(|release| release.chars().all(plain))
+                    );
+                }
+            },
+        );
+    }
 }

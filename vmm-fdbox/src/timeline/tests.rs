@@ -98,3 +98,25 @@ fn capacity_and_names_are_checked() {
     assert_eq!(timeline.mark("x", 0), Err(TimelineError::Full));
     assert_eq!(Timeline::decode(&timeline.encode()).unwrap(), timeline);
 }
+
+#[test]
+fn fuzz_timeline() {
+    crate::fuzz::run("timeline", &[&sample().encode()], |input| {
+        let mut page = input.to_vec();
+        page.resize(TIMELINE_BYTES.max(page.len()), 0);
+        // The checksums that its marks should have.
+        for slot in page[HEADER_BYTES..].chunks_exact_mut(MARK_BYTES) {
+            let checksum = mark_checksum(slot);
+            slot[20..24].copy_from_slice(&checksum.to_le_bytes());
+        }
+        for bytes in [input, &page] {
+            if let Ok(timeline) = Timeline::decode(bytes) {
+                let _ = timeline.report();
+                assert_eq!(
+                    Timeline::decode(&timeline.encode()).unwrap().marks(),
+                    timeline.marks()
+                );
+            }
+        }
+    });
+}

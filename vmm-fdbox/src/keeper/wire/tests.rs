@@ -75,3 +75,16 @@ fn what_is_not_of_this_protocol_is_refused() {
     bytes[NAME_AT..KIND_AT].fill(b'x');
     assert_eq!(Reply::decode(&bytes), None, "a name without an end");
 }
+
+#[test]
+fn fuzz_keeper() {
+    let seeds = [&request().encode()[..], &reply().encode()];
+    crate::fuzz::run("keeper", &seeds, |input| {
+        if let Some(request) = Request::decode(input) {
+            assert_eq!(request.encode(), input);
+        }
+        if let Some(reply) = Reply::decode(input) {
+            assert_eq!(reply.encode(), input);
+        }
+    });
+}

@@ -145,3 +145,29 @@ fn a_hello_of_a_later_version_is_understood() {
     let Greeting::Hello { version } = serde_json::from_value(later).unwrap();
     assert_eq!(version, 7);
 }
+
+/// Reads a message, which must survive to be written and read again.
+fn again<T: DeserializeOwned + Serialize + PartialEq + Debug>(input: &[u8]) {
+    if let Ok(message) = serde_json::from_slice::<T>(input) {
+        let written = serde_json::to_vec(&message).unwrap();
+        assert_eq!(serde_json::from_slice::<T>(&written).unwrap(), message);
+        let _ = name_of(&message);
+    }
+}
+
+#[test]
+fn fuzz_member() {
+    let message = |line: Value| json!({ line["say"].as_str().unwrap(): line["with"] }).to_string();
+    let lines = GOLDEN
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let seeds: Vec<String> = lines.map(message).collect();
+    let seeds: Vec<&[u8]> = seeds.iter().map(String::as_bytes).collect();
+    crate::fuzz::run("member", &seeds, |input| {
+        again::<Greeting>(input);
+        again::<LeavingRequest>(input);
+        again::<LeavingReply>(input);
+        again::<ArrivingRequest>(input);
+        again::<ArrivingReply>(input);
+    });
+}

@@ -1,0 +1,151 @@
+//! What the module reads of what the last kernel wrote, with input that no kernel writes: its parsers, built on the
+//! host.
+
+#[path = "../../vmm-fdbox/src/fuzz/mod.rs"]
+mod fuzz;
+
+use crate::abi::dma::{self, Device, Item};
+use crate::abi::kvm::{GuestMemfd, Vm};
+use crate::abi::layout::Layout;
+use crate::abi::memfd::{MEMFD, MEMFD_V1, Memfd};
+use crate::abi::poison;
+use crate::abi::{self, Body, Extent, Root, Sink};
+
+const HANDOVER: &[u8] = include_bytes!("../tests/golden/handover-v1.bin");
+const IOMMUFD: &[u8] = include_bytes!("../tests/golden/iommufd-v1.bin");
+const VFIO_PCI: &[u8] = include_bytes!("../tests/golden/vfio-pci-v1.bin");
+const MEMFDS: [&[u8]; 2] = [
+    include_bytes!("../tests/golden/memfd-v1.bin"),
+    include_bytes!("../tests/golden/memfd-v2.bin"),
+];
+const BROKEN: &[u8] = include_bytes!("../tests/golden/broken-v1.bin");
+
+struct Out(Vec<u8>);
+
+impl Sink for Out {
+    type Error = std::convert::Infallible;
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// Reads everything in a handover that is one.
+fn read_all(root: Root, bytes: &[u8]) {
+    let is_known = root.version == abi::VERSION;
+    let Some(body) = Body::check(root, bytes, crc).ok().filter(|_| is_known) else {
+        return;
+    };
+    for found in body.boxes() {
+        let found = found.expect("a box of a body that was checked");
+        for fd in found.fds() {
+            let fd = fd.expect("a descriptor of a body that was checked");
+            read_fd(fd.data);
+            let extents = body.raw_extents(fd.first_extent, fd.nr_extents);
+            for raw in extents.expect("extents of a body that was checked") {
+                if let Ok(extent) = Extent::decode(raw) {
+                    assert_eq!(extent.encode(), raw);
+                }
+            }
+        }
+    }
+}
+
+/// Reads the data of a descriptor as that of each kind: what is accepted is written as it was.
+fn read_fd(data: &[u8]) {
+    let mut out = Out(Vec::new());
+    let same = |what: &str, written: &mut Out| {
+        assert_eq!(written.0, data, "{what}");
+        written.0.clear();
+    };
+    if let Ok(vm) = Vm::decode(data) {
+        let Ok(()) = vm.put(&mut out);
+        same("a VM", &mut out);
+    }
+    if let Ok(memory) = GuestMemfd::decode(data) {
+        let Ok(()) = memory.put(&mut out);
+        same("a guest_memfd", &mut out);
+    }
+    if let Ok(memfd) = Memfd::decode(MEMFD, data) {
+        let Ok(()) = memfd.put(&mut out);
+        same("a memfd", &mut out);
+    }
+    let _ = Memfd::decode(MEMFD_V1, data);
+    if let Ok(device) = Device::decode(data) {
+        let Ok(()) = device.put(&mut out);
+        same("a device", &mut out);
+    }
+    let items: Result<Vec<Item<'_>>, _> = dma::items(data).collect();
+    if let Ok(items) = items {
+        for item in items {
+            let Ok(()) = item.put(&mut out);
+        }
+        same("an iommufd", &mut out);
+    }
+}
+
+fn golden_root() -> Root {
+    Root::decode(&HANDOVER[..abi::ROOT_LEN], crc).expect("the golden root")
+}
+
+#[test]
+fn fuzz_handover() {
+    fuzz::run("handover", &[HANDOVER], |input| {
+        let (head, body) = input.split_at(input.len().min(abi::ROOT_LEN));
+        if let Ok(root) = Root::decode(head, crc) {
+            read_all(root, body);
+        }
+    });
+}
+
+/// The body of a handover whose root has the right checksum, and the numbers in the first two bytes.
+#[test]
+fn fuzz_handover_body() {
+    let root = golden_root();
+    let numbers = [root.nr_boxes as u8, root.nr_extents as u8];
+    let seed = [&numbers, &HANDOVER[abi::ROOT_LEN..]].concat();
+    fuzz::run("handover-body", &[&seed], |input| {
+        let Some(([nr_boxes, nr_extents], body)) = input.split_first_chunk() else {
+            return;
+        };
+        let root = Root {
+            body_len: body.len() as u64,
+            body_crc: crc(body),
+            nr_boxes: u32::from(*nr_boxes),
+            nr_extents: u64::from(*nr_extents),
+            ..golden_root()
+        };
+        read_all(root, body);
+    });
+}
+
+#[test]
+fn fuzz_handover_fd() {
+    let vm = b"\x01\x00\x00\x00\x00\x00\x00\x00\x3e\x00\x00\x00";
+    let memory =
+        b"\x00\x00\x20\x00\x01\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00vm";
+    let seeds = [&vm[..], memory, IOMMUFD, VFIO_PCI, MEMFDS[0], MEMFDS[1]];
+    fuzz::run("handover-fd", &seeds, read_fd);
+}
+
+#[test]
+fn fuzz_broken_memory() {
+    fuzz::run("broken-memory", &[BROKEN], |input| {
+        let mut page = [0; poison::LEN];
+        let len = input.len().min(page.len());
+        page[..len].copy_from_slice(&input[..len]);
+        let sum = crc(&page[12..]);
+        let mut sealed = page;
+        sealed[8..12].copy_from_slice(&sum.to_le_bytes());
+        for page in [&page, &sealed] {
+            if let Some(pages) = poison::decode(page, crc) {
+                assert!(pages.count() <= poison::MOST);
+            }
+        }
+    });
+}
