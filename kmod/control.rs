@@ -3,6 +3,7 @@
 //! The ioctls of the control node, `/dev/fdbox/fdbox`, and of the boxes.
 
 use crate::abi;
+use crate::access::NodeAccess;
 use crate::argument::{
     self,
     padded,
@@ -32,8 +33,7 @@ use crate::boxes::fd_box::{
 };
 use crate::file::{
     self,
-    BoxFile,
-    NodeOwner, //
+    BoxFile, //
 };
 use crate::kexec::handover;
 use crate::kexec::kho;
@@ -70,7 +70,7 @@ impl MiscDevice for Control {
                 allowed()?;
                 let create: CreateBox = argument::read(arg)?;
                 let name = name_of(create.flags, 0, &create.name)?;
-                box_list::create(name, NodeOwner::ROOT)?;
+                box_list::create(name, NodeAccess::NEW)?;
             }
             uapi::DELETE_BOX => {
                 allowed()?;

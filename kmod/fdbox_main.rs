@@ -11,6 +11,7 @@
 #![crate_name = "fdbox"]
 
 mod abi;
+mod access;
 mod argument;
 mod boxes;
 mod control;
@@ -155,9 +156,9 @@ unsafe extern "C" fn fdbox_rs_reboot(kexec: bool) {
             waited
         ),
     }
-    if let Err(err) = box_list::note_owners().and_then(|owners| handover::set_owners(&owners)) {
+    if let Err(err) = box_list::note_access().and_then(|access| handover::set_access(access)) {
         pr_err!(
-            "reboot: boxes have the owners in the next kernel that they had when they were sealed: {:?}\n",
+            "reboot: boxes have the owners and labels in the next kernel that they had when they were sealed: {:?}\n",
             err
         );
     }

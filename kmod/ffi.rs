@@ -61,6 +61,7 @@ pub(crate) use generated::{
     fdbox_iommufd_map as IommufdMap,
     fdbox_iommufd_visitor as IommufdVisitor,
     fdbox_kind as DriverKindDesc,
+    fdbox_label as Label,
     fdbox_memfd_state as MemfdState,
     fdbox_node as Node,
     fdbox_step as Step,

@@ -125,45 +125,6 @@ pub(crate) fn operations(file: &File) -> *const bindings::file_operations {
     unsafe { ffi::fdbox_shim_fops(file.as_ptr()) }
 }
 
-/// Owner and mode of a device node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NodeOwner {
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
-impl NodeOwner {
-    /// The owner and mode of a new box.
-    pub(crate) const ROOT: NodeOwner = NodeOwner {
-        mode: 0o600,
-        uid: 0,
-        gid: 0,
-    };
-
-    /// The owner and mode of the node of the box that `file` was opened through, whatever its path
-    /// was; `None` if the node does not exist.
-    pub(crate) fn of_opened(file: &BoxFile<'_>) -> Option<NodeOwner> {
-        // SAFETY: By the type invariants of `BoxFile`; the file holds the node.
-        unsafe { NodeOwner::of_node(ffi::fdbox_shim_node_of(file.0.as_ptr())) }
-    }
-
-    /// The current owner and mode of `node`; `None` if it does not exist.
-    ///
-    /// # Safety
-    ///
-    /// `node` was created by `fdbox_shim_node_create()`, and somebody holds it.
-    pub(crate) unsafe fn of_node(node: *mut ffi::Node) -> Option<NodeOwner> {
-        let mut owner = NodeOwner::ROOT;
-        // SAFETY: By the safety requirements of this function, and all three pointers are valid for
-        // writing.
-        let found = unsafe {
-            ffi::fdbox_shim_node_owner(node, &mut owner.mode, &mut owner.uid, &mut owner.gid)
-        };
-        found.then_some(owner)
-    }
-}
-
 /// An open file of a box.
 ///
 /// # Invariants
@@ -178,6 +139,12 @@ impl<'a> BoxFile<'a> {
     pub(crate) unsafe fn new(file: &'a File) -> Self {
         // INVARIANT: By the safety requirements of this function.
         BoxFile(file)
+    }
+
+    /// The node, which the file holds.
+    pub(crate) fn node(&self) -> *mut ffi::Node {
+        // SAFETY: By the type invariants.
+        unsafe { ffi::fdbox_shim_node_of(self.0.as_ptr()) }
     }
 
     /// Whether the box may be used through this file, which depends on the rights of its opener.
@@ -200,6 +167,16 @@ impl<'a> InodeLock<'a> {
         Ok(InodeLock(file, NotThreadSafe))
     }
 }
+
+/// Does not compile if the guard is `Send`, because both implementations would apply then.
+const _: () = {
+    trait Sendable<Which> {
+        const NOT: () = ();
+    }
+    impl<T> Sendable<()> for T {}
+    impl<T: Send> Sendable<u8> for T {}
+    <InodeLock<'static> as Sendable<_>>::NOT
+};
 
 impl Drop for InodeLock<'_> {
     fn drop(&mut self) {

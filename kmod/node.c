@@ -8,7 +8,6 @@
  */
 #include <linux/capability.h>
 #include <linux/cdev.h>
-#include <linux/dcache.h>
 #include <linux/device.h>
 #include <linux/fs.h>
 #include <linux/idr.h>
@@ -16,10 +15,11 @@
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/mount.h>
-#include <linux/namei.h>
+#include <linux/security.h>
 #include <linux/slab.h>
 #include <linux/uidgid.h>
 
+#include "node.h"
 #include "shim.h"
 
 /* Maximum number of boxes; each has a minor number. */
@@ -39,20 +39,13 @@ static unsigned int max_fds = FDBOX_MAX_FDS;
 module_param(max_fds, uint, 0600);
 MODULE_PARM_DESC(max_fds, "most descriptors in a box, up to 65536 (default)");
 
-struct fdbox_node {
-	struct device dev;
-	struct cdev cdev;
-	void *box;
-	char *name;
-	umode_t mode;
-	kuid_t uid;
-	kgid_t gid;
-};
+static bool ignore_labels;
+module_param(ignore_labels, bool, 0600);
+MODULE_PARM_DESC(ignore_labels, "open boxes from the last kernel whose security labels are invalid here");
 
 static dev_t fdbox_devt;
 static DEFINE_IDA(fdbox_minors);
-/* devtmpfs, whatever is mounted on /dev; NULL in a kernel without it. */
-static struct vfsmount *fdbox_devtmpfs;
+struct vfsmount *fdbox_devtmpfs;
 
 static const struct class fdbox_class = { .name = "fdbox" };
 
@@ -87,19 +80,21 @@ static void fdbox_node_release(struct device *dev)
 
 /*
  * Checked only on open: a process that is passed the descriptor may use the
- * box.
+ * box. An LSM with labels has checked that of the node before, and checks it
+ * again at each ioctl.
  */
 static int fdbox_open(struct inode *inode, struct file *filp)
 {
+	struct fdbox_node *node = container_of(inode->i_cdev, struct fdbox_node, cdev);
 	int err;
 
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
-	err = fdbox_rs_box_open();
+	err = fdbox_rs_box_open(node->box);
 	if (err)
 		return err;
 	/* The open file holds the cdev, which holds the node. */
-	filp->private_data = container_of(inode->i_cdev, struct fdbox_node, cdev);
+	filp->private_data = node;
 	return nonseekable_open(inode, filp);
 }
 
@@ -127,6 +122,22 @@ u32 fdbox_shim_max_fds(void)
 	return min(READ_ONCE(max_fds), FDBOX_MAX_FDS);
 }
 
+bool fdbox_shim_ignore_labels(void)
+{
+	return READ_ONCE(ignore_labels);
+}
+
+static int fdbox_lsm_event(struct notifier_block *nb, unsigned long event, void *data)
+{
+	if (event == LSM_POLICY_CHANGE)
+		fdbox_rs_policy_changed();
+	return NOTIFY_OK;
+}
+
+static struct notifier_block fdbox_lsm_notifier = {
+	.notifier_call = fdbox_lsm_event,
+};
+
 /* Mounts the devtmpfs instance in which the kernel creates the nodes. */
 static struct vfsmount *fdbox_mount_devtmpfs(void)
 {
@@ -152,9 +163,14 @@ int fdbox_shim_nodes_init(void)
 	err = class_register(&fdbox_class);
 	if (err)
 		goto unregister;
+	err = register_blocking_lsm_notifier(&fdbox_lsm_notifier);
+	if (err)
+		goto unregister_class;
 	fdbox_devtmpfs = devtmpfs;
 	return 0;
 
+unregister_class:
+	class_unregister(&fdbox_class);
 unregister:
 	unregister_chrdev_region(fdbox_devt, FDBOX_MAX_BOXES);
 unmount:
@@ -165,6 +181,7 @@ unmount:
 
 void fdbox_shim_nodes_exit(void)
 {
+	unregister_blocking_lsm_notifier(&fdbox_lsm_notifier);
 	if (fdbox_devtmpfs)
 		kern_unmount(fdbox_devtmpfs);
 	class_unregister(&fdbox_class);
@@ -233,45 +250,4 @@ void fdbox_shim_node_destroy(struct fdbox_node *node)
 struct fdbox_node *fdbox_shim_node_of(struct file *filp)
 {
 	return filp->private_data;
-}
-
-/*
- * The dentry of the node in devtmpfs, not of another node with the same number.
- */
-static struct dentry *fdbox_node_dentry(const struct fdbox_node *node)
-{
-	struct dentry *dir, *dentry;
-
-	dir = lookup_noperm_positive_unlocked(&QSTR("fdbox"), fdbox_devtmpfs->mnt_root);
-	if (IS_ERR(dir))
-		return dir;
-	dentry = lookup_noperm_positive_unlocked(&QSTR(node->name), dir);
-	dput(dir);
-	return dentry;
-}
-
-/*
- * Current mode and owner of the node. Returns false, without writing anything, if
- * it does not exist: there is no devtmpfs, or the node was replaced.
- */
-bool fdbox_shim_node_owner(struct fdbox_node *node, u32 *mode, u32 *uid, u32 *gid)
-{
-	struct dentry *dentry;
-	struct inode *inode;
-	bool found;
-
-	if (!fdbox_devtmpfs)
-		return false;
-	dentry = fdbox_node_dentry(node);
-	if (IS_ERR(dentry))
-		return false;
-	inode = d_inode(dentry);
-	found = S_ISCHR(inode->i_mode) && inode->i_rdev == node->dev.devt;
-	if (found) {
-		*mode = inode->i_mode & 0777;
-		*uid = from_kuid_munged(&init_user_ns, inode->i_uid);
-		*gid = from_kgid_munged(&init_user_ns, inode->i_gid);
-	}
-	dput(dentry);
-	return found;
 }

@@ -25,7 +25,20 @@ struct fdbox_node *fdbox_shim_node_create(const char *name, void *box,
 					  u32 mode, u32 uid, u32 gid);
 void fdbox_shim_node_destroy(struct fdbox_node *node);
 struct fdbox_node *fdbox_shim_node_of(struct file *filp);
+bool fdbox_shim_ignore_labels(void);
+
+/* access.c: who may open it. */
+/* A security label: a text whose meaning the LSM with this id defines. */
+struct fdbox_label {
+	char *text;
+	size_t len;
+	u64 lsm;
+};
+
 bool fdbox_shim_node_owner(struct fdbox_node *node, u32 *mode, u32 *uid, u32 *gid);
+int fdbox_shim_node_label(struct fdbox_node *node, struct fdbox_label *label);
+void fdbox_shim_label_release(struct fdbox_label *label);
+int fdbox_shim_node_set_label(struct fdbox_node *node, const struct fdbox_label *label);
 
 /* shim.c: files and the caller. */
 bool fdbox_shim_capable(void);
@@ -236,7 +249,8 @@ void fdbox_shim_vfio_stop(u32 segment, u32 bdf);
 /* Functions of Rust that C calls. */
 long fdbox_rs_box_ioctl(void *box, struct file *filp, unsigned int cmd,
 			unsigned long arg);
-int fdbox_rs_box_open(void);
+int fdbox_rs_box_open(void *box);
+void fdbox_rs_policy_changed(void);
 void fdbox_rs_box_put(void *box);
 void fdbox_rs_reboot(bool kexec);
 int fdbox_rs_register_kind(const struct fdbox_kind *kind);

@@ -23,6 +23,7 @@
 //! project's tests can build it on the host. All numbers are little-endian, and
 //! all records are aligned to 8 bytes. See docs/handover-abi.md for the tables.
 
+pub(crate) mod box_record;
 pub(crate) mod dma;
 mod extent;
 pub(crate) mod kvm;
@@ -34,6 +35,7 @@ mod root;
 pub(crate) use extent::Extent;
 pub(crate) use root::Root;
 
+use box_record::BoxRecord;
 use layout::Layout;
 
 /// Name of the KHO subtree.
@@ -42,8 +44,11 @@ pub(crate) const SUBTREE: &core::ffi::CStr = c"fdbox";
 pub(crate) const MAGIC: [u8; 8] = *b"FDBOXKHO";
 /// Overwrites [`MAGIC`] once a kernel has taken over the body.
 pub(crate) const MAGIC_CONSUMED: [u8; 8] = *b"FDBOXGOT";
-/// Version of the layout of everything after the extents.
-pub(crate) const VERSION: u32 = 1;
+/// The version of the layout of everything after the extents in which boxes have no labels. A
+/// handover without any label is written in it, for modules that read no other.
+pub(crate) const VERSION_WITHOUT_LABELS: u32 = 1;
+/// The latest version of that layout.
+pub(crate) const VERSION: u32 = 2;
 /// Size of the root in bytes, including its checksum.
 pub(crate) const ROOT_LEN: usize = 256;
 /// Size of the kernel release string in the root.
@@ -52,8 +57,6 @@ pub(crate) const PRODUCER_LEN: usize = 64;
 pub(crate) const NAME_LEN: usize = 256;
 /// Size of a compatible string, including the NUL.
 pub(crate) const COMPATIBLE_LEN: usize = 48;
-/// Size of a box record without its descriptors.
-pub(crate) const BOX_LEN: usize = BoxHead::LEN + NAME_LEN;
 /// Size of a descriptor record without its data.
 pub(crate) const FD_LEN: usize = FdHead::LEN + NAME_LEN + COMPATIBLE_LEN;
 /// Maximum size of the data of one descriptor.
@@ -141,58 +144,6 @@ pub(crate) fn until_nul(array: &[u8]) -> Option<&[u8]> {
     array.get(..end)
 }
 
-/// The parts of a box that cross a kexec: its name, and the owner and mode of its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BoxRecord<'a> {
-    pub(crate) name: &'a [u8],
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) nr_fds: u32,
-    fds: &'a [u8],
-}
-
-/// Size of the record of a box whose descriptor records take `fds_len` bytes; `None` if it does not
-/// fit into the length field.
-pub(crate) fn box_len(fds_len: usize) -> Option<u32> {
-    u32::try_from(BOX_LEN.checked_add(fds_len)?).ok()
-}
-
-layout::layout! {
-    /// The fields of a box record. They are followed by the name ([`NAME_LEN`] bytes) and the
-    /// descriptors.
-    struct BoxHead {
-        /// Size of the record, including its descriptors.
-        len: u32,
-        nr_fds: u32,
-        /// Mode of the node; the owner follows.
-        mode: u32,
-        uid: u32,
-        gid: u32,
-        zero: u32,
-    }
-}
-
-/// Writes the fields and the name of a box. `len` is the result of [`box_len`].
-pub(crate) fn put_box<S: Sink>(
-    out: &mut S,
-    name: &[u8],
-    (mode, uid, gid): (u32, u32, u32),
-    nr_fds: u32,
-    len: u32,
-) -> Result<(), S::Error> {
-    let head = BoxHead {
-        len,
-        nr_fds,
-        mode,
-        uid,
-        gid,
-        zero: 0,
-    };
-    head.put(out)?;
-    put_padded(out, name, NAME_LEN)
-}
-
 layout::layout! {
     /// The fields of a descriptor record. They are followed by the name ([`NAME_LEN`] bytes), the
     /// compatible string ([`COMPATIBLE_LEN`] bytes) and the data, padded to a multiple of 8.
@@ -258,8 +209,8 @@ pub(crate) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Checks length, checksum and extents and, if the version is [`VERSION`], all records. Nothing
-    /// may be read from the body before this.
+    /// Checks length, checksum and extents and, if the version is [known](Root::is_known), all
+    /// records. Nothing may be read from the body before this.
     pub(crate) fn check(root: Root, bytes: &'a [u8], crc: Crc) -> Result<Self, Malformed> {
         let len = usize::try_from(root.body_len).map_err(|_| Malformed::Truncated)?;
         let bytes = bytes.get(..len).ok_or(Malformed::Truncated)?;
@@ -270,7 +221,7 @@ impl<'a> Body<'a> {
         for raw in body.raw_extents(0, root.nr_extents)? {
             Extent::decode(raw)?;
         }
-        if root.version == VERSION {
+        if root.is_known() {
             body.check_records()?;
         }
         Ok(body)
@@ -323,14 +274,11 @@ impl<'a> Body<'a> {
     /// The boxes, in the order in which they were sealed.
     pub(crate) fn boxes(&self) -> impl Iterator<Item = Result<BoxRecord<'a>, Malformed>> + use<'a> {
         let start = self.root.nr_extents as usize * 8;
-        records(self.bytes.get(start..).unwrap_or(&[]), decode_box)
-    }
-}
-
-impl<'a> BoxRecord<'a> {
-    /// Its descriptors, in the order in which they were put in.
-    pub(crate) fn fds(&self) -> impl Iterator<Item = Result<FdRecord<'a>, Malformed>> + use<'a> {
-        records(self.fds, decode_fd)
+        let decode = match self.root.version {
+            VERSION_WITHOUT_LABELS => box_record::decode_without_label,
+            _ => box_record::decode,
+        };
+        records(self.bytes.get(start..).unwrap_or(&[]), decode)
     }
 }
 
@@ -351,22 +299,6 @@ fn records<'a, T: 'a>(
         let (record, rest) = bytes.split_at(len);
         bytes = rest;
         Some(decode(record))
-    })
-}
-
-fn decode_box(mut bytes: &[u8]) -> Result<BoxRecord<'_>, Malformed> {
-    let head = BoxHead::take(&mut bytes).ok_or(Malformed::Box)?;
-    let name = take_string(&mut bytes, NAME_LEN).ok_or(Malformed::Box)?;
-    if !name_is_valid(name) {
-        return Err(Malformed::Name);
-    }
-    Ok(BoxRecord {
-        name,
-        nr_fds: head.nr_fds,
-        mode: head.mode,
-        uid: head.uid,
-        gid: head.gid,
-        fds: bytes,
     })
 }
 

@@ -79,6 +79,11 @@ impl Root {
         out.bytes
     }
 
+    /// Whether this code reads the boxes of its version.
+    pub(crate) fn is_known(&self) -> bool {
+        matches!(self.version, super::VERSION_WITHOUT_LABELS..=super::VERSION)
+    }
+
     /// Checks everything except the version, on which only the boxes depend.
     pub(crate) fn decode(bytes: &[u8], crc: Crc) -> Result<Root, Malformed> {
         let bytes = bytes.get(..ROOT_LEN).ok_or(Malformed::Truncated)?;

@@ -9,6 +9,7 @@
 //! back.
 
 use crate::abi;
+use crate::access::NodeAccess;
 use crate::boxes::borrowed::Borrowed;
 use crate::boxes::box_list;
 use crate::boxes::fd_box::{
@@ -16,7 +17,6 @@ use crate::boxes::fd_box::{
     Held,
     State, //
 };
-use crate::file::NodeOwner;
 use crate::kexec::{
     arrival,
     blob,
@@ -43,7 +43,7 @@ pub(crate) fn borrow(name: Name) -> Result {
     let root_at = lending::root_of_host();
     let (root, copy) = blob::of_host(root_at)?;
     let body = abi::Body::check(root, copy.bytes(), kho::crc32).map_err(|_| EAGAIN)?;
-    if root.version != abi::VERSION {
+    if !root.is_known() {
         return Err(EPROTO);
     }
     // What was copied is the handover that has the box only if neither has changed meanwhile.
@@ -52,12 +52,8 @@ pub(crate) fn borrow(name: Name) -> Result {
     }
     let found = body.boxes().flatten().find(|it| it.name == name.as_bytes());
     let record = found.ok_or(EAGAIN)?;
-    let owner = NodeOwner {
-        mode: record.mode,
-        uid: record.uid,
-        gid: record.gid,
-    };
-    box_list::create_with(name, owner, |bx| {
+    let access = NodeAccess::of_record(&record.access)?;
+    box_list::create_with(name, access, |bx| {
         arrival::fill(bx, &body, &record)?;
         let mut held = bx.hold(State::must_be_open)?;
         held.borrowed = Some(Borrowed::new(lease));

@@ -6,9 +6,12 @@
 //! protects both. Nothing slow is done under it: memory is freed, devices are stopped and boxes are
 //! carried over without it.
 
-use crate::boxes::fd_box::FdBox;
+use crate::access::NodeAccess;
+use crate::boxes::fd_box::{
+    FdBox,
+    Labelled, //
+};
 use crate::ffi;
-use crate::file::NodeOwner;
 use crate::module_hold::ModuleHold;
 use crate::name::Name;
 use crate::wait;
@@ -40,7 +43,7 @@ struct Node(*mut ffi::Node);
 unsafe impl Send for Node {}
 
 impl Node {
-    fn new(bx: &Arc<FdBox>, owner: NodeOwner) -> Result<Node> {
+    fn new(bx: &Arc<FdBox>, access: &NodeAccess) -> Result<Node> {
         let name = bx.name.to_array();
         let foreign = bx.clone().into_foreign();
         // SAFETY: The name has a NUL. The function takes over the reference, even if it fails, and
@@ -49,9 +52,9 @@ impl Node {
             ffi::fdbox_shim_node_create(
                 name.as_ptr().cast(),
                 foreign,
-                owner.mode,
-                owner.uid,
-                owner.gid,
+                access.mode,
+                access.uid,
+                access.gid,
             )
         };
         // `EEXIST` is about names of boxes only.
@@ -75,6 +78,37 @@ struct Listed {
     bx: Arc<FdBox>,
     node: Node,
     _module: ModuleHold,
+}
+
+impl Listed {
+    /// Gives the node the label that the box arrived with, if it does not have it. Fails with `ENOMEM`.
+    fn label(&self) -> Result {
+        let Some(label) = self.bx.missing_label() else {
+            return Ok(());
+        };
+        // SAFETY: By the invariants of `Node`.
+        let labelled = match unsafe { label.set(self.node.0) } {
+            Ok(()) => Labelled::Done,
+            Err(EOPNOTSUPP | ENOENT) => Labelled::NotYet,
+            Err(ENOMEM) => return Err(ENOMEM),
+            Err(err) => {
+                pr_err!(
+                    "box {} cannot be opened: its security label {} is not valid here: {:?}; see ignore_labels\n",
+                    self.bx.name,
+                    label,
+                    err
+                );
+                Labelled::Refused
+            }
+        };
+        if labelled == Labelled::NotYet {
+            kernel::pr_info_once!(
+                "security labels of boxes wait for an LSM that labels their nodes\n"
+            );
+        }
+        self.bx.set_labelled(labelled);
+        Ok(())
+    }
 }
 
 struct Boxes {
@@ -135,14 +169,14 @@ pub(crate) fn wait_until_loaded() -> Result {
 }
 
 /// FDBOX_CREATE_BOX.
-pub(crate) fn create(name: Name, owner: NodeOwner) -> Result {
-    create_with(name, owner, |_| Ok(()))
+pub(crate) fn create(name: Name, access: NodeAccess) -> Result {
+    create_with(name, access, |_| Ok(()))
 }
 
 /// Creates a box, which is not visible until `fill` has returned.
 pub(crate) fn create_with(
     name: Name,
-    owner: NodeOwner,
+    access: NodeAccess,
     fill: impl FnOnce(&FdBox) -> Result,
 ) -> Result {
     let mut boxes = BOXES.lock();
@@ -157,13 +191,14 @@ pub(crate) fn create_with(
     // Everything that can fail comes before the first change.
     boxes.list.reserve(1, GFP_KERNEL)?;
     let by_name = RBTreeNode::new(name.try_clone()?, id, GFP_KERNEL)?;
-    let bx = FdBox::new(name, id, owner)?;
+    let bx = FdBox::new(name, id, access.clone())?;
     fill(&bx)?;
     let listed = Listed {
         bx: bx.clone(),
         _module: ModuleHold::new()?,
-        node: Node::new(&bx, owner)?,
+        node: Node::new(&bx, &access)?,
     };
+    listed.label()?;
     boxes.list.push(listed, GFP_KERNEL)?;
     boxes.ids.get_or_insert_with(RBTree::new).insert(by_name);
     boxes.next_id += 1;
@@ -204,19 +239,18 @@ pub(crate) fn next(cursor: u64) -> Option<Arc<FdBox>> {
     found.map(|listed| listed.bx.clone())
 }
 
-/// Stores the current owner and mode of each node in its box. Returns them with the ids of the boxes, in
-/// the order of the ids.
-pub(crate) fn note_owners() -> Result<KVVec<(u64, NodeOwner)>> {
+/// Stores the current owner, mode and label of each node in its box. Returns what the next kernel gets, with
+/// the ids of the boxes, in the order of the ids.
+pub(crate) fn note_access() -> Result<KVVec<(u64, NodeAccess)>> {
     let boxes = BOXES.lock();
-    let mut owners = KVVec::with_capacity(boxes.list.len(), GFP_KERNEL)?;
+    let mut all = KVVec::with_capacity(boxes.list.len(), GFP_KERNEL)?;
     for listed in boxes.list.iter() {
         // SAFETY: By the invariants of `Node`; it is in the list, which is locked.
-        if let Some(owner) = unsafe { NodeOwner::of_node(listed.node.0) } {
-            listed.bx.set_owner(owner);
-            owners.push((listed.bx.id, owner), GFP_KERNEL)?;
+        if let Some(access) = unsafe { NodeAccess::of_node(listed.node.0)? } {
+            all.push((listed.bx.id, listed.bx.set_access(access)), GFP_KERNEL)?;
         }
     }
-    Ok(owners)
+    Ok(all)
 }
 
 /// Carries over the boxes of the last kernel that were not unsealed.
@@ -234,13 +268,39 @@ pub(crate) fn carry_all() {
 ///
 /// # Safety
 ///
-/// Called in process context, while the module is loaded.
+/// Called in process context, while the module is loaded. `bx` is what the node was created with, and the
+/// node holds it.
 #[no_mangle]
-unsafe extern "C" fn fdbox_rs_box_open() -> c_int {
-    from_result(|| wait_until_loaded().map(|()| 0))
+unsafe extern "C" fn fdbox_rs_box_open(bx: *mut c_void) -> c_int {
+    // SAFETY: By the safety requirements of this function; the reference stays with the node.
+    let bx = unsafe { <Arc<FdBox> as ForeignOwnable>::borrow(bx) };
+    from_result(|| {
+        wait_until_loaded()?;
+        bx.may_be_opened().map(|()| 0)
+    })
 }
 
 crate::ffi::check_export!(fdbox_rs_box_open);
+
+/// Called when an LSM has a new policy, which may accept labels that the last one did not.
+///
+/// # Safety
+///
+/// Called in process context, while the module is loaded.
+#[no_mangle]
+unsafe extern "C" fn fdbox_rs_policy_changed() {
+    for listed in BOXES.lock().list.iter() {
+        if let Err(err) = listed.label() {
+            pr_err!(
+                "the label of box {} is not set: {:?}\n",
+                listed.bx.name,
+                err
+            );
+        }
+    }
+}
+
+crate::ffi::check_export!(fdbox_rs_policy_changed);
 
 /// Drops the reference of a node.
 ///

@@ -22,15 +22,17 @@
 //! The box's mutex protects what listings show and the place where the contents are kept. It is held
 //! for short times only. It nests inside the mutex of the list of boxes; no lock is taken under it.
 
+use crate::access::{
+    self,
+    Label,
+    NodeAccess, //
+};
 use crate::boxes::contents::Contents;
 use crate::boxes::entry::{
     Content,
     Entry, //
 };
-use crate::file::{
-    FileRef,
-    NodeOwner, //
-};
+use crate::file::FileRef;
 use crate::kind::{
     Lost,
     SealError, //
@@ -84,6 +86,17 @@ impl State {
     }
 }
 
+/// Whether the node has the security label that the box arrived with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Labelled {
+    /// It has, or the box arrived with none.
+    Done,
+    /// No LSM labels the node, perhaps because it has no policy yet.
+    NotYet,
+    /// The LSM does not accept the label.
+    Refused,
+}
+
 /// What the mutex of a box protects.
 struct Inner {
     state: State,
@@ -95,7 +108,9 @@ struct Inner {
     /// What the last UNSEAL or SALVAGE found to be lost and is still in the box, in the order of
     /// the ids.
     lost: KVVec<Lost>,
-    owner: NodeOwner,
+    access: NodeAccess,
+    /// Unless this is `Done`, the label of `access` is not that of the node.
+    labelled: Labelled,
 }
 
 impl Inner {
@@ -115,15 +130,20 @@ impl Inner {
 }
 
 impl FdBox {
-    /// An empty box that is open.
-    pub(crate) fn new(name: Name, id: u64, owner: NodeOwner) -> Result<Arc<FdBox>> {
+    /// An empty box that is open. Its node is not labelled yet.
+    pub(crate) fn new(name: Name, id: u64, access: NodeAccess) -> Result<Arc<FdBox>> {
+        let labelled = match access.label {
+            None => Labelled::Done,
+            Some(_) => Labelled::NotYet,
+        };
         let inner = Inner {
             state: State::Open,
             listed: KVVec::new(),
             contents: Some(Contents::new()),
             seal_error: None,
             lost: KVVec::new(),
-            owner,
+            access,
+            labelled,
         };
         Arc::pin_init(
             pin_init!(FdBox {
@@ -136,9 +156,45 @@ impl FdBox {
         )
     }
 
-    /// Stores owner and mode of the node.
-    pub(crate) fn set_owner(&self, owner: NodeOwner) {
-        self.inner.lock().owner = owner;
+    /// Stores owner, mode and label of the node, and returns what the next kernel gets: a label that the
+    /// node could not be given goes on.
+    pub(crate) fn set_access(&self, mut access: NodeAccess) -> NodeAccess {
+        let mut inner = self.inner.lock();
+        if inner.labelled != Labelled::Done {
+            access.label = inner.access.label.clone();
+        }
+        let old = core::mem::replace(&mut inner.access, access.clone());
+        drop(inner);
+        drop(old);
+        access
+    }
+
+    /// The label that the box arrived with, if its node does not have it.
+    pub(crate) fn missing_label(&self) -> Option<Arc<Label>> {
+        let inner = self.inner.lock();
+        match inner.labelled {
+            Labelled::Done => None,
+            _ => inner.access.label.clone(),
+        }
+    }
+
+    /// Stores whether the node has that label now.
+    pub(crate) fn set_labelled(&self, labelled: Labelled) {
+        self.inner.lock().labelled = labelled;
+    }
+
+    /// Called when the node is opened. Fails with `EACCES` if the LSM does not accept the label that the
+    /// box arrived with: the one that the node has instead may allow more.
+    pub(crate) fn may_be_opened(&self) -> Result {
+        let mut inner = self.inner.lock();
+        if inner.labelled != Labelled::Refused {
+            return Ok(());
+        }
+        if !access::labels_are_ignored() {
+            return Err(EACCES);
+        }
+        inner.labelled = Labelled::Done;
+        Ok(())
     }
 
     /// State and number of descriptors. While SEAL or UNSEAL runs, the state before it.
@@ -294,9 +350,9 @@ impl Held<'_> {
         Ok(successor.file)
     }
 
-    /// Owner and mode of the node, as the next kernel gets them.
-    pub(crate) fn owner(&self) -> NodeOwner {
-        self.bx.inner.lock().owner
+    /// Owner, mode and label of the node, as the next kernel gets them.
+    pub(crate) fn access(&self) -> NodeAccess {
+        self.bx.inner.lock().access.clone()
     }
 
     /// Stores what UNSEAL or SALVAGE found.

@@ -2,6 +2,7 @@
 
 //! SEAL, and the carry-over of boxes that were not unsealed, at reboot.
 
+use crate::access::NodeAccess;
 use crate::boxes::contents::Contents;
 use crate::boxes::entry::Content;
 use crate::boxes::fd_box::{
@@ -10,10 +11,7 @@ use crate::boxes::fd_box::{
     State, //
 };
 use crate::boxes::freezing::failure;
-use crate::file::{
-    BoxFile,
-    NodeOwner, //
-};
+use crate::file::BoxFile;
 use crate::kexec::handover::{
     self,
     Refusal, //
@@ -41,10 +39,7 @@ impl FdBox {
             return held.return_to_host();
         }
         held.set_seal_error(None);
-        if let Some(owner) = NodeOwner::of_opened(node) {
-            held.bx().set_owner(owner);
-        }
-        match try_seal(&mut held) {
+        match try_seal(&mut held, node) {
             Ok(handed_over) => {
                 held.set_lost(KVVec::new());
                 held.state = State::Sealed { handed_over };
@@ -75,7 +70,7 @@ impl FdBox {
         // The notifier itself calls this, so there is no reason to give up.
         let written = held.write_all(|| Ok(()));
         let added = written.map_err(|failure| failure.error).and_then(|()| {
-            handover::add(self.id, &self.name, held.owner(), &held.slots)
+            handover::add(self.id, &self.name, held.access(), &held.slots)
                 .map_err(|refusal| refusal.error)
         });
         if let Err(err) = added {
@@ -88,9 +83,12 @@ impl FdBox {
 }
 
 /// Seals all descriptors or none; returns whether the next kernel gets the box.
-fn try_seal(held: &mut Held<'_>) -> Result<bool, SealError> {
+fn try_seal(held: &mut Held<'_>, node: &BoxFile<'_>) -> Result<bool, SealError> {
     // The reboot notifier waits until this SEAL has ended.
     let _change = Change::begin().map_err(stopped)?;
+    if let Some(access) = NodeAccess::of_opened(node).map_err(stopped)? {
+        held.bx().set_access(access);
+    }
     all_or_none_given(held)?;
     finish_started(held)?;
     let sealed = freeze_and_write(held);
@@ -106,8 +104,8 @@ fn freeze_and_write(held: &mut Held<'_>) -> Result<bool, SealError> {
         return Ok(false);
     }
     held.write_all(go_on)?;
-    let (bx, owner) = (held.bx(), held.owner());
-    handover::add(bx.id, &bx.name, owner, &held.slots).map_err(not_handed_over)?;
+    let (bx, access) = (held.bx(), held.access());
+    handover::add(bx.id, &bx.name, access, &held.slots).map_err(not_handed_over)?;
     Ok(true)
 }
 

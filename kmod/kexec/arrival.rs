@@ -13,12 +13,13 @@
 
 use crate::abi::{
     self,
+    box_record::BoxRecord,
     FdRecord, //
 };
+use crate::access::NodeAccess;
 use crate::boxes::box_list;
 use crate::boxes::entry::Incoming;
 use crate::boxes::fd_box::FdBox;
-use crate::file::NodeOwner;
 use crate::kexec::blob::{
     self,
     Left, //
@@ -87,8 +88,8 @@ fn accept(left: Left) -> Result<Option<Left>> {
         Ok(checked) => checked,
         Err(why) => return Ok(refuse(why)),
     };
-    if root.version != abi::VERSION {
-        pr_err!("handover of version {} from kernel {}, this module reads version {}: it is kept, load a module that reads it, or kexec back\n", root.version, producer, abi::VERSION);
+    if !root.is_known() {
+        pr_err!("handover of version {} from kernel {}, this module reads versions up to {}: it is kept, load a module that reads it, or kexec back\n", root.version, producer, abi::VERSION);
     } else {
         match boxes_from(&checked) {
             Ok(()) => {
@@ -129,12 +130,8 @@ fn no_memory(producer: &kernel::str::BStr) -> Error {
 fn boxes_from(body: &abi::Body<'_>) -> Result {
     for record in body.boxes() {
         let record = record.map_err(|_| EIO)?;
-        let owner = NodeOwner {
-            mode: record.mode,
-            uid: record.uid,
-            gid: record.gid,
-        };
-        box_list::create_with(Name::new(record.name)?, owner, |bx| {
+        let access = NodeAccess::of_record(&record.access)?;
+        box_list::create_with(Name::new(record.name)?, access, |bx| {
             fill(bx, body, &record)?;
             bx.arrived()
         })?;
@@ -143,7 +140,7 @@ fn boxes_from(body: &abi::Body<'_>) -> Result {
 }
 
 /// Puts the descriptors of a record into `bx`.
-pub(crate) fn fill(bx: &FdBox, body: &abi::Body<'_>, record: &abi::BoxRecord<'_>) -> Result {
+pub(crate) fn fill(bx: &FdBox, body: &abi::Body<'_>, record: &BoxRecord<'_>) -> Result {
     for fd in record.fds() {
         let fd = fd.map_err(|_| EIO)?;
         bx.put_incoming(Name::new(fd.name)?, incoming_from(body, &fd)?)?;

@@ -13,13 +13,17 @@
 //!
 //! One mutex, the innermost of the module: only KHO's own lock is taken under it.
 
+use crate::abi::box_record::{
+    box_len,
+    put_box, //
+};
 use crate::abi::{
     self,
     FdRecord,
     Sink, //
 };
+use crate::access::NodeAccess;
 use crate::boxes::entry::Slot;
-use crate::file::NodeOwner;
 use crate::kexec::blob::{
     Blob,
     Body,
@@ -48,7 +52,7 @@ struct SealedFd {
 struct SealedBox {
     id: u64,
     name: Name,
-    owner: NodeOwner,
+    access: NodeAccess,
     fds: KVVec<SealedFd>,
     /// Refuses a kexec to a kernel that would not get the box.
     _required: kho::Required,
@@ -58,7 +62,14 @@ impl SealedBox {
     /// Length of its record; `None` if that exceeds the length field.
     fn encoded_len(&self) -> Option<u32> {
         let fd_len = |fd: &SealedFd| FdRecord::encoded_len(fd.record.data().len());
-        abi::box_len(self.fds.iter().map(fd_len).fold(0, usize::saturating_add))
+        let fds_len = self.fds.iter().map(fd_len).fold(0, usize::saturating_add);
+        box_len(self.label_len(), fds_len)
+    }
+
+    /// Length of its label; 0 if it has none.
+    fn label_len(&self) -> usize {
+        let label = self.access.record().label;
+        label.map_or(0, |label| label.text.len())
     }
 }
 
@@ -159,10 +170,10 @@ pub(crate) fn stats() -> Stats {
 pub(crate) fn add(
     id: u64,
     name: &Name,
-    owner: NodeOwner,
+    access: NodeAccess,
     slots: &[KBox<Slot>],
 ) -> Result<(), Refusal> {
-    let sealed = sealed_box(id, name, owner, slots)?;
+    let sealed = sealed_box(id, name, access, slots)?;
     if sealed.encoded_len().is_none() {
         return Err(Refusal {
             error: EFBIG,
@@ -191,7 +202,7 @@ pub(crate) fn add(
     Ok(published?)
 }
 
-fn sealed_box(id: u64, name: &Name, owner: NodeOwner, slots: &[KBox<Slot>]) -> Result<SealedBox> {
+fn sealed_box(id: u64, name: &Name, access: NodeAccess, slots: &[KBox<Slot>]) -> Result<SealedBox> {
     let mut fds = KVVec::with_capacity(slots.len(), GFP_KERNEL)?;
     for slot in slots {
         let mut compatible = KVec::new();
@@ -206,7 +217,7 @@ fn sealed_box(id: u64, name: &Name, owner: NodeOwner, slots: &[KBox<Slot>]) -> R
     Ok(SealedBox {
         id,
         name: name.try_clone()?,
-        owner,
+        access,
         fds,
         _required: kho::Required::new().map_err(|_| Refusal::LEAVING.error)?,
     })
@@ -291,18 +302,22 @@ fn encode(boxes: &[SealedBox]) -> Result<Blob> {
         }
         let mut first_extent = 0;
         for sealed in boxes {
-            let owner = (sealed.owner.mode, sealed.owner.uid, sealed.owner.gid);
+            let access = sealed.access.record();
             let nr_fds = sealed.fds.len() as u32;
             let len = sealed.encoded_len().ok_or(EFBIG)?;
-            abi::put_box(out, sealed.name.as_bytes(), owner, nr_fds, len)?;
+            put_box(out, sealed.name.as_bytes(), &access, nr_fds, len)?;
             for fd in sealed.fds.iter() {
                 put_fd(out, fd, &mut first_extent)?;
             }
         }
         Ok(())
     };
+    let version = match boxes.iter().all(|sealed| sealed.label_len() == 0) {
+        true => abi::VERSION_WITHOUT_LABELS,
+        false => abi::VERSION,
+    };
     Blob::new(len, fill, |body| abi::Root {
-        version: abi::VERSION,
+        version,
         body_len: body.len() as u64,
         body_crc: kho::crc32(body),
         nr_boxes: boxes.len() as u32,
@@ -344,14 +359,14 @@ pub(crate) fn pass_through(root: abi::Root, body: Body) {
     });
 }
 
-/// Updates the owners of boxes; `owners` is sorted by id.
-pub(crate) fn set_owners(owners: &[(u64, NodeOwner)]) -> Result {
+/// Updates owners, modes and labels of boxes; `access` is sorted by id.
+pub(crate) fn set_access(mut access: KVVec<(u64, NodeAccess)>) -> Result {
     let mut outgoing = OUTGOING.lock();
     let mut changed = false;
     for sealed in outgoing.boxes.iter_mut() {
-        if let Ok(at) = owners.binary_search_by_key(&sealed.id, |(id, _)| *id) {
-            changed |= sealed.owner != owners[at].1;
-            sealed.owner = owners[at].1;
+        if let Ok(at) = access.binary_search_by_key(&sealed.id, |(id, _)| *id) {
+            changed |= sealed.access.record() != access[at].1.record();
+            core::mem::swap(&mut sealed.access, &mut access[at].1);
         }
     }
     match changed {

@@ -12,6 +12,7 @@ use crate::abi::poison;
 use crate::abi::{self, Body, Extent, Root, Sink};
 
 const HANDOVER: &[u8] = include_bytes!("../tests/golden/handover-v1.bin");
+const LABELLED: &[u8] = include_bytes!("../tests/golden/handover-v2.bin");
 const IOMMUFD: &[u8] = include_bytes!("../tests/golden/iommufd-v1.bin");
 const VFIO_PCI: &[u8] = include_bytes!("../tests/golden/vfio-pci-v1.bin");
 const MEMFDS: [&[u8]; 2] = [
@@ -37,7 +38,7 @@ fn crc(bytes: &[u8]) -> u32 {
 
 /// Reads everything in a handover that is one.
 fn read_all(root: Root, bytes: &[u8]) {
-    let is_known = root.version == abi::VERSION;
+    let is_known = root.is_known();
     let Some(body) = Body::check(root, bytes, crc).ok().filter(|_| is_known) else {
         return;
     };
@@ -95,7 +96,7 @@ fn golden_root() -> Root {
 
 #[test]
 fn fuzz_handover() {
-    fuzz::run("handover", &[HANDOVER], |input| {
+    fuzz::run("handover", &[HANDOVER, LABELLED], |input| {
         let (head, body) = input.split_at(input.len().min(abi::ROOT_LEN));
         if let Ok(root) = Root::decode(head, crc) {
             read_all(root, body);
@@ -103,24 +104,28 @@ fn fuzz_handover() {
     });
 }
 
-/// The body of a handover whose root has the right checksum, and the numbers in the first two bytes.
+/// The body of a handover of each version whose root has the right checksum, and the numbers in the
+/// first two bytes.
 #[test]
 fn fuzz_handover_body() {
     let root = golden_root();
     let numbers = [root.nr_boxes as u8, root.nr_extents as u8];
-    let seed = [&numbers, &HANDOVER[abi::ROOT_LEN..]].concat();
-    fuzz::run("handover-body", &[&seed], |input| {
+    let seeds = [HANDOVER, LABELLED].map(|seed| [&numbers, &seed[abi::ROOT_LEN..]].concat());
+    fuzz::run("handover-body", &[&seeds[0], &seeds[1]], |input| {
         let Some(([nr_boxes, nr_extents], body)) = input.split_first_chunk() else {
             return;
         };
-        let root = Root {
-            body_len: body.len() as u64,
-            body_crc: crc(body),
-            nr_boxes: u32::from(*nr_boxes),
-            nr_extents: u64::from(*nr_extents),
-            ..golden_root()
-        };
-        read_all(root, body);
+        for version in [abi::VERSION_WITHOUT_LABELS, abi::VERSION] {
+            let root = Root {
+                version,
+                body_len: body.len() as u64,
+                body_crc: crc(body),
+                nr_boxes: u32::from(*nr_boxes),
+                nr_extents: u64::from(*nr_extents),
+                ..golden_root()
+            };
+            read_all(root, body);
+        }
     });
 }
 

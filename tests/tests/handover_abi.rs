@@ -10,6 +10,7 @@
 #[path = "../../kmod/abi/mod.rs"]
 mod abi;
 
+use abi::box_record::{AccessRecord, LabelRecord, box_len, put_box};
 use abi::dma::{self as abi_dma, Device, Item, Mapping};
 use abi::{Body, Extent, FdRecord, Malformed, Root, Sink};
 
@@ -17,6 +18,13 @@ use abi::{Body, Extent, FdRecord, Malformed, Root, Sink};
 /// version with a file of its own, and this one must remain either readable or refused, never
 /// misread.
 const GOLDEN: &[u8] = include_bytes!("golden/handover-v1.bin");
+/// The same as version 2 writes it: the second box has a label.
+const GOLDEN_LABELLED: &[u8] = include_bytes!("golden/handover-v2.bin");
+
+const LABEL: LabelRecord<'_> = LabelRecord {
+    lsm: 101,
+    text: b"system_u:object_r:svirt_t:s0:c1,c2",
+};
 
 /// An iommufd with two IOASs, the first with two mappings, and a device attached to the first.
 const GOLDEN_IOMMUFD: &[u8] = include_bytes!("golden/iommufd-v1.bin");
@@ -54,7 +62,7 @@ fn down(extent: Extent) -> Extent {
 }
 
 /// The sample: a box with a VM and its memory, and a box of another owner with a memfd.
-fn body() -> Vec<u8> {
+fn body(label: Option<LabelRecord<'_>>) -> Vec<u8> {
     let extents = [
         extent(0x1000, 3, 0),
         down(extent(0x20_0000, 2, 9)),
@@ -75,23 +83,35 @@ fn body() -> Vec<u8> {
     for extent in extents {
         out.put(&extent.encode().to_le_bytes()).unwrap();
     }
-    let len = |fds: &[&FdRecord<'_>]| {
+    let len = |label: Option<LabelRecord<'_>>, fds: &[&FdRecord<'_>]| {
         let fds = fds.iter();
-        abi::box_len(fds.map(|fd| FdRecord::encoded_len(fd.data.len())).sum()).unwrap()
+        let fds_len = fds.map(|fd| FdRecord::encoded_len(fd.data.len())).sum();
+        box_len(label.map_or(0, |label| label.text.len()), fds_len).unwrap()
     };
-    abi::put_box(&mut out, b"guest", (0o600, 0, 0), 2, len(&[&vm, &memory])).unwrap();
+    let guests = access(0o600, (0, 0), None);
+    put_box(&mut out, b"guest", &guests, 2, len(None, &[&vm, &memory])).unwrap();
     vm.put(&mut out).unwrap();
     memory.put(&mut out).unwrap();
-    abi::put_box(&mut out, b"other", (0o640, 1000, 100), 1, len(&[&notes])).unwrap();
+    let others = access(0o640, (1000, 100), label);
+    put_box(&mut out, b"other", &others, 1, len(label, &[&notes])).unwrap();
     notes.put(&mut out).unwrap();
     out.0
 }
 
-fn root(body: &[u8]) -> Root {
+fn access(mode: u32, (uid, gid): (u32, u32), label: Option<LabelRecord<'_>>) -> AccessRecord<'_> {
+    AccessRecord {
+        mode,
+        uid,
+        gid,
+        label,
+    }
+}
+
+fn root(version: u32, body: &[u8]) -> Root {
     let mut producer = [0; abi::PRODUCER_LEN];
     producer[..5].copy_from_slice(b"7.3.4");
     Root {
-        version: abi::VERSION,
+        version,
         body_len: body.len() as u64,
         body_crc: crc(body),
         nr_boxes: 2,
@@ -101,23 +121,37 @@ fn root(body: &[u8]) -> Root {
     }
 }
 
-fn split_golden() -> (Root, &'static [u8]) {
-    let (root, body) = GOLDEN.split_at(abi::ROOT_LEN);
+fn split(golden: &'static [u8]) -> (Root, &'static [u8]) {
+    let (root, body) = golden.split_at(abi::ROOT_LEN);
     (Root::decode(root, crc).unwrap(), body)
+}
+
+fn split_golden() -> (Root, &'static [u8]) {
+    split(GOLDEN)
 }
 
 #[test]
 fn writes_the_golden_bytes() {
-    let body = body();
-    let mut bytes = root(&body).encode(crc).to_vec();
-    bytes.extend_from_slice(&body);
-    if std::env::var_os("FDBOX_WRITE_GOLDEN").is_some() {
-        std::fs::write("tests/golden/handover-v1.bin", &bytes).unwrap();
+    for (version, label, name, golden) in [
+        (abi::VERSION_WITHOUT_LABELS, None, "handover-v1.bin", GOLDEN),
+        (
+            abi::VERSION,
+            Some(LABEL),
+            "handover-v2.bin",
+            GOLDEN_LABELLED,
+        ),
+    ] {
+        let body = body(label);
+        let mut bytes = root(version, &body).encode(crc).to_vec();
+        bytes.extend_from_slice(&body);
+        if std::env::var_os("FDBOX_WRITE_GOLDEN").is_some() {
+            std::fs::write(format!("tests/golden/{name}"), &bytes).unwrap();
+        }
+        assert!(
+            bytes == golden,
+            "the layout of {name} changed: see docs/handover-abi.md on versions"
+        );
     }
-    assert!(
-        bytes == GOLDEN,
-        "the layout changed: see docs/handover-abi.md on versions"
-    );
 }
 
 fn extents(body: &Body<'_>, first: u64, count: u64) -> Result<Vec<Extent>, Malformed> {
@@ -133,10 +167,7 @@ fn reads_the_golden_bytes() {
     let boxes: Vec<_> = body.boxes().map(Result::unwrap).collect();
     assert_eq!(boxes.len(), 2);
     assert_eq!(boxes[0].name, b"guest");
-    assert_eq!(
-        (boxes[1].mode, boxes[1].uid, boxes[1].gid),
-        (0o640, 1000, 100)
-    );
+    assert_eq!(boxes[1].access, access(0o640, (1000, 100), None));
     let fds: Vec<_> = boxes[0].fds().map(Result::unwrap).collect();
     assert_eq!(fds[1].name, b"memory0");
     assert_eq!(fds[1].compatible, b"fdbox,guest-memfd-v1");
@@ -150,22 +181,82 @@ fn reads_the_golden_bytes() {
     }
 }
 
+#[test]
+fn reads_a_label_and_what_follows_it() {
+    let (root, bytes) = split(GOLDEN_LABELLED);
+    let body = Body::check(root, bytes, crc).unwrap();
+    let boxes: Vec<_> = body.boxes().map(Result::unwrap).collect();
+    assert_eq!(boxes[0].access, access(0o600, (0, 0), None));
+    assert_eq!(boxes[1].access, access(0o640, (1000, 100), Some(LABEL)));
+    let fds: Vec<_> = boxes[1].fds().map(Result::unwrap).collect();
+    assert_eq!((fds.len(), fds[0].name), (1, &b"notes"[..]));
+}
+
+/// The word that is the length of a label in version 2 has no meaning in version 1.
+#[test]
+fn a_label_is_not_looked_for_in_version_1() {
+    let (mut root, good) = split_golden();
+    let mut bytes = good.to_vec();
+    bytes[24 + 20] = 8;
+    root.body_crc = crc(&bytes);
+    let body = Body::check(root, &bytes, crc).unwrap();
+    assert_eq!(body.boxes().next().unwrap().unwrap().access.label, None);
+}
+
+#[test]
+fn impossible_labels_are_refused() {
+    let (root, good) = split(GOLDEN_LABELLED);
+    let labelled = good.len() - labelled_len();
+    let checked = |at: usize, word: &[u8]| {
+        let mut bytes = good.to_vec();
+        bytes[labelled + at..labelled + at + word.len()].copy_from_slice(word);
+        let mut root = root;
+        root.body_crc = crc(&bytes);
+        Body::check(root, &bytes, crc).map(drop)
+    };
+    assert_eq!(
+        checked(20, &(LABEL.text.len() as u32).to_le_bytes()),
+        Ok(())
+    );
+    for len in [u32::MAX, u32::MAX - 7, 1 << 16] {
+        assert_eq!(
+            checked(20, &len.to_le_bytes()),
+            Err(Malformed::Box),
+            "{len}"
+        );
+    }
+    assert_eq!(checked(280 + 8 + 3, &[0]), Err(Malformed::Box), "a NUL");
+    // Without its length, the label is taken for a descriptor.
+    assert!(checked(20, &[0; 4]).is_err());
+}
+
+/// The length of the second box of the sample.
+fn labelled_len() -> usize {
+    let notes = FdRecord::encoded_len(41);
+    box_len(LABEL.text.len(), notes).unwrap() as usize
+}
+
 /// The length of a box has 32 bits: a longer box must be refused, not written with a truncated
 /// length.
 #[test]
 fn a_box_that_is_too_long_has_no_length() {
-    let most = u32::MAX as usize - abi::BOX_LEN;
-    assert_eq!(abi::box_len(0), Some(abi::BOX_LEN as u32));
-    assert_eq!(abi::box_len(most), Some(u32::MAX));
+    let most = u32::MAX as usize - 280;
+    assert_eq!(box_len(0, 0), Some(280));
+    assert_eq!(box_len(0, most), Some(u32::MAX));
     for fds_len in [most + 1, 1 << 32, (1 << 32) + 8, usize::MAX] {
-        assert_eq!(abi::box_len(fds_len), None, "{fds_len}");
+        assert_eq!(box_len(0, fds_len), None, "{fds_len}");
+    }
+    assert_eq!(box_len(1, 0), Some(280 + 8 + 8));
+    assert_eq!(box_len(8, most - 16), Some(u32::MAX));
+    for (label_len, fds_len) in [(9, most - 16), (most, 8), (usize::MAX, 0)] {
+        assert_eq!(box_len(label_len, fds_len), None, "{label_len}");
     }
 }
 
 #[test]
 fn any_changed_byte_is_refused() {
-    for at in 0..GOLDEN.len() {
-        let mut bytes = GOLDEN.to_vec();
+    for (golden, at) in [GOLDEN, GOLDEN_LABELLED].into_iter().flat_map(places) {
+        let mut bytes = golden.to_vec();
         bytes[at] ^= 0x10;
         let (root, body) = bytes.split_at(abi::ROOT_LEN);
         let read = Root::decode(root, crc).and_then(|root| Body::check(root, body, crc).map(drop));
@@ -173,10 +264,14 @@ fn any_changed_byte_is_refused() {
     }
 }
 
+fn places(golden: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
+    (0..golden.len()).map(move |at| (golden, at))
+}
+
 #[test]
 fn any_truncation_is_refused() {
-    for len in 0..GOLDEN.len() {
-        let (root, body) = GOLDEN[..len].split_at(len.min(abi::ROOT_LEN));
+    for (golden, len) in [GOLDEN, GOLDEN_LABELLED].into_iter().flat_map(places) {
+        let (root, body) = golden[..len].split_at(len.min(abi::ROOT_LEN));
         let read = Root::decode(root, crc).and_then(|root| Body::check(root, body, crc).map(drop));
         assert!(read.is_err(), "{len} bytes");
     }
@@ -185,6 +280,8 @@ fn any_truncation_is_refused() {
 /// The structure is checked even if the checksums match: the writer may have made a mistake.
 #[test]
 fn impossible_structure_is_refused_and_never_panics() {
+    never_panics(GOLDEN_LABELLED);
+    never_panics(GOLDEN);
     let (root, good) = split_golden();
     let resealed = |bytes: &[u8]| {
         let mut root = root;
@@ -192,14 +289,6 @@ fn impossible_structure_is_refused_and_never_panics() {
         root.body_len = bytes.len() as u64;
         Body::check(root, bytes, crc).map(drop)
     };
-    for at in (24..good.len()).step_by(4) {
-        for word in [0u32, 1, 7, 8, 0x7fff_ffff, u32::MAX] {
-            let mut bytes = good.to_vec();
-            bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
-            // Whatever the result is, there is no panic, and no access outside the buffer.
-            let _ = resealed(&bytes);
-        }
-    }
     let mut bytes = good.to_vec();
     bytes[24 + 24] = b'/';
     assert_eq!(resealed(&bytes), Err(Malformed::Name));
@@ -210,6 +299,20 @@ fn impossible_structure_is_refused_and_never_panics() {
     bytes[..8].copy_from_slice(&0u64.to_le_bytes());
     assert_eq!(resealed(&bytes), Err(Malformed::Extents));
     assert_eq!(resealed(&good[..24]), Err(Malformed::Trailing));
+}
+
+/// Whatever the result is, there is no panic, and no access outside the buffer.
+fn never_panics(golden: &'static [u8]) {
+    let (root, good) = split(golden);
+    for at in (24..good.len()).step_by(4) {
+        for word in [0u32, 1, 7, 8, 0x7fff_ffff, u32::MAX] {
+            let mut bytes = good.to_vec();
+            bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+            let mut root = root;
+            root.body_crc = crc(&bytes);
+            let _ = Body::check(root, &bytes, crc);
+        }
+    }
 }
 
 /// A version unknown to this code: its extents are read, its boxes are ignored.

@@ -2,6 +2,10 @@
 //!
 //! Other kernels have neither, and there is nothing to test; the value `skipped` reports that.
 
+mod node;
+mod policy;
+
+use std::ffi::CStr;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -9,8 +13,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
 
+use self::policy::{enforce, load_policy, load_policy_with_labels};
 use super::rights::{self, help_with, helped};
 use super::{Cx, Scenario};
 use crate::check::{equal, fails};
@@ -32,6 +36,13 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[labelled_before, labelled_after],
     },
     &Scenario {
+        name: "lsm/label-of-the-node",
+        about: "a box's node keeps its security label; with one that is not valid in the next kernel \
+                it cannot be opened there, until a policy knows the label or the administrator ignores it",
+        host: HostKind::Kexec,
+        stages: &[node::before, node::after],
+    },
+    &Scenario {
         name: "lsm/yama",
         about: "boxes work the same with all of Yama's ptrace restrictions",
         host: HostKind::OneBoot,
@@ -40,13 +51,9 @@ pub(super) const ALL: &[&Scenario] = &[
 ];
 
 const SELINUX: &str = "/sys/fs/selinux";
-/// Where the lab puts the compiled tests/kernel/selinux.cil.
-const POLICY: &str = "/etc/selinux-policy";
+/// The attribute of a file that is its label.
+const LABEL: &CStr = c"security.selinux";
 const DOMAIN: &str = "/proc/thread-self/attr/current";
-/// Offset of its capabilities: after two words, "SE Linux" and four words.
-const CAPABILITIES: usize = 32;
-/// security/selinux/include/policycap.h.
-const MEMFD_CLASS: u32 = 13;
 const PTRACE_SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
 const NAME: &str = "denied";
 const LABELLED: &str = "labelled";
@@ -59,46 +66,6 @@ fn has(cx: &Cx<'_>, path: &str, what: &str) -> Result<bool> {
         cx.value("skipped", format!("lsm: this kernel has no {what}"))?;
     }
     Ok(has)
-}
-
-/// Initialises SELinux, unless that is done.
-fn load_policy() -> Result<()> {
-    let policy = fs::read(POLICY).with_context(|| format!("Read {POLICY}"))?;
-    load(&policy)
-}
-
-/// Loads the same policy with the capability `memfd_class`, without which SELinux does not label memfds. The policy
-/// compiler does not know it yet.
-fn load_policy_with_labels() -> Result<()> {
-    let mut policy = fs::read(POLICY).with_context(|| format!("Read {POLICY}"))?;
-    // An empty bitmap: the bits of a node, the number of bits, the number of nodes.
-    let empty = [64, 0, 0].map(u32::to_le_bytes).concat();
-    let bitmap = policy.get_mut(CAPABILITIES..CAPABILITIES + empty.len());
-    let bitmap = bitmap.filter(|bitmap| **bitmap == *empty);
-    let bitmap = bitmap.context("The policy's capabilities are not where they were")?;
-    bitmap.copy_from_slice(&[64, 64, 1].map(u32::to_le_bytes).concat());
-    let node = [
-        0_u32.to_le_bytes().as_slice(),
-        &(1_u64 << MEMFD_CLASS).to_le_bytes(),
-    ]
-    .concat();
-    policy.splice(CAPABILITIES + empty.len()..CAPABILITIES + empty.len(), node);
-    load(&policy)
-}
-
-fn load(policy: &[u8]) -> Result<()> {
-    if !Path::new(SELINUX).join("load").exists() {
-        mount("selinuxfs", SELINUX, "selinuxfs", MountFlags::empty(), None)
-            .context("Mount selinuxfs")?;
-    }
-    fs::write(Path::new(SELINUX).join("load"), policy).context("Load the policy")?;
-    equal("This program's domain", domain()?, "u:r:host".to_owned())
-}
-
-/// Whether the policy is enforced, or violations are only logged.
-fn enforce(enforce: bool) -> Result<()> {
-    let text = if enforce { "1" } else { "0" };
-    fs::write(Path::new(SELINUX).join("enforce"), text).context("Write enforce")
 }
 
 fn domain() -> Result<String> {
@@ -223,8 +190,12 @@ pub(super) fn owner_restores(argument: &str) -> Result<()> {
 
 fn label(file: impl AsFd) -> Result<String> {
     let mut label = [0; 64];
-    let len = rustix::fs::fgetxattr(file, c"security.selinux", &mut label[..])?;
-    let label = String::from_utf8(label[..len].to_vec())?;
+    let len = rustix::fs::fgetxattr(file, LABEL, &mut label[..])?;
+    as_text(&label[..len])
+}
+
+fn as_text(label: &[u8]) -> Result<String> {
+    let label = String::from_utf8(label.to_vec())?;
     Ok(label.trim_end_matches('\0').to_owned())
 }
 
