@@ -22,6 +22,9 @@ mod commands;
 mod devices;
 mod error;
 mod files;
+#[path = "../../vmm-fdbox/src/fuzz/mod.rs"]
+#[cfg(test)]
+mod fuzz;
 mod guest;
 mod identity;
 mod inherited;

@@ -55,7 +55,7 @@ pub(crate) enum Command {
     ///
     /// They are built in the toolchain and judged by lintian, whose errors are errors. Their names are printed.
     Package(PackageArgs),
-    /// Runs fuzz targets: what reads bytes from other programs and other kernels.
+    /// Runs fuzz targets: what reads bytes from guests, other programs, other kernels and operators.
     ///
     /// They are built with coverage counters, and inputs that reach new code are kept. An input that fails is written
     /// to a file, and the command that replays it is shown; the exit status is 1 then.

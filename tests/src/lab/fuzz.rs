@@ -31,6 +31,8 @@ const MEMORY_KIB: u64 = 8 << 20;
 enum Tests {
     /// The library's.
     Library,
+    /// The VMM's.
+    Vmm,
     /// The lab's, for the module.
     Lab,
 }
@@ -40,6 +42,7 @@ impl Tests {
     fn arguments(self) -> [&'static str; 4] {
         match self {
             Self::Library => ["--package", "vmm-fdbox", "--lib", "--quiet"],
+            Self::Vmm => ["--package", "vmm-example", "--bin", "vmm-example"],
             Self::Lab => ["--package", "fdbox-lab", "--lib", "--quiet"],
         }
     }
@@ -48,7 +51,7 @@ impl Tests {
 /// A target: its name, its tests, the module that it is in, and what it reads.
 type Target = (&'static str, Tests, &'static str, &'static str);
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 22] = [
     (
         "frame",
         Tests::Library,
@@ -84,6 +87,73 @@ const TARGETS: [Target; 10] = [
         Tests::Library,
         "kexec::image::tests",
         "the check of a kernel image",
+    ),
+    (
+        "state",
+        Tests::Vmm,
+        "guest::state::tests",
+        "each section of a guest's state",
+    ),
+    (
+        "virtio-state",
+        Tests::Vmm,
+        "devices::virtio::tests",
+        "a virtio device's state, and the device with it",
+    ),
+    (
+        "pci-state",
+        Tests::Vmm,
+        "devices::vfio::function::tests::fuzz",
+        "a PCI device's state, and the device with it",
+    ),
+    (
+        "api",
+        Tests::Vmm,
+        "service::api::protocol::tests",
+        "the VMM's API",
+    ),
+    ("specs", Tests::Vmm, "cli::tests", "the values of options"),
+    (
+        "config",
+        Tests::Vmm,
+        "cli::config::tests",
+        "the configuration file",
+    ),
+    (
+        "virtio-block",
+        Tests::Vmm,
+        "devices::virtio::block::tests::fuzz",
+        "a guest that drives a disk, and the host's answers",
+    ),
+    (
+        "virtio-net",
+        Tests::Vmm,
+        "devices::virtio::net::tests",
+        "the same for a network card",
+    ),
+    (
+        "virtio-console",
+        Tests::Vmm,
+        "devices::virtio::console::tests",
+        "the same for a console",
+    ),
+    (
+        "virtio-vsock",
+        Tests::Vmm,
+        "devices::virtio::vsock::tests",
+        "the same for sockets",
+    ),
+    (
+        "virtio-rng",
+        Tests::Vmm,
+        "devices::virtio::tests",
+        "the same for an entropy source",
+    ),
+    (
+        "pci",
+        Tests::Vmm,
+        "devices::vfio::function::tests::fuzz",
+        "a guest's use of configuration space, BARs and MSI-X",
     ),
     (
         "handover",
@@ -180,7 +250,7 @@ struct Fuzzer<'a> {
 impl Fuzzer<'_> {
     fn build(&self, targets: &[Target]) -> Result<()> {
         let log = self.cache.dir("logs")?.join("fuzz.log");
-        for tests in [Tests::Library, Tests::Lab] {
+        for tests in [Tests::Library, Tests::Vmm, Tests::Lab] {
             if targets.iter().all(|(_, of, ..)| *of != tests) {
                 continue;
             }
@@ -341,8 +411,8 @@ mod tests {
     #[test]
     fn an_unknown_target_is_refused() {
         assert_eq!(chosen(&[]).unwrap().len(), TARGETS.len());
-        assert!(chosen(&["frame".to_owned()]).is_ok());
-        assert!(chosen(&["frames".to_owned()]).is_err());
+        assert!(chosen(&["pci".to_owned()]).is_ok());
+        assert!(chosen(&["pcj".to_owned()]).is_err());
     }
 
     #[test]

@@ -224,4 +224,16 @@ mod tests {
         let line = ["vmm", "status", "--config=/no/such/file"].map(OsString::from);
         assert_eq!(expand(line.to_vec()).unwrap(), line);
     }
+
+    #[test]
+    fn fuzz_config() {
+        crate::fuzz::run("config", &[FULL.as_bytes()], |input| {
+            let Ok(text) = std::str::from_utf8(input) else {
+                return;
+            };
+            if let Ok(arguments) = options(Path::new("vm0.toml"), text, &[]) {
+                assert!(arguments.iter().all(|argument| argument.starts_with("--")));
+            }
+        });
+    }
 }

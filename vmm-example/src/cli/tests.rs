@@ -127,3 +127,44 @@ fn the_version_has_the_revision_if_that_is_known() {
         "{revision:?}"
     );
 }
+
+/// Reads a value, which must survive to be shown and read again.
+fn again<T: std::str::FromStr + std::fmt::Display + PartialEq + std::fmt::Debug>(text: &str) {
+    if let Ok(value) = text.parse::<T>() {
+        assert_eq!(value.to_string().parse::<T>().ok(), Some(value), "{text:?}");
+    }
+}
+
+#[test]
+fn fuzz_specs() {
+    let seeds = [
+        "size=2G,kind=memfd",
+        "socket=/run/vm0.console",
+        "path=/b,readonly=on,direct=on,io=uring",
+        "tap=tap0,mac=52:54:00:01:02:03",
+        "fd=3,mac=52:54:00:01:02:03",
+        "cid=3,socket=/run/v",
+        "file=/var/log/hvc",
+        "vfio=0000:01:00.0",
+        "leaf=0x7,index=0x0,ebx=0x800",
+        "vm0",
+    ];
+    let seeds = seeds.map(str::as_bytes);
+    crate::fuzz::run("specs", &seeds, |input| {
+        let Ok(text) = std::str::from_utf8(input) else {
+            return;
+        };
+        again::<crate::spec::MemorySpec>(text);
+        again::<crate::spec::ConsoleSpec>(text);
+        again::<crate::devices::virtio::spec::Mac>(text);
+        again::<crate::devices::vfio::spec::PciAddress>(text);
+        again::<crate::guest::cpuid::HiddenCpuid>(text);
+        let _ = text.parse::<crate::devices::virtio::spec::DiskSpec>();
+        let _ = text.parse::<crate::devices::virtio::spec::NetSpec>();
+        let _ = text.parse::<crate::devices::virtio::spec::FdSpec>();
+        let _ = text.parse::<crate::devices::virtio::spec::VsockSpec>();
+        let _ = text.parse::<crate::devices::virtio::spec::HvcSpec>();
+        let _ = text.parse::<crate::devices::vfio::spec::VfioSpec>();
+        let _ = (parse_box_name(text), parse_step(text));
+    });
+}

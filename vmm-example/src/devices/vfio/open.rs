@@ -141,7 +141,7 @@ pub(crate) fn adopt(
 }
 
 /// The saved properties of a device, if the device still has those BARs.
-fn check(
+pub(super) fn check(
     saved: &VfioStateV1,
     size: impl Fn(u8) -> u64,
 ) -> Result<(ConfigSpace, MsixTable), VfioError> {

@@ -91,7 +91,7 @@ impl Physical for FakeDevice {
     }
 
     fn read_bar(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        data.fill(bar + offset as u8);
+        data.fill(bar.wrapping_add(offset as u8));
     }
 
     fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) {

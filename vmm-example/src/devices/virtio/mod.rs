@@ -104,6 +104,8 @@ pub(crate) enum VirtioError {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

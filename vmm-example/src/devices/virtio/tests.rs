@@ -6,6 +6,7 @@ use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::fuzz;
 use super::kind::Kind;
 use super::live::LiveDevice;
 use super::mmio::{Transport, TransportError};
@@ -302,4 +303,54 @@ fn random_numbers_are_given() {
     assert_eq!(driver.used(0), [(0, 64)]);
     assert!(driver.bytes(0, 0, 64).iter().any(|&byte| byte != 0));
     survives_nonsense(&mut Rng, 1);
+}
+
+#[test]
+fn fuzz_virtio_rng() {
+    let seeds = [
+        fuzz::seed(&[], 0, 4, &[(2, 6)]),
+        fuzz::seed(&[], 0, 8, &[(2, 6), (4, 11)]),
+    ];
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    crate::fuzz::run("virtio-rng", &seeds, |input| {
+        fuzz::Guest::new(Box::new(Rng)).run(input, |_| {});
+    });
+}
+
+#[test]
+fn fuzz_virtio_state() {
+    let memory = memory();
+    let device = live(None, &memory).unwrap();
+    bring_up(&device);
+    device.unpark();
+    device.park();
+    let mut seeds = Vec::new();
+    for state in [device.save(), live(None, &memory).unwrap().save()] {
+        let mut seed = Vec::new();
+        ciborium::into_writer(&state, &mut seed).unwrap();
+        seeds.push(seed);
+    }
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    crate::fuzz::run("virtio-state", &seeds, |mut input| {
+        let Ok(state) = ciborium::from_reader::<VirtioStateV1, _>(&mut input) else {
+            return;
+        };
+        let mut transport = state.transport.clone();
+        let Ok(device) = live(Some(state), &memory) else {
+            return;
+        };
+        // What is accepted is what it was, but for features that are not offered here, and works.
+        let restored = device.save().transport;
+        transport.device_features &= restored.device_features;
+        assert_eq!(restored, transport);
+        device.unpark();
+        device.on_kick(0);
+        device.on_source();
+        put(&device, VIRTIO_MMIO_STATUS, 0);
+        // What was not offered to a guest before is not offered after a reset.
+        if restored.device_features & FEATURES == FEATURES {
+            bring_up(&device);
+            assert_eq!(get(&device, VIRTIO_MMIO_STATUS), 15);
+        }
+    });
 }

@@ -287,3 +287,58 @@ fn write_golden() {
         std::fs::write(folder.join(name), encode(&guest)).unwrap();
     }
 }
+
+/// A frame like this one, with another payload of one section.
+fn with_payload(frame: &Frame<&[u8]>, section: usize, payload: &[u8]) -> Vec<u8> {
+    let mut buffer = vec![0; frame.size() + payload.len() + 4096];
+    let mut changed = FrameWriter::new(&mut buffer, "test").unwrap();
+    for (at, section_of) in frame.sections().enumerate() {
+        let payload = match at == section {
+            true => payload,
+            false => frame.payload(&section_of.name).unwrap(),
+        };
+        let (name, version) = (&section_of.name, section_of.version);
+        let added = changed.add_bytes(name, version, section_of.need, payload);
+        added.unwrap();
+    }
+    changed.finish().unwrap();
+    buffer
+}
+
+/// The first byte says which section the others are in.
+#[test]
+fn fuzz_state() {
+    let state = GuestState {
+        boot: guest_that_stands().boot,
+        life: guest_that_stands().life,
+        ..guest_with_everything()
+    };
+    let bytes = encode(&state);
+    let whole = Frame::parse(bytes.as_slice()).unwrap();
+    let count = whole.sections().count();
+    let payload = |(at, section): (usize, vmm_fdbox::frame::Section)| {
+        [&[at as u8], whole.payload(&section.name).unwrap()].concat()
+    };
+    let seeds: Vec<Vec<u8>> = whole.sections().enumerate().map(payload).collect();
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    crate::fuzz::run("state", &seeds, |input| {
+        let Some((section, payload)) = input.split_first() else {
+            return;
+        };
+        let frame = with_payload(&whole, usize::from(*section) % count, payload);
+        let frame = Frame::parse(frame.as_slice()).unwrap();
+        let Ok(read) = GuestState::read(&frame) else {
+            return;
+        };
+        let _ = (read.life.end(), position(&frame));
+        // Nothing is lost when it is written again, if it fits.
+        let mut buffer = vec![0; 2 * frame.size() + (64 << 10)];
+        let mut writer = FrameWriter::new(&mut buffer, "test").unwrap();
+        if read.write(&mut writer).is_err() {
+            return;
+        }
+        let len = writer.finish().unwrap();
+        let again = GuestState::read(&Frame::parse(&buffer[..len]).unwrap()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{read:?}"));
+    });
+}

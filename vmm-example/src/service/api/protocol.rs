@@ -121,6 +121,7 @@ pub(crate) struct GuestStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::update_message::UpdateEnd;
 
     #[test]
     fn requests_read_as_documented() {
@@ -206,5 +207,36 @@ mod tests {
             let line = serde_json::to_string(&reply).unwrap();
             assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
         }
+    }
+
+    /// Reads a message, which must survive to be written and read again.
+    fn again<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(
+        input: &[u8],
+    ) {
+        if let Ok(message) = serde_json::from_slice::<T>(input) {
+            let line = serde_json::to_vec(&message).unwrap();
+            assert_eq!(serde_json::from_slice::<T>(&line).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn fuzz_api() {
+        let state = Reply::State {
+            state: Box::new(crate::guest::state::description(&["virtio-blk0"])),
+        };
+        let seeds = [
+            r#"{"verb":"status"}"#.to_owned(),
+            r#"{"verb":"shutdown","timeout":30}"#.to_owned(),
+            r#"{"reply":"error","message":"no"}"#.to_owned(),
+            serde_json::to_string(&state).unwrap(),
+            r#"{"reply":"status","name":"vm0","state":"paused","pid":1,"vcpus":2,"ram_kind":"memfd","ram_mib":64,"tsc_khz":1,"devices":[]}"#.to_owned(),
+            serde_json::to_string(&UpdateEnd::ready()).unwrap(),
+        ];
+        let seeds: Vec<&[u8]> = seeds.iter().map(String::as_bytes).collect();
+        crate::fuzz::run("api", &seeds, |input| {
+            again::<Request>(input);
+            again::<Reply>(input);
+            again::<UpdateEnd>(input);
+        });
     }
 }

@@ -1,5 +1,7 @@
 //! A driver sets up a device, is parked together with it, and finds it unchanged.
 
+mod fuzz;
+
 use std::sync::Arc;
 
 use super::super::config::tests::{MSIX_AT, bars, device};
@@ -28,7 +30,12 @@ fn bench(config: ConfigSpace, table: MsixTable) -> Bench {
         device_id: 7,
         page_table_id: 8,
     };
-    let vectors = Vectors::new(Arc::new(FakeLines(log.clone())), FIRST_GSI, 5).unwrap();
+    let vectors = Vectors::new(
+        Arc::new(FakeLines(log.clone())),
+        FIRST_GSI,
+        config.msix_place().vectors,
+    )
+    .unwrap();
     let inner = Inner {
         config,
         table,

@@ -2,6 +2,7 @@
 
 mod at_rest;
 mod backends;
+mod fuzz;
 mod held;
 mod in_flight;
 

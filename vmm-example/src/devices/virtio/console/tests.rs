@@ -8,6 +8,7 @@ use vmm_fdbox::Deadline;
 
 use super::*;
 use crate::devices::virtio::VirtioError;
+use crate::devices::virtio::fuzz::{Guest, seed};
 use crate::devices::virtio::live::LiveDevice;
 use crate::devices::virtio::testing::{Buffer, Driver, live, status, survives_nonsense};
 
@@ -149,4 +150,33 @@ fn nonsense_does_not_reach_a_file() {
     let mut console = on_file(null);
     console.start().unwrap();
     survives_nonsense(&mut console, 2);
+}
+
+#[test]
+fn fuzz_virtio_console() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hvc");
+    let target = ConsoleTarget::Socket(path.clone());
+    let seeds = [
+        seed(b"to the host", 1, 1, &[(0, 3)]),
+        seed(&[], 0, 4, &[(2, 6)]),
+    ];
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    crate::fuzz::run("virtio-console", &seeds, |input| {
+        let console = ConsoleDevice::open(&target, &Ownership::new(true)).unwrap();
+        let mut guest = Guest::new(Box::new(console));
+        let mut client = None;
+        guest.run(input, |how| {
+            let stream = client.get_or_insert_with(|| {
+                let stream = UnixStream::connect(&path).unwrap();
+                stream.set_nonblocking(true).unwrap();
+                stream
+            });
+            match how % 4 {
+                0 => client = None,
+                1 => drop(stream.read(&mut [0; 4096])),
+                _ => drop(stream.write(&vec![how; usize::from(how)])),
+            }
+        });
+    });
 }

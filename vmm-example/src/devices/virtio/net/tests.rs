@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 
 use super::*;
+use crate::devices::virtio::fuzz::{Guest, seed};
 use crate::devices::virtio::testing::{Buffer, Driver, survives_nonsense};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
@@ -145,4 +146,25 @@ fn nonsense_is_survived() {
 fn random_addresses_are_ones_own() {
     let mac = random_mac().unwrap();
     assert_eq!(mac[0] & 3, 2);
+}
+
+#[test]
+fn fuzz_virtio_net() {
+    let seeds = [
+        seed(&[0; 40], SEND as u8, 1, &[(0, 6)]),
+        seed(&[], RECEIVE as u8, 4, &[(2, 9)]),
+        seed(&[], RECEIVE as u8, 8, &[(2, 6), (3, 6)]),
+    ];
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    crate::fuzz::run("virtio-net", &seeds, |input| {
+        let (net, tap) = net(input.first().is_some_and(|first| first % 3 == 0));
+        let mut guest = Guest::new(Box::new(net));
+        guest.run(input, |how| {
+            // The tap may be full, or empty.
+            let _ = match how % 2 {
+                0 => tap.recv(&mut [0; 2048]),
+                _ => tap.send(&frame(&vec![how; usize::from(how) * 8])),
+            };
+        });
+    });
 }

@@ -6,6 +6,7 @@ use super::connection::BUFFER;
 use super::host::MAX_CONNECTIONS;
 use super::packet::{NO_RECEIVE, NO_SEND, Op, Ports};
 use super::*;
+use crate::devices::virtio::fuzz::seed;
 use crate::devices::virtio::testing::{Buffer, Driver, survives_nonsense};
 
 const CID: u64 = 3;
@@ -257,4 +258,65 @@ fn nonsense_is_survived() {
     let dir = tempfile::tempdir().unwrap();
     let mut vsock = Vsock::open(23, &dir.path().join("v"), &Ownership::new(true)).unwrap();
     survives_nonsense(&mut vsock, 3);
+}
+
+/// What a guest sends, as its memory has it.
+fn sent(op: Op, data: &[u8]) -> Vec<u8> {
+    let packet = Packet {
+        len: data.len() as u32,
+        buf_alloc: 1 << 12,
+        ..packet(op)
+    };
+    let mut bytes = packet.encode(CID);
+    bytes[..16].rotate_left(8);
+    bytes[16..24].rotate_left(4);
+    [&bytes, data].concat()
+}
+
+#[test]
+fn fuzz_virtio_vsock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let listener = UnixListener::bind(dir.path().join("v_52")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let ops = [
+        Op::Request,
+        Op::Response,
+        Op::Reset,
+        Op::Shutdown,
+        Op::CreditUpdate,
+        Op::CreditRequest,
+    ];
+    let transmit = TRANSMIT as u8;
+    let mut seeds: Vec<_> = ops
+        .map(|op| seed(&sent(op, &[]), transmit, 1, &[(0, 5)]))
+        .into();
+    let connect = seed(&sent(Op::Request, &[]), transmit, 1, &[(0, 5)]);
+    let data = seed(&sent(Op::Data, b"some data"), transmit, 1, &[(0, 6)]);
+    let receive = seed(&[], RECEIVE as u8, 4, &[(2, 9)]);
+    seeds.push([&connect[..], &data[1..], &receive[1..]].concat());
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    crate::fuzz::run("virtio-vsock", &seeds, |input| {
+        let vsock = Vsock::open(CID, &path, &Ownership::new(true)).unwrap();
+        let mut guest = crate::devices::virtio::fuzz::Guest::new(Box::new(vsock));
+        let mut programs = Vec::new();
+        guest.run(input, |how| match how % 5 {
+            0 => programs.clear(),
+            1 => programs.extend(UnixStream::connect(&path)),
+            2 => programs.extend(listener.accept().map(|(program, _)| program)),
+            kind => {
+                for program in &mut programs {
+                    program.set_nonblocking(true).unwrap();
+                    // It may have been closed, or be full.
+                    match kind {
+                        3 => drop(program.read(&mut [0; 8192])),
+                        _ if how > 128 => drop(program.write(b"CONNECT 1000\n")),
+                        _ => drop(program.write(&vec![how; usize::from(how) * 50])),
+                    }
+                }
+            }
+        });
+        drop(programs);
+        while listener.accept().is_ok() {}
+    });
 }
