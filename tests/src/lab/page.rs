@@ -5,7 +5,7 @@ pub(crate) mod chart;
 
 use std::fmt::Write;
 
-pub(crate) use self::axis::time;
+pub(crate) use self::axis::{Quantity, time};
 
 const STYLE: &str = include_str!("page/style.css");
 

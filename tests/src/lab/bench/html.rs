@@ -3,7 +3,7 @@
 use super::report::Report;
 use super::update::Row;
 use crate::page::chart::{self, Line};
-use crate::page::{Card, Page, time};
+use crate::page::{Card, Page, Quantity, time};
 
 /// The whole page.
 pub(crate) fn page(report: &Report) -> String {
@@ -57,7 +57,11 @@ fn host_update(page: &mut Page, report: &Report, row: &Row) {
     let phases: Vec<_> = phases.map(|phase| (phase.name.clone(), phase.ns)).collect();
     page.chart(&chart::timeline(&phases));
     page.heading("Blackout over the guest's memory");
-    page.chart(&chart::lines("MiB", &series(&report.host_update)));
+    page.chart(&chart::lines(
+        "MiB",
+        Quantity::Time,
+        &series(&report.host_update),
+    ));
     page.heading("FDBox beside the baselines");
     page.chart(&chart::bars(&beside(row)));
 }

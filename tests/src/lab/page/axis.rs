@@ -1,67 +1,102 @@
-//! Times for people: in the unit that fits, and round ticks for an axis.
+//! Figures for people: in the unit that fits, and round ticks for an axis.
 
-const UNITS: [(f64, &str); 4] = [(1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s")];
-
-/// The largest unit that `ns` fills, as nanoseconds, and its name.
-fn unit(ns: f64) -> (f64, &'static str) {
-    let fits = UNITS.into_iter().rev().find(|(size, _)| ns >= *size);
-    fits.unwrap_or(UNITS[0])
+/// What a figure counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quantity {
+    /// In nanoseconds.
+    Time,
+    /// In bytes.
+    Bytes,
+    Count,
 }
 
-/// Nanoseconds with three significant digits in the unit that fits: `590 ms`, `1.24 s`.
-pub(crate) fn time(ns: u64) -> String {
-    let ns = ns as f64;
-    let (mut size, mut name) = unit(ns);
-    // 999.7 ms would be rounded to 1000 ms.
-    if (ns / size).round() >= 1000.0 && name != "s" {
-        (size, name) = unit(size * 1000.0);
-    }
-    let value = ns / size;
-    let digits = match value {
-        _ if name == "ns" => 0,
-        value if value < 9.995 => 2,
-        value if value < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {name}")
-}
-
-/// An axis of time that begins at 0.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Axis {
-    most_ns: f64,
-    step_ns: f64,
-}
-
-impl Axis {
-    /// The axis for values up to `most_ns`, with about `ticks` of them.
-    pub(super) fn up_to(most_ns: u64, ticks: u32) -> Self {
-        let most_ns = most_ns.max(1) as f64;
-        let rough = (most_ns / f64::from(ticks.max(1))).max(1.0);
-        let power = 10_f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
-        let step_ns = step.into_iter().find(|step| *step >= rough);
-        Self {
-            most_ns,
-            step_ns: step_ns.unwrap_or(rough),
+impl Quantity {
+    /// Its units, from the smallest.
+    fn units(self) -> &'static [(f64, &'static str)] {
+        match self {
+            Self::Time => &[(1.0, " ns"), (1e3, " µs"), (1e6, " ms"), (1e9, " s")],
+            Self::Bytes => &[
+                (1.0, " B"),
+                (1024.0, " KiB"),
+                (1_048_576.0, " MiB"),
+                (1_073_741_824.0, " GiB"),
+            ],
+            Self::Count => &[(1.0, "")],
         }
     }
 
-    /// Where a value lies, from 0 to 1.
-    pub(super) fn place(&self, ns: u64) -> f64 {
-        ns as f64 / self.most_ns
+    /// The largest unit that `figure` fills, as a number of the smallest, and its name.
+    fn unit(self, figure: f64) -> (f64, &'static str) {
+        let units = self.units();
+        let fits = units.iter().rev().find(|(size, _)| figure >= *size);
+        *fits.unwrap_or(&units[0])
+    }
+
+    /// Three significant digits in the unit that fits: `590 ms`, `1.24 s`.
+    pub(super) fn text(self, figure: u64) -> String {
+        let figure = figure as f64;
+        let (mut size, mut name) = self.unit(figure);
+        // 999.7 ms would be rounded to 1000 ms.
+        if (figure / size).round() >= 1000.0 {
+            (size, name) = self.unit(size * 1024.0);
+        }
+        let value = figure / size;
+        let digits = match value {
+            _ if size == 1.0 => 0,
+            value if value < 9.995 => 2,
+            value if value < 99.95 => 1,
+            _ => 0,
+        };
+        format!("{value:.digits$}{name}")
+    }
+}
+
+/// Nanoseconds in the unit that fits.
+pub(crate) fn time(ns: u64) -> String {
+    Quantity::Time.text(ns)
+}
+
+/// An axis that begins at 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Axis {
+    quantity: Quantity,
+    most: f64,
+    step: f64,
+}
+
+impl Axis {
+    /// The axis for figures up to `most`, with about this many ticks.
+    pub(super) fn up_to(quantity: Quantity, most: u64, ticks: u32) -> Self {
+        let most = most.max(1) as f64;
+        let (size, _) = quantity.unit(most);
+        let rough = (most / f64::from(ticks.max(1))).max(1.0) / size;
+        let power = 10_f64.powf(rough.log10().floor());
+        let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
+        let step = step.into_iter().find(|step| *step >= rough);
+        Self {
+            quantity,
+            most,
+            step: step.unwrap_or(rough) * size,
+        }
+    }
+
+    /// Where a figure lies, from 0 to 1.
+    pub(super) fn place(&self, figure: u64) -> f64 {
+        figure as f64 / self.most
     }
 
     /// The ticks: their places, and their labels in one unit.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
-        let (size, name) = unit(self.most_ns);
-        let digits = if self.step_ns / size < 1.0 { 1 } else { 0 };
-        let values = (0..).map(|count| f64::from(count) * self.step_ns);
+        let (size, name) = self.quantity.unit(self.most);
+        let digits = if self.step / size < 1.0 { 1 } else { 0 };
+        let values = (0..).map(|count| f64::from(count) * self.step);
         values
-            .take_while(|value| *value <= self.most_ns)
+            .take_while(|value| *value <= self.most)
             .map(|value| {
-                let label = format!("{:.digits$} {name}", value / size);
-                (value / self.most_ns, label)
+                (
+                    value / self.most,
+                    format!("{:.digits$}{name}", value / size),
+                )
             })
             .collect()
     }
@@ -72,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_has_three_digits_in_the_unit_that_fits() {
+    fn a_figure_has_three_digits_in_the_unit_that_fits() {
         for (ns, text) in [
             (0, "0 ns"),
             (850, "850 ns"),
@@ -85,34 +120,45 @@ mod tests {
         ] {
             assert_eq!(time(ns), text);
         }
+        for (bytes, text) in [(900, "900 B"), (1500, "1.46 KiB"), (5 << 30, "5.00 GiB")] {
+            assert_eq!(Quantity::Bytes.text(bytes), text);
+        }
+        assert_eq!(Quantity::Count.text(123_456), "123456");
     }
 
     #[test]
     fn ticks_are_round_and_in_one_unit() {
-        let labels = |most, ticks| {
-            let ticks = Axis::up_to(most, ticks).ticks();
+        let labels = |quantity, most, ticks| {
+            let ticks = Axis::up_to(quantity, most, ticks).ticks();
             ticks.into_iter().map(|tick| tick.1).collect::<Vec<_>>()
         };
-        let expected = ["0 ms", "200 ms", "400 ms"];
-        assert_eq!(labels(590_000_000, 4), expected);
+        let time = |most| labels(Quantity::Time, most, 4);
+        assert_eq!(time(590_000_000), ["0 ms", "200 ms", "400 ms"]);
+        assert_eq!(time(1_600_000_000), ["0.0 s", "0.5 s", "1.0 s", "1.5 s"]);
+        assert_eq!(time(0), ["0 ns", "1 ns"], "nothing was measured");
         assert_eq!(
-            labels(1_600_000_000, 4),
-            ["0.0 s", "0.5 s", "1.0 s", "1.5 s"]
+            labels(Quantity::Bytes, 3 << 30, 3),
+            ["0 GiB", "1 GiB", "2 GiB", "3 GiB"]
         );
-        assert_eq!(labels(0, 4), ["0 ns", "1 ns"], "nothing was measured");
+        assert_eq!(
+            labels(Quantity::Count, 40, 4),
+            ["0", "10", "20", "30", "40"]
+        );
     }
 
     #[test]
     fn every_tick_is_on_the_axis() {
         for most in [1, 7, 99, 1000, 123_456_789, u64::MAX] {
-            let axis = Axis::up_to(most, 5);
-            let ticks = axis.ticks();
-            assert!(
-                ticks.iter().all(|tick| (0.0..=1.0).contains(&tick.0)),
-                "{most}"
-            );
-            assert!(ticks.len() <= 6, "{most}: {ticks:?}");
-            assert!((axis.place(most) - 1.0).abs() < 1e-9);
+            for quantity in [Quantity::Time, Quantity::Bytes, Quantity::Count] {
+                let axis = Axis::up_to(quantity, most, 5);
+                let ticks = axis.ticks();
+                assert!(
+                    ticks.iter().all(|tick| (0.0..=1.0).contains(&tick.0)),
+                    "{most}"
+                );
+                assert!(ticks.len() <= 6, "{most}: {ticks:?}");
+                assert!((axis.place(most) - 1.0).abs() < 1e-9);
+            }
         }
     }
 }

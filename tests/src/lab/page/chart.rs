@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::axis::{Axis, time};
+use super::axis::{Axis, Quantity, time};
 use super::escape;
 
 const COLOURS: usize = 8;
@@ -10,7 +10,7 @@ const WIDTH: f64 = 900.0;
 /// The mean width of a character, roughly: labels are placed by it.
 const CHARACTER: f64 = 7.6;
 
-/// A line of a chart: x in the chart's unit, y in nanoseconds.
+/// A line of a chart: x in the chart's unit, y of the chart's quantity.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Line {
     pub(crate) name: String,
@@ -29,7 +29,7 @@ pub(crate) struct Span {
 /// and always below.
 pub(crate) fn timeline(phases: &[(String, u64)]) -> String {
     let total = phases.iter().map(|phase| phase.1).sum::<u64>();
-    let axis = Axis::up_to(total, 8);
+    let axis = Axis::up_to(Quantity::Time, total, 8);
     let labels: Vec<String> = phases
         .iter()
         .map(|(name, ns)| labelled(name, *ns))
@@ -55,7 +55,7 @@ pub(crate) fn spans(spans: &[Span]) -> String {
     let ends = spans.iter().map(|span| span.begins_ns + span.took_ns);
     let left = left_of(spans.iter().map(|span| span.name.as_str()));
     let right = WIDTH - 90.0;
-    let axis = Axis::up_to(ends.max().unwrap_or(0), 6);
+    let axis = Axis::up_to(Quantity::Time, ends.max().unwrap_or(0), 6);
     let mut svg = String::new();
     for (index, span) in spans.iter().enumerate() {
         let top = 8.0 + 26.0 * index as f64;
@@ -80,7 +80,7 @@ pub(crate) fn spans(spans: &[Span]) -> String {
 pub(crate) fn bars(bars: &[(String, u64)]) -> String {
     let most = bars.iter().map(|bar| bar.1).max().unwrap_or(0);
     let left = left_of(bars.iter().map(|bar| bar.0.as_str()));
-    let axis = Axis::up_to(most, 4);
+    let axis = Axis::up_to(Quantity::Time, most, 4);
     let mut svg = String::new();
     for (index, (name, ns)) in bars.iter().enumerate() {
         let top = 10.0 + 36.0 * index as f64;
@@ -93,14 +93,15 @@ pub(crate) fn bars(bars: &[(String, u64)]) -> String {
 }
 
 /// Lines over a common axis; both axes begin at 0.
-pub(crate) fn lines(unit: &str, lines: &[Line]) -> String {
+pub(crate) fn lines(unit: &str, quantity: Quantity, lines: &[Line]) -> String {
     const LEFT: f64 = 80.0;
     const RIGHT: f64 = WIDTH - 50.0;
     const TOP: f64 = 15.0;
     const BOTTOM: f64 = 315.0;
     let points = || lines.iter().flat_map(|line| &line.points);
     let most_x = points().map(|point| point.0).max().unwrap_or(1).max(1);
-    let axis = Axis::up_to(points().map(|point| point.1).max().unwrap_or(0), 5);
+    let most_y = points().map(|point| point.1).max().unwrap_or(0);
+    let axis = Axis::up_to(quantity, most_y, 5);
     let across = |x: u64| LEFT + (RIGHT - LEFT) * x as f64 / most_x as f64;
     let up = |share: f64| BOTTOM - (BOTTOM - TOP) * share;
     let mut svg = String::new();
@@ -118,7 +119,7 @@ pub(crate) fn lines(unit: &str, lines: &[Line]) -> String {
     ticks.dedup();
     let mut free = f64::MIN;
     for tick in ticks {
-        let label = format!("{tick} {unit}");
+        let label = format!("{tick} {unit}").trim_end().to_owned();
         let half = wide(&label) / 2.0;
         if across(tick) - half > free {
             svg += &text(across(tick), BOTTOM + 20.0, "middle", "", &label);
@@ -126,23 +127,31 @@ pub(crate) fn lines(unit: &str, lines: &[Line]) -> String {
         }
     }
     for (index, line) in lines.iter().enumerate() {
-        svg += &polyline(line, index, |(x, y)| (across(x), up(axis.place(y))));
+        let place = |(x, y)| (across(x), up(axis.place(y)));
+        svg += &polyline(line, index, quantity, place);
     }
     let names: Vec<String> = lines.iter().map(|line| line.name.clone()).collect();
     let (keys, height) = keys(&names, BOTTOM + 50.0);
     whole(svg + &keys, height)
 }
 
-fn polyline(line: &Line, index: usize, place: impl Fn((u64, u64)) -> (f64, f64)) -> String {
+fn polyline(
+    line: &Line,
+    index: usize,
+    quantity: Quantity,
+    place: impl Fn((u64, u64)) -> (f64, f64),
+) -> String {
     let colour = index % COLOURS;
+    // Many points would hide the line.
+    let radius = if line.points.len() > 50 { 1 } else { 4 };
     let mut svg = String::new();
     let mut path = Vec::new();
     for point in &line.points {
         let (x, y) = place(*point);
-        let title = escape(&labelled(&line.name, point.1));
+        let title = escape(&format!("{} {}", line.name, quantity.text(point.1)));
         let _ = write!(
             svg,
-            "<circle class=\"c{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"><title>{title}</title></circle>"
+            "<circle class=\"c{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\"><title>{title}</title></circle>"
         );
         path.push(format!("{x:.1},{y:.1}"));
     }
@@ -241,7 +250,12 @@ mod tests {
 
     #[test]
     fn nothing_to_draw_is_no_division_by_zero() {
-        for svg in [timeline(&[]), bars(&[]), lines("MiB", &[]), spans(&[])] {
+        for svg in [
+            timeline(&[]),
+            bars(&[]),
+            lines("MiB", Quantity::Time, &[]),
+            spans(&[]),
+        ] {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
         let zero = vec![("zero".to_owned(), 0)];
@@ -254,7 +268,12 @@ mod tests {
             name: "x".to_owned(),
             points: vec![(128, 1), (256, 2)],
         };
-        assert_eq!(lines("MiB", &[line]).matches("<circle").count(), 2);
+        assert_eq!(
+            lines("MiB", Quantity::Time, &[line])
+                .matches("<circle")
+                .count(),
+            2
+        );
     }
 
     #[test]
@@ -263,7 +282,7 @@ mod tests {
             name: "x".to_owned(),
             points: vec![(64, 1), (72, 2), (8192, 3)],
         };
-        let svg = lines("MiB", &[line]);
+        let svg = lines("MiB", Quantity::Time, &[line]);
         assert!(
             svg.contains(">64 MiB<") && svg.contains(">8192 MiB<"),
             "{svg}"
