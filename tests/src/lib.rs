@@ -28,6 +28,7 @@ pub mod plan;
 pub mod qmp;
 pub mod scan;
 pub mod scenario;
+pub mod soak;
 pub mod witness;
 
 /// The CPU's time stamp counter, which continues across a kexec.

@@ -92,6 +92,8 @@ pub enum HostKind {
     GuestOneBoot,
     /// A guest in one kernel and a host of its own, with more time.
     GuestAlone,
+    /// The same, and there is a next kernel that no update may enter: many updates.
+    GuestSoak,
     /// A kexec between kernels that bring up the first of two CPUs, and what a lifeboat needs on the
     /// other: a host of its own.
     Lifeboat,
@@ -132,7 +134,11 @@ impl HostKind {
             || (self.devices() != Devices::None && self != Self::Modular && !self.has_lifeboat())
             || matches!(
                 self,
-                Self::Forged | Self::GuestAlone | Self::GuestHolder | Self::Lifeboat
+                Self::Forged
+                    | Self::GuestAlone
+                    | Self::GuestHolder
+                    | Self::Lifeboat
+                    | Self::GuestSoak
             )
     }
 
@@ -169,7 +175,7 @@ impl HostKind {
     pub fn stays_with_guest(self) -> bool {
         matches!(
             self,
-            Self::GuestOneBoot | Self::GuestsOneBoot | Self::GuestScalable
+            Self::GuestOneBoot | Self::GuestsOneBoot | Self::GuestScalable | Self::GuestSoak
         )
     }
 

@@ -49,6 +49,11 @@ pub(crate) enum Command {
     /// Each figure has a baseline from the same run on the same host: another machine gives other
     /// figures, but the same ratios. Without a filter it takes an hour or two.
     Bench(BenchArgs),
+    /// Updates one guest again and again, in random ways, and checks that nothing is left.
+    ///
+    /// The VMM is replaced, replacements fail, updates of the host fail and are cancelled, while the
+    /// guest uses its disk and its network. An update takes one to three seconds.
+    Soak(SoakArgs),
     /// Builds everything that is missing, and runs nothing.
     Build(BuildArgs),
     /// Makes Debian packages: the module, to be built by DKMS, and the VMM.
@@ -290,6 +295,26 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
     /// Write the figures to a file, for programs.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SoakArgs {
+    /// How many updates.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) updates: u32,
+    /// Where the random choices begin: the same number makes the same choices.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// In the kernel with the kernel's own debugging checks, which is slower; at the end it is
+    /// searched for leaks.
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// Write what was seen to a file, for people: a self-contained page with curves.
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
+    /// The same for programs.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

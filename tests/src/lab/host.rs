@@ -205,6 +205,14 @@ impl Host {
         }
     }
 
+    /// The same host, with another time limit for each stage.
+    pub(crate) fn within(self, stage_limit: Duration) -> Self {
+        Self {
+            stage_limit,
+            ..self
+        }
+    }
+
     /// Runs the host to its end; then its images are removed, but its logs are kept.
     pub(crate) fn run(&self, lab: &Lab, seen: impl FnMut(&Line)) -> Result<Record> {
         let run = Run {

@@ -39,6 +39,7 @@ mod qemu_files;
 mod run;
 mod scenario_host;
 mod selftests;
+mod soak;
 mod source;
 mod stages;
 mod stale;
@@ -72,6 +73,7 @@ fn act(command: &Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => suite::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Soak(args) => soak::run(args),
         Command::Build(args) => build(args),
         Command::Package(args) => deb::run(args),
         Command::Fuzz(args) => fuzz::run(args),

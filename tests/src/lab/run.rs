@@ -58,6 +58,17 @@ pub(crate) struct Record {
     verdict: bool,
 }
 
+impl Record {
+    /// What went wrong, with the run itself and in its scenarios.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let failures = self.failures.iter().map(ToString::to_string);
+        let scenarios = self.scenarios.iter();
+        failures
+            .chain(scenarios.filter_map(|stage| stage.error.clone()))
+            .collect()
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct ScenarioStage {
     pub name: String,

@@ -168,6 +168,7 @@ impl Group<'_> {
                 | HostKind::GuestOneBoot
                 | HostKind::GuestsOneBoot
                 | HostKind::GuestScalable
+                | HostKind::GuestSoak
                 | HostKind::GuestTwoBuilds
                 | HostKind::Guests
                 | HostKind::GuestPassthrough

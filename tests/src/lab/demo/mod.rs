@@ -87,11 +87,7 @@ fn follow(lab: &Lab, group: &Group<'_>, verbose: bool) -> Result<(Record, std::p
 
 /// Fails if anything went wrong in the run.
 fn sound(record: &Record) -> Result<()> {
-    let failures = record.failures.iter().map(ToString::to_string);
-    let stages = record.scenarios.iter();
-    let wrong: Vec<String> = failures
-        .chain(stages.filter_map(|stage| stage.error.clone()))
-        .collect();
+    let wrong = record.faults();
     ensure!(wrong.is_empty(), "{}", wrong.join("\nlab: "));
     Ok(())
 }

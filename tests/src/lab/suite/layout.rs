@@ -11,7 +11,7 @@ use super::{Outcome, Suite, page};
 use crate::lab::Lab;
 use crate::package;
 use crate::progress::Progress;
-use crate::{bench, command};
+use crate::{bench, command, soak};
 
 const NAME: &str = "report/browser";
 const BROWSER: &[&str] = &["chromium-headless-shell", "fonts-dejavu-core"];
@@ -84,6 +84,7 @@ fn test(lab: &Lab) -> Result<()> {
     let pages = [
         ("bench", bench::sample_page()),
         ("test", page::sample()),
+        ("soak", soak::sample_page()),
         ("broken", BROKEN.to_owned()),
     ];
     let out = lab.cache.dir("pages")?.join(std::process::id().to_string());
@@ -97,7 +98,7 @@ fn test(lab: &Lab) -> Result<()> {
         )?;
     }
     look(lab, &out, &pages.map(|(name, _)| name))?;
-    for name in ["bench", "test"] {
+    for name in ["bench", "test", "soak"] {
         fits(&out, name)?;
     }
     broken(&out)?;

@@ -51,6 +51,7 @@ mod rights;
 mod room;
 mod sample;
 mod signals;
+mod soak;
 mod stuck;
 mod supervision;
 mod taken_over;
@@ -151,6 +152,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough_blockers::ALL,
         passthrough_stopped::ALL,
         sample::ALL,
+        soak::ALL,
         supervision::ALL,
         trouble::ALL,
         modular::ALL,

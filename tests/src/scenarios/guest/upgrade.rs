@@ -25,6 +25,22 @@ pub(crate) struct Holds {
     pub(crate) anonymous_kib: u64,
 }
 
+impl Holds {
+    pub(crate) fn of(pid: i32) -> Result<Self> {
+        let of = |what: &str| format!("/proc/{pid}/{what}");
+        let status = fs::read_to_string(of("status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(Self {
+            fds: fs::read_dir(of("fd"))?.count(),
+            threads: fs::read_dir(of("task"))?.count(),
+            anonymous_kib: kib.context("/proc/PID/status has RssAnon")?.parse()?,
+        })
+    }
+}
+
 /// The process that runs a guest, whichever process started it. It ends when this is dropped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Runner(Pid);
@@ -35,17 +51,7 @@ impl Runner {
     }
 
     pub(crate) fn holds(&self) -> Result<Holds> {
-        let of = |what: &str| format!("/proc/{}/{what}", self.pid());
-        let status = fs::read_to_string(of("status"))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(Holds {
-            fds: fs::read_dir(of("fd"))?.count(),
-            threads: fs::read_dir(of("task"))?.count(),
-            anonymous_kib: kib.context("/proc/PID/status has RssAnon")?.parse()?,
-        })
+        Holds::of(self.pid())
     }
 
     pub(crate) fn is_alive(&self) -> bool {
