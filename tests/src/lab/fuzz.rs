@@ -15,7 +15,7 @@ use crate::lab::checkout;
 use crate::progress::{Progress, say};
 
 /// The variable that makes a target run for so many seconds.
-pub(crate) const SECONDS: &str = "FDBOX_FUZZ_SECONDS";
+const SECONDS: &str = "FDBOX_FUZZ_SECONDS";
 
 /// With a target, cargo does not apply flags to build scripts, which cannot be linked with these.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

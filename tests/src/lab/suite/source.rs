@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::Suite;
 use crate::kernel::Flavour;
 use crate::lab::Lab;
-use crate::{command, files, fuzz};
+use crate::{command, files};
 
 /// The tests of the crates.
 pub(super) fn workspace(suite: &mut Suite<'_>) {
@@ -64,16 +64,12 @@ pub(super) fn module(suite: &mut Suite<'_>) {
     suite.check("module/noinit", super::noinit::survives_overlap);
 }
 
-/// How long each fuzz target runs as one of the unit tests.
-const FUZZ_SECONDS: &str = "2";
-
 fn cargo(lab: &Lab, what: &str, arguments: &[&str]) -> Result<()> {
     let log = lab.fresh_log(what)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.current_dir(&lab.checkout).args(arguments);
     // Set by `cargo lab` itself, for this crate: it would cause everything to be rebuilt.
     cargo.env_remove("CARGO_MANIFEST_DIR");
-    cargo.env(fuzz::SECONDS, FUZZ_SECONDS);
     command::logged(&mut cargo, &log, |_| {})
 }
 
