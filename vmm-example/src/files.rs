@@ -93,12 +93,12 @@ mod tests {
             (dir.path().into(), "a directory"),
             ("/dev/zero".into(), "a device"),
         ] {
-            let said = regular(&path).unwrap_err().to_string();
-            assert_eq!(said, format!("it is {what}, not a regular file"));
-            let said = disk(&path, false).unwrap_err().to_string();
+            let error = regular(&path).unwrap_err().to_string();
+            assert_eq!(error, format!("it is {what}, not a regular file"));
+            let error = disk(&path, false).unwrap_err().to_string();
             assert!(
-                said.starts_with(&format!("it is {what}, neither")),
-                "{said}"
+                error.starts_with(&format!("it is {what}, neither")),
+                "{error}"
             );
         }
         assert!(regular(&at("missing")).is_err_and(|e| e.kind() == io::ErrorKind::NotFound));

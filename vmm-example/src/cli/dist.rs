@@ -122,16 +122,16 @@ fn systemd_understands_the_units() {
         let Ok(verify) = verify else {
             continue;
         };
-        let said = String::from_utf8_lossy(&verify.stderr);
-        let ours: Vec<&str> = said.lines().filter(|line| line.contains(&name)).collect();
+        let output = String::from_utf8_lossy(&verify.stderr);
+        let ours: Vec<&str> = output.lines().filter(|line| line.contains(&name)).collect();
         assert!(ours.is_empty(), "{name}: {}", ours.join("\n"));
         let security = Process::new("systemd-analyze")
             .args(["security", "--offline=true", OK])
             .arg(&copy)
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&security.stdout);
-        assert!(security.status.success(), "{name}: {said}");
-        assert!(said.contains("exposure level"), "{name}: {said}");
+        let output = String::from_utf8_lossy(&security.stdout);
+        assert!(security.status.success(), "{name}: {output}");
+        assert!(output.contains("exposure level"), "{name}: {output}");
     }
 }

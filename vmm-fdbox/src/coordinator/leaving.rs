@@ -254,8 +254,8 @@ impl<B: Boxes> RemoteLeaving<B> {
     }
 
     /// Gives up after an unexpected message: the VMM's state is no longer known.
-    fn lost_track(&mut self, said: &LeavingReply, expected: &'static str) -> Stopped {
-        self.give_up(&unexpected(said, expected))
+    fn lost_track(&mut self, reply: &LeavingReply, expected: &'static str) -> Stopped {
+        self.give_up(&unexpected(reply, expected))
     }
 
     /// Creates its box if necessary, and opens a new descriptor.

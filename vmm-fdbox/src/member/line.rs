@@ -73,14 +73,14 @@ impl<O: Request> Line<O> {
     }
 
     /// Sends a message. A closed connection is only noticed at the next receive.
-    pub(super) fn say(&self, word: &impl Serialize) {
-        let _ = self.lend(word, &Lent::default());
+    pub(super) fn say(&self, message: &impl Serialize) {
+        let _ = self.lend(message, &Lent::default());
     }
 
-    pub(super) fn lend(&self, word: &impl Serialize, lent: &Lent) -> Result<(), ChannelError> {
+    pub(super) fn lend(&self, message: &impl Serialize, lent: &Lent) -> Result<(), ChannelError> {
         let deadline = Deadline::within(SEND_LIMIT);
         let mut channel = self.channel.borrow_mut();
-        channel.send(word, &lent.borrowed(), deadline)
+        channel.send(message, &lent.borrowed(), deadline)
     }
 
     pub(super) fn refuse(&self, message: &str) {
@@ -178,14 +178,14 @@ impl<'a> Reporter<'a> {
         // The coordinator of a successor soon hears from the new VMM, and need not read about the
         // pause, which would take the CPU that the guest is waiting for.
         self.blackout |= pauses && self.to == Destination::Successor;
-        let word = LeavingReply::Event {
+        let message = LeavingReply::Event {
             ns: self.clock.to_ns(ticks.saturating_sub(self.begin)),
             event: event.clone(),
         };
         if self.blackout {
-            self.held.push(word);
+            self.held.push(message);
         } else {
-            self.line.say(&word);
+            self.line.say(&message);
         }
         self.blackout |= pauses;
     }
@@ -197,6 +197,6 @@ impl<'a> Reporter<'a> {
 
     /// Sends the events that were held back.
     pub(super) fn flush(self) {
-        self.held.iter().for_each(|word| self.line.say(word));
+        self.held.iter().for_each(|message| self.line.say(message));
     }
 }

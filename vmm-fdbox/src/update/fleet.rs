@@ -164,8 +164,8 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         // Ask every guest even if there is a blocker, so that one try reports all of them.
         let guests = self.all(Step::Preflight, M::preflight);
         // Some members only know their kinds now.
-        let told = &self.kinds() - &kinds;
-        self.check_kinds(&told);
+        let more = &self.kinds() - &kinds;
+        self.check_kinds(&more);
         for finding in &self.findings {
             if !finding.is_blocker() {
                 (self.observer)(&FleetEvent::Warning(finding));

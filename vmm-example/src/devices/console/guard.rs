@@ -67,9 +67,9 @@ pub(crate) fn guard(modes: &str) -> anyhow::Result<()> {
     ] {
         block_signal(signal).map_err(|error| anyhow::Error::msg(format!("{error:?}")))?;
     }
-    let mut said = Vec::new();
-    io::stdin().read_to_end(&mut said)?;
-    if said.is_empty() {
+    let mut end = Vec::new();
+    io::stdin().read_to_end(&mut end)?;
+    if end.is_empty() {
         let mut termios = tcgetattr(io::stdout())?;
         modes.apply(&mut termios);
         tcsetattr(io::stdout(), OptionalActions::Now, &termios)?;

@@ -34,7 +34,7 @@ pub(crate) struct Function {
     device: Arc<dyn Physical>,
     inner: Mutex<Inner>,
     /// The complaints that were already logged.
-    said: Mutex<BTreeSet<&'static str>>,
+    logged: Mutex<BTreeSet<&'static str>>,
 }
 
 /// The state that the guest changes.
@@ -54,7 +54,7 @@ impl Function {
             identity,
             device,
             inner: Mutex::new(inner),
-            said: Mutex::default(),
+            logged: Mutex::default(),
         };
         let inner = function.lock();
         function.command_device(&inner.config);
@@ -225,8 +225,8 @@ impl Function {
     /// respond, and may keep trying. So each kind of failure is logged once.
     fn complain<E: std::error::Error + 'static>(&self, what: &'static str, result: Result<(), E>) {
         let first = || {
-            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            said.insert(what)
+            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            logged.insert(what)
         };
         if let Err(error) = result
             && first()

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_device_gets_its_own_bay_or_none() {
+    fn each_device_gets_its_own_slot_or_none() {
         let prepared =
             |slot, rings| PreparedSlot::of_no_vm(Slot::new(slot).unwrap(), rings).unwrap();
         let mut ready = vec![prepared(0, 1), prepared(2, 2), prepared(3, 1)];

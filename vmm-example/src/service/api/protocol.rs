@@ -146,8 +146,8 @@ mod tests {
         let read = |line: &str| serde_json::from_str::<Request>(line).unwrap();
         assert_eq!(read(r#"{"verb":"continue"}"#), Request::Continue {});
         assert_eq!(read(r#"{"verb":"resume"}"#), Request::Continue {});
-        let said = serde_json::to_string(&Request::Continue {}).unwrap();
-        assert_eq!(said, r#"{"verb":"continue"}"#);
+        let written = serde_json::to_string(&Request::Continue {}).unwrap();
+        assert_eq!(written, r#"{"verb":"continue"}"#);
     }
 
     /// The names listed in the error for an unknown one.

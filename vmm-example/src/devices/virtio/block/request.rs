@@ -140,8 +140,8 @@ impl Request {
 
     /// Writes the status, the last byte.
     pub(super) fn tell(&self, status: Status, memory: &GuestMemoryMmap) -> Result<(), RingError> {
-        let told = memory.write_obj(status as u8, self.status_at);
-        told.map_err(|_| RingError::BrokenChain)
+        let written = memory.write_obj(status as u8, self.status_at);
+        written.map_err(|_| RingError::BrokenChain)
     }
 }
 

@@ -232,11 +232,11 @@ fn take_output(
     to: &mut Vec<u8>,
     counters: &Counters,
 ) -> Result<(), RingError> {
-    let (from, said) = (to.len(), request.input.available_bytes());
-    if said > MAX_OUTPUT {
+    let (from, offered) = (to.len(), request.input.available_bytes());
+    if offered > MAX_OUTPUT {
         counters.error();
     }
-    to.resize(from + said.min(MAX_OUTPUT), 0);
+    to.resize(from + offered.min(MAX_OUTPUT), 0);
     let read = request.input.read_exact(&mut to[from..]);
     read.map_err(|_| RingError::BrokenChain)
 }
