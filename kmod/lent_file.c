@@ -342,12 +342,17 @@ struct file *fdbox_shim_lent_create(const u8 *name, u64 size, bool writable,
 	return file;
 }
 
+bool fdbox_shim_is_lent(struct file *file)
+{
+	return file->f_op == &fdbox_lent_fops;
+}
+
 /* Ends all use of the file's memory, if it is such a file. */
 void fdbox_shim_lent_revoke(struct file *file)
 {
 	struct fdbox_lent *lent = file->private_data;
 
-	if (file->f_op != &fdbox_lent_fops)
+	if (!fdbox_shim_is_lent(file))
 		return;
 	filemap_invalidate_lock(file->f_mapping);
 	lent->is_revoked = true;

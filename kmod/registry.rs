@@ -12,6 +12,7 @@ use crate::kinds::{
     guest_memfd::GuestMemfd,
     iommufd::Iommufd,
     kvm_vm::KvmVm,
+    lent::Lent,
     memfd::Memfd,
     vfio_pci::VfioPci, //
 };
@@ -22,9 +23,9 @@ use kernel::{
     prelude::*, //
 };
 
-/// In the order of `uapi::FEATURE_KINDS`.
-static BUILTIN: [&(dyn Kind); uapi::FEATURE_KINDS.len()] =
-    [&Memfd, &KvmVm, &GuestMemfd, &Iommufd, &VfioPci];
+/// In the order of `uapi::FEATURE_KINDS`, and then the one that is in boats only.
+static BUILTIN: [&(dyn Kind); uapi::FEATURE_KINDS.len() + 1] =
+    [&Memfd, &KvmVm, &GuestMemfd, &Iommufd, &VfioPci, &Lent];
 
 /// A registered driver kind.
 ///

@@ -198,6 +198,7 @@ int fdbox_shim_host_copy_body(const u8 descriptor[16], void *out, size_t len);
 struct file *fdbox_shim_lent_create(const u8 *name, u64 size, bool writable,
 				    const u64 *extents, size_t nr_extents,
 				    const u64 *kept, size_t nr_kept);
+bool fdbox_shim_is_lent(struct file *file);
 void fdbox_shim_lent_revoke(struct file *file);
 
 /* iommufd.c and vfio_pci.c: iommufd and VFIO PCI files. */

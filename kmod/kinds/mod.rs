@@ -7,6 +7,7 @@ mod driver_api;
 pub(crate) mod guest_memfd;
 pub(crate) mod iommufd;
 pub(crate) mod kvm_vm;
+pub(crate) mod lent;
 pub(crate) mod memfd;
 pub(crate) mod vfio_pci;
 

@@ -40,6 +40,12 @@ pub(crate) fn create(
     }
 }
 
+/// Whether `file` is such a file.
+pub(crate) fn is(file: &File) -> bool {
+    // SAFETY: `file` is a live file.
+    unsafe { ffi::fdbox_shim_is_lent(file.as_ptr()) }
+}
+
 /// Ends all use of the memory of `file`, if it is such a file.
 pub(crate) fn revoke(file: &File) {
     // SAFETY: `file` is a live file.

@@ -97,6 +97,8 @@ pub enum HostKind {
     /// A kexec between kernels that bring up the first of two CPUs, and what a lifeboat needs on the
     /// other: a host of its own.
     Lifeboat,
+    /// The same with a guest.
+    LifeboatGuest,
     /// The same in one kernel that was told nothing of lifeboats, with three CPUs.
     LifeboatOneBoot,
     /// A guest whose VMM does the kexec, of unpatched kernels without the module.
@@ -139,6 +141,7 @@ impl HostKind {
                     | Self::GuestHolder
                     | Self::Lifeboat
                     | Self::GuestSoak
+                    | Self::LifeboatGuest
             )
     }
 
@@ -147,7 +150,7 @@ impl HostKind {
     pub fn fills_the_machine(self) -> bool {
         matches!(
             self,
-            Self::Guests | Self::GuestsPassthrough | Self::GuestNvme
+            Self::Guests | Self::GuestsPassthrough | Self::GuestNvme | Self::LifeboatGuest
         )
     }
 
@@ -161,14 +164,17 @@ impl HostKind {
             Self::GuestPassthrough => Devices::Cards(1),
             Self::GuestNvme => Devices::Nvme,
             Self::GuestScalable => Devices::Scalable,
-            Self::Lifeboat | Self::LifeboatOneBoot => Devices::BoatConsole,
+            Self::Lifeboat | Self::LifeboatGuest | Self::LifeboatOneBoot => Devices::BoatConsole,
             _ => Devices::None,
         }
     }
 
     /// Whether there is what a lifeboat needs.
     pub fn has_lifeboat(self) -> bool {
-        matches!(self, Self::Lifeboat | Self::LifeboatOneBoot)
+        matches!(
+            self,
+            Self::Lifeboat | Self::LifeboatGuest | Self::LifeboatOneBoot
+        )
     }
 
     /// Whether guests run in the host and no update may leave it.
@@ -197,6 +203,10 @@ impl HostKind {
     /// Whether guests run in the host.
     pub fn has_guest(self) -> bool {
         let jumps = self.jumps() && self != Self::OwnKexec;
-        jumps || self.stays_with_guest() || matches!(self, Self::GuestAlone | Self::GuestHolder)
+        let stays = matches!(
+            self,
+            Self::GuestAlone | Self::GuestHolder | Self::LifeboatGuest
+        );
+        jumps || self.stays_with_guest() || stays
     }
 }

@@ -24,16 +24,23 @@ pub(crate) struct BoatFiles {
 }
 
 impl BoatFiles {
-    /// The boat runs a stock kernel.
-    pub(crate) fn get(lab: &Lab, programs: &Programs) -> Result<Self> {
+    /// The boat runs a stock kernel, or with guests one that can take a VM out of a box.
+    pub(crate) fn get(lab: &Lab, programs: &Programs, has_guest: bool) -> Result<Self> {
         let init = programs.path(programs::INIT);
-        let kernel = lab.kernels()?.get(Flavour::Stock)?;
+        let kernel = lab.kernels()?.get(match has_guest {
+            true => Flavour::A,
+            false => Flavour::Stock,
+        })?;
         let modules = lab.modules(&kernel)?.paths()?;
         let scenarios = programs.path(programs::SCENARIOS);
         let mut files = vec![
             (init, "init".to_owned()),
             (scenarios, "bin/lab-scenarios".to_owned()),
         ];
+        if has_guest {
+            let vmm = programs.path(programs::VMM);
+            files.push((vmm, "bin/vmm-example".to_owned()));
+        }
         for name in MODULES {
             let module = modules.iter().find(|path| path.ends_with(name));
             let module = module.with_context(|| format!("There is no {name}"))?;

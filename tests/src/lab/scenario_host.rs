@@ -101,7 +101,7 @@ impl Group<'_> {
             }
         }
         if self.kind.has_lifeboat() {
-            let boat = BoatFiles::get(lab, &programs)?;
+            let boat = BoatFiles::get(lab, &programs, self.kind.has_guest())?;
             for stage in &mut stages {
                 stage.files.extend(boat.files());
             }
@@ -140,7 +140,7 @@ impl Group<'_> {
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
-                HostKind::Lifeboat => 2,
+                HostKind::Lifeboat | HostKind::LifeboatGuest => 2,
                 HostKind::LifeboatOneBoot => 3,
                 // With two emulated CPUs guests and hosts crash: docs/testing.md.
                 _ => 1,
@@ -148,7 +148,9 @@ impl Group<'_> {
             cmdline: match self.kind {
                 HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
                 HostKind::GuestScalable => "intel_iommu=sm_on".to_owned(),
-                HostKind::Lifeboat => format!("{} maxcpus=1 no_ipi_broadcast=1", boat::CMDLINE),
+                HostKind::Lifeboat | HostKind::LifeboatGuest => {
+                    format!("{} maxcpus=1 no_ipi_broadcast=1", boat::CMDLINE)
+                }
                 HostKind::LifeboatOneBoot => boat::CMDLINE.to_owned(),
                 _ => String::new(),
             },
@@ -172,7 +174,8 @@ impl Group<'_> {
                 | HostKind::GuestTwoBuilds
                 | HostKind::Guests
                 | HostKind::GuestPassthrough
-                | HostKind::GuestsPassthrough => LONG_STAGE_LIMIT,
+                | HostKind::GuestsPassthrough
+                | HostKind::LifeboatGuest => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
             clocks: Clocks::Time,
