@@ -372,8 +372,8 @@ pub(crate) fn comes_back(cpu: u32) -> Result<()> {
 pub(crate) struct Free {
     /// As `MemFree` counts it.
     shared: u64,
-    /// What CPUs keep at hand, which `MemFree` does not count: after a boat's memory was freed page by
-    /// page, this can be half of it.
+    /// What CPUs keep at hand, which `MemFree` does not count: some MiB, and with it the sums before and
+    /// after a boat differ by less than one.
     of_cpus: u64,
 }
 
