@@ -215,6 +215,7 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (Seal, Errno::AGAIN) => {
             "a handover of another version is being carried through this host, or the host is on its way into the next kernel: see the kernel log"
         }
+        (Unseal, Errno::BUSY) => "the lifeboat has its guest: have it brought back first",
         (Unseal | Salvage, Errno::INVAL) => "it is not sealed",
         (Unseal | Salvage, Errno::AGAIN) => "the host is on its way into the next kernel",
         (Unseal, Errno::NODATA) => {
