@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The restrictions of all units, in terms of systemd.exec(5).
-const CONFINED: [(&str, &str); 17] = [
+const CONFINED: [(&str, &str); 16] = [
     ("IPAddressDeny", "any"),
     ("KeyringMode", "private"),
     ("LockPersonality", "yes"),
@@ -17,7 +17,6 @@ const CONFINED: [(&str, &str); 17] = [
     ("ProtectKernelLogs", "yes"),
     ("ProtectKernelModules", "yes"),
     ("ProtectKernelTunables", "yes"),
-    ("ProtectSystem", "full"),
     ("RestrictNamespaces", "yes"),
     ("RestrictRealtime", "yes"),
     ("RestrictSUIDSGID", "yes"),
@@ -26,8 +25,23 @@ const CONFINED: [(&str, &str); 17] = [
     ("UMask", "0077"),
 ];
 
-/// And of each unit: its capabilities, system calls, sockets, and time limits.
-const UNITS: [(&str, &[(&str, &str)]); 3] = [
+/// And of each unit: its capabilities, system calls, sockets, time limits, and what it may write.
+const UNITS: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "vmm-example-keeper.service",
+        &[
+            ("CapabilityBoundingSet", ""),
+            ("FileDescriptorStorePreserve", "yes"),
+            ("ProtectSystem", "strict"),
+            ("RestrictAddressFamilies", "AF_UNIX"),
+            (
+                "SystemCallFilter",
+                "@system-service seccomp landlock_create_ruleset landlock_add_rule \
+                 landlock_restrict_self",
+            ),
+            ("User", "vmm-example-keeper"),
+        ],
+    ),
     (
         "vmm-example-live-update@.service",
         &[
@@ -35,6 +49,7 @@ const UNITS: [(&str, &[(&str, &str)]); 3] = [
                 "CapabilityBoundingSet",
                 "CAP_SYS_ADMIN CAP_SYS_BOOT CAP_DAC_OVERRIDE CAP_CHOWN",
             ),
+            ("ProtectSystem", "full"),
             ("RestrictAddressFamilies", "AF_UNIX"),
             ("SystemCallFilter", "@system-service @reboot"),
             ("TimeoutStartSec", "1h"),
@@ -49,6 +64,7 @@ const UNITS: [(&str, &[(&str, &str)]); 3] = [
                 "CAP_SYS_ADMIN CAP_CHOWN CAP_NET_ADMIN CAP_DAC_OVERRIDE CAP_IPC_LOCK CAP_KILL \
                  CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_RESOURCE",
             ),
+            ("ProtectSystem", "full"),
             ("RestrictAddressFamilies", "AF_UNIX AF_INET"),
             ("RuntimeDirectoryMode", "0711"),
             (
@@ -67,6 +83,7 @@ const UNITS: [(&str, &[(&str, &str)]); 3] = [
                 "CAP_SYS_ADMIN CAP_CHOWN CAP_NET_ADMIN CAP_DAC_OVERRIDE CAP_IPC_LOCK CAP_SETGID \
                  CAP_SETPCAP CAP_SETUID CAP_SYS_RESOURCE",
             ),
+            ("ProtectSystem", "full"),
             ("RestrictAddressFamilies", "AF_UNIX AF_INET"),
             ("RuntimeDirectoryMode", "0711"),
             (
