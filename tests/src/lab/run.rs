@@ -356,7 +356,8 @@ pub(crate) fn folder(cache: &crate::cache::Cache, name: &str) -> Result<PathBuf>
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let name = name.replace('/', "-");
-    let dir = runs.join(format!("{}-{name}-{}", now.as_secs(), std::process::id()));
+    // Two hosts with the same first scenario can start in the same second.
+    let dir = runs.join(format!("{}-{name}-{}", now.as_millis(), std::process::id()));
     std::fs::create_dir(&dir).context("Create a folder for the run")?;
     Ok(dir)
 }
