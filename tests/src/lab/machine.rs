@@ -82,6 +82,9 @@ pub(crate) fn install_mmdebstrap(cache: &Cache) -> Result<()> {
 
 fn install(arguments: &[&str], log: &Path) -> Result<()> {
     let mut apt = Command::new("apt-get");
-    apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    // A machine that has just booted installs its own updates first and holds dpkg's lock.
+    apt.args(["-o", "DPkg::Lock::Timeout=300"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     command::logged(&mut apt, log, |_| {})
 }
