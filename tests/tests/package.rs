@@ -10,8 +10,8 @@ fn cargo(arguments: &[&str]) -> String {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     let output = cargo.current_dir(root).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "cargo {arguments:?}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo {arguments:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
 }
 

@@ -83,8 +83,8 @@ impl Headers {
             .env("BINDGEN", bin.join("bindgen"))
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), said)
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), stderr)
     }
 }
 
@@ -113,11 +113,11 @@ fn the_module_is_for_kernels_with_rust_and_the_patches() {
     for (reason, change) in cases {
         let headers = Headers::good();
         change(&headers);
-        let (status, said) = headers.check();
+        let (status, stderr) = headers.check();
         // With this status DKMS skips the kernel.
-        assert_eq!(status, Some(77), "{reason}: {said}");
-        assert!(said.starts_with("fdbox: not for 7.3.4-x: "), "{said}");
-        assert!(said.contains(reason), "{reason}: {said}");
+        assert_eq!(status, Some(77), "{reason}: {stderr}");
+        assert!(stderr.starts_with("fdbox: not for 7.3.4-x: "), "{stderr}");
+        assert!(stderr.contains(reason), "{reason}: {stderr}");
     }
 }
 

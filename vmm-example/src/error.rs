@@ -76,9 +76,9 @@ mod tests {
     #[test]
     fn what_a_terminal_would_act_upon_is_shown() {
         assert!(matches!(printable("vm0:\tréady\n"), Cow::Borrowed(_)));
-        let told = "vm0\x1b]0;root\x07\r\u{9b}2J\x7f";
+        let name = "vm0\x1b]0;root\x07\r\u{9b}2J\x7f";
         assert_eq!(
-            printable(told),
+            printable(name),
             r"vm0\u001b]0;root\u0007\u000d\u009b2J\u007f"
         );
         // As JSON, it is the same text.

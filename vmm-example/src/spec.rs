@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_has_defaults_for_what_is_not_said() {
+    fn memory_has_defaults_for_what_is_not_given() {
         assert_eq!(
             "size=1G".parse(),
             Ok(MemorySpec {

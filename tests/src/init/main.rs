@@ -29,10 +29,10 @@ fn main() {
     };
     let verdict = follow(&port);
     let error = verdict.err().map(|error| format!("lab-init: {error:#}"));
-    let said = port
+    let written = port
         .send(&Event::Verdict { error })
         .and_then(|()| port.drain());
-    if let Err(error) = said {
+    if let Err(error) = written {
         eprintln!("lab-init: no verdict could be sent: {error}");
     }
     off();

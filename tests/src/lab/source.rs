@@ -18,7 +18,7 @@ const FILES: u64 = 102_350;
 const VERSION: &str = "version";
 
 /// The use of another version is reported once per run.
-static TOLD: Once = Once::new();
+static WARNED: Once = Once::new();
 
 /// An unpacked kernel source, which must not be written to.
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ impl Source {
         let found = fs::read_to_string(dir.join(VERSION)).ok();
         let key = match found.as_deref().map(str::trim) {
             Some(found) if found != pin.version => {
-                TOLD.call_once(|| eprintln!("lab: {}", pin.instead(found)));
+                WARNED.call_once(|| eprintln!("lab: {}", pin.instead(found)));
                 pin.key_of(found)
             }
             _ => key,
@@ -177,14 +177,14 @@ mod tests {
     fn another_version_is_named_and_has_a_key_of_its_own() {
         let pin = Pin::parse("package=linux-source-7\nversion=7.3-1\nsuite=sid\n").unwrap();
         assert_ne!(pin.key_of("7.4-1").as_str(), pin.key_of("7.3-1").as_str());
-        let told = pin.instead("7.4-1");
+        let message = pin.instead("7.4-1");
         for word in [
             "linux-source-7=7.3-1",
             "7.4-1",
             "LINUX_SRC",
             "kernel/version",
         ] {
-            assert!(told.contains(word), "{told}");
+            assert!(message.contains(word), "{message}");
         }
     }
 }

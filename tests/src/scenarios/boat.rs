@@ -268,8 +268,8 @@ impl Boat {
     /// Waits until it is something else than STATUS told last, and asks what.
     pub(crate) fn next_state(&self) -> Result<u32> {
         let mut watched = [PollFd::new(&self.0, PollFlags::PRI)];
-        let told = poll(&mut watched, Some(&LIMIT))?;
-        ensure!(told == 1, "The boat's state does not change");
+        let ready = poll(&mut watched, Some(&LIMIT))?;
+        ensure!(ready == 1, "The boat's state does not change");
         Ok(self.status()?.state)
     }
 

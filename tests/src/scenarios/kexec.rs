@@ -140,10 +140,10 @@ pub(crate) fn handover() -> Result<String> {
 /// Checks that the jump into the loaded image is refused, and that the log gives a reason with
 /// `words`.
 pub(crate) fn is_refused(words: &str) -> Result<()> {
-    let said = |log: &[String]| log.iter().filter(|line| line.contains(words)).count();
-    let before = said(&host::whole_kernel_log()?);
+    let count = |log: &[String]| log.iter().filter(|line| line.contains(words)).count();
+    let before = count(&host::whole_kernel_log()?);
     fails("The kexec", jump(), Errno::OPNOTSUPP)?;
-    host::wait_for_log(|log| said(log) > before).with_context(|| format!("A line with {words:?}"))
+    host::wait_for_log(|log| count(log) > before).with_context(|| format!("A line with {words:?}"))
 }
 
 /// Jumps; returns only if the jump fails.

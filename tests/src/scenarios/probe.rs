@@ -43,8 +43,8 @@ impl Probe {
 
     /// Sends the driver a command word: see `probe_node.c`.
     pub(crate) fn tell(&self, word: &str) -> Result<()> {
-        let told = (&self.0).write_all(word.as_bytes());
-        told.with_context(|| format!("Tell the probe {word}"))
+        let written = (&self.0).write_all(word.as_bytes());
+        written.with_context(|| format!("Tell the probe {word}"))
     }
 
     /// Returns when the host has begun to reboot and fdbox.ko has been notified.

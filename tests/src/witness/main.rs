@@ -127,11 +127,11 @@ fn witness() -> Result<()> {
                 }
                 (command::NVME, "") => {
                     nvme.start(scope, pace)?;
-                    console.say(&nvme.said(&clocks))?;
+                    console.say(&nvme.report(&clocks))?;
                 }
                 (command::END_NVME, "") => {
                     nvme.end();
-                    console.say(&nvme.said(&clocks))?;
+                    console.say(&nvme.report(&clocks))?;
                 }
                 (command::DEEP, "") => {
                     deep.start(scope)?;

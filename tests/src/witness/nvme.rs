@@ -52,7 +52,7 @@ impl Nvme {
     }
 
     /// The results so far.
-    pub(crate) fn said(&self, clocks: &Clocks) -> WitnessEvent {
+    pub(crate) fn report(&self, clocks: &Clocks) -> WitnessEvent {
         self.0.get().map_or(WitnessEvent::What, |disk| {
             WitnessEvent::Nvme(Box::new(NvmeIo {
                 disk: disk.done(),

@@ -34,8 +34,8 @@ pub(crate) fn echo<'scope>(scope: &'scope Scope<'scope, '_>) -> Result<()> {
 pub(crate) fn speak<'scope>(scope: &'scope Scope<'scope, '_>, bytes: usize) -> Result<()> {
     let mut console = open_console()?;
     scope.spawn(move || {
-        let said: Vec<u8> = (0..=u8::MAX).cycle().take(bytes).collect();
-        if let Err(error) = console.write_all(&said) {
+        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(bytes).collect();
+        if let Err(error) = console.write_all(&bytes) {
             eprintln!("lab-witness: {CONSOLE}: {error}");
         }
     });

@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_a_file_must_not_have_is_named() {
-        for (text, told) in [
+        for (text, message) in [
             ("kernel = 'k'\ncpu = 2", "has cpu, which is no option"),
             ("config = 'other'", "has config"),
             ("help = true", "has help"),
@@ -211,7 +211,7 @@ mod tests {
             ),
         ] {
             let error = run(text, "").unwrap_err();
-            assert!(error.contains(told), "{text:?}: {error}");
+            assert!(error.contains(message), "{text:?}: {error}");
         }
     }
 

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_that_is_not_whole_goes_too_and_what_was_lost_is_told() {
+    fn a_box_that_is_not_whole_goes_too_and_what_was_lost_is_reported() {
         let name = BoxName::new("vm0").unwrap();
         let store = store_with(&name, true);
         store.lose(&FdName::new("memory").unwrap());
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn no_such_box_is_told() {
+    fn no_such_box_is_reported() {
         let name = BoxName::new("none").unwrap();
         let error = discard_from(&FakeStore::new(), &name, true).unwrap_err();
         let text = format!("{error:#}");

@@ -196,8 +196,8 @@ mod tests {
 
     use super::*;
 
-    /// What is said of a program that should be a keeper and is this script.
-    fn said_of(script: &str) -> String {
+    /// The error for a program that should be a keeper and is this script.
+    fn error_of(script: &str) -> String {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -240,10 +240,10 @@ mod tests {
     #[test]
     fn one_that_hangs_is_killed_and_one_that_complains_is_quoted() {
         for hung in ["exec sleep 600", "kill -STOP $$"] {
-            let why = said_of(hung);
+            let why = error_of(hung);
             assert!(why.contains("did not start within 0.5 s"), "{why}");
             assert!(why.ends_with("it was killed by signal 9"), "{why}");
         }
-        assert_eq!(said_of("echo -n no LUO >&0; exec sleep 600 <&-"), "no LUO");
+        assert_eq!(error_of("echo -n no LUO >&0; exec sleep 600 <&-"), "no LUO");
     }
 }

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_after_nothing_was_said() {
+    fn nothing_is_written_if_nothing_was_shown() {
         let progress = Progress::on(target);
         progress.say("seal");
         progress.say("");

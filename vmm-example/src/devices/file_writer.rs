@@ -60,15 +60,15 @@ mod tests {
     fn what_a_file_does_not_take_comes_back() {
         let (mut reader, writer) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        let (told, heard) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let writer = FileWriter::start(OwnedFd::from(writer).into(), move |rest: Vec<u8>| {
-            told.send(rest.len()).unwrap();
+            sender.send(rest.len()).unwrap();
         })
         .unwrap();
         writer.write(b"short".to_vec());
-        assert_eq!(heard.recv(), Ok(0));
+        assert_eq!(receiver.recv(), Ok(0));
         writer.write(vec![7; 1 << 21]);
-        let rest = heard.recv().unwrap();
+        let rest = receiver.recv().unwrap();
         assert!(rest > 0 && rest < 1 << 21, "{rest}");
         drop(writer);
         let mut got = Vec::new();

@@ -33,8 +33,8 @@ fn commit(deed: &str) -> Output {
 
 fn survives(deed: &str) {
     let output = commit(deed);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(SURVIVED), "{deed}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(SURVIVED), "{deed}: {stderr}");
 }
 
 fn is_killed(deed: &str) {

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_that_closes_leaves_what_was_told() {
+    fn a_hub_that_closes_leaves_what_was_sent() {
         let hub = EventHub::default();
         let listener = hub.listen();
         hub.tell(&Notice::now("vm0", "update-end"));

@@ -64,9 +64,9 @@ impl Connection {
 }
 
 /// The error for a message other than the expected one.
-pub(super) fn unexpected(said: &impl Serialize, expected: &'static str) -> ChannelError {
+pub(super) fn unexpected(received: &impl Serialize, expected: &'static str) -> ChannelError {
     ChannelError::Unexpected {
         expected,
-        said: name_of(said),
+        received: name_of(received),
     }
 }

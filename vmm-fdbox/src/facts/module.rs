@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_done_for_the_module_is_said() {
+    fn what_is_to_be_done_for_the_module_is_reported() {
         let host = FakeRoot::new();
         let root = host.root();
         host.set("proc/sys/kernel/osrelease", "7.3.4\n");

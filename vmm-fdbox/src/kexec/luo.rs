@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_lose_the_guest_is_told() {
+    fn what_would_lose_the_guest_is_reported() {
         for cmdline in ["", "liveupdate", "liveupdate=off", "-- liveupdate=on"] {
             let found = found(cmdline, &[], None);
             assert!(found[0].contains("lacks liveupdate=on"), "{found:?}");

@@ -73,12 +73,12 @@ pub enum ChannelError {
         ours: u32,
     },
     /// An unexpected message.
-    #[error("The other process said '{said}' instead of '{expected}'")]
+    #[error("The other process sent '{received}' instead of '{expected}'")]
     Unexpected {
         /// The expected message.
         expected: &'static str,
         /// The message received.
-        said: String,
+        received: String,
     },
     /// The other end refuses.
     #[error("{0}")]

@@ -69,7 +69,7 @@ fn any_corruption_is_survived() {
 }
 
 #[test]
-fn a_counter_that_went_back_is_told() {
+fn a_counter_that_went_back_is_reported() {
     let mut timeline = Timeline::new(khz());
     timeline.mark(phase::PAUSE, 100).unwrap();
     timeline.mark(phase::RUNNING, 99).unwrap();

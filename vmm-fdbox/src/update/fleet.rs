@@ -28,14 +28,14 @@ pub use terms::{
     FleetEvent, FleetOutcome, FleetPlan, Member, MemberOutcome, NotReady, Objection, Stopped,
 };
 
-struct StepFailure {
+struct FleetFailure {
     step: Step,
     message: String,
     /// Whether somebody cancelled it.
     cancelled: bool,
 }
 
-impl StepFailure {
+impl FleetFailure {
     fn new(step: Step, message: impl Into<String>) -> Self {
         Self {
             step,
@@ -144,18 +144,18 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Whether a step may begin.
-    fn check(&self, step: Step) -> Result<(), StepFailure> {
+    fn check(&self, step: Step) -> Result<(), FleetFailure> {
         if self.plan.cancel.is_cancelled() {
-            Err(StepFailure::cancelled(step, "Cancelled"))
+            Err(FleetFailure::cancelled(step, "Cancelled"))
         } else if self.plan.fail_at == Some(step) {
             let injected = super::UpdateError::Injected(step).to_string();
-            Err(StepFailure::new(step, injected))
+            Err(FleetFailure::new(step, injected))
         } else {
             Ok(())
         }
     }
 
-    fn preflight(&mut self) -> Result<(), StepFailure> {
+    fn preflight(&mut self) -> Result<(), FleetFailure> {
         self.check(Step::Preflight)?;
         (self.observer)(&FleetEvent::Started(Step::Preflight));
         self.findings = self.host.preflight();
@@ -173,7 +173,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         }
         let mut blockers = self.findings.iter().filter(|finding| finding.is_blocker());
         if let Some(blocker) = blockers.next() {
-            return Err(StepFailure::new(Step::Preflight, blocker.to_string()));
+            return Err(FleetFailure::new(Step::Preflight, blocker.to_string()));
         }
         guests
     }
@@ -194,7 +194,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
 
     /// Starts or renews the lease: guests are about to be paused for this process, or stay paused
     /// for longer.
-    fn begin_lease(&mut self, step: Step, limit: Duration) -> Result<(), StepFailure> {
+    fn begin_lease(&mut self, step: Step, limit: Duration) -> Result<(), FleetFailure> {
         let renewed = match &self.lease {
             _ if !self.plan.lease => return Ok(()),
             Some(lease) => lease.renew(limit),
@@ -203,17 +203,17 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         renewed.map_err(|errno| {
             let why =
                 format!("Cannot create the timer that ends this process if it hangs: {errno}");
-            StepFailure::new(step, why)
+            FleetFailure::new(step, why)
         })
     }
 
-    fn prepare(&mut self) -> Result<(), StepFailure> {
+    fn prepare(&mut self) -> Result<(), FleetFailure> {
         let step = Step::LoadKernel;
         self.check(step)?;
         (self.observer)(&FleetEvent::Started(step));
         self.host.load().map_err(|error| {
             let why = format!("Cannot load the next kernel: {}", Chain(&*error));
-            StepFailure::new(step, why)
+            FleetFailure::new(step, why)
         })?;
         self.loaded = true;
         (self.observer)(&FleetEvent::Done(step));
@@ -224,7 +224,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
 
     /// Brings the devices of all guests to rest before any guest is paused. A single guest does
     /// that as part of its pause.
-    fn quiesce(&mut self) -> Result<(), StepFailure> {
+    fn quiesce(&mut self) -> Result<(), FleetFailure> {
         if self.entries.len() < 2 {
             return Ok(());
         }
@@ -234,7 +234,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Stops the guests that stay behind. Afterwards they cost the others no time.
-    fn set_down(&mut self) -> Result<(), StepFailure> {
+    fn set_down(&mut self) -> Result<(), FleetFailure> {
         let is_left = self.entries.iter().any(|entry| entry.not_ready);
         if !self.host.leaves_kernel() || !is_left {
             return Ok(());
@@ -253,28 +253,28 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         Ok(())
     }
 
-    fn pause(&mut self) -> Result<(), StepFailure> {
+    fn pause(&mut self) -> Result<(), FleetFailure> {
         self.check(Step::Pause)?;
         (self.observer)(&FleetEvent::Started(Step::Pause));
         self.begin_lease(Step::Pause, self.plan.limits.standing())?;
         self.all(Step::Pause, M::pause)
     }
 
-    fn jump(&mut self) -> Result<(), StepFailure> {
+    fn jump(&mut self) -> Result<(), FleetFailure> {
         let step = Step::Jump;
         self.check(step)?;
         (self.observer)(&FleetEvent::Started(step));
         let mut involved = self.entries.iter_mut().filter(|entry| entry.is_involved());
         if let Some(objection) = involved.find_map(|entry| entry.member.objection()) {
             return Err(match objection {
-                Objection::Cancelled => StepFailure::cancelled(step, "Cancelled"),
-                Objection::Trouble(why) => StepFailure::new(step, why),
+                Objection::Cancelled => FleetFailure::cancelled(step, "Cancelled"),
+                Objection::Trouble(why) => FleetFailure::new(step, why),
             });
         }
         let deadline = Deadline::within(self.plan.limits.jump);
         self.host.jump(deadline).map_err(|error| {
             let why = format!("Cannot leave this host: {}", Chain(&*error));
-            StepFailure::new(step, why)
+            FleetFailure::new(step, why)
         })?;
         // Still here: in this kernel a new VMM takes each guest. There is no way back from here.
         let going = self.entries.iter_mut().filter(|p| p.stopped.is_none());
@@ -290,7 +290,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         &mut self,
         step: Step,
         act: impl Fn(&mut M) -> Result<(), Stopped> + Copy + Send,
-    ) -> Result<(), StepFailure> {
+    ) -> Result<(), FleetFailure> {
         let going = self.entries.iter_mut().filter(|p| p.stopped.is_none());
         let asked = in_parallel(going, move |entry| {
             entry.begun = true;
@@ -305,13 +305,16 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
                 .iter()
                 .map(|(name, stopped)| format!("{name}: {}", stopped.message));
             let why = why.collect::<Vec<_>>().join("; ");
-            return Err(StepFailure::new(step, why));
+            return Err(FleetFailure::new(step, why));
         }
         if let Some((name, _)) = not_ready.iter().find(|(_, stopped)| stopped.cancelled) {
-            return Err(StepFailure::cancelled(step, format!("Cancelled at {name}")));
+            return Err(FleetFailure::cancelled(
+                step,
+                format!("Cancelled at {name}"),
+            ));
         }
         if !left {
-            return Err(StepFailure::new(step, "There is no guest to update"));
+            return Err(FleetFailure::new(step, "There is no guest to update"));
         }
         // While guests are paused nobody is notified: the jump comes first.
         if step != Step::Pause {
@@ -324,7 +327,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
     }
 
     /// Rolls back every guest that still takes part, and the host.
-    fn give_up(mut self, failure: Option<StepFailure>) -> FleetOutcome {
+    fn give_up(mut self, failure: Option<FleetFailure>) -> FleetOutcome {
         let involved = self.entries.iter_mut().filter(|entry| entry.is_involved());
         in_parallel(involved, |entry| {
             if entry.down {
@@ -354,7 +357,7 @@ impl<'a, H: Host, M: Member> Fleet<'a, H, M> {
         self.outcome(failure, problems)
     }
 
-    fn outcome(self, failure: Option<StepFailure>, problems: Vec<String>) -> FleetOutcome {
+    fn outcome(self, failure: Option<FleetFailure>, problems: Vec<String>) -> FleetOutcome {
         let member = |mut entry: Entry<M>| MemberOutcome {
             report: entry.member.report(),
             name: entry.member.name().to_owned(),

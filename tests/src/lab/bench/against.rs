@@ -179,13 +179,13 @@ fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Resul
         stage_limit: LIMIT,
         clocks: Clocks::Time,
     };
-    let told: Vec<u64> = values(&bench.boot(spec)?, UPGRADED)?;
-    if told.len() != 2 * turns * RUNS {
-        bail!("{} upgrades were told of", told.len());
+    let times: Vec<u64> = values(&bench.boot(spec)?, UPGRADED)?;
+    if times.len() != 2 * turns * RUNS {
+        bail!("{} upgrades were reported", times.len());
     }
     let mut figures = Figures::default();
-    for (turn, told) in told.chunks(RUNS).enumerate() {
-        figures[turn % 2].extend(told);
+    for (turn, times) in times.chunks(RUNS).enumerate() {
+        figures[turn % 2].extend(times);
     }
     Ok(figures)
 }

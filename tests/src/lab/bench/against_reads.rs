@@ -53,8 +53,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<(Vec<Row>, Option<Slow>)> {
         return Ok((Vec::new(), None));
     };
     let what = format!("reads of both, this VMM and {}", other.name);
-    let told = bench.attempt(&what, || measure(bench, other));
-    Ok(told.map_or((Vec::new(), None), |(reads, blackouts)| {
+    let figures = bench.attempt(&what, || measure(bench, other));
+    Ok(figures.map_or((Vec::new(), None), |(reads, blackouts)| {
         let rows = rows(&reads, drives(bench.clocks), &other.name);
         (rows, slow(&blackouts, &other.name))
     }))
@@ -87,14 +87,14 @@ fn measure(bench: &Bench<'_>, other: &Other) -> Result<(Vec<Reads>, Vec<u64>)> {
         clocks: bench.clocks,
     };
     let record = bench.boot(spec)?;
-    let told: Vec<Reads> = values(&record, READS)?;
+    let figures: Vec<Reads> = values(&record, READS)?;
     let wanted = turns * 2 * per_turn(drives(bench.clocks));
     ensure!(
-        told.len() == wanted,
-        "{} figures were told, not {wanted}",
-        told.len()
+        figures.len() == wanted,
+        "{} figures were reported, not {wanted}",
+        figures.len()
     );
-    Ok((told, values(&record, SLOW_BLACKOUT)?))
+    Ok((figures, values(&record, SLOW_BLACKOUT)?))
 }
 
 /// This VMM's turn is first, then the other's, and so on.
@@ -122,14 +122,14 @@ fn per_turn(drives: &[Drive]) -> usize {
     drives.len() * DEPTHS.len()
 }
 
-/// Out of what was told, this VMM's turn first, then the other's, and so on.
-fn rows(told: &[Reads], drives: &[Drive], other: &str) -> Vec<Row> {
+/// Rows of the figures, this VMM's turn first, then the other's, and so on.
+fn rows(figures: &[Reads], drives: &[Drive], other: &str) -> Vec<Row> {
     let kinds = drives
         .iter()
         .flat_map(|drive| DEPTHS.map(|depth| (*drive, depth)));
     let row = |(drive, depth): (Drive, u32)| {
         let of = |whose: usize| -> Vec<u64> {
-            let turns = told
+            let turns = figures
                 .chunks(per_turn(drives))
                 .skip(whose)
                 .step_by(2)
@@ -212,8 +212,8 @@ mod tests {
                 })
             })
         };
-        let told: Vec<Reads> = [30, 10, 50, 20].into_iter().flat_map(turn).collect();
-        let rows = rows(&told, &Drive::ALL, "abc");
+        let figures: Vec<Reads> = [30, 10, 50, 20].into_iter().flat_map(turn).collect();
+        let rows = rows(&figures, &Drive::ALL, "abc");
         assert_eq!(rows.len(), 4);
         let (one, many) = (&rows[0], &rows[1]);
         assert_eq!((one.drive, one.depth, one.runs), (Drive::Latent, 1, 2));

@@ -187,13 +187,13 @@ impl Bench<'_> {
 
     /// Runs a host to its end. A host that failed yields no figures.
     fn judge(&self, host: &Host) -> Result<Record> {
-        let mut said = Vec::new();
+        let mut lines = Vec::new();
         let record = host.run(self.lab, |line| {
             if let crate::lines::LineContent::Event(fdbox_lab::event::Event::Output {
                 text, ..
             }) = &line.content
             {
-                said.push(text.clone());
+                lines.push(text.clone());
             }
         })?;
         let failures = record.failures.iter();
@@ -209,7 +209,7 @@ impl Bench<'_> {
             bail!(
                 "{}\n{}\nLogs: {}",
                 wrong.join("\n"),
-                said.join("\n"),
+                lines.join("\n"),
                 host.dir.display()
             );
         }

@@ -25,8 +25,8 @@ pub(super) fn of(record: &Record, update: &anyhow::Result<Update>, name: Option<
 
 /// The last event of a guest, in the form of [`guest`]'s report; null if there was none.
 fn last_words(record: &Record, name: Option<&str>) -> Value {
-    let said = name.map_or_else(|| "witness".into(), |name| format!("witness {name}"));
-    let mut reports = record.values.iter().filter(|value| value.name == said);
+    let wanted = name.map_or_else(|| "witness".into(), |name| format!("witness {name}"));
+    let mut reports = record.values.iter().filter(|value| value.name == wanted);
     let Some(last) = reports.next_back() else {
         return Value::Null;
     };

@@ -86,14 +86,14 @@ pub(crate) struct Vmm {
 impl Vmm {
     /// In every note the VMM must have been the same user, not root, without capabilities and under
     /// a filter.
-    fn of(told: &[&Value]) -> Result<Option<Self>> {
-        let read = |told: &&Value| serde_json::from_value(told.value.clone());
-        let told: Vec<Self> = told.iter().map(read).collect::<Result<_, _>>()?;
-        let Some(last) = told.last().cloned() else {
+    fn of(values: &[&Value]) -> Result<Option<Self>> {
+        let read = |value: &&Value| serde_json::from_value(value.value.clone());
+        let values: Vec<Self> = values.iter().map(read).collect::<Result<_, _>>()?;
+        let Some(last) = values.last().cloned() else {
             return Ok(None);
         };
-        ensure!(told.len() > 1, "The VMM was looked at once");
-        for vmm in told {
+        ensure!(values.len() > 1, "The VMM was looked at once");
+        for vmm in values {
             ensure!(vmm == last, "The VMM had {vmm:?}, and then {last:?}");
         }
         ensure!(

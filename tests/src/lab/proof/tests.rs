@@ -78,21 +78,21 @@ fn verdict(update: &Update) -> Result<()> {
 
 #[test]
 fn a_vmm_is_one_user_without_rights_before_and_after() {
-    let told = |uid: u32, capabilities: u64, seccomp: u32| Value {
+    let vmm = |uid: u32, capabilities: u64, seccomp: u32| Value {
         at: Duration::ZERO,
         name: "vmm".into(),
         value: serde_json::json!({"uid": uid, "capabilities": capabilities, "seccomp": seccomp}),
     };
-    let of = |told: [Value; 2]| Vmm::of(&[&told[0], &told[1]]);
-    assert_eq!(of([told(7, 0, 2), told(7, 0, 2)]).unwrap().unwrap().uid, 7);
+    let of = |values: [Value; 2]| Vmm::of(&[&values[0], &values[1]]);
+    assert_eq!(of([vmm(7, 0, 2), vmm(7, 0, 2)]).unwrap().unwrap().uid, 7);
     assert!(Vmm::of(&[]).unwrap().is_none());
-    assert!(Vmm::of(&[&told(7, 0, 2)]).is_err());
+    assert!(Vmm::of(&[&vmm(7, 0, 2)]).is_err());
     for (before, after) in [
-        (told(7, 0, 2), told(8, 0, 2)),
-        (told(7, 1, 2), told(7, 0, 2)),
-        (told(0, 0, 2), told(0, 0, 2)),
-        (told(7, 1, 2), told(7, 1, 2)),
-        (told(7, 0, 0), told(7, 0, 0)),
+        (vmm(7, 0, 2), vmm(8, 0, 2)),
+        (vmm(7, 1, 2), vmm(7, 0, 2)),
+        (vmm(0, 0, 2), vmm(0, 0, 2)),
+        (vmm(7, 1, 2), vmm(7, 1, 2)),
+        (vmm(7, 0, 0), vmm(7, 0, 0)),
     ] {
         assert!(of([before, after]).is_err());
     }
@@ -188,10 +188,10 @@ pub(crate) fn two_guests(last_beat_of_vm1: u64) -> Record {
 fn each_guest_is_held_to_its_own_last_heartbeat() {
     assert_eq!(of_guests(&two_guests(1500)).unwrap().len(), 2);
     let error = of_guests(&two_guests(1501)).unwrap_err();
-    let told = format!("{error:#}");
+    let error = format!("{error:#}");
     assert!(
-        told.contains("Guest vm1") && told.contains("last heartbeat"),
-        "{told}"
+        error.contains("Guest vm1") && error.contains("last heartbeat"),
+        "{error}"
     );
 }
 

@@ -102,26 +102,27 @@ fn judge(lab: &Lab, boot: &Boot, verbose: bool) -> Result<Option<String>> {
     let (record, logs) = boot.run(lab, verbose)?;
     let mut errors = Vec::new();
     for listed in &boot.group {
-        let said = stage_errors(listed, &record).0;
+        let failed = stage_errors(listed, &record).0;
         errors.extend(
-            said.into_iter()
+            failed
+                .into_iter()
                 .map(|error| format!("{}: {error}", listed.name)),
         );
     }
     let last = boot.kernels;
     let leaks = |stage| {
-        let said = record.scenarios.iter();
-        said.filter(move |said| said.name == LEAKS && said.stage == stage)
+        let ends = record.scenarios.iter();
+        ends.filter(move |end| end.name == LEAKS && end.stage == stage)
     };
     if leaks(last).count() != 1 {
         errors.push("Nobody looked for leaks in the last kernel".into());
     }
     for stage in 1..=last {
-        errors.extend(leaks(stage).filter_map(|said| said.error.clone()));
+        errors.extend(leaks(stage).filter_map(|end| end.error.clone()));
     }
     // Nothing in the suite needs an option that this kernel lacks.
-    let skipped = record.values.iter().filter(|said| said.name == "skipped");
-    errors.extend(skipped.map(|said| format!("Skipped: {}", said.value)));
+    let skipped = record.values.iter().filter(|value| value.name == "skipped");
+    errors.extend(skipped.map(|value| format!("Skipped: {}", value.value)));
     errors.extend(record.failures.iter().map(ToString::to_string));
     Ok((!errors.is_empty()).then(|| format!("{}\nLogs: {logs}", errors.join("\n"))))
 }

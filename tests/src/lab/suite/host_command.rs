@@ -58,7 +58,7 @@ const TESTS: [Test; 2] = [
 ];
 
 /// What the program prints when it has taken the page out of the box.
-const SAID: &str = "hello";
+const GREETING: &str = "hello";
 /// What the VMM prints when its guest runs.
 const COUNTED: &str = "The guest counted on, from ";
 
@@ -122,10 +122,10 @@ fn judge(lab: &Lab, test: &Test, verbose: bool) -> Result<()> {
         "Exit status {status}, not {}\nLogs: {logs}",
         test.status
     );
-    let said = record.output.iter().filter(|(_, text)| text == SAID);
+    let lines = record.output.iter().filter(|(_, text)| text == GREETING);
     ensure!(
-        said.count() == 1,
-        "It did not say {SAID} once: {:?}",
+        lines.count() == 1,
+        "It did not print {GREETING} once: {:?}",
         record.output
     );
     let mut output = record.output.iter();
@@ -133,7 +133,7 @@ fn judge(lab: &Lab, test: &Test, verbose: bool) -> Result<()> {
         .any(|(at, text)| at.is_some_and(|(stage, _)| stage == 2) && text.starts_with(COUNTED));
     ensure!(
         counted == test.with_vmm,
-        "The VMM said: {:?}",
+        "The VMM printed: {:?}",
         record.output
     );
     Ok(())

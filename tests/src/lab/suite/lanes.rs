@@ -98,7 +98,7 @@ pub(super) fn run(
     let mut hosts = Vec::new();
     for (jobs, lanes) in [(shared, lanes), (alone, 1)] {
         let jobs = Mutex::new(jobs);
-        let (sender, said) = mpsc::channel();
+        let (sender, messages) = mpsc::channel();
         std::thread::scope(|scope| {
             for _ in 0..lanes {
                 let sender = sender.clone();
@@ -106,8 +106,8 @@ pub(super) fn run(
                 scope.spawn(move || lane(jobs, &sender));
             }
             drop(sender);
-            for said in said {
-                match said {
+            for message in messages {
+                match message {
                     LaneMessage::Outcome(outcome) => done(outcome),
                     LaneMessage::Over { host, took } => hosts.push((host, took)),
                 }

@@ -172,15 +172,15 @@ pub(super) fn stage_errors(listed: &Listed, record: &Record) -> (Vec<String>, Du
     let mut errors = Vec::new();
     let mut took = Duration::ZERO;
     for stage in 1..=listed.kernels {
-        let said = record
+        let ends = record
             .scenarios
             .iter()
             .filter(|s| s.name == listed.name && s.stage == stage);
-        match said.collect::<Vec<_>>().as_slice() {
-            [said] => {
-                took += Duration::from_millis(said.millis);
+        match ends.collect::<Vec<_>>().as_slice() {
+            [end] => {
+                took += Duration::from_millis(end.millis);
                 errors.extend(
-                    said.error
+                    end.error
                         .iter()
                         .map(|error| format!("Kernel {stage}: {error}")),
                 );
@@ -188,7 +188,7 @@ pub(super) fn stage_errors(listed: &Listed, record: &Record) -> (Vec<String>, Du
             // The scenario's own jump ended it; every host is checked for the arrival in the next
             // kernel.
             [] if listed.host.jumps() && stage < listed.kernels => {}
-            said => errors.push(format!("Kernel {stage}: it ended {} times", said.len())),
+            ends => errors.push(format!("Kernel {stage}: it ended {} times", ends.len())),
         }
     }
     (errors, took)

@@ -83,7 +83,7 @@ fn one(cx: &Cx<'_>) -> Result<()> {
 /// The witness's results for its disk.
 fn disk(guest: &mut Guest, command: &str) -> Result<DiskIo> {
     guest.console.say(command)?;
-    guest.console.wait("disk", LIMIT, |said| match said {
+    guest.console.wait("disk", LIMIT, |event| match event {
         WitnessEvent::Disk(done) => Some(*done),
         _ => None,
     })
@@ -174,8 +174,12 @@ fn slow_disk(cx: &Cx<'_>) -> Result<()> {
     let old = guest.runner_pid()?;
     let short = guest.upgrade(VMM, &["--json", "--pause-timeout", SHORT])?;
     short.expect(11)?;
-    let told = "blk0 has";
-    ensure!(short.text.contains(told), "Not {told:?}: {}", short.text);
+    let reason = "blk0 has";
+    ensure!(
+        short.text.contains(reason),
+        "Not {reason:?}: {}",
+        short.text
+    );
     never_paused(&short.text)?;
     equal("The VMM", guest.runner_pid()?, old)?;
     guest.wait_for_beat()?;

@@ -42,7 +42,7 @@ const INIT_SCRIPT: &str = include_str!("../../../../vmm-example/dist/init/resume
 const NAME: &str = "vm0";
 const LEFT: &str = "vm1";
 /// Written to a drive when the operator was told that a guest is left behind.
-const TOLD: [u8; 512] = [0x4c; 512];
+const WARNED: [u8; 512] = [0x4c; 512];
 /// The directory that both scripts use for reports.
 const FOLDER: &str = "/run/vmm-example";
 
@@ -85,7 +85,7 @@ fn before_one_left_behind(cx: &Cx<'_>) -> Result<()> {
     ensure!(message.contains(&why), "Not {why:?}: {message}");
     // The only thing that the next kernel finds unchanged.
     let drive = fs::File::options().write(true).open(network::drive(0))?;
-    drive.write_all_at(&TOLD, 0)?;
+    drive.write_all_at(&WARNED, 0)?;
     drive.sync_all()?;
     let ended = update.end()?;
     bail!("The host was not updated: {ended:?}")
@@ -104,9 +104,12 @@ fn after_initramfs_script(cx: &Cx<'_>) -> Result<()> {
 }
 
 fn after_init_script(cx: &Cx<'_>) -> Result<()> {
-    let mut found = [0; TOLD.len()];
+    let mut found = [0; WARNED.len()];
     fs::File::open(network::drive(0))?.read_exact_at(&mut found, 0)?;
-    ensure!(found == TOLD, "Nobody was told that {LEFT} is left behind");
+    ensure!(
+        found == WARNED,
+        "Nobody was warned that {LEFT} is left behind"
+    );
     runs_on(cx, INIT_SCRIPT)?;
     let total = read_report(FOLDER, "total")?;
     equal("Guests that run", &total["resumed"], &json!(1))?;

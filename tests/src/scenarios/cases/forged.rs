@@ -185,7 +185,7 @@ fn kept(_: &Cx<'_>) -> Result<()> {
         Errno::AGAIN,
     )?;
     let why = fdbox.seal_error()?;
-    equal("The errno told", why.error, Errno::AGAIN.raw_os_error())?;
+    equal("The errno", why.error, Errno::AGAIN.raw_os_error())?;
     equal("The descriptor named", why.name.text(), String::new())?;
     let message = uapi::text(&why.message);
     ensure!(

@@ -50,8 +50,8 @@ const PROGRAM: &str = "/bin/homes";
 
 fn homes(arguments: &[&str]) -> Result<()> {
     let output = Command::new(PROGRAM).args(arguments).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "homes {arguments:?}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "homes {arguments:?}: {stderr}");
     Ok(())
 }
 
@@ -68,9 +68,9 @@ fn before(_: &Cx<'_>) -> Result<()> {
         .args(["luo", "leave"])
         .stdout(Stdio::piped())
         .spawn()?;
-    let said = keeper.stdout.take().context("Its output")?;
+    let stdout = keeper.stdout.take().context("Its output")?;
     let mut line = String::new();
-    BufReader::new(said).read_line(&mut line)?;
+    BufReader::new(stdout).read_line(&mut line)?;
     equal("What it says", line.trim(), "left")
 }
 
@@ -107,8 +107,8 @@ fn lose_the_keeper(guest: &mut Guest, update: Updating, before: &Report) -> Resu
     update.signal(Signal::CONT)?;
     let ended = update.end()?;
     ended.expect(11)?;
-    let is_said = ended.text.contains("the keeper is gone");
-    ensure!(is_said, "The keeper is not named: {}", ended.text);
+    let is_named = ended.text.contains("the keeper is gone");
+    ensure!(is_named, "The keeper is not named: {}", ended.text);
     guest.wait_for_beat()?;
     same_guest(before, &guest.report()?)
 }

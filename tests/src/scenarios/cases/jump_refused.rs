@@ -30,7 +30,7 @@ pub(super) const ALL: &[&Scenario] = &[
 const BOX: &str = "jump-refused";
 const SEED: u64 = 83;
 /// The log message about a kernel that gets no handover.
-const NOT_TOLD: &str = "kexec refused: the loaded kernel is not told";
+const NO_HANDOVER: &str = "kexec refused: the loaded kernel is not told";
 
 fn before(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create(BOX)?;
@@ -41,12 +41,12 @@ fn before(_: &Cx<'_>) -> Result<()> {
 
     kexec::load_legacy()?;
     equal("Loaded by kexec_load(2)", kexec::handover()?, "none".into())?;
-    kexec::is_refused(NOT_TOLD)?;
+    kexec::is_refused(NO_HANDOVER)?;
     kexec::unload_legacy()?;
 
     Image::next()?.without_kho().load()?;
     equal("Without KHO", kexec::handover()?, "none".into())?;
-    kexec::is_refused(NOT_TOLD)?;
+    kexec::is_refused(NO_HANDOVER)?;
 
     // The capabilities of this kernel are unknown. If it has the module, it carries on memory that
     // it cannot restore.
@@ -64,7 +64,7 @@ fn after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     // Unmodified since it arrived, it would go on to the next kernel.
     kexec::load_legacy()?;
-    kexec::is_refused(NOT_TOLD)?;
+    kexec::is_refused(NO_HANDOVER)?;
     kexec::unload_legacy()?;
     fdbox.unseal()?;
     let memory = memory::file(fdbox.get("memory")?);
@@ -79,7 +79,7 @@ fn unsealed_before(_: &Cx<'_>) -> Result<()> {
     // To this kernel it looks like one loaded by kexec_load(2); but it can boot.
     Image::next()?.without_kho().load()?;
     equal("What it is told", kexec::handover()?, "none".into())?;
-    kexec::is_refused(NOT_TOLD)?;
+    kexec::is_refused(NO_HANDOVER)?;
     fdbox.unseal()?;
     Ok(kexec::jump()?)
 }
@@ -92,7 +92,7 @@ fn unsealed_after(_: &Cx<'_>) -> Result<()> {
 /// Checks that the jump into a kernel that does not take over devices is refused.
 pub(super) fn is_refused_to_devices() -> Result<()> {
     kexec::load_legacy()?;
-    kexec::is_refused(NOT_TOLD)?;
+    kexec::is_refused(NO_HANDOVER)?;
     kexec::unload_legacy()?;
     Image::next()?.unpatched().load()?;
     kexec::is_refused("does not take over what is handed over to it (0x3 is missing)")?;

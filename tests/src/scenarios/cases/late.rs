@@ -58,10 +58,10 @@ fn hung(_: &Cx<'_>) -> Result<()> {
         let binary = stopping_at(&guest, step)?;
         let ended = Ended::of(&mut upgrade(&guest, &binary, &["--timeout", "3"]))?;
         ended.expect(status)?;
-        for told in ["no answer within 3 s", "process "] {
+        for expected in ["no answer within 3 s", "process "] {
             ensure!(
-                ended.text.contains(told),
-                "{step}: not {told:?}: {}",
+                ended.text.contains(expected),
+                "{step}: not {expected:?}: {}",
                 ended.text
             );
         }

@@ -66,9 +66,9 @@ pub(super) fn start(helper: &str, argument: &str) -> Result<()> {
         .stdout(Stdio::piped())
         .spawn()
         .context("Run the helper")?;
-    let said = helper.stdout.take().context("The helper's pipe")?;
+    let stdout = helper.stdout.take().context("The helper's pipe")?;
     let mut line = String::new();
-    BufReader::new(said).read_line(&mut line)?;
+    BufReader::new(stdout).read_line(&mut line)?;
     equal("The helper's word", line.trim(), READY)
 }
 

@@ -41,7 +41,7 @@ const MOST_FAULTS: u64 = PAGES / 8;
 
 /// The words of the first page, by which the boat tells how far it is.
 #[derive(Clone, Copy)]
-enum Word {
+enum Progress {
     Stage,
     /// How often it has added 1 to the first word of each other page.
     Rounds,
@@ -56,9 +56,9 @@ const MAPPED: u64 = 1;
 const TAKEN: u64 = 2;
 const RETURNS: u64 = 3;
 
-fn word(file: &File, word: Word) -> Result<u64> {
+fn progress(file: &File, of: Progress) -> Result<u64> {
     let mut bytes = [0; 8];
-    file.read_exact_at(&mut bytes, word as u64 * 8)?;
+    file.read_exact_at(&mut bytes, of as u64 * 8)?;
     Ok(u64::from_le_bytes(bytes))
 }
 
@@ -98,11 +98,13 @@ fn lends(_: &Cx<'_>) -> Result<()> {
     let shown = fdbox.try_lend(LEND_SHOW).context("Show it")?;
     equal("Who has it", shown.holder, HOLDER_SHOWN)?;
     host::until("The boat has mapped it", || {
-        Ok(word(&file, Word::Stage)? == MAPPED)
+        Ok(progress(&file, Progress::Stage)? == MAPPED)
     })?;
     let offered = fdbox.try_lend(LEND_OFFER).context("Offer it")?;
     equal("The generation", offered.generation, shown.generation)?;
-    host::until("The boat works", || Ok(word(&file, Word::Rounds)? > 1))?;
+    host::until("The boat works", || {
+        Ok(progress(&file, Progress::Rounds)? > 1)
+    })?;
     equal("Who has it", holder(&fdbox)?, HOLDER_BOAT)?;
     fails("To unseal it", fdbox.try_unseal(), Errno::BUSY)?;
     for act in [LEND_SHOW, LEND_OFFER] {
@@ -114,7 +116,7 @@ fn lends(_: &Cx<'_>) -> Result<()> {
         Errno::BUSY,
         "the boat has the box lent",
     )?;
-    tell_rounds(word(&file, Word::Rounds)?)
+    keep_rounds(progress(&file, Progress::Rounds)?)
 }
 
 /// Boxes are lent to a boat only, and borrowed in one only.
@@ -134,7 +136,7 @@ fn without_a_boat() -> Result<()> {
 }
 
 /// Tells the next kernel how far the boat was.
-fn tell_rounds(rounds: u64) -> Result<()> {
+fn keep_rounds(rounds: u64) -> Result<()> {
     let file = memfd(c"rounds", PAGE)?;
     file.write_all_at(&rounds.to_le_bytes(), 0)?;
     let fdbox = FdBox::create("rounds")?;
@@ -142,7 +144,7 @@ fn tell_rounds(rounds: u64) -> Result<()> {
     fdbox.seal()
 }
 
-fn told_rounds() -> Result<u64> {
+fn last_rounds() -> Result<u64> {
     let fdbox = FdBox::open("rounds")?;
     fdbox.unseal()?;
     let file: File = memory::file(fdbox.get("rounds")?);
@@ -168,21 +170,21 @@ fn takes_back(cx: &Cx<'_>) -> Result<()> {
     fdbox.unseal()?;
     equal("Who has it", holder(&fdbox)?, HOLDER_HOST)?;
     let file: File = memory::file(fdbox.get(MEMORY)?);
-    let told = told_rounds()?;
-    let rounds = word(&file, Word::Rounds)?;
-    equal("The stage", word(&file, Word::Stage)?, RETURNS)?;
+    let before = last_rounds()?;
+    let rounds = progress(&file, Progress::Rounds)?;
+    equal("The stage", progress(&file, Progress::Stage)?, RETURNS)?;
     ensure!(
-        rounds > told,
-        "It stood still: {told} rounds, then {rounds}"
+        rounds > before,
+        "It stood still: {before} rounds, then {rounds}"
     );
-    cx.value("rounds before and after", (told, rounds))?;
-    cx.value("page faults", word(&file, Word::Faults)?)?;
+    cx.value("rounds before and after", (before, rounds))?;
+    cx.value("page faults", progress(&file, Progress::Faults)?)?;
     ensure!(
-        word(&file, Word::Faults)? < MOST_FAULTS,
+        progress(&file, Progress::Faults)? < MOST_FAULTS,
         "It was not mapped in large pages"
     );
     let sum = (1..PAGES).flat_map(words_of).fold(0, u64::wrapping_add);
-    equal("The sum in the boat", word(&file, Word::Sum)?, sum)?;
+    equal("The sum in the boat", progress(&file, Progress::Sum)?, sum)?;
     (1..PAGES).try_for_each(|index| check_page(&file, index, rounds))?;
     fdbox.delete()?;
     boat.stop()?;
@@ -235,7 +237,7 @@ pub(super) fn borrow(name: &str) -> Result<()> {
         fdbox.try_unseal(),
         Errno::AGAIN,
     )?;
-    lent.set(Word::Stage, MAPPED);
+    lent.set(Progress::Stage, MAPPED);
     retry(|| fdbox.try_unseal(), &[Errno::AGAIN]).context("Take the box")?;
     fails("To delete it", fdbox.try_delete(), Errno::BUSY)?;
     let put = fdbox.try_put(memfd(c"more", PAGE)?.into(), "more");
@@ -246,16 +248,16 @@ pub(super) fn borrow(name: &str) -> Result<()> {
     )?;
     is_no_memfd(&file)?;
     let before = faults()?;
-    lent.set(Word::Sum, lent.sum());
-    lent.set(Word::Faults, faults()? - before);
-    lent.set(Word::Stage, TAKEN);
+    lent.set(Progress::Sum, lent.sum());
+    lent.set(Progress::Faults, faults()? - before);
+    lent.set(Progress::Stage, TAKEN);
     let mut rounds = 0;
     while fdbox.try_lend(LEND_LOOK)?.wanted == 0 {
         lent.work();
         rounds += 1;
-        lent.set(Word::Rounds, rounds);
+        lent.set(Progress::Rounds, rounds);
     }
-    lent.set(Word::Stage, RETURNS);
+    lent.set(Progress::Stage, RETURNS);
     fdbox.seal()?;
     let mut byte = [0];
     let read = file
@@ -346,7 +348,7 @@ impl Lent {
         }
     }
 
-    fn set(&self, word: Word, value: u64) {
-        self.0[word as usize].store(value, Release);
+    fn set(&self, of: Progress, value: u64) {
+        self.0[of as usize].store(value, Release);
     }
 }

@@ -97,7 +97,7 @@ fn tell_next(before: &Report) -> Result<()> {
     fdbox.seal()
 }
 
-fn told_by_last() -> Result<Report> {
+fn report_of_last() -> Result<Report> {
     let fdbox = FdBox::open("before")?;
     fdbox.unseal()?;
     let file: File = memory::file(fdbox.get("before")?);
@@ -112,7 +112,7 @@ fn comes(cx: &Cx<'_>) -> Result<()> {
     let boat = Boat::open()?;
     equal("The state", boat.status()?.state, RUNNING)?;
     is_kept(CPU)?;
-    let before = told_by_last()?;
+    let before = report_of_last()?;
     let fdbox = FdBox::open(NAME)?;
     equal("Who has the guest", holder(&fdbox)?, HOLDER_BOAT)?;
     fails("To recall it", fdbox.try_lend(LEND_RECALL), Errno::BUSY)?;

@@ -64,7 +64,7 @@ fn tell_next(status: &Status) -> Result<()> {
     fdbox.seal()
 }
 
-fn told_by_last() -> Result<Seen> {
+fn seen_by_last() -> Result<Seen> {
     let fdbox = FdBox::open(LOG)?;
     fdbox.unseal()?;
     let file: File = memory::file(fdbox.get(LOG)?);
@@ -85,7 +85,7 @@ fn start(boat: &Boat) -> Result<()> {
 /// The boat of the last kernel, which ran on meanwhile and is the same one.
 fn found(cx: &Cx<'_>) -> Result<(Boat, Status)> {
     let boat = Boat::open()?;
-    let last = told_by_last()?;
+    let last = seen_by_last()?;
     let status = boat.status()?;
     equal("The state", status.state, RUNNING)?;
     equal("The run of the boat", status.life, last.life)?;

@@ -51,8 +51,8 @@ fn before(cx: &Cx<'_>) -> Result<()> {
     healthy(&guest.report()?)?;
     let dry = update(&guest, &bare, &["--dry-run"])?;
     dry.expect(10)?;
-    let told = format!("guest {BARE} was given SVM, which that host lacks");
-    ensure!(dry.text.contains(&told), "Not {told:?}: {}", dry.text);
+    let reason = format!("guest {BARE} was given SVM, which that host lacks");
+    ensure!(dry.text.contains(&reason), "Not {reason:?}: {}", dry.text);
     ensure!(
         !dry.text.contains(&format!("guest {LINUX} was given")),
         "{}",
@@ -92,8 +92,8 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     resume.args(["resume", "--box", BARE, "--api-socket", "/run/refused.api"]);
     let refused = Ended::of(&mut resume)?;
     refused.expect(10)?;
-    let told = "lack what the guest was given: SVM: ";
-    ensure!(refused.text.contains(told), "{}", refused.text);
+    let reason = "lack what the guest was given: SVM: ";
+    ensure!(refused.text.contains(reason), "{}", refused.text);
     let listed = fdbox::listed(BARE)?.context("The box is gone")?;
     equal("The box's state", listed.state, uapi::STATE_SEALED)?;
     let mut bare = BareGuest::resume(BARE, &[FORCE])?;

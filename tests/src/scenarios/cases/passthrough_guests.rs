@@ -80,8 +80,8 @@ fn upgrade(member: &Member) -> Result<()> {
     Ended::of(update.arg(member.api()))?.expect(0)?;
     let dry_run = Ended::of(&mut update_all(&["--dry-run"])?)?;
     dry_run.expect(0)?;
-    let is_told = dry_run.text.contains("0000:");
-    equal("That a device is in the way", is_told, false)
+    let is_named = dry_run.text.contains("0000:");
+    equal("That a device is in the way", is_named, false)
 }
 
 fn after(cx: &Cx<'_>) -> Result<()> {

@@ -118,9 +118,9 @@ fn connect(path: &str) -> Result<UnixStream> {
 }
 
 fn echoes(end: &mut BufReader<UnixStream>) -> Result<()> {
-    let said: Vec<u8> = (0..=255).collect();
-    end.get_mut().write_all(&said)?;
-    let mut heard = vec![0; said.len()];
+    let sent: Vec<u8> = (0..=255).collect();
+    end.get_mut().write_all(&sent)?;
+    let mut heard = vec![0; sent.len()];
     end.read_exact(&mut heard)?;
-    equal("What came back", heard, said)
+    equal("What came back", heard, sent)
 }

@@ -160,7 +160,7 @@ fn button(_: &Cx<'_>) -> Result<()> {
 /// The last event of a guest is the reason for its end.
 fn ended(watch: Watch, why: &str) -> Result<()> {
     let events = watch.end()?;
-    let last = events.last().context("Nothing was told")?;
+    let last = events.last().context("There were no events")?;
     equal("The last event", &last["event"], &json!("ended"))?;
     equal("Why it ended", &last["message"], &json!(why))
 }

@@ -190,15 +190,15 @@ fn killed(_: &Cx<'_>) -> Result<()> {
     }
     helper.kill()?;
     let status = helper.wait()?;
-    let mut said = String::new();
+    let mut errors = String::new();
     if let Some(mut stderr) = helper.stderr.take() {
-        stderr.read_to_string(&mut said)?;
+        stderr.read_to_string(&mut errors)?;
     }
     ensure!(
         !status.success(),
         "SEAL was done before its caller was killed"
     );
-    equal("What the helper said", said.trim(), "")?;
+    equal("The helper's errors", errors.trim(), "")?;
     given_back(&file, had)?;
     check_page(&file, 92, 3)?;
     // Neither the box nor the file is sealed, and SEAL starts over.

@@ -35,8 +35,8 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 /// What the second console leads to, and how much that holds.
 const FIFO: &str = "/run/stuck-hvc";
 const FIFO_BYTES: usize = 4096;
-/// What the guest says there: twice that.
-const SAID: usize = 2 * FIFO_BYTES;
+/// The bytes that the guest writes there: twice that.
+const WRITTEN: usize = 2 * FIFO_BYTES;
 const LIMIT: Duration = Duration::from_secs(60);
 /// A time in which the file takes nothing, in seconds; and one in which it does.
 const SHORT: &str = "1";
@@ -94,7 +94,7 @@ fn have_writers_wait(guest: &Guest, path: &Path) -> Result<()> {
 
 /// The file is full: an update waits for it within its limit and no longer, and the guest does not stand still.
 fn console(guest: &mut Guest, reader: &mut File) -> Result<()> {
-    guest.tell(&format!("{} {SAID}", command::SPEAK))?;
+    guest.tell(&format!("{} {WRITTEN}", command::SPEAK))?;
     let deadline = Instant::now() + LIMIT;
     while ioctl_fionread(&*reader)? < FIFO_BYTES as u64 {
         ensure!(Instant::now() < deadline, "The guest says too little");
@@ -106,7 +106,7 @@ fn console(guest: &mut Guest, reader: &mut File) -> Result<()> {
     ensure!(short.text.contains("console0 has"), "{}", short.text);
     never_paused(&short.text)?;
     equal("The VMM", guest.runner_pid()?, old)?;
-    hear(reader, SAID)?;
+    hear(reader, WRITTEN)?;
     guest.wait_for_beat()?;
     guest.upgrade(VMM, &["--pause-timeout", LONG])?.expect(0)?;
     guest.tell(&format!("{} {FIFO_BYTES}", command::SPEAK))?;
@@ -116,8 +116,8 @@ fn console(guest: &mut Guest, reader: &mut File) -> Result<()> {
 fn hear(reader: &mut File, bytes: usize) -> Result<()> {
     let mut heard = vec![0; bytes];
     reader.read_exact(&mut heard)?;
-    let said = (0..=u8::MAX).cycle().take(bytes);
-    ensure!(said.eq(heard), "The guest said something else");
+    let written = (0..=u8::MAX).cycle().take(bytes);
+    ensure!(written.eq(heard), "The guest wrote something else");
     Ok(())
 }
 

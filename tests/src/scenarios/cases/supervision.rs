@@ -81,8 +81,8 @@ fn one_hangs(members: Vec<Member>) -> Result<()> {
     equal("Guests that run", &total["resumed"], &json!(3))?;
     let hung = of(&total, "vm1")?;
     let why = hung["error"].as_str().unwrap_or_default();
-    for told in ["(process ", "no answer within 8 s"] {
-        ensure!(why.contains(told), "Not {told:?}: {why}");
+    for reason in ["(process ", "no answer within 8 s"] {
+        ensure!(why.contains(reason), "Not {reason:?}: {why}");
     }
     let port = Arc::new(EventPort::open()?);
     let mut others = Vec::new();

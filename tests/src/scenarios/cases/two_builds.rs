@@ -129,8 +129,8 @@ fn kill_in_the_middle() -> Result<()> {
         is_in_state(uapi::STATE_OPEN)?;
         let ended = Ended::of(Command::new(VMM).args(["resume", "--all"]))?;
         ended.expect(0)?;
-        let told = "another process works";
-        ensure!(ended.text.contains(told), "{}", ended.text);
+        let reason = "another process works";
+        ensure!(ended.text.contains(reason), "{}", ended.text);
         is_in_state(uapi::STATE_OPEN)?;
         coordinator.kill()?;
         Ok(kill_process(vmm, Signal::KILL)?)

@@ -361,8 +361,8 @@ fn bad_binaries(_: &Cx<'_>) -> Result<()> {
          busybox sed 's/\"features\":\\[/&21,/' | exec {VMM} \"$@\"\n"
     );
     let binary = guest.binary(&offers_less, 0o755)?;
-    let told = "Device 'virtio-rng0': its guest uses feature 21";
-    refused(&mut guest, &before, &binary, told, 10)?;
+    let reason = "Device 'virtio-rng0': its guest uses feature 21";
+    refused(&mut guest, &before, &binary, reason, 10)?;
     // And those that are not rejected, with the time at which each of them ends or hangs.
     for (script, message, status) in [
         ("exit 3", "exited with status 3", 10),

@@ -21,7 +21,7 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 }];
 
 /// The expected events, in this order; other events may come between.
-const TOLD: &[&str] = &[
+const EVENTS: &[&str] = &[
     "update-begin",
     "step-started",
     "step-done",
@@ -103,7 +103,7 @@ fn figure(figures: &Figures, name: &str) -> Result<f64> {
 
 fn check(events: &[Value]) -> Result<()> {
     let mut last = 0;
-    let mut wanted = TOLD.iter().peekable();
+    let mut wanted = EVENTS.iter().peekable();
     for event in events {
         let at = event["boottime_ns"].as_u64();
         let at = at.with_context(|| format!("An event without a time: {event}"))?;

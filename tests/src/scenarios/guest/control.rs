@@ -155,7 +155,7 @@ impl Watch {
         let out = process.stdout.take().context("The events' pipe")?;
         let lines = BufReader::new(out).lines();
         let mut watch = Self { process, lines };
-        let first = watch.next()?.context("events said nothing")?;
+        let first = watch.next()?.context("events printed nothing")?;
         equal("The first event", &first["event"], &"listening".into())?;
         Ok(watch)
     }

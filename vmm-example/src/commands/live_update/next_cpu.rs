@@ -56,10 +56,10 @@ mod tests {
     #[test]
     fn what_a_guest_has_must_not_be_switched_off() {
         let guests: [Given<'_>; 2] = [("a", &[Optional::Svm]), ("b", &[Optional::Tsx])];
-        let told = |cmdline, force| {
+        let findings = |cmdline, force| {
             let found = findings(cmdline, &guests, force);
-            let told = |found: &Finding| (found.is_blocker(), found.to_string());
-            found.iter().map(told).collect::<Vec<_>>()
+            let as_pair = |finding: &Finding| (finding.is_blocker(), finding.to_string());
+            found.iter().map(as_pair).collect::<Vec<_>>()
         };
         for fine in [
             "",
@@ -67,9 +67,9 @@ mod tests {
             "kvm_amd.nested=0 kvm-amd.nested=1",
             "quiet -- kvm_amd.nested=0",
         ] {
-            assert_eq!(told(fine, false), [], "{fine}");
+            assert_eq!(findings(fine, false), [], "{fine}");
         }
-        let off = told("kvm-amd.nested=N tsx=off", false);
+        let off = findings("kvm-amd.nested=N tsx=off", false);
         assert_eq!(off.len(), 2);
         assert!(
             off[0].0 && off[0].1.contains("guest a was given SVM"),
@@ -79,6 +79,6 @@ mod tests {
             off[1].0 && off[1].1.contains("guest b was given TSX"),
             "{off:?}"
         );
-        assert!(told("tsx=off", true).iter().all(|(blocks, _)| !blocks));
+        assert!(findings("tsx=off", true).iter().all(|(blocks, _)| !blocks));
     }
 }

@@ -6,7 +6,7 @@
 //! to it on each access, and the host's kernel decides which writes take effect.
 
 use super::bars::BarStateV1;
-use super::msix::MsixPlace;
+use super::msix::MsixLayout;
 
 pub(super) const LEN: usize = 256;
 
@@ -44,7 +44,7 @@ pub(super) enum ConfigError {
     HeaderType(u8),
     NoMsix,
     /// Its tables are not in its BARs.
-    MsixPlace,
+    MsixOutsideBar,
 }
 
 /// See the module's documentation.
@@ -123,7 +123,7 @@ impl ConfigSpace {
         }
         match space.msix_at {
             0 => Err(ConfigError::NoMsix),
-            _ if !space.msix_place().is_in(&space.bars) => Err(ConfigError::MsixPlace),
+            _ if !space.msix_layout().is_in(&space.bars) => Err(ConfigError::MsixOutsideBar),
             _ => Ok(space),
         }
     }
@@ -147,7 +147,7 @@ impl ConfigSpace {
     }
 
     /// The location of the MSI-X tables.
-    pub(super) fn msix_place(&self) -> MsixPlace {
+    pub(super) fn msix_layout(&self) -> MsixLayout {
         let word = |at: usize| {
             let at = self.msix_at + at;
             u32::from_le_bytes([
@@ -157,7 +157,7 @@ impl ConfigSpace {
                 self.image[at + 3],
             ])
         };
-        MsixPlace::new((word(0) >> 16) as u16, word(4), word(8))
+        MsixLayout::new((word(0) >> 16) as u16, word(4), word(8))
     }
 
     /// Whether MSI-X is enabled, and whether all its vectors are masked.

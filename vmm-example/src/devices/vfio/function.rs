@@ -107,10 +107,10 @@ impl Function {
         let Some((bar, offset)) = find(&inner.config, addr) else {
             return false;
         };
-        let place = inner.config.msix_place();
-        if let Some(at) = place.table.find(bar, offset) {
+        let layout = inner.config.msix_layout();
+        if let Some(at) = layout.table.find(bar, offset) {
             inner.table.read(at, data);
-        } else if let Some(at) = place.pending.find(bar, offset) {
+        } else if let Some(at) = layout.pending.find(bar, offset) {
             for (byte, first) in data.iter_mut().zip((8 * at..).step_by(8)) {
                 *byte = (0..8).fold(0, |bits, bit| {
                     bits | u8::from(inner.vectors.is_pending(first + bit)) << bit
@@ -128,11 +128,11 @@ impl Function {
         let Some((bar, offset)) = find(&inner.config, addr) else {
             return false;
         };
-        let place = inner.config.msix_place();
-        if let Some(at) = place.table.find(bar, offset) {
+        let layout = inner.config.msix_layout();
+        if let Some(at) = layout.table.find(bar, offset) {
             inner.table.write(at, data);
             self.follow(&mut inner);
-        } else if place.pending.find(bar, offset).is_none() {
+        } else if layout.pending.find(bar, offset).is_none() {
             self.device.write_bar(bar, offset, data);
         }
         true
@@ -166,7 +166,7 @@ impl Function {
         let disarmed = inner.vectors.disarm(self.device.as_ref());
         inner.vectors.forget();
         inner.config.reset();
-        inner.table = MsixTable::new(inner.config.msix_place().vectors);
+        inner.table = MsixTable::new(inner.config.msix_layout().vectors);
         // Before the reset: if the device cannot be reset, it at least accesses no memory any more.
         self.command_device(&inner.config);
         let reset = self.device.reset();

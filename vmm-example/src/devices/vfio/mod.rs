@@ -117,7 +117,7 @@ pub(crate) enum VfioError {
     #[error("{address} has no MSI-X: interrupt lines and MSI are not supported")]
     NoMsix { address: String },
     #[error("{address} has its MSI-X tables outside of its memory")]
-    MsixPlace { address: String },
+    MsixOutsideBar { address: String },
     #[error("The kernel offers {available} of the {vectors} MSI-X vectors of {address}")]
     FewVectors {
         address: String,

@@ -14,21 +14,21 @@ const MASKED: u32 = 1;
 
 /// The location of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct MsixPlace {
+pub(super) struct MsixLayout {
     pub(super) vectors: u16,
-    pub(super) table: TablePlace,
-    pub(super) pending: TablePlace,
+    pub(super) table: BarRange,
+    pub(super) pending: BarRange,
 }
 
 /// A part of a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TablePlace {
+pub(super) struct BarRange {
     pub(super) bar: u8,
     pub(super) offset: u64,
     pub(super) len: u64,
 }
 
-impl TablePlace {
+impl BarRange {
     /// The offset in the table of an access to a BAR; `None` if it is elsewhere.
     pub(super) fn find(&self, bar: u8, offset: u64) -> Option<usize> {
         let at = offset.checked_sub(self.offset)?;
@@ -42,19 +42,19 @@ impl TablePlace {
     }
 }
 
-impl MsixPlace {
+impl MsixLayout {
     /// Parses the registers of the capability.
     pub(super) fn new(control: u16, table: u32, pending: u32) -> Self {
         let vectors = (control & 0x7ff) + 1;
-        let place = |register: u32, len: u64| TablePlace {
+        let range = |register: u32, len: u64| BarRange {
             bar: (register & 7) as u8,
             offset: u64::from(register & !7),
             len,
         };
         Self {
             vectors,
-            table: place(table, u64::from(vectors) * ENTRY as u64),
-            pending: place(pending, u64::from(vectors).div_ceil(64) * 8),
+            table: range(table, u64::from(vectors) * ENTRY as u64),
+            pending: range(pending, u64::from(vectors).div_ceil(64) * 8),
         }
     }
 
@@ -174,18 +174,18 @@ mod tests {
 
     #[test]
     fn the_registers_say_where_the_tables_are() {
-        let place = MsixPlace::new(0x8004, 0x0003, 0x2003);
-        assert_eq!(place.vectors, 5);
-        let table = TablePlace {
+        let layout = MsixLayout::new(0x8004, 0x0003, 0x2003);
+        assert_eq!(layout.vectors, 5);
+        let table = BarRange {
             bar: 3,
             offset: 0,
             len: 80,
         };
-        assert_eq!(place.table, table);
-        assert_eq!((place.pending.offset, place.pending.len), (0x2000, 8));
-        assert_eq!(place.table.find(3, 79), Some(79));
-        assert_eq!(place.table.find(3, 80), None);
-        assert_eq!(place.table.find(0, 0), None);
+        assert_eq!(layout.table, table);
+        assert_eq!((layout.pending.offset, layout.pending.len), (0x2000, 8));
+        assert_eq!(layout.table.find(3, 79), Some(79));
+        assert_eq!(layout.table.find(3, 80), None);
+        assert_eq!(layout.table.find(0, 0), None);
     }
 
     #[test]

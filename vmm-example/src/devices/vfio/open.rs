@@ -104,7 +104,7 @@ pub(crate) fn attach(
         })?;
         let config = ConfigSpace::new(&physical, bars, &addresses);
         let config = config.map_err(|error| refusal(address, error))?;
-        let table = MsixTable::new(config.msix_place().vectors);
+        let table = MsixTable::new(config.msix_layout().vectors);
         connect(slot, device, config, table, &mut next_gsi, board)
     };
     passed.into_iter().map(attach).collect()
@@ -165,7 +165,7 @@ pub(super) fn check(
     let config = ConfigSpace::from_image(image, saved.bars.clone())
         .map_err(|error| refusal(saved.address, error))?;
     let table = MsixTable::from_state(&saved.msix);
-    let vectors = config.msix_place().vectors;
+    let vectors = config.msix_layout().vectors;
     if table.vectors().len() != usize::from(vectors) {
         let what = format!("{} of {vectors} vectors", table.vectors().len());
         return Err(changed(saved, what));
@@ -187,22 +187,22 @@ fn connect(
         device_id: device.id(),
         page_table_id: device.page_table_id(),
     };
-    let place = config.msix_place();
+    let layout = config.msix_layout();
     let available = device.vectors()?;
-    if available < u32::from(place.vectors) {
+    if available < u32::from(layout.vectors) {
         return Err(VfioError::FewVectors {
             address: identity.address.to_string(),
             available,
-            vectors: place.vectors,
+            vectors: layout.vectors,
         });
     }
-    let vectors = Vectors::new(board.lines.clone(), *next_gsi, place.vectors);
+    let vectors = Vectors::new(board.lines.clone(), *next_gsi, layout.vectors);
     let vectors = vectors.map_err(|source| VfioError::Event {
         address: identity.address.to_string(),
         source,
     })?;
-    *next_gsi += u32::from(place.vectors);
-    let windows = KvmWindows::new(board.vm, slot.index(), &device, config.bars(), place)?;
+    *next_gsi += u32::from(layout.vectors);
+    let windows = KvmWindows::new(board.vm, slot.index(), &device, config.bars(), layout)?;
     let inner = Inner {
         config,
         table,
@@ -231,7 +231,7 @@ fn refusal(address: PciAddress, error: ConfigError) -> VfioError {
     match error {
         ConfigError::HeaderType(kind) => VfioError::HeaderType { address, kind },
         ConfigError::NoMsix => VfioError::NoMsix { address },
-        ConfigError::MsixPlace => VfioError::MsixPlace { address },
+        ConfigError::MsixOutsideBar => VfioError::MsixOutsideBar { address },
     }
 }
 

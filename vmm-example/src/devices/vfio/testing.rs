@@ -24,7 +24,7 @@ pub(super) enum Call {
     Route(u32, Message),
     Connect(u32),
     Disconnect(u32),
-    Place(u8, Option<u64>),
+    Map(u8, Option<u64>),
     Config(usize, u32),
     Bar(u8, u64, u32),
 }
@@ -149,7 +149,7 @@ impl Windows for FakeWindows {
     fn place(&mut self, bar: &BarStateV1, address: Option<u64>) -> Result<(), KvmError> {
         let old = self.1.iter().find(|(of, _)| *of == bar.index);
         if old.and_then(|(_, address)| *address) != address {
-            self.0.note(Call::Place(bar.index, address));
+            self.0.note(Call::Map(bar.index, address));
             self.1.retain(|(of, _)| *of != bar.index);
             self.1.push((bar.index, address));
         }

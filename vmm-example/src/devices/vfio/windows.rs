@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::VfioError;
 use super::bars::{BarStateV1, PAGE};
 use super::device::Device;
-use super::msix::MsixPlace;
+use super::msix::MsixLayout;
 use crate::kvm::passthrough::DeviceSlot;
 use crate::kvm::{KvmError, Vm};
 use crate::memory::device::DeviceMapping;
@@ -58,7 +58,7 @@ impl KvmWindows {
         index: u8,
         device: &Device,
         bars: &[BarStateV1],
-        msix: MsixPlace,
+        msix: MsixLayout,
     ) -> Result<Self, VfioError> {
         let mut windows = Vec::new();
         for (bar, parts) in bars.iter().zip(numbered(index, bars, msix)) {
@@ -108,7 +108,7 @@ impl Windows for KvmWindows {
 }
 
 /// The parts of a BAR that the guest may access directly.
-fn parts(bar: &BarStateV1, msix: MsixPlace) -> Vec<Part> {
+fn parts(bar: &BarStateV1, msix: MsixLayout) -> Vec<Part> {
     let mut tables: Vec<Part> = [msix.table, msix.pending]
         .into_iter()
         .filter(|table| table.bar == bar.index)
@@ -139,7 +139,7 @@ fn parts(bar: &BarStateV1, msix: MsixPlace) -> Vec<Part> {
 }
 
 /// The parts of each BAR, each with its slot number.
-fn numbered(index: u8, bars: &[BarStateV1], msix: MsixPlace) -> Vec<Vec<(u32, Part)>> {
+fn numbered(index: u8, bars: &[BarStateV1], msix: MsixLayout) -> Vec<Vec<(u32, Part)>> {
     let mut numbers = u32::from(index) * SLOTS..(u32::from(index) + 1) * SLOTS;
     let parts = |bar: &BarStateV1| {
         // In this order, because the other one would also use up a number at the end of the parts.
@@ -168,18 +168,18 @@ mod tests {
 
     #[test]
     fn the_tables_are_left_out() {
-        let msix = MsixPlace::new(4, 0x0003, 0x2003);
+        let msix = MsixLayout::new(4, 0x0003, 0x2003);
         assert_eq!(parts(&bar(0, 0x2_0000), msix), [part(0, 0x2_0000)]);
         let around = [part(0x1000, 0x2000), part(0x3000, 0x4000)];
         assert_eq!(parts(&bar(3, 0x4000), msix), around);
-        let same_page = MsixPlace::new(4, 0x1003, 0x1803);
+        let same_page = MsixLayout::new(4, 0x1003, 0x1803);
         let around = [part(0, 0x1000), part(0x2000, 0x4000)];
         assert_eq!(parts(&bar(3, 0x4000), same_page), around);
     }
 
     #[test]
     fn every_part_of_a_device_with_all_its_bars_has_a_slot() {
-        let msix = MsixPlace::new(4, 0x1000, 0x3000);
+        let msix = MsixLayout::new(4, 0x1000, 0x3000);
         let bars: Vec<_> = (0..6).map(|index| bar(index, 0x5000)).collect();
         let numbered: Vec<u32> = numbered(2, &bars, msix)
             .into_iter()
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_bar_that_is_all_table_or_less_than_a_page_has_no_window() {
-        let msix = MsixPlace::new(4, 0, 0x800);
+        let msix = MsixLayout::new(4, 0, 0x800);
         assert_eq!(parts(&bar(0, 0x1000), msix), []);
         assert_eq!(parts(&bar(1, 0x100), msix), []);
     }

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn another_processor_is_told() {
+    fn another_processor_is_reported() {
         assert!(without(0, |leaf| leaf.ebx = 9)[0].contains("maker"));
         let other = without(1, |leaf| leaf.eax = 0x80_0f13);
         assert_eq!(other, ["processor 0x800f12 (this one is 0x800f13)"]);

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_many_errors_is_told() {
+    fn the_first_of_many_errors_is_returned() {
         let failed = each(&[1, 2, 3, 4], 2, |n| match n % 2 {
             0 => Err(*n),
             _ => Ok(()),

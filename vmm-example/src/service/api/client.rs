@@ -199,25 +199,25 @@ mod tests {
         let vmm = thread::spawn(move || answers(listener.accept().unwrap().0));
         let mut client = Client::connect(&path).unwrap();
         client.set_limit(Some(Duration::from_millis(300))).unwrap();
-        let told = client.ask(&Request::Status {}, |_| {});
+        let answer = client.ask(&Request::Status {}, |_| {});
         drop(client);
         vmm.join().unwrap();
-        told
+        answer
     }
 
     #[test]
     fn an_answer_without_end_is_no_answer() {
-        let told = asked(|mut stream| while stream.write_all(&[b' '; 1 << 16]).is_ok() {});
-        assert!(matches!(told, Err(ClientError::TooMuch)), "{told:?}");
+        let answer = asked(|mut stream| while stream.write_all(&[b' '; 1 << 16]).is_ok() {});
+        assert!(matches!(answer, Err(ClientError::TooMuch)), "{answer:?}");
     }
 
     #[test]
     fn an_answer_that_comes_bit_by_bit_is_late() {
-        let told = asked(|mut stream| {
+        let answer = asked(|mut stream| {
             while stream.write_all(b" ").is_ok() {
                 thread::sleep(Duration::from_millis(20));
             }
         });
-        assert!(matches!(told, Err(ClientError::Late)), "{told:?}");
+        assert!(matches!(answer, Err(ClientError::Late)), "{answer:?}");
     }
 }

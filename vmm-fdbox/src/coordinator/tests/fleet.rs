@@ -294,16 +294,16 @@ fn a_box_is_its_vmms_users() {
 }
 
 #[test]
-fn what_a_coordinator_finds_of_a_guest_stops_it_and_what_its_vmm_finds_is_told_too() {
+fn what_a_coordinator_finds_of_a_guest_stops_it_and_what_its_vmm_finds_is_reported_too() {
     let found = |of: &str| Finding::blocker(of, "it stays", "end it");
-    for (theirs, told) in [(None, 1), (Some(found("disk")), 2)] {
+    for (theirs, count) in [(None, 1), (Some(found("disk")), 2)] {
         let store = FakeStore::new();
         let (vmm, socket) = old_vmm_that(&store, Script::default(), theirs.into_iter().collect());
         let member = remote(&store, socket, Destination::NextKernel, limits(false));
         let mut member = member.with_findings(vec![found("device")]);
         let stopped = member.preflight().unwrap_err();
         assert_eq!(stopped.status, ExitStatus::NothingChanged);
-        assert_eq!(stopped.findings.len(), told, "{stopped:?}");
+        assert_eq!(stopped.findings.len(), count, "{stopped:?}");
         drop(member);
         assert!(stays(vmm));
     }

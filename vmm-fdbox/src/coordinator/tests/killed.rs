@@ -120,8 +120,8 @@ fn killed_with_a_new_vmm_that_fails_it_leaves_the_guest_in_its_box() {
     assert!(ended.store.has_guest(&box_name()).unwrap());
     let (stopped, status) = (ended.stopped(), ended.outcome.exit_status());
     assert_eq!(status, ExitStatus::WaitsInBox, "{stopped:?}");
-    for told in ["made to fail", "waits in box vm0", "process "] {
-        assert!(stopped.message.contains(told), "{stopped:?}");
+    for expected in ["made to fail", "waits in box vm0", "process "] {
+        assert!(stopped.message.contains(expected), "{stopped:?}");
     }
 }
 
@@ -141,8 +141,8 @@ fn one_that_wrote_the_state_and_did_not_get_to_say_so_leaves_the_guest_in_its_bo
     assert_eq!(ended.runs(), (false, false));
     let (stopped, status) = (ended.stopped(), ended.outcome.exit_status());
     assert_eq!(status, ExitStatus::WaitsInBox, "{stopped:?}");
-    for told in ["waits in box vm0", "process "] {
-        assert!(stopped.message.contains(told), "{stopped:?}");
+    for expected in ["waits in box vm0", "process "] {
+        assert!(stopped.message.contains(expected), "{stopped:?}");
     }
 }
 
@@ -163,8 +163,8 @@ fn one_that_closes_its_connection_and_lives_keeps_the_guest() {
     assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome:?}");
     let text = format!("{outcome:?}");
     // At the jump or, if it was closed no sooner, when the new VMM failed.
-    let told = ["closed its connection but is alive", "it is alive"];
-    assert!(told.iter().any(|told| text.contains(told)), "{text}");
+    let expected = ["closed its connection but is alive", "it is alive"];
+    assert!(expected.iter().any(|part| text.contains(part)), "{text}");
     assert_eq!(ended.runs(), (true, false));
 }
 
@@ -276,7 +276,7 @@ fn killed_before_it_said_that_its_state_is_written_it_is_looked_for_in_its_box()
 }
 
 #[test]
-fn a_box_that_cannot_be_looked_into_or_sealed_again_is_told() {
+fn a_box_that_cannot_be_looked_into_or_sealed_again_is_reported() {
     // After those of the two VMMs, and of the one that rolls back.
     let cases = [
         (
@@ -286,7 +286,7 @@ fn a_box_that_cannot_be_looked_into_or_sealed_again_is_told() {
         ),
         (Operation::Unseal, 1, "is not known (Cannot unseal box vm0"),
     ];
-    for (operation, skip, told) in cases {
+    for (operation, skip, expected) in cases {
         let store = FakeStore::new();
         store.fail(operation, skip, Errno::NOMEM);
         let (ends, plan) = ("saved swallows", FleetPlan::default());
@@ -294,7 +294,7 @@ fn a_box_that_cannot_be_looked_into_or_sealed_again_is_told() {
         let (outcome, ..) = update_through(store, ends, plan, host, false);
         let stopped = outcome.members[0].stopped.as_ref().unwrap();
         assert_eq!(stopped.status, ExitStatus::WaitsInBox, "{stopped:?}");
-        assert!(stopped.message.contains(told), "{stopped:?}");
+        assert!(stopped.message.contains(expected), "{stopped:?}");
     }
 }
 

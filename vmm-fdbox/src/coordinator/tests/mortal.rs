@@ -21,11 +21,11 @@ const ENDS: &str = "FDBOX_TEST_ENDS";
 fn pass(from: &mut Channel, to: &mut Channel, change: impl FnOnce(&str, &mut Value)) -> String {
     let deadline = Deadline::within(LONG);
     let Heard { mut message, fds } = from.receive::<Value>(deadline).unwrap();
-    let said = message.as_object().unwrap().keys().next().unwrap().clone();
-    change(&said, &mut message);
+    let verb = message.as_object().unwrap().keys().next().unwrap().clone();
+    change(&verb, &mut message);
     let fds: Vec<_> = fds.iter().map(|(name, fd)| (&**name, fd.as_fd())).collect();
     to.send(&message, &fds, deadline).unwrap();
-    said
+    verb
 }
 
 fn kill_this() {
@@ -50,25 +50,25 @@ fn child() {
     );
     let (mut coordinator, mut thread) = (Channel::new(coordinator), Channel::new(thread));
     let this = std::process::id();
-    let swallow = |said: &str| {
-        if how == "swallows" && said == last {
+    let swallow = |verb: &str| {
+        if how == "swallows" && verb == last {
             kill_this();
         }
     };
     loop {
-        pass(&mut coordinator, &mut thread, |said, _| swallow(said));
-        let said = loop {
-            let said = pass(&mut thread, &mut coordinator, |said, word| {
-                swallow(said);
-                if let Some(joined) = word.get_mut("joined") {
+        pass(&mut coordinator, &mut thread, |verb, _| swallow(verb));
+        let verb = loop {
+            let verb = pass(&mut thread, &mut coordinator, |verb, message| {
+                swallow(verb);
+                if let Some(joined) = message.get_mut("joined") {
                     joined["pid"] = json!(this);
                 }
             });
-            if said != "event" {
-                break said;
+            if verb != "event" {
+                break verb;
             }
         };
-        if said != last {
+        if verb != last {
             continue;
         }
         if how == "killed" {

@@ -91,7 +91,7 @@ fn luo_is_there_when_its_node_is() {
 }
 
 #[test]
-fn what_luo_takes_is_said() {
+fn what_luo_takes_is_reported() {
     let host = host("7.3.4\n");
     let asked = |text: &str| {
         let fact = luo(&host.root());

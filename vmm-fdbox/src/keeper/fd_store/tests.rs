@@ -21,11 +21,11 @@ use crate::{AnyBox, Home};
 /// A service manager, which does with its store what systemd does.
 struct Manager {
     dir: tempfile::TempDir,
-    said: Arc<Mutex<Said>>,
+    notified: Arc<Mutex<Notified>>,
 }
 
 #[derive(Default)]
-struct Said {
+struct Notified {
     stored: BTreeMap<String, OwnedFd>,
     is_ready: bool,
 }
@@ -45,15 +45,15 @@ impl Manager {
             &SocketAddrUnix::new(dir.path().join("notify")).unwrap(),
         )
         .unwrap();
-        let said = Arc::<Mutex<Said>>::default();
-        let listening = Arc::clone(&said);
+        let notified = Arc::<Mutex<Notified>>::default();
+        let listening = Arc::clone(&notified);
         thread::spawn(move || {
             loop {
                 let (text, fd) = receive(&socket);
                 hear(&mut lock(&listening), &text, fd);
             }
         });
-        Self { dir, said }
+        Self { dir, notified }
     }
 
     fn connect(&self) -> Arc<ServiceManager> {
@@ -61,19 +61,19 @@ impl Manager {
         Arc::new(ServiceManager::connect(path.as_os_str()).unwrap())
     }
 
-    fn said(&self) -> MutexGuard<'_, Said> {
-        lock(&self.said)
+    fn notified(&self) -> MutexGuard<'_, Notified> {
+        lock(&self.notified)
     }
 
     fn names(&self) -> Vec<String> {
         self.connect().synchronize().unwrap();
-        self.said().stored.keys().cloned().collect()
+        self.notified().stored.keys().cloned().collect()
     }
 
     /// A keeper that the manager has started, with all that is stored.
     fn keeper(&self, most: usize) -> Keeper {
-        let said = self.said();
-        let returned = said
+        let notified = self.notified();
+        let returned = notified
             .stored
             .iter()
             .map(|(name, fd)| (name.clone(), fd.try_clone().unwrap()));
@@ -104,18 +104,20 @@ fn receive(socket: &OwnedFd) -> (String, Option<OwnedFd>) {
     )
 }
 
-fn hear(said: &mut Said, text: &str, fd: Option<OwnedFd>) {
+fn hear(notified: &mut Notified, text: &str, fd: Option<OwnedFd>) {
     let value = |name: &str| {
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
     };
     match (value("FDNAME"), fd) {
         (Some(name), Some(fd)) if value("FDSTORE") == Some("1") && value("FDPOLL") == Some("0") => {
-            said.stored.insert(name.to_owned(), fd);
+            notified.stored.insert(name.to_owned(), fd);
         }
-        (Some(name), None) if value("FDSTOREREMOVE") == Some("1") => drop(said.stored.remove(name)),
+        (Some(name), None) if value("FDSTOREREMOVE") == Some("1") => {
+            drop(notified.stored.remove(name))
+        }
         (None, Some(barrier)) if text == "BARRIER=1" => drop(barrier),
-        (None, None) if text == "READY=1" => said.is_ready = true,
+        (None, None) if text == "READY=1" => notified.is_ready = true,
         _ => panic!("systemd does not know {text:?}"),
     }
 }
@@ -199,7 +201,7 @@ fn what_is_half_stored_goes_and_what_cannot_be_read_stays() {
     ];
     stored.push(("vmm-fdbox.4.1", memfd()));
     let stored = stored.into_iter().map(|(name, fd)| (name.to_owned(), fd));
-    manager.said().stored.extend(stored);
+    manager.notified().stored.extend(stored);
     let keeper = manager.keeper(100);
     let control = keeper.connect().unwrap();
     assert_eq!(manager.names(), ["other", "vmm-fdbox.4.0", "vmm-fdbox.4.1"]);
@@ -216,7 +218,7 @@ fn a_file_that_is_missing_from_the_store_is_lost() {
     let control = first.connect().unwrap();
     seal_one(&control, "vm0");
     manager.names();
-    manager.said().stored.remove("vmm-fdbox.0.1");
+    manager.notified().stored.remove("vmm-fdbox.0.1");
     let second = manager.keeper(100);
     let control = second.connect().unwrap();
     let error = sealed(&control, "vm0").unseal().unwrap_err();
@@ -271,11 +273,11 @@ fn it_is_a_store_of_boxes_like_the_others() {
 }
 
 #[test]
-fn a_manager_is_told_when_the_keeper_is_up() {
+fn a_manager_is_notified_when_the_keeper_is_up() {
     let manager = Manager::start();
     manager.connect().ready().unwrap();
     manager.names();
-    assert!(manager.said().is_ready);
+    assert!(manager.notified().is_ready);
     let nobody = ServiceManager::connect(OsStr::new("@nobody-listens-here"));
     assert_eq!(nobody.unwrap_err(), Errno::CONNREFUSED);
     assert!(ServiceManager::connect(Path::new("/nowhere").as_os_str()).is_err());

@@ -113,7 +113,7 @@ fn without_kho_the_configuration_decides() {
 }
 
 #[test]
-fn an_iommu_that_would_translate_otherwise_is_told() {
+fn an_iommu_that_would_translate_otherwise_is_reported() {
     let running = "kho=on intel_iommu=on quiet iommu=strict";
     for next in [
         "kho=on",
@@ -131,7 +131,7 @@ fn an_iommu_that_would_translate_otherwise_is_told() {
 }
 
 #[test]
-fn memory_and_crash_kernels_that_would_be_others_are_told() {
+fn memory_and_crash_kernels_that_would_be_others_are_reported() {
     let running = "kho=on mem=8G memmap=64K$0x1000 crashkernel=256M";
     for (next, what, shown) in [
         (
@@ -172,7 +172,7 @@ fn a_command_line_of_a_crash_kernel_is_a_blocker() {
 }
 
 #[test]
-fn a_command_line_that_the_next_kernel_cannot_take_is_told() {
+fn a_command_line_that_the_next_kernel_cannot_take_is_reported() {
     // x86's cmdline_size is 2047; bzImage64_load() needs space for the NUL and 30 bytes more.
     assert_eq!(check_length(&"a".repeat(2016), 2047), None);
     let found = check_length(&"a".repeat(2017), 2047).unwrap();

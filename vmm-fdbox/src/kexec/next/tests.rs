@@ -226,7 +226,7 @@ fn a_kernel_that_says_nothing_is_taken_on_somebodys_word_but_not_for_devices() {
 }
 
 #[test]
-fn a_next_kernel_without_the_module_is_told() {
+fn a_next_kernel_without_the_module_is_reported() {
     let files = Files::new(None);
     let check = || files.check("kernel", "initrd", "kho=on");
     let set = |path: &str, content: &str| {

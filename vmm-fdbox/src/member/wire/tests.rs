@@ -119,20 +119,20 @@ fn version_1_is_read_and_written() {
 
 /// Who knows no homes hears of none, as long as it is the module that keeps boxes.
 #[test]
-fn a_home_is_told_where_it_is_not_the_module() {
+fn a_home_is_named_where_it_is_not_the_module() {
     let module = |home| Module {
         uapi_version: 1,
         handover_version: 1,
         features: 5,
         home,
     };
-    let said = serde_json::to_value(module(Home::Fdbox)).unwrap();
-    assert_eq!(said.get("home"), None);
+    let json = serde_json::to_value(module(Home::Fdbox)).unwrap();
+    assert_eq!(json.get("home"), None);
     for (home, name) in [(Home::Luo, "luo"), (Home::Holder, "holder")] {
-        let said = serde_json::to_value(module(home)).unwrap();
-        assert_eq!(said["home"], name);
+        let json = serde_json::to_value(module(home)).unwrap();
+        assert_eq!(json["home"], name);
         assert_eq!(
-            serde_json::from_value::<Module>(said).unwrap(),
+            serde_json::from_value::<Module>(json).unwrap(),
             module(home)
         );
         assert_eq!(home.to_string(), name);

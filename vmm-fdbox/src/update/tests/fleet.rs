@@ -103,21 +103,21 @@ fn who_was_left_behind_runs_on_when_nobody_leaves() {
 }
 
 #[test]
-fn who_cannot_be_set_down_stops_nobody_and_is_told() {
+fn who_cannot_be_set_down_stops_nobody_and_is_reported() {
     for failing in [false, true] {
         let mut world = World::failing(NotReady::Leave, 1, Call::Preflight);
         world.members[1].also_fails_at = failing.then_some(Call::SetDown);
-        let mut told = Vec::new();
+        let mut ends = Vec::new();
         let members = std::mem::take(&mut world.members);
         let outcome = Fleet::new(&mut world.host, members, world.plan.clone())
             .observed_by(|event| {
                 if let FleetEvent::SetDown(name, done) = event {
-                    told.push((name.to_string(), done.is_err()));
+                    ends.push((name.to_string(), done.is_err()));
                 }
             })
             .run();
         assert_eq!(outcome.exit_status(), ExitStatus::Done);
-        assert_eq!(told, [("b".to_owned(), failing)]);
+        assert_eq!(ends, [("b".to_owned(), failing)]);
     }
 }
 
@@ -254,7 +254,7 @@ fn a_cancel_while_all_stand_still_is_honoured_before_the_jump() {
 }
 
 #[test]
-fn a_lost_guest_is_the_worst_that_is_told() {
+fn a_lost_guest_is_the_worst_that_is_reported() {
     let outcome = |statuses: [ExitStatus; 2]| {
         let member = |status| crate::update::MemberOutcome {
             report: None,

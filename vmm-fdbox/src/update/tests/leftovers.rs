@@ -108,7 +108,7 @@ fn without_a_kexec_no_kho_is_needed() {
 }
 
 #[test]
-fn a_box_that_is_deleted_under_the_update_is_told() {
+fn a_box_that_is_deleted_under_the_update_is_reported() {
     let mut world = World::new();
     let store = world.store.clone();
     let mut observer = |_: u64, event: &Event| {
@@ -147,7 +147,7 @@ fn an_update_that_is_dropped_is_rolled_back() {
 }
 
 #[test]
-fn a_module_that_cannot_keep_the_state_is_told() {
+fn a_module_that_cannot_keep_the_state_is_reported() {
     let mut world = World::new();
     world.store.set_info(crate::Info::default());
     let outcome = world.update(plan());

@@ -319,9 +319,9 @@ fn a_program_killed_on_the_way_leaves_everything() {
 
 /// No retry can succeed, and the message does not suggest one.
 #[track_caller]
-fn assert_no_retry(failed: &ResumeFailed, told: &str) {
+fn assert_no_retry(failed: &ResumeFailed, expected: &str) {
     let text = failed.to_string();
-    assert!(text.contains(told), "{text}");
+    assert!(text.contains(expected), "{text}");
     assert!(!failed.can_retry() && !text.contains("try again"), "{text}");
 }
 

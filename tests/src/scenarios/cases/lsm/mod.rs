@@ -92,10 +92,10 @@ fn denied(cx: &Cx<'_>) -> Result<()> {
     // Only the policy was in the way: what it forbids works while it is not enforced.
     help_with("owner-puts", &fdbox)?;
     let refused = help_with("stranger-takes", &fdbox);
-    let said = refused.map_or_else(|error| format!("{error:#}"), |()| "refused".to_owned());
+    let outcome = refused.map_or_else(|error| format!("{error:#}"), |()| "refused".to_owned());
     ensure!(
-        said.contains("GET_FD by a stranger: succeeded"),
-        "With SELinux permissive the stranger is not given the file: {said}"
+        outcome.contains("GET_FD by a stranger: succeeded"),
+        "With SELinux permissive the stranger is not given the file: {outcome}"
     );
     equal("The number of descriptors", fdbox.entries()?.len(), 0)?;
     fdbox.delete()

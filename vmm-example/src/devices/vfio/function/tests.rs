@@ -33,7 +33,7 @@ fn bench(config: ConfigSpace, table: MsixTable) -> Bench {
     let vectors = Vectors::new(
         Arc::new(FakeLines(log.clone())),
         FIRST_GSI,
-        config.msix_place().vectors,
+        config.msix_layout().vectors,
     )
     .unwrap();
     let inner = Inner {
@@ -105,8 +105,8 @@ fn a_driver_sets_the_device_up() {
     let expected = [
         // The guest cannot switch memory and interrupt lines.
         Call::Config(COMMAND, 0x0406),
-        Call::Place(0, Some(BAR0)),
-        Call::Place(3, Some(BAR3)),
+        Call::Map(0, Some(BAR0)),
+        Call::Map(3, Some(BAR3)),
         Call::Arm(5),
         Call::Route(FIRST_GSI, message(0x41)),
         Call::Connect(FIRST_GSI),
@@ -158,8 +158,8 @@ fn memory_is_where_the_guest_puts_it_while_it_is_on() {
     bench.function.write_config(4, &0x0404u16.to_le_bytes());
     let gone = [
         Call::Config(COMMAND, 0x0406),
-        Call::Place(0, None),
-        Call::Place(3, None),
+        Call::Map(0, None),
+        Call::Map(3, None),
     ];
     assert_eq!(bench.log.take(), gone, "the device itself stays on");
     assert!(!bench.function.read_memory(BAR3, &mut [0; 4]));
@@ -167,12 +167,7 @@ fn memory_is_where_the_guest_puts_it_while_it_is_on() {
         .function
         .write_config(0x10, &0xf000_0000u32.to_le_bytes());
     bench.function.write_config(4, &0x0406u16.to_le_bytes());
-    assert!(
-        bench
-            .log
-            .take()
-            .contains(&Call::Place(0, Some(0xf000_0000)))
-    );
+    assert!(bench.log.take().contains(&Call::Map(0, Some(0xf000_0000))));
 }
 
 #[test]
@@ -246,8 +241,8 @@ fn the_next_process_finds_the_device_as_it_was() {
     assert_eq!(new.log.take(), [Call::Config(COMMAND, 0x0406)]);
     new.function.unpark();
     let expected = [
-        Call::Place(0, Some(BAR0)),
-        Call::Place(3, Some(BAR3)),
+        Call::Map(0, Some(BAR0)),
+        Call::Map(3, Some(BAR3)),
         Call::Arm(5),
         Call::Route(FIRST_GSI, message(0x41)),
         Call::Connect(FIRST_GSI),

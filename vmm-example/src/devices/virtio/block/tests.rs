@@ -174,7 +174,7 @@ fn ranges_are_cleared() {
 }
 
 #[test]
-fn the_id_is_told() {
+fn the_id_is_reported() {
     let image = image();
     let mut block = disk(&image, false);
     let mut driver = Driver::new(1);

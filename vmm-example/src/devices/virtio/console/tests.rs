@@ -44,11 +44,11 @@ fn a_client_takes_and_gives() {
     driver.offer(0, &[Buffer::Room(64)]);
     driver.serve(&mut console, 0).unwrap();
     assert_eq!(driver.bytes(0, 0, 5), b"typed");
-    driver.offer(1, &[Buffer::Says(b"said")]);
+    driver.offer(1, &[Buffer::Says(b"data")]);
     driver.serve(&mut console, 1).unwrap();
     let mut got = [0; 4];
     client.read_exact(&mut got).unwrap();
-    assert_eq!(&got, b"said");
+    assert_eq!(&got, b"data");
     survives_nonsense(&mut console, 2);
 }
 
@@ -60,8 +60,8 @@ fn a_file_takes_output_in_order() {
     let console = ConsoleDevice::open(&target, &Ownership::new(true)).unwrap();
     let mut driver = Driver::new(2);
     let device = live("console0", Box::new(console), &driver);
-    for said in [b"one ", b"two ", b"six "] {
-        driver.offer(1, &[Buffer::Says(said)]);
+    for data in [b"one ", b"two ", b"six "] {
+        driver.offer(1, &[Buffer::Says(data)]);
         device.on_kick(1);
     }
     settle(&device);
