@@ -28,13 +28,15 @@ mod arriving;
 mod channel;
 mod down;
 mod leaving;
+mod leaving_vmm;
 mod lent;
 mod line;
 mod wire;
 
 pub use arriving::{Adoption, Arrived, ArrivingVmm, serve_arriving, serve_arriving_from};
 pub use channel::{Channel, ChannelError, Heard, MAX_FDS, MAX_LINE_BYTES, Woken};
-pub use leaving::{Leaving, LeavingVmm, Left, OnEvent, serve_leaving, serve_leaving_into};
+pub use leaving::{serve_leaving, serve_leaving_into};
+pub use leaving_vmm::{Leaving, LeavingVmm, Left, OnEvent};
 pub use lent::Lent;
 pub use serde_json::Value;
 pub use wire::{Arrive, BOX_FD, Failed, Join, LimitsMs, Module, VERSION};

@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
-use super::lanes::{Job, Needs};
-use super::{Outcome, Suite};
+use super::Suite;
+use super::lanes::Job;
 use crate::cli::{Cli, Command};
 use crate::lab::Lab;
 use crate::programs::PAGES;
@@ -66,23 +65,7 @@ const COUNTED: &str = "The guest counted on, from ";
 pub(super) fn jobs<'a>(suite: &Suite<'a>, verbose: bool) -> Vec<Job<'a>> {
     let lab = suite.lab;
     let wanted = TESTS.into_iter().filter(|test| suite.wants(test.name));
-    let job = |test: Test| Job {
-        host: test.name.to_owned(),
-        tests: vec![test.name.to_owned()],
-        kernels: test.kernels,
-        is_shared: false,
-        needs: Needs::default(),
-        alone: false,
-        act: Box::new(move || {
-            let started = Instant::now();
-            let error = judge(lab, &test, verbose).err();
-            vec![Outcome {
-                name: test.name.to_owned(),
-                error: error.map(|error| format!("{error:#}")),
-                took: started.elapsed(),
-            }]
-        }),
-    };
+    let job = |test: Test| Job::of_one(test.name, test.kernels, move || judge(lab, &test, verbose));
     wanted.map(job).collect()
 }
 

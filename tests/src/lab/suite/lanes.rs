@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use fdbox_lab::scenario::HostKind;
 
 use super::Outcome;
@@ -46,7 +47,33 @@ pub(super) struct Job<'a> {
     pub(super) act: Box<dyn FnOnce() -> Vec<Outcome> + Send + 'a>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// A host with one test of the same name, which needs nothing built.
+    pub(super) fn of_one(
+        name: &str,
+        kernels: usize,
+        test: impl FnOnce() -> Result<()> + Send + 'a,
+    ) -> Self {
+        let (host, name) = (name.to_owned(), name.to_owned());
+        Self {
+            host,
+            tests: vec![name.clone()],
+            kernels,
+            is_shared: false,
+            needs: Needs::default(),
+            alone: false,
+            act: Box::new(move || {
+                let started = Instant::now();
+                let error = test().err();
+                vec![Outcome {
+                    name,
+                    error: error.map(|error| format!("{error:#}")),
+                    took: started.elapsed(),
+                }]
+            }),
+        }
+    }
+
     /// Whether a filter may have excluded some of its tests.
     pub(super) fn can_be_partial(&self) -> bool {
         self.is_shared || self.needs.selftests

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::lanes::{Job, Needs};
-use super::{Outcome, Suite, page};
+use super::lanes::Job;
+use super::{Suite, page};
 use crate::lab::Lab;
 use crate::package;
 use crate::progress::Progress;
@@ -61,23 +60,7 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>) -> Vec<Job<'a>> {
         return Vec::new();
     }
     let lab = suite.lab;
-    vec![Job {
-        host: NAME.to_owned(),
-        tests: vec![NAME.to_owned()],
-        kernels: 1,
-        is_shared: false,
-        needs: Needs::default(),
-        alone: false,
-        act: Box::new(move || {
-            let started = Instant::now();
-            let error = test(lab).err();
-            vec![Outcome {
-                name: NAME.to_owned(),
-                error: error.map(|error| format!("{error:#}")),
-                took: started.elapsed(),
-            }]
-        }),
-    }]
+    vec![Job::of_one(NAME, 1, || test(lab))]
 }
 
 fn test(lab: &Lab) -> Result<()> {

@@ -6,9 +6,10 @@
 
 use super::super::counters::Counters;
 use super::super::ring::{BURST, Ring, RingError};
-use super::backend::{Backend, Done, Job, MAX_JOBS, Op, Token};
+use super::backend::{Backend, Done, Job, MAX_JOBS, Token};
 use super::buffer::Pool;
-use super::request::{Ask, Geometry, Request, Status, gather, give_id, scatter};
+use super::request::{Ask, Geometry, Request, Status, give_id, scatter};
+use super::taken::Taken;
 
 /// The maximum number of requests.
 pub(super) const MAX_REQUESTS: usize = 32;
@@ -24,32 +25,6 @@ pub(super) struct Disk {
     pub(super) id: String,
     /// The driver does not flush: writes must be safe when they are answered (5.2.6.2).
     pub(super) write_through: bool,
-}
-
-/// A request in flight.
-#[derive(Debug)]
-struct Taken {
-    request: Request,
-    ask: Ask,
-    /// The offset in its data at which its next job begins.
-    next: u64,
-    /// Number of unfinished jobs.
-    jobs: usize,
-    status: Status,
-    /// Whether the guest has since reset the device or broken its ring.
-    is_stale: bool,
-}
-
-impl Taken {
-    fn end(&self) -> u64 {
-        // What has no data is one job.
-        self.ask.data_len().max(1)
-    }
-
-    /// Whether more jobs are to be begun for it.
-    fn goes_on(&self) -> bool {
-        self.next < self.end() && self.status == Status::Ok && !self.is_stale
-    }
 }
 
 /// Why no more requests are taken.
@@ -197,14 +172,7 @@ impl Flight {
             return Ok(());
         };
         self.is_alone = is_alone(ask);
-        self.taken[place] = Some(Taken {
-            request,
-            ask,
-            next: 0,
-            jobs: 0,
-            status: Status::Ok,
-            is_stale: false,
-        });
+        self.taken[place] = Some(Taken::new(request, ask));
         let begun = self.begin(place, ring, disk);
         if begun.is_err() {
             self.abandon();
@@ -221,29 +189,8 @@ impl Flight {
         while taken.goes_on() && self.jobs < MAX_JOBS && self.bytes < MAX_BYTES {
             let offset = taken.next;
             let len = (taken.end() - offset).min(MAX_JOB);
-            let mut transfer = |at: u64, op| {
-                let buffer = self.pool.take(len as usize);
-                (at + offset, op, buffer)
-            };
-            let write = Op::Write {
-                durable: disk.write_through,
-            };
-            let clear = |at, len, punch| (at, Op::Clear { punch, len }, Default::default());
-            let (at, op, mut buffer) = match taken.ask {
-                Ask::Read { at, .. } => transfer(at, Op::Read),
-                Ask::Write { at, .. } | Ask::Zero { at, .. } => transfer(at, write),
-                Ask::Discard { at, len } => clear(at, len, true),
-                Ask::WriteZeroes { at, len, punch } => clear(at, len, punch),
-                Ask::Flush | Ask::Id => (0, Op::Sync, Default::default()),
-            };
-            match taken.ask {
-                Ask::Write { .. } => {
-                    let data = &taken.request.data;
-                    gather(ring.memory(), data, offset, buffer.bytes_mut())?;
-                }
-                Ask::Zero { .. } => buffer.bytes_mut().fill(0),
-                _ => {}
-            }
+            let (at, op, buffer) =
+                taken.job(len, &mut self.pool, ring.memory(), disk.write_through)?;
             taken.next += len;
             taken.jobs += 1;
             self.jobs += 1;
@@ -304,7 +251,6 @@ impl Flight {
         self.jobs -= 1;
         self.bytes -= done.buffer.len() as u64;
         taken.jobs -= 1;
-        let unsupported = |error: &std::io::Error| error.raw_os_error() == Some(libc::EOPNOTSUPP);
         let mut read = Ok(0);
         match (&done.result, taken.ask, &ring) {
             (Ok(()), Ask::Read { .. }, Some(ring)) if !taken.is_stale => {
@@ -312,13 +258,7 @@ impl Flight {
                 read = scatter(ring.memory(), data, offset, done.buffer.bytes());
             }
             (Ok(()), ..) => {}
-            // A discard is a hint: what cannot be returned stays.
-            (Err(error), Ask::Discard { .. }, _) if unsupported(error) => {}
-            (Err(error), Ask::WriteZeroes { at, len, .. }, _) if unsupported(error) => {
-                taken.ask = Ask::Zero { at, len };
-                taken.next = 0;
-            }
-            (Err(_), ..) => taken.status = Status::Io,
+            (Err(error), ..) => taken.fail(error),
         }
         self.pool.give(done.buffer);
         read?;

@@ -16,6 +16,7 @@ mod backend;
 mod buffer;
 mod flight;
 mod request;
+mod taken;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
