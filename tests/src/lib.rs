@@ -18,9 +18,9 @@ pub mod device;
 pub mod disk;
 pub mod event;
 pub mod frame;
-#[cfg(test)]
-mod handover_fuzz;
 pub mod interface;
+#[cfg(test)]
+mod module_abi;
 pub mod net;
 pub mod numbers;
 pub mod packet;

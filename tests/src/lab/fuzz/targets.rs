@@ -134,25 +134,25 @@ pub(super) const TARGETS: [Target; 22] = [
     (
         "handover",
         Tests::Lab,
-        "handover_fuzz",
+        "module_abi::fuzz",
         "a handover as the module reads it",
     ),
     (
         "handover-body",
         Tests::Lab,
-        "handover_fuzz",
+        "module_abi::fuzz",
         "the same with the checksums that it should have",
     ),
     (
         "handover-fd",
         Tests::Lab,
-        "handover_fuzz",
+        "module_abi::fuzz",
         "what each kind of file leaves for the next kernel",
     ),
     (
         "broken-memory",
         Tests::Lab,
-        "handover_fuzz",
+        "module_abi::fuzz",
         "the list of broken pages",
     ),
 ];

@@ -1,40 +1,16 @@
 //! What the module reads of what the last kernel wrote, with input that no kernel writes: its parsers, built on the
 //! host.
 
-#[path = "../../vmm-fdbox/src/fuzz/mod.rs"]
-mod fuzz;
+#[path = "../../../vmm-fdbox/src/fuzz/mod.rs"]
+mod fuzzer;
 
+use super::{Out, crc, golden};
 use crate::abi::dma::{self, Device, Item};
 use crate::abi::kvm::{GuestMemfd, Vm};
 use crate::abi::layout::Layout;
 use crate::abi::memfd::{MEMFD, MEMFD_V1, Memfd};
 use crate::abi::poison;
-use crate::abi::{self, Body, Extent, Root, Sink};
-
-const HANDOVER: &[u8] = include_bytes!("../tests/golden/handover-v1.bin");
-const LABELLED: &[u8] = include_bytes!("../tests/golden/handover-v2.bin");
-const IOMMUFD: &[u8] = include_bytes!("../tests/golden/iommufd-v1.bin");
-const VFIO_PCI: &[u8] = include_bytes!("../tests/golden/vfio-pci-v1.bin");
-const MEMFDS: [&[u8]; 2] = [
-    include_bytes!("../tests/golden/memfd-v1.bin"),
-    include_bytes!("../tests/golden/memfd-v2.bin"),
-];
-const BROKEN: &[u8] = include_bytes!("../tests/golden/broken-v1.bin");
-
-struct Out(Vec<u8>);
-
-impl Sink for Out {
-    type Error = std::convert::Infallible;
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-}
-
-fn crc(bytes: &[u8]) -> u32 {
-    crc32fast::hash(bytes)
-}
+use crate::abi::{self, Body, Extent, Root};
 
 /// Reads everything in a handover that is one.
 fn read_all(root: Root, bytes: &[u8]) {
@@ -59,7 +35,7 @@ fn read_all(root: Root, bytes: &[u8]) {
 
 /// Reads the data of a descriptor as that of each kind: what is accepted is written as it was.
 fn read_fd(data: &[u8]) {
-    let mut out = Out(Vec::new());
+    let mut out = Out::default();
     let same = |what: &str, written: &mut Out| {
         assert_eq!(written.0, data, "{what}");
         written.0.clear();
@@ -91,17 +67,21 @@ fn read_fd(data: &[u8]) {
 }
 
 fn golden_root() -> Root {
-    Root::decode(&HANDOVER[..abi::ROOT_LEN], crc).expect("the golden root")
+    Root::decode(&golden::HANDOVER_V1[..abi::ROOT_LEN], crc).expect("the golden root")
 }
 
 #[test]
 fn fuzz_handover() {
-    fuzz::run("handover", &[HANDOVER, LABELLED], |input| {
-        let (head, body) = input.split_at(input.len().min(abi::ROOT_LEN));
-        if let Ok(root) = Root::decode(head, crc) {
-            read_all(root, body);
-        }
-    });
+    fuzzer::run(
+        "handover",
+        &[golden::HANDOVER_V1, golden::HANDOVER_V2],
+        |input| {
+            let (head, body) = input.split_at(input.len().min(abi::ROOT_LEN));
+            if let Ok(root) = Root::decode(head, crc) {
+                read_all(root, body);
+            }
+        },
+    );
 }
 
 /// The body of a handover of each version whose root has the right checksum, and the numbers in the
@@ -110,8 +90,9 @@ fn fuzz_handover() {
 fn fuzz_handover_body() {
     let root = golden_root();
     let numbers = [root.nr_boxes as u8, root.nr_extents as u8];
-    let seeds = [HANDOVER, LABELLED].map(|seed| [&numbers, &seed[abi::ROOT_LEN..]].concat());
-    fuzz::run("handover-body", &[&seeds[0], &seeds[1]], |input| {
+    let seeds = [golden::HANDOVER_V1, golden::HANDOVER_V2]
+        .map(|seed| [&numbers, &seed[abi::ROOT_LEN..]].concat());
+    fuzzer::run("handover-body", &[&seeds[0], &seeds[1]], |input| {
         let Some(([nr_boxes, nr_extents], body)) = input.split_first_chunk() else {
             return;
         };
@@ -131,16 +112,20 @@ fn fuzz_handover_body() {
 
 #[test]
 fn fuzz_handover_fd() {
-    let vm = b"\x01\x00\x00\x00\x00\x00\x00\x00\x3e\x00\x00\x00";
-    let memory =
-        b"\x00\x00\x20\x00\x01\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00vm";
-    let seeds = [&vm[..], memory, IOMMUFD, VFIO_PCI, MEMFDS[0], MEMFDS[1]];
-    fuzz::run("handover-fd", &seeds, read_fd);
+    let seeds = [
+        golden::VM,
+        golden::GUEST_MEMFD,
+        golden::IOMMUFD,
+        golden::VFIO_PCI,
+        golden::MEMFD_V1,
+        golden::MEMFD_V2,
+    ];
+    fuzzer::run("handover-fd", &seeds, read_fd);
 }
 
 #[test]
 fn fuzz_broken_memory() {
-    fuzz::run("broken-memory", &[BROKEN], |input| {
+    fuzzer::run("broken-memory", &[golden::BROKEN], |input| {
         let mut page = [0; poison::LEN];
         let len = input.len().min(page.len());
         page[..len].copy_from_slice(&input[..len]);

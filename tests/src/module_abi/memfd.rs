@@ -1,32 +1,7 @@
-//! The saved state of a memfd, built on the host from the module's own file: golden bytes of each
-//! layout, and every way in which they can be wrong.
+//! The saved state of a memfd.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "the files belong to the kernel module, which uses all of them"
-)]
-
-#[path = "../../kmod/abi/mod.rs"]
-mod abi;
-
-use abi::Sink;
-use abi::memfd::{APPEND, MEMFD, MEMFD_V1, Memfd, MemfdHead, READ, WRITE};
-
-/// Never edit them: a change of the layout is a new compatible string with a file of its own.
-const GOLDEN_V1: &[u8] = include_bytes!("golden/memfd-v1.bin");
-const GOLDEN: &[u8] = include_bytes!("golden/memfd-v2.bin");
-
-struct Out(Vec<u8>);
-
-impl Sink for Out {
-    type Error = std::convert::Infallible;
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-}
+use super::{Out, golden};
+use crate::abi::memfd::{APPEND, MEMFD, MEMFD_V1, Memfd, MemfdHead, READ, WRITE};
 
 /// A write-sealed file of one page and a part of another, opened read-only and for appending.
 fn sample() -> Memfd<'static> {
@@ -46,13 +21,11 @@ fn sample() -> Memfd<'static> {
 
 #[test]
 fn it_is_written_as_the_golden_bytes_and_read_back() {
-    let mut out = Out(Vec::new());
+    let mut out = Out::default();
     sample().put(&mut out).unwrap();
-    if std::env::var_os("FDBOX_WRITE_GOLDEN").is_some() {
-        std::fs::write("tests/golden/memfd-v2.bin", &out.0).unwrap();
-    }
-    assert_eq!(out.0, GOLDEN);
-    assert_eq!(Memfd::decode(MEMFD, GOLDEN), Ok(sample()));
+    golden::write("memfd-v2.bin", &out.0);
+    assert_eq!(out.0, golden::MEMFD_V2);
+    assert_eq!(Memfd::decode(MEMFD, golden::MEMFD_V2), Ok(sample()));
 }
 
 #[test]
@@ -61,14 +34,14 @@ fn version_1_is_read_as_a_file_for_reading_and_writing() {
         flags: READ | WRITE,
         ..sample()
     };
-    assert_eq!(Memfd::decode(MEMFD_V1, GOLDEN_V1), Ok(both));
+    assert_eq!(Memfd::decode(MEMFD_V1, golden::MEMFD_V1), Ok(both));
 }
 
 #[test]
 fn neither_is_read_as_the_other_or_cut_off() {
-    assert!(Memfd::decode(MEMFD, GOLDEN_V1).is_err());
-    assert!(Memfd::decode(MEMFD_V1, GOLDEN).is_err());
-    for (layout, golden) in [(MEMFD, GOLDEN), (MEMFD_V1, GOLDEN_V1)] {
+    assert!(Memfd::decode(MEMFD, golden::MEMFD_V1).is_err());
+    assert!(Memfd::decode(MEMFD_V1, golden::MEMFD_V2).is_err());
+    for (layout, golden) in [(MEMFD, golden::MEMFD_V2), (MEMFD_V1, golden::MEMFD_V1)] {
         for len in 0..golden.len() {
             assert!(Memfd::decode(layout, &golden[..len]).is_err(), "{len}");
         }
@@ -80,7 +53,7 @@ fn neither_is_read_as_the_other_or_cut_off() {
 #[test]
 fn what_is_impossible_is_refused() {
     let changed = |at: usize, byte: u8| {
-        let mut changed = GOLDEN.to_vec();
+        let mut changed = golden::MEMFD_V2.to_vec();
         changed[at] = byte;
         Memfd::decode(MEMFD, &changed).is_ok()
     };
@@ -96,7 +69,7 @@ fn what_is_impossible_is_refused() {
     }
     let name = [b'x'; 256];
     for (len, possible) in [(0, true), (255, true), (256, false)] {
-        let mut out = Out(Vec::new());
+        let mut out = Out::default();
         let memfd = Memfd {
             name: &name[..len],
             ..sample()
