@@ -53,12 +53,28 @@ pub(crate) fn test(lab: &Lab) -> Result<()> {
     Ok(fs::remove_dir_all(out)?)
 }
 
-/// Builds the packages, and uses that of the VMM in a Debian host.
+/// Installs the package of the VMM in a Debian host, and removes it again.
 pub(crate) fn test_in_host(lab: &Lab) -> Result<()> {
-    let out = work(lab)?.join("host");
-    build(lab, &out)?;
-    boot::test(lab, &out)?;
+    in_host(lab, "install")
+}
+
+/// Kills the keeper that systemd runs in a Debian host.
+pub(crate) fn test_keeper(lab: &Lab) -> Result<()> {
+    in_host(lab, "keeper")
+}
+
+/// Builds the packages, and runs a script of packaging/lab/host in a Debian host that has that of the VMM.
+fn in_host(lab: &Lab, script: &str) -> Result<()> {
+    let out = work(lab)?.join(format!("host-{script}"));
+    let mut packages = build(lab, &out)?;
+    packages.retain(|path| is_of_vmm(path));
+    boot::test(lab, script, &packages)?;
     Ok(fs::remove_dir_all(out)?)
+}
+
+fn is_of_vmm(package: &Path) -> bool {
+    let name = package.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("vmm-example_")
 }
 
 /// A directory for this process.
