@@ -110,7 +110,10 @@ mod tests {
         let mut manager = EventManager::new().unwrap();
         manager.add_subscriber(signals.then(move |what| asked.send(what).unwrap()));
         assert_eq!(manager.run_with_timeout(0).unwrap(), 0);
-        for (signal, what) in [(libc::SIGTERM, Asked::End), (libc::SIGINT, Asked::End)] {
+        let mut signals_and_requests =
+            vec![(libc::SIGTERM, Asked::End), (libc::SIGINT, Asked::End)];
+        signals_and_requests.extend(hang_up_counts().then_some((libc::SIGHUP, Asked::HungUp)));
+        for (signal, what) in signals_and_requests {
             // SAFETY: the call has no pointers. The signal is blocked in this thread, which gets it.
             assert_eq!(unsafe { libc::raise(signal) }, 0);
             assert_eq!(manager.run_with_timeout(LIMIT_MS).unwrap(), 1);
