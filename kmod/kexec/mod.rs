@@ -10,4 +10,5 @@ pub(crate) mod kho;
 pub(crate) mod left_boat;
 pub(crate) mod poison;
 pub(crate) mod record;
+mod sealed_box;
 mod subtree;
