@@ -32,6 +32,8 @@ mod objects;
 mod ratelimit;
 mod registry;
 mod room;
+mod seal_cx;
+mod take_cx;
 mod uapi;
 mod unseal_cx;
 mod wait;

@@ -19,13 +19,15 @@ use crate::kexec::record::{
 };
 use crate::kind::{
     Kind,
-    KindRef,
-    SealCx,
-    Substitute,
-    TakeCx, //
+    KindRef, //
 };
 use crate::name::Name;
 use crate::objects::memfd;
+use crate::seal_cx::SealCx;
+use crate::take_cx::{
+    Substitute,
+    TakeCx, //
+};
 use kernel::{
     fs::File,
     prelude::*,

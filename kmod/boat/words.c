@@ -5,7 +5,6 @@
  */
 #include <linux/ctype.h>
 #include <linux/err.h>
-#include <linux/err.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/kstrtox.h>

@@ -17,15 +17,15 @@ use crate::boxes::slots::{
 use crate::file::FileRef;
 use crate::kexec::kho;
 use crate::kexec::record::Record;
-use crate::kind::{
-    GivenOut,
-    Substitute,
-    TakeCx, //
-};
 use crate::leaving::Change;
 use crate::registry::{
     self,
     Found, //
+};
+use crate::take_cx::{
+    GivenOut,
+    Substitute,
+    TakeCx, //
 };
 use kernel::{
     prelude::*,

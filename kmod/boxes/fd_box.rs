@@ -33,11 +33,9 @@ use crate::boxes::entry::{
     Entry, //
 };
 use crate::file::FileRef;
-use crate::kind::{
-    Lost,
-    SealError, //
-};
 use crate::name::Name;
+use crate::seal_cx::SealError;
+use crate::unseal_cx::Lost;
 use crate::wait;
 use kernel::{
     new_mutex,

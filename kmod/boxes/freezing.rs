@@ -19,12 +19,12 @@ use crate::boxes::entry::{
 use crate::file::InodeLock;
 use crate::kexec::kho;
 use crate::kexec::record::Record;
-use crate::kind::{
+use crate::name::Name;
+use crate::seal_cx::{
     Reason,
     SealCx,
     SealError, //
 };
-use crate::name::Name;
 use core::cell::Cell;
 use kernel::{
     prelude::*,

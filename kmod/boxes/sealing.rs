@@ -17,15 +17,15 @@ use crate::kexec::handover::{
     Refusal, //
 };
 use crate::kexec::kho;
-use crate::kind::{
-    Reason,
-    SealError, //
-};
 use crate::leaving::{
     self,
     Change, //
 };
 use crate::name::Name;
+use crate::seal_cx::{
+    Reason,
+    SealError, //
+};
 use kernel::{
     prelude::*,
     str::CString, //

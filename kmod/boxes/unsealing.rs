@@ -18,17 +18,17 @@ use crate::boxes::fd_box::{
 };
 use crate::kexec::handover;
 use crate::kexec::kho;
-use crate::kind::{
-    Lost,
-    LostReason,
-    UnsealCx, //
-};
 use crate::leaving::{
     self,
     Change, //
 };
 use crate::lending;
 use crate::registry;
+use crate::unseal_cx::{
+    Lost,
+    LostReason,
+    UnsealCx, //
+};
 use kernel::{
     prelude::*,
     str::BStr, //

@@ -17,15 +17,17 @@ use crate::kexec::record::{
     Progress,
     Record, //
 };
-use crate::kind::{
-    Kind,
-    LostReason,
+use crate::kind::Kind;
+use crate::name::Name;
+use crate::seal_cx::{
     Reason,
-    SealCx,
-    TakeCx,
+    SealCx, //
+};
+use crate::take_cx::TakeCx;
+use crate::unseal_cx::{
+    LostReason,
     UnsealCx, //
 };
-use crate::name::Name;
 use kernel::{
     error::to_result,
     fs::File,

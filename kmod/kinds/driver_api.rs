@@ -5,8 +5,8 @@
 use super::driver::Call;
 use crate::ffi::DriverFd;
 use crate::file;
-use crate::kind::Reason;
 use crate::objects::folios;
+use crate::seal_cx::Reason;
 use kernel::{
     bindings,
     error::{

@@ -25,19 +25,19 @@ use crate::kexec::record::{
     Progress,
     Record, //
 };
-use crate::kind::{
-    Kind,
-    Reason,
-    SealCx,
-    TakeCx,
-    UnsealCx, //
-};
+use crate::kind::Kind;
 use crate::leaving;
 use crate::objects::{
     guest_memfd as object,
     vm::Vm, //
 };
 use crate::room;
+use crate::seal_cx::{
+    Reason,
+    SealCx, //
+};
+use crate::take_cx::TakeCx;
+use crate::unseal_cx::UnsealCx;
 use kernel::{
     fs::File,
     page::PAGE_SIZE,

@@ -29,19 +29,19 @@ use crate::kexec::record::{
     Progress,
     Record, //
 };
-use crate::kind::{
-    Kind,
-    Reason,
-    SealCx,
-    TakeCx,
-    UnsealCx, //
-};
+use crate::kind::Kind;
 use crate::name::Name;
 use crate::objects::iommufd::{
     self as object,
     NewMapping,
     Seen, //
 };
+use crate::seal_cx::{
+    Reason,
+    SealCx, //
+};
+use crate::take_cx::TakeCx;
+use crate::unseal_cx::UnsealCx;
 use kernel::{
     fs::File,
     prelude::*, //

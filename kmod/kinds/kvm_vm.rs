@@ -30,14 +30,7 @@ use crate::kexec::record::{
     Progress,
     Record, //
 };
-use crate::kind::{
-    Kind,
-    Reason,
-    SealCx,
-    Substitute,
-    TakeCx,
-    UnsealCx, //
-};
+use crate::kind::Kind;
 use crate::name::Name;
 use crate::objects::{
     guest_memfd::GuestMemfd,
@@ -46,6 +39,15 @@ use crate::objects::{
         Vm, //
     }, //
 };
+use crate::seal_cx::{
+    Reason,
+    SealCx, //
+};
+use crate::take_cx::{
+    Substitute,
+    TakeCx, //
+};
+use crate::unseal_cx::UnsealCx;
 use kernel::{
     fs::File,
     prelude::*,

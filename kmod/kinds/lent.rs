@@ -16,12 +16,10 @@ use crate::kexec::record::{
     Progress,
     Record, //
 };
-use crate::kind::{
-    Kind,
-    SealCx,
-    TakeCx, //
-};
+use crate::kind::Kind;
 use crate::objects::lent;
+use crate::seal_cx::SealCx;
+use crate::take_cx::TakeCx;
 use kernel::{
     fs::File,
     prelude::*, //
