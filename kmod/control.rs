@@ -273,9 +273,6 @@ fn salvage(bx: &FdBox, arg: usize) -> Result {
 
 fn lend(bx: &FdBox, arg: usize) -> Result {
     let mut lend = Growable::<Lend>::read(arg)?;
-    if lend.value.pad != 0 {
-        return Err(EINVAL);
-    }
     // Checks that the result can be written before anything is changed.
     lend.write()?;
     match lend.value.act {
@@ -283,12 +280,14 @@ fn lend(bx: &FdBox, arg: usize) -> Result {
         uapi::LEND_SHOW => bx.lend(lending::show)?,
         uapi::LEND_OFFER => bx.lend(lending::offer)?,
         uapi::LEND_RECALL => lending::recall(&bx.name)?,
+        uapi::LEND_READY => bx.ready()?,
         _ => return Err(EINVAL),
     }
     let lease = bx.lease()?;
     lend.value = Lend {
         holder: lease.holder() as u32,
         wanted: lease.is_wanted().into(),
+        ready: lease.is_ready().into(),
         generation: lease.generation(),
         ..lend.value
     };

@@ -49,6 +49,7 @@ pub(crate) use generated::{
     fdbox_lease_act_FDBOX_LEASE_KEEP as LEASE_KEEP,
     fdbox_lease_act_FDBOX_LEASE_LOOK as LEASE_LOOK,
     fdbox_lease_act_FDBOX_LEASE_OFFER as LEASE_OFFER,
+    fdbox_lease_act_FDBOX_LEASE_READY as LEASE_READY,
     fdbox_lease_act_FDBOX_LEASE_RECALL as LEASE_RECALL,
     fdbox_lease_act_FDBOX_LEASE_RETURN as LEASE_RETURN,
     fdbox_lease_act_FDBOX_LEASE_SHOW as LEASE_SHOW,

@@ -32,6 +32,7 @@ pub(crate) struct Lease(u64);
 impl Lease {
     const HOLDER: u64 = 3;
     const WANTED: u64 = 4;
+    const READY: u64 = 8;
     const GENERATION: u32 = 8;
 
     pub(crate) fn holder(self) -> Holder {
@@ -46,6 +47,11 @@ impl Lease {
     /// Whether the host asks the boat to return the box.
     pub(crate) fn is_wanted(self) -> bool {
         self.0 & Self::WANTED != 0
+    }
+
+    /// Whether somebody in the boat waits for the box.
+    pub(crate) fn is_ready(self) -> bool {
+        self.0 & Self::READY != 0
     }
 
     /// Changes whenever the host may have changed what is in the box.
@@ -99,6 +105,17 @@ pub(crate) fn keep(name: &Name) -> Result {
         Err(ENXIO) => Ok(()),
         result => result,
     }
+}
+
+/// In the host: whether the boat has the box, or can take it.
+pub(crate) fn is_away(name: &Name) -> bool {
+    look(name).is_ok_and(|lease| matches!(lease.holder(), Holder::Offered | Holder::Boat))
+}
+
+/// In the boat: tells the host that somebody waits for the box. Fails with `ESTALE` unless the lease is
+/// still the one that is `known`.
+pub(crate) fn ready(name: &Name, known: Lease) -> Result {
+    act(name, ffi::LEASE_READY, known).1
 }
 
 /// In the boat: takes a box that is offered. Fails with `EAGAIN` if it is only shown, with `ESTALE`

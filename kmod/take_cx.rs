@@ -68,6 +68,8 @@ pub(crate) struct TakeCx<'a> {
     pub(crate) given_out: &'a mut KVVec<GivenOut>,
     /// The number that the file will have.
     pub(crate) fd: u32,
+    /// Whether the boat uses the memory in the box.
+    pub(crate) is_away: bool,
 }
 
 impl<'a> TakeCx<'a> {
@@ -104,15 +106,16 @@ impl<'a> TakeCx<'a> {
         (at != self.at).then(|| &*slots[at].entry)
     }
 
-    /// Whether devices of the last kernel may do DMA to the memory in the box.
-    pub(crate) fn devices_wait(&self) -> bool {
-        self.slots.waiting(self.at) > 0
+    /// Whether memory in the box must stay where it is: devices of the last kernel may do DMA to it, or
+    /// the boat uses it.
+    pub(crate) fn must_stay(&self) -> bool {
+        self.is_away || self.slots.waiting(self.at) > 0
     }
 
-    /// Keeps a reference to `file`, which is taken out, as long as such devices are in the box: the
-    /// memory that they do DMA to must stay, whatever the new owner does with the file.
+    /// Keeps a reference to `file`, which is taken out, as long as that is so, whatever the new owner does
+    /// with the file.
     pub(crate) fn remember(&mut self, file: &FileRef, progress: &mut Progress) -> Result {
-        if !self.devices_wait() {
+        if !self.must_stay() {
             return Ok(());
         }
         let name = self.name().try_clone()?;

@@ -32,6 +32,7 @@ pub(crate) const LEND_LOOK: u32 = 0;
 pub(crate) const LEND_SHOW: u32 = 1;
 pub(crate) const LEND_OFFER: u32 = 2;
 pub(crate) const LEND_RECALL: u32 = 3;
+pub(crate) const LEND_READY: u32 = 4;
 
 pub(crate) const UAPI_VERSION: u32 = 1;
 pub(crate) const FEATURE_KHO: u64 = 1 << 0;

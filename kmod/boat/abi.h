@@ -64,6 +64,7 @@ struct boat_lease {
 #define BOAT_HOLDER_OFFERED	2	/* whoever takes it first has it */
 #define BOAT_HOLDER_BOAT	3
 #define BOAT_LEASE_WANTED	0x4ULL	/* the host asks the boat for it */
+#define BOAT_LEASE_READY	0x8ULL	/* somebody in the boat waits for it */
 #define BOAT_LEASE_GENERATION	8	/* shift */
 
 /*

@@ -33,7 +33,12 @@ static u32 boat_lease_holder(u64 word)
 
 static u64 boat_lease_with(u64 word, u32 holder)
 {
-	return (word & ~(BOAT_LEASE_HOLDER | BOAT_LEASE_WANTED)) | holder;
+	bool waits = holder == BOAT_HOLDER_SHOWN || holder == BOAT_HOLDER_OFFERED;
+	u64 ends = BOAT_LEASE_HOLDER | BOAT_LEASE_WANTED;
+
+	if (!waits || boat_lease_holder(word) == BOAT_HOLDER_BOAT)
+		ends |= BOAT_LEASE_READY;
+	return (word & ~ends) | holder;
 }
 
 /* The lease of a box, or an unused one if @or_unused; NULL if there is none. */
@@ -93,10 +98,35 @@ static int boat_lease_of_host(const char *name, enum fdbox_lease_act act)
 	return boat_lease_host_moves(lease, holder, false);
 }
 
+/* What an act of the boat makes of a word. */
+static int boat_lease_boat_moves(u64 old, enum fdbox_lease_act act, u64 *new)
+{
+	u32 holder = boat_lease_holder(old);
+
+	if (holder == BOAT_HOLDER_HOST)
+		return -ESTALE;
+	switch (act) {
+	case FDBOX_LEASE_READY:
+		*new = old | BOAT_LEASE_READY;
+		return holder == BOAT_HOLDER_BOAT ? -EBUSY : 0;
+	case FDBOX_LEASE_TAKE:
+		*new = boat_lease_with(old, BOAT_HOLDER_BOAT);
+		if (holder == BOAT_HOLDER_SHOWN)
+			return -EAGAIN;
+		return holder == BOAT_HOLDER_BOAT ? -EBUSY : 0;
+	default:
+		*new = boat_lease_with(old, BOAT_HOLDER_OFFERED);
+		if (holder == BOAT_HOLDER_SHOWN)
+			return -EAGAIN;
+		return holder == BOAT_HOLDER_OFFERED ? -ESTALE : 0;
+	}
+}
+
 static int boat_lease_of_boat(const char *name, enum fdbox_lease_act act, u64 known)
 {
 	struct boat_lease *lease = boat_lease_find(name, false);
-	u64 old;
+	u64 old, new;
+	int err;
 
 	if (!lease)
 		return -ESTALE;
@@ -104,23 +134,10 @@ static int boat_lease_of_boat(const char *name, enum fdbox_lease_act act, u64 kn
 	do {
 		if ((old ^ known) >> BOAT_LEASE_GENERATION)
 			return -ESTALE;
-		switch (boat_lease_holder(old)) {
-		case BOAT_HOLDER_HOST:
-			return -ESTALE;
-		case BOAT_HOLDER_SHOWN:
-			return -EAGAIN;
-		case BOAT_HOLDER_OFFERED:
-			if (act == FDBOX_LEASE_RETURN)
-				return -ESTALE;
-			break;
-		case BOAT_HOLDER_BOAT:
-			if (act == FDBOX_LEASE_TAKE)
-				return -EBUSY;
-			break;
-		}
-	} while (!try_cmpxchg64(&lease->word, &old,
-				boat_lease_with(old, act == FDBOX_LEASE_TAKE ?
-						BOAT_HOLDER_BOAT : BOAT_HOLDER_OFFERED)));
+		err = boat_lease_boat_moves(old, act, &new);
+		if (err)
+			return err;
+	} while (!try_cmpxchg64(&lease->word, &old, new));
 	return 0;
 }
 
@@ -132,6 +149,7 @@ static int boat_lease_act(const char *name, enum fdbox_lease_act act, u64 known)
 	case FDBOX_LEASE_RECALL:
 	case FDBOX_LEASE_KEEP:
 		return boat_lease_is_host ? boat_lease_of_host(name, act) : -ENXIO;
+	case FDBOX_LEASE_READY:
 	case FDBOX_LEASE_TAKE:
 	case FDBOX_LEASE_RETURN:
 		return boat_lease_is_host ? -ENXIO : boat_lease_of_boat(name, act, known);

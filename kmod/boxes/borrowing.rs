@@ -85,6 +85,16 @@ impl Held<'_> {
 }
 
 impl FdBox {
+    /// FDBOX_LEND with FDBOX_LEND_READY, in the boat.
+    pub(crate) fn ready(&self) -> Result {
+        let held = self.hold(|state| match state {
+            State::Lent => Ok(()),
+            _ => Err(EINVAL),
+        })?;
+        let borrowed = held.borrowed.as_ref().ok_or(EINVAL)?;
+        lending::ready(&self.name, borrowed.lease())
+    }
+
     /// FDBOX_LEND without an act: the lease.
     pub(crate) fn lease(&self) -> Result<Lease> {
         lending::look(&self.name)

@@ -102,9 +102,9 @@ impl Contents {
 
     /// Makes the descriptor at `at` an open file that the current task can use. The descriptor is
     /// unchanged until the caller [`replace`](Self::replace)s it. `fd` is the number that the file
-    /// will have. Fails with `EAGAIN` for a descriptor of the last kernel once the reboot has
-    /// begun.
-    pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<Successor> {
+    /// will have. `is_away`: the boat uses the memory in the box. Fails with `EAGAIN` for a descriptor
+    /// of the last kernel once the reboot has begun.
+    pub(crate) fn make_own(&mut self, at: usize, fd: u32, is_away: bool) -> Result<Successor> {
         let old = self.slots[at].entry.clone();
         let _change = match &old.content {
             Content::Live(_) => None,
@@ -126,6 +126,7 @@ impl Contents {
             substitutes: &mut self.substitutes,
             given_out: &mut self.given_out,
             fd,
+            is_away,
         };
         let made = match &old.content {
             Content::Live(live) => kind.take(&mut cx, &live.file),

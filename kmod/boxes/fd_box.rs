@@ -336,7 +336,8 @@ impl Held<'_> {
     /// returns that file. On error the descriptor is unchanged. `fd` is the number that the file will
     /// have.
     pub(crate) fn make_own(&mut self, at: usize, fd: u32) -> Result<FileRef> {
-        let successor = self.contents.make_own(at, fd)?;
+        let is_away = matches!(self.state, State::Sealed { .. });
+        let successor = self.contents.make_own(at, fd, is_away)?;
         if let Some((entry, nodes)) = successor.entry {
             let mut inner = self.bx.inner.lock();
             let old = core::mem::replace(&mut inner.listed[at], entry.clone());

@@ -52,6 +52,15 @@ impl Contents {
         self.for_each_in_order(go_on, Stage::Frozen, Contents::freeze_one)
     }
 
+    /// Freezes a file that was made of a descriptor of a sealed box.
+    pub(crate) fn freeze_made(&mut self, at: usize) -> Result {
+        if self.slots[at].stage == Stage::Open {
+            self.freeze_one(at).map_err(|failure| failure.error)?;
+            self.slots[at].stage = Stage::Frozen;
+        }
+        Ok(())
+    }
+
     /// Makes each file write its record, and registers the memory. Otherwise like
     /// [`freeze_all`](Self::freeze_all).
     pub(crate) fn write_all(&mut self, go_on: impl Fn() -> Sealed) -> Sealed {

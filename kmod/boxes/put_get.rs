@@ -14,6 +14,8 @@ use crate::boxes::fd_box::{
 use crate::ffi;
 use crate::file;
 use crate::kexec::kho;
+use crate::leaving::Change;
+use crate::lending;
 use crate::name::Name;
 use crate::registry;
 use kernel::{
@@ -59,22 +61,33 @@ impl FdBox {
     }
 
     /// FDBOX_GET_FD; returns the new descriptor's number. With `keep`, the file stays in the box as
-    /// well.
+    /// well, and may also be one of a sealed box that the other kernel has: to be mapped before the box
+    /// is taken.
     pub(crate) fn get(&self, name: &Name, keep: bool) -> Result<u32> {
+        let is_away = keep && lending::is_away(&self.name);
+        // Dropped after `held`.
+        let _change = match is_away {
+            true => Some(Change::begin()?),
+            false => None,
+        };
         let mut held = self.hold(|state| match state {
-            // To be mapped before the box is taken.
             State::Lent if keep => Ok(()),
+            State::Sealed { .. } if is_away => Ok(()),
             state => state.must_be_open(),
         })?;
         let at = held.slots.named(name).ok_or(match held.state {
             // As of any sealed box: what is in it is not told by GET.
-            State::Lent => EBUSY,
-            _ => ENOENT,
+            State::Lent | State::Sealed { .. } => EBUSY,
+            State::Open | State::Dead => ENOENT,
         })?;
         let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
         let file = held.make_own(at, fd.reserved_fd())?;
         // It was reserved so that nothing is restored in vain, and because KVM names a VM after it.
         drop(fd);
+        if matches!(held.state, State::Sealed { .. }) {
+            held.freeze_made(at)?;
+            return file::receive(&file);
+        }
         let given = file::receive(&file)?;
         if !keep {
             held.remove(at);

@@ -174,7 +174,7 @@ impl Kind for Memfd {
         progress: &mut Progress,
     ) -> Result<FileRef> {
         let (state, name) = read_state(compatible, record)?;
-        if cx.devices_wait() && progress.held.is_none() {
+        if cx.must_stay() && progress.held.is_none() {
             progress.held = Some(Held::default());
         }
         let file = match &progress.file {

@@ -1,10 +1,14 @@
-//! The UAPI of `include/uapi/linux/fdbox.h`: opcodes, structs and constants.
+//! The UAPI of `include/uapi/linux/fdbox.h` and `fdbox_boat.h`: opcodes, structs and constants.
 //!
 //! Names are those of the header, without the `FDBOX_` prefix where the module path already says
 //! it. `tests/header.rs` compares every size, offset and number with the header. Intended for tests
 //! and for tools that use single ioctls; a VMM uses [`Control`](crate::Control).
 
 use rustix::ioctl::{Opcode, opcode};
+
+mod boat;
+
+pub use boat::*;
 
 /// Bytes in a name, its terminating NUL included.
 pub const FDBOX_NAME_LEN: usize = 256;
@@ -294,8 +298,8 @@ pub struct Lend {
     pub holder: u32,
     /// Out: 1 if the host asks the boat for the box.
     pub wanted: u32,
-    /// 0.
-    pub pad: u32,
+    /// Out: 1 if somebody in the boat waits for the box.
+    pub ready: u32,
     /// Out: increases when the box is lent anew.
     pub generation: u64,
 }
@@ -308,6 +312,8 @@ pub const FDBOX_LEND_SHOW: u32 = 1;
 pub const FDBOX_LEND_OFFER: u32 = 2;
 /// Ends that, or asks the boat for the box.
 pub const FDBOX_LEND_RECALL: u32 = 3;
+/// In the boat: tells the host that somebody waits for the box.
+pub const FDBOX_LEND_READY: u32 = 4;
 
 /// The box is the host's, and the boat must not use it.
 pub const FDBOX_HOLDER_HOST: u32 = 0;

@@ -14,7 +14,10 @@ use vmm_fdbox::abi;
 #[path = "../../kmod/uapi.rs"]
 mod module;
 
-const HEADER: &str = "kmod/include/uapi/linux/fdbox.h";
+const HEADERS: [&str; 2] = [
+    "kmod/include/uapi/linux/fdbox.h",
+    "kmod/include/uapi/linux/fdbox_boat.h",
+];
 
 /// A value of the header: its C expression, and Rust's value.
 type Value = (String, u64);
@@ -99,17 +102,107 @@ fn growable_layouts() -> Vec<Value> {
         values,
         Lend,
         "struct fdbox_lend",
-        [size, flags, act, holder, wanted, pad, generation]
+        [size, flags, act, holder, wanted, ready, generation]
+    );
+    values
+}
+
+/// Those of the lifeboat.
+fn boat_layouts() -> Vec<Value> {
+    let mut values = Vec::new();
+    layout!(
+        values,
+        BoatLoad,
+        "struct fdbox_boat_load",
+        [
+            size,
+            flags,
+            kernel_fd,
+            initramfs_fd,
+            cmdline,
+            cmdline_len,
+            memory_mib,
+            cpus,
+            nr_cpus,
+            pad
+        ]
+    );
+    layout!(
+        values,
+        BoatStart,
+        "struct fdbox_boat_start",
+        [size, flags, start_ms, silence_ms]
+    );
+    layout!(
+        values,
+        BoatStop,
+        "struct fdbox_boat_stop",
+        [size, flags, limit_ms, pad]
+    );
+    layout!(
+        values,
+        BoatStatus,
+        "struct fdbox_boat_status",
+        [
+            size,
+            flags,
+            state,
+            nr_cpus,
+            memory,
+            memory_bytes,
+            life,
+            beats,
+            largest_gap_ns,
+            host_beats,
+            kernels
+        ]
+    );
+    layout!(
+        values,
+        BoatCheck,
+        "struct fdbox_boat_check",
+        [size, flags, cmdline, cmdline_len, pad]
+    );
+    layout!(
+        values,
+        BoatMessage,
+        "struct fdbox_boat_message",
+        [size, flags, error, pad, message]
     );
     values
 }
 
 fn layouts() -> Vec<Value> {
-    [fixed_layouts(), growable_layouts()].concat()
+    [fixed_layouts(), growable_layouts(), boat_layouts()].concat()
+}
+
+fn boat_numbers() -> Vec<Value> {
+    let mut values = vec![(
+        "FDBOX_BOAT_MESSAGE_LEN".to_owned(),
+        abi::FDBOX_BOAT_MESSAGE_LEN as u64,
+    )];
+    constants!(
+        values,
+        [
+            FDBOX_BOAT_MAX_CPUS,
+            FDBOX_BOAT_OFF,
+            FDBOX_BOAT_LOADED,
+            FDBOX_BOAT_RUNNING,
+            FDBOX_BOAT_LOST,
+            FDBOX_BOAT_LOAD,
+            FDBOX_BOAT_START,
+            FDBOX_BOAT_STOP,
+            FDBOX_BOAT_STATUS,
+            FDBOX_BOAT_CHECK,
+            FDBOX_BOAT_MESSAGE
+        ]
+    );
+    values
 }
 
 fn numbers() -> Vec<Value> {
-    let mut values = vec![
+    let mut values = boat_numbers();
+    values.extend([
         ("FDBOX_NAME_LEN".to_owned(), abi::FDBOX_NAME_LEN as u64),
         (
             "FDBOX_COMPATIBLE_LEN".to_owned(),
@@ -119,7 +212,7 @@ fn numbers() -> Vec<Value> {
             "FDBOX_MESSAGE_LEN".to_owned(),
             abi::FDBOX_MESSAGE_LEN as u64,
         ),
-    ];
+    ]);
     constants!(values, [FDBOX_TYPE, FDBOX_BASE, FDBOX_UAPI_VERSION]);
     constants!(
         values,
@@ -194,6 +287,7 @@ fn numbers() -> Vec<Value> {
             FDBOX_LEND_SHOW,
             FDBOX_LEND_OFFER,
             FDBOX_LEND_RECALL,
+            FDBOX_LEND_READY,
             FDBOX_HOLDER_HOST,
             FDBOX_HOLDER_SHOWN,
             FDBOX_HOLDER_OFFERED,
@@ -212,7 +306,7 @@ fn ask_c(expressions: &[Value]) -> BTreeMap<String, u64> {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (directory.join("header.c"), directory.join("header"));
     let mut code = String::from("#include <stddef.h>\n#include <stdio.h>\n");
-    code += "#include <linux/fdbox.h>\nint main(void)\n{\n";
+    code += "#include <linux/fdbox_boat.h>\nint main(void)\n{\n";
     for (expression, _) in expressions {
         code += &format!("\tprintf(\"%llu\\n\", (unsigned long long)({expression}));\n");
     }
@@ -251,7 +345,8 @@ fn rust_and_c_agree() {
 
 #[test]
 fn every_constant_of_the_header_is_compared() {
-    let header = std::fs::read_to_string(repository().join(HEADER)).expect("read the header");
+    let read = |path| std::fs::read_to_string(repository().join(path)).expect("read the header");
+    let header: String = HEADERS.map(read).concat();
     let known = numbers();
     let missing: Vec<&str> = header
         .lines()
@@ -335,6 +430,7 @@ fn the_module_has_the_numbers_of_the_header() {
         LEND_SHOW = FDBOX_LEND_SHOW,
         LEND_OFFER = FDBOX_LEND_OFFER,
         LEND_RECALL = FDBOX_LEND_RECALL,
+        LEND_READY = FDBOX_LEND_READY,
     );
     let kinds = [
         abi::FDBOX_FEATURE_MEMFD,

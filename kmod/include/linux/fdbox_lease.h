@@ -15,6 +15,7 @@ enum fdbox_lease_act {
 	FDBOX_LEASE_RECALL,	/* it is the host's again, or is asked for */
 	FDBOX_LEASE_KEEP,	/* the same, but it is not asked for */
 	/* In the boat. */
+	FDBOX_LEASE_READY,	/* somebody waits for it */
 	FDBOX_LEASE_TAKE,
 	FDBOX_LEASE_RETURN,
 	/* In both. */
@@ -23,7 +24,8 @@ enum fdbox_lease_act {
 
 /*
  * Acts on the lease of a box. @word is the lease's word afterwards, or 0 if there
- * is none; TAKE and RETURN require its generation to be that of @word before.
+ * is none; READY, TAKE and RETURN require its generation to be that of @word
+ * before.
  *
  * -ENXIO: there is no boat, or the act is not for this kernel. -ENOSPC: too many
  * boxes are lent. -EBUSY: the boat has it. -EAGAIN: it is shown, not offered.

@@ -192,7 +192,7 @@ pub(crate) struct Lend {
     pub(crate) act: u32,
     pub(crate) holder: u32,
     pub(crate) wanted: u32,
-    pub(crate) pad: u32,
+    pub(crate) ready: u32,
     pub(crate) generation: u64,
 }
 
@@ -200,6 +200,7 @@ pub(crate) const LEND_LOOK: u32 = 0;
 pub(crate) const LEND_SHOW: u32 = 1;
 pub(crate) const LEND_OFFER: u32 = 2;
 pub(crate) const LEND_RECALL: u32 = 3;
+pub(crate) const LEND_READY: u32 = 4;
 
 pub(crate) const HOLDER_HOST: u32 = 0;
 pub(crate) const HOLDER_SHOWN: u32 = 1;

@@ -273,6 +273,10 @@ struct fdbox_borrow {
  * FDBOX_LEND_SHOW lets the boat map it. FDBOX_LEND_OFFER lets the boat take it.
  * FDBOX_LEND_RECALL ends that, and FDBOX_UNSEAL does, too. EBUSY: the boat has it;
  * RECALL asks the boat for it. ENOSPC: 64 boxes are lent.
+ *
+ * FDBOX_LEND_READY, in the boat, tells the host that somebody there has mapped the
+ * box and waits for it. EINVAL: the box is not one of the host's, or was taken.
+ * ESTALE: the host has ended this lease.
  */
 #define FDBOX_LEND		_IO(FDBOX_TYPE, FDBOX_BASE + 13)
 struct fdbox_lend {
@@ -281,7 +285,7 @@ struct fdbox_lend {
 	__u32 act;			/* FDBOX_LEND_* */
 	__u32 holder;			/* out: FDBOX_HOLDER_* */
 	__u32 wanted;			/* out: 1 if the host asks the boat for it */
-	__u32 pad;			/* must be 0 */
+	__u32 ready;			/* out: 1 if somebody in the boat waits for it */
 	__u64 generation;		/* out: increases when it is lent anew */
 };
 
@@ -289,6 +293,7 @@ struct fdbox_lend {
 #define FDBOX_LEND_SHOW			1
 #define FDBOX_LEND_OFFER		2
 #define FDBOX_LEND_RECALL		3
+#define FDBOX_LEND_READY		4
 
 #define FDBOX_HOLDER_HOST		0 /* the boat must not use it */
 #define FDBOX_HOLDER_SHOWN		1 /* the host's; the boat may map it */

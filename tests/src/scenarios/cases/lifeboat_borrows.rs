@@ -1,6 +1,7 @@
 //! A box that a host lends to its boat, which works on its memory while the host kexecs.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
+use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
@@ -18,8 +20,8 @@ use crate::check::{equal, fails};
 use crate::fdbox::FdBox;
 use crate::memory::{self, MIB, PAGE, memfd, page_content};
 use crate::uapi::{
-    HOLDER_BOAT, HOLDER_HOST, HOLDER_OFFERED, HOLDER_SHOWN, LEND_LOOK, LEND_OFFER, LEND_RECALL,
-    LEND_SHOW,
+    HOLDER_BOAT, HOLDER_HOST, HOLDER_OFFERED, HOLDER_SHOWN, LEND_LOOK, LEND_OFFER, LEND_READY,
+    LEND_RECALL, LEND_SHOW,
 };
 use crate::{host, uapi};
 
@@ -100,6 +102,11 @@ fn lends(_: &Cx<'_>) -> Result<()> {
     host::until("The boat has mapped it", || {
         Ok(progress(&file, Progress::Stage)? == MAPPED)
     })?;
+    equal(
+        "Whether the boat waits",
+        fdbox.try_lend(LEND_LOOK)?.ready,
+        1,
+    )?;
     let offered = fdbox.try_lend(LEND_OFFER).context("Offer it")?;
     equal("The generation", offered.generation, shown.generation)?;
     host::until("The boat works", || {
@@ -128,7 +135,7 @@ fn without_a_boat() -> Result<()> {
         let what = format!("Act {act} without a boat");
         fails(&what, fdbox.try_lend(act), Errno::NXIO)?;
     }
-    fails("An act that there is not", fdbox.try_lend(4), Errno::INVAL)?;
+    fails("An act that there is not", fdbox.try_lend(5), Errno::INVAL)?;
     let borrowed = FdBox::try_borrow("alone");
     fails("To borrow in a host", borrowed, Errno::NXIO)?;
     fdbox.unseal()?;
@@ -165,11 +172,13 @@ fn takes_back(cx: &Cx<'_>) -> Result<()> {
     equal("The state", boat.status()?.state, RUNNING)?;
     equal("Who has it", holder(&fdbox)?, HOLDER_BOAT)?;
     fails("To unseal it", fdbox.try_unseal(), Errno::BUSY)?;
+    let early: File = memory::file(maps_it_early(&fdbox)?);
     fails("To recall it", fdbox.try_lend(LEND_RECALL), Errno::BUSY)?;
     host::until("It is given back", || Ok(holder(&fdbox)? == HOLDER_OFFERED))?;
     fdbox.unseal()?;
     equal("Who has it", holder(&fdbox)?, HOLDER_HOST)?;
     let file: File = memory::file(fdbox.get(MEMORY)?);
+    equal("The file", fstat(&file)?.st_ino, fstat(&early)?.st_ino)?;
     let before = last_rounds()?;
     let rounds = progress(&file, Progress::Rounds)?;
     equal("The stage", progress(&file, Progress::Stage)?, RETURNS)?;
@@ -190,6 +199,29 @@ fn takes_back(cx: &Cx<'_>) -> Result<()> {
     boat.stop()?;
     equal("What is left of the boat", boat.status()?, of_none())?;
     comes_back(CPU)
+}
+
+/// A file of the box can be had, and mapped, while the boat works on it.
+fn maps_it_early(fdbox: &FdBox) -> Result<OwnedFd> {
+    fails(
+        "To take it out for good",
+        fdbox.try_get(MEMORY),
+        Errno::BUSY,
+    )?;
+    let nothing = fdbox.try_get_and_keep("nothing");
+    fails("To get what is not in it", nothing, Errno::BUSY)?;
+    let early = fdbox.get_and_keep(MEMORY)?;
+    let file: File = memory::file(early.try_clone()?);
+    let before = progress(&file, Progress::Rounds)?;
+    host::until("The boat works", || {
+        Ok(progress(&file, Progress::Rounds)? > before)
+    })?;
+    fails(
+        "To cut what the boat works on",
+        rustix::fs::ftruncate(&file, 0),
+        Errno::PERM,
+    )?;
+    Ok(early)
 }
 
 /// The host's page, with `rounds` added to its first word.
@@ -237,8 +269,21 @@ pub(super) fn borrow(name: &str) -> Result<()> {
         fdbox.try_unseal(),
         Errno::AGAIN,
     )?;
+    let ready = fdbox.try_lend(LEND_READY).context("Be ready for it")?;
+    equal(
+        "That it is ready",
+        (ready.holder, ready.ready),
+        (HOLDER_SHOWN, 1),
+    )?;
     lent.set(Progress::Stage, MAPPED);
     retry(|| fdbox.try_unseal(), &[Errno::AGAIN]).context("Take the box")?;
+    let taken = fdbox.try_lend(LEND_LOOK)?;
+    equal("Whether it still waits", taken.ready, 0)?;
+    fails(
+        "To wait for what it has",
+        fdbox.try_lend(LEND_READY),
+        Errno::INVAL,
+    )?;
     fails("To delete it", fdbox.try_delete(), Errno::BUSY)?;
     let put = fdbox.try_put(memfd(c"more", PAGE)?.into(), "more");
     fails(

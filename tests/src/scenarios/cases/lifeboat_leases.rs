@@ -15,8 +15,8 @@ use crate::fdbox::FdBox;
 use crate::host;
 use crate::memory::{PAGE, memfd};
 use crate::uapi::{
-    HOLDER_BOAT, HOLDER_HOST, HOLDER_OFFERED, HOLDER_SHOWN, LEND_LOOK, LEND_OFFER, LEND_RECALL,
-    LEND_SHOW, Lend,
+    HOLDER_BOAT, HOLDER_HOST, HOLDER_OFFERED, HOLDER_SHOWN, LEND_LOOK, LEND_OFFER, LEND_READY,
+    LEND_RECALL, LEND_SHOW, Lend,
 };
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -81,6 +81,11 @@ fn lent_and_taken_back() -> Result<()> {
     // Nobody took it.
     fdbox.unseal()?;
     equal("Who has it", lend(&fdbox, LEND_LOOK)?.holder, HOLDER_HOST)?;
+    fails(
+        "To wait for it in the host",
+        fdbox.try_lend(LEND_READY),
+        Errno::INVAL,
+    )?;
     fails("To lend it open", fdbox.try_lend(LEND_OFFER), Errno::INVAL)?;
     fdbox.delete()
 }
