@@ -276,6 +276,17 @@ impl SealedBox {
         self.0.fds()
     }
 
+    /// Like [`OpenBox::get_and_keep`], of a box that the other kernel has: in a lifeboat of one that the host
+    /// lends, in the host of one that the boat has. The file can be mapped for the time when this kernel has the
+    /// box. Until then nothing may be written to it.
+    ///
+    /// # Errors
+    /// EBUSY if it is sealed as any other box, EOPNOTSUPP if its kind cannot be lent.
+    pub fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
+        let got = self.0.handle.get_fd(name.to_kernel(), abi::FDBOX_GET_KEEP);
+        got.map_err(|errno| self.0.fd_error(Operation::Get, name, errno))
+    }
+
     /// The exact inverse of [`OpenBox::seal`]. For descriptors from the last kernel, checks that
     /// none was lost in transit.
     ///

@@ -14,6 +14,7 @@ use crate::handle::{BoxHandle, ControlHandle, DIRECTORY};
 use crate::hold::Hold;
 use crate::home::Home;
 use crate::keeper::client;
+use crate::lending::{LendAct, Lending};
 use crate::listing::advance;
 use crate::name::BoxName;
 use crate::owner::Owner;
@@ -207,6 +208,27 @@ impl Control {
     pub fn delete(&self, name: &BoxName) -> Result<(), BoxError> {
         let deleted = self.handle.delete_box(name);
         deleted.map_err(|errno| box_error(Operation::Delete, name, errno))
+    }
+
+    /// In a lifeboat: creates a box that the host lends, under the same name. It counts as sealed until it is
+    /// taken with [`SealedBox::unseal`].
+    ///
+    /// # Errors
+    /// ENXIO if this kernel has no host, ENOENT if the host lends no such box, EAGAIN if what it hands over is
+    /// changing, EEXIST if the name is taken.
+    pub fn borrow(&self, name: &BoxName) -> Result<(), BoxError> {
+        let borrowed = self.handle.borrow_box(name);
+        borrowed.map_err(|errno| box_error(Operation::Borrow, name, errno))
+    }
+
+    /// Acts on the lease of a box, or looks at it.
+    ///
+    /// # Errors
+    /// ENXIO if there is no boat, ENOENT if there is no such box, EBUSY if the boat has it.
+    pub fn lend(&self, name: &BoxName, act: LendAct) -> Result<Lending, BoxError> {
+        let lent = self.node(name)?.lend(act.number());
+        let lent = lent.map_err(|errno| box_error(Operation::Lend, name, errno))?;
+        Lending::of(&lent).ok_or_else(|| box_error(Operation::Lend, name, Errno::PROTO))
     }
 
     /// Opens a box anew.

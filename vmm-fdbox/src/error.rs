@@ -37,6 +37,10 @@ pub enum Operation {
     Claim,
     /// Changing the owner of a box.
     Give,
+    /// `FDBOX_BORROW`.
+    Borrow,
+    /// `FDBOX_LEND`.
+    Lend,
 }
 
 impl Operation {
@@ -55,6 +59,8 @@ impl Operation {
             Self::Info => "query",
             Self::Claim => "work on",
             Self::Give => "give away",
+            Self::Borrow => "borrow",
+            Self::Lend => "lend",
         }
     }
 }
@@ -134,8 +140,8 @@ impl fmt::Display for Chain<'_> {
 /// The meaning of an errno of an operation, and what to do.
 fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
     use Operation::{
-        Claim, Connect, Create, Delete, Get, Give, List, OpenBox, OpenControl, Put, Salvage, Seal,
-        Unseal,
+        Borrow, Claim, Connect, Create, Delete, Get, Give, Lend, List, OpenBox, OpenControl, Put,
+        Salvage, Seal, Unseal,
     };
     Some(match (operation, errno) {
         (OpenControl, Errno::NOENT) => "the fdbox module is not loaded: insmod fdbox.ko",
@@ -215,7 +221,20 @@ fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         (Seal, Errno::AGAIN) => {
             "a handover of another version is being carried through this host, or the host is on its way into the next kernel: see the kernel log"
         }
-        (Unseal, Errno::BUSY) => "the lifeboat has its guest: have it brought back first",
+        (Unseal | Lend, Errno::BUSY) => "the lifeboat has its guest: have it brought back first",
+        (Borrow | Lend, Errno::NXIO) => "there is no lifeboat, or fdbox-boat.ko is not loaded",
+        (Borrow, Errno::NOENT) => "the host lends no such box",
+        (Borrow, Errno::EXIST) => "there is a box of this name here",
+        (Borrow, Errno::AGAIN) => "what the host hands over is changing: try again",
+        (Borrow, Errno::PROTO) => {
+            "what the host hands over is of another version: load the fdbox.ko of the host's version"
+        }
+        (Lend, Errno::INVAL) => "it is not sealed, or cannot be lent in this kernel",
+        (Lend, Errno::OPNOTSUPP) => {
+            "it came from the last kernel and is not handed over: unseal it, and seal it again"
+        }
+        (Lend, Errno::STALE) => "the host has ended this lease",
+        (Lend, Errno::NOSPC) => "64 boxes are lent already",
         (Unseal | Salvage, Errno::INVAL) => "it is not sealed",
         (Unseal | Salvage, Errno::AGAIN) => "the host is on its way into the next kernel",
         (Unseal, Errno::NODATA) => {
@@ -284,6 +303,9 @@ mod tests {
             ("NODATA", Errno::NODATA),
             ("NOENT", Errno::NOENT),
             ("NOSPC", Errno::NOSPC),
+            ("NXIO", Errno::NXIO),
+            ("PROTO", Errno::PROTO),
+            ("STALE", Errno::STALE),
             ("OPNOTSUPP", Errno::OPNOTSUPP),
         ];
         let mut seen = 0;
@@ -295,6 +317,8 @@ mod tests {
             (Operation::Seal, "FDBOX_SEAL"),
             (Operation::Unseal, "FDBOX_UNSEAL"),
             (Operation::Salvage, "FDBOX_SALVAGE"),
+            (Operation::Borrow, "FDBOX_BORROW"),
+            (Operation::Lend, "FDBOX_LEND"),
         ] {
             for name in documented(command) {
                 let errno = errnos.iter().find(|(known, _)| *known == name);

@@ -86,6 +86,14 @@ impl BoxHandle {
         }
     }
 
+    /// Acts on the lease of the box; only the module can lend.
+    pub(crate) fn lend(&self, act: u32) -> Result<abi::Lend, Errno> {
+        match self {
+            Self::Module(node) => sys::lend(node.as_fd(), act),
+            Self::Keeper(_) => Err(Errno::NXIO),
+        }
+    }
+
     /// On failure also returns the reason, if there is a report.
     pub(crate) fn seal(&self) -> Result<(), (Errno, Option<Box<abi::SealError>>)> {
         match self {
@@ -153,6 +161,14 @@ impl ControlHandle {
         match self {
             Self::Module(node) => sys::create_box(node.as_fd(), name.to_kernel()),
             Self::Keeper(socket) => client::create_box(socket.as_fd(), name.to_kernel()),
+        }
+    }
+
+    /// Creates a box that the host lends.
+    pub(crate) fn borrow_box(&self, name: &BoxName) -> Result<(), Errno> {
+        match self {
+            Self::Module(node) => sys::borrow_box(node.as_fd(), name.to_kernel()),
+            Self::Keeper(_) => Err(Errno::NXIO),
         }
     }
 

@@ -14,6 +14,7 @@
 //! - [`update`]: all of these in order, with one rollback for every failure.
 //! - [`member`], [`coordinator`]: an update of unprivileged VMMs, driven by another process.
 //! - [`keeper`]: boxes on a kernel without the module.
+//! - [`boat`], [`lending`]: a second kernel in which guests run while their host kexecs.
 //! - [`BoxStore`] and, with feature `fake`, `fake`: boxes without a kernel, for a VMM's own tests.
 //!
 //! The library contains no KVM code: the VMM decides which descriptors to keep and what its state
@@ -49,6 +50,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod abi;
+pub mod boat;
 mod boxes;
 mod bytes;
 mod claim;
@@ -73,6 +75,7 @@ pub mod keeper;
 pub mod kexec;
 mod kind;
 mod lease;
+pub mod lending;
 mod listing;
 pub mod member;
 mod name;

@@ -96,6 +96,19 @@ impl StateFd {
         ))
     }
 
+    /// Writes to the memfd of a state that was written before.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn reuse(fd: impl AsFd) -> Result<Self, StateError> {
+        let bytes = size_of(fd.as_fd())?;
+        Ok(Self {
+            mapping: SharedMapping::new(fd, bytes).map_err(system("map"))?,
+            scratch: vec![0; bytes - TIMELINE_BYTES],
+            generation: 0,
+        })
+    }
+
     /// The size of the memfd in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -162,6 +175,16 @@ impl SavedState {
             frame: Frame::parse(frame)?,
             timeline: Timeline::decode(&timeline),
         })
+    }
+}
+
+/// Erases the frame in a state memfd.
+pub(crate) fn wipe(fd: impl AsFd) -> Result<(), StateError> {
+    let zeros = [0; HEADER_BYTES];
+    match rustix::io::pwrite(fd, &zeros, TIMELINE_BYTES as u64) {
+        Ok(written) if written == zeros.len() => Ok(()),
+        Ok(_) => Err(system("overwrite")(Errno::IO)),
+        Err(errno) => Err(system("overwrite")(errno)),
     }
 }
 

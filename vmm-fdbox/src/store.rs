@@ -115,6 +115,12 @@ pub trait SealedFdBox: Debug + Sized {
     /// As there.
     fn fds(&self) -> Result<Vec<FdInfo>, BoxError>;
 
+    /// See [`SealedBox::get_and_keep`].
+    ///
+    /// # Errors
+    /// As there.
+    fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError>;
+
     /// See [`SealedBox::unseal`].
     ///
     /// # Errors
@@ -240,6 +246,10 @@ impl OpenFdBox for OpenBox {
 
 impl SealedFdBox for SealedBox {
     type Open = OpenBox;
+
+    fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
+        Self::get_and_keep(self, name)
+    }
 
     fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
         Self::fds(self)

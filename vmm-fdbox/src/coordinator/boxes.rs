@@ -9,6 +9,7 @@ use crate::boxes::AnyBox;
 use crate::control::Control;
 use crate::error::{BoxError, Operation};
 use crate::hold::Hold;
+use crate::lending::{LendAct, Lending};
 use crate::member::Module;
 use crate::name::BoxName;
 use crate::owner::Owner;
@@ -65,6 +66,22 @@ pub trait Boxes: BoxStore + Send + Sync {
     /// It cannot be, and a kexec would lose it.
     fn make_ready(&self) -> Result<(), BoxError> {
         Ok(())
+    }
+
+    /// Acts on the lease of a box, or looks at it: see [`Control::lend`]. Default: there is no lifeboat.
+    ///
+    /// # Errors
+    /// As there.
+    fn lend(&self, name: &BoxName, act: LendAct) -> Result<Lending, BoxError> {
+        let _ = act;
+        let target = format!("box {name}");
+        Err(BoxError::new(Operation::Lend, target, Errno::NXIO))
+    }
+
+    /// Whether the lifeboat has the box, or gives it back just now.
+    fn is_away(&self, name: &BoxName) -> bool {
+        let lent = self.lend(name, LendAct::Look);
+        lent.is_ok_and(|lending| lending.holder.is_away())
     }
 
     /// What members need to know about the module.
@@ -191,6 +208,10 @@ impl Boxes for Control {
     fn make_ready(&self) -> Result<(), BoxError> {
         Self::make_ready(self)
     }
+
+    fn lend(&self, name: &BoxName, act: LendAct) -> Result<Lending, BoxError> {
+        Self::lend(self, name, act)
+    }
 }
 
 impl<B: Boxes + ?Sized> Boxes for Arc<B> {
@@ -213,11 +234,19 @@ impl<B: Boxes + ?Sized> Boxes for Arc<B> {
     fn make_ready(&self) -> Result<(), BoxError> {
         (**self).make_ready()
     }
+
+    fn lend(&self, name: &BoxName, act: LendAct) -> Result<Lending, BoxError> {
+        (**self).lend(name, act)
+    }
 }
 
 /// Any descriptor will do for in-memory boxes.
 #[cfg(any(test, feature = "fake"))]
 impl Boxes for crate::fake::FakeStore {
+    fn lend(&self, name: &BoxName, act: LendAct) -> Result<Lending, BoxError> {
+        self.act_on_lease(name, act)
+    }
+
     fn descriptor(&self, name: &BoxName) -> Result<OwnedFd, BoxError> {
         self.open_box(name)?;
         let flags = rustix::fs::MemfdFlags::CLOEXEC;

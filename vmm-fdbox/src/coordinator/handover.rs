@@ -80,6 +80,7 @@ impl<B: Boxes> Handover<B> {
         let arrive = Arrive {
             box_name: join.box_name.clone(),
             from_vmm: true,
+            standby: false,
             module: join.module,
             userspace_boottime_ns: None,
             paused: false,

@@ -21,6 +21,7 @@ use crate::kind::Kind;
 use crate::member::{
     BOX_FD, ChannelError, Heard, Join, LeavingReply, LeavingRequest, Lent, OnEvent,
 };
+use crate::name::BoxName;
 use crate::owner::Owner;
 use crate::update::{ExitStatus, Limits, Stopped};
 
@@ -135,6 +136,12 @@ impl<B: Boxes> RemoteLeaving<B> {
     pub fn observed_by(mut self, on_event: OnEvent) -> Self {
         self.on_event = on_event;
         self
+    }
+
+    /// Its guest's box.
+    #[must_use]
+    pub fn box_name(&self) -> &BoxName {
+        &self.join.box_name
     }
 
     /// The findings of its preflight that do not stop the update.

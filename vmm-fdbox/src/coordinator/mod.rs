@@ -6,18 +6,22 @@
 //! - an update of one or many guests into the next kernel: [`Fleet`](crate::update::Fleet) with a
 //!   [`RemoteLeaving`] for each guest;
 //! - another VMM for a guest, in this kernel: the same with a [`Handover`] for each;
-//! - guests that wait in their boxes: [`resume`].
+//! - guests that wait in their boxes, or in the lifeboat: [`resume`];
+//! - a guest that goes to the lifeboat: a fleet of [`Boarding`] members; and in the lifeboat: [`carry`].
 //!
 //! Nothing here waits without a limit. A VMM that hangs is left alone or, if this process started
 //! it, killed. A guest is reported as lost only when it is certain that nobody who could have it
 //! does.
 
 mod arriving;
+mod boarding;
 mod boxes;
+mod carrying;
 mod child;
 mod connection;
 mod handover;
 mod leaving;
+mod lent;
 mod process;
 mod resume;
 #[cfg(test)]
@@ -27,7 +31,9 @@ mod with_boxes;
 
 pub use crate::owner::Owner;
 pub use arriving::{ArrivingError, RemoteArriving};
+pub use boarding::{Boarding, BoardingLimits, Gangway, OnAboard};
 pub use boxes::{Boxes, WholeGuest};
+pub use carrying::{Carrier, CarryError, CarryEvent, carry};
 pub use child::{Child, ChildError, Ended};
 pub use handover::{Handover, Start};
 pub use leaving::{RemoteLeaving, TakenBack};

@@ -1,17 +1,23 @@
 //! Guests that wait in their boxes: starts a VMM for each, in parallel.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use serde_json::Value;
 
 use super::arriving::{ArrivingError, RemoteArriving};
 use super::boxes::Boxes;
 use super::child::{Child, ChildError};
+use super::lent::{QUICKLY, wait_until};
 use super::turns::{Turn, Turns};
+use crate::deadline::Deadline;
 use crate::error::Chain;
+use crate::lending::{Holder, LendAct, Lending};
 use crate::member::{Arrive, Lent, Module};
 use crate::name::BoxName;
 use crate::update::{ExitStatus, Step, UpdateError};
@@ -134,9 +140,10 @@ pub fn resume<B: Boxes>(
     let began = Instant::now();
     let turns = Turns::new(guests.len(), limits.order);
     let module = boxes.module();
+    let gangway = Mutex::new(());
     thread::scope(|scope| {
         let begin = |(at, guest): (usize, ToResume)| {
-            let (turns, module) = (&turns, &module);
+            let (turns, module, gangway) = (&turns, &module, &gangway);
             scope.spawn(move || {
                 let name = guest.box_name.clone();
                 let turn = Turn::new(turns, at);
@@ -150,6 +157,7 @@ pub fn resume<B: Boxes>(
                     limits,
                     on_event,
                     turn,
+                    gangway,
                     began,
                     keeps_box: guest.fail_at == Some(Step::Finish),
                 };
@@ -191,6 +199,8 @@ struct One<'a, B> {
     limits: ResumeLimits,
     on_event: &'a (dyn Fn(&BoxName, ResumeEvent) + Sync),
     turn: Turn<'a>,
+    /// Guests come from the lifeboat one by one.
+    gangway: &'a Mutex<()>,
     began: Instant,
     /// Set by a test.
     keeps_box: bool,
@@ -219,11 +229,19 @@ impl<B: Boxes> One<'_, B> {
         let arrive = Arrive {
             box_name: self.name.clone(),
             from_vmm: false,
+            standby: self.boxes.is_away(&self.name),
             module,
             userspace_boottime_ns: guest.userspace_boottime_ns,
             paused: guest.paused,
             fail_at: guest.fail_at,
         };
+        if arrive.standby {
+            let taken = self.take_home(vmm, arrive, passed);
+            return Resumption {
+                pid: Some(pid),
+                ..taken
+            };
+        }
         let mut place = None;
         let restored = vmm
             .arrive(arrive, passed, self.limits.ready)
@@ -269,9 +287,53 @@ impl<B: Boxes> One<'_, B> {
         resumption
     }
 
+    /// Takes a guest home that runs in the lifeboat, once its VMM here is ready for it.
+    fn take_home(&self, mut vmm: RemoteArriving, arrive: Arrive, passed: OwnedFd) -> Resumption {
+        let pid = vmm.child().id();
+        let ready = vmm
+            .arrive(arrive, passed, self.limits.ready)
+            .and_then(|_| vmm.prebuild(&Lent::default(), self.limits.ready));
+        if let Err(error) = ready {
+            return self.give_up(vmm, &error);
+        }
+        (self.on_event)(&self.name, ResumeEvent::Ready { pid });
+        self.turn.wait(None);
+        let _turn = self.gangway.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(why) = self.recall() {
+            vmm.child().kill();
+            return Resumption::failed(self.name.clone(), why);
+        }
+        let taken = vmm.take_over(&Lent::default(), self.limits.restore);
+        self.committed(vmm, taken)
+    }
+
+    /// Asks the boat for the guest, waits until it is given back, and ends the lease.
+    fn recall(&self) -> Result<(), String> {
+        let recall = || self.boxes.lend(&self.name, LendAct::Recall);
+        match recall() {
+            Err(error) if error.errno() == Errno::BUSY => {}
+            done => return done.map(drop).map_err(|error| error.to_string()),
+        }
+        let limit = self.limits.restore;
+        let here = |lending: &Lending| lending.holder != Holder::Boat;
+        let deadline = Deadline::within(limit);
+        match wait_until(self.boxes, &self.name, QUICKLY, deadline, here) {
+            Ok(Some(_)) => recall().map(drop).map_err(|error| error.to_string()),
+            Ok(None) => Err(format!(
+                "the lifeboat did not give the guest back within {limit:?}: see its console; it still has it"
+            )),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Lets the VMM take the guest; from then on the state in the box decides who has it.
     fn commit(&self, mut vmm: RemoteArriving) -> Resumption {
-        let late = match vmm.commit(self.limits.run) {
+        let taken = vmm.commit(self.limits.run);
+        self.committed(vmm, taken)
+    }
+
+    fn committed(&self, mut vmm: RemoteArriving, taken: Result<(), ArrivingError>) -> Resumption {
+        let late = match taken {
             Ok(()) => return self.runs(vmm),
             Err(late) => late,
         };

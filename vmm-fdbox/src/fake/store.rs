@@ -12,6 +12,7 @@ use crate::boxes::{AnyBox, PutError, SealFailed, UnsealFailed};
 use crate::control::{BoxInfo, Features, Info};
 use crate::error::{BoxError, Operation};
 use crate::hold::Hold;
+use crate::lending::{LendAct, Lending};
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
 use crate::passed::PassedStore;
@@ -112,6 +113,18 @@ impl FakeStore {
             content.sealed,
             content.fds.iter().map(|(name, _)| name.clone()).collect(),
         ))
+    }
+
+    /// Changes the lease of a box, as its boat would.
+    pub fn set_lending(&self, name: &BoxName, lending: Lending) {
+        if let Some(content) = self.world().boxes.get_mut(name) {
+            content.lending = Some(lending);
+        }
+    }
+
+    pub(crate) fn act_on_lease(&self, name: &BoxName, act: LendAct) -> Result<Lending, BoxError> {
+        let lent = self.world().lend(name, act);
+        lent.map_err(on_box(Operation::Lend, name))
     }
 
     pub(crate) fn set_owner(&self, name: &BoxName, owner: (u32, u32)) -> Result<(), BoxError> {
@@ -290,6 +303,14 @@ pub struct FakeSealedBox {
 
 impl SealedFdBox for FakeSealedBox {
     type Open = FakeOpenBox;
+
+    fn get_and_keep(&self, name: &FdName) -> Result<OwnedFd, BoxError> {
+        let got = self.store.world().get_away(&self.name, name);
+        got.map_err(|errno| {
+            let target = format!("'{name}' in box {}", self.name);
+            BoxError::new(Operation::Get, target, errno)
+        })
+    }
 
     fn fds(&self) -> Result<Vec<FdInfo>, BoxError> {
         self.store

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::control::Info;
 use crate::error::Operation;
 use crate::hold::Hold;
+use crate::lending::{Holder, LendAct, Lending};
 use crate::listing::{FdInfo, FdState};
 use crate::name::{BoxName, FdName};
 use crate::seal_error::{SealReason, SealReport};
@@ -30,6 +31,13 @@ pub(super) struct Content {
     pub(super) fds: Vec<(FdName, OwnedFd)>,
     /// User and group.
     pub(super) owner: (u32, u32),
+    pub(super) lending: Option<Lending>,
+}
+
+impl Content {
+    fn holder(&self) -> Holder {
+        self.lending.map_or(Holder::Host, |lending| lending.holder)
+    }
 }
 
 #[derive(Debug)]
@@ -38,6 +46,13 @@ pub(super) struct Fault {
     pub(super) skip: usize,
     pub(super) errno: Errno,
 }
+
+const NOT_LENT: Lending = Lending {
+    holder: Holder::Host,
+    wanted: false,
+    ready: false,
+    generation: 1,
+};
 
 impl World {
     /// Fails if a test asked for it.
@@ -110,6 +125,39 @@ impl World {
         copy.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
     }
 
+    /// Of a sealed box that the other kernel has.
+    pub(super) fn get_away(&mut self, name: &BoxName, fd_name: &FdName) -> Result<OwnedFd, Errno> {
+        self.fault(Operation::Get)?;
+        let content = self.boxes.get(name).ok_or(Errno::NODEV)?;
+        let found = content.fds.iter().find(|(name, _)| name == fd_name);
+        let found = found.filter(|_| content.sealed && content.holder().is_away());
+        let copy = found.ok_or(Errno::BUSY)?.1.try_clone();
+        copy.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
+    }
+
+    /// As in a host with a boat.
+    pub(super) fn lend(&mut self, name: &BoxName, act: LendAct) -> Result<Lending, Errno> {
+        self.fault(Operation::Lend)?;
+        let content = self.boxes.get_mut(name).ok_or(Errno::NOENT)?;
+        let mut lending = content.lending.unwrap_or(NOT_LENT);
+        let has_boat = lending.holder == Holder::Boat;
+        match act {
+            LendAct::Look => return Ok(lending),
+            LendAct::Show | LendAct::Offer if !content.sealed => return Err(Errno::INVAL),
+            LendAct::Recall if has_boat => lending.wanted = true,
+            _ if has_boat => return Err(Errno::BUSY),
+            LendAct::Show => lending.holder = Holder::Shown,
+            LendAct::Offer => lending.holder = Holder::Offered,
+            LendAct::Recall => lending = NOT_LENT,
+            LendAct::Ready => lending.ready = true,
+        }
+        content.lending = Some(lending);
+        match act == LendAct::Recall && has_boat {
+            true => Err(Errno::BUSY),
+            false => Ok(lending),
+        }
+    }
+
     /// The open box, and the index of the descriptor in it.
     fn find(&mut self, name: &BoxName, fd_name: &FdName) -> Result<(&mut Content, usize), Errno> {
         self.fault(Operation::Get)?;
@@ -154,6 +202,10 @@ impl World {
         if !lost.is_empty() {
             return Err((Errno::NODATA, lost));
         }
+        let away = |content: &Content| content.holder() == Holder::Boat;
+        if self.boxes.get(name).is_some_and(away) {
+            return Err(no_list(Errno::BUSY));
+        }
         self.open_again(name).map_err(no_list)
     }
 
@@ -171,7 +223,8 @@ impl World {
     }
 
     fn open_again(&mut self, name: &BoxName) -> Result<(), Errno> {
-        self.boxes.get_mut(name).ok_or(Errno::NODEV)?.sealed = false;
+        let content = self.boxes.get_mut(name).ok_or(Errno::NODEV)?;
+        (content.sealed, content.lending) = (false, None);
         Ok(())
     }
 

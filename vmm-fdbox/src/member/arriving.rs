@@ -61,8 +61,9 @@ pub trait ArrivingVmm {
     }
 
     /// Takes out what is in the box and builds everything but the state. The guest still runs in
-    /// another VMM of this kernel, which lends what this one is to have. Only called if there is
-    /// such a VMM.
+    /// another VMM: of this kernel, which lends what this one is to have, or of another kernel beside this
+    /// one ([`Arrive::standby`]); then nothing is lent, and nothing may be written to what is taken out. Only
+    /// called if there is such a VMM.
     ///
     /// # Errors
     /// The guest stays where it is.
@@ -254,7 +255,7 @@ fn take<V: ArrivingVmm, S: BoxStore + Clone>(
     let store = store.map_err(|error| failed(Step::Open, &error))?;
     vmm.get_ready(arrive)
         .map_err(|error| failed(Step::Preflight, &*error))?;
-    let arrival = match arrive.from_vmm {
+    let arrival = match arrive.from_vmm || arrive.standby {
         true => from_vmm(line, vmm, arrive, store)?,
         false => from_box(line, vmm, arrive, store)?,
     };
@@ -307,7 +308,10 @@ fn from_vmm<V: ArrivingVmm, S: BoxStore + Clone>(
     let (_, lent) = next(line, |order| {
         matches!(order, ArrivingRequest::Prebuild { .. })
     })?;
-    let mut arriving = Arriving::open(store, &arrive.box_name)?;
+    let mut arriving = match arrive.standby {
+        true => Arriving::open_away(store, &arrive.box_name)?,
+        false => Arriving::open(store, &arrive.box_name)?,
+    };
     if let Err(error) = vmm.prebuild(&mut arriving, lent) {
         vmm.abandon();
         return Err(failed(Step::Prebuild, &*error));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::down::idle;
 use super::leaving_vmm::{Leaving, LeavingVmm, Left};
 use super::line::{Line, Next, Reporter};
-use super::wire::{BOX_FD, Join, LeavingReply, LeavingRequest};
+use super::wire::{BOX_FD, HOME_FD, Join, LeavingReply, LeavingRequest};
 use super::{Channel, ChannelError, Lent};
 use crate::control::Info;
 use crate::error::Chain;
@@ -84,7 +84,7 @@ fn update<V: LeavingVmm, S: PassedStore + Clone>(
     let session = Session::new(store.clone(), LeftByOthers(join.to), &mut *vmm, plan);
     let steps = Steps {
         line,
-        lends: join.to == Destination::Successor,
+        to: join.to,
         cancel,
         store,
     };
@@ -108,7 +108,7 @@ fn update<V: LeavingVmm, S: PassedStore + Clone>(
     held.flush();
     match outcome {
         Outcome::HandedOver => {
-            hand_over(line, vmm, steps.lends);
+            hand_over(line, vmm, steps.lends());
             Left::HandedOver
         }
         Outcome::GuestLost { .. } => {
@@ -140,7 +140,7 @@ fn hand_over<V: LeavingVmm>(line: &Line<LeavingRequest>, vmm: &mut V, lends: boo
 /// What every step needs.
 struct Steps<'a, S> {
     line: &'a Line<LeavingRequest>,
-    lends: bool,
+    to: Destination,
     cancel: CancelFlag,
     store: S,
 }
@@ -153,10 +153,15 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
             Next::Request(heard) => heard.fds,
             Next::CancelAsked | Next::Undo | Next::Gone => return ready.cancel(),
         };
-        if let Err(error) = self.receive_box(&mut fds) {
-            return ready.fail(Step::CreateBox, error);
-        }
-        let mut prepared = match ready.prepare() {
+        let state = match self.receive(&mut fds) {
+            Ok(state) => state,
+            Err(error) => return ready.fail(Step::CreateBox, error),
+        };
+        let prepared = match state {
+            Some(state) => ready.prepare_home(state),
+            None => ready.prepare(),
+        };
+        let mut prepared = match prepared {
             Ok(prepared) => prepared,
             Err(outcome) => return *outcome,
         };
@@ -166,14 +171,26 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
         self.pause(prepared)
     }
 
-    fn receive_box(&self, fds: &mut Vec<(String, OwnedFd)>) -> Result<(), UpdateError> {
-        let at = fds.iter().position(|(name, _)| name == BOX_FD);
+    fn lends(&self) -> bool {
+        self.to == Destination::Successor
+    }
+
+    /// Receives the box or, if that is another kernel's, the guest's state in it.
+    fn receive(&self, fds: &mut Vec<(String, OwnedFd)>) -> Result<Option<OwnedFd>, UpdateError> {
+        let (expected, what) = match self.to {
+            Destination::Home => (HOME_FD, "The coordinator passed no state"),
+            _ => (BOX_FD, "The coordinator passed no box"),
+        };
+        let at = fds.iter().position(|(name, _)| name == expected);
         let missing = || UpdateError::Host {
-            what: "The coordinator passed no box",
+            what,
             source: "its descriptor is missing".into(),
         };
         let (_, fd) = fds.swap_remove(at.ok_or_else(missing)?);
-        Ok(self.store.receive(fd)?)
+        match self.to {
+            Destination::Home => Ok(Some(fd)),
+            _ => Ok(self.store.receive(fd).map(|()| None)?),
+        }
     }
 
     fn pause<V: LeavingVmm, O: Observer>(
@@ -254,7 +271,7 @@ impl<S: PassedStore + Clone> Steps<'_, S> {
             what: "What the new VMM needs cannot be lent",
             source,
         };
-        let lent = match self.lends {
+        let lent = match self.lends() {
             true => vmm.lend(at).map_err(cannot)?,
             false => Lent::default(),
         };

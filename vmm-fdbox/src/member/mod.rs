@@ -42,5 +42,5 @@ pub use serde_json::Value;
 pub use wire::{Arrive, BOX_FD, Failed, Join, LimitsMs, Module, VERSION};
 
 pub(crate) use wire::{
-    ArrivingReply, ArrivingRequest, Greeting, LeavingReply, LeavingRequest, name_of,
+    ArrivingReply, ArrivingRequest, Greeting, HOME_FD, LeavingReply, LeavingRequest, name_of,
 };

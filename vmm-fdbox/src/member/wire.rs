@@ -19,6 +19,9 @@ pub const VERSION: u32 = 1;
 /// The name of the box's descriptor in the lines that carry it.
 pub const BOX_FD: &str = "box";
 
+/// The name of the descriptor of the guest's state, for a guest whose box is not this kernel's.
+pub(crate) const HOME_FD: &str = "state";
+
 /// The coordinator's first line, and the first answer. Unknown fields are ignored, in this line
 /// only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +194,9 @@ pub struct Arrive {
     /// Whether another VMM of this kernel has the guest and will lend what it has; otherwise the
     /// guest waits in its box.
     pub from_vmm: bool,
+    /// Whether another kernel, beside this one, has the guest: the box stays sealed until the guest is taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     /// What the module can do.
     pub module: Module,
     /// When userspace of this host started, in nanoseconds of `CLOCK_BOOTTIME`.
@@ -202,6 +208,22 @@ pub struct Arrive {
     /// The step that is made to fail, for tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fail_at: Option<Step>,
+}
+
+impl Arrive {
+    /// For a guest that another kernel has, beside this one.
+    #[must_use]
+    pub fn standing_by(box_name: BoxName, module: Module) -> Self {
+        Self {
+            box_name,
+            from_vmm: false,
+            standby: true,
+            module,
+            userspace_boottime_ns: None,
+            paused: false,
+            fail_at: None,
+        }
+    }
 }
 
 /// A coordinator's orders to a VMM that is to receive a guest.

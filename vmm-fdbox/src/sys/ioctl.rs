@@ -13,7 +13,7 @@ use crate::abi;
 /// # Safety
 /// The kernel reads and writes at most `size_of::<Self>()` bytes at the pointer it gets with
 /// `OPCODE`, and any bytes it writes are a valid `Self`.
-unsafe trait Argument {
+pub(super) unsafe trait Argument {
     const OPCODE: Opcode;
 }
 
@@ -38,8 +38,10 @@ argument!(abi::NextFd, abi::FDBOX_NEXT_FD);
 argument!(abi::SealError, abi::FDBOX_SEAL_ERROR);
 argument!(abi::NextLost, abi::FDBOX_NEXT_LOST);
 argument!(abi::Salvage, abi::FDBOX_SALVAGE);
+argument!(abi::Borrow, abi::FDBOX_BORROW);
+argument!(abi::Lend, abi::FDBOX_LEND);
 
-struct WithArgument<'a, T>(&'a mut T);
+pub(super) struct WithArgument<'a, T>(pub(super) &'a mut T);
 
 // SAFETY: `as_ptr` points to a `T` borrowed exclusively for the whole call, and by `Argument` the
 // kernel stays inside it; `IS_MUTATING` is true.
@@ -83,7 +85,7 @@ unsafe impl Ioctl for WithoutArgument {
 
 fn call<T: Argument>(fd: BorrowedFd<'_>, argument: &mut T) -> Result<IoctlOutput, Errno> {
     // SAFETY: `WithArgument` holds a live `T` for the call. On a file that does not belong to
-    // FDBox, type '.' numbers 0 to 11 are ENOTTY or another driver's, which is why callers open
+    // FDBox, type '.' numbers 0 to 13 are ENOTTY or another driver's, which is why callers open
     // only nodes under /dev/fdbox, and check descriptors from elsewhere with `is_box`.
     unsafe { rustix::ioctl::ioctl(fd, WithArgument(argument)) }
 }
@@ -93,7 +95,7 @@ fn call_bare(fd: BorrowedFd<'_>, opcode: Opcode) -> Result<(), Errno> {
     unsafe { rustix::ioctl::ioctl(fd, WithoutArgument(opcode)) }
 }
 
-fn size_of_u32<T>() -> u32 {
+pub(super) fn size_of_u32<T>() -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
 }
 
@@ -275,4 +277,28 @@ pub(crate) fn salvage(fdbox: BorrowedFd<'_>) -> Result<(), Errno> {
         ..Default::default()
     };
     call(fdbox, &mut salvage).map(drop)
+}
+
+/// Creates a box that the host lends, in its boat.
+pub(crate) fn borrow_box(
+    control: BorrowedFd<'_>,
+    name: [u8; abi::FDBOX_NAME_LEN],
+) -> Result<(), Errno> {
+    let mut borrow = abi::Borrow {
+        size: size_of_u32::<abi::Borrow>(),
+        flags: 0,
+        name,
+    };
+    call(control, &mut borrow).map(drop)
+}
+
+/// Acts on the lease of a box, and returns it.
+pub(crate) fn lend(fdbox: BorrowedFd<'_>, act: u32) -> Result<abi::Lend, Errno> {
+    let mut lend = abi::Lend {
+        size: size_of_u32::<abi::Lend>(),
+        act,
+        ..Default::default()
+    };
+    call(fdbox, &mut lend)?;
+    Ok(lend)
 }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use super::arrival::{self, Arrival, ResumeFailed, ResumePlan};
 use super::contents::Contents;
 use super::outcome::UpdateError;
+use super::step::Step;
 use crate::hold::Hold;
 use crate::name::{BoxName, FdName};
 use crate::store::BoxStore;
@@ -41,6 +42,22 @@ impl<S: BoxStore> Arriving<S> {
     /// [`ResumeFailed`]: the box is unchanged.
     pub fn open(store: S, name: &BoxName) -> Result<Self, Box<ResumeFailed>> {
         let (contents, state) = arrival::open(&store, name, Hold::Shared)?;
+        Ok(Self {
+            store,
+            contents,
+            state,
+        })
+    }
+
+    /// Looks into the box of a guest that runs in another kernel, beside this one. It stays sealed until the
+    /// guest is taken with [`Arrival::commit`].
+    ///
+    /// # Errors
+    /// [`ResumeFailed`]: the box is unchanged.
+    pub fn open_away(store: S, name: &BoxName) -> Result<Self, Box<ResumeFailed>> {
+        let failed = |error| ResumeFailed::new(Step::Open, error, None);
+        let mut contents = Contents::open_away(&store, name).map_err(failed)?;
+        let state = contents.take_away_state(name).map_err(failed)?;
         Ok(Self {
             store,
             contents,

@@ -23,6 +23,9 @@ pub(super) enum Slot<S: BoxStore> {
     None,
     Open(S::Open),
     Sealed(S::Sealed),
+    /// In a lifeboat: the host's, with the guest's memory in it. The state can be written as long as the boat
+    /// has the box.
+    Hosts(OwnedFd),
 }
 
 /// A step that failed.
@@ -190,6 +193,18 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
                 built.map_err(host_error("The new VMM cannot prepare"))
             })
         }
+    }
+
+    /// Like [`prepare`](Self::prepare) for a guest whose box is the host's: its state goes into `state`.
+    pub(super) fn prepare_home(&mut self, state: OwnedFd) -> Result<(), StepFailure> {
+        self.allow(self.plan.limits.prepare);
+        self.mark(phase::PREPARE);
+        self.step(Step::CreateBox, |attempt| {
+            attempt.state = Some(StateFd::reuse(&state)?);
+            attempt.slot = Slot::Hosts(state);
+            attempt.touched = true;
+            Ok(())
+        })
     }
 
     fn create_box(&mut self) -> Result<(), UpdateError> {

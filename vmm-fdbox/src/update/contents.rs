@@ -11,6 +11,7 @@ use crate::error::{BoxError, Operation};
 use crate::hold::Hold;
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
+use crate::statefd;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 
 /// Why there is no box: the module knows whether it refused one.
@@ -34,12 +35,18 @@ fn taken_already(error: UpdateError, name: &BoxName) -> UpdateError {
     }
 }
 
+fn gone(name: &FdName) -> BoxError {
+    BoxError::new(Operation::Get, format!("'{name}'"), Errno::NODEV)
+}
+
 /// A box from which a guest is taken. It keeps each descriptor that is taken until the guest runs,
 /// so that a program that is killed before that leaves everything for the next one.
 #[derive(Debug)]
 pub(super) struct Contents<S: BoxStore> {
     /// `None` once committed or given up.
-    open: Option<S::Open>,
+    at: Option<AnyBox<S::Open, S::Sealed>>,
+    /// Of a guest in a box that stays sealed until the commit: its state, which is overwritten then.
+    wiped: Option<OwnedFd>,
     /// Whether the box is sealed when it is given up.
     seals: bool,
     hold: Hold,
@@ -63,20 +70,45 @@ impl<S: BoxStore> Contents<S> {
             AnyBox::Open(open) => (open, false),
         };
         let mut contents = Self {
-            open: Some(open),
+            at: Some(AnyBox::Open(open)),
+            wiped: None,
             seals: was_sealed,
             hold,
             claim: Some(claim),
             listed: Vec::new(),
             taken: Vec::new(),
         };
-        contents.listed = contents.opened(&state_fd_name())?.fds()?;
+        contents.listed = contents.list()?;
         Ok(contents)
     }
 
-    fn opened(&self, name: &FdName) -> Result<&S::Open, BoxError> {
-        let gone = || BoxError::new(Operation::Get, format!("'{name}'"), Errno::NODEV);
-        self.open.as_ref().ok_or_else(gone)
+    /// Looks into a sealed box that another kernel has. It stays sealed until the commit.
+    pub(super) fn open_away(store: &S, name: &BoxName) -> Result<Self, UpdateError> {
+        let missing = |error: BoxError| match error.errno() {
+            Errno::NOENT => no_guest(store, name),
+            _ => error.into(),
+        };
+        let hold = Hold::Shared;
+        let claim = store.claim(name, hold).map_err(missing)?;
+        let mut contents = Self {
+            at: Some(store.open_box(name).map_err(missing)?),
+            wiped: None,
+            seals: false,
+            hold,
+            claim: Some(claim),
+            listed: Vec::new(),
+            taken: Vec::new(),
+        };
+        contents.listed = contents.list()?;
+        Ok(contents)
+    }
+
+    fn list(&self) -> Result<Vec<FdInfo>, BoxError> {
+        match &self.at {
+            Some(AnyBox::Open(open)) => open.fds(),
+            Some(AnyBox::Sealed(sealed)) => sealed.fds(),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Records that there is a guest in the box. If the box was open although nobody else is
@@ -95,7 +127,11 @@ impl<S: BoxStore> Contents<S> {
     }
 
     pub(super) fn take(&mut self, name: &FdName) -> Result<OwnedFd, UpdateError> {
-        let fd = self.opened(name)?.get_and_keep(name)?;
+        let fd = match &self.at {
+            Some(AnyBox::Open(open)) => open.get_and_keep(name),
+            Some(AnyBox::Sealed(sealed)) => sealed.get_and_keep(name),
+            None => Err(gone(name)),
+        }?;
         self.taken.push(name.clone());
         Ok(fd)
     }
@@ -113,19 +149,46 @@ impl<S: BoxStore> Contents<S> {
             .map_err(|error| taken_already(error, box_name))
     }
 
+    /// The same, of a box that stays sealed.
+    pub(super) fn take_away_state(&mut self, box_name: &BoxName) -> Result<OwnedFd, UpdateError> {
+        let state = self.take_state(box_name)?;
+        self.wiped = Some(self.take_state(box_name)?);
+        Ok(state)
+    }
+
     /// Takes out for good what every resume needs, so that nobody can run the guest a second time.
     /// The rest goes with the box, which only this program uses until then.
     pub(super) fn commit(&mut self, box_name: &BoxName) -> Result<Option<S::Claim>, UpdateError> {
         let state = state_fd_name();
-        let taken = self.opened(&state)?.get(&state).map_err(UpdateError::from);
-        drop(taken.map_err(|error| taken_already(error, box_name))?);
-        self.open = None;
-        Ok(self.claim.take())
+        let open = match self.at.take() {
+            Some(AnyBox::Open(open)) => open,
+            // From here on the guest is this kernel's.
+            Some(AnyBox::Sealed(sealed)) => sealed.unseal().map_err(|failed| failed.error)?,
+            None => return Err(gone(&state).into()),
+        };
+        let taken = self.wipe().and_then(|()| Ok(open.get(&state)?));
+        match taken.map_err(|error| taken_already(error, box_name)) {
+            Ok(_) => Ok(self.claim.take()),
+            Err(error) => {
+                self.seals |= self.wiped.is_some();
+                self.at = Some(AnyBox::Open(open));
+                Err(error)
+            }
+        }
+    }
+
+    /// Overwrites the state: once the guest runs, it does not belong to the memory any more, which stays with the
+    /// other kernel.
+    fn wipe(&self) -> Result<(), UpdateError> {
+        match &self.wiped {
+            Some(state) => Ok(statefd::wipe(state)?),
+            None => Ok(()),
+        }
     }
 
     /// Seals the box, with everything in it, if it should be sealed. Returns a problem, if any.
     pub(super) fn give_up(&mut self) -> Option<String> {
-        let open = self.open.take().filter(|_| self.seals)?;
+        let open = self.at.take()?.into_open().filter(|_| self.seals)?;
         open.seal().err().map(|failed| failed.error.to_string())
     }
 }

@@ -15,6 +15,10 @@ pub enum Destination {
     /// A process that already exists. The box is not sealed, because unsealing it would be part of
     /// the blackout.
     Successor,
+    /// A VMM in the lifeboat, a kernel beside this one, from which the next kernel takes it. The box is sealed.
+    Lifeboat,
+    /// In a lifeboat: a VMM in the host. The box is the host's, and has the guest's memory already.
+    Home,
 }
 
 /// A [`Host`] for an update that another process completes: a coordinator that jumps for many
@@ -37,7 +41,7 @@ pub struct LeftByOthers(pub Destination);
 
 impl Host for LeftByOthers {
     fn leaves_kernel(&self) -> bool {
-        self.0 == Destination::NextKernel
+        matches!(self.0, Destination::NextKernel | Destination::Lifeboat)
     }
 
     fn seals(&self) -> bool {
@@ -51,7 +55,7 @@ impl Host for LeftByOthers {
     fn jump(&mut self, _: Deadline) -> Result<(), PartyError> {
         match self.0 {
             Destination::NextKernel => Err("somebody else leaves this kernel, and has not".into()),
-            Destination::ThisKernel | Destination::Successor => Ok(()),
+            _ => Ok(()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The states of an update in the host that is left, each a type.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 
 use super::Plan;
 use super::attempt::{Attempt, StepFailure};
@@ -162,6 +163,11 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Ready<S, H, G, O> {
     /// [`Outcome::RolledBack`].
     pub fn prepare(self) -> Result<Prepared<S, H, G, O>, Box<Outcome>> {
         advance(self.0, Attempt::prepare).map(Prepared)
+    }
+
+    /// Like [`prepare`](Self::prepare) for a guest whose box is the host's: its state goes into `state`.
+    pub(crate) fn prepare_home(self, state: OwnedFd) -> Result<Prepared<S, H, G, O>, Box<Outcome>> {
+        advance(self.0, |attempt| attempt.prepare_home(state)).map(Prepared)
     }
 
     /// Gives the update up, with nothing changed.

@@ -3,6 +3,8 @@
 //! A guest must not run twice. So it continues here only if nobody has taken it out of its box, and
 //! only when nobody can any more: the state that a resume would need is removed first.
 
+use std::os::fd::OwnedFd;
+
 use super::attempt::{Attempt, Slot, StepFailure};
 use rustix::io::Errno;
 
@@ -25,8 +27,8 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
         self.tell(&Event::RollingBack);
         let mut problems = Vec::new();
         let unsealed = self.unseal(&mut problems);
-        if self.saved && unsealed == Err(Errno::AGAIN) {
-            // This kernel is ending, with the whole guest on its way to the next one.
+        if self.saved && matches!(unsealed, Err(Errno::AGAIN | Errno::BUSY)) {
+            // This kernel is ending, with the whole guest on its way to the next one; or the lifeboat has it.
             return Outcome::HandedOver;
         }
         if self.jumped && unsealed == Err(Errno::NODEV) || self.is_taken(&mut problems) {
@@ -128,6 +130,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
                 Ok(fds) => !fds.iter().any(|fd| fd.name == state_fd_name()),
                 Err(error) => is_gone(&error),
             },
+            Slot::Hosts(state) => is_given_back(state),
             Slot::None => false,
         }
     }
@@ -143,6 +146,9 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     /// Whether somebody took the guest for good. If not, nobody can any more: a takeover commits
     /// with the state, which is removed from the box here.
     fn is_taken(&mut self, problems: &mut Vec<String>) -> bool {
+        if let Slot::Hosts(state) = &self.slot {
+            return is_given_back(state);
+        }
         let Slot::Open(open) = &self.slot else {
             return false;
         };
@@ -248,7 +254,7 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
     fn delete_box(&mut self, problems: &mut Vec<String>) {
         let name = self.plan.box_name.clone();
         match &self.slot {
-            Slot::None => {}
+            Slot::None | Slot::Hosts(_) => {}
             Slot::Open(open) if self.boxed.is_empty() => {
                 // If somebody else deletes it, they do so only if it is empty.
                 let _ = open.get(&state_fd_name());
@@ -261,6 +267,11 @@ impl<S: BoxStore, H: Host, G: Guest, O: Observer> Attempt<S, H, G, O> {
             }
         }
     }
+}
+
+/// Whether the lifeboat has given the box back, which revokes its files.
+fn is_given_back(state: &OwnedFd) -> bool {
+    rustix::io::pread(state, &mut [0; 1], 0) == Err(Errno::IO)
 }
 
 fn is_gone(error: &BoxError) -> bool {

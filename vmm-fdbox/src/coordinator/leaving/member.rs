@@ -1,25 +1,20 @@
 //! A guest's VMM as a member of a fleet: forwards each step of the update to it.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+use serde_json::Value;
 
 use super::{Boxes, RemoteLeaving};
 use crate::deadline::Deadline;
 use crate::error::Chain;
 use crate::finding::Finding;
 use crate::kind::Kind;
-use crate::member::{ChannelError, LeavingReply, LeavingRequest, Lent};
+use crate::member::{ChannelError, HOME_FD, LeavingReply, LeavingRequest, Lent};
 use crate::update::{ExitStatus, Member, Objection, Stopped, box_in_the_way};
 
-impl<B: Boxes> Member for RemoteLeaving<B> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn kinds(&self) -> BTreeSet<Kind> {
-        self.kinds.clone()
-    }
-
-    fn preflight(&mut self) -> Result<(), Stopped> {
+impl<B: Boxes> RemoteLeaving<B> {
+    fn greet(&mut self) -> Result<(), Stopped> {
         let limit = self.limits.preflight;
         let greeted = match &mut self.connection {
             Ok(connection) => connection.greet(Deadline::within(limit)),
@@ -33,9 +28,12 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
                 ..stopped
             });
         }
-        if !self.boxes.is_free(&self.join.box_name).unwrap_or(true) {
-            return Err(Stopped::blocked(vec![box_in_the_way(&self.join.box_name)]));
-        }
+        Ok(())
+    }
+
+    /// Asks it to join the update, which it does unless there is a blocker.
+    fn ask_to_join(&mut self) -> Result<(), Stopped> {
+        let limit = self.limits.preflight;
         let join = LeavingRequest::Join(self.join.clone());
         let mut found = std::mem::take(&mut self.found);
         let joined = self.ask(&join, &Lent::default(), limit);
@@ -65,6 +63,41 @@ impl<B: Boxes> Member for RemoteLeaving<B> {
         }
     }
 
+    /// Prepares a guest whose box is the host's, in a lifeboat: its state will be written to `state`.
+    ///
+    /// # Errors
+    /// Why it cannot leave; it runs on.
+    pub fn fill_home(&mut self, state: OwnedFd) -> Result<(), Stopped> {
+        self.greet()?;
+        self.ask_to_join()?;
+        let lent = Lent {
+            value: Value::Null,
+            fds: vec![(HOME_FD.to_owned(), state)],
+        };
+        let answer = self.ask(&LeavingRequest::Prepare {}, &lent, self.limits.prepare)?;
+        match answer.message {
+            LeavingReply::Prepared { .. } => Ok(()),
+            other => Err(self.lost_track(&other, "prepared")),
+        }
+    }
+}
+
+impl<B: Boxes> Member for RemoteLeaving<B> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kinds(&self) -> BTreeSet<Kind> {
+        self.kinds.clone()
+    }
+
+    fn preflight(&mut self) -> Result<(), Stopped> {
+        self.greet()?;
+        if !self.boxes.is_free(&self.join.box_name).unwrap_or(true) {
+            return Err(Stopped::blocked(vec![box_in_the_way(&self.join.box_name)]));
+        }
+        self.ask_to_join()
+    }
     fn prepare(&mut self) -> Result<(), Stopped> {
         self.fill().map(drop)
     }

@@ -4,6 +4,7 @@ mod fleet;
 mod handover;
 mod keeper;
 mod killed;
+mod lifeboat;
 mod mortal;
 mod new_vmm;
 mod puppet;

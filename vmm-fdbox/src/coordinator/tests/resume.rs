@@ -221,6 +221,7 @@ fn a_coordinator_that_goes_away_before_it_says_commit_leaves_the_guest_in_its_bo
             let arrive = Arrive {
                 box_name: name(0),
                 from_vmm: false,
+                standby: false,
                 module: store.module().unwrap(),
                 userspace_boottime_ns: None,
                 paused: false,

@@ -120,6 +120,7 @@ fn arrive() {
     let arrive = Arrive {
         box_name: box_name(),
         from_vmm: false,
+        standby: false,
         module: store.module().unwrap(),
         userspace_boottime_ns: None,
         paused: false,

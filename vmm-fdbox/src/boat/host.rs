@@ -1,0 +1,217 @@
+//! A host that kexecs while its guests run in the lifeboat.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use super::{Boat, BoatError, BoatPlan, BoatState, NODE, offline_cpus, online_cpus, set_online};
+use crate::deadline::Deadline;
+use crate::finding::Finding;
+use crate::kind::Kind;
+use crate::name::BoxName;
+use crate::update::{Host, KexecHost, PartyError};
+
+/// The word of the boat's command line that names the boxes which it is to carry, separated by commas.
+pub const BOXES_WORD: &str = "lifeboat.boxes";
+
+/// How long the boat may take to park.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// A [`Host`] for a [`Fleet`](crate::update::Fleet) of
+/// [`Boarding`](crate::coordinator::Boarding) guests: it starts the boat when it loads the next kernel, and
+/// kexecs when all guests are in the boat.
+#[derive(Debug)]
+pub struct LifeboatHost {
+    kexec: KexecHost,
+    plan: BoatPlan,
+    /// The next kernel's command line.
+    cmdline: String,
+    /// Set once it is started.
+    boat: Option<Boat>,
+    /// The CPUs that were taken offline.
+    taken: Vec<u32>,
+}
+
+impl LifeboatHost {
+    /// A host that jumps as `kexec` does, into a kernel of this command line, with a boat that carries `boxes`.
+    #[must_use]
+    pub fn new(kexec: KexecHost, cmdline: &str, plan: BoatPlan, boxes: &[BoxName]) -> Self {
+        let names: Vec<_> = boxes.iter().map(ToString::to_string).collect();
+        let cmdline_of_boat = format!("{} {BOXES_WORD}={}", plan.cmdline, names.join(","));
+        Self {
+            kexec,
+            plan: BoatPlan {
+                cmdline: cmdline_of_boat,
+                ..plan
+            },
+            cmdline: cmdline.to_owned(),
+            boat: None,
+            taken: Vec::new(),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), BoatError> {
+        let boat = Boat::open()?;
+        let online = online_cpus();
+        for cpu in self.plan.cpus.iter().filter(|cpu| online.contains(cpu)) {
+            set_online(*cpu, false)?;
+            self.taken.push(*cpu);
+        }
+        let boat = self.boat.insert(boat);
+        boat.load(&self.plan)?;
+        boat.check(&self.cmdline)?;
+        boat.start(self.plan.start_limit)
+    }
+
+    /// Stops the boat, unless it has a guest.
+    fn stop(&mut self) -> Result<(), BoatError> {
+        if let Some(boat) = self.boat.take()
+            && boat.state()? != BoatState::Off
+        {
+            boat.stop(STOP_LIMIT)?;
+        }
+        self.taken
+            .drain(..)
+            .try_for_each(|cpu| set_online(cpu, true))
+    }
+}
+
+impl Host for LifeboatHost {
+    fn preflight(&mut self) -> Vec<Finding> {
+        let mut findings = self.kexec.preflight();
+        let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        findings.extend(state_finding());
+        let (online, offline) = (online_cpus(), offline_cpus());
+        findings.extend(cpu_findings(&self.plan.cpus, &online, &offline, &words));
+        findings.extend(next_finding(&self.cmdline));
+        findings
+    }
+
+    fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
+        self.kexec.check_kinds(kinds)
+    }
+
+    /// Loads the next kernel, and starts the boat.
+    fn load(&mut self) -> Result<(), PartyError> {
+        self.kexec.load()?;
+        if let Err(error) = self.start() {
+            // The first error says more.
+            let _ = self.stop();
+            self.kexec.unload()?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<(), PartyError> {
+        let stopped = self.stop();
+        self.kexec.unload()?;
+        Ok(stopped?)
+    }
+
+    fn jump(&mut self, deadline: Deadline) -> Result<(), PartyError> {
+        self.kexec.jump(deadline)
+    }
+}
+
+/// Whether the module is there, and has no boat.
+fn state_finding() -> Option<Finding> {
+    let (problem, remedy) = match Boat::open().and_then(|boat| boat.state()) {
+        Ok(BoatState::Off) => return None,
+        Ok(_) => (
+            "there is one already".to_owned(),
+            "take its guests back with resume, which stops it",
+        ),
+        Err(error) => (
+            crate::Chain(&error).to_string(),
+            "load fdbox-boat.ko; without it, update without --lifeboat",
+        ),
+    };
+    Some(Finding::blocker(
+        format!("The lifeboat ({NODE})"),
+        problem,
+        remedy,
+    ))
+}
+
+/// Findings on the boat's CPUs. `words`: this kernel's command line.
+fn cpu_findings(cpus: &[u32], online: &[u32], offline: &[u32], words: &str) -> Vec<Finding> {
+    let subject = "CPUs of the lifeboat";
+    let mut findings = Vec::new();
+    if cpus.is_empty() {
+        findings.push(Finding::blocker(
+            subject,
+            "this host has one CPU, and needs it",
+            "update without --lifeboat",
+        ));
+    }
+    if cpus.contains(&0) {
+        findings.push(Finding::blocker(
+            subject,
+            "CPU 0 is the one that the host boots on",
+            "choose others",
+        ));
+    }
+    let is_there = |cpu: &&u32| online.contains(cpu) || offline.contains(cpu);
+    if let Some(cpu) = cpus.iter().find(|cpu| !is_there(cpu)) {
+        findings.push(Finding::blocker(
+            subject,
+            format!("there is no CPU {cpu}"),
+            "choose others",
+        ));
+    }
+    let left = online.iter().filter(|cpu| !cpus.contains(cpu)).count();
+    if left > 1 && !has_word(words, "no_ipi_broadcast", Some("1")) {
+        findings.push(Finding::blocker(
+            "no_ipi_broadcast",
+            "this kernel's shutdown would send an interrupt to all CPUs, the boat's among them",
+            "boot this host with no_ipi_broadcast=1, or give the boat all CPUs but one",
+        ));
+    }
+    findings
+}
+
+/// Whether the next kernel would bring up the boat's CPUs. The module looks at the number when there is a boat.
+fn next_finding(cmdline: &str) -> Option<Finding> {
+    (!has_word(cmdline, "maxcpus", None)).then(|| {
+        Finding::blocker(
+            "The next kernel's command line",
+            "it has no maxcpus=, so it would bring up the boat's CPUs, which ends the boat",
+            "add maxcpus=1; resume takes the others online when the guests are back",
+        )
+    })
+}
+
+fn has_word(cmdline: &str, name: &str, value: Option<&str>) -> bool {
+    cmdline.split_ascii_whitespace().any(|word| {
+        let (key, given) = word.split_once('=').unwrap_or((word, ""));
+        key == name && value.is_none_or(|value| value == given)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(cpus: &[u32], online: &[u32], words: &str) -> Vec<String> {
+        let findings = cpu_findings(cpus, online, &[7], words);
+        findings.into_iter().map(|found| found.problem).collect()
+    }
+
+    #[test]
+    fn cpus_that_the_host_needs_are_refused() {
+        assert_eq!(problems(&[1], &[0, 1], ""), [""; 0]);
+        assert_eq!(problems(&[1], &[0, 1, 2], "no_ipi_broadcast=1"), [""; 0]);
+        assert!(problems(&[1], &[0, 1, 2], "no_ipi_broadcast=0")[0].contains("shutdown"));
+        assert!(problems(&[2], &[0, 1], "no_ipi_broadcast=1")[0].contains("no CPU 2"));
+        assert_eq!(problems(&[7], &[0], ""), [""; 0], "one that is offline");
+        assert!(problems(&[0], &[0, 1], "")[0].contains("CPU 0"));
+        assert!(problems(&[], &[0], "")[0].contains("one CPU"));
+    }
+
+    #[test]
+    fn a_next_kernel_that_takes_all_cpus_is_refused() {
+        assert!(next_finding("kho=on quiet").is_some());
+        assert!(next_finding("kho=on maxcpus=1").is_none());
+    }
+}

@@ -1,0 +1,184 @@
+//! The lifeboat: a second kernel that runs on CPUs of its own beside the host's, and goes on while that one
+//! kexecs. `docs/lifeboat.md` has the rules.
+
+mod cpus;
+mod host;
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::abi;
+use crate::bytes::text;
+use crate::sys::boat as calls;
+
+pub use cpus::{offline_cpus, online_cpus, set_online};
+pub use host::{BOXES_WORD, LifeboatHost};
+
+/// The node of the module.
+pub const NODE: &str = "/dev/fdbox-boat";
+
+/// Why a command was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BoatError {
+    /// The node cannot be opened.
+    #[error("Cannot open {NODE}: load fdbox-boat.ko, as root")]
+    Open(#[source] std::io::Error),
+    /// A file for the boat cannot be opened.
+    #[error("Cannot open {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The module has refused a command.
+    #[error("Cannot {what} the lifeboat: {message}")]
+    Refused {
+        /// What was to be done.
+        what: &'static str,
+        /// The errno.
+        errno: Errno,
+        /// In the module's words.
+        message: String,
+    },
+    /// A CPU of the host's did not go offline, or come online.
+    #[error("Cannot take CPU {cpu} {}", if *online { "online" } else { "offline" })]
+    Cpu {
+        /// The CPU.
+        cpu: u32,
+        /// Which way.
+        online: bool,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What is known of the boat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BoatState {
+    /// There is none.
+    Off,
+    /// It has memory with a kernel.
+    Loaded,
+    /// Its kernel runs.
+    Running,
+    /// It was started, and is silent.
+    Lost,
+}
+
+/// What a boat is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoatPlan {
+    /// Its kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs, whose init loads `fdbox-boat.ko` and `fdbox.ko` and runs `vmm-example boat`, or what another
+    /// VMM has for that.
+    pub initramfs: PathBuf,
+    /// Its command line, to which the module adds words.
+    pub cmdline: String,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// Its CPUs.
+    pub cpus: Vec<u32>,
+    /// How long it may take to start.
+    pub start_limit: Duration,
+}
+
+/// The node of the boat.
+#[derive(Debug)]
+pub struct Boat(File);
+
+impl Boat {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`BoatError::Open`].
+    pub fn open() -> Result<Self, BoatError> {
+        let node = File::options().read(true).write(true).open(NODE);
+        node.map(Self).map_err(BoatError::Open)
+    }
+
+    fn refused<T>(&self, what: &'static str, done: Result<T, Errno>) -> Result<T, BoatError> {
+        done.map_err(|errno| {
+            let said = calls::message(self.0.as_fd()).ok();
+            let said = said.filter(|said| said.error == errno.raw_os_error().unsigned_abs());
+            let message = said.map_or_else(|| errno.to_string(), |said| text(&said.message));
+            BoatError::Refused {
+                what,
+                errno,
+                message,
+            }
+        })
+    }
+
+    /// Loads kernel and initramfs.
+    ///
+    /// # Errors
+    /// [`BoatError::File`], [`BoatError::Refused`].
+    pub fn load(&self, plan: &BoatPlan) -> Result<(), BoatError> {
+        let open = |path: &PathBuf| {
+            File::open(path).map_err(|source| BoatError::File {
+                path: path.clone(),
+                source,
+            })
+        };
+        let (kernel, initramfs) = (open(&plan.kernel)?, open(&plan.initramfs)?);
+        let load = calls::Load {
+            kernel: kernel.as_fd(),
+            initramfs: Some(initramfs.as_fd()),
+            cmdline: &plan.cmdline,
+            memory_mib: plan.memory_mib,
+            cpus: &plan.cpus,
+        };
+        self.refused("load", calls::load(self.0.as_fd(), &load))
+    }
+
+    /// Starts it, and waits until it runs.
+    ///
+    /// # Errors
+    /// [`BoatError::Refused`].
+    pub fn start(&self, limit: Duration) -> Result<(), BoatError> {
+        self.refused("start", calls::start(self.0.as_fd(), millis(limit)))
+    }
+
+    /// Stops it, and frees its memory. Its CPUs are offline then.
+    ///
+    /// # Errors
+    /// [`BoatError::Refused`]: EBUSY if it has a box of this host's.
+    pub fn stop(&self, limit: Duration) -> Result<(), BoatError> {
+        self.refused("stop", calls::stop(self.0.as_fd(), millis(limit)))
+    }
+
+    /// Its state.
+    ///
+    /// # Errors
+    /// [`BoatError::Refused`].
+    pub fn state(&self) -> Result<BoatState, BoatError> {
+        let status = self.refused("look at", calls::status(self.0.as_fd()))?;
+        Ok(match status.state {
+            abi::FDBOX_BOAT_OFF => BoatState::Off,
+            abi::FDBOX_BOAT_LOADED => BoatState::Loaded,
+            abi::FDBOX_BOAT_RUNNING => BoatState::Running,
+            _ => BoatState::Lost,
+        })
+    }
+
+    /// Whether a kernel with this command line leaves its CPUs alone.
+    ///
+    /// # Errors
+    /// [`BoatError::Refused`]: EINVAL if it does not.
+    pub fn check(&self, cmdline: &str) -> Result<(), BoatError> {
+        let checked = calls::check(self.0.as_fd(), cmdline);
+        self.refused("leave this kernel with", checked)
+    }
+}
+
+fn millis(limit: Duration) -> u32 {
+    u32::try_from(limit.as_millis()).unwrap_or(u32::MAX)
+}

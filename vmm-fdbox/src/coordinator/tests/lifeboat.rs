@@ -1,0 +1,197 @@
+//! Guests that go to the lifeboat and come back. A thread is the other kernel: it changes their leases.
+
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::new_vmm::{NewVmm, new_vmm};
+use super::resume::put_guest;
+use super::world::{LONG, Running, SHORT, Script, box_name, fd_name, limits, old_vmm, remote};
+use crate::coordinator::{
+    Boarding, BoardingLimits, Boxes, Gangway, ResumeLimits, ToResume, resume,
+};
+use crate::fake::FakeStore;
+use crate::lending::{Holder, LendAct, Lending};
+use crate::member::Left;
+use crate::statefd::SavedState;
+use crate::update::{
+    Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, Member, STATE_FD, SameHost,
+};
+use crate::{BoxStore, SealedFdBox};
+
+/// What the boat does with a box that is shown to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Boat {
+    IsNotReady,
+    DoesNotTake,
+    Takes,
+}
+
+fn look(store: &FakeStore) -> Lending {
+    store.lend(&box_name(), LendAct::Look).unwrap()
+}
+
+fn wait(store: &FakeStore, holder: Holder) -> Lending {
+    loop {
+        match store.lend(&box_name(), LendAct::Look) {
+            Ok(lending) if lending.holder == holder => return lending,
+            _ => thread::yield_now(),
+        }
+    }
+}
+
+impl Boat {
+    fn sail(self, store: &FakeStore) -> JoinHandle<()> {
+        let store = store.clone();
+        thread::spawn(move || {
+            if self == Self::IsNotReady {
+                return;
+            }
+            let shown = wait(&store, Holder::Shown);
+            let ready = Lending {
+                ready: true,
+                ..shown
+            };
+            store.set_lending(&box_name(), ready);
+            if self == Self::Takes {
+                let offered = wait(&store, Holder::Offered);
+                let taken = Lending {
+                    holder: Holder::Boat,
+                    ..offered
+                };
+                store.set_lending(&box_name(), taken);
+            }
+        })
+    }
+}
+
+fn board(boat: Boat) -> (FleetOutcome, Running, FakeStore) {
+    let store = FakeStore::new();
+    let (old, socket) = old_vmm(&store, Script::default());
+    let sails = boat.sail(&store);
+    let leaving = remote(&store, socket, Destination::Lifeboat, limits(false));
+    // The VMM is in this process, which does not end.
+    let leaving = leaving.with_limits(Limits {
+        jump: SHORT,
+        ..limits(false)
+    });
+    let limit = |boat_acts| if boat_acts { LONG } else { SHORT };
+    let limits = BoardingLimits {
+        ready: limit(boat != Boat::IsNotReady),
+        take: limit(boat == Boat::Takes),
+    };
+    let told = Arc::new(Mutex::new(0));
+    let tell = Arc::clone(&told);
+    let on_aboard = Box::new(move |_: &str, _: Duration| *tell.lock().unwrap() += 1);
+    let member = Boarding::new(leaving, limits, Gangway::default()).telling(on_aboard);
+    let outcome = Fleet::new(SameHost, vec![member], FleetPlan::default()).run();
+    sails.join().unwrap();
+    assert_eq!(*told.lock().unwrap(), usize::from(boat == Boat::Takes));
+    (outcome, old, store)
+}
+
+#[test]
+fn a_guest_that_the_boat_has_taken_leaves_its_vmm() {
+    let (outcome, old, store) = board(Boat::Takes);
+    assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
+    assert!(!old.runs());
+    assert!(matches!(old.thread.join().unwrap(), Left::HandedOver));
+    // The boat has all of it.
+    assert!(store.content(&box_name()).unwrap().0);
+}
+
+#[test]
+fn a_guest_that_the_boat_does_not_take_runs_on() {
+    for (boat, why) in [
+        (Boat::IsNotReady, "no VMM in the lifeboat was ready"),
+        (Boat::DoesNotTake, "did not take it"),
+    ] {
+        let (outcome, old, store) = board(boat);
+        let text = format!("{outcome:?}");
+        assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{text}");
+        assert!(text.contains(why), "{text}");
+        assert!(old.runs());
+        assert_eq!(store.content(&box_name()), None);
+        assert!(matches!(old.thread.join().unwrap(), Left::Here));
+    }
+}
+
+#[test]
+fn a_guest_that_the_boat_has_does_not_run_when_the_coordinator_dies() {
+    let store = FakeStore::new();
+    let (old, socket) = old_vmm(&store, Script::default());
+    let mut leaving = remote(&store, socket, Destination::Lifeboat, limits(false));
+    leaving.preflight().unwrap();
+    leaving.prepare().unwrap();
+    leaving.stop().unwrap();
+    let taken = Lending {
+        holder: Holder::Boat,
+        ..look(&store)
+    };
+    store.set_lending(&box_name(), taken);
+    drop(leaving);
+    let running = Arc::clone(&old.running);
+    assert!(matches!(old.thread.join().unwrap(), Left::HandedOver));
+    assert!(!*running.lock().unwrap());
+}
+
+/// Resumes a guest that the boat has. `returns`: the boat gives it back when it is asked.
+fn take_home(returns: bool) -> (ExitStatus, bool, Option<String>) {
+    let store = FakeStore::new();
+    put_guest(&store, &box_name());
+    let away = Lending {
+        holder: Holder::Boat,
+        ..look(&store)
+    };
+    store.set_lending(&box_name(), away);
+    // As the boat sees it.
+    let sealed = store.open_box(&box_name()).unwrap().into_sealed().unwrap();
+    let state = sealed.get_and_keep(&fd_name(STATE_FD)).unwrap();
+    let vmm = NewVmm::new(Script::default());
+    let running = Arc::clone(&vmm.running);
+    let boxes = store.clone();
+    let guest = ToResume {
+        box_name: box_name(),
+        start: Box::new(move || new_vmm(&boxes, vmm)),
+        userspace_boottime_ns: None,
+        paused: false,
+        fail_at: None,
+    };
+    let boat = returns.then(|| {
+        let store = store.clone();
+        thread::spawn(move || {
+            while !look(&store).wanted {
+                thread::yield_now();
+            }
+            let offered = Lending {
+                holder: Holder::Offered,
+                ..look(&store)
+            };
+            store.set_lending(&box_name(), offered);
+        })
+    });
+    let limits = ResumeLimits {
+        restore: if returns { LONG } else { SHORT },
+        ..ResumeLimits::default()
+    };
+    let mut resumed = resume(&store, vec![guest], limits, &|_, _| {});
+    boat.into_iter().for_each(|boat| boat.join().unwrap());
+    let resumed = resumed.remove(0);
+    // Whoever takes the guest overwrites its state, which the other kernel could read.
+    let is_wiped = SavedState::read(&state).is_err();
+    let runs = *running.lock().unwrap();
+    assert_eq!(runs, is_wiped, "{resumed:?}");
+    (resumed.status, runs, resumed.message)
+}
+
+#[test]
+fn a_guest_in_the_boat_comes_home_when_it_is_given_back() {
+    assert_eq!(take_home(true), (ExitStatus::Done, true, None));
+}
+
+#[test]
+fn a_guest_that_the_boat_keeps_runs_there() {
+    let (status, runs, message) = take_home(false);
+    assert_eq!((status, runs), (ExitStatus::NothingChanged, false));
+    assert!(message.unwrap().contains("did not give the guest back"));
+}
