@@ -19,6 +19,7 @@ mod devices;
 mod dist;
 mod home;
 mod life;
+mod lifeboat;
 mod member;
 mod ops;
 mod sandbox;
@@ -29,6 +30,7 @@ pub(crate) use cpu::{CpuidArgs, ForceCpuArgs};
 pub(crate) use devices::{DeviceArgs, PassthroughArgs};
 pub(crate) use home::{HomeArg, HomeArgs, KeeperArgs};
 pub(crate) use life::LifeArgs;
+pub(crate) use lifeboat::{BoatArgs, LifeboatArgs};
 pub(crate) use member::MemberArgs;
 pub(crate) use ops::{
     BenchArgs, CompletionsArgs, DiscardArgs, FleetArgs, ManArgs, NotReadyArg, ResumeAllArgs,
@@ -120,6 +122,7 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     #[command(hide = true)]
     Member(MemberArgs),
+    Boat(BoatArgs),
     Keeper(KeeperArgs),
     CheckState(CheckStateArgs),
     Status(StatusArgs),
@@ -253,6 +256,8 @@ pub(crate) struct LiveUpdateArgs {
     /// Hand the guest over to another VMM in this kernel, instead of a kexec.
     #[arg(long, conflicts_with_all = ["kernel", "initramfs", "cmdline"])]
     pub(crate) no_kexec: bool,
+    #[command(flatten)]
+    pub(crate) lifeboat: LifeboatArgs,
     /// Hand the guest over to another build of this VMM, in this kernel.
     ///
     /// The new binary is first asked whether it reads the guest's state, and gets ready while the

@@ -2,6 +2,7 @@
 
 mod answer;
 mod bench;
+mod boat;
 mod check_state;
 mod control;
 mod discard;
@@ -33,6 +34,7 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<ExitStatus> {
         Command::Run(args) => run::run(&args),
         Command::LiveUpdate(args) => live_update::live_update(args),
         Command::Resume(args) => resume::resume(&args),
+        Command::Boat(args) => boat::boat(&args),
         Command::Keeper(args) => keeper::keeper(&args),
         Command::Member(args) => member::member(&args),
         Command::CheckState(args) => check_state::check_state(&args),

@@ -11,7 +11,7 @@ use rustix::fs::MemfdFlags;
 use thiserror::Error;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap,
+    Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap,
 };
 
 use crate::kvm::{self, Vm};
@@ -45,6 +45,9 @@ pub(crate) enum MemoryError {
     #[error("Cannot give the range at {gpa:#x} to KVM")]
     SetRegion { gpa: u64, source: kvm::KvmError },
 }
+
+/// The smallest page.
+const PAGE: usize = 4096;
 
 /// Guest RAM, mapped. A box keeps the file: the mapping ends with the process.
 #[derive(Debug)]
@@ -93,6 +96,16 @@ impl GuestRam {
             file,
             mapped,
         })
+    }
+
+    /// Has every page mapped in this process, which only reads.
+    pub(crate) fn prefault(&self) {
+        for range in &self.ranges {
+            for at in (range.gpa..range.gpa + range.len).step_by(PAGE) {
+                // A page that cannot be read is noticed by whoever uses it.
+                let _ = self.mapped.read_obj::<u8>(GuestAddress(at));
+            }
+        }
     }
 
     /// Maps the RAM into `vm`, at its usual guest addresses.

@@ -58,6 +58,7 @@ impl Notice {
             EventKind::Problem => "problem",
             EventKind::Progress => "progress",
             EventKind::Home => "home",
+            EventKind::Aboard => "aboard",
             EventKind::Other => "other",
         };
         Self {

@@ -9,6 +9,7 @@ use vmm_fdbox::update::Finished;
 use vmm_fdbox::{BoxName, Home};
 
 use crate::guest::machine::Machine;
+use crate::guest::state::LifeboatReport;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::spec::MemoryKind;
 
@@ -96,6 +97,9 @@ pub(crate) struct ResumeReport {
     /// MSRs that this host refused and that do not have the saved value.
     refused_msrs: Vec<String>,
     box_deleted: bool,
+    /// If it was in a lifeboat meanwhile; the blackout is that of the way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifeboat: Option<LifeboatReport>,
 }
 
 impl ResumeReport {
@@ -130,6 +134,7 @@ impl ResumeReport {
                 .map(|msr| format!("{msr:#x}"))
                 .collect(),
             box_deleted: finished.deleted.is_ok(),
+            lifeboat: None,
         }
     }
 }
@@ -145,6 +150,11 @@ impl ResumeReport {
 
     pub(crate) fn vcpus(&self) -> usize {
         self.vcpus
+    }
+
+    /// Adds what was measured on the way to the lifeboat and back.
+    pub(crate) fn came_home(&mut self, lifeboat: Option<LifeboatReport>) {
+        self.lifeboat = lifeboat;
     }
 
     pub(crate) fn host(&self) -> &HostReport {
@@ -172,6 +182,16 @@ impl fmt::Display for ResumeReport {
         writeln!(f, "It was paused for {:.1} ms:", millis(blackout.total_ns))?;
         for phase in &blackout.phases {
             writeln!(f, "  {:<12} {:>10.3} ms", phase.name, millis(phase.ns))?;
+        }
+        if let Some(lifeboat) = &self.lifeboat {
+            let times = lifeboat.handovers.iter();
+            let times = times.map(|it| format!("{:.1} ms", millis(it.stop_to_run_ns)));
+            let times = times.collect::<Vec<_>>().join(" and ");
+            writeln!(
+                f,
+                "It was in the lifeboat: stopped for {times}; its devices rested for {:.1} ms",
+                millis(lifeboat.io_gap_ns)
+            )?;
         }
         if !self.refused_msrs.is_empty() {
             writeln!(
@@ -221,6 +241,7 @@ mod tests {
             before: Vec::new(),
             refused_msrs: Vec::new(),
             box_deleted: true,
+            lifeboat: None,
         }
     }
 

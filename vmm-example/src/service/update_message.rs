@@ -1,6 +1,7 @@
 //! The API's messages on an update: its events, and its result.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,6 +42,8 @@ pub(crate) enum EventKind {
     Progress,
     /// The home of the guest's box.
     Home,
+    /// The lifeboat has the guest.
+    Aboard,
     Other,
 }
 
@@ -51,6 +54,17 @@ impl UpdateEvent {
             event: EventKind::Home,
             step: None,
             message: Some(home.to_string()),
+        }
+    }
+
+    /// `time`: from the order to stop the guest to the moment when the lifeboat had it.
+    pub(crate) fn aboard(ns: u64, name: &str, time: Duration) -> Self {
+        let millis = time.as_secs_f64() * 1e3;
+        Self {
+            ns,
+            event: EventKind::Aboard,
+            step: None,
+            message: Some(format!("{name} is in the lifeboat after {millis:.3} ms")),
         }
     }
 
@@ -97,7 +111,7 @@ impl fmt::Display for UpdateEvent {
             EventKind::Problem => write!(f, "problem: {message}"),
             EventKind::Progress => write!(f, "{step}: {message}"),
             EventKind::Home => write!(f, "boxes are kept by {message}"),
-            EventKind::Other => f.write_str(message),
+            EventKind::Aboard | EventKind::Other => f.write_str(message),
         }
     }
 }

@@ -4,14 +4,16 @@ mod guarded;
 mod life;
 
 use std::process;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use vmm_fdbox::Deadline;
 use vmm_fdbox::update::CancelFlag;
 
 use self::guarded::Guarded;
 use crate::guest::machine::Machine;
+use crate::guest::state::JourneyV1;
 use crate::guest::vcpu::GuestEnd;
 use crate::metrics::{Counted, Metrics};
 use crate::service::api::protocol::{GuestStatus, Reply, RunState};
@@ -33,6 +35,22 @@ pub(crate) struct Vmm {
     /// Can always be read without waiting, even while a guest takes long to pause.
     state: Guarded<State>,
     history: Arc<History>,
+    /// Set in a lifeboat.
+    journey: OnceLock<Journey>,
+}
+
+/// How the guest came to the lifeboat, and the CPU time of this process at that moment.
+#[derive(Debug)]
+struct Journey {
+    until_here: JourneyV1,
+    began_ns: u64,
+}
+
+fn cpu_time_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
 #[derive(Debug, Default)]
@@ -119,7 +137,27 @@ impl Vmm {
             endpoints: None,
             state: Guarded::default(),
             history,
+            journey: OnceLock::new(),
         }
+    }
+
+    /// Records how the guest came to this lifeboat.
+    pub(crate) fn begin_journey(&self, until_here: JourneyV1) {
+        let began_ns = cpu_time_ns();
+        // A guest comes once.
+        let _ = self.journey.set(Journey {
+            until_here,
+            began_ns,
+        });
+    }
+
+    /// The guest's way so far, in a lifeboat.
+    pub(crate) fn journey(&self) -> Option<JourneyV1> {
+        let journey = self.journey.get()?;
+        Some(JourneyV1 {
+            cpu_time_ns: cpu_time_ns().saturating_sub(journey.began_ns),
+            ..journey.until_here.clone()
+        })
     }
 
     pub(crate) fn set_endpoints(&mut self, endpoints: Endpoints) {

@@ -34,6 +34,7 @@ pub(crate) fn serve(vmm: &Vmm, socket: UnixStream) {
         vmm,
         down: None,
         is_taken: false,
+        goes_home: false,
     };
     match serve_leaving(socket, &mut leaving) {
         Left::Here => {}
@@ -51,6 +52,8 @@ struct LeavingGuest<'a> {
     down: Option<CancelFlag>,
     /// Whether the new VMM took the guest out of its box without reporting it in time.
     is_taken: bool,
+    /// Whether it leaves a lifeboat.
+    goes_home: bool,
 }
 
 impl Guest for LeavingGuest<'_> {
@@ -75,7 +78,13 @@ impl Guest for LeavingGuest<'_> {
     }
 
     fn save(&mut self, frame: &mut FrameWriter<'_>, deadline: Deadline) -> Result<(), PartyError> {
-        self.guest.save(frame, deadline)
+        self.guest.save(frame, deadline)?;
+        if self.goes_home
+            && let Some(journey) = self.vmm.journey()
+        {
+            state::write_journey(frame, &journey).map_err(party_error)?;
+        }
+        Ok(())
     }
 
     fn resume_in_place(&mut self) -> Result<(), PartyError> {
@@ -88,6 +97,8 @@ impl LeavingVmm for LeavingGuest<'_> {
         let machine = self.vmm.machine();
         self.guest.position = join.position;
         self.guest.carried = join.to == Destination::Successor;
+        self.guest.boards = join.to == Destination::Lifeboat;
+        self.goes_home = join.to == Destination::Home;
         let info = Info::from(join.module);
         (self.guest.kept, self.guest.keeps) = (kept(&info), info.features);
         if self.guest.carried {

@@ -3,6 +3,7 @@
 pub(crate) mod handover_info;
 pub(crate) mod leaving;
 mod moving;
+pub(crate) mod outline;
 
 use vmm_fdbox::update::PartyError;
 

@@ -7,6 +7,7 @@ use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::update::{Guest, NamedFd, PartyError};
 use vmm_fdbox::{Deadline, FdName, Features, Finding, Info, Kind};
 
+use super::outline::{OUTLINE_FD, Outline};
 use super::{MEMORY_FD, VM_FD, party_error};
 use crate::devices::vfio::Kept;
 use crate::guest::machine::{Machine, MachineError};
@@ -47,6 +48,12 @@ pub(crate) trait Movable {
     fn duplicate_passed(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
         Ok(Vec::new())
     }
+    /// Reasons why the guest cannot run in a lifeboat, which has no devices.
+    fn lifeboat_findings(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+    /// What another VMM needs to build itself before there is a state.
+    fn outline(&self) -> Outline;
     /// Syncs what the host holds for the parked guest and would lose with its kernel, and stops all
     /// interrupts from the guest's devices.
     fn leave_host(&self) -> Result<(), MachineError> {
@@ -116,9 +123,47 @@ impl Movable for Machine {
         Ok(self.pci().lend()?)
     }
 
+    fn lifeboat_findings(&self) -> Vec<Finding> {
+        let needs = self.virtio().sections().into_iter();
+        let needs = needs.filter(|name| !NEEDS_NO_HOST.contains(name));
+        let needs = needs.map(str::to_owned);
+        let passed = self.pci().status().into_iter().map(|status| status.device);
+        needs.chain(passed).map(|device| ashore(&device)).collect()
+    }
+
+    fn outline(&self) -> Outline {
+        Outline {
+            machine: self.description(),
+            cpus: u32::try_from(self.cpus()).unwrap_or(u32::MAX),
+            boot: self.boot_state(),
+        }
+    }
+
     fn leave_host(&self) -> Result<(), MachineError> {
         Self::leave_host(self)
     }
+}
+
+/// Devices that work in a lifeboat.
+const NEEDS_NO_HOST: [&str; 1] = ["virtio-rng0"];
+
+fn ashore(device: &str) -> Finding {
+    Finding::blocker(
+        device,
+        "the lifeboat has no devices of the host, and this one needs it",
+        "update without --lifeboat, or run the guest without this device",
+    )
+}
+
+/// Memory that the lifeboat cannot map.
+fn boat_memory_finding(kinds: &BTreeSet<Kind>) -> Option<Finding> {
+    kinds.contains(&Kind::GuestMemfd).then(|| {
+        Finding::blocker(
+            "The guest's memory",
+            "it is a guest_memfd, which cannot be lent to a lifeboat",
+            "update without --lifeboat, or run the guest with --memory kind=memfd",
+        )
+    })
 }
 
 /// The kinds of descriptors that go into the box, out of `kinds`. A VM that cannot be kept stays,
@@ -160,6 +205,8 @@ pub(crate) struct Moving<'a, M> {
     pub(super) position: Option<u32>,
     /// Whether its devices' open descriptors are handed to the next VMM, in this kernel.
     pub(super) carried: bool,
+    /// Whether it goes to a lifeboat.
+    pub(super) boards: bool,
     /// The kinds for passed-through devices that this kernel can keep in a box.
     pub(super) kept: Kept,
     /// What of the guest itself can be in a box.
@@ -172,6 +219,7 @@ impl<'a, M> Moving<'a, M> {
             machine,
             position: None,
             carried: false,
+            boards: false,
             kept: Kept::default(),
             keeps: Features::default(),
         }
@@ -195,6 +243,10 @@ impl<M: Movable> Guest for Moving<'_, M> {
         let mut findings = self.machine.device_findings(self.carried);
         if !self.carried {
             findings.extend(self.machine.passthrough_findings(self.kept));
+        }
+        if self.boards {
+            findings.extend(boat_memory_finding(&self.machine.kinds()));
+            findings.extend(self.machine.lifeboat_findings());
         }
         findings.extend(memory_finding(&self.machine.kinds(), self.keeps));
         findings.extend(self.machine.try_save());
@@ -223,6 +275,10 @@ impl<M: Movable> Guest for Moving<'_, M> {
             .collect();
         if !self.carried {
             fds.extend(self.machine.duplicate_passed().map_err(party_error)?);
+        }
+        if self.boards {
+            let outline = self.machine.outline().write().map_err(party_error)?;
+            fds.push((OUTLINE_FD.to_owned(), outline));
         }
         fds.into_iter()
             .map(|(name, fd): (String, _)| {

@@ -13,6 +13,7 @@ use vmm_fdbox::{
 };
 
 use super::moving::{Movable, Moving, kept};
+use super::outline::Outline;
 use super::*;
 use crate::devices::vfio::Kept;
 use crate::guest::machine::MachineError;
@@ -100,6 +101,14 @@ impl Movable for FakeMachine {
             .take(2 * usize::from(self.passed));
         let file = || OwnedFd::from(tempfile::tempfile().unwrap());
         Ok(names.map(|name| (name.into(), file())).collect())
+    }
+
+    fn outline(&self) -> Outline {
+        Outline {
+            machine: guest_v1().machine,
+            cpus: 1,
+            boot: None,
+        }
     }
 
     fn leave_host(&self) -> Result<(), MachineError> {

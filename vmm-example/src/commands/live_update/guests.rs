@@ -188,6 +188,7 @@ pub(super) fn join(
         box_name,
         to: match (&args.binary, &args.kernel) {
             (Some(_), _) => Destination::Successor,
+            (None, Some(_)) if super::lifeboat::is_asked_for(args) => Destination::Lifeboat,
             (None, Some(_)) => Destination::NextKernel,
             (None, None) => Destination::ThisKernel,
         },

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use vmm_fdbox::update::{Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Step};
@@ -95,6 +96,18 @@ impl Many {
             }));
         } else {
             self.line(&format!("all: {event}"));
+        }
+    }
+
+    /// The lifeboat has a guest.
+    pub(super) fn aboard(&self, name: &str, time: Duration) {
+        let event = UpdateEvent::aboard(0, name, time);
+        if self.json {
+            self.json_line(&serde_json::json!({
+                "reply": "fleet-event", "event": "aboard", "guest": name, "message": event.message,
+            }));
+        } else {
+            self.line(&format!("{name}: {event}"));
         }
     }
 

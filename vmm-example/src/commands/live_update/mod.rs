@@ -4,6 +4,7 @@
 mod binary;
 mod discover;
 mod guests;
+mod lifeboat;
 mod many;
 mod next_cpu;
 mod one;
@@ -143,7 +144,10 @@ impl<B: Boxes + Clone> Update<'_, B> {
                 let next = next_kernel(kernel, args.initramfs.as_deref(), args.cmdline.as_deref())?;
                 let host = KexecHost::new(next).assuming_patches(args.assume_patches);
                 let mut host = host.from_home(self.boxes.info()?.home);
-                self.drive(&mut host, members, plan)
+                match lifeboat::is_asked_for(args) {
+                    true => self.run_with_lifeboat(host, members, plan)?,
+                    false => self.drive(&mut host, members, plan),
+                }
             }
             (None, None) => self.drive(&mut SameHost, members, plan),
         })

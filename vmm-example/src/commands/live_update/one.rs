@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vmm_fdbox::update::{
     CancelFlag, Event, ExitStatus, FleetEvent, FleetOutcome, MemberOutcome, Step, Stopped,
@@ -47,6 +47,12 @@ impl One {
 
     pub(super) fn home(&self, home: Home) {
         self.show_event(UpdateEvent::home(home));
+    }
+
+    /// Reports that the lifeboat has the guest.
+    pub(super) fn aboard(&self, name: &str, time: Duration) {
+        let ns = self.began.elapsed().as_nanos() as u64;
+        self.show_event(UpdateEvent::aboard(ns, name, time));
     }
 
     /// Shows an event of the guest's VMM, which does not load the kernel.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use vmm_fdbox::Home;
 use vmm_fdbox::member::OnEvent;
@@ -61,6 +62,14 @@ impl Output {
         match self {
             Self::One(one) => lock(one).fleet_event(event),
             Self::Many(many) => many.fleet_event(event),
+        }
+    }
+
+    /// Reports that the lifeboat has a guest, and how long it took.
+    pub(super) fn aboard(&self, name: &str, time: Duration) {
+        match self {
+            Self::One(one) => lock(one).aboard(name, time),
+            Self::Many(many) => many.aboard(name, time),
         }
     }
 

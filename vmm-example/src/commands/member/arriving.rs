@@ -4,37 +4,29 @@
 //! guest still runs in another VMM. So whatever can be opened in advance is opened before the box
 //! is, and reports are made after the guest was first entered.
 
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::Value;
 use vmm_fdbox::frame::{Frame, KnownSection};
 use vmm_fdbox::member::{Arrive, ArrivingVmm, Lent};
 use vmm_fdbox::update::{Arrival, Arriving, Finished, PartyError, Step};
-use vmm_fdbox::{BoxName, BoxStore, FdName, Home};
+use vmm_fdbox::{BoxStore, FdName};
 
-use super::{cpu, environment};
-use crate::cli::MemberArgs;
+use super::arriving_guest::{ArrivingGuest, Reserved, layered, missing};
+use super::cpu;
 use crate::commands::serve::Environment;
-use crate::commands::signal;
 use crate::devices::pci;
 use crate::devices::vfio::PassedFds;
 use crate::devices::virtio;
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
-use crate::guest::state::{self, GuestState};
+use crate::guest::state::{self, GuestState, JourneyV1};
 use crate::kvm::Host;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
-use crate::service::api::ApiPaths;
-use crate::service::endpoints::fd;
-use crate::service::report::{HostReport, ResumeReport};
-use crate::service::vmm::Vmm;
-use crate::spec::ConsoleSpec;
-use crate::update::handover_info::HandoverInfo;
+use crate::service::report::ResumeReport;
+use crate::update::outline::OUTLINE_FD;
 use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 /// The phase in which the guest is restored into KVM; before it, descriptors are taken out of the
@@ -44,109 +36,9 @@ const REBUILD: &str = "rebuild";
 /// How long the guest runs undisturbed before its VMM reports.
 const HEAD_START: Duration = Duration::from_millis(200);
 
-/// What was built before the guest was paused in its old VMM.
-struct Prebuilt {
-    info: HandoverInfo,
-    shell: Shell,
-}
-
-/// What was opened for a guest that waits in its box.
-struct Reserved {
-    state: GuestState,
-    sandbox: Sandbox,
-    boot: Option<Boot>,
-    devices: Vec<virtio::Opened>,
-}
-
-/// A VMM without a guest; see the module's documentation.
-pub(super) struct ArrivingGuest<'a> {
-    args: &'a MemberArgs,
-    box_name: Option<BoxName>,
-    /// The home of the box.
-    home: Home,
-    /// Whether the guest is to arrive paused.
-    paused: bool,
-    is_ready: bool,
-    /// For the report.
-    on_host: HostReport,
-    host: Option<Host>,
-    environment: Option<Environment>,
-    prebuilt: Option<Prebuilt>,
-    /// `Err` if something could not be opened.
-    reserved: Option<Result<Reserved, PartyError>>,
-    /// The guest, which does not run yet.
-    parked: Option<Machine>,
-    notes: RestoreNotes,
-    vmm: Option<Vmm>,
-}
-
-fn missing(what: &str) -> PartyError {
-    format!("{what} is missing: the coordinator left a step out").into()
-}
-
-/// Wraps an error with several layers for the library.
-fn layered(error: anyhow::Error) -> PartyError {
-    format!("{error:#}").into()
-}
-
-impl<'a> ArrivingGuest<'a> {
-    pub(super) fn new(args: &'a MemberArgs) -> Self {
-        Self {
-            args,
-            box_name: None,
-            home: Home::default(),
-            paused: false,
-            is_ready: false,
-            on_host: HostReport::read(),
-            host: None,
-            environment: None,
-            prebuilt: None,
-            reserved: None,
-            parked: None,
-            notes: RestoreNotes::default(),
-            vmm: None,
-        }
-    }
-
-    /// Whether it got as far as the box.
-    pub(super) fn is_ready(&self) -> bool {
-        self.is_ready
-    }
-
-    /// The guest, and everything that it needs.
-    pub(super) fn into_parts(self) -> Option<(Environment, Vmm)> {
-        Some((self.environment?, self.vmm?))
-    }
-
-    /// Called when a step is requested: a test may want the process to hang there.
-    fn reach(&self, step: Step) {
-        if self.args.stop_at == Some(step) {
-            signal::send(std::process::id(), Signal::STOP);
-        }
-    }
-
-    fn host(&self) -> Result<&Host, PartyError> {
-        self.host.as_ref().ok_or_else(|| missing("KVM"))
-    }
-
-    fn environment(&self) -> Result<&Environment, PartyError> {
-        self.environment
-            .as_ref()
-            .ok_or_else(|| missing("The console"))
-    }
-
-    /// The VMM's sandbox, without what depends on the guest.
-    fn base_sandbox(&self, api: &ApiPaths, console: &ConsoleSpec) -> Sandbox {
-        let mut sandbox = self.args.privileges.sandbox();
-        sandbox.sockets.extend(api.iter().cloned());
-        if let ConsoleSpec::Socket(path) = console {
-            sandbox.sockets.push(path.clone());
-        }
-        sandbox
-    }
-
+impl ArrivingGuest<'_> {
     fn sandbox(&self, state: &GuestState) -> Sandbox {
-        let base = self.base_sandbox(&self.args.api_paths(), &self.args.console);
+        let base = self.base_sandbox();
         let (sockets, connects) = virtio::state::sockets(&state.virtio);
         Sandbox {
             sockets: [sockets, base.sockets].concat(),
@@ -192,6 +84,8 @@ impl<'a> ArrivingGuest<'a> {
         // The VM first: a guest_memfd comes out bound to it.
         let vm = arrival.take_if_there(&FdName::new(VM_FD)?)?;
         let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
+        // For a VMM in the lifeboat; the state has it all.
+        drop(arrival.take_if_there(&FdName::new(OUTLINE_FD)?)?);
         // Memory before the iommufd, and that before the devices.
         let mut passed = PassedFds::new();
         for name in pci::bus::names(state.pci.as_ref()) {
@@ -215,44 +109,6 @@ impl<'a> ArrivingGuest<'a> {
         let console = environment.console.clone();
         Machine::restore(shell, &state, devices, console).map_err(party_error)
     }
-
-    /// Restores the state into what was built, with what the old VMM lends.
-    fn restore_from_vmm<S: BoxStore>(
-        &mut self,
-        arrival: &mut Arrival<S>,
-        prebuilt: Prebuilt,
-        mut lent: Lent,
-    ) -> Result<(Machine, RestoreNotes), PartyError> {
-        let Prebuilt { info, shell } = prebuilt;
-        if let Some(client) = lent.take(fd::CONSOLE_CLIENT) {
-            let environment = self.environment.as_mut();
-            let environment = environment.ok_or_else(|| missing("The console"))?;
-            environment.adopt_client(client.into())?;
-        }
-        let environment = self.environment()?;
-        let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
-        if state.machine != info.machine {
-            return Err("The guest is not the one that was announced".into());
-        }
-        let names = pci::bus::names(state.pci.as_ref());
-        let passed = names
-            .into_iter()
-            .filter_map(|name| Some((name.clone(), lent.take(&name)?)))
-            .collect();
-        let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
-        let boot = state.boot.as_ref();
-        let boot = boot.map(|boot| Boot::inherit(boot, &mut fds));
-        let virtio =
-            virtio::inherit(&state.virtio, fds, &environment.ownership).map_err(party_error)?;
-        let devices = SavedDevices {
-            virtio,
-            passed,
-            boot,
-            force_cpu: self.args.force.force_cpu,
-        };
-        let console = environment.console.clone();
-        Machine::restore(shell, &state, devices, console).map_err(party_error)
-    }
 }
 
 impl ArrivingVmm for ArrivingGuest<'_> {
@@ -265,10 +121,11 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         self.box_name = Some(arrive.box_name.clone());
         self.home = arrive.module.home;
         self.paused = arrive.paused;
+        self.stands_by = arrive.standby;
         if !arrive.from_vmm {
             self.host = Some(Host::open().map_err(party_error)?);
             let api = self.args.api_paths();
-            let sandbox = self.base_sandbox(&api, &self.args.console);
+            let sandbox = self.base_sandbox();
             let group = self.args.api_group;
             sandbox.make_folders(group).map_err(party_error)?;
             let environment = Environment::open(&self.args.console, &api).map_err(layered)?;
@@ -296,39 +153,11 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         lent: Lent,
     ) -> Result<(), PartyError> {
         self.reach(Step::Prebuild);
-        let info: HandoverInfo = serde_json::from_value(lent.value)?;
-        let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
-        // The old VMM may have dropped the right to open it, and so may this one.
-        let host = match fds.remove(fd::KVM) {
-            Some(kvm) => Host::adopt(kvm),
-            None => Host::open(),
-        };
-        self.host = Some(host.map_err(party_error)?);
-        let environment = environment::adopt(&info, fds).map_err(layered)?;
-        let host = self.host()?;
-        // The VM first: a guest_memfd comes out bound to it.
-        let vm = arriving.take_if_there(&FdName::new(VM_FD)?)?;
-        let vm = host.vm_of(vm).map_err(party_error)?;
-        let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
-        let machine = &info.machine;
-        let ram =
-            GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
-        let (cpus, layouts) = (info.vcpus, &info.layouts);
-        let console = info.console.parse()?;
-        let base = self.base_sandbox(&info.api_paths(), &console);
-        let sandbox = Sandbox {
-            sockets: [&info.sockets[..], &base.sockets].concat(),
-            connects: info.connects.clone(),
-            locks_memory: !info.host_devices.is_empty(),
-            ..base
-        };
-        virtio::reserve_io(layouts);
-        sandbox.enter().map_err(party_error)?;
-        let shell =
-            Shell::build(host, vm, ram, cpus, layouts, &environment.on_end).map_err(party_error)?;
-        shell.wait_until_idle();
-        self.environment = Some(environment);
-        self.prebuilt = Some(Prebuilt { info, shell });
+        if self.stands_by {
+            self.standby = Some(self.stand_by(arriving)?);
+            return Ok(());
+        }
+        self.prebuilt = Some(self.prebuild_from_vmm(arriving, lent)?);
         Ok(())
     }
 
@@ -340,6 +169,11 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         self.reach(Step::Restore);
         let (machine, notes) = match self.prebuilt.take() {
             Some(prebuilt) => self.restore_from_vmm(arrival, prebuilt, lent)?,
+            None if self.stands_by => {
+                let standby = self.standing_by()?;
+                self.journey = state::journey(&arrival.frame());
+                self.restore_standby(arrival, standby)?
+            }
             None => self.restore_from_box(arrival)?,
         };
         if self.paused {
@@ -352,6 +186,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
     fn abandon(&mut self) {
         self.parked = None;
         self.prebuilt = None;
+        self.standby = None;
         self.reserved = None;
     }
 
@@ -374,13 +209,23 @@ impl ArrivingVmm for ArrivingGuest<'_> {
             return Value::Null;
         };
         let host = self.on_host.clone();
-        let report = ResumeReport::new(
+        let mut report = ResumeReport::new(
             (box_name, self.home),
             host,
             vmm.machine(),
             &self.notes,
             &finished,
         );
+        let timeline = &finished.timeline;
+        match &self.journey {
+            Some(journey) => report.came_home(journey.clone().ended(timeline)),
+            None if self.stands_by => {
+                JourneyV1::begun(timeline)
+                    .into_iter()
+                    .for_each(|begun| vmm.begin_journey(begun));
+            }
+            None => {}
+        }
         vmm.history().arrived(report.host(), report.blackout());
         serde_json::to_value(report).unwrap_or_default()
     }

@@ -2,8 +2,11 @@
 //! of this kernel. The coordinator is at the other end of standard input.
 
 mod arriving;
+mod arriving_guest;
 mod cpu;
 mod environment;
+mod standby;
+mod successor;
 
 use std::io;
 use std::os::fd::{AsFd, RawFd};
@@ -17,7 +20,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal, setsid};
 use vmm_fdbox::member::{Adoption, Arrived, Lent, serve_arriving};
 use vmm_fdbox::update::ExitStatus;
 
-use self::arriving::ArrivingGuest;
+use self::arriving_guest::ArrivingGuest;
 use crate::cli::MemberArgs;
 use crate::inherited;
 

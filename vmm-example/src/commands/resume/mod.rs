@@ -5,6 +5,7 @@
 //! when its VMM does.
 
 mod all;
+mod ashore;
 mod foreground;
 mod total;
 mod waiting;
@@ -112,6 +113,7 @@ fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) ->
         }
     };
     let ended = resume_guests(control, guests, limits, &hear);
+    ashore::stop_boat(control);
     ended
         .into_iter()
         .map(|resumption| came(args, resumption))

@@ -6,6 +6,7 @@ use vmm_fdbox::frame::FrameWriter;
 
 use super::{Boot, Machine, MachineError};
 use crate::error::chain;
+use crate::guest::boot::BootStateV1;
 use crate::guest::state::{
     self, ConsoleStateV1, GuestState, LifeStateV1, PRODUCER, frame_capacity,
 };
@@ -53,6 +54,11 @@ impl Machine {
             .map_err(|source| MachineError::SaveVcpu { id, source })
     }
 
+    /// What the guest boots from when it resets.
+    pub(crate) fn boot_state(&self) -> Option<BootStateV1> {
+        self.boot.as_ref().map(Boot::state)
+    }
+
     fn save_with(
         &self,
         vcpus: impl FnOnce() -> Result<Vec<VcpuStateV1>, MachineError>,
@@ -75,7 +81,7 @@ impl Machine {
             console,
             virtio,
             pci,
-            boot: self.boot.as_ref().map(Boot::state),
+            boot: self.boot_state(),
             life: LifeStateV1::new(self.is_held(), self.vcpus.end().as_ref()),
         })
     }

@@ -3,12 +3,14 @@
 //! Each section is a type of its own, separate from the live object. A field that readers may
 //! ignore is added with a default; any other change is a new version.
 
+mod journey;
 mod later;
 mod life;
 
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::frame::{Description, Frame, FrameError, FrameWriter, KnownSection, Need};
 
+pub(crate) use journey::{JourneyV1, LifeboatReport, journey, write_journey};
 pub(crate) use later::{PRODUCER, SHOWN_VERSION};
 pub(crate) use life::LifeStateV1;
 
@@ -49,7 +51,7 @@ const SECTIONS: usize = MACHINE_SECTIONS.len() + virtio::SECTIONS + pci::SECTION
 pub(crate) const KNOWN: [KnownSection; SECTIONS] = known();
 
 /// Those that are not devices on the virtio or PCI bus.
-const MACHINE_SECTIONS: [KnownSection; 11] = [
+const MACHINE_SECTIONS: [KnownSection; 12] = [
     KnownSection::new(MACHINE, 1, 1),
     KnownSection::new(VCPUS, 1, 1),
     KnownSection::new(IRQCHIP, 1, 1),
@@ -61,6 +63,7 @@ const MACHINE_SECTIONS: [KnownSection; 11] = [
     RESUME_ORDER_V1,
     BOOT_V1,
     LIFE_V1,
+    journey::JOURNEY_V1,
 ];
 
 const fn known() -> [KnownSection; SECTIONS] {

@@ -1,0 +1,141 @@
+//! `boat`: carries the host's guests, in the kernel of a lifeboat.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use anyhow::{Context, bail};
+use vmm_fdbox::boat::BOXES_WORD;
+use vmm_fdbox::coordinator::{Boxes, Carrier, CarryEvent, Child, ChildError, Owner, carry};
+use vmm_fdbox::update::ExitStatus;
+use vmm_fdbox::{BoxError, BoxName, Control};
+
+use crate::cli::{BoatArgs, SandboxArgs};
+use crate::commands::open_files;
+use crate::error::{chain, say, warn};
+use crate::sandbox::User;
+use crate::service::api::Client;
+use crate::service::api::protocol::{Reply, Request};
+
+pub(super) fn boat(args: &BoatArgs) -> anyhow::Result<ExitStatus> {
+    open_files::raise_limit();
+    let boxes = match args.boxes.is_empty() {
+        true => named_by_host()?,
+        false => args.boxes.clone(),
+    };
+    if boxes.is_empty() {
+        bail!("No box is named: give one, or boot this kernel with {BOXES_WORD}=");
+    }
+    let control = Arc::new(Control::open()?);
+    fs::create_dir_all(&args.run_dir)
+        .with_context(|| format!("Cannot create {}", args.run_dir.display()))?;
+    thread::scope(|scope| {
+        for name in &boxes {
+            let control = &control;
+            scope.spawn(move || carry_for_ever(args, control, name));
+        }
+    });
+    Ok(ExitStatus::Done)
+}
+
+/// Between two tries with a guest.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The boxes that the host has named when it started this kernel.
+fn named_by_host() -> anyhow::Result<Vec<BoxName>> {
+    let cmdline = fs::read_to_string("/proc/cmdline").context("Cannot read the command line")?;
+    let mut words = cmdline.split_ascii_whitespace();
+    let names = words.find_map(|word| word.strip_prefix(BOXES_WORD)?.strip_prefix('='));
+    let names = names.unwrap_or_default().split(',');
+    let names = names.filter(|name| !name.is_empty());
+    names
+        .map(|name| BoxName::new(name).with_context(|| format!("{name:?} is no box")))
+        .collect()
+}
+
+/// A guest may come and go more than once: as often as its host offers it.
+fn carry_for_ever(args: &BoatArgs, control: &Arc<Control>, name: &BoxName) {
+    let carrier = Vmms { args, control };
+    let mut tell = |event: CarryEvent| match event {
+        CarryEvent::Ready => say(&format!("{name}: a VMM waits for it")),
+        CarryEvent::Aboard(_) => say(&format!("{name}: runs here")),
+        CarryEvent::GivenBack => say(&format!("{name}: is the host's again")),
+        _ => {}
+    };
+    loop {
+        if let Err(error) = carry(control, &carrier, name, &mut tell) {
+            warn(&format!("{name}: {}", chain(&error)));
+        }
+        // What was given back is offered until the host has taken it, and is not for this boat.
+        thread::sleep(PAUSE);
+    }
+}
+
+/// The VMMs of the guests here.
+struct Vmms<'a> {
+    args: &'a BoatArgs,
+    control: &'a Control,
+}
+
+impl Vmms<'_> {
+    /// In a directory of the VMM's user, if it has one.
+    fn socket(&self, name: &BoxName, ending: &str) -> PathBuf {
+        let mut folder = self.args.run_dir.clone();
+        if self.privileges(name).user.is_some() {
+            folder.push(name.to_string());
+        }
+        folder.join(format!("{name}{ending}"))
+    }
+
+    /// A VMM runs as the same user as in the host, unless the operator names another one.
+    fn privileges(&self, name: &BoxName) -> SandboxArgs {
+        let owner = self.control.owner(name).unwrap_or(Owner::ROOT);
+        let Owner { uid, gid } = owner;
+        let own = (uid != Owner::ROOT.uid).then_some(User { uid, gid });
+        SandboxArgs {
+            user: self.args.privileges.user.or(own),
+            ..self.args.privileges
+        }
+    }
+
+    fn command(&self, name: &BoxName) -> std::io::Result<Command> {
+        let mut command = Command::new(env::current_exe()?);
+        command
+            .arg("member")
+            .arg("--api-socket")
+            .arg(self.socket(name, ".sock"));
+        let console = self.socket(name, ".console");
+        command.arg(format!("--console=socket={}", console.display()));
+        command.args(self.privileges(name).arguments());
+        command.args(self.args.force.argument());
+        Ok(command)
+    }
+}
+
+impl Carrier for Vmms<'_> {
+    fn start(&self, name: &BoxName) -> Result<(Child, UnixStream), ChildError> {
+        let command = self.command(name).map_err(|source| ChildError::Spawn {
+            program: "vmm-example".into(),
+            source,
+        })?;
+        Child::spawn(command)
+    }
+
+    fn join(&self, name: &BoxName) -> Result<UnixStream, String> {
+        let said = |error: &dyn std::error::Error| chain(error);
+        let mut client = Client::connect(&self.socket(name, ".sock")).map_err(|e| said(&e))?;
+        match client.ask(&Request::JoinUpdate {}, |_| {}) {
+            Ok(Reply::Ok) => client.into_stream().map_err(|error| said(&error)),
+            Ok(Reply::Error { message }) => Err(message),
+            Ok(other) => Err(format!("The VMM gave an unexpected answer: {other:?}")),
+            Err(error) => Err(said(&error)),
+        }
+    }
+
+    fn borrow(&self, name: &BoxName) -> Result<(), BoxError> {
+        self.control.borrow(name)
+    }
+}

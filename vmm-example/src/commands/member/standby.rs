@@ -1,0 +1,84 @@
+//! A VMM that waits for a guest which runs in another kernel, beside this one: in the lifeboat for one of the
+//! host, in the host for one that comes back.
+
+use vmm_fdbox::update::{Arrival, Arriving, PartyError};
+use vmm_fdbox::{BoxStore, FdName};
+
+use super::arriving_guest::{ArrivingGuest, Standby, missing};
+use super::cpu;
+use crate::devices::vfio::PassedFds;
+use crate::devices::virtio;
+use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
+use crate::guest::state::GuestState;
+use crate::kvm::vcpu::RestoreNotes;
+use crate::memory::GuestRam;
+use crate::update::outline::{OUTLINE_FD, Outline};
+use crate::update::{MEMORY_FD, VM_FD, party_error};
+
+impl ArrivingGuest<'_> {
+    /// Builds everything but the state. The guest runs on its memory meanwhile.
+    pub(super) fn stand_by<S: BoxStore>(
+        &self,
+        arriving: &mut Arriving<S>,
+    ) -> Result<Standby, PartyError> {
+        let outline = arriving.take(&FdName::new(OUTLINE_FD)?)?;
+        let outline = Outline::read(outline).map_err(party_error)?;
+        let (host, environment) = (self.host()?, self.environment()?);
+        let vm = arriving.take_if_there(&FdName::new(VM_FD)?)?;
+        let vm = host.vm_of(vm).map_err(party_error)?;
+        let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
+        let machine = &outline.machine;
+        let ram =
+            GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
+        ram.prefault();
+        // Before the sandbox denies access to files.
+        let boot = outline.boot.as_ref().map(Boot::again);
+        self.base_sandbox().enter().map_err(party_error)?;
+        let cpus = usize::try_from(outline.cpus)?;
+        let shell =
+            Shell::build(host, vm, ram, cpus, &[], &environment.on_end).map_err(party_error)?;
+        shell.wait_until_idle();
+        Ok(Standby {
+            outline,
+            boot,
+            shell,
+        })
+    }
+
+    /// Restores the state into what was built.
+    pub(super) fn restore_standby<S: BoxStore>(
+        &self,
+        arrival: &Arrival<S>,
+        standby: Standby,
+    ) -> Result<(Machine, RestoreNotes), PartyError> {
+        let Standby {
+            outline,
+            boot,
+            shell,
+        } = standby;
+        let environment = self.environment()?;
+        let state = GuestState::read(&arrival.frame()).map_err(party_error)?;
+        if state.machine != outline.machine {
+            return Err("The guest is not the one that was announced".into());
+        }
+        let force_cpu = self.args.force.force_cpu;
+        cpu::check(self.host()?, &state, force_cpu)?;
+        // Its devices need no files: update::moving sees to that.
+        let virtio = virtio::reopen(&state.virtio, &[], &environment.ownership);
+        let devices = SavedDevices {
+            virtio: virtio.map_err(party_error)?,
+            passed: PassedFds::new(),
+            boot,
+            force_cpu,
+        };
+        let console = environment.console.clone();
+        Machine::restore(shell, &state, devices, console).map_err(party_error)
+    }
+
+    /// What stands by.
+    pub(super) fn standing_by(&mut self) -> Result<Standby, PartyError> {
+        self.standby
+            .take()
+            .ok_or_else(|| missing("The guest's outline"))
+    }
+}
