@@ -99,6 +99,8 @@ pub enum HostKind {
     Lifeboat,
     /// The same with a guest.
     LifeboatGuest,
+    /// The same, and the guest's VMM does the kexec.
+    GuestLifeboat,
     /// The same in one kernel that was told nothing of lifeboats, with three CPUs.
     LifeboatOneBoot,
     /// A guest whose VMM does the kexec, of unpatched kernels without the module.
@@ -119,6 +121,7 @@ impl HostKind {
                     | Self::GuestPassthrough
                     | Self::GuestNvme
                     | Self::GuestLuo
+                    | Self::GuestLifeboat
             )
     }
 
@@ -150,7 +153,11 @@ impl HostKind {
     pub fn fills_the_machine(self) -> bool {
         matches!(
             self,
-            Self::Guests | Self::GuestsPassthrough | Self::GuestNvme | Self::LifeboatGuest
+            Self::Guests
+                | Self::GuestsPassthrough
+                | Self::GuestNvme
+                | Self::LifeboatGuest
+                | Self::GuestLifeboat
         )
     }
 
@@ -164,7 +171,7 @@ impl HostKind {
             Self::GuestPassthrough => Devices::Cards(1),
             Self::GuestNvme => Devices::Nvme,
             Self::GuestScalable => Devices::Scalable,
-            Self::Lifeboat | Self::LifeboatGuest | Self::LifeboatOneBoot => Devices::BoatConsole,
+            kind if kind.has_lifeboat() => Devices::BoatConsole,
             _ => Devices::None,
         }
     }
@@ -173,7 +180,7 @@ impl HostKind {
     pub fn has_lifeboat(self) -> bool {
         matches!(
             self,
-            Self::Lifeboat | Self::LifeboatGuest | Self::LifeboatOneBoot
+            Self::Lifeboat | Self::LifeboatGuest | Self::GuestLifeboat | Self::LifeboatOneBoot
         )
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use rustix::system::RebootCommand;
@@ -12,7 +12,9 @@ use crate::setup;
 /// The word of the command line that marks a boat's kernel, and says what it should do.
 const WORD: &str = "lab.boat";
 const SCENARIOS: &str = "/bin/lab-scenarios";
+const VMM: &str = "/bin/vmm-example";
 const MODULE: &str = "/lib/modules/fdbox-boat.ko";
+const BOXES_MODULE: &str = "/lib/modules/fdbox.ko";
 /// The module's message when a host watches the boat.
 const HOST_BEATS: &str = "fdbox-boat: the host beats";
 
@@ -42,6 +44,7 @@ fn meet(fate: &str) -> Result<()> {
     }
     match fate {
         "stay" | "silent-from-the-start" => {}
+        "carry" => carry()?,
         // The machine belongs to the host: it must not be powered off.
         "halt" => {
             wait_for_host()?;
@@ -82,6 +85,20 @@ fn help(arguments: &str) -> Result<()> {
     }
     say("lab-init: the helper is done");
     Ok(())
+}
+
+/// Carries the guests that the host has named. Returns only on failure.
+fn carry() -> Result<()> {
+    setup::load_module(BOXES_MODULE)?;
+    let log = || OpenOptions::new().write(true).open("/dev/kmsg");
+    let status = Command::new(VMM)
+        .arg("boat")
+        .stdin(Stdio::null())
+        .stdout(log()?)
+        .stderr(log()?)
+        .status()
+        .context("Run vmm-example boat")?;
+    bail!("vmm-example boat ended: {status}")
 }
 
 /// Waits until the module reports that a host watches.

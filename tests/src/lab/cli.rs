@@ -157,6 +157,10 @@ pub(crate) struct DemoArgs {
     /// guest's memory is a memfd then.
     #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["guests", "binary", "ram"])]
     pub device: Option<DeviceKind>,
+    /// Let the guest run in a lifeboat, a second kernel on a CPU of its own, while the host kexecs. Its memory is a
+    /// memfd then, and it has neither disk nor network.
+    #[arg(long, conflicts_with_all = ["guests", "binary", "device", "home", "ram"])]
+    pub lifeboat: bool,
     /// The home of the guest's box. luo and holder use an unpatched kernel without the module, and
     /// the guest's memory is a memfd then; holder requires --binary.
     #[arg(long, value_enum, default_value_t = Home::Fdbox, conflicts_with_all = ["guests", "device", "ram"])]

@@ -29,12 +29,12 @@ const MODULE: &str = "fdbox-boat";
 /// As the kernel calls it.
 pub(crate) const MODULE_NAME: &str = "fdbox_boat";
 pub(crate) const NODE: &str = "/dev/fdbox-boat";
-const KERNEL: &str = "/boat/kernel";
-const INITRAMFS: &str = "/boat/initramfs";
+pub(crate) const KERNEL: &str = "/boat/kernel";
+pub(crate) const INITRAMFS: &str = "/boat/initramfs";
 /// As sysfs has it.
 const CONSOLE_PORT: &str = "0x3E8";
 /// The port that the lab reads a boat's console from.
-const CONSOLE: &str = "console=uart8250,io,0x3e8,115200n8 keep_bootcon";
+pub(crate) const CONSOLE: &str = "console=uart8250,io,0x3e8,115200n8 keep_bootcon";
 /// How long a boat's state may take to become another one.
 const LIMIT: Timespec = Timespec {
     tv_sec: 120,

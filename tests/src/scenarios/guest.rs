@@ -265,8 +265,14 @@ impl Guest {
 
     /// Updates the host; returns only on failure.
     pub(crate) fn update_host(&self) -> Result<()> {
+        self.update_host_with(&[])
+    }
+
+    /// The same with additional arguments.
+    pub(crate) fn update_host_with(&self, arguments: &[&str]) -> Result<()> {
         // Its output is shown as it arrives: there is no reader at the end.
-        let status = self.update_command(&[])?.stdin(Stdio::null()).status()?;
+        let mut update = self.update_command(arguments)?;
+        let status = update.stdin(Stdio::null()).status()?;
         bail!("The host was not updated: vmm-example live-update ended: {status}")
     }
 

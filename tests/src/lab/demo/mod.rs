@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::cli::{DemoArgs, DeviceKind, Home};
 use crate::hostcmd;
 use crate::lab::Lab;
-use crate::proof::{self, Card, Device, Nvme, Traffic, Update};
+use crate::proof::{self, Card, Device, Lifeboat, Nvme, Traffic, Update};
 use crate::run::Record;
 use crate::scenario_host::Group;
 
@@ -34,6 +34,10 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         ensure!(
             args.device.is_some() == update.device.is_some(),
             "The guest had no device that it was to have"
+        );
+        ensure!(
+            args.lifeboat == update.lifeboat.is_some(),
+            "The guest was in no lifeboat"
         );
         Ok(update)
     });
@@ -55,6 +59,7 @@ fn group(args: &DemoArgs) -> Group<'static> {
         (Some(DeviceKind::E1000e), _) => (HostKind::GuestPassthrough, "passthrough/guest"),
         (Some(DeviceKind::Nvme), _) => (HostKind::GuestNvme, "passthrough/nvme"),
         (None, true) => (HostKind::GuestAlone, "devices/another-binary"),
+        (None, false) if args.lifeboat => (HostKind::GuestLifeboat, "lifeboat/update"),
         (None, false) => (HostKind::Guest, "devices/across-a-kexec"),
     };
     Group {
@@ -173,6 +178,9 @@ fn summary(record: &Record, update: &Update) {
         Some(Device::Nvme(nvme)) => tell_nvme(nvme),
         None => {}
     }
+    if let Some(lifeboat) = &update.lifeboat {
+        tell_lifeboat(lifeboat);
+    }
     say(&format!(
         "kernel  {} complaints in the guest, 0 in the host",
         after.kernel_warnings
@@ -214,6 +222,24 @@ fn tell_traffic(traffic: &Traffic) {
         ping.answered,
         ping.sent,
         ping.largest_gap.as_secs_f64() * 1e3
+    ));
+}
+
+fn tell_lifeboat(lifeboat: &Lifeboat) {
+    for moved in &lifeboat.handovers {
+        say(&format!(
+            "boat    {} to {}: stopped for {:.1} ms",
+            moved.from,
+            moved.to,
+            millis(moved.stop_to_run_ns)
+        ));
+    }
+    say(&format!(
+        "boat    the guest's largest gap is 1/{:.1} of its host's kexec, {:.1} ms; it computed for {:.1} ms in the \
+         boat",
+        lifeboat.host_kexec_ns as f64 / lifeboat.guest_largest_gap_ns.max(1) as f64,
+        millis(lifeboat.host_kexec_ns),
+        millis(lifeboat.vcpu_time_in_boat_ns)
     ));
 }
 

@@ -56,6 +56,9 @@ fn of_guest(record: &Record, update: &Update) -> Value {
     if let Some(traffic) = &update.traffic {
         traffic.describe(&mut report);
     }
+    if let Some(lifeboat) = &update.lifeboat {
+        report["lifeboat"] = json!(lifeboat);
+    }
     if let Some(device) = &update.device {
         report["device"] = json!(device);
     }

@@ -60,10 +60,13 @@ fn good() -> Update {
                 boot_id: "h".into(),
             },
             blackout: Some(blackout.clone()),
+            tsc_khz: 1_000_000,
+            lifeboat: None,
         },
         blackout,
         traffic: None,
         device: None,
+        lifeboat: None,
         vmm: Some(Vmm {
             uid: 65534,
             capabilities: 0,

@@ -27,6 +27,7 @@ mod lifeboat_here;
 mod lifeboat_kexec;
 mod lifeboat_leases;
 mod lifeboat_refused;
+mod lifeboat_update;
 mod load;
 mod lsm;
 mod luo;
@@ -163,6 +164,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         lifeboat_kexec::ALL,
         lifeboat_leases::ALL,
         lifeboat_refused::ALL,
+        lifeboat_update::ALL,
     ]
     .into_iter()
     .flatten()

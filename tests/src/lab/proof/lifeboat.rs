@@ -1,0 +1,78 @@
+//! A guest that ran in a lifeboat while its host kexeced.
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{Resume, Update};
+use crate::run::Record;
+
+/// What `vmm-example resume` reports of a guest that came from a lifeboat.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Reported {
+    pub(crate) handovers: Vec<Handover>,
+    io_gap_ns: u64,
+    vcpu_time_in_boat_ns: u64,
+}
+
+/// A move of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Handover {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) stop_to_run_ns: u64,
+}
+
+/// The same, with what the guest and the lab have seen.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Lifeboat {
+    pub(crate) handovers: Vec<Handover>,
+    /// By the guest's clock.
+    pub(crate) guest_largest_gap_ns: u64,
+    /// From the last moment of the old host's userspace to the first of the new one's.
+    pub(crate) host_kexec_ns: u64,
+    pub(crate) io_gap_ns: u64,
+    pub(crate) vcpu_time_in_boat_ns: u64,
+}
+
+/// `None`: it was in no lifeboat.
+pub(super) fn of(record: &Record, update: &Update) -> Result<Option<Lifeboat>> {
+    let Resume {
+        lifeboat: Some(reported),
+        tsc_khz,
+        ..
+    } = &update.resume
+    else {
+        return Ok(None);
+    };
+    let left = record.values.iter().rfind(|value| value.name == "left");
+    let left = left.and_then(|value| value.value.as_u64());
+    let left = left.context("When the old host ended was not noted")?;
+    let (_, hello) = record.hellos.last().context("No host was seen")?;
+    let ticks = hello.tsc.checked_sub(left);
+    let ticks = ticks.context("The new host began before the old one ended")?;
+    let host_kexec_ns = ticks.saturating_mul(1_000_000) / u64::from(*tsc_khz).max(1);
+    let gap = update.after.largest_gap_ns;
+    let ways: Vec<_> = reported
+        .handovers
+        .iter()
+        .map(|it| (&*it.from, &*it.to))
+        .collect();
+    ensure!(
+        ways == [("host", "lifeboat"), ("lifeboat", "host")],
+        "The guest's way was {ways:?}"
+    );
+    // Otherwise it did not run meanwhile.
+    ensure!(
+        gap < host_kexec_ns / 2,
+        "The guest stood still for {} ms, and its host's kexec took {} ms",
+        gap / 1_000_000,
+        host_kexec_ns / 1_000_000
+    );
+    Ok(Some(Lifeboat {
+        handovers: reported.handovers.clone(),
+        guest_largest_gap_ns: gap,
+        host_kexec_ns,
+        io_gap_ns: reported.io_gap_ns,
+        vcpu_time_in_boat_ns: reported.vcpu_time_in_boat_ns,
+    }))
+}
