@@ -17,7 +17,8 @@ use super::ring::{RingError, Rings};
 /// accesses its registers, or by whoever has parked it. A vCPU waits for that lock, so **no method
 /// waits for the host**: anything that takes longer is in flight, and is answered by
 /// [`settle`](Self::settle) when [`source`](Self::source) reports that it is finished. Before a
-/// guest stops, its devices take no more requests and finish those in flight: see
+/// guest stops, devices that [take time](Self::takes_time) take no more requests and finish those
+/// in flight: see
 /// [`Stage`](super::stage::Stage).
 pub(crate) trait Device: Debug + Send {
     fn kind(&self) -> Kind;
@@ -64,6 +65,12 @@ pub(crate) trait Device: Debug + Send {
     /// ring is broken or was reset.
     fn settle(&mut self, _rings: &mut Rings<'_>, _wanted: bool) -> Result<(), RingError> {
         Ok(())
+    }
+
+    /// Whether its requests take time, so that some can be in flight. A device that answers each at
+    /// once works until the vCPUs have stopped.
+    fn takes_time(&self) -> bool {
+        false
     }
 
     /// Number of requests that were taken and not answered yet.

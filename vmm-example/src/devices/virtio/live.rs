@@ -215,11 +215,11 @@ impl LiveDevice {
         }
     }
 
-    /// Takes no more requests from now on.
+    /// Takes no more requests from now on, if they take time.
     pub(super) fn quiesce(&self) {
-        self.stop.store(true, Ordering::Release);
         let mut core = self.lock();
-        if core.stage == Stage::Working {
+        if core.stage == Stage::Working && core.device.takes_time() {
+            self.stop.store(true, Ordering::Release);
             core.stage = Stage::Draining;
         }
     }

@@ -340,6 +340,10 @@ impl Device for Block {
         self.flight.settle(ring.as_mut(), &self.disk, counters)
     }
 
+    fn takes_time(&self) -> bool {
+        true
+    }
+
     fn in_flight(&self) -> usize {
         self.flight.count()
     }

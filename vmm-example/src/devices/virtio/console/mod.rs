@@ -320,6 +320,10 @@ impl Device for ConsoleDevice {
         ring.signal()
     }
 
+    fn takes_time(&self) -> bool {
+        matches!(self.end, End::File(_))
+    }
+
     fn in_flight(&self) -> usize {
         let in_flight = self.in_flight.as_ref();
         in_flight.map_or(0, |in_flight| in_flight.heads.len())

@@ -2,10 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use vmm_fdbox::Deadline;
 
 use super::*;
 use crate::devices::virtio::fuzz::{Guest, seed};
-use crate::devices::virtio::testing::{Buffer, Driver, survives_nonsense};
+use crate::devices::virtio::testing::{Buffer, Driver, live, survives_nonsense};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const SEND: usize = 1;
@@ -37,6 +40,29 @@ fn what_the_guest_sends_reaches_the_tap_without_its_header() {
     let len = tap.recv(&mut got).unwrap();
     assert_eq!(&got[..len], frame(b"a frame"));
     assert_eq!(driver.used(SEND), [(0, 0)]);
+}
+
+/// While a disk drains, the guest's network must not stand still: its driver gives up after seconds.
+#[test]
+fn a_network_works_until_it_is_parked() {
+    let (net, tap) = net(false);
+    let mut driver = Driver::new(2);
+    let device = live("net0", Box::new(net), &driver);
+    let mut sent = |bytes: &[u8]| {
+        driver.offer(SEND, &[Buffer::Says(&frame(bytes))]);
+        device.on_kick(SEND);
+        tap.recv(&mut [0; 64]).is_ok()
+    };
+    device.quiesce();
+    device
+        .drain(Deadline::within(Duration::ZERO))
+        .expect("nothing is in flight");
+    assert!(sent(b"while others drain"));
+    device.park();
+    assert!(!sent(b"when it is parked"));
+    device.unpark();
+    device.on_kick(SEND);
+    assert!(tap.recv(&mut [0; 64]).is_ok(), "it was kept in the ring");
 }
 
 #[test]
