@@ -17,7 +17,7 @@ use super::upgrade::{blackout, upgrade};
 use super::{Cx, Scenario, ports};
 use crate::check::equal;
 use crate::fleet::{Member, side_by_side, update_all};
-use crate::guest::{Ended, Guest, Spec, VMM};
+use crate::guest::{Ended, Guest, Spec, Updating, VMM, Watch};
 use crate::network::{Links, drive, stuck};
 use crate::reads::{drive_named, flood, per_second};
 use crate::report::{ends, never_paused, phase};
@@ -35,6 +35,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "reads per second with io_uring and with a thread, for comparison",
         host: HostKind::GuestAlone,
         stages: &[throughput],
+    },
+    &Scenario {
+        name: "disk/status-while-pausing",
+        about: "status and cancel are answered while a slow disk delays a pause",
+        host: HostKind::GuestAlone,
+        stages: &[status_while_pausing],
     },
     &Scenario {
         name: "disk/slow-among-four",
@@ -198,6 +204,45 @@ fn slow_disk(cx: &Cx<'_>) -> Result<()> {
     same_guest(&before, &guest.report()?)?;
     guest.runner()?.kill()?;
     Ok(())
+}
+
+/// The pause takes seconds, until the requests in flight are done. Whoever waited for it would find
+/// the guest paused.
+fn status_while_pausing(_: &Cx<'_>) -> Result<()> {
+    let path = drive_named(SLOW_DRIVE)?.display().to_string();
+    let mut guest = boot("pausing", format!("path={path}"), &[])?;
+    flood(&mut guest, DISK_DEPTH)?;
+    let api = guest.spec.api();
+    let mut watch = Watch::start(&api)?;
+    let pause = Updating::start(Command::new(VMM).args(["pause", "--api-socket"]).arg(&api))?;
+    watch.until("pausing", None)?;
+    let is_running = || {
+        equal(
+            "The state",
+            &guest.spec.status()?["state"],
+            &json!("running"),
+        )
+    };
+    is_running()?;
+    let cancel = guest.command("cancel")?;
+    cancel.expect(1)?;
+    let reason = "No update is in progress";
+    ensure!(
+        cancel.text.contains(reason),
+        "Not {reason:?}: {}",
+        cancel.text
+    );
+    is_running()?;
+    pause.end()?.expect(0)?;
+    watch.until("paused", None)?;
+    equal(
+        "The state",
+        &guest.spec.status()?["state"],
+        &json!("paused"),
+    )?;
+    guest.command("continue")?.expect(0)?;
+    guest.wait_for_beat()?;
+    guest.runner()?.kill()
 }
 
 fn four(cx: &Cx<'_>) -> Result<()> {
