@@ -260,12 +260,12 @@ impl Channel {
             if self.buffer.len() >= MAX_LINE_BYTES {
                 return Err(ChannelError::TooLong);
             }
-            if self.read()? {
-                continue;
-            }
+            // Nearly always nothing has arrived yet. Whoever is to answer may be waiting for this CPU, and a
+            // guest for both.
             if self.wait(PollFlags::IN, other, deadline)? {
                 return Ok(Woken::Other);
             }
+            self.read()?;
         }
     }
 
@@ -358,11 +358,7 @@ impl Channel {
         deadline: Deadline,
     ) -> Result<bool, ChannelError> {
         loop {
-            let left = deadline.left();
-            if left.is_zero() {
-                return Err(ChannelError::Late(deadline.limit()));
-            }
-            let left = Timespec::try_from(left).ok();
+            let left = Timespec::try_from(deadline.left()).ok();
             let mut fds = vec![PollFd::new(&self.socket, flags)];
             fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             match poll(&mut fds, left.as_ref()) {
