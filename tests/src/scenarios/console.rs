@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::{Event, EventPort};
-use fdbox_lab::witness::{self, WitnessEvent};
+use fdbox_lab::witness::{self, Report, WitnessEvent, command};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
+
+/// The time limit for checking every page.
+pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const BEAT_LIMIT: Duration = Duration::from_secs(20);
 
 /// The events of the witness, as they arrive.
 #[derive(Debug)]
@@ -111,5 +115,26 @@ impl Console {
         self.input
             .write_all(line.as_bytes())
             .context("Write to the guest's console")
+    }
+
+    pub(crate) fn wait_for_beat(&self) -> Result<()> {
+        let is_beat = |event| matches!(event, WitnessEvent::Beat { .. }).then_some(());
+        self.wait("heartbeat", BEAT_LIMIT, is_beat)
+    }
+
+    /// Makes the witness check all its memory.
+    pub(crate) fn report(&mut self) -> Result<Report> {
+        self.say(command::REPORT)?;
+        self.wait("report", REPORT_LIMIT, |event| match event {
+            WitnessEvent::Report(report) => Some(*report),
+            _ => None,
+        })
+    }
+
+    /// Gives the witness a command that it only confirms.
+    pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
+        self.say(command)?;
+        let is_done = |event| matches!(event, WitnessEvent::Done).then_some(());
+        self.wait(command, REPORT_LIMIT, is_done)
     }
 }

@@ -13,10 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::console::Console;
-use crate::guest::{
-    BEAT_LIMIT, CMDLINE, END_LIMIT, Ended, INITRAMFS, KERNEL, READY_LIMIT, REPORT_LIMIT, SPARED,
-    VMM, Vmm,
-};
+use crate::guest::{CMDLINE, END_LIMIT, Ended, INITRAMFS, KERNEL, READY_LIMIT, SPARED, VMM, Vmm};
 use crate::network;
 
 /// The directory in which the VMMs listen.
@@ -84,24 +81,16 @@ impl Member {
     }
 
     pub(crate) fn wait_for_beat(&self) -> Result<()> {
-        let beat = |event| matches!(event, WitnessEvent::Beat { .. }).then_some(());
-        self.console.wait("heartbeat", BEAT_LIMIT, beat)
+        self.console.wait_for_beat()
     }
 
     pub(crate) fn report(&mut self) -> Result<Report> {
-        self.console.say(command::REPORT)?;
-        self.console
-            .wait("report", REPORT_LIMIT, |event| match event {
-                WitnessEvent::Report(report) => Some(*report),
-                _ => None,
-            })
+        self.console.report()
     }
 
     /// Gives the witness a command that it only confirms.
     pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
-        self.console.say(command)?;
-        let done = |event| matches!(event, WitnessEvent::Done).then_some(());
-        self.console.wait(command, REPORT_LIMIT, done)
+        self.console.tell(command)
     }
 
     pub(crate) fn api(&self) -> PathBuf {

@@ -19,7 +19,7 @@ use fdbox_lab::{net, plan};
 use serde_json::Value;
 
 use crate::check::equal;
-use crate::console::Console;
+use crate::console::{Console, REPORT_LIMIT};
 use crate::network::{self, Links};
 pub(crate) use bare::BareGuest;
 pub(crate) use control::{Updating, Watch, command};
@@ -44,9 +44,6 @@ pub(crate) const SPARED: &str = "--hide-cpuid=leaf=0x40000001,eax=0x40";
 
 /// The time limit for booting a guest under two layers of emulation and writing its pattern.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
-/// The time limit for checking every page.
-pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(180);
-pub(crate) const BEAT_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// Whether the VMM is one that `bench against` compares with and that opens its box itself: it runs
@@ -213,18 +210,12 @@ impl Guest {
     }
 
     pub(crate) fn wait_for_beat(&self) -> Result<()> {
-        let is_beat = |event| matches!(event, WitnessEvent::Beat { .. }).then_some(());
-        self.console.wait("heartbeat", BEAT_LIMIT, is_beat)
+        self.console.wait_for_beat()
     }
 
     /// Makes the witness check all its memory.
     pub(crate) fn report(&mut self) -> Result<Report> {
-        self.console.say(command::REPORT)?;
-        self.console
-            .wait("report", REPORT_LIMIT, |event| match event {
-                WitnessEvent::Report(report) => Some(*report),
-                _ => None,
-            })
+        self.console.report()
     }
 
     /// Makes the witness work continuously, if it does not yet, and report how much it has done.
@@ -253,9 +244,7 @@ impl Guest {
 
     /// Gives the witness a command that it only confirms.
     pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
-        self.console.say(command)?;
-        let is_done = |event| matches!(event, WitnessEvent::Done).then_some(());
-        self.console.wait(command, REPORT_LIMIT, is_done)
+        self.console.tell(command)
     }
 
     /// The process that runs the guest.

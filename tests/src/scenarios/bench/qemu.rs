@@ -17,7 +17,7 @@ use fdbox_lab::witness::WitnessEvent;
 use serde_json::{Value, json};
 
 use crate::console::Console;
-use crate::guest::{BEAT_LIMIT, CMDLINE, INITRAMFS, KERNEL, READY_LIMIT, Vmm};
+use crate::guest::{CMDLINE, INITRAMFS, KERNEL, READY_LIMIT, Vmm};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// The polling interval for states that QEMU does not report.
@@ -70,8 +70,7 @@ impl Qemu {
         monitor.execute("migrate-set-parameters", json!({"mode": "cpr-transfer"}))?;
         monitor.execute("migrate", json!({ "channels": channels }))?;
         let next = Self::connect(process, number, self.mib, port)?;
-        let beat = |event| matches!(event, WitnessEvent::Beat { .. }).then_some(());
-        next.console.wait("heartbeat", BEAT_LIMIT, beat)?;
+        next.console.wait_for_beat()?;
 
         let status = monitor.execute("query-migrate", json!({}))?;
         ensure!(status["status"] == "completed", "The transfer is {status}");

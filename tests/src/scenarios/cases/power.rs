@@ -16,10 +16,9 @@ use super::guest::{port, spec};
 use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::check::equal;
+use crate::console::BEAT_LIMIT;
 use crate::fdbox;
-use crate::guest::{
-    BEAT_LIMIT, Ended, Guest, KERNEL, READY_LIMIT, SPARED, Updating, VMM, Watch, status,
-};
+use crate::guest::{Ended, Guest, KERNEL, READY_LIMIT, SPARED, Updating, VMM, Watch, status};
 use crate::host;
 
 pub(super) const ALL: &[&Scenario] = &[
