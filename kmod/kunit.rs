@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit tests of pure functions, which touch no file, page or other kernel. (Those in
-//! `kunit_boxes` have files.) They run when the module is loaded, in a kernel with
+//! KUnit tests of functions that touch no file or other kernel. (Those in `kunit_boxes` have files.) They run when the module is loaded, in a kernel with
 //! `CONFIG_KUNIT=y`. The encoding in `abi/` is also tested on the host, against golden files.
 
 use crate::abi::Extent;
@@ -316,5 +315,38 @@ mod name {
         assert!(Name::new(b"a")? < Name::new(b"aa")?);
         assert!(Name::new(b"\x7f")? < Name::new(b"\x80")?);
         Ok(())
+    }
+}
+
+#[kunit_tests(fdbox_host)]
+mod host {
+    use crate::ffi;
+    use crate::kexec::blob::copy_of_host;
+    use kernel::prelude::*;
+
+    fn refused(at: u64) -> bool {
+        copy_of_host(at, &mut [0; 64]) == Err(EAGAIN)
+    }
+
+    #[test]
+    fn memory_of_this_kernel_is_not_the_hosts() -> Result {
+        let own = KBox::new([0_u8; 64], GFP_KERNEL)?;
+        // SAFETY: The memory of a `KBox` is in the direct map.
+        assert!(refused(unsafe {
+            ffi::fdbox_shim_phys_of(own.as_ptr().cast())
+        }));
+        Ok(())
+    }
+
+    #[test]
+    fn memory_that_no_processor_can_address_is_refused() {
+        assert!(refused(1 << 60));
+        assert!(refused(u64::MAX - 63));
+    }
+
+    #[test]
+    fn no_address_and_a_range_that_wraps_are_refused() {
+        assert!(refused(0));
+        assert!(refused(u64::MAX - 31));
     }
 }

@@ -5,8 +5,11 @@
  */
 #include <linux/err.h>
 #include <linux/io.h>
+#include <linux/ioport.h>
 #include <linux/kho/abi/kexec_handover.h>
 #include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/processor.h>
 
 #include "optional.h"
 #include "shim.h"
@@ -27,14 +30,34 @@ void fdbox_shim_lease_tell_root(u64 root)
 	fdbox_boat_set_root(root);
 }
 
-u64 fdbox_shim_lease_root(void)
+/* 0 if there is none; see fdbox_boat_root(). */
+u64 fdbox_shim_lease_root(u64 *number)
 {
-	return fdbox_boat_root();
+	*number = 0;
+	return fdbox_boat_root(number);
 }
 
 u64 fdbox_shim_phys_of(const void *root)
 {
 	return virt_to_phys((void *)root);
+}
+
+/*
+ * Whether memory can be the host's: it exists, and does not belong to this kernel.
+ * That it is RAM and not a device's, this kernel cannot see. But it is given only
+ * addresses that the host's kernel has written, for its own RAM: that of the root,
+ * from the shared page; that of the body, from a root whose checksum is correct;
+ * and those in the body's chunks, see fdbox_shim_host_copy_body(). To distrust
+ * that kernel would be in vain: it can write to all memory of this one.
+ */
+static bool fdbox_may_be_hosts(u64 phys, size_t len)
+{
+	u64 end;
+
+	return phys && len && !check_add_overflow(phys, len - 1, &end) &&
+	       !(end >> boot_cpu_data.x86_phys_bits) &&
+	       region_intersects(phys, len, IORESOURCE_SYSTEM_RAM, IORES_DESC_NONE) ==
+	       REGION_DISJOINT;
 }
 
 /* Copies memory of the host, for which the boat has no struct pages. */
@@ -43,7 +66,7 @@ int fdbox_shim_host_copy(u64 phys, void *out, size_t len)
 	size_t offset = offset_in_page(phys);
 	u8 *mapped;
 
-	if (!phys || phys + len < phys)
+	if (!fdbox_may_be_hosts(phys, len))
 		return -EIO;
 	mapped = memremap(phys - offset, len + offset, MEMREMAP_WB);
 	if (!mapped)
@@ -53,11 +76,24 @@ int fdbox_shim_host_copy(u64 phys, void *out, size_t len)
 	return 0;
 }
 
+/* Whether the host has not changed its handover since it had this number. */
+static bool fdbox_handover_is(u64 number)
+{
+	u64 now;
+
+	/* What was copied was read before this. */
+	smp_rmb();
+	fdbox_shim_lease_root(&now);
+	return now == number;
+}
+
 /*
- * Copies the first @len bytes of a body of the host's. The host may free it at any
- * time: the caller checks what it has got.
+ * Copies the first @len bytes of the body of the host's handover with this number.
+ * The host may free it at any time: the caller checks the bytes. A chunk with
+ * addresses is checked before they are used: memory that was freed can contain
+ * addresses that a program of the host's has chosen, even those of devices.
  */
-int fdbox_shim_host_copy_body(const u8 descriptor[16], void *out, size_t len)
+int fdbox_shim_host_copy_body(const u8 descriptor[16], u64 number, void *out, size_t len)
 {
 	struct kho_vmalloc_chunk *chunk __free(kfree) = kmalloc(sizeof(*chunk), GFP_KERNEL);
 	struct kho_vmalloc vm;
@@ -74,6 +110,8 @@ int fdbox_shim_host_copy_body(const u8 descriptor[16], void *out, size_t len)
 
 	for (phys = vm.first.phys; len; phys = chunk->hdr.next.phys) {
 		err = fdbox_shim_host_copy(phys, chunk, sizeof(*chunk));
+		if (!err && !fdbox_handover_is(number))
+			err = -EIO;
 		if (err)
 			return err;
 		for (i = 0; len && i < ARRAY_SIZE(chunk->phys); i++) {

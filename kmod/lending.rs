@@ -130,14 +130,25 @@ pub(crate) fn give_back(name: &Name, known: Lease) -> Result {
 }
 
 /// Tells the boat, if there is one, where this host's handover is: the physical address of its root,
-/// or 0.
+/// or 0. Called before the last handover is freed.
 pub(crate) fn tell_root(root: u64) {
     // SAFETY: No precondition.
     unsafe { ffi::fdbox_shim_lease_tell_root(root) };
 }
 
-/// In the boat: where the host's handover is.
-pub(crate) fn root_of_host() -> u64 {
-    // SAFETY: No precondition.
-    unsafe { ffi::fdbox_shim_lease_root() }
+/// Where the host's handover is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostRoot {
+    /// The physical address of its root; 0 if there is none.
+    pub(crate) at: u64,
+    /// Its number: as long as it is the current one, nothing of it was freed.
+    pub(crate) number: u64,
+}
+
+/// In the boat: the host's current handover.
+pub(crate) fn root_of_host() -> HostRoot {
+    let mut number = 0;
+    // SAFETY: `number` is valid for writing.
+    let at = unsafe { ffi::fdbox_shim_lease_root(&mut number) };
+    HostRoot { at, number }
 }

@@ -189,10 +189,10 @@ u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
 int fdbox_shim_lease(const char *name, enum fdbox_lease_act act, u64 *word);
 bool fdbox_shim_lease_is_known(void);
 void fdbox_shim_lease_tell_root(u64 root);
-u64 fdbox_shim_lease_root(void);
+u64 fdbox_shim_lease_root(u64 *number);
 u64 fdbox_shim_phys_of(const void *root);
 int fdbox_shim_host_copy(u64 phys, void *out, size_t len);
-int fdbox_shim_host_copy_body(const u8 descriptor[16], void *out, size_t len);
+int fdbox_shim_host_copy_body(const u8 descriptor[16], u64 number, void *out, size_t len);
 
 /* lent_file.c: memory of the host's in a box that the boat has borrowed. */
 struct file *fdbox_shim_lent_create(const u8 *name, u64 size, bool writable,

@@ -101,7 +101,8 @@ struct boat_page {
 	__u64 order;
 	__u64 root;			/* physical address of the handover's root; 0: none */
 	__u64 generation;		/* of the newest lease */
-	__u64 reserved_host[3];
+	__u64 handovers;		/* incremented after @root has changed */
+	__u64 reserved_host[2];
 
 	/* Written by the boat. */
 	__u64 boat_beats;

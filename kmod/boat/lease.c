@@ -177,19 +177,34 @@ int fdbox_boat_lease(const char *name, enum fdbox_lease_act act, u64 *word)
 }
 EXPORT_SYMBOL_FOR_MODULES(fdbox_boat_lease, "fdbox");
 
+/* The caller holds the lock, and has not freed yet what the last root refers to. */
+static void boat_lease_tell_root(void)
+{
+	WRITE_ONCE(boat_lease_page->root, boat_lease_root);
+	/* The boat sees the root if it sees the number. */
+	smp_store_release(&boat_lease_page->handovers, boat_lease_page->handovers + 1);
+	/* It sees the number if it sees anything that is written to the freed memory. */
+	smp_wmb();
+}
+
 void fdbox_boat_set_root(u64 root)
 {
 	guard(spinlock)(&boat_lease_lock);
 	boat_lease_root = root;
 	if (boat_lease_page && boat_lease_is_host)
-		WRITE_ONCE(boat_lease_page->root, root);
+		boat_lease_tell_root();
 }
 EXPORT_SYMBOL_FOR_MODULES(fdbox_boat_set_root, "fdbox");
 
-u64 fdbox_boat_root(void)
+u64 fdbox_boat_root(u64 *number)
 {
 	guard(spinlock)(&boat_lease_lock);
-	return boat_lease_page ? READ_ONCE(boat_lease_page->root) : 0;
+	*number = 0;
+	if (!boat_lease_page)
+		return 0;
+	/* The root is not older than the number. */
+	*number = smp_load_acquire(&boat_lease_page->handovers);
+	return READ_ONCE(boat_lease_page->root);
 }
 EXPORT_SYMBOL_FOR_MODULES(fdbox_boat_root, "fdbox");
 
@@ -200,8 +215,9 @@ void boat_leases_open(struct boat_page *page, struct boat_lease *leases, bool is
 	boat_lease_page = page;
 	boat_lease_table = leases;
 	boat_lease_is_host = is_host;
-	if (is_host && boat_lease_root)
-		WRITE_ONCE(page->root, boat_lease_root);
+	/* What the last kernel handed over is this kernel's to take and to free. */
+	if (is_host)
+		boat_lease_tell_root();
 }
 
 /* There is no boat that could have any. */

@@ -40,14 +40,14 @@ pub(crate) fn borrow(name: Name) -> Result {
     if !matches!(lease.holder(), Holder::Shown | Holder::Offered) {
         return Err(ENOENT);
     }
-    let root_at = lending::root_of_host();
-    let (root, copy) = blob::of_host(root_at)?;
+    let host = lending::root_of_host();
+    let (root, copy) = blob::of_host(host)?;
     let body = abi::Body::check(root, copy.bytes(), kho::crc32).map_err(|_| EAGAIN)?;
     if !root.is_known() {
         return Err(EPROTO);
     }
     // What was copied is the handover that has the box only if neither has changed meanwhile.
-    if lending::root_of_host() != root_at || lending::look(&name)? != lease {
+    if lending::root_of_host() != host || lending::look(&name)? != lease {
         return Err(EAGAIN);
     }
     let found = body.boxes().flatten().find(|it| it.name == name.as_bytes());

@@ -39,6 +39,8 @@ impl Arrival {
     /// Consumes it. Called when nothing can fail any more.
     pub(crate) fn taken(&mut self) {
         if let Some(left) = self.0.take() {
+            // Before it is freed: a boat may be reading it.
+            handover::tell_boat();
             left.taken();
         }
     }

@@ -7,6 +7,7 @@ use crate::abi;
 use crate::ffi;
 use crate::kexec::kho::crc32;
 use crate::kexec::subtree;
+use crate::lending::HostRoot;
 use kernel::{
     error::to_result,
     prelude::*,
@@ -231,26 +232,39 @@ fn read_root(bytes: &[u8]) -> Result<(abi::Root, usize), abi::Malformed> {
     Ok((root, len))
 }
 
-/// A copy of the host's blob whose root is at this physical address, made in the boat. The host may
-/// free it meanwhile: `EAGAIN` if it is damaged.
-pub(crate) fn of_host(root_at: u64) -> Result<(abi::Root, Body)> {
-    if root_at == 0 {
-        return Err(EAGAIN);
-    }
+/// A copy of the host's blob, made in the boat. The host may free the blob meanwhile: `EAGAIN` if it
+/// is damaged.
+pub(crate) fn of_host(host: HostRoot) -> Result<(abi::Root, Body)> {
     let mut bytes = [0; abi::ROOT_LEN];
-    // SAFETY: `bytes` has room for its length. Whatever the memory contains is checked.
-    to_result(unsafe {
-        ffi::fdbox_shim_host_copy(root_at, bytes.as_mut_ptr().cast(), bytes.len())
-    })?;
+    copy_of_host(host.at, &mut bytes)?;
     let (root, len) = read_root(&bytes).map_err(|_| EAGAIN)?;
     let body = Body::new(len)?;
-    // SAFETY: As above.
+    // SAFETY: `body` has room for its length. The caller checks what it contains.
     let copied = to_result(unsafe {
-        ffi::fdbox_shim_host_copy_body(root.body_vmalloc.as_ptr(), body.ptr.as_ptr().cast(), len)
+        ffi::fdbox_shim_host_copy_body(
+            root.body_vmalloc.as_ptr(),
+            host.number,
+            body.ptr.as_ptr().cast(),
+            len,
+        )
     });
-    match copied {
-        Err(EIO) => Err(EAGAIN),
-        copied => copied.map(|()| (root, body)),
+    copied.map_err(changed)?;
+    Ok((root, body))
+}
+
+/// Copies memory of the host's, in the boat. Fails with `EAGAIN` if it cannot be the host's.
+pub(crate) fn copy_of_host(at: u64, out: &mut [u8]) -> Result {
+    // SAFETY: `out` is valid for writing its length. Any bytes are valid there.
+    let copied =
+        to_result(unsafe { ffi::fdbox_shim_host_copy(at, out.as_mut_ptr().cast(), out.len()) });
+    copied.map_err(changed)
+}
+
+/// The error of a copy: what is damaged is a handover that has changed meanwhile.
+fn changed(err: Error) -> Error {
+    match err {
+        EIO => EAGAIN,
+        err => err,
     }
 }
 

@@ -202,8 +202,10 @@ impl Outgoing {
                 return Err(err);
             }
         }
-        self.blob = new;
+        let old = core::mem::replace(&mut self.blob, new);
         self.tell_boat();
+        // Only now: the boat may be reading it.
+        drop(old);
         Ok(())
     }
 

@@ -9,9 +9,11 @@ const RECORD_V1: &[u8] = include_bytes!("golden/boat-record-v1.bin");
 const PAGE_V1: &[u8] = include_bytes!("golden/boat-page-v1.bin");
 /// The same of a host that lends a box.
 const PAGE_V1_LENDS: &[u8] = include_bytes!("golden/boat-page-v1-lends.bin");
+/// The same of a host that counts its handovers.
+const PAGE_V1_COUNTS: &[u8] = include_bytes!("golden/boat-page-v1-counts.bin");
 const LEASE_V1: &[u8] = include_bytes!("golden/boat-lease-v1.bin");
 
-/// Writes a record, two pages and a lease, with a different number in each word.
+/// Writes a record, three pages and a lease, with a different number in each word.
 const PROGRAM: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +51,7 @@ int main(void)
 		.parked = 1,
 		.largest_gap_ns = 0x4444,
 	};
-	struct boat_page lends = page;
+	struct boat_page lends = page, counts;
 	struct boat_lease lease = {
 		.name = "vm0",
 		.word = 7ULL << BOAT_LEASE_GENERATION | BOAT_LEASE_WANTED | BOAT_HOLDER_BOAT,
@@ -59,9 +61,12 @@ int main(void)
 	lends.nr_leases = BOAT_LEASES;
 	lends.root = 0x55555000;
 	lends.generation = 7;
+	counts = lends;
+	counts.handovers = 3;
 	fwrite(&record, sizeof(record), 1, stdout);
 	fwrite(&page, sizeof(page), 1, stdout);
 	fwrite(&lends, sizeof(lends), 1, stdout);
+	fwrite(&counts, sizeof(counts), 1, stdout);
 	fwrite(&lease, sizeof(lease), 1, stdout);
 	return ferror(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
@@ -88,7 +93,7 @@ fn all_structs_are_the_golden_bytes() {
     let crc_at = RECORD_V1.len() - 8;
     let crc = crc32fast::hash(&RECORD_V1[..crc_at]);
     let written = written(crc);
-    let golden = [RECORD_V1, PAGE_V1, PAGE_V1_LENDS, LEASE_V1].concat();
+    let golden = [RECORD_V1, PAGE_V1, PAGE_V1_LENDS, PAGE_V1_COUNTS, LEASE_V1].concat();
     assert_eq!(written, golden);
     assert_eq!(RECORD_V1[crc_at..crc_at + 4], crc.to_le_bytes());
 }

@@ -33,8 +33,12 @@ enum fdbox_lease_act {
  */
 int fdbox_boat_lease(const char *name, enum fdbox_lease_act act, u64 *word);
 
-/* The physical address of the handover's root: the host sets it, the boat reads it. */
+/*
+ * The physical address of the handover's root, 0 if there is none: the host sets
+ * it, before it frees the last handover; the boat reads it. What the boat has
+ * read through a root is what the host wrote if the number is the same afterwards.
+ */
 void fdbox_boat_set_root(u64 root);
-u64 fdbox_boat_root(void);
+u64 fdbox_boat_root(u64 *number);
 
 #endif /* _LINUX_FDBOX_LEASE_H */

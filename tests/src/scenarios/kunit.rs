@@ -76,6 +76,7 @@ ok 1 fdbox_name
                 "fdbox_record",
                 "fdbox_coalesce",
                 "fdbox_name",
+                "fdbox_host",
                 "fdbox_boxes"
             ]
         );
