@@ -80,8 +80,8 @@ static void fdbox_node_release(struct device *dev)
 
 /*
  * Checked only on open: a process that is passed the descriptor may use the
- * box. An LSM with labels has checked that of the node before, and checks it
- * again at each ioctl.
+ * box. An LSM with labels has checked that of the node before. SELinux checks it
+ * again at each ioctl, also if it had no policy when the node was opened.
  */
 static int fdbox_open(struct inode *inode, struct file *filp)
 {

@@ -89,7 +89,8 @@ impl State {
 pub(crate) enum Labelled {
     /// It has, or the box arrived with none.
     Done,
-    /// No LSM labels the node, perhaps because it has no policy yet.
+    /// No LSM labels the node, perhaps because it has no policy yet. The box can be opened: such an LSM
+    /// refuses nothing, and checks each ioctl once it has a policy. See docs/uapi.md.
     NotYet,
     /// The LSM does not accept the label.
     Refused,
