@@ -125,13 +125,13 @@ impl Carrier for Vmms<'_> {
     }
 
     fn join(&self, name: &BoxName) -> Result<UnixStream, String> {
-        let said = |error: &dyn std::error::Error| chain(error);
-        let mut client = Client::connect(&self.socket(name, ".sock")).map_err(|e| said(&e))?;
+        let text = |error: &dyn std::error::Error| chain(error);
+        let mut client = Client::connect(&self.socket(name, ".sock")).map_err(|e| text(&e))?;
         match client.ask(&Request::JoinUpdate {}, |_| {}) {
-            Ok(Reply::Ok) => client.into_stream().map_err(|error| said(&error)),
+            Ok(Reply::Ok) => client.into_stream().map_err(|error| text(&error)),
             Ok(Reply::Error { message }) => Err(message),
             Ok(other) => Err(format!("The VMM gave an unexpected answer: {other:?}")),
-            Err(error) => Err(said(&error)),
+            Err(error) => Err(text(&error)),
         }
     }
 

@@ -106,9 +106,10 @@ impl Boat {
 
     fn refused<T>(&self, what: &'static str, done: Result<T, Errno>) -> Result<T, BoatError> {
         done.map_err(|errno| {
-            let said = calls::message(self.0.as_fd()).ok();
-            let said = said.filter(|said| said.error == errno.raw_os_error().unsigned_abs());
-            let message = said.map_or_else(|| errno.to_string(), |said| text(&said.message));
+            let latest = calls::message(self.0.as_fd()).ok();
+            let latest =
+                latest.filter(|latest| latest.error == errno.raw_os_error().unsigned_abs());
+            let message = latest.map_or_else(|| errno.to_string(), |latest| text(&latest.message));
             BoatError::Refused {
                 what,
                 errno,

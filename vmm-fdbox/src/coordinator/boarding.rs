@@ -74,11 +74,11 @@ impl<B: Boxes> Boarding<B> {
     /// Shows the box to the boat, and waits until a VMM there is ready.
     fn show(&mut self) -> Result<(), String> {
         let (boxes, name) = (&self.leaving.boxes, &self.leaving.join.box_name);
-        let said = |error: BoxError| error.to_string();
-        boxes.lend(name, LendAct::Show).map_err(said)?;
+        let message = |error: BoxError| error.to_string();
+        boxes.lend(name, LendAct::Show).map_err(message)?;
         let deadline = Deadline::within(self.limits.ready);
         let ready = wait_until(boxes, name, CALMLY, deadline, |lending| lending.ready);
-        match ready.map_err(said)? {
+        match ready.map_err(message)? {
             Some(_) => Ok(()),
             None => {
                 let limit = self.limits.ready;
@@ -92,8 +92,8 @@ impl<B: Boxes> Boarding<B> {
     /// Offers the paused guest to the boat. `Ok`: the boat has it.
     fn offer(&mut self) -> Result<(), String> {
         let (boxes, name) = (&self.leaving.boxes, &self.leaving.join.box_name);
-        let said = |error: BoxError| error.to_string();
-        boxes.lend(name, LendAct::Offer).map_err(said)?;
+        let message = |error: BoxError| error.to_string();
+        boxes.lend(name, LendAct::Offer).map_err(message)?;
         let deadline = Deadline::within(self.limits.take);
         let has_it = |holder| holder == Holder::Boat;
         let taken = wait_until(boxes, name, QUICKLY, deadline, |lending| {

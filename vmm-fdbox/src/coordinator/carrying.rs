@@ -214,9 +214,9 @@ impl<B: Boxes + Clone, C: Carrier> Guest<'_, B, C> {
         let socket = self.carrier.join(self.name);
         let mut leaving =
             RemoteLeaving::new(self.name.to_string(), socket, self.boxes.clone(), join);
-        let said = |stopped: Stopped| CarryError::Vmm(stopped.message);
-        leaving.fill_home(state).map_err(said)?;
-        leaving.stop().map_err(said)?;
+        let refused = |stopped: Stopped| CarryError::Vmm(stopped.message);
+        leaving.fill_home(state).map_err(refused)?;
+        leaving.stop().map_err(refused)?;
         if let AnyBox::Open(open) = self.boxes.open_box(self.name)? {
             open.seal()
                 .map_err(|failed| CarryError::Vmm(failed.error.to_string()))?;

@@ -80,13 +80,13 @@ fn board(boat: Boat) -> (FleetOutcome, Running, FakeStore) {
         ready: limit(boat != Boat::IsNotReady),
         take: limit(boat == Boat::Takes),
     };
-    let told = Arc::new(Mutex::new(0));
-    let tell = Arc::clone(&told);
+    let reported = Arc::new(Mutex::new(0));
+    let tell = Arc::clone(&reported);
     let on_aboard = Box::new(move |_: &str, _: Duration| *tell.lock().unwrap() += 1);
     let member = Boarding::new(leaving, limits, Gangway::default()).telling(on_aboard);
     let outcome = Fleet::new(SameHost, vec![member], FleetPlan::default()).run();
     sails.join().unwrap();
-    assert_eq!(*told.lock().unwrap(), usize::from(boat == Boat::Takes));
+    assert_eq!(*reported.lock().unwrap(), usize::from(boat == Boat::Takes));
     (outcome, old, store)
 }
 
