@@ -99,6 +99,10 @@ pub(crate) struct PackageArgs {
     /// it for an unpatched one, and remove them: nothing is left.
     #[arg(long)]
     pub check: bool,
+    /// Also make packages of the lab's two patched kernels, by the kernel's own `bindeb-pkg`, and of the module for each.
+    /// They have what the lab's emulated machine needs, and are for virtual machines like it.
+    #[arg(long)]
+    pub kernel: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //! lintian, and installs and removes them, all in a throwaway copy of the toolchain.
 
 mod boot;
+mod kernel;
 mod tree;
 
 use std::fs;
@@ -33,11 +34,17 @@ const VERDICTS: [(Flavour, &str); 2] = [
     (Flavour::Stock, "built without the patches"),
 ];
 
+/// The host's two kernels, which are also packages.
+const KERNELS: [Flavour; 2] = [Flavour::A, Flavour::B];
+
 pub(crate) fn run(args: &PackageArgs) -> Result<ExitCode> {
     let lab = Lab::open_with(&[programs::VMM])?;
-    let packages = build(&lab, &args.out)?;
+    let mut packages = build(&lab, &args.out)?;
     if args.check {
         check_all(&lab, &args.out)?;
+    }
+    for flavour in KERNELS.into_iter().filter(|_| args.kernel) {
+        packages.extend(copy(&kernel::packages(&lab, flavour)?, &args.out)?);
     }
     for package in packages {
         println!("{}", package.display());
@@ -51,6 +58,32 @@ pub(crate) fn test(lab: &Lab) -> Result<()> {
     build(lab, &out)?;
     check_all(lab, &out)?;
     Ok(fs::remove_dir_all(out)?)
+}
+
+/// Builds the package of the VMM and those of a kernel, and checks what they install together.
+pub(crate) fn test_kernel(lab: &Lab) -> Result<()> {
+    let built = work(lab)?.join("kernel-built");
+    let mut packages = build(lab, &built)?;
+    packages.retain(|path| is_of_vmm(path));
+    packages.extend(kernel::packages(lab, Flavour::A)?);
+    let out = work(lab)?.join("kernel");
+    copy(&packages, &out)?;
+    let tools = package::with_dependencies(&lab.cache, &lab.toolchain, "packaging", TOOLS)?;
+    let mounts = [(tools.as_path(), "/lab/debs"), (&out, "/lab/out")];
+    run_script(lab, "check-kernel", &mounts, &[])?;
+    fs::remove_dir_all(built)?;
+    Ok(fs::remove_dir_all(out)?)
+}
+
+/// Copies packages into a directory, and returns where they are there.
+fn copy(packages: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(out)?;
+    let copy = |package: &PathBuf| {
+        let place = out.join(package.file_name().context("A package is a file")?);
+        fs::copy(package, &place).with_context(|| format!("Copy {}", package.display()))?;
+        Ok(place)
+    };
+    packages.iter().map(copy).collect()
 }
 
 /// Installs the package of the VMM in a Debian host, and removes it again.
@@ -103,14 +136,9 @@ fn build(lab: &Lab, out: &Path) -> Result<Vec<PathBuf>> {
         (&built, "/lab/out"),
     ];
     run_script(lab, "build", &mounts, &[])?;
-    fs::create_dir_all(out)?;
-    let mut packages = Vec::new();
-    for entry in fs::read_dir(&built)? {
-        let entry = entry?;
-        let place = out.join(entry.file_name());
-        fs::copy(entry.path(), &place)?;
-        packages.push(place);
-    }
+    let entries: std::io::Result<Vec<_>> = fs::read_dir(&built)?.collect();
+    let paths: Vec<_> = entries?.iter().map(fs::DirEntry::path).collect();
+    let mut packages = copy(&paths, out)?;
     packages.sort();
     fs::remove_dir_all(&work)?;
     Ok(packages)

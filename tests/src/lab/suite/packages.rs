@@ -10,10 +10,11 @@ use crate::lab::Lab;
 /// A test of the packages, which takes about as long as a host.
 type Test = (&'static str, fn(&Lab) -> Result<()>);
 
-const TESTS: [Test; 3] = [
+const TESTS: [Test; 4] = [
     ("package/install", deb::test),
     ("package/host", deb::test_in_host),
     ("package/keeper", deb::test_keeper),
+    ("package/kernel", deb::test_kernel),
 ];
 
 pub(super) fn jobs<'a>(suite: &Suite<'a>) -> Vec<Job<'a>> {
