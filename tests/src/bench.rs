@@ -126,6 +126,8 @@ pub const RESUMED: &str = "bench_resumed";
 pub const WITNESS: &str = "bench_witness";
 /// How long a guest was paused while its VMM was replaced, in ns: with our VMM, and with QEMU.
 pub const UPGRADED: &str = "bench_upgraded";
+/// The phases of that, of our VMM: [`PhaseNs`].
+pub const UPGRADED_PHASES: &str = "bench_upgraded_phases";
 pub const CPR_TRANSFER: &str = "bench_cpr_transfer";
 
 /// How many reads of its disk a guest got done: [`Reads`].
@@ -199,6 +201,13 @@ pub enum Drive {
 
 impl Drive {
     pub const ALL: [Self; 2] = [Self::Latent, Self::Quick];
+}
+
+/// A phase of a blackout, as the VMM reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseNs {
+    pub name: String,
+    pub ns: u64,
 }
 
 /// Reads of a guest's with so many in flight.

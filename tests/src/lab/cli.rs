@@ -290,13 +290,13 @@ pub(crate) struct BenchArgs {
     /// Measure each figure this many times. Default: 3, or 1 with --quick.
     #[arg(long, value_name = "N")]
     pub(crate) repeats: Option<usize>,
-    /// Count instructions instead of time, one per nanosecond: only floor, host_update, memfd and against_reads.
+    /// Count instructions instead of time, one per nanosecond: only floor, host_update, memfd and against.
     /// The figures do not include the time the emulator takes to translate code that runs for the
     /// first time, and do not depend on the load of the machine.
     #[arg(long)]
     pub(crate) instructions: bool,
     /// Compare this checkout's VMM with another one, in turn in the same run: a file (statically
-    /// linked), or a commit, which is built. The part `against` exists only with this option.
+    /// linked), or a commit, which is built. The parts `against` exist only with this option.
     #[arg(long, value_name = "FILE or COMMIT")]
     pub(crate) against: Option<String>,
     /// Write the figures to a file, for people: a self-contained page with charts.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fdbox_lab::bench::{HIDES_NOTHING, Layout, UPGRADED};
+use fdbox_lab::bench::{HIDES_NOTHING, Layout, PhaseNs, UPGRADED, UPGRADED_PHASES};
 use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
@@ -23,6 +23,8 @@ use crate::programs;
 use crate::tsc::Clocks;
 
 const LIMIT: Duration = Duration::from_secs(900);
+/// Counting makes the emulator several times slower.
+const LIMIT_BY_INSTRUCTIONS: Duration = Duration::from_secs(3600);
 const SIZES_MIB: &[u64] = &[512];
 /// Upgrades of each build in a row, and the minimum number of turns of each build in one boot.
 const RUNS: usize = 5;
@@ -131,33 +133,66 @@ pub(crate) struct Row {
     /// The median of this build divided by that of the other.
     pub(crate) ratio: f64,
     pub(crate) runs: usize,
+    /// The phases of a blackout of the VMM, in order.
+    pub(crate) phases: Vec<PhaseRow>,
 }
 
-pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
+/// Medians of a phase. A phase that one of both does not have takes no time there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct PhaseRow {
+    pub(crate) name: String,
+    pub(crate) this_ns: u64,
+    pub(crate) other_ns: u64,
+}
+
+/// Updates of the VMM.
+pub(super) fn run_binary(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    rows(bench, |other, ram_kind, ram_mib| {
+        let what = format!("upgrade of both: {ram_mib} MiB of {ram_kind}");
+        let (figures, phases) =
+            bench.attempt(&what, || upgrades(bench, other, ram_kind, ram_mib))?;
+        let row = row("the VMM", (ram_mib, ram_kind), &other.name, figures)?;
+        Some(Row { phases, ..row })
+    })
+}
+
+/// Updates of the host.
+pub(super) fn run_host(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    rows(bench, |other, ram_kind, ram_mib| {
+        let figures = updates(bench, other, ram_kind, ram_mib);
+        row("the host", (ram_mib, ram_kind), &other.name, figures)
+    })
+}
+
+fn rows(
+    bench: &Bench<'_>,
+    measure: impl Fn(&Other, &'static str, u64) -> Option<Row>,
+) -> Result<Vec<Row>> {
     let Some(other) = &bench.other else {
         return Ok(Vec::new());
     };
-    let mut rows = Vec::new();
-    for ram_mib in bench.sizes(SIZES_MIB).iter().copied() {
-        for ram_kind in ["guest_memfd", "memfd"] {
-            let what = |of: &str| format!("{of} of both: {ram_mib} MiB of {ram_kind}");
-            let row = |update, figures| row(update, (ram_mib, ram_kind), &other.name, figures);
-            let upgrades = bench.attempt(&what("upgrade"), || {
-                upgrades(bench, other, ram_kind, ram_mib)
-            });
-            rows.extend(upgrades.and_then(|figures| row("the VMM", figures)));
-            rows.extend(row("the host", updates(bench, other, ram_kind, ram_mib)));
-        }
-    }
-    Ok(rows)
+    let kinds = ["guest_memfd", "memfd"].into_iter();
+    let cases = kinds.flat_map(|kind| bench.sizes(SIZES_MIB).iter().map(move |mib| (kind, *mib)));
+    Ok(cases
+        .filter_map(|(kind, mib)| measure(other, kind, mib))
+        .collect())
 }
 
 /// The figures of this build, and of the other.
 type Figures = [Vec<u64>; 2];
 
 /// One boot, in which each build is upgraded to itself.
-fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Result<Figures> {
-    let turns = bench.repeats.max(TURNS);
+fn upgrades(
+    bench: &Bench<'_>,
+    other: &Other,
+    ram_kind: &str,
+    mib: u64,
+) -> Result<(Figures, Vec<PhaseRow>)> {
+    let (turns, limit) = match bench.clocks {
+        Clocks::Time => (bench.repeats.max(TURNS), LIMIT),
+        // They hardly vary.
+        Clocks::Instructions => (bench.repeats, LIMIT_BY_INSTRUCTIONS),
+    };
     let turn = other.turn(&format!("upgrade {ram_kind} {mib} {RUNS}"));
     let commands = (0..turns).flat_map(|_| turn.clone());
     let spec = HostSpec {
@@ -176,10 +211,11 @@ fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Resul
             then: Ending::PowerOff,
         }],
         files: Vec::new(),
-        stage_limit: LIMIT,
-        clocks: Clocks::Time,
+        stage_limit: limit,
+        clocks: bench.clocks,
     };
-    let times: Vec<u64> = values(&bench.boot(spec)?, UPGRADED)?;
+    let record = bench.boot(spec)?;
+    let times: Vec<u64> = values(&record, UPGRADED)?;
     if times.len() != 2 * turns * RUNS {
         bail!("{} upgrades were reported", times.len());
     }
@@ -187,7 +223,32 @@ fn upgrades(bench: &Bench<'_>, other: &Other, ram_kind: &str, mib: u64) -> Resul
     for (turn, times) in times.chunks(RUNS).enumerate() {
         figures[turn % 2].extend(times);
     }
-    Ok(figures)
+    let phases: Vec<Vec<PhaseNs>> = values(&record, UPGRADED_PHASES)?;
+    Ok((figures, phase_rows(&phases)))
+}
+
+/// The medians of each phase of both: runs of this VMM, then of the other, and so on.
+fn phase_rows(phases: &[Vec<PhaseNs>]) -> Vec<PhaseRow> {
+    let turns = |whose: usize| phases.chunks(RUNS).skip(whose).step_by(2).flatten();
+    let median = |whose: usize, name: &str| {
+        let runs = turns(whose).map(|run| {
+            let of_name = run.iter().filter(|phase| phase.name == name);
+            of_name.map(|phase| phase.ns).sum()
+        });
+        Spread::of(runs).map_or(0, |spread| spread.median)
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for phase in turns(0).chain(turns(1)).flatten() {
+        if !names.contains(&phase.name.as_str()) {
+            names.push(&phase.name);
+        }
+    }
+    let row = |name: &str| PhaseRow {
+        name: name.to_owned(),
+        this_ns: median(0, name),
+        other_ns: median(1, name),
+    };
+    names.into_iter().map(row).collect()
 }
 
 /// One host per update, with the same build in the old kernel and in the new one.
@@ -236,6 +297,7 @@ fn row(
         other_ns,
         ratio: this_ns.median as f64 / other_ns.median.max(1) as f64,
         runs,
+        phases: Vec::new(),
     })
 }
 
@@ -269,9 +331,50 @@ pub(super) fn table(rows: &[Row]) -> Table {
     table
 }
 
+/// The phases of the VMM's blackouts; `None` if there are none.
+pub(super) fn phase_table(rows: &[Row]) -> Option<Table> {
+    let heads = ["phase", "guest", "median, ms", "the other's, ms"];
+    let mut table = Table::new("Where the blackout of both goes", &heads);
+    for row in rows {
+        for phase in &row.phases {
+            table.add([
+                phase.name.clone(),
+                format!("{} MiB of {}", row.ram_mib, row.ram_kind),
+                millis(phase.this_ns),
+                millis(phase.other_ns),
+            ]);
+        }
+    }
+    rows.iter()
+        .any(|row| !row.phases.is_empty())
+        .then_some(table)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn phases_are_those_of_either_in_turn() {
+        let run = |phases: &[(&str, u64)]| -> Vec<PhaseNs> {
+            let phase = |(name, ns): &(&str, u64)| PhaseNs {
+                name: (*name).to_owned(),
+                ns: *ns,
+            };
+            phases.iter().map(phase).collect()
+        };
+        let this = [("save", 3), ("jump", 1), ("jump", 1)];
+        let turns = [
+            vec![run(&this); RUNS],
+            vec![run(&[("save", 4), ("exec", 5)]); RUNS],
+        ];
+        let rows = phase_rows(&turns.concat());
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| (&*row.name, row.this_ns, row.other_ns))
+            .collect();
+        assert_eq!(rows, [("save", 3, 4), ("jump", 2, 0), ("exec", 0, 5)]);
+    }
 
     #[test]
     fn a_row_needs_figures_of_both_and_tells_their_ratio() {

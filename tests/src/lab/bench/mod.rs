@@ -63,8 +63,12 @@ const PARTS: &[(&str, Part)] = &[
         report.binary_upgrade = binary::run(bench)?;
         Ok(())
     }),
-    ("against", |bench, report| {
-        report.against = against::run(bench)?;
+    ("against_binary", |bench, report| {
+        report.against.extend(against::run_binary(bench)?);
+        Ok(())
+    }),
+    ("against_host", |bench, report| {
+        report.against.extend(against::run_host(bench)?);
         Ok(())
     }),
     ("against_reads", |bench, report| {

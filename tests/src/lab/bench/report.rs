@@ -73,6 +73,7 @@ impl Report {
         }
         if !self.against.is_empty() {
             tables.push(against::table(&self.against));
+            tables.extend(against::phase_table(&self.against));
         }
         if !self.against_reads.is_empty() {
             tables.push(against_reads::table(&self.against_reads));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use fdbox_lab::bench::{CPR_TRANSFER, UPGRADED};
+use fdbox_lab::bench::{CPR_TRANSFER, UPGRADED, UPGRADED_PHASES};
 use fdbox_lab::event::EventPort;
 
 use super::qemu::Qemu;
@@ -25,8 +25,10 @@ pub(super) fn binary(ram: &str, mib: &str, runs: &str) -> Result<()> {
     let mut runner = guest.runner()?;
     for _ in 0..number(runs)? {
         guest.upgrade(VMM, &[])?.expect(0)?;
-        let blackout = &guest.resume_report()?["blackout"]["total_ns"];
-        say(&port, UPGRADED, blackout.as_u64().context("A blackout")?)?;
+        let blackout = &guest.resume_report()?["blackout"];
+        let total = blackout["total_ns"].as_u64().context("A blackout")?;
+        say(&port, UPGRADED, total)?;
+        say(&port, UPGRADED_PHASES, &blackout["phases"])?;
         guest.wait_for_beat()?;
         runner = guest.runner()?;
     }
