@@ -19,6 +19,7 @@ pub mod disk;
 pub mod event;
 pub mod frame;
 pub mod interface;
+pub mod kexec;
 #[cfg(test)]
 mod module_abi;
 pub mod net;

@@ -2,11 +2,11 @@
 
 mod boat;
 mod child;
-mod kexec;
 mod setup;
 
 use anyhow::{Context, Result, bail};
 use fdbox_lab::event::{Event, EventPort, Hello};
+use fdbox_lab::kexec;
 use fdbox_lab::plan::{self, Plan, Then};
 use rustix::system::RebootCommand;
 
@@ -64,7 +64,7 @@ fn follow(port: &EventPort) -> Result<()> {
                 .next_cmdline
                 .as_deref()
                 .context("The plan has no next stage")?;
-            kexec::load(plan::NEXT_KERNEL, plan::NEXT_INITRAMFS, cmdline)?;
+            kexec::load_next(cmdline)?;
             port.send(&Event::Jump)?;
             port.drain()?;
             rustix::system::reboot(RebootCommand::Kexec).context("Jump into the next kernel")?;

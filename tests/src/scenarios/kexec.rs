@@ -1,11 +1,11 @@
 //! Kernels to jump into, valid and invalid ones: loaded with either system call.
 
-use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
+use fdbox_lab::kexec;
 use fdbox_lab::plan::{NEXT_CMDLINE, NEXT_INITRAMFS, NEXT_KERNEL};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
@@ -74,25 +74,8 @@ impl Image {
         let kernel = File::from(kernel);
         kernel.write_all_at(&self.bytes, 0)?;
         let initramfs = File::open(NEXT_INITRAMFS).context("Open the next initramfs")?;
-        let cmdline = CString::new(std::env::var(NEXT_CMDLINE)?)?;
-        // SAFETY: both descriptors are open, and the length is that of the string including its
-        // NUL.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_kexec_file_load,
-                kernel.as_raw_fd(),
-                initramfs.as_raw_fd(),
-                cmdline.as_bytes_with_nul().len(),
-                cmdline.as_ptr(),
-                0_u64,
-            )
-        };
-        ensure!(
-            result == 0,
-            "kexec_file_load: {}",
-            std::io::Error::last_os_error()
-        );
-        Ok(())
+        let cmdline = std::env::var(NEXT_CMDLINE)?;
+        kexec::load(&kernel, &initramfs, &cmdline)
     }
 }
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use fdbox_lab::bench::{COPIED, Copied, JUMPED, Jumped, Keeper, Layout, MEMFD_BEFORE};
 use fdbox_lab::event::EventPort;
-use fdbox_lab::plan;
+use fdbox_lab::{kexec, plan};
 use rustix::system::RebootCommand;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::pages::fill_one;
-use super::{kexec, memfd, ns_since, number, say};
+use super::{memfd, ns_since, number, say};
 use crate::memory::{self, MIB};
 
 /// Size of each copy operation.
@@ -67,7 +67,7 @@ pub(super) fn jump() -> Result<()> {
     let up = clock_gettime(ClockId::Boottime);
     std::thread::sleep(SETTLED.saturating_sub(Duration::try_from(up)?));
     let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
-    kexec::load(plan::NEXT_KERNEL, plan::NEXT_INITRAMFS, &cmdline)?;
+    kexec::load_next(&cmdline)?;
     let port = EventPort::open()?;
     let tell = |tsc| -> Result<u64> {
         let start = fdbox_lab::tsc();

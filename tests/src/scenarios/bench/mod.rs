@@ -11,9 +11,6 @@ mod qemu;
 mod reads;
 mod upgrade;
 
-#[path = "../../init/kexec.rs"]
-mod kexec;
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
