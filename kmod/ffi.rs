@@ -66,7 +66,7 @@ pub(crate) use generated::{
     fdbox_memfd_state as MemfdState,
     fdbox_node as Node,
     fdbox_step as Step,
-    fdbox_vfio_place as VfioPlace, //
+    fdbox_vfio_binding as VfioBinding, //
 };
 
 /// Compares a function that C calls with its declaration in `shim.h`: both arms of a condition must

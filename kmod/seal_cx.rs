@@ -57,7 +57,7 @@ pub(crate) struct SealCx<'a> {
     pub(crate) at: usize,
     pub(crate) file: &'a File,
     /// Set by [`SealCx::refuse`].
-    pub(crate) said: Cell<Option<(Reason, CString)>>,
+    pub(crate) refusal: Cell<Option<(Reason, CString)>>,
 }
 
 impl SealCx<'_> {
@@ -136,7 +136,7 @@ impl SealCx<'_> {
     ) -> Error {
         match CString::try_from_fmt(message) {
             Ok(message) => {
-                self.said.set(Some((reason, message)));
+                self.refusal.set(Some((reason, message)));
                 error
             }
             Err(err) => err,

@@ -217,7 +217,7 @@ struct fdbox_iommufd_visitor {
 	int (*other)(void *data, u32 id, const char *what);
 };
 
-struct fdbox_vfio_place {
+struct fdbox_vfio_binding {
 	u32 segment;
 	u32 bdf;
 	u32 device;
@@ -238,13 +238,13 @@ int fdbox_shim_iommufd_add_ioas(void *ctx, u32 id);
 int fdbox_shim_iommufd_add_map(void *ctx, const struct fdbox_iommufd_map *map);
 bool fdbox_shim_is_vfio_pci(struct file *file);
 void *fdbox_shim_vfio_iommufd(struct file *file);
-int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_place *place);
+int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_binding *binding);
 int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *data),
 			   void *data);
 int fdbox_shim_vfio_keep(u32 segment, u32 bdf);
 bool fdbox_shim_vfio_waits(u32 segment, u32 bdf);
 void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf);
-struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place);
+struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_binding *binding);
 void fdbox_shim_vfio_stop(u32 segment, u32 bdf);
 
 /* Functions of Rust that C calls. */

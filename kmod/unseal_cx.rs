@@ -34,7 +34,7 @@ pub(crate) struct UnsealCx<'a> {
     /// Whether the box has a descriptor of this name.
     pub(crate) has: &'a dyn Fn(&[u8]) -> bool,
     /// Set by [`UnsealCx::lost`].
-    pub(crate) said: Option<(LostReason, CString)>,
+    pub(crate) refusal: Option<(LostReason, CString)>,
 }
 
 impl UnsealCx<'_> {
@@ -47,7 +47,7 @@ impl UnsealCx<'_> {
     ) -> Error {
         match CString::try_from_fmt(message) {
             Ok(message) => {
-                self.said = Some((reason, message));
+                self.refusal = Some((reason, message));
                 error
             }
             Err(err) => err,

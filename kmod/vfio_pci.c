@@ -54,7 +54,7 @@ static int fdbox_another(struct device *dev, void *data)
 	return dev != data;
 }
 
-int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_place *place)
+int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_binding *binding)
 {
 	struct vfio_device *vdev = fdbox_vfio_device(file);
 	struct pci_dev *pdev = to_pci_dev(vdev->dev);
@@ -72,7 +72,7 @@ int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_place *place)
 	iommu_group_put(group);
 	if (err)
 		return -EOPNOTSUPP;
-	*place = (struct fdbox_vfio_place) {
+	*binding = (struct fdbox_vfio_binding) {
 		.segment = pci_domain_nr(pdev->bus),
 		.bdf = pci_dev_id(pdev),
 		.device = at.device_id,
@@ -135,14 +135,14 @@ void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf)
 }
 
 static struct file *fdbox_vfio_open(struct pci_dev *pdev, struct iommufd_ctx *ctx,
-				    const struct fdbox_vfio_place *place)
+				    const struct fdbox_vfio_binding *binding)
 {
 	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
 	struct iommufd_attachment at = {
-		.device_id = place->device,
-		.hwpt_id = place->hwpt,
-		.ioas_id = place->ioas,
-		.auto_domain = place->auto_domain,
+		.device_id = binding->device,
+		.hwpt_id = binding->hwpt,
+		.ioas_id = binding->ioas,
+		.auto_domain = binding->auto_domain,
 	};
 	struct vfio_device *vdev = &core->vdev;
 	struct file *file;
@@ -175,9 +175,9 @@ static struct file *fdbox_vfio_open(struct pci_dev *pdev, struct iommufd_ctx *ct
  * attached as before. After an error before the device was claimed, it still
  * waits. After a later error it is stopped, and is an ordinary device.
  */
-struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place)
+struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_binding *binding)
 {
-	struct pci_dev *pdev = fdbox_pci_dev(place->segment, place->bdf);
+	struct pci_dev *pdev = fdbox_pci_dev(binding->segment, binding->bdf);
 	struct file *file;
 	int err;
 
@@ -194,7 +194,7 @@ struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *pla
 	err = pci_adopt(pdev);
 	if (err)
 		goto out_thaw;
-	file = fdbox_vfio_open(pdev, ctx, place);
+	file = fdbox_vfio_open(pdev, ctx, binding);
 	iommufd_ctx_thaw(ctx);
 	device_unlock(&pdev->dev);
 	pci_dev_put(pdev);
@@ -237,7 +237,7 @@ void *fdbox_shim_vfio_iommufd(struct file *file)
 	return NULL;
 }
 
-int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_place *place)
+int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_binding *binding)
 {
 	return -EOPNOTSUPP;
 }
@@ -262,7 +262,7 @@ void fdbox_shim_vfio_unkeep(u32 segment, u32 bdf)
 {
 }
 
-struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_place *place)
+struct file *fdbox_shim_vfio_adopt(void *ctx, const struct fdbox_vfio_binding *binding)
 {
 	return ERR_PTR(-EOPNOTSUPP);
 }

@@ -201,7 +201,7 @@ static bool boat_kick(struct boat *boat, u32 apic_id, u64 entry, u32 wanted)
 {
 	struct boat_trampoline *data;
 	bool has_answered = false;
-	u32 ms, said;
+	u32 ms, answer;
 	u8 *low;
 
 	low = memremap(boat->low, BOAT_LOW_SIZE, MEMREMAP_WB);
@@ -214,10 +214,10 @@ static bool boat_kick(struct boat *boat, u32 apic_id, u64 entry, u32 wanted)
 	boat_ipi(apic_id, APIC_DM_STARTUP | (boat->low >> PAGE_SHIFT));
 	for (ms = 0; ms < BOAT_ANSWER_MS && !has_answered; ms++) {
 		usleep_range(1000, 1100);
-		said = READ_ONCE(data->says);
-		has_answered = said >= wanted;
+		answer = READ_ONCE(data->says);
+		has_answered = answer >= wanted;
 		/* A CPU may miss the first SIPI. */
-		if (ms == 1 && said == BOAT_CPU_SILENT)
+		if (ms == 1 && answer == BOAT_CPU_SILENT)
 			boat_ipi(apic_id, APIC_DM_STARTUP | (boat->low >> PAGE_SHIFT));
 	}
 	memunmap(low);

@@ -17,7 +17,7 @@
 
 /* An open file. */
 struct boat_opened {
-	u32 told;			/* the state that STATUS returned last */
+	u32 reported;			/* the state that STATUS returned last */
 };
 
 union boat_argument {
@@ -82,7 +82,7 @@ static int boat_do_status(struct file *filp, union boat_argument *arg)
 	if (err)
 		return err;
 	arg->status = status;
-	WRITE_ONCE(opened->told, status.state);
+	WRITE_ONCE(opened->reported, status.state);
 	return 0;
 }
 
@@ -162,7 +162,7 @@ static int boat_open(struct inode *inode, struct file *filp)
 	opened = kzalloc_obj(*opened);
 	if (!opened)
 		return -ENOMEM;
-	opened->told = boat_state();
+	opened->reported = boat_state();
 	filp->private_data = opened;
 	return nonseekable_open(inode, filp);
 }
@@ -178,7 +178,7 @@ static __poll_t boat_poll(struct file *filp, poll_table *wait)
 	struct boat_opened *opened = filp->private_data;
 
 	poll_wait(filp, &boat_pollers, wait);
-	return boat_state() == READ_ONCE(opened->told) ? 0 : EPOLLPRI;
+	return boat_state() == READ_ONCE(opened->reported) ? 0 : EPOLLPRI;
 }
 
 static const struct file_operations boat_fops = {

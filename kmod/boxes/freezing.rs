@@ -94,7 +94,7 @@ impl Contents {
             substitutes: &self.substitutes,
             at,
             file: &live.file,
-            said: Cell::new(None),
+            refusal: Cell::new(None),
         }
     }
 
@@ -105,26 +105,26 @@ impl Contents {
         };
         let mut cx = self.seal_cx(at, live);
         let sealed = live.kind.seal(&mut cx);
-        sealed.map_err(|err| failure(&entry.name, err, cx.said.take()))
+        sealed.map_err(|err| failure(&entry.name, err, cx.refusal.take()))
     }
 
     /// Makes a file write its record, if it is one of this kernel, and registers the memory.
     fn write_one(&mut self, at: usize) -> Sealed {
-        let mut said = None;
-        let written = self.record_of(at, &mut said).and_then(|record| {
+        let mut refusal = None;
+        let written = self.record_of(at, &mut refusal).and_then(|record| {
             // Stored even if registering fails: undoing needs it.
             self.slots[at].written = record;
             preserve(&self.slots[at])
         });
-        written.map_err(|err| failure(&self.slots[at].name, err, said))
+        written.map_err(|err| failure(&self.slots[at].name, err, refusal))
     }
 
-    /// The record of a file of this kernel; `None` for any other content. After an error, `said` is
+    /// The record of a file of this kernel; `None` for any other content. After an error, `refusal` is
     /// what the kind reported.
     fn record_of(
         &self,
         at: usize,
-        said: &mut Option<(Reason, CString)>,
+        refusal: &mut Option<(Reason, CString)>,
     ) -> Result<Option<Arc<Record>>> {
         let Content::Live(live) = &self.slots[at].content else {
             return Ok(None);
@@ -134,7 +134,7 @@ impl Contents {
         let mut record = UniqueArc::new(Record::default(), GFP_KERNEL)?;
         let _locked = InodeLock::new(&live.file)?;
         if let Err(err) = live.kind.write(&cx, &mut record) {
-            *said = cx.said.take();
+            *refusal = cx.refusal.take();
             return Err(err);
         }
         record.coalesce();
@@ -189,8 +189,8 @@ fn preserve(slot: &Slot) -> Result {
 }
 
 /// Why SEAL failed, at the descriptor called `name`.
-pub(crate) fn failure(name: &Name, error: Error, said: Option<(Reason, CString)>) -> SealError {
-    let (reason, message) = match said {
+pub(crate) fn failure(name: &Name, error: Error, refusal: Option<(Reason, CString)>) -> SealError {
+    let (reason, message) = match refusal {
         Some((reason, message)) => (reason, Some(message)),
         None => (Reason::of(error), None),
     };

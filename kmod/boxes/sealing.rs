@@ -129,8 +129,8 @@ fn not_handed_over(refusal: Refusal) -> SealError {
         "" => None,
         why => CString::try_from_fmt(fmt!("{}", why)).ok(),
     };
-    let said = message.map(|message| (Reason::of(error), message));
-    failure(&Name::empty(), error, said)
+    let refusal = message.map(|message| (Reason::of(error), message));
+    failure(&Name::empty(), error, refusal)
 }
 
 /// Refuses a box in which a device still waits while memory that it does DMA to was taken out: the
@@ -145,7 +145,9 @@ fn all_or_none_given(contents: &Contents) -> Result<(), SealError> {
     Err(failure(
         &entry.name,
         EOPNOTSUPP,
-        message.ok().map(|said| (Reason::UnsupportedState, said)),
+        message
+            .ok()
+            .map(|message| (Reason::UnsupportedState, message)),
     ))
 }
 

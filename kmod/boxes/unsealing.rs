@@ -89,7 +89,7 @@ fn losses(contents: &Contents) -> Result<KVVec<Lost>> {
         leaving::go_on()?;
         let mut cx = UnsealCx {
             has: &has,
-            said: None,
+            refusal: None,
         };
         let Err(error) = check(&mut cx, slot) else {
             continue;
@@ -97,7 +97,7 @@ fn losses(contents: &Contents) -> Result<KVVec<Lost>> {
         if error == ENOMEM {
             return Err(ENOMEM);
         }
-        let (reason, message) = match cx.said {
+        let (reason, message) = match cx.refusal {
             Some((reason, message)) => (reason, Some(message)),
             None => (LostReason::Other, None),
         };
@@ -176,7 +176,7 @@ fn unknown_kind(cx: &mut UnsealCx<'_>, compatible: &[u8]) -> Error {
 
 /// Returns `err`; sets `words` as its message unless `cx` has one.
 fn with_message(cx: &mut UnsealCx<'_>, err: Error, reason: LostReason, words: &str) -> Error {
-    match (err, &cx.said) {
+    match (err, &cx.refusal) {
         (ENOMEM, _) | (_, Some(_)) => err,
         _ => cx.lost(err, reason, fmt!("{}", words)),
     }

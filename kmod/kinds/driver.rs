@@ -156,8 +156,8 @@ impl Call<'_, '_> {
 }
 
 /// The result of a driver's check: any error is a refusal.
-fn answer(cx: &mut UnsealCx<'_>, said: Result) -> Result {
-    said.map_err(|err| match cx.said {
+fn answer(cx: &mut UnsealCx<'_>, result: Result) -> Result {
+    result.map_err(|err| match cx.refusal {
         Some(_) => err,
         None => cx.lost(err, LostReason::Refused, fmt!("its driver refuses")),
     })
@@ -210,8 +210,8 @@ impl Kind for DriverKind {
         };
         let mut call = Call::Unseal(cx, file);
         // SAFETY: As above.
-        let said = to_result(unsafe { unseal(call.as_fd()) });
-        answer(cx, said)
+        let result = to_result(unsafe { unseal(call.as_fd()) });
+        answer(cx, result)
     }
 
     fn unseal(&self, file: &File, _record: Option<&Record>) {
@@ -237,8 +237,8 @@ impl Kind for DriverKind {
         };
         let mut call = Call::Check(cx, record);
         // SAFETY: As above.
-        let said = to_result(unsafe { check(call.as_fd()) });
-        answer(cx, said)
+        let result = to_result(unsafe { check(call.as_fd()) });
+        answer(cx, result)
     }
 
     fn carry(&self, record: &Record) -> Result {

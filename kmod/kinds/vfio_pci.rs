@@ -29,7 +29,7 @@ use crate::abi::dma::{
 };
 use crate::ffi::{
     self,
-    VfioPlace, //
+    VfioBinding, //
 };
 use crate::file::FileRef;
 use crate::kexec::kho;
@@ -65,23 +65,23 @@ fn iommufd_name<'a>(cx: &'a SealCx<'_>) -> Option<&'a Name> {
 }
 
 /// Appends the page tables of a device to `record`; without one, only checks that they can be kept.
-fn tables(place: &VfioPlace, mut record: Option<&mut Record>) -> Result {
-    object::tables(place, |table| match &mut record {
+fn tables(binding: &VfioBinding, mut record: Option<&mut Record>) -> Result {
+    object::tables(binding, |table| match &mut record {
         Some(record) => record.push(table / kernel::page::PAGE_SIZE as u64, 0),
         None => Ok(()),
     })
 }
 
 fn unkeep(record: &Record) {
-    if let Ok((place, _)) = saved(record) {
-        object::unkeep(&place);
+    if let Ok((binding, _)) = saved(record) {
+        object::unkeep(&binding);
     }
 }
 
-/// The saved state: the place, and the name of the iommufd.
-fn saved(record: &Record) -> Result<(VfioPlace, &[u8])> {
+/// The saved state: the binding, and the name of the iommufd.
+fn saved(record: &Record) -> Result<(VfioBinding, &[u8])> {
     let device = Device::decode(record.data()).map_err(|_| EIO)?;
-    let place = VfioPlace {
+    let binding = VfioBinding {
         segment: device.segment,
         bdf: device.bdf,
         device: device.device,
@@ -89,7 +89,7 @@ fn saved(record: &Record) -> Result<(VfioPlace, &[u8])> {
         ioas: device.ioas,
         auto_domain: device.auto_domain.into(),
     };
-    Ok((place, device.iommufd))
+    Ok((binding, device.iommufd))
 }
 
 impl Kind for VfioPci {
@@ -124,8 +124,8 @@ impl Kind for VfioPci {
             ));
         }
         let device = object::Device::of(cx.file).ok_or(EIO)?;
-        let possible = device.place().and_then(|place| match kho::enabled() {
-            true => tables(&place, None),
+        let possible = device.binding().and_then(|binding| match kho::enabled() {
+            true => tables(&binding, None),
             false => Ok(()),
         });
         possible.map_err(|err| match err {
@@ -144,19 +144,19 @@ impl Kind for VfioPci {
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
-        let place = object::Device::of(cx.file).ok_or(EIO)?.place()?;
+        let binding = object::Device::of(cx.file).ok_or(EIO)?.binding()?;
         Device {
-            segment: place.segment,
-            bdf: place.bdf,
-            device: place.device,
-            hwpt: place.hwpt,
-            ioas: place.ioas,
-            auto_domain: place.auto_domain != 0,
+            segment: binding.segment,
+            bdf: binding.bdf,
+            device: binding.device,
+            hwpt: binding.hwpt,
+            ioas: binding.ioas,
+            auto_domain: binding.auto_domain != 0,
             iommufd: iommufd_name(cx).ok_or(ENOENT)?.as_bytes(),
         }
         .put(record)?;
-        tables(&place, Some(record))?;
-        object::keep(&place)
+        tables(&binding, Some(record))?;
+        object::keep(&binding)
     }
 
     fn unseal(&self, _file: &File, record: Option<&Record>) {
@@ -171,12 +171,12 @@ impl Kind for VfioPci {
             // In such a kernel nothing goes on besides the record.
             return Ok(());
         }
-        let (place, _) = saved(record)?;
+        let (binding, _) = saved(record)?;
         // It was stopped, so there is nothing to carry.
-        if !object::waits(&place) {
+        if !object::waits(&binding) {
             return Err(EIO);
         }
-        let kept = tables(&place, None).and_then(|()| object::keep(&place));
+        let kept = tables(&binding, None).and_then(|()| object::keep(&binding));
         // ENODEV has another meaning for the caller of SEAL: the box was deleted.
         kept.map_err(|err| if err == ENODEV { EIO } else { err })
     }
@@ -197,9 +197,9 @@ impl Kind for VfioPci {
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {
-        let (place, iommufd) = saved(record)?;
+        let (binding, iommufd) = saved(record)?;
         let iommufd = Iommufd::of(cx.restored_file(iommufd)?).ok_or(EIO)?;
-        let file = object::adopt(iommufd, &place);
+        let file = object::adopt(iommufd, &binding);
         // There is no such device, or it does not wait. ENODEV has another meaning for the caller.
         let file = file.map_err(|err| if err == ENODEV { EIO } else { err })?;
         if !cx.shared_extents(record) {
@@ -209,8 +209,8 @@ impl Kind for VfioPci {
     }
 
     fn discard(&self, record: &Record) {
-        if let Ok((place, _)) = saved(record) {
-            object::stop(&place);
+        if let Ok((binding, _)) = saved(record) {
+            object::stop(&binding);
         }
     }
 }

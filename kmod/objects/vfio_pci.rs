@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A PCI function driven by vfio-pci: by an open file of it, or by its place.
+//! A PCI function driven by vfio-pci: by an open file of it, or by its address.
 
 use super::iommufd::Iommufd;
 use crate::ffi::{
     self,
-    VfioPlace, //
+    VfioBinding, //
 };
 use crate::file::{
     self,
@@ -42,22 +42,22 @@ impl<'a> Device<'a> {
         (!ctx.is_null()).then(|| unsafe { Iommufd::from_raw(ctx) })
     }
 
-    /// Its place, and what it is attached to.
-    pub(crate) fn place(self) -> Result<VfioPlace> {
-        let mut place = VfioPlace::default();
-        // SAFETY: By the type invariants; `place` is valid for writing.
-        to_result(unsafe { ffi::fdbox_shim_vfio_where(self.0.as_ptr(), &mut place) })?;
-        Ok(place)
+    /// Its address, and what it is attached to.
+    pub(crate) fn binding(self) -> Result<VfioBinding> {
+        let mut binding = VfioBinding::default();
+        // SAFETY: By the type invariants; `binding` is valid for writing.
+        to_result(unsafe { ffi::fdbox_shim_vfio_where(self.0.as_ptr(), &mut binding) })?;
+        Ok(binding)
     }
 }
 
 /// Calls `see` with the address of each table that translates for the device.
-pub(crate) fn tables(place: &VfioPlace, mut see: impl FnMut(u64) -> Result) -> Result {
+pub(crate) fn tables(binding: &VfioBinding, mut see: impl FnMut(u64) -> Result) -> Result {
     let mut see: &mut dyn FnMut(u64) -> Result = &mut see;
     let data = core::ptr::from_mut(&mut see).cast();
     // SAFETY: The device is looked up; `see_table()` gets `see`, which outlives the call.
     to_result(unsafe {
-        ffi::fdbox_shim_vfio_tables(place.segment, place.bdf, Some(see_table), data)
+        ffi::fdbox_shim_vfio_tables(binding.segment, binding.bdf, Some(see_table), data)
     })
 }
 
@@ -80,32 +80,32 @@ pub(crate) fn lacks() -> ffi::Lacks {
 }
 
 /// Lets the device continue its DMA in the next kernel.
-pub(crate) fn keep(place: &VfioPlace) -> Result {
+pub(crate) fn keep(binding: &VfioBinding) -> Result {
     // SAFETY: No precondition: the device is looked up.
-    to_result(unsafe { ffi::fdbox_shim_vfio_keep(place.segment, place.bdf) })
+    to_result(unsafe { ffi::fdbox_shim_vfio_keep(binding.segment, binding.bdf) })
 }
 
 /// Whether the device is as it came from the last kernel, with ongoing DMA.
-pub(crate) fn waits(place: &VfioPlace) -> bool {
+pub(crate) fn waits(binding: &VfioBinding) -> bool {
     // SAFETY: No precondition: the device is looked up.
-    unsafe { ffi::fdbox_shim_vfio_waits(place.segment, place.bdf) }
+    unsafe { ffi::fdbox_shim_vfio_waits(binding.segment, binding.bdf) }
 }
 
 /// The inverse of [`keep`].
-pub(crate) fn unkeep(place: &VfioPlace) {
+pub(crate) fn unkeep(binding: &VfioBinding) {
     // SAFETY: No precondition: the device is looked up.
-    unsafe { ffi::fdbox_shim_vfio_unkeep(place.segment, place.bdf) };
+    unsafe { ffi::fdbox_shim_vfio_unkeep(binding.segment, binding.bdf) };
 }
 
 /// Opens a device with ongoing DMA from the last kernel, bound and attached to `iommufd`.
-pub(crate) fn adopt(iommufd: Iommufd<'_>, place: &VfioPlace) -> Result<FileRef> {
+pub(crate) fn adopt(iommufd: Iommufd<'_>, binding: &VfioBinding) -> Result<FileRef> {
     // SAFETY: The iommufd is held, by its type invariants; the result is a file that we own, or an
     // error.
-    unsafe { file::from_c(ffi::fdbox_shim_vfio_adopt(iommufd.as_ptr(), place)) }
+    unsafe { file::from_c(ffi::fdbox_shim_vfio_adopt(iommufd.as_ptr(), binding)) }
 }
 
 /// Stops a device that is not taken over.
-pub(crate) fn stop(place: &VfioPlace) {
+pub(crate) fn stop(binding: &VfioBinding) {
     // SAFETY: No precondition: the device is looked up.
-    unsafe { ffi::fdbox_shim_vfio_stop(place.segment, place.bdf) };
+    unsafe { ffi::fdbox_shim_vfio_stop(binding.segment, binding.bdf) };
 }

@@ -106,9 +106,9 @@ static ssize_t probe_read(struct file *file, char __user *text, size_t len, loff
 	return err ?: put_user('r', text) ?: 1;
 }
 
-static void wait_until(struct completion *told)
+static void wait_until(struct completion *event)
 {
-	if (!wait_for_completion_timeout(told, HOLD_LIMIT))
+	if (!wait_for_completion_timeout(event, HOLD_LIMIT))
 		pr_err("fdbox_probe: BUG: nobody let the reboot go on\n");
 }
 
