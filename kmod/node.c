@@ -60,7 +60,11 @@ static char *fdbox_devnode(const struct device *dev, umode_t *mode,
 		*uid = node->uid;
 	if (gid)
 		*gid = node->gid;
-	return kasprintf(GFP_KERNEL, "fdbox/%s", node->name);
+	/*
+	 * Without it, device_del() would leave the node in /dev, and a later box of
+	 * that name could not be opened.
+	 */
+	return kasprintf(GFP_KERNEL | __GFP_NOFAIL, "fdbox/%s", node->name);
 }
 
 static const struct device_type fdbox_node_type = {
