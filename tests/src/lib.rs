@@ -14,11 +14,13 @@
 #[path = "../../kmod/abi/mod.rs"]
 mod abi;
 pub mod bench;
+pub mod choices;
 pub mod device;
 pub mod disk;
 pub mod event;
 pub mod frame;
 pub mod interface;
+pub mod ioctls;
 pub mod kexec;
 #[cfg(test)]
 mod module_abi;

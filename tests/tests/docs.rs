@@ -193,7 +193,7 @@ fn links_and_paths_lead_somewhere() {
 
 #[test]
 fn lab_commands_exist() {
-    let cli = read("tests/src/lab/cli.rs");
+    let cli = read("tests/src/lab/cli/mod.rs");
     let (_, variants) = cli.split_once("enum Command {").unwrap();
     let (variants, _) = variants.split_once("\n}").unwrap();
     let known: BTreeSet<String> = variants

@@ -168,7 +168,7 @@ impl Kernels<'_> {
         for (name, value) in flavour.environment() {
             key = key.text(name, value);
         }
-        if let Some(options) = self.options(flavour) {
+        for options in self.options(flavour) {
             key = key.file(&options)?;
         }
         Ok(key.build())
@@ -180,14 +180,15 @@ impl Kernels<'_> {
         Source::pinned(self.cache, self.toolchain, &pin)
     }
 
-    fn options(&self, flavour: Flavour) -> Option<PathBuf> {
-        Some(self.config.with_file_name(flavour.options()?))
+    fn options(&self, flavour: Flavour) -> impl Iterator<Item = PathBuf> {
+        let names = flavour.options().iter();
+        names.map(|name| self.config.with_file_name(name))
     }
 
     /// The options of a kernel. If an option occurs twice, the later line counts.
     fn fragment(&self, flavour: Flavour) -> Result<String> {
         let mut fragment = fs::read_to_string(&self.config)?;
-        if let Some(options) = self.options(flavour) {
+        for options in self.options(flavour) {
             fragment += &fs::read_to_string(options)?;
         }
         Ok(fragment)

@@ -18,6 +18,7 @@ mod guest;
 mod host;
 mod hostcmd;
 mod image;
+mod ioctls;
 mod kconfig;
 mod kernel;
 mod lab;
@@ -74,6 +75,7 @@ fn act(command: &Command) -> Result<ExitCode> {
         Command::Test(args) => suite::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Soak(args) => soak::run(args),
+        Command::Ioctls(args) => ioctls::run(args),
         Command::Build(args) => build(args),
         Command::Package(args) => deb::run(args),
         Command::Fuzz(args) => fuzz::run(args),

@@ -41,9 +41,12 @@ impl FdBox {
     }
 
     pub(crate) fn open(name: &str) -> Result<Self> {
-        let node = open(&node_path(name)).with_context(|| format!("Open the box {name}"))?;
+        Self::try_open(name).with_context(|| format!("Open the box {name}"))
+    }
+
+    pub(crate) fn try_open(name: &str) -> io::Result<Self> {
         Ok(Self {
-            node,
+            node: open(&node_path(name))?,
             name: name.to_owned(),
         })
     }

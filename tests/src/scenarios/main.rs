@@ -5,6 +5,7 @@ mod boat;
 mod cases;
 mod check;
 mod console;
+mod failing;
 mod fdbox;
 mod fleet;
 mod guest;

@@ -18,7 +18,10 @@ pub(crate) enum Flavour {
     Modular,
     /// The same with the kernel's debug checks: lockdep, kmemleak and others.
     Debug,
-    /// Unpatched, with these checks: the reference for the patched debug kernel, where one is
+    /// The same with KASAN: a use of memory that was freed, or beyond its end, is found when it
+    /// happens. On demand only.
+    Kasan,
+    /// Unpatched, with the debug kernel's checks: the reference for the patched debug kernel, where one is
     /// needed.
     StockDebug,
     /// Unpatched, of the version before.
@@ -42,6 +45,7 @@ impl Flavour {
             Self::Fast => "fdbox-fast",
             Self::Modular => "fdbox-modular",
             Self::Debug => "fdbox-debug",
+            Self::Kasan => "fdbox-kasan",
             Self::StockDebug => "stock-debug",
             Self::Older => "older",
             Self::Debian => "debian",
@@ -70,13 +74,14 @@ impl Flavour {
         self.package().is_some()
     }
 
-    /// The file next to host.config with the options of this flavour only.
-    pub(super) fn options(self) -> Option<&'static str> {
+    /// The files next to host.config with the options of this flavour only.
+    pub(super) fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Fast => Some("fast.config"),
-            Self::Modular => Some("modular.config"),
-            Self::Debug | Self::StockDebug => Some("debug.config"),
-            _ => None,
+            Self::Fast => &["fast.config"],
+            Self::Modular => &["modular.config"],
+            Self::Debug | Self::StockDebug => &["debug.config"],
+            Self::Kasan => &["debug.config", "kasan.config"],
+            _ => &[],
         }
     }
 
@@ -84,14 +89,14 @@ impl Flavour {
     /// kernel is built with LLVM; its modules must be, too.
     pub(super) fn environment(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Debug | Self::StockDebug => &[("LLVM", "1")],
+            Self::Debug | Self::Kasan | Self::StockDebug => &[("LLVM", "1")],
             _ => &[],
         }
     }
 
     /// Whether it supports several NUMA nodes.
     pub(crate) fn knows_nodes(self) -> bool {
-        matches!(self, Self::Debug | Self::StockDebug)
+        matches!(self, Self::Debug | Self::Kasan | Self::StockDebug)
     }
 
     pub(crate) fn is_patched(self) -> bool {
@@ -112,6 +117,8 @@ impl Flavour {
             Self::Modular => Some(Self::A),
             // None of the objects can be reused: this kernel is built with LLVM.
             Self::Debug => Some(Self::A),
+            // The same, but it starts from programs of the host that LLVM has built.
+            Self::Kasan => Some(Self::Debug),
             Self::StockDebug => Some(Self::Stock),
         }
     }

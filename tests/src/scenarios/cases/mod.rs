@@ -17,6 +17,7 @@ mod guests;
 mod guests_as_they_are;
 mod homes;
 mod hundred;
+mod ioctls;
 mod jump_refused;
 mod late;
 mod leaving;
@@ -144,6 +145,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         late::ALL,
         two_builds::ALL,
         hundred::ALL,
+        ioctls::ALL,
         watching::ALL,
         forged::ALL,
         passthrough::ALL,
@@ -183,6 +185,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "carry" => lifeboat_guest::carry(argument),
         "borrow" => lifeboat_borrows::borrow(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
+        "random-ioctls" => ioctls::work(argument),
         "poison" => poison::poison(argument),
         "seal-in-a-cgroup" => room::seal_in_a_cgroup(argument),
         "seal" => room::seal(argument),

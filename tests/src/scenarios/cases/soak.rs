@@ -6,8 +6,9 @@ use std::fs;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
+use fdbox_lab::choices::Choices;
 use fdbox_lab::scenario::HostKind;
-use fdbox_lab::soak::{Choices, Kind, SAMPLE, SEED, Sample, UPDATES};
+use fdbox_lab::soak::{Kind, SAMPLE, SEED, Sample, UPDATES};
 use fdbox_lab::witness::{Io, Report};
 
 use super::devices::end_io;

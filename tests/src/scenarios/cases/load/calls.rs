@@ -5,10 +5,10 @@ use std::os::fd::IntoRawFd;
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
-use super::failing::{Quiet, at_last, one_by_one, set_up_failures};
 use super::{PAGES, finds_nothing_again, make_missing_nodes};
 use crate::cases::{Cx, guest_memory, sample};
 use crate::check::{equal, fails};
+use crate::failing::{Quiet, at_last, one_by_one, set_up_failures};
 use crate::fdbox::{self, FdBox};
 use crate::kvm::Vm;
 use crate::memory::{self, MIB, PAGE, check_pages, memfd, write_pages};

@@ -2,7 +2,6 @@
 //! nothing.
 
 mod calls;
-mod failing;
 mod image;
 mod kernel_calls;
 
@@ -13,8 +12,8 @@ use fdbox_lab::scenario::HostKind;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use self::failing::{Quiet, at_last, set_up_failures};
 use self::kernel_calls::{Redirected, fail_one_by_one};
+use crate::failing::{Quiet, at_last, set_up_failures};
 
 use super::{Cx, Scenario};
 use crate::check::equal;

@@ -1,8 +1,12 @@
 //! The command line of `cargo lab`.
 
+mod random;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::random::{FuzzArgs, IoctlsArgs, SoakArgs};
 
 use crate::kernel::Flavour;
 use crate::suite::Part;
@@ -54,6 +58,11 @@ pub(crate) enum Command {
     /// The VMM is replaced, replacements fail, updates of the host fail and are cancelled, while the
     /// guest uses its disk and its network. An update takes one to three seconds.
     Soak(SoakArgs),
+    /// Has several processes make random ioctls on boxes that they share, and kills some of them.
+    ///
+    /// Each errno must be a documented one, and what is taken out of a box must be what was put in. With --debug,
+    /// allocations fail in some of the calls, and the kernel is searched for leaks at the end.
+    Ioctls(IoctlsArgs),
     /// Builds everything that is missing, and runs nothing.
     Build(BuildArgs),
     /// Makes Debian packages: the module, to be built by DKMS, and the VMM.
@@ -65,29 +74,6 @@ pub(crate) enum Command {
     /// They are built with coverage counters, and inputs that reach new code are kept. An input that fails is written
     /// to a file, and the command that replays it is shown; the exit status is 1 then.
     Fuzz(FuzzArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FuzzArgs {
-    /// The targets. Default: all.
-    #[arg(value_name = "TARGET")]
-    pub(crate) targets: Vec<String>,
-    /// List the targets, and run nothing.
-    #[arg(long)]
-    pub(crate) list: bool,
-    /// Run each target for this long. A fraction is allowed.
-    #[arg(long, value_name = "N", default_value_t = 1.0)]
-    pub(crate) minutes: f64,
-    /// The seed of the inputs: the same one gives the same inputs, as far as the same ones are kept.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Run the target with this input only.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) replay: Option<PathBuf>,
-    /// At the end, replace each target's inputs in the checkout, tests/fuzz, by the smallest ones that reach the same
-    /// code.
-    #[arg(long, conflicts_with = "replay")]
-    pub(crate) save: bool,
 }
 
 #[derive(Debug, Args)]
@@ -303,26 +289,6 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
     /// Write the figures to a file, for programs.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SoakArgs {
-    /// How many updates.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) updates: u32,
-    /// Where the random choices begin: the same number makes the same choices.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// In the kernel with the kernel's own debugging checks, which is slower; at the end it is
-    /// searched for leaks.
-    #[arg(long)]
-    pub(crate) debug: bool,
-    /// Write what was seen to a file, for people: a self-contained page with curves.
-    #[arg(long, value_name = "FILE.html")]
-    pub(crate) report: Option<PathBuf>,
-    /// The same for programs.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

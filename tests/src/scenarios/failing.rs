@@ -26,7 +26,12 @@ const FAILSLAB: [(&str, &str); 6] = [
 /// More allocations than loading the module needs.
 const MOST: u32 = 5000;
 
-pub(super) fn set_up_failures() -> Result<()> {
+/// Whether this kernel has fault injection.
+pub(crate) fn is_possible() -> bool {
+    fs::exists(FAIL_NTH).unwrap_or(false)
+}
+
+pub(crate) fn set_up_failures() -> Result<()> {
     for (name, value) in FAILSLAB {
         let path = format!("/sys/kernel/debug/failslab/{name}");
         fs::write(&path, value).with_context(|| format!("Write {path}"))?;
@@ -35,14 +40,14 @@ pub(super) fn set_up_failures() -> Result<()> {
 }
 
 /// The switches of this task.
-struct Switches {
+pub(crate) struct Switches {
     nth: File,
     all: File,
 }
 
 impl Switches {
     /// Opened once, because opening them allocates memory.
-    fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         let open = |path| {
             let file = OpenOptions::new().read(true).write(true).open(path);
             file.context("The kernel lacks CONFIG_FAULT_INJECTION")
@@ -53,12 +58,12 @@ impl Switches {
 
     /// Makes the call with its n-th allocation failing, and all later ones if `all`. Returns its
     /// result, and whether there was such an allocation.
-    fn call<T>(
+    pub(crate) fn call<R>(
         &self,
         nth: u32,
         all: bool,
-        call: &mut impl FnMut() -> Result<T, Errno>,
-    ) -> Result<(Result<T, Errno>, bool)> {
+        call: &mut impl FnMut() -> R,
+    ) -> Result<(R, bool)> {
         let mut left = [0; 16];
         let number = nth.to_string();
         self.nth
@@ -78,7 +83,7 @@ impl Switches {
 /// Makes a call with its allocations failing from the first on, then from the second on, and so on
 /// until it succeeds; after each failure `unchanged` checks that nothing has changed. Returns the
 /// result of the call, and how often it failed.
-pub(super) fn at_last<T>(
+pub(crate) fn at_last<T>(
     what: &str,
     mut call: impl FnMut() -> Result<T, Errno>,
     unchanged: impl Fn() -> Result<()>,
@@ -102,7 +107,7 @@ pub(super) fn at_last<T>(
 /// Makes a call with only its first allocation failing, then only its second, and so on until all
 /// were tried: each call either succeeds without it, or reports a lack of memory. `unchanged` is as
 /// above, `again` undoes a successful call. Returns the number of allocations.
-pub(super) fn one_by_one<T>(
+pub(crate) fn one_by_one<T>(
     what: &str,
     mut call: impl FnMut() -> Result<T, Errno>,
     unchanged: impl Fn() -> Result<()>,
@@ -126,7 +131,7 @@ pub(super) fn one_by_one<T>(
 
 /// While this exists, the console shows only the most severe messages: the kernel logs a backtrace
 /// for a failed allocation. The log still contains everything.
-pub(super) struct Quiet {
+pub(crate) struct Quiet {
     usual: String,
     /// The number of lines in the log before.
     lines: usize,
@@ -135,18 +140,23 @@ pub(super) struct Quiet {
 const PRINTK: &str = "/proc/sys/kernel/printk";
 
 /// KHO warns if it has no memory for a file in debugfs, and continues. The first line of a warning
-/// is followed by one that says what it is.
-const KNOWN: [&str; 2] = ["at kho_add_subtree+", "---[ cut here ]---"];
+/// is followed by one that says what it is. The backtrace of a failed allocation can have a function
+/// of lockdep that is no report of it.
+const KNOWN: [&str; 3] = [
+    "at kho_add_subtree+",
+    "---[ cut here ]---",
+    "? lockdep_hardirqs_on_prepare+",
+];
 
 impl Quiet {
-    pub(super) fn begin() -> Result<Self> {
+    pub(crate) fn begin() -> Result<Self> {
         let usual = fs::read_to_string(PRINTK)?;
         let lines = host::whole_kernel_log()?.len();
         fs::write(PRINTK, "1")?;
         Ok(Self { usual, lines })
     }
 
-    pub(super) fn end(self) -> Result<()> {
+    pub(crate) fn end(self) -> Result<()> {
         fs::write(PRINTK, self.usual.trim())?;
         let log = host::whole_kernel_log()?;
         let reported = |line: &&String| {
