@@ -194,6 +194,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "owner-puts" => lsm::owner_puts(argument),
         "owner-restores" => lsm::owner_restores(argument),
         "owner-takes" => lsm::owner_takes(argument),
+        "stranger-lists" => lsm::node::stranger_lists(argument),
         "stranger-takes" => lsm::stranger_takes(argument),
         "use-passed-box" => rights::use_passed_box(argument),
         "put-guest-and-seal" => rights::put_guest_and_seal(argument),

@@ -2,7 +2,7 @@
 //!
 //! Other kernels have neither, and there is nothing to test; the value `skipped` reports that.
 
-mod node;
+pub(super) mod node;
 mod policy;
 
 use std::ffi::CStr;
@@ -29,18 +29,20 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::OneBoot,
         stages: &[denied],
     },
+    // First in its second kernel: no other scenario has loaded a policy yet.
+    &Scenario {
+        name: "lsm/label-of-the-node",
+        about: "a box's node keeps its security label, by which SELinux judges commands on a descriptor from before \
+                its policy, too; with a label that is not valid in the next kernel the box cannot be opened there, \
+                until a policy knows the label or the administrator ignores it",
+        host: HostKind::Kexec,
+        stages: &[node::before, node::after],
+    },
     &Scenario {
         name: "lsm/label",
         about: "a memfd that is restored has the label of one that the taker makes",
         host: HostKind::Kexec,
         stages: &[labelled_before, labelled_after],
-    },
-    &Scenario {
-        name: "lsm/label-of-the-node",
-        about: "a box's node keeps its security label; with one that is not valid in the next kernel \
-                it cannot be opened there, until a policy knows the label or the administrator ignores it",
-        host: HostKind::Kexec,
-        stages: &[node::before, node::after],
     },
     &Scenario {
         name: "lsm/yama",

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use super::policy::{load_policy, load_policy_with};
-use super::{SELINUX, as_text, has};
+use super::policy::{enforce, load_policy, load_policy_with};
+use super::{SELINUX, as_text, become_domain, domain, has};
 use crate::cases::Cx;
-use crate::check::equal;
+use crate::cases::rights::{help_with, helped};
+use crate::check::{equal, fails};
 use crate::fdbox::{FdBox, node_path};
 use crate::host;
 
@@ -65,7 +66,16 @@ pub(super) fn after(cx: &Cx<'_>) -> Result<()> {
     if !has(cx, SELINUX, "SELinux")? {
         return Ok(());
     }
+    // What SELinux says as long as it has no policy.
+    equal("This program's domain", domain()?, "kernel".to_owned())?;
+    let opened_before = FdBox::open(EARLY)?;
     load_policy()?;
+    is_labelled(EARLY, LABEL)?;
+    enforce(true)?;
+    let refused = help_with("stranger-lists", &opened_before);
+    enforce(false)?;
+    refused?;
+    equal("What the owner lists", opened_before.entries()?.len(), 0)?;
     for name in [EARLY, LATE] {
         is_labelled(name, LABEL)?;
         finish(name)?;
@@ -81,6 +91,13 @@ pub(super) fn after(cx: &Cx<'_>) -> Result<()> {
     load_policy_with(DEPARTED, USUAL)?;
     is_labelled(LEARNED, DEPARTED_LABEL)?;
     finish(LEARNED)
+}
+
+/// The helper `stranger-lists`: a descriptor from before the policy does not let a stranger use the box.
+pub(crate) fn stranger_lists(argument: &str) -> Result<()> {
+    let (fdbox, _control) = helped(argument)?;
+    become_domain("stranger")?;
+    fails("NEXT_FD by a stranger", fdbox.entries(), Errno::ACCESS)
 }
 
 /// It cannot be opened, has not the label that it came with, and the log says which.
