@@ -97,8 +97,6 @@ pub enum HostKind {
     /// A kexec between kernels that bring up the first of two CPUs, and what a lifeboat needs on the
     /// other: a host of its own.
     Lifeboat,
-    /// The same with a guest.
-    LifeboatGuest,
     /// The same, and the guest's VMM does the kexec.
     GuestLifeboat,
     /// The same in one kernel that was told nothing of lifeboats, with three CPUs.
@@ -144,7 +142,6 @@ impl HostKind {
                     | Self::GuestHolder
                     | Self::Lifeboat
                     | Self::GuestSoak
-                    | Self::LifeboatGuest
             )
     }
 
@@ -153,11 +150,7 @@ impl HostKind {
     pub fn fills_the_machine(self) -> bool {
         matches!(
             self,
-            Self::Guests
-                | Self::GuestsPassthrough
-                | Self::GuestNvme
-                | Self::LifeboatGuest
-                | Self::GuestLifeboat
+            Self::Guests | Self::GuestsPassthrough | Self::GuestNvme | Self::GuestLifeboat
         )
     }
 
@@ -180,7 +173,7 @@ impl HostKind {
     pub fn has_lifeboat(self) -> bool {
         matches!(
             self,
-            Self::Lifeboat | Self::LifeboatGuest | Self::GuestLifeboat | Self::LifeboatOneBoot
+            Self::Lifeboat | Self::GuestLifeboat | Self::LifeboatOneBoot
         )
     }
 
@@ -210,10 +203,7 @@ impl HostKind {
     /// Whether guests run in the host.
     pub fn has_guest(self) -> bool {
         let jumps = self.jumps() && self != Self::OwnKexec;
-        let stays = matches!(
-            self,
-            Self::GuestAlone | Self::GuestHolder | Self::LifeboatGuest
-        );
+        let stays = matches!(self, Self::GuestAlone | Self::GuestHolder);
         jumps || self.stays_with_guest() || stays
     }
 }

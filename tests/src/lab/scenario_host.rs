@@ -140,7 +140,7 @@ impl Group<'_> {
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
-                HostKind::Lifeboat | HostKind::LifeboatGuest | HostKind::GuestLifeboat => 2,
+                HostKind::Lifeboat | HostKind::GuestLifeboat => 2,
                 HostKind::LifeboatOneBoot => 3,
                 // With two emulated CPUs guests and hosts crash: docs/testing.md.
                 _ => 1,
@@ -148,7 +148,7 @@ impl Group<'_> {
             cmdline: match self.kind {
                 HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
                 HostKind::GuestScalable => "intel_iommu=sm_on".to_owned(),
-                HostKind::Lifeboat | HostKind::LifeboatGuest | HostKind::GuestLifeboat => {
+                HostKind::Lifeboat | HostKind::GuestLifeboat => {
                     format!("{} maxcpus=1 no_ipi_broadcast=1", boat::CMDLINE)
                 }
                 HostKind::LifeboatOneBoot => boat::CMDLINE.to_owned(),
@@ -175,7 +175,6 @@ impl Group<'_> {
                 | HostKind::Guests
                 | HostKind::GuestPassthrough
                 | HostKind::GuestsPassthrough
-                | HostKind::LifeboatGuest
                 | HostKind::GuestLifeboat => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },

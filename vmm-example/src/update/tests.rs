@@ -13,7 +13,7 @@ use vmm_fdbox::{
 };
 
 use super::moving::{Movable, Moving, kept};
-use super::outline::Outline;
+use super::outline::{OUTLINE_FD, Outline};
 use super::*;
 use crate::devices::vfio::Kept;
 use crate::guest::machine::MachineError;
@@ -33,6 +33,8 @@ struct FakeMachine {
     passed: bool,
     /// Its memory is no guest_memfd.
     on_memfd: bool,
+    /// Why it cannot go to a lifeboat.
+    ashore: Option<Finding>,
 }
 
 impl FakeMachine {
@@ -103,6 +105,10 @@ impl Movable for FakeMachine {
         Ok(names.map(|name| (name.into(), file())).collect())
     }
 
+    fn lifeboat_findings(&self) -> Vec<Finding> {
+        self.ashore.iter().cloned().collect()
+    }
+
     fn outline(&self) -> Outline {
         Outline {
             machine: guest_v1().machine,
@@ -123,11 +129,22 @@ fn name() -> BoxName {
 
 /// Updates as a member whose place in the order is 3.
 fn update(store: &FakeStore, host: &mut FakeHost, machine: &FakeMachine) -> Outcome {
+    update_and(store, host, machine, false)
+}
+
+/// The same. `boards`: the guest goes to a lifeboat.
+fn update_and(
+    store: &FakeStore,
+    host: &mut FakeHost,
+    machine: &FakeMachine,
+    boards: bool,
+) -> Outcome {
     let clock = Clock::tsc(NonZeroU32::new(1_000_000).unwrap());
     let mut plan = Plan::new(name(), clock, state::PRODUCER);
     plan.state_bytes = state::frame_capacity(2);
     let mut guest = Moving::new(machine);
     guest.position = Some(3);
+    guest.boards = boards;
     let info = store.info().unwrap();
     (guest.kept, guest.keeps) = (kept(&info), info.features);
     Session::new(store, host, guest, plan).run()
@@ -317,5 +334,42 @@ fn the_next_kernel_is_asked_about_devices_only_if_the_guest_has_them() {
         let outcome = update(&FakeStore::new(), &mut host, &machine);
         assert_eq!(outcome.exit_status(), status, "{outcome:?}");
         assert_eq!(machine.calls.borrow().is_empty(), passed);
+    }
+}
+
+#[test]
+fn a_lifeboat_gets_an_outline_of_a_guest_on_a_memfd() {
+    let store = FakeStore::new();
+    let machine = FakeMachine {
+        on_memfd: true,
+        ..FakeMachine::default()
+    };
+    let outcome = update_and(&store, &mut FakeHost::default(), &machine, true);
+    assert!(matches!(outcome, Outcome::HandedOver), "{outcome:?}");
+    let sealed = store.open_box(&name()).unwrap().into_sealed().unwrap();
+    let open = sealed.unseal().unwrap();
+    let outline = open.get(&FdName::new(OUTLINE_FD).unwrap()).unwrap();
+    let outline = Outline::read(outline).unwrap();
+    assert_eq!((outline.cpus, outline.machine), (1, guest_v1().machine));
+}
+
+#[test]
+fn a_guest_that_a_lifeboat_cannot_carry_is_refused() {
+    let ashore = Finding::blocker("virtio-blk0", "it needs the host", "none");
+    for (on_memfd, ashore, why) in [
+        (false, None, "it is a guest_memfd, which cannot be lent"),
+        (true, Some(ashore), "virtio-blk0"),
+    ] {
+        let machine = FakeMachine {
+            on_memfd,
+            ashore,
+            ..FakeMachine::default()
+        };
+        let outcome = update_and(&FakeStore::new(), &mut FakeHost::default(), &machine, true);
+        assert_eq!(outcome.exit_status(), ExitStatus::NothingChanged);
+        assert!(outcome.to_string().contains(why), "{outcome}");
+        // Without a lifeboat nothing is wrong with it.
+        let outcome = update(&FakeStore::new(), &mut FakeHost::default(), &machine);
+        assert!(matches!(outcome, Outcome::HandedOver), "{outcome:?}");
     }
 }

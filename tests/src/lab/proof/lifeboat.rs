@@ -76,3 +76,77 @@ pub(super) fn of(record: &Record, update: &Update) -> Result<Option<Lifeboat>> {
         vcpu_time_in_boat_ns: reported.vcpu_time_in_boat_ns,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fdbox_lab::event::Hello;
+    use serde_json::json;
+
+    use super::*;
+    use crate::proof::with_traffic;
+    use crate::run::Value;
+
+    /// A host whose kexec took two seconds.
+    fn record() -> Record {
+        let mut record = Record::default();
+        let hello = Hello {
+            stage: 2,
+            release: String::new(),
+            version: String::new(),
+            boot_id: String::new(),
+            uptime_ns: 0,
+            tsc: 5_000_000_000,
+        };
+        record.hellos.push((Duration::ZERO, hello));
+        record.values.push(Value {
+            at: Duration::ZERO,
+            name: "left".into(),
+            value: json!(3_000_000_000u64),
+        });
+        record
+    }
+
+    fn update(gap_ns: u64, back_to: &str) -> Update {
+        let mut update = with_traffic();
+        update.after.largest_gap_ns = gap_ns;
+        let reported = json!({
+            "handovers": [
+                {"from": "host", "to": "lifeboat", "stop_to_run_ns": 100},
+                {"from": "lifeboat", "to": back_to, "stop_to_run_ns": 90},
+            ],
+            "io_gap_ns": 2_500_000_000u64,
+            "vcpu_time_in_boat_ns": 1_000,
+        });
+        update.resume.lifeboat = Some(serde_json::from_value(reported).unwrap());
+        update
+    }
+
+    #[test]
+    fn programs_find_the_fields_they_were_promised() {
+        let found = of(&record(), &update(150_000_000, "host"))
+            .unwrap()
+            .unwrap();
+        let json = serde_json::to_value(found).unwrap();
+        let expected = json!({
+            "handovers": [
+                {"from": "host", "to": "lifeboat", "stop_to_run_ns": 100},
+                {"from": "lifeboat", "to": "host", "stop_to_run_ns": 90},
+            ],
+            "guest_largest_gap_ns": 150_000_000,
+            "host_kexec_ns": 2_000_000_000u64,
+            "io_gap_ns": 2_500_000_000u64,
+            "vcpu_time_in_boat_ns": 1_000,
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn a_guest_that_stood_still_or_went_elsewhere_is_no_proof() {
+        assert!(of(&record(), &update(1_100_000_000, "host")).is_err());
+        assert!(of(&record(), &update(150_000_000, "lifeboat")).is_err());
+        assert!(of(&Record::default(), &update(150_000_000, "host")).is_err());
+        assert!(of(&record(), &with_traffic()).unwrap().is_none());
+    }
+}

@@ -5,27 +5,40 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 
 use super::guest::{asked, port, take_over};
-use super::reports::healthy;
+use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
-use crate::boat::{Boat, CONSOLE, INITRAMFS, KERNEL, comes_back, of_none};
+use crate::boat::{Boat, CONSOLE, INITRAMFS, KERNEL, OFF, RUNNING, of_none};
 use crate::check::equal;
 use crate::fdbox::FdBox;
 use crate::guest::{Guest, Spec};
 use crate::memory::{self, PAGE, memfd};
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "lifeboat/update",
-    about: "one command takes a guest to the boat and the host to the next kernel, and `resume` takes the \
-            guest home",
-    host: HostKind::GuestLifeboat,
-    stages: &[leaves, comes_home],
-}];
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "lifeboat/update",
+        about: "one command takes a guest to the boat and the host to the next kernel, and `resume` takes the \
+                guest home",
+        host: HostKind::GuestLifeboat,
+        stages: &[leaves, comes_home],
+    },
+    &Scenario {
+        name: "lifeboat/two-updates",
+        about: "a guest with two CPUs is in a boat twice, while its host kexecs twice",
+        host: HostKind::GuestLifeboat,
+        stages: &[twice_first, twice_second, twice_third],
+    },
+    &Scenario {
+        name: "lifeboat/next-try",
+        about: "a guest in the boat of a host that does not jump is taken back, and the next update succeeds",
+        host: HostKind::GuestLifeboat,
+        stages: &[tries_twice, comes_home],
+    },
+];
 
-const CPU: u32 = 1;
 /// The box in which the host tells the next one when it left, and the file in it.
 const LEFT: &str = "left";
 
@@ -37,30 +50,55 @@ fn spec() -> Spec {
     }
 }
 
-fn leaves(cx: &Cx<'_>) -> Result<()> {
-    // Loads its module.
-    let boat = Boat::open()?;
-    equal("The boat", boat.status()?, of_none())?;
-    let mut guest = Guest::boot(spec(), &port()?)?;
-    healthy(&guest.report()?)?;
-    // From now on, gaps are caused by the update.
-    guest.reset_gap()?;
-    cx.value("witness", guest.report()?)?;
-    cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
-    guest.wait_for_beat()?;
-    guest.wait_for_beat()?;
-    note_the_time()?;
-    guest.update_host_with(&[
-        "--lifeboat=1",
+fn with_two_cpus() -> Spec {
+    Spec { cpus: 2, ..spec() }
+}
+
+/// Arguments of `live-update`.
+fn by_boat() -> Vec<String> {
+    let cmdline = format!("{CONSOLE} lab.boat=carry");
+    let rest = [
         "--boat-kernel",
         KERNEL,
         "--boat-initramfs",
         INITRAMFS,
-        "--boat-cmdline",
-        &format!("{CONSOLE} lab.boat=carry"),
         "--boat-timeout",
         "180",
-    ])
+    ];
+    let mut arguments = vec![
+        "--lifeboat=1".to_owned(),
+        "--boat-cmdline".to_owned(),
+        cmdline,
+    ];
+    arguments.extend(rest.map(str::to_owned));
+    arguments
+}
+
+fn boot(spec: Spec) -> Result<Guest> {
+    // Loads its module.
+    let boat = Boat::open()?;
+    equal("The boat", boat.status()?, of_none())?;
+    let mut guest = Guest::boot(spec, &port()?)?;
+    healthy(&guest.report()?)?;
+    Ok(guest)
+}
+
+/// Updates the host under a guest. Returns only on failure.
+fn leave(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
+    // From now on, gaps are caused by the update.
+    guest.reset_gap()?;
+    cx.value("witness", guest.report()?)?;
+    cx.value("vmm", privileges::vmm_status(&guest.spec.api())?)?;
+    go(&guest)
+}
+
+fn go(guest: &Guest) -> Result<()> {
+    guest.wait_for_beat()?;
+    guest.wait_for_beat()?;
+    note_the_time()?;
+    let arguments = by_boat();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    guest.update_host_with(&arguments)
 }
 
 /// Writes down the time again and again, until the host ends: the next one reads when that was.
@@ -92,13 +130,77 @@ fn time_noted() -> Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn comes_home(cx: &Cx<'_>) -> Result<()> {
+fn come(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
     let boat = Boat::open()?;
+    equal("The state", boat.status()?.state, RUNNING)?;
     cx.value("left", time_noted()?)?;
-    let guest = take_over(cx, spec())?;
+    let guest = take_over(cx, spec)?;
+    is_over(&boat)?;
+    Ok(guest)
+}
+
+/// Nothing is left of the boat, and the host has its CPUs.
+fn is_over(boat: &Boat) -> Result<()> {
     equal("What is left of the boat", boat.status()?, of_none())?;
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
-    equal("The host's CPUs", online.context("The CPUs")?.trim(), "0-1")?;
-    comes_back(CPU)?;
-    guest.power_off()
+    equal("The host's CPUs", online.context("The CPUs")?.trim(), "0-1")
+}
+
+fn leaves(cx: &Cx<'_>) -> Result<()> {
+    leave(cx, boot(spec())?)
+}
+
+fn comes_home(cx: &Cx<'_>) -> Result<()> {
+    come(cx, spec())?.power_off()
+}
+
+fn twice_first(cx: &Cx<'_>) -> Result<()> {
+    leave(cx, boot(with_two_cpus())?)
+}
+
+fn twice_second(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = come(cx, with_two_cpus())?;
+    guest.reset_gap()?;
+    go(&guest)
+}
+
+fn twice_third(cx: &Cx<'_>) -> Result<()> {
+    come(cx, with_two_cpus())?.power_off()
+}
+
+fn tries_twice(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = boot(spec())?;
+    let boat = Boat::open()?;
+    let before = guest.report()?;
+    for (more, words) in [
+        (&["--lifeboat=9"][..], "there is no CPU 9"),
+        (&["--lifeboat=0"], "CPU 0 is the one that the host boots on"),
+        (&["--cmdline", "kho=on"], "it has no maxcpus="),
+    ] {
+        let mut arguments = by_boat();
+        if more[0].starts_with("--lifeboat") {
+            arguments.remove(0);
+        }
+        let arguments = arguments.iter().map(String::as_str);
+        let arguments: Vec<&str> = arguments.chain(more.iter().copied()).collect();
+        let refused = guest.live_update(&arguments)?;
+        refused.expect(10)?;
+        ensure!(
+            refused.text.contains(words),
+            "{words:?} was expected: {}",
+            refused.text
+        );
+        equal("The boat", boat.status()?.state, OFF)?;
+    }
+    let mut arguments = by_boat();
+    arguments.extend(["--fail-at", "jump"].map(str::to_owned));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    guest.live_update(&arguments)?.expect(13)?;
+    equal("The state", boat.status()?.state, RUNNING)?;
+    // Its old VMM has ended.
+    drop(guest);
+    let mut guest = Guest::resume_with(spec(), None, &port()?)?;
+    same_guest(&before, &guest.report()?)?;
+    is_over(&boat)?;
+    leave(cx, guest)
 }

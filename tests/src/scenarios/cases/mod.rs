@@ -23,7 +23,6 @@ mod late;
 mod leaving;
 mod leaving_load;
 mod lifeboat_borrows;
-mod lifeboat_guest;
 mod lifeboat_here;
 mod lifeboat_kexec;
 mod lifeboat_leases;
@@ -161,7 +160,6 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         trouble::ALL,
         modular::ALL,
         lifeboat_borrows::ALL,
-        lifeboat_guest::ALL,
         lifeboat_here::ALL,
         lifeboat_kexec::ALL,
         lifeboat_leases::ALL,
@@ -182,7 +180,6 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "load-and-leave" => leaving_load::load_and_leave(),
         "use-in-vain" => leaving::use_in_vain(),
         "take-and-panic" => lifeboat_leases::take_and_panic(argument),
-        "carry" => lifeboat_guest::carry(argument),
         "borrow" => lifeboat_borrows::borrow(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
         "random-ioctls" => ioctls::work(argument),

@@ -16,6 +16,7 @@ use crate::member::Left;
 use crate::statefd::SavedState;
 use crate::update::{
     Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, Member, STATE_FD, SameHost,
+    Step,
 };
 use crate::{BoxStore, SealedFdBox};
 
@@ -66,6 +67,11 @@ impl Boat {
 }
 
 fn board(boat: Boat) -> (FleetOutcome, Running, FakeStore) {
+    board_and(boat, None)
+}
+
+/// `fail_at`: the coordinator's step that fails.
+fn board_and(boat: Boat, fail_at: Option<Step>) -> (FleetOutcome, Running, FakeStore) {
     let store = FakeStore::new();
     let (old, socket) = old_vmm(&store, Script::default());
     let sails = boat.sail(&store);
@@ -84,7 +90,11 @@ fn board(boat: Boat) -> (FleetOutcome, Running, FakeStore) {
     let tell = Arc::clone(&reported);
     let on_aboard = Box::new(move |_: &str, _: Duration| *tell.lock().unwrap() += 1);
     let member = Boarding::new(leaving, limits, Gangway::default()).telling(on_aboard);
-    let outcome = Fleet::new(SameHost, vec![member], FleetPlan::default()).run();
+    let plan = FleetPlan {
+        fail_at,
+        ..FleetPlan::default()
+    };
+    let outcome = Fleet::new(SameHost, vec![member], plan).run();
     sails.join().unwrap();
     assert_eq!(*reported.lock().unwrap(), usize::from(boat == Boat::Takes));
     (outcome, old, store)
@@ -98,6 +108,17 @@ fn a_guest_that_the_boat_has_taken_leaves_its_vmm() {
     assert!(matches!(old.thread.join().unwrap(), Left::HandedOver));
     // The boat has all of it.
     assert!(store.content(&box_name()).unwrap().0);
+}
+
+#[test]
+fn a_guest_in_the_boat_stays_there_when_the_host_does_not_jump() {
+    let (outcome, old, store) = board_and(Boat::Takes, Some(Step::Jump));
+    let text = format!("{outcome:?}");
+    assert_eq!(outcome.exit_status(), ExitStatus::WaitsInBox, "{text}");
+    assert!(text.contains("The guest runs in the lifeboat"), "{text}");
+    assert!(!old.runs());
+    assert_eq!(look(&store).holder, Holder::Boat);
+    assert!(matches!(old.thread.join().unwrap(), Left::HandedOver));
 }
 
 #[test]
