@@ -18,6 +18,12 @@ fn later() -> Deadline {
     Deadline::within(Duration::from_secs(60))
 }
 
+fn has_room(pipe: &io::PipeWriter) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(pipe, PollFlags::OUT)];
+    poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+}
+
 #[test]
 fn what_was_said_before_a_client_came_reaches_it() {
     let console = Console::buffer();
@@ -65,7 +71,13 @@ fn a_client_that_does_not_read_stops_nobody() {
 #[test]
 fn a_file_that_takes_its_time_stops_nobody() {
     let (mut reader, writer) = io::pipe().unwrap();
-    let console = on_file(writer);
+    let console = on_file(writer.try_clone().unwrap());
+    // Until the pipe is full, the thread that writes takes one piece after the other.
+    while has_room(&writer) {
+        console.output(&[b'x'; 1024]);
+        thread::yield_now();
+    }
+    drop(writer);
     for _ in 0..1000 {
         console.output(&[b'x'; 1024]);
     }
