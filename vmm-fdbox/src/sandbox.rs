@@ -43,6 +43,13 @@ pub const ARRIVING_SYSCALLS: &[Syscall] = &[
     ("sendmsg", libc::SYS_sendmsg),
 ];
 
+/// The same for a guest that moves to a lifeboat or comes home: its state is erased, and whether the
+/// host has revoked it is found out.
+pub const LIFEBOAT_SYSCALLS: &[Syscall] = &[
+    ("pread64", libc::SYS_pread64),
+    ("pwrite64", libc::SYS_pwrite64),
+];
+
 /// For using a box through its descriptor: duplicating it, checking its kind, claiming it, its
 /// commands.
 pub const BOX_SYSCALLS: &[Syscall] = &[
@@ -79,12 +86,14 @@ pub const BOX_IOCTLS: &[Opcode] = &[
     abi::FDBOX_SALVAGE,
 ];
 
-/// The ioctls of the control node, for creating boxes.
+/// The ioctls of [`Control`](crate::Control): the control node's, and the one that lends a box to a
+/// lifeboat or asks whether it is lent.
 pub const CONTROL_IOCTLS: &[Opcode] = &[
     abi::FDBOX_CREATE_BOX,
     abi::FDBOX_DELETE_BOX,
     abi::FDBOX_INFO,
     abi::FDBOX_NEXT_BOX,
+    abi::FDBOX_LEND,
 ];
 
 /// For opening the control node and boxes by path, in addition to [`BOX_SYSCALLS`].
