@@ -166,7 +166,9 @@ impl<S: BoxStore> Contents<S> {
             Some(AnyBox::Sealed(sealed)) => sealed.unseal().map_err(|failed| failed.error)?,
             None => return Err(gone(&state).into()),
         };
-        let taken = self.wipe().and_then(|()| Ok(open.get(&state)?));
+        // Erased last: if it cannot be taken out, the box goes back with it.
+        let taken = open.get(&state).map_err(UpdateError::from);
+        let taken = taken.and_then(|fd| self.wipe().map(|()| fd));
         match taken.map_err(|error| taken_already(error, box_name)) {
             Ok(_) => Ok(self.claim.take()),
             Err(error) => {
