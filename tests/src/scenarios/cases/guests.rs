@@ -345,6 +345,7 @@ pub(super) fn tell_of(cx: &Cx<'_>, member: &mut Member, folder: &str) -> Result<
         &format!("vmm {name}"),
         privileges::vmm_status(&member.api())?,
     )?;
-    let listed = fdbox::listed(&name)?;
-    equal("The box in the list", listed.is_some(), false)
+    let boxes = guest::status(None)?;
+    let mut boxes = boxes.as_array().into_iter().flatten();
+    equal("The box in the list", boxes.any(|one| one["name"] == *name), false)
 }
