@@ -19,8 +19,10 @@
 //! ```
 
 mod host;
+mod passed;
 mod store;
 mod world;
 
 pub use host::{FakeHost, HostCall};
-pub use store::{FakeClaim, FakeOpenBox, FakePassedBox, FakeSealedBox, FakeStore};
+pub use passed::FakePassedBox;
+pub use store::{FakeClaim, FakeOpenBox, FakeSealedBox, FakeStore};

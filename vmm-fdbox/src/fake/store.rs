@@ -1,11 +1,11 @@
 //! The box traits for in-memory boxes.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::passed::FakePassedBox;
 use super::world::{Content, Fault, World};
 use crate::abi;
 use crate::boxes::{AnyBox, PutError, SealFailed, UnsealFailed};
@@ -15,7 +15,6 @@ use crate::hold::Hold;
 use crate::lending::{LendAct, Lending};
 use crate::listing::FdInfo;
 use crate::name::{BoxName, FdName};
-use crate::passed::PassedStore;
 use crate::seal_error::SealError;
 use crate::store::{BoxStore, OpenFdBox, SealedFdBox};
 use crate::unseal_error::{LostFd, LostReason, UnsealError};
@@ -92,11 +91,7 @@ impl FakeStore {
     /// One of these boxes, as passed to a VMM.
     #[must_use]
     pub fn passed(&self, name: BoxName) -> FakePassedBox {
-        FakePassedBox {
-            store: self.clone(),
-            name,
-            is_here: Arc::default(),
-        }
+        FakePassedBox::new(self.clone(), name)
     }
 
     /// Ends every claim, as if the processes that hold them were killed.
@@ -146,7 +141,7 @@ impl FakeStore {
     }
 }
 
-fn on_box(operation: Operation, name: &BoxName) -> impl FnOnce(Errno) -> BoxError {
+pub(super) fn on_box(operation: Operation, name: &BoxName) -> impl FnOnce(Errno) -> BoxError {
     move |errno| BoxError::new(operation, format!("box {name}"), errno)
 }
 
@@ -352,70 +347,5 @@ impl FakeSealedBox {
                 })
             }
         }
-    }
-}
-
-/// A box of a [`FakeStore`] that is passed. Any descriptor will do for the box's own.
-#[derive(Debug, Clone)]
-pub struct FakePassedBox {
-    store: FakeStore,
-    name: BoxName,
-    is_here: Arc<AtomicBool>,
-}
-
-impl FakePassedBox {
-    /// The box, as if it had already been passed.
-    fn expected(&self, name: &BoxName, operation: Operation) -> Result<(), BoxError> {
-        match self.is_here.load(Ordering::SeqCst) && *name == self.name {
-            true => Ok(()),
-            false => Err(on_box(operation, name)(Errno::NOENT)),
-        }
-    }
-}
-
-impl PassedStore for FakePassedBox {
-    fn receive(&self, _: OwnedFd) -> Result<(), BoxError> {
-        self.is_here.store(true, Ordering::SeqCst);
-        Ok(())
-    }
-}
-
-impl BoxStore for FakePassedBox {
-    type Open = FakeOpenBox;
-    type Sealed = FakeSealedBox;
-    type Claim = FakeClaim;
-
-    fn create(&self, name: &BoxName) -> Result<FakeOpenBox, BoxError> {
-        self.expected(name, Operation::Create)?;
-        match self.store.open_box(name)? {
-            AnyBox::Open(open) if open.fds()?.is_empty() => Ok(open),
-            _ => Err(on_box(Operation::Create, name)(Errno::EXIST)),
-        }
-    }
-
-    fn delete(&self, _: &BoxName) -> Result<(), BoxError> {
-        Ok(())
-    }
-
-    fn boxes(&self) -> Result<Vec<BoxInfo>, BoxError> {
-        let mut boxes = self.store.boxes()?;
-        let is_here = self.is_here.load(Ordering::SeqCst);
-        let is_used = |info: &BoxInfo| info.sealed || info.fds > 0;
-        boxes.retain(|info| is_here && info.name == self.name && is_used(info));
-        Ok(boxes)
-    }
-
-    fn info(&self) -> Result<Info, BoxError> {
-        self.store.info()
-    }
-
-    fn open_box(&self, name: &BoxName) -> Result<AnyBox<FakeOpenBox, FakeSealedBox>, BoxError> {
-        self.expected(name, Operation::OpenBox)?;
-        self.store.open_box(name)
-    }
-
-    fn claim(&self, name: &BoxName, hold: Hold) -> Result<FakeClaim, BoxError> {
-        self.expected(name, Operation::Claim)?;
-        self.store.claim(name, hold)
     }
 }

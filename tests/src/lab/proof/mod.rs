@@ -7,6 +7,7 @@ mod lifeboat;
 mod nvme;
 #[cfg(test)]
 mod tests;
+mod vmm;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub(crate) use lifeboat::Lifeboat;
 pub(crate) use nvme::Nvme;
 #[cfg(test)]
 pub(crate) use tests::{two_guests, with_traffic};
+pub(crate) use vmm::Vmm;
 
 /// How much longer than the VMM's blackout the guest's own largest gap may be: the gap begins with
 /// the last sample before the update and ends with the first one after it, and for the latter the
@@ -78,38 +80,6 @@ pub(crate) struct Blackout {
 pub(crate) struct Phase {
     pub(crate) name: String,
     pub(crate) ns: u64,
-}
-
-/// What the host's kernel says about the process of the guest's VMM, the same before and after
-/// updates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Vmm {
-    pub(crate) uid: u32,
-    /// All capabilities that any of its threads could use.
-    pub(crate) capabilities: u64,
-    /// The seccomp mode: 2 is a filter.
-    pub(crate) seccomp: u32,
-}
-
-impl Vmm {
-    /// In every note the VMM must have been the same user, not root, without capabilities and under
-    /// a filter.
-    fn of(values: &[&Value]) -> Result<Option<Self>> {
-        let read = |value: &&Value| serde_json::from_value(value.value.clone());
-        let values: Vec<Self> = values.iter().map(read).collect::<Result<_, _>>()?;
-        let Some(last) = values.last().cloned() else {
-            return Ok(None);
-        };
-        ensure!(values.len() > 1, "The VMM was looked at once");
-        for vmm in values {
-            ensure!(vmm == last, "The VMM had {vmm:?}, and then {last:?}");
-        }
-        ensure!(
-            last.uid != 0 && last.capabilities == 0 && last.seccomp == 2,
-            "The VMM has more rights than it needs: {last:?}"
-        );
-        Ok(Some(last))
-    }
 }
 
 /// One update of a host, as seen by its guest.

@@ -347,5 +347,9 @@ pub(super) fn tell_of(cx: &Cx<'_>, member: &mut Member, folder: &str) -> Result<
     )?;
     let boxes = guest::status(None)?;
     let mut boxes = boxes.as_array().into_iter().flatten();
-    equal("The box in the list", boxes.any(|one| one["name"] == *name), false)
+    equal(
+        "The box in the list",
+        boxes.any(|one| one["name"] == *name),
+        false,
+    )
 }
