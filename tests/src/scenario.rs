@@ -69,6 +69,8 @@ pub enum HostKind {
     Passthrough,
     /// Such devices in one kernel: a host of its own.
     PassthroughOneBoot,
+    /// A kexec with such devices, and allocations fail in it when a scenario says so: both are debug kernels.
+    FailingPassthrough,
     /// A guest whose VMM does the kexec: a host of its own for each scenario.
     Guest,
     /// The same, and the host also has a later build of the VMM.
@@ -160,6 +162,7 @@ impl HostKind {
             Self::Passthrough
             | Self::Modular
             | Self::PassthroughOneBoot
+            | Self::FailingPassthrough
             | Self::GuestsPassthrough => Devices::Cards(2),
             Self::GuestPassthrough => Devices::Cards(1),
             Self::GuestNvme => Devices::Nvme,
@@ -187,7 +190,7 @@ impl HostKind {
 
     /// Whether such a host exists only with debug kernels.
     pub fn is_for_debug_only(self) -> bool {
-        self == Self::FailingLoad
+        matches!(self, Self::FailingLoad | Self::FailingPassthrough)
     }
 
     /// Whether the host has neither patches nor module.

@@ -39,6 +39,11 @@ const TESTS: &[(&str, HostKind, Option<&str>)] = &[
         HostKind::PassthroughOneBoot,
         Some("passthrough/same-host"),
     ),
+    (
+        "debug/failing-passthrough",
+        HostKind::FailingPassthrough,
+        None,
+    ),
 ];
 
 /// One job per boot.

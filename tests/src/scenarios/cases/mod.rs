@@ -39,6 +39,7 @@ mod next_kernel;
 mod other_cpu;
 mod passthrough;
 mod passthrough_blockers;
+mod passthrough_failing;
 mod passthrough_guest;
 mod passthrough_guests;
 mod passthrough_here;
@@ -154,6 +155,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough_guests::ALL,
         passthrough_blockers::ALL,
         passthrough_stopped::ALL,
+        passthrough_failing::ALL,
         sample::ALL,
         soak::ALL,
         supervision::ALL,

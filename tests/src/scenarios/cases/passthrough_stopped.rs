@@ -66,12 +66,12 @@ fn stopped(_: &Cx<'_>) -> Result<()> {
 }
 
 /// `kept` of a device in sysfs.
-fn kept(place: &Path) -> Result<String> {
+pub(super) fn kept(place: &Path) -> Result<String> {
     let text = fs::read_to_string(place.join("kept")).context("Read kept")?;
     Ok(text.trim().to_owned())
 }
 
-fn is_stopped(place: &Path) -> Result<()> {
+pub(super) fn is_stopped(place: &Path) -> Result<()> {
     equal("Bus mastering", pci::is_master(place)?, false)?;
     equal("Whether it waits", kept(place)?, "0".into())
 }
