@@ -85,6 +85,16 @@ impl Switches {
 /// result of the call, and how often it failed.
 pub(crate) fn at_last<T>(
     what: &str,
+    call: impl FnMut() -> Result<T, Errno>,
+    unchanged: impl Fn() -> Result<()>,
+) -> Result<(T, u32)> {
+    at_last_with(what, &[Errno::NOMEM], call, unchanged)
+}
+
+/// The same for a call that may report a failure by any of these errors.
+pub(crate) fn at_last_with<T>(
+    what: &str,
+    errors: &[Errno],
     mut call: impl FnMut() -> Result<T, Errno>,
     unchanged: impl Fn() -> Result<()>,
 ) -> Result<(T, u32)> {
@@ -93,7 +103,7 @@ pub(crate) fn at_last<T>(
         match switches.call(nth, true, &mut call)? {
             // The failed allocations were not essential, or none failed.
             (Ok(value), failed) => return Ok((value, nth - u32::from(!failed))),
-            (Err(Errno::NOMEM), _) => {
+            (Err(error), _) if errors.contains(&error) => {
                 unchanged().with_context(|| format!("{what}, failing at {nth}"))?;
             }
             (Err(error), _) => {
