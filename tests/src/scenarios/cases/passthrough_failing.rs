@@ -32,6 +32,8 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 const FAILED: [Errno; 2] = [Errno::NOMEM, Errno::NOENT];
 /// More allocations than opening a device needs.
 const MOST: u32 = 2000;
+/// The second device is opened with one of the next so many failing.
+const LATER: u64 = 60;
 
 fn is(state: u32, fds: u32) -> Result<()> {
     let listed = fdbox::listed(BOX)?.context("The box in the list")?;
@@ -113,22 +115,29 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     let (context, iommufd) = at_last_with("GET_FD of an iommufd", &FAILED, get, left(3))?;
     let iommufd_held = Iommufd::from_fd(context);
     let memory = [File::from(memory), File::from(other)];
-    let (places, mut first) = (pci::nics()?, 1);
+    let places = pci::nics()?;
+    // The first failure while a device is being opened stops it: each boot tries another one.
+    let firsts = [1, 2 + (fdbox_lab::tsc() % LATER) as u32];
     let mut devices = Vec::new();
-    for ((name, place), memory) in ["nic", "second-nic"].into_iter().zip(&places).zip(&memory) {
-        let left = 2 - devices.len() as u32;
-        let (device, tried) = get_device(&fdbox, name, place, left, first)?;
-        devices.push(device);
-        first = tried + 1;
-        if let Some(Some(device)) = devices.last() {
+    let mut tried = Vec::new();
+    for (at, name) in ["nic", "second-nic"].into_iter().enumerate() {
+        let left = 2 - at as u32;
+        let (device, last) = get_device(&fdbox, name, &places[at], left, firsts[at])?;
+        tried.push((firsts[at], last, device.is_some()));
+        if let Some(device) = &device {
             nic::check_untouched(device)?;
-            let frames = nic::filled(memory)?;
-            let frames = nic::wait_for(memory, frames + FRAMES)?;
-            nic::check_frames(memory, frames)?;
+            let frames = nic::filled(&memory[at])?;
+            let frames = nic::wait_for(&memory[at], frames + FRAMES)?;
+            nic::check_frames(&memory[at], frames)?;
         }
+        devices.push(device);
     }
     quiet.end()?;
-    cx.value("failures of each call", [unseal, ring, iommufd, first])?;
+    cx.value("failures of each call", [unseal, ring, iommufd])?;
+    cx.value(
+        "first and last failure of GET_FD, and whether it succeeded",
+        tried,
+    )?;
     ensure!(unseal > 0 && ring > 0, "No allocation failed");
     drop((devices, iommufd_held));
     fdbox.delete()
