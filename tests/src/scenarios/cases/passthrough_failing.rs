@@ -121,7 +121,8 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     let mut devices = Vec::new();
     let mut tried = Vec::new();
     for (at, name) in ["nic", "second-nic"].into_iter().enumerate() {
-        let left = 2 - at as u32;
+        // The entry of a device that was stopped stays.
+        let left = 2 - devices.iter().flatten().count() as u32;
         let (device, last) = get_device(&fdbox, name, &places[at], left, firsts[at])?;
         tried.push((firsts[at], last, device.is_some()));
         if let Some(device) = &device {
@@ -143,9 +144,10 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// Gets a device, with one allocation after the other failing from `first` on. Either the device
-/// waits and its DMA goes on, or it has been stopped and is an ordinary device. Returns also which
-/// allocation failed last.
+/// Gets a device, with one allocation after the other failing from `first` on. After a failure either
+/// the device waits and its DMA goes on, or it has been stopped. Returns also which allocation failed
+/// last. Only one fails at a time: with none at all the IOMMU's driver cannot give the device back to
+/// the kernel, and warns, for any device of VFIO.
 fn get_device(
     fdbox: &FdBox,
     name: &str,
