@@ -145,10 +145,17 @@ fn the_sources_of_separate_objects_are_found() {
     headers.remove("include/linux/pci-keep.h");
     headers.set("source/include/linux/pci-keep.h", "");
     let sources = headers.0.path().join("source");
-    let makefile = format!(
-        "# Generated\nexport KBUILD_OUTPUT = .\ninclude {}/Makefile\n",
-        sources.display()
-    );
-    headers.set("Makefile", &makefile);
+    for place in [sources.to_str().unwrap(), "source"] {
+        let makefile = format!("# Generated\nexport KBUILD_OUTPUT = .\ninclude {place}/Makefile\n");
+        headers.set("Makefile", &makefile);
+        assert_eq!(headers.check(), (Some(0), String::new()));
+    }
+}
+
+/// A package of headers has the Makefile of the sources.
+#[test]
+fn headers_with_the_sources_makefile_have_the_sources_headers() {
+    let headers = Headers::good();
+    headers.set("Makefile", "include $(srctree)/arch/$(SRCARCH)/Makefile\n");
     assert_eq!(headers.check(), (Some(0), String::new()));
 }

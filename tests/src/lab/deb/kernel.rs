@@ -1,4 +1,4 @@
-//! Packages of the lab's patched kernels, made by the kernel's own `bindeb-pkg`, and of the module for each.
+//! Packages of patched kernels and their headers, made by the kernel's own `bindeb-pkg`, and of the module for each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::{command, package};
 const SCRIPT: &str = "kernel";
 const MODULE: &str = "fdbox.ko";
 
-/// The packages of a kernel and of the module for it.
+/// The packages of a kernel, of its headers and of the module for it.
 pub(super) fn packages(lab: &Lab, flavour: Flavour) -> Result<Vec<PathBuf>> {
     let kernel = lab.kernels()?.get(flavour)?;
     let entries: std::io::Result<Vec<_>> = fs::read_dir(of(lab, &kernel)?)?.collect();
@@ -30,7 +30,7 @@ fn of(lab: &Lab, kernel: &Kernel) -> Result<PathBuf> {
     let module = modules.find(|path| path.ends_with(MODULE));
     let module = module.context("There is no fdbox.ko")?;
     let script = lab.checkout.join("tests/packaging/lab").join(SCRIPT);
-    let key = KeyBuilder::new("kernel package 1")
+    let key = KeyBuilder::new("kernel package 2")
         .text("kernel", kernel.key.as_str())
         .file(module)?
         .file(&script)?
