@@ -26,6 +26,7 @@ fn scripts_are_shell() {
         "lab/host/common",
         "lab/host/install",
         "lab/host/keeper",
+        "lab/host/update",
         "lab/kernel",
         "debian/fdbox-dkms.postinst",
         "debian/vmm-example.postrm",

@@ -85,8 +85,8 @@ pub(crate) struct PackageArgs {
     /// it for an unpatched one, and remove them: nothing is left.
     #[arg(long)]
     pub check: bool,
-    /// Also make packages of the lab's two patched kernels, by the kernel's own `bindeb-pkg`, and of the module for each.
-    /// They have what the lab's emulated machine needs, and are for virtual machines like it.
+    /// Also make packages of two patched kernels and their headers, by the kernel's own `bindeb-pkg`, and of the module
+    /// for each. They have what a Debian system needs in a virtual machine like the lab's, and hardly any drivers.
     #[arg(long)]
     pub kernel: bool,
 }

@@ -5,6 +5,7 @@ mod boot;
 mod kernel;
 mod tree;
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,8 +35,8 @@ const VERDICTS: [(Flavour, &str); 2] = [
     (Flavour::Stock, "built without the patches"),
 ];
 
-/// The host's two kernels, which are also packages.
-const KERNELS: [Flavour; 2] = [Flavour::A, Flavour::B];
+/// The kernels that become packages: a Debian system runs on them.
+pub(crate) const KERNELS: [Flavour; 2] = [Flavour::PackageA, Flavour::PackageB];
 
 pub(crate) fn run(args: &PackageArgs) -> Result<ExitCode> {
     let lab = Lab::open_with(&[programs::VMM])?;
@@ -88,26 +89,37 @@ fn copy(packages: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>> {
 
 /// Installs the package of the VMM in a Debian host, and removes it again.
 pub(crate) fn test_in_host(lab: &Lab) -> Result<()> {
-    in_host(lab, "install")
+    in_host(lab, "install", Vec::new())
 }
 
 /// Kills the keeper that systemd runs in a Debian host.
 pub(crate) fn test_keeper(lab: &Lab) -> Result<()> {
-    in_host(lab, "keeper")
+    in_host(lab, "keeper", Vec::new())
 }
 
-/// Builds the packages, and runs a script of packaging/lab/host in a Debian host that has that of the VMM.
-fn in_host(lab: &Lab, script: &str) -> Result<()> {
+/// Updates a Debian host under its guest, from one packaged kernel into another. The module is a package for each of them: for
+/// DKMS the host would need compilers.
+pub(crate) fn test_update(lab: &Lab) -> Result<()> {
+    let mut packages = Vec::new();
+    for flavour in KERNELS {
+        packages.extend(kernel::packages(lab, flavour)?);
+    }
+    packages.retain(|path| !name(path).starts_with("linux-headers-"));
+    in_host(lab, "update", packages)
+}
+
+/// Builds the packages, and runs a script of packaging/lab/host in a Debian host that has that of the VMM, and others.
+fn in_host(lab: &Lab, script: &str, others: Vec<PathBuf>) -> Result<()> {
     let out = work(lab)?.join(format!("host-{script}"));
     let mut packages = build(lab, &out)?;
-    packages.retain(|path| is_of_vmm(path));
+    packages.retain(|path| name(path).starts_with("vmm-example_"));
+    packages.extend(others);
     boot::test(lab, script, &packages)?;
     Ok(fs::remove_dir_all(out)?)
 }
 
-fn is_of_vmm(package: &Path) -> bool {
-    let name = package.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with("vmm-example_")
+fn name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// A directory for this process.
@@ -125,8 +137,7 @@ fn check_all(lab: &Lab, out: &Path) -> Result<()> {
 fn build(lab: &Lab, out: &Path) -> Result<Vec<PathBuf>> {
     let tools = package::with_dependencies(&lab.cache, &lab.toolchain, "packaging", TOOLS)?;
     let vmm = lab.programs(&[programs::VMM])?.path(programs::VMM);
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    let work = work(lab)?.join(format!("{name}-work"));
+    let work = work(lab)?.join(format!("{}-work", name(out)));
     let (tree, built) = (work.join("tree"), work.join("built"));
     fs::create_dir_all(&built)?;
     tree::write(&lab.checkout, &vmm, &tree)?;

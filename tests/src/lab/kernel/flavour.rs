@@ -16,6 +16,10 @@ pub(crate) enum Flavour {
     Fast,
     /// The same with KVM, iommufd and VFIO as modules.
     Modular,
+    /// The same with what a Debian system with systemd needs: the first kernel of such a host. On demand only.
+    PackageA,
+    /// The kernel such a host is updated to.
+    PackageB,
     /// The same with the kernel's debug checks: lockdep, kmemleak and others.
     Debug,
     /// The same with KASAN: a use of memory that was freed, or beyond its end, is found when it
@@ -44,6 +48,8 @@ impl Flavour {
             Self::B => "fdbox-b",
             Self::Fast => "fdbox-fast",
             Self::Modular => "fdbox-modular",
+            Self::PackageA => "fdbox-package-a",
+            Self::PackageB => "fdbox-package-b",
             Self::Debug => "fdbox-debug",
             Self::Kasan => "fdbox-kasan",
             Self::StockDebug => "stock-debug",
@@ -79,6 +85,7 @@ impl Flavour {
         match self {
             Self::Fast => &["fast.config"],
             Self::Modular => &["modular.config"],
+            Self::PackageA | Self::PackageB => &["modular.config", "package.config"],
             Self::Debug | Self::StockDebug => &["debug.config"],
             Self::Kasan => &["debug.config", "kasan.config"],
             _ => &[],
@@ -115,6 +122,9 @@ impl Flavour {
             // Hardly any of the objects can be reused, but the host programs can.
             Self::Fast => Some(Self::B),
             Self::Modular => Some(Self::A),
+            // Nor here: almost every object depends on whether there are control groups.
+            Self::PackageA => Some(Self::A),
+            Self::PackageB => Some(Self::PackageA),
             // None of the objects can be reused: this kernel is built with LLVM.
             Self::Debug => Some(Self::A),
             // The same, but it starts from programs of the host that LLVM has built.

@@ -3,24 +3,54 @@
 use anyhow::Result;
 
 use super::Suite;
-use super::lanes::Job;
+use super::lanes::{Job, Needs};
+use crate::cli::TestArgs;
 use crate::deb;
+use crate::kernel::Flavour;
 use crate::lab::Lab;
 
 /// A test of the packages, which takes about as long as a host.
-type Test = (&'static str, fn(&Lab) -> Result<()>);
+struct Test {
+    name: &'static str,
+    act: fn(&Lab) -> Result<()>,
+    /// What it boots beside Debian's kernel. A test with such kernels runs only if it is asked for, because nothing else
+    /// needs them.
+    kernels: &'static [Flavour],
+}
 
-const TESTS: [Test; 4] = [
-    ("package/install", deb::test),
-    ("package/host", deb::test_in_host),
-    ("package/keeper", deb::test_keeper),
-    ("package/kernel", deb::test_kernel),
+const fn test(name: &'static str, act: fn(&Lab) -> Result<()>) -> Test {
+    Test {
+        name,
+        act,
+        kernels: &[],
+    }
+}
+
+const TESTS: [Test; 5] = [
+    test("package/install", deb::test),
+    test("package/host", deb::test_in_host),
+    test("package/keeper", deb::test_keeper),
+    test("package/kernel", deb::test_kernel),
+    Test {
+        name: "package/update",
+        act: deb::test_update,
+        kernels: &deb::KERNELS,
+    },
 ];
 
-pub(super) fn jobs<'a>(suite: &Suite<'a>) -> Vec<Job<'a>> {
+pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &TestArgs) -> Vec<Job<'a>> {
     let lab = suite.lab;
-    let wanted = TESTS.into_iter().filter(|(name, _)| suite.wants(name));
-    wanted
-        .map(|(name, test)| Job::of_one(name, 1, move || test(lab)))
-        .collect()
+    let is_asked_for = args.all || !args.filters.is_empty();
+    let wanted = TESTS.into_iter().filter(|test| {
+        let in_turn = is_asked_for || test.kernels.is_empty();
+        in_turn && suite.wants(test.name)
+    });
+    let job = |test: Test| Job {
+        needs: Needs {
+            kernels: test.kernels.to_vec(),
+            ..Needs::default()
+        },
+        ..Job::of_one(test.name, 1 + test.kernels.len(), move || (test.act)(lab))
+    };
+    wanted.map(job).collect()
 }

@@ -46,7 +46,7 @@ impl<'a> Plan<'a> {
         jobs.extend(debug::jobs(suite, args)?);
         jobs.extend(scenarios::jobs(suite, args)?);
         jobs.extend(host_command::jobs(suite, args.verbose));
-        jobs.extend(packages::jobs(suite));
+        jobs.extend(packages::jobs(suite, args));
         jobs.extend(layout::jobs(suite));
         jobs.extend(matrix::jobs(suite, args)?);
         let costs = Costs::known();
