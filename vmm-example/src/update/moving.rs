@@ -128,7 +128,10 @@ impl Movable for Machine {
         let needs = needs.filter(|name| !NEEDS_NO_HOST.contains(name));
         let needs = needs.map(str::to_owned);
         let passed = self.pci().status().into_iter().map(|status| status.device);
-        needs.chain(passed).map(|device| ashore(&device)).collect()
+        needs
+            .chain(passed)
+            .map(|device| needs_host(&device))
+            .collect()
     }
 
     fn outline(&self) -> Outline {
@@ -147,7 +150,7 @@ impl Movable for Machine {
 /// Devices that work in a lifeboat.
 const NEEDS_NO_HOST: [&str; 1] = ["virtio-rng0"];
 
-fn ashore(device: &str) -> Finding {
+fn needs_host(device: &str) -> Finding {
     Finding::blocker(
         device,
         "the lifeboat has no devices of the host, and this one needs it",

@@ -34,7 +34,7 @@ struct FakeMachine {
     /// Its memory is no guest_memfd.
     on_memfd: bool,
     /// Why it cannot go to a lifeboat.
-    ashore: Option<Finding>,
+    needs_host: Option<Finding>,
 }
 
 impl FakeMachine {
@@ -106,7 +106,7 @@ impl Movable for FakeMachine {
     }
 
     fn lifeboat_findings(&self) -> Vec<Finding> {
-        self.ashore.iter().cloned().collect()
+        self.needs_host.iter().cloned().collect()
     }
 
     fn outline(&self) -> Outline {
@@ -355,14 +355,14 @@ fn a_lifeboat_gets_an_outline_of_a_guest_on_a_memfd() {
 
 #[test]
 fn a_guest_that_a_lifeboat_cannot_carry_is_refused() {
-    let ashore = Finding::blocker("virtio-blk0", "it needs the host", "none");
-    for (on_memfd, ashore, why) in [
+    let needs_host = Finding::blocker("virtio-blk0", "it needs the host", "none");
+    for (on_memfd, needs_host, why) in [
         (false, None, "it is a guest_memfd, which cannot be lent"),
-        (true, Some(ashore), "virtio-blk0"),
+        (true, Some(needs_host), "virtio-blk0"),
     ] {
         let machine = FakeMachine {
             on_memfd,
-            ashore,
+            needs_host,
             ..FakeMachine::default()
         };
         let outcome = update_and(&FakeStore::new(), &mut FakeHost::default(), &machine, true);

@@ -23,9 +23,9 @@ pub struct BoardingLimits {
     pub take: Duration,
 }
 
-/// Guests move one by one.
+/// Held while a guest moves, so that guests move one by one. Clones are the same lock.
 #[derive(Debug, Clone, Default)]
-pub struct Gangway(Arc<Mutex<()>>);
+pub struct MoveLock(Arc<Mutex<()>>);
 
 /// Called when a guest is in the boat, with the time that it took from the order to stop it.
 pub type OnAboard = Box<dyn FnMut(&str, Duration) + Send>;
@@ -35,7 +35,7 @@ pub type OnAboard = Box<dyn FnMut(&str, Duration) + Send>;
 pub struct Boarding<B> {
     leaving: RemoteLeaving<B>,
     limits: BoardingLimits,
-    gangway: Gangway,
+    move_lock: MoveLock,
     on_aboard: OnAboard,
     /// Whether the boat has the guest.
     aboard: bool,
@@ -54,11 +54,11 @@ impl<B> fmt::Debug for Boarding<B> {
 impl<B: Boxes> Boarding<B> {
     /// Moves the guest of `leaving`, which joined for the
     /// [`Lifeboat`](crate::update::Destination::Lifeboat).
-    pub fn new(leaving: RemoteLeaving<B>, limits: BoardingLimits, gangway: Gangway) -> Self {
+    pub fn new(leaving: RemoteLeaving<B>, limits: BoardingLimits, move_lock: MoveLock) -> Self {
         Self {
             leaving,
             limits,
-            gangway,
+            move_lock,
             on_aboard: Box::new(|_, _| {}),
             aboard: false,
         }
@@ -150,9 +150,9 @@ impl<B: Boxes> Member for Boarding<B> {
     }
 
     fn pause(&mut self) -> Result<(), Stopped> {
-        let gangway = self.gangway.clone();
+        let move_lock = self.move_lock.clone();
         // A panic in another thread is no reason to leave this guest behind.
-        let _turn = gangway.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = move_lock.0.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         self.leaving.stop()?;
         self.offer().map_err(|why| self.undo(Step::Jump, why))?;

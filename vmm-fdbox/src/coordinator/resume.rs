@@ -140,10 +140,10 @@ pub fn resume<B: Boxes>(
     let began = Instant::now();
     let turns = Turns::new(guests.len(), limits.order);
     let module = boxes.module();
-    let gangway = Mutex::new(());
+    let move_lock = Mutex::new(());
     thread::scope(|scope| {
         let begin = |(at, guest): (usize, ToResume)| {
-            let (turns, module, gangway) = (&turns, &module, &gangway);
+            let (turns, module, move_lock) = (&turns, &module, &move_lock);
             scope.spawn(move || {
                 let name = guest.box_name.clone();
                 let turn = Turn::new(turns, at);
@@ -157,7 +157,7 @@ pub fn resume<B: Boxes>(
                     limits,
                     on_event,
                     turn,
-                    gangway,
+                    move_lock,
                     began,
                     keeps_box: guest.fail_at == Some(Step::Finish),
                 };
@@ -200,7 +200,7 @@ struct One<'a, B> {
     on_event: &'a (dyn Fn(&BoxName, ResumeEvent) + Sync),
     turn: Turn<'a>,
     /// Guests come from the lifeboat one by one.
-    gangway: &'a Mutex<()>,
+    move_lock: &'a Mutex<()>,
     began: Instant,
     /// Set by a test.
     keeps_box: bool,
@@ -298,7 +298,10 @@ impl<B: Boxes> One<'_, B> {
         }
         (self.on_event)(&self.name, ResumeEvent::Ready { pid });
         self.turn.wait(None);
-        let _turn = self.gangway.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self
+            .move_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Err(why) = self.recall() {
             vmm.child().kill();
             return Resumption::failed(self.name.clone(), why);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use vmm_fdbox::BoxName;
 use vmm_fdbox::boat::{BoatPlan, LifeboatHost, offline_cpus, online_cpus};
-use vmm_fdbox::coordinator::{Boarding, BoardingLimits, Boxes, Gangway, RemoteLeaving};
+use vmm_fdbox::coordinator::{Boarding, BoardingLimits, Boxes, MoveLock, RemoteLeaving};
 use vmm_fdbox::update::{FleetOutcome, FleetPlan, KexecHost};
 
 use super::{Update, next_cmdline};
@@ -29,14 +29,14 @@ impl<B: Boxes + Clone> Update<'_, B> {
             .collect();
         let cmdline = next_cmdline(self.args.cmdline.as_deref())?;
         let mut host = LifeboatHost::new(kexec, &cmdline, boat_plan(args)?, &boxes);
-        let gangway = Gangway::default();
+        let move_lock = MoveLock::default();
         let limits = BoardingLimits {
             ready: Duration::from_secs(args.boat_timeout),
             take: TAKE_LIMIT,
         };
         let board = |leaving| {
             let output = self.output.clone();
-            Boarding::new(leaving, limits, gangway.clone())
+            Boarding::new(leaving, limits, move_lock.clone())
                 .telling(Box::new(move |name, time| output.aboard(name, time)))
         };
         let members = members.into_iter().map(board).collect();

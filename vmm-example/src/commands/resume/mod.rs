@@ -5,8 +5,8 @@
 //! when its VMM does.
 
 mod all;
-mod ashore;
 mod foreground;
+mod lifeboat;
 mod total;
 mod waiting;
 
@@ -113,7 +113,7 @@ fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) ->
         }
     };
     let ended = resume_guests(control, guests, limits, &hear);
-    ashore::stop_boat(control);
+    lifeboat::stop_boat(control);
     ended
         .into_iter()
         .map(|resumption| came(args, resumption))

@@ -8,7 +8,7 @@ use super::new_vmm::{NewVmm, new_vmm};
 use super::resume::put_guest;
 use super::world::{LONG, Running, SHORT, Script, box_name, fd_name, limits, old_vmm, remote};
 use crate::coordinator::{
-    Boarding, BoardingLimits, Boxes, Gangway, ResumeLimits, ToResume, resume,
+    Boarding, BoardingLimits, Boxes, MoveLock, ResumeLimits, ToResume, resume,
 };
 use crate::fake::FakeStore;
 use crate::lending::{Holder, LendAct, Lending};
@@ -42,7 +42,7 @@ fn wait(store: &FakeStore, holder: Holder) -> Lending {
 }
 
 impl Boat {
-    fn sail(self, store: &FakeStore) -> JoinHandle<()> {
+    fn act(self, store: &FakeStore) -> JoinHandle<()> {
         let store = store.clone();
         thread::spawn(move || {
             if self == Self::IsNotReady {
@@ -74,7 +74,7 @@ fn board(boat: Boat) -> (FleetOutcome, Running, FakeStore) {
 fn board_and(boat: Boat, fail_at: Option<Step>) -> (FleetOutcome, Running, FakeStore) {
     let store = FakeStore::new();
     let (old, socket) = old_vmm(&store, Script::default());
-    let sails = boat.sail(&store);
+    let acts = boat.act(&store);
     let leaving = remote(&store, socket, Destination::Lifeboat, limits(false));
     // The VMM is in this process, which does not end.
     let leaving = leaving.with_limits(Limits {
@@ -89,13 +89,13 @@ fn board_and(boat: Boat, fail_at: Option<Step>) -> (FleetOutcome, Running, FakeS
     let reported = Arc::new(Mutex::new(0));
     let tell = Arc::clone(&reported);
     let on_aboard = Box::new(move |_: &str, _: Duration| *tell.lock().unwrap() += 1);
-    let member = Boarding::new(leaving, limits, Gangway::default()).telling(on_aboard);
+    let member = Boarding::new(leaving, limits, MoveLock::default()).telling(on_aboard);
     let plan = FleetPlan {
         fail_at,
         ..FleetPlan::default()
     };
     let outcome = Fleet::new(SameHost, vec![member], plan).run();
-    sails.join().unwrap();
+    acts.join().unwrap();
     assert_eq!(*reported.lock().unwrap(), usize::from(boat == Boat::Takes));
     (outcome, old, store)
 }
