@@ -33,9 +33,13 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_EXAMPLES)]
 pub(crate) struct StatusArgs {
-    /// The API socket of a guest's VMM. Without it, show the boxes and their contents.
+    /// The API socket of a guest's VMM. Without it, show the boxes and their contents, and the lifeboat if there is
+    /// one.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
+    /// Show only the lifeboat. As JSON: null if there is none.
+    #[arg(long, conflicts_with_all = ["api_socket", "dot"])]
+    pub(crate) lifeboat: bool,
     #[command(flatten)]
     pub(crate) home: HomeArgs,
     /// Print JSON.

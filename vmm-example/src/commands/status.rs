@@ -1,17 +1,18 @@
 //! `status`: show a guest, or the boxes of this host.
 
 mod dot;
+mod lifeboat;
 
 use anyhow::bail;
 use serde::Serialize;
+use vmm_fdbox::coordinator::Boxes;
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{
-    AnyBox, BoxInfo, BoxStore, Dependency, FdInfo, Home, OpenFdBox, SealedFdBox, dependencies,
-};
+use vmm_fdbox::{AnyBox, BoxInfo, Dependency, FdInfo, Home, OpenFdBox, SealedFdBox, dependencies};
 
+use self::lifeboat::Lifeboat;
 use super::keeper;
 use crate::cli::StatusArgs;
-use crate::error::print;
+use crate::error::{chain, print, warn};
 use crate::service::api::Client;
 use crate::service::api::protocol::{GuestStatus, Reply, Request};
 
@@ -22,6 +23,9 @@ struct BoxStatus {
     /// Its home.
     home: Home,
     state: &'static str,
+    /// What a lifeboat has to do with it; `None`: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lifeboat: Option<lifeboat::Lent>,
     fds: Vec<FdStatus>,
 }
 
@@ -63,7 +67,19 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitStatus> {
             print(&dot::graph(&boxes))?;
             return Ok(ExitStatus::Done);
         }
-        show(args.json, &boxes, || describe_boxes(&boxes))?;
+        let boat = match lifeboat::status() {
+            // Boxes can be listed without the right to open the boat's node.
+            Err(error) if !args.lifeboat => {
+                warn(&chain(&error));
+                None
+            }
+            boat => boat?.map(|status| Lifeboat::new(&status, &boxes)),
+        };
+        if args.lifeboat {
+            show(args.json, &boat, || lifeboat::describe(boat.as_ref()))?;
+        } else {
+            show(args.json, &boxes, || describe_host(&boxes, boat.as_ref()))?;
+        }
     }
     Ok(ExitStatus::Done)
 }
@@ -77,13 +93,13 @@ fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> a
     print(&format!("{}\n", text.trim_end()))
 }
 
-fn list<S: BoxStore>(store: &S) -> anyhow::Result<Vec<BoxStatus>> {
+fn list<S: Boxes>(store: &S) -> anyhow::Result<Vec<BoxStatus>> {
     let (boxes, home) = (store.boxes()?, store.info()?.home);
     let boxes = boxes.into_iter();
     boxes.map(|info| one_box(store, info, home)).collect()
 }
 
-fn one_box<S: BoxStore>(store: &S, info: BoxInfo, home: Home) -> anyhow::Result<BoxStatus> {
+fn one_box<S: Boxes>(store: &S, info: BoxInfo, home: Home) -> anyhow::Result<BoxStatus> {
     let fds = match store.open_box(&info.name)? {
         AnyBox::Open(open) => open.fds()?,
         AnyBox::Sealed(sealed) => sealed.fds()?,
@@ -93,6 +109,7 @@ fn one_box<S: BoxStore>(store: &S, info: BoxInfo, home: Home) -> anyhow::Result<
         name: info.name.to_string(),
         home,
         state: if info.sealed { "sealed" } else { "open" },
+        lifeboat: lifeboat::Lent::of(store, &info.name),
         fds: fds.iter().map(|fd| FdStatus::new(fd, &edges)).collect(),
     })
 }
@@ -143,6 +160,15 @@ fn describe_state(guest: &GuestStatus) -> String {
     )
 }
 
+/// The boxes, and the lifeboat if there is one.
+fn describe_host(boxes: &[BoxStatus], boat: Option<&Lifeboat>) -> String {
+    let boxes = describe_boxes(boxes);
+    match boat {
+        Some(boat) => format!("{}\n{}", boxes.trim_end(), lifeboat::describe(Some(boat))),
+        None => boxes,
+    }
+}
+
 fn describe_boxes(boxes: &[BoxStatus]) -> String {
     if boxes.is_empty() {
         return "No boxes".into();
@@ -153,7 +179,8 @@ fn describe_boxes(boxes: &[BoxStatus]) -> String {
             Home::Fdbox => String::new(),
             home => format!(", kept by {home}"),
         };
-        text += &format!("{} ({}{home})\n", one.name, one.state);
+        let lent = one.lifeboat.map_or("", lifeboat::Lent::describe);
+        text += &format!("{} ({}{home}{lent})\n", one.name, one.state);
         for fd in &one.fds {
             let mib = fd.bytes as f64 / f64::from(1 << 20);
             text += &format!(
@@ -189,6 +216,7 @@ mod tests {
             name: "vm\"0".into(),
             home: Home::Fdbox,
             state: "sealed",
+            lifeboat: None,
             fds: vec![fd("iommufd", &[]), fd("vfio0", &["iommufd"])],
         }
     }

@@ -66,7 +66,7 @@ impl LifeboatHost {
     /// Stops the boat, unless it has a guest.
     fn stop(&mut self) -> Result<(), BoatError> {
         if let Some(boat) = self.boat.take()
-            && boat.state()? != BoatState::Off
+            && boat.status()?.state != BoatState::Off
         {
             boat.stop(STOP_LIMIT)?;
         }
@@ -116,7 +116,7 @@ impl Host for LifeboatHost {
 
 /// Whether the module is there, and has no boat.
 fn state_finding() -> Option<Finding> {
-    let (problem, remedy) = match Boat::open().and_then(|boat| boat.state()) {
+    let (problem, remedy) = match Boat::open().and_then(|boat| Ok(boat.status()?.state)) {
         Ok(BoatState::Off) => return None,
         Ok(_) => (
             "there is one already".to_owned(),

@@ -58,7 +58,7 @@ pub enum BoatError {
     },
 }
 
-/// What is known of the boat.
+/// Where a boat is between its start and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BoatState {
@@ -70,6 +70,19 @@ pub enum BoatState {
     Running,
     /// It was started, and is silent.
     Lost,
+}
+
+/// What is known of the boat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BoatStatus {
+    /// Its state.
+    pub state: BoatState,
+    /// How many CPUs it has.
+    pub cpus: u32,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+    /// How many kernels have watched it as its host, including this one.
+    pub host_kernels: u64,
 }
 
 /// What a boat is started with.
@@ -156,17 +169,22 @@ impl Boat {
         self.refused("stop", calls::stop(self.0.as_fd(), millis(limit)))
     }
 
-    /// Its state.
+    /// What is known of it.
     ///
     /// # Errors
     /// [`BoatError::Refused`].
-    pub fn state(&self) -> Result<BoatState, BoatError> {
+    pub fn status(&self) -> Result<BoatStatus, BoatError> {
         let status = self.refused("look at", calls::status(self.0.as_fd()))?;
-        Ok(match status.state {
-            abi::FDBOX_BOAT_OFF => BoatState::Off,
-            abi::FDBOX_BOAT_LOADED => BoatState::Loaded,
-            abi::FDBOX_BOAT_RUNNING => BoatState::Running,
-            _ => BoatState::Lost,
+        Ok(BoatStatus {
+            state: match status.state {
+                abi::FDBOX_BOAT_OFF => BoatState::Off,
+                abi::FDBOX_BOAT_LOADED => BoatState::Loaded,
+                abi::FDBOX_BOAT_RUNNING => BoatState::Running,
+                _ => BoatState::Lost,
+            },
+            cpus: status.nr_cpus,
+            memory_bytes: status.memory_bytes,
+            host_kernels: status.kernels,
         })
     }
 

@@ -27,7 +27,7 @@ fn try_stop<B: Boxes>(boxes: &B) -> Result<bool, BoatError> {
     let boat = Boat::open()?;
     let names = boxes.boxes().unwrap_or_default();
     let has_guests = names.iter().any(|info| boxes.is_away(&info.name));
-    if has_guests || boat.state()? == BoatState::Off {
+    if has_guests || boat.status()?.state == BoatState::Off {
         return Ok(false);
     }
     boat.stop(STOP_LIMIT)?;
