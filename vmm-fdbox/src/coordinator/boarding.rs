@@ -168,6 +168,10 @@ impl<B: Boxes> Member for Boarding<B> {
         None
     }
 
+    fn look_again(&mut self) -> Option<Stopped> {
+        self.leaving.look_again()
+    }
+
     fn roll_back(&mut self) -> Stopped {
         match self.aboard {
             false => self.leaving.undo(),

@@ -17,7 +17,7 @@ use super::lent::{CALMLY, QUICKLY, wait_until};
 use crate::boxes::AnyBox;
 use crate::deadline::Deadline;
 use crate::error::{BoxError, Chain};
-use crate::lending::{Holder, LendAct};
+use crate::lending::{Holder, LendAct, Lending};
 use crate::member::{Arrive, Join, Lent};
 use crate::name::BoxName;
 use crate::store::{OpenFdBox, SealedFdBox};
@@ -149,7 +149,7 @@ impl<B: Boxes + Clone, C: Carrier> Guest<'_, B, C> {
         vmm.prebuild(&Lent::default(), LIMIT)?;
         self.boxes.lend(self.name, LendAct::Ready)?;
         (self.on_event)(CarryEvent::Ready);
-        self.wait_for_offer()?;
+        self.wait_for_offer(vmm.child())?;
         let taken = vmm.take_over(&Lent::default(), LIMIT);
         if let Err(error) = taken {
             let lending = self.boxes.lend(self.name, LendAct::Look)?;
@@ -173,26 +173,31 @@ impl<B: Boxes + Clone, C: Carrier> Guest<'_, B, C> {
         }
     }
 
-    fn wait_for_offer(&self) -> Result<(), CarryError> {
-        let forever = Deadline::within(Duration::MAX);
-        let ended = wait_until(self.boxes, self.name, QUICKLY, forever, |lending| {
-            lending.holder != Holder::Shown
-        });
-        match ended?.map(|lending| lending.holder) {
-            Some(Holder::Offered) => Ok(()),
+    fn wait_for_offer(&self, vmm: &mut Child) -> Result<(), CarryError> {
+        let ended = |lending: &Lending| lending.holder != Holder::Shown;
+        match self.wait_with(vmm, QUICKLY, ended)?.holder {
+            Holder::Offered => Ok(()),
             _ => Err(CarryError::Kept),
         }
     }
 
     /// Waits until the host asks for the guest.
     fn wait_until_wanted(&self, vmm: &mut Child) -> Result<(), CarryError> {
+        let wanted = |lending: &Lending| lending.wanted || lending.holder != Holder::Boat;
+        self.wait_with(vmm, CALMLY, wanted).map(drop)
+    }
+
+    /// Waits until the lease is as `until` wants it, as long as the VMM lives.
+    fn wait_with(
+        &self,
+        vmm: &mut Child,
+        interval: Duration,
+        until: impl Fn(&Lending) -> bool,
+    ) -> Result<Lending, CarryError> {
         loop {
             let soon = Deadline::within(4 * CALMLY);
-            let wanted = wait_until(self.boxes, self.name, CALMLY, soon, |lending| {
-                lending.wanted || lending.holder != Holder::Boat
-            });
-            if wanted?.is_some() {
-                return Ok(());
+            if let Some(lending) = wait_until(self.boxes, self.name, interval, soon, &until)? {
+                return Ok(lending);
             }
             if let Some(ended) = vmm.wait(Deadline::within(Duration::ZERO)) {
                 return Err(CarryError::Vmm(format!("The VMM has ended: {ended}")));

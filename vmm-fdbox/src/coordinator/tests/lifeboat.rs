@@ -1,15 +1,19 @@
 //! Guests that go to the lifeboat and come back. A thread is the other kernel: it changes their leases.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::mortal::Vmm;
 use super::new_vmm::{NewVmm, new_vmm};
 use super::resume::put_guest;
 use super::world::{LONG, Running, SHORT, Script, box_name, fd_name, limits, old_vmm, remote};
 use crate::coordinator::{
-    Boarding, BoardingLimits, Boxes, MoveLock, ResumeLimits, Resumption, ToResume, resume,
+    Boarding, BoardingLimits, Boxes, MoveLock, Owner, RemoteLeaving, ResumeLimits, Resumption,
+    ToResume, resume,
 };
 use crate::fake::FakeStore;
 use crate::lending::{Holder, LendAct, Lending};
@@ -49,26 +53,44 @@ impl Boat {
             if self == Self::IsNotReady {
                 return;
             }
-            let shown = wait(&store, Holder::Shown);
-            let ready = Lending {
-                ready: true,
-                ..shown
-            };
-            store.set_lending(&box_name(), ready);
+            be_ready(&store);
             if self == Self::Takes {
-                let offered = wait(&store, Holder::Offered);
-                let taken = Lending {
-                    holder: Holder::Boat,
-                    ..offered
-                };
-                store.set_lending(&box_name(), taken);
+                take(&store, || {});
             }
         })
     }
 }
 
+fn be_ready(store: &FakeStore) {
+    let ready = Lending {
+        ready: true,
+        ..wait(store, Holder::Shown)
+    };
+    store.set_lending(&box_name(), ready);
+}
+
+/// Takes the box when it is offered. `before`: called while the guest stands still.
+fn take(store: &FakeStore, before: impl FnOnce()) {
+    let taken = Lending {
+        holder: Holder::Boat,
+        ..wait(store, Holder::Offered)
+    };
+    before();
+    store.set_lending(&box_name(), taken);
+}
+
 fn board(boat: Boat) -> (FleetOutcome, Running, FakeStore) {
     board_and(boat, None)
+}
+
+/// A guest that goes to the boat.
+fn leaving(store: &FakeStore, socket: UnixStream) -> RemoteLeaving<FakeStore> {
+    let leaving = remote(store, socket, Destination::Lifeboat, limits(false));
+    // The VMM is in this process, which does not end.
+    leaving.with_limits(Limits {
+        jump: SHORT,
+        ..limits(false)
+    })
 }
 
 /// `fail_at`: the coordinator's step that fails.
@@ -76,12 +98,7 @@ fn board_and(boat: Boat, fail_at: Option<Step>) -> (FleetOutcome, Running, FakeS
     let store = FakeStore::new();
     let (old, socket) = old_vmm(&store, Script::default());
     let acts = boat.act(&store);
-    let leaving = remote(&store, socket, Destination::Lifeboat, limits(false));
-    // The VMM is in this process, which does not end.
-    let leaving = leaving.with_limits(Limits {
-        jump: SHORT,
-        ..limits(false)
-    });
+    let leaving = leaving(&store, socket);
     let limit = |boat_acts| if boat_acts { LONG } else { SHORT };
     let limits = BoardingLimits {
         ready: limit(boat != Boat::IsNotReady),
@@ -109,6 +126,42 @@ fn a_guest_that_the_boat_has_taken_leaves_its_vmm() {
     assert!(matches!(old.thread.join().unwrap(), Left::HandedOver));
     // The boat has all of it.
     assert!(store.content(&box_name()).unwrap().0);
+}
+
+/// Each in boxes of its own: their names are the same.
+#[test]
+fn guests_move_one_by_one() {
+    let limits = BoardingLimits {
+        ready: LONG,
+        take: LONG,
+    };
+    let move_lock = MoveLock::default();
+    let mut vmms = Vec::new();
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let store = FakeStore::new();
+        let (old, socket) = old_vmm(&store, Script::default());
+        let leaving = leaving(&store, socket);
+        members.push(Boarding::new(leaving, limits, move_lock.clone()));
+        vmms.push((store, old));
+    }
+    let taken = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for (at, (store, _)) in vmms.iter().enumerate() {
+            let (other, taken) = (&vmms[1 - at].1, &taken);
+            scope.spawn(move || {
+                be_ready(store);
+                take(store, || {
+                    // Time enough for the other one to stop as well.
+                    (0..1000).for_each(|_| thread::yield_now());
+                    let is_first = taken.fetch_add(1, Ordering::SeqCst) == 0;
+                    assert_eq!(other.runs(), is_first, "both stand still");
+                });
+            });
+        }
+        let outcome = Fleet::new(SameHost, members, FleetPlan::default()).run();
+        assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
+    });
 }
 
 #[test]
@@ -155,6 +208,30 @@ fn a_guest_that_the_boat_has_does_not_run_when_the_coordinator_dies() {
     let running = Arc::clone(&old.running);
     assert!(matches!(old.thread.join().unwrap(), Left::HandedOver));
     assert!(!*running.lock().unwrap());
+}
+
+#[test]
+fn a_guest_whose_vmm_died_once_the_state_was_written_waits_in_its_box() {
+    let store = FakeStore::new();
+    let old = old_vmm(&store, Script::default());
+    let (vmm, socket) = Vmm::new(old, "saved swallows");
+    let leaving = leaving(&store, socket).of_process(vmm.process.id(), Owner::ROOT);
+    let limits = BoardingLimits {
+        ready: LONG,
+        take: LONG,
+    };
+    let member = Boarding::new(leaving, limits, MoveLock::default());
+    let boat = {
+        let store = store.clone();
+        thread::spawn(move || be_ready(&store))
+    };
+    let outcome = Fleet::new(SameHost, vec![member], FleetPlan::default()).run();
+    boat.join().unwrap();
+    assert_eq!(outcome.exit_status(), ExitStatus::WaitsInBox, "{outcome:?}");
+    assert!(store.content(&box_name()).unwrap().0);
+    store.end_claims();
+    let (resumed, runs) = resume_once(&store, None);
+    assert_eq!((resumed.status, runs), (ExitStatus::Done, true));
 }
 
 /// What the boat does when the host asks for a guest.
