@@ -31,7 +31,9 @@ use crate::spec::MemorySpec;
 
 pub(crate) use reset::Boot;
 pub(crate) use shell::Shell;
-use shell::{check_cpus, create_vcpus, host_tsc_khz, sci, serial_irq};
+use shell::{
+    check_cpus, create_vcpus, host_tsc_khz, restore_platform, restore_vcpus, sci, serial_irq,
+};
 
 /// Why a guest could not be built, saved or restored.
 #[derive(Debug, Error)]
@@ -195,20 +197,9 @@ impl Machine {
         devices: SavedDevices,
         console: Arc<Console>,
     ) -> Result<(Self, RestoreNotes), MachineError> {
-        let Shell {
-            vcpus,
-            prepared,
-            vm,
-            ram,
-            shape,
-            fresh,
-            host_tsc_khz,
-            serial_irq,
-            host,
-        } = shell;
-        if vcpus.count() != state.vcpus.len() {
+        if shell.vcpus.count() != state.vcpus.len() {
             return Err(MachineError::OtherCpus {
-                built: vcpus.count(),
+                built: shell.vcpus.count(),
                 saved: state.vcpus.len(),
             });
         }
@@ -216,11 +207,18 @@ impl Machine {
         if let Some((at, id)) = ids.find(|(at, id)| *at != usize::from(*id)) {
             return Err(MachineError::WrongId { at, id });
         }
-        let restored = vcpus.each_with(&state.vcpus, |fd, state| {
-            let id = state.id;
-            vcpu_state::restore(fd, state, &shape, &fresh)
-                .map_err(|source| MachineError::RestoreVcpu { id, source })
-        })?;
+        let restored = restore_vcpus(&shell, &state.vcpus)?;
+        let Shell {
+            vcpus,
+            prepared,
+            vm,
+            ram,
+            shape,
+            host_tsc_khz,
+            serial_irq,
+            host,
+            fresh: _,
+        } = shell;
         let mut notes = RestoreNotes::default();
         for new in restored {
             notes.refused_msrs.extend(new.refused_msrs);
@@ -230,9 +228,7 @@ impl Machine {
             let msrs = msrs.collect::<Vec<_>>().join(", ");
             return Err(MachineError::RefusedMsrs { msrs });
         }
-        vm.restore_pit(&state.pit)?;
-        vm.restore_irqchip(&state.irqchip)?;
-        vm.restore_clock(&state.clock)?;
+        restore_platform(&vm, state)?;
         vcpus.fds().for_each(|fd| vcpu_state::notify_stopped(&fd));
         console.start()?;
         console.queue(&state.console.unsent);

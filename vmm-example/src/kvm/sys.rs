@@ -11,13 +11,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_create_guest_memfd, kvm_device_attr,
-    kvm_nested_state, kvm_sregs2, kvm_userspace_memory_region2, kvm_xsave,
+    kvm_nested_state, kvm_pre_fault_memory, kvm_sregs2, kvm_userspace_memory_region2, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, KvmNestedStateBuffer, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
-use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr};
+use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
 use zerocopy::IntoBytes;
 
 use crate::memory::device::DeviceMapping;
@@ -33,6 +33,7 @@ pub(super) const KVM_CAP_GUEST_MEMFD_FLAGS: u64 = 244;
 ioctl_io_nr!(KVM_SET_TSC_KHZ, KVMIO, 0xa2);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
+ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, KVMIO, 0xd5, kvm_pre_fault_memory);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
@@ -129,6 +130,20 @@ pub(super) fn set_memory_region(
     // shared with a guest: Rust code accesses it only through volatile accesses. The VMM drops the
     // mapping after the VM (see `GuestRam`).
     unsafe { vm.set_user_memory_region2(slot) }
+}
+
+/// Has KVM map a range of guest memory for a vCPU and all others, as the guest's accesses would. Returns what is left
+/// of the range: the call ends early if a signal arrives.
+pub(super) fn pre_fault(vcpu: &VcpuFd, gpa: u64, len: u64) -> errno::Result<(u64, u64)> {
+    let mut range = kvm_pre_fault_memory {
+        gpa,
+        size: len,
+        ..Default::default()
+    };
+    // SAFETY: the argument is of the type that this request reads and writes, and lives until the call returns. Only
+    // memory that the VM already has is mapped.
+    check(unsafe { ioctl_with_mut_ref(vcpu, KVM_PRE_FAULT_MEMORY(), &mut range) })?;
+    Ok((range.gpa, range.size))
 }
 
 /// Maps a part of a device's memory into a VM.
@@ -300,6 +315,7 @@ mod tests {
         assert_eq!(KVM_SET_TSC_KHZ(), 0xaea2);
         assert_eq!(KVM_GET_SREGS2(), 0x8140_aecc);
         assert_eq!(KVM_SET_SREGS2(), 0x4140_aecd);
+        assert_eq!(KVM_PRE_FAULT_MEMORY(), 0xc040_aed5);
         assert_eq!(KVM_SET_DEVICE_ATTR(), 0x4018_aee1);
         assert_eq!(KVM_GET_DEVICE_ATTR(), 0x4018_aee2);
     }

@@ -7,7 +7,7 @@ use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::update::{Guest, NamedFd, PartyError};
 use vmm_fdbox::{Deadline, FdName, Features, Finding, Info, Kind};
 
-use super::outline::{OUTLINE_FD, Outline};
+use super::outline::{self, OUTLINE_FD};
 use super::{MEMORY_FD, VM_FD, party_error};
 use crate::devices::vfio::Kept;
 use crate::guest::machine::{Machine, MachineError};
@@ -52,8 +52,8 @@ pub(crate) trait Movable {
     fn lifeboat_findings(&self) -> Vec<Finding> {
         Vec::new()
     }
-    /// What another VMM needs to build itself before there is a state.
-    fn outline(&self) -> Outline;
+    /// A file with its state as it is now, while it runs on: see [`outline`].
+    fn outline(&self) -> Result<OwnedFd, PartyError>;
     /// Syncs what the host holds for the parked guest and would lose with its kernel, and stops all
     /// interrupts from the guest's devices.
     fn leave_host(&self) -> Result<(), MachineError> {
@@ -134,12 +134,9 @@ impl Movable for Machine {
             .collect()
     }
 
-    fn outline(&self) -> Outline {
-        Outline {
-            machine: self.description(),
-            cpus: u32::try_from(self.cpus()).unwrap_or(u32::MAX),
-            boot: self.boot_state(),
-        }
+    fn outline(&self) -> Result<OwnedFd, PartyError> {
+        let state = self.save_running().map_err(party_error)?;
+        outline::write(&state, self.state_capacity()).map_err(party_error)
     }
 
     fn leave_host(&self) -> Result<(), MachineError> {
@@ -280,8 +277,7 @@ impl<M: Movable> Guest for Moving<'_, M> {
             fds.extend(self.machine.duplicate_passed().map_err(party_error)?);
         }
         if self.boards {
-            let outline = self.machine.outline().write().map_err(party_error)?;
-            fds.push((OUTLINE_FD.to_owned(), outline));
+            fds.push((OUTLINE_FD.to_owned(), self.machine.outline()?));
         }
         fds.into_iter()
             .map(|(name, fd): (String, _)| {

@@ -13,7 +13,7 @@ use vmm_fdbox::{
 };
 
 use super::moving::{Movable, Moving, kept};
-use super::outline::{OUTLINE_FD, Outline};
+use super::outline::{self, OUTLINE_FD};
 use super::*;
 use crate::devices::vfio::Kept;
 use crate::guest::machine::MachineError;
@@ -109,12 +109,8 @@ impl Movable for FakeMachine {
         self.needs_host.iter().cloned().collect()
     }
 
-    fn outline(&self) -> Outline {
-        Outline {
-            machine: guest_v1().machine,
-            cpus: 1,
-            boot: None,
-        }
+    fn outline(&self) -> Result<OwnedFd, PartyError> {
+        outline::write(&guest_v1(), 1 << 20).map_err(party_error)
     }
 
     fn leave_host(&self) -> Result<(), MachineError> {
@@ -349,8 +345,11 @@ fn a_lifeboat_gets_an_outline_of_a_guest_on_a_memfd() {
     let sealed = store.open_box(&name()).unwrap().into_sealed().unwrap();
     let open = sealed.unseal().unwrap();
     let outline = open.get(&FdName::new(OUTLINE_FD).unwrap()).unwrap();
-    let outline = Outline::read(outline).unwrap();
-    assert_eq!((outline.cpus, outline.machine), (1, guest_v1().machine));
+    let read = outline::read(&outline).unwrap();
+    assert_eq!(read.machine, guest_v1().machine);
+    assert_eq!(read.vcpus.len(), guest_v1().vcpus.len());
+    rustix::io::pwrite(&outline, &[0xff; 8], 4096 + 128).unwrap();
+    assert!(outline::read(&outline).is_err(), "damaged");
 }
 
 #[test]

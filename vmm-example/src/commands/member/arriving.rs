@@ -31,7 +31,7 @@ use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 /// The phase in which the guest is restored into KVM; before it, descriptors are taken out of the
 /// box.
-const REBUILD: &str = "rebuild";
+pub(super) const REBUILD: &str = "rebuild";
 
 /// How long the guest runs undisturbed before its VMM reports.
 const HEAD_START: Duration = Duration::from_millis(200);

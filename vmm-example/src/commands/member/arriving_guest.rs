@@ -18,7 +18,6 @@ use crate::service::report::HostReport;
 use crate::service::vmm::Vmm;
 use crate::spec::ConsoleSpec;
 use crate::update::handover_info::HandoverInfo;
-use crate::update::outline::Outline;
 
 /// What was built before the guest was paused in its old VMM.
 pub(super) struct Prebuilt {
@@ -28,7 +27,8 @@ pub(super) struct Prebuilt {
 
 /// What was built before the guest was paused in the other kernel.
 pub(super) struct Standby {
-    pub(super) outline: Outline,
+    /// The guest's state as it was then.
+    pub(super) outline: GuestState,
     pub(super) boot: Option<Boot>,
     pub(super) shell: Shell,
 }

@@ -6,7 +6,20 @@ use crate::error::warn;
 use crate::guest::cpuid::host::{ARCH_CAPABILITIES, lacking, lacking_immunities};
 use crate::guest::state::GuestState;
 use crate::kvm::Host;
+use crate::kvm::vcpu::VcpuStateV1;
 use crate::update::party_error;
+
+/// Whether what [`check`] looks at is the same in both.
+pub(super) fn is_same(one: &GuestState, other: &GuestState) -> bool {
+    let (Some(one), Some(other)) = (one.vcpus.first(), other.vcpus.first()) else {
+        return false;
+    };
+    let immunities = |vcpu: &VcpuStateV1| {
+        let msr = vcpu.msrs.iter().find(|msr| msr.index == ARCH_CAPABILITIES);
+        msr.map(|msr| msr.data)
+    };
+    one.cpuid == other.cpuid && immunities(one) == immunities(other)
+}
 
 /// Reports what is missing: as an error, or only as a warning if the guest is to run anyway.
 pub(super) fn check(host: &Host, state: &GuestState, force: bool) -> Result<(), PartyError> {

@@ -4,6 +4,7 @@
 use vmm_fdbox::update::{Arrival, Arriving, PartyError};
 use vmm_fdbox::{BoxStore, FdName};
 
+use super::arriving::REBUILD;
 use super::arriving_guest::{ArrivingGuest, Standby, missing};
 use super::cpu;
 use crate::devices::vfio::PassedFds;
@@ -12,7 +13,7 @@ use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::GuestState;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
-use crate::update::outline::{OUTLINE_FD, Outline};
+use crate::update::outline::{self, OUTLINE_FD};
 use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 impl ArrivingGuest<'_> {
@@ -22,22 +23,26 @@ impl ArrivingGuest<'_> {
         arriving: &mut Arriving<S>,
     ) -> Result<Standby, PartyError> {
         let outline = arriving.take(&FdName::new(OUTLINE_FD)?)?;
-        let outline = Outline::read(outline).map_err(party_error)?;
+        let outline = outline::read(outline).map_err(party_error)?;
         let (host, environment) = (self.host()?, self.environment()?);
+        cpu::check(host, &outline, self.args.force.force_cpu)?;
         let vm = arriving.take_if_there(&FdName::new(VM_FD)?)?;
         let vm = host.vm_of(vm).map_err(party_error)?;
         let ram = arriving.take(&FdName::new(MEMORY_FD)?)?;
         let machine = &outline.machine;
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
-        ram.prefault();
         // Before the sandbox denies access to files.
         let boot = outline.boot.as_ref().map(Boot::again);
         self.base_sandbox().enter().map_err(party_error)?;
-        let cpus = usize::try_from(outline.cpus)?;
-        let shell =
-            Shell::build(host, vm, ram, cpus, &[], &environment.on_end).map_err(party_error)?;
+        let opened = self.devices_of(&outline)?;
+        let slots: Vec<_> = opened.iter().map(virtio::Opened::layout).collect();
+        let cpus = outline.vcpus.len();
+        let mut shell =
+            Shell::build(host, vm, ram, cpus, &slots, &environment.on_end).map_err(party_error)?;
         shell.wait_until_idle();
+        shell.prefault();
+        shell.rehearse(&outline).map_err(party_error)?;
         Ok(Standby {
             outline,
             boot,
@@ -45,10 +50,16 @@ impl ArrivingGuest<'_> {
         })
     }
 
+    /// Its devices need no files: update::moving sees to that.
+    fn devices_of(&self, state: &GuestState) -> Result<Vec<virtio::Opened>, PartyError> {
+        let ownership = &self.environment()?.ownership;
+        virtio::reopen(&state.virtio, &[], ownership).map_err(party_error)
+    }
+
     /// Restores the state into what was built.
     pub(super) fn restore_standby<S: BoxStore>(
         &self,
-        arrival: &Arrival<S>,
+        arrival: &mut Arrival<S>,
         standby: Standby,
     ) -> Result<(Machine, RestoreNotes), PartyError> {
         let Standby {
@@ -62,16 +73,18 @@ impl ArrivingGuest<'_> {
             return Err("The guest is not the one that was announced".into());
         }
         let force_cpu = self.args.force.force_cpu;
-        cpu::check(self.host()?, &state, force_cpu)?;
-        // Its devices need no files: update::moving sees to that.
-        let virtio = virtio::reopen(&state.virtio, &[], &environment.ownership);
+        // That of the outline was checked.
+        if !cpu::is_same(&state, &outline) {
+            cpu::check(self.host()?, &state, force_cpu)?;
+        }
         let devices = SavedDevices {
-            virtio: virtio.map_err(party_error)?,
+            virtio: self.devices_of(&state)?,
             passed: PassedFds::new(),
             boot,
             force_cpu,
         };
         let console = environment.console.clone();
+        arrival.mark(REBUILD);
         Machine::restore(shell, &state, devices, console).map_err(party_error)
     }
 

@@ -113,11 +113,11 @@ fn drive(args: &ResumeArgs, control: &Control, guests: Vec<(BoxName, Start)>) ->
         }
     };
     let ended = resume_guests(control, guests, limits, &hear);
+    let ended = ended.into_iter();
+    let came = ended.map(|resumption| came(args, resumption)).collect();
+    // Takes a while, and the guests run already.
     lifeboat::stop_boat(control);
-    ended
-        .into_iter()
-        .map(|resumption| came(args, resumption))
-        .collect()
+    came
 }
 
 fn came(args: &ResumeArgs, mut resumption: Resumption) -> Resumed {

@@ -39,7 +39,7 @@ impl Opened {
     }
 
     /// Its slot and number of rings.
-    pub(super) fn layout(&self) -> SlotLayout {
+    pub(crate) fn layout(&self) -> SlotLayout {
         SlotLayout::of(self.slot, self.device.queue_sizes().len())
     }
 }

@@ -21,8 +21,8 @@ impl Machine {
     /// Checks whether the running guest could be saved, so that errors of KVM and lack of space are
     /// found here and not in the blackout.
     pub(crate) fn try_save(&self) -> Vec<Finding> {
-        let saved = self.save_with(|| self.vcpus.each_in_turn(|id, fd| self.save_vcpu(id, fd)));
-        let written = saved
+        let written = self
+            .save_running()
             .map_err(|error| chain(&error))
             .and_then(|state| self.try_write(&state));
         let finding = |problem| {
@@ -30,6 +30,11 @@ impl Machine {
             Finding::blocker("The guest's state", problem, remedy)
         };
         written.err().map(finding).into_iter().collect()
+    }
+
+    /// The state of the running guest, each vCPU's at another moment: nobody can continue from it.
+    pub(crate) fn save_running(&self) -> Result<GuestState, MachineError> {
+        self.save_with(|| self.vcpus.each_in_turn(|id, fd| self.save_vcpu(id, fd)))
     }
 
     fn try_write(&self, state: &GuestState) -> Result<(), String> {

@@ -9,8 +9,9 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::MachineError;
 use crate::devices::virtio::{PreparedSlot, SlotLayout};
 use crate::devices::{pm, serial};
+use crate::guest::state::GuestState;
 use crate::guest::vcpu::{IdleVcpus, OnEnd};
-use crate::kvm::vcpu::{self as vcpu_state, Fresh, StateShape};
+use crate::kvm::vcpu::{self as vcpu_state, Fresh, RestoreNotes, StateShape, VcpuStateV1};
 use crate::kvm::{Host, KvmError, Vm};
 use crate::memory::GuestRam;
 
@@ -23,7 +24,8 @@ pub(crate) struct Shell {
     pub(super) vm: Arc<Vm>,
     pub(super) ram: GuestRam,
     pub(super) shape: StateShape,
-    pub(super) fresh: Fresh,
+    /// What is known of each vCPU's MSRs.
+    pub(super) fresh: Vec<Fresh>,
     pub(super) host_tsc_khz: u32,
     pub(super) serial_irq: EventFd,
     pub(super) host: Host,
@@ -50,7 +52,8 @@ impl Shell {
         let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
         let fresh = fds.first().map(|fd| vcpu_state::fresh(fd, &shape));
-        let fresh = fresh.transpose()?.unwrap_or_default();
+        // New vCPUs are all alike.
+        let fresh = vec![fresh.transpose()?.unwrap_or_default(); fds.len()];
         let serial_irq = serial_irq(&vm)?;
         let prepared = layouts
             .iter()
@@ -68,12 +71,61 @@ impl Shell {
         })
     }
 
+    /// Restores an older state of the guest, which is restored again when it has stopped. What is done for the first
+    /// time takes longer: code and data are read into memory and caches, and KVM allocates.
+    pub(crate) fn rehearse(&mut self, state: &GuestState) -> Result<(), MachineError> {
+        let is_idle = |vcpu: &VcpuStateV1| !vcpu.is_nested();
+        // The state of a nested guest only goes into a vCPU that is not in another one.
+        if self.vcpus.count() != state.vcpus.len() || !state.vcpus.iter().all(is_idle) {
+            return Ok(());
+        }
+        restore_vcpus(self, &state.vcpus)?;
+        restore_platform(&self.vm, state)?;
+        let shape = &self.shape;
+        let fds = self.vcpus.fds();
+        let fresh = fds.map(|fd| vcpu_state::fresh(&fd, shape));
+        self.fresh = fresh.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// Has all memory mapped, in this process and in KVM. Nothing is written.
+    pub(crate) fn prefault(&self) {
+        self.ram.prefault();
+        // All vCPUs of a VM share KVM's mappings.
+        if let Some(fd) = self.vcpus.fds().next() {
+            let ranges = self.ram.ranges().iter();
+            ranges.for_each(|range| vcpu_state::pre_fault(&fd, *range));
+        }
+    }
+
     /// Waits until its threads take no more of the CPU. Each narrows its system calls when it begins, for which the
     /// kernel looks at all there are: that is not to fall into the time in which the guest stands still.
     pub(crate) fn wait_until_idle(&self) {
         self.vcpus.wait_until_idle();
         self.prepared.iter().for_each(PreparedSlot::wait_until_idle);
     }
+}
+
+/// Restores the states of all vCPUs.
+pub(super) fn restore_vcpus(
+    shell: &Shell,
+    states: &[VcpuStateV1],
+) -> Result<Vec<RestoreNotes>, MachineError> {
+    let (shape, fresh) = (&shell.shape, &shell.fresh);
+    shell.vcpus.each_with(states, |fd, state| {
+        let id = state.id;
+        // A vCPU of which nothing is known is read first.
+        let (none, known) = (Fresh::default(), fresh.get(usize::from(id)));
+        vcpu_state::restore(fd, state, shape, known.unwrap_or(&none))
+            .map_err(|source| MachineError::RestoreVcpu { id, source })
+    })
+}
+
+/// Restores what of KVM is not in the vCPUs, after them.
+pub(super) fn restore_platform(vm: &Vm, state: &GuestState) -> Result<(), MachineError> {
+    vm.restore_pit(&state.pit)?;
+    vm.restore_irqchip(&state.irqchip)?;
+    Ok(vm.restore_clock(&state.clock)?)
 }
 
 pub(super) fn check_cpus(host: &Host, cpus: u8) -> Result<(), MachineError> {

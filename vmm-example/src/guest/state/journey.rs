@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use vmm_fdbox::Clock;
 use vmm_fdbox::frame::{Frame, FrameError, FrameWriter, KnownSection, Need};
-use vmm_fdbox::timeline::{Timeline, phase};
+use vmm_fdbox::timeline::{Report, Timeline, phase};
 
 const JOURNEY: &str = "lifeboat";
 
@@ -24,6 +24,33 @@ pub(crate) struct HandoverV1 {
     pub(crate) to: PlaceV1,
     /// From the stop of its vCPUs to the first that ran.
     pub(crate) stop_to_run_ns: u64,
+    /// The same by phase.
+    #[serde(default)]
+    pub(crate) phases: Vec<PhaseV1>,
+}
+
+/// A part of a move, version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PhaseV1 {
+    pub(crate) name: String,
+    pub(crate) ns: u64,
+}
+
+impl HandoverV1 {
+    fn new(from: PlaceV1, to: PlaceV1, moved: Report) -> Self {
+        let phases = moved.phases.into_iter();
+        Self {
+            from,
+            to,
+            stop_to_run_ns: moved.total_ns,
+            phases: phases
+                .map(|phase| PhaseV1 {
+                    name: phase.name,
+                    ns: phase.ns,
+                })
+                .collect(),
+        }
+    }
 }
 
 /// What a lifeboat tells of a guest that it has had, version 1.
@@ -48,39 +75,32 @@ pub(crate) struct LifeboatReport {
 impl JourneyV1 {
     /// In the lifeboat. `None`: the old host's marks could not be read.
     pub(crate) fn begun(timeline: &Timeline) -> Option<Self> {
-        let (stopped, ran) = ends(timeline)?;
+        let moved = timeline.report().ok()?;
         Some(Self {
-            handovers: vec![HandoverV1 {
-                from: PlaceV1::Host,
-                to: PlaceV1::Lifeboat,
-                stop_to_run_ns: Clock::tsc(timeline.khz()).to_ns(ran.checked_sub(stopped)?),
-            }],
-            left_at_tsc: stopped,
+            handovers: vec![HandoverV1::new(PlaceV1::Host, PlaceV1::Lifeboat, moved)],
+            left_at_tsc: last(timeline, phase::PAUSE)?,
             cpu_time_ns: 0,
         })
     }
 
     /// In the host.
     pub(crate) fn ended(mut self, timeline: &Timeline) -> Option<LifeboatReport> {
-        let (stopped, ran) = ends(timeline)?;
-        let clock = Clock::tsc(timeline.khz());
-        self.handovers.push(HandoverV1 {
-            from: PlaceV1::Lifeboat,
-            to: PlaceV1::Host,
-            stop_to_run_ns: clock.to_ns(ran.checked_sub(stopped)?),
-        });
+        let moved = timeline.report().ok()?;
+        let home = HandoverV1::new(PlaceV1::Lifeboat, PlaceV1::Host, moved);
+        self.handovers.push(home);
+        let ran = last(timeline, phase::RUNNING)?;
         Some(LifeboatReport {
             handovers: self.handovers,
-            io_gap_ns: clock.to_ns(ran.checked_sub(self.left_at_tsc)?),
+            io_gap_ns: Clock::tsc(timeline.khz()).to_ns(ran.checked_sub(self.left_at_tsc)?),
             vcpu_time_in_boat_ns: self.cpu_time_ns,
         })
     }
 }
 
-/// When a guest was stopped and ran again.
-fn ends(timeline: &Timeline) -> Option<(u64, u64)> {
-    let at = |name| timeline.marks().iter().rfind(|mark| mark.name == name);
-    Some((at(phase::PAUSE)?.ticks, at(phase::RUNNING)?.ticks))
+/// The last mark of this name.
+fn last(timeline: &Timeline, name: &str) -> Option<u64> {
+    let mark = timeline.marks().iter().rfind(|mark| mark.name == name);
+    Some(mark?.ticks)
 }
 
 /// Adds what a lifeboat tells.
@@ -105,6 +125,7 @@ mod tests {
     fn moved(stopped: u64, ran: u64) -> Timeline {
         let mut timeline = Timeline::new(NonZeroU32::new(1_000_000).unwrap());
         timeline.mark(phase::PAUSE, stopped).unwrap();
+        timeline.mark(phase::SAVE, stopped + 400).unwrap();
         timeline.mark(phase::RUNNING, ran).unwrap();
         timeline
     }
@@ -132,6 +153,21 @@ mod tests {
                 (PlaceV1::Lifeboat, PlaceV1::Host, 2_000)
             ]
         );
+        let phases: Vec<_> = report
+            .handovers
+            .iter()
+            .map(|it| {
+                it.phases
+                    .iter()
+                    .map(|phase| (&*phase.name, phase.ns))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let expected: [Vec<_>; 2] = [
+            vec![("pause", 400), ("save", 2_600)],
+            vec![("pause", 400), ("save", 1_600)],
+        ];
+        assert_eq!(phases, expected);
         assert_eq!(
             (report.io_gap_ns, report.vcpu_time_in_boat_ns),
             (51_000, 70)

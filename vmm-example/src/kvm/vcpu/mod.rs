@@ -21,6 +21,7 @@ pub(crate) use self::msrs::Fresh;
 use self::restore::set_nested;
 pub(crate) use self::restore::{RestoreNotes, restore};
 use super::{Host, KvmError, Vm, XsaveLen, exact, named, sys};
+use crate::memory::layout::RamRange;
 
 /// A vCPU's state, version 1. KVM's structs are stored as opaque bytes.
 #[derive(Clone, Serialize, Deserialize)]
@@ -49,6 +50,15 @@ pub(crate) struct VcpuStateV1 {
     pub(crate) msrs: Vec<kvm_msr_entry>,
     #[serde(deserialize_with = "exact::one")]
     pub(crate) events: kvm_vcpu_events,
+}
+
+impl VcpuStateV1 {
+    /// Whether it is, or is about to be, in a nested guest.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.nested
+            .as_ref()
+            .is_some_and(|state| !nested::is_idle(state))
+    }
 }
 
 impl std::fmt::Debug for VcpuStateV1 {
@@ -93,6 +103,19 @@ impl StateShape {
             unlisted,
             has_nested: host.has_nested(),
         })
+    }
+}
+
+/// Maps a range of guest memory in KVM, so that the guest does not wait for that page by page. Only speed depends on
+/// it: a KVM that cannot do it (before Linux 6.11) maps on access.
+pub(crate) fn pre_fault(fd: &VcpuFd, range: RamRange) {
+    let (mut gpa, mut len) = (range.gpa, range.len);
+    while len > 0 {
+        match sys::pre_fault(fd, gpa, len) {
+            Ok(rest) => (gpa, len) = rest,
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(_) => return,
+        }
     }
 }
 

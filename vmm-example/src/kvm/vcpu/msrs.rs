@@ -47,7 +47,7 @@ pub(super) fn unlisted(listed: &[u32], mce_banks: u32) -> Vec<u32> {
 
 /// What MSRs of a new vCPU hold, until somebody writes them: it is read before a guest waits for it. In the order of
 /// their numbers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Fresh(Vec<kvm_msr_entry>);
 
 impl Fresh {
