@@ -101,7 +101,11 @@ pub enum HostKind {
     Lifeboat,
     /// The same, and the guest's VMM does the kexec.
     GuestLifeboat,
-    /// The same in one kernel that was told nothing of lifeboats, with three CPUs.
+    /// The same with more memory: 4 GiB.
+    LargeGuestLifeboat,
+    /// Several guests that are updated by one kexec and share a lifeboat with two CPUs: a host of its own.
+    GuestsLifeboat,
+    /// What a lifeboat needs in one kernel that was told nothing of lifeboats, with three CPUs.
     LifeboatOneBoot,
     /// A guest whose VMM does the kexec, of unpatched kernels without the module.
     GuestLuo,
@@ -122,6 +126,7 @@ impl HostKind {
                     | Self::GuestNvme
                     | Self::GuestLuo
                     | Self::GuestLifeboat
+                    | Self::LargeGuestLifeboat
             )
     }
 
@@ -129,7 +134,7 @@ impl HostKind {
     pub fn has_fleet(self) -> bool {
         matches!(
             self,
-            Self::Guests | Self::GuestsLateModule | Self::GuestsPassthrough
+            Self::Guests | Self::GuestsLateModule | Self::GuestsPassthrough | Self::GuestsLifeboat
         )
     }
 
@@ -152,7 +157,12 @@ impl HostKind {
     pub fn fills_the_machine(self) -> bool {
         matches!(
             self,
-            Self::Guests | Self::GuestsPassthrough | Self::GuestNvme | Self::GuestLifeboat
+            Self::Guests
+                | Self::GuestsPassthrough
+                | Self::GuestNvme
+                | Self::GuestLifeboat
+                | Self::LargeGuestLifeboat
+                | Self::GuestsLifeboat
         )
     }
 
@@ -176,7 +186,11 @@ impl HostKind {
     pub fn has_lifeboat(self) -> bool {
         matches!(
             self,
-            Self::Lifeboat | Self::GuestLifeboat | Self::LifeboatOneBoot
+            Self::Lifeboat
+                | Self::GuestLifeboat
+                | Self::LargeGuestLifeboat
+                | Self::GuestsLifeboat
+                | Self::LifeboatOneBoot
         )
     }
 

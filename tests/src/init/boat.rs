@@ -1,10 +1,11 @@
 //! PID 1 of a lifeboat's kernel. Its only output is the console.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal};
 use rustix::system::RebootCommand;
 
 use crate::setup;
@@ -44,7 +45,9 @@ fn meet(fate: &str) -> Result<()> {
     }
     match fate {
         "stay" | "silent-from-the-start" => {}
-        "carry" => carry()?,
+        "carry" => carry(None)?,
+        "carry-and-kill:ready" => carry(Some("a VMM waits for it"))?,
+        "carry-and-kill:aboard" => carry(Some("runs here"))?,
         // The machine belongs to the host: it must not be powered off.
         "halt" => {
             wait_for_host()?;
@@ -87,18 +90,44 @@ fn help(arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// Carries the guests that the host has named. Returns only on failure.
-fn carry() -> Result<()> {
+/// Carries the guests that the host has named. When that reports `kill_at`, the guests' VMMs are killed, once. Returns
+/// only on failure.
+fn carry(mut kill_at: Option<&str>) -> Result<()> {
     setup::load_module(BOXES_MODULE)?;
-    let log = || OpenOptions::new().write(true).open("/dev/kmsg");
-    let status = Command::new(VMM)
+    let log = OpenOptions::new().write(true).open("/dev/kmsg")?;
+    let mut carrying = Command::new(VMM)
         .arg("boat")
         .stdin(Stdio::null())
-        .stdout(log()?)
-        .stderr(log()?)
-        .status()
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
         .context("Run vmm-example boat")?;
-    bail!("vmm-example boat ended: {status}")
+    let out = carrying.stdout.take().context("Its output")?;
+    for line in BufReader::new(out).lines() {
+        let line = line.context("Read its output")?;
+        say(&line);
+        if kill_at.take_if(|word| line.contains(*word)).is_some() {
+            kill_vmms()?;
+        }
+    }
+    bail!("vmm-example boat ended: {}", carrying.wait()?)
+}
+
+fn kill_vmms() -> Result<()> {
+    for process in fs::read_dir("/proc")? {
+        let process = process?;
+        let id = process.file_name().to_string_lossy().parse();
+        // It may have ended meanwhile, or be no process.
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let is_vmm = command
+            .split(|byte| *byte == 0)
+            .any(|word| word == b"member");
+        if let (Some(id), true) = (id.ok().and_then(Pid::from_raw), is_vmm) {
+            rustix::process::kill_process(id, Signal::KILL)?;
+            say("lab-init: killed a VMM");
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the module reports that a host watches.

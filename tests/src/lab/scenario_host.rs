@@ -136,19 +136,22 @@ impl Group<'_> {
             memory_mib: self.more_memory_mib
                 + if self.debug { DEBUG_MEMORY_MIB } else { 0 }
                 + match self.kind {
-                    HostKind::LargeKexec => LARGE_MEMORY_MIB,
+                    HostKind::LargeKexec | HostKind::LargeGuestLifeboat => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
-                HostKind::Lifeboat | HostKind::GuestLifeboat => 2,
-                HostKind::LifeboatOneBoot => 3,
+                HostKind::Lifeboat | HostKind::GuestLifeboat | HostKind::LargeGuestLifeboat => 2,
+                HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
                 // With two emulated CPUs guests and hosts crash: docs/testing.md.
                 _ => 1,
             },
             cmdline: match self.kind {
                 HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
                 HostKind::GuestScalable => "intel_iommu=sm_on".to_owned(),
-                HostKind::Lifeboat | HostKind::GuestLifeboat => {
+                HostKind::Lifeboat
+                | HostKind::GuestLifeboat
+                | HostKind::LargeGuestLifeboat
+                | HostKind::GuestsLifeboat => {
                     format!("{} maxcpus=1 no_ipi_broadcast=1", boat::CMDLINE)
                 }
                 HostKind::LifeboatOneBoot => boat::CMDLINE.to_owned(),
@@ -175,7 +178,9 @@ impl Group<'_> {
                 | HostKind::Guests
                 | HostKind::GuestPassthrough
                 | HostKind::GuestsPassthrough
-                | HostKind::GuestLifeboat => LONG_STAGE_LIMIT,
+                | HostKind::GuestLifeboat
+                | HostKind::LargeGuestLifeboat
+                | HostKind::GuestsLifeboat => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
             clocks: Clocks::Time,

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use crate::check::equal;
 use crate::console::{Console, REPORT_LIMIT};
+use crate::host;
 use crate::network::{self, Links};
 pub(crate) use bare::BareGuest;
 pub(crate) use control::{Updating, Watch, command};
@@ -205,6 +206,8 @@ impl Guest {
     /// The VMM's report of the update that brought the guest here.
     pub(crate) fn resume_report(&self) -> Result<Value> {
         let path = self.spec.path(".report");
+        // It is written when the guest has run for a while.
+        host::until("The report of the resume is there", || Ok(path.exists()))?;
         let text = std::fs::read(&path).with_context(|| format!("Read {}", path.display()))?;
         serde_json::from_slice(&text).context("The report of the resume")
     }

@@ -1,12 +1,14 @@
 //! `live-update --lifeboat`: guests that run in a lifeboat while their host kexecs.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
+use serde_json::{Value, json};
 
 use super::guest::{asked, port, take_over};
 use super::reports::{healthy, same_guest};
@@ -14,7 +16,8 @@ use super::{Cx, Scenario, privileges};
 use crate::boat::{Boat, CONSOLE, INITRAMFS, KERNEL, OFF, RUNNING, of_none};
 use crate::check::equal;
 use crate::fdbox::FdBox;
-use crate::guest::{Guest, Spec};
+use crate::guest::{Guest, Spec, VMM};
+use crate::host;
 use crate::memory::{self, PAGE, memfd};
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -32,6 +35,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[twice_first, twice_second, twice_third],
     },
     &Scenario {
+        name: "lifeboat/large",
+        about: "a guest of 1 GiB is in a boat while its host kexecs",
+        host: HostKind::LargeGuestLifeboat,
+        stages: &[large_leaves, large_comes_home],
+    },
+    &Scenario {
         name: "lifeboat/next-try",
         about: "a guest in the boat of a host that does not jump is taken back, and the next update succeeds",
         host: HostKind::GuestLifeboat,
@@ -39,14 +48,23 @@ pub(super) const ALL: &[&Scenario] = &[
     },
 ];
 
+/// The boat's CPU.
+pub(super) const CPU: &str = "1";
 /// The box in which the host tells the next one when it left, and the file in it.
 const LEFT: &str = "left";
 
 /// The guest of the demo.
-fn spec() -> Spec {
+pub(super) fn spec() -> Spec {
     Spec {
         ram: "memfd".to_owned(),
         ..asked("afloat", 128)
+    }
+}
+
+fn large() -> Spec {
+    Spec {
+        mib: 1024,
+        ..spec()
     }
 }
 
@@ -54,9 +72,14 @@ fn with_two_cpus() -> Spec {
     Spec { cpus: 2, ..spec() }
 }
 
-/// Arguments of `live-update`.
-fn by_boat() -> Vec<String> {
-    let cmdline = format!("{CONSOLE} lab.boat=carry");
+/// Arguments of `live-update`: a boat on these CPUs.
+pub(super) fn by_boat(cpus: &str) -> Vec<String> {
+    by_boat_that(cpus, "carry")
+}
+
+/// The same with what the init of the boat does.
+pub(super) fn by_boat_that(cpus: &str, acts: &str) -> Vec<String> {
+    let cmdline = format!("{CONSOLE} lab.boat={acts}");
     let rest = [
         "--boat-kernel",
         KERNEL,
@@ -66,7 +89,7 @@ fn by_boat() -> Vec<String> {
         "180",
     ];
     let mut arguments = vec![
-        "--lifeboat=1".to_owned(),
+        format!("--lifeboat={cpus}"),
         "--boat-cmdline".to_owned(),
         cmdline,
     ];
@@ -74,7 +97,7 @@ fn by_boat() -> Vec<String> {
     arguments
 }
 
-fn boot(spec: Spec) -> Result<Guest> {
+pub(super) fn boot(spec: Spec) -> Result<Guest> {
     // Loads its module.
     let boat = Boat::open()?;
     equal("The boat", boat.status()?, of_none())?;
@@ -84,7 +107,7 @@ fn boot(spec: Spec) -> Result<Guest> {
 }
 
 /// Updates the host under a guest. Returns only on failure.
-fn leave(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
+pub(super) fn leave(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     // From now on, gaps are caused by the update.
     guest.reset_gap()?;
     cx.value("witness", guest.report()?)?;
@@ -96,13 +119,13 @@ fn go(guest: &Guest) -> Result<()> {
     guest.wait_for_beat()?;
     guest.wait_for_beat()?;
     note_the_time()?;
-    let arguments = by_boat();
+    let arguments = by_boat(CPU);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     guest.update_host_with(&arguments)
 }
 
 /// Writes down the time again and again, until the host ends: the next one reads when that was.
-fn note_the_time() -> Result<()> {
+pub(super) fn note_the_time() -> Result<()> {
     let file = memfd(c"left", PAGE)?;
     let fdbox = FdBox::create(LEFT)?;
     fdbox.put(file.try_clone()?, LEFT)?;
@@ -130,20 +153,39 @@ fn time_noted() -> Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn come(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
+/// Loads the boat's module in a host whose last kernel left these guests in a boat.
+pub(super) fn arrive(cx: &Cx<'_>, guests: &[&str]) -> Result<Boat> {
     let boat = Boat::open()?;
     equal("The state", boat.status()?.state, RUNNING)?;
+    equal("The guests in it", guests_in_boat()?, json!(guests))?;
     cx.value("left", time_noted()?)?;
+    Ok(boat)
+}
+
+/// What `status` tells of the guests in the boat; null without a boat.
+pub(super) fn guests_in_boat() -> Result<Value> {
+    let mut status = Command::new(VMM);
+    status.args(["status", "--lifeboat", "--json"]);
+    let output = status.output().context("Run vmm-example status")?;
+    let boat: Value = serde_json::from_slice(&output.stdout).context("The status is JSON")?;
+    Ok(boat["guests"].clone())
+}
+
+pub(super) fn come(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
+    let boat = arrive(cx, &[spec.name])?;
     let guest = take_over(cx, spec)?;
-    is_over(&boat)?;
+    is_over(&boat, "0-1")?;
     Ok(guest)
 }
 
-/// Nothing is left of the boat, and the host has its CPUs.
-fn is_over(boat: &Boat) -> Result<()> {
-    equal("What is left of the boat", boat.status()?, of_none())?;
-    let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
-    equal("The host's CPUs", online.context("The CPUs")?.trim(), "0-1")
+/// Nothing is left of the boat soon, and the host has all these CPUs.
+pub(super) fn is_over(boat: &Boat, cpus: &str) -> Result<()> {
+    host::until("The boat has ended", || Ok(boat.status()? == of_none()))?;
+    equal("What status tells", guests_in_boat()?, Value::Null)?;
+    host::until("The host has its CPUs", || {
+        let online = fs::read_to_string("/sys/devices/system/cpu/online");
+        Ok(online.context("The CPUs")?.trim() == cpus)
+    })
 }
 
 fn leaves(cx: &Cx<'_>) -> Result<()> {
@@ -152,6 +194,14 @@ fn leaves(cx: &Cx<'_>) -> Result<()> {
 
 fn comes_home(cx: &Cx<'_>) -> Result<()> {
     come(cx, spec())?.power_off()
+}
+
+fn large_leaves(cx: &Cx<'_>) -> Result<()> {
+    leave(cx, boot(large())?)
+}
+
+fn large_comes_home(cx: &Cx<'_>) -> Result<()> {
+    come(cx, large())?.power_off()
 }
 
 fn twice_first(cx: &Cx<'_>) -> Result<()> {
@@ -177,7 +227,7 @@ fn tries_twice(cx: &Cx<'_>) -> Result<()> {
         (&["--lifeboat=0"], "CPU 0 is the one that the host boots on"),
         (&["--cmdline", "kho=on"], "it has no maxcpus="),
     ] {
-        let mut arguments = by_boat();
+        let mut arguments = by_boat(CPU);
         if more[0].starts_with("--lifeboat") {
             arguments.remove(0);
         }
@@ -192,7 +242,7 @@ fn tries_twice(cx: &Cx<'_>) -> Result<()> {
         );
         equal("The boat", boat.status()?.state, OFF)?;
     }
-    let mut arguments = by_boat();
+    let mut arguments = by_boat(CPU);
     arguments.extend(["--fail-at", "jump"].map(str::to_owned));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     guest.live_update(&arguments)?.expect(13)?;
@@ -201,6 +251,6 @@ fn tries_twice(cx: &Cx<'_>) -> Result<()> {
     drop(guest);
     let mut guest = Guest::resume_with(spec(), None, &port()?)?;
     same_guest(&before, &guest.report()?)?;
-    is_over(&boat)?;
+    is_over(&boat, "0-1")?;
     leave(cx, guest)
 }

@@ -23,6 +23,8 @@ mod late;
 mod leaving;
 mod leaving_load;
 mod lifeboat_borrows;
+mod lifeboat_crashes;
+mod lifeboat_fleet;
 mod lifeboat_here;
 mod lifeboat_kexec;
 mod lifeboat_leases;
@@ -162,6 +164,8 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         trouble::ALL,
         modular::ALL,
         lifeboat_borrows::ALL,
+        lifeboat_crashes::ALL,
+        lifeboat_fleet::ALL,
         lifeboat_here::ALL,
         lifeboat_kexec::ALL,
         lifeboat_leases::ALL,
