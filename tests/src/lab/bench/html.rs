@@ -1,5 +1,6 @@
 //! The report as a page.
 
+use super::lifeboat;
 use super::report::Report;
 use super::update::Row;
 use crate::page::chart::{self, Line};
@@ -21,6 +22,11 @@ pub(crate) fn page(report: &Report) -> String {
     if let Some(row) = shown {
         page.cards(&cards(row));
         host_update(&mut page, report, row);
+    }
+    if !report.lifeboat.is_empty() {
+        page.heading("How long the guest stood still, with a lifeboat and without");
+        let bars = report.lifeboat.iter().flat_map(lifeboat::Row::beside);
+        page.chart(&chart::bars(&bars.collect::<Vec<_>>()));
     }
     if let Some(floor) = &report.floor {
         page.heading("The bare kexec, by profile");

@@ -6,6 +6,7 @@ mod binary;
 mod floor;
 mod homes;
 mod html;
+mod lifeboat;
 mod memfd;
 mod report;
 mod runs;
@@ -53,6 +54,10 @@ const PARTS: &[(&str, Part)] = &[
     }),
     ("homes", |bench, report| {
         report.homes = homes::run(bench)?;
+        Ok(())
+    }),
+    ("lifeboat", |bench, report| {
+        report.lifeboat = lifeboat::run(bench)?;
         Ok(())
     }),
     ("traffic", |bench, report| {

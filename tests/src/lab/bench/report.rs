@@ -4,7 +4,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::table::Table;
-use super::{Bench, Missing, against, against_reads, binary, floor, homes, memfd, seal, update};
+use super::{
+    Bench, Missing, against, against_reads, binary, floor, homes, lifeboat, memfd, seal, update,
+};
 use crate::kernel::Flavour;
 use crate::tsc::Clocks;
 
@@ -22,6 +24,8 @@ pub(crate) struct Report {
     pub(crate) binary_upgrade: Vec<binary::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) homes: Vec<homes::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) lifeboat: Vec<lifeboat::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) against: Vec<against::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -67,6 +71,10 @@ impl Report {
         }
         if !self.homes.is_empty() {
             tables.push(homes::table(&self.homes));
+        }
+        if !self.lifeboat.is_empty() {
+            tables.push(lifeboat::table(&self.lifeboat));
+            tables.push(lifeboat::phases(&self.lifeboat));
         }
         if !self.binary_upgrade.is_empty() {
             tables.push(binary::table(&self.binary_upgrade));

@@ -5,6 +5,7 @@ use super::Missing;
 use super::binary;
 use super::floor::{Floor, Run};
 use super::html;
+use super::lifeboat;
 use super::report::Report;
 use super::stats::Spread;
 use super::twice::Profile;
@@ -34,6 +35,7 @@ pub(crate) fn page() -> String {
         kernel: "7.3.4-fdbox-a".to_owned(),
         repeats: 3,
         host_update: updates.collect(),
+        lifeboat: sizes[..2].iter().map(|mib| afloat(*mib)).collect(),
         floor: Some(floor()),
         binary_upgrade: kinds.map(|(kind, _)| replaced(kind)).into(),
         missing: vec![Missing {
@@ -96,6 +98,27 @@ fn floor() -> Floor {
         stock_ns: Some(stock_ns),
         fast_ns: Some(fast_ns),
         runs: vec![run(Profile::Stock, stock_ns), run(Profile::Fast, fast_ns)],
+    }
+}
+
+fn afloat(ram_mib: u64) -> lifeboat::Row {
+    let moved = |from: &str, to: &str| lifeboat::Move {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        stop_to_run_ns: 45 * MS,
+        phases: PHASES_MS.iter().copied().take(2).map(phase).collect(),
+    };
+    lifeboat::Row {
+        ram_mib,
+        floor_ns: Some(540 * MS),
+        ordinary_blackout_ns: Some(590 * MS),
+        ordinary_gap_ns: Some(601 * MS),
+        gap_ns: spread(52 * MS),
+        host_kexec_ns: 1140 * MS,
+        kexec_to_gap: 21.9,
+        io_gap_ns: 2_300 * MS,
+        moves: vec![moved("host", "lifeboat"), moved("lifeboat", "host")],
+        runs: 3,
     }
 }
 

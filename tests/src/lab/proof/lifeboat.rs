@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Resume, Update};
+use super::{Phase, Resume, Update};
 use crate::run::Record;
 
 /// What `vmm-example resume` reports of a guest that came from a lifeboat.
@@ -15,11 +15,13 @@ pub(crate) struct Reported {
 }
 
 /// A move of the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Handover {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) stop_to_run_ns: u64,
+    #[serde(default)]
+    pub(crate) phases: Vec<Phase>,
 }
 
 /// The same, with what the guest and the lab have seen.
@@ -113,7 +115,8 @@ mod tests {
         update.after.largest_gap_ns = gap_ns;
         let reported = json!({
             "handovers": [
-                {"from": "host", "to": "lifeboat", "stop_to_run_ns": 100},
+                {"from": "host", "to": "lifeboat", "stop_to_run_ns": 100,
+                 "phases": [{"name": "pause", "ns": 60}]},
                 {"from": "lifeboat", "to": back_to, "stop_to_run_ns": 90},
             ],
             "io_gap_ns": 2_500_000_000u64,
@@ -131,8 +134,9 @@ mod tests {
         let json = serde_json::to_value(found).unwrap();
         let expected = json!({
             "handovers": [
-                {"from": "host", "to": "lifeboat", "stop_to_run_ns": 100},
-                {"from": "lifeboat", "to": "host", "stop_to_run_ns": 90},
+                {"from": "host", "to": "lifeboat", "stop_to_run_ns": 100,
+                 "phases": [{"name": "pause", "ns": 60}]},
+                {"from": "lifeboat", "to": "host", "stop_to_run_ns": 90, "phases": []},
             ],
             "guest_largest_gap_ns": 150_000_000,
             "host_kexec_ns": 2_000_000_000u64,

@@ -20,6 +20,8 @@ use crate::run::{GuestLine, Record, Value};
 pub(crate) use card::Card;
 pub(crate) use device::Device;
 pub(crate) use io::{Traffic, all as all_traffic};
+#[cfg(test)]
+pub(crate) use lifeboat::Handover;
 pub(crate) use lifeboat::Lifeboat;
 pub(crate) use nvme::Nvme;
 #[cfg(test)]
