@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * shmem files: freeze, pin, and rebuild from folios that outlived a kexec.
+ * memfds: freeze, pin, and rebuild from folios that outlived a kexec. What is
+ * different for huge pages is in hugetlb.c.
  */
 #include <linux/cred.h>
 #include <linux/dcache.h>
@@ -13,14 +14,10 @@
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 #include <linux/swap.h>
-#include <uapi/linux/fcntl.h>
 
+#include "memfd.h"
 #include "room.h"
 #include "shim.h"
-
-/* Seals that a restored file can be given. */
-#define FDBOX_MEMFD_SEALS	(F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | \
-				 F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC)
 
 /* How a file is opened, in a handover: abi/memfd.rs. */
 #define FDBOX_MEMFD_READ	BIT(0)
@@ -107,7 +104,7 @@ void fdbox_shim_memfd_state(struct file *file, struct fdbox_memfd_state *state)
 	*state = (struct fdbox_memfd_state) {
 		.size = i_size_read(inode),
 		.pos = file->f_pos,
-		.seals = SHMEM_I(inode)->seals,
+		.seals = *fdbox_memfd_seals(inode),
 		.mode = inode->i_mode & 07777,
 		.uid = from_kuid_munged(&init_user_ns, inode->i_uid),
 		.gid = from_kgid_munged(&init_user_ns, inode->i_gid),
@@ -216,38 +213,20 @@ static int fdbox_memfd_check(struct folio **folios, long pinned, struct fdbox_st
 }
 
 /*
- * Pins up to @max pages, in folios, from page @index on, and fills holes. Pinned
- * folios are not migrated, and are outside of KHO's scratch area. On error
- * @step->failed_at is the page: the one that could not be allocated (-ENOMEM),
- * that has to be migrated but is held by another user (-EBUSY), or that is
- * poisoned (-EHWPOISON).
+ * Pins pages @index to @last, at most @max folios. A folio that has to be
+ * migrated but is held by another user is -EBUSY.
  */
-long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
-			  unsigned int max, struct fdbox_step *step)
+long fdbox_memfd_pin_range(struct file *file, u64 index, u64 last,
+			   struct folio **folios, unsigned int max,
+			   struct fdbox_step *step)
 {
-	u64 size = i_size_read(file_inode(file));
-	u64 last = min(DIV_ROUND_UP_ULL(size, PAGE_SIZE), index + max) - 1;
+	u64 end = min((u64)i_size_read(file_inode(file)), (last + 1) << PAGE_SHIFT);
 	struct fdbox_survey survey;
 	pgoff_t offset;
 	long pinned;
 	int err;
 
-	fdbox_shim_survey(file, index, last, &survey);
-	*step = (struct fdbox_step) { .failed_at = index };
-	step->filled = last - index + 1 - min(survey.cached, last - index + 1);
-	step->taken = step->filled + survey.moves;
-
-	err = fdbox_may_take(step->taken, false);
-	if (!err && step->filled)
-		err = fdbox_memfd_fill(file, index, last, step);
-	/* Migration allocates pages without the flags above, so their memory is probed first. */
-	if (!err && survey.moves)
-		err = fdbox_may_take(survey.moves, true);
-	if (err)
-		return err;
-
-	size = min(size, (last + 1) << PAGE_SHIFT);
-	pinned = memfd_pin_folios(file, index << PAGE_SHIFT, size - 1, folios, max, &offset);
+	pinned = memfd_pin_folios(file, index << PAGE_SHIFT, end - 1, folios, max, &offset);
 	if (pinned == -ENOMEM && fdbox_memfd_held(file, index, last, &step->failed_at))
 		return -EBUSY;
 	if (pinned == -EHWPOISON) {
@@ -261,6 +240,35 @@ long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
 		unpin_folios(folios, pinned);
 	cond_resched();
 	return err ?: pinned;
+}
+
+/*
+ * Pins up to @max pages, in folios, from page @index on, and fills holes. Pinned
+ * folios are not migrated, and are outside of KHO's scratch area. On error
+ * @step->failed_at is the page: the one that could not be allocated (-ENOMEM),
+ * that has to be migrated but is held by another user (-EBUSY), or that is
+ * poisoned (-EHWPOISON).
+ */
+long fdbox_shim_memfd_pin(struct file *file, u64 index, struct folio **folios,
+			  unsigned int max, struct fdbox_step *step)
+{
+	u64 size = i_size_read(file_inode(file));
+	u64 last = min(DIV_ROUND_UP_ULL(size, PAGE_SIZE), index + max) - 1;
+	struct fdbox_survey survey;
+	int err;
+
+	fdbox_shim_survey(file, index, last, &survey);
+	*step = (struct fdbox_step) { .failed_at = index };
+	step->filled = last - index + 1 - min(survey.cached, last - index + 1);
+	step->taken = step->filled + survey.moves;
+
+	err = fdbox_may_take(step->taken, false);
+	if (!err && step->filled)
+		err = fdbox_memfd_fill(file, index, last, step);
+	/* Migration allocates pages without the flags above, so their memory is probed first. */
+	if (!err && survey.moves)
+		err = fdbox_may_take(survey.moves, true);
+	return err ?: fdbox_memfd_pin_range(file, index, last, folios, max, step);
 }
 
 void fdbox_shim_folio_span(struct folio *folio, u64 *pfn, u32 *order, u64 *next)
@@ -299,22 +307,24 @@ static struct file *fdbox_memfd_alloc(const char *name)
 	return file;
 }
 
-/* An empty file of the right size. */
-struct file *fdbox_shim_memfd_create(const u8 *name,
-				     const struct fdbox_memfd_state *state)
+/*
+ * Gives a new file, or the error of making it, its size, owner and mode. Consumes
+ * @file if it fails.
+ */
+struct file *fdbox_memfd_prepare(struct file *file,
+				 const struct fdbox_memfd_state *state)
 {
-	struct file *file;
 	struct inode *inode;
 
-	if (state->seals & ~FDBOX_MEMFD_SEALS)
-		return ERR_PTR(-EOPNOTSUPP);
-
-	file = fdbox_memfd_alloc(name);
-	/* This is how tmpfs reports that it could not allocate the inode. */
+	/* This is how the file system reports that it could not allocate the inode. */
 	if (file == ERR_PTR(-ENOSPC))
 		return ERR_PTR(-ENOMEM);
 	if (IS_ERR(file))
 		return file;
+	if (state->seals & ~FDBOX_MEMFD_SEALS) {
+		fput(file);
+		return ERR_PTR(-EOPNOTSUPP);
+	}
 
 	inode = file_inode(file);
 	inode->i_mode = S_IFREG | (state->mode & 07777);
@@ -322,6 +332,13 @@ struct file *fdbox_shim_memfd_create(const u8 *name,
 	inode->i_gid = make_kgid(&init_user_ns, state->gid);
 	i_size_write(inode, state->size);
 	return file;
+}
+
+/* An empty file of the right size. */
+struct file *fdbox_shim_memfd_create(const u8 *name,
+				     const struct fdbox_memfd_state *state)
+{
+	return fdbox_memfd_prepare(fdbox_memfd_alloc(name), state);
 }
 
 u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
@@ -334,7 +351,7 @@ u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
 struct file *fdbox_shim_memfd_finish(struct file *file,
 				     const struct fdbox_memfd_state *state)
 {
-	struct inode *inode = file_inode(file);
+	unsigned int *seals = fdbox_memfd_seals(file_inode(file));
 	int err;
 
 	if (state->flags == (FDBOX_MEMFD_READ | FDBOX_MEMFD_WRITE))
@@ -344,14 +361,14 @@ struct file *fdbox_shim_memfd_finish(struct file *file,
 				   current_cred());
 	if (IS_ERR(file))
 		return file;
-	if (state->seals & F_SEAL_WRITE && !(SHMEM_I(inode)->seals & F_SEAL_WRITE)) {
+	if (state->seals & F_SEAL_WRITE && !(*seals & F_SEAL_WRITE)) {
 		err = mapping_deny_writable(file->f_mapping);
 		if (err) {
 			fput(file);
 			return ERR_PTR(err);
 		}
 	}
-	SHMEM_I(inode)->seals = state->seals;
+	*seals = state->seals;
 	vfs_setpos(file, state->pos, MAX_LFS_FILESIZE);
 	return file;
 }

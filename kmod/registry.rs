@@ -10,6 +10,7 @@ use crate::kind::{
 use crate::kinds::{
     driver::DriverKind,
     guest_memfd::GuestMemfd,
+    hugetlb::Hugetlb,
     iommufd::Iommufd,
     kvm_vm::KvmVm,
     lent::Lent,
@@ -24,8 +25,15 @@ use kernel::{
 };
 
 /// In the order of `uapi::FEATURE_KINDS`, and then the one that is in boats only.
-static BUILTIN: [&(dyn Kind); uapi::FEATURE_KINDS.len() + 1] =
-    [&Memfd, &KvmVm, &GuestMemfd, &Iommufd, &VfioPci, &Lent];
+static BUILTIN: [&(dyn Kind); uapi::FEATURE_KINDS.len() + 1] = [
+    &Memfd,
+    &KvmVm,
+    &GuestMemfd,
+    &Iommufd,
+    &VfioPci,
+    &Hugetlb,
+    &Lent,
+];
 
 /// A registered driver kind.
 ///

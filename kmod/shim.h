@@ -133,6 +133,7 @@ struct fdbox_memfd_state {
 	u32 uid;
 	u32 gid;
 	u32 flags;	/* as in abi/memfd.rs */
+	u32 page_shift;	/* of huge pages: log2 of their size; else 0 */
 };
 
 bool fdbox_shim_memfd_supported(void);
@@ -152,6 +153,20 @@ u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
 			 bool down);
 struct file *fdbox_shim_memfd_finish(struct file *file,
 				     const struct fdbox_memfd_state *state);
+
+/* hugetlb.c: memfds of huge pages. */
+bool fdbox_shim_hugetlb_supported(void);
+bool fdbox_shim_is_hugetlb(struct file *file);
+u32 fdbox_shim_hugetlb_page_shift(struct file *file);
+int fdbox_shim_hugetlb_freeze(struct file *file);
+void fdbox_shim_hugetlb_thaw(struct file *file);
+int fdbox_shim_hugetlb_fill(struct file *file, struct fdbox_step *step);
+long fdbox_shim_hugetlb_pin(struct file *file, u64 index, struct folio **folios,
+			    unsigned int max, struct fdbox_step *step);
+struct file *fdbox_shim_hugetlb_create(const u8 *name,
+				       const struct fdbox_memfd_state *state);
+u64 fdbox_shim_hugetlb_add(struct file *file, u64 index, u64 pfn, u64 folios,
+			   bool down);
 
 /* What the kernel lacks to support a kind. */
 enum fdbox_lacks {

@@ -38,7 +38,7 @@ pub(crate) const UAPI_VERSION: u32 = 1;
 pub(crate) const FEATURE_KHO: u64 = 1 << 0;
 pub(crate) const FEATURE_KHO_BOOT: u64 = 1 << 1;
 /// One per built-in kind.
-pub(crate) const FEATURE_KINDS: [u64; 5] = [1 << 2, 1 << 3, 1 << 4, 1 << 6, 1 << 7];
+pub(crate) const FEATURE_KINDS: [u64; 6] = [1 << 2, 1 << 3, 1 << 4, 1 << 6, 1 << 7, 1 << 8];
 pub(crate) const FEATURE_REFUSED: u64 = 1 << 5;
 
 pub(crate) const STATE_OPEN: u32 = 0;

@@ -26,6 +26,7 @@
 pub(crate) mod box_record;
 pub(crate) mod dma;
 mod extent;
+pub(crate) mod hugetlb;
 pub(crate) mod kvm;
 pub(crate) mod layout;
 pub(crate) mod memfd;

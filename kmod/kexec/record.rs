@@ -163,7 +163,12 @@ impl Record {
 
     /// Whether all folios are single pages.
     pub(crate) fn is_of_single_pages(&self) -> bool {
-        decoded(self.fewest()).all(|extent| extent.order == 0)
+        self.is_of_order(0)
+    }
+
+    /// Whether all folios are of this order.
+    pub(crate) fn is_of_order(&self, order: u32) -> bool {
+        decoded(self.fewest()).all(|extent| extent.order == order)
     }
 
     /// The memory in the smallest known number of extents.

@@ -7,8 +7,7 @@
 //! folios stay large.
 //!
 //! Not preserved: holes (SEAL fills them), `FD_CLOEXEC` and other status flags, timestamps, which
-//! pages were swapped out, NUMA policy, seals that are added while it is sealed. hugetlb memfds are not
-//! supported yet.
+//! pages were swapped out, NUMA policy, seals that are added while it is sealed.
 //!
 //! While sealed: the size cannot change, no page can be removed, all pages are pinned. Content
 //! may change, by mapping and by `write()` within the size.
@@ -61,6 +60,11 @@ const BATCH: usize = 512;
 
 pub(crate) struct Memfd;
 
+/// The memfd behind `file`, if it is one of small pages.
+fn small(file: &File) -> Option<object::Memfd<'_>> {
+    object::Memfd::of(file).filter(|memfd| !memfd.is_huge())
+}
+
 impl Kind for Memfd {
     fn compatible(&self) -> &[u8] {
         abi_memfd::MEMFD
@@ -71,7 +75,7 @@ impl Kind for Memfd {
     }
 
     fn matches(&self, file: &File) -> bool {
-        object::Memfd::of(file).is_some()
+        small(file).is_some()
     }
 
     fn supported(&self) -> Result<(), &'static str> {
@@ -96,27 +100,16 @@ impl Kind for Memfd {
         if kho::enabled() {
             cx.needs_room(true)?;
         }
-        memfd.freeze().map_err(|err| {
+        freeze(cx, memfd).inspect_err(|_| {
             room::release(cx.file);
-            match err {
-                EBUSY => cx.refuse(
-                    err,
-                    Reason::SharedFile,
-                    fmt!("the file is sealed already, here under another name, in another box, or by LUO; put it into one box once"),
-                ),
-                _ => cx.refuse(
-                    err,
-                    Reason::UnsupportedState,
-                    fmt!("the file has seals that this module does not know"),
-                ),
-            }
         })
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
         let memfd = object::Memfd::of(cx.file).ok_or(EIO)?;
-        write_state(memfd, record)?;
-        let written = pin_all(cx.file, memfd, record);
+        let mut name = [0; NAME_MAX];
+        saved(memfd, &mut name).put(record)?;
+        let written = pin_all(cx.file, memfd, BATCH, record);
         let left = room::release(cx.file);
         let Err((err, at)) = written else {
             return Ok(());
@@ -127,16 +120,7 @@ impl Kind for Memfd {
         }
         Err(match err {
             ENOMEM => cx.ran_out(at, left),
-            EHWPOISON => cx.is_poisoned(at),
-            EBUSY => cx.refuse(
-                err,
-                Reason::UnsupportedState,
-                fmt!(
-                    "page {} lies where the kernel must be able to move it (KHO's area, CMA or movable memory), and somebody else holds it: a pipe (splice, vmsplice), direct I/O, another pin; end that, and seal again",
-                    at
-                ),
-            ),
-            _ => err,
+            _ => not_pinned(cx, err, at),
         })
     }
 
@@ -155,15 +139,16 @@ impl Kind for Memfd {
     }
 
     fn check(&self, _cx: &mut UnsealCx<'_>, compatible: &[u8], record: &Record) -> Result {
-        read_state(compatible, record).map(drop)
+        saved_in(compatible, record).map(drop)
     }
 
     fn borrow(&self, _cx: &mut TakeCx<'_>, compatible: &[u8], record: &Record) -> Result<FileRef> {
-        let (state, name) = read_state(compatible, record)?;
-        let writable = state.flags & abi_memfd::WRITE != 0;
-        let name = terminated(name);
+        let saved = saved_in(compatible, record)?;
+        let writable = saved.flags & abi_memfd::WRITE != 0;
+        let name = terminated(saved.name);
         let name = CStr::from_bytes_until_nul(&name).map_err(|_| EIO)?;
-        lent::create(name, state.size, writable, record.extents(), record.kept()?)
+        let size = saved.head.size;
+        lent::create(name, size, writable, record.extents(), record.kept()?)
     }
 
     fn restore(
@@ -173,75 +158,126 @@ impl Kind for Memfd {
         record: &Record,
         progress: &mut Progress,
     ) -> Result<FileRef> {
-        let (state, name) = read_state(compatible, record)?;
-        if cx.must_stay() && progress.held.is_none() {
-            progress.held = Some(Held::default());
+        let saved = saved_in(compatible, record)?;
+        restore(cx, record, progress, &saved, 0)
+    }
+}
+
+/// Freezes the file, or refuses it.
+pub(super) fn freeze(cx: &SealCx<'_>, memfd: object::Memfd<'_>) -> Result {
+    memfd.freeze().map_err(|err| match err {
+        EBUSY => cx.refuse(
+            err,
+            Reason::SharedFile,
+            fmt!("the file is sealed already, here under another name, in another box, or by LUO; put it into one box once"),
+        ),
+        _ => cx.refuse(
+            err,
+            Reason::UnsupportedState,
+            fmt!("the file has seals that this module does not know"),
+        ),
+    })
+}
+
+/// The error of a page that could not be pinned, for any reason but lack of memory.
+pub(super) fn not_pinned(cx: &SealCx<'_>, err: Error, page: u64) -> Error {
+    match err {
+        EHWPOISON => cx.is_poisoned(page),
+        EBUSY => cx.refuse(
+            err,
+            Reason::UnsupportedState,
+            fmt!(
+                "page {} lies where the kernel must be able to move it (KHO's area, CMA or movable memory), and somebody else holds it: a pipe (splice, vmsplice), direct I/O, another pin; end that, and seal again",
+                page
+            ),
+        ),
+        _ => err,
+    }
+}
+
+/// What is saved of a memfd, without its pages.
+pub(super) fn saved<'a>(
+    memfd: object::Memfd<'_>,
+    name: &'a mut [u8; NAME_MAX],
+) -> abi_memfd::Memfd<'a> {
+    let state = memfd.state();
+    abi_memfd::Memfd {
+        head: MemfdHead {
+            size: state.size,
+            pos: state.pos,
+            seals: state.seals,
+            mode: state.mode,
+            uid: state.uid,
+            gid: state.gid,
+        },
+        flags: state.flags,
+        name: memfd.name(name),
+    }
+}
+
+/// Reads what is saved of a memfd.
+fn saved_in<'a>(compatible: &[u8], record: &'a Record) -> Result<abi_memfd::Memfd<'a>> {
+    let saved = abi_memfd::Memfd::decode(compatible, record.data()).map_err(|_| EIO)?;
+    match covers(record, &saved) {
+        true => Ok(saved),
+        false => Err(EIO),
+    }
+}
+
+/// Whether the extents of `record` cover the size of the file, each folio at a multiple of its own.
+pub(super) fn covers(record: &Record, saved: &abi_memfd::Memfd<'_>) -> bool {
+    record.pages() >= saved.head.size.div_ceil(PAGE_SIZE as u64) && record.is_aligned()
+}
+
+/// Makes a memfd from what was saved, or goes on with it. `page_shift` is 0 unless it has huge pages.
+pub(super) fn restore(
+    cx: &mut TakeCx<'_>,
+    record: &Record,
+    progress: &mut Progress,
+    saved: &abi_memfd::Memfd<'_>,
+    page_shift: u32,
+) -> Result<FileRef> {
+    let head = saved.head;
+    let state = MemfdState {
+        size: head.size,
+        pos: head.pos,
+        seals: head.seals,
+        mode: head.mode,
+        uid: head.uid,
+        gid: head.gid,
+        flags: saved.flags,
+        page_shift,
+    };
+    if cx.must_stay() && progress.held.is_none() {
+        progress.held = Some(Held::default());
+    }
+    let file = match &progress.file {
+        Some(file) => file.clone(),
+        None => {
+            let file = create(&state, saved.name)?;
+            progress.file = Some(file.clone());
+            file
         }
-        let file = match &progress.file {
-            Some(file) => file.clone(),
-            None => {
-                let file = create(&state, name)?;
-                progress.file = Some(file.clone());
-                file
-            }
-        };
-        let memfd = object::Memfd::of(&file).ok_or(EIO)?;
-        let mut held = progress.held.take();
-        let given = progress.give(record, |run| {
-            if let Err(err) = leaving::go_on() {
+    };
+    let memfd = object::Memfd::of(&file).ok_or(EIO)?;
+    let mut held = progress.held.take();
+    let given = progress.give(record, |run| {
+        if let Err(err) = leaving::go_on() {
+            return run.refused(err);
+        }
+        if let Some(held) = &mut held {
+            // Before they can be found in the file and be moved.
+            if let Err(err) = run.hold(held) {
                 return run.refused(err);
             }
-            if let Some(held) = &mut held {
-                // Before they can be found in the file and be moved.
-                if let Err(err) = run.hold(held) {
-                    return run.refused(err);
-                }
-            }
-            memfd.add(run)
-        });
-        progress.held = held;
-        given?;
-        let file = memfd.finish(&state)?;
-        cx.remember(&file, progress)?;
-        Ok(file)
-    }
-}
-
-fn write_state(memfd: object::Memfd<'_>, record: &mut Record) -> Result {
-    let state = memfd.state();
-    let mut name = [0; NAME_MAX];
-    let head = MemfdHead {
-        size: state.size,
-        pos: state.pos,
-        seals: state.seals,
-        mode: state.mode,
-        uid: state.uid,
-        gid: state.gid,
-    };
-    abi_memfd::Memfd {
-        head,
-        flags: state.flags,
-        name: memfd.name(&mut name),
-    }
-    .put(record)
-}
-
-/// State and name of a memfd, whose extents must cover its size.
-fn read_state<'a>(compatible: &[u8], record: &'a Record) -> Result<(MemfdState, &'a [u8])> {
-    let saved = abi_memfd::Memfd::decode(compatible, record.data()).map_err(|_| EIO)?;
-    if record.pages() < saved.head.size.div_ceil(PAGE_SIZE as u64) || !record.is_aligned() {
-        return Err(EIO);
-    }
-    let state = MemfdState {
-        size: saved.head.size,
-        pos: saved.head.pos,
-        seals: saved.head.seals,
-        mode: saved.head.mode,
-        uid: saved.head.uid,
-        gid: saved.head.gid,
-        flags: saved.flags,
-    };
-    Ok((state, saved.name))
+        }
+        memfd.add(run)
+    });
+    progress.held = held;
+    given?;
+    let file = memfd.finish(&state)?;
+    cx.remember(&file, progress)?;
+    Ok(file)
 }
 
 fn create(state: &MemfdState, name: &[u8]) -> Result<FileRef> {
@@ -257,11 +293,16 @@ fn terminated(name: &[u8]) -> [u8; NAME_MAX + 1] {
     terminated
 }
 
-/// Pins every page of the file and adds it to `record`. An error is returned with the number of the
-/// page; the record then has what has been pinned so far.
-fn pin_all(file: &File, memfd: object::Memfd<'_>, record: &mut Record) -> Result<(), (Error, u64)> {
+/// Pins every page of the file, at most `most` folios at a time, and adds it to `record`. An error is
+/// returned with the number of the page; the record then has what has been pinned so far.
+pub(super) fn pin_all(
+    file: &File,
+    memfd: object::Memfd<'_>,
+    most: usize,
+    record: &mut Record,
+) -> Result<(), (Error, u64)> {
     let pages = file::size(file).div_ceil(PAGE_SIZE as u64);
-    let batch = object::Batch::new(BATCH.min(pages as usize));
+    let batch = object::Batch::new(most.min(pages as usize));
     let mut batch = batch.map_err(|err| (err, 0))?;
     let mut index = 0;
     while index < pages {

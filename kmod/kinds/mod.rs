@@ -5,6 +5,7 @@
 pub(crate) mod driver;
 mod driver_api;
 pub(crate) mod guest_memfd;
+pub(crate) mod hugetlb;
 pub(crate) mod iommufd;
 pub(crate) mod kvm_vm;
 pub(crate) mod lent;

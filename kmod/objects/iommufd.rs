@@ -76,7 +76,7 @@ impl Mapping {
     /// Whether it maps a memfd.
     pub(crate) fn is_of_memfd(&self) -> bool {
         // SAFETY: By the type invariants the file is held.
-        unsafe { ffi::fdbox_shim_is_memfd(self.0.file) }
+        unsafe { ffi::fdbox_shim_is_memfd(self.0.file) || ffi::fdbox_shim_is_hugetlb(self.0.file) }
     }
 
     /// Address of the inode of the file, for comparison.

@@ -28,9 +28,12 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The file is a memfd.
+/// The file is a memfd, of huge pages or not as `is_huge` says.
 #[derive(Clone, Copy)]
-pub(crate) struct Memfd<'a>(&'a File);
+pub(crate) struct Memfd<'a> {
+    file: &'a File,
+    is_huge: bool,
+}
 
 /// Space for a number of pinned folios.
 pub(crate) struct Batch(KVec<*mut bindings::folio>);
@@ -52,39 +55,82 @@ pub(crate) fn is_supported() -> bool {
     unsafe { ffi::fdbox_shim_memfd_supported() }
 }
 
-/// An empty memfd with this state; seals and position are missing until [`Memfd::finish`].
+/// Whether this kernel can freeze and rebuild a memfd of huge pages.
+pub(crate) fn is_huge_supported() -> bool {
+    // SAFETY: No precondition.
+    unsafe { ffi::fdbox_shim_hugetlb_supported() }
+}
+
+/// An empty memfd with this state; seals and position are missing until [`Memfd::finish`]. Fails with
+/// `EOPNOTSUPP` if this kernel has no huge pages of the size.
 pub(crate) fn create(name: &CStr, state: &MemfdState) -> Result<FileRef> {
+    let name = name.as_ptr().cast();
     // SAFETY: The name has a NUL, the state is valid for reading; we own the file.
-    unsafe { file::from_c(ffi::fdbox_shim_memfd_create(name.as_ptr().cast(), state)) }
+    unsafe {
+        file::from_c(match state.page_shift {
+            0 => ffi::fdbox_shim_memfd_create(name, state),
+            _ => ffi::fdbox_shim_hugetlb_create(name, state),
+        })
+    }
 }
 
 impl<'a> Memfd<'a> {
     /// The memfd behind `file`, if it is one.
     pub(crate) fn of(file: &'a File) -> Option<Memfd<'a>> {
         // SAFETY: `file` is a live file.
-        let is = unsafe { ffi::fdbox_shim_is_memfd(file.as_ptr()) };
-        // INVARIANT: It is.
-        is.then_some(Memfd(file))
+        let is_huge = unsafe { ffi::fdbox_shim_is_hugetlb(file.as_ptr()) };
+        // SAFETY: As above.
+        let is = is_huge || unsafe { ffi::fdbox_shim_is_memfd(file.as_ptr()) };
+        // INVARIANT: It is one, of this kind.
+        is.then_some(Memfd { file, is_huge })
+    }
+
+    /// Whether it is of huge pages.
+    pub(crate) fn is_huge(self) -> bool {
+        self.is_huge
     }
 
     /// Prevents changes of the size and removal of pages. Fails with `EBUSY` if it is already
     /// frozen, with `EOPNOTSUPP` if it has seals that cannot be restored.
     pub(crate) fn freeze(self) -> Result {
+        let file = self.file.as_ptr();
         // SAFETY: By the type invariants.
-        to_result(unsafe { ffi::fdbox_shim_memfd_freeze(self.0.as_ptr()) })
+        to_result(unsafe {
+            match self.is_huge {
+                true => ffi::fdbox_shim_hugetlb_freeze(file),
+                false => ffi::fdbox_shim_memfd_freeze(file),
+            }
+        })
     }
 
     /// The inverse of [`Memfd::freeze`].
     pub(crate) fn thaw(self) {
+        let file = self.file.as_ptr();
         // SAFETY: By the type invariants.
-        unsafe { ffi::fdbox_shim_memfd_thaw(self.0.as_ptr()) };
+        unsafe {
+            match self.is_huge {
+                true => ffi::fdbox_shim_hugetlb_thaw(file),
+                false => ffi::fdbox_shim_memfd_thaw(file),
+            }
+        };
+    }
+
+    /// Fills holes of a file of huge pages from the pool, as far as it can. Fails with `ENOMEM` if the
+    /// pool has nothing for page `step.failed_at`.
+    pub(crate) fn fill_huge(self, step: &mut ffi::Step) -> Result {
+        // SAFETY: By the type invariants; `step` is valid for writing.
+        to_result(unsafe { ffi::fdbox_shim_hugetlb_fill(self.file.as_ptr(), step) })
     }
 
     /// Its state, without pages and name.
     pub(crate) fn state(self) -> MemfdState {
         let mut state = MemfdState::default();
         // SAFETY: By the type invariants; `state` is valid for writing.
-        unsafe { ffi::fdbox_shim_memfd_state(self.0.as_ptr(), &mut state) };
+        unsafe { ffi::fdbox_shim_memfd_state(self.file.as_ptr(), &mut state) };
+        if self.is_huge {
+            // SAFETY: By the type invariants.
+            state.page_shift = unsafe { ffi::fdbox_shim_hugetlb_page_shift(self.file.as_ptr()) };
+        }
         state
     }
 
@@ -92,7 +138,7 @@ impl<'a> Memfd<'a> {
     pub(crate) fn name(self, out: &mut [u8]) -> &[u8] {
         // SAFETY: By the type invariants; `out` is valid for writing its length.
         let len =
-            unsafe { ffi::fdbox_shim_memfd_name(self.0.as_ptr(), out.as_mut_ptr(), out.len()) };
+            unsafe { ffi::fdbox_shim_memfd_name(self.file.as_ptr(), out.as_mut_ptr(), out.len()) };
         out.get(..len as usize).unwrap_or(&[])
     }
 
@@ -105,16 +151,15 @@ impl<'a> Memfd<'a> {
         step: &mut ffi::Step,
         mut note: impl FnMut(Pinned) -> Result,
     ) -> Result<u64> {
+        let (file, most) = (self.file.as_ptr(), batch.0.len() as c_uint);
+        let folios = batch.0.as_mut_ptr();
         // SAFETY: By the type invariants; there is space for this many folios, and `step` is valid
         // for writing.
         let pinned = unsafe {
-            ffi::fdbox_shim_memfd_pin(
-                self.0.as_ptr(),
-                index,
-                batch.0.as_mut_ptr(),
-                batch.0.len() as c_uint,
-                step,
-            )
+            match self.is_huge {
+                true => ffi::fdbox_shim_hugetlb_pin(file, index, folios, most, step),
+                false => ffi::fdbox_shim_memfd_pin(file, index, folios, most, step),
+            }
         };
         to_result(pinned.min(0) as c_int)?;
         let mut next = index;
@@ -132,21 +177,20 @@ impl<'a> Memfd<'a> {
     /// Frees the memory of filled holes that was not used.
     pub(crate) fn give_back(self) {
         // SAFETY: By the type invariants.
-        unsafe { ffi::fdbox_shim_memfd_give_back(self.0.as_ptr()) };
+        unsafe { ffi::fdbox_shim_memfd_give_back(self.file.as_ptr()) };
     }
 
     /// Adds folios to the page cache, which takes over their references.
     pub(crate) fn add(self, run: Run) -> Outcome {
         let extent = run.extent();
+        let (file, index) = (self.file.as_ptr(), run.index());
+        let (pfn, folios, down) = (extent.pfn, extent.folios, extent.down);
         // SAFETY: By the type invariants; the run has a reference to each folio.
         let added = unsafe {
-            ffi::fdbox_shim_memfd_add(
-                self.0.as_ptr(),
-                run.index(),
-                extent.pfn,
-                extent.folios,
-                extent.down,
-            )
+            match self.is_huge {
+                true => ffi::fdbox_shim_hugetlb_add(file, index, pfn, folios, down),
+                false => ffi::fdbox_shim_memfd_add(file, index, pfn, folios, down),
+            }
         };
         // SAFETY: The file now owns this many references.
         unsafe { run.given(added) }
@@ -155,6 +199,6 @@ impl<'a> Memfd<'a> {
     /// Sets seals and position; returns the file, or another open file of it with less access.
     pub(crate) fn finish(self, state: &MemfdState) -> Result<FileRef> {
         // SAFETY: By the type invariants; we own the returned file.
-        unsafe { file::from_c(ffi::fdbox_shim_memfd_finish(self.0.as_ptr(), state)) }
+        unsafe { file::from_c(ffi::fdbox_shim_memfd_finish(self.file.as_ptr(), state)) }
     }
 }

@@ -70,6 +70,11 @@ static const u8 vm_machine[12] = { [8] = 1 };
 /* A guest_memfd of two pages that belongs to the VM "vm". */
 static const u8 guest[22] = { 0, 0x20, [8] = 3, [16] = 2, [20] = 'v', 'm' };
 
+/* Memfds of huge pages: of 8 KiB, which no x86-64 has, one page; and of 2 MiB, one page. */
+static const u8 huge_8k[48] = { 13, [9] = 0x20, [40] = 3 };
+static const u8 huge_2m[48] = { 21, [10] = 0x20, [40] = 3 };
+
+#define HUGETLB	"fdbox,hugetlb-v1"
 #define MEMFD	"fdbox,memfd-v1"
 #define VM	"fdbox,kvm-vm-v1"
 #define GUEST	"fdbox,guest-memfd-v1"
@@ -97,6 +102,10 @@ static u32 forged_fds(struct forged_fd *fds, u64 kept)
 		{ "guest-name", GUEST, guest, 21 },
 		{ "guest-few", GUEST, guest, 22, { kept } },
 		{ "guest-alone", GUEST, guest, 22, { kept, kept + 1 } },
+		{ "huge-short", HUGETLB, huge_8k, 47 },
+		{ "huge-order", HUGETLB, huge_8k, 48, { kept, kept + 1 } },
+		{ "huge-few", HUGETLB, huge_2m, 48 },
+		{ "huge-size", HUGETLB, huge_8k, 48, { BIT_ULL(58) | kept } },
 		{ "memfd-good", MEMFD, memfd_page, 36, { kept } },
 	};
 	const struct forged_fd carried = { "fd", "fdbox,forged-v1", NULL, 0, { NOT_KEPT } };
@@ -134,7 +143,7 @@ static u32 fill_box(u8 *bx)
 /* Writes the box "forged" and returns the length. */
 static u32 fill_body(u8 *body, u64 kept, u32 *extents)
 {
-	struct forged_fd fds[16];
+	struct forged_fd fds[20];
 	u32 len, i, at, nr = forged_fds(fds, kept);
 	u8 *bx, *fd;
 

@@ -72,6 +72,8 @@ pub const FDBOX_FEATURE_REFUSED: u64 = 1 << 5;
 pub const FDBOX_FEATURE_IOMMUFD: u64 = 1 << 6;
 /// The module keeps VFIO PCI devices, with ongoing DMA.
 pub const FDBOX_FEATURE_VFIO_PCI: u64 = 1 << 7;
+/// The module keeps memfds of huge pages.
+pub const FDBOX_FEATURE_HUGETLB: u64 = 1 << 8;
 
 /// The box accepts and returns descriptors.
 pub const FDBOX_STATE_OPEN: u32 = 0;

@@ -82,6 +82,12 @@ impl Features {
         self.has(abi::FDBOX_FEATURE_VFIO_PCI)
     }
 
+    /// memfds of huge pages can be kept.
+    #[must_use]
+    pub const fn hugetlb(self) -> bool {
+        self.has(abi::FDBOX_FEATURE_HUGETLB)
+    }
+
     /// A handover arrived and was refused; the kernel log says why.
     #[must_use]
     pub const fn handover_refused(self) -> bool {

@@ -6,9 +6,10 @@ use crate::name::FdName;
 use crate::update::STATE_FD;
 
 /// Kinds, and the kind that each needs in its box.
-const NEEDS: [(Kind, Kind); 3] = [
+const NEEDS: [(Kind, Kind); 4] = [
     (Kind::GuestMemfd, Kind::KvmVm),
     (Kind::Iommufd, Kind::Memfd),
+    (Kind::Iommufd, Kind::Hugetlb),
     (Kind::VfioPci, Kind::Iommufd),
 ];
 

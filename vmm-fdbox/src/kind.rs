@@ -19,19 +19,22 @@ pub enum Kind {
     Iommufd,
     /// A PCI device of the host.
     VfioPci,
+    /// Memory in huge pages.
+    Hugetlb,
     /// A kind that this library does not know.
     #[serde(other)]
     Other,
 }
 
 /// Compatible strings without their versions.
-const FAMILIES: [(&str, Kind); 6] = [
+const FAMILIES: [(&str, Kind); 7] = [
     ("fdbox,memfd", Kind::Memfd),
     ("keeper,memfd", Kind::Memfd),
     ("fdbox,kvm-vm", Kind::KvmVm),
     ("fdbox,guest-memfd", Kind::GuestMemfd),
     ("fdbox,iommufd", Kind::Iommufd),
     ("fdbox,vfio-pci", Kind::VfioPci),
+    ("fdbox,hugetlb", Kind::Hugetlb),
 ];
 
 impl Kind {
@@ -60,6 +63,7 @@ impl fmt::Display for Kind {
             Self::GuestMemfd => "guest_memfds",
             Self::Iommufd => "iommufds",
             Self::VfioPci => "VFIO devices",
+            Self::Hugetlb => "huge pages",
             Self::Other => "files of other kinds",
         })
     }

@@ -255,7 +255,14 @@ fn numbers() -> Vec<Value> {
             FDBOX_FEATURE_REFUSED
         ]
     );
-    constants!(values, [FDBOX_FEATURE_IOMMUFD, FDBOX_FEATURE_VFIO_PCI]);
+    constants!(
+        values,
+        [
+            FDBOX_FEATURE_IOMMUFD,
+            FDBOX_FEATURE_VFIO_PCI,
+            FDBOX_FEATURE_HUGETLB
+        ]
+    );
     constants!(
         values,
         [FDBOX_REASON_OTHER, FDBOX_REASON_MISSING_DEPENDENCY]
@@ -438,6 +445,7 @@ fn the_module_has_the_numbers_of_the_header() {
         abi::FDBOX_FEATURE_GUEST_MEMFD,
         abi::FDBOX_FEATURE_IOMMUFD,
         abi::FDBOX_FEATURE_VFIO_PCI,
+        abi::FDBOX_FEATURE_HUGETLB,
     ];
     assert_eq!(module::FEATURE_KINDS, kinds);
 }

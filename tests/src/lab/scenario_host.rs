@@ -155,6 +155,8 @@ impl Group<'_> {
                     format!("{} maxcpus=1 no_ipi_broadcast=1", boat::CMDLINE)
                 }
                 HostKind::LifeboatOneBoot => boat::CMDLINE.to_owned(),
+                // Later there is no free memory that is long enough.
+                HostKind::LargeKexec => "hugepagesz=1G hugepages=1".to_owned(),
                 _ => String::new(),
             },
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],

@@ -6,6 +6,7 @@ mod fuzzer;
 
 use super::{Out, crc, golden};
 use crate::abi::dma::{self, Device, Item};
+use crate::abi::hugetlb::Hugetlb;
 use crate::abi::kvm::{GuestMemfd, Vm};
 use crate::abi::layout::Layout;
 use crate::abi::memfd::{MEMFD, MEMFD_V1, Memfd};
@@ -53,6 +54,10 @@ fn read_fd(data: &[u8]) {
         same("a memfd", &mut out);
     }
     let _ = Memfd::decode(MEMFD_V1, data);
+    if let Ok(memfd) = Hugetlb::decode(data) {
+        let Ok(()) = memfd.put(&mut out);
+        same("a memfd of huge pages", &mut out);
+    }
     if let Ok(device) = Device::decode(data) {
         let Ok(()) = device.put(&mut out);
         same("a device", &mut out);
@@ -119,6 +124,7 @@ fn fuzz_handover_fd() {
         golden::VFIO_PCI,
         golden::MEMFD_V1,
         golden::MEMFD_V2,
+        golden::HUGETLB,
     ];
     fuzzer::run("handover-fd", &seeds, read_fd);
 }

@@ -3,6 +3,7 @@
 
 mod fuzz;
 mod handover;
+mod hugetlb;
 mod kvm;
 mod labels;
 mod memfd;
@@ -21,6 +22,7 @@ mod golden {
     pub(super) const HANDOVER_V2: &[u8] = include_bytes!("../../tests/golden/handover-v2.bin");
     pub(super) const MEMFD_V1: &[u8] = include_bytes!("../../tests/golden/memfd-v1.bin");
     pub(super) const MEMFD_V2: &[u8] = include_bytes!("../../tests/golden/memfd-v2.bin");
+    pub(super) const HUGETLB: &[u8] = include_bytes!("../../tests/golden/hugetlb-v1.bin");
     /// Two IOASs, the first with two mappings.
     pub(super) const IOMMUFD: &[u8] = include_bytes!("../../tests/golden/iommufd-v1.bin");
     /// A device attached to the first.

@@ -11,6 +11,7 @@ mod fleet;
 mod guest;
 mod hijack;
 mod host;
+mod hugetlb;
 mod kexec;
 mod kunit;
 mod kvm;

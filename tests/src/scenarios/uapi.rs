@@ -101,6 +101,7 @@ pub(crate) const FEATURE_GUEST_MEMFD: u64 = 1 << 4;
 pub(crate) const FEATURE_REFUSED: u64 = 1 << 5;
 pub(crate) const FEATURE_IOMMUFD: u64 = 1 << 6;
 pub(crate) const FEATURE_VFIO_PCI: u64 = 1 << 7;
+pub(crate) const FEATURE_HUGETLB: u64 = 1 << 8;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]

@@ -38,7 +38,8 @@ impl FakeStore {
             | abi::FDBOX_FEATURE_KVM_VM
             | abi::FDBOX_FEATURE_GUEST_MEMFD
             | abi::FDBOX_FEATURE_IOMMUFD
-            | abi::FDBOX_FEATURE_VFIO_PCI;
+            | abi::FDBOX_FEATURE_VFIO_PCI
+            | abi::FDBOX_FEATURE_HUGETLB;
         let info = Info {
             uapi_version: abi::FDBOX_UAPI_VERSION,
             handover_version: 1,

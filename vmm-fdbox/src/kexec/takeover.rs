@@ -37,7 +37,7 @@ pub(super) struct KernelInfo {
 }
 
 /// What a kernel may lack, and its name in messages.
-const NAMES: [(TakeOver, &str); 7] = [
+const NAMES: [(TakeOver, &str); 8] = [
     (TakeOver::PCI, "keep PCI devices for vfio-pci"),
     (TakeOver::VTD, "go on translating with VT-d"),
     (TakeOver::FOLIO_RUNS, "take memfds in runs of folios"),
@@ -48,6 +48,7 @@ const NAMES: [(TakeOver, &str); 7] = [
     (TakeOver::IOMMUFD_FILES, "let fdbox.ko make iommufds"),
     (TakeOver::VFIO_FILES, "let fdbox.ko open VFIO devices"),
     (TakeOver::KHO, "take any handover (CONFIG_KEXEC_HANDOVER)"),
+    (TakeOver::HUGETLB, "take memfds of huge pages"),
 ];
 
 impl TakeOver {
@@ -58,6 +59,7 @@ impl TakeOver {
     const IOMMUFD_FILES: Self = Self(1 << 4);
     const VFIO_FILES: Self = Self(1 << 5);
     const KHO: Self = Self(1 << 6);
+    const HUGETLB: Self = Self(1 << 7);
 
     /// Parses the kernel's report on the loaded image, such as `0x7f`.
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -81,6 +83,7 @@ impl TakeOver {
                 .and(Self::PCI)
                 .and(Self::VTD)
                 .and(Self::VFIO_FILES),
+            Kind::Hugetlb => Self::KHO.and(Self::HUGETLB),
             Kind::Other => Self::KHO,
         }
     }
@@ -267,6 +270,11 @@ mod tests {
             assert_eq!(lacks(kind), [""; 0], "{kind:?}");
         }
         assert_eq!(lacks(Kind::VfioPci), ["go on translating with VT-d"]);
+        assert_eq!(lacks(Kind::Hugetlb), ["take memfds of huge pages"]);
+        assert_eq!(
+            TakeOver(0xfd).lacks(TakeOver::needed_by(Kind::Hugetlb)),
+            [""; 0]
+        );
         let none = TakeOver::default().lacks(TakeOver::needed_by(Kind::Other));
         assert_eq!(none, ["take any handover (CONFIG_KEXEC_HANDOVER)"]);
     }
@@ -286,6 +294,7 @@ mod tests {
             (TakeOver::IOMMUFD_FILES, "iommufd contexts"),
             (TakeOver::VFIO_FILES, "VFIO PCI devices"),
             (TakeOver::KHO, "CONFIG_KEXEC_HANDOVER"),
+            (TakeOver::HUGETLB, "huge pages"),
         ] {
             let row = format!("| {} | ", bit.0.trailing_zeros());
             let row = table.lines().find(|line| line.starts_with(&row)).unwrap();

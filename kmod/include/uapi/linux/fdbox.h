@@ -150,6 +150,7 @@ struct fdbox_info {
 #define FDBOX_FEATURE_GUEST_MEMFD	(1ULL << 4)
 #define FDBOX_FEATURE_IOMMUFD		(1ULL << 6)
 #define FDBOX_FEATURE_VFIO_PCI		(1ULL << 7)
+#define FDBOX_FEATURE_HUGETLB		(1ULL << 8)
 /* A handover arrived and was refused: see the kernel log. */
 #define FDBOX_FEATURE_REFUSED		(1ULL << 5)
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::{Cx, Scenario};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
+use crate::hugetlb::Size;
 use crate::kvm::{INIT_SHARED, MMAP, Mapped, Vm};
 use crate::memory::{MIB, PAGE, check_size, memfd, page_content};
 use crate::{host, uapi};
@@ -214,7 +215,10 @@ fn write(mapped: &mut Mapped, seed: u64, index: u64) {
 fn unpatched(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("unpatched")?;
     let features = fdbox::info()?.features;
-    let kinds = uapi::FEATURE_KVM_VM | uapi::FEATURE_GUEST_MEMFD | uapi::FEATURE_MEMFD;
+    let kinds = uapi::FEATURE_KVM_VM
+        | uapi::FEATURE_GUEST_MEMFD
+        | uapi::FEATURE_MEMFD
+        | uapi::FEATURE_HUGETLB;
     equal("The features", features & kinds, 0)?;
     equal(
         "KHO, for which a memfd needs a patch",
@@ -223,10 +227,12 @@ fn unpatched(_: &Cx<'_>) -> Result<()> {
     )?;
     let vm = Vm::create()?;
     let memory = vm.guest_memfd(MIB, SHARED)?;
+    let huge = Size::TwoMib.file(c"unpatched", 0)?;
     for (name, fd, patch) in [
         ("memfd", memfd(c"unpatched", MIB)?.into(), "0002-"),
         ("VM", vm.into_fd(), "0003-"),
         ("guest_memfd", memory, "0004-"),
+        ("memfd of huge pages", huge.into(), "0022-"),
     ] {
         let refused = fdbox.try_put(fd, name).map_err(|(error, _)| error);
         fails(&format!("PUT_FD of a {name}"), refused, Errno::OPNOTSUPP)?;

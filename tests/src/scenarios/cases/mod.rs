@@ -16,6 +16,7 @@ mod guest_takers;
 mod guests;
 mod guests_as_they_are;
 mod homes;
+mod hugetlb;
 mod hundred;
 mod ioctls;
 mod jump_refused;
@@ -118,6 +119,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         busy::ALL,
         memfd::ALL,
         memfd_large::ALL,
+        hugetlb::ALL,
         memory_policy::ALL,
         leaving::ALL,
         leaving_load::ALL,

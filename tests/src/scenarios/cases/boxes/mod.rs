@@ -115,7 +115,8 @@ const KINDS: u64 = uapi::FEATURE_KHO
     | uapi::FEATURE_KVM_VM
     | uapi::FEATURE_GUEST_MEMFD
     | uapi::FEATURE_IOMMUFD
-    | uapi::FEATURE_VFIO_PCI;
+    | uapi::FEATURE_VFIO_PCI
+    | uapi::FEATURE_HUGETLB;
 
 fn info_before(_: &Cx<'_>) -> Result<()> {
     equal("The features", fdbox::info()?.features, KINDS)?;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags, fstat};
 use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::super::Cx;
@@ -150,7 +151,6 @@ fn refuses_other_kinds(fdbox: &FdBox, good: PutFd) -> Result<()> {
 fn other_kinds(fdbox: &FdBox) -> Result<Vec<(&'static str, OwnedFd)>> {
     let (pipe, _) = rustix::pipe::pipe()?;
     let (socket, _) = std::os::unix::net::UnixStream::pair()?;
-    let huge = rustix::fs::memfd_create(c"huge", rustix::fs::MemfdFlags::HUGETLB)?;
     Ok(vec![
         ("a pipe", pipe),
         ("a socket", socket.into()),
@@ -163,8 +163,22 @@ fn other_kinds(fdbox: &FdBox) -> Result<Vec<(&'static str, OwnedFd)>> {
         ("the box itself", fdbox.node.try_clone()?.into()),
         ("the control node", fdbox::control()?.into()),
         ("/dev/kvm", File::open("/dev/kvm")?.into()),
-        ("a hugetlb memfd", huge),
+        ("a file of a mounted hugetlbfs", unlinked_on_hugetlbfs()?),
     ])
+}
+
+/// A file of a hugetlbfs that is mounted, without a name. A memfd of huge pages is on the kernel's own.
+fn unlinked_on_hugetlbfs() -> Result<OwnedFd> {
+    const AT: &str = "/run/hugetlbfs";
+    std::fs::create_dir_all(AT)?;
+    rustix::mount::mount("none", AT, "hugetlbfs", MountFlags::empty(), None)
+        .context("Mount hugetlbfs")?;
+    let path = format!("{AT}/file");
+    let file = File::create(&path);
+    let removed = std::fs::remove_file(&path);
+    rustix::mount::unmount(AT, UnmountFlags::DETACH).context("Unmount hugetlbfs")?;
+    removed.context("Remove its name")?;
+    Ok(file?.into())
 }
 
 pub(super) fn get_fd(_: &Cx<'_>) -> Result<()> {
