@@ -182,8 +182,9 @@ pub(crate) struct RunArgs {
     pub(crate) cpus: u8,
     #[command(flatten)]
     pub(crate) cpuid: CpuidArgs,
-    /// Memory: its size, and its kind: KVM's own (guest_memfd) or shmem (memfd).
-    #[arg(long, value_name = "size=SIZE,kind=KIND", default_value_t = MemorySpec::default())]
+    /// Memory: its size, and its kind: KVM's own (guest_memfd), shmem (memfd), or huge pages from the
+    /// host's pool (hugetlb; page=2M or page=1G).
+    #[arg(long, value_name = "size=SIZE,kind=KIND,page=SIZE", default_value_t = MemorySpec::default())]
     pub(crate) memory: MemorySpec,
     /// Where the serial port goes: stdio, file=PATH or socket=PATH.
     ///

@@ -30,8 +30,14 @@ pub(crate) enum SpecError {
     SizeOutOfRange { mib: u64 },
     #[error("Memory size {bytes} is not a whole number of MiB")]
     SizeNotMib { bytes: u64 },
-    #[error("Memory kind {value:?} is unknown: use guest_memfd or memfd")]
+    #[error("Memory kind {value:?} is unknown: use guest_memfd, memfd or hugetlb")]
     BadKind { value: String },
+    #[error("Huge page {value:?} is unknown: use 2M or 1G")]
+    BadPage { value: String },
+    #[error("page= is for kind=hugetlb")]
+    PageOfOtherKind,
+    #[error("Memory size {mib} MiB is not a whole number of huge pages of {page}")]
+    SizeNotPages { mib: u64, page: HugePage },
     #[error("Console {value:?} is unknown: use stdio, file=PATH or socket=PATH")]
     BadConsole { value: String },
     #[error("{what} {value:?} is invalid: it must be {expected}")]
@@ -54,6 +60,8 @@ pub(crate) enum MemoryKind {
     GuestMemfd,
     /// A shmem file.
     Memfd,
+    /// A file of huge pages from the host's pool.
+    Hugetlb,
 }
 
 impl fmt::Display for MemoryKind {
@@ -61,6 +69,7 @@ impl fmt::Display for MemoryKind {
         f.write_str(match self {
             Self::GuestMemfd => "guest_memfd",
             Self::Memfd => "memfd",
+            Self::Hugetlb => "hugetlb",
         })
     }
 }
@@ -72,7 +81,49 @@ impl FromStr for MemoryKind {
         match value {
             "guest_memfd" => Ok(Self::GuestMemfd),
             "memfd" => Ok(Self::Memfd),
+            "hugetlb" => Ok(Self::Hugetlb),
             _ => Err(SpecError::BadKind {
+                value: value.into(),
+            }),
+        }
+    }
+}
+
+/// The size of a huge page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HugePage {
+    #[default]
+    TwoMib,
+    OneGib,
+}
+
+impl HugePage {
+    /// In MiB.
+    const fn mib(self) -> u64 {
+        match self {
+            Self::TwoMib => 2,
+            Self::OneGib => 1024,
+        }
+    }
+}
+
+impl fmt::Display for HugePage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TwoMib => "2M",
+            Self::OneGib => "1G",
+        })
+    }
+}
+
+impl FromStr for HugePage {
+    type Err = SpecError;
+
+    fn from_str(value: &str) -> Result<Self, SpecError> {
+        match value {
+            "2M" => Ok(Self::TwoMib),
+            "1G" => Ok(Self::OneGib),
+            _ => Err(SpecError::BadPage {
                 value: value.into(),
             }),
         }
@@ -86,6 +137,8 @@ pub(crate) struct MemorySpec {
     pub(crate) mib: u64,
     /// Default: guest_memfd.
     pub(crate) kind: MemoryKind,
+    /// Of hugetlb. Default: 2 MiB.
+    pub(crate) page: HugePage,
 }
 
 impl MemorySpec {
@@ -100,13 +153,18 @@ impl Default for MemorySpec {
         Self {
             mib: 256,
             kind: MemoryKind::GuestMemfd,
+            page: HugePage::default(),
         }
     }
 }
 
 impl fmt::Display for MemorySpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "size={}M,kind={}", self.mib, self.kind)
+        write!(f, "size={}M,kind={}", self.mib, self.kind)?;
+        match self.kind {
+            MemoryKind::Hugetlb => write!(f, ",page={}", self.page),
+            MemoryKind::GuestMemfd | MemoryKind::Memfd => Ok(()),
+        }
     }
 }
 
@@ -127,15 +185,25 @@ impl FromStr for MemorySpec {
             match key {
                 "size" => spec.mib = parse_mib(value)?,
                 "kind" => spec.kind = value.parse()?,
+                "page" => spec.page = value.parse()?,
                 _ => {
                     return Err(SpecError::UnknownKey {
                         key: key.into(),
-                        known: "size, kind",
+                        known: "size, kind, page",
                     });
                 }
             }
         }
-        Ok(spec)
+        let (mib, page) = (spec.mib, spec.page);
+        match spec.kind {
+            MemoryKind::Hugetlb if mib % page.mib() != 0 => {
+                Err(SpecError::SizeNotPages { mib, page })
+            }
+            MemoryKind::GuestMemfd | MemoryKind::Memfd if seen.contains(&"page") => {
+                Err(SpecError::PageOfOtherKind)
+            }
+            _ => Ok(spec),
+        }
     }
 }
 
@@ -223,23 +291,68 @@ mod tests {
             "size=1G".parse(),
             Ok(MemorySpec {
                 mib: 1024,
-                kind: MemoryKind::GuestMemfd
+                kind: MemoryKind::GuestMemfd,
+                page: HugePage::TwoMib
             })
         );
         assert_eq!(
             "kind=memfd".parse(),
             Ok(MemorySpec {
                 mib: 256,
-                kind: MemoryKind::Memfd
+                kind: MemoryKind::Memfd,
+                page: HugePage::TwoMib
             })
         );
         assert_eq!(
             "kind=memfd,size=524288K".parse(),
             Ok(MemorySpec {
                 mib: 512,
-                kind: MemoryKind::Memfd
+                kind: MemoryKind::Memfd,
+                page: HugePage::TwoMib
             })
         );
+    }
+
+    #[test]
+    fn huge_pages_have_a_size() {
+        let huge = |mib, page| {
+            Ok(MemorySpec {
+                mib,
+                kind: MemoryKind::Hugetlb,
+                page,
+            })
+        };
+        let parse = |value: &str| value.parse::<MemorySpec>();
+        assert_eq!(parse("kind=hugetlb"), huge(256, HugePage::TwoMib));
+        assert_eq!(parse("page=2M,kind=hugetlb"), huge(256, HugePage::TwoMib));
+        assert_eq!(
+            parse("size=2G,kind=hugetlb,page=1G"),
+            huge(2048, HugePage::OneGib)
+        );
+        for (value, error) in [
+            ("page=2M", SpecError::PageOfOtherKind),
+            ("page=2M,kind=memfd", SpecError::PageOfOtherKind),
+            (
+                "kind=hugetlb,page=4K",
+                SpecError::BadPage { value: "4K".into() },
+            ),
+            (
+                "kind=hugetlb,size=65M",
+                SpecError::SizeNotPages {
+                    mib: 65,
+                    page: HugePage::TwoMib,
+                },
+            ),
+            (
+                "kind=hugetlb,page=1G",
+                SpecError::SizeNotPages {
+                    mib: 256,
+                    page: HugePage::OneGib,
+                },
+            ),
+        ] {
+            assert_eq!(parse(value), Err(error), "{value}");
+        }
     }
 
     #[test]
@@ -292,11 +405,18 @@ mod tests {
 
     #[test]
     fn a_memory_spec_prints_as_it_is_parsed() {
-        let spec = MemorySpec {
-            mib: 640,
-            kind: MemoryKind::Memfd,
-        };
-        assert_eq!(spec.to_string().parse(), Ok(spec));
+        for kind in [
+            MemoryKind::GuestMemfd,
+            MemoryKind::Memfd,
+            MemoryKind::Hugetlb,
+        ] {
+            let spec = MemorySpec {
+                mib: 640,
+                kind,
+                page: HugePage::TwoMib,
+            };
+            assert_eq!(spec.to_string().parse(), Ok(spec));
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::check::equal;
 use crate::console::{Console, REPORT_LIMIT};
 use crate::host;
+use crate::hugetlb::{Pool, Size};
 use crate::network::{self, Links};
 pub(crate) use bare::BareGuest;
 pub(crate) use control::{Updating, Watch, command};
@@ -59,7 +60,7 @@ pub(crate) struct Spec {
     /// The base of the names of box, sockets and files, so that several guests can run at the same
     /// time.
     pub(crate) name: &'static str,
-    /// `guest_memfd` or `memfd`.
+    /// `guest_memfd`, `memfd` or `hugetlb`.
     pub(crate) ram: String,
     pub(crate) mib: u64,
     pub(crate) cpus: u32,
@@ -121,6 +122,9 @@ impl Guest {
         more: &[String],
         port: &Arc<EventPort>,
     ) -> Result<Self> {
+        if spec.ram == "hugetlb" {
+            Pool(Size::TwoMib).grow(spec.mib / 2)?;
+        }
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS]);
         if !is_from_before_users() {
             run.arg(SPARED).args(["--user", &spec.user().to_string()]);

@@ -145,7 +145,7 @@ impl Machine {
         check_cpus(host, cpus)?;
         let vm = Arc::new(host.create_vm()?);
         vm.create_platform()?;
-        let ram = GuestRam::create(&vm, guest.memory.bytes(), guest.memory.kind)?;
+        let ram = GuestRam::create(&vm, guest.memory)?;
         ram.attach(&vm)?;
         let slots: Vec<_> = guest.devices.iter().map(Opened::slot).collect();
         let spec = BootSpec {

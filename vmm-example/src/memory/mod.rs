@@ -7,7 +7,7 @@ pub(crate) mod layout;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{FallocateFlags, MemfdFlags};
 use thiserror::Error;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{
@@ -15,7 +15,7 @@ use vm_memory::{
 };
 
 use crate::kvm::{self, Vm};
-use crate::spec::{MIB, MemoryKind};
+use crate::spec::{HugePage, MIB, MemoryKind, MemorySpec};
 use layout::{RamRange, ram_ranges};
 
 /// Why guest RAM could not be set up.
@@ -28,6 +28,15 @@ pub(crate) enum MemoryError {
          --memory kind=memfd works without"
     )]
     CreateGuestMemfd { mib: u64, source: kvm::KvmError },
+    #[error(
+        "Cannot allocate {mib} MiB in huge pages of {page} for guest RAM: this host's pool has \
+         too few (/sys/kernel/mm/hugepages), or none of that size"
+    )]
+    CreateHugetlb {
+        mib: u64,
+        page: HugePage,
+        source: rustix::io::Errno,
+    },
     #[error("Cannot duplicate the file of guest RAM")]
     Duplicate(#[source] std::io::Error),
     #[error("Cannot map guest RAM at {gpa:#x}, {len} bytes")]
@@ -60,12 +69,15 @@ pub(crate) struct GuestRam {
 
 impl GuestRam {
     /// Creates zeroed RAM for a new guest of `vm`.
-    pub(crate) fn create(vm: &Vm, bytes: u64, kind: MemoryKind) -> Result<Self, MemoryError> {
-        let mib = bytes / MIB;
+    pub(crate) fn create(vm: &Vm, spec: MemorySpec) -> Result<Self, MemoryError> {
+        let MemorySpec { mib, kind, page } = spec;
+        let bytes = spec.bytes();
         let file = match kind {
             MemoryKind::Memfd => {
                 create_memfd(bytes).map_err(|source| MemoryError::CreateMemfd { mib, source })?
             }
+            MemoryKind::Hugetlb => create_hugetlb(bytes, page)
+                .map_err(|source| MemoryError::CreateHugetlb { mib, page, source })?,
             MemoryKind::GuestMemfd => vm
                 .create_guest_memfd(bytes)
                 .map_err(|source| MemoryError::CreateGuestMemfd { mib, source })?,
@@ -113,7 +125,7 @@ impl GuestRam {
         for (slot, range) in (0u32..).zip(&self.ranges) {
             let guest_memfd = match self.kind {
                 MemoryKind::GuestMemfd => Some(self.file.as_fd()),
-                MemoryKind::Memfd => None,
+                MemoryKind::Memfd | MemoryKind::Hugetlb => None,
             };
             vm.set_memory(slot, *range, &self.mapped, guest_memfd)
                 .map_err(|source| MemoryError::SetRegion {
@@ -158,6 +170,19 @@ impl GuestRam {
 fn create_memfd(bytes: u64) -> Result<OwnedFd, rustix::io::Errno> {
     let file = rustix::fs::memfd_create("guest-ram", MemfdFlags::CLOEXEC)?;
     rustix::fs::ftruncate(&file, bytes)?;
+    Ok(file)
+}
+
+/// Allocates all of it: a page that the pool lacks would otherwise be missing when the guest first
+/// uses it.
+fn create_hugetlb(bytes: u64, page: HugePage) -> Result<OwnedFd, rustix::io::Errno> {
+    let size = match page {
+        HugePage::TwoMib => MemfdFlags::HUGE_2MB,
+        HugePage::OneGib => MemfdFlags::HUGE_1GB,
+    };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | size;
+    let file = rustix::fs::memfd_create("guest-ram", flags)?;
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
     Ok(file)
 }
 

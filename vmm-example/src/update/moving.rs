@@ -157,13 +157,20 @@ fn needs_host(device: &str) -> Finding {
 
 /// Memory that the lifeboat cannot map.
 fn boat_memory_finding(kinds: &BTreeSet<Kind>) -> Option<Finding> {
-    kinds.contains(&Kind::GuestMemfd).then(|| {
-        Finding::blocker(
-            "The guest's memory",
-            "it is a guest_memfd, which cannot be lent to a lifeboat",
-            "update without --lifeboat, or run the guest with --memory kind=memfd",
-        )
-    })
+    let problem = match kinds {
+        _ if kinds.contains(&Kind::GuestMemfd) => {
+            "it is a guest_memfd, which cannot be lent to a lifeboat"
+        }
+        _ if kinds.contains(&Kind::Hugetlb) => {
+            "it is in huge pages, which cannot be lent to a lifeboat"
+        }
+        _ => return None,
+    };
+    Some(Finding::blocker(
+        "The guest's memory",
+        problem,
+        "update without --lifeboat, or run the guest with --memory kind=memfd",
+    ))
 }
 
 /// The kinds of descriptors that go into the box, out of `kinds`. A VM that cannot be kept stays,
@@ -179,6 +186,7 @@ pub(crate) fn in_box(mut kinds: BTreeSet<Kind>, keeps: Features) -> BTreeSet<Kin
 pub(crate) fn kinds(memory: MemoryKind, has_host_devices: bool) -> BTreeSet<Kind> {
     let memory = match memory {
         MemoryKind::Memfd => Kind::Memfd,
+        MemoryKind::Hugetlb => Kind::Hugetlb,
         MemoryKind::GuestMemfd => Kind::GuestMemfd,
     };
     let devices = [Kind::Iommufd, Kind::VfioPci];
@@ -226,16 +234,22 @@ impl<'a, M> Moving<'a, M> {
     }
 }
 
-/// Memory that is bound to its VM can only be kept together with it.
+/// Memory that not everything that keeps boxes can keep.
 fn memory_finding(kinds: &BTreeSet<Kind>, keeps: Features) -> Option<Finding> {
-    let is_bound = kinds.contains(&Kind::GuestMemfd);
-    (is_bound && !keeps.guest_memfd()).then(|| {
-        Finding::blocker(
-            "The guest's memory",
-            "it is a guest_memfd, which what keeps the boxes here cannot keep",
-            "load fdbox.ko on a kernel with the patches, or run guests with --memory kind=memfd",
-        )
-    })
+    let problem = match kinds {
+        _ if kinds.contains(&Kind::GuestMemfd) && !keeps.guest_memfd() => {
+            "it is a guest_memfd, which what keeps the boxes here cannot keep"
+        }
+        _ if kinds.contains(&Kind::Hugetlb) && !keeps.hugetlb() => {
+            "it is in huge pages, which what keeps the boxes here cannot keep"
+        }
+        _ => return None,
+    };
+    Some(Finding::blocker(
+        "The guest's memory",
+        problem,
+        "load fdbox.ko on a kernel with the patches, or run guests with --memory kind=memfd",
+    ))
 }
 
 impl<M: Movable> Guest for Moving<'_, M> {

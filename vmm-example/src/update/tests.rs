@@ -31,8 +31,8 @@ struct FakeMachine {
     ended: bool,
     /// Whether it has a passed-through device.
     passed: bool,
-    /// Its memory is no guest_memfd.
-    on_memfd: bool,
+    /// The kind of its memory, if it is no guest_memfd.
+    memory: Option<MemoryKind>,
     /// Why it cannot go to a lifeboat.
     needs_host: Option<Finding>,
 }
@@ -82,11 +82,7 @@ impl Movable for FakeMachine {
     }
 
     fn kinds(&self) -> BTreeSet<Kind> {
-        let memory = match self.on_memfd {
-            true => MemoryKind::Memfd,
-            false => MemoryKind::GuestMemfd,
-        };
-        kinds(memory, self.passed)
+        kinds(self.memory.unwrap_or(MemoryKind::GuestMemfd), self.passed)
     }
 
     fn passthrough_findings(&self, kept: Kept) -> Vec<Finding> {
@@ -178,7 +174,7 @@ fn a_vm_that_cannot_be_kept_stays_and_its_memory_goes() {
     let (store, machine) = (
         FakeStore::new(),
         FakeMachine {
-            on_memfd: true,
+            memory: Some(MemoryKind::Memfd),
             ..FakeMachine::default()
         },
     );
@@ -195,18 +191,24 @@ fn a_vm_that_cannot_be_kept_stays_and_its_memory_goes() {
 
 #[test]
 fn memory_that_cannot_be_kept_is_refused_by_name() {
-    let (store, machine) = (FakeStore::new(), FakeMachine::default());
-    store.set_info(memfds_only());
-    let outcome = update(&store, &mut FakeHost::default(), &machine);
-    let Outcome::NothingChanged { error, .. } = &outcome else {
-        panic!("{outcome:?}")
-    };
-    let text = error.to_string();
-    assert!(
-        text.contains("guest_memfd") && text.contains("kind=memfd"),
-        "{text}"
-    );
-    assert_eq!(*machine.calls.borrow(), [""; 0]);
+    for (memory, what) in [
+        (None, "guest_memfd"),
+        (Some(MemoryKind::Hugetlb), "huge pages"),
+    ] {
+        let store = FakeStore::new();
+        let machine = FakeMachine {
+            memory,
+            ..FakeMachine::default()
+        };
+        store.set_info(memfds_only());
+        let outcome = update(&store, &mut FakeHost::default(), &machine);
+        let Outcome::NothingChanged { error, .. } = &outcome else {
+            panic!("{outcome:?}")
+        };
+        let text = error.to_string();
+        assert!(text.contains(what) && text.contains("kind=memfd"), "{text}");
+        assert_eq!(*machine.calls.borrow(), [""; 0]);
+    }
 }
 
 #[test]
@@ -337,7 +339,7 @@ fn the_next_kernel_is_asked_about_devices_only_if_the_guest_has_them() {
 fn a_lifeboat_gets_an_outline_of_a_guest_on_a_memfd() {
     let store = FakeStore::new();
     let machine = FakeMachine {
-        on_memfd: true,
+        memory: Some(MemoryKind::Memfd),
         ..FakeMachine::default()
     };
     let outcome = update_and(&store, &mut FakeHost::default(), &machine, true);
@@ -355,12 +357,17 @@ fn a_lifeboat_gets_an_outline_of_a_guest_on_a_memfd() {
 #[test]
 fn a_guest_that_a_lifeboat_cannot_carry_is_refused() {
     let needs_host = Finding::blocker("virtio-blk0", "it needs the host", "none");
-    for (on_memfd, needs_host, why) in [
-        (false, None, "it is a guest_memfd, which cannot be lent"),
-        (true, Some(needs_host), "virtio-blk0"),
+    for (memory, needs_host, why) in [
+        (None, None, "it is a guest_memfd, which cannot be lent"),
+        (
+            Some(MemoryKind::Hugetlb),
+            None,
+            "it is in huge pages, which cannot be lent",
+        ),
+        (Some(MemoryKind::Memfd), Some(needs_host), "virtio-blk0"),
     ] {
         let machine = FakeMachine {
-            on_memfd,
+            memory,
             needs_host,
             ..FakeMachine::default()
         };

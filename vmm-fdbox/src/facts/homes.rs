@@ -147,12 +147,13 @@ fn version(release: &str) -> Option<(u32, u32)> {
 /// One fact per kind of file.
 pub(super) fn kinds(root: &HostRoot, module: &Module) -> Vec<Fact> {
     type Has = fn(Features) -> bool;
-    let kinds: [(&str, Need, Has); 5] = [
+    let kinds: [(&str, Need, Has); 6] = [
         ("kind.memfd", Need::Kexec, Features::memfd),
         ("kind.kvm-vm", Need::Nothing, Features::kvm_vm),
         ("kind.guest-memfd", Need::Nothing, Features::guest_memfd),
         ("kind.iommufd", Need::Device, Features::iommufd),
         ("kind.vfio-pci", Need::Device, Features::vfio_pci),
+        ("kind.hugetlb", Need::Nothing, Features::hugetlb),
     ];
     let luo_has_memfd = root.has(handover::LUO)
         && root.is_built_here_with("CONFIG_LIVEUPDATE_MEMFD") != Some(false);

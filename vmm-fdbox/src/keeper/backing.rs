@@ -25,6 +25,9 @@ pub(super) enum Backing {
     Luo(Luo),
 }
 
+/// What a process can hold: any memfd.
+const HELD: u64 = abi::FDBOX_FEATURE_MEMFD | abi::FDBOX_FEATURE_HUGETLB;
+
 impl Backing {
     /// The home's number on the wire.
     pub(super) fn home(&self) -> u32 {
@@ -36,8 +39,8 @@ impl Backing {
 
     pub(super) fn features(&self) -> u64 {
         match self {
-            Self::Nobody => abi::FDBOX_FEATURE_MEMFD,
-            Self::Stored(store) => abi::FDBOX_FEATURE_MEMFD | store.features(),
+            Self::Nobody => HELD,
+            Self::Stored(store) => HELD | store.features(),
             Self::Luo(luo) => luo.features(),
         }
     }

@@ -195,6 +195,8 @@ pub(crate) enum Ram {
     /// The kernel's shared memory.
     #[value(name = "memfd")]
     Memfd,
+    /// Huge pages of 2 MiB from the host's pool.
+    Hugetlb,
 }
 
 impl Ram {
@@ -202,6 +204,7 @@ impl Ram {
         match self {
             Self::GuestMemfd => "guest_memfd",
             Self::Memfd => "memfd",
+            Self::Hugetlb => "hugetlb",
         }
     }
 }

@@ -86,6 +86,7 @@ fn with_module(_: &Cx<'_>) -> Result<()> {
         ("kind.kvm-vm", "ok"),
         ("kind.guest-memfd", "ok"),
         ("kind.vfio-pci", "ok"),
+        ("kind.hugetlb", "ok"),
         ("module.patches", "ok"),
         ("kho.on", "ok"),
         ("kho.previous-kernel", "ok"),

@@ -13,6 +13,7 @@ use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
 use crate::guest::{Guest, Spec, Watch, sleeps};
+use crate::hugetlb::{Counts, Pool, Size};
 use crate::network::Links;
 use crate::{fdbox, uapi};
 
@@ -28,6 +29,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a guest whose memory is a memfd continues under a new kernel",
         host: HostKind::Guest,
         stages: &[memfd_before, memfd_after],
+    },
+    &Scenario {
+        name: "guest/hugetlb",
+        about: "a guest whose memory is huge pages of the host's pool continues under a new kernel, in huge pages",
+        host: HostKind::Guest,
+        stages: &[hugetlb_before, hugetlb_after],
     },
     &Scenario {
         name: "guest/two-cpus",
@@ -171,6 +178,34 @@ fn memfd_before(cx: &Cx<'_>) -> Result<()> {
 
 fn memfd_after(cx: &Cx<'_>) -> Result<()> {
     take_over(cx, spec("memfd", "memfd", 1))?.power_off()
+}
+
+fn hugetlb_before(cx: &Cx<'_>) -> Result<()> {
+    update_under(cx, spec("hugetlb", "hugetlb", 1))
+}
+
+fn hugetlb_after(cx: &Cx<'_>) -> Result<()> {
+    let pool = Pool(Size::TwoMib);
+    let guest = take_over(cx, spec("hugetlb", "hugetlb", 1))?;
+    let pages = guest.spec.mib / 2;
+    let taken = Counts {
+        all: pages,
+        free: 0,
+        reserved: 0,
+        surplus: 0,
+    };
+    equal("The pool with the guest", pool.counts()?, taken)?;
+    equal(
+        "The kind",
+        &guest.spec.status()?["ram_kind"],
+        &json!("hugetlb"),
+    )?;
+    guest.power_off()?;
+    let free = Counts {
+        free: pages,
+        ..taken
+    };
+    equal("The pool without it", pool.counts()?, free)
 }
 
 fn two_cpus_before(cx: &Cx<'_>) -> Result<()> {

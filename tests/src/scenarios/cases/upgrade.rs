@@ -36,6 +36,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[memfd],
     },
     &Scenario {
+        name: "upgrade/hugetlb",
+        about: "the same with huge pages",
+        host: HostKind::GuestAlone,
+        stages: &[hugetlb],
+    },
+    &Scenario {
         name: "upgrade/sizes",
         about: "the blackouts of a guest of 128 MiB and one of 1 GiB, for comparison",
         host: HostKind::GuestAlone,
@@ -155,6 +161,12 @@ fn takes_over(cx: &Cx<'_>, guest: &mut Guest) -> Result<Runner> {
 
 fn guest_memfd(cx: &Cx<'_>) -> Result<()> {
     let mut guest = boot("upgrade", "guest_memfd", 256, 2)?;
+    let runner = takes_over(cx, &mut guest)?;
+    guest.power_off_under(&runner)
+}
+
+fn hugetlb(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = boot("upgrade-hugetlb", "hugetlb", 256, 1)?;
     let runner = takes_over(cx, &mut guest)?;
     guest.power_off_under(&runner)
 }

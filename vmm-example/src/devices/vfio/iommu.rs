@@ -38,9 +38,9 @@ impl Iommu {
         Ok(fd.into())
     }
 
-    /// Maps all of guest RAM, which must be a memfd; this allocates and pins all of it.
+    /// Maps all of guest RAM, which must be a memfd, of huge pages or not; this allocates and pins all of it.
     pub(crate) fn new(fd: OwnedFd, ram: &GuestRam) -> Result<Self, VfioError> {
-        if ram.kind() != MemoryKind::Memfd {
+        if ram.kind() == MemoryKind::GuestMemfd {
             return Err(VfioError::MemoryKind);
         }
         let calls = calls(&fd)?;

@@ -43,6 +43,7 @@ fn the_module_is_the_first_choice() {
     let kinds = kinds(&host.root(), &module(ALL_KINDS));
     assert_eq!(state(&kinds, "kind.kvm-vm"), FactState::Ok);
     assert_eq!(state(&kinds, "kind.vfio-pci"), FactState::Missing);
+    assert_eq!(state(&kinds, "kind.hugetlb"), FactState::Missing);
 }
 
 #[test]
