@@ -73,7 +73,7 @@ pub(crate) fn of_commit(
     commit: &str,
     unpack: impl Fn(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let key = KeyBuilder::new("commit 1").text("commit", commit);
+    let key = KeyBuilder::new("commit 2").text("commit", commit);
     let key = key.text("flags", RUSTFLAGS).build();
     let built = cache.get("program-of-commit", &key, |dir| {
         let sources = dir.join("sources");

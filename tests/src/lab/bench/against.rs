@@ -102,7 +102,8 @@ impl Other {
     }
 }
 
-/// Unpacks the tree of a commit into a directory.
+/// Unpacks the tree of a commit into a directory. The files are new: commits are built in one target
+/// directory, in which cargo takes files that are older than the last build for what was built.
 fn unpack(commit: &str, dir: &Path) -> Result<()> {
     let mut git = Command::new("git")
         .args(["archive", commit])
@@ -110,7 +111,7 @@ fn unpack(commit: &str, dir: &Path) -> Result<()> {
         .spawn()?;
     let archive = git.stdout.take().context("git's output")?;
     let status = Command::new("tar")
-        .arg("-xC")
+        .args(["--extract", "--touch", "--directory"])
         .arg(dir)
         .stdin(archive)
         .status()?;
@@ -353,6 +354,16 @@ pub(super) fn phase_table(rows: &[Row]) -> Option<Table> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn the_files_of_a_commit_are_newer_than_what_was_built_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = SystemTime::now() - Duration::from_secs(1);
+        unpack("HEAD", dir.path()).unwrap();
+        let file = dir.path().join("Cargo.toml").metadata().unwrap();
+        assert!(file.modified().unwrap() > before);
+    }
 
     #[test]
     fn phases_are_those_of_either_in_turn() {
