@@ -21,6 +21,7 @@ mod previous;
 mod root;
 #[cfg(test)]
 pub(crate) mod testing;
+mod vtd;
 
 use rustix::io::Errno;
 
@@ -28,6 +29,7 @@ pub use fact::{Fact, FactState, Need};
 pub use homes::first_home;
 pub use previous::PreviousKernel;
 pub use root::HostRoot;
+pub use vtd::ScalableMode;
 
 use crate::control::{Control, Info};
 use crate::home::Home;

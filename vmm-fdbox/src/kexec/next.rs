@@ -8,7 +8,7 @@ use super::image::BzImage;
 use super::takeover::TakeOver;
 use super::{KexecError, cmdline, file, luo, signature};
 use crate::error::Chain;
-use crate::facts::{HostRoot, module};
+use crate::facts::{HostRoot, ScalableMode, module};
 use crate::finding::Finding;
 use crate::kind::Kind;
 
@@ -99,10 +99,19 @@ impl NextFiles<'_> {
         kinds: &BTreeSet<Kind>,
         assumes_patches: bool,
     ) -> Vec<Finding> {
+        self.check_kinds_in(&HostRoot::default(), kinds, assumes_patches)
+    }
+
+    fn check_kinds_in(
+        &self,
+        root: &HostRoot,
+        kinds: &BTreeSet<Kind>,
+        assumes_patches: bool,
+    ) -> Vec<Finding> {
         match read_image(self.kernel) {
             Ok(Some(image)) => {
                 let subject = self.kernel.display().to_string();
-                check_takes(&subject, image.info.takes, kinds, assumes_patches)
+                check_takes(root, &subject, image.info.takes, kinds, assumes_patches)
             }
             // Already reported by `check`, or the architecture's images declare nothing.
             _ => Vec::new(),
@@ -142,7 +151,7 @@ fn check_loaded_kinds_in(root: &HostRoot, kinds: &BTreeSet<Kind>) -> Vec<Finding
     match host::handover(root) {
         // Already reported by the checks of the host.
         Handover::Unknown | Handover::None => Vec::new(),
-        Handover::Takes(takes) => check_takes("The loaded kernel", takes, kinds, false),
+        Handover::Takes(takes) => check_takes(root, "The loaded kernel", takes, kinds, false),
     }
 }
 
@@ -172,6 +181,7 @@ fn unfit(path: &Path, error: &KexecError, remedy: &str) -> Finding {
 }
 
 fn check_takes(
+    root: &HostRoot,
     subject: &str,
     takes: Option<TakeOver>,
     kinds: &BTreeSet<Kind>,
@@ -180,13 +190,32 @@ fn check_takes(
     let Some(takes) = takes else {
         return check_silent(subject, kinds, assumes_patches);
     };
+    // What cannot be read is unknown, too.
+    let mode = ScalableMode::look(root).unwrap_or(ScalableMode::Unknown);
     let mut findings = Vec::new();
     for kind in kinds {
-        for what in takes.lacks(TakeOver::needed_by(*kind)) {
+        let needed = TakeOver::needed_by(*kind);
+        let needed = match mode {
+            ScalableMode::On if kind.reaches_memory() => needed.and(TakeOver::VTD_SCALABLE),
+            _ => needed,
+        };
+        for what in takes.lacks(needed) {
             findings.push(Finding::blocker(
                 subject,
                 format!("it is not built to {what}, and {kind} would be lost"),
                 "build it with kmod/patches and with what they need (docs/passthrough.md for devices)",
+            ));
+        }
+    }
+    if mode == ScalableMode::Unknown && kinds.iter().any(|kind| kind.reaches_memory()) {
+        for what in takes.lacks(TakeOver::VTD_SCALABLE) {
+            findings.push(Finding::warning(
+                subject,
+                format!(
+                    "it is not built to {what}, and whether this kernel uses that mode cannot be seen: if it \
+                     does the kexec is refused"
+                ),
+                "build it with kmod/patches",
             ));
         }
     }

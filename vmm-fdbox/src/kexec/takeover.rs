@@ -37,7 +37,7 @@ pub(super) struct KernelInfo {
 }
 
 /// What a kernel may lack, and its name in messages.
-const NAMES: [(TakeOver, &str); 8] = [
+const NAMES: [(TakeOver, &str); 9] = [
     (TakeOver::PCI, "keep PCI devices for vfio-pci"),
     (TakeOver::VTD, "go on translating with VT-d"),
     (TakeOver::FOLIO_RUNS, "take memfds in runs of folios"),
@@ -49,6 +49,10 @@ const NAMES: [(TakeOver, &str); 8] = [
     (TakeOver::VFIO_FILES, "let fdbox.ko open VFIO devices"),
     (TakeOver::KHO, "take any handover (CONFIG_KEXEC_HANDOVER)"),
     (TakeOver::HUGETLB, "take memfds of huge pages"),
+    (
+        TakeOver::VTD_SCALABLE,
+        "go on translating with VT-d in scalable mode",
+    ),
 ];
 
 impl TakeOver {
@@ -60,6 +64,8 @@ impl TakeOver {
     const VFIO_FILES: Self = Self(1 << 5);
     const KHO: Self = Self(1 << 6);
     const HUGETLB: Self = Self(1 << 7);
+    /// For devices under VT-d in scalable mode, in addition.
+    pub(super) const VTD_SCALABLE: Self = Self(1 << 8);
 
     /// Parses the kernel's report on the loaded image, such as `0x7f`.
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -68,7 +74,7 @@ impl TakeOver {
             .ok()
     }
 
-    const fn and(self, other: Self) -> Self {
+    pub(super) const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -288,13 +294,14 @@ mod tests {
         let table = table.split("\n\n").next().unwrap();
         for (bit, words) in [
             (TakeOver::PCI, "kept PCI devices"),
-            (TakeOver::VTD, "VT-d"),
+            (TakeOver::VTD, "in legacy mode"),
             (TakeOver::FOLIO_RUNS, "runs of folios"),
             (TakeOver::KVM_FILES, "VM files and guest_memfds"),
             (TakeOver::IOMMUFD_FILES, "iommufd contexts"),
             (TakeOver::VFIO_FILES, "VFIO PCI devices"),
             (TakeOver::KHO, "CONFIG_KEXEC_HANDOVER"),
             (TakeOver::HUGETLB, "huge pages"),
+            (TakeOver::VTD_SCALABLE, "in scalable mode"),
         ] {
             let row = format!("| {} | ", bit.0.trailing_zeros());
             let row = table.lines().find(|line| line.starts_with(&row)).unwrap();

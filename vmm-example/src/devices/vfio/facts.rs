@@ -1,11 +1,10 @@
 //! Facts about the devices of this host that guests can drive, and whether they would cross a kexec.
 
-use vmm_fdbox::facts::{Fact, HostRoot, Need};
+use vmm_fdbox::facts::{Fact, HostRoot, Need, ScalableMode};
 
 use super::findings;
 use super::host::HostDevice;
 use super::spec::PciAddress;
-use super::vtd::{self, KernelChoice, ScalableMode};
 
 const UNITS: &str = "sys/class/iommu";
 const DEVICES: &str = "sys/bus/pci/devices";
@@ -13,20 +12,19 @@ const BOUND: &str = "sys/bus/pci/drivers/vfio-pci";
 const IOMMUFD: &str = "dev/iommu";
 
 pub(crate) fn facts(root: &HostRoot) -> Vec<Fact> {
-    let kernel = KernelChoice::read(root);
-    let mut facts = vec![iommu(root, &kernel), iommufd(root), driver(root)];
+    let mut facts = vec![iommu(root), iommufd(root), driver(root)];
     let bound = root.names(BOUND);
     let addresses = bound.iter().filter_map(|name| name.parse().ok());
-    facts.extend(addresses.map(|address| device(root, address, &kernel)));
+    facts.extend(addresses.map(|address| device(root, address)));
     facts
 }
 
 /// The IOMMU and its mode.
-fn iommu(root: &HostRoot, kernel: &KernelChoice) -> Fact {
+fn iommu(root: &HostRoot) -> Fact {
     const NAME: &str = "device.iommu";
     let missing = |found: &str, remedy: &str| Fact::missing(NAME, Need::Device, found, remedy);
     let units = root.names(UNITS);
-    let Some(unit) = units.iter().find(|unit| unit.starts_with("dmar")) else {
+    if !units.iter().any(|unit| unit.starts_with("dmar")) {
         return match units.first() {
             Some(unit) if unit.starts_with("ivhd") => missing(
                 "AMD-Vi, which cannot keep its tables across a kexec yet",
@@ -41,18 +39,14 @@ fn iommu(root: &HostRoot, kernel: &KernelChoice) -> Fact {
                 "switch it on in the firmware, and boot with intel_iommu=on",
             ),
         };
-    };
-    match vtd::scalable_mode_of(&root.join(UNITS).join(unit), kernel) {
+    }
+    match ScalableMode::look(root) {
         Ok(ScalableMode::Off) => Fact::ok(NAME, Need::Device, "VT-d, in legacy mode"),
-        Ok(ScalableMode::On) => missing(
-            "VT-d in scalable mode, which cannot be kept across a kexec yet",
-            "boot this kernel and the next with intel_iommu=sm_off",
-        ),
-        Ok(ScalableMode::Unknown) => Fact::unknown(
+        Ok(ScalableMode::On) => Fact::ok(NAME, Need::Device, "VT-d, in scalable mode"),
+        Ok(ScalableMode::Unknown) => Fact::ok(
             NAME,
             Need::Device,
-            "VT-d that has scalable mode, and whether this kernel uses it cannot be seen",
-            "boot this kernel and the next with intel_iommu=sm_off",
+            "VT-d, in legacy or in scalable mode, which cannot be seen",
         ),
         Err(error) => Fact::unknown(
             NAME,
@@ -100,7 +94,7 @@ fn driver(root: &HostRoot) -> Fact {
 }
 
 /// A device bound to vfio-pci, judged by the checks of an update.
-fn device(root: &HostRoot, address: PciAddress, kernel: &KernelChoice) -> Fact {
+fn device(root: &HostRoot, address: PciAddress) -> Fact {
     let name = format!("device.{address}");
     let device = match HostDevice::find_in(&root.join(DEVICES), address) {
         Ok(device) => device,
@@ -109,7 +103,7 @@ fn device(root: &HostRoot, address: PciAddress, kernel: &KernelChoice) -> Fact {
             return Fact::missing(name, Need::Device, found, "fix this, then check again");
         }
     };
-    let findings = findings::host(&device, kernel);
+    let findings = findings::host(&device);
     let worst = findings.iter().find(|finding| finding.is_blocker());
     match worst.or(findings.first()) {
         Some(finding) => Fact::of_finding(name, Need::Device, finding),
@@ -206,7 +200,13 @@ mod tests {
             "sys/class/iommu/dmar0/intel-iommu/ecap",
             "80000000000",
         );
-        assert_missing(&of(&dir), "device.iommu", "scalable mode");
+        let facts = of(&dir);
+        let iommu = facts
+            .iter()
+            .find(|fact| fact.name == "device.iommu")
+            .unwrap();
+        assert_eq!(iommu.state, FactState::Ok);
+        assert!(iommu.found.contains("in scalable mode"), "{iommu:?}");
         fs::remove_dir_all(dir.path().join("sys/class/iommu/dmar0")).unwrap();
         fs::create_dir_all(dir.path().join("sys/class/iommu/ivhd0")).unwrap();
         assert_missing(&of(&dir), "device.iommu", "AMD-Vi");

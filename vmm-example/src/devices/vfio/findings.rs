@@ -4,20 +4,15 @@
 //! its internal state; this looks at the same things from outside, in sysfs. What cannot be seen
 //! there is left to SEAL, while the guest still runs.
 
-use std::io;
-
 use vmm_fdbox::Finding;
-use vmm_fdbox::facts::HostRoot;
 
 use super::host::{HostDevice, IommuKind};
 use super::services::{self, Service};
 use super::spec::PciAddress;
-use super::vtd::{self, KernelChoice, ScalableMode};
 
 /// The remedy for most of them.
 const END_OR_BINARY: &str = "end the guest before the update, or use --binary";
-const SCALABLE_OFF: &str =
-    "boot the host with intel_iommu=sm_off, the next kernel too, or use --binary";
+const SCALABLE_OFF: &str = "boot the host with intel_iommu=sm_off, or use --binary";
 
 /// The kinds that the kernel can keep in a box.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,9 +24,8 @@ pub(crate) struct Kept {
 /// Reasons on this host why devices cannot go through a box. Root is needed to see them, so the
 /// coordinator checks and not a VMM.
 pub(crate) fn look(devices: impl IntoIterator<Item = PciAddress>) -> Vec<Finding> {
-    let kernel = KernelChoice::read(&HostRoot::default());
     let of_device = |address| match HostDevice::find(address) {
-        Ok(device) => host(&device, &kernel),
+        Ok(device) => host(&device),
         Err(error) => vec![Finding::blocker(
             address.to_string(),
             error.to_string(),
@@ -57,11 +51,11 @@ pub(crate) fn unkept(address: PciAddress, kept: Kept) -> Option<Finding> {
 }
 
 /// What the kernel would refuse about a device when it seals.
-pub(super) fn host(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
+pub(super) fn host(device: &HostDevice) -> Vec<Finding> {
     let name = device.address.to_string();
     let block = |problem: &str| Finding::blocker(&name, problem, END_OR_BINARY);
     let mut findings = match device.iommu {
-        IommuKind::Intel => translation(device, kernel),
+        IommuKind::Intel => translation(device),
         IommuKind::Amd => vec![block("AMD-Vi cannot keep its tables across a kexec yet")],
         IommuKind::Other => vec![block(
             "its IOMMU is not known to keep its tables across a kexec",
@@ -79,35 +73,22 @@ pub(super) fn host(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
 }
 
 /// Problems with the way VT-d translates for a device.
-fn translation(device: &HostDevice, kernel: &KernelChoice) -> Vec<Finding> {
+fn translation(device: &HostDevice) -> Vec<Finding> {
     let name = device.address.to_string();
-    let unseen = |what: &str, error: &io::Error| {
-        let problem = format!("cannot find out {what}: {error}");
-        Finding::blocker(&name, problem, "put it right, then try again")
-    };
-    let scalable = match vtd::scalable_mode(&device.path, kernel) {
-        Ok(ScalableMode::Off) => None,
-        Ok(ScalableMode::On) => Some(Finding::blocker(
-            &name,
-            "its VT-d unit is in scalable mode, which cannot be kept across a kexec yet",
-            SCALABLE_OFF,
-        )),
-        Ok(ScalableMode::Unknown) => Some(Finding::warning(
-            &name,
-            "its VT-d unit has scalable mode, and whether this kernel uses it cannot be seen: if \
-             it does the box will not seal",
-            SCALABLE_OFF,
-        )),
-        Err(error) => Some(unseen("how its VT-d unit translates", &error)),
-    };
-    let services = match services::switched_on(&device.path) {
+    match services::switched_on(&device.path) {
         Ok(services) => services
             .into_iter()
             .map(|service| used(&name, service))
             .collect(),
-        Err(error) => vec![unseen("whether ATS, PRI or PASID are on", &error)],
-    };
-    scalable.into_iter().chain(services).collect()
+        Err(error) => {
+            let problem = format!("cannot find out whether ATS, PRI or PASID are on: {error}");
+            vec![Finding::blocker(
+                &name,
+                problem,
+                "put it right, then try again",
+            )]
+        }
+    }
 }
 
 fn used(name: &str, service: Service) -> Finding {
@@ -144,14 +125,10 @@ mod tests {
         iommufd: false,
         vfio_pci: false,
     };
-    const SCALABLE: &str = "80000000000";
 
     /// A device without problems, in its own sysfs.
     fn device() -> (tempfile::TempDir, HostDevice) {
         let root = tempfile::tempdir().unwrap();
-        let unit = root.path().join("iommu/intel-iommu");
-        fs::create_dir_all(&unit).unwrap();
-        fs::write(unit.join("ecap"), "f00f5a\n").unwrap();
         fs::write(root.path().join("config"), config_with(&[])).unwrap();
         let device = HostDevice {
             address: "0000:01:00.0".parse().unwrap(),
@@ -178,7 +155,7 @@ mod tests {
     #[test]
     fn a_device_in_good_order_is_no_obstacle() {
         let (_root, device) = device();
-        assert_eq!(host(&device, &KernelChoice::default()), []);
+        assert_eq!(host(&device), []);
         assert_eq!(unkept(device.address, KEPT), None);
         assert_eq!(findings(&[], NOTHING), [], "without a device it matters");
     }
@@ -192,47 +169,30 @@ mod tests {
             group_size: 2,
             ..good.clone()
         };
-        let kernel = KernelChoice::default();
-        assert_blocked(
-            &host(&bad, &kernel),
-            &["AMD-Vi", "virtual function", "IOMMU group"],
-        );
+        assert_blocked(&host(&bad), &["AMD-Vi", "virtual function", "IOMMU group"]);
         let strange = HostDevice {
             iommu: IommuKind::Other,
             ..good
         };
-        assert_blocked(&host(&strange, &kernel), &["not known"]);
+        assert_blocked(&host(&strange), &["not known"]);
     }
 
     #[test]
-    fn scalable_mode_ats_and_pasid_are_named() {
+    fn ats_and_pasid_are_named() {
         let (root, device) = device();
-        fs::write(root.path().join("iommu/intel-iommu/ecap"), SCALABLE).unwrap();
         fs::write(root.path().join("config"), config_with(&ATS_AND_PASID)).unwrap();
-        let kernel = KernelChoice::of("intel_iommu=on,sm_on", None);
-        let found = host(&device, &kernel);
-        assert_blocked(&found, &["scalable mode", "(ATS)", "(PASID)"]);
-        assert!(found[0].remedy.contains("sm_off"), "{}", found[0]);
-        assert!(found[1].remedy.contains("noats"), "{}", found[1]);
-    }
-
-    #[test]
-    fn what_cannot_be_known_is_a_warning() {
-        let (root, device) = device();
-        fs::write(root.path().join("iommu/intel-iommu/ecap"), SCALABLE).unwrap();
-        let found = host(&device, &KernelChoice::default());
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(!found[0].is_blocker());
-        assert!(found[0].remedy.contains("sm_off"), "{}", found[0]);
+        let found = host(&device);
+        assert_blocked(&found, &["(ATS)", "(PASID)"]);
+        assert!(found[0].remedy.contains("noats"), "{}", found[0]);
+        assert!(found[1].remedy.contains("sm_off"), "{}", found[1]);
     }
 
     #[test]
     fn what_cannot_be_read_blocks() {
         let (root, device) = device();
-        fs::remove_file(root.path().join("iommu/intel-iommu/ecap")).unwrap();
         fs::write(root.path().join("config"), [0; 64]).unwrap();
-        let found = host(&device, &KernelChoice::default());
-        assert_blocked(&found, &["VT-d unit", "takes root"]);
+        let found = host(&device);
+        assert_blocked(&found, &["takes root"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | `function` | all of it together, as a function on the PCI bus |
 //! | `open` | opening a device for a new guest, or from a state |
 //! | `findings`, `facts` | what prevents an update, for the devices of a guest and of the host |
-//! | `vtd`, `services` | how the host translates for a device: scalable mode, ATS, PRI, PASID |
+//! | `services` | how the host translates for a device: ATS, PRI, PASID |
 //! | `state` | the state that crosses an update |
 //!
 //! The device is opened by its own file in /dev/vfio/devices and bound to an iommufd; there are no
@@ -47,7 +47,6 @@ mod sys;
 #[cfg(test)]
 mod testing;
 mod vectors;
-mod vtd;
 mod windows;
 
 use std::io;

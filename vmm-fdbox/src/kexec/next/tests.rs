@@ -60,14 +60,20 @@ impl Files {
             initramfs: None,
             cmdline: "kho=on",
         };
-        files.check_kinds(&kinds.iter().copied().collect(), assumes_patches)
+        let root = HostRoot::new(self.0.path());
+        files.check_kinds_in(&root, &kinds.iter().copied().collect(), assumes_patches)
     }
 }
 
 /// A `kernel_info` with the bits of docs/handover-abi.md.
 fn takes(bits: u8) -> Vec<u8> {
+    takes_also(bits, 0)
+}
+
+/// The same, with the next eight bits as well.
+fn takes_also(bits: u8, more: u8) -> Vec<u8> {
     let mut info = b"LToP\x10\0\0\0\x1c\0\0\0\x0a\0\0\x80FDBx\x0c\0\0\0".to_vec();
-    info.extend([bits, 0, 0, 0]);
+    info.extend([bits, more, 0, 0]);
     info
 }
 
@@ -196,6 +202,40 @@ fn a_kernel_that_lacks_what_the_boxes_need_is_named() {
     assert_eq!(problems, expected);
     assert!(found.iter().all(Finding::is_blocker));
     assert_documented("it is not built to");
+}
+
+#[test]
+fn a_kernel_without_scalable_mode_is_named_where_this_one_uses_it() {
+    let files = Files::new(Some(&takes(0x7f)));
+    let set = |path: &str, content: &str| {
+        let path = files.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    set("sys/class/iommu/dmar0/intel-iommu/ecap", "80000f00f5e\n");
+    set("proc/cmdline", "intel_iommu=sm_off\n");
+    assert_eq!(files.kinds(&[Kind::VfioPci]), []);
+
+    set("proc/cmdline", "intel_iommu=sm_on\n");
+    assert_eq!(files.kinds(&[Kind::Memfd]), []);
+    let found = files.kinds(&[Kind::VfioPci]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].is_blocker());
+    let problem = "not built to go on translating with VT-d in scalable mode, and VFIO devices";
+    assert!(found[0].problem.contains(problem), "{}", found[0]);
+
+    set("proc/cmdline", "\n");
+    assert_eq!(files.kinds(&[Kind::Memfd]), []);
+    let found = files.kinds(&[Kind::VfioPci, Kind::Iommufd]);
+    assert!(found.len() == 1 && !found[0].is_blocker(), "{found:?}");
+    let problem = "whether this kernel uses that mode cannot be seen";
+    assert!(found[0].problem.contains(problem), "{}", found[0]);
+    assert_documented(problem);
+
+    // One that has it.
+    let image = bzimage(Some(&takes_also(0xff, 1)));
+    fs::write(files.path("kernel"), image).unwrap();
+    assert_eq!(files.kinds(&[Kind::VfioPci, Kind::Iommufd]), []);
 }
 
 #[test]
