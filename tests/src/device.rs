@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub const NOTED: &str = "device";
 /// The name of the value with the guest's final count; with a suffix as above.
 pub const FRAMES: &str = "frames";
+/// The name of the value with how the last kernel translated for the device: `legacy` or `scalable`.
+pub const IOMMU: &str = "iommu";
 /// The name of the value with the guest's results for an NVMe drive: sent before the update, after
 /// it, and at the end.
 pub const NVME: &str = "nvme";

@@ -21,15 +21,61 @@ pub enum Devices {
     #[default]
     None,
     /// This many e1000e, which receive frames from outside.
-    Cards(u8),
+    Cards(u8, Iommu),
     /// An NVMe drive.
     Nvme,
     /// One e1000e, and a device that uses ATS, behind a VT-d unit in scalable mode.
-    Scalable,
+    CardAndAtsUser,
     /// An 82576 without a cable, for which the kernel's VFIO selftests have a driver.
     Igb,
     /// A serial port for the console of a kernel that runs beside the host's.
     BoatConsole,
+}
+
+/// The IOMMU in front of a host's devices, and how its kernels use it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Iommu {
+    /// VT-d in legacy mode.
+    #[default]
+    Legacy,
+    /// VT-d in scalable mode, with second-stage page tables.
+    Scalable,
+    /// VT-d in scalable mode, with first-stage page tables.
+    FirstStage,
+    /// VT-d in scalable mode; the kernels after the first are told to use legacy mode.
+    FromScalable,
+    /// VT-d in scalable mode; the kernels after the first let their own devices reach all memory.
+    ScalableIdentity,
+    /// VT-d with scalable mode, which only the kernels after the first are told to use.
+    ToScalable,
+}
+
+impl Iommu {
+    /// What the kernel of a stage (from 0) is told.
+    fn option(self, stage: usize) -> &'static str {
+        match (self, stage) {
+            (Self::Legacy, _) => "",
+            (Self::ScalableIdentity, 1..) => "intel_iommu=sm_on iommu.passthrough=1",
+            (Self::FromScalable, 1..) | (Self::ToScalable, 0) => "intel_iommu=sm_off",
+            _ => "intel_iommu=sm_on",
+        }
+    }
+}
+
+impl Devices {
+    /// The IOMMU in front of them.
+    pub fn iommu(self) -> Iommu {
+        match self {
+            Self::Cards(_, iommu) => iommu,
+            Self::CardAndAtsUser => Iommu::Scalable,
+            _ => Iommu::Legacy,
+        }
+    }
+
+    /// What the kernel of a stage (from 0) is told about their IOMMU.
+    pub fn option(self, stage: usize) -> &'static str {
+        self.iommu().option(stage)
+    }
 }
 
 /// The host that a scenario runs in. Scenarios with the same kind of host may share one boot,
@@ -67,6 +113,16 @@ pub enum HostKind {
     Modular,
     /// A kexec between two halves, with two devices that receive frames: a host of its own.
     Passthrough,
+    /// The same under a VT-d unit in scalable mode.
+    PassthroughScalable,
+    /// The same, and the unit has first-stage page tables only.
+    PassthroughFirstStage,
+    /// The same as `PassthroughScalable`, but the second kernel does not translate for its own devices.
+    PassthroughScalableIdentity,
+    /// From scalable mode to a kernel that is told to use legacy mode.
+    PassthroughFromScalable,
+    /// From legacy mode, with a unit that has scalable mode, to a kernel that is told to use that.
+    PassthroughToScalable,
     /// Such devices in one kernel: a host of its own.
     PassthroughOneBoot,
     /// A kexec with such devices, and allocations fail in it when a scenario says so: both are debug kernels.
@@ -77,6 +133,8 @@ pub enum HostKind {
     GuestTwoBuilds,
     /// A guest whose VMM does the kexec, with a device that receives frames.
     GuestPassthrough,
+    /// The same under a VT-d unit in scalable mode.
+    GuestPassthroughScalable,
     /// The same with an NVMe drive.
     GuestNvme,
     /// Several guests that are updated by one kexec: a host of its own.
@@ -123,6 +181,7 @@ impl HostKind {
                     | Self::Guest
                     | Self::GuestTwoBuilds
                     | Self::GuestPassthrough
+                    | Self::GuestPassthroughScalable
                     | Self::GuestNvme
                     | Self::GuestLuo
                     | Self::GuestLifeboat
@@ -173,13 +232,27 @@ impl HostKind {
             | Self::Modular
             | Self::PassthroughOneBoot
             | Self::FailingPassthrough
-            | Self::GuestsPassthrough => Devices::Cards(2),
-            Self::GuestPassthrough => Devices::Cards(1),
+            | Self::GuestsPassthrough => Devices::Cards(2, Iommu::Legacy),
+            Self::PassthroughScalable => Devices::Cards(2, Iommu::Scalable),
+            Self::PassthroughScalableIdentity => Devices::Cards(2, Iommu::ScalableIdentity),
+            Self::PassthroughFirstStage => Devices::Cards(2, Iommu::FirstStage),
+            Self::PassthroughFromScalable => Devices::Cards(2, Iommu::FromScalable),
+            Self::PassthroughToScalable => Devices::Cards(2, Iommu::ToScalable),
+            Self::GuestPassthrough => Devices::Cards(1, Iommu::Legacy),
+            Self::GuestPassthroughScalable => Devices::Cards(1, Iommu::Scalable),
             Self::GuestNvme => Devices::Nvme,
-            Self::GuestScalable => Devices::Scalable,
+            Self::GuestScalable => Devices::CardAndAtsUser,
             kind if kind.has_lifeboat() => Devices::BoatConsole,
             _ => Devices::None,
         }
+    }
+
+    /// Whether the host has the driver of its cards as a module.
+    pub fn has_card_driver(self) -> bool {
+        matches!(
+            self,
+            Self::Passthrough | Self::PassthroughScalable | Self::PassthroughScalableIdentity
+        )
     }
 
     /// Whether there is what a lifeboat needs.

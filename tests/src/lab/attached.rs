@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use fdbox_lab::device::NVME_DEPTH;
-use fdbox_lab::scenario::Devices;
+use fdbox_lab::scenario::{Devices, Iommu};
 
 use crate::drive;
 use crate::frames::{self, Frames, Sent};
@@ -21,9 +21,12 @@ pub(crate) const BOAT_SOCKET: &str = "boat.sock";
 
 /// The IOMMU in front of them, as QEMU calls it: VT-d is the one that QEMU emulates best.
 pub(crate) fn iommu(devices: Devices) -> &'static str {
-    match devices {
-        Devices::Scalable => "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on",
-        _ => "intel-iommu,intremap=on",
+    match devices.iommu() {
+        Iommu::Legacy => "intel-iommu,intremap=on",
+        Iommu::FirstStage => "intel-iommu,intremap=on,x-scalable-mode=on,x-flts=on",
+        Iommu::Scalable | Iommu::ScalableIdentity | Iommu::FromScalable | Iommu::ToScalable => {
+            "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on"
+        }
     }
 }
 
@@ -31,7 +34,7 @@ pub(crate) fn iommu(devices: Devices) -> &'static str {
 pub(crate) fn arguments(devices: Devices) -> Vec<String> {
     match devices {
         Devices::None => Vec::new(),
-        Devices::Cards(count) => (0..count).flat_map(card).collect(),
+        Devices::Cards(count, _) => (0..count).flat_map(card).collect(),
         Devices::Nvme => {
             let backend = format!(
                 "if=none,id=nvme,format=raw,file=/lab/run/{},\
@@ -56,7 +59,7 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
             "isa-serial,chardev=boat,index=2".to_owned(),
         ]
         .into(),
-        Devices::Scalable => {
+        Devices::CardAndAtsUser => {
             // Nothing is connected to it.
             let uses_ats = [
                 "-device",
@@ -107,8 +110,8 @@ impl Attached {
     pub(crate) fn start(devices: Devices, dir: &Path, started: Instant) -> Result<Self> {
         let (cards, has_drive) = match devices {
             Devices::None | Devices::Igb | Devices::BoatConsole => (0, false),
-            Devices::Cards(count) => (count, false),
-            Devices::Scalable => (1, false),
+            Devices::Cards(count, _) => (count, false),
+            Devices::CardAndAtsUser => (1, false),
             Devices::Nvme => (0, true),
         };
         let send = |nic| Frames::send(dir, nic, started);

@@ -80,8 +80,9 @@ impl HostSpec {
     /// The command line of stage `index` (from 0).
     pub(crate) fn cmdline(&self, index: usize) -> String {
         let line = format!(
-            "{CMDLINE} tsc_early_khz={} {} {STAGE_WORD}={}",
+            "{CMDLINE} tsc_early_khz={} {} {} {STAGE_WORD}={}",
             self.clocks.tsc_khz(),
+            self.devices.option(index),
             self.cmdline,
             index + 1
         );

@@ -88,7 +88,7 @@ impl Group<'_> {
             false => None,
         };
         let mut stages = self.stages(guest.as_ref());
-        if self.kind == HostKind::Passthrough {
+        if self.kind.has_card_driver() {
             for stage in &mut stages {
                 let driver = lab.kernels()?.get(stage.kernel)?.module(CARD_DRIVER);
                 stage.files.push((driver, module_place("e1000e")));
@@ -147,7 +147,6 @@ impl Group<'_> {
             },
             cmdline: match self.kind {
                 HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
-                HostKind::GuestScalable => "intel_iommu=sm_on".to_owned(),
                 HostKind::Lifeboat
                 | HostKind::GuestLifeboat
                 | HostKind::LargeGuestLifeboat
@@ -179,6 +178,7 @@ impl Group<'_> {
                 | HostKind::GuestTwoBuilds
                 | HostKind::Guests
                 | HostKind::GuestPassthrough
+                | HostKind::GuestPassthroughScalable
                 | HostKind::GuestsPassthrough
                 | HostKind::GuestLifeboat
                 | HostKind::LargeGuestLifeboat

@@ -62,6 +62,23 @@ impl Image {
         self
     }
 
+    /// As in a kernel with older patches: it does not take over these parts.
+    pub(crate) fn without(mut self, parts: u32) -> Result<Self> {
+        let chunks = self.u32_at(self.info + 4) as usize;
+        let chunk = self.info + chunks;
+        ensure!(
+            self.bytes.get(chunk..chunk + 4) == Some(b"FDBx"),
+            "The next kernel does not say what it takes over"
+        );
+        let takes = self.u32_at(chunk + 8) & !parts;
+        self.bytes[chunk + 8..chunk + 12].copy_from_slice(&takes.to_le_bytes());
+        Ok(self)
+    }
+
+    fn u32_at(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.bytes[at..at + 4].try_into().unwrap_or_default())
+    }
+
     /// As in a kernel without KHO: the maximum type of setup_data is one lower.
     pub(crate) fn without_kho(mut self) -> Self {
         self.bytes[self.info + 12..self.info + 16].copy_from_slice(&0x8000_0009_u32.to_le_bytes());

@@ -147,9 +147,13 @@ pub(crate) struct DemoArgs {
     /// guest's memory is a memfd then.
     #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["guests", "binary", "ram"])]
     pub device: Option<DeviceKind>,
+    /// The host's IOMMU; other than vt-d, with a card that is passed through.
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = IommuKind::VtD,
+          conflicts_with_all = ["guests", "binary", "ram", "home"])]
+    pub iommu: IommuKind,
     /// Let the guest run in a lifeboat, a second kernel on a CPU of its own, while the host kexecs. Its memory is a
     /// memfd then, and it has neither disk nor network.
-    #[arg(long, conflicts_with_all = ["guests", "binary", "device", "home", "ram"])]
+    #[arg(long, conflicts_with_all = ["guests", "binary", "device", "home", "ram", "iommu"])]
     pub lifeboat: bool,
     /// The home of the guest's box. luo and holder use an unpatched kernel without the module, and
     /// the guest's memory is a memfd then; holder requires --binary.
@@ -175,6 +179,16 @@ pub(crate) enum DeviceKind {
     Nvme,
 }
 
+/// An IOMMU that QEMU emulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IommuKind {
+    /// VT-d in legacy mode.
+    #[value(name = "vt-d")]
+    VtD,
+    /// VT-d in scalable mode.
+    Scalable,
+}
+
 /// A home of boxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Home {
@@ -197,6 +211,16 @@ pub(crate) enum Ram {
     Memfd,
     /// Huge pages of 2 MiB from the host's pool.
     Hugetlb,
+}
+
+impl IommuKind {
+    /// As the scenario reports it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::VtD => "legacy",
+            Self::Scalable => "scalable",
+        }
+    }
 }
 
 impl Ram {
@@ -333,6 +357,15 @@ mod tests {
             &["--guests", "2"],
             &["--binary"],
         ] {
+            assert!(parse(more).is_err(), "{more:?}");
+        }
+        assert!(parse(&["--iommu", "scalable"]).is_ok());
+        let parse = |more: &[&str]| {
+            let demo = ["lab", "demo", "--iommu", "scalable"];
+            Cli::try_parse_from(demo.iter().chain(more))
+        };
+        assert!(parse(&[]).is_ok());
+        for more in [["--binary"].as_slice(), &["--lifeboat"], &["--home", "luo"]] {
             assert!(parse(more).is_err(), "{more:?}");
         }
     }

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::Value;
 
-use crate::cli::{DemoArgs, DeviceKind, Home};
+use crate::cli::{DemoArgs, DeviceKind, Home, IommuKind};
 use crate::hostcmd;
 use crate::lab::Lab;
 use crate::proof::{self, Card, Device, Lifeboat, Nvme, Traffic, Update};
@@ -25,15 +25,20 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         args.home == Home::Fdbox || args.binary == (args.home == Home::Holder),
         "--home holder goes with --binary, and --home luo without"
     );
+    let device = device(args)?;
     let lab = Lab::open()?;
     if args.guests > 1 {
         return many::run(&lab, args);
     }
-    let (record, dir) = follow(&lab, &group(args), args.verbose)?;
+    let (record, dir) = follow(&lab, &group(args, device), args.verbose)?;
     let update = judge(&record).and_then(|update| {
         ensure!(
-            args.device.is_some() == update.device.is_some(),
+            device.is_some() == update.device.is_some(),
             "The guest had no device that it was to have"
+        );
+        ensure!(
+            device != Some(DeviceKind::E1000e) || proof::iommu(&record) == Some(args.iommu.name()),
+            "The host's IOMMU was another one than it was to be"
         );
         ensure!(
             args.lifeboat == update.lifeboat.is_some(),
@@ -51,12 +56,27 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     }
 }
 
+/// The device that the guest drives.
+fn device(args: &DemoArgs) -> Result<Option<DeviceKind>> {
+    match (args.device, args.iommu) {
+        (device, IommuKind::VtD) => Ok(device),
+        (None | Some(DeviceKind::E1000e), _) => Ok(Some(DeviceKind::E1000e)),
+        (Some(DeviceKind::Nvme), _) => bail!("A drive goes with --iommu vt-d only"),
+    }
+}
+
 /// The scenario behind the demo, and its host.
-fn group(args: &DemoArgs) -> Group<'static> {
-    let (kind, name) = match (args.device, args.binary) {
+fn group(args: &DemoArgs, device: Option<DeviceKind>) -> Group<'static> {
+    let (kind, name) = match (device, args.binary) {
         _ if args.home == Home::Luo => (HostKind::GuestLuo, "homes/guest-luo"),
         _ if args.home == Home::Holder => (HostKind::GuestHolder, "homes/guest-holder"),
-        (Some(DeviceKind::E1000e), _) => (HostKind::GuestPassthrough, "passthrough/guest"),
+        (Some(DeviceKind::E1000e), _) => match args.iommu {
+            IommuKind::VtD => (HostKind::GuestPassthrough, "passthrough/guest"),
+            IommuKind::Scalable => (
+                HostKind::GuestPassthroughScalable,
+                "passthrough/scalable-guest",
+            ),
+        },
         (Some(DeviceKind::Nvme), _) => (HostKind::GuestNvme, "passthrough/nvme"),
         (None, true) => (HostKind::GuestAlone, "devices/another-binary"),
         (None, false) if args.lifeboat => (HostKind::GuestLifeboat, "lifeboat/update"),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::proof::Update;
+use crate::proof::{self, Update};
 use crate::run::Record;
 
 /// One guest's update, or after a failure what is known about it. With several guests, that of the
@@ -61,6 +61,9 @@ fn of_guest(record: &Record, update: &Update) -> Value {
     }
     if let Some(device) = &update.device {
         report["device"] = json!(device);
+    }
+    if let Some(iommu) = proof::iommu(record) {
+        report["iommu"] = json!(iommu);
     }
     report
 }
@@ -195,6 +198,16 @@ mod tests {
 
     #[test]
     fn a_run_that_went_well_has_every_name_that_was_asked_for() {
-        is_complete(&of(&run(), &Ok(proof::with_traffic()), None));
+        let mut record = run();
+        let report = of(&record, &Ok(proof::with_traffic()), None);
+        is_complete(&report);
+        assert_eq!(report["iommu"], Value::Null);
+        record.values.push(crate::run::Value {
+            at: Duration::ZERO,
+            name: "iommu".into(),
+            value: json!("scalable"),
+        });
+        let report = of(&record, &Ok(proof::with_traffic()), None);
+        assert_eq!(report["iommu"], "scalable");
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fdbox_lab::device::{NOTED, Noted};
+use fdbox_lab::device::{IOMMU, NOTED, Noted};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,6 +23,12 @@ const BEFORE_THE_KERNEL: [&str; 3] = ["pause", "save", "jump"];
 pub(crate) enum Device {
     Card(Card),
     Nvme(Nvme),
+}
+
+/// How the first kernel of the host translated for the guest's device, if it had one that was asked for.
+pub(crate) fn iommu(record: &Record) -> Option<&str> {
+    let mut values = record.values.iter().rev();
+    values.find(|value| value.name == IOMMU)?.value.as_str()
 }
 
 /// The part of a record about one guest and its last update.

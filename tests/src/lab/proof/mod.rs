@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::{GuestLine, Record, Value};
 pub(crate) use card::Card;
-pub(crate) use device::Device;
+pub(crate) use device::{Device, iommu};
 pub(crate) use io::{Traffic, all as all_traffic};
 #[cfg(test)]
 pub(crate) use lifeboat::Handover;

@@ -5,7 +5,9 @@
 const EXPECTED: &[(&str, &str)] = &[
     ("lifeboat/crash", "Boat kernel"),
     ("lifeboat/lost-with-a-box", "Boat kernel"),
+    ("passthrough/first-stage-outside", "DMAR:"),
     ("passthrough/outside-the-mappings", "DMAR:"),
+    ("passthrough/scalable-outside", "DMAR:"),
     ("selftests/vfio_pci_driver", "DMAR:"),
 ];
 

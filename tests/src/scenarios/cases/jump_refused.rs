@@ -53,7 +53,7 @@ fn before(_: &Cx<'_>) -> Result<()> {
     Image::next()?.unpatched().load()?;
     equal("Without the patches", kexec::handover()?, "0x0".into())?;
     Image::next()?.load()?;
-    equal("With the patches", kexec::handover()?, "0xff".into())?;
+    equal("With the patches", kexec::handover()?, "0x1ff".into())?;
     host::unload_next_kernel()?;
     // Nothing was lost: the box is sealed, and the next jump carries it along.
     let states: Vec<u32> = fdbox.entries()?.iter().map(|entry| entry.state).collect();
@@ -89,12 +89,20 @@ fn unsealed_after(_: &Cx<'_>) -> Result<()> {
     equal("The number of boxes", fdbox::info()?.boxes, 0)
 }
 
-/// Checks that the jump into a kernel that does not take over devices is refused.
-pub(super) fn is_refused_to_devices() -> Result<()> {
+/// Checks that the jump into a kernel that does not take over devices is refused. `missing`: the bits of
+/// what the next kernel would have to take over.
+pub(super) fn is_refused_to_devices(missing: u32) -> Result<()> {
     kexec::load_legacy()?;
     kexec::is_refused(NO_HANDOVER)?;
     kexec::unload_legacy()?;
-    Image::next()?.unpatched().load()?;
-    kexec::is_refused("does not take over what is handed over to it (0x3 is missing)")?;
+    refuses(&Image::next()?.unpatched(), missing)?;
     host::unload_next_kernel()
+}
+
+/// Checks that the jump into `image` is refused because it lacks these bits.
+pub(super) fn refuses(image: &Image, missing: u32) -> Result<()> {
+    image.load()?;
+    kexec::is_refused(&format!(
+        "does not take over what is handed over to it ({missing:#x} is missing)"
+    ))
 }

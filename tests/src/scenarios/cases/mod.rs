@@ -47,6 +47,7 @@ mod passthrough_guest;
 mod passthrough_guests;
 mod passthrough_here;
 mod passthrough_nvme;
+mod passthrough_scalable;
 mod passthrough_stopped;
 mod poison;
 mod ports;
@@ -155,6 +156,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough::ALL,
         passthrough_here::ALL,
         passthrough_guest::ALL,
+        passthrough_scalable::ALL,
         passthrough_nvme::ALL,
         passthrough_guests::ALL,
         passthrough_blockers::ALL,

@@ -11,9 +11,10 @@ use super::{Cx, Scenario, jump_refused};
 use crate::check::{equal, fails};
 use crate::fdbox::FdBox;
 use crate::memory::{self, MIB};
+use crate::passthrough::Rig;
 use crate::passthrough::nic::{self, IOVA, MEMORY_LEN};
+use crate::passthrough::pci::{self, List};
 use crate::passthrough::vfio::{self, Iommufd, VfioDevice};
-use crate::passthrough::{Rig, pci};
 use crate::{host, uapi};
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -68,6 +69,10 @@ pub(super) const ALL: &[&Scenario] = &[
 pub(super) const BOX: &str = "passthrough";
 /// The number of frames that must arrive before a step continues.
 pub(super) const FRAMES: u64 = 40;
+/// What the next kernel must take over: PCI devices, and VT-d in legacy mode.
+const LEGACY: u32 = 0x3;
+/// The list of kept devices of docs/handover-abi.md with 0000:01:00.0, written by hand.
+const LIST: [u8; 20] = *b"IPCIKP1\0\x01\0\0\0\x02\0\0\0\0\x01\0\0";
 /// Where in the ring's memory a stage records how many frames it saw: before the ring.
 const NOTE_AT: u64 = 0;
 
@@ -94,12 +99,17 @@ pub(super) fn before(_: &Cx<'_>) -> Result<()> {
 
 fn before_refused(cx: &Cx<'_>) -> Result<()> {
     before(cx)?;
-    jump_refused::is_refused_to_devices()
+    equal("The list", pci::kept_list(List::Out)?, LIST.to_vec())?;
+    jump_refused::is_refused_to_devices(LEGACY)
+}
+
+fn between(_: &Cx<'_>) -> Result<()> {
+    still_waits(LEGACY)
 }
 
 /// The device continues without any software.
-fn between(_: &Cx<'_>) -> Result<()> {
-    jump_refused::is_refused_to_devices()?;
+pub(super) fn still_waits(missing: u32) -> Result<()> {
+    jump_refused::is_refused_to_devices(missing)?;
     let fdbox = FdBox::open(BOX)?;
     equal("The number of descriptors", fdbox.entries()?.len(), 3)?;
     equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)
@@ -117,7 +127,7 @@ fn half_taken(_: &Cx<'_>) -> Result<()> {
     fdbox.seal()
 }
 
-fn after(cx: &Cx<'_>) -> Result<()> {
+pub(super) fn after(cx: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     equal("The driver", pci::driver()?.as_deref(), Some("vfio-pci"))?;
     equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)?;
@@ -232,7 +242,7 @@ pub(super) fn two_after(_: &Cx<'_>) -> Result<()> {
 /// After this many more frames the device is misdirected.
 const ASTRAY: u64 = 40;
 
-fn outside_after(_: &Cx<'_>) -> Result<()> {
+pub(super) fn outside_after(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     fdbox.unseal()?;
     let memory = File::from(fdbox.get("ring")?);
@@ -259,7 +269,7 @@ fn faults(log: &[String]) -> usize {
     log.iter().filter(is_fault).count()
 }
 
-fn given_up(_: &Cx<'_>) -> Result<()> {
+pub(super) fn given_up(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)?;
     fdbox.unseal()?;
@@ -275,7 +285,7 @@ fn given_up(_: &Cx<'_>) -> Result<()> {
     nic::check_frames(&rig.memory, frames).map(drop)
 }
 
-fn another_driver(_: &Cx<'_>) -> Result<()> {
+pub(super) fn another_driver(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     fdbox.unseal()?;
     let place = pci::nic()?;

@@ -1,7 +1,7 @@
 //! A guest that drives a passed-through device through an update, with its own kernel's driver.
 
 use anyhow::Result;
-use fdbox_lab::device::{FRAMES, NOTED};
+use fdbox_lab::device::{FRAMES, IOMMU, NOTED};
 use fdbox_lab::scenario::HostKind;
 
 use super::devices::end_io;
@@ -10,12 +10,20 @@ use super::{Cx, Scenario};
 use crate::guest::{Guest, Spec};
 use crate::passthrough::{pci, registers};
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "passthrough/guest",
-    about: "a guest's card receives through the kexec: no frame is lost, repeated or torn",
-    host: HostKind::GuestPassthrough,
-    stages: &[before, after],
-}];
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "passthrough/guest",
+        about: "a guest's card receives through the kexec: no frame is lost, repeated or torn",
+        host: HostKind::GuestPassthrough,
+        stages: &[before, after],
+    },
+    &Scenario {
+        name: "passthrough/scalable-guest",
+        about: "the same under VT-d in scalable mode",
+        host: HostKind::GuestPassthroughScalable,
+        stages: &[before, after],
+    },
+];
 
 /// With disk and network, too: all of them continue together.
 fn spec() -> Spec {
@@ -40,6 +48,7 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     // left them.
     let place = pci::nic()?;
     cx.value(NOTED, registers::note_card(&place)?)?;
+    cx.value(IOMMU, pci::translated_by()?)?;
     let mut guest = take_over(cx, spec())?;
     let frames = guest.console.wait_for_frames(None)?;
     let frames = guest.console.wait_for_frames(Some(&frames))?;

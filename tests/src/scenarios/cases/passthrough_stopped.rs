@@ -29,7 +29,7 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 /// Makes the enabling of the device's first region fail.
 const UNSET: &str = "fdbox_unset";
 
-fn stopped(_: &Cx<'_>) -> Result<()> {
+pub(super) fn stopped(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     fdbox.unseal()?;
     let places = pci::nics()?;

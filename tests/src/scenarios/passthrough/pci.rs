@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 /// Vendor and device id of an 82574, which QEMU's e1000e emulates.
@@ -128,4 +128,38 @@ pub(crate) fn is_master(place: &Path) -> Result<bool> {
     let mut command = [0; 2];
     config.read_exact_at(&mut command, 4)?;
     Ok(u16::from_le_bytes(command) & 4 != 0)
+}
+
+/// Which list of kept devices: docs/handover-abi.md.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum List {
+    /// What came from the last kernel.
+    In,
+    /// What the next kernel gets.
+    Out,
+}
+
+/// The bytes in use of a list of kept devices.
+pub(crate) fn kept_list(list: List) -> Result<Vec<u8>> {
+    let way = match list {
+        List::In => "in",
+        List::Out => "out",
+    };
+    let path = format!("/sys/kernel/debug/kho/{way}/sub_fdts/pci-keep");
+    let mut page = fs::read(&path).with_context(|| format!("Read {path}"))?;
+    let count = page.get(8..12).context("The list is cut off")?;
+    let count = u32::from_le_bytes(count.try_into()?) as usize;
+    ensure!(page.len() == 4096, "The list has {} bytes", page.len());
+    page.truncate(16 + 4 * count);
+    Ok(page)
+}
+
+/// How the last kernel's IOMMU translated for the devices that came from it.
+pub(crate) fn translated_by() -> Result<&'static str> {
+    let list = kept_list(List::In)?;
+    Ok(match list[12..16] {
+        [0, 0, 0, 0] | [2, 0, 0, 0] => "legacy",
+        [2, 1, 0, 0] => "scalable",
+        _ => bail!("What translated is unknown: {list:x?}"),
+    })
 }
