@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use fdbox_lab::event::Event;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,6 +34,7 @@ use crate::cli::BenchArgs;
 use crate::guest::GuestFiles;
 use crate::host::{Host, HostSpec};
 use crate::lab::Lab;
+use crate::lines::LineContent;
 use crate::programs::{self, Programs};
 use crate::run::Record;
 use crate::tsc::Clocks;
@@ -197,13 +199,13 @@ impl Bench<'_> {
     /// Runs a host to its end. A host that failed yields no figures.
     fn judge(&self, host: &Host) -> Result<Record> {
         let mut lines = Vec::new();
-        let record = host.run(self.lab, |line| {
-            if let crate::lines::LineContent::Event(fdbox_lab::event::Event::Output {
-                text, ..
-            }) = &line.content
-            {
-                lines.push(text.clone());
+        let record = host.run(self.lab, |line| match &line.content {
+            LineContent::Event(Event::Output { text, .. }) => lines.push(text.clone()),
+            // Some hosts take many minutes.
+            LineContent::Event(Event::Value { name, value }) => {
+                eprintln!("bench: {name} {value}");
             }
+            _ => {}
         })?;
         let failures = record.failures.iter();
         let mut wrong: Vec<String> = failures.map(ToString::to_string).collect();
