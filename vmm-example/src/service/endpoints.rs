@@ -22,6 +22,8 @@ pub(crate) mod fd {
     pub(crate) const STATUS: &str = "status";
     pub(crate) const CONSOLE: &str = "console";
     pub(crate) const CONSOLE_CLIENT: &str = "console-client";
+    /// The guest's state while it runs: see [`outline`](crate::update::outline).
+    pub(crate) const OUTLINE: &str = "outline";
     /// Followed by a number for each client of the API.
     pub(crate) const CLIENT: &str = "client";
 }

@@ -123,6 +123,7 @@ impl LeavingVmm for LeavingGuest<'_> {
                 let mut fds = endpoints.fds()?;
                 let kvm = machine.lend_kvm().map_err(party_error)?;
                 fds.push((fd::KVM.to_owned(), kvm));
+                fds.push((fd::OUTLINE.to_owned(), machine.outline()?));
                 let value = serde_json::to_value(info(machine, endpoints))?;
                 Ok(Lent { value, fds })
             }

@@ -1,5 +1,5 @@
-//! What a VMM beside this kernel builds itself from, and rehearses with, before the guest's state is written: the
-//! state of the guest as it was while it ran, in a file in its box.
+//! The state of a guest as it was while it ran, in a file. The VMM that is to take the guest rehearses with it, before
+//! the state proper is written; one beside this kernel, which finds it in the guest's box, builds itself from it, too.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -19,6 +19,7 @@ use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
 use crate::service::endpoints::fd;
 use crate::update::handover_info::HandoverInfo;
+use crate::update::outline;
 use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 impl ArrivingGuest<'_> {
@@ -36,6 +37,9 @@ impl ArrivingGuest<'_> {
             None => Host::open(),
         };
         self.host = Some(host.map_err(party_error)?);
+        // An old VMM that does not know it has none.
+        let outline = fds.remove(fd::OUTLINE).map(outline::read);
+        let outline = outline.transpose().map_err(party_error)?;
         let environment = environment::adopt(&info, fds).map_err(layered)?;
         let host = self.host()?;
         // The VM first: a guest_memfd comes out bound to it.
@@ -56,9 +60,12 @@ impl ArrivingGuest<'_> {
         };
         virtio::reserve_io(layouts);
         sandbox.enter().map_err(party_error)?;
-        let shell =
+        let mut shell =
             Shell::build(host, vm, ram, cpus, layouts, &environment.on_end).map_err(party_error)?;
         shell.wait_until_idle();
+        if let Some(outline) = outline {
+            shell.rehearse(&outline).map_err(party_error)?;
+        }
         self.environment = Some(environment);
         Ok(Prebuilt { info, shell })
     }

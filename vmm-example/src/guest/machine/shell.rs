@@ -80,7 +80,9 @@ impl Shell {
             return Ok(());
         }
         restore_vcpus(self, &state.vcpus)?;
-        restore_platform(&self.vm, state)?;
+        // Without the PIT: from here on it would interrupt a vCPU at any time, also one that has its final state.
+        self.vm.restore_irqchip(&state.irqchip)?;
+        self.vm.restore_clock(&state.clock)?;
         let shape = &self.shape;
         let fds = self.vcpus.fds();
         let fresh = fds.map(|fd| vcpu_state::fresh(&fd, shape));
