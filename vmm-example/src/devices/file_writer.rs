@@ -1,6 +1,7 @@
 //! A file for a guest's output. A thread writes to it: a write takes as long as the disk does, and neither a
 //! vCPU nor the holder of a device's lock may wait for that.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::sync::mpsc::{self, Sender};
@@ -15,16 +16,22 @@ pub(crate) struct FileWriter {
 }
 
 impl FileWriter {
-    /// The thread calls `over` with the part of each piece that the file did not accept.
+    /// The thread calls `over` with the part of each piece that the file did not accept. Waits until it has narrowed
+    /// its system calls: the kernel compiles the filter, which is not to fall into the time in which a guest stands
+    /// still.
     pub(crate) fn start(file: File, over: impl Fn(Vec<u8>) + Send + 'static) -> io::Result<Self> {
         let (pieces, todo) = mpsc::channel();
+        let (beginning, begin) = mpsc::channel::<Infallible>();
         let builder = thread::Builder::new().name("output".into());
         builder.spawn(move || {
             sandbox::confine(sandbox::Thread::Device);
+            drop(beginning);
             while let Ok(piece) = todo.recv() {
                 over(write(&file, piece));
             }
         })?;
+        // Fails when the other end is dropped.
+        let _ = begin.recv();
         Ok(Self { pieces })
     }
 

@@ -41,6 +41,7 @@ impl ArrivingGuest<'_> {
         let mut shell =
             Shell::build(host, vm, ram, cpus, &slots, &environment.on_end).map_err(party_error)?;
         shell.wait_until_idle();
+        environment.console.start().map_err(party_error)?;
         shell.prefault();
         shell.rehearse(&outline).map_err(party_error)?;
         Ok(Standby {

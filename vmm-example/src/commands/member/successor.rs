@@ -63,6 +63,7 @@ impl ArrivingGuest<'_> {
         let mut shell =
             Shell::build(host, vm, ram, cpus, layouts, &environment.on_end).map_err(party_error)?;
         shell.wait_until_idle();
+        environment.console.start().map_err(party_error)?;
         if let Some(outline) = outline {
             shell.rehearse(&outline).map_err(party_error)?;
         }

@@ -29,7 +29,9 @@ impl FileSink {
 
     /// `over` gets the part of each piece that the file did not accept.
     pub(super) fn start(&mut self, over: impl Fn(Vec<u8>) + Send + 'static) -> io::Result<()> {
-        self.writer = Some(FileWriter::start(self.file.try_clone()?, over)?);
+        if self.writer.is_none() {
+            self.writer = Some(FileWriter::start(self.file.try_clone()?, over)?);
+        }
         Ok(())
     }
 

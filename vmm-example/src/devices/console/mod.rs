@@ -113,7 +113,8 @@ impl Console {
         }
     }
 
-    /// Starts its threads, before the guest runs and after the process has dropped its privileges.
+    /// Starts its threads, before the guest runs and after the process has dropped its privileges. They are started
+    /// once.
     pub(crate) fn start(self: &Arc<Self>) -> Result<(), ConsoleError> {
         let console = Arc::downgrade(self);
         let over = move |rest: Vec<u8>| {
