@@ -3,8 +3,11 @@
 //! kvm-bindings would pad what is too short and truncate what is too long, and so turn a damaged
 //! state into another guest.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use serde::de::value::BytesDeserializer;
-use serde::de::{DeserializeOwned, Error};
+use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_bytes::ByteBuf;
 
@@ -42,16 +45,42 @@ struct Exact<T>(T);
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Exact<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let bytes = ByteBuf::deserialize(from)?;
+        // Not by a buffer of its own: a vCPU has hundreds of these, which are read while its guest stands still.
+        from.deserialize_bytes(Whole(PhantomData))
+    }
+}
+
+/// Reads a struct from bytes that are all there.
+struct Whole<T>(PhantomData<T>);
+
+impl<T: DeserializeOwned> Visitor<'_> for Whole<T> {
+    type Value = Exact<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Expected(size_of::<T>()))
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
         check(bytes.len(), size_of::<T>())?;
-        T::deserialize(BytesDeserializer::<D::Error>::new(&bytes)).map(Self)
+        T::deserialize(BytesDeserializer::<E>::new(bytes)).map(Exact)
+    }
+}
+
+/// How long a struct is.
+struct Expected(usize);
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of a struct of KVM's", self.0)
     }
 }
 
 fn check<E: Error>(found: usize, expected: usize) -> Result<(), E> {
-    if found == expected {
-        return Ok(());
+    match found == expected {
+        true => Ok(()),
+        false => {
+            let expected = Expected(expected).to_string();
+            Err(E::invalid_length(found, &expected.as_str()))
+        }
     }
-    let expected = format!("{expected} bytes of a struct of KVM's");
-    Err(E::invalid_length(found, &expected.as_str()))
 }
