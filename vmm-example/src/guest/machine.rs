@@ -217,7 +217,7 @@ impl Machine {
             host_tsc_khz,
             serial_irq,
             host,
-            fresh: _,
+            known: _,
         } = shell;
         let mut notes = RestoreNotes::default();
         for new in restored {

@@ -11,7 +11,7 @@ use crate::devices::virtio::{PreparedSlot, SlotLayout};
 use crate::devices::{pm, serial};
 use crate::guest::state::GuestState;
 use crate::guest::vcpu::{IdleVcpus, OnEnd};
-use crate::kvm::vcpu::{self as vcpu_state, Fresh, RestoreNotes, StateShape, VcpuStateV1};
+use crate::kvm::vcpu::{self as vcpu_state, Known, RestoreNotes, StateShape, VcpuStateV1};
 use crate::kvm::{Host, KvmError, Vm};
 use crate::memory::GuestRam;
 
@@ -24,8 +24,8 @@ pub(crate) struct Shell {
     pub(super) vm: Arc<Vm>,
     pub(super) ram: GuestRam,
     pub(super) shape: StateShape,
-    /// What is known of each vCPU's MSRs.
-    pub(super) fresh: Vec<Fresh>,
+    /// What is known of each vCPU.
+    pub(super) known: Vec<Known>,
     pub(super) host_tsc_khz: u32,
     pub(super) serial_irq: EventFd,
     pub(super) host: Host,
@@ -51,9 +51,9 @@ impl Shell {
         let fds = create_vcpus(&vm, cpus)?;
         let host_tsc_khz = host_tsc_khz(&fds);
         let shape = StateShape::of(host, &vm)?;
-        let fresh = fds.first().map(|fd| vcpu_state::fresh(fd, &shape));
+        let known = fds.first().map(|fd| Known::of(fd, &shape));
         // New vCPUs are all alike.
-        let fresh = vec![fresh.transpose()?.unwrap_or_default(); fds.len()];
+        let known = vec![known.transpose()?.unwrap_or_default(); fds.len()];
         let serial_irq = serial_irq(&vm)?;
         let prepared = layouts
             .iter()
@@ -64,7 +64,7 @@ impl Shell {
             vm: Arc::new(vm),
             ram,
             shape,
-            fresh,
+            known,
             host_tsc_khz,
             serial_irq,
             host: host.duplicate()?,
@@ -85,8 +85,8 @@ impl Shell {
         self.vm.restore_clock(&state.clock)?;
         let shape = &self.shape;
         let fds = self.vcpus.fds();
-        let fresh = fds.map(|fd| vcpu_state::fresh(&fd, shape));
-        self.fresh = fresh.collect::<Result<_, _>>()?;
+        let known = fds.map(|fd| Known::of(&fd, shape));
+        self.known = known.collect::<Result<_, _>>()?;
         Ok(())
     }
 
@@ -113,11 +113,11 @@ pub(super) fn restore_vcpus(
     shell: &Shell,
     states: &[VcpuStateV1],
 ) -> Result<Vec<RestoreNotes>, MachineError> {
-    let (shape, fresh) = (&shell.shape, &shell.fresh);
+    let (shape, known) = (&shell.shape, &shell.known);
     shell.vcpus.each_with(states, |fd, state| {
         let id = state.id;
         // A vCPU of which nothing is known is read first.
-        let (none, known) = (Fresh::default(), fresh.get(usize::from(id)));
+        let (none, known) = (Known::default(), known.get(usize::from(id)));
         vcpu_state::restore(fd, state, shape, known.unwrap_or(&none))
             .map_err(|source| MachineError::RestoreVcpu { id, source })
     })

@@ -17,7 +17,7 @@ use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-pub(crate) use self::msrs::Fresh;
+use self::msrs::KnownMsrs;
 use self::restore::set_nested;
 pub(crate) use self::restore::{RestoreNotes, restore};
 use super::{Host, KvmError, Vm, XsaveLen, exact, named, sys};
@@ -132,7 +132,7 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
     // Also without a nested guest: its header contains the global interrupt flag.
     let nested = shape.has_nested.then(|| sys::get_nested(fd));
     let nested = named("KVM_GET_NESTED_STATE", nested.transpose())?;
-    let cpuid = named("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
+    let cpuid = get_cpuid(fd)?;
     Ok(VcpuStateV1 {
         id,
         mp_state,
@@ -143,7 +143,7 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
         debug_regs,
         lapic,
         nested: nested.map(ByteBuf::from),
-        cpuid: cpuid.as_slice().to_vec(),
+        cpuid,
         // A host with an unstable TSC has neither.
         tsc_khz: fd.get_tsc_khz().ok(),
         tsc_offset: sys::get_tsc_offset(fd).ok(),
@@ -153,9 +153,22 @@ pub(crate) fn save(fd: &VcpuFd, id: u8, shape: &StateShape) -> Result<VcpuStateV
     })
 }
 
-/// Reads what all new vCPUs have in common from one of them.
-pub(crate) fn fresh(fd: &VcpuFd, shape: &StateShape) -> Result<Fresh, KvmError> {
-    Fresh::of(fd, &shape.unlisted)
+/// What a vCPU holds that does not run: it is read before a guest waits for it, and what is the same in the guest's
+/// state need not be written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// Empty in a new vCPU.
+    cpuid: Vec<kvm_cpuid_entry2>,
+    msrs: KnownMsrs,
+}
+
+impl Known {
+    pub(crate) fn of(fd: &VcpuFd, shape: &StateShape) -> Result<Self, KvmError> {
+        Ok(Self {
+            cpuid: get_cpuid(fd)?,
+            msrs: KnownMsrs::of(fd, &shape.unlisted)?,
+        })
+    }
 }
 
 /// Restores the state of a new vCPU into one that has run.
@@ -166,7 +179,7 @@ pub(crate) fn reset(fd: &VcpuFd, state: &VcpuStateV1, shape: &StateShape) -> Res
         set_nested(fd, nested, shape)?;
     }
     // An MSR that cannot be set back is one that the guest could not change either.
-    restore(fd, state, shape, &Fresh::default()).map(drop)
+    restore(fd, state, shape, &Known::default()).map(drop)
 }
 
 /// Tells the guest that it was stopped, so that its watchdogs ignore the gap.
@@ -186,6 +199,11 @@ pub(crate) fn internal_error(fd: &mut VcpuFd) -> String {
         _ => "it does not say why",
     };
     format!("KVM cannot go on: {what} (internal error {suberror})")
+}
+
+fn get_cpuid(fd: &VcpuFd) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
+    let cpuid = named("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
+    Ok(cpuid.as_slice().to_vec())
 }
 
 fn get_sregs(fd: &VcpuFd) -> Result<SregsV1, KvmError> {

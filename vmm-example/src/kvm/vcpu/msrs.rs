@@ -45,12 +45,11 @@ pub(super) fn unlisted(listed: &[u32], mce_banks: u32) -> Vec<u32> {
         .collect()
 }
 
-/// What MSRs of a new vCPU hold, until somebody writes them: it is read before a guest waits for it. In the order of
-/// their numbers.
+/// What MSRs of a vCPU hold until somebody writes them. In the order of their numbers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fresh(Vec<kvm_msr_entry>);
+pub(super) struct KnownMsrs(Vec<kvm_msr_entry>);
 
-impl Fresh {
+impl KnownMsrs {
     pub(super) fn of(fd: &VcpuFd, indices: &[u32]) -> Result<Self, KvmError> {
         get(fd, indices).map(Self::new)
     }
@@ -107,9 +106,9 @@ pub(super) fn get(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Kv
 pub(super) fn set(
     fd: &VcpuFd,
     saved: &[&kvm_msr_entry],
-    fresh: &Fresh,
+    known: &KnownMsrs,
 ) -> Result<Vec<u32>, KvmError> {
-    let (unknown, mut differing) = fresh.split(saved);
+    let (unknown, mut differing) = known.split(saved);
     let indices: Vec<u32> = unknown.iter().map(|msr| msr.index).collect();
     differing.extend(differ(&unknown, &get(fd, &indices)?));
     in_chunks(&differing, |chunk| {
@@ -187,9 +186,9 @@ mod tests {
 
     #[test]
     fn known_msrs_of_a_new_vcpu_are_not_read() {
-        let fresh = Fresh::new(vec![msr(0x401, 0), msr(0x400, u64::MAX)]);
+        let known = KnownMsrs::new(vec![msr(0x401, 0), msr(0x400, u64::MAX)]);
         let saved = [msr(0x10, 1), msr(0x400, u64::MAX), msr(0x401, 5)];
-        let (unknown, differing) = fresh.split(&saved.each_ref());
+        let (unknown, differing) = known.split(&saved.each_ref());
         assert_eq!(unknown, [&saved[0]]);
         assert_eq!(differing, [saved[2]]);
     }

@@ -3,8 +3,8 @@
 use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
-use super::msrs::{self, Fresh, MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE};
-use super::{SregsV1, StateShape, VcpuStateV1, nested};
+use super::msrs::{self, MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE};
+use super::{Known, SregsV1, StateShape, VcpuStateV1, nested};
 use crate::kvm::{KvmError, named, sys};
 
 /// What could not be restored exactly; the guest runs anyway.
@@ -59,18 +59,19 @@ const ORDER: [Part; 13] = [
     Part::Events,
 ];
 
-/// Restores a saved state into a new vCPU of a VM whose interrupt controller and memory exist.
+/// Restores a saved state into a new vCPU of a VM whose interrupt controller and memory exist, of which something may
+/// be known.
 pub(crate) fn restore(
     fd: &VcpuFd,
     state: &VcpuStateV1,
     shape: &StateShape,
-    fresh: &Fresh,
+    known: &Known,
 ) -> Result<RestoreNotes, KvmError> {
     let mut notes = RestoreNotes::default();
     for part in ORDER {
         notes
             .refused_msrs
-            .extend(part.write(fd, state, shape, fresh)?);
+            .extend(part.write(fd, state, shape, known)?);
     }
     Ok(notes)
 }
@@ -82,9 +83,11 @@ impl Part {
         fd: &VcpuFd,
         state: &VcpuStateV1,
         shape: &StateShape,
-        fresh: &Fresh,
+        known: &Known,
     ) -> Result<Vec<u32>, KvmError> {
         match self {
+            // KVM looks at all of it again, even if it is the same.
+            Self::Cpuid if state.cpuid == known.cpuid => {}
             Self::Cpuid => named("KVM_SET_CPUID2", fd.set_cpuid2(&cpuid_of(&state.cpuid)?))?,
             Self::MpState => named("KVM_SET_MP_STATE", fd.set_mp_state(state.mp_state))?,
             Self::Regs => named("KVM_SET_REGS", fd.set_regs(&state.regs))?,
@@ -98,7 +101,7 @@ impl Part {
             Self::Lapic => named("KVM_SET_LAPIC", fd.set_lapic(&state.lapic))?,
             Self::Msrs | Self::TscDeadline => {
                 let has_offset = state.tsc_offset.is_some();
-                return msrs::set(fd, &self.msrs(&state.msrs, has_offset), fresh);
+                return msrs::set(fd, &self.msrs(&state.msrs, has_offset), &known.msrs);
             }
             Self::TscOffset => {
                 if let Some(offset) = state.tsc_offset {
