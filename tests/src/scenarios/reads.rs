@@ -10,8 +10,8 @@ use fdbox_lab::witness::{WitnessEvent, command};
 
 use crate::guest::Guest;
 
-/// For how many heartbeats they are counted, by the clock.
-pub(crate) const BEATS: usize = 5;
+/// For how many heartbeats they are counted.
+const BEATS: usize = 5;
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Keeps `depth` reads in flight on the guest's disk, and returns how many have completed, and
@@ -24,12 +24,12 @@ pub(crate) fn flood(guest: &mut Guest, depth: u32) -> Result<(u64, u64)> {
     })
 }
 
-/// Reads a second with so many in flight, measured for `beats` heartbeats. Never fewer in flight than before.
-pub(crate) fn per_second(guest: &mut Guest, depth: u32, beats: usize) -> Result<u64> {
+/// Reads a second with so many in flight, measured for some heartbeats. Never fewer in flight than before.
+pub(crate) fn per_second(guest: &mut Guest, depth: u32) -> Result<u64> {
     flood(guest, depth)?;
     guest.wait_for_beat()?;
     let begin = flood(guest, depth)?;
-    for _ in 0..beats {
+    for _ in 0..BEATS {
         guest.wait_for_beat()?;
     }
     let end = flood(guest, depth)?;

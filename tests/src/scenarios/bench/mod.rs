@@ -32,7 +32,6 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
         ["upgrade", ram, mib, runs] => upgrade::binary(ram, mib, runs),
         ["cpr-transfer", mib, runs] => upgrade::cpr_transfer(mib, runs),
         ["reads"] => reads::reads(),
-        ["reads", "quick"] => reads::quick(),
         ["hold"] => hold(),
         _ => bail!("There is no bench {}", words.join(" ")),
     }

@@ -12,11 +12,8 @@ use fdbox_lab::event::EventPort;
 use super::say;
 use crate::guest::{Guest, Spec, VMM};
 use crate::network::{self, Links};
-use crate::reads::{self, BEATS};
+use crate::reads;
 
-/// For how many heartbeats reads are counted in instructions: a second has a thousand million of them, which take the
-/// emulator a quarter of a minute, and the figure hardly varies.
-const BEATS_BY_INSTRUCTIONS: usize = 1;
 /// In which a guest has used up what the slow drive does at once.
 const SLOW_BEATS: usize = 3;
 
@@ -25,24 +22,18 @@ pub(super) fn reads() -> Result<()> {
     let port = Arc::new(EventPort::open()?);
     Drive::ALL
         .into_iter()
-        .try_for_each(|drive| on(drive, BEATS, &port))?;
+        .try_for_each(|drive| on(drive, &port))?;
     slow(&port)
 }
 
-/// The same on the drive that is in the host's memory, and nothing else.
-pub(super) fn quick() -> Result<()> {
-    let port = Arc::new(EventPort::open()?);
-    on(Drive::Quick, BEATS_BY_INSTRUCTIONS, &port)
-}
-
-fn on(drive: Drive, beats: usize, port: &Arc<EventPort>) -> Result<()> {
+fn on(drive: Drive, port: &Arc<EventPort>) -> Result<()> {
     let path = match drive {
         Drive::Latent => reads::drive_named(LATENT_DRIVE)?,
         Drive::Quick => network::drive(0),
     };
     let mut guest = boot(&path, port)?;
     for depth in [1, DISK_DEPTH] {
-        let per_second = reads::per_second(&mut guest, depth, beats)?;
+        let per_second = reads::per_second(&mut guest, depth)?;
         let figures = Reads {
             drive,
             depth,

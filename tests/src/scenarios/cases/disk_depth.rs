@@ -19,7 +19,7 @@ use crate::check::equal;
 use crate::fleet::{Member, side_by_side, update_all};
 use crate::guest::{Ended, Guest, Spec, Updating, VMM, Watch};
 use crate::network::{Links, drive, stuck};
-use crate::reads::{BEATS, drive_named, flood, per_second};
+use crate::reads::{drive_named, flood, per_second};
 use crate::report::{ends, never_paused, phase};
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -157,8 +157,8 @@ fn throughput(cx: &Cx<'_>) -> Result<()> {
         for io in ["thread", "uring"] {
             let disk = format!("path={},direct=on,io={io}", path.display());
             let mut guest = boot("throughput", disk, &[])?;
-            let one = per_second(&mut guest, 1, BEATS)?;
-            let deep = per_second(&mut guest, DISK_DEPTH, BEATS)?;
+            let one = per_second(&mut guest, 1)?;
+            let deep = per_second(&mut guest, DISK_DEPTH)?;
             let value = json!({"disk": name, "io": io, "depth 1": one, "depth 32": deep});
             ensure!(one > 0 && deep > 0, "It stands still: {value}");
             println!("{value}");
