@@ -15,6 +15,7 @@
 mod abi;
 pub mod bench;
 pub mod choices;
+pub mod clocks;
 pub mod device;
 pub mod disk;
 pub mod event;

@@ -78,6 +78,22 @@ impl Devices {
     }
 }
 
+/// A release of Debian that a guest is made of: its kernel and its user space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Debian {
+    Trixie,
+}
+
+impl Debian {
+    /// The name of its suite in Debian's archive.
+    pub fn suite(self) -> &'static str {
+        match self {
+            Self::Trixie => "trixie",
+        }
+    }
+}
+
 /// The host that a scenario runs in. Scenarios with the same kind of host may share one boot,
 /// unless noted otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -169,6 +185,9 @@ pub enum HostKind {
     GuestLuo,
     /// A guest in an unpatched kernel without the module: a host of its own.
     GuestHolder,
+    /// A guest with Debian's kernel and user space, whose VMM does the kexec: a host of its own, which has the guest's
+    /// root file system as a drive.
+    Debian(Debian),
 }
 
 impl HostKind {
@@ -186,7 +205,16 @@ impl HostKind {
                     | Self::GuestLuo
                     | Self::GuestLifeboat
                     | Self::LargeGuestLifeboat
+                    | Self::Debian(_)
             )
+    }
+
+    /// What its guest is made of, if that is Debian.
+    pub fn debian(self) -> Option<Debian> {
+        match self {
+            Self::Debian(debian) => Some(debian),
+            _ => None,
+        }
     }
 
     /// Whether its guests are resumed together, and report by name.

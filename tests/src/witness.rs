@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clocks::Sample;
 use crate::frame::Counted;
 
 /// Begins each line of the witness, to distinguish it from its kernel's lines.
@@ -55,6 +56,11 @@ pub mod command {
     pub const ECHO: &str = "echo";
     /// Read random numbers.
     pub const RANDOM: &str = "random";
+    /// `run COMMAND`, of a witness that is a service: run it in a shell, and send
+    /// [`WitnessEvent::Ran`](super::WitnessEvent::Ran).
+    pub const RUN: &str = "run";
+    /// Read all clocks at once, and send [`WitnessEvent::Clocks`](super::WitnessEvent::Clocks).
+    pub const CLOCKS: &str = "clocks";
     pub const POWER_OFF: &str = "poweroff";
     /// Reset the machine.
     pub const RESET: &str = "reset";
@@ -83,6 +89,12 @@ pub enum WitnessEvent {
     Nvme(Box<NvmeIo>),
     /// The results of the disk with many requests in flight.
     Disk(Box<DiskIo>),
+    /// A command ended with this status, -1 if a signal killed it; its output.
+    Ran { status: i32, text: String },
+    /// The clocks.
+    Clocks(Sample),
+    /// How far the boot of a guest with an init of its own is, or its end.
+    Stage { name: String },
     /// The power button was pressed: the witness powers off.
     PowerButton,
     /// A command without an answer of its own was carried out.

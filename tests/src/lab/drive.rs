@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fdbox_lab::device;
 use fdbox_lab::disk::{BLOCK_BYTES, Layout};
 use fdbox_lab::witness::DiskIo;
@@ -78,6 +79,23 @@ pub(crate) fn make(path: &Path) -> Result<()> {
     made.with_context(|| format!("Make {}", path.display()))
 }
 
+/// Checks the file system in an image, which was unmounted.
+pub(crate) fn check_file_system(image: &Path) -> Result<()> {
+    let checked = Command::new("e2fsck")
+        .args(["-f", "-n"])
+        .arg(image)
+        .output();
+    let checked = checked.context("Run e2fsck")?;
+    ensure!(
+        checked.status.success(),
+        "The file system of {}, by e2fsck: {}\n{}",
+        image.display(),
+        checked.status,
+        String::from_utf8_lossy(&checked.stdout)
+    );
+    Ok(())
+}
+
 /// Compares an image with what a guest reports to have written, block by block.
 pub(crate) fn check(image: &Path, guest: &DiskIo) -> Result<Checked> {
     let file = File::open(image).with_context(|| format!("Open {}", image.display()))?;
@@ -105,6 +123,22 @@ pub(crate) fn check(image: &Path, guest: &DiskIo) -> Result<Checked> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_system_that_is_damaged_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = image(dir.path(), 0);
+        make(&path).unwrap();
+        let mut mke2fs = Command::new("mke2fs");
+        let made = mke2fs.args(["-q", "-t", "ext4"]).arg(&path).output();
+        assert!(made.unwrap().status.success());
+        check_file_system(&path).unwrap();
+        // Bitmaps and inodes are near the beginning.
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[0xff; 8192], 8192).unwrap();
+        let error = check_file_system(&path).unwrap_err().to_string();
+        assert!(error.contains("e2fsck"), "{error}");
+    }
 
     #[test]
     fn an_image_is_checked_against_the_number_of_writes() {

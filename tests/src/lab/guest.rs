@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use fdbox_lab::scenario::Debian;
 
 use crate::cache::KeyBuilder;
+use crate::debian_guest::DebianGuest;
 use crate::image;
 use crate::kernel::Flavour;
 use crate::lab::Lab;
@@ -25,6 +27,8 @@ pub(crate) struct GuestFiles {
     pub(crate) vmm: PathBuf,
     kernel: PathBuf,
     initramfs: PathBuf,
+    /// Whether the guest may boot again in a later stage.
+    boots_later: bool,
 }
 
 impl GuestFiles {
@@ -53,13 +57,25 @@ impl GuestFiles {
             vmm: programs.path(programs::VMM),
             kernel: kernel.image(),
             initramfs: image.join("guest.cpio"),
+            boots_later: false,
         })
     }
 
-    /// The files for the stage at `index` (from 0): only the first stage boots a guest.
+    /// The files of a guest with Debian's kernel and user space.
+    pub(crate) fn of_debian(lab: &Lab, programs: &Programs, release: Debian) -> Result<Self> {
+        let guest = DebianGuest::get(lab, programs, release)?;
+        Ok(Self {
+            vmm: programs.path(programs::VMM),
+            kernel: guest.kernel(),
+            initramfs: guest.initramfs(),
+            boots_later: true,
+        })
+    }
+
+    /// The files for the stage at `index` (from 0).
     pub(crate) fn of_stage(&self, index: usize) -> Vec<(PathBuf, String)> {
         let mut files = vec![(self.vmm.clone(), "/bin/vmm-example".to_owned())];
-        if index == 0 {
+        if index == 0 || self.boots_later {
             files.push((self.kernel.clone(), "/guest/kernel".to_owned()));
             files.push((self.initramfs.clone(), "/guest/initramfs".to_owned()));
         }

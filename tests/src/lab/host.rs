@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use fdbox_lab::plan::{Plan, STAGE_WORD, Stage, Then};
 use fdbox_lab::scenario::Devices;
 
+use crate::debian_guest::DebianGuest;
 use crate::drive;
 use crate::image::Image;
 use crate::kernel::{Flavour, Kernel};
@@ -74,6 +75,8 @@ pub(crate) struct Host {
     pub dir: PathBuf,
     releases: Vec<String>,
     stage_limit: Duration,
+    /// A drive's image with a file system, which is checked at the end, and then removed.
+    disk: Option<PathBuf>,
 }
 
 impl HostSpec {
@@ -168,6 +171,7 @@ impl HostSpec {
             dir,
             releases,
             stage_limit: self.stage_limit,
+            disk: None,
         })
     }
 
@@ -203,7 +207,16 @@ impl Host {
             dir,
             releases,
             stage_limit,
+            disk: None,
         }
+    }
+
+    /// The same host with a Debian guest's disk as its first drive.
+    pub(crate) fn with_disk(self, guest: &DebianGuest) -> Result<Self> {
+        Ok(Self {
+            disk: Some(guest.put_disk(&self.dir)?),
+            ..self
+        })
     }
 
     /// The same host, with another time limit for each stage.
@@ -221,8 +234,14 @@ impl Host {
             releases: &self.releases,
             stage_limit: self.stage_limit,
         };
-        let record = run.follow(&lab.toolchain, &self.dir, seen);
+        let mut record = run.follow(&lab.toolchain, &self.dir, seen);
         std::fs::remove_file(&self.machine.initramfs)?;
+        if let Some(disk) = &self.disk {
+            if let (Ok(record), Err(error)) = (&mut record, drive::check_file_system(disk)) {
+                record.fail(format!("{error:#}"));
+            }
+            std::fs::remove_file(disk)?;
+        }
         record
     }
 }

@@ -99,7 +99,8 @@ pub(crate) fn write_guest(
     Ok(())
 }
 
-fn add(cpio: &mut Cpio<BufWriter<File>>, source: &Path, place: &str) -> Result<()> {
+/// Adds a file to an image.
+pub(crate) fn add(cpio: &mut Cpio<BufWriter<File>>, source: &Path, place: &str) -> Result<()> {
     let read = || -> std::io::Result<_> {
         let mode = fs::metadata(source)?.permissions().mode();
         Ok((mode & 0o111 != 0, fs::read(source)?))

@@ -9,6 +9,7 @@ mod command;
 mod cpio;
 mod deb;
 mod debian;
+mod debian_guest;
 mod demo;
 mod drive;
 mod files;

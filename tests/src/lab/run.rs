@@ -103,7 +103,7 @@ impl Record {
             .collect()
     }
 
-    fn fail(&mut self, text: String) {
+    pub(crate) fn fail(&mut self, text: String) {
         self.failures.push(RunFailure {
             text,
             during: self.running,

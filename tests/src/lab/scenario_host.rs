@@ -6,6 +6,7 @@ use anyhow::Result;
 use fdbox_lab::scenario::HostKind;
 
 use crate::boat::{self, BoatFiles};
+use crate::debian_guest::DebianGuest;
 use crate::guest::{CARD_DRIVER, GuestFiles};
 use crate::host::{Ending, Host, HostSpec, StageSpec, module_place};
 use crate::kernel::Flavour;
@@ -18,6 +19,8 @@ use crate::tsc::Clocks;
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
 /// The same for a scenario that has a host of its own because it takes long.
 const LONG_STAGE_LIMIT: Duration = Duration::from_secs(900);
+/// The same for a guest with systemd, which takes minutes to boot and to end.
+const DEBIAN_STAGE_LIMIT: Duration = Duration::from_secs(1800);
 /// Additional memory for a debug kernel, in MiB: for its metadata, and a contiguous area for twice
 /// the scratch memory of KHO. With 1024 MiB that area was not always available, and KHO was
 /// disabled.
@@ -83,9 +86,10 @@ impl Group<'_> {
     /// Builds what is missing and writes the host's images.
     pub(crate) fn prepare(&self, lab: &Lab) -> Result<Host> {
         let programs = programs(lab, self.kind)?;
-        let guest = match self.kind.has_guest() {
-            true => Some(GuestFiles::of(lab, &programs, self.guest_kernel())?),
-            false => None,
+        let guest = match (self.kind.debian(), self.kind.has_guest()) {
+            (Some(release), _) => Some(GuestFiles::of_debian(lab, &programs, release)?),
+            (None, true) => Some(GuestFiles::of(lab, &programs, self.guest_kernel())?),
+            (None, false) => None,
         };
         let mut stages = self.stages(guest.as_ref());
         if self.kind.has_card_driver() {
@@ -169,6 +173,7 @@ impl Group<'_> {
             },
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
+                HostKind::Debian(_) => DEBIAN_STAGE_LIMIT,
                 HostKind::GuestAlone
                 | HostKind::GuestHolder
                 | HostKind::GuestOneBoot
@@ -187,7 +192,11 @@ impl Group<'_> {
             },
             clocks: Clocks::Time,
         };
-        spec.prepare(lab, &programs)
+        let host = spec.prepare(lab, &programs)?;
+        match self.kind.debian() {
+            Some(release) => host.with_disk(&DebianGuest::get(lab, &programs, release)?),
+            None => Ok(host),
+        }
     }
 
     /// The kernels that it boots or may load, and its guests'.

@@ -2,6 +2,7 @@
 
 mod bare;
 mod control;
+mod debian;
 mod process;
 mod upgrade;
 

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fdbox_lab::clocks::now_ns;
 use rustix::thread::{ClockId, CpuSet};
-use rustix::time::clock_gettime;
 
 use crate::lock;
 use crate::memory::Memory;
@@ -194,11 +194,6 @@ impl Watched {
 
 pub(crate) fn boottime_ns() -> u64 {
     now_ns(ClockId::Boottime)
-}
-
-pub(crate) fn now_ns(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! PID 1 of the guest: fills its memory with a pattern, watches its clocks, and reports.
+//! PID 1 of the guest, or a service of one with an init of its own: fills its memory with a pattern, watches its clocks,
+//! and reports.
 
 mod button;
 mod clocks;
@@ -12,6 +13,7 @@ mod memory;
 mod nvme;
 mod ports;
 mod requests;
+mod run;
 mod send;
 mod talk;
 mod work;
@@ -22,6 +24,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use fdbox_lab::clocks::Sample;
 use fdbox_lab::net;
 use fdbox_lab::witness::{MARK, MODULES, Report, WitnessEvent, command};
 use rustix::mount::{MountFlags, mount};
@@ -40,13 +43,17 @@ use crate::send::Sending;
 use crate::work::Work;
 
 const CONSOLE: &str = "/dev/ttyS0";
-/// The share of the free memory that is filled.
+/// The share of the free memory that is filled, and what a service may take of it.
 const SHARE_PERCENT: u64 = 75;
+const SHARE_OF_A_SERVICE_PERCENT: u64 = 10;
 const BEAT: Duration = Duration::from_secs(1);
 
 fn main() {
     if let Err(error) = witness() {
         eprintln!("lab-witness: {error:#}");
+    }
+    if !is_init() {
+        return;
     }
     rustix::fs::sync();
     if let Err(error) = rustix::system::reboot(RebootCommand::PowerOff) {
@@ -54,7 +61,12 @@ fn main() {
     }
 }
 
-fn witness() -> Result<()> {
+fn is_init() -> bool {
+    std::process::id() == 1
+}
+
+/// Does what an init has to do before anything else.
+fn set_up() -> Result<()> {
     for (filesystem, place) in [
         (c"devtmpfs", c"/dev"),
         (c"proc", c"/proc"),
@@ -63,7 +75,17 @@ fn witness() -> Result<()> {
         mount(filesystem, place, filesystem, MountFlags::empty(), None)
             .with_context(|| format!("Mount {}", place.to_string_lossy()))?;
     }
-    load_modules()?;
+    load_modules()
+}
+
+fn witness() -> Result<()> {
+    let share = match is_init() {
+        true => {
+            set_up()?;
+            SHARE_PERCENT
+        }
+        false => SHARE_OF_A_SERVICE_PERCENT,
+    };
     let console = OpenOptions::new().read(true).write(true).open(CONSOLE)?;
     let mut settings = rustix::termios::tcgetattr(&console)?;
     settings.make_raw();
@@ -79,7 +101,7 @@ fn witness() -> Result<()> {
     let (nvme, deep) = (Nvme::default(), Deep::default());
     let sending = Sending::default();
     let button = Button::default();
-    let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * SHARE_PERCENT)?);
+    let memory = Mutex::new(Memory::fill(free_bytes()? / 100 * share)?);
     let cpus = std::thread::available_parallelism()?.get();
     let clocks = Clocks::new(cpus);
     let work = Work::default();
@@ -172,6 +194,8 @@ fn witness() -> Result<()> {
                 (command::RESET, "") => {
                     console.leave(&WitnessEvent::Done, RebootCommand::Restart)?
                 }
+                (command::RUN, text) => console.say(&run::in_a_shell(text)?)?,
+                (command::CLOCKS, "") => console.say(&WitnessEvent::Clocks(Sample::now()))?,
                 (command::BE_DEAF, "") => {
                     button.ignore();
                     console.say(&WitnessEvent::Done)?;

@@ -7,7 +7,7 @@ use std::thread::Scope;
 use fdbox_lab::witness::{WitnessEvent, pattern};
 use rustix::thread::ClockId;
 
-use crate::clocks::now_ns;
+use fdbox_lab::clocks::now_ns;
 
 /// The memory that each CPU writes over and over.
 const WORDS: usize = (16 << 20) / 8;

@@ -66,7 +66,13 @@ fn of_witness(line_text: Witness) -> Option<String> {
             disk.writes, disk.verified, disk.bad
         )),
         Witness::PowerButton => Some("somebody pressed its power button".to_owned()),
-        Witness::Work { .. } | Witness::Sent { .. } | Witness::Done | Witness::What => None,
+        Witness::Work { .. }
+        | Witness::Sent { .. }
+        | Witness::Ran { .. }
+        | Witness::Clocks(_)
+        | Witness::Stage { .. }
+        | Witness::Done
+        | Witness::What => None,
     }
 }
 

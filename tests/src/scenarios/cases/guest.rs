@@ -125,6 +125,11 @@ pub(super) fn update_a(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     if guest.spec.number.is_some() {
         guest.console.wait_for_io(None)?;
     }
+    leave_with(cx, guest)
+}
+
+/// The same without another look at it.
+pub(super) fn leave_with(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     // From now on, gaps are caused by the update.
     guest.reset_gap()?;
     cx.value("witness", guest.report()?)?;

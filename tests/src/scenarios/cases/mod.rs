@@ -3,6 +3,7 @@
 mod boxes;
 mod busy;
 mod cpu_state;
+mod debian;
 mod devices;
 mod disk_depth;
 mod dist;
@@ -133,6 +134,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         homes::ALL,
         guest::ALL,
         cpu_state::ALL,
+        debian::ALL,
         other_cpu::ALL,
         next_kernel::ALL,
         devices::ALL,

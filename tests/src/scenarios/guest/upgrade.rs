@@ -64,7 +64,7 @@ impl Runner {
         self.wait(END_LIMIT)
     }
 
-    fn wait(&self, limit: Duration) -> Result<()> {
+    pub(super) fn wait(&self, limit: Duration) -> Result<()> {
         let Ok(ended) = pidfd_open(self.0, PidfdFlags::empty()) else {
             return Ok(());
         };

@@ -1,0 +1,91 @@
+//! Guests that nobody here made: Debian's kernel and user space. Besides the lab's own witness, a database, a verified
+//! disk benchmark, the journal and the clocks say whether an update went unnoticed.
+
+mod marks;
+
+use anyhow::Result;
+use fdbox_lab::scenario::{Debian, HostKind};
+
+use self::marks::{mark, unnoticed};
+use super::guest::{leave_with, port, take_over};
+use super::reports::{healthy, same_guest};
+use super::{Cx, Scenario};
+use crate::guest::{Guest, Spec, VMM};
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "debian/works",
+    about: "a Debian guest that works continues under a new kernel, and then under another VMM, and does not notice",
+    host: HostKind::Debian(Debian::Trixie),
+    stages: &[works_before, works_after],
+}];
+
+/// Transactions, before an update and after it.
+const ROWS: u64 = 3;
+/// The same for runs of the benchmark.
+const RUNS: u64 = 1;
+
+fn spec(name: &'static str, cpus: u32) -> Spec {
+    Spec {
+        name,
+        ram: "guest_memfd".to_owned(),
+        mib: 512,
+        cpus,
+        number: Some(0),
+    }
+}
+
+/// Starts the database and waits for its first rows.
+fn start_database(guest: &mut Guest) -> Result<()> {
+    guest.start_script("database")?;
+    guest.wait_for_count("committed", ROWS)
+}
+
+/// Waits for more rows, ends the database, and checks it.
+fn end_database(guest: &mut Guest) -> Result<()> {
+    guest.wait_for_more("committed", ROWS)?;
+    guest.stop_script("database")?;
+    guest.shell("sh /run/lab/database-check").map(|_| ())
+}
+
+fn work_before(cx: &Cx<'_>, spec: Spec) -> Result<()> {
+    let mut guest = Guest::boot_debian(spec, &port()?)?;
+    guest.wait_for_stage("systemd")?;
+    guest.wait_until_up()?;
+    start_database(&mut guest)?;
+    guest.start_script("fio")?;
+    guest.wait_for_count("runs", RUNS)?;
+    healthy(&guest.report()?)?;
+    mark(&mut guest)?;
+    leave_with(cx, guest)
+}
+
+/// Returns the guest when it has worked on.
+fn work_after(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {
+    let mut guest = take_over(cx, spec)?;
+    unnoticed(&mut guest)?;
+    // A run that was under way when the host was left, and one that was not.
+    guest.wait_for_more("runs", RUNS + 1)?;
+    Ok(guest)
+}
+
+/// Ends its work and the guest itself.
+fn end(mut guest: Guest) -> Result<()> {
+    guest.stop_script("fio")?;
+    end_database(&mut guest)?;
+    guest.is_sound()?;
+    guest.power_off_debian()
+}
+
+fn works_before(cx: &Cx<'_>) -> Result<()> {
+    work_before(cx, spec("works", 1))
+}
+
+fn works_after(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = work_after(cx, spec("works", 1))?;
+    let before = guest.report()?;
+    mark(&mut guest)?;
+    guest.upgrade(VMM, &[])?.expect(0)?;
+    unnoticed(&mut guest)?;
+    same_guest(&before, &guest.report()?)?;
+    end(guest)
+}
