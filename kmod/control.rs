@@ -289,6 +289,7 @@ fn lend(bx: &FdBox, arg: usize) -> Result {
         wanted: lease.is_wanted().into(),
         ready: lease.is_ready().into(),
         generation: lease.generation(),
+        lost: lease.is_of_lost_boat().into(),
         ..lend.value
     };
     lend.write()

@@ -33,6 +33,8 @@ impl Lease {
     const HOLDER: u64 = 3;
     const WANTED: u64 = 4;
     const READY: u64 = 8;
+    /// `FDBOX_LEASE_LOST`.
+    const LOST: u64 = 16;
     const GENERATION: u32 = 8;
 
     pub(crate) fn holder(self) -> Holder {
@@ -52,6 +54,11 @@ impl Lease {
     /// Whether somebody in the boat waits for the box.
     pub(crate) fn is_ready(self) -> bool {
         self.0 & Self::READY != 0
+    }
+
+    /// In the host: whether the boat is lost.
+    pub(crate) fn is_of_lost_boat(self) -> bool {
+        self.0 & Self::LOST != 0
     }
 
     /// Changes whenever the host may have changed what is in the box.

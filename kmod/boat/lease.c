@@ -173,6 +173,8 @@ int fdbox_boat_lease(const char *name, enum fdbox_lease_act act, u64 *word)
 	lease = boat_lease_find(name, false);
 	if (lease)
 		*word = READ_ONCE(lease->word);
+	if (lease && boat_lease_is_host && boat_state() == FDBOX_BOAT_LOST)
+		*word |= FDBOX_LEASE_LOST;
 	return err;
 }
 EXPORT_SYMBOL_FOR_MODULES(fdbox_boat_lease, "fdbox");

@@ -175,7 +175,9 @@ pub enum HostKind {
     Lifeboat,
     /// The same, and the guest's VMM does the kexec.
     GuestLifeboat,
-    /// The same with more memory: 4 GiB.
+    /// The same, but the guest does not come home from each kexec: what became of it is for the scenario to judge.
+    GuestLifeboatAstray,
+    /// As `GuestLifeboat`, with more memory: 4 GiB.
     LargeGuestLifeboat,
     /// Several guests that are updated by one kexec and share a lifeboat with two CPUs: a host of its own.
     GuestsLifeboat,
@@ -204,6 +206,7 @@ impl HostKind {
                     | Self::GuestNvme
                     | Self::GuestLuo
                     | Self::GuestLifeboat
+                    | Self::GuestLifeboatAstray
                     | Self::LargeGuestLifeboat
                     | Self::Debian(_)
             )
@@ -215,6 +218,11 @@ impl HostKind {
             Self::Debian(debian) => Some(debian),
             _ => None,
         }
+    }
+
+    /// Whether the guest must come home from each kexec, and the lab compares what it saw with what its VMM reports.
+    pub fn compares_updates(self) -> bool {
+        self.jumps() && self.has_guest() && self != Self::GuestLifeboatAstray
     }
 
     /// Whether its guests are resumed together, and report by name.
@@ -248,6 +256,7 @@ impl HostKind {
                 | Self::GuestsPassthrough
                 | Self::GuestNvme
                 | Self::GuestLifeboat
+                | Self::GuestLifeboatAstray
                 | Self::LargeGuestLifeboat
                 | Self::GuestsLifeboat
         )
@@ -289,6 +298,7 @@ impl HostKind {
             self,
             Self::Lifeboat
                 | Self::GuestLifeboat
+                | Self::GuestLifeboatAstray
                 | Self::LargeGuestLifeboat
                 | Self::GuestsLifeboat
                 | Self::LifeboatOneBoot

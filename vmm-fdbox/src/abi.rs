@@ -304,6 +304,10 @@ pub struct Lend {
     pub ready: u32,
     /// Out: increases when the box is lent anew.
     pub generation: u64,
+    /// Out: 1 if the boat is lost, in the host.
+    pub lost: u32,
+    /// Unused.
+    pub pad: u32,
 }
 
 /// Only returns who has the box.

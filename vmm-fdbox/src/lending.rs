@@ -61,6 +61,8 @@ pub struct Lending {
     pub ready: bool,
     /// Increases when it is lent anew.
     pub generation: u64,
+    /// Whether the boat is lost, in the host.
+    pub lost: bool,
 }
 
 impl Lending {
@@ -77,6 +79,7 @@ impl Lending {
             wanted: lend.wanted != 0,
             ready: lend.ready != 0,
             generation: lend.generation,
+            lost: lend.lost != 0,
         })
     }
 }

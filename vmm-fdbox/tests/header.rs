@@ -102,7 +102,9 @@ fn growable_layouts() -> Vec<Value> {
         values,
         Lend,
         "struct fdbox_lend",
-        [size, flags, act, holder, wanted, ready, generation]
+        [
+            size, flags, act, holder, wanted, ready, generation, lost, pad
+        ]
     );
     values
 }

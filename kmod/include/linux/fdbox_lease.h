@@ -22,6 +22,9 @@ enum fdbox_lease_act {
 	FDBOX_LEASE_LOOK,
 };
 
+/* Only in the word that the host's module gets: the boat is lost. */
+#define FDBOX_LEASE_LOST	0x10ULL
+
 /*
  * Acts on the lease of a box. @word is the lease's word afterwards, or 0 if there
  * is none; READY, TAKE and RETURN require its generation to be that of @word

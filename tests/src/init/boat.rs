@@ -2,16 +2,20 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::RebootCommand;
 
 use crate::setup;
 
 /// The word of the command line that marks a boat's kernel, and says what it should do.
 const WORD: &str = "lab.boat";
+/// The fate of one that carries guests, and does something else as well.
+const CARRY_AND: &str = "carry-and-";
+/// The helper that waits for the host, and the box by which it does that.
+const MEET_HOST: &str = "meet-host,meeting";
 const SCENARIOS: &str = "/bin/lab-scenarios";
 const VMM: &str = "/bin/vmm-example";
 const MODULE: &str = "/lib/modules/fdbox-boat.ko";
@@ -46,8 +50,7 @@ fn meet(fate: &str) -> Result<()> {
     match fate {
         "stay" | "silent-from-the-start" => {}
         "carry" => carry(None)?,
-        "carry-and-kill:ready" => carry(Some("a VMM waits for it"))?,
-        "carry-and-kill:aboard" => carry(Some("runs here"))?,
+        _ if fate.starts_with(CARRY_AND) => carry(Some(Deed::of(fate)?))?,
         // The machine belongs to the host: it must not be powered off.
         "halt" => {
             wait_for_host()?;
@@ -90,9 +93,63 @@ fn help(arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// Carries the guests that the host has named. When that reports `kill_at`, the guests' VMMs are killed, once. Returns
-/// only on failure.
-fn carry(mut kill_at: Option<&str>) -> Result<()> {
+/// What is done once, while guests are carried.
+struct Deed {
+    what: What,
+    /// In the line after which it is done.
+    after: &'static str,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// Kills the guests' VMMs.
+    Kill,
+    /// Carries nobody until the host wants that.
+    Wait,
+    /// Panics when the host wants that.
+    Panic,
+}
+
+impl Deed {
+    /// `carry-and-WHAT:WHEN`.
+    fn of(fate: &str) -> Result<Self> {
+        let deed = fate.strip_prefix(CARRY_AND).unwrap_or_default();
+        let (what, after) = match deed.split_once(':') {
+            Some((what, "ready")) => (what, "a VMM waits for it"),
+            Some((what, "aboard")) => (what, "runs here"),
+            _ => bail!("An unknown fate: {fate}"),
+        };
+        let what = match what {
+            "kill" => What::Kill,
+            "wait" => What::Wait,
+            "panic" => What::Panic,
+            _ => bail!("An unknown fate: {fate}"),
+        };
+        Ok(Self { what, after })
+    }
+}
+
+impl What {
+    fn act(self, carrying: &Child) -> Result<()> {
+        let carrying = Pid::from_child(carrying);
+        match self {
+            Self::Kill => kill_vmms()?,
+            Self::Wait => {
+                kill_process(carrying, Signal::STOP)?;
+                help(MEET_HOST)?;
+                kill_process(carrying, Signal::CONT)?;
+            }
+            Self::Panic => {
+                help(MEET_HOST)?;
+                fs::write("/proc/sysrq-trigger", "c")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Carries the guests that the host has named. Returns only on failure.
+fn carry(mut deed: Option<Deed>) -> Result<()> {
     setup::load_module(BOXES_MODULE)?;
     let log = OpenOptions::new().write(true).open("/dev/kmsg")?;
     let mut carrying = Command::new(VMM)
@@ -106,8 +163,8 @@ fn carry(mut kill_at: Option<&str>) -> Result<()> {
     for line in BufReader::new(out).lines() {
         let line = line.context("Read its output")?;
         say(&line);
-        if kill_at.take_if(|word| line.contains(*word)).is_some() {
-            kill_vmms()?;
+        if let Some(deed) = deed.take_if(|deed| line.contains(deed.after)) {
+            deed.what.act(&carrying)?;
         }
     }
     bail!("vmm-example boat ended: {}", carrying.wait()?)
@@ -123,7 +180,7 @@ fn kill_vmms() -> Result<()> {
             .split(|byte| *byte == 0)
             .any(|word| word == b"member");
         if let (Some(id), true) = (id.ok().and_then(Pid::from_raw), is_vmm) {
-            rustix::process::kill_process(id, Signal::KILL)?;
+            kill_process(id, Signal::KILL)?;
             say("lab-init: killed a VMM");
         }
     }

@@ -144,7 +144,10 @@ impl Group<'_> {
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
-                HostKind::Lifeboat | HostKind::GuestLifeboat | HostKind::LargeGuestLifeboat => 2,
+                HostKind::Lifeboat
+                | HostKind::GuestLifeboat
+                | HostKind::GuestLifeboatAstray
+                | HostKind::LargeGuestLifeboat => 2,
                 HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
                 // With two emulated CPUs guests and hosts crash: docs/testing.md.
                 _ => 1,
@@ -153,6 +156,7 @@ impl Group<'_> {
                 HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
                 HostKind::Lifeboat
                 | HostKind::GuestLifeboat
+                | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat
                 | HostKind::GuestsLifeboat => {
                     format!("{} maxcpus=1 no_ipi_broadcast=1", boat::CMDLINE)
@@ -186,6 +190,7 @@ impl Group<'_> {
                 | HostKind::GuestPassthroughScalable
                 | HostKind::GuestsPassthrough
                 | HostKind::GuestLifeboat
+                | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat
                 | HostKind::GuestsLifeboat => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,

@@ -195,6 +195,8 @@ pub(crate) struct Lend {
     pub(crate) wanted: u32,
     pub(crate) ready: u32,
     pub(crate) generation: u64,
+    pub(crate) lost: u32,
+    pub(crate) pad: u32,
 }
 
 pub(crate) const LEND_LOOK: u32 = 0;
@@ -267,7 +269,7 @@ const _: () = {
     assert!(size_of::<NextLost>() == 4 * 4 + 8 + 256 + 48 + 256);
     assert!(size_of::<Salvage>() == 2 * 4 + 8);
     assert!(size_of::<Borrow>() == 2 * 4 + 256);
-    assert!(size_of::<Lend>() == 6 * 4 + 8);
+    assert!(size_of::<Lend>() == 6 * 4 + 8 + 2 * 4);
 };
 
 /// Calls `command` on `fd` with a struct, which the kernel may fill in.

@@ -11,7 +11,7 @@ use super::lent::{CALMLY, QUICKLY, wait_until};
 use crate::deadline::Deadline;
 use crate::error::BoxError;
 use crate::kind::Kind;
-use crate::lending::{Holder, LendAct};
+use crate::lending::{Holder, LendAct, Lending};
 use crate::update::{ExitStatus, Member, Objection, Step, Stopped};
 
 /// How long the boat may take. Another kernel may be busy with other guests.
@@ -22,6 +22,9 @@ pub struct BoardingLimits {
     /// To take the guest, which stands still meanwhile.
     pub take: Duration,
 }
+
+/// Why no guest goes there.
+const LOST: &str = "the lifeboat is lost: see its console and the kernel's log";
 
 /// Held while a guest moves, so that guests move one by one. Clones are the same lock.
 #[derive(Debug, Clone, Default)]
@@ -77,8 +80,11 @@ impl<B: Boxes> Boarding<B> {
         let message = |error: BoxError| error.to_string();
         boxes.lend(name, LendAct::Show).map_err(message)?;
         let deadline = Deadline::within(self.limits.ready);
-        let ready = wait_until(boxes, name, CALMLY, deadline, |lending| lending.ready);
+        let ready = wait_until(boxes, name, CALMLY, deadline, |lending| {
+            lending.ready || lending.lost
+        });
         match ready.map_err(message)? {
+            Some(lending) if lending.lost => Err(LOST.into()),
             Some(_) => Ok(()),
             None => {
                 let limit = self.limits.ready;
@@ -89,26 +95,44 @@ impl<B: Boxes> Boarding<B> {
         }
     }
 
+    fn look(&self) -> Result<Lending, BoxError> {
+        let (boxes, name) = (&self.leaving.boxes, &self.leaving.join.box_name);
+        boxes.lend(name, LendAct::Look)
+    }
+
+    /// A boat may be lost after the guest's VMM was ready in it: the guest is not stopped for such a boat.
+    fn check_boat(&self) -> Result<(), String> {
+        match self.look() {
+            Ok(lending) if !lending.lost => Ok(()),
+            Ok(_) => Err(LOST.into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Offers the paused guest to the boat. `Ok`: the boat has it.
     fn offer(&mut self) -> Result<(), String> {
         let (boxes, name) = (&self.leaving.boxes, &self.leaving.join.box_name);
         let message = |error: BoxError| error.to_string();
         boxes.lend(name, LendAct::Offer).map_err(message)?;
         let deadline = Deadline::within(self.limits.take);
-        let has_it = |holder| holder == Holder::Boat;
+        let has_it = |lending: &Lending| lending.holder == Holder::Boat;
         let taken = wait_until(boxes, name, QUICKLY, deadline, |lending| {
-            has_it(lending.holder)
+            has_it(lending) || lending.lost
         });
-        if let Ok(Some(_)) = taken {
+        if taken
+            .as_ref()
+            .is_ok_and(|taken| taken.is_some_and(|lending| has_it(&lending)))
+        {
             return Ok(());
         }
         // This ends the offer, unless the boat was faster.
         let recalled = boxes.lend(name, LendAct::Show);
-        match boxes.lend(name, LendAct::Look) {
-            Ok(lending) if has_it(lending.holder) => Ok(()),
-            _ => Err(match taken.and(recalled.map(Some)) {
+        match self.look() {
+            Ok(lending) if has_it(&lending) => Ok(()),
+            _ => Err(match taken.and_then(|taken| recalled.map(|_| taken)) {
                 Err(error) => error.to_string(),
-                Ok(_) => format!("the lifeboat did not take it within {:?}", self.limits.take),
+                Ok(Some(_)) => LOST.into(),
+                Ok(None) => format!("the lifeboat did not take it within {:?}", self.limits.take),
             }),
         }
     }
@@ -153,6 +177,8 @@ impl<B: Boxes> Member for Boarding<B> {
         let move_lock = self.move_lock.clone();
         // A panic in another thread is no reason to leave this guest behind.
         let _turn = move_lock.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_boat()
+            .map_err(|why| self.undo(Step::Pause, why))?;
         let began = Instant::now();
         self.leaving.stop()?;
         self.offer().map_err(|why| self.undo(Step::Jump, why))?;
@@ -175,6 +201,10 @@ impl<B: Boxes> Member for Boarding<B> {
     fn roll_back(&mut self) -> Stopped {
         match self.aboard {
             false => self.leaving.undo(),
+            true if self.look().is_ok_and(|lending| lending.lost) => Stopped {
+                status: ExitStatus::GuestLost,
+                ..Stopped::untouched("The lifeboat is lost, and the guest with it")
+            },
             true => Stopped {
                 status: ExitStatus::WaitsInBox,
                 ..Stopped::untouched(

@@ -20,6 +20,7 @@ mod carrying;
 mod child;
 mod connection;
 mod handover;
+mod homecoming;
 mod leaving;
 mod lent;
 mod process;

@@ -1,23 +1,18 @@
 //! Guests that wait in their boxes: starts a VMM for each, in parallel.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use serde_json::Value;
 
 use super::arriving::{ArrivingError, RemoteArriving};
 use super::boxes::Boxes;
 use super::child::{Child, ChildError};
-use super::lent::{QUICKLY, wait_until};
 use super::turns::{Turn, Turns};
-use crate::deadline::Deadline;
 use crate::error::Chain;
-use crate::lending::{Holder, LendAct, Lending};
 use crate::member::{Arrive, Lent, Module};
 use crate::name::BoxName;
 use crate::update::{ExitStatus, Step, UpdateError};
@@ -175,7 +170,7 @@ pub fn resume<B: Boxes>(
 }
 
 impl Resumption {
-    fn failed(box_name: BoxName, message: String) -> Self {
+    pub(super) fn failed(box_name: BoxName, message: String) -> Self {
         Self {
             box_name,
             pid: None,
@@ -193,14 +188,14 @@ impl Resumption {
 }
 
 /// The resume of one guest, in a thread of its own.
-struct One<'a, B> {
-    boxes: &'a B,
-    name: BoxName,
-    limits: ResumeLimits,
-    on_event: &'a (dyn Fn(&BoxName, ResumeEvent) + Sync),
-    turn: Turn<'a>,
+pub(super) struct One<'a, B> {
+    pub(super) boxes: &'a B,
+    pub(super) name: BoxName,
+    pub(super) limits: ResumeLimits,
+    pub(super) on_event: &'a (dyn Fn(&BoxName, ResumeEvent) + Sync),
+    pub(super) turn: Turn<'a>,
     /// Guests come from the lifeboat one by one.
-    move_lock: &'a Mutex<()>,
+    pub(super) move_lock: &'a Mutex<()>,
     began: Instant,
     /// Set by a test.
     keeps_box: bool,
@@ -263,7 +258,7 @@ impl<B: Boxes> One<'_, B> {
     }
 
     /// Gives up on a VMM that does not have the guest.
-    fn give_up(&self, mut vmm: RemoteArriving, error: &ArrivingError) -> Resumption {
+    pub(super) fn give_up(&self, mut vmm: RemoteArriving, error: &ArrivingError) -> Resumption {
         let ended = vmm.child().kill();
         let (message, can_retry) = match error {
             ArrivingError::Failed(failed) => (failed.message.clone(), failed.can_retry),
@@ -287,55 +282,17 @@ impl<B: Boxes> One<'_, B> {
         resumption
     }
 
-    /// Takes a guest home that runs in the lifeboat, once its VMM here is ready for it.
-    fn take_home(&self, mut vmm: RemoteArriving, arrive: Arrive, passed: OwnedFd) -> Resumption {
-        let pid = vmm.child().id();
-        let ready = vmm
-            .arrive(arrive, passed, self.limits.ready)
-            .and_then(|_| vmm.prebuild(&Lent::default(), self.limits.ready));
-        if let Err(error) = ready {
-            return self.give_up(vmm, &error);
-        }
-        (self.on_event)(&self.name, ResumeEvent::Ready { pid });
-        self.turn.wait(None);
-        let _turn = self
-            .move_lock
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Err(why) = self.recall() {
-            vmm.child().kill();
-            return Resumption::failed(self.name.clone(), why);
-        }
-        let taken = vmm.take_over(&Lent::default(), self.limits.restore);
-        self.committed(vmm, taken)
-    }
-
-    /// Asks the boat for the guest, waits until it is given back, and ends the lease.
-    fn recall(&self) -> Result<(), String> {
-        let recall = || self.boxes.lend(&self.name, LendAct::Recall);
-        match recall() {
-            Err(error) if error.errno() == Errno::BUSY => {}
-            done => return done.map(drop).map_err(|error| error.to_string()),
-        }
-        let limit = self.limits.restore;
-        let here = |lending: &Lending| lending.holder != Holder::Boat;
-        let deadline = Deadline::within(limit);
-        match wait_until(self.boxes, &self.name, QUICKLY, deadline, here) {
-            Ok(Some(_)) => recall().map(drop).map_err(|error| error.to_string()),
-            Ok(None) => Err(format!(
-                "the lifeboat did not give the guest back within {limit:?}: see its console; it still has it"
-            )),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
     /// Lets the VMM take the guest; from then on the state in the box decides who has it.
     fn commit(&self, mut vmm: RemoteArriving) -> Resumption {
         let taken = vmm.commit(self.limits.run);
         self.committed(vmm, taken)
     }
 
-    fn committed(&self, mut vmm: RemoteArriving, taken: Result<(), ArrivingError>) -> Resumption {
+    pub(super) fn committed(
+        &self,
+        mut vmm: RemoteArriving,
+        taken: Result<(), ArrivingError>,
+    ) -> Resumption {
         let late = match taken {
             Ok(()) => return self.runs(vmm),
             Err(late) => late,

@@ -52,6 +52,7 @@ const NOT_LENT: Lending = Lending {
     wanted: false,
     ready: false,
     generation: 1,
+    lost: false,
 };
 
 impl World {

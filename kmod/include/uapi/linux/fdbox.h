@@ -288,6 +288,8 @@ struct fdbox_lend {
 	__u32 wanted;			/* out: 1 if the host asks the boat for it */
 	__u32 ready;			/* out: 1 if somebody in the boat waits for it */
 	__u64 generation;		/* out: increases when it is lent anew */
+	__u32 lost;			/* out: 1 if the boat is lost, in the host */
+	__u32 pad;
 };
 
 #define FDBOX_LEND_LOOK			0

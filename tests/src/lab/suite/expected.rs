@@ -4,6 +4,7 @@
 /// The test, and a substring of the line.
 const EXPECTED: &[(&str, &str)] = &[
     ("lifeboat/crash", "Boat kernel"),
+    ("lifeboat/crashed-boats", "Boat kernel"),
     ("lifeboat/lost-with-a-box", "Boat kernel"),
     ("passthrough/first-stage-outside", "DMAR:"),
     ("passthrough/outside-the-mappings", "DMAR:"),

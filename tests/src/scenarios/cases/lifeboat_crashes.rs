@@ -44,7 +44,7 @@ fn comes_home(cx: &Cx<'_>) -> Result<()> {
 }
 
 /// Takes the guest to a boat whose init acts so, in a host that does not jump.
-fn board(boat: &Boat, guest: &Guest, acts: &str) -> Result<()> {
+pub(super) fn board(boat: &Boat, guest: &Guest, acts: &str) -> Result<()> {
     let mut arguments = by_boat_that(CPU, acts);
     arguments.extend(["--fail-at", "jump"].map(str::to_owned));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -52,7 +52,7 @@ fn board(boat: &Boat, guest: &Guest, acts: &str) -> Result<()> {
     equal("The state", boat.status()?.state, RUNNING)
 }
 
-fn go_home(boat: &Boat, before: &Report) -> Result<Guest> {
+pub(super) fn go_home(boat: &Boat, before: &Report) -> Result<Guest> {
     let mut guest = Guest::resume_with(spec(), None, &port()?)?;
     same_guest(before, &guest.report()?)?;
     is_over(boat, "0-1")?;
@@ -102,15 +102,7 @@ fn hosts_vmm_before_the_move(boat: &Boat, guest: &Guest) -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let update = guest.start_update(&arguments)?;
     update.wait_for_stop()?;
-    // Not the process that started it and waits for it.
-    let id = guest.spec.status()?["pid"]
-        .as_i64()
-        .context("Its process")?;
-    let vmm = Pid::from_raw(i32::try_from(id)?).context("A process has a number")?;
-    kill_process(vmm, Signal::KILL)?;
-    host::until("The VMM is gone", || {
-        Ok(!fs::exists(format!("/proc/{id}"))?)
-    })?;
+    kill_vmm(guest)?;
     update.signal(Signal::CONT)?;
     update.end()?.expect(12)?;
     is_over(boat, "0-1")?;
@@ -123,16 +115,38 @@ fn boats_vmm_with_the_guest(boat: &Boat, guest: &Guest) -> Result<()> {
     host::until("The boat gives back what is left", || {
         Ok(guests_in_boat()? == json!([]))
     })?;
-    let ended = Ended::of(Command::new(VMM).args(["resume", "--box", spec().name]))?;
-    ended.expect(10)?;
-    let words = "VM state is empty";
-    ensure!(ended.text.contains(words), "{}", ended.text);
+    is_lost(ERASED)?;
     is_over(boat, "0-1")?;
     forget()
 }
 
+/// Kills the process that runs the guest, which is not the one that started it and waits for it.
+pub(super) fn kill_vmm(guest: &Guest) -> Result<()> {
+    let id = guest.spec.status()?["pid"]
+        .as_i64()
+        .context("Its process")?;
+    let vmm = Pid::from_raw(i32::try_from(id)?).context("A process has a number")?;
+    kill_process(vmm, Signal::KILL)?;
+    // As a child of this process it stays as a zombie.
+    host::until("The VMM is gone", || {
+        let status = fs::read_to_string(format!("/proc/{id}/status"));
+        Ok(status.map_or(true, |status| status.contains("State:\tZ")))
+    })
+}
+
+/// What a resume says of the box of a guest that was lost in the boat.
+pub(super) const ERASED: &str = "VM state is empty";
+
+/// A resume finds no state in the box, and says so in these words.
+pub(super) fn is_lost(words: &str) -> Result<()> {
+    let ended = Ended::of(Command::new(VMM).args(["resume", "--box", spec().name]))?;
+    ended.expect(10)?;
+    ensure!(ended.text.contains(words), "{}", ended.text);
+    Ok(())
+}
+
 /// Deletes what is left of a guest that is lost, if there is anything.
-fn forget() -> Result<()> {
+pub(super) fn forget() -> Result<()> {
     if fdbox::listed(spec().name)?.is_none() {
         return Ok(());
     }

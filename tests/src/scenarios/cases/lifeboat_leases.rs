@@ -118,13 +118,15 @@ fn lost_with_a_box(cx: &Cx<'_>) -> Result<()> {
     lent(cx, &CPUS, |boat| {
         let spec = Spec::new("help:take-and-panic,lost", &CPUS[..1]);
         started(boat, &spec, 0)?;
-        lend(&fdbox, LEND_OFFER)?;
+        equal("Whether it is lost", lend(&fdbox, LEND_OFFER)?.lost, 0)?;
         let state = match boat.status()?.state {
             RUNNING => boat.next_state()?,
             state => state,
         };
         equal("The state", state, LOST)?;
-        equal("Who has it", lend(&fdbox, LEND_LOOK)?.holder, HOLDER_BOAT)?;
+        let lent = lend(&fdbox, LEND_LOOK)?;
+        equal("Who has it", lent.holder, HOLDER_BOAT)?;
+        equal("Whether it is lost", lent.lost, 1)?;
         fails("To unseal it", fdbox.try_unseal(), Errno::BUSY)?;
         boat.stop()?;
         host::wait_for_log(|log| {

@@ -50,6 +50,8 @@ pub(super) const ALL: &[&Scenario] = &[
 
 /// The boat's CPU.
 pub(super) const CPU: &str = "1";
+/// Those that the host has after its boot. A boat that ends gives back those that it got, and `resume` takes all online.
+pub(super) const CPUS_AT_BOOT: &str = "0";
 /// The box in which the host tells the next one when it left, and the file in it.
 const LEFT: &str = "left";
 
@@ -116,10 +118,15 @@ pub(super) fn leave(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
 }
 
 fn go(guest: &Guest) -> Result<()> {
+    go_with(guest, "carry")
+}
+
+/// Updates the host by a boat whose init acts so. Returns only on failure.
+pub(super) fn go_with(guest: &Guest, acts: &str) -> Result<()> {
     guest.wait_for_beat()?;
     guest.wait_for_beat()?;
     note_the_time()?;
-    let arguments = by_boat(CPU);
+    let arguments = by_boat_that(CPU, acts);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     guest.update_host_with(&arguments)
 }

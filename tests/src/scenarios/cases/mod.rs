@@ -30,6 +30,9 @@ mod lifeboat_fleet;
 mod lifeboat_here;
 mod lifeboat_kexec;
 mod lifeboat_leases;
+mod lifeboat_lost;
+mod lifeboat_meeting;
+mod lifeboat_offers;
 mod lifeboat_refused;
 mod lifeboat_update;
 mod load;
@@ -175,6 +178,8 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         lifeboat_here::ALL,
         lifeboat_kexec::ALL,
         lifeboat_leases::ALL,
+        lifeboat_lost::ALL,
+        lifeboat_offers::ALL,
         lifeboat_refused::ALL,
         lifeboat_update::ALL,
     ]
@@ -193,6 +198,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "use-in-vain" => leaving::use_in_vain(),
         "take-and-panic" => lifeboat_leases::take_and_panic(argument),
         "borrow" => lifeboat_borrows::borrow(argument),
+        "meet-host" => lifeboat_meeting::meet_host(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
         "random-ioctls" => ioctls::work(argument),
         "poison" => poison::poison(argument),

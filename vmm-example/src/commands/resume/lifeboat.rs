@@ -1,4 +1,5 @@
-//! The end of an update with a lifeboat: when no guest is in it any more, it is stopped, and its CPUs come back.
+//! The end of an update with a lifeboat: when no guest is in it any more, or it is lost, it is stopped, and its
+//! CPUs come back.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::error::{chain, say, warn};
 /// How long the boat may take to park.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Stops the boat, unless it has guests. Guests run already, so an error is only reported.
+/// Stops the boat, unless it runs and has guests. Guests run already, so an error is only reported.
 pub(super) fn stop_boat<B: Boxes>(boxes: &B) {
     match try_stop(boxes) {
         Ok(true) => say("The lifeboat is stopped, and its CPUs are back"),
@@ -27,8 +28,12 @@ fn try_stop<B: Boxes>(boxes: &B) -> Result<bool, BoatError> {
     let boat = Boat::open()?;
     let names = boxes.boxes().unwrap_or_default();
     let has_guests = names.iter().any(|info| boxes.is_away(&info.name));
-    if has_guests || boat.status()?.state == BoatState::Off {
-        return Ok(false);
+    match boat.status()?.state {
+        BoatState::Off => return Ok(false),
+        // Nobody can take them home any more.
+        BoatState::Lost => {}
+        _ if has_guests => return Ok(false),
+        _ => {}
     }
     boat.stop(STOP_LIMIT)?;
     offline_cpus()

@@ -129,6 +129,7 @@ mod tests {
                 wanted: false,
                 ready: false,
                 generation: 1,
+                lost: false,
             };
             store.set_lending(&name, lending);
         }

@@ -1,39 +1,33 @@
-//! Guests that go to the lifeboat and come back. A thread is the other kernel: it changes their leases.
+//! Guests that go to the lifeboat. A thread is the other kernel: it changes their leases.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::homecoming::resume_once;
 use super::mortal::Vmm;
-use super::new_vmm::{NewVmm, new_vmm};
-use super::resume::put_guest;
-use super::world::{LONG, Running, SHORT, Script, box_name, fd_name, limits, old_vmm, remote};
-use crate::coordinator::{
-    Boarding, BoardingLimits, Boxes, MoveLock, Owner, RemoteLeaving, ResumeLimits, Resumption,
-    ToResume, resume,
-};
+use super::world::{LONG, Running, SHORT, Script, box_name, limits, old_vmm, remote};
+use crate::coordinator::{Boarding, BoardingLimits, Boxes, MoveLock, Owner, RemoteLeaving};
 use crate::fake::FakeStore;
 use crate::lending::{Holder, LendAct, Lending};
 use crate::member::Left;
-use crate::statefd::SavedState;
 use crate::update::{
-    Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, Member, STATE_FD, SameHost,
-    Step,
+    Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Limits, Member, SameHost, Step,
 };
-use crate::{BoxStore, Errno, Operation, SealedFdBox};
 
 /// What the boat does with a box that is shown to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Boat {
     IsNotReady,
     DoesNotTake,
+    /// It is lost while the guest stands still.
+    IsLost,
     Takes,
 }
 
-fn look(store: &FakeStore) -> Lending {
+pub(super) fn look(store: &FakeStore) -> Lending {
     store.lend(&box_name(), LendAct::Look).unwrap()
 }
 
@@ -54,8 +48,10 @@ impl Boat {
                 return;
             }
             be_ready(&store);
-            if self == Self::Takes {
-                take(&store, || {});
+            match self {
+                Self::Takes => take(&store, || {}),
+                Self::IsLost => be_lost(&store, Holder::Offered),
+                Self::IsNotReady | Self::DoesNotTake => {}
             }
         })
     }
@@ -67,6 +63,15 @@ fn be_ready(store: &FakeStore) {
         ..wait(store, Holder::Shown)
     };
     store.set_lending(&box_name(), ready);
+}
+
+/// Is lost once this is the holder.
+fn be_lost(store: &FakeStore, holder: Holder) {
+    let lost = Lending {
+        lost: true,
+        ..wait(store, holder)
+    };
+    store.set_lending(&box_name(), lost);
 }
 
 /// Takes the box when it is offered. `before`: called while the guest stands still.
@@ -102,7 +107,7 @@ fn board_and(boat: Boat, fail_at: Option<Step>) -> (FleetOutcome, Running, FakeS
     let limit = |boat_acts| if boat_acts { LONG } else { SHORT };
     let limits = BoardingLimits {
         ready: limit(boat != Boat::IsNotReady),
-        take: limit(boat == Boat::Takes),
+        take: limit(boat != Boat::DoesNotTake),
     };
     let reported = Arc::new(Mutex::new(0));
     let tell = Arc::clone(&reported);
@@ -180,6 +185,7 @@ fn a_guest_that_the_boat_does_not_take_runs_on() {
     for (boat, why) in [
         (Boat::IsNotReady, "no VMM in the lifeboat was ready"),
         (Boat::DoesNotTake, "did not take it"),
+        (Boat::IsLost, "the lifeboat is lost"),
     ] {
         let (outcome, old, store) = board(boat);
         let text = format!("{outcome:?}");
@@ -189,6 +195,51 @@ fn a_guest_that_the_boat_does_not_take_runs_on() {
         assert_eq!(store.content(&box_name()), None);
         assert!(matches!(old.thread.join().unwrap(), Left::Here));
     }
+}
+
+#[test]
+fn a_guest_is_not_stopped_for_a_boat_that_is_lost() {
+    let store = FakeStore::new();
+    let (old, socket) = old_vmm(&store, Script::default());
+    let limits = BoardingLimits {
+        ready: LONG,
+        take: LONG,
+    };
+    let mut member = Boarding::new(leaving(&store, socket), limits, MoveLock::default());
+    member.preflight().unwrap();
+    let boat = Boat::DoesNotTake.act(&store);
+    member.prepare().unwrap();
+    boat.join().unwrap();
+    be_lost(&store, Holder::Shown);
+    let stopped = member.pause().unwrap_err();
+    assert_eq!(stopped.status, ExitStatus::RolledBack, "{stopped:?}");
+    assert!(stopped.message.contains("the lifeboat is lost"));
+    assert_eq!(stopped.step, Some(Step::Pause), "it was stopped");
+    drop(member);
+    assert!(old.runs());
+    assert!(matches!(old.thread.join().unwrap(), Left::Here));
+}
+
+#[test]
+fn a_guest_in_the_boat_is_lost_with_it() {
+    let store = FakeStore::new();
+    let (_old, socket) = old_vmm(&store, Script::default());
+    let limits = BoardingLimits {
+        ready: LONG,
+        take: LONG,
+    };
+    let mut member = Boarding::new(leaving(&store, socket), limits, MoveLock::default());
+    member.preflight().unwrap();
+    let boat = Boat::Takes.act(&store);
+    member.prepare().unwrap();
+    member.pause().unwrap();
+    boat.join().unwrap();
+    be_lost(&store, Holder::Boat);
+    assert_eq!(member.roll_back().status, ExitStatus::GuestLost);
+    store.end_claims();
+    let (resumed, runs) = resume_once(&store, None);
+    let end = (resumed.status, resumed.can_retry, runs);
+    assert_eq!(end, (ExitStatus::GuestLost, false, false), "{resumed:?}");
 }
 
 #[test]
@@ -230,120 +281,6 @@ fn a_guest_whose_vmm_died_once_the_state_was_written_waits_in_its_box() {
     assert_eq!(outcome.exit_status(), ExitStatus::WaitsInBox, "{outcome:?}");
     assert!(store.content(&box_name()).unwrap().0);
     store.end_claims();
-    let (resumed, runs) = resume_once(&store, None);
-    assert_eq!((resumed.status, runs), (ExitStatus::Done, true));
-}
-
-/// What the boat does when the host asks for a guest.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Keeps,
-    GivesBack,
-    /// And the host's box refuses to give the state out for good.
-    GivesBackAndGetFails,
-}
-
-impl Asked {
-    fn act(self, store: &FakeStore) {
-        while !look(store).wanted {
-            thread::yield_now();
-        }
-        if self == Self::GivesBackAndGetFails {
-            store.fail(Operation::Get, 0, Errno::IO);
-        }
-        let offered = Lending {
-            holder: Holder::Offered,
-            ..look(store)
-        };
-        store.set_lending(&box_name(), offered);
-    }
-}
-
-/// Whether the state of the guest can still be read by who took it out before.
-fn is_whole(state: &OwnedFd) -> bool {
-    SavedState::read(state).is_ok()
-}
-
-/// A guest that the boat has, and its state as the boat sees it.
-fn in_boat() -> (FakeStore, OwnedFd) {
-    let store = FakeStore::new();
-    put_guest(&store, &box_name());
-    let away = Lending {
-        holder: Holder::Boat,
-        ..look(&store)
-    };
-    store.set_lending(&box_name(), away);
-    let sealed = store.open_box(&box_name()).unwrap().into_sealed().unwrap();
-    let state = sealed.get_and_keep(&fd_name(STATE_FD)).unwrap();
-    (store, state)
-}
-
-/// Resumes the guest, and whether it runs then. `asked`: there is a boat, which acts so.
-fn resume_once(store: &FakeStore, asked: Option<Asked>) -> (Resumption, bool) {
-    let vmm = NewVmm::new(Script::default());
-    let running = Arc::clone(&vmm.running);
-    let boxes = store.clone();
-    let guest = ToResume {
-        box_name: box_name(),
-        start: Box::new(move || new_vmm(&boxes, vmm)),
-        userspace_boottime_ns: None,
-        paused: false,
-        fail_at: None,
-    };
-    let acts = asked.filter(|asked| *asked != Asked::Keeps);
-    let boat = acts.map(|asked| {
-        let store = store.clone();
-        thread::spawn(move || asked.act(&store))
-    });
-    let limits = ResumeLimits {
-        restore: match asked {
-            Some(Asked::Keeps) => SHORT,
-            _ => LONG,
-        },
-        ..ResumeLimits::default()
-    };
-    let mut resumed = resume(store, vec![guest], limits, &|_, _| {});
-    boat.into_iter().for_each(|boat| boat.join().unwrap());
-    let runs = *running.lock().unwrap();
-    (resumed.remove(0), runs)
-}
-
-#[test]
-fn a_guest_in_the_boat_comes_home_when_it_is_given_back() {
-    let (store, state) = in_boat();
-    let (resumed, runs) = resume_once(&store, Some(Asked::GivesBack));
-    let end = (resumed.status, resumed.message);
-    assert_eq!((end, runs), ((ExitStatus::Done, None), true));
-    // Whoever takes the guest overwrites its state, which the other kernel could read.
-    assert!(!is_whole(&state));
-}
-
-#[test]
-fn a_guest_that_the_boat_keeps_runs_there() {
-    let (store, state) = in_boat();
-    let (resumed, runs) = resume_once(&store, Some(Asked::Keeps));
-    assert_eq!((resumed.status, runs), (ExitStatus::NothingChanged, false));
-    let message = resumed.message.unwrap();
-    assert!(message.contains("did not give the guest back"), "{message}");
-    assert!(is_whole(&state));
-}
-
-/// The box is already unsealed then: nobody has the guest.
-#[test]
-fn a_guest_whose_state_cannot_be_taken_out_waits_for_the_next_try() {
-    let (store, state) = in_boat();
-    let (resumed, runs) = resume_once(&store, Some(Asked::GivesBackAndGetFails));
-    let end = (resumed.status, resumed.can_retry, runs);
-    assert_eq!(
-        end,
-        (ExitStatus::NothingChanged, true, false),
-        "{resumed:?}"
-    );
-    let message = resumed.message.unwrap();
-    assert!(message.contains("Cannot take 'vm-state'"), "{message}");
-    let (is_sealed, content) = store.content(&box_name()).unwrap();
-    assert!(is_sealed && content.contains(&fd_name(STATE_FD)));
-    assert!(is_whole(&state), "the state was erased before it was taken");
     let (resumed, runs) = resume_once(&store, None);
     assert_eq!((resumed.status, runs), (ExitStatus::Done, true));
 }

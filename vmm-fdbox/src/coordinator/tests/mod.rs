@@ -2,6 +2,7 @@
 
 mod fleet;
 mod handover;
+mod homecoming;
 mod keeper;
 mod killed;
 mod lifeboat;
