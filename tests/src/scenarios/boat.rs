@@ -1,5 +1,4 @@
-//! The lifeboat, as the scenarios use it: its ioctls, written down from the header by hand, and what a host
-//! is asked of its CPUs and its memory.
+//! The lifeboat, as the scenarios use it: its ioctls, written down from the header by hand.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -7,10 +6,10 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use crate::check::{equal, fails};
 use crate::host;
+use crate::spare::set_online;
 use crate::uapi::{self, Plain, io, text};
 
 const LOAD: u32 = io(0x10);
@@ -290,9 +289,6 @@ fn limits(first_ms: u32, second_ms: u32) -> Limits {
     }
 }
 
-/// Most of the memory of a boat of 64 MiB: other things may have taken the rest meanwhile.
-pub(crate) const MOST_OF_IT_KIB: u64 = 60 << 10;
-
 /// Starts a boat, with its CPU offline.
 pub(crate) fn started(boat: &Boat, spec: &Spec, silence_ms: u32) -> Result<Status> {
     equal("The state", boat.status()?.state, OFF)?;
@@ -344,60 +340,5 @@ pub(crate) fn of_none() -> Status {
         size: size_of::<Status>() as u32,
         state: OFF,
         ..Status::default()
-    }
-}
-
-/// Takes a CPU of the host's online or offline.
-pub(crate) fn set_online(cpu: u32, online: bool) -> std::io::Result<()> {
-    let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
-    fs::write(path, if online { "1" } else { "0" })
-}
-
-/// Takes it online, and runs on it.
-pub(crate) fn comes_back(cpu: u32) -> Result<()> {
-    set_online(cpu, true).with_context(|| format!("Take CPU {cpu} online"))?;
-    let on_it = || -> Result<usize> {
-        let mut set = CpuSet::new();
-        set.set(cpu as usize);
-        sched_setaffinity(None, &set)?;
-        Ok(sched_getcpu())
-    };
-    let ran = std::thread::scope(|scope| scope.spawn(on_it).join());
-    let ran = ran.map_err(|_| anyhow::anyhow!("The thread on CPU {cpu} panicked"))??;
-    equal("The CPU that a thread runs on", ran, cpu as usize)
-}
-
-/// Free memory of the host, in KiB.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub(crate) struct Free {
-    /// As `MemFree` counts it.
-    shared: u64,
-    /// What CPUs keep at hand, which `MemFree` does not count: some MiB, and with it the sums before and
-    /// after a boat differ by less than one.
-    of_cpus: u64,
-}
-
-impl Free {
-    pub(crate) fn now() -> Result<Self> {
-        let number = |text: &str| -> Result<u64> {
-            let first = text.split_whitespace().next();
-            Ok(first.context("A line without a number")?.parse()?)
-        };
-        let meminfo = fs::read_to_string("/proc/meminfo")?;
-        let mut lines = meminfo.lines();
-        let shared = lines.find_map(|line| line.strip_prefix("MemFree:"));
-        let zones = fs::read_to_string("/proc/zoneinfo")?;
-        let counts = zones
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("count:"));
-        let pages = counts.map(number).sum::<Result<u64>>()?;
-        Ok(Self {
-            shared: number(shared.context("/proc/meminfo has no MemFree")?)?,
-            of_cpus: pages * 4,
-        })
-    }
-
-    pub(crate) fn kib(self) -> u64 {
-        self.shared + self.of_cpus
     }
 }

@@ -23,6 +23,7 @@ mod passthrough;
 mod probe;
 mod reads;
 mod report;
+mod spare;
 mod traffic;
 mod uapi;
 

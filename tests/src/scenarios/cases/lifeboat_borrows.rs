@@ -15,10 +15,11 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use super::memfd_large::memfd_in_huge_pages;
 use super::{Cx, Scenario};
-use crate::boat::{Boat, RUNNING, Spec, comes_back, of_none, started};
+use crate::boat::{Boat, RUNNING, Spec, of_none, started};
 use crate::check::{equal, fails};
 use crate::fdbox::FdBox;
 use crate::memory::{self, MIB, PAGE, memfd, page_content};
+use crate::spare::comes_back;
 use crate::uapi::{
     HOLDER_BOAT, HOLDER_HOST, HOLDER_OFFERED, HOLDER_SHOWN, LEND_LOOK, LEND_OFFER, LEND_READY,
     LEND_RECALL, LEND_SHOW,

@@ -7,12 +7,10 @@ use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
 
 use super::{Cx, Scenario};
-use crate::boat::{
-    Boat, Free, LOST, MOST_OF_IT_KIB, OFF, RUNNING, Spec, both_beat, comes_back, is_kept, of_none,
-    set_online, started,
-};
+use crate::boat::{Boat, LOST, OFF, RUNNING, Spec, both_beat, is_kept, of_none, started};
 use crate::check::{equal, fails};
 use crate::host;
+use crate::spare::{Free, MOST_OF_IT_KIB, comes_back, set_online};
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {

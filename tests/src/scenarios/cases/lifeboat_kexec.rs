@@ -8,12 +8,11 @@ use fdbox_lab::scenario::HostKind;
 use rustix::fs::fstat;
 
 use super::{Cx, Scenario};
-use crate::boat::{
-    Boat, OFF, RUNNING, Spec, Status, both_beat, comes_back, is_kept, of_none, started,
-};
+use crate::boat::{Boat, OFF, RUNNING, Spec, Status, both_beat, is_kept, of_none, started};
 use crate::check::equal;
 use crate::fdbox::FdBox;
 use crate::memory::{self, PAGE, memfd};
+use crate::spare::comes_back;
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -132,7 +131,7 @@ fn stops(cx: &Cx<'_>) -> Result<()> {
 fn stops_and_starts_another(cx: &Cx<'_>) -> Result<()> {
     let (boat, first) = found(cx)?;
     stop(&boat)?;
-    crate::boat::set_online(CPU, false)?;
+    crate::spare::set_online(CPU, false)?;
     equal("The state", boat.status()?.state, OFF)?;
     start(&boat)?;
     ensure!(

@@ -10,9 +10,10 @@ use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
 use super::{Cx, Scenario};
-use crate::boat::{self, Boat, LOADED, Load, OFF, Spec, comes_back, set_online};
+use crate::boat::{self, Boat, LOADED, Load, OFF, Spec};
 use crate::check::{equal, fails};
 use crate::host;
+use crate::spare::{comes_back, set_online};
 use crate::uapi::{self, Bytes};
 
 pub(super) const ALL: &[&Scenario] = &[
