@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use vmm_fdbox::member::{Join, Leaving, LeavingVmm, Left, Lent, serve_leaving};
 use vmm_fdbox::update::{
     CancelFlag, Destination, Event, Guest, NamedFd, Outcome, PartyError, Plan,
 };
-use vmm_fdbox::{Clock, Deadline, Finding, Info, Kind};
+use vmm_fdbox::{Clock, Deadline, FdName, Finding, Info, Kind};
 
 use super::handover_info::HandoverInfo;
 use super::moving::{Movable, Moving, kept};
@@ -85,6 +86,10 @@ impl Guest for LeavingGuest<'_> {
             state::write_journey(frame, &journey).map_err(party_error)?;
         }
         Ok(())
+    }
+
+    fn give_back(&mut self, name: &FdName, fd: OwnedFd) -> Result<(), PartyError> {
+        self.guest.give_back(name, fd)
     }
 
     fn resume_in_place(&mut self) -> Result<(), PartyError> {

@@ -329,6 +329,13 @@ impl<M: Movable> Guest for Moving<'_, M> {
         Ok(())
     }
 
+    fn give_back(&mut self, name: &FdName, fd: OwnedFd) -> Result<(), PartyError> {
+        match name.as_bytes() == OUTLINE_FD.as_bytes() {
+            true => outline::erase(fd).map_err(party_error),
+            false => Ok(()),
+        }
+    }
+
     fn resume_in_place(&mut self) -> Result<(), PartyError> {
         self.machine.continue_guest();
         Ok(())

@@ -2,12 +2,15 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 
 use vmm_fdbox::fake::{FakeHost, FakeStore, HostCall};
 use vmm_fdbox::statefd::SavedState;
-use vmm_fdbox::update::{Arrival, ExitStatus, Outcome, Plan, ResumePlan, STATE_FD, Session, Step};
+use vmm_fdbox::update::{
+    Arrival, ExitStatus, Guest, NamedFd, Outcome, Plan, ResumePlan, STATE_FD, Session, Step,
+};
 use vmm_fdbox::{
     BoxName, BoxStore, Clock, FdName, Features, Finding, Info, Kind, OpenFdBox, SealedFdBox, abi,
 };
@@ -352,6 +355,25 @@ fn a_lifeboat_gets_an_outline_of_a_guest_on_a_memfd() {
     assert_eq!(read.vcpus.len(), guest_v1().vcpus.len());
     rustix::io::pwrite(&outline, &[0xff; 8], 4096 + 128).unwrap();
     assert!(outline::read(&outline).is_err(), "damaged");
+}
+
+#[test]
+fn an_outline_is_erased_when_the_guest_stays() {
+    let machine = FakeMachine {
+        memory: Some(MemoryKind::Memfd),
+        ..FakeMachine::default()
+    };
+    let mut guest = Moving::new(&machine);
+    guest.boards = true;
+    let fds = guest.take_fds().unwrap();
+    let is_outline = |it: &NamedFd| it.name == FdName::new(OUTLINE_FD).unwrap();
+    let NamedFd { name, fd } = fds.into_iter().find(is_outline).unwrap();
+    let mut file = std::fs::File::from(fd.try_clone().unwrap());
+    assert!(outline::read(&file).is_ok());
+    guest.give_back(&name, fd).unwrap();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    assert!(bytes.len() > 4096 && bytes.iter().all(|byte| *byte == 0));
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Guests that are offered to a lifeboat, and VMMs that are killed around that.
 
+use std::fs::File;
+use std::io::{Read, Seek};
+
 use anyhow::{Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use fdbox_lab::witness::Report;
@@ -19,6 +22,7 @@ use crate::check::equal;
 use crate::fdbox::FdBox;
 use crate::guest::{Guest, Updating};
 use crate::host;
+use crate::memory;
 use crate::uapi::{HOLDER_OFFERED, LEND_LOOK};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
@@ -79,7 +83,19 @@ fn hosts_vmm_is_killed(boat: &Boat, guest: Guest, before: &Report) -> Result<Gue
     equal("The state", boat.status()?.state, RUNNING)?;
     equal("The guests", guests_in_boat()?, json!([spec().name]))?;
     drop(guest);
-    go_home(boat, before)
+    let outline = FdBox::open(spec().name)?.get_and_keep("vm-outline")?;
+    let outline: File = memory::file(outline);
+    ensure!(!is_erased(&outline)?, "There is no outline");
+    let guest = go_home(boat, before)?;
+    ensure!(is_erased(&outline)?, "The outline outlives its use");
+    Ok(guest)
+}
+
+fn is_erased(mut file: &File) -> Result<bool> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(!bytes.is_empty() && bytes.iter().all(|byte| *byte == 0))
 }
 
 /// The VMM that took the guest home is killed before it has deleted the box: nothing there brings the guest back.

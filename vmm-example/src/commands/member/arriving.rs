@@ -19,6 +19,7 @@ use crate::commands::serve::Environment;
 use crate::devices::pci;
 use crate::devices::vfio::PassedFds;
 use crate::devices::virtio;
+use crate::error::{chain, warn};
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::{self, GuestState, JourneyV1};
 use crate::kvm::Host;
@@ -26,7 +27,7 @@ use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
 use crate::service::report::ResumeReport;
-use crate::update::outline::OUTLINE_FD;
+use crate::update::outline::{self, OUTLINE_FD};
 use crate::update::{MEMORY_FD, VM_FD, party_error};
 
 /// The phase in which the guest is restored into KVM; before it, descriptors are taken out of the
@@ -85,7 +86,7 @@ impl ArrivingGuest<'_> {
         let vm = arrival.take_if_there(&FdName::new(VM_FD)?)?;
         let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
         // For a VMM in the lifeboat; the state has it all.
-        drop(arrival.take_if_there(&FdName::new(OUTLINE_FD)?)?);
+        let outline = arrival.take_if_there(&FdName::new(OUTLINE_FD)?)?;
         // Memory before the iommufd, and that before the devices.
         let mut passed = PassedFds::new();
         for name in pci::bus::names(state.pci.as_ref()) {
@@ -107,7 +108,21 @@ impl ArrivingGuest<'_> {
             force_cpu: self.args.force.force_cpu,
         };
         let console = environment.console.clone();
-        Machine::restore(shell, &state, devices, console).map_err(party_error)
+        let restored = Machine::restore(shell, &state, devices, console);
+        self.outline = outline;
+        restored.map_err(party_error)
+    }
+
+    /// A guest that is home needs no outline any more. One in the lifeboat does: its next VMM in the host is built
+    /// from it.
+    fn erase_outline(&mut self) {
+        let is_home = !self.stands_by || self.journey.is_some();
+        if let Some(outline) = self.outline.take().filter(|_| is_home)
+            && let Err(error) = outline::erase(outline)
+        {
+            // Its box is about to be deleted.
+            warn(&chain(&error));
+        }
     }
 }
 
@@ -205,6 +220,7 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         self.reach(Step::Finish);
         // The guest has a backlog of work, and perhaps only this CPU.
         thread::sleep(HEAD_START);
+        self.erase_outline();
         let (Some(vmm), Some(box_name)) = (&self.vmm, &self.box_name) else {
             return Value::Null;
         };

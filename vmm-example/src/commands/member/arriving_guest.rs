@@ -1,5 +1,7 @@
 //! A VMM without a guest: what it has so far.
 
+use std::os::fd::OwnedFd;
+
 use rustix::process::Signal;
 use vmm_fdbox::update::{PartyError, Step};
 use vmm_fdbox::{BoxName, Home};
@@ -58,6 +60,8 @@ pub(super) struct ArrivingGuest<'a> {
     /// Whether the guest runs in another kernel, beside this one; and what was built for it.
     pub(super) stands_by: bool,
     pub(super) standby: Option<Standby>,
+    /// The file with the guest's outline, which is erased when the guest is home.
+    pub(super) outline: Option<OwnedFd>,
     /// What the lifeboat tells of the guest, in the host.
     pub(super) journey: Option<JourneyV1>,
     /// `Err` if something could not be opened.
@@ -91,6 +95,7 @@ impl<'a> ArrivingGuest<'a> {
             prebuilt: None,
             stands_by: false,
             standby: None,
+            outline: None,
             journey: None,
             reserved: None,
             parked: None,

@@ -19,11 +19,12 @@ use crate::update::{MEMORY_FD, VM_FD, party_error};
 impl ArrivingGuest<'_> {
     /// Builds everything but the state. The guest runs on its memory meanwhile.
     pub(super) fn stand_by<S: BoxStore>(
-        &self,
+        &mut self,
         arriving: &mut Arriving<S>,
     ) -> Result<Standby, PartyError> {
-        let outline = arriving.take(&FdName::new(OUTLINE_FD)?)?;
-        let outline = outline::read(outline).map_err(party_error)?;
+        let file = arriving.take(&FdName::new(OUTLINE_FD)?)?;
+        let outline = outline::read(&file).map_err(party_error)?;
+        self.outline = Some(file);
         let (host, environment) = (self.host()?, self.environment()?);
         cpu::check(host, &outline, self.args.force.force_cpu)?;
         let vm = arriving.take_if_there(&FdName::new(VM_FD)?)?;
