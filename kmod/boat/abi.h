@@ -83,6 +83,10 @@ struct boat_lease {
 #define BOAT_SAYS_PARKING	2	/* every CPU increments @parked, then halts */
 #define BOAT_SAYS_PANIC		3
 
+/* And by the host. */
+#define BOAT_HOST_SAYS_NOTHING	0
+#define BOAT_HOST_SAYS_PANIC	1
+
 struct boat_page {
 	/* Written before the boat starts. */
 	__u64 magic;
@@ -102,7 +106,8 @@ struct boat_page {
 	__u64 root;			/* physical address of the handover's root; 0: none */
 	__u64 generation;		/* of the newest lease */
 	__u64 handovers;		/* incremented after @root has changed */
-	__u64 reserved_host[2];
+	__u64 host_says;
+	__u64 reserved_host[1];
 
 	/* Written by the boat. */
 	__u64 boat_beats;

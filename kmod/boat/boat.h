@@ -63,6 +63,7 @@ int boat_stop(const struct fdbox_boat_stop *arg);
 int boat_status(struct fdbox_boat_status *arg);
 int boat_check(const struct fdbox_boat_check *arg);
 u32 boat_state(void);
+void boat_become(u32 state);
 void boat_lose(const char *why);
 int boat_host_init(void);
 void boat_host_exit(void);
@@ -109,9 +110,14 @@ u32 boat_cpu_apic_id(u32 cpu);
 void boat_leases_open(struct boat_page *page, struct boat_lease *leases, bool is_host);
 void boat_leases_close(void);
 bool boat_leases_end(char name[FDBOX_NAME_LEN]);
+bool boat_leases_are_away(void);
 
 /* passenger.c: this module in the boat's own kernel. */
 int boat_passenger_init(phys_addr_t page);
 void boat_passenger_exit(void);
+int boat_passenger_status(struct fdbox_boat_status *arg);
+
+/* main.c: the role of this module. */
+bool boat_is_passenger(void);
 
 #endif /* _FDBOX_BOAT_H */

@@ -148,6 +148,9 @@ static long boat_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 			continue;
 		if (!capable(CAP_SYS_BOOT))
 			return -EPERM;
+		if (boat_is_passenger() && !boat_commands[i].has_answer)
+			return boat_refuse(-ENXIO,
+					   "this kernel is the boat's: only its host commands it");
 		return boat_run(filp, i, (void __user *)arg);
 	}
 	return -ENOTTY;

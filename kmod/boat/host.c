@@ -39,7 +39,7 @@ u32 boat_state(void)
 	return atomic_read(&the_state);
 }
 
-static void boat_become(u32 state)
+void boat_become(u32 state)
 {
 	atomic_set(&the_state, state);
 	boat_device_wake();
@@ -250,6 +250,8 @@ int boat_status(struct fdbox_boat_status *arg)
 	struct boat *boat = &the_boat;
 	int err;
 
+	if (boat_is_passenger())
+		return boat_passenger_status(arg);
 	ACQUIRE(mutex_kill, lock)(&boat_lock);
 	err = ACQUIRE_ERR(mutex_kill, &lock);
 	if (err)
@@ -301,6 +303,7 @@ static int boat_arrive(struct boat *boat)
 		       err);
 	__module_get(THIS_MODULE);
 	boat->page->kernels++;
+	WRITE_ONCE(boat->page->host_says, BOAT_HOST_SAYS_NOTHING);
 	boat_lend_from(boat);
 	boat_become(FDBOX_BOAT_RUNNING);
 	if (boat_cpus_adopt(boat))

@@ -247,3 +247,16 @@ bool boat_leases_end(char name[FDBOX_NAME_LEN])
 	}
 	return false;
 }
+
+/* Whether the boat has a box. Takes no lock: the caller may be a kernel that has panicked. */
+bool boat_leases_are_away(void)
+{
+	struct boat_lease *table = READ_ONCE(boat_lease_table);
+	u32 i;
+
+	for (i = 0; table && i < BOAT_LEASES; i++) {
+		if (boat_lease_holder(READ_ONCE(table[i].word)) == BOAT_HOLDER_BOAT)
+			return true;
+	}
+	return false;
+}

@@ -18,6 +18,11 @@
 
 static bool is_passenger;
 
+bool boat_is_passenger(void)
+{
+	return is_passenger;
+}
+
 static int __init boat_init(void)
 {
 	phys_addr_t page = boat_acpi_page();

@@ -39,6 +39,8 @@ static struct boat_page *boat_page;
 static struct boat_lease *boat_table;
 static struct task_struct *boat_beater;
 static enum cpuhp_state boat_lines_masked;
+/* When the host beat last. */
+static unsigned long boat_host_heard;
 
 /*
  * A kernel without an IO-APIC leaves LINT0 open for the 8259, and a kernel that
@@ -96,18 +98,26 @@ static void boat_park_all(void)
 	boat_park_cpu(NULL);
 }
 
+static bool boat_host_panicked(void)
+{
+	return READ_ONCE(boat_page->host_says) == BOAT_HOST_SAYS_PANIC;
+}
+
 /* Reports on this kernel's console, its only output, whether there is a host. */
-static void boat_tell_of_host(bool is_heard, u64 kernels)
+static void boat_tell_of_host(bool is_heard)
 {
 	if (is_heard)
-		pr_notice("fdbox-boat: the host beats, kernel %llu of it\n", kernels);
+		pr_notice("fdbox-boat: the host beats, kernel %llu of it\n",
+			  READ_ONCE(boat_page->kernels));
+	else if (boat_host_panicked())
+		pr_notice("fdbox-boat: the host has panicked\n");
 	else
 		pr_notice("fdbox-boat: the host is silent\n");
+	boat_become(is_heard ? FDBOX_BOAT_ABOARD : FDBOX_BOAT_ALONE);
 }
 
 static void boat_look_for_host(void)
 {
-	static unsigned long heard;
 	static bool is_heard;
 	static u64 beats;
 	u64 now = READ_ONCE(boat_page->host_beats);
@@ -115,13 +125,31 @@ static void boat_look_for_host(void)
 
 	if (now != beats) {
 		beats = now;
-		heard = jiffies;
+		WRITE_ONCE(boat_host_heard, jiffies);
 		is_heard = true;
-	} else if (time_after(jiffies, heard + msecs_to_jiffies(boat_page->silence_ms))) {
+	} else if (boat_host_panicked() ||
+		   time_after(jiffies, boat_host_heard + msecs_to_jiffies(boat_page->silence_ms))) {
 		is_heard = false;
 	}
 	if (is_heard != was_heard)
-		boat_tell_of_host(is_heard, READ_ONCE(boat_page->kernels));
+		boat_tell_of_host(is_heard);
+}
+
+/* What a process here can know. */
+int boat_passenger_status(struct fdbox_boat_status *arg)
+{
+	arg->state = boat_state();
+	arg->nr_cpus = num_online_cpus();
+	arg->memory = boat_page->region;
+	arg->memory_bytes = boat_page->region_bytes;
+	arg->life = boat_page->life;
+	arg->beats = READ_ONCE(boat_page->boat_beats);
+	arg->largest_gap_ns = READ_ONCE(boat_page->largest_gap_ns);
+	arg->host_beats = READ_ONCE(boat_page->host_beats);
+	arg->kernels = READ_ONCE(boat_page->kernels);
+	arg->host_panicked = boat_host_panicked();
+	arg->host_silent_ms = jiffies_to_msecs(jiffies - READ_ONCE(boat_host_heard));
+	return 0;
 }
 
 static int boat_beat(void *unused)
@@ -217,18 +245,25 @@ int boat_passenger_init(phys_addr_t phys)
 		goto unmap;
 	}
 	boat_lines_masked = state;
+	err = boat_device_register();
+	if (err)
+		goto lines;
+	boat_host_heard = jiffies;
+	boat_become(FDBOX_BOAT_ALONE);
 	boat_page->life = get_random_u64() | 1;
 	/* The lines are masked, and @life is set. */
 	smp_store_release(&boat_page->says, BOAT_SAYS_ABOARD);
 	boat_beater = kthread_run(boat_beat, NULL, "fdbox-boat");
 	if (IS_ERR(boat_beater)) {
 		err = PTR_ERR(boat_beater);
-		goto lines;
+		goto device;
 	}
 	register_reboot_notifier(&boat_reboot_block);
 	atomic_notifier_chain_register(&panic_notifier_list, &boat_panic_block);
 	return 0;
 
+device:
+	boat_device_unregister();
 lines:
 	cpuhp_remove_state_nocalls(boat_lines_masked);
 unmap:
@@ -240,6 +275,7 @@ void boat_passenger_exit(void)
 {
 	atomic_notifier_chain_unregister(&panic_notifier_list, &boat_panic_block);
 	unregister_reboot_notifier(&boat_reboot_block);
+	boat_device_unregister();
 	kthread_stop(boat_beater);
 	cpuhp_remove_state_nocalls(boat_lines_masked);
 	boat_unmap();

@@ -4,15 +4,22 @@
  *
  * A boat that reports a panic, or leaves without being asked, is lost at once;
  * one that is silent, after the time that START allows.
+ *
+ * A host that panics tells the boat, and does not reset the machine if the boat
+ * has boxes.
  */
 #include <linux/err.h>
 #include <linux/jiffies.h>
 #include <linux/kthread.h>
+#include <linux/notifier.h>
+#include <linux/panic.h>
+#include <linux/panic_notifier.h>
 #include <linux/sched.h>
 
 #include "boat.h"
 
 static struct task_struct *boat_watcher;
+static struct boat_page *boat_watched;
 
 /* Why a boat is lost that reports anything other than being aboard. */
 static const char *boat_unsaid(const struct boat_page *page)
@@ -54,6 +61,21 @@ static int boat_watch_thread(void *data)
 	return 0;
 }
 
+static int boat_host_panics(struct notifier_block *block, unsigned long action, void *data)
+{
+	if (boat_state() != FDBOX_BOAT_RUNNING)
+		return NOTIFY_DONE;
+	if (boat_leases_are_away())
+		panic_timeout = 0;
+	WRITE_ONCE(boat_watched->host_says, BOAT_HOST_SAYS_PANIC);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block boat_host_panic_block = {
+	.notifier_call = boat_host_panics,
+	.priority = INT_MAX,
+};
+
 int boat_watch(struct boat *boat)
 {
 	struct task_struct *task = kthread_run(boat_watch_thread, boat, "fdbox-boat");
@@ -61,6 +83,8 @@ int boat_watch(struct boat *boat)
 	if (IS_ERR(task))
 		return PTR_ERR(task);
 	boat_watcher = task;
+	boat_watched = boat->page;
+	atomic_notifier_chain_register(&panic_notifier_list, &boat_host_panic_block);
 	return 0;
 }
 
@@ -68,6 +92,7 @@ void boat_unwatch(void)
 {
 	if (!boat_watcher)
 		return;
+	atomic_notifier_chain_unregister(&panic_notifier_list, &boat_host_panic_block);
 	kthread_stop(boat_watcher);
 	boat_watcher = NULL;
 }

@@ -130,6 +130,7 @@ int boat_words_of_next(struct boat *boat, const char *cmdline)
 {
 	char value[16];
 	u32 i, most, lowest = U32_MAX;
+	int timeout;
 	bool is_on;
 
 	for (i = 0; i < boat->nr_cpus; i++)
@@ -146,6 +147,11 @@ int boat_words_of_next(struct boat *boat, const char *cmdline)
 	    (kstrtobool(value, &is_on) || !is_on))
 		return boat_refuse(-EINVAL,
 				   "with kho=%s that kernel would overwrite the boat: say kho=on",
+				   value);
+	if (boat_word_value(cmdline, "panic", value, sizeof(value)) &&
+	    (kstrtoint(value, 0, &timeout) || timeout))
+		return boat_refuse(-EINVAL,
+				   "with panic=%s that kernel would reset the machine if it panics, and with it the boat: say panic=0",
 				   value);
 	return 0;
 }

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// The serial port of the events, in the host.
 pub const PORT: &str = "/dev/ttyS1";
 
+/// Precedes an event in a line of a lifeboat's console. A boat whose host is dead has no other port.
+pub const FROM_BOAT: &str = "lab-event: ";
+
 /// An event in the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

@@ -11,9 +11,11 @@ const PAGE_V1: &[u8] = include_bytes!("golden/boat-page-v1.bin");
 const PAGE_V1_LENDS: &[u8] = include_bytes!("golden/boat-page-v1-lends.bin");
 /// The same of a host that counts its handovers.
 const PAGE_V1_COUNTS: &[u8] = include_bytes!("golden/boat-page-v1-counts.bin");
+/// The same of a host that has panicked.
+const PAGE_V1_PANICS: &[u8] = include_bytes!("golden/boat-page-v1-panics.bin");
 const LEASE_V1: &[u8] = include_bytes!("golden/boat-lease-v1.bin");
 
-/// Writes a record, three pages and a lease, with a different number in each word.
+/// Writes a record, four pages and a lease, with a different number in each word.
 const PROGRAM: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,7 +53,7 @@ int main(void)
 		.parked = 1,
 		.largest_gap_ns = 0x4444,
 	};
-	struct boat_page lends = page, counts;
+	struct boat_page lends = page, counts, panics;
 	struct boat_lease lease = {
 		.name = "vm0",
 		.word = 7ULL << BOAT_LEASE_GENERATION | BOAT_LEASE_WANTED | BOAT_HOLDER_BOAT,
@@ -63,10 +65,13 @@ int main(void)
 	lends.generation = 7;
 	counts = lends;
 	counts.handovers = 3;
+	panics = counts;
+	panics.host_says = BOAT_HOST_SAYS_PANIC;
 	fwrite(&record, sizeof(record), 1, stdout);
 	fwrite(&page, sizeof(page), 1, stdout);
 	fwrite(&lends, sizeof(lends), 1, stdout);
 	fwrite(&counts, sizeof(counts), 1, stdout);
+	fwrite(&panics, sizeof(panics), 1, stdout);
 	fwrite(&lease, sizeof(lease), 1, stdout);
 	return ferror(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
@@ -93,7 +98,8 @@ fn all_structs_are_the_golden_bytes() {
     let crc_at = RECORD_V1.len() - 8;
     let crc = crc32fast::hash(&RECORD_V1[..crc_at]);
     let written = written(crc);
-    let golden = [RECORD_V1, PAGE_V1, PAGE_V1_LENDS, PAGE_V1_COUNTS, LEASE_V1].concat();
+    let pages = [PAGE_V1, PAGE_V1_LENDS, PAGE_V1_COUNTS, PAGE_V1_PANICS].concat();
+    let golden = [RECORD_V1, &pages, LEASE_V1].concat();
     assert_eq!(written, golden);
     assert_eq!(RECORD_V1[crc_at..crc_at + 4], crc.to_le_bytes());
 }

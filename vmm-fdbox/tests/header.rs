@@ -156,7 +156,10 @@ fn boat_layouts() -> Vec<Value> {
             beats,
             largest_gap_ns,
             host_beats,
-            kernels
+            kernels,
+            host_panicked,
+            pad,
+            host_silent_ms
         ]
     );
     layout!(
@@ -191,6 +194,8 @@ fn boat_numbers() -> Vec<Value> {
             FDBOX_BOAT_LOADED,
             FDBOX_BOAT_RUNNING,
             FDBOX_BOAT_LOST,
+            FDBOX_BOAT_ABOARD,
+            FDBOX_BOAT_ALONE,
             FDBOX_BOAT_LOAD,
             FDBOX_BOAT_START,
             FDBOX_BOAT_STOP,

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use fdbox_lab::event::{Event, FROM_BOAT};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::RebootCommand;
 
@@ -12,6 +13,9 @@ use crate::setup;
 
 /// The word of the command line that marks a boat's kernel, and says what it should do.
 const WORD: &str = "lab.boat";
+/// The word that names the scenario in which the host dies, and the stage in which it does.
+const SCENARIO: &str = "lab.scenario";
+const STAGE_OF_DEAD_HOST: usize = 2;
 /// The fate of one that carries guests, and does something else as well.
 const CARRY_AND: &str = "carry-and-";
 /// The helper that waits for the host, and the box by which it does that.
@@ -25,8 +29,12 @@ const HOST_BEATS: &str = "fdbox-boat: the host beats";
 
 /// What the boat should do, if this is one.
 pub(crate) fn fate(cmdline: &str) -> Option<&str> {
+    value_of(cmdline, WORD)
+}
+
+fn value_of<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
     let mut words = cmdline.split_ascii_whitespace();
-    words.find_map(|word| word.strip_prefix(WORD)?.strip_prefix('='))
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Returns only on failure, after reporting the reason.
@@ -36,11 +44,11 @@ pub(crate) fn run(fate: &str) {
     }
 }
 
-/// Writes a line to the console, through the kernel's log.
+/// Writes a line to the console, through the kernel's log. Without its end it would appear with the next one.
 fn say(line: &str) {
     let log = OpenOptions::new().write(true).open("/dev/kmsg");
     // There is no other output.
-    let _ = log.and_then(|mut log| log.write_all(line.as_bytes()));
+    let _ = log.and_then(|mut log| log.write_all(format!("{line}\n").as_bytes()));
 }
 
 fn meet(fate: &str) -> Result<()> {
@@ -108,6 +116,10 @@ enum What {
     Wait,
     /// Panics when the host wants that.
     Panic,
+    /// Lets the host die when it wants that, and then judges.
+    Outlive,
+    /// Reports how the guests of a dead host are, which ends the run.
+    Judge,
 }
 
 impl Deed {
@@ -123,6 +135,7 @@ impl Deed {
             "kill" => What::Kill,
             "wait" => What::Wait,
             "panic" => What::Panic,
+            "outlive" => What::Outlive,
             _ => bail!("An unknown fate: {fate}"),
         };
         Ok(Self { what, after })
@@ -130,7 +143,8 @@ impl Deed {
 }
 
 impl What {
-    fn act(self, carrying: &Child) -> Result<()> {
+    /// Returns what is to be done next.
+    fn act(self, carrying: &Child) -> Result<Option<Deed>> {
         let carrying = Pid::from_child(carrying);
         match self {
             Self::Kill => kill_vmms()?,
@@ -143,8 +157,35 @@ impl What {
                 help(MEET_HOST)?;
                 fs::write("/proc/sysrq-trigger", "c")?;
             }
+            Self::Outlive => {
+                help(MEET_HOST)?;
+                return Ok(Some(Deed {
+                    what: Self::Judge,
+                    after: "the host has ",
+                }));
+            }
+            Self::Judge => report(help("host-is-dead,afloat")),
         }
-        Ok(())
+        Ok(None)
+    }
+}
+
+/// Ends the run in the place of a host that is dead.
+fn report(found: Result<()>) {
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let scenario = Event::Scenario {
+        name: value_of(&cmdline, SCENARIO).unwrap_or_default().to_owned(),
+        stage: STAGE_OF_DEAD_HOST,
+        error: found.err().map(|error| format!("{error:#}")),
+        millis: 0,
+    };
+    let exit = Event::Exit {
+        command: 0,
+        status: 0,
+    };
+    for event in [scenario, exit, Event::Verdict { error: None }] {
+        let event = serde_json::to_string(&event).unwrap_or_default();
+        say(&format!("{FROM_BOAT}{event}"));
     }
 }
 
@@ -163,8 +204,8 @@ fn carry(mut deed: Option<Deed>) -> Result<()> {
     for line in BufReader::new(out).lines() {
         let line = line.context("Read its output")?;
         say(&line);
-        if let Some(deed) = deed.take_if(|deed| line.contains(deed.after)) {
-            deed.what.act(&carrying)?;
+        if let Some(now) = deed.take_if(|deed| line.contains(deed.after)) {
+            deed = now.what.act(&carrying)?;
         }
     }
     bail!("vmm-example boat ended: {}", carrying.wait()?)

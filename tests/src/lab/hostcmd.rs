@@ -129,7 +129,7 @@ pub(crate) fn show(line: &Line) {
         LineContent::Boat(text) => eprintln!("boat   | {text}"),
         LineContent::Noise(text) => eprintln!("events | {text}"),
         LineContent::Closed => {}
-        LineContent::Event(event) => match event {
+        LineContent::Event(event) | LineContent::BoatEvent(event) => match event {
             Event::Output {
                 stream: Stream::Stdout,
                 text,

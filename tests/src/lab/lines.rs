@@ -8,7 +8,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use fdbox_lab::event::Event;
+use fdbox_lab::event::{Event, FROM_BOAT};
 use fdbox_lab::scan;
 
 /// A line from the machine, and its time.
@@ -25,6 +25,8 @@ pub(crate) enum LineContent {
     Console(String),
     /// The console of a kernel that runs next to the host's.
     Boat(String),
+    /// On that console, the event of a boat whose host is dead.
+    BoatEvent(Event),
     /// The event port.
     Event(Event),
     /// From the event port, but not an event: a program wrote to the wrong place.
@@ -42,7 +44,12 @@ impl LineContent {
     }
 
     pub(crate) fn boat(line: String) -> Self {
-        Self::Boat(scan::plain(&line))
+        let text = scan::plain(&line);
+        let event = text.split_once(FROM_BOAT);
+        match event.and_then(|(_, event)| serde_json::from_str(event).ok()) {
+            Some(event) => Self::BoatEvent(event),
+            None => Self::Boat(text),
+        }
     }
 
     pub(crate) fn event(line: String) -> Self {

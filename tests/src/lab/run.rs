@@ -217,6 +217,12 @@ impl Run<'_> {
                         deadline = running.elapsed() + limit;
                         waiting_for = what;
                     }
+                    if let LineContent::BoatEvent(Event::Verdict { .. }) = line.content {
+                        // The host is dead, so nobody switches the machine off.
+                        record.ended = Some(running.elapsed());
+                        self.check_stages(&mut record);
+                        return Ok(record);
+                    }
                 }
                 Err(Silence::Off) => break,
                 Err(Silence::Timeout) => {
@@ -263,7 +269,7 @@ impl Run<'_> {
                 return None;
             }
             LineContent::Closed => return None,
-            LineContent::Event(event) => event,
+            LineContent::Event(event) | LineContent::BoatEvent(event) => event,
         };
         match event {
             Event::Hello(hello) => {

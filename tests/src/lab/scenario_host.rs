@@ -159,7 +159,8 @@ impl Group<'_> {
                 | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat
                 | HostKind::GuestsLifeboat => {
-                    format!("{} maxcpus=1 no_ipi_broadcast=1", boat::CMDLINE)
+                    // A host that panics must not reset the machine, and its boat with it.
+                    format!("{} maxcpus=1 no_ipi_broadcast=1 panic=0", boat::CMDLINE)
                 }
                 HostKind::LifeboatOneBoot => boat::CMDLINE.to_owned(),
                 // Later there is no free memory that is long enough.

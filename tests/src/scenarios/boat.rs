@@ -23,6 +23,10 @@ pub(crate) const OFF: u32 = 0;
 pub(crate) const LOADED: u32 = 1;
 pub(crate) const RUNNING: u32 = 2;
 pub(crate) const LOST: u32 = 3;
+/// In the boat: its host beats.
+pub(crate) const ABOARD: u32 = 4;
+/// In the boat: its host is silent, or has panicked.
+pub(crate) const ALONE: u32 = 5;
 
 const MODULE: &str = "fdbox-boat";
 /// As the kernel calls it.
@@ -32,8 +36,9 @@ pub(crate) const KERNEL: &str = "/boat/kernel";
 pub(crate) const INITRAMFS: &str = "/boat/initramfs";
 /// As sysfs has it.
 const CONSOLE_PORT: &str = "0x3E8";
-/// The port that the lab reads a boat's console from.
-pub(crate) const CONSOLE: &str = "console=uart8250,io,0x3e8,115200n8 keep_bootcon";
+/// The port that the lab reads a boat's console from, and all that its init writes there.
+pub(crate) const CONSOLE: &str =
+    "console=uart8250,io,0x3e8,115200n8 keep_bootcon printk.devkmsg=on";
 /// How long a boat's state may take to become another one.
 const LIMIT: Timespec = Timespec {
     tv_sec: 120,
@@ -270,6 +275,14 @@ impl Boat {
         let ready = poll(&mut watched, Some(&LIMIT))?;
         ensure!(ready == 1, "The boat's state does not change");
         Ok(self.status()?.state)
+    }
+
+    /// Waits until it is this one.
+    pub(crate) fn wait_for_state(&self, state: u32) -> Result<()> {
+        while self.status()?.state != state {
+            self.next_state()?;
+        }
+        Ok(())
     }
 
     fn done(&self, what: &str, done: Result<(), Errno>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! `boat`: carries the host's guests, in the kernel of a lifeboat.
 
+use std::convert::Infallible;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,13 +9,15 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use anyhow::{Context, bail};
-use vmm_fdbox::boat::BOXES_WORD;
+use vmm_fdbox::boat::{BOXES_WORD, Boat, BoatError, BoatState};
 use vmm_fdbox::coordinator::{Boxes, Carrier, CarryEvent, Child, ChildError, Owner, carry};
+use vmm_fdbox::lending::{Holder, LendAct};
 use vmm_fdbox::update::ExitStatus;
 use vmm_fdbox::{BoxError, BoxName, Control};
 
 use crate::cli::{BoatArgs, SandboxArgs};
 use crate::commands::open_files;
+use crate::commands::status::words_on_host;
 use crate::error::{chain, say, warn};
 use crate::sandbox::User;
 use crate::service::api::Client;
@@ -33,6 +36,7 @@ pub(super) fn boat(args: &BoatArgs) -> anyhow::Result<ExitStatus> {
     fs::create_dir_all(&args.run_dir)
         .with_context(|| format!("Cannot create {}", args.run_dir.display()))?;
     thread::scope(|scope| {
+        scope.spawn(|| watch_host(&control, &boxes));
         for name in &boxes {
             let control = &control;
             scope.spawn(move || carry_for_ever(args, control, name));
@@ -43,6 +47,43 @@ pub(super) fn boat(args: &BoatArgs) -> anyhow::Result<ExitStatus> {
 
 /// Between two tries with a guest.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reports on the console, which is all that an operator may have left, when the host is silent or is there again,
+/// and which guests are here.
+fn watch_host(control: &Control, boxes: &[BoxName]) {
+    let told = Boat::open().and_then(|boat| {
+        loop {
+            if let BoatState::Own(host) = boat.status()?.state {
+                say(&format!(
+                    "{}; {}",
+                    words_on_host(host),
+                    guests_here(control, boxes)
+                ));
+            }
+            // Fails only if interrupted: the state is told once more then.
+            let _ = boat.wait();
+        }
+    });
+    // The guests are carried nevertheless.
+    let Err(error): Result<Infallible, BoatError> = told;
+    warn(&format!("The host is not watched: {}", chain(&error)));
+}
+
+fn guests_here(control: &Control, boxes: &[BoxName]) -> String {
+    let is_here = |name: &&BoxName| {
+        let lent = control.lend(name, LendAct::Look);
+        lent.is_ok_and(|lending| lending.holder == Holder::Boat)
+    };
+    let here: Vec<_> = boxes
+        .iter()
+        .filter(is_here)
+        .map(ToString::to_string)
+        .collect();
+    match here.is_empty() {
+        true => "no guests here".into(),
+        false => format!("guests here: {}", here.join(", ")),
+    }
+}
 
 /// The boxes that the host has named when it started this kernel.
 fn named_by_host() -> anyhow::Result<Vec<BoxName>> {

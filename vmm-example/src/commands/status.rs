@@ -10,6 +10,7 @@ use vmm_fdbox::update::ExitStatus;
 use vmm_fdbox::{AnyBox, BoxInfo, Dependency, FdInfo, Home, OpenFdBox, SealedFdBox, dependencies};
 
 use self::lifeboat::Lifeboat;
+pub(super) use self::lifeboat::words_on_host;
 use super::keeper;
 use crate::cli::StatusArgs;
 use crate::error::{chain, print, warn};

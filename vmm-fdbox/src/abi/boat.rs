@@ -17,6 +17,10 @@ pub const FDBOX_BOAT_LOADED: u32 = 1;
 pub const FDBOX_BOAT_RUNNING: u32 = 2;
 /// It was started, and is silent.
 pub const FDBOX_BOAT_LOST: u32 = 3;
+/// In the boat's own kernel: the host beats.
+pub const FDBOX_BOAT_ABOARD: u32 = 4;
+/// In the boat's own kernel: the host is silent, or has panicked.
+pub const FDBOX_BOAT_ALONE: u32 = 5;
 
 /// Loads a boat; takes [`BoatLoad`].
 pub const FDBOX_BOAT_LOAD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 16);
@@ -93,7 +97,7 @@ pub struct BoatStatus {
     pub size: u32,
     /// None defined: 0.
     pub flags: u32,
-    /// `FDBOX_BOAT_OFF` to `FDBOX_BOAT_LOST`.
+    /// `FDBOX_BOAT_OFF` to `FDBOX_BOAT_ALONE`.
     pub state: u32,
     /// How many CPUs it has.
     pub nr_cpus: u32,
@@ -111,6 +115,12 @@ pub struct BoatStatus {
     pub host_beats: u64,
     /// How many these are, with this one.
     pub kernels: u64,
+    /// In the boat: 1 if the host has said that it panicked.
+    pub host_panicked: u32,
+    /// Unused.
+    pub pad: u32,
+    /// In the boat: how long the host has been silent.
+    pub host_silent_ms: u64,
 }
 
 /// Argument of [`FDBOX_BOAT_CHECK`].

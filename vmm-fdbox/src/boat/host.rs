@@ -84,6 +84,7 @@ impl Host for LifeboatHost {
         let (online, offline) = (online_cpus(), offline_cpus());
         findings.extend(cpu_findings(&self.plan.cpus, &online, &offline, &words));
         findings.extend(next_finding(&self.cmdline));
+        findings.extend(panic_finding(&self.cmdline));
         findings
     }
 
@@ -182,6 +183,23 @@ fn next_finding(cmdline: &str) -> Option<Finding> {
     })
 }
 
+/// Whether the next kernel would reset the machine if it panics. The module prevents that only once it is loaded.
+fn panic_finding(cmdline: &str) -> Option<Finding> {
+    let words = cmdline.split_ascii_whitespace();
+    let given = words
+        .filter_map(|word| word.strip_prefix("panic="))
+        .next_back()?;
+    (given.parse() != Ok(0)).then(|| {
+        Finding::blocker(
+            "The next kernel's command line",
+            format!(
+                "with panic={given} it would reset the machine if it panics, and with it the boat"
+            ),
+            "add panic=0",
+        )
+    })
+}
+
 fn has_word(cmdline: &str, name: &str, value: Option<&str>) -> bool {
     cmdline.split_ascii_whitespace().any(|word| {
         let (key, given) = word.split_once('=').unwrap_or((word, ""));
@@ -213,5 +231,15 @@ mod tests {
     fn a_next_kernel_that_takes_all_cpus_is_refused() {
         assert!(next_finding("kho=on quiet").is_some());
         assert!(next_finding("kho=on maxcpus=1").is_none());
+    }
+
+    #[test]
+    fn a_next_kernel_that_resets_the_machine_is_refused() {
+        for cmdline in ["panic=10", "panic=0 panic=-1", "panic=soon"] {
+            assert!(panic_finding(cmdline).is_some(), "{cmdline}");
+        }
+        for cmdline in ["quiet", "panic=-1 panic=0"] {
+            assert!(panic_finding(cmdline).is_none(), "{cmdline}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::abi;
@@ -70,6 +71,30 @@ pub enum BoatState {
     Running,
     /// It was started, and is silent.
     Lost,
+    /// This kernel is the boat's own.
+    Own(HostState),
+}
+
+/// What the boat hears of its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostState {
+    /// It beats.
+    Beats,
+    /// It does not. For so long.
+    Silent(Duration),
+    /// It has panicked.
+    Panicked,
+}
+
+impl HostState {
+    fn of(status: &abi::BoatStatus) -> Self {
+        match status.state {
+            abi::FDBOX_BOAT_ABOARD => Self::Beats,
+            _ if status.host_panicked != 0 => Self::Panicked,
+            _ => Self::Silent(Duration::from_millis(status.host_silent_ms)),
+        }
+    }
 }
 
 /// What is known of the boat.
@@ -180,12 +205,24 @@ impl Boat {
                 abi::FDBOX_BOAT_OFF => BoatState::Off,
                 abi::FDBOX_BOAT_LOADED => BoatState::Loaded,
                 abi::FDBOX_BOAT_RUNNING => BoatState::Running,
+                abi::FDBOX_BOAT_ABOARD | abi::FDBOX_BOAT_ALONE => {
+                    BoatState::Own(HostState::of(&status))
+                }
                 _ => BoatState::Lost,
             },
             cpus: status.nr_cpus,
             memory_bytes: status.memory_bytes,
             host_kernels: status.kernels,
         })
+    }
+
+    /// Waits until its state is another one than the last [`status`](Self::status) told.
+    ///
+    /// # Errors
+    /// The errno of poll(2).
+    pub fn wait(&self) -> Result<(), Errno> {
+        let mut watched = [PollFd::new(&self.0, PollFlags::PRI)];
+        poll(&mut watched, None).map(drop)
     }
 
     /// Whether a kernel with this command line leaves its CPUs alone.

@@ -18,6 +18,7 @@
  *   EINTR       the caller was killed
  *   ENOMEM      out of memory
  *   ENOTTY      unknown command
+ *   ENXIO       this kernel is the boat's, and the command is for its host
  *   EPERM       the caller has no CAP_SYS_BOOT
  *
  * Errors specific to an ioctl are listed with it. FDBOX_BOAT_MESSAGE explains
@@ -38,6 +39,9 @@
 #define FDBOX_BOAT_LOADED		1	/* it has memory with a kernel */
 #define FDBOX_BOAT_RUNNING		2	/* its kernel runs, and sends beats */
 #define FDBOX_BOAT_LOST			3	/* it was started, and is silent */
+/* In the boat's own kernel, where only STATUS and MESSAGE are possible. */
+#define FDBOX_BOAT_ABOARD		4	/* the host beats */
+#define FDBOX_BOAT_ALONE		5	/* the host is silent, or has panicked */
 
 /*
  * Allocates memory that survives a kexec, and loads a kernel into it: from OFF
@@ -101,7 +105,7 @@ struct fdbox_boat_stop {
 struct fdbox_boat_status {
 	__u32 size;			/* of this struct */
 	__u32 flags;			/* none defined: must be 0 */
-	__u32 state;			/* FDBOX_BOAT_OFF to _LOST */
+	__u32 state;			/* FDBOX_BOAT_OFF to _ALONE */
 	__u32 nr_cpus;
 	__u64 memory;			/* physical address; 0: none */
 	__u64 memory_bytes;
@@ -110,6 +114,9 @@ struct fdbox_boat_status {
 	__u64 largest_gap_ns;		/* between two beats, by its own clock */
 	__u64 host_beats;		/* of all kernels that have watched it */
 	__u64 kernels;			/* how many these are, including this one */
+	__u32 host_panicked;		/* in the boat: 1 if the host has said so */
+	__u32 pad;
+	__u64 host_silent_ms;		/* in the boat: since the host's last beat */
 };
 
 /*

@@ -5,6 +5,7 @@
 const EXPECTED: &[(&str, &str)] = &[
     ("lifeboat/crash", "Boat kernel"),
     ("lifeboat/crashed-boats", "Boat kernel"),
+    ("lifeboat/dead-host", "Host kernel"),
     ("lifeboat/lost-with-a-box", "Boat kernel"),
     ("passthrough/first-stage-outside", "DMAR:"),
     ("passthrough/outside-the-mappings", "DMAR:"),

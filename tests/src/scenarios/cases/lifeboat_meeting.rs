@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 
 use super::lifeboat_borrows::retry;
+use crate::boat::{ABOARD, Boat};
 use crate::fdbox::FdBox;
 use crate::host;
 use crate::memory::{PAGE, memfd};
@@ -37,7 +38,9 @@ impl Meeting {
 /// The helper `meet-host NAME`, in the boat: waits until the host lets it go on.
 pub(super) fn meet_host(name: &str) -> Result<()> {
     retry(|| FdBox::try_borrow(name), &[Errno::NOENT, Errno::AGAIN]).context("Borrow the box")?;
-    let fdbox = FdBox::open(name)?;
+    let (fdbox, boat) = (FdBox::open(name)?, Boat::open()?);
+    // It may have been silent until now, and may die soon.
+    boat.wait_for_state(ABOARD)?;
     fdbox.try_lend(LEND_READY).context("Wait for the host")?;
     let look = || match fdbox.try_lend(LEND_LOOK)?.holder {
         HOLDER_SHOWN => Err(Errno::AGAIN),

@@ -233,10 +233,16 @@ fn refused_next_kernel(_: &Cx<'_>) -> Result<()> {
         ("maxcpus=0", "maxcpus=0 is not from 1 to 1"),
         ("maxcpus=one", "maxcpus=one is not from 1 to 1"),
         ("maxcpus=1 kho=off", "with kho=off"),
+        ("maxcpus=1 panic=10", "with panic=10"),
+        ("maxcpus=1 panic=-1", "with panic=-1"),
     ] {
         boat.is_refused(line, check(line), Errno::INVAL, words)?;
     }
-    for line in ["maxcpus=1", "kho=on quiet maxcpus=3 maxcpus=1 -- maxcpus=2"] {
+    for line in [
+        "maxcpus=1",
+        "maxcpus=1 panic=-1 panic=0",
+        "kho=on quiet maxcpus=3 maxcpus=1 -- maxcpus=2",
+    ] {
         check(line).with_context(|| format!("CHECK of {line:?}"))?;
     }
     boat.stop()?;

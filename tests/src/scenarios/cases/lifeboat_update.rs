@@ -233,6 +233,10 @@ fn tries_twice(cx: &Cx<'_>) -> Result<()> {
         (&["--lifeboat=9"][..], "there is no CPU 9"),
         (&["--lifeboat=0"], "CPU 0 is the one that the host boots on"),
         (&["--cmdline", "kho=on"], "it has no maxcpus="),
+        (
+            &["--cmdline", "kho=on maxcpus=1 panic=10"],
+            "with panic=10 it would reset the machine",
+        ),
     ] {
         let mut arguments = by_boat(CPU);
         if more[0].starts_with("--lifeboat") {

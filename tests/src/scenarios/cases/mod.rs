@@ -26,6 +26,7 @@ mod leaving;
 mod leaving_load;
 mod lifeboat_borrows;
 mod lifeboat_crashes;
+mod lifeboat_dead_host;
 mod lifeboat_fleet;
 mod lifeboat_here;
 mod lifeboat_kexec;
@@ -174,6 +175,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         modular::ALL,
         lifeboat_borrows::ALL,
         lifeboat_crashes::ALL,
+        lifeboat_dead_host::ALL,
         lifeboat_fleet::ALL,
         lifeboat_here::ALL,
         lifeboat_kexec::ALL,
@@ -198,6 +200,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "use-in-vain" => leaving::use_in_vain(),
         "take-and-panic" => lifeboat_leases::take_and_panic(argument),
         "borrow" => lifeboat_borrows::borrow(argument),
+        "host-is-dead" => lifeboat_dead_host::host_is_dead(argument),
         "meet-host" => lifeboat_meeting::meet_host(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
         "random-ioctls" => ioctls::work(argument),

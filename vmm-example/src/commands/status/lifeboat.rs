@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use vmm_fdbox::BoxName;
-use vmm_fdbox::boat::{Boat, BoatError, BoatState, BoatStatus, NODE};
+use vmm_fdbox::boat::{Boat, BoatError, BoatState, BoatStatus, HostState, NODE};
 use vmm_fdbox::coordinator::Boxes;
 use vmm_fdbox::lending::{Holder, LendAct};
 
@@ -50,6 +50,9 @@ pub(super) struct Lifeboat {
     host_kernels: u64,
     /// The boxes that it has.
     guests: Vec<String>,
+    /// What it hears of its host, if this is its own kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
 }
 
 impl Lifeboat {
@@ -62,13 +65,28 @@ impl Lifeboat {
                 BoatState::Loaded => "loaded",
                 BoatState::Running => "running",
                 BoatState::Lost => "lost",
+                BoatState::Own(_) => "this kernel",
                 _ => "unknown",
             },
             cpus: status.cpus,
             memory_mib: status.memory_bytes >> 20,
             host_kernels: status.host_kernels,
             guests: in_boat.map(|one| one.name.clone()).collect(),
+            host: match status.state {
+                BoatState::Own(host) => Some(words_on_host(host)),
+                _ => None,
+            },
         }
+    }
+}
+
+/// What the boat's kernel knows of its host.
+pub(in crate::commands) fn words_on_host(host: HostState) -> String {
+    match host {
+        HostState::Beats => "the host beats".into(),
+        HostState::Silent(time) => format!("the host has been silent for {} s", time.as_secs()),
+        HostState::Panicked => "the host has panicked".into(),
+        _ => "the host is in an unknown state".into(),
     }
 }
 
@@ -90,8 +108,10 @@ pub(super) fn describe(boat: Option<&Lifeboat>) -> String {
         true => "no guests".to_owned(),
         false => format!("guests {}", boat.guests.join(", ")),
     };
+    let host = boat.host.as_ref();
+    let host = host.map(|host| format!("; {host}")).unwrap_or_default();
     format!(
-        "Lifeboat ({}): {} CPU{plural}, {} MiB, {guests}",
+        "Lifeboat ({}): {} CPU{plural}, {} MiB, {guests}{host}",
         boat.state, boat.cpus, boat.memory_mib
     )
 }
@@ -99,6 +119,7 @@ pub(super) fn describe(boat: Option<&Lifeboat>) -> String {
 #[cfg(test)]
 mod tests {
     use std::os::fd::OwnedFd;
+    use std::time::Duration;
 
     use serde_json::json;
     use vmm_fdbox::fake::FakeStore;
@@ -187,5 +208,21 @@ mod tests {
         let text = describe(Some(&Lifeboat::new(&lost, &[])));
         assert_eq!(text, "Lifeboat (lost): 1 CPU, 128 MiB, no guests");
         assert_eq!(describe(None), "No lifeboat");
+        for (host, words) in [
+            (HostState::Beats, "the host beats"),
+            (
+                HostState::Silent(Duration::from_millis(12_300)),
+                "the host has been silent for 12 s",
+            ),
+            (HostState::Panicked, "the host has panicked"),
+        ] {
+            let own = BoatStatus {
+                state: BoatState::Own(host),
+                ..lost
+            };
+            let text = describe(Some(&Lifeboat::new(&own, &[])));
+            let expected = format!("Lifeboat (this kernel): 1 CPU, 128 MiB, no guests; {words}");
+            assert_eq!(text, expected);
+        }
     }
 }
