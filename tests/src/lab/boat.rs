@@ -14,6 +14,10 @@ use crate::programs::{self, Programs};
 /// at the same time. ACPI lists it, too, and with fewer places than ports it would take that of the
 /// host's console.
 pub(crate) const CMDLINE: &str = "8250.nr_uarts=2 pnpacpi=off";
+/// Sizes of KHO's scratch memory. Those that KHO chooses add up to eight times what the kernel has reserved when it
+/// starts, three quarters of that in one piece. With the initramfs of such a host, 114 MB and more, that is 1000 MiB in
+/// one piece of 2 GiB, which there is only if KASLR has not placed the kernel in the middle.
+pub(crate) const SCRATCH: &str = "kho_scratch=384M,0,384M";
 const MODULES: [&str; 2] = ["fdbox-boat.ko", "fdbox.ko"];
 
 /// The files, with their local paths.

@@ -160,7 +160,11 @@ impl Group<'_> {
                 | HostKind::LargeGuestLifeboat
                 | HostKind::GuestsLifeboat => {
                     // A host that panics must not reset the machine, and its boat with it.
-                    format!("{} maxcpus=1 no_ipi_broadcast=1 panic=0", boat::CMDLINE)
+                    format!(
+                        "{} {} maxcpus=1 no_ipi_broadcast=1 panic=0",
+                        boat::CMDLINE,
+                        boat::SCRATCH
+                    )
                 }
                 HostKind::LifeboatOneBoot => boat::CMDLINE.to_owned(),
                 // Later there is no free memory that is long enough.
