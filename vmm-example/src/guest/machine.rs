@@ -18,7 +18,7 @@ use crate::devices::ports::PortBus;
 use crate::devices::serial::{SerialPort, SerialStateError};
 use crate::devices::vfio::{Claimed, PassedFds, VfioError};
 use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
-use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec};
+use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec, BootStateV1};
 use crate::guest::cpuid::host::Optional;
 use crate::guest::cpuid::{self, CpuidError, HiddenCpuid};
 use crate::guest::state::{GuestState, LIFE, MachineStateV1};
@@ -281,6 +281,11 @@ impl Machine {
         let boot = self.boot.as_ref().map(Boot::lend).transpose();
         lent.extend(boot.map_err(MachineError::Lend)?.unwrap_or_default());
         Ok(lent)
+    }
+
+    /// What the guest boots from when it resets, if this process could not open it.
+    pub(crate) fn boot_to_open(&self) -> Option<BootStateV1> {
+        self.boot.as_ref().and_then(Boot::to_open)
     }
 
     /// /dev/kvm, for a VMM that takes over.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::devices::console::TerminalModes;
 use crate::devices::vfio::spec::PciAddress;
 use crate::devices::virtio::SlotLayout;
+use crate::guest::boot::BootStateV1;
 use crate::guest::state::MachineStateV1;
 use crate::service::api::ApiPaths;
 
@@ -39,6 +40,10 @@ pub(crate) struct HandoverInfo {
     /// Addresses of its passed-through devices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) host_devices: Vec<PciAddress>,
+    /// What the guest boots from when it resets, if this VMM could not open it: the new VMM enters its sandbox before it
+    /// has the state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boot: Option<BootStateV1>,
     /// The terminal's original modes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) terminal: Option<TerminalModes>,

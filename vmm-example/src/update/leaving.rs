@@ -213,6 +213,7 @@ fn info(machine: &Machine, endpoints: &Endpoints) -> HandoverInfo {
         sockets,
         connects,
         host_devices: machine.pci().addresses(),
+        boot: machine.boot_to_open(),
         machine: machine.description(),
         vcpus: machine.cpus(),
         layouts: machine.virtio().layouts(),

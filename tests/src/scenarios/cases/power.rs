@@ -1,5 +1,6 @@
 //! Guests that reset, power off, or are told to; and guests that are paused by an operator.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 
@@ -14,6 +15,7 @@ use serde_json::json;
 
 use super::guest::{port, spec};
 use super::reports::{healthy, same_guest};
+use super::upgrade::upgrade;
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::console::BEAT_LIMIT;
@@ -27,6 +29,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a guest that resets boots again in the same process, before an update and after it",
         host: HostKind::GuestOneBoot,
         stages: &[reset],
+    },
+    &Scenario {
+        name: "power/reset-after-missing-files",
+        about: "a guest whose kernel was missing when it was resumed boots again once another VMM has opened it",
+        host: HostKind::GuestOneBoot,
+        stages: &[reset_after_missing_files],
     },
     &Scenario {
         name: "power/paused-guest-moves",
@@ -94,6 +102,49 @@ fn reset(_: &Cx<'_>) -> Result<()> {
     let mut watch = Watch::start(&guest.spec.api())?;
     reset_once(&mut guest, &mut watch)?;
     guest.power_off()
+}
+
+/// The guest's kernel, while it has another name.
+struct Hidden;
+
+impl Hidden {
+    const NAME: &str = "/guest/hidden";
+
+    fn hide() -> Result<Self> {
+        fs::rename(KERNEL, Self::NAME).context("Hide the guest's kernel")?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // Without it, no other guest boots here.
+        fs::rename(Self::NAME, KERNEL).expect("The guest's kernel gets its name back");
+    }
+}
+
+/// As in an initramfs, before the root file system is mounted.
+fn reset_after_missing_files(_: &Cx<'_>) -> Result<()> {
+    let port = port()?;
+    let guest = Guest::boot(spec("late", "guest_memfd", 1), &port)?;
+    let (spec, status) = guest.hand_over_here()?;
+    ensure!(status.success(), "The old VMM ended with {status}");
+    let hidden = Hidden::hide()?;
+    let mut guest = Guest::resume(spec, &port)?;
+    drop(hidden);
+    let before = guest.report()?;
+    upgrade(&guest)?;
+    let opened = guest.runner()?;
+    same_guest(&before, &guest.report()?)?;
+    let mut watch = Watch::start(&guest.spec.api())?;
+    reset_once(&mut guest, &mut watch)?;
+    // The next VMM is lent what this one has opened.
+    upgrade(&guest)?;
+    let runner = guest.runner()?;
+    drop(opened);
+    let mut watch = Watch::start(&guest.spec.api())?;
+    reset_once(&mut guest, &mut watch)?;
+    guest.power_off_under(&runner)
 }
 
 fn paused_guest_moves(_: &Cx<'_>) -> Result<()> {

@@ -24,6 +24,8 @@ use crate::update::handover_info::HandoverInfo;
 /// What was built before the guest was paused in its old VMM.
 pub(super) struct Prebuilt {
     pub(super) info: HandoverInfo,
+    /// What the old VMM could not open.
+    pub(super) boot: Option<Boot>,
     pub(super) shell: Shell,
 }
 

@@ -59,6 +59,14 @@ impl ArrivingGuest<'_> {
             ..base
         };
         virtio::reserve_io(layouts);
+        let boot = match &info.boot {
+            Some(boot) => {
+                // Its paths come from a VMM.
+                sandbox.become_user().map_err(party_error)?;
+                Some(Boot::again(boot))
+            }
+            None => None,
+        };
         sandbox.enter().map_err(party_error)?;
         let mut shell =
             Shell::build(host, vm, ram, cpus, layouts, &environment.on_end).map_err(party_error)?;
@@ -68,7 +76,7 @@ impl ArrivingGuest<'_> {
             shell.rehearse(&outline).map_err(party_error)?;
         }
         self.environment = Some(environment);
-        Ok(Prebuilt { info, shell })
+        Ok(Prebuilt { info, boot, shell })
     }
 
     /// Restores the state into what was built, with what the old VMM lends.
@@ -78,7 +86,11 @@ impl ArrivingGuest<'_> {
         prebuilt: Prebuilt,
         mut lent: Lent,
     ) -> Result<(Machine, RestoreNotes), PartyError> {
-        let Prebuilt { info, shell } = prebuilt;
+        let Prebuilt {
+            info,
+            boot: opened,
+            shell,
+        } = prebuilt;
         if let Some(client) = lent.take(fd::CONSOLE_CLIENT) {
             let environment = self.environment.as_mut();
             let environment = environment.ok_or_else(|| missing("The console"))?;
@@ -96,7 +108,7 @@ impl ArrivingGuest<'_> {
             .collect();
         let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
         let boot = state.boot.as_ref();
-        let boot = boot.map(|boot| Boot::inherit(boot, &mut fds));
+        let boot = boot.map(|boot| Boot::inherit(boot, &mut fds, opened));
         let virtio =
             virtio::inherit(&state.virtio, fds, &environment.ownership).map_err(party_error)?;
         let devices = SavedDevices {

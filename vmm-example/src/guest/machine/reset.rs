@@ -34,16 +34,26 @@ impl Boot {
         }
     }
 
-    /// Takes what another process of this host lends, or opens it again.
-    pub(crate) fn inherit(state: &BootStateV1, lent: &mut HashMap<String, OwnedFd>) -> Self {
+    /// Takes what another process of this host lends; what that could not open is in `opened`.
+    pub(crate) fn inherit(
+        state: &BootStateV1,
+        lent: &mut HashMap<String, OwnedFd>,
+        opened: Option<Self>,
+    ) -> Self {
         let initramfs = lent.remove(INITRAMFS);
-        match lent.remove(KERNEL) {
-            Some(kernel) if initramfs.is_some() == state.initramfs.is_some() => Self {
+        match (lent.remove(KERNEL), opened) {
+            (Some(kernel), _) if initramfs.is_some() == state.initramfs.is_some() => Self {
                 state: state.clone(),
                 image: Ok(BootImage::inherit(state, kernel, initramfs)),
             },
+            (_, Some(opened)) if opened.state == *state => opened,
             _ => Self::again(state),
         }
+    }
+
+    /// What another process of this host may be able to open, because this one was not.
+    pub(super) fn to_open(&self) -> Option<BootStateV1> {
+        self.image.is_err().then(|| self.state.clone())
     }
 
     /// What another process of this host can get of it, by name.
@@ -63,7 +73,10 @@ impl Boot {
     pub(crate) fn again(state: &BootStateV1) -> Self {
         let image = BootImage::reopen(state).map_err(|error| chain(&error));
         if let Err(why) = &image {
-            warn(&format!("The guest's next reset ends it: {why}"));
+            warn(&format!(
+                "The guest's next reset ends it: {why}. Once the file is there, `live-update --binary` brings a VMM that \
+                 opens it"
+            ));
         }
         Self {
             state: state.clone(),
