@@ -160,3 +160,23 @@ fn headers_with_the_sources_makefile_have_the_sources_headers() {
     headers.set("Makefile", "include $(srctree)/arch/$(SRCARCH)/Makefile\n");
     assert_eq!(headers.check(), (Some(0), String::new()));
 }
+
+/// What the page for real machines has one enable by hand is enabled in the kernel with Debian's configuration.
+#[test]
+fn debians_configuration_gets_what_the_page_names() {
+    let root = packaging().join("../..");
+    let page = fs::read_to_string(root.join("docs/install.md")).unwrap();
+    let (_, by_hand) = page.split_once("and enable\n").unwrap();
+    let (sentence, _) = by_hand.split_once(":\n").unwrap();
+    let named: Vec<&str> = sentence.split('`').skip(1).step_by(2).collect();
+    assert!(named.len() >= 8, "{named:?}");
+    let config = fs::read_to_string(root.join("tests/kernel/debian.config")).unwrap();
+    for name in named {
+        let is_on = |line: &str| {
+            ["y", "m"]
+                .iter()
+                .any(|on| line == format!("CONFIG_{name}={on}"))
+        };
+        assert!(config.lines().any(is_on), "{name}");
+    }
+}

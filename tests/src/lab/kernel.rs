@@ -1,10 +1,12 @@
 //! The kernels: a stock one, and two host kernels with the project's patches that differ only in
-//! their version string; kernels with other configurations or of another version; and Debian's own.
+//! their version string; kernels with other configurations, one of them Debian's, or of another version; and Debian's own.
 //!
 //! The stock kernel is built from nothing. The others start from a copy of existing objects, so
 //! that a changed patch costs only a rebuild of what it affects: the objects of the kernel that
 //! they derive from, or, if they have little in common with it, those of their own predecessor.
 
+mod build;
+mod distribution;
 mod flavour;
 mod packaged;
 mod predecessor;
@@ -12,22 +14,16 @@ mod predecessor;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::cache::{Cache, Key, KeyBuilder};
+use crate::command;
 use crate::progress::Progress;
 use crate::source::Source;
-use crate::stale::{self, Lost};
+use crate::stale;
 use crate::toolchain::Toolchain;
-use crate::{command, kconfig, package};
+use build::{Build, Start};
 pub(crate) use flavour::Flavour;
-use predecessor::Predecessor;
-
-/// The number of lines that a build prints: in total, for all objects and archives, and for what is
-/// always rebuilt. Only for the progress bar.
-const LINES_FULL: u64 = 2790;
-const LINES_OBJECTS: u64 = 2560;
-const LINES_LINK: u64 = 70;
 
 /// The modules enabled by modular.config, by their paths among the objects.
 const MODULAR: &[&str] = &[
@@ -97,19 +93,6 @@ impl Kernel {
     }
 }
 
-/// What the build of a kernel starts from.
-enum Start<'a> {
-    Nothing,
-    Base(&'a Kernel),
-    Predecessor(Predecessor),
-}
-
-impl Start<'_> {
-    fn is_predecessor(&self) -> bool {
-        matches!(self, Self::Predecessor(_))
-    }
-}
-
 /// What kernels are built from.
 #[derive(Debug)]
 pub(crate) struct Kernels<'a> {
@@ -146,7 +129,7 @@ impl Kernels<'_> {
                 (None, Some(base)) => Start::Base(base),
                 (None, None) => Start::Nothing,
             };
-            self.build(flavour, &source, &start, dir)?;
+            Build::new(self, flavour, &source, start, dir)?.all()?;
             predecessor::note(dir, &recipe, &source)
         })?;
         let release = fs::read_to_string(dir.join("obj/include/config/kernel.release"))?;
@@ -163,7 +146,7 @@ impl Kernels<'_> {
         let mut key = KeyBuilder::new("kernel 1")
             .text("toolchain", self.toolchain.key().as_str())
             .text("source", source.key.as_str())
-            .file(&self.config)?
+            .file(&self.base_config(flavour))?
             .text("flavour", flavour.name());
         for (name, value) in flavour.environment() {
             key = key.text(name, value);
@@ -172,6 +155,24 @@ impl Kernels<'_> {
             key = key.file(&options)?;
         }
         Ok(key.build())
+    }
+
+    /// Makes the configuration of a kernel, which has to have all that is requested, and builds nothing.
+    pub(crate) fn check_configuration(&self, flavour: Flavour) -> Result<()> {
+        let source = self.patched()?;
+        let key = self.key(flavour, &source)?;
+        self.cache.get("configured", &key, |dir| {
+            Build::new(self, flavour, &source, Start::Nothing, dir)?.configuration()
+        })?;
+        Ok(())
+    }
+
+    /// The options that all kernels have; one with Debian's configuration has those instead.
+    fn base_config(&self, flavour: Flavour) -> PathBuf {
+        match flavour {
+            Flavour::Distribution => self.config.with_file_name("debian.config"),
+            _ => self.config.clone(),
+        }
     }
 
     /// The source of the older version.
@@ -187,7 +188,7 @@ impl Kernels<'_> {
 
     /// The options of a kernel. If an option occurs twice, the later line counts.
     fn fragment(&self, flavour: Flavour) -> Result<String> {
-        let mut fragment = fs::read_to_string(&self.config)?;
+        let mut fragment = fs::read_to_string(self.base_config(flavour))?;
         for options in self.options(flavour) {
             fragment += &fs::read_to_string(options)?;
         }
@@ -272,106 +273,4 @@ impl Kernels<'_> {
         progress.done();
         Ok(())
     }
-
-    fn build(
-        &self,
-        flavour: Flavour,
-        source: &Source,
-        start: &Start<'_>,
-        dir: &Path,
-    ) -> Result<()> {
-        let name = flavour.name();
-        let log = self.cache.dir("logs")?.join(format!("kernel-{name}.log"));
-        let obj = dir.join("obj");
-        let own_options = !flavour.has_options_of_base();
-        let mut progress = Progress::start(&format!("Kernel {name}"), Some(LINES_FULL));
-
-        let lost = self.start_from(start, source, &obj, &log)?;
-        if let Some(lost) = lost.filter(|_| !own_options || start.is_predecessor()) {
-            progress.expect(lost.share(LINES_OBJECTS) + LINES_LINK);
-        }
-        let fragment = dir.join("fragment");
-        fs::write(&fragment, self.fragment(flavour)?)?;
-        let lz4 = match flavour {
-            Flavour::Fast => Some(package::LZ4.get(self.cache, self.toolchain)?),
-            _ => None,
-        };
-        let mut mounts = vec![
-            (source.dir.as_path(), "/lab/linux"),
-            (obj.as_path(), "/lab/obj"),
-            (dir, "/lab/work"),
-        ];
-        mounts.extend(lz4.as_deref().map(|dir| (dir, package::LZ4.place)));
-        let mut run = |script: &str| {
-            let mut sh = self.toolchain.command(&mounts, "sh");
-            let script = format!("exec 2>&1; {script}");
-            let lz4 = format!("{}/usr/bin/lz4", package::LZ4.place);
-            sh.args(["-ec", &script, "sh", &format!("-{name}"), &lz4]);
-            sh.envs([("KBUILD_BUILD_USER", "lab"), ("KBUILD_BUILD_HOST", "lab")]);
-            sh.env("KBUILD_BUILD_TIMESTAMP", "2026-01-01");
-            sh.envs(flavour.environment().iter().copied());
-            command::counted(&mut sh, &log, &mut progress)
-        };
-        if matches!(start, Start::Nothing) {
-            run("make -C /lab/linux O=/lab/obj tinyconfig")?;
-        }
-        if own_options {
-            run("cd /lab/obj; \
-                 KCONFIG_CONFIG=/lab/obj/.config /lab/linux/scripts/kconfig/merge_config.sh \
-                 -m -O /lab/obj /lab/obj/.config /lab/work/fragment")?;
-        }
-        run("make -C /lab/linux O=/lab/obj olddefconfig")?;
-        check_options(&fragment, &obj.join(".config"))?;
-        run(
-            "make -C /lab/linux O=/lab/obj LOCALVERSION=\"$1\" LZ4=\"$2\" -j\"$(nproc)\" \
-             bzImage modules",
-        )
-        .with_context(|| format!("Build the kernel {name}"))?;
-        fs::copy(obj.join("arch/x86/boot/bzImage"), dir.join("bzImage"))?;
-        fs::copy(obj.join("System.map"), dir.join("System.map"))?;
-        progress.done();
-        Ok(())
-    }
-
-    /// Copies another kernel's objects, except those that are out of date for this one. Returns how
-    /// many those are.
-    fn start_from(
-        &self,
-        start: &Start<'_>,
-        source: &Source,
-        obj: &Path,
-        log: &Path,
-    ) -> Result<Option<Lost>> {
-        let (from, changed) = match start {
-            Start::Nothing => {
-                fs::create_dir(obj)?;
-                return Ok(None);
-            }
-            Start::Base(base) if base.source == source.dir => (&base.dir, Vec::new()),
-            Start::Base(base) => (&base.dir, stale::changed(&self.patch_files()?)?),
-            Start::Predecessor(predecessor) => {
-                (&predecessor.dir, predecessor.changed(&source.dir)?)
-            }
-        };
-        let mut cp = std::process::Command::new("cp");
-        cp.args(["-a", "--reflink=auto"])
-            .arg(from.join("obj"))
-            .arg(obj);
-        command::logged(&mut cp, log, |_| {}).context("Copy the kernel's objects")?;
-        let lost =
-            stale::remove(obj, &changed).context("Remove the objects that are out of date")?;
-        Ok(Some(lost))
-    }
-}
-
-/// Every requested option must be in the configuration.
-fn check_options(fragment: &Path, config: &Path) -> Result<()> {
-    let missing = kconfig::missing(&fs::read_to_string(fragment)?, &fs::read_to_string(config)?);
-    if !missing.is_empty() {
-        bail!(
-            "The kernel does not take these options: {}",
-            missing.join(" ")
-        );
-    }
-    Ok(())
 }

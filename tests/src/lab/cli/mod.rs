@@ -85,10 +85,19 @@ pub(crate) struct PackageArgs {
     /// it for an unpatched one, and remove them: nothing is left.
     #[arg(long)]
     pub check: bool,
-    /// Also make packages of two patched kernels and their headers, by the kernel's own `bindeb-pkg`, and of the module
-    /// for each. They have what a Debian system needs in a virtual machine like the lab's, and hardly any drivers.
-    #[arg(long)]
-    pub kernel: bool,
+    /// Also make packages of patched kernels and their headers, by the kernel's own `bindeb-pkg`, and of the module for
+    /// each.
+    #[arg(long, value_name = "CONFIGURATION", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "small")]
+    pub kernel: Option<Configuration>,
+}
+
+/// What packaged kernels have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Configuration {
+    /// Two kernels with what a Debian system needs in a virtual machine like the lab's, and hardly any drivers.
+    Small,
+    /// One kernel with what Debian's own has, and what FDBox needs. Building it takes hours.
+    Debian,
 }
 
 #[derive(Debug, Args)]

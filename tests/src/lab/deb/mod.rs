@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::cli::PackageArgs;
+use crate::cli::{Configuration, PackageArgs};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::progress::Progress;
@@ -44,8 +44,13 @@ pub(crate) fn run(args: &PackageArgs) -> Result<ExitCode> {
     if args.check {
         check_all(&lab, &args.out)?;
     }
-    for flavour in KERNELS.into_iter().filter(|_| args.kernel) {
-        packages.extend(copy(&kernel::packages(&lab, flavour)?, &args.out)?);
+    let kernels: &[Flavour] = match args.kernel {
+        Some(Configuration::Small) => &KERNELS,
+        Some(Configuration::Debian) => &[Flavour::Distribution],
+        None => &[],
+    };
+    for flavour in kernels {
+        packages.extend(copy(&kernel::packages(&lab, *flavour)?, &args.out)?);
     }
     for package in packages {
         println!("{}", package.display());
@@ -74,6 +79,11 @@ pub(crate) fn test_kernel(lab: &Lab) -> Result<()> {
     run_script(lab, "check-kernel", &mounts, &[])?;
     fs::remove_dir_all(built)?;
     Ok(fs::remove_dir_all(out)?)
+}
+
+/// Configures the kernel with Debian's configuration, which takes too long to build.
+pub(crate) fn test_configuration(lab: &Lab) -> Result<()> {
+    lab.kernels()?.check_configuration(Flavour::Distribution)
 }
 
 /// Copies packages into a directory, and returns where they are there.

@@ -20,6 +20,8 @@ pub(crate) enum Flavour {
     PackageA,
     /// The kernel such a host is updated to.
     PackageB,
+    /// With Debian's configuration of its own kernel, for a real machine. On demand only: it takes hours.
+    Distribution,
     /// The same with the kernel's debug checks: lockdep, kmemleak and others.
     Debug,
     /// The same with KASAN: a use of memory that was freed, or beyond its end, is found when it
@@ -50,6 +52,7 @@ impl Flavour {
             Self::Modular => "fdbox-modular",
             Self::PackageA => "fdbox-package-a",
             Self::PackageB => "fdbox-package-b",
+            Self::Distribution => "fdbox-debian",
             Self::Debug => "fdbox-debug",
             Self::Kasan => "fdbox-kasan",
             Self::StockDebug => "stock-debug",
@@ -116,6 +119,8 @@ impl Flavour {
         match self {
             // Another version has no objects in common with any other kernel.
             Self::Stock | Self::Older => None,
+            // Nor has one with Debian's configuration.
+            Self::Distribution => None,
             Self::Debian | Self::DebianCloud | Self::Backports | Self::BackportsCloud => None,
             Self::A => Some(Self::Stock),
             Self::B => Some(Self::A),

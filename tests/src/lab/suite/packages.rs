@@ -26,7 +26,8 @@ const fn test(name: &'static str, act: fn(&Lab) -> Result<()>) -> Test {
     }
 }
 
-const TESTS: [Test; 5] = [
+const TESTS: [Test; 6] = [
+    test("package/configuration", deb::test_configuration),
     test("package/install", deb::test),
     test("package/host", deb::test_in_host),
     test("package/keeper", deb::test_keeper),
