@@ -19,6 +19,7 @@ const ALWAYS: &[&str] = &[
     "debug/one-kernel",
     "forged/none",
     "guest/guest-memfd",
+    "homes/luo",
     "host/c-example",
     "passthrough/guest",
     "selftests/memory",
