@@ -255,9 +255,9 @@ fn place_of(module: &Path) -> String {
 }
 
 pub(crate) fn modules(lab: &Lab, kernel: &Kernel) -> Result<Vec<(PathBuf, String)>> {
-    let mut paths = match kernel.is_packaged() {
-        true => Vec::new(),
-        false => lab.modules(kernel)?.paths()?,
+    let mut paths = match kernel.takes_module() {
+        true => lab.modules(kernel)?.paths()?,
+        false => Vec::new(),
     };
     paths.extend(kernel.own_modules()?);
     Ok(paths

@@ -79,6 +79,11 @@ impl Kernel {
         self.flavour.is_packaged()
     }
 
+    /// Whether the module can be built for it.
+    pub(crate) fn takes_module(&self) -> bool {
+        self.flavour.takes_module()
+    }
+
     /// The environment for builds against this kernel.
     pub(crate) fn environment(&self) -> &'static [(&'static str, &'static str)] {
         self.flavour.environment()

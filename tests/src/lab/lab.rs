@@ -66,7 +66,7 @@ impl Lab {
     /// Gets a kernel, and builds its modules if they can be built.
     pub(crate) fn build(&self, flavour: Flavour) -> Result<()> {
         let kernel = self.kernels()?.get(flavour)?;
-        if !kernel.is_packaged() {
+        if kernel.takes_module() {
             self.modules(&kernel)?;
         }
         Ok(())

@@ -83,6 +83,12 @@ impl Flavour {
         self.package().is_some()
     }
 
+    /// Whether the module can be built for it: not for Debian's own, which have no Rust, nor for the version before,
+    /// which has other interfaces.
+    pub(crate) fn takes_module(self) -> bool {
+        !self.is_packaged() && self != Self::Older
+    }
+
     /// The files next to host.config with the options of this flavour only.
     pub(super) fn options(self) -> &'static [&'static str] {
         match self {
