@@ -1,19 +1,15 @@
 //! The console in the event loop: input, and clients of the socket.
 
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::io::Errno;
 
-use super::modes::TerminalModes;
-use super::terminal::RawTerminal;
-use super::{Console, ConsoleError};
+use super::gate::Passage;
+use super::{Console, ConsoleSource};
 use crate::devices::serial::SerialPort;
-use crate::socket::{self, Ownership, SocketPath};
-use crate::spec::ConsoleSpec;
 
 const CLIENT_INTEREST: EventSet = EventSet::from_bits_truncate(
     EventSet::IN.bits() | EventSet::OUT.bits() | EventSet::EDGE_TRIGGERED.bits(),
@@ -23,95 +19,14 @@ const CLIENT_INTEREST: EventSet = EventSet::from_bits_truncate(
 const OUTPUT_INTEREST: EventSet =
     EventSet::from_bits_truncate(EventSet::OUT.bits() | EventSet::EDGE_TRIGGERED.bits());
 
-/// The opened source of input.
-#[derive(Debug)]
-pub(crate) enum ConsoleSource {
-    Stdin {
-        terminal: Option<RawTerminal>,
-    },
-    Socket {
-        listener: UnixListener,
-        _socket_path: SocketPath,
-        client: Option<UnixStream>,
-    },
-    /// A file only takes output.
-    Nothing,
-}
-
-impl ConsoleSource {
-    /// Starts to listen, if the console is a socket.
-    pub(crate) fn open(spec: &ConsoleSpec, ownership: &Ownership) -> Result<Self, ConsoleError> {
-        Ok(match spec {
-            ConsoleSpec::File(_) => Self::Nothing,
-            ConsoleSpec::Stdio => Self::Stdin {
-                terminal: RawTerminal::enter(ownership),
-            },
-            ConsoleSpec::Socket(path) => {
-                let listener = socket::listen(path)
-                    .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-                    .map_err(|source| ConsoleError::Listen {
-                        path: path.clone(),
-                        source,
-                    })?;
-                Self::Socket {
-                    listener,
-                    _socket_path: SocketPath::new(path, ownership),
-                    client: None,
-                }
-            }
-        })
-    }
-
-    /// Takes over what another process opened.
-    pub(crate) fn adopt(
-        spec: &ConsoleSpec,
-        listener: Option<OwnedFd>,
-        terminal: Option<TerminalModes>,
-        ownership: &Ownership,
-    ) -> Result<Self, ConsoleError> {
-        Ok(match (spec, listener) {
-            (ConsoleSpec::Stdio, _) => Self::Stdin {
-                terminal: terminal.and_then(|modes| RawTerminal::adopt(modes, ownership)),
-            },
-            (ConsoleSpec::Socket(path), Some(listener)) => Self::Socket {
-                listener: listener.into(),
-                _socket_path: SocketPath::new(path, ownership),
-                client: None,
-            },
-            (spec, _) => Self::open(spec, ownership)?,
-        })
-    }
-
-    /// Takes over a client of another process.
-    pub(crate) fn adopt_client(&mut self, new: UnixStream) {
-        if let Self::Socket { client, .. } = self {
-            *client = Some(new);
-        }
-    }
-
-    /// A duplicate of the listening socket, for another process.
-    pub(crate) fn listener(&self) -> Option<OwnedFd> {
-        match self {
-            Self::Socket { listener, .. } => listener.try_clone().ok().map(OwnedFd::from),
-            _ => None,
-        }
-    }
-
-    /// The terminal's modes before this VMM used it.
-    pub(crate) fn terminal(&self) -> Option<TerminalModes> {
-        match self {
-            Self::Stdin { terminal } => terminal.as_ref().map(RawTerminal::modes),
-            _ => None,
-        }
-    }
-}
-
 /// Feeds the serial port from the console.
 #[derive(Debug)]
 pub(crate) struct ConsoleEvents {
     source: ConsoleSource,
     console: Arc<Console>,
     serial: Arc<SerialPort>,
+    /// The gate was shut: nothing of the source is watched.
+    waits: bool,
 }
 
 impl ConsoleEvents {
@@ -124,6 +39,51 @@ impl ConsoleEvents {
             source,
             console,
             serial,
+            waits: false,
+        }
+    }
+
+    /// What is watched: where input and clients come from, and where output goes.
+    fn watched(&self) -> Vec<Events> {
+        match &self.source {
+            ConsoleSource::Stdin { .. } => vec![
+                Events::new(&io::stdin(), EventSet::IN),
+                Events::new(&io::stdout(), OUTPUT_INTEREST),
+            ],
+            ConsoleSource::Socket {
+                listener, client, ..
+            } => {
+                let client = client.iter();
+                let client = client.map(|client| Events::new(client, CLIENT_INTEREST));
+                let listener = Events::new(listener, EventSet::IN);
+                std::iter::once(listener).chain(client).collect()
+            }
+            ConsoleSource::Nothing => vec![],
+        }
+    }
+
+    /// A standard input that cannot be polled, such as a file, provides no input, and a standard
+    /// output that cannot be polled takes everything at once.
+    fn watch(&self, ops: &mut EventOps) {
+        for events in self.watched() {
+            let _ = ops.add(events);
+        }
+    }
+
+    /// Until the gate opens. What happens in between is reported when they are watched again.
+    fn look_away(&mut self, ops: &mut EventOps) {
+        for events in self.watched() {
+            // What cannot be polled is not watched.
+            let _ = ops.remove(events);
+        }
+        self.waits = true;
+    }
+
+    fn on_opened(&mut self, ops: &mut EventOps) {
+        // Nothing else reads it, and there is nothing in it but the wake-up.
+        let _ = self.console.gate().opened().read();
+        if std::mem::take(&mut self.waits) {
+            self.watch(ops);
         }
     }
 
@@ -206,28 +166,17 @@ impl ConsoleEvents {
 impl MutEventSubscriber for ConsoleEvents {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let console = self.console.clone();
-        console.gate().pass(|| self.serve(events, ops));
+        if events.fd() == console.gate().opened().as_raw_fd() {
+            return self.on_opened(ops);
+        }
+        if console.gate().pass(|| self.serve(events, ops)) == Passage::Later {
+            self.look_away(ops);
+        }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let interest = match &self.source {
-            ConsoleSource::Stdin { .. } => Events::new(&io::stdin(), EventSet::IN),
-            ConsoleSource::Socket { listener, .. } => Events::new(listener, EventSet::IN),
-            ConsoleSource::Nothing => return,
-        };
-        // A standard input that cannot be polled, such as a file, provides no input.
-        let _ = ops.add(interest);
-        if let ConsoleSource::Stdin { .. } = &self.source {
-            // A standard output that cannot be polled takes everything at once.
-            let _ = ops.add(Events::new(&io::stdout(), OUTPUT_INTEREST));
-        }
-        if let ConsoleSource::Socket {
-            client: Some(client),
-            ..
-        } = &self.source
-        {
-            let _ = ops.add(Events::new(client, CLIENT_INTEREST));
-        }
+        let _ = ops.add(Events::new(self.console.gate().opened(), EventSet::IN));
+        self.watch(ops);
     }
 }
 
@@ -238,21 +187,29 @@ mod tests {
     use crate::devices::ports::PortBus;
     use crate::guest::vcpu::GuestEnd;
     use crate::service::event_loop::{self, EndSignal};
+    use crate::socket::Ownership;
+    use crate::spec::ConsoleSpec;
     use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
     use std::thread;
     use std::time::{Duration, Instant};
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     const DATA: u16 = 0x3f8;
 
+    fn has_input(bus: &PortBus) -> bool {
+        let mut status = [0];
+        bus.read(DATA + 5, &mut status);
+        status[0] & 1 != 0
+    }
+
     /// Reads from the port until `count` bytes have arrived.
     fn read_port(bus: &PortBus, count: usize) -> Vec<u8> {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut got = Vec::new();
         while got.len() < count && Instant::now() < deadline {
-            let mut status = [0];
-            bus.read(DATA + 5, &mut status);
-            if status[0] & 1 == 0 {
+            if !has_input(bus) {
                 thread::sleep(Duration::from_millis(1));
                 continue;
             }
@@ -272,41 +229,101 @@ mod tests {
         got
     }
 
+    /// A console in its event loop.
+    struct Looped {
+        path: PathBuf,
+        console: Arc<Console>,
+        bus: PortBus,
+        end: EndSignal,
+        thread: thread::JoinHandle<GuestEnd>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Looped {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("console");
+            let spec = ConsoleSpec::Socket(path.clone());
+            let console = Arc::new(Console::open(&spec).unwrap());
+            let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+            let port = SerialPort::new(irq, console.clone());
+            let bus = PortBus::new(port, PowerManagement::unwired());
+            let source = ConsoleSource::open(&spec, &Ownership::new(true)).unwrap();
+            let events = ConsoleEvents::new(source, console.clone(), bus.serial().clone());
+            let end = EndSignal::new().unwrap();
+            let signal = end.clone();
+            let thread = thread::spawn(move || {
+                event_loop::run(&signal, vec![Box::new(events)], Some).unwrap()
+            });
+            Self {
+                path,
+                console,
+                bus,
+                end,
+                thread,
+                _dir: dir,
+            }
+        }
+
+        fn connect(&self) -> UnixStream {
+            UnixStream::connect(&self.path).unwrap()
+        }
+
+        /// Ends the loop, within a time.
+        fn end(self) {
+            self.end.send(GuestEnd::Stopped);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !self.thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(self.thread.is_finished(), "the loop does not end");
+            assert_eq!(self.thread.join().unwrap(), GuestEnd::Stopped);
+            assert!(!self.path.exists());
+        }
+    }
+
     #[test]
     fn clients_come_and_go_and_nothing_said_meanwhile_is_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("console");
-        let spec = ConsoleSpec::Socket(path.clone());
-        let console = Arc::new(Console::open(&spec).unwrap());
-        let irq = EventFd::new(EFD_NONBLOCK).unwrap();
-        let port = SerialPort::new(irq, console.clone());
-        let bus = PortBus::new(port, PowerManagement::unwired());
-        let source = ConsoleSource::open(&spec, &Ownership::new(true)).unwrap();
-        let events = ConsoleEvents::new(source, console.clone(), bus.serial().clone());
-        let end = EndSignal::new().unwrap();
-        let signal = end.clone();
-        let events_loop =
-            thread::spawn(move || event_loop::run(&signal, vec![Box::new(events)], Some));
-
+        let looped = Looped::start();
+        let (console, bus) = (&looped.console, &looped.bus);
         console.output(b"early ");
-        let mut first = UnixStream::connect(&path).unwrap();
+        let mut first = looped.connect();
         first.write_all(&[b'x'; 200]).unwrap();
-        assert_eq!(read_port(&bus, 200), [b'x'; 200]);
+        assert_eq!(read_port(bus, 200), [b'x'; 200]);
         assert_eq!(read_client(&mut first, 6), b"early ");
         // A second client is disconnected; the first one stays.
-        let mut second = UnixStream::connect(&path).unwrap();
+        let mut second = looped.connect();
         assert_eq!(second.read(&mut [0; 1]).unwrap(), 0);
         console.output(b"on");
         assert_eq!(read_client(&mut first, 2), b"on");
         drop(first);
-        let mut third = UnixStream::connect(&path).unwrap();
+        let mut third = looped.connect();
         third.write_all(b"y").unwrap();
-        assert_eq!(read_port(&bus, 1), b"y");
+        assert_eq!(read_port(bus, 1), b"y");
         console.output(b"late");
         assert_eq!(read_client(&mut third, 4), b"late");
+        looped.end();
+    }
 
-        end.send(GuestEnd::Stopped);
-        assert_eq!(events_loop.join().unwrap().unwrap(), GuestEnd::Stopped);
-        assert!(!path.exists());
+    #[test]
+    fn input_waits_for_a_guest_that_is_saved_and_holds_up_nothing_else() {
+        let looped = Looped::start();
+        let (gate, bus) = (looped.console.gate(), &looped.bus);
+        let mut client = looped.connect();
+        client.write_all(b"1").unwrap();
+        assert_eq!(read_port(bus, 1), b"1");
+        gate.shut();
+        client.write_all(b"2").unwrap();
+        drop(client);
+        let mut client = looped.connect();
+        client.write_all(b"3").unwrap();
+        gate.open();
+        assert_eq!(read_port(bus, 2), b"23");
+
+        gate.shut();
+        client.write_all(b"4").unwrap();
+        assert!(!has_input(bus), "input passed a shut gate");
+        // This VMM ends without the gate having been opened.
+        looped.end();
     }
 }

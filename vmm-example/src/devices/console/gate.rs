@@ -1,7 +1,13 @@
 //! Gates input to the guest. The gate is shut while the guest is saved, because later input would
 //! neither be in the state nor be left for the VMM that takes over.
+//!
+//! Nobody waits at the gate: the event loop comes back when [`opened`](InputGate::opened) says so, and
+//! serves everything else meanwhile, above all the end of this VMM.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Way {
@@ -12,44 +18,63 @@ enum Way {
     Gone,
 }
 
+/// What became of the work of one who wanted to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Passage {
+    /// It is done, or nobody's any more.
+    Settled,
+    /// The gate is shut: try again when it was opened.
+    Later,
+}
+
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct InputGate {
     way: Mutex<Way>,
-    changed: Condvar,
+    opened: EventFd,
 }
 
 impl InputGate {
-    /// Runs `work`, which takes input, once the gate is open; does nothing if the guest is gone.
-    pub(super) fn pass(&self, work: impl FnOnce()) {
-        let way = self
-            .changed
-            .wait_while(self.lock(), |way| *way == Way::Shut)
-            .unwrap_or_else(PoisonError::into_inner);
-        if *way == Way::Open {
-            work();
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            way: Mutex::default(),
+            opened: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+        })
+    }
+
+    /// Runs `work`, which takes input, if the gate is open. If the guest is gone, nothing is done.
+    pub(super) fn pass(&self, work: impl FnOnce()) -> Passage {
+        let way = self.lock();
+        match *way {
+            Way::Open => work(),
+            Way::Gone => {}
+            Way::Shut => return Passage::Later,
         }
         // Up to here nobody can shut the gate.
         drop(way);
+        Passage::Settled
+    }
+
+    /// Becomes readable when the gate was opened. Only the event loop reads it.
+    pub(super) fn opened(&self) -> &EventFd {
+        &self.opened
     }
 
     /// Shuts the gate; nobody is inside any more.
     pub(crate) fn shut(&self) {
-        self.set(Way::Shut);
+        *self.lock() = Way::Shut;
     }
 
     pub(crate) fn open(&self) {
-        self.set(Way::Open);
+        *self.lock() = Way::Open;
+        // If the counter is full, the loop has already been woken.
+        let _ = self.opened.write(1);
     }
 
     /// Shuts the gate for good.
     pub(crate) fn give_up(&self) {
-        self.set(Way::Gone);
-    }
-
-    fn set(&self, to: Way) {
-        *self.lock() = to;
-        self.changed.notify_all();
+        *self.lock() = Way::Gone;
     }
 
     fn lock(&self) -> MutexGuard<'_, Way> {
@@ -60,27 +85,25 @@ impl InputGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
-    use std::thread;
-    use std::time::Duration;
 
     #[test]
-    fn input_waits_at_the_gate_and_goes_on() {
-        let gate = InputGate::default();
+    fn who_finds_the_gate_shut_is_told_when_it_opens() {
+        let gate = InputGate::new().unwrap();
+        assert_eq!(gate.pass(|| {}), Passage::Settled);
         gate.shut();
-        let (passed, waits) = mpsc::channel();
-        thread::scope(|scope| {
-            scope.spawn(|| gate.pass(|| passed.send(()).unwrap()));
-            assert!(waits.recv_timeout(Duration::from_millis(50)).is_err());
-            gate.open();
-            assert!(waits.recv_timeout(Duration::from_secs(10)).is_ok());
-        });
+        assert_eq!(gate.pass(|| panic!("it passed")), Passage::Later);
+        assert!(gate.opened().read().is_err());
+        gate.open();
+        assert_eq!(gate.opened().read().unwrap(), 1);
+        let mut has_passed = false;
+        assert_eq!(gate.pass(|| has_passed = true), Passage::Settled);
+        assert!(has_passed);
     }
 
     #[test]
     fn input_of_a_guest_that_is_gone_is_left_alone() {
-        let gate = InputGate::default();
+        let gate = InputGate::new().unwrap();
         gate.give_up();
-        gate.pass(|| panic!("it passed"));
+        assert_eq!(gate.pass(|| panic!("it passed")), Passage::Settled);
     }
 }

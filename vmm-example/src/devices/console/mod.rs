@@ -9,6 +9,7 @@ mod gate;
 pub(crate) mod guard;
 mod modes;
 mod ring;
+mod source;
 mod terminal;
 
 use std::fs::File;
@@ -26,11 +27,12 @@ use vmm_fdbox::Deadline;
 
 use crate::files;
 use crate::spec::ConsoleSpec;
-pub(crate) use events::{ConsoleEvents, ConsoleSource};
+pub(crate) use events::ConsoleEvents;
 use file_sink::FileSink;
 use gate::InputGate;
 pub(crate) use modes::TerminalModes;
 use ring::Ring;
+pub(crate) use source::ConsoleSource;
 
 /// Number of bytes kept while nobody reads them.
 const BUFFER: usize = 64 << 10;
@@ -42,6 +44,8 @@ pub(crate) enum ConsoleError {
     OpenFile { path: PathBuf, source: io::Error },
     #[error("Cannot listen on the console socket {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
+    #[error("Cannot create the event of the console's gate")]
+    CreateGate(#[source] io::Error),
     #[error("Cannot start the thread that writes the console's file")]
     Start(#[source] io::Error),
     #[error("Cannot make safe what the console's file has")]
@@ -93,24 +97,24 @@ impl Console {
                 Sink::File(FileSink::new(file))
             }
         };
-        Ok(Self::with(sink))
+        Self::with(sink)
     }
 
     /// A console without a client.
     #[cfg(test)]
     pub(crate) fn buffer() -> Self {
-        Self::with(Sink::Client(None))
+        Self::with(Sink::Client(None)).unwrap()
     }
 
-    fn with(sink: Sink) -> Self {
-        Self {
+    fn with(sink: Sink) -> Result<Self, ConsoleError> {
+        Ok(Self {
             inner: Mutex::new(Inner {
                 sink,
                 unsent: Ring::new(BUFFER),
             }),
             taken: Condvar::new(),
-            gate: InputGate::default(),
-        }
+            gate: InputGate::new().map_err(ConsoleError::CreateGate)?,
+        })
     }
 
     /// Starts its threads, before the guest runs and after the process has dropped its privileges. They are started

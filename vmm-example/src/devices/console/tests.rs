@@ -5,7 +5,7 @@ use std::thread;
 
 fn on_file(file: impl Into<OwnedFd>) -> Arc<Console> {
     let sink = Sink::File(FileSink::new(file.into().into()));
-    let console = Arc::new(Console::with(sink));
+    let console = Arc::new(Console::with(sink).unwrap());
     console.start().unwrap();
     console
 }
@@ -41,7 +41,7 @@ fn what_was_said_before_a_client_came_reaches_it() {
 fn a_pipe_that_nobody_reads_stops_nobody() {
     let (mut reader, writer) = io::pipe().unwrap();
     let writer: &'static io::PipeWriter = Box::leak(Box::new(writer));
-    let console = Console::with(Sink::Stdout(writer.as_fd()));
+    let console = Console::with(Sink::Stdout(writer.as_fd())).unwrap();
     for _ in 0..1000 {
         console.output(&[b'x'; 1024]);
     }
