@@ -11,6 +11,9 @@ pub const NEXT_INITRAMFS: &str = "/update/initramfs";
 /// The environment variable with the next stage's command line.
 pub const NEXT_CMDLINE: &str = "LAB_NEXT_CMDLINE";
 
+/// The environment variable with words that are appended to a guest's command line.
+pub const GUEST_CMDLINE: &str = "LAB_GUEST_CMDLINE";
+
 /// The stages in order: the first is booted, each later one is entered by a kexec.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Plan {

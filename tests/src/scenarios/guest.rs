@@ -130,7 +130,9 @@ impl Guest {
         if !is_from_before_users() {
             run.arg(SPARED).args(["--user", &spec.user().to_string()]);
         }
-        network::give_links(run, CMDLINE, spec.number.zip(links), 1);
+        let more_words = std::env::var(plan::GUEST_CMDLINE).unwrap_or_default();
+        let cmdline = format!("{CMDLINE} {more_words}");
+        network::give_links(run, &cmdline, spec.number.zip(links), 1);
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")
