@@ -64,7 +64,8 @@ int boat_status(struct fdbox_boat_status *arg);
 int boat_check(const struct fdbox_boat_check *arg);
 u32 boat_state(void);
 void boat_become(u32 state);
-void boat_lose(const char *why);
+bool boat_lose(const char *why);
+void boat_regain(void);
 int boat_host_init(void);
 void boat_host_exit(void);
 

@@ -3,14 +3,14 @@
  * The only boat of a host, and its states:
  *
  *         LOAD           START          silence
- *   OFF --------> LOADED ------> RUNNING --------> LOST
+ *   OFF --------> LOADED ------> RUNNING <-------> LOST
  *    ^              | STOP          | STOP           | STOP
  *    +--------------+---------------+----------------+
  *
  * Commands run one at a time, under boat_lock. Only the watcher changes the
- * state concurrently, from RUNNING to LOST, and STOP ends the watcher first. A
- * boat left by the last kernel is RUNNING or LOST after the module has loaded.
- * The module cannot be unloaded while there is a boat.
+ * state concurrently, between RUNNING and LOST, and STOP ends the watcher before
+ * it takes a CPU. A boat left by the last kernel is RUNNING or LOST after the
+ * module has loaded. The module cannot be unloaded while there is a boat.
  */
 #include <linux/atomic.h>
 #include <linux/cleanup.h>
@@ -45,12 +45,22 @@ void boat_become(u32 state)
 	boat_device_wake();
 }
 
-/* As far as this kernel can tell, the boat no longer runs. */
-void boat_lose(const char *why)
+/* As far as this kernel can tell, the boat no longer runs. Returns whether it was lost by this. */
+bool boat_lose(const char *why)
 {
 	if (atomic_cmpxchg(&the_state, FDBOX_BOAT_RUNNING, FDBOX_BOAT_LOST) != FDBOX_BOAT_RUNNING)
-		return;
+		return false;
 	pr_notice("fdbox-boat: the boat is lost: %s\n", why);
+	boat_device_wake();
+	return true;
+}
+
+/* It was only silent. */
+void boat_regain(void)
+{
+	if (atomic_cmpxchg(&the_state, FDBOX_BOAT_LOST, FDBOX_BOAT_RUNNING) != FDBOX_BOAT_LOST)
+		return;
+	pr_notice("fdbox-boat: the boat beats again\n");
 	boat_device_wake();
 }
 

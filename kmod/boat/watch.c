@@ -3,7 +3,8 @@
  * The host's side of the heartbeat: sends its own, and checks that of the boat.
  *
  * A boat that reports a panic, or leaves without being asked, is lost at once;
- * one that is silent, after the time that START allows.
+ * one that is silent, after the time that START allows. If it beats again, it was
+ * only slow, and runs: its CPUs are not taken before the watcher has ended.
  *
  * A host that panics tells the boat, and does not reset the machine if the boat
  * has boxes.
@@ -43,6 +44,7 @@ static int boat_watch_thread(void *data)
 	struct boat_page *page = boat->page;
 	unsigned long heard = jiffies;
 	u64 beats = READ_ONCE(page->boat_beats);
+	bool was_silent = false;
 	const char *why;
 
 	while (!kthread_should_stop()) {
@@ -52,10 +54,12 @@ static int boat_watch_thread(void *data)
 			heard = jiffies;
 		}
 		why = boat_unsaid(page);
-		if (!why && time_after(jiffies, heard + msecs_to_jiffies(boat->silence_ms)))
-			why = "it is silent";
 		if (why)
 			boat_lose(why);
+		else if (time_after(jiffies, heard + msecs_to_jiffies(boat->silence_ms)))
+			was_silent |= boat_lose("it is silent");
+		else if (was_silent && READ_ONCE(page->order) == BOAT_ORDER_NONE)
+			boat_regain();
 		schedule_timeout_interruptible(msecs_to_jiffies(BOAT_BEAT_MS));
 	}
 	return 0;

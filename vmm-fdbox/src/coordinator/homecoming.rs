@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -31,6 +32,21 @@ impl From<BoxError> for Kept {
 
 /// What becomes of the guest of a lost boat.
 const LOST: &str = "Guest lost: the lifeboat that had it is lost";
+
+/// For how long a boat has been lost.
+#[derive(Debug, Default)]
+struct Silence(Option<Instant>);
+
+impl Silence {
+    /// Whether it was lost for so long that it is not only slow.
+    fn lasts(&mut self, is_lost: bool, limit: Duration) -> bool {
+        if !is_lost {
+            self.0 = None;
+            return false;
+        }
+        self.0.get_or_insert_with(Instant::now).elapsed() >= limit
+    }
+}
 
 impl<B: Boxes> One<'_, B> {
     /// Takes a guest home that runs in the lifeboat, once its VMM here is ready for it.
@@ -76,9 +92,10 @@ impl<B: Boxes> One<'_, B> {
             Err(error) if error.errno() == Errno::BUSY => {}
             done => return Ok(done.map(drop)?),
         }
-        let limit = self.limits.restore;
+        let (limit, slow) = (self.limits.restore, self.limits.slow_boat);
         let here = |lending: &Lending| lending.holder != Holder::Boat;
-        let over = |lending: &Lending| here(lending) || lending.lost;
+        let mut lost = Silence::default();
+        let over = |lending: &Lending| here(lending) || lost.lasts(lending.lost, slow);
         let deadline = Deadline::within(limit);
         match wait_until(self.boxes, &self.name, QUICKLY, deadline, over)? {
             Some(lending) if here(&lending) => Ok(recall().map(drop)?),

@@ -55,6 +55,8 @@ pub struct ResumeLimits {
     pub run: Duration,
     /// For the report. Default: 30 s.
     pub report: Duration,
+    /// For a lifeboat that has the guest and is lost, to beat again: it may only be slow. Default: 10 s.
+    pub slow_boat: Duration,
 }
 
 impl Default for ResumeLimits {
@@ -65,6 +67,7 @@ impl Default for ResumeLimits {
             restore: Duration::from_secs(60),
             run: Duration::from_secs(30),
             report: Duration::from_secs(30),
+            slow_boat: Duration::from_secs(10),
         }
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use rustix::io::Errno;
 
+use super::lifeboat_meeting::Meeting;
 use super::{Cx, Scenario};
 use crate::boat::{Boat, LOST, OFF, RUNNING, Spec, both_beat, is_kept, of_none, started};
 use crate::check::{equal, fails};
@@ -42,6 +43,12 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a boat that says nothing is lost, does not park, and its CPU is taken",
         host: HostKind::LifeboatOneBoot,
         stages: &[silence],
+    },
+    &Scenario {
+        name: "lifeboat/slow",
+        about: "a boat that is lost because it is slow runs again when it beats",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[slow],
     },
     &Scenario {
         name: "lifeboat/killed",
@@ -130,6 +137,21 @@ fn shutdown(cx: &Cx<'_>) -> Result<()> {
 
 fn silence(cx: &Cx<'_>) -> Result<()> {
     lost(cx, "fall-silent", 1000, Boat::stop)
+}
+
+fn slow(cx: &Cx<'_>) -> Result<()> {
+    lent(cx, &BOTH, |boat| {
+        boat.load(&Spec::new("help:hold-up,meeting", &BOTH[..1]))?;
+        boat.start(1000)?;
+        let meeting = Meeting::wait()?;
+        boat.wait_for_state(LOST)?;
+        let lost = boat.status()?;
+        meeting.end()?;
+        boat.wait_for_state(RUNNING)?;
+        equal("Its run", boat.status()?.life, lost.life)?;
+        both_beat(boat)?;
+        boat.stop()
+    })
 }
 
 /// START, which somebody is to be killed in.

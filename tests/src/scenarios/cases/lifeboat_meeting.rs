@@ -1,6 +1,6 @@
 //! A box by which a scenario in the host and the init of the boat wait for each other.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
 use super::lifeboat_borrows::retry;
@@ -33,6 +33,21 @@ impl Meeting {
         self.0.unseal()?;
         self.0.delete()
     }
+}
+
+/// The helper `hold-up NAME`, in the boat: keeps its only CPU from everything else, the heartbeat's thread
+/// included, until the host lets it go on.
+pub(super) fn hold_up(name: &str) -> Result<()> {
+    host::load_module("fdbox")?;
+    retry(|| FdBox::try_borrow(name), &[Errno::NOENT, Errno::AGAIN]).context("Borrow the box")?;
+    let fdbox = FdBox::open(name)?;
+    fdbox.try_lend(LEND_READY).context("Wait for the host")?;
+    let first = libc::sched_param { sched_priority: 99 };
+    // SAFETY: the pointer is to a live struct of the right kind.
+    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
+    ensure!(done == 0, "The CPU cannot be kept");
+    while fdbox.try_lend(LEND_LOOK)?.holder == HOLDER_SHOWN {}
+    Ok(())
 }
 
 /// The helper `meet-host NAME`, in the boat: waits until the host lets it go on.

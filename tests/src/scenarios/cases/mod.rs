@@ -201,6 +201,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "take-and-panic" => lifeboat_leases::take_and_panic(argument),
         "borrow" => lifeboat_borrows::borrow(argument),
         "host-is-dead" => lifeboat_dead_host::host_is_dead(argument),
+        "hold-up" => lifeboat_meeting::hold_up(argument),
         "meet-host" => lifeboat_meeting::meet_host(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
         "random-ioctls" => ioctls::work(argument),

@@ -20,6 +20,8 @@ use crate::{BoxStore, Errno, Operation, SealedFdBox};
 pub(super) enum Asked {
     Keeps,
     GivesBack,
+    /// After it was lost for a while.
+    BeatsAgain,
     /// And the host's box refuses to give the state out for good.
     GivesBackAndGetFails,
 }
@@ -32,7 +34,17 @@ impl Asked {
         if self == Self::GivesBackAndGetFails {
             store.fail(Operation::Get, 0, Errno::IO);
         }
+        if self == Self::BeatsAgain {
+            let lost = Lending {
+                lost: true,
+                ..look(store)
+            };
+            store.set_lending(&box_name(), lost);
+            // The host sees that it is lost.
+            thread::sleep(SHORT);
+        }
         let offered = Lending {
+            lost: false,
             holder: Holder::Offered,
             ..look(store)
         };
@@ -81,6 +93,10 @@ pub(super) fn resume_once(store: &FakeStore, asked: Option<Asked>) -> (Resumptio
             Some(Asked::Keeps) => SHORT,
             _ => LONG,
         },
+        slow_boat: match asked {
+            Some(Asked::BeatsAgain) => LONG,
+            _ => SHORT,
+        },
         ..ResumeLimits::default()
     };
     let mut resumed = resume(store, vec![guest], limits, &|_, _| {});
@@ -97,6 +113,14 @@ fn a_guest_in_the_boat_comes_home_when_it_is_given_back() {
     assert_eq!((end, runs), ((ExitStatus::Done, None), true));
     // Whoever takes the guest overwrites its state, which the other kernel could read.
     assert!(!is_whole(&state));
+}
+
+#[test]
+fn a_guest_in_a_boat_that_was_only_slow_comes_home() {
+    let (store, _) = in_boat();
+    let (resumed, runs) = resume_once(&store, Some(Asked::BeatsAgain));
+    let end = (resumed.status, resumed.message);
+    assert_eq!((end, runs), ((ExitStatus::Done, None), true));
 }
 
 #[test]

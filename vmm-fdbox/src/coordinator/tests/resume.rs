@@ -131,6 +131,7 @@ fn short() -> ResumeLimits {
         restore: 30 * SHORT,
         run: 30 * SHORT,
         report: 30 * SHORT,
+        slow_boat: SHORT,
     }
 }
 
