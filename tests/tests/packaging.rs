@@ -19,6 +19,7 @@ fn packages_have_the_version_of_the_sources() {
 fn scripts_are_shell() {
     for script in [
         "dkms/check",
+        "dkms/refresh-initramfs",
         "lab/build",
         "lab/check",
         "lab/check-kernel",

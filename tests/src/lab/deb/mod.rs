@@ -66,12 +66,14 @@ pub(crate) fn test(lab: &Lab) -> Result<()> {
     Ok(fs::remove_dir_all(out)?)
 }
 
-/// Builds all packages, with those of a kernel, and checks what they install together. It is a kernel that the lab has anyway:
-/// nothing boots here.
+/// Builds all packages, with those of two kernels, and checks what they install together. They are kernels that the lab has
+/// anyway: nothing boots here.
 pub(crate) fn test_kernel(lab: &Lab) -> Result<()> {
     let built = work(lab)?.join("kernel-built");
     let mut packages = build(lab, &built)?;
-    packages.extend(kernel::packages(lab, Flavour::A)?);
+    for flavour in [Flavour::A, Flavour::B] {
+        packages.extend(kernel::packages(lab, flavour)?);
+    }
     let out = work(lab)?.join("kernel");
     copy(&packages, &out)?;
     let tools = package::with_dependencies(&lab.cache, &lab.toolchain, "packaging", TOOLS)?;
