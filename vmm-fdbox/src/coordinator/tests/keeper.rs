@@ -1,19 +1,23 @@
-//! A keeper in a process of its own that is killed during an update.
+//! A keeper in a process of its own, and an update in which it, or the guest's VMM, is killed.
 
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::mortal::Vmm;
 use super::new_vmm::{NewVmm, start_new_vmm};
-use super::world::{At, LONG, Running, Script, box_name, join, limits, start_old_vmm};
+use super::world::{At, LONG, Running, Script, box_name, fd_name, join, limits, start_old_vmm};
 use crate::Control;
-use crate::coordinator::{Boxes, Handover, RemoteLeaving, WithBoxes};
+use crate::coordinator::{Boxes, Handover, RemoteLeaving, WholeGuest, WithBoxes};
 use crate::deadline::Deadline;
 use crate::keeper::Keeper;
 use crate::member::{serve_arriving, serve_leaving};
+use crate::statefd::SavedState;
+use crate::store::BoxStore;
 use crate::update::{
     Destination, ExitStatus, Fleet, FleetOutcome, FleetPlan, Host, PartyError, SameHost,
 };
@@ -58,18 +62,25 @@ impl Kept {
     /// A guest whose VMM follows this script.
     fn guest(&self, script: Script, to: Destination) -> (Running, RemoteLeaving<Arc<Control>>) {
         let (old, socket) = start_old_vmm(script, Vec::new(), serve_leaving);
+        (old, self.leaving(socket, to))
+    }
+
+    fn leaving(&self, socket: UnixStream, to: Destination) -> RemoteLeaving<Arc<Control>> {
         let join = join(&self.control, box_name(), to, limits(false));
         let leaving = RemoteLeaving::new("vm0", Ok(socket), Arc::clone(&self.control), join);
-        (old, leaving.with_limits(limits(false)))
+        leaving.with_limits(limits(false))
     }
 
     /// Sets the guest down in its box.
     fn set_aside(&self, script: Script, host: impl Host) -> (FleetOutcome, Running) {
         let (old, leaving) = self.guest(script, Destination::ThisKernel);
+        (self.update(leaving, host), old)
+    }
+
+    fn update(&self, leaving: RemoteLeaving<Arc<Control>>, host: impl Host) -> FleetOutcome {
         let boxes = &self.control;
         let host = WithBoxes { host, boxes };
-        let outcome = Fleet::new(host, vec![leaving], FleetPlan::default()).run();
-        (outcome, old)
+        Fleet::new(host, vec![leaving], FleetPlan::default()).run()
     }
 
     /// Hands the guest over to another VMM, and returns whether that runs it.
@@ -159,4 +170,24 @@ fn killed_when_the_new_vmm_has_the_guest_it_is_not_missed() {
     let (outcome, old, runs) = kept.hand_over(Script::default(), kept.killed_at(At::Run));
     assert_eq!(outcome.exit_status(), ExitStatus::Done, "{outcome:?}");
     assert!(runs && !old.runs());
+}
+
+#[test]
+fn a_vmm_that_is_killed_before_it_has_written_the_state_leaves_memory_and_no_guest() {
+    let kept = Kept::new();
+    let old = start_old_vmm(Script::default(), Vec::new(), serve_leaving);
+    let (_vmm, socket) = Vmm::new(old, "prepared killed");
+    let outcome = kept.update(kept.leaving(socket, Destination::ThisKernel), SameHost);
+    assert_eq!(outcome.exit_status(), ExitStatus::GuestLost, "{outcome:?}");
+    let found = kept.control.find_whole_guest(&box_name()).unwrap();
+    assert!(matches!(found, WholeGuest::None), "{found:?}");
+    let left = kept.control.open_box(&box_name()).unwrap();
+    let open = left.into_sealed().unwrap().unseal().unwrap();
+    let state = open.get(&crate::update::state_fd_name()).unwrap();
+    let error = SavedState::read(state).unwrap_err();
+    assert!(
+        error.to_string().starts_with("VM state is empty"),
+        "{error}"
+    );
+    open.get(&fd_name("ram")).unwrap();
 }
