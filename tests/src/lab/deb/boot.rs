@@ -26,30 +26,63 @@ const PACKAGES: &[&str] = &[
     "udev",
 ];
 
+/// What DKMS needs to build the module, in a host that has it.
+const COMPILERS: &[&str] = &["bindgen", "dkms", "gcc", "libelf1t64", "make", "rustc"];
+
 /// Lines that mmdebstrap prints, roughly.
 const LINES: u64 = 700;
-const IMAGE_MIB: u64 = 1200;
 const CMDLINE: &str = "console=ttyS0 root=/dev/vda rw tsc=reliable no_timer_check loglevel=4";
 /// Runs its arguments with a higher priority than the machine's other work, and interrupts the host now and then with a byte
 /// that nothing reads: see the quirks in docs/testing.md, and nudge.rs.
 const NUDGED: &str = "while sleep 2; do echo; done | nice -n -15 \"$@\"";
-/// How long the host may run, in seconds.
-const LIMIT: &str = "1200";
 /// What the test in the host prints last.
 const DONE: &str = "LAB-DONE";
 const FAILED: &str = "LAB-FAILED";
 
+/// The kinds of hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain,
+    /// With compilers.
+    Builds,
+}
+
+impl Kind {
+    fn packages(self) -> Vec<&'static str> {
+        match self {
+            Self::Plain => PACKAGES.to_vec(),
+            Self::Builds => [PACKAGES, COMPILERS].concat(),
+        }
+    }
+
+    fn image_mib(self) -> u64 {
+        match self {
+            Self::Plain => 1200,
+            Self::Builds => 3000,
+        }
+    }
+
+    /// How long the host may run, in seconds.
+    fn limit(self) -> &'static str {
+        match self {
+            Self::Plain => "1200",
+            Self::Builds => "3600",
+        }
+    }
+}
+
 /// The host's root file system, as Debian installs it.
-fn root(cache: &Cache) -> Result<PathBuf> {
+fn root(cache: &Cache, kind: Kind) -> Result<PathBuf> {
+    let packages = kind.packages();
     let key = KeyBuilder::new("debian-host 1")
         .text("suite", toolchain::SUITE)
-        .text("packages", &PACKAGES.join(","))
+        .text("packages", &packages.join(","))
         .build();
     let dir = cache.get("debian-host", &key, |dir| {
         machine::install_mmdebstrap(cache)?;
         let log = cache.dir("logs")?.join("debian-host.log");
         let mut progress = Progress::start("Debian host", Some(LINES));
-        let mut mmdebstrap = debian::bootstrap(toolchain::SUITE, PACKAGES, &dir.join("root"));
+        let mut mmdebstrap = debian::bootstrap(toolchain::SUITE, &packages, &dir.join("root"));
         command::counted(&mut mmdebstrap, &log, &mut progress).context("Make a Debian host")?;
         progress.done();
         Ok(())
@@ -58,9 +91,9 @@ fn root(cache: &Cache) -> Result<PathBuf> {
 }
 
 /// Boots the host with these packages, and runs a script from packaging/lab/host at each of its boots.
-pub(super) fn test(lab: &Lab, script: &str, packages: &[PathBuf]) -> Result<()> {
+pub(super) fn test(lab: &Lab, kind: Kind, script: &str, packages: &[PathBuf]) -> Result<()> {
     let dir = run::folder(&lab.cache, &format!("package-{script}"))?;
-    let root = root(&lab.cache)?;
+    let root = root(&lab.cache, kind)?;
     let boot = |name: &str| -> Result<PathBuf> {
         let mut entries = fs::read_dir(root.join("boot"))?.flatten();
         let found = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(name));
@@ -70,10 +103,11 @@ pub(super) fn test(lab: &Lab, script: &str, packages: &[PathBuf]) -> Result<()> 
     };
     fs::copy(boot("vmlinuz-")?, dir.join("vmlinuz"))?;
     fs::copy(boot("initrd.img-")?, dir.join("initrd"))?;
-    image(lab, &root, script, packages, &dir)?;
+    populate(lab, &root, script, packages, &dir.join("root"))?;
+    image(&dir, kind.image_mib())?;
     let console = dir.join("console.log");
     let progress = Progress::start("Debian host", None);
-    let run = command::logged(&mut qemu(lab, &dir), &console, |_| {});
+    let run = command::logged(&mut qemu(lab, &dir, kind.limit()), &console, |_| {});
     fs::remove_file(dir.join("root.img"))?;
     progress.done();
     run.with_context(|| format!("Boot a Debian host: see {}", console.display()))?;
@@ -93,11 +127,10 @@ fn judge(text: &str, console: &Path) -> Result<()> {
     }
 }
 
-/// The host's disk: its root file system with the test in it.
-fn image(lab: &Lab, root: &Path, script: &str, packages: &[PathBuf], dir: &Path) -> Result<()> {
-    let copy = dir.join("root");
+/// Copies the host's root file system, and puts the test into the copy.
+fn populate(lab: &Lab, root: &Path, script: &str, packages: &[PathBuf], copy: &Path) -> Result<()> {
     let mut cp = Command::new("cp");
-    command::output(cp.args(["-a", "--reflink=auto"]).arg(root).arg(&copy))?;
+    command::output(cp.args(["-a", "--reflink=auto"]).arg(root).arg(copy))?;
     let place = copy.join("lab");
     files::copy_sources(&lab.checkout.join("tests/packaging/lab/host"), &place)?;
     fs::rename(place.join(script), place.join("test"))?;
@@ -120,18 +153,22 @@ fn image(lab: &Lab, root: &Path, script: &str, packages: &[PathBuf], dir: &Path)
     symlink("/lab/lab.service", units.join("lab.service"))?;
     symlink("../lab.service", wanted.join("lab.service"))?;
     symlink("/dev/null", units.join("serial-getty@ttyS0.service"))?;
+    Ok(())
+}
+
+/// Makes the host's disk of its root file system.
+fn image(dir: &Path, mib: u64) -> Result<()> {
+    let copy = dir.join("root");
     let mut mke2fs = Command::new("mke2fs");
     mke2fs.args(["-q", "-t", "ext4", "-d"]).arg(&copy);
-    mke2fs
-        .arg(dir.join("root.img"))
-        .arg(format!("{IMAGE_MIB}M"));
+    mke2fs.arg(dir.join("root.img")).arg(format!("{mib}M"));
     command::output(&mut mke2fs).context("Make a disk (mke2fs is in e2fsprogs)")?;
     Ok(fs::remove_dir_all(&copy)?)
 }
 
-fn qemu(lab: &Lab, dir: &Path) -> Command {
+fn qemu(lab: &Lab, dir: &Path, limit: &str) -> Command {
     let mut qemu = lab.toolchain.command(&[(dir, "/lab/image")], "sh");
-    qemu.args(["-c", NUDGED, "sh", "timeout", LIMIT, "qemu-system-x86_64"]);
+    qemu.args(["-c", NUDGED, "sh", "timeout", limit, "qemu-system-x86_64"]);
     qemu.args(["-nodefaults", "-no-reboot"]);
     qemu.args([
         "-display", "none", "-serial", "stdio", "-smp", "1", "-m", "2048",

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
+use self::boot::Kind;
 use crate::cli::{Configuration, PackageArgs};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
@@ -34,6 +35,11 @@ const VERDICTS: [(Flavour, &str); 2] = [
     (Flavour::A, "builds"),
     (Flavour::Stock, "built without the patches"),
 ];
+
+/// What the names of packages begin with.
+const VMM: &str = "vmm-example_";
+const HEADERS: &str = "linux-headers-";
+const MODULES: &str = "fdbox-modules-";
 
 /// The kernels that become packages: a Debian system runs on them.
 pub(crate) const KERNELS: [Flavour; 2] = [Flavour::PackageA, Flavour::PackageB];
@@ -101,32 +107,44 @@ fn copy(packages: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>> {
 
 /// Installs the package of the VMM in a Debian host, and removes it again.
 pub(crate) fn test_in_host(lab: &Lab) -> Result<()> {
-    in_host(lab, "install", Vec::new())
+    in_host(lab, Kind::Plain, "install", Vec::new())
 }
 
 /// Kills the keeper that systemd runs in a Debian host.
 pub(crate) fn test_keeper(lab: &Lab) -> Result<()> {
-    in_host(lab, "keeper", Vec::new())
+    in_host(lab, Kind::Plain, "keeper", Vec::new())
 }
 
-/// Updates a Debian host under its guest, from one packaged kernel into another. The module is a package for each of them: for
-/// DKMS the host would need compilers.
+/// Updates a Debian host under its guest, from one packaged kernel into another. The module is a package for each of them.
 pub(crate) fn test_update(lab: &Lab) -> Result<()> {
+    let packages = of_kernels(lab, |name| !name.starts_with(HEADERS))?;
+    in_host(lab, Kind::Plain, "update", packages)
+}
+
+/// The same where the host builds the module for each of them, by DKMS.
+pub(crate) fn test_dkms(lab: &Lab) -> Result<()> {
+    let packages = of_kernels(lab, |name| !name.starts_with(MODULES))?;
+    in_host(lab, Kind::Builds, "update", packages)
+}
+
+/// The packages of the kernels for a Debian host whose names are wanted.
+fn of_kernels(lab: &Lab, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let mut packages = Vec::new();
     for flavour in KERNELS {
         packages.extend(kernel::packages(lab, flavour)?);
     }
-    packages.retain(|path| !name(path).starts_with("linux-headers-"));
-    in_host(lab, "update", packages)
+    packages.retain(|path| is_wanted(&name(path)));
+    Ok(packages)
 }
 
-/// Builds the packages, and runs a script of packaging/lab/host in a Debian host that has that of the VMM, and others.
-fn in_host(lab: &Lab, script: &str, others: Vec<PathBuf>) -> Result<()> {
-    let out = work(lab)?.join(format!("host-{script}"));
+/// Builds the packages, and runs a script of packaging/lab/host in a Debian host that has that of the VMM, that of the module
+/// if it can build it, and others.
+fn in_host(lab: &Lab, kind: Kind, script: &str, others: Vec<PathBuf>) -> Result<()> {
+    let out = work(lab)?.join(format!("host-{script}-{kind:?}"));
     let mut packages = build(lab, &out)?;
-    packages.retain(|path| name(path).starts_with("vmm-example_"));
+    packages.retain(|path| kind == Kind::Builds || name(path).starts_with(VMM));
     packages.extend(others);
-    boot::test(lab, script, &packages)?;
+    boot::test(lab, kind, script, &packages)?;
     Ok(fs::remove_dir_all(out)?)
 }
 
