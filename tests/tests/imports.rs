@@ -166,10 +166,15 @@ impl File {
         file
     }
 
-    /// Paths in the code that begin with one of `heads`.
+    /// Paths in the code that begin with one of `heads`, except those that are only passed on.
     fn paths(&self, heads: &BTreeSet<&str>) -> Vec<Vec<String>> {
         let is_part = |c: char| is_word(c) || c == ':';
-        let words = self.text.split(|c| !is_part(c));
+        let is_passed_on = |statement: &&str| {
+            let mut words = statement.split_whitespace();
+            words.next().is_some_and(|word| word.starts_with("pub")) && words.next() == Some("use")
+        };
+        let statements = self.text.split(';').filter(|s| !is_passed_on(s));
+        let words = statements.flat_map(|statement| statement.split(|c| !is_part(c)));
         let paths = words.filter_map(|word| {
             let path: Vec<&str> = word.split("::").filter(|part| !part.is_empty()).collect();
             let is_meant = path.len() > 1 && heads.contains(path[0]) && !word.starts_with(':');
