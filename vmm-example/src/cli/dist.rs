@@ -76,7 +76,7 @@ fn every_call_of_the_program_parses() {
     assert_eq!(next, Some(PathBuf::from(&image)));
     let unit = dist().join("vmm-example-live-update@.service");
     let unit = expanded(&fs::read_to_string(unit).unwrap());
-    assert!(unit.contains(&format!("ConditionPathExists={image}\n")));
+    assert!(unit.contains(&format!("AssertPathExists={image}\n")));
 }
 
 #[test]
