@@ -54,6 +54,16 @@ impl Sample {
         }
     }
 
+    /// The same with clocks that have not lost that much.
+    pub fn without_loss(self, lost: Duration) -> Self {
+        let lost = u64::try_from(lost.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            monotonic_ns: self.monotonic_ns.saturating_add(lost),
+            realtime_ns: self.realtime_ns.saturating_add(lost),
+            ..self
+        }
+    }
+
     /// By how much each clock went on more, or less, than the TSC did since `before`.
     pub fn drift(&self, before: &Self, tsc_khz: u64) -> [Duration; 2] {
         let ticks = self.tsc.saturating_sub(before.tsc);
@@ -68,9 +78,39 @@ impl Sample {
     }
 }
 
+/// What a kernel's clocks lost while it booted, by its own log. Until it has a clocksource that it trusts it counts timer
+/// interrupts, and those that come late are lost. Its scheduler's clock loses nothing, and it logs both at the same moment.
+pub fn lost_at_boot(log: &str) -> Option<Duration> {
+    let (_, rest) = log.split_once("sched_clock: Marking stable (")?;
+    let (by_timer, rest) = rest.split_once(',')?;
+    let (_, rest) = rest.split_once("->(")?;
+    let (of_scheduler, _) = rest.split_once(',')?;
+    let lost = of_scheduler.parse::<u64>().ok()?;
+    lost.checked_sub(by_timer.parse().ok()?)
+        .map(Duration::from_nanos)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_kernel_lost_is_in_its_log() {
+        let line = "sched_clock: Marking stable (1416296847, 60431974)->(2111395323, -634666502)";
+        let lost = Duration::from_nanos(695_098_476);
+        assert_eq!(lost_at_boot(line), Some(lost));
+        assert_eq!(
+            lost_at_boot(&format!("[    1.479454] {line}\n")),
+            Some(lost)
+        );
+        for other in [
+            "",
+            "sched_clock: Marking stable (1, 2)",
+            "sched_clock: Marking stable (2, 0)->(1, 0)",
+        ] {
+            assert_eq!(lost_at_boot(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_clock_that_stood_still_or_jumped_has_drifted() {

@@ -82,6 +82,7 @@ impl Devices {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Debian {
+    Bullseye,
     Trixie,
 }
 
@@ -89,6 +90,7 @@ impl Debian {
     /// The name of its suite in Debian's archive.
     pub fn suite(self) -> &'static str {
         match self {
+            Self::Bullseye => "bullseye",
             Self::Trixie => "trixie",
         }
     }

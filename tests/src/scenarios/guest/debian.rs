@@ -15,25 +15,28 @@ use crate::network::{self, Links};
 
 /// `loglevel=4`: what the kernel says is in the journal, and the console is slow.
 const CMDLINE: &str = "console=ttyS0 loglevel=4 panic=-1 reboot=k systemd.show_status=no";
-/// By how many guests' worth the witness is to work more slowly: there is more to do in this guest.
-const PACE: u8 = 3;
+/// By how many guests' worth the witness is to work more slowly in a guest with one CPU: there is more to do in this guest.
+/// Each further CPU adds one more.
+const PACE: u8 = 2;
 /// The time limit for a stage of its boot or its end, and for a command, under two layers of emulation.
 const STAGE_LIMIT: Duration = Duration::from_secs(600);
-const COMMAND_LIMIT: Duration = Duration::from_secs(300);
+const COMMAND_LIMIT: Duration = Duration::from_secs(900);
 /// Where the guest has the lab's scripts, and the files that they write.
 const SCRIPTS: &str = "/run/lab";
 /// Where KVM shows each VM.
 const VMS: &str = "/sys/kernel/debug/kvm";
 
 impl Guest {
-    /// Starts it, and does not wait for it.
-    pub(crate) fn boot_debian(spec: Spec, port: &Arc<EventPort>) -> Result<Self> {
+    /// Starts it, with additional words for its kernel, and does not wait for it.
+    pub(crate) fn boot_debian(spec: Spec, words: &str, port: &Arc<EventPort>) -> Result<Self> {
         let number = spec.number.context("Its disk has a number")?;
         let links = Links::by_name(number)?;
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS, SPARED]);
         run.args(["--user", &spec.user().to_string()]);
-        network::give_links(&mut run, CMDLINE, Some((number, &links)), PACE);
+        let cmdline = format!("{CMDLINE} {words}");
+        let pace = PACE + u8::try_from(spec.cpus)?;
+        network::give_links(&mut run, &cmdline, Some((number, &links)), pace);
         run.arg("--memory")
             .arg(format!("size={}M,kind={}", spec.mib, spec.ram));
         run.arg("--cpus")

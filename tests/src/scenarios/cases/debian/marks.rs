@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fdbox_lab::clocks::Sample;
+use fdbox_lab::clocks::{self, Sample};
 
 use crate::guest::Guest;
 
@@ -50,6 +50,22 @@ pub(super) fn unnoticed(guest: &mut Guest) -> Result<()> {
             "New in the guest's journal ({name}): {new:?}"
         );
     }
+    Ok(())
+}
+
+/// Its wall clock is that of the host on which it booted, whose clocks `host` is a sample of, if what its kernel lost
+/// while it booted is added.
+pub(super) fn wall_clock_is_of(guest: &mut Guest, host: &Sample) -> Result<()> {
+    let log = guest.shell("journalctl -q -b -k -o cat | grep -F 'Marking stable'")?;
+    let lost = clocks::lost_at_boot(&log).with_context(|| format!("A kernel's line: {log}"))?;
+    let [_, off] = guest.clocks()?.without_loss(lost).drift(host, tsc_khz()?);
+    println!(
+        "Wall clock of the guest: {off:?} off the host's and the {lost:?} that its kernel lost"
+    );
+    ensure!(
+        off <= TOLERANCE,
+        "The guest's wall clock is {off:?} off its host's, beside the {lost:?} that it lost when it booted"
+    );
     Ok(())
 }
 

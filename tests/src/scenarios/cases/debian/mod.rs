@@ -1,23 +1,39 @@
 //! Guests that nobody here made: Debian's kernel and user space. Besides the lab's own witness, a database, a verified
 //! disk benchmark, the journal and the clocks say whether an update went unnoticed.
 
+mod boots;
 mod marks;
 
 use anyhow::Result;
+use fdbox_lab::clocks::Sample;
 use fdbox_lab::scenario::{Debian, HostKind};
 
-use self::marks::{mark, unnoticed};
+use self::marks::{mark, unnoticed, wall_clock_is_of};
 use super::guest::{leave_with, port, take_over};
 use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario};
 use crate::guest::{Guest, Spec, VMM};
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "debian/works",
-    about: "a Debian guest that works continues under a new kernel, and then under another VMM, and does not notice",
-    host: HostKind::Debian(Debian::Trixie),
-    stages: &[works_before, works_after],
-}];
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "debian/works",
+        about: "a Debian guest that works continues under a new kernel, and then under another VMM, and does not notice",
+        host: HostKind::Debian(Debian::Trixie),
+        stages: &[works_before, works_after],
+    },
+    &Scenario {
+        name: "debian/reboot",
+        about: "a Debian guest whose host is updated while it reboots comes up, with all that its database acknowledged",
+        host: HostKind::Debian(Debian::Trixie),
+        stages: &[boots::going_down, boots::up_again],
+    },
+    &Scenario {
+        name: "debian/5.10",
+        about: "debian/works with the kernel and user space of Debian 11",
+        host: HostKind::Debian(Debian::Bullseye),
+        stages: &[works_before, works_after],
+    },
+];
 
 /// Transactions, before an update and after it.
 const ROWS: u64 = 3;
@@ -34,6 +50,15 @@ fn spec(name: &'static str, cpus: u32) -> Spec {
     }
 }
 
+/// Boots it completely.
+fn boot(spec: Spec, words: &str) -> Result<Guest> {
+    let mut guest = Guest::boot_debian(spec, words, &port()?)?;
+    guest.wait_for_stage("systemd")?;
+    guest.wait_until_up()?;
+    wall_clock_is_of(&mut guest, &Sample::now())?;
+    Ok(guest)
+}
+
 /// Starts the database and waits for its first rows.
 fn start_database(guest: &mut Guest) -> Result<()> {
     guest.start_script("database")?;
@@ -47,10 +72,8 @@ fn end_database(guest: &mut Guest) -> Result<()> {
     guest.shell("sh /run/lab/database-check").map(|_| ())
 }
 
-fn work_before(cx: &Cx<'_>, spec: Spec) -> Result<()> {
-    let mut guest = Guest::boot_debian(spec, &port()?)?;
-    guest.wait_for_stage("systemd")?;
-    guest.wait_until_up()?;
+fn work_before(cx: &Cx<'_>, spec: Spec, words: &str) -> Result<()> {
+    let mut guest = boot(spec, words)?;
     start_database(&mut guest)?;
     guest.start_script("fio")?;
     guest.wait_for_count("runs", RUNS)?;
@@ -77,7 +100,7 @@ fn end(mut guest: Guest) -> Result<()> {
 }
 
 fn works_before(cx: &Cx<'_>) -> Result<()> {
-    work_before(cx, spec("works", 1))
+    work_before(cx, spec("works", 1), "")
 }
 
 fn works_after(cx: &Cx<'_>) -> Result<()> {
