@@ -121,7 +121,7 @@ impl Endpoints {
     /// that requested this does not count.
     pub(crate) fn give_up(&self) -> Vec<OwnedFd> {
         self.ownership.set(false);
-        self.console.gate().give_up();
+        self.console.gate().shut();
         // Of those who only look nobody is passed on: the new VMM would not know that it is one of them.
         let looking = self.status.iter();
         looking.for_each(|status| drop(status.exit.leave(0, CLIENTS_LIMIT)));

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::io::Errno;
 
-use super::gate::Passage;
 use super::{Console, ConsoleSource};
 use crate::devices::serial::SerialPort;
 
@@ -169,7 +168,7 @@ impl MutEventSubscriber for ConsoleEvents {
         if events.fd() == console.gate().opened().as_raw_fd() {
             return self.on_opened(ops);
         }
-        if console.gate().pass(|| self.serve(events, ops)) == Passage::Later {
+        if !console.gate().pass(|| self.serve(events, ops)) {
             self.look_away(ops);
         }
     }
