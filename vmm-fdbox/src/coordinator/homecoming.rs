@@ -2,13 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use super::arriving::RemoteArriving;
 use super::boxes::Boxes;
-use super::lent::{QUICKLY, wait_until};
+use super::lent::{QUICKLY, Silence, wait_until};
 use super::resume::{One, ResumeEvent, Resumption};
 use crate::deadline::Deadline;
 use crate::error::BoxError;
@@ -33,21 +32,6 @@ impl From<BoxError> for Kept {
 /// What becomes of the guest of a lost boat.
 const LOST: &str = "Guest lost: the lifeboat that had it is lost";
 
-/// For how long a boat has been lost.
-#[derive(Debug, Default)]
-struct Silence(Option<Instant>);
-
-impl Silence {
-    /// Whether it was lost for so long that it is not only slow.
-    fn lasts(&mut self, is_lost: bool, limit: Duration) -> bool {
-        if !is_lost {
-            self.0 = None;
-            return false;
-        }
-        self.0.get_or_insert_with(Instant::now).elapsed() >= limit
-    }
-}
-
 impl<B: Boxes> One<'_, B> {
     /// Takes a guest home that runs in the lifeboat, once its VMM here is ready for it.
     pub(super) fn take_home(
@@ -65,11 +49,11 @@ impl<B: Boxes> One<'_, B> {
         }
         (self.on_event)(&self.name, ResumeEvent::Ready { pid });
         self.turn.wait(None);
-        let _turn = self
+        let mut silence = self
             .move_lock
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Err(kept) = self.recall() {
+        if let Err(kept) = self.recall(&mut silence) {
             vmm.child().kill();
             let (status, why) = match kept {
                 Kept::InBoat(why) => (ExitStatus::NothingChanged, why),
@@ -86,7 +70,7 @@ impl<B: Boxes> One<'_, B> {
     }
 
     /// Asks the boat for the guest, waits until it is given back, and ends the lease.
-    fn recall(&self) -> Result<(), Kept> {
+    fn recall(&self, silence: &mut Silence) -> Result<(), Kept> {
         let recall = || self.boxes.lend(&self.name, LendAct::Recall);
         match recall() {
             Err(error) if error.errno() == Errno::BUSY => {}
@@ -94,8 +78,7 @@ impl<B: Boxes> One<'_, B> {
         }
         let (limit, slow) = (self.limits.restore, self.limits.slow_boat);
         let here = |lending: &Lending| lending.holder != Holder::Boat;
-        let mut lost = Silence::default();
-        let over = |lending: &Lending| here(lending) || lost.lasts(lending.lost, slow);
+        let over = |lending: &Lending| here(lending) || silence.lasts(lending.lost, slow);
         let deadline = Deadline::within(limit);
         match wait_until(self.boxes, &self.name, QUICKLY, deadline, over)? {
             Some(lending) if here(&lending) => Ok(recall().map(drop)?),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::arriving::{ArrivingError, RemoteArriving};
 use super::boxes::Boxes;
 use super::child::{Child, ChildError};
+use super::lent::Silence;
 use super::turns::{Turn, Turns};
 use crate::error::Chain;
 use crate::member::{Arrive, Lent, Module};
@@ -138,7 +139,7 @@ pub fn resume<B: Boxes>(
     let began = Instant::now();
     let turns = Turns::new(guests.len(), limits.order);
     let module = boxes.module();
-    let move_lock = Mutex::new(());
+    let move_lock = Mutex::new(Silence::default());
     thread::scope(|scope| {
         let begin = |(at, guest): (usize, ToResume)| {
             let (turns, module, move_lock) = (&turns, &module, &move_lock);
@@ -198,7 +199,7 @@ pub(super) struct One<'a, B> {
     pub(super) on_event: &'a (dyn Fn(&BoxName, ResumeEvent) + Sync),
     pub(super) turn: Turn<'a>,
     /// Guests come from the lifeboat one by one.
-    pub(super) move_lock: &'a Mutex<()>,
+    pub(super) move_lock: &'a Mutex<Silence>,
     began: Instant,
     /// Set by a test.
     keeps_box: bool,
