@@ -178,7 +178,8 @@ pub(crate) struct KernelHolds {
     pub(crate) raw_kib: u64,
     /// Virtual machines.
     pub(crate) vms: usize,
-    /// Processes, including zombies.
+    /// Processes, including zombies and kernel threads, but for the workers of workqueues: their
+    /// number follows the load.
     pub(crate) processes: usize,
 }
 
@@ -214,8 +215,6 @@ pub(crate) fn kernel_holds() -> Result<KernelHolds> {
     let known = kernel + sum(&OF_OTHERS)? + kept_at_hand_kib()?;
     // One directory per VM, next to the files with the totals.
     let vms = std::fs::read_dir("/sys/kernel/debug/kvm")?;
-    let is_number = |name: &str| name.parse::<u32>().is_ok();
-    let processes = std::fs::read_dir("/proc")?.filter_map(Result::ok);
     Ok(KernelHolds {
         kib: kernel,
         shmem_kib: kib("Shmem:")?,
@@ -224,10 +223,18 @@ pub(crate) fn kernel_holds() -> Result<KernelHolds> {
             .filter_map(Result::ok)
             .filter(|vm| vm.path().is_dir())
             .count(),
-        processes: processes
-            .filter(|entry| is_number(&entry.file_name().to_string_lossy()))
-            .count(),
+        processes: processes()?,
     })
+}
+
+fn processes() -> Result<usize> {
+    let names = std::fs::read_dir("/proc")?.filter_map(|entry| {
+        let entry = entry.ok()?;
+        entry.file_name().to_string_lossy().parse::<u32>().ok()?;
+        // It may have ended since.
+        std::fs::read_to_string(entry.path().join("comm")).ok()
+    });
+    Ok(names.filter(|name| !name.starts_with("kworker/")).count())
 }
 
 /// Free pages in the per-CPU lists, which MemFree does not include.
