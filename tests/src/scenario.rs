@@ -24,7 +24,8 @@ pub enum Devices {
     Cards(u8, Iommu),
     /// An NVMe drive.
     Nvme,
-    /// One e1000e, and a device that uses ATS, behind a VT-d unit in scalable mode.
+    /// One e1000e, a device that uses ATS, and one that has it but does not use it, behind a VT-d
+    /// unit in scalable mode.
     CardAndAtsUser,
     /// An 82576 without a cable, for which the kernel's VFIO selftests have a driver.
     Igb,
@@ -164,7 +165,7 @@ pub enum HostKind {
     /// Several guests in one kernel.
     GuestsOneBoot,
     /// A guest in one kernel, under a VT-d unit in scalable mode: with a device that receives
-    /// frames, and another that uses ATS. A host of its own.
+    /// frames, and two that have ATS, of which one uses it. A host of its own.
     GuestScalable,
     /// A guest in one kernel: the update fails or is cancelled.
     GuestOneBoot,

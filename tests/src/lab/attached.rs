@@ -60,15 +60,21 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
         ]
         .into(),
         Devices::CardAndAtsUser => {
-            // Nothing is connected to it.
-            let uses_ats = [
+            // Nothing is connected to them. Linux does not switch ATS on for a device that does not
+            // claim to ask for whole pages.
+            let have_ats = [
                 "-device",
                 "pcie-root-port,id=port1,chassis=2",
                 "-device",
                 "virtio-net-pci,bus=port1,disable-legacy=on,iommu_platform=on,ats=on,romfile=",
+                "-device",
+                "pcie-root-port,id=port2,chassis=3",
+                "-device",
+                "virtio-net-pci,bus=port2,disable-legacy=on,iommu_platform=on,ats=on,\
+                 x-ats-page-aligned=off,romfile=",
             ];
             let mut arguments: Vec<String> = card(0).into();
-            arguments.extend(uses_ats.map(str::to_owned));
+            arguments.extend(have_ats.map(str::to_owned));
             arguments
         }
     }

@@ -23,7 +23,8 @@ const RUN_DIR: &str = "/run/all-guests";
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "passthrough/blockers",
-    about: "a dry run for one or all guests names a device with ATS; the guest continues",
+    about: "a dry run for one or all guests names a device that uses ATS, and none that only has it; the guest \
+            continues",
     host: HostKind::GuestScalable,
     stages: &[blockers],
 }];
@@ -36,14 +37,15 @@ fn spec() -> Spec {
 }
 
 fn blockers(_: &Cx<'_>) -> Result<()> {
-    let places = [pci::nic()?, pci::ats_user()?];
+    let [uses_ats, has_ats] = pci::with_ats()?;
+    let places = [pci::nic()?, uses_ats, has_ats];
     let mut more = Vec::new();
     for place in &places {
         more.extend(pci::to_pass_through(place)?);
     }
-    let [nic, ats_user] = places.map(|place| pci::address(&place));
+    let [nic, ats_user, has_ats] = places.map(|place| pci::address(&place));
     let mut guest = Guest::boot_with(spec(), &more, &port()?)?;
-    shown(&guest.spec.status()?, [&nic, &ats_user])?;
+    shown(&guest.spec.status()?, [&nic, &ats_user, &has_ats])?;
 
     let (before, info) = (guest.report()?, fdbox::info()?);
     // All guests whose VMMs listen there.
@@ -57,9 +59,9 @@ fn blockers(_: &Cx<'_>) -> Result<()> {
     ] {
         ended.expect(10)?;
         names(&ended.text, &ats_user, "(ATS)")?;
-        let lines = ended.text.lines();
-        let others = lines.filter(|line| line.contains("blocker") && line.contains(&nic));
-        equal("Blockers of the other device", others.count(), 0)?;
+        let lines = ended.text.lines().filter(|line| line.contains("blocker"));
+        let others = lines.filter(|line| line.contains(&nic) || line.contains(&has_ats));
+        equal("Blockers of the other devices", others.count(), 0)?;
     }
     equal("The module's figures", fdbox::info()?, info)?;
     guest.wait_for_beat()?;
@@ -82,24 +84,30 @@ fn names(text: &str, address: &str, problem: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks that SEAL would have failed.
+/// Checks that SEAL would have failed, and only because of the device that uses ATS.
 fn seal_agrees() -> Result<()> {
     let rig = Rig::set_up()?;
-    let node = pci::give_to_vfio(&pci::ats_user()?)?;
-    let ats_user = VfioDevice::open(&node, &rig.iommufd)?;
-    ats_user.attach(rig.ioas).context("Attach the device")?;
     let fdbox = FdBox::create("blockers")?;
     rig.put(&fdbox)?;
-    fdbox.put(ats_user.into_fd(), "ats-user")?;
+    let [uses_ats, has_ats] = pci::with_ats()?;
+    for (place, name) in [(uses_ats, "ats-user"), (has_ats, "has-ats")] {
+        let device = VfioDevice::open(&pci::give_to_vfio(&place)?, &rig.iommufd)?;
+        device.attach(rig.ioas).context("Attach the device")?;
+        fdbox.put(device.into_fd(), name)?;
+    }
     does_not_seal(&fdbox, Errno::OPNOTSUPP, "ats-user", "without ATS")?;
+    drop(fdbox.get("ats-user")?);
+    fdbox.seal()?;
+    fdbox.unseal()?;
     fdbox.delete()
 }
 
 /// Checks that the status lists the passed-through devices, in the order in which they were given.
-fn shown(status: &Value, addresses: [&str; 2]) -> Result<()> {
+fn shown(status: &Value, addresses: [&str; 3]) -> Result<()> {
     let wanted = json!([
         {"device": "vfio0", "address": addresses[0]},
         {"device": "vfio1", "address": addresses[1]},
+        {"device": "vfio2", "address": addresses[2]},
     ]);
     equal("The list of devices", &status["host_devices"], &wanted)
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 /// Vendor and device id of an 82574, which QEMU's e1000e emulates.
@@ -18,15 +18,17 @@ fn text(path: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Those of a virtio network device, which uses ATS on the host that has such a device.
-const USES_ATS: [&str; 2] = ["0x1af4", "0x1041"];
+/// Those of a virtio network device, which has ATS on the host with such devices behind ports.
+const HAS_ATS: [&str; 2] = ["0x1af4", "0x1041"];
 
-/// The directory of the device that uses ATS.
-pub(crate) fn ats_user() -> Result<PathBuf> {
-    let mut found = with_ids(USES_ATS)?;
+/// The directory of the device that uses ATS, and that of the one that does not.
+pub(crate) fn with_ats() -> Result<[PathBuf; 2]> {
+    let mut found = with_ids(HAS_ATS)?;
     // The guests' network device is one too, but does not have the capability.
-    found.retain(|place| fs::metadata(place.join("iommu")).is_ok());
-    found.pop().context("The host has no device that uses ATS")
+    let others = found.len().saturating_sub(2);
+    let found = found.split_off(others);
+    let found = found.try_into();
+    found.map_err(|_| anyhow!("The host has no two devices with ATS"))
 }
 
 /// The directories of all devices with these ids, in the order of their addresses.
