@@ -51,7 +51,11 @@ const UNITS: [(&str, &[(&str, &str)]); 4] = [
             ),
             ("ProtectSystem", "full"),
             ("RestrictAddressFamilies", "AF_UNIX"),
-            ("SystemCallFilter", "@system-service @reboot"),
+            (
+                "SystemCallFilter",
+                "@system-service @reboot seccomp landlock_create_ruleset landlock_add_rule \
+                 landlock_restrict_self",
+            ),
             ("TimeoutStartSec", "1h"),
             ("TimeoutStopSec", "150"),
         ],

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::HomeArgs;
+use vmm_fdbox::BoxName;
+
+use super::{HomeArgs, parse_box_name};
 use crate::service::api::protocol::ShutdownRequest;
 use crate::service::power::SHUTDOWN_LIMIT;
 
@@ -37,6 +39,9 @@ pub(crate) struct StatusArgs {
     /// one.
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
+    /// Show only this box. It is an error if there is none with this name.
+    #[arg(long = "box", value_name = "NAME", value_parser = parse_box_name, conflicts_with_all = ["api_socket", "lifeboat", "dot"])]
+    pub(crate) box_name: Option<BoxName>,
     /// Show only the lifeboat. As JSON: null if there is none.
     #[arg(long, conflicts_with_all = ["api_socket", "dot"])]
     pub(crate) lifeboat: bool,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::io::Errno;
 use vmm_fdbox::coordinator::Child;
+use vmm_fdbox::facts::{HostRoot, Module, boxes_wait_for_module};
 use vmm_fdbox::keeper::Keeper;
 use vmm_fdbox::update::ExitStatus;
 use vmm_fdbox::{BoxError, Control, Deadline, Home, Info};
@@ -111,6 +112,12 @@ pub(super) fn open(args: &HomeArgs, leaves: bool) -> anyhow::Result<Control> {
 }
 
 fn any_keeper(args: &HomeArgs, leaves: bool) -> anyhow::Result<Control> {
+    if leaves && boxes_wait_for_module(&HostRoot::default(), &Module::look()) {
+        bail!(
+            "The last kernel handed boxes over to FDBox, and fdbox.ko is not loaded: load it (modprobe fdbox), or name \
+             another home (--home luo)"
+        );
+    }
     match running(&args.keeper)? {
         Some(control) => Ok(control),
         None if Path::new(LUO).exists() => start_one(&args.keeper, Home::Luo),
@@ -191,7 +198,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use vmm_fdbox::facts::{HostRoot, Module, first_home, host_facts};
+    use vmm_fdbox::facts::{first_home, host_facts};
     use vmm_fdbox::{Features, abi};
 
     use super::*;

@@ -7,7 +7,9 @@ use anyhow::bail;
 use serde::Serialize;
 use vmm_fdbox::coordinator::Boxes;
 use vmm_fdbox::update::ExitStatus;
-use vmm_fdbox::{AnyBox, BoxInfo, Dependency, FdInfo, Home, OpenFdBox, SealedFdBox, dependencies};
+use vmm_fdbox::{
+    AnyBox, BoxInfo, BoxName, Dependency, FdInfo, Home, OpenFdBox, SealedFdBox, dependencies,
+};
 
 use self::lifeboat::Lifeboat;
 pub(super) use self::lifeboat::words_on_host;
@@ -63,7 +65,10 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitStatus> {
         };
         show(args.json, &guest, || describe_guest(&guest))?;
     } else {
-        let boxes = list(&keeper::open(&args.home, true)?)?;
+        let boxes = list(&keeper::open(&args.home, true)?, args.box_name.as_ref())?;
+        if let (Some(name), []) = (&args.box_name, &boxes[..]) {
+            bail!("There is no box {name:?}: status without --box shows all of them");
+        }
         if args.dot {
             print(&dot::graph(&boxes))?;
             return Ok(ExitStatus::Done);
@@ -94,9 +99,11 @@ fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> a
     print(&format!("{}\n", text.trim_end()))
 }
 
-fn list<S: Boxes>(store: &S) -> anyhow::Result<Vec<BoxStatus>> {
+/// The boxes of a store, or the one with this name.
+fn list<S: Boxes>(store: &S, name: Option<&BoxName>) -> anyhow::Result<Vec<BoxStatus>> {
     let (boxes, home) = (store.boxes()?, store.info()?.home);
     let boxes = boxes.into_iter();
+    let boxes = boxes.filter(|info| name.is_none_or(|name| info.name == *name));
     boxes.map(|info| one_box(store, info, home)).collect()
 }
 
@@ -199,6 +206,9 @@ fn describe_boxes(boxes: &[BoxStatus]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use vmm_fdbox::BoxStore;
+    use vmm_fdbox::fake::FakeStore;
+
     use super::*;
     use crate::devices::pci::HostDeviceStatus;
     use crate::devices::virtio::DeviceCounts;
@@ -273,6 +283,22 @@ mod tests {
         json.as_object_mut().unwrap().remove("host_devices");
         let guest: GuestStatus = serde_json::from_value(json).unwrap();
         assert!(guest.host_devices.is_empty());
+    }
+
+    #[test]
+    fn one_box_is_shown_alone() {
+        let store = FakeStore::new();
+        let name = |name| BoxName::new(name).unwrap();
+        for vm in ["vm0", "vm1"] {
+            store.create(&name(vm)).unwrap();
+        }
+        let names = |wanted: Option<BoxName>| -> Vec<String> {
+            let boxes = list(&store, wanted.as_ref()).unwrap();
+            boxes.into_iter().map(|one| one.name).collect()
+        };
+        assert_eq!(names(None), ["vm0", "vm1"]);
+        assert_eq!(names(Some(name("vm1"))), ["vm1"]);
+        assert!(names(Some(name("vm"))).is_empty());
     }
 
     #[test]

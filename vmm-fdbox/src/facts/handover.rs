@@ -11,6 +11,8 @@ pub(super) const LUO: &str = "dev/liveupdate";
 /// Exists if KHO is on (`CONFIG_KEXEC_HANDOVER_DEBUGFS`).
 const KHO: &str = "sys/kernel/debug/kho";
 const SCRATCH_BYTES: &str = "sys/kernel/debug/kho/out/scratch_len";
+/// What the last kernel handed over to the module.
+const OF_THE_MODULE: &str = "sys/kernel/debug/kho/in/sub_fdts/fdbox";
 const BOOT_IT: &str = "boot a kernel with CONFIG_KEXEC_HANDOVER (Linux 6.16 or later) with kho=on";
 
 pub(super) fn facts(root: &HostRoot, module: &Module) -> Vec<Fact> {
@@ -70,6 +72,12 @@ pub(super) fn kho(root: &HostRoot, module: &Module) -> Fact {
             "mount debugfs (mount -t debugfs debugfs /sys/kernel/debug), or load fdbox.ko: either shows it",
         ),
     }
+}
+
+/// Whether the last kernel handed boxes over to a module that is not loaded. Only debugfs shows it.
+#[must_use]
+pub fn boxes_wait_for_module(root: &HostRoot, module: &Module) -> bool {
+    matches!(module, Module::Absent) && root.has(OF_THE_MODULE)
 }
 
 /// What to do if KHO is off.
@@ -173,6 +181,18 @@ mod tests {
             }
             assert_kho(&host, state, found);
         }
+    }
+
+    #[test]
+    fn boxes_wait_for_a_module_that_is_not_loaded() {
+        let host = FakeRoot::new();
+        assert!(!boxes_wait_for_module(&host.root(), &Module::Absent));
+        host.set(OF_THE_MODULE, "");
+        assert!(boxes_wait_for_module(&host.root(), &Module::Absent));
+        assert!(!boxes_wait_for_module(
+            &host.root(),
+            &Module::Here(Info::default())
+        ));
     }
 
     #[test]

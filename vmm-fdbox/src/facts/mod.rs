@@ -26,6 +26,7 @@ mod vtd;
 use rustix::io::Errno;
 
 pub use fact::{Fact, FactState, Need};
+pub use handover::boxes_wait_for_module;
 pub use homes::first_home;
 pub use previous::PreviousKernel;
 pub use root::HostRoot;

@@ -91,8 +91,14 @@ fn root(cache: &Cache, kind: Kind) -> Result<PathBuf> {
 }
 
 /// Boots the host with these packages, and runs a script from packaging/lab/host at each of its boots.
-pub(super) fn test(lab: &Lab, kind: Kind, script: &str, packages: &[PathBuf]) -> Result<()> {
-    let dir = run::folder(&lab.cache, &format!("package-{script}"))?;
+pub(super) fn test(
+    lab: &Lab,
+    test: &str,
+    kind: Kind,
+    script: &str,
+    packages: &[PathBuf],
+) -> Result<()> {
+    let dir = run::folder(&lab.cache, &format!("package-{test}"))?;
     let root = root(&lab.cache, kind)?;
     let boot = |name: &str| -> Result<PathBuf> {
         let mut entries = fs::read_dir(root.join("boot"))?.flatten();

@@ -107,24 +107,32 @@ fn copy(packages: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>> {
 
 /// Installs the package of the VMM in a Debian host, and removes it again.
 pub(crate) fn test_in_host(lab: &Lab) -> Result<()> {
-    in_host(lab, Kind::Plain, "install", Vec::new())
+    in_host(lab, "install", Kind::Plain, "install", Vec::new())
 }
 
 /// Kills the keeper that systemd runs in a Debian host.
 pub(crate) fn test_keeper(lab: &Lab) -> Result<()> {
-    in_host(lab, Kind::Plain, "keeper", Vec::new())
+    in_host(lab, "keeper", Kind::Plain, "keeper", Vec::new())
 }
 
 /// Updates a Debian host under its guest, from one packaged kernel into another. The module is a package for each of them.
 pub(crate) fn test_update(lab: &Lab) -> Result<()> {
     let packages = of_kernels(lab, |name| !name.starts_with(HEADERS))?;
-    in_host(lab, Kind::Plain, "update", packages)
+    in_host(lab, "update", Kind::Plain, "update", packages)
 }
 
 /// The same where the host builds the module for each of them, by DKMS.
 pub(crate) fn test_dkms(lab: &Lab) -> Result<()> {
     let packages = of_kernels(lab, |name| !name.starts_with(MODULES))?;
-    in_host(lab, Kind::Builds, "update", packages)
+    in_host(lab, "dkms", Kind::Builds, "update", packages)
+}
+
+/// The same without the module: the guest goes through the kernels' LUO.
+pub(crate) fn test_luo(lab: &Lab) -> Result<()> {
+    let packages = of_kernels(lab, |name| {
+        !name.starts_with(HEADERS) && !name.starts_with(MODULES)
+    })?;
+    in_host(lab, "luo", Kind::Plain, "update", packages)
 }
 
 /// The packages of the kernels for a Debian host whose names are wanted.
@@ -139,12 +147,12 @@ fn of_kernels(lab: &Lab, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf
 
 /// Builds the packages, and runs a script of packaging/lab/host in a Debian host that has that of the VMM, that of the module
 /// if it can build it, and others.
-fn in_host(lab: &Lab, kind: Kind, script: &str, others: Vec<PathBuf>) -> Result<()> {
-    let out = work(lab)?.join(format!("host-{script}-{kind:?}"));
+fn in_host(lab: &Lab, test: &str, kind: Kind, script: &str, others: Vec<PathBuf>) -> Result<()> {
+    let out = work(lab)?.join(format!("host-{test}"));
     let mut packages = build(lab, &out)?;
     packages.retain(|path| kind == Kind::Builds || name(path).starts_with(VMM));
     packages.extend(others);
-    boot::test(lab, kind, script, &packages)?;
+    boot::test(lab, test, kind, script, &packages)?;
     Ok(fs::remove_dir_all(out)?)
 }
 

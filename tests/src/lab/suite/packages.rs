@@ -26,7 +26,7 @@ const fn test(name: &'static str, act: fn(&Lab) -> Result<()>) -> Test {
     }
 }
 
-const TESTS: [Test; 7] = [
+const TESTS: [Test; 8] = [
     test("package/configuration", deb::test_configuration),
     test("package/install", deb::test),
     test("package/host", deb::test_in_host),
@@ -35,6 +35,11 @@ const TESTS: [Test; 7] = [
     Test {
         name: "package/update",
         act: deb::test_update,
+        kernels: &deb::KERNELS,
+    },
+    Test {
+        name: "package/luo",
+        act: deb::test_luo,
         kernels: &deb::KERNELS,
     },
     Test {

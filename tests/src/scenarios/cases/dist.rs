@@ -17,7 +17,7 @@ use super::reports::healthy;
 use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fleet::{Member, read_report, update_all};
-use crate::guest::Updating;
+use crate::guest::{Ended, Updating, VMM};
 use crate::{fdbox, memory, network};
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -91,7 +91,17 @@ fn before_one_left_behind(cx: &Cx<'_>) -> Result<()> {
     bail!("The host was not updated: {ended:?}")
 }
 
+/// With boxes for a module that is missing, no other home is looked for.
+fn without_the_module() -> Result<()> {
+    let ended = Ended::of(Command::new(VMM).args(["resume", "--all"]))?;
+    ended.expect(1)?;
+    let why = "The last kernel handed boxes over to FDBox, and fdbox.ko is not loaded: load it";
+    ensure!(ended.text.contains(why), "Not {why:?}: {}", ended.text);
+    Ok(())
+}
+
 fn after_initramfs_script(cx: &Cx<'_>) -> Result<()> {
+    without_the_module()?;
     // What the hook adds to the initramfs.
     fs::create_dir_all("/usr/bin")?;
     symlink("/bin/vmm-example", "/usr/bin/vmm-example").context("Install the VMM")?;

@@ -159,12 +159,15 @@ mod tests {
 
     #[test]
     fn a_person_reads_who_has_which_guest() {
-        let boxes = list(&store(&[
-            ("vm0", Holder::Boat),
-            ("vm1", Holder::Shown),
-            ("vm2", Holder::Offered),
-            ("vm3", Holder::Host),
-        ]));
+        let boxes = list(
+            &store(&[
+                ("vm0", Holder::Boat),
+                ("vm1", Holder::Shown),
+                ("vm2", Holder::Offered),
+                ("vm3", Holder::Host),
+            ]),
+            None,
+        );
         let boxes = boxes.unwrap();
         let boat = Lifeboat::new(&STATUS, &boxes);
         let text = describe_host(&boxes, Some(&boat));
@@ -183,7 +186,11 @@ mod tests {
 
     #[test]
     fn programs_read_the_same() {
-        let boxes = list(&store(&[("vm0", Holder::Boat), ("vm1", Holder::Host)])).unwrap();
+        let boxes = list(
+            &store(&[("vm0", Holder::Boat), ("vm1", Holder::Host)]),
+            None,
+        )
+        .unwrap();
         let boat = Lifeboat::new(&STATUS, &boxes);
         let expected = json!({
             "state": "running",
