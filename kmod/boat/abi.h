@@ -68,6 +68,50 @@ struct boat_lease {
 #define BOAT_LEASE_GENERATION	8	/* shift */
 
 /*
+ * A kernel by which the boat restarts a host that does not come back. It would
+ * boot with the handover that the kernel which prepared it has left, and so only as
+ * long as no other kernel has taken anything out of that: the record of that
+ * kernel has its magic, and so has the root of its boxes.
+ */
+#define BOAT_RESCUE_MAGIC	0x6373657274616f62ULL	/* "boatresc" */
+#define BOAT_RESCUE_CPUS	256
+#define BOAT_RESCUE_SEGMENTS	16
+#define BOAT_RESCUE_IOAPICS	64
+#define BOAT_RESCUE_MASTERS	128
+
+/* What is copied before it starts; the rest of a destination is filled with zeros. */
+struct boat_rescue_segment {
+	__u64 from;			/* physical address */
+	__u64 bytes;
+	__u64 to;			/* physical address, below 4 GiB */
+	__u64 to_bytes;
+};
+
+struct boat_rescue {
+	__u64 magic;
+	__u32 version;
+	__u32 size;			/* of this struct */
+	__u64 record;			/* physical address of struct boat_record */
+	__u64 low;			/* of the page in which CPUs start */
+	__u64 entry;			/* in 64-bit mode */
+	__u64 tables;			/* of page tables: identity mappings of 4 GiB */
+	__u64 tree;			/* KHO's, whose pages are preserved; 0: not yet */
+	__u32 nr_cpus;
+	__u32 nr_segments;
+	struct boat_rescue_segment segments[BOAT_RESCUE_SEGMENTS];
+	/* The host's CPUs. The first is the one that the machine booted on. */
+	__u32 apic_ids[BOAT_RESCUE_CPUS];
+	__u32 nr_ioapics;
+	__u32 nr_masters;
+	__u64 ioapics[BOAT_RESCUE_IOAPICS];	/* physical addresses */
+	/*
+	 * PCI functions of segment 0 that its kexec has left with bus mastering, those
+	 * that are handed over among them: bus << 8 | device << 3 | function.
+	 */
+	__u32 masters[BOAT_RESCUE_MASTERS];
+};
+
+/*
  * The page shared by host and boat. Each word has one writer, and words of
  * different writers are in different cache lines. The rest of the page is 0.
  */
@@ -88,7 +132,7 @@ struct boat_lease {
 #define BOAT_HOST_SAYS_PANIC	1
 
 struct boat_page {
-	/* Written before the boat starts. */
+	/* Written before the boat starts, except for @rescue, which its host may take back. */
 	__u64 magic;
 	__u32 version;
 	__u32 size;			/* of this struct */
@@ -97,7 +141,7 @@ struct boat_page {
 	__u64 silence_ms;
 	__u64 leases;			/* physical address; 0: there are none */
 	__u64 nr_leases;
-	__u64 reserved_setup[1];
+	__u64 rescue;			/* physical address of struct boat_rescue; 0: none */
 
 	/* Written by the host. */
 	__u64 host_beats;
@@ -106,7 +150,7 @@ struct boat_page {
 	__u64 root;			/* physical address of the handover's root; 0: none */
 	__u64 generation;		/* of the newest lease */
 	__u64 handovers;		/* incremented after @root has changed */
-	__u64 host_says;
+	__u64 host_says;		/* the boat clears it when it restarts the host */
 	__u64 reserved_host[1];
 
 	/* Written by the boat. */

@@ -4,6 +4,7 @@
 #define _FDBOX_BOAT_H
 
 #include <linux/fdbox_boat.h>
+#include <linux/gfp_types.h>
 #include <linux/types.h>
 
 #include "abi.h"
@@ -44,6 +45,7 @@ struct boat {
 	unsigned long nr_pages;
 	phys_addr_t low;
 	u64 entry;			/* physical address of the kernel's entry point */
+	unsigned long ram_end;		/* in the region; a rescue kernel follows */
 	u32 nr_cpus;
 	u32 cpus[FDBOX_BOAT_MAX_CPUS];	/* by the host's numbers */
 	u32 silence_ms;
@@ -78,7 +80,7 @@ int boat_watch(struct boat *boat);
 void boat_unwatch(void);
 
 /* memory.c: memory that survives a kexec, and its record. */
-int boat_memory_get(struct boat *boat, u32 mib);
+int boat_memory_get(struct boat *boat, u32 mib, gfp_t where);
 void boat_memory_put(struct boat *boat);
 int boat_publish(struct boat *boat);
 void boat_withdraw(struct boat *boat);
@@ -96,6 +98,7 @@ int boat_words_check(const char *cmdline);
 int boat_words_make(struct boat *boat, const char *cmdline);
 int boat_words_of_next(struct boat *boat, const char *cmdline);
 int boat_no_broadcast(void);
+int boat_has_live_update(void);
 
 /* cpus.c: CPUs that do not belong to the host. */
 int boat_cpus_init(void);
@@ -117,6 +120,7 @@ bool boat_leases_are_away(void);
 int boat_passenger_init(phys_addr_t page);
 void boat_passenger_exit(void);
 int boat_passenger_status(struct fdbox_boat_status *arg);
+int boat_passenger_restart(const struct fdbox_boat_restart *arg);
 
 /* main.c: the role of this module. */
 bool boat_is_passenger(void);

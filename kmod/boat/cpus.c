@@ -12,7 +12,6 @@
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
 #include <linux/cpumask.h>
-#include <linux/delay.h>
 #include <linux/io.h>
 #include <linux/pgtable.h>
 #include <linux/smp.h>
@@ -20,7 +19,7 @@
 #include <asm/apic.h>
 
 #include "boat.h"
-#include "trampoline.h"
+#include "kick.h"
 
 #define BOAT_PAGES_OF_TABLES	6
 
@@ -124,21 +123,6 @@ void boat_cpus_release(struct boat *boat)
 	WRITE_ONCE(boat_cpus_freeze, false);
 }
 
-static void boat_ipi(u32 apic_id, u32 what)
-{
-	apic->icr_write(what, apic_id);
-	if (apic->safe_wait_icr_idle)
-		apic->safe_wait_icr_idle();
-}
-
-static void boat_init_cpu(u32 apic_id)
-{
-	boat_ipi(apic_id, APIC_INT_LEVELTRIG | APIC_INT_ASSERT | APIC_DM_INIT);
-	/* Like Linux, except on the newest processors. */
-	usleep_range(10000, 11000);
-	boat_ipi(apic_id, APIC_INT_LEVELTRIG | APIC_DM_INIT);
-}
-
 /*
  * Identity mappings of the first GiB, which contains the page, and of the first
  * GiB of the region, which is aligned to its size. Returns the root.
@@ -169,67 +153,23 @@ static u32 boat_tables_write(struct boat *boat, u64 *tables, u64 phys)
 	return phys;
 }
 
-/* Writes the page in which a CPU starts. With an @entry of 0 the CPU only responds. */
-static struct boat_trampoline *boat_trampoline_write(struct boat *boat, u8 *low, u64 entry)
-{
-	struct boat_trampoline *data =
-		(void *)(low + (boat_trampoline_data - boat_trampoline));
-	u32 base = boat->low;
-
-	memcpy(low, boat_trampoline, boat_trampoline_end - boat_trampoline);
-	*(u32 *)(low + (boat_trampoline_gdt - boat_trampoline) + 2) += base;
-	data->entry = entry;
-	data->params = boat->phys + BOAT_PARAMS_OFFSET;
-	data->base = base;
-	data->to_32_bit = (struct boat_far) {
-		.offset = base + (boat_trampoline_32 - boat_trampoline),
-		.selector = 0x08,
-	};
-	data->to_64_bit = (struct boat_far) {
-		.offset = base + (boat_trampoline_64 - boat_trampoline),
-		.selector = 0x10,
-	};
-	/* Those of a running boat are its RAM. */
-	if (entry)
-		data->page_table = boat_tables_write(boat, (u64 *)(low + BOAT_LOW_TABLES),
-						     base + BOAT_LOW_TABLES);
-	return data;
-}
-
-/* Starts a CPU, and waits for its response. */
-static bool boat_kick(struct boat *boat, u32 apic_id, u64 entry, u32 wanted)
-{
-	struct boat_trampoline *data;
-	bool has_answered = false;
-	u32 ms, answer;
-	u8 *low;
-
-	low = memremap(boat->low, BOAT_LOW_SIZE, MEMREMAP_WB);
-	if (!low)
-		return false;
-	data = boat_trampoline_write(boat, low, entry);
-	/* The CPU must see everything written before. */
-	mb();
-	boat_init_cpu(apic_id);
-	boat_ipi(apic_id, APIC_DM_STARTUP | (boat->low >> PAGE_SHIFT));
-	for (ms = 0; ms < BOAT_ANSWER_MS && !has_answered; ms++) {
-		usleep_range(1000, 1100);
-		answer = READ_ONCE(data->says);
-		has_answered = answer >= wanted;
-		/* A CPU may miss the first SIPI. */
-		if (ms == 1 && answer == BOAT_CPU_SILENT)
-			boat_ipi(apic_id, APIC_DM_STARTUP | (boat->low >> PAGE_SHIFT));
-	}
-	memunmap(low);
-	return has_answered;
-}
-
 /* Starts the boat's kernel on the first of its CPUs. */
 int boat_cpus_start(struct boat *boat)
 {
+	struct boat_jump jump = {
+		.entry = boat->entry,
+		.params = boat->phys + BOAT_PARAMS_OFFSET,
+	};
+	u64 tables_at = boat->low + BOAT_LOW_TABLES;
 	u32 cpu = boat->cpus[0];
+	u64 *tables;
 
-	if (!boat_kick(boat, boat_cpu_apic_id(cpu), boat->entry, BOAT_CPU_IN_LONG_MODE))
+	tables = memremap(tables_at, BOAT_PAGES_OF_TABLES * PAGE_SIZE, MEMREMAP_WB);
+	if (!tables)
+		return -ENOMEM;
+	jump.page_table = boat_tables_write(boat, tables, tables_at);
+	memunmap(tables);
+	if (!boat_kick(boat->low, boat_cpu_apic_id(cpu), &jump))
 		return boat_refuse(-EIO, "CPU %u does not start", cpu);
 	return 0;
 }
@@ -241,7 +181,7 @@ int boat_cpus_take(struct boat *boat)
 
 	for (i = 0; i < boat->nr_cpus; i++) {
 		apic_id = boat_cpu_apic_id(boat->cpus[i]);
-		if (!boat_kick(boat, apic_id, 0, BOAT_CPU_ANSWERS))
+		if (!boat_kick(boat->low, apic_id, NULL))
 			return boat_refuse(-EIO,
 					   "CPU %u does not answer an INIT: hardware virtualisation may be on in it. Its memory stays in use; only a reset of the machine brings both back",
 					   boat->cpus[i]);

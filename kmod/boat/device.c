@@ -31,6 +31,7 @@ union boat_argument {
 	struct fdbox_boat_status status;
 	struct fdbox_boat_check check;
 	struct fdbox_boat_message message;
+	struct fdbox_boat_restart restart;
 };
 
 static DECLARE_WAIT_QUEUE_HEAD(boat_pollers);
@@ -101,19 +102,29 @@ static int boat_do_message(struct file *filp, union boat_argument *arg)
 	return 0;
 }
 
+static int boat_do_restart(struct file *filp, union boat_argument *arg)
+{
+	return arg->restart.pad ? -EINVAL : boat_passenger_restart(&arg->restart);
+}
+
 static const struct {
 	unsigned int cmd;
 	size_t size;			/* of the argument in this version */
 	size_t first_size;		/* and in the first version */
 	int (*act)(struct file *filp, union boat_argument *arg);
-	bool has_answer;
+	bool has_answer;		/* these are possible in host and boat */
+	bool is_boats;			/* in the boat only, the others in a host only */
+	u32 flags;			/* those that are defined */
 } boat_commands[] = {
-	{ FDBOX_BOAT_LOAD, sizeof(struct fdbox_boat_load), 48, boat_do_load },
+	{ FDBOX_BOAT_LOAD, sizeof(struct fdbox_boat_load), 48, boat_do_load,
+	  .flags = FDBOX_BOAT_LOAD_RESCUE },
 	{ FDBOX_BOAT_START, sizeof(struct fdbox_boat_start), 16, boat_do_start },
 	{ FDBOX_BOAT_STOP, sizeof(struct fdbox_boat_stop), 16, boat_do_stop },
 	{ FDBOX_BOAT_STATUS, sizeof(struct fdbox_boat_status), 72, boat_do_status, true },
 	{ FDBOX_BOAT_CHECK, sizeof(struct fdbox_boat_check), 24, boat_do_check },
 	{ FDBOX_BOAT_MESSAGE, sizeof(struct fdbox_boat_message), 272, boat_do_message, true },
+	{ FDBOX_BOAT_RESTART, sizeof(struct fdbox_boat_restart), 16, boat_do_restart,
+	  .is_boats = true },
 };
 
 static long boat_run(struct file *filp, size_t nr, void __user *user)
@@ -130,7 +141,7 @@ static long boat_run(struct file *filp, size_t nr, void __user *user)
 	err = copy_struct_from_user(&arg, size, user, their_size);
 	if (err)
 		return err;
-	if (arg.flags)
+	if (arg.flags & ~boat_commands[nr].flags)
 		return -EINVAL;
 	arg.size = their_size;
 	err = boat_commands[nr].act(filp, &arg);
@@ -139,19 +150,29 @@ static long boat_run(struct file *filp, size_t nr, void __user *user)
 	return copy_to_user(user, &arg, min_t(size_t, size, their_size)) ? -EFAULT : 0;
 }
 
+/* Whether a command is for the other kernel. */
+static int boat_is_theirs(size_t nr)
+{
+	if (boat_commands[nr].has_answer || boat_is_passenger() == boat_commands[nr].is_boats)
+		return 0;
+	if (boat_is_passenger())
+		return boat_refuse(-ENXIO,
+				   "this kernel is the boat's: only its host commands it");
+	return boat_refuse(-ENXIO, "this kernel is the host's: only its boat restarts it");
+}
+
 static long boat_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 {
 	size_t i;
+	int err;
 
 	for (i = 0; i < ARRAY_SIZE(boat_commands); i++) {
 		if (boat_commands[i].cmd != cmd)
 			continue;
 		if (!capable(CAP_SYS_BOOT))
 			return -EPERM;
-		if (boat_is_passenger() && !boat_commands[i].has_answer)
-			return boat_refuse(-ENXIO,
-					   "this kernel is the boat's: only its host commands it");
-		return boat_run(filp, i, (void __user *)arg);
+		err = boat_is_theirs(i);
+		return err ?: boat_run(filp, i, (void __user *)arg);
 	}
 	return -ENOTTY;
 }

@@ -24,6 +24,7 @@
 #include <asm/setup.h>
 
 #include "boat.h"
+#include "rescue.h"
 
 #define BOAT_LEAST_MIB		64
 #define BOAT_START_MS		60000
@@ -68,6 +69,7 @@ void boat_regain(void)
 static void boat_end(struct boat *boat)
 {
 	boat_leases_close();
+	boat_rescue_forget();
 	boat_withdraw(boat);
 	boat_memory_put(boat);
 	boat_cpus_release(boat);
@@ -151,7 +153,9 @@ static int boat_load_locked(struct boat *boat, const struct fdbox_boat_load *arg
 	if (arg->memory_mib < BOAT_LEAST_MIB || !is_power_of_2(arg->memory_mib))
 		return boat_refuse(-EINVAL, "%u MiB is no power of two from %u on",
 				   arg->memory_mib, BOAT_LEAST_MIB);
-	err = boat_read_cpus(boat, arg);
+	err = arg->flags & FDBOX_BOAT_LOAD_RESCUE ? boat_rescue_check() : 0;
+	if (!err)
+		err = boat_read_cpus(boat, arg);
 	if (err)
 		return err;
 	cmdline = boat_read_cmdline(arg->cmdline, arg->cmdline_len);
@@ -312,6 +316,7 @@ static int boat_arrive(struct boat *boat)
 		pr_err("fdbox-boat: KHO has no room for the boat (error %d): it will not outlive this kernel\n",
 		       err);
 	__module_get(THIS_MODULE);
+	boat_rescue_end(boat);
 	boat->page->kernels++;
 	WRITE_ONCE(boat->page->host_says, BOAT_HOST_SAYS_NOTHING);
 	boat_lend_from(boat);
@@ -334,8 +339,10 @@ int boat_host_init(void)
 	if (err)
 		goto cpus;
 	err = boat_device_register();
-	if (!err)
+	if (!err) {
+		boat_rescue_init();
 		return 0;
+	}
 
 	/* The boat continues without this module, and the next kernel finds it. */
 	if (boat_state() != FDBOX_BOAT_OFF) {
@@ -350,6 +357,7 @@ cpus:
 /* There is no boat: it would keep the module in use. */
 void boat_host_exit(void)
 {
+	boat_rescue_exit();
 	boat_device_unregister();
 	boat_cpus_exit();
 }

@@ -14,6 +14,7 @@
 #include <asm/e820/types.h>
 
 #include "boat.h"
+#include "rescue.h"
 
 /* The offset of the 64-bit entry in the protected-mode part. */
 #define BOAT_ENTRY_64		0x200
@@ -107,7 +108,7 @@ static void boat_e820_write(struct boat *boat, struct boot_params *params)
 	boat_e820_add(params, boat->phys, acpi, E820_TYPE_RESERVED);
 	boat_e820_add(params, acpi, acpi + BOAT_ACPI_SIZE, E820_TYPE_ACPI);
 	boat_e820_add(params, acpi + BOAT_ACPI_SIZE, ram, E820_TYPE_RESERVED);
-	boat_e820_add(params, ram, boat->phys + (boat->nr_pages << PAGE_SHIFT), E820_TYPE_RAM);
+	boat_e820_add(params, ram, boat->phys + boat->ram_end, E820_TYPE_RAM);
 }
 
 /* Kernel and initramfs are at the two ends of the boat's RAM. */
@@ -116,7 +117,7 @@ static int boat_image_place(struct boat *boat, const struct boat_file *kernel,
 {
 	const struct setup_header *hdr = kernel->bytes + BOAT_HEADER_OFFSET;
 	struct boot_params *params = (void *)(boat->region + BOAT_PARAMS_OFFSET);
-	u64 end = boat->phys + (boat->nr_pages << PAGE_SHIFT);
+	u64 end = boat->phys + boat->ram_end;
 	u64 at = ALIGN(boat->phys + BOAT_RAM_OFFSET, (u64)hdr->kernel_alignment);
 	u64 initrd_at = ALIGN_DOWN(end - min_t(u64, initramfs->len, end), PAGE_SIZE);
 	u32 setup = ((hdr->setup_sects ?: 4) + 1) * 512;
@@ -126,8 +127,7 @@ static int boat_image_place(struct boat *boat, const struct boat_file *kernel,
 	if (initrd_at < at || initrd_at - at < needed)
 		return boat_refuse(-EFBIG,
 				   "the kernel takes %llu KiB to start in and the initramfs has %zu KiB: that is more than the boat's %lu MiB",
-				   needed >> 10, initramfs->len >> 10,
-				   boat->nr_pages >> (20 - PAGE_SHIFT));
+				   needed >> 10, initramfs->len >> 10, boat->ram_end >> 20);
 	/* The header ends at the target of its first jump. */
 	header_end = 0x202 + *((u8 *)kernel->bytes + 0x201);
 	memcpy(&params->hdr, hdr, min(sizeof(*hdr), header_end - BOAT_HEADER_OFFSET));
@@ -153,6 +153,7 @@ static int boat_image_fit(struct boat *boat, const struct fdbox_boat_load *arg,
 			  const char *cmdline, const struct boat_file *kernel,
 			  const struct boat_file *initramfs)
 {
+	bool has_rescue = arg->flags & FDBOX_BOAT_LOAD_RESCUE;
 	int err;
 
 	if (kernel->len < sizeof(struct boot_params))
@@ -160,7 +161,10 @@ static int boat_image_fit(struct boat *boat, const struct fdbox_boat_load *arg,
 	err = boat_image_check(kernel, kernel->bytes + BOAT_HEADER_OFFSET);
 	if (err)
 		return err;
-	err = boat_memory_get(boat, arg->memory_mib);
+	/* A CPU that starts in the rescue kernel takes its page tables below 4 GiB. */
+	err = boat_memory_get(boat, arg->memory_mib, has_rescue ? GFP_DMA32 : 0);
+	if (!err && has_rescue)
+		err = boat_rescue_take(boat);
 	if (err)
 		return err;
 	err = boat_image_place(boat, kernel, initramfs);

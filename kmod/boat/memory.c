@@ -28,6 +28,8 @@ MODULE_PARM_DESC(low, "where CPUs start, and 124 KiB of RAM for the boat: below 
 static_assert(sizeof(struct boat_record) == 320);
 static_assert(offsetof(struct boat_record, crc) == 312);
 static_assert(sizeof(struct boat_page) == 192);
+static_assert(offsetof(struct boat_page, rescue) == 56);
+static_assert(sizeof(struct boat_rescue) == 2632);
 static_assert(offsetof(struct boat_page, host_beats) == 64);
 static_assert(offsetof(struct boat_page, boat_beats) == 128);
 
@@ -60,7 +62,7 @@ static int boat_memory_preserve(struct boat *boat)
 	return err;
 }
 
-int boat_memory_get(struct boat *boat, u32 mib)
+int boat_memory_get(struct boat *boat, u32 mib, gfp_t where)
 {
 	unsigned long nr_pages = (unsigned long)mib << (20 - PAGE_SHIFT);
 	struct page *page;
@@ -69,7 +71,7 @@ int boat_memory_get(struct boat *boat, u32 mib)
 	err = boat_low_is_ram(low);
 	if (err)
 		return err;
-	page = alloc_contig_pages(nr_pages, GFP_KERNEL | __GFP_NOWARN, numa_mem_id(), NULL);
+	page = alloc_contig_pages(nr_pages, GFP_KERNEL | __GFP_NOWARN | where, numa_mem_id(), NULL);
 	if (!page)
 		return boat_refuse(-ENOMEM,
 				   "there are no %u MiB in one piece: %lu MiB are free, %lu of them in CMA, where a boat must not be",
@@ -79,6 +81,7 @@ int boat_memory_get(struct boat *boat, u32 mib)
 	boat->region = page_address(page);
 	boat->phys = page_to_phys(page);
 	boat->nr_pages = nr_pages;
+	boat->ram_end = nr_pages << PAGE_SHIFT;
 	boat->page = (void *)(boat->region + BOAT_PAGE_OFFSET);
 	/* The boat must not see the old content. */
 	memset(boat->region, 0, nr_pages << PAGE_SHIFT);

@@ -11,6 +11,7 @@
  * Once the module is unloaded there are no heartbeats, and the host considers
  * this kernel lost.
  */
+#include <linux/cleanup.h>
 #include <linux/cpu.h>
 #include <linux/cpufeature.h>
 #include <linux/cpuhotplug.h>
@@ -19,6 +20,7 @@
 #include <linux/jiffies.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
+#include <linux/mutex.h>
 #include <linux/notifier.h>
 #include <linux/panic.h>
 #include <linux/panic_notifier.h>
@@ -33,6 +35,7 @@
 #include <asm/special_insns.h>
 
 #include "boat.h"
+#include "rescue.h"
 
 static struct boat_page *boat_page;
 /* Of the host's boxes; NULL if the host's module knows of none. */
@@ -149,6 +152,31 @@ int boat_passenger_status(struct fdbox_boat_status *arg)
 	arg->kernels = READ_ONCE(boat_page->kernels);
 	arg->host_panicked = boat_host_panicked();
 	arg->host_silent_ms = jiffies_to_msecs(jiffies - READ_ONCE(boat_host_heard));
+	return 0;
+}
+
+/* Never restarts a host that beats, and one at a time. */
+int boat_passenger_restart(const struct fdbox_boat_restart *arg)
+{
+	static DEFINE_MUTEX(lock);
+	unsigned long silent;
+	int err;
+
+	ACQUIRE(mutex_kill, held)(&lock);
+	err = ACQUIRE_ERR(mutex_kill, &held);
+	if (err)
+		return err;
+	silent = jiffies - READ_ONCE(boat_host_heard);
+	if (boat_state() != FDBOX_BOAT_ALONE ||
+	    (!boat_host_panicked() && jiffies_to_msecs(silent) < arg->silent_ms))
+		return boat_refuse(-EBUSY, "the host was heard %u ms ago",
+				   jiffies_to_msecs(silent));
+	err = boat_restart(boat_page);
+	if (err)
+		return err;
+	/* It takes its time to boot. Nobody else writes what the last one has said. */
+	WRITE_ONCE(boat_host_heard, jiffies);
+	WRITE_ONCE(boat_page->host_says, BOAT_HOST_SAYS_NOTHING);
 	return 0;
 }
 

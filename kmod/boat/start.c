@@ -5,6 +5,7 @@
 #include <linux/sched/signal.h>
 
 #include "boat.h"
+#include "rescue.h"
 
 /* Waits for a condition on the shared page. */
 static int boat_wait(struct boat *boat, bool (*is_so)(const struct boat_page *page), u32 limit_ms)
@@ -63,6 +64,7 @@ int boat_launch(struct boat *boat, u32 start_ms)
 	err = boat_publish(boat);
 	if (err)
 		return err;
+	boat_rescue_publish(boat);
 	err = boat_cpus_start(boat);
 	if (err)
 		return err;

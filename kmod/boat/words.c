@@ -189,19 +189,40 @@ static int boat_own_cmdline(char *text, size_t size)
 	return 0;
 }
 
-/* Whether this kernel was booted without broadcast interrupts, or an error. */
-int boat_no_broadcast(void)
+/*
+ * Copies the value of a word of this kernel's command line. Returns whether there
+ * is one, or an error.
+ */
+static int boat_own_word(const char *key, char *value, size_t size)
 {
 	char *text __free(kfree) = kzalloc(COMMAND_LINE_SIZE, GFP_KERNEL);
-	char value[16] = "";
-	int err, off;
+	int err;
 
 	if (!text)
 		return -ENOMEM;
 	err = boat_own_cmdline(text, COMMAND_LINE_SIZE);
-	if (err)
-		return err;
-	if (!boat_word_value(text, "no_ipi_broadcast", value, sizeof(value)))
-		return 0;
+	return err ?: boat_word_value(text, key, value, size);
+}
+
+/* Whether this kernel was booted without broadcast interrupts, or an error. */
+int boat_no_broadcast(void)
+{
+	char value[16] = "";
+	int off, found = boat_own_word("no_ipi_broadcast", value, sizeof(value));
+
+	if (found <= 0)
+		return found;
 	return !kstrtoint(value, 0, &off) && off;
+}
+
+/* Whether this kernel hands something over by live update sessions, or an error. */
+int boat_has_live_update(void)
+{
+	char value[16] = "";
+	int found = boat_own_word("liveupdate", value, sizeof(value));
+	bool is_on;
+
+	if (found <= 0)
+		return found;
+	return kstrtobool(value, &is_on) || is_on;
 }

@@ -1,8 +1,7 @@
 //! What kernels tell each other about a lifeboat: the module's header, compiled for the host, compared with
 //! golden bytes.
 
-use std::path::Path;
-use std::process::Command;
+mod cc;
 
 /// Never edit them: a change of the layout is a new version with files of its own.
 const RECORD_V1: &[u8] = include_bytes!("golden/boat-record-v1.bin");
@@ -13,9 +12,12 @@ const PAGE_V1_LENDS: &[u8] = include_bytes!("golden/boat-page-v1-lends.bin");
 const PAGE_V1_COUNTS: &[u8] = include_bytes!("golden/boat-page-v1-counts.bin");
 /// The same of a host that has panicked.
 const PAGE_V1_PANICS: &[u8] = include_bytes!("golden/boat-page-v1-panics.bin");
+/// The same of a host that has prepared a rescue kernel.
+const PAGE_V1_RESCUES: &[u8] = include_bytes!("golden/boat-page-v1-rescues.bin");
+const RESCUE_V1: &[u8] = include_bytes!("golden/boat-rescue-v1.bin");
 const LEASE_V1: &[u8] = include_bytes!("golden/boat-lease-v1.bin");
 
-/// Writes a record, four pages and a lease, with a different number in each word.
+/// Writes a record, pages, a lease and a rescue kernel, with a different number in each word.
 const PROGRAM: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,10 +55,31 @@ int main(void)
 		.parked = 1,
 		.largest_gap_ns = 0x4444,
 	};
-	struct boat_page lends = page, counts, panics;
+	struct boat_page lends = page, counts, panics, rescues;
 	struct boat_lease lease = {
 		.name = "vm0",
 		.word = 7ULL << BOAT_LEASE_GENERATION | BOAT_LEASE_WANTED | BOAT_HOLDER_BOAT,
+	};
+	struct boat_rescue rescue = {
+		.magic = BOAT_RESCUE_MAGIC,
+		.version = BOAT_ABI_VERSION,
+		.size = sizeof(rescue),
+		.record = 0x66666000,
+		.low = 0x50000,
+		.entry = 0x7777770,
+		.tables = 0x12a201000,
+		.tree = 0x88888000,
+		.nr_cpus = 2,
+		.nr_segments = 2,
+		.segments = {
+			{ 0x12a208000, 0x5000, 0x1000000, 0x6000 },
+			{ 0x12a20d000, 0x9999, 0x2000000, 0xa000 },
+		},
+		.apic_ids = { 0, 2 },
+		.nr_ioapics = 2,
+		.nr_masters = 2,
+		.ioapics = { 0xfec00000, 0xfec08000 },
+		.masters = { 0x18, 0x1ff },
 	};
 
 	lends.leases = 0x123420000;
@@ -67,39 +90,28 @@ int main(void)
 	counts.handovers = 3;
 	panics = counts;
 	panics.host_says = BOAT_HOST_SAYS_PANIC;
+	rescues = panics;
+	rescues.rescue = 0x12a200000;
 	fwrite(&record, sizeof(record), 1, stdout);
 	fwrite(&page, sizeof(page), 1, stdout);
 	fwrite(&lends, sizeof(lends), 1, stdout);
 	fwrite(&counts, sizeof(counts), 1, stdout);
 	fwrite(&panics, sizeof(panics), 1, stdout);
+	fwrite(&rescues, sizeof(rescues), 1, stdout);
 	fwrite(&lease, sizeof(lease), 1, stdout);
+	fwrite(&rescue, sizeof(rescue), 1, stdout);
 	return ferror(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 "#;
-
-/// The program's output, with this checksum in its records.
-fn written(crc: u32) -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let (source, program) = (dir.path().join("boat.c"), dir.path().join("boat"));
-    std::fs::write(&source, PROGRAM).unwrap();
-    let status = Command::new("cc")
-        .args(["-Wall", "-Wextra", "-Werror", "-I"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../kmod/boat"))
-        .arg(format!("-DCRC={crc:#x}"))
-        .args(["-o".as_ref(), program.as_os_str(), source.as_os_str()])
-        .status()
-        .expect("run cc: install a C compiler and the Linux headers (gcc, libc6-dev)");
-    assert!(status.success(), "the header does not compile");
-    Command::new(&program).output().unwrap().stdout
-}
 
 #[test]
 fn all_structs_are_the_golden_bytes() {
     let crc_at = RECORD_V1.len() - 8;
     let crc = crc32fast::hash(&RECORD_V1[..crc_at]);
-    let written = written(crc);
-    let pages = [PAGE_V1, PAGE_V1_LENDS, PAGE_V1_COUNTS, PAGE_V1_PANICS].concat();
-    let golden = [RECORD_V1, &pages, LEASE_V1].concat();
+    let written = cc::output(PROGRAM, &[format!("-DCRC={crc:#x}")]);
+    let pages = [PAGE_V1, PAGE_V1_LENDS, PAGE_V1_COUNTS, PAGE_V1_PANICS];
+    let pages = [pages.concat(), PAGE_V1_RESCUES.to_vec()].concat();
+    let golden = [RECORD_V1, &pages, LEASE_V1, RESCUE_V1].concat();
     assert_eq!(written, golden);
     assert_eq!(RECORD_V1[crc_at..crc_at + 4], crc.to_le_bytes());
 }

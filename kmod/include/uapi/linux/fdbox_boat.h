@@ -18,7 +18,7 @@
  *   EINTR       the caller was killed
  *   ENOMEM      out of memory
  *   ENOTTY      unknown command
- *   ENXIO       this kernel is the boat's, and the command is for its host
+ *   ENXIO       the command is for the other kernel, the host's or the boat's
  *   EPERM       the caller has no CAP_SYS_BOOT
  *
  * Errors specific to an ioctl are listed with it. FDBOX_BOAT_MESSAGE explains
@@ -56,10 +56,19 @@
  * MiB in which CPUs are started is not RAM. ETXTBSY: a file is open for writing.
  * Other errors of reading a file are returned unchanged.
  */
+/*
+ * Take the kernel along that is loaded for a kexec now: by it the boat can restart the
+ * host. ENOENT: no kernel is loaded. EBUSY: also a kernel that is being loaded.
+ * ENOEXEC: also one that was not loaded by kexec_file_load(2). EOPNOTSUPP: also a
+ * kernel without patch 0023 or with liveupdate=on, a host with UEFI, more than 256
+ * CPUs or 64 I/O APICs, or a rescue kernel above 4 GiB. EFBIG: it does not fit into
+ * the boat's memory.
+ */
+#define FDBOX_BOAT_LOAD_RESCUE		1
 #define FDBOX_BOAT_LOAD		_IO(FDBOX_TYPE, FDBOX_BASE + 16)
 struct fdbox_boat_load {
 	__u32 size;			/* of this struct */
-	__u32 flags;			/* none defined: must be 0 */
+	__u32 flags;			/* FDBOX_BOAT_LOAD_* */
 	__s32 kernel_fd;		/* a bzImage */
 	__s32 initramfs_fd;		/* -1: none */
 	__u64 cmdline;			/* address of the text */
@@ -140,6 +149,21 @@ struct fdbox_boat_message {
 	__u32 error;			/* an errno; 0: nothing was refused yet */
 	__u32 pad;
 	__u8 message[FDBOX_BOAT_MESSAGE_LEN];
+};
+
+/*
+ * In the boat: stops all CPUs of a host that does not come back, and starts it
+ * in the rescue kernel that was taken along. EBUSY: the host beats, or was
+ * heard within the time. ENOENT: there is no rescue kernel. ESTALE: the host's
+ * next kernel has taken over what the rescue kernel needs. EIO: the host's first
+ * CPU does not respond; the host is dead then.
+ */
+#define FDBOX_BOAT_RESTART	_IO(FDBOX_TYPE, FDBOX_BASE + 22)
+struct fdbox_boat_restart {
+	__u32 size;			/* of this struct */
+	__u32 flags;			/* none defined: must be 0 */
+	__u32 silent_ms;		/* for how long the host has been silent at least */
+	__u32 pad;			/* must be 0 */
 };
 
 #endif /* _UAPI_LINUX_FDBOX_BOAT_H */
