@@ -174,6 +174,12 @@ fn boat_layouts() -> Vec<Value> {
         "struct fdbox_boat_message",
         [size, flags, error, pad, message]
     );
+    layout!(
+        values,
+        BoatRestart,
+        "struct fdbox_boat_restart",
+        [size, flags, silent_ms, pad]
+    );
     values
 }
 
@@ -201,7 +207,9 @@ fn boat_numbers() -> Vec<Value> {
             FDBOX_BOAT_STOP,
             FDBOX_BOAT_STATUS,
             FDBOX_BOAT_CHECK,
-            FDBOX_BOAT_MESSAGE
+            FDBOX_BOAT_MESSAGE,
+            FDBOX_BOAT_LOAD_RESCUE,
+            FDBOX_BOAT_RESTART
         ]
     );
     values

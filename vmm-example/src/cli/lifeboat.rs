@@ -32,6 +32,19 @@ pub(crate) struct LifeboatArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "lifeboat",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) boat_timeout: u64,
+    /// A kernel in which the lifeboat starts this host again if the next kernel panics or hangs while it boots.
+    #[arg(long, value_name = "IMAGE", requires = "lifeboat")]
+    pub(crate) rescue_kernel: Option<PathBuf>,
+    /// Its initramfs. It and the kernel have to fit into the lifeboat's memory.
+    #[arg(long, value_name = "FILE", requires = "rescue_kernel")]
+    pub(crate) rescue_initramfs: Option<PathBuf>,
+    /// Its command line. Default: the next kernel's.
+    #[arg(long, value_name = "STRING", requires = "rescue_kernel")]
+    pub(crate) rescue_cmdline: Option<String>,
+    /// How long the host may be silent: longer than the next kernel takes to load fdbox-boat.ko.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "rescue_kernel",
+          value_parser = clap::value_parser!(u64).range(10..=86400))]
+    pub(crate) rescue_after: u64,
 }
 
 /// Run the host's guests in a lifeboat. For the init of a lifeboat's kernel.
@@ -46,6 +59,10 @@ pub(crate) struct BoatArgs {
     /// The directory for the guests' API sockets and consoles.
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub(crate) run_dir: PathBuf,
+    /// Restart the host, in the rescue kernel that it has prepared, when it has panicked or was silent for so long while
+    /// guests are here. Default: what the kernel's command line says (lifeboat.restart=), or else never.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=86400))]
+    pub(crate) restart_host: Option<u64>,
     #[command(flatten)]
     pub(crate) force: ForceCpuArgs,
     #[command(flatten)]

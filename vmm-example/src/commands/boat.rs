@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use anyhow::{Context, bail};
-use vmm_fdbox::boat::{BOXES_WORD, Boat, BoatError, BoatState};
+use vmm_fdbox::boat::{BOXES_WORD, Boat, BoatError, BoatState, HostState, RESTART_WORD};
 use vmm_fdbox::coordinator::{Boxes, Carrier, CarryEvent, Child, ChildError, Owner, carry};
 use vmm_fdbox::lending::{Holder, LendAct};
 use vmm_fdbox::update::ExitStatus;
@@ -26,17 +26,27 @@ use crate::service::api::protocol::{Reply, Request};
 pub(super) fn boat(args: &BoatArgs) -> anyhow::Result<ExitStatus> {
     open_files::raise_limit();
     let boxes = match args.boxes.is_empty() {
-        true => named_by_host()?,
+        true => boxes_named_by_host()?,
         false => args.boxes.clone(),
     };
     if boxes.is_empty() {
         bail!("No box is named: give one, or boot this kernel with {BOXES_WORD}=");
     }
+    let silence = match args.restart_host {
+        Some(seconds) => Some(seconds),
+        None => named_by_host(RESTART_WORD)?
+            .map(|word| {
+                word.parse()
+                    .with_context(|| format!("{RESTART_WORD}={word}"))
+            })
+            .transpose()?,
+    };
+    let silence = silence.map(Duration::from_secs);
     let control = Arc::new(Control::open()?);
     fs::create_dir_all(&args.run_dir)
         .with_context(|| format!("Cannot create {}", args.run_dir.display()))?;
     thread::scope(|scope| {
-        scope.spawn(|| watch_host(&control, &boxes));
+        scope.spawn(|| watch_host(&control, &boxes, silence));
         for name in &boxes {
             let control = &control;
             scope.spawn(move || carry_for_ever(args, control, name));
@@ -48,20 +58,27 @@ pub(super) fn boat(args: &BoatArgs) -> anyhow::Result<ExitStatus> {
 /// Between two tries with a guest.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Between two looks at a host that may have to be restarted.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Reports on the console, which is all that an operator may have left, when the host is silent or is there again,
-/// and which guests are here.
-fn watch_host(control: &Control, boxes: &[BoxName]) {
+/// and which guests are here. Restarts a host that was silent for so long.
+fn watch_host(control: &Control, boxes: &[BoxName], silence: Option<Duration>) {
     let told = Boat::open().and_then(|boat| {
+        let mut has_changed = true;
+        let mut restart = silence.map(Restart::after);
         loop {
             if let BoatState::Own(host) = boat.status()?.state {
-                say(&format!(
-                    "{}; {}",
-                    words_on_host(host),
-                    guests_here(control, boxes)
-                ));
+                let guests = guests_here(control, boxes);
+                if has_changed {
+                    say(&format!("{}; {}", words_on_host(host), words_on(&guests)));
+                }
+                if let Some(restart) = restart.as_mut().filter(|_| !guests.is_empty()) {
+                    restart.look(&boat, host);
+                }
             }
             // Fails only if interrupted: the state is told once more then.
-            let _ = boat.wait();
+            has_changed = boat.wait(silence.map(|_| LOOK)).unwrap_or(true);
         }
     });
     // The guests are carried nevertheless.
@@ -69,28 +86,79 @@ fn watch_host(control: &Control, boxes: &[BoxName]) {
     warn(&format!("The host is not watched: {}", chain(&error)));
 }
 
-fn guests_here(control: &Control, boxes: &[BoxName]) -> String {
+/// When a host is restarted.
+struct Restart {
+    silence: Duration,
+    /// Whether the module has refused it since the host beat last.
+    refused: bool,
+}
+
+impl Restart {
+    fn after(silence: Duration) -> Self {
+        Self {
+            silence,
+            refused: false,
+        }
+    }
+
+    fn is_due(&mut self, host: HostState) -> bool {
+        match host {
+            HostState::Beats => {
+                self.refused = false;
+                false
+            }
+            _ if self.refused => false,
+            HostState::Panicked => true,
+            HostState::Silent(silent) => silent >= self.silence,
+            _ => false,
+        }
+    }
+
+    fn look(&mut self, boat: &Boat, host: HostState) {
+        if !self.is_due(host) {
+            return;
+        }
+        match boat.restart(self.silence) {
+            Ok(()) => say("the host is restarted in its rescue kernel"),
+            Err(error) => {
+                self.refused = true;
+                warn(&chain(&error));
+            }
+        }
+    }
+}
+
+fn words_on(guests: &[String]) -> String {
+    match guests.is_empty() {
+        true => "no guests here".into(),
+        false => format!("guests here: {}", guests.join(", ")),
+    }
+}
+
+fn guests_here(control: &Control, boxes: &[BoxName]) -> Vec<String> {
     let is_here = |name: &&BoxName| {
         let lent = control.lend(name, LendAct::Look);
         lent.is_ok_and(|lending| lending.holder == Holder::Boat)
     };
-    let here: Vec<_> = boxes
+    boxes
         .iter()
         .filter(is_here)
         .map(ToString::to_string)
-        .collect();
-    match here.is_empty() {
-        true => "no guests here".into(),
-        false => format!("guests here: {}", here.join(", ")),
-    }
+        .collect()
 }
 
-/// The boxes that the host has named when it started this kernel.
-fn named_by_host() -> anyhow::Result<Vec<BoxName>> {
+/// What the host has said by this word when it started this kernel.
+fn named_by_host(name: &str) -> anyhow::Result<Option<String>> {
     let cmdline = fs::read_to_string("/proc/cmdline").context("Cannot read the command line")?;
     let mut words = cmdline.split_ascii_whitespace();
-    let names = words.find_map(|word| word.strip_prefix(BOXES_WORD)?.strip_prefix('='));
-    let names = names.unwrap_or_default().split(',');
+    let value = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    Ok(value.map(str::to_owned))
+}
+
+/// The boxes that the host has named.
+fn boxes_named_by_host() -> anyhow::Result<Vec<BoxName>> {
+    let names = named_by_host(BOXES_WORD)?.unwrap_or_default();
+    let names = names.split(',');
     let names = names.filter(|name| !name.is_empty());
     names
         .map(|name| BoxName::new(name).with_context(|| format!("{name:?} is no box")))
@@ -178,5 +246,32 @@ impl Carrier for Vmms<'_> {
 
     fn borrow(&self, name: &BoxName) -> Result<(), BoxError> {
         self.control.borrow(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(60);
+    const SHORT: HostState = HostState::Silent(Duration::from_secs(59));
+    const LONG: HostState = HostState::Silent(SILENCE);
+
+    #[test]
+    fn a_host_is_restarted_when_it_was_silent_for_long_or_has_panicked() {
+        let mut restart = Restart::after(SILENCE);
+        assert!(!restart.is_due(HostState::Beats));
+        assert!(!restart.is_due(SHORT));
+        assert!(restart.is_due(LONG));
+        assert!(restart.is_due(HostState::Panicked));
+    }
+
+    #[test]
+    fn nothing_is_tried_again_before_the_host_has_beaten() {
+        let mut restart = Restart::after(SILENCE);
+        restart.refused = true;
+        assert!(!restart.is_due(LONG) && !restart.is_due(HostState::Panicked));
+        assert!(!restart.is_due(HostState::Beats));
+        assert!(restart.is_due(LONG));
     }
 }

@@ -22,6 +22,9 @@ pub const FDBOX_BOAT_ABOARD: u32 = 4;
 /// In the boat's own kernel: the host is silent, or has panicked.
 pub const FDBOX_BOAT_ALONE: u32 = 5;
 
+/// The kernel that is loaded for a kexec is taken along, to restart the host by it.
+pub const FDBOX_BOAT_LOAD_RESCUE: u32 = 1;
+
 /// Loads a boat; takes [`BoatLoad`].
 pub const FDBOX_BOAT_LOAD: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 16);
 /// Starts it; takes [`BoatStart`].
@@ -34,6 +37,8 @@ pub const FDBOX_BOAT_STATUS: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 19);
 pub const FDBOX_BOAT_CHECK: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 20);
 /// Queries why the last command was refused; takes [`BoatMessage`].
 pub const FDBOX_BOAT_MESSAGE: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 21);
+/// In the boat: restarts the host; takes [`BoatRestart`].
+pub const FDBOX_BOAT_RESTART: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 22);
 
 /// Argument of [`FDBOX_BOAT_LOAD`].
 #[repr(C)]
@@ -41,7 +46,7 @@ pub const FDBOX_BOAT_MESSAGE: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 21)
 pub struct BoatLoad {
     /// Bytes of this struct.
     pub size: u32,
-    /// None defined: 0.
+    /// `FDBOX_BOAT_LOAD_*`.
     pub flags: u32,
     /// A bzImage.
     pub kernel_fd: i32,
@@ -153,4 +158,18 @@ pub struct BoatMessage {
     pub pad: u32,
     /// The reason, NUL-terminated.
     pub message: [u8; FDBOX_BOAT_MESSAGE_LEN],
+}
+
+/// Argument of [`FDBOX_BOAT_RESTART`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BoatRestart {
+    /// Bytes of this struct.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// For how long the host has to have been silent, unless it has panicked.
+    pub silent_ms: u32,
+    /// 0.
+    pub pad: u32,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Boat, BoatError, BoatPlan, BoatState, NODE, offline_cpus, online_cpus, set_online};
@@ -13,6 +14,9 @@ use crate::update::{Host, KexecHost, PartyError};
 
 /// The word of the boat's command line that names the boxes which it is to carry, separated by commas.
 pub const BOXES_WORD: &str = "lifeboat.boxes";
+
+/// The word that tells it after how many seconds of silence it is to restart the host.
+pub const RESTART_WORD: &str = "lifeboat.restart";
 
 /// How long the boat may take to park.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -26,6 +30,7 @@ pub struct LifeboatHost {
     plan: BoatPlan,
     /// The next kernel's command line.
     cmdline: String,
+    rescue: Option<Rescue>,
     /// Set once it is started.
     boat: Option<Boat>,
     /// The CPUs that were taken offline.
@@ -45,12 +50,25 @@ impl LifeboatHost {
                 ..plan
             },
             cmdline: cmdline.to_owned(),
+            rescue: None,
             boat: None,
             taken: Vec::new(),
         }
     }
 
-    fn start(&mut self) -> Result<(), BoatError> {
+    /// Has the boat start this host in `kexec`'s kernel, of this command line, if the next one does not come up within
+    /// `silence`.
+    #[must_use]
+    pub fn rescued_by(mut self, kexec: KexecHost, cmdline: &str, silence: Duration) -> Self {
+        let seconds = silence.as_secs();
+        self.plan.cmdline = format!("{} {RESTART_WORD}={seconds}", self.plan.cmdline);
+        let cmdline = cmdline.to_owned();
+        self.rescue = Some(Rescue { kexec, cmdline });
+        self
+    }
+
+    /// Loads the boat, which takes the rescue kernel along, as long as that is the one that is loaded.
+    fn load_boat(&mut self) -> Result<(), PartyError> {
         let boat = Boat::open()?;
         let online = online_cpus();
         for cpu in self.plan.cpus.iter().filter(|cpu| online.contains(cpu)) {
@@ -58,9 +76,24 @@ impl LifeboatHost {
             self.taken.push(*cpu);
         }
         let boat = self.boat.insert(boat);
-        boat.load(&self.plan)?;
+        let Some(rescue) = &mut self.rescue else {
+            return Ok(boat.load(&self.plan, false)?);
+        };
+        rescue.kexec.load()?;
+        let loaded = boat.load(&self.plan, true);
+        rescue.kexec.unload()?;
+        loaded?;
+        Ok(boat.check(&rescue.cmdline)?)
+    }
+
+    fn start(&mut self) -> Result<(), PartyError> {
+        self.load_boat()?;
+        self.kexec.load()?;
+        let Some(boat) = &self.boat else {
+            return Ok(());
+        };
         boat.check(&self.cmdline)?;
-        boat.start(self.plan.start_limit)
+        Ok(boat.start(self.plan.start_limit)?)
     }
 
     /// Stops the boat, unless it has a guest.
@@ -76,6 +109,31 @@ impl LifeboatHost {
     }
 }
 
+/// The kernel by which the boat restarts the host.
+#[derive(Debug)]
+struct Rescue {
+    kexec: KexecHost,
+    cmdline: String,
+}
+
+impl Rescue {
+    fn preflight(&mut self) -> Vec<Finding> {
+        let mut findings = self.kexec.preflight();
+        findings.extend(next_findings(
+            "The rescue kernel's command line",
+            &self.cmdline,
+        ));
+        if Path::new("/sys/firmware/efi").exists() {
+            findings.push(Finding::blocker(
+                "The rescue kernel",
+                "this host's firmware is UEFI: only a BIOS is known to give the first CPU to the boat",
+                "update without --rescue-kernel",
+            ));
+        }
+        findings
+    }
+}
+
 impl Host for LifeboatHost {
     fn preflight(&mut self) -> Vec<Finding> {
         let mut findings = self.kexec.preflight();
@@ -83,23 +141,31 @@ impl Host for LifeboatHost {
         findings.extend(state_finding());
         let (online, offline) = (online_cpus(), offline_cpus());
         findings.extend(cpu_findings(&self.plan.cpus, &online, &offline, &words));
-        findings.extend(next_finding(&self.cmdline));
-        findings.extend(panic_finding(&self.cmdline));
+        findings.extend(next_findings(
+            "The next kernel's command line",
+            &self.cmdline,
+        ));
+        if let Some(rescue) = &mut self.rescue {
+            findings.extend(rescue.preflight());
+        }
         findings
     }
 
     fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
-        self.kexec.check_kinds(kinds)
+        let mut findings = self.kexec.check_kinds(kinds);
+        if let Some(rescue) = &mut self.rescue {
+            findings.extend(rescue.kexec.check_kinds(kinds));
+        }
+        findings
     }
 
     /// Loads the next kernel, and starts the boat.
     fn load(&mut self) -> Result<(), PartyError> {
-        self.kexec.load()?;
         if let Err(error) = self.start() {
             // The first error says more.
             let _ = self.stop();
             self.kexec.unload()?;
-            return Err(error.into());
+            return Err(error);
         }
         Ok(())
     }
@@ -172,11 +238,20 @@ fn cpu_findings(cpus: &[u32], online: &[u32], offline: &[u32], words: &str) -> V
     findings
 }
 
+/// Findings on the command line of a kernel that is to run beside the boat.
+fn next_findings(subject: &str, cmdline: &str) -> Vec<Finding> {
+    let findings = [
+        next_finding(subject, cmdline),
+        panic_finding(subject, cmdline),
+    ];
+    findings.into_iter().flatten().collect()
+}
+
 /// Whether the next kernel would bring up the boat's CPUs. The module looks at the number when there is a boat.
-fn next_finding(cmdline: &str) -> Option<Finding> {
+fn next_finding(subject: &str, cmdline: &str) -> Option<Finding> {
     (!has_word(cmdline, "maxcpus", None)).then(|| {
         Finding::blocker(
-            "The next kernel's command line",
+            subject,
             "it has no maxcpus=, so it would bring up the boat's CPUs, which ends the boat",
             "add maxcpus=1; resume takes the others online when the guests are back",
         )
@@ -184,14 +259,14 @@ fn next_finding(cmdline: &str) -> Option<Finding> {
 }
 
 /// Whether the next kernel would reset the machine if it panics. The module prevents that only once it is loaded.
-fn panic_finding(cmdline: &str) -> Option<Finding> {
+fn panic_finding(subject: &str, cmdline: &str) -> Option<Finding> {
     let words = cmdline.split_ascii_whitespace();
     let given = words
         .filter_map(|word| word.strip_prefix("panic="))
         .next_back()?;
     (given.parse() != Ok(0)).then(|| {
         Finding::blocker(
-            "The next kernel's command line",
+            subject,
             format!(
                 "with panic={given} it would reset the machine if it panics, and with it the boat"
             ),
@@ -229,17 +304,17 @@ mod tests {
 
     #[test]
     fn a_next_kernel_that_takes_all_cpus_is_refused() {
-        assert!(next_finding("kho=on quiet").is_some());
-        assert!(next_finding("kho=on maxcpus=1").is_none());
+        assert!(next_finding("", "kho=on quiet").is_some());
+        assert!(next_finding("", "kho=on maxcpus=1").is_none());
     }
 
     #[test]
     fn a_next_kernel_that_resets_the_machine_is_refused() {
         for cmdline in ["panic=10", "panic=0 panic=-1", "panic=soon"] {
-            assert!(panic_finding(cmdline).is_some(), "{cmdline}");
+            assert!(panic_finding("", cmdline).is_some(), "{cmdline}");
         }
         for cmdline in ["quiet", "panic=-1 panic=0"] {
-            assert!(panic_finding(cmdline).is_none(), "{cmdline}");
+            assert!(panic_finding("", cmdline).is_none(), "{cmdline}");
         }
     }
 }

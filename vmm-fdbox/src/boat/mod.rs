@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::abi;
@@ -17,7 +17,7 @@ use crate::bytes::text;
 use crate::sys::boat as calls;
 
 pub use cpus::{offline_cpus, online_cpus, set_online};
-pub use host::{BOXES_WORD, LifeboatHost};
+pub use host::{BOXES_WORD, LifeboatHost, RESTART_WORD};
 
 /// The node of the module.
 pub const NODE: &str = "/dev/fdbox-boat";
@@ -156,11 +156,12 @@ impl Boat {
         })
     }
 
-    /// Loads kernel and initramfs.
+    /// Loads kernel and initramfs. With `rescue`, the kernel that is loaded for a kexec is taken along, to
+    /// [`restart`](Self::restart) the host by it.
     ///
     /// # Errors
     /// [`BoatError::File`], [`BoatError::Refused`].
-    pub fn load(&self, plan: &BoatPlan) -> Result<(), BoatError> {
+    pub fn load(&self, plan: &BoatPlan, rescue: bool) -> Result<(), BoatError> {
         let open = |path: &PathBuf| {
             File::open(path).map_err(|source| BoatError::File {
                 path: path.clone(),
@@ -174,6 +175,7 @@ impl Boat {
             cmdline: &plan.cmdline,
             memory_mib: plan.memory_mib,
             cpus: &plan.cpus,
+            rescue,
         };
         self.refused("load", calls::load(self.0.as_fd(), &load))
     }
@@ -216,13 +218,24 @@ impl Boat {
         })
     }
 
-    /// Waits until its state is another one than the last [`status`](Self::status) told.
+    /// Waits until its state is another one than the last [`status`](Self::status) told, but not longer than
+    /// `limit`. Returns whether it is.
     ///
     /// # Errors
     /// The errno of poll(2).
-    pub fn wait(&self) -> Result<(), Errno> {
+    pub fn wait(&self, limit: Option<Duration>) -> Result<bool, Errno> {
         let mut watched = [PollFd::new(&self.0, PollFlags::PRI)];
-        poll(&mut watched, None).map(drop)
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        Ok(poll(&mut watched, limit.as_ref())? > 0)
+    }
+
+    /// In the boat: starts the host in the rescue kernel, if it has been silent for so long or has panicked.
+    ///
+    /// # Errors
+    /// [`BoatError::Refused`].
+    pub fn restart(&self, silent: Duration) -> Result<(), BoatError> {
+        let restarted = calls::restart(self.0.as_fd(), millis(silent));
+        self.refused("restart the host from", restarted)
     }
 
     /// Whether a kernel with this command line leaves its CPUs alone.

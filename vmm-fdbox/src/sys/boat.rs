@@ -24,6 +24,7 @@ argument!(abi::BoatStop, abi::FDBOX_BOAT_STOP);
 argument!(abi::BoatStatus, abi::FDBOX_BOAT_STATUS);
 argument!(abi::BoatCheck, abi::FDBOX_BOAT_CHECK);
 argument!(abi::BoatMessage, abi::FDBOX_BOAT_MESSAGE);
+argument!(abi::BoatRestart, abi::FDBOX_BOAT_RESTART);
 
 fn call<T: Argument>(node: BorrowedFd<'_>, argument: &mut T) -> Result<(), Errno> {
     // SAFETY: `WithArgument` holds a live `T` for the call, and callers pass the node of the boat.
@@ -37,12 +38,18 @@ pub(crate) struct Load<'a> {
     pub(crate) cmdline: &'a str,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: &'a [u32],
+    /// Whether the kernel that is loaded is taken along.
+    pub(crate) rescue: bool,
 }
 
 pub(crate) fn load(node: BorrowedFd<'_>, load: &Load<'_>) -> Result<(), Errno> {
     let len = |len: usize| u32::try_from(len).map_err(|_| Errno::INVAL);
     let mut argument = abi::BoatLoad {
         size: size_of_u32::<abi::BoatLoad>(),
+        flags: match load.rescue {
+            true => abi::FDBOX_BOAT_LOAD_RESCUE,
+            false => 0,
+        },
         kernel_fd: load.kernel.as_raw_fd(),
         initramfs_fd: load.initramfs.map_or(-1, |fd| fd.as_raw_fd()),
         // The kernel only reads both.
@@ -93,6 +100,15 @@ pub(crate) fn check(node: BorrowedFd<'_>, cmdline: &str) -> Result<(), Errno> {
         ..Default::default()
     };
     call(node, &mut check)
+}
+
+pub(crate) fn restart(node: BorrowedFd<'_>, silent_ms: u32) -> Result<(), Errno> {
+    let mut restart = abi::BoatRestart {
+        size: size_of_u32::<abi::BoatRestart>(),
+        silent_ms,
+        ..Default::default()
+    };
+    call(node, &mut restart)
 }
 
 pub(crate) fn message(node: BorrowedFd<'_>) -> Result<abi::BoatMessage, Errno> {

@@ -9,7 +9,7 @@ use vmm_fdbox::boat::{BoatPlan, LifeboatHost, offline_cpus, online_cpus};
 use vmm_fdbox::coordinator::{Boarding, BoardingLimits, Boxes, MoveLock, RemoteLeaving};
 use vmm_fdbox::update::{FleetOutcome, FleetPlan, KexecHost};
 
-use super::{Update, next_cmdline};
+use super::{Update, next_cmdline, next_kernel};
 use crate::cli::{LifeboatArgs, LiveUpdateArgs};
 
 /// How long a paused guest waits for the boat to take it.
@@ -29,6 +29,13 @@ impl<B: Boxes + Clone> Update<'_, B> {
             .collect();
         let cmdline = next_cmdline(self.args.cmdline.as_deref())?;
         let mut host = LifeboatHost::new(kexec, &cmdline, boat_plan(args)?, &boxes);
+        if let Some(kernel) = &args.rescue_kernel {
+            let cmdline = args.rescue_cmdline.as_ref().unwrap_or(&cmdline);
+            let next = next_kernel(kernel, args.rescue_initramfs.as_deref(), Some(cmdline))?;
+            let kexec = KexecHost::new(next).assuming_patches(self.args.assume_patches);
+            let silence = Duration::from_secs(args.rescue_after);
+            host = host.rescued_by(kexec, cmdline, silence);
+        }
         let move_lock = MoveLock::default();
         let limits = BoardingLimits {
             ready: Duration::from_secs(args.boat_timeout),
