@@ -3,8 +3,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use fdbox_lab::event::{Event, FROM_BOAT};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::RebootCommand;
@@ -26,6 +29,11 @@ const MODULE: &str = "/lib/modules/fdbox-boat.ko";
 const BOXES_MODULE: &str = "/lib/modules/fdbox.ko";
 /// The module's message when a host watches the boat.
 const HOST_BEATS: &str = "fdbox-boat: the host beats";
+
+/// Within this time the boat has to say that its host is silent.
+const SILENCE_LIMIT: Duration = Duration::from_secs(180);
+/// Whether it has.
+static IS_SAID: AtomicBool = AtomicBool::new(false);
 
 /// What the boat should do, if this is one.
 pub(crate) fn fate(cmdline: &str) -> Option<&str> {
@@ -118,6 +126,10 @@ enum What {
     Panic,
     /// Lets the host die when it wants that, and then judges.
     Outlive,
+    /// Lets the host come back by itself.
+    Expect,
+    /// Ends the run if the host does not come back.
+    Await,
     /// Reports how the guests of a dead host are, which ends the run.
     Judge,
 }
@@ -136,9 +148,26 @@ impl Deed {
             "wait" => What::Wait,
             "panic" => What::Panic,
             "outlive" => What::Outlive,
+            "expect" => What::Expect,
             _ => bail!("An unknown fate: {fate}"),
         };
         Ok(Self { what, after })
+    }
+
+    /// When the host is silent or has panicked. If the boat does not notice, that is reported.
+    fn then(what: What) -> Self {
+        thread::spawn(|| {
+            thread::sleep(SILENCE_LIMIT);
+            if !IS_SAID.load(Ordering::Relaxed) {
+                let seconds = SILENCE_LIMIT.as_secs();
+                let error = anyhow!("The boat has not said within {seconds} s how its host is");
+                report(Err(error));
+            }
+        });
+        Self {
+            what,
+            after: "the host has ",
+        }
     }
 }
 
@@ -159,12 +188,19 @@ impl What {
             }
             Self::Outlive => {
                 help(MEET_HOST)?;
-                return Ok(Some(Deed {
-                    what: Self::Judge,
-                    after: "the host has ",
-                }));
+                return Ok(Some(Deed::then(Self::Judge)));
             }
-            Self::Judge => report(help("host-is-dead,afloat")),
+            Self::Judge => {
+                IS_SAID.store(true, Ordering::Relaxed);
+                report(help("host-is-dead,afloat"));
+            }
+            Self::Expect => return Ok(Some(Deed::then(Self::Await))),
+            Self::Await => {
+                IS_SAID.store(true, Ordering::Relaxed);
+                if let Err(error) = help("host-comes-back,afloat") {
+                    report(Err(error));
+                }
+            }
         }
         Ok(None)
     }

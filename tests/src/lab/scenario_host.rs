@@ -159,9 +159,14 @@ impl Group<'_> {
                 | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat
                 | HostKind::GuestsLifeboat => {
+                    // LUO of a next kernel frees what a rescue kernel would read.
+                    let luo = match self.kind {
+                        HostKind::GuestLifeboatAstray => "liveupdate=off",
+                        _ => "",
+                    };
                     // A host that panics must not reset the machine, and its boat with it.
                     format!(
-                        "{} {} maxcpus=1 no_ipi_broadcast=1 panic=0",
+                        "{} {} maxcpus=1 no_ipi_broadcast=1 panic=0 {luo}",
                         boat::CMDLINE,
                         boat::SCRATCH
                     )

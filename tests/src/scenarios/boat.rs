@@ -18,6 +18,10 @@ const STOP: u32 = io(0x12);
 const STATUS: u32 = io(0x13);
 const CHECK: u32 = io(0x14);
 const MESSAGE: u32 = io(0x15);
+const RESTART: u32 = io(0x16);
+
+/// Of LOAD: the kernel that is loaded for a kexec is taken along.
+const LOAD_RESCUE: u32 = 1;
 
 pub(crate) const OFF: u32 = 0;
 pub(crate) const LOADED: u32 = 1;
@@ -62,7 +66,7 @@ pub(crate) struct Load {
     pub(crate) pad: u32,
 }
 
-/// START, and STOP with its limit in the first number.
+/// START, and STOP and RESTART with their limit in the first number.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Limits {
@@ -134,6 +138,8 @@ pub(crate) struct Spec {
     pub(crate) cmdline: String,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: Vec<u32>,
+    /// Whether the kernel that is loaded for a kexec is taken along.
+    pub(crate) rescue: bool,
 }
 
 impl Spec {
@@ -145,6 +151,7 @@ impl Spec {
             cmdline: format!("{CONSOLE} lab.boat={fate}"),
             memory_mib: 64,
             cpus: cpus.to_vec(),
+            rescue: false,
         }
     }
 }
@@ -167,7 +174,7 @@ impl Boat {
         let initramfs = spec.initramfs.as_ref().map(open).transpose()?;
         let mut load = Load {
             size: size_of::<Load>() as u32,
-            flags: 0,
+            flags: if spec.rescue { LOAD_RESCUE } else { 0 },
             kernel_fd: kernel.as_raw_fd(),
             initramfs_fd: initramfs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             cmdline: spec.cmdline.as_ptr() as u64,
@@ -217,6 +224,12 @@ impl Boat {
         self.done("Stop the boat", self.try_stop(START_MS))
     }
 
+    /// In the boat: restarts a host that has been silent for so long.
+    pub(crate) fn try_restart(&self, silent_ms: u32) -> Result<(), Errno> {
+        let mut limits = limits(silent_ms, 0);
+        uapi::call(&self.0, RESTART, &mut limits).map(drop)
+    }
+
     pub(crate) fn status(&self) -> Result<Status> {
         let mut status = Status {
             size: size_of::<Status>() as u32,
@@ -238,8 +251,19 @@ impl Boat {
         uapi::call(&self.0, CHECK, &mut check).map(drop)
     }
 
+    /// Why something was refused last, if anything was.
+    pub(crate) fn words(&self) -> Result<String> {
+        Ok(text(&self.raw_message()?.message))
+    }
+
     /// Why something was refused, and the errno that belongs to it.
     pub(crate) fn message(&self) -> Result<(Errno, String)> {
+        let message = self.raw_message()?;
+        let error = Errno::from_raw_os_error(message.error as i32);
+        Ok((error, text(&message.message)))
+    }
+
+    fn raw_message(&self) -> Result<Message> {
         let mut message = Message {
             size: size_of::<Message>() as u32,
             flags: 0,
@@ -248,8 +272,7 @@ impl Boat {
             message: [0; 256],
         };
         uapi::call(&self.0, MESSAGE, &mut message).context("Ask for the message")?;
-        let error = Errno::from_raw_os_error(message.error as i32);
-        Ok((error, text(&message.message)))
+        Ok(message)
     }
 
     /// That `what` was refused with this errno, and in words that have these among them.

@@ -7,6 +7,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("lifeboat/crashed-boats", "Boat kernel"),
     ("lifeboat/dead-host", "Host kernel"),
     ("lifeboat/lost-with-a-box", "Boat kernel"),
+    ("lifeboat/restarted-host", "Host kernel"),
     ("passthrough/first-stage-outside", "DMAR:"),
     ("passthrough/outside-the-mappings", "DMAR:"),
     ("passthrough/scalable-outside", "DMAR:"),

@@ -86,6 +86,12 @@ pub(super) fn host_is_dead(name: &str) -> Result<()> {
         Errno::NXIO,
         "only its host commands it",
     )?;
+    boat.is_refused(
+        "To restart the host",
+        boat.try_restart(0),
+        Errno::NOENT,
+        "prepared no rescue kernel",
+    )?;
     let shown = Ended::of(Command::new(VMM).args(["status", "--lifeboat"]))?;
     shown.expect(0)?;
     for words in [

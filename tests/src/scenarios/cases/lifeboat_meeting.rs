@@ -56,6 +56,12 @@ pub(super) fn meet_host(name: &str) -> Result<()> {
     let (fdbox, boat) = (FdBox::open(name)?, Boat::open()?);
     // It may have been silent until now, and may die soon.
     boat.wait_for_state(ABOARD)?;
+    boat.is_refused(
+        "To restart a host that beats",
+        boat.try_restart(0),
+        Errno::BUSY,
+        "the host was heard",
+    )?;
     fdbox.try_lend(LEND_READY).context("Wait for the host")?;
     let look = || match fdbox.try_lend(LEND_LOOK)?.holder {
         HOLDER_SHOWN => Err(Errno::AGAIN),

@@ -47,6 +47,12 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::WithoutKho,
         stages: &[without_kho],
     },
+    &Scenario {
+        name: "lifeboat/unpatched",
+        about: "an unpatched kernel takes no rescue kernel along, and names the patch",
+        host: HostKind::Unpatched,
+        stages: &[unpatched],
+    },
 ];
 
 const CPU: u32 = 1;
@@ -124,6 +130,13 @@ fn refused(_: &Cx<'_>) -> Result<()> {
         ..good()
     };
     no_load(&boat, &spec, Errno::NOMEM, "no 4096 MiB in one piece")?;
+    // This kernel has LUO's handover.
+    let spec = Spec {
+        rescue: true,
+        ..good()
+    };
+    let words = "with liveupdate=on the next kernel frees";
+    no_load(&boat, &spec, Errno::OPNOTSUPP, words)?;
     let cmdline = "x".repeat(2048);
     no_load(
         &boat,
@@ -269,7 +282,7 @@ fn arguments(_: &Cx<'_>) -> Result<()> {
         let what = format!("Command {number:#x}");
         let short = Bytes::growable(size - 1, 0, 0);
         fails(&what, call(number, short), Errno::INVAL)?;
-        let flagged = Bytes::growable(size, 1, 0);
+        let flagged = Bytes::growable(size, 1 << 31, 0);
         fails(&what, call(number, flagged), Errno::INVAL)?;
         let newer = Bytes::growable(now + 8, 0, 1);
         fails(&what, call(number, newer), Errno::TOOBIG)?;
@@ -283,13 +296,19 @@ fn arguments(_: &Cx<'_>) -> Result<()> {
         })?;
         fails(&what, none, Errno::PERM)?;
     }
-    for number in [0x0f, 0x16] {
+    for number in [0x0f, 0x17] {
         let bytes = Bytes::growable(16, 0, 0);
         fails("An unknown command", call(number, bytes), Errno::NOTTY)?;
     }
     let opened = host::without(CapabilitySet::SYS_BOOT, || File::open(boat::NODE))?;
     let error = opened.err().context("The node was opened")?;
     equal("The error", Errno::from_io_error(&error), Some(Errno::PERM))?;
+    boat.is_refused(
+        "RESTART by the host",
+        boat.try_restart(0),
+        Errno::NXIO,
+        "only its boat restarts it",
+    )?;
     fails("STOP of none", boat.try_stop(0), Errno::INVAL)?;
     fails("START of none", boat.try_start(0, 0), Errno::INVAL)?;
     with_bad_members(&boat)
@@ -350,20 +369,24 @@ fn with_bad_members(boat: &Boat) -> Result<()> {
     boat.stop()
 }
 
-fn without_kho(_: &Cx<'_>) -> Result<()> {
+/// A kernel that refuses each boat, before it looks at one.
+fn refuses_any(rescue: bool, words: &str) -> Result<()> {
     let boat = Boat::open()?;
-    let kernel = "/init".to_owned();
     let spec = Spec {
-        kernel,
+        kernel: "/init".to_owned(),
         initramfs: None,
+        rescue,
         ..good()
     };
-    boat.is_refused(
-        "LOAD",
-        boat.try_load(&spec)?,
-        Errno::OPNOTSUPP,
-        "boot it with kho=on",
-    )?;
+    no_load(&boat, &spec, Errno::OPNOTSUPP, words)?;
     drop(boat);
     host::unload_module(boat::MODULE_NAME).context("Unload the module")
+}
+
+fn without_kho(_: &Cx<'_>) -> Result<()> {
+    refuses_any(false, "boot it with kho=on")
+}
+
+fn unpatched(_: &Cx<'_>) -> Result<()> {
+    refuses_any(true, "it lacks patch 0023")
 }

@@ -35,6 +35,7 @@ mod lifeboat_lost;
 mod lifeboat_meeting;
 mod lifeboat_offers;
 mod lifeboat_refused;
+mod lifeboat_restarted;
 mod lifeboat_update;
 mod load;
 mod lsm;
@@ -183,6 +184,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         lifeboat_lost::ALL,
         lifeboat_offers::ALL,
         lifeboat_refused::ALL,
+        lifeboat_restarted::ALL,
         lifeboat_update::ALL,
     ]
     .into_iter()
@@ -201,6 +203,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "take-and-panic" => lifeboat_leases::take_and_panic(argument),
         "borrow" => lifeboat_borrows::borrow(argument),
         "host-is-dead" => lifeboat_dead_host::host_is_dead(argument),
+        "host-comes-back" => lifeboat_restarted::host_comes_back(argument),
         "hold-up" => lifeboat_meeting::hold_up(argument),
         "meet-host" => lifeboat_meeting::meet_host(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
