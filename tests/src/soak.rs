@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The environment variables with the number of updates, and with where the random choices begin.
+/// Across kexecs the number is that of each kernel.
 pub const UPDATES: &str = "LAB_SOAK_UPDATES";
 pub const SEED: &str = "LAB_SOAK_SEED";
 /// The name under which a [`Sample`] is sent.
@@ -39,6 +40,8 @@ impl Kind {
 pub struct Sample {
     /// From 1.
     pub update: u64,
+    /// By how many kexecs in a row the host's kernel came up.
+    pub kexecs: u64,
     pub kind: Kind,
     pub blackout_ns: Option<u64>,
     pub available_kib: u64,

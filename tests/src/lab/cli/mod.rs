@@ -56,7 +56,8 @@ pub(crate) enum Command {
     /// Updates one guest again and again, in random ways, and checks that nothing is left.
     ///
     /// The VMM is replaced, replacements fail, updates of the host fail and are cancelled, while the
-    /// guest uses its disk and its network. An update takes one to three seconds.
+    /// guest uses its disk and its network. An update takes one to three seconds. With --kexecs the
+    /// host is updated in between.
     Soak(SoakArgs),
     /// Has several processes make random ioctls on boxes that they share, and kills some of them.
     ///

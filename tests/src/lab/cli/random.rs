@@ -32,6 +32,10 @@ pub(crate) struct SoakArgs {
     /// How many updates.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) updates: u32,
+    /// Kexec the host under the guest, too, so many times, with equally many of the updates before each. A host and its
+    /// guest boot anew after every fourth, so the number is rounded up to that.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) kexecs: u32,
     /// Where the random choices begin: the same number makes the same choices.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,

@@ -2,7 +2,7 @@
 
 use fdbox_lab::soak::{Kind, Sample};
 
-use super::counts;
+use super::{Seen, counts};
 use crate::page::chart::{self, Line};
 use crate::page::{Card, Page, Quantity, time};
 
@@ -21,15 +21,21 @@ const COUNTS: &[Curve] = &[
     ("the VMM's threads", |it| it.vmm_threads),
 ];
 
-pub(super) fn page(samples: &[Sample], seed: u64, wrong: &[String]) -> String {
+pub(super) fn page(seen: &Seen, seed: u64) -> String {
+    let Seen {
+        samples,
+        kexecs,
+        failures,
+    } = seen;
     let mut page = Page::new("Updates, one after the other");
     let mut blackouts: Vec<u64> = samples.iter().filter_map(|it| it.blackout_ns).collect();
     blackouts.sort_unstable();
     page.cards(&[
-        Card::new(samples.len().to_string(), "updates"),
+        Card::new(samples.len().to_string(), "updates in a kernel"),
+        Card::new(kexecs.to_string(), "kexecs under the guest"),
         Card {
-            is_bad: !wrong.is_empty(),
-            ..Card::new(wrong.len().to_string(), "failures")
+            is_bad: !failures.is_empty(),
+            ..Card::new(failures.len().to_string(), "failures")
         },
         Card::new(
             blackouts
@@ -39,10 +45,10 @@ pub(super) fn page(samples: &[Sample], seed: u64, wrong: &[String]) -> String {
         ),
     ]);
     page.note(&format!(
-        "One guest in one host. After each update it was alive, and its disk and network went on; its \
-         memory was checked after every tenth and at the end. Seed {seed}."
+        "One guest, and one host at a time. After each update it was alive, and its disk and network went on; its \
+         memory was checked after every tenth and at each kexec. Seed {seed}."
     ));
-    for failure in wrong {
+    for failure in failures {
         page.heading("Failed");
         page.text(failure);
     }
@@ -93,6 +99,7 @@ pub(crate) fn sample() -> String {
         let kind = Kind::ALL[(update * 7 % 5) as usize];
         Sample {
             update,
+            kexecs: update / 250,
             kind,
             blackout_ns: (kind == Kind::Replaced).then_some(6_000_000 + update * 977 % 900_000),
             available_kib: 1_480_000 - update * 3 + update * 31 % 400,
@@ -104,12 +111,12 @@ pub(crate) fn sample() -> String {
             vmm_anonymous_kib: 5_800 + update % 90,
         }
     };
-    let samples: Vec<Sample> = (1..=1000).map(sample).collect();
-    page(
-        &samples,
-        7,
-        &["Update 1001, Replaced: exit status 11".to_owned()],
-    )
+    let seen = Seen {
+        samples: (1..=1000).map(sample).collect(),
+        kexecs: 4,
+        failures: vec!["Update 1001, Replaced: exit status 11".to_owned()],
+    };
+    page(&seen, 7)
 }
 
 #[cfg(test)]
@@ -129,6 +136,6 @@ mod tests {
 
     #[test]
     fn a_soak_that_ended_at_once_is_a_page_too() {
-        assert!(super::page(&[], 1, &[]).ends_with("</html>\n"));
+        assert!(super::page(&Seen::default(), 1).ends_with("</html>\n"));
     }
 }

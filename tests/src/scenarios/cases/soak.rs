@@ -1,5 +1,5 @@
-//! Many updates of one guest, one after the other: replacements of the VMM, and updates that fail
-//! or are cancelled. The guest's memory, disk and network are checked, and nothing may be left.
+//! Many updates of one guest, one after the other: replacements of the VMM, updates that fail or are
+//! cancelled, and kexecs in between. The guest's memory, disk and network are checked, and nothing may be left.
 
 use std::env;
 use std::fs;
@@ -12,7 +12,7 @@ use fdbox_lab::soak::{Kind, SAMPLE, SEED, Sample, UPDATES};
 use fdbox_lab::witness::{Io, Report};
 
 use super::devices::end_io;
-use super::guest::{asked, port};
+use super::guest::{asked, port, take_over, update_a};
 use super::reports::{healthy, same_guest};
 use super::upgrade::{blackout, upgrade};
 use super::{Cx, Scenario};
@@ -20,16 +20,32 @@ use crate::check::equal;
 use crate::fdbox;
 use crate::guest::{Guest, Holds, Spec, VMM};
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "soak/updates",
-    about: "updates of all kinds, good and bad, in random order: the guest is whole after each, and \
-            nothing is left in the host",
-    host: HostKind::GuestSoak,
-    stages: &[soak],
-}];
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "soak/updates",
+        about: "updates of all kinds, good and bad, in random order: the guest is whole after each, and \
+                nothing is left in the host",
+        host: HostKind::GuestSoak,
+        stages: &[soak],
+    },
+    &Scenario {
+        name: "soak/kexecs",
+        about: "the same in each of four kernels, with a kexec after each of them",
+        host: HostKind::Guest,
+        stages: &[
+            kexecs_first,
+            kexecs_next,
+            kexecs_next,
+            kexecs_next,
+            kexecs_last,
+        ],
+    },
+];
 
 /// Without `cargo lab soak`: each kind is likely to be there.
 const FEW: u64 = 10;
+/// The same in each of several kernels.
+const FEW_IN_EACH: u64 = 3;
 /// All memory is checked after every so many updates; the guest's other words after each.
 const PER_REPORT: u64 = 10;
 /// Steps that fail, and the exit status.
@@ -62,25 +78,54 @@ fn spec() -> Spec {
 }
 
 fn soak(cx: &Cx<'_>) -> Result<()> {
-    let updates = number(UPDATES)?.unwrap_or(FEW);
-    let mut choices = Choices::from(number(SEED)?.unwrap_or(1));
     let mut guest = Guest::boot(spec(), &port()?)?;
+    let samples = updates(cx, &mut guest, 0, FEW)?;
+    end(cx, guest)?;
+    nothing_grew(&samples)
+}
+
+fn kexecs_first(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = Guest::boot(spec(), &port()?)?;
+    updates(cx, &mut guest, 0, FEW_IN_EACH)?;
+    update_a(cx, guest)
+}
+
+fn kexecs_next(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = take_over(cx, spec())?;
+    let kexecs = guest.spec.status()?["previous_kernel"]["kexecs"].as_u64();
+    let kexecs = kexecs.context("The status has no count of kexecs")?;
+    updates(cx, &mut guest, kexecs, FEW_IN_EACH)?;
+    update_a(cx, guest)
+}
+
+fn kexecs_last(cx: &Cx<'_>) -> Result<()> {
+    end(cx, take_over(cx, spec())?)
+}
+
+/// Updates the guest in random ways, in a kernel that came up by this many kexecs.
+fn updates(cx: &Cx<'_>, guest: &mut Guest, kexecs: u64, few: u64) -> Result<Vec<Sample>> {
+    let updates = number(UPDATES)?.unwrap_or(few);
+    let mut choices = Choices::from(number(SEED)?.unwrap_or(1) + kexecs);
     let first = guest.report()?;
     healthy(&first)?;
     let mut io = guest.console.wait_for_io(None)?;
     let mut samples = Vec::new();
     for update in 1..=updates {
         let kind = *choices.one_of(&Kind::ALL);
-        let sample = once(&mut guest, kind, &mut choices, update, (&first, &mut io));
+        let sample = once(guest, kind, &mut choices, update, (&first, &mut io));
         let sample = sample.with_context(|| format!("Update {update}, {kind:?}"))?;
+        let sample = Sample { kexecs, ..sample };
         cx.value(SAMPLE, sample)?;
         samples.push(sample);
     }
     same_guest(&first, &guest.report()?)?;
+    Ok(samples)
+}
+
+fn end(cx: &Cx<'_>, mut guest: Guest) -> Result<()> {
     cx.value("io", end_io(&mut guest)?)?;
     let runner = guest.runner()?;
-    guest.power_off_under(&runner)?;
-    nothing_grew(&samples)
+    guest.power_off_under(&runner)
 }
 
 fn number(variable: &str) -> Result<Option<u64>> {
@@ -154,6 +199,7 @@ fn sample(update: u64, kind: Kind, blackout_ns: Option<u64>, vmm: &Holds) -> Res
     let open_files = files.split_whitespace().next();
     Ok(Sample {
         update,
+        kexecs: 0,
         kind,
         blackout_ns,
         available_kib: kib("MemAvailable:")?,
@@ -218,6 +264,7 @@ mod tests {
     fn samples(leak_kib: u64) -> Vec<Sample> {
         let sample = |update| Sample {
             update,
+            kexecs: 0,
             kind: Kind::Replaced,
             blackout_ns: None,
             available_kib: 1_000_000 - leak_kib * update + update % 3 * 100,
