@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use fdbox_lab::clocks::Sample;
 use fdbox_lab::event::EventPort;
 use fdbox_lab::witness::{WitnessEvent, command};
@@ -45,22 +45,32 @@ impl Guest {
         Starting::new(&mut run, spec)?.connect(port)
     }
 
-    /// Waits until its boot or its end is that far.
+    /// Waits until its boot or its end is that far. No other stage may come first: it would be that of a reboot.
     pub(crate) fn wait_for_stage(&self, wanted: &str) -> Result<()> {
-        self.console.wait(wanted, STAGE_LIMIT, |event| match event {
-            WitnessEvent::Stage { name } if name == wanted => Some(()),
-            _ => None,
-        })
-    }
-
-    /// Waits until it is up, and nothing in it has failed.
-    pub(crate) fn wait_until_up(&mut self) -> Result<()> {
-        let cpus = self
+        let stage = self
             .console
-            .wait("pattern", STAGE_LIMIT, |event| match event {
-                WitnessEvent::Ready { cpus, .. } => Some(cpus),
+            .wait(wanted, STAGE_LIMIT, |event| match event {
+                WitnessEvent::Stage { name } => Some(name),
                 _ => None,
             })?;
+        ensure!(
+            stage == wanted,
+            "The guest is at its stage {stage:?}, and {wanted:?} was to be next"
+        );
+        Ok(())
+    }
+
+    /// Waits until it is up, without another reboot, and nothing in it has failed.
+    pub(crate) fn wait_until_up(&mut self) -> Result<()> {
+        let up = self
+            .console
+            .wait("pattern", STAGE_LIMIT, |event| match event {
+                WitnessEvent::Ready { cpus, .. } => Some(Ok(cpus)),
+                WitnessEvent::Stage { name } => Some(Err(name)),
+                _ => None,
+            })?;
+        let cpus =
+            up.map_err(|stage| anyhow!("The guest is at its stage {stage:?} instead of being up"))?;
         ensure!(
             cpus == self.spec.cpus,
             "The guest has {cpus} CPUs, not {}",

@@ -6,7 +6,7 @@ use fdbox_lab::clocks::Sample;
 use super::super::Cx;
 use super::super::guest::port;
 use super::marks::wall_clock_is_of;
-use super::{boot, end_database, spec, start_database};
+use super::{boot, end_database, spec, start_database, wait_for_boot};
 use crate::guest::{Guest, Spec};
 use crate::network;
 
@@ -38,8 +38,7 @@ pub(super) fn going_down(cx: &Cx<'_>) -> Result<()> {
 
 pub(super) fn up_again(_: &Cx<'_>) -> Result<()> {
     let mut guest = resume(reboots())?;
-    guest.wait_for_stage("initramfs")?;
-    guest.wait_until_up()?;
+    wait_for_boot(&mut guest)?;
     wall_clock_is_of(&mut guest, &Sample::now())?;
     guest.shell(&format!("sh /run/lab/database-check {COMMITTED}"))?;
     start_database(&mut guest)?;

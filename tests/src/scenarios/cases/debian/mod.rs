@@ -50,11 +50,17 @@ fn spec(name: &'static str, cpus: u32) -> Spec {
     }
 }
 
+/// Waits until it has booted.
+fn wait_for_boot(guest: &mut Guest) -> Result<()> {
+    guest.wait_for_stage("initramfs")?;
+    guest.wait_for_stage("systemd")?;
+    guest.wait_until_up()
+}
+
 /// Boots it completely.
 fn boot(spec: Spec, words: &str) -> Result<Guest> {
     let mut guest = Guest::boot_debian(spec, words, &port()?)?;
-    guest.wait_for_stage("systemd")?;
-    guest.wait_until_up()?;
+    wait_for_boot(&mut guest)?;
     wall_clock_is_of(&mut guest, &Sample::now())?;
     Ok(guest)
 }
