@@ -19,7 +19,12 @@ use crate::scenario_host::{Group, OtherKernels};
 use crate::{command, hostcmd, proof};
 
 /// Scenarios that run only if they are asked for. They take minutes, and `debian/works` shows most of what they show.
-const ON_DEMAND: [&str; 2] = ["debian/5.10", "debian/reboot"];
+const ON_DEMAND: [&str; 4] = [
+    "debian/5.10",
+    "debian/boot",
+    "debian/four-cpus",
+    "debian/reboot",
+];
 
 /// One job per host.
 pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {

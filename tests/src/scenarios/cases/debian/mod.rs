@@ -22,6 +22,19 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[works_before, works_after],
     },
     &Scenario {
+        name: "debian/four-cpus",
+        about: "the same with four CPUs, on the TSC instead of kvm-clock",
+        host: HostKind::Debian(Debian::Trixie),
+        stages: &[four_cpus_before, four_cpus_after],
+    },
+    &Scenario {
+        name: "debian/boot",
+        about: "a Debian guest whose host is updated twice while it boots comes up, logs what it logs in other boots, and \
+                reboots",
+        host: HostKind::Debian(Debian::Trixie),
+        stages: &[boots::early, boots::later, boots::up],
+    },
+    &Scenario {
         name: "debian/reboot",
         about: "a Debian guest whose host is updated while it reboots comes up, with all that its database acknowledged",
         host: HostKind::Debian(Debian::Trixie),
@@ -116,5 +129,22 @@ fn works_after(cx: &Cx<'_>) -> Result<()> {
     guest.upgrade(VMM, &[])?.expect(0)?;
     unnoticed(&mut guest)?;
     same_guest(&before, &guest.report()?)?;
+    end(guest)
+}
+
+/// The guest does not use kvm-clock, and its kernel trusts the TSC as it would on a machine of its own.
+const BY_TSC: &str = "clocksource=tsc tsc=reliable";
+
+fn four_cpus() -> Spec {
+    spec("four-cpus", 4)
+}
+
+fn four_cpus_before(cx: &Cx<'_>) -> Result<()> {
+    work_before(cx, four_cpus(), BY_TSC)
+}
+
+fn four_cpus_after(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = work_after(cx, four_cpus())?;
+    guest.shell("grep -qx tsc /sys/devices/system/clocksource/clocksource0/current_clocksource")?;
     end(guest)
 }
