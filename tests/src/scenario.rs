@@ -84,6 +84,7 @@ impl Devices {
 #[serde(rename_all = "kebab-case")]
 pub enum Debian {
     Bullseye,
+    Bookworm,
     Trixie,
 }
 
@@ -92,6 +93,7 @@ impl Debian {
     pub fn suite(self) -> &'static str {
         match self {
             Self::Bullseye => "bullseye",
+            Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
         }
     }

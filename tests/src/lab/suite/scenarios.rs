@@ -19,8 +19,9 @@ use crate::scenario_host::{Group, OtherKernels};
 use crate::{command, hostcmd, proof};
 
 /// Scenarios that run only if they are asked for. They take minutes, and `debian/works` shows most of what they show.
-const ON_DEMAND: [&str; 4] = [
+const ON_DEMAND: [&str; 5] = [
     "debian/5.10",
+    "debian/6.1",
     "debian/boot",
     "debian/four-cpus",
     "debian/reboot",

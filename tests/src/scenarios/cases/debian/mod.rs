@@ -41,6 +41,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[boots::going_down, boots::up_again],
     },
     &Scenario {
+        name: "debian/6.1",
+        about: "debian/works with the kernel and user space of Debian 12",
+        host: HostKind::Debian(Debian::Bookworm),
+        stages: &[works_before, works_after],
+    },
+    &Scenario {
         name: "debian/5.10",
         about: "debian/works with the kernel and user space of Debian 11",
         host: HostKind::Debian(Debian::Bullseye),
