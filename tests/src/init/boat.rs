@@ -126,12 +126,14 @@ enum What {
     Panic,
     /// Lets the host die when it wants that, and then judges.
     Outlive,
+    /// Lets the host die by itself, and then judges.
+    Stay,
     /// Lets the host come back by itself.
     Expect,
     /// Ends the run if the host does not come back.
     Await,
-    /// Reports how the guests of a dead host are, which ends the run.
-    Judge,
+    /// Reports by this helper how the guests of a dead host are, which ends the run.
+    Judge(&'static str),
 }
 
 impl Deed {
@@ -149,6 +151,7 @@ impl Deed {
             "panic" => What::Panic,
             "outlive" => What::Outlive,
             "expect" => What::Expect,
+            "stay" => What::Stay,
             _ => bail!("An unknown fate: {fate}"),
         };
         Ok(Self { what, after })
@@ -188,12 +191,13 @@ impl What {
             }
             Self::Outlive => {
                 help(MEET_HOST)?;
-                return Ok(Some(Deed::then(Self::Judge)));
+                return Ok(Some(Deed::then(Self::Judge("host-is-dead,afloat"))));
             }
-            Self::Judge => {
+            Self::Judge(helper) => {
                 IS_SAID.store(true, Ordering::Relaxed);
-                report(help("host-is-dead,afloat"));
+                report(help(helper));
             }
+            Self::Stay => return Ok(Some(Deed::then(Self::Judge("host-is-too-far,afloat")))),
             Self::Expect => return Ok(Some(Deed::then(Self::Await))),
             Self::Await => {
                 IS_SAID.store(true, Ordering::Relaxed);

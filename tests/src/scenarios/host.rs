@@ -36,10 +36,19 @@ pub(crate) fn load_module_with(name: &str, parameters: &str) -> Result<()> {
 const SOON: Duration = Duration::from_secs(10);
 
 /// Waits until `done` returns true.
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn until(what: &str, done: impl FnMut() -> Result<bool>) -> Result<()> {
+    within(SOON, what, done)
+}
+
+/// The same, for so long.
+pub(crate) fn within(
+    limit: Duration,
+    what: &str,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let started = Instant::now();
     while !done()? {
-        ensure!(started.elapsed() < SOON, "{what}: not within {SOON:?}");
+        ensure!(started.elapsed() < limit, "{what}: not within {limit:?}");
         std::thread::yield_now();
     }
     Ok(())

@@ -86,12 +86,17 @@ pub(super) fn host_is_dead(name: &str) -> Result<()> {
         Errno::NXIO,
         "only its host commands it",
     )?;
-    boat.is_refused(
-        "To restart the host",
-        boat.try_restart(0),
-        Errno::NOENT,
-        "prepared no rescue kernel",
-    )?;
+    is_restarted_by_none(&boat, Errno::NOENT, "prepared no rescue kernel")?;
+    runs_on(name)
+}
+
+/// In the boat: the host is not restarted.
+pub(super) fn is_restarted_by_none(boat: &Boat, errno: Errno, words: &str) -> Result<()> {
+    boat.is_refused("To restart the host", boat.try_restart(0), errno, words)
+}
+
+/// In the boat of a host that is silent or has panicked: the guest runs.
+pub(super) fn runs_on(name: &str) -> Result<()> {
     let shown = Ended::of(Command::new(VMM).args(["status", "--lifeboat"]))?;
     shown.expect(0)?;
     for words in [

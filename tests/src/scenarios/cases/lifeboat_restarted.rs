@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::{Context, Result, ensure};
@@ -10,9 +11,10 @@ use fdbox_lab::scenario::HostKind;
 use fdbox_lab::{kexec, plan};
 use rustix::io::Errno;
 
+use super::lifeboat_dead_host::{is_restarted_by_none, runs_on};
 use super::lifeboat_update::{CPU, boot, by_boat_that, come, note_the_time, spec};
 use super::{Cx, Scenario};
-use crate::boat::{ABOARD, Boat, OFF, Spec as BoatSpec};
+use crate::boat::{ABOARD, ALONE, Boat, OFF, Spec as BoatSpec};
 use crate::check::equal;
 use crate::host;
 use crate::kexec::{load_legacy, unload_legacy};
@@ -30,6 +32,12 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::GuestLifeboatAstray,
         stages: &[leaves_for_one_that_hangs, comes_home_to_idle_devices],
     },
+    &Scenario {
+        name: "lifeboat/restarted-too-late",
+        about: "the boat does not restart a host that has taken over its boxes, and the guest runs on in it",
+        host: HostKind::GuestLifeboatAstray,
+        stages: &[leaves_for_one_that_hangs_later, hangs_with_boxes],
+    },
 ];
 
 /// Words for the next kernel: it finds no init, and panics.
@@ -44,6 +52,10 @@ const COMMAND_AT: u64 = 4;
 const MASTER: u8 = 4;
 /// What the boat does besides: it reports a host that is not there soon after it was restarted.
 const COMES_BACK: &str = "carry-and-expect:aboard";
+/// It reports how the guest is when it could not restart the host.
+const STAYS_AWAY: &str = "carry-and-stay:aboard";
+/// Within this time it has tried to.
+const TRY_LIMIT: Duration = Duration::from_secs(120);
 /// For how long a host may be silent, in seconds.
 const SILENCE: &str = "40";
 
@@ -102,12 +114,12 @@ fn refuses_while_loading(boat: &Boat, spec: &BoatSpec, rescue: &str) -> Result<(
 }
 
 /// The next kernel does not come up. The rescue kernel is the one that stage 2 is planned for.
-fn leave_for(words: &str, scenario: &str) -> Result<()> {
+fn leave_for(words: &str, acts: &str, scenario: &str) -> Result<()> {
     let rescue = env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
     refuses(&rescue)?;
     let guest = boot(spec())?;
     let cmdline = format!("{rescue} {words}");
-    let mut arguments = by_boat_that(CPU, &format!("{COMES_BACK} lab.scenario={scenario}"));
+    let mut arguments = by_boat_that(CPU, &format!("{acts} lab.scenario={scenario}"));
     let more = [
         ("--boat-memory", "256"),
         ("--rescue-kernel", plan::NEXT_KERNEL),
@@ -125,11 +137,23 @@ fn leave_for(words: &str, scenario: &str) -> Result<()> {
 }
 
 fn leaves_for_one_that_panics(_: &Cx<'_>) -> Result<()> {
-    leave_for(PANICS, "lifeboat/restarted-host")
+    leave_for(PANICS, COMES_BACK, "lifeboat/restarted-host")
 }
 
 fn leaves_for_one_that_hangs(_: &Cx<'_>) -> Result<()> {
-    leave_for(HANGS, "lifeboat/restarted-hung-host")
+    leave_for(HANGS, COMES_BACK, "lifeboat/restarted-hung-host")
+}
+
+/// An ordinary kernel, which does not load the boat's module.
+fn leaves_for_one_that_hangs_later(_: &Cx<'_>) -> Result<()> {
+    leave_for("", STAYS_AWAY, "lifeboat/restarted-too-late")
+}
+
+/// `fdbox.ko` is loaded by now, and has taken over what the rescue kernel needs.
+fn hangs_with_boxes(_: &Cx<'_>) -> Result<()> {
+    loop {
+        thread::park();
+    }
 }
 
 fn comes_home(cx: &Cx<'_>) -> Result<()> {
@@ -149,4 +173,16 @@ fn comes_home_to_idle_devices(cx: &Cx<'_>) -> Result<()> {
 pub(super) fn host_comes_back(name: &str) -> Result<()> {
     let back = Boat::open()?.wait_for_state(ABOARD);
     back.with_context(|| format!("No host comes back to {name}"))
+}
+
+/// The helper `host-is-too-far NAME`, in the boat: what becomes of a host whose boxes were taken over.
+pub(super) fn host_is_too_far(name: &str) -> Result<()> {
+    let boat = Boat::open()?;
+    let words = "has taken over what the rescue kernel needs";
+    host::within(TRY_LIMIT, "The boat has tried to restart the host", || {
+        Ok(boat.words()?.contains(words))
+    })?;
+    equal("The state", boat.status()?.state, ALONE)?;
+    is_restarted_by_none(&boat, Errno::STALE, words)?;
+    runs_on(name)
 }

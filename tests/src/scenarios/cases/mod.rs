@@ -204,6 +204,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "borrow" => lifeboat_borrows::borrow(argument),
         "host-is-dead" => lifeboat_dead_host::host_is_dead(argument),
         "host-comes-back" => lifeboat_restarted::host_comes_back(argument),
+        "host-is-too-far" => lifeboat_restarted::host_is_too_far(argument),
         "hold-up" => lifeboat_meeting::hold_up(argument),
         "meet-host" => lifeboat_meeting::meet_host(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
