@@ -31,6 +31,9 @@ impl Vm {
     }
 }
 
+/// The flags of a guest_memfd that can be mapped: `GUEST_MEMFD_FLAG_MMAP` and `GUEST_MEMFD_FLAG_INIT_SHARED`.
+pub(crate) const MAPPABLE: u64 = 3;
+
 crate::abi::layout::layout! {
     /// The fields of a guest_memfd. They are followed by the name of its VM in the box.
     struct GuestMemfdHead {

@@ -8,6 +8,7 @@ use crate::boxes::entry::{
     Entry,
     Slot, //
 };
+use crate::kexec::record::Progress;
 use crate::name::Name;
 use kernel::{
     prelude::*,
@@ -110,12 +111,15 @@ impl Slots {
         }
     }
 
-    /// Replaces the descriptor at `at`.
+    /// Replaces the descriptor at `at`. What SEAL did for it stays to be undone: a file that replaces another one
+    /// of a sealed box has the same memory.
     pub(crate) fn replace(&mut self, at: usize, entry: Arc<Entry>, nodes: IndexNodes) {
         let old = self.list[at].entry.clone();
         self.leave(&old);
         self.enter(&entry, nodes);
-        *self.list[at] = Slot::new(entry);
+        let slot = &mut self.list[at];
+        slot.entry = entry;
+        slot.progress = Progress::default();
     }
 
     fn enter(&mut self, entry: &Entry, nodes: IndexNodes) {

@@ -12,6 +12,9 @@
 //!
 //! While sealed: no page can be removed. Content may change.
 //!
+//! In a boat that has borrowed the box: a file of lent memory, which a VM there gets as any mapped file. The
+//! boat's KVM could make no guest_memfd of it: that has folios, and the boat no struct pages for them.
+//!
 //! Data: see `abi/kvm.rs`. Extents: the whole file, from its first page on.
 
 use super::kvm_vm;
@@ -29,8 +32,10 @@ use crate::kind::Kind;
 use crate::leaving;
 use crate::objects::{
     guest_memfd as object,
+    lent,
     vm::Vm, //
 };
+use crate::ratelimit;
 use crate::room;
 use crate::seal_cx::{
     Reason,
@@ -115,6 +120,9 @@ impl Kind for GuestMemfd {
     }
 
     fn take(&self, cx: &mut TakeCx<'_>, file: &FileRef) -> Result<FileRef> {
+        if lent::is(file) {
+            return Ok(file.clone());
+        }
         let memory = object::GuestMemfd::of(file).ok_or(EIO)?;
         if memory.vm().is_mine() {
             return Ok(file.clone());
@@ -129,6 +137,21 @@ impl Kind for GuestMemfd {
     fn check(&self, cx: &mut UnsealCx<'_>, _compatible: &[u8], record: &Record) -> Result {
         let (_, _, vm_name) = read_state(record)?;
         cx.needs("its VM", vm_name)
+    }
+
+    fn borrow(&self, cx: &mut TakeCx<'_>, _compatible: &[u8], record: &Record) -> Result<FileRef> {
+        let (size, flags, _) = read_state(record)?;
+        if flags & abi_kvm::MAPPABLE != abi_kvm::MAPPABLE {
+            // The boat's file is used by mapping it, which the host's does not allow.
+            if ratelimit::may_log() {
+                pr_warn!(
+                    "{} cannot be lent: create the guest_memfd with GUEST_MEMFD_FLAG_MMAP\n",
+                    cx.name()
+                );
+            }
+            return Err(EOPNOTSUPP);
+        }
+        lent::create(c"guest_memfd", size, true, record.extents(), record.kept()?)
     }
 
     fn restore(

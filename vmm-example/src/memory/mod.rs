@@ -122,11 +122,8 @@ impl GuestRam {
 
     /// Maps the RAM into `vm`, at its usual guest addresses.
     pub(crate) fn attach(&self, vm: &Vm) -> Result<(), MemoryError> {
+        let guest_memfd = self.is_guest_memfd().then(|| self.file.as_fd());
         for (slot, range) in (0u32..).zip(&self.ranges) {
-            let guest_memfd = match self.kind {
-                MemoryKind::GuestMemfd => Some(self.file.as_fd()),
-                MemoryKind::Memfd | MemoryKind::Hugetlb => None,
-            };
             vm.set_memory(slot, *range, &self.mapped, guest_memfd)
                 .map_err(|source| MemoryError::SetRegion {
                     gpa: range.gpa,
@@ -134,6 +131,12 @@ impl GuestRam {
                 })?;
         }
         Ok(())
+    }
+
+    /// Whether KVM takes the pages from the file itself. That of a guest_memfd which is lent to a lifeboat is another
+    /// one: it can be read, and KVM finds its pages by the mapping.
+    fn is_guest_memfd(&self) -> bool {
+        self.kind == MemoryKind::GuestMemfd && rustix::io::pread(&self.file, &mut [0], 0).is_err()
     }
 
     /// A duplicate of the RAM file's descriptor, for a box.

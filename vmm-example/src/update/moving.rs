@@ -157,20 +157,13 @@ fn needs_host(device: &str) -> Finding {
 
 /// Memory that the lifeboat cannot map.
 fn boat_memory_finding(kinds: &BTreeSet<Kind>) -> Option<Finding> {
-    let problem = match kinds {
-        _ if kinds.contains(&Kind::GuestMemfd) => {
-            "it is a guest_memfd, which cannot be lent to a lifeboat"
-        }
-        _ if kinds.contains(&Kind::Hugetlb) => {
-            "it is in huge pages, which cannot be lent to a lifeboat"
-        }
-        _ => return None,
-    };
-    Some(Finding::blocker(
-        "The guest's memory",
-        problem,
-        "update without --lifeboat, or run the guest with --memory kind=memfd",
-    ))
+    kinds.contains(&Kind::Hugetlb).then(|| {
+        Finding::blocker(
+            "The guest's memory",
+            "it is in huge pages, which cannot be lent to a lifeboat",
+            "update without --lifeboat, or run the guest with --memory of another kind",
+        )
+    })
 }
 
 /// The kinds of descriptors that go into the box, out of `kinds`. A VM that cannot be kept stays,

@@ -339,12 +339,9 @@ fn the_next_kernel_is_asked_about_devices_only_if_the_guest_has_them() {
 }
 
 #[test]
-fn a_lifeboat_gets_an_outline_of_a_guest_on_a_memfd() {
+fn a_lifeboat_gets_an_outline() {
     let store = FakeStore::new();
-    let machine = FakeMachine {
-        memory: Some(MemoryKind::Memfd),
-        ..FakeMachine::default()
-    };
+    let machine = FakeMachine::default();
     let outcome = update_and(&store, &mut FakeHost::default(), &machine, true);
     assert!(matches!(outcome, Outcome::HandedOver), "{outcome:?}");
     let sealed = store.open_box(&name()).unwrap().into_sealed().unwrap();
@@ -380,7 +377,6 @@ fn an_outline_is_erased_when_the_guest_stays() {
 fn a_guest_that_a_lifeboat_cannot_carry_is_refused() {
     let needs_host = Finding::blocker("virtio-blk0", "it needs the host", "none");
     for (memory, needs_host, why) in [
-        (None, None, "it is a guest_memfd, which cannot be lent"),
         (
             Some(MemoryKind::Hugetlb),
             None,

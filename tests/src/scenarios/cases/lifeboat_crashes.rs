@@ -11,23 +11,40 @@ use serde_json::json;
 
 use super::guest::port;
 use super::lifeboat_update::{
-    CPU, boot, by_boat, by_boat_that, come, guests_in_boat, is_over, leave, spec,
+    CPU, boot, by_boat, by_boat_that, come, guests_in_boat, is_over, leave, on_guest_memfd,
+    on_guest_memfd_comes_home, spec,
 };
 use super::reports::same_guest;
 use super::{Cx, Scenario};
 use crate::boat::{Boat, RUNNING};
 use crate::check::equal;
-use crate::guest::{Ended, Guest, Updating, VMM};
+use crate::guest::{Ended, Guest, Spec, Updating, VMM};
 use crate::{fdbox, host};
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
-    name: "lifeboat/killed-vmms",
-    about: "whichever VMM is killed in a move, the guest runs, waits in its box or is reported as lost",
-    host: HostKind::GuestLifeboat,
-    stages: &[killed, comes_home],
-}];
+pub(super) const ALL: &[&Scenario] = &[
+    &Scenario {
+        name: "lifeboat/killed-vmms",
+        about: "whichever VMM is killed in a move, the guest runs, waits in its box or is reported as lost",
+        host: HostKind::GuestLifeboat,
+        stages: &[killed, comes_home],
+    },
+    &Scenario {
+        name: "lifeboat/killed-vmms-of-guest-memfd",
+        about: "the same for a guest on a guest_memfd",
+        host: HostKind::GuestLifeboat,
+        stages: &[killed_on_guest_memfd, on_guest_memfd_comes_home],
+    },
+];
 
 fn killed(cx: &Cx<'_>) -> Result<()> {
+    killed_under(cx, spec)
+}
+
+fn killed_on_guest_memfd(cx: &Cx<'_>) -> Result<()> {
+    killed_under(cx, on_guest_memfd)
+}
+
+fn killed_under(cx: &Cx<'_>, spec: fn() -> Spec) -> Result<()> {
     let boat = Boat::open()?;
     let mut guest = boot(spec())?;
     let before = guest.report()?;

@@ -41,6 +41,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[large_leaves, large_comes_home],
     },
     &Scenario {
+        name: "lifeboat/guest-memfd",
+        about: "a guest on a guest_memfd is in a boat while its host kexecs, and has one again in the next",
+        host: HostKind::GuestLifeboat,
+        stages: &[on_guest_memfd_leaves, on_guest_memfd_comes_home],
+    },
+    &Scenario {
         name: "lifeboat/next-try",
         about: "a guest in the boat of a host that does not jump is taken back, and the next update succeeds",
         host: HostKind::GuestLifeboat,
@@ -60,6 +66,14 @@ pub(super) fn spec() -> Spec {
     Spec {
         ram: "memfd".to_owned(),
         ..asked("afloat", 128)
+    }
+}
+
+/// The same on a guest_memfd.
+pub(super) fn on_guest_memfd() -> Spec {
+    Spec {
+        ram: "guest_memfd".to_owned(),
+        ..spec()
     }
 }
 
@@ -201,6 +215,28 @@ fn leaves(cx: &Cx<'_>) -> Result<()> {
 
 fn comes_home(cx: &Cx<'_>) -> Result<()> {
     come(cx, spec())?.power_off()
+}
+
+fn on_guest_memfd_leaves(cx: &Cx<'_>) -> Result<()> {
+    leave(cx, boot(on_guest_memfd())?)
+}
+
+pub(super) fn on_guest_memfd_comes_home(cx: &Cx<'_>) -> Result<()> {
+    let guest = come(cx, on_guest_memfd())?;
+    has_guest_memfd(&guest)?;
+    guest.power_off()
+}
+
+/// The VMM has a guest_memfd, and not only the memory of one.
+fn has_guest_memfd(guest: &Guest) -> Result<()> {
+    let status = guest.spec.status()?;
+    let files = fs::read_dir(format!("/proc/{}/fd", status["pid"])).context("Its files")?;
+    let mut names = files.flatten().flat_map(|file| fs::read_link(file.path()));
+    ensure!(
+        names.any(|name| name.to_string_lossy().contains("[kvm-gmem]")),
+        "The guest is on another kind of memory"
+    );
+    Ok(())
 }
 
 fn large_leaves(cx: &Cx<'_>) -> Result<()> {
