@@ -105,6 +105,10 @@ pub(crate) trait Kind: Send + Sync {
         compatible == self.compatible()
     }
 
+    /// From now on another kernel may write to the memory of `file`, which is sealed, and this one does not see
+    /// it: all of it counts as used.
+    fn lend(&self, _file: &File) {}
+
     /// Makes a file from what the host wrote, in the boat that has borrowed the box. The memory of
     /// `record` is not part of this kernel's.
     fn borrow(

@@ -232,6 +232,34 @@ int fdbox_may_take(u64 pages, bool probe)
 }
 
 /*
+ * Another kernel may write to the pages of a frozen file, which this one does not
+ * see. So none of them counts as unused, to be cleared or given back, or as clean,
+ * to be reclaimed, any more. All of them have content: SEAL has cleared what was
+ * never used.
+ */
+void fdbox_shim_use_pages(struct file *file)
+{
+	struct folio_batch batch;
+	pgoff_t start = 0;
+	unsigned int i;
+
+	folio_batch_init(&batch);
+	while (filemap_get_folios(file->f_mapping, &start, ULONG_MAX, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			struct folio *folio = batch.folios[i];
+
+			folio_lock(folio);
+			if (!folio_test_uptodate(folio))
+				folio_mark_uptodate(folio);
+			folio_mark_dirty(folio);
+			folio_unlock(folio);
+		}
+		folio_batch_release(&batch);
+		cond_resched();
+	}
+}
+
+/*
  * Frees memory that SEAL filled holes with and that was not used: unmapped
  * clean pages, which can only be pages that were never written.
  */

@@ -115,6 +115,7 @@ u64 fdbox_shim_cached_pages(struct file *file);
 u64 fdbox_shim_room(void);
 u64 fdbox_shim_unpinnable_in_use(void);
 void fdbox_shim_survey(struct file *file, u64 first, u64 last, struct fdbox_survey *survey);
+void fdbox_shim_use_pages(struct file *file);
 void fdbox_shim_memfd_give_back(struct file *file);
 
 /* A step of filling or pinning a file: what it took, or at which page it failed. */

@@ -112,6 +112,9 @@ impl FdBox {
         }
         // For a boat that was started after the box was sealed.
         handover::tell_boat();
+        if lending::look(&self.name)?.holder() == Holder::Host {
+            held.lend_memory();
+        }
         lend(&self.name)
     }
 }

@@ -160,6 +160,15 @@ impl Contents {
         })
     }
 
+    /// From now on the boat may write to the memory in the box.
+    pub(crate) fn lend_memory(&self) {
+        for slot in self.slots.iter() {
+            if let Content::Live(live) = &slot.content {
+                live.kind.lend(&live.file);
+            }
+        }
+    }
+
     /// Drops the references to files that were taken out, once nothing in the box depends on them.
     pub(crate) fn forget_given(&mut self) {
         if !self.slots.has_waiting() {

@@ -139,6 +139,12 @@ impl Kind for GuestMemfd {
         cx.needs("its VM", vm_name)
     }
 
+    fn lend(&self, file: &File) {
+        if let Some(memory) = object::GuestMemfd::of(file) {
+            memory.use_all();
+        }
+    }
+
     fn borrow(&self, cx: &mut TakeCx<'_>, _compatible: &[u8], record: &Record) -> Result<FileRef> {
         let (size, flags, _) = read_state(record)?;
         if flags & abi_kvm::MAPPABLE != abi_kvm::MAPPABLE {

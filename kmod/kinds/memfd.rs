@@ -142,6 +142,12 @@ impl Kind for Memfd {
         saved_in(compatible, record).map(drop)
     }
 
+    fn lend(&self, file: &File) {
+        if let Some(memory) = object::Memfd::of(file) {
+            memory.use_all();
+        }
+    }
+
     fn borrow(&self, _cx: &mut TakeCx<'_>, compatible: &[u8], record: &Record) -> Result<FileRef> {
         let saved = saved_in(compatible, record)?;
         let writable = saved.flags & abi_memfd::WRITE != 0;

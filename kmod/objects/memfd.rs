@@ -174,6 +174,12 @@ impl<'a> Memfd<'a> {
         result.map(|()| next)
     }
 
+    /// Has no page count as unused or clean, since another kernel may write to it. The file is frozen.
+    pub(crate) fn use_all(self) {
+        // SAFETY: By the type invariants.
+        unsafe { ffi::fdbox_shim_use_pages(self.file.as_ptr()) };
+    }
+
     /// Frees the memory of filled holes that was not used.
     pub(crate) fn give_back(self) {
         // SAFETY: By the type invariants.

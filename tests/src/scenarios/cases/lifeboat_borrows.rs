@@ -75,7 +75,7 @@ fn words_of(index: u64) -> impl Iterator<Item = u64> {
     words.into_iter()
 }
 
-fn holder(fdbox: &FdBox) -> Result<u32> {
+pub(super) fn holder(fdbox: &FdBox) -> Result<u32> {
     Ok(fdbox.try_lend(LEND_LOOK).context("Ask who has it")?.holder)
 }
 

@@ -29,6 +29,7 @@ mod lifeboat_crashes;
 mod lifeboat_dead_host;
 mod lifeboat_fleet;
 mod lifeboat_here;
+mod lifeboat_holes;
 mod lifeboat_kexec;
 mod lifeboat_leases;
 mod lifeboat_lost;
@@ -179,6 +180,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         lifeboat_dead_host::ALL,
         lifeboat_fleet::ALL,
         lifeboat_here::ALL,
+        lifeboat_holes::ALL,
         lifeboat_kexec::ALL,
         lifeboat_leases::ALL,
         lifeboat_lost::ALL,
@@ -202,6 +204,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "use-in-vain" => leaving::use_in_vain(),
         "take-and-panic" => lifeboat_leases::take_and_panic(argument),
         "borrow" => lifeboat_borrows::borrow(argument),
+        "fill-holes" => lifeboat_holes::fill_holes(argument),
         "host-is-dead" => lifeboat_dead_host::host_is_dead(argument),
         "host-comes-back" => lifeboat_restarted::host_comes_back(argument),
         "host-is-too-far" => lifeboat_restarted::host_is_too_far(argument),
