@@ -81,8 +81,8 @@ impl Pair {
 }
 
 /// The rows of docs/kernels.md, in order.
-const PAIRS: [Pair; 14] = {
-    use Flavour::{A, B, Backports, BackportsCloud, Debian, DebianCloud, Older, Stock};
+const PAIRS: [Pair; 16] = {
+    use Flavour::{A, B, Backports, BackportsCloud, Debian, DebianCloud, Debug, Older, Stock};
     [
         pair(
             "matrix/holder-debian-cloud",
@@ -133,6 +133,23 @@ const PAIRS: [Pair; 14] = {
             FDBOX,
             &[A, B],
             Backports,
+            FDBOX_KEXEC,
+        )
+        .on_demand(),
+        // Nearly every structure of a kernel with these checks has another layout.
+        pair(
+            "matrix/fdbox-to-debug",
+            FDBOX,
+            &[A, Debug],
+            Stock,
+            FDBOX_KEXEC,
+        )
+        .on_demand(),
+        pair(
+            "matrix/fdbox-from-debug",
+            FDBOX,
+            &[Debug, B],
+            Stock,
             FDBOX_KEXEC,
         )
         .on_demand(),
