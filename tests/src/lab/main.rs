@@ -48,6 +48,7 @@ mod stale;
 mod suite;
 mod toolchain;
 mod tsc;
+mod verdict;
 
 use std::process::ExitCode;
 

@@ -9,11 +9,12 @@ use std::time::Instant;
 use anyhow::Result;
 use fdbox_lab::scenario::{HostKind, Listed};
 
+use super::Suite;
 use super::lanes::Job;
-use super::scenarios::{Boot, list, stage_errors};
-use super::{Outcome, Suite};
+use super::scenarios::{Boot, list};
 use crate::cli::TestArgs;
 use crate::lab::Lab;
+use crate::verdict::{Outcome, stage_errors};
 
 /// The scenario that ends each boot.
 const LEAKS: &str = "leaks";

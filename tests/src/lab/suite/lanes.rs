@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use fdbox_lab::scenario::HostKind;
 
-use super::Outcome;
 use crate::kernel::Flavour;
+use crate::verdict::Outcome;
 
 /// The maximum of the machine's memory that a host of the suite uses, in KiB.
 const HOST_KIB: u64 = 6 * 1024 * 1024;

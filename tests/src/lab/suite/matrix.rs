@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use fdbox_lab::scenario::Listed;
 
+use super::Suite;
 use super::lanes::Job;
-use super::scenarios::{Boot, judge, list};
-use super::{Outcome, Suite};
+use super::scenarios::{Boot, list};
 use crate::cli::TestArgs;
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::run::Record;
 use crate::scenario_host::OtherKernels;
+use crate::verdict::{Outcome, judge};
 
 /// A scenario with other kernels than its own.
 #[derive(Debug, Clone, Copy)]

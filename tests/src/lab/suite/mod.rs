@@ -3,7 +3,6 @@
 mod costs;
 mod debug;
 mod drift;
-mod expected;
 mod host_command;
 mod lanes;
 mod layout;
@@ -32,14 +31,7 @@ use crate::cli::TestArgs;
 use crate::lab::Lab;
 use crate::programs;
 use crate::progress::{human, say};
-
-/// One test's verdict.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) name: String,
-    pub(crate) error: Option<String>,
-    pub(crate) took: Duration,
-}
+use crate::verdict::Outcome;
 
 /// Collects the verdicts, and shows each as soon as it is known.
 #[derive(Debug)]

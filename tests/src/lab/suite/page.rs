@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Outcome, Suite};
+use super::Suite;
 use crate::page::chart::{self, Span};
 use crate::page::{Card, Page, time};
 use crate::stages::Stage;
+use crate::verdict::Outcome;
 
 /// The number of tests in the chart of the slowest.
 const SLOWEST: usize = 15;

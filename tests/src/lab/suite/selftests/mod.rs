@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use self::hosts::{HOSTS, Host, Test};
-use super::expected;
+use super::Suite;
 use super::lanes::{Job, Needs};
-use super::{Outcome, Suite};
 use crate::host::{Ending, HostSpec, StageSpec};
 use crate::kernel::Flavour;
 use crate::lab::Lab;
 use crate::run::Record;
 use crate::selftests::{self, FOLDER};
 use crate::tsc::Clocks;
+use crate::verdict::{Outcome, is_expected};
 use crate::{hostcmd, programs};
 
 /// With fault injection under lockdep, on a machine half as fast as usual.
@@ -197,7 +197,7 @@ fn passed(test: &Test, command: usize, record: &Record) -> Result<()> {
         .failures
         .iter()
         .filter(|failure| failure.during.is_none_or(|(_, number)| its(number)))
-        .filter(|failure| !expected::is(test.name, &failure.text));
+        .filter(|failure| !is_expected(test.name, &failure.text));
     let failures: Vec<_> = failures.map(ToString::to_string).collect();
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     for stage in 1..=test.commands.len() {

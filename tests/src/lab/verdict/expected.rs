@@ -15,7 +15,7 @@ const EXPECTED: &[(&str, &str)] = &[
 ];
 
 /// Whether `test` is meant to cause this failure.
-pub(super) fn is(test: &str, failure: &str) -> bool {
+pub(crate) fn is(test: &str, failure: &str) -> bool {
     EXPECTED
         .iter()
         .any(|(name, line)| *name == test && failure.contains(line))
