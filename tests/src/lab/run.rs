@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fdbox_lab::event::{Event, Hello};
 use fdbox_lab::scan;
+use serde::de::DeserializeOwned;
 
 use crate::frames::Sent;
 use crate::landings::Landed;
@@ -93,6 +94,15 @@ impl std::fmt::Display for RunFailure {
 }
 
 impl Record {
+    /// What was sent under a name, in the order in which it came.
+    pub(crate) fn all_named<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {
+        let values = self.values.iter().filter(|value| value.name == name);
+        let values = values.map(|value| serde_json::from_value(value.value.clone()));
+        values
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("The values called {name} are not what was agreed"))
+    }
+
     /// The output of a command.
     pub(crate) fn output_of(&self, stage: usize, command: usize) -> Vec<&str> {
         let its = |line: &&(Option<(usize, usize)>, String)| line.0 == Some((stage, command));

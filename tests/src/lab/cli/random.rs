@@ -1,6 +1,7 @@
 //! The commands that make random choices, for as long as is wanted.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -32,10 +33,16 @@ pub(crate) struct SoakArgs {
     /// How many updates.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) updates: u32,
-    /// Kexec the host under the guest, too, so many times, with equally many of the updates before each. A host and its
-    /// guest boot anew after every fourth, so the number is rounded up to that.
+    /// Kexec the host under the guest, too, so many times, with equally many of the updates in each kernel. A host and
+    /// its guest boot anew after every fourth, so the number is rounded up to that.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub(crate) kexecs: u32,
+    /// Let the guest drive a network card of the host, on which frames arrive all the time.
+    #[arg(long, requires = "kexecs", value_name = "KIND", value_parser = ["e1000e"])]
+    pub(crate) device: Option<String>,
+    /// Go on for so many hours: begin again with other choices, and stop at the end of the host that is running then.
+    #[arg(long, value_name = "H", value_parser = hours)]
+    pub(crate) hours: Option<Duration>,
     /// Where the random choices begin: the same number makes the same choices.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -65,4 +72,16 @@ pub(crate) struct IoctlsArgs {
     /// The same, and it also checks each access to memory. That kernel is built for this alone.
     #[arg(long)]
     pub(crate) kasan: bool,
+}
+
+/// The time, given in hours.
+fn hours(text: &str) -> Result<Duration, String> {
+    const SECONDS: f64 = 3600.0;
+    let hours: f64 = text
+        .parse()
+        .map_err(|_| "give a number, such as 8 or 0.5")?;
+    if !(hours > 0.0 && hours <= 1000.0) {
+        return Err("give more than 0 and at most 1000 hours".to_owned());
+    }
+    Ok(Duration::from_secs_f64(hours * SECONDS))
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::card::Card;
 use super::nvme::Nvme;
 use super::{Blackout, Resume};
-use crate::run::{Record, Value};
+use crate::run::Record;
 
 /// The phases of a blackout before the new kernel's clock starts.
 const BEFORE_THE_KERNEL: [&str; 3] = ["pause", "save", "jump"];
@@ -43,12 +43,7 @@ pub(super) struct Evidence<'a> {
 impl Evidence<'_> {
     /// The values with this name that the scenario sent for the guest.
     pub(super) fn named<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {
-        let its = |value: &&Value| value.name.strip_suffix(self.ending) == Some(name);
-        let values = self.record.values.iter().filter(its);
-        let values = values.map(|value| serde_json::from_value(value.value.clone()));
-        values
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("The values called {name} are not what was agreed"))
+        self.record.all_named(&format!("{name}{}", self.ending))
     }
 
     pub(super) fn standstill(&self) -> Result<Standstill> {

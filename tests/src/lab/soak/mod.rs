@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use fdbox_lab::scenario::HostKind;
+use fdbox_lab::scenario::{HostKind, Listed};
 use fdbox_lab::soak::{self, Kind, Sample};
 use serde_json::json;
 
@@ -20,6 +20,7 @@ use crate::lines::{Line, LineContent};
 use crate::progress::Progress;
 use crate::run::Record;
 use crate::scenario_host::Group;
+use crate::verdict::judge;
 
 /// The name under which a guest's report is sent that was resumed after a kexec.
 const RESUMED: &str = "resume";
@@ -27,13 +28,16 @@ const RESUMED: &str = "resume";
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 const UPDATE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often the host of `soak/kexecs` is updated.
+/// How often a host is updated, if it is.
 const KEXECS_PER_HOST: u32 = 4;
+const KERNELS_PER_HOST: u32 = KEXECS_PER_HOST + 1;
 
 /// A host, and how often its guest is updated in each of its kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Round {
-    kexecs: u32,
+    scenario: &'static str,
+    host: HostKind,
+    kernels: u32,
     updates: u32,
     seed: u64,
 }
@@ -50,13 +54,19 @@ pub(crate) struct Seen {
 
 pub(crate) fn run(args: &SoakArgs) -> Result<ExitCode> {
     let lab = Lab::open()?;
-    let mut progress = Progress::start("Updates", Some(args.updates.into()));
+    let total = args.hours.is_none().then_some(args.updates.into());
+    let mut progress = Progress::start("Updates", total);
+    let started = Instant::now();
     let mut seen = Seen::default();
-    for round in rounds(args) {
-        seen.add(one_host(&lab, args.debug, round, &mut progress)?)?;
-        if !seen.failures.is_empty() {
+    for (done, round) in rounds(args).enumerate() {
+        let is_over = match args.hours {
+            Some(limit) => started.elapsed() >= limit,
+            None => done == hosts(args) as usize,
+        };
+        if is_over || !seen.failures.is_empty() {
             break;
         }
+        seen.add(&one_host(&lab, args.debug, round, &mut progress)?)?;
     }
     progress.done();
     write(args, &seen)?;
@@ -71,37 +81,43 @@ pub(crate) fn run(args: &SoakArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!seen.failures.is_empty())))
 }
 
-/// The hosts for so many updates and kexecs, each with choices of its own.
-fn rounds(args: &SoakArgs) -> Vec<Round> {
-    if args.kexecs == 0 {
-        let (updates, seed) = (args.updates, args.seed);
-        return vec![Round {
-            kexecs: 0,
-            updates,
-            seed,
-        }];
-    }
-    let hosts = args.kexecs.div_ceil(KEXECS_PER_HOST);
-    let round = |host| Round {
-        kexecs: KEXECS_PER_HOST,
-        updates: args.updates.div_ceil(hosts * KEXECS_PER_HOST),
-        // Each kernel of a host adds to it.
-        seed: args.seed + u64::from(host * KEXECS_PER_HOST),
+/// How many hosts it takes for so many kexecs.
+fn hosts(args: &SoakArgs) -> u32 {
+    args.kexecs.div_ceil(KEXECS_PER_HOST).max(1)
+}
+
+/// One host after the other, without an end. Each kernel has choices of its own.
+fn rounds(args: &SoakArgs) -> impl Iterator<Item = Round> {
+    let (scenario, host, kernels) = match (args.kexecs, &args.device) {
+        (0, _) => ("soak/updates", HostKind::GuestSoak, 1),
+        (_, None) => ("soak/kexecs", HostKind::Guest, KERNELS_PER_HOST),
+        (_, Some(_)) => ("soak/device", HostKind::GuestPassthrough, KERNELS_PER_HOST),
     };
-    (0..hosts).map(round).collect()
+    let updates = args.updates.div_ceil(hosts(args) * kernels);
+    let seeds = (args.seed..).step_by(kernels as usize);
+    seeds.map(move |seed| Round {
+        scenario,
+        host,
+        kernels,
+        updates,
+        seed,
+    })
+}
+
+/// What a host did, and what was wrong with it.
+struct Ended {
+    record: Record,
+    failures: Vec<String>,
 }
 
 /// Runs a host to its end.
-fn one_host(lab: &Lab, debug: bool, round: Round, progress: &mut Progress) -> Result<Record> {
-    let (kind, name) = match round.kexecs {
-        0 => (HostKind::GuestSoak, "soak/updates"),
-        _ => (HostKind::Guest, "soak/kexecs"),
-    };
+fn one_host(lab: &Lab, debug: bool, round: Round, progress: &mut Progress) -> Result<Ended> {
     let (updates, seed) = (round.updates, round.seed);
+    let kernels = round.kernels as usize;
     let group = Group {
-        kind,
-        kernels: round.kexecs as usize + 1,
-        names: vec![name],
+        kind: round.host,
+        kernels,
+        names: vec![round.scenario],
         environment: format!("{}={updates} {}={seed}", soak::UPDATES, soak::SEED),
         guests: 1,
         more_memory_mib: 0,
@@ -115,21 +131,30 @@ fn one_host(lab: &Lab, debug: bool, round: Round, progress: &mut Progress) -> Re
             progress.step();
         }
     })?;
-    if !record.faults().is_empty() {
-        eprintln!("lab: the logs are in {}", host.dir.display());
-    }
-    Ok(record)
+    let listed = Listed {
+        name: round.scenario.to_owned(),
+        about: String::new(),
+        host: round.host,
+        kernels,
+    };
+    // As in a test: with what the guest noticed of each kexec.
+    let outcome = judge(&listed, 0, &record, &host.dir.display().to_string());
+    Ok(Ended {
+        failures: outcome.error.into_iter().collect(),
+        record,
+    })
 }
 
 impl Seen {
-    fn add(&mut self, host: Record) -> Result<()> {
-        for mut sample in samples(&host)? {
+    fn add(&mut self, host: &Ended) -> Result<()> {
+        for mut sample in host.record.all_named::<Sample>(soak::SAMPLE)? {
             sample.update = self.samples.len() as u64 + 1;
             self.samples.push(sample);
         }
-        let resumed = host.values.iter().filter(|value| value.name == RESUMED);
+        let values = host.record.values.iter();
+        let resumed = values.filter(|value| value.name == RESUMED);
         self.kexecs += resumed.count();
-        self.failures.extend(host.faults());
+        self.failures.extend_from_slice(&host.failures);
         Ok(())
     }
 }
@@ -153,15 +178,6 @@ fn write(args: &SoakArgs, seen: &Seen) -> Result<()> {
 fn is_sample(line: &Line) -> bool {
     use fdbox_lab::event::Event;
     matches!(&line.content, LineContent::Event(Event::Value { name, .. }) if name == soak::SAMPLE)
-}
-
-fn samples(record: &Record) -> Result<Vec<Sample>> {
-    let values = record.values.iter();
-    let samples = values.filter(|value| value.name == soak::SAMPLE);
-    let samples = samples.map(|value| serde_json::from_value(value.value.clone()));
-    samples
-        .collect::<Result<_, _>>()
-        .context("What the scenario sent after an update")
 }
 
 fn counts(samples: &[Sample]) -> Vec<(String, usize)> {
@@ -192,23 +208,33 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
 
-    fn rounds_of(options: &[&str]) -> Vec<Round> {
+    /// How many hosts, and the first two.
+    fn rounds_of(options: &[&str]) -> (u32, Vec<Round>) {
         let cli = Cli::parse_from([&["lab", "soak"], options].concat());
         match cli.command {
-            Command::Soak(args) => rounds(&args),
+            Command::Soak(args) => (hosts(&args), rounds(&args).take(2).collect()),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn kexecs_come_in_fours_with_the_updates_among_them() {
-        let round = |kexecs, updates, seed| Round {
-            kexecs,
-            updates,
-            seed,
+        let figures = |(hosts, rounds): (u32, Vec<Round>)| {
+            let one = |round: &Round| (round.kernels, round.updates, round.seed);
+            (hosts, rounds.iter().map(one).collect::<Vec<_>>())
         };
-        assert_eq!(rounds_of(&["--updates", "7"]), [round(0, 7, 1)]);
+        let one = rounds_of(&["--updates", "7"]);
+        assert_eq!(figures(one), (1, vec![(1, 7, 1), (1, 7, 2)]));
         let two = rounds_of(&["--updates", "81", "--kexecs", "5", "--seed", "3"]);
-        assert_eq!(two, [round(4, 11, 3), round(4, 11, 7)]);
+        assert_eq!(figures(two), (2, vec![(5, 9, 3), (5, 9, 8)]));
+    }
+
+    #[test]
+    fn a_card_needs_kexecs() {
+        let parse = |options: &[&str]| Cli::try_parse_from([&["lab", "soak"], options].concat());
+        assert!(parse(&["--device", "e1000e"]).is_err());
+        assert!(parse(&["--device", "e1000e", "--kexecs", "4"]).is_ok());
+        assert!(parse(&["--hours", "0"]).is_err());
+        assert!(parse(&["--hours", "0.5"]).is_ok());
     }
 }

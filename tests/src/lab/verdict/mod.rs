@@ -4,7 +4,9 @@ mod expected;
 
 use std::time::Duration;
 
+use anyhow::Result;
 use fdbox_lab::scenario::Listed;
+use fdbox_lab::soak;
 
 pub(crate) use self::expected::is as is_expected;
 use crate::proof;
@@ -81,6 +83,9 @@ pub(crate) fn judge(listed: &Listed, command: usize, record: &Record, logs: &str
             Err(error) => errors.push(format!("{error:#}")),
         }
     }
+    if errors.is_empty() {
+        errors.extend(nothing_left(record).err().map(|error| format!("{error:#}")));
+    }
     if errors.is_empty() && listed.host.is_alone() && !listed.host.jumps() {
         errors.extend(
             proof::all_traffic(record)
@@ -99,6 +104,11 @@ pub(crate) fn judge(listed: &Listed, command: usize, record: &Record, logs: &str
         error,
         took,
     }
+}
+
+/// Fails if a soak has left something from one kernel to the next.
+fn nothing_left(record: &Record) -> Result<()> {
+    soak::nothing_grew_over_kexecs(&record.all_named(soak::SAMPLE)?)
 }
 
 #[cfg(test)]
