@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The name of the value with a [`Noted`]: sent before the update, in the next kernel before
+/// The name of the value with a [`Noted`]: sent before the first update, in each next kernel before
 /// anything opens the device, and at the end. With several guests, each guest's name is appended.
 pub const NOTED: &str = "device";
 /// The name of the value with the guest's final count; with a suffix as above.

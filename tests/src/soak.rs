@@ -49,6 +49,8 @@ pub struct Sample {
     pub kexecs: u64,
     pub kind: Kind,
     pub blackout_ns: Option<u64>,
+    /// Of the kernel's memory. What it reserved when it booted is not part of it.
+    pub total_kib: u64,
     pub available_kib: u64,
     pub unreclaimable_slab_kib: u64,
     pub vmalloc_kib: u64,
@@ -66,7 +68,7 @@ type Limit = (&'static str, fn(&Sample) -> i64, i64, i64);
 const LIMITS: &[Limit] = &[
     (
         "memory in use, KiB",
-        |it| -(it.available_kib as i64),
+        |it| it.total_kib as i64 - it.available_kib as i64,
         4096,
         4,
     ),
@@ -155,6 +157,7 @@ mod tests {
             kexecs: 0,
             kind: Kind::Replaced,
             blackout_ns: None,
+            total_kib: 2_000_000,
             available_kib: 1_000_000 - leak_kib * update + update % 3 * 100,
             unreclaimable_slab_kib: 5000,
             vmalloc_kib: 300,

@@ -102,6 +102,7 @@ pub(crate) fn sample() -> String {
             kexecs: update / 250,
             kind,
             blackout_ns: (kind == Kind::Replaced).then_some(6_000_000 + update * 977 % 900_000),
+            total_kib: 2_000_000,
             available_kib: 1_480_000 - update * 3 + update * 31 % 400,
             unreclaimable_slab_kib: 14_800 + update % 50,
             vmalloc_kib: 2_100,

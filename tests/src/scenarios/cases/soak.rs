@@ -276,6 +276,7 @@ fn sample(update: u64, kind: Kind, blackout_ns: Option<u64>, vmm: &Holds) -> Res
         kexecs: 0,
         kind,
         blackout_ns,
+        total_kib: kib("MemTotal:")?,
         available_kib: kib("MemAvailable:")?,
         unreclaimable_slab_kib: kib("SUnreclaim:")?,
         vmalloc_kib: kib("VmallocUsed:")?,
