@@ -13,6 +13,7 @@ const MEMORY: &[Curve] = &[
     ("available", |it| it.available_kib * 1024),
     ("unreclaimable slab", |it| it.unreclaimable_slab_kib * 1024),
     ("vmalloc", |it| it.vmalloc_kib * 1024),
+    ("in no counter", |it| it.uncounted_kib * 1024),
     ("the VMM's own", |it| it.vmm_anonymous_kib * 1024),
 ];
 const COUNTS: &[Curve] = &[
@@ -103,6 +104,7 @@ pub(crate) fn sample() -> String {
             kind,
             blackout_ns: (kind == Kind::Replaced).then_some(6_000_000 + update * 977 % 900_000),
             total_kib: 2_000_000,
+            uncounted_kib: 9_100,
             available_kib: 1_480_000 - update * 3 + update * 31 % 400,
             unreclaimable_slab_kib: 14_800 + update % 50,
             vmalloc_kib: 2_100,

@@ -20,6 +20,7 @@ use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox;
 use crate::guest::{Guest, Holds, Spec, VMM};
+use crate::host;
 use crate::passthrough::{pci, registers};
 
 pub(super) const ALL: &[&Scenario] = &[
@@ -277,6 +278,7 @@ fn sample(update: u64, kind: Kind, blackout_ns: Option<u64>, vmm: &Holds) -> Res
         kind,
         blackout_ns,
         total_kib: kib("MemTotal:")?,
+        uncounted_kib: host::kernel_holds()?.raw_kib,
         available_kib: kib("MemAvailable:")?,
         unreclaimable_slab_kib: kib("SUnreclaim:")?,
         vmalloc_kib: kib("VmallocUsed:")?,
