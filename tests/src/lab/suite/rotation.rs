@@ -11,7 +11,7 @@ use std::str::FromStr;
 /// hosts at a time: six minutes, in addition to cargo's.
 pub(super) const BUDGET: u32 = 720;
 /// The maximum number of parts, however much there is to run: each host must get its turn.
-const MOST_PARTS: usize = 8;
+const MOST_PARTS: usize = 12;
 
 /// Hosts that no other scenario shares but that run always: one for each way in which a change can
 /// break everything.
