@@ -15,6 +15,9 @@ use crate::policy;
 use crate::programs::{self, Programs};
 use crate::tsc::Clocks;
 
+/// Sizes of KHO's scratch memory. Those that it chooses are multiples of what the kernel has reserved, of which KASAN's
+/// shadow is an eighth of all memory: that does not fit, and KHO is disabled.
+const KASAN_SCRATCH: &str = "kho_scratch=64M,0,128M";
 /// The time limit for all scenarios of one boot, per kernel.
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
 /// The same for a scenario that has a host of its own because it takes long.
@@ -153,6 +156,7 @@ impl Group<'_> {
                 _ => 1,
             },
             cmdline: match self.kind {
+                _ if self.has_kasan() => KASAN_SCRATCH.to_owned(),
                 HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
                 HostKind::Lifeboat
                 | HostKind::GuestLifeboat
@@ -212,6 +216,11 @@ impl Group<'_> {
             Some(release) => host.with_disk(&DebianGuest::get(lab, &programs, release)?),
             None => Ok(host),
         }
+    }
+
+    fn has_kasan(&self) -> bool {
+        let kernels = self.other.map_or(&[][..], |other| other.host);
+        kernels.contains(&Flavour::Kasan)
     }
 
     /// The kernels that it boots or may load, and its guests'.
