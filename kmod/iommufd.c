@@ -17,7 +17,8 @@
 
 enum fdbox_lacks fdbox_shim_iommufd_lacks(void)
 {
-	if (!fdbox_has(pci_keep) || !fdbox_has(intel_iommu_keep))
+	if (!fdbox_has(pci_keep) ||
+	    (!fdbox_has(intel_iommu_keep) && !fdbox_has(amd_iommu_keep)))
 		return FDBOX_LACKS_PATCH;
 	return fdbox_has(iommufd_create) ? FDBOX_LACKS_NOTHING : FDBOX_LACKS_MODULE;
 }

@@ -21,6 +21,10 @@
 
 #if __has_include("linux/pci-keep.h")
 #include <linux/pci-keep.h>
+
+/* As patch 0024 declares it: a kernel may have only those before it. */
+int amd_iommu_keep(struct pci_dev *pdev,
+		   int (*visit)(phys_addr_t table, void *data), void *data);
 #endif
 
 static inline void fdbox_unbind(const char *symbol)
@@ -154,5 +158,7 @@ struct file *kvm_gmem_link_file(struct file *file, struct kvm *kvm);
 	fdbox_call(-EOPNOTSUPP, pci_stop_arrived, __VA_ARGS__)
 #define intel_iommu_keep(...) \
 	fdbox_call(-EOPNOTSUPP, intel_iommu_keep, __VA_ARGS__)
+#define amd_iommu_keep(...) \
+	fdbox_call(-EOPNOTSUPP, amd_iommu_keep, __VA_ARGS__)
 
 #endif /* _FDBOX_OPTIONAL_H */

@@ -97,7 +97,10 @@ int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *d
 
 	if (!pdev)
 		return -ENODEV;
+	/* Each refuses the devices of the other at once. */
 	err = intel_iommu_keep(pdev, visit, data);
+	if (err == -EOPNOTSUPP)
+		err = amd_iommu_keep(pdev, visit, data);
 	pci_dev_put(pdev);
 	return err;
 }

@@ -49,7 +49,7 @@ use kernel::{
 
 /// What a kernel without our patches lacks.
 pub(super) const PATCH: &str =
-    "the iommufd, VFIO, PCI and VT-d patches of kmod/patches (0006 and on)";
+    "the iommufd, VFIO, PCI and IOMMU patches of kmod/patches (0006 and on)";
 
 /// What is missing if iommufd is a module that is not loaded.
 const MODULE: &str = "iommufd.ko: load it, and try again";

@@ -10,8 +10,8 @@
 //! Not preserved: interrupts (disabled in the next kernel, and lost if they occur meanwhile), the
 //! virtualised parts of config space, PM and migration state, ioeventfds, the KVM it was given.
 //!
-//! Depends on: the iommufd it is bound to. Only whole functions behind VT-d, each
-//! alone in its group, without ATS and PASID: SEAL refuses VFs and AMD-Vi.
+//! Depends on: the iommufd it is bound to. Only whole functions behind VT-d or AMD-Vi, each
+//! alone in its group, without ATS and PASID: SEAL refuses VFs.
 //!
 //! While sealed: attaching and detaching is EBUSY. Everything else goes on.
 //!
@@ -137,7 +137,7 @@ impl Kind for VfioPci {
             EOPNOTSUPP => cx.refuse(
                 EOPNOTSUPP,
                 Reason::UnsupportedState,
-                fmt!("DMA goes on only for a whole function, alone in its IOMMU group, behind VT-d without ATS and PASID: no VF, no AMD-Vi"),
+                fmt!("DMA goes on only for a whole function, alone in its IOMMU group, behind VT-d or AMD-Vi without ATS and PASID: no VF"),
             ),
             _ => err,
         })

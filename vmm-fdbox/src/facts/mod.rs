@@ -12,6 +12,7 @@
 //! # let _ = can_be_updated;
 //! ```
 
+mod amd_vi;
 mod fact;
 mod handover;
 mod homes;
@@ -25,6 +26,7 @@ mod vtd;
 
 use rustix::io::Errno;
 
+pub(crate) use amd_vi::has_amd_vi;
 pub use fact::{Fact, FactState, Need};
 pub use handover::boxes_wait_for_module;
 pub use homes::first_home;

@@ -8,7 +8,7 @@ use super::image::BzImage;
 use super::takeover::TakeOver;
 use super::{KexecError, cmdline, file, luo, signature};
 use crate::error::Chain;
-use crate::facts::{HostRoot, ScalableMode, module};
+use crate::facts::{HostRoot, ScalableMode, has_amd_vi, module};
 use crate::finding::Finding;
 use crate::kind::Kind;
 
@@ -192,10 +192,12 @@ fn check_takes(
     };
     // What cannot be read is unknown, too.
     let mode = ScalableMode::look(root).unwrap_or(ScalableMode::Unknown);
+    let is_amd_vi = has_amd_vi(root);
     let mut findings = Vec::new();
     for kind in kinds {
         let needed = TakeOver::needed_by(*kind);
         let needed = match mode {
+            _ if is_amd_vi => needed.under_amd_vi(),
             ScalableMode::On if kind.reaches_memory() => needed.and(TakeOver::VTD_SCALABLE),
             _ => needed,
         };

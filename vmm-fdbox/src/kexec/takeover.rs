@@ -37,7 +37,7 @@ pub(super) struct KernelInfo {
 }
 
 /// What a kernel may lack, and its name in messages.
-const NAMES: [(TakeOver, &str); 9] = [
+const NAMES: [(TakeOver, &str); 10] = [
     (TakeOver::PCI, "keep PCI devices for vfio-pci"),
     (TakeOver::VTD, "go on translating with VT-d"),
     (TakeOver::FOLIO_RUNS, "take memfds in runs of folios"),
@@ -53,6 +53,7 @@ const NAMES: [(TakeOver, &str); 9] = [
         TakeOver::VTD_SCALABLE,
         "go on translating with VT-d in scalable mode",
     ),
+    (TakeOver::AMD_VI, "go on translating with AMD-Vi"),
 ];
 
 impl TakeOver {
@@ -66,6 +67,7 @@ impl TakeOver {
     const HUGETLB: Self = Self(1 << 7);
     /// For devices under VT-d in scalable mode, in addition.
     pub(super) const VTD_SCALABLE: Self = Self(1 << 8);
+    const AMD_VI: Self = Self(1 << 9);
 
     /// Parses the kernel's report on the loaded image, such as `0x7f`.
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -78,7 +80,16 @@ impl TakeOver {
         Self(self.0 | other.0)
     }
 
-    /// What a kernel must take over for a descriptor of this kind to be restored.
+    /// The same for a host whose IOMMU is AMD-Vi.
+    pub(super) const fn under_amd_vi(self) -> Self {
+        match self.0 & Self::VTD.0 {
+            0 => self,
+            _ => Self(self.0 & !Self::VTD.0 | Self::AMD_VI.0),
+        }
+    }
+
+    /// What a kernel must take over for a descriptor of this kind to be restored, on a host whose
+    /// IOMMU is VT-d in legacy mode.
     pub(super) fn needed_by(kind: Kind) -> Self {
         match kind {
             Kind::Memfd => Self::KHO.and(Self::FOLIO_RUNS),
@@ -276,6 +287,10 @@ mod tests {
             assert_eq!(lacks(kind), [""; 0], "{kind:?}");
         }
         assert_eq!(lacks(Kind::VfioPci), ["go on translating with VT-d"]);
+        let under_amd_vi = takes.lacks(TakeOver::needed_by(Kind::VfioPci).under_amd_vi());
+        assert_eq!(under_amd_vi, ["go on translating with AMD-Vi"]);
+        let memory = TakeOver::needed_by(Kind::Memfd);
+        assert_eq!(memory.under_amd_vi(), memory);
         assert_eq!(lacks(Kind::Hugetlb), ["take memfds of huge pages"]);
         assert_eq!(
             TakeOver(0xfd).lacks(TakeOver::needed_by(Kind::Hugetlb)),
@@ -302,6 +317,7 @@ mod tests {
             (TakeOver::KHO, "CONFIG_KEXEC_HANDOVER"),
             (TakeOver::HUGETLB, "huge pages"),
             (TakeOver::VTD_SCALABLE, "in scalable mode"),
+            (TakeOver::AMD_VI, "with AMD-Vi"),
         ] {
             let row = format!("| {} | ", bit.0.trailing_zeros());
             let row = table.lines().find(|line| line.starts_with(&row)).unwrap();

@@ -26,17 +26,14 @@ fn iommu(root: &HostRoot) -> Fact {
     let units = root.names(UNITS);
     if !units.iter().any(|unit| unit.starts_with("dmar")) {
         return match units.first() {
-            Some(unit) if unit.starts_with("ivhd") => missing(
-                "AMD-Vi, which cannot keep its tables across a kexec yet",
-                "devices go over with --binary; end their guests before a kexec",
-            ),
+            Some(unit) if unit.starts_with("ivhd") => Fact::ok(NAME, Need::Device, "AMD-Vi"),
             Some(_) => missing(
                 "an IOMMU that is not known to keep its tables across a kexec",
                 "devices go over with --binary; end their guests before a kexec",
             ),
             None => missing(
                 "no IOMMU is on",
-                "switch it on in the firmware, and boot with intel_iommu=on",
+                "switch it on in the firmware, and boot with intel_iommu=on or amd_iommu=on",
             ),
         };
     }
@@ -209,6 +206,16 @@ mod tests {
         assert!(iommu.found.contains("in scalable mode"), "{iommu:?}");
         fs::remove_dir_all(dir.path().join("sys/class/iommu/dmar0")).unwrap();
         fs::create_dir_all(dir.path().join("sys/class/iommu/ivhd0")).unwrap();
-        assert_missing(&of(&dir), "device.iommu", "AMD-Vi");
+        let facts = of(&dir);
+        assert_eq!(
+            (facts[0].state, facts[0].found.as_str()),
+            (FactState::Ok, "AMD-Vi")
+        );
+        fs::rename(
+            dir.path().join("sys/class/iommu/ivhd0"),
+            dir.path().join("sys/class/iommu/smmu3.0"),
+        )
+        .unwrap();
+        assert_missing(&of(&dir), "device.iommu", "not known to keep");
     }
 }

@@ -55,8 +55,7 @@ pub(super) fn host(device: &HostDevice) -> Vec<Finding> {
     let name = device.address.to_string();
     let block = |problem: &str| Finding::blocker(&name, problem, END_OR_BINARY);
     let mut findings = match device.iommu {
-        IommuKind::Intel => translation(device),
-        IommuKind::Amd => vec![block("AMD-Vi cannot keep its tables across a kexec yet")],
+        IommuKind::Intel | IommuKind::Amd => services_on(device),
         IommuKind::Other => vec![block(
             "its IOMMU is not known to keep its tables across a kexec",
         )],
@@ -72,13 +71,13 @@ pub(super) fn host(device: &HostDevice) -> Vec<Finding> {
     findings
 }
 
-/// Problems with the way VT-d translates for a device.
-fn translation(device: &HostDevice) -> Vec<Finding> {
+/// Problems with what a device has the IOMMU do besides translating.
+fn services_on(device: &HostDevice) -> Vec<Finding> {
     let name = device.address.to_string();
     match services::switched_on(&device.path) {
         Ok(services) => services
             .into_iter()
-            .map(|service| used(&name, service))
+            .map(|service| used(device, service))
             .collect(),
         Err(error) => {
             let problem = format!("cannot find out whether ATS, PRI or PASID are on: {error}");
@@ -91,16 +90,17 @@ fn translation(device: &HostDevice) -> Vec<Finding> {
     }
 }
 
-fn used(name: &str, service: Service) -> Finding {
+fn used(device: &HostDevice, service: Service) -> Finding {
     let problem = format!(
         "it uses {}, which cannot go on across a kexec",
         service.name()
     );
     let remedy = match service {
         Service::Ats => "boot the host with pci=noats, or use --binary",
+        Service::Pri | Service::Pasid if device.iommu == IommuKind::Amd => END_OR_BINARY,
         Service::Pri | Service::Pasid => SCALABLE_OFF,
     };
-    Finding::blocker(name, problem, remedy)
+    Finding::blocker(device.address.to_string(), problem, remedy)
 }
 
 /// All findings together.
@@ -156,6 +156,11 @@ mod tests {
     fn a_device_in_good_order_is_no_obstacle() {
         let (_root, device) = device();
         assert_eq!(host(&device), []);
+        let under_amd_vi = HostDevice {
+            iommu: IommuKind::Amd,
+            ..device.clone()
+        };
+        assert_eq!(host(&under_amd_vi), []);
         assert_eq!(unkept(device.address, KEPT), None);
         assert_eq!(findings(&[], NOTHING), [], "without a device it matters");
     }
@@ -164,12 +169,11 @@ mod tests {
     fn each_obstacle_is_named() {
         let (_root, good) = device();
         let bad = HostDevice {
-            iommu: IommuKind::Amd,
             is_virtual: true,
             group_size: 2,
             ..good.clone()
         };
-        assert_blocked(&host(&bad), &["AMD-Vi", "virtual function", "IOMMU group"]);
+        assert_blocked(&host(&bad), &["virtual function", "IOMMU group"]);
         let strange = HostDevice {
             iommu: IommuKind::Other,
             ..good
@@ -185,6 +189,13 @@ mod tests {
         assert_blocked(&found, &["(ATS)", "(PASID)"]);
         assert!(found[0].remedy.contains("noats"), "{}", found[0]);
         assert!(found[1].remedy.contains("sm_off"), "{}", found[1]);
+        let under_amd_vi = HostDevice {
+            iommu: IommuKind::Amd,
+            ..device
+        };
+        let found = host(&under_amd_vi);
+        assert_blocked(&found, &["(ATS)", "(PASID)"]);
+        assert!(!found[1].remedy.contains("sm_off"), "{}", found[1]);
     }
 
     #[test]

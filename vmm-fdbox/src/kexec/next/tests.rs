@@ -239,6 +239,23 @@ fn a_kernel_without_scalable_mode_is_named_where_this_one_uses_it() {
 }
 
 #[test]
+fn a_kernel_needs_what_translates_on_this_host() {
+    let files = Files::new(Some(&takes_also(0xff, 1)));
+    fs::create_dir_all(files.path("sys/class/iommu/ivhd0")).unwrap();
+    assert_eq!(files.kinds(&[Kind::Memfd]), []);
+    let found = files.kinds(&[Kind::VfioPci]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].is_blocker());
+    let problem =
+        "it is not built to go on translating with AMD-Vi, and VFIO devices would be lost";
+    assert_eq!(found[0].problem, problem);
+
+    let image = bzimage(Some(&takes_also(0xfd, 2)));
+    fs::write(files.path("kernel"), image).unwrap();
+    assert_eq!(files.kinds(&[Kind::VfioPci, Kind::Iommufd]), []);
+}
+
+#[test]
 fn a_kernel_that_says_nothing_is_taken_on_somebodys_word_but_not_for_devices() {
     let files = Files::new(None);
     assert_eq!(files.kinds(&[]), []);
