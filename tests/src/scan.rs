@@ -54,6 +54,8 @@ const COMPLAINTS: &[&str] = &[
     // A device that accessed memory outside its guest.
     "dmar: [dma",
     "dmar: drhd: handling fault",
+    "amd-vi: event logged",
+    "amd-vi: completion-wait loop timed out",
     // A kernel without an IO-APIC that changes the chipset: a lifeboat must not, for it is the host's.
     "setting elcr to",
 ];
@@ -174,6 +176,7 @@ mod tests {
             "DMAR: DRHD: handling fault status reg 2",
             "ACPI: setting ELCR to 0001 (from 0c00)",
             "DMAR: [DMA Write NO_PASID] Request device [01:00.0] fault addr 0x0",
+            "vfio-pci 0000:01:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0003 address=0x0 flags=0x0020]",
         ] {
             assert!(complaint(line).is_some(), "missed: {line}");
         }

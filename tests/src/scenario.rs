@@ -49,13 +49,29 @@ pub enum Iommu {
     ScalableIdentity,
     /// VT-d with scalable mode, which only the kernels after the first are told to use.
     ToScalable,
+    /// AMD-Vi.
+    AmdVi,
+    /// AMD-Vi, which the kernels after the first are told not to use.
+    AmdViOff,
 }
 
+/// Without interrupt remapping, which the kernel does not do with QEMU's unit, VFIO wants this.
+const UNSAFE: &str = "iommufd.allow_unsafe_interrupts=1";
+/// What a kernel is told that is not to use AMD-Vi.
+const OFF: &str = "amd_iommu=off";
+
 impl Iommu {
+    /// Whether it is AMD-Vi.
+    pub fn is_amd_vi(self) -> bool {
+        matches!(self, Self::AmdVi | Self::AmdViOff)
+    }
+
     /// What the kernel of a stage (from 0) is told.
     fn option(self, stage: usize) -> &'static str {
         match (self, stage) {
             (Self::Legacy, _) => "",
+            (Self::AmdViOff, 1..) => OFF,
+            (Self::AmdVi | Self::AmdViOff, _) => UNSAFE,
             (Self::ScalableIdentity, 1..) => "intel_iommu=sm_on iommu.passthrough=1",
             (Self::FromScalable, 1..) | (Self::ToScalable, 0) => "intel_iommu=sm_off",
             _ => "intel_iommu=sm_on",
@@ -144,6 +160,10 @@ pub enum HostKind {
     PassthroughFromScalable,
     /// From legacy mode, with a unit that has scalable mode, to a kernel that is told to use that.
     PassthroughToScalable,
+    /// The same under AMD-Vi.
+    PassthroughAmdVi,
+    /// From AMD-Vi to a kernel that is told not to use it.
+    PassthroughAmdViOff,
     /// Such devices in one kernel: a host of its own.
     PassthroughOneBoot,
     /// A kexec with such devices, and allocations fail in it when a scenario says so: both are debug kernels.
@@ -156,6 +176,8 @@ pub enum HostKind {
     GuestPassthrough,
     /// The same under a VT-d unit in scalable mode.
     GuestPassthroughScalable,
+    /// The same under AMD-Vi.
+    GuestPassthroughAmdVi,
     /// The same with an NVMe drive.
     GuestNvme,
     /// Several guests that are updated by one kexec: a host of its own.
@@ -208,6 +230,7 @@ impl HostKind {
                     | Self::GuestTwoBuilds
                     | Self::GuestPassthrough
                     | Self::GuestPassthroughScalable
+                    | Self::GuestPassthroughAmdVi
                     | Self::GuestNvme
                     | Self::GuestLuo
                     | Self::GuestLifeboat
@@ -280,8 +303,11 @@ impl HostKind {
             Self::PassthroughFirstStage => Devices::Cards(2, Iommu::FirstStage),
             Self::PassthroughFromScalable => Devices::Cards(2, Iommu::FromScalable),
             Self::PassthroughToScalable => Devices::Cards(2, Iommu::ToScalable),
+            Self::PassthroughAmdVi => Devices::Cards(2, Iommu::AmdVi),
+            Self::PassthroughAmdViOff => Devices::Cards(2, Iommu::AmdViOff),
             Self::GuestPassthrough => Devices::Cards(1, Iommu::Legacy),
             Self::GuestPassthroughScalable => Devices::Cards(1, Iommu::Scalable),
+            Self::GuestPassthroughAmdVi => Devices::Cards(1, Iommu::AmdVi),
             Self::GuestNvme => Devices::Nvme,
             Self::GuestScalable => Devices::CardAndAtsUser,
             kind if kind.has_lifeboat() => Devices::BoatConsole,
@@ -293,7 +319,10 @@ impl HostKind {
     pub fn has_card_driver(self) -> bool {
         matches!(
             self,
-            Self::Passthrough | Self::PassthroughScalable | Self::PassthroughScalableIdentity
+            Self::Passthrough
+                | Self::PassthroughScalable
+                | Self::PassthroughScalableIdentity
+                | Self::PassthroughAmdVi
         )
     }
 

@@ -19,7 +19,8 @@ const NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH / 4;
 /// The console of a kernel that runs next to the host's, in the run's folder.
 pub(crate) const BOAT_SOCKET: &str = "boat.sock";
 
-/// The IOMMU in front of them, as QEMU calls it: VT-d is the one that QEMU emulates best.
+/// The IOMMU in front of them, as QEMU calls it: VT-d unless AMD-Vi is asked for. The kernel remaps interrupts by
+/// AMD-Vi only on machines with a southbridge that QEMU does not have.
 pub(crate) fn iommu(devices: Devices) -> &'static str {
     match devices.iommu() {
         Iommu::Legacy => "intel-iommu,intremap=on",
@@ -27,6 +28,7 @@ pub(crate) fn iommu(devices: Devices) -> &'static str {
         Iommu::Scalable | Iommu::ScalableIdentity | Iommu::FromScalable | Iommu::ToScalable => {
             "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on"
         }
+        Iommu::AmdVi | Iommu::AmdViOff => "amd-iommu,intremap=off,dma-remap=on",
     }
 }
 

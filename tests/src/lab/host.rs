@@ -9,6 +9,7 @@ use fdbox_lab::scenario::Devices;
 
 use crate::debian_guest::DebianGuest;
 use crate::drive;
+use crate::emulator::Emulator;
 use crate::image::Image;
 use crate::kernel::{Flavour, Kernel};
 use crate::lab::Lab;
@@ -164,6 +165,7 @@ impl HostSpec {
             cmdline: self.cmdline(0),
             guests: self.guests,
             devices: self.devices,
+            emulator: Emulator::get(lab, self.devices)?,
             clocks: self.clocks,
         };
         Ok(Host {

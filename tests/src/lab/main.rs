@@ -12,6 +12,7 @@ mod debian;
 mod debian_guest;
 mod demo;
 mod drive;
+mod emulator;
 mod files;
 mod frames;
 mod fuzz;

@@ -14,6 +14,7 @@ use fdbox_lab::scenario::Devices;
 
 use crate::attached::{self, Attached};
 use crate::drive;
+use crate::emulator::Emulator;
 use crate::lines::{self, Line, LineContent};
 use crate::nudge::{self, Nudge};
 use crate::outside::{Outside, Seen};
@@ -43,6 +44,7 @@ pub(crate) struct Machine {
     pub guests: u8,
     /// The devices to pass through.
     pub devices: Devices,
+    pub emulator: Emulator,
     pub clocks: Clocks,
 }
 
@@ -63,15 +65,16 @@ impl Machine {
                 .to_string_lossy()
                 .into_owned()
         };
-        let mounts = [
+        let mut mounts = vec![
             (dir, "/lab/run"),
             (kernel_dir.as_path(), "/lab/boot"),
             (initramfs_dir.as_path(), "/lab/image"),
         ];
+        mounts.extend(self.emulator.mount());
         // With a higher priority than the machine's other work: a kernel that boots while its
         // emulator is starved finds its timers broken.
         let mut qemu = toolchain.command(&mounts, "nice");
-        qemu.args(["-n", NICENESS, "qemu-system-x86_64"]);
+        qemu.args(["-n", NICENESS]).args(self.emulator.words());
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none"]);
         // AMD SVM is the hardware virtualisation that TCG emulates.
         qemu.args(["-machine", "q35,kernel-irqchip=split,hpet=off"]);

@@ -202,6 +202,7 @@ impl Group<'_> {
                 | HostKind::Guests
                 | HostKind::GuestPassthrough
                 | HostKind::GuestPassthroughScalable
+                | HostKind::GuestPassthroughAmdVi
                 | HostKind::GuestsPassthrough
                 | HostKind::GuestLifeboat
                 | HostKind::GuestLifeboatAstray

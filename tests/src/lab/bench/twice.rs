@@ -10,6 +10,7 @@ use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
 use super::{Bench, PROGRAM};
+use crate::emulator::Emulator;
 use crate::host::{Host, HostSpec, module_place, modules};
 use crate::image::{self, Image};
 use crate::kernel::Flavour;
@@ -127,6 +128,7 @@ impl Twice {
             cmdline: self.cmdline(0, bench.clocks),
             guests: 0,
             devices: Devices::None,
+            emulator: Emulator::default(),
             clocks: bench.clocks,
         };
         Ok(Host::of(

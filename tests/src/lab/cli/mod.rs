@@ -197,6 +197,8 @@ pub(crate) enum IommuKind {
     VtD,
     /// VT-d in scalable mode.
     Scalable,
+    /// AMD-Vi.
+    Amd,
 }
 
 /// A home of boxes.
@@ -229,6 +231,7 @@ impl IommuKind {
         match self {
             Self::VtD => "legacy",
             Self::Scalable => "scalable",
+            Self::Amd => "amd-vi",
         }
     }
 }

@@ -76,6 +76,7 @@ fn group(args: &DemoArgs, device: Option<DeviceKind>) -> Group<'static> {
                 HostKind::GuestPassthroughScalable,
                 "passthrough/scalable-guest",
             ),
+            IommuKind::Amd => (HostKind::GuestPassthroughAmdVi, "passthrough/amd-guest"),
         },
         (Some(DeviceKind::Nvme), _) => (HostKind::GuestNvme, "passthrough/nvme"),
         (None, true) => (HostKind::GuestAlone, "devices/another-binary"),

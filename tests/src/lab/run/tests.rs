@@ -1,6 +1,7 @@
 use fdbox_lab::scenario::Devices;
 
 use super::*;
+use crate::emulator::Emulator;
 use crate::tsc::Clocks;
 
 fn hello(stage: usize, release: &str, boot_id: &str) -> Line {
@@ -28,6 +29,7 @@ fn judge(lines: &[Line]) -> Vec<RunFailure> {
         cmdline: String::new(),
         guests: 0,
         devices: Devices::None,
+        emulator: Emulator::default(),
         clocks: Clocks::default(),
     };
     let run = Run {

@@ -8,6 +8,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("lifeboat/dead-host", "Host kernel"),
     ("lifeboat/lost-with-a-box", "Boat kernel"),
     ("lifeboat/restarted-host", "Host kernel"),
+    ("passthrough/amd-outside", "AMD-Vi:"),
     ("passthrough/first-stage-outside", "DMAR:"),
     ("passthrough/outside-the-mappings", "DMAR:"),
     ("passthrough/scalable-outside", "DMAR:"),

@@ -48,6 +48,7 @@ mod modular;
 mod next_kernel;
 mod other_cpu;
 mod passthrough;
+mod passthrough_amd_vi;
 mod passthrough_blockers;
 mod passthrough_failing;
 mod passthrough_guest;
@@ -165,6 +166,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         passthrough_here::ALL,
         passthrough_guest::ALL,
         passthrough_scalable::ALL,
+        passthrough_amd_vi::ALL,
         passthrough_nvme::ALL,
         passthrough_guests::ALL,
         passthrough_blockers::ALL,

@@ -80,7 +80,7 @@ fn note(memory: &File, frames: u64) -> Result<()> {
     Ok(memory.write_all_at(&frames.to_le_bytes(), NOTE_AT)?)
 }
 
-fn noted(memory: &File) -> Result<u64> {
+pub(super) fn noted(memory: &File) -> Result<u64> {
     let mut bytes = [0; 8];
     memory.read_exact_at(&mut bytes, NOTE_AT)?;
     Ok(u64::from_le_bytes(bytes))
@@ -115,7 +115,7 @@ pub(super) fn still_waits(missing: u32) -> Result<()> {
     equal("Bus mastering", pci::is_master(&pci::nic()?)?, true)
 }
 
-fn half_taken(_: &Cx<'_>) -> Result<()> {
+pub(super) fn half_taken(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::open(BOX)?;
     fdbox.unseal()?;
     let memory = fdbox.get("ring")?;
@@ -262,10 +262,12 @@ pub(super) fn outside_after(_: &Cx<'_>) -> Result<()> {
     fdbox.delete()
 }
 
-/// Lines by which VT-d reports a DMA fault of a device.
+/// Lines by which VT-d or AMD-Vi reports a DMA fault of a device.
 fn faults(log: &[String]) -> usize {
-    let is_fault =
-        |line: &&String| line.contains("DMAR: [DMA Write") && line.contains("fault addr");
+    let is_fault = |line: &&String| {
+        let is_of_vtd = line.contains("DMAR: [DMA Write") && line.contains("fault addr");
+        is_of_vtd || line.contains("AMD-Vi: Event logged [IO_PAGE_FAULT")
+    };
     log.iter().filter(is_fault).count()
 }
 

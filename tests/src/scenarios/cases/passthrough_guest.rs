@@ -23,6 +23,12 @@ pub(super) const ALL: &[&Scenario] = &[
         host: HostKind::GuestPassthroughScalable,
         stages: &[before, after],
     },
+    &Scenario {
+        name: "passthrough/amd-guest",
+        about: "the same under AMD-Vi",
+        host: HostKind::GuestPassthroughAmdVi,
+        stages: &[before, after],
+    },
 ];
 
 /// With disk and network, too: all of them continue together.

@@ -162,6 +162,7 @@ pub(crate) fn translated_by() -> Result<&'static str> {
     Ok(match list[12..16] {
         [0, 0, 0, 0] | [2, 0, 0, 0] => "legacy",
         [2, 1, 0, 0] => "scalable",
+        [0, 2, 0, 0] => "amd-vi",
         _ => bail!("What translated is unknown: {list:x?}"),
     })
 }
