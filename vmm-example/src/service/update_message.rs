@@ -198,7 +198,7 @@ impl UpdateEnd {
         Self {
             result: UpdateResult::RolledBack,
             exit_status: ExitStatus::RolledBack.code(),
-            message: "Runs on".into(),
+            message: "Continues".into(),
             cancelled: true,
             ..Self::ready()
         }

@@ -52,7 +52,7 @@ pub(crate) trait Movable {
     fn lifeboat_findings(&self) -> Vec<Finding> {
         Vec::new()
     }
-    /// A file with its state as it is now, while it runs on: see [`outline`].
+    /// A file with its state as it is now, while it keeps running: see [`outline`].
     fn outline(&self) -> Result<OwnedFd, PartyError>;
     /// Syncs what the host holds for the parked guest and would lose with its kernel, and stops all
     /// interrupts from the guest's devices.

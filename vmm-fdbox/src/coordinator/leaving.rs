@@ -380,7 +380,7 @@ impl<B: Boxes> RemoteLeaving<B> {
         match stopped.cancelled && runs_on && stopped.problems.is_empty() {
             // It did not fail: report only that it was called off.
             true => Stopped {
-                message: "Runs on".into(),
+                message: "Continues".into(),
                 ..stopped
             },
             false => stopped,

@@ -30,7 +30,7 @@ pub(super) fn idle<V: LeavingVmm>(line: &Line<LeavingRequest>, vmm: &mut V) -> L
         line.say(&LeavingReply::Down {});
         stay_down(line, vmm.down_cancel());
         let (status, message) = match vmm.stand_up() {
-            Ok(()) => (ExitStatus::RolledBack, "Runs on".to_owned()),
+            Ok(()) => (ExitStatus::RolledBack, "Continues".to_owned()),
             Err(error) => {
                 let why = Chain(&*error).to_string();
                 (

@@ -83,12 +83,12 @@ pub enum UpdateError {
 }
 
 impl UpdateError {
-    /// Whether there is no guest to take: no box, no state in it, or one that no binary can read.
     /// Whether the box is gone with its keeper.
     pub(crate) fn is_box_gone(&self) -> bool {
         matches!(self, Self::Box(error) if error.errno() == Errno::PIPE)
     }
 
+    /// Whether there is no guest to take: no box, no state in it, or one that no binary can read.
     pub(super) fn is_no_guest(&self) -> bool {
         match self {
             Self::NoGuest(_) | Self::HandoverRefused(_) | Self::TakenAlready(_) => true,

@@ -2,7 +2,6 @@
 //!
 //! The hosts are those of `cargo lab demo`. Their init does more before the guests run than the
 //! init of the other updates measured here.
-//! of the other updates measured here.
 
 use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;

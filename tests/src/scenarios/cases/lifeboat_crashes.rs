@@ -85,7 +85,7 @@ fn boats_vmm_before_it_takes(boat: &Boat, guest: Guest, before: &Report) -> Resu
         json!([spec().name]),
     )?;
     drop(guest);
-    // The VMM that is to take it home dies before it asks for the guest, which runs on where it is.
+    // The VMM that is to take it home dies before it asks for the guest, which keeps running where it is.
     let resume = Updating::start(Command::new(VMM).args(["resume", "--box", spec().name]))?;
     kill_process(new_vmm()?, Signal::KILL)?;
     resume.end()?.expect(10)?;

@@ -19,13 +19,13 @@ use crate::host;
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "lifeboat/dead-host",
-        about: "a guest runs on in the boat of a next host that panics, and the boat reports it",
+        about: "a guest keeps running in the boat of a next host that panics, and the boat reports it",
         host: HostKind::GuestLifeboatAstray,
         stages: &[leaves_for_one_that_panics, panics],
     },
     &Scenario {
         name: "lifeboat/hung-host",
-        about: "a guest runs on in the boat of a next host that hangs, and the boat reports it",
+        about: "a guest keeps running in the boat of a next host that hangs, and the boat reports it",
         host: HostKind::GuestLifeboatAstray,
         stages: &[leaves_for_one_that_hangs, hangs],
     },
@@ -106,7 +106,7 @@ pub(super) fn runs_on(name: &str) -> Result<()> {
         ensure!(shown.text.contains(words), "{}", shown.text);
     }
     let before = vmm_ticks()?;
-    host::until("The guest runs on", || Ok(vmm_ticks()? > before))
+    host::until("The guest keeps running", || Ok(vmm_ticks()? > before))
 }
 
 /// CPU time of the guest's VMM, nearly all of it in the guest.

@@ -17,20 +17,20 @@ use crate::spare::comes_back;
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "lifeboat/kexec",
-        about: "a boat runs on while its host kexecs, is stopped by the next kernel, which gets the CPU, \
+        about: "a boat keeps running while its host kexecs, is stopped by the next kernel, which gets the CPU, \
                 and a boat of that one goes on to a third",
         host: HostKind::Lifeboat,
         stages: &[starts, stops_and_starts_another, stops],
     },
     &Scenario {
         name: "lifeboat/two-kexecs",
-        about: "a boat runs on while its host kexecs twice",
+        about: "a boat keeps running while its host kexecs twice",
         host: HostKind::Lifeboat,
         stages: &[starts, lets_it_run, stops],
     },
     &Scenario {
         name: "lifeboat/unwatched",
-        about: "a boat runs on through a kernel that never loads its module",
+        about: "a boat keeps running through a kernel that never loads its module",
         host: HostKind::Lifeboat,
         stages: &[starts, does_not_look, stops],
     },

@@ -24,7 +24,7 @@ use crate::guest::{Ended, Guest, VMM};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "lifeboat/crashed-boats",
-        about: "a guest runs on in a host whose boat panics before it takes the guest, and is lost with one that \
+        about: "a guest keeps running in a host whose boat panics before it takes the guest, and is lost with one that \
                 panics once it has it",
         host: HostKind::GuestLifeboatAstray,
         stages: &[before_it_takes, once_it_has],

@@ -34,7 +34,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "lifeboat/restarted-too-late",
-        about: "the boat does not restart a host that has taken over its boxes, and the guest runs on in it",
+        about: "the boat does not restart a host that has taken over its boxes, and the guest keeps running in it",
         host: HostKind::GuestLifeboatAstray,
         stages: &[leaves_for_one_that_hangs_later, hangs_with_boxes],
     },

@@ -332,7 +332,7 @@ mod tests {
             status: ExitStatus::RolledBack,
             cancelled: true,
             paused_ns: Some(5),
-            ..Stopped::untouched("Runs on")
+            ..Stopped::untouched("Continues")
         };
         let rolled_back = Some(stopped);
         let end = end_of(

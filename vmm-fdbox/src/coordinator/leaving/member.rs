@@ -66,7 +66,7 @@ impl<B: Boxes> RemoteLeaving<B> {
     /// Prepares a guest whose box is the host's, in a lifeboat: its state will be written to `state`.
     ///
     /// # Errors
-    /// Why it cannot leave; it runs on.
+    /// Why it cannot leave; it keeps running.
     pub fn fill_home(&mut self, state: OwnedFd) -> Result<(), Stopped> {
         self.greet()?;
         self.ask_to_join()?;

@@ -49,7 +49,7 @@ fn a_guest_that_stands_still_when_the_host_jumps_is_in_its_box() {
     );
     assert_eq!(outcome.exit_status(), ExitStatus::RolledBack, "{outcome:?}");
     let stopped = outcome.members[0].stopped.as_ref().unwrap();
-    assert_eq!(stopped.message, "Runs on");
+    assert_eq!(stopped.message, "Continues");
     assert!(stopped.paused_ns.is_some());
     assert_eq!(store.content(&box_name()), None, "the box is left");
     assert!(stays(vmm));
