@@ -161,17 +161,17 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_enum, value_name = "KIND", default_value_t = IommuKind::VtD,
           conflicts_with_all = ["guests", "binary", "ram", "home"])]
     pub iommu: IommuKind,
-    /// Let the guest run in a lifeboat, a second kernel on a CPU of its own, while the host kexecs. Its memory is a
-    /// memfd then, and it has neither disk nor network.
-    #[arg(long, conflicts_with_all = ["guests", "binary", "device", "home", "ram", "iommu"])]
+    /// Let the guest run in a lifeboat, a second kernel on a CPU of its own, while the host kexecs. It has neither disk
+    /// nor network then, and its memory is a memfd unless --ram says otherwise.
+    #[arg(long, conflicts_with_all = ["guests", "binary", "device", "home", "iommu"])]
     pub lifeboat: bool,
     /// The home of the guest's box. luo and holder use an unpatched kernel without the module, and
     /// the guest's memory is a memfd then; holder requires --binary.
     #[arg(long, value_enum, default_value_t = Home::Fdbox, conflicts_with_all = ["guests", "device", "ram"])]
     pub home: Home,
-    /// The kind of the guest's memory.
-    #[arg(long, value_enum, default_value_t = Ram::GuestMemfd)]
-    pub ram: Ram,
+    /// The kind of the guest's memory. Default: guest_memfd, unless another option says otherwise.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub ram: Option<Ram>,
     /// Show the consoles of host and guest as well.
     #[arg(long, short)]
     pub verbose: bool,

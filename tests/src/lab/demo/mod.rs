@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::Value;
 
-use crate::cli::{DemoArgs, DeviceKind, Home, IommuKind};
+use crate::cli::{DemoArgs, DeviceKind, Home, IommuKind, Ram};
 use crate::hostcmd;
 use crate::lab::Lab;
 use crate::proof::{self, Card, Device, Lifeboat, Nvme, Traffic, Update};
@@ -24,6 +24,10 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     ensure!(
         args.home == Home::Fdbox || args.binary == (args.home == Home::Holder),
         "--home holder goes with --binary, and --home luo without"
+    );
+    ensure!(
+        !(args.lifeboat && ram(args) == Ram::Hugetlb),
+        "Huge pages cannot be lent to a lifeboat: --lifeboat goes with --ram memfd and guest_memfd"
     );
     let device = device(args)?;
     let lab = Lab::open()?;
@@ -65,6 +69,14 @@ fn device(args: &DemoArgs) -> Result<Option<DeviceKind>> {
     }
 }
 
+/// The kind of the guest's memory.
+fn ram(args: &DemoArgs) -> Ram {
+    args.ram.unwrap_or(match args.lifeboat {
+        true => Ram::Memfd,
+        false => Ram::GuestMemfd,
+    })
+}
+
 /// The scenario behind the demo, and its host.
 fn group(args: &DemoArgs, device: Option<DeviceKind>) -> Group<'static> {
     let (kind, name) = match (device, args.binary) {
@@ -89,7 +101,7 @@ fn group(args: &DemoArgs, device: Option<DeviceKind>) -> Group<'static> {
         names: vec![name],
         environment: format!(
             "LAB_GUEST_RAM={} LAB_GUEST_MIB={} LAB_GUEST_CPUS={}",
-            args.ram.name(),
+            ram(args).name(),
             args.memory,
             args.cpus
         ),
