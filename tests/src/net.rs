@@ -2,6 +2,7 @@
 //! is connected, and one tap per guest.
 
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 /// The lab, outside the host.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -59,7 +60,7 @@ pub fn guest_of(cmdline: &str) -> Option<u8> {
 
 /// By which factor this guest is to work more slowly than usual.
 pub fn pace_of(cmdline: &str) -> u32 {
-    number_of(cmdline, PACE_WORD).map_or(1, u32::from).max(1)
+    number_of(cmdline, PACE_WORD).unwrap_or(1).max(1)
 }
 
 /// By which factor each of `guests` guests is to work more slowly than usual if they share an
@@ -68,7 +69,7 @@ pub fn pace_among(guests: u8) -> u32 {
     u32::from(guests).pow(2).max(1)
 }
 
-fn number_of(cmdline: &str, name: &str) -> Option<u8> {
+fn number_of<N: FromStr>(cmdline: &str, name: &str) -> Option<N> {
     let words = cmdline.split_ascii_whitespace();
     let mut numbers = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     numbers.next_back()?.parse().ok()
@@ -87,5 +88,7 @@ mod tests {
         assert_eq!(pace_of("lab_guest=3 lab_pace=4"), 4);
         assert_eq!(pace_of("lab_guest=3"), 1);
         assert_eq!(pace_of("lab_pace=0"), 1);
+        let of_many = pace_among(32);
+        assert_eq!(pace_of(&format!("lab_pace={of_many}")), of_many);
     }
 }
