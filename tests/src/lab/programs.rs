@@ -28,6 +28,9 @@ pub(crate) struct Program {
     is_example: bool,
 }
 
+/// The package with the programs of the lab itself.
+const OWN: &str = "fdbox-lab";
+
 const fn program(package: &'static str, name: &'static str) -> Program {
     Program {
         package,
@@ -37,9 +40,9 @@ const fn program(package: &'static str, name: &'static str) -> Program {
     }
 }
 
-pub(crate) const INIT: Program = program("fdbox-lab", "lab-init");
-pub(crate) const SCENARIOS: Program = program("fdbox-lab", "lab-scenarios");
-pub(crate) const WITNESS: Program = program("fdbox-lab", "lab-witness");
+pub(crate) const INIT: Program = program(OWN, "lab-init");
+pub(crate) const SCENARIOS: Program = program(OWN, "lab-scenarios");
+pub(crate) const WITNESS: Program = program(OWN, "lab-witness");
 pub(crate) const VMM: Program = program("vmm-example", "vmm-example");
 /// The library's own VMM, which does not use KVM, and the program that drives it.
 pub(crate) const PAGES: Program = Program {
@@ -99,20 +102,28 @@ pub(crate) fn of_commit(
 
 /// Every package with a program here. Each build names all of them, so that their common
 /// dependencies are built once, with the features that all of them need.
-const PACKAGES: [&str; 2] = ["fdbox-lab", "vmm-example"];
+const PACKAGES: [&str; 2] = [OWN, "vmm-example"];
 
-/// The sources of all programs, except for the compiler and its flags; of this package everything
-/// but the lab itself. Excludes the documents in the library's package, which are links.
-const SOURCES: [&str; 3] = ["vmm-fdbox/src", "vmm-fdbox/examples", "vmm-example"];
-const OWN_SOURCES: &str = "tests/src";
-const LAB: &str = "lab";
-const FILES: [&str; 5] = [
+/// What each program depends on, except for the compiler and its flags.
+const FILES: [&str; 6] = [
     "Cargo.toml",
     "vmm-fdbox/Cargo.toml",
+    "vmm-example/Cargo.toml",
+    "tests/Cargo.toml",
     "Cargo.lock",
     ".cargo/config.toml",
-    "tests/Cargo.toml",
 ];
+/// The sources of the lab's own programs: of their package everything but the lab itself, and what they include.
+const OWN_SOURCES: [&str; 4] = [
+    "tests/src",
+    "vmm-example/dist",
+    "kmod/kunit.rs",
+    "kmod/kunit_boxes.rs",
+];
+/// Those that are part of no such program: the lab's, and those of tests.
+const OF_NO_PROGRAM: [&str; 2] = ["tests/src/lab", "tests/src/module_abi"];
+/// Those of the VMM and the library's examples. Excludes the documents in the library's package, which are links.
+const SOURCES: [&str; 3] = ["vmm-fdbox/src", "vmm-fdbox/examples", "vmm-example"];
 
 /// The file in a target directory that records the sources from which its packages were last built.
 const BUILT_FROM: &str = "built-from";
@@ -122,7 +133,7 @@ const BUILT_FROM: &str = "built-from";
 pub(crate) struct Programs {
     cache: Cache,
     checkout: PathBuf,
-    key: Key,
+    keys: Keys,
     /// Holds the programs that were requested as long as they are in use.
     held: Arc<Mutex<Vec<File>>>,
 }
@@ -133,7 +144,7 @@ impl Programs {
         Ok(Self {
             cache: cache.clone(),
             checkout: checkout.to_owned(),
-            key: key(checkout)?,
+            keys: Keys::of(checkout)?,
             held: Arc::default(),
         })
     }
@@ -142,8 +153,9 @@ impl Programs {
     pub(crate) fn build(&self, programs: &[Program]) -> Result<()> {
         for program in programs {
             let make = |dir: &Path| self.make(*program, dir);
-            self.cache.get(&program.kind(), &self.key, make)?;
-            let held = self.cache.hold(&program.kind(), &self.key)?;
+            let key = self.keys.of_program(*program);
+            self.cache.get(&program.kind(), key, make)?;
+            let held = self.cache.hold(&program.kind(), key)?;
             self.held
                 .lock()
                 .unwrap_or_else(|e| e.into_inner())
@@ -154,7 +166,8 @@ impl Programs {
 
     /// The path of a built program.
     pub(crate) fn path(&self, program: Program) -> PathBuf {
-        let place = self.cache.place(&program.kind(), &self.key);
+        let key = self.keys.of_program(program);
+        let place = self.cache.place(&program.kind(), key);
         place.join(program.name)
     }
 
@@ -190,7 +203,7 @@ impl Programs {
         std::fs::copy(&built, dir.join(program.name))
             .with_context(|| format!("Copy {}", built.display()))?;
         ensure!(
-            key(&self.checkout)? == self.key,
+            Keys::of(&self.checkout)? == self.keys,
             "The sources changed while {} was built: run it again",
             program.name
         );
@@ -202,14 +215,14 @@ impl Programs {
     /// other sources are rebuilt. Their dependencies are kept.
     fn forget_other_sources(&self, target: &Path, log: &Path) -> Result<()> {
         let note = target.join(BUILT_FROM);
-        if std::fs::read_to_string(&note).is_ok_and(|built| built == self.key.as_str()) {
+        let keys = self.keys.text();
+        if std::fs::read_to_string(&note).is_ok_and(|built| built == keys) {
             return Ok(());
         }
         let mut clean = cargo(&self.checkout, "clean", target);
         clean.args(["vmm-fdbox", "vmm-example", "fdbox-lab"].map(|it| format!("--package={it}")));
         command::logged(&mut clean, log, |_| {}).context("Remove what was built before")?;
-        std::fs::write(&note, self.key.as_str())
-            .with_context(|| format!("Write {}", note.display()))
+        std::fs::write(&note, keys).with_context(|| format!("Write {}", note.display()))
     }
 }
 
@@ -231,29 +244,141 @@ fn cargo(checkout: &Path, command: &str, target: &Path) -> Command {
     cargo
 }
 
-fn key(checkout: &Path) -> Result<Key> {
-    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
-    rustc.current_dir(checkout).args(["--version", "--verbose"]);
-    let compiler = command::output(&mut rustc)?;
-    let linker = command::output(Command::new("cc").arg("--version"))
-        .context("Ask for the linker's version (a static build needs gcc)")?;
-    let mut key = KeyBuilder::new("program 2")
-        .text("compiler", &compiler)
-        .text("linker", &linker)
-        .text("target", TARGET)
-        .text("flags", RUSTFLAGS);
-    for name in FILES {
-        key = key.text("name", name).file(&checkout.join(name))?;
+/// The keys of the lab's own programs and of the others: a scenario that changes does not cause the VMM to be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Keys {
+    own: Key,
+    others: Key,
+}
+
+impl Keys {
+    fn of(checkout: &Path) -> Result<Self> {
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
+        rustc.current_dir(checkout).args(["--version", "--verbose"]);
+        let compiler = command::output(&mut rustc)?;
+        let linker = command::output(Command::new("cc").arg("--version"))
+            .context("Ask for the linker's version (a static build needs gcc)")?;
+        let key = |sources: &[&str]| -> Result<Key> {
+            let mut key = KeyBuilder::new("program 3")
+                .text("compiler", &compiler)
+                .text("linker", &linker)
+                .text("target", TARGET)
+                .text("flags", RUSTFLAGS);
+            for path in inputs(checkout, sources)? {
+                let name = path.strip_prefix(checkout)?.to_string_lossy();
+                key = key.text("name", &name).file(&path)?;
+            }
+            Ok(key.build())
+        };
+        Ok(Self {
+            own: key(&OWN_SOURCES)?,
+            others: key(&SOURCES)?,
+        })
     }
-    for name in SOURCES {
-        key = key.text("tree", name).tree(&checkout.join(name))?;
-    }
-    let own = checkout.join(OWN_SOURCES);
-    for path in crate::files::sources(&own)? {
-        let name = path.strip_prefix(&own)?;
-        if !name.starts_with(LAB) {
-            key = key.text("name", &name.to_string_lossy()).file(&path)?;
+
+    fn of_program(&self, program: Program) -> &Key {
+        match program.package {
+            OWN => &self.own,
+            _ => &self.others,
         }
     }
-    Ok(key.build())
+
+    fn text(&self) -> String {
+        format!("{} {}", self.own.as_str(), self.others.as_str())
+    }
+}
+
+/// The files that a program with these sources is built from.
+fn inputs(checkout: &Path, sources: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut inputs: Vec<_> = FILES.iter().map(|name| checkout.join(name)).collect();
+    for name in sources {
+        let path = checkout.join(name);
+        match path.is_dir() {
+            true => inputs.extend(crate::files::sources(&path)?),
+            false => inputs.push(path),
+        }
+    }
+    let others = OF_NO_PROGRAM.map(|name| checkout.join(name));
+    inputs.retain(|path| !others.iter().any(|other| path.starts_with(other)));
+    Ok(inputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What a source file includes, except in its tests: by macro, or as a module at another path.
+    fn included(source: &Path) -> Vec<PathBuf> {
+        let text = fs::read_to_string(source).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let words = ["include_str!(", "include_bytes!(", "include!(", "#[path ="];
+        let after = words.iter().flat_map(|word| text.split(word).skip(1));
+        let quoted =
+            after.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+        let dir = source.parent().unwrap();
+        quoted
+            .map(|name| dir.join(name).canonicalize().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_a_program_includes_is_part_of_its_key() {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let checkout = checkout.canonicalize().unwrap();
+        let mut found = 0;
+        for sources in [&OWN_SOURCES[..], &SOURCES] {
+            let inputs = inputs(&checkout, sources).unwrap();
+            let is_source = |path: &&PathBuf| {
+                let name = path.file_name().unwrap().to_string_lossy();
+                path.extension().is_some_and(|it| it == "rs") && !name.contains("tests.rs")
+            };
+            for source in inputs.iter().filter(is_source) {
+                for path in included(source) {
+                    // Documents are part of the documentation alone.
+                    if path.extension().is_some_and(|it| it == "md") {
+                        continue;
+                    }
+                    assert!(inputs.contains(&path), "{path:?}, in {source:?}");
+                    found += 1;
+                }
+            }
+        }
+        assert!(found >= 4, "the includes of dist.rs and kunit.rs");
+    }
+
+    #[test]
+    fn a_scenario_is_no_reason_to_build_the_vmm() {
+        let checkout = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = checkout.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        FILES.iter().for_each(|name| write(name, ""));
+        OWN_SOURCES[2..].iter().for_each(|name| write(name, ""));
+        let names = [
+            "tests/src/scenarios/a.rs",
+            "vmm-fdbox/src/a.rs",
+            "vmm-fdbox/examples/a.rs",
+        ];
+        let others = [
+            "vmm-example/src/a.rs",
+            "vmm-example/dist/a",
+            "tests/src/lab/a.rs",
+        ];
+        names.iter().chain(&others).for_each(|name| write(name, ""));
+        let keys = || Keys::of(checkout.path()).unwrap();
+        let before = keys();
+        write("tests/src/lab/a.rs", "changed");
+        assert_eq!(keys(), before);
+        write("tests/src/scenarios/a.rs", "changed");
+        let after = keys();
+        assert_eq!(after.others, before.others);
+        assert_ne!(after.own, before.own);
+        write("vmm-fdbox/src/a.rs", "changed");
+        assert_eq!(keys().own, after.own);
+        assert_ne!(keys().others, after.others);
+    }
 }
