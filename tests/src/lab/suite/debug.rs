@@ -31,6 +31,11 @@ const TESTS: &[(&str, HostKind, Option<&str>)] = &[
         Some("passthrough/two-devices"),
     ),
     (
+        "debug/passthrough-amd",
+        HostKind::PassthroughAmdVi,
+        Some("passthrough/amd-two-devices"),
+    ),
+    (
         "debug/passthrough-given-up",
         HostKind::Passthrough,
         Some("passthrough/nobody-takes-it"),
