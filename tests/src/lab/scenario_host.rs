@@ -20,10 +20,9 @@ use crate::tsc::Clocks;
 const KASAN_SCRATCH: &str = "kho_scratch=64M,0,128M";
 /// The time limit for all scenarios of one boot, per kernel.
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
-/// The same for a scenario that has a host of its own because it takes long.
-const LONG_STAGE_LIMIT: Duration = Duration::from_secs(900);
-/// The same for a guest with systemd, which takes minutes to boot and to end.
-const DEBIAN_STAGE_LIMIT: Duration = Duration::from_secs(1800);
+/// The same for scenarios that take long, for a debug kernel, in which everything takes twenty times as long, and for a
+/// guest with systemd, which takes minutes to boot and to end.
+const LONG_STAGE_LIMIT: Duration = Duration::from_secs(1800);
 /// Additional memory for a debug kernel, in MiB: for its metadata, and a contiguous area for twice
 /// the scratch memory of KHO. With 1024 MiB that area was not always available, and KHO was
 /// disabled.
@@ -191,8 +190,8 @@ impl Group<'_> {
             },
             stage_limit: match self.kind {
                 _ if self.debug => LONG_STAGE_LIMIT,
-                HostKind::Debian(_) => DEBIAN_STAGE_LIMIT,
-                HostKind::GuestAlone
+                HostKind::Debian(_)
+                | HostKind::GuestAlone
                 | HostKind::GuestHolder
                 | HostKind::GuestOneBoot
                 | HostKind::GuestsOneBoot

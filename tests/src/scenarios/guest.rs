@@ -46,7 +46,7 @@ pub(crate) const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=k";
 pub(crate) const SPARED: &str = "--hide-cpuid=leaf=0x40000001,eax=0x40";
 
 /// The time limit for booting a guest under two layers of emulation and writing its pattern.
-pub(crate) const READY_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(300);
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// Whether the VMM is one that `bench against` compares with and that opens its box itself: it runs
