@@ -26,7 +26,7 @@ use crate::hugetlb::{Pool, Size};
 use crate::network::{self, Links};
 pub(crate) use bare::BareGuest;
 pub(crate) use control::{Updating, Watch, command};
-pub(crate) use process::{Ended, Vmm, sleeps};
+pub(crate) use process::{Ended, Vmm, kill_all, sleeps};
 pub(crate) use upgrade::{ApiClient, Holds, Runner};
 
 pub(crate) const VMM: &str = "/bin/vmm-example";

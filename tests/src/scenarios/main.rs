@@ -103,6 +103,11 @@ fn tell(name: &str, stage: usize, act: impl FnOnce(&Cx<'_>) -> Result<()>) -> Re
     let started = Instant::now();
     let cx = Cx { port: &port };
     let error = act(&cx).err().map(|error| format!("{error:#}"));
+    // A guest that it has left behind would take the CPU from the next scenario. One whose VMM was replaced is nobody's
+    // child.
+    if error.is_some() {
+        guest::kill_all()?;
+    }
     port.send(&Event::Scenario {
         name: name.to_owned(),
         stage,

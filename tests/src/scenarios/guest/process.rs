@@ -99,6 +99,22 @@ impl Vmm {
     }
 }
 
+/// Kills all processes of the VMM, whoever started them.
+pub(crate) fn kill_all() -> Result<()> {
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Ok(number) = entry.file_name().to_string_lossy().parse() else {
+            continue;
+        };
+        // A process that is gone by now has no name.
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if let (true, Some(pid)) = (name.starts_with("vmm-example"), Pid::from_raw(number)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    Ok(())
+}
+
 /// How often each thread of a process has gone to sleep so far, by its name.
 pub(crate) fn sleeps(pid: u32) -> Result<Vec<(String, u64)>> {
     let mut sleeps = Vec::new();
