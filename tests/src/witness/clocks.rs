@@ -12,7 +12,7 @@ use crate::memory::Memory;
 
 /// Pause between two samples on one CPU: it shows that timers work, and leaves the CPU to others.
 const PAUSE: Duration = Duration::from_micros(500);
-/// The longest such pause, on a host so slow that a sample takes that long.
+/// The longest such pause of a guest alone, on a host so slow that a sample takes that long.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// The share of the CPU for others, as a multiple of the time a sample takes.
 const SHARE_OF_OTHERS: u32 = 3;
@@ -59,7 +59,7 @@ pub(crate) struct Gap {
 /// otherwise never run, because this thread has priority over them.
 fn pause_after(since: Duration, slept: Duration, pace: u32) -> Duration {
     let worked = since.saturating_sub(slept);
-    let pause = (worked * SHARE_OF_OTHERS).min(LONGEST_PAUSE);
+    let pause = (worked * SHARE_OF_OTHERS).min(LONGEST_PAUSE * pace.isqrt());
     pause.max(PAUSE * pace)
 }
 
@@ -208,6 +208,8 @@ mod tests {
         assert_eq!(pause_after(PAUSE * 4, PAUSE * 4, 4), PAUSE * 4);
         // It took 3 ms longer than the time it slept.
         assert_eq!(pause_after(ms(3) + PAUSE, PAUSE, 1), ms(9));
+        // Of four guests, whose pace is 16, each leaves more to the others.
+        assert_eq!(pause_after(ms(100), PAUSE, 16), LONGEST_PAUSE * 4);
         // A blackout is not work.
         assert_eq!(pause_after(ms(2000), PAUSE, 1), LONGEST_PAUSE);
     }
