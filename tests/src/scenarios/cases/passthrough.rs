@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::{Cx, Scenario, jump_refused};
 use crate::check::{equal, fails};
 use crate::fdbox::FdBox;
+use crate::kexec::Image;
 use crate::memory::{self, MIB};
 use crate::passthrough::Rig;
 use crate::passthrough::nic::{self, IOVA, MEMORY_LEN};
@@ -71,8 +72,11 @@ pub(super) const BOX: &str = "passthrough";
 pub(super) const FRAMES: u64 = 40;
 /// What the next kernel must take over: PCI devices, and VT-d in legacy mode.
 const LEGACY: u32 = 0x3;
-/// The list of kept devices of docs/handover-abi.md with 0000:01:00.0, written by hand.
-const LIST: [u8; 20] = *b"IPCIKP1\0\x01\0\0\0\x02\0\0\0\0\x01\0\0";
+/// The list of kept devices of docs/handover-abi.md with 0000:01:00.0, written by hand, but for what translates.
+const LIST: [u8; 20] = *b"IPCIKP1\0\x01\0\0\0\0\0\0\0\0\x01\0\0";
+const TRANSLATES_AT: usize = 12;
+/// The bit for PCI devices in what a next kernel takes over. The list has the others.
+const PCI: u32 = 0x1;
 /// Where in the ring's memory a stage records how many frames it saw: before the ring.
 const NOTE_AT: u64 = 0;
 
@@ -99,8 +103,22 @@ pub(super) fn before(_: &Cx<'_>) -> Result<()> {
 
 fn before_refused(cx: &Cx<'_>) -> Result<()> {
     before(cx)?;
-    equal("The list", pci::kept_list(List::Out)?, LIST.to_vec())?;
-    jump_refused::is_refused_to_devices(LEGACY)
+    is_refused(LEGACY)
+}
+
+/// Where the next kernel must take this over, the list says so, and no other kernel is entered.
+pub(super) fn is_refused(needs: u32) -> Result<()> {
+    let mut list = LIST;
+    list[TRANSLATES_AT..][..4].copy_from_slice(&(needs & !PCI).to_le_bytes());
+    equal("The list", pci::kept_list(List::Out)?, list.to_vec())?;
+    jump_refused::is_refused_to_devices(needs)
+}
+
+/// The same, and nor is one that lacks a part of it.
+pub(super) fn is_refused_without(part: u32, needs: u32) -> Result<()> {
+    is_refused(needs)?;
+    jump_refused::refuses(&Image::next()?.without(part)?, part)?;
+    host::unload_next_kernel()
 }
 
 fn between(_: &Cx<'_>) -> Result<()> {

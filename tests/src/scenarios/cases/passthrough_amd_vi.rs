@@ -6,17 +6,16 @@ use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 
 use super::passthrough::{
-    BOX, after, another_driver, before, given_up, half_taken, noted, outside_after, still_waits,
-    two_after, two_before,
+    BOX, after, another_driver, before, given_up, half_taken, is_refused_without, noted,
+    outside_after, still_waits, two_after, two_before,
 };
 use super::passthrough_stopped::stopped;
-use super::{Cx, Scenario, jump_refused};
+use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox::FdBox;
 use crate::host;
-use crate::kexec::Image;
 use crate::passthrough::nic;
-use crate::passthrough::pci::{self, List};
+use crate::passthrough::pci;
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -84,15 +83,9 @@ const AMD_VI: u32 = 0x201;
 /// The latter alone.
 const TRANSLATION: u32 = 0x200;
 
-/// The list of kept devices of docs/handover-abi.md with 0000:01:00.0, written by hand.
-const LIST: [u8; 20] = *b"IPCIKP1\0\x01\0\0\0\0\x02\0\0\0\x01\0\0";
-
 fn before_refused(cx: &Cx<'_>) -> Result<()> {
     before(cx)?;
-    equal("The list", pci::kept_list(List::Out)?, LIST.to_vec())?;
-    jump_refused::is_refused_to_devices(AMD_VI)?;
-    jump_refused::refuses(&Image::next()?.without(TRANSLATION)?, TRANSLATION)?;
-    host::unload_next_kernel()
+    is_refused_without(TRANSLATION, AMD_VI)
 }
 
 fn between(_: &Cx<'_>) -> Result<()> {

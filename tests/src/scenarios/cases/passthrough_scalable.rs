@@ -5,16 +5,14 @@ use fdbox_lab::interface;
 use fdbox_lab::scenario::HostKind;
 
 use super::passthrough::{
-    BOX, FRAMES, after, another_driver, before, given_up, outside_after, still_waits, two_after,
-    two_before,
+    BOX, FRAMES, after, another_driver, before, given_up, is_refused_without, outside_after,
+    still_waits, two_after, two_before,
 };
 use super::passthrough_stopped::stopped;
-use super::{Cx, Scenario, jump_refused};
-use crate::check::equal;
+use super::{Cx, Scenario};
 use crate::fdbox::FdBox;
 use crate::host;
-use crate::kexec::Image;
-use crate::passthrough::pci::{self, List};
+use crate::passthrough::pci;
 
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
@@ -103,15 +101,9 @@ const SCALABLE: u32 = 0x103;
 /// The last of them alone.
 const SCALABLE_MODE: u32 = 0x100;
 
-/// The list of kept devices of docs/handover-abi.md with 0000:01:00.0, written by hand.
-const LIST: [u8; 20] = *b"IPCIKP1\0\x01\0\0\0\x02\x01\0\0\0\x01\0\0";
-
 fn before_refused(cx: &Cx<'_>) -> Result<()> {
     before(cx)?;
-    equal("The list", pci::kept_list(List::Out)?, LIST.to_vec())?;
-    jump_refused::is_refused_to_devices(SCALABLE)?;
-    jump_refused::refuses(&Image::next()?.without(SCALABLE_MODE)?, SCALABLE_MODE)?;
-    host::unload_next_kernel()
+    is_refused_without(SCALABLE_MODE, SCALABLE)
 }
 
 fn between(_: &Cx<'_>) -> Result<()> {
