@@ -16,7 +16,7 @@ use rustix::fs::inotify;
 
 /// The time limit for checking every page.
 pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(180);
-pub(crate) const BEAT_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const BEAT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The events of the witness, as they arrive.
 #[derive(Debug)]

@@ -47,7 +47,7 @@ pub(crate) const SPARED: &str = "--hide-cpuid=leaf=0x40000001,eax=0x40";
 
 /// The time limit for booting a guest under two layers of emulation and writing its pattern.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(300);
-pub(crate) const END_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// Whether the VMM is one that `bench against` compares with and that opens its box itself: it runs
 /// as root, creates no directory for its sockets, and works around the emulator without being asked.
@@ -347,9 +347,8 @@ impl Starting {
 
     pub(crate) fn connect(self, port: &Arc<EventPort>) -> Result<Guest> {
         let Self { spec, mut vmm } = self;
-        let limit = Duration::from_secs(20);
         let alive = || vmm.still_runs();
-        let console = Console::connect(&spec.console(), Arc::clone(port), limit, alive)?;
+        let console = Console::connect(&spec.console(), Arc::clone(port), END_LIMIT, alive)?;
         Ok(Guest { spec, vmm, console })
     }
 }

@@ -1,6 +1,5 @@
 //! The guest's second console and its sockets, which echo everything; and its source of random
 //! numbers.
-//! random numbers.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

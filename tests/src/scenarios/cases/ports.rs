@@ -27,7 +27,7 @@ pub(super) const ALL: &[&Scenario] = &[&Scenario {
 
 const CONSOLE: &str = "/run/ports/hvc";
 const SOCKETS: &str = "/run/ports/vsock";
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn spec() -> Spec {
     Spec {
