@@ -1,4 +1,4 @@
-//! An update whose guests run on in a lifeboat.
+//! An update whose guests continue in a lifeboat.
 
 use std::path::absolute;
 use std::time::Duration;
