@@ -281,22 +281,8 @@ impl Guest {
     }
 
     fn update_command(&self, arguments: &[&str]) -> Result<Command> {
-        let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
-        let mut update = Command::new(VMM);
-        update
-            .arg("live-update")
-            .arg("--api-socket")
-            .arg(self.spec.api());
-        for (option, value) in [
-            ("--kernel", plan::NEXT_KERNEL),
-            ("--initramfs", plan::NEXT_INITRAMFS),
-            ("--cmdline", &cmdline),
-        ] {
-            if !arguments.contains(&option) {
-                update.args([option, value]);
-            }
-        }
-        update.args(["--box", self.spec.name]).args(arguments);
+        let mut update = host_update(&self.spec.api(), arguments)?;
+        update.args(["--box", self.spec.name]);
         Ok(update)
     }
 
@@ -351,6 +337,24 @@ impl Starting {
         let console = Console::connect(&spec.console(), Arc::clone(port), END_LIMIT, alive)?;
         Ok(Guest { spec, vmm, console })
     }
+}
+
+/// `vmm-example live-update` to the next kernel of the plan, with additional arguments.
+fn host_update(api: &Path, arguments: &[&str]) -> Result<Command> {
+    let cmdline = std::env::var(plan::NEXT_CMDLINE).context("The plan has no next kernel")?;
+    let mut update = Command::new(VMM);
+    update.arg("live-update").arg("--api-socket").arg(api);
+    for (option, value) in [
+        ("--kernel", plan::NEXT_KERNEL),
+        ("--initramfs", plan::NEXT_INITRAMFS),
+        ("--cmdline", &cmdline),
+    ] {
+        if !arguments.contains(&option) {
+            update.args([option, value]);
+        }
+    }
+    update.args(arguments);
+    Ok(update)
 }
 
 /// `vmm-example status --json`, for a guest or for the host's boxes.

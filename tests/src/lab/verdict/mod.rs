@@ -58,8 +58,8 @@ pub(crate) fn judge(listed: &Listed, command: usize, record: &Record, logs: &str
         .filter(|failure| mine(failure.during) && !is_expected(&listed.name, &failure.text));
     errors.extend(failures.map(ToString::to_string));
     // The scenario itself judges a guest that had no witness when its host was updated, and says so.
-    let boots = record.values.iter().any(|value| value.name == "boots");
-    if listed.host.compares_updates() && !boots && errors.is_empty() {
+    let without = record.values.iter().any(|value| value.name == "no witness");
+    if listed.host.compares_updates() && !without && errors.is_empty() {
         let updates = match listed.host {
             // Each guest had its own update.
             kind if kind.has_fleet() => proof::of_guests(record).map(|guests| {
@@ -158,7 +158,7 @@ mod tests {
         assert!(judge(&listed, 1, &record, "").error.is_some());
         record.values.push(Value {
             at: Duration::ZERO,
-            name: "boots".into(),
+            name: "no witness".into(),
             value: true.into(),
         });
         assert_eq!(judge(&listed, 1, &record, "").error, None);

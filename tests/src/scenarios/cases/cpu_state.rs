@@ -17,6 +17,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[msrs],
     },
     &Scenario {
+        name: "guest/sixty-four-cpus",
+        about: "64 vCPUs go through a kexec, and each has its own state",
+        host: HostKind::Guest,
+        stages: &[many_before, many_after],
+    },
+    &Scenario {
         name: "guest/internal-error",
         about: "when KVM cannot continue a guest, its last event says why",
         host: HostKind::GuestOneBoot,
@@ -32,6 +38,24 @@ fn msrs(_: &Cx<'_>) -> Result<()> {
     guest.holds_msrs()?;
     guest.update(&["--binary", VMM])?;
     guest.holds_msrs()?;
+    guest.end()
+}
+
+const MANY: &str = "many";
+const CPUS: u8 = 64;
+const OTHERS: u64 = CPUS as u64 - 1;
+
+fn many_before(_: &Cx<'_>) -> Result<()> {
+    let mut guest = BareGuest::boot_with(MANY, CPUS)?;
+    guest.start_cpus()?;
+    equal("CPUs with their own number", guest.count_cpus()?, OTHERS)?;
+    guest.update_host()
+}
+
+fn many_after(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = BareGuest::resume(MANY, &[])?;
+    cx.value("no witness", true)?;
+    equal("CPUs with their own number", guest.count_cpus()?, OTHERS)?;
     guest.end()
 }
 

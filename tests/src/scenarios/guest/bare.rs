@@ -1,7 +1,8 @@
-//! A guest without a kernel: a few instructions that change CPU state in ways that Linux does not
-//! allow programs to.
+//! A guest without a kernel: a few instructions that change CPU state in ways that Linux does not allow programs to,
+//! and that many CPUs cost little.
 //!
-//! Each byte on its console is a command. It answers with lines, the last of which is `done`.
+//! Each byte on its console is a command. It answers with lines, the last of which is `done`. The instructions are in
+//! bare.S.
 
 #![allow(
     unsafe_code,
@@ -13,12 +14,12 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{END_LIMIT, Ended, VMM, Vmm, command};
+use super::{END_LIMIT, Ended, VMM, Vmm, command, host_update};
 
 /// The MSRs that the guest writes, and the values: none of them is in KVM's list of MSRs to save.
 ///
@@ -35,88 +36,21 @@ const MSRS: [(u32, u64); 8] = [
     (0x47c, u64::MAX),
 ];
 
-// Entered at the kernel's 64-bit entry, with the first GiB identity-mapped and a stack.
-global_asm!(
-    ".pushsection .rodata.bare_guest, \"a\"",
-    "bare_guest_start:",
-    "2: mov dx, 0x3fd",
-    "   in al, dx",
-    "   test al, 1",
-    "   jnz 3f",
-    "   pause",
-    "   jmp 2b",
-    "3: mov dx, 0x3f8",
-    "   in al, dx",
-    "   cmp al, 'w'",
-    "   je 4f",
-    "   cmp al, 'r'",
-    "   je 5f",
-    "   cmp al, 'x'",
-    "   je 6f",
-    "   jmp 2b",
-    // w: writes all MSRs.
-    "4: lea rbx, [rip + bare_guest_msrs]",
-    "41: mov ecx, [rbx]",
-    "   test ecx, ecx",
-    "   jz 7f",
-    "   mov eax, [rbx + 8]",
-    "   mov edx, [rbx + 12]",
-    "   wrmsr",
-    "   add rbx, 16",
-    "   jmp 41b",
-    // r: reads them, one line of sixteen digits for each.
-    "5: lea rbx, [rip + bare_guest_msrs]",
-    "51: mov ecx, [rbx]",
-    "   test ecx, ecx",
-    "   jz 7f",
-    "   rdmsr",
-    "   shl rdx, 32",
-    "   mov eax, eax",
-    "   or rax, rdx",
-    "   mov rsi, rax",
-    "   mov ecx, 16",
-    "52: rol rsi, 4",
-    "   mov eax, esi",
-    "   and eax, 15",
-    "   lea rdi, [rip + bare_guest_digits]",
-    "   mov al, [rdi + rax]",
-    "   mov dx, 0x3f8",
-    "   out dx, al",
-    "   dec ecx",
-    "   jnz 52b",
-    "   mov al, 10",
-    "   out dx, al",
-    "   add rbx, 16",
-    "   jmp 51b",
-    // x: jumps to an address without memory, which KVM cannot handle.
-    "6: mov eax, 0x3f000000",
-    "   jmp rax",
-    "7: mov dx, 0x3f8",
-    "   lea rsi, [rip + bare_guest_done]",
-    "   mov ecx, 5",
-    "   cld",
-    "   rep outsb",
-    "   jmp 2b",
-    "bare_guest_done: .ascii \"done\\n\"",
-    "bare_guest_digits: .ascii \"0123456789abcdef\"",
-    "   .balign 8",
-    "bare_guest_msrs:",
-    "bare_guest_end:",
-    ".popsection",
-);
+global_asm!(include_str!("bare.S"));
 
 unsafe extern "C" {
     static bare_guest_start: u8;
     static bare_guest_end: u8;
 }
 
-/// The guest's instructions, followed by the MSRs they use.
-fn program() -> Vec<u8> {
+/// The guest's instructions, followed by the number of its CPUs besides the first and the MSRs that it uses.
+fn program(cpus: u8) -> Vec<u8> {
     let (start, end) = (&raw const bare_guest_start, &raw const bare_guest_end);
     // SAFETY: both are labels in one section of constants; the assembler has put all bytes between
     // them, and nothing ever writes to them.
     let code = unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) };
     let mut program = code.to_vec();
+    program.extend(u64::from(cpus - 1).to_le_bytes());
     for (index, value) in MSRS {
         program.extend(u64::from(index).to_le_bytes());
         program.extend(value.to_le_bytes());
@@ -126,7 +60,7 @@ fn program() -> Vec<u8> {
 }
 
 /// A kernel image with this program, in the format of Documentation/arch/x86/boot.rst.
-fn image() -> Vec<u8> {
+fn image(cpus: u8) -> Vec<u8> {
     const SECTOR: usize = 512;
     let mut image = vec![0; 2 * SECTOR];
     let mut put = |at: usize, value: &[u8]| image[at..at + value.len()].copy_from_slice(value);
@@ -143,7 +77,7 @@ fn image() -> Vec<u8> {
     put(0x260, &0x1_0000_u32.to_le_bytes());
     // The entry is at offset 0x200.
     image.extend([0; 0x200]);
-    image.extend(program());
+    image.extend(program(cpus));
     image
 }
 
@@ -157,11 +91,17 @@ pub(crate) struct BareGuest {
 
 impl BareGuest {
     pub(crate) fn boot(name: &'static str) -> Result<Self> {
+        Self::boot_with(name, 1)
+    }
+
+    /// The same with this number of CPUs.
+    pub(crate) fn boot_with(name: &'static str, cpus: u8) -> Result<Self> {
         let kernel = path(name, "kernel");
-        fs::write(&kernel, image())?;
+        fs::write(&kernel, image(cpus))?;
         let mut run = Command::new(VMM);
         run.arg("run").arg("--kernel").arg(&kernel);
         run.args(["--name", name, "--no-reboot", "--memory", "size=64M"]);
+        run.args(["--cpus", &cpus.to_string()]);
         Self::start(run, name)
     }
 
@@ -248,6 +188,20 @@ impl BareGuest {
         bail!("MSRs are not as the guest wrote them: {}", lost.join(", "))
     }
 
+    /// Makes it start its other CPUs, each of which keeps its number in an MSR.
+    pub(crate) fn start_cpus(&mut self) -> Result<()> {
+        self.ask(b's').map(drop)
+    }
+
+    /// Makes all others compare their MSR with their number, and returns how many found it.
+    pub(crate) fn count_cpus(&mut self) -> Result<u64> {
+        let lines = self.ask(b'n')?;
+        let [count] = &lines[..] else {
+            bail!("It said {lines:?}");
+        };
+        Ok(u64::from_str_radix(count, 16)?)
+    }
+
     /// Makes it do something that KVM cannot handle, and returns the VMM's exit status.
     pub(crate) fn crash(mut self) -> Result<i32> {
         self.tell(b'x')?;
@@ -258,6 +212,14 @@ impl BareGuest {
     /// Powers it off, whichever process runs it now.
     pub(crate) fn end(self) -> Result<()> {
         command("shutdown", &self.api())?.expect(0)
+    }
+
+    /// Updates the host; returns only on failure.
+    pub(crate) fn update_host(&self) -> Result<()> {
+        let mut update = host_update(&self.api(), &["--box", self.name])?;
+        // Its output is shown as it arrives: there is no reader at the end.
+        let status = update.stdin(Stdio::null()).status()?;
+        bail!("The host was not updated: {status}")
     }
 
     /// An update in this kernel with these arguments, which must succeed.
