@@ -54,6 +54,17 @@ pub(crate) fn within(
     Ok(())
 }
 
+/// A figure of /proc/meminfo, in bytes.
+pub(crate) fn meminfo(name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .with_context(|| format!("/proc/meminfo has no {name}"))?;
+    let number = line.split_whitespace().next().context("A number")?;
+    Ok(number.parse::<u64>()? * 1024)
+}
+
 /// Unloads a module, by its name in the kernel; `EAGAIN` while it is in use.
 pub(crate) fn unload_module(name: &str) -> Result<(), Errno> {
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;

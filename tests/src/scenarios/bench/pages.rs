@@ -8,6 +8,7 @@ use fdbox_lab::bench::Layout;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::ns_since;
+use crate::host::meminfo;
 use crate::memory::{self, MIB, PAGE, memfd};
 
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
@@ -138,18 +139,9 @@ impl Drop for Mapping {
 }
 
 pub(super) fn free_kib() -> Result<u64> {
-    meminfo("MemFree:")
+    Ok(meminfo("MemFree")? / 1024)
 }
 
 fn huge_kib() -> Result<u64> {
-    meminfo("ShmemHugePages:")
-}
-
-fn meminfo(field: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib
-        .with_context(|| format!("/proc/meminfo has no {field}"))?
-        .parse()?)
+    Ok(meminfo("ShmemHugePages")? / 1024)
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::{Cx, Scenario};
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
-use crate::host;
+use crate::host::{self, meminfo};
 use crate::kvm::{INIT_SHARED, MMAP, Vm};
 use crate::memory::{MIB, PAGE, check_page, memfd, write_page, write_pages};
 use crate::uapi;
@@ -56,17 +56,6 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[held_by_a_pipe],
     },
 ];
-
-/// A figure of /proc/meminfo, in bytes.
-fn meminfo(name: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .with_context(|| format!("/proc/meminfo has no {name}"))?;
-    let number = line.split_whitespace().next().context("A number")?;
-    Ok(number.parse::<u64>()? * 1024)
-}
 
 /// This percentage of the memory available on the host, in whole pages.
 fn part_of_available(percent: u64) -> Result<u64> {

@@ -5,7 +5,7 @@ use std::env;
 use std::fs;
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use fdbox_lab::choices::Choices;
 use fdbox_lab::device::{FRAMES, NOTED};
 use fdbox_lab::scenario::HostKind;
@@ -267,12 +267,7 @@ fn act(guest: &mut Guest, kind: Kind, choices: &mut Choices) -> Result<Option<u6
 }
 
 fn sample(update: u64, kind: Kind, blackout_ns: Option<u64>, vmm: &Holds) -> Result<Sample> {
-    let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let kib = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
-        let figure = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
-        figure.with_context(|| format!("/proc/meminfo has {name}"))
-    };
+    let kib = |name: &str| Ok::<_, Error>(host::meminfo(name)? / 1024);
     let files = fs::read_to_string("/proc/sys/fs/file-nr")?;
     let open_files = files.split_whitespace().next();
     Ok(Sample {
@@ -280,11 +275,11 @@ fn sample(update: u64, kind: Kind, blackout_ns: Option<u64>, vmm: &Holds) -> Res
         kexecs: 0,
         kind,
         blackout_ns,
-        total_kib: kib("MemTotal:")?,
+        total_kib: kib("MemTotal")?,
         uncounted_kib: host::kernel_holds()?.raw_kib,
-        available_kib: kib("MemAvailable:")?,
-        unreclaimable_slab_kib: kib("SUnreclaim:")?,
-        vmalloc_kib: kib("VmallocUsed:")?,
+        available_kib: kib("MemAvailable")?,
+        unreclaimable_slab_kib: kib("SUnreclaim")?,
+        vmalloc_kib: kib("VmallocUsed")?,
         open_files: open_files.context("file-nr has a number")?.parse()?,
         vmm_fds: vmm.fds as u64,
         vmm_threads: vmm.threads as u64,

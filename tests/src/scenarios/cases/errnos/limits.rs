@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use crate::cases::Cx;
 use crate::check::{equal, fails};
 use crate::fdbox::{self, FdBox};
+use crate::host::meminfo;
 use crate::memory::{self, PAGE, check_pages, memfd, write_pages};
 use crate::{kvm, uapi};
 
@@ -82,13 +83,7 @@ pub(super) fn no_memory(_: &Cx<'_>) -> Result<()> {
 
 /// Two files: the host has enough memory for each of them, but not for both.
 pub(super) fn no_memory_for_all(_: &Cx<'_>) -> Result<()> {
-    let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let line = meminfo
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    let available: u64 = kib.context("MemAvailable")?.parse()?;
-    let size = available * 1024 / 4 * 3 / PAGE * PAGE;
+    let size = meminfo("MemAvailable")? / 4 * 3 / PAGE * PAGE;
     let fdbox = FdBox::create("errno-memory-all")?;
     for name in ["first", "second"] {
         fdbox.put(memfd(c"half", size)?, name)?;
