@@ -124,7 +124,7 @@ pub enum HostKind {
     OneBoot,
     /// A kexec between two halves, with the module loaded in both kernels.
     Kexec,
-    /// The same with more memory: 4 GiB.
+    /// The same with more memory: 8 GiB.
     LargeKexec,
     /// The same, but the scenario itself jumps, into a kernel that it loaded: a host of its own.
     OwnKexec,

@@ -18,6 +18,8 @@ use crate::tsc::Clocks;
 /// Sizes of KHO's scratch memory. Those that it chooses are multiples of what the kernel has reserved, of which KASAN's
 /// shadow is an eighth of all memory: that does not fit, and KHO is disabled.
 const KASAN_SCRATCH: &str = "kho_scratch=64M,0,128M";
+/// The same for a host with a huge page of 1 GiB.
+const LARGE_SCRATCH: &str = "kho_scratch=64M,0,384M";
 /// The time limit for all scenarios of one boot, per kernel.
 const STAGE_LIMIT: Duration = Duration::from_secs(240);
 /// The same for scenarios that take long, for a debug kernel, in which everything takes twenty times as long, and for a
@@ -142,7 +144,8 @@ impl Group<'_> {
             memory_mib: self.more_memory_mib
                 + if self.debug { DEBUG_MEMORY_MIB } else { 0 }
                 + match self.kind {
-                    HostKind::LargeKexec | HostKind::LargeGuestLifeboat => LARGE_MEMORY_MIB,
+                    HostKind::LargeKexec => 2 * LARGE_MEMORY_MIB,
+                    HostKind::LargeGuestLifeboat => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
@@ -175,8 +178,9 @@ impl Group<'_> {
                     )
                 }
                 HostKind::LifeboatOneBoot => boat::CMDLINE.to_owned(),
-                // Later there is no free memory that is long enough.
-                HostKind::LargeKexec => "hugepagesz=1G hugepages=1".to_owned(),
+                // Later there is no free memory that is long enough. It counts as reserved, and KHO's own choice would be
+                // twice that.
+                HostKind::LargeKexec => format!("hugepagesz=1G hugepages=1 {LARGE_SCRATCH}"),
                 _ => String::new(),
             },
             files: vec![(programs.path(programs::SCENARIOS), PROGRAM.to_owned())],

@@ -1,4 +1,4 @@
-//! Large memfds: with huge pages, a hundred files, 1 GiB.
+//! Large memfds: with huge pages, a thousand files, 1 GiB.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -12,7 +12,7 @@ use super::{Cx, Scenario};
 use crate::check::equal;
 use crate::fdbox::FdBox;
 use crate::memory::{
-    MIB, PAGE, check_page, check_pages, check_size, memfd, write_page, write_pages,
+    MIB, PAGE, check_page, check_pages, check_size, in_huge_pages, memfd, write_page, write_pages,
 };
 use crate::{memory, uapi};
 
@@ -25,7 +25,7 @@ pub(super) const ALL: &[&Scenario] = &[
     },
     &Scenario {
         name: "memfd/many",
-        about: "a hundred memfds in one box arrive under their names",
+        about: "a thousand memfds in one box arrive under their names",
         host: HostKind::Kexec,
         stages: &[many_before, many_after],
     },
@@ -38,15 +38,14 @@ pub(super) const ALL: &[&Scenario] = &[
 ];
 
 const HUGE: u64 = 2 * MIB;
-const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// A memfd with huge pages, and content derived from `seed`.
 pub(super) fn memfd_in_huge_pages(name: &CStr, seed: u64, pages: u64) -> Result<File> {
-    std::fs::write(SHMEM_ENABLED, "within_size").context("Allow huge pages for memfds")?;
-    let file = memfd(name, pages * PAGE)?;
-    write_pages(&file, seed, pages)?;
-    std::fs::write(SHMEM_ENABLED, "never")?;
-    Ok(file)
+    in_huge_pages(|| {
+        let file = memfd(name, pages * PAGE)?;
+        write_pages(&file, seed, pages)?;
+        Ok(file)
+    })
 }
 
 fn large_folios_before(_: &Cx<'_>) -> Result<()> {
@@ -112,7 +111,7 @@ fn huge_bytes(file: &File, len: u64) -> Result<u64> {
     Ok(kib.parse::<u64>()? * 1024)
 }
 
-const MANY: u64 = 100;
+const MANY: u64 = 1000;
 
 fn many_before(_: &Cx<'_>) -> Result<()> {
     let fdbox = FdBox::create("many")?;

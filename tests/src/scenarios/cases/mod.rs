@@ -43,6 +43,7 @@ mod lsm;
 mod luo;
 mod memfd;
 mod memfd_large;
+mod memfd_scattered;
 mod memory_policy;
 mod modular;
 mod next_kernel;
@@ -128,6 +129,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         busy::ALL,
         memfd::ALL,
         memfd_large::ALL,
+        memfd_scattered::ALL,
         hugetlb::ALL,
         memory_policy::ALL,
         leaving::ALL,
