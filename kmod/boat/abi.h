@@ -151,7 +151,7 @@ struct boat_page {
 	__u64 generation;		/* of the newest lease */
 	__u64 handovers;		/* incremented after @root has changed */
 	__u64 host_says;		/* the boat clears it when it restarts the host */
-	__u64 reserved_host[1];
+	__u64 lent;			/* CPUs that the boat may bring up; 0: all */
 
 	/* Written by the boat. */
 	__u64 boat_beats;
@@ -160,7 +160,8 @@ struct boat_page {
 	__u64 cpus;			/* number of CPUs to be parked */
 	__u64 parked;
 	__u64 largest_gap_ns;
-	__u64 reserved_boat[2];
+	__u64 online;			/* number of its CPUs that are up; 0: it does not say */
+	__u64 reserved_boat;
 };
 
 #endif /* _FDBOX_BOAT_ABI_H */

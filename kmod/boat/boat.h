@@ -48,6 +48,8 @@ struct boat {
 	unsigned long ram_end;		/* in the region; a rescue kernel follows */
 	u32 nr_cpus;
 	u32 cpus[FDBOX_BOAT_MAX_CPUS];	/* by the host's numbers */
+	u32 nr_start;			/* how many of them START gives it, from the first on */
+	u32 lent;			/* how many it has */
 	u32 silence_ms;
 	bool is_preserved;
 };
@@ -61,6 +63,7 @@ __printf(2, 3) int boat_refuse(int err, const char *fmt, ...);
 /* host.c: the only boat of a host, and its states. */
 int boat_load(const struct fdbox_boat_load *arg);
 int boat_start(const struct fdbox_boat_start *arg);
+int boat_lend(const struct fdbox_boat_lend *arg);
 int boat_stop(const struct fdbox_boat_stop *arg);
 int boat_status(struct fdbox_boat_status *arg);
 int boat_check(const struct fdbox_boat_check *arg);
@@ -74,6 +77,7 @@ void boat_host_exit(void);
 /* start.c: starts a loaded kernel, and stops it. */
 int boat_launch(struct boat *boat, u32 start_ms);
 int boat_park(struct boat *boat, u32 limit_ms);
+int boat_extend(struct boat *boat, u32 limit_ms);
 
 /* watch.c: the heartbeats of host and boat. */
 int boat_watch(struct boat *boat);
@@ -103,7 +107,7 @@ int boat_has_live_update(void);
 /* cpus.c: CPUs that do not belong to the host. */
 int boat_cpus_init(void);
 void boat_cpus_exit(void);
-int boat_cpus_claim(struct boat *boat);
+int boat_cpus_claim(struct boat *boat, u32 lent);
 int boat_cpus_adopt(struct boat *boat);
 void boat_cpus_release(struct boat *boat);
 int boat_cpus_start(struct boat *boat);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * CPUs that do not belong to the host: kept offline while the boat has them,
- * started in the boat, and taken back.
+ * started in the boat, and taken back. The boat is told of all of them when it
+ * is loaded, and may have to wait for some.
  *
  * A CPU is taken back by an INIT, after which it executes nothing: neither the
  * boat's code, whose memory is about to be freed, nor an NMI handler. Whether
@@ -65,14 +66,14 @@ void boat_cpus_exit(void)
 	cpuhp_remove_state_nocalls(boat_cpus_prepared);
 }
 
-/* From here on the CPUs stay offline. */
-int boat_cpus_claim(struct boat *boat)
+/* From here on the first @lent CPUs stay offline; those that the boat has already do. */
+int boat_cpus_claim(struct boat *boat, u32 lent)
 {
 	bool has_shorthand = boat_no_broadcast() <= 0;
 	u32 i;
 
 	guard(cpus_read_lock)();
-	for (i = 0; i < boat->nr_cpus; i++) {
+	for (i = boat->lent; i < lent; i++) {
 		if (cpu_online(boat->cpus[i]))
 			return boat_refuse(-EBUSY, "CPU %u is online: take it offline first",
 					   boat->cpus[i]);
@@ -81,8 +82,8 @@ int boat_cpus_claim(struct boat *boat)
 		return boat_refuse(-EOPNOTSUPP,
 				   "with %u CPUs online this kernel sends interrupts to all at once, and its kexec would halt the boat: boot it with no_ipi_broadcast=1, or leave one online",
 				   num_online_cpus());
-	for (i = 0; i < boat->nr_cpus; i++)
-		cpumask_set_cpu(boat->cpus[i], &boat_cpus);
+	for (; boat->lent < lent; boat->lent++)
+		cpumask_set_cpu(boat->cpus[boat->lent], &boat_cpus);
 	WRITE_ONCE(boat_cpus_freeze, has_shorthand);
 	return 0;
 }
@@ -95,10 +96,11 @@ int boat_cpus_claim(struct boat *boat)
 int boat_cpus_adopt(struct boat *boat)
 {
 	const struct boat_record *arrived = boat->arrived;
+	u32 lent = min_t(u64, boat->page->lent ?: arrived->nr_cpus, arrived->nr_cpus);
 	u32 i, cpu, mine = 0, found = 0;
 
 	guard(cpus_read_lock)();
-	for (i = 0; i < arrived->nr_cpus; i++) {
+	for (i = 0; i < lent; i++) {
 		for_each_present_cpu(cpu) {
 			if (boat_cpu_apic_id(cpu) != arrived->apic_ids[i])
 				continue;
@@ -110,10 +112,11 @@ int boat_cpus_adopt(struct boat *boat)
 		}
 	}
 	boat->nr_cpus = mine;
-	if (found < arrived->nr_cpus)
+	boat->lent = mine;
+	if (found < lent)
 		pr_notice("fdbox-boat: %u CPUs of the boat's are not present: is nr_cpus= too small?\n",
-			  arrived->nr_cpus - found);
-	return mine == arrived->nr_cpus ? 0 : -ESTALE;
+			  lent - found);
+	return mine == lent ? 0 : -ESTALE;
 }
 
 void boat_cpus_release(struct boat *boat)
@@ -179,7 +182,7 @@ int boat_cpus_take(struct boat *boat)
 {
 	u32 i, apic_id;
 
-	for (i = 0; i < boat->nr_cpus; i++) {
+	for (i = 0; i < boat->lent; i++) {
 		apic_id = boat_cpu_apic_id(boat->cpus[i]);
 		if (!boat_kick(boat->low, apic_id, NULL))
 			return boat_refuse(-EIO,

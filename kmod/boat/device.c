@@ -27,6 +27,7 @@ union boat_argument {
 	};
 	struct fdbox_boat_load load;
 	struct fdbox_boat_start start;
+	struct fdbox_boat_lend lend;
 	struct fdbox_boat_stop stop;
 	struct fdbox_boat_status status;
 	struct fdbox_boat_check check;
@@ -61,12 +62,17 @@ int boat_refuse(int err, const char *fmt, ...)
 
 static int boat_do_load(struct file *filp, union boat_argument *arg)
 {
-	return arg->load.pad ? -EINVAL : boat_load(&arg->load);
+	return boat_load(&arg->load);
 }
 
 static int boat_do_start(struct file *filp, union boat_argument *arg)
 {
 	return boat_start(&arg->start);
+}
+
+static int boat_do_lend(struct file *filp, union boat_argument *arg)
+{
+	return boat_lend(&arg->lend);
 }
 
 static int boat_do_stop(struct file *filp, union boat_argument *arg)
@@ -119,6 +125,7 @@ static const struct {
 	{ FDBOX_BOAT_LOAD, sizeof(struct fdbox_boat_load), 48, boat_do_load,
 	  .flags = FDBOX_BOAT_LOAD_RESCUE },
 	{ FDBOX_BOAT_START, sizeof(struct fdbox_boat_start), 16, boat_do_start },
+	{ FDBOX_BOAT_LEND, sizeof(struct fdbox_boat_lend), 16, boat_do_lend },
 	{ FDBOX_BOAT_STOP, sizeof(struct fdbox_boat_stop), 16, boat_do_stop },
 	{ FDBOX_BOAT_STATUS, sizeof(struct fdbox_boat_status), 72, boat_do_status, true },
 	{ FDBOX_BOAT_CHECK, sizeof(struct fdbox_boat_check), 24, boat_do_check },

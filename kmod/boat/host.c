@@ -30,6 +30,7 @@
 #define BOAT_START_MS		60000
 #define BOAT_SILENCE_MS		10000
 #define BOAT_STOP_MS		10000
+#define BOAT_LEND_MS		10000
 
 static DEFINE_MUTEX(boat_lock);
 static struct boat the_boat;
@@ -99,6 +100,19 @@ static int boat_take(struct boat *boat)
 	return err;
 }
 
+/* With how many of its CPUs a boat may start. */
+static int boat_check_start(const struct fdbox_boat_load *arg)
+{
+	if (arg->nr_start > arg->nr_cpus)
+		return boat_refuse(-EINVAL, "a boat of %u CPUs cannot start with %u",
+				   arg->nr_cpus, arg->nr_start);
+	/* A restart stops the CPUs of the host, and has no way to know that one of these is. */
+	if (arg->flags & FDBOX_BOAT_LOAD_RESCUE && arg->nr_start && arg->nr_start < arg->nr_cpus)
+		return boat_refuse(-EINVAL,
+				   "a boat with a rescue kernel starts with all of its CPUs");
+	return 0;
+}
+
 /* Reads the caller's list of CPUs. */
 static int boat_read_cpus(struct boat *boat, const struct fdbox_boat_load *arg)
 {
@@ -110,6 +124,7 @@ static int boat_read_cpus(struct boat *boat, const struct fdbox_boat_load *arg)
 			   arg->nr_cpus * sizeof(boat->cpus[0])))
 		return -EFAULT;
 	boat->nr_cpus = arg->nr_cpus;
+	boat->nr_start = arg->nr_start ?: arg->nr_cpus;
 	for (i = 0; i < boat->nr_cpus; i++) {
 		cpu = boat->cpus[i];
 		if (!cpu)
@@ -153,7 +168,9 @@ static int boat_load_locked(struct boat *boat, const struct fdbox_boat_load *arg
 	if (arg->memory_mib < BOAT_LEAST_MIB || !is_power_of_2(arg->memory_mib))
 		return boat_refuse(-EINVAL, "%u MiB is no power of two from %u on",
 				   arg->memory_mib, BOAT_LEAST_MIB);
-	err = arg->flags & FDBOX_BOAT_LOAD_RESCUE ? boat_rescue_check() : 0;
+	err = boat_check_start(arg);
+	if (!err && arg->flags & FDBOX_BOAT_LOAD_RESCUE)
+		err = boat_rescue_check();
 	if (!err)
 		err = boat_read_cpus(boat, arg);
 	if (err)
@@ -195,7 +212,7 @@ static int boat_start_locked(struct boat *boat, const struct fdbox_boat_start *a
 
 	if (boat_state() != FDBOX_BOAT_LOADED)
 		return boat_refuse(-EINVAL, "there is no boat that was loaded and not started");
-	err = boat_cpus_claim(boat);
+	err = boat_cpus_claim(boat, boat->nr_start);
 	if (err)
 		return err;
 	boat->silence_ms = arg->silence_ms ?: BOAT_SILENCE_MS;
@@ -218,6 +235,29 @@ int boat_start(const struct fdbox_boat_start *arg)
 	ACQUIRE(mutex_kill, lock)(&boat_lock);
 	err = ACQUIRE_ERR(mutex_kill, &lock);
 	return err ?: boat_start_locked(&the_boat, arg);
+}
+
+static int boat_lend_locked(struct boat *boat, const struct fdbox_boat_lend *arg)
+{
+	int err;
+
+	if (boat_state() != FDBOX_BOAT_RUNNING)
+		return boat_refuse(-EINVAL, "there is no boat that runs");
+	if (arg->nr_cpus <= boat->lent || arg->nr_cpus > boat->nr_cpus)
+		return boat_refuse(-EINVAL,
+				   "%u CPUs are not more than the %u that the boat has, and at most the %u that it was loaded with",
+				   arg->nr_cpus, boat->lent, boat->nr_cpus);
+	err = boat_cpus_claim(boat, arg->nr_cpus);
+	return err ?: boat_extend(boat, arg->limit_ms ?: BOAT_LEND_MS);
+}
+
+int boat_lend(const struct fdbox_boat_lend *arg)
+{
+	int err;
+
+	ACQUIRE(mutex_kill, lock)(&boat_lock);
+	err = ACQUIRE_ERR(mutex_kill, &lock);
+	return err ?: boat_lend_locked(&the_boat, arg);
 }
 
 static int boat_stop_locked(struct boat *boat, const struct fdbox_boat_stop *arg)
@@ -273,7 +313,7 @@ int boat_status(struct fdbox_boat_status *arg)
 	arg->state = boat_state();
 	if (arg->state == FDBOX_BOAT_OFF)
 		return 0;
-	arg->nr_cpus = boat->nr_cpus;
+	arg->nr_cpus = boat->lent;
 	arg->memory = boat->phys;
 	arg->memory_bytes = boat->nr_pages << PAGE_SHIFT;
 	arg->life = READ_ONCE(boat->page->life);

@@ -2,7 +2,8 @@
 /*
  * This module in the boat's own kernel: it sends heartbeats, protects this
  * kernel from what the host's kernels do to the interrupt lines that all CPUs
- * share, and parks its CPUs when the host asks for it.
+ * share, brings up CPUs that the host lends later, and parks all of them when
+ * the host asks for it.
  *
  * A kernel that shuts down or panics must not reset the machine, which belongs
  * to the host: it parks or halts, and reports that. The module cannot prevent a
@@ -28,6 +29,7 @@
 #include <linux/reboot.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
+#include <linux/workqueue.h>
 
 #include <asm/apic.h>
 #include <asm/extable.h>
@@ -99,6 +101,39 @@ static void boat_park_all(void)
 	smp_store_release(&boat_page->says, BOAT_SAYS_PARKING);
 	smp_call_function(boat_park_cpu, NULL, 0);
 	boat_park_cpu(NULL);
+}
+
+/* Brings up CPUs that the host has lent since this kernel booted, in the order of their numbers. */
+static void boat_bring_up(struct work_struct *work)
+{
+	u64 lent = READ_ONCE(boat_page->lent);
+	unsigned int cpu;
+	int err;
+
+	for_each_present_cpu(cpu) {
+		if (num_online_cpus() >= lent)
+			break;
+		if (cpu_online(cpu))
+			continue;
+		err = add_cpu(cpu);
+		if (err)
+			pr_err("fdbox-boat: CPU %u does not come up (error %d)\n", cpu, err);
+	}
+	WRITE_ONCE(boat_page->online, num_online_cpus());
+}
+
+static DECLARE_WORK(boat_bring_up_work, boat_bring_up);
+
+/* Once for each number that the host says. */
+static void boat_look_for_cpus(void)
+{
+	static u64 seen;
+	u64 lent = READ_ONCE(boat_page->lent);
+
+	if (lent == seen)
+		return;
+	seen = lent;
+	schedule_work(&boat_bring_up_work);
 }
 
 static bool boat_host_panicked(void)
@@ -194,6 +229,7 @@ static int boat_beat(void *unused)
 		last = now;
 		WRITE_ONCE(boat_page->boat_beats, boat_page->boat_beats + 1);
 		boat_look_for_host();
+		boat_look_for_cpus();
 		schedule_timeout_interruptible(msecs_to_jiffies(BOAT_BEAT_MS));
 	}
 	return 0;
@@ -305,6 +341,7 @@ void boat_passenger_exit(void)
 	unregister_reboot_notifier(&boat_reboot_block);
 	boat_device_unregister();
 	kthread_stop(boat_beater);
+	cancel_work_sync(&boat_bring_up_work);
 	cpuhp_remove_state_nocalls(boat_lines_masked);
 	boat_unmap();
 }

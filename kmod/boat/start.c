@@ -40,6 +40,11 @@ static bool boat_has_parked(const struct boat_page *page)
 	       READ_ONCE(page->parked) >= READ_ONCE(page->cpus);
 }
 
+static bool boat_has_all_lent(const struct boat_page *page)
+{
+	return READ_ONCE(page->online) >= page->lent;
+}
+
 static void boat_page_write(struct boat *boat)
 {
 	*boat->page = (struct boat_page) {
@@ -52,6 +57,7 @@ static void boat_page_write(struct boat *boat)
 		.leases = boat->phys + BOAT_LEASES_OFFSET,
 		.nr_leases = BOAT_LEASES,
 		.kernels = 1,
+		.lent = boat->lent,
 	};
 }
 
@@ -74,6 +80,20 @@ int boat_launch(struct boat *boat, u32 start_ms)
 				   "the boat did not beat within %u ms: does its init load fdbox-boat.ko? Its console tells how far it came",
 				   start_ms);
 	return err ? boat_refuse(err, "killed while the boat started") : 0;
+}
+
+/* Has it bring up CPUs that were claimed since it was started, and waits for them. */
+int boat_extend(struct boat *boat, u32 limit_ms)
+{
+	int err;
+
+	WRITE_ONCE(boat->page->lent, boat->lent);
+	err = boat_wait(boat, boat_has_all_lent, limit_ms);
+	if (err == -ETIMEDOUT)
+		return boat_refuse(err,
+				   "the boat has brought up %llu of %u CPUs within %u ms: see its console. They stay with it until it is stopped",
+				   READ_ONCE(boat->page->online), boat->lent, limit_ms);
+	return err ? boat_refuse(err, "killed while the boat brought up CPUs") : 0;
 }
 
 /* Asks it to park. A parked CPU halts with hardware virtualisation disabled. */

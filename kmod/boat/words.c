@@ -29,9 +29,9 @@
 
 /* These would contradict the module, or give the boat memory of the host. */
 static const char * const boat_reserved_words[] = {
-	"8250.nr_uarts", "acpi", "acpi_rsdp", "acpi_sci", "apic_extnmi", "exactmap", "kho", "mem",
-	"memmap", "no_ipi_broadcast", "no_timer_check", "noapic", "nokaslr", "nolapic", "nosmp",
-	"nr_cpus", "panic", "pci", "reboot", "tsc", "tsc_early_khz",
+	"8250.nr_uarts", "acpi", "acpi_rsdp", "acpi_sci", "apic_extnmi", "exactmap", "kho",
+	"maxcpus", "mem", "memmap", "no_ipi_broadcast", "no_timer_check", "noapic", "nokaslr",
+	"nolapic", "nosmp", "nr_cpus", "panic", "pci", "reboot", "tsc", "tsc_early_khz",
 };
 
 /*
@@ -113,8 +113,8 @@ int boat_words_make(struct boat *boat, const char *cmdline)
 	int len;
 
 	/* The module's words come first: the caller's may end with "--" and words for init. */
-	len = scnprintf(text, COMMAND_LINE_SIZE, "%s nr_cpus=%u tsc_early_khz=%u %s",
-			BOAT_FIXED_WORDS, boat->nr_cpus, tsc_khz, cmdline);
+	len = scnprintf(text, COMMAND_LINE_SIZE, "%s nr_cpus=%u maxcpus=%u tsc_early_khz=%u %s",
+			BOAT_FIXED_WORDS, boat->nr_cpus, boat->nr_start, tsc_khz, cmdline);
 	if (len < COMMAND_LINE_SIZE - 1)
 		return 0;
 	return boat_refuse(-EINVAL,

@@ -14,6 +14,8 @@ const PAGE_V1_COUNTS: &[u8] = include_bytes!("golden/boat-page-v1-counts.bin");
 const PAGE_V1_PANICS: &[u8] = include_bytes!("golden/boat-page-v1-panics.bin");
 /// The same of a host that has prepared a rescue kernel.
 const PAGE_V1_RESCUES: &[u8] = include_bytes!("golden/boat-page-v1-rescues.bin");
+/// The same of a host that lends CPUs.
+const PAGE_V1_CPUS: &[u8] = include_bytes!("golden/boat-page-v1-cpus.bin");
 const RESCUE_V1: &[u8] = include_bytes!("golden/boat-rescue-v1.bin");
 const LEASE_V1: &[u8] = include_bytes!("golden/boat-lease-v1.bin");
 
@@ -55,7 +57,7 @@ int main(void)
 		.parked = 1,
 		.largest_gap_ns = 0x4444,
 	};
-	struct boat_page lends = page, counts, panics, rescues;
+	struct boat_page lends = page, counts, panics, rescues, cpus;
 	struct boat_lease lease = {
 		.name = "vm0",
 		.word = 7ULL << BOAT_LEASE_GENERATION | BOAT_LEASE_WANTED | BOAT_HOLDER_BOAT,
@@ -92,12 +94,16 @@ int main(void)
 	panics.host_says = BOAT_HOST_SAYS_PANIC;
 	rescues = panics;
 	rescues.rescue = 0x12a200000;
+	cpus = rescues;
+	cpus.lent = 3;
+	cpus.online = 2;
 	fwrite(&record, sizeof(record), 1, stdout);
 	fwrite(&page, sizeof(page), 1, stdout);
 	fwrite(&lends, sizeof(lends), 1, stdout);
 	fwrite(&counts, sizeof(counts), 1, stdout);
 	fwrite(&panics, sizeof(panics), 1, stdout);
 	fwrite(&rescues, sizeof(rescues), 1, stdout);
+	fwrite(&cpus, sizeof(cpus), 1, stdout);
 	fwrite(&lease, sizeof(lease), 1, stdout);
 	fwrite(&rescue, sizeof(rescue), 1, stdout);
 	return ferror(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
@@ -110,7 +116,8 @@ fn all_structs_are_the_golden_bytes() {
     let crc = crc32fast::hash(&RECORD_V1[..crc_at]);
     let written = cc::output(PROGRAM, &[format!("-DCRC={crc:#x}")]);
     let pages = [PAGE_V1, PAGE_V1_LENDS, PAGE_V1_COUNTS, PAGE_V1_PANICS];
-    let pages = [pages.concat(), PAGE_V1_RESCUES.to_vec()].concat();
+    let newer = [PAGE_V1_RESCUES, PAGE_V1_CPUS];
+    let pages = [pages.concat(), newer.concat()].concat();
     let golden = [RECORD_V1, &pages, LEASE_V1, RESCUE_V1].concat();
     assert_eq!(written, golden);
     assert_eq!(RECORD_V1[crc_at..crc_at + 4], crc.to_le_bytes());

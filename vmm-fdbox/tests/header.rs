@@ -126,7 +126,7 @@ fn boat_layouts() -> Vec<Value> {
             memory_mib,
             cpus,
             nr_cpus,
-            pad
+            nr_start
         ]
     );
     layout!(
@@ -180,6 +180,12 @@ fn boat_layouts() -> Vec<Value> {
         "struct fdbox_boat_restart",
         [size, flags, silent_ms, pad]
     );
+    layout!(
+        values,
+        BoatLend,
+        "struct fdbox_boat_lend",
+        [size, flags, nr_cpus, limit_ms]
+    );
     values
 }
 
@@ -209,7 +215,8 @@ fn boat_numbers() -> Vec<Value> {
             FDBOX_BOAT_CHECK,
             FDBOX_BOAT_MESSAGE,
             FDBOX_BOAT_LOAD_RESCUE,
-            FDBOX_BOAT_RESTART
+            FDBOX_BOAT_RESTART,
+            FDBOX_BOAT_LEND
         ]
     );
     values

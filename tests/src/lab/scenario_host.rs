@@ -149,11 +149,10 @@ impl Group<'_> {
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
-                HostKind::Lifeboat
-                | HostKind::GuestLifeboat
+                HostKind::GuestLifeboat
                 | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat => 2,
-                HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
+                HostKind::Lifeboat | HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
                 // With two emulated CPUs guests and hosts crash: docs/testing.md.
                 _ => 1,
             },

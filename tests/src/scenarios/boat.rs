@@ -19,6 +19,7 @@ const STATUS: u32 = io(0x13);
 const CHECK: u32 = io(0x14);
 const MESSAGE: u32 = io(0x15);
 const RESTART: u32 = io(0x16);
+const LEND: u32 = io(0x17);
 
 /// Of LOAD: the kernel that is loaded for a kexec is taken along.
 const LOAD_RESCUE: u32 = 1;
@@ -63,10 +64,10 @@ pub(crate) struct Load {
     pub(crate) memory_mib: u32,
     pub(crate) cpus: u64,
     pub(crate) nr_cpus: u32,
-    pub(crate) pad: u32,
+    pub(crate) nr_start: u32,
 }
 
-/// START, and STOP and RESTART with their limit in the first number.
+/// START; STOP and RESTART with their limit in the first number; LEND with a number of CPUs there, and then its limit.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Limits {
@@ -138,6 +139,8 @@ pub(crate) struct Spec {
     pub(crate) cmdline: String,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: Vec<u32>,
+    /// How many of them it starts with; 0: all.
+    pub(crate) nr_start: u32,
     /// Whether the kernel that is loaded for a kexec is taken along.
     pub(crate) rescue: bool,
 }
@@ -151,6 +154,7 @@ impl Spec {
             cmdline: format!("{CONSOLE} lab.boat={fate}"),
             memory_mib: 64,
             cpus: cpus.to_vec(),
+            nr_start: 0,
             rescue: false,
         }
     }
@@ -182,7 +186,7 @@ impl Boat {
             memory_mib: spec.memory_mib,
             cpus: spec.cpus.as_ptr() as u64,
             nr_cpus: spec.cpus.len() as u32,
-            pad: 0,
+            nr_start: spec.nr_start,
         };
         Ok(self.try_load_raw(&mut load))
     }
@@ -213,6 +217,21 @@ impl Boat {
             );
         }
         self.done("Start the boat", self.try_start(START_MS, silence_ms))
+    }
+
+    /// Gives it more of its CPUs, until it has so many.
+    pub(crate) fn try_lend(&self, nr_cpus: u32) -> Result<(), Errno> {
+        self.try_lend_within(START_MS, nr_cpus)
+    }
+
+    /// The same, and waits for so long.
+    pub(crate) fn try_lend_within(&self, limit_ms: u32, nr_cpus: u32) -> Result<(), Errno> {
+        let mut lend = limits(nr_cpus, limit_ms);
+        uapi::call(&self.0, LEND, &mut lend).map(drop)
+    }
+
+    pub(crate) fn lend(&self, nr_cpus: u32) -> Result<()> {
+        self.done("Lend the boat CPUs", self.try_lend(nr_cpus))
     }
 
     pub(crate) fn try_stop(&self, limit_ms: u32) -> Result<(), Errno> {
@@ -333,7 +352,11 @@ pub(crate) fn started(boat: &Boat, spec: &Spec, silence_ms: u32) -> Result<Statu
     boat.start(silence_ms)?;
     let status = boat.status()?;
     equal("The state", status.state, RUNNING)?;
-    equal("Its CPUs", status.nr_cpus as usize, spec.cpus.len())?;
+    let cpus = match spec.nr_start {
+        0 => spec.cpus.len() as u32,
+        some => some,
+    };
+    equal("Its CPUs", status.nr_cpus, cpus)?;
     equal(
         "Its memory",
         status.memory_bytes,

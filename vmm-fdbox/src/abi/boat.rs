@@ -39,6 +39,8 @@ pub const FDBOX_BOAT_CHECK: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 20);
 pub const FDBOX_BOAT_MESSAGE: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 21);
 /// In the boat: restarts the host; takes [`BoatRestart`].
 pub const FDBOX_BOAT_RESTART: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 22);
+/// Gives it more of its CPUs; takes [`BoatLend`].
+pub const FDBOX_BOAT_LEND: Opcode = opcode::none(FDBOX_TYPE, FDBOX_BASE + 23);
 
 /// Argument of [`FDBOX_BOAT_LOAD`].
 #[repr(C)]
@@ -62,8 +64,8 @@ pub struct BoatLoad {
     pub cpus: u64,
     /// How many they are.
     pub nr_cpus: u32,
-    /// 0.
-    pub pad: u32,
+    /// How many of them it starts with, from the first on; 0: all.
+    pub nr_start: u32,
 }
 
 /// Argument of [`FDBOX_BOAT_START`].
@@ -172,4 +174,18 @@ pub struct BoatRestart {
     pub silent_ms: u32,
     /// 0.
     pub pad: u32,
+}
+
+/// Argument of [`FDBOX_BOAT_LEND`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BoatLend {
+    /// Bytes of this struct.
+    pub size: u32,
+    /// None defined: 0.
+    pub flags: u32,
+    /// How many CPUs it has then, from the first on.
+    pub nr_cpus: u32,
+    /// How long to wait; 0: 10 s.
+    pub limit_ms: u32,
 }

@@ -50,8 +50,9 @@
  * EOPNOTSUPP: KHO is off, or the host's memory is encrypted. EBADF: no such
  * file. ENOEXEC: the file is not a bzImage that can be started in place.
  * EINVAL: also a size that is not a power of two of at least 64 MiB, CPUs that
- * this host does not have, CPU 0, and words on the command line that are
- * reserved for the module. EFBIG: kernel and initramfs do not fit into the
+ * this host does not have, CPU 0, a start with more CPUs than these, or with
+ * fewer if a rescue kernel is taken along, and words on the command line that
+ * are reserved for the module. EFBIG: kernel and initramfs do not fit into the
  * memory. ENOMEM: also not enough contiguous memory. ENXIO: the page below 1
  * MiB in which CPUs are started is not RAM. ETXTBSY: a file is open for writing.
  * Other errors of reading a file are returned unchanged.
@@ -76,12 +77,12 @@ struct fdbox_boat_load {
 	__u32 memory_mib;
 	__u64 cpus;			/* address of numbers of CPUs, a __u32 each */
 	__u32 nr_cpus;
-	__u32 pad;			/* must be 0 */
+	__u32 nr_start;			/* how many START gives it, the first ones; 0: all */
 };
 
 /*
  * Starts the boat and waits for its first beat: from LOADED to RUNNING. EINVAL:
- * it is not LOADED. EBUSY: one of its CPUs is online. EOPNOTSUPP: this kernel
+ * it is not LOADED. EBUSY: one of the CPUs that it starts with is online. EOPNOTSUPP: this kernel
  * broadcasts interrupts to all CPUs. EIO: a CPU does not respond. ETIMEDOUT:
  * there was no beat in time. After EIO, ETIMEDOUT and EINTR there is no boat
  * any more; but if a CPU cannot be taken back, the boat is LOST.
@@ -164,6 +165,21 @@ struct fdbox_boat_restart {
 	__u32 flags;			/* none defined: must be 0 */
 	__u32 silent_ms;		/* for how long the host has been silent at least */
 	__u32 pad;			/* must be 0 */
+};
+
+/*
+ * Gives a RUNNING boat more of the CPUs that it was loaded with, and waits until
+ * it has brought them up. EINVAL: it is not RUNNING, has as many already, or was
+ * loaded with fewer. EBUSY: one of them is online. EOPNOTSUPP: as for START.
+ * ETIMEDOUT: the boat has not brought up all in time. After ETIMEDOUT and EINTR
+ * they stay with the boat until STOP.
+ */
+#define FDBOX_BOAT_LEND		_IO(FDBOX_TYPE, FDBOX_BASE + 23)
+struct fdbox_boat_lend {
+	__u32 size;			/* of this struct */
+	__u32 flags;			/* none defined: must be 0 */
+	__u32 nr_cpus;			/* how many it has then, from the first on */
+	__u32 limit_ms;			/* how long to wait; 0: 10 s */
 };
 
 #endif /* _UAPI_LINUX_FDBOX_BOAT_H */

@@ -51,6 +51,12 @@ pub(super) const ALL: &[&Scenario] = &[
         stages: &[slow],
     },
     &Scenario {
+        name: "lifeboat/lends-in-vain",
+        about: "a CPU that a busy boat does not bring up in time stays the boat's until that is stopped",
+        host: HostKind::LifeboatOneBoot,
+        stages: &[lends_in_vain],
+    },
+    &Scenario {
         name: "lifeboat/killed",
         about: "who is killed while a boat starts leaves none, and its CPU and memory come back",
         host: HostKind::LifeboatOneBoot,
@@ -149,6 +155,25 @@ fn slow(cx: &Cx<'_>) -> Result<()> {
         meeting.end()?;
         boat.wait_for_state(RUNNING)?;
         equal("Its run", boat.status()?.life, lost.life)?;
+        both_beat(boat)?;
+        boat.stop()
+    })
+}
+
+fn lends_in_vain(cx: &Cx<'_>) -> Result<()> {
+    lent(cx, &BOTH, |boat| {
+        boat.load(&Spec {
+            nr_start: 1,
+            ..Spec::new("help:hold-up,meeting", &BOTH)
+        })?;
+        boat.start(0)?;
+        let meeting = Meeting::wait()?;
+        let words = "of 2 CPUs within 1000 ms";
+        let lent = boat.try_lend_within(1000, 2);
+        boat.is_refused("LEND", lent, Errno::TIMEDOUT, words)?;
+        equal("Its CPUs", boat.status()?.nr_cpus, 2)?;
+        is_kept(BOTH[1])?;
+        meeting.end()?;
         both_beat(boat)?;
         boat.stop()
     })

@@ -80,6 +80,7 @@ const WORDS: &[(&str, &str)] = &[
     ("acpi=off", "acpi on"),
     ("acpi-sci=level", "acpi_sci on"),
     ("nr_cpus=4", "nr_cpus on"),
+    ("maxcpus=1", "maxcpus on"),
     ("kho=on", "kho on"),
     ("a=\"b c\" reboot=t", "reboot on"),
     ("memmap=4G@0", "memmap on"),
@@ -278,6 +279,7 @@ fn arguments(_: &Cx<'_>) -> Result<()> {
         (0x13, 72, 88),
         (0x14, 24, 24),
         (0x15, 272, 272),
+        (0x17, 16, 16),
     ] {
         let what = format!("Command {number:#x}");
         let short = Bytes::growable(size - 1, 0, 0);
@@ -296,7 +298,7 @@ fn arguments(_: &Cx<'_>) -> Result<()> {
         })?;
         fails(&what, none, Errno::PERM)?;
     }
-    for number in [0x0f, 0x17] {
+    for number in [0x0f, 0x18] {
         let bytes = Bytes::growable(16, 0, 0);
         fails("An unknown command", call(number, bytes), Errno::NOTTY)?;
     }
@@ -328,10 +330,9 @@ fn with_bad_members(boat: &Boat) -> Result<()> {
         memory_mib: 64,
         cpus: cpus.as_ptr() as u64,
         nr_cpus: 1,
-        pad: 0,
+        nr_start: 0,
     };
     let try_load = |mut load: Load| boat.try_load_raw(&mut load);
-    fails("A pad", try_load(Load { pad: 1, ..load }), Errno::INVAL)?;
     for fd in [-1, 1000] {
         let kernel_fd = fd;
         fails(
