@@ -11,8 +11,8 @@ use super::{ForceCpuArgs, SandboxArgs};
 /// Options of `live-update` with a lifeboat.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LifeboatArgs {
-    /// Let the guests run on in a lifeboat, a second kernel on these CPUs, while the host kexecs. Default: the last
-    /// CPU.
+    /// Let the guests continue in a lifeboat, a second kernel on these CPUs, while the host kexecs. It gets the CPUs as
+    /// guests arrive. Default: the last CPU.
     #[arg(long, value_name = "CPU,...", num_args = 0..=1, require_equals = true, value_delimiter = ',',
           requires_all = ["kernel", "boat_kernel", "boat_initramfs"])]
     pub(crate) lifeboat: Option<Vec<u32>>,

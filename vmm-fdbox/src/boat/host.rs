@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Boat, BoatError, BoatPlan, BoatState, NODE, offline_cpus, online_cpus, set_online};
+use super::{Boat, BoatError, BoatPlan, BoatState, CpuLender, NODE, offline_cpus, online_cpus};
 use crate::deadline::Deadline;
 use crate::finding::Finding;
 use crate::kind::Kind;
@@ -33,8 +33,7 @@ pub struct LifeboatHost {
     rescue: Option<Rescue>,
     /// Set once it is started.
     boat: Option<Boat>,
-    /// The CPUs that were taken offline.
-    taken: Vec<u32>,
+    cpus: CpuLender,
 }
 
 impl LifeboatHost {
@@ -43,6 +42,7 @@ impl LifeboatHost {
     pub fn new(kexec: KexecHost, cmdline: &str, plan: BoatPlan, boxes: &[BoxName]) -> Self {
         let names: Vec<_> = boxes.iter().map(ToString::to_string).collect();
         let cmdline_of_boat = format!("{} {BOXES_WORD}={}", plan.cmdline, names.join(","));
+        let cpus = CpuLender::new(&plan.cpus, boxes.len());
         Self {
             kexec,
             plan: BoatPlan {
@@ -52,7 +52,7 @@ impl LifeboatHost {
             cmdline: cmdline.to_owned(),
             rescue: None,
             boat: None,
-            taken: Vec::new(),
+            cpus,
         }
     }
 
@@ -67,20 +67,24 @@ impl LifeboatHost {
         self
     }
 
+    /// What lends the boat its CPUs, to be asked before each guest moves. A boat that may restart the host gets all of
+    /// them at its start, and so does one whose host broadcasts interrupts.
+    #[must_use]
+    pub fn cpus(&self) -> CpuLender {
+        self.cpus.clone()
+    }
+
     /// Loads the boat, which takes the rescue kernel along, as long as that is the one that is loaded.
     fn load_boat(&mut self) -> Result<(), PartyError> {
         let boat = Boat::open()?;
-        let online = online_cpus();
-        for cpu in self.plan.cpus.iter().filter(|cpu| online.contains(cpu)) {
-            set_online(*cpu, false)?;
-            self.taken.push(*cpu);
-        }
+        let at_once = self.rescue.is_some() || !has_no_broadcast(&own_words());
+        let first = self.cpus.take_first(at_once)?;
         let boat = self.boat.insert(boat);
         let Some(rescue) = &mut self.rescue else {
-            return Ok(boat.load(&self.plan, false)?);
+            return Ok(boat.load(&self.plan, first, false)?);
         };
         rescue.kexec.load()?;
-        let loaded = boat.load(&self.plan, true);
+        let loaded = boat.load(&self.plan, first, true);
         rescue.kexec.unload()?;
         loaded?;
         Ok(boat.check(&rescue.cmdline)?)
@@ -103,9 +107,7 @@ impl LifeboatHost {
         {
             boat.stop(STOP_LIMIT)?;
         }
-        self.taken
-            .drain(..)
-            .try_for_each(|cpu| set_online(cpu, true))
+        self.cpus.give_back()
     }
 }
 
@@ -137,9 +139,9 @@ impl Rescue {
 impl Host for LifeboatHost {
     fn preflight(&mut self) -> Vec<Finding> {
         let mut findings = self.kexec.preflight();
-        let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
         findings.extend(state_finding());
         let (online, offline) = (online_cpus(), offline_cpus());
+        let words = own_words();
         findings.extend(cpu_findings(&self.plan.cpus, &online, &offline, &words));
         findings.extend(next_findings(
             "The next kernel's command line",
@@ -228,7 +230,7 @@ fn cpu_findings(cpus: &[u32], online: &[u32], offline: &[u32], words: &str) -> V
         ));
     }
     let left = online.iter().filter(|cpu| !cpus.contains(cpu)).count();
-    if left > 1 && !has_word(words, "no_ipi_broadcast", Some("1")) {
+    if left > 1 && !has_no_broadcast(words) {
         findings.push(Finding::blocker(
             "no_ipi_broadcast",
             "this kernel's shutdown would send an interrupt to all CPUs, the boat's among them",
@@ -273,6 +275,15 @@ fn panic_finding(subject: &str, cmdline: &str) -> Option<Finding> {
             "add panic=0",
         )
     })
+}
+
+/// The command line of this kernel.
+fn own_words() -> String {
+    fs::read_to_string("/proc/cmdline").unwrap_or_default()
+}
+
+fn has_no_broadcast(words: &str) -> bool {
+    has_word(words, "no_ipi_broadcast", Some("1"))
 }
 
 fn has_word(cmdline: &str, name: &str, value: Option<&str>) -> bool {

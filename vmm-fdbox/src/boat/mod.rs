@@ -3,6 +3,7 @@
 
 mod cpus;
 mod host;
+mod lender;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ use crate::sys::boat as calls;
 
 pub use cpus::{offline_cpus, online_cpus, set_online};
 pub use host::{BOXES_WORD, LifeboatHost, RESTART_WORD};
+pub use lender::CpuLender;
 
 /// The node of the module.
 pub const NODE: &str = "/dev/fdbox-boat";
@@ -122,7 +124,7 @@ pub struct BoatPlan {
     pub cmdline: String,
     /// Its memory.
     pub memory_mib: u32,
-    /// Its CPUs.
+    /// Its CPUs, which it gets in this order.
     pub cpus: Vec<u32>,
     /// How long it may take to start.
     pub start_limit: Duration,
@@ -156,12 +158,12 @@ impl Boat {
         })
     }
 
-    /// Loads kernel and initramfs. With `rescue`, the kernel that is loaded for a kexec is taken along, to
+    /// Loads kernel and initramfs, for a start with the first `first_cpus` CPUs of the plan; 0: with all. With `rescue`, the kernel that is loaded for a kexec is taken along, to
     /// [`restart`](Self::restart) the host by it.
     ///
     /// # Errors
     /// [`BoatError::File`], [`BoatError::Refused`].
-    pub fn load(&self, plan: &BoatPlan, rescue: bool) -> Result<(), BoatError> {
+    pub fn load(&self, plan: &BoatPlan, first_cpus: u32, rescue: bool) -> Result<(), BoatError> {
         let open = |path: &PathBuf| {
             File::open(path).map_err(|source| BoatError::File {
                 path: path.clone(),
@@ -175,6 +177,7 @@ impl Boat {
             cmdline: &plan.cmdline,
             memory_mib: plan.memory_mib,
             cpus: &plan.cpus,
+            first_cpus,
             rescue,
         };
         self.refused("load", calls::load(self.0.as_fd(), &load))
@@ -186,6 +189,15 @@ impl Boat {
     /// [`BoatError::Refused`].
     pub fn start(&self, limit: Duration) -> Result<(), BoatError> {
         self.refused("start", calls::start(self.0.as_fd(), millis(limit)))
+    }
+
+    /// Gives it this number of the CPUs that it was loaded with, and waits until it has brought them up.
+    ///
+    /// # Errors
+    /// [`BoatError::Refused`]: EBUSY if one is online; ETIMEDOUT if the boat did not bring them up in time.
+    pub fn lend(&self, cpus: u32, limit: Duration) -> Result<(), BoatError> {
+        let lent = calls::lend(self.0.as_fd(), cpus, millis(limit));
+        self.refused("lend CPUs to", lent)
     }
 
     /// Stops it, and frees its memory. Its CPUs are offline then.

@@ -33,12 +33,16 @@ pub struct MoveLock(Arc<Mutex<()>>);
 /// Called when a guest is in the boat, with the time that it took from the order to stop it.
 pub type OnAboard = Box<dyn FnMut(&str, Duration) + Send>;
 
+/// Called when it is a guest's turn, and it still runs. An error leaves the guest here.
+pub type OnTurn = Box<dyn FnMut() -> Result<(), String> + Send>;
+
 /// A member of a [`Fleet`](crate::update::Fleet) in a [`LifeboatHost`](crate::boat::LifeboatHost): when the guest
 /// is paused, a VMM in the boat takes it, and the old VMM ends. Whoever takes the box first has the guest.
 pub struct Boarding<B> {
     leaving: RemoteLeaving<B>,
     limits: BoardingLimits,
     move_lock: MoveLock,
+    on_turn: OnTurn,
     on_aboard: OnAboard,
     /// Whether the boat has the guest.
     aboard: bool,
@@ -62,9 +66,18 @@ impl<B: Boxes> Boarding<B> {
             leaving,
             limits,
             move_lock,
+            on_turn: Box::new(|| Ok(())),
             on_aboard: Box::new(|_, _| {}),
             aboard: false,
         }
+    }
+
+    /// Sets what is done before the guest moves, such as lending the boat
+    /// [a CPU](crate::boat::CpuLender::lend_for_next).
+    #[must_use]
+    pub fn preceded_by(mut self, on_turn: OnTurn) -> Self {
+        self.on_turn = on_turn;
+        self
     }
 
     /// Sets who is told that the guest is in the boat.
@@ -178,6 +191,7 @@ impl<B: Boxes> Member for Boarding<B> {
         // A panic in another thread is no reason to leave this guest behind.
         let _turn = move_lock.0.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_boat()
+            .and_then(|()| (self.on_turn)())
             .map_err(|why| self.undo(Step::Pause, why))?;
         let began = Instant::now();
         self.leaving.stop()?;

@@ -32,7 +32,7 @@ mod with_boxes;
 
 pub use crate::owner::Owner;
 pub use arriving::{ArrivingError, RemoteArriving};
-pub use boarding::{Boarding, BoardingLimits, MoveLock, OnAboard};
+pub use boarding::{Boarding, BoardingLimits, MoveLock, OnAboard, OnTurn};
 pub use boxes::{Boxes, WholeGuest};
 pub use carrying::{Carrier, CarryError, CarryEvent, carry};
 pub use child::{Child, ChildError, Ended};

@@ -25,6 +25,7 @@ argument!(abi::BoatStatus, abi::FDBOX_BOAT_STATUS);
 argument!(abi::BoatCheck, abi::FDBOX_BOAT_CHECK);
 argument!(abi::BoatMessage, abi::FDBOX_BOAT_MESSAGE);
 argument!(abi::BoatRestart, abi::FDBOX_BOAT_RESTART);
+argument!(abi::BoatLend, abi::FDBOX_BOAT_LEND);
 
 fn call<T: Argument>(node: BorrowedFd<'_>, argument: &mut T) -> Result<(), Errno> {
     // SAFETY: `WithArgument` holds a live `T` for the call, and callers pass the node of the boat.
@@ -38,6 +39,8 @@ pub(crate) struct Load<'a> {
     pub(crate) cmdline: &'a str,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: &'a [u32],
+    /// How many of them it starts with.
+    pub(crate) first_cpus: u32,
     /// Whether the kernel that is loaded is taken along.
     pub(crate) rescue: bool,
 }
@@ -58,7 +61,7 @@ pub(crate) fn load(node: BorrowedFd<'_>, load: &Load<'_>) -> Result<(), Errno> {
         memory_mib: load.memory_mib,
         cpus: load.cpus.as_ptr() as u64,
         nr_cpus: len(load.cpus.len())?,
-        ..Default::default()
+        nr_start: load.first_cpus,
     };
     call(node, &mut argument)
 }
@@ -71,6 +74,16 @@ pub(crate) fn start(node: BorrowedFd<'_>, start_ms: u32) -> Result<(), Errno> {
         ..Default::default()
     };
     call(node, &mut start)
+}
+
+pub(crate) fn lend(node: BorrowedFd<'_>, nr_cpus: u32, limit_ms: u32) -> Result<(), Errno> {
+    let mut lend = abi::BoatLend {
+        size: size_of_u32::<abi::BoatLend>(),
+        nr_cpus,
+        limit_ms,
+        ..Default::default()
+    };
+    call(node, &mut lend)
 }
 
 pub(crate) fn stop(node: BorrowedFd<'_>, limit_ms: u32) -> Result<(), Errno> {

@@ -59,6 +59,8 @@ fn leave(cx: &Cx<'_>) -> Result<()> {
 
 fn come_home(cx: &Cx<'_>) -> Result<()> {
     let boat = arrive(cx, &GUESTS)?;
+    // The second was lent when the second guest came.
+    equal("The boat's CPUs", boat.status()?.nr_cpus, 2)?;
     resume_all(FOLDER, &[])?.expect(0)?;
     is_over(&boat, "0-2")?;
     let total = read_report(FOLDER, "total")?;

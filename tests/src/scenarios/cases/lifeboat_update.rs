@@ -184,13 +184,17 @@ pub(super) fn arrive(cx: &Cx<'_>, guests: &[&str]) -> Result<Boat> {
     Ok(boat)
 }
 
-/// What `status` tells of the guests in the boat; null without a boat.
+/// What `status` tells of the guests in the boat, by name; null without a boat.
 pub(super) fn guests_in_boat() -> Result<Value> {
     let mut status = Command::new(VMM);
     status.args(["status", "--lifeboat", "--json"]);
     let output = status.output().context("Run vmm-example status")?;
     let boat: Value = serde_json::from_slice(&output.stdout).context("The status is JSON")?;
-    Ok(boat["guests"].clone())
+    let mut guests = boat["guests"].clone();
+    if let Some(guests) = guests.as_array_mut() {
+        guests.sort_by_key(ToString::to_string);
+    }
+    Ok(guests)
 }
 
 pub(super) fn come(cx: &Cx<'_>, spec: Spec) -> Result<Guest> {

@@ -4,10 +4,10 @@ use std::path::absolute;
 use std::time::Duration;
 
 use anyhow::Context;
-use vmm_fdbox::BoxName;
 use vmm_fdbox::boat::{BoatPlan, LifeboatHost, offline_cpus, online_cpus};
 use vmm_fdbox::coordinator::{Boarding, BoardingLimits, Boxes, MoveLock, RemoteLeaving};
 use vmm_fdbox::update::{FleetOutcome, FleetPlan, KexecHost};
+use vmm_fdbox::{BoxName, Chain};
 
 use super::{Update, next_cmdline, next_kernel};
 use crate::cli::{LifeboatArgs, LiveUpdateArgs};
@@ -41,9 +41,15 @@ impl<B: Boxes + Clone> Update<'_, B> {
             ready: Duration::from_secs(args.boat_timeout),
             take: TAKE_LIMIT,
         };
+        let cpus = host.cpus();
         let board = |leaving| {
-            let output = self.output.clone();
+            let (output, cpus) = (self.output.clone(), cpus.clone());
+            let lend = move || {
+                cpus.lend_for_next()
+                    .map_err(|error| Chain(&error).to_string())
+            };
             Boarding::new(leaving, limits, move_lock.clone())
+                .preceded_by(Box::new(lend))
                 .telling(Box::new(move |name, time| output.aboard(name, time)))
         };
         let members = members.into_iter().map(board).collect();
