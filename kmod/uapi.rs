@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The numbers of `include/uapi/linux/fdbox.h`: those of the ioctls and those in their arguments,
-//! whose structs are in `argument.rs`. `vmm-fdbox/tests/header.rs` builds this file on the host and
-//! compares each number with the header.
+//! whose structs are in `argument.rs`. `vmm-fdbox/tests/module.rs` builds this file on the host and
+//! compares each number with the library's, which are compared with the header.
 
 /// `_IO()` of the header.
 const fn io(nr: u32) -> u32 {
