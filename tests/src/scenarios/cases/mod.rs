@@ -13,6 +13,7 @@ mod errnos;
 mod forged;
 mod guest;
 mod guest_memory;
+mod guest_stays;
 mod guest_takers;
 mod guests;
 mod guests_as_they_are;
@@ -74,6 +75,7 @@ mod taken_over;
 mod trouble;
 mod two_builds;
 mod upgrade;
+mod upgrade_failing;
 mod watching;
 
 use anyhow::Result;
@@ -142,6 +144,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         luo::ALL,
         homes::ALL,
         guest::ALL,
+        guest_stays::ALL,
         cpu_state::ALL,
         debian::ALL,
         other_cpu::ALL,
@@ -158,6 +161,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         guests::ALL,
         guests_as_they_are::ALL,
         upgrade::ALL,
+        upgrade_failing::ALL,
         late::ALL,
         two_builds::ALL,
         hundred::ALL,
