@@ -163,8 +163,10 @@ fn end(outcome: &FleetOutcome, member: &MemberOutcome, dry_run: bool) -> UpdateE
 
 /// The guest's VMM failed, or was cancelled there: it explains best itself why.
 fn failed_by_itself(outcome: &FleetOutcome, stopped: &Stopped, step: Step) -> UpdateEnd {
+    // Its own problems are in its message.
+    let problems = listed(&outcome.problems);
     UpdateEnd {
-        message: stopped.message.clone(),
+        message: format!("{}{problems}", stopped.message),
         cancelled: stopped.cancelled,
         failed_step: Some(stopped.step.unwrap_or(step).name().into()),
         error: stopped.error.clone(),
@@ -181,8 +183,7 @@ fn failed(outcome: &FleetOutcome, stopped: &Stopped, step: Step, why: &str) -> U
         UpdateResult::WaitsInBox => "The guest waits in its box, for a resume",
         _ => "Nothing changed",
     };
-    let problems = end.problems.iter().map(|problem| format!("; {problem}"));
-    let problems: String = problems.collect();
+    let problems = listed(&end.problems);
     UpdateEnd {
         message: format!("{became}: {step} failed: {why}{problems}"),
         cancelled: outcome.cancelled,
@@ -190,6 +191,13 @@ fn failed(outcome: &FleetOutcome, stopped: &Stopped, step: Step, why: &str) -> U
         error: Some(why.to_owned()),
         ..end
     }
+}
+
+fn listed(problems: &[String]) -> String {
+    problems
+        .iter()
+        .map(|problem| format!("; {problem}"))
+        .collect()
 }
 
 fn with_result(outcome: &FleetOutcome, stopped: &Stopped) -> UpdateEnd {
@@ -350,6 +358,25 @@ mod tests {
         assert!(!end_of(&failed, false).cancelled);
         failed.cancelled = true;
         assert!(end_of(&failed, false).cancelled);
+    }
+
+    #[test]
+    fn what_else_is_wrong_is_said_whoever_failed() {
+        for by_itself in [true, false] {
+            let stopped = Stopped {
+                status: ExitStatus::RolledBack,
+                error: by_itself.then(|| "no".into()),
+                ..Stopped::untouched("Rolled back")
+            };
+            let mut failed = outcome(Some((Step::Pause, "vm0: no")), Some(stopped));
+            failed.problems.push("The next kernel stays loaded".into());
+            let end = end_of(&failed, false);
+            assert!(
+                end.message.ends_with("; The next kernel stays loaded"),
+                "{}",
+                end.message
+            );
+        }
     }
 
     #[test]
