@@ -1,6 +1,6 @@
 //! Options for the home of boxes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use vmm_fdbox::Home;
@@ -30,6 +30,21 @@ pub(crate) struct HomeArgs {
     /// The socket of the keeper for luo and holder. A keeper is started if none listens.
     #[arg(long, value_name = "PATH", default_value = KEEPER)]
     pub(crate) keeper: PathBuf,
+}
+
+impl HomeArgs {
+    /// The options that name the same home to another command, each after a space.
+    pub(crate) fn again(&self) -> String {
+        let mut again = String::new();
+        let is_named = self.home != HomeArg::Auto;
+        if let Some(value) = self.home.to_possible_value().filter(|_| is_named) {
+            again += &format!(" --home {}", value.get_name());
+        }
+        if self.keeper != Path::new(KEEPER) {
+            again += &format!(" --keeper {}", self.keeper.display());
+        }
+        again
+    }
 }
 
 /// Keep boxes on a kernel without the FDBox module.

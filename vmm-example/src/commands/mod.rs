@@ -10,6 +10,7 @@ mod doctor;
 pub(crate) mod interrupt;
 mod keeper;
 mod live_update;
+mod lost;
 mod manual;
 mod member;
 mod open_files;

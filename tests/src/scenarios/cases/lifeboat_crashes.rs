@@ -162,6 +162,14 @@ pub(super) fn is_lost(words: &str) -> Result<()> {
     Ok(())
 }
 
+/// A command has lost the guest, and tells how [`forget`] is done.
+pub(super) fn says_what_to_do(ended: &Ended) -> Result<()> {
+    ended.expect(12)?;
+    let words = format!("`vmm-example discard --box {} --yes`", spec().name);
+    ensure!(ended.text.contains(&words), "{}", ended.text);
+    Ok(())
+}
+
 /// Deletes what is left of a guest that is lost, if there is anything.
 pub(super) fn forget() -> Result<()> {
     if fdbox::listed(spec().name)?.is_none() {

@@ -10,7 +10,7 @@ use rustix::system::{RebootCommand, reboot};
 use serde_json::json;
 
 use super::guest::port;
-use super::lifeboat_crashes::{ERASED, forget, is_lost};
+use super::lifeboat_crashes::{ERASED, forget, is_lost, says_what_to_do};
 use super::lifeboat_meeting::Meeting;
 use super::lifeboat_update::{
     CPU, CPUS_AT_BOOT, boot, by_boat_that, go_with, guests_in_boat, is_over, spec,
@@ -71,7 +71,7 @@ fn once_it_has(_: &Cx<'_>) -> Result<()> {
     equal("The guests", guests_in_boat()?, json!([spec().name]))?;
     crash(&boat)?;
     let ended = Ended::of(Command::new(VMM).args(["resume", "--box", spec().name]))?;
-    ended.expect(12)?;
+    says_what_to_do(&ended)?;
     let words = "the lifeboat that had it is lost";
     ensure!(ended.text.contains(words), "{}", ended.text);
     is_over(&boat, "0-1")?;

@@ -29,7 +29,7 @@ use self::binary::Successor;
 use self::guests::Guest;
 use self::output::Output;
 use crate::cli::{LiveUpdateArgs, NotReadyArg};
-use crate::commands::{interrupt, keeper, open_files, signal};
+use crate::commands::{interrupt, keeper, lost, open_files, signal};
 use crate::error::{chain, warn};
 use crate::service::api::Client;
 use crate::service::api::protocol::Request;
@@ -74,7 +74,7 @@ pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus
         false => Output::many(args.json),
     };
     watch_for_interrupt(&sockets, &cancel)?;
-    let outcome = match keeper::open(&args.home, args.kernel.is_some()) {
+    let mut outcome = match keeper::open(&args.home, args.kernel.is_some()) {
         Ok(control) => {
             output.home(control.home());
             let update = Update {
@@ -86,6 +86,7 @@ pub(super) fn live_update(mut args: LiveUpdateArgs) -> anyhow::Result<ExitStatus
         }
         Err(error) => without_module(&guests, &error),
     };
+    lost::add_remedies(&mut outcome, &args);
     Ok(output.end(&outcome, args.dry_run))
 }
 

@@ -28,7 +28,7 @@ use vmm_fdbox::{BoxError, BoxName, Control};
 
 use crate::cli::{ResumeArgs, SandboxArgs};
 use crate::commands::report_file::{report_path, write_report};
-use crate::commands::{open_files, signal};
+use crate::commands::{lost, open_files, signal};
 use crate::error::{chain, warn};
 use crate::sandbox::User;
 use crate::service::report::ResumeReport;
@@ -124,6 +124,10 @@ fn came(args: &ResumeArgs, mut resumption: Resumption) -> Resumed {
     let name = resumption.box_name.to_string();
     if let (ExitStatus::Done, Some(problem)) = (resumption.status, &resumption.message) {
         warn(&format!("{name}: the guest runs, but {problem}"));
+    }
+    if resumption.status == ExitStatus::GuestLost {
+        let message = resumption.message.get_or_insert_default();
+        *message += &format!("; {}", lost::remedy(&name, &name, &args.home));
     }
     let report = resumption
         .report

@@ -27,7 +27,7 @@ impl<B: Boxes> RemoteLeaving<B> {
                     format!("{why}{who}; the guest waits in box {name}: resume it"),
                 )
             }
-            _ => (ExitStatus::GuestLost, format!("{why}{who}")),
+            _ => (ExitStatus::GuestLost, format!("Guest lost: {why}{who}")),
         };
         Stopped {
             status,

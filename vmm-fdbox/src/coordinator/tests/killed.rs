@@ -131,6 +131,8 @@ fn one_that_has_not_written_the_state_takes_the_guest_along() {
         let ended = hand_over(ends, Script::default());
         let status = ended.outcome.exit_status();
         assert_eq!(status, ExitStatus::GuestLost, "{ends}");
+        let stopped = ended.stopped();
+        assert!(stopped.message.starts_with("Guest lost: "), "{stopped:?}");
         assert!(!*ended.new.lock().unwrap());
     }
 }
