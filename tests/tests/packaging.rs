@@ -30,6 +30,7 @@ fn scripts_are_shell() {
         "lab/host/update",
         "lab/kernel",
         "debian/fdbox-dkms.postinst",
+        "debian/vmm-example.postinst",
         "debian/vmm-example.postrm",
         "debian/vmm-example.prerm",
     ] {
@@ -40,6 +41,40 @@ fn scripts_are_shell() {
             .unwrap();
         assert!(checked.success(), "{script}");
     }
+}
+
+/// debhelper does it only for units that the package starts, and it starts none.
+#[test]
+fn systemd_reads_the_units_again_once_they_are_installed() {
+    let script = fs::read_to_string(packaging().join("debian/vmm-example.postinst")).unwrap();
+    // The units are enabled where this is, and what is enabled is read with them.
+    let (_, after) = script.split_once("#DEBHELPER#\n").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let calls = dir.join("calls");
+    let systemctl = format!(
+        "systemctl() {{ echo \"$*\" >> {}; return 1; }}\n",
+        calls.display()
+    );
+    let called = |systemd: &str, root: &str, what: &str| {
+        let after = after.replace("/run/systemd/system", dir.join(systemd).to_str().unwrap());
+        let status = Command::new("sh")
+            .args(["-euc", &format!("{systemctl}{after}"), "sh", what])
+            .env("DPKG_ROOT", root)
+            .status()
+            .unwrap();
+        // systemd may be out of order: the package is installed nevertheless.
+        assert!(status.success(), "{what}");
+        let called = fs::read_to_string(&calls).unwrap_or_default();
+        let _ = fs::remove_file(&calls);
+        called
+    };
+    for what in ["configure", "abort-upgrade"] {
+        assert_eq!(called(".", "", what), "--system daemon-reload\n");
+    }
+    assert_eq!(called(".", "", "triggered"), "");
+    assert_eq!(called("not-running", "", "configure"), "");
+    assert_eq!(called(".", "/mnt", "configure"), "");
 }
 
 /// Fake headers of a kernel.
