@@ -14,15 +14,13 @@
 #include <linux/cpuhotplug.h>
 #include <linux/cpumask.h>
 #include <linux/io.h>
-#include <linux/pgtable.h>
 #include <linux/smp.h>
 
 #include <asm/apic.h>
 
 #include "boat.h"
+#include "identity.h"
 #include "kick.h"
-
-#define BOAT_PAGES_OF_TABLES	6
 
 static enum cpuhp_state boat_cpus_prepared;
 /* The boat's CPUs, whether it runs or not. */
@@ -126,36 +124,6 @@ void boat_cpus_release(struct boat *boat)
 	WRITE_ONCE(boat_cpus_freeze, false);
 }
 
-/*
- * Identity mappings of the first GiB, which contains the page, and of the first
- * GiB of the region, which is aligned to its size. Returns the root.
- */
-static u32 boat_tables_write(struct boat *boat, u64 *tables, u64 phys)
-{
-	const u64 upper = _PAGE_PRESENT | _PAGE_RW;
-	const u64 leaf = upper | _PAGE_PSE;
-	u64 *pgd = tables, *pud = pgd + 512, *pmd = pud + 512;
-	u64 *far_pud = pmd + 512, *far_pmd = far_pud + 512;
-	u64 start = boat->phys & ~(u64)(SZ_1G - 1);
-	u32 i;
-
-	memset(tables, 0, BOAT_PAGES_OF_TABLES * PAGE_SIZE);
-	pgd[0] = (phys + PAGE_SIZE) | upper;
-	pud[0] = (phys + 2 * PAGE_SIZE) | upper;
-	for (i = 0; i < 512; i++) {
-		pmd[i] = (u64)i * SZ_2M | leaf;
-		far_pmd[i] = (start + (u64)i * SZ_2M) | leaf;
-	}
-	if (!start)
-		return phys;
-	if (start >> 39) {
-		pgd[start >> 39] = (phys + 3 * PAGE_SIZE) | upper;
-		pud = far_pud;
-	}
-	pud[(start >> 30) & 511] = (phys + 4 * PAGE_SIZE) | upper;
-	return phys;
-}
-
 /* Starts the boat's kernel on the first of its CPUs. */
 int boat_cpus_start(struct boat *boat)
 {
@@ -163,14 +131,18 @@ int boat_cpus_start(struct boat *boat)
 		.entry = boat->entry,
 		.params = boat->phys + BOAT_PARAMS_OFFSET,
 	};
-	u64 tables_at = boat->low + BOAT_LOW_TABLES;
+	struct boat_identity identity;
 	u32 cpu = boat->cpus[0];
 	u64 *tables;
 
-	tables = memremap(tables_at, BOAT_PAGES_OF_TABLES * PAGE_SIZE, MEMREMAP_WB);
+	jump.page_table = boat->low + BOAT_LOW_TABLES;
+	tables = memremap(jump.page_table, BOAT_IDENTITY_PAGES * PAGE_SIZE, MEMREMAP_WB);
 	if (!tables)
 		return -ENOMEM;
-	jump.page_table = boat_tables_write(boat, tables, tables_at);
+	/* The page in which the CPU starts, and the region's start, with the kernel. */
+	identity = boat_identity_begin(tables, jump.page_table);
+	boat_identity_map(&identity, boat->low);
+	boat_identity_map(&identity, boat->phys);
 	memunmap(tables);
 	if (!boat_kick(boat->low, boat_cpu_apic_id(cpu), &jump))
 		return boat_refuse(-EIO, "CPU %u does not start", cpu);

@@ -22,13 +22,12 @@
 #include <linux/syscore_ops.h>
 
 #include "boat.h"
+#include "identity.h"
 #include "rescue.h"
 
 /* Patch 23 adds them. */
 int kexec_with_image(int (*act)(const struct kimage *image, void *data), void *data);
 struct kho_radix_tree *kho_out_tree(void);
-
-#define BOAT_PAGES_OF_IDENTITY	6
 
 static_assert(sizeof(struct boat_rescue) <= PAGE_SIZE);
 
@@ -50,7 +49,7 @@ static u64 boat_segment_bytes(const struct kexec_segment *segment)
 static int boat_rescue_place(struct boat *boat, const struct kimage *image)
 {
 	u64 room = (boat->nr_pages << PAGE_SHIFT) - BOAT_RAM_OFFSET;
-	u64 bytes = (1 + BOAT_PAGES_OF_IDENTITY) * PAGE_SIZE;
+	u64 bytes = (1 + BOAT_IDENTITY_PAGES) * PAGE_SIZE;
 	unsigned long i;
 
 	if (!image->kho.fdt || image->preserve_context)
@@ -72,18 +71,14 @@ static int boat_rescue_place(struct boat *boat, const struct kimage *image)
 	return 0;
 }
 
-/* Identity mappings of 4 GiB. */
-static void boat_identity_write(u64 *tables, u64 phys)
+/* All segments are below 4 GiB. */
+static void boat_rescue_map(u64 *tables, u64 phys)
 {
-	const u64 upper = _PAGE_PRESENT | _PAGE_RW;
-	u64 *pud = tables + PTRS_PER_PGD, *pmd = pud + PTRS_PER_PUD;
-	u32 i;
+	struct boat_identity identity = boat_identity_begin(tables, phys);
+	u64 at;
 
-	tables[0] = (phys + PAGE_SIZE) | upper;
-	for (i = 0; i < 4; i++)
-		pud[i] = (phys + (2 + i) * PAGE_SIZE) | upper;
-	for (i = 0; i < 4 * PTRS_PER_PMD; i++)
-		pmd[i] = (u64)i * SZ_2M | upper | _PAGE_PSE;
+	for (at = 0; at < SZ_4G; at += SZ_1G)
+		boat_identity_map(&identity, at);
 }
 
 /* Copies a page of the image to where the segment has it, unless it is zero anyway. */
@@ -166,8 +161,8 @@ static int boat_rescue_write(const struct kimage *image, void *data)
 		.entry = image->start,
 		.tables = at,
 	};
-	boat_identity_write((void *)rescue + PAGE_SIZE, at);
-	at += BOAT_PAGES_OF_IDENTITY * PAGE_SIZE;
+	boat_rescue_map((void *)rescue + PAGE_SIZE, at);
+	at += BOAT_IDENTITY_PAGES * PAGE_SIZE;
 	for (i = 0; i < image->nr_segments; i++) {
 		const struct kexec_segment *segment = &image->segment[i];
 
