@@ -154,7 +154,7 @@ fn initramfs(
         add(&mut cpio, &guest.join(&place), &place)?;
     }
     add(&mut cpio, witness, "lab/lab-witness")?;
-    for script in ["stage", "database", "database-check", "fio"] {
+    for script in ["stage", "database", "database-check", "fio", "pressure"] {
         add(&mut cpio, &scripts.join(script), &format!("lab/{script}"))?;
     }
     for unit in MASKED {

@@ -19,11 +19,12 @@ use crate::verdict::{Outcome, judge};
 use crate::{command, hostcmd};
 
 /// Scenarios that run only if they are asked for. They take minutes, and `debian/works` shows most of what they show.
-const ON_DEMAND: [&str; 5] = [
+const ON_DEMAND: [&str; 6] = [
     "debian/5.10",
     "debian/6.1",
     "debian/boot",
     "debian/four-cpus",
+    "debian/pressure",
     "debian/reboot",
 ];
 

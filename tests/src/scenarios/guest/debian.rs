@@ -113,7 +113,7 @@ impl Guest {
 
     /// Starts a script of the lab's as a service.
     pub(crate) fn start_script(&mut self, name: &str) -> Result<()> {
-        let run = format!("systemd-run --quiet --unit=lab-{name} /bin/sh {SCRIPTS}/{name}");
+        let run = format!("systemd-run --quiet --unit=lab-{name} {SCRIPTS}/{name}");
         self.shell(&run).map(|_| ())
     }
 
@@ -124,10 +124,12 @@ impl Guest {
         self.shell(&stop).map(|_| ())
     }
 
-    /// Waits until the number that a script keeps in a file is `least`.
+    /// Waits until the number that a script keeps in a file is `least`. It fails if the script says there what is wrong.
     pub(crate) fn wait_for_count(&mut self, file: &str, least: u64) -> Result<()> {
         let read = format!("cat {SCRIPTS}/{file} 2>/dev/null || echo 0");
-        let wait = format!("until [ \"$({read})\" -ge {least} ]; do sleep 0.2; done");
+        let is_wrong = format!("[ -s {SCRIPTS}/{file}.error ] && cat {SCRIPTS}/{file}.error");
+        let pause = format!("if {is_wrong}; then exit 1; fi; sleep 0.2");
+        let wait = format!("until [ \"$({read})\" -ge {least} ]; do {pause}; done");
         self.shell(&wait).map(|_| ())
     }
 

@@ -3,6 +3,7 @@
 
 mod boots;
 mod marks;
+mod pressure;
 
 use anyhow::Result;
 use fdbox_lab::clocks::Sample;
@@ -39,6 +40,13 @@ pub(super) const ALL: &[&Scenario] = &[
         about: "a Debian guest whose host is updated while it reboots comes up, with all that its database acknowledged",
         host: HostKind::Debian(Debian::Trixie),
         stages: &[boots::going_down, boots::up_again],
+    },
+    &Scenario {
+        name: "debian/pressure",
+        about: "a Debian guest that uses more memory than it has continues under a new kernel, and gets back what is in its \
+                swap",
+        host: HostKind::Debian(Debian::Trixie),
+        stages: &[pressure::before, pressure::after],
     },
     &Scenario {
         name: "debian/6.1",
