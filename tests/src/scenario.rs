@@ -182,7 +182,9 @@ pub enum HostKind {
     GuestNvme,
     /// Several guests that are updated by one kexec: a host of its own.
     Guests,
-    /// The same; the second kernel starts without the module.
+    /// The same with more memory: 4 GiB.
+    LargeGuests,
+    /// As `Guests`; the second kernel starts without the module.
     GuestsLateModule,
     /// Two guests that are updated by one kexec, each with a device that receives frames.
     GuestsPassthrough,
@@ -257,7 +259,11 @@ impl HostKind {
     pub fn has_fleet(self) -> bool {
         matches!(
             self,
-            Self::Guests | Self::GuestsLateModule | Self::GuestsPassthrough | Self::GuestsLifeboat
+            Self::Guests
+                | Self::LargeGuests
+                | Self::GuestsLateModule
+                | Self::GuestsPassthrough
+                | Self::GuestsLifeboat
         )
     }
 
@@ -281,6 +287,7 @@ impl HostKind {
         matches!(
             self,
             Self::Guests
+                | Self::LargeGuests
                 | Self::GuestsPassthrough
                 | Self::GuestNvme
                 | Self::GuestLifeboat

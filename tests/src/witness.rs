@@ -14,6 +14,9 @@ pub const MARK: &str = "WITNESS ";
 /// The file in the guest with the paths of the modules that it loads at once, one per line, in order.
 pub const MODULES: &str = "/lib/modules/at-once";
 
+/// `paused NAME` tells the lab that guest NAME is paused before its update and after it.
+pub const PAUSED: &str = "paused";
+
 /// The vsock port that the witness listens on.
 pub const VSOCK_PORT: u32 = 7000;
 

@@ -145,7 +145,7 @@ impl Group<'_> {
                 + if self.debug { DEBUG_MEMORY_MIB } else { 0 }
                 + match self.kind {
                     HostKind::LargeKexec => 2 * LARGE_MEMORY_MIB,
-                    HostKind::LargeGuestLifeboat => LARGE_MEMORY_MIB,
+                    HostKind::LargeGuests | HostKind::LargeGuestLifeboat => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
                 },
             cpus: match self.kind {
@@ -202,6 +202,7 @@ impl Group<'_> {
                 | HostKind::GuestSoak
                 | HostKind::GuestTwoBuilds
                 | HostKind::Guests
+                | HostKind::LargeGuests
                 | HostKind::GuestPassthrough
                 | HostKind::GuestPassthroughScalable
                 | HostKind::GuestPassthroughAmdVi

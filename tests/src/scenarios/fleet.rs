@@ -13,13 +13,39 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::console::Console;
-use crate::guest::{CMDLINE, END_LIMIT, Ended, INITRAMFS, KERNEL, READY_LIMIT, SPARED, VMM, Vmm};
+use crate::guest::{
+    self, CMDLINE, END_LIMIT, Ended, INITRAMFS, KERNEL, READY_LIMIT, SPARED, VMM, Vmm,
+};
 use crate::network;
 
 /// The directory in which the VMMs listen.
 const RUN_DIR: &str = "/run/vmm-example";
-/// The memory of each guest.
-const MIB: u32 = 128;
+
+/// The properties of one guest of several.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemberSpec<'a> {
+    pub(crate) name: &'a str,
+    /// `guest_memfd`, `memfd` or `hugetlb`.
+    pub(crate) kind: &'a str,
+    pub(crate) mib: u32,
+    /// The number of its drive and tap; `None` for neither.
+    pub(crate) number: Option<u8>,
+    /// How many guests run at a time: it leaves time to the others.
+    pub(crate) among: u8,
+}
+
+impl<'a> MemberSpec<'a> {
+    /// Of the usual size, without devices.
+    pub(crate) fn new(name: &'a str, kind: &'a str, among: u8) -> Self {
+        Self {
+            name,
+            kind,
+            mib: 128,
+            number: None,
+            among,
+        }
+    }
+}
 
 /// One guest of several.
 #[derive(Debug)]
@@ -35,23 +61,26 @@ fn path(name: &str, ending: &str) -> PathBuf {
 }
 
 impl Member {
-    /// Starts a guest, with the drive and the tap of number `number`, as one of `guests` guests,
-    /// with `more` arguments for the VMM, and does not wait for it.
+    /// Starts a guest, with `more` arguments for the VMM, and does not wait for it.
     pub(crate) fn start(
-        name: &str,
-        kind: &str,
-        number: Option<u8>,
-        guests: u8,
+        spec: MemberSpec<'_>,
         more: &[String],
         port: &Arc<EventPort>,
     ) -> Result<Self> {
+        let MemberSpec {
+            name,
+            kind,
+            mib,
+            number,
+            among,
+        } = spec;
         std::fs::create_dir_all(RUN_DIR)?;
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS, SPARED]);
         let user = number.map_or_else(|| net::user_of(name), net::user);
         run.args(["--name", name, "--user", &user.to_string()]);
-        network::give(&mut run, CMDLINE, number, guests)?;
-        run.arg(format!("--memory=size={MIB}M,kind={kind}"));
+        network::give(&mut run, CMDLINE, number, among)?;
+        run.arg(format!("--memory=size={mib}M,kind={kind}"));
         run.arg("--api-socket").arg(path(name, "sock")).args(more);
         let console = path(name, "console");
         run.arg(format!("--console=socket={}", console.display()));
@@ -95,6 +124,16 @@ impl Member {
 
     pub(crate) fn api(&self) -> PathBuf {
         path(&self.name, "sock")
+    }
+
+    /// `vmm-example VERB` for it.
+    pub(crate) fn command(&self, verb: &str) -> Result<Ended> {
+        guest::command(verb, &self.api())
+    }
+
+    /// Whether it runs or is paused, by its VMM.
+    pub(crate) fn state(&self) -> Result<Value> {
+        Ok(guest::status(Some(&self.api()))?["state"].clone())
     }
 
     /// Stops its VMM, and so the guest, until the returned value is dropped.

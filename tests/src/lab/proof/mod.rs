@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fdbox_lab::witness::{Report, WitnessEvent, parse};
+use fdbox_lab::witness::{PAUSED, Report, WitnessEvent, parse};
 use serde::{Deserialize, Serialize};
 
 use crate::run::{GuestLine, Record, Value};
@@ -99,6 +99,8 @@ pub(crate) struct Update {
     pub(crate) device: Option<Device>,
     /// Only for a guest that was in a lifeboat, and its last update.
     pub(crate) lifeboat: Option<Lifeboat>,
+    /// Whether it was paused before the update and after it: its gap is longer than the blackout.
+    pub(crate) was_paused: bool,
 }
 
 /// The updates in a record, each of them checked.
@@ -187,7 +189,8 @@ fn updates_of(record: &Record, name: Option<&str>, guests: u64) -> Result<Vec<Up
         let [before, after] = pair else {
             bail!("A pair has two")
         };
-        let update = Update::new(before, after, resume)?;
+        let mut update = Update::new(before, after, resume)?;
+        update.was_paused = !named(PAUSED).is_empty();
         let elapsed = after.at.saturating_sub(before.at);
         update.check(elapsed, guests, last_beat(record, name, after.at)?)?;
         updates.push(update);
@@ -233,6 +236,7 @@ impl Update {
             traffic: None,
             device: None,
             lifeboat: None,
+            was_paused: false,
         })
     }
 
@@ -303,7 +307,7 @@ impl Update {
     fn check_blackout(&self, guests: u64) -> Result<()> {
         let (after, total) = (&self.after, self.blackout.total_ns);
         // Its gaps are also those of the way to the lifeboat: see `lifeboat`.
-        let is_bounded = self.resume.lifeboat.is_none();
+        let is_bounded = self.resume.lifeboat.is_none() && !self.was_paused;
         let longer = LONGER_PERCENT + LONGER_PERCENT_PER_OTHER * guests.saturating_sub(1);
         for (clock, gap) in [
             ("clock", after.largest_gap_ns),

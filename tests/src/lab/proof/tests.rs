@@ -67,6 +67,7 @@ fn good() -> Update {
         traffic: None,
         device: None,
         lifeboat: None,
+        was_paused: false,
         vmm: Some(Vmm {
             uid: 65534,
             capabilities: 0,
@@ -137,6 +138,18 @@ fn each_way_to_go_wrong_is_caught() {
         assert!(verdict(&update).is_err(), "number {number} passed");
     }
 }
+
+#[test]
+fn the_gap_of_a_paused_guest_may_be_longer_than_the_blackout_but_not_shorter() {
+    let mut update = good();
+    update.after.largest_gap_ns = 4_200_000_000;
+    assert!(verdict(&update).is_err());
+    update.was_paused = true;
+    verdict(&update).unwrap();
+    update.after.largest_gap_ns = 2_900_000_000;
+    assert!(verdict(&update).is_err());
+}
+
 /// An update of a guest with disk and network.
 pub(crate) fn with_traffic() -> Update {
     Update {

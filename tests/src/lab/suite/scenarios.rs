@@ -18,14 +18,16 @@ use crate::scenario_host::{Group, OtherKernels};
 use crate::verdict::{Outcome, judge};
 use crate::{command, hostcmd};
 
-/// Scenarios that run only if they are asked for. They take minutes, and `debian/works` shows most of what they show.
-const ON_DEMAND: [&str; 6] = [
+/// Scenarios that run only if they are asked for. They take minutes, and `debian/works` and
+/// `guests/four-in-one-kexec` show most of what they show.
+const ON_DEMAND: [&str; 7] = [
     "debian/5.10",
     "debian/6.1",
     "debian/boot",
     "debian/four-cpus",
     "debian/pressure",
     "debian/reboot",
+    "guests/thirty-two",
 ];
 
 /// One job per host.

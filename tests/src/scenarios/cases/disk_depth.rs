@@ -16,7 +16,7 @@ use super::stuck::fill;
 use super::upgrade::{blackout, upgrade};
 use super::{Cx, Scenario, ports};
 use crate::check::equal;
-use crate::fleet::{Member, side_by_side, update_all};
+use crate::fleet::{Member, MemberSpec, side_by_side, update_all};
 use crate::guest::{Ended, Guest, Spec, Updating, VMM, Watch};
 use crate::network::{Links, drive, stuck};
 use crate::reads::{drive_named, flood, per_second};
@@ -265,7 +265,11 @@ fn four(cx: &Cx<'_>) -> Result<()> {
             "vm1" => (Some(0), &[]),
             _ => (None, &[]),
         };
-        let member = Member::start(name, "guest_memfd", number, 4, more, &port()?)?;
+        let spec = MemberSpec {
+            number,
+            ..MemberSpec::new(name, "guest_memfd", 4)
+        };
+        let member = Member::start(spec, more, &port()?)?;
         member.wait_until_ready()?;
         members.push(member);
     }

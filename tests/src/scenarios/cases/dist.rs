@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::reports::healthy;
 use super::{Cx, Scenario};
 use crate::check::equal;
-use crate::fleet::{Member, read_report, update_all};
+use crate::fleet::{Member, MemberSpec, read_report, update_all};
 use crate::guest::{Ended, Updating, VMM};
 use crate::{fdbox, memory, network};
 
@@ -48,7 +48,7 @@ const FOLDER: &str = "/run/vmm-example";
 
 fn boot(name: &str, guests: u8) -> Result<Member> {
     let port = Arc::new(EventPort::open()?);
-    let mut member = Member::start(name, "guest_memfd", None, guests, &[], &port)?;
+    let mut member = Member::start(MemberSpec::new(name, "guest_memfd", guests), &[], &port)?;
     member.wait_until_ready()?;
     healthy(&member.report()?)?;
     Ok(member)

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
-use crate::fleet::{Member, read_report, resume_all, side_by_side, update_all};
+use crate::fleet::{Member, MemberSpec, read_report, resume_all, side_by_side, update_all};
 use crate::guest::{self, Ended, Updating, VMM, Watch};
 use crate::{fdbox, host, memory, network};
 
@@ -85,8 +85,11 @@ fn boot(guests: &[(&str, impl AsRef<str>)], devices: Devices) -> Result<Vec<Memb
     let count = u8::try_from(guests.len())?;
     let mut members = Vec::new();
     for (number, (name, kind)) in (0..).zip(guests) {
-        let number = (devices == Devices::Each).then_some(number);
-        let member = Member::start(name, kind.as_ref(), number, count, &[], &port)?;
+        let spec = MemberSpec {
+            number: (devices == Devices::Each).then_some(number),
+            ..MemberSpec::new(name, kind.as_ref(), count)
+        };
+        let member = Member::start(spec, &[], &port)?;
         // One after the other: booting them in parallel would not be faster.
         member.wait_until_ready()?;
         members.push(member);

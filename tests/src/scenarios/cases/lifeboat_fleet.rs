@@ -14,7 +14,7 @@ use super::reports::healthy;
 use super::{Cx, Scenario, privileges};
 use crate::boat::{Boat, of_none};
 use crate::check::equal;
-use crate::fleet::{Member, read_report, resume_all, side_by_side, update_all};
+use crate::fleet::{Member, MemberSpec, read_report, resume_all, side_by_side, update_all};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "lifeboat/two-guests",
@@ -33,7 +33,7 @@ fn leave(cx: &Cx<'_>) -> Result<()> {
     let port = Arc::new(EventPort::open()?);
     let mut members = Vec::new();
     for name in GUESTS {
-        let member = Member::start(name, "memfd", None, 2, &[], &port)?;
+        let member = Member::start(MemberSpec::new(name, "memfd", 2), &[], &port)?;
         member.wait_until_ready()?;
         members.push(member);
     }

@@ -72,6 +72,7 @@ mod soak;
 mod stuck;
 mod supervision;
 mod taken_over;
+mod thirty_two;
 mod trouble;
 mod two_builds;
 mod upgrade;
@@ -181,6 +182,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         sample::ALL,
         soak::ALL,
         supervision::ALL,
+        thirty_two::ALL,
         trouble::ALL,
         modular::ALL,
         lifeboat_borrows::ALL,

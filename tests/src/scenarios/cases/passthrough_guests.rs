@@ -13,7 +13,7 @@ use super::guests::tell_of;
 use super::reports::healthy;
 use super::{Cx, Scenario, privileges};
 use crate::check::equal;
-use crate::fleet::{Member, resume_all, side_by_side, update_all};
+use crate::fleet::{Member, MemberSpec, resume_all, side_by_side, update_all};
 use crate::guest::{Ended, VMM};
 use crate::passthrough::{pci, registers};
 
@@ -49,7 +49,7 @@ fn before(cx: &Cx<'_>) -> Result<()> {
         let device = pci::to_pass_through(&place)?;
         let count = GUESTS.len() as u8;
         // The other kind of memory cannot be mapped for a device.
-        let member = Member::start(name, "memfd", None, count, &device, &port)?;
+        let member = Member::start(MemberSpec::new(name, "memfd", count), &device, &port)?;
         // One after the other: booting them in parallel would not be faster.
         member.wait_until_ready()?;
         members.push(member);
