@@ -16,16 +16,24 @@ pub enum Layout {
     Interleaved,
     /// Pages of 2 MiB.
     Huge,
+    /// The same, the files filled in turn.
+    HugeInterleaved,
 }
 
 impl Layout {
-    pub const ALL: [Self; 3] = [Self::Sequential, Self::Interleaved, Self::Huge];
+    pub const ALL: [Self; 4] = [
+        Self::Sequential,
+        Self::Interleaved,
+        Self::Huge,
+        Self::HugeInterleaved,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Sequential => "sequential",
             Self::Interleaved => "interleaved",
             Self::Huge => "huge",
+            Self::HugeInterleaved => "huge-interleaved",
         }
     }
 
@@ -36,8 +44,13 @@ impl Layout {
     pub fn folio_kib(self) -> u64 {
         match self {
             Self::Sequential | Self::Interleaved => 4,
-            Self::Huge => 2048,
+            Self::Huge | Self::HugeInterleaved => 2048,
         }
+    }
+
+    /// Whether no two neighbours belong to the same file.
+    pub fn is_interleaved(self) -> bool {
+        matches!(self, Self::Interleaved | Self::HugeInterleaved)
     }
 }
 

@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::table::Table;
 use super::{
-    Bench, Missing, against, against_reads, binary, floor, homes, lifeboat, memfd, seal, update,
+    Bench, Missing, against, against_reads, binary, floor, homes, large, lifeboat, memfd, seal,
+    update,
 };
 use crate::kernel::Flavour;
 use crate::tsc::Clocks;
@@ -26,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) homes: Vec<homes::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) lifeboat: Vec<lifeboat::Row>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) large: Option<large::Large>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) against: Vec<against::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -75,6 +78,10 @@ impl Report {
         if !self.lifeboat.is_empty() {
             tables.push(lifeboat::table(&self.lifeboat));
             tables.push(lifeboat::phases(&self.lifeboat));
+        }
+        if let Some(large) = &self.large {
+            tables.push(large::points(large));
+            tables.push(large::costs(large));
         }
         if !self.binary_upgrade.is_empty() {
             tables.push(binary::table(&self.binary_upgrade));

@@ -82,6 +82,16 @@ pub(super) fn with_luo(bench: &Bench<'_>, case: Case) -> Result<Luo> {
 }
 
 pub(super) fn updated(bench: &Bench<'_>, case: Case, ask: bool) -> Result<Update> {
+    updated_in(bench, case, memory_mib(case.ram_mib), ask)
+}
+
+/// The same in a host with so much memory.
+pub(super) fn updated_in(
+    bench: &Bench<'_>,
+    case: Case,
+    memory_mib: u64,
+    ask: bool,
+) -> Result<Update> {
     let words = format!(
         "update {} {} {} {} {}",
         case.ram_kind,
@@ -92,7 +102,7 @@ pub(super) fn updated(bench: &Bench<'_>, case: Case, ask: bool) -> Result<Update
     );
     let host = Twice {
         name: "bench-update",
-        memory_mib: memory_mib(case.ram_mib),
+        memory_mib,
         cpus: 1,
         before: vec![words],
         first: "resume".to_owned(),
@@ -100,7 +110,28 @@ pub(super) fn updated(bench: &Bench<'_>, case: Case, ask: bool) -> Result<Update
         with_guest: true,
         with_module: true,
     };
-    update_of(&host.run(bench)?)
+    update_of(&host.run(bench)?, 1)
+}
+
+/// The update of so many such guests by one kexec: that of the one with the longest blackout.
+pub(super) fn updated_together(
+    bench: &Bench<'_>,
+    case: Case,
+    guests: u32,
+    memory_mib: u64,
+) -> Result<Update> {
+    let (kind, mib, pages) = (case.ram_kind, case.ram_mib, case.layout.name());
+    let host = Twice {
+        name: "bench-fleet",
+        memory_mib,
+        cpus: 1,
+        before: vec![format!("fleet {guests} {kind} {mib} {pages}")],
+        first: format!("fleet-{guests}"),
+        profile: Profile::Stock,
+        with_guest: true,
+        with_module: true,
+    };
+    update_of(&host.run_with(bench, guests)?, guests as usize)
 }
 
 /// The same through a home of boxes, on the same kernels.
@@ -119,17 +150,29 @@ pub(super) fn updated_through(bench: &Bench<'_>, case: Case, home: Keeper) -> Re
         with_guest: true,
         with_module: home == Keeper::Fdbox,
     };
-    update_of(&host.run(bench)?)
+    update_of(&host.run(bench)?, 1)
 }
 
-fn update_of(record: &Record) -> Result<Update> {
+/// The longest of the updates of so many guests.
+fn update_of(record: &Record, guests: usize) -> Result<Update> {
     let resumed = values::<Resume>(record, RESUMED)?;
     let witness = values::<Witness>(record, WITNESS)?;
-    let (resumed, witness) = resumed
+    ensure!(
+        resumed.len() == guests && witness.len() == guests,
+        "{} of {guests} guests arrived",
+        witness.len()
+    );
+    let handover = values::<Handover>(record, HANDOVER)?.into_iter().next();
+    let updates = resumed
         .into_iter()
-        .next()
-        .zip(witness.first())
-        .context("The guest did not arrive")?;
+        .zip(&witness)
+        .map(|(resumed, witness)| one_update(resumed, witness, handover))
+        .collect::<Result<Vec<_>>>()?;
+    let longest = updates.into_iter().max_by_key(|update| update.total_ns);
+    longest.context("No guest arrived")
+}
+
+fn one_update(resumed: Resume, witness: &Witness, handover: Option<Handover>) -> Result<Update> {
     ensure!(witness.pages_bad == 0, "Bad pages: {:?}", witness.bad);
     ensure!(
         !witness.counter_went_back,
@@ -141,6 +184,6 @@ fn update_of(record: &Record) -> Result<Update> {
         total_ns: blackout.total_ns,
         phases: blackout.phases,
         gap_ns: witness.largest_gap_ns,
-        handover: values::<Handover>(record, HANDOVER)?.into_iter().next(),
+        handover,
     })
 }

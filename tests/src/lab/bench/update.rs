@@ -23,10 +23,14 @@ pub(super) struct Case {
 }
 
 impl Case {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let (mib, kind, pages, cpus) = (self.ram_mib, self.ram_kind, self.layout, self.cpus);
+        let scattered = match pages.is_interleaved() {
+            true => "single ",
+            false => "",
+        };
         format!(
-            "{mib} MiB of {kind}, {} KiB pages, {cpus} CPU",
+            "{mib} MiB of {kind}, {scattered}{} KiB pages, {cpus} CPU",
             pages.folio_kib()
         )
     }

@@ -205,7 +205,7 @@ pub(crate) struct BenchArgs {
     /// Measure each figure this many times. Default: 3, or 1 with --quick.
     #[arg(long, value_name = "N")]
     pub(crate) repeats: Option<usize>,
-    /// Count instructions instead of time, one per nanosecond: only floor, host_update, memfd and against.
+    /// Count instructions, one per nanosecond, as large always does: only floor, host_update, memfd and against.
     /// The figures do not include the time the emulator takes to translate code that runs for the
     /// first time, and do not depend on the load of the machine.
     #[arg(long)]

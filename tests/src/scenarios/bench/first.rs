@@ -1,6 +1,7 @@
 //! The init of a new host with a single task, which it starts before anything else.
 
 use std::fs;
+use std::process::Child;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +13,7 @@ use rustix::system::RebootCommand;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
-use super::{guest, memfd, number, say};
+use super::{fleet, guest, memfd, number, say};
 use crate::check::equal;
 use crate::guest::{Guest, Starting};
 use crate::memory::{MIB, PAGE};
@@ -46,28 +47,41 @@ fn follow(arrived: Arrived) -> Result<()> {
     port.begin()?;
     port.send(&Event::Hello(hello(arrived)?))?;
     say(&port, ARRIVED, arrived)?;
-    let done = begun.and_then(|vmm| complete(&task, vmm, &port));
+    let done = begun.and_then(|begun| complete(&task, begun, &port));
     let error = done.err().map(|error| format!("lab-scenarios: {error:#}"));
     port.send(&Event::Verdict { error })?;
     Ok(port.drain()?)
 }
 
-/// The part that the guest waits for.
-fn begin(task: &str, arrived: Arrived) -> Result<Option<Starting>> {
-    match task {
-        "resume" => crate::host::load_module("fdbox")?,
-        // What there is without the module: LUO.
-        "resume-luo" => {}
-        _ => return Ok(None),
-    }
+/// What was started before anything else.
+#[derive(Debug)]
+enum Begun {
+    Nothing,
+    One(Starting),
+    /// `resume --all`.
+    All(Child),
+}
+
+/// The part that the guests wait for.
+fn begin(task: &str, arrived: Arrived) -> Result<Begun> {
     let uptime = arrived.boottime_ns as f64 / 1e9;
-    Guest::start_resume(guest::taken_over(), uptime).map(Some)
+    match task.split_once('-').unwrap_or((task, "")) {
+        ("fleet", _) | ("resume", "") => crate::host::load_module("fdbox")?,
+        // What there is without the module: LUO.
+        ("resume", "luo") => {}
+        _ => return Ok(Begun::Nothing),
+    }
+    match task.starts_with("fleet") {
+        true => fleet::start_resume(uptime).map(Begun::All),
+        false => Guest::start_resume(guest::taken_over(), uptime).map(Begun::One),
+    }
 }
 
 /// The part that can wait until the guest runs.
-fn complete(task: &str, vmm: Option<Starting>, port: &Arc<EventPort>) -> Result<()> {
-    match (task.split_once('-').unwrap_or((task, "")), vmm) {
-        (("resume", home), Some(vmm)) => {
+fn complete(task: &str, begun: Begun, port: &Arc<EventPort>) -> Result<()> {
+    match (task.split_once('-').unwrap_or((task, "")), begun) {
+        (("fleet", guests), Begun::All(resume)) => fleet::arrived(resume, number(guests)?, port),
+        (("resume", home), Begun::One(vmm)) => {
             let mut guest = vmm.connect(port)?;
             guest.wait_for_beat()?;
             say(port, WITNESS, guest.report()?)?;

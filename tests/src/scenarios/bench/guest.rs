@@ -45,9 +45,14 @@ fn boot(ram: &str, mib: &str, cpus: &str, layout: &str, port: &Arc<EventPort>) -
 }
 
 /// Boots a guest and updates the host under it. Returns only on failure. With `ask`, first measures
-/// the description of a sealed guest for the next kernel.
+/// the description of a sealed guest for the next kernel. Memory of which no two neighbours are to belong to the guest
+/// is between pages of another file.
 pub(super) fn update(ram: &str, mib: &str, cpus: &str, layout: &str, ask: bool) -> Result<()> {
     let port = Arc::new(EventPort::open()?);
+    let _between = match Layout::named(layout) {
+        Some(layout) if layout.is_interleaved() => Some(pages::leave_gaps(number(mib)?, layout)?),
+        _ => None,
+    };
     let mut guest = boot(ram, mib, cpus, layout, &port)?;
     if ask {
         say(&port, HANDOVER, handover(&guest)?)?;

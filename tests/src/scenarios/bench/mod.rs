@@ -3,6 +3,7 @@
 
 mod baseline;
 mod first;
+mod fleet;
 mod guest;
 mod luo;
 mod memfd;
@@ -28,6 +29,7 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
         ["jump"] => baseline::jump(),
         ["update", ram, mib, cpus, pages] => guest::update(ram, mib, cpus, pages, false),
         ["update", ram, mib, cpus, pages, "ask"] => guest::update(ram, mib, cpus, pages, true),
+        ["fleet", guests, ram, mib, pages] => fleet::update(guests, ram, mib, pages),
         ["work", ram, mib, seconds] => guest::work(ram, mib, seconds),
         ["upgrade", ram, mib, runs] => upgrade::binary(ram, mib, runs),
         ["cpr-transfer", mib, runs] => upgrade::cpr_transfer(mib, runs),

@@ -25,7 +25,7 @@ pub(super) struct Filled {
 /// Makes memfds created from now on use pages of this kind.
 pub(super) fn choose(layout: Layout) -> Result<()> {
     let enabled = match layout {
-        Layout::Huge => "within_size",
+        Layout::Huge | Layout::HugeInterleaved => "within_size",
         Layout::Sequential | Layout::Interleaved => "never",
     };
     fs::write(SHMEM_ENABLED, enabled).context("Choose the pages of memfds")
@@ -49,7 +49,7 @@ pub(super) fn fill_one(index: u64, mib: u64, layout: Layout) -> Result<Filled> {
 
 /// Two files, filled one after the other or in turn.
 pub(super) fn fill(mib: u64, layout: Layout) -> Result<[Filled; 2]> {
-    if layout != Layout::Interleaved {
+    if !layout.is_interleaved() {
         return Ok([fill_one(0, mib, layout)?, fill_one(1, mib, layout)?]);
     }
     choose(layout)?;
@@ -72,6 +72,13 @@ pub(super) fn fill(mib: u64, layout: Layout) -> Result<[Filled; 2]> {
         fill_ns,
         huge_kib: 0,
     }))
+}
+
+/// Frees memory in single pages: more than a guest of this size needs, each page between two of the returned file.
+pub(super) fn leave_gaps(mib: u64, layout: Layout) -> Result<File> {
+    let [kept, freed] = fill(mib + mib / 4, layout)?;
+    drop(freed);
+    Ok(kept.file)
 }
 
 /// Checks that the file's content is the one derived from `index`.
