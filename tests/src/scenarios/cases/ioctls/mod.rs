@@ -156,7 +156,9 @@ impl Crowd {
         if has_report {
             let mut bytes = [0; Report::BYTES];
             self.reports.read_exact(&mut bytes)?;
-            self.counts += Report::from_bytes(bytes).counts();
+            let report = Report::from_bytes(bytes);
+            ensure!(report.is_whole(), "Reports are mixed: {report:?}");
+            self.counts += report.counts();
             if choices.one_in(REPORTS_PER_DEATH) {
                 let victim = choices.below(self.processes.len() as u64) as usize;
                 self.kill(victim)?;

@@ -1,7 +1,6 @@
 //! A process that makes random calls, and reports how many.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +11,7 @@ use rustix::io::Errno;
 use super::BOXES;
 use super::calls::Call;
 use super::{errnos, files};
+use crate::check::equal;
 use crate::failing::{self, Switches};
 use crate::fdbox::{self, FdBox};
 use crate::uapi;
@@ -51,6 +51,12 @@ impl Report {
         [a, b, c, d, e, f]
     }
 
+    /// Whether a process has written this, in one piece.
+    pub(super) fn is_whole(self) -> bool {
+        let most = CALLS_PER_REPORT as u16;
+        (1..=most).contains(&self.calls) && self.succeeded.max(self.failing) <= self.calls
+    }
+
     pub(super) fn counts(self) -> Counts {
         Counts {
             calls: self.calls.into(),
@@ -80,9 +86,10 @@ pub(crate) fn work(argument: &str) -> Result<()> {
         let done = worker.step();
         done.with_context(|| format!("Call {call} with the seed {seed}"))?;
         if call.is_multiple_of(CALLS_PER_REPORT) || call == calls {
-            let report = std::mem::take(&mut worker.report);
-            std::io::stdout().write_all(&report.to_bytes())?;
-            std::io::stdout().flush()?;
+            let report = std::mem::take(&mut worker.report).to_bytes();
+            // Not by `std`, which writes what comes after a newline, and a number may be one, separately.
+            let written = rustix::io::write(rustix::stdio::stdout(), &report)?;
+            equal("The bytes of a report", written, Report::BYTES)?;
         }
     }
     Ok(())
@@ -225,10 +232,15 @@ mod tests {
     fn a_report_keeps_its_numbers() {
         let report = Report {
             calls: 50,
-            succeeded: 300,
+            succeeded: 30,
             failing: 7,
         };
         assert_eq!(Report::from_bytes(report.to_bytes()), report);
-        assert_eq!(report.counts().succeeded, 300);
+        assert_eq!(report.counts().succeeded, 30);
+        assert!(report.is_whole());
+        // Two of them, from the third byte on.
+        let bytes = [report.to_bytes(), report.to_bytes()].concat();
+        let mixed = bytes[2..2 + Report::BYTES].try_into().unwrap();
+        assert!(!Report::from_bytes(mixed).is_whole());
     }
 }
