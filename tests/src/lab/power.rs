@@ -43,8 +43,14 @@ fn wait(monitor: UnixStream, place: PathBuf) -> Result<Option<PathBuf>> {
         true => {
             let mut out = File::create(&place)?;
             writeln!(out, "## {end}")?;
-            for command in ["info registers -a", "info lapic", "info pic"] {
-                writeln!(out, "## {command}\n{}", qmp.human(command)?)?;
+            let registers = qmp.human("info registers -a")?;
+            let stacks = stack_pointers(&registers).flat_map(dump);
+            writeln!(out, "## info registers -a\n{registers}")?;
+            for command in ["info lapic".to_owned(), "info pic".to_owned()]
+                .into_iter()
+                .chain(stacks)
+            {
+                writeln!(out, "## {command}\n{}", qmp.human(&command)?)?;
             }
             Some(place)
         }
@@ -52,6 +58,19 @@ fn wait(monitor: UnixStream, place: PathBuf) -> Result<Option<PathBuf>> {
     };
     qmp.quit()?;
     Ok(evidence)
+}
+
+/// Of each CPU, from what `info registers -a` prints.
+fn stack_pointers(registers: &str) -> impl Iterator<Item = u64> {
+    let after = registers.split("RSP=").skip(1);
+    after.filter_map(|text| u64::from_str_radix(text.get(..16)?, 16).ok())
+}
+
+/// The commands that print a stack, whose oldest frames say what began a series of faults. The kernel's stacks have 4 pages.
+/// A command ends where nothing is mapped: of a stack that is full, that is the first page.
+fn dump(stack_pointer: u64) -> impl Iterator<Item = String> {
+    let first = stack_pointer & !0xfff;
+    (0..=4).map(move |page| format!("x /512gx {:#x}", first.saturating_add(page * 4096)))
 }
 
 /// A host of the lab never resets itself: it kexecs, or powers off.
@@ -71,7 +90,8 @@ mod tests {
         writeln!(out, "{{\"QMP\":{{}}}}").unwrap();
         for line in BufReader::new(stream).lines() {
             let line = line.unwrap();
-            writeln!(out, "{{\"return\":\"registers\"}}").unwrap();
+            let answer = "registers RSP=ffffc9000001bf58 RBP=0 RSP=00007ffd00000010";
+            writeln!(out, "{{\"return\":\"{answer}\"}}").unwrap();
             if line.contains("qmp_capabilities") {
                 writeln!(out, "{{\"event\":\"RESUME\"}}").unwrap();
                 let event = "{\"event\":\"SHUTDOWN\",\"data\":{\"reason\":\"REASON\"}}";
@@ -103,7 +123,11 @@ mod tests {
     #[test]
     fn a_machine_that_is_reset_is_asked_first() {
         let (text, answers) = end("guest-reset");
-        assert!(text.unwrap().contains("info registers -a\nregisters"));
-        assert_eq!(answers, 5);
+        let text = text.unwrap();
+        assert!(text.contains("info registers -a\nregisters"), "{text}");
+        for page in ["0xffffc9000001b000", "0xffffc9000001f000", "0x7ffd00004000"] {
+            assert!(text.contains(&format!("x /512gx {page}")), "{text}");
+        }
+        assert_eq!(answers, 15);
     }
 }
