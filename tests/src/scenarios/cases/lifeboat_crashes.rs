@@ -115,13 +115,14 @@ fn homes_vmm_before_it_takes(boat: &Boat, guest: Guest, before: &Report) -> Resu
 /// The guest was in that process and nowhere else.
 fn hosts_vmm_before_the_move(boat: &Boat, guest: &Guest) -> Result<()> {
     let mut arguments = by_boat(CPU);
-    arguments.extend(["--stop-at", "pause"].map(str::to_owned));
+    // As JSON the whole result is on its standard output.
+    arguments.extend(["--stop-at", "pause", "--json"].map(str::to_owned));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let update = guest.start_update(&arguments)?;
     update.wait_for_stop()?;
     kill_vmm(guest)?;
     update.signal(Signal::CONT)?;
-    update.end()?.expect(12)?;
+    says_what_to_do(&update.end()?)?;
     is_over(boat, "0-1")?;
     forget()
 }
