@@ -72,13 +72,15 @@ impl Console {
                 if text.is_empty() {
                     continue;
                 }
-                if let Some(event) = witness::parse(&text) {
-                    // If no test waits for it any more, the lab still gets the line.
-                    let _ = sender.send(event);
-                }
+                let event = witness::parse(&text);
                 let guest = guest.clone();
+                // First of all the lab gets the line: a test that waits for the event may end the host with it.
                 if port.send(&Event::Guest { guest, text }).is_err() {
                     break;
+                }
+                if let Some(event) = event {
+                    // There may be no test that waits for it any more.
+                    let _ = sender.send(event);
                 }
             }
         });

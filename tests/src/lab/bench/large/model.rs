@@ -12,7 +12,7 @@ use serde::Serialize;
 pub(crate) enum Unit {
     /// Of pages of 4 KiB.
     Extent,
-    /// A GiB of a guest's, in pages of 2 MiB of which no two neighbours belong together.
+    /// A GiB of a guest's, in scattered pages of 2 MiB: with its extents, of which SEAL joins some.
     HugeGib,
     /// The same in pages of 4 KiB.
     SmallGib,

@@ -133,7 +133,7 @@ impl Subject {
             Self::Again(case) | Self::One(case) => (case, 1),
             Self::Together(case, guests) => (case, guests),
         };
-        // Nearly each large page is an extent, which its memory accounts for.
+        // The extents of large pages are few, and part of their memory's cost.
         let (memory, extents) = match case.layout.folio_kib() {
             4 => (Unit::SmallGib, extents),
             _ => (Unit::HugeGib, 0),
