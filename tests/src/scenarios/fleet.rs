@@ -1,6 +1,8 @@
 //! Several guests on one host, each with the witness.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,6 +62,18 @@ fn path(name: &str, ending: &str) -> PathBuf {
     PathBuf::from(format!("{RUN_DIR}/{name}/{name}.{ending}"))
 }
 
+/// Removes the directory of a guest of this name that belonged to another user: the VMM could not remove its sockets
+/// from it.
+fn leave_to(user: u32, name: &str) -> Result<()> {
+    let folder = Path::new(RUN_DIR).join(name);
+    match folder.metadata() {
+        Ok(found) if found.uid() != user => {
+            fs::remove_dir_all(&folder).with_context(|| format!("Remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Member {
     /// Starts a guest, with `more` arguments for the VMM, and does not wait for it.
     pub(crate) fn start(
@@ -74,10 +88,11 @@ impl Member {
             number,
             among,
         } = spec;
-        std::fs::create_dir_all(RUN_DIR)?;
+        fs::create_dir_all(RUN_DIR)?;
         let mut run = Command::new(VMM);
         run.args(["run", "--kernel", KERNEL, "--initramfs", INITRAMFS, SPARED]);
         let user = number.map_or_else(|| net::user_of(name), net::user);
+        leave_to(user, name)?;
         run.args(["--name", name, "--user", &user.to_string()]);
         network::give(&mut run, CMDLINE, number, among)?;
         run.arg(format!("--memory=size={mib}M,kind={kind}"));
