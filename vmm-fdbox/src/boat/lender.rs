@@ -44,7 +44,8 @@ impl CpuLender {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes those offline that the boat starts with, and returns how many these are.
+    /// Takes those offline that the boat starts with, and returns how many these are; 0: all, which a module that knows
+    /// no [`Boat::lend`] accepts, too.
     pub(super) fn take_first(&self, at_once: bool) -> Result<u32, BoatError> {
         let mut lent = self.lock();
         if at_once {
@@ -52,7 +53,10 @@ impl CpuLender {
         }
         let first = lent.share(1);
         lent.take_until(first)?;
-        Ok(u32::try_from(first).unwrap_or(u32::MAX))
+        match first == lent.cpus.len() {
+            true => Ok(0),
+            false => Ok(u32::try_from(first).unwrap_or(u32::MAX)),
+        }
     }
 
     /// Lends those that the boat is to have when the next guest arrives.
@@ -120,5 +124,15 @@ mod tests {
         assert_eq!(shares(3, 2), [2, 3]);
         assert_eq!(shares(8, 3), [3, 6, 8]);
         assert_eq!(shares(0, 1), [0]);
+    }
+
+    #[test]
+    fn a_start_with_all_cpus_names_no_number() {
+        // No CPU of this machine.
+        let cpus = [1_000_000, 1_000_001];
+        let first = |guests, at_once| CpuLender::new(&cpus, guests).take_first(at_once).unwrap();
+        assert_eq!(first(2, false), 1);
+        assert_eq!(first(2, true), 0);
+        assert_eq!(first(1, false), 0);
     }
 }
