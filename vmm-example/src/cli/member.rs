@@ -29,6 +29,9 @@ pub(crate) struct MemberArgs {
     /// A tap to replace one that was passed by descriptor before the update.
     #[arg(long = "net", value_name = "fd=N")]
     pub(crate) nets: Vec<FdSpec>,
+    /// The guest's devices rest: this is a lifeboat, and what they need is in the host.
+    #[arg(long)]
+    pub(crate) devices_rest: bool,
     /// The descriptor that the console reads from, for a guest that belongs to whoever started its
     /// coordinator.
     #[arg(long, value_name = "N")]

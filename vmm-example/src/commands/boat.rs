@@ -213,7 +213,7 @@ impl Vmms<'_> {
     fn command(&self, name: &BoxName) -> std::io::Result<Command> {
         let mut command = Command::new(env::current_exe()?);
         command
-            .arg("member")
+            .args(["member", "--devices-rest"])
             .arg("--api-socket")
             .arg(self.socket(name, ".sock"));
         let console = self.socket(name, ".console");

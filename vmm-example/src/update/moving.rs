@@ -48,7 +48,7 @@ pub(crate) trait Movable {
     fn duplicate_passed(&self) -> Result<Vec<(String, OwnedFd)>, MachineError> {
         Ok(Vec::new())
     }
-    /// Reasons why the guest cannot run in a lifeboat, which has no devices.
+    /// What a lifeboat, which has no devices, means for the guest.
     fn lifeboat_findings(&self) -> Vec<Finding> {
         Vec::new()
     }
@@ -124,13 +124,10 @@ impl Movable for Machine {
     }
 
     fn lifeboat_findings(&self) -> Vec<Finding> {
-        let needs = self.virtio().sections().into_iter();
-        let needs = needs.filter(|name| !NEEDS_NO_HOST.contains(name));
-        let needs = needs.map(str::to_owned);
-        let passed = self.pci().status().into_iter().map(|status| status.device);
-        needs
-            .chain(passed)
-            .map(|device| needs_host(&device))
+        let passed = self.pci().status().into_iter();
+        let passed = passed.map(|status| needs_host(&status.device));
+        passed
+            .chain(resting_finding(&self.virtio().sections()))
             .collect()
     }
 
@@ -150,9 +147,23 @@ const NEEDS_NO_HOST: [&str; 1] = ["virtio-rng0"];
 fn needs_host(device: &str) -> Finding {
     Finding::blocker(
         device,
-        "the lifeboat has no devices of the host, and this one needs it",
+        "the guest's driver would find no device in the lifeboat",
         "update without --lifeboat, or run the guest without this device",
     )
+}
+
+/// What the guest's other devices do in the lifeboat.
+fn resting_finding(sections: &[&'static str]) -> Option<Finding> {
+    let rests = sections.iter().filter(|name| !NEEDS_NO_HOST.contains(name));
+    let rests: Vec<&str> = rests.copied().collect();
+    (!rests.is_empty()).then(|| {
+        Finding::warning(
+            rests.join(", "),
+            "at rest while the guest is in the lifeboat: requests wait until the guest is home, and what it \
+             writes to a console is dropped",
+            "see to it that programs in the guest can wait for as long as the host takes to boot",
+        )
+    })
 }
 
 /// Memory that the lifeboat cannot map.

@@ -38,7 +38,7 @@ pub(super) const REBUILD: &str = "rebuild";
 const HEAD_START: Duration = Duration::from_millis(200);
 
 impl ArrivingGuest<'_> {
-    fn sandbox(&self, state: &GuestState) -> Sandbox {
+    pub(super) fn sandbox(&self, state: &GuestState) -> Sandbox {
         let base = self.base_sandbox();
         let (sockets, connects) = virtio::state::sockets(&state.virtio);
         Sandbox {

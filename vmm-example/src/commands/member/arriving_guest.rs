@@ -34,6 +34,8 @@ pub(super) struct Standby {
     /// The guest's state as it was then.
     pub(super) outline: GuestState,
     pub(super) boot: Option<Boot>,
+    /// In the host, with what they need of it; in the lifeboat at rest.
+    pub(super) devices: Vec<virtio::Opened>,
     pub(super) shell: Shell,
 }
 

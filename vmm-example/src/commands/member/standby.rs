@@ -13,6 +13,7 @@ use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::GuestState;
 use crate::kvm::vcpu::RestoreNotes;
 use crate::memory::GuestRam;
+use crate::sandbox::Sandbox;
 use crate::update::outline::{self, OUTLINE_FD};
 use crate::update::{MEMORY_FD, VM_FD, party_error};
 
@@ -35,9 +36,9 @@ impl ArrivingGuest<'_> {
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
         // Before the sandbox denies access to files.
         let boot = outline.boot.as_ref().map(Boot::again);
-        self.base_sandbox().enter().map_err(party_error)?;
-        let opened = self.devices_of(&outline)?;
-        let slots: Vec<_> = opened.iter().map(virtio::Opened::layout).collect();
+        let (devices, sandbox) = self.devices_of(&outline)?;
+        sandbox.enter().map_err(party_error)?;
+        let slots: Vec<_> = devices.iter().map(virtio::Opened::layout).collect();
         let cpus = outline.vcpus.len();
         let mut shell =
             Shell::build(host, vm, ram, cpus, &slots, &environment.on_end).map_err(party_error)?;
@@ -48,14 +49,24 @@ impl ArrivingGuest<'_> {
         Ok(Standby {
             outline,
             boot,
+            devices,
             shell,
         })
     }
 
-    /// Its devices need no files: update::moving sees to that.
-    fn devices_of(&self, state: &GuestState) -> Result<Vec<virtio::Opened>, PartyError> {
-        let ownership = &self.environment()?.ownership;
-        virtio::reopen(&state.virtio, &[], ownership).map_err(party_error)
+    /// The guest's devices, and a sandbox in which they work.
+    fn devices_of(
+        &self,
+        outline: &GuestState,
+    ) -> Result<(Vec<virtio::Opened>, Sandbox), PartyError> {
+        let states = &outline.virtio;
+        if self.args.devices_rest {
+            let devices = virtio::at_rest(states).map_err(party_error)?;
+            return Ok((devices, self.base_sandbox()));
+        }
+        let (taps, ownership) = (self.args.handed_in(), &self.environment()?.ownership);
+        let devices = virtio::reopen(states, &taps, ownership).map_err(party_error)?;
+        Ok((devices, self.sandbox(outline)))
     }
 
     /// Restores the state into what was built.
@@ -67,6 +78,7 @@ impl ArrivingGuest<'_> {
         let Standby {
             outline,
             boot,
+            devices,
             shell,
         } = standby;
         let environment = self.environment()?;
@@ -80,7 +92,7 @@ impl ArrivingGuest<'_> {
             cpu::check(self.host()?, &state, force_cpu)?;
         }
         let devices = SavedDevices {
-            virtio: self.devices_of(&state)?,
+            virtio: virtio::catch_up(devices, &state.virtio).map_err(party_error)?,
             passed: PassedFds::new(),
             boot,
             force_cpu,

@@ -97,6 +97,12 @@ pub(crate) trait Device: Debug + Send {
     /// The state that must cross an update. The device is parked.
     fn state(&self) -> DeviceStateV1;
 
+    /// Takes over the state of the same device, which has worked elsewhere since this one was
+    /// opened. The device is parked.
+    fn catch_up(&mut self, _state: &DeviceStateV1) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Findings for an operator before an update. `carried`: the device's open descriptors are
     /// handed over to another process of this host.
     fn findings(&self, _carried: bool) -> Vec<Finding> {

@@ -10,6 +10,7 @@
 //! | `mmio`, `interrupt`, `ring` | the transport between driver and device |
 //! | `device` | the interface of all devices |
 //! | `block`, `net`, `console`, `rng`, `vsock` | the devices |
+//! | `rest` | a device in a lifeboat, which has none of these |
 //! | `needs` | what a guest has negotiated with its devices, for another binary to check |
 //! | `state` | the state that crosses an update |
 //!
@@ -37,6 +38,7 @@ pub(crate) mod needs;
 mod net;
 mod open;
 mod prepared_slot;
+mod rest;
 mod ring;
 mod rng;
 pub(crate) mod slot;
@@ -57,7 +59,7 @@ use crate::kvm::KvmError;
 
 pub(crate) use bus::VirtioBus;
 pub(crate) use counters::DeviceCounts;
-pub(crate) use open::{Opened, inherit, open, reopen, reserve_io};
+pub(crate) use open::{Opened, at_rest, catch_up, inherit, open, reopen, reserve_io};
 pub(crate) use prepared_slot::PreparedSlot;
 pub(crate) use slot::SlotLayout;
 
@@ -72,6 +74,10 @@ pub(crate) enum VirtioError {
     BadSlot { slot: u8 },
     #[error("The device in slot {slot} does not have the announced rings")]
     OtherRings { slot: u8 },
+    #[error("The guest's devices are not those that were announced")]
+    OtherDevices,
+    #[error("The guest's {device} device cannot continue from its state")]
+    CatchUp { device: String, source: io::Error },
     #[error("No device of the guest takes fd={fd}")]
     NotWanted { fd: RawFd },
     #[error("{device} cannot be restored")]

@@ -30,7 +30,7 @@ pub(super) fn numbers(features: u64) -> Vec<u32> {
 }
 
 /// The features and ring sizes that a device of this program offers.
-fn offered(kind: Kind, readonly: bool) -> (u64, &'static [u16]) {
+pub(super) fn offered(kind: Kind, readonly: bool) -> (u64, &'static [u16]) {
     let (features, rings): (u64, &[u16]) = match kind {
         Kind::Block => (block::features(readonly), block::RINGS),
         Kind::Net => (net::FEATURES, net::RINGS),

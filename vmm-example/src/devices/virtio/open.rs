@@ -14,6 +14,7 @@ use super::device::Device;
 use super::device_state::{BlockStateV1, DeviceStateV1, TapSource};
 use super::fd_names::{CLIENT, DISK, LISTENER, TAP, device_fd_name};
 use super::net::Net;
+use super::rest::Resting;
 use super::rng::Rng;
 use super::slot::{MAX_DEVICES, Slot, SlotLayout};
 use super::spec::{DeviceSpecs, TapSpec};
@@ -160,6 +161,39 @@ pub(crate) fn inherit(
             DeviceStateV1::Rng(_) => Ok(Box::new(Rng)),
         }
     })
+}
+
+/// The devices of a saved guest in a lifeboat: at rest, except for those that need no host.
+pub(crate) fn at_rest(states: &[VirtioStateV1]) -> Result<Vec<Opened>, VirtioError> {
+    each(states, |state| {
+        Ok(match &state.device {
+            DeviceStateV1::Rng(_) => Box::new(Rng),
+            device => Box::new(Resting::new(device.clone())),
+        })
+    })
+}
+
+/// Gives devices that were opened in advance the state that they have by now. The slots are the same, and so are the
+/// kinds.
+pub(crate) fn catch_up(
+    mut opened: Vec<Opened>,
+    states: &[VirtioStateV1],
+) -> Result<Vec<Opened>, VirtioError> {
+    if opened.len() != states.len() {
+        return Err(VirtioError::OtherDevices);
+    }
+    for (opened, state) in opened.iter_mut().zip(states) {
+        if opened.slot.index() != state.slot || opened.device.kind() != state.device.kind() {
+            return Err(VirtioError::OtherDevices);
+        }
+        let caught_up = opened.device.catch_up(&state.device);
+        caught_up.map_err(|source| VirtioError::CatchUp {
+            device: opened.device.kind().to_string(),
+            source,
+        })?;
+        opened.transport = Some(state.transport.clone());
+    }
+    Ok(opened)
 }
 
 /// Opens each device, in a slot of its own.

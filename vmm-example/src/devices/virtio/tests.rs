@@ -1,6 +1,7 @@
 //! Registers and live devices, used like a driver does.
 
 mod lending;
+mod resting;
 
 use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;

@@ -68,6 +68,23 @@ pub(super) fn features(readonly: bool) -> u64 {
         }
 }
 
+/// `struct virtio_blk_config`
+pub(super) fn config(sectors: u64) -> Vec<u8> {
+    let mut config = vec![0; 60];
+    let mut put = |at: usize, value: &[u8]| config[at..at + value.len()].copy_from_slice(value);
+    put(0, &sectors.to_le_bytes());
+    put(12, &SEG_MAX.to_le_bytes());
+    put(20, &(SECTOR as u32).to_le_bytes());
+    // One segment per discard and per zeroing, aligned to a sector.
+    put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
+    put(40, &1u32.to_le_bytes());
+    put(44, &1u32.to_le_bytes());
+    put(48, &MAX_DISCARD_SECTORS.to_le_bytes());
+    put(52, &1u32.to_le_bytes());
+    put(56, &[1]);
+    config
+}
+
 /// How a disk is accessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Access {
@@ -287,21 +304,8 @@ impl Device for Block {
         RINGS
     }
 
-    /// `struct virtio_blk_config`
     fn config(&self) -> Vec<u8> {
-        let mut config = vec![0; 60];
-        let mut put = |at: usize, value: &[u8]| config[at..at + value.len()].copy_from_slice(value);
-        put(0, &self.disk.geometry.sectors.to_le_bytes());
-        put(12, &SEG_MAX.to_le_bytes());
-        put(20, &(SECTOR as u32).to_le_bytes());
-        // One segment per discard and per zeroing, aligned to a sector.
-        put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
-        put(40, &1u32.to_le_bytes());
-        put(44, &1u32.to_le_bytes());
-        put(48, &MAX_DISCARD_SECTORS.to_le_bytes());
-        put(52, &1u32.to_le_bytes());
-        put(56, &[1]);
-        config
+        config(self.disk.geometry.sectors)
     }
 
     fn activate(&mut self, features: u64) {

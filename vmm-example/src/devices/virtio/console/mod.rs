@@ -177,6 +177,23 @@ impl ConsoleDevice {
     }
 }
 
+/// `struct virtio_console_config`: no size, one port, no emergency writes.
+pub(super) fn config() -> Vec<u8> {
+    vec![0; 12]
+}
+
+/// Takes output for nobody.
+pub(super) fn drop_output(ring: usize, rings: &mut Rings<'_>) -> Result<(), RingError> {
+    let counters = rings.counters();
+    match rings.ring(ring).filter(|_| ring == TRANSMIT) {
+        Some(ring) => ring.serve(|_| {
+            counters.error();
+            Ok(0)
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Sends what the client takes at once.
 fn send_to_client(
     socket: &mut SocketEnd,
@@ -254,9 +271,8 @@ impl Device for ConsoleDevice {
         RINGS
     }
 
-    /// `struct virtio_console_config`: no size, one port, no emergency writes.
     fn config(&self) -> Vec<u8> {
-        vec![0; 12]
+        config()
     }
 
     fn reset(&mut self) {

@@ -308,6 +308,13 @@ impl Device for Net {
         })
     }
 
+    fn catch_up(&mut self, state: &DeviceStateV1) -> io::Result<()> {
+        match state {
+            DeviceStateV1::Net(state) => self.restore(state),
+            _ => Ok(()),
+        }
+    }
+
     fn lend(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
         Ok(vec![(TAP, self.tap.try_clone()?.into())])
     }

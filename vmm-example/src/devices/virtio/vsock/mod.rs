@@ -214,6 +214,13 @@ impl Device for Vsock {
         })
     }
 
+    fn catch_up(&mut self, state: &DeviceStateV1) -> io::Result<()> {
+        if let DeviceStateV1::Vsock(state) = state {
+            self.reset_due = state.reset_due;
+        }
+        Ok(())
+    }
+
     fn lend(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
         Ok(vec![(LISTENER, self.host.listener()?)])
     }
