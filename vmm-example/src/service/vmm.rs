@@ -35,6 +35,8 @@ pub(crate) struct Vmm {
     /// Can always be read without waiting, even while a guest takes long to pause.
     state: Guarded<State>,
     history: Arc<History>,
+    /// In a lifeboat, what the guest does by itself is carried out in the host.
+    is_in_lifeboat: bool,
     /// Set in a lifeboat.
     journey: OnceLock<Journey>,
 }
@@ -137,8 +139,13 @@ impl Vmm {
             endpoints: None,
             state: Guarded::default(),
             history,
+            is_in_lifeboat: false,
             journey: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn set_in_lifeboat(&mut self) {
+        self.is_in_lifeboat = true;
     }
 
     /// Records how the guest came to this lifeboat.

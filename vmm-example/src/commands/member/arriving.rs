@@ -209,7 +209,10 @@ impl ArrivingVmm for ArrivingGuest<'_> {
         self.reach(Step::Jump);
         let machine = self.parked.take().ok_or_else(|| missing("The guest"))?;
         let environment = self.environment()?;
-        let vmm = environment.start(machine);
+        let mut vmm = environment.start(machine);
+        if self.args.devices_rest {
+            vmm.set_in_lifeboat();
+        }
         environment.ownership.set(true);
         let entered = wait_for_entry(vmm.machine());
         self.vmm = Some(vmm);

@@ -35,7 +35,11 @@ impl ArrivingGuest<'_> {
         let ram =
             GuestRam::adopt(ram, machine.ram.clone(), machine.memory_kind).map_err(party_error)?;
         // Before the sandbox denies access to files.
-        let boot = outline.boot.as_ref().map(Boot::again);
+        let boot = outline.boot.as_ref();
+        let boot = boot.map(match self.args.devices_rest {
+            true => Boot::in_host,
+            false => Boot::again,
+        });
         let (devices, sandbox) = self.devices_of(&outline)?;
         sandbox.enter().map_err(party_error)?;
         let slots: Vec<_> = devices.iter().map(virtio::Opened::layout).collect();

@@ -84,6 +84,14 @@ impl Boot {
         }
     }
 
+    /// What a guest in a lifeboat booted from. The file is in the host, and so the guest boots there.
+    pub(crate) fn in_host(state: &BootStateV1) -> Self {
+        Self {
+            state: state.clone(),
+            image: Err("it is in the host".into()),
+        }
+    }
+
     pub(super) fn state(&self) -> BootStateV1 {
         self.state.clone()
     }

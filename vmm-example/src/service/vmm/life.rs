@@ -27,6 +27,10 @@ impl Vmm {
                 state.waiting.push(end);
                 None
             }
+            GuestEnd::Reset | GuestEnd::TripleFault | GuestEnd::Off if self.is_in_lifeboat => {
+                self.wait_until_home(&end);
+                None
+            }
             GuestEnd::Reset | GuestEnd::TripleFault if self.machine.reboots() => {
                 drop(state);
                 self.reboot(&end)
@@ -43,6 +47,17 @@ impl Vmm {
         let listens = self.machine.press_power_button();
         self.history.note("power-button");
         self.power.set(if listens { limit } else { Duration::ZERO });
+    }
+
+    /// Nothing is left to do in a lifeboat, which does not have what the guest boots from: its state tells the VMM in
+    /// the host what the guest has done.
+    fn wait_until_home(&self, did: &GuestEnd) {
+        let name = self.machine.name();
+        warn(&format!(
+            "{name}: {}: it waits until it is home",
+            did.reason()
+        ));
+        self.history.note("waits-to-be-home");
     }
 
     /// Boots the guest again; the caller keeps all other operations away from it.
