@@ -18,6 +18,8 @@ use crate::setup;
 const WORD: &str = "lab.boat";
 /// The word that names the scenario in which the host dies, and the stage in which it does.
 const SCENARIO: &str = "lab.scenario";
+/// The word with what a guest is told.
+const GUEST_IS_TOLD: &str = "lab.guest-is-told";
 const STAGE_OF_DEAD_HOST: usize = 2;
 /// The fate of one that carries guests, and does something else as well.
 const CARRY_AND: &str = "carry-and-";
@@ -130,6 +132,8 @@ enum What {
     Stay,
     /// Lets the host come back by itself.
     Expect,
+    /// Tells the guest something, and lets the host wait until it has done it.
+    Tell,
     /// Ends the run if the host does not come back.
     Await,
     /// Reports by this helper how the guests of a dead host are, which ends the run.
@@ -151,6 +155,7 @@ impl Deed {
             "panic" => What::Panic,
             "outlive" => What::Outlive,
             "expect" => What::Expect,
+            "tell" => What::Tell,
             "stay" => What::Stay,
             _ => bail!("An unknown fate: {fate}"),
         };
@@ -192,6 +197,13 @@ impl What {
             Self::Outlive => {
                 help(MEET_HOST)?;
                 return Ok(Some(Deed::then(Self::Judge("host-is-dead,afloat"))));
+            }
+            Self::Tell => {
+                let cmdline = fs::read_to_string("/proc/cmdline")?;
+                let what = value_of(&cmdline, GUEST_IS_TOLD);
+                let what = what.context("What the guest is told is missing")?;
+                help(&format!("tell-guest,{what}"))?;
+                help(MEET_HOST)?;
             }
             Self::Judge(helper) => {
                 IS_SAID.store(true, Ordering::Relaxed);

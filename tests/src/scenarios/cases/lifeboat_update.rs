@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use fdbox_lab::scenario::HostKind;
 use serde_json::{Value, json};
 
+use super::devices::end_io;
 use super::guest::{asked, port, take_over};
 use super::reports::{healthy, same_guest};
 use super::{Cx, Scenario, privileges};
@@ -23,8 +24,8 @@ use crate::memory::{self, PAGE, memfd};
 pub(super) const ALL: &[&Scenario] = &[
     &Scenario {
         name: "lifeboat/update",
-        about: "one command takes a guest to the boat and the host to the next kernel, and `resume` takes the \
-                guest home",
+        about: "one command takes a guest with disk and network to the boat and the host to the next kernel, and \
+                `resume` takes the guest home",
         host: HostKind::GuestLifeboat,
         stages: &[leaves, comes_home],
     },
@@ -50,7 +51,7 @@ pub(super) const ALL: &[&Scenario] = &[
         name: "lifeboat/next-try",
         about: "a guest in the boat of a host that does not jump is taken back, and the next update succeeds",
         host: HostKind::GuestLifeboat,
-        stages: &[tries_twice, comes_home],
+        stages: &[tries_twice, comes_home_at_last],
     },
 ];
 
@@ -74,6 +75,14 @@ pub(super) fn spec() -> Spec {
 pub(super) fn on_guest_memfd() -> Spec {
     Spec {
         ram: "guest_memfd".to_owned(),
+        ..spec()
+    }
+}
+
+/// The same with a disk and a network card, which rest in the boat.
+pub(super) fn with_devices() -> Spec {
+    Spec {
+        number: Some(0),
         ..spec()
     }
 }
@@ -215,10 +224,18 @@ pub(super) fn is_over(boat: &Boat, cpus: &str) -> Result<()> {
 }
 
 fn leaves(cx: &Cx<'_>) -> Result<()> {
-    leave(cx, boot(spec())?)
+    let mut guest = boot(with_devices())?;
+    guest.console.wait_for_io(None)?;
+    leave(cx, guest)
 }
 
 fn comes_home(cx: &Cx<'_>) -> Result<()> {
+    let mut guest = come(cx, with_devices())?;
+    cx.value("io", end_io(&mut guest)?)?;
+    guest.power_off()
+}
+
+fn comes_home_at_last(cx: &Cx<'_>) -> Result<()> {
     come(cx, spec())?.power_off()
 }
 

@@ -28,6 +28,7 @@ mod leaving_load;
 mod lifeboat_borrows;
 mod lifeboat_crashes;
 mod lifeboat_dead_host;
+mod lifeboat_ends;
 mod lifeboat_fleet;
 mod lifeboat_here;
 mod lifeboat_holes;
@@ -192,6 +193,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         lifeboat_here::ALL,
         lifeboat_holes::ALL,
         lifeboat_kexec::ALL,
+        lifeboat_ends::ALL,
         lifeboat_leases::ALL,
         lifeboat_lost::ALL,
         lifeboat_offers::ALL,
@@ -218,6 +220,7 @@ pub(crate) fn help(helper: &str, argument: &str) -> Result<()> {
         "host-is-dead" => lifeboat_dead_host::host_is_dead(argument),
         "host-comes-back" => lifeboat_restarted::host_comes_back(argument),
         "host-is-too-far" => lifeboat_restarted::host_is_too_far(argument),
+        "tell-guest" => lifeboat_ends::tell_guest(argument),
         "hold-up" => lifeboat_meeting::hold_up(argument),
         "meet-host" => lifeboat_meeting::meet_host(argument),
         "start-boat" => lifeboat_here::start_boat(argument),
