@@ -9,7 +9,7 @@ use fdbox_lab::scenario::Devices;
 
 use crate::debian_guest::DebianGuest;
 use crate::drive;
-use crate::emulator::Emulator;
+use crate::emulator::{Emulator, Traits};
 use crate::image::Image;
 use crate::kernel::{Flavour, Kernel};
 use crate::lab::Lab;
@@ -152,6 +152,12 @@ impl HostSpec {
             .position(|stage| stage.then == Ending::PowerOff);
         releases.truncate(last.map_or(releases.len(), |last| last + 1));
         let (kernel, initramfs) = next.context("A host has at least one stage")?;
+        let traits = Traits {
+            devices: self.devices,
+            has_guests: self.guests > 0,
+            cpus: self.cpus,
+            clocks: self.clocks,
+        };
         let machine = Machine {
             memory_mib: self.memory_mib,
             nodes: if self.stages.iter().all(|stage| stage.kernel.knows_nodes()) {
@@ -165,7 +171,7 @@ impl HostSpec {
             cmdline: self.cmdline(0),
             guests: self.guests,
             devices: self.devices,
-            emulator: Emulator::get(lab, self.devices)?,
+            emulator: Emulator::get(lab, traits)?,
             clocks: self.clocks,
         };
         Ok(Host {

@@ -37,6 +37,7 @@ pub(crate) fn run(args: &IoctlsArgs) -> Result<ExitCode> {
         more_memory_mib: 0,
         debug: args.debug || args.kasan,
         other: args.kasan.then_some(KASAN),
+        cpus: None,
     };
     let limit = BOOT_LIMIT + CALL_LIMIT * args.calls;
     let host = group.prepare(&lab)?.within(limit);

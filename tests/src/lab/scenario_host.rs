@@ -76,6 +76,8 @@ pub(crate) struct Group<'a> {
     pub(crate) debug: bool,
     /// Other kernels than those of its kind.
     pub(crate) other: Option<OtherKernels>,
+    /// Other CPUs than those of its kind.
+    pub(crate) cpus: Option<u32>,
 }
 
 /// Kernels of a host and of its guests.
@@ -148,14 +150,7 @@ impl Group<'_> {
                     HostKind::LargeGuests | HostKind::LargeGuestLifeboat => LARGE_MEMORY_MIB,
                     _ => MEMORY_MIB,
                 },
-            cpus: match self.kind {
-                HostKind::GuestLifeboat
-                | HostKind::GuestLifeboatAstray
-                | HostKind::LargeGuestLifeboat => 2,
-                HostKind::Lifeboat | HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
-                // With two emulated CPUs guests and hosts crash: docs/testing.md.
-                _ => 1,
-            },
+            cpus: self.cpus.unwrap_or_else(|| self.cpus_of_kind()),
             cmdline: match self.kind {
                 _ if self.has_kasan() => KASAN_SCRATCH.to_owned(),
                 HostKind::WithoutKho | HostKind::UnpatchedNoKho => "kho=off".to_owned(),
@@ -219,6 +214,25 @@ impl Group<'_> {
         match self.kind.debian() {
             Some(release) => host.with_disk(&DebianGuest::get(lab, &programs, release)?),
             None => Ok(host),
+        }
+    }
+
+    fn cpus_of_kind(&self) -> u32 {
+        match self.kind {
+            HostKind::GuestLifeboat
+            | HostKind::GuestLifeboatAstray
+            | HostKind::LargeGuestLifeboat => 2,
+            HostKind::Lifeboat | HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
+            _ if self.debug || self.other.is_some() => 1,
+            HostKind::OneBoot
+            | HostKind::Kexec
+            | HostKind::LargeKexec
+            | HostKind::OwnKexec
+            | HostKind::LateModule
+            | HostKind::WithoutKho
+            | HostKind::Unpatched => 4,
+            // Several hosts run at a time, and a guest keeps one CPU busy.
+            _ => 1,
         }
     }
 

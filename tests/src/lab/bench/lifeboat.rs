@@ -128,6 +128,7 @@ fn in_boat(bench: &Bench<'_>, ram_mib: u64) -> Result<Lifeboat> {
         more_memory_mib: 0,
         debug: false,
         other: None,
+        cpus: None,
     };
     let record = bench.judge(&group.prepare(bench.lab)?)?;
     let update = proof::updates(&record)?.pop();

@@ -53,6 +53,7 @@ fn measure(bench: &Bench<'_>, guests: u8, kind: HostKind, scenario: &str) -> Res
         more_memory_mib: 0,
         debug: false,
         other: None,
+        cpus: None,
     };
     let record = bench.judge(&group.prepare(bench.lab)?)?;
     let updates = updates(&record, kind)?;

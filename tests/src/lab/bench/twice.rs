@@ -10,7 +10,7 @@ use fdbox_lab::scenario::Devices;
 use serde::Serialize;
 
 use super::{Bench, PROGRAM};
-use crate::emulator::Emulator;
+use crate::emulator::{Emulator, Traits};
 use crate::host::{Host, HostSpec, module_place, modules};
 use crate::image::{self, Image};
 use crate::kernel::Flavour;
@@ -132,6 +132,12 @@ impl Twice {
         }
         .write(&outer)?;
         std::fs::remove_file(&inner)?;
+        let traits = Traits {
+            devices: Devices::None,
+            has_guests: self.with_guest,
+            cpus: self.cpus,
+            clocks: bench.clocks,
+        };
         let machine = Machine {
             memory_mib: self.memory_mib,
             nodes: 1,
@@ -141,7 +147,7 @@ impl Twice {
             cmdline: self.cmdline(0, bench.clocks),
             guests: 0,
             devices: Devices::None,
-            emulator: Emulator::default(),
+            emulator: Emulator::get(lab, traits)?,
             clocks: bench.clocks,
         };
         Ok(Host::of(

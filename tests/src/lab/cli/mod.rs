@@ -170,6 +170,9 @@ pub(crate) struct TestArgs {
     /// List the hosts that would run, with their tests, and run nothing.
     #[arg(long)]
     pub(crate) list: bool,
+    /// The CPUs of the scenarios' hosts, except for debug kernels and other versions. Default: what their kind has.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) cpus: Option<u32>,
     /// Record in the checkout how long each host took: the parts are balanced by that.
     #[arg(long)]
     pub(crate) note_costs: bool,

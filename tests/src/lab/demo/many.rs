@@ -32,6 +32,7 @@ pub(super) fn run(lab: &Lab, args: &DemoArgs) -> Result<ExitCode> {
         more_memory_mib: (args.guests * MIB).saturating_sub(512),
         debug: false,
         other: None,
+        cpus: None,
     };
     let (record, dir) = follow(lab, &group, args.verbose)?;
     let updates = judge(&record, args.guests);

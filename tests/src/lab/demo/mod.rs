@@ -109,6 +109,7 @@ fn group(args: &DemoArgs, device: Option<DeviceKind>) -> Group<'static> {
         more_memory_mib: args.memory.saturating_sub(256),
         debug: false,
         other: None,
+        cpus: None,
     }
 }
 

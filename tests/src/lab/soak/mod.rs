@@ -123,6 +123,7 @@ fn one_host(lab: &Lab, debug: bool, round: Round, progress: &mut Progress) -> Re
         more_memory_mib: 0,
         debug,
         other: None,
+        cpus: None,
     };
     let host = group.prepare(lab)?;
     let host = host.within(BOOT_LIMIT + UPDATE_LIMIT * updates);

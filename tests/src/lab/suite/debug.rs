@@ -94,6 +94,7 @@ fn boot(kind: HostKind, only: Option<&str>, listed: &[Listed]) -> Boot {
         group: group.collect(),
         debug: true,
         other: None,
+        cpus: None,
         environment: "",
     }
 }

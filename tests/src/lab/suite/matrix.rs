@@ -231,6 +231,7 @@ fn boot(pair: &Pair, listed: &[Listed]) -> Result<Boot> {
             host: pair.host,
             guest: pair.guest,
         }),
+        cpus: None,
         environment: pair.environment,
     })
 }

@@ -49,7 +49,8 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
         alone: boot.kind.fills_the_machine(),
         act: Box::new(move || boot.outcomes(lab, verbose)),
     };
-    Ok(boots(wanted.collect()).into_iter().map(job).collect())
+    let boots = boots(wanted.collect(), args.cpus);
+    Ok(boots.into_iter().map(job).collect())
 }
 
 /// The list comes from the program itself, which runs here as it does in the host.
@@ -72,9 +73,10 @@ pub(super) struct Boot {
     pub(super) other: Option<OtherKernels>,
     /// As in [`Group`].
     pub(super) environment: &'static str,
+    pub(super) cpus: Option<u32>,
 }
 
-fn boots(listed: Vec<Listed>) -> Vec<Boot> {
+fn boots(listed: Vec<Listed>, cpus: Option<u32>) -> Vec<Boot> {
     let mut groups: BTreeMap<(HostKind, usize, String), Vec<Listed>> = BTreeMap::new();
     for scenario in listed {
         let alone = if scenario.host.is_alone() {
@@ -96,6 +98,7 @@ fn boots(listed: Vec<Listed>) -> Vec<Boot> {
             debug: false,
             other: None,
             environment: "",
+            cpus,
         })
         .collect()
 }
@@ -117,6 +120,7 @@ impl Boot {
             kernels: self.kernels,
             names: self.group.iter().map(|each| each.name.as_str()).collect(),
             environment: self.environment.to_owned(),
+            cpus: self.cpus,
             guests: if self.kind == HostKind::Guests { 4 } else { 1 },
             more_memory_mib: 0,
             debug: self.debug,
