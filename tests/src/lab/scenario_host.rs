@@ -219,7 +219,8 @@ impl Group<'_> {
 
     fn cpus_of_kind(&self) -> u32 {
         match self.kind {
-            HostKind::GuestLifeboat
+            HostKind::Guests
+            | HostKind::GuestLifeboat
             | HostKind::GuestLifeboatAstray
             | HostKind::LargeGuestLifeboat => 2,
             HostKind::Lifeboat | HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
