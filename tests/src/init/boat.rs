@@ -18,9 +18,9 @@ use crate::setup;
 const WORD: &str = "lab.boat";
 /// The word that names the scenario in which the host dies, and the stage in which it does.
 const SCENARIO: &str = "lab.scenario";
+const STAGE_OF_DEAD_HOST: usize = 2;
 /// The word with what a guest is told.
 const GUEST_IS_TOLD: &str = "lab.guest-is-told";
-const STAGE_OF_DEAD_HOST: usize = 2;
 /// The fate of one that carries guests, and does something else as well.
 const CARRY_AND: &str = "carry-and-";
 /// The helper that waits for the host, and the box by which it does that.

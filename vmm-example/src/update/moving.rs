@@ -143,6 +143,8 @@ impl Movable for Machine {
 
 /// Devices that work in a lifeboat.
 const NEEDS_NO_HOST: [&str; 1] = ["virtio-rng0"];
+/// The one whose output is dropped there.
+const CONSOLE: &str = "virtio-console0";
 
 fn needs_host(device: &str) -> Finding {
     Finding::blocker(
@@ -156,11 +158,16 @@ fn needs_host(device: &str) -> Finding {
 fn resting_finding(sections: &[&'static str]) -> Option<Finding> {
     let rests = sections.iter().filter(|name| !NEEDS_NO_HOST.contains(name));
     let rests: Vec<&str> = rests.copied().collect();
+    let dropped = match rests.contains(&CONSOLE) {
+        true => ", and what it writes to hvc0 is dropped",
+        false => "",
+    };
     (!rests.is_empty()).then(|| {
         Finding::warning(
             rests.join(", "),
-            "at rest while the guest is in the lifeboat: requests wait until the guest is home, and what it \
-             writes to a console is dropped",
+            format!(
+                "at rest while the guest is in the lifeboat: requests wait until the guest is home{dropped}"
+            ),
             "see to it that programs in the guest can wait for as long as the host takes to boot",
         )
     })
@@ -343,5 +350,32 @@ impl<M: Movable> Guest for Moving<'_, M> {
     fn resume_in_place(&mut self) -> Result<(), PartyError> {
         self.machine.continue_guest();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_that_rest_are_named_and_those_that_work_are_not() {
+        assert!(resting_finding(&["virtio-rng0"]).is_none());
+        let found = resting_finding(&["virtio-blk0", "virtio-net0", "virtio-rng0"]).unwrap();
+        assert!(!found.is_blocker());
+        assert_eq!(found.subject, "virtio-blk0, virtio-net0");
+        assert!(!found.problem.contains("hvc0"), "{}", found.problem);
+        let found = resting_finding(&[CONSOLE]).unwrap();
+        assert!(
+            found.problem.contains("hvc0 is dropped"),
+            "{}",
+            found.problem
+        );
+    }
+
+    #[test]
+    fn a_device_of_the_host_is_refused_by_name() {
+        let found = needs_host("vfio0");
+        assert!(found.is_blocker());
+        assert!(found.to_string().contains("vfio0"), "{found}");
     }
 }

@@ -32,8 +32,8 @@ pub(crate) use vmm::Vmm;
 /// the last sample before the update and ends with the first one after it, and for the latter the
 /// guest's CPU must get to run in a host that has just started.
 const LONGER_PERCENT: u64 = 25;
-/// By how much more for each other guest: the host has to restore it too, on the only CPU, on which
-/// the guest continues as well.
+/// By how much more for each other guest: the host has to restore it too, on one or two CPUs, on
+/// which the guest continues as well.
 const LONGER_PERCENT_PER_OTHER: u64 = 15;
 const LONGER_NS_PER_GUEST: u64 = 400_000_000;
 /// Two VMMs, one of them starting, clients of both and the guest's disk and network use as much CPU

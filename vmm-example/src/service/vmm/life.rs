@@ -27,7 +27,8 @@ impl Vmm {
                 state.waiting.push(end);
                 None
             }
-            GuestEnd::Reset | GuestEnd::TripleFault | GuestEnd::Off if self.is_in_lifeboat => {
+            _ if self.is_in_lifeboat && end.is_the_guests() => {
+                drop(state);
                 self.wait_until_home(&end);
                 None
             }
