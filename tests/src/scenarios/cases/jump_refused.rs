@@ -53,7 +53,7 @@ fn before(_: &Cx<'_>) -> Result<()> {
     Image::next()?.unpatched().load()?;
     equal("Without the patches", kexec::handover()?, "0x0".into())?;
     Image::next()?.load()?;
-    equal("With the patches", kexec::handover()?, "0x3ff".into())?;
+    equal("With the patches", kexec::handover()?, "0x7ff".into())?;
     host::unload_next_kernel()?;
     // Nothing was lost: the box is sealed, and the next jump carries it along.
     let states: Vec<u32> = fdbox.entries()?.iter().map(|entry| entry.state).collect();
