@@ -65,6 +65,8 @@ pub(crate) use generated::{
     fdbox_label as Label,
     fdbox_memfd_state as MemfdState,
     fdbox_node as Node,
+    fdbox_range as Range,
+    fdbox_registers as Registers,
     fdbox_step as Step,
     fdbox_vfio_binding as VfioBinding, //
 };

@@ -11,6 +11,7 @@
 #include <linux/overflow.h>
 #include <linux/processor.h>
 
+#include "lent.h"
 #include "optional.h"
 #include "shim.h"
 
@@ -50,7 +51,7 @@ u64 fdbox_shim_phys_of(const void *root)
  * and those in the body's chunks, see fdbox_shim_host_copy_body(). To distrust
  * that kernel would be in vain: it can write to all memory of this one.
  */
-static bool fdbox_may_be_hosts(u64 phys, size_t len)
+bool fdbox_may_be_hosts(u64 phys, size_t len)
 {
 	u64 end;
 

@@ -24,6 +24,7 @@
 #include <linux/uio.h>
 
 #include "direct_map.h"
+#include "lent.h"
 #include "shim.h"
 
 /* Encoded as in abi/extent.rs, which has decoded each of them once. */
@@ -343,17 +344,25 @@ struct file *fdbox_shim_lent_create(const u8 *name, u64 size, bool writable,
 	return file;
 }
 
-bool fdbox_shim_is_lent(struct file *file)
+static bool fdbox_is_lent_memory(struct file *file)
 {
 	return file->f_op == &fdbox_lent_fops;
 }
 
-/* Ends all use of the file's memory, if it is such a file. */
+/* Whether it is of the host's memory, or a device of the host's. */
+bool fdbox_shim_is_lent(struct file *file)
+{
+	return fdbox_is_lent_memory(file) || fdbox_is_lent_device(file);
+}
+
+/* Ends all use of what the file is of, if it is such a file. */
 void fdbox_shim_lent_revoke(struct file *file)
 {
 	struct fdbox_lent *lent = file->private_data;
 
-	if (!fdbox_shim_is_lent(file))
+	if (fdbox_is_lent_device(file))
+		fdbox_lent_device_revoke(file);
+	if (!fdbox_is_lent_memory(file))
 		return;
 	filemap_invalidate_lock(file->f_mapping);
 	lent->is_revoked = true;

@@ -217,6 +217,21 @@ struct file *fdbox_shim_lent_create(const u8 *name, u64 size, bool writable,
 bool fdbox_shim_is_lent(struct file *file);
 void fdbox_shim_lent_revoke(struct file *file);
 
+/* lent_device.c: a device of the host's in such a box. */
+
+/* Physical addresses of a device's registers; no length: there is none. */
+struct fdbox_range {
+	u64 start;
+	u64 length;
+};
+
+struct fdbox_registers {
+	u64 config;	/* configuration space; 0: not in memory */
+	struct fdbox_range bars[6];
+};
+
+struct file *fdbox_shim_lent_device_create(const struct fdbox_registers *registers);
+
 /* iommufd.c and vfio_pci.c: iommufd and VFIO PCI files. */
 struct fdbox_iommufd_map {
 	u32 ioas;
@@ -255,6 +270,7 @@ int fdbox_shim_iommufd_add_map(void *ctx, const struct fdbox_iommufd_map *map);
 bool fdbox_shim_is_vfio_pci(struct file *file);
 void *fdbox_shim_vfio_iommufd(struct file *file);
 int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_binding *binding);
+void fdbox_shim_vfio_registers(struct file *file, struct fdbox_registers *registers);
 int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *data),
 			   void *data);
 int fdbox_shim_vfio_keep(u32 segment, u32 bdf);

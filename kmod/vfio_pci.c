@@ -4,11 +4,14 @@
  * without the patches the kind is not supported. vfio.ko may be loaded after
  * this module: see optional.h.
  */
+#include <linux/acpi.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/iommu.h>
 #include <linux/iommufd.h>
+#include <linux/log2.h>
 #include <linux/module.h>
+#include <linux/pci-ecam.h>
 #include <linux/pci.h>
 #include <linux/vfio.h>
 
@@ -81,6 +84,44 @@ int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_binding *binding)
 		.auto_domain = at.auto_domain,
 	};
 	return 0;
+}
+
+/* Where ACPI says that the configuration space of a device is; 0 if it does not. */
+static u64 fdbox_config_space(struct pci_dev *pdev)
+{
+	struct acpi_mcfg_allocation *at, *end;
+	struct acpi_table_header *mcfg;
+	u8 bus = pdev->bus->number;
+	u64 config = 0;
+
+	if (ACPI_FAILURE(acpi_get_table(ACPI_SIG_MCFG, 0, &mcfg)))
+		return 0;
+	at = (void *)((struct acpi_table_mcfg *)mcfg + 1);
+	end = (void *)mcfg + mcfg->length;
+	for (; at + 1 <= end; at++) {
+		/* The address is that of bus 0, even if that is not among them. */
+		if (at->pci_segment == pci_domain_nr(pdev->bus) &&
+		    at->start_bus_number <= bus && bus <= at->end_bus_number)
+			config = at->address + PCIE_ECAM_OFFSET(bus, pdev->devfn, 0);
+	}
+	acpi_put_table(mcfg);
+	return config;
+}
+
+/* Where the registers of a device are, for a boat that has the device's guest. */
+void fdbox_shim_vfio_registers(struct file *file, struct fdbox_registers *registers)
+{
+	struct pci_dev *pdev = to_pci_dev(fdbox_vfio_device(file)->dev);
+	int i;
+
+	*registers = (struct fdbox_registers) { .config = fdbox_config_space(pdev) };
+	for (i = 0; i < ARRAY_SIZE(registers->bars); i++) {
+		if (!(pci_resource_flags(pdev, i) & IORESOURCE_MEM) ||
+		    !is_power_of_2(pci_resource_len(pdev, i)))
+			continue;
+		registers->bars[i].start = pci_resource_start(pdev, i);
+		registers->bars[i].length = pci_resource_len(pdev, i);
+	}
 }
 
 static struct pci_dev *fdbox_pci_dev(u32 segment, u32 bdf)
@@ -243,6 +284,11 @@ void *fdbox_shim_vfio_iommufd(struct file *file)
 int fdbox_shim_vfio_where(struct file *file, struct fdbox_vfio_binding *binding)
 {
 	return -EOPNOTSUPP;
+}
+
+void fdbox_shim_vfio_registers(struct file *file, struct fdbox_registers *registers)
+{
+	*registers = (struct fdbox_registers) {};
 }
 
 int fdbox_shim_vfio_tables(u32 segment, u32 bdf, int (*visit)(u64 table, void *data),

@@ -11,8 +11,10 @@ use crate::abi::{self, Malformed, Sink};
 
 /// Compatible string of iommufd.
 pub(crate) const IOMMUFD: &[u8] = b"fdbox,iommufd-v1";
-/// Compatible string of a VFIO PCI device.
-pub(crate) const VFIO_PCI: &[u8] = b"fdbox,vfio-pci-v1";
+/// Compatible string of the current layout of a VFIO PCI device.
+pub(crate) const VFIO_PCI: &[u8] = b"fdbox,vfio-pci-v2";
+/// The previous layout, without registers.
+pub(crate) const VFIO_PCI_V1: &[u8] = b"fdbox,vfio-pci-v1";
 
 /// The device may read.
 pub(crate) const PROT_READ: u32 = 1 << 0;
@@ -139,7 +141,59 @@ fn decode_item(mut bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
 }
 
 abi::layout::layout! {
-    /// The fields of a device. They are followed by the name of its iommufd in the box.
+    /// Memory at a physical address. Without length there is none.
+    struct Range {
+        start: u64,
+        /// In bytes.
+        length: u64,
+    }
+}
+
+/// Number of BARs of a function.
+pub(crate) const BARS: usize = 6;
+
+/// The size of configuration space in memory (PCI Express, ECAM).
+const CONFIG_LEN: u64 = 4096;
+
+/// Where the registers of a device are, for a boat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Registers {
+    /// The physical address of its configuration space; 0 if that is not in memory.
+    pub(crate) config: u64,
+    /// Its BARs, each at the place of its first register. Those of ports are empty.
+    pub(crate) bars: [Range; BARS],
+}
+
+impl Registers {
+    const LEN: usize = u64::LEN + BARS * Range::LEN;
+
+    fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
+        self.config.put(out)?;
+        self.bars.iter().try_for_each(|bar| bar.put(out))
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Registers> {
+        let config = u64::take(bytes)?;
+        let mut bars = [Range {
+            start: 0,
+            length: 0,
+        }; BARS];
+        for bar in &mut bars {
+            *bar = Range::take(bytes)?;
+        }
+        let possible = config % CONFIG_LEN == 0
+            && config.checked_add(CONFIG_LEN).is_some()
+            && bars.iter().all(|bar| match bar.length {
+                0 => bar.start == 0,
+                length => length.is_power_of_two() && bar.start != 0 && bar.start % length == 0,
+            });
+        possible.then_some(Registers { config, bars })
+    }
+}
+
+abi::layout::layout! {
+    /// The fields of a device. They are followed by its registers, and by the name of its iommufd in
+    /// the box.
     struct DeviceHead {
         segment: u32,
         /// Bus, device and function: `bus << 8 | device << 3 | function`.
@@ -153,7 +207,8 @@ abi::layout::layout! {
         /// `DEVICE_*`.
         flags: u32,
         name_len: u32,
-        zero: u32,
+        /// Length of the registers: 0 in version 1.
+        registers_len: u32,
     }
 }
 
@@ -166,10 +221,13 @@ pub(crate) struct Device<'a> {
     pub(crate) hwpt: u32,
     pub(crate) ioas: u32,
     pub(crate) auto_domain: bool,
+    /// `None` in the layout [`VFIO_PCI_V1`].
+    pub(crate) registers: Option<Registers>,
     pub(crate) iommufd: &'a [u8],
 }
 
 impl<'a> Device<'a> {
+    /// Encodes it in the layout [`VFIO_PCI`], or without registers in [`VFIO_PCI_V1`].
     pub(crate) fn put<S: Sink>(&self, out: &mut S) -> Result<(), S::Error> {
         let flags = match self.auto_domain {
             true => DEVICE_AUTO_DOMAIN,
@@ -183,14 +241,27 @@ impl<'a> Device<'a> {
             ioas: self.ioas,
             flags,
             name_len: self.iommufd.len() as u32,
-            zero: 0,
+            registers_len: self.registers.map_or(0, |_| Registers::LEN as u32),
         };
         head.put(out)?;
+        if let Some(registers) = &self.registers {
+            registers.put(out)?;
+        }
         out.put(self.iommufd)
     }
 
-    pub(crate) fn decode(mut bytes: &'a [u8]) -> Result<Device<'a>, Malformed> {
-        let head = DeviceHead::take(&mut bytes).ok_or(Malformed::Fd)?;
+    /// Decodes both layouts.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Device<'a>, Malformed> {
+        Self::take(bytes).ok_or(Malformed::Fd)
+    }
+
+    fn take(mut bytes: &'a [u8]) -> Option<Device<'a>> {
+        let head = DeviceHead::take(&mut bytes)?;
+        let registers = match head.registers_len as usize {
+            0 => None,
+            Registers::LEN => Some(Registers::take(&mut bytes)?),
+            _ => return None,
+        };
         let device = Device {
             segment: head.segment,
             bdf: head.bdf,
@@ -198,14 +269,14 @@ impl<'a> Device<'a> {
             hwpt: head.hwpt,
             ioas: head.ioas,
             auto_domain: head.flags & DEVICE_AUTO_DOMAIN != 0,
+            registers,
             iommufd: bytes,
         };
         let possible = device.segment <= 0xffff
             && device.bdf <= 0xffff
             && head.flags & !DEVICE_AUTO_DOMAIN == 0
             && head.name_len as usize == device.iommufd.len()
-            && head.zero == 0
             && abi::name_is_valid(device.iommufd);
-        possible.then_some(device).ok_or(Malformed::Fd)
+        possible.then_some(device)
     }
 }

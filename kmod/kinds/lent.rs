@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file of the host's memory, in the boat that has borrowed it.
+//! A file of the host's memory, or of a device of the host's, in the boat that has borrowed it.
 //!
 //! In the boat it can be in a box like any other file, so that a VMM there is replaced as in a host.
 //! It is not handed over: the boat's kernel has no next one, and the memory is the host's in any case.

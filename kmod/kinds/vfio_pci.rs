@@ -19,13 +19,17 @@
 //! memory and the iommufd were taken out (EAGAIN before). DELETE_BOX with the device in the box stops
 //! and resets it before any memory is freed.
 //!
+//! In a boat that has borrowed the box: a file with the device's registers, see `lent_device.c`.
+//!
 //! Data: see `abi/dma.rs`. Extents: the page tables of the IOMMU. Devices that share an HWPT have
 //! the same extents, and the last one that is taken out frees them.
 
 use super::iommufd;
 use crate::abi::dma::{
     self as abi_dma,
-    Device, //
+    Device,
+    Range,
+    Registers, //
 };
 use crate::ffi::{
     self,
@@ -41,8 +45,10 @@ use crate::kind::Kind;
 use crate::name::Name;
 use crate::objects::{
     iommufd::Iommufd,
+    lent,
     vfio_pci as object, //
 };
+use crate::ratelimit;
 use crate::seal_cx::{
     Reason,
     SealCx, //
@@ -92,9 +98,25 @@ fn saved(record: &Record) -> Result<(VfioBinding, &[u8])> {
     Ok((binding, device.iommufd))
 }
 
+/// Where the registers of a device are, for a boat.
+fn registers(device: object::Device<'_>) -> Registers {
+    let found = device.registers();
+    Registers {
+        config: found.config,
+        bars: found.bars.map(|bar| Range {
+            start: bar.start,
+            length: bar.length,
+        }),
+    }
+}
+
 impl Kind for VfioPci {
     fn compatible(&self) -> &[u8] {
         abi_dma::VFIO_PCI
+    }
+
+    fn reads(&self, compatible: &[u8]) -> bool {
+        compatible == abi_dma::VFIO_PCI || compatible == abi_dma::VFIO_PCI_V1
     }
 
     fn matches(&self, file: &File) -> bool {
@@ -144,7 +166,8 @@ impl Kind for VfioPci {
     }
 
     fn write(&self, cx: &SealCx<'_>, record: &mut Record) -> Result {
-        let binding = object::Device::of(cx.file).ok_or(EIO)?.binding()?;
+        let device = object::Device::of(cx.file).ok_or(EIO)?;
+        let binding = device.binding()?;
         Device {
             segment: binding.segment,
             bdf: binding.bdf,
@@ -152,6 +175,7 @@ impl Kind for VfioPci {
             hwpt: binding.hwpt,
             ioas: binding.ioas,
             auto_domain: binding.auto_domain != 0,
+            registers: Some(registers(device)),
             iommufd: iommufd_name(cx).ok_or(ENOENT)?.as_bytes(),
         }
         .put(record)?;
@@ -188,6 +212,27 @@ impl Kind for VfioPci {
     fn check(&self, cx: &mut UnsealCx<'_>, _compatible: &[u8], record: &Record) -> Result {
         let (_, iommufd) = saved(record)?;
         cx.needs("its iommufd", iommufd)
+    }
+
+    fn borrow(&self, cx: &mut TakeCx<'_>, _compatible: &[u8], record: &Record) -> Result<FileRef> {
+        let device = Device::decode(record.data()).map_err(|_| EIO)?;
+        let Some(registers) = device.registers.filter(|registers| registers.config != 0) else {
+            // An older module wrote it, or the host has no MCFG table.
+            if ratelimit::may_log() {
+                pr_warn!(
+                    "{} cannot be lent: its configuration space is not in memory\n",
+                    cx.name()
+                );
+            }
+            return Err(EOPNOTSUPP);
+        };
+        lent::create_device(&ffi::Registers {
+            config: registers.config,
+            bars: registers.bars.map(|bar| ffi::Range {
+                start: bar.start,
+                length: bar.length,
+            }),
+        })
     }
 
     fn restore(

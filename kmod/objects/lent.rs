@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file of memory that belongs to the host, in the boat.
+//! A file of memory that belongs to the host, or of a device of the host's, in the boat.
 
 use crate::ffi;
 use crate::file::{
@@ -40,13 +40,19 @@ pub(crate) fn create(
     }
 }
 
+/// A file of a device with these registers, which a lease lets the boat use.
+pub(crate) fn create_device(registers: &ffi::Registers) -> Result<FileRef> {
+    // SAFETY: `registers` is valid for reading; we own the file.
+    unsafe { file::from_c(ffi::fdbox_shim_lent_device_create(registers)) }
+}
+
 /// Whether `file` is such a file.
 pub(crate) fn is(file: &File) -> bool {
     // SAFETY: `file` is a live file.
     unsafe { ffi::fdbox_shim_is_lent(file.as_ptr()) }
 }
 
-/// Ends all use of the memory of `file`, if it is such a file.
+/// Ends all use of what `file` is of, if it is such a file.
 pub(crate) fn revoke(file: &File) {
     // SAFETY: `file` is a live file.
     unsafe { ffi::fdbox_shim_lent_revoke(file.as_ptr()) };

@@ -49,6 +49,14 @@ impl<'a> Device<'a> {
         to_result(unsafe { ffi::fdbox_shim_vfio_where(self.0.as_ptr(), &mut binding) })?;
         Ok(binding)
     }
+
+    /// Where its registers are.
+    pub(crate) fn registers(self) -> ffi::Registers {
+        let mut registers = ffi::Registers::default();
+        // SAFETY: By the type invariants; `registers` is valid for writing.
+        unsafe { ffi::fdbox_shim_vfio_registers(self.0.as_ptr(), &mut registers) };
+        registers
+    }
 }
 
 /// Calls `see` with the address of each table that translates for the device.

@@ -26,7 +26,9 @@ mod golden {
     /// Two IOASs, the first with two mappings.
     pub(super) const IOMMUFD: &[u8] = include_bytes!("../../tests/golden/iommufd-v1.bin");
     /// A device attached to the first.
-    pub(super) const VFIO_PCI: &[u8] = include_bytes!("../../tests/golden/vfio-pci-v1.bin");
+    pub(super) const VFIO_PCI_V1: &[u8] = include_bytes!("../../tests/golden/vfio-pci-v1.bin");
+    /// The same, with its registers.
+    pub(super) const VFIO_PCI_V2: &[u8] = include_bytes!("../../tests/golden/vfio-pci-v2.bin");
     pub(super) const VM: &[u8] = b"\x01\x00\x00\x00\x00\x00\x00\x00\x3e\x00\x00\x00";
     pub(super) const GUEST_MEMFD: &[u8] =
         b"\x00\x00\x20\x00\x01\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00vm";

@@ -278,7 +278,7 @@ fn devices_after(cx: &Cx<'_>) -> Result<()> {
     fdbox.try_salvage()?;
     let got = fdbox.try_get("nic").map(drop);
     fails("GET_FD of the device", got, Errno::OPNOTSUPP)?;
-    logged(&["fdbox,vfio-pci-v1 needs iommufd.ko, vfio.ko and vfio-pci.ko"])?;
+    logged(&["fdbox,vfio-pci-v2 needs iommufd.ko, vfio.ko and vfio-pci.ko"])?;
     fdbox.seal()?;
     load_vfio()?;
     passthrough::two_after(cx)
