@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::iter;
 use std::path::Path;
 use std::time::Duration;
 
 use super::{Boat, BoatError, BoatPlan, BoatState, CpuLender, NODE, offline_cpus, online_cpus};
 use crate::deadline::Deadline;
+use crate::facts::{HostRoot, has_config_in_memory};
 use crate::finding::Finding;
 use crate::kind::Kind;
 use crate::name::BoxName;
@@ -154,9 +156,18 @@ impl Host for LifeboatHost {
     }
 
     fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
-        let mut findings = self.kexec.check_kinds(kinds);
-        if let Some(rescue) = &mut self.rescue {
-            findings.extend(rescue.kexec.check_kinds(kinds));
+        // The kinds are those of all boxes: a device in one that stays in the host counts, too.
+        let has_devices = kinds.contains(&Kind::VfioPci);
+        let rescue = self.rescue.as_mut().map(|rescue| &mut rescue.kexec);
+        let mut findings = Vec::new();
+        for kexec in iter::once(&mut self.kexec).chain(rescue) {
+            findings.extend(kexec.check_kinds(kinds));
+            if has_devices {
+                findings.extend(kexec.check_devices_in_use());
+            }
+        }
+        if has_devices {
+            findings.extend(config_finding(&HostRoot::default()));
         }
         findings
     }
@@ -277,6 +288,17 @@ fn panic_finding(subject: &str, cmdline: &str) -> Option<Finding> {
     })
 }
 
+/// Whether the boat would find the devices of its guests.
+fn config_finding(root: &HostRoot) -> Option<Finding> {
+    (!has_config_in_memory(root)).then(|| {
+        Finding::blocker(
+            "Devices of the host",
+            "its firmware has no ACPI table MCFG, so the lifeboat would not find their configuration space",
+            "update without --lifeboat, or run the guest without devices of the host",
+        )
+    })
+}
+
 /// The command line of this kernel.
 fn own_words() -> String {
     fs::read_to_string("/proc/cmdline").unwrap_or_default()
@@ -294,38 +316,4 @@ fn has_word(cmdline: &str, name: &str, value: Option<&str>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problems(cpus: &[u32], online: &[u32], words: &str) -> Vec<String> {
-        let findings = cpu_findings(cpus, online, &[7], words);
-        findings.into_iter().map(|found| found.problem).collect()
-    }
-
-    #[test]
-    fn cpus_that_the_host_needs_are_refused() {
-        assert_eq!(problems(&[1], &[0, 1], ""), [""; 0]);
-        assert_eq!(problems(&[1], &[0, 1, 2], "no_ipi_broadcast=1"), [""; 0]);
-        assert!(problems(&[1], &[0, 1, 2], "no_ipi_broadcast=0")[0].contains("shutdown"));
-        assert!(problems(&[2], &[0, 1], "no_ipi_broadcast=1")[0].contains("no CPU 2"));
-        assert_eq!(problems(&[7], &[0], ""), [""; 0], "one that is offline");
-        assert!(problems(&[0], &[0, 1], "")[0].contains("CPU 0"));
-        assert!(problems(&[], &[0], "")[0].contains("one CPU"));
-    }
-
-    #[test]
-    fn a_next_kernel_that_takes_all_cpus_is_refused() {
-        assert!(next_finding("", "kho=on quiet").is_some());
-        assert!(next_finding("", "kho=on maxcpus=1").is_none());
-    }
-
-    #[test]
-    fn a_next_kernel_that_resets_the_machine_is_refused() {
-        for cmdline in ["panic=10", "panic=0 panic=-1", "panic=soon"] {
-            assert!(panic_finding("", cmdline).is_some(), "{cmdline}");
-        }
-        for cmdline in ["quiet", "panic=-1 panic=0"] {
-            assert!(panic_finding("", cmdline).is_none(), "{cmdline}");
-        }
-    }
-}
+mod tests;

@@ -18,6 +18,7 @@ mod handover;
 mod homes;
 mod limits;
 pub(crate) mod module;
+mod pci;
 mod previous;
 mod root;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub(crate) use amd_vi::has_amd_vi;
 pub use fact::{Fact, FactState, Need};
 pub use handover::boxes_wait_for_module;
 pub use homes::first_home;
+pub(crate) use pci::has_config_in_memory;
 pub use previous::PreviousKernel;
 pub use root::HostRoot;
 pub use vtd::ScalableMode;

@@ -24,7 +24,7 @@ use rustix::system::RebootCommand;
 pub(crate) use cmdline::switch;
 pub use file::FileError;
 pub use image_error::ImageError;
-pub(crate) use next::{NextFiles, check_loaded_kinds};
+pub(crate) use next::{NextFiles, check_loaded_devices_in_use, check_loaded_kinds};
 
 use crate::facts::HostRoot;
 use crate::finding::Finding;

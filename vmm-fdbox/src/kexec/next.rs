@@ -120,6 +120,12 @@ impl NextFiles<'_> {
 }
 
 impl NextFiles<'_> {
+    /// Why this kernel would disturb devices that guests use while it boots.
+    pub(crate) fn check_devices_in_use(&self) -> Option<Finding> {
+        let image = read_image(self.kernel).ok().flatten()?;
+        check_in_use(&self.kernel.display().to_string(), image.info.takes)
+    }
+
     /// Like [`check_kinds`](Self::check_kinds), for what LUO keeps.
     pub(crate) fn check_luo(&self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
         let image = read_image(self.kernel).ok().flatten();
@@ -153,6 +159,29 @@ fn check_loaded_kinds_in(root: &HostRoot, kinds: &BTreeSet<Kind>) -> Vec<Finding
         Handover::Unknown | Handover::None => Vec::new(),
         Handover::Takes(takes) => check_takes(root, "The loaded kernel", takes, kinds, false),
     }
+}
+
+/// Why the loaded kernel would disturb devices that guests use while it boots.
+pub(crate) fn check_loaded_devices_in_use() -> Option<Finding> {
+    check_loaded_in_use(&HostRoot::default())
+}
+
+fn check_loaded_in_use(root: &HostRoot) -> Option<Finding> {
+    match host::handover(root) {
+        Handover::Unknown | Handover::None => None,
+        Handover::Takes(takes) => check_in_use("The loaded kernel", takes),
+    }
+}
+
+/// A kernel that does not declare what it takes over is no subject here: it gets no devices at all.
+fn check_in_use(subject: &str, takes: Option<TakeOver>) -> Option<Finding> {
+    let lacks = takes?.lacks(TakeOver::PCI_BARS);
+    let what = lacks.first()?;
+    Some(Finding::blocker(
+        subject,
+        format!("it is not built to {what}, which guests in the lifeboat use while it boots"),
+        "build it with kmod/patches, or update without --lifeboat",
+    ))
 }
 
 /// Reads a kernel image; `None` on architectures other than x86-64, where the check is left to the

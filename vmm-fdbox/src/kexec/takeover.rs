@@ -37,7 +37,7 @@ pub(super) struct KernelInfo {
 }
 
 /// What a kernel may lack, and its name in messages.
-const NAMES: [(TakeOver, &str); 10] = [
+const NAMES: [(TakeOver, &str); 11] = [
     (TakeOver::PCI, "keep PCI devices for vfio-pci"),
     (TakeOver::VTD, "go on translating with VT-d"),
     (TakeOver::FOLIO_RUNS, "take memfds in runs of folios"),
@@ -54,6 +54,10 @@ const NAMES: [(TakeOver, &str); 10] = [
         "go on translating with VT-d in scalable mode",
     ),
     (TakeOver::AMD_VI, "go on translating with AMD-Vi"),
+    (
+        TakeOver::PCI_BARS,
+        "leave the registers of PCI devices alone",
+    ),
 ];
 
 impl TakeOver {
@@ -68,6 +72,8 @@ impl TakeOver {
     /// For devices under VT-d in scalable mode, in addition.
     pub(super) const VTD_SCALABLE: Self = Self(1 << 8);
     const AMD_VI: Self = Self(1 << 9);
+    /// For devices that a guest uses while the kernel boots, in addition.
+    pub(super) const PCI_BARS: Self = Self(1 << 10);
 
     /// Parses the kernel's report on the loaded image, such as `0x7f`.
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -318,6 +324,7 @@ mod tests {
             (TakeOver::HUGETLB, "huge pages"),
             (TakeOver::VTD_SCALABLE, "in scalable mode"),
             (TakeOver::AMD_VI, "with AMD-Vi"),
+            (TakeOver::PCI_BARS, "BARs of kept PCI devices"),
         ] {
             let row = format!("| {} | ", bit.0.trailing_zeros());
             let row = table.lines().find(|line| line.starts_with(&row)).unwrap();

@@ -1,4 +1,4 @@
-//! A hand-made kernel image, and a check of the operator's guide.
+//! A hand-made kernel image, and a check of the documentation.
 
 /// A `kernel_info` without chunks, as Linux 7.3 has it.
 const STOCK_INFO: [u8; 16] = *b"LToP\x10\0\0\0\x10\0\0\0\x0a\0\0\x80";
@@ -32,11 +32,14 @@ pub(crate) fn bzimage(kernel_info: Option<&[u8]>) -> Vec<u8> {
 /// Asserts that the operator's guide contains this text, regardless of line breaks.
 #[track_caller]
 pub(crate) fn assert_documented(text: &str) {
-    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
-    let docs = std::fs::read_to_string(docs).expect("docs/operations.md");
+    assert_documented_in("operations.md", text);
+}
+
+/// The same for another page.
+#[track_caller]
+pub(crate) fn assert_documented_in(page: &str, text: &str) {
+    let docs = format!("{}/docs/{page}", env!("CARGO_MANIFEST_DIR"));
+    let docs = std::fs::read_to_string(docs).expect(page);
     let docs = docs.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(
-        docs.contains(text),
-        "docs/operations.md says nothing of {text:?}"
-    );
+    assert!(docs.contains(text), "docs/{page} says nothing of {text:?}");
 }

@@ -235,6 +235,14 @@ impl KexecHost {
         Self { home, ..self }
     }
 
+    /// Why the next kernel would disturb devices that guests use while it boots, in a lifeboat.
+    pub(crate) fn check_devices_in_use(&self) -> Option<Finding> {
+        match self.next.files() {
+            Some(files) => files.check_devices_in_use(),
+            None => kexec::check_loaded_devices_in_use(),
+        }
+    }
+
     fn load_image(&self) -> Result<KexecImage, KexecError> {
         let Some(files) = self.next.files() else {
             return KexecImage::loaded();

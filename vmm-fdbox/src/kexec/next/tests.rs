@@ -187,6 +187,38 @@ fn the_kernel_tells_what_a_loaded_one_takes_over() {
 }
 
 #[test]
+fn a_kernel_that_sizes_bars_is_named_only_if_devices_are_in_use_meanwhile() {
+    let in_use = |info: Option<&[u8]>| {
+        let files = Files::new(info);
+        let kernel = files.path("kernel");
+        let next = NextFiles {
+            kernel: &kernel,
+            initramfs: None,
+            cmdline: "kho=on",
+        };
+        next.check_devices_in_use()
+    };
+    assert_eq!(in_use(Some(&takes_also(0xff, 7))), None);
+    let found = in_use(Some(&takes_also(0xff, 3))).unwrap();
+    assert!(found.is_blocker());
+    let problem = "it is not built to leave the registers of PCI devices alone, which guests in the lifeboat use \
+                   while it boots";
+    assert_eq!(found.problem, problem);
+    let files = Files::new(Some(&takes_also(0xff, 3)));
+    assert_eq!(files.kinds(&[Kind::VfioPci]), []);
+    // It gets no devices anyway.
+    assert_eq!(in_use(None), None);
+
+    let loaded = |handover: &str| {
+        fs::write(files.path("sys/kernel/kexec/handover"), handover).unwrap();
+        check_loaded_in_use(&HostRoot::new(files.0.path()))
+    };
+    assert_eq!(loaded("0x7ff\n"), None);
+    assert_eq!(loaded("none\n"), None);
+    assert_eq!(loaded("0x3ff\n").unwrap().subject, "The loaded kernel");
+}
+
+#[test]
 fn a_kernel_that_lacks_what_the_boxes_need_is_named() {
     let everything = [Kind::Memfd, Kind::KvmVm, Kind::Iommufd, Kind::VfioPci];
     assert_eq!(Files::new(Some(&takes(0x7f))).kinds(&everything), []);
