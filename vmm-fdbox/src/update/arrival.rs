@@ -288,6 +288,22 @@ impl<S: BoxStore> Arrival<S> {
         self.contents.take_if_there(name)
     }
 
+    /// Unseals the box of a guest that another kernel has given back, before
+    /// [`commit`](Self::commit) does: descriptors that cannot be used from two kernels can only be
+    /// taken out then. If this arrival fails, the box is sealed again.
+    ///
+    /// # Errors
+    /// The box cannot be unsealed, and stays as it is.
+    pub fn unseal(&mut self) -> Result<(), UpdateError> {
+        self.contents.unseal()
+    }
+
+    /// Leaves a descriptor in the box, although [`check_taken`](Self::check_taken) wants all taken: one
+    /// that another kernel has lent, and goes on to use.
+    pub fn leave(&mut self, name: &FdName) {
+        self.contents.leave(name);
+    }
+
     /// Marks the start of a phase, now.
     pub fn mark(&mut self, name: &str) {
         self.mark_at(name, self.clock.now());

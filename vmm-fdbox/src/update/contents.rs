@@ -136,6 +136,33 @@ impl<S: BoxStore> Contents<S> {
         Ok(fd)
     }
 
+    /// Unseals a box that has stayed sealed.
+    pub(super) fn unseal(&mut self) -> Result<(), UpdateError> {
+        let sealed = match self.at.take() {
+            Some(AnyBox::Sealed(sealed)) => sealed,
+            other => {
+                self.at = other;
+                return Ok(());
+            }
+        };
+        match sealed.unseal() {
+            Ok(open) => {
+                self.at = Some(AnyBox::Open(open));
+                self.seals = true;
+                Ok(())
+            }
+            Err(failed) => {
+                self.at = Some(AnyBox::Sealed(failed.sealed));
+                Err(failed.error.into())
+            }
+        }
+    }
+
+    /// Leaves a descriptor where it is: it counts as taken.
+    pub(super) fn leave(&mut self, name: &FdName) {
+        self.taken.push(name.clone());
+    }
+
     /// The descriptors that have not been taken.
     pub(super) fn untaken(&self) -> impl Iterator<Item = &FdInfo> {
         self.listed

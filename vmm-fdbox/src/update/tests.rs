@@ -3,6 +3,7 @@
 mod fleet;
 mod fleet_world;
 mod handover;
+mod homecoming;
 mod leftovers;
 mod next_kernel;
 mod rollback;
