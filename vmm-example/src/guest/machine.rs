@@ -16,7 +16,7 @@ use crate::devices::pci::PciBus;
 use crate::devices::pm::PowerManagement;
 use crate::devices::ports::PortBus;
 use crate::devices::serial::{SerialPort, SerialStateError};
-use crate::devices::vfio::{Claimed, PassedFds, VfioError};
+use crate::devices::vfio::{Claimed, Handed, VfioError};
 use crate::devices::virtio::{DeviceCounts, Opened, VirtioBus, VirtioError};
 use crate::guest::boot::{self, BootCpuError, BootError, BootImage, BootSpec, BootStateV1};
 use crate::guest::cpuid::host::Optional;
@@ -103,7 +103,7 @@ pub(crate) struct SavedDevices {
     /// The devices of its state, opened.
     pub(crate) virtio: Vec<Opened>,
     /// Descriptors of the passed-through devices, which keep running.
-    pub(crate) passed: PassedFds,
+    pub(crate) passed: Handed,
     /// What the guest boots from when it resets.
     pub(crate) boot: Option<Boot>,
     /// Whether MSRs that KVM refuses are skipped.
@@ -233,8 +233,7 @@ impl Machine {
         console.start()?;
         console.queue(&state.console.unsent);
         let virtio = VirtioBus::new(&vm, ram.mapped(), devices.virtio, prepared)?;
-        let mut passed = devices.passed;
-        let pci = PciBus::restore(&vm, state.pci.as_ref(), &mut passed)?;
+        let pci = PciBus::restore(&vm, state.pci.as_ref(), devices.passed)?;
         // Last, because it may raise its interrupt.
         let serial = SerialPort::from_state(&state.serial, serial_irq, console.clone())?;
         let bus = PortBus::new(serial, PowerManagement::from_state(state.pm, sci(&vm)));

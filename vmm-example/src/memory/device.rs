@@ -44,7 +44,6 @@ impl Drop for DeviceMapping {
     fn drop(&mut self) {
         // SAFETY: the range is what `new` mapped, and only this value uses it: a KVM slot over it
         // holds a reference to this value.
-        // over it holds a reference to this value.
         let unmapped = unsafe { rustix::mm::munmap(self.addr.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }

@@ -124,9 +124,12 @@ impl Movable for Machine {
     }
 
     fn lifeboat_findings(&self) -> Vec<Finding> {
-        let passed = self.pci().status().into_iter();
-        let passed = passed.map(|status| needs_host(&status.device));
-        passed
+        let devices = match self.pci().has_messages() {
+            true => Vec::new(),
+            false => self.pci().status(),
+        };
+        let devices = devices.iter().map(|status| is_silent(&status.device));
+        devices
             .chain(resting_finding(&self.virtio().sections()))
             .collect()
     }
@@ -146,11 +149,12 @@ const NEEDS_NO_HOST: [&str; 1] = ["virtio-rng0"];
 /// The one whose output is dropped there.
 const CONSOLE: &str = "virtio-console0";
 
-fn needs_host(device: &str) -> Finding {
+fn is_silent(device: &str) -> Finding {
     Finding::blocker(
         device,
-        "the guest's driver would find no device in the lifeboat",
-        "update without --lifeboat, or run the guest without this device",
+        "its interrupts would not reach the guest in the lifeboat: the VMM that started the guest did \
+         not prepare for it",
+        "update without --lifeboat, or switch the guest off and start it anew",
     )
 }
 
@@ -374,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_device_of_the_host_is_refused_by_name() {
-        let found = needs_host("vfio0");
+        let found = is_silent("vfio0");
         assert!(found.is_blocker());
         assert!(found.to_string().contains("vfio0"), "{found}");
     }

@@ -17,7 +17,7 @@ use super::arriving_guest::{ArrivingGuest, Reserved, layered, missing};
 use super::cpu;
 use crate::commands::serve::Environment;
 use crate::devices::pci;
-use crate::devices::vfio::PassedFds;
+use crate::devices::vfio::{self, Handed, PassedFds};
 use crate::devices::virtio;
 use crate::error::{chain, warn};
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
@@ -87,12 +87,7 @@ impl ArrivingGuest<'_> {
         let ram = arrival.take(&FdName::new(MEMORY_FD)?)?;
         // For a VMM in the lifeboat; the state has it all.
         let outline = arrival.take_if_there(&FdName::new(OUTLINE_FD)?)?;
-        // Memory before the iommufd, and that before the devices.
-        let mut passed = PassedFds::new();
-        for name in pci::bus::names(state.pci.as_ref()) {
-            let fd = arrival.take(&FdName::new(&name)?)?;
-            passed.insert(name, fd);
-        }
+        let passed = self.take_passed(arrival, &state)?;
         arrival.mark(REBUILD);
         let vm = host.vm_of(vm).map_err(party_error)?;
         sandbox.enter().map_err(party_error)?;
@@ -111,6 +106,33 @@ impl ArrivingGuest<'_> {
         let restored = Machine::restore(shell, &state, devices, console);
         self.outline = outline;
         restored.map_err(party_error)
+    }
+
+    /// Takes the passed-through devices out of the box, and what they use. Memory was taken before.
+    pub(super) fn take_passed<S: BoxStore>(
+        &self,
+        arrival: &mut Arrival<S>,
+        state: &GuestState,
+    ) -> Result<Handed, PartyError> {
+        let lent = self.args.devices_rest;
+        let mut fds = PassedFds::new();
+        if self.stands_by && !lent && state.pci.is_some() {
+            // The lifeboat has given the devices back.
+            arrival.unseal()?;
+        }
+        for name in pci::bus::names(state.pci.as_ref()) {
+            let fd = match name.as_str() {
+                vfio::MESSAGES => arrival.take_if_there(&FdName::new(&name)?)?,
+                // The host goes on to translate.
+                vfio::IOMMUFD if lent => {
+                    arrival.leave(&FdName::new(&name)?);
+                    None
+                }
+                _ => Some(arrival.take(&FdName::new(&name)?)?),
+            };
+            fds.extend(fd.map(|fd| (name, fd)));
+        }
+        Ok(Handed { fds, lent })
     }
 
     /// A guest that is home needs no outline any more. One in the lifeboat does: its next VMM in the host is built

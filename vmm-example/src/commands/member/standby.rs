@@ -7,7 +7,6 @@ use vmm_fdbox::{BoxStore, FdName};
 use super::arriving::REBUILD;
 use super::arriving_guest::{ArrivingGuest, Standby, missing};
 use super::cpu;
-use crate::devices::vfio::PassedFds;
 use crate::devices::virtio;
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::GuestState;
@@ -97,7 +96,7 @@ impl ArrivingGuest<'_> {
         }
         let devices = SavedDevices {
             virtio: virtio::catch_up(devices, &state.virtio).map_err(party_error)?,
-            passed: PassedFds::new(),
+            passed: self.take_passed(arrival, &state)?,
             boot,
             force_cpu,
         };

@@ -10,6 +10,7 @@ use vmm_fdbox::{BoxStore, FdName};
 use super::arriving_guest::{ArrivingGuest, Prebuilt, layered, missing};
 use super::environment;
 use crate::devices::pci;
+use crate::devices::vfio::Handed;
 use crate::devices::virtio;
 use crate::guest::machine::{Boot, Machine, SavedDevices, Shell};
 use crate::guest::state::GuestState;
@@ -102,10 +103,14 @@ impl ArrivingGuest<'_> {
             return Err("The guest is not the one that was announced".into());
         }
         let names = pci::bus::names(state.pci.as_ref());
-        let passed = names
+        let fds = names
             .into_iter()
             .filter_map(|name| Some((name.clone(), lent.take(&name)?)))
             .collect();
+        let passed = Handed {
+            fds,
+            lent: self.args.devices_rest,
+        };
         let mut fds: HashMap<String, OwnedFd> = lent.fds.into_iter().collect();
         let boot = state.boot.as_ref();
         let boot = boot.map(|boot| Boot::inherit(boot, &mut fds, opened));

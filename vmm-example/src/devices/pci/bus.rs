@@ -12,7 +12,7 @@ use super::routes::{InterruptLines, Routes};
 use super::slot::PciSlot;
 use super::state::{self, PciBusStateV1, PciState};
 use crate::devices::vfio::spec::PciAddress;
-use crate::devices::vfio::{self, Board, Claimed, Function, Iommu, Kept, PassedFds, VfioError};
+use crate::devices::vfio::{self, Board, Claimed, Function, Handed, Iommu, Kept, VfioError};
 use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
 use crate::memory::GuestRam;
@@ -56,18 +56,17 @@ impl PciBus {
         })
     }
 
-    /// Continues with the devices of a saved guest, parked. Takes their descriptors out of
-    /// `passed`.
+    /// Continues with the devices of a saved guest, parked.
     pub(crate) fn restore(
         vm: &Arc<Vm>,
         state: Option<&PciState>,
-        passed: &mut PassedFds,
+        handed: Handed,
     ) -> Result<Self, VfioError> {
         let Some(state) = state else {
             return Ok(Self::default());
         };
         let address = Address::new(state.bus.config_address);
-        Self::wire(vm, address, |board| vfio::adopt(state, passed, board))
+        Self::wire(vm, address, |board| vfio::adopt(state, handed, board))
     }
 
     fn wire(
@@ -211,13 +210,13 @@ impl PciBus {
         }
     }
 
-    /// Duplicates of the iommufd and the devices, by name and in this order: for a box, or for
-    /// another process.
+    /// Duplicates of what the devices use and of the devices, by name and in this order: for a box,
+    /// or for another process.
     pub(crate) fn lend(&self) -> Result<Vec<(String, OwnedFd)>, VfioError> {
         let Some(wired) = &self.wired else {
             return Ok(Vec::new());
         };
-        let mut lent = vec![(vfio::IOMMUFD.into(), wired.iommu.duplicate()?)];
+        let mut lent = wired.iommu.lend()?;
         for function in &wired.functions {
             let name = vfio::device_name(function.slot().index());
             lent.push((name, function.duplicate()?));
@@ -231,6 +230,12 @@ impl PciBus {
         devices
             .filter_map(|address| vfio::unkept(address, kept))
             .collect()
+    }
+
+    /// Whether interrupts of the devices can reach the guest in a lifeboat.
+    pub(crate) fn has_messages(&self) -> bool {
+        let wired = self.wired.as_ref();
+        wired.is_none_or(|wired| wired.iommu.has_messages())
     }
 
     /// The devices' addresses in the host.
@@ -263,13 +268,15 @@ fn is_ours(port: u16, len: usize) -> bool {
     ports.contains(&port) && matches!(len, 1 | 2 | 4) && usize::from(port) % len == 0
 }
 
-/// The names of a guest's descriptors in its box, starting with the iommufd.
+/// The names of a guest's descriptors in its box, dependencies first. A guest of an older VMM has no
+/// [`vfio::MESSAGES`].
 pub(crate) fn names(state: Option<&PciState>) -> Vec<String> {
     let Some(state) = state else {
         return Vec::new();
     };
     let devices = state.devices.iter();
-    std::iter::once(vfio::IOMMUFD.into())
+    [vfio::MESSAGES.into(), vfio::IOMMUFD.into()]
+        .into_iter()
         .chain(devices.map(|device| vfio::device_name(device.slot)))
         .collect()
 }

@@ -160,6 +160,11 @@ impl ConfigSpace {
         MsixLayout::new((word(0) >> 16) as u16, word(4), word(8))
     }
 
+    /// The offset of MSI-X message control.
+    pub(super) fn msix_control_at(&self) -> usize {
+        self.msix_at + 2
+    }
+
     /// Whether MSI-X is enabled, and whether all its vectors are masked.
     pub(super) fn msix_control(&self) -> (bool, bool) {
         let control = self.image[self.msix_at + 3];

@@ -82,7 +82,7 @@ impl Unbound {
     pub(super) fn attach(self, iommu: &Iommu) -> Result<Device, VfioError> {
         let Self { file, address } = self;
         let name = address.to_string();
-        let id = sys::bind(file.as_fd(), iommu.fd()).map_err(|source| match source {
+        let id = sys::bind(file.as_fd(), iommu.fd()?).map_err(|source| match source {
             // iommufd_device_bind() returns this for no other reason.
             Errno::PERM => VfioError::NoInterruptRemapping {
                 address: name.clone(),

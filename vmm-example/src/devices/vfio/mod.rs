@@ -7,6 +7,7 @@
 //! | `iommu` | guest RAM as seen by the device |
 //! | `device` | the device: its regions, its interrupts, bound and attached |
 //! | `config`, `bars`, `msix` | what the guest sees of it; plain values |
+//! | `messages`, `lent` | its interrupts as memory, and the device in the lifeboat |
 //! | `windows`, `vectors` | its memory and its interrupts, connected to the VM |
 //! | `function` | all of it together, as a function on the PCI bus |
 //! | `open` | opening a device for a new guest, or from a state |
@@ -27,8 +28,6 @@
 //! An update parks the vCPUs and then the interrupts, which accumulate in their events. The device
 //! is never stopped: it keeps writing to guest memory. When the guest runs again, each enabled
 //! vector is raised once, for whatever happened meanwhile.
-//! never stopped: it goes on to write to guest memory. When the guest runs again each vector
-//! that is on is raised once, for whatever came in between.
 
 mod bars;
 mod config;
@@ -38,6 +37,8 @@ mod findings;
 mod function;
 mod host;
 mod iommu;
+mod lent;
+mod messages;
 mod msix;
 mod open;
 mod services;
@@ -58,8 +59,9 @@ use crate::kvm::KvmError;
 
 pub(crate) use findings::{Kept, look, unkept};
 pub(crate) use function::Function;
-pub(crate) use iommu::Iommu;
-pub(crate) use open::{Board, Claimed, IOMMUFD, PassedFds, adopt, attach, claim, device_name};
+pub(crate) use iommu::{IOMMUFD, Iommu};
+pub(crate) use messages::MESSAGES;
+pub(crate) use open::{Board, Claimed, Handed, PassedFds, adopt, attach, claim, device_name};
 pub(crate) use state::VfioStateV1;
 #[cfg(test)]
 pub(crate) use state::sample;
@@ -129,6 +131,12 @@ pub(crate) enum VfioError {
     Changed { address: String, what: String },
     #[error("{what} is not there: another VMM must hand it over, or a box")]
     NotHandedOver { what: String },
+    #[error("Cannot create the file for the messages of devices")]
+    Messages(#[source] io::Error),
+    #[error("Cannot map the file for the messages of devices")]
+    MapMessages(#[source] vm_memory::mmap::MmapRegionError),
+    #[error("{address} cannot be reset in the lifeboat")]
+    ResetInLifeboat { address: String },
     #[error("Cannot create an event of {address}")]
     Event { address: String, source: io::Error },
     #[error("KVM does not accept devices of the host")]

@@ -85,7 +85,7 @@ impl VectorStateV1 {
         self.address != 0
     }
 
-    fn bytes(&self) -> [u8; ENTRY] {
+    pub(super) fn bytes(&self) -> [u8; ENTRY] {
         let mut bytes = [0; ENTRY];
         bytes[..8].copy_from_slice(&self.address.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.data.to_le_bytes());

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use super::bars::{self, Room};
 use super::config::{self, ConfigError, ConfigSpace};
-use super::device::{Device, Unbound};
+use super::device::{Device, Physical, Unbound};
 use super::function::{Function, Identity, Inner};
 use super::host::HostDevice;
-use super::iommu::Iommu;
+use super::iommu::{IOMMUFD, Iommu};
+use super::lent::LentDevice;
+use super::messages::MESSAGES;
 use super::msix::MsixTable;
 use super::spec::{PciAddress, VfioSpec};
 use super::vectors::Vectors;
@@ -21,10 +23,7 @@ use crate::devices::pci::state::PciState;
 use crate::kvm::Vm;
 use crate::kvm::passthrough::VfioRegistry;
 
-/// The name of the iommufd in a box and among the descriptors passed to another process.
-pub(crate) const IOMMUFD: &str = "iommufd";
-
-/// The name of the device in a slot.
+/// The name of the device in a slot, in a box and among the descriptors passed to another process.
 pub(crate) fn device_name(slot: u8) -> String {
     format!("vfio{slot}")
 }
@@ -105,7 +104,10 @@ pub(crate) fn attach(
         let config = ConfigSpace::new(&physical, bars, &addresses);
         let config = config.map_err(|error| refusal(address, error))?;
         let table = MsixTable::new(config.msix_layout().vectors);
-        connect(slot, device, config, table, &mut next_gsi, board)
+        check_vectors(&device, &config)?;
+        let device = Arc::new(device);
+        let parts = (device.as_ref(), device.clone() as Arc<dyn Physical>);
+        connect(slot, parts, config, table, &mut next_gsi, board)
     };
     passed.into_iter().map(attach).collect()
 }
@@ -113,29 +115,70 @@ pub(crate) fn attach(
 /// Descriptors from another process or a box, by name.
 pub(crate) type PassedFds = HashMap<String, OwnedFd>;
 
+/// The devices of a saved guest.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    pub(crate) fds: PassedFds,
+    /// Whether this is a lifeboat, to which the host lends them.
+    pub(crate) lent: bool,
+}
+
+impl Handed {
+    fn take(&mut self, name: String) -> Result<OwnedFd, VfioError> {
+        let fd = self.fds.remove(&name);
+        fd.ok_or(VfioError::NotHandedOver { what: name })
+    }
+
+    fn iommu(&mut self, ioas_id: u32) -> Result<Iommu, VfioError> {
+        if self.lent {
+            return Ok(Iommu::of_host(ioas_id, self.take(MESSAGES.into())?));
+        }
+        let messages = self.fds.remove(MESSAGES);
+        Ok(Iommu::adopt(self.take(IOMMUFD.into())?, ioas_id, messages))
+    }
+}
+
 /// Continues with the devices of a saved guest, which have never stopped.
 pub(crate) fn adopt(
     state: &PciState,
-    passed: &mut PassedFds,
+    mut handed: Handed,
     board: &Board<'_>,
 ) -> Result<(Iommu, Vec<Function>), VfioError> {
-    let mut take = |name: String| {
-        let gone = || VfioError::NotHandedOver { what: name.clone() };
-        passed.remove(&name).ok_or_else(gone)
+    let iommu = handed.iommu(state.bus.ioas_id)?;
+    let messages = match handed.lent {
+        true => Some(Arc::new(iommu.map_messages()?)),
+        false => None,
     };
-    let iommu = Iommu::adopt(take(IOMMUFD.into())?, state.bus.ioas_id);
     let mut next_gsi = FIRST_MSI;
     let mut functions: Vec<Function> = Vec::with_capacity(state.devices.len());
     for saved in &state.devices {
-        let fd = take(device_name(saved.slot))?;
+        let fd = handed.take(device_name(saved.slot))?;
         let slot = PciSlot::new(saved.slot)
             .filter(|slot| functions.iter().all(|other| other.slot() != *slot))
             .ok_or_else(|| changed(saved, "its slot is in use or does not exist"))?;
         let device = Device::adopt(fd, saved.address, saved.device_id, saved.page_table_id)?;
-        let add = board.registry.add(device.fd());
-        add.map_err(|source| kvm(saved.address, source))?;
+        let device = Arc::new(device);
         let (config, table) = check(saved, |bar| device.bar_size(bar))?;
-        functions.push(connect(slot, device, config, table, &mut next_gsi, board)?);
+        let physical: Arc<dyn Physical> = match &messages {
+            Some(messages) => {
+                let msix = (config.msix_layout().table, config.msix_control_at());
+                let lent = LentDevice::new(
+                    device.clone(),
+                    (saved.address, slot),
+                    msix,
+                    messages.clone(),
+                );
+                Arc::new(lent)
+            }
+            None => {
+                let add = board.registry.add(device.fd());
+                add.map_err(|source| kvm(saved.address, source))?;
+                check_vectors(&device, &config)?;
+                device.clone()
+            }
+        };
+        let parts = (device.as_ref(), physical);
+        functions.push(connect(slot, parts, config, table, &mut next_gsi, board)?);
     }
     Ok((iommu, functions))
 }
@@ -173,9 +216,23 @@ pub(super) fn check(
     Ok((config, table))
 }
 
+/// Whether the kernel offers all vectors of a device.
+fn check_vectors(device: &Device, config: &ConfigSpace) -> Result<(), VfioError> {
+    let vectors = config.msix_layout().vectors;
+    let available = device.vectors()?;
+    match available < u32::from(vectors) {
+        true => Err(VfioError::FewVectors {
+            address: device.address().to_string(),
+            available,
+            vectors,
+        }),
+        false => Ok(()),
+    }
+}
+
 fn connect(
     slot: PciSlot,
-    device: Device,
+    (device, physical): (&Device, Arc<dyn Physical>),
     config: ConfigSpace,
     table: MsixTable,
     next_gsi: &mut u32,
@@ -188,28 +245,20 @@ fn connect(
         page_table_id: device.page_table_id(),
     };
     let layout = config.msix_layout();
-    let available = device.vectors()?;
-    if available < u32::from(layout.vectors) {
-        return Err(VfioError::FewVectors {
-            address: identity.address.to_string(),
-            available,
-            vectors: layout.vectors,
-        });
-    }
     let vectors = Vectors::new(board.lines.clone(), *next_gsi, layout.vectors);
     let vectors = vectors.map_err(|source| VfioError::Event {
         address: identity.address.to_string(),
         source,
     })?;
     *next_gsi += u32::from(layout.vectors);
-    let windows = KvmWindows::new(board.vm, slot.index(), &device, config.bars(), layout)?;
+    let windows = KvmWindows::new(board.vm, slot.index(), device, config.bars(), layout)?;
     let inner = Inner {
         config,
         table,
         vectors,
         windows: Box::new(windows),
     };
-    Ok(Function::new(identity, Arc::new(device), inner))
+    Ok(Function::new(identity, physical, inner))
 }
 
 fn kvm(address: PciAddress, source: crate::kvm::KvmError) -> VfioError {

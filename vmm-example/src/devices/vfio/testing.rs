@@ -88,6 +88,7 @@ impl Physical for FakeDevice {
 
     fn write_config(&self, offset: usize, data: &[u8]) {
         self.log.note(Call::Config(offset, number(data)));
+        self.config.lock().unwrap()[offset..offset + data.len()].copy_from_slice(data);
     }
 
     fn read_bar(&self, bar: u8, offset: u64, data: &mut [u8]) {
