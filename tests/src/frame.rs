@@ -59,6 +59,8 @@ pub struct Counted {
     pub repeated: u64,
     /// Frames that differ from what was sent, or were sent to another device.
     pub torn: u64,
+    /// The longest time without another intact frame. Only the receiver has a clock, and fills it in.
+    pub largest_gap_ns: u64,
 }
 
 impl Counted {
@@ -104,6 +106,7 @@ mod tests {
             lost: 2,
             repeated: 2,
             torn: 2,
+            largest_gap_ns: 0,
         };
         assert_eq!(counted, expected);
     }

@@ -14,8 +14,8 @@ pub struct Listed {
     pub kernels: usize,
 }
 
-/// Devices of a host beside the usual ones. All but the last can be passed through, each behind a PCIe port of
-/// its own.
+/// Devices of a host beside the usual ones. All but a serial port can be passed through, each behind a PCIe port
+/// of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Devices {
     #[default]
@@ -31,6 +31,8 @@ pub enum Devices {
     Igb,
     /// A serial port for the console of a kernel that runs beside the host's.
     BoatConsole,
+    /// Such a port, and one e1000e as in `Cards`, behind VT-d in legacy mode.
+    BoatConsoleAndCard,
 }
 
 /// The IOMMU in front of a host's devices, and how its kernels use it.
@@ -87,6 +89,11 @@ impl Devices {
             Self::CardAndAtsUser => Iommu::Scalable,
             _ => Iommu::Legacy,
         }
+    }
+
+    /// Whether there is a console for a kernel that runs beside the host's.
+    pub fn have_boat_console(self) -> bool {
+        matches!(self, Self::BoatConsole | Self::BoatConsoleAndCard)
     }
 
     /// What the kernel of a stage (from 0) is told about their IOMMU.
@@ -208,6 +215,8 @@ pub enum HostKind {
     GuestLifeboatAstray,
     /// As `GuestLifeboat`, with more memory: 4 GiB.
     LargeGuestLifeboat,
+    /// As `GuestLifeboat`, with a device that receives frames.
+    GuestLifeboatPassthrough,
     /// Several guests that are updated by one kexec and share a lifeboat with two CPUs: a host of its own.
     GuestsLifeboat,
     /// What a lifeboat needs in one kernel that was told nothing of lifeboats, with three CPUs.
@@ -238,6 +247,7 @@ impl HostKind {
                     | Self::GuestLifeboat
                     | Self::GuestLifeboatAstray
                     | Self::LargeGuestLifeboat
+                    | Self::GuestLifeboatPassthrough
                     | Self::Debian(_)
             )
     }
@@ -293,6 +303,7 @@ impl HostKind {
                 | Self::GuestLifeboat
                 | Self::GuestLifeboatAstray
                 | Self::LargeGuestLifeboat
+                | Self::GuestLifeboatPassthrough
                 | Self::GuestsLifeboat
         )
     }
@@ -317,6 +328,7 @@ impl HostKind {
             Self::GuestPassthroughAmdVi => Devices::Cards(1, Iommu::AmdVi),
             Self::GuestNvme => Devices::Nvme,
             Self::GuestScalable => Devices::CardAndAtsUser,
+            Self::GuestLifeboatPassthrough => Devices::BoatConsoleAndCard,
             kind if kind.has_lifeboat() => Devices::BoatConsole,
             _ => Devices::None,
         }
@@ -341,6 +353,7 @@ impl HostKind {
                 | Self::GuestLifeboat
                 | Self::GuestLifeboatAstray
                 | Self::LargeGuestLifeboat
+                | Self::GuestLifeboatPassthrough
                 | Self::GuestsLifeboat
                 | Self::LifeboatOneBoot
         )

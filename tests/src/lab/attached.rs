@@ -53,14 +53,8 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
         ]
         .map(str::to_owned)
         .into(),
-        // The third port, at 0x3e8. The machine does not wait for a connection.
-        Devices::BoatConsole => [
-            "-chardev".to_owned(),
-            format!("socket,id=boat,path=/lab/run/{BOAT_SOCKET},server=on,wait=off"),
-            "-device".to_owned(),
-            "isa-serial,chardev=boat,index=2".to_owned(),
-        ]
-        .into(),
+        Devices::BoatConsole => boat_console().into(),
+        Devices::BoatConsoleAndCard => boat_console().into_iter().chain(card(0)).collect(),
         Devices::CardAndAtsUser => {
             // Nothing is connected to them. Linux does not switch ATS on for a device that does not
             // claim to ask for whole pages.
@@ -80,6 +74,16 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
             arguments
         }
     }
+}
+
+/// The third port, at 0x3e8. The machine does not wait for a connection.
+fn boat_console() -> [String; 4] {
+    [
+        "-chardev".to_owned(),
+        format!("socket,id=boat,path=/lab/run/{BOAT_SOCKET},server=on,wait=off"),
+        "-device".to_owned(),
+        "isa-serial,chardev=boat,index=2".to_owned(),
+    ]
 }
 
 fn card(nic: u8) -> [String; 6] {
@@ -119,7 +123,7 @@ impl Attached {
         let (cards, has_drive) = match devices {
             Devices::None | Devices::Igb | Devices::BoatConsole => (0, false),
             Devices::Cards(count, _) => (count, false),
-            Devices::CardAndAtsUser => (1, false),
+            Devices::CardAndAtsUser | Devices::BoatConsoleAndCard => (1, false),
             Devices::Nvme => (0, true),
         };
         let send = |nic| Frames::send(dir, nic, started);

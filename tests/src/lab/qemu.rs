@@ -180,7 +180,7 @@ impl Machine {
             (console, "console.log", LineContent::console),
             (events, "events.log", LineContent::event),
         ];
-        if self.devices == Devices::BoatConsole {
+        if self.devices.have_boat_console() {
             let boat = connect(dir, attached::BOAT_SOCKET, &mut machine)?;
             ports.push((boat, "boat.log", LineContent::boat));
         }

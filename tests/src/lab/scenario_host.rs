@@ -88,6 +88,27 @@ pub(crate) struct OtherKernels {
     pub(crate) guest: Flavour,
 }
 
+/// The CPUs of a host if nothing else is said.
+fn usual_cpus(kind: HostKind) -> u32 {
+    match kind {
+        HostKind::Guests
+        | HostKind::GuestLifeboat
+        | HostKind::GuestLifeboatAstray
+        | HostKind::LargeGuestLifeboat
+        | HostKind::GuestLifeboatPassthrough => 2,
+        HostKind::Lifeboat | HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
+        HostKind::OneBoot
+        | HostKind::Kexec
+        | HostKind::LargeKexec
+        | HostKind::OwnKexec
+        | HostKind::LateModule
+        | HostKind::WithoutKho
+        | HostKind::Unpatched => 4,
+        // Several hosts run at a time, and a guest keeps one CPU busy.
+        _ => 1,
+    }
+}
+
 impl Group<'_> {
     /// Builds what is missing and writes the host's images.
     pub(crate) fn prepare(&self, lab: &Lab) -> Result<Host> {
@@ -158,6 +179,7 @@ impl Group<'_> {
                 | HostKind::GuestLifeboat
                 | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat
+                | HostKind::GuestLifeboatPassthrough
                 | HostKind::GuestsLifeboat => {
                     // LUO of a next kernel frees what a rescue kernel would read.
                     let luo = match self.kind {
@@ -205,6 +227,7 @@ impl Group<'_> {
                 | HostKind::GuestLifeboat
                 | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat
+                | HostKind::GuestLifeboatPassthrough
                 | HostKind::GuestsLifeboat => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },
@@ -218,22 +241,9 @@ impl Group<'_> {
     }
 
     fn cpus_of_kind(&self) -> u32 {
-        match self.kind {
-            HostKind::Guests
-            | HostKind::GuestLifeboat
-            | HostKind::GuestLifeboatAstray
-            | HostKind::LargeGuestLifeboat => 2,
-            HostKind::Lifeboat | HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
-            _ if self.debug || self.other.is_some() => 1,
-            HostKind::OneBoot
-            | HostKind::Kexec
-            | HostKind::LargeKexec
-            | HostKind::OwnKexec
-            | HostKind::LateModule
-            | HostKind::WithoutKho
-            | HostKind::Unpatched => 4,
-            // Several hosts run at a time, and a guest keeps one CPU busy.
-            _ => 1,
+        match usual_cpus(self.kind) {
+            4 if self.debug || self.other.is_some() => 1,
+            usual => usual,
         }
     }
 

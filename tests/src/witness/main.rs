@@ -131,12 +131,15 @@ fn witness() -> Result<()> {
             let line = line?;
             match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
                 (command::REPORT, "") => {
+                    // Before the check, like the clocks' gap: it could itself cause one.
+                    let counted = frames.get().map(Frames::counted);
                     let mut report = report(&clocks, &memory, &mut kmsg, cpus as u32, io.get())?;
-                    report.frames = frames.get().map(Frames::counted);
+                    report.frames = counted;
                     console.say(&WitnessEvent::Report(Box::new(report)))?;
                 }
                 (command::RESET_GAP, "") => {
                     clocks.reset_gap();
+                    frames.get().inspect(|frames| frames.reset_gap());
                     console.say(&WitnessEvent::Done)?;
                 }
                 (command::WORK, "") => {

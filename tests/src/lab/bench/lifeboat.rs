@@ -234,6 +234,7 @@ mod tests {
         Lifeboat {
             handovers: vec![moved("host", "lifeboat"), moved("lifeboat", "host")],
             guest_largest_gap_ns: gap_ms * 1_000_000,
+            frames_largest_gap_ns: None,
             host_kexec_ns: kexec_ms * 1_000_000,
             io_gap_ns: 1,
             vcpu_time_in_boat_ns: 1,

@@ -25,7 +25,7 @@ pub(crate) struct Card {
     /// From the first frame that the guest counted to the last.
     pub(crate) frames_sent: u64,
     pub(crate) frames_received: u64,
-    /// Frames sent during the blackout.
+    /// Frames sent during the blackout, or during the kexec if the guest was in a lifeboat.
     pub(crate) frames_during_blackout: u64,
     pub(crate) frames_lost: u64,
     pub(crate) frames_repeated: u64,

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::card::Card;
 use super::nvme::Nvme;
-use super::{Blackout, Resume};
+use super::{Blackout, Resume, lifeboat};
 use crate::run::Record;
 
 /// The phases of a blackout before the new kernel's clock starts.
@@ -50,12 +50,20 @@ impl Evidence<'_> {
         let mut hellos = self.record.hellos.iter();
         let hello = hellos.find(|(_, hello)| hello.boot_id == self.resume.host.boot_id);
         let (at, hello) = hello.context("The guest runs in a host that was not seen")?;
+        let kernel = at.saturating_sub(Duration::from_nanos(hello.uptime_ns));
+        if self.resume.lifeboat.is_some() {
+            let kexec = lifeboat::kexec_ns(self.record, hello, self.resume)?;
+            return Ok(Standstill {
+                from: at.saturating_sub(Duration::from_nanos(kexec)),
+                kernel,
+                to: *at,
+            });
+        }
         let phases = self.blackout.phases.iter();
         let old: u64 = phases
             .filter(|phase| BEFORE_THE_KERNEL.contains(&phase.name.as_str()))
             .map(|phase| phase.ns)
             .sum();
-        let kernel = at.saturating_sub(Duration::from_nanos(hello.uptime_ns));
         let from = kernel.saturating_sub(Duration::from_nanos(old));
         Ok(Standstill {
             from,
@@ -72,6 +80,8 @@ impl Evidence<'_> {
 
 /// The blackout of a guest, by the lab's clock: the VMM reports the duration of each phase, and the
 /// first message of the new kernel's init contains the time since its clock started.
+///
+/// Of a guest that was in a lifeboat, its host's kexec: that is when the device has to do without the host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Standstill {
     pub(super) from: Duration,

@@ -46,6 +46,11 @@ const CLOCK_PERCENT: u64 = 10;
 /// The minimum of that limit: writing and reading a report takes time.
 const CLOCK_SLACK: Duration = Duration::from_millis(1500);
 
+/// How short the longest gap in anything that the guest did may be, for a blackout that long.
+fn shortest_gap_ns(blackout_ns: u64) -> u64 {
+    blackout_ns - blackout_ns * SHORTER_PERCENT / 100
+}
+
 /// The part of the report of `vmm-example resume` that the lab reads.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Resume {
@@ -314,7 +319,7 @@ impl Update {
             ("TSC", after.largest_gap_tsc_ns),
         ] {
             ensure!(
-                gap >= total - total * SHORTER_PERCENT / 100
+                gap >= shortest_gap_ns(total)
                     && (!is_bounded
                         || gap <= total + total * longer / 100 + LONGER_NS_PER_GUEST * guests),
                 "By the guest's {clock} it stood still for {} ms, by the VMM for {} ms",

@@ -124,10 +124,15 @@ pub(super) fn by_boat_that(cpus: &str, acts: &str) -> Vec<String> {
 }
 
 pub(super) fn boot(spec: Spec) -> Result<Guest> {
+    boot_with(spec, &[])
+}
+
+/// The same with additional arguments for the VMM.
+pub(super) fn boot_with(spec: Spec, more: &[String]) -> Result<Guest> {
     // Loads its module.
     let boat = Boat::open()?;
     equal("The boat", boat.status()?, of_none())?;
-    let mut guest = Guest::boot(spec, &port()?)?;
+    let mut guest = Guest::boot_with(spec, more, &port()?)?;
     healthy(&guest.report()?)?;
     Ok(guest)
 }

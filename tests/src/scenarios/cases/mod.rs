@@ -28,6 +28,7 @@ mod leaving_load;
 mod lifeboat_borrows;
 mod lifeboat_crashes;
 mod lifeboat_dead_host;
+mod lifeboat_device;
 mod lifeboat_ends;
 mod lifeboat_fleet;
 mod lifeboat_here;
@@ -189,6 +190,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         lifeboat_borrows::ALL,
         lifeboat_crashes::ALL,
         lifeboat_dead_host::ALL,
+        lifeboat_device::ALL,
         lifeboat_fleet::ALL,
         lifeboat_here::ALL,
         lifeboat_holes::ALL,

@@ -1,5 +1,7 @@
 //! A guest that drives a passed-through device through an update, with its own kernel's driver.
 
+use std::path::Path;
+
 use anyhow::Result;
 use fdbox_lab::device::{FRAMES, IOMMU, NOTED};
 use fdbox_lab::scenario::HostKind;
@@ -56,10 +58,15 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     cx.value(NOTED, registers::note_card(&place)?)?;
     cx.value(IOMMU, pci::translated_by()?)?;
     let mut guest = take_over(cx, spec())?;
+    goes_on(cx, &mut guest, &place)?;
+    cx.value("io", end_io(&mut guest)?)?;
+    guest.power_off()
+}
+
+/// The guest still gets frames. Sends the lab its last count, and the last look at its card.
+pub(super) fn goes_on(cx: &Cx<'_>, guest: &mut Guest, place: &Path) -> Result<()> {
     let frames = guest.console.wait_for_frames(None)?;
     let frames = guest.console.wait_for_frames(Some(&frames))?;
     cx.value(FRAMES, frames)?;
-    cx.value(NOTED, registers::note_card(&place)?)?;
-    cx.value("io", end_io(&mut guest)?)?;
-    guest.power_off()
+    cx.value(NOTED, registers::note_card(place)?)
 }

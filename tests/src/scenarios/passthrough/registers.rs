@@ -22,6 +22,7 @@ mod card {
     pub(super) const RDBAL: usize = 0x2800;
     pub(super) const RDBAH: usize = 0x2804;
     pub(super) const RDLEN: usize = 0x2808;
+    pub(super) const RDT: usize = 0x2818;
     pub(super) const TDBAL: usize = 0x3800;
 }
 
@@ -47,7 +48,12 @@ pub(crate) fn note_card(place: &Path) -> Result<Noted<CardRegisters>> {
     noted(place, registers)
 }
 
-/// The same for an NVMe drive.
+/// Up to where a card's driver has filled the receive ring: it moves on as the driver takes frames out.
+pub(crate) fn receive_tail(place: &Path) -> Result<u32> {
+    Ok(Bar0::map(place)?.read(card::RDT))
+}
+
+/// Records the state of an NVMe drive.
 pub(crate) fn note_nvme(place: &Path) -> Result<Noted<NvmeRegisters>> {
     let bar = Bar0::map(place)?;
     let registers = NvmeRegisters {

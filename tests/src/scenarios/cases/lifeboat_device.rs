@@ -1,0 +1,57 @@
+//! A guest that drives a passed-through device in a lifeboat while its host kexecs.
+
+use std::path::Path;
+
+use anyhow::Result;
+use fdbox_lab::device::NOTED;
+use fdbox_lab::scenario::HostKind;
+
+use super::lifeboat_update::{boot_with, come, leave, spec as afloat};
+use super::passthrough_guest::goes_on;
+use super::{Cx, Scenario};
+use crate::guest::Spec;
+use crate::host;
+use crate::passthrough::{pci, registers};
+
+pub(super) const ALL: &[&Scenario] = &[&Scenario {
+    name: "lifeboat/device",
+    about: "a guest in a boat gets frames from its card while its host kexecs: none is lost, repeated or torn",
+    host: HostKind::GuestLifeboatPassthrough,
+    stages: &[leaves, comes_home],
+}];
+
+fn spec() -> Spec {
+    Spec {
+        // The other kind of memory cannot be mapped for a device.
+        ram: "memfd".to_owned(),
+        ..afloat()
+    }
+}
+
+fn leaves(cx: &Cx<'_>) -> Result<()> {
+    let place = pci::nic()?;
+    let mut guest = boot_with(spec(), &pci::to_pass_through(&place)?)?;
+    guest.console.wait_for_frames(None)?;
+    cx.value(NOTED, registers::note_card(&place)?)?;
+    leave(cx, guest)
+}
+
+fn comes_home(cx: &Cx<'_>) -> Result<()> {
+    // Nobody has opened the device in this kernel, and the guest's driver, which runs in the boat, does not set
+    // these registers again.
+    let place = pci::nic()?;
+    cx.value(NOTED, registers::note_card(&place)?)?;
+    takes_frames_in_the_boat(&place)?;
+    let mut guest = come(cx, spec())?;
+    goes_on(cx, &mut guest, &place)?;
+    guest.power_off()
+}
+
+/// The guest cannot be asked before it is home. But its driver gives the card new buffers for those that it has taken
+/// frames from, and nothing in this kernel does.
+fn takes_frames_in_the_boat(place: &Path) -> Result<()> {
+    let tail = registers::receive_tail(place)?;
+    host::until("The guest takes frames in the boat", || {
+        Ok(registers::receive_tail(place)? != tail)
+    })
+}
