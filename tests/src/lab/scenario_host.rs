@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use fdbox_lab::scenario::HostKind;
+use fdbox_lab::scenario::{Devices, HostKind};
 
 use crate::boat::{self, BoatFiles};
 use crate::debian_guest::DebianGuest;
@@ -107,6 +107,11 @@ fn usual_cpus(kind: HostKind) -> u32 {
         // Several hosts run at a time, and a guest keeps one CPU busy.
         _ => 1,
     }
+}
+
+/// Whether it is a host with a guest that usually has one CPU. Those with devices to pass through were not tried with more.
+pub(crate) fn has_one_cpu_and_guest(kind: HostKind) -> bool {
+    kind.has_guest() && usual_cpus(kind) == 1 && kind.devices() == Devices::None
 }
 
 impl Group<'_> {

@@ -42,9 +42,15 @@ pub(super) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub(super) fn of(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Self> {
+        let is_turn = args.part.is_none() && !args.all && args.filters.is_empty();
+        let (number, why) = turn_of(&suite.lab.checkout);
+        let guest_cpus = match is_turn {
+            true => rotation::guest_cpus(number),
+            false => 1,
+        };
         let mut jobs = selftests::jobs(suite, args.verbose);
         jobs.extend(debug::jobs(suite, args)?);
-        jobs.extend(scenarios::jobs(suite, args)?);
+        jobs.extend(scenarios::jobs(suite, args, guest_cpus)?);
         jobs.extend(host_command::jobs(suite, args.verbose));
         jobs.extend(packages::jobs(suite, args));
         jobs.extend(layout::jobs(suite));
@@ -55,9 +61,9 @@ impl<'a> Plan<'a> {
             _ if args.all || !args.filters.is_empty() => (None, String::new()),
             Some(part) => (Some(part), "as you ask".to_owned()),
             None => {
-                let (turn, why) = turn_of(&suite.lab.checkout);
                 let of = rotation::parts(&turns, rotation::BUDGET);
-                (Some(Part::of_turn(turn, of)), why)
+                let cpus = format!("hosts with one guest have {guest_cpus} CPUs");
+                (Some(Part::of_turn(number, of)), format!("{why}; {cpus}"))
             }
         };
         Ok(Self::choose(jobs, &turns, part, why))

@@ -48,6 +48,15 @@ impl Part {
     }
 }
 
+/// The CPUs of a host with one guest in run number `turn`, if nothing else is said: one or two. Each part gets both
+/// in turn.
+pub(super) fn guest_cpus(turn: u64) -> u32 {
+    match (turn + turn / MOST_PARTS as u64) % 2 {
+        0 => 1,
+        _ => 2,
+    }
+}
+
 impl std::fmt::Display for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.number, self.of)
@@ -165,6 +174,16 @@ fn cost(hosts: &[Turn], split: &[usize], part: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_part_gets_one_and_two_cpus_in_turn() {
+        let parts = MOST_PARTS as u64;
+        for turn in 0..2 * parts {
+            let later = turn + parts;
+            let same = Part::of_turn(turn, MOST_PARTS) == Part::of_turn(later, MOST_PARTS);
+            assert!(same && guest_cpus(turn) != guest_cpus(later), "turn {turn}");
+        }
+    }
 
     fn turn(host: &str, seconds: u32) -> Turn {
         Turn {

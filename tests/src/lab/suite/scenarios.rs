@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::programs;
 use crate::progress::human;
 use crate::run::Record;
-use crate::scenario_host::{Group, OtherKernels};
+use crate::scenario_host::{Group, OtherKernels, has_one_cpu_and_guest};
 use crate::verdict::{Outcome, judge};
 use crate::{command, hostcmd};
 
@@ -31,7 +31,11 @@ const ON_DEMAND: [&str; 7] = [
 ];
 
 /// One job per host.
-pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<'a>>> {
+pub(super) fn jobs<'a>(
+    suite: &Suite<'a>,
+    args: &'a TestArgs,
+    guest_cpus: u32,
+) -> Result<Vec<Job<'a>>> {
     let lab = suite.lab;
     let verbose = args.verbose;
     let is_asked_for = args.all || !args.filters.is_empty();
@@ -49,7 +53,10 @@ pub(super) fn jobs<'a>(suite: &Suite<'a>, args: &'a TestArgs) -> Result<Vec<Job<
         alone: boot.kind.fills_the_machine(),
         act: Box::new(move || boot.outcomes(lab, verbose)),
     };
-    let boots = boots(wanted.collect(), args.cpus);
+    let boots = boots(wanted.collect(), |kind| {
+        args.cpus
+            .or_else(|| has_one_cpu_and_guest(kind).then_some(guest_cpus))
+    });
     Ok(boots.into_iter().map(job).collect())
 }
 
@@ -76,7 +83,7 @@ pub(super) struct Boot {
     pub(super) cpus: Option<u32>,
 }
 
-fn boots(listed: Vec<Listed>, cpus: Option<u32>) -> Vec<Boot> {
+fn boots(listed: Vec<Listed>, cpus: impl Fn(HostKind) -> Option<u32>) -> Vec<Boot> {
     let mut groups: BTreeMap<(HostKind, usize, String), Vec<Listed>> = BTreeMap::new();
     for scenario in listed {
         let alone = if scenario.host.is_alone() {
@@ -98,7 +105,7 @@ fn boots(listed: Vec<Listed>, cpus: Option<u32>) -> Vec<Boot> {
             debug: false,
             other: None,
             environment: "",
-            cpus,
+            cpus: cpus(kind),
         })
         .collect()
 }
