@@ -6,7 +6,7 @@ use anyhow::Result;
 use fdbox_lab::device::NOTED;
 use fdbox_lab::scenario::HostKind;
 
-use super::lifeboat_update::{boot_with, come, leave, spec as afloat};
+use super::lifeboat_update::{boot_with, come, leave, spec as afloat, there_and_back};
 use super::passthrough_guest::goes_on;
 use super::{Cx, Scenario};
 use crate::guest::Spec;
@@ -15,7 +15,8 @@ use crate::passthrough::{pci, registers};
 
 pub(super) const ALL: &[&Scenario] = &[&Scenario {
     name: "lifeboat/device",
-    about: "a guest in a boat gets frames from its card while its host kexecs: none is lost, repeated or torn",
+    about: "a guest gets frames from its card in the boat of a host that does not jump, back in that host, and in a \
+            boat while its host kexecs: none is lost, repeated or torn",
     host: HostKind::GuestLifeboatPassthrough,
     stages: &[leaves, comes_home],
 }];
@@ -31,8 +32,10 @@ fn spec() -> Spec {
 fn leaves(cx: &Cx<'_>) -> Result<()> {
     let place = pci::nic()?;
     let mut guest = boot_with(spec(), &pci::to_pass_through(&place)?)?;
-    guest.console.wait_for_frames(None)?;
+    let before = guest.console.wait_for_frames(None)?;
     cx.value(NOTED, registers::note_card(&place)?)?;
+    let mut guest = there_and_back(guest)?;
+    guest.console.wait_for_frames(Some(&before))?;
     leave(cx, guest)
 }
 
