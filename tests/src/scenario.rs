@@ -33,6 +33,8 @@ pub enum Devices {
     BoatConsole,
     /// Such a port, and one e1000e as in `Cards`, behind VT-d in legacy mode.
     BoatConsoleAndCard,
+    /// Such a port, and an NVMe drive as in `Nvme`, but a fast one.
+    BoatConsoleAndNvme,
 }
 
 /// The IOMMU in front of a host's devices, and how its kernels use it.
@@ -91,9 +93,17 @@ impl Devices {
         }
     }
 
+    /// Whether there is an NVMe drive.
+    pub fn have_nvme(self) -> bool {
+        matches!(self, Self::Nvme | Self::BoatConsoleAndNvme)
+    }
+
     /// Whether there is a console for a kernel that runs beside the host's.
     pub fn have_boat_console(self) -> bool {
-        matches!(self, Self::BoatConsole | Self::BoatConsoleAndCard)
+        matches!(
+            self,
+            Self::BoatConsole | Self::BoatConsoleAndCard | Self::BoatConsoleAndNvme
+        )
     }
 
     /// What the kernel of a stage (from 0) is told about their IOMMU.
@@ -217,6 +227,8 @@ pub enum HostKind {
     LargeGuestLifeboat,
     /// As `GuestLifeboat`, with a device that receives frames.
     GuestLifeboatPassthrough,
+    /// As `GuestLifeboat`, with an NVMe drive that can be passed through.
+    GuestLifeboatNvme,
     /// Several guests that are updated by one kexec and share a lifeboat with two CPUs: a host of its own.
     GuestsLifeboat,
     /// What a lifeboat needs in one kernel that was told nothing of lifeboats, with three CPUs.
@@ -248,6 +260,7 @@ impl HostKind {
                     | Self::GuestLifeboatAstray
                     | Self::LargeGuestLifeboat
                     | Self::GuestLifeboatPassthrough
+                    | Self::GuestLifeboatNvme
                     | Self::Debian(_)
             )
     }
@@ -304,6 +317,7 @@ impl HostKind {
                 | Self::GuestLifeboatAstray
                 | Self::LargeGuestLifeboat
                 | Self::GuestLifeboatPassthrough
+                | Self::GuestLifeboatNvme
                 | Self::GuestsLifeboat
         )
     }
@@ -329,6 +343,7 @@ impl HostKind {
             Self::GuestNvme => Devices::Nvme,
             Self::GuestScalable => Devices::CardAndAtsUser,
             Self::GuestLifeboatPassthrough => Devices::BoatConsoleAndCard,
+            Self::GuestLifeboatNvme => Devices::BoatConsoleAndNvme,
             kind if kind.has_lifeboat() => Devices::BoatConsole,
             _ => Devices::None,
         }
@@ -354,6 +369,7 @@ impl HostKind {
                 | Self::GuestLifeboatAstray
                 | Self::LargeGuestLifeboat
                 | Self::GuestLifeboatPassthrough
+                | Self::GuestLifeboatNvme
                 | Self::GuestsLifeboat
                 | Self::LifeboatOneBoot
         )

@@ -16,6 +16,9 @@ use crate::landings::{Landed, Landings};
 /// four seconds, so that some of them outlive the old kernel. Reads and flushes are not limited.
 const NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH / 4;
 
+/// That of one that a guest uses while its host kexecs: in half a second it completes as many as are in flight.
+const FAST_NVME_WRITES_PER_SECOND: u32 = NVME_DEPTH * 2;
+
 /// The console of a kernel that runs next to the host's, in the run's folder.
 pub(crate) const BOAT_SOCKET: &str = "boat.sock";
 
@@ -37,14 +40,7 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
     match devices {
         Devices::None => Vec::new(),
         Devices::Cards(count, _) => (0..count).flat_map(card).collect(),
-        Devices::Nvme => {
-            let backend = format!(
-                "if=none,id=nvme,format=raw,file=/lab/run/{},\
-                 throttling.iops-write={NVME_WRITES_PER_SECOND}",
-                drive::NVME_IMAGE
-            );
-            behind_port(0, "-drive", backend, "nvme,serial=lab,drive=nvme").into()
-        }
+        Devices::Nvme => nvme(NVME_WRITES_PER_SECOND).into(),
         Devices::Igb => [
             "-device",
             "pcie-root-port,id=port0,chassis=1",
@@ -55,6 +51,10 @@ pub(crate) fn arguments(devices: Devices) -> Vec<String> {
         .into(),
         Devices::BoatConsole => boat_console().into(),
         Devices::BoatConsoleAndCard => boat_console().into_iter().chain(card(0)).collect(),
+        Devices::BoatConsoleAndNvme => {
+            let drive = nvme(FAST_NVME_WRITES_PER_SECOND);
+            boat_console().into_iter().chain(drive).collect()
+        }
         Devices::CardAndAtsUser => {
             // Nothing is connected to them. Linux does not switch ATS on for a device that does not
             // claim to ask for whole pages.
@@ -84,6 +84,14 @@ fn boat_console() -> [String; 4] {
         "-device".to_owned(),
         "isa-serial,chardev=boat,index=2".to_owned(),
     ]
+}
+
+fn nvme(writes_per_second: u32) -> [String; 6] {
+    let backend = format!(
+        "if=none,id=nvme,format=raw,file=/lab/run/{},throttling.iops-write={writes_per_second}",
+        drive::NVME_IMAGE
+    );
+    behind_port(0, "-drive", backend, "nvme,serial=lab,drive=nvme")
 }
 
 fn card(nic: u8) -> [String; 6] {
@@ -124,7 +132,7 @@ impl Attached {
             Devices::None | Devices::Igb | Devices::BoatConsole => (0, false),
             Devices::Cards(count, _) => (count, false),
             Devices::CardAndAtsUser | Devices::BoatConsoleAndCard => (1, false),
-            Devices::Nvme => (0, true),
+            Devices::Nvme | Devices::BoatConsoleAndNvme => (0, true),
         };
         let send = |nic| Frames::send(dir, nic, started);
         let watch = || Landings::watch(&drive::nvme_image(dir), started);

@@ -105,7 +105,7 @@ impl HostSpec {
         if self.guests > 0 {
             drive::make(&dir.join(drive::SLOW_IMAGE))?;
         }
-        if self.devices == Devices::Nvme {
+        if self.devices.have_nvme() {
             drive::make(&drive::nvme_image(&dir))?;
         }
         let stages = self.stages.iter();

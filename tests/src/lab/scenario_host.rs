@@ -95,7 +95,8 @@ fn usual_cpus(kind: HostKind) -> u32 {
         | HostKind::GuestLifeboat
         | HostKind::GuestLifeboatAstray
         | HostKind::LargeGuestLifeboat
-        | HostKind::GuestLifeboatPassthrough => 2,
+        | HostKind::GuestLifeboatPassthrough
+        | HostKind::GuestLifeboatNvme => 2,
         HostKind::Lifeboat | HostKind::GuestsLifeboat | HostKind::LifeboatOneBoot => 3,
         HostKind::OneBoot
         | HostKind::Kexec
@@ -185,6 +186,7 @@ impl Group<'_> {
                 | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat
                 | HostKind::GuestLifeboatPassthrough
+                | HostKind::GuestLifeboatNvme
                 | HostKind::GuestsLifeboat => {
                     // LUO of a next kernel frees what a rescue kernel would read.
                     let luo = match self.kind {
@@ -233,6 +235,7 @@ impl Group<'_> {
                 | HostKind::GuestLifeboatAstray
                 | HostKind::LargeGuestLifeboat
                 | HostKind::GuestLifeboatPassthrough
+                | HostKind::GuestLifeboatNvme
                 | HostKind::GuestsLifeboat => LONG_STAGE_LIMIT,
                 _ => STAGE_LIMIT,
             },

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use fdbox_lab::device::{NVME, Noted, NvmeRegisters};
+use fdbox_lab::device::{NVME, NVME_DEPTH, Noted, NvmeRegisters};
 use fdbox_lab::witness::NvmeIo;
 use serde::Serialize;
 
@@ -33,6 +33,9 @@ pub(crate) struct Nvme {
     pub(crate) written_during_blackout: u64,
     /// Those of them that reached it after the new kernel had started.
     pub(crate) written_under_the_new_kernel: u64,
+    /// All writes that reached it during the kexec, of a guest that was in a lifeboat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) written_during_kexec: Option<u64>,
 }
 
 /// Everything known about the drive.
@@ -44,6 +47,7 @@ struct Seen<'a> {
     image: Checked,
     landed: &'a Landed,
     standstill: Standstill,
+    was_in_lifeboat: bool,
 }
 
 /// The result; `None` for a guest without such a drive.
@@ -69,6 +73,7 @@ pub(super) fn of(evidence: &Evidence<'_>) -> Result<Option<Nvme>> {
         noted: evidence.noted()?,
         landed: &evidence.record.landed,
         standstill: evidence.standstill()?,
+        was_in_lifeboat: evidence.resume.lifeboat.is_some(),
     };
     seen.judge().map(Some)
 }
@@ -85,6 +90,7 @@ impl Seen<'_> {
             in_flight: self.end.in_flight.len() as u64,
             written_during_blackout: self.landed_between(from, to),
             written_under_the_new_kernel: self.landed_between(kernel, to),
+            written_during_kexec: self.was_in_lifeboat.then(|| self.all_between(from, to)),
         };
         ensure!(
             !nvme.reset,
@@ -100,6 +106,14 @@ impl Seen<'_> {
             self.before.disk,
             self.after.disk
         );
+        if let Some(written) = nvme.written_during_kexec {
+            // More than were in flight: the guest's driver has used the drive meanwhile.
+            ensure!(
+                written > u64::from(NVME_DEPTH),
+                "No more than {written} writes came to the image during the kexec, from {from:?} to {to:?}"
+            );
+            return Ok(nvme);
+        }
         ensure!(
             nvme.in_flight > 1,
             "The guest had no more than {} writes in flight when it was stopped",
@@ -121,6 +135,12 @@ impl Seen<'_> {
     fn landed_between(&self, from: Duration, to: Duration) -> u64 {
         let arrivals = self.arrivals().into_iter();
         arrivals.filter(|(_, at)| (from..to).contains(at)).count() as u64
+    }
+
+    /// How many writes reached the image in this period.
+    fn all_between(&self, from: Duration, to: Duration) -> u64 {
+        let landed = self.landed.0.values();
+        landed.filter(|at| (from..to).contains(at)).count() as u64
     }
 
     /// When each of the writes in flight reached the image.
@@ -174,7 +194,11 @@ mod tests {
     /// The guest was paused for four seconds from second 10 on, and a write landed every second.
     fn verdict(spoil: impl Fn(&mut Seen<'_>)) -> Result<Nvme> {
         let landed = (1..=30).map(|number| (number, Duration::from_millis(1000 * number + 500)));
-        let landed = Landed(landed.collect());
+        verdict_of(&Landed(landed.collect()), spoil)
+    }
+
+    /// The same with writes that landed at these times.
+    fn verdict_of(landed: &Landed, spoil: impl Fn(&mut Seen<'_>)) -> Result<Nvme> {
         let mut seen = Seen {
             before: reports(5, &[]),
             after: reports(15, &[9, 10]),
@@ -185,12 +209,13 @@ mod tests {
                 bad: 0,
                 examples: Vec::new(),
             },
-            landed: &landed,
+            landed,
             standstill: Standstill {
                 from: Duration::from_secs(10),
                 kernel: Duration::from_secs(11),
                 to: Duration::from_secs(14),
             },
+            was_in_lifeboat: false,
         };
         spoil(&mut seen);
         seen.judge()
@@ -207,8 +232,25 @@ mod tests {
             in_flight: 6,
             written_during_blackout: 4,
             written_under_the_new_kernel: 3,
+            written_during_kexec: None,
         };
         assert_eq!(verdict(|_| {}).unwrap(), expected);
+    }
+
+    #[test]
+    fn in_a_lifeboat_more_is_written_than_was_in_flight() {
+        let depth = u64::from(NVME_DEPTH);
+        let of = |writes: u64| {
+            let landed = (1..=writes).map(|number| (number, Duration::from_secs(12)));
+            verdict_of(&Landed(landed.collect()), |seen| {
+                seen.was_in_lifeboat = true;
+                seen.end.in_flight.clear();
+            })
+        };
+        let nvme = of(depth + 1).unwrap();
+        assert_eq!(nvme.written_during_kexec, Some(depth + 1));
+        let error = of(depth).unwrap_err().to_string();
+        assert!(error.contains("No more than 64 writes"), "{error}");
     }
 
     #[test]

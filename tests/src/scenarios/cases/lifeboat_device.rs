@@ -1,25 +1,35 @@
-//! A guest that drives a passed-through device in a lifeboat while its host kexecs.
+//! Guests that drive passed-through devices in a lifeboat while their host kexecs.
 
 use std::path::Path;
 
 use anyhow::Result;
-use fdbox_lab::device::NOTED;
+use fdbox_lab::device::{NOTED, NVME};
 use fdbox_lab::scenario::HostKind;
 
 use super::lifeboat_update::{boot_with, come, leave, spec as afloat, there_and_back};
 use super::passthrough_guest::goes_on;
+use super::passthrough_nvme::ends_writing;
 use super::{Cx, Scenario};
 use crate::guest::Spec;
 use crate::host;
 use crate::passthrough::{pci, registers};
 
-pub(super) const ALL: &[&Scenario] = &[&Scenario {
+pub(super) const ALL: &[&Scenario] = &[&CARD, &DRIVE];
+
+const CARD: Scenario = Scenario {
     name: "lifeboat/device",
     about: "a guest gets frames from its card in the boat of a host that does not jump, back in that host, and in a \
             boat while its host kexecs: none is lost, repeated or torn",
     host: HostKind::GuestLifeboatPassthrough,
     stages: &[leaves, comes_home],
-}];
+};
+
+const DRIVE: Scenario = Scenario {
+    name: "lifeboat/nvme",
+    about: "a guest in a boat writes to its NVMe drive while its host kexecs: no block is lost, repeated or torn",
+    host: HostKind::GuestLifeboatNvme,
+    stages: &[leaves_with_drive, comes_home_with_drive],
+};
 
 fn spec() -> Spec {
     Spec {
@@ -57,4 +67,19 @@ fn takes_frames_in_the_boat(place: &Path) -> Result<()> {
     host::until("The guest takes frames in the boat", || {
         Ok(registers::receive_tail(place)? != tail)
     })
+}
+
+fn leaves_with_drive(cx: &Cx<'_>) -> Result<()> {
+    let place = pci::nvme()?;
+    let mut guest = boot_with(spec(), &pci::to_pass_through(&place)?)?;
+    cx.value(NVME, guest.console.wait_for_nvme(None)?)?;
+    cx.value(NOTED, registers::note_nvme(&place)?)?;
+    leave(cx, guest)
+}
+
+fn comes_home_with_drive(cx: &Cx<'_>) -> Result<()> {
+    let place = pci::nvme()?;
+    cx.value(NOTED, registers::note_nvme(&place)?)?;
+    let guest = come(cx, spec())?;
+    ends_writing(cx, guest, &place)
 }

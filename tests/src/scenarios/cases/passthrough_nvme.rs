@@ -1,6 +1,8 @@
 //! A guest that drives a passed-through NVMe drive through an update, with its own kernel's driver,
 //! and never waits for its requests to complete.
 
+use std::path::Path;
+
 use anyhow::Result;
 use fdbox_lab::device::{NOTED, NVME};
 use fdbox_lab::scenario::HostKind;
@@ -40,11 +42,16 @@ fn after(cx: &Cx<'_>) -> Result<()> {
     // left them.
     let place = pci::nvme()?;
     cx.value(NOTED, registers::note_nvme(&place)?)?;
-    let mut guest = take_over(cx, spec())?;
+    let guest = take_over(cx, spec())?;
+    ends_writing(cx, guest, &place)
+}
+
+/// The guest, which runs in the next kernel, goes on writing, and ends.
+pub(super) fn ends_writing(cx: &Cx<'_>, mut guest: Guest, place: &Path) -> Result<()> {
     let after = guest.console.nvme()?;
     cx.value(NVME, &after)?;
     guest.console.wait_for_nvme(Some(&after))?;
-    cx.value(NOTED, registers::note_nvme(&place)?)?;
+    cx.value(NOTED, registers::note_nvme(place)?)?;
     cx.value(NVME, guest.console.end_nvme()?)?;
     // A request that timed out would be in its kernel's log.
     healthy(&guest.report()?)?;
