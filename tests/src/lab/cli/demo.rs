@@ -32,9 +32,10 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_enum, value_name = "KIND", default_value_t = IommuKind::VtD,
           conflicts_with_all = ["guests", "binary", "ram", "home"])]
     pub iommu: IommuKind,
-    /// Let the guest run in a lifeboat, a second kernel on a CPU of its own, while the host kexecs. It has neither disk
-    /// nor network then, and its memory is a memfd unless --ram says otherwise.
-    #[arg(long, conflicts_with_all = ["guests", "binary", "device", "home", "iommu"])]
+    /// Let the guest run in a lifeboat, a second kernel on a CPU of its own, while the host kexecs. A device that is
+    /// passed through works meanwhile, the guest's own disk and network rest. Its memory is a memfd unless --ram says
+    /// otherwise.
+    #[arg(long, conflicts_with_all = ["guests", "binary", "home", "iommu"])]
     pub lifeboat: bool,
     /// The home of the guest's box. luo and holder use an unpatched kernel without the module, and
     /// the guest's memory is a memfd then; holder requires --binary.

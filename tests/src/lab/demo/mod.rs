@@ -82,6 +82,12 @@ fn group(args: &DemoArgs, device: Option<DeviceKind>) -> Group<'static> {
     let (kind, name) = match (device, args.binary) {
         _ if args.home == Home::Luo => (HostKind::GuestLuo, "homes/guest-luo"),
         _ if args.home == Home::Holder => (HostKind::GuestHolder, "homes/guest-holder"),
+        (Some(DeviceKind::E1000e), _) if args.lifeboat => {
+            (HostKind::GuestLifeboatPassthrough, "lifeboat/device")
+        }
+        (Some(DeviceKind::Nvme), _) if args.lifeboat => {
+            (HostKind::GuestLifeboatNvme, "lifeboat/nvme")
+        }
         (Some(DeviceKind::E1000e), _) => match args.iommu {
             IommuKind::VtD => (HostKind::GuestPassthrough, "passthrough/guest"),
             IommuKind::Scalable => (
@@ -208,7 +214,7 @@ fn summary(record: &Record, update: &Update) {
         tell_traffic(traffic);
     }
     match &update.device {
-        Some(Device::Card(card)) => tell_card(card),
+        Some(Device::Card(card)) => tell_card(card, update.lifeboat.is_some()),
         Some(Device::Nvme(nvme)) => tell_nvme(nvme),
         None => {}
     }
@@ -275,12 +281,21 @@ fn tell_lifeboat(lifeboat: &Lifeboat) {
         millis(lifeboat.host_kexec_ns),
         millis(lifeboat.vcpu_time_in_boat_ns)
     ));
+    if let Some(gap_ns) = lifeboat.frames_largest_gap_ns {
+        say(&format!(
+            "boat    the largest gap between two frames from the device was {:.1} ms",
+            millis(gap_ns)
+        ));
+    }
 }
 
-fn tell_card(card: &Card) {
+fn tell_card(card: &Card, was_in_lifeboat: bool) {
+    let when = match was_in_lifeboat {
+        true => "during the kexec",
+        false => "in the blackout",
+    };
     say(&format!(
-        "device  {}, {}: {} frames sent, {} received, {} lost, {} repeated, {} torn; {} were sent \
-         in the blackout",
+        "device  {}, {}: {} frames sent, {} received, {} lost, {} repeated, {} torn; {} were sent {when}",
         card.kind,
         if card.reset { "reset" } else { "never reset" },
         card.frames_sent,
@@ -293,6 +308,17 @@ fn tell_card(card: &Card) {
 }
 
 fn tell_nvme(nvme: &Nvme) {
+    if let Some(during_kexec) = nvme.written_during_kexec {
+        say(&format!(
+            "device  {}, {}: {} blocks written, {} checked, {} bad; {during_kexec} came to the drive during the kexec",
+            nvme.kind,
+            if nvme.reset { "reset" } else { "never reset" },
+            nvme.writes,
+            nvme.verified,
+            nvme.bad,
+        ));
+        return;
+    }
     say(&format!(
         "device  {}, {}: {} blocks written, {} checked, {} bad; {} writes were in flight when the guest was \
          stopped, {} of them came to the drive in the blackout, {} of those under the new kernel",

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use fdbox_lab::device::{NOTED, NVME};
+use fdbox_lab::device::{IOMMU, NOTED, NVME};
 use fdbox_lab::scenario::HostKind;
 
 use super::lifeboat_update::{boot_with, come, leave, spec as afloat, there_and_back};
@@ -54,6 +54,7 @@ fn comes_home(cx: &Cx<'_>) -> Result<()> {
     // these registers again.
     let place = pci::nic()?;
     cx.value(NOTED, registers::note_card(&place)?)?;
+    cx.value(IOMMU, pci::translated_by()?)?;
     takes_frames_in_the_boat(&place)?;
     let mut guest = come(cx, spec())?;
     goes_on(cx, &mut guest, &place)?;
