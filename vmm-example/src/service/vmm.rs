@@ -148,6 +148,10 @@ impl Vmm {
         self.is_in_lifeboat = true;
     }
 
+    pub(crate) fn is_in_lifeboat(&self) -> bool {
+        self.is_in_lifeboat
+    }
+
     /// Records how the guest came to this lifeboat.
     pub(crate) fn begin_journey(&self, until_here: JourneyV1) {
         let began_ns = cpu_time_ns();

@@ -104,6 +104,7 @@ impl LeavingVmm for LeavingGuest<'_> {
         self.guest.carried = join.to == Destination::Successor;
         self.guest.boards = join.to == Destination::Lifeboat;
         self.goes_home = join.to == Destination::Home;
+        self.guest.in_lifeboat = self.vmm.is_in_lifeboat();
         let info = Info::from(join.module);
         (self.guest.kept, self.guest.keeps) = (kept(&info), info.features);
         if self.guest.carried {

@@ -2,6 +2,7 @@
 
 pub(crate) mod handover_info;
 pub(crate) mod leaving;
+mod lifeboat;
 mod moving;
 pub(crate) mod outline;
 

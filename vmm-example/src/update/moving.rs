@@ -7,6 +7,7 @@ use vmm_fdbox::frame::FrameWriter;
 use vmm_fdbox::update::{Guest, NamedFd, PartyError};
 use vmm_fdbox::{Deadline, FdName, Features, Finding, Info, Kind};
 
+use super::lifeboat::{boat_memory_finding, is_silent, resting_finding, stays_finding};
 use super::outline::{self, OUTLINE_FD};
 use super::{MEMORY_FD, VM_FD, party_error};
 use crate::devices::vfio::Kept;
@@ -144,50 +145,6 @@ impl Movable for Machine {
     }
 }
 
-/// Devices that work in a lifeboat.
-const NEEDS_NO_HOST: [&str; 1] = ["virtio-rng0"];
-/// The one whose output is dropped there.
-const CONSOLE: &str = "virtio-console0";
-
-fn is_silent(device: &str) -> Finding {
-    Finding::blocker(
-        device,
-        "its interrupts would not reach the guest in the lifeboat: the VMM that started the guest did \
-         not prepare for it",
-        "update without --lifeboat, or switch the guest off and start it anew",
-    )
-}
-
-/// What the guest's other devices do in the lifeboat.
-fn resting_finding(sections: &[&'static str]) -> Option<Finding> {
-    let rests = sections.iter().filter(|name| !NEEDS_NO_HOST.contains(name));
-    let rests: Vec<&str> = rests.copied().collect();
-    let dropped = match rests.contains(&CONSOLE) {
-        true => ", and what it writes to hvc0 is dropped",
-        false => "",
-    };
-    (!rests.is_empty()).then(|| {
-        Finding::warning(
-            rests.join(", "),
-            format!(
-                "at rest while the guest is in the lifeboat: requests wait until the guest is home{dropped}"
-            ),
-            "see to it that programs in the guest can wait for as long as the host takes to boot",
-        )
-    })
-}
-
-/// Memory that the lifeboat cannot map.
-fn boat_memory_finding(kinds: &BTreeSet<Kind>) -> Option<Finding> {
-    kinds.contains(&Kind::Hugetlb).then(|| {
-        Finding::blocker(
-            "The guest's memory",
-            "it is in huge pages, which cannot be lent to a lifeboat",
-            "update without --lifeboat, or run the guest with --memory of another kind",
-        )
-    })
-}
-
 /// The kinds of descriptors that go into the box, out of `kinds`. A VM that cannot be kept stays,
 /// and the next VMM creates its own.
 pub(crate) fn in_box(mut kinds: BTreeSet<Kind>, keeps: Features) -> BTreeSet<Kind> {
@@ -230,6 +187,8 @@ pub(crate) struct Moving<'a, M> {
     pub(super) carried: bool,
     /// Whether it goes to a lifeboat.
     pub(super) boards: bool,
+    /// Whether it is in one.
+    pub(super) in_lifeboat: bool,
     /// The kinds for passed-through devices that this kernel can keep in a box.
     pub(super) kept: Kept,
     /// What of the guest itself can be in a box.
@@ -243,6 +202,7 @@ impl<'a, M> Moving<'a, M> {
             position: None,
             carried: false,
             boards: false,
+            in_lifeboat: false,
             kept: Kept::default(),
             keeps: Features::default(),
         }
@@ -272,6 +232,9 @@ impl<M: Movable> Guest for Moving<'_, M> {
         let mut findings = self.machine.device_findings(self.carried);
         if !self.carried {
             findings.extend(self.machine.passthrough_findings(self.kept));
+        }
+        if self.carried && self.in_lifeboat {
+            findings.push(stays_finding());
         }
         if self.boards {
             findings.extend(boat_memory_finding(&self.machine.kinds()));
@@ -354,32 +317,5 @@ impl<M: Movable> Guest for Moving<'_, M> {
     fn resume_in_place(&mut self) -> Result<(), PartyError> {
         self.machine.continue_guest();
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_that_rest_are_named_and_those_that_work_are_not() {
-        assert!(resting_finding(&["virtio-rng0"]).is_none());
-        let found = resting_finding(&["virtio-blk0", "virtio-net0", "virtio-rng0"]).unwrap();
-        assert!(!found.is_blocker());
-        assert_eq!(found.subject, "virtio-blk0, virtio-net0");
-        assert!(!found.problem.contains("hvc0"), "{}", found.problem);
-        let found = resting_finding(&[CONSOLE]).unwrap();
-        assert!(
-            found.problem.contains("hvc0 is dropped"),
-            "{}",
-            found.problem
-        );
-    }
-
-    #[test]
-    fn a_device_of_the_host_is_refused_by_name() {
-        let found = is_silent("vfio0");
-        assert!(found.is_blocker());
-        assert!(found.to_string().contains("vfio0"), "{found}");
     }
 }

@@ -26,7 +26,7 @@ use crate::spec::MemoryKind;
 
 /// A machine that records what is done to it.
 #[derive(Default)]
-struct FakeMachine {
+pub(super) struct FakeMachine {
     calls: RefCell<Vec<&'static str>>,
     save_fails: bool,
     /// Whether trying to save it would report a finding.
