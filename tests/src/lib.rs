@@ -13,6 +13,7 @@
 )]
 #[path = "../../kmod/abi/mod.rs"]
 mod abi;
+pub mod bar;
 pub mod bench;
 pub mod choices;
 pub mod clocks;

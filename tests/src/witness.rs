@@ -37,6 +37,9 @@ pub mod command {
     /// Receive the frames of a passed-through card from now on, and send
     /// [`WitnessEvent::Frames`](super::WitnessEvent::Frames).
     pub const FRAMES: &str = "frames";
+    /// Read a register of that card all the time from now on, and send
+    /// [`WitnessEvent::Registers`](super::WitnessEvent::Registers).
+    pub const REGISTERS: &str = "registers";
     /// Keep writes in flight on a passed-through NVMe drive from now on, and send
     /// [`WitnessEvent::Nvme`](super::WitnessEvent::Nvme).
     pub const NVME: &str = "nvme";
@@ -88,6 +91,8 @@ pub enum WitnessEvent {
     Io(Box<Io>),
     /// The frames received by the passed-through card.
     Frames(Counted),
+    /// How often a register of that card was read, and how often it had another value than its own.
+    Registers { reads: u64, wrong: u64 },
     /// The results of the passed-through NVMe drive.
     Nvme(Box<NvmeIo>),
     /// The results of the disk with many requests in flight.

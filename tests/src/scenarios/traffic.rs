@@ -74,6 +74,15 @@ impl Console {
         }
     }
 
+    /// How often a register of that card was read, and how often it was wrong; the first request begins with it.
+    pub(crate) fn registers(&mut self) -> Result<(u64, u64)> {
+        self.say(command::REGISTERS)?;
+        self.wait("count of reads", ANSWER_LIMIT, |event| match event {
+            WitnessEvent::Registers { reads, wrong } => Some((reads, wrong)),
+            _ => None,
+        })
+    }
+
     /// The results of the passed-through NVMe drive; the work starts with the first request.
     pub(crate) fn nvme(&mut self) -> Result<NvmeIo> {
         self.ask_nvme(command::NVME)

@@ -133,7 +133,7 @@ pub(crate) fn counted<'scope>(
 }
 
 /// The interface that the driver created.
-fn card() -> Result<String> {
+pub(crate) fn card() -> Result<String> {
     for entry in fs::read_dir("/sys/class/net")? {
         let entry = entry?;
         let driver = fs::read_link(entry.path().join("device/driver")).unwrap_or_default();

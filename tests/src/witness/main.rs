@@ -12,6 +12,7 @@ mod kmsg;
 mod memory;
 mod nvme;
 mod ports;
+mod registers;
 mod requests;
 mod run;
 mod send;
@@ -40,6 +41,7 @@ use crate::io::Io;
 use crate::kmsg::Kmsg;
 use crate::memory::Memory;
 use crate::nvme::Nvme;
+use crate::registers::Registers;
 use crate::send::Sending;
 use crate::work::Work;
 
@@ -109,6 +111,7 @@ fn witness() -> Result<()> {
     let pace = net::pace_of(&cmdline);
     let io: OnceLock<Io> = OnceLock::new();
     let frames: OnceLock<Frames> = OnceLock::new();
+    let registers = Registers::default();
     let (nvme, deep) = (Nvme::default(), Deep::default());
     let sending = Sending::default();
     let button = Button::default();
@@ -160,6 +163,10 @@ fn witness() -> Result<()> {
                 (command::FRAMES, "") => {
                     let counted = frames::counted(&frames, scope)?;
                     console.say(&WitnessEvent::Frames(counted))?;
+                }
+                (command::REGISTERS, "") => {
+                    registers.start(scope)?;
+                    console.say(&registers.event())?;
                 }
                 (command::NVME, "") => {
                     nvme.start(scope, pace)?;

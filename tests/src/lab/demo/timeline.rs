@@ -72,6 +72,7 @@ fn of_witness(line_text: Witness) -> Option<String> {
         | Witness::Clocks(_)
         | Witness::Stage { .. }
         | Witness::Done
+        | Witness::Registers { .. }
         | Witness::What => None,
     }
 }

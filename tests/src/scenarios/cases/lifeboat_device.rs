@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use fdbox_lab::device::{IOMMU, NOTED, NVME};
 use fdbox_lab::scenario::HostKind;
 
@@ -10,6 +10,7 @@ use super::lifeboat_update::{boot_with, come, leave, spec as afloat, there_and_b
 use super::passthrough_guest::goes_on;
 use super::passthrough_nvme::ends_writing;
 use super::{Cx, Scenario};
+use crate::check::equal;
 use crate::guest::Spec;
 use crate::host;
 use crate::passthrough::{pci, registers};
@@ -31,6 +32,9 @@ const DRIVE: Scenario = Scenario {
     stages: &[leaves_with_drive, comes_home_with_drive],
 };
 
+/// A register that was hardly ever read shows nothing.
+const READS: u64 = 10_000;
+
 fn spec() -> Spec {
     Spec {
         // The other kind of memory cannot be mapped for a device.
@@ -46,6 +50,10 @@ fn leaves(cx: &Cx<'_>) -> Result<()> {
     cx.value(NOTED, registers::note_card(&place)?)?;
     let mut guest = there_and_back(guest)?;
     guest.console.wait_for_frames(Some(&before))?;
+    cx.value(
+        "reads of a register, wrong ones",
+        guest.console.registers()?,
+    )?;
     leave(cx, guest)
 }
 
@@ -57,6 +65,14 @@ fn comes_home(cx: &Cx<'_>) -> Result<()> {
     cx.value(IOMMU, pci::translated_by()?)?;
     takes_frames_in_the_boat(&place)?;
     let mut guest = come(cx, spec())?;
+    // One that its host sizes reads as all ones meanwhile, and so does one below a bridge that does not decode.
+    let (reads, wrong) = guest.console.registers()?;
+    cx.value("reads of a register, wrong ones", (reads, wrong))?;
+    ensure!(
+        reads > READS,
+        "The guest has read a register only {reads} times"
+    );
+    equal("The wrong reads of a register", wrong, 0)?;
     goes_on(cx, &mut guest, &place)?;
     guest.power_off()
 }
