@@ -167,6 +167,16 @@ fn the_table_of_patches_is_right() {
     }
 }
 
+/// The library's package has no patches.
+#[test]
+fn the_library_knows_a_kernel_by_a_function_that_the_patch_adds() {
+    let library = read("vmm-fdbox/src/facts/pci.rs");
+    let (_, name) = library.split_once("KEEPS_BARS: &str = \"").unwrap();
+    let (name, _) = name.split_once('"').unwrap();
+    let patch = read("kmod/patches/0025-PCI-do-not-size-the-BARs-of-a-device-that-is-in-use.patch");
+    assert!(patch.contains(&format!("+int {name}(")), "{name}");
+}
+
 #[test]
 fn links_and_paths_lead_somewhere() {
     let top = ["kmod/", "vmm-fdbox/", "vmm-example/", "tests/", "docs/"];

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::iter;
 use std::path::Path;
 use std::time::Duration;
 
 use super::{Boat, BoatError, BoatPlan, BoatState, CpuLender, NODE, offline_cpus, online_cpus};
 use crate::deadline::Deadline;
-use crate::facts::{HostRoot, has_config_in_memory};
+use crate::facts::{HostRoot, hands_over_bars, has_config_in_memory};
 use crate::finding::Finding;
 use crate::kind::Kind;
 use crate::name::BoxName;
@@ -156,18 +155,15 @@ impl Host for LifeboatHost {
     }
 
     fn check_kinds(&mut self, kinds: &BTreeSet<Kind>) -> Vec<Finding> {
-        // The kinds are those of all boxes: a device in one that stays in the host counts, too.
-        let has_devices = kinds.contains(&Kind::VfioPci);
-        let rescue = self.rescue.as_mut().map(|rescue| &mut rescue.kexec);
-        let mut findings = Vec::new();
-        for kexec in iter::once(&mut self.kexec).chain(rescue) {
-            findings.extend(kexec.check_kinds(kinds));
-            if has_devices {
-                findings.extend(kexec.check_devices_in_use());
-            }
+        let mut findings = self.kexec.check_kinds(kinds);
+        if let Some(rescue) = &mut self.rescue {
+            findings.extend(rescue.kexec.check_kinds(kinds));
         }
-        if has_devices {
-            findings.extend(config_finding(&HostRoot::default()));
+        // The kinds are those of all boxes: a device in one that stays in the host counts, too.
+        if kinds.contains(&Kind::VfioPci) {
+            findings.extend(self.kexec.check_devices_in_use());
+            findings.extend(device_findings(&HostRoot::default()));
+            findings.extend(self.rescue.as_ref().map(|_| stray_finding()));
         }
         findings
     }
@@ -288,15 +284,36 @@ fn panic_finding(subject: &str, cmdline: &str) -> Option<Finding> {
     })
 }
 
-/// Whether the boat would find the devices of its guests.
-fn config_finding(root: &HostRoot) -> Option<Finding> {
-    (!has_config_in_memory(root)).then(|| {
-        Finding::blocker(
+/// Why guests could not use devices of this host from the boat.
+fn device_findings(root: &HostRoot) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !has_config_in_memory(root) {
+        findings.push(Finding::blocker(
             "Devices of the host",
             "its firmware has no ACPI table MCFG, so the lifeboat would not find their configuration space",
             "update without --lifeboat, or run the guest without devices of the host",
-        )
-    })
+        ));
+    }
+    // What cannot be seen is no reason to refuse.
+    if hands_over_bars(root) == Some(false) {
+        findings.push(Finding::blocker(
+            "This kernel",
+            "it does not hand over the sizes of BARs, so the next one would write to those of devices that guests in \
+             the lifeboat use",
+            "update without --lifeboat to a kernel that is built with kmod/patches; from then on this is possible",
+        ));
+    }
+    findings
+}
+
+/// The next kernel has the IOMMU translate by tables of its own for devices that it was handed. A kernel that the boat
+/// starts in its place knows nothing of these tables, and takes their memory for free.
+fn stray_finding() -> Finding {
+    Finding::blocker(
+        "The rescue kernel",
+        "it would overwrite the tables by which the IOMMU translates for devices of guests",
+        "update without --rescue-kernel, or run the guest without devices of the host",
+    )
 }
 
 /// The command line of this kernel.

@@ -31,7 +31,7 @@ pub(crate) use amd_vi::has_amd_vi;
 pub use fact::{Fact, FactState, Need};
 pub use handover::boxes_wait_for_module;
 pub use homes::first_home;
-pub(crate) use pci::has_config_in_memory;
+pub(crate) use pci::{hands_over_bars, has_config_in_memory};
 pub use previous::PreviousKernel;
 pub use root::HostRoot;
 pub use vtd::ScalableMode;
