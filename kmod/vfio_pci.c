@@ -116,11 +116,18 @@ void fdbox_shim_vfio_registers(struct file *file, struct fdbox_registers *regist
 
 	*registers = (struct fdbox_registers) { .config = fdbox_config_space(pdev) };
 	for (i = 0; i < ARRAY_SIZE(registers->bars); i++) {
-		if (!(pci_resource_flags(pdev, i) & IORESOURCE_MEM) ||
-		    !is_power_of_2(pci_resource_len(pdev, i)))
+		u64 start = pci_resource_start(pdev, i), length = pci_resource_len(pdev, i);
+
+		/*
+		 * BARs are aligned to their size. What a device has instead of one
+		 * (Enhanced Allocation) need not be, and the next kernel would refuse
+		 * the device if it were told here.
+		 */
+		if (!(pci_resource_flags(pdev, i) & IORESOURCE_MEM) || !start ||
+		    !is_power_of_2(length) || !IS_ALIGNED(start, length))
 			continue;
-		registers->bars[i].start = pci_resource_start(pdev, i);
-		registers->bars[i].length = pci_resource_len(pdev, i);
+		registers->bars[i].start = start;
+		registers->bars[i].length = length;
 	}
 }
 
