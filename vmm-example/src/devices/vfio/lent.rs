@@ -29,6 +29,8 @@ const PERIOD: Duration = Duration::from_millis(1);
 /// Bits of MSI-X message control.
 const ENABLED: u16 = 1 << 15;
 const ALL_MASKED: u16 = 1 << 14;
+/// What is read from a device that does not respond. Some bits of message control are always zero.
+const GONE: u16 = u16::MAX;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -189,7 +191,8 @@ impl Shared {
 
     /// Raises what has arrived.
     fn look(&self, events: &[EventFd]) {
-        let was_enabled = self.control() & (ENABLED | ALL_MASKED) == ENABLED;
+        let control = self.control();
+        let was_enabled = control == GONE || control & (ENABLED | ALL_MASKED) == ENABLED;
         if !was_enabled {
             self.enable();
         }
@@ -339,5 +342,13 @@ mod tests {
         };
         assert_eq!(control as u16 & ENABLED, ENABLED);
         bench.lent.disarm().unwrap();
+    }
+
+    #[test]
+    fn a_device_that_does_not_respond_raises_nothing() {
+        let bench = bench();
+        bench.set_control(GONE);
+        bench.lent.shared.look(&bench.events);
+        assert!(!bench.is_raised(0) && !bench.is_raised(1));
     }
 }
