@@ -45,11 +45,12 @@ u64 fdbox_shim_phys_of(const void *root)
 
 /*
  * Whether memory can be the host's: it exists, and does not belong to this kernel.
- * That it is RAM and not a device's, this kernel cannot see. But it is given only
- * addresses that the host's kernel has written, for its own RAM: that of the root,
+ * Whether it is RAM or a device's, this kernel cannot see. But it is given only
+ * addresses that the host's kernel has written. Those of RAM: that of the root,
  * from the shared page; that of the body, from a root whose checksum is correct;
- * and those in the body's chunks, see fdbox_shim_host_copy_body(). To distrust
- * that kernel would be in vain: it can write to all memory of this one.
+ * and those in the body's chunks, see fdbox_shim_host_copy_body(). Those of a
+ * device's registers: from a body whose checksum is correct. To distrust that
+ * kernel would be in vain: it can write to all memory of this one.
  */
 bool fdbox_may_be_hosts(u64 phys, size_t len)
 {
