@@ -68,7 +68,8 @@ pub(crate) use generated::{
     fdbox_range as Range,
     fdbox_registers as Registers,
     fdbox_step as Step,
-    fdbox_vfio_binding as VfioBinding, //
+    fdbox_vfio_binding as VfioBinding,
+    folio_run as FolioRun, //
 };
 
 /// Compares a function that C calls with its declaration in `shim.h`: both arms of a condition must

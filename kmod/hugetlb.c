@@ -139,10 +139,20 @@ struct file *fdbox_shim_hugetlb_create(const u8 *name,
 	return fdbox_memfd_prepare(file, state);
 }
 
-u64 fdbox_shim_hugetlb_add(struct file *file, u64 index, u64 pfn, u64 folios,
-			   bool down)
+u64 fdbox_shim_hugetlb_add(struct file *file, u64 index, const struct folio_run *runs,
+			   unsigned int nr)
 {
-	return hugetlb_add_run(file_inode(file), index, pfn_folio(pfn), folios, down);
+	unsigned int order = huge_page_order(hstate_file(file));
+	u64 done = 0, part;
+
+	for (; nr; nr--, runs++) {
+		part = hugetlb_add_run(file_inode(file), index + (done << order),
+				       pfn_folio(runs->pfn), runs->nr, runs->down);
+		done += part;
+		if (part < runs->nr)
+			break;
+	}
+	return done;
 }
 
 #else /* !CONFIG_HUGETLBFS */
@@ -188,8 +198,8 @@ struct file *fdbox_shim_hugetlb_create(const u8 *name,
 	return ERR_PTR(-EOPNOTSUPP);
 }
 
-u64 fdbox_shim_hugetlb_add(struct file *file, u64 index, u64 pfn, u64 folios,
-			   bool down)
+u64 fdbox_shim_hugetlb_add(struct file *file, u64 index, const struct folio_run *runs,
+			   unsigned int nr)
 {
 	return 0;
 }

@@ -214,18 +214,18 @@ int fdbox_shim_kho_pass_on(u64 pfn, u64 folios, u32 order)
 }
 
 /*
- * How many of these folios, starting with the first, are on one node: a run
- * that is added to the page cache must be on one node, because statistics are
- * per node.
+ * How many of these folios, starting with the first, are on the node of page
+ * @other: what is added to the page cache at once must be on one node, because
+ * statistics are per node.
  */
-u64 fdbox_shim_on_one_node(u64 pfn, u64 folios, u32 order, bool down)
+u64 fdbox_shim_on_node_of(u64 other, u64 pfn, u64 folios, u32 order, bool down)
 {
 	u64 i;
 
-	for (i = 1; IS_ENABLED(CONFIG_NUMA) && i < folios; i++) {
+	for (i = 0; IS_ENABLED(CONFIG_NUMA) && i < folios; i++) {
 		u64 next = down ? pfn - (i << order) : pfn + (i << order);
 
-		if (page_to_nid(pfn_to_page(next)) != page_to_nid(pfn_to_page(pfn)))
+		if (page_to_nid(pfn_to_page(next)) != page_to_nid(pfn_to_page(other)))
 			return i;
 	}
 	return folios;

@@ -18,10 +18,9 @@
 #include "room.h"
 #include "shim.h"
 
-unsigned long filemap_add_run(struct address_space *mapping, pgoff_t index,
-			      struct folio *folio, unsigned long nr, bool down,
-			      gfp_t gfp) __weak;
-void folio_add_lru_run(struct folio *folio, unsigned long nr, bool down) __weak;
+unsigned long filemap_add_runs(struct address_space *mapping, pgoff_t index,
+			       const struct folio_run *runs, unsigned int nr_runs,
+			       gfp_t gfp) __weak;
 
 enum fdbox_lacks fdbox_shim_kvm_vm_lacks(void)
 {
@@ -37,7 +36,7 @@ enum fdbox_lacks fdbox_shim_gmem_lacks(void)
 {
 	if (!fdbox_has(kvm_get_kvm))
 		return FDBOX_LACKS_MODULE;
-	if (!filemap_add_run || !folio_add_lru_run ||
+	if (!filemap_add_runs ||
 	    !fdbox_has(kvm_gmem_file_vm) || !fdbox_has(kvm_gmem_file_flags) ||
 	    !fdbox_has(kvm_gmem_fill) || !fdbox_has(kvm_gmem_freeze) ||
 	    !fdbox_has(kvm_gmem_thaw) || !fdbox_has(kvm_gmem_create_file) ||
@@ -236,16 +235,10 @@ struct file *fdbox_shim_gmem_link(struct file *file, void *vm)
 }
 
 /* guest_memfd is unevictable, but memory failure handling needs folios on an LRU list. */
-u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
-			bool down)
+u64 fdbox_shim_gmem_add(struct file *file, u64 index, const struct folio_run *runs,
+			unsigned int nr)
 {
 	struct address_space *mapping = file->f_mapping;
-	struct folio *first = pfn_folio(pfn);
-	u64 added;
 
-	added = filemap_add_run(mapping, index, first, folios, down,
-				mapping_gfp_mask(mapping));
-	if (added)
-		folio_add_lru_run(first, added, down);
-	return added;
+	return filemap_add_runs(mapping, index, runs, nr, mapping_gfp_mask(mapping));
 }

@@ -26,15 +26,15 @@
 #define FDBOX_MEMFD_NONBLOCK	BIT(3)
 
 /* Added by kmod/patches; NULL in an unpatched kernel. */
-unsigned long shmem_add_run(struct inode *inode, pgoff_t index,
-			    struct folio *folio, unsigned long nr, bool down) __weak;
+unsigned long shmem_add_runs(struct inode *inode, pgoff_t index,
+			     const struct folio_run *runs, unsigned int nr_runs) __weak;
 #ifdef CONFIG_MEMFD_CREATE
 struct file *memfd_alloc_file(const char *name, unsigned int flags) __weak;
 #endif
 
 bool fdbox_shim_memfd_supported(void)
 {
-	return shmem_add_run;
+	return shmem_add_runs;
 }
 
 bool fdbox_shim_is_memfd(struct file *file)
@@ -341,10 +341,10 @@ struct file *fdbox_shim_memfd_create(const u8 *name,
 	return fdbox_memfd_prepare(fdbox_memfd_alloc(name), state);
 }
 
-u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
-			 bool down)
+u64 fdbox_shim_memfd_add(struct file *file, u64 index, const struct folio_run *runs,
+			 unsigned int nr)
 {
-	return shmem_add_run(file_inode(file), index, pfn_folio(pfn), folios, down);
+	return shmem_add_runs(file_inode(file), index, runs, nr);
 }
 
 /* Returns the file to give out: @file, or another open file of it with less access. */

@@ -65,6 +65,13 @@ void fdbox_shim_release(u8 *out, size_t len);
 int fdbox_shim_reboot_register(void);
 void fdbox_shim_reboot_unregister(void);
 
+/* As in <linux/folio_run.h>, which a kernel without the patches does not have. */
+struct folio_run {
+	unsigned long pfn;
+	unsigned long nr;
+	bool down;
+};
+
 /* kho.c: kexec handover. */
 bool fdbox_shim_kho_enabled(void);
 bool fdbox_shim_kho_boot(void);
@@ -76,7 +83,7 @@ void fdbox_shim_kho_unpreserve(u64 pfn, u64 folios, u32 order);
 bool fdbox_shim_kho_kept(u64 pfn, u64 folios, u32 order);
 int fdbox_shim_kho_pass_on(u64 pfn, u64 folios, u32 order);
 bool fdbox_shim_kho_restore(u64 pfn, u64 folios, u32 order);
-u64 fdbox_shim_on_one_node(u64 pfn, u64 folios, u32 order, bool down);
+u64 fdbox_shim_on_node_of(u64 other, u64 pfn, u64 folios, u32 order, bool down);
 void fdbox_shim_get_folios(u64 pfn, u64 folios, u32 order);
 void fdbox_shim_put_folios(u64 pfn, u64 folios, u32 order);
 struct folio *fdbox_shim_folio_at(u64 pfn);
@@ -150,8 +157,8 @@ void fdbox_shim_folio_span(struct folio *folio, u64 *pfn, u32 *order, u64 *next)
 void fdbox_shim_unpin(u64 pfn, u64 folios, u32 order);
 struct file *fdbox_shim_memfd_create(const u8 *name,
 				     const struct fdbox_memfd_state *state);
-u64 fdbox_shim_memfd_add(struct file *file, u64 index, u64 pfn, u64 folios,
-			 bool down);
+u64 fdbox_shim_memfd_add(struct file *file, u64 index, const struct folio_run *runs,
+			 unsigned int nr);
 struct file *fdbox_shim_memfd_finish(struct file *file,
 				     const struct fdbox_memfd_state *state);
 
@@ -166,8 +173,8 @@ long fdbox_shim_hugetlb_pin(struct file *file, u64 index, struct folio **folios,
 			    unsigned int max, struct fdbox_step *step);
 struct file *fdbox_shim_hugetlb_create(const u8 *name,
 				       const struct fdbox_memfd_state *state);
-u64 fdbox_shim_hugetlb_add(struct file *file, u64 index, u64 pfn, u64 folios,
-			   bool down);
+u64 fdbox_shim_hugetlb_add(struct file *file, u64 index, const struct folio_run *runs,
+			   unsigned int nr);
 
 /* What the kernel lacks to support a kind. */
 enum fdbox_lacks {
@@ -198,8 +205,8 @@ int fdbox_shim_gmem_folio(struct file *file, u64 index, struct folio **folio,
 			  bool *unused);
 struct file *fdbox_shim_gmem_create(void *vm, u64 size, u64 flags);
 struct file *fdbox_shim_gmem_link(struct file *file, void *vm);
-u64 fdbox_shim_gmem_add(struct file *file, u64 index, u64 pfn, u64 folios,
-			bool down);
+u64 fdbox_shim_gmem_add(struct file *file, u64 index, const struct folio_run *runs,
+			unsigned int nr);
 
 /* lending.c: boxes that a host lends to its boat. */
 int fdbox_shim_lease(const char *name, enum fdbox_lease_act act, u64 *word);

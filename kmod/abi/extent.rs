@@ -27,11 +27,13 @@ impl Extent {
     const MAX_ORDER: u32 = 30;
 
     /// Number of 4 KiB pages.
+    #[inline]
     pub(crate) fn pages(&self) -> u64 {
         self.folios << self.order
     }
 
     /// The lowest page frame number.
+    #[inline]
     pub(crate) fn lowest_pfn(&self) -> u64 {
         match self.down {
             true => self.pfn.saturating_sub((self.folios - 1) << self.order),
@@ -39,6 +41,7 @@ impl Extent {
         }
     }
 
+    #[inline]
     pub(crate) fn encode(&self) -> u64 {
         u64::from(self.down) << 63
             | u64::from(self.order) << 58
@@ -46,6 +49,7 @@ impl Extent {
             | self.pfn
     }
 
+    #[inline]
     pub(crate) fn decode(raw: u64) -> Result<Extent, Malformed> {
         let extent = Extent {
             pfn: raw & ((1 << Self::PFN_BITS) - 1),

@@ -20,9 +20,10 @@ use kernel::prelude::*;
 /// The memory of `extents` sorted by address, with adjacent extents of the same folio order joined.
 /// `EIO` if two overlap; a repeated extent is counted once if it `may_repeat`.
 pub(crate) fn coalesced(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>> {
-    let mut keys = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
-    for &raw in extents {
-        keys.push(key(upwards(kho::decode(raw)?)), GFP_KERNEL)?;
+    let mut keys = KVVec::new();
+    keys.extend_from_slice(extents, GFP_KERNEL)?;
+    for key in &mut keys {
+        *key = key_of(kho::decode(*key)?);
     }
     if !keys.is_sorted() {
         sort(&mut keys);
@@ -31,9 +32,13 @@ pub(crate) fn coalesced(extents: &[u64], may_repeat: bool) -> Result<KVVec<u64>>
     Ok(keys)
 }
 
-/// The bits that one pass of the sort looks at, and the number of their values.
-const DIGIT_BITS: u32 = 8;
+/// The bits that one pass of the sort looks at, and the number of their values. Two passes sort by the
+/// addresses of 4 GiB, three by those of 4 TiB.
+const DIGIT_BITS: u32 = 10;
 const DIGITS: usize = 1 << DIGIT_BITS;
+
+/// For each value of a digit, first how many keys have it, then where the next such key goes.
+type Places = [usize; DIGITS];
 
 fn digit(key: u64, shift: u32) -> usize {
     (key >> shift) as usize & (DIGITS - 1)
@@ -42,7 +47,11 @@ fn digit(key: u64, shift: u32) -> usize {
 /// Sorts by address. The order of keys with the same address is undefined; such keys are an error unless
 /// they are equal.
 fn sort(keys: &mut KVVec<u64>) {
-    let Ok(mut other) = copy(keys) else {
+    let space = copy(keys).and_then(|other| {
+        let places = KBox::<Places>::new_uninit(GFP_KERNEL | __GFP_NOWARN)?;
+        Ok((other, places.write([0; DIGITS])))
+    });
+    let Ok((mut other, mut places)) = space else {
         // SAFETY: The numbers are valid for reading and writing this many. (The sort in `core` ends
         // in a panic of which objtool does not know that it never returns.)
         unsafe { ffi::fdbox_shim_sort(keys.as_mut_ptr(), keys.len()) };
@@ -52,7 +61,7 @@ fn sort(keys: &mut KVVec<u64>) {
     let differ = keys.iter().fold(0, |bits, key| bits | (key ^ first));
     for shift in (ADDRESS_SHIFT..u64::BITS).step_by(DIGIT_BITS as usize) {
         if digit(differ, shift) != 0 {
-            sort_by_digit(keys, &mut other, shift);
+            sort_by_digit(keys, &mut other, &mut places, shift);
             core::mem::swap(keys, &mut other);
         }
     }
@@ -65,13 +74,13 @@ fn copy(keys: &[u64]) -> Result<KVVec<u64>> {
 }
 
 /// A pass: copies `from` to `to`, which has the same length, sorted by one digit. Stable.
-fn sort_by_digit(from: &[u64], to: &mut [u64], shift: u32) {
-    let mut places = [0usize; DIGITS];
+fn sort_by_digit(from: &[u64], to: &mut [u64], places: &mut Places, shift: u32) {
+    places.fill(0);
     for &key in from {
         places[digit(key, shift)] += 1;
     }
     let mut place = 0;
-    for count in &mut places {
+    for count in places.iter_mut() {
         place += core::mem::replace(count, place);
     }
     for &key in from {
@@ -81,22 +90,13 @@ fn sort_by_digit(from: &[u64], to: &mut [u64], shift: u32) {
     }
 }
 
-/// The same memory with ascending addresses.
-fn upwards(extent: Extent) -> Extent {
-    Extent {
-        pfn: extent.lowest_pfn(),
-        down: false,
-        ..extent
-    }
-}
-
 /// The position of the address in a key.
 const ADDRESS_SHIFT: u32 = 23;
 
 /// An extent in a number that sorts by address: 40 bits of the page frame number, 18 of the number
 /// of folios minus one, 5 of their order.
-fn key(extent: Extent) -> u64 {
-    extent.pfn << ADDRESS_SHIFT | (extent.folios - 1) << 5 | u64::from(extent.order)
+fn key_of(extent: Extent) -> u64 {
+    extent.lowest_pfn() << ADDRESS_SHIFT | (extent.folios - 1) << 5 | u64::from(extent.order)
 }
 
 fn of_key(key: u64) -> Extent {
@@ -110,29 +110,30 @@ fn of_key(key: u64) -> Extent {
 
 /// Converts the keys to extents in place, and joins adjacent ones.
 fn merge(sorted: &mut KVVec<u64>, may_repeat: bool) -> Result {
-    let mut last: Option<Extent> = None;
+    let Some(&first) = sorted.first() else {
+        return Ok(());
+    };
+    let (mut key, mut last) = (first, of_key(first));
     let mut written = 0;
-    for at in 0..sorted.len() {
-        if may_repeat && at > 0 && sorted[at] == sorted[at - 1] {
+    for at in 1..sorted.len() {
+        if may_repeat && sorted[at] == key {
             continue;
         }
-        let extent = of_key(sorted[at]);
-        let longer = match last {
-            Some(last) if extent.pfn < last.pfn + last.pages() => return Err(EIO),
-            Some(last) => joined(last, extent),
-            None => None,
-        };
-        if let (None, Some(done)) = (longer, last) {
-            sorted[written] = done.encode();
-            written += 1;
+        key = sorted[at];
+        let extent = of_key(key);
+        if extent.pfn < last.pfn + last.pages() {
+            return Err(EIO);
         }
-        last = longer.or(Some(extent));
+        if let Some(longer) = joined(last, extent) {
+            last = longer;
+        } else {
+            sorted[written] = last.encode();
+            written += 1;
+            last = extent;
+        }
     }
-    if let Some(last) = last {
-        sorted[written] = last.encode();
-        written += 1;
-    }
-    sorted.truncate(written);
+    sorted[written] = last.encode();
+    sorted.truncate(written + 1);
     Ok(())
 }
 

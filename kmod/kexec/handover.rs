@@ -294,7 +294,7 @@ pub(crate) fn copied_extents(body: &abi::Body<'_>, first: u64, count: u64) -> Re
     let raw = body.raw_extents(first, count).map_err(|_| EIO)?;
     let mut extents = KVVec::with_capacity(count as usize, GFP_KERNEL)?;
     for raw in raw {
-        extents.push(raw, GFP_KERNEL)?;
+        extents.push_within_capacity(raw)?;
     }
     Ok(extents)
 }

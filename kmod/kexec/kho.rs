@@ -151,6 +151,7 @@ pub(crate) fn pass_on(extents: &[u64]) -> Result {
 }
 
 /// Decodes an extent of a record.
+#[inline]
 pub(crate) fn decode(raw: u64) -> Result<Extent> {
     Extent::decode(raw).map_err(|_| EIO)
 }

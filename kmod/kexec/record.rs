@@ -7,6 +7,7 @@ use crate::abi::{
     Sink,
     MAX_DATA_LEN, //
 };
+use crate::ffi::FolioRun;
 use crate::file::FileRef;
 use crate::kexec::coalesce::coalesced;
 use crate::kexec::kho;
@@ -16,7 +17,7 @@ use crate::objects::folios::{
     Held,
     Outcome,
     Pinned,
-    Run, //
+    Runs, //
 };
 use kernel::{
     prelude::*,
@@ -222,6 +223,19 @@ fn continued(extent: Extent, pfn: u64, order: u32) -> Option<Extent> {
     })
 }
 
+/// What is left of `extent` after its first `used` folios, fewer than it has.
+fn after(extent: Extent, used: u64) -> Extent {
+    let pages = used << extent.order;
+    Extent {
+        pfn: match extent.down {
+            true => extent.pfn - pages,
+            false => extent.pfn + pages,
+        },
+        folios: extent.folios - used,
+        ..extent
+    }
+}
+
 impl Sink for Record {
     type Error = Error;
 
@@ -229,6 +243,9 @@ impl Sink for Record {
         self.write(bytes)
     }
 }
+
+/// Runs that are passed on at a time.
+const RUNS: usize = 32;
 
 /// State of restoring one descriptor. A restore that runs out of memory continues at the next GET_FD.
 #[derive(Default)]
@@ -253,63 +270,87 @@ impl Progress {
         self.restored
     }
 
-    /// Passes the remaining folios of `record` to `take`, run by run, until it does not take a whole run.
-    pub(crate) fn give(&mut self, record: &Record, mut take: impl FnMut(Run) -> Outcome) -> Result {
-        while let Some(run) = self.run(record)? {
-            self.note(take(run))?;
+    /// Passes the remaining folios of `record` to `take`, many runs at a time, until it does not take
+    /// all of them.
+    pub(crate) fn give(
+        &mut self,
+        record: &Record,
+        mut take: impl FnMut(Runs<'_>) -> Outcome,
+    ) -> Result {
+        let mut space = [FolioRun::default(); RUNS];
+        while let Some(runs) = self.runs(record, &mut space)? {
+            self.note(record, take(runs))?;
         }
         Ok(())
     }
 
     /// The next folio; `None` after the last.
     pub(crate) fn give_folio(&mut self, record: &Record) -> Result<Option<Folio>> {
-        let Some(run) = self.run(record)? else {
+        let mut space = [FolioRun::default()];
+        let Some(runs) = self.runs(record, &mut space)? else {
             return Ok(None);
         };
-        let (folio, outcome) = run.split_first();
-        self.note(outcome)?;
-        Ok(Some(folio))
+        let (folio, outcome) = runs.split_first();
+        self.note(record, outcome)?;
+        Ok(folio)
     }
 
     /// Frees the remaining folios.
     pub(crate) fn discard(&mut self, record: &Record) {
         // Folios that KHO does not return stay reserved.
-        let _ = self.give(record, Run::free);
+        let _ = self.give(record, |runs| runs.free());
         self.file = None;
         self.held = None;
     }
 
-    /// The next folios of `record`, or `None` after the last.
-    fn run(&mut self, record: &Record) -> Result<Option<Run>> {
-        let Some(&raw) = record.extents.get(self.extent) else {
+    /// The next folios of `record`, in as many runs as `space` has room for; `None` after the last.
+    fn runs<'a>(&mut self, record: &Record, space: &'a mut [FolioRun]) -> Result<Option<Runs<'a>>> {
+        let left = record.extents.get(self.extent..).unwrap_or(&[]);
+        let Some(&raw) = left.first() else {
             return Ok(None);
         };
-        let extent = kho::decode(raw)?;
         if !self.restored {
             kho::restore(record.kept()?)?;
             self.restored = true;
         }
-        let used = self.used << extent.order;
-        let rest = Extent {
-            pfn: match extent.down {
-                true => extent.pfn - used,
-                false => extent.pfn + used,
-            },
-            folios: extent.folios - self.used,
-            ..extent
-        };
-        // SAFETY: They were restored above and not passed on yet: `note()` has counted those that
-        // were.
-        Ok(Some(unsafe { Run::first_of(rest, self.index) }))
+        let first = after(kho::decode(raw)?, self.used);
+        let mut used = self.used;
+        let mut nr = 0;
+        for (run, &raw) in space.iter_mut().zip(left) {
+            let rest = after(kho::decode(raw)?, core::mem::take(&mut used));
+            if rest.order != first.order {
+                break;
+            }
+            // SAFETY: They were restored above.
+            let here = unsafe { folios::on_node_of(first.pfn, &rest) };
+            *run = FolioRun {
+                pfn: rest.pfn as usize,
+                nr: here as usize,
+                down: rest.down,
+            };
+            nr += usize::from(here > 0);
+            if here < rest.folios {
+                break;
+            }
+        }
+        // SAFETY: They are of one order and one node. They were restored above and not passed on yet:
+        // `note()` has counted those that were.
+        Ok(Some(unsafe {
+            Runs::new(&space[..nr], first.order, self.index)
+        }))
     }
 
-    /// Accounts for the run that was passed on last.
-    fn note(&mut self, outcome: Outcome) -> Result {
+    /// Accounts for what was passed on last.
+    fn note(&mut self, record: &Record, outcome: Outcome) -> Result {
         self.used += outcome.folios();
         self.index += outcome.pages();
-        if outcome.ends_extent() {
+        while let Some(&raw) = record.extents.get(self.extent) {
+            let folios = kho::decode(raw)?.folios;
+            if self.used < folios {
+                break;
+            }
+            self.used -= folios;
             self.extent += 1;
-            self.used = 0;
         }
         outcome.result()
     }

@@ -178,9 +178,9 @@ impl Kind for GuestMemfd {
         };
         progress.file = Some(file.clone());
         let memory = object::GuestMemfd::of(&file).ok_or(EIO)?;
-        progress.give(record, |run| match leaving::go_on() {
-            Ok(()) => memory.add(run),
-            Err(err) => run.refused(err),
+        progress.give(record, |runs| match leaving::go_on() {
+            Ok(()) => memory.add(runs),
+            Err(err) => runs.refused(err),
         })?;
         Ok(file)
     }

@@ -267,17 +267,17 @@ pub(super) fn restore(
     };
     let memfd = object::Memfd::of(&file).ok_or(EIO)?;
     let mut held = progress.held.take();
-    let given = progress.give(record, |run| {
+    let given = progress.give(record, |runs| {
         if let Err(err) = leaving::go_on() {
-            return run.refused(err);
+            return runs.refused(err);
         }
         if let Some(held) = &mut held {
             // Before they can be found in the file and be moved.
-            if let Err(err) = run.hold(held) {
-                return run.refused(err);
+            if let Err(err) = runs.hold(held) {
+                return runs.refused(err);
             }
         }
-        memfd.add(run)
+        memfd.add(runs)
     });
     progress.held = held;
     given?;

@@ -3,7 +3,10 @@
 //! Folios that this module has pinned or holds references to.
 
 use crate::abi::Extent;
-use crate::ffi;
+use crate::ffi::{
+    self,
+    FolioRun, //
+};
 use crate::kexec::kho;
 use kernel::{
     bindings,
@@ -97,30 +100,41 @@ pub(crate) struct Held(KVVec<u64>);
 impl Drop for Held {
     fn drop(&mut self) {
         for extent in self.0.iter().filter_map(|&raw| kho::decode(raw).ok()) {
-            // SAFETY: Taken in `Run::hold()`.
+            // SAFETY: Taken in `Runs::hold()`.
             unsafe { put(&extent) };
         }
     }
 }
 
-/// Folios that were taken over from KHO.
+/// How many folios of `extent`, starting with the first, are on the node of the page `other`.
+///
+/// # Safety
+///
+/// The caller has references to all of them.
+pub(crate) unsafe fn on_node_of(other: u64, extent: &Extent) -> u64 {
+    let (pfn, folios, order) = (extent.pfn, extent.folios, extent.order);
+    // SAFETY: By the safety requirements of this function they are memory of this kernel.
+    unsafe { ffi::fdbox_shim_on_node_of(other, pfn, folios, order, extent.down) }
+}
+
+/// Folios that were taken over from KHO, in runs that follow one another in the descriptor.
 ///
 /// # Invariants
 ///
-/// One reference of each folio belongs to this value, and no other run has any of the folios.
-pub(crate) struct Run {
-    extent: Extent,
+/// All folios are of order `order` and on one node. One reference of each belongs to this value, and
+/// no other value has any of them.
+pub(crate) struct Runs<'a> {
+    runs: &'a [FolioRun],
+    order: u32,
     /// Number of pages of the descriptor before them.
     index: u64,
-    /// Whether they are the rest of an extent of the record.
-    last: bool,
 }
 
-/// The result of passing on a [`Run`]: how many of its folios, starting with the first, have a new
+/// The result of passing on [`Runs`]: how many of the folios, starting with the first, have a new
 /// owner.
 pub(crate) struct Outcome {
-    run: Run,
     folios: u64,
+    order: u32,
     /// The reason if it is not all of them.
     error: Option<Error>,
 }
@@ -133,42 +147,30 @@ impl Outcome {
 
     /// Number of their pages.
     pub(crate) fn pages(&self) -> u64 {
-        self.folios << self.run.extent.order
+        self.folios << self.order
     }
 
-    /// Whether these were the last folios of the extent of the record.
-    pub(crate) fn ends_extent(&self) -> bool {
-        self.run.last && self.folios == self.run.extent.folios
-    }
-
-    /// Fails if it was not the whole run.
+    /// Fails if it was not all of them.
     pub(crate) fn result(&self) -> Result {
         self.error.map_or(Ok(()), Err)
     }
 }
 
-impl Run {
-    /// The first folios of `rest` that are on one node.
+impl<'a> Runs<'a> {
+    /// `runs` are not empty.
     ///
     /// # Safety
     ///
-    /// The caller has a reference to each folio of `rest`, and hands over those that are in the
-    /// run.
-    pub(crate) unsafe fn first_of(rest: Extent, index: u64) -> Run {
-        let (pfn, order) = (rest.pfn, rest.order);
-        // SAFETY: The caller has references to them, so they are memory of this kernel.
-        let folios = unsafe { ffi::fdbox_shim_on_one_node(pfn, rest.folios, order, rest.down) };
+    /// All folios are of this order and on one node. The caller has a reference to each, and hands it
+    /// over.
+    pub(crate) unsafe fn new(runs: &'a [FolioRun], order: u32, index: u64) -> Runs<'a> {
         // INVARIANT: By the safety requirements of this function.
-        Run {
-            extent: Extent { folios, ..rest },
-            index,
-            last: folios == rest.folios,
-        }
+        Runs { runs, order, index }
     }
 
     /// Their location.
-    pub(crate) fn extent(&self) -> &Extent {
-        &self.extent
+    pub(crate) fn as_slice(&self) -> &[FolioRun] {
+        self.runs
     }
 
     /// Number of pages of the descriptor before them.
@@ -176,12 +178,22 @@ impl Run {
         self.index
     }
 
+    fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
+        self.runs.iter().map(|run| Extent {
+            pfn: run.pfn as u64,
+            folios: run.nr as u64,
+            order: self.order,
+            down: run.down,
+        })
+    }
+
     /// Takes another reference of each folio, which `held` owns.
     pub(crate) fn hold(&self, held: &mut Held) -> Result {
-        held.0.push(self.extent.encode(), GFP_KERNEL)?;
-        let extent = &self.extent;
-        // SAFETY: By the type invariants.
-        unsafe { ffi::fdbox_shim_get_folios(extent.lowest_pfn(), extent.folios, extent.order) };
+        for extent in self.extents() {
+            held.0.push(extent.encode(), GFP_KERNEL)?;
+            // SAFETY: By the type invariants.
+            unsafe { ffi::fdbox_shim_get_folios(extent.lowest_pfn(), extent.folios, extent.order) };
+        }
         Ok(())
     }
 
@@ -189,38 +201,44 @@ impl Run {
     ///
     /// # Safety
     ///
-    /// They have, and the references of the other folios of the run do not.
+    /// They have, and the references of the other folios do not.
     pub(super) unsafe fn given(self, folios: u64) -> Outcome {
+        let all = self.extents().map(|extent| extent.folios).sum();
         Outcome {
-            error: (folios < self.extent.folios).then_some(ENOMEM),
-            run: self,
             folios,
+            order: self.order,
+            error: (folios < all).then_some(ENOMEM),
         }
     }
 
     /// Splits the first folio off.
-    pub(crate) fn split_first(self) -> (Folio, Outcome) {
-        let first = Folio(self.extent.pfn);
-        // SAFETY: The new object owns its reference.
-        let mut outcome = unsafe { self.given(1) };
-        outcome.error = None;
+    pub(crate) fn split_first(self) -> (Option<Folio>, Outcome) {
+        let first = self.runs.first().map(|run| Folio(run.pfn as u64));
+        let outcome = Outcome {
+            folios: first.is_some().into(),
+            order: self.order,
+            error: None,
+        };
         (first, outcome)
     }
 
     /// Records that none of the folios has a new owner, because of an error.
     pub(crate) fn refused(self, error: Error) -> Outcome {
         Outcome {
-            run: self,
             folios: 0,
+            order: self.order,
             error: Some(error),
         }
     }
 
     /// Frees the folios.
     pub(crate) fn free(self) -> Outcome {
-        let folios = self.extent.folios;
-        // SAFETY: By the type invariants.
-        unsafe { put(&self.extent) };
+        let mut folios = 0;
+        for extent in self.extents() {
+            // SAFETY: By the type invariants.
+            unsafe { put(&extent) };
+            folios += extent.folios;
+        }
         // SAFETY: The references of all folios were dropped.
         unsafe { self.given(folios) }
     }

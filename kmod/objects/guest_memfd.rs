@@ -5,7 +5,7 @@
 use super::folios::{
     self,
     Outcome,
-    Run, //
+    Runs, //
 };
 use super::vm::Vm;
 use crate::abi::Extent;
@@ -144,19 +144,13 @@ impl<'a> GuestMemfd<'a> {
     }
 
     /// Adds folios to the page cache, which takes over their references.
-    pub(crate) fn add(self, run: Run) -> Outcome {
-        let extent = run.extent();
-        // SAFETY: By the type invariants; the run has a reference to each folio.
-        let added = unsafe {
-            ffi::fdbox_shim_gmem_add(
-                self.file.as_ptr(),
-                run.index(),
-                extent.pfn,
-                extent.folios,
-                extent.down,
-            )
-        };
+    pub(crate) fn add(self, runs: Runs<'_>) -> Outcome {
+        let (file, index) = (self.file.as_ptr(), runs.index());
+        let (first, nr) = (runs.as_slice().as_ptr(), runs.as_slice().len() as c_uint);
+        // SAFETY: By the type invariants; the runs are valid for reading, are of one order and one
+        // node, and have a reference to each folio.
+        let added = unsafe { ffi::fdbox_shim_gmem_add(file, index, first, nr) };
         // SAFETY: The file now owns this many references.
-        unsafe { run.given(added) }
+        unsafe { runs.given(added) }
     }
 }

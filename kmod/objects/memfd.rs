@@ -5,7 +5,7 @@
 use super::folios::{
     Outcome,
     Pinned,
-    Run, //
+    Runs, //
 };
 use crate::ffi::{
     self,
@@ -187,19 +187,19 @@ impl<'a> Memfd<'a> {
     }
 
     /// Adds folios to the page cache, which takes over their references.
-    pub(crate) fn add(self, run: Run) -> Outcome {
-        let extent = run.extent();
-        let (file, index) = (self.file.as_ptr(), run.index());
-        let (pfn, folios, down) = (extent.pfn, extent.folios, extent.down);
-        // SAFETY: By the type invariants; the run has a reference to each folio.
+    pub(crate) fn add(self, runs: Runs<'_>) -> Outcome {
+        let (file, index) = (self.file.as_ptr(), runs.index());
+        let (first, nr) = (runs.as_slice().as_ptr(), runs.as_slice().len() as c_uint);
+        // SAFETY: By the type invariants; the runs are valid for reading, are of one order and one
+        // node, and have a reference to each folio.
         let added = unsafe {
             match self.is_huge {
-                true => ffi::fdbox_shim_hugetlb_add(file, index, pfn, folios, down),
-                false => ffi::fdbox_shim_memfd_add(file, index, pfn, folios, down),
+                true => ffi::fdbox_shim_hugetlb_add(file, index, first, nr),
+                false => ffi::fdbox_shim_memfd_add(file, index, first, nr),
             }
         };
         // SAFETY: The file now owns this many references.
-        unsafe { run.given(added) }
+        unsafe { runs.given(added) }
     }
 
     /// Sets seals and position; returns the file, or another open file of it with less access.
